@@ -1,0 +1,81 @@
+"""Byte-level BPE tokenizers trained by us, for tiny models that must not download anything.
+
+A byte-level alphabet means that every string can be written and read back. Digits are split one by one, as SmolLM2
+and Llama 3 do for arithmetic. Ids at the END of the vocabulary can be reserved for what is not text: locations and
+action tokens (RT-2, Brohan et al. 2023, overwrites the least used ids; here they are free from the start).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+PAD, TURN_START, TURN_END = "<|pad|>", "<|im_start|>", "<|im_end|>"
+SPECIAL_TOKENS = (PAD, TURN_START, TURN_END)
+"""Ids 0, 1 and 2 of every tokenizer trained here: padding, start of a chat turn (bos), end of a turn (eos)."""
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""ChatML: `<|im_start|>role`, a line break, the content, `<|im_end|>`, a line break."""
+
+_NUM_BYTES = 256
+
+
+def train_tokenizer(
+    texts: Iterable[str], vocab_size: int, special_tokens: Sequence[str] = (), reserve_last: int = 0
+) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of exactly `vocab_size` ids, the same for the same texts.
+
+    Layout of the ids: `SPECIAL_TOKENS`, then `special_tokens`, then bytes and merges (filled up with unused tokens when the texts
+    offer too few merges), and last `reserve_last` reserved ids, `reserved_ids(tokenizer)`.
+
+    Raises ValueError when `vocab_size` cannot hold the special tokens, the 256 bytes and the reserved ids.
+    """
+    specials = list(dict.fromkeys((*SPECIAL_TOKENS, *special_tokens)))
+    smallest = len(specials) + _NUM_BYTES + reserve_last
+    if vocab_size < smallest:
+        raise ValueError(
+            f"vocab_size ({vocab_size}) is too small: {len(specials)} special tokens, {_NUM_BYTES} bytes and"
+            f" reserve_last ({reserve_last}) need at least {smallest}"
+        )
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - reserve_last,
+        special_tokens=specials,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    core.train_from_iterator(texts, trainer)
+    core.add_special_tokens([f"<|unused_{i}|>" for i in range(vocab_size - reserve_last - core.get_vocab_size())])
+    core.add_special_tokens([_reserved(i) for i in range(reserve_last)])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token=PAD,
+        bos_token=TURN_START,
+        eos_token=TURN_END,
+        padding_side="right",
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def reserved_ids(tokenizer: PreTrainedTokenizerFast) -> range:
+    """The ids set aside by `reserve_last`: the last ones of the vocabulary, in order; empty when none were."""
+    vocabulary = tokenizer.get_vocab()
+    count = 0
+    while _reserved(count) in vocabulary:
+        count += 1
+    return range(len(vocabulary) - count, len(vocabulary))
+
+
+def _reserved(index: int) -> str:
+    return f"<|reserved_{index}|>"
