@@ -1,0 +1,23 @@
+# `make check` is what a change must pass before it lands; `make fix` writes what can be written by a tool.
+.PHONY: check format lint types imports tests fix
+
+check: format lint types imports tests
+
+format:
+	uv run ruff format --check .
+
+lint:
+	uv run ruff check .
+
+types:
+	uv run mypy
+
+imports:
+	uv run lint-imports
+
+tests:
+	uv run pytest
+
+fix:
+	uv run ruff format .
+	uv run ruff check --fix .

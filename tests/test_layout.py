@@ -1,0 +1,119 @@
+"""The tree keeps its shape: DESIGN sections 3 to 5, checked on the files git tracks or would track."""
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TOP_LEVEL = {
+    *("pyproject.toml", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile"),
+    *(".ci", ".gitignore", ".python-version"),
+    *("configs", "datasets", "docs", "scripts", "sim", "tests", "vla"),
+}
+MAX_FILE_LINES, MAX_SCRIPT_LINES, MAX_FUNCTION_LINES = 400, 80, 60
+VAGUE_NAMES = {"utils", "util", "common", "base", "helpers", "helper", "manager", "misc"}
+LIGHT_IMPORTS = {"__future__", "argparse", "collections", "dataclasses", "json", "os", "pathlib", "sys", "time"}
+UNFINISHED = re.compile(r"NotImplementedError|TODO|FIXME|XXX")
+# Each word holds an empty group, so that this file does not match itself.
+REGISTRY_HOST = re.compile(r"py(?:)pi\.org|python(?:)hosted\.org|npm(?:)js\.(com|org)|/sim(?:)ple/?\"")
+MACHINE_PATH = re.compile(r"/wo(?:)rk/|/ro(?:)ot/|/ho(?:)me/\w+/")
+
+
+def repository_files() -> list[Path]:
+    """Every file that is tracked, or that git would add, and that still exists."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    return sorted({Path(name) for name in listed if (ROOT / name).is_file()})
+
+
+FILES = repository_files()
+PYTHON = [path for path in FILES if path.suffix == ".py"]
+SOURCE = [path for path in PYTHON if path.parts[0] in ("vla", "sim", "scripts")]
+SCRIPTS = [path for path in SOURCE if path.parts[0] == "scripts"]
+
+
+def num_lines(path: Path) -> int:
+    return len((ROOT / path).read_text().splitlines())
+
+
+def texts() -> list[tuple[Path, str]]:
+    found = []
+    for path in FILES:
+        try:
+            found.append((path, (ROOT / path).read_text()))
+        except UnicodeDecodeError:
+            continue
+    return found
+
+
+def test_the_top_level_is_the_fixed_set():
+    assert {path.parts[0] for path in FILES} <= TOP_LEVEL
+
+
+def test_datasets_hold_no_python():
+    assert [path for path in FILES if path.parts[0] == "datasets" and path.suffix in (".py", ".pyi")] == []
+
+
+def test_files_stay_short():
+    too_long = {str(path): num_lines(path) for path in PYTHON if num_lines(path) > MAX_FILE_LINES}
+    too_long |= {str(path): num_lines(path) for path in SCRIPTS if num_lines(path) >= MAX_SCRIPT_LINES}
+    assert too_long == {}
+
+
+def test_functions_stay_short():
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    too_long = {
+        f"{path}:{node.name}": node.end_lineno - node.lineno + 1
+        for path in SOURCE
+        for node in ast.walk(ast.parse((ROOT / path).read_text()))
+        if isinstance(node, functions) and node.end_lineno - node.lineno + 1 > MAX_FUNCTION_LINES
+    }
+    assert too_long == {}
+
+
+def test_no_module_has_a_vague_name():
+    assert [path for path in SOURCE if VAGUE_NAMES & {path.stem, *path.parts[:-1]}] == []
+
+
+def test_nothing_is_left_unfinished():
+    assert [path for path in SOURCE if UNFINISHED.search((ROOT / path).read_text())] == []
+
+
+def test_no_registry_host_and_no_machine_path():
+    found = [f"{path}:{i}" for path, text in texts() for i, line in enumerate(text.splitlines(), 1) if is_local(line)]
+    assert found == []
+
+
+def is_local(line: str) -> bool:
+    return bool(REGISTRY_HOST.search(line) or MACHINE_PATH.search(line))
+
+
+def test_the_readme_names_every_module():
+    readme = (ROOT / "README.md").read_text()
+    missing = [str(path) for path in SOURCE if path.name != "__init__.py" and path.name not in readme]
+    assert missing == []
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=str)
+def test_scripts_answer_before_they_load_anything_heavy(path: Path):
+    """`--help` must answer at once: a script's first lines load only the standard library and two light modules."""
+    allowed = LIGHT_IMPORTS | {"vla.runtime", "vla.command_line"}
+    imported: set[str] = set()
+    for node in ast.parse((ROOT / path).read_text()).body:
+        if isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module == "vla":
+            imported |= {f"vla.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(node.module or "")
+    heavy = {name for name in imported if name not in allowed and name.split(".")[0] not in LIGHT_IMPORTS}
+    assert heavy == set()
+
+
+def test_the_import_rules_hold():
+    from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
+
+    assert lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True) == EXIT_STATUS_SUCCESS
