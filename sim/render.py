@@ -144,7 +144,7 @@ class Renderer:
         cameras: names of cameras in the model.
         image_size: height and width, pixels.
         backend: what `choose_backend` answered.
-        num_threads: drawing threads of the egl back end, each with its own context; 0 for one a core, at most 2.
+        num_threads: drawing threads, each with its own context; 0 for one a core, at most 2. A GPU needs only one.
         textures: draw textures too, at about 1.5 times the cost.
     """
 
@@ -168,16 +168,16 @@ class Renderer:
         self.cameras, self.image_size, self.backend = tuple(cameras), image_size, backend
         self._batch = batch
         self._poses = {field: batch.bind(field) for field in POSE_FIELDS}
+        num_threads = num_threads or min(2, os.cpu_count() or 1)
         self._drawer: Drawer
         if backend == "egl":
             from sim.render_egl import EglDrawer
 
-            num_threads = num_threads or min(2, os.cpu_count() or 1)
             self._drawer = EglDrawer(model, self.cameras, image_size, num_threads, textures)
         else:
             from sim.render_warp import WarpDrawer
 
-            self._drawer = WarpDrawer(model, self.cameras, image_size, batch.nsim, textures)
+            self._drawer = WarpDrawer(model, self.cameras, image_size, batch.nsim, num_threads, textures)
 
     def render(self, ids: Sequence[int] | np.ndarray | None = None) -> dict[str, UInt8[np.ndarray, "n h w 3"]]:
         """RGB images of the environments `ids` [n], in their order (None: all of them)."""

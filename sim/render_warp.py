@@ -3,77 +3,66 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import mujoco
 import mujoco_warp as mjw
 import numpy as np
 import warp as wp
 
-MAX_WORLDS = {"cpu": 64, "cuda": 2048}
+from sim.render import Arrays
+
+MAX_WORLDS = {"cpu": 16, "cuda": 2048}
 """Environments traced by one call; the CPU gains nothing from more."""
 
 _CAMERA_LENS = {"cam_fovy", "cam_sensorsize", "cam_intrinsic"}
 
 
-class WarpDrawer:
+class _Tracer:
     """A ray-tracing context for a fixed number of worlds; shorter calls use its first worlds."""
 
     def __init__(
-        self, model: mujoco.MjModel, cameras: tuple[str, ...], size: int, num_envs: int, textures: bool = False
+        self, model: mujoco.MjModel, cameras: tuple[str, ...], size: int, num_worlds: int, textures: bool
     ) -> None:
-        wp.config.log_level = 30  # warnings and worse
-        wp.init()
-        self._device = wp.get_preferred_device()
-        self._model = copy.copy(model)
-        self._cameras, self._size, self._textures = cameras, size, textures
-        self._worlds = min(num_envs, MAX_WORLDS["cuda" if self._device.is_cuda else "cpu"])
-        with wp.ScopedDevice(self._device):
-            self._warp_model = mjw.put_model(self._model)
-            self._warp_data = mjw.make_data(self._model, nworld=self._worlds, nconmax=1, njmax=1)
+        self._model, self._cameras, self._size, self._textures = copy.copy(model), cameras, size, textures
+        self.num_worlds = num_worlds
+        self._warp_model = mjw.put_model(self._model)
+        self._warp_data = mjw.make_data(self._model, nworld=num_worlds, nconmax=1, njmax=1)
         self._precomputed_rays = True
         self._context = self._make_context()
 
     def _make_context(self) -> mjw.RenderContext:
-        with wp.ScopedDevice(self._device):
-            return mjw.create_render_context(
-                self._model,
-                nworld=self._worlds,
-                cam_res=(self._size, self._size),
-                cam_active=list(self._cameras),
-                render_rgb=True,
-                render_depth=False,
-                render_seg=False,
-                use_textures=self._textures,
-                use_shadows=False,
-                enable_specular=False,
-                use_precomputed_rays=self._precomputed_rays,
-            )
+        return mjw.create_render_context(
+            self._model,
+            nworld=self.num_worlds,
+            cam_res=(self._size, self._size),
+            cam_active=list(self._cameras),
+            render_rgb=True,
+            render_depth=False,
+            render_seg=False,
+            use_textures=self._textures,
+            use_shadows=False,
+            enable_specular=False,
+            use_precomputed_rays=self._precomputed_rays,
+        )
 
-    def draw(
-        self, poses: Mapping[str, np.ndarray], looks: Mapping[str, np.ndarray], images: Mapping[str, np.ndarray]
-    ) -> None:
+    def draw(self, starts: Iterator[int], poses: Arrays, looks: Arrays, images: Arrays) -> None:
+        """Draw the next `num_worlds` rows from each of `starts` until there is none."""
         if self._precomputed_rays and _CAMERA_LENS & set(looks):
             self._precomputed_rays = False
             self._context = self._make_context()
         total = len(next(iter(poses.values())))
-        with wp.ScopedDevice(self._device):
-            for start in range(0, total, self._worlds):
-                rows = slice(start, min(start + self._worlds, total))
-                self._trace(rows, poses, looks, images)
+        for start in starts:
+            rows = slice(start, min(start + self.num_worlds, total))
+            for field, values in poses.items():
+                self._write(self._warp_data, field, values[rows])
+            for field, values in looks.items():
+                self._write(self._warp_model, field, values[rows])
+            self._trace(rows, images)
 
-    def _trace(
-        self,
-        rows: slice,
-        poses: Mapping[str, np.ndarray],
-        looks: Mapping[str, np.ndarray],
-        images: Mapping[str, np.ndarray],
-    ) -> None:
+    def _trace(self, rows: slice, images: Arrays) -> None:
         count, size = rows.stop - rows.start, self._size
-        for field, values in poses.items():
-            self._write(self._warp_data, field, values[rows])
-        for field, values in looks.items():
-            self._write(self._warp_model, field, values[rows])
         self._warp_data.nworld = count
         mjw.refit_bvh(self._warp_model, self._warp_data, self._context)
         mjw.render(self._warp_model, self._warp_data, self._context)
@@ -83,16 +72,44 @@ class WarpDrawer:
             images[camera][rows] = pixels[:, index, :, :, 2::-1]
 
     def _write(self, owner: object, field: str, values: np.ndarray) -> None:
-        """Copy host rows `values` into the first worlds of a device field, which gets one row a world if it was shared."""
+        """Copy host rows `values` into a device field's first worlds; a field shared until now gets a row a world."""
         array: wp.array | None = getattr(owner, field, None)
-        if array is None:  # a field the ray tracer does not know, such as the classic renderer's reflectance
+        if array is None:  # a field the ray tracer does not know
             return
-        if array.shape[0] != self._worlds or array.strides[0] == 0:
-            shared = np.repeat(array.numpy()[:1], self._worlds, axis=0)
+        if array.shape[0] != self.num_worlds or array.strides[0] == 0:
+            shared = np.repeat(array.numpy()[:1], self.num_worlds, axis=0)
             array = wp.array(shared, dtype=array.dtype)
             setattr(owner, field, array)
         target = array[: len(values)]
-        target.assign(np.ascontiguousarray(values.reshape(target.numpy().shape), dtype=target.numpy().dtype))
+        host = target.numpy()
+        target.assign(np.ascontiguousarray(values.reshape(host.shape), dtype=host.dtype))
+
+
+class WarpDrawer:
+    """Ray tracers that take the next environments to draw from one shared queue: one a CPU thread, or one for the GPU."""
+
+    def __init__(
+        self,
+        model: mujoco.MjModel,
+        cameras: tuple[str, ...],
+        size: int,
+        num_envs: int,
+        num_threads: int,
+        textures: bool = False,
+    ) -> None:
+        wp.config.log_level = 30  # warnings and worse
+        wp.init()
+        cuda = wp.get_preferred_device().is_cuda
+        num_worlds = min(num_envs, MAX_WORLDS["cuda" if cuda else "cpu"])
+        num_tracers = 1 if cuda else min(num_threads, -(-num_envs // num_worlds))
+        self._tracers = [_Tracer(model, cameras, size, num_worlds, textures) for _ in range(num_tracers)]
+        self._pool = ThreadPoolExecutor(num_tracers, thread_name_prefix="trace")
+
+    def draw(self, poses: Arrays, looks: Arrays, images: Arrays) -> None:
+        starts = iter(range(0, len(next(iter(poses.values()))), self._tracers[0].num_worlds))
+        for future in [self._pool.submit(tracer.draw, starts, poses, looks, images) for tracer in self._tracers]:
+            future.result()
 
     def close(self) -> None:
-        del self._context, self._warp_data, self._warp_model
+        self._pool.shutdown()
+        self._tracers = []
