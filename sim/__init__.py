@@ -1,0 +1,75 @@
+"""Simulated manipulation tasks in MuJoCo, built for reinforcement learning: many environments, few pictures.
+
+    env = sim.make_vector(task="pick_place", robot="panda", num_envs=64)
+    observation = env.reset(seeds=range(64))
+    result = env.step(actions)                  # actions float32 [64, H, 7], one chunk of H control steps each
+
+Imports are lazy: `import sim` loads neither MuJoCo nor a graphics library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sim.vector import VectorEnvironment
+
+__all__ = ["ROBOTS", "TASKS", "make_vector"]
+
+ROBOTS = ("panda", "gantry")
+TASKS = ("pick_place",)
+
+
+def make_vector(
+    task: str = "pick_place",
+    robot: str = "panda",
+    num_envs: int = 64,
+    cameras: Sequence[str] = ("front", "wrist"),
+    image_size: int = 64,
+    max_steps: int = 80,
+    renderer: str = "auto",
+    num_threads: int = 0,
+    reward: Mapping[str, float] | None = None,
+    randomize: Mapping[str, Any] | None = None,
+    num_distractors: int = 1,
+    render_every_step: bool = False,
+) -> VectorEnvironment:
+    """Many environments of one task in this process.
+
+    Args:
+        task: one of TASKS.
+        robot: one of ROBOTS.
+        num_envs: environments N.
+        cameras: which cameras to draw; empty for none.
+        image_size: height and width of the images, pixels.
+        max_steps: control steps (at 20 Hz) after which an episode is truncated.
+        renderer: "auto", "egl" or "warp".
+        num_threads: physics and drawing threads (0: one per core).
+        reward: weight per reward term; None means {"success": 1.0}, the sparse reward.
+        randomize: ranges that replace those of `sim.randomize.DEFAULT_RANDOMIZATION`.
+        num_distractors: blocks, and as many pads, beside the ones that the instruction names.
+        render_every_step: also give pictures after every control step.
+
+    Raises:
+        ValueError: a name is unknown (with the nearest known one) or a number is out of range.
+    """
+    from sim.render import choose_backend
+
+    backend = choose_backend(renderer)  # before MuJoCo is imported: it reads MUJOCO_GL once
+    from sim.build import build_vector
+
+    return build_vector(
+        task=task,
+        robot=robot,
+        num_envs=num_envs,
+        cameras=tuple(cameras),
+        image_size=image_size,
+        max_steps=max_steps,
+        backend=backend,
+        num_threads=num_threads,
+        reward={"success": 1.0} if reward is None else dict(reward),
+        randomize={} if randomize is None else dict(randomize),
+        num_distractors=num_distractors,
+        render_every_step=render_every_step,
+    )

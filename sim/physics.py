@@ -1,0 +1,267 @@
+"""`Physics` answers named questions about many simulations at once: where is the hand, is the block grasped?
+
+Every question takes sorted simulation ids [n] and gives arrays whose first dimension is n. Answers are computed from
+positions and velocities only, never from contact forces, so that a restored state gives the same answers bit for bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mujoco
+import numpy as np
+from mujoco import batch as mujoco_batch
+
+from sim.robots.gripper import MAX_OPENING
+from sim.robots.rotations import rpy_to_quat, wrap_angle, yaw_of_quat
+from sim.scenes.objects import (
+    BLOCK_HALF_HEIGHT,
+    BLOCK_SHAPES,
+    COLORS,
+    GEOM_KINDS,
+    HIDDEN_SIZE,
+    PAD_HALF_HEIGHT,
+    PAD_SHAPES,
+    Shape,
+)
+from sim.scenes.tabletop import CONTROL_SECONDS, POSE_HIGH, POSE_LOW, Tabletop
+from sim.spec import DEFAULT_ACTION_SPEC
+
+COLOR_NAMES = tuple(COLORS)
+BLOCK_SHAPE_NAMES = tuple(BLOCK_SHAPES)
+PAD_SHAPE_NAMES = tuple(PAD_SHAPES)
+SYMMETRY = np.array([shape.symmetry for shape in BLOCK_SHAPES.values()])
+GRASP_WIDTH = np.array([shape.grasp_width for shape in BLOCK_SHAPES.values()])
+
+GRASP_OFFSET = np.array([0.022, 0.02, 0.024])
+"""How far (metres, in the hand's frame) the centre of a grasped block may be from the tcp."""
+STILL = 0.03
+"""Finger speed (m/s) below which closing fingers are taken to be stopped by what they hold."""
+REST_TOLERANCE = 0.006
+
+ROBOT_COLUMNS = ("qpos", "qvel", "ctrl", "mocap_pos", "mocap_quat")
+
+
+@dataclass
+class Looks:
+    """Which colour and shape every object has: integers [N, num_blocks] and [N, num_pads], indices into the names."""
+
+    block_color: np.ndarray
+    block_shape: np.ndarray
+    pad_color: np.ndarray
+    pad_shape: np.ndarray
+
+
+class Physics:
+    """N simulations of one tabletop, their commanded poses and their objects' looks."""
+
+    def __init__(self, tabletop: Tabletop, num_envs: int, num_threads: int) -> None:
+        self.tabletop = tabletop
+        self.robot = tabletop.robot
+        self.model = tabletop.model
+        self.num_envs = num_envs
+        self.num_substeps = round(CONTROL_SECONDS / self.robot.timestep)
+        self.batch = mujoco_batch.Batch(self.model, num_envs, num_threads)
+        for name in ("qpos", "qvel", "ctrl", "mocap_pos", "mocap_quat"):
+            setattr(self, name, self.batch.bind(name))
+        for name in ("site_xpos", "site_xmat", "geom_xpos", "geom_xmat", "cam_xpos", "cam_xmat"):
+            setattr(self, name, self.batch.bind(name))
+        for name in ("light_xpos", "light_xdir"):
+            self.batch.bind(name)
+        self.geom_rgba = self.batch.expand("geom_rgba")
+        self.geom_size = self.batch.expand("geom_size")
+        self.commanded = np.zeros((num_envs, 6))
+        self.closing = np.zeros(num_envs, dtype=bool)
+        blocks, pads = (num_envs, tabletop.num_blocks), (num_envs, tabletop.num_pads)
+        self.looks = Looks(*(np.zeros(shape, dtype=np.int64) for shape in (blocks, blocks, pads, pads)))
+        self._find_columns()
+
+    def _find_columns(self) -> None:
+        model, tabletop = self.model, self.tabletop
+        self._tcp = model.site("tcp").id
+        self._arm = np.array([model.joint(name).qposadr[0] for name in self.robot.arm_joints])
+        fingers = [model.joint(f"{side}_finger") for side in ("left", "right")]
+        self._finger_qpos = np.array([joint.qposadr[0] for joint in fingers])
+        self._finger_qvel = np.array([joint.dofadr[0] for joint in fingers])
+        self._gripper = model.actuator("gripper").id
+        blocks = [model.joint(f"block_{i}") for i in range(tabletop.num_blocks)]
+        self._block_qpos = np.array([joint.qposadr[0] for joint in blocks])
+        self._block_qvel = np.array([joint.dofadr[0] for joint in blocks])
+        self._pad_mocap = np.array([model.body(f"pad_{i}").mocapid[0] for i in range(tabletop.num_pads)])
+        self._block_geoms = self._geoms("block", tabletop.num_blocks)
+        self._pad_geoms = self._geoms("pad", tabletop.num_pads)
+
+    def _geoms(self, kind: str, count: int) -> np.ndarray:
+        ids = [[self.model.geom(f"{kind}_{i}_{primitive}").id for primitive in GEOM_KINDS] for i in range(count)]
+        return np.array(ids).reshape(count, len(GEOM_KINDS))
+
+    # -- questions ----------------------------------------------------------------------------------------------
+
+    def hand_position(self, ids: np.ndarray) -> np.ndarray:
+        """Measured tcp position [n, 3], metres."""
+        return self.site_xpos[ids, self._tcp]
+
+    def hand_matrix(self, ids: np.ndarray) -> np.ndarray:
+        """Measured tcp rotation [n, 3, 3]; the identity when the hand points straight down."""
+        return self.site_xmat[ids, self._tcp].reshape(-1, 3, 3)
+
+    def hand_yaw(self, ids: np.ndarray) -> np.ndarray:
+        """Measured rotation [n] of the hand about the vertical, radians."""
+        matrix = self.hand_matrix(ids)
+        return np.arctan2(matrix[:, 1, 0], matrix[:, 0, 0])
+
+    def gripper_opening(self, ids: np.ndarray) -> np.ndarray:
+        """Distance [n] between the fingers, metres, 0 to 0.08."""
+        return self.qpos[np.ix_(ids, self._finger_qpos)].sum(axis=1)
+
+    def finger_speed(self, ids: np.ndarray) -> np.ndarray:
+        """How fast [n] the opening changes, m/s, absolute."""
+        return np.abs(self.qvel[np.ix_(ids, self._finger_qvel)].sum(axis=1))
+
+    def block_position(self, ids: np.ndarray, block: np.ndarray | int) -> np.ndarray:
+        """Centre [n, 3] of one block per simulation, metres."""
+        start = np.broadcast_to(self._block_qpos[block], ids.shape)
+        return self.qpos[ids[:, None], start[:, None] + np.arange(3)]
+
+    def block_yaw(self, ids: np.ndarray, block: np.ndarray | int) -> np.ndarray:
+        """Rotation [n] of one block per simulation about the vertical, radians."""
+        start = np.broadcast_to(self._block_qpos[block], ids.shape)
+        return yaw_of_quat(self.qpos[ids[:, None], start[:, None] + np.arange(3, 7)])
+
+    def block_speed(self, ids: np.ndarray, block: np.ndarray | int) -> np.ndarray:
+        """Linear speed [n] of one block per simulation, m/s."""
+        start = np.broadcast_to(self._block_qvel[block], ids.shape)
+        return np.linalg.norm(self.qvel[ids[:, None], start[:, None] + np.arange(3)], axis=1)
+
+    def block_symmetry(self, ids: np.ndarray, block: np.ndarray | int) -> np.ndarray:
+        """Smallest rotation [n] (radians) that maps one block per simulation onto itself; 0 for a cylinder."""
+        return SYMMETRY[self.looks.block_shape[ids, block]]
+
+    def pad_position(self, ids: np.ndarray, pad: np.ndarray | int) -> np.ndarray:
+        """Centre [n, 3] of one pad per simulation, metres."""
+        return self.mocap_pos[ids, self._pad_mocap[pad]]
+
+    def pad_yaw(self, ids: np.ndarray, pad: int) -> np.ndarray:
+        """Rotation [n] of one pad about the vertical, radians."""
+        return yaw_of_quat(self.mocap_quat[ids, self._pad_mocap[pad]])
+
+    def project(self, ids: np.ndarray, camera: str, points: np.ndarray) -> np.ndarray:
+        """Where world points [n, 3] appear in a camera's square image [n, 2]: fractions right and down; NaN if behind."""
+        column = self.model.camera(camera).id
+        matrix = self.cam_xmat[ids, column].reshape(-1, 3, 3)
+        local = np.einsum("nji,nj->ni", matrix, points - self.cam_xpos[ids, column])
+        depth = np.where(local[:, 2] < -1e-6, -local[:, 2], np.nan)
+        half = np.tan(np.radians(self.model.cam_fovy[column]) / 2)
+        right, up = local[:, 0] / (depth * half), local[:, 1] / (depth * half)
+        return np.stack([0.5 + 0.5 * right, 0.5 - 0.5 * up], axis=1)
+
+    def hand_to_block(self, ids: np.ndarray, block: np.ndarray | int) -> np.ndarray:
+        """Vector [n, 3] from the tcp to a block's centre, in the hand's frame (y is the direction of the fingers)."""
+        offset = self.block_position(ids, block) - self.hand_position(ids)
+        return np.einsum("nji,nj->ni", self.hand_matrix(ids), offset)
+
+    def grasped(self, ids: np.ndarray, block: np.ndarray | int) -> np.ndarray:
+        """Whether [n] a block is held: the fingers were told to close, stopped, and the block's centre is between them."""
+        between = (np.abs(self.hand_to_block(ids, block)) < GRASP_OFFSET).all(axis=1)
+        width = GRASP_WIDTH[self.looks.block_shape[ids, block]]
+        stopped = (self.finger_speed(ids) < STILL) & (self.gripper_opening(ids) > width - 0.008)
+        return between & stopped & self.closing[ids]
+
+    def resting(self, ids: np.ndarray, block: np.ndarray | int) -> np.ndarray:
+        """Whether [n] a block's centre is at the height it has when it lies on the table."""
+        return np.abs(self.block_position(ids, block)[:, 2] - BLOCK_HALF_HEIGHT) < REST_TOLERANCE
+
+    def state_arrays(self) -> dict[str, np.ndarray]:
+        """Every live array that decides the future, first dimension N; writing rows of them restores a state."""
+        looks = {f"looks_{name}": values for name, values in vars(self.looks).items()}
+        return {
+            "state": self.batch.state,
+            "commanded": self.commanded,
+            "closing": self.closing,
+            "geom_rgba": self.geom_rgba,
+            "geom_size": self.geom_size,
+            **looks,
+        }
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    def apply(self, actions: np.ndarray, ids: np.ndarray) -> None:
+        """Move the commanded poses by `actions` [n, 7], clipped to the action's and the workspace's limits."""
+        spec = DEFAULT_ACTION_SPEC
+        actions = np.clip(actions.astype(np.float64), spec.low, spec.high)
+        pose = self.commanded[ids] + actions[:, :6] * self.robot.mask
+        self.commanded[ids] = np.clip(pose, POSE_LOW, POSE_HIGH)
+        self.closing[ids] = actions[:, 6] > 0
+        self._send_command(ids)
+
+    def _send_command(self, ids: np.ndarray) -> None:
+        self.robot.command(self.model, self, ids, self.commanded[ids])
+        self.ctrl[ids, self._gripper] = np.where(self.closing[ids], 0.0, MAX_OPENING / 2)
+
+    def step(self, ids: np.ndarray) -> None:
+        """Advance the simulations by one control step and bring positions up to date."""
+        self.batch.step(ids, nstep=self.num_substeps, stage=mujoco.mjtStage.mjSTAGE_VEL)
+
+    def clear(self, ids: np.ndarray) -> None:
+        """Reset the simulations' state without computing anything."""
+        self.batch.reset(ids, stage=mujoco.mjtStage.mjSTAGE_NONE)
+
+    def refresh(self, ids: np.ndarray) -> None:
+        """Compute what depends on positions and velocities, after writing a state."""
+        self.batch.forward(ids, stage=mujoco.mjtStage.mjSTAGE_VEL)
+
+    def place_hand(self, ids: np.ndarray, pose: np.ndarray, opening: np.ndarray, closing: np.ndarray) -> None:
+        """Put the hand at `pose` [n, 6] at rest, with the fingers `opening` [n] apart and told to close or not [n]."""
+        pose = np.clip(pose * np.where(self.robot.mask > 0, 1.0, 0.0), POSE_LOW, POSE_HIGH)
+        self.commanded[ids] = pose
+        self.closing[ids] = closing
+        self.qpos[np.ix_(ids, self._arm)] = self.robot.inverse_kinematics(pose)
+        self.qpos[np.ix_(ids, self._finger_qpos)] = opening[:, None] / 2
+        self._send_command(ids)
+
+    def place_block(self, ids: np.ndarray, block: np.ndarray | int, position: np.ndarray, yaw: np.ndarray) -> None:
+        """Put one block per simulation at `position` [n, 3], turned by `yaw` [n]."""
+        start = np.broadcast_to(self._block_qpos[block], ids.shape)
+        rpy = np.stack([np.zeros_like(yaw), np.zeros_like(yaw), yaw], axis=1)
+        values = np.concatenate([position, rpy_to_quat(rpy)], axis=1)
+        self.qpos[ids[:, None], start[:, None] + np.arange(7)] = values
+
+    def place_pad(self, ids: np.ndarray, pad: int, position: np.ndarray, yaw: np.ndarray) -> None:
+        """Put one pad at `position` [n, 2] on the table, turned by `yaw` [n]."""
+        column = self._pad_mocap[pad]
+        self.mocap_pos[ids, column, :2] = position
+        self.mocap_pos[ids, column, 2] = PAD_HALF_HEIGHT
+        rpy = np.stack([np.zeros_like(yaw), np.zeros_like(yaw), yaw], axis=1)
+        self.mocap_quat[ids, column] = rpy_to_quat(rpy)
+
+    def dress(self, ids: np.ndarray, looks: Looks, rgb: np.ndarray) -> None:
+        """Give the objects of `ids` their colours and shapes. `rgb` [n, num_colors, 3] is each colour's shade there."""
+        for name in ("block_color", "block_shape", "pad_color", "pad_shape"):
+            getattr(self.looks, name)[ids] = getattr(looks, name)
+        self._dress(ids, self._block_geoms, tuple(BLOCK_SHAPES.values()), looks.block_color, looks.block_shape, rgb)
+        self._dress(ids, self._pad_geoms, tuple(PAD_SHAPES.values()), looks.pad_color, looks.pad_shape, rgb)
+
+    def _dress(
+        self,
+        ids: np.ndarray,
+        geoms: np.ndarray,
+        shapes: tuple[Shape, ...],
+        color: np.ndarray,
+        shape: np.ndarray,
+        rgb: np.ndarray,
+    ) -> None:
+        sizes = np.array([[s.size if s.geom == kind else HIDDEN_SIZE for kind in GEOM_KINDS] for s in shapes])
+        rows = np.arange(len(ids))
+        for i, geom_ids in enumerate(geoms):
+            self.geom_size[np.ix_(ids, geom_ids)] = sizes[shape[:, i]]
+            shade = rgb[rows, color[:, i]]
+            self.geom_rgba[np.ix_(ids, geom_ids)] = np.concatenate([shade, np.ones((len(ids), 1))], axis=1)[:, None]
+
+    def aligned_yaw(self, ids: np.ndarray, block: np.ndarray | int) -> np.ndarray:
+        """The hand yaw [n] nearest to the commanded one that puts the fingers on opposite faces of a block."""
+        symmetry = self.block_symmetry(ids, block)
+        period = np.where(symmetry > 0, symmetry, 1.0)
+        current = self.commanded[ids, 5]
+        turn = wrap_angle(self.block_yaw(ids, block) - current, period)
+        goal = np.where(symmetry > 0, current + turn, 0.0)
+        return np.where(np.abs(goal) > POSE_HIGH[5] - 0.05, goal - np.sign(goal) * symmetry, goal)

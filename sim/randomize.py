@@ -1,0 +1,183 @@
+"""What differs from one start to the next: ranges, and the sampling of scenes from per-start random numbers.
+
+Every start takes one flat vector of uniform numbers from its own generator; everything else is arithmetic over all
+starts at once. So a start depends on its seed alone, not on the order, the ids or the number of environments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+
+from sim.physics import BLOCK_SHAPE_NAMES, COLOR_NAMES, PAD_SHAPE_NAMES, Looks
+from sim.scenes.objects import COLORS
+from sim.scenes.tabletop import CENTER
+
+NUM_LAYOUTS = 64
+"""Candidate placements drawn per start; the first that keeps its distances is taken."""
+
+
+@dataclass(frozen=True)
+class Randomization:
+    """Ranges of a start (metres, radians).
+
+    Attributes:
+        object_extent: objects lie within this distance of the workspace's centre along x and y.
+        block_yaw, pad_yaw: largest rotation either way.
+        colors, block_shapes, pad_shapes: what the objects may look like.
+        block_distance, pad_distance, block_pad_distance: least distances between centres.
+        hand_xy: the hand starts within this distance of the centre along x and y.
+        hand_height: lowest and highest start of the tcp.
+        hand_yaw: largest start rotation either way.
+        color_jitter: largest change of each colour channel.
+        camera_position_jitter, camera_angle_jitter: largest change of every camera's position and direction.
+        light_jitter: largest relative change of the lamp's brightness.
+        friction: lowest and highest sliding friction of the blocks.
+    """
+
+    object_extent: float
+    block_yaw: float
+    pad_yaw: float
+    colors: tuple[str, ...]
+    block_shapes: tuple[str, ...]
+    pad_shapes: tuple[str, ...]
+    block_distance: float
+    pad_distance: float
+    block_pad_distance: float
+    hand_xy: float
+    hand_height: tuple[float, float]
+    hand_yaw: float
+    color_jitter: float
+    camera_position_jitter: float
+    camera_angle_jitter: float
+    light_jitter: float
+    friction: tuple[float, float]
+
+
+DEFAULT_RANDOMIZATION = Randomization(
+    object_extent=0.115,
+    block_yaw=np.pi / 4,
+    pad_yaw=0.0,
+    colors=COLOR_NAMES,
+    block_shapes=BLOCK_SHAPE_NAMES,
+    pad_shapes=PAD_SHAPE_NAMES,
+    block_distance=0.09,
+    pad_distance=0.09,
+    block_pad_distance=0.085,
+    hand_xy=0.05,
+    hand_height=(0.13, 0.18),
+    hand_yaw=0.3,
+    color_jitter=0.0,
+    camera_position_jitter=0.0,
+    camera_angle_jitter=0.0,
+    light_jitter=0.0,
+    friction=(1.0, 1.0),
+)
+
+
+def with_overrides(base: Randomization, overrides: dict[str, Any]) -> Randomization:
+    """`base` with some ranges replaced; raises ValueError for a name or a value that does not exist."""
+    names = [field.name for field in fields(Randomization)]
+    for name in overrides:
+        check_choice("randomize", name, names)
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in overrides.items()}
+    result = replace(base, **values)
+    for setting, known in (
+        ("colors", COLOR_NAMES),
+        ("block_shapes", BLOCK_SHAPE_NAMES),
+        ("pad_shapes", PAD_SHAPE_NAMES),
+    ):
+        for name in getattr(result, setting):
+            check_choice(f"randomize.{setting}", name, known)
+    return result
+
+
+def check_choice(setting: str, value: str, known: Any) -> None:
+    """Raise a ValueError that names the setting, the value and the nearest known one."""
+    if value in known:
+        return
+    near = get_close_matches(str(value), [str(name) for name in known], n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ValueError(f"{setting}={value!r} is unknown; {hint}choose one of {', '.join(map(str, known))}")
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """n sampled starts: looks, placements [n, objects, 2] and yaws [n, objects] of blocks and pads, and the hand."""
+
+    looks: Looks
+    block_xy: np.ndarray
+    block_yaw: np.ndarray
+    pad_xy: np.ndarray
+    pad_yaw: np.ndarray
+    hand_pose: np.ndarray
+    rgb: np.ndarray
+
+
+class UniformNumbers:
+    """Cuts named pieces off a matrix of uniform numbers [n, k], in a fixed order."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self._values = values
+        self._next = 0
+
+    def take(self, *shape: int) -> np.ndarray:
+        """The next numbers as [n, *shape], in [0, 1)."""
+        size = int(np.prod(shape))
+        piece = self._values[:, self._next : self._next + size]
+        assert piece.shape[1] == size, "fewer uniform numbers were drawn than the scene needs"
+        self._next += size
+        return piece.reshape(len(piece), *shape)
+
+    def between(self, low: float, high: float, *shape: int) -> np.ndarray:
+        """The next numbers as [n, *shape], in [low, high)."""
+        return low + (high - low) * self.take(*shape)
+
+
+def draw_uniform(rngs: list[np.random.Generator], num_objects: int) -> UniformNumbers:
+    """One vector per generator, long enough for `sample_scenes` and the extras of one start."""
+    size = NUM_LAYOUTS * num_objects * 2 + 4 * num_objects + 128
+    return UniformNumbers(np.stack([rng.random(size) for rng in rngs]))
+
+
+def sample_scenes(numbers: UniformNumbers, ranges: Randomization, num_blocks: int, num_pads: int) -> Scenes:
+    """Starts that keep all distances; object 0 of either kind is told from the others by its colour and shape."""
+    block_color, block_shape = _distinct(numbers, ranges.colors, ranges.block_shapes, BLOCK_SHAPE_NAMES, num_blocks)
+    pad_color, pad_shape = _distinct(numbers, ranges.colors, ranges.pad_shapes, PAD_SHAPE_NAMES, num_pads)
+    xy = _layout(numbers, ranges, num_blocks, num_pads)
+    block_yaw = numbers.between(-ranges.block_yaw, ranges.block_yaw, num_blocks)
+    pad_yaw = numbers.between(-ranges.pad_yaw, ranges.pad_yaw, num_pads)
+    hand = np.zeros((len(xy), 6))
+    hand[:, :2] = CENTER + numbers.between(-ranges.hand_xy, ranges.hand_xy, 2)
+    hand[:, 2] = numbers.between(*ranges.hand_height, 1)[:, 0]
+    hand[:, 5] = numbers.between(-ranges.hand_yaw, ranges.hand_yaw, 1)[:, 0]
+    jitter = numbers.between(-ranges.color_jitter, ranges.color_jitter, len(COLOR_NAMES), 3)
+    rgb = np.clip(np.array(list(COLORS.values())) + jitter, 0.0, 1.0)
+    looks = Looks(block_color, block_shape, pad_color, pad_shape)
+    return Scenes(looks, xy[:, :num_blocks], block_yaw, xy[:, num_blocks:], pad_yaw, hand, rgb)
+
+
+def _distinct(
+    numbers: UniformNumbers, colors: tuple[str, ...], shapes: tuple[str, ...], all_shapes: tuple[str, ...], count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """`count` different (colour, shape) pairs a start: the first entries of a random permutation of all pairs."""
+    order = np.argsort(numbers.take(len(colors) * len(shapes)), axis=1, kind="stable")[:, :count]
+    color = np.array([COLOR_NAMES.index(name) for name in colors])[order // len(shapes)]
+    shape = np.array([all_shapes.index(name) for name in shapes])[order % len(shapes)]
+    return color, shape
+
+
+def _layout(numbers: UniformNumbers, ranges: Randomization, num_blocks: int, num_pads: int) -> np.ndarray:
+    """Positions [n, num_blocks + num_pads, 2]: the first candidate whose distances suffice, else the widest one."""
+    count = num_blocks + num_pads
+    xy = numbers.between(-ranges.object_extent, ranges.object_extent, NUM_LAYOUTS, count, 2)
+    first, second = np.triu_indices(count, 1)
+    least = np.where(second < num_blocks, ranges.block_distance, ranges.block_pad_distance)
+    least = np.where(first >= num_blocks, ranges.pad_distance, least)
+    delta = xy[:, :, first] - xy[:, :, second]
+    margin = (np.sqrt((delta * delta).sum(axis=3)) - least).min(axis=2, initial=np.inf)
+    best = np.where((margin >= 0).any(axis=1), np.argmax(margin >= 0, axis=1), np.argmax(margin, axis=1))
+    return CENTER + xy[np.arange(len(xy)), best]

@@ -1,0 +1,62 @@
+"""What an action means: names, units, frame, limits and rate of every dimension, fit to be written beside a dataset."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+CLOSE = 1.0
+OPEN = -1.0
+
+
+@dataclass(frozen=True)
+class ActionSpec:
+    """The meaning of one control step's action of `A` dimensions.
+
+    Attributes:
+        names: one per dimension.
+        units: "m", "rad" or "sign" per dimension.
+        kinds: "delta" (added to the commanded value) or "absolute" per dimension.
+        low, high: the limits that the environment clips to, in the dimension's unit.
+        frame: the frame that translations and rotations are expressed in.
+        rotation: how roll, pitch and yaw make a rotation: R = Rz(yaw) Ry(pitch) Rx(roll).
+        control_hz: control steps per second.
+        gripper_sign: what a positive gripper value does, "close" or "open".
+    """
+
+    names: tuple[str, ...]
+    units: tuple[str, ...]
+    kinds: tuple[str, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    frame: str
+    rotation: str
+    control_hz: float
+    gripper_sign: str
+
+    def __post_init__(self) -> None:
+        sizes = {len(self.names), len(self.units), len(self.kinds), len(self.low), len(self.high)}
+        if len(sizes) != 1:
+            raise ValueError(f"names, units, kinds, low and high must be equally long, got lengths {sorted(sizes)}")
+
+    @property
+    def size(self) -> int:
+        """Number of action dimensions A."""
+        return len(self.names)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON or YAML."""
+        return asdict(self)
+
+
+DEFAULT_ACTION_SPEC = ActionSpec(
+    names=("dx", "dy", "dz", "droll", "dpitch", "dyaw", "gripper"),
+    units=("m", "m", "m", "rad", "rad", "rad", "sign"),
+    kinds=("delta",) * 6 + ("absolute",),
+    low=(-0.05, -0.05, -0.05, -0.2, -0.2, -0.2, OPEN),
+    high=(0.05, 0.05, 0.05, 0.2, 0.2, 0.2, CLOSE),
+    frame="robot base",
+    rotation="extrinsic xyz (roll, pitch, yaw) of the commanded hand, neutral = fingers pointing straight down",
+    control_hz=20.0,
+    gripper_sign="close",
+)

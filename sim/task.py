@@ -1,0 +1,119 @@
+"""The data that a simulated task gives, and what a task must be able to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from sim.physics import Physics
+
+
+@dataclass(frozen=True)
+class SimObservation:
+    """What a policy may see of n environments.
+
+    Attributes:
+        images: uint8 RGB [n, h, w, 3] per camera; empty when nothing was rendered.
+        proprio: float32 [n, 7]: commanded x y z (m), roll pitch yaw (rad), measured gripper opening (m).
+        instruction: n sentences.
+    """
+
+    images: dict[str, np.ndarray]
+    proprio: np.ndarray
+    instruction: list[str]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What n environments answer to a chunk of actions.
+
+    Attributes:
+        observation: after the chunk; images are rendered once, at its end.
+        reward: float32 [n], summed over the executed control steps.
+        terminated: bool [n], the task ended (success).
+        truncated: bool [n], the time limit ended it.
+        success: bool [n].
+        num_steps: int64 [n], control steps executed; an environment that ends inside a chunk stops there.
+        metrics: float32 [n] per name: the best value so far of every reward term.
+        frames: uint8 [n, H, h, w, 3] per camera after every control step, when `render_every_step`; else empty.
+    """
+
+    observation: SimObservation
+    reward: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    success: np.ndarray
+    num_steps: np.ndarray
+    metrics: dict[str, np.ndarray]
+    frames: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ObjectFacts:
+    """One object: kind "block" or "pad", role "target" or "distractor", position in metres (base frame), yaw in radians.
+
+    `pixels` gives its centre in each camera's image as fractions (right, down) in [0, 1], or None outside the image.
+    """
+
+    kind: str
+    color: str
+    shape: str
+    role: str
+    position: tuple[float, float, float]
+    yaw: float
+    grasped: bool
+    pixels: dict[str, tuple[float, float] | None]
+
+    @property
+    def name(self) -> str:
+        """Colour and shape, as the instruction says it: "red cube"."""
+        return f"{self.color} {self.shape}"
+
+
+@dataclass(frozen=True)
+class SceneFacts:
+    """The ground truth of one scene, for asking questions about it.
+
+    Attributes:
+        objects: blocks then pads; the first of each kind is the instruction's.
+        hand_position: measured tcp, metres; hand_yaw radians; gripper_opening metres.
+        grasped: index into `objects` of the held block, or None.
+        instruction: what the scene asks for.
+        success: whether that is done.
+    """
+
+    objects: tuple[ObjectFacts, ...]
+    hand_position: tuple[float, float, float]
+    hand_yaw: float
+    gripper_opening: float
+    grasped: int | None
+    instruction: str
+    success: bool
+
+
+class Task(Protocol):
+    """A task decides how an episode starts, what is asked, what earns reward and when it is done.
+
+    All methods take sorted ids [n]. `best` maps every reward term to its best value so far [n].
+    """
+
+    name: str
+    reward_names: tuple[str, ...]
+
+    def initialise(self, physics: Physics, rngs: list[np.random.Generator], ids: np.ndarray) -> None:
+        """Write a start into the simulations, from one random generator each."""
+
+    def initialise_anywhere(self, physics: Physics, rngs: list[np.random.Generator], ids: np.ndarray) -> None:
+        """Write a scene from the middle of nowhere: any hand pose, perhaps a block in the hand."""
+
+    def instruction(self, physics: Physics, ids: np.ndarray) -> list[str]:
+        """What is asked of each environment."""
+
+    def reward_terms(self, physics: Physics, ids: np.ndarray, best: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Every reward term in [0, 1], [n]."""
+
+    def success(self, physics: Physics, ids: np.ndarray) -> np.ndarray:
+        """Whether the task is done, bool [n]."""

@@ -1,0 +1,241 @@
+"""`VectorEnvironment`: hundreds of environments in one process, a chunk of actions per call, pictures only when asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sim.facts import scene_facts
+from sim.physics import Physics
+from sim.render import Backend, Renderer
+from sim.spec import DEFAULT_ACTION_SPEC
+from sim.task import SceneFacts, SimObservation, StepResult, Task
+
+
+@dataclass(frozen=True)
+class SimState:
+    """Everything that decides the future of n environments: named rows, bit for bit."""
+
+    rows: dict[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.rows["state"])
+
+    def take(self, index: Any) -> SimState:
+        """Some of the rows, for instance to start several environments from one state."""
+        return SimState({name: values[index] for name, values in self.rows.items()})
+
+
+class VectorEnvironment:
+    """N environments of one task and robot.
+
+    `ids` are any distinct environment numbers in any order; every result has its rows in that order. An environment
+    that has ended stays as it is, and steps on it do nothing, until it is reset.
+
+    Args:
+        physics: the simulations.
+        task: what is asked and rewarded.
+        cameras: the cameras that observations carry, of the scene's.
+        image_size: height and width, pixels.
+        max_steps: control steps after which an episode is truncated.
+        reward: weight of every reward term that counts.
+        backend: the renderer's back end, as `sim.render.choose_backend` answers.
+        num_threads: drawing threads (0: chosen by the renderer).
+        render_every_step: also give the pictures after every control step of a chunk, as `StepResult.frames`.
+    """
+
+    def __init__(
+        self,
+        physics: Physics,
+        task: Task,
+        cameras: tuple[str, ...],
+        image_size: int,
+        max_steps: int,
+        reward: dict[str, float],
+        backend: Backend,
+        num_threads: int,
+        render_every_step: bool,
+    ) -> None:
+        self.physics, self.task = physics, task
+        self.cameras, self.image_size, self.max_steps = cameras, image_size, max_steps
+        self.num_envs = physics.num_envs
+        self.action_spec = DEFAULT_ACTION_SPEC
+        self.reward_weights = dict(reward)
+        self.render_every_step = render_every_step
+        self._renderer = (
+            Renderer(physics.model, physics.batch, cameras, image_size, backend, num_threads) if cameras else None
+        )
+        self._steps = np.zeros(self.num_envs, dtype=np.int64)
+        self._terminated = np.zeros(self.num_envs, dtype=bool)
+        self._truncated = np.ones(self.num_envs, dtype=bool)
+        self._best = {name: np.zeros(self.num_envs) for name in task.reward_names}
+
+    # -- the contract -------------------------------------------------------------------------------------------
+
+    @property
+    def instructions(self) -> list[str]:
+        """The instruction of every environment."""
+        return self.task.instruction(self.physics, np.arange(self.num_envs))
+
+    def reset(
+        self, seeds: Sequence[int] | np.ndarray, ids: np.ndarray | None = None, *, render: bool = True
+    ) -> SimObservation:
+        """Start the environments `ids` (None: the first len(seeds)) from `seeds`; the same seed is the same start, always."""
+        ids = self._start(seeds, ids, self.task.initialise)
+        return self.observe(ids, render=render)
+
+    def step(self, actions: np.ndarray, ids: np.ndarray | None = None, *, render: bool = True) -> StepResult:
+        """Execute a chunk of actions [n, H, 7] in the environments `ids` (None: all), then look once.
+
+        Raises:
+            ValueError: an action is NaN or infinite, the shape is wrong, or H does not divide `max_steps`.
+        """
+        ids = self._checked_ids(ids)
+        actions = self._checked_actions(actions, ids)
+        order = np.argsort(ids)
+        inverse = np.argsort(order)
+        ids_sorted, actions = ids[order], actions[order]
+        n, horizon = actions.shape[:2]
+        reward, num_steps = np.zeros(n), np.zeros(n, dtype=np.int64)
+        frames: dict[str, list[np.ndarray]] = {camera: [] for camera in self.cameras}
+        for h in range(horizon):
+            running = ~(self._terminated[ids_sorted] | self._truncated[ids_sorted])
+            if running.any():
+                active = ids_sorted[running]
+                reward[running] += self._control_step(active, actions[running, h])
+                num_steps[running] += 1
+            if self.render_every_step and render and self._renderer is not None:
+                for camera, images in self._renderer.render(ids).items():
+                    frames[camera].append(images)
+        look = render and not any(frames.values())
+        observation = self.observe(ids, render=look)
+        if any(frames.values()):
+            observation = SimObservation(
+                {c: f[-1] for c, f in frames.items()}, observation.proprio, observation.instruction
+            )
+        return StepResult(
+            observation=observation,
+            reward=reward[inverse].astype(np.float32),
+            terminated=self._terminated[ids],
+            truncated=self._truncated[ids],
+            success=self._best["success"][ids] > 0.5,
+            num_steps=num_steps[inverse],
+            metrics={name: values[ids].astype(np.float32) for name, values in self._best.items()},
+            frames={camera: np.stack(f, axis=1) for camera, f in frames.items() if f},
+        )
+
+    def get_state(self, ids: np.ndarray | None = None) -> SimState:
+        """A copy of everything that decides the future of the environments `ids`."""
+        ids = self._checked_ids(ids)
+        return SimState({name: values[ids].copy() for name, values in self._state_arrays().items()})
+
+    def set_state(self, state: SimState, ids: np.ndarray | None = None) -> None:
+        """Continue the environments `ids` from `state`, one row each, which may come from other environments."""
+        ids = self._checked_ids(ids)
+        if len(state) != len(ids):
+            raise ValueError(
+                f"the state has {len(state)} rows for {len(ids)} environments; pass one row per environment"
+            )
+        for name, values in self._state_arrays().items():
+            values[ids] = state.rows[name]
+        self.physics.refresh(np.sort(ids))
+
+    def facts(self, ids: np.ndarray | None = None) -> list[SceneFacts]:
+        """The ground truth of the environments `ids` as they stand."""
+        return scene_facts(self.physics, self.task, self._checked_ids(ids), self.cameras)
+
+    def sample_scenes(self, seeds: Sequence[int] | np.ndarray) -> tuple[SimObservation, list[SceneFacts]]:
+        """Random scenes for questions about pictures: the hand anywhere, sometimes with a block in it.
+
+        They stand in the environments 0 to len(seeds) - 1 and can be continued from there.
+        """
+        ids = self._start(seeds, None, self.task.initialise_anywhere)
+        return self.observe(ids), self.facts(ids)
+
+    def observe(self, ids: np.ndarray | None = None, *, render: bool = True) -> SimObservation:
+        """What the environments `ids` show now."""
+        ids = self._checked_ids(ids)
+        images = self._renderer.render(ids) if render and self._renderer is not None else {}
+        proprio = np.concatenate([self.physics.commanded[ids], self.physics.gripper_opening(ids)[:, None]], axis=1)
+        return SimObservation(images, proprio.astype(np.float32), self.task.instruction(self.physics, ids))
+
+    def close(self) -> None:
+        """Free the renderer."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    def _start(self, seeds: Sequence[int] | np.ndarray, ids: np.ndarray | None, initialise: Any) -> np.ndarray:
+        seeds = [int(seed) for seed in seeds]
+        ids = self._checked_ids(np.arange(len(seeds)) if ids is None else ids)
+        if len(seeds) != len(ids):
+            raise ValueError(f"{len(seeds)} seeds for {len(ids)} environments; give one seed per environment")
+        for seed in seeds:
+            if seed < 0:
+                raise ValueError(f"seed {seed} is negative; seeds are integers from 0 upwards")
+        order = np.argsort(ids)
+        chosen = ids[order]
+        self.physics.clear(chosen)
+        initialise(self.physics, [np.random.default_rng(seeds[i]) for i in order], chosen)
+        self.physics.refresh(chosen)
+        self._steps[ids], self._terminated[ids], self._truncated[ids] = 0, False, False
+        for values in self._best.values():
+            values[ids] = 0.0
+        return ids
+
+    def _control_step(self, ids: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        """One control step of running environments; the reward [n] counts only what beats the episode's best so far.
+
+        Paying improvements alone bounds the return by the sum of the weights and makes waiting worthless.
+        """
+        self.physics.apply(actions, ids)
+        self.physics.step(ids)
+        self._steps[ids] += 1
+        best = {name: values[ids] for name, values in self._best.items()}
+        reward = np.zeros(len(ids))
+        for name, value in self.task.reward_terms(self.physics, ids, best).items():
+            reward += self.reward_weights.get(name, 0.0) * np.maximum(value - best[name], 0.0)
+            self._best[name][ids] = np.maximum(best[name], value)
+        self._terminated[ids] = self._best["success"][ids] > 0.5
+        self._truncated[ids] = ~self._terminated[ids] & (self._steps[ids] >= self.max_steps)
+        return reward
+
+    def _state_arrays(self) -> dict[str, np.ndarray]:
+        arrays = dict(
+            self.physics.state_arrays(), steps=self._steps, terminated=self._terminated, truncated=self._truncated
+        )
+        return arrays | {f"best_{name}": values for name, values in self._best.items()}
+
+    def _checked_ids(self, ids: np.ndarray | Sequence[int] | None) -> np.ndarray:
+        if ids is None:
+            return np.arange(self.num_envs)
+        ids = np.asarray(ids, dtype=np.int64).reshape(-1)
+        if len(ids) and (ids.min() < 0 or ids.max() >= self.num_envs):
+            raise ValueError(f"environment ids go from 0 to {self.num_envs - 1} (sim.num_envs - 1), got {ids.tolist()}")
+        if len(np.unique(ids)) != len(ids):
+            raise ValueError(f"environment ids must be distinct, got {ids.tolist()}")
+        return ids
+
+    def _checked_actions(self, actions: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        actions = np.asarray(actions, dtype=np.float32)
+        size = self.action_spec.size
+        if actions.ndim != 3 or actions.shape[0] != len(ids) or actions.shape[2] != size:
+            raise ValueError(
+                f"actions must be [{len(ids)}, H, {size}] (environments, chunk, dimensions), got {actions.shape}"
+            )
+        if actions.shape[1] == 0 or self.max_steps % actions.shape[1]:
+            raise ValueError(
+                f"the chunk of actions ({actions.shape[1]}) must divide sim.max_steps ({self.max_steps}); "
+                "change one so that it does"
+            )
+        bad = ~np.isfinite(actions).all(axis=(1, 2))
+        if bad.any():
+            raise ValueError(
+                f"actions of environments {ids[bad].tolist()} are NaN or infinite; check the policy's output"
+            )
+        return actions
