@@ -58,7 +58,7 @@ class Randomization:
 
 
 DEFAULT_RANDOMIZATION = Randomization(
-    object_extent=0.115,
+    object_extent=0.11,
     block_yaw=np.pi / 4,
     pad_yaw=0.0,
     colors=COLOR_NAMES,

@@ -6,6 +6,8 @@ turned by pi about x, so that a hand that points straight down has a `tcp` frame
 
 from __future__ import annotations
 
+import math
+
 import mujoco
 
 TCP_OFFSET = 0.1034
@@ -13,6 +15,8 @@ TCP_OFFSET = 0.1034
 FINGER_BASE = 0.0584
 MAX_OPENING = 0.08
 GRIP_FORCE_N = 4.0
+WRIST_TILT = math.radians(22)
+"""The wrist camera hangs beside the palm and leans this much towards the fingers: the tcp is low in its picture."""
 FINGER_CONTYPE = 2
 
 WHITE = (0.92, 0.92, 0.92, 1.0)
@@ -28,7 +32,7 @@ def add_visual(body: mujoco.MjsBody, kind: mujoco.mjtGeom, **attributes: object)
 
 def add_gripper(spec: mujoco.MjSpec, hand: mujoco.MjsBody, kp: float = 1500.0) -> None:
     """Dress the body `hand` with palm, fingers, actuator "gripper" (0 closed .. 0.04 open), site "tcp", camera "wrist"."""
-    add_visual(hand, BOX, size=[0.018, 0.095, 0.022], pos=[0, 0, 0.038], rgba=WHITE, mass=0.6)
+    add_visual(hand, BOX, size=[0.016, 0.075, 0.018], pos=[0, 0, 0.03], rgba=WHITE, mass=0.6)
     for side, sign in (("left", 1.0), ("right", -1.0)):
         finger = hand.add_body(name=f"{side}_finger", pos=[0, 0, FINGER_BASE], gravcomp=1)
         finger.add_joint(
@@ -57,7 +61,8 @@ def add_gripper(spec: mujoco.MjSpec, hand: mujoco.MjsBody, kp: float = 1500.0) -
         )
     _couple_fingers(spec, kp)
     hand.add_site(name="tcp", pos=[0, 0, TCP_OFFSET], quat=[0, 1, 0, 0], size=[0.005, 0.005, 0.005], group=5)
-    hand.add_camera(name="wrist", pos=[0.075, 0, 0.0], xyaxes=[0, 1, 0, 0.926, 0, 0.378], fovy=70)
+    sine, cosine = math.sin(WRIST_TILT), math.cos(WRIST_TILT)
+    hand.add_camera(name="wrist", pos=[0.07, 0, 0.03], xyaxes=[0, 1, 0, cosine, 0, sine], fovy=75)
 
 
 def _couple_fingers(spec: mujoco.MjSpec, kp: float) -> None:

@@ -60,8 +60,8 @@ def _set_options(spec: mujoco.MjSpec, robot: Robot) -> None:
     spec.option.cone = mujoco.mjtCone.mjCONE_PYRAMIDAL
     spec.option.iterations = 20
     spec.option.ls_iterations = 20
-    spec.visual.headlight.ambient = [0.45, 0.45, 0.45]
-    spec.visual.headlight.diffuse = [0.25, 0.25, 0.25]
+    spec.visual.headlight.ambient = [0.4, 0.4, 0.4]
+    spec.visual.headlight.diffuse = [0.2, 0.2, 0.2]
     spec.visual.headlight.specular = [0.0, 0.0, 0.0]
     spec.visual.map.znear = 0.005
     spec.visual.map.zfar = 10.0
@@ -104,12 +104,12 @@ def _add_surroundings(spec: mujoco.MjSpec) -> None:
         pos=[0.9, 0.4, 1.5],
         dir=[-0.25, -0.25, -0.93],
         type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL,
-        diffuse=[0.5, 0.5, 0.5],
+        diffuse=[0.45, 0.45, 0.45],
         specular=[0.05, 0.05, 0.05],
         ambient=[0.0, 0.0, 0.0],
         castshadow=True,
     )
-    add_looking_camera(spec, "front", eye=(1.28, 0.30, 0.88), target=(0.49, 0.0, 0.045), fovy=15.2)
+    add_looking_camera(spec, "front", eye=(1.33, 0.12, 0.91), target=(0.5, 0.0, 0.062), fovy=15.2)
 
 
 def add_looking_camera(
