@@ -1,0 +1,222 @@
+"""Settings: composed once, frozen, and refused by name when they are wrong."""
+
+import importlib
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from vla.command_line import as_yaml, read_config
+from vla.config import ConfigError, RobotConfig, TextConfig, freeze, load
+from vla.config.algorithm import GROUP_ALGORITHMS, Algorithm
+from vla.config.compose import CONFIGS, check_keys, groups, nearest, options, paths
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_default_is_a_robot_run():
+    config = load()
+    assert isinstance(config, RobotConfig)
+    assert (config.sim.task, config.policy.name, config.algorithm.name) == ("pick_place", "token", "grpo")
+    assert config.name == "pick_place-token-grpo"
+    assert not config.needs_hub
+
+
+def test_a_value_and_an_option_replace_the_default():
+    config = load(["sim=pick_place", "algorithm=ppo", "rl.num_iterations=7", "sim.cameras=[front]", "run_dir=runs/x-1"])
+    assert (config.algorithm.name, config.rl.num_iterations) == ("ppo", 7)
+    assert config.sim.cameras == ("front",)
+    assert config.run_dir == "runs/x-1"
+
+
+def test_text_mode_has_its_own_sections():
+    config = load(["mode=text"])
+    assert isinstance(config, TextConfig)
+    assert not hasattr(config, "sim")
+
+
+def test_a_reward_can_be_added_and_taken_away():
+    assert load(["+sim.reward.lift=0.25"]).sim.reward["lift"] == 0.25
+    with pytest.raises(ConfigError, match=r"^sim.reward \(\{\}\)"):
+        load([f"~sim.reward.{name}" for name in load().sim.reward])
+
+
+@pytest.mark.parametrize("group", groups())
+def test_every_option_loads(group: str):
+    for option in options(group):
+        mode = "text" if group == "text" or (group, option) == ("rl", "text") else "robot"
+        load([f"mode={option}"] if group == "mode" else [f"mode={mode}", f"{group}={option}"])
+
+
+def test_settings_cannot_be_changed():
+    with pytest.raises(ValidationError):
+        load().rl.num_iterations = 3
+
+
+def test_a_preset_stands_below_what_is_given():
+    smoke = load(["preset=smoke"])
+    assert smoke.rl.num_iterations < load().rl.num_iterations
+    given = load(["rl.num_iterations=5", "preset=smoke"])
+    assert given.rl.num_iterations == 5
+    assert given.sft == smoke.sft
+
+
+def test_saved_settings_read_back_equal():
+    config = load(["algorithm=ppo", "preset=smoke"])
+    assert freeze(yaml.safe_load(as_yaml(config))) == config
+
+
+WRONG = {
+    "sim=pick_plce": "sim=pick_plce: no such option; did you mean pick_place?",
+    "smi=pick_place": "smi=pick_place: no such setting; did you mean sim?",
+    "rl.num_iteration=3": "rl.num_iteration=3: no such setting; did you mean rl.num_iterations?",
+    "group_size=4": "group_size=4: no such setting; did you mean rl.group_size?",
+    "pick_place": "'pick_place' is no setting: write key=value: sim=pick_place",
+    "algorithm.gae_lambda=.9": "algorithm.gae_lambda=.9: no such setting; it belongs to algorithm=ppo",
+    "+algorithm.gae_lambda=.9": "algorithm.gae_lambda (0.9): no such setting under algorithm=grpo",
+    "~algorithm.scale": "algorithm.scale is missing under algorithm=grpo: every setting needs a value",
+    "algorithm.reduction=constant": "algorithm.max_length (null) is needed by reduction 'constant'",
+    "sim.robot=pandaa": "sim.robot (pandaa): no such choice; did you mean panda?; choose from panda, gantry",
+    "model.vision.name=smal": "model.vision.name (smal): no such kind; did you mean small?; choose from small, hub",
+    "rl.learning_rate=-1": "rl.learning_rate (-1) must be greater than 0",
+    "rl.learning_rate=nan": "rl.learning_rate (nan) must be a finite number",
+    "algorithm.clip_low=-0.1": "algorithm.clip_low (-0.1) must be greater than or equal to 0",
+    "rl.num_iterations=null": "rl.num_iterations (null) must be a valid integer",
+    "sim.cameras=[": "sim.cameras=[: this cannot be read",
+    "policy.chunk=7": "policy.chunk (7) must divide sim.max_steps (80): 8 does",
+    "rl.group_size=1": "rl.group_size (1) must be at least 2 under algorithm=grpo",
+    "rl.critic_warmup_iterations=2": "rl.critic_warmup_iterations (2) needs a critic",
+    "sim.image_size=60": "sim.image_size (60) must be a multiple of the patch size (8)",
+    "model.backbone.num_heads=5": "model.backbone.num_heads (5) must divide model.backbone.width (128): 4 does",
+    "policy.num_bins=5000": "policy.num_bins (5000) action ids do not fit",
+    "evaluation.eval_seeds.first=5": "evaluation.eval_seeds (5 to 1999999) overlap evaluation.train_seeds (0 to",
+    "evaluation.eval_seeds.last=1000009": "evaluation.num_starts (500) is more than evaluation.eval_seeds holds (10)",
+    "mode=txt": "mode=txt: no such option; did you mean text?; choose from robot, text",
+    "preset=smok": "preset=smok: no such option; did you mean smoke?",
+}
+
+
+@pytest.mark.parametrize("override", WRONG)
+def test_a_wrong_setting_is_refused_by_name_with_the_remedy(override: str):
+    with pytest.raises(ConfigError) as error:
+        load([override])
+    assert str(error.value).startswith(WRONG[override])
+
+
+def test_a_group_of_another_mode_is_refused():
+    with pytest.raises(ConfigError, match="^sim=pick_place: mode=text has no group 'sim'; it belongs to mode=robot$"):
+        load(["mode=text", "sim=pick_place"])
+
+
+def test_every_conflict_is_told_at_once():
+    with pytest.raises(ConfigError) as error:
+        load(["policy.chunk=7", "rl.group_size=1"])
+    assert [line.split(" ")[0] for line in str(error.value).splitlines()] == ["rl.group_size", "policy.chunk"]
+
+
+def test_suggestions_prefer_the_same_last_name():
+    # `seed` is spelled more like `need` than like `train.seed`.
+    assert nearest("seed", ["need", "train.seed"]) == "; did you mean train.seed?"
+    assert nearest("zzz", ["need"]) == "; --cfg job prints all there are"
+
+
+def test_paths_name_sections_and_settings():
+    assert paths({"a": {"b": 1, "c": {}}}) == {"a", "a.b", "a.c"}
+    with pytest.raises(ConfigError, match="^a.d=1: no such setting"):
+        check_keys({"a.d": "1"}, {"a": {"b": 1}})
+
+
+def test_resume_takes_the_settings_of_the_run(tmp_path: Path):
+    run = tmp_path / "first"
+    run.mkdir()
+    (run / "config.yaml").write_text(as_yaml(load(["algorithm=ppo", "rl.num_iterations=3", f"run_dir={run}"])))
+    config = load([f"resume={run}", "rl.num_iterations=9", "sim.cameras=[front]"])
+    assert (config.algorithm.name, config.rl.num_iterations, config.sim.cameras) == ("ppo", 9, ("front",))
+    assert (config.resume, config.run_dir) == (str(run), str(run))
+
+
+def test_resume_refuses_another_kind_a_wrong_key_and_a_folder_that_is_no_run(tmp_path: Path):
+    run = tmp_path / "first"
+    run.mkdir()
+    (run / "config.yaml").write_text(as_yaml(load()))
+    with pytest.raises(ConfigError, match="^algorithm=ppo cannot be chosen anew for resume"):
+        load([f"resume={run}", "algorithm=ppo"])
+    with pytest.raises(ConfigError, match="did you mean rl.epochs"):
+        load([f"resume={run}", "rl.epoch=2"])
+    with pytest.raises(ConfigError, match=f"did you mean {run}"):
+        load([f"resume={tmp_path / 'frist'}"])
+
+
+ALGORITHMS = get_args(get_args(Algorithm)[0])
+
+
+@pytest.mark.parametrize("settings", ALGORITHMS, ids=lambda settings: settings.__name__)
+def test_an_algorithm_has_the_settings_of_its_dataclass(settings: type):
+    name = get_args(settings.model_fields["name"].annotation)[0]
+    module = importlib.import_module(f"vla.rl.{name}")
+    dataclass = next(value for key, value in vars(module).items() if key.lower() == name.replace("_", ""))
+    assert {"name", *(field.name for field in fields(dataclass))} == set(settings.model_fields)
+    values = load([f"algorithm={name}", "rl.group_size=2"]).algorithm.model_dump(exclude={"name"})
+    assert dataclass(**values).needs_groups == (name in GROUP_ALGORITHMS)
+
+
+def test_every_algorithm_has_a_file_and_every_file_an_algorithm():
+    names = {get_args(settings.model_fields["name"].annotation)[0] for settings in ALGORITHMS}
+    assert names == set(options("algorithm"))
+
+
+def test_the_yaml_holds_every_value_and_the_types_hold_none():
+    config = load()
+    for section in (config, *(getattr(config, name) for name in type(config).model_fields)):
+        if hasattr(type(section), "model_fields"):
+            assert [name for name, field in type(section).model_fields.items() if not field.is_required()] == []
+
+
+def test_the_command_line_prints_the_resolved_settings(capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit) as stop:
+        read_config("what it does", ["--cfg", "job", "rl.num_iterations=4"])
+    assert stop.value.code == 0
+    assert yaml.safe_load(capsys.readouterr().out)["rl"]["num_iterations"] == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--fo"], "error: --fo: no such flag; settings are written key=value, --help shows them\n"),
+        (["--cfg"], "error: --cfg takes one word: --cfg job prints the settings of this run\n"),
+        (["rl.epochs=0"], "error: rl.epochs (0) must be greater than or equal to 1\n"),
+    ],
+)
+def test_the_command_line_says_what_is_wrong(arguments: list[str], message: str, capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit) as stop:
+        read_config("what it does", arguments)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == message
+
+
+def test_help_names_every_group_and_option(capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit) as stop:
+        read_config("what it does", ["--help"])
+    printed = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert printed.startswith("what it does")
+    assert "* pick_place " in printed
+    assert "* grpo " in printed
+    assert [name for group in groups() for name in [group, *options(group)] if name not in printed] == []
+
+
+def test_every_option_begins_with_a_line_that_says_what_it_is():
+    for path in CONFIGS.glob("*/*.yaml"):
+        first = next(line for line in path.read_text().splitlines() if "@package" not in line)
+        assert first.startswith("# "), path
+
+
+def test_settings_are_checked_before_anything_heavy_loads():
+    code = "import sys, vla.config; vla.config.load(); print({'torch', 'numpy', 'mujoco', 'transformers'} & set(sys.modules))"
+    printed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "set()"

@@ -1,0 +1,96 @@
+"""The command line of a script: settings as `key=value`, `--help`, `--cfg job`. Nothing heavy is loaded here."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vla.config import Config
+
+
+def read_config(description: str, arguments: Sequence[str] | None = None) -> Config:
+    """The settings a command line asks for. `--help` and `--cfg job` print and exit; a wrong setting exits with 2."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if "--help" in given or "-h" in given:
+        print(help_text(description))
+        raise SystemExit(0)
+    show = take_cfg(given)
+    unknown = [argument for argument in given if argument.startswith("-")]
+    if unknown:
+        fail(f"{unknown[0]}: no such flag; settings are written key=value, --help shows them")
+    from vla.config import ConfigError, load
+
+    try:
+        config = load(given)
+    except ConfigError as error:
+        fail(str(error))
+    if show:
+        print(as_yaml(config), end="")
+        raise SystemExit(0)
+    return config
+
+
+def take_cfg(given: list[str]) -> bool:
+    """Remove `--cfg job` (or `-c job`) from the arguments; whether it was there."""
+    for flag in ("--cfg", "-c"):
+        if flag in given:
+            i = given.index(flag)
+            if given[i + 1 : i + 2] != ["job"]:
+                fail(f"{flag} takes one word: {flag} job prints the settings of this run")
+            del given[i : i + 2]
+            return True
+    return False
+
+
+def fail(message: str) -> None:
+    """Say what is wrong on the error stream and exit with status 2."""
+    print("\n".join(f"error: {line}" for line in message.splitlines()), file=sys.stderr)
+    raise SystemExit(2)
+
+
+def as_yaml(config: Config) -> str:
+    """The resolved settings, as they are saved beside every checkpoint."""
+    import yaml
+
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+def help_text(description: str) -> str:
+    """What the script does, and the groups of settings with their options and what each is, read from configs/."""
+    from vla.config.compose import CONFIGS, groups, groups_of, options
+
+    lines = [description.strip(), "", "Groups (group=option); the option marked * is the default:"]
+    defaults = default_options()
+    in_order = ["mode", *dict.fromkeys(g for mode in options("mode") for g in groups_of(mode)), "preset"]
+    for group in [*in_order, *(g for g in groups() if g not in in_order)]:
+        lines.append(f"\n  {group}")
+        for option in options(group):
+            first = next(
+                s for s in (CONFIGS / group / f"{option}.yaml").read_text().splitlines() if "@package" not in s
+            )
+            mark = "*" if option == defaults.get(group) else " "
+            lines.append(f"   {mark} {option:<24}{first.removeprefix('# ')}")
+    return "\n".join([*lines, "", *EXAMPLES])
+
+
+def default_options() -> dict[str, str]:
+    """{group: option} that the first mode chooses by default."""
+    from vla.config.compose import option_values
+
+    chosen = {"mode": "robot", "preset": "default"}
+    for mode in ("text", "robot"):
+        for entry in option_values("mode", mode)["defaults"]:
+            chosen |= {key.lstrip("/"): option for key, option in entry.items()}
+    return chosen
+
+
+EXAMPLES = (
+    "Any setting of a group can be given too (section.setting=value):",
+    "  --cfg job                   print every setting of this run, with what is given beside it",
+    "  rl.num_iterations=10        one setting",
+    "  preset=smoke                everything small, to see that it runs",
+    "  resume=runs/NAME            continue a run from its last checkpoint",
+    "  run_dir=runs/NAME           where to write; by default runs/<time>-<name>",
+)

@@ -1,0 +1,173 @@
+"""From `key=value` strings to plain values: presets, Hydra, resumed runs, and an answer when a name is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+ROOT_CONFIG = "train_vla"
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be: the message names it, its value and the remedy, a line for each."""
+
+
+def compose(overrides: Sequence[str]) -> dict[str, Any]:
+    """The plain values of a run: those of `resume=RUN` if it is given, else of the files under configs/."""
+    given = split(overrides)
+    if given.get("resume", "null") != "null":
+        return resumed(given.pop("resume"), given)
+    preset = given.pop("preset", "default")
+    check_groups({"preset": preset, **given})
+    return composed({**preset_values(preset, given.get("mode", "robot")), **given})
+
+
+def split(overrides: Sequence[str]) -> dict[str, str]:
+    """{key: value} of strings, the last of two equal keys; Hydra's `+key` (add) and `~key` (remove) keep their sign."""
+    given = {}
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals and not key.startswith("~"):
+            example = next((f": {group}={key}" for group in groups() if key in options(group)), ", e.g. sim=pick_place")
+            raise ConfigError(f"{key!r} is no setting: write key=value{example}")
+        given[key] = value
+    return given
+
+
+def groups() -> list[str]:
+    """The groups of settings: the folders under configs/."""
+    return sorted(path.name for path in CONFIGS.iterdir() if path.is_dir())
+
+
+def options(group: str) -> list[str]:
+    """What can be chosen in a group: the files of its folder."""
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
+def check_groups(given: Mapping[str, str]) -> None:
+    """Refuse an option that its group does not have, and a group that the chosen mode does not have."""
+    known = groups()
+    for key, value in given.items():
+        if key in known and value not in options(key):
+            raise ConfigError(f"{key}={value}: no such option{suggestion(value, options(key))}")
+    mode = given.get("mode", "robot")
+    of_mode = groups_of(mode)
+    for key in given:
+        if key in known and key not in {"mode", "preset", *of_mode}:
+            others = [name for name in options("mode") if key in groups_of(name)]
+            remedy = f"; it belongs to mode={others[0]}" if others else ""
+            raise ConfigError(f"{key}={given[key]}: mode={mode} has no group {key!r}{remedy}")
+
+
+def groups_of(mode: str) -> list[str]:
+    """The groups a mode is made of, read from its list of defaults."""
+    return [key.lstrip("/") for entry in option_values("mode", mode)["defaults"] for key in entry]
+
+
+def preset_values(preset: str, mode: str) -> dict[str, str]:
+    """The preset's `key=value` pairs for a mode; what the user gives besides comes after them."""
+    values = option_values("preset", preset)[mode]
+    return {key: yaml.safe_dump(value, default_flow_style=True).split("\n")[0] for key, value in values.items()}
+
+
+def composed(given: Mapping[str, str]) -> dict[str, Any]:
+    """What Hydra makes of the overrides; a key that is not there gets a suggestion."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    GlobalHydra.instance().clear()
+    overrides = [key if key.startswith("~") and not value else f"{key}={value}" for key, value in given.items()]
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        try:
+            config = hydra_compose(ROOT_CONFIG, overrides=overrides)
+            return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            parsed({key: value for key, value in given.items() if not key.startswith("~")})
+            chosen = {key: value for key, value in given.items() if key in groups()}
+            values = hydra_compose(ROOT_CONFIG, overrides=[f"{key}={value}" for key, value in chosen.items()])
+            check_keys(given, OmegaConf.to_container(values))  # type: ignore[arg-type]
+            raise ConfigError(str(error).split("\n")[0]) from None
+
+
+def parsed(given: Mapping[str, str]) -> dict[str, Any]:
+    """{key: value} with the values that Hydra's grammar reads in the strings; one that cannot be read is named."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    values = {}
+    for key, value in given.items():
+        try:
+            values[key] = OverridesParser.create().parse_override(f"{key}={value}").value()
+        except HydraException as error:
+            raise ConfigError(f"{key}={value}: this cannot be read: {str(error).splitlines()[0]}") from None
+    return values
+
+
+def check_keys(given: Mapping[str, str], values: Mapping[str, Any]) -> None:
+    """Refuse a key that is not among the values, with the option that has it or the nearest key that is there."""
+    known = paths(values)
+    for key, value in given.items():
+        if key in known or key in groups() or key.startswith(("+", "~")):
+            continue
+        group, _, rest = key.partition(".")
+        owners = [name for name in options(group) if rest in paths(option_values(group, name))]
+        remedy = (
+            f"; it belongs to {group}={' or '.join(owners)}" if owners else nearest(key, sorted(known | {*groups()}))
+        )
+        raise ConfigError(f"{key}={value}: no such setting{remedy}")
+
+
+def option_values(group: str, option: str) -> dict[str, Any]:
+    """What the file of an option holds."""
+    return yaml.safe_load((CONFIGS / group / f"{option}.yaml").read_text())
+
+
+def paths(values: Mapping[str, Any], prefix: str = "") -> set[str]:
+    """Every dotted path in nested values, sections and settings alike."""
+    found = set()
+    for key, value in values.items():
+        found.add(prefix + str(key))
+        if isinstance(value, Mapping):
+            found |= paths(value, f"{prefix}{key}.")
+    return found
+
+
+def suggestion(wrong: str, known: Sequence[str]) -> str:
+    """The nearest known name, and all that can be chosen."""
+    near = get_close_matches(wrong, known, n=1)
+    return (f"; did you mean {near[0]}?" if near else "") + (f"; choose from {', '.join(known)}" if known else "")
+
+
+def nearest(wrong: str, known: Sequence[str]) -> str:
+    """The nearest setting among many: one of the same last name in any section, else one spelled alike."""
+    last = wrong.rsplit(".", 1)[-1]
+    near = [name for name in known if name.rsplit(".", 1)[-1] == last] or get_close_matches(wrong, known, n=1)
+    return f"; did you mean {near[0]}?" if near else "; --cfg job prints all there are"
+
+
+def resumed(run: str, given: Mapping[str, str]) -> dict[str, Any]:
+    """The values a run was started with, and those given beside `resume=RUN`; its kind (groups) stays what it was."""
+    from omegaconf import OmegaConf
+
+    saved = Path(run) / "config.yaml"
+    if not saved.is_file():
+        beside = sorted(str(path.parent) for path in Path(run).parent.glob("*/config.yaml"))
+        raise ConfigError(f"resume ({run}) is no run: there is no config.yaml in it{suggestion(run, beside)}")
+    values = yaml.safe_load(saved.read_text())
+    chosen = [f"{key}={value}" for key, value in given.items() if key in groups()]
+    if chosen:
+        raise ConfigError(f"{chosen[0]} cannot be chosen anew for resume ({run}): leave it out, or start a new run")
+    check_keys(given, values)
+    config = OmegaConf.create(values)
+    for key, value in parsed(given).items():
+        OmegaConf.update(config, key, value, merge=False)
+    return {**OmegaConf.to_container(config), "resume": run, "run_dir": run}  # type: ignore[dict-item]

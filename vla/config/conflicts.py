@@ -1,0 +1,94 @@
+"""What is wrong between settings that are each right: every message names the setting, its value and the remedy."""
+
+from __future__ import annotations
+
+from vla.config.algorithm import GROUP_ALGORITHMS, Algorithm
+from vla.config.robot import RobotConfig
+from vla.config.text import TextConfig
+from vla.config.training import Evaluation, Rl
+from vla.rl import checks
+
+
+def conflicts(config: RobotConfig | TextConfig) -> list[str]:
+    """What is wrong between settings that are each right, a line apiece: setting, value, remedy."""
+    found = rl_conflicts(config.rl, config.algorithm)
+    if isinstance(config, RobotConfig):
+        found += chunk_conflicts(config) + model_conflicts(config) + seed_conflicts(config.evaluation)
+    return found
+
+
+def rl_conflicts(rl: Rl, algorithm: Algorithm) -> list[str]:
+    found = []
+    try:
+        checks.reduction(algorithm.reduction, algorithm.max_length)
+    except ValueError as error:
+        found.append(f"algorithm.{error}")
+    if algorithm.name in GROUP_ALGORITHMS and rl.group_size < 2:
+        found.append(
+            f"rl.group_size ({rl.group_size}) must be at least 2 under algorithm={algorithm.name}, which compares "
+            "the trajectories of a group: raise it, or choose algorithm=ppo"
+        )
+    if rl.critic_warmup_iterations and algorithm.name != "ppo":
+        found.append(
+            f"rl.critic_warmup_iterations ({rl.critic_warmup_iterations}) needs a critic, and "
+            f"algorithm={algorithm.name} has none: set it to 0, or choose algorithm=ppo"
+        )
+    return found
+
+
+def chunk_conflicts(config: RobotConfig) -> list[str]:
+    chunk, max_steps = config.policy.chunk, config.sim.max_steps
+    if max_steps % chunk == 0:
+        return []
+    return [f"policy.chunk ({chunk}) must divide sim.max_steps ({max_steps}): {nearest_divisor(chunk, max_steps)} does"]
+
+
+def model_conflicts(config: RobotConfig) -> list[str]:
+    found = []
+    vision, backbone = config.model.vision, config.model.backbone
+    for path, part in (("vision", vision), ("backbone", backbone)):
+        if part.name == "small" and part.width % part.num_heads:
+            found.append(
+                f"model.{path}.num_heads ({part.num_heads}) must divide model.{path}.width ({part.width}): "
+                f"{nearest_divisor(part.num_heads, part.width)} does"
+            )
+    if vision.name == "small" and config.sim.image_size % 2 ** len(vision.stem_channels):
+        patch = 2 ** len(vision.stem_channels)
+        found.append(f"sim.image_size ({config.sim.image_size}) must be a multiple of the patch size ({patch})")
+    if backbone.name == "small" and config.policy.num_bins >= backbone.vocabulary_size:
+        found.append(
+            f"policy.num_bins ({config.policy.num_bins}) action ids do not fit beside words in "
+            f"model.backbone.vocabulary_size ({backbone.vocabulary_size}): use fewer bins or a larger vocabulary"
+        )
+    if config.model.lora is not None and config.model.freeze_backbone:
+        found.append(
+            "model.freeze_backbone (true) leaves nothing for model.lora to train: set one of them to false or null"
+        )
+    return found
+
+
+def seed_conflicts(evaluation: Evaluation) -> list[str]:
+    found = []
+    train, held_out = evaluation.train_seeds, evaluation.eval_seeds
+    for path, seeds in (("train_seeds", train), ("eval_seeds", held_out)):
+        if seeds.last < seeds.first:
+            found.append(
+                f"evaluation.{path} ({seeds.first} to {seeds.last}) is empty: `last` must not be below `first`"
+            )
+    if not found and train.first <= held_out.last and held_out.first <= train.last:
+        found.append(
+            f"evaluation.eval_seeds ({held_out.first} to {held_out.last}) overlap evaluation.train_seeds "
+            f"({train.first} to {train.last}): a start seen in training proves nothing, keep the ranges apart"
+        )
+    if not found and evaluation.num_starts > len(held_out):
+        found.append(
+            f"evaluation.num_starts ({evaluation.num_starts}) is more than evaluation.eval_seeds holds "
+            f"({len(held_out)}): widen the range"
+        )
+    return found
+
+
+def nearest_divisor(wanted: int, number: int) -> int:
+    """The divisor of `number` nearest to `wanted`; the larger of two that are equally near."""
+    divisors = [d for d in range(1, number + 1) if number % d == 0]
+    return min(divisors, key=lambda d: (abs(d - wanted), -d))

@@ -1,0 +1,148 @@
+"""The sections of a robot run: simulator, model, policy, demonstrations, SFT, evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from vla.config.algorithm import Algorithm
+from vla.config.section import Count, CountOrZero, Fraction, NonNegative, Positive, Schedule, Section
+from vla.config.training import Evaluation, Rl, Train
+
+
+class Sim(Section):
+    task: str
+    robot: Literal["panda", "gantry"]
+    num_envs: Count
+    cameras: Annotated[tuple[str, ...], Field(min_length=1)]
+    image_size: Count
+    max_steps: Count
+    renderer: Literal["auto", "egl", "warp"]
+    num_threads: CountOrZero
+    num_distractors: CountOrZero
+    reward: Annotated[dict[str, float], Field(min_length=1)]
+
+
+class SmallVision(Section):
+    name: Literal["small"]
+    width: Count
+    depth: Count
+    num_heads: Count
+    stem_channels: Annotated[tuple[Count, ...], Field(min_length=1)]
+
+
+class HubVision(Section):
+    name: Literal["hub"]
+    repository: str
+    pretrained: bool
+
+
+class SmallBackbone(Section):
+    name: Literal["small"]
+    vocabulary_size: Count
+    width: Count
+    depth: Count
+    num_heads: Count
+    intermediate: Count
+
+
+class SmolLM2Backbone(Section):
+    name: Literal["smollm2"]
+
+
+class HubBackbone(Section):
+    name: Literal["hub"]
+    repository: str
+
+
+class Lora(Section):
+    rank: Count
+    alpha: Positive
+
+
+class Model(Section):
+    checkpoint: str | None
+    vision: Annotated[SmallVision | HubVision, Field(discriminator="name")]
+    backbone: Annotated[SmallBackbone | SmolLM2Backbone | HubBackbone, Field(discriminator="name")]
+    freeze_vision: bool
+    freeze_backbone: bool
+    lora: Lora | None
+    gradient_checkpointing: bool
+    detach_critic: bool
+
+
+class TokenPolicy(Section):
+    name: Literal["token"]
+    chunk: Count
+    num_bins: Annotated[int, Field(ge=2)]
+    binning: Literal["quantile", "uniform"]
+    decoding: Literal["parallel", "autoregressive"]
+    temperature: Positive
+
+
+Policy = TokenPolicy
+
+
+class Perturbation(Section):
+    probability: Fraction
+    num_steps: Count
+    scale: NonNegative
+
+
+class Data(Section):
+    path: str | None
+    num_demonstrations: Annotated[int, Field(ge=2)]
+    image_format: Literal["images", "video"]
+    perturbation: Perturbation
+    question_weight: NonNegative
+    holdout_fraction: Annotated[float, Field(gt=0, lt=1)]
+
+
+class Augment(Section):
+    shift_pixels: CountOrZero
+    colour: Fraction
+
+
+class Sft(Section):
+    num_steps: CountOrZero
+    batch_size: Count
+    learning_rate: Positive
+    optimizer: Literal["adamw", "muon"]
+    muon_learning_rate: Positive
+    weight_decay: NonNegative
+    warmup_fraction: Fraction
+    schedule: Schedule
+    max_grad_norm: Positive
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None
+    evaluate_every: Count
+    max_seconds: Positive | None
+    augment: Augment
+
+
+class RobotConfig(Section):
+    """Everything a run of a robot policy was told."""
+
+    mode: Literal["robot"]
+    run_dir: str | None
+    resume: str | None
+    sim: Sim
+    model: Model
+    policy: Policy
+    data: Data
+    sft: Sft
+    algorithm: Algorithm
+    rl: Rl
+    evaluation: Evaluation
+    train: Train
+
+    @property
+    def name(self) -> str:
+        return f"{self.sim.task}-{self.policy.name}-{self.algorithm.name}"
+
+    @property
+    def needs_hub(self) -> bool:
+        """Whether something is named that only the hub, or its local cache, can hold."""
+        names = {self.model.vision.name, self.model.backbone.name}
+        return "hub" in names or (self.data.path is not None and not Path(self.data.path).exists())

@@ -1,0 +1,57 @@
+"""The sections that robot and text runs share: reinforcement learning, evaluation starts, the run itself."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from vla.config.section import Count, CountOrZero, NonNegative, Positive, Schedule, Section
+
+
+class Rl(Section):
+    num_iterations: CountOrZero
+    starts_per_iteration: Count
+    group_size: Count
+    epochs: Count
+    num_minibatches: Count
+    micro_batch_rows: Count
+    learning_rate: Positive
+    critic_learning_rate: Positive
+    weight_decay: NonNegative
+    schedule: Schedule
+    warmup_iterations: CountOrZero
+    max_grad_norm: Positive
+    target_kl: Positive | None
+    critic_warmup_iterations: CountOrZero
+    importance_cap: Positive | None
+    importance_level: Literal["draw", "decision"]
+    evaluate_every: Count
+    max_seconds: Positive | None
+
+
+class Seeds(Section):
+    """The seeds `first` to `last`, both counted."""
+
+    first: CountOrZero
+    last: CountOrZero
+
+    def __len__(self) -> int:
+        return self.last - self.first + 1
+
+
+class Evaluation(Section):
+    num_starts: Count
+    sampled: bool
+    num_quick_starts: Count
+    train_seeds: Seeds
+    eval_seeds: Seeds
+    num_videos: CountOrZero
+
+
+class Train(Section):
+    seed: CountOrZero
+    precision: Literal["auto", "fp32", "bf16"]
+    device: Literal["auto", "cpu", "cuda"]
+    num_threads: CountOrZero
+    checkpoint_every: Count
+    keep_checkpoints: Count
+    tensorboard: bool
