@@ -1,0 +1,1 @@
+"""The reinforcement-learning core: one path for robots and text."""

@@ -1,0 +1,71 @@
+"""Group Relative Policy Optimization (Shao 2024, "DeepSeekMath", eq. 3 and 4) and its variations by setting."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from vla.rl import checks
+from vla.rl.batch import Batch, LossOutput, ReduceSum, Reduction, single_process, trajectory_batch
+from vla.rl.groups import group_relative
+from vla.rl.kl import KLEstimator
+from vla.rl.losses import Level, clipped_terms, combine, log_ratio_at
+from vla.types import Rollout, Scores
+
+
+@dataclass(frozen=True)
+class GRPO:
+    """max(-A r, -A clip(r)) + beta KL(pi || ref), A = (return - group mean) / (group std + 1e-6).
+
+    The paper: clip .2 on both sides, scale 'std', reduction 'sequence', kl_estimator 'k3' with coefficient .04. On
+    robots (SimpleVLA-RL): clip .2/.28, reduction 'token', no KL. `ratio_level` 'decision' clips the ratio of a whole
+    chunk.
+    """
+
+    clip_low: float
+    clip_high: float
+    scale: Literal["std", "none"] = "std"
+    reduction: Reduction = "sequence"
+    max_length: int | None = None
+    ratio_level: Level = "draw"
+    dual_clip: float | None = None
+    kl_coefficient: float = 0.0
+    kl_estimator: KLEstimator = "k3"
+    entropy_coefficient: float = 0.0
+    needs_values: ClassVar[bool] = False
+    needs_groups: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        checks.clip_range(self.clip_low, self.clip_high, self.dual_clip)
+        checks.one_of("scale", self.scale, ("std", "none"))
+        checks.reduction(self.reduction, self.max_length)
+        checks.one_of("ratio_level", self.ratio_level, ("draw", "decision"))
+        checks.penalty(self.kl_coefficient, self.kl_estimator, self.entropy_coefficient)
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.kl_coefficient > 0
+
+    def prepare(
+        self, rollout: Rollout, ref_logprobs: Float[Tensor, "R L"] | None = None, reduce_sum: ReduceSum = single_process
+    ) -> Batch:
+        """Group-relative advantages; groups that say nothing leave the denominators."""
+        credit = group_relative(rollout.returns, rollout.group, self.scale)
+        return trajectory_batch(rollout, credit, self.reduction, self.max_length, ref_logprobs, reduce_sum)
+
+    def loss(self, batch: Batch, scores: Scores) -> LossOutput:
+        """Clipped surrogate, KL as a loss, entropy bonus."""
+        log_ratio = log_ratio_at(self.ratio_level, scores.logprobs, batch.old_logprobs, batch.mask)
+        terms, clipped = clipped_terms(log_ratio, batch.advantages, self.clip_low, self.clip_high, self.dual_clip)
+        return combine(
+            batch,
+            scores,
+            terms,
+            clipped,
+            kl_coefficient=self.kl_coefficient,
+            kl_estimator=self.kl_estimator,
+            entropy_coefficient=self.entropy_coefficient,
+        )

@@ -1,0 +1,127 @@
+"""Proximal Policy Optimization with a critic (Schulman 2017), as RLHF uses it (Ziegler 2019, Stiennon 2020, Ouyang
+2022).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+from vla.rl import checks
+from vla.rl.advantages import bootstrap_values, generalized_advantages, whiten
+from vla.rl.batch import Batch, LossOutput, ReduceSum, Reduction, reduction_weights, single_process
+from vla.rl.credit import Along, as_advantages, explained_variance, lay_out_rewards, position_weights
+from vla.rl.kl import KLEstimator, KLPlacement
+from vla.rl.losses import Level, clipped_terms, combine, log_ratio_at, value_terms
+from vla.types import Rollout, Scores
+
+
+@dataclass(frozen=True)
+class PPO:
+    """Clipped surrogate with GAE, a clipped value loss, and optionally a KL penalty in the reward or in the loss.
+
+    The shape of the critic's values decides where credit runs: [R] along decisions (robots, usually gamma .99), [R, L]
+    along draws (text, gamma 1). Advantages are whitened over the global batch, not over a minibatch.
+    """
+
+    clip_low: float
+    clip_high: float
+    gamma: float
+    gae_lambda: float
+    value_coefficient: float
+    value_clip: float | None = None
+    dual_clip: float | None = None
+    normalize_advantages: bool = True
+    whiten_rewards: bool = False
+    reduction: Reduction = "token"
+    max_length: int | None = None
+    ratio_level: Level = "draw"
+    kl_coefficient: float = 0.0
+    kl_estimator: KLEstimator = "k1"
+    kl_placement: KLPlacement = "reward"
+    entropy_coefficient: float = 0.0
+    needs_values: ClassVar[bool] = True
+    needs_groups: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        checks.clip_range(self.clip_low, self.clip_high, self.dual_clip)
+        checks.discount(self.gamma, self.gae_lambda)
+        checks.positive(
+            "value_coefficient", self.value_coefficient, ".5 is usual; an algorithm without a critic is not ppo"
+        )
+        if self.value_clip is not None:
+            checks.positive("value_clip", self.value_clip, ".2 is usual, null switches it off")
+        checks.reduction(self.reduction, self.max_length)
+        checks.one_of("ratio_level", self.ratio_level, ("draw", "decision"))
+        checks.one_of("kl_placement", self.kl_placement, ("reward", "loss"))
+        checks.penalty(self.kl_coefficient, self.kl_estimator, self.entropy_coefficient)
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.kl_coefficient > 0
+
+    def prepare(
+        self, rollout: Rollout, ref_logprobs: Float[Tensor, "R L"] | None = None, reduce_sum: ReduceSum = single_process
+    ) -> Batch:
+        """GAE along decisions or draws, whitened; trajectories with a NaN reward leave the denominators."""
+        if rollout.values is None:
+            raise ValueError(
+                "rollout.values (null): algorithm ppo needs a policy with a critic; choose one or use grpo"
+            )
+        in_reward = self.kl_coefficient if self.kl_placement == "reward" else 0.0
+        along: Along = "draw" if rollout.values.dim() == 2 else "decision"
+        credit = lay_out_rewards(rollout, along, ref_logprobs, in_reward, self.kl_estimator)
+        rewards = credit.rewards
+        if self.whiten_rewards:
+            rewards = whiten(rewards, credit.counted, shift_mean=False, reduce_sum=reduce_sum)
+        bootstrap = bootstrap_values(rollout.terminated | ~credit.keep, rollout.final_values)
+        raw, returns = generalized_advantages(
+            rewards, rollout.values, credit.counted, rollout.trajectory, bootstrap, self.gamma, self.gae_lambda
+        )
+        advantages = whiten(raw, credit.counted, reduce_sum=reduce_sum) if self.normalize_advantages else raw
+        fit = explained_variance(rollout.values, returns, credit.counted, reduce_sum)
+        return Batch(
+            observation=rollout.observation,
+            trace=rollout.trace,
+            old_logprobs=rollout.logprobs,
+            mask=rollout.mask,
+            advantages=as_advantages(advantages),
+            weights=reduction_weights(
+                rollout.mask, rollout.trajectory, credit.keep, self.reduction, self.max_length, reduce_sum
+            ),
+            ref_logprobs=ref_logprobs,
+            old_values=rollout.values,
+            returns=returns,
+            value_weights=self.value_coefficient * position_weights(credit.counted, reduce_sum),
+            metrics={**credit.metrics, "explained_variance": fit},
+        )
+
+    def loss(self, batch: Batch, scores: Scores) -> LossOutput:
+        """Clipped surrogate and entropy bonus as the policy's part, clipped squared error as the critic's."""
+        log_ratio = log_ratio_at(self.ratio_level, scores.logprobs, batch.old_logprobs, batch.mask)
+        terms, clipped = clipped_terms(log_ratio, batch.advantages, self.clip_low, self.clip_high, self.dual_clip)
+        policy = combine(
+            batch,
+            scores,
+            terms,
+            clipped,
+            kl_coefficient=self.kl_coefficient if self.kl_placement == "loss" else 0.0,
+            kl_estimator=self.kl_estimator,
+            entropy_coefficient=self.entropy_coefficient,
+        )
+        return replace(policy, value=critic_rows(batch, scores, self.value_clip))
+
+
+def critic_rows(batch: Batch, scores: Scores, value_clip: float | None) -> Float[Tensor, "B"]:
+    """Weighted value loss of each row."""
+    if scores.values is None:
+        raise ValueError("scores.values (null): the policy acted with a critic but scores without one")
+    assert batch.returns is not None
+    assert batch.old_values is not None
+    assert batch.value_weights is not None
+    terms = value_terms(scores.values, batch.old_values, batch.returns, value_clip)
+    weighted = batch.value_weights * terms.where(batch.value_weights != 0, 0.0)
+    return weighted if weighted.dim() == 1 else weighted.sum(1)

@@ -1,0 +1,170 @@
+"""The act of collecting: a policy in many environments at once, chunk by chunk, always with every place taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vla.rl.protocols import Critic, Observe, Policy, VectorEnvironment
+from vla.types import Decision, Observation, Rollout, concatenate_rows, map_rows
+
+
+@dataclass
+class _Store:
+    """Rows as they come (one entry per call of the policy), and what is known per trajectory."""
+
+    num_trajectories: int
+    observations: list[Observation] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
+    rewards: list[Tensor] = field(default_factory=list)
+    trajectories: list[Tensor] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.terminated = torch.zeros(self.num_trajectories, dtype=torch.bool)
+        self.truncated = torch.zeros(self.num_trajectories, dtype=torch.bool)
+        self.success = torch.zeros(self.num_trajectories)
+        self.final_values = torch.zeros(self.num_trajectories)
+        self.control_steps = torch.zeros(self.num_trajectories)
+
+
+@torch.no_grad()
+def collect_rollout(
+    policy: Policy,
+    environment: VectorEnvironment,
+    seeds: Sequence[int],
+    group_size: int,
+    observe: Observe,
+    *,
+    greedy: bool = False,
+    version: int = 0,
+    on_decision: Callable[[int], None] | None = None,
+) -> Rollout:
+    """Run `group_size` trajectories from every seed to their end; trajectory `i` starts from `seeds[i // group_size]`.
+
+    The policy decides for exactly the running environments; a place that falls free takes the next start, so the batch
+    stays full to the end. Rows of different trajectories are interleaved, each trajectory's in the order of time. A
+    policy with a critic is asked once more for the value of the final observation of truncated trajectories.
+    `on_decision` hears how many trajectories have ended.
+    """
+    if group_size < 1 or not len(seeds):
+        raise ValueError(f"group_size ({group_size}) and the number of seeds ({len(seeds)}) must be at least 1")
+    starts = np.repeat(np.asarray(seeds, dtype=np.int64), group_size)
+    store = _Store(len(starts))
+    running = torch.arange(min(environment.num_envs, len(starts)))  # trajectory in each place
+    ids, pending = np.arange(len(running)), len(running)
+    observation = observe(environment.reset(starts[: len(ids)].tolist(), ids))
+    while len(running):
+        decision = policy.act(observation, greedy=greedy)
+        result = environment.step(np.asarray(decision.action.float().cpu(), dtype=np.float32), ids)
+        following = observe(result.observation)
+        ended = _record(store, policy, observation, decision, result, following, running)
+        free, going = ids[ended.numpy()], (~ended).nonzero().squeeze(1)
+        fresh = torch.arange(pending, min(pending + len(free), len(starts)))
+        pending += len(fresh)
+        observation = (
+            following
+            if len(going) == len(ended)
+            else map_rows(following, partial(torch.index_select, dim=0, index=going))
+        )
+        ids, running = ids[going.numpy()], running[going]
+        if len(fresh):
+            places = free[: len(fresh)]
+            reset = observe(environment.reset(starts[fresh.numpy()].tolist(), places))
+            observation = concatenate_rows([observation, reset]) if len(going) else reset
+            ids, running = np.concatenate([ids, places]), torch.cat([running, fresh])
+        if on_decision is not None:
+            on_decision(int((store.terminated | store.truncated).sum()))
+    return _assemble(store, group_size, version, isinstance(policy, Critic))
+
+
+def _record(
+    store: _Store,
+    policy: Policy,
+    observation: Observation,
+    decision: Decision,
+    result: Any,
+    following: Observation,
+    running: Int[Tensor, "n"],
+) -> Tensor:
+    """Append one call's rows; which environments ended."""
+    store.observations.append(map_rows(observation, lambda tensor: tensor.cpu()))
+    store.decisions.append(map_rows(decision, lambda tensor: tensor.cpu()))
+    store.rewards.append(torch.as_tensor(np.asarray(result.reward), dtype=torch.float32))
+    store.trajectories.append(running)
+    terminated = torch.as_tensor(np.asarray(result.terminated), dtype=torch.bool)
+    truncated = torch.as_tensor(np.asarray(result.truncated), dtype=torch.bool) & ~terminated
+    store.control_steps[running] += torch.as_tensor(np.asarray(result.num_steps), dtype=torch.float32)
+    ended = terminated | truncated
+    store.terminated[running], store.truncated[running] = terminated, truncated
+    store.success[running[ended]] = torch.as_tensor(np.asarray(result.success), dtype=torch.float32)[ended]
+    if isinstance(policy, Critic) and bool(truncated.any()):
+        final = map_rows(following, lambda tensor: tensor[truncated])
+        store.final_values[running[truncated]] = policy.value(final).float().cpu()
+    return ended
+
+
+def _assemble(store: _Store, group_size: int, version: int, has_critic: bool) -> Rollout:
+    decision = concatenate_rows(store.decisions)
+    trajectory = torch.cat(store.trajectories)
+    return Rollout(
+        observation=concatenate_rows(store.observations),
+        trace=decision.trace,
+        logprobs=decision.logprobs,
+        mask=decision.mask,
+        rewards=torch.cat(store.rewards),
+        trajectory=trajectory,
+        terminated=store.terminated,
+        truncated=store.truncated,
+        group=torch.arange(store.num_trajectories) // group_size,
+        version=torch.full((len(trajectory),), version),
+        success=store.success,
+        values=decision.values,
+        final_values=store.final_values if has_critic else None,
+        metrics={"control_steps": float(store.control_steps.sum()), "decisions": float(len(trajectory))},
+        exact=decision.exact,
+    )
+
+
+@torch.no_grad()
+def collect_responses(
+    policy: Policy,
+    observation: Observation,
+    group_size: int,
+    reward: Callable[[Decision, Int[Tensor, "N"]], Float[Tensor, "N"]],
+    *,
+    greedy: bool = False,
+    version: int = 0,
+) -> Rollout:
+    """Trajectories of one decision: `group_size` answers to every row of `observation`, scored by `reward(decision,
+    row)`.
+
+    `row` says which observation each answer belongs to. Each answer terminates: the world ends there.
+    """
+    if group_size < 1:
+        raise ValueError(f"group_size ({group_size}) must be at least 1")
+    num_prompts = len(observation.tokens)
+    row = torch.arange(num_prompts).repeat_interleave(group_size)
+    repeated = map_rows(observation, lambda tensor: tensor[row.to(tensor.device)])
+    decision = map_rows(policy.act(repeated, greedy=greedy), lambda tensor: tensor.cpu())
+    return Rollout(
+        observation=map_rows(repeated, lambda tensor: tensor.cpu()),
+        trace=decision.trace,
+        logprobs=decision.logprobs,
+        mask=decision.mask,
+        rewards=reward(decision, row).float(),
+        trajectory=torch.arange(len(row)),
+        terminated=torch.ones(len(row), dtype=torch.bool),
+        truncated=torch.zeros(len(row), dtype=torch.bool),
+        group=row,
+        version=torch.full((len(row),), version),
+        values=decision.values,
+        final_values=None if decision.values is None else torch.zeros(len(row)),
+        exact=decision.exact,
+    )

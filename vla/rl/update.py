@@ -1,0 +1,208 @@
+"""One update of a policy from one rollout: epochs of minibatches of micro-batches, with the norms and gaps that tell
+how it went.
+
+The rows that carry no gradient are never scored. A minibatch's loss is its share of the global loss times the number of
+shares, so its expectation is the loss of the whole batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import Parameter
+
+from vla.rl import checks
+from vla.rl.batch import Batch, ReduceSum, single_process
+from vla.rl.diagnostics import Diagnostics, NonFiniteError, rows_with_bad_gradients
+from vla.rl.losses import Level, importance_weights
+from vla.rl.protocols import Algorithm, Critic, Optimizer, Policy
+from vla.types import Observation, Rollout, Trace, map_rows
+
+
+@dataclass(frozen=True)
+class UpdateSettings:
+    """How a batch is cut and when to stop.
+
+    `num_minibatches` optimizer steps per epoch; `micro_batch_rows` rows per forward pass, which changes memory and
+    nothing else. `target_kl` stops before an optimizer step once the mean KL (k3, nats per draw) from the acting policy
+    exceeds it. `importance_cap` scores the rollout again first and corrects for the gap to the acting policy (truncated
+    importance sampling).
+    """
+
+    epochs: int
+    num_minibatches: int
+    micro_batch_rows: int
+    max_grad_norm: float | None = None
+    target_kl: float | None = None
+    importance_cap: float | None = None
+    importance_level: Level = "draw"
+
+    def __post_init__(self) -> None:
+        checks.at_least("epochs", self.epochs, 1, "it is the number of passes over a rollout")
+        checks.at_least("num_minibatches", self.num_minibatches, 1, "it is the number of optimizer steps per epoch")
+        checks.at_least("micro_batch_rows", self.micro_batch_rows, 1, "it is the number of rows per forward pass")
+        for setting in ("max_grad_norm", "target_kl", "importance_cap"):
+            if getattr(self, setting) is not None:
+                checks.positive(setting, getattr(self, setting), "null switches it off")
+        checks.one_of("importance_level", self.importance_level, ("draw", "decision"))
+
+
+def update(
+    policy: Policy,
+    algorithm: Algorithm,
+    rollout: Rollout,
+    optimizer: Optimizer,
+    settings: UpdateSettings,
+    *,
+    generator: torch.Generator,
+    ref_logprobs: Float[Tensor, "R L"] | None = None,
+    critic_warmup: bool = False,
+    reduce_sum: ReduceSum = single_process,
+) -> dict[str, float]:
+    """Improve the policy on a rollout; metrics of the update.
+
+    With `critic_warmup` only the value loss counts and only the critic's own parameters move. Raises NonFiniteError
+    before the optimizer step that a non-finite loss or gradient would spoil. `generator` shuffles rows; it lives on the
+    CPU.
+    """
+    check_needs(policy, algorithm, ref_logprobs, critic_warmup)
+    batch = algorithm.prepare(rollout, ref_logprobs, reduce_sum)
+    if settings.importance_cap is not None:
+        batch = correct_for_behaviour(policy, batch, settings)
+    parameters = [p for p in policy.parameters() if p.requires_grad]
+    movable = critic_only(policy) if critic_warmup else parameters
+    rows, diagnostics = batch.active_rows, Diagnostics(rollout.logprobs)
+    num_active = float(reduce_sum(torch.tensor(float(len(rows)), dtype=torch.float64)))
+    diagnostics.rows_active = num_active
+    for _ in range(settings.epochs):
+        if diagnostics.stopped_early or num_active == 0:
+            break
+        for part in shuffled(rows, generator).tensor_split(settings.num_minibatches):
+            diagnostics.start_minibatch()
+            optimizer.zero_grad()
+            share = float(reduce_sum(torch.tensor(float(len(part)), dtype=torch.float64)))
+            if share == 0:
+                continue
+            accumulate(policy, algorithm, batch, part, settings, num_active / share, critic_warmup, diagnostics)
+            if diagnostics.finish_minibatch(share / num_active, reduce_sum):
+                optimizer.zero_grad()
+                raise NonFiniteError("loss", diagnostics.bad_rows, diagnostics.num_optimizer_steps)
+            if settings.target_kl is not None and diagnostics.approx_kl > settings.target_kl:
+                diagnostics.stopped_early = True
+                break
+            norm = finish_gradients(parameters, movable, settings.max_grad_norm, reduce_sum)
+            if not torch.isfinite(norm):
+                optimizer.zero_grad()
+                found = rows_with_bad_gradients(policy, algorithm, batch, part, movable)
+                raise NonFiniteError("gradient", found, diagnostics.num_optimizer_steps)
+            optimizer.step()
+            diagnostics.took_step(float(norm))
+    optimizer.zero_grad()
+    return {**batch.metrics, **diagnostics.summary()}
+
+
+def check_needs(policy: Policy, algorithm: Algorithm, ref_logprobs: Tensor | None, critic_warmup: bool = False) -> None:
+    """Refuse an algorithm whose reference or critic is missing."""
+    if algorithm.needs_reference and ref_logprobs is None:
+        raise ValueError("kl_coefficient is above 0 but there is no reference policy: give one, or set it to 0")
+    if critic_warmup and not algorithm.needs_values:
+        raise ValueError("value warm-up was asked for but the algorithm has no critic: set it to 0")
+    if critic_warmup and not isinstance(policy, Critic):
+        raise ValueError("value warm-up needs a policy with critic_parameters() and value(): set it to 0")
+
+
+def shuffled(rows: Int[Tensor, "K"], generator: torch.Generator) -> Int[Tensor, "K"]:
+    """The rows in random order."""
+    return rows[torch.randperm(len(rows), generator=generator)]
+
+
+def critic_only(policy: Any) -> list[Parameter]:
+    """What value warm-up may move."""
+    return [p for p in policy.critic_parameters() if p.requires_grad]
+
+
+def device_of(policy: Policy) -> torch.device:
+    """Where the policy lives; batches are moved there row by row."""
+    first = next(iter(policy.parameters()), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+def accumulate(
+    policy: Policy,
+    algorithm: Algorithm,
+    batch: Batch,
+    rows: Int[Tensor, "B"],
+    settings: UpdateSettings,
+    scale: float,
+    critic_warmup: bool,
+    diagnostics: Diagnostics,
+) -> None:
+    """Add the gradient of a minibatch, micro-batch by micro-batch. A non-finite loss adds nothing and is remembered."""
+    device = device_of(policy)
+    for piece in rows.split(settings.micro_batch_rows):
+        if not len(piece):
+            continue
+        part = batch.select(piece).map(lambda tensor: tensor.to(device))
+        scores = policy.score(part.observation, part.trace)
+        output = algorithm.loss(part, scores)
+        lines = output.value if critic_warmup and output.value is not None else output.rows
+        diagnostics.observe(piece, part, scores, output)
+        bad = piece[~torch.isfinite(lines.detach()).cpu()]
+        if len(bad):
+            diagnostics.bad_rows.extend(bad.tolist())
+        elif lines.requires_grad:
+            (lines.sum() * scale).backward()
+
+
+def finish_gradients(
+    parameters: list[Parameter], movable: list[Parameter], max_norm: float | None, reduce_sum: ReduceSum
+) -> Float[Tensor, ""]:
+    """Drop gradients that must not move, sum the others over processes, clip them; the norm before clipping."""
+    allowed = {id(p) for p in movable}
+    for parameter in parameters:
+        if id(parameter) not in allowed:
+            parameter.grad = None
+    if reduce_sum is not single_process:
+        for parameter in movable:
+            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            parameter.grad = reduce_sum(gradient)
+    with_gradient = [p for p in movable if p.grad is not None]
+    limit = float("inf") if max_norm is None else max_norm
+    return torch.nn.utils.clip_grad_norm_(with_gradient, limit) if with_gradient else torch.zeros(())
+
+
+@torch.no_grad()
+def score_logprobs(
+    policy: Policy, observation: Observation, trace: Trace, num_rows: int, micro_batch_rows: int
+) -> Float[Tensor, "R L"]:
+    """Log-probabilities of stored draws under the present weights, on the CPU, a few rows at a time."""
+    device = device_of(policy)
+
+    def rows_of(piece: Tensor) -> tuple[Observation, Trace]:
+        def take(tensor: Tensor) -> Tensor:
+            return tensor[piece].to(device)
+
+        return map_rows(observation, take), map_rows(trace, take)
+
+    pieces = torch.arange(num_rows).split(micro_batch_rows)
+    return torch.cat([policy.score(*rows_of(piece)).logprobs.float().cpu() for piece in pieces])
+
+
+def correct_for_behaviour(policy: Policy, batch: Batch, settings: UpdateSettings) -> Batch:
+    """Ratios start from the present policy; truncated importance weights carry the gap to the policy that acted.
+
+    Every policy term is linear in a positive factor of its advantage, so the weights are folded into the advantages.
+    """
+    assert settings.importance_cap is not None
+    proximal = score_logprobs(policy, batch.observation, batch.trace, len(batch), settings.micro_batch_rows)
+    factor = importance_weights(
+        proximal, batch.old_logprobs, batch.mask, settings.importance_cap, settings.importance_level
+    )
+    counted = batch.weights != 0
+    mean = torch.where(counted, factor.expand(counted.shape), 0.0).sum() / counted.sum().clamp(min=1)
+    metrics = {**batch.metrics, "importance_weight_mean": float(mean)}
+    return replace(batch, old_logprobs=proximal, advantages=batch.advantages * factor, metrics=metrics)
