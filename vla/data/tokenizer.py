@@ -17,7 +17,8 @@ SPECIAL_TOKENS = (PAD, TURN_START, TURN_END)
 """Ids 0, 1 and 2 of every tokenizer trained here: padding, start of a chat turn (bos), end of a turn (eos)."""
 
 CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 """ChatML: `<|im_start|>role`, a line break, the content, `<|im_end|>`, a line break."""
@@ -30,8 +31,8 @@ def train_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer of exactly `vocab_size` ids, the same for the same texts.
 
-    Layout of the ids: `SPECIAL_TOKENS`, then `special_tokens`, then bytes and merges (filled up with unused tokens when the texts
-    offer too few merges), and last `reserve_last` reserved ids, `reserved_ids(tokenizer)`.
+    Layout of the ids: `SPECIAL_TOKENS`, then `special_tokens`, then bytes and merges (filled up with unused tokens
+    when the texts offer too few merges), and last `reserve_last` reserved ids, `reserved_ids(tokenizer)`.
 
     Raises ValueError when `vocab_size` cannot hold the special tokens, the 256 bytes and the reserved ids.
     """

@@ -1,0 +1,126 @@
+"""A causal language model of transformers seen as two parts: hidden states of a sequence, and the head that makes
+logits.
+
+Logits of a whole sequence are the largest tensor of text training (tokens x vocabulary), and most are never used, so
+the head is called apart, on chosen positions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+
+def plain_model(model: nn.Module) -> Any:
+    """The transformers model inside a peft wrapper (its adapters stay active), or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def output_head(model: nn.Module) -> nn.Module:
+    """The layer from hidden states to logits."""
+    return plain_model(model).get_output_embeddings()
+
+
+def hidden_states(
+    model: nn.Module,
+    tokens: Int[Tensor, "B n"],
+    positions: Int[Tensor, "B n"],
+    mask: Bool[Tensor, "B m"] | Bool[Tensor, "B 1 n m"],
+    cache: Cache | None = None,
+) -> Float[Tensor, "B n d"]:
+    """Last hidden states. `mask` [B, m] marks real tokens among those cached and given; [B, 1, n, m] is the whole
+    attention.
+    """
+    decoder = plain_model(model).get_decoder()
+    output = decoder(
+        input_ids=tokens,
+        position_ids=positions,
+        attention_mask=mask,
+        past_key_values=cache,
+        use_cache=cache is not None,
+    )
+    return output.last_hidden_state
+
+
+def disable_dropout(model: nn.Module) -> None:
+    """Set every dropout probability to 0: a policy that drops units cannot say again how likely its draws were."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in ("attention_dropout", "dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+
+
+@torch.no_grad()
+def check_model(model: nn.Module) -> None:
+    """Refuse a model whose logits are more than its head on its last hidden states (logit soft-capping or scaling).
+
+    Raises ValueError: the log-probabilities computed here would differ from the model's own.
+    """
+    device = next(model.parameters()).device
+    tokens = torch.arange(3, device=device)[None]
+    own = plain_model(model)(input_ids=tokens).logits.float()
+    ours = output_head(model)(hidden_states(model, tokens, tokens, torch.ones_like(tokens, dtype=torch.bool))).float()
+    if not torch.allclose(own, ours, rtol=1e-2, atol=1e-2 * float(own.abs().max() + 1e-6)):
+        raise ValueError(
+            f"model ({type(plain_model(model)).__name__}) changes its logits after the output head (soft-capping or"
+            " scaling); text policies need logits = head(hidden states)"
+        )
+
+
+def attends_fully(model: nn.Module) -> bool:
+    """Whether every layer sees all earlier tokens (no sliding windows, no recurrent state)."""
+    kinds = getattr(plain_model(model).config, "layer_types", None)
+    window = getattr(plain_model(model).config, "sliding_window", None)
+    return all(kind == "full_attention" for kind in kinds) if kinds else window is None
+
+
+class _ReservedLayer(DynamicLayer):
+    """Keys and values of one layer in memory reserved once, so that a new token is written, not the whole cache
+    copied.
+    """
+
+    def __init__(self, max_length: int) -> None:
+        super().__init__()
+        self.max_length, self.length = max_length, 0
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            rows, heads, _, width = key_states.shape
+            self._keys = key_states.new_empty(rows, heads, self.max_length, width)
+            self._values = value_states.new_empty(rows, heads, self.max_length, value_states.shape[-1])
+        end = self.length + key_states.shape[2]
+        self._keys[:, :, self.length : end] = key_states
+        self._values[:, :, self.length : end] = value_states
+        self.length = end
+        self.keys, self.values = self._keys[:, :, :end], self._values[:, :, :end]
+        return self.keys, self.values
+
+    def get_seq_length(self) -> int:
+        return self.length
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep the rows `indices` (repeats allowed): copies only what is filled."""
+        for name in ("_keys", "_values"):
+            old = getattr(self, name)
+            new = old.new_empty(len(indices), *old.shape[1:])
+            torch.index_select(old[:, :, : self.length], 0, indices, out=new[:, :, : self.length])
+            setattr(self, name, new)
+        self.keys, self.values = self._keys[:, :, : self.length], self._values[:, :, : self.length]
+
+
+def make_cache(model: nn.Module, max_length: int) -> Cache:
+    """An empty cache for `max_length` tokens; the library's own growing cache where layers differ (sliding windows,
+    states).
+    """
+    config = plain_model(model).config
+    if not attends_fully(model):
+        return DynamicCache(config=config)
+    return Cache(layers=[_ReservedLayer(max_length) for _ in range(config.num_hidden_layers)])

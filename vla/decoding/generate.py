@@ -1,0 +1,156 @@
+"""Batched generation with a key-value cache: equal prompts are read once, finished rows leave the batch.
+
+Log-probabilities are those of the distribution that was drawn from, kept as the draw is made. The uniform numbers
+behind the draws are made beforehand, one a row and position, so what a row says does not depend on which other rows
+have finished.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor, nn
+from transformers import Cache
+
+from vla.decoding.causal import hidden_states, make_cache, output_head
+from vla.decoding.sampling import Sampling, draw_by_inverse_cdf, pack_support, shape_logits
+
+_COMPACT_BELOW = 0.9
+"""Share of unfinished rows under which the finished ones are dropped: copying the cache costs about a tenth of a pass.
+"""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """`L` tokens a row, right-padded; `mask` is True where a token was drawn (the stop token included).
+
+    `support` holds the tokens that filters left (`pack_support`), where filters are on; `values` the critic's estimate
+    before each draw.
+    """
+
+    tokens: Int[Tensor, "B L"]
+    mask: Bool[Tensor, "B L"]
+    logprobs: Float[Tensor, "B L"]
+    values: Float[Tensor, "B L"] | None
+    support: UInt8[Tensor, "B L V8"] | None
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Prompts after one pass: the last hidden state, and the cache under a mask of its filled slots. Left-padded."""
+
+    hidden: Float[Tensor, "N d"]
+    cache: Cache
+    mask: Bool[Tensor, "N m"]
+    lengths: Int[Tensor, "N"]
+
+
+def group_rows(tokens: Int[Tensor, "B n"], mask: Bool[Tensor, "B n"]) -> tuple[Int[Tensor, "N"], Int[Tensor, "B"]]:
+    """(a row of each distinct prompt, the number of each row's prompt), in order of first appearance."""
+    _, inverse = torch.unique(tokens.masked_fill(~mask, -1), dim=0, return_inverse=True)
+    rows = torch.arange(len(tokens), device=tokens.device)
+    first = torch.full((int(inverse.max()) + 1,), len(tokens), device=tokens.device).scatter_reduce(
+        0, inverse, rows, "amin"
+    )
+    order = first.argsort()
+    return first[order], order.argsort()[inverse]
+
+
+def left_pad(tokens: Int[Tensor, "B n"], mask: Bool[Tensor, "B n"]) -> tuple[Int[Tensor, "B m"], Bool[Tensor, "B m"]]:
+    """Move right-padding to the left, cut to the longest row: every row then ends at the same slot."""
+    longest = int(mask.sum(1).max())
+    order = mask.to(torch.int8).argsort(dim=1, stable=True)
+    return tokens.gather(1, order)[:, -longest:], mask.gather(1, order)[:, -longest:]
+
+
+def prefill(model: nn.Module, tokens: Int[Tensor, "N n"], mask: Bool[Tensor, "N n"], max_new_tokens: int) -> Prefix:
+    """Read right-padded prompts once, leaving room for `max_new_tokens`."""
+    tokens, mask = left_pad(tokens, mask)
+    cache = make_cache(model, tokens.shape[1] + max_new_tokens)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    hidden = hidden_states(model, tokens, positions, mask, cache)
+    return Prefix(hidden[:, -1], cache, mask, mask.sum(1))
+
+
+def select_rows(prefix: Prefix, rows: Int[Tensor, "B"]) -> Prefix:
+    """The prefixes `rows`, repeats allowed. The cache is changed in place: the old prefix must not be used again."""
+    prefix.cache.batch_select_indices(rows)
+    return Prefix(prefix.hidden[rows], prefix.cache, prefix.mask[rows], prefix.lengths[rows])
+
+
+def advance(model: nn.Module, prefix: Prefix, tokens: Int[Tensor, "B"]) -> Prefix:
+    """Read one more token in every row."""
+    mask = torch.nn.functional.pad(prefix.mask, (0, 1), value=True)
+    hidden = hidden_states(model, tokens[:, None], prefix.lengths[:, None], mask, prefix.cache)
+    return Prefix(hidden[:, -1], prefix.cache, mask, prefix.lengths + 1)
+
+
+@torch.no_grad()
+def generate(
+    model: nn.Module,
+    tokens: Int[Tensor, "B n"],
+    mask: Bool[Tensor, "B n"],
+    sampling: Sampling,
+    max_new_tokens: int,
+    stop_ids: Sequence[int],
+    pad_id: int,
+    greedy: bool = False,
+    value_head: Callable[[Tensor], Tensor] | None = None,
+) -> Generation:
+    """Continue every right-padded prompt until a stop token or `max_new_tokens`.
+
+    Greedy takes the likeliest token; its log-probabilities are still those of the distribution that `sampling`
+    describes.
+    """
+    first, prompt = group_rows(tokens, mask)
+    prefix = select_rows(prefill(model, tokens[first], mask[first], max_new_tokens), prompt)
+    head, stop = output_head(model), torch.tensor(list(stop_ids), device=tokens.device)
+    uniform = torch.rand(len(tokens), max_new_tokens).to(tokens.device)
+    out = _empty(len(tokens), max_new_tokens, pad_id, tokens.device, value_head is not None)
+    support: list[Tensor] = []
+    alive = torch.arange(len(tokens), device=tokens.device)
+    running = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
+    for t in range(max_new_tokens):
+        logits = shape_logits(head(prefix.hidden), sampling)
+        logprobs = logits.log_softmax(-1)
+        drawn = logits.argmax(-1) if greedy else draw_by_inverse_cdf(logprobs.exp(), uniform[alive, t])
+        live = alive[running]
+        out.tokens[live, t] = drawn[running]
+        out.mask[live, t] = True
+        out.logprobs[live, t] = logprobs.gather(1, drawn[:, None]).squeeze(1)[running]
+        if out.values is not None and value_head is not None:
+            out.values[live, t] = value_head(prefix.hidden[running])
+        if sampling.filters:
+            support.append(_scatter_rows(pack_support(logits[running]), live, len(tokens)))
+        running = running & ~torch.isin(drawn, stop)
+        if t + 1 == max_new_tokens or not running.any():
+            break
+        if running.sum() <= _COMPACT_BELOW * len(alive):
+            kept = running.nonzero().squeeze(1)
+            prefix, drawn, alive, running = select_rows(prefix, kept), drawn[kept], alive[kept], running[kept]
+        prefix = advance(model, prefix, drawn)
+    return Generation(out.tokens, out.mask, out.logprobs, out.values, _stack_support(support, max_new_tokens))
+
+
+def _empty(rows: int, length: int, pad_id: int, device: torch.device, with_values: bool) -> Generation:
+    return Generation(
+        torch.full((rows, length), pad_id, device=device),
+        torch.zeros(rows, length, dtype=torch.bool, device=device),
+        torch.zeros(rows, length, device=device),
+        torch.zeros(rows, length, device=device) if with_values else None,
+        None,
+    )
+
+
+def _scatter_rows(values: Tensor, rows: Tensor, count: int) -> Tensor:
+    return values.new_zeros(count, values.shape[1]).index_copy(0, rows, values)
+
+
+def _stack_support(support: list[Tensor], length: int) -> Tensor | None:
+    if not support:
+        return None
+    stacked = torch.stack(support, dim=1)
+    return torch.nn.functional.pad(stacked, (0, 0, 0, length - stacked.shape[1]))

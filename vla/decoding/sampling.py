@@ -1,0 +1,88 @@
+"""From logits to a token: temperature, top-k, top-p, and a draw by the inverse of the cumulative distribution.
+
+What shapes the distribution a token is drawn from must shape the one it is scored under, so both go through
+`shape_logits`, or, when filters removed tokens, through the support stored with the draw.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a policy draws tokens: logits / `temperature`, then the `top_k` likeliest (0: all), then the nucleus `top_p`.
+
+    Raises ValueError for a temperature that is not positive (greedy decoding is asked for by name), a negative `top_k`
+    or a `top_p` outside (0, 1].
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (self.temperature > 0 and math.isfinite(self.temperature)):
+            raise ValueError(f"temperature ({self.temperature}) must be positive; for argmax ask for greedy decoding")
+        if self.top_k < 0:
+            raise ValueError(f"top_k ({self.top_k}) must be 0 (no limit) or a number of tokens")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p ({self.top_p}) must lie in (0, 1]")
+
+    @property
+    def filters(self) -> bool:
+        """Whether some tokens can have probability 0."""
+        return self.top_k > 0 or self.top_p < 1
+
+
+def shape_logits(logits: Float[Tensor, "*B V"], sampling: Sampling) -> Float[Tensor, "*B V"]:
+    """Logits (float32) of the distribution that is drawn from; -inf where a filter removed a token.
+
+    Top-k keeps the k largest (and ties); the nucleus keeps the smallest set of likeliest tokens whose probability
+    reaches `top_p` (Holtzman et al. 2020), at least one.
+    """
+    logits = logits.float() / sampling.temperature
+    if 0 < sampling.top_k < logits.shape[-1]:
+        smallest = logits.topk(sampling.top_k, dim=-1).values[..., -1:]
+        logits = logits.masked_fill(logits < smallest, -torch.inf)
+    if sampling.top_p < 1:
+        ranked, order = logits.sort(dim=-1, descending=True)
+        probabilities = ranked.softmax(-1)
+        before = probabilities.cumsum(-1) - probabilities
+        removed = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, before >= sampling.top_p)
+        logits = logits.masked_fill(removed, -torch.inf)
+    return logits
+
+
+def draw_by_inverse_cdf(probabilities: Float[Tensor, "B V"], uniform: Float[Tensor, "B"]) -> Int[Tensor, "B"]:
+    """The token whose slice of the cumulative distribution holds `uniform` in [0, 1): exact, one pass over the
+    vocabulary.
+
+    Some 15 times faster on a CPU than `torch.multinomial`. A token of probability 0 has an empty slice and is never
+    drawn. `probabilities` need not sum to exactly 1.
+    """
+    cumulative = probabilities.cumsum(-1)
+    total = cumulative[:, -1]
+    target = torch.minimum(uniform.to(total) * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, target[:, None], right=True).squeeze(1)
+
+
+_BITS = tuple(1 << i for i in range(8))
+
+
+def pack_support(logits: Float[Tensor, "*B V"]) -> UInt8[Tensor, "*B V8"]:
+    """Which tokens a filter kept (logit above -inf), eight to a byte: needed to score the draw again."""
+    kept = torch.nn.functional.pad(logits > -torch.inf, (0, -logits.shape[-1] % 8))
+    weights = torch.tensor(_BITS, dtype=torch.uint8, device=logits.device)
+    return (kept.unflatten(-1, (-1, 8)).to(torch.uint8) * weights).sum(-1, dtype=torch.uint8)
+
+
+def unpack_support(packed: UInt8[Tensor, "*B V8"], vocab_size: int) -> Bool[Tensor, "*B V"]:
+    """The inverse of `pack_support`."""
+    weights = torch.tensor(_BITS, dtype=torch.uint8, device=packed.device)
+    return (packed[..., None] & weights).bool().flatten(-2)[..., :vocab_size]

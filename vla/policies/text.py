@@ -1,0 +1,123 @@
+"""A causal language model as a policy: one decision is a completion, one draw is a token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vla.data.packing import PADDING, attention_mask, pack_completions
+from vla.decoding.causal import attends_fully, check_model, disable_dropout, hidden_states, output_head, plain_model
+from vla.decoding.generate import generate, group_rows, prefill
+from vla.decoding.logprobs import token_logprobs
+from vla.decoding.sampling import Sampling
+from vla.types import Decision, Observation, Scores, Trace
+
+
+class TextPolicy(nn.Module):
+    """Any causal LM of transformers (or peft around one) under the `Policy` protocol.
+
+    `observation.tokens` is the prompt; the action is the completion, token ids [B, max_new_tokens], right-padded with
+    `pad_id`. A completion that never stops is cut after `max_new_tokens`: the limit is part of the task.
+
+    `share_prompts`: rows with equal prompts are scored in one row [prompt, c1, ..., cG] (exact, 2-4 times faster); it
+    is left off for models with sliding windows. `max_row_tokens` bounds such a row, because its attention mask is
+    square. `value_head`: a critic on the model's own hidden states, one value a draw, zero at the start; values are
+    None without it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        sampling: Sampling,
+        max_new_tokens: int,
+        stop_ids: Sequence[int],
+        pad_id: int,
+        value_head: bool = False,
+        share_prompts: bool = True,
+        max_row_tokens: int = 2048,
+        max_logits_bytes: int = 2**29,
+    ) -> None:
+        super().__init__()
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens ({max_new_tokens}) must be at least 1")
+        if not stop_ids:
+            raise ValueError("stop_ids is empty: no completion could end; give at least the end-of-turn token's id")
+        disable_dropout(model)
+        check_model(model)
+        self.model = model
+        self.sampling, self.max_new_tokens = sampling, max_new_tokens
+        self.stop_ids, self.pad_id = tuple(stop_ids), pad_id
+        self.share_prompts = share_prompts and attends_fully(model)
+        self.max_row_tokens, self.max_logits_bytes = max_row_tokens, max_logits_bytes
+        self.value_head: nn.Linear | None = None
+        if value_head:
+            self.value_head = nn.Linear(plain_model(model).config.hidden_size, 1)
+            nn.init.zeros_(self.value_head.weight)
+            nn.init.zeros_(self.value_head.bias)
+            self.value_head.to(next(model.parameters()).device)
+
+    def act(self, observation: Observation, *, greedy: bool = False) -> Decision:
+        """Complete every prompt. `action` and `trace["tokens"]` are the same token ids; `trace["mask"]` is the mask."""
+        drawn = generate(
+            self.model,
+            observation.tokens,
+            observation.token_mask,
+            self.sampling,
+            self.max_new_tokens,
+            self.stop_ids,
+            self.pad_id,
+            greedy,
+            None if self.value_head is None else self._values,
+        )
+        trace = {"tokens": drawn.tokens, "mask": drawn.mask}
+        if drawn.support is not None:
+            trace["support"] = drawn.support
+        return Decision(drawn.tokens, trace, drawn.logprobs, drawn.mask, drawn.values)
+
+    def score(self, observation: Observation, trace: Trace) -> Scores:
+        """Log-probability, entropy and value of every draw in one pass; 0 where nothing was drawn."""
+        mask = trace["mask"]
+        hidden = self._hidden_before_draws(observation, trace)
+        logprobs, entropy = token_logprobs(
+            output_head(self.model),
+            hidden,
+            trace["tokens"][mask],
+            self.sampling.temperature,
+            trace["support"][mask] if "support" in trace else None,
+            self.max_logits_bytes,
+        )
+        values = None if self.value_head is None else _spread(self._values(hidden), mask)
+        return Scores(_spread(logprobs, mask), _spread(entropy, mask), values)
+
+    @torch.no_grad()
+    def value(self, observation: Observation) -> Float[Tensor, "B"]:
+        """The critic's estimate before the first draw."""
+        prompts = prefill(self.model, observation.tokens, observation.token_mask, max_new_tokens=0)
+        return self._values(prompts.hidden)
+
+    def critic_parameters(self) -> Iterator[nn.Parameter]:
+        """The value head, which only the critic uses."""
+        if self.value_head is not None:
+            yield from self.value_head.parameters()
+
+    def _hidden_before_draws(self, observation: Observation, trace: Trace) -> Tensor:
+        """[K, d]: the hidden state from which each draw was made, in the order of the mask's True entries."""
+        prompts = group_rows(observation.tokens, observation.token_mask)[1].tolist() if self.share_prompts else None
+        rows = pack_completions(
+            observation.tokens, observation.token_mask, trace["tokens"], trace["mask"], prompts, self.max_row_tokens
+        )
+        attention = attention_mask(rows.segments) if self.share_prompts else rows.segments != PADDING
+        hidden = hidden_states(self.model, rows.tokens, rows.positions, attention)
+        return hidden.flatten(0, 1)[rows.slots]
+
+    def _values(self, hidden: Tensor) -> Tensor:
+        assert self.value_head is not None
+        return self.value_head(hidden.float()).squeeze(-1)
+
+
+def _spread(values: Tensor, mask: Tensor) -> Tensor:
+    """[K] values back to the True entries of `mask` [B, L], 0 elsewhere; differentiable."""
+    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)

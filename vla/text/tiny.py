@@ -1,0 +1,46 @@
+"""A tiny random Llama-style language model with a tokenizer of its own, for tests and smoke runs in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from vla.data.tokenizer import train_tokenizer
+
+
+def tiny_language_model(
+    texts: Iterable[str],
+    vocab_size: int = 320,
+    hidden_size: int = 64,
+    num_layers: int = 2,
+    num_heads: int = 4,
+    max_length: int = 512,
+    weight_scale: float = 0.02,
+    seed: int = 0,
+) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """(model, tokenizer): random weights that depend on `seed` alone; the tokenizer is trained on `texts`.
+
+    `weight_scale` is the standard deviation of the weights; with .02 every next token is about as likely as any other.
+    Grouped queries (two query heads a key head) and tied embeddings, as in the models it stands for.
+    """
+    tokenizer = train_tokenizer(texts, vocab_size)
+    config = LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=hidden_size,
+        intermediate_size=hidden_size * 8 // 3,
+        num_hidden_layers=num_layers,
+        num_attention_heads=num_heads,
+        num_key_value_heads=num_heads // 2,
+        max_position_embeddings=max_length,
+        tie_word_embeddings=True,
+        initializer_range=weight_scale,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+    return model.eval(), tokenizer
