@@ -1,0 +1,187 @@
+"""The LeRobotDataset v3 format: names, feature descriptions, parquet schemas and statistics, as LeRobot 0.6 reads them.
+
+A dataset is a folder: `meta/info.json` (features, counts, path patterns), `meta/stats.json`, `meta/tasks.parquet`,
+`meta/episodes/*.parquet` (one row an episode), `data/*.parquet` (one row a frame, one row group an episode) and, when
+images are stored as video, `videos/<key>/*.mp4` with many episodes in a file. Source: huggingface/lerobot,
+`lerobot/datasets` (codebase version v3.0).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+VERSION = "v3.0"
+IMAGE_PREFIX = "observation.images."
+STATE_KEY, ACTION_KEY = "observation.state", "action"
+INFO_PATH, STATS_PATH, TASKS_PATH = "meta/info.json", "meta/stats.json", "meta/tasks.parquet"
+ACTION_SPEC_PATH, SOURCE_PATH = "meta/action_spec.json", "meta/source.json"
+EPISODES_PATH = "meta/episodes/chunk-000/file-000.parquet"
+DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+MAX_DATA_BYTES, MAX_VIDEO_BYTES = 100 * 2**20, 200 * 2**20
+"""A file that has grown past this is closed and the next episode begins another."""
+
+QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
+_EXTRA = {"perturbed": "bool", "seed": "int64", "success": "bool"}
+_INDICES = {
+    "timestamp": "float32", "frame_index": "int64", "episode_index": "int64", "index": "int64", "task_index": "int64",
+}  # fmt: skip
+_ARROW = {"float32": pa.float32(), "int64": pa.int64(), "bool": pa.bool_()}
+
+Storage = Literal["video", "images"]
+Statistics = dict[str, dict[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """What every episode of a dataset has in common.
+
+    Attributes:
+        fps: control steps, and so frames, per second.
+        robot: name of the robot.
+        cameras: camera names; the feature is `observation.images.<camera>`.
+        image_size: height and width, pixels.
+        proprio_names, action_names: one name per dimension.
+        action_spec: what an action means (units, frame, limits ...); written to `meta/action_spec.json`.
+        source: where the episodes come from (task, first seed ...); written to `meta/source.json`.
+        storage: "video" for lossless H.264, "images" for PNG inside the parquet files.
+    """
+
+    fps: int
+    robot: str
+    cameras: tuple[str, ...]
+    image_size: tuple[int, int]
+    proprio_names: tuple[str, ...]
+    action_names: tuple[str, ...]
+    action_spec: Mapping[str, Any]
+    source: Mapping[str, Any]
+    storage: Storage
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as they come back from JSON."""
+        return json.loads(json.dumps(asdict(self)))
+
+
+def image_key(camera: str) -> str:
+    """The feature that holds a camera's images."""
+    return IMAGE_PREFIX + camera
+
+
+def features(spec: DatasetSpec) -> dict[str, dict[str, Any]]:
+    """The `features` of `meta/info.json`."""
+    height, width = spec.image_size
+    described: dict[str, dict[str, Any]] = {}
+    for camera in spec.cameras:
+        feature = {"dtype": "image", "shape": [height, width, 3], "names": ["height", "width", "channels"]}
+        if spec.storage == "video":
+            feature |= {"dtype": "video", "info": _video_info(spec)}
+        described[image_key(camera)] = feature
+    described[STATE_KEY] = {"dtype": "float32", "shape": [len(spec.proprio_names)], "names": list(spec.proprio_names)}
+    described[ACTION_KEY] = {"dtype": "float32", "shape": [len(spec.action_names)], "names": list(spec.action_names)}
+    for name, dtype in (_EXTRA | _INDICES).items():
+        described[name] = {"dtype": dtype, "shape": [1], "names": None}
+    return described
+
+
+def _video_info(spec: DatasetSpec) -> dict[str, Any]:
+    height, width = spec.image_size
+    return {
+        "video.height": height, "video.width": width, "video.codec": "h264", "video.pix_fmt": "gbrp",
+        "video.fps": spec.fps, "video.channels": 3, "has_audio": False, "is_depth_map": False,
+    }  # fmt: skip
+
+
+def info(spec: DatasetSpec, num_episodes: int, num_frames: int, num_tasks: int) -> dict[str, Any]:
+    """The content of `meta/info.json`."""
+    return {
+        "codebase_version": VERSION,
+        "fps": spec.fps,
+        "features": features(spec),
+        "total_episodes": num_episodes,
+        "total_frames": num_frames,
+        "total_tasks": num_tasks,
+        "chunks_size": 1000,
+        "data_files_size_in_mb": MAX_DATA_BYTES // 2**20,
+        "video_files_size_in_mb": MAX_VIDEO_BYTES // 2**20,
+        "data_path": DATA_PATH,
+        "video_path": VIDEO_PATH if spec.storage == "video" else None,
+        "robot_type": spec.robot,
+        "splits": {"train": f"0:{num_episodes}"},
+    }
+
+
+def frame_schema(spec: DatasetSpec) -> pa.Schema:
+    """Columns of the data files, with the description that the `datasets` library looks for."""
+    fields, described = [], {}
+    for key, feature in features(spec).items():
+        if feature["dtype"] == "video":
+            continue
+        if feature["dtype"] == "image":
+            fields.append(pa.field(key, pa.struct([("bytes", pa.binary()), ("path", pa.string())])))
+            described[key] = {"_type": "Image"}
+            continue
+        value = {"dtype": feature["dtype"], "_type": "Value"}
+        if key in (STATE_KEY, ACTION_KEY):
+            size = feature["shape"][0]
+            fields.append(pa.field(key, pa.list_(pa.field("element", _ARROW[feature["dtype"]]), size)))
+            described[key] = {"feature": value, "length": size, "_type": "List"}
+        else:
+            fields.append(pa.field(key, _ARROW[feature["dtype"]]))
+            described[key] = value
+    return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": described}})})
+
+
+def tasks_table(tasks: Sequence[str]) -> pa.Table:
+    """`meta/tasks.parquet`: the instruction is the index that pandas sees."""
+    columns = [
+        {"name": "task_index", "field_name": "task_index", "pandas_type": "int64", "numpy_type": "int64", "metadata": None},
+        {"name": "task", "field_name": "task", "pandas_type": "unicode", "numpy_type": "object", "metadata": None},
+    ]
+    pandas = {"index_columns": ["task"], "column_indexes": [], "columns": columns, "attributes": {}}
+    table = pa.table({"task_index": pa.array(range(len(tasks)), pa.int64()), "task": pa.array(tasks, pa.string())})
+    return table.replace_schema_metadata({"pandas": json.dumps(pandas)})
+
+
+def column_statistics(values: np.ndarray) -> dict[str, np.ndarray]:
+    """Statistics of a numeric column [n] or [n, d], per dimension; quantiles interpolate linearly between samples."""
+    columns = values.reshape(len(values), -1).astype(np.float64)
+    quantiles = np.quantile(columns, list(QUANTILES.values()), axis=0)
+    return {
+        "min": columns.min(axis=0), "max": columns.max(axis=0), "mean": columns.mean(axis=0), "std": columns.std(axis=0),
+        "count": np.array([len(columns)]), **dict(zip(QUANTILES, quantiles, strict=True)),
+    }  # fmt: skip
+
+
+def channel_histogram(images: np.ndarray) -> np.ndarray:
+    """How often each of the 256 values occurs in each channel of uint8 [n, h, w, 3], at every second pixel: [3, 256]."""
+    pixels = images[:, ::2, ::2].reshape(-1, 3)
+    return np.stack([np.bincount(pixels[:, channel], minlength=256) for channel in range(3)])
+
+
+def image_statistics(histogram: np.ndarray, num_frames: int) -> dict[str, np.ndarray]:
+    """Statistics of a camera from its histogram [3, 256]: channels first, values in [0, 1], shape [3, 1, 1]."""
+    levels = np.arange(256) / 255.0
+    share = histogram / histogram.sum(axis=1, keepdims=True)
+    mean = share @ levels
+    cumulative = np.cumsum(share, axis=1)
+    seen = histogram > 0
+    result = {
+        "min": levels[seen.argmax(axis=1)],
+        "max": levels[255 - seen[:, ::-1].argmax(axis=1)],
+        "mean": mean,
+        "std": np.sqrt(np.maximum(share @ levels**2 - mean**2, 0.0)),
+    }
+    for name, quantile in QUANTILES.items():
+        result[name] = levels[(cumulative >= quantile - 1e-12).argmax(axis=1)]
+    return {name: value.reshape(3, 1, 1) for name, value in result.items()} | {"count": np.array([num_frames])}
+
+
+def statistics_to_json(statistics: Statistics) -> str:
+    """The content of `meta/stats.json`."""
+    return json.dumps({key: {name: v.tolist() for name, v in values.items()} for key, values in statistics.items()})
