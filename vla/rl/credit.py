@@ -12,9 +12,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vla.rl.advantages import place_rewards
-from vla.rl.batch import ReduceSum, single_process
+from vla.rl.batch import Batch, ReduceSum, single_process
 from vla.rl.kl import KLEstimator, masked_kl
-from vla.types import Rollout
+from vla.rl.losses import value_terms
+from vla.types import Rollout, Scores
 
 Along = Literal["decision", "draw"]
 
@@ -94,3 +95,15 @@ def position_weights(counted: Bool[Tensor, "R *L"], reduce_sum: ReduceSum = sing
 def as_advantages(values: Float[Tensor, "R *L"]) -> Float[Tensor, "R _"]:
     """Along decisions [R] becomes [R, 1]; along draws it stays [R, L]."""
     return values.unsqueeze(1) if values.dim() == 1 else values
+
+
+def critic_rows(batch: Batch, scores: Scores, value_clip: float | None) -> Float[Tensor, "B"]:
+    """Weighted value loss of each row."""
+    if scores.values is None:
+        raise ValueError("scores.values (null): the policy acted with a critic but scores without one")
+    assert batch.returns is not None
+    assert batch.old_values is not None
+    assert batch.value_weights is not None
+    terms = value_terms(scores.values, batch.old_values, batch.returns, value_clip)
+    weighted = batch.value_weights * terms.where(batch.value_weights != 0, 0.0)
+    return weighted if weighted.dim() == 1 else weighted.sum(1)

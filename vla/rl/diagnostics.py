@@ -26,9 +26,9 @@ class NonFiniteError(RuntimeError):
         shown = ", ".join(map(str, self.rows[:16])) + (", ..." if len(self.rows) > 16 else "")
         where = f"rollout rows {shown}" if self.rows else "no single row here (another process, or the sum overflowed)"
         super().__init__(
-            f"{what} is not finite: {where}. The parameters are those after {num_optimizer_steps} good optimizer steps of "
-            "this update. Look at these rows' observations, log-probabilities and rewards; where the policy diverged, "
-            "lower the learning rate or max_grad_norm"
+            f"{what} is not finite: {where}. The parameters are those after {num_optimizer_steps} good optimizer "
+            "steps of this update. Look at these rows' observations, log-probabilities and rewards; where the policy "
+            "diverged, lower the learning rate or max_grad_norm"
         )
 
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from vla.rl import checks
 from vla.rl.advantages import bootstrap_values, generalized_advantages, whiten
 from vla.rl.batch import Batch, LossOutput, ReduceSum, Reduction, reduction_weights, single_process
-from vla.rl.credit import Along, as_advantages, explained_variance, lay_out_rewards, position_weights
+from vla.rl.credit import Along, as_advantages, critic_rows, explained_variance, lay_out_rewards, position_weights
 from vla.rl.kl import KLEstimator, KLPlacement
-from vla.rl.losses import Level, clipped_terms, combine, log_ratio_at, value_terms
+from vla.rl.losses import Level, clipped_terms, combine, log_ratio_at
 from vla.types import Rollout, Scores
 
 
@@ -113,15 +113,3 @@ class PPO:
             entropy_coefficient=self.entropy_coefficient,
         )
         return replace(policy, value=critic_rows(batch, scores, self.value_clip))
-
-
-def critic_rows(batch: Batch, scores: Scores, value_clip: float | None) -> Float[Tensor, "B"]:
-    """Weighted value loss of each row."""
-    if scores.values is None:
-        raise ValueError("scores.values (null): the policy acted with a critic but scores without one")
-    assert batch.returns is not None
-    assert batch.old_values is not None
-    assert batch.value_weights is not None
-    terms = value_terms(scores.values, batch.old_values, batch.returns, value_clip)
-    weighted = batch.value_weights * terms.where(batch.value_weights != 0, 0.0)
-    return weighted if weighted.dim() == 1 else weighted.sum(1)

@@ -95,6 +95,10 @@ class Reference(Protocol):
 
     def refresh(self) -> None: ...
 
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
 
 @runtime_checkable
 class Algorithm(Protocol):

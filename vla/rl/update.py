@@ -20,7 +20,8 @@ from vla.rl.batch import Batch, ReduceSum, single_process
 from vla.rl.diagnostics import Diagnostics, NonFiniteError, rows_with_bad_gradients
 from vla.rl.losses import Level, importance_weights
 from vla.rl.protocols import Algorithm, Critic, Optimizer, Policy
-from vla.types import Observation, Rollout, Trace, map_rows
+from vla.rl.scoring import device_of, score_logprobs
+from vla.types import Rollout
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,12 @@ def update(
     before the optimizer step that a non-finite loss or gradient would spoil. `generator` shuffles rows; it lives on the
     CPU.
     """
-    check_needs(policy, algorithm, ref_logprobs, critic_warmup)
+    check_needs(
+        algorithm,
+        has_reference=ref_logprobs is not None,
+        critic_warmup=critic_warmup,
+        has_critic=isinstance(policy, Critic),
+    )
     batch = algorithm.prepare(rollout, ref_logprobs, reduce_sum)
     if settings.importance_cap is not None:
         batch = correct_for_behaviour(policy, batch, settings)
@@ -105,14 +111,18 @@ def update(
     return {**batch.metrics, **diagnostics.summary()}
 
 
-def check_needs(policy: Policy, algorithm: Algorithm, ref_logprobs: Tensor | None, critic_warmup: bool = False) -> None:
+def check_needs(
+    algorithm: Algorithm, *, has_reference: bool, critic_warmup: bool = False, has_critic: bool = True
+) -> None:
     """Refuse an algorithm whose reference or critic is missing."""
-    if algorithm.needs_reference and ref_logprobs is None:
+    if algorithm.needs_reference and not has_reference:
         raise ValueError("kl_coefficient is above 0 but there is no reference policy: give one, or set it to 0")
     if critic_warmup and not algorithm.needs_values:
-        raise ValueError("value warm-up was asked for but the algorithm has no critic: set it to 0")
-    if critic_warmup and not isinstance(policy, Critic):
-        raise ValueError("value warm-up needs a policy with critic_parameters() and value(): set it to 0")
+        raise ValueError(
+            "critic warm-up was asked for but the algorithm has no critic: set critic_warmup_iterations to 0"
+        )
+    if critic_warmup and not has_critic:
+        raise ValueError("critic warm-up needs a policy with critic_parameters() and value(): set it to 0")
 
 
 def shuffled(rows: Int[Tensor, "K"], generator: torch.Generator) -> Int[Tensor, "K"]:
@@ -123,12 +133,6 @@ def shuffled(rows: Int[Tensor, "K"], generator: torch.Generator) -> Int[Tensor, 
 def critic_only(policy: Any) -> list[Parameter]:
     """What value warm-up may move."""
     return [p for p in policy.critic_parameters() if p.requires_grad]
-
-
-def device_of(policy: Policy) -> torch.device:
-    """Where the policy lives; batches are moved there row by row."""
-    first = next(iter(policy.parameters()), None)
-    return torch.device("cpu") if first is None else first.device
 
 
 def accumulate(
@@ -173,23 +177,6 @@ def finish_gradients(
     with_gradient = [p for p in movable if p.grad is not None]
     limit = float("inf") if max_norm is None else max_norm
     return torch.nn.utils.clip_grad_norm_(with_gradient, limit) if with_gradient else torch.zeros(())
-
-
-@torch.no_grad()
-def score_logprobs(
-    policy: Policy, observation: Observation, trace: Trace, num_rows: int, micro_batch_rows: int
-) -> Float[Tensor, "R L"]:
-    """Log-probabilities of stored draws under the present weights, on the CPU, a few rows at a time."""
-    device = device_of(policy)
-
-    def rows_of(piece: Tensor) -> tuple[Observation, Trace]:
-        def take(tensor: Tensor) -> Tensor:
-            return tensor[piece].to(device)
-
-        return map_rows(observation, take), map_rows(trace, take)
-
-    pieces = torch.arange(num_rows).split(micro_batch_rows)
-    return torch.cat([policy.score(*rows_of(piece)).logprobs.float().cpu() for piece in pieces])
 
 
 def correct_for_behaviour(policy: Policy, batch: Batch, settings: UpdateSettings) -> Batch:

@@ -1,0 +1,50 @@
+"""CISPO (MiniMax 2025, "MiniMax-M1", eq. 4 and 5): clip the importance weight, never the gradient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+from vla.rl import checks
+from vla.rl.batch import Batch, LossOutput, ReduceSum, single_process, trajectory_batch
+from vla.rl.groups import group_relative
+from vla.rl.losses import cispo_terms, combine, draw_log_ratio
+from vla.types import Rollout, Scores
+
+
+@dataclass(frozen=True)
+class CISPO:
+    """-sg(clip(r, 1 - low, 1 + high)) A log pi over all counted draws alike, A as in GRPO, no KL.
+
+    Rare draws that a clip on the loss would silence keep a bounded gradient. The paper sets no lower limit: `clip_low`
+    1. `clip_high` is a distance from 1 here; TRL's `epsilon_high` is the limit itself.
+    """
+
+    clip_low: float
+    clip_high: float
+    entropy_coefficient: float = 0.0
+    needs_reference: ClassVar[bool] = False
+    needs_values: ClassVar[bool] = False
+    needs_groups: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        checks.clip_range(self.clip_low, self.clip_high)
+        checks.penalty(0.0, "k3", self.entropy_coefficient)
+
+    def prepare(
+        self, rollout: Rollout, ref_logprobs: Float[Tensor, "R L"] | None = None, reduce_sum: ReduceSum = single_process
+    ) -> Batch:
+        """Group-relative advantages, token-level weights."""
+        credit = group_relative(rollout.returns, rollout.group, "std")
+        return trajectory_batch(rollout, credit, "token", None, ref_logprobs, reduce_sum)
+
+    def loss(self, batch: Batch, scores: Scores) -> LossOutput:
+        """Weighted REINFORCE and entropy bonus."""
+        log_ratio = draw_log_ratio(scores.logprobs, batch.old_logprobs, batch.mask)
+        terms, clipped = cispo_terms(
+            scores.logprobs, log_ratio, batch.advantages, batch.mask, self.clip_low, self.clip_high
+        )
+        return combine(batch, scores, terms, clipped, entropy_coefficient=self.entropy_coefficient)

@@ -1,0 +1,63 @@
+"""Group Sequence Policy Optimization (Zheng 2025): the ratio and its clip belong to the whole answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+from vla.rl import checks
+from vla.rl.batch import Batch, LossOutput, ReduceSum, single_process, trajectory_batch
+from vla.rl.groups import group_relative
+from vla.rl.kl import KLEstimator
+from vla.rl.losses import clipped_terms, combine, mean_log_ratio
+from vla.types import Rollout, Scores
+
+
+@dataclass(frozen=True)
+class GSPO:
+    """max(-A s, -A clip(s, 1 - low, 1 + high)), s = exp(mean over draws of log pi - log pi_old) (eq. 5 to 7), A as in
+    GRPO.
+
+    The gradient flows through the mean log-ratio. A sequence is one decision: one answer, or one chunk of actions. The
+    paper: clip 3e-4/4e-4 and no KL; a mean over draws moves far less than a single draw, so usual clips hold nothing.
+    """
+
+    clip_low: float
+    clip_high: float
+    kl_coefficient: float = 0.0
+    kl_estimator: KLEstimator = "k3"
+    entropy_coefficient: float = 0.0
+    needs_values: ClassVar[bool] = False
+    needs_groups: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        checks.clip_range(self.clip_low, self.clip_high)
+        checks.penalty(self.kl_coefficient, self.kl_estimator, self.entropy_coefficient)
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.kl_coefficient > 0
+
+    def prepare(
+        self, rollout: Rollout, ref_logprobs: Float[Tensor, "R L"] | None = None, reduce_sum: ReduceSum = single_process
+    ) -> Batch:
+        """Group-relative advantages, every trajectory alike."""
+        credit = group_relative(rollout.returns, rollout.group, "std")
+        return trajectory_batch(rollout, credit, "sequence", None, ref_logprobs, reduce_sum)
+
+    def loss(self, batch: Batch, scores: Scores) -> LossOutput:
+        """Clipped surrogate of the sequence ratio, KL as a loss, entropy bonus."""
+        log_ratio = mean_log_ratio(scores.logprobs, batch.old_logprobs, batch.mask)
+        terms, clipped = clipped_terms(log_ratio, batch.advantages, self.clip_low, self.clip_high)
+        return combine(
+            batch,
+            scores,
+            terms,
+            clipped,
+            kl_coefficient=self.kl_coefficient,
+            kl_estimator=self.kl_estimator,
+            entropy_coefficient=self.entropy_coefficient,
+        )

@@ -1,0 +1,201 @@
+"""Iterations: collect, ask the reference, update, steer the KL. It reads and writes no files: callbacks do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+
+from vla.rl import checks
+from vla.rl.batch import ReduceSum, single_process
+from vla.rl.credit import trajectory_kl
+from vla.rl.kl import AdaptiveKL
+from vla.rl.normalize import RunningMoments, normalize_rewards
+from vla.rl.protocols import Algorithm, Optimizer, Policy, Reference
+from vla.rl.update import UpdateSettings, check_needs, update
+from vla.types import Rollout
+
+
+class Scheduler(Protocol):
+    """A learning-rate schedule, stepped once an iteration."""
+
+    def step(self) -> Any: ...
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """How long, and what changes on the way.
+
+    `critic_warmup_iterations` first iterations train the critic alone. `reference_every` iterations the reference
+    becomes the present policy (iterative GRPO). With `kl_target` (nats a trajectory) and `kl_horizon` the KL
+    coefficient adapts.
+    """
+
+    num_iterations: int
+    critic_warmup_iterations: int = 0
+    reference_every: int | None = None
+    kl_target: float | None = None
+    kl_horizon: float | None = None
+    normalize_rewards: bool = False
+
+    def __post_init__(self) -> None:
+        checks.at_least("num_iterations", self.num_iterations, 0, "it counts rollouts with their updates")
+        checks.at_least("critic_warmup_iterations", self.critic_warmup_iterations, 0, "0 switches warm-up off")
+        if self.reference_every is not None:
+            checks.at_least("reference_every", self.reference_every, 1, "null keeps the first reference")
+        if (self.kl_target is None) != (self.kl_horizon is None):
+            raise ValueError(
+                f"kl_target ({self.kl_target}) and kl_horizon ({self.kl_horizon}) belong together: give both (6 and "
+                "10000 are OpenAI's) or neither"
+            )
+        for setting in ("kl_target", "kl_horizon"):
+            if getattr(self, setting) is not None:
+                checks.positive(setting, getattr(self, setting), "null keeps kl_coefficient fixed")
+
+
+@dataclass
+class LoopState:
+    """All that the loop itself must remember. Weights, optimizer, reference and global RNG are the caller's to save."""
+
+    generator: torch.Generator = field(default_factory=torch.Generator)
+    iteration: int = 0
+    kl_coefficient: float | None = None
+    moments: RunningMoments = field(default_factory=RunningMoments)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "generator": self.generator.get_state(),
+            "iteration": self.iteration,
+            "kl_coefficient": self.kl_coefficient,
+            "moments": self.moments.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.generator.set_state(state["generator"])
+        self.iteration, self.kl_coefficient = state["iteration"], state["kl_coefficient"]
+        self.moments = RunningMoments(**state["moments"])
+
+
+def train(
+    policy: Policy,
+    algorithm: Algorithm,
+    collect: Callable[[int], Rollout],
+    optimizer: Optimizer,
+    update_settings: UpdateSettings,
+    settings: LoopSettings,
+    state: LoopState,
+    *,
+    reference: Reference | None = None,
+    scheduler: Scheduler | None = None,
+    on_iteration: Callable[[int, Rollout, dict[str, float]], bool | None] = lambda iteration, rollout, metrics: None,
+    reduce_sum: ReduceSum = single_process,
+) -> None:
+    """Run from `state.iteration` to the last iteration. `collect(iteration)` makes the rollout of that many updates'
+    policy.
+
+    `on_iteration(number of finished iterations, rollout, metrics)` logs, evaluates and saves; True stops. A
+    NonFiniteError passes through after the last good iteration was handed over, so the last good checkpoint stands.
+    """
+    check_loop(algorithm, settings, reference)
+    while state.iteration < settings.num_iterations:
+        rollout = collect(state.iteration)
+        metrics = run_iteration(
+            policy, algorithm, rollout, optimizer, update_settings, settings, state, reference, reduce_sum
+        )
+        if scheduler is not None:
+            scheduler.step()
+        state.iteration += 1
+        if settings.reference_every is not None and state.iteration % settings.reference_every == 0:
+            assert reference is not None
+            reference.refresh()
+        if on_iteration(state.iteration, rollout, metrics):
+            break
+
+
+def run_iteration(
+    policy: Policy,
+    algorithm: Algorithm,
+    rollout: Rollout,
+    optimizer: Optimizer,
+    update_settings: UpdateSettings,
+    settings: LoopSettings,
+    state: LoopState,
+    reference: Reference | None,
+    reduce_sum: ReduceSum,
+) -> dict[str, float]:
+    """One update from one rollout, with its reference log-probs and the KL controller after it."""
+    metrics = describe(rollout, state.iteration, reduce_sum)
+    if settings.normalize_rewards:
+        state.moments = state.moments.updated(rollout.returns, reduce_sum)
+        rollout = normalize_rewards(rollout, state.moments, shift_mean=not algorithm.needs_groups)
+    ref_logprobs = None
+    if reference is not None:
+        ref_logprobs = reference.logprobs(rollout)
+        metrics["kl_trajectory"] = trajectory_kl(rollout, ref_logprobs, reduce_sum)
+    if settings.kl_target is not None and state.kl_coefficient is None:
+        state.kl_coefficient = algorithm.kl_coefficient  # type: ignore[attr-defined]
+    if state.kl_coefficient is not None:
+        algorithm = replace(algorithm, kl_coefficient=state.kl_coefficient)  # type: ignore[type-var]
+        metrics["kl_coefficient"] = state.kl_coefficient
+    warmup = state.iteration < settings.critic_warmup_iterations
+    metrics |= update(
+        policy,
+        algorithm,
+        rollout,
+        optimizer,
+        update_settings,
+        generator=state.generator,
+        ref_logprobs=ref_logprobs,
+        critic_warmup=warmup,
+        reduce_sum=reduce_sum,
+    )
+    if settings.kl_target is not None and not warmup:
+        assert state.kl_coefficient is not None
+        assert settings.kl_horizon is not None
+        controller = AdaptiveKL(state.kl_coefficient, settings.kl_target, settings.kl_horizon)
+        num_trajectories = int(metrics["num_trajectories"])
+        state.kl_coefficient = controller.updated(metrics["kl_trajectory"], num_trajectories).coefficient
+    return metrics
+
+
+def describe(rollout: Rollout, iteration: int, reduce_sum: ReduceSum) -> dict[str, float]:
+    """Mean return and success of the global rollout, its size, and how many updates old its decisions are."""
+    returns = rollout.returns.double()
+    scorable = ~returns.isnan()
+    success = rollout.success.double() if rollout.success is not None else torch.zeros_like(returns)
+    lag = (iteration - rollout.version).double()
+    sums = torch.stack(
+        [
+            *(scorable.sum().double(), returns.nan_to_num(0.0).sum(), success.sum()),
+            *(torch.tensor(float(len(returns))).double(), lag.sum(), torch.tensor(float(len(lag))).double()),
+        ]
+    )
+    num_scorable, total, successes, num_trajectories, lags, num_rows = reduce_sum(sums).tolist()
+    metrics = {
+        "return_mean": total / num_scorable if num_scorable else float("nan"),
+        "num_trajectories": num_trajectories,
+        "num_decisions": num_rows,
+        "policy_lag": lags / max(num_rows, 1.0),
+    }
+    if rollout.success is not None:
+        metrics["success"] = successes / max(num_trajectories, 1.0)
+    numbers = {name: float(v) for name, v in rollout.metrics.items() if isinstance(v, int | float)}
+    return {**numbers, **metrics}
+
+
+def check_loop(algorithm: Algorithm, settings: LoopSettings, reference: Reference | None) -> None:
+    """Refuse what cannot work before the first rollout."""
+    check_needs(algorithm, has_reference=reference is not None)
+    if settings.reference_every is not None and reference is None:
+        raise ValueError(
+            f"reference_every ({settings.reference_every}) needs a reference policy: give one or set it to null"
+        )
+    if settings.kl_target is not None and not algorithm.needs_reference:
+        raise ValueError(
+            f"kl_target ({settings.kl_target}) steers kl_coefficient, which is 0 or not a setting of this algorithm: "
+            "start it above 0 (.15 is OpenAI's) or set kl_target to null"
+        )
+    if settings.critic_warmup_iterations and not algorithm.needs_values:
+        raise ValueError(f"critic_warmup_iterations ({settings.critic_warmup_iterations}) needs a critic: set it to 0")

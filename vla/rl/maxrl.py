@@ -1,0 +1,50 @@
+"""MaxRL (Tajwar 2026, "Maximum likelihood reinforcement learning"): climb log E[r] instead of E[r]."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+from vla.rl import checks
+from vla.rl.batch import Batch, LossOutput, ReduceSum, Reduction, single_process, trajectory_batch
+from vla.rl.groups import maximum_likelihood
+from vla.rl.losses import clipped_terms, combine, draw_log_ratio
+from vla.types import Rollout, Scores
+
+
+@dataclass(frozen=True)
+class MaxRL:
+    """max(-A r, -A clip(r)) with A = (return - group mean) / group mean: a rare success weighs 1 / its frequency.
+
+    Returns must not be negative. The clip is PPO's; with one pass over each rollout it never acts.
+    """
+
+    clip_low: float
+    clip_high: float
+    reduction: Reduction = "sequence"
+    max_length: int | None = None
+    entropy_coefficient: float = 0.0
+    needs_reference: ClassVar[bool] = False
+    needs_values: ClassVar[bool] = False
+    needs_groups: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        checks.clip_range(self.clip_low, self.clip_high)
+        checks.reduction(self.reduction, self.max_length)
+        checks.penalty(0.0, "k3", self.entropy_coefficient)
+
+    def prepare(
+        self, rollout: Rollout, ref_logprobs: Float[Tensor, "R L"] | None = None, reduce_sum: ReduceSum = single_process
+    ) -> Batch:
+        """Returns relative to the group mean, in units of the group mean."""
+        credit = maximum_likelihood(rollout.returns, rollout.group)
+        return trajectory_batch(rollout, credit, self.reduction, self.max_length, ref_logprobs, reduce_sum)
+
+    def loss(self, batch: Batch, scores: Scores) -> LossOutput:
+        """Clipped surrogate and entropy bonus."""
+        log_ratio = draw_log_ratio(scores.logprobs, batch.old_logprobs, batch.mask)
+        terms, clipped = clipped_terms(log_ratio, batch.advantages, self.clip_low, self.clip_high)
+        return combine(batch, scores, terms, clipped, entropy_coefficient=self.entropy_coefficient)

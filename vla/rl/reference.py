@@ -1,0 +1,95 @@
+"""The policy that a KL penalty holds ours to: a frozen copy, the adapter switched off, or log-probs kept from
+elsewhere.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vla.rl.protocols import Policy
+from vla.rl.scoring import score_logprobs
+from vla.types import Rollout
+
+
+class FrozenCopy:
+    """A second copy of the weights in memory, never trained. `refresh` copies the policy's present weights."""
+
+    def __init__(self, policy: Any, micro_batch_rows: int) -> None:
+        self.policy, self.micro_batch_rows = policy, micro_batch_rows
+        self.frozen = copy.deepcopy(policy).requires_grad_(False)
+
+    def logprobs(self, rollout: Rollout) -> Float[Tensor, "R L"]:
+        return score_logprobs(self.frozen, rollout.observation, rollout.trace, len(rollout.mask), self.micro_batch_rows)
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """The reference becomes the policy as it is now (iterative GRPO, Shao 2024, algorithm 1)."""
+        self.frozen.load_state_dict(self.policy.state_dict())
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"weights": self.frozen.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.frozen.load_state_dict(state["weights"])
+
+
+class AdapterOff:
+    """The same weights with the adapter switched off: no second copy in memory.
+
+    `without_adapter` gives a context in which the policy is its base, e.g. peft's `model.disable_adapter`.
+    """
+
+    def __init__(
+        self, policy: Policy, without_adapter: Callable[[], AbstractContextManager[Any]], micro_batch_rows: int
+    ) -> None:
+        self.policy, self.without_adapter, self.micro_batch_rows = policy, without_adapter, micro_batch_rows
+
+    def logprobs(self, rollout: Rollout) -> Float[Tensor, "R L"]:
+        with self.without_adapter():
+            return score_logprobs(
+                self.policy, rollout.observation, rollout.trace, len(rollout.mask), self.micro_batch_rows
+            )
+
+    def refresh(self) -> None:
+        raise ValueError(
+            "reference_every cannot refresh a reference that is the policy without its adapter: merge the adapter and "
+            "start a new one, or keep a frozen copy (reference=copy)"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to restore: the base weights are the reference."""
+
+
+class Cached:
+    """Log-probs from elsewhere: computed when the rollout was made, by another process, or read from a file."""
+
+    def __init__(self, read: Callable[[Rollout], Float[Tensor, "R L"]]) -> None:
+        self.read = read
+
+    def logprobs(self, rollout: Rollout) -> Float[Tensor, "R L"]:
+        logprobs = self.read(rollout)
+        if logprobs.shape != rollout.logprobs.shape:
+            raise ValueError(
+                f"cached reference log-probs have shape {tuple(logprobs.shape)}, the rollout's "
+                f"{tuple(rollout.logprobs.shape)}: they must belong to the same draws"
+            )
+        return logprobs
+
+    def refresh(self) -> None:
+        raise ValueError("reference_every cannot refresh cached log-probs: keep a frozen copy (reference=copy)")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to restore."""

@@ -1,0 +1,58 @@
+"""REINFORCE leave-one-out (Kool 2019; Ahmadian 2024, "Back to basics", eq. 6): one action, the whole answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vla.rl import checks
+from vla.rl.batch import Batch, LossOutput, ReduceSum, single_process, trajectory_batch
+from vla.rl.credit import lay_out_rewards
+from vla.rl.groups import leave_one_out
+from vla.rl.losses import clipped_terms, combine, decision_log_ratio
+from vla.types import Rollout, Scores
+
+
+@dataclass(frozen=True)
+class RLOO:
+    """max(-A r, -A clip(r)), r the ratio of a whole decision, A = return - beta KL - mean of the other trajectories'
+    same.
+
+    KL is k1 summed over the trajectory's draws, in the reward. At ratio 1 the gradient is REINFORCE's on the decision's
+    log-prob (the sum over its draws), averaged over trajectories.
+    """
+
+    clip_low: float
+    clip_high: float
+    kl_coefficient: float = 0.0
+    entropy_coefficient: float = 0.0
+    needs_values: ClassVar[bool] = False
+    needs_groups: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        checks.clip_range(self.clip_low, self.clip_high)
+        checks.penalty(self.kl_coefficient, "k1", self.entropy_coefficient)
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.kl_coefficient > 0
+
+    def prepare(
+        self, rollout: Rollout, ref_logprobs: Float[Tensor, "R L"] | None = None, reduce_sum: ReduceSum = single_process
+    ) -> Batch:
+        """Leave-one-out advantages; each decision weighs 1 / number of trajectories, spread over its draws."""
+        rewards = lay_out_rewards(rollout, "decision", ref_logprobs, self.kl_coefficient, "k1")
+        returns = torch.zeros(rollout.num_trajectories).index_add(0, rollout.trajectory, rewards.rewards)
+        credit = leave_one_out(torch.where(rewards.keep, returns, torch.nan), rollout.group)
+        batch = trajectory_batch(rollout, credit, "constant", 1, ref_logprobs, reduce_sum)
+        return replace(batch, weights=batch.weights / batch.mask.sum(1, keepdim=True).clamp(min=1))
+
+    def loss(self, batch: Batch, scores: Scores) -> LossOutput:
+        """Clipped surrogate of the decision's ratio and entropy bonus (mean over a decision's draws)."""
+        log_ratio = decision_log_ratio(scores.logprobs, batch.old_logprobs, batch.mask)
+        terms, clipped = clipped_terms(log_ratio, batch.advantages, self.clip_low, self.clip_high)
+        return combine(batch, scores, terms, clipped, entropy_coefficient=self.entropy_coefficient)

@@ -1,0 +1,33 @@
+"""Scoring stored draws again, without gradient, a few rows at a time."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vla.rl.protocols import Policy
+from vla.types import Observation, Trace, map_rows
+
+
+def device_of(policy: Policy) -> torch.device:
+    """Where the policy lives; rows are moved there as they are scored."""
+    first = next(iter(policy.parameters()), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+@torch.no_grad()
+def score_logprobs(
+    policy: Policy, observation: Observation, trace: Trace, num_rows: int, micro_batch_rows: int
+) -> Float[Tensor, "R L"]:
+    """Log-probabilities under the present weights, on the CPU."""
+    device = device_of(policy)
+
+    def rows_of(piece: Tensor) -> tuple[Observation, Trace]:
+        def take(tensor: Tensor) -> Tensor:
+            return tensor[piece].to(device)
+
+        return map_rows(observation, take), map_rows(trace, take)
+
+    pieces = torch.arange(num_rows).split(micro_batch_rows)
+    return torch.cat([policy.score(*rows_of(piece)).logprobs.float().cpu() for piece in pieces])
