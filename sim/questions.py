@@ -1,0 +1,137 @@
+"""Questions about a scene with answers from the simulator's ground truth: what colour, where, how many, is it held?
+
+These are what a tiny vision-language model learns to see with before it learns to act (PaLM-E and RT-2 mix such questions
+with robot data). Places are vectors in the robot's base frame, from the gripper or from the middle of the workspace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from sim.robots.rotations import wrap_angle
+from sim.scenes.objects import BLOCK_SHAPES, COLORS, PAD_SHAPES
+from sim.scenes.tabletop import CENTER
+from sim.task import ObjectFacts, SceneFacts
+
+NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+class Question(NamedTuple):
+    """A question and its answer: words, or numbers whose unit is "m" or "rad"."""
+
+    text: str
+    answer: str | tuple[float, ...]
+    unit: str = ""
+
+
+def where_from_gripper(facts: SceneFacts, rng: np.random.Generator) -> Question:
+    thing = _any_object(facts, rng)
+    offset = np.subtract(thing.position, facts.hand_position)
+    return Question(f"where is the {thing.name}?", tuple(map(float, offset)), "m")
+
+
+def where_on_table(facts: SceneFacts, rng: np.random.Generator) -> Question:
+    thing = _any_object(facts, rng)
+    offset = np.subtract(thing.position, (*CENTER, 0.0))
+    return Question(f"where on the table is the {thing.name}?", tuple(map(float, offset)), "m")
+
+
+def turned(facts: SceneFacts, rng: np.random.Generator) -> Question:
+    """How far to turn the gripper so that it stands as the block does; a cube looks the same every quarter turn."""
+    blocks = [o for o in facts.objects if o.kind == "block" and BLOCK_SHAPES[o.shape].symmetry > 0]
+    if not blocks:
+        return where_from_gripper(facts, rng)
+    block = blocks[rng.integers(len(blocks))]
+    angle = wrap_angle(np.array(block.yaw - facts.hand_yaw), np.array(BLOCK_SHAPES[block.shape].symmetry))
+    return Question(f"how far is the {block.name} turned?", (float(angle),), "rad")
+
+
+def held(facts: SceneFacts, rng: np.random.Generator) -> Question:
+    blocks = [o for o in facts.objects if o.kind == "block"]
+    block = blocks[rng.integers(len(blocks))]
+    return Question(f"is the {block.name} grasped?", "yes" if block.grasped else "no")
+
+
+def what_is_held(facts: SceneFacts, rng: np.random.Generator) -> Question:
+    return Question("what is in the gripper?", "nothing" if facts.grasped is None else facts.objects[facts.grasped].name)
+
+
+def color_of(facts: SceneFacts, rng: np.random.Generator) -> Question:
+    thing = _any_object(facts, rng)
+    same = {o.color for o in facts.objects if o.shape == thing.shape}
+    if len(same) > 1:  # two of this shape: the question would have two answers
+        return is_there(facts, rng)
+    return Question(f"what colour is the {thing.shape}?", thing.color)
+
+
+def is_there(facts: SceneFacts, rng: np.random.Generator) -> Question:
+    shapes = [*BLOCK_SHAPES, *PAD_SHAPES]
+    name = f"{rng.choice(list(COLORS))} {rng.choice(shapes)}"
+    if rng.random() < 0.5:
+        name = _any_object(facts, rng).name
+    return Question(f"is there a {name}?", "yes" if any(o.name == name for o in facts.objects) else "no")
+
+
+def how_many(facts: SceneFacts, rng: np.random.Generator) -> Question:
+    color = str(rng.choice(list(COLORS)))
+    if rng.random() < 0.7:
+        color = _any_object(facts, rng).color
+    count = sum(o.color == color for o in facts.objects)
+    return Question(f"how many {color} things are there?", NUMBER_WORDS[count])
+
+
+def done(facts: SceneFacts, rng: np.random.Generator) -> Question:
+    return Question(f"is this done: {facts.instruction}?", "yes" if facts.success else "no")
+
+
+KINDS: dict[str, Callable[[SceneFacts, np.random.Generator], Question]] = {
+    "where_from_gripper": where_from_gripper,
+    "where_on_table": where_on_table,
+    "turned": turned,
+    "held": held,
+    "what_is_held": what_is_held,
+    "color_of": color_of,
+    "is_there": is_there,
+    "how_many": how_many,
+    "done": done,
+}
+
+
+def ask(facts: SceneFacts, rng: np.random.Generator, count: int, weights: dict[str, float]) -> list[Question]:
+    """`count` questions about a scene, their kinds drawn by weight.
+
+    Raises ValueError for a kind that does not exist or weights that do not add up to something.
+    """
+    unknown = set(weights) - set(KINDS)
+    if unknown:
+        raise ValueError(f"unknown kinds of question {sorted(unknown)}; known are {', '.join(KINDS)}")
+    total = sum(weights.values())
+    if total <= 0:
+        raise ValueError(f"the weights of the questions add up to {total}: give at least one kind a positive weight")
+    names = list(weights)
+    drawn = rng.choice(len(names), size=count, p=np.array([weights[n] for n in names]) / total)
+    return [KINDS[names[i]](facts, rng) for i in drawn]
+
+
+def all_texts() -> list[str]:
+    """Every word that questions, answers and instructions can hold, for training a tokenizer."""
+    texts = ["yes", "no", "nothing", *NUMBER_WORDS]
+    for color in COLORS:
+        texts.append(f"how many {color} things are there?")
+        for shape in (*BLOCK_SHAPES, *PAD_SHAPES):
+            name = f"{color} {shape}"
+            texts += [f"where is the {name}?", f"where on the table is the {name}?", f"is there a {name}?", name]
+            texts += [f"is the {name} grasped?", f"how far is the {name} turned?", "what is in the gripper?"]
+            texts += [f"what colour is the {shape}?", f"a {name}"]
+        for other in COLORS:
+            for block in BLOCK_SHAPES:
+                texts += [f"put the {color} {block} on the {other} {pad}" for pad in PAD_SHAPES]
+                texts += [f"is this done: put the {color} {block} on the {other} {pad}?" for pad in PAD_SHAPES]
+    return texts
+
+
+def _any_object(facts: SceneFacts, rng: np.random.Generator) -> ObjectFacts:
+    return facts.objects[rng.integers(len(facts.objects))]

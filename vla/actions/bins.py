@@ -1,0 +1,113 @@
+"""Discretised actions (Brohan et al. 2023, RT-2): every dimension of every control step becomes one token.
+
+Edges come from the data's quantiles (equal mass a bin) or are uniform between its 1 % and 99 % quantiles. A dimension that hardly
+moves in the data gets no token: the constant is executed. A dimension with few distinct values (a gripper command) gets one bin
+a value.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+CONSTANT_RANGE = 1e-5
+"""A dimension whose values span less than this (metres, radians) is constant."""
+
+
+@dataclass(frozen=True)
+class ActionBins:
+    """`edges[i]` (interior edges) and `centers[i]` of active dimension i; `constants[j]` for every dimension, used where inactive."""
+
+    active: tuple[int, ...]
+    constants: tuple[float, ...]
+    edges: tuple[tuple[float, ...], ...]
+    centers: tuple[tuple[float, ...], ...]
+
+    @property
+    def num_bins(self) -> int:
+        """Token ids that the widest dimension needs."""
+        return max(len(c) for c in self.centers)
+
+    @property
+    def num_active(self) -> int:
+        return len(self.active)
+
+    def valid(self) -> Bool[Tensor, "a k"]:
+        """Which ids mean something for which active dimension."""
+        counts = torch.tensor([len(c) for c in self.centers])
+        return torch.arange(self.num_bins) < counts[:, None]
+
+    def encode(self, actions: Float[Tensor, "*rows A"]) -> Int[Tensor, "*rows a"]:
+        """Bin ids of actions; values outside the edges fall into the outermost bins."""
+        columns = [
+            torch.bucketize(actions[..., d].contiguous(), torch.tensor(edges, dtype=actions.dtype), right=True)
+            for d, edges in zip(self.active, self.edges, strict=True)
+        ]
+        return torch.stack(columns, dim=-1)
+
+    def decode(self, ids: Int[Tensor, "*rows a"]) -> Float[Tensor, "*rows A"]:
+        """Bin centres of ids, constants elsewhere."""
+        actions = torch.tensor(self.constants).repeat(*ids.shape[:-1], 1)
+        for i, d in enumerate(self.active):
+            actions[..., d] = torch.tensor(self.centers[i])[ids[..., i]]
+        return actions
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"active": self.active, "constants": self.constants, "edges": self.edges, "centers": self.centers}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ActionBins:
+        return cls(
+            active=tuple(values["active"]),
+            constants=tuple(values["constants"]),
+            edges=tuple(tuple(e) for e in values["edges"]),
+            centers=tuple(tuple(c) for c in values["centers"]),
+        )
+
+
+def fit_bins(actions: Float[np.ndarray, "N A"], num_bins: int, binning: str) -> ActionBins:
+    """Bins for `actions` (frames that the policy should imitate), at most `num_bins` a dimension.
+
+    Raises ValueError when no dimension moves, or `binning` is neither "quantile" nor "uniform".
+    """
+    active, edges, centers = [], [], []
+    for dimension in range(actions.shape[1]):
+        values = actions[:, dimension].astype(np.float64)
+        if np.ptp(values) < CONSTANT_RANGE:
+            continue
+        active.append(dimension)
+        inner = _interior_edges(values, num_bins, binning)
+        edges.append(tuple(float(e) for e in inner))
+        centers.append(_centers(values, inner))
+    if not active:
+        raise ValueError("every action dimension is constant in the demonstrations: there is nothing to learn from them")
+    constants = tuple(float(c) for c in np.median(actions, axis=0))
+    return ActionBins(tuple(active), constants, tuple(edges), tuple(centers))
+
+
+def _interior_edges(values: np.ndarray, num_bins: int, binning: str) -> np.ndarray:
+    distinct = np.unique(values.round(6))
+    if len(distinct) <= num_bins:
+        return (distinct[1:] + distinct[:-1]) / 2
+    if binning == "quantile":
+        edges = np.unique(np.quantile(values, np.linspace(0, 1, num_bins + 1))[1:-1])
+        return edges[(edges > values.min()) & (edges <= values.max())]
+    if binning == "uniform":
+        low, high = np.quantile(values, [0.01, 0.99])
+        return np.linspace(low, high, num_bins + 1)[1:-1]
+    raise ValueError(f"policy.binning ({binning}) must be quantile or uniform")
+
+
+def _centers(values: np.ndarray, edges: np.ndarray) -> tuple[float, ...]:
+    """Mean of the data in each bin (the least squared error), the middle of the bin where it holds none."""
+    ids = np.searchsorted(edges, values, side="right")
+    bounds = np.concatenate([[values.min()], edges, [values.max()]])
+    middles = (bounds[1:] + bounds[:-1]) / 2
+    counts = np.bincount(ids, minlength=len(middles))
+    sums = np.bincount(ids, weights=values, minlength=len(middles))
+    return tuple(float(c) for c in np.where(counts > 0, sums / np.maximum(counts, 1), middles))

@@ -1,0 +1,89 @@
+"""Language backbones: a transformers causal LM, fed by embeddings and our own attention masks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+
+class Backbone(nn.Module):
+    """A causal LM as embeddings in, hidden states out, and a head that can be asked for part of the vocabulary only."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+        self.width: int = model.get_input_embeddings().weight.shape[1]
+        self.vocabulary_size: int = model.get_input_embeddings().weight.shape[0]
+
+    def embed(self, tokens: Int[Tensor, "*rows"]) -> Float[Tensor, "*rows d"]:
+        return self.model.get_input_embeddings()(tokens)
+
+    def forward(
+        self,
+        embeddings: Float[Tensor, "B T d"],
+        attend: Bool[Tensor, "B T S"],
+        positions: Int[Tensor, "B T"],
+        cache: Any = None,
+    ) -> Float[Tensor, "B T d"]:
+        """Hidden states after the last norm. `attend[b, i, j]`: token i may look at token j (True); S counts cached tokens."""
+        decoder = self.model.get_decoder()
+        output = decoder(
+            inputs_embeds=embeddings,
+            attention_mask=attend.unsqueeze(1),
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+        return output.last_hidden_state
+
+    def logits(self, hidden: Float[Tensor, "*rows d"], first: int = 0, last: int | None = None) -> Float[Tensor, "*rows v"]:
+        """Next-token logits for the vocabulary ids `first..last` (all by default), in float32."""
+        head = self.model.get_output_embeddings()
+        return nn.functional.linear(hidden, head.weight[first:last]).float()
+
+    @staticmethod
+    def new_cache() -> Any:
+        from transformers import DynamicCache
+
+        return DynamicCache()
+
+
+def small_llama(vocabulary_size: int, width: int, depth: int, num_heads: int, intermediate: int) -> Backbone:
+    """A Llama-style decoder with random weights and tied embeddings."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=vocabulary_size,
+        hidden_size=width,
+        num_hidden_layers=depth,
+        num_attention_heads=num_heads,
+        num_key_value_heads=num_heads,
+        intermediate_size=intermediate,
+        tie_word_embeddings=True,
+        attention_dropout=0.0,
+    )
+    return Backbone(LlamaForCausalLM(config))
+
+
+def hub_backbone(name_or_path: str, dtype: torch.dtype, gradient_checkpointing: bool) -> Backbone:
+    """Any causal LM by hub name or local folder."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(name_or_path, dtype=dtype)
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return Backbone(model)
+
+
+def add_lora(backbone: Backbone, rank: int, alpha: float) -> Backbone:
+    """Freeze the backbone's weights and add trainable low-rank adapters to every linear layer (Hu et al. 2021)."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    for parameter in backbone.parameters():
+        parameter.requires_grad_(False)
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear")
+    inject_adapter_in_model(config, backbone.model.get_decoder())
+    return backbone

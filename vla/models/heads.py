@@ -1,0 +1,24 @@
+"""Heads on hidden states."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class ValueHead(nn.Module):
+    """State value from a hidden state, zero at the start: the first advantages are then the rewards themselves.
+
+    A two-layer MLP; `detach` keeps its gradient out of the shared backbone (measured: a critic that trains the shared
+    weights at the policy's learning rate wrecks the policy).
+    """
+
+    def __init__(self, width: int, detach: bool):
+        super().__init__()
+        self.detach = detach
+        self.layers = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
+        nn.init.zeros_(self.layers[-1].weight)
+        nn.init.zeros_(self.layers[-1].bias)
+
+    def forward(self, hidden: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows"]:
+        return self.layers(hidden.detach() if self.detach else hidden).squeeze(-1)

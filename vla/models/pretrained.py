@@ -1,0 +1,82 @@
+"""A vision-language model as a folder: architecture, weights (safetensors) and tokenizer."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vla.models.backbone import small_llama
+from vla.models.vision import small_vit
+from vla.models.vlm import VisionLanguageModel
+
+EMBEDDED = Path(__file__).parent / "embedded" / "tiny"
+"""The checkpoint that ships with the package: made by scripts/pretrain_vlm.py, its command and metrics beside it."""
+
+
+@dataclass(frozen=True)
+class SmallArchitecture:
+    """The numbers that make a tiny vision-language model. Widths in channels; the patch is `2**len(stem_channels)` pixels."""
+
+    cameras: tuple[str, ...]
+    image_size: int
+    proprio_size: int
+    vision_width: int
+    vision_depth: int
+    vision_heads: int
+    stem_channels: tuple[int, ...]
+    vocabulary_size: int
+    width: int
+    depth: int
+    num_heads: int
+    intermediate: int
+
+
+def small_vlm(architecture: SmallArchitecture) -> VisionLanguageModel:
+    """A tiny vision-language model with random weights."""
+    a = architecture
+    vision = small_vit(a.image_size, a.vision_width, a.vision_depth, a.vision_heads, a.stem_channels)
+    backbone = small_llama(a.vocabulary_size, a.width, a.depth, a.num_heads, a.intermediate)
+    return VisionLanguageModel(vision, backbone, a.cameras, a.proprio_size)
+
+
+def save_vlm(folder: Path, model: VisionLanguageModel, architecture: SmallArchitecture, tokenizer: Any) -> None:
+    """Write the model into `folder`; the weights appear under their name only when they are complete."""
+    from safetensors.torch import save_model
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "architecture.json").write_text(json.dumps(asdict(architecture), indent=2) + "\n")
+    tokenizer.save_pretrained(folder)
+    temporary = folder / "model.safetensors.partial"
+    save_model(model, str(temporary))
+    temporary.replace(folder / "model.safetensors")
+
+
+def load_vlm(folder: Path) -> tuple[VisionLanguageModel, SmallArchitecture, Any]:
+    """Read what `save_vlm` wrote.
+
+    Raises ValueError naming the file when one is missing or broken.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_model
+    from transformers import PreTrainedTokenizerFast
+
+    for name in ("architecture.json", "model.safetensors", "tokenizer.json"):
+        if not (folder / name).is_file():
+            raise ValueError(f"model.checkpoint={folder}: {name} is missing; make one with scripts/pretrain_vlm.py")
+    values = json.loads((folder / "architecture.json").read_text())
+    architecture = SmallArchitecture(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    model = small_vlm(architecture)
+    try:
+        load_model(model, str(folder / "model.safetensors"))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise ValueError(f"{folder / 'model.safetensors'} is corrupt or of another architecture: {error}") from error
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+    return model, architecture, tokenizer
+
+
+def num_parameters(model: torch.nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())

@@ -1,0 +1,166 @@
+"""A vision-language model: images, proprioception and text in one sequence of a causal language model.
+
+The sequence is `[prefix | text | queries]`. The prefix (image patches of every camera, one proprioception token) attends to
+itself in both directions and to nothing else, so it can be computed once and shared by several texts (PaliGemma's prefix,
+without the text in it). Text is causal and sees the prefix. Queries, where there are any, see the prefix, the text and each other
+(parallel decoding as in OpenVLA-OFT).
+
+Shapes: `B` rows, `P` prefix tokens, `n` text tokens, `q` queries, `d` hidden width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor, nn
+
+from vla.models.backbone import Backbone
+from vla.models.projector import mlp_projector
+from vla.models.vision import VisionEncoder
+from vla.types import Observation
+
+SMALLEST_SPREAD = 1e-3
+"""Floor of a proprioceptive dimension's standard deviation: a joint that hardly moved in the data must not be blown up."""
+
+
+def attention_mask(
+    num_prefix: int,
+    text_mask: Bool[Tensor, "B n"],
+    num_queries: int = 0,
+    segments: Int[Tensor, "B n"] | None = None,
+) -> Bool[Tensor, "B T T"]:
+    """Who looks at whom in `[prefix | text | queries]`, True where row i may look at column j.
+
+    With `segments`, text tokens of different segments do not see each other: several questions share one prefix.
+    """
+    batch, length = text_mask.shape
+    total = num_prefix + length + num_queries
+    attend = torch.zeros(batch, total, total, dtype=torch.bool, device=text_mask.device)
+    attend[:, :, :num_prefix] = True
+    text = slice(num_prefix, num_prefix + length)
+    causal = torch.ones(length, length, dtype=torch.bool, device=text_mask.device).tril()
+    visible = causal & text_mask[:, None, :]
+    if segments is not None:
+        visible = visible & (segments[:, :, None] == segments[:, None, :])
+    attend[:, text, text] = visible
+    attend[:, num_prefix + length :, text] = text_mask[:, None, :]
+    attend[:, num_prefix + length :, num_prefix + length :] = True
+    return attend
+
+
+def text_positions(num_prefix: int, text_mask: Bool[Tensor, "B n"], segments: Int[Tensor, "B n"] | None) -> Int[Tensor, "B n"]:
+    """Position ids of text tokens: they follow the prefix, skip padding, and restart with every segment."""
+    if segments is None:
+        return num_prefix + text_mask.long().cumsum(1).sub(1).clamp(min=0)
+    same = (segments[:, :, None] == segments[:, None, :]) & text_mask[:, None, :]
+    earlier = torch.ones(same.shape[1:], dtype=torch.bool, device=same.device).tril(-1)
+    return num_prefix + (same & earlier).sum(-1)
+
+
+class VisionLanguageModel(nn.Module):
+    """timm encoder -> MLP projector -> causal LM, with one learned embedding a camera and one proprioception token."""
+
+    proprio_mean: Tensor
+    proprio_std: Tensor
+
+    def __init__(self, vision: VisionEncoder, backbone: Backbone, cameras: tuple[str, ...], proprio_size: int):
+        super().__init__()
+        self.vision = vision
+        self.backbone = backbone
+        self.cameras = cameras
+        self.projector = mlp_projector(vision.width, backbone.width)
+        self.camera_embedding = nn.Parameter(torch.randn(len(cameras), backbone.width) * 0.02)
+        self.proprio_projector = mlp_projector(proprio_size, backbone.width)
+        # A LayerNorm over raw joint values would mix metres with radians; statistics do that job here.
+        self.proprio_projector[0] = nn.Identity()
+        self.register_buffer("proprio_mean", torch.zeros(proprio_size))
+        self.register_buffer("proprio_std", torch.ones(proprio_size))
+
+    @property
+    def width(self) -> int:
+        return self.backbone.width
+
+    @property
+    def num_prefix(self) -> int:
+        return len(self.cameras) * self.vision.num_patches + 1
+
+    def fit_proprio(self, proprio: Float[Tensor, "N s"]) -> None:
+        """Take the normalisation of proprioception from data."""
+        self.proprio_mean.copy_(proprio.mean(0))
+        self.proprio_std.copy_(proprio.std(0).clamp(min=SMALLEST_SPREAD))
+
+    def prefix_parameters(self) -> list[nn.Parameter]:
+        """What the prefix embeddings depend on: vision, projectors, camera embeddings."""
+        modules = (self.vision, self.projector, self.proprio_projector)
+        return [p for m in modules for p in m.parameters()] + [self.camera_embedding]
+
+    def _image_tokens(self, images: Mapping[str, UInt8[Tensor, "B h w 3"]]) -> Float[Tensor, "B p d"]:
+        missing = [camera for camera in self.cameras if camera not in images]
+        if missing:
+            raise ValueError(
+                f"the model was trained with cameras {list(self.cameras)}, the observation has {sorted(images)}: "
+                f"add {missing} to sim.cameras or the dataset"
+            )
+        rows = len(images[self.cameras[0]])
+        patches = self.projector(self.vision(torch.cat([images[camera] for camera in self.cameras])))
+        patches = patches.view(len(self.cameras), rows, -1, self.width) + self.camera_embedding[:, None, None]
+        return patches.transpose(0, 1).reshape(rows, -1, self.width)
+
+    def prefix(self, observation: Observation) -> Float[Tensor, "B P d"]:
+        """Embeddings of what is seen and felt, before the language model."""
+        if observation.proprio is None:
+            raise ValueError("the model takes proprioception and the observation has none")
+        felt = self.proprio_projector((observation.proprio - self.proprio_mean) / self.proprio_std)
+        return torch.cat([self._image_tokens(observation.images), felt[:, None]], dim=1)
+
+    def forward(
+        self,
+        prefix: Float[Tensor, "B P d"],
+        tokens: Int[Tensor, "B n"],
+        token_mask: Bool[Tensor, "B n"],
+        queries: Float[Tensor, "q d"] | None = None,
+        segments: Int[Tensor, "B n"] | None = None,
+    ) -> tuple[Float[Tensor, "B n d"], Float[Tensor, "B q d"]]:
+        """Hidden states of the text and of the queries."""
+        batch, length = tokens.shape
+        parts = [prefix, self.backbone.embed(tokens)]
+        num_prefix, num_queries = prefix.shape[1], 0 if queries is None else len(queries)
+        seen = torch.arange(num_prefix, device=tokens.device).expand(batch, -1)
+        positions = [seen, text_positions(num_prefix, token_mask, segments)]
+        if queries is not None:
+            parts.append(queries.to(prefix.dtype).expand(batch, -1, -1))
+            first = num_prefix + token_mask.sum(1, keepdim=True)
+            positions.append(first + torch.arange(num_queries, device=tokens.device))
+        attend = attention_mask(num_prefix, token_mask, num_queries, segments)
+        hidden = self.backbone(torch.cat(parts, dim=1), attend, torch.cat(positions, dim=1))
+        return hidden[:, num_prefix : num_prefix + length], hidden[:, num_prefix + length :]
+
+    @torch.no_grad()
+    def generate(
+        self, observation: Observation, max_new_tokens: int, end_token: int
+    ) -> Int[Tensor, "B m"]:
+        """Greedy answers to `observation.tokens`, with a KV cache; what follows `end_token` is filled with it."""
+        prefix, mask = self.prefix(observation), observation.token_mask
+        cache = Backbone.new_cache()
+        embeddings = torch.cat([prefix, self.backbone.embed(observation.tokens)], dim=1)
+        positions = torch.cat(
+            [torch.arange(prefix.shape[1]).expand(len(mask), -1), text_positions(prefix.shape[1], mask, None)], dim=1
+        )
+        hidden = self.backbone(embeddings, attention_mask(prefix.shape[1], mask), positions, cache)
+        last = prefix.shape[1] + mask.sum(1) - 1
+        state = hidden[torch.arange(len(mask)), last]
+        visible = torch.cat([torch.ones(prefix.shape[:2], dtype=torch.bool), mask], dim=1)
+        answers: list[Tensor] = []
+        done = torch.zeros(len(mask), dtype=torch.bool)
+        for step in range(max_new_tokens):
+            token = self.backbone.logits(state).argmax(-1).masked_fill(done, end_token)
+            answers.append(token)
+            done = done | (token == end_token)
+            if done.all() or step == max_new_tokens - 1:
+                break
+            visible = torch.cat([visible, torch.ones(len(mask), 1, dtype=torch.bool)], dim=1)
+            embedded = self.backbone.embed(token)[:, None]
+            state = self.backbone(embedded, visible[:, None], (last + 1 + step)[:, None], cache)[:, 0]
+        return torch.stack(answers, dim=1)

@@ -1,0 +1,177 @@
+"""The RT-2 kind of policy: actions are tokens of the language model's own vocabulary, the last ids of it.
+
+`decoding="parallel"` asks one query a control step and gets all its action tokens in one pass (OpenVLA-OFT); `"autoregressive"`
+writes token after token with a KV cache. Only ids that mean something for a dimension can be drawn, at the policy's
+temperature, and the same restriction and temperature are used when a trace is scored.
+
+Shapes: `H` control steps a chunk, `A` action dimensions, `a` of them active, `L = H a` draws, `K` ids a dimension.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from vla.actions.bins import ActionBins
+from vla.models.backbone import Backbone
+from vla.models.heads import ValueHead
+from vla.models.vlm import VisionLanguageModel, attention_mask, text_positions
+from vla.types import Decision, Observation, Scores, Trace
+
+
+class TokenPolicy(nn.Module):
+    """A vision-language model that acts in tokens. `cached_prefix`: the prefix is frozen, so a trace carries it."""
+
+    def __init__(
+        self,
+        model: VisionLanguageModel,
+        bins: ActionBins,
+        chunk: int,
+        decoding: Literal["parallel", "autoregressive"],
+        temperature: float,
+        detach_critic: bool,
+        cached_prefix: bool = False,
+    ):
+        super().__init__()
+        if bins.num_bins > model.backbone.vocabulary_size:
+            raise ValueError(f"policy.num_bins ({bins.num_bins}) exceeds the vocabulary ({model.backbone.vocabulary_size})")
+        if temperature <= 0:
+            raise ValueError(f"policy.temperature ({temperature}) must be positive; greedy decoding is asked for at evaluation")
+        self.model, self.bins, self.chunk = model, bins, chunk
+        self.decoding, self.temperature, self.cached_prefix = decoding, temperature, cached_prefix
+        self.first_id = model.backbone.vocabulary_size - bins.num_bins
+        num_queries = chunk if decoding == "parallel" else 1
+        self.queries = nn.Parameter(torch.randn(num_queries, model.width) * 0.02)
+        self.dimensions = nn.Parameter(torch.randn(bins.num_active, model.width) * 0.02)
+        self.mixer = nn.Sequential(nn.Linear(model.width, model.width), nn.GELU(), nn.Linear(model.width, model.width))
+        self.value_head = ValueHead(model.width, detach_critic)
+        self.register_buffer("valid", bins.valid(), persistent=False)
+
+    @property
+    def num_draws(self) -> int:
+        return self.chunk * self.bins.num_active
+
+    def prefix(self, observation: Observation) -> Float[Tensor, "B P d"]:
+        return self.model.prefix(observation)
+
+    def _scaled(self, logits: Float[Tensor, "B L K"]) -> Float[Tensor, "B L K"]:
+        """Log-probabilities over the ids that mean something, at the policy's temperature."""
+        valid = self.valid.repeat(logits.shape[1] // self.bins.num_active, 1)
+        return (logits / self.temperature).masked_fill(~valid, -torch.inf).log_softmax(-1)
+
+    def _parallel(
+        self, prefix: Float[Tensor, "B P d"], observation: Observation
+    ) -> tuple[Float[Tensor, "B L K"], Float[Tensor, "B d"]]:
+        """Log-probabilities of all draws and the critic's input, from one pass."""
+        _, hidden = self.model(prefix, observation.tokens, observation.token_mask, self.queries)
+        states = hidden[:, :, None] + self.dimensions
+        states = states + self.mixer(states)
+        logits = self.model.backbone.logits(states.flatten(1, 2), self.first_id)
+        return self._scaled(logits), hidden.mean(1)
+
+    def _teacher_forced(
+        self, prefix: Float[Tensor, "B P d"], observation: Observation, ids: Int[Tensor, "B L"]
+    ) -> tuple[Float[Tensor, "B L K"], Float[Tensor, "B d"]]:
+        """Log-probabilities of every draw given the true ones before it."""
+        mask, (rows, draws) = observation.token_mask, ids.shape
+        written = self.model.backbone.embed(ids[:, :-1] + self.first_id)
+        start = self.queries.to(prefix.dtype).expand(rows, -1, -1)
+        embeddings = torch.cat([prefix, self.model.backbone.embed(observation.tokens), start, written], dim=1)
+        extended = torch.cat([mask, torch.ones(rows, draws, dtype=torch.bool, device=mask.device)], dim=1)
+        seen = torch.arange(prefix.shape[1], device=mask.device).expand(rows, -1)
+        positions = torch.cat([seen, text_positions(prefix.shape[1], extended, None)], dim=1)
+        hidden = self.model.backbone(embeddings, attention_mask(prefix.shape[1], extended), positions)
+        hidden = hidden[:, -draws:]
+        return self._scaled(self._autoregressive_logits(hidden)), hidden[:, 0]
+
+    def _autoregressive_logits(self, hidden: Float[Tensor, "B l d"], first_draw: int = 0) -> Float[Tensor, "B l K"]:
+        which = torch.arange(first_draw, first_draw + hidden.shape[1], device=hidden.device) % self.bins.num_active
+        states = hidden + self.dimensions[which]
+        return self.model.backbone.logits(states + self.mixer(states), self.first_id)
+
+    def _write(
+        self, prefix: Float[Tensor, "B P d"], observation: Observation, greedy: bool
+    ) -> tuple[Int[Tensor, "B L"], Float[Tensor, "B L"], Float[Tensor, "B d"]]:
+        """Draw token after token, every earlier key and value kept in a cache."""
+        backbone, mask = self.model.backbone, observation.token_mask
+        rows, num_prefix, length = len(mask), prefix.shape[1], mask.shape[1]
+        cache = Backbone.new_cache()
+        embeddings = torch.cat([prefix, backbone.embed(observation.tokens)], dim=1)
+        seen = torch.arange(num_prefix, device=mask.device).expand(rows, -1)
+        positions = torch.cat([seen, text_positions(num_prefix, mask, None)], dim=1)
+        backbone(embeddings, attention_mask(num_prefix, mask), positions, cache)
+        visible = torch.ones(rows, num_prefix + length + self.num_draws, dtype=torch.bool, device=mask.device)
+        visible[:, num_prefix : num_prefix + length] = mask
+        embedded, position = self.queries.to(prefix.dtype).expand(rows, -1, -1), num_prefix + mask.sum(1, keepdim=True)
+        ids, logprobs, first = [], [], None
+        for draw in range(self.num_draws):
+            seen_now = visible[:, None, : num_prefix + length + draw + 1]
+            hidden = backbone(embedded, seen_now, position + draw, cache)
+            first = hidden[:, 0] if first is None else first
+            valid = self.valid[draw % self.bins.num_active]
+            logits = self._autoregressive_logits(hidden, draw)[:, 0] / self.temperature
+            distribution = logits.masked_fill(~valid, -torch.inf).log_softmax(-1)
+            token = draw_ids(distribution, greedy)
+            ids.append(token)
+            logprobs.append(distribution.gather(-1, token[:, None])[:, 0])
+            embedded = backbone.embed(token + self.first_id)[:, None]
+        assert first is not None
+        return torch.stack(ids, 1), torch.stack(logprobs, 1), first
+
+    @torch.no_grad()
+    def act(self, observation: Observation, *, greedy: bool = False) -> Decision:
+        """Draw a chunk of actions [B, H, A] (physical units) for every row."""
+        prefix = self.prefix(observation)
+        if self.decoding == "parallel":
+            distribution, state = self._parallel(prefix, observation)
+            ids = draw_ids(distribution, greedy)
+            logprobs = distribution.gather(-1, ids[..., None])[..., 0]
+        else:
+            ids, logprobs, state = self._write(prefix, observation, greedy)
+        trace = {"ids": ids} | ({"prefix": prefix} if self.cached_prefix else {})
+        return Decision(
+            action=self.bins.decode(ids.unflatten(1, (self.chunk, -1))),
+            trace=trace,
+            logprobs=logprobs,
+            mask=torch.ones_like(ids, dtype=torch.bool),
+            values=self.value_head(state),
+        )
+
+    def score(self, observation: Observation, trace: Trace) -> Scores:
+        """Log-probabilities [B, L], entropies [B, L] and values [B] of stored draws under the present weights."""
+        prefix = trace["prefix"] if self.cached_prefix else self.prefix(observation)
+        return self._scores(prefix, observation, trace["ids"])
+
+    def imitate(
+        self, observation: Observation, actions: Float[Tensor, "B H A"]
+    ) -> Float[Tensor, "B L"]:
+        """Log-probabilities of demonstrated actions, for supervised training."""
+        ids = self.bins.encode(actions).flatten(1)
+        return self._scores(self.prefix(observation), observation, ids).logprobs
+
+    def _scores(self, prefix: Float[Tensor, "B P d"], observation: Observation, ids: Int[Tensor, "B L"]) -> Scores:
+        if self.decoding == "parallel":
+            distribution, state = self._parallel(prefix, observation)
+        else:
+            distribution, state = self._teacher_forced(prefix, observation, ids)
+        probabilities = distribution.exp()
+        entropy = -(probabilities * distribution.masked_fill(probabilities == 0, 0.0)).sum(-1)
+        return Scores(distribution.gather(-1, ids[..., None])[..., 0], entropy, self.value_head(state))
+
+    def draw_mask(self, action_mask: Bool[Tensor, "B H"]) -> Bool[Tensor, "B L"]:
+        """Spread a mask over control steps onto the draws that decide them."""
+        return action_mask.repeat_interleave(self.bins.num_active, dim=1)
+
+
+def draw_ids(distribution: Float[Tensor, "*rows K"], greedy: bool) -> Int[Tensor, "*rows"]:
+    """Draw from log-probabilities by inverting the cumulative distribution (15x faster than torch.multinomial on a CPU)."""
+    if greedy:
+        return distribution.argmax(-1)
+    cumulative = distribution.exp().cumsum(-1)
+    uniform = torch.rand(*cumulative.shape[:-1], 1, device=cumulative.device, dtype=cumulative.dtype)
+    # Rounding must not lift the threshold to the total: the ids above it have probability zero.
+    threshold = uniform * cumulative[..., -1:] * (1 - 1e-6)
+    return torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)

@@ -1,0 +1,41 @@
+"""Supervised losses as sums of per-token terms times weights fixed before the batch is cut."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from vla.models.vlm import VisionLanguageModel
+from vla.policies.token import TokenPolicy
+from vla.types import Observation
+
+
+def imitation_loss(
+    policy: TokenPolicy,
+    observation: Observation,
+    actions: Float[Tensor, "B H A"],
+    action_mask: Bool[Tensor, "B H"],
+) -> Float[Tensor, ""]:
+    """Cross-entropy of demonstrated action tokens, a mean over the control steps that count."""
+    logprobs = policy.imitate(observation, actions)
+    mask = policy.draw_mask(action_mask)
+    return -(logprobs * mask).sum() / mask.sum().clamp(min=1)
+
+
+def answer_loss(
+    model: VisionLanguageModel,
+    observation: Observation,
+    answers: Bool[Tensor, "B n"],
+    segments: Int[Tensor, "B n"],
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Next-token cross-entropy and accuracy on the answer tokens of questions packed behind one prefix.
+
+    `answers[b, i]`: token i belongs to an answer and is predicted from token i - 1. `segments` numbers the questions.
+    """
+    hidden, _ = model(model.prefix(observation), observation.tokens, observation.token_mask, segments=segments)
+    rows, columns = answers[:, 1:].nonzero(as_tuple=True)
+    logits = model.backbone.logits(hidden[rows, columns])
+    targets = observation.tokens[rows, columns + 1]
+    loss = torch.nn.functional.cross_entropy(logits, targets)
+    return loss, (logits.argmax(-1) == targets).float().mean()
