@@ -140,7 +140,13 @@ def frame_schema(spec: DatasetSpec) -> pa.Schema:
 def tasks_table(tasks: Sequence[str]) -> pa.Table:
     """`meta/tasks.parquet`: the instruction is the index that pandas sees."""
     columns = [
-        {"name": "task_index", "field_name": "task_index", "pandas_type": "int64", "numpy_type": "int64", "metadata": None},
+        {
+            "name": "task_index",
+            "field_name": "task_index",
+            "pandas_type": "int64",
+            "numpy_type": "int64",
+            "metadata": None,
+        },
         {"name": "task", "field_name": "task", "pandas_type": "unicode", "numpy_type": "object", "metadata": None},
     ]
     pandas = {"index_columns": ["task"], "column_indexes": [], "columns": columns, "attributes": {}}

@@ -111,7 +111,9 @@ def _join_videos(parts: list[Path], key: str, fps: int, folder: Path, rows: list
         begin = 0
         for row, part, count in zip(rows[first:last], parts[first:last], counts, strict=True):
             if count != row["length"]:
-                raise ValueError(f"{part} holds {count} frames for {row['length']} rows; remove {part.parent} and rerun")
+                raise ValueError(
+                    f"{part} holds {count} frames for {row['length']} rows; remove {part.parent} and rerun"
+                )
             row |= {f"videos/{key}/{name}": value for name, value in place.items()}
             row[f"videos/{key}/from_timestamp"] = begin / fps
             row[f"videos/{key}/to_timestamp"] = (begin + count) / fps

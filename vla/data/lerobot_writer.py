@@ -72,11 +72,19 @@ class LeRobotWriter:
         for stale in self._episodes.glob(".*"):
             shutil.rmtree(stale)
         self._lengths = {int(shard.name): _length(shard) for shard in self._episodes.iterdir()}
+        self._failures_path = self.partial / "failures.txt"
+        known = self._failures_path.read_text().split() if self._failures_path.exists() else []
+        self._failed = {int(seed) for seed in known}
 
     @property
     def finished_seeds(self) -> frozenset[int]:
         """Seeds of the episodes that are safe on disk."""
         return frozenset(self._lengths)
+
+    @property
+    def failed_seeds(self) -> frozenset[int]:
+        """Seeds that were tried and gave no episode worth keeping."""
+        return frozenset(self._failed)
 
     @property
     def num_frames(self) -> int:
@@ -100,11 +108,19 @@ class LeRobotWriter:
                 for camera in self.spec.cameras:
                     encode_video(draft / f"{camera}.mp4", episode.images[camera], self.spec.fps)
             pq.write_table(_rows(episode, self.spec), draft / "rows.parquet")
-            histograms = {camera: form.channel_histogram(episode.images[camera]).tolist() for camera in self.spec.cameras}
+            histograms = {
+                camera: form.channel_histogram(episode.images[camera]).tolist() for camera in self.spec.cameras
+            }
             about = {"instruction": episode.instruction, "length": len(episode), "histograms": histograms}
             (draft / "episode.json").write_text(json.dumps(about))
             os.rename(draft, shard)
         self._lengths[episode.seed] = len(episode)
+
+    def note_failure(self, seed: int) -> None:
+        """Remember that a seed gave no episode, so that a later run need not try it again."""
+        with disk_full_explained(self.partial, 2**12), self._failures_path.open("a") as file:
+            file.write(f"{seed}\n")
+        self._failed.add(seed)
 
     def finish(self) -> Path:
         """Join all episodes, in the order of their seeds, into the dataset's folder and remove the partial one.
