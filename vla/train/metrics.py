@@ -1,0 +1,101 @@
+"""The numbers of a run, a JSON line for each record, and the same to TensorBoard.
+
+A line is appended whole, so a crash costs at most the line being written. A resumed run cuts the file back to the
+record its checkpoint had reached (`num_records`), so that no step stands in it twice.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, SupportsFloat
+
+Value = SupportsFloat | str | None
+"""A number, also a tensor or NumPy scalar of one element, or a word."""
+Plain = float | int | str | bool | None
+
+
+class MetricsLog:
+    """Appends records {"stage", "step", name: value, ...} to `metrics.jsonl` in the folder of a run.
+
+    `num_records` is what a checkpoint has to keep; a resumed run passes it. TensorBoard files stand in
+    `tensorboard/STAGE` and show numbers only; the library loads with the first record.
+    """
+
+    def __init__(self, folder: Path, num_records: int = 0, tensorboard: bool = True):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / "metrics.jsonl"
+        self.num_records = num_records
+        self.tensorboard = folder / "tensorboard" if tensorboard else None
+        self.writers: dict[str, Any] = {}
+        truncate(self.path, num_records)
+
+    def write(self, stage: str, step: int, values: Mapping[str, Value]) -> None:
+        """Append one record; a value that is not finite is written as null."""
+        plain = {name: finite(value) for name, value in values.items()}
+        line = json.dumps({"stage": stage, "step": step, **plain})
+        with self.path.open("a") as opened:
+            opened.write(line + "\n")
+        self.num_records += 1
+        if self.tensorboard is not None:
+            self._writer(stage, step).add_scalars(stage, step, plain)
+
+    def _writer(self, stage: str, step: int) -> TensorBoard:
+        if stage not in self.writers:
+            assert self.tensorboard is not None
+            self.writers[stage] = TensorBoard(self.tensorboard / stage, step)
+        return self.writers[stage]
+
+    def close(self) -> None:
+        for writer in self.writers.values():
+            writer.close()
+        self.writers = {}
+
+
+class TensorBoard:
+    """Scalars of one stage as TensorBoard reads them; steps from `first_step` on are shown anew after a resume."""
+
+    def __init__(self, folder: Path, first_step: int):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(folder), purge_step=first_step)
+
+    def add_scalars(self, stage: str, step: int, values: Mapping[str, Plain]) -> None:
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                self.writer.add_scalar(f"{stage}/{name}", value, step)
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+def read_metrics(folder: Path, stage: str | None = None) -> list[dict[str, Any]]:
+    """The records of a run, or of one of its stages; a last line that a crash cut short is left out."""
+    records = []
+    path = folder / "metrics.jsonl"
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return [record for record in records if stage in (None, record["stage"])]
+
+
+def truncate(path: Path, num_records: int) -> None:
+    """Keep the first `num_records` whole lines; the file is replaced at once."""
+    if not path.exists():
+        return
+    lines = path.read_text().splitlines(keepends=True)
+    kept = [line for line in lines[:num_records] if line.endswith("\n")]
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text("".join(kept))
+    os.replace(unfinished, path)
+
+
+def finite(value: Value) -> Plain:
+    """The value as JSON can say it."""
+    plain = value.item() if hasattr(value, "item") else value
+    return None if isinstance(plain, float) and not math.isfinite(plain) else plain
