@@ -31,14 +31,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich import progress as rich
 
     import sim
     from vla.data.collect import collect, dataset_spec
@@ -47,24 +40,19 @@ def main(argv: list[str] | None = None) -> int:
     source = {name: getattr(options, name) for name in ("task", "robot", "seed", "max_steps", "burst_probability")}
     try:
         environments = sim.make_vector(
-            task=options.task,
-            robot=options.robot,
-            num_envs=options.num_envs,
-            cameras=options.cameras,
-            image_size=options.image_size,
-            max_steps=options.max_steps,
-            renderer=options.renderer,
-        )
+            task=options.task, robot=options.robot, num_envs=options.num_envs, cameras=options.cameras,
+            image_size=options.image_size, max_steps=options.max_steps, renderer=options.renderer,
+        )  # fmt: skip
         from sim.experts import Expert
 
         expert = Expert(environments, seed=options.seed, burst_probability=options.burst_probability)
         writer = LeRobotWriter(options.output, dataset_spec(environments, options.robot, options.format, source))
-        columns = [TextColumn("demonstrations"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}")]
-        with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn()) as progress:
-            bar = progress.add_task("", total=options.num, note="")
+        columns = [rich.TextColumn("{task.description}"), rich.BarColumn(), rich.MofNCompleteColumn()]
+        with rich.Progress(*columns, rich.TimeElapsedColumn(), rich.TimeRemainingColumn()) as progress:
+            bar = progress.add_task("demonstrations", total=options.num)
 
             def show(successes: int, failures: int) -> None:
-                progress.update(bar, completed=successes, note=f"{failures} failed")
+                progress.update(bar, completed=successes, description=f"demonstrations ({failures} starts failed)")
 
             done = collect(
                 environments, expert, writer, num_episodes=options.num, first_seed=options.seed, on_episode=show
@@ -77,8 +65,9 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"{options.output}: {done.num_episodes} episodes, {done.num_frames} frames, {done.num_failures} failed starts, "
-          f"{done.seconds:.1f} s")  # fmt: skip
+    print(
+        f"{options.output}: {done.num_episodes} episodes, {done.num_frames} frames, {done.num_failures} failed starts"
+    )
     return 0
 
 

@@ -86,7 +86,7 @@ class _Tracer:
 
 
 class WarpDrawer:
-    """Ray tracers that take the next environments to draw from one shared queue: one a CPU thread, or one for the GPU."""
+    """Ray tracers, one a CPU thread or one for the GPU, that take the next rows to draw from one shared queue."""
 
     def __init__(
         self,

@@ -79,7 +79,8 @@ def test_images_are_rgb_with_the_top_row_first(traced, simulation):
     assert image.shape == (SIZE, SIZE, 3)
     red = (image[..., 0] > 80) & (image[..., 1] < 30)
     blue = (image[..., 2] > 80) & (image[..., 1] < 30)
-    assert red.sum() > 20 and blue.sum() > 20
+    assert red.sum() > 20
+    assert blue.sum() > 20
     assert np.argwhere(blue)[:, 0].max() < SIZE / 2 < np.argwhere(red)[:, 0].min()
 
 

@@ -1,7 +1,7 @@
 """Collects demonstrations: an expert acts in many environments at once until enough episodes have succeeded.
 
-Seeds are tried in their order and every failure adds one more, so the episodes kept are the first `num_episodes` seeds on
-which the expert succeeds, however many environments run and however often the run was interrupted.
+Seeds are tried in their order and every failure adds one more, so the episodes kept are the first `num_episodes` seeds
+on which the expert succeeds, however many environments run and however often the run was interrupted.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -21,6 +21,7 @@ MAX_FAILURES = 50
 """An expert that failed this often, and more often than it succeeded, is given up."""
 
 
+@runtime_checkable
 class Environments(Protocol):
     """The part of a vector environment that collecting needs; `sim.vector.VectorEnvironment` has it."""
 
@@ -34,6 +35,7 @@ class Environments(Protocol):
     def observe(self, ids: Any) -> Any: ...
 
 
+@runtime_checkable
 class Expert(Protocol):
     """Acts for all environments; `perturbed` [num_envs] marks the last actions that were disturbances."""
 

@@ -85,7 +85,7 @@ class Demonstrations:
         return len(self.episodes)
 
     @property
-    def episodes(self) -> Int[np.ndarray, "E"]:
+    def episodes(self) -> Int[np.ndarray, "n"]:
         """The chosen episodes' indices, ascending."""
         return np.unique(self.episode_index)
 
@@ -114,7 +114,7 @@ class Demonstrations:
             instruction=[self.instructions[task] for task in columns.task_index[rows]],
         )
 
-    def choose(self, episodes: Sequence[int] | Int[np.ndarray, "E"]) -> Demonstrations:
+    def choose(self, episodes: Sequence[int] | Int[np.ndarray, "n"]) -> Demonstrations:
         """Only these episodes."""
         unknown = set(np.asarray(episodes).tolist()) - set(self.episodes.tolist())
         if unknown:
@@ -125,7 +125,8 @@ class Demonstrations:
         """Two disjoint sets of whole episodes, the second with `fraction` of them (at least one)."""
         if not 0.0 < fraction < 1.0 or self.num_episodes < 2:
             raise ValueError(
-                f"data.holdout ({fraction}) must lie between 0 and 1, and {self.num_episodes} episodes must be at least 2"
+                f"data.holdout ({fraction}) must lie between 0 and 1, and the dataset's {self.num_episodes} episodes "
+                f"must be at least 2"
             )
         shuffled = np.random.default_rng(seed).permutation(self.episodes)
         count = min(max(1, round(fraction * len(shuffled))), len(shuffled) - 1)
@@ -150,7 +151,7 @@ def open_demonstrations(
         cache: where decoded frames are kept; None for a hidden folder inside the dataset.
 
     Raises:
-        ValueError: no dataset there, another version, or cameras or action spec that differ; the message names the field.
+        ValueError: no dataset there, another version, or cameras or an action spec that differ, naming the field.
     """
     folder = Path(folder)
     info = _read_info(folder)
@@ -191,7 +192,7 @@ def check_action_spec(found: Mapping[str, Any], expected: Mapping[str, Any], own
         if field in theirs and theirs[field] != value:
             raise ValueError(
                 f"action spec: {field} is {theirs[field]!r} in {owner}, but {value!r} is expected. "
-                f"Collect the demonstrations again with these settings, or choose the model and environment that fit them"
+                f"Collect the demonstrations again with these settings, or use a model and environment that fit them"
             )
 
 

@@ -1,8 +1,8 @@
 """Writes a LeRobotDataset v3, episode by episode, so that an interruption or a full disk loses no finished episode.
 
 Every finished episode is a shard of its own in `.<name>.partial/episodes/` beside the dataset's folder: its rows as
-parquet and its frames as one lossless video a camera (or PNG in the rows). `finish` joins the shards - packets are copied,
-nothing is encoded twice - and renames the result into place, so that the folder either is a whole dataset or is not there.
+parquet and its frames as one lossless video a camera (or PNG in the rows). `finish` joins the shards (packets are
+copied, nothing is encoded twice) and renames the result into place: the folder is a whole dataset or is not there.
 Writing costs about a tenth of LeRobot's own writer and never drops a frame.
 """
 
@@ -28,8 +28,8 @@ from PIL import Image
 from vla.data import lerobot_format as form
 from vla.data.lerobot_join import join
 
-# RGB without loss: simulator pictures are flat, so it is as fast as lossy coding and 2 to 3 times as large, and a policy
-# trains on exactly the pixels that it will act on. Every second frame is a key frame, for random access.
+# RGB without loss: simulator pictures are flat, so it is as fast as lossy coding and 2 to 3 times as large, and a
+# policy trains on exactly the pixels that it will act on. Every second frame is a key frame, for random access.
 CODEC = "libx264rgb"
 CODEC_OPTIONS = {"preset": "ultrafast", "crf": "0", "g": "2", "bf": "0"}
 
