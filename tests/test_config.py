@@ -94,8 +94,10 @@ WRONG = {
     "sim.image_size=60": "sim.image_size (60) must be a multiple of the patch size (8)",
     "model.backbone.num_heads=5": "model.backbone.num_heads (5) must divide model.backbone.width (128): 4 does",
     "policy.num_bins=5000": "policy.num_bins (5000) action ids do not fit",
-    "evaluation.eval_seeds.first=5": "evaluation.eval_seeds (5 to 1999999) overlap evaluation.train_seeds (0 to",
-    "evaluation.eval_seeds.last=1000009": "evaluation.num_starts (500) is more than evaluation.eval_seeds holds (10)",
+    "evaluation.eval_seeds.first=5": "evaluation.eval_seeds (5 to 2999999) overlap evaluation.train_seeds (0 to",
+    "evaluation.eval_seeds.last=2000009": "evaluation.num_starts (500) is more than evaluation.eval_seeds holds (10)",
+    "evaluation.train_seeds.last=-1": "evaluation.train_seeds.last (-1) must be greater than or equal to 0",
+    "evaluation.eval_seeds.last=0": "evaluation.eval_seeds (2000000 to 0) is empty: raise `last` to `first` or above",
     "mode=txt": "mode=txt: no such option; did you mean text?; choose from robot, text",
     "preset=smok": "preset=smok: no such option; did you mean smoke?",
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 from vla.config.algorithm import GROUP_ALGORITHMS, Algorithm
 from vla.config.robot import RobotConfig
 from vla.config.text import TextConfig
@@ -68,23 +70,25 @@ def model_conflicts(config: RobotConfig) -> list[str]:
 
 
 def seed_conflicts(evaluation: Evaluation) -> list[str]:
-    found = []
-    train, held_out = evaluation.train_seeds, evaluation.eval_seeds
-    for path, seeds in (("train_seeds", train), ("eval_seeds", held_out)):
-        if seeds.last < seeds.first:
+    names = ("train_seeds", "validation_seeds", "eval_seeds")
+    ranges = {name: getattr(evaluation, name) for name in names}
+    found = [
+        f"evaluation.{name} ({seeds.first} to {seeds.last}) is empty: raise `last` to `first` or above"
+        for name, seeds in ranges.items()
+        if seeds.last < seeds.first
+    ]
+    for (name, seeds), (other, others) in combinations(ranges.items(), 2):
+        if not found and seeds.first <= others.last and others.first <= seeds.last:
             found.append(
-                f"evaluation.{path} ({seeds.first} to {seeds.last}) is empty: `last` must not be below `first`"
+                f"evaluation.{other} ({others.first} to {others.last}) overlap evaluation.{name} ({seeds.first} to "
+                f"{seeds.last}): a start seen before proves nothing, keep the ranges apart"
             )
-    if not found and train.first <= held_out.last and held_out.first <= train.last:
-        found.append(
-            f"evaluation.eval_seeds ({held_out.first} to {held_out.last}) overlap evaluation.train_seeds "
-            f"({train.first} to {train.last}): a start seen in training proves nothing, keep the ranges apart"
-        )
-    if not found and evaluation.num_starts > len(held_out):
-        found.append(
-            f"evaluation.num_starts ({evaluation.num_starts}) is more than evaluation.eval_seeds holds "
-            f"({len(held_out)}): widen the range"
-        )
+    for setting, name in (("num_starts", "eval_seeds"), ("num_quick_starts", "validation_seeds")):
+        number, room = getattr(evaluation, setting), ranges[name].last - ranges[name].first + 1
+        if not found and number > room:
+            found.append(
+                f"evaluation.{setting} ({number}) is more than evaluation.{name} holds ({room}): widen the range"
+            )
     return found
 
 

@@ -34,15 +34,13 @@ class Seeds(Section):
     first: CountOrZero
     last: CountOrZero
 
-    def __len__(self) -> int:
-        return self.last - self.first + 1
-
 
 class Evaluation(Section):
     num_starts: Count
     sampled: bool
     num_quick_starts: Count
     train_seeds: Seeds
+    validation_seeds: Seeds
     eval_seeds: Seeds
     num_videos: CountOrZero
 

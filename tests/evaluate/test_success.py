@@ -1,0 +1,134 @@
+"""Intervals, paired tests and manifests, by numbers worked out by hand."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vla.evaluate.starts import SeedRange, StartManifest
+from vla.evaluate.success import SuccessRate, bootstrap_interval, compare, mcnemar_exact, wilson_interval
+
+
+def test_wilson_interval_of_eight_in_ten():
+    # z^2 = 3.841459, n = 10, p = .8: centre (.8 + .192073) / 1.384146 = .716739
+    # half width 1.959964 sqrt(.016 + .009604) / 1.384146 = 1.959964 * .160011 / 1.384146 = .226577
+    assert wilson_interval(8, 10) == pytest.approx((0.490162, 0.943318), abs=2e-6)
+
+
+def test_wilson_interval_at_the_ends():
+    # p = 0: low 0, high (z^2/n) / (1 + z^2/n) = .3841459 / 1.3841459 = .277533
+    assert wilson_interval(0, 10) == pytest.approx((0.0, 0.277533), abs=1e-6)
+    assert wilson_interval(10, 10) == pytest.approx((0.722467, 1.0), abs=1e-6)
+
+
+@given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_interval_holds_the_rate_and_mirrors(pair: tuple[int, int]):
+    successes, n = pair
+    low, high = wilson_interval(successes, n)
+    assert 0 <= low <= successes / n <= high <= 1
+    assert wilson_interval(n - successes, n) == pytest.approx((1 - high, 1 - low), abs=1e-12)
+
+
+@pytest.mark.parametrize(("successes", "n"), [(-1, 3), (4, 3), (0, 0)])
+def test_impossible_counts_are_refused(successes: int, n: int):
+    with pytest.raises(ValueError, match=rf"successes \({successes}\) must lie in 0 to num_starts \({n}\)"):
+        wilson_interval(successes, n)
+
+
+def test_a_rate_tells_all_that_makes_it_a_number():
+    rate = SuccessRate.of([True] * 8 + [False] * 2, temperature=None)
+    assert str(rate) == "80.0 % (8/10, 95 % Wilson interval 49.0 to 94.3, greedy)"
+    assert SuccessRate(8, 10, 0.7).decoding == "sampled at temperature 0.7"
+    assert rate.to_dict() == {
+        "rate": 0.8,
+        "successes": 8,
+        "num_starts": 10,
+        "wilson_95": list(wilson_interval(8, 10)),
+        "decoding": "greedy",
+    }
+
+
+def test_mcnemar_by_hand():
+    # 1 lost, 8 gained: 2 (C(9,0) + C(9,1)) / 2^9 = 20 / 512
+    assert mcnemar_exact(1, 8) == mcnemar_exact(8, 1) == 0.0390625
+    # 2 and 2: twice the tail is 2 (1 + 4 + 6) / 16 > 1
+    assert mcnemar_exact(2, 2) == 1.0
+    assert mcnemar_exact(0, 0) == 1.0
+    # 0 and 5: 2 / 32
+    assert mcnemar_exact(0, 5) == 0.0625
+    # scipy agrees where the counts are large
+    from scipy.stats import binomtest
+
+    assert mcnemar_exact(17, 240) == pytest.approx(binomtest(17, 257).pvalue, rel=1e-9)
+
+
+def test_comparison_counts_pairs():
+    before = np.array([1, 1, 0, 0, 0, 0, 0, 0, 0, 0], dtype=bool)
+    after = np.array([1, 0, 1, 1, 1, 1, 1, 0, 0, 0], dtype=bool)
+    comparison = compare(before, after)
+    assert (comparison.only_before, comparison.only_after, comparison.difference) == (1, 5, 0.4)
+    # 2 (1 + 6) / 64
+    assert comparison.p_value == 0.21875
+    assert str(comparison).startswith("+40.0 points (95 % interval ")
+    assert str(comparison).endswith("5 starts gained, 1 lost of 10; McNemar exact p = 0.22)")
+    assert comparison.to_dict()["gained"] == 5
+
+
+def test_bootstrap_interval_is_near_the_normal_one_for_many_starts():
+    # b = 50, c = 150 of 1000: d = .1, variance (.2 - .01) / 1000, 1.96 standard errors = .02702
+    low, high = bootstrap_interval(50, 150, 1000, seed=0)
+    assert low == pytest.approx(0.1 - 0.02702, abs=0.002)
+    assert high == pytest.approx(0.1 + 0.02702, abs=0.002)
+    assert bootstrap_interval(0, 0, 10, seed=0) == (0.0, 0.0)
+
+
+def test_outcomes_of_other_starts_cannot_be_paired():
+    with pytest.raises(ValueError, match="run both on the same starts"):
+        compare([True, False], [True])
+
+
+def manifest(**changes) -> StartManifest:
+    ranges = {"train": SeedRange(0, 99), "validation": SeedRange(100, 199), "evaluation": SeedRange(200, 299)}
+    return StartManifest(**{"scene": {"task": "reach"}, **ranges, "num_starts": 50, **changes})
+
+
+def test_the_hash_is_that_of_the_scene_and_the_seeds():
+    text = '{"scene": {"task": "reach"}, "seeds": [200, 50]}'
+    assert manifest().sha256 == hashlib.sha256(text.encode()).hexdigest()
+    assert manifest(train=SeedRange(0, 50)).sha256 == manifest().sha256
+    assert manifest(num_starts=49).sha256 != manifest().sha256
+    assert manifest(scene={"task": "push"}).sha256 != manifest().sha256
+    assert manifest().evaluation_seeds.tolist() == list(range(200, 250))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train": SeedRange(0, 200)}, r"the validation seeds \(100 to 199\) overlap the train seeds \(0 to 200\)"),
+        ({"train": SeedRange(299, 400)}, r"the evaluation seeds \(200 to 299\) overlap the train seeds \(299 to 400\)"),
+        ({"evaluation": SeedRange(150, 299)}, r"the evaluation seeds \(150 to 299\) overlap the validation seeds"),
+        ({"num_starts": 101}, r"101 starts were asked of 100 seeds \(200 to 299\)"),
+    ],
+)
+def test_starts_that_were_seen_are_refused(changes: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        manifest(**changes)
+
+
+def test_a_training_start_outside_its_range_is_refused():
+    manifest().check_training_seeds(np.array([0, 99]))
+    with pytest.raises(ValueError, match="training asked for the start of seed 200"):
+        manifest().check_training_seeds(np.array([5, 200]))
+
+
+def test_a_manifest_reads_back_and_an_edited_one_is_refused(tmp_path: Path):
+    path = tmp_path / "starts.json"
+    manifest().save(path)
+    assert StartManifest.load(path) == manifest()
+    path.write_text(json.dumps({**json.loads(path.read_text()), "evaluation": [210, 299]}))
+    with pytest.raises(ValueError, match="was changed: its hash is not that of its starts"):
+        StartManifest.load(path)
