@@ -6,7 +6,7 @@ from typing import Any
 
 from sim import ROBOTS, TASKS
 from sim.physics import Physics
-from sim.randomize import DEFAULT_RANDOMIZATION, Randomization, check_choice, with_overrides
+from sim.randomize import DEFAULT_RANDOMIZATION, Randomization, check_choice, check_variety, with_overrides
 from sim.render import Backend
 from sim.robots.gantry import Gantry
 from sim.robots.panda import Panda
@@ -66,11 +66,12 @@ def build_vector(
             f"sim.num_distractors ({num_distractors}) must be from 0 to {MAX_DISTRACTORS}: the table is small"
         )
     ranges = with_overrides(DEFAULT_RANDOMIZATION, randomize)
+    check_variety(ranges, 1 + num_distractors, 1 + num_distractors)
     built = build_task(task, ranges, num_distractors)
     for name in reward:
         check_choice("sim.reward", name, built.reward_names)
     tabletop = build(build_robot(robot), 1 + num_distractors, 1 + num_distractors)
-    physics = Physics(tabletop, num_envs, num_threads)
+    physics = Physics(tabletop, num_envs, num_threads, ranges.varied_fields)
     return VectorEnvironment(
         physics, built, cameras, image_size, max_steps, reward, backend, num_threads, render_every_step
     )

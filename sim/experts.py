@@ -1,6 +1,6 @@
 """A scripted expert for pick-and-place, over all environments at once, that recovers when it is disturbed.
 
-Every phase is a proportional controller on the commanded pose, so its actions are a smooth function of what can be seen.
+Every phase is a proportional controller on the commanded pose, so its actions are a smooth function of what is seen.
 Approach and descent are one motion down a funnel: the height to go to falls with the horizontal distance left; carrying
 and lowering are the same funnel over the pad. Phases: 0 approach, 1 grasp, 2 lift, 3 carry, 4 release, 5 retract.
 """
@@ -36,8 +36,8 @@ class Expert:
         env: the environments.
         seed: of the disturbances.
         noise: standard deviation of noise on every action, as a share of the action's limit.
-        burst_probability: chance per control step that a disturbance begins: a few steps of a random motion, sometimes
-            with the fingers moving the wrong way. `perturbed` marks those steps, so that they can be left out of a loss.
+        burst_probability: chance per control step that a disturbance begins: a few steps of random motion, at times
+            with the fingers moving the wrong way. `perturbed` marks those steps: leave them out of a loss.
         burst_steps: shortest and longest disturbance, control steps.
         burst_speed: largest motion of a disturbance, metres per control step along each axis.
     """

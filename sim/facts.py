@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from sim.physics import BLOCK_SHAPE_NAMES, COLOR_NAMES, PAD_SHAPE_NAMES, Physics
+from sim.looks import BLOCK_SHAPE_NAMES, COLOR_NAMES, PAD_SHAPE_NAMES
+from sim.physics import Physics
 from sim.task import ObjectFacts, SceneFacts, Task
 
 Pixels = tuple[float, float] | None

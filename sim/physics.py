@@ -6,30 +6,17 @@ positions and velocities only, never from contact forces, so that a restored sta
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import mujoco
 import numpy as np
 from mujoco import batch as mujoco_batch
 
+from sim.looks import ALWAYS_VARIED, Looks, Surroundings, geom_ids, write_objects, write_surroundings
 from sim.robots.gripper import MAX_OPENING
 from sim.robots.rotations import rpy_to_quat, wrap_angle, yaw_of_quat
-from sim.scenes.objects import (
-    BLOCK_HALF_HEIGHT,
-    BLOCK_SHAPES,
-    COLORS,
-    GEOM_KINDS,
-    HIDDEN_SIZE,
-    PAD_HALF_HEIGHT,
-    PAD_SHAPES,
-    Shape,
-)
+from sim.scenes.objects import BLOCK_HALF_HEIGHT, BLOCK_SHAPES, PAD_HALF_HEIGHT, PAD_SHAPES
 from sim.scenes.tabletop import CONTROL_SECONDS, POSE_HIGH, POSE_LOW, Tabletop
 from sim.spec import DEFAULT_ACTION_SPEC
 
-COLOR_NAMES = tuple(COLORS)
-BLOCK_SHAPE_NAMES = tuple(BLOCK_SHAPES)
-PAD_SHAPE_NAMES = tuple(PAD_SHAPES)
 SYMMETRY = np.array([shape.symmetry for shape in BLOCK_SHAPES.values()])
 GRASP_WIDTH = np.array([shape.grasp_width for shape in BLOCK_SHAPES.values()])
 
@@ -39,37 +26,28 @@ STILL = 0.03
 """Finger speed (m/s) below which closing fingers are taken to be stopped by what they hold."""
 REST_TOLERANCE = 0.006
 
-ROBOT_COLUMNS = ("qpos", "qvel", "ctrl", "mocap_pos", "mocap_quat")
-
-
-@dataclass
-class Looks:
-    """Which colour and shape every object has: integers [N, num_blocks] and [N, num_pads], indices into the names."""
-
-    block_color: np.ndarray
-    block_shape: np.ndarray
-    pad_color: np.ndarray
-    pad_shape: np.ndarray
-
 
 class Physics:
-    """N simulations of one tabletop, their commanded poses and their objects' looks."""
+    """N simulations of one tabletop, their commanded poses and their objects' looks.
 
-    def __init__(self, tabletop: Tabletop, num_envs: int, num_threads: int) -> None:
-        self.tabletop = tabletop
-        self.robot = tabletop.robot
-        self.model = tabletop.model
+    Args:
+        tabletop: the compiled scene.
+        num_envs: simulations N.
+        num_threads: physics threads, 0 for one per core.
+        varied: further model fields that differ between the simulations, such as "cam_pos".
+    """
+
+    def __init__(self, tabletop: Tabletop, num_envs: int, num_threads: int, varied: tuple[str, ...] = ()) -> None:
+        self.tabletop, self.robot, self.model = tabletop, tabletop.robot, tabletop.model
         self.num_envs = num_envs
         self.num_substeps = round(CONTROL_SECONDS / self.robot.timestep)
         self.batch = mujoco_batch.Batch(self.model, num_envs, num_threads)
-        for name in ("qpos", "qvel", "ctrl", "mocap_pos", "mocap_quat"):
-            setattr(self, name, self.batch.bind(name))
-        for name in ("site_xpos", "site_xmat", "geom_xpos", "geom_xmat", "cam_xpos", "cam_xmat"):
-            setattr(self, name, self.batch.bind(name))
-        for name in ("light_xpos", "light_xdir"):
-            self.batch.bind(name)
-        self.geom_rgba = self.batch.expand("geom_rgba")
-        self.geom_size = self.batch.expand("geom_size")
+        bind = self.batch.bind
+        self.qpos, self.qvel, self.ctrl = bind("qpos"), bind("qvel"), bind("ctrl")
+        self.mocap_pos, self.mocap_quat = bind("mocap_pos"), bind("mocap_quat")
+        self.site_xpos, self.site_xmat = bind("site_xpos"), bind("site_xmat")
+        self.cam_xpos, self.cam_xmat = bind("cam_xpos"), bind("cam_xmat")
+        self.fields = {name: self.batch.expand(name) for name in (*ALWAYS_VARIED, *varied)}
         self.commanded = np.zeros((num_envs, 6))
         self.closing = np.zeros(num_envs, dtype=bool)
         blocks, pads = (num_envs, tabletop.num_blocks), (num_envs, tabletop.num_pads)
@@ -88,12 +66,8 @@ class Physics:
         self._block_qpos = np.array([joint.qposadr[0] for joint in blocks])
         self._block_qvel = np.array([joint.dofadr[0] for joint in blocks])
         self._pad_mocap = np.array([model.body(f"pad_{i}").mocapid[0] for i in range(tabletop.num_pads)])
-        self._block_geoms = self._geoms("block", tabletop.num_blocks)
-        self._pad_geoms = self._geoms("pad", tabletop.num_pads)
-
-    def _geoms(self, kind: str, count: int) -> np.ndarray:
-        ids = [[self.model.geom(f"{kind}_{i}_{primitive}").id for primitive in GEOM_KINDS] for i in range(count)]
-        return np.array(ids).reshape(count, len(GEOM_KINDS))
+        self._block_geoms = geom_ids(model, "block", tabletop.num_blocks)
+        self._pad_geoms = geom_ids(model, "pad", tabletop.num_pads)
 
     # -- questions ----------------------------------------------------------------------------------------------
 
@@ -146,7 +120,7 @@ class Physics:
         return yaw_of_quat(self.mocap_quat[ids, self._pad_mocap[pad]])
 
     def project(self, ids: np.ndarray, camera: str, points: np.ndarray) -> np.ndarray:
-        """Where world points [n, 3] appear in a camera's square image [n, 2]: fractions right and down; NaN if behind."""
+        """Where world points [n, 3] appear in a camera's image [n, 2]: fractions right and down, NaN if behind."""
         column = self.model.camera(camera).id
         matrix = self.cam_xmat[ids, column].reshape(-1, 3, 3)
         local = np.einsum("nji,nj->ni", matrix, points - self.cam_xpos[ids, column])
@@ -161,7 +135,7 @@ class Physics:
         return np.einsum("nji,nj->ni", self.hand_matrix(ids), offset)
 
     def grasped(self, ids: np.ndarray, block: np.ndarray | int) -> np.ndarray:
-        """Whether [n] a block is held: the fingers were told to close, stopped, and the block's centre is between them."""
+        """Whether [n] a block is held: fingers told to close have stopped with the block's centre between them."""
         between = (np.abs(self.hand_to_block(ids, block)) < GRASP_OFFSET).all(axis=1)
         width = GRASP_WIDTH[self.looks.block_shape[ids, block]]
         stopped = (self.finger_speed(ids) < STILL) & (self.gripper_opening(ids) > width - 0.008)
@@ -171,6 +145,15 @@ class Physics:
         """Whether [n] a block's centre is at the height it has when it lies on the table."""
         return np.abs(self.block_position(ids, block)[:, 2] - BLOCK_HALF_HEIGHT) < REST_TOLERANCE
 
+    def aligned_yaw(self, ids: np.ndarray, block: np.ndarray | int) -> np.ndarray:
+        """The hand yaw [n] nearest to the commanded one that puts the fingers on opposite faces of a block."""
+        symmetry = self.block_symmetry(ids, block)
+        period = np.where(symmetry > 0, symmetry, 1.0)
+        current = self.commanded[ids, 5]
+        turn = wrap_angle(self.block_yaw(ids, block) - current, period)
+        goal = np.where(symmetry > 0, current + turn, 0.0)
+        return np.where(np.abs(goal) > POSE_HIGH[5] - 0.05, goal - np.sign(goal) * symmetry, goal)
+
     def state_arrays(self) -> dict[str, np.ndarray]:
         """Every live array that decides the future, first dimension N; writing rows of them restores a state."""
         looks = {f"looks_{name}": values for name, values in vars(self.looks).items()}
@@ -178,8 +161,7 @@ class Physics:
             "state": self.batch.state,
             "commanded": self.commanded,
             "closing": self.closing,
-            "geom_rgba": self.geom_rgba,
-            "geom_size": self.geom_size,
+            **self.fields,
             **looks,
         }
 
@@ -234,34 +216,12 @@ class Physics:
         rpy = np.stack([np.zeros_like(yaw), np.zeros_like(yaw), yaw], axis=1)
         self.mocap_quat[ids, column] = rpy_to_quat(rpy)
 
-    def dress(self, ids: np.ndarray, looks: Looks, rgb: np.ndarray) -> None:
-        """Give the objects of `ids` their colours and shapes. `rgb` [n, num_colors, 3] is each colour's shade there."""
-        for name in ("block_color", "block_shape", "pad_color", "pad_shape"):
-            getattr(self.looks, name)[ids] = getattr(looks, name)
-        self._dress(ids, self._block_geoms, tuple(BLOCK_SHAPES.values()), looks.block_color, looks.block_shape, rgb)
-        self._dress(ids, self._pad_geoms, tuple(PAD_SHAPES.values()), looks.pad_color, looks.pad_shape, rgb)
-
-    def _dress(
-        self,
-        ids: np.ndarray,
-        geoms: np.ndarray,
-        shapes: tuple[Shape, ...],
-        color: np.ndarray,
-        shape: np.ndarray,
-        rgb: np.ndarray,
-    ) -> None:
-        sizes = np.array([[s.size if s.geom == kind else HIDDEN_SIZE for kind in GEOM_KINDS] for s in shapes])
-        rows = np.arange(len(ids))
-        for i, geom_ids in enumerate(geoms):
-            self.geom_size[np.ix_(ids, geom_ids)] = sizes[shape[:, i]]
-            shade = rgb[rows, color[:, i]]
-            self.geom_rgba[np.ix_(ids, geom_ids)] = np.concatenate([shade, np.ones((len(ids), 1))], axis=1)[:, None]
-
-    def aligned_yaw(self, ids: np.ndarray, block: np.ndarray | int) -> np.ndarray:
-        """The hand yaw [n] nearest to the commanded one that puts the fingers on opposite faces of a block."""
-        symmetry = self.block_symmetry(ids, block)
-        period = np.where(symmetry > 0, symmetry, 1.0)
-        current = self.commanded[ids, 5]
-        turn = wrap_angle(self.block_yaw(ids, block) - current, period)
-        goal = np.where(symmetry > 0, current + turn, 0.0)
-        return np.where(np.abs(goal) > POSE_HIGH[5] - 0.05, goal - np.sign(goal) * symmetry, goal)
+    def dress(self, ids: np.ndarray, looks: Looks, around: Surroundings) -> None:
+        """Give the objects of `ids` their colours and shapes, and everything else what differs there."""
+        for name, values in vars(looks).items():
+            getattr(self.looks, name)[ids] = values
+        blocks, pads = self._block_geoms, self._pad_geoms
+        block_shapes, pad_shapes = tuple(BLOCK_SHAPES.values()), tuple(PAD_SHAPES.values())
+        write_objects(self.fields, ids, blocks, block_shapes, looks.block_color, looks.block_shape, around.rgb)
+        write_objects(self.fields, ids, pads, pad_shapes, looks.pad_color, looks.pad_shape, around.rgb)
+        write_surroundings(self.fields, self.model, ids, blocks, around)

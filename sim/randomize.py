@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from sim.physics import BLOCK_SHAPE_NAMES, COLOR_NAMES, PAD_SHAPE_NAMES, Looks
+from sim.looks import BLOCK_SHAPE_NAMES, COLOR_NAMES, PAD_SHAPE_NAMES, Looks, Surroundings
 from sim.scenes.objects import COLORS
-from sim.scenes.tabletop import CENTER
+from sim.scenes.tabletop import CAMERAS, CENTER
 
-NUM_LAYOUTS = 64
-"""Candidate placements drawn per start; the first that keeps its distances is taken."""
+NUM_TRIES, NUM_CANDIDATES = 4, 24
+"""Whole placements drawn per start, and candidate positions per object in each."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,19 @@ class Randomization:
     light_jitter: float
     friction: tuple[float, float]
 
+    @property
+    def varied_fields(self) -> tuple[str, ...]:
+        """Model fields that must differ between environments for these ranges."""
+        varies = {
+            "geom_friction": self.friction != DEFAULT_FRICTION,
+            "light_diffuse": self.light_jitter > 0,
+            "cam_pos": self.camera_position_jitter > 0,
+            "cam_quat": self.camera_angle_jitter > 0,
+        }
+        return tuple(name for name, wanted in varies.items() if wanted)
 
+
+DEFAULT_FRICTION = (1.0, 1.0)
 DEFAULT_RANDOMIZATION = Randomization(
     object_extent=0.11,
     block_yaw=np.pi / 4,
@@ -74,7 +86,7 @@ DEFAULT_RANDOMIZATION = Randomization(
     camera_position_jitter=0.0,
     camera_angle_jitter=0.0,
     light_jitter=0.0,
-    friction=(1.0, 1.0),
+    friction=DEFAULT_FRICTION,
 )
 
 
@@ -83,7 +95,9 @@ def with_overrides(base: Randomization, overrides: dict[str, Any]) -> Randomizat
     names = [field.name for field in fields(Randomization)]
     for name in overrides:
         check_choice("randomize", name, names)
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in overrides.items()}
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in overrides.items()
+    }
     result = replace(base, **values)
     for setting, known in (
         ("colors", COLOR_NAMES),
@@ -92,7 +106,29 @@ def with_overrides(base: Randomization, overrides: dict[str, Any]) -> Randomizat
     ):
         for name in getattr(result, setting):
             check_choice(f"randomize.{setting}", name, known)
+    _check_numbers(result)
     return result
+
+
+def _check_numbers(ranges: Randomization) -> None:
+    """Sizes are not negative and pairs go from low to high; raises ValueError with the setting and its value."""
+    for field in fields(Randomization):
+        value = getattr(ranges, field.name)
+        if isinstance(value, float | int) and value < 0:
+            raise ValueError(f"randomize.{field.name} ({value}) must not be negative")
+        if field.name in ("hand_height", "friction") and (len(value) != 2 or not 0 <= value[0] <= value[1]):
+            raise ValueError(f"randomize.{field.name} ({list(value)}) must be [lowest, highest], from 0 upwards")
+
+
+def check_variety(ranges: Randomization, num_blocks: int, num_pads: int) -> None:
+    """There are enough different looks to tell all objects apart; raises ValueError with the remedy."""
+    for kind, shapes, wanted in (("block", ranges.block_shapes, num_blocks), ("pad", ranges.pad_shapes, num_pads)):
+        available = len(ranges.colors) * len(shapes)
+        if available < wanted:
+            raise ValueError(
+                f"the scene needs {wanted} different {kind}s, but randomize.colors and randomize.{kind}_shapes allow "
+                f"{available}; allow more or lower sim.num_distractors"
+            )
 
 
 def check_choice(setting: str, value: str, known: Any) -> None:
@@ -106,7 +142,7 @@ def check_choice(setting: str, value: str, known: Any) -> None:
 
 @dataclass(frozen=True)
 class Scenes:
-    """n sampled starts: looks, placements [n, objects, 2] and yaws [n, objects] of blocks and pads, and the hand."""
+    """n sampled starts: looks, placements [n, objects, 2] and yaws [n, objects], the hand's pose [n, 6], the rest."""
 
     looks: Looks
     block_xy: np.ndarray
@@ -114,7 +150,7 @@ class Scenes:
     pad_xy: np.ndarray
     pad_yaw: np.ndarray
     hand_pose: np.ndarray
-    rgb: np.ndarray
+    around: Surroundings
 
 
 class UniformNumbers:
@@ -139,7 +175,7 @@ class UniformNumbers:
 
 def draw_uniform(rngs: list[np.random.Generator], num_objects: int) -> UniformNumbers:
     """One vector per generator, long enough for `sample_scenes` and the extras of one start."""
-    size = NUM_LAYOUTS * num_objects * 2 + 4 * num_objects + 128
+    size = NUM_TRIES * NUM_CANDIDATES * num_objects * 2 + 4 * num_objects + 128
     return UniformNumbers(np.stack([rng.random(size) for rng in rngs]))
 
 
@@ -154,10 +190,23 @@ def sample_scenes(numbers: UniformNumbers, ranges: Randomization, num_blocks: in
     hand[:, :2] = CENTER + numbers.between(-ranges.hand_xy, ranges.hand_xy, 2)
     hand[:, 2] = numbers.between(*ranges.hand_height, 1)[:, 0]
     hand[:, 5] = numbers.between(-ranges.hand_yaw, ranges.hand_yaw, 1)[:, 0]
-    jitter = numbers.between(-ranges.color_jitter, ranges.color_jitter, len(COLOR_NAMES), 3)
-    rgb = np.clip(np.array(list(COLORS.values())) + jitter, 0.0, 1.0)
     looks = Looks(block_color, block_shape, pad_color, pad_shape)
-    return Scenes(looks, xy[:, :num_blocks], block_yaw, xy[:, num_blocks:], pad_yaw, hand, rgb)
+    around = _surroundings(numbers, ranges)
+    return Scenes(looks, xy[:, :num_blocks], block_yaw, xy[:, num_blocks:], pad_yaw, hand, around)
+
+
+def _surroundings(numbers: UniformNumbers, ranges: Randomization) -> Surroundings:
+    def jitter(size: float, *shape: int) -> np.ndarray:
+        return numbers.between(-size, size, *shape)
+
+    shades = np.array(list(COLORS.values())) + jitter(ranges.color_jitter, len(COLORS), 3)
+    return Surroundings(
+        rgb=np.clip(shades, 0.0, 1.0),
+        friction=numbers.between(*ranges.friction, 1)[:, 0],
+        lamp=1.0 + jitter(ranges.light_jitter, 1)[:, 0],
+        camera_offset=jitter(ranges.camera_position_jitter, len(CAMERAS), 3),
+        camera_turn=jitter(ranges.camera_angle_jitter, len(CAMERAS), 3),
+    )
 
 
 def _distinct(
@@ -171,13 +220,29 @@ def _distinct(
 
 
 def _layout(numbers: UniformNumbers, ranges: Randomization, num_blocks: int, num_pads: int) -> np.ndarray:
-    """Positions [n, num_blocks + num_pads, 2]: the first candidate whose distances suffice, else the widest one."""
+    """Positions [n, num_blocks + num_pads, 2]: of several tries, the first that keeps its distances, else the widest.
+
+    A try places one object after another, each on the first of its candidates that is far enough from those before.
+    """
     count = num_blocks + num_pads
-    xy = numbers.between(-ranges.object_extent, ranges.object_extent, NUM_LAYOUTS, count, 2)
-    first, second = np.triu_indices(count, 1)
-    least = np.where(second < num_blocks, ranges.block_distance, ranges.block_pad_distance)
-    least = np.where(first >= num_blocks, ranges.pad_distance, least)
-    delta = xy[:, :, first] - xy[:, :, second]
-    margin = (np.sqrt((delta * delta).sum(axis=3)) - least).min(axis=2, initial=np.inf)
+    extent = ranges.object_extent
+    candidates = numbers.between(-extent, extent, NUM_TRIES, count, NUM_CANDIDATES, 2)
+    placed = candidates[:, :, :, 0].copy()
+    margin = np.full(placed.shape[:2], np.inf)
+    for i in range(1, count):
+        delta = candidates[:, :, i, :, None] - placed[:, :, None, :i]
+        room = (np.sqrt((delta * delta).sum(axis=-1)) - _least_distances(ranges, num_blocks, i)).min(axis=-1)
+        choice = np.where((room >= 0).any(axis=-1), np.argmax(room >= 0, axis=-1), np.argmax(room, axis=-1))
+        chosen = choice[:, :, None]
+        placed[:, :, i] = np.take_along_axis(candidates[:, :, i], chosen[..., None], axis=2)[:, :, 0]
+        margin = np.minimum(margin, np.take_along_axis(room, chosen, axis=2)[:, :, 0])
     best = np.where((margin >= 0).any(axis=1), np.argmax(margin >= 0, axis=1), np.argmax(margin, axis=1))
-    return CENTER + xy[np.arange(len(xy)), best]
+    return CENTER + placed[np.arange(len(placed)), best]
+
+
+def _least_distances(ranges: Randomization, num_blocks: int, i: int) -> np.ndarray:
+    """Least distance [i] of object i to those before it; blocks come first, then pads."""
+    before_is_block = np.arange(i) < num_blocks
+    if i < num_blocks:
+        return np.full(i, ranges.block_distance)
+    return np.where(before_is_block, ranges.block_pad_distance, ranges.pad_distance)

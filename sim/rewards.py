@@ -8,7 +8,7 @@ MARGIN_VALUE = 0.1
 
 
 def tolerance(x: np.ndarray, upper: float, margin: float) -> np.ndarray:
-    """1 where |x| <= upper, falling as a Gaussian to 0.1 at `margin` beyond it (after dm_control, Tassa et al. 2018)."""
+    """1 where |x| <= upper, then a Gaussian that is 0.1 at `margin` beyond it (after dm_control, Tassa et al. 2018)."""
     scale = np.sqrt(-2.0 * np.log(MARGIN_VALUE))
     excess = np.maximum(np.abs(x) - upper, 0.0) / margin
     return np.exp(-0.5 * (excess * scale) ** 2)

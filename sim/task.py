@@ -53,7 +53,7 @@ class StepResult:
 
 @dataclass(frozen=True)
 class ObjectFacts:
-    """One object: kind "block" or "pad", role "target" or "distractor", position in metres (base frame), yaw in radians.
+    """One object: kind "block" or "pad", role "target" or "distractor", position in metres, yaw in radians.
 
     `pixels` gives its centre in each camera's image as fractions (right, down) in [0, 1], or None outside the image.
     """

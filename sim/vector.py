@@ -1,4 +1,4 @@
-"""`VectorEnvironment`: hundreds of environments in one process, a chunk of actions per call, pictures only when asked."""
+"""`VectorEnvironment`: hundreds of environments in one process, a chunk of actions a call, pictures when asked."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class VectorEnvironment:
     def reset(
         self, seeds: Sequence[int] | np.ndarray, ids: np.ndarray | None = None, *, render: bool = True
     ) -> SimObservation:
-        """Start the environments `ids` (None: the first len(seeds)) from `seeds`; the same seed is the same start, always."""
+        """Start the environments `ids` (None: the first len(seeds)) from `seeds`; one seed is one start, always."""
         ids = self._start(seeds, ids, self.task.initialise)
         return self.observe(ids, render=render)
 

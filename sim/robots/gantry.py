@@ -17,7 +17,7 @@ class Gantry:
     name = "gantry"
     timestep = 0.01
     integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
-    arm_joints = ("x", "y", "z", "yaw")
+    arm_joints: tuple[str, ...] = ("x", "y", "z", "yaw")
     mask = np.array([1, 1, 1, 0, 0, 1], dtype=np.float64)
 
     def attach(self, spec: mujoco.MjSpec) -> None:

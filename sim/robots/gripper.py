@@ -31,7 +31,7 @@ def add_visual(body: mujoco.MjsBody, kind: mujoco.mjtGeom, **attributes: object)
 
 
 def add_gripper(spec: mujoco.MjSpec, hand: mujoco.MjsBody, kp: float = 1500.0) -> None:
-    """Dress the body `hand` with palm, fingers, actuator "gripper" (0 closed .. 0.04 open), site "tcp", camera "wrist"."""
+    """Give the body `hand` palm, fingers, actuator "gripper" (0 closed to 0.04 open), site "tcp" and camera "wrist"."""
     add_visual(hand, BOX, size=[0.016, 0.075, 0.018], pos=[0, 0, 0.03], rgba=WHITE, mass=0.6)
     for side, sign in (("left", 1.0), ("right", -1.0)):
         finger = hand.add_body(name=f"{side}_finger", pos=[0, 0, FINGER_BASE], gravcomp=1)

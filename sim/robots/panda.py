@@ -50,7 +50,7 @@ class Panda:
     name = "panda"
     timestep = 0.005
     integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
-    arm_joints = tuple(f"joint{i}" for i in range(1, 8))
+    arm_joints: tuple[str, ...] = tuple(f"joint{i}" for i in range(1, 8))
     mask = np.ones(6)
 
     def attach(self, spec: mujoco.MjSpec) -> None:
@@ -80,7 +80,7 @@ class Panda:
         weld.solref = [0.02, 1]
 
     def inverse_kinematics(self, pose: np.ndarray) -> np.ndarray:
-        """Newton's method from HOME with joint 3 held at zero, which leaves one solution near HOME: [n, 6] -> [n, 7]."""
+        """Newton's method from HOME with joint 3 held at zero, so that one solution is near: [n, 6] -> [n, 7]."""
         target = quat_to_matrix(rpy_to_quat(pose[:, 3:]))
         q = np.tile(np.array(HOME), (len(pose), 1))
         q[:, 0] = np.arctan2(pose[:, 1], pose[:, 0])
@@ -90,7 +90,9 @@ class Panda:
             turn = 0.5 * np.cross(rotation, target, axis=1).sum(axis=2)
             error = np.concatenate([pose[:, :3] - position, turn], axis=1)
             reduced = jacobian[:, :, FREE_JOINTS]
-            q[:, FREE_JOINTS] += np.linalg.solve(reduced, error[:, :, None])[:, :, 0]
+            step = np.linalg.solve(reduced, error[:, :, None])[:, :, 0]
+            size = np.abs(step).max(axis=1, keepdims=True)
+            q[:, FREE_JOINTS] += step * np.minimum(1.0, LONGEST_STEP / np.maximum(size, LONGEST_STEP))
         return np.clip(q, LOWER, UPPER)
 
     def command(self, model: mujoco.MjModel, arrays: CommandArrays, ids: np.ndarray, pose: np.ndarray) -> None:
@@ -100,7 +102,9 @@ class Panda:
         arrays.mocap_quat[ids, column] = rpy_to_quat(pose[:, 3:])
 
 
-NEWTON_STEPS = 6
+NEWTON_STEPS = 12
+LONGEST_STEP = 0.4
+"""Radians; a full step from far away may jump to another solution."""
 FREE_JOINTS = [0, 1, 3, 4, 5, 6]
 
 
@@ -115,7 +119,7 @@ def _link_frame(i: int) -> dict[str, list[float]]:
 
 
 def forward_kinematics(q: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Position [n, 3], rotation [n, 3, 3] of the tcp and its geometric Jacobian [n, 6, 7] (linear over angular rows)."""
+    """Position [n, 3], rotation [n, 3, 3] of the tcp, and its geometric Jacobian [n, 6, 7] (linear, angular)."""
     n = len(q)
     position, rotation = np.zeros((n, 3)), np.tile(np.eye(3), (n, 1, 1))
     axes, origins = [], []

@@ -34,6 +34,17 @@ def yaw_of_quat(quat: np.ndarray) -> np.ndarray:
     return np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
 
 
-def wrap_angle(angle: np.ndarray, period: float = 2 * np.pi) -> np.ndarray:
+def wrap_angle(angle: np.ndarray, period: float | np.ndarray = 2 * np.pi) -> np.ndarray:
     """The equivalent of `angle` in [-period/2, period/2)."""
     return (angle + period / 2) % period - period / 2
+
+
+def multiply_quats(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Hamilton product [n, 4] (w x y z): the rotation `second`, then `first`."""
+    w1, x1, y1, z1 = (first[:, i] for i in range(4))
+    w2, x2, y2, z2 = (second[:, i] for i in range(4))
+    w = w1 * w2 - x1 * x2 - y1 * y2 - z1 * z2
+    x = w1 * x2 + x1 * w2 + y1 * z2 - z1 * y2
+    y = w1 * y2 - x1 * z2 + y1 * w2 + z1 * x2
+    z = w1 * z2 + x1 * y2 - y1 * x2 + z1 * w2
+    return np.stack([w, x, y, z], axis=1)

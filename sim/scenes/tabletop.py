@@ -17,6 +17,8 @@ from sim.scenes.objects import BLOCK_HALF_HEIGHT, BLOCK_SHAPES, GEOM_KINDS, PAD_
 CENTER = (0.5, 0.0)
 """Middle of the workspace (metres, base frame)."""
 BLOCK_MASS = 0.05
+ROLL_DAMPING = 1e-4
+"""N m s: a toppled cylinder stops rolling within a hand's breadth; too little to be felt along a line."""
 CAMERAS = ("front", "wrist")
 CONTROL_SECONDS = 0.05
 
@@ -109,7 +111,7 @@ def _add_surroundings(spec: mujoco.MjSpec) -> None:
         ambient=[0.0, 0.0, 0.0],
         castshadow=True,
     )
-    add_looking_camera(spec, "front", eye=(1.33, 0.12, 0.91), target=(0.5, 0.0, 0.062), fovy=15.2)
+    add_looking_camera(spec, "front", eye=(1.33, 0.07, 0.91), target=(0.5, 0.0, 0.06), fovy=14.7)
 
 
 def add_looking_camera(
@@ -130,7 +132,7 @@ def largest(shapes: dict[str, Shape], kind: str) -> list[float]:
 
 def _add_block(spec: mujoco.MjSpec, i: int) -> None:
     body = spec.worldbody.add_body(name=f"block_{i}", pos=[CENTER[0], 0.1 * i, BLOCK_HALF_HEIGHT])
-    body.add_freejoint(name=f"block_{i}")
+    body.add_joint(name=f"block_{i}", type=mujoco.mjtJoint.mjJNT_FREE, damping=[ROLL_DAMPING, 0, 0])
     body.mass, body.ipos, body.iquat = BLOCK_MASS, [0, 0, 0], [1, 0, 0, 0]
     body.inertia = [BLOCK_MASS * (0.04**2 + 0.04**2) / 12] * 3
     body.explicitinertial = True

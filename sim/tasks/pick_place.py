@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from sim import rewards
-from sim.physics import BLOCK_SHAPE_NAMES, COLOR_NAMES, GRASP_WIDTH, PAD_SHAPE_NAMES, Physics
+from sim.looks import BLOCK_SHAPE_NAMES, COLOR_NAMES, PAD_SHAPE_NAMES
+from sim.physics import GRASP_WIDTH, Physics
 from sim.randomize import Randomization, Scenes, UniformNumbers, draw_uniform, sample_scenes
 from sim.robots.gripper import MAX_OPENING
 from sim.scenes.objects import BLOCK_HALF_HEIGHT
@@ -25,7 +26,7 @@ class PickPlace:
     """The target block must lie on the target pad, released, with the hand withdrawn."""
 
     name = "pick_place"
-    reward_names = ("reach", "grasp", "lift", "place", "success")
+    reward_names: tuple[str, ...] = ("reach", "grasp", "lift", "place", "success")
 
     def __init__(self, ranges: Randomization, num_distractors: int) -> None:
         self.ranges = ranges
@@ -67,7 +68,7 @@ class PickPlace:
             physics.place_block(ids[held], block[held], position[held], turned[held])
 
     def _write(self, physics: Physics, ids: np.ndarray, scenes: Scenes) -> None:
-        physics.dress(ids, scenes.looks, scenes.rgb)
+        physics.dress(ids, scenes.looks, scenes.around)
         height = np.full((len(ids), 1), BLOCK_HALF_HEIGHT)
         for i in range(self.num_blocks):
             position = np.concatenate([scenes.block_xy[:, i], height], axis=1)
@@ -90,7 +91,7 @@ class PickPlace:
         return (physics.pad_position(ids, TARGET) - physics.block_position(ids, TARGET))[:, :2]
 
     def success(self, physics: Physics, ids: np.ndarray) -> np.ndarray:
-        """Block within 3 cm of the pad's centre and resting on the table, fingers open, tcp 5 cm away from the block."""
+        """Block within 3 cm of the pad's centre and resting on the table, fingers open, tcp 5 cm from the block."""
         placed = np.linalg.norm(self.block_to_pad(physics, ids), axis=1) < PLACED_DISTANCE
         released = physics.gripper_opening(ids) > RELEASED_OPENING
         retracted = np.linalg.norm(physics.hand_to_block(ids, TARGET), axis=1) > RETRACTED_DISTANCE

@@ -1,0 +1,90 @@
+"""What objects and surroundings look and feel like, per environment: writes into expanded fields of the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mujoco
+import numpy as np
+
+from sim.robots.rotations import multiply_quats, rpy_to_quat
+from sim.scenes.objects import BLOCK_SHAPES, COLORS, GEOM_KINDS, HIDDEN_SIZE, PAD_SHAPES, Shape
+
+COLOR_NAMES = tuple(COLORS)
+BLOCK_SHAPE_NAMES = tuple(BLOCK_SHAPES)
+PAD_SHAPE_NAMES = tuple(PAD_SHAPES)
+
+ALWAYS_VARIED = ("geom_rgba", "geom_size")
+
+
+@dataclass
+class Looks:
+    """Which colour and shape every object has: integers [n, num_blocks] and [n, num_pads], indices into the names."""
+
+    block_color: np.ndarray
+    block_shape: np.ndarray
+    pad_color: np.ndarray
+    pad_shape: np.ndarray
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What may differ beside the objects, per environment.
+
+    Attributes:
+        rgb: shade of every colour of `COLORS` there, [n, num_colors, 3].
+        friction: sliding friction of the blocks [n].
+        lamp: brightness of the lamp [n], 1 as the scene was built.
+        camera_offset: metres [n, num_cameras, 3] in the frame the camera is fixed in.
+        camera_turn: roll, pitch, yaw [n, num_cameras, 3] (radians) about the camera's own axes.
+    """
+
+    rgb: np.ndarray
+    friction: np.ndarray
+    lamp: np.ndarray
+    camera_offset: np.ndarray
+    camera_turn: np.ndarray
+
+
+def geom_ids(model: mujoco.MjModel, kind: str, count: int) -> np.ndarray:
+    """Geoms [count, len(GEOM_KINDS)] of the objects of a kind, "block" or "pad"."""
+    ids = [[model.geom(f"{kind}_{i}_{primitive}").id for primitive in GEOM_KINDS] for i in range(count)]
+    return np.array(ids, dtype=np.int64).reshape(count, len(GEOM_KINDS))
+
+
+def write_objects(
+    fields: dict[str, np.ndarray],
+    ids: np.ndarray,
+    geoms: np.ndarray,
+    shapes: tuple[Shape, ...],
+    color: np.ndarray,
+    shape: np.ndarray,
+    rgb: np.ndarray,
+) -> None:
+    """Colour and size the `geoms` [num_objects, kinds] of the environments `ids` [n].
+
+    Of an object's geoms one takes the size of its shape and the others hide inside it. `color` and `shape` are indices
+    [n, num_objects], `rgb` [n, num_colors, 3] the colours' shades.
+    """
+    sizes = np.array([[s.size if s.geom == kind else HIDDEN_SIZE for kind in GEOM_KINDS] for s in shapes])
+    rows = np.arange(len(ids))
+    for i, columns in enumerate(geoms):
+        fields["geom_size"][np.ix_(ids, columns)] = sizes[shape[:, i]]
+        shade = np.concatenate([rgb[rows, color[:, i]], np.ones((len(ids), 1))], axis=1)
+        fields["geom_rgba"][np.ix_(ids, columns)] = shade[:, None]
+
+
+def write_surroundings(
+    fields: dict[str, np.ndarray], model: mujoco.MjModel, ids: np.ndarray, geoms: np.ndarray, around: Surroundings
+) -> None:
+    """Write those of friction, lamp and cameras that the batch was told to vary."""
+    if "geom_friction" in fields:
+        fields["geom_friction"][np.ix_(ids, geoms.ravel(), np.array([0]))] = around.friction[:, None, None]
+    if "light_diffuse" in fields:
+        fields["light_diffuse"][ids] = model.light_diffuse * around.lamp[:, None, None]
+    if "cam_pos" in fields:
+        fields["cam_pos"][ids] = model.cam_pos + around.camera_offset
+    if "cam_quat" in fields:
+        turn = rpy_to_quat(around.camera_turn.reshape(-1, 3))
+        fixed = np.tile(model.cam_quat, (len(ids), 1))
+        fields["cam_quat"][ids] = multiply_quats(fixed, turn).reshape(len(ids), -1, 4)
