@@ -1,0 +1,213 @@
+import contextlib
+import math
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from vla.rewards.code import program_of, score_code
+from vla.rewards.jail import available
+from vla.rewards.sample import Sample
+from vla.rewards.sandbox import Limits, run_python
+
+JAILS = available()
+LIMITS = Limits(seconds=1.0)
+pytestmark = pytest.mark.skipif(not JAILS, reason="neither bubblewrap nor namespaces are available to this user")
+
+
+@pytest.fixture(params=JAILS or ["none"])
+def jail(request):
+    return request.param
+
+
+def test_an_honest_program(jail):
+    outcome = run_python("import math\nprint(math.factorial(int(input())))", Limits(), b"5\n", jail=jail)
+    assert outcome.started
+    assert (outcome.output, outcome.returncode, outcome.stopped) == (b"120\n", 0, None)
+
+
+def test_an_infinite_loop_ends(jail):
+    started = time.monotonic()
+    outcome = run_python("print('before', flush=True)\nwhile True: pass", LIMITS, jail=jail)
+    assert time.monotonic() - started < 10
+    assert outcome.stopped == "time"
+    assert outcome.output == b"before\n"
+
+
+def test_sleeping_and_ignoring_signals_does_not_help(jail):
+    source = (
+        "import signal, time\nfor s in range(1, 32):\n  try: signal.signal(s, signal.SIG_IGN)\n  except OSError: pass\n"
+    )
+    assert run_python(source + "time.sleep(1000)", LIMITS, jail=jail).stopped == "time"
+
+
+def num_processes_with(marker):
+    found = 0
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            found += entry.name.isdigit() and marker in (entry / "cmdline").read_bytes()
+    return found
+
+
+def test_a_fork_bomb_is_bounded_and_leaves_nothing(jail):
+    source = """
+import os, time
+count = 0
+os.write(1, b".")
+while True:
+    try:
+        if os.fork() == 0:
+            os.write(1, b".")
+    except OSError:
+        time.sleep(1000)
+"""
+    outcome = run_python(source, LIMITS, jail=jail)
+    assert outcome.stopped == "time"
+    assert 2 <= outcome.output.count(b".") <= LIMITS.num_processes
+    for _ in range(100):
+        if num_processes_with(b"sandbox-") == 0:
+            break
+        time.sleep(0.05)
+    assert num_processes_with(b"sandbox-") == 0
+
+
+def test_a_memory_bomb_fails_alone(jail):
+    outcome = run_python("x = bytearray(2 ** 33)\nprint('got it')", LIMITS, jail=jail)
+    assert b"got it" not in outcome.output
+    assert b"MemoryError" in outcome.errors
+
+
+def test_a_gigabyte_of_output_is_cut(jail):
+    source = "import sys\nfor _ in range(1024): sys.stdout.write('x' * 2 ** 20)"
+    outcome = run_python(source, Limits(seconds=20), jail=jail)
+    assert outcome.stopped == "output"
+    assert len(outcome.output) == LIMITS.output_bytes
+
+
+def test_a_huge_file_is_refused(jail):
+    outcome = run_python("open('big', 'wb').write(b'x' * 2 ** 24)", LIMITS, jail=jail)
+    assert outcome.returncode != 0
+    assert b"File too large" in outcome.errors
+
+
+def test_loopback_is_out_of_reach(jail):
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        source = f"import socket\ns = socket.socket()\ns.settimeout(.5)\nprint(s.connect_ex(('127.0.0.1', {port})))"
+        with socket.socket() as client:  # outside it is within reach
+            assert client.connect_ex(("127.0.0.1", port)) == 0
+        outcome = run_python(source, Limits(), jail=jail)
+    assert outcome.output.strip().isdigit()
+    assert outcome.output.strip() != b"0"
+
+
+def test_nothing_can_be_written_outside_its_folder(jail, tmp_path):
+    tmp_path.chmod(0o777)
+    targets = [
+        str(tmp_path / "evil"),
+        "/tmp/evil",
+        "/usr/evil",
+        "/etc/evil",
+        "/dev/evil",
+        "/evil",
+        "../evil",
+        "/proc/evil",
+    ]
+    source = f"""
+for path in {targets!r}:
+    try:
+        open(path, "w").write("x")
+        print("wrote", path)
+    except OSError:
+        pass
+open("mine", "w").write("own folder")
+print(open("mine").read())
+"""
+    outcome = run_python(source, Limits(), jail=jail)
+    assert outcome.output == b"own folder\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_can_be_read_outside_but_system_files(jail, tmp_path, monkeypatch):
+    monkeypatch.setenv("SECRET_TOKEN", "hunter2")
+    (tmp_path / "secret").write_text("hunter2")
+    (tmp_path / "secret").chmod(0o666)
+    targets = [str(tmp_path / "secret"), "/etc/passwd", "/etc/shadow", "/etc/hostname", __file__]
+    source = f"""
+import os
+for path in {targets!r}:
+    try:
+        print("read", path, open(path).read())
+    except OSError:
+        pass
+print(os.environ)
+for pid in os.listdir("/proc"):
+    if pid.isdigit():
+        for name in ("environ", "cmdline"):
+            try:
+                print(open(f"/proc/{{pid}}/{{name}}").read())
+            except OSError:
+                pass
+"""
+    outcome = run_python(source, Limits(), jail=jail)
+    assert b"read " not in outcome.output
+    assert b"hunter2" not in outcome.output
+    assert outcome.returncode == 0
+
+
+def test_no_capabilities_and_no_way_to_gain_any(jail):
+    outcome = run_python("print(open('/proc/self/status').read())", Limits(), jail=jail)
+    status = dict(line.split(":\t") for line in outcome.output.decode().splitlines() if ":\t" in line)
+    assert {status[name] for name in ("CapEff", "CapPrm", "CapBnd", "CapInh", "CapAmb")} == {"0" * 16}
+    assert status["NoNewPrivs"] == "1"
+
+
+TESTS = {"tests": [{"call": "add(2, 3)", "output": "5"}, {"call": "add('a', 'b')", "output": "'ab'"}]}
+
+
+def test_code_is_scored_by_the_tests_it_passes(jail):
+    programs = [
+        "Here you are:\n```python\ndef add(a, b):\n    return a + b\n```\nEnjoy.",
+        "def add(a, b):\n    return int(a) + int(b)",
+        "def add(a, b):\n    while True: pass",
+        "this is no program",
+        "import sys\nprint('\\x02\"5\"'); sys.exit(0)",  # a forged verdict passes one test only if it guesses the value
+        "import os\nos._exit(0)",
+        "class Yes(str):\n    __eq__ = lambda *a: True\n    __repr__ = lambda s: Yes()\nadd = lambda a, b: Yes()",
+    ]
+    samples = [Sample("", program, "", facts=TESTS) for program in programs]
+    scores = score_code(samples, LIMITS, jail=jail)
+    assert scores[:4] == [1.0, 0.5, 0.0, 0.0]
+    assert scores[4] <= 0.5
+    assert scores[5:] == [0.0, 0.0]
+
+
+def test_programs_that_read_and_print(jail):
+    tests = {"tests": [{"input": "2 3\n", "output": "5\n"}, {"input": "1 1\n", "output": "2"}]}
+    good = "a, b = map(int, input().split())\nprint(a + b)  "
+    constant = "print(5)"
+    assert score_code([Sample("", p, "", facts=tests) for p in (good, constant)], LIMITS, jail=jail) == [1.0, 0.5]
+
+
+def test_without_tests_or_sandbox_a_program_is_unscorable(jail, monkeypatch):
+    assert math.isnan(score_code([Sample("", "x = 1", "")], LIMITS, jail=jail)[0])
+    import vla.rewards.sandbox as sandbox
+
+    monkeypatch.setattr(sandbox, "command_line", lambda *_: ["/bin/false"])
+    assert math.isnan(score_code([Sample("", "add = sum", "", facts=TESTS)], LIMITS, jail=jail)[0])
+
+
+def test_code_is_never_run_unconfined(monkeypatch):
+    import vla.rewards.sandbox as sandbox
+
+    monkeypatch.setattr(sandbox, "available", list)
+    with pytest.raises(ValueError, match="code rewards need a sandbox.*install bubblewrap"):
+        score_code([Sample("", "x = 1", "", facts=TESTS)], LIMITS)
+
+
+def test_the_last_block_is_the_program():
+    assert program_of("```python\na = 1\n```\nbetter:\n```\na = 2\n```") == "a = 2\n"
+    assert program_of("a = 3") == "a = 3"

@@ -1,0 +1,73 @@
+"""Several verifiers as one reward: a weighted sum, with every part kept for the metrics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla.rewards.code import score_code
+from vla.rewards.pool import VerifierProcess
+from vla.rewards.sample import UNSCORABLE, Sample
+from vla.rewards.sandbox import Limits
+
+CORRECT = "correct"
+"""Stands for the verifier that a problem brings with it, `facts["verifier"]`."""
+CODE = "code"
+SHORT = "finished"
+"""1 when the completion ended by itself: a reward against running into the length limit."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One value a sample: the weighted sum, and each part by its name. NaN is unscorable."""
+
+    total: NDArray[np.float32]
+    parts: Mapping[str, NDArray[np.float32]]
+
+
+class Rewards:
+    """Weighted verifiers: `weights` maps `correct`, `code`, `finished` or a verifier's name to its weight.
+
+    A sample is unscorable when any part with a weight other than 0 is. Raises ValueError for an unknown name, no
+    weights, or a weight that is not finite.
+    """
+
+    def __init__(
+        self, weights: Mapping[str, float], process: VerifierProcess | None = None, limits: Limits | None = None
+    ) -> None:
+        if not weights:
+            raise ValueError("rewards is empty: give at least one, e.g. rewards={correct: 1.0}")
+        for name, weight in weights.items():
+            if not math.isfinite(weight):
+                raise ValueError(f"rewards.{name} ({weight}) must be a finite weight")
+        self.weights = dict(weights)
+        self.process = process or VerifierProcess()
+        self.limits = limits or Limits()
+
+    def __call__(self, samples: Sequence[Sample]) -> Scores:
+        parts = {name: np.array(self._part(name, samples), dtype=np.float32) for name in self.weights}
+        total = sum(weight * parts[name] for name, weight in self.weights.items() if weight != 0)
+        return Scores(np.broadcast_to(np.float32(total), len(samples)).copy(), parts)
+
+    def _part(self, name: str, samples: Sequence[Sample]) -> list[float]:
+        if name == SHORT:
+            return [float(sample.finished) for sample in samples]
+        if name == CODE:
+            return score_code(samples, self.limits)
+        if name != CORRECT:
+            return self.process.score(name, samples)
+        scores = [UNSCORABLE] * len(samples)
+        verifiers = [str(sample.facts.get("verifier", "exact")) for sample in samples]
+        for verifier in dict.fromkeys(verifiers):
+            rows = [i for i, own in enumerate(verifiers) if own == verifier]
+            for row, score in zip(rows, self._part(verifier, [samples[i] for i in rows]), strict=True):
+                scores[row] = score
+        return scores
+
+    def close(self) -> None:
+        """End the verifiers' process."""
+        self.process.close()
