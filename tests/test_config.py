@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from vla.command_line import as_yaml, read_config
 from vla.config import ConfigError, RobotConfig, TextConfig, freeze, load
-from vla.config.algorithm import GROUP_ALGORITHMS, Algorithm
+from vla.config.algorithm import Algorithm, needs_critic, needs_groups
 from vla.config.compose import CONFIGS, check_keys, groups, nearest, options, paths
 
 ROOT = Path(__file__).parents[1]
@@ -81,6 +81,11 @@ WRONG = {
     "+algorithm.gae_lambda=.9": "algorithm.gae_lambda (0.9): no such setting under algorithm=grpo",
     "~algorithm.scale": "algorithm.scale is missing under algorithm=grpo: every setting needs a value",
     "algorithm.reduction=constant": "algorithm.max_length (null) is needed by reduction 'constant'",
+    "algorithm=reinforce algorithm.baseline=critic": "algorithm.value_coefficient (null) belongs to algorithm.baseline",
+    "algorithm=reinforce rl.epochs=2": "rl.epochs (2) and rl.num_minibatches (1) must be 1 under algorithm=reinforce",
+    "algorithm=dapo algorithm.overlong_buffer=9": "algorithm.max_length (null) must be at least algorithm.overlong",
+    "algorithm=dapo algorithm.max_length=9": "algorithm.max_length (9) has no meaning without algorithm.over",
+    "rl.kl_target=6": "rl.kl_target (6.0) and rl.kl_horizon (null) belong together",
     "sim.robot=pandaa": "sim.robot (pandaa): no such choice; did you mean panda?; choose from panda, gantry",
     "model.vision.name=smal": "model.vision.name (smal): no such kind; did you mean small?; choose from small, hub",
     "rl.learning_rate=-1": "rl.learning_rate (-1) must be greater than 0",
@@ -106,7 +111,7 @@ WRONG = {
 @pytest.mark.parametrize("override", WRONG)
 def test_a_wrong_setting_is_refused_by_name_with_the_remedy(override: str):
     with pytest.raises(ConfigError) as error:
-        load([override])
+        load(override.split(" "))
     assert str(error.value).startswith(WRONG[override])
 
 
@@ -157,19 +162,32 @@ def test_resume_refuses_another_kind_a_wrong_key_and_a_folder_that_is_no_run(tmp
 ALGORITHMS = get_args(get_args(Algorithm)[0])
 
 
-@pytest.mark.parametrize("settings", ALGORITHMS, ids=lambda settings: settings.__name__)
-def test_an_algorithm_has_the_settings_of_its_dataclass(settings: type):
-    name = get_args(settings.model_fields["name"].annotation)[0]
-    module = importlib.import_module(f"vla.rl.{name}")
-    dataclass = next(value for key, value in vars(module).items() if key.lower() == name.replace("_", ""))
-    assert {"name", *(field.name for field in fields(dataclass))} == set(settings.model_fields)
-    values = load([f"algorithm={name}", "rl.group_size=2"]).algorithm.model_dump(exclude={"name"})
-    assert dataclass(**values).needs_groups == (name in GROUP_ALGORITHMS)
+def test_an_algorithm_has_the_settings_of_its_dataclass():
+    from vla.rl.catalogue import NAMES, algorithm_type
+
+    union = {get_args(settings.model_fields["name"].annotation)[0]: settings for settings in ALGORITHMS}
+    assert set(union) == set(NAMES)
+    for name, settings in union.items():
+        assert {"name", *(field.name for field in fields(algorithm_type(name)))} == set(settings.model_fields), name
 
 
-def test_every_algorithm_has_a_file_and_every_file_an_algorithm():
-    names = {get_args(settings.model_fields["name"].annotation)[0] for settings in ALGORITHMS}
-    assert names == set(options("algorithm"))
+@pytest.mark.parametrize("option", options("algorithm"))
+def test_every_option_makes_its_algorithm(option: str):
+    from vla.rl.catalogue import make_algorithm
+
+    settings = load([f"algorithm={option}"]).algorithm
+    algorithm = make_algorithm(**settings.model_dump())
+    assert option.startswith(settings.name)
+    assert algorithm.needs_groups == needs_groups(settings)
+    assert algorithm.needs_values == needs_critic(settings)
+
+
+@pytest.mark.parametrize(("section", "dataclasses"), [("rl", ("update.UpdateSettings", "loop.LoopSettings"))])
+def test_the_loop_finds_its_settings_in_the_yaml(section: str, dataclasses: tuple[str, ...]):
+    for path in dataclasses:
+        module, name = path.split(".")
+        wanted = fields(getattr(importlib.import_module(f"vla.rl.{module}"), name))
+        assert {field.name for field in wanted} <= set(type(getattr(load(), section)).model_fields), path
 
 
 def test_the_yaml_holds_every_value_and_the_types_hold_none():

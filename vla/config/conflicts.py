@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from itertools import combinations
 
-from vla.config.algorithm import GROUP_ALGORITHMS, Algorithm
+from vla.config.algorithm import Algorithm, Dapo, Reinforce, needs_critic, needs_groups
+from vla.config.explain import shown
 from vla.config.robot import RobotConfig
 from vla.config.text import TextConfig
 from vla.config.training import Evaluation, Rl
@@ -20,21 +21,49 @@ def conflicts(config: RobotConfig | TextConfig) -> list[str]:
 
 
 def rl_conflicts(rl: Rl, algorithm: Algorithm) -> list[str]:
-    found = []
-    try:
-        checks.reduction(algorithm.reduction, algorithm.max_length)
-    except ValueError as error:
-        found.append(f"algorithm.{error}")
-    if algorithm.name in GROUP_ALGORITHMS and rl.group_size < 2:
+    found = algorithm_conflicts(algorithm)
+    if needs_groups(algorithm) and rl.group_size < 2:
         found.append(
             f"rl.group_size ({rl.group_size}) must be at least 2 under algorithm={algorithm.name}, which compares "
             "the trajectories of a group: raise it, or choose algorithm=ppo"
         )
-    if rl.critic_warmup_iterations and algorithm.name != "ppo":
+    if rl.critic_warmup_iterations and not needs_critic(algorithm):
         found.append(
             f"rl.critic_warmup_iterations ({rl.critic_warmup_iterations}) needs a critic, and "
             f"algorithm={algorithm.name} has none: set it to 0, or choose algorithm=ppo"
         )
+    if algorithm.name == "reinforce" and (rl.epochs > 1 or rl.num_minibatches > 1):
+        found.append(
+            f"rl.epochs ({rl.epochs}) and rl.num_minibatches ({rl.num_minibatches}) must be 1 under "
+            "algorithm=reinforce, which has no ratio to correct for steps already taken: choose reinforce_plus_plus"
+        )
+    if (rl.kl_target is None) != (rl.kl_horizon is None):
+        found.append(
+            f"rl.kl_target ({shown(rl.kl_target)}) and rl.kl_horizon ({shown(rl.kl_horizon)}) belong together: "
+            "give both (6 and 10000 are usual) or neither"
+        )
+    return found
+
+
+def algorithm_conflicts(algorithm: Algorithm) -> list[str]:
+    found = []
+    if hasattr(algorithm, "reduction"):
+        try:
+            checks.reduction(algorithm.reduction, algorithm.max_length)
+        except ValueError as error:
+            found.append(f"algorithm.{error}")
+    if isinstance(algorithm, Reinforce) and (algorithm.value_coefficient is None) == (algorithm.baseline == "critic"):
+        found.append(
+            f"algorithm.value_coefficient ({shown(algorithm.value_coefficient)}) belongs to algorithm.baseline=critic, "
+            f"and that is {algorithm.baseline}: give both or neither"
+        )
+    if isinstance(algorithm, Dapo) and (algorithm.max_length or 0) < algorithm.overlong_buffer:
+        found.append(
+            f"algorithm.max_length ({shown(algorithm.max_length)}) must be at least algorithm.overlong_buffer "
+            f"({algorithm.overlong_buffer}): it is the most draws a trajectory can have"
+        )
+    if isinstance(algorithm, Dapo) and algorithm.max_length is not None and not algorithm.overlong_buffer:
+        found.append(f"algorithm.max_length ({algorithm.max_length}) has no meaning without algorithm.overlong_buffer")
     return found
 
 

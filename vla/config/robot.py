@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -23,6 +23,7 @@ class Sim(Section):
     num_threads: CountOrZero
     num_distractors: CountOrZero
     reward: Annotated[dict[str, float], Field(min_length=1)]
+    randomization: dict[str, Any]
 
 
 class SmallVision(Section):
@@ -85,24 +86,18 @@ class TokenPolicy(Section):
 Policy = TokenPolicy
 
 
-class Perturbation(Section):
-    probability: Fraction
-    num_steps: Count
-    scale: NonNegative
-
-
 class Data(Section):
     path: str | None
     num_demonstrations: Annotated[int, Field(ge=2)]
     image_format: Literal["images", "video"]
-    perturbation: Perturbation
+    burst_probability: Fraction
     question_weight: NonNegative
     holdout_fraction: Annotated[float, Field(gt=0, lt=1)]
 
 
 class Augment(Section):
     shift_pixels: CountOrZero
-    colour: Fraction
+    light: Fraction
 
 
 class Sft(Section):

@@ -24,6 +24,11 @@ class Rl(Section):
     critic_warmup_iterations: CountOrZero
     importance_cap: Positive | None
     importance_level: Literal["draw", "decision"]
+    max_refills: CountOrZero
+    normalize_rewards: bool
+    reference_every: Count | None
+    kl_target: Positive | None
+    kl_horizon: Positive | None
     evaluate_every: Count
     max_seconds: Positive | None
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import TextIOBase
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -41,6 +41,7 @@ class Progress:
             yield LineStage(name, total, done, self.say, self.clock)
 
 
+@runtime_checkable
 class Stage(Protocol):
     """A stage under way."""
 
