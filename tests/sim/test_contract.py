@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 import sim
+from sim.robots.rotations import quat_to_matrix, rpy_to_quat
 from sim.scenes.tabletop import POSE_HIGH, POSE_LOW
+from sim.spec import DEFAULT_ACTION_SPEC
 
 PAIRS = [(task, robot) for task in sim.TASKS for robot in sim.ROBOTS]
 SIZE = 24
@@ -19,7 +21,7 @@ def env(request):
 
 
 def random_actions(n: int, horizon: int, seed: int = 0) -> np.ndarray:
-    spec = sim.spec.DEFAULT_ACTION_SPEC
+    spec = DEFAULT_ACTION_SPEC
     return np.random.default_rng(seed).uniform(spec.low, spec.high, (n, horizon, 7)).astype(np.float32)
 
 
@@ -119,6 +121,19 @@ def test_the_hand_follows_the_command(env):
     ids = np.arange(4)
     np.testing.assert_allclose(env.physics.hand_position(ids), env.physics.commanded[ids, :3], atol=2e-3)
     np.testing.assert_allclose(env.physics.hand_yaw(ids), env.physics.commanded[ids, 5], atol=2e-2)
+
+
+def test_only_the_panda_tilts(env):
+    env.reset(range(4))
+    action = np.zeros((4, 1, 7), np.float32)
+    action[:, 0, 3:5] = [0.1, -0.1]
+    for _ in range(2):
+        env.step(action)
+    for _ in range(6):
+        env.step(np.zeros((4, 1, 7), np.float32))
+    tilts = env.physics.robot.name == "panda"
+    pose = np.concatenate([np.tile([[0.2, -0.2]], (4, 1)) * tilts, env.physics.commanded[:, 5:6]], axis=1)
+    np.testing.assert_allclose(env.physics.hand_matrix(np.arange(4)), quat_to_matrix(rpy_to_quat(pose)), atol=0.03)
 
 
 def test_time_truncates_and_never_terminates(env):
