@@ -1,0 +1,33 @@
+"""Measure speed as a ratio to a peer in the same run: `python scripts/benchmark.py NAME --help`.
+
+    rollout   the vector environment against a bare loop of physics and rendering
+    data      random access to demonstrations against LeRobot's own
+
+A benchmark is a module of `scripts/benchmarks` with a docstring and `run(argv) -> int`.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
+
+
+def names() -> list[str]:
+    """The benchmarks there are."""
+    folder = Path(__file__).resolve().parent / "benchmarks"
+    return sorted(path.stem for path in folder.glob("[a-z]*.py") if path.stem != "clock")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=names())
+    argv = sys.argv[1:] if argv is None else argv
+    chosen = parser.parse_args(argv[:1]).name
+    import importlib
+
+    return importlib.import_module(f"benchmarks.{chosen}").run(argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""Random access to demonstrations: samples per second of our loader against LeRobot's own, on the same dataset.
+
+A sample is one frame of every camera and the action chunk that begins there. LeRobot gives float images; ours is timed
+as it is used (uint8, converted on the device) and with the conversion to float as well.
+"""
+
+import argparse
+from pathlib import Path
+
+
+def run(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="benchmark.py data", description=__doc__)
+    parser.add_argument("--dataset", type=Path, help="a LeRobotDataset v3 folder; without it one is made up")
+    parser.add_argument("--format", choices=["video", "images"], default="video", help="of the dataset made up")
+    parser.add_argument("--chunk", type=int, default=16, help="actions a sample")
+    parser.add_argument("--backend", default="pyav", help="LeRobot's video decoder: pyav or torchcodec")
+    parser.add_argument("--samples", type=int, default=64, help="a round")
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args(argv)
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as temporary:
+        compare(options.dataset or made_up(Path(temporary) / "demos", options.format), options)
+    return 0
+
+
+def compare(folder, options):
+    import warnings
+
+    import numpy as np
+    import torch
+    from benchmarks.clock import report, side_by_side
+
+    from vla.data.demonstrations import open_demonstrations
+
+    warnings.simplefilter("ignore")
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    ours = open_demonstrations(folder)
+    chunk = [step / ours.fps for step in range(options.chunk)]
+    theirs = LeRobotDataset(
+        "local/benchmark", root=folder, delta_timestamps={"action": chunk}, video_backend=options.backend
+    )
+    indices = np.random.default_rng(0).integers(0, ours.num_frames, options.samples)
+
+    def as_float():
+        images = ours.batch(indices, options.chunk).images
+        return [torch.from_numpy(image).permute(0, 3, 1, 2).float().div_(255) for image in images.values()]
+
+    timings = side_by_side(
+        {
+            f"LeRobot ({options.backend})": lambda: [theirs[int(index)] for index in indices],
+            "ours": lambda: ours.batch(indices, options.chunk),
+            "ours, as float": as_float,
+        },
+        options.rounds,
+    )
+    report(timings, options.samples, "samples")
+    peer, uint8, floats = timings.values()
+    print(
+        f"ours / LeRobot: {peer.wall / uint8.wall:.0f} times as many a second, {peer.wall / floats.wall:.0f} as float"
+    )
+
+
+def made_up(folder, storage):
+    """Twenty episodes of 80 frames, two 96 px cameras: a block that moves over a plain."""
+    import numpy as np
+
+    from vla.data.lerobot_format import DatasetSpec
+    from vla.data.lerobot_writer import Episode, LeRobotWriter
+
+    names = tuple("abcdefg")
+    writer = LeRobotWriter(folder, DatasetSpec(20, "none", ("front", "wrist"), (96, 96), names, names, {}, {}, storage))
+    rng, steps = np.random.default_rng(0), np.arange(80)
+    for seed in range(20):
+        image = np.full((80, 96, 96, 3), 150, np.uint8)
+        for step in steps:
+            image[step, 10 + step // 2 : 30 + step // 2, seed : seed + 20] = (200, 30, 10 * seed)
+        vectors = rng.normal(size=(2, 80, 7)).astype(np.float32)
+        writer.add(Episode({"front": image, "wrist": image}, *vectors, np.zeros(80, bool), "put it there", seed, True))
+    return writer.finish()

@@ -1,0 +1,78 @@
+"""Control steps per second of the vector environment against a bare loop of `Batch.step` and `Renderer.render`.
+
+The bare loop knows no action, task, reward or end of episode: it is the most that physics and rendering allow. Both
+take chunks and draw every camera once a chunk; a third run draws after every control step.
+"""
+
+import argparse
+
+
+def run(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="benchmark.py rollout", description=__doc__)
+    parser.add_argument("--robot", default="panda")
+    parser.add_argument("--num-envs", type=int, default=64)
+    parser.add_argument("--chunk", type=int, default=8, help="control steps a call")
+    parser.add_argument("--image-size", type=int, default=64)
+    parser.add_argument("--cameras", nargs="+", default=["front", "wrist"])
+    parser.add_argument("--renderer", default="auto")
+    parser.add_argument("--num-threads", type=int, default=0)
+    parser.add_argument("--rounds", type=int, default=15)
+    options = parser.parse_args(argv)
+
+    import numpy as np
+    from benchmarks.clock import report, side_by_side
+
+    import sim
+
+    shared = {"robot": options.robot, "num_envs": options.num_envs, "cameras": options.cameras}
+    shared |= {"image_size": options.image_size, "renderer": options.renderer, "num_threads": options.num_threads}
+    endless = options.chunk * (options.rounds + 2)
+    chunked = sim.make_vector(**shared, max_steps=endless)
+    every_step = sim.make_vector(**shared, max_steps=endless, render_every_step=True)
+    for environment in (chunked, every_step):
+        environment.reset(range(options.num_envs))
+    rng = np.random.default_rng(0)
+    actions = rng.uniform(-0.002, 0.002, (options.num_envs, options.chunk, chunked.action_spec.size)).astype(np.float32)
+    timings = side_by_side(
+        {
+            "bare loop": bare_loop(chunked, options),
+            "environment": lambda: chunked.step(actions),
+            "environment, drawing every control step": lambda: every_step.step(actions),
+        },
+        options.rounds,
+    )
+    count = options.num_envs * options.chunk
+    report(timings, count, "control steps")
+    bare, ours, all_steps = timings.values()
+    print(
+        f"environment / bare loop: {bare.wall / ours.wall:.2f} (CPU {bare.cpu / ours.cpu:.2f}); at least 0.80 is wanted"
+    )
+    print(
+        f"drawing once a chunk of {options.chunk} / every control step: {all_steps.wall / ours.wall:.2f} times as fast"
+    )
+    return 0
+
+
+def bare_loop(environment, options):
+    """The same scenes, held still: physics for a whole chunk in one call, then every camera once."""
+    import mujoco
+    from mujoco.batch import Batch
+
+    from sim.render import Renderer, choose_backend
+
+    physics = environment.physics
+    batch = Batch(physics.model, options.num_envs, options.num_threads)
+    for name, values in physics.fields.items():
+        batch.expand(name)[:] = values
+    renderer = Renderer(
+        physics.model, batch, tuple(options.cameras), options.image_size, choose_backend(options.renderer),
+        options.num_threads,
+    )  # fmt: skip
+    batch.state[:] = physics.batch.state
+    num_substeps = physics.num_substeps * options.chunk
+
+    def advance():
+        batch.step(nstep=num_substeps, stage=mujoco.mjtStage.mjSTAGE_VEL)
+        return renderer.render()
+
+    return advance
