@@ -185,7 +185,8 @@ def is_disk_full(error: Exception) -> bool:
 def full_message(final: Path, error: Exception) -> str:
     older = last_checkpoint(final.parent)
     kept = f"{older} is intact" if older else "there is no older one"
-    return f"the disk is full, checkpoint {final} was not written ({getattr(error, 'strerror', None) or error}); {kept}: make room, then resume"
+    reason = getattr(error, "strerror", None) or error
+    return f"the disk is full, checkpoint {final} was not written ({reason}); {kept}: make room, then resume"
 
 
 def flush(folder: Path) -> None:
