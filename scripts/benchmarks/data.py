@@ -37,10 +37,8 @@ def compare(folder, options):
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     ours = open_demonstrations(folder)
-    chunk = [step / ours.fps for step in range(options.chunk)]
-    theirs = LeRobotDataset(
-        "local/benchmark", root=folder, delta_timestamps={"action": chunk}, video_backend=options.backend
-    )
+    chunk = {"action": [step / ours.fps for step in range(options.chunk)]}
+    theirs = LeRobotDataset("local/x", root=folder, delta_timestamps=chunk, video_backend=options.backend)
     indices = np.random.default_rng(0).integers(0, ours.num_frames, options.samples)
 
     def as_float():
@@ -69,8 +67,8 @@ def made_up(folder, storage):
     from vla.data.lerobot_format import DatasetSpec
     from vla.data.lerobot_writer import Episode, LeRobotWriter
 
-    names = tuple("abcdefg")
-    writer = LeRobotWriter(folder, DatasetSpec(20, "none", ("front", "wrist"), (96, 96), names, names, {}, {}, storage))
+    spec = DatasetSpec(20, "none", ("front", "wrist"), (96, 96), tuple("abcdefg"), tuple("abcdefg"), {}, {}, storage)
+    writer = LeRobotWriter(folder, spec)
     rng, steps = np.random.default_rng(0), np.arange(80)
     for seed in range(20):
         image = np.full((80, 96, 96, 3), 150, np.uint8)
