@@ -1,0 +1,135 @@
+"""One process or many behind one face: where tensors live, in which precision, and how sums cross processes.
+
+A loss is a sum of terms whose weights are fixed over the global batch, so gradients are summed over processes, never
+averaged. Many processes are started by `accelerate launch scripts/train_vla.py ...`; accelerate is loaded only then.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from vla.rl.batch import single_process
+
+Precision = Literal["auto", "fp32", "bf16"]
+DeviceName = Literal["auto", "cpu", "cuda"]
+
+
+@runtime_checkable
+class Processes(Protocol):
+    """What a training loop asks of the processes it runs in."""
+
+    device: torch.device
+    rank: int
+    num_processes: int
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and talks to the person."""
+        ...
+
+    def reduce_sum(self, value: Tensor) -> Tensor:
+        """The sum of a tensor over all processes; the argument keeps its value."""
+        ...
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The precision of forward passes."""
+        ...
+
+    def wait(self) -> None:
+        """Wait until every process is here."""
+        ...
+
+
+class SingleProcess:
+    """The one process there is. `reduce_sum` is the core's own identity: nothing is added to a run on one machine."""
+
+    rank = 0
+    num_processes = 1
+    is_main = True
+    reduce_sum = staticmethod(single_process)
+
+    def __init__(self, device: torch.device, bf16: bool):
+        self.device, self.bf16 = device, bf16
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
+
+    def wait(self) -> None:
+        return None
+
+
+class ManyProcesses:
+    """This process among those that `accelerate launch` (or torchrun) started."""
+
+    def __init__(self, device: DeviceName, precision: Precision):
+        from accelerate import Accelerator
+
+        bf16 = wants_bf16(precision, choose_device(device))
+        self.accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if bf16 else "no")
+        self.device = self.accelerator.device
+        self.rank = self.accelerator.process_index
+        self.num_processes = self.accelerator.num_processes
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def reduce_sum(self, value: Tensor) -> Tensor:
+        return self.accelerator.reduce(value.detach().to(self.device).clone(), "sum").to(value.device)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return self.accelerator.autocast()
+
+    def wait(self) -> None:
+        self.accelerator.wait_for_everyone()
+
+
+def start_processes(device: DeviceName, precision: Precision) -> Processes:
+    """This process alone, or as one of those that a launcher started (it sets WORLD_SIZE)."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return ManyProcesses(device, precision)
+    chosen = choose_device(device)
+    return SingleProcess(chosen, wants_bf16(precision, chosen))
+
+
+def choose_device(device: DeviceName) -> torch.device:
+    """The device of this process; ValueError when a GPU is asked for and there is none."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("train.device (cuda): no GPU is visible here; use train.device=cpu, or auto")
+    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def wants_bf16(precision: Precision, device: torch.device) -> bool:
+    """`auto` is bf16 on a GPU that has it and fp32 on a CPU, where elementwise bf16 is slower."""
+    if precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return precision == "bf16"
+
+
+def sum_gradients(parameters: Iterable[nn.Parameter], processes: Processes) -> None:
+    """Sum gradients over processes; a parameter without one counts as zero. Nothing happens in a single process."""
+    if processes.num_processes == 1:
+        return
+    for parameter in parameters:
+        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        parameter.grad = processes.reduce_sum(gradient)
+
+
+@torch.no_grad()
+def same_weights(module: nn.Module, processes: Processes) -> None:
+    """Give every process the weights and buffers of the main one."""
+    if processes.num_processes == 1:
+        return
+    for tensor in [*module.parameters(), *module.buffers()]:
+        tensor.copy_(processes.reduce_sum(tensor if processes.is_main else torch.zeros_like(tensor)))
+
+
+def own_share(rows: list[Any], processes: Processes) -> list[Any]:
+    """The rows of a global list that this process handles: every `num_processes`-th."""
+    return rows[processes.rank :: processes.num_processes]
