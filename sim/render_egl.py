@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import mujoco
@@ -14,6 +14,7 @@ from mujoco.egl import GLContext
 from sim.render import Arrays
 
 _EVERYTHING = int(mujoco.mjtCatBit.mjCAT_ALL)
+_HIDDEN_GROUP = mujoco.mjNGROUP - 1
 _OFF = ("SHADOW", "REFLECTION", "SKYBOX", "HAZE", "FOG")
 _opening = threading.Lock()
 
@@ -45,6 +46,8 @@ class _Canvas:
             self._scene.flags[getattr(mujoco.mjtRndFlag, f"mjRND_{flag}")] = 0
         self._option = mujoco.MjvOption()
         self._option.flags[mujoco.mjtVisFlag.mjVIS_TEXTURE] = int(textures)
+        self._option.geomgroup[_HIDDEN_GROUP] = 0
+        self._groups = self._model.geom_group.copy()
         self._views = [
             (self._fixed_camera(model.camera(name).id), mujoco.MjrRect(index * size, 0, size, size))
             for index, name in enumerate(cameras)
@@ -60,8 +63,13 @@ class _Canvas:
         camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, index
         return camera
 
-    def draw(self, rows: Iterator[int], poses: Arrays, looks: Arrays, images: list[np.ndarray]) -> None:
-        """Draw the next of `rows` until there is none, into `images`, one array [n, h, w, 3] a camera."""
+    def draw(
+        self, rows: Iterator[int], poses: Arrays, looks: Arrays, seen: np.ndarray, images: list[np.ndarray]
+    ) -> None:
+        """Draw the next of `rows` until there is none, into `images`, one array [n, h, w, 3] a camera.
+
+        `seen` [n, cameras, geoms] is False for geoms that a camera need not draw.
+        """
         model, data, scene, context = self._model, self._data, self._scene, self._context
         fields = [(getattr(data, field), values) for field, values in poses.items()]
         fields += [(getattr(model, field), values) for field, values in looks.items()]
@@ -69,7 +77,9 @@ class _Canvas:
         for row in rows:
             for target, values in writes:
                 target[...] = values[row]
-            for camera, viewport in self._views:
+            groups = np.where(seen[row], model.geom_group if "geom_group" in looks else self._groups, _HIDDEN_GROUP)
+            for (camera, viewport), group in zip(self._views, groups, strict=True):
+                model.geom_group[:] = group
                 # Not mjv_updateCamera, which is cheaper by 0.01 ms: the headlight would stay at the camera before.
                 mujoco.mjv_updateScene(model, data, self._option, None, camera, _EVERYTHING, scene)
                 mujoco.mjr_render(viewport, scene, context)
@@ -82,13 +92,40 @@ class _Canvas:
         self._gl.free()
 
 
+def geoms_in_view(model: mujoco.MjModel, cameras: Sequence[int], poses: Arrays, looks: Arrays) -> np.ndarray:
+    """Which geoms [n, cameras, geoms] may be in a square picture: whose bounding sphere touches the view's pyramid.
+
+    With p the centre in the camera's frame, d = -p_z its depth, a half the field of view and r the radius:
+    d > -r and |p_x| cos a - d sin a < r, and the same for p_y. A geom costs 0.02 ms to draw wherever it is, and a
+    close camera sees a third of a robot's.
+    """
+    sizes, positions = looks.get("geom_size", model.geom_size), poses["geom_xpos"]
+    radius = np.maximum(sizes.sum(axis=-1), model.geom_rbound)  # the sum of a primitive's sizes is never too small
+    radius = np.where(looks.get("geom_type", model.geom_type) == mujoco.mjtGeom.mjGEOM_PLANE, np.inf, radius)
+    seen = np.ones((len(positions), len(cameras), model.ngeom), dtype=bool)
+    for index, camera in enumerate(cameras):
+        if (
+            model.cam_projection[camera] != mujoco.mjtProjection.mjPROJ_PERSPECTIVE
+            or model.cam_sensorsize[camera].any()
+        ):
+            continue
+        offset = positions - poses["cam_xpos"][:, None, camera]
+        x, y, z = np.moveaxis(offset @ poses["cam_xmat"][:, camera].reshape(-1, 3, 3), -1, 0)
+        fovy = looks["cam_fovy"][:, camera, None] if "cam_fovy" in looks else model.cam_fovy[camera]
+        cosine, sine = np.cos(np.radians(fovy) / 2), np.sin(np.radians(fovy) / 2)
+        across = np.maximum(np.abs(x), np.abs(y)) * cosine + z * sine
+        seen[:, index] = (across < radius) & (-z > -radius)
+    return seen
+
+
 class EglDrawer:
     """A few threads, each with its own canvas, that take the next environment to draw from one shared queue."""
 
     def __init__(
         self, model: mujoco.MjModel, cameras: tuple[str, ...], size: int, num_threads: int, textures: bool = False
     ) -> None:
-        self._cameras = cameras
+        self._model, self._cameras = model, cameras
+        self._camera_ids = [model.camera(name).id for name in cameras]
         # One executor a canvas: a context belongs to its thread.
         self._threads = [ThreadPoolExecutor(1, thread_name_prefix=f"render-{i}") for i in range(num_threads)]
         opened = [thread.submit(_Canvas, model, cameras, size, textures) for thread in self._threads]
@@ -97,8 +134,9 @@ class EglDrawer:
     def draw(self, poses: Arrays, looks: Arrays, images: Arrays) -> None:
         targets = [images[camera] for camera in self._cameras]
         rows = iter(range(len(targets[0])))
+        seen = geoms_in_view(self._model, self._camera_ids, poses, looks)
         drawing = [
-            thread.submit(canvas.draw, rows, poses, looks, targets)
+            thread.submit(canvas.draw, rows, poses, looks, seen, targets)
             for thread, canvas in zip(self._threads, self._canvases, strict=True)
         ]
         for future in drawing:

@@ -146,3 +146,46 @@ def test_a_machine_told_to_do_without_gl_is_not_warned(monkeypatch):
 def test_the_probe_says_what_is_missing(monkeypatch):
     monkeypatch.setattr(render.ctypes.util, "find_library", lambda name: "libNoSuchEGL.so.1")
     assert "libNoSuchEGL.so.1" in (render.missing_egl.__wrapped__() or "")
+
+
+@needs_egl
+def test_leaving_out_what_no_camera_sees_changes_no_pixel(monkeypatch):
+    """Eighty shapes of every kind around a camera inside the heap: most are out of view, some are cut by its edge."""
+    render.choose_backend("egl")
+    import mujoco
+    from mujoco.batch import Batch
+
+    from sim import render_egl
+
+    rng = np.random.default_rng(1)
+    spec = mujoco.MjSpec()
+    spec.worldbody.add_light(type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, dir=[-0.3, 0.2, -1.0], castshadow=False)
+    spec.worldbody.add_geom(type=mujoco.mjtGeom.mjGEOM_PLANE, size=[1, 1, 0.1], pos=[0, 0, -1])
+    spec.worldbody.add_camera(name="inside", xyaxes=[0, 1, 0, -0.6, 0, 0.8], fovy=30)
+    shapes = ("BOX", "SPHERE", "CAPSULE", "CYLINDER", "ELLIPSOID")
+    for index in range(80):
+        spec.worldbody.add_geom(
+            type=getattr(mujoco.mjtGeom, f"mjGEOM_{shapes[index % 5]}"), size=rng.uniform(0.02, 0.15, 3),
+            pos=rng.uniform(-1, 1, 3), quat=rng.normal(size=4), rgba=[*rng.random(3), 1],
+        )  # fmt: skip
+    model = spec.compile()
+    batch = Batch(model, 2, 1)
+    batch.expand("geom_size")[1, 1:] *= 1.5  # beyond the radius that the compiler worked out
+    batch.expand("cam_fovy")[1] = 20.0
+    counts = []
+
+    def counted(*arguments):
+        seen = geoms_in_view(*arguments)
+        counts.append(seen.sum(axis=-1))
+        return seen
+
+    geoms_in_view = render_egl.geoms_in_view
+    monkeypatch.setattr(render_egl, "geoms_in_view", counted)
+    renderer = make((model, batch), "egl", ("inside",))
+    some = renderer.render()["inside"]
+    monkeypatch.setattr(render_egl, "geoms_in_view", lambda model, *_: np.ones((2, 1, model.ngeom), bool))
+    everything = renderer.render()["inside"]
+    renderer.close()
+    np.testing.assert_array_equal(some, everything)
+    assert (counts[0] < 40).all()
+    assert (counts[0] > 3).all()
