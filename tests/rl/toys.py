@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 import torch
@@ -34,8 +35,11 @@ class GaussianPolicy(nn.Module):
         nn.init.zeros_(self.mean.bias)
 
     def distribution(self, observation: Observation) -> torch.distributions.Normal:
+        return torch.distributions.Normal(self.mean(self.state(observation)), self.log_std.exp())
+
+    def state(self, observation: Observation) -> Tensor:
         assert observation.proprio is not None
-        return torch.distributions.Normal(self.mean(observation.proprio), self.log_std.exp())
+        return observation.proprio.to(self.mean.weight.dtype)
 
     @torch.no_grad()
     def act(self, observation: Observation, *, greedy: bool = False) -> Decision:
@@ -54,15 +58,32 @@ class GaussianPolicy(nn.Module):
 
     def value(self, observation: Observation) -> Tensor:
         assert self.critic is not None
-        return self.critic(observation.proprio).squeeze(1)
+        return self.critic(self.state(observation)).squeeze(1)
 
     def critic_parameters(self) -> Iterator[Parameter]:
         assert self.critic is not None
         return self.critic.parameters()
 
 
+class Descent:
+    """Plain gradient descent: the change of a parameter is its gradient times `lr`."""
+
+    def __init__(self, parameters: Iterator[Parameter], lr: float = 1.0) -> None:
+        self.parameters, self.lr = list(parameters), lr
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for parameter in self.parameters:
+            if parameter.grad is not None:
+                parameter -= self.lr * parameter.grad
+
+    def zero_grad(self) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
+
+
 class TokenPolicy(nn.Module):
-    """Answers a prompt of `L` tokens with `L` tokens, each from logits that see the token at its place; a value a draw."""
+    """Answers a prompt of `L` tokens with `L` tokens, from logits that see the token at its place; a value each."""
 
     def __init__(self, vocabulary: int = 5, critic: bool = True) -> None:
         super().__init__()
@@ -124,3 +145,33 @@ def make_rollout(
         values=values,
         final_values=None if final_values is None else torch.tensor(final_values),
     )
+
+
+def gaussian_rollout(
+    policy: GaussianPolicy, rewards: list[float] | None = None, seed: int = 0, critic: bool = True
+) -> Rollout:
+    """Eight trajectories of two groups, one to three rows each, drawn by the policy itself, moved a little since."""
+    generator = torch.Generator().manual_seed(seed)
+    trajectory = [0, 1, 1, 2, 3, 3, 3, 4, 5, 6, 6, 7]
+    rollout = make_rollout(
+        rewards or torch.rand(12, generator=generator).tolist(), trajectory, [0, 0, 0, 0, 1, 1, 1, 1], num_draws=1
+    )
+    scores = policy.score(rollout.observation, rollout.trace)
+    values = {"values": scores.values.detach().float(), "final_values": torch.zeros(8)} if critic else {}
+    noise = 0.1 * torch.randn(12, 1, generator=generator)
+    return dataclasses.replace(rollout, logprobs=(scores.logprobs.detach() + noise).float(), **values)
+
+
+# One working setting of every algorithm.
+SETTINGS = {
+    "ppo": {"clip_low": 0.2, "clip_high": 0.2, "gamma": 0.9, "gae_lambda": 0.8, "value_coefficient": 0.5},
+    "grpo": {"clip_low": 0.2, "clip_high": 0.28},
+    "dr_grpo": {"clip_low": 0.2, "clip_high": 0.28, "max_length": 4},
+    "dapo": {"clip_low": 0.2, "clip_high": 0.28},
+    "gspo": {"clip_low": 0.2, "clip_high": 0.2},
+    "cispo": {"clip_low": 1.0, "clip_high": 0.28},
+    "rloo": {"clip_low": 0.2, "clip_high": 0.2},
+    "maxrl": {"clip_low": 0.2, "clip_high": 0.28},
+    "reinforce": {"gamma": 1.0, "along": "decision"},
+    "reinforce_plus_plus": {"clip_low": 0.2, "clip_high": 0.28, "gamma": 1.0, "along": "draw"},
+}

@@ -22,7 +22,7 @@ class NonFiniteError(RuntimeError):
     """
 
     def __init__(self, what: str, rows: Sequence[int], num_optimizer_steps: int) -> None:
-        self.what, self.rows, self.num_optimizer_steps = what, tuple(rows), num_optimizer_steps
+        self.what, self.rows, self.num_optimizer_steps = what, tuple(sorted(rows)), num_optimizer_steps
         shown = ", ".join(map(str, self.rows[:16])) + (", ..." if len(self.rows) > 16 else "")
         where = f"rollout rows {shown}" if self.rows else "no single row here (another process, or the sum overflowed)"
         super().__init__(

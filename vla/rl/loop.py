@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -13,15 +13,9 @@ from vla.rl.batch import ReduceSum, single_process
 from vla.rl.credit import trajectory_kl
 from vla.rl.kl import AdaptiveKL
 from vla.rl.normalize import RunningMoments, normalize_rewards
-from vla.rl.protocols import Algorithm, Optimizer, Policy, Reference
+from vla.rl.protocols import Algorithm, Optimizer, Policy, Reference, Scheduler
 from vla.rl.update import UpdateSettings, check_needs, update
 from vla.types import Rollout
-
-
-class Scheduler(Protocol):
-    """A learning-rate schedule, stepped once an iteration."""
-
-    def step(self) -> Any: ...
 
 
 @dataclass(frozen=True)

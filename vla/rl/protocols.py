@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -131,7 +131,12 @@ class Optimizer(Protocol):
     def zero_grad(self) -> None: ...
 
 
+@runtime_checkable
+class Scheduler(Protocol):
+    """A learning-rate schedule, stepped once an iteration."""
+
+    def step(self) -> Any: ...
+
+
 Observe = Callable[[Any], Observation]
 """Turns an environment's observation into a policy's; text must come out padded to one fixed width."""
-
-Rows = Int[Tensor, "B"] | Bool[Tensor, "R"]

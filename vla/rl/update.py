@@ -147,7 +147,8 @@ def accumulate(
 ) -> None:
     """Add the gradient of a minibatch, micro-batch by micro-batch. A non-finite loss adds nothing and is remembered."""
     device = device_of(policy)
-    for piece in rows.split(settings.micro_batch_rows):
+    # Within a minibatch the order is free; neighbours come from one start and may be scored together.
+    for piece in rows.sort().values.split(settings.micro_batch_rows):
         if not len(piece):
             continue
         part = batch.select(piece).map(lambda tensor: tensor.to(device))
