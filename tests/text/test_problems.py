@@ -1,0 +1,108 @@
+import pytest
+
+from vla.rewards.libraries import reasoning_gym_score
+from vla.rewards.pool import VerifierProcess
+from vla.text.calculator import calculate, evaluate_calls
+from vla.text.problems import is_held_out, make_family, split
+
+FAMILIES = ["add1", "add2", "add3", "sub1", "sub2", "mul1", "mul2", "contains", "json", "sort3"]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_problems_are_different_repeatable_and_split_without_overlap(name):
+    problems = make_family(name, 500)
+    assert problems == make_family(name, 500)
+    questions = [problem.question for problem in problems]
+    assert len(set(questions)) == len(questions)
+    train, held_out = split(problems, 0.25)
+    assert {p.question for p in train}.isdisjoint(p.question for p in held_out)
+    assert len(train) + len(held_out) == len(problems)
+    # asking for fewer problems moves none to the other side
+    fewer = make_family(name, 40)
+    assert all(is_held_out(p.question, 0.25) == (p in held_out) for p in fewer)
+
+
+@pytest.fixture(scope="module")
+def process():
+    with VerifierProcess(timeout_seconds=20) as process:
+        yield process
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_right_answer_is_right_and_another_is_not(name, process):
+    for problem in make_family(name, 5):
+        right, wrong = problem.answer, "123456789"
+        if name == "contains":
+            right, wrong = f"I saw the {problem.answer}.", "I saw nothing."
+        samples = [problem.sample(text, True, 5) for text in (right, wrong)]
+        assert process.score(problem.verifier, samples) == [1, 0]
+
+
+def test_arithmetic_by_hand():
+    problems = {p.question: p.answer for p in make_family("add2", 2000)}
+    assert len(problems) == 40 * 40
+    assert problems["What is 23 + 41? Answer with just the number."] == "64"
+    assert all(int(answer) < 100 for answer in problems.values())
+    differences = {p.question: p.answer for p in make_family("sub1", 100)}
+    assert len(differences) == 45
+    assert differences["What is 9 - 2? Answer with just the number."] == "7"
+    assert len(make_family("mul1", 100)) == 64
+
+
+def test_reasoning_gym_families_are_verified_by_their_own_score():
+    pytest.importorskip("reasoning_gym")
+    problems = make_family("gym.chain_sum", 10)
+    assert len(problems) == 10
+    right = [problem.sample(f"The answer is {problem.answer}", True, 5) for problem in problems]
+    wrong = [problem.sample("no", True, 5) for problem in problems]
+    assert [reasoning_gym_score(sample) for sample in right] == [1.0] * 10
+    assert max(reasoning_gym_score(sample) for sample in wrong) < 0.5
+
+
+def test_unknown_families_are_named():
+    with pytest.raises(ValueError, match="family 'add9' is unknown: choose add1 to add4"):
+        make_family("add9", 10)
+    pytest.importorskip("reasoning_gym")
+    with pytest.raises(ValueError, match="no family 'chain_sums': did you mean chain_sum"):
+        make_family("gym.chain_sums", 10)
+
+
+def test_reasoning_gym_is_optional(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "reasoning_gym", None)
+    with pytest.raises(
+        ValueError, match="family 'gym.chain_sum' needs reasoning-gym: install the optional extra `text`"
+    ):
+        make_family("gym.chain_sum", 10)
+
+
+def test_a_split_that_leaves_nothing_is_refused():
+    with pytest.raises(ValueError, match="holdout_fraction .0.0. leaves 64 training and 0 evaluation problems"):
+        split(make_family("mul1", 100), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        ("12 * (3 + 4)", "84"),
+        ("1/3", "0.333333"),
+        ("-7 - -2", "-5"),
+        ("2 ** 99", "error"),
+        ("__import__('os')", "error"),
+        ("1/0", "error"),
+        ("9" * 99 + "*9", "error"),
+        ("(" * 99, "error"),
+        ("True + 1", "error"),
+        ("1e308 * 10", "error"),
+        ("x", "error"),
+        ("", "error"),
+    ],
+)
+def test_the_calculator(expression, value):
+    assert calculate(expression) == value
+    assert evaluate_calls(f"so <calc>{expression}</calc>") == value
+
+
+def test_text_without_a_call_calls_nothing():
+    assert evaluate_calls("12 * 4 = 48") is None

@@ -1,0 +1,192 @@
+"""Verifiable problems: a question, the right answer, and the name of the verifier that compares.
+
+A family makes all its problems, or a fixed number of them; which of them are held out is decided by a hash of the
+question, so that training and evaluation never share one, whatever the seed, the order or the number asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from vla.rewards.sample import Sample
+
+
+@dataclass(frozen=True)
+class Problem:
+    """`verifier` is a name that `vla.rewards.worker.find_verifier` knows, or `code`; `facts` is what it needs."""
+
+    question: str
+    answer: str
+    verifier: str
+    family: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def sample(self, completion: str, finished: bool, num_tokens: int) -> Sample:
+        """A completion of this problem, for a verifier."""
+        facts = {"verifier": self.verifier, **self.facts}
+        return Sample(self.question, completion, self.answer, finished, num_tokens, facts)
+
+
+MAX_PROBLEMS = 20_000
+"""More than this many problems of a family are not enumerated but drawn."""
+ARITHMETIC = re.compile(r"(add|sub|mul)([1-4])")
+WORD_FAMILIES = ("contains", "json", "sort3")
+GYM = "gym."
+"""`gym.chain_sum` is the family chain_sum of reasoning-gym."""
+WORDS = (
+    "apple river chair cloud tiger bread music window garden pencil rabbit silver bridge candle forest hammer island"
+    " jacket kitchen ladder market needle orange pocket rocket saddle tunnel valley wagon yellow basket copper desert"
+    " engine feather guitar harbor insect jungle kettle lemon mirror night ocean paper queen robot summer table"
+    " umbrella village winter"
+)
+NAMES = "Ada Ben Cleo Dan Eva Finn Gina Hugo Iris Jack Kira Liam Mona Nils Olga Paul Rosa Sven Tara Zoe"
+
+
+def make_family(name: str, num_problems: int) -> list[Problem]:
+    """At most `num_problems` different problems of a family, the same at every call.
+
+    add1 ... mul4   arithmetic on numbers of that many digits. add2 and sub2 use 10 to 49, so that sums have two digits
+    contains        a sentence with a given word            json, sort3     an object with two keys; three numbers in
+    order gym.FAMILY      a family of reasoning-gym
+
+    Raises ValueError for an unknown name, or when reasoning-gym is asked for and missing.
+    """
+    match = ARITHMETIC.fullmatch(name)
+    if match:
+        problems = _arithmetic(name, match[1], int(match[2]), num_problems)
+    elif name in WORD_FAMILIES:
+        problems = _WORD_PROBLEMS[name]()
+    elif name.startswith(GYM):
+        problems = _reasoning_gym(name, num_problems)
+    else:
+        known = ", ".join(("add1 to add4", "sub1 to sub4", "mul1 to mul4", *WORD_FAMILIES))
+        raise ValueError(f"family {name!r} is unknown: choose {known}, or {GYM}NAME for a family of reasoning-gym")
+    unique = {problem.question: problem for problem in problems}
+    return sorted(unique.values(), key=lambda problem: _digest(problem.question))[:num_problems]
+
+
+def is_held_out(question: str, fraction: float) -> bool:
+    """Whether a question belongs to evaluation: decided by its hash, for this share of all questions."""
+    return int.from_bytes(_digest("held out: " + question)[:8], "big") < fraction * 2**64
+
+
+def split(problems: Sequence[Problem], fraction: float) -> tuple[list[Problem], list[Problem]]:
+    """(training, evaluation) problems.
+
+    Raises ValueError when one of them is empty.
+    """
+    train = [problem for problem in problems if not is_held_out(problem.question, fraction)]
+    held_out = [problem for problem in problems if is_held_out(problem.question, fraction)]
+    if not train or not held_out:
+        raise ValueError(
+            f"holdout_fraction ({fraction}) leaves {len(train)} training and {len(held_out)} evaluation problems of"
+            f" {len(problems)}: choose a fraction nearer to 0.5, or more problems"
+        )
+    return train, held_out
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+_OPERATION: dict[str, tuple[str, Callable[[int, int], int]]] = {
+    "add": ("+", lambda a, b: a + b),
+    "sub": ("-", lambda a, b: a - b),
+    "mul": ("*", lambda a, b: a * b),
+}
+
+
+def _arithmetic(family: str, operation: str, digits: int, num_problems: int) -> list[Problem]:
+    """All pairs where there are few enough, else a fixed draw; differences are not negative."""
+    lowest, highest = {1: (1, 9), 2: (10, 49)}.get(digits, (10 ** (digits - 1), 10**digits - 1))
+    if operation == "mul" and digits == 1:
+        lowest = 2
+    count = highest - lowest + 1
+    if count**2 <= MAX_PROBLEMS:
+        pairs = [(a, b) for a in range(lowest, highest + 1) for b in range(lowest, highest + 1)]
+    else:
+        rng = random.Random(family)
+        pairs = [(rng.randint(lowest, highest), rng.randint(lowest, highest)) for _ in range(num_problems)]
+    if operation == "sub":
+        pairs = [(a, b) for a, b in pairs if a >= b]
+    sign, compute = _OPERATION[operation]
+    return [
+        Problem(
+            f"What is {a} {sign} {b}? Answer with just the number.", str(compute(a, b)), "last_number", family,
+            {"expression": f"{a} {sign} {b}"},
+        )
+        for a, b in pairs
+    ]  # fmt: skip
+
+
+def _contains() -> list[Problem]:
+    return [
+        Problem(f"Write one short sentence with the word {word}.", word, "contains", "contains", {"words": [word]})
+        for word in WORDS.split()
+    ]
+
+
+def _json() -> list[Problem]:
+    problems = []
+    for name in NAMES.split():
+        for age in range(18, 58, 5):
+            schema = {
+                "type": "object",
+                "required": ["name", "age"],
+                "additionalProperties": False,
+                "properties": {"name": {"const": name}, "age": {"const": age}},
+            }
+            question = f'Answer with a JSON object with the keys "name" and "age" for {name}, who is {age}.'
+            answer = json.dumps({"name": name, "age": age})
+            problems.append(Problem(question, answer, "json_value", "json", {"schema": schema}))
+    return problems
+
+
+def _sort3() -> list[Problem]:
+    rng = random.Random("sort3")
+    problems = []
+    for _ in range(3000):
+        numbers = rng.sample(range(1, 100), 3)
+        answer = ", ".join(map(str, sorted(numbers)))
+        question = f"Sort the numbers {', '.join(map(str, numbers))} from smallest to largest."
+        problems.append(Problem(question, answer, "contains", "sort3", {"words": [answer]}))
+    return problems
+
+
+_WORD_PROBLEMS: dict[str, Callable[[], list[Problem]]] = {"contains": _contains, "json": _json, "sort3": _sort3}
+
+
+def _reasoning_gym(name: str, num_problems: int) -> list[Problem]:
+    import warnings
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)  # of one of its dependencies
+            import reasoning_gym
+            from reasoning_gym.factory import DATASETS
+    except ImportError as error:
+        raise ValueError(f"family {name!r} needs reasoning-gym: install the optional extra `text`") from error
+    family = name.removeprefix(GYM)
+    if family not in DATASETS:
+        from difflib import get_close_matches
+
+        near = get_close_matches(family, DATASETS, n=3)
+        raise ValueError(
+            f"reasoning-gym has no family {family!r}" + (f": did you mean {', '.join(near)}?" if near else "")
+        )
+    dataset = reasoning_gym.create_dataset(family, size=num_problems, seed=0)
+    problems = []
+    for entry in (dataset[i] for i in range(num_problems)):
+        try:
+            plain = json.loads(json.dumps(entry))
+        except TypeError as error:
+            raise ValueError(f"family {name!r} cannot be verified in a process of its own: {error}") from error
+        facts = {"family": family, "entry": plain}
+        problems.append(Problem(entry["question"], str(entry["answer"]), "reasoning_gym_score", name, facts))
+    return problems
