@@ -44,10 +44,8 @@ def check_policy(task: Task) -> None:
     assert all(len(value) == num_rows for value in decision.trace.values())
     check_scoring(task, decision)
     check_gradient(task, decision)
-    if isinstance(policy, Critic):
+    if decision.values is not None:
         check_critic(task, decision)
-    else:
-        assert decision.values is None
     greedy = [policy.act(observation, greedy=True).action for _ in range(2)]
     assert torch.equal(*greedy)
 
@@ -87,6 +85,7 @@ def check_gradient(task: Task, decision: Decision) -> None:
 def check_critic(task: Task, decision: Decision) -> None:
     """Values when acting and when scoring are the same, and the critic has parameters of its own."""
     scores = task.policy.score(task.observation, decision.trace)
+    assert isinstance(task.policy, Critic)
     assert decision.values is not None
     assert scores.values is not None
     assert scores.values.shape == decision.values.shape

@@ -39,7 +39,7 @@ class Policy(Protocol):
 
 @runtime_checkable
 class Critic(Protocol):
-    """A policy that also estimates returns: `Decision.values` and `Scores.values` are then never None.
+    """A policy that also estimates returns: when `Decision.values` are not None, this is there and `Scores.values` too.
 
     `critic_parameters` are those that only the critic uses (the value head): all that moves during value warm-up,
     because a shared backbone trained on values alone forgets how to act.

@@ -81,7 +81,7 @@ def collect_rollout(
             ids, running = np.concatenate([ids, places]), torch.cat([running, fresh])
         if on_decision is not None:
             on_decision(int((store.terminated | store.truncated).sum()))
-    return _assemble(store, group_size, version, isinstance(policy, Critic))
+    return _assemble(store, group_size, version)
 
 
 def _record(
@@ -104,13 +104,14 @@ def _record(
     ended = terminated | truncated
     store.terminated[running], store.truncated[running] = terminated, truncated
     store.success[running[ended]] = torch.as_tensor(np.asarray(result.success), dtype=torch.float32)[ended]
-    if isinstance(policy, Critic) and bool(truncated.any()):
+    if decision.values is not None and bool(truncated.any()):
+        assert isinstance(policy, Critic), "a policy whose decisions have values also has value()"
         final = map_rows(following, lambda tensor: tensor[truncated])
         store.final_values[running[truncated]] = policy.value(final).float().cpu()
     return ended
 
 
-def _assemble(store: _Store, group_size: int, version: int, has_critic: bool) -> Rollout:
+def _assemble(store: _Store, group_size: int, version: int) -> Rollout:
     decision = concatenate_rows(store.decisions)
     trajectory = torch.cat(store.trajectories)
     return Rollout(
@@ -126,7 +127,7 @@ def _assemble(store: _Store, group_size: int, version: int, has_critic: bool) ->
         version=torch.full((len(trajectory),), version),
         success=store.success,
         values=decision.values,
-        final_values=store.final_values if has_critic else None,
+        final_values=None if decision.values is None else store.final_values,
         metrics={"control_steps": float(store.control_steps.sum()), "decisions": float(len(trajectory))},
         exact=decision.exact,
     )
