@@ -118,7 +118,11 @@ def choose_backend(requested: str) -> Backend:
     if requested == "egl":
         raise ValueError(f"sim.renderer (egl) needs EGL: {missing}; {remedy}, or set sim.renderer=auto")
     os.environ["MUJOCO_GL"] = "disable"
-    warnings.warn(f"no EGL ({missing}); drawing with the slower warp ray tracer. For EGL, {remedy}", stacklevel=2)
+    warnings.warn(
+        f"no EGL ({missing}); drawing with the warp ray tracer, which compiles for some seconds the first time and is "
+        f"slower. For EGL, {remedy}",
+        stacklevel=2,
+    )
     return "warp"
 
 

@@ -107,6 +107,7 @@ def test_a_disk_that_fills_up_names_the_place_and_loses_nothing(tmp_path, monkey
             writer.add(make_episode(2))
     assert caught.value.errno == errno.ENOSPC
     assert writer.finished_seeds == {0, 1}
+    writer.add(make_episode(3))  # there is room again
 
     usage = shutil.disk_usage(tmp_path)
     with monkeypatch.context() as patch:
@@ -117,7 +118,7 @@ def test_a_disk_that_fills_up_names_the_place_and_loses_nothing(tmp_path, monkey
     again = LeRobotWriter(folder, SPEC)
     again.add(make_episode(2))
     assert again.finish() == folder
-    assert json.loads((folder / form.INFO_PATH).read_text())["total_episodes"] == 3
+    assert json.loads((folder / form.INFO_PATH).read_text())["total_episodes"] == 4
 
 
 def test_large_datasets_are_cut_into_files(tmp_path, monkeypatch):

@@ -103,6 +103,7 @@ class LeRobotWriter:
         shard, draft = self._episodes / str(episode.seed), self._episodes / f".{episode.seed}"
         needed = sum(image.nbytes for image in episode.images.values()) + 2**16
         with disk_full_explained(self.partial, needed):
+            shutil.rmtree(draft, ignore_errors=True)  # of an attempt that failed
             draft.mkdir()
             if self.spec.storage == "video":
                 for camera in self.spec.cameras:
