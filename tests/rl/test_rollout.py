@@ -1,4 +1,4 @@
-"""Collecting: exactly the running environments, no place left empty, time in order, the critic asked where it must be."""
+"""Collecting: exactly the running environments, no place left empty, time in order, the critic asked where needed."""
 
 from dataclasses import dataclass, field
 
