@@ -1,0 +1,163 @@
+"""The folder of a run: what was asked, what came of it, and all that lets a person look at it or continue it.
+
+runs/20261121-130455-pick_place-token-grpo/
+  config.yaml  run.json  starts.json  metrics.jsonl  results.json
+  checkpoints/ tensorboard/ videos/ plots/
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from vla.command_line import as_yaml
+from vla.config import Config
+from vla.train.checkpoint import write_atomically
+from vla.train.metrics import finite
+
+LIBRARIES = ("torch", "transformers", "timm", "mujoco", "mujoco-warp", "lerobot", "numpy")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where things stand in the folder of a run."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def videos(self) -> Path:
+        return self.path / "videos"
+
+    @property
+    def plots(self) -> Path:
+        return self.path / "plots"
+
+    @property
+    def starts(self) -> Path:
+        return self.path / "starts.json"
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results.json"
+
+    def write_results(self, values: Mapping[str, Any]) -> None:
+        """Replace results.json; values may be dataclasses, objects with `to_dict`, arrays and numbers at any depth."""
+        write_atomically(self.results, json.dumps(plain(values), indent=1) + "\n")
+
+    def read_results(self) -> dict[str, Any]:
+        """What results.json holds; empty before the first result."""
+        return json.loads(self.results.read_text()) if self.results.exists() else {}
+
+
+def open_run(config: Config) -> RunFolder:
+    """Make the folder that a configuration asks for, or open that of the run it resumes, and write the settings in it.
+
+    Raises ValueError when `run_dir` holds another run already, or another process is writing to it.
+    """
+    path = Path(config.resume) if config.resume else new_folder(config)
+    path.mkdir(parents=True, exist_ok=True)
+    claim(path)
+    write_atomically(path / "config.yaml", as_yaml(config))
+    history = path / "run.json"
+    sessions = json.loads(history.read_text()) if history.exists() else []
+    write_atomically(history, json.dumps([*sessions, circumstances()], indent=1) + "\n")
+    return RunFolder(path)
+
+
+def new_folder(config: Config) -> Path:
+    """`run_dir`, or runs/<time>-<name> with a number behind it when that is taken."""
+    if config.run_dir is not None:
+        path = Path(config.run_dir)
+        if (path / "config.yaml").exists():
+            raise ValueError(f"run_dir ({path}) holds a run: resume={path} continues it, or choose another folder")
+        return path
+    path = Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{config.name}"
+    candidates = [path, *(path.with_name(f"{path.name}-{i}") for i in range(2, 1000))]
+    return next(candidate for candidate in candidates if not candidate.exists())
+
+
+def claim(path: Path) -> None:
+    """Note that this process writes to the folder; refuse when another one that still lives does."""
+    note = path / ".process"
+    owner, _, started = note.read_text().partition(" ") if note.exists() else ("", "", "")
+    if owner not in ("", str(os.getpid())) and started == start_of(owner) != "unknown":
+        raise ValueError(f"process {owner} is writing to {path}: wait for it, stop it, or choose another run_dir")
+    note.write_text(f"{os.getpid()} {start_of(str(os.getpid()))}")
+
+
+def start_of(process: str) -> str:
+    """When a process that lives was started, in the system's ticks: tells it from a later one of the same number."""
+    status = Path("/proc") / process / "stat"
+    try:
+        # The name in brackets may hold spaces; the start time is field 22, the 20th after it.
+        return status.read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return "unknown"
+
+
+def circumstances() -> dict[str, Any]:
+    """The command, the commit, the machine and the libraries: what a person needs to repeat a run."""
+    return {
+        "command": " ".join([Path(sys.executable).name, *sys.argv]),
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "commit": git("rev-parse", "HEAD"),
+        "uncommitted_changes": bool(git("status", "--porcelain", "--untracked-files=no")),
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {processor()}, {available_cores()} cores",
+        "libraries": {name: found for name in LIBRARIES if (found := installed(name))},
+    }
+
+
+def git(*arguments: str) -> str | None:
+    """What git says of the source tree, or None where there is none."""
+    command = ["git", "-C", str(Path(__file__).parents[2]), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def processor() -> str:
+    """The processor's own name where the system tells it."""
+    table = Path("/proc/cpuinfo")
+    lines = table.read_text().splitlines() if table.exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown processor")
+
+
+def available_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON can say it: dataclasses and objects with `to_dict` become dicts, arrays lists, NaN null."""
+    if hasattr(value, "to_dict"):
+        return plain(value.to_dict())
+    if hasattr(value, "__dataclass_fields__"):
+        return plain(vars(value))
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | range):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist") and getattr(value, "ndim", 0) > 0:
+        return plain(value.tolist())
+    return str(value) if isinstance(value, Path) else finite(value)
