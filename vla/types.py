@@ -25,9 +25,9 @@ T = TypeVar("T")
 def map_rows(value: T, function: Callable[[Tensor], Tensor]) -> T:
     """Apply `function` to every tensor in a tensor, mapping, dataclass or None, keeping the structure."""
     if value is None:
-        return None
+        return None  # type: ignore[return-value]
     if isinstance(value, Tensor):
-        return function(value)
+        return function(value)  # type: ignore[return-value]
     if isinstance(value, Mapping):
         return {key: map_rows(item, function) for key, item in value.items()}  # type: ignore[return-value]
     names = [f.name for f in fields(value) if isinstance(getattr(value, f.name), (Tensor, Mapping))]  # type: ignore[arg-type]
@@ -38,7 +38,7 @@ def concatenate_rows(values: list[T]) -> T:
     """Join a list of equal structures along their rows; tensors must agree in every other dimension."""
     first = values[0]
     if first is None:
-        return None
+        return None  # type: ignore[return-value]
     if isinstance(first, Tensor):
         return torch.cat(values)  # type: ignore[arg-type,return-value]
     if isinstance(first, Mapping):
@@ -49,7 +49,7 @@ def concatenate_rows(values: list[T]) -> T:
 
 @dataclass(frozen=True)
 class Observation:
-    """What a policy sees. `images` are uint8 RGB; `tokens` are the instruction or prompt, right-padded under `token_mask`."""
+    """What a policy sees. `images` are uint8 RGB; `tokens` the instruction or prompt, right-padded under `token_mask`."""
 
     images: Mapping[str, UInt8[Tensor, "B h w 3"]]
     proprio: Float[Tensor, "B s"] | None
@@ -87,9 +87,9 @@ class Rollout:
     """`R` decisions of `N` trajectories, row by row; a trajectory's rows stand in the order of time.
 
     `trajectory` [R] numbers 0..N-1; `group` [N] is equal for trajectories from one start (simulator seed or prompt).
-    `terminated` and `truncated` are never merged; `final_values` [N] is the critic's value of the observation after the last
-    row, used where a trajectory was truncated. `rewards` [R] may hold NaN: unscorable. `version` [R] counts the updates the
-    acting policy had seen. A text completion is a trajectory of one row.
+    `terminated` and `truncated` are never merged; `final_values` [N] is the critic's value of the observation after the
+    last row, used where a trajectory was truncated. `rewards` [R] may hold NaN: unscorable. `version` [R] counts the
+    updates the acting policy had seen. A text completion is a trajectory of one row.
     """
 
     observation: Observation
