@@ -49,7 +49,7 @@ def concatenate_rows(values: list[T]) -> T:
 
 @dataclass(frozen=True)
 class Observation:
-    """What a policy sees. `images` are uint8 RGB; `tokens` the instruction or prompt, right-padded under `token_mask`."""
+    """What a policy sees. `images` are uint8 RGB; `tokens` are the instruction or prompt, right-padded."""
 
     images: Mapping[str, UInt8[Tensor, "B h w 3"]]
     proprio: Float[Tensor, "B s"] | None
