@@ -33,3 +33,14 @@ class Scenes:
         from sim.questions import ask
 
         return ask(facts, rng, count, self.weights)
+
+    @property
+    def sighting_names(self) -> Sequence[str]:
+        from sim.questions import SIGHTING_KINDS
+
+        return SIGHTING_KINDS
+
+    def sightings(self, facts: Any) -> dict[str, Sequence[Any]]:
+        from sim.questions import sightings
+
+        return {camera: sightings(facts, camera) for camera in self.environment.cameras}

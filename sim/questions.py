@@ -116,6 +116,40 @@ def ask(facts: SceneFacts, rng: np.random.Generator, count: int, weights: dict[s
     return [KINDS[names[i]](facts, rng) for i in drawn]
 
 
+class Sighting(NamedTuple):
+    """An object in a picture: where its centre is (fractions right and down), which kind it is, and its place in metres.
+
+    The place is what that picture alone can tell: from the middle of the workspace for a fixed camera, in the gripper's own
+    frame for the wrist camera.
+    """
+
+    right: float
+    down: float
+    kind: int
+    place: tuple[float, float, float]
+
+
+SIGHTING_KINDS = tuple(f"{color} {shape}" for color in COLORS for shape in (*BLOCK_SHAPES, *PAD_SHAPES))
+"""Every kind of object that can be seen."""
+
+
+def sightings(facts: SceneFacts, camera: str) -> list[Sighting]:
+    """The objects whose centre is in the picture of `camera`."""
+    cos, sin = np.cos(facts.hand_yaw), np.sin(facts.hand_yaw)
+    found = []
+    for thing in facts.objects:
+        pixel = thing.pixels.get(camera)
+        if pixel is None:
+            continue
+        if camera == "wrist":
+            x, y, z = np.subtract(thing.position, facts.hand_position)
+            place = (cos * x + sin * y, cos * y - sin * x, z)
+        else:
+            place = tuple(np.subtract(thing.position, (*CENTER, 0.0)))
+        found.append(Sighting(*pixel, SIGHTING_KINDS.index(thing.name), tuple(map(float, place))))
+    return found
+
+
 def all_texts() -> list[str]:
     """Every word that questions, answers and instructions can hold, for training a tokenizer."""
     texts = ["yes", "no", "nothing", *NUMBER_WORDS]

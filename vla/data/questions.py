@@ -15,12 +15,19 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from vla.data.tokenizer import reserved_ids
-
+NUM_ACTION_IDS = 256
+"""The last ids of every vocabulary are action tokens (RT-2 and OpenVLA overwrite the least used words)."""
 NUM_LOCATIONS = 128
+"""The ids before them are places."""
 LOCATION_RANGE = 0.32
 """Location tokens divide [-0.32, 0.32] (metres) evenly: 5 mm each. Angles (radians) use the same tokens, divided by 5."""
 RADIANS_PER_METRE = 5.0
+
+
+def location_ids(vocabulary_size: int) -> range:
+    """The ids that stand for places in a vocabulary of this size."""
+    last = vocabulary_size - NUM_ACTION_IDS
+    return range(last - NUM_LOCATIONS, last)
 
 
 class Question(NamedTuple):
@@ -44,12 +51,9 @@ class PackedQuestions:
 class QuestionEncoder:
     """Writes questions in a tokenizer's ids; the text of each question is tokenised once and remembered."""
 
-    def __init__(self, tokenizer: Any):
+    def __init__(self, tokenizer: Any, vocabulary_size: int):
         self.tokenizer = tokenizer
-        reserved = reserved_ids(tokenizer)
-        if len(reserved) < NUM_LOCATIONS:
-            raise ValueError(f"the tokenizer reserves {len(reserved)} ids, location tokens need {NUM_LOCATIONS}")
-        self.first_location = reserved.start
+        self.first_location = location_ids(vocabulary_size).start
         self._known: dict[str, list[int]] = {}
 
     def words(self, text: str) -> list[int]:

@@ -9,6 +9,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 
+ORDER_SCALES = (0.02, 0.08, 0.3)
+"""Length scales, as shares of the whole line, on which ordered ids resemble each other."""
+
+
 class Backbone(nn.Module):
     """A causal LM as embeddings in, hidden states out, and a head that can be asked for part of the vocabulary only."""
 
@@ -44,6 +48,26 @@ class Backbone(nn.Module):
         head = self.model.get_output_embeddings()
         return nn.functional.linear(hidden, head.weight[first:last]).float()
 
+    @torch.no_grad()
+    def order(self, first: int, count: int) -> None:
+        """Give `count` ids from `first` embeddings that say their order: neighbours start out alike.
+
+        Location and action ids stand for numbers. From independent random embeddings a model has to learn for each id
+        separately which hidden states mean it; from ordered ones it learns a place on a line. The embeddings are draws of a
+        Gaussian process over the ids, with the spread that the vocabulary has.
+        """
+        weight = self.model.get_input_embeddings().weight
+        spread = weight.std()
+        at = torch.linspace(0, 1, count, dtype=torch.float64)
+        squared = (at[:, None] - at[None]) ** 2
+        kernel = torch.stack([torch.exp(-squared / (2 * scale**2)) for scale in ORDER_SCALES]).mean(0)
+        factor = torch.linalg.cholesky(kernel + 1e-6 * torch.eye(count, dtype=torch.float64))
+        rows = (factor.float() @ torch.randn(count, self.width)).to(weight) * spread
+        weight[first : first + count] = rows
+        head = self.model.get_output_embeddings().weight
+        if head is not weight:
+            head[first : first + count] = rows
+
     @staticmethod
     def new_cache() -> Any:
         from transformers import DynamicCache
@@ -63,9 +87,14 @@ def small_llama(vocabulary_size: int, width: int, depth: int, num_heads: int, in
         num_key_value_heads=num_heads,
         intermediate_size=intermediate,
         tie_word_embeddings=True,
-        attention_dropout=0.0,
+        initializer_range=0.5 * width**-0.5,
     )
-    return Backbone(LlamaForCausalLM(config))
+    model = LlamaForCausalLM(config)
+    for layer in model.model.layers:
+        # Keys start as queries are, so attention starts by matching content (Trockman and Kolter 2023, "Mimetic
+        # initialization"): a word finds the patch that looks like it before any weight has learned to.
+        layer.self_attn.k_proj.weight.data.copy_(layer.self_attn.q_proj.weight.data)
+    return Backbone(model)
 
 
 def hub_backbone(name_or_path: str, dtype: torch.dtype, gradient_checkpointing: bool) -> Backbone:

@@ -9,6 +9,7 @@ Shapes: `H` control steps a chunk, `A` action dimensions, `a` of them active, `L
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -139,6 +140,24 @@ class TokenPolicy(nn.Module):
             mask=torch.ones_like(ids, dtype=torch.bool),
             values=self.value_head(state),
         )
+
+    @torch.no_grad()
+    def value(self, observation: Observation) -> Float[Tensor, "B"]:
+        """The critic's estimate of the return from here."""
+        prefix = self.prefix(observation)
+        if self.decoding == "parallel":
+            return self.value_head(self._parallel(prefix, observation)[1])
+        start = torch.zeros(len(prefix), 1, dtype=torch.long, device=prefix.device)
+        return self.value_head(self._teacher_forced(prefix, observation, start)[1])
+
+    def critic_parameters(self) -> Iterator[nn.Parameter]:
+        return self.value_head.parameters()
+
+    def freeze_prefix(self) -> None:
+        """Stop training what the prefix depends on; traces carry the prefix from now on, so that it is computed once."""
+        for parameter in self.model.prefix_parameters():
+            parameter.requires_grad_(False)
+        self.cached_prefix = True
 
     def score(self, observation: Observation, trace: Trace) -> Scores:
         """Log-probabilities [B, L], entropies [B, L] and values [B] of stored draws under the present weights."""

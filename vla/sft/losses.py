@@ -28,12 +28,15 @@ def answer_loss(
     observation: Observation,
     answers: Bool[Tensor, "B n"],
     segments: Int[Tensor, "B n"],
+    prefix: Float[Tensor, "B P d"] | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Next-token cross-entropy and accuracy on the answer tokens of questions packed behind one prefix.
 
     `answers[b, i]`: token i belongs to an answer and is predicted from token i - 1. `segments` numbers the questions.
+    `prefix` is the observation's, where it was computed already.
     """
-    hidden, _ = model(model.prefix(observation), observation.tokens, observation.token_mask, segments=segments)
+    prefix = model.prefix(observation) if prefix is None else prefix
+    hidden, _ = model(prefix, observation.tokens, observation.token_mask, segments=segments)
     rows, columns = answers[:, 1:].nonzero(as_tuple=True)
     logits = model.backbone.logits(hidden[rows, columns])
     targets = observation.tokens[rows, columns + 1]

@@ -6,7 +6,7 @@ to a robot comes from here: places, colours, shapes and what is held, in words a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from vla.data.augment import random_light, random_shift
 from vla.data.observations import Seen
 from vla.data.questions import PackedQuestions, Question, QuestionEncoder
 from vla.models.vlm import VisionLanguageModel
+from vla.sft.sightings import CellTargets, cell_arrays
 from vla.types import Observation
 
 
@@ -29,13 +30,21 @@ class SceneSource(Protocol):
     def ask(self, facts: Any, rng: np.random.Generator, count: int) -> Sequence[Question]:
         """Questions about one scene."""
 
+    @property
+    def sighting_names(self) -> Sequence[str]:
+        """What the kinds of objects that can be seen are called."""
+
+    def sightings(self, facts: Any) -> Mapping[str, Sequence[Any]]:
+        """By camera, the objects in the picture: (right, down, kind, place), see `vla.sft.sightings`."""
+
 
 @dataclass(frozen=True)
 class GroundingBatch:
-    """Pictures with packed questions: `observation.tokens` are the questions and answers."""
+    """Pictures with packed questions: `observation.tokens` are the questions and answers. `cells` are for detection."""
 
     observation: Observation
     questions: PackedQuestions
+    cells: CellTargets | None = None
 
 
 def grounding_batch(
@@ -53,17 +62,18 @@ def augmented(batch: GroundingBatch, shift_pixels: int, light: float) -> Groundi
 
 
 class ScenePool:
-    """Scenes kept in memory and used several times: rendering one costs about half as much as training on it.
+    """Scenes kept in memory and asked about several times; new ones replace the oldest when `capacity` is reached."""
 
-    Every batch adds `fresh` scenes until `capacity` is reached, then they replace the oldest.
-    """
-
-    def __init__(self, source: SceneSource, first_seed: int, capacity: int, fresh: int):
-        self.source, self.next_seed, self.capacity, self.fresh = source, first_seed, capacity, fresh
+    def __init__(
+        self, source: SceneSource, first_seed: int, capacity: int, cameras: Sequence[str], grid: int
+    ):
+        self.source, self.next_seed, self.capacity = source, first_seed, capacity
+        self.cameras, self.grid = cameras, grid
         self.size = 0
         self._images: dict[str, np.ndarray] = {}
         self._proprio = np.zeros((capacity, 0), dtype=np.float32)
         self._facts: list[Any] = [None] * capacity
+        self._cells: tuple[np.ndarray, ...] = ()
         self._added = 0
 
     def add(self, count: int) -> None:
@@ -78,6 +88,12 @@ class ScenePool:
         self._proprio[slots] = seen.proprio
         for slot, fact in zip(slots, facts, strict=True):
             self._facts[slot] = fact
+        seen_objects = [self.source.sightings(fact) for fact in facts]
+        cells = cell_arrays(seen_objects, self.cameras, self.grid)
+        if not self._cells:
+            self._cells = tuple(np.empty((self.capacity, *values.shape[1:]), values.dtype) for values in cells)
+        for kept, values in zip(self._cells, cells, strict=True):
+            kept[slots] = values
         self._added += count
         self.size = min(self._added, self.capacity)
 
@@ -88,13 +104,8 @@ class ScenePool:
         """`rows` scenes with `count` questions each."""
         chosen = rng.integers(self.size, size=rows)
         asked = [self.source.ask(self._facts[i], rng, count) for i in chosen]
-        return grounding_batch({n: i[chosen] for n, i in self._images.items()}, self._proprio[chosen], asked, encoder)
-
-    def batches(self, rows: int, count: int, rng: np.random.Generator, encoder: QuestionEncoder) -> Iterator[GroundingBatch]:
-        while True:
-            if self.fresh:
-                self.add(self.fresh)
-            yield self.draw(rows, count, rng, encoder)
+        batch = grounding_batch({n: i[chosen] for n, i in self._images.items()}, self._proprio[chosen], asked, encoder)
+        return replace(batch, cells=CellTargets(*(torch.from_numpy(kept[chosen]) for kept in self._cells)))
 
 
 @torch.no_grad()

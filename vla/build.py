@@ -1,0 +1,133 @@
+"""From settings to objects: one `match` per choice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, assert_never
+
+import torch
+
+from vla.config.robot import HubBackbone, HubVision, Model, RobotConfig, SmallBackbone, SmallVision, SmolLM2Backbone
+from vla.data.questions import NUM_ACTION_IDS, NUM_LOCATIONS, location_ids
+from vla.models.backbone import Backbone, add_lora, hub_backbone, small_llama
+from vla.models.pretrained import EMBEDDED, SmallArchitecture, load_vlm
+from vla.models.vision import VisionEncoder, hub_vit, small_vit
+from vla.models.vlm import VisionLanguageModel
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one."""
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
+def resolve_precision(name: str, device: torch.device) -> torch.dtype:
+    """`auto` is bfloat16 on a GPU and float32 on a CPU, where bfloat16 is often the slower one."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return torch.bfloat16 if name == "bf16" else torch.float32
+
+
+def small_architecture(config: RobotConfig, proprio_size: int) -> SmallArchitecture | None:
+    """The numbers of a tiny model, or None when a part of it comes from the hub."""
+    vision, backbone = config.model.vision, config.model.backbone
+    if not isinstance(vision, SmallVision) or not isinstance(backbone, SmallBackbone):
+        return None
+    return SmallArchitecture(
+        cameras=config.sim.cameras,
+        image_size=config.sim.image_size,
+        proprio_size=proprio_size,
+        vision_width=vision.width,
+        vision_depth=vision.depth,
+        vision_heads=vision.num_heads,
+        stem_channels=vision.stem_channels,
+        vocabulary_size=backbone.vocabulary_size,
+        width=backbone.width,
+        depth=backbone.depth,
+        num_heads=backbone.num_heads,
+        intermediate=backbone.intermediate,
+    )
+
+
+def checkpoint_folder(checkpoint: str) -> Path:
+    """`embedded` is the checkpoint that ships with the package."""
+    return EMBEDDED if checkpoint == "embedded" else Path(checkpoint)
+
+
+def build_vlm(config: RobotConfig, proprio_size: int, texts: Sequence[str]) -> tuple[VisionLanguageModel, Any]:
+    """The vision-language model and its tokenizer. `texts` train a tokenizer where the model brings none.
+
+    Raises ValueError when a checkpoint is missing, broken, or made for other cameras, pixels or sizes.
+    """
+    architecture = small_architecture(config, proprio_size)
+    if config.model.checkpoint is not None:
+        model, tokenizer = _from_checkpoint(config.model.checkpoint, architecture)
+    else:
+        backbone, tokenizer = _build_backbone(config.model, config.train.precision, texts)
+        model = VisionLanguageModel(
+            _build_vision(config.model, config.sim.image_size), backbone, config.sim.cameras, proprio_size
+        )
+        backbone.order(location_ids(backbone.vocabulary_size).start, NUM_LOCATIONS)
+    _freeze(config.model, model)
+    return model, tokenizer
+
+
+def _from_checkpoint(checkpoint: str, wanted: SmallArchitecture | None) -> tuple[VisionLanguageModel, Any]:
+    folder = checkpoint_folder(checkpoint)
+    model, found, tokenizer = load_vlm(folder)
+    if wanted is None:
+        raise ValueError(
+            f"model.checkpoint={checkpoint} holds a small model, but model.vision or model.backbone is not small: "
+            "set model.checkpoint=null, or choose model=tiny"
+        )
+    for name in vars(wanted):
+        if getattr(found, name) != getattr(wanted, name):
+            raise ValueError(
+                f"model.checkpoint={checkpoint} was made with {name}={getattr(found, name)}, the settings say "
+                f"{getattr(wanted, name)}: use the checkpoint's, or pretrain another with scripts/pretrain_vlm.py"
+            )
+    return model, tokenizer
+
+
+def _build_vision(model: Model, image_size: int) -> VisionEncoder:
+    match model.vision:
+        case SmallVision() as small:
+            return small_vit(image_size, small.width, small.depth, small.num_heads, small.stem_channels)
+        case HubVision() as hub:
+            return hub_vit(hub.repository, image_size, hub.pretrained)
+        case other:
+            assert_never(other)
+
+
+def _build_backbone(model: Model, precision: str, texts: Sequence[str]) -> tuple[Backbone, Any]:
+    match model.backbone:
+        case SmallBackbone() as small:
+            from vla.data.tokenizer import train_tokenizer
+
+            tokenizer = train_tokenizer(texts, small.vocabulary_size, reserve_last=NUM_LOCATIONS + NUM_ACTION_IDS)
+            llama = small_llama(small.vocabulary_size, small.width, small.depth, small.num_heads, small.intermediate)
+            return llama, tokenizer
+        case SmolLM2Backbone():
+            from vla.text.smollm2 import fetch_smollm2
+
+            return _pretrained_backbone(str(fetch_smollm2()), model, precision)
+        case HubBackbone() as hub:
+            return _pretrained_backbone(hub.repository, model, precision)
+        case other:
+            assert_never(other)
+
+
+def _pretrained_backbone(name: str, model: Model, precision: str) -> tuple[Backbone, Any]:
+    from transformers import AutoTokenizer
+
+    dtype = resolve_precision(precision, resolve_device("auto"))
+    return hub_backbone(name, dtype, model.gradient_checkpointing), AutoTokenizer.from_pretrained(name)
+
+
+def _freeze(settings: Model, model: VisionLanguageModel) -> None:
+    if settings.freeze_vision:
+        model.vision.requires_grad_(False)
+    if settings.lora is not None:
+        add_lora(model.backbone, settings.lora.rank, settings.lora.alpha)
+    elif settings.freeze_backbone:
+        model.backbone.requires_grad_(False)

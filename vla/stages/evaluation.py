@@ -1,0 +1,86 @@
+"""Running a policy on named starts, and recording what it looks like."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+
+from vla.rl.protocols import Observe, Policy, VectorEnvironment
+from vla.rl.rollout import collect_rollout
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """What happened on `n` starts: one entry a start, in the order of the seeds."""
+
+    seeds: Int[np.ndarray, "n"]
+    success: Bool[np.ndarray, "n"]
+    returns: Float[np.ndarray, "n"]
+    num_decisions: Int[np.ndarray, "n"]
+    greedy: bool
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One episode as pictures: uint8 [T, h, w, 3] by camera, with what was asked and whether it was done."""
+
+    seed: int
+    instruction: str
+    success: bool
+    frames: dict[str, np.ndarray]
+
+
+def evaluate_policy(
+    policy: Policy,
+    environment: VectorEnvironment,
+    seeds: Sequence[int],
+    observe: Observe,
+    *,
+    greedy: bool,
+    on_decision: Callable[[int], None] | None = None,
+) -> Episodes:
+    """One episode from every seed."""
+    rollout = collect_rollout(policy, environment, seeds, 1, observe, greedy=greedy, on_decision=on_decision)
+    assert rollout.success is not None
+    counts = torch.bincount(rollout.trajectory, minlength=rollout.num_trajectories)
+    return Episodes(
+        np.asarray(seeds), rollout.success.numpy() > 0.5, rollout.returns.numpy(), counts.numpy(), greedy
+    )
+
+
+def pick_seeds(episodes: Episodes, count: int) -> list[int]:
+    """The first `count` starts that succeeded and the first `count` that failed."""
+    wins, failures = episodes.seeds[episodes.success][:count], episodes.seeds[~episodes.success][:count]
+    return [int(seed) for seed in (*wins, *failures)]
+
+
+@torch.no_grad()
+def record(policy: Policy, recorder: Any, seeds: Sequence[int], observe: Observe) -> list[Recording]:
+    """Greedy episodes from `seeds` with a picture after every control step; `recorder` renders each of them."""
+    if not seeds:
+        return []
+    ids = np.arange(len(seeds))
+    seen = recorder.reset(seeds, ids)
+    instructions = list(seen.instruction)
+    frames = [{camera: [images[i]] for camera, images in seen.images.items()} for i in ids]
+    success = np.zeros(len(seeds), dtype=bool)
+    running = ids
+    while len(running):
+        action = policy.act(observe(seen), greedy=True).action.float().cpu().numpy()
+        result = recorder.step(action, running)
+        for row, env in enumerate(running):
+            for camera, pictures in result.frames.items():
+                frames[env][camera].extend(pictures[row, : result.num_steps[row]])
+        success[running] = result.success
+        going = ~(result.terminated | result.truncated)
+        running = running[going]
+        seen = recorder.observe(running) if len(running) else seen
+    return [
+        Recording(int(seed), instructions[i], bool(success[i]), {c: np.stack(f) for c, f in frames[i].items()})
+        for i, seed in enumerate(seeds)
+    ]

@@ -1,0 +1,105 @@
+"""Supervised fine-tuning: a token policy imitates demonstrations, and keeps answering questions while it does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+import numpy as np
+import torch
+from torch import Tensor
+
+from vla.data.augment import random_light, random_shift
+from vla.data.demonstrations import DemonstrationBatch, Demonstrations
+from vla.data.observations import Observer
+from vla.policies.token import TokenPolicy
+from vla.sft.losses import answer_loss, imitation_loss
+from vla.stages.grounding import GroundingBatch, augmented
+from vla.types import Observation
+
+
+@dataclass(frozen=True)
+class ImitationBatch:
+    """Frames with the actions after them, and perhaps pictures with questions."""
+
+    observation: Observation
+    actions: Tensor
+    action_mask: Tensor
+    grounding: GroundingBatch | None
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Largest shift in pixels, and largest change of light as a share."""
+
+    shift_pixels: int
+    light: float
+
+    def apply(self, observation: Observation) -> Observation:
+        images = {n: random_light(random_shift(i, self.shift_pixels), self.light) for n, i in observation.images.items()}
+        return replace(observation, images=images)
+
+
+@dataclass(frozen=True)
+class ImitationBatches:
+    """Batches by number: every epoch is all frames in a new order. `questions(step)` gives the questions beside them."""
+
+    demonstrations: Demonstrations
+    observer: Observer
+    chunk: int
+    batch_size: int
+    augmentation: Augmentation
+    seed: int
+    questions: Callable[[int], GroundingBatch] | None
+
+    def frames(self, step: int) -> np.ndarray:
+        """Which frames the batch of this step holds."""
+        count = self.demonstrations.num_frames
+        at = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        orders = {epoch: np.random.default_rng([self.seed, epoch]).permutation(count) for epoch in set(at // count)}
+        return np.array([orders[i // count][i % count] for i in at])
+
+    def __call__(self, step: int) -> ImitationBatch:
+        batch = self.demonstrations.batch(self.frames(step), self.chunk)
+        grounding = None
+        if self.questions is not None:
+            grounding = augmented(self.questions(step), self.augmentation.shift_pixels, self.augmentation.light)
+        return ImitationBatch(self.augmentation.apply(self.observer(batch)), *action_tensors(batch), grounding)
+
+
+def action_tensors(batch: DemonstrationBatch) -> tuple[Tensor, Tensor]:
+    return torch.from_numpy(batch.actions), torch.from_numpy(batch.action_mask)
+
+
+def mixed_loss(policy: TokenPolicy, batch: ImitationBatch, question_weight: float) -> tuple[Tensor, dict[str, float]]:
+    """Action cross-entropy plus `question_weight` times answer cross-entropy, in one step."""
+    action = imitation_loss(policy, batch.observation, batch.actions, batch.action_mask)
+    metrics = {"action_loss": float(action.detach())}
+    if batch.grounding is None:
+        return action, metrics
+    questions = batch.grounding.questions
+    answer, accuracy = answer_loss(policy.model, batch.grounding.observation, questions.answers, questions.segments)
+    metrics |= {"answer_loss": float(answer.detach()), "answer_accuracy": float(accuracy)}
+    return action + question_weight * answer, metrics
+
+
+@torch.no_grad()
+def held_out_loss(
+    policy: TokenPolicy, demonstrations: Demonstrations, observer: Observer, rows_at_once: int, max_rows: int = 1024
+) -> float:
+    """Mean cross-entropy per action token on evenly spaced frames of demonstrations that were not trained on."""
+    count = min(max_rows, demonstrations.num_frames)
+    frames = np.linspace(0, demonstrations.num_frames - 1, count).astype(np.int64)
+    total = tokens = 0.0
+    for at in range(0, count, rows_at_once):
+        batch = demonstrations.batch(frames[at : at + rows_at_once], policy.chunk)
+        actions, action_mask = action_tensors(batch)
+        mask = policy.draw_mask(action_mask)
+        total -= float((policy.imitate(observer(batch), actions) * mask).sum())
+        tokens += float(mask.sum())
+    return total / max(tokens, 1.0)
+
+
+def actions_to_fit(demonstrations: Demonstrations) -> np.ndarray:
+    """The actions of the chosen episodes that a policy should imitate: those that were not disturbances."""
+    columns, rows = demonstrations.columns, demonstrations.rows
+    return columns.actions[rows][~columns.perturbed[rows]]

@@ -1,0 +1,67 @@
+"""Reinforcement learning of a robot policy: seeded starts, rollouts, and the shared core."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from vla.rl.protocols import Observe, Policy, VectorEnvironment
+from vla.rl.rollout import collect_rollout
+from vla.rl.sampling import collect_informative, informative_groups
+from vla.types import Rollout
+
+
+@dataclass(frozen=True)
+class Starts:
+    """The training starts of a run: iteration `i` always draws the same seeds, however often the run was resumed."""
+
+    first: int
+    last: int
+    seed: int
+
+    def draw(self, iteration: int, attempt: int, count: int) -> list[int]:
+        rng = np.random.default_rng([self.seed, iteration, attempt])
+        return rng.integers(self.first, self.last + 1, size=count).tolist()
+
+
+@dataclass(frozen=True)
+class DynamicSampling:
+    """Groups whose share of successes lies outside the bounds are replaced, by at most `max_refills` further rollouts."""
+
+    max_refills: int
+    min_success: float | None
+    max_success: float | None
+
+
+def make_collector(
+    policy: Policy,
+    environment: VectorEnvironment,
+    observe: Observe,
+    starts: Starts,
+    num_starts: int,
+    group_size: int,
+    dynamic: DynamicSampling | None,
+    on_decision: Callable[[int], None],
+) -> Callable[[int], Rollout]:
+    """How an iteration gets its rollout."""
+
+    def collect(iteration: int) -> Rollout:
+        attempt = 0
+
+        def sample(count: int) -> Rollout:
+            nonlocal attempt
+            seeds = starts.draw(iteration, attempt, count)
+            attempt += 1
+            return collect_rollout(
+                policy, environment, seeds, group_size, observe, version=iteration, on_decision=on_decision
+            )
+
+        if dynamic is None:
+            return sample(num_starts)
+        judge = partial(informative_groups, min_success=dynamic.min_success, max_success=dynamic.max_success)
+        return collect_informative(sample, num_starts, dynamic.max_refills, informative=judge)
+
+    return collect
