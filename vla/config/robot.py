@@ -72,6 +72,7 @@ class Model(Section):
     lora: Lora | None
     gradient_checkpointing: bool
     detach_critic: bool
+    freeze_prefix_in_rl: bool
 
 
 class TokenPolicy(Section):
@@ -81,6 +82,7 @@ class TokenPolicy(Section):
     binning: Literal["quantile", "uniform"]
     decoding: Literal["parallel", "autoregressive"]
     temperature: Positive
+    instruction_length: Count
 
 
 Policy = TokenPolicy
@@ -92,6 +94,9 @@ class Data(Section):
     image_format: Literal["images", "video"]
     burst_probability: Fraction
     question_weight: NonNegative
+    question_scenes: Count
+    question_batch_size: Count
+    questions_per_scene: Count
     holdout_fraction: Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -112,8 +117,24 @@ class Sft(Section):
     max_grad_norm: Positive
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None
     evaluate_every: Count
+    log_every: Count
     max_seconds: Positive | None
     augment: Augment
+
+
+class Grounding(Section):
+    num_steps: CountOrZero
+    max_seconds: Positive | None
+    batch_size: Count
+    questions_per_scene: Count
+    pool_size: Count
+    fresh_per_step: CountOrZero
+    sighting_share: Fraction
+    sighting_weight: NonNegative
+    learning_rate: Positive
+    muon_learning_rate: Positive
+    weight_decay: NonNegative
+    light: Fraction
 
 
 class RobotConfig(Section):
@@ -126,6 +147,7 @@ class RobotConfig(Section):
     model: Model
     policy: Policy
     data: Data
+    grounding: Grounding
     sft: Sft
     algorithm: Algorithm
     rl: Rl

@@ -16,6 +16,8 @@ class Rl(Section):
     micro_batch_rows: Count
     learning_rate: Positive
     critic_learning_rate: Positive
+    optimizer: Literal["adamw", "muon"]
+    muon_learning_rate: Positive
     weight_decay: NonNegative
     schedule: Schedule
     warmup_iterations: CountOrZero

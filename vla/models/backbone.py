@@ -22,6 +22,10 @@ class Backbone(nn.Module):
         self.width: int = model.get_input_embeddings().weight.shape[1]
         self.vocabulary_size: int = model.get_input_embeddings().weight.shape[0]
 
+    @property
+    def word_embeddings(self) -> Float[Tensor, "V d"]:
+        return self.model.get_input_embeddings().weight
+
     def embed(self, tokens: Int[Tensor, "*rows"]) -> Float[Tensor, "*rows d"]:
         return self.model.get_input_embeddings()(tokens)
 

@@ -96,7 +96,8 @@ class VisionLanguageModel(nn.Module):
         modules = (self.vision, self.projector, self.proprio_projector)
         return [p for m in modules for p in m.parameters()] + [self.camera_embedding]
 
-    def _image_tokens(self, images: Mapping[str, UInt8[Tensor, "B h w 3"]]) -> Float[Tensor, "B p d"]:
+    def image_tokens(self, images: Mapping[str, UInt8[Tensor, "B h w 3"]]) -> Float[Tensor, "B p d"]:
+        """Projected patches of all cameras, camera after camera."""
         missing = [camera for camera in self.cameras if camera not in images]
         if missing:
             raise ValueError(
@@ -113,7 +114,7 @@ class VisionLanguageModel(nn.Module):
         if observation.proprio is None:
             raise ValueError("the model takes proprioception and the observation has none")
         felt = self.proprio_projector((observation.proprio - self.proprio_mean) / self.proprio_std)
-        return torch.cat([self._image_tokens(observation.images), felt[:, None]], dim=1)
+        return torch.cat([self.image_tokens(observation.images), felt[:, None]], dim=1)
 
     def forward(
         self,

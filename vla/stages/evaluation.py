@@ -53,12 +53,6 @@ def evaluate_policy(
     )
 
 
-def pick_seeds(episodes: Episodes, count: int) -> list[int]:
-    """The first `count` starts that succeeded and the first `count` that failed."""
-    wins, failures = episodes.seeds[episodes.success][:count], episodes.seeds[~episodes.success][:count]
-    return [int(seed) for seed in (*wins, *failures)]
-
-
 @torch.no_grad()
 def record(policy: Policy, recorder: Any, seeds: Sequence[int], observe: Observe) -> list[Recording]:
     """Greedy episodes from `seeds` with a picture after every control step; `recorder` renders each of them."""

@@ -17,7 +17,11 @@ from vla.data.augment import random_light, random_shift
 from vla.data.observations import Seen
 from vla.data.questions import PackedQuestions, Question, QuestionEncoder
 from vla.models.vlm import VisionLanguageModel
-from vla.sft.sightings import CellTargets, cell_arrays
+from vla.sft.loop import SupervisedSettings, SupervisedState, fit
+from vla.sft.losses import answer_loss
+from vla.sft.sightings import CellTargets, SightingHead, cell_arrays, sighting_loss
+from vla.train.optim import make_optimizer
+from vla.train.seed import derive_seed
 from vla.types import Observation
 
 
@@ -146,3 +150,100 @@ def answer_accuracy(
                 errors.setdefault(kind, []).append(float(np.nan_to_num(wrong, nan=1.0).mean()))
     accuracy = {f"accuracy/{kind}": float(np.mean(v)) for kind, v in sorted(words.items())}
     return accuracy | {f"error/{kind}": float(np.mean(v)) for kind, v in sorted(errors.items())}
+
+
+@dataclass(frozen=True)
+class GroundingSettings:
+    """How a model is grounded.
+
+    The first `sighting_share` of the work trains the vision tower alone to name what is in its cells: a step costs a third of
+    one with questions, and questions only teach where once patches say what.
+    """
+
+    num_steps: int
+    max_seconds: float | None
+    batch_size: int
+    questions_per_scene: int
+    pool_size: int
+    fresh_per_step: int
+    sighting_share: float
+    sighting_weight: float
+    learning_rate: float
+    muon_learning_rate: float
+    weight_decay: float
+    light: float
+
+
+class Grounding:
+    """Grounds a model; `train` does the whole of it, from random or from earlier weights."""
+
+    def __init__(
+        self, model: VisionLanguageModel, encoder: QuestionEncoder, source: SceneSource, settings: GroundingSettings, seed: int
+    ):
+        self.model, self.encoder, self.source, self.settings, self.seed = model, encoder, source, settings, seed
+        words = [encoder.words(f" {name}") for name in source.sighting_names]
+        self.head = SightingHead(model.width, words)
+        grid = round(model.vision.num_patches**0.5)
+        first_seed = derive_seed(seed, "grounding") % FIRST_FREE_SEED + FIRST_FREE_SEED
+        self.pool = ScenePool(source, first_seed, settings.pool_size, model.cameras, grid)
+
+    def fill(self, count: int, rows_at_once: int = 128) -> None:
+        """Render the first `count` scenes."""
+        while self.pool.size < min(count, self.settings.pool_size):
+            self.pool.add(min(rows_at_once, count - self.pool.size))
+
+    def batch(self, step: int) -> GroundingBatch:
+        """The batch of a step, after `fresh_per_step` new scenes."""
+        settings = self.settings
+        if settings.fresh_per_step:
+            self.pool.add(settings.fresh_per_step)
+        rng = np.random.default_rng([self.seed, step])
+        return augmented(self.pool.draw(settings.batch_size, settings.questions_per_scene, rng, self.encoder), 0, settings.light)
+
+    def sighting_loss(self, batch: GroundingBatch) -> tuple[torch.Tensor, dict[str, float]]:
+        """Detection alone: the language model is not run."""
+        assert batch.cells is not None
+        tokens = self.model.image_tokens(batch.observation.images)
+        return sighting_loss(self.head, tokens, self.model.backbone.word_embeddings, batch.cells)
+
+    def loss(self, batch: GroundingBatch) -> tuple[torch.Tensor, dict[str, float]]:
+        """Questions, and detection by its weight."""
+        assert batch.cells is not None
+        prefix, questions = self.model.prefix(batch.observation), batch.questions
+        answer, accuracy = answer_loss(self.model, batch.observation, questions.answers, questions.segments, prefix)
+        metrics = {"answer_loss": float(answer.detach()), "answer_accuracy": float(accuracy)}
+        if not self.settings.sighting_weight:
+            return answer, metrics
+        tokens = prefix[:, : self.model.num_prefix - 1]
+        seen, seen_metrics = sighting_loss(self.head, tokens, self.model.backbone.word_embeddings, batch.cells)
+        return answer + self.settings.sighting_weight * seen, metrics | seen_metrics
+
+    def train(self, on_step: Callable[[str, int, dict[str, float]], bool | None]) -> None:
+        """Both parts, each with its own schedule; `on_step(part, steps done, metrics)` may end a part by True."""
+        settings, share = self.settings, self.settings.sighting_share
+        both = torch.nn.ModuleList([self.model, self.head])
+        for part, loss_of, amount in (("sighting", self.sighting_loss, share), ("questions", self.loss, 1 - share)):
+            if amount <= 0:
+                continue
+            optimizer = make_optimizer(
+                both, "muon", settings.learning_rate, settings.weight_decay, settings.muon_learning_rate
+            )
+            seconds = None if settings.max_seconds is None else amount * settings.max_seconds
+            steps = max(1, round(amount * settings.num_steps))
+            shape = SupervisedSettings(steps, seconds, min(0.1, WARMUP_STEPS / steps), "cosine", 1.0)
+            offset = 0 if part == "sighting" else settings.num_steps
+            fit(
+                both,
+                loss_of,
+                lambda step, offset=offset: self.batch(offset + step),
+                optimizer,
+                shape,
+                SupervisedState(),
+                None,
+                lambda step, metrics, part=part: on_step(part, step, metrics),
+            )
+
+
+WARMUP_STEPS = 50
+FIRST_FREE_SEED = 10**9
+"""Scenes for grounding come from seeds from here on: no episode of training or evaluation starts there."""

@@ -29,11 +29,8 @@ class World(Protocol):
     def scenes(self) -> SceneSource:
         """Random scenes with questions, for grounding."""
 
-    def expert(self, environment: Any, seed: int) -> Any:
-        """The scripted expert for demonstrations in `environment`."""
+    def expert(self, environment: Any, seed: int, burst_probability: float) -> Any:
+        """The scripted expert for demonstrations in `environment`, disturbed now and then."""
 
     def texts(self) -> list[str]:
         """Everything that instructions, questions and answers can say, for training a tokenizer."""
-
-    def kind_of(self, question: str) -> str:
-        """The name of a question's kind, for reports."""

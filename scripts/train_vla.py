@@ -1,0 +1,38 @@
+"""Train a policy: demonstrations, supervised fine-tuning, reinforcement learning, evaluation on held-out starts, report.
+
+    python scripts/train_vla.py sim=pick_place            # a robot in MuJoCo
+    python scripts/train_vla.py mode=text                 # a language model, by the same core
+    python scripts/train_vla.py preset=smoke              # everything small, in about a minute
+    python scripts/train_vla.py resume=runs/NAME          # go on with a run
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    from vla.command_line import fail, read_config
+
+    config = read_config(__doc__ or "", arguments)
+    from vla import runtime
+
+    runtime.prepare(config.train.num_threads or None, offline=not config.needs_hub)
+    try:
+        if config.mode == "text":
+            from vla.text.run import run_text
+
+            run_text(config)
+        else:
+            from scripts.simulation import Simulation
+            from vla.stages.robot import run_robot
+
+            run_robot(config, Simulation(config.sim))
+    except (ValueError, OSError, FloatingPointError) as error:
+        fail(str(error))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""What a person looks at after a run: success before and after with intervals, videos, curves, where the time went."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vla.config.robot import RobotConfig
+from vla.data.observations import Observer
+from vla.evaluate.starts import StartManifest
+from vla.evaluate.success import SuccessRate, compare
+from vla.policies.token import TokenPolicy
+from vla.rl.protocols import VectorEnvironment
+from vla.stages.evaluation import Episodes, evaluate_policy, record
+from vla.stages.rl import RlState
+from vla.stages.run import Run
+from vla.stages.world import World
+from vla.train.metrics import read_metrics
+
+
+def evaluation_stage(
+    run: Run,
+    name: str,
+    config: RobotConfig,
+    policy: TokenPolicy,
+    environment: VectorEnvironment,
+    observer: Observer,
+    starts: StartManifest,
+) -> None:
+    """Greedy and sampled success on the held-out starts, written with every start's outcome."""
+    seeds = starts.evaluation_seeds.tolist()
+    kinds = (True, False) if config.evaluation.sampled else (True,)
+    values: dict[str, Any] = {"starts_sha256": starts.sha256}
+    with run.progress.stage(f"evaluation {name} RL", len(seeds) * len(kinds)) as bar:
+        for greedy in kinds:
+            ended = 0
+
+            def advance(count: int) -> None:
+                nonlocal ended
+                if count > ended:
+                    bar.advance(count - ended)
+                    ended = count
+
+            with run.timer("greedy" if greedy else "sampled"):
+                episodes = evaluate_policy(policy, environment, seeds, observer, greedy=greedy, on_decision=advance)
+            values |= _rates(episodes, policy.temperature)
+            run.check_stop()
+    run.finish(f"evaluation_{name}", values)
+    for decoding in ("greedy", "sampled"):
+        if decoding in values:
+            run.progress.say(f"  success {name} RL: {values[decoding]['text']}")
+
+
+def _rates(episodes: Episodes, temperature: float) -> dict[str, Any]:
+    rate = SuccessRate.of(episodes.success, None if episodes.greedy else temperature)
+    name = "greedy" if episodes.greedy else "sampled"
+    return {
+        name: {
+            "text": str(rate),
+            **rate.to_dict(),
+            "mean_return": float(episodes.returns.mean()),
+            "mean_decisions": float(episodes.num_decisions.mean()),
+            "outcomes": "".join("1" if s else "0" for s in episodes.success),
+        }
+    }
+
+
+def outcomes(run: Run, name: str, decoding: str) -> list[bool]:
+    """Success of every held-out start in a finished evaluation."""
+    return [c == "1" for c in run.results["stages"][f"evaluation_{name}"][decoding]["outcomes"]]
+
+
+def compare_stage(run: Run) -> None:
+    """Before against after on the same starts, by a paired test."""
+    evaluations = run.results["stages"]
+    for decoding in ("greedy", "sampled"):
+        if decoding in evaluations["evaluation_before"] and decoding in evaluations["evaluation_after"]:
+            test = compare(outcomes(run, "before", decoding), outcomes(run, "after", decoding))
+            run.results.setdefault("comparison", {})[decoding] = {"text": str(test), **test.to_dict()}
+            run.progress.say(f"  after against before ({decoding}): {test}")
+    run.write()
+
+
+def video_stage(
+    run: Run, name: str, config: RobotConfig, policy: TokenPolicy, world: World, observer: Observer, starts: StartManifest
+) -> None:
+    """Videos of the first wins and failures of an evaluation."""
+    from vla.evaluate.video import write_video
+
+    count = config.evaluation.num_videos
+    if count == 0 or run.done(f"videos_{name}"):
+        return
+    greedy = run.results["stages"][f"evaluation_{name}"]["greedy"]["outcomes"]
+    seeds = starts.evaluation_seeds
+    chosen = [int(s) for wanted in "10" for s in [s for s, c in zip(seeds, greedy, strict=True) if c == wanted][:count]]
+    files = []
+    for episode in record(policy, world.recorder(len(chosen)), chosen, observer):
+        path = run.folder.videos / f"{name}-{'win' if episode.success else 'failure'}-{episode.seed}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_video(path, episode.frames, episode.instruction, episode.success)
+        files.append(path.name)
+    run.finish(f"videos_{name}", {"files": files})
+
+
+def plot_stage(run: Run, state: RlState, title: str, offset: float | None) -> None:
+    """Success over iterations, losses, entropy, and where the time went, as PNG."""
+    from vla.evaluate.plots import plot_curves, plot_success, plot_time
+
+    plots = run.folder.plots
+    plots.mkdir(parents=True, exist_ok=True)
+    curves = {"validation starts, greedy": state.curve()}
+    if curves["validation starts, greedy"]:
+        plot_success(plots / "success.png", curves, title, "RL iteration", target=offset)
+    records = read_metrics(run.folder.path)
+    sft = [r for r in records if r["stage"] == "sft"]
+    rl = [r for r in records if r["stage"] == "rl"]
+    if sft:
+        labels = {"action_loss": "training", "held_out_loss": "held-out demonstrations"}
+        plot_curves(plots / "sft_loss.png", sft, labels, "Supervised fine-tuning", "step", "nats per action token")
+    if rl:
+        plot_curves(plots / "training_success.png", rl, {"success": "training starts, sampled"}, title, "iteration", "rate")
+        plot_curves(plots / "entropy.png", rl, {"entropy": "entropy"}, title, "iteration", "nats per action token")
+    plot_time(plots / "time.png", run.timer.seconds(), "Where the time went")

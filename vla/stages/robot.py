@@ -1,0 +1,185 @@
+"""The main job: demonstrations, supervised fine-tuning, reinforcement learning, and evaluation on held-out starts.
+
+Every stage leaves something that a resumed run picks up: a dataset, a checkpoint, an entry in results.json.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vla.actions.bins import ActionBins, fit_bins
+from vla.build import build_vlm
+from vla.config.robot import RobotConfig
+from vla.data.demonstrations import Demonstrations
+from vla.data.observations import Observer
+from vla.data.questions import QuestionEncoder
+from vla.evaluate.starts import SeedRange, StartManifest
+from vla.models.pretrained import num_parameters
+from vla.policies.token import TokenPolicy
+from vla.stages.demonstrate import demonstrations
+from vla.stages.grounding import Grounding, GroundingSettings
+from vla.stages.imitation import actions_to_fit
+from vla.stages.reporting import compare_stage, evaluation_stage, plot_stage, video_stage
+from vla.stages.rl import reinforcement_stage
+from vla.stages.run import Interrupted, Run, resume_log
+from vla.stages.sft import question_batches, supervised_stage
+from vla.stages.world import World
+from vla.train.interrupt import stop_on_interrupt
+from vla.train.run_folder import RunFolder, open_run
+from vla.train.seed import derive_seed, seed_everything
+
+
+def run_robot(config: RobotConfig, world: World) -> RunFolder:
+    """Everything that `mode=robot` does; the folder of the run. A run that was stopped returns what it has so far."""
+    seed_everything(config.train.seed)
+    folder = open_run(config)
+    with stop_on_interrupt() as stop:
+        run = Run(folder, resume_log(folder, config.train.tensorboard), stop, config.train.keep_checkpoints)
+        run.results = folder.read_results()
+        run.results["earlier_seconds"] = run.results.get("seconds", {})
+        run.progress.say(f"run {folder.path}")
+        try:
+            _stages(run, config, world)
+        except Interrupted:
+            run.progress.say(f"stopped; continue with resume={folder.path}")
+        finally:
+            run.write()
+            run.log.close()
+    return folder
+
+
+def _stages(run: Run, config: RobotConfig, world: World) -> None:
+    starts = start_manifest(config)
+    starts.save(run.folder.starts)
+    with run.timer("demonstrations"):
+        demos = demonstrations(run, config, world)
+    with run.timer("model"):
+        policy, observer, encoder = build_policy(run, config, world, demos)
+    environment = world.environment()
+    if not run.done("sft"):
+        with run.timer("sft"):
+            questions = question_batches(config, policy, encoder, world.scenes())
+            supervised_stage(run, config, policy, demos, observer, questions)
+    else:
+        saved = run.load("sft")
+        assert saved is not None
+        policy.load_state_dict(saved["policy"])
+    judge = (config, policy, environment, observer, starts)
+    if not run.done("evaluation_before"):
+        with run.timer("evaluation_before"):
+            evaluation_stage(run, "before", *judge)
+    with run.timer("videos"):
+        video_stage(run, "before", config, policy, world, observer, starts)
+    with run.timer("rl"):
+        state = reinforcement_stage(run, *judge)
+    if not run.done("evaluation_after"):
+        with run.timer("evaluation_after"):
+            evaluation_stage(run, "after", *judge)
+    compare_stage(run)
+    with run.timer("videos"):
+        video_stage(run, "after", config, policy, world, observer, starts)
+        plot_stage(run, state, f"{config.sim.task}: {config.algorithm.name}", None)
+    run.progress.say(f"results: {run.folder.results}")
+
+
+def start_manifest(config: RobotConfig) -> StartManifest:
+    """Which starts train, choose and judge."""
+    evaluation = config.evaluation
+    ranges = [SeedRange(s.first, s.last) for s in (evaluation.train_seeds, evaluation.validation_seeds, evaluation.eval_seeds)]
+    scene = config.sim.model_dump(mode="json", include={"task", "robot", "max_steps", "num_distractors", "randomization"})
+    return StartManifest(scene, *ranges, num_starts=evaluation.num_starts)
+
+
+def build_policy(
+    run: Run, config: RobotConfig, world: World, demos: Demonstrations
+) -> tuple[TokenPolicy, Observer, QuestionEncoder]:
+    """The policy before SFT, what turns environments' answers into its observations, and the writer of questions.
+
+    What a later process needs to load it, beside the settings, stands in `policy.json` and `tokenizer/`.
+    """
+    torch.manual_seed(derive_seed(config.train.seed, "model") % 2**63)
+    model, tokenizer = build_vlm(config, world.proprio_size, world.texts())
+    encoder = QuestionEncoder(tokenizer, model.backbone.vocabulary_size)
+    written = run.folder.path / "policy.json"
+    if config.model.checkpoint is None:
+        model.fit_proprio(torch.from_numpy(demos.columns.proprio[demos.rows]))
+        if not run.done("sft") and run.load("sft") is None:
+            ground(run, config, world, model, encoder)
+    if written.exists():
+        bins = ActionBins.from_dict(json.loads(written.read_text())["bins"])
+    else:
+        training, _ = demos.split(config.data.holdout_fraction, config.train.seed)
+        bins = fit_bins(actions_to_fit(training), config.policy.num_bins, config.policy.binning)
+        tokenizer.save_pretrained(run.folder.path / "tokenizer")
+        written.write_text(json.dumps(describe(bins, world, config), indent=1) + "\n")
+    policy = make_policy(config, model, bins)
+    run.results["model"] = {"num_parameters": num_parameters(policy), "num_draws": policy.num_draws}
+    return policy, Observer(tokenizer, config.policy.instruction_length), encoder
+
+
+def make_policy(config: RobotConfig, model: Any, bins: ActionBins) -> TokenPolicy:
+    settings = config.policy
+    return TokenPolicy(
+        model, bins, settings.chunk, settings.decoding, settings.temperature, config.model.detach_critic
+    )
+
+
+def describe(bins: ActionBins, world: World, config: RobotConfig) -> dict[str, Any]:
+    """The passport of a policy: what its actions mean, and how tokens stand for them."""
+    return {
+        "action_spec": dict(world.action_spec),
+        "cameras": list(config.sim.cameras),
+        "image_size": config.sim.image_size,
+        "chunk": config.policy.chunk,
+        "instruction_length": config.policy.instruction_length,
+        "bins": bins.to_dict(),
+    }
+
+
+def ground(run: Run, config: RobotConfig, world: World, model: Any, encoder: QuestionEncoder) -> None:
+    """Start from nothing: learn to see before learning to act."""
+    if config.grounding.num_steps == 0:
+        return
+    settings = GroundingSettings(**config.grounding.model_dump())
+    grounding = Grounding(model, encoder, world.scenes(), settings, config.train.seed)
+    with run.progress.stage("grounding", settings.num_steps) as bar, run.timer("grounding"):
+        grounding.fill(min(settings.pool_size, 4 * config.sim.num_envs), config.sim.num_envs)
+
+        def on_step(part: str, step: int, metrics: dict[str, float]) -> bool:
+            bar.advance(1, **{k: metrics[k] for k in ("loss", "answer_accuracy", "sighting_accuracy") if k in metrics})
+            if step % 20 == 0:
+                run.log.write(f"grounding_{part}", step, metrics)
+            return run.stop.requested
+
+        grounding.train(on_step)
+    run.check_stop()
+
+
+def load_policy(folder: Path, config: RobotConfig, world: World) -> tuple[TokenPolicy, Observer]:
+    """The policy that a finished run ended with.
+
+    Raises ValueError when the folder holds none, or one whose actions mean something else than the world's.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    from vla.data.demonstrations import check_action_spec
+    from vla.train.checkpoint import last_checkpoint, load_checkpoint
+
+    written = folder / "policy.json"
+    stage = next((s for s in ("rl", "sft") if last_checkpoint(folder / "checkpoints" / s)), None)
+    if not written.exists() or stage is None:
+        raise ValueError(f"{folder} holds no policy: finish the run, or give another folder")
+    passport = json.loads(written.read_text())
+    check_action_spec(passport["action_spec"], world.action_spec, f"the policy in {folder}")
+    model, _ = build_vlm(config, world.proprio_size, world.texts())
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder / "tokenizer"), local_files_only=True)
+    policy = make_policy(config, model, ActionBins.from_dict(passport["bins"]))
+    path = last_checkpoint(folder / "checkpoints" / stage)
+    assert path is not None
+    saved = load_checkpoint(path)
+    policy.load_state_dict(saved["best"] if stage == "rl" else saved["policy"])
+    return policy, Observer(tokenizer, passport["instruction_length"])

@@ -1,0 +1,80 @@
+"""A run under way: its folder, its clock, what it prints, and how it saves, stops and goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vla.train.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
+from vla.train.interrupt import Stop
+from vla.train.metrics import MetricsLog
+from vla.train.progress import Progress
+from vla.train.run_folder import RunFolder
+from vla.train.seed import restore_rng, rng_state
+from vla.train.timing import Timer, peak_memory_bytes
+
+
+class Interrupted(Exception):
+    """Someone asked the run to stop; everything is saved and `resume` goes on from here."""
+
+
+@dataclass
+class Run:
+    """What every stage of a run shares. `results` is what results.json holds, written whenever something is finished."""
+
+    folder: RunFolder
+    log: MetricsLog
+    stop: Stop
+    keep_checkpoints: int
+    progress: Progress = field(default_factory=Progress)
+    timer: Timer = field(default_factory=Timer)
+    results: dict[str, Any] = field(default_factory=dict)
+
+    def done(self, stage: str) -> bool:
+        """Whether a stage was finished, now or before the run was resumed."""
+        return stage in self.results.get("stages", {})
+
+    def finish(self, stage: str, values: Mapping[str, Any]) -> None:
+        """Note what a stage came to, and write it down."""
+        self.results.setdefault("stages", {})[stage] = dict(values)
+        self.write()
+
+    def write(self) -> None:
+        """Write results.json, with the time and memory used so far."""
+        before = self.results.get("earlier_seconds", {})
+        spent = self.timer.seconds()
+        self.results["seconds"] = {name: spent.get(name, 0.0) + before.get(name, 0.0) for name in {**before, **spent}}
+        self.results["peak_memory_bytes"] = max(peak_memory_bytes(), self.results.get("peak_memory_bytes", 0))
+        self.folder.write_results(self.results)
+
+    def save(self, stage: str, step: int, state: Mapping[str, Any], score: float | None = None) -> Path:
+        """A checkpoint of a stage: its own state, and the random numbers and metrics that go with it."""
+        whole = {**state, "rng": rng_state(), "num_records": self.log.num_records}
+        return save_checkpoint(self.folder.checkpoints / stage, step, whole, keep=self.keep_checkpoints, score=score)
+
+    def load(self, stage: str) -> dict[str, Any] | None:
+        """The last checkpoint of a stage, its random numbers put back; None when there is none."""
+        path = last_checkpoint(self.folder.checkpoints / stage)
+        if path is None:
+            return None
+        state = load_checkpoint(path)
+        restore_rng(state["rng"])
+        return state
+
+    def check_stop(self) -> None:
+        """Leave the run when someone asked for it."""
+        if self.stop.requested:
+            self.write()
+            raise Interrupted
+
+
+def resume_log(folder: RunFolder, tensorboard: bool) -> MetricsLog:
+    """The metrics of a run, cut back to what its newest checkpoint had seen."""
+    counts = []
+    for stage in ("grounding", "sft", "rl"):
+        path = last_checkpoint(folder.checkpoints / stage)
+        if path is not None:
+            counts.append(load_checkpoint(path)["num_records"])
+    return MetricsLog(folder.path, num_records=max(counts, default=0), tensorboard=tensorboard)
