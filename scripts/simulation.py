@@ -27,7 +27,18 @@ class Scenes:
         self.environment, self.weights = environment, weights
 
     def scenes(self, seeds: Sequence[int]) -> tuple[Any, Sequence[Any]]:
-        return self.environment.sample_scenes(seeds)
+        """Rendered scenes by seed, as many at once as there are environments."""
+        from sim.task import SimObservation
+
+        step = self.environment.num_envs
+        parts = [self.environment.sample_scenes(seeds[at : at + step]) for at in range(0, len(seeds), step)]
+        seen = [part for part, _ in parts]
+        joined = SimObservation(
+            images={name: np.concatenate([s.images[name] for s in seen]) for name in seen[0].images},
+            proprio=np.concatenate([s.proprio for s in seen]),
+            instruction=[text for s in seen for text in s.instruction],
+        )
+        return joined, [fact for _, facts in parts for fact in facts]
 
     def ask(self, facts: Any, rng: np.random.Generator, count: int) -> Sequence[Any]:
         from sim.questions import ask
@@ -96,3 +107,8 @@ class Simulation:
         from sim.questions import all_texts
 
         return all_texts()
+
+    def kind_of(self, question: str) -> str:
+        from sim.questions import kind_of
+
+        return kind_of(question)

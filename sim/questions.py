@@ -116,6 +116,24 @@ def ask(facts: SceneFacts, rng: np.random.Generator, count: int, weights: dict[s
     return [KINDS[names[i]](facts, rng) for i in drawn]
 
 
+PHRASES = {
+    "where on": "where_on_table",
+    "where is": "where_from_gripper",
+    "turned": "turned",
+    "grasped": "held",
+    "in the gripper": "what_is_held",
+    "what colour": "color_of",
+    "is there": "is_there",
+    "how many": "how_many",
+    "is this done": "done",
+}
+
+
+def kind_of(text: str) -> str:
+    """The kind of a question from its words."""
+    return next(kind for phrase, kind in PHRASES.items() if phrase in text)
+
+
 class Sighting(NamedTuple):
     """An object in a picture: where its centre is (fractions right and down), which kind it is, and its place in metres.
 

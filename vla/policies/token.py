@@ -44,6 +44,7 @@ class TokenPolicy(nn.Module):
         self.model, self.bins, self.chunk = model, bins, chunk
         self.decoding, self.temperature, self.cached_prefix = decoding, temperature, cached_prefix
         self.first_id = model.backbone.vocabulary_size - bins.num_bins
+        model.backbone.order(self.first_id, bins.num_bins)
         num_queries = chunk if decoding == "parallel" else 1
         self.queries = nn.Parameter(torch.randn(num_queries, model.width) * 0.02)
         self.dimensions = nn.Parameter(torch.randn(bins.num_active, model.width) * 0.02)

@@ -34,3 +34,6 @@ class World(Protocol):
 
     def texts(self) -> list[str]:
         """Everything that instructions, questions and answers can say, for training a tokenizer."""
+
+    def kind_of(self, question: str) -> str:
+        """The name of a question's kind, for reports."""

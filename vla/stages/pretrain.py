@@ -1,0 +1,69 @@
+"""Pretraining of a tiny vision-language model on questions about scenes: what `model.checkpoint` names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vla.build import build_vlm, small_architecture
+from vla.config.robot import RobotConfig
+from vla.data.questions import QuestionEncoder
+from vla.models.pretrained import num_parameters, save_vlm
+from vla.stages.grounding import FIRST_FREE_SEED, Grounding, GroundingSettings, answer_accuracy
+from vla.stages.world import World
+from vla.train.metrics import MetricsLog
+from vla.train.progress import Progress
+from vla.train.run_folder import circumstances, open_run
+from vla.train.seed import seed_everything
+
+NUM_HELD_OUT = 2048
+"""Questions about scenes never trained on, behind the accuracy that is written beside the checkpoint."""
+SAVE_EVERY = 500
+
+
+def run_pretraining(config: RobotConfig, world: World) -> Path:
+    """Train, save and judge; the folder of the checkpoint. `model.checkpoint` is where it goes on from, if given.
+
+    Raises ValueError when a part of the model is not small.
+    """
+    architecture = small_architecture(config, world.proprio_size)
+    if architecture is None:
+        raise ValueError("pretraining is for small models: choose model=tiny; hub models come pretrained")
+    seed_everything(config.train.seed)
+    folder = open_run(config).path
+    log, progress = MetricsLog(folder, tensorboard=config.train.tensorboard), Progress()
+    model, tokenizer = build_vlm(config, world.proprio_size, world.texts())
+    encoder = QuestionEncoder(tokenizer, model.backbone.vocabulary_size)
+    settings = GroundingSettings(**config.grounding.model_dump())
+    grounding = Grounding(model, encoder, world.scenes(), settings, config.train.seed)
+    grounding.fill(4 * config.sim.num_envs, config.sim.num_envs)
+    if config.model.checkpoint is None:
+        model.fit_proprio(torch.from_numpy(grounding.pool.proprio().copy()))
+    with progress.stage("grounding", settings.num_steps) as bar:
+
+        def on_step(part: str, step: int, metrics: dict[str, float]) -> None:
+            bar.advance(1, **{k: metrics[k] for k in ("loss", "answer_accuracy", "sighting_accuracy") if k in metrics})
+            if step % 20 == 0:
+                log.write(f"grounding_{part}", step, metrics)
+            if step % SAVE_EVERY == 0:
+                save_vlm(folder, model, architecture, tokenizer)
+
+        grounding.train(on_step)
+    save_vlm(folder, model, architecture, tokenizer)
+    judged = judge(model, encoder, world)
+    record = {"num_parameters": num_parameters(model), "held_out": judged, "num_held_out": NUM_HELD_OUT, **circumstances()}
+    (folder / "metrics.json").write_text(json.dumps(record, indent=1) + "\n")
+    for name, value in judged.items():
+        progress.say(f"  {name:<48}{value:.4f}")
+    log.close()
+    return folder
+
+
+def judge(model: torch.nn.Module, encoder: QuestionEncoder, world: World) -> dict[str, float]:
+    """Answers to held-out questions that the model writes itself, by the first words of the question."""
+    seeds = range(2 * FIRST_FREE_SEED + 7, 2 * FIRST_FREE_SEED + 7 + NUM_HELD_OUT)
+    rng = np.random.default_rng(NUM_HELD_OUT)
+    return answer_accuracy(model, world.scenes(), encoder, seeds, rng, world.kind_of)  # type: ignore[arg-type]
