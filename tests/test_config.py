@@ -49,7 +49,7 @@ def test_a_reward_can_be_added_and_taken_away():
 @pytest.mark.parametrize("group", groups())
 def test_every_option_loads(group: str):
     for option in options(group):
-        mode = "text" if group == "text" or (group, option) == ("rl", "text") else "robot"
+        mode = "text" if group in ("text", "language_model") or (group, option) == ("rl", "text") else "robot"
         load([f"mode={option}"] if group == "mode" else [f"mode={mode}", f"{group}={option}"])
 
 
@@ -93,11 +93,11 @@ WRONG = {
     "algorithm.clip_low=-0.1": "algorithm.clip_low (-0.1) must be greater than or equal to 0",
     "rl.num_iterations=null": "rl.num_iterations (null) must be a valid integer",
     "sim.cameras=[": "sim.cameras=[: this cannot be read",
-    "policy.chunk=7": "policy.chunk (7) must divide sim.max_steps (80): 8 does",
+    "sim.max_steps=80 policy.chunk=7": "policy.chunk (7) must divide sim.max_steps (80): 8 does",
     "rl.group_size=1": "rl.group_size (1) must be at least 2 under algorithm=grpo",
     "rl.critic_warmup_iterations=2": "rl.critic_warmup_iterations (2) needs a critic",
-    "sim.image_size=60": "sim.image_size (60) must be a multiple of the patch size (8)",
-    "model.backbone.num_heads=5": "model.backbone.num_heads (5) must divide model.backbone.width (128): 4 does",
+    "sim.image_size=60 model.vision.stem_channels=[8,8,8]": "sim.image_size (60) must be a multiple of the patch",
+    "model.backbone.num_heads=5 model.backbone.width=128": "model.backbone.num_heads (5) must divide",
     "policy.num_bins=5000": "policy.num_bins (5000) action ids do not fit",
     "evaluation.eval_seeds.first=5": "evaluation.eval_seeds (5 to 2999999) overlap evaluation.train_seeds (0 to",
     "evaluation.eval_seeds.last=2000009": "evaluation.num_starts (500) is more than evaluation.eval_seeds holds (10)",
