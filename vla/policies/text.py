@@ -9,7 +9,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vla.data.packing import PADDING, attention_mask, pack_completions
-from vla.decoding.causal import attends_fully, check_model, disable_dropout, hidden_states, output_head, plain_model
+from vla.decoding.causal import (
+    attends_fully,
+    check_model,
+    disable_dropout,
+    evaluating,
+    hidden_states,
+    output_head,
+    plain_model,
+)
 from vla.decoding.generate import generate, group_rows, prefill
 from vla.decoding.logprobs import token_logprobs
 from vla.decoding.sampling import Sampling
@@ -25,7 +33,7 @@ class TextPolicy(nn.Module):
     `share_prompts`: rows with equal prompts are scored in one row [prompt, c1, ..., cG] (exact, 2-4 times faster); it
     is left off for models with sliding windows. `max_row_tokens` bounds such a row, because its attention mask is
     square. `value_head`: a critic on the model's own hidden states, one value a draw, zero at the start; values are
-    None without it.
+    None without it. `autocast`: matrix products in this type (bfloat16), weights stay as they are; None: none.
     """
 
     def __init__(
@@ -39,6 +47,7 @@ class TextPolicy(nn.Module):
         share_prompts: bool = True,
         max_row_tokens: int = 2048,
         max_logits_bytes: int = 2**29,
+        autocast: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         if max_new_tokens < 1:
@@ -52,6 +61,7 @@ class TextPolicy(nn.Module):
         self.stop_ids, self.pad_id = tuple(stop_ids), pad_id
         self.share_prompts = share_prompts and attends_fully(model)
         self.max_row_tokens, self.max_logits_bytes = max_row_tokens, max_logits_bytes
+        self.autocast = autocast
         self.value_head: nn.Linear | None = None
         if value_head:
             self.value_head = nn.Linear(plain_model(model).config.hidden_size, 1)
@@ -61,17 +71,18 @@ class TextPolicy(nn.Module):
 
     def act(self, observation: Observation, *, greedy: bool = False) -> Decision:
         """Complete every prompt. `action` and `trace["tokens"]` are the same token ids; `trace["mask"]` is the mask."""
-        drawn = generate(
-            self.model,
-            observation.tokens,
-            observation.token_mask,
-            self.sampling,
-            self.max_new_tokens,
-            self.stop_ids,
-            self.pad_id,
-            greedy,
-            None if self.value_head is None else self._values,
-        )
+        with self._precision(), evaluating(self.model):
+            drawn = generate(
+                self.model,
+                observation.tokens,
+                observation.token_mask,
+                self.sampling,
+                self.max_new_tokens,
+                self.stop_ids,
+                self.pad_id,
+                greedy,
+                None if self.value_head is None else self._values,
+            )
         trace = {"tokens": drawn.tokens, "mask": drawn.mask}
         if drawn.support is not None:
             trace["support"] = drawn.support
@@ -80,22 +91,24 @@ class TextPolicy(nn.Module):
     def score(self, observation: Observation, trace: Trace) -> Scores:
         """Log-probability, entropy and value of every draw in one pass; 0 where nothing was drawn."""
         mask = trace["mask"]
-        hidden = self._hidden_before_draws(observation, trace)
-        logprobs, entropy = token_logprobs(
-            output_head(self.model),
-            hidden,
-            trace["tokens"][mask],
-            self.sampling.temperature,
-            trace["support"][mask] if "support" in trace else None,
-            self.max_logits_bytes,
-        )
+        with self._precision():
+            hidden = self._hidden_before_draws(observation, trace)
+            logprobs, entropy = token_logprobs(
+                output_head(self.model),
+                hidden,
+                trace["tokens"][mask],
+                self.sampling.temperature,
+                trace["support"][mask] if "support" in trace else None,
+                self.max_logits_bytes,
+            )
         values = None if self.value_head is None else _spread(self._values(hidden), mask)
         return Scores(_spread(logprobs, mask), _spread(entropy, mask), values)
 
     @torch.no_grad()
     def value(self, observation: Observation) -> Float[Tensor, "B"]:
         """The critic's estimate before the first draw."""
-        prompts = prefill(self.model, observation.tokens, observation.token_mask, max_new_tokens=0)
+        with self._precision(), evaluating(self.model):
+            prompts = prefill(self.model, observation.tokens, observation.token_mask, max_new_tokens=0)
         return self._values(prompts.hidden)
 
     def critic_parameters(self) -> Iterator[nn.Parameter]:
@@ -115,7 +128,12 @@ class TextPolicy(nn.Module):
 
     def _values(self, hidden: Tensor) -> Tensor:
         assert self.value_head is not None
-        return self.value_head(hidden.float()).squeeze(-1)
+        with torch.autocast(hidden.device.type, enabled=False):
+            return self.value_head(hidden.float()).squeeze(-1)
+
+    def _precision(self) -> torch.autocast:
+        device = next(self.parameters()).device.type
+        return torch.autocast(device, self.autocast, enabled=self.autocast is not None)
 
 
 def _spread(values: Tensor, mask: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from vla.rewards.compose import CORRECT, Rewards
+from vla.rewards.compose import CORRECT, Scores
 from vla.rewards.sample import Sample
 from vla.text.calculator import evaluate_calls
 from vla.text.problems import Problem
@@ -73,7 +73,7 @@ class TextEnvironment:
         self,
         problems: Sequence[Problem],
         chat: ChatFormat,
-        rewards: Rewards,
+        rewards: Callable[[Sequence[Sample]], Scores],
         stop_ids: Sequence[int],
         num_envs: int,
         tool: Tool | None = None,

@@ -1,0 +1,177 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from vla.config import load
+from vla.decoding.sampling import Sampling
+from vla.policies.text import TextPolicy
+from vla.rewards.compose import Scores
+from vla.rl.catalogue import make_algorithm
+from vla.rl.loop import LoopSettings, LoopState, train
+from vla.rl.rollout import collect_rollout
+from vla.rl.update import UpdateSettings
+from vla.text.curriculum import Curriculum
+from vla.text.environment import TextEnvironment
+from vla.text.problems import Problem
+from vla.text.prompts import ChatFormat, observe_prompts
+from vla.text.rlvr import make_problem_sets
+from vla.text.run import run
+from vla.text.tiny import tiny_language_model
+from vla.train.run_folder import open_run
+
+TINY = ["mode=text", "preset=smoke", "train.tensorboard=false", "text.max_new_tokens=6", "train.num_threads=1"]
+
+
+def go(folder, *overrides):
+    given = [*TINY, *overrides]
+    config = load([*given, f"run_dir={folder}"] if not any(o.startswith("resume") for o in given) else overrides)
+    return run(config, open_run(config))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    results = go(folder, "text.families=[add1,mul1]", "rl.group_size=3")
+    return folder, results
+
+
+def test_a_run_leaves_numbers_report_samples_and_a_model(finished):
+    folder, results = finished
+    for name in ("config.yaml", "run.json", "problems.json", "metrics.jsonl", "samples.jsonl", "report.html"):
+        assert (folder / name).stat().st_size > 0, name
+    written = json.loads((folder / "results.json").read_text())
+    assert written["before"]["num_starts"] == written["after"]["num_starts"] == 16
+    assert len(written["before"]["wilson_95"]) == 2
+    assert written["before"]["decoding"] == "greedy"
+    assert set(results) >= {"family add1", "family mul1", "comparison", "seconds", "peak_memory_bytes"}
+    assert "95 % Wilson interval" in (folder / "report.html").read_text()
+
+
+def test_training_never_sees_what_it_is_judged_on(finished):
+    folder, _ = finished
+    manifest = json.loads((folder / "problems.json").read_text())
+    trained_on = {json.loads(line)["question"] for line in (folder / "samples.jsonl").read_text().splitlines()}
+    assert trained_on.isdisjoint(manifest["evaluation"])
+    sets = make_problem_sets(load([*TINY, "text.families=[add1,mul1]"]).text)
+    train_questions = {problem.question for problem in sets.train}
+    assert trained_on <= train_questions
+    assert train_questions.isdisjoint(p.question for p in (*sets.validation, *sets.evaluation))
+    assert {p.question for p in sets.validation}.isdisjoint(p.question for p in sets.evaluation)
+
+
+def test_the_trained_model_is_an_ordinary_folder(finished):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder, _ = finished
+    model = AutoModelForCausalLM.from_pretrained(folder / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    prompt = tokenizer.apply_chat_template([{"role": "user", "content": "What is 1 + 1?"}], return_tensors="pt")
+    assert model(**prompt).logits.shape[-1] == 384
+
+
+def test_ratios_start_at_one_and_the_gap_is_logged(finished):
+    folder, _ = finished
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [1, 2]
+    assert all("validation_success" in record or "return_mean" in record for record in records)
+    assert all(record.get("logprob_gap_max", 0.0) < 1e-4 for record in records)
+
+
+def weights(folder):
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path):
+    # no answer of a random model is right, but an entropy bonus moves the weights all the same
+    common = ["algorithm=ppo", "algorithm.entropy_coefficient=0.1", "rl.learning_rate=1e-2", "train.checkpoint_every=2"]
+    go(tmp_path / "whole", "rl.num_iterations=4", *common)
+    go(tmp_path / "half", "rl.num_iterations=2", *common)
+    half = weights(tmp_path / "half")
+    go(tmp_path / "half", f"resume={tmp_path / 'half'}", "rl.num_iterations=4")
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "half")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert any(not torch.equal(half[name], resumed[name]) for name in whole)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "half" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4]
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft 0.21
+def test_adapters_train_against_the_model_without_them(tmp_path):
+    results = go(
+        tmp_path / "run",
+        "language_model.lora={rank: 2, alpha: 4}",
+        "algorithm.kl_coefficient=0.1",
+        "rl.num_iterations=1",
+        "+text.rewards.finished=1.0",
+        "text.max_new_tokens=3",
+    )
+    assert results["after"].num_starts == 16
+    assert (tmp_path / "run" / "model" / "adapter_model.safetensors").exists()
+
+
+class ShareOfA:
+    """Reward: the share of the letters of a completion that are an a."""
+
+    def __call__(self, samples):
+        shares = [s.completion.count("a") / max(len(s.completion), 1) for s in samples]
+        return Scores(np.array(shares, np.float32), {})
+
+
+@pytest.mark.parametrize(("name", "epochs"), [("grpo", 1), ("ppo", 2)])
+def test_a_random_model_learns_to_say_a(name, epochs):
+    settings = {
+        "grpo": {"clip_low": 0.2, "clip_high": 0.28, "reduction": "token"},
+        "ppo": {"clip_low": 0.2, "clip_high": 0.2, "gamma": 1.0, "gae_lambda": 0.95, "value_coefficient": 0.5},
+    }[name]
+    model, tokenizer = tiny_language_model(["say something"], vocab_size=262, hidden_size=32, num_layers=1)
+    problems = [Problem(f"say something {i}", "", "exact", "toy") for i in range(4)]
+    policy = TextPolicy(model, Sampling(), 4, [2], 0, value_head=name == "ppo")
+    environment = TextEnvironment(problems, ChatFormat(tokenizer), ShareOfA(), [2], 64)
+
+    def observe(prompts):
+        return observe_prompts(prompts, 60, 0, torch.device("cpu"))
+
+    torch.manual_seed(0)
+    returns = []
+    train(
+        policy,
+        make_algorithm(name, **settings),
+        lambda iteration: collect_rollout(policy, environment, [0, 1, 2, 3], 16, observe, version=iteration),
+        torch.optim.Adam(policy.parameters(), lr=1e-2),
+        UpdateSettings(epochs=epochs, num_minibatches=1, micro_batch_rows=64),
+        LoopSettings(num_iterations=60),
+        LoopState(),
+        on_iteration=lambda iteration, rollout, metrics: returns.append(metrics["return_mean"]),
+    )
+    assert returns[0] < 0.1
+    assert np.mean(returns[-5:]) > 0.9
+
+
+def test_a_curriculum_opens_families_as_they_are_mastered():
+    curriculum = Curriculum([range(10), range(10, 20), range(20, 30)], advance_at=0.8, seed=3)
+    assert max(curriculum.draw(0, 0, 8)) < 10
+    for success in (0.9, 0.7, 0.7, 0.9):  # means of three: .77, .77
+        curriculum.learn(success)
+        assert curriculum.num_open == 1
+    curriculum.learn(0.9)  # (.7 + .9 + .9) / 3 = .83
+    assert curriculum.num_open == 2
+    drawn = curriculum.draw(5, 0, 8)
+    assert sum(10 <= number < 20 for number in drawn) == 4
+    assert sum(number < 10 for number in drawn) == 4
+    assert drawn == curriculum.draw(5, 0, 8)
+    assert drawn != curriculum.draw(5, 1, 8)
+    kept = Curriculum([range(10), range(10, 20), range(20, 30)], advance_at=0.8, seed=3)
+    kept.load_state_dict(curriculum.state_dict())
+    assert kept.draw(6, 0, 8) == curriculum.draw(6, 0, 8)
+    assert Curriculum([range(10), range(10, 20)], advance_at=None, seed=0).num_open == 2
+
+
+def test_mistakes_are_named_before_a_model_loads(tmp_path):
+    with pytest.raises(ValueError, match="text.max_turns .2. must be 1 without text.tool"):
+        go(tmp_path / "a", "text.max_turns=2")
+    with pytest.raises(ValueError, match="family 'add9' is unknown"):
+        go(tmp_path / "b", "text.families=[add9]")

@@ -1,0 +1,70 @@
+"""How good a policy is on problems it was not trained on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from vla.rewards.sample import Sample
+from vla.rl.protocols import Observe, Policy
+from vla.rl.rollout import collect_rollout
+from vla.text.environment import Episode, TextEnvironment
+from vla.text.problems import Problem
+from vla.train.checkpoint import write_atomically
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Success and reward by problem, in the order of the problems, and the episodes behind them."""
+
+    success: Bool[np.ndarray, "n"]
+    rewards: Float[np.ndarray, "n"]
+    episodes: tuple[Episode, ...]
+
+    @property
+    def num_unscorable(self) -> int:
+        """Problems on which the verifier failed; they count as not solved."""
+        return int(np.isnan(self.rewards).sum())
+
+    @property
+    def mean_tokens(self) -> float:
+        return float(np.mean([episode.sample.num_tokens for episode in self.episodes]))
+
+    def save(self, path: Path) -> None:
+        """Write what `load` needs, so that a resumed run compares with the same judgement."""
+        episodes = [
+            {"said": e.transcript, "sample": asdict(e.sample), "reward": e.reward, "parts": dict(e.parts)}
+            for e in self.episodes
+        ]
+        values = {"success": self.success.tolist(), "rewards": self.rewards.tolist(), "episodes": episodes}
+        write_atomically(path, json.dumps(values))
+
+    @classmethod
+    def load(cls, path: Path, problems: Sequence[Problem]) -> Judged:
+        """Read a judgement of these problems back; ValueError when it is of others."""
+        values = json.loads(path.read_text())
+        by_question = {problem.question: problem for problem in problems}
+        asked = [entry["sample"]["prompt"] for entry in values["episodes"]]
+        if len(asked) != len(problems) or set(asked) != set(by_question):
+            raise ValueError(f"{path} was made on other problems: resume with the settings of the run")
+        episodes = tuple(
+            Episode(by_question[question], entry["said"], Sample(**entry["sample"]), entry["reward"], entry["parts"])
+            for question, entry in zip(asked, values["episodes"], strict=True)
+        )
+        return cls(np.array(values["success"], bool), np.array(values["rewards"], np.float32), episodes)
+
+
+def judge(
+    policy: Policy, environment: TextEnvironment, observe: Observe, numbers: Sequence[int], *, greedy: bool
+) -> Judged:
+    """One episode of each problem in `numbers`."""
+    environment.take_episodes()
+    rollout = collect_rollout(policy, environment, numbers, 1, observe, greedy=greedy)
+    assert rollout.success is not None
+    episodes = environment.take_episodes()
+    return Judged(rollout.success.numpy() > 0.5, rollout.returns.numpy(), tuple(episodes))

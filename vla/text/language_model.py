@@ -1,0 +1,121 @@
+"""A language model, its tokenizer and what goes with them, from the settings; and back into an ordinary transformers
+folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, assert_never
+
+import torch
+from torch import nn
+
+from vla.config.text import HubLanguageModel, LanguageModel, SmolLM2, TinyLanguageModel
+from vla.config.training import Train
+from vla.decoding.sampling import Sampling
+from vla.policies.text import TextPolicy
+from vla.text.prompts import ChatFormat, stop_ids
+from vla.text.tiny import tiny_language_model
+
+
+@dataclass(frozen=True)
+class LanguageParts:
+    """What every text mode works with. `autocast` is the type of matrix products, None for that of the weights."""
+
+    model: nn.Module
+    tokenizer: Any
+    chat: ChatFormat
+    stop_ids: tuple[int, ...]
+    pad_id: int
+    device: torch.device
+    autocast: torch.dtype | None
+
+    def policy(self, sampling: Sampling, max_new_tokens: int, value_head: bool = False) -> TextPolicy:
+        """The model as a policy."""
+        return TextPolicy(
+            self.model, sampling, max_new_tokens, self.stop_ids, self.pad_id, value_head, autocast=self.autocast
+        )
+
+
+def load_language_parts(
+    settings: LanguageModel, train: Train, system: str | None, texts: Iterable[str]
+) -> LanguageParts:
+    """Load the model on its device, in float32. `texts` train the tokenizer of a tiny model.
+
+    Raises ValueError when a model cannot be had or has no chat template.
+    """
+    automatic = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(automatic if train.device == "auto" else train.device)
+    model, tokenizer = load_language_model(settings, texts, train.seed)
+    if tokenizer.chat_template is None:
+        raise ValueError(f"language_model ({settings.name}) has no chat template: choose an instruction-tuned model")
+    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    ends = tuple(stop_ids(tokenizer, model))
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    wrapped = model if settings.lora is None else add_adapter(model, settings.lora.rank, settings.lora.alpha)
+    chat = ChatFormat(tokenizer, system)
+    autocast = autocast_type(train.precision, device)
+    return LanguageParts(wrapped.to(device), tokenizer, chat, ends, pad_id, device, autocast)
+
+
+def load_language_model(settings: LanguageModel, texts: Iterable[str], seed: int) -> tuple[Any, Any]:
+    """(model in float32, tokenizer)."""
+    match settings:
+        case TinyLanguageModel() as tiny:
+            return tiny_language_model(
+                texts, tiny.vocabulary_size, tiny.width, tiny.depth, tiny.num_heads, max_length=2048, seed=seed
+            )
+        case SmolLM2():
+            from vla.text.smollm2 import fetch_smollm2
+
+            return from_folder(str(fetch_smollm2()))
+        case HubLanguageModel() as hub:
+            return from_folder(hub.repository)
+        case other:
+            assert_never(other)
+
+
+def from_folder(name: str) -> tuple[Any, Any]:
+    """A causal language model and its tokenizer by hub name or folder.
+
+    Raises ValueError when it is neither on this machine nor to be fetched.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        return AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32), AutoTokenizer.from_pretrained(name)
+    except OSError as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"language_model.repository ({name}) cannot be loaded: {reason}") from error
+
+
+def add_adapter(model: Any, rank: int, alpha: float) -> Any:
+    """The model behind peft, with low-rank adapters on every linear layer; only they train (Hu et al. 2021)."""
+    import warnings
+
+    from peft import LoraConfig, get_peft_model
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 reads a property that transformers renames
+        config = LoraConfig(
+            r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
+        )
+        return get_peft_model(model, config)
+
+
+def autocast_type(precision: str, device: torch.device) -> torch.dtype | None:
+    """bfloat16 where the machine multiplies it faster than float32: GPUs, and CPUs with AMX."""
+    if precision == "auto":
+        fast = device.type == "cuda" or torch.cpu._is_amx_tile_supported()
+        return torch.bfloat16 if fast else None
+    return torch.bfloat16 if precision == "bf16" else None
+
+
+def save_language_model(parts: LanguageParts, folder: Path) -> None:
+    """A folder that `AutoModelForCausalLM.from_pretrained` loads, or peft where the model has adapters."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parts.model.save_pretrained(folder)
+    parts.tokenizer.save_pretrained(folder)

@@ -1,0 +1,291 @@
+"""Reinforcement learning on verified rewards: problems, the shared loop, and what it did on unseen problems."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from vla.config.text import Rlvr, TextConfig
+from vla.decoding.sampling import Sampling
+from vla.evaluate.success import SuccessRate, compare
+from vla.policies.text import TextPolicy
+from vla.rewards.compose import CORRECT, Rewards
+from vla.rewards.pool import VerifierProcess
+from vla.rl.protocols import Observe
+from vla.rl.rollout import collect_rollout
+from vla.rl.sampling import collect_informative
+from vla.text.calculator import INSTRUCTION
+from vla.text.curriculum import Curriculum
+from vla.text.environment import Episode, TextEnvironment, calculator_tool
+from vla.text.judging import Judged, judge
+from vla.text.language_model import LanguageParts, load_language_parts, save_language_model
+from vla.text.problems import Problem, make_family, split
+from vla.text.prompts import observe_prompts
+from vla.text.refine import Refinement, algorithm_of
+from vla.text.report import write_report
+from vla.text.supervised import Example, fit_examples
+from vla.train.checkpoint import write_atomically
+from vla.train.progress import Progress
+from vla.train.run_folder import RunFolder
+from vla.train.seed import derive_seed
+from vla.train.timing import Timer, peak_memory_bytes
+from vla.types import Rollout
+
+JUDGING_ROWS = 64
+"""Problems that are asked at once when the policy is judged."""
+FORMAT_BATCH = 16
+
+
+@dataclass(frozen=True)
+class ProblemSets:
+    """Problems for training (by family), for a look during training, and for the numbers that are reported."""
+
+    families: dict[str, list[Problem]]
+    validation: list[Problem]
+    evaluation: list[Problem]
+
+    @property
+    def train(self) -> list[Problem]:
+        return [problem for family in self.families.values() for problem in family]
+
+    def manifest(self) -> dict[str, Any]:
+        """What the run was judged on, under a hash, and how much it may train on."""
+        questions = [problem.question for problem in self.evaluation]
+        return {
+            "evaluation_sha256": hashlib.sha256(json.dumps(questions).encode()).hexdigest(),
+            "evaluation": questions,
+            "num_validation": len(self.validation),
+            "num_train": {name: len(problems) for name, problems in self.families.items()},
+        }
+
+
+def make_problem_sets(settings: Rlvr) -> ProblemSets:
+    """Split every family; held-out problems of all families take turns. Validation gets a fifth of them at most."""
+    families, held_out = {}, []
+    for name in settings.families:
+        families[name], rest = split(make_family(name, settings.num_problems), settings.holdout_fraction)
+        held_out.append(rest)
+    longest = max(map(len, held_out))
+    mixed = [family[i] for i in range(longest) for family in held_out if i < len(family)]
+    num_validation = max(1, min(settings.num_validation, len(mixed) // 5))
+    evaluation = mixed[num_validation : num_validation + settings.num_evaluation]
+    if not evaluation:
+        raise ValueError(f"text.holdout_fraction ({settings.holdout_fraction}) leaves no evaluation problem: raise it")
+    return ProblemSets(families, mixed[:num_validation], evaluation)
+
+
+@dataclass(frozen=True)
+class Wired:
+    """The parts of a run."""
+
+    policy: TextPolicy
+    parts: LanguageParts
+    observe: Observe
+    train: TextEnvironment
+    held_out: TextEnvironment
+    curriculum: Curriculum
+
+
+def run_rlvr(config: TextConfig, folder: RunFolder, progress: Progress) -> dict[str, Any]:
+    """Judge, train, judge again on the same problems; results, report and the trained model go into the folder."""
+    settings = config.text
+    assert isinstance(settings, Rlvr)
+    sets, timer = make_problem_sets(settings), Timer()
+    write_atomically(folder.path / "problems.json", json.dumps(sets.manifest(), indent=1) + "\n")
+    with VerifierProcess(settings.verifier_timeout_seconds) as process:
+        with timer("load"):
+            wired = wire(config, settings, sets, Rewards({CORRECT: 0.0, **settings.rewards}, process))
+        with timer("judge"):
+            before = judge_before(wired, sets, folder)
+        progress.say(f"before: {rate_of(before)} on held-out problems")
+        with timer("format"):
+            teach_format(wired, settings, sets, config.train.seed, progress)
+        with timer("rl"):
+            refine(wired, config, sets, folder, progress, timer)
+        with timer("judge"):
+            after = judge_evaluation(wired, sets)
+        results = results_of(before, after, sets, process.failures)
+        progress.say(f"after:  {rate_of(after)} on the same problems")
+        progress.say(f"change: {results['comparison']}")
+    save_language_model(wired.parts, folder.path / "model")
+    results |= {"seconds": timer.seconds(), "peak_memory_bytes": peak_memory_bytes()}
+    folder.write_results(results)
+    write_report(folder, "Verified rewards: " + ", ".join(settings.families), results, before, after)
+    return results
+
+
+def wire(config: TextConfig, settings: Rlvr, sets: ProblemSets, rewards: Rewards) -> Wired:
+    """Model, policy, environments and curriculum. Raises ValueError for settings that cannot work together."""
+    if settings.tool is None and settings.max_turns != 1:
+        raise ValueError(
+            f"text.max_turns ({settings.max_turns}) must be 1 without text.tool: set it to 1, or name a tool"
+        )
+    algorithm = algorithm_of(config)
+    system = settings.system
+    if settings.tool == "calculator":
+        system = f"{system} {INSTRUCTION}" if system else INSTRUCTION
+    texts = [problem.question for problem in sets.train]
+    parts = load_language_parts(config.language_model, config.train, system, texts)
+    sampling = Sampling(**settings.sampling.model_dump())
+    policy = parts.policy(sampling, settings.max_new_tokens, value_head=algorithm.needs_values)
+    observe = partial(observe_prompts, width=settings.max_prompt_tokens, pad_id=parts.pad_id, device=parts.device)
+    tool = calculator_tool if settings.tool == "calculator" else None
+
+    def environment(problems: list[Problem], num_envs: int) -> TextEnvironment:
+        return TextEnvironment(problems, parts.chat, rewards, parts.stop_ids, num_envs, tool, settings.max_turns)
+
+    numbers, start = [], 0
+    for family in sets.families.values():
+        numbers.append(range(start, start + len(family)))
+        start += len(family)
+    curriculum = Curriculum(numbers, settings.advance_at, derive_seed(config.train.seed, "problems"))
+    return Wired(
+        policy,
+        parts,
+        observe,
+        environment(sets.train, config.rl.starts_per_iteration * config.rl.group_size),
+        environment([*sets.validation, *sets.evaluation], JUDGING_ROWS),
+        curriculum,
+    )
+
+
+def judge_evaluation(wired: Wired, sets: ProblemSets) -> Judged:
+    """Greedy answers to the evaluation problems."""
+    first = len(sets.validation)
+    numbers = range(first, first + len(sets.evaluation))
+    return judge(wired.policy, wired.held_out, wired.observe, numbers, greedy=True)
+
+
+def judge_before(wired: Wired, sets: ProblemSets, folder: RunFolder) -> Judged:
+    """The first judgement of the run; a resumed run reads it back."""
+    kept = folder.path / "before.json"
+    if kept.exists():
+        return Judged.load(kept, sets.evaluation)
+    before = judge_evaluation(wired, sets)
+    before.save(kept)
+    return before
+
+
+def rate_of(judged: Judged) -> SuccessRate:
+    return SuccessRate.of(judged.success, temperature=None)
+
+
+def results_of(before: Judged, after: Judged, sets: ProblemSets, failures: dict[str, int]) -> dict[str, Any]:
+    """The numbers of the run, by family where there are several."""
+    results: dict[str, Any] = {
+        "before": rate_of(before),
+        "after": rate_of(after),
+        "comparison": compare(before.success, after.success),
+        "mean_tokens": {"before": before.mean_tokens, "after": after.mean_tokens},
+        "unscorable": {"before": before.num_unscorable, "after": after.num_unscorable, "reasons": failures},
+    }
+    if len(sets.families) > 1:
+        names = [problem.family for problem in sets.evaluation]
+        for family in sets.families:
+            rows = [i for i, name in enumerate(names) if name == family]
+            if rows:
+                rates = {"before": before.success[rows], "after": after.success[rows]}
+                results[f"family {family}"] = {k: SuccessRate.of(v, temperature=None) for k, v in rates.items()}
+    return results
+
+
+def teach_format(wired: Wired, settings: Rlvr, sets: ProblemSets, seed: int, progress: Progress) -> None:
+    """A short SFT on training problems answered between the tags, because no reward reaches a model that never writes
+    them.
+    """
+    if settings.format_steps == 0:
+        return
+    chat, stop = wired.parts.chat, wired.parts.tokenizer.eos_token_id
+    examples = []
+    for problem in sets.train:
+        thought = problem.facts.get("expression")
+        thought = f"{thought} = {problem.answer}" if thought else f"The answer is {problem.answer}."
+        text = f"<think>{thought}</think>\n<answer>{problem.answer}</answer>"
+        ids = wired.parts.tokenizer(text, add_special_tokens=False).input_ids
+        examples.append(Example(chat.prompt([{"role": "user", "content": problem.question}]), [*ids, stop]))
+    with progress.stage("format", settings.format_steps) as stage:
+        fit_examples(
+            wired.policy,
+            examples,
+            settings.format_steps,
+            FORMAT_BATCH,
+            settings.format_learning_rate,
+            derive_seed(seed, "format"),
+            on_step=lambda step, loss: stage.advance(loss=loss),
+        )
+
+
+def refine(
+    wired: Wired, config: TextConfig, sets: ProblemSets, folder: RunFolder, progress: Progress, timer: Timer
+) -> None:
+    """The RL iterations."""
+    rl = config.rl
+
+    def collect(iteration: int) -> Rollout:
+        attempt = 0
+
+        def sample(count: int) -> Rollout:
+            nonlocal attempt
+            numbers = wired.curriculum.draw(iteration, attempt, count)
+            attempt += 1
+            return collect_rollout(wired.policy, wired.train, numbers, rl.group_size, wired.observe, version=iteration)
+
+        with timer("rollout"):
+            if rl.max_refills == 0:
+                return sample(rl.starts_per_iteration)
+            return collect_informative(sample, rl.starts_per_iteration, rl.max_refills)
+
+    def watch(iteration: int, rollout: Rollout) -> dict[str, float]:
+        episodes = wired.train.take_episodes()
+        wired.curriculum.learn(sum(episode.success for episode in episodes) / len(episodes))
+        append_samples(folder, iteration, episodes[: 2 * rl.group_size : rl.group_size])
+        return {**episode_numbers(episodes), "open_families": float(wired.curriculum.num_open)}
+
+    def evaluate(iteration: int) -> dict[str, float]:
+        with timer("validation"):
+            numbers = range(len(sets.validation))
+            judged = judge(wired.policy, wired.held_out, wired.observe, numbers, greedy=True)
+        return {"validation_success": rate_of(judged).rate, "validation_starts": float(len(judged.success))}
+
+    Refinement(
+        wired.policy,
+        config,
+        folder,
+        progress,
+        collect=collect,
+        evaluate=evaluate,
+        watch=watch,
+        keep={"curriculum": wired.curriculum},
+        has_adapter=config.language_model.lora is not None,
+    ).run()
+
+
+def episode_numbers(episodes: list[Episode]) -> dict[str, float]:
+    """Means over the episodes of an iteration: every part of the reward, length, how many ended by themselves."""
+    count = len(episodes)
+    numbers = {
+        "completion_tokens": sum(episode.sample.num_tokens for episode in episodes) / count,
+        "finished": sum(episode.sample.finished for episode in episodes) / count,
+        "distinct_completions": len({(e.problem.question, e.transcript) for e in episodes}) / count,
+    }
+    for name in episodes[0].parts:
+        values = [episode.parts[name] for episode in episodes if episode.parts[name] == episode.parts[name]]
+        numbers[f"reward/{name}"] = sum(values) / len(values) if values else float("nan")
+    return numbers
+
+
+def append_samples(folder: RunFolder, iteration: int, episodes: list[Episode]) -> None:
+    """Keep a few completions of every iteration for people to read."""
+    with (folder.path / "samples.jsonl").open("a") as file:
+        for episode in episodes:
+            entry = {
+                "iteration": iteration,
+                "question": episode.problem.question,
+                "said": episode.transcript,
+                "answer": episode.problem.answer,
+                "reward": None if episode.reward != episode.reward else episode.reward,
+            }
+            file.write(json.dumps(entry) + "\n")
