@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from vla.models.backbone import small_llama
+from vla.models.queries import QueryHead
 from vla.models.vision import small_vit
 from vla.models.vlm import VisionLanguageModel
 
@@ -33,6 +34,8 @@ class SmallArchitecture:
     depth: int
     num_heads: int
     intermediate: int
+    num_queries: int
+    num_plan_numbers: int
 
 
 def small_vlm(architecture: SmallArchitecture) -> VisionLanguageModel:
@@ -40,7 +43,8 @@ def small_vlm(architecture: SmallArchitecture) -> VisionLanguageModel:
     a = architecture
     vision = small_vit(a.image_size, a.vision_width, a.vision_depth, a.vision_heads, a.stem_channels)
     backbone = small_llama(a.vocabulary_size, a.width, a.depth, a.num_heads, a.intermediate)
-    return VisionLanguageModel(vision, backbone, a.cameras, a.proprio_size)
+    plan = QueryHead(a.num_queries, a.num_plan_numbers, a.width)
+    return VisionLanguageModel(vision, backbone, a.cameras, a.proprio_size, plan)
 
 
 def save_vlm(folder: Path, model: VisionLanguageModel, architecture: SmallArchitecture, tokenizer: Any) -> None:
@@ -67,8 +71,11 @@ def load_vlm(folder: Path) -> tuple[VisionLanguageModel, SmallArchitecture, Any]
     for name in ("architecture.json", "model.safetensors", "tokenizer.json"):
         if not (folder / name).is_file():
             raise ValueError(f"model.checkpoint={folder}: {name} is missing; make one with scripts/pretrain_vlm.py")
-    values = json.loads((folder / "architecture.json").read_text())
-    architecture = SmallArchitecture(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    try:
+        values = json.loads((folder / "architecture.json").read_text())
+        architecture = SmallArchitecture(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder / 'architecture.json'} cannot be read: {error}") from error
     model = small_vlm(architecture)
     try:
         load_model(model, str(folder / "model.safetensors"))
