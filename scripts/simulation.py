@@ -2,59 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-QUESTION_WEIGHTS = {
-    "where_from_gripper": 4.0,
-    "where_on_table": 1.0,
-    "turned": 1.5,
-    "held": 1.0,
-    "what_is_held": 0.5,
-    "color_of": 0.5,
-    "is_there": 0.5,
-    "how_many": 0.5,
-    "done": 0.5,
-}
-
-
-class Scenes:
-    """Rendered random scenes and questions about them (`vla.stages.grounding.SceneSource`)."""
-
-    def __init__(self, environment: Any, weights: dict[str, float]):
-        self.environment, self.weights = environment, weights
-
-    def scenes(self, seeds: Sequence[int]) -> tuple[Any, Sequence[Any]]:
-        """Rendered scenes by seed, as many at once as there are environments."""
-        from sim.task import SimObservation
-
-        step = self.environment.num_envs
-        parts = [self.environment.sample_scenes(seeds[at : at + step]) for at in range(0, len(seeds), step)]
-        seen = [part for part, _ in parts]
-        joined = SimObservation(
-            images={name: np.concatenate([s.images[name] for s in seen]) for name in seen[0].images},
-            proprio=np.concatenate([s.proprio for s in seen]),
-            instruction=[text for s in seen for text in s.instruction],
-        )
-        return joined, [fact for _, facts in parts for fact in facts]
-
-    def ask(self, facts: Any, rng: np.random.Generator, count: int) -> Sequence[Any]:
-        from sim.questions import ask
-
-        return ask(facts, rng, count, self.weights)
-
-    @property
-    def sighting_names(self) -> Sequence[str]:
-        from sim.questions import SIGHTING_KINDS
-
-        return SIGHTING_KINDS
-
-    def sightings(self, facts: Any) -> dict[str, Sequence[Any]]:
-        from sim.questions import sightings
-
-        return {camera: sightings(facts, camera) for camera in self.environment.cameras}
+from scripts.scenes import QUESTION_WEIGHTS, Scenes
 
 
 class Simulation:

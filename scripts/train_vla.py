@@ -1,9 +1,10 @@
-"""Train a policy: demonstrations, supervised fine-tuning, reinforcement learning, evaluation on held-out starts, report.
+"""Train a policy: demonstrations, supervised fine-tuning, reinforcement learning, evaluation on held-out starts,
+report.
 
-    python scripts/train_vla.py sim=pick_place            # a robot in MuJoCo
-    python scripts/train_vla.py mode=text                 # a language model, by the same core
-    python scripts/train_vla.py preset=smoke              # everything small, in about a minute
-    python scripts/train_vla.py resume=runs/NAME          # go on with a run
+python scripts/train_vla.py sim=pick_place            # a robot in MuJoCo
+python scripts/train_vla.py mode=text                 # a language model, by the same core
+python scripts/train_vla.py preset=smoke              # everything small, in about a minute
+python scripts/train_vla.py resume=runs/NAME          # go on with a run
 """
 
 import sys

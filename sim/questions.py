@@ -1,7 +1,8 @@
 """Questions about a scene with answers from the simulator's ground truth: what colour, where, how many, is it held?
 
-These are what a tiny vision-language model learns to see with before it learns to act (PaLM-E and RT-2 mix such questions
-with robot data). Places are vectors in the robot's base frame, from the gripper or from the middle of the workspace.
+These are what a tiny vision-language model learns to see with before it learns to act (PaLM-E and RT-2 mix such
+questions with robot data). Places are vectors in the robot's base frame, from the gripper or from the middle of the
+workspace.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ def held(facts: SceneFacts, rng: np.random.Generator) -> Question:
 
 
 def what_is_held(facts: SceneFacts, rng: np.random.Generator) -> Question:
-    return Question("what is in the gripper?", "nothing" if facts.grasped is None else facts.objects[facts.grasped].name)
+    return Question(
+        "what is in the gripper?", "nothing" if facts.grasped is None else facts.objects[facts.grasped].name
+    )
 
 
 def color_of(facts: SceneFacts, rng: np.random.Generator) -> Question:
@@ -135,10 +138,11 @@ def kind_of(text: str) -> str:
 
 
 class Sighting(NamedTuple):
-    """An object in a picture: where its centre is (fractions right and down), which kind it is, and its place in metres.
+    """An object in a picture: where its centre is (fractions right and down), which kind it is, and its place in
+    metres.
 
-    The place is what that picture alone can tell: from the middle of the workspace for a fixed camera, in the gripper's own
-    frame for the wrist camera.
+    The place is what that picture alone can tell: from the middle of the workspace for a fixed camera, in the gripper's
+    own frame for the wrist camera.
     """
 
     right: float
@@ -187,3 +191,22 @@ def all_texts() -> list[str]:
 
 def _any_object(facts: SceneFacts, rng: np.random.Generator) -> ObjectFacts:
     return facts.objects[rng.integers(len(facts.objects))]
+
+
+PLAN_NUMBERS = ("block_x", "block_y", "block_z", "pad_x", "pad_y", "pad_z", "turn", "held")
+"""What an instruction is about: vectors from the gripper (m), how far to turn (rad / 5), held (0.3) or not (-0.3)."""
+TURN_SCALE = 0.2
+HELD = 0.3
+
+
+def plan(facts: SceneFacts, rng: np.random.Generator) -> tuple[str, tuple[float, ...]]:
+    """An instruction about any block and pad of the scene, and the numbers that it comes down to here and now."""
+    blocks = [o for o in facts.objects if o.kind == "block"]
+    pads = [o for o in facts.objects if o.kind == "pad"]
+    block, pad = blocks[rng.integers(len(blocks))], pads[rng.integers(len(pads))]
+    to_block = np.subtract(block.position, facts.hand_position)
+    to_pad = np.subtract(pad.position, facts.hand_position)
+    symmetry = BLOCK_SHAPES[block.shape].symmetry
+    turn = float(wrap_angle(np.array(block.yaw - facts.hand_yaw), symmetry)) if symmetry > 0 else 0.0
+    numbers = (*map(float, to_block), *map(float, to_pad), TURN_SCALE * turn, HELD if block.grasped else -HELD)
+    return f"put the {block.name} on the {pad.name}", numbers

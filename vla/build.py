@@ -12,6 +12,7 @@ from vla.config.robot import HubBackbone, HubVision, Model, RobotConfig, SmallBa
 from vla.data.questions import NUM_ACTION_IDS, NUM_LOCATIONS, location_ids
 from vla.models.backbone import Backbone, add_lora, hub_backbone, small_llama
 from vla.models.pretrained import EMBEDDED, SmallArchitecture, load_vlm
+from vla.models.queries import QueryHead
 from vla.models.vision import VisionEncoder, hub_vit, small_vit
 from vla.models.vlm import VisionLanguageModel
 
@@ -28,7 +29,7 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if name == "bf16" else torch.float32
 
 
-def small_architecture(config: RobotConfig, proprio_size: int) -> SmallArchitecture | None:
+def small_architecture(config: RobotConfig, proprio_size: int, num_plan_numbers: int) -> SmallArchitecture | None:
     """The numbers of a tiny model, or None when a part of it comes from the hub."""
     vision, backbone = config.model.vision, config.model.backbone
     if not isinstance(vision, SmallVision) or not isinstance(backbone, SmallBackbone):
@@ -46,6 +47,8 @@ def small_architecture(config: RobotConfig, proprio_size: int) -> SmallArchitect
         depth=backbone.depth,
         num_heads=backbone.num_heads,
         intermediate=backbone.intermediate,
+        num_queries=config.policy.chunk,
+        num_plan_numbers=num_plan_numbers,
     )
 
 
@@ -54,19 +57,21 @@ def checkpoint_folder(checkpoint: str) -> Path:
     return EMBEDDED if checkpoint == "embedded" else Path(checkpoint)
 
 
-def build_vlm(config: RobotConfig, proprio_size: int, texts: Sequence[str]) -> tuple[VisionLanguageModel, Any]:
+def build_vlm(
+    config: RobotConfig, proprio_size: int, num_plan_numbers: int, texts: Sequence[str]
+) -> tuple[VisionLanguageModel, Any]:
     """The vision-language model and its tokenizer. `texts` train a tokenizer where the model brings none.
 
     Raises ValueError when a checkpoint is missing, broken, or made for other cameras, pixels or sizes.
     """
-    architecture = small_architecture(config, proprio_size)
+    architecture = small_architecture(config, proprio_size, num_plan_numbers)
     if config.model.checkpoint is not None:
         model, tokenizer = _from_checkpoint(config.model.checkpoint, architecture)
     else:
         backbone, tokenizer = _build_backbone(config.model, config.train.precision, texts)
-        model = VisionLanguageModel(
-            _build_vision(config.model, config.sim.image_size), backbone, config.sim.cameras, proprio_size
-        )
+        vision = _build_vision(config.model, config.sim.image_size)
+        plan = QueryHead(config.policy.chunk, num_plan_numbers, backbone.width)
+        model = VisionLanguageModel(vision, backbone, config.sim.cameras, proprio_size, plan)
         backbone.order(location_ids(backbone.vocabulary_size).start, NUM_LOCATIONS)
     _freeze(config.model, model)
     return model, tokenizer
@@ -80,7 +85,8 @@ def _from_checkpoint(checkpoint: str, wanted: SmallArchitecture | None) -> tuple
             f"model.checkpoint={checkpoint} holds a small model, but model.vision or model.backbone is not small: "
             "set model.checkpoint=null, or choose model=tiny"
         )
-    for name in vars(wanted):
+    # Queries are interpolated when a policy's chunk is another.
+    for name in vars(wanted).keys() - {"num_queries"}:
         if getattr(found, name) != getattr(wanted, name):
             raise ValueError(
                 f"model.checkpoint={checkpoint} was made with {name}={getattr(found, name)}, the settings say "

@@ -1,8 +1,8 @@
 """Discretised actions (Brohan et al. 2023, RT-2): every dimension of every control step becomes one token.
 
-Edges come from the data's quantiles (equal mass a bin) or are uniform between its 1 % and 99 % quantiles. A dimension that hardly
-moves in the data gets no token: the constant is executed. A dimension with few distinct values (a gripper command) gets one bin
-a value.
+Edges come from the data's quantiles (equal mass a bin) or are uniform between its 1 % and 99 % quantiles. A dimension
+that hardly moves in the data gets no token: the constant is executed. A dimension with few distinct values (a gripper
+command) gets one bin a value.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ CONSTANT_RANGE = 1e-5
 
 @dataclass(frozen=True)
 class ActionBins:
-    """`edges[i]` (interior edges) and `centers[i]` of active dimension i; `constants[j]` for every dimension, used where inactive."""
+    """`edges[i]` (interior edges) and `centers[i]` of active dimension i; `constants[j]` for every dimension, used
+    where inactive.
+    """
 
     active: tuple[int, ...]
     constants: tuple[float, ...]
@@ -85,7 +87,9 @@ def fit_bins(actions: Float[np.ndarray, "N A"], num_bins: int, binning: str) -> 
         edges.append(tuple(float(e) for e in inner))
         centers.append(_centers(values, inner))
     if not active:
-        raise ValueError("every action dimension is constant in the demonstrations: there is nothing to learn from them")
+        raise ValueError(
+            "every action dimension is constant in the demonstrations: there is nothing to learn from them"
+        )
     constants = tuple(float(c) for c in np.median(actions, axis=0))
     return ActionBins(tuple(active), constants, tuple(edges), tuple(centers))
 

@@ -131,6 +131,7 @@ class Grounding(Section):
     fresh_per_step: CountOrZero
     sighting_share: Fraction
     sighting_weight: NonNegative
+    plan_share: Fraction
     learning_rate: Positive
     muon_learning_rate: Positive
     weight_decay: NonNegative

@@ -1,7 +1,7 @@
 """Questions about a scene as training text: words and location tokens, several of them packed behind one image.
 
-An answer is words, or numbers in metres or radians. A number becomes one location token (PaliGemma and RT-2 write places so), from
-ids reserved at the end of the vocabulary, before the action tokens.
+An answer is words, or numbers in metres or radians. A number becomes one location token (PaliGemma and RT-2 write
+places so), from ids reserved at the end of the vocabulary, before the action tokens.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ NUM_ACTION_IDS = 256
 NUM_LOCATIONS = 128
 """The ids before them are places."""
 LOCATION_RANGE = 0.32
-"""Location tokens divide [-0.32, 0.32] (metres) evenly: 5 mm each. Angles (radians) use the same tokens, divided by 5."""
+"""Location tokens divide [-0.32, 0.32] (metres) evenly: 5 mm each. Angles (radians) use the same tokens, divided by
+5.
+"""
 RADIANS_PER_METRE = 5.0
 
 
@@ -75,8 +77,22 @@ class QuestionEncoder:
         width = 2 * LOCATION_RANGE / NUM_LOCATIONS
         return [((b + 0.5) * width - LOCATION_RANGE) * scale if 0 <= b < NUM_LOCATIONS else float("nan") for b in bins]
 
+    def words_after_start(self, text: str) -> list[int]:
+        """A text as every prompt begins: the start token, then its words."""
+        return [self.tokenizer.bos_token_id, *self.words(text)]
+
     def prompt(self, question: Question) -> list[int]:
-        return [self.tokenizer.bos_token_id, *self.words(question.text)]
+        return self.words_after_start(question.text)
+
+    def pad(self, rows: Sequence[Sequence[int]]) -> tuple[Int[Tensor, "B n"], Bool[Tensor, "B n"]]:
+        """Rows of ids padded on the right to the longest, and which ids are real."""
+        length = max(map(len, rows))
+        tokens = torch.full((len(rows), length), self.tokenizer.pad_token_id)
+        mask = torch.zeros(len(rows), length, dtype=torch.bool)
+        for i, row in enumerate(rows):
+            tokens[i, : len(row)] = torch.tensor(row)
+            mask[i, : len(row)] = True
+        return tokens, mask
 
     def answer(self, question: Question) -> list[int]:
         if isinstance(question.answer, str):

@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-
 ORDER_SCALES = (0.02, 0.08, 0.3)
 """Length scales, as shares of the whole line, on which ordered ids resemble each other."""
 
@@ -36,7 +35,9 @@ class Backbone(nn.Module):
         positions: Int[Tensor, "B T"],
         cache: Any = None,
     ) -> Float[Tensor, "B T d"]:
-        """Hidden states after the last norm. `attend[b, i, j]`: token i may look at token j (True); S counts cached tokens."""
+        """Hidden states after the last norm. `attend[b, i, j]`: token i may look at token j (True); S counts cached
+        tokens.
+        """
         decoder = self.model.get_decoder()
         output = decoder(
             inputs_embeds=embeddings,
@@ -47,7 +48,9 @@ class Backbone(nn.Module):
         )
         return output.last_hidden_state
 
-    def logits(self, hidden: Float[Tensor, "*rows d"], first: int = 0, last: int | None = None) -> Float[Tensor, "*rows v"]:
+    def logits(
+        self, hidden: Float[Tensor, "*rows d"], first: int = 0, last: int | None = None
+    ) -> Float[Tensor, "*rows v"]:
         """Next-token logits for the vocabulary ids `first..last` (all by default), in float32."""
         head = self.model.get_output_embeddings()
         return nn.functional.linear(hidden, head.weight[first:last]).float()
@@ -57,8 +60,8 @@ class Backbone(nn.Module):
         """Give `count` ids from `first` embeddings that say their order: neighbours start out alike.
 
         Location and action ids stand for numbers. From independent random embeddings a model has to learn for each id
-        separately which hidden states mean it; from ordered ones it learns a place on a line. The embeddings are draws of a
-        Gaussian process over the ids, with the spread that the vocabulary has.
+        separately which hidden states mean it; from ordered ones it learns a place on a line. The embeddings are draws
+        of a Gaussian process over the ids, with the spread that the vocabulary has.
         """
         weight = self.model.get_input_embeddings().weight
         spread = weight.std()

@@ -20,7 +20,9 @@ EMBEDDED = Path(__file__).parent / "embedded" / "tiny"
 
 @dataclass(frozen=True)
 class SmallArchitecture:
-    """The numbers that make a tiny vision-language model. Widths in channels; the patch is `2**len(stem_channels)` pixels."""
+    """The numbers that make a tiny vision-language model. Widths in channels; the patch is `2**len(stem_channels)`
+    pixels.
+    """
 
     cameras: tuple[str, ...]
     image_size: int

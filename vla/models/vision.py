@@ -11,12 +11,17 @@ from torch import Tensor, nn
 
 class ConvStem(nn.Sequential):
     """Stride-2 3x3 convolutions in place of one large patch projection (Xiao et al. 2021, "Early convolutions help
-    transformers see better"): each layer halves the image, so `len(channels)` layers give patches of `2**len` pixels."""
+    transformers see better"): each layer halves the image, so `len(channels)` layers give patches of `2**len`
+    pixels."""
 
     def __init__(self, channels: tuple[int, ...], in_channels: int = 3):
         layers: list[nn.Module] = []
         for out_channels in channels:
-            layers += [nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1), nn.GroupNorm(1, out_channels), nn.GELU()]
+            layers += [
+                nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1),
+                nn.GroupNorm(1, out_channels),
+                nn.GELU(),
+            ]
             in_channels = out_channels
         super().__init__(*layers)
 
@@ -24,7 +29,8 @@ class ConvStem(nn.Sequential):
 class VisionEncoder(nn.Module):
     """Images to patch features: uint8 [B, h, w, 3] -> float [B, patches, width].
 
-    Pixels are scaled to [-1, 1]. Class and register tokens of the timm model are dropped; the projector sees patches only.
+    Pixels are scaled to [-1, 1]. Class and register tokens of the timm model are dropped; the projector sees patches
+    only.
     """
 
     def __init__(self, model: nn.Module, image_size: int):
@@ -38,8 +44,8 @@ class VisionEncoder(nn.Module):
     def forward(self, images: UInt8[Tensor, "B h w 3"]) -> Float[Tensor, "B p d"]:
         if images.shape[1] != self.image_size or images.shape[2] != self.image_size:
             raise ValueError(
-                f"the vision encoder takes {self.image_size} x {self.image_size} pixels, got {tuple(images.shape[1:3])}: "
-                "set sim.image_size to the model's, or train a model of this size"
+                f"the vision encoder takes {self.image_size} x {self.image_size} pixels, got {tuple(images.shape[1:3])}:
+                " "set sim.image_size to the model's, or train a model of this size"
             )
         dtype = next(self.model.parameters()).dtype
         pixels = images.permute(0, 3, 1, 2).to(dtype).div(127.5).sub(1.0).contiguous(memory_format=torch.channels_last)

@@ -1,9 +1,9 @@
 """A vision-language model: images, proprioception and text in one sequence of a causal language model.
 
-The sequence is `[prefix | text | queries]`. The prefix (image patches of every camera, one proprioception token) attends to
-itself in both directions and to nothing else, so it can be computed once and shared by several texts (PaliGemma's prefix,
-without the text in it). Text is causal and sees the prefix. Queries, where there are any, see the prefix, the text and each other
-(parallel decoding as in OpenVLA-OFT).
+The sequence is `[prefix | text | queries]`. The prefix (image patches of every camera, one proprioception token)
+attends to itself in both directions and to nothing else, so it can be computed once and shared by several texts
+(PaliGemma's prefix, without the text in it). Text is causal and sees the prefix. Queries, where there are any, see the
+prefix, the text and each other (parallel decoding as in OpenVLA-OFT).
 
 Shapes: `B` rows, `P` prefix tokens, `n` text tokens, `q` queries, `d` hidden width.
 """
@@ -18,11 +18,14 @@ from torch import Tensor, nn
 
 from vla.models.backbone import Backbone
 from vla.models.projector import mlp_projector
+from vla.models.queries import QueryHead
 from vla.models.vision import VisionEncoder
 from vla.types import Observation
 
 SMALLEST_SPREAD = 1e-3
-"""Floor of a proprioceptive dimension's standard deviation: a joint that hardly moved in the data must not be blown up."""
+"""Floor of a proprioceptive dimension's standard deviation: a joint that hardly moved in the data must not be blown
+up.
+"""
 
 
 def attention_mask(
@@ -50,7 +53,9 @@ def attention_mask(
     return attend
 
 
-def text_positions(num_prefix: int, text_mask: Bool[Tensor, "B n"], segments: Int[Tensor, "B n"] | None) -> Int[Tensor, "B n"]:
+def text_positions(
+    num_prefix: int, text_mask: Bool[Tensor, "B n"], segments: Int[Tensor, "B n"] | None
+) -> Int[Tensor, "B n"]:
     """Position ids of text tokens: they follow the prefix, skip padding, and restart with every segment."""
     if segments is None:
         return num_prefix + text_mask.long().cumsum(1).sub(1).clamp(min=0)
@@ -60,13 +65,24 @@ def text_positions(num_prefix: int, text_mask: Bool[Tensor, "B n"], segments: In
 
 
 class VisionLanguageModel(nn.Module):
-    """timm encoder -> MLP projector -> causal LM, with one learned embedding a camera and one proprioception token."""
+    """timm encoder -> MLP projector -> causal LM, with one learned embedding a camera and one proprioception token.
+
+    `plan`, where there is one, reads from an instruction what it is about: where its objects are (grounding trains it).
+    """
 
     proprio_mean: Tensor
     proprio_std: Tensor
 
-    def __init__(self, vision: VisionEncoder, backbone: Backbone, cameras: tuple[str, ...], proprio_size: int):
+    def __init__(
+        self,
+        vision: VisionEncoder,
+        backbone: Backbone,
+        cameras: tuple[str, ...],
+        proprio_size: int,
+        plan: QueryHead | None = None,
+    ):
         super().__init__()
+        self.plan = plan
         self.vision = vision
         self.backbone = backbone
         self.cameras = cameras
@@ -139,9 +155,7 @@ class VisionLanguageModel(nn.Module):
         return hidden[:, num_prefix : num_prefix + length], hidden[:, num_prefix + length :]
 
     @torch.no_grad()
-    def generate(
-        self, observation: Observation, max_new_tokens: int, end_token: int
-    ) -> Int[Tensor, "B m"]:
+    def generate(self, observation: Observation, max_new_tokens: int, end_token: int) -> Int[Tensor, "B m"]:
         """Greedy answers to `observation.tokens`, with a KV cache; what follows `end_token` is filled with it."""
         prefix, mask = self.prefix(observation), observation.token_mask
         cache = Backbone.new_cache()

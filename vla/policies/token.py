@@ -1,8 +1,8 @@
 """The RT-2 kind of policy: actions are tokens of the language model's own vocabulary, the last ids of it.
 
-`decoding="parallel"` asks one query a control step and gets all its action tokens in one pass (OpenVLA-OFT); `"autoregressive"`
-writes token after token with a KV cache. Only ids that mean something for a dimension can be drawn, at the policy's
-temperature, and the same restriction and temperature are used when a trace is scored.
+`decoding="parallel"` asks one query a control step and gets all its action tokens in one pass (OpenVLA-OFT);
+`"autoregressive"` writes token after token with a KV cache. Only ids that mean something for a dimension can be drawn,
+at the policy's temperature, and the same restriction and temperature are used when a trace is scored.
 
 Shapes: `H` control steps a chunk, `A` action dimensions, `a` of them active, `L = H a` draws, `K` ids a dimension.
 """
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from vla.actions.bins import ActionBins
 from vla.models.backbone import Backbone
 from vla.models.heads import ValueHead
+from vla.models.queries import QueryHead
 from vla.models.vlm import VisionLanguageModel, attention_mask, text_positions
 from vla.types import Decision, Observation, Scores, Trace
 
@@ -38,17 +39,21 @@ class TokenPolicy(nn.Module):
     ):
         super().__init__()
         if bins.num_bins > model.backbone.vocabulary_size:
-            raise ValueError(f"policy.num_bins ({bins.num_bins}) exceeds the vocabulary ({model.backbone.vocabulary_size})")
+            raise ValueError(
+                f"policy.num_bins ({bins.num_bins}) exceeds the vocabulary ({model.backbone.vocabulary_size})"
+            )
         if temperature <= 0:
-            raise ValueError(f"policy.temperature ({temperature}) must be positive; greedy decoding is asked for at evaluation")
+            raise ValueError(
+                f"policy.temperature ({temperature}) must be positive; greedy decoding is asked for at evaluation"
+            )
         self.model, self.bins, self.chunk = model, bins, chunk
         self.decoding, self.temperature, self.cached_prefix = decoding, temperature, cached_prefix
         self.first_id = model.backbone.vocabulary_size - bins.num_bins
         model.backbone.order(self.first_id, bins.num_bins)
         num_queries = chunk if decoding == "parallel" else 1
-        self.queries = nn.Parameter(torch.randn(num_queries, model.width) * 0.02)
-        self.dimensions = nn.Parameter(torch.randn(bins.num_active, model.width) * 0.02)
-        self.mixer = nn.Sequential(nn.Linear(model.width, model.width), nn.GELU(), nn.Linear(model.width, model.width))
+        self.head = QueryHead(num_queries, bins.num_active, model.width)
+        if model.plan is not None:
+            self.head.start_from(model.plan)
         self.value_head = ValueHead(model.width, detach_critic)
         self.register_buffer("valid", bins.valid(), persistent=False)
 
@@ -68,10 +73,8 @@ class TokenPolicy(nn.Module):
         self, prefix: Float[Tensor, "B P d"], observation: Observation
     ) -> tuple[Float[Tensor, "B L K"], Float[Tensor, "B d"]]:
         """Log-probabilities of all draws and the critic's input, from one pass."""
-        _, hidden = self.model(prefix, observation.tokens, observation.token_mask, self.queries)
-        states = hidden[:, :, None] + self.dimensions
-        states = states + self.mixer(states)
-        logits = self.model.backbone.logits(states.flatten(1, 2), self.first_id)
+        _, hidden = self.model(prefix, observation.tokens, observation.token_mask, self.head.queries)
+        logits = self.model.backbone.logits(self.head(hidden).flatten(1, 2), self.first_id)
         return self._scaled(logits), hidden.mean(1)
 
     def _teacher_forced(
@@ -80,7 +83,7 @@ class TokenPolicy(nn.Module):
         """Log-probabilities of every draw given the true ones before it."""
         mask, (rows, draws) = observation.token_mask, ids.shape
         written = self.model.backbone.embed(ids[:, :-1] + self.first_id)
-        start = self.queries.to(prefix.dtype).expand(rows, -1, -1)
+        start = self.head.queries.to(prefix.dtype).expand(rows, -1, -1)
         embeddings = torch.cat([prefix, self.model.backbone.embed(observation.tokens), start, written], dim=1)
         extended = torch.cat([mask, torch.ones(rows, draws, dtype=torch.bool, device=mask.device)], dim=1)
         seen = torch.arange(prefix.shape[1], device=mask.device).expand(rows, -1)
@@ -91,8 +94,8 @@ class TokenPolicy(nn.Module):
 
     def _autoregressive_logits(self, hidden: Float[Tensor, "B l d"], first_draw: int = 0) -> Float[Tensor, "B l K"]:
         which = torch.arange(first_draw, first_draw + hidden.shape[1], device=hidden.device) % self.bins.num_active
-        states = hidden + self.dimensions[which]
-        return self.model.backbone.logits(states + self.mixer(states), self.first_id)
+        states = self.head.mix(hidden, self.head.dimensions[which].expand_as(hidden))
+        return self.model.backbone.logits(states, self.first_id)
 
     def _write(
         self, prefix: Float[Tensor, "B P d"], observation: Observation, greedy: bool
@@ -107,7 +110,10 @@ class TokenPolicy(nn.Module):
         backbone(embeddings, attention_mask(num_prefix, mask), positions, cache)
         visible = torch.ones(rows, num_prefix + length + self.num_draws, dtype=torch.bool, device=mask.device)
         visible[:, num_prefix : num_prefix + length] = mask
-        embedded, position = self.queries.to(prefix.dtype).expand(rows, -1, -1), num_prefix + mask.sum(1, keepdim=True)
+        embedded, position = (
+            self.head.queries.to(prefix.dtype).expand(rows, -1, -1),
+            num_prefix + mask.sum(1, keepdim=True),
+        )
         ids, logprobs, first = [], [], None
         for draw in range(self.num_draws):
             seen_now = visible[:, None, : num_prefix + length + draw + 1]
@@ -155,7 +161,9 @@ class TokenPolicy(nn.Module):
         return self.value_head.parameters()
 
     def freeze_prefix(self) -> None:
-        """Stop training what the prefix depends on; traces carry the prefix from now on, so that it is computed once."""
+        """Stop training what the prefix depends on; traces carry the prefix from now on, so that it is computed
+        once.
+        """
         for parameter in self.model.prefix_parameters():
             parameter.requires_grad_(False)
         self.cached_prefix = True
@@ -165,9 +173,7 @@ class TokenPolicy(nn.Module):
         prefix = trace["prefix"] if self.cached_prefix else self.prefix(observation)
         return self._scores(prefix, observation, trace["ids"])
 
-    def imitate(
-        self, observation: Observation, actions: Float[Tensor, "B H A"]
-    ) -> Float[Tensor, "B L"]:
+    def imitate(self, observation: Observation, actions: Float[Tensor, "B H A"]) -> Float[Tensor, "B L"]:
         """Log-probabilities of demonstrated actions, for supervised training."""
         ids = self.bins.encode(actions).flatten(1)
         return self._scores(self.prefix(observation), observation, ids).logprobs
@@ -187,7 +193,9 @@ class TokenPolicy(nn.Module):
 
 
 def draw_ids(distribution: Float[Tensor, "*rows K"], greedy: bool) -> Int[Tensor, "*rows"]:
-    """Draw from log-probabilities by inverting the cumulative distribution (15x faster than torch.multinomial on a CPU)."""
+    """Draw from log-probabilities by inverting the cumulative distribution (15x faster than torch.multinomial on a
+    CPU).
+    """
     if greedy:
         return distribution.argmax(-1)
     cumulative = distribution.exp().cumsum(-1)

@@ -78,7 +78,9 @@ def fit(
                 ema.update(module)
             state.step += 1
             state.seconds += time.monotonic() - start
-            if on_step(state.step, {"loss": float(loss.detach()), "grad_norm": float(norm), "lr_scale": scale, **metrics}):
+            if on_step(
+                state.step, {"loss": float(loss.detach()), "grad_norm": float(norm), "lr_scale": scale, **metrics}
+            ):
                 break
     finally:
         for group, rate in zip(optimizer.param_groups, rates, strict=True):

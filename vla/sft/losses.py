@@ -23,6 +23,22 @@ def imitation_loss(
     return -(logprobs * mask).sum() / mask.sum().clamp(min=1)
 
 
+def plan_loss(
+    model: VisionLanguageModel, observation: Observation, numbers: Int[Tensor, "B a"], first_location: int, count: int
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Every query of the plan head names every number that the instruction comes down to, as location tokens 0..count.
+
+    Cross-entropy, a mean over queries and numbers, and the mean distance in tokens of the likeliest answer.
+    """
+    assert model.plan is not None, "this model has no plan head"
+    prefix = model.prefix(observation)
+    _, hidden = model(prefix, observation.tokens, observation.token_mask, model.plan.queries)
+    logits = model.backbone.logits(model.plan(hidden), first_location, first_location + count)
+    wanted = numbers[:, None].expand(logits.shape[:-1])
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 2), wanted.flatten())
+    return loss, (logits.argmax(-1) - wanted).abs().float().mean()
+
+
 def answer_loss(
     model: VisionLanguageModel,
     observation: Observation,

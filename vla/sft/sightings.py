@@ -1,8 +1,9 @@
 """Detection beside question answering: every image token says which objects lie in its cell, and where they are.
 
-Question answering alone has to find the way from a word to a patch before any gradient says what a patch should hold; measured on
-the tiny model, 300 steps of 64 scenes did not leave the plateau of guessing places. A linear head on the image tokens gives
-each of them its own target (as dense detectors do: Redmon et al. 2016, YOLO); it is thrown away after grounding.
+Question answering alone has to find the way from a word to a patch before any gradient says what a patch should hold;
+measured on the tiny model, 300 steps of 64 scenes did not leave the plateau of guessing places. A linear head on the
+image tokens gives each of them its own target (as dense detectors do: Redmon et al. 2016, YOLO); it is thrown away
+after grounding.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ class CellTargets:
 class SightingHead(nn.Module):
     """Image tokens [B, p, d] to kinds (logits [B, p, K + 1], the last one: nothing) and places [B, p, 3].
 
-    A token names a kind by its likeness to the sum of the words' embeddings, so image tokens come to look like the words
-    for what they show (as in CLIP, Radford et al. 2021).
+    A token names a kind by its likeness to the sum of the words' embeddings, so image tokens come to look like the
+    words for what they show (as in CLIP, Radford et al. 2021).
     """
 
     def __init__(self, width: int, words: Sequence[Sequence[int]]):

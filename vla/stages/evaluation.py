@@ -48,9 +48,7 @@ def evaluate_policy(
     rollout = collect_rollout(policy, environment, seeds, 1, observe, greedy=greedy, on_decision=on_decision)
     assert rollout.success is not None
     counts = torch.bincount(rollout.trajectory, minlength=rollout.num_trajectories)
-    return Episodes(
-        np.asarray(seeds), rollout.success.numpy() > 0.5, rollout.returns.numpy(), counts.numpy(), greedy
-    )
+    return Episodes(np.asarray(seeds), rollout.success.numpy() > 0.5, rollout.returns.numpy(), counts.numpy(), greedy)
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """Grounding: a tiny vision-language model learns to see by answering questions about rendered scenes.
 
-A ViT that only ever saw a few demonstrations does not learn to localise (measured: 0 % success). What a pretrained VLM brings
-to a robot comes from here: places, colours, shapes and what is held, in words and location tokens.
+A ViT that only ever saw a few demonstrations does not learn to localise (measured: 0 % success). What a pretrained VLM
+brings to a robot comes from here: places, colours, shapes and what is held, in words and location tokens.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import torch
 
 from vla.data.augment import random_light, random_shift
 from vla.data.observations import Seen
-from vla.data.questions import PackedQuestions, Question, QuestionEncoder
+from vla.data.questions import LOCATION_RANGE, NUM_LOCATIONS, PackedQuestions, Question, QuestionEncoder
 from vla.models.vlm import VisionLanguageModel
 from vla.sft.loop import SupervisedSettings, SupervisedState, fit
-from vla.sft.losses import answer_loss
+from vla.sft.losses import answer_loss, plan_loss
 from vla.sft.sightings import CellTargets, SightingHead, cell_arrays, sighting_loss
 from vla.train.optim import make_optimizer
 from vla.train.seed import derive_seed
@@ -37,6 +37,13 @@ class SceneSource(Protocol):
     @property
     def sighting_names(self) -> Sequence[str]:
         """What the kinds of objects that can be seen are called."""
+
+    @property
+    def num_plan_numbers(self) -> int:
+        """How many numbers an instruction comes down to."""
+
+    def plan(self, facts: Any, rng: np.random.Generator) -> tuple[str, Sequence[float]]:
+        """An instruction about a scene and its numbers (metres, or scaled like them)."""
 
     def sightings(self, facts: Any) -> Mapping[str, Sequence[Any]]:
         """By camera, the objects in the picture: (right, down, kind, place), see `vla.sft.sightings`."""
@@ -65,12 +72,18 @@ def augmented(batch: GroundingBatch, shift_pixels: int, light: float) -> Groundi
     return replace(batch, observation=replace(batch.observation, images=images))
 
 
+@dataclass(frozen=True)
+class PlanBatch:
+    """Pictures with instructions, and the numbers [B, a] that each comes down to, as location tokens from 0."""
+
+    observation: Observation
+    numbers: torch.Tensor
+
+
 class ScenePool:
     """Scenes kept in memory and asked about several times; new ones replace the oldest when `capacity` is reached."""
 
-    def __init__(
-        self, source: SceneSource, first_seed: int, capacity: int, cameras: Sequence[str], grid: int
-    ):
+    def __init__(self, source: SceneSource, first_seed: int, capacity: int, cameras: Sequence[str], grid: int):
         self.source, self.next_seed, self.capacity = source, first_seed, capacity
         self.cameras, self.grid = cameras, grid
         self.size = 0
@@ -111,6 +124,16 @@ class ScenePool:
         batch = grounding_batch({n: i[chosen] for n, i in self._images.items()}, self._proprio[chosen], asked, encoder)
         return replace(batch, cells=CellTargets(*(torch.from_numpy(kept[chosen]) for kept in self._cells)))
 
+    def plans(self, rows: int, rng: np.random.Generator, encoder: QuestionEncoder) -> PlanBatch:
+        """`rows` scenes with an instruction each."""
+        chosen = rng.integers(self.size, size=rows)
+        texts, numbers = zip(*(self.source.plan(self._facts[i], rng) for i in chosen), strict=True)
+        tokens, mask = encoder.pad([encoder.words_after_start(text) for text in texts])
+        pictures = {n: torch.from_numpy(i[chosen]) for n, i in self._images.items()}
+        observation = Observation(pictures, torch.from_numpy(self._proprio[chosen]), tokens, mask)
+        places = [encoder.locations(row, "m") for row in numbers]
+        return PlanBatch(observation, torch.tensor(places) - encoder.first_location)
+
 
 @torch.no_grad()
 def answer_accuracy(
@@ -122,20 +145,16 @@ def answer_accuracy(
     kind_of: Callable[[str], str],
     rows_at_once: int = 128,
 ) -> dict[str, float]:
-    """Held-out answers written by the model itself: share of exact words, mean error of numbers (m or rad), by kind of question."""
+    """Held-out answers written by the model itself: share of exact words, mean error of numbers (m or rad), by kind of
+    question.
+    """
     model.eval()
     words: dict[str, list[float]] = {}
     errors: dict[str, list[float]] = {}
     for at in range(0, len(seeds), rows_at_once):
         seen, facts = source.scenes(seeds[at : at + rows_at_once])
         asked = [source.ask(fact, rng, 1)[0] for fact in facts]
-        prompts = [encoder.prompt(question) for question in asked]
-        length = max(map(len, prompts))
-        tokens = torch.full((len(prompts), length), encoder.tokenizer.pad_token_id)
-        mask = torch.zeros(len(prompts), length, dtype=torch.bool)
-        for i, prompt in enumerate(prompts):
-            tokens[i, : len(prompt)] = torch.tensor(prompt)
-            mask[i, : len(prompt)] = True
+        tokens, mask = encoder.pad([encoder.prompt(question) for question in asked])
         pictures = {name: torch.from_numpy(image) for name, image in seen.images.items()}
         observation = Observation(pictures, torch.from_numpy(seen.proprio), tokens, mask)
         written = model.generate(observation, max_new_tokens=6, end_token=encoder.tokenizer.eos_token_id)
@@ -156,8 +175,10 @@ def answer_accuracy(
 class GroundingSettings:
     """How a model is grounded.
 
-    The first `sighting_share` of the work trains the vision tower alone to name what is in its cells: a step costs a third of
-    one with questions, and questions only teach where once patches say what.
+    The first `sighting_share` of the work trains the vision tower alone to name what is in its cells: a step costs a
+    third of one with questions, and questions only teach where once patches say what. After it, `plan_share` of the
+    steps ask the plan head what an instruction comes down to (where its objects are from the gripper), the others ask
+    questions.
     """
 
     num_steps: int
@@ -168,6 +189,7 @@ class GroundingSettings:
     fresh_per_step: int
     sighting_share: float
     sighting_weight: float
+    plan_share: float
     learning_rate: float
     muon_learning_rate: float
     weight_decay: float
@@ -178,7 +200,12 @@ class Grounding:
     """Grounds a model; `train` does the whole of it, from random or from earlier weights."""
 
     def __init__(
-        self, model: VisionLanguageModel, encoder: QuestionEncoder, source: SceneSource, settings: GroundingSettings, seed: int
+        self,
+        model: VisionLanguageModel,
+        encoder: QuestionEncoder,
+        source: SceneSource,
+        settings: GroundingSettings,
+        seed: int,
     ):
         self.model, self.encoder, self.source, self.settings, self.seed = model, encoder, source, settings, seed
         words = [encoder.words(f" {name}") for name in source.sighting_names]
@@ -198,7 +225,9 @@ class Grounding:
         if settings.fresh_per_step:
             self.pool.add(settings.fresh_per_step)
         rng = np.random.default_rng([self.seed, step])
-        return augmented(self.pool.draw(settings.batch_size, settings.questions_per_scene, rng, self.encoder), 0, settings.light)
+        return augmented(
+            self.pool.draw(settings.batch_size, settings.questions_per_scene, rng, self.encoder), 0, settings.light
+        )
 
     def sighting_loss(self, batch: GroundingBatch) -> tuple[torch.Tensor, dict[str, float]]:
         """Detection alone: the language model is not run."""
@@ -206,8 +235,33 @@ class Grounding:
         tokens = self.model.image_tokens(batch.observation.images)
         return sighting_loss(self.head, tokens, self.model.backbone.word_embeddings, batch.cells)
 
-    def loss(self, batch: GroundingBatch) -> tuple[torch.Tensor, dict[str, float]]:
-        """Questions, and detection by its weight."""
+    def is_plan_step(self, step: int) -> bool:
+        """Plan steps are spread evenly among the others."""
+        share = self.settings.plan_share
+        return int((step + 1) * share) > int(step * share)
+
+    def plan_batch(self, step: int) -> PlanBatch:
+        """Instructions about scenes of the pool."""
+        settings = self.settings
+        if settings.fresh_per_step:
+            self.pool.add(settings.fresh_per_step)
+        rng = np.random.default_rng([self.seed, step])
+        batch = self.pool.plans(settings.batch_size, rng, self.encoder)
+        images = {n: random_light(i, settings.light) for n, i in batch.observation.images.items()}
+        return replace(batch, observation=replace(batch.observation, images=images))
+
+    def mixed_batch(self, step: int) -> GroundingBatch | PlanBatch:
+        return self.plan_batch(step) if self.is_plan_step(step) else self.batch(step)
+
+    def loss(self, batch: GroundingBatch | PlanBatch) -> tuple[torch.Tensor, dict[str, float]]:
+        """Instructions come down to numbers; or questions, with detection by its weight."""
+        if isinstance(batch, PlanBatch):
+            first = self.encoder.first_location
+            plan, distance = plan_loss(self.model, batch.observation, batch.numbers, first, NUM_LOCATIONS)
+            return plan, {
+                "plan_loss": float(plan.detach()),
+                "plan_error": float(distance) * 2 * LOCATION_RANGE / NUM_LOCATIONS,
+            }
         assert batch.cells is not None
         prefix, questions = self.model.prefix(batch.observation), batch.questions
         answer, accuracy = answer_loss(self.model, batch.observation, questions.answers, questions.segments, prefix)
@@ -222,7 +276,11 @@ class Grounding:
         """Both parts, each with its own schedule; `on_step(part, steps done, metrics)` may end a part by True."""
         settings, share = self.settings, self.settings.sighting_share
         both = torch.nn.ModuleList([self.model, self.head])
-        for part, loss_of, amount in (("sighting", self.sighting_loss, share), ("questions", self.loss, 1 - share)):
+        parts = (
+            ("sighting", self.sighting_loss, self.batch, share),
+            ("questions", self.loss, self.mixed_batch, 1 - share),
+        )
+        for part, loss_of, make, amount in parts:
             if amount <= 0:
                 continue
             optimizer = make_optimizer(
@@ -235,7 +293,7 @@ class Grounding:
             fit(
                 both,
                 loss_of,
-                lambda step, offset=offset: self.batch(offset + step),
+                lambda step, make=make, offset=offset: make(offset + step),
                 optimizer,
                 shape,
                 SupervisedState(),

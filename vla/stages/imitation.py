@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -35,13 +36,17 @@ class Augmentation:
     light: float
 
     def apply(self, observation: Observation) -> Observation:
-        images = {n: random_light(random_shift(i, self.shift_pixels), self.light) for n, i in observation.images.items()}
+        images = {
+            n: random_light(random_shift(i, self.shift_pixels), self.light) for n, i in observation.images.items()
+        }
         return replace(observation, images=images)
 
 
 @dataclass(frozen=True)
 class ImitationBatches:
-    """Batches by number: every epoch is all frames in a new order. `questions(step)` gives the questions beside them."""
+    """Batches by number: every epoch is all frames in a new order. `questions(step)` gives the questions beside
+    them.
+    """
 
     demonstrations: Demonstrations
     observer: Observer

@@ -29,13 +29,13 @@ def run_pretraining(config: RobotConfig, world: World) -> Path:
 
     Raises ValueError when a part of the model is not small.
     """
-    architecture = small_architecture(config, world.proprio_size)
+    architecture = small_architecture(config, world.proprio_size, world.scenes().num_plan_numbers)
     if architecture is None:
         raise ValueError("pretraining is for small models: choose model=tiny; hub models come pretrained")
     seed_everything(config.train.seed)
     folder = open_run(config).path
     log, progress = MetricsLog(folder, tensorboard=config.train.tensorboard), Progress()
-    model, tokenizer = build_vlm(config, world.proprio_size, world.texts())
+    model, tokenizer = build_vlm(config, world.proprio_size, world.scenes().num_plan_numbers, world.texts())
     encoder = QuestionEncoder(tokenizer, model.backbone.vocabulary_size)
     settings = GroundingSettings(**config.grounding.model_dump())
     grounding = Grounding(model, encoder, world.scenes(), settings, config.train.seed)
@@ -54,7 +54,12 @@ def run_pretraining(config: RobotConfig, world: World) -> Path:
         grounding.train(on_step)
     save_vlm(folder, model, architecture, tokenizer)
     judged = judge(model, encoder, world)
-    record = {"num_parameters": num_parameters(model), "held_out": judged, "num_held_out": NUM_HELD_OUT, **circumstances()}
+    record = {
+        "num_parameters": num_parameters(model),
+        "held_out": judged,
+        "num_held_out": NUM_HELD_OUT,
+        **circumstances(),
+    }
     (folder / "metrics.json").write_text(json.dumps(record, indent=1) + "\n")
     for name, value in judged.items():
         progress.say(f"  {name:<48}{value:.4f}")

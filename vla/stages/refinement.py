@@ -29,7 +29,9 @@ class Starts:
 
 @dataclass(frozen=True)
 class DynamicSampling:
-    """Groups whose share of successes lies outside the bounds are replaced, by at most `max_refills` further rollouts."""
+    """Groups whose share of successes lies outside the bounds are replaced, by at most `max_refills` further
+    rollouts.
+    """
 
     max_refills: int
     min_success: float | None

@@ -81,7 +81,13 @@ def compare_stage(run: Run) -> None:
 
 
 def video_stage(
-    run: Run, name: str, config: RobotConfig, policy: TokenPolicy, world: World, observer: Observer, starts: StartManifest
+    run: Run,
+    name: str,
+    config: RobotConfig,
+    policy: TokenPolicy,
+    world: World,
+    observer: Observer,
+    starts: StartManifest,
 ) -> None:
     """Videos of the first wins and failures of an evaluation."""
     from vla.evaluate.video import write_video
@@ -117,6 +123,8 @@ def plot_stage(run: Run, state: RlState, title: str, offset: float | None) -> No
         labels = {"action_loss": "training", "held_out_loss": "held-out demonstrations"}
         plot_curves(plots / "sft_loss.png", sft, labels, "Supervised fine-tuning", "step", "nats per action token")
     if rl:
-        plot_curves(plots / "training_success.png", rl, {"success": "training starts, sampled"}, title, "iteration", "rate")
+        plot_curves(
+            plots / "training_success.png", rl, {"success": "training starts, sampled"}, title, "iteration", "rate"
+        )
         plot_curves(plots / "entropy.png", rl, {"entropy": "entropy"}, title, "iteration", "nats per action token")
     plot_time(plots / "time.png", run.timer.seconds(), "Where the time went")

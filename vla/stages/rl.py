@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -20,17 +21,19 @@ from vla.stages.evaluation import evaluate_policy
 from vla.stages.refinement import DynamicSampling, Starts, make_collector
 from vla.stages.run import Run
 from vla.train.optim import Together, make_optimizer, schedule_scale
+from vla.train.progress import Stage
 from vla.train.seed import torch_generator
 from vla.types import Rollout
+
+Weights = dict[str, torch.Tensor]
 
 
 @dataclass
 class RlState:
-    """What the stage remembers beside the loop: seconds spent, curves, and the best weights on validation starts."""
+    """What the stage remembers beside the loop: seconds spent, the curve, and the best score on validation starts."""
 
     seconds: float = 0.0
     validation: list[tuple[int, int, int]] = field(default_factory=list)
-    training: list[tuple[int, float]] = field(default_factory=list)
     best_score: float = -1.0
 
     def curve(self) -> list[tuple[float, SuccessRate]]:
@@ -55,103 +58,124 @@ class RateSchedule:
             group["lr"] = rate * scale
 
 
-def reinforcement_stage(
-    run: Run,
-    config: RobotConfig,
-    policy: TokenPolicy,
-    environment: VectorEnvironment,
-    observer: Observer,
-    starts: StartManifest,
-) -> RlState:
-    """Train `policy` in place by the algorithm of the settings; it ends with the weights that did best on validation starts."""
-    rl = config.rl
-    if config.model.freeze_prefix_in_rl:
-        policy.freeze_prefix()
-    settings = config.algorithm.model_dump()
-    algorithm = make_algorithm(settings.pop("name"), **settings)
-    optimizer = make_optimizer(
-        policy, rl.optimizer, rl.learning_rate, rl.weight_decay, rl.muon_learning_rate,
-        {"value_head": rl.critic_learning_rate},
-    )  # fmt: skip
-    reference = FrozenCopy(policy, rl.micro_batch_rows) if algorithm.needs_reference else None
-    loop, state = LoopState(torch_generator(config.train.seed, "rl")), RlState()
-    best = _snapshot(policy)
-    saved = run.load("rl")
-    if saved is not None:
-        policy.load_state_dict(saved["policy"])
-        optimizer.load_state_dict(saved["optimizer"])
-        loop.load_state_dict(saved["loop"])
-        state = RlState(**saved["state"])
-        best = saved["best"]
-        if reference is not None:
-            reference.load_state_dict(saved["reference"])
-    schedule = RateSchedule(optimizer, config, loop, state)
-    before = run.timer.clock() - state.seconds
+class Reinforcement:
+    """One stage of reinforcement learning: what it needs, and how it collects, judges itself, saves and goes on."""
 
-    def collect(iteration: int) -> Rollout:
-        with run.timer("rollout"):
-            return sample(iteration)
-
-    def validate(iteration: int) -> float:
-        nonlocal best
-        with run.timer("validation"):
-            seeds = starts.validation.take(config.evaluation.num_quick_starts)
-            episodes = evaluate_policy(policy, environment, seeds.tolist(), observer, greedy=True)
-        state.validation.append((iteration, int(episodes.success.sum()), len(seeds)))
-        rate = float(episodes.success.mean())
-        if rate >= state.best_score:
-            state.best_score, best = rate, _snapshot(policy)
-        return rate
-
-    def save() -> None:
-        whole = {
-            "policy": policy.state_dict(), "optimizer": optimizer.state_dict(), "loop": loop.state_dict(),
-            "state": vars(state), "best": best,
-        }  # fmt: skip
-        run.save("rl", loop.iteration, whole | ({} if reference is None else {"reference": reference.state_dict()}))
-
-    def on_iteration(iteration: int, rollout: Rollout, metrics: dict[str, float]) -> bool:
-        assert rollout.success is not None
-        success = float(rollout.success.mean())
-        state.seconds = run.timer.clock() - before
-        state.training.append((iteration, success))
-        over = rl.max_seconds is not None and state.seconds >= rl.max_seconds
-        numbers = {"success": success, **metrics}
-        if iteration % rl.evaluate_every == 0 or over or iteration == rl.num_iterations:
-            numbers["validation_success"] = validate(iteration)
-        run.log.write("rl", iteration, numbers | {"seconds": state.seconds})
-        bar.advance(1, **{k: numbers[k] for k in ("success", "validation_success", "entropy") if k in numbers})
-        if run.stop.requested or over or iteration % config.train.checkpoint_every == 0:
-            save()
-        return run.stop.requested or over
-
-    with run.progress.stage(f"RL ({config.algorithm.name})", rl.num_iterations, loop.iteration) as bar:
-        sample = make_collector(
-            policy, environment, observer,
-            Starts(starts.train.first, starts.train.last, config.train.seed),
-            rl.starts_per_iteration, rl.group_size, _dynamic(config), lambda ended: None,
+    def __init__(
+        self,
+        run: Run,
+        config: RobotConfig,
+        policy: TokenPolicy,
+        environment: VectorEnvironment,
+        observer: Observer,
+        starts: StartManifest,
+    ):
+        self.run, self.config, self.policy = run, config, policy
+        self.environment, self.observer, self.starts = environment, observer, starts
+        rl, settings = config.rl, config.algorithm.model_dump()
+        if config.model.freeze_prefix_in_rl:
+            policy.freeze_prefix()
+        self.algorithm = make_algorithm(settings.pop("name"), **settings)
+        self.optimizer = make_optimizer(
+            policy, rl.optimizer, rl.learning_rate, rl.weight_decay, rl.muon_learning_rate,
+            {"value_head": rl.critic_learning_rate},
         )  # fmt: skip
+        self.reference = FrozenCopy(policy, rl.micro_batch_rows) if self.algorithm.needs_reference else None
+        self.loop, self.state = LoopState(torch_generator(config.train.seed, "rl")), RlState()
+        self.schedule = RateSchedule(self.optimizer, config, self.loop, self.state)
+        self.best = weights_of(policy)
+        self._restore()
+        self._started = run.timer.clock() - self.state.seconds
+        dynamic = DynamicSampling(rl.max_refills, None, None) if rl.max_refills else None
+        seeds = Starts(starts.train.first, starts.train.last, config.train.seed)
+        self._sample = make_collector(
+            policy, environment, observer, seeds, rl.starts_per_iteration, rl.group_size, dynamic, lambda ended: None
+        )
+
+    def train(self) -> RlState:
+        """Run to the last iteration or second; the policy ends with the weights that did best on validation starts."""
+        rl = self.config.rl
         update = UpdateSettings(
             rl.epochs, rl.num_minibatches, rl.micro_batch_rows, rl.max_grad_norm, rl.target_kl, rl.importance_cap,
             rl.importance_level,
         )  # fmt: skip
-        loop_settings = LoopSettings(
+        settings = LoopSettings(
             rl.num_iterations, rl.critic_warmup_iterations, rl.reference_every, rl.kl_target, rl.kl_horizon,
             rl.normalize_rewards,
         )  # fmt: skip
-        train(
-            policy, algorithm, collect, optimizer, update, loop_settings, loop,
-            reference=reference, scheduler=schedule, on_iteration=on_iteration,
-        )  # fmt: skip
-    run.check_stop()
-    save()
-    policy.load_state_dict(best)
-    return state
+        name = f"RL ({self.config.algorithm.name})"
+        if not self.over:
+            with self.run.progress.stage(name, rl.num_iterations, self.loop.iteration) as bar:
+                train(
+                    self.policy, self.algorithm, self._collect, self.optimizer, update, settings, self.loop,
+                    reference=self.reference, scheduler=self.schedule,
+                    on_iteration=lambda iteration, rollout, metrics: self._after(bar, iteration, rollout, metrics),
+                )  # fmt: skip
+            self.run.check_stop()
+            self._save()
+        self.policy.load_state_dict(self.best)
+        return self.state
+
+    @property
+    def over(self) -> bool:
+        """Whether the iterations or the seconds are used up."""
+        rl = self.config.rl
+        late = rl.max_seconds is not None and self.state.seconds >= rl.max_seconds
+        return late or self.loop.iteration >= rl.num_iterations
+
+    def _collect(self, iteration: int) -> Rollout:
+        with self.run.timer("rollout"):
+            return self._sample(iteration)
+
+    def _validate(self, iteration: int) -> float:
+        with self.run.timer("validation"):
+            seeds = self.starts.validation.take(self.config.evaluation.num_quick_starts)
+            episodes = evaluate_policy(self.policy, self.environment, seeds.tolist(), self.observer, greedy=True)
+        self.state.validation.append((iteration, int(episodes.success.sum()), len(seeds)))
+        rate = float(episodes.success.mean())
+        if rate >= self.state.best_score:
+            self.state.best_score, self.best = rate, weights_of(self.policy)
+        return rate
+
+    def _after(self, bar: Stage, iteration: int, rollout: Rollout, metrics: dict[str, float]) -> bool:
+        """Log, judge and save after an iteration; whether to stop."""
+        assert rollout.success is not None
+        self.state.seconds = self.run.timer.clock() - self._started
+        numbers = {"success": float(rollout.success.mean()), **metrics, "seconds": self.state.seconds}
+        if iteration % self.config.rl.evaluate_every == 0 or self.over:
+            numbers["validation_success"] = self._validate(iteration)
+        self.run.log.write("rl", iteration, numbers)
+        bar.advance(1, **{k: numbers[k] for k in ("success", "validation_success", "entropy") if k in numbers})
+        stop = self.run.stop.requested or self.over
+        if stop or iteration % self.config.train.checkpoint_every == 0:
+            self._save()
+        return stop
+
+    def _save(self) -> None:
+        whole: dict[str, Any] = {
+            "policy": self.policy.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "loop": self.loop.state_dict(),
+            "state": vars(self.state),
+            "best": self.best,
+        }
+        if self.reference is not None:
+            whole["reference"] = self.reference.state_dict()
+        self.run.save("rl", self.loop.iteration, whole)
+
+    def _restore(self) -> None:
+        saved = self.run.load("rl")
+        if saved is None:
+            return
+        self.policy.load_state_dict(saved["policy"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.loop.load_state_dict(saved["loop"])
+        vars(self.state).update(saved["state"])
+        self.best = saved["best"]
+        if self.reference is not None:
+            self.reference.load_state_dict(saved["reference"])
 
 
-def _snapshot(policy: torch.nn.Module) -> dict[str, torch.Tensor]:
+def weights_of(policy: torch.nn.Module) -> Weights:
+    """A copy of all weights and buffers."""
     return {name: tensor.detach().clone() for name, tensor in policy.state_dict().items()}
-
-
-def _dynamic(config: RobotConfig) -> DynamicSampling | None:
-    return DynamicSampling(config.rl.max_refills, None, None) if config.rl.max_refills else None

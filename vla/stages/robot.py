@@ -6,6 +6,8 @@ Every stage leaves something that a resumed run picks up: a dataset, a checkpoin
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from vla.stages.demonstrate import demonstrations
 from vla.stages.grounding import Grounding, GroundingSettings
 from vla.stages.imitation import actions_to_fit
 from vla.stages.reporting import compare_stage, evaluation_stage, plot_stage, video_stage
-from vla.stages.rl import reinforcement_stage
+from vla.stages.rl import Reinforcement
 from vla.stages.run import Interrupted, Run, resume_log
 from vla.stages.sft import question_batches, supervised_stage
 from vla.stages.world import World
@@ -61,7 +63,7 @@ def _stages(run: Run, config: RobotConfig, world: World) -> None:
         policy, observer, encoder = build_policy(run, config, world, demos)
     environment = world.environment()
     if not run.done("sft"):
-        with run.timer("sft"):
+        with stage(run, config, "sft"):
             questions = question_batches(config, policy, encoder, world.scenes())
             supervised_stage(run, config, policy, demos, observer, questions)
     else:
@@ -70,14 +72,14 @@ def _stages(run: Run, config: RobotConfig, world: World) -> None:
         policy.load_state_dict(saved["policy"])
     judge = (config, policy, environment, observer, starts)
     if not run.done("evaluation_before"):
-        with run.timer("evaluation_before"):
+        with stage(run, config, "evaluation_before"):
             evaluation_stage(run, "before", *judge)
     with run.timer("videos"):
         video_stage(run, "before", config, policy, world, observer, starts)
-    with run.timer("rl"):
-        state = reinforcement_stage(run, *judge)
+    with stage(run, config, "rl"):
+        state = Reinforcement(run, *judge).train()
     if not run.done("evaluation_after"):
-        with run.timer("evaluation_after"):
+        with stage(run, config, "evaluation_after"):
             evaluation_stage(run, "after", *judge)
     compare_stage(run)
     with run.timer("videos"):
@@ -86,11 +88,25 @@ def _stages(run: Run, config: RobotConfig, world: World) -> None:
     run.progress.say(f"results: {run.folder.results}")
 
 
+@contextmanager
+def stage(run: Run, config: RobotConfig, name: str) -> Iterator[None]:
+    """A timed stage with random numbers of its own: what it draws does not depend on which stages ran in this
+    session.
+    """
+    seed_everything(derive_seed(config.train.seed, name))
+    with run.timer(name):
+        yield
+
+
 def start_manifest(config: RobotConfig) -> StartManifest:
     """Which starts train, choose and judge."""
     evaluation = config.evaluation
-    ranges = [SeedRange(s.first, s.last) for s in (evaluation.train_seeds, evaluation.validation_seeds, evaluation.eval_seeds)]
-    scene = config.sim.model_dump(mode="json", include={"task", "robot", "max_steps", "num_distractors", "randomization"})
+    ranges = [
+        SeedRange(s.first, s.last) for s in (evaluation.train_seeds, evaluation.validation_seeds, evaluation.eval_seeds)
+    ]
+    scene = config.sim.model_dump(
+        mode="json", include={"task", "robot", "max_steps", "num_distractors", "randomization"}
+    )
     return StartManifest(scene, *ranges, num_starts=evaluation.num_starts)
 
 
@@ -102,7 +118,7 @@ def build_policy(
     What a later process needs to load it, beside the settings, stands in `policy.json` and `tokenizer/`.
     """
     torch.manual_seed(derive_seed(config.train.seed, "model") % 2**63)
-    model, tokenizer = build_vlm(config, world.proprio_size, world.texts())
+    model, tokenizer = build_vlm(config, world.proprio_size, world.scenes().num_plan_numbers, world.texts())
     encoder = QuestionEncoder(tokenizer, model.backbone.vocabulary_size)
     written = run.folder.path / "policy.json"
     if config.model.checkpoint is None:
@@ -123,9 +139,7 @@ def build_policy(
 
 def make_policy(config: RobotConfig, model: Any, bins: ActionBins) -> TokenPolicy:
     settings = config.policy
-    return TokenPolicy(
-        model, bins, settings.chunk, settings.decoding, settings.temperature, config.model.detach_critic
-    )
+    return TokenPolicy(model, bins, settings.chunk, settings.decoding, settings.temperature, config.model.detach_critic)
 
 
 def describe(bins: ActionBins, world: World, config: RobotConfig) -> dict[str, Any]:
@@ -175,7 +189,7 @@ def load_policy(folder: Path, config: RobotConfig, world: World) -> tuple[TokenP
         raise ValueError(f"{folder} holds no policy: finish the run, or give another folder")
     passport = json.loads(written.read_text())
     check_action_spec(passport["action_spec"], world.action_spec, f"the policy in {folder}")
-    model, _ = build_vlm(config, world.proprio_size, world.texts())
+    model, _ = build_vlm(config, world.proprio_size, world.scenes().num_plan_numbers, world.texts())
     tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder / "tokenizer"), local_files_only=True)
     policy = make_policy(config, model, ActionBins.from_dict(passport["bins"]))
     path = last_checkpoint(folder / "checkpoints" / stage)

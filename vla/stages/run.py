@@ -22,7 +22,9 @@ class Interrupted(Exception):
 
 @dataclass
 class Run:
-    """What every stage of a run shares. `results` is what results.json holds, written whenever something is finished."""
+    """What every stage of a run shares. `results` is what results.json holds, written whenever something is
+    finished.
+    """
 
     folder: RunFolder
     log: MetricsLog

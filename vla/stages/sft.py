@@ -12,7 +12,7 @@ from vla.data.observations import Observer
 from vla.data.questions import QuestionEncoder
 from vla.policies.token import TokenPolicy
 from vla.sft.loop import SupervisedSettings, SupervisedState, fit
-from vla.stages.grounding import FIRST_FREE_SEED, GroundingBatch, SceneSource, ScenePool
+from vla.stages.grounding import FIRST_FREE_SEED, GroundingBatch, ScenePool, SceneSource
 from vla.stages.imitation import Augmentation, ImitationBatches, held_out_loss, mixed_loss
 from vla.stages.run import Run
 from vla.train.optim import EMA, make_optimizer
@@ -65,9 +65,7 @@ def supervised_stage(
         if ema is not None:
             ema.load_state_dict(saved["ema"])
         state = SupervisedState(**saved["state"])
-    settings = SupervisedSettings(
-        sft.num_steps, sft.max_seconds, sft.warmup_fraction, sft.schedule, sft.max_grad_norm
-    )
+    settings = SupervisedSettings(sft.num_steps, sft.max_seconds, sft.warmup_fraction, sft.schedule, sft.max_grad_norm)
     save_every = max(1, sft.num_steps // 5)
 
     def save() -> None:

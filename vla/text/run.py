@@ -7,7 +7,7 @@ from typing import Any
 from vla.config.text import TextConfig
 from vla.text.rlvr import run_rlvr
 from vla.train.progress import Progress
-from vla.train.run_folder import RunFolder
+from vla.train.run_folder import RunFolder, open_run
 from vla.train.seed import seed_everything
 
 
@@ -22,3 +22,11 @@ def run(config: TextConfig, folder: RunFolder, progress: Progress | None = None)
     seed_everything(config.train.seed)
     progress = progress or Progress()
     return run_rlvr(config, folder, progress)
+
+
+def run_text(config: TextConfig) -> dict[str, Any]:
+    """Open the run's folder and do what was asked for."""
+    folder = open_run(config)
+    results = run(config, folder)
+    print(f"report: {folder.path / 'report.html'}", flush=True)
+    return results
