@@ -39,8 +39,8 @@ class Observer:
             ids = [self.tokenizer.bos_token_id, *self.tokenizer.encode(text, add_special_tokens=False)]
             if len(ids) > self.length:
                 raise ValueError(
-                    f"the instruction {text!r} takes {len(ids)} tokens, policy.instruction_length is {self.length}:
-                    raise it"
+                    f"the instruction {text!r} takes {len(ids)} tokens, policy.instruction_length is "
+                    f"{self.length}: raise it"
                 )
             self._known[text] = ids
         return self._known[text]

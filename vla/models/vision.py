@@ -44,8 +44,8 @@ class VisionEncoder(nn.Module):
     def forward(self, images: UInt8[Tensor, "B h w 3"]) -> Float[Tensor, "B p d"]:
         if images.shape[1] != self.image_size or images.shape[2] != self.image_size:
             raise ValueError(
-                f"the vision encoder takes {self.image_size} x {self.image_size} pixels, got {tuple(images.shape[1:3])}:
-                " "set sim.image_size to the model's, or train a model of this size"
+                f"the vision encoder takes {self.image_size} x {self.image_size} pixels, "
+                f"got {tuple(images.shape[1:3])}: set sim.image_size to the model's, or train a model of this size"
             )
         dtype = next(self.model.parameters()).dtype
         pixels = images.permute(0, 3, 1, 2).to(dtype).div(127.5).sub(1.0).contiguous(memory_format=torch.channels_last)

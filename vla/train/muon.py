@@ -1,7 +1,8 @@
 """Muon (Jordan 2024): momentum, orthogonalised by five Newton-Schulz steps, for the matrices of hidden layers.
 
 torch.optim.Muon does the same in bfloat16, one matrix at a time. On a CPU without bfloat16 units that took 1.5 s a step
-for a 2 M parameter model whose forward and backward pass took 1.0 s; float32 with equal shapes batched takes a twentieth of it.
+for a 2 M parameter model whose forward and backward pass took 1.0 s; float32 with equal shapes batched takes a
+twentieth of it.
 """
 
 from __future__ import annotations
