@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from vla.config import load
+from vla.data.chat import ChatFormat, observe_prompts
 from vla.decoding.sampling import Sampling
 from vla.policies.text import TextPolicy
 from vla.rewards.compose import Scores
@@ -15,7 +16,6 @@ from vla.rl.update import UpdateSettings
 from vla.text.curriculum import Curriculum
 from vla.text.environment import TextEnvironment
 from vla.text.problems import Problem
-from vla.text.prompts import ChatFormat, observe_prompts
 from vla.text.rlvr import make_problem_sets
 from vla.text.run import run
 from vla.text.tiny import tiny_language_model

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from vla.data.chat import ChatFormat, observe_prompts, pad_prompts, stop_ids
 from vla.decoding.sampling import Sampling
 from vla.policies.text import TextPolicy
 from vla.rewards.compose import Rewards
@@ -13,7 +14,6 @@ from vla.rl.protocols import StepResult, VectorEnvironment
 from vla.rl.rollout import collect_rollout
 from vla.text.environment import TextEnvironment, calculator_tool
 from vla.text.problems import Problem
-from vla.text.prompts import ChatFormat, observe_prompts, pad_prompts, stop_ids
 from vla.text.tiny import tiny_language_model
 
 PROBLEMS = [

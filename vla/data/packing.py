@@ -84,3 +84,60 @@ def _to_tensors(
 
     slots = torch.tensor([row * width + slot for row, slot in places], dtype=torch.long, device=device)
     return PackedRows(pad(0, 0), pad(1, 0), pad(2, PADDING), slots)
+
+
+def first_fit(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
+    """Which sequences share a row of at most `row_tokens`: longest first, each into the first row with room.
+
+    Raises ValueError naming the longest sequence when it fits in no row.
+    """
+    if lengths and max(lengths) > row_tokens:
+        raise ValueError(
+            f"a sequence takes {max(lengths)} tokens, row_tokens is {row_tokens}: raise it or shorten the data"
+        )
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        row = next((r for r, left in enumerate(room) if left >= lengths[i]), None)
+        if row is None:
+            row = len(rows)
+            rows.append([])
+            room.append(row_tokens)
+        rows[row].append(i)
+        room[row] -= lengths[i]
+    return rows
+
+
+@dataclass(frozen=True)
+class PackedTexts:
+    """`targets[k]` is to be predicted at slot `slots[k]` of the flattened rows, and belongs to sequence
+    `sequence[k]`.
+    """
+
+    rows: PackedRows
+    targets: Int[Tensor, "K"]
+    sequence: Int[Tensor, "K"]
+
+
+def pack_texts(
+    texts: Sequence[tuple[Sequence[int], Sequence[bool]]], row_tokens: int, device: torch.device
+) -> PackedTexts:
+    """Sequences (ids, which of them are learned) in rows of at most `row_tokens`, each blind to its neighbours."""
+    rows: list[tuple[list[int], list[int], list[int]]] = []
+    places, targets, owners = [], [], []
+    for row, members in enumerate(first_fit([len(ids) for ids, _ in texts], row_tokens)):
+        tokens, positions, segments = [], [], []
+        for number, member in enumerate(members, start=1):
+            ids, learned = texts[member]
+            for i in range(1, len(ids)):
+                if learned[i]:
+                    places.append((row, len(tokens) + i - 1))
+                    targets.append(ids[i])
+                    owners.append(member)
+            tokens.extend(ids)
+            positions.extend(range(len(ids)))
+            segments.extend([number] * len(ids))
+        rows.append((tokens, positions, segments))
+    packed = _to_tensors(rows, places, device)
+    as_tensor = [torch.tensor(values, dtype=torch.long, device=device) for values in (targets, owners)]
+    return PackedTexts(packed, *as_tensor)

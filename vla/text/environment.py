@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from vla.data.chat import ChatFormat
 from vla.rewards.compose import CORRECT, Scores
 from vla.rewards.sample import Sample
 from vla.text.calculator import evaluate_calls
 from vla.text.problems import Problem
-from vla.text.prompts import ChatFormat
 
 Tool = Callable[[str], str | None]
 """From what the model said to what the tool answers; None when it was not called."""

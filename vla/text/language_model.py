@@ -14,9 +14,9 @@ from torch import nn
 
 from vla.config.text import HubLanguageModel, LanguageModel, SmolLM2, TinyLanguageModel
 from vla.config.training import Train
+from vla.data.chat import ChatFormat, stop_ids
 from vla.decoding.sampling import Sampling
 from vla.policies.text import TextPolicy
-from vla.text.prompts import ChatFormat, stop_ids
 from vla.text.tiny import tiny_language_model
 
 

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from vla.config.text import Rlvr, TextConfig
+from vla.data.chat import observe_prompts
 from vla.decoding.sampling import Sampling
 from vla.evaluate.success import SuccessRate, compare
 from vla.policies.text import TextPolicy
@@ -23,7 +24,6 @@ from vla.text.environment import Episode, TextEnvironment, calculator_tool
 from vla.text.judging import Judged, judge
 from vla.text.language_model import LanguageParts, load_language_parts, save_language_model
 from vla.text.problems import Problem, make_family, split
-from vla.text.prompts import observe_prompts
 from vla.text.refine import Refinement, algorithm_of
 from vla.text.report import write_report
 from vla.text.supervised import Example, fit_examples

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vla.data.chat import observe_prompts
 from vla.policies.text import TextPolicy
-from vla.text.prompts import observe_prompts
 from vla.train.optim import Schedule, make_optimizer
 
 

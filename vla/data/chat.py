@@ -31,7 +31,7 @@ class ChatFormat:
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Ids of the messages and of the beginning of the assistant's turn."""
-        return self._encode(self.render(messages, add_generation_prompt=True))
+        return self.encode(self.render(messages, add_generation_prompt=True))
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
         """The text that the template makes of the messages."""
@@ -55,13 +55,14 @@ class ChatFormat:
             raise ValueError(
                 f"the chat template cannot continue a chat after {end!r}; use a model with a ChatML template"
             )
-        return self._encode(closing[len(end) if finished else 0 :] + after[len(before) :])
+        return self.encode(closing[len(end) if finished else 0 :] + after[len(before) :])
 
     def completion_text(self, ids: Sequence[int]) -> str:
         """What a completion says, special tokens left out."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
 
-    def _encode(self, text: str) -> list[int]:
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text in which special tokens may stand; none are added."""
         return self.tokenizer(text, add_special_tokens=False).input_ids
 
 
