@@ -29,7 +29,7 @@ def trainable(module) -> set[str]:
 def test_a_tiny_model_and_its_tokenizer_from_nothing():
     config = settings()
     torch.manual_seed(0)
-    model, tokenizer = build_vlm(config, 7, TEXTS)
+    model, tokenizer = build_vlm(config, 7, 8, TEXTS)
     assert (model.cameras, model.vision.image_size) == (("front", "wrist"), 8)
     assert model.backbone.vocabulary_size == len(tokenizer) == 700
     assert max(tokenizer.encode(TEXTS[0])) < location_ids(700).start
@@ -49,7 +49,7 @@ def test_a_tiny_model_and_its_tokenizer_from_nothing():
     ],
 )
 def test_what_is_frozen(override, still):
-    names = trainable(build_vlm(settings(override), 7, TEXTS)[0])
+    names = trainable(build_vlm(settings(override), 7, 8, TEXTS)[0])
     for part in ("vision.", "backbone.", "projector.", "lora_"):
         found = {n for n in names if (part in n if part == "lora_" else n.startswith(part))}
         assert bool({n for n in found if part != "backbone." or "lora_" not in n}) == (part in still), part
@@ -58,8 +58,8 @@ def test_what_is_frozen(override, still):
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     config, folder = settings(), tmp_path_factory.mktemp("checkpoint")
-    _, tokenizer = build_vlm(config, 7, TEXTS)
-    architecture = small_architecture(config, 7)
+    _, tokenizer = build_vlm(config, 7, 8, TEXTS)
+    architecture = small_architecture(config, 7, 8)
     torch.manual_seed(5)
     model = small_vlm(architecture)
     save_vlm(folder, model, architecture, tokenizer)
@@ -68,7 +68,7 @@ def checkpoint(tmp_path_factory):
 
 def test_a_checkpoint_is_taken_as_it_is(checkpoint):
     folder, saved = checkpoint
-    model, _ = build_vlm(settings(checkpoint=str(folder)), 7, [])
+    model, _ = build_vlm(settings(checkpoint=str(folder)), 7, 8, [])
     assert torch.equal(model.backbone.word_embeddings, saved.backbone.word_embeddings)
     assert checkpoint_folder("embedded") == EMBEDDED
 
@@ -84,21 +84,21 @@ def test_a_checkpoint_is_taken_as_it_is(checkpoint):
 )
 def test_a_checkpoint_of_another_model_is_refused(checkpoint, overrides, proprio, message):
     with pytest.raises(ValueError, match=message):
-        build_vlm(settings(*overrides, checkpoint=str(checkpoint[0])), proprio, [])
+        build_vlm(settings(*overrides, checkpoint=str(checkpoint[0])), proprio, 8, [])
 
 
 def test_a_small_checkpoint_does_not_stand_for_a_hub_model(checkpoint):
     config = load(["model=hub", f"model.checkpoint={checkpoint[0]}"])
     with pytest.raises(ValueError, match=r"holds a small model.*model.checkpoint=null, or choose model=tiny"):
-        build_vlm(config, 7, [])
+        build_vlm(config, 7, 8, [])
 
 
 def test_every_number_of_an_architecture_is_a_setting():
-    architecture = small_architecture(settings(), 7)
+    architecture = small_architecture(settings(), 7, 8)
     assert dataclasses.asdict(architecture) | {"width": 16, "vision_width": 12, "vocabulary_size": 700} == (
         dataclasses.asdict(architecture)
     )
-    assert small_architecture(load(["model=smollm2"]), 7) is None
+    assert small_architecture(load(["model=smollm2"]), 7, 8) is None
 
 
 def test_precision_and_device_by_name():

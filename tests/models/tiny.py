@@ -19,6 +19,7 @@ def tiny_architecture(vocabulary_size: int = VOCABULARY, width: int = 16, depth:
         cameras=CAMERAS, image_size=IMAGE_SIZE, proprio_size=PROPRIO_SIZE,
         vision_width=12, vision_depth=1, vision_heads=2, stem_channels=(6, 12),
         vocabulary_size=vocabulary_size, width=width, depth=depth, num_heads=2, intermediate=24,
+        num_queries=3, num_plan_numbers=4,
     )  # fmt: skip
 
 

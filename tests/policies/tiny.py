@@ -1,0 +1,57 @@
+"""The smallest token policy, and a task it can learn: say the number that the instruction names."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from tests.models.tiny import tiny_vlm
+from tests.rl.contract import Task
+from vla.actions.bins import ActionBins, fit_bins
+from vla.policies.token import TokenPolicy
+from vla.types import Observation
+
+DECODINGS = ("parallel", "autoregressive")
+CONSTANT = 0.5
+
+
+def tiny_bins() -> ActionBins:
+    """Four dimensions: five ids, none (it stands still), five ids, and a gripper of two."""
+    generator = np.random.default_rng(0)
+    actions = generator.normal(size=(60, 4)).astype(np.float32)
+    actions[:, 1] = CONSTANT
+    actions[:, 3] = np.where(actions[:, 3] > 0, 1.0, -1.0)
+    return fit_bins(actions, 5, "quantile")
+
+
+def tiny_policy(decoding: str, *, seed: int = 0, temperature: float = 0.7, **settings) -> TokenPolicy:
+    """Two control steps of three ids each, and a critic that has something to say."""
+    model = tiny_vlm(seed)
+    policy = TokenPolicy(model, tiny_bins(), 2, decoding, temperature, **{"detach_critic": True, **settings})
+    with torch.no_grad():
+        policy.head.dimensions.mul_(40)
+        policy.head.queries.mul_(40)
+        policy.value_head.layers[-1].weight.normal_()
+    return policy
+
+
+def named_number(decoding: str, seed: int = 0) -> tuple[TokenPolicy, Observation, torch.Tensor]:
+    """A policy, six instructions that name 0 to 5 between words that say nothing, and the actions [6, 2, 1] meant."""
+    numbers = torch.arange(6)
+    tokens = torch.stack([torch.full((6,), 9), 20 + numbers, torch.full((6,), 9)], dim=1)
+    images = {camera: torch.zeros(6, 8, 8, 3, dtype=torch.uint8) for camera in ("front", "wrist")}
+    observation = Observation(images, torch.zeros(6, 3), tokens, torch.ones_like(tokens, dtype=torch.bool))
+    bins = fit_bins(np.arange(6, dtype=np.float32)[:, None], 8, "quantile")
+    policy = TokenPolicy(tiny_vlm(seed, scale=1.0), bins, 2, decoding, 1.0, detach_critic=True)
+    actions = torch.stack([numbers, numbers.flip(0)], dim=1)[..., None].float()
+    return policy, observation, actions
+
+
+def identity_task(decoding: str) -> Task:
+    """The reward is the share of control steps that are right."""
+    policy, observation, actions = named_number(decoding)
+
+    def reward(decision, rows):
+        return (decision.action - actions[rows]).abs().lt(0.5).float().mean((1, 2))
+
+    return Task(policy, observation, reward, solved=0.9, learning_rate=0.01)
