@@ -66,8 +66,8 @@ class TokenPolicy(nn.Module):
 
     def _scaled(self, logits: Float[Tensor, "B L K"]) -> Float[Tensor, "B L K"]:
         """Log-probabilities over the ids that mean something, at the policy's temperature."""
-        valid = self.valid.repeat(logits.shape[1] // self.bins.num_active, 1)
-        return (logits / self.temperature).masked_fill(~valid, -torch.inf).log_softmax(-1)
+        dimension = torch.arange(logits.shape[1], device=logits.device) % self.bins.num_active
+        return (logits / self.temperature).masked_fill(~self.valid[dimension], -torch.inf).log_softmax(-1)
 
     def _parallel(
         self, prefix: Float[Tensor, "B P d"], observation: Observation
