@@ -82,7 +82,7 @@ def group_relative(returns: Float[Tensor, "N"], group: Int[Tensor, "N"], scale: 
 
 
 def leave_one_out(returns: Float[Tensor, "N"], group: Int[Tensor, "N"]) -> GroupCredit:
-    """r minus the mean of the *other* trajectories of its group (Kool 2019; Ahmadian 2024, eq. 6): [1, -1/3, -1/3,
+    """r minus the mean of the *other* trajectories of its group (Kool 2019; Ahmadian 2024): [1, -1/3, -1/3,
     -1/3].
     """
     statistics = group_statistics(returns, group)

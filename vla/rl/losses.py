@@ -70,7 +70,7 @@ def clipped_terms(
 ) -> tuple[Float[Tensor, "B _"], Bool[Tensor, "B _"]]:
     """max(-A r, -A clip(r, 1 - low, 1 + high)) (Schulman 2017, eq. 7; asymmetric: Yu 2025), and where the clip holds.
 
-    With a dual clip c, A < 0 gives min(that, -A c) (Ye 2020, eq. 3): a bounded price however likely a bad draw became.
+    With a dual clip c, A < 0 gives min(that, -A c) (Ye 2020): a bounded price however likely a bad draw became.
     """
     ratio = log_ratio.exp()
     free, held = -advantages * ratio, -advantages * ratio.clamp(1 - clip_low, 1 + clip_high)

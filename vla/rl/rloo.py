@@ -1,4 +1,4 @@
-"""REINFORCE leave-one-out (Kool 2019; Ahmadian 2024, "Back to basics", eq. 6): one action, the whole answer."""
+"""REINFORCE leave-one-out (Kool 2019; Ahmadian 2024, "Back to basics"): one action, the whole answer."""
 
 from __future__ import annotations
 
