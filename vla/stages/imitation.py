@@ -13,8 +13,8 @@ from vla.data.augment import random_light, random_shift
 from vla.data.demonstrations import DemonstrationBatch, Demonstrations
 from vla.data.observations import Observer
 from vla.policies.token import TokenPolicy
-from vla.sft.losses import answer_loss, imitation_loss
-from vla.stages.grounding import GroundingBatch, augmented
+from vla.sft.losses import imitation_loss
+from vla.stages.grounding import Grounding, GroundingBatch, PlanBatch
 from vla.types import Observation
 
 
@@ -25,7 +25,7 @@ class ImitationBatch:
     observation: Observation
     actions: Tensor
     action_mask: Tensor
-    grounding: GroundingBatch | None
+    grounding: GroundingBatch | PlanBatch | None
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class ImitationBatches:
     batch_size: int
     augmentation: Augmentation
     seed: int
-    questions: Callable[[int], GroundingBatch] | None
+    grounding: Callable[[int], GroundingBatch | PlanBatch] | None
 
     def frames(self, step: int) -> np.ndarray:
         """Which frames the batch of this step holds."""
@@ -65,9 +65,7 @@ class ImitationBatches:
 
     def __call__(self, step: int) -> ImitationBatch:
         batch = self.demonstrations.batch(self.frames(step), self.chunk)
-        grounding = None
-        if self.questions is not None:
-            grounding = augmented(self.questions(step), self.augmentation.shift_pixels, self.augmentation.light)
+        grounding = None if self.grounding is None else self.grounding(step)
         return ImitationBatch(self.augmentation.apply(self.observer(batch)), *action_tensors(batch), grounding)
 
 
@@ -75,16 +73,16 @@ def action_tensors(batch: DemonstrationBatch) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(batch.actions), torch.from_numpy(batch.action_mask)
 
 
-def mixed_loss(policy: TokenPolicy, batch: ImitationBatch, question_weight: float) -> tuple[Tensor, dict[str, float]]:
-    """Action cross-entropy plus `question_weight` times answer cross-entropy, in one step."""
+def mixed_loss(
+    policy: TokenPolicy, batch: ImitationBatch, grounding: Grounding | None, weight: float
+) -> tuple[Tensor, dict[str, float]]:
+    """Action cross-entropy plus `weight` times the loss of grounding, in one step."""
     action = imitation_loss(policy, batch.observation, batch.actions, batch.action_mask)
     metrics = {"action_loss": float(action.detach())}
-    if batch.grounding is None:
+    if grounding is None or batch.grounding is None:
         return action, metrics
-    questions = batch.grounding.questions
-    answer, accuracy = answer_loss(policy.model, batch.grounding.observation, questions.answers, questions.segments)
-    metrics |= {"answer_loss": float(answer.detach()), "answer_accuracy": float(accuracy)}
-    return action + question_weight * answer, metrics
+    other, other_metrics = grounding.loss(batch.grounding)
+    return action + weight * other, metrics | other_metrics
 
 
 @torch.no_grad()

@@ -28,7 +28,7 @@ from vla.stages.imitation import actions_to_fit
 from vla.stages.reporting import compare_stage, evaluation_stage, plot_stage, video_stage
 from vla.stages.rl import Reinforcement
 from vla.stages.run import Interrupted, Run, resume_log
-from vla.stages.sft import question_batches, supervised_stage
+from vla.stages.sft import grounding_beside, supervised_stage
 from vla.stages.world import World
 from vla.train.interrupt import stop_on_interrupt
 from vla.train.run_folder import RunFolder, open_run
@@ -64,8 +64,8 @@ def _stages(run: Run, config: RobotConfig, world: World) -> None:
     environment = world.environment()
     if not run.done("sft"):
         with stage(run, config, "sft"):
-            questions = question_batches(config, policy, encoder, world.scenes())
-            supervised_stage(run, config, policy, demos, observer, questions)
+            beside = grounding_beside(config, policy, encoder, world.scenes())
+            supervised_stage(run, config, policy, demos, observer, beside)
     else:
         saved = run.load("sft")
         assert saved is not None

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 
-import numpy as np
+from torch import Tensor
 
 from vla.config.robot import RobotConfig
 from vla.data.demonstrations import Demonstrations
@@ -12,32 +12,30 @@ from vla.data.observations import Observer
 from vla.data.questions import QuestionEncoder
 from vla.policies.token import TokenPolicy
 from vla.sft.loop import SupervisedSettings, SupervisedState, fit
-from vla.stages.grounding import FIRST_FREE_SEED, GroundingBatch, ScenePool, SceneSource
-from vla.stages.imitation import Augmentation, ImitationBatches, held_out_loss, mixed_loss
+from vla.stages.grounding import Grounding, GroundingSettings, SceneSource
+from vla.stages.imitation import Augmentation, ImitationBatch, ImitationBatches, held_out_loss, mixed_loss
 from vla.stages.run import Run
 from vla.train.optim import EMA, make_optimizer
 from vla.train.seed import derive_seed
 
-SHOWN = ("loss", "action_loss", "answer_accuracy")
+SHOWN = ("loss", "action_loss", "plan_error")
 
 
-def question_batches(
+def grounding_beside(
     config: RobotConfig, policy: TokenPolicy, encoder: QuestionEncoder, source: SceneSource
-) -> Callable[[int], GroundingBatch] | None:
-    """Questions to mix in, a smaller batch of them beside every batch of frames; None when their weight is 0."""
-    data, model = config.data, policy.model
+) -> Grounding | None:
+    """What is asked beside the demonstrations, so that the model keeps what it can see; None when its weight is 0."""
+    data = config.data
     if data.question_weight == 0:
         return None
-    first_seed = FIRST_FREE_SEED + derive_seed(config.train.seed, "questions") % FIRST_FREE_SEED
-    pool = ScenePool(source, first_seed, data.question_scenes, model.cameras, round(model.vision.num_patches**0.5))
-    while pool.size < data.question_scenes:
-        pool.add(min(config.sim.num_envs, data.question_scenes - pool.size))
-
-    def at(step: int) -> GroundingBatch:
-        rng = np.random.default_rng([config.train.seed, step])
-        return pool.draw(data.question_batch_size, data.questions_per_scene, rng, encoder)
-
-    return at
+    settings = GroundingSettings(**config.grounding.model_dump())
+    settings = replace(
+        settings, batch_size=data.question_batch_size, questions_per_scene=data.questions_per_scene,
+        pool_size=data.question_scenes, fresh_per_step=0, sighting_weight=0.0,
+    )  # fmt: skip
+    beside = Grounding(policy.model, encoder, source, settings, derive_seed(config.train.seed, "beside") % 2**32)
+    beside.fill(data.question_scenes, config.sim.num_envs)
+    return beside
 
 
 def supervised_stage(
@@ -46,14 +44,20 @@ def supervised_stage(
     policy: TokenPolicy,
     demonstrations: Demonstrations,
     observer: Observer,
-    questions: Callable[[int], GroundingBatch] | None,
+    grounding: Grounding | None,
 ) -> None:
     """Train `policy` in place; it ends with the averaged weights where there are any."""
     sft = config.sft
     training, held_out = demonstrations.split(config.data.holdout_fraction, config.train.seed)
     augmentation = Augmentation(sft.augment.shift_pixels, sft.augment.light)
     batches = ImitationBatches(
-        training, observer, policy.chunk, sft.batch_size, augmentation, config.train.seed, questions
+        training,
+        observer,
+        policy.chunk,
+        sft.batch_size,
+        augmentation,
+        config.train.seed,
+        None if grounding is None else grounding.mixed_batch,
     )
     optimizer = make_optimizer(policy, sft.optimizer, sft.learning_rate, sft.weight_decay, sft.muon_learning_rate)
     ema = None if sft.ema_decay is None else EMA(policy, sft.ema_decay)
@@ -83,8 +87,11 @@ def supervised_stage(
         return run.stop.requested
 
     with run.progress.stage("SFT", sft.num_steps, state.step) as bar:
-        fit(policy, lambda batch: mixed_loss(policy, batch, config.data.question_weight), batches, optimizer, settings,
-            state, ema, on_step)  # fmt: skip
+
+        def loss_of(batch: ImitationBatch) -> tuple[Tensor, dict[str, float]]:
+            return mixed_loss(policy, batch, grounding, config.data.question_weight)
+
+        fit(policy, loss_of, batches, optimizer, settings, state, ema, on_step)
     run.check_stop()
     if ema is not None:
         ema.copy_to(policy)
