@@ -1,0 +1,66 @@
+"""A reward model: a language model with a scalar head that says how good a completion is (Ziegler 2019, Stiennon
+2020).
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from vla.data.packing import attention_mask, pack_completions
+from vla.decoding.causal import attends_fully, disable_dropout, hidden_states, plain_model
+from vla.decoding.generate import group_rows
+
+
+class RewardModel(nn.Module):
+    """Reward = (head(hidden state of the completion's last token) - offset) / scale.
+
+    The head starts as N(0, 1 / (hidden + 1)) with bias 0 (Stiennon 2020). `normalize` sets offset and scale after
+    training, so that rewards have mean 0 and standard deviation 1 on reference completions. `model` is trained with
+    it: give a copy where the policy must stay as it is.
+    """
+
+    offset: Tensor
+    scale: Tensor
+
+    def __init__(self, model: nn.Module, pad_id: int, autocast: torch.dtype | None = None) -> None:
+        super().__init__()
+        disable_dropout(model)
+        self.model, self.pad_id, self.autocast = model, pad_id, autocast
+        self.share_prompts = attends_fully(model)
+        width = plain_model(model).config.hidden_size
+        self.head = nn.Linear(width, 1)
+        nn.init.normal_(self.head.weight, std=(width + 1) ** -0.5)
+        nn.init.zeros_(self.head.bias)
+        self.register_buffer("offset", torch.zeros(()))
+        self.register_buffer("scale", torch.ones(()))
+        self.to(next(model.parameters()).device)
+
+    def forward(
+        self,
+        prompts: Int[Tensor, "B n"],
+        prompt_mask: Bool[Tensor, "B n"],
+        completions: Int[Tensor, "B L"],
+        mask: Bool[Tensor, "B L"],
+    ) -> Float[Tensor, "B"]:
+        """The reward of every completion, right-padded ids; equal prompts are read once."""
+        # A last token that is never fed makes the packer keep the slot of the completion's real last token.
+        completions = torch.nn.functional.pad(completions, (0, 1))
+        lengths = mask.sum(1)
+        mask = torch.arange(completions.shape[1], device=mask.device) <= lengths[:, None]
+        groups = group_rows(prompts, prompt_mask)[1].tolist() if self.share_prompts else None
+        rows = pack_completions(prompts, prompt_mask, completions, mask, groups, max_row_tokens=2048)
+        attention = attention_mask(rows.segments) if self.share_prompts else rows.segments >= 0
+        device = prompts.device.type
+        with torch.autocast(device, self.autocast, enabled=self.autocast is not None):
+            hidden = hidden_states(self.model, rows.tokens, rows.positions, attention).flatten(0, 1)
+        last = rows.slots[(lengths + 1).cumsum(0) - 1]
+        return (self.head(hidden[last].float()).squeeze(-1) - self.offset) / self.scale
+
+    @torch.no_grad()
+    def normalize(self, rewards: Float[Tensor, "K"]) -> None:
+        """Make rewards like these have mean 0 and standard deviation 1."""
+        self.offset += rewards.mean() * self.scale
+        if len(rewards) > 1 and float(rewards.std()) > 0:
+            self.scale *= rewards.std()
