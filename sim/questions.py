@@ -165,10 +165,10 @@ def sightings(facts: SceneFacts, camera: str) -> list[Sighting]:
             continue
         if camera == "wrist":
             x, y, z = np.subtract(thing.position, facts.hand_position)
-            place = (cos * x + sin * y, cos * y - sin * x, z)
+            x, y = cos * x + sin * y, cos * y - sin * x
         else:
-            place = tuple(np.subtract(thing.position, (*CENTER, 0.0)))
-        found.append(Sighting(*pixel, SIGHTING_KINDS.index(thing.name), tuple(map(float, place))))
+            x, y, z = np.subtract(thing.position, (*CENTER, 0.0))
+        found.append(Sighting(*pixel, SIGHTING_KINDS.index(thing.name), (float(x), float(y), float(z))))
     return found
 
 
