@@ -1,0 +1,46 @@
+"""A small language head and a rollout it could have made."""
+
+import torch
+from torch import nn
+
+from vla.types import Observation, Rollout, Scores
+
+
+class Head(nn.Module):
+    """Log-probs and entropy of given words, each from the word before it."""
+
+    def __init__(self, vocabulary):
+        super().__init__()
+        self.body = nn.Sequential(nn.Embedding(vocabulary, 128), nn.Linear(128, 256), nn.GELU())
+        self.logits = nn.Linear(256, vocabulary)
+
+    def score(self, observation, trace):
+        before = getattr(observation, "tokens", observation)
+        logprobs = self.logits(self.body(before)).log_softmax(-1)
+        entropy = -(logprobs.detach().exp() * logprobs.detach()).sum(-1)
+        return Scores(logprobs.gather(-1, trace["draw"].unsqueeze(-1)).squeeze(-1), entropy)
+
+
+def answers(options):
+    """A policy and a rollout it could have made."""
+    policy, num_rows = Head(options.vocabulary), options.groups * 8
+    before, draw = torch.randint(0, options.vocabulary, (2, num_rows, options.draws))
+    mask = torch.arange(options.draws) < torch.randint(options.draws // 2, options.draws + 1, (num_rows, 1))
+    with torch.no_grad():
+        logprobs = torch.cat([policy.score(b, {"draw": d}).logprobs for b, d in zip(before.split(1), draw.split(1))])
+    group = torch.arange(num_rows) // 8
+    rewards = torch.where(group < options.dull * options.groups, 1.0, torch.arange(num_rows) % 8 / 8)
+    over = torch.ones(num_rows, dtype=torch.bool)
+    rollout = Rollout(
+        observation=Observation({}, None, before, torch.ones_like(before, dtype=torch.bool)),
+        trace={"draw": draw},
+        logprobs=logprobs,
+        mask=mask,
+        rewards=rewards,
+        trajectory=torch.arange(num_rows),
+        terminated=over,
+        truncated=~over,
+        group=group,
+        version=torch.zeros(num_rows, dtype=torch.long),
+    )
+    return policy, rollout
