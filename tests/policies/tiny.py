@@ -36,12 +36,14 @@ def tiny_policy(decoding: str, *, seed: int = 0, temperature: float = 0.7, **set
 
 
 def named_number(decoding: str, seed: int = 0) -> tuple[TokenPolicy, Observation, torch.Tensor]:
-    """A policy, six instructions that name 0 to 5 between words that say nothing, and the actions [6, 2, 1] meant."""
-    numbers = torch.arange(6)
-    tokens = torch.stack([torch.full((6,), 9), 20 + numbers, torch.full((6,), 9)], dim=1)
-    images = {camera: torch.zeros(6, 8, 8, 3, dtype=torch.uint8) for camera in ("front", "wrist")}
-    observation = Observation(images, torch.zeros(6, 3), tokens, torch.ones_like(tokens, dtype=torch.bool))
-    bins = fit_bins(np.arange(6, dtype=np.float32)[:, None], 8, "quantile")
+    """A policy, four instructions that name 0 to 3 between words that say nothing, and the actions [4, 2, 1]
+    meant: the number, then what it lacks to 3.
+    """
+    numbers = torch.arange(4)
+    tokens = torch.stack([torch.full((4,), 9), 20 + numbers, torch.full((4,), 9)], dim=1)
+    images = {camera: torch.zeros(4, 8, 8, 3, dtype=torch.uint8) for camera in ("front", "wrist")}
+    observation = Observation(images, torch.zeros(4, 3), tokens, torch.ones_like(tokens, dtype=torch.bool))
+    bins = fit_bins(np.arange(4, dtype=np.float32)[:, None], 8, "quantile")
     policy = TokenPolicy(tiny_vlm(seed, scale=1.0), bins, 2, decoding, 1.0, detach_critic=True)
     actions = torch.stack([numbers, numbers.flip(0)], dim=1)[..., None].float()
     return policy, observation, actions
@@ -54,4 +56,4 @@ def identity_task(decoding: str) -> Task:
     def reward(decision, rows):
         return (decision.action - actions[rows]).abs().lt(0.5).float().mean((1, 2))
 
-    return Task(policy, observation, reward, solved=0.9, learning_rate=0.01)
+    return Task(policy, observation, reward, solved=0.85, learning_rate=0.003)
