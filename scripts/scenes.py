@@ -58,7 +58,7 @@ class Scenes:
 
         return len(PLAN_NUMBERS)
 
-    def plan(self, facts: Any, rng: Any) -> tuple[str, Sequence[float]]:
+    def plan(self, facts: Any, rng: Any) -> Any:
         from sim.questions import plan
 
         return plan(facts, rng)

@@ -199,7 +199,17 @@ TURN_SCALE = 0.2
 HELD = 0.3
 
 
-def plan(facts: SceneFacts, rng: np.random.Generator) -> tuple[str, tuple[float, ...]]:
+class Plan(NamedTuple):
+    """An instruction, the numbers that it comes down to, and its objects: the text up to each one's name, and where it
+    is from the gripper (m).
+    """
+
+    text: str
+    numbers: tuple[float, ...]
+    mentions: tuple[tuple[str, tuple[float, ...]], ...]
+
+
+def plan(facts: SceneFacts, rng: np.random.Generator) -> Plan:
     """An instruction about any block and pad of the scene, and the numbers that it comes down to here and now."""
     blocks = [o for o in facts.objects if o.kind == "block"]
     pads = [o for o in facts.objects if o.kind == "pad"]
@@ -209,4 +219,5 @@ def plan(facts: SceneFacts, rng: np.random.Generator) -> tuple[str, tuple[float,
     symmetry = BLOCK_SHAPES[block.shape].symmetry
     turn = float(wrap_angle(np.array(block.yaw - facts.hand_yaw), symmetry)) if symmetry > 0 else 0.0
     numbers = (*map(float, to_block), *map(float, to_pad), TURN_SCALE * turn, HELD if block.grasped else -HELD)
-    return f"put the {block.name} on the {pad.name}", numbers
+    text = f"put the {block.name} on the {pad.name}"
+    return Plan(text, numbers, ((f"put the {block.name}", numbers[:3]), (text, numbers[3:6])))

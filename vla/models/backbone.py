@@ -34,9 +34,10 @@ class Backbone(nn.Module):
         attend: Bool[Tensor, "B T S"],
         positions: Int[Tensor, "B T"],
         cache: Any = None,
+        layers: list[Tensor] | None = None,
     ) -> Float[Tensor, "B T d"]:
         """Hidden states after the last norm. `attend[b, i, j]`: token i may look at token j (True); S counts cached
-        tokens.
+        tokens. Where a list is given, the states that enter each layer are appended to it.
         """
         decoder = self.model.get_decoder()
         output = decoder(
@@ -45,7 +46,10 @@ class Backbone(nn.Module):
             position_ids=positions,
             past_key_values=cache,
             use_cache=cache is not None,
+            output_hidden_states=layers is not None,
         )
+        if layers is not None:
+            layers.extend(output.hidden_states)
         return output.last_hidden_state
 
     def logits(

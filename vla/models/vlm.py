@@ -139,8 +139,11 @@ class VisionLanguageModel(nn.Module):
         token_mask: Bool[Tensor, "B n"],
         queries: Float[Tensor, "q d"] | None = None,
         segments: Int[Tensor, "B n"] | None = None,
+        layers: list[Tensor] | None = None,
     ) -> tuple[Float[Tensor, "B n d"], Float[Tensor, "B q d"]]:
-        """Hidden states of the text and of the queries."""
+        """Hidden states of the text and of the queries; `layers` is given those of the whole sequence at every
+        depth.
+        """
         batch, length = tokens.shape
         parts = [prefix, self.backbone.embed(tokens)]
         num_prefix, num_queries = prefix.shape[1], 0 if queries is None else len(queries)
@@ -151,7 +154,7 @@ class VisionLanguageModel(nn.Module):
             first = num_prefix + token_mask.sum(1, keepdim=True)
             positions.append(first + torch.arange(num_queries, device=tokens.device))
         attend = attention_mask(num_prefix, token_mask, num_queries, segments)
-        hidden = self.backbone(torch.cat(parts, dim=1), attend, torch.cat(positions, dim=1))
+        hidden = self.backbone(torch.cat(parts, dim=1), attend, torch.cat(positions, dim=1), layers=layers)
         return hidden[:, num_prefix : num_prefix + length], hidden[:, num_prefix + length :]
 
     @torch.no_grad()

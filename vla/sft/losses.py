@@ -24,7 +24,12 @@ def imitation_loss(
 
 
 def plan_loss(
-    model: VisionLanguageModel, observation: Observation, numbers: Int[Tensor, "B a"], first_location: int, count: int
+    model: VisionLanguageModel,
+    observation: Observation,
+    numbers: Int[Tensor, "B a"],
+    first_location: int,
+    count: int,
+    layers: list[Tensor] | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Every query of the plan head names every number that the instruction comes down to, as location tokens 0..count.
 
@@ -32,7 +37,7 @@ def plan_loss(
     """
     assert model.plan is not None, "this model has no plan head"
     prefix = model.prefix(observation)
-    _, hidden = model(prefix, observation.tokens, observation.token_mask, model.plan.queries)
+    _, hidden = model(prefix, observation.tokens, observation.token_mask, model.plan.queries, layers=layers)
     logits = model.backbone.logits(model.plan(hidden), first_location, first_location + count)
     wanted = numbers[:, None].expand(logits.shape[:-1])
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 2), wanted.flatten())

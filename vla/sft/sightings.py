@@ -52,6 +52,17 @@ class SightingHead(nn.Module):
         return torch.cat([likeness, self.nothing.expand(*tokens.shape[:2], 1)], dim=-1), self.place(tokens)
 
 
+def mention_loss(
+    head: nn.Module, states: Float[Tensor, "B T d"], positions: Int[Tensor, "B m"], places: Float[Tensor, "B m 3"]
+) -> Float[Tensor, ""]:
+    """Absolute error, in units of 10 cm, of where the objects are that the words at `positions` name.
+
+    `states` enter one of the later layers: what a name has looked up there, queries behind it can read.
+    """
+    rows = torch.arange(len(positions))[:, None]
+    return (head(states[rows, positions]) - places / PLACE_SCALE).abs().mean()
+
+
 def cell_arrays(
     seen: Sequence[Mapping[str, Sequence[tuple[float, float, int, tuple[float, float, float]]]]],
     cameras: Sequence[str],

@@ -19,7 +19,7 @@ from vla.data.questions import LOCATION_RANGE, NUM_LOCATIONS, PackedQuestions, Q
 from vla.models.vlm import VisionLanguageModel
 from vla.sft.loop import SupervisedSettings, SupervisedState, fit
 from vla.sft.losses import answer_loss, plan_loss
-from vla.sft.sightings import CellTargets, SightingHead, cell_arrays, sighting_loss
+from vla.sft.sightings import PLACE_SCALE, CellTargets, SightingHead, cell_arrays, mention_loss, sighting_loss
 from vla.train.optim import make_optimizer
 from vla.train.seed import derive_seed
 from vla.types import Observation
@@ -42,8 +42,10 @@ class SceneSource(Protocol):
     def num_plan_numbers(self) -> int:
         """How many numbers an instruction comes down to."""
 
-    def plan(self, facts: Any, rng: np.random.Generator) -> tuple[str, Sequence[float]]:
-        """An instruction about a scene and its numbers (metres, or scaled like them)."""
+    def plan(self, facts: Any, rng: np.random.Generator) -> Any:
+        """An instruction about a scene: `text`, `numbers` (metres, or scaled like them), and `mentions` of objects:
+        (text up to the name, place from the gripper in metres).
+        """
 
     def sightings(self, facts: Any) -> Mapping[str, Sequence[Any]]:
         """By camera, the objects in the picture: (right, down, kind, place), see `vla.sft.sightings`."""
@@ -74,10 +76,15 @@ def augmented(batch: GroundingBatch, shift_pixels: int, light: float) -> Groundi
 
 @dataclass(frozen=True)
 class PlanBatch:
-    """Pictures with instructions, and the numbers [B, a] that each comes down to, as location tokens from 0."""
+    """Pictures with instructions, and the numbers [B, a] that each comes down to, as location tokens from 0.
+
+    `mentions` [B, m] are the tokens that end objects' names, `places` [B, m, 3] where those are (metres).
+    """
 
     observation: Observation
     numbers: torch.Tensor
+    mentions: torch.Tensor
+    places: torch.Tensor
 
 
 class ScenePool:
@@ -127,12 +134,14 @@ class ScenePool:
     def plans(self, rows: int, rng: np.random.Generator, encoder: QuestionEncoder) -> PlanBatch:
         """`rows` scenes with an instruction each."""
         chosen = rng.integers(self.size, size=rows)
-        texts, numbers = zip(*(self.source.plan(self._facts[i], rng) for i in chosen), strict=True)
-        tokens, mask = encoder.pad([encoder.words_after_start(text) for text in texts])
+        plans = [self.source.plan(self._facts[i], rng) for i in chosen]
+        tokens, mask = encoder.pad([encoder.words_after_start(plan.text) for plan in plans])
+        mentions = [[len(encoder.words_after_start(upto)) - 1 for upto, _ in plan.mentions] for plan in plans]
+        where = torch.tensor([[place for _, place in plan.mentions] for plan in plans])
         pictures = {n: torch.from_numpy(i[chosen]) for n, i in self._images.items()}
         observation = Observation(pictures, torch.from_numpy(self._proprio[chosen]), tokens, mask)
-        places = [encoder.locations(row, "m") for row in numbers]
-        return PlanBatch(observation, torch.tensor(places) - encoder.first_location)
+        numbers = torch.tensor([encoder.locations(plan.numbers, "m") for plan in plans]) - encoder.first_location
+        return PlanBatch(observation, numbers, torch.tensor(mentions), where)
 
 
 @torch.no_grad()
@@ -210,6 +219,7 @@ class Grounding:
         self.model, self.encoder, self.source, self.settings, self.seed = model, encoder, source, settings, seed
         words = [encoder.words(f" {name}") for name in source.sighting_names]
         self.head = SightingHead(model.width, words)
+        self.mention_head = torch.nn.Sequential(torch.nn.LayerNorm(model.width), torch.nn.Linear(model.width, 3))
         grid = round(model.vision.num_patches**0.5)
         first_seed = derive_seed(seed, "grounding") % FIRST_FREE_SEED + FIRST_FREE_SEED
         self.pool = ScenePool(source, first_seed, settings.pool_size, model.cameras, grid)
@@ -257,11 +267,13 @@ class Grounding:
         """Instructions come down to numbers; or questions, with detection by its weight."""
         if isinstance(batch, PlanBatch):
             first = self.encoder.first_location
-            plan, distance = plan_loss(self.model, batch.observation, batch.numbers, first, NUM_LOCATIONS)
-            return plan, {
-                "plan_loss": float(plan.detach()),
-                "plan_error": float(distance) * 2 * LOCATION_RANGE / NUM_LOCATIONS,
-            }
+            layers: list[torch.Tensor] = []
+            plan, distance = plan_loss(self.model, batch.observation, batch.numbers, first, NUM_LOCATIONS, layers)
+            positions = self.model.num_prefix + batch.mentions
+            mention = mention_loss(self.mention_head, layers[-2], positions, batch.places)
+            width = 2 * LOCATION_RANGE / NUM_LOCATIONS
+            metrics = {"plan_loss": float(plan.detach()), "plan_error": float(distance) * width}
+            return plan + mention, metrics | {"mention_error": float(mention.detach()) * PLACE_SCALE}
         assert batch.cells is not None
         prefix, questions = self.model.prefix(batch.observation), batch.questions
         answer, accuracy = answer_loss(self.model, batch.observation, questions.answers, questions.segments, prefix)
@@ -275,7 +287,7 @@ class Grounding:
     def train(self, on_step: Callable[[str, int, dict[str, float]], bool | None]) -> None:
         """Both parts, each with its own schedule; `on_step(part, steps done, metrics)` may end a part by True."""
         settings, share = self.settings, self.settings.sighting_share
-        both = torch.nn.ModuleList([self.model, self.head])
+        both = torch.nn.ModuleList([self.model, self.head, self.mention_head])
         parts = (
             ("sighting", self.sighting_loss, self.batch, share),
             ("questions", self.loss, self.mixed_batch, 1 - share),
