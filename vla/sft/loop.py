@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,8 +34,9 @@ class SupervisedState:
 
     def progress(self, settings: SupervisedSettings) -> float:
         """Share of the work that is done, 0 to 1 and beyond."""
+        by_steps = self.step / settings.num_steps if settings.num_steps else 1.0
         by_time = self.seconds / settings.max_seconds if settings.max_seconds else 0.0
-        return max(self.step / max(settings.num_steps, 1), by_time)
+        return max(by_steps, by_time)
 
 
 def fit(
@@ -54,34 +56,41 @@ def fit(
     Raises:
         FloatingPointError: a loss or gradient is not finite; the weights are those of the step before.
     """
-    rates = [group["lr"] for group in optimizer.param_groups]
     parameters = [p for p in module.parameters() if p.requires_grad]
-    try:
-        while (progress := state.progress(settings)) < 1:
-            start = time.monotonic()
-            scale = schedule_scale(
-                settings.schedule, progress, state.step, round(settings.warmup_fraction * settings.num_steps)
+    warmup_steps = round(settings.warmup_fraction * settings.num_steps)
+    while (progress := state.progress(settings)) < 1:
+        start = time.monotonic()
+        loss, metrics = loss_of(batch_at(state.step))
+        optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
+        loss = loss.detach()
+        if not bool(torch.isfinite(loss) & torch.isfinite(norm)):
+            raise FloatingPointError(
+                f"step {state.step}: loss {float(loss)}, gradient norm {float(norm)}: lower sft.learning_rate "
+                "or look at the data; the last checkpoint is intact"
             )
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * scale
-            loss, metrics = loss_of(batch_at(state.step))
-            optimizer.zero_grad()
-            loss.backward()
-            norm = nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
-            if not bool(torch.isfinite(loss) & torch.isfinite(norm)):
-                raise FloatingPointError(
-                    f"step {state.step}: loss {float(loss)}, gradient norm {float(norm)}: lower sft.learning_rate "
-                    "or look at the data; the last checkpoint is intact"
-                )
+        scale = schedule_scale(settings.schedule, progress, state.step, warmup_steps)
+        with scaled_rates(optimizer, scale):
             optimizer.step()
-            if ema is not None:
-                ema.update(module)
-            state.step += 1
-            state.seconds += time.monotonic() - start
-            if on_step(
-                state.step, {"loss": float(loss.detach()), "grad_norm": float(norm), "lr_scale": scale, **metrics}
-            ):
-                break
+        if ema is not None:
+            ema.update(module)
+        state.step += 1
+        state.seconds += time.monotonic() - start
+        if on_step(state.step, {"loss": float(loss), "grad_norm": float(norm), "lr_scale": scale, **metrics}):
+            break
+
+
+@contextmanager
+def scaled_rates(optimizer: Together, scale: float) -> Iterator[None]:
+    """Within the block the learning rates are scaled. Outside it they are the settings', so that an optimizer saved
+    between two steps does not carry the schedule with it.
+    """
+    rates = [group["lr"] for group in optimizer.param_groups]
+    try:
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * scale
+        yield
     finally:
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
