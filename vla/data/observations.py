@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ import torch
 from vla.types import Observation
 
 
+@runtime_checkable
 class Seen(Protocol):
     """What every environment and dataset shows (`sim.task.SimObservation`, `DemonstrationBatch`)."""
 

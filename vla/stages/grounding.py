@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from vla.train.seed import derive_seed
 from vla.types import Observation
 
 
+@runtime_checkable
 class SceneSource(Protocol):
     """The simulator's side: rendered scenes by seed, and questions about them. Scripts build it from `sim`."""
 

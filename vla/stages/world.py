@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from vla.rl.protocols import VectorEnvironment
 from vla.stages.grounding import SceneSource
 
 
+@runtime_checkable
 class World(Protocol):
     """A task in a simulator."""
 
