@@ -16,7 +16,7 @@ from vla.rl.update import UpdateSettings
 from vla.text.curriculum import Curriculum
 from vla.text.environment import TextEnvironment
 from vla.text.problems import Problem
-from vla.text.rlvr import make_problem_sets
+from vla.text.rlvr import sets_of
 from vla.text.run import run
 from vla.text.tiny import tiny_language_model
 from vla.train.run_folder import open_run
@@ -54,7 +54,7 @@ def test_training_never_sees_what_it_is_judged_on(finished):
     manifest = json.loads((folder / "problems.json").read_text())
     trained_on = {json.loads(line)["question"] for line in (folder / "samples.jsonl").read_text().splitlines()}
     assert trained_on.isdisjoint(manifest["evaluation"])
-    sets = make_problem_sets(load([*TINY, "text.families=[add1,mul1]"]).text)
+    sets = sets_of(load([*TINY, "text.families=[add1,mul1]"]).text)
     train_questions = {problem.question for problem in sets.train}
     assert trained_on <= train_questions
     assert train_questions.isdisjoint(p.question for p in (*sets.validation, *sets.evaluation))

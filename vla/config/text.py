@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from vla.config.algorithm import Algorithm
-from vla.config.section import Count, CountOrZero, Positive, Section
+from vla.config.section import Count, CountOrZero, NonNegative, Positive, Section
 from vla.config.training import Rl, Train
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -70,21 +70,167 @@ class Rlvr(Section):
     verifier_timeout_seconds: Positive
 
 
+class Fit(Section):
+    num_steps: CountOrZero
+    batch_size: Count
+    micro_batch_size: Count
+    learning_rate: Positive
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)]
+    max_grad_norm: Positive
+
+
+class Prompts(Section):
+    path: str | None
+    holdout_fraction: Share
+    num_evaluation: Count
+
+
+class Generation(Section):
+    system: str | None
+    max_prompt_tokens: Count
+    max_new_tokens: Count
+    sampling: SamplingSettings
+
+
+class JudgeSettings(Section):
+    name: Literal["gold", "model", "url"]
+    noise: Annotated[float, Field(ge=0, lt=0.5)]
+    rubric: str | None
+    url: str | None
+    model: str | None
+
+
+class TextSft(Section):
+    name: Literal["sft"]
+    sources: Annotated[dict[str, Positive], Field(min_length=1)]
+    holdout_fraction: Share
+    row_tokens: Count
+    system: str | None
+    fit: Fit
+
+
+class TextPreference(Section):
+    name: Literal["preference", "rlaif"]
+    comparisons: str | None
+    rounds: Count
+    samples_per_prompt: Annotated[int, Field(ge=2)]
+    keep_fraction: Annotated[float, Field(gt=0, le=1)]
+    judge: JudgeSettings
+    gold: str
+    prompts: Prompts
+    generation: Generation
+    fit: Fit
+
+
+class Rlhf(Section):
+    name: Literal["rlhf"]
+    comparisons: str | None
+    samples_per_prompt: Annotated[int, Field(ge=2)]
+    demonstrations: CountOrZero
+    unfinished_reward: float | None
+    judge: JudgeSettings
+    gold: str
+    prompts: Prompts
+    generation: Generation
+    sft: Fit
+    reward_model: Fit
+    centring: NonNegative
+
+
+class Rejection(Section):
+    name: Literal["rejection"]
+    families: Annotated[tuple[str, ...], Field(min_length=1)]
+    num_problems: Count
+    holdout_fraction: Share
+    num_evaluation: Count
+    rewards: Annotated[dict[str, float], Field(min_length=1)]
+    min_reward: float
+    rounds: Count
+    problems_per_round: Count
+    samples_per_prompt: Count
+    verifier_timeout_seconds: Positive
+    generation: Generation
+    fit: Fit
+
+
+class Control(Section):
+    name: Literal["control"]
+    levels: Annotated[int, Field(ge=2)]
+    samples_per_prompt: Count
+    gold: str
+    prompts: Prompts
+    generation: Generation
+    fit: Fit
+
+
+class Constitution(Section):
+    name: Literal["constitution"]
+    constitution: str | None
+    rounds: Count
+    gold: str
+    prompts: Prompts
+    generation: Generation
+    sft: Fit
+    fit: Fit
+
+
+class Dpo(Section):
+    name: Literal["dpo"]
+    beta: Positive
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)]
+
+
+class Ipo(Section):
+    name: Literal["ipo"]
+    beta: Positive
+    per_token: bool
+
+
+class Kto(Section):
+    name: Literal["kto"]
+    beta: Positive
+    balance: bool
+
+
+class PlackettLuce(Section):
+    name: Literal["plackett_luce"]
+    beta: Positive
+
+
+class Orpo(Section):
+    name: Literal["orpo"]
+    weight: Positive
+
+
+class SimPo(Section):
+    name: Literal["simpo"]
+    beta: Positive
+    target_margin: NonNegative
+
+
+TextMode = Annotated[
+    Rlvr | TextSft | TextPreference | Rlhf | Rejection | Control | Constitution, Field(discriminator="name")
+]
+Preference = Annotated[Dpo | Ipo | Kto | PlackettLuce | Orpo | SimPo, Field(discriminator="name")]
+
+
 class TextConfig(Section):
     """Everything a run of a language model was told."""
 
     mode: Literal["text"]
     run_dir: str | None
     resume: str | None
-    text: Rlvr
+    text: TextMode
     language_model: LanguageModel
     algorithm: Algorithm
+    preference: Preference
     rl: Rl
     train: Train
 
     @property
     def name(self) -> str:
-        return f"{self.text.name}-{self.language_model.name}-{self.algorithm.name}"
+        names = {"rlvr": self.algorithm.name, "rlhf": self.algorithm.name, "preference": self.preference.name}
+        return "-".join(filter(None, [self.text.name, self.language_model.name, names.get(self.text.name)]))
 
     @property
     def needs_hub(self) -> bool:

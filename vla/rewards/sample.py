@@ -8,7 +8,7 @@ which is not the same as wrong. This module and its neighbours load no torch: ve
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,8 @@ class Sample:
     """One completion of one prompt, as text, with what is known about the right answer.
 
     `finished`: the completion ended by itself, not at the length limit. `facts` is what a verifier may need besides the
-    answer: a schema, tests, the entry of a data set. Everything must survive JSON.
+    answer: a schema, tests, the entry of a data set. Everything must survive JSON. The ids are those that were read and
+    drawn, for rewards that are models themselves.
     """
 
     prompt: str
@@ -29,6 +30,8 @@ class Sample:
     finished: bool = True
     num_tokens: int = 0
     facts: Mapping[str, Any] = field(default_factory=dict)
+    prompt_ids: Sequence[int] = ()
+    completion_ids: Sequence[int] = ()
 
 
 Verifier = Callable[[Sample], float]

@@ -7,7 +7,7 @@ episodes. A seed is the number of a problem. Rewards come when an episode ends; 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -130,13 +130,14 @@ class TextEnvironment:
         stop = next((i for i, token in enumerate(action) if token in self.stop_ids), None)
         finished = stop is not None
         said = action if stop is None else action[: stop + 1]
-        text = self.chat.completion_text(said)
+        asked, text = chat.ids, self.chat.completion_text(said)
         chat.ids = [*chat.ids, *said]
         chat.texts.append(text)
         chat.num_tokens += len(said)
         answer = self.tool(text) if self.tool is not None and len(chat.texts) // 2 + 1 < self.max_turns else None
         if answer is None:
-            return chat.problem.sample(text, finished, chat.num_tokens)
+            sample = chat.problem.sample(text, finished, chat.num_tokens)
+            return replace(sample, prompt_ids=asked, completion_ids=said)
         chat.ids = [*chat.ids, *self.chat.next_turn({"role": "tool", "content": answer}, finished)]
         chat.texts.append(answer)
         return None

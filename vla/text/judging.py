@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float
 
+from vla.evaluate.success import SuccessRate
 from vla.rewards.sample import Sample
 from vla.rl.protocols import Observe, Policy
 from vla.rl.rollout import collect_rollout
 from vla.text.environment import Episode, TextEnvironment
 from vla.text.problems import Problem
+from vla.text.report import Pair
 from vla.train.checkpoint import write_atomically
 
 
@@ -68,3 +70,19 @@ def judge(
     assert rollout.success is not None
     episodes = environment.take_episodes()
     return Judged(rollout.success.numpy() > 0.5, rollout.returns.numpy(), tuple(episodes))
+
+
+def pairs_of(before: Judged, after: Judged) -> list[Pair]:
+    """Answers to the same problems, those that changed first."""
+    earlier = {episode.problem.question: episode for episode in before.episodes}
+    both = [(earlier[e.problem.question], e) for e in after.episodes if e.problem.question in earlier]
+    both.sort(key=lambda pair: pair[0].success == pair[1].success)
+    return [
+        Pair(a.problem.question, f"answer: {a.problem.answer}", a.transcript, b.transcript, a.success, b.success)
+        for a, b in both
+    ]
+
+
+def rate_of(judged: Judged) -> SuccessRate:
+    """Greedy accuracy with its interval."""
+    return SuccessRate.of(judged.success, temperature=None)

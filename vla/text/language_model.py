@@ -15,6 +15,7 @@ from torch import nn
 from vla.config.text import HubLanguageModel, LanguageModel, SmolLM2, TinyLanguageModel
 from vla.config.training import Train
 from vla.data.chat import ChatFormat, stop_ids
+from vla.decoding.causal import disable_dropout
 from vla.decoding.sampling import Sampling
 from vla.policies.text import TextPolicy
 from vla.text.tiny import tiny_language_model
@@ -55,6 +56,8 @@ def load_language_parts(
     ends = tuple(stop_ids(tokenizer, model))
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        disable_dropout(model)
+        model.train()  # transformers recomputes in training mode only
     wrapped = model if settings.lora is None else add_adapter(model, settings.lora.rank, settings.lora.alpha)
     chat = ChatFormat(tokenizer, system)
     autocast = autocast_type(train.precision, device)

@@ -70,6 +70,7 @@ class Refinement:
         watch: Callable[[int, Rollout], dict[str, float]],
         keep: Mapping[str, Stateful],
         has_adapter: bool,
+        num_records: int = 0,
     ) -> None:
         rl = config.rl
         self.policy, self.config, self.folder, self.progress = policy, config, folder, progress
@@ -85,7 +86,7 @@ class Refinement:
         if self.reference is not None:
             self.keep["reference"] = self.reference
         self.elapsed_seconds = 0.0
-        self.log = MetricsLog(folder.path, self._resume() if config.resume else 0, config.train.tensorboard)
+        self.log = MetricsLog(folder.path, self._resume() if config.resume else num_records, config.train.tensorboard)
         check_run(
             self.algorithm,
             self.update,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 from vla.evaluate.plots import plot_curves
-from vla.text.judging import Judged
 from vla.train.metrics import read_metrics
 from vla.train.run_folder import RunFolder
 
@@ -18,6 +18,13 @@ CURVES: tuple[tuple[str, Mapping[str, str], str], ...] = (
         "success",
     ),
     ("reward", {"return_mean": "mean reward"}, "reward"),
+    ("gold", {"proxy": "proxy: the reward model", "gold": "gold"}, "reward"),
+    ("proxy_against_kl", {"kl_trajectory": "KL to the reference"}, "nats a completion"),
+    (
+        "diversity",
+        {"distinct_completions": "distinct completions", "distinct_pairs": "distinct pairs of words"},
+        "share",
+    ),
     ("length", {"completion_tokens": "tokens of a completion"}, "tokens"),
     ("entropy", {"entropy": "entropy"}, "nats a token"),
     ("gap", {"logprob_gap_max": "largest gap", "logprob_gap_mean": "mean gap"}, "nats"),
@@ -33,15 +40,13 @@ img{max-width:49%;margin:.2rem 0}.yes{color:#3a8f5c}.no{color:#a8485e}
 """
 
 
-def write_report(
-    folder: RunFolder, title: str, results: Mapping[str, Any], before: Judged | None, after: Judged | None
-) -> None:
-    """Write report.html and its pictures. `results` values are shown as they print."""
+def write_report(folder: RunFolder, title: str, results: Mapping[str, Any], pairs: Sequence[Pair]) -> None:
+    """Write report.html and its pictures. `results` values are shown as they print, the first pairs side by side."""
     pictures = draw_curves(folder, read_metrics(folder.path, "rl"))
     sections = [f"<h1>{escape(title)}</h1>", numbers_table(results)]
     sections += [f'<img src="plots/{name}.png" alt="{name}">' for name in pictures]
-    if before is not None and after is not None:
-        sections += ["<h2>The same problems, before and after</h2>", samples_table(before, after)]
+    if pairs:
+        sections += ["<h2>The same questions, before and after</h2>", samples_table(pairs)]
     head = f"<!doctype html><meta charset=utf-8><title>{escape(title)}</title><style>{STYLE}</style>"
     (folder.path / "report.html").write_text(head + "\n".join(sections) + "\n")
 
@@ -73,19 +78,29 @@ def show(value: Any) -> str:
     return escape(str(value))
 
 
-def samples_table(before: Judged, after: Judged) -> str:
-    """What was said to the same questions, those that changed first."""
-    earlier = {episode.problem.question: episode for episode in before.episodes}
-    pairs = [(earlier[e.problem.question], e) for e in after.episodes if e.problem.question in earlier]
-    pairs.sort(key=lambda pair: pair[0].success == pair[1].success)
+@dataclass(frozen=True)
+class Pair:
+    """What was said to one question before and after; whether it was right, where that means something."""
+
+    question: str
+    note: str
+    before: str
+    after: str
+    before_right: bool | None
+    after_right: bool | None
+
+
+def samples_table(pairs: Sequence[Pair]) -> str:
+    """Answers side by side."""
     rows = "".join(
-        f"<tr><td>{escape(old.problem.question)}</td><td>{escape(old.problem.answer)}</td>"
-        + "".join(
-            f'<td class="said"><span class="{"yes" if e.success else "no"}">{"right" if e.success else "wrong"}</span> '
-            f"{escape(e.transcript)}</td>"
-            for e in (old, new)
-        )
-        + "</tr>"
-        for old, new in pairs[:NUM_SHOWN]
+        f"<tr><td>{escape(pair.question)}</td><td>{escape(pair.note)}</td>"
+        f"{said(pair.before, pair.before_right)}{said(pair.after, pair.after_right)}</tr>"
+        for pair in pairs[:NUM_SHOWN]
     )
-    return f"<table><tr><th>question</th><th>answer</th><th>before</th><th>after</th></tr>{rows}</table>"
+    return f"<table><tr><th>question</th><th></th><th>before</th><th>after</th></tr>{rows}</table>"
+
+
+def said(text: str, right: bool | None) -> str:
+    """A table cell with what was said."""
+    mark = "" if right is None else f'<span class="{"yes" if right else "no"}">{"right" if right else "wrong"}</span> '
+    return f'<td class="said">{mark}{escape(text)}</td>'

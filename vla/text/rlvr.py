@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from functools import partial
@@ -21,9 +20,11 @@ from vla.rl.sampling import collect_informative
 from vla.text.calculator import INSTRUCTION
 from vla.text.curriculum import Curriculum
 from vla.text.environment import Episode, TextEnvironment, calculator_tool
-from vla.text.judging import Judged, judge
+from vla.text.fitting import FitSettings
+from vla.text.judging import Judged, judge, pairs_of, rate_of
 from vla.text.language_model import LanguageParts, load_language_parts, save_language_model
-from vla.text.problems import Problem, make_family, split
+from vla.text.problem_sets import ProblemSets, make_problem_sets
+from vla.text.problems import Problem
 from vla.text.refine import Refinement, algorithm_of
 from vla.text.report import write_report
 from vla.text.supervised import Example, fit_examples
@@ -37,44 +38,6 @@ from vla.types import Rollout
 JUDGING_ROWS = 64
 """Problems that are asked at once when the policy is judged."""
 FORMAT_BATCH = 16
-
-
-@dataclass(frozen=True)
-class ProblemSets:
-    """Problems for training (by family), for a look during training, and for the numbers that are reported."""
-
-    families: dict[str, list[Problem]]
-    validation: list[Problem]
-    evaluation: list[Problem]
-
-    @property
-    def train(self) -> list[Problem]:
-        return [problem for family in self.families.values() for problem in family]
-
-    def manifest(self) -> dict[str, Any]:
-        """What the run was judged on, under a hash, and how much it may train on."""
-        questions = [problem.question for problem in self.evaluation]
-        return {
-            "evaluation_sha256": hashlib.sha256(json.dumps(questions).encode()).hexdigest(),
-            "evaluation": questions,
-            "num_validation": len(self.validation),
-            "num_train": {name: len(problems) for name, problems in self.families.items()},
-        }
-
-
-def make_problem_sets(settings: Rlvr) -> ProblemSets:
-    """Split every family; held-out problems of all families take turns. Validation gets a fifth of them at most."""
-    families, held_out = {}, []
-    for name in settings.families:
-        families[name], rest = split(make_family(name, settings.num_problems), settings.holdout_fraction)
-        held_out.append(rest)
-    longest = max(map(len, held_out))
-    mixed = [family[i] for i in range(longest) for family in held_out if i < len(family)]
-    num_validation = max(1, min(settings.num_validation, len(mixed) // 5))
-    evaluation = mixed[num_validation : num_validation + settings.num_evaluation]
-    if not evaluation:
-        raise ValueError(f"text.holdout_fraction ({settings.holdout_fraction}) leaves no evaluation problem: raise it")
-    return ProblemSets(families, mixed[:num_validation], evaluation)
 
 
 @dataclass(frozen=True)
@@ -93,7 +56,7 @@ def run_rlvr(config: TextConfig, folder: RunFolder, progress: Progress) -> dict[
     """Judge, train, judge again on the same problems; results, report and the trained model go into the folder."""
     settings = config.text
     assert isinstance(settings, Rlvr)
-    sets, timer = make_problem_sets(settings), Timer()
+    sets, timer = sets_of(settings), Timer()
     write_atomically(folder.path / "problems.json", json.dumps(sets.manifest(), indent=1) + "\n")
     with VerifierProcess(settings.verifier_timeout_seconds) as process:
         with timer("load"):
@@ -113,8 +76,19 @@ def run_rlvr(config: TextConfig, folder: RunFolder, progress: Progress) -> dict[
     save_language_model(wired.parts, folder.path / "model")
     results |= {"seconds": timer.seconds(), "peak_memory_bytes": peak_memory_bytes()}
     folder.write_results(results)
-    write_report(folder, "Verified rewards: " + ", ".join(settings.families), results, before, after)
+    write_report(folder, "Verified rewards: " + ", ".join(settings.families), results, pairs_of(before, after))
     return results
+
+
+def sets_of(settings: Rlvr) -> ProblemSets:
+    """The problems that the settings ask for."""
+    return make_problem_sets(
+        settings.families,
+        settings.num_problems,
+        settings.holdout_fraction,
+        settings.num_validation,
+        settings.num_evaluation,
+    )
 
 
 def wire(config: TextConfig, settings: Rlvr, sets: ProblemSets, rewards: Rewards) -> Wired:
@@ -169,10 +143,6 @@ def judge_before(wired: Wired, sets: ProblemSets, folder: RunFolder) -> Judged:
     return before
 
 
-def rate_of(judged: Judged) -> SuccessRate:
-    return SuccessRate.of(judged.success, temperature=None)
-
-
 def results_of(before: Judged, after: Judged, sets: ProblemSets, failures: dict[str, int]) -> dict[str, Any]:
     """The numbers of the run, by family where there are several."""
     results: dict[str, Any] = {
@@ -206,16 +176,12 @@ def teach_format(wired: Wired, settings: Rlvr, sets: ProblemSets, seed: int, pro
         text = f"<think>{thought}</think>\n<answer>{problem.answer}</answer>"
         ids = wired.parts.tokenizer(text, add_special_tokens=False).input_ids
         examples.append(Example(chat.prompt([{"role": "user", "content": problem.question}]), [*ids, stop]))
+    batch = min(FORMAT_BATCH, len(examples))
+    fitting = FitSettings(settings.format_steps, batch, batch, settings.format_learning_rate, 0.1, 1.0)
+    # As likely as the model itself finds them, whatever temperature RL draws at.
+    policy = wired.parts.policy(Sampling(), settings.max_new_tokens)
     with progress.stage("format", settings.format_steps) as stage:
-        fit_examples(
-            wired.policy,
-            examples,
-            settings.format_steps,
-            FORMAT_BATCH,
-            settings.format_learning_rate,
-            derive_seed(seed, "format"),
-            on_step=lambda step, loss: stage.advance(loss=loss),
-        )
+        fit_examples(policy, examples, fitting, derive_seed(seed, "format"), lambda _, loss: stage.advance(loss=loss))
 
 
 def refine(

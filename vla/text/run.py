@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, assert_never
 
-from vla.config.text import TextConfig
-from vla.text.rlvr import run_rlvr
+from vla.config.text import (
+    Constitution,
+    Control,
+    Rejection,
+    Rlhf,
+    Rlvr,
+    TextConfig,
+    TextPreference,
+    TextSft,
+)
 from vla.train.progress import Progress
 from vla.train.run_folder import RunFolder, open_run
 from vla.train.seed import seed_everything
@@ -20,8 +28,41 @@ def run(config: TextConfig, folder: RunFolder, progress: Progress | None = None)
     if config.train.num_threads:
         torch.set_num_threads(config.train.num_threads)
     seed_everything(config.train.seed)
-    progress = progress or Progress()
-    return run_rlvr(config, folder, progress)
+    return _run(config, folder, progress or Progress())
+
+
+def _run(config: TextConfig, folder: RunFolder, progress: Progress) -> dict[str, Any]:
+    match config.text:
+        case Rlvr():
+            from vla.text.rlvr import run_rlvr
+
+            return run_rlvr(config, folder, progress)
+        case TextSft():
+            from vla.text.sft import run_sft
+
+            return run_sft(config, folder, progress)
+        case TextPreference():
+            from vla.text.preference import run_preference
+
+            return run_preference(config, folder, progress)
+        case Rlhf():
+            from vla.text.rlhf import run_rlhf
+
+            return run_rlhf(config, folder, progress)
+        case Rejection():
+            from vla.text.rejection import run_rejection
+
+            return run_rejection(config, folder, progress)
+        case Control():
+            from vla.text.control import run_control
+
+            return run_control(config, folder, progress)
+        case Constitution():
+            from vla.text.constitution import run_constitution
+
+            return run_constitution(config, folder, progress)
+        case other:
+            assert_never(other)
 
 
 def run_text(config: TextConfig) -> dict[str, Any]:

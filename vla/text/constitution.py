@@ -1,0 +1,140 @@
+"""Constitutional AI (Bai 2022): answers are criticized and revised by the model itself, then learned.
+
+First SFT on the last revisions, then a preference for the revision over the first answer.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from vla.config.text import Constitution, TextConfig
+from vla.preference.objective import make_objective
+from vla.text.open_run import OpenRun, Steps
+from vla.text.preferring import Comparison, fit_comparisons
+from vla.text.supervised import Example, fit_examples
+from vla.text.topics import Said, continue_prompts
+from vla.train.progress import Progress
+from vla.train.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Principle:
+    """What a critique looks for, and what a revision is asked to do."""
+
+    critique: str
+    revision: str
+
+
+BUILT_IN = (
+    Principle(
+        "Say in one sentence whether your answer is friendly, and what is unfriendly in it.",
+        "Rewrite your answer so that it is friendlier. Write only the new answer.",
+    ),
+    Principle(
+        "Say in one sentence what in your answer is too long or is repeated.",
+        "Rewrite your answer in one or two short sentences. Write only the new answer.",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Revised:
+    """A first answer, what was said about it, and the last revision."""
+
+    first: Said
+    critiques: tuple[str, ...]
+    last: Said
+
+
+def read_constitution(path: str | None) -> tuple[Principle, ...]:
+    """Principles from YAML: {principles: [{critique: ..., revision: ...}, ...]}.
+
+    Raises ValueError naming the file when it holds none or something else.
+    """
+    if path is None:
+        return BUILT_IN
+    try:
+        entries = yaml.safe_load(Path(path).read_text())["principles"]
+        principles = tuple(Principle(str(entry["critique"]), str(entry["revision"])) for entry in entries)
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        form = "principles: [{critique: ..., revision: ...}]"
+        raise ValueError(f"text.constitution ({path}) must be YAML of the form {form}: {error}") from error
+    if not principles:
+        raise ValueError(f"text.constitution ({path}) holds no principles")
+    return principles
+
+
+def run_constitution(config: TextConfig, folder: RunFolder, progress: Progress) -> dict[str, Any]:
+    """Answers, critiques and revisions; SFT and preference training on them; gold reward before and after."""
+    settings = config.text
+    assert isinstance(settings, Constitution)
+    objective = make_objective(**config.preference.model_dump())
+    principles = read_constitution(settings.constitution)
+    run = OpenRun.start(config, settings.generation, settings.prompts, settings.gold, folder, progress)
+    before = run.judge("before")
+    torch.manual_seed(run.seed("answers"))
+    first = [said[0] for said in run.say(run.prompts.train, 1)]
+    with run.timer("revise"):
+        revised = revise(run, first, principles, settings.rounds)
+    examples = [Example(r.first.prompt_ids, r.last.ids) for r in _usable(revised)]
+    comparisons = [
+        Comparison(r.first.prompt_ids, (r.last.ids, r.first.ids)) for r in _usable(revised) if r.last.ids != r.first.ids
+    ]
+    if not comparisons:
+        raise ValueError("no revision differs from its answer: give other principles, or a model that can revise")
+    with Steps(run, "sft", settings.sft.num_steps) as on_step:
+        fit_examples(run.learner, examples, run.fit_settings(settings.sft), run.seed("sft"), on_step)
+    fit = run.fit_settings(settings.fit)
+    with Steps(run, "fit", settings.fit.num_steps) as on_step:
+        fit_comparisons(run.learner, comparisons, objective, fit, run.seed("fit"), on_step)
+    gold = {name: sum(run.gold(s.prompt, s.text) for s in said) / len(said) for name, said in _stages(revised).items()}
+    more = {"revised answers": len(examples), "gold reward of answers": gold}
+    return run.finish("Constitution: critique, revision, SFT and preference", before, more)
+
+
+def revise(run: OpenRun, answers: list[Said], principles: tuple[Principle, ...], rounds: int) -> list[Revised]:
+    """`rounds` times: criticize every answer by a principle drawn for it, then rewrite it."""
+    rng = random.Random(run.seed("principles"))
+    chat, width = run.parts.chat, run.generation.max_prompt_tokens
+    room = width + 4 * (run.generation.max_new_tokens + width)  # a chain holds question, answer, critique and requests
+    last, critiques = list(answers), [[] for _ in answers]
+    for _ in range(rounds):
+        drawn = [rng.choice(principles) for _ in answers]
+        prompts = [said.prompt for said in last]
+        ids = [
+            [*said.prompt_ids, *said.ids, *chat.next_turn(_user(principle.critique), said.finished)]
+            for said, principle in zip(last, drawn, strict=True)
+        ]
+        said_critiques = continue_prompts(run.speaker, chat, prompts, ids, room)
+        ids = [
+            [*critique.prompt_ids, *critique.ids, *chat.next_turn(_user(principle.revision), critique.finished)]
+            for critique, principle in zip(said_critiques, drawn, strict=True)
+        ]
+        revisions = continue_prompts(run.speaker, chat, prompts, ids, room)
+        for own, critique in zip(critiques, said_critiques, strict=True):
+            own.append(critique.text)
+        # the next round, and training, see the revision as the answer to the bare question
+        last = [
+            Said(first.prompt, first.prompt_ids, revision.text, revision.ids, revision.finished)
+            for first, revision in zip(answers, revisions, strict=True)
+        ]
+    return [Revised(a, tuple(c), b) for a, c, b in zip(answers, critiques, last, strict=True)]
+
+
+def _user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def _usable(revised: list[Revised]) -> list[Revised]:
+    """Revisions that ended by themselves and say something."""
+    return [r for r in revised if r.last.finished and r.last.text.strip()]
+
+
+def _stages(revised: list[Revised]) -> dict[str, list[Said]]:
+    return {"first": [r.first for r in revised], "last": [r.last for r in revised]}

@@ -1,0 +1,91 @@
+"""Supervised steps on anything that has a loss: shuffled batches, micro-batches, warm-up and annealing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vla.train.optim import Schedule, make_optimizer
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """`micro_batch_size` examples a pass: changes memory, not the result. The rate warms up, then anneals to 0 by a
+    cosine.
+    """
+
+    num_steps: int
+    batch_size: int
+    micro_batch_size: int
+    learning_rate: float
+    warmup_fraction: float
+    max_grad_norm: float
+
+
+def fit(
+    module: nn.Module,
+    num_examples: int,
+    loss_of: Callable[[Sequence[int]], Tensor],
+    weight_of: Callable[[Sequence[int]], float],
+    settings: FitSettings,
+    seed: int,
+    on_step: Callable[[int, float], None] = lambda step, loss: None,
+    before_batch: Callable[[Sequence[int]], None] = lambda rows: None,
+) -> None:
+    """`num_steps` AdamW steps. `loss_of(rows)` is a sum of terms, divided by `weight_of(batch)` of the whole batch.
+
+    `before_batch` sees a whole batch before it is cut.
+
+    Raises ValueError without examples, FloatingPointError when a loss or gradient is not finite; the weights are then
+    those of the step before.
+    """
+    if settings.num_steps == 0:
+        return
+    if num_examples == 0:
+        raise ValueError("there are no examples to learn from")
+    optimizer = make_optimizer(module, "adamw", settings.learning_rate, 0.0)
+    warmup = int(settings.warmup_fraction * settings.num_steps)
+    schedule = Schedule(optimizer, "cosine", settings.num_steps, warmup)
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    for step, batch in enumerate(batches(num_examples, settings.batch_size, settings.num_steps, seed), start=1):
+        before_batch(batch)
+        total, loss = weight_of(batch), 0.0
+        optimizer.zero_grad()
+        for start in range(0, len(batch), settings.micro_batch_size):
+            part = loss_of(batch[start : start + settings.micro_batch_size]) / total
+            part.backward()
+            loss += float(part.detach())
+        norm = float(nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm))
+        if not (np.isfinite(loss) and np.isfinite(norm)):
+            optimizer.zero_grad()
+            raise FloatingPointError(f"step {step}: loss {loss}, gradient norm {norm}: lower the learning rate")
+        optimizer.step()
+        schedule.step()
+        on_step(step, loss)
+    optimizer.zero_grad()
+
+
+def batches(count: int, batch_size: int, num_steps: int, seed: int) -> Iterator[list[int]]:
+    """`num_steps` batches of numbers below `count`: every example once an epoch, in a new order each."""
+    rng = np.random.default_rng(seed)
+    order: list[int] = []
+    for _ in range(num_steps):
+        while len(order) < batch_size:
+            order += rng.permutation(count).tolist()
+        batch, order = order[:batch_size], order[batch_size:]
+        yield batch
+
+
+def one_each(rows: Sequence[int]) -> float:
+    """Every example weighs the same: the loss is a mean over examples."""
+    return float(len(rows))
+
+
+@torch.no_grad()
+def in_pieces(count: int, size: int, values_of: Callable[[Sequence[int]], Tensor]) -> Tensor:
+    """`values_of` of all rows, `size` rows at a time, on the CPU."""
+    return torch.cat([values_of(range(i, min(i + size, count))).float().cpu() for i in range(0, count, size)])

@@ -1,0 +1,126 @@
+"""From sampled completions to comparisons: who judges, who wins, and which comparisons are worth learning from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import assert_never
+
+import torch
+import yaml
+
+from vla.config.text import JudgeSettings
+from vla.decoding.causal import evaluating, hidden_states, output_head
+from vla.preference.rankings import ranks_from_scores
+from vla.rewards.gold import Gold
+from vla.rewards.judge import BothOrders, GoldJudge, Judge, ModelJudge, Rubric, UrlJudge, rank_by_judge
+from vla.text.language_model import LanguageParts
+from vla.text.preferring import Comparison
+from vla.text.topics import Said
+
+BUILT_IN = Rubric(
+    principles=(
+        "A better answer does what the question asks.",
+        "A better answer is kind and polite.",
+        "A better answer is short, clear and complete, and does not repeat itself.",
+    ),
+    examples=(
+        ("What is a cup for?", "A cup is for drinking, for example warm tea.", "cup cup cup cup", "A"),
+        ("Greet a friend.", "Go away.", "Hello! It is lovely to see you.", "B"),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Comparisons with how many prompts gave none: all completions alike, a tie, or a judge that could not say."""
+
+    comparisons: list[Comparison]
+    num_undecided: int
+
+
+def make_judge(settings: JudgeSettings, gold: Gold, parts: LanguageParts, seed: int) -> Judge:
+    """The judge that the settings name; models and servers are asked in both orders.
+
+    Raises ValueError for a server without url or model, or a rubric that cannot be read.
+    """
+    match settings.name:
+        case "gold":
+            return GoldJudge(gold, settings.noise, seed)
+        case "model":
+            return BothOrders(ModelJudge(read_rubric(settings.rubric), LetterReader(parts)))
+        case "url":
+            if not settings.url or not settings.model:
+                raise ValueError(
+                    f"text.judge.url ({settings.url}) and model ({settings.model}) are needed for judge.name=url"
+                )
+            return BothOrders(UrlJudge(settings.url, settings.model, read_rubric(settings.rubric)))
+        case other:
+            assert_never(other)
+
+
+def read_rubric(path: str | None) -> Rubric:
+    """Principles and examples from YAML: {principles: [...], examples: [{prompt, first, second, better: A}]}."""
+    if path is None:
+        return BUILT_IN
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+        examples = [(e["prompt"], e["first"], e["second"], e["better"]) for e in values.get("examples", [])]
+        return Rubric(tuple(values["principles"]), tuple(examples))
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"text.judge.rubric ({path}) must be YAML with principles and examples: {error}") from error
+
+
+class LetterReader:
+    """Log-probabilities of "A" and "B" as the model's next token, behind a question put as a user's message."""
+
+    def __init__(self, parts: LanguageParts) -> None:
+        self.parts = parts
+        # the space before a letter belongs to it in most vocabularies
+        self.letters = [parts.chat.encode(f" {letter}")[-1] for letter in ("A", "B")]
+        if self.letters[0] == self.letters[1]:
+            raise ValueError(
+                "judge.name=model: the vocabulary has no tokens for the letters A and B: choose another judge"
+            )
+
+    @torch.no_grad()
+    def __call__(self, question: str) -> tuple[float, float]:
+        chat, device = self.parts.chat, self.parts.device
+        beginning = chat.encode("The better answer is")
+        tokens = torch.tensor([[*chat.prompt([{"role": "user", "content": question}]), *beginning]], device=device)
+        positions = torch.arange(tokens.shape[1], device=device)[None]
+        with evaluating(self.parts.model):
+            seen = torch.ones_like(tokens, dtype=torch.bool)
+            hidden = hidden_states(self.parts.model, tokens, positions, seen)
+            logprobs = output_head(self.parts.model)(hidden[:, -1]).float().log_softmax(-1)[0]
+        return float(logprobs[self.letters[0]]), float(logprobs[self.letters[1]])
+
+
+def compare_by_judge(judge: Judge, answers: Sequence[Sequence[Said]], whole: bool = False) -> Labels:
+    """The best and the worst completion of every prompt, with the difference of their scores as margin.
+
+    `whole`: the ranking of all completions, of equally good ones the first.
+    """
+    comparisons, undecided = [], 0
+    for completions in answers:
+        scores = torch.tensor(rank_by_judge(judge, completions[0].prompt, [said.text for said in completions]))
+        found = ranks_from_scores(scores)
+        if found is None or completions[found[0]].ids == completions[found[1]].ids:
+            undecided += 1
+            continue
+        best, worst = found
+        margin, order = float(scores[best] - scores[worst]), [best, worst]
+        if whole:
+            distinct = {float(score): i for i, score in reversed(list(enumerate(scores)))}
+            order = [distinct[score] for score in sorted(distinct, reverse=True)]
+        ids = tuple(completions[i].ids for i in order)
+        comparisons.append(Comparison(completions[0].prompt_ids, ids, margin))
+    return Labels(comparisons, undecided)
+
+
+def keep_clearest(comparisons: Sequence[Comparison], fraction: float) -> list[Comparison]:
+    """The share of the comparisons with the largest margins, in their own order; at least one."""
+    count = max(1, round(fraction * len(comparisons)))
+    ranked = sorted(range(len(comparisons)), key=lambda i: -(comparisons[i].margin or 0.0))
+    return [comparisons[i] for i in sorted(ranked[:count])]

@@ -1,0 +1,218 @@
+"""Training a policy, or a reward model, on comparisons and thumbs of token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from vla.data.chat import ChatFormat, observe_prompts
+from vla.data.preferences import Ranking, Thumb
+from vla.policies.text import TextPolicy
+from vla.preference.objective import KTO, Objective, comparison_terms, needs_reference
+from vla.preference.rankings import bradley_terry_terms
+from vla.preference.thumbs import balanced_weights, kto_baseline, kto_terms
+from vla.rewards.reward_model import RewardModel
+from vla.text.fitting import FitSettings, fit, in_pieces, one_each
+from vla.text.supervised import Example, sequence_logprobs
+
+OnStep = Callable[[int, float], None]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Completions of one prompt from best to worst, as token ids that end with their stop token. `margin`: None or how
+    much.
+    """
+
+    prompt: list[int]
+    completions: tuple[list[int], ...]
+    margin: float | None = None
+
+
+@dataclass(frozen=True)
+class LikedExample:
+    """A completion as token ids, liked or not."""
+
+    prompt: list[int]
+    completion: list[int]
+    liked: bool
+
+
+def encode_ranking(chat: ChatFormat, ranking: Ranking) -> Comparison:
+    """Token ids of a ranking read from a file."""
+    end = chat.tokenizer.eos_token_id
+    completions = tuple([*chat.encode(text), end] for text in ranking.completions)
+    return Comparison(chat.prompt(ranking.prompt), completions, ranking.margin)
+
+
+def encode_thumb(chat: ChatFormat, thumb: Thumb) -> LikedExample:
+    """Token ids of a thumb read from a file."""
+    ids = [*chat.encode(thumb.completion), chat.tokenizer.eos_token_id]
+    return LikedExample(chat.prompt(thumb.prompt), ids, thumb.liked)
+
+
+def as_liked(comparisons: Sequence[Comparison]) -> list[LikedExample]:
+    """The best of each comparison liked, the worst disliked."""
+    return [LikedExample(c.prompt, c.completions[i], i == 0) for c in comparisons for i in (0, -1)]
+
+
+def comparison_logprobs(
+    policy: TextPolicy, comparisons: Sequence[Comparison]
+) -> tuple[Float[Tensor, "B K"], Int[Tensor, "B K"], Bool[Tensor, "B K"]]:
+    """(summed log-probabilities, lengths, which are present), columns from best to worst; every prompt is read once."""
+    width = max(len(c.completions) for c in comparisons)
+    rows = [(b, k) for b, c in enumerate(comparisons) for k in range(len(c.completions))]
+    examples = [Example(comparisons[b].prompt, comparisons[b].completions[k]) for b, k in rows]
+    logprobs = sequence_logprobs(policy, examples)
+    at = tuple(torch.tensor(rows, device=logprobs.device).T)
+    shape = (len(comparisons), width)
+    spread = torch.zeros(shape, device=logprobs.device).index_put(at, logprobs)
+    lengths = torch.zeros(shape, dtype=torch.long, device=logprobs.device)
+    lengths[at] = torch.tensor([len(example.completion) for example in examples], device=logprobs.device)
+    return spread, lengths, lengths > 0
+
+
+def fit_comparisons(
+    policy: TextPolicy,
+    comparisons: Sequence[Comparison],
+    objective: Objective,
+    settings: FitSettings,
+    seed: int,
+    on_step: OnStep = lambda step, loss: None,
+) -> None:
+    """Move the policy towards what was preferred. The reference is the policy as it comes in: its log-probabilities are
+    computed once and kept, so one model is in memory.
+    """
+    if isinstance(objective, KTO):
+        fit_thumbs(policy, as_liked(comparisons), objective, settings, seed, on_step)
+        return
+    width = max(len(c.completions) for c in comparisons)
+    reference = torch.zeros(len(comparisons), width)
+    if needs_reference(objective):
+
+        def scored(rows: Sequence[int]) -> Tensor:
+            values = comparison_logprobs(policy, [comparisons[i] for i in rows])[0]
+            return torch.nn.functional.pad(values, (0, width - values.shape[1]))
+
+        reference = in_pieces(len(comparisons), settings.micro_batch_size, scored)
+
+    def loss_of(rows: Sequence[int]) -> Tensor:
+        logprobs, lengths, present = comparison_logprobs(policy, [comparisons[i] for i in rows])
+        ref = reference[list(rows), : logprobs.shape[1]].to(logprobs.device)
+        return comparison_terms(objective, logprobs, lengths, ref, present).sum()
+
+    fit(policy, len(comparisons), loss_of, one_each, settings, seed, on_step)
+
+
+def fit_thumbs(
+    policy: TextPolicy,
+    examples: Sequence[LikedExample],
+    objective: KTO,
+    settings: FitSettings,
+    seed: int,
+    on_step: OnStep = lambda step, loss: None,
+) -> None:
+    """KTO. The baseline of a batch comes from its prompts with the completion of the next other prompt behind them;
+    which one that is is fixed, so the reference's log-probabilities are computed once.
+    """
+    num_liked = sum(example.liked for example in examples)
+    weights = balanced_weights(num_liked, len(examples) - num_liked) if objective.balance else (1.0, 1.0)
+    own = [Example(e.prompt, e.completion) for e in examples]
+    other = [Example(e.prompt, examples[next_other(examples, i)].completion) for i, e in enumerate(examples)]
+    size, baseline = settings.micro_batch_size, [torch.zeros(())]
+
+    def scores(of: list[Example], rows: Sequence[int]) -> Tensor:
+        return in_pieces(len(rows), size, lambda part: sequence_logprobs(policy, [of[rows[i]] for i in part]))
+
+    everyone = range(len(examples))
+    ref_own, ref_other = scores(own, everyone), scores(other, everyone)
+
+    def before_batch(rows: Sequence[int]) -> None:
+        baseline[0] = kto_baseline(scores(other, rows), ref_other[list(rows)])
+
+    def loss_of(rows: Sequence[int]) -> Tensor:
+        logprobs = sequence_logprobs(policy, [own[i] for i in rows])
+        device = logprobs.device
+        liked = torch.tensor([examples[i].liked for i in rows], device=device)
+        ref, z = ref_own[list(rows)].to(device), baseline[0].to(device)
+        return kto_terms(logprobs, ref, liked, z, objective.beta, *weights).sum()
+
+    fit(policy, len(examples), loss_of, one_each, settings, seed, on_step, before_batch)
+
+
+def next_other(examples: Sequence[LikedExample], i: int) -> int:
+    """The first example after `i`, going round, that has another prompt; the next one when there is none."""
+    count = len(examples)
+    following = [(i + step) % count for step in range(1, count)]
+    return next((j for j in following if examples[j].prompt != examples[i].prompt), following[0] if following else i)
+
+
+@torch.no_grad()
+def preference_accuracy(
+    policy: TextPolicy, comparisons: Sequence[Comparison], reference: Float[Tensor, "B K"] | None, batch_size: int
+) -> float:
+    """Share of comparisons whose best completion has the higher implicit reward (log pi - log ref) than the worst.
+
+    Without a reference, the higher mean log-probability per token.
+    """
+    right = 0
+    for start in range(0, len(comparisons), batch_size):
+        part = comparisons[start : start + batch_size]
+        logprobs, lengths, present = comparison_logprobs(policy, part)
+        if reference is None:
+            values = logprobs / lengths.clamp(min=1)
+        else:
+            values = logprobs - reference[start : start + batch_size, : logprobs.shape[1]].to(logprobs.device)
+        last = present.sum(1, keepdim=True) - 1
+        right += int((values[:, 0] > values.gather(1, last).squeeze(1)).sum())
+    return right / len(comparisons)
+
+
+def comparison_rewards(model: RewardModel, comparisons: Sequence[Comparison], which: int) -> Float[Tensor, "B"]:
+    """The reward model's rewards of one completion of each comparison (0 is best, -1 worst)."""
+    pairs = [(c.prompt, c.completions[which]) for c in comparisons]
+    return rewards_of(model, [prompt for prompt, _ in pairs], [completion for _, completion in pairs])
+
+
+def rewards_of(
+    model: RewardModel, prompts: Sequence[list[int]], completions: Sequence[list[int]]
+) -> Float[Tensor, "B"]:
+    """The reward model's rewards of completions, token ids."""
+    device = next(model.parameters()).device
+    observation = observe_prompts(prompts, max(map(len, prompts)), model.pad_id, device)
+    behind = observe_prompts(completions, max(map(len, completions)), model.pad_id, device)
+    return model(observation.tokens, observation.token_mask, behind.tokens, behind.token_mask)
+
+
+def fit_reward_model(
+    model: RewardModel,
+    comparisons: Sequence[Comparison],
+    settings: FitSettings,
+    centring: float,
+    seed: int,
+    on_step: OnStep = lambda step, loss: None,
+) -> None:
+    """Bradley-Terry on the best and the worst of every comparison."""
+
+    def loss_of(rows: Sequence[int]) -> Tensor:
+        part = [comparisons[i] for i in rows]
+        # chosen and rejected go through the model together, so that their prompt is read once
+        prompts = [c.prompt for c in part for _ in (0, 1)]
+        rewards = rewards_of(model, prompts, [c.completions[i] for c in part for i in (0, -1)])
+        return bradley_terry_terms(rewards[0::2], rewards[1::2], centring=centring).sum()
+
+    fit(model, len(comparisons), loss_of, one_each, settings, seed, on_step)
+
+
+@torch.no_grad()
+def reward_accuracy(model: RewardModel, comparisons: Sequence[Comparison], batch_size: int) -> float:
+    """Share of comparisons that the reward model orders right."""
+    right = 0
+    for start in range(0, len(comparisons), batch_size):
+        part = comparisons[start : start + batch_size]
+        right += int((comparison_rewards(model, part, 0) > comparison_rewards(model, part, -1)).sum())
+    return right / len(comparisons)
