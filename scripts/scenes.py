@@ -43,8 +43,9 @@ class Scenes:
 
     def ask(self, facts: Any, rng: Any, count: int) -> Sequence[Any]:
         from sim.questions import ask
+        from vla.data.questions import Question
 
-        return ask(facts, rng, count, self.weights)
+        return [Question(*question) for question in ask(facts, rng, count, self.weights)]
 
     @property
     def sighting_names(self) -> Sequence[str]:
