@@ -1,0 +1,212 @@
+"""The whole command on a task of seconds: what a run leaves, and that stopping it anywhere changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import vla.runtime
+from scripts.train_vla import main
+from vla.train.checkpoint import last_checkpoint, load_checkpoint
+from vla.train.metrics import read_metrics
+from vla.train.progress import Progress
+
+TINY = [
+    "preset=smoke", "sim.robot=gantry", "sim.num_envs=4", "sim.image_size=32", "sim.num_threads=1",
+    "+sim.reward.reach=0.5",  # so that nobody has to succeed for there to be something to learn
+    "model.checkpoint=null", "model.vision.width=16", "model.vision.depth=1", "model.vision.num_heads=2",
+    "model.vision.stem_channels=[8,16,16]", "model.backbone.width=32", "model.backbone.depth=2",
+    "model.backbone.num_heads=2", "model.backbone.intermediate=32", "policy.num_bins=16",
+    "data.num_demonstrations=3", "data.burst_probability=0.0", "data.question_scenes=8",
+    "data.question_batch_size=4", "data.questions_per_scene=2", "grounding.num_steps=6", "grounding.batch_size=4",
+    "grounding.pool_size=16", "grounding.fresh_per_step=1", "grounding.max_seconds=null",
+    "sft.num_steps=8", "sft.batch_size=8", "sft.evaluate_every=4", "sft.log_every=1", "sft.max_seconds=null",
+    "sft.augment.shift_pixels=1", "sft.optimizer=muon",
+    "algorithm=ppo", "algorithm.kl_coefficient=0.05", "rl.num_iterations=4", "rl.max_seconds=null",
+    "rl.starts_per_iteration=2", "rl.group_size=2", "rl.evaluate_every=2", "rl.schedule=cosine",
+    "rl.warmup_iterations=1", "rl.critic_warmup_iterations=1", "train.checkpoint_every=3",
+    "evaluation.num_starts=4", "evaluation.num_quick_starts=2", "evaluation.num_videos=1",
+    "train.tensorboard=false", "train.seed=3",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def torch_may_be_loaded():
+    """A script prepares its process before torch is loaded; here it is loaded already."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vla.runtime, "prepare", lambda num_threads, offline: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pipeline") / "run"
+    assert main([*TINY, f"run_dir={folder}"]) == 0
+    return folder
+
+
+def results(folder: Path) -> dict:
+    return json.loads((folder / "results.json").read_text())
+
+
+def weights(folder: Path, stage: str) -> dict[str, torch.Tensor]:
+    """Every tensor of the last checkpoint of a stage, by its path."""
+    return dict(tensors(load_checkpoint(last_checkpoint(folder / "checkpoints" / stage))))
+
+
+def tensors(value, path=""):
+    if isinstance(value, torch.Tensor):
+        yield path, value
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield from tensors(inner, f"{path}/{name}")
+    elif isinstance(value, list | tuple):
+        for i, inner in enumerate(value):
+            yield from tensors(inner, f"{path}/{i}")
+
+
+def timeless(records: list[dict]) -> list[dict]:
+    return [{name: value for name, value in record.items() if "seconds" not in name} for record in records]
+
+
+def test_a_run_leaves_all_that_a_person_looks_at(finished):
+    found = results(finished)
+    stages = found["stages"]
+    assert stages["demonstrations"]["num_episodes"] == 3
+    assert stages["sft"]["num_steps"] == 8
+    for when in ("before", "after"):
+        for decoding in ("greedy", "sampled"):
+            values = stages[f"evaluation_{when}"][decoding]
+            assert len(values["outcomes"]) == values["num_starts"] == 4
+            assert "95 % Wilson interval" in values["text"]
+            assert ("greedy" if decoding == "greedy" else "temperature") in values["text"]
+        videos = stages[f"videos_{when}"]["files"]
+        assert videos
+        assert all((finished / "videos" / name).stat().st_size > 1000 for name in videos)
+    starts = json.loads((finished / "starts.json").read_text())
+    assert (
+        stages["evaluation_before"]["starts_sha256"] == stages["evaluation_after"]["starts_sha256"] == starts["sha256"]
+    )
+    assert set(found["comparison"]) == {"greedy", "sampled"}
+    assert "p" in found["comparison"]["greedy"]["text"]
+    seconds = found["seconds"]
+    named = ("demonstrations", "model", "sft", "evaluation_before", "rl", "evaluation_after", "videos", "other")
+    assert sum(seconds[name] for name in named) == pytest.approx(seconds["total"], rel=1e-3)
+    assert {"rl/rollout", "model/grounding"} <= set(seconds)
+    assert 1e8 < found["peak_memory_bytes"] < 6e9
+    assert found["model"]["num_draws"] % 8 == 0
+    assert {p.name for p in (finished / "plots").glob("*.png")} >= {"success.png", "sft_loss.png", "time.png"}
+    for name in ("config.yaml", "run.json", "policy.json", "tokenizer/tokenizer.json"):
+        assert (finished / name).exists()
+
+
+def test_a_run_writes_what_happened(finished):
+    records = read_metrics(finished)
+    assert [r["step"] for r in records if r["stage"] == "sft"] == list(range(1, 9))
+    assert [r["step"] for r in records if "held_out_loss" in r] == [4, 8]
+    rl = [r for r in records if r["stage"] == "rl"]
+    assert [r["step"] for r in rl] == [1, 2, 3, 4]
+    assert [r["step"] for r in rl if "validation_success" in r] == [2, 4]
+    assert all(r["logprob_gap_max"] < 1e-4 for r in rl)
+    assert all(r["num_optimizer_steps"] == 1 for r in rl)
+    before, after = weights(finished, "sft"), weights(finished, "rl")
+    moved = {name for name in before if name.startswith("/policy") and not torch.equal(before[name], after[name])}
+    assert any("value_head" in name for name in moved)
+    assert any("backbone" in name for name in moved)
+    assert not any(part in name for name in moved for part in ("vision", "projector", "proprio"))  # the frozen prefix
+
+
+def test_a_finished_run_does_nothing_twice(finished, monkeypatch, capsys):
+    def files():
+        return {
+            p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file() and p.suffix not in (".png", ".json")
+        }
+
+    monkeypatch.setattr("vla.stages.reporting.evaluate_policy", None)
+    monkeypatch.setattr("vla.stages.rl.evaluate_policy", None)
+    before, stages, records = files(), results(finished)["stages"], read_metrics(finished)
+    assert main([f"resume={finished}"]) == 0
+    after = files()
+    for path in (finished / "config.yaml", finished / "metrics.jsonl", finished / ".process"):
+        after[path] = before.get(path)
+    assert after == before
+    assert results(finished)["stages"] == stages
+    assert read_metrics(finished) == records
+    assert "SFT" not in capsys.readouterr().out
+
+
+class Interrupting:
+    """Shows what it is told, and presses Ctrl-C when a stage has made so many steps."""
+
+    def __init__(self, inner, name, done, at):
+        self.inner, self.name, self.done, self.at = inner, name, done, at
+
+    def advance(self, num_steps=1, **numbers):
+        self.inner.advance(num_steps, **numbers)
+        self.done += num_steps
+        if self.at and self.name.startswith(self.at[0]) and self.done >= self.at[1]:
+            self.at.clear()
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def press_control_c(monkeypatch, *at) -> list:
+    """`at` is the name of a stage and a number of its steps; the list is empty once it was pressed."""
+    pending, original = list(at), Progress.stage
+
+    @contextmanager
+    def stage(self, name, total, done=0):
+        with original(self, name, total, done) as inner:
+            yield Interrupting(inner, name, done, pending)
+
+    monkeypatch.setattr(Progress, "stage", stage)
+    return pending
+
+
+STOPS = [
+    ("demonstrations", 1), ("grounding", 2), ("SFT", 3), ("SFT", 7), ("evaluation before", 1), ("RL", 1), ("RL", 3),
+    ("evaluation after", 5),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory) -> Path:
+    """The run of `finished`, stopped by Ctrl-C in every stage and continued each time."""
+    folder = tmp_path_factory.mktemp("interrupted") / "run"
+    command = [*TINY, f"run_dir={folder}"]
+    for stop in STOPS:
+        with pytest.MonkeyPatch.context() as patch:
+            pending = press_control_c(patch, *stop)
+            assert main(command) == 0
+            assert pending == [], stop
+            assert "evaluation_after" not in results(folder).get("stages", {}), stop
+        command = [f"resume={folder}"]
+    assert main(command) == 0
+    return folder
+
+
+def test_stopping_anywhere_ends_with_the_same_weights(finished, interrupted):
+    for stage in ("sft", "rl"):
+        one, other = weights(finished, stage), weights(interrupted, stage)
+        assert one.keys() == other.keys()
+        different = [name for name in one if not torch.equal(one[name], other[name])]
+        assert different == [], stage
+
+
+def test_stopping_anywhere_ends_with_the_same_results(finished, interrupted):
+    one, other = results(finished)["stages"], results(interrupted)["stages"]
+    assert one == other
+    assert results(finished)["comparison"] == results(interrupted)["comparison"]
+    ours, theirs = (timeless(read_metrics(folder)) for folder in (finished, interrupted))
+    assert ours == theirs
+    assert len(json.loads((interrupted / "run.json").read_text())) == len(STOPS) + 1
+    # Time adds up over the sessions.
+    assert results(interrupted)["seconds"]["total"] > results(interrupted)["seconds"]["rl"] > 0
+    frames = [np.sort([p.name for p in (folder / "videos").iterdir()]).tolist() for folder in (finished, interrupted)]
+    assert frames[0] == frames[1]
