@@ -92,10 +92,13 @@ def plot_curves(
     with figure(path, 7.0, 4.0) as axes:
         for colour, (key, label) in zip(COLOURS, names.items(), strict=False):
             points = [(record["step"], record[key]) for record in records if record.get(key) is not None]
+            if not points:
+                continue
             sparse = 2 * len(points) < len(records)
             axes.plot(*zip(*points), color=colour, linewidth=1.6, marker="o" if sparse else None, ms=3.5, label=label)
         axes.set(title=title, xlabel=x_label, ylabel=y_label)
-        axes.legend(loc="best")
+        if axes.has_data():
+            axes.legend(loc="best")
 
 
 def plot_time(path: Path, seconds: Mapping[str, float], title: str) -> None:
