@@ -23,7 +23,7 @@ def prompts():
 
 def logprob(model, prompt, completion):
     logits = model(input_ids=torch.tensor([[*prompt, *completion]])).logits[0, len(prompt) - 1 : -1]
-    return float(logits.log_softmax(-1).gather(1, torch.tensor(completion)[:, None]).sum())
+    return float(logits.detach().log_softmax(-1).gather(1, torch.tensor(completion)[:, None]).sum())
 
 
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0])
