@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import json
 import os
+import re
+import shutil
 import signal
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +17,20 @@ import pytest
 import torch
 
 import vla.runtime
+from scripts.simulation import Simulation
 from scripts.train_vla import main
+from sim.vector import VectorEnvironment
+from vla.config import load
+from vla.evaluate.starts import StartManifest
+from vla.policies.token import TokenPolicy
+from vla.stages.evaluation import evaluate_policy
+from vla.stages.grounding import SceneSource
+from vla.stages.robot import load_policy
+from vla.stages.world import World
 from vla.train.checkpoint import last_checkpoint, load_checkpoint
 from vla.train.metrics import read_metrics
 from vla.train.progress import Progress
+from vla.train.run_folder import RunFolder
 
 TINY = [
     "preset=smoke", "sim.robot=gantry", "sim.num_envs=4", "sim.image_size=32", "sim.num_threads=1",
@@ -210,3 +224,129 @@ def test_stopping_anywhere_ends_with_the_same_results(finished, interrupted):
     assert results(interrupted)["seconds"]["total"] > results(interrupted)["seconds"]["rl"] > 0
     frames = [np.sort([p.name for p in (folder / "videos").iterdir()]).tolist() for folder in (finished, interrupted)]
     assert frames[0] == frames[1]
+
+
+def continued(run: Path, folder: Path) -> Path:
+    """A copy of an interrupted run to go on with."""
+    shutil.copytree(run, folder)
+    (folder / ".process").unlink()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def halfway(tmp_path_factory, finished) -> Path:
+    """The run of `finished` on its demonstrations, stopped after the first of four iterations of RL."""
+    folder = tmp_path_factory.mktemp("halfway") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        pending = press_control_c(patch, "RL", 1)
+        assert main([*TINY, f"run_dir={folder}", f"data.path={finished / 'demonstrations'}"]) == 0
+        assert pending == []
+    return folder
+
+
+def assert_goes_on(folder: Path, finished: Path) -> None:
+    """After the trouble: it ends with the very weights of a run that had none."""
+    assert main([f"resume={folder}"]) == 0
+    one, other = weights(finished, "rl"), weights(folder, "rl")
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+    assert timeless(read_metrics(folder)) == timeless(read_metrics(finished))
+
+
+def test_a_full_disk_is_said_and_nothing_is_lost(halfway, finished, tmp_path, monkeypatch, capsys):
+    folder = continued(halfway, tmp_path / "run")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vla.train.checkpoint.write_state", full)
+        patch.setattr("vla.train.run_folder.write_atomically", full)  # whatever else is to be written fails as well
+        patch.setattr("vla.stages.robot.open_run", lambda config: RunFolder(folder))
+        with pytest.raises(SystemExit):
+            main([f"resume={folder}"])
+    error = capsys.readouterr().err
+    assert "error: the disk is full, checkpoint" in error
+    assert "step-000001 is intact: make room, then resume" in error
+    assert_goes_on(folder, finished)
+
+
+def test_a_corrupt_checkpoint_is_named_with_the_remedy(halfway, finished, tmp_path, capsys):
+    folder = continued(halfway, tmp_path / "run")
+    newest = last_checkpoint(folder / "checkpoints" / "rl")
+    shutil.copytree(newest, newest.with_name("step-000002"))
+    file = newest.with_name("step-000002") / "policy.safetensors"
+    file.write_bytes(file.read_bytes()[:-4] + b"oops")
+    with pytest.raises(SystemExit):
+        main([f"resume={folder}"])
+    error = capsys.readouterr().err
+    assert "step-000002 is corrupt: policy.safetensors does not have the checksum" in error
+    assert "the last good one is" in error
+    assert "delete step-000002 and resume again" in error
+    shutil.rmtree(file.parent)
+    assert_goes_on(folder, finished)
+
+
+@pytest.mark.parametrize("where", ["reward", "loss"])
+def test_numbers_that_are_none_are_said_and_nothing_is_lost(halfway, tmp_path, monkeypatch, capsys, where):
+    folder = continued(halfway, tmp_path / "run")
+    kept = {path: path.read_bytes() for path in (folder / "checkpoints").rglob("*") if path.is_file()}
+    stages = results(folder)["stages"]
+
+    def broken_step(self, *arguments, **options):
+        result = step(self, *arguments, **options)
+        return dataclasses.replace(result, reward=np.where(np.arange(len(result.reward)) == 1, np.nan, result.reward))
+
+    def broken_score(self, *arguments):
+        scores = score(self, *arguments)
+        return dataclasses.replace(scores, logprobs=scores.logprobs * float("nan"))
+
+    step, score = VectorEnvironment.step, TokenPolicy.score
+    with monkeypatch.context() as patch:
+        if where == "reward":
+            patch.setattr(VectorEnvironment, "step", broken_step)
+        else:
+            patch.setattr(TokenPolicy, "score", broken_score)
+        with pytest.raises(SystemExit):
+            main([f"resume={folder}"])
+    error = capsys.readouterr().err
+    if where == "reward":
+        assert re.search(r"error: iteration 1: the reward of 1 of 4 trajectories is not a number", error)
+        assert "look at sim.reward" in error
+        assert "checkpoint is intact" in error
+    else:
+        assert "error: loss is not finite: rollout rows" in error
+        assert "lower the learning rate" in error
+    assert {path: path.read_bytes() for path in (folder / "checkpoints").rglob("*") if path.is_file()} == kept
+    assert results(folder)["stages"] == stages
+
+
+def test_a_run_ends_with_a_policy_that_others_can_load(finished):
+    config = load([f"resume={finished}"])
+    world = Simulation(config.sim)
+    policy, observer = load_policy(finished, config, world)
+    seeds = StartManifest.load(finished / "starts.json").evaluation_seeds.tolist()
+    episodes = evaluate_policy(policy, world.environment(), seeds, observer, greedy=True)
+    reported = results(finished)["stages"]["evaluation_after"]["greedy"]
+    assert "".join("1" if s else "0" for s in episodes.success) == reported["outcomes"]
+    assert float(episodes.returns.mean()) == pytest.approx(reported["mean_return"])
+    with pytest.raises(ValueError, match="holds no policy"):
+        load_policy(finished / "videos", config, world)
+    other = json.loads((finished / "policy.json").read_text())
+    other["action_spec"]["control_hz"] = 10.0
+    (finished / "policy.json").rename(finished / "policy.kept")
+    (finished / "policy.json").write_text(json.dumps(other))
+    try:
+        with pytest.raises(ValueError, match=r"control_hz is 10.0 in the policy in .* but 20.0 is expected"):
+            load_policy(finished, config, world)
+    finally:
+        (finished / "policy.kept").replace(finished / "policy.json")
+
+
+def test_the_simulator_is_a_world():
+    world = Simulation(load(TINY).sim)
+    assert isinstance(world, World)
+    assert isinstance(world.scenes(), SceneSource)
+    assert world.environment() is world.environment()
+    assert world.environment().observe().proprio.shape == (4, world.proprio_size)
+    assert world.recorder(2).render_every_step
+    assert world.recorder(2).num_envs == 2

@@ -113,5 +113,5 @@ def test_an_expert_that_only_fails_is_given_up(tmp_path):
         terminated=np.zeros(len(ids), bool), truncated=np.ones(len(ids), bool), success=np.zeros(len(ids), bool)
     )
     writer = LeRobotWriter(tmp_path / "demos", dataset_spec(env, "counter", "video", {}))
-    with pytest.raises(RuntimeError, match="expert failed on .* raise sim.max_steps"):
+    with pytest.raises(ValueError, match="expert failed on .* raise sim.max_steps"):
         collect(env, Expert(env), writer, num_episodes=10, first_seed=0)

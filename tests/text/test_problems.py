@@ -72,7 +72,7 @@ def test_reasoning_gym_is_optional(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
     with pytest.raises(
-        ValueError, match="family 'gym.chain_sum' needs reasoning-gym: install the optional extra `text`"
+        ValueError, match="family 'gym.chain_sum' needs reasoning-gym: install the optional extra `reasoning`"
     ):
         make_family("gym.chain_sum", 10)
 

@@ -122,7 +122,7 @@ def collect(
         on_episode: called with the successes and failures so far, at the start and after every episode.
 
     Raises:
-        RuntimeError: the expert fails more often than it succeeds.
+        ValueError: the expert fails more often than it succeeds.
     """
     begin = time.perf_counter()
     on_episode(len(writer.finished_seeds), len(writer.failed_seeds))
@@ -180,7 +180,7 @@ def _untried(first: int, tried: frozenset[int]) -> Iterator[int]:
 def _check_expert(writer: LeRobotWriter) -> None:
     failures, successes = len(writer.failed_seeds), len(writer.finished_seeds)
     if failures >= MAX_FAILURES and failures > successes:
-        raise RuntimeError(
+        raise ValueError(
             f"the expert failed on {failures} of {failures + successes} starts: raise sim.max_steps, or lower the "
             f"expert's noise or its burst probability"
         )

@@ -16,7 +16,7 @@ from vla.rl.protocols import Algorithm, Policy
 from vla.types import Scores
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(FloatingPointError):
     """A loss or a gradient was NaN or infinite. The optimizer step was not taken; `rows` number the rollout's offending
     rows.
     """

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import torch
 
 from vla.rl.protocols import Observe, Policy, VectorEnvironment
 from vla.rl.rollout import collect_rollout
@@ -57,9 +58,11 @@ def make_collector(
             nonlocal attempt
             seeds = starts.draw(iteration, attempt, count)
             attempt += 1
-            return collect_rollout(
+            rollout = collect_rollout(
                 policy, environment, seeds, group_size, observe, version=iteration, on_decision=on_decision
             )
+            check_rewards(rollout, iteration)
+            return rollout
 
         if dynamic is None:
             return sample(num_starts)
@@ -67,3 +70,17 @@ def make_collector(
         return collect_informative(sample, num_starts, dynamic.max_refills, informative=judge)
 
     return collect
+
+
+def check_rewards(rollout: Rollout, iteration: int) -> None:
+    """A simulator's reward is always a number: where it is none, something is broken. (A verifier may say NaN.)
+
+    Raises:
+        FloatingPointError: saying how many trajectories have such a reward.
+    """
+    bad = int((~torch.isfinite(rollout.returns)).sum())
+    if bad:
+        raise FloatingPointError(
+            f"iteration {iteration}: the reward of {bad} of {rollout.num_trajectories} trajectories is not a number: "
+            "look at sim.reward and at the simulation; the last checkpoint is intact, resume goes on from there"
+        )

@@ -127,4 +127,5 @@ def plot_stage(run: Run, state: RlState, title: str, offset: float | None) -> No
             plots / "training_success.png", rl, {"success": "training starts, sampled"}, title, "iteration", "rate"
         )
         plot_curves(plots / "entropy.png", rl, {"entropy": "entropy"}, title, "iteration", "nats per action token")
-    plot_time(plots / "time.png", run.timer.seconds(), "Where the time went")
+    run.write()  # the time of all sessions up to now
+    plot_time(plots / "time.png", run.results["seconds"], "Where the time went")

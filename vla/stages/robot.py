@@ -27,7 +27,7 @@ from vla.stages.grounding import Grounding, GroundingSettings
 from vla.stages.imitation import actions_to_fit
 from vla.stages.reporting import compare_stage, evaluation_stage, plot_stage, video_stage
 from vla.stages.rl import Reinforcement
-from vla.stages.run import Interrupted, Run, resume_log
+from vla.stages.run import Run, resume_log, written
 from vla.stages.sft import grounding_beside, supervised_stage
 from vla.stages.world import World
 from vla.train.interrupt import stop_on_interrupt
@@ -42,15 +42,10 @@ def run_robot(config: RobotConfig, world: World) -> RunFolder:
     with stop_on_interrupt() as stop:
         run = Run(folder, resume_log(folder, config.train.tensorboard), stop, config.train.keep_checkpoints)
         run.results = folder.read_results()
-        run.results["earlier_seconds"] = run.results.get("seconds", {})
+        run.earlier_seconds = run.results.get("seconds", {})
         run.progress.say(f"run {folder.path}")
-        try:
+        with written(run):
             _stages(run, config, world)
-        except Interrupted:
-            run.progress.say(f"stopped; continue with resume={folder.path}")
-        finally:
-            run.write()
-            run.log.close()
     return folder
 
 

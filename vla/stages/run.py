@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vla.train.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
+from vla.train.checkpoint import DiskFull, is_disk_full, last_checkpoint, load_checkpoint, save_checkpoint
 from vla.train.interrupt import Stop
 from vla.train.metrics import MetricsLog
 from vla.train.progress import Progress
@@ -23,7 +24,7 @@ class Interrupted(Exception):
 @dataclass
 class Run:
     """What every stage of a run shares. `results` is what results.json holds, written whenever something is
-    finished.
+    finished; `earlier_seconds` is the time that sessions before this one took.
     """
 
     folder: RunFolder
@@ -33,6 +34,7 @@ class Run:
     progress: Progress = field(default_factory=Progress)
     timer: Timer = field(default_factory=Timer)
     results: dict[str, Any] = field(default_factory=dict)
+    earlier_seconds: dict[str, float] = field(default_factory=dict)
 
     def done(self, stage: str) -> bool:
         """Whether a stage was finished, now or before the run was resumed."""
@@ -45,7 +47,7 @@ class Run:
 
     def write(self) -> None:
         """Write results.json, with the time and memory used so far."""
-        before = self.results.get("earlier_seconds", {})
+        before = self.earlier_seconds
         spent = self.timer.seconds()
         self.results["seconds"] = {name: spent.get(name, 0.0) + before.get(name, 0.0) for name in {**before, **spent}}
         self.results["peak_memory_bytes"] = max(peak_memory_bytes(), self.results.get("peak_memory_bytes", 0))
@@ -70,6 +72,27 @@ class Run:
         if self.stop.requested:
             self.write()
             raise Interrupted
+
+
+@contextmanager
+def written(run: Run) -> Iterator[None]:
+    """Whatever ends the block, what the run came to is written. An error keeps its own words where a full disk lets
+    nothing more be written.
+    """
+    try:
+        yield
+        run.write()
+    except Interrupted:
+        run.write()
+        run.progress.say(f"stopped; continue with resume={run.folder.path}")
+    except BaseException as error:
+        with suppress(OSError):
+            run.write()
+        if isinstance(error, OSError) and is_disk_full(error) and not isinstance(error, DiskFull):
+            raise DiskFull(f"the disk is full ({error}): make room, then resume={run.folder.path}") from error
+        raise
+    finally:
+        run.log.close()
 
 
 def resume_log(folder: RunFolder, tensorboard: bool) -> MetricsLog:

@@ -171,7 +171,7 @@ def _reasoning_gym(name: str, num_problems: int) -> list[Problem]:
             import reasoning_gym
             from reasoning_gym.factory import DATASETS
     except ImportError as error:
-        raise ValueError(f"family {name!r} needs reasoning-gym: install the optional extra `text`") from error
+        raise ValueError(f"family {name!r} needs reasoning-gym: install the optional extra `reasoning`") from error
     family = name.removeprefix(GYM)
     if family not in DATASETS:
         from difflib import get_close_matches

@@ -88,7 +88,7 @@ def convert(weights: Path, folder: Path) -> None:
     try:
         import gguf  # noqa: F401
     except ImportError as error:
-        raise ValueError("reading GGUF weights needs the package gguf: install the optional extra `text`") from error
+        raise ValueError("reading GGUF weights needs the package gguf: install it, or the project anew") from error
     tokenizer = AutoTokenizer.from_pretrained(weights.parent, gguf_file=weights.name)
     model = AutoModelForCausalLM.from_pretrained(weights.parent, gguf_file=weights.name, dtype=torch.float32)
     _forget_quantization(model)

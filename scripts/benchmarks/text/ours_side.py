@@ -1,0 +1,52 @@
+"""Our GRPO steps for `text_grpo`: rollout and update by the shared core."""
+
+import time
+from pathlib import Path
+
+from benchmarks.text.questions import SEED, questions, reward
+
+
+def steps_of(options, folder: Path) -> list[dict[str, float]]:
+    """What every step took; the first warms up."""
+    import numpy as np
+    import torch
+
+    from vla.data.chat import ChatFormat, observe_prompts, stop_ids
+    from vla.decoding.sampling import Sampling
+    from vla.policies.text import TextPolicy
+    from vla.rewards.compose import Scores
+    from vla.rl.catalogue import make_algorithm
+    from vla.rl.rollout import collect_rollout
+    from vla.rl.update import UpdateSettings, update
+    from vla.text.environment import TextEnvironment
+    from vla.text.language_model import from_folder
+    from vla.text.problems import Problem
+    from vla.train.optim import make_optimizer
+
+    torch.manual_seed(SEED)
+    model, tokenizer = from_folder(str(folder))
+    pad = tokenizer.pad_token_id
+    policy = TextPolicy(model, Sampling(), options.new_tokens, stop_ids(tokenizer, model), pad)
+    asked = [Problem(text, "", "exact", "") for text in questions(options.prompts * (options.steps + 1))]
+
+    def score(samples):
+        return Scores(np.array([reward(sample.completion) for sample in samples], np.float32), {})
+
+    rows = options.prompts * options.group_size
+    environment = TextEnvironment(asked, ChatFormat(tokenizer), score, policy.stop_ids, rows)
+    algorithm = make_algorithm("grpo", clip_low=0.2, clip_high=0.2, reduction="token")
+    settings = UpdateSettings(1, 1, options.micro_batch, max_grad_norm=1.0)
+    optimizer, generator = make_optimizer(policy, "adamw", 1e-6, 0.0), torch.Generator().manual_seed(SEED)
+
+    def observe(prompts):
+        return observe_prompts(prompts, 200, pad, torch.device("cpu"))
+
+    steps = []
+    for step in range(options.steps + 1):
+        wall, cpu = time.perf_counter(), time.process_time()
+        numbers = range(step * options.prompts, (step + 1) * options.prompts)
+        rollout = collect_rollout(policy, environment, list(numbers), options.group_size, observe)
+        update(policy, algorithm, rollout, optimizer, settings, generator=generator)
+        tokens = int(rollout.mask.sum())
+        steps.append({"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "tokens": tokens})
+    return steps

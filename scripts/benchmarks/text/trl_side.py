@@ -1,0 +1,53 @@
+"""TRL's GRPO steps for `text_grpo`."""
+
+import tempfile
+import time
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+from benchmarks.text.questions import SEED, questions, reward
+
+
+def steps_of(options, folder: Path) -> list[dict[str, float]]:
+    """What every step took; a step ends with its optimizer step, the first warms up."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
+
+    from datasets import Dataset
+
+    asked = questions(options.prompts * (options.steps + 1))
+    prompts = Dataset.from_list([{"prompt": [{"role": "user", "content": text}]} for text in asked])
+    lengths, steps = [], []
+
+    def score(completions, completion_ids, **_):
+        lengths.append(sum(map(len, completion_ids)))
+        return [reward(completion[0]["content"]) for completion in completions]
+
+    class Clock(TrainerCallback):
+        def on_train_begin(self, *_, **__):
+            self.wall, self.cpu = time.perf_counter(), time.process_time()
+
+        def on_step_end(self, *_, **__):
+            wall, cpu = time.perf_counter(), time.process_time()
+            steps.append({"wall": wall - self.wall, "cpu": cpu - self.cpu, "tokens": sum(lengths)})
+            lengths.clear()
+            self.wall, self.cpu = wall, cpu
+
+    rows = options.prompts * options.group_size
+    micro = min(options.micro_batch, rows)
+    config = GRPOConfig(
+        output_dir=tempfile.mkdtemp(prefix="trl-"), per_device_train_batch_size=micro, max_steps=options.steps + 1,
+        gradient_accumulation_steps=rows // micro, num_generations=options.group_size, temperature=1.0, beta=0.0,
+        max_completion_length=options.new_tokens, learning_rate=1e-6, bf16=False, use_cpu=True, report_to=[],
+        save_strategy="no", logging_strategy="no", gradient_checkpointing=False, shuffle_dataset=False, seed=SEED,
+        disable_tqdm=True,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with redirect_stdout(StringIO()):
+        GRPOTrainer(
+            model, score, args=config, train_dataset=prompts, processing_class=tokenizer, callbacks=[Clock()]
+        ).train()
+    return steps
