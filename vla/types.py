@@ -90,6 +90,9 @@ class Rollout:
     `terminated` and `truncated` are never merged; `final_values` [N] is the critic's value of the observation after the
     last row, used where a trajectory was truncated. `rewards` [R] may hold NaN: unscorable. `version` [R] counts the
     updates the acting policy had seen. A text completion is a trajectory of one row.
+
+    `action` [R, ...] is what the world was told to execute, and `episodes` holds a number per trajectory [N] under each
+    name ("seed", "control_steps", the environment's own metrics): for reports and viewers, algorithms ignore both.
     """
 
     observation: Observation
@@ -107,6 +110,8 @@ class Rollout:
     final_values: Float[Tensor, "N"] | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
     exact: bool = True
+    action: Tensor | None = None
+    episodes: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def num_trajectories(self) -> int:

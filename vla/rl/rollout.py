@@ -20,13 +20,15 @@ from vla.types import Decision, Observation, Rollout, concatenate_rows, map_rows
 class _Store:
     """Rows as they come (one entry per call of the policy), and what is known per trajectory."""
 
-    num_trajectories: int
+    seeds: Int[Tensor, "N"]
     observations: list[Observation] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
     rewards: list[Tensor] = field(default_factory=list)
     trajectories: list[Tensor] = field(default_factory=list)
+    measured: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.num_trajectories = len(self.seeds)
         self.terminated = torch.zeros(self.num_trajectories, dtype=torch.bool)
         self.truncated = torch.zeros(self.num_trajectories, dtype=torch.bool)
         self.success = torch.zeros(self.num_trajectories)
@@ -56,7 +58,7 @@ def collect_rollout(
     if group_size < 1 or not len(seeds):
         raise ValueError(f"group_size ({group_size}) and the number of seeds ({len(seeds)}) must be at least 1")
     starts = np.repeat(np.asarray(seeds, dtype=np.int64), group_size)
-    store = _Store(len(starts))
+    store = _Store(torch.from_numpy(starts))
     running = torch.arange(min(environment.num_envs, len(starts)))  # trajectory in each place
     ids, pending = np.arange(len(running)), len(running)
     observation = observe(environment.reset(starts[: len(ids)].tolist(), ids))
@@ -101,6 +103,9 @@ def _record(
     terminated = torch.as_tensor(np.asarray(result.terminated), dtype=torch.bool)
     truncated = torch.as_tensor(np.asarray(result.truncated), dtype=torch.bool) & ~terminated
     store.control_steps[running] += torch.as_tensor(np.asarray(result.num_steps), dtype=torch.float32)
+    for name, values in result.metrics.items():
+        store.measured.setdefault(name, torch.zeros(store.num_trajectories))
+        store.measured[name][running] = torch.as_tensor(np.asarray(values), dtype=torch.float32)
     ended = terminated | truncated
     store.terminated[running], store.truncated[running] = terminated, truncated
     store.success[running[ended]] = torch.as_tensor(np.asarray(result.success), dtype=torch.float32)[ended]
@@ -130,6 +135,8 @@ def _assemble(store: _Store, group_size: int, version: int) -> Rollout:
         final_values=None if decision.values is None else store.final_values,
         metrics={"control_steps": float(store.control_steps.sum()), "decisions": float(len(trajectory))},
         exact=decision.exact,
+        action=decision.action,
+        episodes={"seed": store.seeds, "control_steps": store.control_steps, **store.measured},
     )
 
 

@@ -42,6 +42,8 @@ def keep_trajectories(rollout: Rollout, keep: Bool[Tensor, "N"]) -> Rollout:
         group=rollout.group[keep],
         success=take_trajectories(rollout.success),
         final_values=take_trajectories(rollout.final_values),
+        action=take(rollout.action),
+        episodes={name: values[keep] for name, values in rollout.episodes.items()},
     )
 
 
@@ -58,7 +60,11 @@ def merge_rollouts(rollouts: list[Rollout]) -> Rollout:
     def join(name: str) -> Any:
         return None if getattr(first, name) is None else torch.cat([getattr(r, name) for r in rollouts])
 
-    joined = ("logprobs", "mask", "rewards", "version", "values", "terminated", "truncated", "success", "final_values")
+    joined = (
+        *("logprobs", "mask", "rewards", "version", "values", "terminated", "truncated", "success", "final_values"),
+        "action",
+    )
+    measured = set(first.episodes).intersection(*[r.episodes for r in rollouts])
     numbers = set(first.metrics).intersection(*[r.metrics for r in rollouts])
     return replace(
         first,
@@ -68,6 +74,7 @@ def merge_rollouts(rollouts: list[Rollout]) -> Rollout:
         group=torch.cat(groups),
         metrics={name: sum(r.metrics[name] for r in rollouts) for name in sorted(numbers)},
         exact=all(r.exact for r in rollouts),
+        episodes={name: torch.cat([r.episodes[name] for r in rollouts]) for name in sorted(measured)},
         **{name: join(name) for name in joined},
     )
 
