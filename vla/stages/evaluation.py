@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,17 +12,21 @@ from jaxtyping import Bool, Float, Int
 
 from vla.rl.protocols import Observe, Policy, VectorEnvironment
 from vla.rl.rollout import collect_rollout
+from vla.types import Rollout
 
 
 @dataclass(frozen=True)
 class Episodes:
-    """What happened on `n` starts: one entry a start, in the order of the seeds."""
+    """What happened on `n` starts: one entry a start, in the order of the seeds. `measures` are the environment's own
+    ("control_steps", the best value of every reward term), [n] each.
+    """
 
     seeds: Int[np.ndarray, "n"]
     success: Bool[np.ndarray, "n"]
     returns: Float[np.ndarray, "n"]
     num_decisions: Int[np.ndarray, "n"]
     greedy: bool
+    measures: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -45,10 +49,18 @@ def evaluate_policy(
     on_decision: Callable[[int], None] | None = None,
 ) -> Episodes:
     """One episode from every seed."""
-    rollout = collect_rollout(policy, environment, seeds, 1, observe, greedy=greedy, on_decision=on_decision)
+    return episodes_of(
+        collect_rollout(policy, environment, seeds, 1, observe, greedy=greedy, on_decision=on_decision), greedy
+    )
+
+
+def episodes_of(rollout: Rollout, greedy: bool) -> Episodes:
+    """What happened in a rollout, a trajectory an entry."""
     assert rollout.success is not None
-    counts = torch.bincount(rollout.trajectory, minlength=rollout.num_trajectories)
-    return Episodes(np.asarray(seeds), rollout.success.numpy() > 0.5, rollout.returns.numpy(), counts.numpy(), greedy)
+    counts = torch.bincount(rollout.trajectory, minlength=rollout.num_trajectories).numpy()
+    measures = {name: values.numpy() for name, values in rollout.episodes.items()}
+    seeds = measures.pop("seed")
+    return Episodes(seeds, rollout.success.numpy() > 0.5, rollout.returns.numpy(), counts, greedy, measures)
 
 
 @torch.no_grad()
