@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from vla.decoding.causal import attends_fully, check_model, disable_dropout, make_cache
-from vla.decoding.generate import generate, group_rows, left_pad
+from vla.decoding.generate import common_length, generate, group_rows, left_pad
 from vla.decoding.sampling import Sampling
 from vla.text.tiny import tiny_language_model
 
@@ -96,6 +96,41 @@ def naive_sample(model, prompt, sampling, uniform, stops):
         if drawn.item() in stops:
             break
     return tokens[0, len(prompt) :].tolist()
+
+
+def test_histories_that_are_alike_share_a_cache_row_and_nothing_changes(model):
+    """Six samples each of two prompts with a common beginning: every row is what it would say alone, and what is fed
+    are the distinct tokens of the tree that the rows make, the last of each row left out.
+    """
+    torch.manual_seed(4)
+    prompts = torch.tensor([[5, 6, 7, 8, 9, 0], [5, 6, 7, 8, 10, 11]])
+    mask = torch.tensor([[1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1]]).bool()
+    rows = torch.arange(2).repeat_interleave(6)
+    stops, fed = list(range(2, 62)), []
+    count = model.model.register_forward_pre_hook(
+        lambda module, args, given: fed.append(given["input_ids"].numel()), with_kwargs=True
+    )
+    made = generate(model, prompts[rows], mask[rows], Sampling(0.3), 8, stops, pad_id=0)
+    count.remove()
+    torch.manual_seed(4)
+    uniform = torch.rand(12, 8)
+    said = [made.tokens[row][made.mask[row]].tolist() for row in range(12)]
+    for row in range(12):
+        prompt = prompts[rows[row]][mask[rows[row]]]
+        assert said[row] == naive_sample(model, prompt, Sampling(0.3), uniform[row], stops)
+    # the common beginning [5 6 7 8] once, then [9] and [10 11] (padded to two), then at most the distinct beginnings
+    assert fed[:2] == [4, 2 * 2]
+    beginnings = {(int(rows[i]), *said[i][: t + 1]) for i in range(12) for t in range(len(said[i]) - 1)}
+    assert len(beginnings) < sum(len(s) - 1 for s in said)  # some were said twice
+    assert len(beginnings) <= sum(fed[2:]) <= len(beginnings) / 0.9 + 1
+
+
+def test_the_common_beginning_leaves_every_prompt_a_token_of_its_own():
+    tokens = torch.tensor([[5, 6, 7, 0], [5, 6, 7, 8], [5, 6, 7, 9]])
+    mask = tokens != 0
+    assert common_length(tokens, mask) == 2  # the first prompt has three tokens
+    assert common_length(tokens[1:], mask[1:]) == 3
+    assert common_length(torch.tensor([[1, 2], [3, 2]]), torch.ones(2, 2).bool()) == 0
 
 
 def test_the_mask_ends_with_the_stop_token_or_the_limit(model, prompts):

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vla.data.packing import attention_mask, first_fit, pack_completions, pack_texts
+from vla.data.packing import pack_completions, pack_texts, plant
 from vla.decoding.causal import hidden_states, output_head
 from vla.decoding.logprobs import token_logprobs
 from vla.text.tiny import tiny_language_model
@@ -14,51 +14,82 @@ COMPLETIONS = torch.tensor([[14, 15, 2], [22, 2, 0], [16, 2, 0]])
 MASK = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 1, 0]]).bool()
 
 
-def test_a_group_in_one_row_by_hand():
-    rows = pack_completions(PROMPTS, PROMPT_MASK, COMPLETIONS, MASK, [0, 1, 0], max_row_tokens=100)
-    # the last token of a completion is never fed: [14, 15], [22], [16]
+def test_a_tree_by_hand():
+    """Prompts [11 12 13] and [21]; completions [14 15 2], [22 2], [16 2], and [14 2], whose first token is said twice.
+    The last token of a completion is never fed.
+    """
+    prompts, prompt_mask = PROMPTS[[0, 1, 2, 0]], PROMPT_MASK[[0, 1, 2, 0]]
+    completions = torch.cat([COMPLETIONS, torch.tensor([[14, 2, 0]])])
+    mask = torch.cat([MASK, torch.tensor([[True, True, False]])])
+    rows = pack_completions(prompts, prompt_mask, completions, mask, share=True, max_row_tokens=100)
     assert rows.tokens.tolist() == [[11, 12, 13, 14, 15, 16], [21, 22, 0, 0, 0, 0]]
     assert rows.positions.tolist() == [[0, 1, 2, 3, 4, 3], [0, 1, 0, 0, 0, 0]]
-    assert rows.segments.tolist() == [[0, 0, 0, 1, 1, 2], [0, 1, -1, -1, -1, -1]]
-    # draws of completion 0 are predicted at slots 2, 3, 4 of row 0; of completion 1 at 0, 1 of row 1; of completion 2
-    # at 2, 5 of row 0
-    assert rows.slots.tolist() == [2, 3, 4, 6, 7, 2, 5]
+    # who sees whom: 15 sees 14 and the prompt; 16 sees the prompt; padding itself
+    assert rows.attention[0, 0].int().tolist() == [
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0],
+        [1, 1, 1, 1, 1, 0],
+        [1, 1, 1, 0, 0, 1],
+    ]
+    assert rows.attention[1, 0].int().sum(1).tolist() == [1, 2, 1, 1, 1, 1]
+    # draws of completion 0 are predicted at places 2, 3, 4 of row 0; of 1 at 0, 1 of row 1; of 2 at 2, 5; of 3 at 2, 3
+    assert rows.slots.tolist() == [2, 3, 4, 6, 7, 2, 5, 2, 3]
 
 
 def test_a_row_that_would_be_too_long_is_split():
-    rows = pack_completions(PROMPTS, PROMPT_MASK, COMPLETIONS, MASK, [0, 1, 0], max_row_tokens=5)
-    assert rows.tokens.tolist() == [[11, 12, 13, 14, 15], [21, 22, 0, 0, 0], [11, 12, 13, 16, 0]]
-    assert rows.slots.tolist() == [2, 3, 4, 5, 6, 12, 13]
+    rows = pack_completions(PROMPTS, PROMPT_MASK, COMPLETIONS, MASK, share=True, max_row_tokens=5)
+    assert rows.tokens.tolist() == [[11, 12, 13, 14, 15], [11, 12, 13, 16, 0], [21, 22, 0, 0, 0]]
+    assert rows.slots.tolist() == [2, 3, 4, 10, 11, 7, 8]
 
 
 def test_without_sharing_every_completion_has_a_row():
-    rows = pack_completions(PROMPTS, PROMPT_MASK, COMPLETIONS, MASK, None, max_row_tokens=5)
+    rows = pack_completions(PROMPTS, PROMPT_MASK, COMPLETIONS, MASK, share=False, max_row_tokens=5)
     assert rows.tokens.tolist() == [[11, 12, 13, 14, 15], [21, 22, 0, 0, 0], [11, 12, 13, 16, 0]]
+    assert rows.attention.int().tolist() == [[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 1, 0]]
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.integers(-1, 3), min_size=1, max_size=12))
-def test_who_attends_to_whom(segments):
-    allowed = attention_mask(torch.tensor([segments]))[0, 0]
-    for q in range(len(segments)):
-        for k in range(len(segments)):
-            same, prefix = segments[q] == segments[k], segments[k] == 0 and segments[q] >= 0
-            assert bool(allowed[q, k]) == (k <= q and (same or prefix))
-    assert allowed.any(-1).all()  # a softmax over nothing would be NaN
+SEQUENCES = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=8), min_size=1, max_size=12)
 
 
-def test_sequences_are_packed_tightly():
-    assert first_fit([5, 9, 3, 1, 6], 10) == [[1, 3], [4, 2], [0]]
+@settings(max_examples=80, deadline=None)
+@given(SEQUENCES, st.sampled_from([0.0, 0.25, 1.0]))
+def test_every_place_sees_its_own_beginning_and_nothing_else(sequences, min_shared):
+    trees, found = plant(sequences, 10, min_shared)
+    assert all(len(tree.tokens) <= 10 for tree in trees)
+    for sequence, (number, places) in zip(sequences, found, strict=True):
+        tree = trees[number]
+        allowed = tree.attention(12)
+        assert [tree.tokens[place] for place in places] == sequence
+        assert [tree.depths[place] for place in places] == list(range(len(sequence)))
+        for depth, place in enumerate(places):
+            assert allowed[place].nonzero()[0].tolist() == sorted(places[: depth + 1])
+    for tree in trees:  # no beginning has two places, and no place is there for nothing
+        beginnings = {
+            tuple(s[: i + 1]) for s, (n, _) in zip(sequences, found) if trees[n] is tree for i in range(len(s))
+        }
+        assert len(tree.tokens) == len(beginnings)
+
+
+def test_sequences_join_the_row_that_holds_most_of_them():
+    # [1 2 3 4] and [5 6 7] share nothing; [1 2 9] has two of three in the first row; [5 8] half in the second
+    trees, found = plant([[5, 8], [1, 2, 3, 4], [1, 2, 9], [5, 6, 7]], 100, min_shared=0.25)
+    assert [tree.tokens for tree in trees] == [[1, 2, 3, 4, 9], [5, 6, 7, 8]]
+    assert [number for number, _ in found] == [1, 0, 0, 1]
+    # with no need to share, all of them stand in one row
+    assert len(plant([[5, 8], [1, 2, 3, 4], [1, 2, 9], [5, 6, 7]], 100, min_shared=0.0)[0]) == 1
+
+
+def test_rows_are_of_one_size_where_that_saves_padding():
+    # 6 x 4 tokens, at most 20 a row: 20 and 4 would be padded to 40; 12 and 12 need none
+    trees, _ = plant([[i, i, i, i] for i in range(6)], 20, min_shared=0.0)
+    assert [len(tree.tokens) for tree in trees] == [12, 12]
+
+
+def test_a_text_longer_than_a_row_is_named():
     with pytest.raises(ValueError, match="a sequence takes 11 tokens, row_tokens is 10"):
-        first_fit([3, 11], 10)
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.integers(1, 20), max_size=30))
-def test_every_sequence_is_packed_once_and_no_row_overflows(lengths):
-    rows = first_fit(lengths, 20)
-    assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
-    assert all(sum(lengths[i] for i in row) <= 20 for row in rows)
+        pack_texts([([1] * 3, [True] * 3), ([1] * 11, [True] * 11)], 10, True, torch.device("cpu"))
 
 
 def test_packed_texts_are_as_likely_as_alone_gradients_included():
@@ -66,12 +97,14 @@ def test_packed_texts_are_as_likely_as_alone_gradients_included():
     torch.manual_seed(0)
     model = tiny_language_model(["x"], weight_scale=0.3)[0]
     texts = [(torch.randint(3, 320, (n,)).tolist(), [i % 3 != 0 for i in range(n)]) for n in (9, 4, 12, 7, 1)]
+    texts.append(([*texts[2][0][:6], 5, 6], texts[2][1][:8]))  # begins like another
     gradients, losses = [], []
-    for row_tokens in (16, 100):
+    for row_tokens, share in ((16, True), (100, True), (100, False)):
         model.zero_grad()
-        packed = pack_texts(texts, row_tokens, torch.device("cpu"))
-        hidden = hidden_states(model, packed.rows.tokens, packed.rows.positions, attention_mask(packed.rows.segments))
-        logprobs, _ = token_logprobs(output_head(model), hidden.flatten(0, 1)[packed.rows.slots], packed.targets)
+        packed = pack_texts(texts, row_tokens, share, torch.device("cpu"))
+        rows = packed.rows
+        hidden = hidden_states(model, rows.tokens, rows.positions, rows.attention).flatten(0, 1)
+        logprobs, _ = token_logprobs(output_head(model), hidden, rows.slots, packed.targets)
         losses.append(torch.zeros(len(texts)).index_add(0, packed.sequence, logprobs))
         losses[-1].sum().backward()
         gradients.append(model.model.embed_tokens.weight.grad.clone())

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from vla.rewards.libraries import reasoning_gym_score
@@ -5,7 +7,10 @@ from vla.rewards.pool import VerifierProcess
 from vla.text.calculator import calculate, evaluate_calls
 from vla.text.problems import is_held_out, make_family, split
 
-FAMILIES = ["add1", "add2", "add3", "sub1", "sub2", "mul1", "mul2", "contains", "json", "sort3"]
+FAMILIES = [
+    *("add1", "add2", "add3", "sub1", "sub2", "mul1", "mul2"),
+    *("contains", "json", "sort3", "tool_call"),
+]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -106,3 +111,57 @@ def test_the_calculator(expression, value):
 
 def test_text_without_a_call_calls_nothing():
     assert evaluate_calls("12 * 4 = 48") is None
+
+
+def test_code_is_right_when_its_tests_pass():
+    from vla.rewards.code import score_code
+    from vla.rewards.jail import available
+    from vla.rewards.sandbox import Limits
+
+    if not available():
+        pytest.skip("no sandbox here")
+    problem = next(p for p in make_family("code", 100) if "x - 5." in p.question)
+    # 0 - 5 = -5, 1 - 5 = -4, 7 - 5 = 2, -12 - 5 = -17; abs(x - 5) is right on the third only
+    assert [test["output"] for test in problem.facts["tests"]] == ["-5", "-4", "2", "-17"]
+    texts = [f"```python\n{problem.answer}\n```", "def f(x): return abs(x - 5)", "x - 5"]
+    assert score_code([problem.sample(text, True, 9) for text in texts], Limits()) == [1.0, 0.25, 0.0]
+
+
+def write(path, *rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_problems_from_a_file(tmp_path, process):
+    file = write(
+        tmp_path / "mine.jsonl",
+        {"question": "Six times seven?", "answer": "6 * 7 = 42 #### 42"},  # as GSM8K writes it
+        {"prompt": "Half of one?", "answer": 0.5, "verifier": "math_equal"},
+        {"prompt": "Capital of France?", "answer": "Paris"},
+        {"prompt": "A list of one.", "schema": {"type": "array", "maxItems": 1, "minItems": 1}},
+        {"prompt": "Add.", "tests": [{"call": "add(1, 2)", "output": "3"}]},
+        {"prompt": "Say hello.", "answer": "hello there", "references": ["hello there"]},
+    )
+    problems = {problem.question: problem for problem in make_family(file, 100)}
+    verifiers = [problems[question].verifier for question in sorted(problems)]
+    assert verifiers == ["json_value", "code", "exact", "math_equal", "bleu", "last_number"]
+    assert {problem.family for problem in problems.values()} == {file}
+    right = {"Six times seven?": "It is 42.", "Half of one?": "$\\frac{1}{2}$", "A list of one.": "[3]"}
+    for question, text in right.items():
+        assert process.score(problems[question].verifier, [problems[question].sample(text, True, 3)]) == [1.0]
+    assert len(make_family(file, 2)) == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"answer": "4"}, "line 2: has no text in the column prompt"),
+        ({"prompt": "What?"}, "line 2: nothing says which completion is right"),
+        ({"prompt": "What?", "answer": ["4"]}, "line 2: answer .* must be a text or a number"),
+        ({"prompt": "What?", "answer": "4", "verifier": 3}, "line 2: verifier .3. must be a name"),
+    ],
+)
+def test_a_bad_problem_is_named_by_file_and_line(tmp_path, row, message):
+    file = write(tmp_path / "mine.jsonl", {"prompt": "2 + 2?", "answer": "4"}, row)
+    with pytest.raises(ValueError, match=f"mine.jsonl, {message}"):
+        make_family(file, 10)

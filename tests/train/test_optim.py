@@ -127,6 +127,17 @@ def test_a_schedule_moves_every_group_and_resumes():
     assert {group["lr"] for group in resumed.optimizer.param_groups} == {0.5, 1.0}
 
 
+def test_a_schedule_follows_the_clock_where_that_is_further_on():
+    optimizer, elapsed = make_optimizer(Model(), "adamw", 1.0, 0.0), [0.0]
+    schedule = Schedule(optimizer, "linear", num_steps=10, elapsed=lambda: elapsed[0])
+    rates = []
+    for share in (0.0, 0.5, 0.6, 1.0):  # steps are a tenth each
+        elapsed[0] = share
+        schedule.step()
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.9, 0.5, 0.4, 0.0])
+
+
 def test_the_average_follows_by_hand():
     layer = nn.Linear(1, 1, bias=False)
     nn.init.constant_(layer.weight, 0.0)

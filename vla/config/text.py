@@ -8,14 +8,9 @@ from pydantic import Field
 
 from vla.config.algorithm import Algorithm
 from vla.config.section import Count, CountOrZero, NonNegative, Positive, Section
-from vla.config.training import Rl, Train
+from vla.config.training import Lora, Rl, Train
 
 Share = Annotated[float, Field(gt=0, lt=1)]
-
-
-class Lora(Section):
-    rank: Count
-    alpha: Positive
 
 
 class TinyLanguageModel(Section):

@@ -1,10 +1,15 @@
-"""The sections that robot and text runs share: reinforcement learning, evaluation starts, the run itself."""
+"""The sections that robot and text runs share: adapters, reinforcement learning, evaluation starts, the run itself."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 from vla.config.section import Count, CountOrZero, NonNegative, Positive, Schedule, Section
+
+
+class Lora(Section):
+    rank: Count
+    alpha: Positive
 
 
 class Rl(Section):

@@ -1,40 +1,118 @@
-"""Several sequences in one row, each blind to the others.
+"""Several sequences in one row, as a tree of tokens: what begins alike is read once.
 
-Segments number the sequences of a row: 0 is a shared prefix that every later segment sees (the prompt of a group), 1,
-2, ... are branches that see the prefix and themselves, -1 is padding. Positions restart after the prefix in each
-branch. A causal model then gives every token the hidden state it has in a row of its own, while a prompt shared by G
-completions is read once instead of G times.
+Every distinct beginning (a prefix of token ids) of the sequences in a row has one place, and each place attends to the
+places on its way back to the first token, itself included. Positions count along that way. A causal model then gives
+every token the hidden state it has in a row of its own, gradients included, while a system message that all prompts
+share, a prompt that G completions share, or an answer that is given twice costs one pass instead of many.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-PREFIX, PADDING = 0, -1
+MIN_SHARED = 0.25
+"""Share of a sequence that must stand in a row already for it to join: every place of a row pays for the row's whole
+width in attention, so sequences that have little in common are better off apart.
+"""
 
 
 @dataclass(frozen=True)
 class PackedRows:
-    """`slots` says where each wanted draw is predicted: an index into the P * S flattened slots, in the order of the
+    """`attention` says who may attend to whom (query, key), or, for rows of one sequence each, which places are real.
+
+    `slots` are the places where the draws are predicted, in the P * S flattened places, draws in the order of the
     mask's True entries.
     """
 
     tokens: Int[Tensor, "P S"]
     positions: Int[Tensor, "P S"]
-    segments: Int[Tensor, "P S"]
+    attention: Bool[Tensor, "P 1 S S"] | Bool[Tensor, "P S"]
     slots: Int[Tensor, "K"]
 
 
-def attention_mask(segments: Int[Tensor, "P S"]) -> Bool[Tensor, "P 1 S S"]:
-    """Who may attend to whom (query, key): earlier or equal, in the same segment or in the shared prefix."""
-    query, key = segments[:, :, None], segments[:, None, :]
-    allowed = (query == key) | ((key == PREFIX) & (query != PADDING))
-    return allowed.tril()[:, None]
+@dataclass
+class TokenTree:
+    """The distinct beginnings of the sequences put in; parents stand before their children, -1 is no parent."""
+
+    tokens: list[int] = field(default_factory=list)
+    depths: list[int] = field(default_factory=list)
+    parents: list[int] = field(default_factory=list)
+    _child: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    def num_shared(self, sequence: Sequence[int]) -> int:
+        """How many tokens at the beginning of a sequence stand in the tree already."""
+        node = -1
+        for depth, token in enumerate(sequence):
+            following = self._child.get((node, token))
+            if following is None:
+                return depth
+            node = following
+        return len(sequence)
+
+    def add(self, sequence: Sequence[int]) -> list[int]:
+        """Put a sequence in; the place of each of its tokens."""
+        node, places = -1, []
+        for depth, token in enumerate(sequence):
+            following = self._child.setdefault((node, token), len(self.tokens))
+            if following == len(self.tokens):
+                self.tokens.append(token)
+                self.depths.append(depth)
+                self.parents.append(node)
+            node = following
+            places.append(node)
+        return places
+
+    def attention(self, width: int) -> np.ndarray:
+        """Who attends to whom, bool [width, width]: the way back to the first token; padding sees itself."""
+        allowed = np.eye(width, dtype=bool)
+        for node, parent in enumerate(self.parents):
+            if parent >= 0:
+                allowed[node] |= allowed[parent]
+        return allowed
+
+
+def plant(
+    sequences: Sequence[Sequence[int]], row_tokens: int, min_shared: float
+) -> tuple[list[TokenTree], list[tuple[int, list[int]]]]:
+    """(trees of at most `row_tokens` tokens, for each sequence the number of its tree and its places there).
+
+    Longest first, each into the tree with room that holds most of it, at least `min_shared` of it; a sequence longer
+    than `row_tokens` gets a tree of its own. Rows are as wide as the widest, so trees of one size are tried as well.
+    """
+    first = _plant(sequences, row_tokens, min_shared)
+    sizes = [len(tree.tokens) for tree in first[0]]
+    even = max(math.ceil(1.05 * sum(sizes) / len(sizes)), max(map(len, sequences)))
+    if even >= max(sizes):
+        return first
+    second = _plant(sequences, even, min_shared)
+    return min(first, second, key=lambda planted: len(planted[0]) * max(len(tree.tokens) for tree in planted[0]))
+
+
+def _plant(
+    sequences: Sequence[Sequence[int]], row_tokens: int, min_shared: float
+) -> tuple[list[TokenTree], list[tuple[int, list[int]]]]:
+    trees: list[TokenTree] = []
+    found: list[tuple[int, list[int]]] = [(-1, [])] * len(sequences)
+    for i in sorted(range(len(sequences)), key=lambda i: -len(sequences[i])):
+        sequence = sequences[i]
+        best, most = -1, -1
+        for number, tree in enumerate(trees):
+            shared = tree.num_shared(sequence)
+            fits = len(tree.tokens) + len(sequence) - shared <= row_tokens
+            if fits and shared > most and shared >= min_shared * len(sequence):
+                best, most = number, shared
+        if best < 0:
+            best = len(trees)
+            trees.append(TokenTree())
+        found[i] = (best, trees[best].add(sequence))
+    return trees, found
 
 
 def pack_completions(
@@ -42,77 +120,48 @@ def pack_completions(
     prompt_mask: Bool[Tensor, "B n"],
     completions: Int[Tensor, "B L"],
     mask: Bool[Tensor, "B L"],
-    prompt_of_row: Sequence[int] | None,
+    share: bool,
     max_row_tokens: int,
 ) -> PackedRows:
-    """Rows [prompt, c1, ..., cG] of equal prompts, split (the prompt repeated) where they would pass `max_row_tokens`.
+    """Prompts and what follows them. `share`: as trees of at most `max_row_tokens`; if not, a row each.
 
-    `prompt_of_row` numbers equal prompts; None: every completion gets a row of its own. The last token of a completion
-    predicts nothing and is left out. Completions must be right-padded: draw t stands in column t.
+    The last token of a completion predicts nothing and is left out. Prompts and completions must be right-padded: draw
+    t stands in column t. Draws behind equal beginnings have the same slot.
     """
-    lengths = mask.sum(1).tolist()
-    prompt_lists = [row[: int(m)] for row, m in zip(prompts.tolist(), prompt_mask.sum(1).tolist(), strict=True)]
-    completion_lists = [row[: int(m)] for row, m in zip(completions.tolist(), lengths, strict=True)]
-    open_row: dict[int, int] = {}
-    rows: list[tuple[list[int], list[int], list[int]]] = []
-    places: list[tuple[int, int]] = []
-    for b, completion in enumerate(completion_lists):
-        prompt, fed = prompt_lists[b], completion[:-1]
-        key = b if prompt_of_row is None else prompt_of_row[b]
-        row = open_row.get(key)
-        if row is None or len(rows[row][0]) + len(fed) > max_row_tokens:
-            row = open_row[key] = len(rows)
-            rows.append((list(prompt), list(range(len(prompt))), [PREFIX] * len(prompt)))
-        tokens, positions, segments = rows[row]
-        start, branch = len(tokens), segments[-1] + 1
-        tokens.extend(fed)
-        positions.extend(range(len(prompt), len(prompt) + len(fed)))
-        segments.extend([branch] * len(fed))
-        if completion:
-            places.append((row, len(prompt) - 1))
-            places.extend((row, start + t) for t in range(len(fed)))
-    return _to_tensors(rows, places, prompts.device)
+    sizes = zip(prompt_mask.sum(1).tolist(), mask.sum(1).tolist(), strict=True)
+    paths, places = [], []
+    for prompt, completion, (n, length) in zip(prompts.tolist(), completions.tolist(), sizes, strict=True):
+        paths.append([*prompt[:n], *completion[: max(length - 1, 0)]])
+        places.append(slice(n - 1, n - 1 + length))
+    trees, found = plant(paths, max_row_tokens, MIN_SHARED) if share else _apart(paths)
+    width = max(len(tree.tokens) for tree in trees)
+    slots = [tree * width + place for (tree, nodes), kept in zip(found, places, strict=True) for place in nodes[kept]]
+    return _to_tensors(trees, width, slots, share, prompts.device)
+
+
+def _apart(paths: Sequence[Sequence[int]]) -> tuple[list[TokenTree], list[tuple[int, list[int]]]]:
+    trees = [TokenTree() for _ in paths]
+    return trees, [(i, tree.add(path)) for i, (tree, path) in enumerate(zip(trees, paths, strict=True))]
 
 
 def _to_tensors(
-    rows: list[tuple[list[int], list[int], list[int]]], places: list[tuple[int, int]], device: torch.device
+    trees: Sequence[TokenTree], width: int, slots: Sequence[int], share: bool, device: torch.device
 ) -> PackedRows:
-    width = max(len(tokens) for tokens, _, _ in rows)
+    def pad(rows: list[list[int]]) -> Tensor:
+        return torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
 
-    def pad(column: int, value: int) -> Tensor:
-        return torch.tensor([r[column] + [value] * (width - len(r[column])) for r in rows], device=device)
-
-    slots = torch.tensor([row * width + slot for row, slot in places], dtype=torch.long, device=device)
-    return PackedRows(pad(0, 0), pad(1, 0), pad(2, PADDING), slots)
-
-
-def first_fit(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
-    """Which sequences share a row of at most `row_tokens`: longest first, each into the first row with room.
-
-    Raises ValueError naming the longest sequence when it fits in no row.
-    """
-    if lengths and max(lengths) > row_tokens:
-        raise ValueError(
-            f"a sequence takes {max(lengths)} tokens, row_tokens is {row_tokens}: raise it or shorten the data"
-        )
-    rows: list[list[int]] = []
-    room: list[int] = []
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        row = next((r for r, left in enumerate(room) if left >= lengths[i]), None)
-        if row is None:
-            row = len(rows)
-            rows.append([])
-            room.append(row_tokens)
-        rows[row].append(i)
-        room[row] -= lengths[i]
-    return rows
+    if share:
+        attention = torch.from_numpy(np.stack([tree.attention(width) for tree in trees]))[:, None].to(device)
+    else:
+        sizes = torch.tensor([len(tree.tokens) for tree in trees], device=device)
+        attention = torch.arange(width, device=device) < sizes[:, None]
+    tokens, positions = pad([tree.tokens for tree in trees]), pad([tree.depths for tree in trees])
+    return PackedRows(tokens, positions, attention, torch.tensor(slots, dtype=torch.long, device=device))
 
 
 @dataclass(frozen=True)
 class PackedTexts:
-    """`targets[k]` is to be predicted at slot `slots[k]` of the flattened rows, and belongs to sequence
-    `sequence[k]`.
-    """
+    """`targets[k]` is to be predicted at slot `rows.slots[k]`, and belongs to sequence `sequence[k]`."""
 
     rows: PackedRows
     targets: Int[Tensor, "K"]
@@ -120,24 +169,25 @@ class PackedTexts:
 
 
 def pack_texts(
-    texts: Sequence[tuple[Sequence[int], Sequence[bool]]], row_tokens: int, device: torch.device
+    texts: Sequence[tuple[Sequence[int], Sequence[bool]]], row_tokens: int, share: bool, device: torch.device
 ) -> PackedTexts:
-    """Sequences (ids, which of them are learned) in rows of at most `row_tokens`, each blind to its neighbours."""
-    rows: list[tuple[list[int], list[int], list[int]]] = []
-    places, targets, owners = [], [], []
-    for row, members in enumerate(first_fit([len(ids) for ids, _ in texts], row_tokens)):
-        tokens, positions, segments = [], [], []
-        for number, member in enumerate(members, start=1):
-            ids, learned = texts[member]
-            for i in range(1, len(ids)):
-                if learned[i]:
-                    places.append((row, len(tokens) + i - 1))
-                    targets.append(ids[i])
-                    owners.append(member)
-            tokens.extend(ids)
-            positions.extend(range(len(ids)))
-            segments.extend([number] * len(ids))
-        rows.append((tokens, positions, segments))
-    packed = _to_tensors(rows, places, device)
+    """Sequences (ids, which of them are learned), each blind to its neighbours, in rows of at most `row_tokens`; not
+    `share`: in a row each.
+
+    Raises ValueError for a sequence that fits in no row.
+    """
+    longest = max((len(ids) for ids, _ in texts), default=0)
+    if longest > row_tokens:
+        raise ValueError(f"a sequence takes {longest} tokens, row_tokens is {row_tokens}: raise it or shorten the data")
+    sequences = [ids for ids, _ in texts]
+    trees, found = plant(sequences, row_tokens, min_shared=0.0) if share else _apart(sequences)
+    width = max(len(tree.tokens) for tree in trees)
+    slots, targets, owners = [], [], []
+    for number, ((ids, learned), (tree, nodes)) in enumerate(zip(texts, found, strict=True)):
+        for i in range(1, len(ids)):
+            if learned[i]:
+                slots.append(tree * width + nodes[i - 1])
+                targets.append(ids[i])
+                owners.append(number)
     as_tensor = [torch.tensor(values, dtype=torch.long, device=device) for values in (targets, owners)]
-    return PackedTexts(packed, *as_tensor)
+    return PackedTexts(_to_tensors(trees, width, slots, share, device), *as_tensor)

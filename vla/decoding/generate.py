@@ -1,8 +1,9 @@
-"""Batched generation with a key-value cache: equal prompts are read once, finished rows leave the batch.
+"""Batched generation with a key-value cache: what begins alike is read once, finished rows leave the batch.
 
-Log-probabilities are those of the distribution that was drawn from, kept as the draw is made. The uniform numbers
-behind the draws are made beforehand, one a row and position, so what a row says does not depend on which other rows
-have finished.
+The rows of the cache are the distinct histories: the samples of a prompt share one until their first different token,
+and a beginning that all prompts have (a system message) is read once for all. Log-probabilities are those of the
+distribution that was drawn from, kept as the draw is made. The uniform numbers behind the draws are made beforehand,
+one a row and position, so what a row says does not depend on which other rows have finished.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 from transformers import Cache
 
-from vla.decoding.causal import hidden_states, make_cache, output_head
-from vla.decoding.sampling import Sampling, draw_by_inverse_cdf, pack_support, shape_logits
+from vla.decoding.causal import attends_fully, hidden_states, make_cache, output_head
+from vla.decoding.sampling import Sampling, draw_each, pack_support, shape_logits
 
 _COMPACT_BELOW = 0.9
-"""Share of unfinished rows under which the finished ones are dropped: copying the cache costs about a tenth of a pass.
+"""Share of unfinished histories under which the finished ones are dropped: copying the cache costs about a tenth of a
+pass.
 """
 
 
@@ -67,12 +69,26 @@ def left_pad(tokens: Int[Tensor, "B n"], mask: Bool[Tensor, "B n"]) -> tuple[Int
 
 
 def prefill(model: nn.Module, tokens: Int[Tensor, "N n"], mask: Bool[Tensor, "N n"], max_new_tokens: int) -> Prefix:
-    """Read right-padded prompts once, leaving room for `max_new_tokens`."""
-    tokens, mask = left_pad(tokens, mask)
-    cache = make_cache(model, tokens.shape[1] + max_new_tokens)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    hidden = hidden_states(model, tokens, positions, mask, cache)
-    return Prefix(hidden[:, -1], cache, mask, mask.sum(1))
+    """Read right-padded prompts once, and what all of them begin with once for all, leaving room for
+    `max_new_tokens`.
+    """
+    common = common_length(tokens, mask) if len(tokens) > 1 and attends_fully(model) else 0
+    rest, rest_mask = left_pad(tokens[:, common:], mask[:, common:])
+    cache = make_cache(model, common + rest.shape[1] + max_new_tokens)
+    if common:
+        place = torch.arange(common, device=tokens.device)[None]
+        hidden_states(model, tokens[:1, :common], place, torch.ones_like(place, dtype=torch.bool), cache)
+        cache.batch_select_indices(torch.zeros(len(tokens), dtype=torch.long, device=tokens.device))
+    positions = common + (rest_mask.cumsum(1) - 1).clamp(min=0)
+    seen = torch.nn.functional.pad(rest_mask, (common, 0), value=True)
+    hidden = hidden_states(model, rest, positions, seen, cache)
+    return Prefix(hidden[:, -1], cache, seen, mask.sum(1))
+
+
+def common_length(tokens: Int[Tensor, "N n"], mask: Bool[Tensor, "N n"]) -> int:
+    """How many tokens all prompts begin with; each keeps at least one of its own."""
+    same = ((tokens == tokens[:1]) & mask).all(0).long().cumprod(0)
+    return min(int(same.sum()), int(mask.sum(1).min()) - 1)
 
 
 def select_rows(prefix: Prefix, rows: Int[Tensor, "B"]) -> Prefix:
@@ -105,34 +121,49 @@ def generate(
     Greedy takes the likeliest token; its log-probabilities are still those of the distribution that `sampling`
     describes.
     """
-    first, prompt = group_rows(tokens, mask)
-    prefix = select_rows(prefill(model, tokens[first], mask[first], max_new_tokens), prompt)
+    first, history = group_rows(tokens, mask)
+    prefix = prefill(model, tokens[first], mask[first], max_new_tokens)
     head, stop = output_head(model), torch.tensor(list(stop_ids), device=tokens.device)
     uniform = torch.rand(len(tokens), max_new_tokens).to(tokens.device)
     out = _empty(len(tokens), max_new_tokens, pad_id, tokens.device, value_head is not None)
     support: list[Tensor] = []
-    alive = torch.arange(len(tokens), device=tokens.device)
-    running = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
+    live = torch.arange(len(tokens), device=tokens.device)  # rows under way; `history` is the cache row of each
     for t in range(max_new_tokens):
         logits = shape_logits(head(prefix.hidden), sampling)
         logprobs = logits.log_softmax(-1)
-        drawn = logits.argmax(-1) if greedy else draw_by_inverse_cdf(logprobs.exp(), uniform[alive, t])
-        live = alive[running]
-        out.tokens[live, t] = drawn[running]
+        drawn = logits.argmax(-1)[history] if greedy else draw_each(logprobs.exp(), history, uniform[live, t])
+        out.tokens[live, t] = drawn
         out.mask[live, t] = True
-        out.logprobs[live, t] = logprobs.gather(1, drawn[:, None]).squeeze(1)[running]
+        out.logprobs[live, t] = logprobs[history, drawn]
         if out.values is not None and value_head is not None:
-            out.values[live, t] = value_head(prefix.hidden[running])
+            out.values[live, t] = value_head(prefix.hidden)[history]
         if sampling.filters:
-            support.append(_scatter_rows(pack_support(logits[running]), live, len(tokens)))
-        running = running & ~torch.isin(drawn, stop)
-        if t + 1 == max_new_tokens or not running.any():
+            support.append(_scatter_rows(pack_support(logits)[history], live, len(tokens)))
+        going = ~torch.isin(drawn, stop)
+        live, history, drawn = live[going], history[going], drawn[going]
+        if t + 1 == max_new_tokens or not len(live):
             break
-        if running.sum() <= _COMPACT_BELOW * len(alive):
-            kept = running.nonzero().squeeze(1)
-            prefix, drawn, alive, running = select_rows(prefix, kept), drawn[kept], alive[kept], running[kept]
-        prefix = advance(model, prefix, drawn)
+        prefix, history, fed = branch(prefix, history, drawn, logits.shape[1])
+        prefix = advance(model, prefix, fed)
     return Generation(out.tokens, out.mask, out.logprobs, out.values, _stack_support(support, max_new_tokens))
+
+
+def branch(
+    prefix: Prefix, history: Int[Tensor, "B"], drawn: Int[Tensor, "B"], vocab_size: int
+) -> tuple[Prefix, Int[Tensor, "B"], Int[Tensor, "N"]]:
+    """(cache rows, the cache row of each row, the token to feed to each cache row): a cache row for every distinct
+    history after a draw.
+
+    The cache is copied only where histories part, or where many have ended.
+    """
+    count = len(prefix.hidden)
+    distinct, number = torch.unique(history * vocab_size + drawn, return_inverse=True)
+    parents, tokens = distinct // vocab_size, distinct % vocab_size
+    parted = bool((parents[1:] == parents[:-1]).any())
+    if parted or len(distinct) <= _COMPACT_BELOW * count:
+        return select_rows(prefix, parents), number, tokens
+    fed = torch.zeros(count, dtype=tokens.dtype, device=tokens.device).index_copy(0, parents, tokens)
+    return prefix, history, fed  # histories that have ended are fed token 0, and nobody looks
 
 
 def _empty(rows: int, length: int, pad_id: int, device: torch.device, with_values: bool) -> Generation:

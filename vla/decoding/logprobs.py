@@ -17,70 +17,83 @@ _LOWEST = -1e30
 
 
 class _ChosenLogProbs(torch.autograd.Function):
-    """log softmax(z)[a] and the entropy H of softmax(z); the gradient is one pass over the saved log-probabilities.
+    """log softmax(z)[a] of several draws a from each row, and the entropy H of softmax(z); the gradient is one pass
+    over the saved log-probabilities.
 
     d logp / dz_j = [j = a] - p_j;   dH / dz_j = -p_j (log p_j + H).
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, logits: Tensor, rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         logprobs = torch.log_softmax(logits, -1).clamp_(min=_LOWEST)
         entropy = -(logprobs.exp() * logprobs).sum(-1)
-        ctx.save_for_backward(logprobs, targets, entropy)
-        return logprobs.gather(-1, targets[:, None]).squeeze(-1), entropy
+        ctx.save_for_backward(logprobs, rows, targets, entropy)
+        return logprobs[rows, targets], entropy
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         grad_chosen, grad_entropy = grads
-        logprobs, targets, entropy = ctx.saved_tensors
-        weight = (logprobs + entropy[:, None]).mul_(-grad_entropy[:, None]).sub_(grad_chosen[:, None])
-        grad = weight.mul_(logprobs.exp())
-        return grad.scatter_add_(-1, targets[:, None], grad_chosen[:, None].to(grad)), None
+        logprobs, rows, targets, entropy = ctx.saved_tensors
+        grad_rows = torch.zeros_like(entropy).index_add_(0, rows, grad_chosen)
+        if bool(grad_entropy.any()):
+            weight = (logprobs + entropy[:, None]).mul_(-grad_entropy[:, None]).sub_(grad_rows[:, None])
+            grad = weight.mul_(logprobs.exp())
+        else:
+            grad = logprobs.exp().mul_(-grad_rows[:, None])
+        return grad.index_put_((rows, targets), grad_chosen.to(grad), accumulate=True), None, None
 
 
 def chosen_logprobs(
-    logits: Float[Tensor, "K V"], targets: Int[Tensor, "K"]
-) -> tuple[Float[Tensor, "K"], Float[Tensor, "K"]]:
-    """(log-probability of each target, entropy of each distribution) under softmax(logits); -inf logits have
+    logits: Float[Tensor, "N V"], rows: Int[Tensor, "K"], targets: Int[Tensor, "K"]
+) -> tuple[Float[Tensor, "K"], Float[Tensor, "N"]]:
+    """(log-probability of target k under softmax(logits[rows[k]]), entropy of every row); -inf logits have
     probability 0.
     """
-    return _ChosenLogProbs.apply(logits, targets)
+    return _ChosenLogProbs.apply(logits, rows, targets)
 
 
 def token_logprobs(
     head: Callable[[Tensor], Tensor],
-    hidden: Float[Tensor, "K d"],
+    hidden: Float[Tensor, "N d"],
+    slots: Int[Tensor, "K"],
     targets: Int[Tensor, "K"],
     temperature: float = 1.0,
     support: UInt8[Tensor, "K V8"] | None = None,
     max_logits_bytes: int = 2**29,
 ) -> tuple[Float[Tensor, "K"], Float[Tensor, "K"]]:
-    """`chosen_logprobs` of `head(hidden) / temperature`, restricted to `support` (`pack_support`) where one is given.
+    """(log-probability, entropy of the distribution) of draw k from softmax(head(hidden[slots[k]]) / temperature),
+    restricted to `support[k]` (`pack_support`) where one is given.
 
-    Logits are made for at most `max_logits_bytes` of float32 at a time; when that takes more than one chunk, each
-    chunk is made again in the backward pass instead of being kept.
+    Draws that share a slot share its logits. Logits are made for at most `max_logits_bytes` of float32 at a time; when
+    that takes more than one chunk, each chunk is made again in the backward pass instead of being kept.
     """
+    if support is None:
+        slots, row = slots.unique(return_inverse=True)
+    else:
+        row = torch.arange(len(slots), device=slots.device)  # what the filter left may differ between draws
+    hidden = hidden[slots]
 
-    def one_chunk(hidden: Tensor, targets: Tensor, support: Tensor | None) -> tuple[Tensor, Tensor]:
+    def one_chunk(hidden: Tensor, rows: Tensor, targets: Tensor, support: Tensor | None) -> tuple[Tensor, Tensor]:
         logits = head(hidden).float()
         if temperature != 1.0:
             logits = logits / temperature
         if support is not None:
             logits = logits.masked_fill(~unpack_support(support, logits.shape[-1]), -torch.inf)
-        return chosen_logprobs(logits, targets)
+        return chosen_logprobs(logits, rows, targets)
 
-    rows = max(1, max_logits_bytes // (4 * vocab_size_of(head)))
-    if len(targets) <= rows:
-        return one_chunk(hidden, targets, support)
-    chunks = [
-        checkpoint(one_chunk, hidden[i : i + rows], targets[i : i + rows], _rows(support, i, rows), use_reentrant=False)
-        for i in range(0, len(targets), rows)
-    ]
-    return torch.cat([logprobs for logprobs, _ in chunks]), torch.cat([entropy for _, entropy in chunks])
-
-
-def _rows(value: Tensor | None, start: int, count: int) -> Tensor | None:
-    return None if value is None else value[start : start + count]
+    size = max(1, max_logits_bytes // (4 * vocab_size_of(head)))
+    if len(hidden) <= size:
+        logprobs, entropy = one_chunk(hidden, row, targets, support)
+        return logprobs, entropy[row]
+    logprobs, entropies = hidden.new_zeros(len(row), dtype=torch.float32), []
+    for start in range(0, len(hidden), size):
+        draws = ((row >= start) & (row < start + size)).nonzero().squeeze(1)
+        kept = None if support is None else support[start : start + size]
+        part = (hidden[start : start + size], row[draws] - start, targets[draws], kept)
+        chosen, entropy = checkpoint(one_chunk, *part, use_reentrant=False)
+        logprobs = logprobs.index_put((draws,), chosen)
+        entropies.append(entropy)
+    return logprobs, torch.cat(entropies)[row]
 
 
 def vocab_size_of(head: Any) -> int:

@@ -66,10 +66,25 @@ def draw_by_inverse_cdf(probabilities: Float[Tensor, "B V"], uniform: Float[Tens
     Some 15 times faster on a CPU than `torch.multinomial`. A token of probability 0 has an empty slice and is never
     drawn. `probabilities` need not sum to exactly 1.
     """
+    return draw_each(probabilities, torch.arange(len(uniform), device=uniform.device), uniform)
+
+
+def draw_each(
+    probabilities: Float[Tensor, "N V"], row: Int[Tensor, "B"], uniform: Float[Tensor, "B"]
+) -> Int[Tensor, "B"]:
+    """A draw from `probabilities[row[b]]` for every b, as by `draw_by_inverse_cdf`; rows are summed up once, however
+    many draw from them.
+    """
     cumulative = probabilities.cumsum(-1)
-    total = cumulative[:, -1]
-    target = torch.minimum(uniform.to(total) * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, target[:, None], right=True).squeeze(1)
+    order = row.argsort(stable=True)
+    counts = torch.bincount(row, minlength=len(probabilities))
+    column = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row[order]]
+    table = uniform.new_zeros(len(probabilities), int(counts.max())).to(probabilities)
+    table[row[order], column] = uniform[order].to(probabilities)
+    total = cumulative[:, -1:]
+    target = torch.minimum(table * total, torch.nextafter(total, torch.zeros_like(total)))
+    found = torch.searchsorted(cumulative, target, right=True)
+    return torch.empty_like(row).index_copy(0, order, found[row[order], column])
 
 
 _BITS = tuple(1 << i for i in range(8))

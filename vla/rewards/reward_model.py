@@ -8,9 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from vla.data.packing import attention_mask, pack_completions
+from vla.data.packing import pack_completions
 from vla.decoding.causal import attends_fully, disable_dropout, hidden_states, plain_model
-from vla.decoding.generate import group_rows
 
 
 class RewardModel(nn.Module):
@@ -44,17 +43,15 @@ class RewardModel(nn.Module):
         completions: Int[Tensor, "B L"],
         mask: Bool[Tensor, "B L"],
     ) -> Float[Tensor, "B"]:
-        """The reward of every completion, right-padded ids; equal prompts are read once."""
+        """The reward of every completion, right-padded ids; equal beginnings are read once."""
         # A last token that is never fed makes the packer keep the slot of the completion's real last token.
         completions = torch.nn.functional.pad(completions, (0, 1))
         lengths = mask.sum(1)
         mask = torch.arange(completions.shape[1], device=mask.device) <= lengths[:, None]
-        groups = group_rows(prompts, prompt_mask)[1].tolist() if self.share_prompts else None
-        rows = pack_completions(prompts, prompt_mask, completions, mask, groups, max_row_tokens=2048)
-        attention = attention_mask(rows.segments) if self.share_prompts else rows.segments >= 0
+        rows = pack_completions(prompts, prompt_mask, completions, mask, self.share_prompts, max_row_tokens=512)
         device = prompts.device.type
         with torch.autocast(device, self.autocast, enabled=self.autocast is not None):
-            hidden = hidden_states(self.model, rows.tokens, rows.positions, attention).flatten(0, 1)
+            hidden = hidden_states(self.model, rows.tokens, rows.positions, rows.attention).flatten(0, 1)
         last = rows.slots[(lengths + 1).cumsum(0) - 1]
         return (self.head(hidden[last].float()).squeeze(-1) - self.offset) / self.scale
 

@@ -36,7 +36,7 @@ class Problem:
 MAX_PROBLEMS = 20_000
 """More than this many problems of a family are not enumerated but drawn."""
 ARITHMETIC = re.compile(r"(add|sub|mul)([1-4])")
-WORD_FAMILIES = ("contains", "json", "sort3")
+WORD_FAMILIES = ("contains", "json", "sort3", "tool_call", "code")
 GYM = "gym."
 """`gym.chain_sum` is the family chain_sum of reasoning-gym."""
 WORDS = (
@@ -52,11 +52,15 @@ def make_family(name: str, num_problems: int) -> list[Problem]:
     """At most `num_problems` different problems of a family, the same at every call.
 
     add1 ... mul4   arithmetic on numbers of that many digits. add2 and sub2 use 10 to 49, so that sums have two digits
-    contains        a sentence with a given word            json, sort3     an object with two keys; three numbers in
-    order gym.FAMILY      a family of reasoning-gym
+    contains        a sentence with a given word                json        an object with two keys
+    sort3           three numbers in order                      tool_call   a call of a named tool with an argument
+    code            a function of one number, run on tests      gym.FAMILY  a family of reasoning-gym
+    FILE or owner/name  a file or hub data set (`problem_files`)
 
     Raises ValueError for an unknown name, or when reasoning-gym is asked for and missing.
     """
+    from vla.text.problem_files import is_source, read_problems
+
     match = ARITHMETIC.fullmatch(name)
     if match:
         problems = _arithmetic(name, match[1], int(match[2]), num_problems)
@@ -64,9 +68,14 @@ def make_family(name: str, num_problems: int) -> list[Problem]:
         problems = _WORD_PROBLEMS[name]()
     elif name.startswith(GYM):
         problems = _reasoning_gym(name, num_problems)
+    elif is_source(name):
+        problems = read_problems(name, num_problems)
     else:
         known = ", ".join(("add1 to add4", "sub1 to sub4", "mul1 to mul4", *WORD_FAMILIES))
-        raise ValueError(f"family {name!r} is unknown: choose {known}, or {GYM}NAME for a family of reasoning-gym")
+        raise ValueError(
+            f"family {name!r} is unknown: choose {known}, {GYM}NAME for a family of"
+            " reasoning-gym, or a .jsonl, .json or .parquet file"
+        )
     unique = {problem.question: problem for problem in problems}
     return sorted(unique.values(), key=lambda problem: _digest(problem.question))[:num_problems]
 
@@ -159,7 +168,43 @@ def _sort3() -> list[Problem]:
     return problems
 
 
-_WORD_PROBLEMS: dict[str, Callable[[], list[Problem]]] = {"contains": _contains, "json": _json, "sort3": _sort3}
+def _tool_call() -> list[Problem]:
+    tools = {"weather": "city", "define": "word", "translate": "text"}
+    schemas = {
+        tool: {"type": "object", "required": [argument], "properties": {argument: {"type": "string"}}}
+        for tool, argument in tools.items()
+    }
+    problems = []
+    for tool, argument in tools.items():
+        for value in (*NAMES.split(), *WORDS.split()):
+            call = {"name": tool, "arguments": {argument: value}}
+            question = (
+                f"Call the tool {tool} with {argument} set to {value}. A call looks like this:"
+                ' <tool_call>{"name": "add", "arguments": {"number": "3"}}</tool_call>'
+            )
+            answer = f"<tool_call>{json.dumps(call)}</tool_call>"
+            problems.append(Problem(question, answer, "tool_call", "tool_call", {"tools": schemas, "call": call}))
+    return problems
+
+
+def _code() -> list[Problem]:
+    problems = []
+    for sign, compute in _OPERATION.values():
+        for number in range(2, 30):
+            question = f"Write a Python function f(x) that returns x {sign} {number}. Answer with code only."
+            tests = [{"call": f"f({x})", "output": repr(compute(x, number))} for x in (0, 1, 7, -12)]
+            answer = f"def f(x):\n    return x {sign} {number}"
+            problems.append(Problem(question, answer, "code", "code", {"tests": tests}))
+    return problems
+
+
+_WORD_PROBLEMS: dict[str, Callable[[], list[Problem]]] = {
+    "contains": _contains,
+    "json": _json,
+    "sort3": _sort3,
+    "tool_call": _tool_call,
+    "code": _code,
+}
 
 
 def _reasoning_gym(name: str, num_problems: int) -> list[Problem]:

@@ -77,15 +77,19 @@ class Refinement:
         self.collect, self.evaluate, self.watch = collect, evaluate, watch
         self.algorithm = algorithm_of(config)
         self.update, self.loop = take(UpdateSettings, rl), take(LoopSettings, rl)
-        own_rates = {"value_head": rl.critic_learning_rate}
-        self.optimizer = make_optimizer(policy, "adamw", rl.learning_rate, rl.weight_decay, learning_rates=own_rates)
-        self.schedule = Schedule(self.optimizer, rl.schedule, rl.num_iterations, rl.warmup_iterations)
+        self.optimizer = make_optimizer(
+            policy, rl.optimizer, rl.learning_rate, rl.weight_decay, rl.muon_learning_rate,
+            {"value_head": rl.critic_learning_rate},
+        )  # fmt: skip
+        self.elapsed_seconds = 0.0
+        self.schedule = Schedule(
+            self.optimizer, rl.schedule, rl.num_iterations, rl.warmup_iterations, lambda: self.elapsed_share
+        )
         self.reference = self._make_reference(has_adapter) if self.algorithm.needs_reference else None
         self.state = LoopState(torch.Generator().manual_seed(derive_seed(config.train.seed, "minibatches")))
         self.keep: dict[str, Any] = {"optimizer": self.optimizer, "schedule": self.schedule, "loop": self.state, **keep}
         if self.reference is not None:
             self.keep["reference"] = self.reference
-        self.elapsed_seconds = 0.0
         self.log = MetricsLog(folder.path, self._resume() if config.resume else num_records, config.train.tensorboard)
         check_run(
             self.algorithm,
@@ -94,6 +98,12 @@ class Refinement:
             has_critic=policy.value_head is not None,
             has_reference=self.reference is not None,
         )
+
+    @property
+    def elapsed_share(self) -> float:
+        """The share of `rl.max_seconds` that is used up; 0 without a limit."""
+        limit = self.config.rl.max_seconds
+        return 0.0 if limit is None else self.elapsed_seconds / limit
 
     def _make_reference(self, has_adapter: bool) -> FrozenCopy | AdapterOff:
         if has_adapter:
@@ -155,8 +165,8 @@ class Refinement:
             return 0
         state = load_checkpoint(path)
         self.policy.load_state_dict(state["policy"])
+        self.elapsed_seconds = state["run"]["elapsed_seconds"]
         for name, part in self.keep.items():
             part.load_state_dict(state[name])
         restore_rng(state["rng"])
-        self.elapsed_seconds = state["run"]["elapsed_seconds"]
         return int(state["run"]["num_records"])

@@ -2,77 +2,161 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from vla.evaluate.plots import plot_curves
+from vla.evaluate.plots import plot_curves, plot_success, plot_time
+from vla.evaluate.success import SuccessRate
 from vla.train.metrics import read_metrics
 from vla.train.run_folder import RunFolder
 
-CURVES: tuple[tuple[str, Mapping[str, str], str], ...] = (
-    (
-        "success",
-        {"success": "sampled, training problems", "validation_success": "greedy, held-out problems"},
-        "success",
-    ),
-    ("reward", {"return_mean": "mean reward"}, "reward"),
-    ("gold", {"proxy": "proxy: the reward model", "gold": "gold"}, "reward"),
-    ("proxy_against_kl", {"kl_trajectory": "KL to the reference"}, "nats a completion"),
+CURVES: tuple[tuple[str, str, Mapping[str, str], str], ...] = (
+    ("reward", "Reward", {"return_mean": "mean reward"}, "reward"),
+    ("gold", "Proxy against gold reward", {"proxy": "proxy: the reward model", "gold": "gold"}, "reward"),
+    ("drift", "Distance from the policy before RL", {"kl_trajectory": "KL to the reference"}, "nats a completion"),
     (
         "diversity",
+        "Diversity",
         {"distinct_completions": "distinct completions", "distinct_pairs": "distinct pairs of words"},
         "share",
     ),
-    ("length", {"completion_tokens": "tokens of a completion"}, "tokens"),
-    ("entropy", {"entropy": "entropy"}, "nats a token"),
-    ("gap", {"logprob_gap_max": "largest gap", "logprob_gap_mean": "mean gap"}, "nats"),
-    ("kl", {"approx_kl": "to the acting policy", "kl_reference": "to the reference"}, "nats a token"),
+    ("length", "Length", {"completion_tokens": "tokens of a completion"}, "tokens"),
+    ("entropy", "Entropy", {"entropy": "entropy"}, "nats a token"),
+    ("families", "Curriculum", {"open_families": "families open"}, "families"),
+    ("gap", "Acting against scoring", {"logprob_gap_max": "largest gap", "logprob_gap_mean": "mean gap"}, "nats"),
+    (
+        "kl",
+        "Step size",
+        {"approx_kl": "KL to the acting policy", "kl_reference": "KL to the reference"},
+        "nats a token",
+    ),
 )
-"""Pictures of RL: file name, {metric: label}, unit; those whose metrics are not there are left out."""
+"""Pictures of RL: file name, title, {metric: label}, unit; those whose metrics are not there are left out."""
+LEAST = {"open_families": 1.0, "approx_kl": 1e-6}
+"""A metric that never passes this says nothing: one family all along, or rounding where every update is on-policy."""
 NUM_SHOWN = 12
 STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;color:#2b2f36;max-width:62rem;margin:2rem auto;padding:0 1rem}
-table{border-collapse:collapse;margin:1rem 0}td,th{border-bottom:1px solid #d5d9de;padding:.3rem .7rem;text-align:left;
-vertical-align:top}td.said{white-space:pre-wrap;font-family:ui-monospace,monospace;font-size:13px}
-img{max-width:49%;margin:.2rem 0}.yes{color:#3a8f5c}.no{color:#a8485e}
+body{font:15px/1.5 system-ui,sans-serif;color:#2b2f36;max-width:66rem;margin:2rem auto;padding:0 1rem}
+h1{font-size:1.7rem;margin:0 0 .2rem}h2{font-size:1.15rem;margin:2rem 0 .5rem}
+.quiet{color:#6a727c}p.quiet{margin:.2rem 0 1rem}
+code{font:13px ui-monospace,monospace}table{border-collapse:collapse;margin:.6rem 0;width:100%}
+td,th{border-bottom:1px solid #e3e6ea;padding:.35rem .7rem;text-align:left;vertical-align:top;font-weight:400}
+th{color:#6a727c}tr.head th{font-size:13px}td.said{white-space:pre-wrap;font:13px/1.45 ui-monospace,monospace;width:34%}
+div.curves{display:grid;grid-template-columns:1fr 1fr;gap:.5rem}img{width:100%}
+.yes{color:#2f7d4f}.no{color:#a8485e}
+@media(max-width:48rem){div.curves{grid-template-columns:1fr}}
 """
 
 
 def write_report(folder: RunFolder, title: str, results: Mapping[str, Any], pairs: Sequence[Pair]) -> None:
-    """Write report.html and its pictures. `results` values are shown as they print, the first pairs side by side."""
-    pictures = draw_curves(folder, read_metrics(folder.path, "rl"))
-    sections = [f"<h1>{escape(title)}</h1>", numbers_table(results)]
-    sections += [f'<img src="plots/{name}.png" alt="{name}">' for name in pictures]
+    """Write report.html, complete in itself, and its pictures. The first `pairs` are shown side by side."""
+    sections = [f"<h1>{escape(title)}</h1>", origin(folder), numbers_table(results)]
+    pictures = draw_curves(folder, read_metrics(folder.path), results)
+    if pictures:
+        sections += ["<h2>Over training</h2>", '<div class="curves">', *(image(folder, p) for p in pictures), "</div>"]
     if pairs:
         sections += ["<h2>The same questions, before and after</h2>", samples_table(pairs)]
-    head = f"<!doctype html><meta charset=utf-8><title>{escape(title)}</title><style>{STYLE}</style>"
-    (folder.path / "report.html").write_text(head + "\n".join(sections) + "\n")
+    head = (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>{escape(title)}</title><style>{STYLE}</style>"
+    )
+    (folder.path / "report.html").write_text("\n".join([head, *sections, "</html>"]) + "\n")
 
 
-def draw_curves(folder: RunFolder, records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Draw the pictures there are metrics for; their names."""
+def origin(folder: RunFolder) -> str:
+    """The command, machine and commit behind the numbers."""
+    note = folder.path / "run.json"
+    if not note.exists():
+        return ""
+    last = json.loads(note.read_text())[-1]
+    about = ", ".join(str(last[key])[:80] for key in ("started", "machine") if last.get(key))
+    return f'<p class="quiet"><code>{escape(last["command"])}</code><br>{escape(about)}</p>'
+
+
+def image(folder: RunFolder, name: str) -> str:
+    """A picture inside the page, so that the page can be sent around."""
+    content = base64.b64encode((folder.plots / f"{name}.png").read_bytes()).decode()
+    return f'<img alt="{escape(name)}" src="data:image/png;base64,{content}">'
+
+
+def draw_curves(folder: RunFolder, records: Sequence[Mapping[str, Any]], results: Mapping[str, Any]) -> list[str]:
+    """Draw the pictures there are numbers for; their names."""
     drawn = []
-    for name, metrics, unit in CURVES:
-        present = {key: label for key, label in metrics.items() if any(r.get(key) is not None for r in records)}
-        if present and len(records) > 1:
+
+    def draw(name: str, title: str, rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, str], unit: str) -> None:
+        largest = {key: max((r[key] for r in rows if r.get(key) is not None), default=0.0) for key in metrics}
+        present = {key: label for key, label in metrics.items() if any(r.get(key) is not None for r in rows)}
+        present = {key: label for key, label in present.items() if largest[key] > LEAST.get(key, -math.inf)}
+        if present and len(rows) > 1:
             folder.plots.mkdir(parents=True, exist_ok=True)
-            plot_curves(folder.plots / f"{name}.png", records, present, name.capitalize(), "iteration", unit)
+            step = "iteration" if name in {curve[0] for curve in CURVES} else "step"
+            plot_curves(folder.plots / f"{name}.png", rows, present, title, step, unit)
             drawn.append(name)
+
+    rl = [record for record in records if record.get("stage") == "rl"]
+    if draw_success(folder, rl, results):
+        drawn.append("success")
+    same = all(r.get("return_mean") == r.get("success") for r in rl)  # the reward is success: one picture says it all
+    for name, title, metrics, unit in CURVES:
+        if not (name == "reward" and same):
+            draw(name, title, rl, metrics, unit)
+    for stage in dict.fromkeys(record.get("stage") for record in records if "loss" in record):
+        rows = [record for record in records if record.get("stage") == stage]
+        if stage != "rl":
+            draw(f"loss_{str(stage).replace(' ', '_')}", f"Loss: {stage}", rows, {"loss": "training loss"}, "loss")
+    if isinstance(results.get("seconds"), Mapping):
+        plot_time(folder.plots / "time.png", results["seconds"], "Where the time went")
+        drawn.append("time")
     return drawn
 
 
+def draw_success(folder: RunFolder, rl: Sequence[Mapping[str, Any]], results: Mapping[str, Any]) -> bool:
+    """Success over training: sampled, on what is trained; greedy, before and after on held-out problems."""
+    ends = [results.get("before"), results.get("after")]
+    sampled = [(float(r["step"]), _rate(r, "success", "num_trajectories", 1.0)) for r in rl if "success" in r]
+    validation = [
+        (float(r["step"]), _rate(r, "validation_success", "validation_starts", None))
+        for r in rl
+        if r.get("validation_success") is not None
+    ]
+    if not all(isinstance(end, SuccessRate) for end in ends) or len(sampled) < 2:
+        return False
+    curves = {"sampled, training problems": sampled, "greedy, validation": validation}
+    curves["greedy, held-out, before and after"] = list(zip((0.0, sampled[-1][0]), ends, strict=True))
+    folder.plots.mkdir(parents=True, exist_ok=True)
+    shown = {name: points for name, points in curves.items() if points}
+    plot_success(folder.plots / "success.png", shown, "Success", "iteration")
+    return True
+
+
+def _rate(record: Mapping[str, Any], share: str, count: str, temperature: float | None) -> SuccessRate:
+    number = round(record[count])
+    return SuccessRate(round(record[share] * number), number, temperature)
+
+
 def numbers_table(results: Mapping[str, Any]) -> str:
-    """A table of {name: value}; values that are tables themselves are shown in lines."""
-    rows = "".join(f"<tr><th>{escape(name)}</th><td>{show(value)}</td></tr>" for name, value in results.items())
+    """A table of {name: value}; values that are tables themselves are shown in lines, the time as a picture."""
+    rows = "".join(
+        f"<tr><th>{escape(name.replace('_', ' '))}</th><td>{show(value, name)}</td></tr>"
+        for name, value in results.items()
+        if name != "seconds"
+    )
     return f"<table>{rows}</table>"
 
 
-def show(value: Any) -> str:
+def show(value: Any, name: str = "") -> str:
     """A value as HTML."""
     if isinstance(value, Mapping):
+        if set(value) == {"before", "after"}:
+            return f"{show(value['before'])} before, {show(value['after'])} after"
         return "<br>".join(f"{escape(str(key))}: {show(item)}" for key, item in value.items()) or "none"
+    if name.endswith("_bytes"):
+        return f"{value / 2**30:.2f} GiB"
     if isinstance(value, float):
         return f"{value:.4g}"
     return escape(str(value))
@@ -93,11 +177,11 @@ class Pair:
 def samples_table(pairs: Sequence[Pair]) -> str:
     """Answers side by side."""
     rows = "".join(
-        f"<tr><td>{escape(pair.question)}</td><td>{escape(pair.note)}</td>"
+        f"<tr><td>{escape(pair.question)}<br><span class=quiet>{escape(pair.note)}</span></td>"
         f"{said(pair.before, pair.before_right)}{said(pair.after, pair.after_right)}</tr>"
         for pair in pairs[:NUM_SHOWN]
     )
-    return f"<table><tr><th>question</th><th></th><th>before</th><th>after</th></tr>{rows}</table>"
+    return f'<table><tr class="head"><th>question</th><th>before</th><th>after</th></tr>{rows}</table>'
 
 
 def said(text: str, right: bool | None) -> str:

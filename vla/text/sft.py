@@ -15,7 +15,7 @@ from torch import Tensor
 from vla.config.text import TextConfig, TextSft
 from vla.data.chat import ChatFormat
 from vla.data.conversations import Conversation, Encoded, encode, mixture_order, read_conversations
-from vla.data.packing import attention_mask, pack_texts
+from vla.data.packing import pack_texts
 from vla.decoding.causal import attends_fully, hidden_states, output_head
 from vla.decoding.logprobs import token_logprobs
 from vla.decoding.sampling import Sampling
@@ -72,16 +72,15 @@ def read_source(name: str, fraction: float) -> Source:
 def packed_logprobs(
     parts: LanguageParts, texts: Sequence[Encoded], row_tokens: int
 ) -> tuple[Float[Tensor, "K"], Tensor]:
-    """(log-probability of every learned token, number of its text), several texts a row."""
-    if not attends_fully(parts.model):
-        row_tokens = 1  # models with sliding windows get a row for every text
-    rows = max(row_tokens, *(len(text.ids) for text in texts)) if row_tokens == 1 else row_tokens
+    """(log-probability of every learned token, number of its text), several texts a row; a row each for models with
+    sliding windows.
+    """
     pairs = [(text.ids, text.learned) for text in texts]
-    packed = pack_texts(pairs, rows, parts.device)
+    packed = pack_texts(pairs, row_tokens, attends_fully(parts.model), parts.device)
+    rows = packed.rows
     with torch.autocast(parts.device.type, parts.autocast, enabled=parts.autocast is not None):
-        attention = attention_mask(packed.rows.segments)
-        hidden = hidden_states(parts.model, packed.rows.tokens, packed.rows.positions, attention).flatten(0, 1)
-        logprobs, _ = token_logprobs(output_head(parts.model), hidden[packed.rows.slots], packed.targets)
+        hidden = hidden_states(parts.model, rows.tokens, rows.positions, rows.attention).flatten(0, 1)
+        logprobs, _ = token_logprobs(output_head(parts.model), hidden, rows.slots, packed.targets)
     return logprobs, packed.sequence
 
 
