@@ -69,6 +69,8 @@ def test_grpo_with_kl_as_a_loss_by_hand():
 
 def test_dr_grpo_by_hand():
     assert loss_at_ratios("dr_grpo").loss.item() == pytest.approx(-1.37 / 2 / 16, rel=1e-5)
+    # by itself it divides by the most draws of a decision, here 2 instead of 4
+    assert loss_at_ratios("dr_grpo", max_length=None).loss.item() == pytest.approx(-1.37 / 2 / 8, rel=1e-5)
 
 
 def test_dapo_by_hand():

@@ -82,7 +82,7 @@ class DrGrpo(Section):
     name: Literal["dr_grpo"]
     clip_low: ClipLow
     clip_high: NonNegative
-    max_length: Count
+    max_length: Count | None
     entropy_coefficient: float
 
 

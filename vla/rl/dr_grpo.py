@@ -20,12 +20,13 @@ class DrGRPO:
     """max(-A r, -A clip(r)) with A = return - group mean, summed over draws and divided by sequences x `max_length`.
 
     No standard deviation (it favours starts that are nearly always or nearly never solved) and no division by the
-    length of the answer (it favours long failures). `max_length` is the most draws a trajectory can have.
+    length of the answer (it favours long failures). `max_length` is the same for all, in every iteration; None: the
+    most draws a decision can have, which for text is the length limit.
     """
 
     clip_low: float
     clip_high: float
-    max_length: int
+    max_length: int | None = None
     entropy_coefficient: float = 0.0
     needs_reference: ClassVar[bool] = False
     needs_values: ClassVar[bool] = False
@@ -33,7 +34,8 @@ class DrGRPO:
 
     def __post_init__(self) -> None:
         checks.clip_range(self.clip_low, self.clip_high)
-        checks.reduction("constant", self.max_length)
+        if self.max_length is not None:
+            checks.reduction("constant", self.max_length)
         checks.penalty(0.0, "k3", self.entropy_coefficient)
 
     def prepare(
@@ -41,7 +43,8 @@ class DrGRPO:
     ) -> Batch:
         """Centred returns, constant normaliser."""
         credit = group_relative(rollout.returns, rollout.group, "none")
-        return trajectory_batch(rollout, credit, "constant", self.max_length, ref_logprobs, reduce_sum)
+        length = rollout.mask.shape[1] if self.max_length is None else self.max_length
+        return trajectory_batch(rollout, credit, "constant", length, ref_logprobs, reduce_sum)
 
     def loss(self, batch: Batch, scores: Scores) -> LossOutput:
         """Clipped surrogate and entropy bonus."""

@@ -145,6 +145,11 @@ class Schedule:
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * scale
 
+    def resume(self, num_done: int) -> None:
+        """Go on after so many steps."""
+        self.num_done = num_done
+        self._apply()
+
     def state_dict(self) -> dict[str, Any]:
         return {"num_done": self.num_done, "rates": self.rates}
 
