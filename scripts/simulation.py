@@ -22,7 +22,8 @@ class Simulation:
         return make_vector(
             task=s.task, robot=s.robot, num_envs=num_envs, cameras=s.cameras, image_size=s.image_size,
             max_steps=s.max_steps, renderer=s.renderer, num_threads=s.num_threads, reward=s.reward,
-            randomize=s.randomization, num_distractors=s.num_distractors, render_every_step=render_every_step,
+            randomize=s.randomization, num_distractors=s.num_distractors, perturbation=s.perturbation,
+            render_every_step=render_every_step,
         )  # fmt: skip
 
     def environment(self) -> Any:
@@ -56,7 +57,7 @@ class Simulation:
     def texts(self) -> list[str]:
         from sim.questions import all_texts
 
-        return all_texts()
+        return all_texts(self.settings.tasks)
 
     def kind_of(self, question: str) -> str:
         from sim.questions import kind_of

@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sim.vector import VectorEnvironment
 
-__all__ = ["ROBOTS", "TASKS", "make_vector"]
+__all__ = ["PERTURBATIONS", "ROBOTS", "TASKS", "make_vector"]
 
 ROBOTS = ("panda", "gantry")
-TASKS = ("pick_place",)
+TASKS = ("reach", "push", "lift", "pick_place", "stack")
+PERTURBATIONS = ("none", "camera", "light", "texture", "wording", "start")
 
 
 def make_vector(
-    task: str = "pick_place",
+    task: str | Sequence[str] = "pick_place",
     robot: str = "panda",
     num_envs: int = 64,
     cameras: Sequence[str] = ("front", "wrist"),
@@ -33,12 +34,13 @@ def make_vector(
     reward: Mapping[str, float] | None = None,
     randomize: Mapping[str, Any] | None = None,
     num_distractors: int = 1,
+    perturbation: str = "none",
     render_every_step: bool = False,
 ) -> VectorEnvironment:
-    """Many environments of one task in this process.
+    """Many environments of one task, or of several that take turns by seed, in this process.
 
     Args:
-        task: one of TASKS.
+        task: one of TASKS, or several.
         robot: one of ROBOTS.
         num_envs: environments N.
         cameras: which cameras to draw; empty for none.
@@ -49,6 +51,7 @@ def make_vector(
         reward: weight per reward term; None means {"success": 1.0}, the sparse reward.
         randomize: ranges that replace those of `sim.randomize.DEFAULT_RANDOMIZATION`.
         num_distractors: blocks, and as many pads, beside the ones that the instruction names.
+        perturbation: one of PERTURBATIONS: what differs from training, for evaluation; see `sim.perturbations`.
         render_every_step: also give pictures after every control step.
 
     Raises:
@@ -60,7 +63,7 @@ def make_vector(
     from sim.build import build_vector
 
     return build_vector(
-        task=task,
+        tasks=(task,) if isinstance(task, str) else tuple(task),
         robot=robot,
         num_envs=num_envs,
         cameras=tuple(cameras),
@@ -71,5 +74,6 @@ def make_vector(
         reward={"success": 1.0} if reward is None else dict(reward),
         randomize={} if randomize is None else dict(randomize),
         num_distractors=num_distractors,
+        perturbation=perturbation,
         render_every_step=render_every_step,
     )

@@ -7,12 +7,15 @@ import numpy as np
 from sim.looks import BLOCK_SHAPE_NAMES, COLOR_NAMES, PAD_SHAPE_NAMES
 from sim.physics import Physics
 from sim.task import ObjectFacts, SceneFacts, Task
+from sim.wording import instructions
 
 Pixels = tuple[float, float] | None
 
 
-def scene_facts(physics: Physics, task: Task, ids: np.ndarray, cameras: tuple[str, ...]) -> list[SceneFacts]:
-    """One `SceneFacts` per environment of `ids`; the first block and the first pad are the instruction's."""
+def scene_facts(
+    physics: Physics, task: Task, ids: np.ndarray, phrasing: np.ndarray, cameras: tuple[str, ...]
+) -> list[SceneFacts]:
+    """One `SceneFacts` per environment of `ids` [n], all of one task and asked in the words number `phrasing` [n]."""
     num_blocks, num_pads = physics.tabletop.num_blocks, physics.tabletop.num_pads
     blocks, pads = range(num_blocks), range(num_pads)
     position = [physics.block_position(ids, i) for i in blocks] + [physics.pad_position(ids, i) for i in pads]
@@ -20,13 +23,14 @@ def scene_facts(physics: Physics, task: Task, ids: np.ndarray, cameras: tuple[st
     held = [physics.grasped(ids, i) for i in blocks] + [np.zeros(len(ids), dtype=bool)] * num_pads
     pixels = {camera: [physics.project(ids, camera, p) for p in position] for camera in cameras}
     hand, hand_yaw, opening = physics.hand_position(ids), physics.hand_yaw(ids), physics.gripper_opening(ids)
-    instruction, success = task.instruction(physics, ids), task.success(physics, ids)
+    instruction, success = instructions(physics.looks, ids, task.wording, phrasing), task.success(physics, ids)
+    named = task.wording.objects(num_blocks)
     facts = []
     for row, env in enumerate(ids):
         objects = tuple(
             ObjectFacts(
                 *_names(physics, int(env), i, num_blocks),
-                role="target" if i in (0, num_blocks) else "distractor",
+                role="target" if i in named else "distractor",
                 position=tuple(position[i][row].tolist()),
                 yaw=float(yaw[i][row]),
                 grasped=bool(held[i][row]),
@@ -44,6 +48,7 @@ def scene_facts(physics: Physics, task: Task, ids: np.ndarray, cameras: tuple[st
                 grasped=grasped,
                 instruction=instruction[row],
                 success=bool(success[row]),
+                wording=task.wording,
             )
         )
     return facts

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 
-from sim.robots.rotations import multiply_quats, rpy_to_quat
+from sim.robots.rotations import multiply_quats, quat_to_matrix, rpy_to_quat
 from sim.scenes.objects import BLOCK_SHAPES, COLORS, GEOM_KINDS, HIDDEN_SIZE, PAD_SHAPES, Shape
 
 COLOR_NAMES = tuple(COLORS)
 BLOCK_SHAPE_NAMES = tuple(BLOCK_SHAPES)
 PAD_SHAPE_NAMES = tuple(PAD_SHAPES)
 
+SURFACES = ("table", "floor")
+"""Geoms of the surroundings whose colour may differ."""
 ALWAYS_VARIED = ("geom_rgba", "geom_size")
 
 
@@ -37,6 +39,9 @@ class Surroundings:
         lamp: brightness of the lamp [n], 1 as the scene was built.
         camera_offset: metres [n, num_cameras, 3] in the frame the camera is fixed in.
         camera_turn: roll, pitch, yaw [n, num_cameras, 3] (radians) about the camera's own axes.
+        tint: brightness of the lamp's red, green and blue [n, 3], 1 as the scene was built.
+        lamp_turn: rotation [n, 2] (radians) of the lamp's direction about the world's x and y.
+        surfaces: change of the colour of each of `SURFACES` [n, surfaces, 3].
     """
 
     rgb: np.ndarray
@@ -44,6 +49,9 @@ class Surroundings:
     lamp: np.ndarray
     camera_offset: np.ndarray
     camera_turn: np.ndarray
+    tint: np.ndarray
+    lamp_turn: np.ndarray
+    surfaces: np.ndarray
 
 
 def geom_ids(model: mujoco.MjModel, kind: str, count: int) -> np.ndarray:
@@ -77,11 +85,17 @@ def write_objects(
 def write_surroundings(
     fields: dict[str, np.ndarray], model: mujoco.MjModel, ids: np.ndarray, geoms: np.ndarray, around: Surroundings
 ) -> None:
-    """Write those of friction, lamp and cameras that the batch was told to vary."""
+    """Write the surfaces' colours, and those of friction, lamp and cameras that the batch was told to vary."""
     if "geom_friction" in fields:
         fields["geom_friction"][np.ix_(ids, geoms.ravel(), np.array([0]))] = around.friction[:, None, None]
+    for i, name in enumerate(SURFACES):
+        geom = model.geom(name).id
+        fields["geom_rgba"][ids, geom, :3] = np.clip(model.geom_rgba[geom, :3] + around.surfaces[:, i], 0.0, 1.0)
     if "light_diffuse" in fields:
-        fields["light_diffuse"][ids] = model.light_diffuse * around.lamp[:, None, None]
+        fields["light_diffuse"][ids] = model.light_diffuse * (around.lamp[:, None] * around.tint)[:, None]
+    if "light_dir" in fields:
+        turn = np.concatenate([around.lamp_turn, np.zeros((len(ids), 1))], axis=1)
+        fields["light_dir"][ids] = model.light_dir @ quat_to_matrix(rpy_to_quat(turn)).transpose(0, 2, 1)
     if "cam_pos" in fields:
         fields["cam_pos"][ids] = model.cam_pos + around.camera_offset
     if "cam_quat" in fields:

@@ -7,7 +7,8 @@ workspace.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from sim.robots.rotations import wrap_angle
 from sim.scenes.objects import BLOCK_SHAPES, COLORS, PAD_SHAPES
 from sim.scenes.tabletop import CENTER
 from sim.task import ObjectFacts, SceneFacts
+from sim.wording import SHAPES, WORDINGS, Wording
 
 NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -172,8 +174,9 @@ def sightings(facts: SceneFacts, camera: str) -> list[Sighting]:
     return found
 
 
-def all_texts() -> list[str]:
-    """Every word that questions, answers and instructions can hold, for training a tokenizer."""
+def all_texts(tasks: Sequence[str] = ("pick_place",)) -> list[str]:
+    """Every word that questions, answers and instructions of the tasks can hold, for training a tokenizer."""
+    wordings = [WORDINGS[task] for task in tasks]
     texts = ["yes", "no", "nothing", *NUMBER_WORDS]
     for color in COLORS:
         texts.append(f"how many {color} things are there?")
@@ -183,10 +186,17 @@ def all_texts() -> list[str]:
             texts += [f"is the {name} grasped?", f"how far is the {name} turned?", "what is in the gripper?"]
             texts += [f"what colour is the {shape}?", f"a {name}"]
         for other in COLORS:
-            for block in BLOCK_SHAPES:
-                texts += [f"put the {color} {block} on the {other} {pad}" for pad in PAD_SHAPES]
-                texts += [f"is this done: put the {color} {block} on the {other} {pad}?" for pad in PAD_SHAPES]
+            for block, wording in product(BLOCK_SHAPES, wordings):
+                sentences = _sentences(wording, f"{color} {block}", other)
+                texts += [*sentences, *(f"is this done: {sentence}?" for sentence in sentences)]
     return texts
+
+
+def _sentences(wording: Wording, first: str, color: str) -> list[str]:
+    """The instructions about the object called `first`, and a second one of `color` where one is named."""
+    if len(wording.kinds) == 1:
+        return [wording.say((first,))] if first.startswith(color) else []
+    return [wording.say((first, f"{color} {shape}")) for shape in SHAPES[wording.kinds[1]]]
 
 
 def _any_object(facts: SceneFacts, rng: np.random.Generator) -> ObjectFacts:
@@ -194,7 +204,8 @@ def _any_object(facts: SceneFacts, rng: np.random.Generator) -> ObjectFacts:
 
 
 PLAN_NUMBERS = ("block_x", "block_y", "block_z", "pad_x", "pad_y", "pad_z", "turn", "held")
-"""What an instruction is about: vectors from the gripper (m), how far to turn (rad / 5), held (0.3) or not (-0.3)."""
+"""What an instruction is about: vectors from the gripper to the named block and to the pad or block that it goes to (m;
+the first again where only one is named), how far to turn (rad / 5), held (0.3) or not (-0.3)."""
 TURN_SCALE = 0.2
 HELD = 0.3
 
@@ -210,14 +221,15 @@ class Plan(NamedTuple):
 
 
 def plan(facts: SceneFacts, rng: np.random.Generator) -> Plan:
-    """An instruction about any block and pad of the scene, and the numbers that it comes down to here and now."""
-    blocks = [o for o in facts.objects if o.kind == "block"]
-    pads = [o for o in facts.objects if o.kind == "pad"]
-    block, pad = blocks[rng.integers(len(blocks))], pads[rng.integers(len(pads))]
-    to_block = np.subtract(block.position, facts.hand_position)
-    to_pad = np.subtract(pad.position, facts.hand_position)
+    """The task's instruction about any objects of the scene, and the numbers that it comes down to here and now."""
+    chosen: list[ObjectFacts] = []
+    for kind in facts.wording.kinds:
+        others = [o for o in facts.objects if o.kind == kind and o not in chosen]
+        chosen.append(others[rng.integers(len(others))])
+    names, block = [thing.name for thing in chosen], chosen[0]
+    places = [tuple(map(float, np.subtract(thing.position, facts.hand_position))) for thing in (block, chosen[-1])]
     symmetry = BLOCK_SHAPES[block.shape].symmetry
     turn = float(wrap_angle(np.array(block.yaw - facts.hand_yaw), symmetry)) if symmetry > 0 else 0.0
-    numbers = (*map(float, to_block), *map(float, to_pad), TURN_SCALE * turn, HELD if block.grasped else -HELD)
-    text = f"put the {block.name} on the {pad.name}"
-    return Plan(text, numbers, ((f"put the {block.name}", numbers[:3]), (text, numbers[3:6])))
+    numbers = (*places[0], *places[1], TURN_SCALE * turn, HELD if block.grasped else -HELD)
+    mentions = ((facts.wording.up_to(names, i), place) for i, place in zip((0, len(names) - 1), places))
+    return Plan(facts.wording.say(names), numbers, tuple(mentions))

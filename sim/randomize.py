@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sim.looks import BLOCK_SHAPE_NAMES, COLOR_NAMES, PAD_SHAPE_NAMES, Looks, Surroundings
+from sim.looks import BLOCK_SHAPE_NAMES, COLOR_NAMES, PAD_SHAPE_NAMES, SURFACES, Looks, Surroundings
 from sim.scenes.objects import COLORS
 from sim.scenes.tabletop import CAMERAS, CENTER
 
@@ -35,6 +35,9 @@ class Randomization:
         color_jitter: largest change of each colour channel.
         camera_position_jitter, camera_angle_jitter: largest change of every camera's position and direction.
         light_jitter: largest relative change of the lamp's brightness.
+        light_tint: largest relative change of each of the lamp's colour channels.
+        light_angle_jitter: largest change of the lamp's direction about the horizontal axes.
+        surface_jitter: largest change of each colour channel of table and floor.
         friction: lowest and highest sliding friction of the blocks.
     """
 
@@ -54,6 +57,9 @@ class Randomization:
     camera_position_jitter: float
     camera_angle_jitter: float
     light_jitter: float
+    light_tint: float
+    light_angle_jitter: float
+    surface_jitter: float
     friction: tuple[float, float]
 
     @property
@@ -61,7 +67,8 @@ class Randomization:
         """Model fields that must differ between environments for these ranges."""
         varies = {
             "geom_friction": self.friction != DEFAULT_FRICTION,
-            "light_diffuse": self.light_jitter > 0,
+            "light_diffuse": self.light_jitter > 0 or self.light_tint > 0,
+            "light_dir": self.light_angle_jitter > 0,
             "cam_pos": self.camera_position_jitter > 0,
             "cam_quat": self.camera_angle_jitter > 0,
         }
@@ -86,6 +93,9 @@ DEFAULT_RANDOMIZATION = Randomization(
     camera_position_jitter=0.0,
     camera_angle_jitter=0.0,
     light_jitter=0.0,
+    light_tint=0.0,
+    light_angle_jitter=0.0,
+    surface_jitter=0.0,
     friction=DEFAULT_FRICTION,
 )
 
@@ -158,15 +168,23 @@ class UniformNumbers:
 
     def __init__(self, values: np.ndarray) -> None:
         self._values = values
-        self._next = 0
+        self._next, self._end = 0, values.shape[1]
 
     def take(self, *shape: int) -> np.ndarray:
         """The next numbers as [n, *shape], in [0, 1)."""
         size = int(np.prod(shape))
-        piece = self._values[:, self._next : self._next + size]
+        piece = self._values[:, self._next : min(self._next + size, self._end)]
         assert piece.shape[1] == size, "fewer uniform numbers were drawn than the scene needs"
         self._next += size
         return piece.reshape(len(piece), *shape)
+
+    def from_the_end(self, low: float, high: float, *shape: int) -> np.ndarray:
+        """The last numbers as [n, *shape], in [low, high): for what was added later, so that nothing else shifts."""
+        size = int(np.prod(shape))
+        piece = self._values[:, self._end - size : self._end]
+        self._end -= size
+        assert self._next <= self._end, "fewer uniform numbers were drawn than the scene needs"
+        return low + (high - low) * piece.reshape(len(piece), *shape)
 
     def between(self, low: float, high: float, *shape: int) -> np.ndarray:
         """The next numbers as [n, *shape], in [low, high)."""
@@ -175,7 +193,7 @@ class UniformNumbers:
 
 def draw_uniform(rngs: list[np.random.Generator], num_objects: int) -> UniformNumbers:
     """One vector per generator, long enough for `sample_scenes` and the extras of one start."""
-    size = NUM_TRIES * NUM_CANDIDATES * num_objects * 2 + 4 * num_objects + 128
+    size = NUM_TRIES * NUM_CANDIDATES * num_objects * 2 + 4 * num_objects + 128 + 64
     return UniformNumbers(np.stack([rng.random(size) for rng in rngs]))
 
 
@@ -199,6 +217,9 @@ def _surroundings(numbers: UniformNumbers, ranges: Randomization) -> Surrounding
     def jitter(size: float, *shape: int) -> np.ndarray:
         return numbers.between(-size, size, *shape)
 
+    def later(size: float, *shape: int) -> np.ndarray:
+        return numbers.from_the_end(-size, size, *shape)
+
     shades = np.array(list(COLORS.values())) + jitter(ranges.color_jitter, len(COLORS), 3)
     return Surroundings(
         rgb=np.clip(shades, 0.0, 1.0),
@@ -206,6 +227,9 @@ def _surroundings(numbers: UniformNumbers, ranges: Randomization) -> Surrounding
         lamp=1.0 + jitter(ranges.light_jitter, 1)[:, 0],
         camera_offset=jitter(ranges.camera_position_jitter, len(CAMERAS), 3),
         camera_turn=jitter(ranges.camera_angle_jitter, len(CAMERAS), 3),
+        tint=1.0 + later(ranges.light_tint, 3),
+        lamp_turn=later(ranges.light_angle_jitter, 2),
+        surfaces=later(ranges.surface_jitter, len(SURFACES), 3),
     )
 
 

@@ -34,6 +34,11 @@ def place(was_lifted: np.ndarray, block_to_pad: np.ndarray) -> np.ndarray:
     return was_lifted * tolerance(np.linalg.norm(block_to_pad, axis=1), upper=0.01, margin=0.15)
 
 
+def push(block_to_pad: np.ndarray) -> np.ndarray:
+    """How near [n] the block is to the pad, from the vector between them on the table [n, 2] (metres)."""
+    return tolerance(np.linalg.norm(block_to_pad, axis=1), upper=0.01, margin=0.1)
+
+
 def success(succeeded: np.ndarray) -> np.ndarray:
     """1 when the task is done."""
     return succeeded.astype(np.float64)

@@ -9,6 +9,10 @@ from typing import Protocol
 import numpy as np
 
 from sim.physics import Physics
+from sim.wording import WORDINGS, Wording
+
+TARGET = 0
+"""The first block and the first pad are the ones that an instruction names."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,8 @@ class StepResult:
         truncated: bool [n], the time limit ended it.
         success: bool [n].
         num_steps: int64 [n], control steps executed; an environment that ends inside a chunk stops there.
-        metrics: float32 [n] per name: the best value so far of every reward term.
+        metrics: float32 [n] per name: the best value so far of every reward term. Where several tasks run, a term is
+            called "task/term" and is NaN in the environments of the others; "success" is there for all.
         frames: uint8 [n, H, h, w, 3] per camera after every control step, when `render_every_step`; else empty.
     """
 
@@ -53,7 +58,7 @@ class StepResult:
 
 @dataclass(frozen=True)
 class ObjectFacts:
-    """One object: kind "block" or "pad", role "target" or "distractor", position in metres, yaw in radians.
+    """One object: kind "block" or "pad", role "target" (named) or "distractor", position in metres, yaw in radians.
 
     `pixels` gives its centre in each camera's image as fractions (right, down) in [0, 1], or None outside the image.
     """
@@ -78,11 +83,12 @@ class SceneFacts:
     """The ground truth of one scene, for asking questions about it.
 
     Attributes:
-        objects: blocks then pads; the first of each kind is the instruction's.
+        objects: blocks then pads; those that the instruction names come first among their kind.
         hand_position: measured tcp, metres; hand_yaw radians; gripper_opening metres.
         grasped: index into `objects` of the held block, or None.
         instruction: what the scene asks for.
         success: whether that is done.
+        wording: how the task is asked.
     """
 
     objects: tuple[ObjectFacts, ...]
@@ -92,6 +98,7 @@ class SceneFacts:
     grasped: int | None
     instruction: str
     success: bool
+    wording: Wording = WORDINGS["pick_place"]
 
 
 class Task(Protocol):
@@ -101,16 +108,11 @@ class Task(Protocol):
     """
 
     name: str
+    wording: Wording
     reward_names: tuple[str, ...]
 
     def initialise(self, physics: Physics, rngs: list[np.random.Generator], ids: np.ndarray) -> None:
         """Write a start into the simulations, from one random generator each."""
-
-    def initialise_anywhere(self, physics: Physics, rngs: list[np.random.Generator], ids: np.ndarray) -> None:
-        """Write a scene from the middle of nowhere: any hand pose, perhaps a block in the hand."""
-
-    def instruction(self, physics: Physics, ids: np.ndarray) -> list[str]:
-        """What is asked of each environment."""
 
     def reward_terms(self, physics: Physics, ids: np.ndarray, best: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Every reward term in [0, 1], [n]."""

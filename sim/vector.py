@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +10,12 @@ import numpy as np
 
 from sim.facts import scene_facts
 from sim.physics import Physics
+from sim.randomize import Randomization
 from sim.render import Backend, Renderer
 from sim.spec import DEFAULT_ACTION_SPEC
+from sim.starts import start_anywhere
 from sim.task import SceneFacts, SimObservation, StepResult, Task
+from sim.wording import instructions
 
 
 @dataclass(frozen=True)
@@ -30,14 +33,17 @@ class SimState:
 
 
 class VectorEnvironment:
-    """N environments of one task and robot.
+    """N environments of one robot and one scene, and of one task or several.
 
-    `ids` are any distinct environment numbers in any order; every result has its rows in that order. An environment
-    that has ended stays as it is, and steps on it do nothing, until it is reset.
+    A start's seed says which task it is: the tasks take turns, seed by seed. `ids` are any distinct environment
+    numbers in any order; every result has its rows in that order. An environment that has ended stays as it is, and
+    steps on it do nothing, until it is reset.
 
     Args:
         physics: the simulations.
-        task: what is asked and rewarded.
+        tasks: what is asked and rewarded.
+        ranges: what differs from start to start.
+        paraphrased: ask in other words than the demonstrations do; the seed says in which.
         cameras: the cameras that observations carry, of the scene's.
         image_size: height and width, pixels.
         max_steps: control steps after which an episode is truncated.
@@ -50,7 +56,9 @@ class VectorEnvironment:
     def __init__(
         self,
         physics: Physics,
-        task: Task,
+        tasks: tuple[Task, ...],
+        ranges: Randomization,
+        paraphrased: bool,
         cameras: tuple[str, ...],
         image_size: int,
         max_steps: int,
@@ -59,7 +67,7 @@ class VectorEnvironment:
         num_threads: int,
         render_every_step: bool,
     ) -> None:
-        self.physics, self.task = physics, task
+        self.physics, self.tasks, self.ranges, self._paraphrased = physics, tasks, ranges, paraphrased
         self.cameras, self.image_size, self.max_steps = cameras, image_size, max_steps
         self.num_envs = physics.num_envs
         self.action_spec = DEFAULT_ACTION_SPEC
@@ -71,20 +79,36 @@ class VectorEnvironment:
         self._steps = np.zeros(self.num_envs, dtype=np.int64)
         self._terminated = np.zeros(self.num_envs, dtype=bool)
         self._truncated = np.ones(self.num_envs, dtype=bool)
-        self._best = {name: np.zeros(self.num_envs) for name in task.reward_names}
+        self._task = np.zeros(self.num_envs, dtype=np.int64)
+        self._phrasing = np.zeros(self.num_envs, dtype=np.int64)
+        names = dict.fromkeys(name for task in tasks for name in task.reward_names)
+        self._best = {name: np.zeros(self.num_envs) for name in names}
 
     # -- the contract -------------------------------------------------------------------------------------------
 
     @property
     def instructions(self) -> list[str]:
         """The instruction of every environment."""
-        return self.task.instruction(self.physics, np.arange(self.num_envs))
+        return self._instructions(np.arange(self.num_envs))
+
+    def task_of(self, seed: int) -> str:
+        """The name of the task that a seed stands for."""
+        return self.tasks[seed % len(self.tasks)].name
+
+    def by_task(self, ids: np.ndarray) -> Iterator[tuple[Task, np.ndarray]]:
+        """Every task that runs in the environments `ids` [n], and where in `ids` those that run it stand."""
+        if len(self.tasks) == 1:
+            yield self.tasks[0], np.arange(len(ids))
+            return
+        running = self._task[ids]
+        for index in np.unique(running):
+            yield self.tasks[index], np.flatnonzero(running == index)
 
     def reset(
         self, seeds: Sequence[int] | np.ndarray, ids: np.ndarray | None = None, *, render: bool = True
     ) -> SimObservation:
         """Start the environments `ids` (None: the first len(seeds)) from `seeds`; one seed is one start, always."""
-        ids = self._start(seeds, ids, self.task.initialise)
+        ids = self._start(seeds, ids, lambda task, *start: task.initialise(self.physics, *start))
         return self.observe(ids, render=render)
 
     def step(self, actions: np.ndarray, ids: np.ndarray | None = None, *, render: bool = True) -> StepResult:
@@ -123,7 +147,7 @@ class VectorEnvironment:
             truncated=self._truncated[ids],
             success=self._best["success"][ids] > 0.5,
             num_steps=num_steps[inverse],
-            metrics={name: values[ids].astype(np.float32) for name, values in self._best.items()},
+            metrics=self._metrics(ids),
             frames={camera: np.stack(f, axis=1) for camera, f in frames.items() if f},
         )
 
@@ -145,14 +169,19 @@ class VectorEnvironment:
 
     def facts(self, ids: np.ndarray | None = None) -> list[SceneFacts]:
         """The ground truth of the environments `ids` as they stand."""
-        return scene_facts(self.physics, self.task, self._checked_ids(ids), self.cameras)
+        ids = self._checked_ids(ids)
+        facts: dict[int, SceneFacts] = {}
+        for task, rows in self.by_task(ids):
+            found = scene_facts(self.physics, task, ids[rows], self._phrasing[ids[rows]], self.cameras)
+            facts |= dict(zip(rows.tolist(), found, strict=True))
+        return [facts[row] for row in range(len(ids))]
 
     def sample_scenes(self, seeds: Sequence[int] | np.ndarray) -> tuple[SimObservation, list[SceneFacts]]:
         """Random scenes for questions about pictures: the hand anywhere, sometimes with a block in it.
 
         They stand in the environments 0 to len(seeds) - 1 and can be continued from there.
         """
-        ids = self._start(seeds, None, self.task.initialise_anywhere)
+        ids = self._start(seeds, None, lambda task, *start: start_anywhere(self.physics, *start, self.ranges))
         return self.observe(ids), self.facts(ids)
 
     def observe(self, ids: np.ndarray | None = None, *, render: bool = True) -> SimObservation:
@@ -160,7 +189,7 @@ class VectorEnvironment:
         ids = self._checked_ids(ids)
         images = self._renderer.render(ids) if render and self._renderer is not None else {}
         proprio = np.concatenate([self.physics.commanded[ids], self.physics.gripper_opening(ids)[:, None]], axis=1)
-        return SimObservation(images, proprio.astype(np.float32), self.task.instruction(self.physics, ids))
+        return SimObservation(images, proprio.astype(np.float32), self._instructions(ids))
 
     def close(self) -> None:
         """Free the renderer."""
@@ -181,7 +210,11 @@ class VectorEnvironment:
         order = np.argsort(ids)
         chosen = ids[order]
         self.physics.clear(chosen)
-        initialise(self.physics, [np.random.default_rng(seeds[i]) for i in order], chosen)
+        self._task[ids] = np.array(seeds, dtype=np.int64) % len(self.tasks)
+        for task, rows in self.by_task(chosen):
+            rngs = [np.random.default_rng(seeds[i]) for i in order[rows]]
+            initialise(task, rngs, chosen[rows])
+            self._phrasing[chosen[rows]] = self._drawn_phrasing(task, np.array(seeds)[order[rows]])
         self.physics.refresh(chosen)
         self._steps[ids], self._terminated[ids], self._truncated[ids] = 0, False, False
         for values in self._best.values():
@@ -198,16 +231,46 @@ class VectorEnvironment:
         self._steps[ids] += 1
         best = {name: values[ids] for name, values in self._best.items()}
         reward = np.zeros(len(ids))
-        for name, value in self.task.reward_terms(self.physics, ids, best).items():
-            reward += self.reward_weights.get(name, 0.0) * np.maximum(value - best[name], 0.0)
-            self._best[name][ids] = np.maximum(best[name], value)
+        for task, rows in self.by_task(ids):
+            some = ids[rows]
+            before = {name: best[name][rows] for name in task.reward_names}
+            for name, value in task.reward_terms(self.physics, some, before).items():
+                reward[rows] += self.reward_weights.get(name, 0.0) * np.maximum(value - before[name], 0.0)
+                self._best[name][some] = np.maximum(before[name], value)
         self._terminated[ids] = self._best["success"][ids] > 0.5
         self._truncated[ids] = ~self._terminated[ids] & (self._steps[ids] >= self.max_steps)
         return reward
 
+    def _instructions(self, ids: np.ndarray) -> list[str]:
+        texts = np.empty(len(ids), dtype=object)
+        for task, rows in self.by_task(ids):
+            texts[rows] = instructions(self.physics.looks, ids[rows], task.wording, self._phrasing[ids[rows]])
+        return texts.tolist()
+
+    def _drawn_phrasing(self, task: Task, seeds: np.ndarray) -> np.ndarray:
+        """Which words [n] the starts `seeds` are asked in: the paraphrases take turns."""
+        if not self._paraphrased:
+            return np.zeros(len(seeds), dtype=np.int64)
+        return 1 + seeds // len(self.tasks) % len(task.wording.paraphrases)
+
+    def _metrics(self, ids: np.ndarray) -> dict[str, np.ndarray]:
+        best = {name: values[ids].astype(np.float32) for name, values in self._best.items()}
+        if len(self.tasks) == 1:
+            return best
+        metrics = {"success": best["success"]}
+        for index, task in enumerate(self.tasks):
+            elsewhere = self._task[ids] != index
+            metrics |= {f"{task.name}/{n}": np.where(elsewhere, np.float32("nan"), best[n]) for n in task.reward_names}
+        return metrics
+
     def _state_arrays(self) -> dict[str, np.ndarray]:
         arrays = dict(
-            self.physics.state_arrays(), steps=self._steps, terminated=self._terminated, truncated=self._truncated
+            self.physics.state_arrays(),
+            steps=self._steps,
+            terminated=self._terminated,
+            truncated=self._truncated,
+            task=self._task,
+            phrasing=self._phrasing,
         )
         return arrays | {f"best_{name}": values for name, values in self._best.items()}
 

@@ -56,7 +56,7 @@ def test_steps_have_the_promised_shapes(env):
         assert getattr(result, name).shape == (2,)
         assert getattr(result, name).dtype == bool
     assert result.num_steps.tolist() == [3, 3]
-    assert set(result.metrics) == set(env.task.reward_names)
+    assert set(result.metrics) == set(env.tasks[0].reward_names)
     assert all(((values >= 0) & (values <= 1)).all() for values in result.metrics.values())
     assert result.frames == {}
 
@@ -74,7 +74,7 @@ def test_a_start_depends_on_its_seed_alone(env):
 
 def test_a_start_does_not_depend_on_the_number_of_environments(env):
     other = sim.make_vector(
-        robot=env.physics.robot.name, num_envs=1, cameras=("wrist",), image_size=SIZE, num_threads=2
+        env.tasks[0].name, robot=env.physics.robot.name, num_envs=1, cameras=("wrist",), image_size=SIZE, num_threads=2
     )
     for seed in (0, 21):
         alone, among = other.reset([seed]), env.reset([9, 8, seed, 7])
@@ -200,7 +200,7 @@ def test_a_state_can_be_copied_into_other_environments(env):
 def test_no_start_is_already_done(env):
     for first in range(0, 200, 4):
         env.reset(range(first, first + 4), render=False)
-        assert not env.task.success(env.physics, np.arange(4)).any()
+        assert not env.tasks[0].success(env.physics, np.arange(4)).any()
 
 
 def test_instructions_name_one_object_each(env):
@@ -209,16 +209,14 @@ def test_instructions_name_one_object_each(env):
         for facts in env.facts():
             names = [item.name for item in facts.objects]
             assert len(set(names)) == len(names)
-            block, pad = (
-                next(o for o in facts.objects if o.kind == k and o.role == "target") for k in ("block", "pad")
-            )
-            assert facts.instruction == f"put the {block.name} on the {pad.name}"
+            named = [item for item in facts.objects if item.role == "target"]
+            assert [item.kind for item in named] == list(facts.wording.kinds)
+            assert facts.instruction == facts.wording.say([item.name for item in named])
 
 
 def test_render_every_step_gives_the_same_last_picture(env):
-    other = sim.make_vector(
-        robot=env.physics.robot.name, num_envs=4, image_size=SIZE, max_steps=12, num_threads=1, render_every_step=True
-    )
+    shared = {"robot": env.physics.robot.name, "num_envs": 4, "image_size": SIZE, "max_steps": 12, "num_threads": 1}
+    other = sim.make_vector(env.tasks[0].name, **shared, render_every_step=True)
     actions = random_actions(4, 3)
     env.reset(range(4))
     other.reset(range(4))

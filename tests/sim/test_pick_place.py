@@ -6,7 +6,7 @@ import pytest
 import sim
 from sim.experts import Expert
 from sim.robots.gripper import MAX_OPENING
-from sim.tasks.pick_place import TARGET
+from sim.task import TARGET
 
 ID = np.array([0])
 
@@ -26,7 +26,7 @@ def arrange(env, offset=(0.0, 0.0), height=0.02, opening=MAX_OPENING, retreat=0.
     pose = np.concatenate([block + np.array([0, 0, retreat]), np.zeros((1, 3))], axis=1)
     physics.place_hand(ID, pose, np.full(1, opening), np.full(1, closing))
     physics.refresh(ID)
-    return bool(env.task.success(physics, ID)[0])
+    return bool(env.tasks[0].success(physics, ID)[0])
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_the_wrong_block_on_the_right_pad_is_no_success(env):
     physics.place_block(ID, 0, other, np.zeros(1))
     physics.place_block(ID, 1, target, np.zeros(1))
     physics.refresh(ID)
-    assert not env.task.success(physics, ID)[0]
+    assert not env.tasks[0].success(physics, ID)[0]
 
 
 @pytest.mark.parametrize(

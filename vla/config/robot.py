@@ -13,7 +13,7 @@ from vla.config.training import Evaluation, Rl, Train
 
 
 class Sim(Section):
-    task: str
+    task: str | Annotated[tuple[str, ...], Field(min_length=1)]
     robot: Literal["panda", "gantry"]
     num_envs: Count
     cameras: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -22,8 +22,19 @@ class Sim(Section):
     renderer: Literal["auto", "egl", "warp"]
     num_threads: CountOrZero
     num_distractors: CountOrZero
+    perturbation: Literal["none", "camera", "light", "texture", "wording", "start"]
     reward: Annotated[dict[str, float], Field(min_length=1)]
     randomization: dict[str, Any]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that take turns."""
+        return (self.task,) if isinstance(self.task, str) else self.task
+
+    @property
+    def label(self) -> str:
+        """The tasks in one word."""
+        return "+".join(self.tasks)
 
 
 class SmallVision(Section):
@@ -157,7 +168,7 @@ class RobotConfig(Section):
 
     @property
     def name(self) -> str:
-        return f"{self.sim.task}-{self.policy.name}-{self.algorithm.name}"
+        return f"{self.sim.label}-{self.policy.name}-{self.algorithm.name}"
 
     @property
     def needs_hub(self) -> bool:

@@ -79,7 +79,7 @@ def _stages(run: Run, config: RobotConfig, world: World) -> None:
     compare_stage(run)
     with run.timer("videos"):
         video_stage(run, "after", config, policy, world, observer, starts)
-        plot_stage(run, state, f"{config.sim.task}: {config.algorithm.name}", None)
+        plot_stage(run, state, f"{config.sim.label}: {config.algorithm.name}", None)
     run.progress.say(f"results: {run.folder.results}")
 
 
@@ -99,9 +99,10 @@ def start_manifest(config: RobotConfig) -> StartManifest:
     ranges = [
         SeedRange(s.first, s.last) for s in (evaluation.train_seeds, evaluation.validation_seeds, evaluation.eval_seeds)
     ]
-    scene = config.sim.model_dump(
-        mode="json", include={"task", "robot", "max_steps", "num_distractors", "randomization"}
-    )
+    named = {"task", "robot", "max_steps", "num_distractors", "randomization"}
+    if config.sim.perturbation != "none":
+        named |= {"perturbation"}
+    scene = config.sim.model_dump(mode="json", include=named)
     return StartManifest(scene, *ranges, num_starts=evaluation.num_starts)
 
 

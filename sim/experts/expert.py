@@ -1,0 +1,118 @@
+"""The expert over all environments at once: every task's controller, and disturbances to recover from.
+
+Every phase of a controller is a proportional motion of the commanded pose, so actions are a smooth function of what is
+seen.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sim.experts.controller import Controller, toward
+from sim.experts.lift import Lifting
+from sim.experts.pick_place import pick_place
+from sim.experts.push import Pushing
+from sim.experts.reach import Reaching
+from sim.experts.stack import stack
+from sim.randomize import check_choice
+from sim.spec import CLOSE, DEFAULT_ACTION_SPEC, OPEN
+from sim.vector import VectorEnvironment
+
+
+def build_controller(task: str) -> Controller:
+    """The controller of the task called `task`."""
+    match task:
+        case "reach":
+            return Reaching()
+        case "push":
+            return Pushing()
+        case "lift":
+            return Lifting()
+        case "pick_place":
+            return pick_place()
+        case "stack":
+            return stack()
+    check_choice("sim.task", task, ("reach", "push", "lift", "pick_place", "stack"))
+    raise AssertionError(task)
+
+
+class Expert:
+    """Acts in the environments of `env`; one instance keeps one phase and timer per environment.
+
+    Args:
+        env: the environments.
+        seed: of the disturbances.
+        noise: standard deviation of noise on every action, as a share of the action's limit.
+        burst_probability: chance per control step that a disturbance begins: a few steps of random motion, at times
+            with the fingers moving the wrong way. `perturbed` marks those steps: leave them out of a loss.
+        burst_steps: shortest and longest disturbance, control steps.
+        burst_speed: largest motion of a disturbance, metres per control step along each axis.
+    """
+
+    def __init__(
+        self,
+        env: VectorEnvironment,
+        seed: int = 0,
+        noise: float = 0.0,
+        burst_probability: float = 0.0,
+        burst_steps: tuple[int, int] = (2, 5),
+        burst_speed: float = 0.03,
+    ) -> None:
+        self._env = env
+        self._controllers = {task.name: build_controller(task.name) for task in env.tasks}
+        n = env.num_envs
+        self._rng = np.random.default_rng(seed)
+        self._noise, self._burst_probability = noise, burst_probability
+        self._burst_steps, self._burst_speed = burst_steps, burst_speed
+        self.phase = np.zeros(n, dtype=np.int64)
+        self.perturbed = np.zeros(n, dtype=bool)
+        self._timer = np.zeros(n, dtype=np.int64)
+        self._burst_left = np.zeros(n, dtype=np.int64)
+        self._burst = np.zeros((n, 7))
+
+    def reset(self, ids: np.ndarray | None = None) -> None:
+        """Forget the phases of the environments `ids` (None: all)."""
+        chosen = slice(None) if ids is None else ids
+        self.phase[chosen] = 0
+        self.perturbed[chosen] = False
+        self._timer[chosen] = 0
+        self._burst_left[chosen] = 0
+
+    def act(self, ids: np.ndarray | None = None) -> np.ndarray:
+        """The next control step's action [n, 7] for the environments `ids` (None: all)."""
+        ids = np.arange(len(self.phase)) if ids is None else np.asarray(ids, dtype=np.int64)
+        action = np.zeros((len(ids), 7))
+        for task, rows in self._env.by_task(ids):
+            action[rows] = self._controlled(self._controllers[task.name], ids[rows])
+        return self._disturb(ids, action).astype(np.float32)
+
+    def _controlled(self, controller: Controller, ids: np.ndarray) -> np.ndarray:
+        """What the controller of one task does, after it has moved every environment to the phase it calls for."""
+        physics, phase, timer = self._env.physics, self.phase[ids], self._timer[ids] + 1
+        new = controller.advance(physics, ids, phase, timer)
+        self._timer[ids] = np.where(new == phase, timer, 0)
+        self.phase[ids] = new
+        motion = toward(physics, ids, controller.goal(physics, ids, new))
+        return np.concatenate([motion, np.where(controller.closed(new), CLOSE, OPEN)[:, None]], axis=1)
+
+    def _disturb(self, ids: np.ndarray, action: np.ndarray) -> np.ndarray:
+        """Add noise and bursts; marks `perturbed` where a burst replaced the expert's action."""
+        high = np.array(DEFAULT_ACTION_SPEC.high)
+        if self._noise > 0:
+            action[:, :6] += self._noise * high[:6] * self._rng.standard_normal((len(ids), 6))
+        self.perturbed[ids] = False
+        if self._burst_probability <= 0:
+            return action
+        starts = (self._rng.random(len(ids)) < self._burst_probability) & (self._burst_left[ids] == 0)
+        low, longest = self._burst_steps
+        lengths = self._rng.integers(low, longest + 1, len(ids))
+        motion = np.zeros((len(ids), 7))
+        motion[:, :3] = self._rng.uniform(-self._burst_speed, self._burst_speed, (len(ids), 3))
+        motion[:, 5] = self._rng.uniform(-0.1, 0.1, len(ids))
+        motion[:, 6] = np.where(self._rng.random(len(ids)) < 0.3, -action[:, 6], action[:, 6])
+        self._burst_left[ids[starts]] = lengths[starts]
+        self._burst[ids[starts]] = motion[starts]
+        shaken = self._burst_left[ids] > 0
+        self._burst_left[ids[shaken]] -= 1
+        self.perturbed[ids] = shaken
+        return np.where(shaken[:, None], self._burst[ids], action)

@@ -1,0 +1,91 @@
+"""Starts written into the simulations: an episode's, and scenes from the middle of nowhere for questions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from sim.physics import GRASP_WIDTH, Physics
+from sim.randomize import Randomization, Scenes, UniformNumbers, draw_uniform, sample_scenes
+from sim.robots.gripper import MAX_OPENING
+from sim.scenes.objects import BLOCK_HALF_HEIGHT
+from sim.scenes.tabletop import CENTER
+
+HELD_SHARE = 0.25
+NEAR_SHARE = 0.25
+CLEAR_HEIGHT = 0.05
+"""A hand that is nowhere near a block stays above them, so that fingers and blocks never overlap."""
+
+Arrange = Callable[[Scenes, UniformNumbers], Scenes]
+"""Changes sampled scenes to suit a task."""
+
+
+def start(
+    physics: Physics,
+    rngs: list[np.random.Generator],
+    ids: np.ndarray,
+    ranges: Randomization,
+    arrange: Arrange | None = None,
+) -> None:
+    """All objects on the table, the hand open above it."""
+    scenes, numbers = _sample(physics, rngs, ranges)
+    if arrange is not None:
+        scenes = arrange(scenes, numbers)
+    _write(physics, ids, scenes)
+    n = len(ids)
+    physics.place_hand(ids, scenes.hand_pose, np.full(n, MAX_OPENING), np.zeros(n, dtype=bool))
+
+
+def start_anywhere(physics: Physics, rngs: list[np.random.Generator], ids: np.ndarray, ranges: Randomization) -> None:
+    """The hand anywhere, open or closed; in a quarter of the scenes a block is held, in a quarter nearly."""
+    scenes, numbers = _sample(physics, rngs, ranges)
+    _write(physics, ids, scenes)
+    block = np.floor(numbers.take(1)[:, 0] ** 2 * physics.tabletop.num_blocks).astype(np.int64)
+    kind = numbers.take(1)[:, 0]
+    held, near = kind < HELD_SHARE, (kind >= HELD_SHARE) & (kind < HELD_SHARE + NEAR_SHARE)
+    pose = _anywhere(numbers, ranges)
+    rows = np.arange(len(ids))
+    target = scenes.block_xy[rows, block]
+    pose[near, :2] = target[near] + 0.4 * (pose[near, :2] - CENTER) * (pose[near, 2:3] - 0.01) / 0.2
+    physics.commanded[ids] = pose
+    aligned = physics.aligned_yaw(ids, block)
+    pose[near | held, 5] = aligned[near | held]
+    pose[:, 2] = np.where(near | held, pose[:, 2], np.maximum(pose[:, 2], CLEAR_HEIGHT))
+    wide = numbers.take(1)[:, 0] < 0.75
+    opening = np.where(wide | near, MAX_OPENING, 0.0)
+    width = GRASP_WIDTH[physics.looks.block_shape[ids, block]] - 0.0004
+    physics.place_hand(ids, pose, np.where(held, width, opening), held | ~(wide | near))
+    pose = physics.commanded[ids]
+    position = pose[:, :3] + numbers.between(-0.006, 0.006, 3) * np.array([1.0, 0.0, 1.0])
+    position[:, 2] = np.maximum(position[:, 2], BLOCK_HALF_HEIGHT)
+    turned = physics.block_yaw(ids, block) + pose[:, 5] - aligned
+    if held.any():
+        physics.place_block(ids[held], block[held], position[held], turned[held])
+
+
+def _sample(physics: Physics, rngs: list[np.random.Generator], ranges: Randomization) -> tuple[Scenes, UniformNumbers]:
+    num_blocks, num_pads = physics.tabletop.num_blocks, physics.tabletop.num_pads
+    numbers = draw_uniform(rngs, num_blocks + num_pads)
+    return sample_scenes(numbers, ranges, num_blocks, num_pads), numbers
+
+
+def _write(physics: Physics, ids: np.ndarray, scenes: Scenes) -> None:
+    physics.dress(ids, scenes.looks, scenes.around)
+    height = np.full((len(ids), 1), BLOCK_HALF_HEIGHT)
+    for i in range(physics.tabletop.num_blocks):
+        position = np.concatenate([scenes.block_xy[:, i], height], axis=1)
+        physics.place_block(ids, i, position, scenes.block_yaw[:, i])
+    for i in range(physics.tabletop.num_pads):
+        physics.place_pad(ids, i, scenes.pad_xy[:, i], scenes.pad_yaw[:, i])
+
+
+def _anywhere(numbers: UniformNumbers, ranges: Randomization) -> np.ndarray:
+    """Hand poses [n, 6] all over the workspace, low ones more often than high ones."""
+    reach = ranges.object_extent + 0.02
+    u = numbers.take(4)
+    pose = np.zeros((len(u), 6))
+    pose[:, :2] = CENTER + (2 * u[:, :2] - 1) * reach
+    pose[:, 2] = 0.02 + (ranges.hand_height[1] - 0.02) * u[:, 2]
+    pose[:, 5] = (2 * u[:, 3] - 1) * (np.pi / 4)
+    return pose
