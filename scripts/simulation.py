@@ -10,8 +10,8 @@ from scripts.scenes import QUESTION_WEIGHTS, Scenes
 class Simulation:
     """A task in MuJoCo as a `vla.stages.world.World`."""
 
-    def __init__(self, settings: Any):
-        self.settings = settings
+    def __init__(self, settings: Any, perturbation: str = "none"):
+        self.settings, self.perturbation = settings, perturbation
         self._environment: Any = None
         self._recorder: Any = None
 
@@ -63,3 +63,15 @@ class Simulation:
         from sim.questions import kind_of
 
         return kind_of(question)
+
+    def task_of(self, instruction: str) -> str:
+        from sim.scenes.objects import COLORS
+
+        return " ".join(word for word in instruction.split() if word not in COLORS)
+
+
+def perturbations() -> tuple[str, ...]:
+    """What can be changed about evaluation starts, by name; "none" among them."""
+    from sim import PERTURBATIONS
+
+    return PERTURBATIONS

@@ -38,3 +38,6 @@ class World(Protocol):
 
     def kind_of(self, question: str) -> str:
         """The name of a question's kind, for reports."""
+
+    def task_of(self, instruction: str) -> str:
+        """What kind of task an instruction asks for, for rows of a report: without colours and the like."""

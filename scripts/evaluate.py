@@ -1,0 +1,60 @@
+"""Judge a checkpoint on held-out starts: success with n, interval and decoding, under every perturbation.
+
+    python scripts/evaluate.py runs/NAME                                # 500 starts, greedy and sampled
+    python scripts/evaluate.py runs/NAME evaluation.num_starts=100 --perturb camera,light
+    python scripts/evaluate.py runs/NAME sim.num_distractors=2          # another scene
+    python scripts/evaluate.py --compare runs/A runs/B                  # both on the same starts, paired
+    python scripts/evaluate.py path/to/lerobot/checkpoint               # a policy of LeRobot's
+
+Writes evaluation.json, evaluation.html, starts.json, videos/ and recordings/ for scripts/view_rollouts.py.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", nargs="*", help="the folder of a run or of a checkpoint, then key=value settings")
+    parser.add_argument("--compare", nargs="+", default=[], metavar="RUN", help="judge these (too) and compare")
+    parser.add_argument("--perturb", default="all", help="all, none, or some of camera,light,texture,wording,start")
+    parser.add_argument("--decoding", choices=["both", "greedy", "sampled"], default="both")
+    parser.add_argument("--videos", type=int, default=3, help="of wins and of failures (default %(default)s)")
+    parser.add_argument("--output", type=Path, help="folder to write to (default RUN/evaluations/TIME)")
+    options = parser.parse_args(argv)
+    words = [*options.run, *options.compare]
+    options.settings = [word for word in words if "=" in word]
+    options.runs = [Path(word) for word in words if "=" not in word]
+    if len(options.runs) not in (1, 2):
+        parser.error(f"give one run to judge, or two to compare; these are {len(options.runs)}")
+    return options
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = parse(argv)
+    from vla import runtime
+    from vla.command_line import fail
+
+    runtime.prepare()
+    from scripts.simulation import Simulation, perturbations
+    from vla.evaluate.settings import chosen_perturbations
+    from vla.stages.trial import Asked, compare_runs, try_run
+
+    try:
+        changes = chosen_perturbations(options.perturb, perturbations())
+        asked = Asked(options.settings, changes, options.decoding, options.videos, options.output)
+        if len(options.runs) == 2:
+            folder = compare_runs(options.runs[0], options.runs[1], asked, Simulation)
+        else:
+            folder = try_run(options.runs[0], asked, Simulation)
+    except (ValueError, OSError, FloatingPointError) as error:
+        fail(str(error))
+    print(f"results: {folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""Episodes of a run from the simulator to a page, a file, or MuJoCo's own viewer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vla.viewer.library import Library
+from vla.viewer.page import viewer_page
+
+
+class Replayer:
+    """Lives recorded episodes again; one environment for each simulation that they were recorded in."""
+
+    def __init__(self) -> None:
+        self.environments: dict[str, Any] = {}
+
+    def __call__(self, settings: Mapping[str, Any], seeds: Sequence[int], actions: Sequence[np.ndarray]) -> list[Any]:
+        from scripts.simulation import Simulation
+        from sim.replay import replay
+        from vla.config.robot import Sim
+
+        key = json.dumps(dict(settings), sort_keys=True)
+        if key not in self.environments:
+            values = {**settings, "num_envs": 1, "num_threads": 1}
+            perturbation = values.pop("perturbation")
+            self.environments[key] = Simulation(Sim.model_validate(values), perturbation).environment()
+        return replay(self.environments[key], seeds, actions)
+
+
+def open_library(run: Path) -> Library:
+    """The episodes of a run; ValueError when the folder is none, or recorded nothing."""
+    passport = run / "policy.json"
+    if not passport.exists():
+        raise ValueError(f"{run} is no run of a robot policy: there is no policy.json in it")
+    library = Library(run, Replayer(), json.loads(passport.read_text())["action_spec"])
+    library.refresh()
+    return library
+
+
+def write_html(library: Library, path: Path, limit: int) -> None:
+    """One page that opens from disk, with the newest episodes inside."""
+    data = library.everything(limit)
+    path.write_text(viewer_page(library.run.name, data))
+    print(f"{path}: {len(data['list'])} episodes, {path.stat().st_size / 1e6:.1f} MB")
+
+
+def write_rrd(library: Library, path: Path, limit: int) -> None:
+    """A recording for Rerun's viewer."""
+    from vla.viewer.rerun_file import write_rerun
+
+    episodes = [library.episode(line["id"]) for line in library.list()[:limit]]
+    write_rerun(path, library.run.name, episodes)
+    print(f"{path}: {len(episodes)} episodes, {path.stat().st_size / 1e6:.1f} MB")
+
+
+def watch_native(run: Path) -> None:
+    """MuJoCo's viewer with the policy acting live; instructions are typed into the terminal."""
+    from scripts.simulation import Simulation
+    from sim.native import watch
+    from vla.evaluate.settings import settings_of
+    from vla.stages.robot import load_policy
+
+    config = settings_of(run, ["sim.num_envs=1"])
+    world = Simulation(config.sim)
+    policy, observe = load_policy(run, config, world)
+    watch(world.environment(), lambda seen: policy.act(observe(seen), greedy=True).action.float().cpu().numpy())

@@ -1,0 +1,141 @@
+"""An episode again, from its seed and its actions: where every body was, and what every camera saw.
+
+Physics is deterministic, so an episode need not be filmed while it is being lived: the same start and the same actions
+give the same motion, and pictures are drawn only for those that someone looks at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from sim.vector import VectorEnvironment
+
+NAMES = {
+    mujoco.mjtGeom.mjGEOM_PLANE: "plane",
+    mujoco.mjtGeom.mjGEOM_BOX: "box",
+    mujoco.mjtGeom.mjGEOM_SPHERE: "sphere",
+    mujoco.mjtGeom.mjGEOM_CAPSULE: "capsule",
+    mujoco.mjtGeom.mjGEOM_CYLINDER: "cylinder",
+    mujoco.mjtGeom.mjGEOM_ELLIPSOID: "ellipsoid",
+}
+SMALLEST = 0.0012
+"""Metres: a geom that is smaller is one that hides inside another."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A primitive fixed to a body: MuJoCo's name and sizes of it, colour, and its pose in the body's frame."""
+
+    kind: str
+    size: tuple[float, ...]
+    rgba: tuple[float, ...]
+    body: int
+    position: tuple[float, ...]
+    quaternion: tuple[float, ...]
+
+
+@dataclass
+class Replay:
+    """An episode of T control steps; entries [T + 1] begin with the start.
+
+    Attributes:
+        instruction: what was asked.
+        shapes: what there is to see.
+        poses: position and quaternion (w x y z) of every body, [T + 1][bodies, 7].
+        frames: uint8 pictures by camera [T + 1][h, w, 3].
+        hand: measured tcp position [T + 1][3]; `commanded` where it was told to be.
+        opening: metres between the fingers [T + 1].
+        targets: position of every object that the instruction names, by name [T + 1][3].
+        terms: best value so far of every reward term [T + 1].
+        reward: of every control step [T].
+        decision: index of the decision that each control step belongs to [T].
+        success: whether the task was done at the end.
+    """
+
+    instruction: str
+    shapes: list[Shape]
+    poses: list[np.ndarray] = field(default_factory=list)
+    frames: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    hand: list[np.ndarray] = field(default_factory=list)
+    commanded: list[np.ndarray] = field(default_factory=list)
+    opening: list[float] = field(default_factory=list)
+    targets: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    terms: dict[str, list[float]] = field(default_factory=dict)
+    reward: list[float] = field(default_factory=list)
+    decision: list[int] = field(default_factory=list)
+    success: bool = False
+
+
+def replay(env: VectorEnvironment, seeds: Sequence[int], actions: Sequence[np.ndarray]) -> list[Replay]:
+    """Live the episodes again: `actions[i]` float32 [decisions, H, A] from the start of `seeds[i]`.
+
+    As many run at once as `env` has places. Raises ValueError where `sim.vector.VectorEnvironment.step` does.
+    """
+    found: list[Replay] = []
+    for at in range(0, len(seeds), env.num_envs):
+        found += _together(env, seeds[at : at + env.num_envs], actions[at : at + env.num_envs])
+    return found
+
+
+def _together(env: VectorEnvironment, seeds: Sequence[int], actions: Sequence[np.ndarray]) -> list[Replay]:
+    ids = np.arange(len(seeds))
+    env.reset(seeds, ids, render=False)
+    bodies = env.physics.batch.bind("xpos"), env.physics.batch.bind("xquat")
+    replays = [Replay(text, shapes_of(env, i)) for i, text in enumerate(env.instructions[: len(seeds)])]
+    _look(env, bodies, replays, ids)
+    steps, horizons = [np.concatenate(list(a)) for a in actions], [a.shape[1] for a in actions]
+    running = ids
+    for t in range(max(map(len, steps), default=0)):
+        running = np.array([i for i in running if t < len(steps[i])], dtype=np.int64)
+        if not len(running):
+            break
+        result = env.step(np.stack([steps[i][t] for i in running])[:, None], running, render=False)
+        for row, i in enumerate(running):
+            one = replays[i]
+            one.reward.append(float(result.reward[row]))
+            one.decision.append(t // horizons[i])
+            one.success = bool(result.success[row])
+            for name, values in result.metrics.items():
+                one.terms.setdefault(name, [0.0]).append(float(values[row]))
+        _look(env, bodies, replays, running)
+        running = running[~(result.terminated | result.truncated)]
+    return replays
+
+
+def _look(
+    env: VectorEnvironment, bodies: tuple[np.ndarray, np.ndarray], replays: list[Replay], ids: np.ndarray
+) -> None:
+    """Append how the environments `ids` stand."""
+    seen, physics = env.observe(ids), env.physics
+    hand, opening = physics.hand_position(ids), physics.gripper_opening(ids)
+    for row, (i, facts) in enumerate(zip(ids, env.facts(ids), strict=True)):
+        one = replays[i]
+        one.poses.append(np.concatenate([bodies[0][i], bodies[1][i]], axis=1).astype(np.float32))
+        for camera, pictures in seen.images.items():
+            one.frames.setdefault(camera, []).append(pictures[row])
+        one.hand.append(hand[row].copy())
+        one.commanded.append(physics.commanded[i].copy())
+        one.opening.append(float(opening[row]))
+        for thing in facts.objects:
+            if thing.role == "target":
+                one.targets.setdefault(thing.name, []).append(np.array(thing.position))
+
+
+def shapes_of(env: VectorEnvironment, i: int) -> list[Shape]:
+    """What there is to see in environment `i`, in its own colours and sizes."""
+    model, fields = env.physics.model, env.physics.fields
+    sizes, colours = fields["geom_size"][i], fields["geom_rgba"][i]
+    shapes = []
+    for geom in range(model.ngeom):
+        kind = NAMES.get(mujoco.mjtGeom(model.geom_type[geom]))
+        if kind is None or colours[geom][3] == 0 or (kind != "plane" and sizes[geom].max() < SMALLEST):
+            continue
+        numbers: list[Any] = [sizes[geom], colours[geom], model.geom_pos[geom], model.geom_quat[geom]]
+        size, rgba, position, quaternion = (tuple(round(float(v), 5) for v in values) for values in numbers)
+        shapes.append(Shape(kind, size, rgba, int(model.geom_bodyid[geom]), position, quaternion))
+    return shapes

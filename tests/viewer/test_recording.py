@@ -1,0 +1,107 @@
+"""Recordings keep what happened, choose what is worth a look, and read back as they were."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vla.types import Observation, Rollout
+from vla.viewer.payload import actions_of, planned_path, summaries
+from vla.viewer.recording import choose, list_recordings, load_recording, record, rows_of, save_recording
+
+SPEC = {"names": ["dx", "dy", "dz", "gripper"], "kinds": ["delta"] * 3 + ["absolute"], "control_hz": 20.0,
+        "low": [-0.05] * 3 + [-1.0], "high": [0.05] * 3 + [1.0]}  # fmt: skip
+
+
+def rollout(success: list[float], group: list[int], trajectory: list[int]) -> Rollout:
+    """Trajectories of as many rows as `trajectory` says; row r has reward r, action r, log-probs -r."""
+    rows, count = len(trajectory), len(success)
+    number = torch.arange(rows).float()
+    tokens, seeds = torch.zeros(rows, 1, dtype=torch.long), 100 + torch.arange(count)
+    measures = {"seed": seeds, "control_steps": torch.full((count,), 4.0), "reach": torch.tensor(success)}
+    return Rollout(
+        observation=Observation({}, number[:, None], tokens, tokens == 0),
+        trace={"chain": number[:, None, None, None].expand(rows, 3, 2, 4)},
+        logprobs=-number[:, None].expand(rows, 2),
+        mask=torch.ones(rows, 2, dtype=torch.bool),
+        rewards=number,
+        trajectory=torch.tensor(trajectory),
+        terminated=torch.ones(count, dtype=torch.bool),
+        truncated=torch.zeros(count, dtype=torch.bool),
+        group=torch.tensor(group),
+        version=torch.zeros(rows, dtype=torch.long),
+        success=torch.tensor(success),
+        values=number / 2,
+        action=number[:, None, None].expand(rows, 2, 4),
+        episodes=measures,
+    )  # fmt: skip
+
+
+def test_an_episodes_rows_stand_together_in_the_order_of_time():
+    # rows of trajectory 2 are 1 and 3, of trajectory 0 are 0 and 4
+    found = record(
+        rollout([1, 0, 1], [0, 0, 1], [0, 2, 1, 2, 0]), torch.tensor([2, 0]), "rl", 7, {"task": "x"}, "greedy"
+    )
+    assert found.seed.tolist() == [102, 100]
+    assert found.episode.tolist() == [0, 0, 1, 1]
+    assert found.reward.tolist() == [1, 3, 0, 4]
+    assert found.values is not None
+    assert found.values.tolist() == [0.5, 1.5, 0, 2]
+    assert [a[:, 0, 0].tolist() for a in actions_of(found)] == [[1, 3], [0, 4]]
+    lines = summaries(found, "recordings/rl-000007")
+    assert [line["return"] for line in lines] == [4, 4]
+    assert lines[0]["id"] == "recordings/rl-000007/0"
+    assert lines[0]["reached"] == {"reach": 1.0}
+
+
+def test_a_recording_reads_back_bit_for_bit(tmp_path: Path):
+    rows = rows_of(rollout([1, 0], [0, 0], [0, 1, 0]), torch.tensor([1, 0]))
+    found = record(
+        rollout([1, 0], [0, 0], [0, 1, 0]), torch.tensor([1, 0]), "rl", 7, {"task": "x", "image_size": 64}, "sampled",
+        advantages=torch.tensor([[1.0], [2.0], [3.0]]), logprobs_after=torch.zeros(len(rows), 2),
+    )  # fmt: skip
+    path = save_recording(tmp_path / "recordings", found)
+    assert path.name == "rl-000007.safetensors"
+    back = load_recording(path)
+    for field in fields(found):
+        one, other = getattr(found, field.name), getattr(back, field.name)
+        same = torch.equal(one, other) if isinstance(one, torch.Tensor) else None
+        assert same is not False, field.name
+        if same is None and field.name != "measures":
+            assert one == other, field.name
+    assert back.measures["reach"].tolist() == [0, 1]
+    assert list_recordings(tmp_path) == [path]
+
+
+def test_a_recording_of_another_format_is_refused(tmp_path: Path):
+    from safetensors.torch import save_file
+
+    save_file({"seed": torch.zeros(1)}, tmp_path / "x.safetensors", {"format": "0"})
+    with pytest.raises(ValueError, match="recording of format 0, this version reads 1"):
+        load_recording(tmp_path / "x.safetensors")
+
+
+def test_groups_that_disagree_come_first_and_come_whole():
+    # group 0: both fail; group 1: one of two succeeds
+    two = rollout([0, 0, 1, 0], [0, 0, 1, 1], [0, 1, 2, 3])
+    two = Rollout(**{**vars(two), "rewards": torch.tensor([0.0, 0.0, 1.0, 0.0])})
+    assert choose(two, 2).tolist() == [2, 3]
+    assert choose(two, 3).tolist() == [2, 3]
+    assert choose(two, 4).tolist() == [2, 3, 0, 1]
+    assert choose(two, 1).tolist() == [2, 3]
+
+
+def test_without_groups_half_are_wins_and_the_rest_failures():
+    alone = rollout([1, 1, 1, 0, 0, 1], [0, 1, 2, 3, 4, 5], list(range(6)))
+    assert choose(alone, 4).tolist() == [0, 1, 3, 4]
+    assert choose(alone, 5).tolist() == [0, 1, 2, 3, 4]  # there are but two failures
+    assert choose(alone, 100).tolist() == [0, 1, 2, 5, 3, 4]
+
+
+def test_a_plan_adds_up_moves_within_their_limits():
+    action = np.array([[0.01, 0, 0, 1], [0.2, -0.02, 0, 1]])
+    path = planned_path(action, np.array([0.5, 0.0, 0.1, 0, 0, 0]), SPEC)
+    # the second move is cut to .05
+    np.testing.assert_allclose(path, [[0.5, 0, 0.1], [0.51, 0, 0.1], [0.56, -0.02, 0.1]])

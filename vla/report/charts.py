@@ -1,0 +1,209 @@
+"""Charts as SVG inside a page: crisp at any size, in the page's colours, readable without a script."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+NUM_COLOURS = 6
+WIDTH, HEIGHT = 520, 210
+LEFT, RIGHT, TOP, BOTTOM = 46, 10, 12, 26
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Points (x, y) under a name; `low` and `high` draw a band around them."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Maps values to pixels, linearly."""
+
+    first: float
+    last: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        share = (value - self.first) / (self.last - self.first)
+        return self.start + share * (self.end - self.start)
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """About `count` round numbers (1, 2 or 5 times a power of ten) that cover low to high."""
+    span = max(high - low, 1e-12)
+    raw = span / max(count - 1, 1)
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * (1 - 1e-9))
+    first = math.floor(low / step + 1e-9)
+    last = math.ceil(high / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, last + 1)]
+
+
+def number(value: float) -> str:
+    """A tick's label: short, thousands as k."""
+    if abs(value) >= 10_000:
+        return f"{value / 1000:g}k"
+    return f"{value:.6g}"
+
+
+def line_chart(
+    title: str, unit: str, x_label: str, curves: Sequence[Curve], bounds: tuple[float, float] | None = None
+) -> str:
+    """Curves over x, each with a band where it has one; nothing when there is no point. `bounds` fixes the y axis."""
+    shown = [curve for curve in curves if len(curve.x)]
+    if not shown:
+        return ""
+    values = [v for c in shown for part in (c.y, c.low or (), c.high or ()) for v in part if math.isfinite(v)]
+    if not values:
+        return ""
+    xs = [v for c in shown for v in c.x]
+    y_ticks = ticks(*(bounds or padded(min(values), max(values))))
+    x_axis = Axis(min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1, LEFT, WIDTH - RIGHT)
+    y_axis = Axis(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
+    parts = [*rules(y_ticks, y_axis), *x_marks(x_axis, x_label)]
+    for i, curve in enumerate(shown):
+        parts.append(drawn(curve, x_axis, y_axis, f"var(--c{i % NUM_COLOURS})"))
+    return framed(title, unit, legend([c.name for c in shown]) if len(shown) > 1 else "", parts, WIDTH, HEIGHT)
+
+
+def padded(low: float, high: float) -> tuple[float, float]:
+    """A range that is not empty."""
+    if high > low:
+        return low, high
+    margin = abs(low) / 2 or 0.5
+    return low - margin, high + margin
+
+
+def rules(marks: Sequence[float], y_axis: Axis) -> list[str]:
+    """Horizontal lines with their values."""
+    return [
+        f'<line class=rule x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y_axis(v):.1f}" y2="{y_axis(v):.1f}"/>'
+        f'<text x="{LEFT - 6}" y="{y_axis(v) + 3.5:.1f}" text-anchor="end">{number(v)}</text>'
+        for v in marks
+    ]
+
+
+def x_marks(x_axis: Axis, label: str) -> list[str]:
+    """Values along the foot, and what they count."""
+    inside = [v for v in ticks(x_axis.first, x_axis.last, 6) if x_axis.first <= v <= x_axis.last]
+    marks = [
+        f'<text x="{x_axis(v):.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{number(v)}</text>' for v in inside
+    ]
+    return [*marks, f'<text x="{WIDTH - RIGHT}" y="{HEIGHT + 2}" text-anchor="end">{escape(label)}</text>']
+
+
+def drawn(curve: Curve, x_axis: Axis, y_axis: Axis, colour: str) -> str:
+    """A curve with its band; few points are marked, each tells its value when pointed at."""
+    good = [i for i, v in enumerate(curve.y) if math.isfinite(v)]
+    points = [(x_axis(curve.x[i]), y_axis(curve.y[i])) for i in good]
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    band = ""
+    if curve.low is not None and curve.high is not None:
+        there = [f"{x_axis(curve.x[i]):.1f},{y_axis(curve.high[i]):.1f}" for i in good]
+        back = [f"{x_axis(curve.x[i]):.1f},{y_axis(curve.low[i]):.1f}" for i in reversed(good)]
+        band = f'<polygon points="{" ".join([*there, *back])}" fill="{colour}" opacity=".15"/>'
+    line = f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8" stroke-linejoin="round"/>'
+    radius = 2.6 if len(good) <= 40 else 0
+    marks = "".join(
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius or 5}" fill="{colour if radius else "transparent"}">'
+        f"<title>{escape(curve.name)}: {curve.y[i]:.4g} at {curve.x[i]:g}</title></circle>"
+        for i, (x, y) in zip(good, points, strict=True)
+    )
+    return band + line + marks
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A rate with its interval, in a row of its own: `group` decides the colour, `text` stands at the right."""
+
+    name: str
+    group: str
+    rate: float
+    low: float
+    high: float
+    text: str
+
+
+def interval_chart(title: str, unit: str, rows: Sequence[Interval]) -> str:
+    """Rates as dots with their intervals on a common axis from 0 to 100 %, a row for each name and group."""
+    if not rows:
+        return ""
+    groups = list(dict.fromkeys(row.group for row in rows))
+    left, right, step, width = 168, 200, 24, 900
+    height = 24 + step * len(rows)
+    axis = Axis(0.0, 1.0, left, width - right)
+    parts = [
+        f'<line class=rule x1="{axis(v):.1f}" x2="{axis(v):.1f}" y1="4" y2="{height - 18}"/>'
+        f'<text x="{axis(v):.1f}" y="{height - 4}" text-anchor="middle">{100 * v:g} %</text>'
+        for v in (0, 0.25, 0.5, 0.75, 1)
+    ]
+    before = None
+    for i, row in enumerate(rows):
+        y, colour = 16 + step * i, f"var(--c{groups.index(row.group) % NUM_COLOURS})"
+        name = "" if row.name == before else f'<text class=name x="0" y="{y + 4}">{escape(row.name)}</text>'
+        before = row.name
+        parts.append(
+            f'{name}<line x1="{axis(row.low):.1f}" x2="{axis(row.high):.1f}" y1="{y}" y2="{y}" stroke="{colour}" '
+            f'stroke-width="5" stroke-linecap="round" opacity=".3"/><circle cx="{axis(row.rate):.1f}" cy="{y}" r="5" '
+            f'fill="{colour}"/><text x="{width - right + 22}" y="{y + 4}">{escape(row.text)}</text>'
+        )
+    return framed(title, unit, legend(groups) if len(groups) > 1 else "", parts, width, height, full=True)
+
+
+def share_chart(title: str, seconds: Mapping[str, float], parts: Mapping[str, Mapping[str, float]]) -> str:
+    """Where the time went: a bar for each stage, cut into its parts, longest names first come first."""
+    total = max(sum(seconds.values()), 1e-9)
+    rows = [(name, value) for name, value in seconds.items() if value >= 0.005 * total]
+    if not rows:
+        return ""
+    left, right, step, width = 168, 130, 30, 900
+    axis = Axis(0.0, max(value for _, value in rows), left, width - right)
+    drawn_rows, height = [], 8 + step * len(rows)
+    for i, (name, value) in enumerate(rows):
+        y, at = 4 + step * i, 0.0
+        drawn_rows.append(f'<text class=name x="0" y="{y + 15}">{escape(name.replace("_", " "))}</text>')
+        for j, (part, size) in enumerate((parts.get(name) or {"": value}).items()):
+            colour = "var(--line)" if part == "other" else f"var(--c{j % NUM_COLOURS})"
+            wide = axis(at + size) - axis(at)
+            drawn_rows.append(
+                f'<rect x="{axis(at):.1f}" y="{y}" width="{max(wide - 1, 0.5):.1f}" height="20" rx="3" fill="{colour}">'
+                f"<title>{escape(part or name)}: {size:.1f} s</title></rect>"
+            )
+            if part and wide > 7.2 * len(part):
+                ink = "var(--soft)" if part == "other" else "var(--card)"
+                middle = axis(at) + wide / 2
+                drawn_rows.append(
+                    f'<text x="{middle:.1f}" y="{y + 14}" text-anchor="middle" style="fill:{ink}">'
+                    f"{escape(part.replace('_', ' '))}</text>"
+                )
+            at += size
+        label = f"{value:.1f} s, {100 * value / total:.0f} %"
+        drawn_rows.append(f'<text x="{axis(value) + 8:.1f}" y="{y + 14}">{label}</text>')
+    return framed(title, f"{total:.0f} s in all", "", drawn_rows, width, height, full=True)
+
+
+def legend(names: Sequence[str]) -> str:
+    """Colours and what they stand for."""
+    marks = [
+        f'<span><i style="background:var(--c{i % NUM_COLOURS})"></i>{escape(n)}</span>' for i, n in enumerate(names)
+    ]
+    return f"<div class=legend>{''.join(marks)}</div>"
+
+
+def framed(title: str, unit: str, key: str, parts: Sequence[str], width: int, height: int, full: bool = False) -> str:
+    """A figure with its caption."""
+    classes = "chart full" if full else "chart"
+    return (
+        f'<figure class="{classes}"><figcaption>{escape(title)}<small>{escape(unit)}</small></figcaption>{key}'
+        f'<svg viewBox="0 0 {width} {height + 6}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>'
+        "</figure>"
+    )

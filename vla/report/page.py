@@ -1,0 +1,111 @@
+"""A page that opens from disk: one HTML file, its style, pictures and videos inside, light and dark."""
+
+from __future__ import annotations
+
+import base64
+import mimetypes
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+COLOURS = (HERE / "colours.css").read_text()
+"""The colours of everything that opens in a browser, light and dark, as CSS variables."""
+STYLE = COLOURS + (HERE / "page.css").read_text()
+
+
+class Markup(str):
+    """Text that is HTML already; everything else is escaped where it is shown."""
+
+    __slots__ = ()
+
+
+def page(title: str, lead: str, parts: Sequence[str]) -> str:
+    """A whole document: a title, a line under it, and sections."""
+    body = "\n".join(part for part in parts if part)
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head>"
+        f"<body><main><header><h1>{escape(title)}</h1><p class=lead>{show(lead)}</p></header>\n{body}\n</main></body>"
+        "</html>\n"
+    )
+
+
+def section(title: str, *parts: str, note: str = "") -> str:
+    """A heading with what stands under it; nothing when there is nothing."""
+    inside = "\n".join(part for part in parts if part)
+    explained = f"<p class=note>{show(note)}</p>" if note else ""
+    return f"<section><h2>{escape(title)}</h2>{explained}{inside}</section>" if inside else ""
+
+
+def folded(title: str, *parts: str) -> str:
+    """What only some want to see: closed until it is clicked."""
+    return f"<details><summary>{escape(title)}</summary>{''.join(parts)}</details>"
+
+
+def show(value: Any) -> str:
+    """A value as HTML: markup as it is, numbers to four digits, mappings in lines, everything else escaped."""
+    if isinstance(value, Markup):
+        return str(value)
+    if isinstance(value, Mapping):
+        return "<br>".join(f"{escape(str(key))}: {show(item)}" for key, item in value.items()) or "none"
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "–"}[value]
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(show(item) for item in value)
+    return escape(str(value))
+
+
+def facts(values: Mapping[str, Any]) -> str:
+    """{name: value} as a list of two columns; values that are mappings are shown in lines."""
+    rows = "".join(f"<dt>{escape(name)}</dt><dd>{show(value)}</dd>" for name, value in values.items())
+    return f"<dl>{rows}</dl>" if rows else ""
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]], classes: str = "") -> str:
+    """A table; a cell is shown as `show` does."""
+    if not rows:
+        return ""
+    head = "".join(f"<th>{show(name)}</th>" for name in header)
+    body = "".join("<tr>" + "".join(f"<td>{show(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<div class=wide><table class="{classes}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def tiles(values: Mapping[str, tuple[str, str]]) -> str:
+    """The few numbers that matter, large: {what: (number, what stands under it)}."""
+    inside = "".join(
+        f"<div class=tile><p>{escape(name)}</p><b>{show(number)}</b><small>{show(under)}</small></div>"
+        for name, (number, under) in values.items()
+    )
+    return f"<div class=tiles>{inside}</div>" if inside else ""
+
+
+def command(text: str) -> str:
+    """A command to copy."""
+    return f"<pre class=command>{escape(text)}</pre>"
+
+
+def embedded(path: Path) -> str:
+    """A file as a data URI."""
+    kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def videos(paths: Mapping[str, Path]) -> str:
+    """Films inside the page, each with its caption."""
+    inside = "".join(
+        f'<figure><video src="{embedded(path)}" controls muted loop playsinline preload=metadata></video>'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+        for caption, path in paths.items()
+    )
+    return f"<div class=films>{inside}</div>" if inside else ""
+
+
+def grid(*parts: str) -> str:
+    """Charts beside each other where there is room."""
+    inside = "".join(part for part in parts if part)
+    return f"<div class=grid>{inside}</div>" if inside else ""

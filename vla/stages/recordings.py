@@ -1,0 +1,54 @@
+"""Keeping some episodes of a run to look at later: what was done, how likely it was, and what the update made of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vla.config.robot import Sim
+from vla.rl.protocols import Algorithm, Policy, Reference
+from vla.rl.scoring import score_logprobs
+from vla.types import Rollout, map_rows
+from vla.viewer.recording import choose, record, rows_of, save_recording
+
+EPISODES = 16
+"""Episodes kept of a rollout."""
+
+
+def simulation_of(sim: Sim, perturbation: str = "none") -> dict[str, Any]:
+    """What it takes to live an episode again beside its seed and its actions."""
+    return {**sim.model_dump(mode="json"), "perturbation": perturbation}
+
+
+@torch.no_grad()
+def record_update(
+    folder: Path,
+    sim: Sim,
+    policy: Policy,
+    algorithm: Algorithm,
+    reference: Reference | None,
+    rollout: Rollout,
+    iteration: int,
+    micro_batch_rows: int,
+) -> Path:
+    """Some groups of the rollout that `policy` was just updated from, with the advantages that the algorithm gave them
+    and the log-probabilities after the update.
+    """
+    chosen = choose(rollout, EPISODES)
+    rows = rows_of(rollout, chosen)
+    batch = algorithm.prepare(rollout, None if reference is None else reference.logprobs(rollout))
+    observation, trace = (map_rows(part, lambda tensor: tensor[rows]) for part in (rollout.observation, rollout.trace))
+    after = score_logprobs(policy, observation, trace, len(rows), micro_batch_rows)
+    found = record(
+        rollout, chosen, "rl", iteration, simulation_of(sim), "sampled",
+        advantages=batch.advantages[rows].float(), logprobs_after=after,
+    )  # fmt: skip
+    return save_recording(folder, found)
+
+
+def record_evaluation(folder: Path, sim: Sim, rollout: Rollout, name: str, decoding: str, perturbation: str) -> Path:
+    """Some wins and some failures of an evaluation."""
+    chosen = choose(rollout, EPISODES)
+    return save_recording(folder, record(rollout, chosen, name, 0, simulation_of(sim, perturbation), decoding))

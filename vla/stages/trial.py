@@ -1,0 +1,165 @@
+"""`scripts/evaluate.py`: a checkpoint from its folder to results, page, videos and recordings; two of them compared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from vla.config.robot import RobotConfig, Sim
+from vla.evaluate.page import comparison_page, evaluation_page
+from vla.evaluate.settings import UNCHANGED, settings_of, starts_to_judge
+from vla.evaluate.starts import StartManifest
+from vla.evaluate.summary import Judged, against, by_task, changes, summarize
+from vla.evaluate.video import write_video
+from vla.rl.protocols import Observe
+from vla.stages.evaluation import record as film
+from vla.stages.judging import judge, seconds_per_query
+from vla.stages.recordings import record_evaluation
+from vla.stages.robot import load_policy
+from vla.stages.world import World
+from vla.train.checkpoint import write_atomically
+from vla.train.progress import Progress
+from vla.train.run_folder import circumstances, plain
+from vla.types import Rollout
+
+MakeWorld = Callable[[Sim, str], World]
+"""A simulation as the settings have it, with a perturbation by its name."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line asked for; `settings` are key=value strings, `perturbations` names of the simulator's."""
+
+    settings: Sequence[str]
+    perturbations: Sequence[str]
+    decoding: str
+    num_videos: int
+    output: Path | None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A checkpoint ready to be judged."""
+
+    path: Path
+    config: RobotConfig
+    policy: Any
+    observe: Observe
+    world: World
+
+
+def open_trial(path: Path, asked: Asked, make_world: MakeWorld) -> Trial:
+    """The policy that a run ended with, and the world its settings ask for."""
+    config = settings_of(path, asked.settings)
+    world = make_world(config.sim, UNCHANGED)
+    policy, observe = load_policy(path, config, world)
+    return Trial(path, config, policy, observe, world)
+
+
+def try_run(path: Path, asked: Asked, make_world: MakeWorld) -> Path:
+    """Judge one checkpoint; the folder with what came of it."""
+    trial = open_trial(path, asked, make_world)
+    folder = new_folder(asked.output or path / "evaluations")
+    starts = starts_to_judge(path, trial.config)
+    result, _ = tried(trial, starts, asked, make_world, folder)
+    finish(folder, starts, result)
+    nominal = result["conditions"][0]["condition"]
+    films = {nominal: make_films(folder, trial, starts, result["conditions"][0]["outcomes"], asked.num_videos)}
+    write_atomically(folder / "evaluation.html", evaluation_page(result, films))
+    return folder
+
+
+def compare_runs(first: Path, second: Path, asked: Asked, make_world: MakeWorld) -> Path:
+    """Judge two checkpoints on the same starts, and the second against the first start by start.
+
+    Raises ValueError when one was trained on starts of which the other is to be judged.
+    """
+    trials = [open_trial(path, asked, make_world) for path in (first, second)]
+    manifests = [starts_to_judge(trial.path, trial.config) for trial in trials]
+    check_same_starts(*manifests)
+    folder = new_folder(asked.output or second / "evaluations")
+    found = []
+    for name, trial in zip("ab", trials, strict=True):
+        found.append(tried(trial, manifests[0], asked, make_world, folder / name))
+        finish(folder / name, manifests[0], found[-1][0])
+    tests = [against(one, two) for one, two in zip(found[0][1], found[1][1], strict=True)]
+    for test in tests:
+        Progress().say(f"  {second} against {first}, {test['condition']} ({test['decoding']}): {test['text']}")
+    result = {"a": str(first), "b": str(second), "b_against_a": tests, "starts": manifests[0].to_dict()}
+    write_atomically(folder / "comparison.json", json.dumps(plain(result), indent=1) + "\n")
+    write_atomically(folder / "comparison.html", comparison_page(found[0][0], found[1][0], tests))
+    return folder
+
+
+def check_same_starts(first: StartManifest, second: StartManifest) -> None:
+    """Refuse two sets of starts that are not one."""
+    if first.sha256 == second.sha256:
+        return
+    wrong = [name for name in first.scene if first.scene[name] != second.scene.get(name)]
+    named = ", ".join(f"sim.{n} ({first.scene[n]} and {second.scene.get(n)})" for n in wrong) or "evaluation.eval_seeds"
+    raise ValueError(f"the two runs ask for different starts: {named} differ; give it once, beside --compare, for both")
+
+
+def tried(
+    trial: Trial, starts: StartManifest, asked: Asked, make_world: MakeWorld, folder: Path
+) -> tuple[dict[str, Any], list[Judged]]:
+    """The numbers of one checkpoint, and the outcomes behind them; recordings are written as they come."""
+    sampled = trial.policy.temperature
+    temperatures = {"greedy": [None], "sampled": [sampled], "both": [None, sampled]}[asked.decoding]
+    progress = Progress()
+    progress.say(f"{trial.path}: {starts.num_starts} starts of {trial.config.sim.task}, sha256 {starts.sha256[:12]}")
+
+    def world_under(perturbation: str) -> World:
+        return trial.world if perturbation == UNCHANGED else make_world(trial.config.sim, perturbation)
+
+    def keep(judged: Judged, rollout: Rollout, perturbation: str) -> None:
+        name = f"{judged.condition.replace(' ', '_')}_{judged.decoding}"
+        record_evaluation(folder / "recordings", trial.config.sim, rollout, name, judged.decoding, perturbation)
+
+    found = judge(trial.policy, trial.observe, world_under, starts, asked.perturbations, temperatures, progress, keep)
+    result = {
+        "checkpoint": str(trial.path),
+        "starts": starts.to_dict(),
+        "conditions": [
+            {**summarize(j), "decoding": j.decoding, "temperature": j.temperature} for j in found
+        ],
+        "changes": changes(found),
+        "tasks": [row for j in found if j.condition == found[0].condition for row in by_task(j)],
+        "seconds_per_query": seconds_per_query(
+            trial.policy, trial.observe, trial.world, int(starts.evaluation_seeds[0])
+        ),
+        **circumstances(),
+    }  # fmt: skip
+    return result, found
+
+
+def new_folder(parent: Path) -> Path:
+    """A folder named by the time under `evaluations`, or the one that was asked for."""
+    if parent.name != "evaluations":
+        return parent
+    path = parent / f"{datetime.now():%Y%m%d-%H%M%S}"
+    return next(p for p in (path, *(path.with_name(f"{path.name}-{i}") for i in range(2, 1000))) if not p.exists())
+
+
+def finish(folder: Path, starts: StartManifest, result: Mapping[str, Any]) -> None:
+    """Write the numbers and the starts they come from."""
+    folder.mkdir(parents=True, exist_ok=True)
+    starts.save(folder / "starts.json")
+    write_atomically(folder / "evaluation.json", json.dumps(plain(result), indent=1) + "\n")
+
+
+def make_films(folder: Path, trial: Trial, starts: StartManifest, outcomes: str, count: int) -> dict[str, Path]:
+    """Videos of the first wins and failures: {caption: file}."""
+    seeds = starts.evaluation_seeds.tolist()
+    chosen = [s for wanted in "10" for s in [s for s, o in zip(seeds, outcomes, strict=True) if o == wanted][:count]]
+    films = {}
+    for episode in film(trial.policy, trial.world.recorder(len(chosen)), chosen, trial.observe) if chosen else []:
+        verdict = "win" if episode.success else "failure"
+        path = folder / "videos" / f"{verdict}-{episode.seed}.mp4"
+        write_video(path, episode.frames, episode.instruction, episode.success)
+        films[f"{verdict}, start {episode.seed}: {episode.instruction}"] = path
+    return films

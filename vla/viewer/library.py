@@ -1,0 +1,56 @@
+"""The recorded episodes of a run: listed at once, lived again when someone wants to see one, new ones found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vla.viewer.payload import Replayed, actions_of, episode, summaries
+from vla.viewer.recording import Recording, list_recordings, load_recording
+
+Replayer = Callable[[Mapping[str, Any], Sequence[int], Sequence[np.ndarray]], Sequence[Replayed]]
+"""Lives episodes again: the settings of their simulation, seeds and actions (`scripts.simulation.Replayer`)."""
+
+
+@dataclass
+class Library:
+    """What there is to see of a run. `spec` is what its actions mean (`policy.json`)."""
+
+    run: Path
+    replayer: Replayer
+    spec: Mapping[str, Any]
+    known: dict[Path, Recording] = field(default_factory=dict)
+
+    def refresh(self) -> None:
+        """Find recordings that were written since."""
+        for path in list_recordings(self.run):
+            if path not in self.known:
+                self.known[path] = load_recording(path)
+
+    def name_of(self, path: Path) -> str:
+        """How a recording is called in the identity of its episodes: its path without the suffix."""
+        return path.relative_to(self.run).with_suffix("").as_posix()
+
+    def list(self) -> list[dict[str, Any]]:
+        """A line for every episode, those of the newest recordings first."""
+        self.refresh()
+        return [line for path, found in reversed(self.known.items()) for line in summaries(found, self.name_of(path))]
+
+    def episode(self, identity: str) -> dict[str, Any]:
+        """All there is to play one; KeyError when there is none of that name."""
+        name, _, number = identity.rpartition("/")
+        path = self.run / f"{name}.safetensors"
+        if path not in self.known or not number.isdigit() or int(number) >= len(self.known[path].seed):
+            raise KeyError(identity)
+        recording, i = self.known[path], int(number)
+        (lived,) = self.replayer(recording.sim, [int(recording.seed[i])], [actions_of(recording)[i]])
+        return episode(recording, name, i, lived, self.spec)
+
+    def everything(self, limit: int) -> dict[str, Any]:
+        """The first `limit` episodes with all there is to play them, for a page that opens from disk."""
+        lines = self.list()[:limit]
+        return {"list": lines, "details": {line["id"]: self.episode(line["id"]) for line in lines}}

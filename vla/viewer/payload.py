@@ -1,0 +1,167 @@
+"""What the page of the viewer is given: a line for every recorded episode, and all there is to play one."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vla.viewer.recording import Recording
+
+FILM_QUALITY = 88
+WORKED = 0.5
+"""A term of the task counts as reached above this."""
+
+
+@runtime_checkable
+class Replayed(Protocol):
+    """An episode lived again (`sim.replay.Replay`); entries of T + 1 begin with the start."""
+
+    instruction: str
+    shapes: Any
+    poses: Any
+    frames: Any
+    hand: Any
+    commanded: Any
+    opening: Any
+    targets: Any
+    terms: Any
+    reward: Any
+    decision: Any
+    success: bool
+
+
+def summaries(recording: Recording, name: str) -> list[dict[str, Any]]:
+    """A line for each episode of the recording `name`: what the list shows and filters by."""
+    returns = torch.zeros(len(recording.seed)).index_add(0, recording.episode, recording.reward)
+    return [
+        {
+            "id": f"{name}/{i}",
+            "stage": recording.stage,
+            "iteration": recording.iteration,
+            "decoding": recording.decoding,
+            "seed": int(recording.seed[i]),
+            "group": int(recording.group[i]),
+            "success": bool(recording.success[i]),
+            "return": float(returns[i]),
+            "num_decisions": int((recording.episode == i).sum()),
+            "control_steps": int(recording.measures["control_steps"][i]),
+            "reached": {n: float(v[i]) for n, v in recording.measures.items() if n != "control_steps"},
+        }
+        for i in range(len(recording.seed))
+    ]
+
+
+def actions_of(recording: Recording) -> list[np.ndarray]:
+    """The actions of every episode, [decisions, H, A] each."""
+    return [recording.action[recording.episode == i].numpy() for i in range(len(recording.seed))]
+
+
+def episode(recording: Recording, name: str, i: int, lived: Replayed, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """All there is to play episode `i`. `faithful` is False where living it again came to another end: then the
+    simulator is not the one that it was recorded in, and what is shown is not what happened.
+    """
+    rows = (recording.episode == i).nonzero().squeeze(1)
+    recorded = float(recording.reward[rows].sum())
+    faithful = lived.success == bool(recording.success[i]) and abs(sum(lived.reward) - recorded) < 1e-3
+    poses = np.stack(lived.poses).astype(np.float32)
+    return {
+        **summaries(recording, name)[i],
+        "instruction": lived.instruction,
+        "faithful": faithful,
+        "control_hz": spec["control_hz"],
+        "names": list(spec["names"]),
+        "shapes": [vars(shape) for shape in lived.shapes],
+        "poses": packed(poses),
+        "num_bodies": poses.shape[1],
+        "films": {camera: film(np.stack(pictures)) for camera, pictures in lived.frames.items()},
+        "hand": rounded(lived.hand),
+        "commanded": rounded(lived.commanded),
+        "opening": rounded(lived.opening),
+        "targets": {name: rounded(places) for name, places in lived.targets.items()},
+        "terms": {name: rounded(values, 3) for name, values in lived.terms.items()},
+        "reward": rounded(lived.reward, 5),
+        "decision": list(lived.decision),
+        "decisions": decisions(recording, rows, lived, spec),
+    }
+
+
+def decisions(recording: Recording, rows: Tensor, lived: Replayed, spec: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the policy thought at each decision. `path` is where the chunk would lead the hand, [H + 1, 3]."""
+    begins = np.searchsorted(np.asarray(lived.decision), np.arange(len(rows)))
+    found = []
+    for number, row in enumerate(rows.tolist()):
+        start = int(min(begins[number], len(lived.commanded) - 1))
+        action = recording.action[row].numpy()
+        found.append(
+            {
+                "step": start,
+                "logprobs": rounded(recording.logprobs[row].tolist(), 3),
+                "chosen": recording.mask[row].int().tolist(),
+                "value": optional(recording.values, row),
+                "advantage": optional(recording.advantages, row),
+                "ratio": ratio_of(recording, row),
+                "action": rounded(action),
+                "path": rounded(planned_path(action, np.asarray(lived.commanded[start]), spec)),
+                "chain": None if recording.chain is None else rounded(recording.chain[row].tolist(), 3),
+            }
+        )
+    return found
+
+
+def ratio_of(recording: Recording, row: int) -> list[float] | None:
+    """How much likelier each draw became through the update."""
+    if recording.logprobs_after is None:
+        return None
+    return rounded((recording.logprobs_after[row] - recording.logprobs[row]).exp().tolist(), 4)
+
+
+def optional(values: Tensor | None, row: int) -> list[float] | float | None:
+    """A row of what not every recording has."""
+    if values is None:
+        return None
+    found = rounded(values[row].tolist(), 4)
+    return found[0] if isinstance(found, list) and len(found) == 1 else found
+
+
+def planned_path(action: np.ndarray, commanded: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
+    """Positions [H + 1, 3] that a chunk of actions [H, A] asks for, from where the hand was told to be."""
+    moves = np.clip(action, spec["low"], spec["high"])[:, :3]
+    if tuple(spec["kinds"][:3]) != ("delta",) * 3:
+        return np.concatenate([commanded[None, :3], moves])
+    return commanded[:3] + np.concatenate([np.zeros((1, 3)), np.cumsum(moves, axis=0)])
+
+
+def packed(values: np.ndarray) -> str:
+    """float32 numbers as base64."""
+    return base64.b64encode(np.ascontiguousarray(values, dtype="<f4").tobytes()).decode()
+
+
+def rounded(values: Any, digits: int = 4) -> Any:
+    """Numbers with few digits, nested as they were; NaN becomes null."""
+    if isinstance(values, np.ndarray):
+        values = values.tolist()
+    if isinstance(values, list | tuple):
+        return [rounded(value, digits) for value in values]
+    return None if values != values else round(float(values), digits)
+
+
+def film(pictures: np.ndarray) -> dict[str, Any]:
+    """uint8 [T, h, w, 3] as one picture of many tiles, row by row: any moment can be shown at once."""
+    from PIL import Image
+
+    count, height, width, _ = pictures.shape
+    columns = int(np.ceil(np.sqrt(count)))
+    rows = -(-count // columns)
+    sheet = np.zeros((rows * columns, height, width, 3), np.uint8)
+    sheet[:count] = pictures
+    joined = sheet.reshape(rows, columns, height, width, 3).swapaxes(1, 2).reshape(rows * height, columns * width, 3)
+    written = io.BytesIO()
+    Image.fromarray(joined).save(written, format="WEBP", quality=FILM_QUALITY, method=3)
+    data = base64.b64encode(written.getvalue()).decode()
+    return {"width": width, "height": height, "columns": columns, "data": f"data:image/webp;base64,{data}"}

@@ -1,0 +1,139 @@
+// The page: a list of episodes with filters, a clock that all shown episodes share, one episode or two beside each other.
+"use strict";
+
+const $ = id => document.getElementById(id);
+const state = { episodes: [], shown: [], verdict: "all", source: "all", t: 0, playing: false, speed: 1, views: [] };
+
+// Episodes come from this file (a page that was written to disk) or from the server that shows it.
+const store = {
+  embedded: JSON.parse($("episodes").textContent),
+  get live() { return this.embedded === null; },
+  async list() { return this.live ? (await fetch("api/episodes")).json() : this.embedded.list; },
+  async episode(id) {
+    if (!this.live) return this.embedded.details[id];
+    const answer = await fetch("api/episode/" + id);
+    if (!answer.ok) throw new Error(await answer.text());
+    return answer.json();
+  },
+};
+
+const label = e => e.stage.replaceAll("_", " ") + (e.iteration ? `, iteration ${e.iteration}` : "");
+
+function filtered() {
+  return state.episodes.filter(e => (state.verdict === "all" || e.success === (state.verdict === "success")) && (state.source === "all" || label(e) === state.source));
+}
+
+function drawList() {
+  const list = $("list"), rows = filtered();
+  list.innerHTML = "";
+  for (const e of rows) {
+    const row = make("button", "row" + (state.shown.includes(e.id) ? " shown" : "")), stuck = stuckAt(e.reached);
+    row.dataset.id = e.id;
+    row.append(make("i", e.success ? "good" : "bad"), make("b", "", `start ${e.seed}`), make("span", "", e.success ? `done in ${e.control_steps}` : `no ${stuck ?? "success"}`), make("span", "", label(e)), make("em", "", `return ${e.return.toFixed(2)}`));
+    const beside = make("u", "", "beside"); beside.title = "show beside the other episode"; row.append(beside);
+    row.onclick = event => open(e.id, event.shiftKey || event.target === beside);
+    list.append(row);
+  }
+  $("count").textContent = `${rows.length} of ${state.episodes.length} episodes`;
+  drawFunnel(rows);
+}
+
+// How far episodes come: the share that ever fulfilled each term of the task.
+function drawFunnel(rows) {
+  const names = [...new Set(rows.flatMap(e => Object.keys(e.reached)))], funnel = $("funnel");
+  funnel.innerHTML = "";
+  let worst = null, before = 1;
+  const shares = names.map(name => rows.filter(e => (e.reached[name] ?? 0) > 0.5).length / Math.max(1, rows.length));
+  names.forEach((name, i) => { if (worst === null || before - shares[i] > worst.drop) worst = { name, drop: before - shares[i] }; before = shares[i]; });
+  names.forEach((name, i) => {
+    const row = make("div", worst && worst.name === name && worst.drop > 0 ? "worst" : ""), bar = make("i");
+    bar.style.width = `${100 * shares[i]}%`;
+    const track = make("span"); track.append(bar);
+    row.append(make("b", "", name), track, make("em", "", `${(100 * shares[i]).toFixed(0)} %`)); funnel.append(row);
+  });
+  $("lost").textContent = worst && worst.drop > 0 ? `Most are lost at “${worst.name}”.` : "";
+}
+
+function drawSources() {
+  const names = ["all", ...new Set(state.episodes.map(label))], select = $("source");
+  if (select.length === names.length) return;
+  select.innerHTML = "";
+  for (const name of names) select.append(new Option(name === "all" ? "all iterations and evaluations" : name, name));
+  select.value = state.source;
+}
+
+async function open(id, beside = false) {
+  state.shown = beside && state.shown.length ? [state.shown[0], id] : [id];
+  location.hash = state.shown.join("+");
+  $("waiting").hidden = false;
+  try {
+    const found = await Promise.all(state.shown.map(name => store.episode(name)));
+    $("episodes-shown").innerHTML = ""; $("episodes-shown").className = found.length > 1 ? "two" : "one";
+    state.views = found.map(e => new EpisodeView($("episodes-shown"), e, seek));
+    $("time").max = Math.max(...state.views.map(view => view.last));
+    seek(0); drawList();
+  } catch (error) { $("episodes-shown").textContent = String(error); }
+  $("waiting").hidden = true;
+}
+
+function seek(t) {
+  state.t = Math.max(0, Math.min(Number($("time").max), t));
+  $("time").value = state.t; $("moment").textContent = `${Math.round(state.t)}`;
+  for (const view of state.views) view.show(state.t);
+}
+
+function play(on = !state.playing) {
+  if (on && state.t >= Number($("time").max)) seek(0);
+  state.playing = on; $("play").textContent = on ? "❚❚" : "▶"; $("play").setAttribute("aria-label", on ? "pause" : "play");
+  state.last = performance.now();
+  if (on) requestAnimationFrame(tick);
+}
+
+function tick(now) {
+  if (!state.playing) return;
+  const rate = state.views[0]?.e.control_hz ?? 20;
+  const before = Math.round(state.t);
+  state.t = Math.min(Number($("time").max), state.t + (now - state.last) / 1000 * rate * state.speed); state.last = now;
+  if (Math.round(state.t) !== before) seek(state.t);
+  if (state.t >= Number($("time").max)) return play(false);
+  requestAnimationFrame(tick);
+}
+
+// The next or previous decision of the first episode.
+function jump(direction) {
+  const starts = state.views[0]?.e.decisions.map(d => d.step) ?? [];
+  const next = direction > 0 ? starts.find(s => s > state.t + 0.5) : starts.filter(s => s < state.t - 0.5).at(-1);
+  if (next !== undefined) seek(next);
+}
+
+document.addEventListener("keydown", e => {
+  if (e.target.tagName === "SELECT") return;
+  const keys = { " ": () => play(), ArrowRight: () => seek(Math.round(state.t) + 1), ArrowLeft: () => seek(Math.round(state.t) - 1), "]": () => jump(1), "[": () => jump(-1) };
+  if (keys[e.key]) { keys[e.key](); e.preventDefault(); }
+});
+$("play").onclick = () => play();
+$("time").oninput = e => { play(false); seek(Number(e.target.value)); };
+$("speed").onchange = e => { state.speed = Number(e.target.value); };
+$("source").onchange = e => { state.source = e.target.value; drawList(); };
+for (const button of document.querySelectorAll("[data-verdict]")) button.onclick = () => {
+  state.verdict = button.dataset.verdict;
+  for (const other of document.querySelectorAll("[data-verdict]")) other.classList.toggle("on", other === button);
+  drawList();
+};
+window.addEventListener("resize", () => seek(state.t));
+
+async function refresh() {
+  const episodes = await store.list();
+  if (episodes.length !== state.episodes.length) { state.episodes = episodes; drawSources(); drawList(); }
+}
+
+async function begin() {
+  await refresh();
+  const asked = location.hash.slice(1).split("+").filter(id => state.episodes.some(e => e.id === id));
+  const start = asked[0] ?? (state.episodes.find(e => !e.success) ?? state.episodes[0])?.id;
+  if (start) { await open(start); if (asked[1]) await open(asked[1], true); }
+  else $("episodes-shown").textContent = "No episode has been recorded yet.";
+  if (store.live) setInterval(refresh, 3000);
+  document.body.dataset.ready = "yes";
+}
+begin();
