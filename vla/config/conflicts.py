@@ -6,7 +6,7 @@ from itertools import combinations
 
 from vla.config.algorithm import Algorithm, Dapo, Reinforce, needs_critic, needs_groups
 from vla.config.explain import shown
-from vla.config.robot import RobotConfig
+from vla.config.robot import DiffusionPolicy, FlowPolicy, Policy, RobotConfig
 from vla.config.text import TextConfig
 from vla.config.training import Evaluation, Rl
 from vla.rl import checks
@@ -15,8 +15,26 @@ from vla.rl import checks
 def conflicts(config: RobotConfig | TextConfig) -> list[str]:
     """What is wrong between settings that are each right, a line apiece: setting, value, remedy."""
     found = rl_conflicts(config.rl, config.algorithm)
+    if isinstance(config, TextConfig):
+        found += engine_conflicts(config)
     if isinstance(config, RobotConfig):
-        found += chunk_conflicts(config) + model_conflicts(config) + seed_conflicts(config.evaluation)
+        found += chunk_conflicts(config) + policy_conflicts(config.policy)
+        found += model_conflicts(config) + seed_conflicts(config.evaluation)
+    return found
+
+
+def engine_conflicts(config: TextConfig) -> list[str]:
+    model = config.language_model
+    if model.name == "tiny" or model.engine == "own":
+        return []
+    found = []
+    if config.rl.importance_cap is None:
+        found.append(
+            "rl.importance_cap (null) must be set under language_model.engine=vllm, whose log-probabilities are not "
+            "exactly those of the update: 2 is usual"
+        )
+    if model.lora is not None:
+        found.append("language_model.lora does not go with language_model.engine=vllm: set one of them to null or own")
     return found
 
 
@@ -74,6 +92,20 @@ def chunk_conflicts(config: RobotConfig) -> list[str]:
     return [f"policy.chunk ({chunk}) must divide sim.max_steps ({max_steps}): {nearest_divisor(chunk, max_steps)} does"]
 
 
+def policy_conflicts(policy: Policy) -> list[str]:
+    found = []
+    if isinstance(policy, FlowPolicy) and policy.min_noise > policy.max_noise:
+        found.append(
+            f"policy.min_noise ({policy.min_noise}) must not exceed policy.max_noise ({policy.max_noise}): swap them"
+        )
+    if isinstance(policy, DiffusionPolicy) and policy.num_train_steps % policy.num_steps:
+        found.append(
+            f"policy.num_steps ({policy.num_steps}) must divide policy.num_train_steps ({policy.num_train_steps}): "
+            f"{nearest_divisor(policy.num_steps, policy.num_train_steps)} does"
+        )
+    return found
+
+
 def model_conflicts(config: RobotConfig) -> list[str]:
     found = []
     vision, backbone = config.model.vision, config.model.backbone
@@ -86,9 +118,10 @@ def model_conflicts(config: RobotConfig) -> list[str]:
     if vision.name == "small" and config.sim.image_size % 2 ** len(vision.stem_channels):
         patch = 2 ** len(vision.stem_channels)
         found.append(f"sim.image_size ({config.sim.image_size}) must be a multiple of the patch size ({patch})")
-    if backbone.name == "small" and config.policy.num_bins >= backbone.vocabulary_size:
+    bins = getattr(config.policy, "num_bins", 0)
+    if backbone.name == "small" and bins >= backbone.vocabulary_size:
         found.append(
-            f"policy.num_bins ({config.policy.num_bins}) action ids do not fit beside words in "
+            f"policy.num_bins ({bins}) action ids do not fit beside words in "
             f"model.backbone.vocabulary_size ({backbone.vocabulary_size}): use fewer bins or a larger vocabulary"
         )
     if config.model.lora is not None and config.model.freeze_backbone:

@@ -25,6 +25,7 @@ class TinyLanguageModel(Section):
 
 class SmolLM2(Section):
     name: Literal["smollm2"]
+    engine: Literal["own", "vllm"]
     lora: Lora | None
     gradient_checkpointing: bool
 
@@ -32,6 +33,7 @@ class SmolLM2(Section):
 class HubLanguageModel(Section):
     name: Literal["hub"]
     repository: str
+    engine: Literal["own", "vllm"]
     lora: Lora | None
     gradient_checkpointing: bool
 

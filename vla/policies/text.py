@@ -18,6 +18,7 @@ from vla.decoding.causal import (
     output_head,
     plain_model,
 )
+from vla.decoding.engine import Engine
 from vla.decoding.generate import generate, prefill
 from vla.decoding.logprobs import token_logprobs
 from vla.decoding.sampling import Sampling
@@ -34,7 +35,7 @@ class TextPolicy(nn.Module):
     times faster); it is left off for models with sliding windows. `max_row_tokens` bounds such a tree, because its
     attention mask is square. `value_head`: a critic on the model's own hidden states, one value a draw, zero at the
     start; values are None without it. `autocast`: matrix products in this type (bfloat16), weights stay as they are;
-    None: none.
+    None: none. `engine`: who draws in place of `generate`.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class TextPolicy(nn.Module):
         max_row_tokens: int = 512,
         max_logits_bytes: int = 2**29,
         autocast: torch.dtype | None = None,
+        engine: Engine | None = None,
     ) -> None:
         super().__init__()
         if max_new_tokens < 1:
@@ -62,7 +64,7 @@ class TextPolicy(nn.Module):
         self.stop_ids, self.pad_id = tuple(stop_ids), pad_id
         self.share_prompts = share_prompts and attends_fully(model)
         self.max_row_tokens, self.max_logits_bytes = max_row_tokens, max_logits_bytes
-        self.autocast = autocast
+        self.autocast, self.engine = autocast, engine
         self.value_head: nn.Linear | None = None
         if value_head:
             self.value_head = nn.Linear(plain_model(model).config.hidden_size, 1)
@@ -72,6 +74,8 @@ class TextPolicy(nn.Module):
 
     def act(self, observation: Observation, *, greedy: bool = False) -> Decision:
         """Complete every prompt. `action` and `trace["tokens"]` are the same token ids; `trace["mask"]` is the mask."""
+        if self.engine is not None:
+            return self._act_by(self.engine, observation, greedy)
         with self._precision(), evaluating(self.model):
             drawn = generate(
                 self.model,
@@ -88,6 +92,15 @@ class TextPolicy(nn.Module):
         if drawn.support is not None:
             trace["support"] = drawn.support
         return Decision(drawn.tokens, trace, drawn.logprobs, drawn.mask, drawn.values)
+
+    @torch.no_grad()
+    def _act_by(self, engine: Engine, observation: Observation, greedy: bool) -> Decision:
+        """What another engine drew; values, where there is a critic, from a pass of our own."""
+        limits = (self.sampling, self.max_new_tokens, self.stop_ids, self.pad_id, greedy)
+        drawn = engine(observation.tokens, observation.token_mask, *limits)
+        trace = {"tokens": drawn.tokens, "mask": drawn.mask}
+        values = None if self.value_head is None else self.score(observation, trace).values
+        return Decision(drawn.tokens, trace, drawn.logprobs, drawn.mask, values)
 
     def score(self, observation: Observation, trace: Trace) -> Scores:
         """Log-probability, entropy and value of every draw in one pass; 0 where nothing was drawn."""

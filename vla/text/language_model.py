@@ -16,6 +16,7 @@ from vla.config.text import HubLanguageModel, LanguageModel, SmolLM2, TinyLangua
 from vla.config.training import Train
 from vla.data.chat import ChatFormat, stop_ids
 from vla.decoding.causal import disable_dropout
+from vla.decoding.engine import Engine, VllmEngine
 from vla.decoding.sampling import Sampling
 from vla.policies.text import TextPolicy
 from vla.text.tiny import tiny_language_model
@@ -32,12 +33,14 @@ class LanguageParts:
     pad_id: int
     device: torch.device
     autocast: torch.dtype | None
+    engine: Engine | None = None
 
     def policy(self, sampling: Sampling, max_new_tokens: int, value_head: bool = False) -> TextPolicy:
         """The model as a policy."""
         return TextPolicy(
-            self.model, sampling, max_new_tokens, self.stop_ids, self.pad_id, value_head, autocast=self.autocast
-        )
+            self.model, sampling, max_new_tokens, self.stop_ids, self.pad_id, value_head, autocast=self.autocast,
+            engine=self.engine,
+        )  # fmt: skip
 
 
 def load_language_parts(
@@ -61,7 +64,22 @@ def load_language_parts(
     wrapped = model if settings.lora is None else add_adapter(model, settings.lora.rank, settings.lora.alpha)
     chat = ChatFormat(tokenizer, system)
     autocast = autocast_type(train.precision, device)
-    return LanguageParts(wrapped.to(device), tokenizer, chat, ends, pad_id, device, autocast)
+    wrapped = wrapped.to(device)
+    return LanguageParts(wrapped, tokenizer, chat, ends, pad_id, device, autocast, make_engine(settings, wrapped))
+
+
+def make_engine(settings: LanguageModel, model: nn.Module) -> Engine | None:
+    """The engine that the settings name; None is our own generation.
+
+    Raises ValueError for vLLM where it is not installed.
+    """
+    if isinstance(settings, TinyLanguageModel) or settings.engine == "own":
+        return None
+    if isinstance(settings, HubLanguageModel):
+        return VllmEngine(model, settings.repository)
+    from vla.text.smollm2 import fetch_smollm2
+
+    return VllmEngine(model, str(fetch_smollm2()))
 
 
 def load_language_model(settings: LanguageModel, texts: Iterable[str], seed: int) -> tuple[Any, Any]:

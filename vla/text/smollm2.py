@@ -62,7 +62,8 @@ def _download(scratch: Path) -> Path:
     if subprocess.run([*client, "--no-deps", "--target", str(target), PACKAGE]).returncode != 0:
         raise ValueError(
             f"could not fetch {PACKAGE} with `{' '.join(client)}` (its message is above). Without network, choose"
-            f" model=tiny, or put a transformers folder of the model at {default_folder()}"
+            " language_model=tiny (text) or model=tiny (robot), or put a transformers folder of the model at"
+            f" {default_folder()}"
         )
     weights = next(target.rglob(WEIGHTS), None)
     if weights is None:
