@@ -178,6 +178,12 @@ class TokenPolicy(nn.Module):
         ids = self.bins.encode(actions).flatten(1)
         return self._scores(self.prefix(observation), observation, ids).logprobs
 
+    def imitation_terms(
+        self, observation: Observation, actions: Float[Tensor, "B H A"], action_mask: Bool[Tensor, "B H"]
+    ) -> tuple[Float[Tensor, "B L"], Bool[Tensor, "B L"]]:
+        """Cross-entropy of every demonstrated action token, and which of them count."""
+        return -self.imitate(observation, actions), self.draw_mask(action_mask)
+
     def _scores(self, prefix: Float[Tensor, "B P d"], observation: Observation, ids: Int[Tensor, "B L"]) -> Scores:
         if self.decoding == "parallel":
             distribution, state = self._parallel(prefix, observation)

@@ -7,20 +7,19 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vla.models.vlm import VisionLanguageModel
-from vla.policies.token import TokenPolicy
+from vla.sft.protocols import ImitablePolicy
 from vla.types import Observation
 
 
 def imitation_loss(
-    policy: TokenPolicy,
+    policy: ImitablePolicy,
     observation: Observation,
     actions: Float[Tensor, "B H A"],
     action_mask: Bool[Tensor, "B H"],
 ) -> Float[Tensor, ""]:
-    """Cross-entropy of demonstrated action tokens, a mean over the control steps that count."""
-    logprobs = policy.imitate(observation, actions)
-    mask = policy.draw_mask(action_mask)
-    return -(logprobs * mask).sum() / mask.sum().clamp(min=1)
+    """The policy's own terms (cross-entropy of tokens, squared error of a flow), a mean over those that count."""
+    terms, mask = policy.imitation_terms(observation, actions, action_mask)
+    return (terms * mask).sum() / mask.sum().clamp(min=1)
 
 
 def plan_loss(

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: a token policy imitates demonstrations, and keeps answering questions while it does."""
+"""Supervised fine-tuning: a policy imitates demonstrations, and keeps answering questions while it does."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 from vla.data.augment import random_light, random_shift
 from vla.data.demonstrations import DemonstrationBatch, Demonstrations
 from vla.data.observations import Observer
-from vla.policies.token import TokenPolicy
 from vla.sft.losses import imitation_loss
+from vla.sft.protocols import ImitablePolicy
 from vla.stages.grounding import Grounding, GroundingBatch, PlanBatch
 from vla.types import Observation
 
@@ -74,9 +74,9 @@ def action_tensors(batch: DemonstrationBatch) -> tuple[Tensor, Tensor]:
 
 
 def mixed_loss(
-    policy: TokenPolicy, batch: ImitationBatch, grounding: Grounding | None, weight: float
+    policy: ImitablePolicy, batch: ImitationBatch, grounding: Grounding | None, weight: float
 ) -> tuple[Tensor, dict[str, float]]:
-    """Action cross-entropy plus `weight` times the loss of grounding, in one step."""
+    """Loss of actions plus `weight` times the loss of grounding, in one step."""
     action = imitation_loss(policy, batch.observation, batch.actions, batch.action_mask)
     metrics = {"action_loss": float(action.detach())}
     if grounding is None or batch.grounding is None:
@@ -87,19 +87,23 @@ def mixed_loss(
 
 @torch.no_grad()
 def held_out_loss(
-    policy: TokenPolicy, demonstrations: Demonstrations, observer: Observer, rows_at_once: int, max_rows: int = 1024
+    policy: ImitablePolicy, demonstrations: Demonstrations, observer: Observer, rows_at_once: int, max_rows: int = 1024
 ) -> float:
-    """Mean cross-entropy per action token on evenly spaced frames of demonstrations that were not trained on."""
+    """Mean action loss on evenly spaced frames of demonstrations that were not trained on.
+
+    What a policy draws for its loss (noise, times) is the same at every call, and leaves the run's own draws alone.
+    """
     count = min(max_rows, demonstrations.num_frames)
     frames = np.linspace(0, demonstrations.num_frames - 1, count).astype(np.int64)
-    total = tokens = 0.0
-    for at in range(0, count, rows_at_once):
-        batch = demonstrations.batch(frames[at : at + rows_at_once], policy.chunk)
-        actions, action_mask = action_tensors(batch)
-        mask = policy.draw_mask(action_mask)
-        total -= float((policy.imitate(observer(batch), actions) * mask).sum())
-        tokens += float(mask.sum())
-    return total / max(tokens, 1.0)
+    total = counted = 0.0
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for at in range(0, count, rows_at_once):
+            batch = demonstrations.batch(frames[at : at + rows_at_once], policy.chunk)
+            terms, mask = policy.imitation_terms(observer(batch), *action_tensors(batch))
+            total += float((terms * mask).sum())
+            counted += float(mask.sum())
+    return total / max(counted, 1.0)
 
 
 def actions_to_fit(demonstrations: Demonstrations) -> np.ndarray:

@@ -8,8 +8,8 @@ from vla.config.robot import RobotConfig
 from vla.data.observations import Observer
 from vla.evaluate.starts import StartManifest
 from vla.evaluate.success import SuccessRate, compare
-from vla.policies.token import TokenPolicy
 from vla.rl.protocols import VectorEnvironment
+from vla.sft.protocols import ImitablePolicy
 from vla.stages.evaluation import Episodes, evaluate_policy, record
 from vla.stages.rl import RlState
 from vla.stages.run import Run
@@ -21,7 +21,7 @@ def evaluation_stage(
     run: Run,
     name: str,
     config: RobotConfig,
-    policy: TokenPolicy,
+    policy: ImitablePolicy,
     environment: VectorEnvironment,
     observer: Observer,
     starts: StartManifest,
@@ -84,7 +84,7 @@ def video_stage(
     run: Run,
     name: str,
     config: RobotConfig,
-    policy: TokenPolicy,
+    policy: ImitablePolicy,
     world: World,
     observer: Observer,
     starts: StartManifest,
@@ -121,11 +121,11 @@ def plot_stage(run: Run, state: RlState, title: str, offset: float | None) -> No
     rl = [r for r in records if r["stage"] == "rl"]
     if sft:
         labels = {"action_loss": "training", "held_out_loss": "held-out demonstrations"}
-        plot_curves(plots / "sft_loss.png", sft, labels, "Supervised fine-tuning", "step", "nats per action token")
+        plot_curves(plots / "sft_loss.png", sft, labels, "Supervised fine-tuning", "step", "action loss")
     if rl:
         plot_curves(
             plots / "training_success.png", rl, {"success": "training starts, sampled"}, title, "iteration", "rate"
         )
-        plot_curves(plots / "entropy.png", rl, {"entropy": "entropy"}, title, "iteration", "nats per action token")
+        plot_curves(plots / "entropy.png", rl, {"entropy": "entropy"}, title, "iteration", "nats per draw")
     run.write()  # the time of all sessions up to now
     plot_time(plots / "time.png", run.results["seconds"], "Where the time went")

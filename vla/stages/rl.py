@@ -11,12 +11,12 @@ from vla.config.robot import RobotConfig
 from vla.data.observations import Observer
 from vla.evaluate.starts import StartManifest
 from vla.evaluate.success import SuccessRate
-from vla.policies.token import TokenPolicy
 from vla.rl.catalogue import make_algorithm
 from vla.rl.loop import LoopSettings, LoopState, train
 from vla.rl.protocols import VectorEnvironment
 from vla.rl.reference import FrozenCopy
 from vla.rl.update import UpdateSettings
+from vla.sft.protocols import ImitablePolicy
 from vla.stages.evaluation import evaluate_policy
 from vla.stages.refinement import DynamicSampling, Starts, make_collector
 from vla.stages.run import Run
@@ -65,7 +65,7 @@ class Reinforcement:
         self,
         run: Run,
         config: RobotConfig,
-        policy: TokenPolicy,
+        policy: ImitablePolicy,
         environment: VectorEnvironment,
         observer: Observer,
         starts: StartManifest,

@@ -10,8 +10,8 @@ from vla.config.robot import RobotConfig
 from vla.data.demonstrations import Demonstrations
 from vla.data.observations import Observer
 from vla.data.questions import QuestionEncoder
-from vla.policies.token import TokenPolicy
 from vla.sft.loop import SupervisedSettings, SupervisedState, fit
+from vla.sft.protocols import ImitablePolicy
 from vla.stages.grounding import Grounding, GroundingSettings, SceneSource
 from vla.stages.imitation import Augmentation, ImitationBatch, ImitationBatches, held_out_loss, mixed_loss
 from vla.stages.run import Run
@@ -22,7 +22,7 @@ SHOWN = ("loss", "action_loss", "plan_error")
 
 
 def grounding_beside(
-    config: RobotConfig, policy: TokenPolicy, encoder: QuestionEncoder, source: SceneSource
+    config: RobotConfig, policy: ImitablePolicy, encoder: QuestionEncoder, source: SceneSource
 ) -> Grounding | None:
     """What is asked beside the demonstrations, so that the model keeps what it can see; None when its weight is 0."""
     data = config.data
@@ -41,7 +41,7 @@ def grounding_beside(
 def supervised_stage(
     run: Run,
     config: RobotConfig,
-    policy: TokenPolicy,
+    policy: ImitablePolicy,
     demonstrations: Demonstrations,
     observer: Observer,
     grounding: Grounding | None,
