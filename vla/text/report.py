@@ -118,7 +118,7 @@ def draw_curves(folder: RunFolder, records: Sequence[Mapping[str, Any]], results
 def draw_success(folder: RunFolder, rl: Sequence[Mapping[str, Any]], results: Mapping[str, Any]) -> bool:
     """Success over training: sampled, on what is trained; greedy, before and after on held-out problems."""
     ends = [results.get("before"), results.get("after")]
-    sampled = [(float(r["step"]), _rate(r, "success", "num_trajectories", 1.0)) for r in rl if "success" in r]
+    sampled = [(float(r["step"]), _rate(r, "success", "episodes", 1.0)) for r in rl if "episodes" in r]
     validation = [
         (float(r["step"]), _rate(r, "validation_success", "validation_starts", None))
         for r in rl

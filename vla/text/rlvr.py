@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -74,7 +75,8 @@ def run_rlvr(config: TextConfig, folder: RunFolder, progress: Progress) -> dict[
         progress.say(f"after:  {rate_of(after)} on the same problems")
         progress.say(f"change: {results['comparison']}")
     save_language_model(wired.parts, folder.path / "model")
-    results |= {"seconds": timer.seconds(), "peak_memory_bytes": peak_memory_bytes()}
+    results |= {"seconds": timer.seconds(), "cpu_seconds": time.process_time()}
+    results |= {"peak_memory_bytes": peak_memory_bytes()}
     folder.write_results(results)
     write_report(folder, "Verified rewards: " + ", ".join(settings.families), results, pairs_of(before, after))
     return results
@@ -206,9 +208,12 @@ def refine(
 
     def watch(iteration: int, rollout: Rollout) -> dict[str, float]:
         episodes = wired.train.take_episodes()
-        wired.curriculum.learn(sum(episode.success for episode in episodes) / len(episodes))
+        # over all that were asked: dynamic sampling keeps only the groups that say something
+        success = sum(episode.success for episode in episodes) / len(episodes)
+        wired.curriculum.learn(success)
         append_samples(folder, iteration, episodes[: 2 * rl.group_size : rl.group_size])
-        return {**episode_numbers(episodes), "open_families": float(wired.curriculum.num_open)}
+        numbers = {"success": success, "episodes": float(len(episodes))}
+        return {**episode_numbers(episodes), **numbers, "open_families": float(wired.curriculum.num_open)}
 
     def evaluate(iteration: int) -> dict[str, float]:
         with timer("validation"):
