@@ -11,6 +11,7 @@ import numpy as np
 from sim.experts.controller import GAIN, hold
 from sim.physics import Physics
 from sim.robots.rotations import wrap_angle
+from sim.scenes.tabletop import POSE_HIGH, POSE_LOW
 from sim.task import TARGET
 from sim.tasks.push import STANDOFF
 
@@ -21,8 +22,10 @@ PUSH_HEIGHT, HOVER = 0.016, 0.08
 NEAR_XY, NEAR_Z = 0.012, 0.012
 SLIPPED = 0.016
 """How far (metres) the block's centre may be beside the pusher's line."""
-NEAR_ENOUGH = 0.008
+NEAR_ENOUGH = 0.015
 """The push ends with the block's centre this close (metres) to the pad's."""
+WITHIN = 0.002
+"""Metres that a goal stays inside the workspace, so that the command can arrive."""
 STEERING = 1.0
 """Share of the sideways distance to the block that the pusher makes up per control step."""
 
@@ -82,6 +85,7 @@ class Pushing:
         return ahead, offset[:, 1] * direction[:, 0] - offset[:, 0] * direction[:, 1], direction
 
     def _behind(self, physics: Physics, ids: np.ndarray) -> np.ndarray:
-        """Where [n, 2] to set the hand down."""
+        """Where [n, 2] to set the hand down, inside the workspace."""
         _, _, direction = self._line(physics, ids)
-        return physics.block_position(ids, TARGET)[:, :2] - STANDOFF * direction
+        there = physics.block_position(ids, TARGET)[:, :2] - STANDOFF * direction
+        return np.clip(there, POSE_LOW[:2] + WITHIN, POSE_HIGH[:2] - WITHIN)
