@@ -1,5 +1,6 @@
 """vLLM is not among our dependencies: a module that has its interface stands in for it."""
 
+import copy
 import sys
 import types
 
@@ -77,6 +78,7 @@ def test_what_vllm_draws_is_scored_alike_and_follows_the_weights(policy, observa
             with torch.no_grad():
                 for parameter in policy.model.parameters():
                     parameter.add_(0.05 * torch.randn_like(parameter))
+    assert copy.deepcopy(policy).engine is policy.engine  # as a reference, which only scores
     assert torch.equal(policy.act(observation, greedy=True).action, policy.act(observation, greedy=True).action)
 
 

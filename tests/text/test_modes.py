@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from vla.config import freeze, load
+from vla.config import ConfigError, load
 from vla.rewards.gold import GOLDS
 from vla.text.control import levels_of
 from vla.text.labelling import compare_by_judge, keep_clearest, read_rubric
@@ -52,10 +52,13 @@ def test_sft(tmp_path):
     messages = [[{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": "yes"}] for i in range(40)]
     data = tmp_path / "data.jsonl"
     data.write_text("".join(json.dumps({"messages": m}) + "\n" for m in messages))
-    values = load([*TINY, "text=sft", f"run_dir={tmp_path / 'run'}"]).model_dump()
-    values["text"]["sources"] = {str(data): 1.0, "add1": 2.0}
-    values["text"]["fit"] |= {"num_steps": 25, "learning_rate": 1e-2}
-    config = freeze(values)
+    given = [
+        f"text.sources=[{data},add1]",
+        "text.weights=[1.0,2.0]",
+        "text.fit.num_steps=25",
+        "text.fit.learning_rate=1e-2",
+    ]
+    config = load([*TINY, "text=sft", f"run_dir={tmp_path / 'run'}", "text.fit.learning_rate=1e-2", *given])
     results = run(config, open_run(config))
     check(tmp_path / "run", results)
     for name in (str(data), "add1"):
@@ -168,6 +171,8 @@ def test_the_clearest_comparisons_are_kept_in_their_order():
 
 
 def test_mistakes_are_named(tmp_path, prompts):
+    with pytest.raises(ConfigError, match="text.weights .* must be as many as text.sources"):
+        load(["mode=text", "text=sft", "text.weights=[1.0,2.0]"])
     with pytest.raises(ValueError, match="gold 'letter' is unknown"):
         go(tmp_path / "a", "preference", prompts, *OPEN[:-1], "text.gold=letter")
     (tmp_path / "p.jsonl").write_text('{"question": "x"}\n')

@@ -6,7 +6,7 @@ from itertools import combinations
 
 from vla.config.algorithm import Algorithm, Dapo, Reinforce, needs_critic, needs_groups
 from vla.config.explain import shown
-from vla.config.robot import DiffusionPolicy, FlowPolicy, Policy, RobotConfig
+from vla.config.robot import DiffusionPolicy, FlowPolicy, GymSim, Policy, RobotConfig
 from vla.config.text import TextConfig
 from vla.config.training import Evaluation, Rl
 from vla.rl import checks
@@ -16,11 +16,21 @@ def conflicts(config: RobotConfig | TextConfig) -> list[str]:
     """What is wrong between settings that are each right, a line apiece: setting, value, remedy."""
     found = rl_conflicts(config.rl, config.algorithm)
     if isinstance(config, TextConfig):
-        found += engine_conflicts(config)
+        found += engine_conflicts(config) + mixture_conflicts(config)
     if isinstance(config, RobotConfig):
-        found += chunk_conflicts(config) + policy_conflicts(config.policy)
+        found += gym_conflicts(config) + chunk_conflicts(config) + policy_conflicts(config.policy)
         found += model_conflicts(config) + seed_conflicts(config.evaluation)
     return found
+
+
+def mixture_conflicts(config: TextConfig) -> list[str]:
+    text = config.text
+    if text.name != "sft" or text.weights is None or len(text.weights) == len(text.sources):
+        return []
+    return [
+        f"text.weights ({shown(text.weights)}) must be as many as text.sources ({shown(text.sources)}): give one for "
+        "each, or null"
+    ]
 
 
 def engine_conflicts(config: TextConfig) -> list[str]:
@@ -90,6 +100,20 @@ def chunk_conflicts(config: RobotConfig) -> list[str]:
     if max_steps % chunk == 0:
         return []
     return [f"policy.chunk ({chunk}) must divide sim.max_steps ({max_steps}): {nearest_divisor(chunk, max_steps)} does"]
+
+
+def gym_conflicts(config: RobotConfig) -> list[str]:
+    """What an environment of gymnasium cannot give: scenes to ask about, and the pictures of the model that ships."""
+    if not isinstance(config.sim, GymSim):
+        return []
+    found = []
+    if config.model.checkpoint == "embedded":
+        found.append("model.checkpoint (embedded) knows our two cameras and none of sim=gym: set it to null")
+    if config.grounding.num_steps and config.model.checkpoint is None:
+        found.append("grounding.num_steps asks about scenes, and sim=gym has none: set it to 0")
+    if config.data.question_weight:
+        found.append("data.question_weight needs scenes, and sim=gym has none: set it to 0")
+    return found
 
 
 def policy_conflicts(policy: Policy) -> list[str]:

@@ -99,7 +99,8 @@ class JudgeSettings(Section):
 
 class TextSft(Section):
     name: Literal["sft"]
-    sources: Annotated[dict[str, Positive], Field(min_length=1)]
+    sources: Annotated[tuple[str, ...], Field(min_length=1)]
+    weights: tuple[Positive, ...] | None
     holdout_fraction: Share
     row_tokens: Count
     system: str | None

@@ -79,6 +79,10 @@ class VllmEngine:
         said = [output.outputs[0] for output in self._llm.generate(prompts, settings, use_tqdm=False)]
         return collect([(list(s.token_ids), s.logprobs) for s in said], max_new_tokens, pad_id, tokens.device)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> VllmEngine:
+        """A frozen copy of a policy only scores: it shares the engine."""
+        return self
+
     def _version(self) -> int:
         """Grows with every change of a weight in place."""
         return sum(parameter._version for parameter in self.model.parameters())

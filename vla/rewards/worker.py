@@ -23,7 +23,9 @@ MODULES = {
     "overlap": ("bleu", "chrf", "rouge_l"),
     "libraries": ("math_equal", "reasoning_gym_score"),
 }
-"""The verifiers that have a name of their own, by module; any other is `package.module:function`."""
+"""The verifiers that have a name of their own, by module; any other is `package.module.function` (a colon before the
+function is as good).
+"""
 NAMES = tuple(name for names in MODULES.values() for name in names)
 INSIDE_ANSWER = "answer."
 """`answer.last_number` looks between the answer tags only."""
@@ -41,10 +43,10 @@ def find_verifier(name: str) -> Verifier:
     module = next((f"vla.rewards.{module}" for module, names in MODULES.items() if name in names), None)
     function = name
     if module is None:
-        module, _, function = name.partition(":")
-        if not function:
+        module, _, function = name.rpartition(":" if ":" in name else ".")
+        if not module:
             raise ValueError(
-                f"verifier {name!r} is unknown: choose one of {', '.join(NAMES)}, or package.module:function"
+                f"verifier {name!r} is unknown: choose one of {', '.join(NAMES)}, or package.module.function"
             )
     try:
         return getattr(importlib.import_module(module), function)

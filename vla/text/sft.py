@@ -141,7 +141,8 @@ def run_sft(config: TextConfig, folder: RunFolder, progress: Progress) -> dict[s
     progress.say(f"before: perplexity {show(before)} on held-out texts")
     count = fitting.num_steps * fitting.batch_size
     seed = derive_seed(config.train.seed, "mixture")
-    order = mixture_order([len(t) for t in train], list(settings.sources.values()), max(count, 1), seed)
+    weights = settings.weights or [1.0] * len(sources)
+    order = mixture_order([len(t) for t in train], weights, max(count, 1), seed)
     drawn = [train[source][row] for source, row in order]
     with timer("fit"), progress.stage("sft", fitting.num_steps) as stage:
 
