@@ -39,7 +39,8 @@ def main(argv: list[str] | None = None) -> int:
     from vla.command_line import fail
 
     runtime.prepare()
-    from scripts.simulation import Simulation, perturbations
+    from scripts.simulation import perturbations
+    from scripts.world import world_of
     from vla.evaluate.settings import chosen_perturbations
     from vla.stages.trial import Asked, compare_runs, try_run
 
@@ -47,9 +48,9 @@ def main(argv: list[str] | None = None) -> int:
         changes = chosen_perturbations(options.perturb, perturbations())
         asked = Asked(options.settings, changes, options.decoding, options.videos, options.output)
         if len(options.runs) == 2:
-            folder = compare_runs(options.runs[0], options.runs[1], asked, Simulation)
+            folder = compare_runs(options.runs[0], options.runs[1], asked, world_of)
         else:
-            folder = try_run(options.runs[0], asked, Simulation)
+            folder = try_run(options.runs[0], asked, world_of)
     except (ValueError, OSError, FloatingPointError) as error:
         fail(str(error))
     print(f"results: {folder}")

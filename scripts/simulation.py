@@ -10,8 +10,8 @@ from scripts.scenes import QUESTION_WEIGHTS, Scenes
 class Simulation:
     """A task in MuJoCo as a `vla.stages.world.World`."""
 
-    def __init__(self, settings: Any, perturbation: str = "none"):
-        self.settings, self.perturbation = settings, perturbation
+    def __init__(self, settings: Any):
+        self.settings = settings
         self._environment: Any = None
         self._recorder: Any = None
 

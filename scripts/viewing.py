@@ -26,9 +26,8 @@ class Replayer:
 
         key = json.dumps(dict(settings), sort_keys=True)
         if key not in self.environments:
-            values = {**settings, "num_envs": 1, "num_threads": 1}
-            perturbation = values.pop("perturbation")
-            self.environments[key] = Simulation(Sim.model_validate(values), perturbation).environment()
+            alone = Sim.model_validate({**settings, "num_envs": 1, "num_threads": 1})
+            self.environments[key] = Simulation(alone).environment()
         return replay(self.environments[key], seeds, actions)
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from vla.config import ConfigError, RobotConfig, freeze
-from vla.config.compose import check_groups, composed, option_values, resumed, split, suggestion
-from vla.evaluate.starts import SeedRange, StartManifest
+from vla.config.compose import check_groups, check_keys, composed, parsed, split, suggestion
+from vla.evaluate.starts import StartManifest
 
 UNCHANGED = "none"
 """The perturbation that changes nothing."""
@@ -23,25 +24,33 @@ def settings_of(run: Path, overrides: Sequence[str] = ()) -> RobotConfig:
 
     Raises ConfigError (a ValueError) when the folder is no run of a robot policy, or a setting cannot be.
     """
+    from omegaconf import OmegaConf
+
     given = split(overrides)
     check_groups(given)
     task = given.pop("sim", None)
+    values = with_later_settings(saved_settings(run))
     if task is not None:
-        given = {**task_overrides(task), **given}
-    values = resumed(str(run), given)
-    if values["mode"] != "robot":
-        raise ConfigError(f"{run} is a run of mode={values['mode']}: only robot policies are judged in a simulator")
-    config = freeze(with_later_settings(values))
+        values["sim"] = composed({"sim": task})["sim"] | {name: values["sim"][name] for name in OF_THE_POLICY}
+    check_keys(given, values)
+    settings = OmegaConf.create(values)
+    for key, value in parsed(given).items():
+        OmegaConf.update(settings, key, value, merge=False)
+    config = freeze(OmegaConf.to_container(settings))  # type: ignore[arg-type]
     assert isinstance(config, RobotConfig)
     return config
 
 
-def task_overrides(task: str) -> dict[str, str]:
-    """`sim=NAME` as single settings."""
-    values = {k: v for k, v in option_values("sim", task).items() if k not in (*OF_THE_POLICY, "defaults")}
-    return {
-        f"sim.{k}": yaml.safe_dump(v, default_flow_style=True, width=10_000).split("\n")[0] for k, v in values.items()
-    }
+def saved_settings(run: Path) -> dict[str, Any]:
+    """What stands in the config.yaml of a run of a robot policy."""
+    path = run / "config.yaml"
+    if not path.is_file():
+        beside = sorted(str(other.parent) for other in run.parent.glob("*/config.yaml"))
+        raise ConfigError(f"{run} is no run: there is no config.yaml in it{suggestion(str(run), beside)}")
+    values = yaml.safe_load(path.read_text())
+    if values["mode"] != "robot":
+        raise ConfigError(f"{run} is a run of mode={values['mode']}: only robot policies are judged in a simulator")
+    return values
 
 
 def with_later_settings(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,26 +60,16 @@ def with_later_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**values, **{name: {**today[name], **values[name]} for name in sections}}
 
 
-def starts_to_judge(run: Path, config: RobotConfig) -> StartManifest:
-    """Held-out starts: the evaluation seeds of the settings, apart from those that the run trained on and chose by.
+def apart_from_training(starts: StartManifest, run: Path, config: RobotConfig) -> StartManifest:
+    """The starts, held against the ranges that the run itself trained on and chose by, and against its demonstrations.
 
-    Raises ValueError when they overlap, in the settings, or with the seeds of the run's demonstrations.
+    Raises ValueError when they overlap.
     """
-    ranges = config.evaluation
-    saved = run / "starts.json"
-    trained = StartManifest.load(saved) if saved.exists() else None
-    scene = config.sim.model_dump(
-        mode="json", include={"task", "robot", "max_steps", "num_distractors", "randomization"}
-    )
-    manifest = StartManifest(
-        scene,
-        trained.train if trained else SeedRange(ranges.train_seeds.first, ranges.train_seeds.last),
-        trained.validation if trained else SeedRange(ranges.validation_seeds.first, ranges.validation_seeds.last),
-        SeedRange(ranges.eval_seeds.first, ranges.eval_seeds.last),
-        num_starts=config.evaluation.num_starts,
-    )
-    check_demonstrations(manifest, demonstrations_of(run, config))
-    return manifest
+    if (run / "starts.json").exists():
+        trained = StartManifest.load(run / "starts.json")
+        starts = replace(starts, train=trained.train, validation=trained.validation)
+    check_demonstrations(starts, demonstrations_of(run, config))
+    return starts
 
 
 def demonstrations_of(run: Path, config: RobotConfig) -> Path | None:

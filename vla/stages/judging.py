@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from vla.config.robot import Sim
 from vla.evaluate.settings import UNCHANGED
 from vla.evaluate.starts import StartManifest
 from vla.evaluate.summary import NOMINAL, Judged
@@ -48,12 +49,13 @@ class Instructed:
 def judge(
     policy: Policy,
     observe: Observe,
-    make_world: Callable[[str], World],
+    sim: Sim,
+    make_world: Callable[[Sim], World],
     starts: StartManifest,
     perturbations: Sequence[str],
     temperatures: Sequence[float | None],
     progress: Progress,
-    on_rollout: Callable[[Judged, Rollout, str], None] = lambda judged, rollout, perturbation: None,
+    on_rollout: Callable[[Judged, Rollout, Sim], None] = lambda judged, rollout, sim: None,
 ) -> list[Judged]:
     """The policy on all starts under every perturbation, greedily (temperature None) and sampled at a temperature.
 
@@ -62,7 +64,8 @@ def judge(
     seeds = starts.evaluation_seeds.tolist()
     found = []
     for perturbation in perturbations:
-        world = make_world(perturbation)
+        changed = sim.model_copy(update={"perturbation": perturbation})
+        world = make_world(changed)
         condition = NOMINAL if perturbation == UNCHANGED else perturbation
         for temperature in temperatures:
             seed_everything(derive_seed(0, f"evaluation of {perturbation}"))
@@ -75,7 +78,7 @@ def judge(
             tasks = tuple(world.task_of(environment.instruction[seed]) for seed in seeds)
             found.append(judged_from(condition, temperature, rollout, tasks))
             progress.say(f"  {name}: {found[-1].rate}")
-            on_rollout(found[-1], rollout, perturbation)
+            on_rollout(found[-1], rollout, changed)
     return found
 
 

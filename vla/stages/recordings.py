@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,11 +14,6 @@ from vla.viewer.recording import choose, record, rows_of, save_recording
 
 EPISODES = 16
 """Episodes kept of a rollout."""
-
-
-def simulation_of(sim: Sim, perturbation: str = "none") -> dict[str, Any]:
-    """What it takes to live an episode again beside its seed and its actions."""
-    return {**sim.model_dump(mode="json"), "perturbation": perturbation}
 
 
 @torch.no_grad()
@@ -42,13 +36,13 @@ def record_update(
     observation, trace = (map_rows(part, lambda tensor: tensor[rows]) for part in (rollout.observation, rollout.trace))
     after = score_logprobs(policy, observation, trace, len(rows), micro_batch_rows)
     found = record(
-        rollout, chosen, "rl", iteration, simulation_of(sim), "sampled",
+        rollout, chosen, "rl", iteration, sim.model_dump(mode="json"), "sampled",
         advantages=batch.advantages[rows].float(), logprobs_after=after,
     )  # fmt: skip
     return save_recording(folder, found)
 
 
-def record_evaluation(folder: Path, sim: Sim, rollout: Rollout, name: str, decoding: str, perturbation: str) -> Path:
+def record_evaluation(folder: Path, sim: Sim, rollout: Rollout, name: str, decoding: str) -> Path:
     """Some wins and some failures of an evaluation."""
-    chosen = choose(rollout, EPISODES)
-    return save_recording(folder, record(rollout, chosen, name, 0, simulation_of(sim, perturbation), decoding))
+    found = record(rollout, choose(rollout, EPISODES), name, 0, sim.model_dump(mode="json"), decoding)
+    return save_recording(folder, found)

@@ -18,6 +18,7 @@ from vla.rl.reference import FrozenCopy
 from vla.rl.update import UpdateSettings
 from vla.sft.protocols import ImitablePolicy
 from vla.stages.evaluation import evaluate_policy
+from vla.stages.recordings import record_update
 from vla.stages.refinement import DynamicSampling, Starts, make_collector
 from vla.stages.run import Run
 from vla.train.optim import Together, make_optimizer, schedule_scale
@@ -144,12 +145,21 @@ class Reinforcement:
         numbers = {"success": float(rollout.success.mean()), **metrics, "seconds": self.state.seconds}
         if iteration % self.config.rl.evaluate_every == 0 or self.over:
             numbers["validation_success"] = self._validate(iteration)
+            self._keep_episodes(iteration, rollout)
         self.run.log.write("rl", iteration, numbers)
         bar.advance(1, **{k: numbers[k] for k in ("success", "validation_success", "entropy") if k in numbers})
         stop = self.run.stop.requested or self.over
         if stop or iteration % self.config.train.checkpoint_every == 0:
             self._save()
         return stop
+
+    def _keep_episodes(self, iteration: int, rollout: Rollout) -> None:
+        """Some of the rollout for scripts/view_rollouts.py."""
+        with self.run.timer("recordings"):
+            record_update(
+                self.run.folder.path / "recordings", self.config.sim, self.policy, self.algorithm, self.reference,
+                rollout, iteration, self.config.rl.micro_batch_rows,
+            )  # fmt: skip
 
     def _save(self) -> None:
         whole: dict[str, Any] = {

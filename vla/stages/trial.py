@@ -11,7 +11,7 @@ from typing import Any
 
 from vla.config.robot import RobotConfig, Sim
 from vla.evaluate.page import comparison_page, evaluation_page
-from vla.evaluate.settings import UNCHANGED, settings_of, starts_to_judge
+from vla.evaluate.settings import apart_from_training, settings_of
 from vla.evaluate.starts import StartManifest
 from vla.evaluate.summary import Judged, against, by_task, changes, summarize
 from vla.evaluate.video import write_video
@@ -19,15 +19,14 @@ from vla.rl.protocols import Observe
 from vla.stages.evaluation import record as film
 from vla.stages.judging import judge, seconds_per_query
 from vla.stages.recordings import record_evaluation
-from vla.stages.robot import load_policy
+from vla.stages.robot import load_policy, start_manifest
 from vla.stages.world import World
 from vla.train.checkpoint import write_atomically
 from vla.train.progress import Progress
 from vla.train.run_folder import circumstances, plain
 from vla.types import Rollout
 
-MakeWorld = Callable[[Sim, str], World]
-"""A simulation as the settings have it, with a perturbation by its name."""
+MakeWorld = Callable[[Sim], World]
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Trial:
 def open_trial(path: Path, asked: Asked, make_world: MakeWorld) -> Trial:
     """The policy that a run ended with, and the world its settings ask for."""
     config = settings_of(path, asked.settings)
-    world = make_world(config.sim, UNCHANGED)
+    world = make_world(config.sim)
     policy, observe = load_policy(path, config, world)
     return Trial(path, config, policy, observe, world)
 
@@ -64,7 +63,7 @@ def try_run(path: Path, asked: Asked, make_world: MakeWorld) -> Path:
     """Judge one checkpoint; the folder with what came of it."""
     trial = open_trial(path, asked, make_world)
     folder = new_folder(asked.output or path / "evaluations")
-    starts = starts_to_judge(path, trial.config)
+    starts = apart_from_training(start_manifest(trial.config), path, trial.config)
     result, _ = tried(trial, starts, asked, make_world, folder)
     finish(folder, starts, result)
     nominal = result["conditions"][0]["condition"]
@@ -79,7 +78,7 @@ def compare_runs(first: Path, second: Path, asked: Asked, make_world: MakeWorld)
     Raises ValueError when one was trained on starts of which the other is to be judged.
     """
     trials = [open_trial(path, asked, make_world) for path in (first, second)]
-    manifests = [starts_to_judge(trial.path, trial.config) for trial in trials]
+    manifests = [apart_from_training(start_manifest(trial.config), trial.path, trial.config) for trial in trials]
     check_same_starts(*manifests)
     folder = new_folder(asked.output or second / "evaluations")
     found = []
@@ -111,16 +110,23 @@ def tried(
     sampled = trial.policy.temperature
     temperatures = {"greedy": [None], "sampled": [sampled], "both": [None, sampled]}[asked.decoding]
     progress = Progress()
-    progress.say(f"{trial.path}: {starts.num_starts} starts of {trial.config.sim.task}, sha256 {starts.sha256[:12]}")
+    progress.say(f"{trial.path}: {starts.num_starts} starts of {trial.config.sim.label}, sha256 {starts.sha256[:12]}")
 
-    def world_under(perturbation: str) -> World:
-        return trial.world if perturbation == UNCHANGED else make_world(trial.config.sim, perturbation)
-
-    def keep(judged: Judged, rollout: Rollout, perturbation: str) -> None:
+    def keep(judged: Judged, rollout: Rollout, sim: Sim) -> None:
         name = f"{judged.condition.replace(' ', '_')}_{judged.decoding}"
-        record_evaluation(folder / "recordings", trial.config.sim, rollout, name, judged.decoding, perturbation)
+        record_evaluation(folder / "recordings", sim, rollout, name, judged.decoding)
 
-    found = judge(trial.policy, trial.observe, world_under, starts, asked.perturbations, temperatures, progress, keep)
+    found = judge(
+        trial.policy,
+        trial.observe,
+        trial.config.sim,
+        make_world,
+        starts,
+        asked.perturbations,
+        temperatures,
+        progress,
+        keep,
+    )
     result = {
         "checkpoint": str(trial.path),
         "starts": starts.to_dict(),

@@ -1,0 +1,133 @@
+"""The viewer from recordings to a browser: an episode lived again is the one recorded, and the page plays it."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from scripts.viewing import open_library, write_html
+from tests.viewer.chromium import PROGRAM, browser
+from tests.viewer.expert_run import make_run
+from vla.viewer.server import make_server
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+needs_chromium = pytest.mark.skipif(PROGRAM is None, reason="no Chromium on this machine")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    return make_run(tmp_path_factory.mktemp("viewer"))
+
+
+@pytest.fixture(scope="module")
+def page(run, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "page.html"
+    write_html(open_library(run), path, 24)
+    return path
+
+
+def test_an_episode_lived_again_is_the_one_that_was_recorded(run):
+    library = open_library(run)
+    lines = library.list()
+    assert [line["success"] for line in lines] == [True, False, True, False]
+    good, bad = (library.episode(line["id"]) for line in lines[:2])
+    assert good["faithful"]
+    assert bad["faithful"]
+    assert good["instruction"] == bad["instruction"]
+    assert good["terms"]["success"][-1] == 1
+    assert bad["terms"]["success"][-1] == 0
+    steps = len(good["reward"])
+    assert len(good["hand"]) == len(good["opening"]) == steps + 1
+    assert good["decision"] == [t // 4 for t in range(steps)]
+    assert good["decisions"][2]["step"] == 8
+    # The plan begins where the hand was told to be, and one step of it is what was executed.
+    assert good["decisions"][2]["path"][0] == good["commanded"][8][:3]
+    assert good["decisions"][2]["path"][1] == pytest.approx(good["commanded"][9][:3], abs=2e-4)
+    # e^.1 for what did well, e^-.1 for what did not
+    assert good["decisions"][0]["ratio"][0] == pytest.approx(1.1052, abs=1e-4)
+    assert bad["decisions"][0]["ratio"][0] == pytest.approx(0.9048, abs=1e-4)
+    with pytest.raises(KeyError):
+        library.episode("recordings/rl-000010/4")
+    with pytest.raises(KeyError):
+        library.episode("../policy/0")
+
+
+def test_a_simulator_that_has_changed_is_told(run):
+    library = open_library(run)
+    library.list()
+    path = next(iter(library.known))
+    library.known[path].action[0] += 0.02
+    assert not library.episode("recordings/rl-000010/0")["faithful"]
+
+
+@needs_chromium
+def test_the_page_opens_from_disk_and_plays(page, tmp_path):
+    with browser(tmp_path) as chrome:
+        chrome.open(page.as_uri())
+        assert chrome.run("document.querySelectorAll('.row').length") == 4
+        assert chrome.run("document.querySelector('.diagnosis').textContent").startswith(("Got as far", "Never"))
+        assert chrome.run("document.querySelector('.verdict').textContent") == "failure"
+        # Filter: only successes, then a click opens one.
+        chrome.run("document.querySelector('[data-verdict=success]').click()")
+        assert chrome.run("document.querySelectorAll('.row').length") == 2
+        chrome.run("document.querySelector('.row').click()")
+        chrome.wait("document.querySelector('.verdict').textContent === 'success'")
+        # Play moves time on, and stops at the end.
+        chrome.run("state.speed = 4; document.getElementById('play').click()")
+        chrome.wait("Number(document.getElementById('time').value) > 4")
+        chrome.wait("!state.playing")
+        last = chrome.run("Number(document.getElementById('time').max)")
+        assert chrome.run("Number(document.getElementById('time').value)") == last
+        assert chrome.errors == []
+
+
+@needs_chromium
+def test_scrubbing_shows_that_moment_in_every_view(page, tmp_path):
+    sum_of = "(c => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data].reduce((a, b) => a + b, 0))"
+    scene = "document.querySelector('.scene').toDataURL().length"
+    with browser(tmp_path) as chrome:
+        chrome.open(page.as_uri())
+        moments = []
+        for t in (0, 40):
+            chrome.run(f"t = document.getElementById('time'), t.value = {t}, t.dispatchEvent(new Event('input')), 0")
+            camera = chrome.run(f"{sum_of}(document.querySelector('.camera canvas'))")
+            shown = chrome.run("document.querySelector('.readout b').textContent")
+            moments.append((camera, chrome.run(scene), shown))
+        assert moments[0][2].startswith("0 of")
+        assert moments[1][2].startswith("40 of")
+        assert moments[0][0] != moments[1][0]
+        assert min(moments[0][1], moments[1][1]) > 5000, "the 3-D view is empty"
+        assert moments[0][1] != moments[1][1]
+        # Turning the scene draws it anew; a second episode stands beside the first.
+        chrome.run("state.views[0].scene.eye.azimuth += 1, state.views[0].scene.redraw(), 0")
+        assert chrome.run(scene) != moments[1][1]
+        chrome.run("document.querySelectorAll('.row u')[1].click()")
+        chrome.wait("document.querySelectorAll('.episode').length === 2")
+        assert chrome.run("document.querySelectorAll('.scene').length") == 2
+        assert chrome.errors == []
+
+
+@needs_chromium
+def test_a_served_page_finds_what_is_recorded_meanwhile(run, tmp_path):
+    server = make_server(open_library(run))
+    results = {}
+
+    def look() -> None:
+        with browser(tmp_path) as chrome:
+            chrome.open(f"http://127.0.0.1:{server.server_address[1]}/")
+            results["before"] = chrome.run("document.querySelectorAll('.row').length")
+            first = run / "recordings" / "rl-000010.safetensors"
+            (run / "recordings" / "rl-000020.safetensors").write_bytes(first.read_bytes())
+            chrome.wait("document.querySelectorAll('.row').length === 8")
+            results["errors"] = chrome.errors
+        server.shutdown()
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        server.serve_forever()  # here, because drawing belongs to the thread that began it
+    finally:
+        watcher.join()
+        server.server_close()
+        (run / "recordings" / "rl-000020.safetensors").unlink(missing_ok=True)
+    assert results == {"before": 4, "errors": []}
