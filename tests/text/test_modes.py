@@ -6,12 +6,13 @@ import pytest
 import yaml
 
 from vla.config import ConfigError, load
+from vla.config.text import Prompts
 from vla.rewards.gold import GOLDS
 from vla.text.control import levels_of
 from vla.text.labelling import compare_by_judge, keep_clearest, read_rubric
 from vla.text.preferring import Comparison
 from vla.text.run import run
-from vla.text.topics import Said
+from vla.text.topics import Said, make_prompt_sets
 from vla.train.run_folder import open_run
 
 TINY = ["mode=text", "language_model=tiny", "language_model.vocabulary_size=288", "language_model.width=32",
@@ -117,6 +118,15 @@ def test_control(tmp_path, prompts):
     results = go(tmp_path / "run", "control", "fit", prompts, *OPEN, "text.levels=2")
     check(tmp_path / "run", results)
     assert list(results["gold reward by code"]) == ["quality: 1 of 2", "quality: 2 of 2"]
+
+
+def test_prompts_are_split_by_their_text_and_cut():
+    whole = make_prompt_sets(Prompts(path=None, num_train=None, holdout_fraction=0.2, num_evaluation=9))
+    few = make_prompt_sets(Prompts(path=None, num_train=7, holdout_fraction=0.2, num_evaluation=9))
+    assert len(whole.evaluation) == 9
+    assert few.train == whole.train[:7]
+    assert few.evaluation == whole.evaluation
+    assert set(whole.train).isdisjoint(whole.evaluation)
 
 
 def test_quantiles():

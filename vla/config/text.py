@@ -78,6 +78,7 @@ class Fit(Section):
 
 class Prompts(Section):
     path: str | None
+    num_train: Count | None
     holdout_fraction: Share
     num_evaluation: Count
 

@@ -64,7 +64,7 @@ def make_prompt_sets(settings: Prompts) -> PromptSets:
             f"text.prompts.holdout_fraction ({settings.holdout_fraction}) leaves {len(train)} training and"
             f" {len(held_out)} held-out prompts: choose another, or give more prompts"
         )
-    return PromptSets(train, held_out[: settings.num_evaluation])
+    return PromptSets(train[: settings.num_train], held_out[: settings.num_evaluation])
 
 
 def say(
