@@ -13,13 +13,13 @@ from vla.rewards.gold import Gold, find_gold
 from vla.text.fitting import FitSettings
 from vla.text.language_model import LanguageParts, load_language_parts, save_language_model
 from vla.text.open_judging import Mean, OpenJudged, open_pairs, open_results
-from vla.text.report import write_report
+from vla.text.report import spent, write_report
 from vla.text.topics import PromptSets, Said, make_prompt_sets, say
 from vla.train.metrics import MetricsLog
 from vla.train.progress import Progress
 from vla.train.run_folder import RunFolder
 from vla.train.seed import derive_seed
-from vla.train.timing import Timer, peak_memory_bytes
+from vla.train.timing import Timer
 
 
 @dataclass
@@ -90,7 +90,7 @@ class OpenRun:
         results = {**open_results(before, after), **more}
         self.progress.say(f"change: {results['gold change']}; better among decided: {results['wins among decided']}")
         save_language_model(self.parts, self.folder.path / "model")
-        results |= {"seconds": self.timer.seconds(), "peak_memory_bytes": peak_memory_bytes()}
+        results |= spent(self.timer)
         self.folder.write_results(results)
         self.log.close()
         write_report(self.folder, title, results, open_pairs(before, after))

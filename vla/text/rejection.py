@@ -22,7 +22,7 @@ from vla.text.judging import judge, pairs_of, rate_of
 from vla.text.language_model import load_language_parts, save_language_model
 from vla.text.problem_sets import make_problem_sets
 from vla.text.problems import Problem
-from vla.text.report import write_report
+from vla.text.report import spent, write_report
 from vla.text.supervised import Example, fit_examples
 from vla.text.topics import Said, say
 from vla.train.checkpoint import write_atomically
@@ -30,7 +30,7 @@ from vla.train.metrics import MetricsLog
 from vla.train.progress import Progress
 from vla.train.run_folder import RunFolder
 from vla.train.seed import derive_seed
-from vla.train.timing import Timer, peak_memory_bytes
+from vla.train.timing import Timer
 
 JUDGING_ROWS = 64
 
@@ -84,7 +84,7 @@ def run_rejection(config: TextConfig, folder: RunFolder, progress: Progress) -> 
     results["comparison"] = compare(before.success, after.success)
     progress.say(f"after:  {rate_of(after)} on the same problems; {results['comparison']}")
     save_language_model(parts, folder.path / "model")
-    results |= {"seconds": timer.seconds(), "peak_memory_bytes": peak_memory_bytes()}
+    results |= spent(timer)
     folder.write_results(results)
     log.close()
     write_report(folder, "Rejection sampling: " + ", ".join(settings.families), results, pairs_of(before, after))

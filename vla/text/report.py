@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -14,6 +15,7 @@ from vla.evaluate.plots import plot_curves, plot_success, plot_time
 from vla.evaluate.success import SuccessRate
 from vla.train.metrics import read_metrics
 from vla.train.run_folder import RunFolder
+from vla.train.timing import Timer, peak_memory_bytes
 
 CURVES: tuple[tuple[str, str, Mapping[str, str], str], ...] = (
     ("reward", "Reward", {"return_mean": "mean reward"}, "reward"),
@@ -66,6 +68,11 @@ def write_report(folder: RunFolder, title: str, results: Mapping[str, Any], pair
         f"<title>{escape(title)}</title><style>{STYLE}</style>"
     )
     (folder.path / "report.html").write_text("\n".join([head, *sections, "</html>"]) + "\n")
+
+
+def spent(timer: Timer) -> dict[str, Any]:
+    """What a run has cost so far: wall seconds by stage, CPU seconds of this process, the peak of its memory."""
+    return {"seconds": timer.seconds(), "cpu_seconds": time.process_time(), "peak_memory_bytes": peak_memory_bytes()}
 
 
 def origin(folder: RunFolder) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,13 +26,13 @@ from vla.text.language_model import LanguageParts, load_language_parts, save_lan
 from vla.text.problem_sets import ProblemSets, make_problem_sets
 from vla.text.problems import Problem
 from vla.text.refine import Refinement, algorithm_of
-from vla.text.report import write_report
+from vla.text.report import spent, write_report
 from vla.text.supervised import Example, fit_examples
 from vla.train.checkpoint import write_atomically
 from vla.train.progress import Progress
 from vla.train.run_folder import RunFolder
 from vla.train.seed import derive_seed
-from vla.train.timing import Timer, peak_memory_bytes
+from vla.train.timing import Timer
 from vla.types import Rollout
 
 JUDGING_ROWS = 64
@@ -75,8 +74,7 @@ def run_rlvr(config: TextConfig, folder: RunFolder, progress: Progress) -> dict[
         progress.say(f"after:  {rate_of(after)} on the same problems")
         progress.say(f"change: {results['comparison']}")
     save_language_model(wired.parts, folder.path / "model")
-    results |= {"seconds": timer.seconds(), "cpu_seconds": time.process_time()}
-    results |= {"peak_memory_bytes": peak_memory_bytes()}
+    results |= spent(timer)
     folder.write_results(results)
     write_report(folder, "Verified rewards: " + ", ".join(settings.families), results, pairs_of(before, after))
     return results

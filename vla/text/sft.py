@@ -22,13 +22,13 @@ from vla.decoding.sampling import Sampling
 from vla.text.fitting import FitSettings, fit
 from vla.text.language_model import LanguageParts, load_language_parts, save_language_model
 from vla.text.problems import ARITHMETIC, GYM, WORD_FAMILIES, is_held_out, make_family
-from vla.text.report import Pair, write_report
+from vla.text.report import Pair, spent, write_report
 from vla.text.topics import say
 from vla.train.metrics import MetricsLog
 from vla.train.progress import Progress
 from vla.train.run_folder import RunFolder
 from vla.train.seed import derive_seed
-from vla.train.timing import Timer, peak_memory_bytes
+from vla.train.timing import Timer
 
 FAMILY_PROBLEMS = 2000
 NUM_SAMPLES, SAMPLE_TOKENS, SAMPLE_PROMPT_TOKENS = 8, 32, 512
@@ -167,7 +167,7 @@ def run_sft(config: TextConfig, folder: RunFolder, progress: Progress) -> dict[s
         for name in before
     }
     results |= {"held-out texts": {s.name: len(s.held_out) for s in sources}}
-    results |= {"seconds": timer.seconds(), "peak_memory_bytes": peak_memory_bytes()}
+    results |= spent(timer)
     folder.write_results(results)
     log.close()
     pairs = [Pair(q, "", a, b, None, None) for (q, a), (_, b) in zip(said, samples(parts, sources), strict=True)]
