@@ -21,7 +21,7 @@ from vla.stages.evaluation import evaluate_policy
 from vla.stages.recordings import record_update
 from vla.stages.refinement import DynamicSampling, Starts, make_collector
 from vla.stages.run import Run
-from vla.train.optim import Together, make_optimizer, schedule_scale
+from vla.train.optim import Schedule, make_optimizer
 from vla.train.progress import Stage
 from vla.train.seed import torch_generator
 from vla.types import Rollout
@@ -40,23 +40,6 @@ class RlState:
     def curve(self) -> list[tuple[float, SuccessRate]]:
         """Greedy success on validation starts by iteration."""
         return [(i, SuccessRate(successes, n, None)) for i, successes, n in self.validation]
-
-
-class RateSchedule:
-    """Learning rates over the progress of the stage, in iterations or seconds, whichever is further on."""
-
-    def __init__(self, optimizer: Together, config: RobotConfig, loop: LoopState, state: RlState):
-        self.optimizer, self.config, self.loop, self.state = optimizer, config, loop, state
-        self.rates = [group["lr"] for group in optimizer.param_groups]
-
-    def step(self) -> None:
-        rl = self.config.rl
-        progress = (self.loop.iteration + 1) / rl.num_iterations
-        if rl.max_seconds is not None:
-            progress = max(progress, self.state.seconds / rl.max_seconds)
-        scale = schedule_scale(rl.schedule, progress, self.loop.iteration + 1, rl.warmup_iterations)
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * scale
 
 
 class Reinforcement:
@@ -83,7 +66,9 @@ class Reinforcement:
         )  # fmt: skip
         self.reference = FrozenCopy(policy, rl.micro_batch_rows) if self.algorithm.needs_reference else None
         self.loop, self.state = LoopState(torch_generator(config.train.seed, "rl")), RlState()
-        self.schedule = RateSchedule(self.optimizer, config, self.loop, self.state)
+        self.schedule = Schedule(
+            self.optimizer, rl.schedule, rl.num_iterations, rl.warmup_iterations, lambda: self.elapsed_share
+        )
         self.best = weights_of(policy)
         self._restore()
         self._started = run.timer.clock() - self.state.seconds
@@ -118,11 +103,16 @@ class Reinforcement:
         return self.state
 
     @property
+    def elapsed_share(self) -> float:
+        """The share of `rl.max_seconds` that is used up; 0 without a limit."""
+        limit = self.config.rl.max_seconds
+        return 0.0 if limit is None else self.state.seconds / limit
+
+    @property
     def over(self) -> bool:
         """Whether the iterations or the seconds are used up."""
         rl = self.config.rl
-        late = rl.max_seconds is not None and self.state.seconds >= rl.max_seconds
-        return late or self.loop.iteration >= rl.num_iterations
+        return self.elapsed_share >= 1 or self.loop.iteration >= rl.num_iterations
 
     def _collect(self, iteration: int) -> Rollout:
         with self.run.timer("rollout"):
@@ -181,6 +171,7 @@ class Reinforcement:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.loop.load_state_dict(saved["loop"])
         vars(self.state).update(saved["state"])
+        self.schedule.resume(self.loop.iteration)
         self.best = saved["best"]
         if self.reference is not None:
             self.reference.load_state_dict(saved["reference"])
