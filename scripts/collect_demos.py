@@ -16,7 +16,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder of the dataset; must not exist yet")
     parser.add_argument("--num", type=int, default=100, help="successful episodes (default %(default)s)")
-    parser.add_argument("--task", default="pick_place")
+    parser.add_argument("--task", nargs="+", default="pick_place", help="several take turns (default %(default)s)")
     parser.add_argument("--robot", default="panda", help="panda or gantry (default %(default)s)")
     parser.add_argument("--cameras", nargs="+", default=["front", "wrist"])
     parser.add_argument("--image-size", type=int, default=96, help="pixels (default %(default)s)")

@@ -26,10 +26,10 @@ def main(arguments: list[str] | None = None) -> int:
 
             run_text(config)
         else:
-            from scripts.simulation import Simulation
+            from scripts.world import world_of
             from vla.stages.robot import run_robot
 
-            run_robot(config, Simulation(config.sim))
+            run_robot(config, world_of(config.sim))
     except (ValueError, OSError, FloatingPointError) as error:
         fail(str(error))
     return 0

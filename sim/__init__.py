@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sim.gymnasium_vector import GymnasiumVector
     from sim.vector import VectorEnvironment
 
-__all__ = ["PERTURBATIONS", "ROBOTS", "TASKS", "make_vector"]
+__all__ = ["PERTURBATIONS", "ROBOTS", "TASKS", "make_gymnasium", "make_vector"]
 
 ROBOTS = ("panda", "gantry")
 TASKS = ("reach", "push", "lift", "pick_place", "stack")
@@ -76,4 +77,54 @@ def make_vector(
         num_distractors=num_distractors,
         perturbation=perturbation,
         render_every_step=render_every_step,
+    )
+
+
+def make_gymnasium(
+    id: str,
+    num_envs: int = 8,
+    cameras: Sequence[str] = ("view",),
+    image_size: int = 64,
+    max_steps: int = 80,
+    instruction: str = "do the task",
+    success: Sequence[str] = ("is_success", "success"),
+    success_return: float | None = None,
+    proprio: Sequence[str] = (),
+    proprio_size: int | None = None,
+    reward: Mapping[str, float] | None = None,
+    make: Mapping[str, Any] | None = None,
+    renderer: str = "auto",
+    render_every_step: bool = False,
+) -> GymnasiumVector:
+    """Many environments of anything that gymnasium can make, with the interface of `make_vector`'s.
+
+    Args:
+        id: what `gymnasium.make` takes: "FetchPickAndPlace-v4", "Meta-World/MT1", "module:id".
+        num_envs: environments N.
+        cameras: the name that its picture goes by; empty for none.
+        image_size: height and width of the pictures, pixels.
+        max_steps: control steps after which an episode is truncated.
+        instruction: the sentence that a policy reads.
+        success: entries of `info` that mean success; the first one that is there counts.
+        success_return: where there is none, the return of a success; None: nothing is one.
+        proprio: entries of a dictionary observation to show as proprioception; empty: all vectors.
+        proprio_size: how many of their numbers, from the first; None: all.
+        reward: weights of "environment" (its own reward) and "success"; None means {"success": 1.0}.
+        make: further arguments of `gymnasium.make`.
+        renderer: "auto" or "egl": how MuJoCo draws without a display.
+        render_every_step: also give pictures after every control step.
+
+    Raises:
+        ValueError: it does not exist, what brings it is not installed, or its actions are no bounded vector.
+    """
+    from sim.render import choose_backend
+
+    choose_backend(renderer)  # before MuJoCo is imported: it reads MUJOCO_GL once
+    from sim.build_gymnasium import build_gymnasium
+    from sim.gymnasium_vector import GymnasiumTask
+
+    task = GymnasiumTask(id, instruction, tuple(success), success_return, tuple(proprio), proprio_size)
+    weights = {"success": 1.0} if reward is None else dict(reward)
+    return build_gymnasium(
+        id, num_envs, tuple(cameras), image_size, max_steps, weights, make or {}, task, render_every_step
     )

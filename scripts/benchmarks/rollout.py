@@ -9,6 +9,7 @@ import argparse
 
 def run(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="benchmark.py rollout", description=__doc__)
+    parser.add_argument("--task", nargs="+", default=["pick_place"], help="several take turns")
     parser.add_argument("--robot", default="panda")
     parser.add_argument("--num-envs", type=int, default=64)
     parser.add_argument("--chunk", type=int, default=8, help="control steps a call")
@@ -24,7 +25,7 @@ def run(argv: list[str]) -> int:
 
     import sim
 
-    shared = {"robot": options.robot, "num_envs": options.num_envs, "cameras": options.cameras}
+    shared = {"task": options.task, "robot": options.robot, "num_envs": options.num_envs, "cameras": options.cameras}
     shared |= {"image_size": options.image_size, "renderer": options.renderer, "num_threads": options.num_threads}
     endless = options.chunk * (options.rounds + 2)
     chunked = sim.make_vector(**shared, max_steps=endless)

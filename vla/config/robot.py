@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from vla.config.algorithm import Algorithm
 from vla.config.section import Count, CountOrZero, Fraction, NonNegative, Positive, Schedule, Section
@@ -35,6 +35,46 @@ class Sim(Section):
     def label(self) -> str:
         """The tasks in one word."""
         return "+".join(self.tasks)
+
+
+class GymSim(Section):
+    id: str
+    make: dict[str, Any]
+    robot: str
+    num_envs: Count
+    cameras: Annotated[tuple[str, ...], Field(min_length=1, max_length=1)]
+    image_size: Count
+    max_steps: Count
+    renderer: Literal["auto", "egl"]
+    instruction: str
+    success: tuple[str, ...]
+    success_return: float | None
+    proprio: tuple[str, ...]
+    proprio_size: Count | None
+    reward: Annotated[dict[str, float], Field(min_length=1)]
+
+    @property
+    def task(self) -> str:
+        """What it is called where a task has a name."""
+        return self.label
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """There is one."""
+        return (self.label,)
+
+    @property
+    def label(self) -> str:
+        """The environment in one word, fit for the name of a folder."""
+        return "-".join([self.id, *(str(v) for k, v in self.make.items() if k == "env_name")]).replace("/", "-")
+
+
+def kind_of_sim(value: Any) -> str:
+    """Which of the two a section is: the ones of gymnasium have an id."""
+    return "gym" if "id" in (value if isinstance(value, dict) else vars(value)) else "tabletop"
+
+
+AnySim = Annotated[Annotated[Sim, Tag("tabletop")] | Annotated[GymSim, Tag("gym")], Discriminator(kind_of_sim)]
 
 
 class SmallVision(Section):
@@ -155,7 +195,7 @@ class RobotConfig(Section):
     mode: Literal["robot"]
     run_dir: str | None
     resume: str | None
-    sim: Sim
+    sim: AnySim
     model: Model
     policy: Policy
     data: Data

@@ -94,7 +94,7 @@ def dataset_spec(environments: Environments, robot: str, storage: Storage, sourc
         robot=robot,
         cameras=tuple(environments.cameras),
         image_size=(environments.image_size, environments.image_size),
-        proprio_names=PROPRIO_NAMES,
+        proprio_names=getattr(environments, "proprio_names", PROPRIO_NAMES),
         action_names=tuple(spec.names),
         action_spec=spec.to_dict(),
         source=source,

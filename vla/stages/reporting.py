@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from vla.config.robot import RobotConfig
 from vla.data.observations import Observer
 from vla.evaluate.starts import StartManifest
@@ -48,10 +50,23 @@ def evaluation_stage(
     for decoding in ("greedy", "sampled"):
         if decoding in values:
             run.progress.say(f"  success {name} RL: {values[decoding]['text']}")
+            for task, rate in values[decoding]["tasks"].items():
+                run.progress.say(f"    {task}: {rate['text']}")
+
+
+def by_task(episodes: Episodes, temperature: float | None) -> dict[str, SuccessRate]:
+    """Success by task, where several take turns: the environment then measures "task/success", NaN elsewhere."""
+    found = {}
+    for name, values in episodes.measures.items():
+        task, _, term = name.rpartition("/")
+        if task and term == "success":
+            found[task] = SuccessRate.of(values[~np.isnan(values)] > 0.5, temperature)
+    return {task: rate for task, rate in found.items() if rate.num_starts}
 
 
 def _rates(episodes: Episodes, temperature: float) -> dict[str, Any]:
-    rate = SuccessRate.of(episodes.success, None if episodes.greedy else temperature)
+    drawn = None if episodes.greedy else temperature
+    rate = SuccessRate.of(episodes.success, drawn)
     name = "greedy" if episodes.greedy else "sampled"
     return {
         name: {
@@ -60,6 +75,7 @@ def _rates(episodes: Episodes, temperature: float) -> dict[str, Any]:
             "mean_return": float(episodes.returns.mean()),
             "mean_decisions": float(episodes.num_decisions.mean()),
             "outcomes": "".join("1" if s else "0" for s in episodes.success),
+            "tasks": {task: {"text": str(one), **one.to_dict()} for task, one in by_task(episodes, drawn).items()},
         }
     }
 

@@ -1,0 +1,243 @@
+"""Any gymnasium environment behind the interface of `VectorEnvironment`: chunks of actions, pictures when looked at.
+
+One process holds `num_envs` of them and steps those that are asked for. What gymnasium leaves open is said by settings:
+the words of the instruction, which entry of `info` means success, which numbers of the observation are proprioception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.utils import seeding
+
+from sim.spec import ActionSpec
+from sim.task import SimObservation, StepResult
+
+DEFAULT_HZ = 20.0
+
+
+@dataclass(frozen=True)
+class GymnasiumTask:
+    """What gymnasium leaves open.
+
+    Attributes:
+        name: what results call it.
+        instruction: the sentence that a policy reads.
+        success: entries of `info`, the first one that is there counts.
+        success_return: where `info` never says, an episode succeeds with this return; None: never.
+        proprio: entries of a dictionary observation to show; empty: all that are vectors.
+        proprio_size: how many of their numbers, from the first; None: all.
+    """
+
+    name: str
+    instruction: str
+    success: tuple[str, ...]
+    success_return: float | None
+    proprio: tuple[str, ...]
+    proprio_size: int | None
+
+
+class GymnasiumVector:
+    """N environments that `make` makes; see `sim.vector.VectorEnvironment` for what the methods promise.
+
+    Success ends an episode, as everywhere here. An environment that has ended stays as it is until it is reset.
+
+    Args:
+        make: makes one environment, with render_mode="rgb_array" where there are cameras.
+        task: what gymnasium leaves open.
+        num_envs: environments N.
+        cameras: the name that the one picture of `render()` goes by, or nothing.
+        image_size: height and width of the pictures, pixels.
+        max_steps: control steps after which an episode is truncated, whatever the environment's own limit.
+        reward: weights of "environment" (its own reward) and "success" (1 when it succeeds).
+        render_every_step: also give the pictures after every control step of a chunk.
+    """
+
+    reward_names = ("environment", "success")
+
+    def __init__(
+        self,
+        make: Callable[[], gymnasium.Env[Any, Any]],
+        task: GymnasiumTask,
+        num_envs: int,
+        cameras: tuple[str, ...],
+        image_size: int,
+        max_steps: int,
+        reward: Mapping[str, float],
+        render_every_step: bool,
+    ) -> None:
+        if len(cameras) > 1:
+            raise ValueError(
+                f"sim.cameras ({list(cameras)}): a gymnasium environment draws one picture; name one camera"
+            )
+        self.envs = [make() for _ in range(num_envs)]
+        self.task, self.num_envs, self.cameras = task, num_envs, cameras
+        self.image_size, self.max_steps = image_size, max_steps
+        self.reward_weights, self.render_every_step = dict(reward), render_every_step
+        self.action_spec = action_spec(self.envs[0])
+        self.seen: list[Any] = [None] * num_envs
+        self._steps = np.zeros(num_envs, dtype=np.int64)
+        self._return = np.zeros(num_envs)
+        self._success, self._terminated = np.zeros(num_envs, dtype=bool), np.zeros(num_envs, dtype=bool)
+        self._truncated = np.ones(num_envs, dtype=bool)
+        self.proprio_size = len(self._proprio(self.envs[0].observation_space.sample()))
+        self.proprio_names = tuple(f"proprio_{i}" for i in range(self.proprio_size))
+
+    @property
+    def instructions(self) -> list[str]:
+        """The instruction of every environment."""
+        return [self.task.instruction] * self.num_envs
+
+    def task_of(self, seed: int) -> str:
+        """The name of the task, whatever the seed."""
+        return self.task.name
+
+    def reset(
+        self, seeds: Sequence[int] | np.ndarray, ids: np.ndarray | None = None, *, render: bool = True
+    ) -> SimObservation:
+        """Start the environments `ids` (None: the first len(seeds)) from `seeds`."""
+        ids = np.arange(len(seeds)) if ids is None else np.asarray(ids, dtype=np.int64)
+        if len(seeds) != len(ids):
+            raise ValueError(f"{len(seeds)} seeds for {len(ids)} environments; give one seed per environment")
+        for seed, i in zip(seeds, ids, strict=True):
+            # Some environments (Meta-World) draw their start before they look at the seed that reset was given.
+            self.envs[i].unwrapped.np_random = seeding.np_random(int(seed))[0]
+            self.seen[i], _ = self.envs[i].reset(seed=int(seed))
+        self._steps[ids], self._return[ids] = 0, 0.0
+        self._success[ids], self._terminated[ids], self._truncated[ids] = False, False, False
+        return self.observe(ids, render=render)
+
+    def step(self, actions: np.ndarray, ids: np.ndarray | None = None, *, render: bool = True) -> StepResult:
+        """Execute a chunk of actions [n, H, A] in the environments `ids` (None: all), then look once.
+
+        Raises:
+            ValueError: an action is NaN or infinite, the shape is wrong, or H does not divide `max_steps`.
+        """
+        ids = np.arange(self.num_envs) if ids is None else np.asarray(ids, dtype=np.int64)
+        actions = self._checked(np.asarray(actions, dtype=np.float32), ids)
+        reward, before = np.zeros(len(ids)), self._steps[ids]
+        frames: dict[str, list[np.ndarray]] = {camera: [] for camera in self.cameras}
+        for h in range(actions.shape[1]):
+            for row, i in enumerate(ids):
+                if not (self._terminated[i] or self._truncated[i]):
+                    reward[row] += self._control_step(i, actions[row, h])
+            if self.render_every_step and render:
+                for camera, images in self._images(ids).items():
+                    frames[camera].append(images)
+        return StepResult(
+            observation=self.observe(ids, render=render),
+            reward=reward.astype(np.float32),
+            terminated=self._terminated[ids],
+            truncated=self._truncated[ids],
+            success=self._success[ids],
+            num_steps=self._steps[ids] - before,
+            metrics={"success": self._success[ids].astype(np.float32), "return": self._return[ids].astype(np.float32)},
+            frames={camera: np.stack(f, axis=1) for camera, f in frames.items() if f},
+        )
+
+    def observe(self, ids: np.ndarray | None = None, *, render: bool = True) -> SimObservation:
+        """What the environments `ids` show now."""
+        ids = np.arange(self.num_envs) if ids is None else np.asarray(ids, dtype=np.int64)
+        proprio = np.stack([self._proprio(self.seen[i]) for i in ids])
+        return SimObservation(self._images(ids) if render else {}, proprio, [self.task.instruction] * len(ids))
+
+    def close(self) -> None:
+        """Close all environments."""
+        for env in self.envs:
+            env.close()
+
+    def _control_step(self, i: int, action: np.ndarray) -> float:
+        space = self.envs[i].action_space
+        assert isinstance(space, spaces.Box)
+        bounded = np.clip(action, space.low, space.high).astype(space.dtype).reshape(space.shape)
+        self.seen[i], earned, terminated, truncated, info = self.envs[i].step(bounded)
+        self._steps[i] += 1
+        self._return[i] += float(earned)
+        told = next((bool(np.asarray(info[name]).any()) for name in self.task.success if name in info), None)
+        self._terminated[i] = terminated or bool(told)
+        self._truncated[i] = not self._terminated[i] and (truncated or self._steps[i] >= self.max_steps)
+        over = self._terminated[i] or self._truncated[i]
+        enough = self.task.success_return is not None and self._return[i] >= self.task.success_return
+        succeeded = bool(over and enough) if told is None else told
+        self._success[i] |= succeeded
+        weights = self.reward_weights
+        return weights.get("environment", 0.0) * float(earned) + weights.get("success", 0.0) * float(succeeded)
+
+    def _proprio(self, seen: Any) -> np.ndarray:
+        if isinstance(seen, Mapping):
+            names = self.task.proprio or [name for name in sorted(seen) if np.ndim(seen[name]) <= 1]
+            missing = [name for name in names if name not in seen]
+            if missing:
+                raise ValueError(f"sim.proprio names {missing[0]!r}, but the observation has {', '.join(sorted(seen))}")
+            values = np.concatenate([np.ravel(seen[name]) for name in names])
+        else:
+            values = np.ravel(seen)
+        return np.clip(values[: self.task.proprio_size], -1e6, 1e6).astype(np.float32)
+
+    def _images(self, ids: np.ndarray) -> dict[str, np.ndarray]:
+        return {camera: np.stack([resized(self._drawn(i), self.image_size) for i in ids]) for camera in self.cameras}
+
+    def _drawn(self, i: int) -> np.ndarray:
+        picture = self.envs[i].render()
+        if not isinstance(picture, np.ndarray) or picture.ndim != 3:
+            raise ValueError(
+                f"{self.task.name} draws no picture with render_mode='rgb_array'; choose another environment"
+            )
+        return picture
+
+    def _checked(self, actions: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        size = self.action_spec.size
+        if actions.ndim != 3 or actions.shape[0] != len(ids) or actions.shape[2] != size:
+            raise ValueError(
+                f"actions must be [{len(ids)}, H, {size}] (environments, chunk, dimensions), got {actions.shape}"
+            )
+        if actions.shape[1] == 0 or self.max_steps % actions.shape[1]:
+            raise ValueError(
+                f"the chunk of actions ({actions.shape[1]}) must divide sim.max_steps ({self.max_steps}); "
+                "change one so that it does"
+            )
+        if not np.isfinite(actions).all():
+            raise ValueError("actions are NaN or infinite; check the policy's output")
+        return actions
+
+
+def action_spec(env: gymnasium.Env[Any, Any]) -> ActionSpec:
+    """What the environment says about its actions: their number and limits; the rest it keeps to itself.
+
+    Raises ValueError for actions that are no bounded vector.
+    """
+    space = env.action_space
+    if not isinstance(space, spaces.Box) or not np.isfinite([space.low, space.high]).all():
+        raise ValueError(f"sim.id: its actions are {space}; only bounded vectors of numbers can be learned here")
+    size = int(np.prod(space.shape))
+    return ActionSpec(
+        names=tuple(f"action_{i}" for i in range(size)),
+        units=("unknown",) * size,
+        kinds=("environment's own",) * size,
+        low=tuple(map(float, space.low.ravel())),
+        high=tuple(map(float, space.high.ravel())),
+        frame="environment's own",
+        rotation="environment's own",
+        control_hz=float(env.metadata.get("render_fps") or DEFAULT_HZ),
+        gripper_sign="environment's own",
+    )
+
+
+def resized(picture: np.ndarray, size: int) -> np.ndarray:
+    """A uint8 picture [h, w, 3] as its middle square, [size, size, 3]; the mean of whole squares where they fit."""
+    height, width = picture.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = picture[top : top + side, left : left + side]
+    if side == size:
+        return square
+    if side % size == 0:
+        factor = side // size
+        return square.reshape(size, factor, size, factor, 3).mean(axis=(1, 3)).astype(np.uint8)
+    nearest = ((np.arange(size) + 0.5) * side / size).astype(np.int64)
+    return square[np.ix_(nearest, nearest)]
