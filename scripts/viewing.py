@@ -25,6 +25,8 @@ class Replayer:
         from vla.config.robot import Sim
 
         key = json.dumps(dict(settings), sort_keys=True)
+        if "id" in settings:
+            raise ValueError(f"episodes of {settings['id']} cannot be shown: only the simulator's own scenes can")
         if key not in self.environments:
             alone = Sim.model_validate({**settings, "num_envs": 1, "num_threads": 1})
             self.environments[key] = Simulation(alone).environment()
@@ -59,12 +61,12 @@ def write_rrd(library: Library, path: Path, limit: int) -> None:
 
 def watch_native(run: Path) -> None:
     """MuJoCo's viewer with the policy acting live; instructions are typed into the terminal."""
-    from scripts.simulation import Simulation
+    from scripts.world import world_of
     from sim.native import watch
     from vla.evaluate.settings import settings_of
     from vla.stages.robot import load_policy
 
     config = settings_of(run, ["sim.num_envs=1"])
-    world = Simulation(config.sim)
+    world = world_of(config.sim)
     policy, observe = load_policy(run, config, world)
     watch(world.environment(), lambda seen: policy.act(observe(seen), greedy=True).action.float().cpu().numpy())

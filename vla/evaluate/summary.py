@@ -49,7 +49,7 @@ def summarize(judged: Judged) -> dict[str, Any]:
         "mean_return": float(judged.returns.mean()),
         "mean_control_steps": float(judged.control_steps.mean()),
         "mean_control_steps_of_successes": float(won.mean()) if len(won) else None,
-        "reached": {name: float((values > 0.5).mean()) for name, values in judged.stages.items()},
+        "reached": {name: float((values > 0.5).mean()) for name, values in judged.stages.items() if "/" not in name},
         "outcomes": "".join("1" if won else "0" for won in judged.success),
     }
 

@@ -64,7 +64,7 @@ def judge(
     seeds = starts.evaluation_seeds.tolist()
     found = []
     for perturbation in perturbations:
-        changed = sim.model_copy(update={"perturbation": perturbation})
+        changed = sim if perturbation == UNCHANGED else sim.model_copy(update={"perturbation": perturbation})
         world = make_world(changed)
         condition = NOMINAL if perturbation == UNCHANGED else perturbation
         for temperature in temperatures:

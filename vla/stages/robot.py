@@ -22,6 +22,7 @@ from vla.data.questions import QuestionEncoder
 from vla.evaluate.starts import SeedRange, StartManifest
 from vla.models.pretrained import num_parameters
 from vla.policies.token import TokenPolicy
+from vla.report.robot import write_report
 from vla.stages.demonstrate import demonstrations
 from vla.stages.grounding import Grounding, GroundingSettings
 from vla.stages.imitation import actions_to_fit
@@ -46,6 +47,7 @@ def run_robot(config: RobotConfig, world: World) -> RunFolder:
         run.progress.say(f"run {folder.path}")
         with written(run):
             _stages(run, config, world)
+        run.progress.say(f"report: {write_report(folder.path)}")
     return folder
 
 
@@ -177,19 +179,30 @@ def load_policy(folder: Path, config: RobotConfig, world: World) -> tuple[TokenP
     from transformers import PreTrainedTokenizerFast
 
     from vla.data.demonstrations import check_action_spec
-    from vla.train.checkpoint import last_checkpoint, load_checkpoint
 
-    written = folder / "policy.json"
-    stage = next((s for s in ("rl", "sft") if last_checkpoint(folder / "checkpoints" / s)), None)
-    if not written.exists() or stage is None:
+    written, weights = folder / "policy.json", weights_in(folder)
+    if not written.exists() or weights is None:
         raise ValueError(f"{folder} holds no policy: finish the run, or give another folder")
     passport = json.loads(written.read_text())
     check_action_spec(passport["action_spec"], world.action_spec, f"the policy in {folder}")
     model, _ = build_vlm(config, world.proprio_size, world.scenes().num_plan_numbers, world.texts())
     tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder / "tokenizer"), local_files_only=True)
     policy = make_policy(config, model, ActionBins.from_dict(passport["bins"]))
-    path = last_checkpoint(folder / "checkpoints" / stage)
-    assert path is not None
-    saved = load_checkpoint(path)
-    policy.load_state_dict(saved["best"] if stage == "rl" else saved["policy"])
+    policy.load_state_dict(weights)
     return policy, Observer(tokenizer, passport["instruction_length"])
+
+
+def weights_in(folder: Path) -> dict[str, torch.Tensor] | None:
+    """What a run ended with, or what was exported from one; None where there is neither."""
+    from safetensors.torch import load_file
+
+    from vla.train.checkpoint import last_checkpoint, load_checkpoint
+
+    exported = folder / "model.safetensors"
+    if exported.exists():
+        return load_file(exported)
+    for stage, name in (("rl", "best"), ("sft", "policy")):
+        path = last_checkpoint(folder / "checkpoints" / stage)
+        if path is not None:
+            return load_checkpoint(path)[name]
+    return None

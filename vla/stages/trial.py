@@ -11,7 +11,7 @@ from typing import Any
 
 from vla.config.robot import RobotConfig, Sim
 from vla.evaluate.page import comparison_page, evaluation_page
-from vla.evaluate.settings import apart_from_training, settings_of
+from vla.evaluate.settings import UNCHANGED, apart_from_training, settings_of
 from vla.evaluate.starts import StartManifest
 from vla.evaluate.summary import Judged, against, by_task, changes, summarize
 from vla.evaluate.video import write_video
@@ -116,13 +116,14 @@ def tried(
         name = f"{judged.condition.replace(' ', '_')}_{judged.decoding}"
         record_evaluation(folder / "recordings", sim, rollout, name, judged.decoding)
 
+    perturbations = asked.perturbations if isinstance(trial.config.sim, Sim) else [UNCHANGED]
     found = judge(
         trial.policy,
         trial.observe,
         trial.config.sim,
         make_world,
         starts,
-        asked.perturbations,
+        perturbations,
         temperatures,
         progress,
         keep,

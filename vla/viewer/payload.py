@@ -51,7 +51,7 @@ def summaries(recording: Recording, name: str) -> list[dict[str, Any]]:
             "return": float(returns[i]),
             "num_decisions": int((recording.episode == i).sum()),
             "control_steps": int(recording.measures["control_steps"][i]),
-            "reached": {n: float(v[i]) for n, v in recording.measures.items() if n != "control_steps"},
+            "reached": {n: float(v[i]) for n, v in recording.measures.items() if n != "control_steps" and "/" not in n},
         }
         for i in range(len(recording.seed))
     ]

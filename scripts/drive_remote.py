@@ -1,0 +1,74 @@
+"""Drive the simulator through a served policy: the client example, and a test of what a real robot would feel.
+
+    python scripts/drive_remote.py ws://localhost:8000 --episodes 8
+    python scripts/drive_remote.py ws://localhost:8000 --ahead 4 --real-time
+
+`--ahead N` asks for the next chunk when N actions are left and goes on moving meanwhile; `--real-time` lets control
+steps take the time they take on a robot, so that a late chunk is late.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("address", help="ws://HOST:PORT of scripts/serve_policy.py or of an openpi server")
+    parser.add_argument("settings", nargs="*", help="key=value settings of the simulation, e.g. sim.robot=gantry")
+    parser.add_argument("--episodes", type=int, default=8)
+    parser.add_argument("--first-seed", type=int, default=2_000_000, help="of the starts (default %(default)s)")
+    parser.add_argument("--ahead", type=int, default=0, help="actions left when the next chunk is asked for")
+    parser.add_argument("--real-time", action="store_true")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = parse(argv)
+    from vla.command_line import fail
+
+    try:
+        drive(options)
+    except (ValueError, OSError) as error:
+        fail(str(error))
+    return 0
+
+
+def drive(options: argparse.Namespace) -> None:
+    from scripts.world import world_of
+    from vla.config import load
+    from vla.evaluate.success import SuccessRate
+    from vla.serve.client import Chunked, RemotePolicy
+
+    policy = RemotePolicy(options.address)
+    seen = policy.passport
+    told = [f"sim.image_size={seen['image_size']}", f"sim.cameras=[{','.join(seen['cameras'])}]", "sim.num_envs=1"]
+    env = world_of(load([*told, *options.settings]).sim).environment()
+    policy.check(env.action_spec.to_dict())
+    chunks = Chunked(policy.infer, options.ahead)
+    outcomes = [episode(env, chunks, options.first_seed + i, options.real_time) for i in range(options.episodes)]
+    took = policy.timing.get("infer_ms", float("nan"))
+    print(f"success {SuccessRate.of(outcomes, None)}; {chunks.num_chunks} chunks, the last took {took:.0f} ms")
+    print(f"{chunks.waited} control steps waited for a chunk that was late")
+    policy.close()
+
+
+def episode(env, chunks, seed: int, real_time: bool) -> bool:
+    """One episode; whether it succeeded."""
+    chunks.reset()
+    seen, begin, ended, steps = env.reset([seed]), time.perf_counter(), False, 0
+    while not ended:
+        images = {camera: pictures[0] for camera, pictures in seen.images.items()}
+        action = chunks.next({"images": images, "state": seen.proprio[0], "prompt": seen.instruction[0]})
+        result = env.step(action[None, None])
+        seen, ended, steps = result.observation, bool(result.terminated[0] or result.truncated[0]), steps + 1
+        if real_time:
+            time.sleep(max(0.0, begin + steps / env.action_spec.control_hz - time.perf_counter()))
+    return bool(result.success[0])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

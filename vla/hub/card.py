@@ -1,0 +1,93 @@
+"""The model card of a policy, written from what its run measured: nothing in it is from memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def model_card(run: Path, num_parameters: int) -> str:
+    """README.md for the hub: results with n and interval, what actions mean, how it was made, how to use it."""
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    passport = json.loads((run / "policy.json").read_text())
+    results = json.loads((run / "results.json").read_text()) if (run / "results.json").exists() else {}
+    starts = json.loads((run / "starts.json").read_text())
+    task = config["sim"].get("task", config["sim"].get("id"))
+    title = ", ".join(task) if isinstance(task, list) else str(task)
+    head = {
+        "license": "apache-2.0",
+        "library_name": "vla",
+        "pipeline_tag": "robotics",
+        "tags": ["robotics", "vla", "mujoco", config["policy"]["name"], config["algorithm"]["name"]],
+    }
+    parts = [
+        f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
+        f"# {title}, {config['policy']['name']} policy",
+        f"A vision-language-action policy of {num_parameters / 1e6:.2f} million parameters: {config['sim']['robot']} "
+        f"in MuJoCo, demonstrations, supervised fine-tuning, then {config['algorithm']['name'].upper()}.",
+        "## Results",
+        results_table(results, starts),
+        "## What an action means",
+        action_table(passport["action_spec"]),
+        f"{passport['chunk']} actions are decided at once from {len(passport['cameras'])} cameras "
+        f"({', '.join(passport['cameras'])}, {passport['image_size']} pixels square), {frame_of(passport)}.",
+        "## How to use it",
+        "```\n"
+        "python scripts/evaluate.py FOLDER        # on held-out starts\n"
+        "python scripts/serve_policy.py FOLDER    # actions over a websocket\n"
+        "```",
+        "Loading it holds the table above against the environment, and refuses one where a field differs.",
+        "## Limits",
+        "Trained and judged in simulation only, on the scenes its settings describe (`config.yaml`). It was never run "
+        "on a real robot.",
+        "## How it was made",
+        made(run, starts),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def results_table(results: Mapping[str, Any], starts: Mapping[str, Any]) -> str:
+    """Success before and after RL, as it was measured; or that nothing was."""
+    rows = [
+        f"| {when} RL | {rate['decoding']} | {100 * rate['rate']:.1f} % | {rate['successes']}/{rate['num_starts']} | "
+        f"{100 * rate['wilson_95'][0]:.1f} to {100 * rate['wilson_95'][1]:.1f} % |"
+        for when in ("before", "after")
+        for decoding in ("greedy", "sampled")
+        if (rate := results.get("stages", {}).get(f"evaluation_{when}", {}).get(decoding))
+    ]
+    if not rows:
+        return "Nothing was measured: the run was not judged on held-out starts."
+    head = "| | decoding | success | n | 95 % Wilson interval |\n|---|---|---|---|---|"
+    told = (
+        f"Held-out starts: seeds from {starts['evaluation'][0]}, sha256 `{starts['sha256'][:16]}`; none was trained on."
+    )
+    return "\n".join([head, *rows]) + f"\n\n{told}"
+
+
+def action_table(spec: Mapping[str, Any]) -> str:
+    names = zip(spec["names"], spec["units"], spec["kinds"], spec["low"], spec["high"], strict=True)
+    rows = [f"| {name} | {unit} | {kind} | {low:g} to {high:g} |" for name, unit, kind, low, high in names]
+    return "\n".join(["| dimension | unit | kind | limits |", "|---|---|---|---|", *rows])
+
+
+def frame_of(passport: Mapping[str, Any]) -> str:
+    spec = passport["action_spec"]
+    told = f"{spec['control_hz']:g} actions a second in the frame of the {spec['frame']}"
+    sign = spec.get("gripper_sign")
+    return told + (f"; a positive gripper value means {sign}" if sign else "")
+
+
+def made(run: Path, starts: Mapping[str, Any]) -> str:
+    """Command, commit and machine of the last session."""
+    sessions = json.loads((run / "run.json").read_text()) if (run / "run.json").exists() else [{}]
+    last = sessions[-1]
+    libraries = ", ".join(f"{name} {version}" for name, version in last.get("libraries", {}).items())
+    return (
+        f"```\n{last.get('command', 'unknown')}\n```\n\n"
+        f"Commit `{last.get('commit')}`, {last.get('machine')}; {libraries}. "
+        f"Training seeds {starts['train'][0]} to {starts['train'][1]}."
+    )

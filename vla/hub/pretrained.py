@@ -1,0 +1,104 @@
+"""A policy as a folder that goes to the hub and comes back: safetensors and JSON, a model card, and the passport that
+is held against the environment whenever the policy is loaded.
+
+    README.md  config.json  config.yaml  policy.json  starts.json  model.safetensors  tokenizer/
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vla.config.robot import RobotConfig
+from vla.evaluate.settings import saved_settings, settings_of
+from vla.hub.card import model_card
+from vla.train.storage import unshared
+
+WEIGHTS = "model.safetensors"
+REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+FILES = ("README.md", "*.json", "config.yaml", WEIGHTS, "tokenizer/*")
+"""All that is ever fetched: nothing that could be executed."""
+
+
+def save_pretrained(run: Path, folder: Path, make_world: Callable[[Any], Any]) -> Path:
+    """Write the policy that `run` ended with into `folder`, with a card that tells its results.
+
+    Raises ValueError when the run holds no policy, or the folder something else.
+    """
+    from safetensors.torch import save_file
+
+    from vla.stages.robot import load_policy
+
+    if folder.exists() and any(folder.iterdir()) and not (folder / WEIGHTS).exists():
+        raise ValueError(f"{folder} holds something else: choose an empty folder")
+    config = settings_of(run)
+    policy, _ = load_policy(run, config, make_world(config.sim))
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = unshared(policy.state_dict())
+    unfinished = folder / f".unfinished-{WEIGHTS}"
+    save_file(weights, unfinished, {"format": "pt"})
+    for name in ("policy.json", "starts.json"):
+        shutil.copyfile(run / name, folder / name)
+    shutil.copytree(run / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(portable(saved_settings(run)), sort_keys=False))
+    size = sum(tensor.numel() for tensor in weights.values())
+    about = {"model_type": "vla", "policy": config.policy.name, "num_parameters": size}
+    (folder / "config.json").write_text(json.dumps(about, indent=1) + "\n")
+    (folder / "README.md").write_text(model_card(run, size))
+    unfinished.replace(folder / WEIGHTS)
+    return folder
+
+
+def portable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without the paths of the machine that the run was made on; the weights hold what a checkpoint gave."""
+    found = {**settings, "run_dir": None, "resume": None}
+    found["model"] = {**settings["model"], "checkpoint": None}
+    found["data"] = {**settings["data"], "path": None}
+    return found
+
+
+def from_pretrained(name: str, make_world: Callable[[Any], Any]) -> tuple[Any, Any, Any, RobotConfig]:
+    """Policy, its observer, world and settings, from a folder or `user/name` on the hub.
+
+    Raises ValueError when there is none, or its actions mean something else than those of the world it is put into.
+    """
+    from vla.stages.robot import load_policy
+
+    folder = local_folder(name)
+    config = settings_of(folder)
+    world = make_world(config.sim)
+    return *load_policy(folder, config, world), world, config
+
+
+def local_folder(name: str) -> Path:
+    """The folder of that name, or what the hub holds under it."""
+    folder = Path(name)
+    if folder.exists():
+        return folder
+    if not REPOSITORY.fullmatch(name):
+        raise ValueError(f"{name} is neither a folder nor the name of a repository on the hub (user/name)")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(FILES)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        raise ValueError(f"{name} is no folder here, and the hub does not give it: {error}") from None
+
+
+def push_to_hub(folder: Path, repository: str, private: bool) -> str:
+    """Put a folder that `save_pretrained` wrote on the hub; the address. Uses the token of `huggingface-cli login`."""
+    from huggingface_hub import HfApi
+
+    if not (folder / WEIGHTS).exists():
+        raise ValueError(f"{folder} holds no {WEIGHTS}: write it with save_pretrained first")
+    api = HfApi()
+    api.create_repo(repository, private=private, exist_ok=True)
+    api.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=list(FILES))
+    return f"https://huggingface.co/{repository}"

@@ -1,0 +1,108 @@
+"""A client of a served policy, and a way to keep moving while the next chunk of actions is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from vla.serve.codec import pack, unpack
+
+Infer = Callable[[Mapping[str, Any]], np.ndarray]
+"""Asks for a chunk of actions [H, A]."""
+
+
+class RemotePolicy:
+    """A connection to a policy server of ours or of openpi's. `passport` is what the server says of its policy."""
+
+    def __init__(self, address: str, patience_seconds: float = 60.0):
+        from websockets.sync.client import connect
+
+        self.patience_seconds = patience_seconds
+        self.connection = connect(address, compression=None, max_size=None, open_timeout=patience_seconds)
+        self.passport: dict[str, Any] = self._receive()
+        self.timing: dict[str, float] = {}
+
+    def _receive(self) -> Any:
+        answer = self.connection.recv(timeout=self.patience_seconds)
+        if isinstance(answer, str):
+            raise ValueError(f"the policy server says: {answer}")
+        return unpack(answer)
+
+    def infer(self, observation: Mapping[str, Any]) -> np.ndarray:
+        """Actions float32 [H, A]. Raises ValueError with the server's words where it refuses."""
+        self.connection.send(pack(dict(observation)))
+        answer = self._receive()
+        self.timing = answer.get("server_timing", {})
+        return np.asarray(answer["actions"])
+
+    def check(self, action_spec: Mapping[str, Any]) -> None:
+        """Refuse a policy whose actions mean something else; ValueError names the field."""
+        theirs = self.passport.get("action_spec")
+        if theirs is None:
+            raise ValueError("the policy server does not say what its actions mean: it has no action_spec")
+        for name, value in action_spec.items():
+            if as_lists(theirs.get(name)) != as_lists(value):
+                raise ValueError(f"action_spec.{name} is {theirs.get(name)} on the server, {value} here")
+
+    def close(self) -> None:
+        self.connection.close()
+
+
+def as_lists(value: Any) -> Any:
+    return [as_lists(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+class Chunked:
+    """One action at a time from chunks. With `ahead` 0 the robot waits for each chunk; above it the next chunk is asked
+    for when `ahead` actions are left, and those go on being executed while it is computed.
+
+    The new chunk was thought from an observation that is some control steps old when it arrives; its first so many
+    actions lie in the past and are skipped. `waited` counts the steps for which no action was ready in time.
+    """
+
+    def __init__(self, infer: Infer, ahead: int):
+        if ahead < 0:
+            raise ValueError(f"ahead ({ahead}) counts control steps: 0 waits for every chunk")
+        self.infer, self.ahead = infer, ahead
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="next-chunk")
+        self.left: list[np.ndarray] = []
+        self.coming: Future[np.ndarray] | None = None
+        self.steps_since, self.waited, self.num_chunks = 0, 0, 0
+
+    def next(self, observation: Mapping[str, Any]) -> np.ndarray:
+        """The action [A] of this control step."""
+        self._take_over(wait=False)
+        if not self.left:
+            if self.coming is None:
+                self._ask(observation)
+            else:
+                self.waited += 1
+            self._take_over(wait=True)
+        action = self.left.pop(0)
+        if self.ahead and self.coming is None and len(self.left) <= self.ahead:
+            self._ask(observation)
+        if self.coming is not None:
+            self.steps_since += 1
+        return action
+
+    def _ask(self, observation: Mapping[str, Any]) -> None:
+        self.coming, self.steps_since = self.thread.submit(self.infer, observation), 0
+        self.num_chunks += 1
+
+    def _take_over(self, wait: bool) -> None:
+        """Go over to the chunk that was asked for, if it is there."""
+        if self.coming is None or not (wait or self.coming.done()):
+            return
+        chunk = self.coming.result()
+        # At least one action is left to execute, however late the chunk is.
+        past = min(self.steps_since, len(chunk) - 1)
+        self.left, self.coming = list(chunk[past:]), None
+
+    def reset(self) -> None:
+        """Forget everything: another episode begins."""
+        if self.coming is not None:
+            self.coming.result()
+        self.left, self.coming, self.steps_since = [], None, 0
