@@ -101,7 +101,8 @@ def _together(env: VectorEnvironment, seeds: Sequence[int], actions: Sequence[np
             one.decision.append(t // horizons[i])
             one.success = bool(result.success[row])
             for name, values in result.metrics.items():
-                one.terms.setdefault(name, [0.0]).append(float(values[row]))
+                if not np.isnan(values[row]):  # a term of another task
+                    one.terms.setdefault(name, [0.0]).append(float(values[row]))
         _look(env, bodies, replays, running)
         running = running[~(result.terminated | result.truncated)]
     return replays
