@@ -16,6 +16,16 @@ EPISODES = 16
 """Episodes kept of a rollout."""
 
 
+def reached(rollout: Rollout) -> dict[str, float]:
+    """Share of trajectories that ever fulfilled each term of the task (above one half): where they stop short."""
+    terms = {name: v for name, v in rollout.episodes.items() if name not in ("seed", "control_steps", "success")}
+    return {
+        f"reached_{name}": float((values[~values.isnan()] > 0.5).float().mean())
+        for name, values in terms.items()
+        if "/" not in name and not bool(values.isnan().all())
+    }
+
+
 @torch.no_grad()
 def record_update(
     folder: Path,

@@ -18,7 +18,7 @@ from vla.rl.reference import FrozenCopy
 from vla.rl.update import UpdateSettings
 from vla.sft.protocols import ImitablePolicy
 from vla.stages.evaluation import evaluate_policy
-from vla.stages.recordings import record_update
+from vla.stages.recordings import reached, record_update
 from vla.stages.refinement import DynamicSampling, Starts, make_collector
 from vla.stages.run import Run
 from vla.train.optim import Schedule, make_optimizer
@@ -132,7 +132,8 @@ class Reinforcement:
         """Log, judge and save after an iteration; whether to stop."""
         assert rollout.success is not None
         self.state.seconds = self.run.timer.clock() - self._started
-        numbers = {"success": float(rollout.success.mean()), **metrics, "seconds": self.state.seconds}
+        numbers = {"success": float(rollout.success.mean()), **reached(rollout), **metrics}
+        numbers["seconds"] = self.state.seconds
         if iteration % self.config.rl.evaluate_every == 0 or self.over:
             numbers["validation_success"] = self._validate(iteration)
             self._keep_episodes(iteration, rollout)
