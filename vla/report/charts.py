@@ -93,8 +93,8 @@ def rules(marks: Sequence[float], y_axis: Axis) -> list[str]:
 
 
 def x_marks(x_axis: Axis, label: str) -> list[str]:
-    """Values along the foot, and what they count."""
-    inside = [v for v in ticks(x_axis.first, x_axis.last, 6) if x_axis.first <= v <= x_axis.last]
+    """Whole numbers along the foot, and what they count."""
+    inside = [v for v in ticks(x_axis.first, x_axis.last, 6) if x_axis.first <= v <= x_axis.last and v == round(v)]
     marks = [
         f'<text x="{x_axis(v):.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{number(v)}</text>' for v in inside
     ]

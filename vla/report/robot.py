@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from html import escape
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,8 @@ def report_page(folder: Path) -> str:
         section("Supervised fine-tuning", grid(*sft_charts(of_stage(records, "sft")))),
         section("Grounding", grid(*grounding_charts(records))),
         section("What it looks like", videos(films(folder)),
-                note="First wins and first failures. Every recorded episode, in step with what the policy thought: "
-                f"python scripts/view_rollouts.py {folder}"),
+                note=Markup("The first wins and failures. Episodes in step with what the policy thought: "
+                            f"<code>python scripts/view_rollouts.py {escape(str(folder))}</code>")),
         section("Where the time went", time_chart(results.get("seconds", {}))),
         section("Data", facts(data_card(folder, stages))),
         how_it_was_made(folder, config, sessions, results),
