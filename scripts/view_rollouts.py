@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         library = open_library(options.run)
-        while options.live and not library.list():
+        while options.live and not library.lines():
             time.sleep(2)
         if options.native:
             watch_native(options.run)
@@ -63,7 +63,7 @@ def serve(library, port: int, browser: bool) -> None:
 
     server = make_server(library, port)
     address = f"http://{server.server_address[0]}:{server.server_address[1]}/"
-    print(f"{len(library.list())} episodes at {address} (Ctrl-C ends)", flush=True)
+    print(f"{len(library.lines())} episodes at {address} (Ctrl-C ends)", flush=True)
     if browser:
         webbrowser.open(address)
     server.serve_forever()

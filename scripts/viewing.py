@@ -54,7 +54,7 @@ def write_rrd(library: Library, path: Path, limit: int) -> None:
     """A recording for Rerun's viewer."""
     from vla.viewer.rerun_file import write_rerun
 
-    episodes = [library.episode(line["id"]) for line in library.list()[:limit]]
+    episodes = [library.episode(line["id"]) for line in library.lines()[:limit]]
     write_rerun(path, library.run.name, episodes)
     print(f"{path}: {len(episodes)} episodes, {path.stat().st_size / 1e6:.1f} MB")
 

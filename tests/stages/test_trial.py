@@ -101,7 +101,10 @@ def test_two_checkpoints_are_compared_start_by_start(run, exported):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["evaluation.eval_seeds={first: 0, last: 99}"], "evaluation.eval_seeds .0 to 99. overlap evaluation.train_seeds"),
+        (
+            ["evaluation.eval_seeds={first: 0, last: 99}"],
+            "evaluation.eval_seeds .0 to 99. overlap evaluation.train_seeds",
+        ),
         (["evaluation.num_start=3"], "evaluation.num_start=3: no such setting; did you mean evaluation.num_starts?"),
         (["--perturb", "camra"], "--perturb camra: no such perturbation; did you mean camera?"),
         (["sim=pick_plaice"], "sim=pick_plaice: no such option; did you mean pick_place?"),
@@ -144,7 +147,7 @@ def test_training_records_episodes_that_can_be_lived_again(run):
     assert found.logprobs_after is not None
     assert found.values is not None
     library = open_library(run)
-    identities = [line["id"] for line in library.list() if line["stage"] == "rl"]
+    identities = [line["id"] for line in library.lines() if line["stage"] == "rl"]
     for identity in identities:
         assert library.episode(identity)["faithful"], identity
 

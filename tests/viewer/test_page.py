@@ -28,7 +28,7 @@ def page(run, tmp_path_factory) -> Path:
 
 def test_an_episode_lived_again_is_the_one_that_was_recorded(run):
     library = open_library(run)
-    lines = library.list()
+    lines = library.lines()
     assert [line["success"] for line in lines] == [True, False, True, False]
     good, bad = (library.episode(line["id"]) for line in lines[:2])
     assert good["faithful"]
@@ -54,7 +54,7 @@ def test_an_episode_lived_again_is_the_one_that_was_recorded(run):
 
 def test_a_simulator_that_has_changed_is_told(run):
     library = open_library(run)
-    library.list()
+    library.lines()
     path = next(iter(library.known))
     library.known[path].action[0] += 0.02
     assert not library.episode("recordings/rl-000010/0")["faithful"]

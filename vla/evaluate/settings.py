@@ -31,7 +31,8 @@ def settings_of(run: Path, overrides: Sequence[str] = ()) -> RobotConfig:
     task = given.pop("sim", None)
     values = with_later_settings(saved_settings(run))
     if task is not None:
-        values["sim"] = composed({"sim": task})["sim"] | {name: values["sim"][name] for name in OF_THE_POLICY}
+        asked = composed({"sim": task})["sim"]
+        values["sim"] = asked | {name: values["sim"][name] for name in OF_THE_POLICY if name in asked}
     check_keys(given, values)
     settings = OmegaConf.create(values)
     for key, value in parsed(given).items():
@@ -56,7 +57,7 @@ def saved_settings(run: Path) -> dict[str, Any]:
 def with_later_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that came after the run was made get today's default."""
     today = composed({"mode": values["mode"]})
-    sections = ("sim", "data", "sft", "rl", "evaluation", "train")
+    sections = ["data", "sft", "rl", "evaluation", "train", *(["sim"] if "task" in values["sim"] else [])]
     return {**values, **{name: {**today[name], **values[name]} for name in sections}}
 
 

@@ -35,7 +35,7 @@ class Library:
         """How a recording is called in the identity of its episodes: its path without the suffix."""
         return path.relative_to(self.run).with_suffix("").as_posix()
 
-    def list(self) -> list[dict[str, Any]]:
+    def lines(self) -> list[dict[str, Any]]:
         """A line for every episode, those of the newest recordings first."""
         self.refresh()
         return [line for path, found in reversed(self.known.items()) for line in summaries(found, self.name_of(path))]
@@ -52,5 +52,5 @@ class Library:
 
     def everything(self, limit: int) -> dict[str, Any]:
         """The first `limit` episodes with all there is to play them, for a page that opens from disk."""
-        lines = self.list()[:limit]
+        lines = self.lines()[:limit]
         return {"list": lines, "details": {line["id"]: self.episode(line["id"]) for line in lines}}

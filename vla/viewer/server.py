@@ -24,7 +24,7 @@ def make_server(library: Library, port: int = 0) -> HTTPServer:
             if path == "/":
                 self.answer(HTTPStatus.OK, "text/html; charset=utf-8", viewer_page(title, None))
             elif path == "/api/episodes":
-                self.answer_json(library.list())
+                self.answer_json(library.lines())
             elif path.startswith("/api/episode/"):
                 try:
                     self.answer_json(library.episode(path.removeprefix("/api/episode/")))
