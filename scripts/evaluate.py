@@ -4,7 +4,7 @@
     python scripts/evaluate.py runs/NAME evaluation.num_starts=100 --perturb camera,light
     python scripts/evaluate.py runs/NAME sim.num_distractors=2          # another scene
     python scripts/evaluate.py --compare runs/A runs/B                  # both on the same starts, paired
-    python scripts/evaluate.py path/to/lerobot/checkpoint               # a policy of LeRobot's
+    python scripts/evaluate.py exported/NAME                            # or user/NAME, from the hub
 
 Writes evaluation.json, evaluation.html, starts.json, videos/ and recordings/ for scripts/view_rollouts.py.
 """

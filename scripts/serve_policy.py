@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="the folder of a run or of a checkpoint")
+    parser.add_argument("run", help="the folder of a run or of an exported policy, or user/name on the hub")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (default %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default %(default)s)")
     parser.add_argument("--sampled", action="store_true", help="sampled decisions in place of greedy ones")
@@ -53,20 +53,22 @@ def announce(options: argparse.Namespace, port: int) -> None:
 def open_server(options: argparse.Namespace):
     from scripts.world import world_of
     from vla.evaluate.settings import settings_of
+    from vla.hub.pretrained import local_folder
     from vla.serve.policy import passport_of, serve_rows
     from vla.serve.requests import Expected
     from vla.serve.server import Limits, PolicyServer
     from vla.stages.robot import load_policy
 
-    config = settings_of(options.run, ["sim.num_envs=1"])
+    folder = local_folder(options.run)
+    config = settings_of(folder, ["sim.num_envs=1"])
     world = world_of(config.sim)
-    policy, observe = load_policy(options.run, config, world)
+    policy, observe = load_policy(folder, config, world)
     limits = Limits(
         options.max_clients, options.max_batch, options.max_waiting, round(options.max_message_mb * 2**20),
         options.wait_ms / 1000,
     )  # fmt: skip
     expected = Expected(tuple(config.sim.cameras), config.sim.image_size, world.proprio_size)
-    return PolicyServer(serve_rows(policy, observe, not options.sampled), expected, passport_of(options.run), limits)
+    return PolicyServer(serve_rows(policy, observe, not options.sampled), expected, passport_of(folder), limits)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def rollout(success: list[float], group: list[int], trajectory: list[int]) -> Ro
     measures = {"seed": seeds, "control_steps": torch.full((count,), 4.0), "reach": torch.tensor(success)}
     return Rollout(
         observation=Observation({}, number[:, None], tokens, tokens == 0),
-        trace={"chain": number[:, None, None, None].expand(rows, 3, 2, 4)},
+        trace={},
         logprobs=-number[:, None].expand(rows, 2),
         mask=torch.ones(rows, 2, dtype=torch.bool),
         rewards=number,
@@ -61,6 +61,7 @@ def test_a_recording_reads_back_bit_for_bit(tmp_path: Path):
     found = record(
         rollout([1, 0], [0, 0], [0, 1, 0]), torch.tensor([1, 0]), "rl", 7, {"task": "x", "image_size": 64}, "sampled",
         advantages=torch.tensor([[1.0], [2.0], [3.0]]), logprobs_after=torch.zeros(len(rows), 2),
+        chain=torch.rand(len(rows), 3, 2, 4),
     )  # fmt: skip
     path = save_recording(tmp_path / "recordings", found)
     assert path.name == "rl-000007.safetensors"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vla.config.robot import Sim
+from vla.config.robot import GymSim, Sim
 from vla.evaluate.settings import UNCHANGED
 from vla.evaluate.starts import StartManifest
 from vla.evaluate.summary import NOMINAL, Judged
@@ -49,13 +49,13 @@ class Instructed:
 def judge(
     policy: Policy,
     observe: Observe,
-    sim: Sim,
-    make_world: Callable[[Sim], World],
+    sim: Sim | GymSim,
+    make_world: Callable[[Sim | GymSim], World],
     starts: StartManifest,
     perturbations: Sequence[str],
     temperatures: Sequence[float | None],
     progress: Progress,
-    on_rollout: Callable[[Judged, Rollout, Sim], None] = lambda judged, rollout, sim: None,
+    on_rollout: Callable[[Judged, Rollout, Sim | GymSim], None] = lambda judged, rollout, sim: None,
 ) -> list[Judged]:
     """The policy on all starts under every perturbation, greedily (temperature None) and sampled at a temperature.
 

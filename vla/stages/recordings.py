@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
-from vla.config.robot import Sim
+from vla.config.robot import GymSim, Sim
 from vla.rl.protocols import Algorithm, Policy, Reference
 from vla.rl.scoring import score_logprobs
 from vla.types import Rollout, map_rows
@@ -26,10 +28,18 @@ def reached(rollout: Rollout) -> dict[str, float]:
     }
 
 
+def chain_of(policy: Policy, rollout: Rollout, rows: Int[Tensor, "D"]) -> Float[Tensor, "D K H A"] | None:
+    """The states of a denoising chain around the steps that were draws, as actions; None for other policies."""
+    trace, normalizer = rollout.trace, getattr(policy, "normalizer", None)
+    if normalizer is None or not {"before", "after"} <= trace.keys():
+        return None
+    return normalizer.decode(torch.cat([trace["before"][rows], trace["after"][rows][:, -1:]], dim=1)).float()
+
+
 @torch.no_grad()
 def record_update(
     folder: Path,
-    sim: Sim,
+    sim: Sim | GymSim,
     policy: Policy,
     algorithm: Algorithm,
     reference: Reference | None,
@@ -47,12 +57,15 @@ def record_update(
     after = score_logprobs(policy, observation, trace, len(rows), micro_batch_rows)
     found = record(
         rollout, chosen, "rl", iteration, sim.model_dump(mode="json"), "sampled",
-        advantages=batch.advantages[rows].float(), logprobs_after=after,
+        advantages=batch.advantages[rows].float(), logprobs_after=after, chain=chain_of(policy, rollout, rows),
     )  # fmt: skip
     return save_recording(folder, found)
 
 
-def record_evaluation(folder: Path, sim: Sim, rollout: Rollout, name: str, decoding: str) -> Path:
+def record_evaluation(
+    folder: Path, sim: Sim | GymSim, policy: Policy, rollout: Rollout, name: str, decoding: str
+) -> Path:
     """Some wins and some failures of an evaluation."""
-    found = record(rollout, choose(rollout, EPISODES), name, 0, sim.model_dump(mode="json"), decoding)
-    return save_recording(folder, found)
+    chosen = choose(rollout, EPISODES)
+    chain = chain_of(policy, rollout, rows_of(rollout, chosen))
+    return save_recording(folder, record(rollout, chosen, name, 0, sim.model_dump(mode="json"), decoding, chain=chain))

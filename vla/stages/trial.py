@@ -9,12 +9,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from vla.config.robot import RobotConfig, Sim
+from vla.config.robot import GymSim, RobotConfig, Sim
 from vla.evaluate.page import comparison_page, evaluation_page
 from vla.evaluate.settings import UNCHANGED, apart_from_training, settings_of
 from vla.evaluate.starts import StartManifest
 from vla.evaluate.summary import Judged, against, by_task, changes, summarize
 from vla.evaluate.video import write_video
+from vla.hub.pretrained import local_folder
 from vla.rl.protocols import Observe
 from vla.stages.evaluation import record as film
 from vla.stages.judging import judge, seconds_per_query
@@ -26,7 +27,7 @@ from vla.train.progress import Progress
 from vla.train.run_folder import circumstances, plain
 from vla.types import Rollout
 
-MakeWorld = Callable[[Sim], World]
+MakeWorld = Callable[[Sim | GymSim], World]
 
 
 @dataclass(frozen=True)
@@ -52,18 +53,19 @@ class Trial:
 
 
 def open_trial(path: Path, asked: Asked, make_world: MakeWorld) -> Trial:
-    """The policy that a run ended with, and the world its settings ask for."""
-    config = settings_of(path, asked.settings)
+    """The policy that a run ended with, or that was exported or put on the hub, and the world its settings ask for."""
+    folder = local_folder(str(path))
+    config = settings_of(folder, asked.settings)
     world = make_world(config.sim)
-    policy, observe = load_policy(path, config, world)
-    return Trial(path, config, policy, observe, world)
+    policy, observe = load_policy(folder, config, world)
+    return Trial(folder, config, policy, observe, world)
 
 
 def try_run(path: Path, asked: Asked, make_world: MakeWorld) -> Path:
     """Judge one checkpoint; the folder with what came of it."""
     trial = open_trial(path, asked, make_world)
-    folder = new_folder(asked.output or path / "evaluations")
-    starts = apart_from_training(start_manifest(trial.config), path, trial.config)
+    folder = new_folder(asked.output or (path if path.exists() else Path()) / "evaluations")
+    starts = apart_from_training(start_manifest(trial.config), trial.path, trial.config)
     result, _ = tried(trial, starts, asked, make_world, folder)
     finish(folder, starts, result)
     nominal = result["conditions"][0]["condition"]
@@ -80,7 +82,7 @@ def compare_runs(first: Path, second: Path, asked: Asked, make_world: MakeWorld)
     trials = [open_trial(path, asked, make_world) for path in (first, second)]
     manifests = [apart_from_training(start_manifest(trial.config), trial.path, trial.config) for trial in trials]
     check_same_starts(*manifests)
-    folder = new_folder(asked.output or second / "evaluations")
+    folder = new_folder(asked.output or (second if second.exists() else Path()) / "evaluations")
     found = []
     for name, trial in zip("ab", trials, strict=True):
         found.append(tried(trial, manifests[0], asked, make_world, folder / name))
@@ -112,9 +114,9 @@ def tried(
     progress = Progress()
     progress.say(f"{trial.path}: {starts.num_starts} starts of {trial.config.sim.label}, sha256 {starts.sha256[:12]}")
 
-    def keep(judged: Judged, rollout: Rollout, sim: Sim) -> None:
+    def keep(judged: Judged, rollout: Rollout, sim: Sim | GymSim) -> None:
         name = f"{judged.condition.replace(' ', '_')}_{judged.decoding}"
-        record_evaluation(folder / "recordings", sim, rollout, name, judged.decoding)
+        record_evaluation(folder / "recordings", sim, trial.policy, rollout, name, judged.decoding)
 
     perturbations = asked.perturbations if isinstance(trial.config.sim, Sim) else [UNCHANGED]
     found = judge(

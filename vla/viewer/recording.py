@@ -20,8 +20,6 @@ from torch import Tensor
 from vla.types import Rollout
 
 FORMAT = "1"
-CHAIN = "chain"
-"""The name under which a flow or diffusion policy's trace keeps its denoising chain [B, K + 1, H, A]."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,8 @@ class Recording:
     """`N` episodes of `D` decisions, an episode's decisions in the order of time.
 
     `episode` [D] numbers 0..N-1. `values`, `advantages` and `logprobs_after` (under the weights after the update) are
-    None where there are none. `measures` holds the environment's own number for each episode.
+    None where there are none. `chain` are states of the denoising of flow and diffusion policies, as actions.
+    `measures` holds the environment's own number for each episode.
     """
 
     stage: str
@@ -48,7 +47,7 @@ class Recording:
     values: Float[Tensor, "D"] | Float[Tensor, "D L"] | None = None
     advantages: Float[Tensor, "D _"] | None = None
     logprobs_after: Float[Tensor, "D L"] | None = None
-    chain: Tensor | None = None
+    chain: Float[Tensor, "D K H A"] | None = None
 
     @property
     def name(self) -> str:
@@ -71,8 +70,9 @@ def record(
     *,
     advantages: Tensor | None = None,
     logprobs_after: Tensor | None = None,
+    chain: Tensor | None = None,
 ) -> Recording:
-    """Some trajectories of a rollout of a robot policy; `advantages` and `logprobs_after` are of those rows already."""
+    """Some trajectories of a rollout of a robot policy; what is given by name is of their rows (`rows_of`) already."""
     assert rollout.action is not None
     assert rollout.success is not None
     rows = rows_of(rollout, trajectories)
@@ -93,7 +93,7 @@ def record(
         values=None if rollout.values is None else rollout.values[rows].float(),
         advantages=advantages,
         logprobs_after=logprobs_after,
-        chain=rollout.trace[CHAIN][rows].float() if CHAIN in rollout.trace else None,
+        chain=chain,
     )  # fmt: skip
 
 
