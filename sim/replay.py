@@ -133,7 +133,7 @@ def shapes_of(env: VectorEnvironment, i: int) -> list[Shape]:
     sizes, colours = fields["geom_size"][i], fields["geom_rgba"][i]
     shapes = []
     for geom in range(model.ngeom):
-        kind = NAMES.get(mujoco.mjtGeom(model.geom_type[geom]))
+        kind = NAMES.get(mujoco.mjtGeom(int(model.geom_type[geom])))
         if kind is None or colours[geom][3] == 0 or (kind != "plane" and sizes[geom].max() < SMALLEST):
             continue
         numbers: list[Any] = [sizes[geom], colours[geom], model.geom_pos[geom], model.geom_quat[geom]]

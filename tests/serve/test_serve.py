@@ -165,9 +165,10 @@ def test_requests_that_arrive_together_share_a_call_and_more_than_may_wait_are_r
 
 def test_health_and_limits():
     with served(Named(), max_clients=1) as at:
-        health = urllib.request.urlopen(f"http://127.0.0.1:{at.port}/healthz")
-        assert (health.status, health.read()) == (200, b"OK\n")
-        status = json.load(urllib.request.urlopen(f"http://127.0.0.1:{at.port}/status"))
+        with urllib.request.urlopen(f"http://127.0.0.1:{at.port}/healthz") as health:
+            assert (health.status, health.read()) == (200, b"OK\n")
+        with urllib.request.urlopen(f"http://127.0.0.1:{at.port}/status") as answer:
+            status = json.load(answer)
         assert status["requests"] == status["clients"] == 0
         policy = RemotePolicy(at.address)
         from websockets.exceptions import ConnectionClosed

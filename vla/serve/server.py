@@ -11,6 +11,7 @@ import asyncio
 import http
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +78,8 @@ class PolicyServer:
                 await server.serve_forever()
         finally:
             batches.cancel()
+            with suppress(asyncio.CancelledError):
+                await batches
 
     async def _talk(self, client: ServerConnection) -> None:
         from websockets.exceptions import ConnectionClosed

@@ -2,6 +2,7 @@
 // and planes, with one light and its shadow on the table. z is up, metres. Matrices are column-major, quaternions w x y z.
 "use strict";
 
+const HOME = { azimuth: -0.62, elevation: 0.45, distance: 1.5, target: [0.45, 0, 0.16] };
 const SHADERS = {
   vertex: `attribute vec3 position, normal; uniform mat4 model, camera; uniform mat3 turn; varying vec3 n, p;
     void main() { vec4 w = model * vec4(position, 1.0); n = turn * normal; p = w.xyz; gl_Position = camera * w; }`,
@@ -75,7 +76,7 @@ const unit = v => { const l = Math.hypot(...v) || 1; return v.map(x => x / l); }
 class Scene {
   constructor(canvas) {
     this.canvas = canvas;
-    this.eye = { azimuth: -0.62, elevation: 0.48, distance: 1.25, target: [0.5, 0, 0.09] };
+    this.eye = { ...HOME };
     this.gl = canvas.getContext("webgl", { antialias: true, stencil: true, preserveDrawingBuffer: true });
     if (!this.gl) return;
     this.light = unit([0.35, 0.3, 0.9]);
@@ -121,7 +122,7 @@ class Scene {
     });
     canvas.addEventListener("wheel", e => { e.preventDefault(); this.eye.distance = Math.min(4, Math.max(0.15, this.eye.distance * Math.exp(e.deltaY * 0.001))); this.redraw(); }, { passive: false });
     canvas.addEventListener("contextmenu", e => e.preventDefault());
-    canvas.addEventListener("dblclick", () => { Object.assign(this.eye, { azimuth: -0.62, elevation: 0.48, distance: 1.25, target: [0.5, 0, 0.09] }); this.redraw(); });
+    canvas.addEventListener("dblclick", () => { Object.assign(this.eye, HOME); this.redraw(); });
   }
   pan(dx, dy) {
     const { azimuth, distance } = this.eye, scale = distance * 0.0012;
