@@ -139,9 +139,8 @@ def test_a_run_writes_what_happened(finished):
 
 def test_a_finished_run_does_nothing_twice(finished, monkeypatch, capsys):
     def files():
-        return {
-            p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file() and p.suffix not in (".png", ".json", ".html")
-        }
+        anew = (".png", ".json", ".html")
+        return {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file() and p.suffix not in anew}
 
     monkeypatch.setattr("vla.stages.reporting.evaluate_policy", None)
     monkeypatch.setattr("vla.stages.rl.evaluate_policy", None)
