@@ -144,13 +144,15 @@ class Sighting(NamedTuple):
     metres.
 
     The place is what that picture alone can tell: from the middle of the workspace for a fixed camera, in the gripper's
-    own frame for the wrist camera.
+    own frame for the wrist camera. How it is turned there is a heading, the cosine and sine of its yaw times the number
+    of ways in which it looks the same; (0, 0) where it looks the same from everywhere.
     """
 
     right: float
     down: float
     kind: int
     place: tuple[float, float, float]
+    heading: tuple[float, float]
 
 
 SIGHTING_KINDS = tuple(f"{color} {shape}" for color in COLORS for shape in (*BLOCK_SHAPES, *PAD_SHAPES))
@@ -167,11 +169,21 @@ def sightings(facts: SceneFacts, camera: str) -> list[Sighting]:
             continue
         if camera == "wrist":
             x, y, z = np.subtract(thing.position, facts.hand_position)
-            x, y = cos * x + sin * y, cos * y - sin * x
+            x, y, yaw = cos * x + sin * y, cos * y - sin * x, thing.yaw - facts.hand_yaw
         else:
             x, y, z = np.subtract(thing.position, (*CENTER, 0.0))
-        found.append(Sighting(*pixel, SIGHTING_KINDS.index(thing.name), (float(x), float(y), float(z))))
+            yaw = thing.yaw
+        place = (float(x), float(y), float(z))
+        found.append(Sighting(*pixel, SIGHTING_KINDS.index(thing.name), place, _heading(thing, yaw)))
     return found
+
+
+def _heading(thing: ObjectFacts, yaw: float) -> tuple[float, float]:
+    symmetry = BLOCK_SHAPES[thing.shape].symmetry if thing.kind == "block" else 0.0
+    if symmetry == 0:
+        return 0.0, 0.0
+    angle = 2 * np.pi * yaw / symmetry
+    return float(np.cos(angle)), float(np.sin(angle))
 
 
 def all_texts(tasks: Sequence[str] = ("pick_place",)) -> list[str]:

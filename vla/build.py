@@ -6,15 +6,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, assert_never
 
+import numpy as np
 import torch
 
+from vla.actions.bins import ActionBins, fit_bins
+from vla.actions.diffusion import Diffusion
+from vla.actions.fast import FastCode, fit_fast
+from vla.actions.flow import FlowMatching
+from vla.actions.normalize import ActionNormalizer, fit_normalizer
+from vla.config import robot as settings
 from vla.config.robot import HubBackbone, HubVision, Model, RobotConfig, SmallBackbone, SmallVision, SmolLM2Backbone
-from vla.data.questions import NUM_ACTION_IDS, NUM_LOCATIONS, location_ids
-from vla.models.backbone import Backbone, add_lora, hub_backbone, small_llama
+from vla.models.backbone import Backbone, add_lora, checkpoint_gradients, hub_backbone, small_llama
 from vla.models.pretrained import EMBEDDED, SmallArchitecture, load_vlm
 from vla.models.queries import QueryHead
 from vla.models.vision import VisionEncoder, hub_vit, small_vit
 from vla.models.vlm import VisionLanguageModel
+from vla.models.vocabulary import NUM_ACTION_IDS, NUM_LOCATIONS, location_ids
+from vla.policies.denoising import DenoisingPolicy, DenoisingSettings, Exploration
+from vla.policies.fast import FastPolicy
+from vla.policies.regression import RegressionPolicy
+from vla.policies.token import TokenPolicy
+from vla.sft.protocols import ImitablePolicy
+
+ActionCode = ActionBins | ActionNormalizer | FastCode
+"""What stands between a policy's draws and actions, fitted on demonstrations."""
 
 
 def resolve_device(name: str) -> torch.device:
@@ -74,6 +89,8 @@ def build_vlm(
         model = VisionLanguageModel(vision, backbone, config.sim.cameras, proprio_size, plan)
         backbone.order(location_ids(backbone.vocabulary_size).start, NUM_LOCATIONS)
     _freeze(config.model, model)
+    if config.model.gradient_checkpointing:
+        checkpoint_gradients(model.backbone)
     return model, tokenizer
 
 
@@ -137,3 +154,71 @@ def _freeze(settings: Model, model: VisionLanguageModel) -> None:
         add_lora(model.backbone, settings.lora.rank, settings.lora.alpha)
     elif settings.freeze_backbone:
         model.backbone.requires_grad_(False)
+
+
+def fit_code(policy: settings.Policy, chunks: np.ndarray) -> ActionCode:
+    """What stands between the policy's draws and actions, from demonstrated chunks [N, H, A]."""
+    frames = chunks[:, 0]
+    match policy:
+        case settings.TokenPolicy():
+            return fit_bins(frames, policy.num_bins, policy.binning)
+        case settings.FastPolicy():
+            return fit_fast(chunks, policy.num_tokens, policy.scale)
+        case settings.FlowPolicy() | settings.DiffusionPolicy() | settings.RegressionPolicy():
+            return fit_normalizer(frames)
+        case other:
+            assert_never(other)
+
+
+def read_code(policy: settings.Policy, values: dict[str, Any]) -> ActionCode:
+    """The same from what `to_dict` gave."""
+    match policy:
+        case settings.TokenPolicy():
+            return ActionBins.from_dict(values)
+        case settings.FastPolicy():
+            return FastCode.from_dict(values)
+        case settings.FlowPolicy() | settings.DiffusionPolicy() | settings.RegressionPolicy():
+            return ActionNormalizer.from_dict(values)
+        case other:
+            assert_never(other)
+
+
+def make_policy(config: RobotConfig, model: VisionLanguageModel, code: Any) -> ImitablePolicy:
+    """The policy that the settings name, on this model, with its code of actions."""
+    policy, detach = config.policy, config.model.detach_critic
+    match policy:
+        case settings.TokenPolicy():
+            return TokenPolicy(model, code, policy.chunk, policy.decoding, policy.temperature, detach)
+        case settings.FastPolicy():
+            return FastPolicy(model, code, policy.temperature, detach)
+        case settings.RegressionPolicy():
+            return RegressionPolicy(model, code, policy.chunk, policy.min_scale, policy.temperature, detach)
+        case settings.FlowPolicy():
+            flow = FlowMatching(policy.num_steps, policy.time_alpha, policy.time_beta, policy.noise_level)
+            bounds = {"min_noise": policy.min_noise, "max_noise": policy.max_noise}
+            return DenoisingPolicy(model, flow, code, _denoising(policy, policy.exploration, detach, **bounds))
+        case settings.DiffusionPolicy():
+            process = Diffusion(
+                policy.num_train_steps, policy.num_steps, policy.prediction, policy.min_std, policy.clip
+            )
+            return DenoisingPolicy(model, process, code, _denoising(policy, "all_steps", detach))
+        case other:
+            assert_never(other)
+
+
+def _denoising(
+    policy: settings.FlowPolicy | settings.DiffusionPolicy,
+    exploration: Exploration,
+    detach_critic: bool,
+    **noise: float,
+) -> DenoisingSettings:
+    return DenoisingSettings(
+        chunk=policy.chunk,
+        width=policy.width,
+        intermediate=policy.intermediate,
+        exploration=exploration,
+        samples=policy.samples,
+        insulate=policy.insulate,
+        detach_critic=detach_critic,
+        **noise,
+    )

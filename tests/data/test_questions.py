@@ -9,13 +9,11 @@ from hypothesis import strategies as st
 from sim.questions import all_texts
 from vla.data.questions import (
     LOCATION_RANGE,
-    NUM_ACTION_IDS,
-    NUM_LOCATIONS,
     Question,
     QuestionEncoder,
-    location_ids,
 )
 from vla.data.tokenizer import train_tokenizer
+from vla.models.vocabulary import NUM_ACTION_IDS, NUM_LOCATIONS, location_ids
 
 VOCABULARY = 768
 

@@ -7,8 +7,8 @@ import torch
 
 from vla.build import build_vlm, checkpoint_folder, resolve_device, resolve_precision, small_architecture
 from vla.config import load
-from vla.data.questions import location_ids
 from vla.models.pretrained import EMBEDDED, save_vlm, small_vlm
+from vla.models.vocabulary import location_ids
 
 SMALL = (
     "sim.image_size=8", "model.vision.width=12", "model.vision.depth=1", "model.vision.num_heads=2",

@@ -12,12 +12,12 @@ from vla.models.pretrained import load_vlm, num_parameters, save_vlm, small_vlm
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    architecture = tiny_architecture(vocabulary_size=300)
+    architecture = tiny_architecture(vocabulary_size=448)
     torch.manual_seed(0)
     model = small_vlm(architecture)
     model.fit_proprio(torch.randn(9, 3))
     folder = tmp_path_factory.mktemp("vlm")
-    save_vlm(folder, model, architecture, train_tokenizer(["put it there"], 300))
+    save_vlm(folder, model, architecture, train_tokenizer(["put it there"], 448))
     return folder, model, architecture
 
 

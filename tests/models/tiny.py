@@ -10,7 +10,7 @@ from vla.types import Observation
 
 CAMERAS = ("front", "wrist")
 IMAGE_SIZE, PROPRIO_SIZE = 8, 3
-VOCABULARY = 64
+VOCABULARY, NUM_WORDS = 448, 64  # then 128 places, then 256 actions
 
 
 def tiny_architecture(vocabulary_size: int = VOCABULARY, width: int = 16, depth: int = 2) -> SmallArchitecture:
@@ -34,7 +34,7 @@ def tiny_vlm(seed: int = 0, *, scale: float = 3.0, **sizes: int) -> VisionLangua
     return model
 
 
-def tiny_observation(lengths: list[int], padding: int = 0, seed: int = 0, vocabulary: int = VOCABULARY) -> Observation:
+def tiny_observation(lengths: list[int], padding: int = 0, seed: int = 0, vocabulary: int = NUM_WORDS) -> Observation:
     """One row per length: random pictures, proprioception, and that many words, right-padded with id 0."""
     generator = torch.Generator().manual_seed(seed)
     rows, longest = len(lengths), max(lengths) + padding

@@ -52,7 +52,7 @@ def test_by_reward(decoding, name, settings):
 
     def note(iteration, rollout, metrics):
         curve.append(metrics["return_mean"])
-        gaps.append(metrics["logprob_gap_max"])
+        gaps.append(metrics.get("logprob_gap_max", 0.0))  # none where every group agrees
 
     train(
         task.policy,

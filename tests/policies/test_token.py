@@ -178,7 +178,7 @@ def test_a_mask_over_control_steps_is_spread_over_their_draws(policy):
 def test_actions_are_the_last_ids_and_the_words_stay_as_they_were():
     before = tiny_vlm().backbone.word_embeddings.detach()
     policy = TokenPolicy(tiny_vlm(), tiny_bins(), 2, "parallel", 1.0, detach_critic=True)
-    assert policy.first_id == 64 - 5
+    assert policy.first_id == 448 - 5
     assert torch.equal(policy.model.backbone.word_embeddings[:59], before[:59])
     assert not torch.equal(policy.model.backbone.word_embeddings[59:], before[59:])
 
@@ -186,9 +186,25 @@ def test_actions_are_the_last_ids_and_the_words_stay_as_they_were():
 def test_what_cannot_be_built_says_so():
     with pytest.raises(ValueError, match=r"policy.temperature \(0.0\) must be positive"):
         tiny_policy("parallel", temperature=0.0)
-    few = tiny_vlm(vocabulary_size=4)
-    with pytest.raises(ValueError, match=r"policy.num_bins \(5\) exceeds the vocabulary \(4\)"):
-        TokenPolicy(few, tiny_bins(), 2, "parallel", 1.0, detach_critic=True)
+    with pytest.raises(ValueError, match="a vocabulary of 4 ids has no room for the 128 places and 256 actions"):
+        tiny_vlm(vocabulary_size=4)
+    policy = tiny_policy("autoregressive")
+    with pytest.raises(ValueError, match=r"choose policy.decoding=parallel, or model.freeze_in_rl=prefix"):
+        policy.freeze_model()
+
+
+def test_a_frozen_model_is_not_run_again(observation):
+    policy = tiny_policy("parallel")
+    policy.freeze_model()
+    decision = policy.act(observation)
+    blind = dataclasses.replace(observation, images={})  # what is frozen stands in the trace
+    scores = policy.score(blind, decision.trace)
+    torch.testing.assert_close(scores.logprobs, decision.logprobs, rtol=0, atol=1e-5)
+    torch.testing.assert_close(scores.values, decision.values, rtol=0, atol=1e-5)
+    scores.logprobs.sum().backward()
+    moved = {name.split(".")[0] for name, p in policy.named_parameters() if p.grad is not None}
+    assert moved == {"head", "reader"}
+    assert policy.head.queries.grad is None
 
 
 def test_draws_are_as_frequent_as_they_are_likely():

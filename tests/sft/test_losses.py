@@ -64,13 +64,18 @@ def test_answers_are_predicted_from_the_token_before():
 
 def test_a_plan_names_every_number_by_every_query():
     model, observation = tiny_vlm(), tiny_observation([4, 2])
-    numbers = torch.tensor([[0, 3, 1, 2], [4, 4, 0, 1]])  # four numbers, as location tokens 40 to 44
+    numbers = torch.tensor([[0, 3, 1, 2], [4, 4, 0, 1]])  # four numbers, as places
     _, hidden = model(model.prefix(observation), observation.tokens, observation.token_mask, model.plan.queries)
-    logprobs = model.backbone.logits(model.plan(hidden), 40, 45).log_softmax(-1)
-    assert logprobs.shape == (2, 3, 4, 5)
+    logprobs = model.plan_logits(hidden).log_softmax(-1)
+    assert logprobs.shape == (2, 3, 4, 128)
     terms = [logprobs[b, q, a, numbers[b, a]] for b in range(2) for q in range(3) for a in range(4)]
-    off = [abs(logprobs[b, q, a].argmax() - numbers[b, a]) for b in range(2) for q in range(3) for a in range(4)]
-    loss, distance = plan_loss(model, observation, numbers, 40, 5)
-    torch.testing.assert_close(loss, -sum(terms) / 24)
-    assert distance.item() == pytest.approx(sum(map(float, off)) / 24)
-    assert loss.item() > math.log(5) / 4
+    places = torch.arange(128.0)
+    off = [
+        abs(float((logprobs[b, q, a].exp() @ places).detach()) - int(numbers[b, a]))
+        for b in range(2) for q in range(3) for a in range(4)
+    ]  # fmt: skip
+    loss, distance = plan_loss(model, observation, numbers)
+    assert distance.item() == pytest.approx(sum(off) / 24, rel=1e-4)
+    # Four tokens off in the mean cost a nat.
+    torch.testing.assert_close(loss, -sum(terms) / 24 + sum(off) / 24 / 4)
+    assert loss.item() > math.log(128) / 4

@@ -140,6 +140,22 @@ def test_sightings_are_what_a_picture_alone_can_tell():
     assert wrist.place == pytest.approx((0.1, 0.0, -0.18))
 
 
+def test_a_cube_turned_by_a_quarter_has_the_same_heading():
+    seen = {"front": (0.2, 0.7), "wrist": (0.5, 0.4)}
+
+    def headings(shape, yaw, hand_yaw):
+        objects = (thing("block", "red", shape, (0.5, 0.15, 0.02), yaw=yaw, pixels=seen),)
+        facts = SceneFacts(objects, (0.5, 0.05, 0.2), hand_yaw, 0.04, None, "", False)
+        return [sightings(facts, camera)[0].heading for camera in ("front", "wrist")]
+
+    # A cube looks the same four times a turn: an eighth of a turn is half a period.
+    front, wrist = headings("cube", np.pi / 4, np.pi / 8)
+    assert front == pytest.approx((-1.0, 0.0))
+    assert wrist == pytest.approx((0.0, 1.0))
+    assert headings("cube", 3 * np.pi / 4, np.pi / 8) == [pytest.approx(front), pytest.approx(wrist)]
+    assert headings("cylinder", 1.0, 0.3) == [(0.0, 0.0), (0.0, 0.0)]
+
+
 def test_the_kind_of_a_question_is_told_from_its_words():
     rng = np.random.default_rng(0)
     names = {name: set() for name in KINDS}

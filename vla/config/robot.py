@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from vla.config.algorithm import Algorithm
-from vla.config.section import Count, CountOrZero, Fraction, NonNegative, Positive, Schedule, Section
-from vla.config.training import Evaluation, Rl, Train
+from vla.config.section import Count, CountOrZero, Even, Fraction, NonNegative, Positive, Schedule, Section
+from vla.config.training import Evaluation, Lora, Rl, Train
 
 
 class Sim(Section):
@@ -109,11 +109,6 @@ class HubBackbone(Section):
     repository: str
 
 
-class Lora(Section):
-    rank: Count
-    alpha: Positive
-
-
 class Model(Section):
     checkpoint: str | None
     vision: Annotated[SmallVision | HubVision, Field(discriminator="name")]
@@ -123,7 +118,7 @@ class Model(Section):
     lora: Lora | None
     gradient_checkpointing: bool
     detach_critic: bool
-    freeze_prefix_in_rl: bool
+    freeze_in_rl: Literal["nothing", "prefix", "all"]
 
 
 class TokenPolicy(Section):
@@ -136,7 +131,58 @@ class TokenPolicy(Section):
     instruction_length: Count
 
 
-Policy = TokenPolicy
+class FastPolicy(Section):
+    name: Literal["fast"]
+    chunk: Count
+    instruction_length: Count
+    num_tokens: Annotated[int, Field(ge=2)]
+    scale: Positive
+    temperature: Positive
+
+
+class FlowPolicy(Section):
+    name: Literal["flow"]
+    chunk: Count
+    instruction_length: Count
+    num_steps: Count
+    exploration: Literal["one_step", "all_steps", "learned_noise", "matching"]
+    noise_level: Positive
+    min_noise: Positive
+    max_noise: Positive
+    width: Even
+    intermediate: Count
+    samples: Count
+    time_alpha: Positive
+    time_beta: Positive
+    insulate: bool
+
+
+class DiffusionPolicy(Section):
+    name: Literal["diffusion"]
+    chunk: Count
+    instruction_length: Count
+    num_steps: Count
+    num_train_steps: Count
+    prediction: Literal["epsilon", "sample", "v_prediction"]
+    min_std: Positive
+    clip: Positive
+    width: Even
+    intermediate: Count
+    samples: Count
+    insulate: bool
+
+
+class RegressionPolicy(Section):
+    name: Literal["regression"]
+    chunk: Count
+    instruction_length: Count
+    min_scale: Positive
+    temperature: Positive
+
+
+Policy = Annotated[
+    TokenPolicy | FastPolicy | FlowPolicy | DiffusionPolicy | RegressionPolicy, Field(discriminator="name")
+]
 
 
 class Data(Section):
@@ -157,6 +203,9 @@ class Augment(Section):
 
 
 class Sft(Section):
+    probe_steps: CountOrZero
+    probe_batch_size: Count
+    probe_learning_rate: Positive
     num_steps: CountOrZero
     batch_size: Count
     learning_rate: Positive

@@ -15,21 +15,13 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-NUM_ACTION_IDS = 256
-"""The last ids of every vocabulary are action tokens (RT-2 and OpenVLA overwrite the least used words)."""
-NUM_LOCATIONS = 128
-"""The ids before them are places."""
+from vla.models.vocabulary import NUM_LOCATIONS, location_ids
+
 LOCATION_RANGE = 0.32
 """Location tokens divide [-0.32, 0.32] (metres) evenly: 5 mm each. Angles (radians) use the same tokens, divided by
 5.
 """
 RADIANS_PER_METRE = 5.0
-
-
-def location_ids(vocabulary_size: int) -> range:
-    """The ids that stand for places in a vocabulary of this size."""
-    last = vocabulary_size - NUM_ACTION_IDS
-    return range(last - NUM_LOCATIONS, last)
 
 
 class Question(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,6 +11,16 @@ from torch import Tensor, nn
 
 ORDER_SCALES = (0.02, 0.08, 0.3)
 """Length scales, as shares of the whole line, on which ordered ids resemble each other."""
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The attention of a causal LM in numbers: layers, query heads, key-value heads, and the size of a head."""
+
+    num_layers: int
+    num_heads: int
+    num_key_value_heads: int
+    size: int
 
 
 class Backbone(nn.Module):
@@ -24,6 +35,27 @@ class Backbone(nn.Module):
     @property
     def word_embeddings(self) -> Float[Tensor, "V d"]:
         return self.model.get_input_embeddings().weight
+
+    @property
+    def heads(self) -> Heads:
+        config = self.model.get_decoder().config
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        grouped = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        return Heads(config.num_hidden_layers, config.num_attention_heads, grouped, size)
+
+    def rotation(
+        self, positions: Int[Tensor, "B T"], like: Float[Tensor, "B T d"]
+    ) -> tuple[Float[Tensor, "B T e"], Float[Tensor, "B T e"]]:
+        """Cosines and sines by which keys and queries at these positions are rotated, in the type of `like`.
+
+        Raises:
+            ValueError: the model marks positions in another way.
+        """
+        rotary = getattr(self.model.get_decoder(), "rotary_emb", None)
+        if rotary is None:
+            kind = type(self.model).__name__
+            raise ValueError(f"{kind} has no rotary positions, which an action expert needs: choose a Llama or alike")
+        return rotary(like, positions)
 
     def embed(self, tokens: Int[Tensor, "*rows"]) -> Float[Tensor, "*rows d"]:
         return self.model.get_input_embeddings()(tokens)
@@ -113,9 +145,15 @@ def hub_backbone(name_or_path: str, dtype: torch.dtype, gradient_checkpointing: 
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(name_or_path, dtype=dtype)
+    backbone = Backbone(model)
     if gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return Backbone(model)
+        checkpoint_gradients(backbone)
+    return backbone
+
+
+def checkpoint_gradients(backbone: Backbone) -> None:
+    """Keep only what enters each layer for the backward pass, and compute the rest again (Chen et al. 2016)."""
+    backbone.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def add_lora(backbone: Backbone, rank: int, alpha: float) -> Backbone:

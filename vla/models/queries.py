@@ -40,3 +40,45 @@ class QueryHead(nn.Module):
         nearest = torch.linspace(0, len(other.queries) - 1, len(self.queries)).round().long()
         self.queries.copy_(other.queries[nearest])
         self.mixer.load_state_dict(other.mixer.state_dict())
+
+
+class PlanReader(nn.Module):
+    """What a plan means for every query: an MLP from its numbers, how sure they are, what is felt, and the queries.
+
+    A plan is a distribution over places for each of `a` numbers. Its mean and spread enter, both on a scale on which
+    the whole line of places is [-1, 1]; thinking first and acting on the thought is the embodied chain of thought of
+    Zawalski et al. 2024, here without writing it out: one pass, and a gradient through the thought.
+    """
+
+    HIDDEN = 256
+
+    def __init__(self, num_numbers: int, num_felt: int, num_queries: int, width: int):
+        super().__init__()
+        self.num_queries = num_queries
+        self.layers = nn.Sequential(
+            nn.Linear(2 * num_numbers + num_felt + width, self.HIDDEN),
+            nn.GELU(),
+            nn.Linear(self.HIDDEN, self.HIDDEN),
+            nn.GELU(),
+            nn.Linear(self.HIDDEN, num_queries * width),
+        )
+
+    def forward(
+        self, plan: Float[Tensor, "B n"], felt: Float[Tensor, "B s"], hidden: Float[Tensor, "B p d"]
+    ) -> Float[Tensor, "B q d"]:
+        """What to add to the state of every query. `plan` is `plan_moments`; `hidden` the queries that said it."""
+        read = self.layers(torch.cat([plan, felt, hidden.mean(1)], dim=-1))
+        return read.unflatten(-1, (self.num_queries, -1))
+
+
+PLACE_GAIN = 3.0
+"""Places that matter lie within a third of the line; this brings them to [-1, 1]."""
+
+
+def plan_moments(logits: Float[Tensor, "B p a c"]) -> Float[Tensor, "B n"]:
+    """Mean and spread of every number of a plan, n = 2a; `p` queries have said it, and are averaged."""
+    places = torch.linspace(-PLACE_GAIN, PLACE_GAIN, logits.shape[-1], device=logits.device)
+    chances = logits.softmax(-1).mean(1)
+    mean = chances @ places
+    spread = (chances * (places - mean[..., None]) ** 2).sum(-1).clamp(min=1e-6).sqrt()
+    return torch.cat([mean, spread], dim=-1)

@@ -11,6 +11,7 @@ Shapes: `B` rows, `P` prefix tokens, `n` text tokens, `q` queries, `d` hidden wi
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
@@ -20,6 +21,7 @@ from vla.models.backbone import Backbone
 from vla.models.projector import mlp_projector
 from vla.models.queries import QueryHead
 from vla.models.vision import VisionEncoder
+from vla.models.vocabulary import NUM_ACTION_IDS, NUM_LOCATIONS, location_ids
 from vla.types import Observation
 
 SMALLEST_SPREAD = 1e-3
@@ -82,6 +84,11 @@ class VisionLanguageModel(nn.Module):
         plan: QueryHead | None = None,
     ):
         super().__init__()
+        if plan is not None and location_ids(backbone.vocabulary_size).start < 0:
+            raise ValueError(
+                f"a vocabulary of {backbone.vocabulary_size} ids has no room for the {NUM_LOCATIONS} places and "
+                f"{NUM_ACTION_IDS} actions at its end: raise model.backbone.vocabulary_size"
+            )
         self.plan = plan
         self.vision = vision
         self.backbone = backbone
@@ -127,10 +134,14 @@ class VisionLanguageModel(nn.Module):
 
     def prefix(self, observation: Observation) -> Float[Tensor, "B P d"]:
         """Embeddings of what is seen and felt, before the language model."""
+        felt = self.proprio_projector(self.felt(observation))
+        return torch.cat([self.image_tokens(observation.images), felt[:, None]], dim=1)
+
+    def felt(self, observation: Observation) -> Float[Tensor, "B s"]:
+        """Proprioception, normalised."""
         if observation.proprio is None:
             raise ValueError("the model takes proprioception and the observation has none")
-        felt = self.proprio_projector((observation.proprio - self.proprio_mean) / self.proprio_std)
-        return torch.cat([self.image_tokens(observation.images), felt[:, None]], dim=1)
+        return (observation.proprio - self.proprio_mean) / self.proprio_std
 
     def forward(
         self,
@@ -140,9 +151,10 @@ class VisionLanguageModel(nn.Module):
         queries: Float[Tensor, "q d"] | None = None,
         segments: Int[Tensor, "B n"] | None = None,
         layers: list[Tensor] | None = None,
+        cache: Any = None,
     ) -> tuple[Float[Tensor, "B n d"], Float[Tensor, "B q d"]]:
         """Hidden states of the text and of the queries; `layers` is given those of the whole sequence at every
-        depth.
+        depth, `cache` the keys and values.
         """
         batch, length = tokens.shape
         parts = [prefix, self.backbone.embed(tokens)]
@@ -154,8 +166,14 @@ class VisionLanguageModel(nn.Module):
             first = num_prefix + token_mask.sum(1, keepdim=True)
             positions.append(first + torch.arange(num_queries, device=tokens.device))
         attend = attention_mask(num_prefix, token_mask, num_queries, segments)
-        hidden = self.backbone(torch.cat(parts, dim=1), attend, torch.cat(positions, dim=1), layers=layers)
+        hidden = self.backbone(torch.cat(parts, dim=1), attend, torch.cat(positions, dim=1), cache, layers)
         return hidden[:, num_prefix : num_prefix + length], hidden[:, num_prefix + length :]
+
+    def plan_logits(self, hidden: Float[Tensor, "B q d"]) -> Float[Tensor, "B q a c"]:
+        """What queries say an instruction comes down to: logits over the places of every number."""
+        assert self.plan is not None, "this model has no plan head"
+        places = location_ids(self.backbone.vocabulary_size)
+        return self.backbone.logits(self.plan(hidden), places.start, places.stop)
 
     @torch.no_grad()
     def generate(self, observation: Observation, max_new_tokens: int, end_token: int) -> Int[Tensor, "B m"]:

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from vla.actions.bins import ActionBins
 from vla.models.backbone import Backbone
 from vla.models.heads import ValueHead
-from vla.models.queries import QueryHead
+from vla.models.queries import PlanReader, QueryHead, plan_moments
 from vla.models.vlm import VisionLanguageModel, attention_mask, text_positions
 from vla.types import Decision, Observation, Scores, Trace
 
 
 class TokenPolicy(nn.Module):
-    """A vision-language model that acts in tokens. `cached_prefix`: the prefix is frozen, so a trace carries it."""
+    """A vision-language model that acts in tokens. What is frozen is computed once: a trace carries it (`cached`)."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class TokenPolicy(nn.Module):
         decoding: Literal["parallel", "autoregressive"],
         temperature: float,
         detach_critic: bool,
-        cached_prefix: bool = False,
+        cached: Literal["nothing", "prefix", "queries"] = "nothing",
     ):
         super().__init__()
         if bins.num_bins > model.backbone.vocabulary_size:
@@ -47,13 +47,16 @@ class TokenPolicy(nn.Module):
                 f"policy.temperature ({temperature}) must be positive; greedy decoding is asked for at evaluation"
             )
         self.model, self.bins, self.chunk = model, bins, chunk
-        self.decoding, self.temperature, self.cached_prefix = decoding, temperature, cached_prefix
+        self.decoding, self.temperature, self.cached = decoding, temperature, cached
         self.first_id = model.backbone.vocabulary_size - bins.num_bins
         model.backbone.order(self.first_id, bins.num_bins)
         num_queries = chunk if decoding == "parallel" else 1
         self.head = QueryHead(num_queries, bins.num_active, model.width)
+        self.reader = None
         if model.plan is not None:
             self.head.start_from(model.plan)
+            numbers, felt = len(model.plan.dimensions), len(model.proprio_mean)
+            self.reader = PlanReader(numbers, felt, num_queries, model.width)
         self.value_head = ValueHead(model.width, detach_critic)
         self.register_buffer("valid", bins.valid(), persistent=False)
 
@@ -69,13 +72,28 @@ class TokenPolicy(nn.Module):
         dimension = torch.arange(logits.shape[1], device=logits.device) % self.bins.num_active
         return (logits / self.temperature).masked_fill(~self.valid[dimension], -torch.inf).log_softmax(-1)
 
-    def _parallel(
-        self, prefix: Float[Tensor, "B P d"], observation: Observation
+    def _planned(self, hidden: Float[Tensor, "B q d"], observation: Observation) -> Float[Tensor, "B q d"]:
+        """The states of the queries, and in them what they say the instruction comes down to."""
+        if self.reader is None:
+            return hidden
+        plan = plan_moments(self.model.plan_logits(hidden))
+        return hidden + self.reader(plan, self.model.felt(observation), hidden)
+
+    def perceive(self, observation: Observation, trace: Trace | None = None) -> Float[Tensor, "B q d"]:
+        """What the queries of parallel decoding have seen; from the trace, where that carries what is frozen."""
+        kept = trace or {}
+        if "hidden" in kept:
+            return kept["hidden"]
+        prefix = kept["prefix"] if "prefix" in kept else self.prefix(observation)
+        return self.model(prefix, observation.tokens, observation.token_mask, self.head.queries)[1]
+
+    def _decide(
+        self, hidden: Float[Tensor, "B q d"], observation: Observation
     ) -> tuple[Float[Tensor, "B L K"], Float[Tensor, "B d"]]:
         """Log-probabilities of all draws and the critic's input, from one pass."""
-        _, hidden = self.model(prefix, observation.tokens, observation.token_mask, self.head.queries)
-        logits = self.model.backbone.logits(self.head(hidden).flatten(1, 2), self.first_id)
-        return self._scaled(logits), hidden.mean(1)
+        states = self._planned(hidden, observation)
+        logits = self.model.backbone.logits(self.head(states).flatten(1, 2), self.first_id)
+        return self._scaled(logits), states.mean(1)
 
     def _teacher_forced(
         self, prefix: Float[Tensor, "B P d"], observation: Observation, ids: Int[Tensor, "B L"]
@@ -90,7 +108,9 @@ class TokenPolicy(nn.Module):
         positions = torch.cat([seen, text_positions(prefix.shape[1], extended, None)], dim=1)
         hidden = self.model.backbone(embeddings, attention_mask(prefix.shape[1], extended), positions)
         hidden = hidden[:, -draws:]
-        return self._scaled(self._autoregressive_logits(hidden)), hidden[:, 0]
+        first = self._planned(hidden[:, :1], observation)
+        states = hidden + (first - hidden[:, :1])
+        return self._scaled(self._autoregressive_logits(states)), first[:, 0]
 
     def _autoregressive_logits(self, hidden: Float[Tensor, "B l d"], first_draw: int = 0) -> Float[Tensor, "B l K"]:
         which = torch.arange(first_draw, first_draw + hidden.shape[1], device=hidden.device) % self.bins.num_active
@@ -114,35 +134,38 @@ class TokenPolicy(nn.Module):
             self.head.queries.to(prefix.dtype).expand(rows, -1, -1),
             num_prefix + mask.sum(1, keepdim=True),
         )
-        ids, logprobs, first = [], [], None
+        ids, logprobs, thought = [], [], None
         for draw in range(self.num_draws):
             seen_now = visible[:, None, : num_prefix + length + draw + 1]
             hidden = backbone(embedded, seen_now, position + draw, cache)
-            first = hidden[:, 0] if first is None else first
+            if thought is None:
+                thought = self._planned(hidden, observation) - hidden
+                first = (hidden + thought)[:, 0]
             valid = self.valid[draw % self.bins.num_active]
-            logits = self._autoregressive_logits(hidden, draw)[:, 0] / self.temperature
+            logits = self._autoregressive_logits(hidden + thought, draw)[:, 0] / self.temperature
             distribution = logits.masked_fill(~valid, -torch.inf).log_softmax(-1)
             token = draw_ids(distribution, greedy)
             ids.append(token)
             logprobs.append(distribution.gather(-1, token[:, None])[:, 0])
             embedded = backbone.embed(token + self.first_id)[:, None]
-        assert first is not None
         return torch.stack(ids, 1), torch.stack(logprobs, 1), first
 
     @torch.no_grad()
     def act(self, observation: Observation, *, greedy: bool = False) -> Decision:
         """Draw a chunk of actions [B, H, A] (physical units) for every row."""
         prefix = self.prefix(observation)
+        kept = {"prefix": prefix} if self.cached == "prefix" else {}
         if self.decoding == "parallel":
-            distribution, state = self._parallel(prefix, observation)
+            hidden = self.perceive(observation, {"prefix": prefix})
+            distribution, state = self._decide(hidden, observation)
             ids = draw_ids(distribution, greedy)
             logprobs = distribution.gather(-1, ids[..., None])[..., 0]
+            kept = {"hidden": hidden} if self.cached == "queries" else kept
         else:
             ids, logprobs, state = self._write(prefix, observation, greedy)
-        trace = {"ids": ids} | ({"prefix": prefix} if self.cached_prefix else {})
         return Decision(
             action=self.bins.decode(ids.unflatten(1, (self.chunk, -1))),
-            trace=trace,
+            trace={"ids": ids} | kept,
             logprobs=logprobs,
             mask=torch.ones_like(ids, dtype=torch.bool),
             values=self.value_head(state),
@@ -151,9 +174,9 @@ class TokenPolicy(nn.Module):
     @torch.no_grad()
     def value(self, observation: Observation) -> Float[Tensor, "B"]:
         """The critic's estimate of the return from here."""
-        prefix = self.prefix(observation)
         if self.decoding == "parallel":
-            return self.value_head(self._parallel(prefix, observation)[1])
+            return self.value_head(self._decide(self.perceive(observation), observation)[1])
+        prefix = self.prefix(observation)
         start = torch.zeros(len(prefix), 1, dtype=torch.long, device=prefix.device)
         return self.value_head(self._teacher_forced(prefix, observation, start)[1])
 
@@ -166,29 +189,61 @@ class TokenPolicy(nn.Module):
         """
         for parameter in self.model.prefix_parameters():
             parameter.requires_grad_(False)
-        self.cached_prefix = True
+        self.cached = "prefix"
+
+    def freeze_model(self) -> None:
+        """Stop training all but the head; traces carry what the queries have seen, so that the vision-language model
+        is run once a decision and an update costs next to nothing.
+
+        Raises ValueError for autoregressive decoding, where every token goes through the model.
+        """
+        if self.decoding != "parallel":
+            raise ValueError(
+                f"policy.decoding={self.decoding} runs the language model for every token, so it cannot be frozen "
+                "apart from the head: choose policy.decoding=parallel, or model.freeze_in_rl=prefix"
+            )
+        for parameter in self.model_parameters():
+            parameter.requires_grad_(False)
+        self.cached = "queries"
 
     def score(self, observation: Observation, trace: Trace) -> Scores:
         """Log-probabilities [B, L], entropies [B, L] and values [B] of stored draws under the present weights."""
-        prefix = trace["prefix"] if self.cached_prefix else self.prefix(observation)
-        return self._scores(prefix, observation, trace["ids"])
+        if self.decoding == "parallel":
+            return self._scores(self._decide(self.perceive(observation, trace), observation), trace["ids"])
+        prefix = trace["prefix"] if "prefix" in trace else self.prefix(observation)
+        return self._scores(self._teacher_forced(prefix, observation, trace["ids"]), trace["ids"])
 
-    def imitate(self, observation: Observation, actions: Float[Tensor, "B H A"]) -> Float[Tensor, "B L"]:
-        """Log-probabilities of demonstrated actions, for supervised training."""
-        ids = self.bins.encode(actions).flatten(1)
-        return self._scores(self.prefix(observation), observation, ids).logprobs
+    def imitate(
+        self,
+        observation: Observation,
+        actions: Float[Tensor, "B H A"],
+        hidden: Float[Tensor, "B q d"] | None = None,
+    ) -> Float[Tensor, "B L"]:
+        """Log-probabilities of demonstrated actions, for supervised training; `hidden` where `perceive` has run."""
+        trace = {"ids": self.bins.encode(actions).flatten(1)} | ({} if hidden is None else {"hidden": hidden})
+        return self.score(observation, trace).logprobs
 
     def imitation_terms(
-        self, observation: Observation, actions: Float[Tensor, "B H A"], action_mask: Bool[Tensor, "B H"]
+        self,
+        observation: Observation,
+        actions: Float[Tensor, "B H A"],
+        action_mask: Bool[Tensor, "B H"],
+        hidden: Float[Tensor, "B q d"] | None = None,
     ) -> tuple[Float[Tensor, "B L"], Bool[Tensor, "B L"]]:
         """Cross-entropy of every demonstrated action token, and which of them count."""
-        return -self.imitate(observation, actions), self.draw_mask(action_mask)
+        return -self.imitate(observation, actions, hidden), self.draw_mask(action_mask)
 
-    def _scores(self, prefix: Float[Tensor, "B P d"], observation: Observation, ids: Int[Tensor, "B L"]) -> Scores:
-        if self.decoding == "parallel":
-            distribution, state = self._parallel(prefix, observation)
-        else:
-            distribution, state = self._teacher_forced(prefix, observation, ids)
+    @property
+    def can_probe(self) -> bool:
+        return self.decoding == "parallel"
+
+    def model_parameters(self) -> Iterator[nn.Parameter]:
+        """What `perceive` depends on: all but the head."""
+        yield from self.model.parameters()
+        yield self.head.queries
+
+    def _scores(self, decided: tuple[Float[Tensor, "B L K"], Float[Tensor, "B d"]], ids: Int[Tensor, "B L"]) -> Scores:
+        distribution, state = decided
         probabilities = distribution.exp()
         entropy = -(probabilities * distribution.masked_fill(probabilities == 0, 0.0)).sum(-1)
         return Scores(distribution.gather(-1, ids[..., None])[..., 0], entropy, self.value_head(state))

@@ -26,21 +26,29 @@ def plan_loss(
     model: VisionLanguageModel,
     observation: Observation,
     numbers: Int[Tensor, "B a"],
-    first_location: int,
-    count: int,
     layers: list[Tensor] | None = None,
+    prefix: Float[Tensor, "B P d"] | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Every query of the plan head names every number that the instruction comes down to, as location tokens 0..count.
+    """Every query of the plan head names every number that the instruction comes down to, as location tokens from 0.
 
-    Cross-entropy, a mean over queries and numbers, and the mean distance in tokens of the likeliest answer.
+    Cross-entropy plus the absolute error of the expected token over `EXPECTED_SCALE` (what a policy reads of a plan is
+    its expectation), means over queries and numbers; and that error in tokens. `prefix` is the observation's, where it
+    was computed already.
     """
     assert model.plan is not None, "this model has no plan head"
-    prefix = model.prefix(observation)
+    prefix = model.prefix(observation) if prefix is None else prefix
     _, hidden = model(prefix, observation.tokens, observation.token_mask, model.plan.queries, layers=layers)
-    logits = model.backbone.logits(model.plan(hidden), first_location, first_location + count)
+    logits = model.plan_logits(hidden)
     wanted = numbers[:, None].expand(logits.shape[:-1])
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 2), wanted.flatten())
-    return loss, (logits.argmax(-1) - wanted).abs().float().mean()
+    places = torch.arange(logits.shape[-1], dtype=logits.dtype, device=logits.device)
+    expected = logits.softmax(-1) @ places
+    distance = (expected - wanted).abs().mean()
+    return loss + distance / EXPECTED_SCALE, distance.detach()
+
+
+EXPECTED_SCALE = 4.0
+"""An expectation this many tokens off costs one nat."""
 
 
 def answer_loss(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from vla.rl.protocols import Critic, Policy
 from vla.types import Observation
@@ -39,3 +39,28 @@ class ImitablePolicy(Policy, Critic, Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
+
+
+@runtime_checkable
+class ProbedPolicy(ImitablePolicy, Protocol):
+    """A policy whose head can be trained on what its model has seen, `hidden`, without running the model again."""
+
+    can_probe: bool
+
+    def perceive(self, observation: Observation) -> Float[Tensor, "B q d"]: ...
+
+    def imitation_terms(
+        self,
+        observation: Observation,
+        actions: Float[Tensor, "B H A"],
+        action_mask: Bool[Tensor, "B H"],
+        hidden: Float[Tensor, "B q d"] | None = None,
+    ) -> tuple[Float[Tensor, "B _"], Bool[Tensor, "B _"]]: ...
+
+    def model_parameters(self) -> Iterator[nn.Parameter]:
+        """All but the head's: what `hidden` depends on."""
+        ...
+
+    def freeze_model(self) -> None:
+        """Stop training what `hidden` depends on."""
+        ...

@@ -15,8 +15,9 @@ import torch
 
 from vla.data.augment import random_light, random_shift
 from vla.data.observations import Seen
-from vla.data.questions import LOCATION_RANGE, NUM_LOCATIONS, PackedQuestions, Question, QuestionEncoder
+from vla.data.questions import LOCATION_RANGE, PackedQuestions, Question, QuestionEncoder
 from vla.models.vlm import VisionLanguageModel
+from vla.models.vocabulary import NUM_LOCATIONS
 from vla.sft.loop import SupervisedSettings, SupervisedState, fit
 from vla.sft.losses import answer_loss, plan_loss
 from vla.sft.sightings import PLACE_SCALE, CellTargets, SightingHead, cell_arrays, mention_loss, sighting_loss
@@ -49,7 +50,7 @@ class SceneSource(Protocol):
         """
 
     def sightings(self, facts: Any) -> Mapping[str, Sequence[Any]]:
-        """By camera, the objects in the picture: (right, down, kind, place), see `vla.sft.sightings`."""
+        """By camera, the objects in the picture: (right, down, kind, place, heading), see `vla.sft.sightings`."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ class PlanBatch:
     numbers: torch.Tensor
     mentions: torch.Tensor
     places: torch.Tensor
+    cells: CellTargets
 
 
 class ScenePool:
@@ -130,7 +132,7 @@ class ScenePool:
         chosen = rng.integers(self.size, size=rows)
         asked = [self.source.ask(self._facts[i], rng, count) for i in chosen]
         batch = grounding_batch({n: i[chosen] for n, i in self._images.items()}, self._proprio[chosen], asked, encoder)
-        return replace(batch, cells=CellTargets(*(torch.from_numpy(kept[chosen]) for kept in self._cells)))
+        return replace(batch, cells=self._targets(chosen))
 
     def plans(self, rows: int, rng: np.random.Generator, encoder: QuestionEncoder) -> PlanBatch:
         """`rows` scenes with an instruction each."""
@@ -142,7 +144,10 @@ class ScenePool:
         pictures = {n: torch.from_numpy(i[chosen]) for n, i in self._images.items()}
         observation = Observation(pictures, torch.from_numpy(self._proprio[chosen]), tokens, mask)
         numbers = torch.tensor([encoder.locations(plan.numbers, "m") for plan in plans]) - encoder.first_location
-        return PlanBatch(observation, numbers, torch.tensor(mentions), where)
+        return PlanBatch(observation, numbers, torch.tensor(mentions), where, self._targets(chosen))
+
+    def _targets(self, chosen: np.ndarray) -> CellTargets:
+        return CellTargets(*(torch.from_numpy(kept[chosen]) for kept in self._cells))
 
 
 @torch.no_grad()
@@ -267,23 +272,30 @@ class Grounding:
     def loss(self, batch: GroundingBatch | PlanBatch) -> tuple[torch.Tensor, dict[str, float]]:
         """Instructions come down to numbers; or questions, with detection by its weight."""
         if isinstance(batch, PlanBatch):
-            first = self.encoder.first_location
             layers: list[torch.Tensor] = []
-            plan, distance = plan_loss(self.model, batch.observation, batch.numbers, first, NUM_LOCATIONS, layers)
+            prefix = self.model.prefix(batch.observation)
+            plan, distance = plan_loss(self.model, batch.observation, batch.numbers, layers, prefix)
             positions = self.model.num_prefix + batch.mentions
             mention = mention_loss(self.mention_head, layers[-2], positions, batch.places)
             width = 2 * LOCATION_RANGE / NUM_LOCATIONS
             metrics = {"plan_loss": float(plan.detach()), "plan_error": float(distance) * width}
-            return plan + mention, metrics | {"mention_error": float(mention.detach()) * PLACE_SCALE}
+            metrics["mention_error"] = float(mention.detach()) * PLACE_SCALE
+            return self._with_sightings(plan + mention, metrics, prefix, batch.cells)
         assert batch.cells is not None
         prefix, questions = self.model.prefix(batch.observation), batch.questions
         answer, accuracy = answer_loss(self.model, batch.observation, questions.answers, questions.segments, prefix)
         metrics = {"answer_loss": float(answer.detach()), "answer_accuracy": float(accuracy)}
+        return self._with_sightings(answer, metrics, prefix, batch.cells)
+
+    def _with_sightings(
+        self, loss: torch.Tensor, metrics: dict[str, float], prefix: torch.Tensor, cells: CellTargets
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """Detection beside another loss, by its weight."""
         if not self.settings.sighting_weight:
-            return answer, metrics
+            return loss, metrics
         tokens = prefix[:, : self.model.num_prefix - 1]
-        seen, seen_metrics = sighting_loss(self.head, tokens, self.model.backbone.word_embeddings, batch.cells)
-        return answer + self.settings.sighting_weight * seen, metrics | seen_metrics
+        seen, seen_metrics = sighting_loss(self.head, tokens, self.model.backbone.word_embeddings, cells)
+        return loss + self.settings.sighting_weight * seen, metrics | seen_metrics
 
     def train(self, on_step: Callable[[str, int, dict[str, float]], bool | None]) -> None:
         """Both parts, each with its own schedule; `on_step(part, steps done, metrics)` may end a part by True."""

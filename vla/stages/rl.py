@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -16,7 +16,7 @@ from vla.rl.loop import LoopSettings, LoopState, train
 from vla.rl.protocols import VectorEnvironment
 from vla.rl.reference import FrozenCopy
 from vla.rl.update import UpdateSettings
-from vla.sft.protocols import ImitablePolicy
+from vla.sft.protocols import ImitablePolicy, ProbedPolicy
 from vla.stages.evaluation import evaluate_policy
 from vla.stages.recordings import reached, record_update
 from vla.stages.refinement import DynamicSampling, Starts, make_collector
@@ -42,6 +42,14 @@ class RlState:
         return [(i, SuccessRate(successes, n, None)) for i, successes, n in self.validation]
 
 
+def freeze(policy: ImitablePolicy, what: Literal["nothing", "prefix", "all"]) -> None:
+    """Leave out of RL what reads pictures (`prefix`), or all but the head where a policy has one apart (`all`)."""
+    if what == "all" and isinstance(policy, ProbedPolicy) and policy.can_probe:
+        policy.freeze_model()
+    elif what != "nothing":
+        policy.freeze_prefix()
+
+
 class Reinforcement:
     """One stage of reinforcement learning: what it needs, and how it collects, judges itself, saves and goes on."""
 
@@ -57,8 +65,7 @@ class Reinforcement:
         self.run, self.config, self.policy = run, config, policy
         self.environment, self.observer, self.starts = environment, observer, starts
         rl, settings = config.rl, config.algorithm.model_dump()
-        if config.model.freeze_prefix_in_rl:
-            policy.freeze_prefix()
+        freeze(policy, config.model.freeze_in_rl)
         self.algorithm = make_algorithm(settings.pop("name"), **settings)
         self.optimizer = make_optimizer(
             policy, rl.optimizer, rl.learning_rate, rl.weight_decay, rl.muon_learning_rate,

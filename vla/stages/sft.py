@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
 from torch import Tensor
 
 from vla.config.robot import RobotConfig
@@ -11,12 +13,21 @@ from vla.data.demonstrations import Demonstrations
 from vla.data.observations import Observer
 from vla.data.questions import QuestionEncoder
 from vla.sft.loop import SupervisedSettings, SupervisedState, fit
-from vla.sft.protocols import ImitablePolicy
+from vla.sft.probe import features_of, probe
+from vla.sft.protocols import ImitablePolicy, ProbedPolicy
 from vla.stages.grounding import Grounding, GroundingSettings, SceneSource
-from vla.stages.imitation import Augmentation, ImitationBatch, ImitationBatches, held_out_loss, mixed_loss
+from vla.stages.imitation import (
+    Augmentation,
+    ImitationBatch,
+    ImitationBatches,
+    action_tensors,
+    held_out_loss,
+    mixed_loss,
+)
 from vla.stages.run import Run
 from vla.train.optim import EMA, make_optimizer
 from vla.train.seed import derive_seed
+from vla.types import Observation
 
 SHOWN = ("loss", "action_loss", "plan_error")
 
@@ -60,9 +71,11 @@ def supervised_stage(
         None if grounding is None else grounding.mixed_batch,
     )
     optimizer = make_optimizer(policy, sft.optimizer, sft.learning_rate, sft.weight_decay, sft.muon_learning_rate)
+    saved = run.load("sft")
+    if saved is None and sft.probe_steps:
+        probe_stage(run, config, policy, training, observer, augmentation)
     ema = None if sft.ema_decay is None else EMA(policy, sft.ema_decay)
     state = SupervisedState()
-    saved = run.load("sft")
     if saved is not None:
         policy.load_state_dict(saved["policy"])
         optimizer.load_state_dict(saved["optimizer"])
@@ -98,3 +111,39 @@ def supervised_stage(
     save()
     loss = held_out_loss(policy, held_out, observer, sft.batch_size)
     run.finish("sft", {"num_steps": state.step, "held_out_loss": loss, "num_frames": training.num_frames})
+
+
+def probe_stage(
+    run: Run,
+    config: RobotConfig,
+    policy: ImitablePolicy,
+    training: Demonstrations,
+    observer: Observer,
+    augmentation: Augmentation,
+) -> None:
+    """Train the head on what the model, as it is, sees in the demonstrations. Stopped half-way, it begins anew."""
+    sft = config.sft
+    if not (isinstance(policy, ProbedPolicy) and policy.can_probe):
+        run.progress.say("sft.probe_steps: this policy has no head apart from its model; fine-tuning starts at once")
+        return
+
+    def batches() -> Iterator[tuple[Observation, Tensor, Tensor]]:
+        for at in range(0, training.num_frames, sft.batch_size):
+            batch = training.batch(np.arange(at, min(at + sft.batch_size, training.num_frames)), policy.chunk)
+            bar.advance(len(batch.actions))
+            yield augmentation.apply(observer(batch)), *action_tensors(batch)
+
+    with run.progress.stage("looking at the demonstrations", training.num_frames) as bar:
+        features = features_of(policy, batches())
+    run.check_stop()
+    settings = SupervisedSettings(sft.probe_steps, None, sft.warmup_fraction, "cosine", sft.max_grad_norm)
+    with run.progress.stage("SFT of the head", sft.probe_steps) as bar:
+
+        def on_step(step: int, metrics: dict[str, float]) -> bool:
+            bar.advance(1, loss=metrics["loss"])
+            if step % sft.log_every == 0:
+                run.log.write("probe", step, metrics)
+            return run.stop.requested
+
+        probe(policy, features, sft.probe_batch_size, sft.probe_learning_rate, sft.weight_decay, settings, on_step)
+    run.check_stop()

@@ -1,0 +1,44 @@
+"""Probing: the head learns from stored features what it would learn through the model, and the model stands still."""
+
+import torch
+
+from tests.models.tiny import tiny_observation
+from tests.policies.test_token import tiny_policy
+from vla.sft.loop import SupervisedSettings
+from vla.sft.probe import features_of, only_the_head, probe
+
+
+def demonstrated(policy):
+    observation = tiny_observation([3] * 8)
+    torch.manual_seed(0)
+    actions = policy.act(observation).action
+    return observation, actions, torch.ones(actions.shape[:2], dtype=torch.bool)
+
+
+def test_the_head_learns_and_the_model_stands_still():
+    policy = tiny_policy("parallel")
+    observation, actions, mask = demonstrated(policy)
+    before = {name: p.clone() for name, p in policy.named_parameters()}
+    features = features_of(policy, iter([(observation, actions, mask)]))
+    assert features.observation.images == {}
+    losses = []
+    settings = SupervisedSettings(60, None, 0.1, "cosine", 1.0)
+    probe(policy, features, 8, 1e-2, 0.0, settings, lambda step, metrics: losses.append(metrics["loss"]))
+    assert losses[-1] < 0.25 * losses[0]
+    changed = {name for name, p in policy.named_parameters() if not torch.equal(p, before[name])}
+    assert changed
+    assert not any(name.startswith("model.") or name == "head.queries" for name in changed)
+    assert all(p.requires_grad for p in policy.parameters())
+    # What was learned from features holds for pictures.
+    terms, _ = policy.imitation_terms(observation, actions, mask)
+    torch.testing.assert_close(terms.mean().detach(), torch.tensor(losses[-1]), rtol=0.2, atol=0.05)
+
+
+def test_what_was_frozen_before_stays_frozen():
+    policy = tiny_policy("parallel")
+    policy.model.vision.requires_grad_(False)
+    with only_the_head(policy):
+        assert not any(p.requires_grad for p in policy.model.parameters())
+        assert policy.head.mixer[0].weight.requires_grad
+    assert not any(p.requires_grad for p in policy.model.vision.parameters())
+    assert policy.head.queries.requires_grad

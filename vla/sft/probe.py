@@ -1,0 +1,91 @@
+"""The head first: what a frozen model has seen is computed once, and the head learns from that.
+
+A head of random weights sends the gradients of a beginner through a model that already knows how to see; probing before
+fine-tuning avoids it (Kumar et al. 2022, "Fine-tuning can distort pretrained features"). It is also cheap: on a CPU a
+step on stored features takes a fiftieth of one through the vision-language model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from vla.sft.loop import SupervisedSettings, SupervisedState, fit
+from vla.sft.protocols import ProbedPolicy
+from vla.train.optim import make_optimizer
+from vla.types import Observation
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a frozen model has seen of N frames, with the actions after each."""
+
+    hidden: Float[Tensor, "N q d"]
+    observation: Observation
+    actions: Float[Tensor, "N H A"]
+    action_mask: Bool[Tensor, "N H"]
+
+    def __len__(self) -> int:
+        return len(self.hidden)
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Observation, Tensor, Tensor]:
+        seen = self.observation
+        assert seen.proprio is not None
+        part = replace(
+            seen, proprio=seen.proprio[rows], tokens=seen.tokens[rows], token_mask=seen.token_mask[rows]
+        )  # fmt: skip
+        return self.hidden[rows], part, self.actions[rows], self.action_mask[rows]
+
+
+@torch.no_grad()
+def features_of(policy: ProbedPolicy, batches: Iterator[tuple[Observation, Tensor, Tensor]]) -> Features:
+    """Run the model once over all batches of (observation, actions, mask); the pictures are not kept."""
+    kept = [(policy.perceive(seen), replace(seen, images={}), actions, mask) for seen, actions, mask in batches]
+    hidden, seen, actions, mask = zip(*kept, strict=True)
+    observation = Observation(
+        {}, torch.cat([o.proprio for o in seen]), torch.cat([o.tokens for o in seen]),
+        torch.cat([o.token_mask for o in seen]),
+    )  # fmt: skip
+    return Features(torch.cat(hidden), observation, torch.cat(actions), torch.cat(mask))
+
+
+def probe(
+    policy: ProbedPolicy,
+    features: Features,
+    batch_size: int,
+    learning_rate: float,
+    weight_decay: float,
+    settings: SupervisedSettings,
+    on_step: Callable[[int, dict[str, float]], bool | None],
+) -> None:
+    """Train the head of `policy` in place, by AdamW on random batches of the features."""
+
+    def loss_of(rows: Tensor) -> tuple[Tensor, dict[str, float]]:
+        hidden, seen, actions, mask = features.batch(rows)
+        terms, counts = policy.imitation_terms(seen, actions, mask, hidden)
+        return (terms * counts).sum() / counts.sum().clamp(min=1), {}
+
+    def rows_at(step: int) -> Tensor:
+        return torch.randint(len(features), (min(batch_size, len(features)),))
+
+    with only_the_head(policy):
+        optimizer = make_optimizer(policy, "adamw", learning_rate, weight_decay)
+        fit(policy, loss_of, rows_at, optimizer, settings, SupervisedState(), None, on_step)
+
+
+@contextmanager
+def only_the_head(policy: ProbedPolicy) -> Iterator[None]:
+    """Within the block nothing but the head is trained."""
+    frozen = [p for p in policy.model_parameters() if p.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
