@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,15 @@ class RemotePolicy:
         from websockets.sync.client import connect
 
         self.patience_seconds = patience_seconds
-        self.connection = connect(address, compression=None, max_size=None, open_timeout=patience_seconds)
-        self.passport: dict[str, Any] = self._receive()
+        self._open = ExitStack()
+        asked = connect(address, compression=None, max_size=None, open_timeout=patience_seconds)
+        self.connection = self._open.enter_context(asked)
         self.timing: dict[str, float] = {}
+        try:
+            self.passport: dict[str, Any] = self._receive()
+        except BaseException:
+            self.close()
+            raise
 
     def _receive(self) -> Any:
         answer = self.connection.recv(timeout=self.patience_seconds)
@@ -48,7 +55,7 @@ class RemotePolicy:
                 raise ValueError(f"action_spec.{name} is {theirs.get(name)} on the server, {value} here")
 
     def close(self) -> None:
-        self.connection.close()
+        self._open.close()
 
 
 def as_lists(value: Any) -> Any:
