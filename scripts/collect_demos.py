@@ -16,7 +16,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder of the dataset; must not exist yet")
     parser.add_argument("--num", type=int, default=100, help="successful episodes (default %(default)s)")
-    parser.add_argument("--task", nargs="+", default="pick_place", help="several take turns (default %(default)s)")
+    parser.add_argument("--task", nargs="+", default=["pick_place"], help="one, or several that take turns")
     parser.add_argument("--robot", default="panda", help="panda or gantry (default %(default)s)")
     parser.add_argument("--cameras", nargs="+", default=["front", "wrist"])
     parser.add_argument("--image-size", type=int, default=96, help="pixels (default %(default)s)")
@@ -26,7 +26,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--burst-probability", type=float, default=0.02, help="of a disturbance, per control step")
     parser.add_argument("--num-envs", type=int, default=32)
     parser.add_argument("--renderer", choices=["auto", "egl", "warp"], default="auto")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    options.task = options.task[0] if len(options.task) == 1 else options.task
+    return options
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -7,6 +7,7 @@ One step is one control step.
 from __future__ import annotations
 
 import string
+from itertools import product
 from typing import Any
 
 import gymnasium
@@ -29,11 +30,11 @@ LARGEST_SEED = 2**31 - 1
 
 
 def register_environments() -> None:
-    """Make `gymnasium.make("PickPlacePanda-v0")` and `"PickPlaceGantry-v0"` work; nothing is registered before."""
-    for robot in sim.ROBOTS:
-        name = f"PickPlace{robot.capitalize()}-v0"
+    """Make `gymnasium.make("PickPlacePanda-v0")`, `"ReachGantry-v0"` and so on work; nothing is registered before."""
+    for task, robot in product(sim.TASKS, sim.ROBOTS):
+        name = f"{task.title().replace('_', '')}{robot.capitalize()}-v0"
         if name not in gymnasium.registry:
-            kwargs = {"task": "pick_place", "robot": robot}
+            kwargs = {"task": task, "robot": robot}
             gymnasium.register(name, entry_point="sim.environment:Environment", kwargs=kwargs)
 
 
