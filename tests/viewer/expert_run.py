@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import sim
 from sim.experts import Expert
@@ -57,22 +56,20 @@ def make_run(folder: Path, robot: str = "gantry", image_size: int = 32) -> Path:
     actions, returns, success, measures = ([parts[e][kind][i] for e, i in order] for kind in range(4))
     counts = [len(a) for a in actions]
     rows = sum(counts)
-    generator = torch.Generator().manual_seed(0)
-    logprobs = -torch.rand(rows, 16, generator=generator) * 3
-    last = np.cumsum(counts) - 1
-    reward = torch.zeros(rows)
-    reward[last] = torch.tensor(returns)
-    advantage = torch.cat([torch.full((c, 1), 1.0 if s else -1.0) for c, s in zip(counts, success, strict=True)])
+    rng = np.random.default_rng(0)
+    logprobs = -3 * rng.random((rows, 16), dtype=np.float32)
+    reward = np.zeros(rows, np.float32)
+    reward[np.cumsum(counts) - 1] = returns
+    advantage = np.repeat(np.where(success, 1.0, -1.0), counts).astype(np.float32)[:, None]
     recording = Recording(
         "rl", 10, settings.model_dump(mode="json"), "sampled",
-        seed=torch.tensor([5, 5, 6, 6]), group=torch.tensor([0, 0, 1, 1]), success=torch.tensor(success),
-        measures={"control_steps": torch.tensor([4.0 * c for c in counts])}
-        | {name: torch.tensor([m[name] for m in measures]) for name in measures[0]},
-        episode=torch.repeat_interleave(torch.arange(4), torch.tensor(counts)),
-        action=torch.from_numpy(np.concatenate(actions)),
-        reward=reward, logprobs=logprobs, mask=torch.ones(rows, 16, dtype=torch.bool),
-        values=torch.rand(rows, generator=generator), advantages=advantage,
-        logprobs_after=logprobs + 0.1 * advantage,
+        seed=np.array([5, 5, 6, 6]), group=np.array([0, 0, 1, 1]), success=np.array(success),
+        measures={"control_steps": np.array([4.0 * c for c in counts], np.float32)}
+        | {name: np.array([m[name] for m in measures], np.float32) for name in measures[0]},
+        episode=np.repeat(np.arange(4), counts),
+        action=np.concatenate(actions), reward=reward, logprobs=logprobs, mask=np.ones((rows, 16), bool),
+        values=rng.random(rows, dtype=np.float32), advantages=advantage,
+        logprobs_after=logprobs + np.float32(0.1) * advantage,
     )  # fmt: skip
     save_recording(folder / "recordings", recording)
     from sim.spec import DEFAULT_ACTION_SPEC

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -12,10 +14,72 @@ from vla.config.robot import GymSim, Sim
 from vla.rl.protocols import Algorithm, Policy, Reference
 from vla.rl.scoring import score_logprobs
 from vla.types import Rollout, map_rows
-from vla.viewer.recording import choose, record, rows_of, save_recording
+from vla.viewer.recording import Recording, save_recording
 
 EPISODES = 16
 """Episodes kept of a rollout."""
+
+
+def rows_of(rollout: Rollout, trajectories: Int[Tensor, "N"]) -> Int[Tensor, "D"]:
+    """The rows of some trajectories, one after another in their order, each trajectory's in the order of time."""
+    return torch.cat([(rollout.trajectory == int(i)).nonzero().squeeze(1) for i in trajectories])
+
+
+def choose(rollout: Rollout, count: int) -> Int[Tensor, "N"]:
+    """About `count` trajectories worth looking at: whole groups, those first in which some succeed and some fail; of
+    trajectories without siblings half wins and half failures, as far as there are.
+    """
+    success = torch.zeros(rollout.num_trajectories) if rollout.success is None else rollout.success
+    groups = torch.unique(rollout.group)
+    if len(groups) == rollout.num_trajectories:
+        wins, failures = (success > 0.5).nonzero().squeeze(1), (success <= 0.5).nonzero().squeeze(1)
+        num_wins = min(len(wins), max(count // 2, count - len(failures)))
+        return torch.cat([wins[:num_wins], failures[: count - num_wins]])
+    spread = {int(g): float(rollout.returns[rollout.group == g].nan_to_num().std(correction=0)) for g in groups}
+    chosen: list[Tensor] = []
+    for group in sorted(spread, key=lambda g: -spread[g]):
+        members = (rollout.group == group).nonzero().squeeze(1)
+        if chosen and sum(map(len, chosen)) + len(members) > count:
+            break
+        chosen.append(members)
+    return torch.cat(chosen)
+
+
+def record(
+    rollout: Rollout,
+    trajectories: Int[Tensor, "N"],
+    stage: str,
+    iteration: int,
+    sim: Mapping[str, Any],
+    decoding: str,
+    *,
+    advantages: Tensor | None = None,
+    logprobs_after: Tensor | None = None,
+    chain: Tensor | None = None,
+) -> Recording:
+    """Some trajectories of a rollout of a robot policy; what is given by name is of their rows (`rows_of`) already."""
+    assert rollout.action is not None
+    assert rollout.success is not None
+    rows = rows_of(rollout, trajectories)
+    number = torch.full((rollout.num_trajectories,), -1)
+    number[trajectories] = torch.arange(len(trajectories))
+    measures = {name: v[trajectories].float().numpy() for name, v in rollout.episodes.items() if name != "seed"}
+    return Recording(
+        stage, iteration, sim, decoding,
+        seed=rollout.episodes["seed"][trajectories].numpy(),
+        group=rollout.group[trajectories].numpy(),
+        success=(rollout.success[trajectories] > 0.5).numpy(),
+        measures=measures,
+        episode=number[rollout.trajectory[rows]].numpy(),
+        action=rollout.action[rows].float().numpy(),
+        reward=rollout.rewards[rows].numpy(),
+        logprobs=rollout.logprobs[rows].float().numpy(),
+        mask=rollout.mask[rows].numpy(),
+        values=None if rollout.values is None else rollout.values[rows].float().numpy(),
+        advantages=None if advantages is None else advantages.numpy(),
+        logprobs_after=None if logprobs_after is None else logprobs_after.numpy(),
+        chain=None if chain is None else chain.numpy(),
+    )  # fmt: skip
 
 
 def reached(rollout: Rollout) -> dict[str, float]:

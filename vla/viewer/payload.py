@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from vla.viewer.recording import Recording
 
@@ -38,7 +36,7 @@ class Replayed(Protocol):
 
 def summaries(recording: Recording, name: str) -> list[dict[str, Any]]:
     """A line for each episode of the recording `name`: what the list shows and filters by."""
-    returns = torch.zeros(len(recording.seed)).index_add(0, recording.episode, recording.reward)
+    returns = np.bincount(recording.episode, recording.reward, minlength=len(recording.seed))
     return [
         {
             "id": f"{name}/{i}",
@@ -59,14 +57,14 @@ def summaries(recording: Recording, name: str) -> list[dict[str, Any]]:
 
 def actions_of(recording: Recording) -> list[np.ndarray]:
     """The actions of every episode, [decisions, H, A] each."""
-    return [recording.action[recording.episode == i].numpy() for i in range(len(recording.seed))]
+    return [recording.action[recording.episode == i] for i in range(len(recording.seed))]
 
 
 def episode(recording: Recording, name: str, i: int, lived: Replayed, spec: Mapping[str, Any]) -> dict[str, Any]:
     """All there is to play episode `i`. `faithful` is False where living it again came to another end: then the
     simulator is not the one that it was recorded in, and what is shown is not what happened.
     """
-    rows = (recording.episode == i).nonzero().squeeze(1)
+    rows = np.flatnonzero(recording.episode == i)
     recorded = float(recording.reward[rows].sum())
     faithful = lived.success == bool(recording.success[i]) and abs(sum(lived.reward) - recorded) < 1e-3
     poses = np.stack(lived.poses).astype(np.float32)
@@ -91,18 +89,18 @@ def episode(recording: Recording, name: str, i: int, lived: Replayed, spec: Mapp
     }
 
 
-def decisions(recording: Recording, rows: Tensor, lived: Replayed, spec: Mapping[str, Any]) -> list[dict[str, Any]]:
+def decisions(recording: Recording, rows: np.ndarray, lived: Replayed, spec: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What the policy thought at each decision. `path` is where the chunk would lead the hand, [H + 1, 3]."""
     begins = np.searchsorted(np.asarray(lived.decision), np.arange(len(rows)))
     found = []
     for number, row in enumerate(rows.tolist()):
         start = int(min(begins[number], len(lived.commanded) - 1))
-        action = recording.action[row].numpy()
+        action = recording.action[row]
         found.append(
             {
                 "step": start,
                 "logprobs": rounded(recording.logprobs[row].tolist(), 3),
-                "chosen": recording.mask[row].int().tolist(),
+                "chosen": recording.mask[row].astype(int).tolist(),
                 "value": optional(recording.values, row),
                 "advantage": optional(recording.advantages, row),
                 "ratio": ratio_of(recording, row),
@@ -118,10 +116,10 @@ def ratio_of(recording: Recording, row: int) -> list[float] | None:
     """How much likelier each draw became through the update."""
     if recording.logprobs_after is None:
         return None
-    return rounded((recording.logprobs_after[row] - recording.logprobs[row]).exp().tolist(), 4)
+    return rounded(np.exp(recording.logprobs_after[row] - recording.logprobs[row]).tolist(), 4)
 
 
-def optional(values: Tensor | None, row: int) -> list[float] | float | None:
+def optional(values: np.ndarray | None, row: int) -> list[float] | float | None:
     """A row of what not every recording has."""
     if values is None:
         return None

@@ -13,11 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
-
-from vla.types import Rollout
 
 FORMAT = "1"
 
@@ -35,19 +32,19 @@ class Recording:
     iteration: int
     sim: Mapping[str, Any]
     decoding: str
-    seed: Int[Tensor, "N"]
-    group: Int[Tensor, "N"]
-    success: Bool[Tensor, "N"]
-    measures: Mapping[str, Tensor]
-    episode: Int[Tensor, "D"]
-    action: Float[Tensor, "D H A"]
-    reward: Float[Tensor, "D"]
-    logprobs: Float[Tensor, "D L"]
-    mask: Bool[Tensor, "D L"]
-    values: Float[Tensor, "D"] | Float[Tensor, "D L"] | None = None
-    advantages: Float[Tensor, "D _"] | None = None
-    logprobs_after: Float[Tensor, "D L"] | None = None
-    chain: Float[Tensor, "D K H A"] | None = None
+    seed: Int[np.ndarray, "N"]
+    group: Int[np.ndarray, "N"]
+    success: Bool[np.ndarray, "N"]
+    measures: Mapping[str, np.ndarray]
+    episode: Int[np.ndarray, "D"]
+    action: Float[np.ndarray, "D H A"]
+    reward: Float[np.ndarray, "D"]
+    logprobs: Float[np.ndarray, "D L"]
+    mask: Bool[np.ndarray, "D L"]
+    values: Float[np.ndarray, "D"] | Float[np.ndarray, "D L"] | None = None
+    advantages: Float[np.ndarray, "D _"] | None = None
+    logprobs_after: Float[np.ndarray, "D L"] | None = None
+    chain: Float[np.ndarray, "D K H A"] | None = None
 
     @property
     def name(self) -> str:
@@ -55,80 +52,18 @@ class Recording:
         return f"{self.stage}-{self.iteration:06d}"
 
 
-def rows_of(rollout: Rollout, trajectories: Int[Tensor, "N"]) -> Int[Tensor, "D"]:
-    """The rows of some trajectories, one after another in their order, each trajectory's in the order of time."""
-    return torch.cat([(rollout.trajectory == int(i)).nonzero().squeeze(1) for i in trajectories])
-
-
-def record(
-    rollout: Rollout,
-    trajectories: Int[Tensor, "N"],
-    stage: str,
-    iteration: int,
-    sim: Mapping[str, Any],
-    decoding: str,
-    *,
-    advantages: Tensor | None = None,
-    logprobs_after: Tensor | None = None,
-    chain: Tensor | None = None,
-) -> Recording:
-    """Some trajectories of a rollout of a robot policy; what is given by name is of their rows (`rows_of`) already."""
-    assert rollout.action is not None
-    assert rollout.success is not None
-    rows = rows_of(rollout, trajectories)
-    number = torch.full((rollout.num_trajectories,), -1)
-    number[trajectories] = torch.arange(len(trajectories))
-    measures = {name: values[trajectories].float() for name, values in rollout.episodes.items() if name != "seed"}
-    return Recording(
-        stage, iteration, sim, decoding,
-        seed=rollout.episodes["seed"][trajectories],
-        group=rollout.group[trajectories],
-        success=rollout.success[trajectories] > 0.5,
-        measures=measures,
-        episode=number[rollout.trajectory[rows]],
-        action=rollout.action[rows].float(),
-        reward=rollout.rewards[rows],
-        logprobs=rollout.logprobs[rows].float(),
-        mask=rollout.mask[rows],
-        values=None if rollout.values is None else rollout.values[rows].float(),
-        advantages=advantages,
-        logprobs_after=logprobs_after,
-        chain=chain,
-    )  # fmt: skip
-
-
-def choose(rollout: Rollout, count: int) -> Int[Tensor, "N"]:
-    """About `count` trajectories worth looking at: whole groups, those first in which some succeed and some fail; of
-    trajectories without siblings half wins and half failures, as far as there are.
-    """
-    success = torch.zeros(rollout.num_trajectories) if rollout.success is None else rollout.success
-    groups = torch.unique(rollout.group)
-    if len(groups) == rollout.num_trajectories:
-        wins, failures = (success > 0.5).nonzero().squeeze(1), (success <= 0.5).nonzero().squeeze(1)
-        num_wins = min(len(wins), max(count // 2, count - len(failures)))
-        return torch.cat([wins[:num_wins], failures[: count - num_wins]])
-    spread = {int(g): float(rollout.returns[rollout.group == g].nan_to_num().std(correction=0)) for g in groups}
-    chosen: list[Tensor] = []
-    for group in sorted(spread, key=lambda g: -spread[g]):
-        members = (rollout.group == group).nonzero().squeeze(1)
-        if chosen and sum(map(len, chosen)) + len(members) > count:
-            break
-        chosen.append(members)
-    return torch.cat(chosen)
-
-
-TENSORS = ("seed", "group", "success", "episode", "action", "reward", "logprobs", "mask")
+ARRAYS = ("seed", "group", "success", "episode", "action", "reward", "logprobs", "mask")
 OPTIONAL = ("values", "advantages", "logprobs_after", "chain")
 
 
 def save_recording(folder: Path, recording: Recording) -> Path:
     """Write `folder/NAME.safetensors`; the file appears when it is complete."""
-    from safetensors.torch import save_file
+    from safetensors.numpy import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: getattr(recording, name) for name in TENSORS}
-    tensors |= {name: getattr(recording, name) for name in OPTIONAL if getattr(recording, name) is not None}
-    tensors |= {f"measure/{name}": values for name, values in recording.measures.items()}
+    arrays = {name: getattr(recording, name) for name in ARRAYS}
+    arrays |= {name: getattr(recording, name) for name in OPTIONAL if getattr(recording, name) is not None}
+    arrays |= {f"measure/{name}": values for name, values in recording.measures.items()}
     about = {
         "format": FORMAT,
         "stage": recording.stage,
@@ -138,7 +73,7 @@ def save_recording(folder: Path, recording: Recording) -> Path:
     }
     path = folder / f"{recording.name}.safetensors"
     unfinished = path.with_name(f".unfinished-{path.name}")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished, about)
+    save_file({name: np.ascontiguousarray(values) for name, values in arrays.items()}, unfinished, about)
     unfinished.replace(path)
     return path
 
@@ -147,19 +82,19 @@ def load_recording(path: Path) -> Recording:
     """Read it back; ValueError when it was written by another version."""
     from safetensors import safe_open
 
-    with safe_open(path, "pt") as opened:
-        about, found = opened.metadata() or {}, {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    with safe_open(path, "np") as opened:
+        about, found = opened.metadata() or {}, {name: opened.get_array(name) for name in opened.keys()}  # noqa: SIM118
     if about.get("format") != FORMAT:
         raise ValueError(f"{path} is a recording of format {about.get('format')}, this version reads {FORMAT}")
     measures = {name.removeprefix("measure/"): v for name, v in found.items() if name.startswith("measure/")}
-    tensors = {name: found[name] for name in TENSORS} | {name: found.get(name) for name in OPTIONAL}
+    arrays = {name: found[name] for name in ARRAYS} | {name: found.get(name) for name in OPTIONAL}
     return Recording(
         about["stage"],
         int(about["iteration"]),
         json.loads(about["sim"]),
         about["decoding"],
         measures=measures,
-        **tensors,
+        **arrays,
     )
 
 
