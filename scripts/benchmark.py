@@ -3,6 +3,7 @@
     rollout   the vector environment against a bare loop of physics and rendering
     data      random access to demonstrations against LeRobot's own
     rl_update an update of the core against TRL's loss, on the same tensors
+    policies  every kind of policy on the same demonstrations: success after SFT and RL, time
     text_grpo a GRPO step on a language model against TRL's trainer
 
 A benchmark is a module of `scripts/benchmarks` with a docstring and `run(argv) -> int`.

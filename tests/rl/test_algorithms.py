@@ -9,6 +9,7 @@ from tests.rl.toys import SETTINGS, make_rollout
 from vla.rl.batch import reduction_weights
 from vla.rl.catalogue import NAMES, make_algorithm
 from vla.rl.dapo import overlong_penalty
+from vla.rl.losses import clip_shares
 from vla.types import Scores
 
 nan = float("nan")
@@ -172,6 +173,23 @@ def test_ppo_whitens_over_the_global_batch():
     batch = make_algorithm("ppo", **SETTINGS["ppo"]).prepare(two_trajectories())
     assert batch.advantages.mean().item() == pytest.approx(0.0, abs=1e-6)
     assert batch.advantages.std().item() == pytest.approx(1.0, rel=1e-5)
+
+
+def test_ppo_clips_and_discounts_the_first_draws_more():
+    # Three draws; shares of the clip from .1: .1 + .9 (e^0 - 1) / (e^3 - 1) = .1, then .1 + .9 * 3.481689 / 19.085537 =
+    # .2641828, then 1. With clips of .2 the ratio 1.5 is held at 1.02, 1.0528366 and 1.2 where A > 0.
+    assert clip_shares(3, 0.1).tolist() == pytest.approx([0.1, 0.2641828, 1.0], rel=1e-5)
+    assert clip_shares(1, 0.1).tolist() == [1.0]
+    settings = {**SETTINGS["ppo"], "normalize_advantages": False, "clip_first_draw": 0.1, "draw_discount": 0.9}
+    algorithm = make_algorithm("ppo", **settings)
+    rollout = make_rollout([2.0], [0], [0], num_draws=3, values=torch.zeros(1), final_values=[0.0])
+    batch = algorithm.prepare(rollout)
+    assert batch.advantages[0].tolist() == pytest.approx([1.62, 1.8, 2.0])  # .9^2, .9 and 1 times the reward
+    output = algorithm.loss(batch, Scores(rollout.logprobs + torch.tensor(1.5).log(), values=torch.zeros(1)))
+    held = -(1.62 * 1.02 + 1.8 * 1.0528366 + 2.0 * 1.2) / 3
+    assert output.policy.sum().item() == pytest.approx(held, rel=1e-5)
+    with pytest.raises(ValueError, match=r"ratio_level \(decision\) has one ratio for all draws"):
+        make_algorithm("ppo", **{**settings, "ratio_level": "decision"})
 
 
 def test_ppo_kl_in_the_reward_along_draws():

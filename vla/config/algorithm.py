@@ -58,6 +58,8 @@ class Ppo(Section):
     reduction: Reduction
     max_length: Count | None
     ratio_level: Level
+    clip_first_draw: Fraction
+    draw_discount: Fraction
     kl_coefficient: NonNegative
     kl_estimator: KLEstimator
     kl_placement: Literal["reward", "loss"]

@@ -153,7 +153,7 @@ def hub_backbone(name_or_path: str, dtype: torch.dtype, gradient_checkpointing: 
 
 def checkpoint_gradients(backbone: Backbone) -> None:
     """Keep only what enters each layer for the backward pass, and compute the rest again (Chen et al. 2016)."""
-    backbone.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    backbone.model.activation_checkpointing_enable()
 
 
 def add_lora(backbone: Backbone, rank: int, alpha: float) -> Backbone:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -64,13 +65,14 @@ def reinforce_terms(
 def clipped_terms(
     log_ratio: Float[Tensor, "B _"],
     advantages: Float[Tensor, "B _"],
-    clip_low: float,
-    clip_high: float,
+    clip_low: float | Float[Tensor, "L"],
+    clip_high: float | Float[Tensor, "L"],
     dual_clip: float | None = None,
 ) -> tuple[Float[Tensor, "B _"], Bool[Tensor, "B _"]]:
     """max(-A r, -A clip(r, 1 - low, 1 + high)) (Schulman 2017, eq. 7; asymmetric: Yu 2025), and where the clip holds.
 
-    With a dual clip c, A < 0 gives min(that, -A c) (Ye 2020): a bounded price however likely a bad draw became.
+    The clip may be one for each draw. With a dual clip c, A < 0 gives min(that, -A c) (Ye 2020): a bounded price,
+    however likely a bad draw became.
     """
     ratio = log_ratio.exp()
     free, held = -advantages * ratio, -advantages * ratio.clamp(1 - clip_low, 1 + clip_high)
@@ -80,6 +82,14 @@ def clipped_terms(
         beyond = (advantages < 0) & (terms > limit)
         terms, clipped = torch.where(beyond, limit, terms), clipped | beyond
     return terms, clipped
+
+
+def clip_shares(num_draws: int, first: float) -> Float[Tensor, "L"]:
+    """What each draw has of the clip, from `first` at a decision's first draw to 1 at its last (DPPO, Ren et al. 2024):
+    first + (1 - first) (e^(3 j / (L - 1)) - 1) / (e^3 - 1). The first steps of a denoising chain move all later ones.
+    """
+    place = torch.linspace(0, 1, num_draws) if num_draws > 1 else torch.ones(num_draws)
+    return first + (1 - first) * torch.expm1(3 * place) / math.expm1(3)
 
 
 def cispo_terms(

@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from vla.rl.advantages import bootstrap_values, generalized_advantages, whiten
 from vla.rl.batch import Batch, LossOutput, ReduceSum, Reduction, reduction_weights, single_process
 from vla.rl.credit import Along, as_advantages, critic_rows, explained_variance, lay_out_rewards, position_weights
 from vla.rl.kl import KLEstimator, KLPlacement
-from vla.rl.losses import Level, clipped_terms, combine, log_ratio_at
+from vla.rl.losses import Level, clip_shares, clipped_terms, combine, log_ratio_at
 from vla.types import Rollout, Scores
 
 
@@ -25,6 +26,9 @@ class PPO:
 
     The shape of the critic's values decides where credit runs: [R] along decisions (robots, usually gamma .99), [R, L]
     along draws (text, gamma 1). Advantages are whitened over the global batch, not over a minibatch.
+
+    DPPO (Ren et al. 2024) is PPO on a denoising chain whose first draws count for less: `clip_first_draw` is their
+    share of the clip (`clip_shares`), and an advantage is multiplied by `draw_discount` for every draw that follows.
     """
 
     clip_low: float
@@ -39,6 +43,8 @@ class PPO:
     reduction: Reduction = "token"
     max_length: int | None = None
     ratio_level: Level = "draw"
+    clip_first_draw: float = 1.0
+    draw_discount: float = 1.0
     kl_coefficient: float = 0.0
     kl_estimator: KLEstimator = "k1"
     kl_placement: KLPlacement = "reward"
@@ -56,6 +62,13 @@ class PPO:
             checks.positive("value_clip", self.value_clip, ".2 is usual, null switches it off")
         checks.reduction(self.reduction, self.max_length)
         checks.one_of("ratio_level", self.ratio_level, ("draw", "decision"))
+        checks.within("clip_first_draw", self.clip_first_draw, 0.0, 1.0, "it is a share of the clip; 1 is plain PPO")
+        checks.within("draw_discount", self.draw_discount, 0.0, 1.0, ".99 is DPPO's, 1 is plain PPO")
+        if self.ratio_level == "decision" and (self.clip_first_draw < 1 or self.draw_discount < 1):
+            raise ValueError(
+                "ratio_level (decision) has one ratio for all draws: set clip_first_draw and draw_discount to 1, or "
+                "ratio_level to draw"
+            )
         checks.one_of("kl_placement", self.kl_placement, ("reward", "loss"))
         checks.penalty(self.kl_coefficient, self.kl_estimator, self.entropy_coefficient)
 
@@ -88,7 +101,7 @@ class PPO:
             trace=rollout.trace,
             old_logprobs=rollout.logprobs,
             mask=rollout.mask,
-            advantages=as_advantages(advantages),
+            advantages=self._discounted(as_advantages(advantages), rollout.mask.shape[1]),
             weights=reduction_weights(
                 rollout.mask, rollout.trajectory, credit.keep, self.reduction, self.max_length, reduce_sum
             ),
@@ -102,7 +115,12 @@ class PPO:
     def loss(self, batch: Batch, scores: Scores) -> LossOutput:
         """Clipped surrogate and entropy bonus as the policy's part, clipped squared error as the critic's."""
         log_ratio = log_ratio_at(self.ratio_level, scores.logprobs, batch.old_logprobs, batch.mask)
-        terms, clipped = clipped_terms(log_ratio, batch.advantages, self.clip_low, self.clip_high, self.dual_clip)
+        low: float | Tensor = self.clip_low
+        high: float | Tensor = self.clip_high
+        if self.clip_first_draw < 1:
+            shares = clip_shares(log_ratio.shape[1], self.clip_first_draw).to(log_ratio)
+            low, high = low * shares, high * shares
+        terms, clipped = clipped_terms(log_ratio, batch.advantages, low, high, self.dual_clip)
         policy = combine(
             batch,
             scores,
@@ -113,3 +131,9 @@ class PPO:
             entropy_coefficient=self.entropy_coefficient,
         )
         return replace(policy, value=critic_rows(batch, scores, self.value_clip))
+
+    def _discounted(self, advantages: Float[Tensor, "R _"], num_draws: int) -> Float[Tensor, "R _"]:
+        """Advantages times the discount of the draws that follow in the same decision."""
+        if self.draw_discount == 1:
+            return advantages
+        return advantages * self.draw_discount ** torch.arange(num_draws - 1, -1, -1)

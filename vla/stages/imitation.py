@@ -106,7 +106,12 @@ def held_out_loss(
     return total / max(counted, 1.0)
 
 
-def actions_to_fit(demonstrations: Demonstrations) -> np.ndarray:
-    """The actions of the chosen episodes that a policy should imitate: those that were not disturbances."""
-    columns, rows = demonstrations.columns, demonstrations.rows
-    return columns.actions[rows][~columns.perturbed[rows]]
+def chunks_to_fit(demonstrations: Demonstrations, chunk: int) -> np.ndarray:
+    """The chunks [N, H, A] that begin at every frame of the chosen episodes, but those that begin with a disturbance.
+
+    Past its episode's end a chunk repeats the last action.
+    """
+    columns = demonstrations.columns
+    rows = demonstrations.rows[~columns.perturbed[demonstrations.rows]]
+    steps = np.minimum(rows[:, None] + np.arange(chunk), columns.episode_end[rows][:, None] - 1)
+    return columns.actions[steps]

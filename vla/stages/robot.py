@@ -13,19 +13,18 @@ from typing import Any
 
 import torch
 
-from vla.actions.bins import ActionBins, fit_bins
-from vla.build import build_vlm
+from vla.build import ActionCode, build_vlm, fit_code, make_policy, read_code
 from vla.config.robot import RobotConfig
 from vla.data.demonstrations import Demonstrations
 from vla.data.observations import Observer
 from vla.data.questions import QuestionEncoder
 from vla.evaluate.starts import SeedRange, StartManifest
 from vla.models.pretrained import num_parameters
-from vla.policies.token import TokenPolicy
 from vla.report.robot import write_report
+from vla.sft.protocols import ImitablePolicy
 from vla.stages.demonstrate import demonstrations
 from vla.stages.grounding import Grounding, GroundingSettings
-from vla.stages.imitation import actions_to_fit
+from vla.stages.imitation import chunks_to_fit
 from vla.stages.reporting import compare_stage, evaluation_stage, plot_stage, video_stage
 from vla.stages.rl import Reinforcement
 from vla.stages.run import Run, resume_log, written
@@ -110,7 +109,7 @@ def start_manifest(config: RobotConfig) -> StartManifest:
 
 def build_policy(
     run: Run, config: RobotConfig, world: World, demos: Demonstrations
-) -> tuple[TokenPolicy, Observer, QuestionEncoder]:
+) -> tuple[ImitablePolicy, Observer, QuestionEncoder]:
     """The policy before SFT, what turns environments' answers into its observations, and the writer of questions.
 
     What a later process needs to load it, beside the settings, stands in `policy.json` and `tokenizer/`.
@@ -124,31 +123,27 @@ def build_policy(
         if not run.done("sft") and run.load("sft") is None:
             ground(run, config, world, model, encoder)
     if written.exists():
-        bins = ActionBins.from_dict(json.loads(written.read_text())["bins"])
+        code = read_code(config.policy, json.loads(written.read_text())["actions"])
     else:
         training, _ = demos.split(config.data.holdout_fraction, config.train.seed)
-        bins = fit_bins(actions_to_fit(training), config.policy.num_bins, config.policy.binning)
+        code = fit_code(config.policy, chunks_to_fit(training, config.policy.chunk))
         tokenizer.save_pretrained(run.folder.path / "tokenizer")
-        written.write_text(json.dumps(describe(bins, world, config), indent=1) + "\n")
-    policy = make_policy(config, model, bins)
+        written.write_text(json.dumps(describe(code, world, config), indent=1) + "\n")
+    policy = make_policy(config, model, code)
     run.results["model"] = {"num_parameters": num_parameters(policy), "num_draws": policy.num_draws}
     return policy, Observer(tokenizer, config.policy.instruction_length), encoder
 
 
-def make_policy(config: RobotConfig, model: Any, bins: ActionBins) -> TokenPolicy:
-    settings = config.policy
-    return TokenPolicy(model, bins, settings.chunk, settings.decoding, settings.temperature, config.model.detach_critic)
-
-
-def describe(bins: ActionBins, world: World, config: RobotConfig) -> dict[str, Any]:
-    """The passport of a policy: what its actions mean, and how tokens stand for them."""
+def describe(code: ActionCode, world: World, config: RobotConfig) -> dict[str, Any]:
+    """The passport of a policy: what its actions mean, and what stands for them."""
     return {
         "action_spec": dict(world.action_spec),
         "cameras": list(config.sim.cameras),
         "image_size": config.sim.image_size,
         "chunk": config.policy.chunk,
         "instruction_length": config.policy.instruction_length,
-        "bins": bins.to_dict(),
+        "policy": config.policy.name,
+        "actions": code.to_dict(),
     }
 
 
@@ -171,7 +166,7 @@ def ground(run: Run, config: RobotConfig, world: World, model: Any, encoder: Que
     run.check_stop()
 
 
-def load_policy(folder: Path, config: RobotConfig, world: World) -> tuple[TokenPolicy, Observer]:
+def load_policy(folder: Path, config: RobotConfig, world: World) -> tuple[ImitablePolicy, Observer]:
     """The policy that a finished run ended with.
 
     Raises ValueError when the folder holds none, or one whose actions mean something else than the world's.
@@ -187,7 +182,7 @@ def load_policy(folder: Path, config: RobotConfig, world: World) -> tuple[TokenP
     check_action_spec(passport["action_spec"], world.action_spec, f"the policy in {folder}")
     model, _ = build_vlm(config, world.proprio_size, world.scenes().num_plan_numbers, world.texts())
     tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder / "tokenizer"), local_files_only=True)
-    policy = make_policy(config, model, ActionBins.from_dict(passport["bins"]))
+    policy = make_policy(config, model, read_code(config.policy, passport["actions"]))
     policy.load_state_dict(weights)
     return policy, Observer(tokenizer, passport["instruction_length"])
 

@@ -1,0 +1,170 @@
+"""What every kind of policy must do: say again how likely its draws were, whatever shares the call, and be saved."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from tests.models.tiny import tiny_observation
+from tests.policies.kinds import CONTINUOUS, KINDS, MAKERS, flow, task_of
+from tests.rl.contract import check_policy
+from vla.sft.protocols import ImitablePolicy, ProbedPolicy
+from vla.types import map_rows
+
+
+def restless(policy):
+    """The same policy with no zeros in it: heads that start at zero would make tests pass that should not."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.3)
+    return policy
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_contract_of_the_core(kind):
+    task, _ = task_of(kind)
+    restless(task.policy)
+    assert isinstance(task.policy, ImitablePolicy)
+    check_policy(task)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("kind", MAKERS)
+def test_scores_are_the_log_probabilities_of_the_draws(kind, frozen):
+    policy = restless(task_of(kind)[0].policy)
+    if frozen:
+        policy.freeze_prefix()
+    observation = tiny_observation([5, 2, 4, 1], padding=2)
+    for greedy in (False, True):
+        decision = policy.act(observation, greedy=greedy)
+        assert ("prefix" in decision.trace) == frozen
+        assert decision.logprobs.shape == (4, policy.num_draws)
+        assert decision.action.shape == (4, 2, 1)
+        assert decision.exact == (kind != "flow_matching")
+        scores = policy.score(observation, decision.trace)
+        gap = (scores.logprobs - decision.logprobs)[decision.mask].abs().max()
+        assert gap <= 1e-4, gap
+        torch.testing.assert_close(scores.values, decision.values, rtol=0, atol=1e-4)
+        torch.testing.assert_close(policy.value(observation), decision.values, rtol=0, atol=1e-4)
+    sampled = torch.stack([policy.act(observation).action for _ in range(3)])
+    assert (sampled.std(0) > 0).any()
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_padding_and_the_rows_beside_it_change_no_score(kind):
+    policy, lengths = restless(task_of(kind)[0].policy), [5, 2, 4, 1]
+    observation = tiny_observation(lengths, padding=2)
+    decision = policy.act(observation)
+    for row, length in enumerate(lengths):
+        one, trace = (map_rows(part, lambda t, r=row: t[r : r + 1]) for part in (observation, decision.trace))
+        bare = dataclasses.replace(one, tokens=one.tokens[:, :length], token_mask=one.token_mask[:, :length])
+        torch.testing.assert_close(policy.score(bare, trace).logprobs[0], decision.logprobs[row], rtol=0, atol=1e-4)
+    other = dataclasses.replace(observation, tokens=(observation.tokens + 1) % 40)
+    moved = policy.score(other, decision.trace).logprobs - decision.logprobs
+    assert (moved.abs().amax(1) > 1e-3).all()  # the instruction does matter
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_weights_saved_and_loaded_give_the_same_log_probabilities(kind):
+    first, second = restless(task_of(kind)[0].policy), task_of(kind)[0].policy
+    observation = tiny_observation([3, 3])
+    decision = first.act(observation)
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(
+        second.score(observation, decision.trace).logprobs, first.score(observation, decision.trace).logprobs
+    )
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_what_is_not_to_be_imitated_carries_no_loss(kind):
+    policy = restless(task_of(kind)[0].policy)
+    observation, actions = tiny_observation([3, 3, 3]), torch.rand(3, 2, 1) * 3
+    changed = actions.clone()
+    changed[0, 1] = 3 - changed[0, 1]
+    mask = torch.tensor([[True, False], [True, True], [True, True]])
+    results = []
+    for given in (actions, changed):
+        torch.manual_seed(5)
+        terms, counted = policy.imitation_terms(observation, given, mask)
+        assert terms.isfinite().all()
+        results.append((terms * counted)[1:])
+    assert torch.equal(*results)
+    if kind in CONTINUOUS:
+        assert counted.tolist() == mask.tolist()
+    else:  # a token of a compressed chunk tells of all its control steps
+        assert not counted[0].any()
+
+
+def test_an_insulated_expert_leaves_the_language_model_alone():
+    """Knowledge insulation: the expert's loss gives its own weights a gradient, and the model none."""
+    reached = {}
+    for insulate in (True, False):
+        policy = restless(flow("all_steps", insulate=insulate)(torch.rand(8, 2, 1).numpy()))
+        terms, _ = policy.imitation_terms(
+            tiny_observation([3]), torch.rand(1, 2, 1), torch.ones(1, 2, dtype=torch.bool)
+        )
+        terms.sum().backward()
+        reached[insulate] = any(p.grad is not None and bool(p.grad.any()) for p in policy.model.backbone.parameters())
+        assert all(p.grad is not None for p in policy.expert.layers.parameters())
+    assert reached == {True: False, False: True}
+
+
+@pytest.mark.parametrize("kind", CONTINUOUS)
+def test_adapters_on_the_model_and_the_head_in_full(kind):
+    """LoRA freezes the language model but for its adapters; the head and the expert keep training in full."""
+    from vla.models.backbone import add_lora
+
+    policy = task_of(kind)[0].policy
+    add_lora(policy.model.backbone, rank=2, alpha=4.0)
+    trained = {name for name, p in policy.named_parameters() if p.requires_grad}
+    inside = {name for name in trained if name.startswith("model.backbone.")}
+    assert inside
+    assert all("lora_" in name for name in inside)
+    assert any(name.startswith(("expert.", "head.")) for name in trained)
+    observation = tiny_observation([3, 2])
+    decision = policy.act(observation)
+    torch.testing.assert_close(policy.score(observation, decision.trace).logprobs, decision.logprobs, rtol=0, atol=1e-4)
+
+
+def test_gradient_checkpointing_changes_no_gradient():
+    """The expert reads keys and values of layers that are computed again in the backward pass."""
+    from vla.models.backbone import checkpoint_gradients
+
+    found = []
+    for checkpointed in (False, True):
+        policy = restless(task_of("flow_all_steps")[0].policy)
+        if checkpointed:
+            checkpoint_gradients(policy.model.backbone)
+        torch.manual_seed(2)
+        everything = torch.ones(2, 2, dtype=torch.bool)
+        terms, _ = policy.imitation_terms(tiny_observation([3, 2]), torch.ones(2, 2, 1), everything)
+        terms.sum().backward()
+        found.append({n: p.grad for n, p in policy.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    assert any(name.startswith("model.backbone.") for name in found[0])
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("kind", CONTINUOUS)
+def test_what_the_model_has_seen_can_be_kept(kind):
+    """The loss on kept features is the loss, its gradient stays in the head; and RL may freeze the model."""
+    policy = restless(task_of(kind)[0].policy)
+    assert isinstance(policy, ProbedPolicy)
+    assert policy.can_probe
+    observation, actions, mask = tiny_observation([3, 2]), torch.rand(2, 2, 1), torch.ones(2, 2, dtype=torch.bool)
+    losses = []
+    for hidden in (None, policy.perceive(observation).detach()):
+        torch.manual_seed(4)
+        losses.append(policy.imitation_terms(observation, actions, mask, hidden)[0])
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-5, atol=1e-6)
+    policy.freeze_model()
+    assert any(p.requires_grad for p in policy.parameters())
+    blind = dataclasses.replace(observation, images={n: i * 0 for n, i in observation.images.items()})
+    decision = policy.act(observation)
+    scores = policy.score(blind, decision.trace)
+    torch.testing.assert_close(scores.logprobs, decision.logprobs, rtol=0, atol=1e-4)
+    scores.logprobs.sum().backward()
+    assert all(p.grad is None for p in policy.model_parameters())

@@ -1,0 +1,184 @@
+"""FAST (Pertsch et al. 2025): a chunk of actions as few tokens, by a cosine transform and byte-pair encoding.
+
+Every dimension of a normalised chunk [H, a] is transformed along time (orthonormal DCT-II), multiplied by `scale`,
+rounded, and written lowest frequencies first, all dimensions of a frequency together; frequent runs of these integers
+become one token. The pairs are learned offline from the demonstrations. Rounding is all that is lost: for a dimension
+the error of a chunk is at most sqrt(H) / (2 scale) in Euclidean norm, on the normalised scale.
+
+A chunk always has H a integers, and every integer is a token too. So a sequence is over when its tokens stand for that
+many; tokens that stand for more than are left mean nothing there. No end token and no broken sequence are possible.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from scipy.fft import dct, idct
+from torch import Tensor
+
+from vla.actions.normalize import ActionNormalizer, fit_normalizer
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class FastCode:
+    """Tokens 0 to `high - low` are the integers from `low` on; `merges[i]`, a pair of tokens, is the next one.
+
+    Integers outside the fitted range are clipped to it.
+    """
+
+    normalizer: ActionNormalizer
+    chunk: int
+    scale: float
+    low: int
+    high: int
+    merges: tuple[Pair, ...]
+
+    @property
+    def num_symbols(self) -> int:
+        """Integers of a chunk: the most tokens that it can take."""
+        return self.chunk * self.normalizer.num_active
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.expansions)
+
+    @cached_property
+    def expansions(self) -> tuple[tuple[int, ...], ...]:
+        """The integers that each token stands for."""
+        found = [(value,) for value in range(self.low, self.high + 1)]
+        for left, right in self.merges:
+            found.append(found[left] + found[right])
+        return tuple(found)
+
+    @cached_property
+    def _ranks(self) -> dict[Pair, int]:
+        return {pair: rank for rank, pair in enumerate(self.merges)}
+
+    def lengths(self) -> Int[Tensor, "V"]:
+        """How many integers each token stands for."""
+        return torch.tensor([len(e) for e in self.expansions])
+
+    def integers(self, actions: Float[np.ndarray, "N H A"]) -> Int[np.ndarray, "N S"]:
+        """Rounded, clipped coefficients of chunks, lowest frequencies first."""
+        values = self.normalizer.encode(torch.from_numpy(np.asarray(actions, dtype=np.float32))).numpy()
+        return np.clip(coefficients(values, self.scale), self.low, self.high)
+
+    def encode(self, actions: Float[Tensor, "B H A"]) -> tuple[Int[Tensor, "B S"], Bool[Tensor, "B S"]]:
+        """Tokens of chunks, padded with 0 to `num_symbols`, and which of them are there."""
+        rows = [merge_all((row - self.low).tolist(), self._ranks, self.high - self.low + 1)
+                for row in self.integers(actions.cpu().numpy())]  # fmt: skip
+        tokens = torch.zeros(len(rows), self.num_symbols, dtype=torch.long)
+        for i, row in enumerate(rows):
+            tokens[i, : len(row)] = torch.tensor(row)
+        there = torch.arange(self.num_symbols) < torch.tensor([len(row) for row in rows])[:, None]
+        return tokens.to(actions.device), there.to(actions.device)
+
+    def decode(self, tokens: Int[Tensor, "B S"], there: Bool[Tensor, "B S"]) -> Float[Tensor, "B H A"]:
+        """Chunks of whole sequences of tokens."""
+        rows = [
+            [value for token in row[mask].tolist() for value in self.expansions[token]]
+            for row, mask in zip(tokens.cpu(), there.cpu(), strict=True)
+        ]
+        ordered = np.asarray(rows, dtype=np.float64).reshape(len(rows), self.chunk, -1) / self.scale
+        values = torch.from_numpy(idct(ordered, axis=1, norm="ortho").astype(np.float32))
+        return self.normalizer.decode(values.to(tokens.device))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "normalizer": self.normalizer.to_dict(), "chunk": self.chunk, "scale": self.scale,
+            "low": self.low, "high": self.high, "merges": self.merges,
+        }  # fmt: skip
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> FastCode:
+        normalizer = ActionNormalizer.from_dict(values["normalizer"])
+        merges = tuple((int(left), int(right)) for left, right in values["merges"])
+        return cls(normalizer, values["chunk"], values["scale"], values["low"], values["high"], merges)
+
+
+def coefficients(values: Float[np.ndarray, "N H a"], scale: float) -> Int[np.ndarray, "N S"]:
+    """Rounded cosine coefficients of normalised chunks, row after row of frequencies."""
+    transformed = dct(values.astype(np.float64), axis=1, norm="ortho")
+    return np.rint(transformed * scale).astype(np.int64).reshape(len(values), -1)
+
+
+def fit_fast(actions: Float[np.ndarray, "N H A"], num_tokens: int, scale: float) -> FastCode:
+    """The code of chunks of actions, with `num_tokens` tokens, or fewer where no pair occurs twice.
+
+    Raises:
+        ValueError: the integers alone need more tokens than that.
+    """
+    normalizer = fit_normalizer(actions.reshape(-1, actions.shape[-1]))
+    values = normalizer.encode(torch.from_numpy(np.asarray(actions, dtype=np.float32))).numpy()
+    integers = coefficients(values, scale)
+    low, high = int(integers.min()), int(integers.max())
+    room = num_tokens - (high - low + 1)
+    if room < 0:
+        raise ValueError(
+            f"policy.num_tokens ({num_tokens}) is less than the {high - low + 1} integers that these actions become "
+            f"at policy.scale ({scale}): lower policy.scale, or raise policy.num_tokens"
+        )
+    merges = learn_merges((integers - low).tolist(), high - low + 1, room)
+    return FastCode(normalizer, actions.shape[1], scale, low, high, merges)
+
+
+def learn_merges(rows: list[list[int]], first: int, count: int) -> tuple[Pair, ...]:
+    """Byte-pair encoding (Sennrich et al. 2016): the most frequent pair of neighbours becomes token `first`, then the
+    next, `count` times at most. Equal rows are counted once; of equally frequent pairs the smallest comes first.
+    """
+    rows_by_content = Counter(tuple(row) for row in rows)
+    words, weights = [list(row) for row in rows_by_content], list(rows_by_content.values())
+    merges: list[Pair] = []
+    pairs: Counter[Pair] = Counter()
+    where: dict[Pair, set[int]] = {}
+    for i, word in enumerate(words):
+        for pair in pairwise(word):
+            pairs[pair] += weights[i]
+            where.setdefault(pair, set()).add(i)
+    while len(merges) < count and pairs:
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        if pairs[best] < 2:
+            break
+        token = first + len(merges)
+        merges.append(best)
+        for i in where.pop(best):
+            for pair in zip(words[i], words[i][1:]):
+                pairs[pair] -= weights[i]
+            words[i] = merge(words[i], best, token)
+            for pair in zip(words[i], words[i][1:]):
+                pairs[pair] += weights[i]
+                where.setdefault(pair, set()).add(i)
+        del pairs[best]
+    return tuple(merges)
+
+
+def merge(word: list[int], pair: Pair, token: int) -> list[int]:
+    """Every occurrence of the pair as one token, from left to right."""
+    merged, i = [], 0
+    while i < len(word):
+        if i + 1 < len(word) and (word[i], word[i + 1]) == pair:
+            merged.append(token)
+            i += 2
+        else:
+            merged.append(word[i])
+            i += 1
+    return merged
+
+
+def merge_all(word: list[int], ranks: dict[Pair, int], first: int) -> list[int]:
+    """A word in tokens: the earliest learned pair that is there is merged, until none is."""
+    while len(word) > 1:
+        best = min(pairwise(word), key=lambda pair: ranks.get(pair, len(ranks)))
+        if best not in ranks:
+            break
+        word = merge(word, best, first + ranks[best])
+    return word

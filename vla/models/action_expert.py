@@ -1,0 +1,216 @@
+"""An action expert (Black et al. 2024, pi0): a small transformer beside the language model, with weights of its own,
+whose layer i attends to the keys and values of the language model's layer i.
+
+The language model reads `[prefix | text | queries]` once; the expert's tokens, one a control step, see all of it and
+each other, and nothing of what was read sees them (a block-causal mask). The time of the denoising process enters
+through adaptive norms (Peebles and Xie 2023; pi0.5).
+
+Shapes: `B` rows, `S` samples of a row that are blind to each other, `H` control steps, `a` values of an action, `T`
+tokens read, `w` width of the expert, `g` key-value heads, `e` size of a head.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import DynamicCache
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from vla.models.readout import Readout
+from vla.models.vlm import VisionLanguageModel
+from vla.types import Observation
+
+SHORTEST_PERIOD, LONGEST_PERIOD = 4e-3, 4.0
+"""Of the sine waves that tell a time in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the expert attends to, computed once a query: rotated keys and values of every layer, which tokens are
+    there, the rotation at the places behind them, and the states of the queries.
+    """
+
+    keys: Float[Tensor, "l B g T e"]
+    values: Float[Tensor, "l B g T e"]
+    visible: Bool[Tensor, "B T"]
+    rotation: tuple[Float[Tensor, "B H e"], Float[Tensor, "B H e"]]
+    states: Float[Tensor, "B H d"]
+
+
+class KeysAndValues(DynamicCache):
+    """Takes note of each layer's rotated keys and values, once: when gradient checkpointing computes a layer again,
+    nothing is added, so the two go together.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noted: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
+        self.noted.setdefault(layer_idx, (key_states, value_states))
+        return key_states, value_states
+
+    def allow_in(self, decoder: nn.Module) -> None:
+        """Tell the layers that gradient checkpointing may keep this cache."""
+        for layer in decoder.modules():
+            if isinstance(layer, GradientCheckpointingLayer):
+                layer._can_checkpoint_with_cache = True
+
+
+def see(
+    model: VisionLanguageModel, readout: Readout, prefix: Float[Tensor, "B P d"], observation: Observation
+) -> Float[Tensor, "B T D"]:
+    """Run the language model over `[prefix | text | queries]`: for every token what the queries have seen (zeros before
+    them), then the keys and the values of all layers, in one tensor that can be kept.
+    """
+    cache = KeysAndValues()
+    cache.allow_in(model.backbone.model.get_decoder())
+    hidden = readout.see(model, prefix, observation, cache)
+    noted = [cache.noted[layer] for layer in sorted(cache.noted)]
+    both = torch.stack([keys for keys, _ in noted] + [values for _, values in noted])
+    packed = both.permute(1, 3, 0, 2, 4).flatten(2)
+    padded = functional.pad(hidden, (0, 0, packed.shape[1] - hidden.shape[1], 0))
+    return torch.cat([padded, packed], dim=2)
+
+
+def context_of(
+    model: VisionLanguageModel,
+    readout: Readout,
+    seen: Float[Tensor, "B T D"],
+    observation: Observation,
+    insulate: bool = False,
+) -> Context:
+    """What the expert attends to, from what `see` gave. With `insulate` the expert's gradient ends here (knowledge
+    insulation, Driess et al. 2025).
+    """
+    seen = seen.detach() if insulate else seen
+    mask, num_queries, heads = observation.token_mask, len(readout.queries), model.backbone.heads
+    hidden, rest = seen[:, -num_queries:, : model.width], seen[..., model.width :]
+    both = rest.unflatten(2, (2, heads.num_layers, heads.num_key_value_heads, heads.size)).permute(2, 3, 0, 4, 1, 5)
+    num_prefix = seen.shape[1] - mask.shape[1] - num_queries
+    visible = torch.ones(seen.shape[:2], dtype=torch.bool, device=mask.device)
+    visible[:, num_prefix : num_prefix + mask.shape[1]] = mask
+    positions = visible.sum(1, keepdim=True) + torch.arange(num_queries, device=mask.device)
+    states = readout.interpret(model, hidden, observation, insulate)
+    return Context(both[0], both[1], visible, model.backbone.rotation(positions, states), states)
+
+
+class ActionExpert(nn.Module):
+    """From noised chunks and their times to predictions, and the log standard deviation of a learned noise, in
+    [0, 1] between its bounds.
+    """
+
+    def __init__(self, model: VisionLanguageModel, chunk: int, num_values: int, width: int, intermediate: int):
+        super().__init__()
+        heads = model.backbone.heads
+        self.width, self.chunk = width, chunk
+        self.enter = nn.Linear(num_values, width)
+        self.place = nn.Parameter(torch.randn(chunk, width) * 0.02)
+        self.read = nn.Sequential(nn.LayerNorm(model.width), nn.Linear(model.width, width))
+        self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.layers = nn.ModuleList(
+            ExpertLayer(width, intermediate, heads.num_heads, heads.num_key_value_heads, heads.size)
+            for _ in range(heads.num_layers)
+        )
+        self.norm = AdaptiveNorm(width)
+        self.leave = nn.Linear(width, num_values)
+        self.noise = nn.Linear(width, num_values)
+        for layer in (self.leave, self.noise):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(
+        self, noised: Float[Tensor, "B S H a"], time: Float[Tensor, "B S"], context: Context
+    ) -> tuple[Float[Tensor, "B S H a"], Float[Tensor, "B S H a"]]:
+        samples, steps = noised.shape[1:3]
+        hidden = self.enter(noised) + self.place + self.read(context.states)[:, None]
+        condition = self.time(waves(time, self.width))[:, :, None]
+        rotation = tuple(part.repeat(1, samples, 1)[:, None] for part in context.rotation)
+        block = torch.arange(samples, device=noised.device).repeat_interleave(steps)
+        own = (block[:, None] == block).expand(len(noised), -1, -1)
+        attend = torch.cat([context.visible[:, None].expand(-1, len(block), -1), own], dim=2)[:, None]
+        for layer, keys, values in zip(self.layers, context.keys, context.values, strict=True):
+            hidden = layer(hidden, condition, keys, values, rotation, attend)
+        hidden, _ = self.norm(hidden, condition)
+        return self.leave(hidden), self.noise(hidden).sigmoid()
+
+
+class ExpertLayer(nn.Module):
+    """Attention over what was read and the chunk itself, then a gated MLP; both behind adaptive norms."""
+
+    def __init__(self, width: int, intermediate: int, num_heads: int, num_key_value_heads: int, size: int):
+        super().__init__()
+        self.size = size
+        self.attention_norm, self.mlp_norm = AdaptiveNorm(width), AdaptiveNorm(width)
+        self.queries = nn.Linear(width, num_heads * size, bias=False)
+        self.keys = nn.Linear(width, num_key_value_heads * size, bias=False)
+        self.values = nn.Linear(width, num_key_value_heads * size, bias=False)
+        self.out = nn.Linear(num_heads * size, width, bias=False)
+        self.gate = nn.Linear(width, intermediate, bias=False)
+        self.up = nn.Linear(width, intermediate, bias=False)
+        self.down = nn.Linear(intermediate, width, bias=False)
+
+    def forward(
+        self,
+        hidden: Float[Tensor, "B S H w"],
+        condition: Float[Tensor, "B S 1 w"],
+        keys: Float[Tensor, "B g T e"],
+        values: Float[Tensor, "B g T e"],
+        rotation: tuple[Tensor, ...],
+        attend: Bool[Tensor, "B 1 N M"],
+    ) -> Float[Tensor, "B S H w"]:
+        normed, gate = self.attention_norm(hidden, condition)
+        tokens = normed.flatten(1, 2)
+        queries = rotate(self._split(self.queries(tokens)), rotation)
+        own_keys, own_values = rotate(self._split(self.keys(tokens)), rotation), self._split(self.values(tokens))
+        mixed = functional.scaled_dot_product_attention(
+            queries,
+            torch.cat([keys.to(own_keys.dtype), own_keys], dim=2),
+            torch.cat([values.to(own_values.dtype), own_values], dim=2),
+            attn_mask=attend,
+            enable_gqa=queries.shape[1] != own_keys.shape[1],
+        )
+        hidden = hidden + gate * self.out(mixed.transpose(1, 2).flatten(2)).view_as(hidden)
+        normed, gate = self.mlp_norm(hidden, condition)
+        return hidden + gate * self.down(functional.silu(self.gate(normed)) * self.up(normed))
+
+    def _split(self, projected: Float[Tensor, "B N _"]) -> Float[Tensor, "B _ N e"]:
+        return projected.unflatten(-1, (-1, self.size)).transpose(1, 2)
+
+
+class AdaptiveNorm(nn.Module):
+    """RMS norm whose scale and shift, and the gate of what follows it, depend on a condition; 1, 0 and 1 at first."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.modulation = nn.Linear(width, 3 * width)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+
+    def forward(
+        self, hidden: Float[Tensor, "B S H w"], condition: Float[Tensor, "B S 1 w"]
+    ) -> tuple[Float[Tensor, "B S H w"], Float[Tensor, "B S 1 w"]]:
+        scale, shift, gate = self.modulation(condition).chunk(3, dim=-1)
+        normed = functional.rms_norm(hidden, hidden.shape[-1:], eps=1e-6)
+        return normed * (1 + scale) + shift, 1 + gate
+
+
+def rotate(heads: Float[Tensor, "B h N e"], rotation: tuple[Tensor, ...]) -> Float[Tensor, "B h N e"]:
+    """Rotary position embedding (Su et al. 2021), halves paired as the language model's are."""
+    cos, sin = rotation
+    first, second = heads.chunk(2, dim=-1)
+    return heads * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+def waves(time: Float[Tensor, "*rows"], width: int) -> Float[Tensor, "*rows w"]:
+    """Sines and cosines of a time in [0, 1], their periods spaced evenly in their logarithm."""
+    share = torch.linspace(0, 1, width // 2, device=time.device)
+    period = SHORTEST_PERIOD * (LONGEST_PERIOD / SHORTEST_PERIOD) ** share
+    angle = 2 * math.pi * time[..., None] / period
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)

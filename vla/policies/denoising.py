@@ -1,0 +1,252 @@
+"""Policies that turn noise into a chunk of actions: flow matching (pi0) and diffusion, by an action expert.
+
+How the steps of the denoising chain become draws that the core can learn from is `exploration`:
+
+    one_step       one step of the chain, chosen at random for each decision, is a draw (L = 1), the others move without
+                   noise (pi_RL, Chen et al. 2025: as good as all of them, and twice as fast)
+    all_steps      every step is a draw (L = K): Flow-SDE, and DPPO for diffusion
+    learned_noise  every step is a draw whose spread the expert says (L = K): Flow-Noise
+    matching       nothing of the chain is a draw; the flow-matching loss of the action, on noise and times that the
+                   trace keeps, stands for its log-probability (L = 1): FPO (McAllister et al. 2025), a surrogate
+
+The first three are exact: the log-probability of the Gaussian steps that the trace holds. The prefix and the language
+model are computed once a decision, however many steps there are.
+
+Shapes: `H` control steps a chunk, `A` action dimensions, `a` of them active, `K` denoising steps, `L` draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from vla.actions.normalize import ActionNormalizer
+from vla.actions.process import Process, gaussian_entropy, gaussian_logprob
+from vla.models.action_expert import ActionExpert, Context, context_of, see
+from vla.models.heads import ValueHead
+from vla.models.readout import Readout
+from vla.models.vlm import VisionLanguageModel
+from vla.types import Decision, Observation, Scores, Trace
+
+Exploration = Literal["one_step", "all_steps", "learned_noise", "matching"]
+SURROGATE_LIMIT = 3.0
+"""How far a surrogate log-probability may move in an update (FPO)."""
+
+
+@dataclass(frozen=True)
+class DenoisingSettings:
+    """`samples` noise draws a frame in supervised training, and of a surrogate. With `insulate` the expert's gradient
+    does not reach the language model. Learned noise lies between `min_noise` and `max_noise`.
+    """
+
+    chunk: int
+    width: int
+    intermediate: int
+    exploration: Exploration
+    samples: int
+    insulate: bool
+    detach_critic: bool
+    min_noise: float = 0.1
+    max_noise: float = 0.1
+
+
+class DenoisingPolicy(nn.Module):
+    """A vision-language model and an action expert. After `freeze_prefix` a trace carries the prefix."""
+
+    temperature = 1.0
+    can_probe = True
+
+    def __init__(
+        self, model: VisionLanguageModel, process: Process, normalizer: ActionNormalizer, settings: DenoisingSettings
+    ):
+        super().__init__()
+        if settings.min_noise > settings.max_noise:
+            raise ValueError(
+                f"policy.min_noise ({settings.min_noise}) must not exceed policy.max_noise ({settings.max_noise})"
+            )
+        self.model, self.process, self.normalizer, self.settings = model, process, normalizer, settings
+        self.chunk = settings.chunk
+        self.cached_prefix = False
+        self.readout = Readout(model, settings.chunk)
+        self.expert = ActionExpert(model, settings.chunk, normalizer.num_active, settings.width, settings.intermediate)
+        self.value_head = ValueHead(model.width, settings.detach_critic)
+        self.register_buffer("times", process.times, persistent=False)
+
+    @property
+    def num_draws(self) -> int:
+        return 1 if self.settings.exploration in ("one_step", "matching") else self.process.num_steps
+
+    def perceive(self, observation: Observation, trace: Trace | None = None) -> Float[Tensor, "B T D"]:
+        """What the language model has seen, its keys and values in it; from the prefix where a trace carries that."""
+        kept = trace or {}
+        prefix = kept["prefix"] if "prefix" in kept else self.model.prefix(observation)
+        return see(self.model, self.readout, prefix, observation)
+
+    def _context(self, seen: Float[Tensor, "B T D"], observation: Observation) -> Context:
+        return context_of(self.model, self.readout, seen, observation, self.settings.insulate)
+
+    def _values(self, context: Context) -> Float[Tensor, "B"]:
+        return self.value_head(context.states.mean(1))
+
+    def _predict(
+        self, state: Float[Tensor, "B S H a"], time: Float[Tensor, "B S"], context: Context
+    ) -> tuple[Float[Tensor, "B S H a"], Float[Tensor, "B S H a"]]:
+        """What the network says, and the standard deviation of learned noise (on a scale of its logarithm)."""
+        prediction, share = self.expert(state, time, context)
+        low, high = self.settings.min_noise, self.settings.max_noise
+        return prediction, low * (high / low) ** share
+
+    def _transition(
+        self,
+        step: int,
+        state: Float[Tensor, "*rows H a"],
+        prediction: Float[Tensor, "*rows H a"],
+        spread: Float[Tensor, "*rows H a"],
+    ) -> tuple[Float[Tensor, "*rows H a"], Float[Tensor, "*rows H a"] | float]:
+        if self.settings.exploration == "learned_noise":
+            return self.process.move(step, state, prediction), spread
+        return self.process.transition(step, state, prediction)
+
+    @torch.no_grad()
+    def act(self, observation: Observation, *, greedy: bool = False) -> Decision:
+        """Draw a chunk of actions [B, H, A] (physical units) for every row; greedy: from no noise, without noise."""
+        prefix = self.model.prefix(observation)
+        context = self._context(self.perceive(observation, {"prefix": prefix}), observation)
+        start = torch.zeros(len(prefix), self.chunk, self.normalizer.num_active, device=prefix.device)
+        if not greedy:
+            start = torch.randn_like(start)
+        if self.settings.exploration == "matching":
+            final, trace, logprobs = self._match(start, context)
+        else:
+            final, trace, logprobs = self._denoise(start, context, greedy)
+        return Decision(
+            action=self.normalizer.decode(final),
+            trace=trace | ({"prefix": prefix} if self.cached_prefix else {}),
+            logprobs=logprobs,
+            mask=torch.ones_like(logprobs, dtype=torch.bool),
+            values=self._values(context),
+            exact=self.settings.exploration != "matching",
+        )
+
+    def _chosen_steps(self, rows: int, device: torch.device) -> Int[Tensor, "B L"]:
+        """Which steps of the chain are draws."""
+        if self.settings.exploration == "one_step":
+            return torch.randint(0, self.process.num_steps, (rows, 1), device=device)
+        return torch.arange(self.process.num_steps, device=device).expand(rows, -1)
+
+    def _denoise(
+        self, state: Float[Tensor, "B H a"], context: Context, greedy: bool
+    ) -> tuple[Float[Tensor, "B H a"], dict[str, Tensor], Float[Tensor, "B L"]]:
+        """Walk the chain: its end, the steps that are draws with the states around them, and their log-probs."""
+        rows = torch.arange(len(state), device=state.device)[:, None]
+        steps = torch.zeros_like(rows) if greedy and self.num_draws == 1 else self._chosen_steps(len(rows), rows.device)
+        states, logprobs = [state], []
+        for k, time in enumerate(self.times):
+            prediction, spread = (
+                part[:, 0] for part in self._predict(state[:, None], time.expand(len(state), 1), context)
+            )
+            mean, std = self._transition(k, state, prediction, spread)
+            moved = self.process.move(k, state, prediction)
+            if not greedy:
+                drawn = (steps == k).any(1)[:, None, None]
+                moved = torch.where(drawn, mean + std * torch.randn_like(mean), moved)
+            logprobs.append(gaussian_logprob(moved, mean, std))
+            state = moved
+            states.append(state)
+        chain = torch.stack(states, dim=1)
+        trace = {"step": steps, "before": chain[rows, steps], "after": chain[rows, steps + 1]}
+        return state, trace, torch.stack(logprobs, dim=1)[rows, steps]
+
+    def _match(
+        self, state: Float[Tensor, "B H a"], context: Context
+    ) -> tuple[Float[Tensor, "B H a"], dict[str, Tensor], Float[Tensor, "B 1"]]:
+        """Walk the chain without noise, and keep the noise and times of the surrogate."""
+        for k, time in enumerate(self.times):
+            prediction, _ = self._predict(state[:, None], time.expand(len(state), 1), context)
+            state = self.process.move(k, state, prediction[:, 0])
+        shape = (len(state), self.settings.samples)
+        trace = {
+            "action": state,
+            "noise": torch.randn(*shape, *state.shape[1:], device=state.device),
+            "time": self.process.draw_times(shape, state.device),
+        }
+        trace["surrogate"] = self._surrogate(trace, context)
+        return state, trace, trace["surrogate"]
+
+    def _surrogate(self, trace: Trace, context: Context) -> Float[Tensor, "B 1"]:
+        """Minus the loss of matching, summed over a chunk's numbers, a mean over the kept noise and times."""
+        noised, target = self.process.corrupt(trace["action"][:, None], trace["noise"], trace["time"])
+        prediction, _ = self._predict(noised, trace["time"], context)
+        return -(prediction - target).square().sum((-1, -2)).mean(1, keepdim=True)
+
+    def score(self, observation: Observation, trace: Trace) -> Scores:
+        """Log-probabilities [B, L] of stored draws, and values [B], under the present weights.
+
+        There is an entropy only where the policy can change it: with learned noise.
+        """
+        context = self._context(self.perceive(observation, trace), observation)
+        values = self._values(context)
+        if self.settings.exploration == "matching":
+            change = self._surrogate(trace, context) - trace["surrogate"]
+            return Scores(trace["surrogate"] + change.clamp(-SURROGATE_LIMIT, SURROGATE_LIMIT), None, values)
+        steps, before, after = trace["step"], trace["before"], trace["after"]
+        prediction, spread = self._predict(before, self.times[steps], context)
+        logprobs = torch.zeros_like(self.times[steps])
+        for k in range(self.process.num_steps):
+            mean, std = self._transition(k, before, prediction, spread)
+            logprobs = torch.where(steps == k, gaussian_logprob(after, mean, std), logprobs)
+        learned = self.settings.exploration == "learned_noise"
+        return Scores(logprobs, gaussian_entropy(spread) if learned else None, values)
+
+    def imitation_terms(
+        self,
+        observation: Observation,
+        actions: Float[Tensor, "B H A"],
+        action_mask: Bool[Tensor, "B H"],
+        hidden: Float[Tensor, "B T D"] | None = None,
+    ) -> tuple[Float[Tensor, "B H"], Bool[Tensor, "B H"]]:
+        """Squared error of what the expert predicts, a mean over noise draws and values, for every control step.
+
+        Several draws of noise share one pass of the language model, which costs more than all of them; `hidden` where
+        `perceive` has run.
+        """
+        context = self._context(self.perceive(observation) if hidden is None else hidden, observation)
+        clean = self.normalizer.encode(actions)[:, None]
+        shape = (len(actions), self.settings.samples)
+        noise = torch.randn(*shape, *clean.shape[2:], device=clean.device)
+        time = self.process.draw_times(shape, clean.device)
+        noised, target = self.process.corrupt(clean, noise, time)
+        prediction, _ = self._predict(noised, time, context)
+        return (prediction - target).square().mean((1, 3)), action_mask
+
+    @torch.no_grad()
+    def value(self, observation: Observation) -> Float[Tensor, "B"]:
+        """The critic's estimate of the return from here."""
+        return self._values(self._context(self.perceive(observation), observation))
+
+    def critic_parameters(self) -> Iterator[nn.Parameter]:
+        return self.value_head.parameters()
+
+    def freeze_prefix(self) -> None:
+        """Stop training what the prefix depends on; traces carry the prefix from now on."""
+        for parameter in self.model.prefix_parameters():
+            parameter.requires_grad_(False)
+        self.cached_prefix = True
+
+    def freeze_model(self) -> None:
+        """Stop training all but the expert and its readers. Traces carry the prefix: keys and values would take ten
+        times as much.
+        """
+        for parameter in self.model_parameters():
+            parameter.requires_grad_(False)
+        self.cached_prefix = True
+
+    def model_parameters(self) -> Iterator[nn.Parameter]:
+        """What `perceive` depends on."""
+        yield from self.model.parameters()
+        yield self.readout.queries
