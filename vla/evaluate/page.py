@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from vla.report.charts import Interval, interval_chart
-from vla.report.page import Markup, command, facts, page, section, table, tiles, videos
+from vla.report.page import Markup, command, facts, page, section, show, table, tiles, videos
 
 
 def evaluation_page(result: Mapping[str, Any], films: Mapping[str, Mapping[str, Path]]) -> str:
     """The page of one checkpoint's results (`vla.evaluate.summary`); `films` are {condition: {caption: file}}."""
     starts = result["starts"]
-    lead = f"{result['checkpoint']} on {starts['num_starts']} held-out starts of {starts['scene']['task']}"
+    task = starts["scene"].get("task") or starts["scene"]["id"]
+    lead = f"{result['checkpoint']} on {starts['num_starts']} held-out starts of {show(task)}"
     parts = [
         tiles(headline(result)),
         section("Success by condition", interval_chart("Success rate", "95 % Wilson interval", rows(result)),

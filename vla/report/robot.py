@@ -71,7 +71,7 @@ def of_stage(records: Records, stage: str) -> Records:
 
 
 def title_of(config: Mapping[str, Any]) -> str:
-    task = config["sim"]["task"]
+    task = config["sim"].get("task") or config["sim"]["id"]
     tasks = task if isinstance(task, str) else ", ".join(task)
     return f"{tasks.replace('_', ' ')}: {config['policy']['name']} policy, {config['algorithm']['name']}"
 
