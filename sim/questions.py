@@ -223,13 +223,13 @@ HELD = 0.3
 
 
 class Plan(NamedTuple):
-    """An instruction, the numbers that it comes down to, and its objects: the text up to each one's name, and where it
-    is from the gripper (m).
+    """An instruction, the numbers that it comes down to, and its objects: the text up to each one's name, where it is
+    from the gripper (m), and its heading from the gripper's (see `Sighting`).
     """
 
     text: str
     numbers: tuple[float, ...]
-    mentions: tuple[tuple[str, tuple[float, ...]], ...]
+    mentions: tuple[tuple[str, tuple[float, ...], tuple[float, float]], ...]
 
 
 def plan(facts: SceneFacts, rng: np.random.Generator) -> Plan:
@@ -243,5 +243,6 @@ def plan(facts: SceneFacts, rng: np.random.Generator) -> Plan:
     symmetry = BLOCK_SHAPES[block.shape].symmetry
     turn = float(wrap_angle(np.array(block.yaw - facts.hand_yaw), symmetry)) if symmetry > 0 else 0.0
     numbers = (*places[0], *places[1], TURN_SCALE * turn, HELD if block.grasped else -HELD)
-    mentions = ((facts.wording.up_to(names, i), place) for i, place in zip((0, len(names) - 1), places))
-    return Plan(facts.wording.say(names), numbers, tuple(mentions))
+    turned = [_heading(thing, thing.yaw - facts.hand_yaw) for thing in (block, chosen[-1])]
+    upto = [facts.wording.up_to(names, i) for i in (0, len(names) - 1)]
+    return Plan(facts.wording.say(names), numbers, tuple(zip(upto, places, turned, strict=True)))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from vla.sft.sightings import CellTargets, SightingHead, cell_arrays, sighting_loss
+from vla.sft.sightings import CellTargets, SightingHead, cell_arrays, mention_loss, sighting_loss
 
 NORTH = (0.0, 1.0)
 
@@ -63,3 +63,13 @@ def test_no_object_in_any_picture_is_no_error():
     empty = CellTargets(torch.zeros(1, 2, dtype=torch.long), torch.zeros(1, 2, 3), torch.zeros(1, 2, 2), NONE)
     loss, _ = sighting_loss(head, torch.randn(1, 2, 2), torch.eye(2), empty)
     assert torch.isfinite(loss)
+
+
+def test_words_say_where_and_how_turned_by_hand():
+    head = torch.nn.Identity()  # states are the answers
+    states = torch.tensor([[[9.0] * 5, [1.0, 0.0, 0.0, 1.0, 0.0], [0.0, 2.0, 0.0, 0.0, 0.5]]])
+    places = torch.tensor([[[0.1, 0.1, 0.0], [0.0, 0.2, 0.0]]])  # 1, 1, 0 and 0, 2, 0 in units of 10 cm
+    headings = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+    loss = mention_loss(head, states, torch.tensor([[1, 2]]), places, headings)
+    # Places: one of six numbers is off by 1. Headings: one of four is off by a half.
+    assert loss.item() == pytest.approx(1 / 6 + 0.5 / 4)

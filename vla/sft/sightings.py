@@ -62,14 +62,20 @@ class SightingHead(nn.Module):
 
 
 def mention_loss(
-    head: nn.Module, states: Float[Tensor, "B T d"], positions: Int[Tensor, "B m"], places: Float[Tensor, "B m 3"]
+    head: nn.Module,
+    states: Float[Tensor, "B T d"],
+    positions: Int[Tensor, "B m"],
+    places: Float[Tensor, "B m 3"],
+    headings: Float[Tensor, "B m 2"],
 ) -> Float[Tensor, ""]:
-    """Absolute error, in units of 10 cm, of where the objects are that the words at `positions` name.
+    """Absolute error, in units of 10 cm, of where the objects are that the words at `positions` name, and of how they
+    are turned.
 
     `states` enter one of the later layers: what a name has looked up there, queries behind it can read.
     """
     rows = torch.arange(len(positions))[:, None]
-    return (head(states[rows, positions]) - places / PLACE_SCALE).abs().mean()
+    place, heading = head(states[rows, positions]).split((3, 2), dim=-1)
+    return (place - places / PLACE_SCALE).abs().mean() + (heading - headings).abs().mean()
 
 
 def cell_arrays(

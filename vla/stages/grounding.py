@@ -20,7 +20,7 @@ from vla.models.vlm import VisionLanguageModel
 from vla.models.vocabulary import NUM_LOCATIONS
 from vla.sft.loop import SupervisedSettings, SupervisedState, fit
 from vla.sft.losses import answer_loss, plan_loss
-from vla.sft.sightings import PLACE_SCALE, CellTargets, SightingHead, cell_arrays, mention_loss, sighting_loss
+from vla.sft.sightings import CellTargets, SightingHead, cell_arrays, mention_loss, sighting_loss
 from vla.train.optim import make_optimizer
 from vla.train.seed import derive_seed
 from vla.types import Observation
@@ -46,7 +46,7 @@ class SceneSource(Protocol):
 
     def plan(self, facts: Any, rng: np.random.Generator) -> Any:
         """An instruction about a scene: `text`, `numbers` (metres, or scaled like them), and `mentions` of objects:
-        (text up to the name, place from the gripper in metres).
+        (text up to the name, place from the gripper in metres, heading from the gripper's).
         """
 
     def sightings(self, facts: Any) -> Mapping[str, Sequence[Any]]:
@@ -80,13 +80,15 @@ def augmented(batch: GroundingBatch, shift_pixels: int, light: float) -> Groundi
 class PlanBatch:
     """Pictures with instructions, and the numbers [B, a] that each comes down to, as location tokens from 0.
 
-    `mentions` [B, m] are the tokens that end objects' names, `places` [B, m, 3] where those are (metres).
+    `mentions` [B, m] are the tokens that end objects' names, `places` [B, m, 3] where those are (metres), `headings`
+    [B, m, 2] how they are turned.
     """
 
     observation: Observation
     numbers: torch.Tensor
     mentions: torch.Tensor
     places: torch.Tensor
+    headings: torch.Tensor
     cells: CellTargets
 
 
@@ -139,12 +141,13 @@ class ScenePool:
         chosen = rng.integers(self.size, size=rows)
         plans = [self.source.plan(self._facts[i], rng) for i in chosen]
         tokens, mask = encoder.pad([encoder.words_after_start(plan.text) for plan in plans])
-        mentions = [[len(encoder.words_after_start(upto)) - 1 for upto, _ in plan.mentions] for plan in plans]
-        where = torch.tensor([[place for _, place in plan.mentions] for plan in plans])
+        mentions = [[len(encoder.words_after_start(upto)) - 1 for upto, *_ in plan.mentions] for plan in plans]
+        where = torch.tensor([[place for _, place, _ in plan.mentions] for plan in plans])
+        turned = torch.tensor([[heading for *_, heading in plan.mentions] for plan in plans])
         pictures = {n: torch.from_numpy(i[chosen]) for n, i in self._images.items()}
         observation = Observation(pictures, torch.from_numpy(self._proprio[chosen]), tokens, mask)
         numbers = torch.tensor([encoder.locations(plan.numbers, "m") for plan in plans]) - encoder.first_location
-        return PlanBatch(observation, numbers, torch.tensor(mentions), where, self._targets(chosen))
+        return PlanBatch(observation, numbers, torch.tensor(mentions), where, turned, self._targets(chosen))
 
     def _targets(self, chosen: np.ndarray) -> CellTargets:
         return CellTargets(*(torch.from_numpy(kept[chosen]) for kept in self._cells))
@@ -225,7 +228,7 @@ class Grounding:
         self.model, self.encoder, self.source, self.settings, self.seed = model, encoder, source, settings, seed
         words = [encoder.words(f" {name}") for name in source.sighting_names]
         self.head = SightingHead(model.width, words)
-        self.mention_head = torch.nn.Sequential(torch.nn.LayerNorm(model.width), torch.nn.Linear(model.width, 3))
+        self.mention_head = torch.nn.Sequential(torch.nn.LayerNorm(model.width), torch.nn.Linear(model.width, 5))
         grid = round(model.vision.num_patches**0.5)
         first_seed = derive_seed(seed, "grounding") % FIRST_FREE_SEED + FIRST_FREE_SEED
         self.pool = ScenePool(source, first_seed, settings.pool_size, model.cameras, grid)
@@ -276,10 +279,10 @@ class Grounding:
             prefix = self.model.prefix(batch.observation)
             plan, distance = plan_loss(self.model, batch.observation, batch.numbers, layers, prefix)
             positions = self.model.num_prefix + batch.mentions
-            mention = mention_loss(self.mention_head, layers[-2], positions, batch.places)
+            mention = mention_loss(self.mention_head, layers[-2], positions, batch.places, batch.headings)
             width = 2 * LOCATION_RANGE / NUM_LOCATIONS
             metrics = {"plan_loss": float(plan.detach()), "plan_error": float(distance) * width}
-            metrics["mention_error"] = float(mention.detach()) * PLACE_SCALE
+            metrics["mention_loss"] = float(mention.detach())
             return self._with_sightings(plan + mention, metrics, prefix, batch.cells)
         assert batch.cells is not None
         prefix, questions = self.model.prefix(batch.observation), batch.questions
