@@ -15,11 +15,13 @@ from vla.rl.rollout import collect_rollout
 from vla.rl.update import UpdateSettings
 from vla.text.curriculum import Curriculum
 from vla.text.environment import TextEnvironment
+from vla.text.judging import judge_samples
 from vla.text.problems import Problem
 from vla.text.rlvr import sets_of
 from vla.text.run import run
 from vla.text.tiny import tiny_language_model
 from vla.train.run_folder import open_run
+from vla.types import Decision
 
 TINY = ["mode=text", "preset=smoke", "train.tensorboard=false", "text.max_new_tokens=6", "train.num_threads=1"]
 
@@ -33,7 +35,7 @@ def go(folder, *overrides):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
-    results = go(folder, "text.families=[add1,mul1]", "rl.group_size=3")
+    results = go(folder, "text.families=[add1,mul1]", "rl.group_size=3", "text.num_samples=3", "text.num_beams=2")
     return folder, results
 
 
@@ -47,6 +49,49 @@ def test_a_run_leaves_numbers_report_samples_and_a_model(finished):
     assert written["before"]["decoding"] == "greedy"
     assert set(results) >= {"family add1", "family mul1", "comparison", "seconds", "peak_memory_bytes"}
     assert "95 % Wilson interval" in (folder / "report.html").read_text()
+    assert written["after, sampled"]["sampled"]["num_starts"] == 3 * 16
+    assert written["after, sampled"]["any of 3"]["num_starts"] == 16
+
+
+class SaysInTurn:
+    """A policy that answers every prompt with the next of some texts."""
+
+    def __init__(self, chat, texts):
+        self.texts = [[*chat.encode(text), 2] for text in texts]
+
+    def act(self, observation, *, greedy=False):
+        rows = [(self.texts.pop(0) + [0] * 9)[:9] for _ in observation.tokens]
+        tokens = torch.tensor(rows)
+        mask = tokens != 0
+        return Decision(tokens, {"tokens": tokens, "mask": mask}, torch.zeros(tokens.shape), mask, None)
+
+    def score(self, observation, trace):
+        raise AssertionError("judging scores nothing")
+
+    def parameters(self):
+        return iter(())
+
+
+def test_several_answers_are_judged_together():
+    """Where 5 is right: 5, 4, 5, so the majority is right; where 7 is right: 7, 6, 6, so only one of them is."""
+    tokenizer = tiny_language_model(["say something"], vocab_size=262, hidden_size=32, num_layers=1)[1]
+    chat = ChatFormat(tokenizer)
+    problems = [Problem("2 + 3?", "5", "exact", "toy"), Problem("3 + 4?", "7", "exact", "toy")]
+
+    def correct(samples):
+        right = np.array([s.completion.endswith(s.answer) for s in samples], np.float32)
+        return Scores(right, {"correct": right})
+
+    environment = TextEnvironment(problems, chat, correct, [2], 6)
+    policy = SaysInTurn(chat, ["is 5", "is 4", "5", "so 7", "6", "is 6"])
+
+    def observe(prompts):
+        return observe_prompts(prompts, 80, 0, torch.device("cpu"))
+
+    rates = judge_samples(policy, environment, observe, [0, 1], 3, 1.0)
+    assert {name: (rate.successes, rate.num_starts) for name, rate in rates.items()} == {
+        "sampled": (3, 6), "any of 3": (2, 2), "majority of 3": (1, 2),
+    }  # fmt: skip
 
 
 def test_training_never_sees_what_it_is_judged_on(finished):

@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 
+from vla.decoding.beam import beam_search
 from vla.decoding.sampling import Sampling
 from vla.policies.text import TextPolicy
 from vla.rl.protocols import Critic, Policy
@@ -82,6 +83,21 @@ def test_sharing_prompts_changes_neither_scores_nor_gradients(model, observation
         torch.testing.assert_close(
             gradients[1][name], expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()), msg=name
         )
+
+
+def test_beams_find_what_is_likelier_than_greedy(model, observation):
+    greedy, beams = make(model), make(model, num_beams=4)
+    found, first = beams.act(observation, greedy=True), greedy.act(observation, greedy=True)
+    hypotheses = beam_search(model, observation.tokens, observation.token_mask, 4, 10, STOPS)
+    for row, best in enumerate(hypotheses):
+        assert found.action[row][found.mask[row]].tolist() == list(best[0].tokens)
+    mean = [(d.logprobs.sum(1) / d.mask.sum(1)).mean() for d in (found, first)]
+    assert mean[0] > mean[1]
+    torch.testing.assert_close(beams.score(observation, found.trace).logprobs, found.logprobs)
+    torch.manual_seed(2)
+    drawn = beams.act(observation)
+    torch.manual_seed(2)
+    assert torch.equal(greedy.act(observation).action, drawn.action)  # draws are draws, whatever num_beams
 
 
 def test_rows_do_not_notice_each_other(model, observation):

@@ -55,6 +55,8 @@ class Rlvr(Section):
     holdout_fraction: Share
     num_evaluation: Count
     num_validation: Count
+    num_beams: Count
+    num_samples: CountOrZero
     rewards: Annotated[dict[str, float], Field(min_length=1)]
     tool: Literal["calculator"] | None
     max_turns: Count

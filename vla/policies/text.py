@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vla.data.packing import pack_completions
+from vla.decoding.beam import beam_search
 from vla.decoding.causal import (
     attends_fully,
     check_model,
@@ -35,7 +36,8 @@ class TextPolicy(nn.Module):
     times faster); it is left off for models with sliding windows. `max_row_tokens` bounds such a tree, because its
     attention mask is square. `value_head`: a critic on the model's own hidden states, one value a draw, zero at the
     start; values are None without it. `autocast`: matrix products in this type (bfloat16), weights stay as they are;
-    None: none. `engine`: who draws in place of `generate`.
+    None: none. `engine`: who draws in place of `generate`. `num_beams`: of beam search, where it is asked for the
+    likeliest and not for a draw; 1 is greedy.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class TextPolicy(nn.Module):
         max_logits_bytes: int = 2**29,
         autocast: torch.dtype | None = None,
         engine: Engine | None = None,
+        num_beams: int = 1,
     ) -> None:
         super().__init__()
         if max_new_tokens < 1:
@@ -64,7 +67,7 @@ class TextPolicy(nn.Module):
         self.stop_ids, self.pad_id = tuple(stop_ids), pad_id
         self.share_prompts = share_prompts and attends_fully(model)
         self.max_row_tokens, self.max_logits_bytes = max_row_tokens, max_logits_bytes
-        self.autocast, self.engine = autocast, engine
+        self.autocast, self.engine, self.num_beams = autocast, engine, num_beams
         self.value_head: nn.Linear | None = None
         if value_head:
             self.value_head = nn.Linear(plain_model(model).config.hidden_size, 1)
@@ -74,6 +77,8 @@ class TextPolicy(nn.Module):
 
     def act(self, observation: Observation, *, greedy: bool = False) -> Decision:
         """Complete every prompt. `action` and `trace["tokens"]` are the same token ids; `trace["mask"]` is the mask."""
+        if greedy and self.num_beams > 1:
+            return self._act_by_beams(observation)
         if self.engine is not None:
             return self._act_by(self.engine, observation, greedy)
         with self._precision(), evaluating(self.model):
@@ -101,6 +106,19 @@ class TextPolicy(nn.Module):
         trace = {"tokens": drawn.tokens, "mask": drawn.mask}
         values = None if self.value_head is None else self.score(observation, trace).values
         return Decision(drawn.tokens, trace, drawn.logprobs, drawn.mask, values)
+
+    @torch.no_grad()
+    def _act_by_beams(self, observation: Observation) -> Decision:
+        """The best hypothesis of every prompt."""
+        prompts, limit = (observation.tokens, observation.token_mask), self.max_new_tokens
+        with self._precision(), evaluating(self.model):
+            found = beam_search(self.model, *prompts, self.num_beams, limit, self.stop_ids)
+        best = [list(hypotheses[0].tokens) for hypotheses in found]
+        tokens = torch.tensor([ids + [self.pad_id] * (limit - len(ids)) for ids in best], device=prompts[0].device)
+        sizes = torch.tensor([len(ids) for ids in best], device=tokens.device)
+        trace = {"tokens": tokens, "mask": torch.arange(limit, device=tokens.device) < sizes[:, None]}
+        scores = self.score(observation, trace)
+        return Decision(tokens, trace, scores.logprobs, trace["mask"], scores.values)
 
     def score(self, observation: Observation, trace: Trace) -> Scores:
         """Log-probability, entropy and value of every draw in one pass; 0 where nothing was drawn."""

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float
 
+from vla.decoding.best_of import majority
 from vla.evaluate.success import SuccessRate
+from vla.rewards.libraries import final_answer
 from vla.rewards.sample import Sample
 from vla.rl.protocols import Observe, Policy
 from vla.rl.rollout import collect_rollout
@@ -70,6 +72,36 @@ def judge(
     assert rollout.success is not None
     episodes = environment.take_episodes()
     return Judged(rollout.success.numpy() > 0.5, rollout.returns.numpy(), tuple(episodes))
+
+
+def judge_samples(
+    policy: Policy,
+    environment: TextEnvironment,
+    observe: Observe,
+    numbers: Sequence[int],
+    count: int,
+    temperature: float,
+) -> dict[str, SuccessRate]:
+    """`count` sampled answers to each problem: how many are right, whether any is (pass@k, Chen 2021), and whether the
+    answer given most often is (self-consistency, Wang 2022).
+    """
+    environment.take_episodes()
+    collect_rollout(policy, environment, numbers, count, observe)
+    by_question: dict[str, list[Episode]] = {}
+    for episode in environment.take_episodes():
+        by_question.setdefault(episode.problem.question, []).append(episode)
+    right, passed, elected = [], [], []
+    for episodes in by_question.values():
+        answers = [final_answer(episode.sample.completion, episode.problem.answer) for episode in episodes]
+        chosen = episodes[answers.index(majority(answers))]
+        right += [episode.success for episode in episodes]
+        passed.append(any(episode.success for episode in episodes))
+        elected.append(chosen.success)
+    return {
+        "sampled": SuccessRate.of(right, temperature),
+        f"any of {count}": SuccessRate.of(passed, temperature),
+        f"majority of {count}": SuccessRate.of(elected, temperature),
+    }
 
 
 def pairs_of(before: Judged, after: Judged) -> list[Pair]:

@@ -35,11 +35,13 @@ class LanguageParts:
     autocast: torch.dtype | None
     engine: Engine | None = None
 
-    def policy(self, sampling: Sampling, max_new_tokens: int, value_head: bool = False) -> TextPolicy:
+    def policy(
+        self, sampling: Sampling, max_new_tokens: int, value_head: bool = False, num_beams: int = 1
+    ) -> TextPolicy:
         """The model as a policy."""
         return TextPolicy(
             self.model, sampling, max_new_tokens, self.stop_ids, self.pad_id, value_head, autocast=self.autocast,
-            engine=self.engine,
+            engine=self.engine, num_beams=num_beams,
         )  # fmt: skip
 
 

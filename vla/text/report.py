@@ -149,7 +149,7 @@ def _rate(record: Mapping[str, Any], share: str, count: str, temperature: float 
 def numbers_table(results: Mapping[str, Any]) -> str:
     """A table of {name: value}; values that are tables themselves are shown in lines, the time as a picture."""
     rows = "".join(
-        f"<tr><th>{escape(name.replace('_', ' '))}</th><td>{show(value, name)}</td></tr>"
+        f"<tr><th>{escape(name.removesuffix('_bytes').replace('_', ' '))}</th><td>{show(value, name)}</td></tr>"
         for name, value in results.items()
         if name != "seconds"
     )

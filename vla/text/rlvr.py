@@ -21,7 +21,7 @@ from vla.text.calculator import INSTRUCTION
 from vla.text.curriculum import Curriculum
 from vla.text.environment import Episode, TextEnvironment, calculator_tool
 from vla.text.fitting import FitSettings
-from vla.text.judging import Judged, judge, pairs_of, rate_of
+from vla.text.judging import Judged, judge, judge_samples, pairs_of, rate_of
 from vla.text.language_model import LanguageParts, load_language_parts, save_language_model
 from vla.text.problem_sets import ProblemSets, make_problem_sets
 from vla.text.problems import Problem
@@ -70,7 +70,8 @@ def run_rlvr(config: TextConfig, folder: RunFolder, progress: Progress) -> dict[
             refine(wired, config, sets, folder, progress, timer)
         with timer("judge"):
             after = judge_evaluation(wired, sets)
-        results = results_of(before, after, sets, process.failures)
+            sampled = judge_sampled(wired, sets, settings)
+        results = {**results_of(before, after, sets, process.failures), **sampled}
         progress.say(f"after:  {rate_of(after)} on the same problems")
         progress.say(f"change: {results['comparison']}")
     save_language_model(wired.parts, folder.path / "model")
@@ -104,7 +105,7 @@ def wire(config: TextConfig, settings: Rlvr, sets: ProblemSets, rewards: Rewards
     texts = [problem.question for problem in sets.train]
     parts = load_language_parts(config.language_model, config.train, system, texts)
     sampling = Sampling(**settings.sampling.model_dump())
-    policy = parts.policy(sampling, settings.max_new_tokens, value_head=algorithm.needs_values)
+    policy = parts.policy(sampling, settings.max_new_tokens, algorithm.needs_values, settings.num_beams)
     observe = partial(observe_prompts, width=settings.max_prompt_tokens, pad_id=parts.pad_id, device=parts.device)
     tool = calculator_tool if settings.tool == "calculator" else None
 
@@ -131,6 +132,16 @@ def judge_evaluation(wired: Wired, sets: ProblemSets) -> Judged:
     first = len(sets.validation)
     numbers = range(first, first + len(sets.evaluation))
     return judge(wired.policy, wired.held_out, wired.observe, numbers, greedy=True)
+
+
+def judge_sampled(wired: Wired, sets: ProblemSets, settings: Rlvr) -> dict[str, Any]:
+    """Several sampled answers to every evaluation problem, where they are asked for."""
+    if settings.num_samples == 0:
+        return {}
+    first = len(sets.validation)
+    numbers, temperature = range(first, first + len(sets.evaluation)), settings.sampling.temperature
+    where = (wired.policy, wired.held_out, wired.observe)
+    return {"after, sampled": judge_samples(*where, numbers, settings.num_samples, temperature)}
 
 
 def judge_before(wired: Wired, sets: ProblemSets, folder: RunFolder) -> Judged:
