@@ -83,7 +83,7 @@ def load_recording(path: Path) -> Recording:
     from safetensors import safe_open
 
     with safe_open(path, "np") as opened:
-        about, found = opened.metadata() or {}, {name: opened.get_array(name) for name in opened.keys()}  # noqa: SIM118
+        about, found = opened.metadata() or {}, {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     if about.get("format") != FORMAT:
         raise ValueError(f"{path} is a recording of format {about.get('format')}, this version reads {FORMAT}")
     measures = {name.removeprefix("measure/"): v for name, v in found.items() if name.startswith("measure/")}
