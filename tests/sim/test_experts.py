@@ -22,14 +22,22 @@ def run(env, expert, ids, steps=80):
     return lengths, actions
 
 
-@pytest.mark.parametrize(("robot", "starts"), [("gantry", 200), ("panda", 80)])
-def test_expert_succeeds(robot, starts):
-    env = sim.make_vector(robot=robot, num_envs=starts, cameras=(), num_threads=1)
+@pytest.mark.parametrize(
+    ("task", "robot", "starts"),
+    [
+        *(("pick_place", "gantry", 200), ("pick_place", "panda", 80)),
+        *((task, "gantry", 100) for task in ("reach", "push", "lift", "stack")),
+        *((task, "panda", 40) for task in ("push", "stack")),
+    ],
+)
+def test_expert_succeeds(task, robot, starts):
+    env = sim.make_vector(task, robot=robot, num_envs=starts, cameras=(), num_threads=1)
     env.reset(range(1000, 1000 + starts))
     lengths, actions = run(env, Expert(env), range(starts))
     success = env.step(np.zeros((starts, 1, 7), np.float32)).success
     assert success.mean() >= 0.98
-    assert 25 <= lengths.mean() <= 45
+    shortest, longest = {"reach": (3, 8), "push": (20, 35), "lift": (12, 25)}.get(task, (25, 45))
+    assert shortest <= lengths.mean() <= longest
     moves = np.concatenate(actions)
     assert np.abs(moves[:, :3]).max() <= 0.0301  # a moderate, predictable speed
     assert set(np.unique(moves[:, 6])) <= {-1.0, 1.0}
