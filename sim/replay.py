@@ -84,8 +84,9 @@ def replay(env: VectorEnvironment, seeds: Sequence[int], actions: Sequence[np.nd
 
 def _together(env: VectorEnvironment, seeds: Sequence[int], actions: Sequence[np.ndarray]) -> list[Replay]:
     ids = np.arange(len(seeds))
-    env.reset(seeds, ids, render=False)
+    # Bound before anything is computed: what is bound is filled by the next computation.
     bodies = env.physics.batch.bind("xpos"), env.physics.batch.bind("xquat")
+    env.reset(seeds, ids, render=False)
     replays = [Replay(text, shapes_of(env, i)) for i, text in enumerate(env.instructions[: len(seeds)])]
     _look(env, bodies, replays, ids)
     steps, horizons = [np.concatenate(list(a)) for a in actions], [a.shape[1] for a in actions]

@@ -1,8 +1,10 @@
 """The viewer from recordings to a browser: an episode lived again is the one recorded, and the page plays it."""
 
+import base64
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from scripts.viewing import open_library, write_html
@@ -50,6 +52,19 @@ def test_an_episode_lived_again_is_the_one_that_was_recorded(run):
         library.episode("recordings/rl-000010/4")
     with pytest.raises(KeyError):
         library.episode("../policy/0")
+
+
+def test_bodies_are_where_the_objects_are_at_every_moment(run):
+    library = open_library(run)
+    good = library.episode(library.lines()[0]["id"])
+    poses = np.frombuffer(base64.b64decode(good["poses"]), "<f4").reshape(-1, good["num_bodies"], 7)
+    assert len(poses) == len(good["hand"])
+    for places in good["targets"].values():
+        distance = np.linalg.norm(poses[:, :, :3] - np.array(places)[:, None], axis=2)
+        assert distance.min(axis=1).max() < 1e-3
+    np.testing.assert_allclose(np.linalg.norm(poses[:, :, 3:], axis=2), 1.0, atol=1e-4)
+    # The order of the task's terms is the task's, not the alphabet's.
+    assert list(good["reached"]) == ["reach", "grasp", "lift", "place", "success"]
 
 
 def test_a_simulator_that_has_changed_is_told(run):

@@ -21,7 +21,7 @@ def rollout(success: list[float], group: list[int], trajectory: list[int]) -> Ro
     rows, count = len(trajectory), len(success)
     number = torch.arange(rows).float()
     tokens, seeds = torch.zeros(rows, 1, dtype=torch.long), 100 + torch.arange(count)
-    measures = {"seed": seeds, "control_steps": torch.full((count,), 4.0), "reach": torch.tensor(success)}
+    measures = {"seed": seeds, "control_steps": torch.full((count,), 4.0), "reach": torch.tensor(success).float()}
     return Rollout(
         observation=Observation({}, number[:, None], tokens, tokens == 0),
         trace={},
@@ -33,7 +33,7 @@ def rollout(success: list[float], group: list[int], trajectory: list[int]) -> Ro
         truncated=torch.zeros(count, dtype=torch.bool),
         group=torch.tensor(group),
         version=torch.zeros(rows, dtype=torch.long),
-        success=torch.tensor(success),
+        success=torch.tensor(success).float(),
         values=number / 2,
         action=number[:, None, None].expand(rows, 2, 4),
         episodes=measures,

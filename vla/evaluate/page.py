@@ -18,7 +18,7 @@ def evaluation_page(result: Mapping[str, Any], films: Mapping[str, Mapping[str, 
     parts = [
         tiles(headline(result)),
         section("Success by condition", interval_chart("Success rate", "95 % Wilson interval", rows(result)),
-                note="The same starts under every condition: one thing is the rest stays as it was."),
+                note="The same starts under every condition: one thing is changed, the rest stays as it was."),
         section("What a change costs", changes_table(result["changes"]),
                 note="Paired, start by start: McNemar's exact test, and the bootstrap interval of the difference."),
         section("How far episodes come", reached_table(result["conditions"]),
@@ -50,6 +50,11 @@ def counts(row: Mapping[str, Any]) -> str:
     """n and interval, as they stand under every rate."""
     low, high = row["wilson_95"]
     return f"{row['successes']} of {row['num_starts']}; 95 % interval {100 * low:.1f} to {100 * high:.1f} %"
+
+
+def bounds(row: Mapping[str, Any]) -> str:
+    low, high = row["wilson_95"]
+    return f"{100 * low:.1f} to {100 * high:.1f} %"
 
 
 def rows(result: Mapping[str, Any]) -> list[Interval]:
@@ -97,7 +102,7 @@ def reached_table(conditions: Sequence[Mapping[str, Any]]) -> str:
 def task_table(tasks: Sequence[Mapping[str, Any]]) -> str:
     return table(
         ("task", "decoding", "success", "n", "95 % interval"),
-        [(t["task"], t["decoding"], percent(t["rate"]), t["num_starts"], counts(t).split("; ")[1]) for t in tasks],
+        [(t["task"], t["decoding"], percent(t["rate"]), t["num_starts"], bounds(t)) for t in tasks],
     )
 
 

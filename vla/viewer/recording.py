@@ -70,6 +70,7 @@ def save_recording(folder: Path, recording: Recording) -> Path:
         "iteration": str(recording.iteration),
         "decoding": recording.decoding,
         "sim": json.dumps(dict(recording.sim)),
+        "measures": json.dumps(list(recording.measures)),
     }
     path = folder / f"{recording.name}.safetensors"
     unfinished = path.with_name(f".unfinished-{path.name}")
@@ -86,7 +87,9 @@ def load_recording(path: Path) -> Recording:
         about, found = opened.metadata() or {}, {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     if about.get("format") != FORMAT:
         raise ValueError(f"{path} is a recording of format {about.get('format')}, this version reads {FORMAT}")
-    measures = {name.removeprefix("measure/"): v for name, v in found.items() if name.startswith("measure/")}
+    # In the order of the task, which the file itself does not keep.
+    there = [name.removeprefix("measure/") for name in found if name.startswith("measure/")]
+    measures = {name: found[f"measure/{name}"] for name in json.loads(about.get("measures", "null")) or there}
     arrays = {name: found[name] for name in ARRAYS} | {name: found.get(name) for name in OPTIONAL}
     return Recording(
         about["stage"],

@@ -84,8 +84,8 @@ class EpisodeView {
     const thought = [["value", "value"], ["advantage", "advantage"]].filter(([key]) => e.decisions.some(d => d[key] !== null));
     const series = thought.map(([key, name]) => ({ name, values: per(key), at: starts }));
     add("Reward, value, advantage", "a decision", "lines", { series: [{ name: "reward", values: summed(e), at: starts, thin: true }, ...series] });
-    add("Log-prob of every draw", "columns are decisions; dark is unlikely", "cells", { cells: e.decisions.map(d => masked(d.logprobs, d.chosen)), scale: v => ["--c0", Math.min(1, 0.06 - v / 5)] });
-    if (e.decisions.some(d => d.ratio)) add("Ratio after the update", "orange: more likely, blue: less", "cells", { cells: e.decisions.map(d => masked(d.ratio ?? [], d.chosen)), scale: v => [v > 1 ? "--c1" : "--c0", Math.min(1, 0.04 + Math.abs(Math.log(v)) / 0.3)] });
+    add("Log-prob of every draw", "a column a decision; dark: unlikely", "cells", { cells: e.decisions.map(d => masked(d.logprobs, d.chosen)), scale: v => ["--c0", Math.min(1, 0.06 - v / 5)] });
+    if (e.decisions.some(d => d.ratio)) add("Ratio after the update", "orange: likelier, blue: less", "cells", { cells: e.decisions.map(d => masked(d.ratio ?? [], d.chosen)), scale: v => [v > 1 ? "--c1" : "--c0", Math.min(1, 0.04 + Math.abs(Math.log(v)) / 0.3)] });
     for (const axis of [0, 1, 2]) add(`${e.names[axis]}: planned and executed`, "cm a control step", "lines", { series: [
       { name: "planned", values: e.reward.map((_, t) => 100 * this.planned(t)[axis]), colour: "--c1" },
       { name: "executed", values: e.reward.map((_, t) => 100 * (e.hand[t + 1][axis] - e.hand[t][axis])), colour: "--c0" }] });

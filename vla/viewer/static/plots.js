@@ -78,7 +78,7 @@ class Plot {
     });
     labels.sort((a, b) => a.y - b.y);
     labels.forEach((l, i) => { if (i && l.y < labels[i - 1].y + 11) l.y = labels[i - 1].y + 11; });
-    const over = Math.max(0, (labels.at(-1)?.y ?? 0) - (height - 6));
+    const over = Math.max(0, (labels.at(-1)?.y ?? 0) - (height - MARGIN.bottom - 2));
     pen.textAlign = "left";
     for (const l of labels) { pen.fillStyle = l.ink; pen.fillText(l.name, width - MARGIN.right + 6, l.y - over + 4); }
   }

@@ -170,6 +170,7 @@ class Scene {
   parts(t) {
     const parts = [], stride = this.numBodies * 7;
     for (const shape of this.shapes) {
+      if (shape.kind === "plane" && shape.position[2] < -0.05) continue;  // the floor: the page is background enough
       const at = t * stride + shape.body * 7, pose = this.poses.subarray(at, at + 7);
       const body = rotation(pose.subarray(3, 7));
       const r = times3(body, rotation(shape.quaternion)), offset = turned(body, shape.position);
