@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import combinations
 
-from vla.config.algorithm import Algorithm, Dapo, Reinforce, needs_critic, needs_groups
+from vla.config.algorithm import Algorithm, Dapo, Ppo, Reinforce, needs_critic, needs_groups
 from vla.config.explain import shown
 from vla.config.robot import DiffusionPolicy, FlowPolicy, GymSim, Policy, RobotConfig
 from vla.config.text import TextConfig
@@ -78,6 +78,11 @@ def algorithm_conflicts(algorithm: Algorithm) -> list[str]:
     if hasattr(algorithm, "reduction"):
         try:
             checks.reduction(algorithm.reduction, algorithm.max_length)
+        except ValueError as error:
+            found.append(f"algorithm.{error}")
+    if isinstance(algorithm, Ppo):
+        try:
+            checks.draw_by_draw(algorithm.ratio_level, algorithm.clip_first_draw, algorithm.draw_discount)
         except ValueError as error:
             found.append(f"algorithm.{error}")
     if isinstance(algorithm, Reinforce) and (algorithm.value_coefficient is None) == (algorithm.baseline == "critic"):

@@ -135,7 +135,7 @@ class FastPolicy(Section):
     name: Literal["fast"]
     chunk: Count
     instruction_length: Count
-    num_tokens: Annotated[int, Field(ge=2)]
+    num_tokens: Annotated[int, Field(ge=2, le=256)]
     scale: Positive
     temperature: Positive
 

@@ -37,6 +37,15 @@ def clip_range(low: float, high: float, dual: float | None = None) -> None:
         raise ValueError(f"dual_clip ({dual}) must be greater than 1: 3 is usual, null switches it off")
 
 
+def draw_by_draw(ratio_level: str, clip_first_draw: float, draw_discount: float) -> None:
+    """What differs from draw to draw needs a ratio for each."""
+    if ratio_level == "decision" and (clip_first_draw < 1 or draw_discount < 1):
+        raise ValueError(
+            f"ratio_level (decision) has one ratio for all draws, and clip_first_draw ({clip_first_draw}) and "
+            f"draw_discount ({draw_discount}) tell them apart: set both to 1, or ratio_level to draw"
+        )
+
+
 def reduction(choice: str, max_length: int | None) -> None:
     """`constant` divides by max_length, the others have none."""
     one_of("reduction", choice, ("token", "sequence", "constant"))

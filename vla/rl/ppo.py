@@ -64,11 +64,7 @@ class PPO:
         checks.one_of("ratio_level", self.ratio_level, ("draw", "decision"))
         checks.within("clip_first_draw", self.clip_first_draw, 0.0, 1.0, "it is a share of the clip; 1 is plain PPO")
         checks.within("draw_discount", self.draw_discount, 0.0, 1.0, ".99 is DPPO's, 1 is plain PPO")
-        if self.ratio_level == "decision" and (self.clip_first_draw < 1 or self.draw_discount < 1):
-            raise ValueError(
-                "ratio_level (decision) has one ratio for all draws: set clip_first_draw and draw_discount to 1, or "
-                "ratio_level to draw"
-            )
+        checks.draw_by_draw(self.ratio_level, self.clip_first_draw, self.draw_discount)
         checks.one_of("kl_placement", self.kl_placement, ("reward", "loss"))
         checks.penalty(self.kl_coefficient, self.kl_estimator, self.entropy_coefficient)
 
