@@ -94,7 +94,7 @@ def build_vector(
     check_variety(ranges, 1 + num_distractors, 1 + num_distractors)
     built = build_tasks(tasks, ranges, num_distractors)
     for name in reward:
-        check_choice("sim.reward", name, list(dict.fromkeys(n for task in built for n in task.reward_names)))
+        check_choice("sim.reward", name, REWARDS)
     tabletop = build(build_robot(robot), 1 + num_distractors, 1 + num_distractors)
     physics = Physics(tabletop, num_envs, num_threads, ranges.varied_fields)
     return VectorEnvironment(
@@ -104,3 +104,5 @@ def build_vector(
 
 
 MAX_DISTRACTORS = 2
+REWARDS = tuple(dict.fromkeys(name for task in (Reach, Push, Lift, PickPlace, Stack) for name in task.reward_names))
+"""Terms of any task: weights may name terms that the running tasks do not have, so that tasks can share settings."""
