@@ -54,7 +54,7 @@ class FastCode:
     @cached_property
     def expansions(self) -> tuple[tuple[int, ...], ...]:
         """The integers that each token stands for."""
-        found = [(value,) for value in range(self.low, self.high + 1)]
+        found: list[tuple[int, ...]] = [(value,) for value in range(self.low, self.high + 1)]
         for left, right in self.merges:
             found.append(found[left] + found[right])
         return tuple(found)
@@ -163,7 +163,8 @@ def learn_merges(rows: list[list[int]], first: int, count: int) -> tuple[Pair, .
 
 def merge(word: list[int], pair: Pair, token: int) -> list[int]:
     """Every occurrence of the pair as one token, from left to right."""
-    merged, i = [], 0
+    merged: list[int] = []
+    i = 0
     while i < len(word):
         if i + 1 < len(word) and (word[i], word[i + 1]) == pair:
             merged.append(token)
