@@ -78,9 +78,10 @@ class Plot {
     });
     labels.sort((a, b) => a.y - b.y);
     labels.forEach((l, i) => { if (i && l.y < labels[i - 1].y + 11) l.y = labels[i - 1].y + 11; });
-    const over = Math.max(0, (labels.at(-1)?.y ?? 0) - (height - MARGIN.bottom - 2));
+    let floor = height - MARGIN.bottom;
+    for (const l of [...labels].reverse()) { l.y = Math.min(l.y, floor); floor = l.y - 11; }
     pen.textAlign = "left";
-    for (const l of labels) { pen.fillStyle = l.ink; pen.fillText(l.name, width - MARGIN.right + 6, l.y - over + 4); }
+    for (const l of labels) { pen.fillStyle = l.ink; pen.fillText(l.name, width - MARGIN.right + 6, l.y + 4); }
   }
 
   // cells[k] are the numbers of decision k, drawn as a column from starts[k] to the next; scale(v) gives [colour, alpha].

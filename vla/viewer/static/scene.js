@@ -77,7 +77,7 @@ class Scene {
   constructor(canvas) {
     this.canvas = canvas;
     this.eye = { ...HOME };
-    this.gl = canvas.getContext("webgl", { antialias: true, stencil: true, preserveDrawingBuffer: true });
+    this.gl = canvas.getContext("webgl", { alpha: false, antialias: true, stencil: true, preserveDrawingBuffer: true });
     if (!this.gl) return;
     this.light = unit([0.35, 0.3, 0.9]);
     this.program = this.compile();
