@@ -211,7 +211,7 @@ def refine(
             return collect_rollout(wired.policy, wired.train, numbers, rl.group_size, wired.observe, version=iteration)
 
         with timer("rollout"):
-            if rl.max_refills == 0:
+            if rl.max_refills == 0 or rl.group_size == 1:  # a group of one is never informative
                 return sample(rl.starts_per_iteration)
             return collect_informative(sample, rl.starts_per_iteration, rl.max_refills)
 
