@@ -32,9 +32,9 @@ def watch(env: VectorEnvironment, act: Act, launch: Any = None, typed: Iterator[
     if launch is None:
         if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             raise ValueError("--native needs a display, and there is none: the page works without (leave --native out)")
-        import mujoco.viewer
+        from mujoco import viewer
 
-        launch = mujoco.viewer.launch_passive
+        launch = viewer.launch_passive
     lines: SimpleQueue[str] = SimpleQueue()
     threading.Thread(target=read_lines, args=(lines, typed or iter(sys.stdin)), daemon=True).start()
     data, num_ended = mujoco.MjData(env.physics.model), 0
