@@ -179,3 +179,33 @@ def test_an_average_resumes_and_refuses_another_model():
     assert torch.equal(other.average["weight"], ema.average["weight"])
     with pytest.raises(ValueError, match="those of another model"):
         EMA(nn.Linear(2, 2, bias=False), decay=0.9).load_state_dict(ema.state_dict())
+
+
+def test_moments_are_loaded_in_the_layout_of_their_weights():
+    """A fused step walks memory: moments read back row by row would meet the wrong weights of a channels-last kernel."""
+    torch.manual_seed(0)
+    pictures = torch.randn(2, 3, 6, 6).contiguous(memory_format=torch.channels_last)
+
+    def fresh():
+        torch.manual_seed(1)
+        model = torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+        return model, make_optimizer(model, "adamw", 1e-2, 0.0)
+
+    def step(model, optimizer):
+        optimizer.zero_grad()
+        model(pictures).square().sum().backward()
+        optimizer.step()
+
+    whole, optimizer = fresh()
+    step(whole, optimizer)
+    resumed, again = fresh()
+    resumed.load_state_dict(whole.state_dict())
+    saved = deepcopy(optimizer.state_dict())
+    for part in saved["optimizers"]:
+        for kept in part["state"].values():
+            kept |= {name: value.contiguous() for name, value in kept.items()}  # as a file gives them back
+    again.load_state_dict(saved)
+    for _ in range(2):
+        step(whole, optimizer)
+        step(resumed, again)
+    torch.testing.assert_close(resumed.weight, whole.weight, rtol=0, atol=0)

@@ -206,6 +206,7 @@ class Sft(Section):
     probe_steps: CountOrZero
     probe_batch_size: Count
     probe_learning_rate: Positive
+    probe_only: bool
     num_steps: CountOrZero
     batch_size: Count
     learning_rate: Positive

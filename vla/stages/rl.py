@@ -86,7 +86,9 @@ class Reinforcement:
         )
 
     def train(self) -> RlState:
-        """Run to the last iteration or second; the policy ends with the weights that did best on validation starts."""
+        """Run to the last iteration or second; the policy ends with the weights that did best on validation starts. Those
+        it began with are among them.
+        """
         rl = self.config.rl
         update = UpdateSettings(
             rl.epochs, rl.num_minibatches, rl.micro_batch_rows, rl.max_grad_norm, rl.target_kl, rl.importance_cap,
@@ -97,6 +99,8 @@ class Reinforcement:
             rl.normalize_rewards,
         )  # fmt: skip
         name = f"RL ({self.config.algorithm.name})"
+        if not self.state.validation and not self.over:
+            self._validate(0)  # so that a run never ends with weights that did worse than those it began with
         if not self.over:
             with self.run.progress.stage(name, rl.num_iterations, self.loop.iteration) as bar:
                 train(

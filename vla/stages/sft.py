@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import TypeGuard
 
 import numpy as np
 from torch import Tensor
@@ -35,9 +36,11 @@ SHOWN = ("loss", "action_loss", "plan_error")
 def grounding_beside(
     config: RobotConfig, policy: ImitablePolicy, encoder: QuestionEncoder, source: SceneSource
 ) -> Grounding | None:
-    """What is asked beside the demonstrations, so that the model keeps what it can see; None when its weight is 0."""
+    """What is asked beside the demonstrations, so that the model keeps what it can see; None when its weight is 0
+    or the model stands still.
+    """
     data = config.data
-    if data.question_weight == 0:
+    if data.question_weight == 0 or num_whole_steps(config, policy) == 0:
         return None
     settings = GroundingSettings(**config.grounding.model_dump())
     settings = replace(
@@ -47,6 +50,16 @@ def grounding_beside(
     beside = Grounding(policy.model, encoder, source, settings, derive_seed(config.train.seed, "beside") % 2**32)
     beside.fill(data.question_scenes, config.sim.num_envs)
     return beside
+
+
+def probes(config: RobotConfig, policy: ImitablePolicy) -> TypeGuard[ProbedPolicy]:
+    """Whether SFT begins with the head alone."""
+    return bool(config.sft.probe_steps) and isinstance(policy, ProbedPolicy) and policy.can_probe
+
+
+def num_whole_steps(config: RobotConfig, policy: ImitablePolicy) -> int:
+    """Optimizer steps of the whole policy: none where the head was all that should learn."""
+    return 0 if config.sft.probe_only and probes(config, policy) else config.sft.num_steps
 
 
 def supervised_stage(
@@ -61,18 +74,13 @@ def supervised_stage(
     sft = config.sft
     training, held_out = demonstrations.split(config.data.holdout_fraction, config.train.seed)
     augmentation = Augmentation(sft.augment.shift_pixels, sft.augment.light)
+    beside = None if grounding is None else grounding.mixed_batch
     batches = ImitationBatches(
-        training,
-        observer,
-        policy.chunk,
-        sft.batch_size,
-        augmentation,
-        config.train.seed,
-        None if grounding is None else grounding.mixed_batch,
-    )
+        training, observer, policy.chunk, sft.batch_size, augmentation, config.train.seed, beside
+    )  # fmt: skip
     optimizer = make_optimizer(policy, sft.optimizer, sft.learning_rate, sft.weight_decay, sft.muon_learning_rate)
-    saved = run.load("sft")
-    if saved is None and sft.probe_steps:
+    saved, num_steps = run.load("sft"), num_whole_steps(config, policy)
+    if saved is None and probes(config, policy):
         probe_stage(run, config, policy, training, observer, augmentation)
     ema = None if sft.ema_decay is None else EMA(policy, sft.ema_decay)
     state = SupervisedState()
@@ -82,8 +90,8 @@ def supervised_stage(
         if ema is not None:
             ema.load_state_dict(saved["ema"])
         state = SupervisedState(**saved["state"])
-    settings = SupervisedSettings(sft.num_steps, sft.max_seconds, sft.warmup_fraction, sft.schedule, sft.max_grad_norm)
-    save_every = max(1, sft.num_steps // 5)
+    settings = SupervisedSettings(num_steps, sft.max_seconds, sft.warmup_fraction, sft.schedule, sft.max_grad_norm)
+    save_every = max(1, num_steps // 5)
 
     def save() -> None:
         parts = {"policy": policy.state_dict(), "optimizer": optimizer.state_dict(), "state": vars(state)}
@@ -99,12 +107,12 @@ def supervised_stage(
             save()
         return run.stop.requested
 
-    with run.progress.stage("SFT", sft.num_steps, state.step) as bar:
+    def loss_of(batch: ImitationBatch) -> tuple[Tensor, dict[str, float]]:
+        return mixed_loss(policy, batch, grounding, config.data.question_weight)
 
-        def loss_of(batch: ImitationBatch) -> tuple[Tensor, dict[str, float]]:
-            return mixed_loss(policy, batch, grounding, config.data.question_weight)
-
-        fit(policy, loss_of, batches, optimizer, settings, state, ema, on_step)
+    if num_steps:
+        with run.progress.stage("SFT", num_steps, state.step) as bar:
+            fit(policy, loss_of, batches, optimizer, settings, state, ema, on_step)
     run.check_stop()
     if ema is not None:
         ema.copy_to(policy)
@@ -116,16 +124,13 @@ def supervised_stage(
 def probe_stage(
     run: Run,
     config: RobotConfig,
-    policy: ImitablePolicy,
+    policy: ProbedPolicy,
     training: Demonstrations,
     observer: Observer,
     augmentation: Augmentation,
 ) -> None:
     """Train the head on what the model, as it is, sees in the demonstrations. Stopped half-way, it begins anew."""
     sft = config.sft
-    if not (isinstance(policy, ProbedPolicy) and policy.can_probe):
-        run.progress.say("sft.probe_steps: this policy has no head apart from its model; fine-tuning starts at once")
-        return
 
     def batches() -> Iterator[tuple[Observation, Tensor, Tensor]]:
         for at in range(0, training.num_frames, sft.batch_size):
@@ -137,7 +142,7 @@ def probe_stage(
         features = features_of(policy, batches())
     run.check_stop()
     settings = SupervisedSettings(sft.probe_steps, None, sft.warmup_fraction, "cosine", sft.max_grad_norm)
-    with run.progress.stage("SFT of the head", sft.probe_steps) as bar:
+    with run.progress.stage("learning of the head", sft.probe_steps) as bar:
 
         def on_step(step: int, metrics: dict[str, float]) -> bool:
             bar.advance(1, loss=metrics["loss"])

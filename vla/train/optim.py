@@ -41,6 +41,11 @@ class Together:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for optimizer, part in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(part)
+            for parameter, kept in optimizer.state.items():
+                for name, value in kept.items():
+                    if torch.is_tensor(value) and value.shape == parameter.shape:
+                        # Fused kernels walk memory: moments must lie as their weights do (channels last, say).
+                        kept[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def make_optimizer(
