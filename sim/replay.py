@@ -90,7 +90,7 @@ def _together(env: VectorEnvironment, seeds: Sequence[int], actions: Sequence[np
     replays = [Replay(text, shapes_of(env, i)) for i, text in enumerate(env.instructions[: len(seeds)])]
     _look(env, bodies, replays, ids)
     steps, horizons = [np.concatenate(list(a)) for a in actions], [a.shape[1] for a in actions]
-    running = ids
+    running: np.ndarray = ids
     for t in range(max(map(len, steps), default=0)):
         running = np.array([i for i in running if t < len(steps[i])], dtype=np.int64)
         if not len(running):

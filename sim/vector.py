@@ -181,7 +181,7 @@ class VectorEnvironment:
 
         They stand in the environments 0 to len(seeds) - 1 and can be continued from there.
         """
-        ids = self._start(seeds, None, lambda task, *start: start_anywhere(self.physics, *start, self.ranges))
+        ids = self._start(seeds, None, lambda task, rngs, rows: start_anywhere(self.physics, rngs, rows, self.ranges))
         return self.observe(ids), self.facts(ids)
 
     def observe(self, ids: np.ndarray | None = None, *, render: bool = True) -> SimObservation:

@@ -49,7 +49,8 @@ def test_a_reward_can_be_added_and_taken_away():
 @pytest.mark.parametrize("group", groups())
 def test_every_option_loads(group: str):
     for option in options(group):
-        mode = "text" if group in ("text", "language_model", "preference") or (group, option) == ("rl", "text") else "robot"
+        is_text = group in ("text", "language_model", "preference") or (group, option) == ("rl", "text")
+        mode = "text" if is_text else "robot"
         load([f"mode={option}"] if group == "mode" else [f"mode={mode}", f"{group}={option}"])
 
 

@@ -42,7 +42,8 @@ TINY = [
     "data.question_batch_size=4", "data.questions_per_scene=2", "grounding.num_steps=6", "grounding.batch_size=4",
     "grounding.pool_size=16", "grounding.fresh_per_step=1", "grounding.max_seconds=null",
     "sft.probe_steps=5", "sft.probe_only=false", "sft.num_steps=8", "sft.batch_size=8",
-    "sft.evaluate_every=4", "sft.log_every=1", "sft.max_seconds=null", "sft.augment.shift_pixels=1", "sft.optimizer=muon",
+    "sft.evaluate_every=4", "sft.log_every=1", "sft.max_seconds=null", "sft.augment.shift_pixels=1",
+    "sft.optimizer=muon",
     "algorithm=ppo", "algorithm.kl_coefficient=0.05", "rl.num_iterations=4", "rl.max_seconds=null",
     "rl.starts_per_iteration=2", "rl.group_size=2", "rl.evaluate_every=2", "rl.schedule=cosine",
     "rl.warmup_iterations=1", "rl.critic_warmup_iterations=1", "train.checkpoint_every=3",
@@ -183,8 +184,8 @@ def press_control_c(monkeypatch, *at) -> list:
 
 
 STOPS = [
-    ("demonstrations", 1), ("grounding", 2), ("learning of the head", 3), ("SFT", 3), ("SFT", 7), ("evaluation before", 1), ("RL", 1), ("RL", 3),
-    ("evaluation after", 5),
+    ("demonstrations", 1), ("grounding", 2), ("learning of the head", 3), ("SFT", 3), ("SFT", 7),
+    ("evaluation before", 1), ("RL", 1), ("RL", 3), ("evaluation after", 5),
 ]  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from sim.tasks.lift import LIFTED_HEIGHT
 class Lifting:
     """Phases: 0 approach, 1 grasp, 2 lift."""
 
-    phases = ("approach", "grasp", "lift")
+    phases: tuple[str, ...] = ("approach", "grasp", "lift")
 
     def advance(self, physics: Physics, ids: np.ndarray, phase: np.ndarray, timer: np.ndarray) -> np.ndarray:
         """Back to the approach when the block is lost."""

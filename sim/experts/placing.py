@@ -27,7 +27,7 @@ class Placing:
         placed_distance: a block released within this distance (metres) of the place is left alone.
     """
 
-    phases = ("approach", "grasp", "lift", "carry", "release", "retract")
+    phases: tuple[str, ...] = ("approach", "grasp", "lift", "carry", "release", "retract")
 
     def __init__(self, place: Callable[[Physics, np.ndarray], np.ndarray], placed_distance: float) -> None:
         self._place, self._placed_distance = place, placed_distance

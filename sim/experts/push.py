@@ -33,7 +33,7 @@ STEERING = 1.0
 class Pushing:
     """Phases: 0 behind (go there, above everything, and down), 1 push."""
 
-    phases = ("behind", "push")
+    phases: tuple[str, ...] = ("behind", "push")
 
     def advance(self, physics: Physics, ids: np.ndarray, phase: np.ndarray, timer: np.ndarray) -> np.ndarray:
         """Push from where the hand is down behind the block until the block is no longer before it."""

@@ -13,7 +13,7 @@ from sim.tasks.reach import ABOVE_BLOCK
 class Reaching:
     """One phase."""
 
-    phases = ("reach",)
+    phases: tuple[str, ...] = ("reach",)
 
     def advance(self, physics: Physics, ids: np.ndarray, phase: np.ndarray, timer: np.ndarray) -> np.ndarray:
         """There is nothing else to do."""

@@ -195,7 +195,5 @@ def test_meta_world():
 
 @pytest.mark.skipif(importlib.util.find_spec("metaworld") is not None, reason="metaworld is installed")
 def test_what_is_missing_is_named():
-    with pytest.raises(
-        ValueError, match="needs metaworld: pip install --no-deps metaworld"
-    ):
+    with pytest.raises(ValueError, match="needs metaworld: pip install --no-deps metaworld"):
         sim.make_gymnasium("Meta-World/MT1", num_envs=1)

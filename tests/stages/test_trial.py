@@ -23,7 +23,8 @@ from vla.stages.robot import load_policy
 from vla.viewer.recording import load_recording
 
 FEW = [
-    "data.num_demonstrations=2", "grounding.num_steps=2", "sft.probe_steps=2", "sft.num_steps=2", "sft.evaluate_every=2",
+    "data.num_demonstrations=2", "grounding.num_steps=2", "sft.probe_steps=2", "sft.num_steps=2",
+    "sft.evaluate_every=2",
     "rl.num_iterations=1", "rl.evaluate_every=1", "rl.warmup_iterations=0", "rl.critic_warmup_iterations=0",
     "evaluation.num_starts=3", "evaluation.num_videos=1",
 ]  # fmt: skip

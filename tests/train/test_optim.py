@@ -182,7 +182,7 @@ def test_an_average_resumes_and_refuses_another_model():
 
 
 def test_moments_are_loaded_in_the_layout_of_their_weights():
-    """A fused step walks memory: moments read back row by row would meet the wrong weights of a channels-last kernel."""
+    """A fused step walks memory: moments read back row by row would meet the wrong weights."""
     torch.manual_seed(0)
     pictures = torch.randn(2, 3, 6, 6).contiguous(memory_format=torch.channels_last)
 

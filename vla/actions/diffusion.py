@@ -7,7 +7,7 @@ t = 1 - timestep / T, so that t = 0 is noise here too.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -39,8 +39,8 @@ class Diffusion:
             "num_train_timesteps": num_train_steps, "beta_schedule": "squaredcos_cap_v2",
             "prediction_type": prediction, "clip_sample": True, "clip_sample_range": clip,
         }  # fmt: skip
-        self.noising = DDPMScheduler(**settings)
-        self.sampler = DDIMScheduler(**settings, timestep_spacing="trailing")
+        self.noising: Any = DDPMScheduler(**settings)
+        self.sampler = cast(Any, DDIMScheduler(**settings, timestep_spacing="trailing"))
         self.sampler.set_timesteps(num_steps)
         self.timesteps: list[int] = self.sampler.timesteps.tolist()
         self.num_train_steps, self.num_steps, self.prediction, self.min_std = (

@@ -75,7 +75,10 @@ def clipped_terms(
     however likely a bad draw became.
     """
     ratio = log_ratio.exp()
-    free, held = -advantages * ratio, -advantages * ratio.clamp(1 - clip_low, 1 + clip_high)
+    free, held = (
+        -advantages * ratio,
+        -advantages * torch.clamp(ratio, torch.as_tensor(1 - clip_low), torch.as_tensor(1 + clip_high)),
+    )
     terms, clipped = torch.maximum(free, held), held > free
     if dual_clip is not None:
         limit = -advantages * dual_clip

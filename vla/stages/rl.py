@@ -86,8 +86,8 @@ class Reinforcement:
         )
 
     def train(self) -> RlState:
-        """Run to the last iteration or second; the policy ends with the weights that did best on validation starts. Those
-        it began with are among them.
+        """Run to the last iteration or second; the policy ends with the weights that did best on validation starts,
+        those it began with among them.
         """
         rl = self.config.rl
         update = UpdateSettings(
