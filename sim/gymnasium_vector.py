@@ -119,7 +119,7 @@ class GymnasiumVector:
             ValueError: an action is NaN or infinite, the shape is wrong, or H does not divide `max_steps`.
         """
         ids = np.arange(self.num_envs) if ids is None else np.asarray(ids, dtype=np.int64)
-        actions = self._checked(np.asarray(actions, dtype=np.float32), ids)
+        actions = self.action_spec.checked_chunks(actions, np.asarray(ids), self.max_steps)
         reward, before = np.zeros(len(ids)), self._steps[ids]
         frames: dict[str, list[np.ndarray]] = {camera: [] for camera in self.cameras}
         for h in range(actions.shape[1]):
@@ -189,21 +189,6 @@ class GymnasiumVector:
                 f"{self.task.name} draws no picture with render_mode='rgb_array'; choose another environment"
             )
         return picture
-
-    def _checked(self, actions: np.ndarray, ids: np.ndarray) -> np.ndarray:
-        size = self.action_spec.size
-        if actions.ndim != 3 or actions.shape[0] != len(ids) or actions.shape[2] != size:
-            raise ValueError(
-                f"actions must be [{len(ids)}, H, {size}] (environments, chunk, dimensions), got {actions.shape}"
-            )
-        if actions.shape[1] == 0 or self.max_steps % actions.shape[1]:
-            raise ValueError(
-                f"the chunk of actions ({actions.shape[1]}) must divide sim.max_steps ({self.max_steps}); "
-                "change one so that it does"
-            )
-        if not np.isfinite(actions).all():
-            raise ValueError("actions are NaN or infinite; check the policy's output")
-        return actions
 
 
 def action_spec(env: gymnasium.Env[Any, Any]) -> ActionSpec:

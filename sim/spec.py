@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 CLOSE = 1.0
 OPEN = -1.0
 
@@ -47,6 +49,28 @@ class ActionSpec:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON or YAML."""
         return asdict(self)
+
+    def checked_chunks(self, actions: np.ndarray, ids: np.ndarray, max_steps: int) -> np.ndarray:
+        """Actions [n, H, A] for the environments `ids`, as float32.
+
+        Raises ValueError for another shape, a chunk that does not divide the episode, and actions that are no numbers.
+        """
+        actions = np.asarray(actions, dtype=np.float32)
+        if actions.ndim != 3 or actions.shape[0] != len(ids) or actions.shape[2] != self.size:
+            raise ValueError(
+                f"actions must be [{len(ids)}, H, {self.size}] (environments, chunk, dimensions), got {actions.shape}"
+            )
+        if actions.shape[1] == 0 or max_steps % actions.shape[1]:
+            raise ValueError(
+                f"the chunk of actions ({actions.shape[1]}) must divide sim.max_steps ({max_steps}); "
+                "change one so that it does"
+            )
+        bad = ~np.isfinite(actions).all(axis=(1, 2))
+        if bad.any():
+            raise ValueError(
+                f"actions of environments {ids[bad].tolist()} are NaN or infinite; check the policy's output"
+            )
+        return actions
 
 
 DEFAULT_ACTION_SPEC = ActionSpec(

@@ -118,7 +118,7 @@ class VectorEnvironment:
             ValueError: an action is NaN or infinite, the shape is wrong, or H does not divide `max_steps`.
         """
         ids = self._checked_ids(ids)
-        actions = self._checked_actions(actions, ids)
+        actions = self.action_spec.checked_chunks(actions, ids, self.max_steps)
         order = np.argsort(ids)
         inverse = np.argsort(order)
         ids_sorted, actions = ids[order], actions[order]
@@ -283,22 +283,3 @@ class VectorEnvironment:
         if len(np.unique(ids)) != len(ids):
             raise ValueError(f"environment ids must be distinct, got {ids.tolist()}")
         return ids
-
-    def _checked_actions(self, actions: np.ndarray, ids: np.ndarray) -> np.ndarray:
-        actions = np.asarray(actions, dtype=np.float32)
-        size = self.action_spec.size
-        if actions.ndim != 3 or actions.shape[0] != len(ids) or actions.shape[2] != size:
-            raise ValueError(
-                f"actions must be [{len(ids)}, H, {size}] (environments, chunk, dimensions), got {actions.shape}"
-            )
-        if actions.shape[1] == 0 or self.max_steps % actions.shape[1]:
-            raise ValueError(
-                f"the chunk of actions ({actions.shape[1]}) must divide sim.max_steps ({self.max_steps}); "
-                "change one so that it does"
-            )
-        bad = ~np.isfinite(actions).all(axis=(1, 2))
-        if bad.any():
-            raise ValueError(
-                f"actions of environments {ids[bad].tolist()} are NaN or infinite; check the policy's output"
-            )
-        return actions

@@ -50,8 +50,9 @@ def test_a_reward_can_be_added_and_taken_away():
 def test_every_option_loads(group: str):
     for option in options(group):
         is_text = group in ("text", "language_model", "preference") or (group, option) == ("rl", "text")
-        mode = "text" if is_text else "robot"
-        load([f"mode={option}"] if group == "mode" else [f"mode={mode}", f"{group}={option}"])
+        mode = option if group == "mode" else "text" if is_text else "robot"
+        given = [f"mode={mode}"] if group == "mode" else [f"mode={mode}", f"{group}={option}"]
+        assert load(given).mode == mode
 
 
 def test_settings_cannot_be_changed():
