@@ -56,11 +56,24 @@ class KeysAndValues(DynamicCache):
         self.noted.setdefault(layer_idx, (key_states, value_states))
         return key_states, value_states
 
-    def allow_in(self, decoder: nn.Module) -> None:
-        """Tell the layers that gradient checkpointing may keep this cache."""
-        for layer in decoder.modules():
-            if isinstance(layer, GradientCheckpointingLayer):
-                layer._can_checkpoint_with_cache = True
+
+class Behind(DynamicCache):
+    """Puts what was read before each layer's new keys and values, and keeps nothing."""
+
+    def __init__(self, keys: Float[Tensor, "l B g T e"], values: Float[Tensor, "l B g T e"]):
+        super().__init__()
+        self.read = keys, values
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
+        keys, values = (part[layer_idx] for part in self.read)
+        return torch.cat([keys, key_states], dim=2), torch.cat([values, value_states], dim=2)
+
+
+def allow_checkpoints(decoder: nn.Module) -> None:
+    """Tell a decoder's layers that gradient checkpointing may keep a cache that does not change."""
+    for layer in decoder.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            layer._can_checkpoint_with_cache = True
 
 
 def see(
@@ -70,13 +83,57 @@ def see(
     them), then the keys and the values of all layers, in one tensor that can be kept.
     """
     cache = KeysAndValues()
-    cache.allow_in(model.backbone.model.get_decoder())
+    allow_checkpoints(model.backbone.model.get_decoder())
     hidden = readout.see(model, prefix, observation, cache)
     noted = [cache.noted[layer] for layer in sorted(cache.noted)]
     both = torch.stack([keys for keys, _ in noted] + [values for _, values in noted])
     packed = both.permute(1, 3, 0, 2, 4).flatten(2)
     padded = functional.pad(hidden, (0, 0, packed.shape[1] - hidden.shape[1], 0))
     return torch.cat([padded, packed], dim=2)
+
+
+@dataclass(frozen=True)
+class Read:
+    """What `see` gave, taken apart: rotated keys and values of every layer, which tokens are there, and the states of
+    the queries with the plan in them.
+    """
+
+    keys: Float[Tensor, "l B g T e"]
+    values: Float[Tensor, "l B g T e"]
+    visible: Bool[Tensor, "B T"]
+    states: Float[Tensor, "B q d"]
+
+    def behind(self, model: VisionLanguageModel) -> Behind:
+        """A cache for tokens that stand behind what was read, all of them in one call."""
+        allow_checkpoints(model.backbone.model.get_decoder())
+        return Behind(self.keys, self.values)
+
+    def growing(self) -> DynamicCache:
+        """A cache for tokens that are written one after another."""
+        cache = DynamicCache()
+        for layer, (keys, values) in enumerate(zip(self.keys, self.values, strict=True)):
+            cache.update(keys, values, layer)
+        return cache
+
+
+def read_by(
+    model: VisionLanguageModel,
+    readout: Readout,
+    seen: Float[Tensor, "B T D"],
+    observation: Observation,
+    insulate: bool = False,
+) -> Read:
+    """What `see` gave, for a head to attend to. With `insulate` the head's gradient ends here (knowledge insulation,
+    Driess et al. 2025).
+    """
+    seen = seen.detach() if insulate else seen
+    mask, num_queries, heads = observation.token_mask, len(readout.queries), model.backbone.heads
+    hidden, rest = seen[:, -num_queries:, : model.width], seen[..., model.width :]
+    both = rest.unflatten(2, (2, heads.num_layers, heads.num_key_value_heads, heads.size)).permute(2, 3, 0, 4, 1, 5)
+    num_prefix = seen.shape[1] - mask.shape[1] - num_queries
+    visible = torch.ones(seen.shape[:2], dtype=torch.bool, device=mask.device)
+    visible[:, num_prefix : num_prefix + mask.shape[1]] = mask
+    return Read(both[0], both[1], visible, readout.interpret(model, hidden, observation, insulate))
 
 
 def context_of(
@@ -86,19 +143,11 @@ def context_of(
     observation: Observation,
     insulate: bool = False,
 ) -> Context:
-    """What the expert attends to, from what `see` gave. With `insulate` the expert's gradient ends here (knowledge
-    insulation, Driess et al. 2025).
-    """
-    seen = seen.detach() if insulate else seen
-    mask, num_queries, heads = observation.token_mask, len(readout.queries), model.backbone.heads
-    hidden, rest = seen[:, -num_queries:, : model.width], seen[..., model.width :]
-    both = rest.unflatten(2, (2, heads.num_layers, heads.num_key_value_heads, heads.size)).permute(2, 3, 0, 4, 1, 5)
-    num_prefix = seen.shape[1] - mask.shape[1] - num_queries
-    visible = torch.ones(seen.shape[:2], dtype=torch.bool, device=mask.device)
-    visible[:, num_prefix : num_prefix + mask.shape[1]] = mask
-    positions = visible.sum(1, keepdim=True) + torch.arange(num_queries, device=mask.device)
-    states = readout.interpret(model, hidden, observation, insulate)
-    return Context(both[0], both[1], visible, model.backbone.rotation(positions, states), states)
+    """What the expert attends to, from what `see` gave."""
+    read = read_by(model, readout, seen, observation, insulate)
+    positions = read.visible.sum(1, keepdim=True) + torch.arange(len(readout.queries), device=seen.device)
+    rotation = model.backbone.rotation(positions, read.states)
+    return Context(read.keys, read.values, read.visible, rotation, read.states)
 
 
 class ActionExpert(nn.Module):

@@ -10,23 +10,28 @@ Shapes: `H` control steps a chunk, `A` action dimensions, `L` integers of a chun
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from vla.actions.fast import FastCode
-from vla.models.backbone import Backbone
+from vla.models.action_expert import Read, read_by, see
 from vla.models.heads import ValueHead
-from vla.models.queries import plan_moments
 from vla.models.readout import Readout
-from vla.models.vlm import VisionLanguageModel, attention_mask, text_positions
+from vla.models.vlm import VisionLanguageModel
 from vla.policies.token import draw_ids
 from vla.types import Decision, Observation, Scores, Trace
 
 
 class FastPolicy(nn.Module):
-    """A vision-language model that writes compressed actions. After `freeze_prefix` a trace carries the prefix."""
+    """A vision-language model that writes compressed actions behind its queries, one a control step, which read the
+    plan. Every state is told what the queries said and how much of the chunk is left. After `freeze_prefix` a trace
+    carries the prefix.
+    """
+
+    can_probe = True
 
     def __init__(self, model: VisionLanguageModel, code: FastCode, temperature: float, detach_critic: bool):
         super().__init__()
@@ -37,9 +42,16 @@ class FastPolicy(nn.Module):
         self.model, self.code, self.temperature, self.chunk = model, code, temperature, code.chunk
         self.cached_prefix = False
         self.first_id = model.backbone.vocabulary_size - code.num_tokens
-        self.readout = Readout(model, 1)
+        model.backbone.order(self.first_id, code.high - code.low + 1)
+        self.readout = Readout(model, code.chunk)
         width = model.width
-        self.mixer = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+        self.begin = nn.Parameter(torch.randn(1, width) * 0.02)
+        self.gist = nn.Linear(code.chunk * width, width)
+        self.left = nn.Embedding(code.num_symbols + 1, width)
+        nn.init.normal_(self.left.weight, std=0.02)
+        self.mixer = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
         self.value_head = ValueHead(width, detach_critic)
         self.register_buffer("lengths", code.lengths(), persistent=False)
 
@@ -47,75 +59,59 @@ class FastPolicy(nn.Module):
     def num_draws(self) -> int:
         return self.code.num_symbols
 
+    def perceive(self, observation: Observation, trace: Trace | None = None) -> Float[Tensor, "B T D"]:
+        """What the language model has seen, its keys and values in it; from the prefix where a trace carries that."""
+        kept = trace or {}
+        prefix = kept["prefix"] if "prefix" in kept else self.model.prefix(observation)
+        return see(self.model, self.readout, prefix, observation)
+
+    def _read(self, seen: Float[Tensor, "B T D"], observation: Observation) -> Read:
+        return read_by(self.model, self.readout, seen, observation)
+
     def _distribution(
-        self, hidden: Float[Tensor, "B l d"], thought: Float[Tensor, "B 1 d"], left: Int[Tensor, "B l"]
+        self, hidden: Float[Tensor, "B l d"], gist: Float[Tensor, "B d"], left: Int[Tensor, "B l"]
     ) -> Float[Tensor, "B l K"]:
         """Log-probabilities of the tokens that fit into what is left, at the policy's temperature."""
-        states = hidden + thought
+        left = left.clamp(min=1)
+        states = hidden + gist[:, None] + self.left(left)
         logits = self.model.backbone.logits(states + self.mixer(states), self.first_id) / self.temperature
-        fits = self.lengths <= left.clamp(min=1)[..., None]
-        return logits.masked_fill(~fits, -torch.inf).log_softmax(-1)
+        return logits.masked_fill(self.lengths > left[..., None], -torch.inf).log_softmax(-1)
 
     def _left(self, ids: Int[Tensor, "B l"]) -> Int[Tensor, "B l"]:
         """Integers that are left before each draw."""
         lengths = self.lengths[ids]
         return self.code.num_symbols - (lengths.cumsum(1) - lengths)
 
-    def _thought(self, hidden: Float[Tensor, "B 1 d"], observation: Observation) -> Float[Tensor, "B 1 d"]:
-        """What the first state says the instruction comes down to, read into all states."""
-        reader = self.readout.reader
-        if reader is None:
-            return torch.zeros_like(hidden)
-        plan = plan_moments(self.model.plan_logits(hidden))
-        return reader(plan, self.model.felt(observation), hidden)
+    def _written(
+        self, embedded: Float[Tensor, "B l d"], read: Read, cache: Any, first: int = 0
+    ) -> Float[Tensor, "B l d"]:
+        """The language model's states of written tokens, the `first`-th and those after it, behind what was read."""
+        rows, count = embedded.shape[:2]
+        at = torch.arange(first, first + count, device=embedded.device)
+        own = at[:, None] >= torch.arange(first + count, device=embedded.device)
+        seen = read.visible[:, None].expand(-1, count, -1)
+        attend = torch.cat([seen, own.expand(rows, -1, -1)], dim=2)
+        return self.model.backbone(embedded, attend, read.visible.sum(1, keepdim=True) + at, cache)
 
-    def _start(
-        self, prefix: Float[Tensor, "B P d"], observation: Observation
-    ) -> tuple[Float[Tensor, "B T d"], Bool[Tensor, "B T"], Int[Tensor, "B T"]]:
-        """Embeddings of `[prefix | text]`, what of it is there, and the positions."""
-        mask, num_prefix = observation.token_mask, prefix.shape[1]
-        seen = torch.arange(num_prefix, device=mask.device).expand(len(mask), -1)
-        embeddings = torch.cat([prefix, self.model.backbone.embed(observation.tokens)], dim=1)
-        there = torch.cat([torch.ones_like(seen, dtype=torch.bool), mask], dim=1)
-        return embeddings, there, torch.cat([seen, text_positions(num_prefix, mask, None)], dim=1)
-
-    def _teacher_forced(
-        self, prefix: Float[Tensor, "B P d"], observation: Observation, ids: Int[Tensor, "B l"]
-    ) -> tuple[Float[Tensor, "B l K"], Float[Tensor, "B d"]]:
-        """Log-probabilities of every draw given the true ones before it, and the critic's input."""
-        rows, draws = ids.shape
-        embeddings, there, positions = self._start(prefix, observation)
-        begin = self.readout.queries.to(prefix.dtype).expand(rows, -1, -1)
-        written = self.model.backbone.embed(ids[:, :-1] + self.first_id)
-        more = torch.ones(rows, draws, dtype=torch.bool, device=ids.device)
-        attend = attention_mask(prefix.shape[1], torch.cat([observation.token_mask, more], dim=1))
-        after = there.sum(1, keepdim=True) + torch.arange(draws, device=ids.device)
-        hidden = self.model.backbone(
-            torch.cat([embeddings, begin, written], dim=1), attend, torch.cat([positions, after], dim=1)
-        )[:, -draws:]
-        thought = self._thought(hidden[:, :1], observation)
-        return self._distribution(hidden, thought, self._left(ids)), (hidden[:, :1] + thought)[:, 0]
+    def _teacher_forced(self, read: Read, ids: Int[Tensor, "B l"]) -> Float[Tensor, "B l K"]:
+        """Log-probabilities of every draw given the true ones before it."""
+        begin = self.begin.to(read.states.dtype).expand(len(ids), 1, -1)
+        embedded = torch.cat([begin, self.model.backbone.embed(ids[:, :-1] + self.first_id)], dim=1)
+        hidden = self._written(embedded, read, read.behind(self.model))
+        return self._distribution(hidden, self.gist(read.states.flatten(1)), self._left(ids))
 
     def _write(
-        self, prefix: Float[Tensor, "B P d"], observation: Observation, greedy: bool
-    ) -> tuple[Int[Tensor, "B L"], Bool[Tensor, "B L"], Float[Tensor, "B L"], Float[Tensor, "B d"]]:
-        """Draw token after token until every chunk is whole: ids, which are draws, log-probs, the critic's input."""
-        backbone, rows, device = self.model.backbone, len(prefix), prefix.device
-        embeddings, visible, positions = self._start(prefix, observation)
-        cache = Backbone.new_cache()
-        backbone(embeddings, attention_mask(prefix.shape[1], observation.token_mask), positions, cache)
-        embedded, position = self.readout.queries.to(prefix.dtype).expand(rows, -1, -1), visible.sum(1, keepdim=True)
+        self, read: Read, greedy: bool
+    ) -> tuple[Int[Tensor, "B L"], Bool[Tensor, "B L"], Float[Tensor, "B L"]]:
+        """Draw token after token until every chunk is whole: ids, which are draws, and their log-probs."""
+        rows, device, gist = len(read.states), read.states.device, self.gist(read.states.flatten(1))
         left = torch.full((rows, 1), self.code.num_symbols, device=device)
         ids = torch.zeros(rows, self.code.num_symbols, dtype=torch.long, device=device)
         there, logprobs = torch.zeros_like(ids, dtype=torch.bool), torch.zeros(ids.shape, device=device)
-        thought, state = None, None
+        cache, embedded = read.growing(), self.begin.to(read.states.dtype).expand(rows, 1, -1)
         for draw in range(self.code.num_symbols):
-            visible = torch.cat([visible, torch.ones_like(visible[:, :1])], dim=1)
-            hidden = backbone(embedded, visible[:, None], position + draw, cache)
-            if thought is None:
-                thought = self._thought(hidden, observation)
-                state = (hidden + thought)[:, 0]
-            distribution = self._distribution(hidden, thought, left)[:, 0]
+            hidden = self._written(embedded, read, cache, draw)
+            distribution = self._distribution(hidden, gist, left)[:, 0]
             running = left[:, 0] > 0
             ids[:, draw] = draw_ids(distribution, greedy) * running
             there[:, draw] = running
@@ -123,62 +119,59 @@ class FastPolicy(nn.Module):
             left = left - (self.lengths[ids[:, draw]] * running)[:, None]
             if not (left > 0).any():
                 break
-            embedded = backbone.embed(ids[:, draw] + self.first_id)[:, None]
-        assert state is not None
-        return ids, there, logprobs, state
+            embedded = self.model.backbone.embed(ids[:, draw] + self.first_id)[:, None]
+        return ids, there, logprobs
 
     @torch.no_grad()
     def act(self, observation: Observation, *, greedy: bool = False) -> Decision:
         """Draw a chunk of actions [B, H, A] (physical units) for every row."""
         prefix = self.model.prefix(observation)
-        ids, there, logprobs, state = self._write(prefix, observation, greedy)
+        read = self._read(self.perceive(observation, {"prefix": prefix}), observation)
+        ids, there, logprobs = self._write(read, greedy)
         return Decision(
             action=self.code.decode(ids, there),
             trace={"ids": ids, "there": there} | ({"prefix": prefix} if self.cached_prefix else {}),
             logprobs=logprobs,
             mask=there,
-            values=self.value_head(state),
+            values=self.value_head(read.states.mean(1)),
         )
 
     def score(self, observation: Observation, trace: Trace) -> Scores:
         """Log-probabilities [B, L], entropies [B, L] and values [B] of stored draws under the present weights; 0 where
         nothing was drawn.
         """
-        prefix = trace["prefix"] if self.cached_prefix else self.model.prefix(observation)
-        return self._scores(prefix, observation, trace["ids"], trace["there"])
+        read = self._read(self.perceive(observation, trace), observation)
+        return self._scores(read, trace["ids"], trace["there"])
 
-    def _scores(
-        self,
-        prefix: Float[Tensor, "B P d"],
-        observation: Observation,
-        ids: Int[Tensor, "B L"],
-        there: Bool[Tensor, "B L"],
-    ) -> Scores:
+    def _scores(self, read: Read, ids: Int[Tensor, "B L"], there: Bool[Tensor, "B L"]) -> Scores:
         longest = int(there.sum(1).max())
-        distribution, state = self._teacher_forced(prefix, observation, ids[:, :longest])
+        distribution = self._teacher_forced(read, ids[:, :longest])
         probabilities = distribution.exp()
         entropy = -(probabilities * distribution.masked_fill(probabilities == 0, 0.0)).sum(-1)
         logprobs = distribution.gather(-1, ids[:, :longest, None])[..., 0]
         # Where nothing was drawn an id may be impossible; its -inf must not reach the gradient of the others.
         counted, rest = there[:, :longest], (0, ids.shape[1] - longest)
         logprobs, entropy = (nn.functional.pad(part.masked_fill(~counted, 0.0), rest) for part in (logprobs, entropy))
-        return Scores(logprobs, entropy, self.value_head(state))
+        return Scores(logprobs, entropy, self.value_head(read.states.mean(1)))
 
     def imitation_terms(
-        self, observation: Observation, actions: Float[Tensor, "B H A"], action_mask: Bool[Tensor, "B H"]
+        self,
+        observation: Observation,
+        actions: Float[Tensor, "B H A"],
+        action_mask: Bool[Tensor, "B H"],
+        hidden: Float[Tensor, "B T D"] | None = None,
     ) -> tuple[Float[Tensor, "B L"], Bool[Tensor, "B L"]]:
         """Cross-entropy of every token of the demonstrated chunks. A token says something about all control steps, so
-        only chunks count whose every action is to be imitated.
+        only chunks count whose every action is to be imitated. `hidden` where `perceive` has run.
         """
         ids, there = self.code.encode(actions)
-        scores = self._scores(self.model.prefix(observation), observation, ids, there)
-        return -scores.logprobs, there & action_mask.all(1, keepdim=True)
+        read = self._read(self.perceive(observation) if hidden is None else hidden, observation)
+        return -self._scores(read, ids, there).logprobs, there & action_mask.all(1, keepdim=True)
 
     @torch.no_grad()
     def value(self, observation: Observation) -> Float[Tensor, "B"]:
         """The critic's estimate of the return from here."""
-        start = torch.zeros(len(observation.tokens), 1, dtype=torch.long, device=observation.tokens.device)
-        return self.value_head(self._teacher_forced(self.model.prefix(observation), observation, start)[1])
+        return self.value_head(self._read(self.perceive(observation), observation).states.mean(1))
 
     def critic_parameters(self) -> Iterator[nn.Parameter]:
         return self.value_head.parameters()
@@ -188,3 +181,16 @@ class FastPolicy(nn.Module):
         for parameter in self.model.prefix_parameters():
             parameter.requires_grad_(False)
         self.cached_prefix = True
+
+    def freeze_model(self) -> None:
+        """Stop training all but what reads the queries and names the tokens; traces carry the prefix, since keys and
+        values would take ten times as much.
+        """
+        for parameter in self.model_parameters():
+            parameter.requires_grad_(False)
+        self.cached_prefix = True
+
+    def model_parameters(self) -> Iterator[nn.Parameter]:
+        """What `perceive` depends on."""
+        yield from self.model.parameters()
+        yield self.readout.queries
