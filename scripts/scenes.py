@@ -20,7 +20,7 @@ QUESTION_WEIGHTS = {
 
 
 class Scenes:
-    """Random scenes of an environment (`vla.stages.grounding.SceneSource`)."""
+    """Moments of disturbed episodes of an environment (`vla.stages.grounding.SceneSource`)."""
 
     def __init__(self, environment: Any, weights: dict[str, float]):
         self.environment, self.weights = environment, weights
@@ -29,10 +29,11 @@ class Scenes:
         """Rendered scenes by seed, as many at once as there are environments."""
         import numpy as np
 
+        from sim.experts.moments import sample_moments
         from sim.task import SimObservation
 
         step = self.environment.num_envs
-        parts = [self.environment.sample_scenes(seeds[at : at + step]) for at in range(0, len(seeds), step)]
+        parts = [sample_moments(self.environment, seeds[at : at + step]) for at in range(0, len(seeds), step)]
         seen = [part for part, _ in parts]
         joined = SimObservation(
             images={name: np.concatenate([s.images[name] for s in seen]) for name in seen[0].images},

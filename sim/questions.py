@@ -215,11 +215,16 @@ def _any_object(facts: SceneFacts, rng: np.random.Generator) -> ObjectFacts:
     return facts.objects[rng.integers(len(facts.objects))]
 
 
-PLAN_NUMBERS = ("block_x", "block_y", "block_z", "pad_x", "pad_y", "pad_z", "turn", "held")
+PLAN_NUMBERS = (
+    *("block_x", "block_y", "block_z", "pad_x", "pad_y", "pad_z"),
+    *("turn", "held", "heading_cos", "heading_sin"),
+)
 """What an instruction is about: vectors from the gripper to the named block and to the pad or block that it goes to (m;
-the first again where only one is named), how far to turn (rad / 5), held (0.3) or not (-0.3)."""
+the first again where only one is named), how far to turn (rad / 5), held (0.3) or not (-0.3), and the block's heading
+from the gripper's (see `Sighting`), times 0.25: it has no jump where a turn either way is as long."""
 TURN_SCALE = 0.2
 HELD = 0.3
+HEADING_SCALE = 0.25
 
 
 class Plan(NamedTuple):
@@ -242,7 +247,8 @@ def plan(facts: SceneFacts, rng: np.random.Generator) -> Plan:
     places = [tuple(map(float, np.subtract(thing.position, facts.hand_position))) for thing in (block, chosen[-1])]
     symmetry = BLOCK_SHAPES[block.shape].symmetry
     turn = float(wrap_angle(np.array(block.yaw - facts.hand_yaw), symmetry)) if symmetry > 0 else 0.0
-    numbers = (*places[0], *places[1], TURN_SCALE * turn, HELD if block.grasped else -HELD)
     turned = [_heading(thing, thing.yaw - facts.hand_yaw) for thing in (block, chosen[-1])]
+    heading = (HEADING_SCALE * part for part in turned[0])
+    numbers = (*places[0], *places[1], TURN_SCALE * turn, HELD if block.grasped else -HELD, *heading)
     upto = [facts.wording.up_to(names, i) for i in (0, len(names) - 1)]
     return Plan(facts.wording.say(names), numbers, tuple(zip(upto, places, turned, strict=True)))

@@ -176,13 +176,15 @@ class VectorEnvironment:
             facts |= dict(zip(rows.tolist(), found, strict=True))
         return [facts[row] for row in range(len(ids))]
 
-    def sample_scenes(self, seeds: Sequence[int] | np.ndarray) -> tuple[SimObservation, list[SceneFacts]]:
+    def sample_scenes(
+        self, seeds: Sequence[int] | np.ndarray, *, render: bool = True
+    ) -> tuple[SimObservation, list[SceneFacts]]:
         """Random scenes for questions about pictures: the hand anywhere, sometimes with a block in it.
 
         They stand in the environments 0 to len(seeds) - 1 and can be continued from there.
         """
         ids = self._start(seeds, None, lambda task, rngs, rows: start_anywhere(self.physics, rngs, rows, self.ranges))
-        return self.observe(ids), self.facts(ids)
+        return self.observe(ids, render=render), self.facts(ids)
 
     def observe(self, ids: np.ndarray | None = None, *, render: bool = True) -> SimObservation:
         """What the environments `ids` show now."""

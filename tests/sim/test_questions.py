@@ -125,7 +125,9 @@ def test_a_plan_is_what_an_instruction_comes_down_to():
     assert [numbers[f"pad_{axis}"] for axis in "xyz"] == pytest.approx([0.1, -0.15, -0.2])
     assert numbers["turn"] == pytest.approx(0.2 / 5)  # 0.3 - 0.1 rad, in fifths
     assert numbers["held"] == 0.3
-    assert plan(facts, Chosen([1, 0])).numbers[-1] == -0.3
+    # A cube looks the same after a quarter turn: heading 4 x .2 rad, cos .8 = .6967, sin .8 = .7174, times a quarter.
+    assert (numbers["heading_cos"], numbers["heading_sin"]) == pytest.approx((0.17418, 0.17934), abs=1e-5)
+    assert plan(facts, Chosen([1, 0])).numbers[PLAN_NUMBERS.index("held")] == -0.3
 
 
 def test_sightings_are_what_a_picture_alone_can_tell():

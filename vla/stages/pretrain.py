@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,8 @@ def run_pretraining(config: RobotConfig, world: World) -> Path:
     folder = open_run(config).path
     log, progress = MetricsLog(folder, tensorboard=config.train.tensorboard), Progress()
     model, tokenizer = build_vlm(config, world.proprio_size, world.scenes().num_plan_numbers, world.texts())
+    if model.plan is not None:  # a checkpoint's own number of queries, which policy.chunk need not be
+        architecture = replace(architecture, num_queries=len(model.plan.queries))
     encoder = QuestionEncoder(tokenizer, model.backbone.vocabulary_size)
     settings = GroundingSettings(**config.grounding.model_dump())
     grounding = Grounding(model, encoder, world.scenes(), settings, config.train.seed)
