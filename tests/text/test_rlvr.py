@@ -16,12 +16,13 @@ from vla.rl.update import UpdateSettings
 from vla.text.curriculum import Curriculum
 from vla.text.environment import TextEnvironment
 from vla.text.judging import judge_samples
+from vla.text.oversampling import Oversampling
 from vla.text.problems import Problem
 from vla.text.rlvr import sets_of
 from vla.text.run import run
 from vla.text.tiny import tiny_language_model
 from vla.train.run_folder import open_run
-from vla.types import Decision
+from vla.types import Decision, Observation, Rollout
 
 TINY = ["mode=text", "preset=smoke", "train.tensorboard=false", "text.max_new_tokens=6", "train.num_threads=1"]
 
@@ -221,3 +222,25 @@ def test_mistakes_are_named_before_a_model_loads(tmp_path):
         go(tmp_path / "a", "text.max_turns=2")
     with pytest.raises(ValueError, match="family 'add9' is unknown"):
         go(tmp_path / "b", "text.families=[add9]")
+
+
+def test_more_problems_are_asked_the_less_their_answers_differ():
+    """Two problems, four answers each, of which 1 and 2 are different: 3 of 8; the mean with the share before, 1, is
+    (1 + 3 / 8) / 2 = .6875. So 8 starts become 8 / .6875 = 11.6, and then, with the same answers, (.6875 + .375) / 2 =
+    .53125: 15.06, limited to 1.5 x 8 = 12.
+    """
+    said = torch.tensor([[5, 9], [5, 9], [5, 9], [5, 9], [5, 9], [5, 9], [5, 9], [6, 9]])
+    drawn, ended = torch.ones_like(said, dtype=torch.bool), torch.ones(8, dtype=torch.bool)
+    asked = Observation({}, None, said, drawn)
+    group, rows, nothing = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]), torch.arange(8), torch.zeros(8)
+    trace, logprobs = {"tokens": said}, torch.zeros(8, 2)
+    rollout = Rollout(asked, trace, logprobs, drawn, nothing, rows, ended, ~ended, group, torch.zeros_like(rows))
+    oversampling = Oversampling(8, 1.5)
+    assert oversampling.count == 8
+    oversampling.learn(rollout)
+    assert oversampling.count == 11
+    oversampling.learn(rollout)
+    assert oversampling.count == 12
+    resumed = Oversampling(8, 100.0)
+    resumed.load_state_dict(oversampling.state_dict())
+    assert resumed.count == 15

@@ -51,6 +51,7 @@ class Rlvr(Section):
     name: Literal["rlvr"]
     families: Annotated[tuple[str, ...], Field(min_length=1)]
     advance_at: Share | None
+    max_oversampling: Annotated[float, Field(ge=1)]
     num_problems: Count
     holdout_fraction: Share
     num_evaluation: Count

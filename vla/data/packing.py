@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -28,13 +28,14 @@ class PackedRows:
     """`attention` says who may attend to whom (query, key), or, for rows of one sequence each, which places are real.
 
     `slots` are the places where the draws are predicted, in the P * S flattened places, draws in the order of the
-    mask's True entries.
+    mask's True entries. `source` is what was known of each token (`pack_completions`).
     """
 
     tokens: Int[Tensor, "P S"]
     positions: Int[Tensor, "P S"]
     attention: Bool[Tensor, "P 1 S S"] | Bool[Tensor, "P S"]
     slots: Int[Tensor, "K"]
+    source: Int[Tensor, "P S"] | None = None
 
 
 @dataclass
@@ -122,11 +123,13 @@ def pack_completions(
     mask: Bool[Tensor, "B L"],
     share: bool,
     max_row_tokens: int,
+    sources: Int[Tensor, "B nL"] | None = None,
 ) -> PackedRows:
     """Prompts and what follows them. `share`: as trees of at most `max_row_tokens`; if not, a row each.
 
     The last token of a completion predicts nothing and is left out. Prompts and completions must be right-padded: draw
-    t stands in column t. Draws behind equal beginnings have the same slot.
+    t stands in column t. Draws behind equal beginnings have the same slot. `sources` says something of every token of
+    a row's prompt and completion, put one behind the other; equal beginnings may take it from any of their rows.
     """
     sizes = zip(prompt_mask.sum(1).tolist(), mask.sum(1).tolist(), strict=True)
     paths, places = [], []
@@ -136,7 +139,19 @@ def pack_completions(
     trees, found = plant(paths, max_row_tokens, MIN_SHARED) if share else _apart(paths)
     width = max(len(tree.tokens) for tree in trees)
     slots = [tree * width + place for (tree, nodes), kept in zip(found, places, strict=True) for place in nodes[kept]]
-    return _to_tensors(trees, width, slots, share, prompts.device)
+    rows = _to_tensors(trees, width, slots, share, prompts.device)
+    return rows if sources is None else replace(rows, source=_source_of(rows.tokens, found, sources))
+
+
+def _source_of(
+    tokens: Int[Tensor, "P S"], found: Sequence[tuple[int, list[int]]], sources: Int[Tensor, "B nL"]
+) -> Int[Tensor, "P S"]:
+    """Of several known sources of a place the largest; padding has that of its row's first token."""
+    kept, known = torch.full_like(tokens, -1), torch.zeros_like(tokens, dtype=torch.bool)
+    for (tree, nodes), source in zip(found, sources, strict=True):
+        kept[tree, nodes] = torch.maximum(kept[tree, nodes], source[: len(nodes)])
+        known[tree, nodes] = True
+    return torch.where(known, kept, kept[:, :1])
 
 
 def _apart(paths: Sequence[Sequence[int]]) -> tuple[list[TokenTree], list[tuple[int, list[int]]]]:

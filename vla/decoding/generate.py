@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import Cache
 
 from vla.decoding.causal import attends_fully, hidden_states, make_cache, output_head
+from vla.decoding.recall import Recall
 from vla.decoding.sampling import Sampling, draw_each, pack_support, shape_logits
 
 _COMPACT_BELOW = 0.9
@@ -30,7 +31,7 @@ class Generation:
     """`L` tokens a row, right-padded; `mask` is True where a token was drawn (the stop token included).
 
     `support` holds the tokens that filters left (`pack_support`), where filters are on; `values` the critic's estimate
-    before each draw.
+    before each draw; `places` where each token of prompt and completion was kept (`Recall`), -1 where it was not.
     """
 
     tokens: Int[Tensor, "B L"]
@@ -38,16 +39,21 @@ class Generation:
     logprobs: Float[Tensor, "B L"]
     values: Float[Tensor, "B L"] | None
     support: UInt8[Tensor, "B L V8"] | None
+    places: Int[Tensor, "B nL"] | None = None
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """Prompts after one pass: the last hidden state, and the cache under a mask of its filled slots. Left-padded."""
+    """Prompts after one pass: the last hidden state, and the cache under a mask of its filled slots. Left-padded.
+
+    `places`: where the outputs of the last pass are kept, of its tokens or, of a prefill, of all slots.
+    """
 
     hidden: Float[Tensor, "N d"]
     cache: Cache
     mask: Bool[Tensor, "N m"]
     lengths: Int[Tensor, "N"]
+    places: Int[Tensor, "N s"] | None = None
 
 
 def group_rows(tokens: Int[Tensor, "B n"], mask: Bool[Tensor, "B n"]) -> tuple[Int[Tensor, "N"], Int[Tensor, "B"]]:
@@ -68,21 +74,31 @@ def left_pad(tokens: Int[Tensor, "B n"], mask: Bool[Tensor, "B n"]) -> tuple[Int
     return tokens.gather(1, order)[:, -longest:], mask.gather(1, order)[:, -longest:]
 
 
-def prefill(model: nn.Module, tokens: Int[Tensor, "N n"], mask: Bool[Tensor, "N n"], max_new_tokens: int) -> Prefix:
+def prefill(
+    model: nn.Module,
+    tokens: Int[Tensor, "N n"],
+    mask: Bool[Tensor, "N n"],
+    max_new_tokens: int,
+    recall: Recall | None = None,
+) -> Prefix:
     """Read right-padded prompts once, and what all of them begin with once for all, leaving room for
     `max_new_tokens`.
     """
     common = common_length(tokens, mask) if len(tokens) > 1 and attends_fully(model) else 0
     rest, rest_mask = left_pad(tokens[:, common:], mask[:, common:])
-    cache = make_cache(model, common + rest.shape[1] + max_new_tokens)
+    cache, places = make_cache(model, common + rest.shape[1] + max_new_tokens), []
     if common:
         place = torch.arange(common, device=tokens.device)[None]
+        if recall is not None:
+            places.append(recall.number(1, common, tokens.device).expand(len(tokens), -1))
         hidden_states(model, tokens[:1, :common], place, torch.ones_like(place, dtype=torch.bool), cache)
         cache.batch_select_indices(torch.zeros(len(tokens), dtype=torch.long, device=tokens.device))
     positions = common + (rest_mask.cumsum(1) - 1).clamp(min=0)
     seen = torch.nn.functional.pad(rest_mask, (common, 0), value=True)
+    if recall is not None:
+        places.append(recall.number(*rest.shape, tokens.device))
     hidden = hidden_states(model, rest, positions, seen, cache)
-    return Prefix(hidden[:, -1], cache, seen, mask.sum(1))
+    return Prefix(hidden[:, -1], cache, seen, mask.sum(1), torch.cat(places, 1) if places else None)
 
 
 def common_length(tokens: Int[Tensor, "N n"], mask: Bool[Tensor, "N n"]) -> int:
@@ -94,14 +110,16 @@ def common_length(tokens: Int[Tensor, "N n"], mask: Bool[Tensor, "N n"]) -> int:
 def select_rows(prefix: Prefix, rows: Int[Tensor, "B"]) -> Prefix:
     """The prefixes `rows`, repeats allowed. The cache is changed in place: the old prefix must not be used again."""
     prefix.cache.batch_select_indices(rows)
-    return Prefix(prefix.hidden[rows], prefix.cache, prefix.mask[rows], prefix.lengths[rows])
+    places = None if prefix.places is None else prefix.places[rows]
+    return Prefix(prefix.hidden[rows], prefix.cache, prefix.mask[rows], prefix.lengths[rows], places)
 
 
-def advance(model: nn.Module, prefix: Prefix, tokens: Int[Tensor, "B"]) -> Prefix:
+def advance(model: nn.Module, prefix: Prefix, tokens: Int[Tensor, "B"], recall: Recall | None = None) -> Prefix:
     """Read one more token in every row."""
     mask = torch.nn.functional.pad(prefix.mask, (0, 1), value=True)
+    places = None if recall is None else recall.number(len(tokens), 1, tokens.device)
     hidden = hidden_states(model, tokens[:, None], prefix.lengths[:, None], mask, prefix.cache)
-    return Prefix(hidden[:, -1], prefix.cache, mask, prefix.lengths + 1)
+    return Prefix(hidden[:, -1], prefix.cache, mask, prefix.lengths + 1, places)
 
 
 @torch.no_grad()
@@ -115,17 +133,19 @@ def generate(
     pad_id: int,
     greedy: bool = False,
     value_head: Callable[[Tensor], Tensor] | None = None,
+    recall: Recall | None = None,
 ) -> Generation:
     """Continue every right-padded prompt until a stop token or `max_new_tokens`.
 
     Greedy takes the likeliest token; its log-probabilities are still those of the distribution that `sampling`
-    describes.
+    describes. `recall` keeps what the model computes.
     """
     first, history = group_rows(tokens, mask)
-    prefix = prefill(model, tokens[first], mask[first], max_new_tokens)
+    prefix = prefill(model, tokens[first], mask[first], max_new_tokens, recall)
     head, stop = output_head(model), torch.tensor(list(stop_ids), device=tokens.device)
     uniform = torch.rand(len(tokens), max_new_tokens).to(tokens.device)
     out = _empty(len(tokens), max_new_tokens, pad_id, tokens.device, value_head is not None)
+    places = _places_of_prompts(prefix, history, mask, max_new_tokens)
     support: list[Tensor] = []
     live = torch.arange(len(tokens), device=tokens.device)  # rows under way; `history` is the cache row of each
     for t in range(max_new_tokens):
@@ -144,8 +164,10 @@ def generate(
         if t + 1 == max_new_tokens or not len(live):
             break
         prefix, history, fed = branch(prefix, history, drawn, logits.shape[1])
-        prefix = advance(model, prefix, fed)
-    return Generation(out.tokens, out.mask, out.logprobs, out.values, _stack_support(support, max_new_tokens))
+        prefix = advance(model, prefix, fed, recall)
+        if places is not None and prefix.places is not None:
+            places[live, prefix.lengths[history] - 1] = prefix.places[history, 0]
+    return Generation(out.tokens, out.mask, out.logprobs, out.values, _stack_support(support, max_new_tokens), places)
 
 
 def branch(
@@ -174,6 +196,17 @@ def _empty(rows: int, length: int, pad_id: int, device: torch.device, with_value
         torch.zeros(rows, length, device=device) if with_values else None,
         None,
     )
+
+
+def _places_of_prompts(
+    prefix: Prefix, history: Int[Tensor, "B"], mask: Bool[Tensor, "B n"], max_new_tokens: int
+) -> Int[Tensor, "B nL"] | None:
+    """Where the tokens of each row's prompt are kept, and -1 for those that will follow."""
+    if prefix.places is None:
+        return None
+    places = torch.full((len(mask), mask.shape[1] + max_new_tokens), -1, device=mask.device)
+    prompts = torch.nn.functional.pad(mask, (0, max_new_tokens))
+    return places.masked_scatter_(prompts, prefix.places[history][prefix.mask[history]])
 
 
 def _scatter_rows(values: Tensor, rows: Tensor, count: int) -> Tensor:

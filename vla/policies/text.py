@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vla.data.packing import pack_completions
+from vla.data.packing import PackedRows, pack_completions
 from vla.decoding.beam import beam_search
 from vla.decoding.causal import (
     attends_fully,
@@ -22,6 +23,7 @@ from vla.decoding.causal import (
 from vla.decoding.engine import Engine
 from vla.decoding.generate import generate, prefill
 from vla.decoding.logprobs import token_logprobs
+from vla.decoding.recall import Recall
 from vla.decoding.sampling import Sampling
 from vla.types import Decision, Observation, Scores, Trace
 
@@ -68,6 +70,7 @@ class TextPolicy(nn.Module):
         self.share_prompts = share_prompts and attends_fully(model)
         self.max_row_tokens, self.max_logits_bytes = max_row_tokens, max_logits_bytes
         self.autocast, self.engine, self.num_beams = autocast, engine, num_beams
+        self.recall: Recall | None = None
         self.value_head: nn.Linear | None = None
         if value_head:
             self.value_head = nn.Linear(plain_model(model).config.hidden_size, 1)
@@ -75,13 +78,29 @@ class TextPolicy(nn.Module):
             nn.init.zeros_(self.value_head.bias)
             self.value_head.to(next(model.parameters()).device)
 
+    @contextmanager
+    def recalling(self, max_bytes: int) -> Iterator[None]:
+        """Within the block, what the model computes while it draws is kept (at most `max_bytes`), so that `score` need
+        not compute it again before a weight changes. Only for what is exact: no adapters, one precision, no
+        checkpointing of activations.
+        """
+        plain = plain_model(self.model) is self.model and self.autocast is None and self.engine is None
+        checkpoints = any(getattr(part, "gradient_checkpointing", False) for part in self.model.modules())
+        if plain and self.share_prompts and not checkpoints:
+            self.recall = Recall(self.model, max_bytes)
+        try:
+            yield
+        finally:
+            self.recall = None
+
     def act(self, observation: Observation, *, greedy: bool = False) -> Decision:
         """Complete every prompt. `action` and `trace["tokens"]` are the same token ids; `trace["mask"]` is the mask."""
         if greedy and self.num_beams > 1:
             return self._act_by_beams(observation)
         if self.engine is not None:
             return self._act_by(self.engine, observation, greedy)
-        with self._precision(), evaluating(self.model):
+        recall = None if greedy else self.recall
+        with self._precision(), evaluating(self.model), nullcontext() if recall is None else recall.keeping():
             drawn = generate(
                 self.model,
                 observation.tokens,
@@ -92,10 +111,13 @@ class TextPolicy(nn.Module):
                 self.pad_id,
                 greedy,
                 None if self.value_head is None else self._values,
+                recall,
             )
         trace = {"tokens": drawn.tokens, "mask": drawn.mask}
         if drawn.support is not None:
             trace["support"] = drawn.support
+        if drawn.places is not None:
+            trace["places"] = drawn.places
         return Decision(drawn.tokens, trace, drawn.logprobs, drawn.mask, drawn.values)
 
     @torch.no_grad()
@@ -160,9 +182,17 @@ class TextPolicy(nn.Module):
             trace["mask"],
             self.share_prompts,
             self.max_row_tokens,
+            trace.get("places"),
         )
-        hidden = hidden_states(self.model, rows.tokens, rows.positions, rows.attention)
+        with self._recalled(rows):
+            hidden = hidden_states(self.model, rows.tokens, rows.positions, rows.attention)
         return hidden.flatten(0, 1), rows.slots
+
+    def _recalled(self, rows: PackedRows) -> AbstractContextManager[None]:
+        """Where all that the rows need is kept, it is handed out."""
+        if self.recall is None or rows.source is None or not self.recall.covers(rows.source):
+            return nullcontext()
+        return self.recall.given(rows.source)
 
     def _values(self, hidden: Tensor) -> Tensor:
         assert self.value_head is not None

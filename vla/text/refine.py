@@ -12,6 +12,7 @@ import torch
 from vla.command_line import as_yaml
 from vla.config.text import TextConfig
 from vla.config.training import Rl
+from vla.decoding.recall import ENOUGH_BYTES
 from vla.policies.text import TextPolicy
 from vla.rl.catalogue import check_run, make_algorithm
 from vla.rl.loop import LoopSettings, LoopState, train
@@ -115,7 +116,8 @@ class Refinement:
         """Iterate to the end, or until the clock or a signal says stop."""
         started = time.monotonic() - self.elapsed_seconds
         total = self.config.rl.num_iterations
-        with stop_on_interrupt() as stop, self.progress.stage(STAGE, total, self.state.iteration) as stage:
+        stage_of_run = self.progress.stage(STAGE, total, self.state.iteration)
+        with stop_on_interrupt() as stop, stage_of_run as stage, self.policy.recalling(ENOUGH_BYTES):
 
             def on_iteration(iteration: int, rollout: Rollout, metrics: dict[str, float]) -> bool:
                 self.elapsed_seconds = time.monotonic() - started

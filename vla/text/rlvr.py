@@ -23,6 +23,7 @@ from vla.text.environment import Episode, TextEnvironment, calculator_tool
 from vla.text.fitting import FitSettings
 from vla.text.judging import Judged, judge, judge_samples, pairs_of, rate_of
 from vla.text.language_model import LanguageParts, load_language_parts, save_language_model
+from vla.text.oversampling import Oversampling
 from vla.text.problem_sets import ProblemSets, make_problem_sets
 from vla.text.problems import Problem
 from vla.text.refine import Refinement, algorithm_of
@@ -121,7 +122,7 @@ def wire(config: TextConfig, settings: Rlvr, sets: ProblemSets, rewards: Rewards
         policy,
         parts,
         observe,
-        environment(sets.train, config.rl.starts_per_iteration * config.rl.group_size),
+        environment(sets.train, int(config.rl.starts_per_iteration * settings.max_oversampling) * config.rl.group_size),
         environment([*sets.validation, *sets.evaluation], JUDGING_ROWS),
         curriculum,
     )
@@ -200,6 +201,8 @@ def refine(
 ) -> None:
     """The RL iterations."""
     rl = config.rl
+    assert isinstance(config.text, Rlvr)
+    oversampling = Oversampling(rl.starts_per_iteration, config.text.max_oversampling)
 
     def collect(iteration: int) -> Rollout:
         attempt = 0
@@ -212,7 +215,9 @@ def refine(
 
         with timer("rollout"):
             if rl.max_refills == 0 or rl.group_size == 1:  # a group of one is never informative
-                return sample(rl.starts_per_iteration)
+                rollout = sample(oversampling.count)
+                oversampling.learn(rollout)
+                return rollout
             return collect_informative(sample, rl.starts_per_iteration, rl.max_refills)
 
     def watch(iteration: int, rollout: Rollout) -> dict[str, float]:
@@ -238,7 +243,7 @@ def refine(
         collect=collect,
         evaluate=evaluate,
         watch=watch,
-        keep={"curriculum": wired.curriculum},
+        keep={"curriculum": wired.curriculum, "oversampling": oversampling},
         has_adapter=config.language_model.lora is not None,
     ).run()
 

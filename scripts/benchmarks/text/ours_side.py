@@ -12,6 +12,7 @@ def steps_of(options, folder: Path) -> list[dict[str, float]]:
     import torch
 
     from vla.data.chat import ChatFormat, observe_prompts, stop_ids
+    from vla.decoding.recall import ENOUGH_BYTES
     from vla.decoding.sampling import Sampling
     from vla.policies.text import TextPolicy
     from vla.rewards.compose import Scores
@@ -35,7 +36,7 @@ def steps_of(options, folder: Path) -> list[dict[str, float]]:
     rows = options.prompts * options.group_size
     environment = TextEnvironment(asked, ChatFormat(tokenizer), score, policy.stop_ids, rows)
     algorithm = make_algorithm("grpo", clip_low=0.2, clip_high=0.2, reduction="token")
-    settings = UpdateSettings(1, 1, options.micro_batch, max_grad_norm=1.0)
+    settings = UpdateSettings(1, 1, rows, max_grad_norm=1.0)
     optimizer, generator = make_optimizer(policy, "adamw", 1e-6, 0.0), torch.Generator().manual_seed(SEED)
 
     def observe(prompts):
@@ -45,8 +46,9 @@ def steps_of(options, folder: Path) -> list[dict[str, float]]:
     for step in range(options.steps + 1):
         wall, cpu = time.perf_counter(), time.process_time()
         numbers = range(step * options.prompts, (step + 1) * options.prompts)
-        rollout = collect_rollout(policy, environment, list(numbers), options.group_size, observe)
-        update(policy, algorithm, rollout, optimizer, settings, generator=generator)
+        with policy.recalling(ENOUGH_BYTES):
+            rollout = collect_rollout(policy, environment, list(numbers), options.group_size, observe)
+            update(policy, algorithm, rollout, optimizer, settings, generator=generator)
         tokens = int(rollout.mask.sum())
         steps.append({"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "tokens": tokens})
     return steps
