@@ -2,8 +2,10 @@
 
 import json
 import math
+import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from vla.train.metrics import MetricsLog, read_metrics
@@ -58,3 +60,34 @@ def test_tensorboard_shows_the_numbers(tmp_path: Path):
     events.Reload()
     assert events.Tags()["scalars"] == ["rl/success"]
     assert [(event.step, event.value) for event in events.Scalars("rl/success")] == [(3, 0.5)]
+
+
+class FakeTracker:
+    """Takes the calls that trackio and wandb have in common."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __getattr__(self, name: str):
+        return lambda *arguments, **named: self.calls.append((name, arguments, named))
+
+
+def test_trackers_are_told_the_same_numbers(tmp_path: Path, monkeypatch):
+    fake = FakeTracker()
+    monkeypatch.setitem(sys.modules, "trackio", fake)
+    (tmp_path / "config.yaml").write_text("mode: robot\n")
+    log = MetricsLog(tmp_path, tensorboard=False, trackers=("trackio",))
+    log.write("rl", 3, {"success": torch.tensor(0.5), "note": "left out", "kl": math.nan})
+    log.close()
+    assert fake.calls == [
+        ("init", (), {"project": "vla", "name": tmp_path.name, "config": {"mode": "robot"}}),
+        ("define_metric", ("rl/*",), {"step_metric": "rl/step"}),
+        ("log", ({"rl/success": 0.5, "rl/step": 3},), {}),
+        ("finish", (), {}),
+    ]
+
+
+def test_a_tracker_that_is_not_installed_is_named(tmp_path: Path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ValueError, match=r"train.trackers names wandb, which is not installed: pip install wandb"):
+        MetricsLog(tmp_path, tensorboard=False, trackers=("wandb",))

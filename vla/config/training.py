@@ -20,6 +20,7 @@ class Rl(Section):
     num_minibatches: Count
     micro_batch_rows: Count
     learning_rate: Positive
+    critic: Literal["shared", "separate"]
     critic_learning_rate: Positive
     optimizer: Literal["adamw", "muon"]
     muon_learning_rate: Positive
@@ -65,3 +66,4 @@ class Train(Section):
     checkpoint_every: Count
     keep_checkpoints: Count
     tensorboard: bool
+    trackers: tuple[Literal["trackio", "wandb"], ...]

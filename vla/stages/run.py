@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,11 +95,11 @@ def written(run: Run) -> Iterator[None]:
         run.log.close()
 
 
-def resume_log(folder: RunFolder, tensorboard: bool) -> MetricsLog:
+def resume_log(folder: RunFolder, tensorboard: bool, trackers: Sequence[str] = ()) -> MetricsLog:
     """The metrics of a run, cut back to what its newest checkpoint had seen."""
     counts = []
     for stage in ("grounding", "sft", "rl"):
         path = last_checkpoint(folder.checkpoints / stage)
         if path is not None:
             counts.append(load_checkpoint(path)["num_records"])
-    return MetricsLog(folder.path, num_records=max(counts, default=0), tensorboard=tensorboard)
+    return MetricsLog(folder.path, num_records=max(counts, default=0), tensorboard=tensorboard, trackers=trackers)

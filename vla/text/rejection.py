@@ -46,7 +46,7 @@ def run_rejection(config: TextConfig, folder: RunFolder, progress: Progress) -> 
     )
     write_atomically(folder.path / "problems.json", json.dumps(sets.manifest(), indent=1) + "\n")
     timer, generation, seed = Timer(), settings.generation, config.train.seed
-    log = MetricsLog(folder.path, 0, config.train.tensorboard)
+    log = MetricsLog(folder.path, 0, config.train.tensorboard, config.train.trackers)
     with timer("load"):
         texts = [problem.question for problem in sets.train]
         parts = load_language_parts(config.language_model, config.train, generation.system, texts)

@@ -120,7 +120,7 @@ def run_sft(config: TextConfig, folder: RunFolder, progress: Progress) -> dict[s
     if config.resume:
         raise ValueError(f"resume ({config.resume}): text=sft cannot be resumed, start it anew")
     sources = [read_source(name, settings.holdout_fraction) for name in settings.sources]
-    timer, log = Timer(), MetricsLog(folder.path, 0, config.train.tensorboard)
+    timer, log = Timer(), MetricsLog(folder.path, 0, config.train.tensorboard, config.train.trackers)
     with timer("load"):
         texts = [m["content"] for s in sources for c in s.train for m in c.messages]
         texts += [c.text for s in sources for c in s.train if c.text]

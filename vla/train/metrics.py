@@ -1,4 +1,4 @@
-"""The numbers of a run, a JSON line for each record, and the same to TensorBoard.
+"""The numbers of a run, a JSON line for each record, and the same to TensorBoard and to trackers that are asked for.
 
 A line is appended whole, so a crash costs at most the line being written. A resumed run cuts the file back to the
 record its checkpoint had reached (`num_records`), so that no step stands in it twice.
@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, SupportsFloat
+
+from vla.train.trackers import open_trackers
 
 Value = SupportsFloat | str | None
 """A number, also a tensor or NumPy scalar of one element, or a word."""
@@ -22,15 +24,17 @@ class MetricsLog:
     """Appends records {"stage", "step", name: value, ...} to `metrics.jsonl` in the folder of a run.
 
     `num_records` is what a checkpoint has to keep; a resumed run passes it. TensorBoard files stand in
-    `tensorboard/STAGE` and show numbers only; the library loads with the first record.
+    `tensorboard/STAGE` and show numbers only; the library loads with the first record. `trackers` are names of
+    `vla.train.trackers`; they begin a run of their own in every session.
     """
 
-    def __init__(self, folder: Path, num_records: int = 0, tensorboard: bool = True):
+    def __init__(self, folder: Path, num_records: int = 0, tensorboard: bool = True, trackers: Sequence[str] = ()):
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "metrics.jsonl"
         self.num_records = num_records
         self.tensorboard = folder / "tensorboard" if tensorboard else None
         self.writers: dict[str, Any] = {}
+        self.trackers = open_trackers(trackers, folder)
         truncate(self.path, num_records)
 
     def write(self, stage: str, step: int, values: Mapping[str, Value]) -> None:
@@ -42,6 +46,8 @@ class MetricsLog:
         self.num_records += 1
         if self.tensorboard is not None:
             self._writer(stage, step).add_scalars(stage, step, plain)
+        for tracker in self.trackers:
+            tracker.log(stage, step, plain)
 
     def _writer(self, stage: str, step: int) -> TensorBoard:
         if stage not in self.writers:
@@ -52,7 +58,9 @@ class MetricsLog:
     def close(self) -> None:
         for writer in self.writers.values():
             writer.close()
-        self.writers = {}
+        for tracker in self.trackers:
+            tracker.close()
+        self.writers, self.trackers = {}, []
 
 
 class TensorBoard:
