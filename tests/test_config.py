@@ -88,6 +88,11 @@ WRONG = {
     "algorithm=dapo algorithm.overlong_buffer=9": "algorithm.max_length (null) must be at least algorithm.overlong",
     "algorithm=dapo algorithm.max_length=9": "algorithm.max_length (9) has no meaning without algorithm.over",
     "rl.kl_target=6": "rl.kl_target (6.0) and rl.kl_horizon (null) belong together",
+    "rl.kl_target=6 rl.kl_horizon=100": "rl.kl_target (6.0) is about the reference of a KL penalty",
+    "rl.reference_every=5": "rl.reference_every (5) is about the reference of a KL penalty",
+    "rl.critic=separate": "rl.critic (separate) needs an algorithm with a critic, and algorithm=grpo has none",
+    "rl.num_minibatches=3": "rl.num_minibatches (3) must divide the trajectories of a rollout, rl.starts_per",
+    "algorithm.entropy_coefficient=-1": "algorithm.entropy_coefficient (-1) must be greater than or equal to 0",
     "sim.robot=pandaa": "sim.robot (pandaa): no such choice; did you mean panda?; choose from panda, gantry",
     "model.vision.name=smal": "model.vision.name (smal): no such kind; did you mean small?; choose from small, hub",
     "rl.learning_rate=-1": "rl.learning_rate (-1) must be greater than 0",
@@ -188,6 +193,7 @@ def test_every_option_makes_its_algorithm(option: str):
     assert settings.name in option  # a variant has a name of its own: ppo_text, dppo
     assert algorithm.needs_groups == needs_groups(settings)
     assert algorithm.needs_values == needs_critic(settings)
+    assert load(["mode=text", f"algorithm={option}"]).algorithm == settings  # the same object for words as for robots
 
 
 @pytest.mark.parametrize(("section", "dataclasses"), [("rl", ("update.UpdateSettings", "loop.LoopSettings"))])

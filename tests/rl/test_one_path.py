@@ -47,6 +47,16 @@ def outcome(name, rollout, **settings):
     return output.loss.item(), logprobs.grad, None if values is None else values.grad.flatten()
 
 
+def test_both_modes_run_the_same_loop_on_the_same_algorithms():
+    from vla.rl import catalogue, critic, loop
+    from vla.stages import rl as robot
+    from vla.text import refine, rlvr
+
+    assert robot.train is refine.train is loop.train
+    assert robot.make_algorithm is refine.make_algorithm is catalogue.make_algorithm
+    assert robot.with_critic is rlvr.with_critic is critic.with_critic
+
+
 def same_bits(a, b):
     assert a[0] == b[0]
     assert torch.equal(a[1], b[1])

@@ -30,7 +30,7 @@ class Reinforce(Section):
     max_length: Count | None
     kl_coefficient: NonNegative
     kl_estimator: KLEstimator
-    entropy_coefficient: float
+    entropy_coefficient: NonNegative
 
 
 class ReinforcePlusPlus(Section):
@@ -41,7 +41,7 @@ class ReinforcePlusPlus(Section):
     along: Along
     baseline: Literal["none", "group"]
     kl_coefficient: NonNegative
-    entropy_coefficient: float
+    entropy_coefficient: NonNegative
 
 
 class Ppo(Section):
@@ -63,7 +63,7 @@ class Ppo(Section):
     kl_coefficient: NonNegative
     kl_estimator: KLEstimator
     kl_placement: Literal["reward", "loss"]
-    entropy_coefficient: float
+    entropy_coefficient: NonNegative
 
 
 class Grpo(Section):
@@ -77,7 +77,7 @@ class Grpo(Section):
     dual_clip: DualClip | None
     kl_coefficient: NonNegative
     kl_estimator: KLEstimator
-    entropy_coefficient: float
+    entropy_coefficient: NonNegative
 
 
 class DrGrpo(Section):
@@ -85,7 +85,7 @@ class DrGrpo(Section):
     clip_low: ClipLow
     clip_high: NonNegative
     max_length: Count | None
-    entropy_coefficient: float
+    entropy_coefficient: NonNegative
 
 
 class Dapo(Section):
@@ -94,7 +94,7 @@ class Dapo(Section):
     clip_high: NonNegative
     overlong_buffer: CountOrZero
     max_length: Count | None
-    entropy_coefficient: float
+    entropy_coefficient: NonNegative
 
 
 class Gspo(Section):
@@ -103,14 +103,14 @@ class Gspo(Section):
     clip_high: NonNegative
     kl_coefficient: NonNegative
     kl_estimator: KLEstimator
-    entropy_coefficient: float
+    entropy_coefficient: NonNegative
 
 
 class Cispo(Section):
     name: Literal["cispo"]
     clip_low: ClipLow
     clip_high: NonNegative
-    entropy_coefficient: float
+    entropy_coefficient: NonNegative
 
 
 class Rloo(Section):
@@ -118,7 +118,7 @@ class Rloo(Section):
     clip_low: ClipLow
     clip_high: NonNegative
     kl_coefficient: NonNegative
-    entropy_coefficient: float
+    entropy_coefficient: NonNegative
 
 
 class MaxRl(Section):
@@ -127,7 +127,7 @@ class MaxRl(Section):
     clip_high: NonNegative
     reduction: Reduction
     max_length: Count | None
-    entropy_coefficient: float
+    entropy_coefficient: NonNegative
 
 
 Algorithm = Annotated[

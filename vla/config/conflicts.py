@@ -70,6 +70,31 @@ def rl_conflicts(rl: Rl, algorithm: Algorithm) -> list[str]:
             f"rl.kl_target ({shown(rl.kl_target)}) and rl.kl_horizon ({shown(rl.kl_horizon)}) belong together: "
             "give both (6 and 10000 are usual) or neither"
         )
+    num_trajectories = rl.starts_per_iteration * rl.group_size
+    if num_trajectories % rl.num_minibatches:
+        found.append(
+            f"rl.num_minibatches ({rl.num_minibatches}) must divide the trajectories of a rollout, "
+            f"rl.starts_per_iteration x rl.group_size ({num_trajectories}): "
+            f"{nearest_divisor(rl.num_minibatches, num_trajectories)} does"
+        )
+    return found + missing_conflicts(rl, algorithm)
+
+
+def missing_conflicts(rl: Rl, algorithm: Algorithm) -> list[str]:
+    """What is asked of a reference or a critic that the algorithm does not have."""
+    found = []
+    if not getattr(algorithm, "kl_coefficient", 0):
+        found = [
+            f"rl.{setting} ({shown(value)}) is about the reference of a KL penalty, and algorithm.kl_coefficient is 0 "
+            f"or no setting of algorithm={algorithm.name}: start it above 0, or set rl.{setting} to null"
+            for setting, value in (("kl_target", rl.kl_target), ("reference_every", rl.reference_every))
+            if value is not None
+        ]
+    if rl.critic == "separate" and not needs_critic(algorithm):
+        found.append(
+            f"rl.critic (separate) needs an algorithm with a critic, and algorithm={algorithm.name} has none: set it "
+            "to shared, or choose algorithm=ppo"
+        )
     return found
 
 

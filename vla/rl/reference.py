@@ -4,7 +4,6 @@ elsewhere.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -13,17 +12,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vla.rl.critic import copy_trained
 from vla.rl.protocols import Policy
 from vla.rl.scoring import score_logprobs
 from vla.types import Rollout
 
 
 class FrozenCopy:
-    """A second copy of the weights in memory, never trained. `refresh` copies the policy's present weights."""
+    """A second copy of the weights that train, as they are now; those that do not (the base under an adapter, a frozen
+    eye) are the policy's own and take no memory. `refresh` copies the policy's present weights.
+    """
 
     def __init__(self, policy: Any, micro_batch_rows: int) -> None:
         self.policy, self.micro_batch_rows = policy, micro_batch_rows
-        self.frozen = copy.deepcopy(policy).requires_grad_(False)
+        self.frozen = copy_trained(policy).requires_grad_(False)
 
     def logprobs(self, rollout: Rollout) -> Float[Tensor, "R L"]:
         return score_logprobs(self.frozen, rollout.observation, rollout.trace, len(rollout.mask), self.micro_batch_rows)
@@ -34,10 +36,11 @@ class FrozenCopy:
         self.frozen.load_state_dict(self.policy.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
-        return {"weights": self.frozen.state_dict()}
+        shared = {name for name, p in self.policy.named_parameters() if not p.requires_grad}
+        return {"weights": {name: value for name, value in self.frozen.state_dict().items() if name not in shared}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.frozen.load_state_dict(state["weights"])
+        self.frozen.load_state_dict(state["weights"], strict=False)
 
 
 class AdapterOff:

@@ -12,6 +12,7 @@ from vla.data.observations import Observer
 from vla.evaluate.starts import StartManifest
 from vla.evaluate.success import SuccessRate
 from vla.rl.catalogue import make_algorithm
+from vla.rl.critic import ActorCritic, with_critic
 from vla.rl.loop import LoopSettings, LoopState, train
 from vla.rl.protocols import VectorEnvironment
 from vla.rl.reference import FrozenCopy
@@ -67,9 +68,10 @@ class Reinforcement:
         rl, settings = config.rl, config.algorithm.model_dump()
         freeze(policy, config.model.freeze_in_rl)
         self.algorithm = make_algorithm(settings.pop("name"), **settings)
+        self.learner = with_critic(policy, rl.critic)
         self.optimizer = make_optimizer(
-            policy, rl.optimizer, rl.learning_rate, rl.weight_decay, rl.muon_learning_rate,
-            {"value_head": rl.critic_learning_rate},
+            self.learner, rl.optimizer, rl.learning_rate, rl.weight_decay, rl.muon_learning_rate,
+            dict.fromkeys(("value_head", "critic.value_head"), rl.critic_learning_rate),
         )  # fmt: skip
         self.reference = FrozenCopy(policy, rl.micro_batch_rows) if self.algorithm.needs_reference else None
         self.loop, self.state = LoopState(torch_generator(config.train.seed, "rl")), RlState()
@@ -82,7 +84,8 @@ class Reinforcement:
         dynamic = DynamicSampling(rl.max_refills, None, None) if rl.max_refills else None
         seeds = Starts(starts.train.first, starts.train.last, config.train.seed)
         self._sample = make_collector(
-            policy, environment, observer, seeds, rl.starts_per_iteration, rl.group_size, dynamic, lambda ended: None
+            self.learner, environment, observer, seeds, rl.starts_per_iteration, rl.group_size, dynamic,
+            lambda ended: None,
         )
 
     def train(self) -> RlState:
@@ -104,7 +107,7 @@ class Reinforcement:
         if not self.over:
             with self.run.progress.stage(name, rl.num_iterations, self.loop.iteration) as bar:
                 train(
-                    self.policy, self.algorithm, self._collect, self.optimizer, update, settings, self.loop,
+                    self.learner, self.algorithm, self._collect, self.optimizer, update, settings, self.loop,
                     reference=self.reference, scheduler=self.schedule,
                     on_iteration=lambda iteration, rollout, metrics: self._after(bar, iteration, rollout, metrics),
                 )  # fmt: skip
@@ -173,6 +176,8 @@ class Reinforcement:
         }
         if self.reference is not None:
             whole["reference"] = self.reference.state_dict()
+        if isinstance(self.learner, ActorCritic):
+            whole["critic"] = self.learner.critic.state_dict()
         self.run.save("rl", self.loop.iteration, whole)
 
     def _restore(self) -> None:
@@ -187,6 +192,8 @@ class Reinforcement:
         self.best = saved["best"]
         if self.reference is not None:
             self.reference.load_state_dict(saved["reference"])
+        if isinstance(self.learner, ActorCritic):
+            self.learner.critic.load_state_dict(saved["critic"])
 
 
 def weights_of(policy: torch.nn.Module) -> Weights:

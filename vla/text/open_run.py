@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vla.config.algorithm import needs_critic
 from vla.config.text import Fit, Generation, Prompts, TextConfig
 from vla.decoding.sampling import Sampling
 from vla.policies.text import TextPolicy
@@ -59,7 +60,7 @@ class OpenRun:
         sets, reward, timer = make_prompt_sets(prompts), find_gold(gold), Timer()
         with timer("load"):
             parts = load_language_parts(config.language_model, config.train, generation.system, sets.train)
-            value_head = config.text.name == "rlhf" and config.algorithm.name == "ppo"
+            value_head = config.text.name == "rlhf" and needs_critic(config.algorithm)
             sampling = Sampling(**generation.sampling.model_dump())
             speaker = parts.policy(sampling, generation.max_new_tokens, value_head)
             learner = parts.policy(Sampling(), generation.max_new_tokens)

@@ -15,6 +15,7 @@ from vla.config.training import Rl
 from vla.decoding.recall import ENOUGH_BYTES
 from vla.policies.text import TextPolicy
 from vla.rl.catalogue import check_run, make_algorithm
+from vla.rl.critic import ActorCritic
 from vla.rl.loop import LoopSettings, LoopState, train
 from vla.rl.protocols import Algorithm
 from vla.rl.reference import AdapterOff, FrozenCopy
@@ -55,13 +56,13 @@ class Refinement:
 
     `collect(iteration)` makes a rollout. `evaluate(iteration)` gives numbers to log every `rl.evaluate_every`
     iterations; `watch(iteration, rollout)` gives numbers to log on every one. `keep` are further parts of a
-    checkpoint. `has_adapter`: the reference is the model with its adapter off. The run ends after its iterations,
-    after `rl.max_seconds`, or when asked to stop; then it is saved.
+    checkpoint. `has_adapter`: the reference is the model with its adapter off, which nothing has trained yet. The run
+    ends after its iterations, after `rl.max_seconds`, or when asked to stop; then it is saved.
     """
 
     def __init__(
         self,
-        policy: TextPolicy,
+        policy: TextPolicy | ActorCritic,
         config: TextConfig,
         folder: RunFolder,
         progress: Progress,
@@ -75,12 +76,13 @@ class Refinement:
     ) -> None:
         rl = config.rl
         self.policy, self.config, self.folder, self.progress = policy, config, folder, progress
+        self.actor: TextPolicy = policy.actor if isinstance(policy, ActorCritic) else policy
         self.collect, self.evaluate, self.watch = collect, evaluate, watch
         self.algorithm = algorithm_of(config)
         self.update, self.loop = take(UpdateSettings, rl), take(LoopSettings, rl)
         self.optimizer = make_optimizer(
             policy, rl.optimizer, rl.learning_rate, rl.weight_decay, rl.muon_learning_rate,
-            {"value_head": rl.critic_learning_rate},
+            dict.fromkeys(("value_head", "critic.value_head"), rl.critic_learning_rate),
         )  # fmt: skip
         self.elapsed_seconds = 0.0
         self.schedule = Schedule(
@@ -96,7 +98,7 @@ class Refinement:
             self.algorithm,
             self.update,
             group_size=rl.group_size,
-            has_critic=policy.value_head is not None,
+            has_critic=self.actor.value_head is not None,
             has_reference=self.reference is not None,
         )
 
@@ -108,16 +110,16 @@ class Refinement:
 
     def _make_reference(self, has_adapter: bool) -> FrozenCopy | AdapterOff:
         if has_adapter:
-            model: Any = self.policy.model
-            return AdapterOff(self.policy, model.disable_adapter, self.config.rl.micro_batch_rows)
-        return FrozenCopy(self.policy, self.config.rl.micro_batch_rows)
+            model: Any = self.actor.model
+            return AdapterOff(self.actor, model.disable_adapter, self.config.rl.micro_batch_rows)
+        return FrozenCopy(self.actor, self.config.rl.micro_batch_rows)
 
     def run(self) -> None:
         """Iterate to the end, or until the clock or a signal says stop."""
         started = time.monotonic() - self.elapsed_seconds
         total = self.config.rl.num_iterations
         stage_of_run = self.progress.stage(STAGE, total, self.state.iteration)
-        with stop_on_interrupt() as stop, stage_of_run as stage, self.policy.recalling(ENOUGH_BYTES):
+        with stop_on_interrupt() as stop, stage_of_run as stage, self.actor.recalling(ENOUGH_BYTES):
 
             def on_iteration(iteration: int, rollout: Rollout, metrics: dict[str, float]) -> bool:
                 self.elapsed_seconds = time.monotonic() - started

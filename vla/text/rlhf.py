@@ -20,6 +20,7 @@ from vla.rewards.compose import Scores
 from vla.rewards.gold import Gold
 from vla.rewards.reward_model import RewardModel
 from vla.rewards.sample import Sample
+from vla.rl.critic import with_critic
 from vla.rl.rollout import collect_rollout
 from vla.text.environment import TextEnvironment
 from vla.text.fitting import in_pieces
@@ -128,7 +129,7 @@ def optimize(run: OpenRun, settings: Rlhf, model: RewardModel) -> None:
     rewards = ProxyReward(model, run.gold, settings.unfinished_reward, config.rl.micro_batch_rows)
     rows = config.rl.starts_per_iteration * config.rl.group_size
     environment = TextEnvironment(problems, parts.chat, rewards, parts.stop_ids, rows)
-    width = settings.generation.max_prompt_tokens
+    width, learner = settings.generation.max_prompt_tokens, with_critic(run.speaker, config.rl.critic)
     observe = partial(observe_prompts, width=width, pad_id=parts.pad_id, device=parts.device)
 
     def collect(iteration: int) -> Rollout:
@@ -136,7 +137,7 @@ def optimize(run: OpenRun, settings: Rlhf, model: RewardModel) -> None:
         count = config.rl.starts_per_iteration
         numbers = rng.choice(len(problems), size=count, replace=count > len(problems)).tolist()
         with run.timer("rollout"):
-            return collect_rollout(run.speaker, environment, numbers, config.rl.group_size, observe, version=iteration)
+            return collect_rollout(learner, environment, numbers, config.rl.group_size, observe, version=iteration)
 
     def watch(iteration: int, rollout: Rollout) -> dict[str, float]:
         episodes = environment.take_episodes()
@@ -147,7 +148,7 @@ def optimize(run: OpenRun, settings: Rlhf, model: RewardModel) -> None:
 
     with run.timer("rl"):
         Refinement(
-            run.speaker,
+            learner,
             config,
             run.folder,
             run.progress,
@@ -155,6 +156,6 @@ def optimize(run: OpenRun, settings: Rlhf, model: RewardModel) -> None:
             evaluate=lambda iteration: {},
             watch=watch,
             keep={},
-            has_adapter=config.language_model.lora is not None,
+            has_adapter=config.language_model.lora is not None and not settings.demonstrations,
             num_records=run.log.num_records,
         ).run()

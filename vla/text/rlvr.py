@@ -14,6 +14,7 @@ from vla.evaluate.success import SuccessRate, compare
 from vla.policies.text import TextPolicy
 from vla.rewards.compose import CORRECT, Rewards
 from vla.rewards.pool import VerifierProcess
+from vla.rl.critic import with_critic
 from vla.rl.protocols import Observe
 from vla.rl.rollout import collect_rollout
 from vla.rl.sampling import collect_informative
@@ -211,13 +212,14 @@ def refine(
             nonlocal attempt
             numbers = wired.curriculum.draw(iteration, attempt, count)
             attempt += 1
-            return collect_rollout(wired.policy, wired.train, numbers, rl.group_size, wired.observe, version=iteration)
+            return collect_rollout(learner, wired.train, numbers, rl.group_size, wired.observe, version=iteration)
 
         with timer("rollout"):
             if rl.max_refills == 0 or rl.group_size == 1:  # a group of one is never informative
                 rollout = sample(oversampling.count)
                 oversampling.learn(rollout)
                 return rollout
+    learner = with_critic(wired.policy, rl.critic)
             return collect_informative(sample, rl.starts_per_iteration, rl.max_refills)
 
     def watch(iteration: int, rollout: Rollout) -> dict[str, float]:
@@ -236,7 +238,7 @@ def refine(
         return {"validation_success": rate_of(judged).rate, "validation_starts": float(len(judged.success))}
 
     Refinement(
-        wired.policy,
+        learner,
         config,
         folder,
         progress,
@@ -244,7 +246,7 @@ def refine(
         evaluate=evaluate,
         watch=watch,
         keep={"curriculum": wired.curriculum, "oversampling": oversampling},
-        has_adapter=config.language_model.lora is not None,
+        has_adapter=config.language_model.lora is not None and not config.text.format_steps,
     ).run()
 
 
