@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -11,8 +10,13 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+import yaml
+
 from vla.evaluate.plots import plot_curves, plot_success, plot_time
 from vla.evaluate.success import SuccessRate
+from vla.report.page import command, facts, folded, grid, page, section
+from vla.report.robot import read_json
+from vla.train.checkpoint import write_atomically
 from vla.train.metrics import read_metrics
 from vla.train.run_folder import RunFolder
 from vla.train.timing import Timer, peak_memory_bytes
@@ -42,32 +46,38 @@ CURVES: tuple[tuple[str, str, Mapping[str, str], str], ...] = (
 LEAST = {"open_families": 1.0, "approx_kl": 1e-6}
 """A metric that never passes this says nothing: one family all along, or rounding where every update is on-policy."""
 NUM_SHOWN = 12
-STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;color:#2b2f36;max-width:66rem;margin:2rem auto;padding:0 1rem}
-h1{font-size:1.7rem;margin:0 0 .2rem}h2{font-size:1.15rem;margin:2rem 0 .5rem}
-.quiet{color:#6a727c}p.quiet{margin:.2rem 0 1rem}
-code{font:13px ui-monospace,monospace}table{border-collapse:collapse;margin:.6rem 0;width:100%}
-td,th{border-bottom:1px solid #e3e6ea;padding:.35rem .7rem;text-align:left;vertical-align:top;font-weight:400}
-th{color:#6a727c}tr.head th{font-size:13px}td.said{white-space:pre-wrap;font:13px/1.45 ui-monospace,monospace;width:34%}
-div.curves{display:grid;grid-template-columns:1fr 1fr;gap:.5rem}img{width:100%}
-.yes{color:#2f7d4f}.no{color:#a8485e}
-@media(max-width:48rem){div.curves{grid-template-columns:1fr}}
-"""
+OF_THE_DATA = (
+    "name", "families", "path", "num_problems", "holdout_fraction", "num_evaluation", "prompts", "sources", "weights",
+    "comparisons", "pairs", "rewards", "gold",
+)  # fmt: skip
+"""The settings of a text run that say what it learned from and was judged on."""
 
 
 def write_report(folder: RunFolder, title: str, results: Mapping[str, Any], pairs: Sequence[Pair]) -> None:
     """Write report.html, complete in itself, and its pictures. The first `pairs` are shown side by side."""
-    sections = [f"<h1>{escape(title)}</h1>", origin(folder), numbers_table(results)]
     pictures = draw_curves(folder, read_metrics(folder.path), results)
-    if pictures:
-        sections += ["<h2>Over training</h2>", '<div class="curves">', *(image(folder, p) for p in pictures), "</div>"]
-    if pairs:
-        sections += ["<h2>The same questions, before and after</h2>", samples_table(pairs)]
-    head = (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style>"
-    )
-    (folder.path / "report.html").write_text("\n".join([head, *sections, "</html>"]) + "\n")
+    sessions = read_json(folder.path / "run.json", [{}])
+    parts = [
+        section("Results", numbers_table(results)),
+        section("Over training", grid(*(image(folder, name) for name in pictures))),
+        section("The same questions, before and after", samples_table(pairs) if pairs else ""),
+        how_it_was_made(folder, sessions),
+    ]
+    lead = ", ".join(str(part) for part in (sessions[-1].get("started"), sessions[-1].get("machine")) if part)
+    write_atomically(folder.path / "report.html", page(title, lead, parts))
+
+
+def how_it_was_made(folder: RunFolder, sessions: Sequence[Mapping[str, Any]]) -> str:
+    """What it takes to repeat the run: command, commit, libraries, data and every setting."""
+    last, path = sessions[-1], folder.path / "config.yaml"
+    settings = yaml.safe_load(path.read_text()) if path.exists() else {}
+    data = {name: value for name, value in settings.get("text", {}).items() if name in OF_THE_DATA}
+    commit = f"{last.get('commit')}{', with uncommitted changes' if last.get('uncommitted_changes') else ''}"
+    libraries = ", ".join(f"{name} {version}" for name, version in last.get("libraries", {}).items())
+    made = {"commit": commit, "libraries": libraries, "data": data, "folder": folder.path}
+    every = folded("Every setting", command(yaml.safe_dump(settings, sort_keys=False, width=110))) if settings else ""
+    shown = facts({name: value for name, value in made.items() if value})
+    return section("How it was made", command(last.get("command", "")), shown, every)
 
 
 def spent(timer: Timer) -> dict[str, Any]:
@@ -75,20 +85,10 @@ def spent(timer: Timer) -> dict[str, Any]:
     return {"seconds": timer.seconds(), "cpu_seconds": time.process_time(), "peak_memory_bytes": peak_memory_bytes()}
 
 
-def origin(folder: RunFolder) -> str:
-    """The command, machine and commit behind the numbers."""
-    note = folder.path / "run.json"
-    if not note.exists():
-        return ""
-    last = json.loads(note.read_text())[-1]
-    about = ", ".join(str(last[key])[:80] for key in ("started", "machine") if last.get(key))
-    return f'<p class="quiet"><code>{escape(last["command"])}</code><br>{escape(about)}</p>'
-
-
 def image(folder: RunFolder, name: str) -> str:
     """A picture inside the page, so that the page can be sent around."""
     content = base64.b64encode((folder.plots / f"{name}.png").read_bytes()).decode()
-    return f'<img alt="{escape(name)}" src="data:image/png;base64,{content}">'
+    return f'<figure class="picture"><img alt="{escape(name)}" src="data:image/png;base64,{content}"></figure>'
 
 
 def draw_curves(folder: RunFolder, records: Sequence[Mapping[str, Any]], results: Mapping[str, Any]) -> list[str]:
@@ -184,7 +184,7 @@ class Pair:
 def samples_table(pairs: Sequence[Pair]) -> str:
     """Answers side by side."""
     rows = "".join(
-        f"<tr><td>{escape(pair.question)}<br><span class=quiet>{escape(pair.note)}</span></td>"
+        f"<tr><td>{escape(pair.question)}<br><small>{escape(pair.note)}</small></td>"
         f"{said(pair.before, pair.before_right)}{said(pair.after, pair.after_right)}</tr>"
         for pair in pairs[:NUM_SHOWN]
     )
