@@ -14,9 +14,21 @@ from vla.actions.diffusion import Diffusion
 from vla.actions.fast import FastCode, fit_fast
 from vla.actions.flow import FlowMatching
 from vla.actions.normalize import ActionNormalizer, fit_normalizer
+from vla.actions.process import Process
 from vla.config import robot as settings
-from vla.config.robot import HubBackbone, HubVision, Model, RobotConfig, SmallBackbone, SmallVision, SmolLM2Backbone
+from vla.config.robot import (
+    HubBackbone,
+    HubVision,
+    Model,
+    OwnVision,
+    RobotConfig,
+    SmallBackbone,
+    SmallVision,
+    SmolLM2Backbone,
+    VlmBackbone,
+)
 from vla.models.backbone import Backbone, add_lora, checkpoint_gradients, hub_backbone, small_llama
+from vla.models.existing import ExistingVision, existing_vlm
 from vla.models.pretrained import EMBEDDED, SmallArchitecture, load_vlm
 from vla.models.queries import QueryHead
 from vla.models.vision import VisionEncoder, hub_vit, small_vit
@@ -83,8 +95,7 @@ def build_vlm(
     if config.model.checkpoint is not None:
         model, tokenizer = _from_checkpoint(config.model.checkpoint, architecture)
     else:
-        backbone, tokenizer = _build_backbone(config.model, config.train.precision, texts)
-        vision = _build_vision(config.model, config.sim.image_size)
+        vision, backbone, tokenizer = _build_halves(config, texts)
         plan = QueryHead(config.policy.chunk, num_plan_numbers, backbone.width)
         model = VisionLanguageModel(vision, backbone, config.sim.cameras, proprio_size, plan)
         backbone.order(location_ids(backbone.vocabulary_size).start, NUM_LOCATIONS)
@@ -112,12 +123,27 @@ def _from_checkpoint(checkpoint: str, wanted: SmallArchitecture | None) -> tuple
     return model, tokenizer
 
 
+def _build_halves(config: RobotConfig, texts: Sequence[str]) -> tuple[VisionEncoder | ExistingVision, Backbone, Any]:
+    """What sees, what reads and writes, and the tokenizer; both halves of one model where it brings its own eyes."""
+    model = config.model
+    if isinstance(model.backbone, VlmBackbone):
+        from transformers import AutoTokenizer
+
+        dtype = resolve_precision(config.train.precision, resolve_device("auto"))
+        own, reader = existing_vlm(model.backbone.repository, config.sim.image_size, dtype)
+        return own, reader, AutoTokenizer.from_pretrained(model.backbone.repository)
+    backbone, tokenizer = _build_backbone(model, config.train.precision, texts)
+    return _build_vision(model, config.sim.image_size), backbone, tokenizer
+
+
 def _build_vision(model: Model, image_size: int) -> VisionEncoder:
     match model.vision:
         case SmallVision() as small:
             return small_vit(image_size, small.width, small.depth, small.num_heads, small.stem_channels)
         case HubVision() as hub:
             return hub_vit(hub.repository, image_size, hub.pretrained)
+        case OwnVision():
+            raise ValueError("model.vision.name (own) needs model.backbone.name=vlm")
         case other:
             assert_never(other)
 
@@ -136,6 +162,8 @@ def _build_backbone(model: Model, precision: str, texts: Sequence[str]) -> tuple
             return _pretrained_backbone(str(fetch_smollm2()), model, precision)
         case HubBackbone() as hub:
             return _pretrained_backbone(hub.repository, model, precision)
+        case VlmBackbone():
+            raise AssertionError("both of its halves come from _build_halves")
         case other:
             assert_never(other)
 
@@ -164,6 +192,8 @@ def fit_code(policy: settings.Policy, chunks: np.ndarray) -> ActionCode:
             return fit_bins(frames, policy.num_bins, policy.binning)
         case settings.FastPolicy():
             return fit_fast(chunks, policy.num_tokens, policy.scale)
+        case settings.FlowPolicy() | settings.DiffusionPolicy() if policy.token_weight:
+            return fit_fast(chunks, policy.num_tokens, policy.token_scale)
         case settings.FlowPolicy() | settings.DiffusionPolicy() | settings.RegressionPolicy():
             return fit_normalizer(frames)
         case other:
@@ -176,6 +206,8 @@ def read_code(policy: settings.Policy, values: dict[str, Any]) -> ActionCode:
         case settings.TokenPolicy():
             return ActionBins.from_dict(values)
         case settings.FastPolicy():
+            return FastCode.from_dict(values)
+        case settings.FlowPolicy() | settings.DiffusionPolicy() if policy.token_weight:
             return FastCode.from_dict(values)
         case settings.FlowPolicy() | settings.DiffusionPolicy() | settings.RegressionPolicy():
             return ActionNormalizer.from_dict(values)
@@ -196,23 +228,26 @@ def make_policy(config: RobotConfig, model: VisionLanguageModel, code: Any) -> I
         case settings.FlowPolicy():
             flow = FlowMatching(policy.num_steps, policy.time_alpha, policy.time_beta, policy.noise_level)
             bounds = {"min_noise": policy.min_noise, "max_noise": policy.max_noise}
-            return DenoisingPolicy(model, flow, code, _denoising(policy, policy.exploration, detach, **bounds))
+            return _denoising(policy, model, flow, code, policy.exploration, detach, **bounds)
         case settings.DiffusionPolicy():
             process = Diffusion(
                 policy.num_train_steps, policy.num_steps, policy.prediction, policy.min_std, policy.clip
             )
-            return DenoisingPolicy(model, process, code, _denoising(policy, "all_steps", detach))
+            return _denoising(policy, model, process, code, "all_steps", detach)
         case other:
             assert_never(other)
 
 
 def _denoising(
     policy: settings.FlowPolicy | settings.DiffusionPolicy,
+    model: VisionLanguageModel,
+    process: Process,
+    code: ActionNormalizer | FastCode,
     exploration: Exploration,
     detach_critic: bool,
     **noise: float,
-) -> DenoisingSettings:
-    return DenoisingSettings(
+) -> DenoisingPolicy:
+    numbers = DenoisingSettings(
         chunk=policy.chunk,
         width=policy.width,
         intermediate=policy.intermediate,
@@ -220,5 +255,9 @@ def _denoising(
         samples=policy.samples,
         insulate=policy.insulate,
         detach_critic=detach_critic,
+        token_weight=policy.token_weight,
         **noise,
     )
+    if isinstance(code, FastCode):
+        return DenoisingPolicy(model, process, code.normalizer, numbers, code)
+    return DenoisingPolicy(model, process, code, numbers)

@@ -1,19 +1,23 @@
 """Every kind of policy on the same demonstrations and budget: success after SFT and after RL, seconds, queries/s.
 
 Each policy is trained by the main command, once for every algorithm; the second algorithm starts from the first one's
-SFT. What is written as key=value is a setting of scripts/train_vla.py for all: `sim=pick_place sft.max_seconds=600`.
-A finished run is read and not repeated; an unfinished one goes on.
+SFT. What is written as key=value is a setting of scripts/train_vla.py for all: `sim=pick_place rl.max_seconds=600`.
+The table and a curve for each policy are written anew after every run. A finished run is read and not repeated; an
+unfinished one goes on: start the same command again.
 """
 
 import argparse
-import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.kinds.table import draw, results, row, write
+
 POLICIES = ("token", "fast", "flow", "diffusion", "regression")
 SHARED = ("demonstrations", "sft", "evaluation_before", "videos_before")
+BUDGET = ("rl.max_seconds=600", "evaluation.num_starts=256", "evaluation.sampled=false", "evaluation.num_videos=0")
+"""What a setting of the same name replaces."""
 
 
 def run(argv: list[str]) -> int:
@@ -23,55 +27,42 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/policies"), help="folder of the runs and the table")
     options, settings = parser.parse_known_args(argv)
     options.out.mkdir(parents=True, exist_ok=True)
-    lines = [f"{'policy':<11}{'SFT, greedy':<28}" + "".join(f"{'after ' + a:<28}" for a in options.algorithms)]
-    print(lines[0], flush=True)
-    for policy in options.policies:
-        folders = [options.out / f"{policy}-{algorithm}" for algorithm in options.algorithms]
-        for folder, algorithm in zip(folders, options.algorithms):
-            train(folder, folders[0], [f"policy={policy}", f"algorithm={algorithm}", *settings])
-        lines.append(described(policy, [results(folder) for folder in folders]))
-        print(lines[-1], flush=True)
-        (options.out / "table.txt").write_text("\n".join(lines) + "\n")
+    runs = {p: {a: options.out / f"{p}-{a}" for a in options.algorithms} for p in options.policies}
+    for policy, folders in runs.items():
+        for algorithm, folder in folders.items():
+            asked = [*BUDGET, f"policy={policy}", f"algorithm={algorithm}", *settings]
+            if not train(folder, next(iter(folders.values())), asked):
+                print(f"{folder} stopped; {folder.with_suffix('.log')} says why. The same command goes on.", flush=True)
+                return 1
+            text = write(options.out, [row(p, runs[p]) for p in runs], options.algorithms)
+            draw(options.out, runs, options.algorithms)
+            print(text, flush=True)
     return 0
 
 
-def train(folder: Path, first: Path, settings: list[str]) -> None:
-    """Run the main command in `folder` to its end; `first` is the run whose SFT it shares."""
+def train(folder: Path, first: Path, settings: list[str]) -> bool:
+    """Run the main command in `folder`, and whether it came to its end; `first` is the run whose SFT it shares."""
     if "comparison" in results(folder):
-        return
+        return True
     asked = [f"resume={folder}"]
     if not (folder / "config.yaml").exists():
         found = sorted(folder.parent.glob("*/demonstrations/meta/info.json"))
-        asked = [f"run_dir={folder}", *settings] + [f"data.path={path.parents[1]}" for path in found[:1]]
+        named = any(setting.startswith("data.path=") for setting in settings)
+        asked = [f"run_dir={folder}", *settings] + [f"data.path={p.parents[1]}" for p in found[:1] if not named]
         if folder != first:
             take_over(first, folder)
     script = str(Path(__file__).resolve().parents[1] / "train_vla.py")
     with folder.with_suffix(".log").open("a") as log:
-        subprocess.run([sys.executable, script, *asked], check=True, stdout=log, stderr=log)
+        done = subprocess.run([sys.executable, script, *asked], check=False, stdout=log, stderr=log)
+    return done.returncode == 0 and "comparison" in results(folder)
 
 
 def take_over(source: Path, target: Path) -> None:
     """Begin a run with what another one did before RL."""
+    import json
+
     for part in ("checkpoints/sft", "tokenizer"):
-        shutil.copytree(source / part, target / part)
+        shutil.copytree(source / part, target / part, dirs_exist_ok=True)
     shutil.copy(source / "policy.json", target)
     stages = {name: values for name, values in results(source)["stages"].items() if name in SHARED}
-    (target / "results.json").write_text(json.dumps({"stages": stages}))
-
-
-def results(folder: Path) -> dict:
-    path = folder / "results.json"
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
-def described(policy: str, found: list[dict]) -> str:
-    """A row of the table: rates with n and their 95 % Wilson intervals, and how long it took."""
-    before, seconds = found[0]["stages"]["evaluation_before"]["greedy"], found[0]["seconds"]
-    rates = [before, *(each["stages"]["evaluation_after"]["greedy"] for each in found)]
-    cells = [f"{100 * r['rate']:.1f} % [{100 * r['wilson_95'][0]:.1f}, {100 * r['wilson_95'][1]:.1f}]" for r in rates]
-    queries = before["mean_decisions"] * before["num_starts"] / seconds["evaluation_before/greedy"]
-    times = "/".join(f"{each['seconds']['rl']:.0f}" for each in found)
-    row = "".join(f"{cell:<28}" for cell in cells)
-    return (
-        f"{policy:<11}{row}n={before['num_starts']}, SFT {seconds['sft']:.0f} s, RL {times} s, {queries:.0f} queries/s"
-    )
+    (target / "results.json").write_text(json.dumps({"stages": stages, "seconds": {}}))

@@ -12,7 +12,7 @@ from tests.models.tiny import tiny_vlm
 from tests.policies.tiny import DECODINGS, identity_task, named_number
 from tests.rl.contract import Task
 from vla.actions.diffusion import Diffusion
-from vla.actions.fast import fit_fast
+from vla.actions.fast import FastCode, fit_fast
 from vla.actions.flow import FlowMatching
 from vla.actions.normalize import fit_normalizer
 from vla.policies.denoising import DenoisingPolicy, DenoisingSettings
@@ -30,11 +30,11 @@ def settings(exploration: str = "all_steps", **given) -> DenoisingSettings:
     return DenoisingSettings(CHUNK, 16, 32, exploration, **{**values, **given})
 
 
-def flow(exploration: str, **given) -> Make:
+def flow(exploration: str, code: FastCode | None = None, **given) -> Make:
     def make(chunks: np.ndarray) -> nn.Module:
         process = FlowMatching(num_steps=4, time_alpha=1.5, time_beta=1.0, noise_level=0.5)
-        code = fit_normalizer(chunks[:, 0])
-        return DenoisingPolicy(tiny_vlm(0, scale=1.0), process, code, settings(exploration, **given))
+        scale = fit_normalizer(chunks[:, 0])
+        return DenoisingPolicy(tiny_vlm(0, scale=1.0), process, scale, settings(exploration, **given), code)
 
     return make
 

@@ -2,12 +2,16 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
 from tests.models.tiny import tiny_observation
 from tests.policies.kinds import CONTINUOUS, KINDS, MAKERS, flow, task_of
 from tests.rl.contract import check_policy
+from vla.actions.fast import fit_fast
+from vla.models.action_expert import read_by
+from vla.policies.fast import written_scores
 from vla.sft.protocols import ImitablePolicy, ProbedPolicy
 from vla.types import map_rows
 
@@ -111,6 +115,34 @@ def test_an_insulated_expert_leaves_the_language_model_alone():
     assert reached == {True: False, False: True}
 
 
+def test_tokens_teach_the_model_that_the_expert_leaves_alone():
+    """Knowledge insulation whole: the language model learns actions from compressed tokens, and only from those."""
+    chunks = np.random.default_rng(0).uniform(0, 3, (40, 2, 1)).astype(np.float32)
+    observation, actions = tiny_observation([3, 2]), torch.rand(2, 2, 1) * 3
+    mask = torch.tensor([[True, True], [True, False]])
+    code = fit_fast(chunks, 24, 2.0)
+    policy = restless(flow("all_steps", insulate=True, token_weight=1.0, code=code)(chunks))
+    writer, found = policy.writer, {}
+    for taught in (False, True):
+        policy.writer = writer if taught else None
+        policy.zero_grad()
+        torch.manual_seed(4)
+        terms, counted = policy.imitation_terms(observation, actions, mask)
+        terms[0].sum().backward()
+        backbone = policy.model.backbone.parameters()
+        found[taught] = terms.detach(), any(p.grad is not None and bool(p.grad.any()) for p in backbone)
+        assert torch.equal(counted, mask)
+    assert (found[False][1], found[True][1]) == (False, True)
+    # Row 0 is imitated whole: what is added is the mean cross-entropy of its tokens. Row 1 is not, and gets nothing.
+    ids, there = code.encode(actions)
+    read = read_by(policy.model, policy.readout, policy.perceive(observation), observation)
+    logprobs, _ = written_scores(policy.writer, policy.model, read, ids, there, 1.0)
+    added = found[True][0] - found[False][0]
+    assert logprobs[0].sum() < 0
+    torch.testing.assert_close(added[0], (-logprobs[0].sum() / there[0].sum()).expand(2), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(added[1], torch.zeros(2), rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", CONTINUOUS)
 def test_adapters_on_the_model_and_the_head_in_full(kind):
     """LoRA freezes the language model but for its adapters; the head and the expert keep training in full."""
@@ -148,7 +180,7 @@ def test_gradient_checkpointing_changes_no_gradient():
         torch.testing.assert_close(found[1][name], gradient, rtol=1e-4, atol=1e-5, msg=name)
 
 
-@pytest.mark.parametrize("kind", CONTINUOUS)
+@pytest.mark.parametrize("kind", MAKERS)
 def test_what_the_model_has_seen_can_be_kept(kind):
     """The loss on kept features is the loss, its gradient stays in the head; and RL may freeze the model."""
     policy = restless(task_of(kind)[0].policy)

@@ -1,6 +1,7 @@
 """Benchmarks run and print their ratios; how large they are is nobody's test."""
 
 import importlib.util
+import json
 import re
 import sys
 from pathlib import Path
@@ -31,3 +32,24 @@ def test_an_unknown_benchmark_is_answered_with_those_there_are(main, capsys):
     with pytest.raises(SystemExit):
         main(["speed"])
     assert "rollout" in capsys.readouterr().err
+
+
+def test_a_table_of_policies_is_written_while_runs_are_missing(main, tmp_path):
+    """SFT and one algorithm of one policy are there; the rest is not yet."""
+    with pytest.raises(SystemExit):
+        main(["nothing"])  # the folder of scripts is on the path from here on
+    from benchmarks.kinds.table import row, write
+
+    rate = {"rate": 0.5, "num_starts": 4, "wilson_95": [0.15, 0.85], "mean_decisions": 10.0}
+    stages = {"evaluation_before": {"greedy": rate}, "evaluation_after": {"greedy": rate | {"rate": 0.75}}}
+    (tmp_path / "a").mkdir()
+    seconds = {"sft": 3.2, "rl": 9.4, "evaluation_before/greedy": 2.0}
+    (tmp_path / "a" / "results.json").write_text(json.dumps({"stages": stages, "seconds": seconds}))
+    rows = [row(p, {"grpo": tmp_path / p, "ppo": tmp_path / "none"}) for p in ("a", "b")]
+    lines = write(tmp_path, rows, ["grpo", "ppo"]).splitlines()
+    # 4 episodes of 10 decisions in 2 seconds: 20 queries a second.
+    assert re.split(r"\s{2,}", lines[1]) == [
+        "a", "50.0 % [15.0, 85.0] n=4", "75.0 % [15.0, 85.0] n=4", "-", "3", "9/-", "20"
+    ]  # fmt: skip
+    assert re.split(r"\s{2,}", lines[2]) == ["b", "-", "-", "-", "-", "-/-", "-"]
+    assert json.loads((tmp_path / "table.json").read_text())[0]["grpo"]["rate"] == 0.75

@@ -163,6 +163,8 @@ def resumed(run: str, given: Mapping[str, str]) -> dict[str, Any]:
         beside = sorted(str(path.parent) for path in Path(run).parent.glob("*/config.yaml"))
         raise ConfigError(f"resume ({run}) is no run: there is no config.yaml in it{suggestion(run, beside)}")
     values = yaml.safe_load(saved.read_text())
+    if any(name not in values for name in groups_of(values["mode"])):  # sections that came after the run was made
+        values = {**composed({"mode": values["mode"]}), **values}
     chosen = [f"{key}={value}" for key, value in given.items() if key in groups()]
     if chosen:
         raise ConfigError(f"{chosen[0]} cannot be chosen anew for resume ({run}): leave it out, or start a new run")

@@ -19,7 +19,7 @@ def conflicts(config: RobotConfig | TextConfig) -> list[str]:
         found += engine_conflicts(config) + mixture_conflicts(config)
     if isinstance(config, RobotConfig):
         found += gym_conflicts(config) + chunk_conflicts(config) + policy_conflicts(config.policy)
-        found += model_conflicts(config) + seed_conflicts(config.evaluation)
+        found += model_conflicts(config) + seed_conflicts(config.evaluation) + recap_conflicts(config)
     return found
 
 
@@ -160,9 +160,43 @@ def policy_conflicts(policy: Policy) -> list[str]:
     return found
 
 
+def recap_conflicts(config: RobotConfig) -> list[str]:
+    """What advantage-conditioned training, tokens beside an expert, and multimodal sentences cannot do."""
+    policy, recap, found = config.policy, config.recap, []
+    if getattr(policy, "token_weight", 0) and config.sft.probe_steps and config.sft.probe_only:
+        found.append(
+            f"policy.token_weight ({policy.token_weight}) trains the vision-language model, which "  # type: ignore[union-attr]
+            "sft.probe_only (true) leaves as it is: set sft.probe_only=false"
+        )
+    if recap.num_rounds and getattr(policy, "decoding", "parallel") == "autoregressive":
+        found.append(
+            f"recap.num_rounds ({recap.num_rounds}) trains a head on what the model sees, and "
+            "policy.decoding=autoregressive has none apart: choose policy.decoding=parallel"
+        )
+    sentence = config.data.sentence
+    if sentence is not None and getattr(policy, "decoding", "parallel") == "autoregressive":
+        found.append(
+            "data.sentence puts images into the text, which policy.decoding=autoregressive does not read: choose "
+            "policy.decoding=parallel"
+        )
+    if sentence is not None and "{instruction}" not in sentence:
+        found.append(f"data.sentence ({sentence}) has no {{instruction}} in it: the policy would not know what to do")
+    if recap.guidance != 1 and not isinstance(policy, FlowPolicy | DiffusionPolicy):
+        found.append(
+            f"recap.guidance ({recap.guidance}) combines predictions of policy=flow or diffusion, and policy is "
+            f"{policy.name}: set it to 1"
+        )
+    return found
+
+
 def model_conflicts(config: RobotConfig) -> list[str]:
     found = []
     vision, backbone = config.model.vision, config.model.backbone
+    if (vision.name == "own") != (backbone.name == "vlm"):
+        found.append(
+            f"model.vision.name ({vision.name}) and model.backbone.name ({backbone.name}) belong together where one of "
+            "them is own or vlm: choose model=smolvlm, paligemma or qwen2_5_vl, or model=hub"
+        )
     for path, part in (("vision", vision), ("backbone", backbone)):
         if part.name == "small" and part.width % part.num_heads:
             found.append(

@@ -91,6 +91,12 @@ class HubVision(Section):
     pretrained: bool
 
 
+class OwnVision(Section):
+    """The vision half of the vision-language model that `backbone` names."""
+
+    name: Literal["own"]
+
+
 class SmallBackbone(Section):
     name: Literal["small"]
     vocabulary_size: Count
@@ -109,10 +115,17 @@ class HubBackbone(Section):
     repository: str
 
 
+class VlmBackbone(Section):
+    """A vision-language model of transformers, by hub name or folder."""
+
+    name: Literal["vlm"]
+    repository: str
+
+
 class Model(Section):
     checkpoint: str | None
-    vision: Annotated[SmallVision | HubVision, Field(discriminator="name")]
-    backbone: Annotated[SmallBackbone | SmolLM2Backbone | HubBackbone, Field(discriminator="name")]
+    vision: Annotated[SmallVision | HubVision | OwnVision, Field(discriminator="name")]
+    backbone: Annotated[SmallBackbone | SmolLM2Backbone | HubBackbone | VlmBackbone, Field(discriminator="name")]
     freeze_vision: bool
     freeze_backbone: bool
     lora: Lora | None
@@ -155,6 +168,9 @@ class FlowPolicy(Section):
     time_alpha: Positive
     time_beta: Positive
     insulate: bool
+    token_weight: NonNegative
+    num_tokens: Annotated[int, Field(ge=2, le=256)]
+    token_scale: Positive
 
 
 class DiffusionPolicy(Section):
@@ -170,6 +186,9 @@ class DiffusionPolicy(Section):
     intermediate: Count
     samples: Count
     insulate: bool
+    token_weight: NonNegative
+    num_tokens: Annotated[int, Field(ge=2, le=256)]
+    token_scale: Positive
 
 
 class RegressionPolicy(Section):
@@ -187,6 +206,7 @@ Policy = Annotated[
 
 class Data(Section):
     path: str | None
+    sentence: str | None
     num_demonstrations: Annotated[int, Field(ge=2)]
     image_format: Literal["images", "video"]
     burst_probability: Fraction
@@ -239,6 +259,19 @@ class Grounding(Section):
     light: Fraction
 
 
+class Recap(Section):
+    num_rounds: CountOrZero
+    starts_per_round: Count
+    num_bins: Annotated[int, Field(ge=2)]
+    value_steps: Count
+    lookahead: Count | None
+    positive_share: Annotated[float, Field(gt=0, lt=1)]
+    label_dropout: Fraction
+    positive: str
+    negative: str
+    guidance: Positive
+
+
 class RobotConfig(Section):
     """Everything a run of a robot policy was told."""
 
@@ -251,6 +284,7 @@ class RobotConfig(Section):
     data: Data
     grounding: Grounding
     sft: Sft
+    recap: Recap
     algorithm: Algorithm
     rl: Rl
     evaluation: Evaluation
@@ -264,4 +298,5 @@ class RobotConfig(Section):
     def needs_hub(self) -> bool:
         """Whether something is named that only the hub, or its local cache, can hold."""
         names = {self.model.vision.name, self.model.backbone.name}
-        return "hub" in names or (self.data.path is not None and not Path(self.data.path).exists())
+        named = isinstance(self.model.backbone, VlmBackbone) and not Path(self.model.backbone.repository).exists()
+        return "hub" in names or named or (self.data.path is not None and not Path(self.data.path).exists())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -28,28 +29,58 @@ class Seen(Protocol):
 class Observer:
     """Turns rows of an environment into an `Observation`; instructions are tokenised once and remembered.
 
-    All instructions are padded to `length` tokens on the right, so that rows of different calls can be joined.
+    All instructions are padded to `length` tokens on the right, so that rows of different calls can be joined. Tokens
+    of `suffix` stand behind every instruction. A `sentence` has "{instruction}" in it and names `slots`, as "<front>":
+    pictures and state then stand there in the text (`vla.models.vlm`), in room of their own beside `length`.
     """
 
     tokenizer: Any
     length: int
+    suffix: str = ""
+    sentence: str | None = None
+    slots: Mapping[str, range] = field(default_factory=dict)
     _known: dict[str, list[int]] = field(default_factory=dict)
 
     def encode(self, text: str) -> list[int]:
         if text not in self._known:
-            ids = [self.tokenizer.bos_token_id, *self.tokenizer.encode(text, add_special_tokens=False)]
-            if len(ids) > self.length:
+            words = self.words(text) if self.sentence is None else self._written(text)
+            ids = [self.tokenizer.bos_token_id, *words, *self.words(self.suffix)]
+            taken = sum(token >= 0 for token in ids)
+            if taken > self.length:
                 raise ValueError(
-                    f"the instruction {text!r} takes {len(ids)} tokens, policy.instruction_length is "
+                    f"the instruction {text!r} takes {taken} tokens, policy.instruction_length is "
                     f"{self.length}: raise it"
                 )
             self._known[text] = ids
         return self._known[text]
 
+    def _written(self, text: str) -> list[int]:
+        """The sentence around an instruction; token -1 - k is a slot for token k of the prefix."""
+        ids: list[int] = []
+        for part in re.split(r"(<\w+>)", self.sentence or ""):
+            if part[1:-1] in self.slots:
+                ids += [-1 - place for place in self.slots[part[1:-1]]]
+            elif re.fullmatch(r"<\w+>", part):
+                known = ", ".join(f"<{name}>" for name in self.slots)
+                raise ValueError(f"data.sentence ({self.sentence}) names {part}; there are {known}")
+            else:
+                ids += self.words(part.replace("{instruction}", text))
+        return ids
+
+    @property
+    def _room(self) -> int:
+        """Tokens of a row: those for words and those of the slots that the sentence names."""
+        named = re.findall(r"<(\w+)>", self.sentence or "")
+        return self.length + sum(len(self.slots[name]) for name in named)
+
+    def words(self, text: str) -> list[int]:
+        """The tokens of a text, without any of the tokenizer's own."""
+        return self.tokenizer.encode(text, add_special_tokens=False) if text else []
+
     def __call__(self, seen: Seen) -> Observation:
         rows = [self.encode(text) for text in seen.instruction]
-        tokens = torch.full((len(rows), self.length), self.tokenizer.pad_token_id, dtype=torch.long)
-        mask = torch.zeros(len(rows), self.length, dtype=torch.bool)
+        tokens = torch.full((len(rows), self._room), self.tokenizer.pad_token_id, dtype=torch.long)
+        mask = torch.zeros(len(rows), self._room, dtype=torch.bool)
         for i, ids in enumerate(rows):
             tokens[i, : len(ids)] = torch.tensor(ids)
             mask[i, : len(ids)] = True

@@ -57,8 +57,8 @@ def saved_settings(run: Path) -> dict[str, Any]:
 def with_later_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that came after the run was made get today's default."""
     today = composed({"mode": values["mode"]})
-    sections = ["data", "sft", "rl", "evaluation", "train", *(["sim"] if "task" in values["sim"] else [])]
-    return {**values, **{name: {**today[name], **values[name]} for name in sections}}
+    sections = ["data", "sft", "recap", "rl", "evaluation", "train", *(["sim"] if "task" in values["sim"] else [])]
+    return {**values, **{name: {**today[name], **values.get(name, {})} for name in sections}}
 
 
 def apart_from_training(starts: StartManifest, run: Path, config: RobotConfig) -> StartManifest:

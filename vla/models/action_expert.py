@@ -33,7 +33,8 @@ SHORTEST_PERIOD, LONGEST_PERIOD = 4e-3, 4.0
 @dataclass(frozen=True)
 class Context:
     """What the expert attends to, computed once a query: rotated keys and values of every layer, which tokens are
-    there, the rotation at the places behind them, and the states of the queries.
+    there, the rotation at the places behind them, and the states of the queries. `plain` is the same without the label
+    of an advantage, for classifier-free guidance.
     """
 
     keys: Float[Tensor, "l B g T e"]
@@ -41,6 +42,7 @@ class Context:
     visible: Bool[Tensor, "B T"]
     rotation: tuple[Float[Tensor, "B H e"], Float[Tensor, "B H e"]]
     states: Float[Tensor, "B H d"]
+    plain: Context | None = None
 
 
 class KeysAndValues(DynamicCache):

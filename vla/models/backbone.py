@@ -55,6 +55,8 @@ class Backbone(nn.Module):
         if rotary is None:
             kind = type(self.model).__name__
             raise ValueError(f"{kind} has no rotary positions, which an action expert needs: choose a Llama or alike")
+        if "mrope_section" in (getattr(self.model.get_decoder().config, "rope_parameters", None) or {}):
+            positions = positions.expand(3, -1, -1)  # time, row and column: here always the same place
         return rotary(like, positions)
 
     def embed(self, tokens: Int[Tensor, "*rows"]) -> Float[Tensor, "*rows d"]:

@@ -22,3 +22,17 @@ class ValueHead(nn.Module):
 
     def forward(self, hidden: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows"]:
         return self.layers(hidden.detach() if self.detach else hidden).squeeze(-1)
+
+
+class BinnedValue(nn.Module):
+    """A distribution over returns, as logits of bins (Bellemare et al. 2017; pi*0.6 has 201): a two-layer MLP."""
+
+    def __init__(self, width: int, num_bins: int):
+        super().__init__()
+        hidden = 256
+        self.layers = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, num_bins)
+        )
+
+    def forward(self, features: Float[Tensor, "*rows f"]) -> Float[Tensor, "*rows K"]:
+        return self.layers(features)

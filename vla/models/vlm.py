@@ -5,6 +5,9 @@ attends to itself in both directions and to nothing else, so it can be computed 
 (PaliGemma's prefix, without the text in it). Text is causal and sees the prefix. Queries, where there are any, see the
 prefix, the text and each other (parallel decoding as in OpenVLA-OFT).
 
+Images and state may also stand anywhere in the text (PaLM-E's multimodal sentences): a token -1 - k is not a word but
+token k of the prefix, and a text that has such slots is read without the prefix before it.
+
 Shapes: `B` rows, `P` prefix tokens, `n` text tokens, `q` queries, `d` hidden width.
 """
 
@@ -18,6 +21,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
 from vla.models.backbone import Backbone
+from vla.models.existing import ExistingVision
 from vla.models.projector import mlp_projector
 from vla.models.queries import QueryHead
 from vla.models.vision import VisionEncoder
@@ -77,7 +81,7 @@ class VisionLanguageModel(nn.Module):
 
     def __init__(
         self,
-        vision: VisionEncoder,
+        vision: VisionEncoder | ExistingVision,
         backbone: Backbone,
         cameras: tuple[str, ...],
         proprio_size: int,
@@ -93,7 +97,8 @@ class VisionLanguageModel(nn.Module):
         self.vision = vision
         self.backbone = backbone
         self.cameras = cameras
-        self.projector = mlp_projector(vision.width, backbone.width)
+        projected = getattr(vision, "projected", False)
+        self.projector = nn.Identity() if projected else mlp_projector(vision.width, backbone.width)
         self.camera_embedding = nn.Parameter(torch.randn(len(cameras), backbone.width) * 0.02)
         self.proprio_projector = mlp_projector(proprio_size, backbone.width)
         # A LayerNorm over raw joint values would mix metres with radians; statistics do that job here.
@@ -156,6 +161,9 @@ class VisionLanguageModel(nn.Module):
         """Hidden states of the text and of the queries; `layers` is given those of the whole sequence at every
         depth, `cache` the keys and values.
         """
+        if bool((tokens < 0).any()):
+            assert segments is None, "questions that share a prefix have no slots"
+            return self._sentence(prefix, tokens, token_mask, queries, layers, cache)
         batch, length = tokens.shape
         parts = [prefix, self.backbone.embed(tokens)]
         num_prefix, num_queries = prefix.shape[1], 0 if queries is None else len(queries)
@@ -168,6 +176,38 @@ class VisionLanguageModel(nn.Module):
         attend = attention_mask(num_prefix, token_mask, num_queries, segments)
         hidden = self.backbone(torch.cat(parts, dim=1), attend, torch.cat(positions, dim=1), cache, layers)
         return hidden[:, num_prefix : num_prefix + length], hidden[:, num_prefix + length :]
+
+    @property
+    def slots(self) -> dict[str, range]:
+        """Where each camera and the state stand in the prefix: what can be named in a multimodal sentence."""
+        count = self.vision.num_patches
+        found = {camera: range(i * count, (i + 1) * count) for i, camera in enumerate(self.cameras)}
+        return {**found, "state": range(self.num_prefix - 1, self.num_prefix)}
+
+    def _sentence(
+        self,
+        prefix: Float[Tensor, "B P d"],
+        tokens: Int[Tensor, "B n"],
+        token_mask: Bool[Tensor, "B n"],
+        queries: Float[Tensor, "q d"] | None,
+        layers: list[Tensor] | None,
+        cache: Any,
+    ) -> tuple[Float[Tensor, "B n d"], Float[Tensor, "B q d"]]:
+        """The same for a text with slots: causal, but that the patches of a picture all see each other."""
+        slots, place = tokens < 0, (-1 - tokens).clamp(min=0)
+        shown = prefix.gather(1, place[..., None].expand(-1, -1, prefix.shape[2]))
+        parts = [torch.where(slots[..., None], shown, self.backbone.embed(tokens.clamp(min=0)))]
+        positions, num_queries = [text_positions(0, token_mask, None)], 0
+        if queries is not None:
+            num_queries = len(queries)
+            parts.append(queries.to(prefix.dtype).expand(len(tokens), -1, -1))
+            positions.append(token_mask.sum(1, keepdim=True) + torch.arange(num_queries, device=tokens.device))
+        attend, length = attention_mask(0, token_mask, num_queries), tokens.shape[1]
+        picture = place // self.vision.num_patches
+        together = slots[:, :, None] & slots[:, None] & (picture[:, :, None] == picture[:, None])
+        attend[:, :length, :length] |= together & token_mask[:, None]
+        hidden = self.backbone(torch.cat(parts, dim=1), attend, torch.cat(positions, dim=1), cache, layers)
+        return hidden[:, :length], hidden[:, length:]
 
     def plan_logits(self, hidden: Float[Tensor, "B q d"]) -> Float[Tensor, "B q a c"]:
         """What queries say an instruction comes down to: logits over the places of every number."""

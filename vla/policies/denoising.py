@@ -18,19 +18,22 @@ Shapes: `H` control steps a chunk, `A` action dimensions, `a` of them active, `K
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from vla.actions.fast import FastCode
 from vla.actions.normalize import ActionNormalizer
 from vla.actions.process import Process, gaussian_entropy, gaussian_logprob
-from vla.models.action_expert import ActionExpert, Context, context_of, see
+from vla.models.action_expert import ActionExpert, Context, context_of, read_by, see
 from vla.models.heads import ValueHead
 from vla.models.readout import Readout
 from vla.models.vlm import VisionLanguageModel
+from vla.policies.fast import writer_of, written_scores
+from vla.policies.labels import without_label
 from vla.types import Decision, Observation, Scores, Trace
 
 Exploration = Literal["one_step", "all_steps", "learned_noise", "matching"]
@@ -41,7 +44,8 @@ SURROGATE_LIMIT = 3.0
 @dataclass(frozen=True)
 class DenoisingSettings:
     """`samples` noise draws a frame in supervised training, and of a surrogate. With `insulate` the expert's gradient
-    does not reach the language model. Learned noise lies between `min_noise` and `max_noise`.
+    does not reach the language model, which learns actions from the cross-entropy of compressed tokens instead, by
+    `token_weight` (knowledge insulation, Driess et al. 2025). Learned noise lies between `min_noise` and `max_noise`.
     """
 
     chunk: int
@@ -53,16 +57,26 @@ class DenoisingSettings:
     detach_critic: bool
     min_noise: float = 0.1
     max_noise: float = 0.1
+    token_weight: float = 0.0
 
 
 class DenoisingPolicy(nn.Module):
-    """A vision-language model and an action expert. After `freeze_prefix` a trace carries the prefix."""
+    """A vision-language model and an action expert. After `freeze_prefix` a trace carries the prefix.
+
+    `code` is that of the tokens which teach the model under `token_weight`. With `guidance` other than 1, predictions
+    go that many times as far as the last `label_length` tokens of the instruction lead (Ho and Salimans 2022).
+    """
 
     temperature = 1.0
     can_probe = True
 
     def __init__(
-        self, model: VisionLanguageModel, process: Process, normalizer: ActionNormalizer, settings: DenoisingSettings
+        self,
+        model: VisionLanguageModel,
+        process: Process,
+        normalizer: ActionNormalizer,
+        settings: DenoisingSettings,
+        code: FastCode | None = None,
     ):
         super().__init__()
         if settings.min_noise > settings.max_noise:
@@ -72,6 +86,9 @@ class DenoisingPolicy(nn.Module):
         self.model, self.process, self.normalizer, self.settings = model, process, normalizer, settings
         self.chunk = settings.chunk
         self.cached_prefix = False
+        self.guidance, self.label_length = 1.0, 0
+        assert code is not None or settings.token_weight == 0, "the loss of tokens needs their code"
+        self.code, self.writer = code, None if settings.token_weight == 0 else writer_of(model, code)
         self.readout = Readout(model, settings.chunk)
         self.expert = ActionExpert(model, settings.chunk, normalizer.num_active, settings.width, settings.intermediate)
         self.value_head = ValueHead(model.width, settings.detach_critic)
@@ -90,6 +107,14 @@ class DenoisingPolicy(nn.Module):
     def _context(self, seen: Float[Tensor, "B T D"], observation: Observation) -> Context:
         return context_of(self.model, self.readout, seen, observation, self.settings.insulate)
 
+    def _guided(self, observation: Observation, trace: Trace | None = None) -> Context:
+        """The context to act and to score in; with guidance, that without the label in it."""
+        context = self._context(self.perceive(observation, trace), observation)
+        if self.guidance == 1:
+            return context
+        plain = without_label(observation, self.label_length)
+        return replace(context, plain=self._context(self.perceive(plain, trace), plain))
+
     def _values(self, context: Context) -> Float[Tensor, "B"]:
         return self.value_head(context.states.mean(1))
 
@@ -98,6 +123,9 @@ class DenoisingPolicy(nn.Module):
     ) -> tuple[Float[Tensor, "B S H a"], Float[Tensor, "B S H a"]]:
         """What the network says, and the standard deviation of learned noise (on a scale of its logarithm)."""
         prediction, share = self.expert(state, time, context)
+        if context.plain is not None:
+            plain, _ = self.expert(state, time, context.plain)
+            prediction = plain + self.guidance * (prediction - plain)
         low, high = self.settings.min_noise, self.settings.max_noise
         return prediction, low * (high / low) ** share
 
@@ -116,7 +144,7 @@ class DenoisingPolicy(nn.Module):
     def act(self, observation: Observation, *, greedy: bool = False) -> Decision:
         """Draw a chunk of actions [B, H, A] (physical units) for every row; greedy: from no noise, without noise."""
         prefix = self.model.prefix(observation)
-        context = self._context(self.perceive(observation, {"prefix": prefix}), observation)
+        context = self._guided(observation, {"prefix": prefix})
         start = torch.zeros(len(prefix), self.chunk, self.normalizer.num_active, device=prefix.device)
         if not greedy:
             start = torch.randn_like(start)
@@ -189,7 +217,7 @@ class DenoisingPolicy(nn.Module):
 
         There is an entropy only where the policy can change it: with learned noise.
         """
-        context = self._context(self.perceive(observation, trace), observation)
+        context = self._guided(observation, trace)
         values = self._values(context)
         if self.settings.exploration == "matching":
             change = self._surrogate(trace, context) - trace["surrogate"]
@@ -215,14 +243,37 @@ class DenoisingPolicy(nn.Module):
         Several draws of noise share one pass of the language model, which costs more than all of them; `hidden` where
         `perceive` has run.
         """
-        context = self._context(self.perceive(observation) if hidden is None else hidden, observation)
+        seen = self.perceive(observation) if hidden is None else hidden
+        context = self._context(seen, observation)
         clean = self.normalizer.encode(actions)[:, None]
         shape = (len(actions), self.settings.samples)
         noise = torch.randn(*shape, *clean.shape[2:], device=clean.device)
         time = self.process.draw_times(shape, clean.device)
         noised, target = self.process.corrupt(clean, noise, time)
         prediction, _ = self._predict(noised, time, context)
-        return (prediction - target).square().mean((1, 3)), action_mask
+        terms = (prediction - target).square().mean((1, 3))
+        if self.writer is None or hidden is not None:
+            return terms, action_mask
+        return terms + self.settings.token_weight * self._token_loss(
+            seen, observation, actions, action_mask
+        ), action_mask
+
+    def _token_loss(
+        self,
+        seen: Float[Tensor, "B T D"],
+        observation: Observation,
+        actions: Float[Tensor, "B H A"],
+        action_mask: Bool[Tensor, "B H"],
+    ) -> Float[Tensor, "B 1"]:
+        """Cross-entropy of a chunk's compressed tokens, a mean over them, whose gradient does reach the model; 0 where
+        not all of the chunk is to be imitated.
+        """
+        assert self.writer is not None
+        assert self.code is not None
+        ids, there = self.code.encode(actions)
+        read = read_by(self.model, self.readout, seen, observation)
+        logprobs, _ = written_scores(self.writer, self.model, read, ids, there, 1.0)
+        return -(logprobs.sum(1) / there.sum(1) * action_mask.all(1))[:, None]
 
     @torch.no_grad()
     def value(self, observation: Observation) -> Float[Tensor, "B"]:

@@ -10,7 +10,7 @@ Shapes: `H` control steps a chunk, `A` action dimensions, `L` integers of a chun
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,6 +20,7 @@ from vla.actions.fast import FastCode
 from vla.models.action_expert import Read, read_by, see
 from vla.models.heads import ValueHead
 from vla.models.readout import Readout
+from vla.models.token_writer import TokenWriter
 from vla.models.vlm import VisionLanguageModel
 from vla.policies.token import draw_ids
 from vla.types import Decision, Observation, Scores, Trace
@@ -35,25 +36,11 @@ class FastPolicy(nn.Module):
 
     def __init__(self, model: VisionLanguageModel, code: FastCode, temperature: float, detach_critic: bool):
         super().__init__()
-        if code.num_tokens > model.backbone.vocabulary_size:
-            raise ValueError(
-                f"policy.num_tokens ({code.num_tokens}) exceeds the vocabulary ({model.backbone.vocabulary_size})"
-            )
         self.model, self.code, self.temperature, self.chunk = model, code, temperature, code.chunk
         self.cached_prefix = False
-        self.first_id = model.backbone.vocabulary_size - code.num_tokens
-        model.backbone.order(self.first_id, code.high - code.low + 1)
         self.readout = Readout(model, code.chunk)
-        width = model.width
-        self.begin = nn.Parameter(torch.randn(1, width) * 0.02)
-        self.gist = nn.Linear(code.chunk * width, width)
-        self.left = nn.Embedding(code.num_symbols + 1, width)
-        nn.init.normal_(self.left.weight, std=0.02)
-        self.mixer = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
-        )
-        self.value_head = ValueHead(width, detach_critic)
-        self.register_buffer("lengths", code.lengths(), persistent=False)
+        self.writer = writer_of(model, code)
+        self.value_head = ValueHead(model.width, detach_critic)
 
     @property
     def num_draws(self) -> int:
@@ -68,66 +55,13 @@ class FastPolicy(nn.Module):
     def _read(self, seen: Float[Tensor, "B T D"], observation: Observation) -> Read:
         return read_by(self.model, self.readout, seen, observation)
 
-    def _distribution(
-        self, hidden: Float[Tensor, "B l d"], gist: Float[Tensor, "B d"], left: Int[Tensor, "B l"]
-    ) -> Float[Tensor, "B l K"]:
-        """Log-probabilities of the tokens that fit into what is left, at the policy's temperature."""
-        left = left.clamp(min=1)
-        states = hidden + gist[:, None] + self.left(left)
-        logits = self.model.backbone.logits(states + self.mixer(states), self.first_id) / self.temperature
-        return logits.masked_fill(self.lengths > left[..., None], -torch.inf).log_softmax(-1)
-
-    def _left(self, ids: Int[Tensor, "B l"]) -> Int[Tensor, "B l"]:
-        """Integers that are left before each draw."""
-        lengths = self.lengths[ids]
-        return self.code.num_symbols - (lengths.cumsum(1) - lengths)
-
-    def _written(
-        self, embedded: Float[Tensor, "B l d"], read: Read, cache: Any, first: int = 0
-    ) -> Float[Tensor, "B l d"]:
-        """The language model's states of written tokens, the `first`-th and those after it, behind what was read."""
-        rows, count = embedded.shape[:2]
-        at = torch.arange(first, first + count, device=embedded.device)
-        own = at[:, None] >= torch.arange(first + count, device=embedded.device)
-        seen = read.visible[:, None].expand(-1, count, -1)
-        attend = torch.cat([seen, own.expand(rows, -1, -1)], dim=2)
-        return self.model.backbone(embedded, attend, read.visible.sum(1, keepdim=True) + at, cache)
-
-    def _teacher_forced(self, read: Read, ids: Int[Tensor, "B l"]) -> Float[Tensor, "B l K"]:
-        """Log-probabilities of every draw given the true ones before it."""
-        begin = self.begin.to(read.states.dtype).expand(len(ids), 1, -1)
-        embedded = torch.cat([begin, self.model.backbone.embed(ids[:, :-1] + self.first_id)], dim=1)
-        hidden = self._written(embedded, read, read.behind(self.model))
-        return self._distribution(hidden, self.gist(read.states.flatten(1)), self._left(ids))
-
-    def _write(
-        self, read: Read, greedy: bool
-    ) -> tuple[Int[Tensor, "B L"], Bool[Tensor, "B L"], Float[Tensor, "B L"]]:
-        """Draw token after token until every chunk is whole: ids, which are draws, and their log-probs."""
-        rows, device, gist = len(read.states), read.states.device, self.gist(read.states.flatten(1))
-        left = torch.full((rows, 1), self.code.num_symbols, device=device)
-        ids = torch.zeros(rows, self.code.num_symbols, dtype=torch.long, device=device)
-        there, logprobs = torch.zeros_like(ids, dtype=torch.bool), torch.zeros(ids.shape, device=device)
-        cache, embedded = read.growing(), self.begin.to(read.states.dtype).expand(rows, 1, -1)
-        for draw in range(self.code.num_symbols):
-            hidden = self._written(embedded, read, cache, draw)
-            distribution = self._distribution(hidden, gist, left)[:, 0]
-            running = left[:, 0] > 0
-            ids[:, draw] = draw_ids(distribution, greedy) * running
-            there[:, draw] = running
-            logprobs[:, draw] = distribution.gather(-1, ids[:, draw, None])[:, 0] * running
-            left = left - (self.lengths[ids[:, draw]] * running)[:, None]
-            if not (left > 0).any():
-                break
-            embedded = self.model.backbone.embed(ids[:, draw] + self.first_id)[:, None]
-        return ids, there, logprobs
-
     @torch.no_grad()
     def act(self, observation: Observation, *, greedy: bool = False) -> Decision:
         """Draw a chunk of actions [B, H, A] (physical units) for every row."""
         prefix = self.model.prefix(observation)
         read = self._read(self.perceive(observation, {"prefix": prefix}), observation)
-        ids, there, logprobs = self._write(read, greedy)
+        draw = partial(draw_ids, greedy=greedy)
+        ids, there, logprobs = self.writer.write(self.model, read, self.temperature, draw)
         return Decision(
             action=self.code.decode(ids, there),
             trace={"ids": ids, "there": there} | ({"prefix": prefix} if self.cached_prefix else {}),
@@ -144,14 +78,7 @@ class FastPolicy(nn.Module):
         return self._scores(read, trace["ids"], trace["there"])
 
     def _scores(self, read: Read, ids: Int[Tensor, "B L"], there: Bool[Tensor, "B L"]) -> Scores:
-        longest = int(there.sum(1).max())
-        distribution = self._teacher_forced(read, ids[:, :longest])
-        probabilities = distribution.exp()
-        entropy = -(probabilities * distribution.masked_fill(probabilities == 0, 0.0)).sum(-1)
-        logprobs = distribution.gather(-1, ids[:, :longest, None])[..., 0]
-        # Where nothing was drawn an id may be impossible; its -inf must not reach the gradient of the others.
-        counted, rest = there[:, :longest], (0, ids.shape[1] - longest)
-        logprobs, entropy = (nn.functional.pad(part.masked_fill(~counted, 0.0), rest) for part in (logprobs, entropy))
+        logprobs, entropy = written_scores(self.writer, self.model, read, ids, there, self.temperature)
         return Scores(logprobs, entropy, self.value_head(read.states.mean(1)))
 
     def imitation_terms(
@@ -194,3 +121,28 @@ class FastPolicy(nn.Module):
         """What `perceive` depends on."""
         yield from self.model.parameters()
         yield self.readout.queries
+
+
+def writer_of(model: VisionLanguageModel, code: FastCode) -> TokenWriter:
+    """What writes the tokens of `code`."""
+    return TokenWriter(model, code.chunk, code.lengths(), code.num_symbols, code.high - code.low + 1)
+
+
+def written_scores(
+    writer: TokenWriter,
+    model: VisionLanguageModel,
+    read: Read,
+    ids: Int[Tensor, "B L"],
+    there: Bool[Tensor, "B L"],
+    temperature: float,
+) -> tuple[Float[Tensor, "B L"], Float[Tensor, "B L"]]:
+    """Log-probabilities and entropies of written tokens, 0 where there is none."""
+    longest = int(there.sum(1).max())
+    distribution = writer.teacher_forced(model, read, ids[:, :longest], temperature)
+    probabilities = distribution.exp()
+    entropy = -(probabilities * distribution.masked_fill(probabilities == 0, 0.0)).sum(-1)
+    logprobs = distribution.gather(-1, ids[:, :longest, None])[..., 0]
+    # Where nothing was drawn an id may be impossible; its -inf must not reach the gradient of the others.
+    counted, rest = there[:, :longest], (0, ids.shape[1] - longest)
+    logprobs, entropy = (nn.functional.pad(part.masked_fill(~counted, 0.0), rest) for part in (logprobs, entropy))
+    return logprobs, entropy

@@ -25,6 +25,7 @@ from vla.sft.protocols import ImitablePolicy
 from vla.stages.demonstrate import demonstrations
 from vla.stages.grounding import Grounding, GroundingSettings
 from vla.stages.imitation import chunks_to_fit
+from vla.stages.recap import asking_for_good, recap_stage
 from vla.stages.reporting import compare_stage, evaluation_stage, plot_stage, video_stage
 from vla.stages.rl import Reinforcement
 from vla.stages.run import Run, resume_log, written
@@ -40,7 +41,8 @@ def run_robot(config: RobotConfig, world: World) -> RunFolder:
     seed_everything(config.train.seed)
     folder = open_run(config)
     with stop_on_interrupt() as stop:
-        run = Run(folder, resume_log(folder, config.train.tensorboard), stop, config.train.keep_checkpoints)
+        log = resume_log(folder, config.train.tensorboard, config.train.trackers)
+        run = Run(folder, log, stop, config.train.keep_checkpoints)
         run.results = folder.read_results()
         run.earlier_seconds = run.results.get("seconds", {})
         run.progress.say(f"run {folder.path}")
@@ -72,6 +74,8 @@ def _stages(run: Run, config: RobotConfig, world: World) -> None:
             evaluation_stage(run, "before", *judge)
     with run.timer("videos"):
         video_stage(run, "before", config, policy, world, observer, starts)
+    observer = recap_stage(run, *judge, demos)
+    judge = (config, policy, environment, observer, starts)
     with stage(run, config, "rl"):
         state = Reinforcement(run, *judge).train()
     if not run.done("evaluation_after"):
@@ -131,7 +135,12 @@ def build_policy(
         written.write_text(json.dumps(describe(code, world, config), indent=1) + "\n")
     policy = make_policy(config, model, code)
     run.results["model"] = {"num_parameters": num_parameters(policy), "num_draws": policy.num_draws}
-    return policy, Observer(tokenizer, config.policy.instruction_length), encoder
+    return policy, observer_of(config, tokenizer, config.policy.instruction_length, policy), encoder
+
+
+def observer_of(config: RobotConfig, tokenizer: Any, length: int, policy: ImitablePolicy) -> Observer:
+    """What writes instructions, and pictures into them where `data.sentence` says so."""
+    return Observer(tokenizer, length, sentence=config.data.sentence, slots=policy.model.slots)
 
 
 def describe(code: ActionCode, world: World, config: RobotConfig) -> dict[str, Any]:
@@ -184,7 +193,9 @@ def load_policy(folder: Path, config: RobotConfig, world: World) -> tuple[Imitab
     tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder / "tokenizer"), local_files_only=True)
     policy = make_policy(config, model, read_code(config.policy, passport["actions"]))
     policy.load_state_dict(weights)
-    return policy, Observer(tokenizer, passport["instruction_length"])
+    return policy, asking_for_good(
+        policy, observer_of(config, tokenizer, passport["instruction_length"], policy), config.recap
+    )
 
 
 def weights_in(folder: Path) -> dict[str, torch.Tensor] | None:
@@ -196,7 +207,7 @@ def weights_in(folder: Path) -> dict[str, torch.Tensor] | None:
     exported = folder / "model.safetensors"
     if exported.exists():
         return load_file(exported)
-    for stage, name in (("rl", "best"), ("sft", "policy")):
+    for stage, name in (("rl", "best"), ("recap", "policy"), ("sft", "policy")):
         path = last_checkpoint(folder / "checkpoints" / stage)
         if path is not None:
             return load_checkpoint(path)[name]

@@ -98,7 +98,7 @@ def written(run: Run) -> Iterator[None]:
 def resume_log(folder: RunFolder, tensorboard: bool, trackers: Sequence[str] = ()) -> MetricsLog:
     """The metrics of a run, cut back to what its newest checkpoint had seen."""
     counts = []
-    for stage in ("grounding", "sft", "rl"):
+    for stage in ("grounding", "sft", "recap", "rl"):
         path = last_checkpoint(folder.checkpoints / stage)
         if path is not None:
             counts.append(load_checkpoint(path)["num_records"])

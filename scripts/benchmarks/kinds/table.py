@@ -1,0 +1,78 @@
+"""What runs of every kind of policy came to: a table as text and JSON, and a curve for each algorithm."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+RATE = ("rate", "num_starts", "wilson_95")
+
+
+def results(folder: Path) -> dict[str, Any]:
+    """What a run has written so far."""
+    path = folder / "results.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def row(policy: str, folders: dict[str, Path]) -> dict[str, Any]:
+    """Rates before and after RL, seconds, and queries a second; null where a run is not there yet."""
+    found = {algorithm: results(folder) for algorithm, folder in folders.items()}
+    first = next((each for each in found.values() if "evaluation_before" in each.get("stages", {})), None)
+    numbers: dict[str, Any] = {"policy": policy, "sft": None, "sft_seconds": None, "queries_per_second": None}
+    if first is not None:
+        before, seconds = first["stages"]["evaluation_before"]["greedy"], first["seconds"]
+        acting = seconds.get("evaluation_before/greedy", 0.0)
+        numbers["sft"], numbers["sft_seconds"] = {name: before[name] for name in RATE}, seconds.get("sft")
+        numbers["queries_per_second"] = before["mean_decisions"] * before["num_starts"] / acting if acting else None
+    for algorithm, each in found.items():
+        after = each.get("stages", {}).get("evaluation_after")
+        numbers[algorithm] = None if after is None else {name: after["greedy"][name] for name in RATE}
+        numbers[f"{algorithm}_seconds"] = None if after is None else each["seconds"].get("rl")
+    return numbers
+
+
+def write(folder: Path, rows: list[dict[str, Any]], algorithms: list[str]) -> str:
+    """Write table.json and table.txt; the text."""
+    (folder / "table.json").write_text(json.dumps(rows, indent=1) + "\n")
+    heads = ["policy", "SFT, greedy", *(f"after {a}" for a in algorithms), "SFT s", "RL s", "queries/s"]
+    lines = [heads]
+    for each in rows:
+        spent = "/".join(whole(each[f"{a}_seconds"]) for a in algorithms)
+        rates = [told(each[name]) for name in ("sft", *algorithms)]
+        lines.append([each["policy"], *rates, whole(each["sft_seconds"]), spent, whole(each["queries_per_second"])])
+    widths = [max(len(line[i]) for line in lines) + 2 for i in range(len(heads))]
+    text = "\n".join("".join(f"{cell:<{w}}" for cell, w in zip(line, widths)).rstrip() for line in lines) + "\n"
+    (folder / "table.txt").write_text(text)
+    return text
+
+
+def told(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "-"
+    low, high = found["wilson_95"]
+    return f"{100 * found['rate']:.1f} % [{100 * low:.1f}, {100 * high:.1f}] n={found['num_starts']}"
+
+
+def whole(number: float | None) -> str:
+    return "-" if number is None else f"{number:.0f}"
+
+
+def draw(folder: Path, runs: dict[str, dict[str, Path]], algorithms: list[str]) -> None:
+    """A picture for each algorithm: greedy success on validation starts by iteration, a curve for each policy."""
+    import yaml
+
+    from vla.evaluate.plots import plot_success
+    from vla.evaluate.success import SuccessRate
+    from vla.train.metrics import read_metrics
+
+    for algorithm in algorithms:
+        curves = {}
+        for policy, run in ((p, folders[algorithm]) for p, folders in runs.items()):
+            if (run / "metrics.jsonl").exists():
+                n = yaml.safe_load((run / "config.yaml").read_text())["evaluation"]["num_quick_starts"]
+                points = [r for r in read_metrics(run) if r["stage"] == "rl" and "validation_success" in r]
+                curves[policy] = [
+                    (float(r["step"]), SuccessRate(round(r["validation_success"] * n), n, None)) for r in points
+                ]
+        if any(curves.values()):
+            shown = {policy: curve for policy, curve in curves.items() if curve}
+            plot_success(folder / f"{algorithm}.png", shown, f"after {algorithm}", "RL iteration", target=None)

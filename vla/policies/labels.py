@@ -1,0 +1,37 @@
+"""Words behind an instruction that say how good a decision is: put there, and taken away again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from vla.types import Observation
+
+
+def labelled(observation: Observation, labels: Sequence[Sequence[int]], which: Int[Tensor, "B"]) -> Observation:
+    """The observation with tokens `labels[which]` behind every instruction; -1: nothing.
+
+    Raises ValueError where there is no room.
+    """
+    tokens, mask = observation.tokens.clone(), observation.token_mask.clone()
+    for row, label in enumerate(which.tolist()):
+        ids = list(labels[label]) if label >= 0 else []
+        first = int(mask[row].sum())
+        if first + len(ids) > tokens.shape[1]:
+            raise ValueError(
+                f"policy.instruction_length ({tokens.shape[1]}) has no room for {len(ids)} tokens of a label: raise it"
+            )
+        tokens[row, first : first + len(ids)] = torch.tensor(ids, dtype=tokens.dtype)
+        mask[row, first : first + len(ids)] = True
+    return replace(observation, tokens=tokens, token_mask=mask)
+
+
+def without_label(observation: Observation, length: int) -> Observation:
+    """The observation without the last `length` tokens of every instruction."""
+    counts = observation.token_mask.sum(1, keepdim=True)
+    at = torch.arange(observation.tokens.shape[1], device=counts.device)
+    return replace(observation, token_mask=observation.token_mask & (at < counts - length))
