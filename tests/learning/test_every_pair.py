@@ -18,6 +18,7 @@ from tests.rl.toys import SETTINGS
 from vla.decoding.sampling import Sampling
 from vla.policies.text import TextPolicy
 from vla.rl.catalogue import NAMES, make_algorithm
+from vla.rl.critic import with_critic
 from vla.rl.loop import LoopSettings, LoopState, train
 from vla.rl.rollout import collect_responses
 from vla.rl.update import UpdateSettings
@@ -32,6 +33,7 @@ LEARNING = {
     "ppo": {**SETTINGS["ppo"], "gamma": 1.0, "gae_lambda": 0.95},
     "dr_grpo": {**SETTINGS["dr_grpo"], "max_length": None},
     "reinforce": {"gamma": 1.0, "along": "decision", "baseline": "mean"},
+    "ppo with a critic of its own": {**SETTINGS["ppo"], "gamma": 1.0, "gae_lambda": 0.95},
     "dppo": {**SETTINGS["ppo"], "gamma": 1.0, "gae_lambda": 0.95, "clip_first_draw": 0.1, "draw_discount": 0.99},
 }
 KINDS = {"token_parallel": 8, "fast": 8, "flow_all_steps": 20, "diffusion": 35, "regression": 15, "text": 3}
@@ -42,6 +44,8 @@ VARIANTS = [
     ("flow_learned_noise", "ppo"),
     ("flow_matching", "grpo"),
     ("diffusion", "dppo"),
+    ("regression", "ppo with a critic of its own"),
+    ("text", "ppo with a critic of its own"),
     ("token_autoregressive", "grpo"),
 ]
 
@@ -87,7 +91,7 @@ def started(kind: str) -> Task:
 def learn(kind: str, name: str) -> tuple[list[float], list[float]]:
     """Mean reward of each iteration's rollout, and how far scores were from what was drawn, before any step of it."""
     task = started(kind)
-    policy = copy.deepcopy(task.policy)
+    policy = with_critic(copy.deepcopy(task.policy), "separate" if "of its own" in name else "shared")
     torch.manual_seed(0)
     curve, gaps = [], []
 
@@ -97,7 +101,7 @@ def learn(kind: str, name: str) -> tuple[list[float], list[float]]:
 
     train(
         policy,
-        make_algorithm("ppo" if name == "dppo" else name, **LEARNING[name]),
+        make_algorithm("ppo" if "ppo" in name else name, **LEARNING[name]),
         lambda iteration: collect_responses(policy, task.observation, 16, task.reward, version=iteration),
         make_optimizer(policy, "muon", task.learning_rate, 0.0, muon_learning_rate=0.01),
         UpdateSettings(epochs=1 if name == "reinforce" else 2, num_minibatches=1, micro_batch_rows=64, max_grad_norm=1),

@@ -177,7 +177,7 @@ class Reinforcement:
         if self.reference is not None:
             whole["reference"] = self.reference.state_dict()
         if isinstance(self.learner, ActorCritic):
-            whole["critic"] = self.learner.critic.state_dict()
+            whole["value_model"] = self.learner.critic.state_dict()
         self.run.save("rl", self.loop.iteration, whole)
 
     def _restore(self) -> None:
@@ -193,7 +193,21 @@ class Reinforcement:
         if self.reference is not None:
             self.reference.load_state_dict(saved["reference"])
         if isinstance(self.learner, ActorCritic):
-            self.learner.critic.load_state_dict(saved["critic"])
+            self.learner.critic.load_state_dict(saved["value_model"])
+
+
+def make_branches(config: RobotConfig, policy: ImitablePolicy, environment: VectorEnvironment) -> Branches | None:
+    """What tries several decisions from a state, where `rl.num_branches` asks for it and policy and environment can."""
+    rl = config.rl
+    if not rl.num_branches:
+        return None
+    if not isinstance(policy, RedrawingPolicy) or not policy.can_redraw:
+        return None
+    if not isinstance(environment, BranchingEnvironment):
+        return None
+    settings = BranchSettings(rl.num_branches, rl.branch_share, rl.branch_discount)
+    critic = StateCritic(derive_seed(config.train.seed, "state critic"))
+    return Branches(policy, environment, settings, critic, derive_seed(config.train.seed, "branches"))
 
 
 def weights_of(policy: torch.nn.Module) -> Weights:
