@@ -196,20 +196,6 @@ class Reinforcement:
             self.learner.critic.load_state_dict(saved["value_model"])
 
 
-def make_branches(config: RobotConfig, policy: ImitablePolicy, environment: VectorEnvironment) -> Branches | None:
-    """What tries several decisions from a state, where `rl.num_branches` asks for it and policy and environment can."""
-    rl = config.rl
-    if not rl.num_branches:
-        return None
-    if not isinstance(policy, RedrawingPolicy) or not policy.can_redraw:
-        return None
-    if not isinstance(environment, BranchingEnvironment):
-        return None
-    settings = BranchSettings(rl.num_branches, rl.branch_share, rl.branch_discount)
-    critic = StateCritic(derive_seed(config.train.seed, "state critic"))
-    return Branches(policy, environment, settings, critic, derive_seed(config.train.seed, "branches"))
-
-
 def weights_of(policy: torch.nn.Module) -> Weights:
     """A copy of all weights and buffers."""
     return {name: tensor.detach().clone() for name, tensor in policy.state_dict().items()}
