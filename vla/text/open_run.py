@@ -64,7 +64,7 @@ class OpenRun:
             sampling = Sampling(**generation.sampling.model_dump())
             speaker = parts.policy(sampling, generation.max_new_tokens, value_head)
             learner = parts.policy(Sampling(), generation.max_new_tokens)
-        log = MetricsLog(folder.path, 0, config.train.tensorboard)
+        log = MetricsLog(folder.path, 0, config.train.tensorboard, config.train.trackers)
         return cls(config, generation, parts, sets, reward, speaker, learner, folder, progress, log, timer)
 
     def say(self, prompts: Sequence[str], count: int, greedy: bool = False) -> list[list[Said]]:

@@ -93,7 +93,8 @@ class Refinement:
         self.keep: dict[str, Any] = {"optimizer": self.optimizer, "schedule": self.schedule, "loop": self.state, **keep}
         if self.reference is not None:
             self.keep["reference"] = self.reference
-        self.log = MetricsLog(folder.path, self._resume() if config.resume else num_records, config.train.tensorboard)
+        done = self._resume() if config.resume else num_records
+        self.log = MetricsLog(folder.path, done, config.train.tensorboard, config.train.trackers)
         check_run(
             self.algorithm,
             self.update,
