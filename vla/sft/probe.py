@@ -39,19 +39,33 @@ class Features:
         part = replace(
             seen, proprio=seen.proprio[rows], tokens=seen.tokens[rows], token_mask=seen.token_mask[rows]
         )  # fmt: skip
-        return self.hidden[rows], part, self.actions[rows], self.action_mask[rows]
+        hidden = self.hidden[rows]
+        hidden = hidden.float() if hidden.dtype == torch.float16 else hidden
+        return hidden, part, self.actions[rows], self.action_mask[rows]
 
 
 @torch.no_grad()
 def features_of(policy: ProbedPolicy, batches: Iterator[tuple[Observation, Tensor, Tensor]]) -> Features:
     """Run the model once over all batches of (observation, actions, mask); the pictures are not kept."""
-    kept = [(policy.perceive(seen), replace(seen, images={}), actions, mask) for seen, actions, mask in batches]
+    kept = [
+        (kept_of(policy.perceive(seen)), replace(seen, images={}), actions, mask) for seen, actions, mask in batches
+    ]
     hidden, seen, actions, mask = zip(*kept, strict=True)
     observation = Observation(
         {}, torch.cat([o.proprio for o in seen]), torch.cat([o.tokens for o in seen]),
         torch.cat([o.token_mask for o in seen]),
     )  # fmt: skip
     return Features(torch.cat(hidden), observation, torch.cat(actions), torch.cat(mask))
+
+
+MOST_IN_FULL = 8192
+"""Numbers of a frame up to which they are kept in float32: keys and values of all layers are more, and take half."""
+
+
+def kept_of(hidden: Float[Tensor, "B q d"]) -> Float[Tensor, "B q d"]:
+    """What is kept of a batch: as it is, or in float16 where it is much."""
+    much = hidden.dtype == torch.float32 and hidden[0].numel() > MOST_IN_FULL
+    return hidden.half() if much else hidden
 
 
 def probe(
