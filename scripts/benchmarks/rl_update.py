@@ -3,51 +3,40 @@
 Both sides score the same answers with the same small language head (embedding, two layers, a vocabulary), take GRPO's
 loss, go backward through the same micro-batches and step the same optimizer. Ours is the whole `update`: advantages,
 weights, diagnostics, shuffling. TRL is asked for `GRPOTrainer._compute_loss` alone; its advantages are given to it.
-Memory is what one update adds, at its peak, to the resident set of a fresh process.
+Memory is what the first update adds, at its peak, to the resident set of a process that did nothing before.
 TRL is not among our dependencies: `pip install --no-deps trl` in an environment of its own.
 """
 
 import argparse
-import json
-import subprocess
-import sys
-from pathlib import Path
 
 
 def run(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="benchmark.py rl_update", description=__doc__)
-    parser.add_argument("--groups", type=int, default=16, help="of 8 answers each")
+    parser.add_argument("--groups", type=int, default=8, help="of 8 answers each")
     parser.add_argument("--draws", type=int, default=64, help="tokens an answer")
     parser.add_argument("--vocabulary", type=int, default=4096)
     parser.add_argument("--micro-batch", type=int, default=32, help="answers a forward pass")
     parser.add_argument(
         "--dull", type=float, default=0.0, help="share of the groups whose answers are all worth the same"
     )
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--memory-of", choices=["ours", "trl"], help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args(argv)
-    if options.memory_of:
-        from benchmarks.rl.memory import peak_growth
-
-        print(json.dumps(peak_growth(candidates(options)[options.memory_of])))
-        return 0
     from benchmarks.clock import report, side_by_side
+    from benchmarks.rl.memory import peak_in_child
 
-    timings = side_by_side(candidates(options), options.rounds)
+    sides = candidates(options)
+    peaks = {side: peak_in_child(call) for side, call in sides.items()}
+    timings = side_by_side(sides, options.rounds)
     report(timings, options.groups * 8, "answers")
-    script = [sys.executable, str(Path(__file__).parents[1] / "benchmark.py"), "rl_update", *argv]
-    peaks = {}
-    for side in timings:
-        printed = subprocess.run([*script, "--memory-of", side], capture_output=True, text=True, check=True).stdout
-        peaks[side] = json.loads(printed)
-        print(f"{side:<4}  peak memory of an update {peaks[side] / 2**20:8.0f} MiB")
+    for side, peak in peaks.items():
+        print(f"{side:<4}  peak memory of an update {peak / 2**20:8.0f} MiB")
     ours, trl = timings["ours"], timings["trl"]
     print(f"ours / TRL: {ours.cpu / trl.cpu:.2f} of the CPU time, {peaks['ours'] / peaks['trl']:.2f} of the memory")
     return 0
 
 
 def candidates(options):
-    """Our update and TRL's loss with its backward pass and step, on the same rollout."""
+    """Our update and TRL's loss with its backward pass and step, on the same rollout, in one thread."""
     import torch
     from benchmarks.rl.answers import answers
     from benchmarks.rl.trl_loss import trl_loss
@@ -56,6 +45,7 @@ def candidates(options):
     from vla.rl.groups import group_relative
     from vla.rl.update import UpdateSettings, update
 
+    torch.set_num_threads(1)  # a process with a pool of threads could not be forked to measure its memory
     torch.manual_seed(0)
     policy, rollout = answers(options)
     algorithm = make_algorithm("grpo", clip_low=0.2, clip_high=0.28)
