@@ -10,6 +10,7 @@ import numpy as np
 
 from sim.facts import scene_facts
 from sim.physics import Physics
+from sim.privileged import privileged_state
 from sim.randomize import Randomization
 from sim.render import Backend, Renderer
 from sim.spec import DEFAULT_ACTION_SPEC
@@ -166,6 +167,17 @@ class VectorEnvironment:
         for name, values in self._state_arrays().items():
             values[ids] = state.rows[name]
         self.physics.refresh(np.sort(ids))
+
+    def privileged(self, ids: np.ndarray | None = None) -> np.ndarray:
+        """What only the simulator knows of the environments `ids`, as numbers [n, s]: the scene, the time that is used
+        up, the best of every reward term so far, and which task runs.
+        """
+        ids = self._checked_ids(ids)
+        best = [values[ids] for values in self._best.values()]
+        tasks = np.eye(len(self.tasks))[self._task[ids]][:, 1:]
+        clock = self._steps[ids] / self.max_steps
+        rest = np.concatenate([np.stack([clock, *best], axis=1), tasks], axis=1).astype(np.float32)
+        return np.concatenate([privileged_state(self.physics, ids), rest], axis=1)
 
     def facts(self, ids: np.ndarray | None = None) -> list[SceneFacts]:
         """The ground truth of the environments `ids` as they stand."""

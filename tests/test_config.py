@@ -22,8 +22,8 @@ ROOT = Path(__file__).parents[1]
 def test_the_default_is_a_robot_run():
     config = load()
     assert isinstance(config, RobotConfig)
-    assert (config.sim.task, config.policy.name, config.algorithm.name) == ("pick_place", "token", "grpo")
-    assert config.name == "pick_place-token-grpo"
+    assert (config.sim.task, config.policy.name, config.algorithm.name) == ("pick_place", "token", "dr_grpo")
+    assert config.name == "pick_place-token-dr_grpo"
     assert not config.needs_hub
 
 
@@ -80,9 +80,9 @@ WRONG = {
     "group_size=4": "group_size=4: no such setting; did you mean rl.group_size?",
     "pick_place": "'pick_place' is no setting: write key=value: sim=pick_place",
     "algorithm.gae_lambda=.9": "algorithm.gae_lambda=.9: no such setting; it belongs to algorithm=ppo",
-    "+algorithm.gae_lambda=.9": "algorithm.gae_lambda (0.9): no such setting under algorithm=grpo",
-    "~algorithm.scale": "algorithm.scale is missing under algorithm=grpo: every setting needs a value",
-    "algorithm.reduction=constant": "algorithm.max_length (null) is needed by reduction 'constant'",
+    "+algorithm.gae_lambda=.9": "algorithm.gae_lambda (0.9): no such setting under algorithm=dr_grpo",
+    "algorithm=grpo ~algorithm.scale": "algorithm.scale is missing under algorithm=grpo: every setting needs a value",
+    "algorithm=grpo algorithm.reduction=constant": "algorithm.max_length (null) is needed by reduction 'constant'",
     "algorithm=reinforce algorithm.baseline=critic": "algorithm.value_coefficient (null) belongs to algorithm.baseline",
     "algorithm=reinforce rl.epochs=2": "rl.epochs (2) and rl.num_minibatches (1) must be 1 under algorithm=reinforce",
     "algorithm=dapo algorithm.overlong_buffer=9": "algorithm.max_length (null) must be at least algorithm.overlong",
@@ -90,7 +90,9 @@ WRONG = {
     "rl.kl_target=6": "rl.kl_target (6.0) and rl.kl_horizon (null) belong together",
     "rl.kl_target=6 rl.kl_horizon=100": "rl.kl_target (6.0) is about the reference of a KL penalty",
     "rl.reference_every=5": "rl.reference_every (5) is about the reference of a KL penalty",
-    "rl.critic=separate": "rl.critic (separate) needs an algorithm with a critic, and algorithm=grpo has none",
+    "rl.critic=separate": "rl.critic (separate) needs an algorithm with a critic, and algorithm=dr_grpo has none",
+    "rl.num_branches=1": "rl.num_branches (1) must be at least 2, or 0 for whole episodes",
+    "rl.max_refills=1": "rl.max_refills (1) must be 0 with rl.num_branches (8)",
     "rl.num_minibatches=3": "rl.num_minibatches (3) must divide the trajectories of a rollout, rl.starts_per",
     "algorithm.entropy_coefficient=-1": "algorithm.entropy_coefficient (-1) must be greater than or equal to 0",
     "sim.robot=pandaa": "sim.robot (pandaa): no such choice; did you mean panda?; choose from panda, gantry",
@@ -101,7 +103,7 @@ WRONG = {
     "rl.num_iterations=null": "rl.num_iterations (null) must be a valid integer",
     "sim.cameras=[": "sim.cameras=[: this cannot be read",
     "sim.max_steps=80 policy.chunk=7": "policy.chunk (7) must divide sim.max_steps (80): 8 does",
-    "rl.group_size=1": "rl.group_size (1) must be at least 2 under algorithm=grpo",
+    "rl.group_size=1": "rl.group_size (1) must be at least 2 under algorithm=dr_grpo",
     "rl.critic_warmup_iterations=2": "rl.critic_warmup_iterations (2) needs a critic",
     "sim.image_size=60 model.vision.stem_channels=[8,8,8]": "sim.image_size (60) must be a multiple of the patch",
     "model.backbone.num_heads=5 model.backbone.width=128": "model.backbone.num_heads (5) must divide",

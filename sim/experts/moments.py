@@ -13,7 +13,8 @@ from sim.vector import VectorEnvironment
 LONGEST = 24
 """Control steps that a scene is played on at most; a quarter of the scenes stay as they were drawn."""
 BURST_PROBABILITY, BURST_SPEED = 0.2, 0.04
-TURN_ACTION = 5
+TILT, TURN = slice(3, 5), 5
+"""Of an action: roll and pitch, which no demonstration moves, and yaw."""
 
 
 def sample_moments(
@@ -36,6 +37,7 @@ def sample_moments(
         if not len(going):
             break
         action = expert.act(going)
-        action[~turns[going], TURN_ACTION] = 0.0
+        action[:, TILT] = 0.0
+        action[~turns[going], TURN] = 0.0
         env.step(action[:, None], going, render=False)
     return env.observe(ids), env.facts(ids)

@@ -50,6 +50,7 @@ def engine_conflicts(config: TextConfig) -> list[str]:
 
 def rl_conflicts(rl: Rl, algorithm: Algorithm) -> list[str]:
     found = algorithm_conflicts(algorithm)
+    found += branch_conflicts(rl)
     if needs_groups(algorithm) and rl.group_size < 2:
         found.append(
             f"rl.group_size ({rl.group_size}) must be at least 2 under algorithm={algorithm.name}, which compares "
@@ -78,6 +79,18 @@ def rl_conflicts(rl: Rl, algorithm: Algorithm) -> list[str]:
             f"{nearest_divisor(rl.num_minibatches, num_trajectories)} does"
         )
     return found + missing_conflicts(rl, algorithm)
+
+
+def branch_conflicts(rl: Rl) -> list[str]:
+    """Branches are groups of their own: what does not go with them."""
+    if not rl.num_branches:
+        return []
+    found = []
+    if rl.num_branches < 2:
+        found.append(f"rl.num_branches ({rl.num_branches}) must be at least 2, or 0 for whole episodes: 8 is usual")
+    if rl.max_refills:
+        found.append(f"rl.max_refills ({rl.max_refills}) must be 0 with rl.num_branches ({rl.num_branches})")
+    return found
 
 
 def missing_conflicts(rl: Rl, algorithm: Algorithm) -> list[str]:

@@ -22,17 +22,22 @@ class Rl(Section):
     learning_rate: Positive
     critic: Literal["shared", "separate"]
     critic_learning_rate: Positive
-    optimizer: Literal["adamw", "muon"]
+    optimizer: Literal["adamw", "muon", "sgd"]
     muon_learning_rate: Positive
     weight_decay: NonNegative
     schedule: Schedule
     warmup_iterations: CountOrZero
     max_grad_norm: Positive
     target_kl: Positive | None
+    step_kl: Positive | None
     critic_warmup_iterations: CountOrZero
     importance_cap: Positive | None
     importance_level: Literal["draw", "decision"]
     max_refills: CountOrZero
+    num_branches: CountOrZero
+    branch_share: Positive
+    branch_discount: Positive
+    branch_warmup: Count
     normalize_rewards: bool
     reference_every: Count | None
     kl_target: Positive | None

@@ -171,6 +171,24 @@ class TokenPolicy(nn.Module):
             values=self.value_head(state),
         )
 
+    @property
+    def can_redraw(self) -> bool:
+        return self.cached == "queries"
+
+    @torch.no_grad()
+    def redraw(self, observation: Observation, trace: Trace, count: int) -> Decision:
+        """`count` more decisions for every row, from what its trace has perceived; those of a row stand together."""
+        found, state = self._decide(trace["hidden"], observation)
+        distribution = found.repeat_interleave(count, 0)
+        ids = draw_ids(distribution, greedy=False)
+        return Decision(
+            action=self.bins.decode(ids.unflatten(1, (self.chunk, -1))),
+            trace={"ids": ids, "hidden": trace["hidden"].repeat_interleave(count, 0)},
+            logprobs=distribution.gather(-1, ids[..., None])[..., 0],
+            mask=torch.ones_like(ids, dtype=torch.bool),
+            values=self.value_head(state).repeat_interleave(count, 0),
+        )
+
     @torch.no_grad()
     def value(self, observation: Observation) -> Float[Tensor, "B"]:
         """The critic's estimate of the return from here."""

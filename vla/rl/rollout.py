@@ -47,13 +47,15 @@ def collect_rollout(
     greedy: bool = False,
     version: int = 0,
     on_decision: Callable[[int], None] | None = None,
+    before_step: Callable[[Observation, Decision, np.ndarray], None] | None = None,
 ) -> Rollout:
     """Run `group_size` trajectories from every seed to their end; trajectory `i` starts from `seeds[i // group_size]`.
 
     The policy decides for exactly the running environments; a place that falls free takes the next start, so the batch
     stays full to the end. Rows of different trajectories are interleaved, each trajectory's in the order of time. A
     policy with a critic is asked once more for the value of the final observation of truncated trajectories.
-    `on_decision` hears how many trajectories have ended.
+    `on_decision` hears how many trajectories have ended, `before_step` every decision before it is executed, with the
+    environments' ids.
     """
     if group_size < 1 or not len(seeds):
         raise ValueError(f"group_size ({group_size}) and the number of seeds ({len(seeds)}) must be at least 1")
@@ -64,6 +66,8 @@ def collect_rollout(
     observation = observe(environment.reset(starts[: len(ids)].tolist(), ids))
     while len(running):
         decision = policy.act(observation, greedy=greedy)
+        if before_step is not None:
+            before_step(observation, decision, ids)
         result = environment.step(np.asarray(decision.action.float().cpu(), dtype=np.float32), ids)
         following = observe(result.observation)
         ended = _record(store, policy, observation, decision, result, following, running)

@@ -8,6 +8,7 @@ shares, so its expectation is the loss of the whole batch.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,10 +19,15 @@ from torch.nn import Parameter
 from vla.rl import checks
 from vla.rl.batch import Batch, ReduceSum, single_process
 from vla.rl.diagnostics import Diagnostics, NonFiniteError, rows_with_bad_gradients
+from vla.rl.kl import masked_kl
 from vla.rl.losses import Level, importance_weights
 from vla.rl.protocols import Algorithm, Critic, Optimizer, Policy
 from vla.rl.scoring import device_of, score_logprobs
+from vla.rl.trust_region import take_step
 from vla.types import Rollout
+
+STEP_KL_ROWS = 1024
+"""Rows on which the length of a step is measured."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +36,9 @@ class UpdateSettings:
 
     `num_minibatches` optimizer steps per epoch; `micro_batch_rows` rows per forward pass, which changes memory and
     nothing else. `target_kl` stops before an optimizer step once the mean KL (k3, nats per draw) from the acting policy
-    exceeds it. `importance_cap` scores the rollout again first and corrects for the gap to the acting policy (truncated
-    importance sampling).
+    exceeds it. `step_kl` makes every optimizer step as long as moves the policy by that much: mean KL (k3) of a
+    decision in nats, over some rows of the batch. `importance_cap` scores the rollout again first and corrects for the
+    gap to the acting policy (truncated importance sampling).
     """
 
     epochs: int
@@ -39,6 +46,7 @@ class UpdateSettings:
     micro_batch_rows: int
     max_grad_norm: float | None = None
     target_kl: float | None = None
+    step_kl: float | None = None
     importance_cap: float | None = None
     importance_level: Level = "draw"
 
@@ -46,7 +54,7 @@ class UpdateSettings:
         checks.at_least("epochs", self.epochs, 1, "it is the number of passes over a rollout")
         checks.at_least("num_minibatches", self.num_minibatches, 1, "it is the number of optimizer steps per epoch")
         checks.at_least("micro_batch_rows", self.micro_batch_rows, 1, "it is the number of rows per forward pass")
-        for setting in ("max_grad_norm", "target_kl", "importance_cap"):
+        for setting in ("max_grad_norm", "target_kl", "step_kl", "importance_cap"):
             if getattr(self, setting) is not None:
                 checks.positive(setting, getattr(self, setting), "null switches it off")
         checks.one_of("importance_level", self.importance_level, ("draw", "decision"))
@@ -84,6 +92,7 @@ def update(
     rows, diagnostics = batch.active_rows, Diagnostics(rollout.logprobs)
     num_active = float(reduce_sum(torch.tensor(float(len(rows)), dtype=torch.float64)))
     diagnostics.rows_active = num_active
+    steps: dict[str, float] = {}
     for _ in range(settings.epochs):
         if diagnostics.stopped_early or num_active == 0:
             break
@@ -105,10 +114,21 @@ def update(
                 optimizer.zero_grad()
                 found = rows_with_bad_gradients(policy, algorithm, batch, part, movable)
                 raise NonFiniteError("gradient", found, diagnostics.num_optimizer_steps)
-            optimizer.step()
+            kl = partial(moved_kl, policy, batch, rows[:: 1 + len(rows) // STEP_KL_ROWS], reduce_sum)
+            steps = take_step(optimizer, movable, None if critic_warmup else settings.step_kl, kl)
             diagnostics.took_step(float(norm))
     optimizer.zero_grad()
-    return {**batch.metrics, **diagnostics.summary()}
+    return {**batch.metrics, **diagnostics.summary(), **steps}
+
+
+@torch.no_grad()
+def moved_kl(policy: Policy, batch: Batch, rows: Int[Tensor, "K"], reduce_sum: ReduceSum = single_process) -> float:
+    """Mean KL (k3 estimate) of a decision from the policy that acted, nats, over `rows`."""
+    part = batch.select(rows).map(lambda tensor: tensor.to(device_of(policy)))
+    scores = policy.score(part.observation, part.trace)
+    kl = masked_kl(part.old_logprobs, scores.logprobs, part.mask, "k3").sum().double().cpu()
+    total, count = reduce_sum(torch.stack([kl, torch.tensor(float(len(rows)), dtype=torch.float64)])).unbind()
+    return float(total / count.clamp(min=1))
 
 
 def check_needs(

@@ -12,7 +12,7 @@ import torch
 from vla.rl.protocols import Observe, Policy, VectorEnvironment
 from vla.rl.rollout import collect_rollout
 from vla.rl.sampling import collect_informative, informative_groups
-from vla.types import Rollout
+from vla.types import Decision, Observation, Rollout
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ def make_collector(
     group_size: int,
     dynamic: DynamicSampling | None,
     on_decision: Callable[[int], None],
+    before_step: Callable[[Observation, Decision, np.ndarray], None] | None = None,
 ) -> Callable[[int], Rollout]:
     """How an iteration gets its rollout."""
 
@@ -59,8 +60,9 @@ def make_collector(
             seeds = starts.draw(iteration, attempt, count)
             attempt += 1
             rollout = collect_rollout(
-                policy, environment, seeds, group_size, observe, version=iteration, on_decision=on_decision
-            )
+                policy, environment, seeds, group_size, observe, version=iteration, on_decision=on_decision,
+                before_step=before_step,
+            )  # fmt: skip
             check_rewards(rollout, iteration)
             return rollout
 

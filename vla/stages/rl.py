@@ -11,11 +11,13 @@ from vla.config.robot import RobotConfig
 from vla.data.observations import Observer
 from vla.evaluate.starts import StartManifest
 from vla.evaluate.success import SuccessRate
+from vla.rl.branching import FIRST_FIT, Branches, BranchingEnvironment, BranchSettings, RedrawingPolicy
 from vla.rl.catalogue import make_algorithm
 from vla.rl.critic import ActorCritic, with_critic
 from vla.rl.loop import LoopSettings, LoopState, train
 from vla.rl.protocols import VectorEnvironment
 from vla.rl.reference import FrozenCopy
+from vla.rl.state_critic import StateCritic
 from vla.rl.update import UpdateSettings
 from vla.sft.protocols import ImitablePolicy, ProbedPolicy
 from vla.stages.evaluation import evaluate_policy
@@ -24,7 +26,7 @@ from vla.stages.refinement import DynamicSampling, Starts, make_collector
 from vla.stages.run import Run
 from vla.train.optim import Schedule, make_optimizer
 from vla.train.progress import Stage
-from vla.train.seed import torch_generator
+from vla.train.seed import derive_seed, torch_generator
 from vla.types import Rollout
 
 Weights = dict[str, torch.Tensor]
@@ -79,14 +81,15 @@ class Reinforcement:
             self.optimizer, rl.schedule, rl.num_iterations, rl.warmup_iterations, lambda: self.elapsed_share
         )
         self.best = weights_of(policy)
+        self.branches = make_branches(config, policy, environment)
         self._restore()
         self._started = run.timer.clock() - self.state.seconds
         dynamic = DynamicSampling(rl.max_refills, None, None) if rl.max_refills else None
         seeds = Starts(starts.train.first, starts.train.last, config.train.seed)
         self._sample = make_collector(
             self.learner, environment, observer, seeds, rl.starts_per_iteration, rl.group_size, dynamic,
-            lambda ended: None,
-        )
+            lambda ended: None, None if self.branches is None else self.branches.before_step,
+        )  # fmt: skip
 
     def train(self) -> RlState:
         """Run to the last iteration or second; the policy ends with the weights that did best on validation starts,
@@ -94,8 +97,8 @@ class Reinforcement:
         """
         rl = self.config.rl
         update = UpdateSettings(
-            rl.epochs, rl.num_minibatches, rl.micro_batch_rows, rl.max_grad_norm, rl.target_kl, rl.importance_cap,
-            rl.importance_level,
+            rl.epochs, rl.num_minibatches, rl.micro_batch_rows, rl.max_grad_norm, rl.target_kl, rl.step_kl,
+            rl.importance_cap, rl.importance_level,
         )  # fmt: skip
         settings = LoopSettings(
             rl.num_iterations, rl.critic_warmup_iterations, rl.reference_every, rl.kl_target, rl.kl_horizon,
@@ -129,8 +132,28 @@ class Reinforcement:
         return self.elapsed_share >= 1 or self.loop.iteration >= rl.num_iterations
 
     def _collect(self, iteration: int) -> Rollout:
+        """Episodes, or what was tried in branches of them: `self._episodes` are the episodes in any case."""
+        if self.branches is None:
+            with self.run.timer("rollout"):
+                self._episodes = self._sample(iteration)
+            return self._episodes
+        if not self.branches.critic.ready:
+            self._fit_critic(self.branches)
         with self.run.timer("rollout"):
-            return self._sample(iteration)
+            self.branches.start(iteration)
+            self._episodes = self._sample(iteration)
+        with self.run.timer("critic"):
+            tried = self.branches.rollout(self._episodes)
+        assert tried is not None, "the critic is fitted"
+        return tried
+
+    def _fit_critic(self, branches: Branches) -> None:
+        """Some rollouts for the critic alone, from starts that no iteration draws."""
+        with self.run.timer("critic"):
+            for extra in range(self.config.rl.branch_warmup):
+                branches.start(self.config.rl.num_iterations + extra)
+                branches.rollout(self._sample(self.config.rl.num_iterations + extra))
+            branches.critic.fit(FIRST_FIT)
 
     def _validate(self, iteration: int) -> float:
         with self.run.timer("validation"):
@@ -144,13 +167,14 @@ class Reinforcement:
 
     def _after(self, bar: Stage, iteration: int, rollout: Rollout, metrics: dict[str, float]) -> bool:
         """Log, judge and save after an iteration; whether to stop."""
-        assert rollout.success is not None
+        episodes = self._episodes
+        assert episodes.success is not None
         self.state.seconds = self.run.timer.clock() - self._started
-        numbers = {"success": float(rollout.success.mean()), **reached(rollout), **metrics}
+        numbers = {**metrics, "success": float(episodes.success.mean()), **reached(episodes)}
         numbers["seconds"] = self.state.seconds
         if iteration % self.config.rl.evaluate_every == 0 or self.over:
             numbers["validation_success"] = self._validate(iteration)
-            self._keep_episodes(iteration, rollout)
+            self._keep_episodes(iteration, episodes)
         self.run.log.write("rl", iteration, numbers)
         bar.advance(1, **{k: numbers[k] for k in ("success", "validation_success", "entropy") if k in numbers})
         stop = self.run.stop.requested or self.over
@@ -174,6 +198,8 @@ class Reinforcement:
             "state": vars(self.state),
             "best": self.best,
         }
+        if self.branches is not None:
+            whole["critic"] = self.branches.critic.state_dict()
         if self.reference is not None:
             whole["reference"] = self.reference.state_dict()
         if isinstance(self.learner, ActorCritic):
@@ -190,10 +216,26 @@ class Reinforcement:
         vars(self.state).update(saved["state"])
         self.schedule.resume(self.loop.iteration)
         self.best = saved["best"]
+        if self.branches is not None:
+            self.branches.critic.load_state_dict(saved["critic"])
         if self.reference is not None:
             self.reference.load_state_dict(saved["reference"])
         if isinstance(self.learner, ActorCritic):
             self.learner.critic.load_state_dict(saved["value_model"])
+
+
+def make_branches(config: RobotConfig, policy: ImitablePolicy, environment: VectorEnvironment) -> Branches | None:
+    """What tries several decisions from a state, where `rl.num_branches` asks for it and policy and environment can."""
+    rl = config.rl
+    if not rl.num_branches:
+        return None
+    if not isinstance(policy, RedrawingPolicy) or not policy.can_redraw:
+        return None
+    if not isinstance(environment, BranchingEnvironment):
+        return None
+    settings = BranchSettings(rl.num_branches, rl.branch_share, rl.branch_discount)
+    critic = StateCritic(derive_seed(config.train.seed, "state critic"))
+    return Branches(policy, environment, settings, critic, derive_seed(config.train.seed, "branches"))
 
 
 def weights_of(policy: torch.nn.Module) -> Weights:

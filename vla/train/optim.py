@@ -17,6 +17,9 @@ ScheduleKind = Literal["cosine", "linear", "constant"]
 Group = dict[str, Any]
 
 
+SGD_MOMENTUM = 0.7
+
+
 class Together:
     """Several optimizers behind one face: AdamW for some parameters, Muon for others."""
 
@@ -50,13 +53,14 @@ class Together:
 
 def make_optimizer(
     module: nn.Module,
-    kind: Literal["adamw", "muon"],
+    kind: Literal["adamw", "muon", "sgd"],
     learning_rate: float,
     weight_decay: float,
     muon_learning_rate: float | None = None,
     learning_rates: Mapping[str, float] | None = None,
 ) -> Together:
-    """AdamW for all trainable parameters, or Muon for the matrices of hidden layers and AdamW for the rest.
+    """AdamW for all trainable parameters, Muon for the matrices of hidden layers and AdamW for the rest, or plain SGD
+    with momentum .7 (`SGD_MOMENTUM`), which alone does not lift the noise of small gradients to the size of large ones.
 
     `learning_rates` gives parameters whose name begins with a key (e.g. "value_head") a rate of their own, under AdamW.
     Weight decay falls on the weights of linear and convolution layers only.
@@ -76,6 +80,8 @@ def make_optimizer(
         group["params"].append(parameter)
     optimizers: list[torch.optim.Optimizer] = []
     if groups:
+        if kind == "sgd":
+            return Together([torch.optim.SGD(list(groups.values()), lr=learning_rate, momentum=SGD_MOMENTUM)])
         # one pass over weights, gradients and moments: several times faster where they do not fit in a cache
         optimizers.append(torch.optim.AdamW(list(groups.values()), lr=learning_rate, fused=True))
     if matrices:
