@@ -242,7 +242,7 @@ def test_help_names_every_group_and_option(capsys: pytest.CaptureFixture):
     assert stop.value.code == 0
     assert printed.startswith("what it does")
     assert "* pick_place " in printed
-    assert "* grpo " in printed
+    assert "* dr_grpo " in printed
     assert [name for group in groups() for name in [group, *options(group)] if name not in printed] == []
 
 
