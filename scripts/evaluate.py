@@ -5,6 +5,8 @@
     python scripts/evaluate.py runs/NAME sim.num_distractors=2          # another scene
     python scripts/evaluate.py --compare runs/A runs/B                  # both on the same starts, paired
     python scripts/evaluate.py exported/NAME                            # or user/NAME, from the hub
+    python scripts/evaluate.py outputs/train/act sim=pick_place         # a policy that lerobot-train made
+    python scripts/evaluate.py --elo runs/A runs/B                      # text models, by a judge's preferences
 
 Writes evaluation.json, evaluation.html, starts.json, videos/ and recordings/ for scripts/view_rollouts.py.
 """
@@ -20,6 +22,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", nargs="*", help="the folder of a run or of a checkpoint, then key=value settings")
     parser.add_argument("--compare", nargs="+", default=[], metavar="RUN", help="judge these (too) and compare")
+    parser.add_argument("--elo", nargs="+", default=[], metavar="RUN", help="runs on open prompts, against each other")
+    parser.add_argument("--judge", metavar="URL", help="of --elo: an OpenAI server (default: the runs' gold reward)")
+    parser.add_argument("--judge-model", default="default", help="what that server calls its model")
     parser.add_argument("--perturb", default="all", help="all, none, or some of camera,light,texture,wording,start")
     parser.add_argument("--decoding", choices=["both", "greedy", "sampled"], default="both")
     parser.add_argument("--videos", type=int, default=3, help="of wins and of failures (default %(default)s)")
@@ -28,7 +33,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     words = [*options.run, *options.compare]
     options.settings = [word for word in words if "=" in word]
     options.runs = [Path(word) for word in words if "=" not in word]
-    if len(options.runs) not in (1, 2):
+    if not options.elo and len(options.runs) not in (1, 2):
         parser.error(f"give one run to judge, or two to compare; these are {len(options.runs)}")
     return options
 
@@ -45,6 +50,12 @@ def main(argv: list[str] | None = None) -> int:
     from vla.stages.trial import Asked, compare_runs, try_run
 
     try:
+        if options.elo:
+            from vla.text.tournament import tournament
+
+            runs = [Path(run) for run in options.elo]
+            print(f"results: {tournament(runs, options.output or Path('elo'), options.judge, options.judge_model)}")
+            return 0
         changes = chosen_perturbations(options.perturb, perturbations())
         asked = Asked(options.settings, changes, options.decoding, options.videos, options.output)
         if len(options.runs) == 2:

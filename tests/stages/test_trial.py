@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.utils import filter_repo_objects
 
 import vla.runtime
 from scripts import evaluate, export_policy, serve_policy, train_vla
@@ -18,7 +20,7 @@ from scripts.viewing import open_library
 from scripts.world import world_of
 from tests.test_pipeline import TINY
 from vla.evaluate.settings import settings_of
-from vla.hub.pretrained import from_pretrained
+from vla.hub.pretrained import from_pretrained, push_to_hub
 from vla.stages.robot import load_policy
 from vla.viewer.recording import load_recording
 
@@ -165,6 +167,7 @@ def test_every_run_writes_its_report(run):
 def test_an_exported_policy_decides_as_the_run_does(run, exported):
     assert {path.name for path in exported.iterdir()} == {
         "README.md", "config.json", "config.yaml", "policy.json", "starts.json", "model.safetensors", "tokenizer",
+        "policy_preprocessor.json", "policy_postprocessor.json",
     }  # fmt: skip
     policy, observe, world, _ = from_pretrained(str(exported), world_of)
     own, own_observe = load_policy(run, settings_of(run), world)
@@ -187,6 +190,52 @@ def test_a_passport_that_does_not_fit_is_refused(exported, tmp_path):
         from_pretrained(str(copy), world_of)
     with pytest.raises(ValueError, match="neither a folder nor the name of a repository"):
         from_pretrained("nowhere at all", world_of)
+
+
+class FakeHub:
+    """Keeps what is uploaded, by the patterns that the hub's client itself applies."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.made = folder, []
+
+    def create_repo(self, repository: str, private: bool, exist_ok: bool) -> None:
+        self.made.append((repository, private, exist_ok))
+
+    def upload_folder(self, repo_id: str, folder_path: Path, allow_patterns: list[str]) -> None:
+        there = [str(path.relative_to(folder_path)) for path in folder_path.rglob("*") if path.is_file()]
+        for name in filter_repo_objects(there, allow_patterns=allow_patterns):
+            target = self.folder / repo_id / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder_path / name, target)
+
+    def snapshot_download(self, repository: str, allow_patterns: list[str]) -> str:
+        if not (self.folder / repository).exists():
+            raise LocalEntryNotFoundError(f"nobody has {repository}")
+        return str(self.folder / repository)
+
+
+def test_what_goes_to_the_hub_comes_back_and_nothing_that_could_run(run, tmp_path, monkeypatch, capsys):
+    hub = FakeHub(tmp_path / "hub")
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: hub)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", hub.snapshot_download)
+    folder = tmp_path / "exported"
+    assert export_policy.main([str(run), str(folder), "--push", "me/picker", "--private"]) == 0
+    assert "https://huggingface.co/me/picker" in capsys.readouterr().out
+    assert hub.made == [("me/picker", True, True)]
+    (folder / "train.py").write_text("raise SystemExit")
+    (folder / "weights.pt").write_bytes(b"")
+    push_to_hub(folder, "me/picker", private=True)
+    there = {str(path.relative_to(tmp_path / "hub" / "me" / "picker")) for path in (tmp_path / "hub").rglob("*.*")}
+    assert not {name for name in there if name.endswith((".py", ".pt", ".bin", ".pkl"))}
+    assert {"README.md", "model.safetensors", "policy.json", "tokenizer/tokenizer.json"} <= there
+    policy, observe, world, config = from_pretrained("me/picker", world_of)
+    own, own_observe = load_policy(run, settings_of(run), world)
+    seen = world.environment().reset([2_000_000], np.arange(1))
+    one, other = policy.act(observe(seen), greedy=True), own.act(own_observe(seen), greedy=True)
+    np.testing.assert_array_equal(one.action.numpy(), other.action.numpy())
+    assert config.model.checkpoint is None
+    with pytest.raises(ValueError, match=r"me/nothing is no folder here, and the hub does not give it"):
+        from_pretrained("me/nothing", world_of)
 
 
 def test_a_served_run_drives_the_simulator_as_it_does_at_home(exported):

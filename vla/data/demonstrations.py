@@ -181,6 +181,11 @@ def open_demonstrations(
     )
 
 
+def read_columns(folder: Path) -> Columns:
+    """The numbers of every frame, without its images; ValueError when there is no dataset v3."""
+    return _read_columns(folder, _read_info(folder))
+
+
 def check_action_spec(found: Mapping[str, Any], expected: Mapping[str, Any], owner: str) -> None:
     """Hold two action specs against each other, field by field; fields that `found` does not state pass.
 

@@ -126,11 +126,12 @@ def how_it_was_made(result: Mapping[str, Any]) -> str:
 
 def comparison_page(first: Mapping[str, Any], second: Mapping[str, Any], tests: Sequence[Mapping[str, Any]]) -> str:
     """Two checkpoints on the same starts."""
+    named = [(name, row) for name, result in (("A", first), ("B", second)) for row in result["conditions"]]
+    order = list(dict.fromkeys(row["condition"] for _, row in named))
     shown = [
         Interval(row["condition"].replace("_", " "), name, row["rate"], *row["wilson_95"],
                  f"{percent(row['rate'])}  {row['decoding']}")
-        for one, two in zip(first["conditions"], second["conditions"], strict=True)
-        for name, row in (("A", one), ("B", two))
+        for name, row in sorted(named, key=lambda pair: (order.index(pair[1]["condition"]), pair[1]["decoding"][:1]))
     ]  # fmt: skip
     best = {
         f"B against A, {t['condition']}, {t['decoding']}": (signed(t["difference"]), significance(t)) for t in tests

@@ -67,7 +67,9 @@ def by_task(judged: Judged) -> list[dict[str, Any]]:
 def against(first: Judged, second: Judged) -> dict[str, Any]:
     """`second` against `first`, start by start."""
     test = compare(first.success, second.success)
-    return {"condition": second.condition, "decoding": second.decoding, "text": str(test), **test.to_dict()}
+    alike = first.decoding == second.decoding
+    decoding = second.decoding if alike else f"{second.decoding} against {first.decoding}"
+    return {"condition": second.condition, "decoding": decoding, "text": str(test), **test.to_dict()}
 
 
 def changes(judged: Sequence[Judged]) -> list[dict[str, Any]]:

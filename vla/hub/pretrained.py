@@ -2,6 +2,9 @@
 is held against the environment whenever the policy is loaded.
 
     README.md  config.json  config.yaml  policy.json  starts.json  model.safetensors  tokenizer/
+    policy_preprocessor.json  policy_postprocessor.json
+
+The last line and config.json are what LeRobot reads: the folder is one of its checkpoints too (`vla.lerobot`).
 """
 
 from __future__ import annotations
@@ -18,11 +21,13 @@ import yaml
 from vla.config.robot import RobotConfig
 from vla.evaluate.settings import saved_settings, settings_of
 from vla.hub.card import model_card
+from vla.hub.passport import PROPRIO
+from vla.lerobot.folder import lerobot_files
 from vla.train.storage import unshared
 
 WEIGHTS = "model.safetensors"
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
-FILES = ("README.md", "*.json", "config.yaml", WEIGHTS, "tokenizer/*")
+FILES = ("README.md", "*.json", "config.yaml", "*.safetensors", "tokenizer/*")
 """All that is ever fetched: nothing that could be executed."""
 
 
@@ -47,9 +52,9 @@ def save_pretrained(run: Path, folder: Path, make_world: Callable[[Any], Any]) -
         shutil.copyfile(run / name, folder / name)
     shutil.copytree(run / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(portable(saved_settings(run)), sort_keys=False))
-    size = sum(tensor.numel() for tensor in weights.values())
-    about = {"model_type": "vla", "policy": config.policy.name, "num_parameters": size}
-    (folder / "config.json").write_text(json.dumps(about, indent=1) + "\n")
+    size, passport = sum(tensor.numel() for tensor in weights.values()), json.loads((run / "policy.json").read_text())
+    for name, text in lerobot_files(passport, len(weights[PROPRIO]), size).items():
+        (folder / name).write_text(text)
     (folder / "README.md").write_text(model_card(run, size))
     unfinished.replace(folder / WEIGHTS)
     return folder

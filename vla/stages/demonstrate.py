@@ -8,6 +8,7 @@ from vla.config.robot import RobotConfig
 from vla.data.collect import collect, dataset_spec
 from vla.data.demonstrations import Demonstrations, open_demonstrations
 from vla.data.lerobot_writer import LeRobotWriter
+from vla.hub.datasets import local_dataset
 from vla.stages.run import Run
 from vla.stages.world import World
 
@@ -21,7 +22,7 @@ def demonstrations(run: Run, config: RobotConfig, world: World) -> Demonstration
         if not (folder / "meta" / "info.json").exists():
             _collect(run, config, world, folder)
     else:
-        folder = Path(config.data.path)
+        folder = local_dataset(config.data.path)
     found = open_demonstrations(
         folder, cameras=config.sim.cameras, action_spec=world.action_spec, image_size=config.sim.image_size
     )

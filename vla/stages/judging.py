@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,6 +24,13 @@ from vla.types import Rollout, map_rows
 
 STEPS = "control_steps"
 LATENCY_CALLS = 10
+
+
+@runtime_checkable
+class Forgetful(Protocol):
+    """A policy that keeps actions for later, until it is told to forget them."""
+
+    def forget(self) -> None: ...
 
 
 class Instructed:
@@ -113,6 +120,8 @@ def seconds_per_query(policy: Policy, observe: Observe, world: World, seed: int)
     policy.act(row, greedy=True)
     taken = []
     for _ in range(LATENCY_CALLS):
+        if isinstance(policy, Forgetful):
+            policy.forget()
         begin = time.perf_counter()
         policy.act(row, greedy=True)
         taken.append(time.perf_counter() - begin)

@@ -183,13 +183,15 @@ def load_policy(folder: Path, config: RobotConfig, world: World) -> tuple[Imitab
     from transformers import PreTrainedTokenizerFast
 
     from vla.data.demonstrations import check_action_spec
+    from vla.hub.passport import alone, ask_as_often, planned
 
     written, weights = folder / "policy.json", weights_in(folder)
     if not written.exists() or weights is None:
         raise ValueError(f"{folder} holds no policy: finish the run, or give another folder")
     passport = json.loads(written.read_text())
     check_action_spec(passport["action_spec"], world.action_spec, f"the policy in {folder}")
-    model, _ = build_vlm(config, world.proprio_size, world.scenes().num_plan_numbers, world.texts())
+    model, _ = build_vlm(alone(config), world.proprio_size, planned(weights), world.texts())
+    ask_as_often(model, weights)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder / "tokenizer"), local_files_only=True)
     policy = make_policy(config, model, read_code(config.policy, passport["actions"]))
     policy.load_state_dict(weights)

@@ -9,6 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from vla.build import resolve_device
+from vla.config import load
 from vla.config.robot import GymSim, RobotConfig, Sim
 from vla.evaluate.page import comparison_page, evaluation_page
 from vla.evaluate.settings import UNCHANGED, apart_from_training, settings_of
@@ -16,6 +18,8 @@ from vla.evaluate.starts import StartManifest
 from vla.evaluate.summary import Judged, against, by_task, changes, summarize
 from vla.evaluate.video import write_video
 from vla.hub.pretrained import local_folder
+from vla.lerobot.checkpoints import DETERMINISTIC, declared, lerobot_folder, open_policy
+from vla.lerobot.places import placed_worlds
 from vla.rl.protocols import Observe
 from vla.stages.evaluation import record as film
 from vla.stages.judging import judge, seconds_per_query
@@ -43,22 +47,50 @@ class Asked:
 
 @dataclass(frozen=True)
 class Trial:
-    """A checkpoint ready to be judged."""
+    """A checkpoint ready to be judged, in worlds made by `make_world`; `temperatures` to judge it at (None: greedy)."""
 
     path: Path
     config: RobotConfig
     policy: Any
     observe: Observe
     world: World
+    make_world: MakeWorld
+    temperatures: Sequence[float | None]
 
 
 def open_trial(path: Path, asked: Asked, make_world: MakeWorld) -> Trial:
-    """The policy that a run ended with, or that was exported or put on the hub, and the world its settings ask for."""
+    """The policy that a run ended with, or that was exported or put on the hub, or one of LeRobot's, and the world its
+    settings ask for.
+    """
     folder = local_folder(str(path))
+    theirs = lerobot_folder(folder)
+    if theirs is not None:
+        return open_theirs(theirs, asked, make_world)
     config = settings_of(folder, asked.settings)
     world = make_world(config.sim)
     policy, observe = load_policy(folder, config, world)
-    return Trial(folder, config, policy, observe, world)
+    sampled = policy.temperature
+    temperatures = {"greedy": [None], "sampled": [sampled], "both": [None, sampled]}[asked.decoding]
+    return Trial(folder, config, policy, observe, world, make_world, temperatures)
+
+
+def open_theirs(folder: Path, asked: Asked, make_world: MakeWorld) -> Trial:
+    """A LeRobot checkpoint; ValueError where it is made for other cameras, states or actions than the simulation has,
+    or is asked for a decoding that it does not have.
+    """
+    told = declared(folder)
+    config = load([*told.settings(), *asked.settings])
+    assert isinstance(config, RobotConfig)
+    placed = placed_worlds(make_world)
+    world: Any = placed(config.sim)
+    told.check(world.action_spec, world.proprio_size)
+    if told.dataset is None:
+        Progress().say(f"  {folder} does not say which starts it was trained on, or its dataset is gone: believe it")
+    policy, observe = open_policy(folder, config.sim.max_steps, str(resolve_device(config.train.device)))
+    sampled = told.kind not in DETERMINISTIC
+    if asked.decoding == ("greedy" if sampled else "sampled"):
+        raise ValueError(f"--decoding {asked.decoding}: a {told.kind} policy of LeRobot has only one way to act")
+    return Trial(folder, config, policy, observe, world, placed, [policy.temperature if sampled else None])
 
 
 def try_run(path: Path, asked: Asked, make_world: MakeWorld) -> Path:
@@ -66,8 +98,8 @@ def try_run(path: Path, asked: Asked, make_world: MakeWorld) -> Path:
     trial = open_trial(path, asked, make_world)
     folder = new_folder(asked.output or (path if path.exists() else Path()) / "evaluations")
     starts = apart_from_training(start_manifest(trial.config), trial.path, trial.config)
-    result, _ = tried(trial, starts, asked, make_world, folder)
-    finish(folder, starts, result)
+    result, _ = tried(trial, starts, asked, folder)
+    finish(folder, starts, result, trial)
     nominal = result["conditions"][0]["condition"]
     films = {nominal: make_films(folder, trial, starts, result["conditions"][0]["outcomes"], asked.num_videos)}
     write_atomically(folder / "evaluation.html", evaluation_page(result, films))
@@ -85,15 +117,26 @@ def compare_runs(first: Path, second: Path, asked: Asked, make_world: MakeWorld)
     folder = new_folder(asked.output or (second if second.exists() else Path()) / "evaluations")
     found = []
     for name, trial in zip("ab", trials, strict=True):
-        found.append(tried(trial, manifests[0], asked, make_world, folder / name))
-        finish(folder / name, manifests[0], found[-1][0])
-    tests = [against(one, two) for one, two in zip(found[0][1], found[1][1], strict=True)]
+        found.append(tried(trial, manifests[0], asked, folder / name))
+        finish(folder / name, manifests[0], found[-1][0], trial)
+    tests = [against(one, two) for one, two in pairs(found[0][1], found[1][1])]
     for test in tests:
         Progress().say(f"  {second} against {first}, {test['condition']} ({test['decoding']}): {test['text']}")
     result = {"a": str(first), "b": str(second), "b_against_a": tests, "starts": manifests[0].to_dict()}
     write_atomically(folder / "comparison.json", json.dumps(plain(result), indent=1) + "\n")
     write_atomically(folder / "comparison.html", comparison_page(found[0][0], found[1][0], tests))
     return folder
+
+
+def pairs(first: Sequence[Judged], second: Sequence[Judged]) -> list[tuple[Judged, Judged]]:
+    """What was judged under the same condition, by the same decoding where the two have one in common."""
+    common = {judged.decoding for judged in first} & {judged.decoding for judged in second}
+    return [
+        (one, two)
+        for one in first
+        for two in second
+        if one.condition == two.condition and (one.decoding == two.decoding or not common)
+    ]
 
 
 def check_same_starts(first: StartManifest, second: StartManifest) -> None:
@@ -105,12 +148,8 @@ def check_same_starts(first: StartManifest, second: StartManifest) -> None:
     raise ValueError(f"the two runs ask for different starts: {named} differ; give it once, beside --compare, for both")
 
 
-def tried(
-    trial: Trial, starts: StartManifest, asked: Asked, make_world: MakeWorld, folder: Path
-) -> tuple[dict[str, Any], list[Judged]]:
+def tried(trial: Trial, starts: StartManifest, asked: Asked, folder: Path) -> tuple[dict[str, Any], list[Judged]]:
     """The numbers of one checkpoint, and the outcomes behind them; recordings are written as they come."""
-    sampled = trial.policy.temperature
-    temperatures = {"greedy": [None], "sampled": [sampled], "both": [None, sampled]}[asked.decoding]
     progress = Progress()
     progress.say(f"{trial.path}: {starts.num_starts} starts of {trial.config.sim.label}, sha256 {starts.sha256[:12]}")
 
@@ -123,10 +162,10 @@ def tried(
         trial.policy,
         trial.observe,
         trial.config.sim,
-        make_world,
+        trial.make_world,
         starts,
         perturbations,
-        temperatures,
+        trial.temperatures,
         progress,
         keep,
     )
@@ -154,9 +193,10 @@ def new_folder(parent: Path) -> Path:
     return next(p for p in (path, *(path.with_name(f"{path.name}-{i}") for i in range(2, 1000))) if not p.exists())
 
 
-def finish(folder: Path, starts: StartManifest, result: Mapping[str, Any]) -> None:
-    """Write the numbers and the starts they come from."""
+def finish(folder: Path, starts: StartManifest, result: Mapping[str, Any], trial: Trial) -> None:
+    """Write the numbers, the starts they come from, and what the viewer must know of the actions that it shows."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "policy.json").write_text(json.dumps({"action_spec": dict(trial.world.action_spec)}) + "\n")
     starts.save(folder / "starts.json")
     write_atomically(folder / "evaluation.json", json.dumps(plain(result), indent=1) + "\n")
 

@@ -1,0 +1,82 @@
+"""What a policy says of the world it was made for: enough to load it without a simulator, as on a real robot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vla.config import RobotConfig
+
+PROPRIO, PLAN, QUERIES = "model.proprio_mean", "model.plan.dimensions", "model.plan.queries"
+"""The weights whose sizes say how many numbers are felt and planned, and how many queries plan them."""
+
+
+@dataclass(frozen=True)
+class SilentScenes:
+    """Where no simulator is, nothing can be asked; only the number of plan numbers is known."""
+
+    num_plan_numbers: int
+
+
+@dataclass(frozen=True)
+class PassportWorld:
+    """A `vla.stages.world.World` to load a policy into, made of its passport and the shapes of its weights."""
+
+    action_spec: Mapping[str, Any]
+    proprio_size: int
+    num_plan_numbers: int
+
+    def scenes(self) -> SilentScenes:
+        return SilentScenes(self.num_plan_numbers)
+
+    def texts(self) -> list[str]:
+        """None: the tokenizer stands beside the weights."""
+        return []
+
+    def environment(self) -> Any:
+        """Raises ValueError, as all that needs a simulator."""
+        raise ValueError("there is no simulator here: this world is known from a policy's passport only")
+
+    def recorder(self, num_envs: int) -> Any:
+        return self.environment()
+
+    def expert(self, environment: Any, seed: int, burst_probability: float) -> Any:
+        return self.environment()
+
+    def kind_of(self, question: str) -> str:
+        return "unknown"
+
+    def task_of(self, instruction: str) -> str:
+        return instruction
+
+
+def passport_world(folder: Path, weights: Mapping[str, Tensor]) -> PassportWorld:
+    """The world that the policy in `folder` was made for, as far as the policy itself knows it."""
+    passport = json.loads((folder / "policy.json").read_text())
+    return PassportWorld(passport["action_spec"], len(weights[PROPRIO]), planned(weights))
+
+
+def planned(weights: Mapping[str, Tensor]) -> int:
+    """How many numbers the plan of these weights holds."""
+    return len(weights[PLAN]) if PLAN in weights else 1
+
+
+def alone(config: RobotConfig) -> RobotConfig:
+    """The settings of a model that is loaded whole: without the checkpoint that its run began with, which may have
+    become another since.
+    """
+    return config.model_copy(update={"model": config.model.model_copy(update={"checkpoint": None})})
+
+
+def ask_as_often(model: Any, weights: Mapping[str, Tensor]) -> None:
+    """Give a model built anew as many plan queries as the weights have: those of the checkpoint that a run began with,
+    which need not be as many as its policy's chunk has control steps.
+    """
+    if model.plan is not None and QUERIES in weights:
+        model.plan.queries = torch.nn.Parameter(torch.zeros_like(weights[QUERIES]))

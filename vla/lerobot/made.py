@@ -1,0 +1,143 @@
+"""A policy with all that has to travel beside its weights: made from a LeRobot dataset, or read from a folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor
+
+from vla.build import build_vlm, checkpoint_folder, fit_code, make_policy
+from vla.command_line import as_yaml
+from vla.config import RobotConfig
+from vla.data.demonstrations import Columns, read_columns
+from vla.data.observations import Observer
+from vla.evaluate.settings import settings_of
+from vla.hub.passport import PassportWorld, passport_world
+from vla.hub.pretrained import WEIGHTS, local_folder, portable
+from vla.lerobot.configuration_vla import ACTION, STATE, VlaConfig, robot_settings
+from vla.lerobot.folder import lerobot_files
+from vla.sft.protocols import ImitablePolicy
+from vla.stages.robot import describe, load_policy, start_manifest, weights_in
+from vla.train.seed import derive_seed
+from vla.train.storage import unshared
+
+
+@dataclass(frozen=True)
+class Made:
+    """A policy, what turns observations into its own, its settings and passport. `folder` is where it was read from,
+    `dataset` where its demonstrations stand.
+    """
+
+    policy: ImitablePolicy
+    observer: Observer
+    settings: RobotConfig
+    passport: Mapping[str, Any]
+    proprio_size: int
+    folder: Path | None = None
+    dataset: Path | None = None
+
+    def check(self, config: VlaConfig) -> None:
+        """Hold the passport against what LeRobot's environment or dataset shows; ValueError names what differs."""
+        shown = {**(config.input_features or {}), **(config.output_features or {})}
+        size = self.passport["image_size"]
+        wanted = {f"observation.images.{camera}": (3, size, size) for camera in self.passport["cameras"]}
+        wanted |= {STATE: (self.proprio_size,), ACTION: (len(self.passport["action_spec"]["names"]),)}
+        for name, shape in wanted.items():
+            if name not in shown:
+                raise ValueError(f"the policy needs {name}, which is not among {', '.join(shown)}")
+            if tuple(shown[name].shape) != shape:
+                raise ValueError(f"{name} is {list(shown[name].shape)}, the policy was made for {list(shape)}")
+
+
+def from_folder(name: str) -> Made:
+    """The policy of a folder, or of `user/name` on the hub; no simulator is asked."""
+    folder = local_folder(name)
+    weights = weights_in(folder)
+    if weights is None or not (folder / "policy.json").exists():
+        raise ValueError(f"{folder} holds no policy of ours: export one with scripts/export_policy.py")
+    settings, world = settings_of(folder), passport_world(folder, weights)
+    policy, observer = load_policy(folder, settings, world)  # type: ignore[arg-type]
+    passport = json.loads((folder / "policy.json").read_text())
+    return Made(policy, observer, settings, passport, world.proprio_size, folder)
+
+
+def from_dataset(config: VlaConfig, dataset: Any) -> Made:
+    """A policy to be trained on a LeRobot dataset (its metadata), by the settings that `config` holds.
+
+    Raises ValueError where there is no dataset, or its cameras and pixels are not those of the model's checkpoint.
+    """
+    if dataset is None:
+        raise ValueError("policy.type=vla learns from a dataset: give --dataset.repo_id, or --policy.path to act")
+    first = next(iter(config.image_features.values()))
+    seen = f"sim.cameras=[{','.join(config.cameras)}] sim.image_size={first.shape[-1]}"
+    settings = robot_settings(f"{seen} {config.settings}")
+    root = Path(dataset.root)
+    proprio_size = config.robot_state_feature.shape[0]  # type: ignore[union-attr]
+    world = PassportWorld(action_spec_of(root, dataset), proprio_size, plan_numbers(settings))
+    torch.manual_seed(derive_seed(settings.train.seed, "model") % 2**63)
+    instructions = [str(task) for task in dataset.tasks.index]
+    model, tokenizer = build_vlm(settings, proprio_size, world.num_plan_numbers, instructions)
+    columns = read_columns(root)
+    if settings.model.checkpoint is None:
+        model.fit_proprio(torch.from_numpy(columns.proprio))
+    code = fit_code(settings.policy, undisturbed_chunks(columns, config.horizon))
+    passport = json.loads(json.dumps(describe(code, world, settings)))  # type: ignore[arg-type]
+    observer = Observer(tokenizer, settings.policy.instruction_length)
+    return Made(make_policy(settings, model, code), observer, settings, passport, proprio_size, dataset=root)
+
+
+def plan_numbers(settings: RobotConfig) -> int:
+    """How many numbers the plan of the settings' model holds: its checkpoint's, or one where nothing is planned."""
+    if settings.model.checkpoint is None:
+        return 1
+    architecture = checkpoint_folder(settings.model.checkpoint) / "architecture.json"
+    return json.loads(architecture.read_text())["num_plan_numbers"] if architecture.exists() else 1
+
+
+def undisturbed_chunks(columns: Columns, horizon: int) -> np.ndarray:
+    """The chunks [N, H, A] that begin where the expert was not pushed; past its episode's end the last action."""
+    rows = np.flatnonzero(~columns.perturbed)
+    steps = np.minimum(rows[:, None] + np.arange(horizon), columns.episode_end[rows][:, None] - 1)
+    return columns.actions[steps]
+
+
+def action_spec_of(root: Path, dataset: Any) -> dict[str, Any]:
+    """What the dataset says its actions mean; names, limits seen and rate where it says no more."""
+    stated = root / "meta" / "action_spec.json"
+    if stated.exists():
+        return json.loads(stated.read_text())
+    size, limits = dataset.features[ACTION]["shape"][0], dataset.stats[ACTION]
+    names = dataset.features[ACTION].get("names") or [f"action_{i}" for i in range(size)]
+    names = next(iter(names.values())) if isinstance(names, dict) else names
+    low, high = (np.asarray(limits[bound]).reshape(-1).tolist() for bound in ("min", "max"))
+    unknown = ["unknown"] * size
+    told = {"names": list(names), "units": unknown, "kinds": unknown, "low": low, "high": high}
+    return {**told, "frame": "unknown", "control_hz": float(dataset.fps)}
+
+
+def write_folder(folder: Path, made: Made, weights: Mapping[str, Tensor]) -> None:
+    """All that our own commands need to load the policy, and LeRobot's pipelines; a config.json there is kept."""
+    from safetensors.torch import save_file
+
+    for name, text in lerobot_files(made.passport, made.proprio_size, num_elements(weights)).items():
+        if not (folder / name).exists():
+            (folder / name).write_text(text)
+    save_file(unshared(dict(weights)), folder / WEIGHTS, {"format": "pt"})
+    (folder / "policy.json").write_text(json.dumps(dict(made.passport), indent=1) + "\n")
+    made.observer.tokenizer.save_pretrained(folder / "tokenizer")
+    settings = portable(yaml.safe_load(as_yaml(made.settings)))
+    if made.dataset is not None:
+        settings["data"]["path"] = str(made.dataset)
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    start_manifest(made.settings).save(folder / "starts.json")
+
+
+def num_elements(weights: Mapping[str, Tensor]) -> int:
+    return sum(tensor.numel() for tensor in weights.values())

@@ -1,0 +1,127 @@
+"""Environments that say which place and which episode every row belongs to: LeRobot's policies remember what they saw
+and what they still mean to do, row by row, while our rollouts refill a place as soon as it falls free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+
+from vla.stages.world import World
+from vla.types import Observation
+
+Episodes = Iterator[int]
+"""Numbers that no two episodes share."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """What n environments show, with the place [n] and the episode [n] of each."""
+
+    images: Mapping[str, np.ndarray]
+    proprio: np.ndarray
+    instruction: Sequence[str]
+    place: Int[np.ndarray, "n"]
+    episode: Int[np.ndarray, "n"]
+
+
+class PlacedEnvironment:
+    """A vector environment whose observations are `Placed`."""
+
+    def __init__(self, environment: Any, episodes: Episodes):
+        self.environment, self.episodes = environment, episodes
+        self.episode = np.zeros(environment.num_envs, dtype=np.int64)
+
+    @property
+    def num_envs(self) -> int:
+        return self.environment.num_envs
+
+    def reset(self, seeds: Sequence[int], ids: np.ndarray | None = None) -> Placed:
+        places = np.arange(len(seeds)) if ids is None else ids
+        self.episode[places] = [next(self.episodes) for _ in seeds]
+        return self.placed(self.environment.reset(seeds, places), places)
+
+    def step(self, actions: np.ndarray, ids: np.ndarray | None = None) -> Any:
+        places = np.arange(self.environment.num_envs) if ids is None else ids
+        result = self.environment.step(actions, places)
+        return replace(result, observation=self.placed(result.observation, places))
+
+    def observe(self, ids: np.ndarray) -> Placed:
+        return self.placed(self.environment.observe(ids), ids)
+
+    def placed(self, seen: Any, places: np.ndarray) -> Placed:
+        return Placed(seen.images, seen.proprio, seen.instruction, places.copy(), self.episode[places])
+
+
+class PlacedWorld:
+    """A world whose environments are placed."""
+
+    def __init__(self, world: World, episodes: Episodes):
+        self.world, self.episodes = world, episodes
+        self.known: dict[int, PlacedEnvironment] = {}
+
+    @property
+    def action_spec(self) -> Mapping[str, Any]:
+        return self.world.action_spec
+
+    @property
+    def proprio_size(self) -> int:
+        return self.world.proprio_size
+
+    def scenes(self) -> Any:
+        return self.world.scenes()
+
+    def expert(self, environment: Any, seed: int, burst_probability: float) -> Any:
+        return self.world.expert(environment, seed, burst_probability)
+
+    def texts(self) -> list[str]:
+        return self.world.texts()
+
+    def kind_of(self, question: str) -> str:
+        return self.world.kind_of(question)
+
+    def task_of(self, instruction: str) -> str:
+        return self.world.task_of(instruction)
+
+    def environment(self) -> PlacedEnvironment:
+        return self._placed(self.world.environment())
+
+    def recorder(self, num_envs: int) -> PlacedEnvironment:
+        return self._placed(self.world.recorder(num_envs))
+
+    def _placed(self, environment: Any) -> PlacedEnvironment:
+        return self.known.setdefault(id(environment), PlacedEnvironment(environment, self.episodes))
+
+
+def placed_worlds(make_world: Callable[[Any], World]) -> Callable[[Any], PlacedWorld]:
+    """Makes worlds that never number two episodes alike."""
+    episodes = count()
+    return lambda settings: PlacedWorld(make_world(settings), episodes)
+
+
+@dataclass
+class PlacedObserver:
+    """Turns `Placed` into an `Observation` whose tokens [B, 3] are place, episode and number of the instruction, which
+    `texts` holds: LeRobot's policies read text by their own tokenizers.
+    """
+
+    texts: list[str] = field(default_factory=list)
+
+    def __call__(self, seen: Placed) -> Observation:
+        for text in seen.instruction:
+            if text not in self.texts:
+                self.texts.append(text)
+        numbers = [self.texts.index(text) for text in seen.instruction]
+        tokens = torch.from_numpy(np.stack([seen.place, seen.episode, np.array(numbers, dtype=np.int64)], axis=1))
+        return Observation(
+            images={name: torch.from_numpy(np.ascontiguousarray(image)) for name, image in seen.images.items()},
+            proprio=torch.from_numpy(np.asarray(seen.proprio, dtype=np.float32)),
+            tokens=tokens,
+            token_mask=torch.ones_like(tokens, dtype=torch.bool),
+        )

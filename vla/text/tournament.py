@@ -1,0 +1,159 @@
+"""Text models against each other: all answer the same held-out prompts, a judge prefers, Elo says who is stronger."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from vla.config import TextConfig, freeze
+from vla.decoding.sampling import Sampling
+from vla.evaluate.elo import CENTRE, Preferences, Standing, standings
+from vla.report.charts import Interval, interval_chart
+from vla.report.page import command, facts, page, section, table
+from vla.rewards.gold import find_gold
+from vla.rewards.judge import BothOrders, GoldJudge, Judge, UrlJudge
+from vla.text.labelling import read_rubric
+from vla.text.language_model import load_language_parts
+from vla.text.topics import PromptSets, make_prompt_sets, say
+from vla.train.checkpoint import write_atomically
+from vla.train.progress import Progress
+from vla.train.run_folder import circumstances, plain
+
+NUM_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Player:
+    """A run on open prompts, or the model that such a run began with (`before`)."""
+
+    name: str
+    config: TextConfig
+    model: Path | None
+
+
+def players_of(runs: Sequence[Path]) -> list[Player]:
+    """The models that the runs ended with, and those that they began with, each once.
+
+    Raises ValueError for a folder that is no finished run on open prompts.
+    """
+    found: dict[str, Player] = {}
+    for run in runs:
+        path = run / "config.yaml"
+        values = yaml.safe_load(path.read_text()) if path.is_file() else {}
+        if values.get("mode") != "text" or "prompts" not in values["text"] or "gold" not in values["text"]:
+            raise ValueError(
+                f"{run} is no run on open prompts: Elo is for text=rlhf and its like, where no answer is right"
+            )
+        if not (run / "model").is_dir():
+            raise ValueError(f"{run} holds no model: finish the run")
+        config = freeze({**values, "resume": None})
+        assert isinstance(config, TextConfig)
+        start = config.language_model
+        before = f"before: {getattr(start, 'repository', start.name)}"
+        found.setdefault(before, Player(before, config, None))
+        found[str(run)] = Player(str(run), config, run / "model")
+    return list(found.values())
+
+
+def held_out_prompts(players: Sequence[Player]) -> list[str]:
+    """The first run's evaluation prompts; ValueError where another run trained on one of them."""
+    sets: list[PromptSets] = [make_prompt_sets(player.config.text.prompts) for player in players]
+    for player, own in zip(players, sets, strict=True):
+        seen = set(own.train) & set(sets[0].evaluation)
+        if seen:
+            raise ValueError(
+                f"{player.name} trained on {min(seen)!r}, which the first run judges by: compare runs of one split"
+            )
+    return sets[0].evaluation
+
+
+def answers_of(player: Player, prompts: Sequence[str]) -> list[str]:
+    """One greedy answer to every prompt."""
+    generation, settings = player.config.text.generation, player.config.language_model
+    if player.model is not None:
+        values = {"name": "hub", "repository": str(player.model), "lora": None, "gradient_checkpointing": False}
+        loaded = freeze({**player.config.model_dump(mode="json"), "language_model": {**values, "engine": "own"}})
+        settings = loaded.language_model
+    texts = make_prompt_sets(player.config.text.prompts).train
+    parts = load_language_parts(settings, player.config.train, generation.system, texts)
+    speaker = parts.policy(Sampling(**generation.sampling.model_dump()), generation.max_new_tokens)
+    said = say(speaker, parts.chat, prompts, 1, generation.max_prompt_tokens, greedy=True)
+    return [completions[0].text for completions in said]
+
+
+def prefer(answers: Sequence[Sequence[str]], prompts: Sequence[str], judge: Judge) -> Preferences:
+    """Every pair of players on every prompt; what the judge cannot say is left out."""
+    rows = [
+        (i, j, score, number)
+        for number, prompt in enumerate(prompts)
+        for i, j in combinations(range(len(answers)), 2)
+        if (score := judge.prefer(prompt, answers[i][number], answers[j][number])) == score
+    ]
+    if not rows:
+        raise ValueError("the judge decided nothing: see that it answers")
+    first, second, scores, questions = zip(*rows, strict=True)
+    return Preferences(np.array(first), np.array(second), np.array(scores, np.float64), np.array(questions))
+
+
+def make_judge(url: str | None, model: str, config: TextConfig) -> Judge:
+    """The run's gold reward, or a server that speaks OpenAI's protocol, asked in both orders."""
+    if url is None:
+        return GoldJudge(find_gold(config.text.gold))
+    return BothOrders(UrlJudge(url, model, read_rubric(None)))
+
+
+def tournament(runs: Sequence[Path], output: Path, url: str | None, model: str) -> Path:
+    """Judge the models of several runs against each other; the folder with elo.json and elo.html."""
+    players = players_of(runs)
+    prompts, progress = held_out_prompts(players), Progress()
+    progress.say(f"{len(players)} models answer {len(prompts)} held-out prompts")
+    answers = [answers_of(player, prompts) for player in players]
+    preferences = prefer(answers, prompts, make_judge(url, model, players[0].config))
+    found = standings([player.name for player in players], preferences)
+    for standing in found:
+        progress.say(f"  {standing}")
+    judge = f"gold reward {players[0].config.text.gold}" if url is None else f"{model} at {url}, both orders"
+    said = {player.name: said for player, said in zip(players, answers, strict=True)}
+    result = {"standings": found, "judge": judge, "prompts": prompts, "answers": said, **circumstances()}
+    output.mkdir(parents=True, exist_ok=True)
+    write_atomically(output / "elo.json", json.dumps(plain(result), indent=1) + "\n")
+    write_atomically(output / "elo.html", elo_page(found, result))
+    return output
+
+
+def elo_page(found: Sequence[Standing], result: dict[str, Any]) -> str:
+    """Who is stronger, and what they said."""
+    shown = [
+        Interval(s.name, "chance", *(chance(r) for r in (s.rating, *s.interval)), f"{100 * chance(s.rating):.0f} %")
+        for s in found
+    ]
+    rows = [
+        (s.name, f"{s.rating:.0f}", f"{s.interval[0]:.0f} to {s.interval[1]:.0f}", f"{100 * s.win_rate:.1f} %")
+        for s in found
+    ]
+    said = [
+        (prompt, *(result["answers"][s.name][i] for s in found))
+        for i, prompt in enumerate(result["prompts"][:NUM_SHOWN])
+    ]
+    head = ("model", "Elo", "95 % bootstrap interval", "preferred")
+    note = "400 points are odds of ten to one; 1000 is the mean. Whole prompts are resampled for the interval."
+    made = {"judge": result["judge"], "prompts": len(result["prompts"]), "machine": result["machine"]}
+    parts = [
+        section("Standing", interval_chart("Chance to be preferred", "to one of Elo 1000; 95 % interval", shown),
+                table(head, rows), note=note),
+        section("What they said", table(("prompt", *(s.name for s in found)), said)),
+        section("How it was made", command(result["command"]), facts(made)),
+    ]  # fmt: skip
+    return page("Elo", f"{len(found)} models on {len(result['prompts'])} held-out prompts", parts)
+
+
+def chance(rating: float) -> float:
+    """How often one of this rating is preferred to one of the mean."""
+    return 1 / (1 + 10 ** ((CENTRE - rating) / 400))
