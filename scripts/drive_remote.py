@@ -3,8 +3,8 @@
     python scripts/drive_remote.py ws://localhost:8000 --episodes 8
     python scripts/drive_remote.py ws://localhost:8000 --ahead 4 --real-time
 
-`--ahead N` asks for the next chunk when N actions are left and goes on moving meanwhile; `--real-time` lets control
-steps take the time they take on a robot, so that a late chunk is late.
+`--ahead N` asks for the next chunk when N actions are left and goes on moving meanwhile; that of a flow policy goes on
+from what is being executed (real-time chunking). `--real-time` lets control steps take the time they take on a robot.
 """
 
 import argparse
@@ -22,6 +22,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--episodes", type=int, default=8)
     parser.add_argument("--first-seed", type=int, default=2_000_000, help="of the starts (default %(default)s)")
     parser.add_argument("--ahead", type=int, default=0, help="actions left when the next chunk is asked for")
+    parser.add_argument("--plain", action="store_true", help="no real-time chunking, where the policy has it")
     parser.add_argument("--real-time", action="store_true")
     return parser.parse_args(argv)
 
@@ -48,11 +49,14 @@ def drive(options: argparse.Namespace) -> None:
     told = [f"sim.image_size={seen['image_size']}", f"sim.cameras=[{','.join(seen['cameras'])}]", "sim.num_envs=1"]
     env = world_of(load([*told, *options.settings]).sim).environment()
     policy.check(env.action_spec.to_dict())
-    chunks = Chunked(policy.infer, options.ahead)
+    chunks = Chunked(policy.infer, options.ahead, bool(seen.get("real_time_chunking")) and not options.plain)
     outcomes = [episode(env, chunks, options.first_seed + i, options.real_time) for i in range(options.episodes)]
     took = policy.timing.get("infer_ms", float("nan"))
     print(f"success {SuccessRate.of(outcomes, None)}; {chunks.num_chunks} chunks, the last took {took:.0f} ms")
     print(f"{chunks.waited} control steps waited for a chunk that was late")
+    if chunks.seams:
+        jump = 1000 * sum(seam[:3].mean() for seam in chunks.seams) / len(chunks.seams)
+        print(f"{len(chunks.seams)} new chunks differed from what was planned by {jump:.2f} mm a control step (mean)")
     policy.close()
 
 

@@ -54,6 +54,7 @@ def open_server(options: argparse.Namespace):
     from scripts.world import world_of
     from vla.evaluate.settings import settings_of
     from vla.hub.pretrained import local_folder
+    from vla.policies.continuing import can_continue
     from vla.serve.policy import passport_of, serve_rows
     from vla.serve.requests import Expected
     from vla.serve.server import Limits, PolicyServer
@@ -67,8 +68,10 @@ def open_server(options: argparse.Namespace):
         options.max_clients, options.max_batch, options.max_waiting, round(options.max_message_mb * 2**20),
         options.wait_ms / 1000,
     )  # fmt: skip
-    expected = Expected(tuple(config.sim.cameras), config.sim.image_size, world.proprio_size)
-    return PolicyServer(serve_rows(policy, observe, not options.sampled), expected, passport_of(folder), limits)
+    size = len(world.action_spec["names"])
+    expected = Expected(tuple(config.sim.cameras), config.sim.image_size, world.proprio_size, size)
+    passport = passport_of(folder) | {"real_time_chunking": can_continue(policy)}
+    return PolicyServer(serve_rows(policy, observe, not options.sampled), expected, passport, limits)
 
 
 if __name__ == "__main__":

@@ -78,7 +78,8 @@ def test_a_wrong_observation_is_named(changes, message):
 
 def test_openpi_style_names_are_understood():
     flat = {"observation/front": np.zeros((4, 4, 3), np.uint8), "observation/state": np.ones(3), "prompt": "go"}
-    images, state, prompt = EXPECTED.read(flat)
+    images, state, prompt, going = EXPECTED.read(flat)
+    assert going is None
     assert (list(images), state.tolist(), prompt) == (["front"], [1, 1, 1], "go")
 
 

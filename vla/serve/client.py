@@ -67,17 +67,21 @@ class Chunked:
     for when `ahead` actions are left, and those go on being executed while it is computed.
 
     The new chunk was thought from an observation that is some control steps old when it arrives; its first so many
-    actions lie in the past and are skipped. `waited` counts the steps for which no action was ready in time.
+    actions lie in the past and are skipped. With `continuing` the policy is told what is being executed and how late
+    its answer will be, as late as the last one was, so that the new chunk goes on from there (real-time chunking).
+    `waited` counts the steps for which no action was ready in time; `seams` holds by how much a new chunk's first
+    action differed from the old chunk's for the same moment [A].
     """
 
-    def __init__(self, infer: Infer, ahead: int):
+    def __init__(self, infer: Infer, ahead: int, continuing: bool = False):
         if ahead < 0:
             raise ValueError(f"ahead ({ahead}) counts control steps: 0 waits for every chunk")
-        self.infer, self.ahead = infer, ahead
+        self.infer, self.ahead, self.continuing = infer, ahead, continuing
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="next-chunk")
         self.left: list[np.ndarray] = []
         self.coming: Future[np.ndarray] | None = None
-        self.steps_since, self.waited, self.num_chunks = 0, 0, 0
+        self.steps_since, self.waited, self.num_chunks, self.late = 0, 0, 0, ahead
+        self.seams: list[np.ndarray] = []
 
     def next(self, observation: Mapping[str, Any]) -> np.ndarray:
         """The action [A] of this control step."""
@@ -90,12 +94,15 @@ class Chunked:
             self._take_over(wait=True)
         action = self.left.pop(0)
         if self.ahead and self.coming is None and len(self.left) <= self.ahead:
-            self._ask(observation)
+            self._ask(observation, [action, *self.left])
         if self.coming is not None:
             self.steps_since += 1
         return action
 
-    def _ask(self, observation: Mapping[str, Any]) -> None:
+    def _ask(self, observation: Mapping[str, Any], doing: list[np.ndarray] | None = None) -> None:
+        if self.continuing and doing:
+            going = {"plan": np.stack(doing).astype(np.float32), "late": min(self.late, len(doing))}
+            observation = {**observation, "going": going}
         self.coming, self.steps_since = self.thread.submit(self.infer, observation), 0
         self.num_chunks += 1
 
@@ -106,6 +113,10 @@ class Chunked:
         chunk = self.coming.result()
         # At least one action is left to execute, however late the chunk is.
         past = min(self.steps_since, len(chunk) - 1)
+        if self.left:
+            self.seams.append(np.abs(chunk[past] - self.left[0]))
+        if self.steps_since:
+            self.late = self.steps_since
         self.left, self.coming = list(chunk[past:]), None
 
     def reset(self) -> None:

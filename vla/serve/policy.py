@@ -3,23 +3,46 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from vla.policies.continuing import can_continue, continue_chunk
+from vla.policies.denoising import DenoisingPolicy
 from vla.rl.protocols import Observe, Policy
-from vla.serve.requests import Shown
+from vla.serve.requests import Going, Shown
 from vla.serve.server import Act
 
 
 def serve_rows(policy: Policy, observe: Observe, greedy: bool) -> Act:
-    """What a server calls with the observations of several clients."""
+    """What a server calls with the observations of several clients. Chunks of flow policies go on from what a client is
+    doing, where it says (`vla.policies.continuing`).
+    """
 
     def act(shown: Shown) -> np.ndarray:
+        if isinstance(policy, DenoisingPolicy) and can_continue(policy) and any(shown.going):
+            plan, planned, late = plans(shown.going, policy.chunk)
+            return continue_chunk(policy, observe(shown), plan, planned, late, greedy=greedy).numpy()
         return policy.act(observe(shown), greedy=greedy).action.float().cpu().numpy()
 
     return act
+
+
+def plans(going: Sequence[Going | None], chunk: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What clients are doing as rows: plans [B, chunk, A], how many of their actions count [B], how many will be over
+    [B]. Beyond its end, and where there is none, a plan is 0 and does not count.
+    """
+    size = next(one.plan.shape[1] for one in going if one is not None)
+    plan, planned, late = torch.zeros(len(going), chunk, size), torch.zeros(len(going)), torch.zeros(len(going))
+    for row, one in enumerate(going):
+        if one is not None:
+            planned[row] = count = min(chunk, len(one.plan))
+            plan[row, :count], late[row] = torch.from_numpy(one.plan[:count].copy()), min(count, one.late)
+    return plan, planned.long(), late.long()
 
 
 def passport_of(folder: Path) -> dict[str, Any]:

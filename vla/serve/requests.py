@@ -14,12 +14,27 @@ class BadRequest(ValueError):
 
 
 @dataclass(frozen=True)
+class Going:
+    """What a robot is doing while it asks: the actions [n, A] that it would execute from now on, and how many of them
+    it will have executed when the answer comes.
+    """
+
+    plan: np.ndarray
+    late: int
+
+
+@dataclass(frozen=True)
 class Shown:
-    """Rows of several clients, as `vla.data.observations.Observer` takes them."""
+    """Rows of several clients, as `vla.data.observations.Observer` takes them; `going` is None where one waits."""
 
     images: Mapping[str, np.ndarray]
     proprio: np.ndarray
     instruction: Sequence[str]
+    going: Sequence[Going | None] = ()
+
+
+Parts = tuple[dict[str, np.ndarray], np.ndarray, str, Going | None]
+"""One observation: images by camera, state, prompt, what goes on."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +42,15 @@ class Expected:
     """What every observation must hold: uint8 pictures [size, size, 3] by camera, `state` of so many numbers, `prompt`.
 
     A picture may come as "front", "images/front", "observation/front" or inside "images"; `state` and `prompt` alike.
+    There may be `going/plan` [n, action_size] and `going/late` besides (`Going`).
     """
 
     cameras: tuple[str, ...]
     image_size: int
     state_size: int
+    action_size: int | None = None
 
-    def read(self, message: Any) -> tuple[dict[str, np.ndarray], np.ndarray, str]:
+    def read(self, message: Any) -> Parts:
         """The parts of one observation. Raises BadRequest."""
         if not isinstance(message, Mapping):
             raise BadRequest(f"an observation is a mapping, this is a {type(message).__name__}")
@@ -45,7 +62,19 @@ class Expected:
         prompt = find(flat, "prompt", message)
         if not isinstance(prompt, str):
             raise BadRequest(f"prompt must be text, this is a {type(prompt).__name__}")
-        return images, state, prompt
+        return images, state, prompt, self._going(flat)
+
+    def _going(self, flat: Mapping[str, Any]) -> Going | None:
+        if "going/plan" not in flat:
+            return None
+        plan, late = np.asarray(flat["going/plan"], dtype=np.float32), flat.get("going/late")
+        if plan.ndim != 2 or plan.shape[1] != (self.action_size or plan.shape[1]) or not np.isfinite(plan).all():
+            raise BadRequest(f"going/plan must be finite [n, {self.action_size}], this has shape {list(plan.shape)}")
+        if not isinstance(late, int | np.integer) or not 0 <= late <= len(plan):
+            raise BadRequest(
+                f"going/late must be a whole number from 0 to the {len(plan)} of the plan, this is {late!r}"
+            )
+        return Going(plan, int(late))
 
     def _image(self, camera: str, value: Any) -> np.ndarray:
         image, size = np.asarray(value), self.image_size
@@ -56,10 +85,11 @@ class Expected:
             )
         return image
 
-    def join(self, parts: Sequence[tuple[dict[str, np.ndarray], np.ndarray, str]]) -> Shown:
+    def join(self, parts: Sequence[Parts]) -> Shown:
         """Observations of several clients as rows."""
+        _, states, prompts, going = zip(*parts, strict=True)
         images = {camera: np.stack([part[0][camera] for part in parts]) for camera in self.cameras}
-        return Shown(images, np.stack([part[1] for part in parts]), [part[2] for part in parts])
+        return Shown(images, np.stack(states), list(prompts), list(going))
 
 
 def flattened(message: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:

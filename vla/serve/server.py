@@ -19,13 +19,12 @@ import numpy as np
 
 from vla.serve.batching import Batcher, Busy, Timed
 from vla.serve.codec import pack, unpack
-from vla.serve.requests import BadRequest, Expected, Shown
+from vla.serve.requests import BadRequest, Expected, Parts, Shown
 
 if TYPE_CHECKING:
     from websockets.asyncio.server import Server, ServerConnection
     from websockets.http11 import Request, Response
 
-Parts = tuple[dict[str, np.ndarray], np.ndarray, str]
 Act = Callable[[Shown], np.ndarray]
 """Decides for every row: actions float32 [B, H, A]."""
 TRY_AGAIN_LATER = 1013
