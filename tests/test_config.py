@@ -41,7 +41,8 @@ def test_text_mode_has_its_own_sections():
 
 
 def test_a_reward_can_be_added_and_taken_away():
-    assert load(["+sim.reward.lift=0.25"]).sim.reward["lift"] == 0.25
+    assert load(["+sim.reward.push=0.25"]).sim.reward["push"] == 0.25
+    assert load(["~sim.reward.lift"]).sim.reward.keys() == load().sim.reward.keys() - {"lift"}
     with pytest.raises(ConfigError, match=r"^sim.reward \(\{\}\)"):
         load([f"~sim.reward.{name}" for name in load().sim.reward])
 

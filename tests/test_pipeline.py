@@ -34,7 +34,7 @@ from vla.train.run_folder import RunFolder
 
 TINY = [
     "preset=smoke", "sim.robot=gantry", "sim.num_envs=4", "sim.image_size=32", "sim.num_threads=1",
-    "+sim.reward.reach=0.5",  # so that nobody has to succeed for there to be something to learn
+    "sim.reward.reach=0.5",  # so that nobody has to succeed for there to be something to learn
     "model.checkpoint=null", "model.vision.width=16", "model.vision.depth=1", "model.vision.num_heads=2",
     "model.vision.stem_channels=[8,16,16]", "model.backbone.width=32", "model.backbone.depth=2",
     "model.backbone.num_heads=2", "model.backbone.intermediate=32", "policy.num_bins=16",
