@@ -12,6 +12,7 @@ from tests.rl.contract import check_policy
 from vla.actions.fast import fit_fast
 from vla.models.action_expert import read_by
 from vla.policies.fast import written_scores
+from vla.rl.branching import RedrawingPolicy
 from vla.sft.protocols import ImitablePolicy, ProbedPolicy
 from vla.types import map_rows
 
@@ -99,6 +100,27 @@ def test_what_is_not_to_be_imitated_carries_no_loss(kind):
         assert counted.tolist() == mask.tolist()
     else:  # a token of a compressed chunk tells of all its control steps
         assert not counted[0].any()
+
+
+@pytest.mark.parametrize("kind", [*MAKERS, "token_parallel"])
+def test_more_draws_from_what_was_perceived(kind):
+    """Branches try several decisions from one state: each is scored as it was drawn, and nobody looks again."""
+    policy = restless(task_of(kind)[0].policy)
+    assert isinstance(policy, RedrawingPolicy)
+    assert not policy.can_redraw
+    policy.freeze_model()
+    assert policy.can_redraw
+    observation = tiny_observation([3, 2, 4], padding=1)
+    decision = policy.act(observation)
+    blind = dataclasses.replace(observation, images={})
+    more = policy.redraw(blind, decision.trace, 3)
+    assert more.action.shape == (9, 2, 1)
+    again = map_rows(blind, lambda tensor: tensor.repeat_interleave(3, 0))
+    scores = policy.score(again, more.trace)
+    assert (scores.logprobs - more.logprobs)[more.mask].abs().max() <= 1e-4
+    torch.testing.assert_close(more.values, decision.values.repeat_interleave(3), rtol=0, atol=1e-4)
+    tried = torch.cat([policy.redraw(blind, decision.trace, 3).action.view(3, 3, -1) for _ in range(4)], dim=1)
+    assert (tried.std(1) > 0).any()
 
 
 def test_an_insulated_expert_leaves_the_language_model_alone():

@@ -34,7 +34,7 @@ from vla.models.readout import Readout
 from vla.models.vlm import VisionLanguageModel
 from vla.policies.fast import writer_of, written_scores
 from vla.policies.labels import without_label
-from vla.types import Decision, Observation, Scores, Trace
+from vla.types import Decision, Observation, Scores, Trace, map_rows
 
 Exploration = Literal["one_step", "all_steps", "learned_noise", "matching"]
 SURROGATE_LIMIT = 3.0
@@ -107,13 +107,16 @@ class DenoisingPolicy(nn.Module):
     def _context(self, seen: Float[Tensor, "B T D"], observation: Observation) -> Context:
         return context_of(self.model, self.readout, seen, observation, self.settings.insulate)
 
-    def _guided(self, observation: Observation, trace: Trace | None = None) -> Context:
-        """The context to act and to score in; with guidance, that without the label in it."""
-        context = self._context(self.perceive(observation, trace), observation)
+    def _guided(self, observation: Observation, trace: Trace | None = None, count: int = 1) -> Context:
+        """The context to act and to score in, every row `count` times; with guidance, that without the label in it."""
+
+        def found(shown: Observation) -> Context:
+            seen = self.perceive(shown, trace).repeat_interleave(count, 0)
+            return self._context(seen, map_rows(shown, lambda tensor: tensor.repeat_interleave(count, 0)))
+
         if self.guidance == 1:
-            return context
-        plain = without_label(observation, self.label_length)
-        return replace(context, plain=self._context(self.perceive(plain, trace), plain))
+            return found(observation)
+        return replace(found(observation), plain=found(without_label(observation, self.label_length)))
 
     def _values(self, context: Context) -> Float[Tensor, "B"]:
         return self.value_head(context.states.mean(1))
@@ -144,7 +147,9 @@ class DenoisingPolicy(nn.Module):
     def act(self, observation: Observation, *, greedy: bool = False) -> Decision:
         """Draw a chunk of actions [B, H, A] (physical units) for every row; greedy: from no noise, without noise."""
         prefix = self.model.prefix(observation)
-        context = self._guided(observation, {"prefix": prefix})
+        return self._decided(self._guided(observation, {"prefix": prefix}), prefix, greedy)
+
+    def _decided(self, context: Context, prefix: Float[Tensor, "B P d"], greedy: bool) -> Decision:
         start = torch.zeros(len(prefix), self.chunk, self.normalizer.num_active, device=prefix.device)
         if not greedy:
             start = torch.randn_like(start)
@@ -160,6 +165,16 @@ class DenoisingPolicy(nn.Module):
             values=self._values(context),
             exact=self.settings.exploration != "matching",
         )
+
+    @property
+    def can_redraw(self) -> bool:
+        return self.cached_prefix
+
+    @torch.no_grad()
+    def redraw(self, observation: Observation, trace: Trace, count: int) -> Decision:
+        """`count` more decisions for every row, from the prefix in its trace; those of a row stand together."""
+        prefix = trace["prefix"].repeat_interleave(count, 0)
+        return self._decided(self._guided(observation, trace, count), prefix, greedy=False)
 
     def _chosen_steps(self, rows: int, device: torch.device) -> Int[Tensor, "B L"]:
         """Which steps of the chain are draws."""

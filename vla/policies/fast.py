@@ -23,7 +23,7 @@ from vla.models.readout import Readout
 from vla.models.token_writer import TokenWriter
 from vla.models.vlm import VisionLanguageModel
 from vla.policies.token import draw_ids
-from vla.types import Decision, Observation, Scores, Trace
+from vla.types import Decision, Observation, Scores, Trace, map_rows
 
 
 class FastPolicy(nn.Module):
@@ -60,15 +60,30 @@ class FastPolicy(nn.Module):
         """Draw a chunk of actions [B, H, A] (physical units) for every row."""
         prefix = self.model.prefix(observation)
         read = self._read(self.perceive(observation, {"prefix": prefix}), observation)
+        return self._decided(read, greedy, {"prefix": prefix} if self.cached_prefix else {})
+
+    def _decided(self, read: Read, greedy: bool, kept: Trace) -> Decision:
         draw = partial(draw_ids, greedy=greedy)
         ids, there, logprobs = self.writer.write(self.model, read, self.temperature, draw)
         return Decision(
             action=self.code.decode(ids, there),
-            trace={"ids": ids, "there": there} | ({"prefix": prefix} if self.cached_prefix else {}),
+            trace={"ids": ids, "there": there} | dict(kept),
             logprobs=logprobs,
             mask=there,
             values=self.value_head(read.states.mean(1)),
         )
+
+    @property
+    def can_redraw(self) -> bool:
+        return self.cached_prefix
+
+    @torch.no_grad()
+    def redraw(self, observation: Observation, trace: Trace, count: int) -> Decision:
+        """`count` more decisions for every row, from the prefix in its trace; those of a row stand together."""
+        found = (self.perceive(observation, trace), trace["prefix"])
+        seen, prefix = (part.repeat_interleave(count, 0) for part in found)
+        again = map_rows(observation, lambda tensor: tensor.repeat_interleave(count, 0))
+        return self._decided(self._read(seen, again), False, {"prefix": prefix})
 
     def score(self, observation: Observation, trace: Trace) -> Scores:
         """Log-probabilities [B, L], entropies [B, L] and values [B] of stored draws under the present weights; 0 where

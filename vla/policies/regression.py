@@ -89,16 +89,30 @@ class RegressionPolicy(nn.Module):
         prefix = self.model.prefix(observation)
         hidden = self.perceive(observation, {"prefix": prefix})
         means, values = self._means(observation, hidden)
+        frozen = {"nothing": {}, "prefix": {"prefix": prefix}, "queries": {"hidden": hidden}}
+        return self._drawn(means, values, greedy, frozen[self.cached])
+
+    def _drawn(self, means: Float[Tensor, "B H a"], values: Float[Tensor, "B"], greedy: bool, kept: Trace) -> Decision:
         drawn = means if greedy else means + self.scale * self.temperature * draw_laplace(means)
         logprobs = self._scores(drawn, means, values).logprobs
-        frozen = {"nothing": {}, "prefix": {"prefix": prefix}, "queries": {"hidden": hidden}}
         return Decision(
             action=self.normalizer.decode(drawn),
-            trace={"drawn": drawn} | frozen[self.cached],
+            trace={"drawn": drawn} | dict(kept),
             logprobs=logprobs,
             mask=torch.ones_like(logprobs, dtype=torch.bool),
             values=values,
         )
+
+    @property
+    def can_redraw(self) -> bool:
+        return self.cached == "queries"
+
+    @torch.no_grad()
+    def redraw(self, observation: Observation, trace: Trace, count: int) -> Decision:
+        """`count` more decisions for every row, from what its trace has perceived; those of a row stand together."""
+        found = (*self._means(observation, trace["hidden"]), trace["hidden"])
+        means, values, hidden = (part.repeat_interleave(count, 0) for part in found)
+        return self._drawn(means, values, False, {"hidden": hidden})
 
     def score(self, observation: Observation, trace: Trace) -> Scores:
         """Log-probabilities [B, L], entropies [B, L] and values [B] of stored draws under the present weights."""
