@@ -54,14 +54,17 @@ def test_position_bias_cancels():
 def test_a_model_judge_sees_rubric_and_case():
     asked = []
 
-    def letters(question):
-        asked.append(question)
-        return (math.log(0.6), math.log(0.2))
+    def letters(questions):
+        asked.extend(questions)
+        return [(math.log(0.6), math.log(0.2)) for _ in questions]
 
     assert ModelJudge(RUBRIC, letters).prefer("Why?", "Because.", "No.") == pytest.approx(0.75)  # .6 / (.6 + .2)
     assert asked[0].startswith("Which answer is better? Judge by these principles:\n- Be kind.\n- Be brief.\n")
     assert "Answer B: go away\nThe better answer is A\n\n" in asked[0]
     assert asked[0].endswith("Question: Why?\nAnswer A: Because.\nAnswer B: No.\nThe better answer is ")
+
+    assert BothOrders(ModelJudge(RUBRIC, letters)).prefer("Why?", "Because.", "No.") == pytest.approx(0.5)
+    assert "Answer A: No.\nAnswer B: Because.\n" in asked[-1]
 
 
 class Server(BaseHTTPRequestHandler):

@@ -8,6 +8,7 @@ import torch
 
 from vla.config import load
 from vla.text import smollm2
+from vla.text.labelling import LetterReader
 from vla.text.language_model import load_language_model, load_language_parts, save_language_model
 
 TINY = ["mode=text", "language_model=tiny", "language_model.vocabulary_size=288", "language_model.width=32",
@@ -31,6 +32,19 @@ def test_adapters_load_with_plain_peft(tmp_path):
     theirs = PeftModel.from_pretrained(base, tmp_path).eval()
     torch.testing.assert_close(theirs(input_ids=TOKENS).logits, parts.model.eval()(input_ids=TOKENS).logits)
     assert (theirs(input_ids=TOKENS).logits - plain).abs().max() > 0.01
+
+
+def test_a_judge_reads_many_questions_as_it_reads_each(tmp_path):
+    config = load(TINY)
+    parts = load_language_parts(config.language_model, config.train, None, TEXTS)
+    with torch.no_grad():
+        for parameter in parts.model.parameters():
+            parameter.mul_(8)  # a random model is as good as indifferent
+    read = LetterReader(parts)
+    questions = ["what is better: two", "what is better: two plus three", "what is two"]
+    together, apart = read(questions), [read([question])[0] for question in questions]
+    assert len({a for a, _ in together}) == 3
+    torch.testing.assert_close(torch.tensor(together), torch.tensor(apart), rtol=1e-4, atol=1e-4)
 
 
 def test_models_load_with_plain_transformers(tmp_path):

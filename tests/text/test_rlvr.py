@@ -160,6 +160,16 @@ def test_adapters_train_against_the_model_without_them(tmp_path):
     assert (tmp_path / "run" / "model" / "adapter_model.safetensors").exists()
 
 
+def test_tags_are_taught_first_and_what_that_does_is_told_apart(tmp_path):
+    tags = ["text.format_steps=40", "+text.rewards.think_format=0.5", "text.families=[add1]", "rl.num_iterations=1"]
+    with pytest.raises(ValueError, match=r"text.max_new_tokens .6. is too short for text.format_steps"):
+        go(tmp_path / "short", *tags)
+    results = go(tmp_path / "run", *tags, "text.max_new_tokens=64", "text.format_learning_rate=3e-3")
+    assert results["after the format examples"].num_starts == results["before"].num_starts
+    assert results["reward think_format"]["before"] == 0.0
+    assert set(results["reward correct"]) == {"before", "after"}
+
+
 class ShareOfA:
     """Reward: the share of the letters of a completion that are an a."""
 

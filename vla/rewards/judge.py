@@ -6,6 +6,7 @@ A language model leans towards the answer it reads first, so `both_orders` asks 
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -26,6 +27,22 @@ class Judge(Protocol):
     """Gives the probability that `first` is the better answer to `prompt`; NaN when it cannot say."""
 
     def prefer(self, prompt: str, first: str, second: str) -> float: ...
+
+
+Case = tuple[str, str, str]
+"""A prompt and two answers to it."""
+
+
+@runtime_checkable
+class BatchJudge(Protocol):
+    """A judge that is faster when it is asked many things at once."""
+
+    def prefer_all(self, cases: Sequence[Case]) -> list[float]: ...
+
+
+def prefer_all(judge: Judge, cases: Sequence[Case]) -> list[float]:
+    """The judge's answer to every case."""
+    return judge.prefer_all(cases) if isinstance(judge, BatchJudge) else [judge.prefer(*case) for case in cases]
 
 
 @dataclass(frozen=True)
@@ -77,16 +94,19 @@ def _case(prompt: str, first: str, second: str) -> str:
 
 @dataclass(frozen=True)
 class ModelJudge:
-    """A language model asked for "A" or "B": `letter_logprobs(question)` gives their log-probabilities as its next
-    token.
+    """A language model asked for "A" or "B": `letter_logprobs(questions)` gives their log-probabilities as its next
+    token behind each question.
     """
 
     rubric: Rubric
-    letter_logprobs: Callable[[str], tuple[float, float]]
+    letter_logprobs: Callable[[Sequence[str]], Sequence[tuple[float, float]]]
 
     def prefer(self, prompt: str, first: str, second: str) -> float:
-        a, b = self.letter_logprobs(self.rubric.question(prompt, first, second))
-        return 1 / (1 + math.exp(min(b - a, 700)))
+        return self.prefer_all([(prompt, first, second)])[0]
+
+    def prefer_all(self, cases: Sequence[Case]) -> list[float]:
+        letters = self.letter_logprobs([self.rubric.question(*case) for case in cases])
+        return [1 / (1 + math.exp(min(b - a, 700))) for a, b in letters]
 
 
 @dataclass(frozen=True)
@@ -130,8 +150,12 @@ class BothOrders:
     judge: Judge
 
     def prefer(self, prompt: str, first: str, second: str) -> float:
-        there, back = self.judge.prefer(prompt, first, second), self.judge.prefer(prompt, second, first)
-        return (there + 1 - back) / 2
+        return self.prefer_all([(prompt, first, second)])[0]
+
+    def prefer_all(self, cases: Sequence[Case]) -> list[float]:
+        turned = [(prompt, second, first) for prompt, first, second in cases]
+        answers, count = prefer_all(self.judge, [*cases, *turned]), len(cases)
+        return [(there + 1 - back) / 2 for there, back in zip(answers[:count], answers[count:], strict=True)]
 
 
 def rank_by_judge(judge: Judge, prompt: str, completions: Sequence[str]) -> list[float]:
@@ -139,9 +163,9 @@ def rank_by_judge(judge: Judge, prompt: str, completions: Sequence[str]) -> list
     judgement is.
     """
     count = len(completions)
+    pairs = list(itertools.combinations(range(count), 2))
+    answers = prefer_all(judge, [(prompt, completions[i], completions[j]) for i, j in pairs])
     wins = [[0.0] * count for _ in range(count)]
-    for i in range(count):
-        for j in range(i + 1, count):
-            wins[i][j] = judge.prefer(prompt, completions[i], completions[j])
-            wins[j][i] = 1 - wins[i][j]
+    for (i, j), preference in zip(pairs, answers, strict=True):
+        wins[i][j], wins[j][i] = preference, 1 - preference
     return [sum(row) / max(count - 1, 1) for row in wins]

@@ -35,6 +35,11 @@ class Judged:
         """Problems on which the verifier failed; they count as not solved."""
         return int(np.isnan(self.rewards).sum())
 
+    def mean_part(self, name: str) -> float:
+        """Mean of one part of the reward, over the problems on which it could be scored."""
+        values = [episode.parts[name] for episode in self.episodes]
+        return float(np.nanmean(values)) if any(value == value for value in values) else float("nan")
+
     @property
     def mean_tokens(self) -> float:
         return float(np.mean([episode.sample.num_tokens for episode in self.episodes]))

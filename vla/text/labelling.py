@@ -11,7 +11,8 @@ import torch
 import yaml
 
 from vla.config.text import JudgeSettings
-from vla.decoding.causal import evaluating, hidden_states, output_head
+from vla.data.packing import pack_texts
+from vla.decoding.causal import attends_fully, evaluating, hidden_states, output_head
 from vla.preference.rankings import ranks_from_scores
 from vla.rewards.gold import Gold
 from vla.rewards.judge import BothOrders, GoldJudge, Judge, ModelJudge, Rubric, UrlJudge, rank_by_judge
@@ -30,6 +31,8 @@ BUILT_IN = Rubric(
         ("Greet a friend.", "Go away.", "Hello! It is lovely to see you.", "B"),
     ),
 )
+JUDGE_ROW_TOKENS = 1024
+"""Of the tree of a judge's questions: the attention mask of a row is square."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,10 @@ def read_rubric(path: str | None) -> Rubric:
 
 
 class LetterReader:
-    """Log-probabilities of "A" and "B" as the model's next token, behind a question put as a user's message."""
+    """Log-probabilities of "A" and "B" as the model's next token, behind questions put as a user's message.
+
+    The questions of a call go through the model as trees: the rubric, a prompt and a first answer are read once.
+    """
 
     def __init__(self, parts: LanguageParts) -> None:
         self.parts = parts
@@ -85,16 +91,21 @@ class LetterReader:
             )
 
     @torch.no_grad()
-    def __call__(self, question: str) -> tuple[float, float]:
-        chat, device = self.parts.chat, self.parts.device
-        beginning = chat.encode("The better answer is")
-        tokens = torch.tensor([[*chat.prompt([{"role": "user", "content": question}]), *beginning]], device=device)
-        positions = torch.arange(tokens.shape[1], device=device)[None]
-        with evaluating(self.parts.model):
-            seen = torch.ones_like(tokens, dtype=torch.bool)
-            hidden = hidden_states(self.parts.model, tokens, positions, seen)
-            logprobs = output_head(self.parts.model)(hidden[:, -1]).float().log_softmax(-1)[0]
-        return float(logprobs[self.letters[0]]), float(logprobs[self.letters[1]])
+    def __call__(self, questions: Sequence[str]) -> list[tuple[float, float]]:
+        chat, model = self.parts.chat, self.parts.model
+        beginning, letter = chat.encode("The better answer is"), self.letters[0]
+        texts = []
+        for question in questions:
+            ids = [*chat.prompt([{"role": "user", "content": question}]), *beginning, letter]
+            texts.append((ids, [False] * (len(ids) - 1) + [True]))
+        room = max(JUDGE_ROW_TOKENS, *(len(ids) for ids, _ in texts))
+        packed = pack_texts(texts, room, attends_fully(model), self.parts.device)
+        rows = packed.rows
+        with evaluating(model):
+            hidden = hidden_states(model, rows.tokens, rows.positions, rows.attention).flatten(0, 1)[rows.slots]
+            logprobs = output_head(model)(hidden).float().log_softmax(-1)[:, self.letters]
+        found = torch.empty_like(logprobs).index_copy(0, packed.sequence, logprobs)
+        return [(a, b) for a, b in found.tolist()]
 
 
 def compare_by_judge(judge: Judge, answers: Sequence[Sequence[Said]], whole: bool = False) -> Labels:

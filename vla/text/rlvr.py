@@ -67,13 +67,13 @@ def run_rlvr(config: TextConfig, folder: RunFolder, progress: Progress) -> dict[
             before = judge_before(wired, sets, folder)
         progress.say(f"before: {rate_of(before)} on held-out problems")
         with timer("format"):
-            teach_format(wired, settings, sets, config.train.seed, progress)
+            taught = teach_format(wired, settings, sets, config.train.seed, progress)
         with timer("rl"):
             refine(wired, config, sets, folder, progress, timer)
         with timer("judge"):
             after = judge_evaluation(wired, sets)
             sampled = judge_sampled(wired, sets, settings)
-        results = {**results_of(before, after, sets, process.failures), **sampled}
+        results = {**results_of(before, after, sets, process.failures), **taught, **sampled}
         progress.say(f"after:  {rate_of(after)} on the same problems")
         progress.say(f"change: {results['comparison']}")
     save_language_model(wired.parts, folder.path / "model")
@@ -165,6 +165,9 @@ def results_of(before: Judged, after: Judged, sets: ProblemSets, failures: dict[
         "mean_tokens": {"before": before.mean_tokens, "after": after.mean_tokens},
         "unscorable": {"before": before.num_unscorable, "after": after.num_unscorable, "reasons": failures},
     }
+    parts = before.episodes[0].parts
+    for name in parts if len(parts) > 1 else ():
+        results[f"reward {name}"] = {"before": before.mean_part(name), "after": after.mean_part(name)}
     if len(sets.families) > 1:
         names = [problem.family for problem in sets.evaluation]
         for family in sets.families:
@@ -175,12 +178,16 @@ def results_of(before: Judged, after: Judged, sets: ProblemSets, failures: dict[
     return results
 
 
-def teach_format(wired: Wired, settings: Rlvr, sets: ProblemSets, seed: int, progress: Progress) -> None:
+def teach_format(
+    wired: Wired, settings: Rlvr, sets: ProblemSets, seed: int, progress: Progress
+) -> dict[str, SuccessRate]:
     """A short SFT on training problems answered between the tags, because no reward reaches a model that never writes
-    them.
+    them; what it alone does on held-out problems, since its examples hold right answers.
+
+    Raises ValueError when such an answer is longer than a completion may be.
     """
     if settings.format_steps == 0:
-        return
+        return {}
     chat, stop = wired.parts.chat, wired.parts.tokenizer.eos_token_id
     examples = []
     for problem in sets.train:
@@ -189,12 +196,21 @@ def teach_format(wired: Wired, settings: Rlvr, sets: ProblemSets, seed: int, pro
         text = f"<think>{thought}</think>\n<answer>{problem.answer}</answer>"
         ids = wired.parts.tokenizer(text, add_special_tokens=False).input_ids
         examples.append(Example(chat.prompt([{"role": "user", "content": problem.question}]), [*ids, stop]))
+    longest = max(len(example.completion) for example in examples)
+    if longest > settings.max_new_tokens:
+        raise ValueError(
+            f"text.max_new_tokens ({settings.max_new_tokens}) is too short for text.format_steps: an answer between its"
+            f" tags takes up to {longest} tokens"
+        )
     batch = min(FORMAT_BATCH, len(examples))
     fitting = FitSettings(settings.format_steps, batch, batch, settings.format_learning_rate, 0.1, 1.0)
     # As likely as the model itself finds them, whatever temperature RL draws at.
     policy = wired.parts.policy(Sampling(), settings.max_new_tokens)
     with progress.stage("format", settings.format_steps) as stage:
         fit_examples(policy, examples, fitting, derive_seed(seed, "format"), lambda _, loss: stage.advance(loss=loss))
+    taught = rate_of(judge_evaluation(wired, sets))
+    progress.say(f"after the format examples: {taught} on the same problems")
+    return {"after the format examples": taught}
 
 
 def refine(
@@ -203,6 +219,7 @@ def refine(
     """The RL iterations."""
     rl = config.rl
     assert isinstance(config.text, Rlvr)
+    learner = with_critic(wired.policy, rl.critic)
     oversampling = Oversampling(rl.starts_per_iteration, config.text.max_oversampling)
 
     def collect(iteration: int) -> Rollout:
@@ -219,7 +236,6 @@ def refine(
                 rollout = sample(oversampling.count)
                 oversampling.learn(rollout)
                 return rollout
-    learner = with_critic(wired.policy, rl.critic)
             return collect_informative(sample, rl.starts_per_iteration, rl.max_refills)
 
     def watch(iteration: int, rollout: Rollout) -> dict[str, float]:
