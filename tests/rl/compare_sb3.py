@@ -1,6 +1,7 @@
 """Our PPO beside stable-baselines3's: one task, the same environment steps, networks, settings and seeds; both printed.
 
     PYTHONPATH=. python tests/rl/compare_sb3.py [--steps 100000] [--seeds 0 1 2]
+    PYTHONPATH=. python tests/rl/compare_sb3.py --cart-pole      # our PPO and our GRPO until a pole stands; no peer
 
 Pendulum-v1: an iteration is 20 whole episodes of 200 steps on both sides, 10 epochs of 20 minibatches of 200 rows, clip
 .2, gamma .9, lambda .95, Adam 1e-3, 64-64 tanh actor and critic, gradient norm .5, value coefficient .5. What differs:
@@ -17,7 +18,7 @@ from collections.abc import Callable
 import gymnasium
 import numpy as np
 import torch
-from control import Gymnasium, StatePolicy, observe
+from control import BALANCING, Gymnasium, StatePolicy, balance, observe
 
 from vla.rl.catalogue import make_algorithm
 from vla.rl.loop import LoopSettings, LoopState, train
@@ -97,11 +98,24 @@ def evaluate(act: Act) -> tuple[float, float]:
     return float(np.mean(returns)), float(np.std(returns, ddof=1) / len(returns) ** 0.5)
 
 
+def print_balancing(seeds: list[int]) -> None:
+    """Mean return by control steps of PPO and GRPO on CartPole."""
+    for name in BALANCING:
+        for seed in seeds:
+            start = time.process_time()
+            curve = balance(name, seed)
+            shown = "  ".join(f"{steps}: {value:.0f}" for steps, value in curve)
+            print(f"{name:4} seed {seed}  {time.process_time() - start:4.0f} CPU-s  {shown}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--cart-pole", action="store_true")
     given = parser.parse_args()
+    if given.cart_pole:
+        return print_balancing(given.seeds)
     num_iterations = given.steps // (EPISODES * LENGTH)
     for name, run in (("ours", ours), ("stable-baselines3", theirs)):
         finals = []

@@ -14,6 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from vla.rl.catalogue import make_algorithm
+from vla.rl.loop import LoopSettings, LoopState, train
+from vla.rl.rollout import collect_rollout
+from vla.rl.update import UpdateSettings
 from vla.types import Decision, Observation, Scores, Trace
 
 
@@ -107,3 +111,58 @@ class StatePolicy(nn.Module):
     def critic_parameters(self) -> Iterator[Parameter]:
         assert self.critic is not None
         return self.critic.parameters()
+
+
+@dataclass(frozen=True)
+class Balancing:
+    """How an algorithm learns CartPole: its settings, the rollout of an iteration, how the optimizer moves."""
+
+    settings: dict[str, Any]
+    starts: int
+    group_size: int
+    num_minibatches: int
+    learning_rate: float
+
+
+BALANCING = {
+    "ppo": Balancing(
+        {"clip_low": 0.2, "clip_high": 0.2, "gamma": 0.98, "gae_lambda": 0.9, "value_coefficient": 0.5},
+        starts=16, group_size=1, num_minibatches=8, learning_rate=2e-3,
+    ),
+    "grpo": Balancing(
+        {"clip_low": 0.2, "clip_high": 0.2, "reduction": "token"},
+        starts=4, group_size=8, num_minibatches=4, learning_rate=1e-2,
+    ),
+}  # fmt: skip
+
+
+def balance(name: str, seed: int, enough: float = 150.0, num_iterations: int = 15) -> list[tuple[int, float]]:
+    """(control steps so far, mean return) of each iteration, until a pole stands `enough` of at most 200 steps."""
+    torch.manual_seed(seed)
+    how = BALANCING[name]
+    environment = Gymnasium("CartPole-v1", how.starts * how.group_size, max_steps=200)
+    policy = StatePolicy(state=4, choices=2, critic=name == "ppo")
+    curve: list[tuple[int, float]] = []
+
+    def collect(iteration: int) -> Any:
+        first = seed * 1_000_000 + iteration * 1000
+        seeds = range(first, first + how.starts)
+        return collect_rollout(policy, environment, seeds, how.group_size, observe, version=iteration)
+
+    def until_it_stands(iteration: int, rollout: Any, metrics: dict[str, float]) -> bool:
+        so_far = curve[-1][0] if curve else 0
+        curve.append((so_far + int(metrics["control_steps"]), metrics["return_mean"]))
+        return curve[-1][1] > enough
+
+    train(
+        policy,
+        make_algorithm(name, **how.settings),
+        collect,
+        torch.optim.Adam(policy.parameters(), lr=how.learning_rate, eps=1e-5),
+        UpdateSettings(epochs=8, num_minibatches=how.num_minibatches, micro_batch_rows=10_000, max_grad_norm=0.5),
+        LoopSettings(num_iterations=num_iterations),
+        LoopState(),
+        on_iteration=until_it_stands,
+    )
+    environment.close()
+    return curve
