@@ -4,6 +4,7 @@ python scripts/view_rollouts.py runs/NAME                   # opens the browser
 python scripts/view_rollouts.py runs/NAME --live            # follows a run that is still training
 python scripts/view_rollouts.py runs/NAME --html page.html  # one file that opens from disk
 python scripts/view_rollouts.py runs/NAME --rrd rollouts.rrd
+python scripts/view_rollouts.py runs/NAME --dataset FOLDER  # a LeRobotDataset v3 of one episode a start
 python scripts/view_rollouts.py runs/NAME --native          # MuJoCo's own viewer, the policy acting live
 """
 
@@ -21,6 +22,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--live", action="store_true", help="wait for a run's first episodes; new ones appear")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write one page that needs no server")
     parser.add_argument("--rrd", type=Path, metavar="FILE", help="write a recording for Rerun")
+    parser.add_argument("--dataset", type=Path, metavar="FOLDER", help="write a LeRobotDataset v3")
+    parser.add_argument("--successes", action="store_true", help="of --dataset: no failures")
     parser.add_argument("--native", action="store_true", help="MuJoCo's viewer; needs a display")
     parser.add_argument("--episodes", type=int, default=24, help="in a file, the newest (default %(default)s)")
     parser.add_argument("--port", type=int, default=0, help="of the page (default: a free one)")
@@ -35,13 +38,16 @@ def main(argv: list[str] | None = None) -> int:
 
     runtime.prepare()
     from scripts.viewing import open_library, watch_native, write_html, write_rrd
+    from vla.viewer.dataset import write_dataset
 
     try:
-        library = open_library(options.run)
+        library = open_library(options.run, wait=options.live)
         while options.live and not library.lines():
             time.sleep(2)
         if options.native:
             watch_native(options.run)
+        elif options.dataset:
+            write_dataset(library, options.dataset, options.episodes, options.successes)
         elif options.html or options.rrd:
             if options.html:
                 write_html(library, options.html, options.episodes)

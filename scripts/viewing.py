@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,11 @@ class Replayer:
         return replay(self.environments[key], seeds, actions)
 
 
-def open_library(run: Path) -> Library:
-    """The episodes of a run; ValueError when the folder is none, or recorded nothing."""
+def open_library(run: Path, wait: bool = False) -> Library:
+    """The episodes of a run; ValueError when the folder is none. `wait` for one that only begins."""
     passport = run / "policy.json"
+    while wait and not passport.exists():
+        time.sleep(1)
     if not passport.exists():
         raise ValueError(f"{run} is no run of a robot policy: there is no policy.json in it")
     library = Library(run, Replayer(), json.loads(passport.read_text())["action_spec"])
@@ -60,13 +63,17 @@ def write_rrd(library: Library, path: Path, limit: int) -> None:
 
 
 def watch_native(run: Path) -> None:
-    """MuJoCo's viewer with the policy acting live; instructions are typed into the terminal."""
+    """MuJoCo's viewer with the policy acting live; instructions come from a page with a text box, or the terminal."""
     from scripts.world import world_of
     from sim.native import watch
     from vla.evaluate.settings import settings_of
     from vla.stages.robot import load_policy
+    from vla.viewer.box import InstructionBox
 
     config = settings_of(run, ["sim.num_envs=1"])
     world = world_of(config.sim)
     policy, observe = load_policy(run, config, world)
-    watch(world.environment(), lambda seen: policy.act(observe(seen), greedy=True).action.float().cpu().numpy())
+    box = InstructionBox()
+    box.open()
+    act = lambda seen: policy.act(observe(seen), greedy=True).action.float().cpu().numpy()  # noqa: E731
+    watch(world.environment(), act, typed=iter(box))

@@ -20,9 +20,9 @@ Lived = tuple[list[np.ndarray], list[float], list[bool], list[dict[str, float]]]
 """Actions [decisions, CHUNK, 7], returns, success and measures of some episodes."""
 
 
-def lived(robot: str, seeds: list[int], error: float, image_size: int) -> Lived:
+def lived(robot: str, seeds: list[int], error: float, image_size: int, reward: dict[str, float]) -> Lived:
     """What the expert does on some starts, when its hand is pushed aside by `error` metres a step."""
-    env = sim.make_vector(robot=robot, num_envs=len(seeds), image_size=image_size, num_threads=1)
+    env = sim.make_vector(robot=robot, num_envs=len(seeds), image_size=image_size, num_threads=1, reward=reward)
     expert, ids = Expert(env, seed=0), np.arange(len(seeds))
     env.reset(seeds, ids, render=False)
     expert.reset(ids)
@@ -51,7 +51,7 @@ def chunked(actions: list[np.ndarray]) -> np.ndarray:
 def make_run(folder: Path, robot: str = "gantry", image_size: int = 32) -> Path:
     """Write `folder` as a run would: policy.json, recordings/rl-000010 of two episodes from each of two starts."""
     settings = load([f"sim.robot={robot}", f"sim.image_size={image_size}", "sim.num_threads=1"]).sim
-    parts = [lived(robot, [5, 6], error, image_size) for error in (0.0, ERROR)]
+    parts = [lived(robot, [5, 6], error, image_size, settings.reward) for error in (0.0, ERROR)]
     order = [(0, 0), (1, 0), (0, 1), (1, 1)]  # of each start, done well and done badly
     actions, returns, success, measures = ([parts[e][kind][i] for e, i in order] for kind in range(4))
     counts = [len(a) for a in actions]

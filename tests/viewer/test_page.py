@@ -7,9 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import vla.runtime
+from scripts import view_rollouts
 from scripts.viewing import open_library, write_html
 from tests.viewer.chromium import PROGRAM, browser
 from tests.viewer.expert_run import make_run
+from vla.data.demonstrations import open_demonstrations
 from vla.viewer.server import make_server
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -75,6 +78,24 @@ def test_a_simulator_that_has_changed_is_told(run):
     assert not library.episode("recordings/rl-000010/0")["faithful"]
 
 
+def test_rollouts_become_a_dataset_that_lerobot_reads(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(vla.runtime, "prepare", lambda *arguments, **settings: None)
+    folder = tmp_path / "dataset"
+    assert view_rollouts.main([str(run), "--dataset", str(folder), "--successes"]) == 0
+    assert "2 episodes, one of each start" in capsys.readouterr().out
+    library = open_library(run)
+    found = open_demonstrations(folder, action_spec=library.spec)
+    assert found.num_episodes == 2
+    assert found.columns.success.all()
+    wins = [line for line in library.lines() if line["success"]]
+    assert sorted(set(found.columns.seed.tolist())) == sorted(line["seed"] for line in wins)
+    lived = library.episode(min(wins, key=lambda line: line["seed"])["id"])
+    # The first frame shows the start, and the hand is told to be where it is.
+    np.testing.assert_allclose(found.columns.proprio[0, :3], lived["commanded"][0][:3], atol=1e-4)
+    assert len(lived["reward"]) == int((found.columns.episode_index == 0).sum())
+    assert found.instructions[found.columns.task_index[0]] == lived["instruction"]
+
+
 @needs_chromium
 def test_the_page_opens_from_disk_and_plays(page, tmp_path):
     with browser(tmp_path) as chrome:
@@ -116,7 +137,7 @@ def test_scrubbing_shows_that_moment_in_every_view(page, tmp_path):
         # Turning the scene draws it anew; a second episode stands beside the first.
         chrome.run("state.views[0].scene.eye.azimuth += 1, state.views[0].scene.redraw(), 0")
         assert chrome.run(scene) != moments[1][1]
-        chrome.run("document.querySelectorAll('.row u')[1].click()")
+        chrome.run("document.querySelector('.sibling').click()")
         chrome.wait("document.querySelectorAll('.episode').length === 2")
         assert chrome.run("document.querySelectorAll('.scene').length") == 2
         assert chrome.errors == []

@@ -70,10 +70,21 @@ async function open(id, beside = false) {
     const found = await Promise.all(state.shown.map(name => store.episode(name)));
     $("episodes-shown").innerHTML = ""; $("episodes-shown").className = found.length > 1 ? "two" : "one";
     state.views = found.map(e => new EpisodeView($("episodes-shown"), e, seek));
+    if (found.length === 1) offerSibling(found[0]);
     $("time").max = Math.max(...state.views.map(view => view.last));
     seek(0); drawList();
   } catch (error) { $("episodes-shown").textContent = String(error); }
   $("waiting").hidden = true;
+}
+
+// Another episode from the same start, one that ended otherwise first: what went differently is seen beside each other.
+function offerSibling(e) {
+  const same = state.episodes.filter(o => o.id !== e.id && o.seed === e.seed && label(o) === label(e));
+  const other = same.find(o => o.success !== e.success) ?? same[0];
+  if (!other) return;
+  const button = make("button", "sibling", `show beside a ${other.success ? "success" : "failure"} from the same start`);
+  button.onclick = () => open(other.id, true);
+  state.views[0].root.querySelector(".asked").append(button);
 }
 
 function seek(t) {

@@ -84,11 +84,25 @@ class EpisodeView {
     const thought = [["value", "value"], ["advantage", "advantage"]].filter(([key]) => e.decisions.some(d => d[key] !== null));
     const series = thought.map(([key, name]) => ({ name, values: per(key), at: starts }));
     add("Reward, value, advantage", "a decision", "lines", { series: [{ name: "reward", values: summed(e), at: starts, thin: true }, ...series] });
-    add("Log-prob of every draw", "a column a decision; dark: unlikely", "cells", { cells: e.decisions.map(d => masked(d.logprobs, d.chosen)), scale: v => ["--c0", Math.min(1, 0.06 - v / 5)] });
+    if (e.decisions.some(d => d.chosen.some(Boolean))) add("Log-prob of every draw", "a column a decision; dark: unlikely", "cells", { cells: e.decisions.map(d => masked(d.logprobs, d.chosen)), scale: v => ["--c0", Math.min(1, 0.06 - v / 5)] });
     if (e.decisions.some(d => d.ratio)) add("Ratio after the update", "orange: likelier, blue: less", "cells", { cells: e.decisions.map(d => masked(d.ratio ?? [], d.chosen)), scale: v => [v > 1 ? "--c1" : "--c0", Math.min(1, 0.04 + Math.abs(Math.log(v)) / 0.3)] });
     for (const axis of [0, 1, 2]) add(`${e.names[axis]}: planned and executed`, "cm a control step", "lines", { series: [
       { name: "planned", values: e.reward.map((_, t) => 100 * this.planned(t)[axis]), colour: "--c1" },
       { name: "executed", values: e.reward.map((_, t) => 100 * (e.hand[t + 1][axis] - e.hand[t][axis])), colour: "--c0" }] });
+    const grip = e.names.indexOf("gripper"), wide = 100 * Math.max(...e.opening);
+    if (grip >= 0) add("Gripper: told and measured", "cm between the fingers", "lines", { low: 0, series: [
+      { name: "told", values: e.reward.map((_, t) => this.planned(t)[grip] > 0 ? 0 : wide), colour: "--c1" },
+      { name: "measured", values: e.opening.slice(1).map(v => 100 * v), colour: "--c0" }] });
+    if (e.decisions.some(d => d.chain)) this.chain = new Plot(grid, "Denoising of this decision", "cm the chunk leads, from noise (left) to actions", "lines", () => {});
+  }
+
+  // From noise to actions: how far the chunk of the decision at hand leads along each axis, step by step of the chain.
+  drawChain(d) {
+    if (!this.chain || !d?.chain) return;
+    const lead = axis => d.chain.map(chunk => 100 * chunk.reduce((sum, move) => sum + move[axis], 0));
+    const series = [0, 1, 2].map(axis => ({ name: this.e.names[axis], values: lead(axis) }));
+    this.chain.set({ length: d.chain.length - 1, starts: [], series });
+    this.chain.draw(null);
   }
 
   planned(t) { const d = this.e.decisions[this.e.decision[t]]; return d.action[Math.min(t - d.step, d.action.length - 1)]; }
@@ -104,6 +118,7 @@ class EpisodeView {
     this.scene.draw(t, paths, rgba("--faint").slice(0, 3));
     this.write(t, d);
     for (const plot of this.all) plot.draw(t);
+    this.drawChain(d);
   }
 
   write(t, d) {
@@ -111,7 +126,7 @@ class EpisodeView {
     rows.push(["hand", e.hand[t].map(v => (100 * v).toFixed(1)).join("  ") + " cm"], ["fingers", `${(100 * e.opening[t]).toFixed(1)} cm`]);
     if (d?.value != null) rows.push(["value", number(first(d.value))]);
     if (d?.advantage != null) rows.push(["advantage", number(first(d.advantage))]);
-    if (d) rows.push(["log-prob", number(d.logprobs.reduce((a, b, i) => a + b * d.chosen[i], 0)) + " nats, all draws"]);
+    if (d?.chosen.some(Boolean)) rows.push(["log-prob", number(d.logprobs.reduce((a, b, i) => a + b * d.chosen[i], 0)) + " nats, all draws"]);
     if (d?.ratio) rows.push(["ratio", `${Math.min(...d.ratio).toFixed(2)} to ${Math.max(...d.ratio).toFixed(2)}`]);
     this.readout.innerHTML = "";
     for (const [name, value] of rows) this.readout.append(make("span", "", name), make("b", "", value));

@@ -41,8 +41,9 @@ class Plot {
     this.x = v => MARGIN.left + (width - MARGIN.left - MARGIN.right) * v / Math.max(1, this.length);
     if (this.kind === "cells") this.drawCells(pen, height); else this.drawLines(pen, width, height);
     pen.fillStyle = colour("--soft"); pen.textAlign = "center";
-    const step = [5, 10, 20, 50, 100, 200].find(s => this.length / s <= 8) || 500;
-    for (let v = 0; v <= this.length; v += step) pen.fillText(v, this.x(v), height - 4);
+    const step = [5, 10, 20, 50, 100, 200].find(s => this.length / s <= 8) || 500, every = this.length <= 8 ? 1 : step;
+    for (let v = 0; v <= this.length; v += every) pen.fillText(v, this.x(v), height - 4);
+    if (t === null) return;
     pen.strokeStyle = colour("--ink"); pen.lineWidth = 1; pen.globalAlpha = 0.75;
     pen.beginPath(); pen.moveTo(this.x(t), MARGIN.top - 4); pen.lineTo(this.x(t), height - MARGIN.bottom + 3); pen.stroke();
     pen.globalAlpha = 1;

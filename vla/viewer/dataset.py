@@ -1,0 +1,80 @@
+"""Recorded episodes as a LeRobotDataset: lived again and written with pictures, to train on or look at elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vla.data.collect import PROPRIO_NAMES
+from vla.data.lerobot_format import DatasetSpec
+from vla.data.lerobot_writer import Episode, LeRobotWriter
+from vla.viewer.library import Library
+from vla.viewer.payload import Replayed, actions_of
+
+
+def write_dataset(library: Library, folder: Path, limit: int, only_successes: bool) -> int:
+    """Write the newest `limit` episodes, one of each start (a success where there is one); how many they were.
+
+    Raises ValueError when the folder exists already, there is nothing to write, or an episode was recorded in another
+    simulator and comes to another end.
+    """
+    chosen = one_of_each_start([line for line in library.lines() if line["success"] or not only_successes])[:limit]
+    if not chosen:
+        raise ValueError(f"{library.run} holds no {'success' if only_successes else 'episode'} to write")
+    writer = None
+    for line in chosen:
+        name, _, number = line["id"].rpartition("/")
+        recording = library.known[library.run / f"{name}.safetensors"]
+        (lived,) = library.replayer(recording.sim, [line["seed"]], [actions_of(recording)[int(number)]])
+        if lived.success != line["success"]:
+            raise ValueError(f"{line['id']} comes to another end in this simulator: it has changed since")
+        episode = episode_of(lived, actions_of(recording)[int(number)], line["seed"], library.spec)
+        writer = writer or LeRobotWriter(folder, spec_of(library, recording.sim, episode))
+        writer.add(episode)
+    assert writer is not None
+    print(f"{writer.finish()}: {len(chosen)} episodes, one of each start")
+    return len(chosen)
+
+
+def one_of_each_start(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The first line of every start, a success before a failure."""
+    found: dict[int, Mapping[str, Any]] = {}
+    for line in lines:
+        if line["seed"] not in found or (line["success"] and not found[line["seed"]]["success"]):
+            found[line["seed"]] = line
+    return list(found.values())
+
+
+def episode_of(lived: Replayed, actions: np.ndarray, seed: int, spec: Mapping[str, Any]) -> Episode:
+    """What was seen before every control step, and what was done: actions as the environment clipped them."""
+    count = len(lived.reward)
+    done = np.clip(np.concatenate(list(actions))[:count], spec["low"], spec["high"]).astype(np.float32)
+    felt = np.concatenate([np.stack(lived.commanded), np.array(lived.opening)[:, None]], axis=1)
+    return Episode(
+        images={camera: np.stack(pictures[:count]) for camera, pictures in lived.frames.items()},
+        proprio=felt[:count].astype(np.float32),
+        actions=done,
+        perturbed=np.zeros(count, dtype=bool),
+        instruction=lived.instruction,
+        seed=seed,
+        success=lived.success,
+    )
+
+
+def spec_of(library: Library, sim: Mapping[str, Any], episode: Episode) -> DatasetSpec:
+    """What the dataset says of itself."""
+    pictures = next(iter(episode.images.values()))
+    return DatasetSpec(
+        fps=round(library.spec["control_hz"]),
+        robot=sim["robot"],
+        cameras=tuple(episode.images),
+        image_size=pictures.shape[1:3],
+        proprio_names=PROPRIO_NAMES,
+        action_names=tuple(library.spec["names"]),
+        action_spec=library.spec,
+        source={"task": sim["task"], "robot": sim["robot"], "rollouts_of": library.run.name},
+        storage="video",
+    )
