@@ -33,8 +33,10 @@ class VlaEnv(EnvConfig):
 
     def __post_init__(self) -> None:
         shape = (self.image_size, self.image_size, 3)
-        parts = {"action": (FeatureType.ACTION, (7,), "action")}
-        parts["agent_pos"] = (FeatureType.STATE, (7,), "observation.state")
+        parts = {
+            "action": (FeatureType.ACTION, (7,), "action"),
+            "agent_pos": (FeatureType.STATE, (7,), "observation.state"),
+        }
         parts |= {f"pixels/{c}": (FeatureType.VISUAL, shape, f"observation.images.{c}") for c in self.cameras}
         self.features = {name: PolicyFeature(kind, size) for name, (kind, size, _) in parts.items()}
         self.features_map = {name: key for name, (_, _, key) in parts.items()}
@@ -47,10 +49,10 @@ class VlaEnv(EnvConfig):
 
     def create_envs(self, n_envs: int, use_async_envs: bool = False) -> dict[str, dict[int, Any]]:
         makers = [partial(ForLeRobot, self.first_start, self.gym_kwargs)] * n_envs
-        how: dict[str, Any] = {"autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP}
+        same = gymnasium.vector.AutoresetMode.SAME_STEP
         if use_async_envs and n_envs > 1:
-            return {self.type: {0: gymnasium.vector.AsyncVectorEnv(makers, context="forkserver", **how)}}
-        return {self.type: {0: gymnasium.vector.SyncVectorEnv(makers, **how)}}
+            return {self.type: {0: gymnasium.vector.AsyncVectorEnv(makers, context="forkserver", autoreset_mode=same)}}
+        return {self.type: {0: gymnasium.vector.SyncVectorEnv(makers, autoreset_mode=same)}}
 
 
 class ForLeRobot(gymnasium.Wrapper):
