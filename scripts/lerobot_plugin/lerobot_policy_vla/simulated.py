@@ -33,10 +33,8 @@ class VlaEnv(EnvConfig):
 
     def __post_init__(self) -> None:
         shape = (self.image_size, self.image_size, 3)
-        parts = {
-            "action": (FeatureType.ACTION, (7,), "action"),
-            "agent_pos": (FeatureType.STATE, (7,), "observation.state"),
-        }
+        parts = {"action": (FeatureType.ACTION, (7,), "action")}
+        parts["agent_pos"] = (FeatureType.STATE, (7,), "observation.state")
         parts |= {f"pixels/{c}": (FeatureType.VISUAL, shape, f"observation.images.{c}") for c in self.cameras}
         self.features = {name: PolicyFeature(kind, size) for name, (kind, size, _) in parts.items()}
         self.features_map = {name: key for name, (_, _, key) in parts.items()}
@@ -62,12 +60,11 @@ class ForLeRobot(gymnasium.Wrapper):
         super().__init__(Environment(render_mode="rgb_array", **options))
         self.task, self.task_description = options["task"], ""
         self.first_start, self._max_episode_steps = first_start, options["max_steps"]
-        inside = self.env.observation_space.spaces
-        pixels = gymnasium.spaces.Dict({camera: inside[camera] for camera in options["cameras"]})
-        self.observation_space = gymnasium.spaces.Dict({"pixels": pixels, "agent_pos": inside["proprio"]})
+        seen = self.env.observation_space
+        pixels = gymnasium.spaces.Dict({camera: seen[camera] for camera in options["cameras"]})
+        self.observation_space = gymnasium.spaces.Dict({"pixels": pixels, "agent_pos": seen["proprio"]})
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """The start of a seed; without one any of the held-out starts."""
         number = int(np.random.default_rng().integers(NUM_HELD_OUT)) if seed is None else seed
         seen, info = self.env.reset(seed=self.first_start + number)
         return self.shown(seen), {**info, "is_success": False}
