@@ -113,6 +113,18 @@ class Backbone(nn.Module):
         if head is not weight:
             head[first : first + count] = rows
 
+    @torch.no_grad()
+    def scatter(self, first: int, count: int) -> None:
+        """Give `count` ids from `first` independent random embeddings, with the spread that the vocabulary has.
+
+        Ids that a model was trained with and never saw are all alike: every answer has pushed them the same way.
+        """
+        weight = self.model.get_input_embeddings().weight
+        weight[first : first + count] = torch.randn_like(weight[first : first + count]) * weight.std()
+        head = self.model.get_output_embeddings().weight
+        if head is not weight:
+            head[first : first + count] = weight[first : first + count]
+
     @staticmethod
     def new_cache() -> Any:
         from transformers import DynamicCache

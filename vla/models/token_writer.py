@@ -41,6 +41,7 @@ class TokenWriter(nn.Module):
             )
         self.num_symbols, self.first_id = num_symbols, model.backbone.vocabulary_size - len(lengths)
         model.backbone.order(self.first_id, num_integers)
+        model.backbone.scatter(self.first_id + num_integers, len(lengths) - num_integers)
         width = model.width
         self.begin = nn.Parameter(torch.randn(1, width) * 0.02)
         self.gist = nn.Linear(num_queries * width, width)
