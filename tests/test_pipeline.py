@@ -134,8 +134,8 @@ def test_a_run_writes_what_happened(finished):
     before, after = weights(finished, "sft"), weights(finished, "rl")
     moved = {name for name in before if name.startswith("/policy") and not torch.equal(before[name], after[name])}
     assert any("value_head" in name for name in moved)
-    assert any("backbone" in name for name in moved)
-    assert not any(part in name for name in moved for part in ("vision", "projector", "proprio"))  # the frozen prefix
+    assert any("reader" in name for name in moved)
+    assert not any("/model." in name for name in moved)  # model.freeze_in_rl=all: the head alone
 
 
 def test_a_finished_run_does_nothing_twice(finished, monkeypatch, capsys):

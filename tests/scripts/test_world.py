@@ -8,11 +8,11 @@ from vla.config import ConfigError, load
 
 def test_one_task_several_and_gymnasium():
     push = load(["sim=push"])
-    assert (push.sim.tasks, push.name) == (("push",), "push-token-grpo")
+    assert (push.sim.tasks, push.name) == (("push",), "push-token-dr_grpo")
     mixture = load(["sim.task=[reach,lift]"])
-    assert (mixture.sim.tasks, mixture.name) == (("reach", "lift"), "reach+lift-token-grpo")
+    assert (mixture.sim.tasks, mixture.name) == (("reach", "lift"), "reach+lift-token-dr_grpo")
     gym = load(["sim=gym", "sim.id=FetchPickAndPlace-v4"])
-    assert gym.name == "FetchPickAndPlace-v4-token-grpo"
+    assert gym.name == "FetchPickAndPlace-v4-token-dr_grpo"
     assert (gym.model.checkpoint, gym.grounding.num_steps, gym.data.question_weight) == (None, 0, 0.0)
     for config in (push, mixture, gym):
         world = world_of(config.sim)

@@ -64,7 +64,7 @@ def test_plans_are_about_the_scenes_own_task(env):
         found = plan(facts, rng)
         assert found.text.split()[0] == facts.instruction.split()[0] == task
         assert set(found.text.split()) <= known
-        assert (len(found.numbers), len(found.mentions)) == (8, 2)  # one batch can hold plans of all tasks
+        assert (len(found.numbers), len(found.mentions)) == (10, 2)  # one batch can hold plans of all tasks
         named = {item.name: item.position for item in facts.objects}
         for text, place, _ in found.mentions:
             assert found.text.startswith(text)

@@ -25,7 +25,7 @@ def test_a_run_gets_a_folder_of_its_own_with_its_settings():
     first, second = open_run(config), open_run(config)
     assert first.path != second.path
     assert first.path.parent == Path("runs")
-    assert "pick_place-token-grpo" in first.path.name
+    assert "pick_place-token-dr_grpo" in first.path.name
     assert freeze(yaml.safe_load((first.path / "config.yaml").read_text())) == config
     (session,) = json.loads((first.path / "run.json").read_text())
     assert session["command"]
