@@ -22,6 +22,9 @@ def names() -> list[str]:
     return sorted(path.stem for path in folder.glob("[a-z]*.py") if path.stem != "clock")
 
 
+PEERS = ("trl", "stable_baselines3")
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=names())
@@ -29,7 +32,14 @@ def main(argv: list[str] | None = None) -> int:
     chosen = parser.parse_args(argv[:1]).name
     import importlib
 
-    return importlib.import_module(f"benchmarks.{chosen}").run(argv[1:])
+    try:
+        return importlib.import_module(f"benchmarks.{chosen}").run(argv[1:])
+    except ModuleNotFoundError as error:
+        if error.name not in PEERS:
+            raise
+        command = f"uv run --group peers python scripts/benchmark.py {chosen}"
+        print(f"error: {chosen} measures {error.name} beside us, which is not installed: {command}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":
