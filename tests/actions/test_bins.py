@@ -79,6 +79,14 @@ def test_what_cannot_be_binned_says_so():
         fit_bins(column(*range(20)), 4, "linear")
 
 
+def test_an_edge_that_rounding_lifts_off_a_value_keeps_the_value_on_its_side():
+    # The quantile at .75 of these is .7500000000000001 in double precision, and .75 in the policy's.
+    data = column(0.0, 1.0, 0.5, 0.75, 0.625, 0.875, 0.96875, 0.984375, 0.25, 0.375, 0.3125)
+    bins = fit_bins(data, 10, "quantile")
+    ids = bins.encode(torch.from_numpy(data))
+    assert torch.equal(bins.encode(bins.decode(ids)), ids)
+
+
 VALUES = st.lists(st.floats(-1, 1, width=32), min_size=3, max_size=60).filter(lambda v: max(v) - min(v) > 1e-3)
 
 

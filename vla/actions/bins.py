@@ -83,7 +83,8 @@ def fit_bins(actions: Float[np.ndarray, "N A"], num_bins: int, binning: str) -> 
         if np.ptp(values) < CONSTANT_RANGE:
             continue
         active.append(dimension)
-        inner = _interior_edges(values, num_bins, binning)
+        # In the precision in which actions are compared with them, so that a bin's centre lies in it.
+        inner = np.unique(_interior_edges(values, num_bins, binning).astype(np.float32)).astype(np.float64)
         edges.append(tuple(float(e) for e in inner))
         centers.append(_centers(values, inner))
     if not active:
