@@ -91,6 +91,13 @@ WRONG = {
     "rl.kl_target=6": "rl.kl_target (6.0) and rl.kl_horizon (null) belong together",
     "rl.kl_target=6 rl.kl_horizon=100": "rl.kl_target (6.0) is about the reference of a KL penalty",
     "rl.reference_every=5": "rl.reference_every (5) is about the reference of a KL penalty",
+    "rl.reference=copy": "rl.reference (copy) is about a KL penalty, and algorithm.kl_coefficient is 0",
+    "algorithm=rloo algorithm.kl_coefficient=.1 rl.reference=rollout": "rl.reference (rollout) takes nothing from the",
+    "algorithm=grpo algorithm.kl_coefficient=.1 rl.reference=rollout": "rl.reference (rollout) says nothing in the",
+    "algorithm=grpo algorithm.kl_coefficient=.1 rl.reference=rollout rl.epochs=2 rl.reference_every=1": (
+        "rl.reference_every (1) must be null under rl.reference=rollout"
+    ),
+    "algorithm=grpo algorithm.kl_coefficient=.1 rl.reference=adapter_off": "rl.reference (adapter_off) is for text",
     "rl.critic=separate": "rl.critic (separate) needs an algorithm with a critic, and algorithm=dr_grpo has none",
     "rl.num_branches=1": "rl.num_branches (1) must be at least 2, or 0 for whole episodes",
     "rl.max_refills=1": "rl.max_refills (1) must be 0 with rl.num_branches (8)",

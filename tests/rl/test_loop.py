@@ -12,7 +12,7 @@ from vla.rl.catalogue import make_algorithm
 from vla.rl.diagnostics import NonFiniteError
 from vla.rl.loop import LoopSettings, LoopState, train
 from vla.rl.normalize import RunningMoments, normalize_rewards
-from vla.rl.reference import AdapterOff, Cached, FrozenCopy
+from vla.rl.reference import AdapterOff, Cached, FrozenCopy, make_reference
 from vla.rl.rollout import collect_responses
 from vla.rl.update import UpdateSettings
 
@@ -173,6 +173,34 @@ def test_cached_log_probs_must_belong_to_the_draws():
     assert torch.equal(Cached(lambda r: r.logprobs - 1).logprobs(rollout), rollout.logprobs - 1)
     with pytest.raises(ValueError, match=r"\(2, 1\)"):
         Cached(lambda r: r.logprobs[:2]).logprobs(rollout)
+
+
+def test_the_rollout_as_reference_is_a_copy_refreshed_every_iteration():
+    copied, kept = GaussianPolicy(critic=False), GaussianPolicy(critic=False)
+    free = copy.deepcopy(copied)
+    algorithm = make_algorithm("grpo", **SETTINGS["grpo"], kl_coefficient=0.5)
+    every = LoopSettings(num_iterations=3, reference_every=1)
+    run(copied, every, LoopState(), algorithm, reference=make_reference("copy", copied, 8), lr=0.2)
+    run(
+        kept,
+        LoopSettings(num_iterations=3),
+        LoopState(),
+        algorithm,
+        reference=make_reference("rollout", kept, 8),
+        lr=0.2,
+    )
+    run(free, LoopSettings(num_iterations=3), LoopState(), lr=0.2)
+    assert torch.allclose(kept.mean.bias, copied.mean.bias, atol=1e-6)
+    assert (kept.mean.bias - free.mean.bias).abs() > 1e-3  # the second step of each rollout was held back
+
+
+def test_a_reference_without_the_adapter_needs_one():
+    policy = GaussianPolicy(critic=False)
+    assert isinstance(make_reference("auto", policy, 8), FrozenCopy)
+    assert isinstance(make_reference("auto", policy, 8, contextlib.nullcontext), AdapterOff)
+    assert isinstance(make_reference("copy", policy, 8, contextlib.nullcontext), FrozenCopy)
+    with pytest.raises(ValueError, match=r"rl.reference \(adapter_off\)"):
+        make_reference("adapter_off", policy, 8)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from vla.rl import checks
 
 def conflicts(config: RobotConfig | TextConfig) -> list[str]:
     """What is wrong between settings that are each right, a line apiece: setting, value, remedy."""
-    found = rl_conflicts(config.rl, config.algorithm)
+    found = rl_conflicts(config.rl, config.algorithm) + adapter_conflicts(config)
     if isinstance(config, TextConfig):
         found += engine_conflicts(config) + mixture_conflicts(config)
     if isinstance(config, RobotConfig):
@@ -78,7 +78,7 @@ def rl_conflicts(rl: Rl, algorithm: Algorithm) -> list[str]:
             f"rl.starts_per_iteration x rl.group_size ({num_trajectories}): "
             f"{nearest_divisor(rl.num_minibatches, num_trajectories)} does"
         )
-    return found + missing_conflicts(rl, algorithm)
+    return found + missing_conflicts(rl, algorithm) + reference_conflicts(rl, algorithm)
 
 
 def branch_conflicts(rl: Rl) -> list[str]:
@@ -109,6 +109,67 @@ def missing_conflicts(rl: Rl, algorithm: Algorithm) -> list[str]:
             "to shared, or choose algorithm=ppo"
         )
     return found
+
+
+def reference_conflicts(rl: Rl, algorithm: Algorithm) -> list[str]:
+    """A reference that nothing asks, or that could only answer 0."""
+    if rl.reference == "auto":
+        return []
+    if not getattr(algorithm, "kl_coefficient", 0):
+        return [
+            f"rl.reference ({rl.reference}) is about a KL penalty, and algorithm.kl_coefficient is 0 or no setting of "
+            f"algorithm={algorithm.name}: start it above 0, or set rl.reference to auto"
+        ]
+    if rl.reference != "rollout":
+        return []
+    found = []
+    if not kl_in_loss(algorithm):
+        found.append(
+            f"rl.reference (rollout) takes nothing from the rewards of algorithm={algorithm.name}, for whoever sampled "
+            "is its own reference: choose a KL in the loss (algorithm=grpo, or ppo with algorithm.kl_placement=loss), "
+            "or rl.reference=copy"
+        )
+    if rl.kl_target is not None:
+        found.append(
+            f"rl.kl_target ({rl.kl_target}) steers by the KL that a rollout has come to, which is 0 under "
+            "rl.reference=rollout: set it to null, or rl.reference=copy"
+        )
+    if rl.reference_every is not None:
+        found.append(
+            f"rl.reference_every ({rl.reference_every}) must be null under rl.reference=rollout, which follows the "
+            "policy anyway"
+        )
+    if rl.epochs * rl.num_minibatches == 1:
+        found.append(
+            "rl.reference (rollout) says nothing in the first optimizer step after a rollout, and rl.epochs (1) x "
+            "rl.num_minibatches (1) makes no other: set either to 2 or more, or rl.reference=copy"
+        )
+    return found
+
+
+def kl_in_loss(algorithm: Algorithm) -> bool:
+    """Whether the KL is a term of the loss; elsewhere it is taken from the rewards."""
+    if isinstance(algorithm, Ppo):
+        return algorithm.kl_placement == "loss"
+    return algorithm.name in ("grpo", "gspo") or getattr(algorithm, "baseline", None) == "group"
+
+
+def adapter_conflicts(config: RobotConfig | TextConfig) -> list[str]:
+    """Only a language model that trains nothing but its adapter is its own reference without it."""
+    if config.rl.reference != "adapter_off":
+        return []
+    if isinstance(config, RobotConfig):
+        return [
+            "rl.reference (adapter_off) is for text: a robot policy trains its head beside the adapter; set "
+            "rl.reference to copy, which shares all weights that do not train"
+        ]
+    warm = (config.text.name == "rlvr" and config.text.format_steps) or (
+        config.text.name == "rlhf" and config.text.demonstrations
+    )
+    if config.language_model.lora is None or warm:
+        why = "trains the adapter before RL" if warm else "has no adapter (language_model.lora is null)"
+        return [f"rl.reference (adapter_off): this run {why}; set rl.reference to copy"]
+    return []
 
 
 def algorithm_conflicts(algorithm: Algorithm) -> list[str]:

@@ -39,6 +39,7 @@ class Rl(Section):
     branch_discount: Positive
     branch_warmup: Count
     normalize_rewards: bool
+    reference: Literal["auto", "copy", "adapter_off", "rollout"]
     reference_every: Count | None
     kl_target: Positive | None
     kl_horizon: Positive | None

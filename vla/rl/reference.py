@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,8 @@ from vla.rl.critic import copy_trained
 from vla.rl.protocols import Policy
 from vla.rl.scoring import score_logprobs
 from vla.types import Rollout
+
+ReferenceKind = Literal["auto", "copy", "adapter_off", "rollout"]
 
 
 class FrozenCopy:
@@ -63,7 +65,7 @@ class AdapterOff:
     def refresh(self) -> None:
         raise ValueError(
             "reference_every cannot refresh a reference that is the policy without its adapter: merge the adapter and "
-            "start a new one, or keep a frozen copy (reference=copy)"
+            "start a new one, or keep a frozen copy (rl.reference=copy)"
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -74,7 +76,7 @@ class AdapterOff:
 
 
 class Cached:
-    """Log-probs from elsewhere: computed when the rollout was made, by another process, or read from a file."""
+    """Log-probs from elsewhere: kept with the rollout (`rollout_logprobs`), from another process, or from a file."""
 
     def __init__(self, read: Callable[[Rollout], Float[Tensor, "R L"]]) -> None:
         self.read = read
@@ -89,10 +91,37 @@ class Cached:
         return logprobs
 
     def refresh(self) -> None:
-        raise ValueError("reference_every cannot refresh cached log-probs: keep a frozen copy (reference=copy)")
+        raise ValueError("reference_every cannot refresh cached log-probs: keep a frozen copy (rl.reference=copy)")
 
     def state_dict(self) -> dict[str, Any]:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Nothing to restore."""
+
+
+def rollout_logprobs(rollout: Rollout) -> Float[Tensor, "R L"]:
+    """The policy that sampled: PPO's penalty on the KL of one update (Schulman 2017, section 4), at no cost at all."""
+    return rollout.logprobs
+
+
+def make_reference(
+    kind: ReferenceKind,
+    policy: Any,
+    micro_batch_rows: int,
+    without_adapter: Callable[[], AbstractContextManager[Any]] | None = None,
+) -> FrozenCopy | AdapterOff | Cached:
+    """The reference called `kind`; "auto" is the adapter off where `without_adapter` says how, else a frozen copy.
+
+    Raises ValueError for "adapter_off" without an adapter.
+    """
+    if kind == "rollout":
+        return Cached(rollout_logprobs)
+    if kind == "adapter_off" and without_adapter is None:
+        raise ValueError(
+            "rl.reference (adapter_off) needs a policy that is its base without the adapter, a language model with "
+            "LoRA: set the model's lora, or rl.reference=copy"
+        )
+    if kind == "copy" or without_adapter is None:
+        return FrozenCopy(policy, micro_batch_rows)
+    return AdapterOff(policy, without_adapter, micro_batch_rows)

@@ -16,7 +16,7 @@ from vla.rl.catalogue import make_algorithm
 from vla.rl.critic import ActorCritic, with_critic
 from vla.rl.loop import LoopSettings, LoopState, train
 from vla.rl.protocols import VectorEnvironment
-from vla.rl.reference import FrozenCopy
+from vla.rl.reference import make_reference
 from vla.rl.state_critic import StateCritic
 from vla.rl.update import UpdateSettings
 from vla.sft.protocols import ImitablePolicy, ProbedPolicy
@@ -75,7 +75,8 @@ class Reinforcement:
             self.learner, rl.optimizer, rl.learning_rate, rl.weight_decay, rl.muon_learning_rate,
             dict.fromkeys(("value_head", "critic.value_head"), rl.critic_learning_rate),
         )  # fmt: skip
-        self.reference = FrozenCopy(policy, rl.micro_batch_rows) if self.algorithm.needs_reference else None
+        wanted = self.algorithm.needs_reference
+        self.reference = make_reference(rl.reference, policy, rl.micro_batch_rows) if wanted else None
         self.loop, self.state = LoopState(torch_generator(config.train.seed, "rl")), RlState()
         self.schedule = Schedule(
             self.optimizer, rl.schedule, rl.num_iterations, rl.warmup_iterations, lambda: self.elapsed_share

@@ -18,7 +18,7 @@ from vla.rl.catalogue import check_run, make_algorithm
 from vla.rl.critic import ActorCritic
 from vla.rl.loop import LoopSettings, LoopState, train
 from vla.rl.protocols import Algorithm
-from vla.rl.reference import AdapterOff, FrozenCopy
+from vla.rl.reference import AdapterOff, Cached, FrozenCopy, make_reference
 from vla.rl.update import UpdateSettings
 from vla.train.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
 from vla.train.interrupt import stop_on_interrupt
@@ -109,11 +109,11 @@ class Refinement:
         limit = self.config.rl.max_seconds
         return 0.0 if limit is None else self.elapsed_seconds / limit
 
-    def _make_reference(self, has_adapter: bool) -> FrozenCopy | AdapterOff:
-        if has_adapter:
-            model: Any = self.actor.model
-            return AdapterOff(self.actor, model.disable_adapter, self.config.rl.micro_batch_rows)
-        return FrozenCopy(self.actor, self.config.rl.micro_batch_rows)
+    def _make_reference(self, has_adapter: bool) -> FrozenCopy | AdapterOff | Cached:
+        model: Any = self.actor.model
+        without_adapter = model.disable_adapter if has_adapter else None
+        rl = self.config.rl
+        return make_reference(rl.reference, self.actor, rl.micro_batch_rows, without_adapter)
 
     def run(self) -> None:
         """Iterate to the end, or until the clock or a signal says stop."""

@@ -6,6 +6,7 @@ averaged. Many processes are started by `accelerate launch scripts/train_vla.py 
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -75,6 +76,8 @@ class ManyProcesses:
         self.device = self.accelerator.device
         self.rank = self.accelerator.process_index
         self.num_processes = self.accelerator.num_processes
+        # before the interpreter takes its modules down: a communication thread that outlives them aborts the process
+        atexit.register(end_process_group)
 
     @property
     def is_main(self) -> bool:
@@ -88,6 +91,12 @@ class ManyProcesses:
 
     def wait(self) -> None:
         self.accelerator.wait_for_everyone()
+
+
+def end_process_group() -> None:
+    """Leave the group of processes, if this one is in any."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def start_processes(device: DeviceName, precision: Precision) -> Processes:
