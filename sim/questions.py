@@ -238,11 +238,14 @@ class Plan(NamedTuple):
 
 
 def plan(facts: SceneFacts, rng: np.random.Generator) -> Plan:
-    """The task's instruction about any objects of the scene, and the numbers that it comes down to here and now."""
+    """The task's instruction about any objects of the scene, and the numbers that it comes down to here and now.
+
+    The first of a kind, which episodes are about, is named most often: it is what is held and carried.
+    """
     chosen: list[ObjectFacts] = []
     for kind in facts.wording.kinds:
         others = [o for o in facts.objects if o.kind == kind and o not in chosen]
-        chosen.append(others[rng.integers(len(others))])
+        chosen.append(others[int(len(others) * rng.random() ** 2)])
     names, block = [thing.name for thing in chosen], chosen[0]
     places = [tuple(map(float, np.subtract(thing.position, facts.hand_position))) for thing in (block, chosen[-1])]
     symmetry = BLOCK_SHAPES[block.shape].symmetry

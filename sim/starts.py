@@ -12,8 +12,10 @@ from sim.robots.gripper import MAX_OPENING
 from sim.scenes.objects import BLOCK_HALF_HEIGHT
 from sim.scenes.tabletop import CENTER
 
-HELD_SHARE = 0.25
+HELD_SHARE = 0.35
 NEAR_SHARE = 0.25
+PAD_SHARE, PAD_REACH = 0.4, 0.08
+"""Of scenes from anywhere: those with a pad beside or under a block, and how far from it at most (metres)."""
 CLEAR_HEIGHT = 0.05
 """A hand that is nowhere near a block stays above them, so that fingers and blocks never overlap."""
 
@@ -38,7 +40,9 @@ def start(
 
 
 def start_anywhere(physics: Physics, rngs: list[np.random.Generator], ids: np.ndarray, ranges: Randomization) -> None:
-    """The hand anywhere, open or closed; in a quarter of the scenes a block is held, in a quarter nearly."""
+    """The hand anywhere, open or closed; in a third of the scenes a block is held, in a quarter nearly; in two of five
+    a pad lies where that block is or a few centimetres off, as at the end of episodes and after a slip.
+    """
     scenes, numbers = _sample(physics, rngs, ranges)
     _write(physics, ids, scenes)
     block = np.floor(numbers.take(1)[:, 0] ** 2 * physics.tabletop.num_blocks).astype(np.int64)
@@ -62,6 +66,18 @@ def start_anywhere(physics: Physics, rngs: list[np.random.Generator], ids: np.nd
     turned = physics.block_yaw(ids, block) + pose[:, 5] - aligned
     if held.any():
         physics.place_block(ids[held], block[held], position[held], turned[held])
+    _bring_pads(physics, ids, numbers, physics.block_position(ids, block)[:, :2], scenes)
+
+
+def _bring_pads(physics: Physics, ids: np.ndarray, numbers: UniformNumbers, places: np.ndarray, scenes: Scenes) -> None:
+    """In a share of the environments, one pad (the first most often) beside or under `places` [n, 2]."""
+    brought, angle, reach, which = numbers.take(4).T
+    radius = PAD_REACH * reach
+    spots = places + radius[:, None] * np.stack([np.cos(2 * np.pi * angle), np.sin(2 * np.pi * angle)], axis=1)
+    pad = np.floor(which**2 * physics.tabletop.num_pads).astype(np.int64)
+    chosen = np.flatnonzero(brought < PAD_SHARE)
+    if len(chosen):
+        physics.place_pad(ids[chosen], pad[chosen], spots[chosen], scenes.pad_yaw[chosen, pad[chosen]])
 
 
 def _sample(physics: Physics, rngs: list[np.random.Generator], ranges: Randomization) -> tuple[Scenes, UniformNumbers]:

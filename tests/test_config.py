@@ -100,6 +100,8 @@ WRONG = {
     "algorithm=grpo algorithm.kl_coefficient=.1 rl.reference=adapter_off": "rl.reference (adapter_off) is for text",
     "rl.critic=separate": "rl.critic (separate) needs an algorithm with a critic, and algorithm=dr_grpo has none",
     "rl.num_branches=1": "rl.num_branches (1) must be at least 2, or 0 for whole episodes",
+    "mode=text rl.num_branches=4": "rl.num_branches (4) is for robots: set it to 0 in mode=text",
+    "mode=text rl.average_decay=.9": "rl.average_decay (0.9) is for robots: set it to null in mode=text",
     "rl.max_refills=1": "rl.max_refills (1) must be 0 with rl.num_branches (8)",
     "rl.num_minibatches=3": "rl.num_minibatches (3) must divide the trajectories of a rollout, rl.starts_per",
     "algorithm.entropy_coefficient=-1": "algorithm.entropy_coefficient (-1) must be greater than or equal to 0",
@@ -111,7 +113,7 @@ WRONG = {
     "rl.num_iterations=null": "rl.num_iterations (null) must be a valid integer",
     "sim.cameras=[": "sim.cameras=[: this cannot be read",
     "sim.max_steps=80 policy.chunk=7": "policy.chunk (7) must divide sim.max_steps (80): 8 does",
-    "rl.group_size=1": "rl.group_size (1) must be at least 2 under algorithm=dr_grpo",
+    "rl.num_branches=0": "rl.group_size (1) must be at least 2 under algorithm=dr_grpo",
     "rl.critic_warmup_iterations=2": "rl.critic_warmup_iterations (2) needs a critic",
     "sim.image_size=60 model.vision.stem_channels=[8,8,8]": "sim.image_size (60) must be a multiple of the patch",
     "model.backbone.num_heads=5 model.backbone.width=128": "model.backbone.num_heads (5) must divide",
@@ -145,7 +147,7 @@ def test_a_group_of_another_mode_is_refused():
 
 def test_every_conflict_is_told_at_once():
     with pytest.raises(ConfigError) as error:
-        load(["policy.chunk=7", "rl.group_size=1"])
+        load(["policy.chunk=7", "rl.num_branches=0"])
     assert [line.split(" ")[0] for line in str(error.value).splitlines()] == ["rl.group_size", "policy.chunk"]
 
 

@@ -234,4 +234,4 @@ def test_scenes_for_questions_are_exact_and_varied(env):
     assert_same(first, second)
     assert facts == again
     held = [f.grasped is not None for start in range(0, 160, 4) for f in env.sample_scenes(range(start, start + 4))[1]]
-    assert 0.15 < np.mean(held) < 0.35  # a quarter: 160 scenes, standard error 0.034
+    assert 0.24 < np.mean(held) < 0.46  # 35 in 100: 160 scenes, standard error 0.038

@@ -118,7 +118,7 @@ def test_done():
 
 def test_a_plan_is_what_an_instruction_comes_down_to():
     facts = scene(held=0, hand_yaw=0.1)
-    found = plan(facts, Chosen([0, 1]))
+    found = plan(facts, Chosen(shares=[0.7, 0.8]))  # squared, times two: the first block, the second pad
     numbers = dict(zip(PLAN_NUMBERS, found.numbers, strict=True))
     assert found.text == "put the red cube on the red square"
     assert [numbers[f"block_{axis}"] for axis in "xyz"] == pytest.approx([0.05, 0.05, -0.18])
@@ -127,7 +127,7 @@ def test_a_plan_is_what_an_instruction_comes_down_to():
     assert numbers["held"] == 0.3
     # A cube looks the same after a quarter turn: heading 4 x .2 rad, cos .8 = .6967, sin .8 = .7174, times a quarter.
     assert (numbers["heading_cos"], numbers["heading_sin"]) == pytest.approx((0.17418, 0.17934), abs=1e-5)
-    assert plan(facts, Chosen([1, 0])).numbers[PLAN_NUMBERS.index("held")] == -0.3
+    assert plan(facts, Chosen(shares=[0.71, 0.0])).numbers[PLAN_NUMBERS.index("held")] == -0.3
 
 
 def test_sightings_are_what_a_picture_alone_can_tell():

@@ -16,7 +16,7 @@ def conflicts(config: RobotConfig | TextConfig) -> list[str]:
     """What is wrong between settings that are each right, a line apiece: setting, value, remedy."""
     found = rl_conflicts(config.rl, config.algorithm) + adapter_conflicts(config)
     if isinstance(config, TextConfig):
-        found += engine_conflicts(config) + mixture_conflicts(config)
+        found += engine_conflicts(config) + mixture_conflicts(config) + simulator_conflicts(config.rl)
     if isinstance(config, RobotConfig):
         found += gym_conflicts(config) + chunk_conflicts(config) + policy_conflicts(config.policy)
         found += model_conflicts(config) + seed_conflicts(config.evaluation) + recap_conflicts(config)
@@ -51,7 +51,7 @@ def engine_conflicts(config: TextConfig) -> list[str]:
 def rl_conflicts(rl: Rl, algorithm: Algorithm) -> list[str]:
     found = algorithm_conflicts(algorithm)
     found += branch_conflicts(rl)
-    if needs_groups(algorithm) and rl.group_size < 2:
+    if needs_groups(algorithm) and rl.group_size < 2 and not rl.num_branches:
         found.append(
             f"rl.group_size ({rl.group_size}) must be at least 2 under algorithm={algorithm.name}, which compares "
             "the trajectories of a group: raise it, or choose algorithm=ppo"
@@ -91,6 +91,15 @@ def branch_conflicts(rl: Rl) -> list[str]:
     if rl.max_refills:
         found.append(f"rl.max_refills ({rl.max_refills}) must be 0 with rl.num_branches ({rl.num_branches})")
     return found
+
+
+def simulator_conflicts(rl: Rl) -> list[str]:
+    """What only robots do."""
+    return [
+        f"rl.{setting} ({shown(value)}) is for robots: set it to {off} in mode=text"
+        for setting, value, off in (("num_branches", rl.num_branches, 0), ("average_decay", rl.average_decay, "null"))
+        if value
+    ]
 
 
 def missing_conflicts(rl: Rl, algorithm: Algorithm) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from vla.config.section import Count, CountOrZero, NonNegative, Positive, Schedule, Section
+from vla.config.section import Count, CountOrZero, Fraction, NonNegative, Positive, Schedule, Section
 
 
 class Lora(Section):
@@ -30,6 +30,7 @@ class Rl(Section):
     max_grad_norm: Positive
     target_kl: Positive | None
     step_kl: Positive | None
+    average_decay: Fraction | None
     critic_warmup_iterations: CountOrZero
     importance_cap: Positive | None
     importance_level: Literal["draw", "decision"]

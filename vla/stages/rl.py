@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -24,7 +25,9 @@ from vla.stages.evaluation import evaluate_policy
 from vla.stages.recordings import reached, record_update
 from vla.stages.refinement import DynamicSampling, Starts, make_collector
 from vla.stages.run import Run
-from vla.train.optim import Schedule, make_optimizer
+from vla.train.agreement import failing_together, main_seconds
+from vla.train.distributed import ALONE, Processes
+from vla.train.optim import EMA, Schedule, make_optimizer
 from vla.train.progress import Stage
 from vla.train.seed import derive_seed, torch_generator
 from vla.types import Rollout
@@ -66,6 +69,7 @@ class Reinforcement:
         starts: StartManifest,
     ):
         self.run, self.config, self.policy = run, config, policy
+        self.processes = run.processes
         self.environment, self.observer, self.starts = environment, observer, starts
         rl, settings = config.rl, config.algorithm.model_dump()
         freeze(policy, config.model.freeze_in_rl)
@@ -82,13 +86,15 @@ class Reinforcement:
             self.optimizer, rl.schedule, rl.num_iterations, rl.warmup_iterations, lambda: self.elapsed_share
         )
         self.best = weights_of(policy)
-        self.branches = make_branches(config, policy, environment)
+        self.average = None if rl.average_decay is None else EMA(policy, rl.average_decay)
+        self.branches = make_branches(config, policy, environment, self.processes)
         self._restore()
         self._started = run.timer.clock() - self.state.seconds
         dynamic = DynamicSampling(rl.max_refills, None, None) if rl.max_refills else None
-        seeds = Starts(starts.train.first, starts.train.last, config.train.seed)
-        self._sample = make_collector(
-            self.learner, environment, observer, seeds, rl.starts_per_iteration, rl.group_size, dynamic,
+        seeds = Starts(starts.train.first, starts.train.last, config.train.seed, self.processes)
+        own_starts = rl.starts_per_iteration // self.processes.num_processes
+        self._collector = make_collector(
+            self.learner, environment, observer, seeds, own_starts, rl.group_size, dynamic,
             lambda ended: None, None if self.branches is None else self.branches.before_step,
         )  # fmt: skip
 
@@ -114,6 +120,7 @@ class Reinforcement:
                     self.learner, self.algorithm, self._collect, self.optimizer, update, settings, self.loop,
                     reference=self.reference, scheduler=self.schedule,
                     on_iteration=lambda iteration, rollout, metrics: self._after(bar, iteration, rollout, metrics),
+                    reduce_sum=self.processes.reduce_sum,
                 )  # fmt: skip
             self.run.check_stop()
             self._save()
@@ -131,6 +138,11 @@ class Reinforcement:
         """Whether the iterations or the seconds are used up."""
         rl = self.config.rl
         return self.elapsed_share >= 1 or self.loop.iteration >= rl.num_iterations
+
+    def _sample(self, iteration: int) -> Rollout:
+        """Episodes from this process's starts, groups whole."""
+        with failing_together(self.processes), self.processes.own_draws():
+            return self._collector(iteration)
 
     def _collect(self, iteration: int) -> Rollout:
         """Episodes, or what was tried in branches of them: `self._episodes` are the episodes in any case."""
@@ -159,19 +171,27 @@ class Reinforcement:
     def _validate(self, iteration: int) -> float:
         with self.run.timer("validation"):
             seeds = self.starts.validation.take(self.config.evaluation.num_quick_starts)
-            episodes = evaluate_policy(self.policy, self.environment, seeds.tolist(), self.observer, greedy=True)
+            with nullcontext() if self.average is None else self.average.swapped(self.policy):
+                episodes = evaluate_policy(
+                    self.policy, self.environment, seeds.tolist(), self.observer, greedy=True, processes=self.processes
+                )
+                judged = weights_of(self.policy)
         self.state.validation.append((iteration, int(episodes.success.sum()), len(seeds)))
         rate = float(episodes.success.mean())
         if rate >= self.state.best_score:
-            self.state.best_score, self.best = rate, weights_of(self.policy)
+            self.state.best_score, self.best = rate, judged
         return rate
 
     def _after(self, bar: Stage, iteration: int, rollout: Rollout, metrics: dict[str, float]) -> bool:
         """Log, judge and save after an iteration; whether to stop."""
-        episodes = self._episodes
+        episodes, reduce_sum = self._episodes, self.processes.reduce_sum
         assert episodes.success is not None
-        self.state.seconds = self.run.timer.clock() - self._started
-        numbers = {**metrics, "success": float(episodes.success.mean()), **reached(episodes)}
+        self.state.seconds = main_seconds(self.run.timer.clock() - self._started, self.processes)
+        if self.average is not None:
+            self.average.update(self.policy)
+        success = reduce_sum(episodes.success.sum()) / reduce_sum(torch.tensor(float(len(episodes.success))))
+        fit = {} if self.branches is None else self.branches.fit
+        numbers = {**metrics, **fit, "success": float(success), **reached(episodes, reduce_sum)}
         numbers["seconds"] = self.state.seconds
         if iteration % self.config.rl.evaluate_every == 0 or self.over:
             numbers["validation_success"] = self._validate(iteration)
@@ -184,8 +204,10 @@ class Reinforcement:
         return stop
 
     def _keep_episodes(self, iteration: int, rollout: Rollout) -> None:
-        """Some of the rollout for scripts/view_rollouts.py."""
-        with self.run.timer("recordings"):
+        """Some of the main process's rollout for scripts/view_rollouts.py."""
+        with self.run.timer("recordings"), failing_together(self.processes):
+            if not self.processes.is_main:
+                return
             record_update(
                 self.run.folder.path / "recordings", self.config.sim, self.policy, self.algorithm, self.reference,
                 rollout, iteration, self.config.rl.micro_batch_rows,
@@ -199,6 +221,8 @@ class Reinforcement:
             "state": vars(self.state),
             "best": self.best,
         }
+        if self.average is not None:
+            whole["average"] = self.average.state_dict()
         if self.branches is not None:
             whole["critic"] = self.branches.critic.state_dict()
         if self.reference is not None:
@@ -217,6 +241,8 @@ class Reinforcement:
         vars(self.state).update(saved["state"])
         self.schedule.resume(self.loop.iteration)
         self.best = saved["best"]
+        if self.average is not None:
+            self.average.load_state_dict(saved["average"])
         if self.branches is not None:
             self.branches.critic.load_state_dict(saved["critic"])
         if self.reference is not None:
@@ -225,7 +251,9 @@ class Reinforcement:
             self.learner.critic.load_state_dict(saved["value_model"])
 
 
-def make_branches(config: RobotConfig, policy: ImitablePolicy, environment: VectorEnvironment) -> Branches | None:
+def make_branches(
+    config: RobotConfig, policy: ImitablePolicy, environment: VectorEnvironment, processes: Processes = ALONE
+) -> Branches | None:
     """What tries several decisions from a state, where `rl.num_branches` asks for it and policy and environment can."""
     rl = config.rl
     if not rl.num_branches:
@@ -236,7 +264,8 @@ def make_branches(config: RobotConfig, policy: ImitablePolicy, environment: Vect
         return None
     settings = BranchSettings(rl.num_branches, rl.branch_share, rl.branch_discount)
     critic = StateCritic(derive_seed(config.train.seed, "state critic"))
-    return Branches(policy, environment, settings, critic, derive_seed(config.train.seed, "branches"))
+    own = ("branches", processes.rank) if processes.rank else ("branches",)
+    return Branches(policy, environment, settings, critic, derive_seed(config.train.seed, *own), processes.gather)
 
 
 def weights_of(policy: torch.nn.Module) -> Weights:
