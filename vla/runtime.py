@@ -32,6 +32,11 @@ def prepare(num_threads: int | None = None, offline: bool = True) -> None:
     keep_freed_memory()
 
 
+def num_launched() -> int:
+    """How many processes a launcher (accelerate, torchrun) started: it says so in WORLD_SIZE."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def keep_freed_memory() -> bool:
     """Make the C allocator keep large freed blocks for the next step; returns whether it could be done (glibc only).
 

@@ -119,7 +119,7 @@ def test_a_branch_is_worth_what_it_earned_and_what_the_critic_expects(made):
     # At the end of an episode nothing is expected any more: a branch is worth its reward, -|x - 1| of where it led.
     after = torch.cat([part[4] for part in tried])
     torch.testing.assert_close(found.rewards[ended], -(after[ended, 0] - 1).abs(), rtol=1e-5, atol=1e-6)
-    assert -1 < found.metrics["critic_explained_variance"] < 1
+    assert -1 < branches.fit["critic_explained_variance"] < 1
 
 
 def test_returns_are_discounted_along_each_trajectory(made):

@@ -6,7 +6,7 @@ micro-batches, gradient accumulation and the number of processes cannot change t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
@@ -23,9 +23,40 @@ ReduceSum = Callable[[Tensor], Tensor]
 Reduction = Literal["token", "sequence", "constant"]
 
 
+BUCKET = 2**24
+"""Numbers that cross processes at once: few calls for many small tensors, little memory beside large ones."""
+
+
 def single_process(value: Tensor) -> Tensor:
     """The sum over processes when there is one."""
     return value
+
+
+def sum_over_processes(tensors: Sequence[Tensor], reduce_sum: ReduceSum) -> list[Tensor]:
+    """The sums of tensors over processes, many of them in one call; each lies in memory as its tensor does."""
+    sums: list[Tensor] = []
+    buckets: list[list[Tensor]] = []
+    for tensor in tensors:
+        last = buckets[-1] if buckets else []
+        fits = last and last[0].dtype == tensor.dtype and sum(map(Tensor.numel, last)) + tensor.numel() <= BUCKET
+        if fits:
+            last.append(tensor)
+        else:
+            buckets.append([tensor])
+    for bucket in buckets:
+        total = reduce_sum(torch.cat([tensor.reshape(-1) for tensor in bucket]))
+        parts = total.split([tensor.numel() for tensor in bucket])
+        sums += [torch.empty_like(t).copy_(part.reshape(t.shape)) for part, t in zip(parts, bucket, strict=True)]
+    return sums
+
+
+def sum_counts(numbers: Mapping[str, float], reduce_sum: ReduceSum) -> dict[str, float]:
+    """Counts of all processes, which know the same names."""
+    if reduce_sum is single_process or not numbers:
+        return dict(numbers)
+    names = sorted(numbers)
+    totals = reduce_sum(torch.tensor([numbers[name] for name in names], dtype=torch.float64)).tolist()
+    return dict(zip(names, totals, strict=True))
 
 
 @dataclass(frozen=True)
@@ -136,5 +167,5 @@ def trajectory_batch(
         advantages=credit.advantages[rollout.trajectory].unsqueeze(1),
         weights=reduction_weights(rollout.mask, rollout.trajectory, credit.keep, reduction, max_length, reduce_sum),
         ref_logprobs=ref_logprobs,
-        metrics=credit.metrics,
+        metrics=sum_counts(credit.metrics, reduce_sum),
     )

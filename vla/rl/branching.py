@@ -10,6 +10,7 @@ critic at the end of the first step in place of whole rollouts; no branch is ren
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
@@ -65,7 +66,8 @@ class BranchSettings:
 
 class Branches:
     """Branches of the rollout that is being collected: `before_step` is called with every decision before it is
-    executed, `rollout` turns what was tried into a rollout to learn from.
+    executed, `rollout` turns what was tried into a rollout to learn from. `gather` gives what all processes have: the
+    critic learns from all of it, in every process alike. `fit` says how well it foresaw the last rollout.
     """
 
     def __init__(
@@ -75,9 +77,11 @@ class Branches:
         settings: BranchSettings,
         critic: StateCritic,
         seed: int,
+        gather: Callable[[Any], list[Any]] = lambda value: [value],
     ):
         self.policy, self.environment, self.settings = policy, environment, settings
-        self.critic, self.seed = critic, seed
+        self.critic, self.seed, self.gather = critic, seed, gather
+        self.fit: dict[str, float] = {}
         self.start(0)
 
     def start(self, iteration: int) -> None:
@@ -103,18 +107,17 @@ class Branches:
         None when nothing was tried: the critic had to be fitted first.
         """
         branches = self._assembled(base) if self._tried else None
-        states = torch.cat(self._states)
-        returns = discounted_returns(base, self.settings.discount)
-        fit = {}
+        seen = self.gather((torch.cat(self._states), discounted_returns(base, self.settings.discount)))
+        states, returns = (torch.cat(parts) for parts in zip(*seen, strict=True))
         if self.critic.ready:
             error = (returns - self.critic(states)).var()
-            fit = {"critic_explained_variance": float(1 - error / returns.var().clamp(min=1e-12))}
+            self.fit = {"critic_explained_variance": float(1 - error / returns.var().clamp(min=1e-12))}
         self.critic.remember(states, returns)
         if self.critic.ready:
             self.critic.fit(LATER_FIT)
         if branches is None:
             return None
-        return replace(branches, metrics={**base.metrics, **branches.metrics, **fit})
+        return replace(branches, metrics={**base.metrics, **branches.metrics})
 
     def _try(self, observation: Observation, trace: Trace, chosen: Tensor, ids: np.ndarray, first_row: int) -> None:
         """Draws from some rows, each executed from its row's state, which is put back in the end."""

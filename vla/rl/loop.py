@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from vla.rl import checks
-from vla.rl.batch import ReduceSum, single_process
+from vla.rl.batch import ReduceSum, single_process, sum_counts
 from vla.rl.credit import trajectory_kl
 from vla.rl.kl import AdaptiveKL
 from vla.rl.normalize import RunningMoments, normalize_rewards
@@ -176,7 +176,7 @@ def describe(rollout: Rollout, iteration: int, reduce_sum: ReduceSum) -> dict[st
     if rollout.success is not None:
         metrics["success"] = successes / max(num_trajectories, 1.0)
     numbers = {name: float(v) for name, v in rollout.metrics.items() if isinstance(v, int | float)}
-    return {**numbers, **metrics}
+    return {**sum_counts(numbers, reduce_sum), **metrics}
 
 
 def check_loop(algorithm: Algorithm, settings: LoopSettings, reference: Reference | None) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vla.rl import checks
 from vla.rl.advantages import bootstrap_values, generalized_advantages, whiten
-from vla.rl.batch import Batch, LossOutput, ReduceSum, Reduction, reduction_weights, single_process
+from vla.rl.batch import Batch, LossOutput, ReduceSum, Reduction, reduction_weights, single_process, sum_counts
 from vla.rl.credit import Along, as_advantages, critic_rows, explained_variance, lay_out_rewards, position_weights
 from vla.rl.kl import KLEstimator, KLPlacement
 from vla.rl.losses import Level, clip_shares, clipped_terms, combine, log_ratio_at
@@ -105,7 +105,7 @@ class PPO:
             old_values=rollout.values,
             returns=returns,
             value_weights=self.value_coefficient * position_weights(credit.counted, reduce_sum),
-            metrics={**credit.metrics, "explained_variance": fit},
+            metrics={**sum_counts(credit.metrics, reduce_sum), "explained_variance": fit},
         )
 
     def loss(self, batch: Batch, scores: Scores) -> LossOutput:

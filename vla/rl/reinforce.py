@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vla.rl import checks
 from vla.rl.advantages import bootstrap_values, generalized_advantages, rewards_to_go, whiten
-from vla.rl.batch import Batch, LossOutput, ReduceSum, Reduction, reduction_weights, single_process
+from vla.rl.batch import Batch, LossOutput, ReduceSum, Reduction, reduction_weights, single_process, sum_counts
 from vla.rl.credit import (
     Along,
     Credit,
@@ -87,7 +87,7 @@ class REINFORCE:
             advantages=torch.zeros_like(rollout.logprobs),
             weights=weights,
             ref_logprobs=ref_logprobs,
-            metrics=credit.metrics,
+            metrics=sum_counts(credit.metrics, reduce_sum),
         )
         if self.baseline == "critic":
             advantages, batch = self._against_critic(rollout, credit, batch, reduce_sum)
@@ -126,7 +126,7 @@ class REINFORCE:
             old_values=rollout.values,
             returns=returns,
             value_weights=self.value_coefficient * position_weights(credit.counted, reduce_sum),
-            metrics={**credit.metrics, "explained_variance": fit},
+            metrics={**batch.metrics, "explained_variance": fit},
         )
 
     def loss(self, batch: Batch, scores: Scores) -> LossOutput:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vla.rl import checks
 from vla.rl.advantages import rewards_to_go, whiten
-from vla.rl.batch import Batch, LossOutput, ReduceSum, reduction_weights, single_process
+from vla.rl.batch import Batch, LossOutput, ReduceSum, reduction_weights, single_process, sum_counts
 from vla.rl.credit import Along, as_advantages, lay_out_rewards
 from vla.rl.groups import group_statistics
 from vla.rl.losses import clipped_terms, combine, draw_log_ratio
@@ -73,7 +73,7 @@ class REINFORCEPlusPlus:
             advantages=as_advantages(whiten(raw, counted, reduce_sum=reduce_sum)),
             weights=reduction_weights(rollout.mask, rollout.trajectory, keep, "token", None, reduce_sum),
             ref_logprobs=ref_logprobs,
-            metrics=metrics,
+            metrics=sum_counts(metrics, reduce_sum),
         )
 
     def loss(self, batch: Batch, scores: Scores) -> LossOutput:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from vla.rl import checks
-from vla.rl.batch import Batch, ReduceSum, single_process
+from vla.rl.batch import Batch, ReduceSum, single_process, sum_over_processes
 from vla.rl.diagnostics import Diagnostics, NonFiniteError, rows_with_bad_gradients
 from vla.rl.kl import masked_kl
 from vla.rl.losses import Level, importance_weights
@@ -86,7 +86,7 @@ def update(
     )
     batch = algorithm.prepare(rollout, ref_logprobs, reduce_sum)
     if settings.importance_cap is not None:
-        batch = correct_for_behaviour(policy, batch, settings)
+        batch = correct_for_behaviour(policy, batch, settings, reduce_sum)
     parameters = [p for p in policy.parameters() if p.requires_grad]
     movable = critic_only(policy) if critic_warmup else parameters
     rows, diagnostics = batch.active_rows, Diagnostics(rollout.logprobs)
@@ -124,9 +124,11 @@ def update(
 @torch.no_grad()
 def moved_kl(policy: Policy, batch: Batch, rows: Int[Tensor, "K"], reduce_sum: ReduceSum = single_process) -> float:
     """Mean KL (k3 estimate) of a decision from the policy that acted, nats, over `rows`."""
-    part = batch.select(rows).map(lambda tensor: tensor.to(device_of(policy)))
-    scores = policy.score(part.observation, part.trace)
-    kl = masked_kl(part.old_logprobs, scores.logprobs, part.mask, "k3").sum().double().cpu()
+    kl = torch.zeros((), dtype=torch.float64)
+    if len(rows):  # another process may have rows where this one has none
+        part = batch.select(rows).map(lambda tensor: tensor.to(device_of(policy)))
+        scores = policy.score(part.observation, part.trace)
+        kl = masked_kl(part.old_logprobs, scores.logprobs, part.mask, "k3").sum().double().cpu()
     total, count = reduce_sum(torch.stack([kl, torch.tensor(float(len(rows)), dtype=torch.float64)])).unbind()
     return float(total / count.clamp(min=1))
 
@@ -192,15 +194,17 @@ def finish_gradients(
         if id(parameter) not in allowed:
             parameter.grad = None
     if reduce_sum is not single_process:
-        for parameter in movable:
-            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            parameter.grad = reduce_sum(gradient)
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in movable]
+        for parameter, total in zip(movable, sum_over_processes(gradients, reduce_sum), strict=True):
+            parameter.grad = total
     with_gradient = [p for p in movable if p.grad is not None]
     limit = float("inf") if max_norm is None else max_norm
     return torch.nn.utils.clip_grad_norm_(with_gradient, limit) if with_gradient else torch.zeros(())
 
 
-def correct_for_behaviour(policy: Policy, batch: Batch, settings: UpdateSettings) -> Batch:
+def correct_for_behaviour(
+    policy: Policy, batch: Batch, settings: UpdateSettings, reduce_sum: ReduceSum = single_process
+) -> Batch:
     """Ratios start from the present policy; truncated importance weights carry the gap to the policy that acted.
 
     Every policy term is linear in a positive factor of its advantage, so the weights are folded into the advantages.
@@ -211,6 +215,7 @@ def correct_for_behaviour(policy: Policy, batch: Batch, settings: UpdateSettings
         proximal, batch.old_logprobs, batch.mask, settings.importance_cap, settings.importance_level
     )
     counted = batch.weights != 0
-    mean = torch.where(counted, factor.expand(counted.shape), 0.0).sum() / counted.sum().clamp(min=1)
+    total = reduce_sum(torch.where(counted, factor.expand(counted.shape), 0.0).sum())
+    mean = total / reduce_sum(counted.sum()).clamp(min=1)
     metrics = {**batch.metrics, "importance_weight_mean": float(mean)}
     return replace(batch, old_logprobs=proximal, advantages=batch.advantages * factor, metrics=metrics)

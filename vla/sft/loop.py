@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vla.train.agreement import main_seconds
+from vla.train.distributed import ALONE, Processes, sum_gradients
 from vla.train.optim import EMA, ScheduleKind, Together, schedule_scale
 
 
@@ -48,10 +50,12 @@ def fit(
     state: SupervisedState,
     ema: EMA | None,
     on_step: Callable[[int, dict[str, float]], bool | None],
+    processes: Processes = ALONE,
 ) -> None:
     """Optimizer steps from `state` on until steps or seconds are used up, or `on_step(steps done, metrics)` says True.
 
-    `batch_at(step)` depends on nothing but the step, so a resumed run sees the batches that it would have seen.
+    `batch_at(step)` depends on nothing but the step, so a resumed run sees the batches that it would have seen. Of many
+    processes each has its part of a batch; losses and metrics of the parts add up to those of the batch.
 
     Raises:
         FloatingPointError: a loss or gradient is not finite; the weights are those of the step before.
@@ -60,11 +64,14 @@ def fit(
     warmup_steps = round(settings.warmup_fraction * settings.num_steps)
     while (progress := state.progress(settings)) < 1:
         start = time.monotonic()
-        loss, metrics = loss_of(batch_at(state.step))
+        batch = batch_at(state.step)
+        with processes.own_draws():
+            loss, metrics = loss_of(batch)
         optimizer.zero_grad()
         loss.backward()
+        sum_gradients(parameters, processes)
         norm = nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
-        loss = loss.detach()
+        loss, metrics = sum_parts(loss.detach(), metrics, processes)
         if not bool(torch.isfinite(loss) & torch.isfinite(norm)):
             raise FloatingPointError(
                 f"step {state.step}: loss {float(loss)}, gradient norm {float(norm)}: lower sft.learning_rate "
@@ -76,9 +83,18 @@ def fit(
         if ema is not None:
             ema.update(module)
         state.step += 1
-        state.seconds += time.monotonic() - start
+        state.seconds += main_seconds(time.monotonic() - start, processes)
         if on_step(state.step, {"loss": float(loss), "grad_norm": float(norm), "lr_scale": scale, **metrics}):
             break
+
+
+def sum_parts(loss: Tensor, metrics: dict[str, float], processes: Processes) -> tuple[Tensor, dict[str, float]]:
+    """The loss and metrics of the whole batch: the sums of what the processes found. NaN in one is NaN in all."""
+    if processes.num_processes == 1:
+        return loss, metrics
+    parts = torch.tensor([float(loss), *metrics.values()], dtype=torch.float64)
+    total, *values = processes.reduce_sum(parts).unbind()
+    return total, dict(zip(metrics, map(float, values), strict=True))
 
 
 @contextmanager

@@ -7,8 +7,19 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vla.models.vlm import VisionLanguageModel
+from vla.rl.batch import ReduceSum, single_process
 from vla.sft.protocols import ImitablePolicy
 from vla.types import Observation
+
+
+def share_of(count: Tensor | int, reduce_sum: ReduceSum) -> Float[Tensor, ""] | float:
+    """What part of all that counts, in the batches of all processes together, counts here: the mean over all is the
+    sum of every process's own mean times its share.
+    """
+    if reduce_sum is single_process:
+        return 1.0
+    own = torch.as_tensor(count, dtype=torch.float64)
+    return (own / reduce_sum(own).clamp(min=1)).float()
 
 
 def imitation_loss(
@@ -16,10 +27,13 @@ def imitation_loss(
     observation: Observation,
     actions: Float[Tensor, "B H A"],
     action_mask: Bool[Tensor, "B H"],
+    reduce_sum: ReduceSum = single_process,
 ) -> Float[Tensor, ""]:
-    """The policy's own terms (cross-entropy of tokens, squared error of a flow), a mean over those that count."""
+    """The policy's own terms (cross-entropy of tokens, squared error of a flow), a mean over those that count; of many
+    processes, this one's part of it.
+    """
     terms, mask = policy.imitation_terms(observation, actions, action_mask)
-    return (terms * mask).sum() / mask.sum().clamp(min=1)
+    return (terms * mask).sum() / mask.sum().clamp(min=1) * share_of(mask.sum(), reduce_sum)
 
 
 def plan_loss(
@@ -28,6 +42,7 @@ def plan_loss(
     numbers: Int[Tensor, "B a"],
     layers: list[Tensor] | None = None,
     prefix: Float[Tensor, "B P d"] | None = None,
+    reduce_sum: ReduceSum = single_process,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Every query of the plan head names every number that the instruction comes down to, as location tokens from 0.
 
@@ -44,7 +59,8 @@ def plan_loss(
     places = torch.arange(logits.shape[-1], dtype=logits.dtype, device=logits.device)
     expected = logits.softmax(-1) @ places
     distance = (expected - wanted).abs().mean()
-    return loss + distance / EXPECTED_SCALE, distance.detach()
+    share = share_of(len(numbers), reduce_sum)
+    return (loss + distance / EXPECTED_SCALE) * share, distance.detach() * share
 
 
 EXPECTED_SCALE = 4.0
@@ -57,6 +73,7 @@ def answer_loss(
     answers: Bool[Tensor, "B n"],
     segments: Int[Tensor, "B n"],
     prefix: Float[Tensor, "B P d"] | None = None,
+    reduce_sum: ReduceSum = single_process,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Next-token cross-entropy and accuracy on the answer tokens of questions packed behind one prefix.
 
@@ -69,4 +86,5 @@ def answer_loss(
     logits = model.backbone.logits(hidden[rows, columns])
     targets = observation.tokens[rows, columns + 1]
     loss = torch.nn.functional.cross_entropy(logits, targets)
-    return loss, (logits.argmax(-1) == targets).float().mean()
+    share = share_of(len(targets), reduce_sum)
+    return loss * share, (logits.argmax(-1) == targets).float().mean() * share

@@ -16,7 +16,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vla.sft.loop import SupervisedSettings, SupervisedState, fit
+from vla.sft.losses import share_of
 from vla.sft.protocols import ProbedPolicy
+from vla.train.distributed import ALONE, Processes
 from vla.train.optim import make_optimizer
 from vla.types import Observation
 
@@ -76,20 +78,25 @@ def probe(
     weight_decay: float,
     settings: SupervisedSettings,
     on_step: Callable[[int, dict[str, float]], bool | None],
+    processes: Processes = ALONE,
 ) -> None:
-    """Train the head of `policy` in place, by AdamW on random batches of the features."""
+    """Train the head of `policy` in place, by AdamW on random batches of the features. Of many processes each has the
+    features of its share of the frames, and handles the rows of a batch that are among them.
+    """
+    num_frames = int(processes.reduce_sum(torch.tensor(len(features))))
 
     def loss_of(rows: Tensor) -> tuple[Tensor, dict[str, float]]:
-        hidden, seen, actions, mask = features.batch(rows)
-        terms, counts = policy.imitation_terms(seen, actions, mask, hidden)
-        return (terms * counts).sum() / counts.sum().clamp(min=1), {}
+        hidden, seen, actions, mask = features.batch(rows if len(rows) else torch.zeros(1, dtype=torch.long))
+        terms, counts = policy.imitation_terms(seen, actions, mask & bool(len(rows)), hidden)
+        return (terms * counts).sum() / counts.sum().clamp(min=1) * share_of(counts.sum(), processes.reduce_sum), {}
 
     def rows_at(step: int) -> Tensor:
-        return torch.randint(len(features), (min(batch_size, len(features)),))
+        rows = torch.randint(num_frames, (min(batch_size, num_frames),))
+        return rows[rows % processes.num_processes == processes.rank] // processes.num_processes
 
     with only_the_head(policy):
         optimizer = make_optimizer(policy, "adamw", learning_rate, weight_decay)
-        fit(policy, loss_of, rows_at, optimizer, settings, SupervisedState(), None, on_step)
+        fit(policy, loss_of, rows_at, optimizer, settings, SupervisedState(), None, on_step, processes)
 
 
 @contextmanager

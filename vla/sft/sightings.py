@@ -17,6 +17,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vla.rl.batch import ReduceSum, single_process
+
 PLACE_SCALE = 0.1
 """Places are predicted in units of 10 cm."""
 
@@ -101,13 +103,17 @@ def cell_arrays(
 
 
 def sighting_loss(
-    head: SightingHead, tokens: Float[Tensor, "B p d"], embeddings: Float[Tensor, "V d"], targets: CellTargets
+    head: SightingHead,
+    tokens: Float[Tensor, "B p d"],
+    embeddings: Float[Tensor, "V d"],
+    targets: CellTargets,
+    reduce_sum: ReduceSum = single_process,
 ) -> tuple[Float[Tensor, ""], dict[str, float]]:
     """Cross-entropy of kinds over all cells plus absolute errors of places and headings in occupied ones, per occupied
     cell.
     """
     logits, places, headings = head(tokens, embeddings)
-    count = targets.occupied.sum().clamp(min=1)
+    count = reduce_sum(targets.occupied.sum()).clamp(min=1)
     wanted = torch.where(targets.occupied, targets.kinds, logits.shape[-1] - 1)
     kind = functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="sum") / count
     wrong = (places - targets.places / PLACE_SCALE).abs().mean(-1)
@@ -117,7 +123,7 @@ def sighting_loss(
     with torch.no_grad():
         hit = logits[..., :-1].argmax(-1) == targets.kinds
         metrics = {
-            "sighting_accuracy": float(hit[targets.occupied].float().mean()),
+            "sighting_accuracy": float(hit[targets.occupied].float().sum() / count),
             "sighting_error": float(place) * PLACE_SCALE,
             "heading_error": float(heading),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from vla.config.robot import RobotConfig
@@ -9,8 +10,9 @@ from vla.data.collect import collect, dataset_spec
 from vla.data.demonstrations import Demonstrations, open_demonstrations
 from vla.data.lerobot_writer import LeRobotWriter
 from vla.hub.datasets import local_dataset
-from vla.stages.run import Run
+from vla.stages.run import Interrupted, Run
 from vla.stages.world import World
+from vla.train.agreement import failing_together
 
 SEEDS_PER_RUN = 10_000
 
@@ -19,15 +21,28 @@ def demonstrations(run: Run, config: RobotConfig, world: World) -> Demonstration
     """The demonstrations of the run; collecting goes on where an interrupted run stopped."""
     if config.data.path is None:
         folder = run.folder.path / "demonstrations"
-        if not (folder / "meta" / "info.json").exists():
-            _collect(run, config, world, folder)
+        with failing_together(run.processes), suppress(Interrupted):
+            if run.processes.is_main and not (folder / "meta" / "info.json").exists():
+                _collect(run.alone(), config, world, folder)
+        run.check_stop()
     else:
         folder = local_dataset(config.data.path)
-    found = open_demonstrations(
-        folder, cameras=config.sim.cameras, action_spec=world.action_spec, image_size=config.sim.image_size
-    )
+    found = _opened(run, config, world, folder)
     if not run.done("demonstrations"):
         run.finish("demonstrations", {"num_episodes": found.num_episodes, "num_frames": found.num_frames})
+    return found
+
+
+def _opened(run: Run, config: RobotConfig, world: World, folder: Path) -> Demonstrations:
+    """The dataset, opened by the main process first, which decodes its pictures into a file that all read."""
+    found = None
+    for mine in (run.processes.is_main, not run.processes.is_main):
+        with failing_together(run.processes):
+            if mine:
+                found = open_demonstrations(
+                    folder, cameras=config.sim.cameras, action_spec=world.action_spec, image_size=config.sim.image_size
+                )
+    assert found is not None
     return found
 
 

@@ -12,6 +12,8 @@ from jaxtyping import Bool, Float, Int
 
 from vla.rl.protocols import Observe, Policy, VectorEnvironment
 from vla.rl.rollout import collect_rollout
+from vla.train.agreement import failing_together
+from vla.train.distributed import ALONE, Processes, in_order, own_share
 from vla.types import Rollout
 
 
@@ -47,11 +49,13 @@ def evaluate_policy(
     *,
     greedy: bool,
     on_decision: Callable[[int], None] | None = None,
+    processes: Processes = ALONE,
 ) -> Episodes:
-    """One episode from every seed."""
-    return episodes_of(
-        collect_rollout(policy, environment, seeds, 1, observe, greedy=greedy, on_decision=on_decision), greedy
-    )
+    """One episode from every seed; each process lives its share of them, and all know what happened."""
+    with failing_together(processes), processes.own_draws():
+        share = own_share(seeds, processes)
+        rollout = collect_rollout(policy, environment, share, 1, observe, greedy=greedy, on_decision=on_decision)
+    return joined(processes.gather(episodes_of(rollout, greedy)))
 
 
 def episodes_of(rollout: Rollout, greedy: bool) -> Episodes:
@@ -61,6 +65,25 @@ def episodes_of(rollout: Rollout, greedy: bool) -> Episodes:
     measures = {name: values.numpy() for name, values in rollout.episodes.items()}
     seeds = measures.pop("seed")
     return Episodes(seeds, rollout.success.numpy() > 0.5, rollout.returns.numpy(), counts, greedy, measures)
+
+
+def joined(shares: list[Episodes]) -> Episodes:
+    """What happened in all processes, in the order of the seeds."""
+    if len(shares) == 1:
+        return shares[0]
+
+    def whole(parts: list[np.ndarray]) -> np.ndarray:
+        return np.array(in_order(parts), dtype=parts[0].dtype)
+
+    names = [name for name in shares[0].measures if all(name in share.measures for share in shares)]
+    return Episodes(
+        *(
+            whole([getattr(share, name) for share in shares])
+            for name in ("seeds", "success", "returns", "num_decisions")
+        ),
+        shares[0].greedy,
+        {name: whole([share.measures[name] for share in shares]) for name in names},
+    )
 
 
 @torch.no_grad()

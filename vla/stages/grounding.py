@@ -19,11 +19,12 @@ from vla.data.questions import LOCATION_RANGE, PackedQuestions, Question, Questi
 from vla.models.vlm import VisionLanguageModel
 from vla.models.vocabulary import NUM_LOCATIONS
 from vla.sft.loop import SupervisedSettings, SupervisedState, fit
-from vla.sft.losses import answer_loss, plan_loss
+from vla.sft.losses import answer_loss, plan_loss, share_of
 from vla.sft.sightings import CellTargets, SightingHead, cell_arrays, mention_loss, sighting_loss
+from vla.train.distributed import ALONE, Processes, own_share
 from vla.train.optim import make_optimizer
 from vla.train.seed import derive_seed
-from vla.types import Observation
+from vla.types import Observation, T, map_rows
 
 
 @runtime_checkable
@@ -224,8 +225,10 @@ class Grounding:
         source: SceneSource,
         settings: GroundingSettings,
         seed: int,
+        processes: Processes = ALONE,
     ):
         self.model, self.encoder, self.source, self.settings, self.seed = model, encoder, source, settings, seed
+        self.processes = processes
         words = [encoder.words(f" {name}") for name in source.sighting_names]
         self.head = SightingHead(model.width, words)
         self.mention_head = torch.nn.Sequential(torch.nn.LayerNorm(model.width), torch.nn.Linear(model.width, 5))
@@ -239,20 +242,23 @@ class Grounding:
             self.pool.add(min(rows_at_once, count - self.pool.size))
 
     def batch(self, step: int) -> GroundingBatch:
-        """The batch of a step, after `fresh_per_step` new scenes."""
+        """The batch of a step, after `fresh_per_step` new scenes; of many processes, this one's share of its rows."""
         settings = self.settings
         if settings.fresh_per_step:
             self.pool.add(settings.fresh_per_step)
         rng = np.random.default_rng([self.seed, step])
-        return augmented(
+        batch = augmented(
             self.pool.draw(settings.batch_size, settings.questions_per_scene, rng, self.encoder), 0, settings.light
         )
+        return self._own(batch)
 
     def sighting_loss(self, batch: GroundingBatch) -> tuple[torch.Tensor, dict[str, float]]:
         """Detection alone: the language model is not run."""
         assert batch.cells is not None
         tokens = self.model.image_tokens(batch.observation.images)
-        return sighting_loss(self.head, tokens, self.model.backbone.word_embeddings, batch.cells)
+        return sighting_loss(
+            self.head, tokens, self.model.backbone.word_embeddings, batch.cells, self.processes.reduce_sum
+        )
 
     def is_plan_step(self, step: int) -> bool:
         """Plan steps are spread evenly among the others."""
@@ -267,7 +273,16 @@ class Grounding:
         rng = np.random.default_rng([self.seed, step])
         batch = self.pool.plans(settings.batch_size, rng, self.encoder)
         images = {n: random_light(i, settings.light) for n, i in batch.observation.images.items()}
-        return replace(batch, observation=replace(batch.observation, images=images))
+        return self._own(replace(batch, observation=replace(batch.observation, images=images)))
+
+    def _own(self, batch: T) -> T:
+        """The rows of a batch that this process handles."""
+        if self.processes.num_processes == 1:
+            return batch
+        within = {name: getattr(batch, name, None) for name in ("observation", "questions", "cells")}
+        parts = {name: self._own(part) for name, part in within.items() if part is not None}
+        rows = map_rows(batch, lambda tensor: own_share(tensor, self.processes))
+        return replace(rows, **parts)  # type: ignore[type-var]
 
     def mixed_batch(self, step: int) -> GroundingBatch | PlanBatch:
         return self.plan_batch(step) if self.is_plan_step(step) else self.batch(step)
@@ -277,16 +292,20 @@ class Grounding:
         if isinstance(batch, PlanBatch):
             layers: list[torch.Tensor] = []
             prefix = self.model.prefix(batch.observation)
-            plan, distance = plan_loss(self.model, batch.observation, batch.numbers, layers, prefix)
+            reduce_sum = self.processes.reduce_sum
+            plan, distance = plan_loss(self.model, batch.observation, batch.numbers, layers, prefix, reduce_sum)
             positions = self.model.num_prefix + batch.mentions
             mention = mention_loss(self.mention_head, layers[-2], positions, batch.places, batch.headings)
+            mention = mention * share_of(len(batch.numbers), reduce_sum)
             width = 2 * LOCATION_RANGE / NUM_LOCATIONS
             metrics = {"plan_loss": float(plan.detach()), "plan_error": float(distance) * width}
             metrics["mention_loss"] = float(mention.detach())
             return self._with_sightings(plan + mention, metrics, prefix, batch.cells)
         assert batch.cells is not None
         prefix, questions = self.model.prefix(batch.observation), batch.questions
-        answer, accuracy = answer_loss(self.model, batch.observation, questions.answers, questions.segments, prefix)
+        answer, accuracy = answer_loss(
+            self.model, batch.observation, questions.answers, questions.segments, prefix, self.processes.reduce_sum
+        )
         metrics = {"answer_loss": float(answer.detach()), "answer_accuracy": float(accuracy)}
         return self._with_sightings(answer, metrics, prefix, batch.cells)
 
@@ -297,7 +316,9 @@ class Grounding:
         if not self.settings.sighting_weight:
             return loss, metrics
         tokens = prefix[:, : self.model.num_prefix - 1]
-        seen, seen_metrics = sighting_loss(self.head, tokens, self.model.backbone.word_embeddings, cells)
+        seen, seen_metrics = sighting_loss(
+            self.head, tokens, self.model.backbone.word_embeddings, cells, self.processes.reduce_sum
+        )
         return loss + self.settings.sighting_weight * seen, metrics | seen_metrics
 
     def train(self, on_step: Callable[[str, int, dict[str, float]], bool | None]) -> None:
@@ -327,6 +348,7 @@ class Grounding:
                 SupervisedState(),
                 None,
                 lambda step, metrics, part=part: on_step(part, step, metrics),
+                self.processes,
             )
 
 

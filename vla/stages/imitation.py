@@ -12,9 +12,11 @@ from torch import Tensor
 from vla.data.augment import random_light, random_shift
 from vla.data.demonstrations import DemonstrationBatch, Demonstrations
 from vla.data.observations import Observer
+from vla.rl.batch import ReduceSum, single_process
 from vla.sft.losses import imitation_loss
 from vla.sft.protocols import ImitablePolicy
 from vla.stages.grounding import Grounding, GroundingBatch, PlanBatch
+from vla.train.distributed import ALONE, Processes, own_share
 from vla.types import Observation
 
 
@@ -44,8 +46,8 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class ImitationBatches:
-    """Batches by number: every epoch is all frames in a new order. `questions(step)` gives the questions beside
-    them.
+    """Batches by number: every epoch is all frames in a new order. `grounding(step)` gives the questions beside
+    them. Of many processes each has its share of the rows.
     """
 
     demonstrations: Demonstrations
@@ -55,6 +57,7 @@ class ImitationBatches:
     augmentation: Augmentation
     seed: int
     grounding: Callable[[int], GroundingBatch | PlanBatch] | None
+    processes: Processes = ALONE
 
     def frames(self, step: int) -> np.ndarray:
         """Which frames the batch of this step holds."""
@@ -64,9 +67,11 @@ class ImitationBatches:
         return np.array([orders[i // count][i % count] for i in at])
 
     def __call__(self, step: int) -> ImitationBatch:
-        batch = self.demonstrations.batch(self.frames(step), self.chunk)
+        batch = self.demonstrations.batch(own_share(self.frames(step), self.processes), self.chunk)
         grounding = None if self.grounding is None else self.grounding(step)
-        return ImitationBatch(self.augmentation.apply(self.observer(batch)), *action_tensors(batch), grounding)
+        with self.processes.own_draws():
+            seen = self.augmentation.apply(self.observer(batch))
+        return ImitationBatch(seen, *action_tensors(batch), grounding)
 
 
 def action_tensors(batch: DemonstrationBatch) -> tuple[Tensor, Tensor]:
@@ -74,10 +79,14 @@ def action_tensors(batch: DemonstrationBatch) -> tuple[Tensor, Tensor]:
 
 
 def mixed_loss(
-    policy: ImitablePolicy, batch: ImitationBatch, grounding: Grounding | None, weight: float
+    policy: ImitablePolicy,
+    batch: ImitationBatch,
+    grounding: Grounding | None,
+    weight: float,
+    reduce_sum: ReduceSum = single_process,
 ) -> tuple[Tensor, dict[str, float]]:
     """Loss of actions plus `weight` times the loss of grounding, in one step."""
-    action = imitation_loss(policy, batch.observation, batch.actions, batch.action_mask)
+    action = imitation_loss(policy, batch.observation, batch.actions, batch.action_mask, reduce_sum)
     metrics = {"action_loss": float(action.detach())}
     if grounding is None or batch.grounding is None:
         return action, metrics
@@ -87,7 +96,12 @@ def mixed_loss(
 
 @torch.no_grad()
 def held_out_loss(
-    policy: ImitablePolicy, demonstrations: Demonstrations, observer: Observer, rows_at_once: int, max_rows: int = 1024
+    policy: ImitablePolicy,
+    demonstrations: Demonstrations,
+    observer: Observer,
+    rows_at_once: int,
+    max_rows: int = 1024,
+    processes: Processes = ALONE,
 ) -> float:
     """Mean action loss on evenly spaced frames of demonstrations that were not trained on.
 
@@ -98,11 +112,12 @@ def held_out_loss(
     total = counted = 0.0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        for at in range(0, count, rows_at_once):
+        for at in own_share(range(0, count, rows_at_once), processes):
             batch = demonstrations.batch(frames[at : at + rows_at_once], policy.chunk)
             terms, mask = policy.imitation_terms(observer(batch), *action_tensors(batch))
             total += float((terms * mask).sum())
             counted += float(mask.sum())
+    total, counted = processes.reduce_sum(torch.tensor([total, counted], dtype=torch.float64)).tolist()
     return total / max(counted, 1.0)
 
 

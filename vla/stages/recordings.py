@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vla.config.robot import GymSim, Sim
+from vla.rl.batch import ReduceSum, single_process
 from vla.rl.protocols import Algorithm, Policy, Reference
 from vla.rl.scoring import score_logprobs
 from vla.types import Rollout, map_rows
@@ -82,14 +83,14 @@ def record(
     )  # fmt: skip
 
 
-def reached(rollout: Rollout) -> dict[str, float]:
+def reached(rollout: Rollout, reduce_sum: ReduceSum = single_process) -> dict[str, float]:
     """Share of trajectories that ever fulfilled each term of the task (above one half): where they stop short."""
-    terms = {name: v for name, v in rollout.episodes.items() if name not in ("seed", "control_steps", "success")}
-    return {
-        f"reached_{name}": float((values[~values.isnan()] > 0.5).float().mean())
-        for name, values in terms.items()
-        if "/" not in name and not bool(values.isnan().all())
-    }
+    names = [name for name in rollout.episodes if name not in ("seed", "control_steps", "success") and "/" not in name]
+    values = [rollout.episodes[name] for name in names]
+    found = torch.tensor([[float((v > 0.5).sum()), float((~v.isnan()).sum())] for v in values]).reshape(-1, 2)
+    done, counts = reduce_sum(found).unbind(1)
+    shares = (done / counts).tolist()
+    return {f"reached_{name}": share for name, share in zip(names, shares, strict=True) if share == share}
 
 
 def chain_of(policy: Policy, rollout: Rollout, rows: Int[Tensor, "D"]) -> Float[Tensor, "D K H A"] | None:

@@ -12,20 +12,26 @@ import torch
 from vla.rl.protocols import Observe, Policy, VectorEnvironment
 from vla.rl.rollout import collect_rollout
 from vla.rl.sampling import collect_informative, informative_groups
+from vla.train.distributed import ALONE, Processes, own_share
 from vla.types import Decision, Observation, Rollout
 
 
 @dataclass(frozen=True)
 class Starts:
-    """The training starts of a run: iteration `i` always draws the same seeds, however often the run was resumed."""
+    """The training starts of a run: iteration `i` always draws the same seeds, however often the run was resumed.
+
+    Of many processes that ask for as many, each gets its share of what one would draw for all of them.
+    """
 
     first: int
     last: int
     seed: int
+    processes: Processes = ALONE
 
     def draw(self, iteration: int, attempt: int, count: int) -> list[int]:
         rng = np.random.default_rng([self.seed, iteration, attempt])
-        return rng.integers(self.first, self.last + 1, size=count).tolist()
+        drawn = rng.integers(self.first, self.last + 1, size=count * self.processes.num_processes)
+        return own_share(drawn, self.processes).tolist()
 
 
 @dataclass(frozen=True)

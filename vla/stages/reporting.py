@@ -16,6 +16,7 @@ from vla.stages.evaluation import Episodes, evaluate_policy, record
 from vla.stages.rl import RlState
 from vla.stages.run import Run
 from vla.stages.world import World
+from vla.train.distributed import own_share
 from vla.train.metrics import read_metrics
 
 
@@ -31,8 +32,9 @@ def evaluation_stage(
     """Greedy and sampled success on the held-out starts, written with every start's outcome."""
     seeds = starts.evaluation_seeds.tolist()
     kinds = (True, False) if config.evaluation.sampled else (True,)
+    num_own = len(own_share(seeds, run.processes))
     values: dict[str, Any] = {"starts_sha256": starts.sha256}
-    with run.progress.stage(f"evaluation {name} RL", len(seeds) * len(kinds)) as bar:
+    with run.progress.stage(f"evaluation {name} RL", num_own * len(kinds)) as bar:
         for greedy in kinds:
             ended = 0
 
@@ -43,7 +45,10 @@ def evaluation_stage(
                     ended = count
 
             with run.timer("greedy" if greedy else "sampled"):
-                episodes = evaluate_policy(policy, environment, seeds, observer, greedy=greedy, on_decision=advance)
+                episodes = evaluate_policy(
+                    policy, environment, seeds, observer,
+                    greedy=greedy, on_decision=advance, processes=run.processes,
+                )  # fmt: skip
             values |= _rates(episodes, policy.temperature)
             run.check_stop()
     run.finish(f"evaluation_{name}", values)
@@ -109,7 +114,7 @@ def video_stage(
     from vla.evaluate.video import write_video
 
     count = config.evaluation.num_videos
-    if count == 0 or run.done(f"videos_{name}"):
+    if count == 0 or run.done(f"videos_{name}") or not run.processes.is_main:
         return
     greedy = run.results["stages"][f"evaluation_{name}"]["greedy"]["outcomes"]
     seeds = starts.evaluation_seeds
@@ -127,6 +132,8 @@ def plot_stage(run: Run, state: RlState, title: str, offset: float | None) -> No
     """Success over iterations, losses, entropy, and where the time went, as PNG."""
     from vla.evaluate.plots import plot_curves, plot_success, plot_time
 
+    if not run.processes.is_main:
+        return
     plots = run.folder.plots
     plots.mkdir(parents=True, exist_ok=True)
     curves = {"validation starts, greedy": state.curve()}

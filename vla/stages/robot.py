@@ -28,9 +28,11 @@ from vla.stages.imitation import chunks_to_fit
 from vla.stages.recap import asking_for_good, recap_stage
 from vla.stages.reporting import compare_stage, evaluation_stage, plot_stage, video_stage
 from vla.stages.rl import Reinforcement
-from vla.stages.run import Run, resume_log, written
+from vla.stages.run import Run, start_run, written
 from vla.stages.sft import grounding_beside, supervised_stage
 from vla.stages.world import World
+from vla.train.agreement import failing_together, from_main
+from vla.train.distributed import same_weights, start_processes
 from vla.train.interrupt import stop_on_interrupt
 from vla.train.run_folder import RunFolder, open_run
 from vla.train.seed import derive_seed, seed_everything
@@ -38,23 +40,24 @@ from vla.train.seed import derive_seed, seed_everything
 
 def run_robot(config: RobotConfig, world: World) -> RunFolder:
     """Everything that `mode=robot` does; the folder of the run. A run that was stopped returns what it has so far."""
-    seed_everything(config.train.seed)
-    folder = open_run(config)
+    train = config.train
+    processes = start_processes(train.device, train.precision)
+    seed_everything(train.seed)
+    folder = open_run(config, processes)
     with stop_on_interrupt() as stop:
-        log = resume_log(folder, config.train.tensorboard, config.train.trackers)
-        run = Run(folder, log, stop, config.train.keep_checkpoints)
-        run.results = folder.read_results()
-        run.earlier_seconds = run.results.get("seconds", {})
+        run = start_run(folder, stop, processes, train.keep_checkpoints, train.tensorboard, train.trackers)
         run.progress.say(f"run {folder.path}")
         with written(run):
             _stages(run, config, world)
-        run.progress.say(f"report: {write_report(folder.path)}")
+        if processes.is_main:
+            run.progress.say(f"report: {write_report(folder.path)}")
     return folder
 
 
 def _stages(run: Run, config: RobotConfig, world: World) -> None:
     starts = start_manifest(config)
-    starts.save(run.folder.starts)
+    if run.processes.is_main:
+        starts.save(run.folder.starts)
     with run.timer("demonstrations"):
         demos = demonstrations(run, config, world)
     with run.timer("model"):
@@ -62,7 +65,7 @@ def _stages(run: Run, config: RobotConfig, world: World) -> None:
     environment = world.environment()
     if not run.done("sft"):
         with stage(run, config, "sft"):
-            beside = grounding_beside(config, policy, encoder, world.scenes())
+            beside = grounding_beside(config, policy, encoder, world.scenes(), run.processes)
             supervised_stage(run, config, policy, demos, observer, beside)
     else:
         saved = run.load("sft")
@@ -72,7 +75,7 @@ def _stages(run: Run, config: RobotConfig, world: World) -> None:
     if not run.done("evaluation_before"):
         with stage(run, config, "evaluation_before"):
             evaluation_stage(run, "before", *judge)
-    with run.timer("videos"):
+    with run.timer("videos"), failing_together(run.processes):
         video_stage(run, "before", config, policy, world, observer, starts)
     observer = recap_stage(run, *judge, demos)
     judge = (config, policy, environment, observer, starts)
@@ -82,7 +85,7 @@ def _stages(run: Run, config: RobotConfig, world: World) -> None:
         with stage(run, config, "evaluation_after"):
             evaluation_stage(run, "after", *judge)
     compare_stage(run)
-    with run.timer("videos"):
+    with run.timer("videos"), failing_together(run.processes):
         video_stage(run, "after", config, policy, world, observer, starts)
         plot_stage(run, state, f"{config.sim.label}: {config.algorithm.name}", None)
     run.progress.say(f"results: {run.folder.results}")
@@ -122,18 +125,21 @@ def build_policy(
     model, tokenizer = build_vlm(config, world.proprio_size, world.scenes().num_plan_numbers, world.texts())
     encoder = QuestionEncoder(tokenizer, model.backbone.vocabulary_size)
     written = run.folder.path / "policy.json"
+    known = from_main(written.exists(), run.processes)
     if config.model.checkpoint is None:
         model.fit_proprio(torch.from_numpy(demos.columns.proprio[demos.rows]))
         if not run.done("sft") and run.load("sft") is None:
             ground(run, config, world, model, encoder)
-    if written.exists():
+    if known:
         code = read_code(config.policy, json.loads(written.read_text())["actions"])
     else:
         training, _ = demos.split(config.data.holdout_fraction, config.train.seed)
         code = fit_code(config.policy, chunks_to_fit(training, config.policy.chunk))
-        tokenizer.save_pretrained(run.folder.path / "tokenizer")
-        written.write_text(json.dumps(describe(code, world, config), indent=1) + "\n")
+        if run.processes.is_main:
+            tokenizer.save_pretrained(run.folder.path / "tokenizer")
+            written.write_text(json.dumps(describe(code, world, config), indent=1) + "\n")
     policy = make_policy(config, model, code)
+    same_weights(policy, run.processes)
     run.results["model"] = {"num_parameters": num_parameters(policy), "num_draws": policy.num_draws}
     return policy, observer_of(config, tokenizer, config.policy.instruction_length, policy), encoder
 
@@ -161,7 +167,7 @@ def ground(run: Run, config: RobotConfig, world: World, model: Any, encoder: Que
     if config.grounding.num_steps == 0:
         return
     settings = GroundingSettings(**config.grounding.model_dump())
-    grounding = Grounding(model, encoder, world.scenes(), settings, config.train.seed)
+    grounding = Grounding(model, encoder, world.scenes(), settings, config.train.seed, run.processes)
     with run.progress.stage("grounding", settings.num_steps) as bar, run.timer("grounding"):
         grounding.fill(min(settings.pool_size, 4 * config.sim.num_envs), config.sim.num_envs)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from vla.train.agreement import SharedStop, Stopping, from_main, shared
 from vla.train.checkpoint import DiskFull, is_disk_full, last_checkpoint, load_checkpoint, save_checkpoint
+from vla.train.distributed import ALONE, Processes
 from vla.train.interrupt import Stop
-from vla.train.metrics import MetricsLog
+from vla.train.metrics import MetricsLog, NoLog
 from vla.train.progress import Progress
 from vla.train.run_folder import RunFolder
 from vla.train.seed import restore_rng, rng_state
@@ -24,13 +25,15 @@ class Interrupted(Exception):
 @dataclass
 class Run:
     """What every stage of a run shares. `results` is what results.json holds, written whenever something is
-    finished; `earlier_seconds` is the time that sessions before this one took.
+    finished; `earlier_seconds` is the time that sessions before this one took. Of many processes the main one alone
+    writes and prints; all of them read.
     """
 
     folder: RunFolder
-    log: MetricsLog
-    stop: Stop
+    log: MetricsLog | NoLog
+    stop: Stopping
     keep_checkpoints: int
+    processes: Processes = ALONE
     progress: Progress = field(default_factory=Progress)
     timer: Timer = field(default_factory=Timer)
     results: dict[str, Any] = field(default_factory=dict)
@@ -51,16 +54,20 @@ class Run:
         spent = self.timer.seconds()
         self.results["seconds"] = {name: spent.get(name, 0.0) + before.get(name, 0.0) for name in {**before, **spent}}
         self.results["peak_memory_bytes"] = max(peak_memory_bytes(), self.results.get("peak_memory_bytes", 0))
+        if not self.processes.is_main:
+            return
         self.folder.write_results(self.results)
 
-    def save(self, stage: str, step: int, state: Mapping[str, Any], score: float | None = None) -> Path:
+    def save(self, stage: str, step: int, state: Mapping[str, Any], score: float | None = None) -> None:
         """A checkpoint of a stage: its own state, and the random numbers and metrics that go with it."""
+        if not self.processes.is_main:
+            return
         whole = {**state, "rng": rng_state(), "num_records": self.log.num_records}
-        return save_checkpoint(self.folder.checkpoints / stage, step, whole, keep=self.keep_checkpoints, score=score)
+        save_checkpoint(self.folder.checkpoints / stage, step, whole, keep=self.keep_checkpoints, score=score)
 
     def load(self, stage: str) -> dict[str, Any] | None:
         """The last checkpoint of a stage, its random numbers put back; None when there is none."""
-        path = last_checkpoint(self.folder.checkpoints / stage)
+        path = from_main(last_checkpoint(self.folder.checkpoints / stage), self.processes)
         if path is None:
             return None
         state = load_checkpoint(path)
@@ -72,6 +79,30 @@ class Run:
         if self.stop.requested:
             self.write()
             raise Interrupted
+
+    def alone(self) -> Run:
+        """The run as the main process sees it while the others wait: nothing in it asks them anything."""
+        stop = self.stop.own if isinstance(self.stop, SharedStop) else self.stop
+        return replace(self, stop=stop, processes=ALONE)
+
+
+def start_run(
+    folder: RunFolder,
+    stop: Stop,
+    processes: Processes,
+    keep_checkpoints: int,
+    tensorboard: bool,
+    trackers: Sequence[str],
+) -> Run:
+    """The run in this process, with what it has come to so far."""
+    agreed = shared(stop, processes)
+    if processes.is_main:
+        run = Run(folder, resume_log(folder, tensorboard, trackers), agreed, keep_checkpoints, processes)
+    else:
+        run = Run(folder, NoLog(), agreed, keep_checkpoints, processes, Progress.silent())
+    run.results = from_main(folder.read_results() if processes.is_main else None, processes)
+    run.earlier_seconds = run.results.get("seconds", {})
+    return run
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from vla.stages.imitation import (
     mixed_loss,
 )
 from vla.stages.run import Run
+from vla.train.distributed import Processes, own_share
 from vla.train.optim import EMA, make_optimizer
 from vla.train.seed import derive_seed
 from vla.types import Observation
@@ -34,7 +35,7 @@ SHOWN = ("loss", "action_loss", "plan_error")
 
 
 def grounding_beside(
-    config: RobotConfig, policy: ImitablePolicy, encoder: QuestionEncoder, source: SceneSource
+    config: RobotConfig, policy: ImitablePolicy, encoder: QuestionEncoder, source: SceneSource, processes: Processes
 ) -> Grounding | None:
     """What is asked beside the demonstrations, so that the model keeps what it can see; None when its weight is 0
     or the model stands still.
@@ -47,7 +48,8 @@ def grounding_beside(
         settings, batch_size=data.question_batch_size, questions_per_scene=data.questions_per_scene,
         pool_size=data.question_scenes, fresh_per_step=0, sighting_weight=0.0,
     )  # fmt: skip
-    beside = Grounding(policy.model, encoder, source, settings, derive_seed(config.train.seed, "beside") % 2**32)
+    seed = derive_seed(config.train.seed, "beside") % 2**32
+    beside = Grounding(policy.model, encoder, source, settings, seed, processes)
     beside.fill(data.question_scenes, config.sim.num_envs)
     return beside
 
@@ -75,9 +77,10 @@ def supervised_stage(
     training, held_out = demonstrations.split(config.data.holdout_fraction, config.train.seed)
     augmentation = Augmentation(sft.augment.shift_pixels, sft.augment.light)
     beside = None if grounding is None else grounding.mixed_batch
+    processes = run.processes
     batches = ImitationBatches(
-        training, observer, policy.chunk, sft.batch_size, augmentation, config.train.seed, beside
-    )  # fmt: skip
+        training, observer, policy.chunk, sft.batch_size, augmentation, config.train.seed, beside, processes
+    )
     optimizer = make_optimizer(policy, sft.optimizer, sft.learning_rate, sft.weight_decay, sft.muon_learning_rate)
     saved, num_steps = run.load("sft"), num_whole_steps(config, policy)
     if saved is None and probes(config, policy):
@@ -100,24 +103,25 @@ def supervised_stage(
     def on_step(step: int, metrics: dict[str, float]) -> bool:
         bar.advance(1, **{name: metrics[name] for name in SHOWN if name in metrics})
         if step % sft.evaluate_every == 0:
-            metrics["held_out_loss"] = held_out_loss(policy, held_out, observer, sft.batch_size)
+            metrics["held_out_loss"] = held_out_loss(policy, held_out, observer, sft.batch_size, processes=processes)
         if step % sft.log_every == 0 or "held_out_loss" in metrics:
             run.log.write("sft", step, metrics)
-        if run.stop.requested or step % save_every == 0:
+        stop = run.stop.requested
+        if stop or step % save_every == 0:
             save()
-        return run.stop.requested
+        return stop
 
     def loss_of(batch: ImitationBatch) -> tuple[Tensor, dict[str, float]]:
-        return mixed_loss(policy, batch, grounding, config.data.question_weight)
+        return mixed_loss(policy, batch, grounding, config.data.question_weight, processes.reduce_sum)
 
     if num_steps:
         with run.progress.stage("SFT", num_steps, state.step) as bar:
-            fit(policy, loss_of, batches, optimizer, settings, state, ema, on_step)
+            fit(policy, loss_of, batches, optimizer, settings, state, ema, on_step, processes)
     run.check_stop()
     if ema is not None:
         ema.copy_to(policy)
     save()
-    loss = held_out_loss(policy, held_out, observer, sft.batch_size)
+    loss = held_out_loss(policy, held_out, observer, sft.batch_size, processes=processes)
     run.finish("sft", {"num_steps": state.step, "held_out_loss": loss, "num_frames": training.num_frames})
 
 
@@ -130,15 +134,15 @@ def probe_stage(
     augmentation: Augmentation,
 ) -> None:
     """Train the head on what the model, as it is, sees in the demonstrations. Stopped half-way, it begins anew."""
-    sft = config.sft
+    sft, frames = config.sft, own_share(np.arange(training.num_frames), run.processes)
 
     def batches() -> Iterator[tuple[Observation, Tensor, Tensor]]:
-        for at in range(0, training.num_frames, sft.batch_size):
-            batch = training.batch(np.arange(at, min(at + sft.batch_size, training.num_frames)), policy.chunk)
+        for at in range(0, len(frames), sft.batch_size):
+            batch = training.batch(frames[at : at + sft.batch_size], policy.chunk)
             bar.advance(len(batch.actions))
             yield augmentation.apply(observer(batch)), *action_tensors(batch)
 
-    with run.progress.stage("looking at the demonstrations", training.num_frames) as bar:
+    with run.progress.stage("looking at the demonstrations", len(frames)) as bar, run.processes.own_draws():
         features = features_of(policy, batches())
     run.check_stop()
     settings = SupervisedSettings(sft.probe_steps, None, sft.warmup_fraction, "cosine", sft.max_grad_norm)
@@ -150,5 +154,8 @@ def probe_stage(
                 run.log.write("probe", step, metrics)
             return run.stop.requested
 
-        probe(policy, features, sft.probe_batch_size, sft.probe_learning_rate, sft.weight_decay, settings, on_step)
+        probe(
+            policy, features, sft.probe_batch_size, sft.probe_learning_rate, sft.weight_decay, settings, on_step,
+            run.processes,
+        )  # fmt: skip
     run.check_stop()

@@ -1,21 +1,25 @@
 """One process or many behind one face: where tensors live, in which precision, and how sums cross processes.
 
 A loss is a sum of terms whose weights are fixed over the global batch, so gradients are summed over processes, never
-averaged. Many processes are started by `accelerate launch scripts/train_vla.py ...`; accelerate is loaded only then.
+averaged. Many processes are started by `accelerate launch` or `torchrun`; accelerate is loaded only then.
+
+Torch's global generators are the same in every process (equal seeds, equal draws) but inside `own_draws`.
 """
 
 from __future__ import annotations
 
 import atexit
-import os
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from vla.rl.batch import single_process
+from vla.rl.batch import single_process, sum_over_processes
+from vla.runtime import num_launched
+from vla.train.seed import derive_seed
 
 Precision = Literal["auto", "fp32", "bf16"]
 DeviceName = Literal["auto", "cpu", "cuda"]
@@ -38,6 +42,14 @@ class Processes(Protocol):
         """The sum of a tensor over all processes; the argument keeps its value."""
         ...
 
+    def gather(self, value: Any) -> list[Any]:
+        """The values that the processes gave, in the order of their ranks; anything that pickles."""
+        ...
+
+    def own_draws(self) -> AbstractContextManager[Any]:
+        """Within the block torch's generators are this process's own; after it all go on where they were, alike."""
+        ...
+
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision of forward passes."""
         ...
@@ -58,6 +70,12 @@ class SingleProcess:
     def __init__(self, device: torch.device, bf16: bool):
         self.device, self.bf16 = device, bf16
 
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
+
+    def own_draws(self) -> AbstractContextManager[Any]:
+        return nullcontext()
+
     def autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
 
@@ -65,14 +83,28 @@ class SingleProcess:
         return None
 
 
+ALONE = SingleProcess(torch.device("cpu"), bf16=False)
+"""What functions run in that are told of no processes."""
+
+PATIENCE = timedelta(days=1)
+"""How long a process waits for the others: one of them may make demonstrations meanwhile. The launcher ends all when
+one of them dies.
+"""
+
+
 class ManyProcesses:
     """This process among those that `accelerate launch` (or torchrun) started."""
 
     def __init__(self, device: DeviceName, precision: Precision):
-        from accelerate import Accelerator
+        from accelerate import Accelerator, InitProcessGroupKwargs
 
-        bf16 = wants_bf16(precision, choose_device(device))
-        self.accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if bf16 else "no")
+        chosen = choose_device(device)
+        bf16 = wants_bf16(precision, chosen)
+        self.accelerator = Accelerator(
+            cpu=chosen.type == "cpu",
+            mixed_precision="bf16" if bf16 else "no",
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+        )
         self.device = self.accelerator.device
         self.rank = self.accelerator.process_index
         self.num_processes = self.accelerator.num_processes
@@ -85,6 +117,18 @@ class ManyProcesses:
 
     def reduce_sum(self, value: Tensor) -> Tensor:
         return self.accelerator.reduce(value.detach().to(self.device).clone(), "sum").to(value.device)
+
+    def gather(self, value: Any) -> list[Any]:
+        values: list[Any] = [None] * self.num_processes
+        torch.distributed.all_gather_object(values, value)
+        return values
+
+    @contextmanager
+    def own_draws(self) -> Iterator[None]:
+        seed = derive_seed(int(torch.randint(2**62, (1,))), "process", self.rank)
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            yield
 
     def autocast(self) -> AbstractContextManager[Any]:
         return self.accelerator.autocast()
@@ -100,8 +144,8 @@ def end_process_group() -> None:
 
 
 def start_processes(device: DeviceName, precision: Precision) -> Processes:
-    """This process alone, or as one of those that a launcher started (it sets WORLD_SIZE)."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    """This process alone, or as one of those that a launcher started."""
+    if num_launched() > 1:
         return ManyProcesses(device, precision)
     chosen = choose_device(device)
     return SingleProcess(chosen, wants_bf16(precision, chosen))
@@ -125,9 +169,10 @@ def sum_gradients(parameters: Iterable[nn.Parameter], processes: Processes) -> N
     """Sum gradients over processes; a parameter without one counts as zero. Nothing happens in a single process."""
     if processes.num_processes == 1:
         return
-    for parameter in parameters:
-        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        parameter.grad = processes.reduce_sum(gradient)
+    all_of_them = list(parameters)
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in all_of_them]
+    for parameter, total in zip(all_of_them, sum_over_processes(gradients, processes.reduce_sum), strict=True):
+        parameter.grad = total
 
 
 @torch.no_grad()
@@ -139,6 +184,12 @@ def same_weights(module: nn.Module, processes: Processes) -> None:
         tensor.copy_(processes.reduce_sum(tensor if processes.is_main else torch.zeros_like(tensor)))
 
 
-def own_share(rows: list[Any], processes: Processes) -> list[Any]:
-    """The rows of a global list that this process handles: every `num_processes`-th."""
+def own_share(rows: Sequence[Any], processes: Processes) -> Any:
+    """The rows of a global list, or array, that this process handles: every `num_processes`-th."""
     return rows[processes.rank :: processes.num_processes]
+
+
+def in_order(shares: Sequence[Sequence[Any]]) -> list[Any]:
+    """The global list that `own_share` cut: what was made of its shares, in the order of the rows again."""
+    total = sum(map(len, shares))
+    return [shares[i % len(shares)][i // len(shares)] for i in range(total)]

@@ -63,6 +63,19 @@ class MetricsLog:
         self.writers, self.trackers = {}, []
 
 
+class NoLog:
+    """What a process that is not the main one writes its numbers to: it counts them and keeps none."""
+
+    def __init__(self, num_records: int = 0):
+        self.num_records = num_records
+
+    def write(self, stage: str, step: int, values: Mapping[str, Value]) -> None:
+        self.num_records += 1
+
+    def close(self) -> None:
+        return None
+
+
 class TensorBoard:
     """Scalars of one stage as TensorBoard reads them; steps from `first_step` on are shown anew after a resume."""
 

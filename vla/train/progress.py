@@ -5,6 +5,7 @@ On a terminal the bars are rich's; elsewhere (a file, CI) a plain line is printe
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +27,11 @@ class Progress:
         self.stream = stream if stream is not None else sys.stdout
         self.clock = clock
         self.is_terminal = self.stream.isatty()
+
+    @classmethod
+    def silent(cls) -> Progress:
+        """One that nobody sees."""
+        return cls(open(os.devnull, "w"))  # type: ignore[arg-type]
 
     def say(self, text: str) -> None:
         """Print a line of its own."""

@@ -21,7 +21,9 @@ from typing import Any
 
 from vla.command_line import as_yaml
 from vla.config import Config
+from vla.train.agreement import failing_together, from_main
 from vla.train.checkpoint import write_atomically
+from vla.train.distributed import ALONE, Processes
 from vla.train.metrics import finite
 
 LIBRARIES = ("torch", "transformers", "timm", "mujoco", "mujoco-warp", "lerobot", "numpy")
@@ -62,11 +64,20 @@ class RunFolder:
         return json.loads(self.results.read_text()) if self.results.exists() else {}
 
 
-def open_run(config: Config) -> RunFolder:
+def open_run(config: Config, processes: Processes = ALONE) -> RunFolder:
     """Make the folder that a configuration asks for, or open that of the run it resumes, and write the settings in it.
 
-    Raises ValueError when `run_dir` holds another run already, or another process is writing to it.
+    The main process does; all know it. Raises ValueError when `run_dir` holds another run already, or another run is
+    writing to it.
     """
+    folder = None
+    with failing_together(processes):
+        if processes.is_main:
+            folder = _open(config)
+    return from_main(folder, processes)
+
+
+def _open(config: Config) -> RunFolder:
     path = Path(config.resume) if config.resume else new_folder(config)
     path.mkdir(parents=True, exist_ok=True)
     claim(path)
