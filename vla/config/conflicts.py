@@ -6,6 +6,7 @@ from itertools import combinations
 
 from vla.config.algorithm import Algorithm, Dapo, Ppo, Reinforce, needs_critic, needs_groups
 from vla.config.explain import shown
+from vla.config.processes import process_conflicts
 from vla.config.robot import DiffusionPolicy, FlowPolicy, GymSim, Policy, RobotConfig
 from vla.config.text import TextConfig
 from vla.config.training import Evaluation, Rl
@@ -14,7 +15,7 @@ from vla.rl import checks
 
 def conflicts(config: RobotConfig | TextConfig) -> list[str]:
     """What is wrong between settings that are each right, a line apiece: setting, value, remedy."""
-    found = rl_conflicts(config.rl, config.algorithm) + adapter_conflicts(config)
+    found = rl_conflicts(config.rl, config.algorithm) + adapter_conflicts(config) + process_conflicts(config)
     if isinstance(config, TextConfig):
         found += engine_conflicts(config) + mixture_conflicts(config) + simulator_conflicts(config.rl)
     if isinstance(config, RobotConfig):
