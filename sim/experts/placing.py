@@ -16,11 +16,13 @@ from sim.task import TARGET
 
 CARRY, RELEASE, RETRACT = range(3, 6)
 CARRY_HEIGHT, RETRACT_HEIGHT = 0.075, 0.10
-RELEASE_STEPS = 3
 
 
 class Placing:
     """Phases: 0 approach, 1 grasp, 2 lift, 3 carry, 4 release, 5 retract.
+
+    What it does follows from what can be seen, not from how long it has waited: a policy without a memory that is shown
+    open fingers at rest as often as open fingers that leave will rest for ever.
 
     Args:
         place: where the centre of the target block shall rest, [n, 3] metres.
@@ -44,7 +46,7 @@ class Placing:
         new[(phase == LIFT) & held & (distance < NEAR_XY)] = CARRY
         new[(phase == CARRY) & held & low & (distance < NEAR_XY + 0.004)] = RELEASE
         new[((phase == LIFT) | (phase == CARRY)) & ~held & (timer > 2)] = APPROACH
-        new[(phase == RELEASE) & (physics.gripper_opening(ids) > OPEN_WIDE) & (timer > RELEASE_STEPS)] = RETRACT
+        new[(phase == RELEASE) & (physics.gripper_opening(ids) > OPEN_WIDE)] = RETRACT
         done = (distance < self._placed_distance) & low
         new[(phase >= RELEASE) & ~done] = APPROACH
         new[(phase == APPROACH) & done & ~held] = RETRACT
