@@ -261,7 +261,7 @@ def test_a_full_disk_is_said_and_nothing_is_lost(halfway, finished, tmp_path, mo
     with monkeypatch.context() as patch:
         patch.setattr("vla.train.checkpoint.write_state", full)
         patch.setattr("vla.train.run_folder.write_atomically", full)  # whatever else is to be written fails as well
-        patch.setattr("vla.stages.robot.open_run", lambda config: RunFolder(folder))
+        patch.setattr("vla.stages.robot.open_run", lambda config, processes: RunFolder(folder))
         with pytest.raises(SystemExit):
             main([f"resume={folder}"])
     error = capsys.readouterr().err
