@@ -23,6 +23,13 @@ from vla.train.distributed import (
 )
 
 ROOT = Path(__file__).parents[2]
+START = """
+import runpy, sys, types
+tests = types.ModuleType("tests")  # of the installed packages one is called so too
+tests.__path__ = [sys.argv[1]]
+sys.modules["tests"] = tests
+runpy.run_path(sys.argv[2], run_name="__main__")
+"""
 
 
 def free_port() -> int:
@@ -31,23 +38,22 @@ def free_port() -> int:
         return opened.getsockname()[1]
 
 
-def run_in(num_processes: int, folder: Path) -> list[dict]:
-    """Start the processes as a launcher does, wait, and read what each wrote."""
+def run_in(num_processes: int, folder: Path, script: str) -> None:
+    """Start the processes as a launcher does, and wait."""
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(num_processes)}
     shared |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "0"}
     started = []
     for rank in range(num_processes):
         environment = {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        command = [sys.executable, str(ROOT / "tests" / "train" / "two_processes.py")]
+        command = [sys.executable, "-c", START, str(ROOT / "tests"), str(ROOT / "tests" / "train" / script)]
         started.append(subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True))
     failures = [process.communicate()[1] for process in started]
     assert [process.returncode for process in started] == [0] * num_processes, failures
-    names = [f"of-{num_processes}-rank-{rank}.json" for rank in range(num_processes)]
-    return [json.loads((folder / name).read_text()) for name in names]
 
 
 def test_two_processes_make_the_gradient_of_one(tmp_path: Path):
-    first, second = run_in(2, tmp_path)
+    run_in(2, tmp_path, "two_processes.py")
+    first, second = (json.loads((tmp_path / f"of-2-rank-{rank}.json").read_text()) for rank in (0, 1))
     assert first["state"] == second["state"]
     assert first["gradient"] == second["gradient"]
     assert (first["rows"], first["main"], second["main"]) == (5.0, True, False)

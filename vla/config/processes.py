@@ -57,18 +57,17 @@ def counted(config: RobotConfig | TextConfig) -> dict[str, int]:
             "evaluation.num_quick_starts": config.evaluation.num_quick_starts,
             **asked,
         }
-    text = config.text
-    if text.name == "rlvr":
-        return {"text.num_evaluation": text.num_evaluation, "text.num_validation": text.num_validation}
-    return {"text.fit.batch_size": text.fit.batch_size} if text.name == "sft" else {}
+    return {"text.fit.batch_size": config.text.fit.batch_size} if config.text.name == "sft" else {}
 
 
 def launcher_conflicts(environment: Mapping[str, str]) -> list[str]:
-    """`accelerate launch --cpu --num_processes 2` without MPI starts one process and tells it nothing of the others."""
+    """`accelerate launch --cpu --num_processes 2` starts a single process, or by MPI several that WORLD_SIZE does not
+    count.
+    """
     on_cpu = environment.get("ACCELERATE_USE_CPU", "").lower() == "true"
     if not on_cpu or "MASTER_PORT" not in environment or "WORLD_SIZE" in environment:
         return []
     return [
-        "accelerate launch --cpu --num_processes N starts a single process unless MPI is there: use torchrun "
-        "--nproc_per_node N scripts/train_vla.py"
+        "accelerate launch --cpu --num_processes N starts a single process (accelerate asks MPI for more): use "
+        "torchrun --nproc_per_node N scripts/train_vla.py"
     ]

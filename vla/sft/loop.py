@@ -65,7 +65,7 @@ def fit(
     while (progress := state.progress(settings)) < 1:
         start = time.monotonic()
         batch = batch_at(state.step)
-        with processes.own_draws():
+        with processes.own_draws("fit", state.step):
             loss, metrics = loss_of(batch)
         optimizer.zero_grad()
         loss.backward()

@@ -52,7 +52,7 @@ def evaluate_policy(
     processes: Processes = ALONE,
 ) -> Episodes:
     """One episode from every seed; each process lives its share of them, and all know what happened."""
-    with failing_together(processes), processes.own_draws():
+    with failing_together(processes), processes.own_draws("evaluation"):
         share = own_share(seeds, processes)
         rollout = collect_rollout(policy, environment, share, 1, observe, greedy=greedy, on_decision=on_decision)
     return joined(processes.gather(episodes_of(rollout, greedy)))

@@ -69,7 +69,7 @@ class ImitationBatches:
     def __call__(self, step: int) -> ImitationBatch:
         batch = self.demonstrations.batch(own_share(self.frames(step), self.processes), self.chunk)
         grounding = None if self.grounding is None else self.grounding(step)
-        with self.processes.own_draws():
+        with self.processes.own_draws("augmentation", step):
             seen = self.augmentation.apply(self.observer(batch))
         return ImitationBatch(seen, *action_tensors(batch), grounding)
 

@@ -141,7 +141,7 @@ class Reinforcement:
 
     def _sample(self, iteration: int) -> Rollout:
         """Episodes from this process's starts, groups whole."""
-        with failing_together(self.processes), self.processes.own_draws():
+        with failing_together(self.processes), self.processes.own_draws("rollout", iteration):
             return self._collector(iteration)
 
     def _collect(self, iteration: int) -> Rollout:

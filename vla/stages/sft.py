@@ -142,7 +142,7 @@ def probe_stage(
             bar.advance(len(batch.actions))
             yield augmentation.apply(observer(batch)), *action_tensors(batch)
 
-    with run.progress.stage("looking at the demonstrations", len(frames)) as bar, run.processes.own_draws():
+    with run.progress.stage("looking at the demonstrations", len(frames)) as bar, run.processes.own_draws("features"):
         features = features_of(policy, batches())
     run.check_stop()
     settings = SupervisedSettings(sft.probe_steps, None, sft.warmup_fraction, "cosine", sft.max_grad_norm)

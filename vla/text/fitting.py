@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vla.train.distributed import ALONE, Processes, own_share, sum_gradients
 from vla.train.optim import Schedule, make_optimizer
 
 
@@ -35,10 +36,11 @@ def fit(
     seed: int,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
     before_batch: Callable[[Sequence[int]], None] = lambda rows: None,
+    processes: Processes = ALONE,
 ) -> None:
     """`num_steps` AdamW steps. `loss_of(rows)` is a sum of terms, divided by `weight_of(batch)` of the whole batch.
 
-    `before_batch` sees a whole batch before it is cut.
+    `before_batch` sees a whole batch before it is cut. Every process has all examples and handles its share of a batch.
 
     Raises ValueError without examples, FloatingPointError when a loss or gradient is not finite; the weights are then
     those of the step before.
@@ -53,12 +55,15 @@ def fit(
     parameters = [p for p in module.parameters() if p.requires_grad]
     for step, batch in enumerate(batches(num_examples, settings.batch_size, settings.num_steps, seed), start=1):
         before_batch(batch)
-        total, loss = weight_of(batch), 0.0
+        total, loss, own = weight_of(batch), 0.0, own_share(batch, processes)
         optimizer.zero_grad()
-        for start in range(0, len(batch), settings.micro_batch_size):
-            part = loss_of(batch[start : start + settings.micro_batch_size]) / total
-            part.backward()
-            loss += float(part.detach())
+        with processes.own_draws("fit", step):
+            for start in range(0, len(own), settings.micro_batch_size):
+                part = loss_of(own[start : start + settings.micro_batch_size]) / total
+                part.backward()
+                loss += float(part.detach())
+        sum_gradients(parameters, processes)
+        loss = float(processes.reduce_sum(torch.tensor(loss, dtype=torch.float64)))
         norm = float(nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm))
         if not (np.isfinite(loss) and np.isfinite(norm)):
             optimizer.zero_grad()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,9 @@ from vla.rl.rollout import collect_rollout
 from vla.text.environment import Episode, TextEnvironment
 from vla.text.problems import Problem
 from vla.text.report import Pair
+from vla.train.agreement import failing_together
 from vla.train.checkpoint import write_atomically
+from vla.train.distributed import ALONE, Processes, in_order, own_share
 
 
 @dataclass(frozen=True)
@@ -69,14 +72,24 @@ class Judged:
 
 
 def judge(
-    policy: Policy, environment: TextEnvironment, observe: Observe, numbers: Sequence[int], *, greedy: bool
+    policy: Policy,
+    environment: TextEnvironment,
+    observe: Observe,
+    numbers: Sequence[int],
+    *,
+    greedy: bool,
+    processes: Processes = ALONE,
 ) -> Judged:
-    """One episode of each problem in `numbers`."""
+    """One episode of each problem in `numbers`; each process asks its share of them, and all know what was said."""
     environment.take_episodes()
-    rollout = collect_rollout(policy, environment, numbers, 1, observe, greedy=greedy)
-    assert rollout.success is not None
-    episodes = environment.take_episodes()
-    return Judged(rollout.success.numpy() > 0.5, rollout.returns.numpy(), tuple(episodes))
+    share, own = own_share(numbers, processes), ((), (), ())
+    with failing_together(processes), processes.own_draws("judge"):
+        if len(share):
+            rollout = collect_rollout(policy, environment, share, 1, observe, greedy=greedy)
+            assert rollout.success is not None
+            own = (rollout.success.numpy() > 0.5, rollout.returns.numpy(), environment.take_episodes())
+    success, rewards, episodes = (in_order(parts) for parts in zip(*processes.gather(own), strict=True))
+    return Judged(np.array(success, bool), np.array(rewards, np.float32), tuple(episodes))
 
 
 def judge_samples(
@@ -86,14 +99,17 @@ def judge_samples(
     numbers: Sequence[int],
     count: int,
     temperature: float,
+    processes: Processes = ALONE,
 ) -> dict[str, SuccessRate]:
     """`count` sampled answers to each problem: how many are right, whether any is (pass@k, Chen 2021), and whether the
     answer given most often is (self-consistency, Wang 2022).
     """
     environment.take_episodes()
-    collect_rollout(policy, environment, numbers, count, observe)
+    with failing_together(processes), processes.own_draws("samples"):
+        if len(share := own_share(numbers, processes)):
+            collect_rollout(policy, environment, share, count, observe)
     by_question: dict[str, list[Episode]] = {}
-    for episode in environment.take_episodes():
+    for episode in chain(*processes.gather(environment.take_episodes())):
         by_question.setdefault(episode.problem.question, []).append(episode)
     right, passed, elected = [], [], []
     for episodes in by_question.values():

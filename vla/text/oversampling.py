@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from vla.rl.batch import ReduceSum, single_process
 from vla.types import Rollout
 
 
@@ -28,11 +29,13 @@ class Oversampling:
         """Problems to ask in the next iteration."""
         return int(self.num_starts * min(self.limit, 1.0 / self.distinct))
 
-    def learn(self, rollout: Rollout) -> None:
-        """Hear what was answered."""
+    def learn(self, rollout: Rollout, reduce_sum: ReduceSum = single_process) -> None:
+        """Hear what was answered, in all processes."""
         tokens = rollout.trace["tokens"].masked_fill(~rollout.mask, -1)
         named = torch.cat([rollout.group[rollout.trajectory][:, None], tokens], dim=1)
-        self.distinct = 0.5 * (self.distinct + len(torch.unique(named, dim=0)) / len(named))
+        distinct = torch.tensor([len(torch.unique(named, dim=0)), len(named)], dtype=torch.float64)
+        found, count = reduce_sum(distinct).tolist()
+        self.distinct = 0.5 * (self.distinct + found / count)
 
     def state_dict(self) -> dict[str, Any]:
         return {"distinct": self.distinct}

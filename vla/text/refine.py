@@ -20,9 +20,11 @@ from vla.rl.loop import LoopSettings, LoopState, train
 from vla.rl.protocols import Algorithm
 from vla.rl.reference import AdapterOff, Cached, FrozenCopy, make_reference
 from vla.rl.update import UpdateSettings
+from vla.train.agreement import failing_together, from_main, main_seconds, shared
 from vla.train.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
+from vla.train.distributed import ALONE, Processes
 from vla.train.interrupt import stop_on_interrupt
-from vla.train.metrics import MetricsLog
+from vla.train.metrics import open_log
 from vla.train.optim import Schedule, make_optimizer
 from vla.train.progress import Progress
 from vla.train.run_folder import RunFolder
@@ -58,6 +60,7 @@ class Refinement:
     iterations; `watch(iteration, rollout)` gives numbers to log on every one. `keep` are further parts of a
     checkpoint. `has_adapter`: the reference is the model with its adapter off, which nothing has trained yet. The run
     ends after its iterations, after `rl.max_seconds`, or when asked to stop; then it is saved.
+    Of many processes each collects a rollout of its own; what `watch` and `evaluate` do, all do.
     """
 
     def __init__(
@@ -73,9 +76,11 @@ class Refinement:
         keep: Mapping[str, Stateful],
         has_adapter: bool,
         num_records: int = 0,
+        processes: Processes = ALONE,
     ) -> None:
         rl = config.rl
         self.policy, self.config, self.folder, self.progress = policy, config, folder, progress
+        self.processes = processes
         self.actor: TextPolicy = policy.actor if isinstance(policy, ActorCritic) else policy
         self.collect, self.evaluate, self.watch = collect, evaluate, watch
         self.algorithm = algorithm_of(config)
@@ -94,7 +99,7 @@ class Refinement:
         if self.reference is not None:
             self.keep["reference"] = self.reference
         done = self._resume() if config.resume else num_records
-        self.log = MetricsLog(folder.path, done, config.train.tensorboard, config.train.trackers)
+        self.log = open_log(folder.path, done, config.train, processes.is_main)
         check_run(
             self.algorithm,
             self.update,
@@ -120,17 +125,18 @@ class Refinement:
         started = time.monotonic() - self.elapsed_seconds
         total = self.config.rl.num_iterations
         stage_of_run = self.progress.stage(STAGE, total, self.state.iteration)
-        with stop_on_interrupt() as stop, stage_of_run as stage, self.actor.recalling(ENOUGH_BYTES):
+        with stop_on_interrupt() as own_stop, stage_of_run as stage, self.actor.recalling(ENOUGH_BYTES):
+            stop = shared(own_stop, self.processes)
 
             def on_iteration(iteration: int, rollout: Rollout, metrics: dict[str, float]) -> bool:
-                self.elapsed_seconds = time.monotonic() - started
+                self.elapsed_seconds = main_seconds(time.monotonic() - started, self.processes)
                 numbers = {**metrics, **self.watch(iteration, rollout), "seconds": self.elapsed_seconds}
                 if iteration % self.config.rl.evaluate_every == 0:
                     numbers |= self.evaluate(iteration)
                 self.log.write(STAGE, iteration, numbers)
                 stage.advance(**{k: numbers[k] for k in ("return_mean", "success", "kl_trajectory") if k in numbers})
                 limit = self.config.rl.max_seconds
-                ends = stop.requested or (limit is not None and time.monotonic() - started >= limit)
+                ends = stop.requested or (limit is not None and self.elapsed_seconds >= limit)
                 if ends or iteration % self.config.train.checkpoint_every == 0:
                     self.save(iteration)
                 return ends
@@ -138,7 +144,7 @@ class Refinement:
             train(
                 self.policy,
                 self.algorithm,
-                self.collect,
+                self._collect,
                 self.optimizer,
                 self.update,
                 self.loop,
@@ -146,13 +152,21 @@ class Refinement:
                 reference=self.reference,
                 scheduler=self.schedule,
                 on_iteration=on_iteration,
+                reduce_sum=self.processes.reduce_sum,
             )
         self.log.close()
         if stop.requested:
             raise KeyboardInterrupt(f"saved; resume={self.folder.path} continues the run")
 
+    def _collect(self, iteration: int) -> Rollout:
+        """This process's rollout."""
+        with failing_together(self.processes), self.processes.own_draws("rollout", iteration):
+            return self.collect(iteration)
+
     def save(self, iteration: int) -> None:
         """Write a checkpoint."""
+        if not self.processes.is_main:
+            return
         state = {
             "policy": self.policy.state_dict(),
             **{name: part.state_dict() for name, part in self.keep.items()},
@@ -165,7 +179,7 @@ class Refinement:
 
     def _resume(self) -> int:
         """Put everything back to the last checkpoint; the number of metric records it had reached."""
-        path = last_checkpoint(self.folder.checkpoints)
+        path = from_main(last_checkpoint(self.folder.checkpoints), self.processes)
         if path is None:
             return 0
         state = load_checkpoint(path)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from vla.config.text import Rlvr, TextConfig
@@ -30,7 +32,9 @@ from vla.text.problems import Problem
 from vla.text.refine import Refinement, algorithm_of
 from vla.text.report import spent, write_report
 from vla.text.supervised import Example, fit_examples
+from vla.train.agreement import from_main
 from vla.train.checkpoint import write_atomically
+from vla.train.distributed import ALONE, Processes, own_share, same_weights
 from vla.train.progress import Progress
 from vla.train.run_folder import RunFolder
 from vla.train.seed import derive_seed
@@ -52,17 +56,19 @@ class Wired:
     train: TextEnvironment
     held_out: TextEnvironment
     curriculum: Curriculum
+    processes: Processes = ALONE
 
 
-def run_rlvr(config: TextConfig, folder: RunFolder, progress: Progress) -> dict[str, Any]:
+def run_rlvr(config: TextConfig, folder: RunFolder, progress: Progress, processes: Processes = ALONE) -> dict[str, Any]:
     """Judge, train, judge again on the same problems; results, report and the trained model go into the folder."""
     settings = config.text
     assert isinstance(settings, Rlvr)
     sets, timer = sets_of(settings), Timer()
-    write_atomically(folder.path / "problems.json", json.dumps(sets.manifest(), indent=1) + "\n")
+    if processes.is_main:
+        write_atomically(folder.path / "problems.json", json.dumps(sets.manifest(), indent=1) + "\n")
     with VerifierProcess(settings.verifier_timeout_seconds) as process:
         with timer("load"):
-            wired = wire(config, settings, sets, Rewards({CORRECT: 0.0, **settings.rewards}, process))
+            wired = wire(config, settings, sets, Rewards({CORRECT: 0.0, **settings.rewards}, process), processes)
         with timer("judge"):
             before = judge_before(wired, sets, folder)
         progress.say(f"before: {rate_of(before)} on held-out problems")
@@ -73,9 +79,12 @@ def run_rlvr(config: TextConfig, folder: RunFolder, progress: Progress) -> dict[
         with timer("judge"):
             after = judge_evaluation(wired, sets)
             sampled = judge_sampled(wired, sets, settings)
-        results = {**results_of(before, after, sets, process.failures), **taught, **sampled}
+        failures = sum((Counter(found) for found in processes.gather(process.failures)), Counter())
+        results = {**results_of(before, after, sets, dict(failures)), **taught, **sampled}
         progress.say(f"after:  {rate_of(after)} on the same problems")
         progress.say(f"change: {results['comparison']}")
+    if not processes.is_main:
+        return results
     save_language_model(wired.parts, folder.path / "model")
     results |= spent(timer)
     folder.write_results(results)
@@ -94,7 +103,9 @@ def sets_of(settings: Rlvr) -> ProblemSets:
     )
 
 
-def wire(config: TextConfig, settings: Rlvr, sets: ProblemSets, rewards: Rewards) -> Wired:
+def wire(
+    config: TextConfig, settings: Rlvr, sets: ProblemSets, rewards: Rewards, processes: Processes = ALONE
+) -> Wired:
     """Model, policy, environments and curriculum. Raises ValueError for settings that cannot work together."""
     if settings.tool is None and settings.max_turns != 1:
         raise ValueError(
@@ -108,6 +119,7 @@ def wire(config: TextConfig, settings: Rlvr, sets: ProblemSets, rewards: Rewards
     parts = load_language_parts(config.language_model, config.train, system, texts)
     sampling = Sampling(**settings.sampling.model_dump())
     policy = parts.policy(sampling, settings.max_new_tokens, algorithm.needs_values, settings.num_beams)
+    same_weights(policy, processes)
     observe = partial(observe_prompts, width=settings.max_prompt_tokens, pad_id=parts.pad_id, device=parts.device)
     tool = calculator_tool if settings.tool == "calculator" else None
 
@@ -126,6 +138,7 @@ def wire(config: TextConfig, settings: Rlvr, sets: ProblemSets, rewards: Rewards
         environment(sets.train, int(config.rl.starts_per_iteration * settings.max_oversampling) * config.rl.group_size),
         environment([*sets.validation, *sets.evaluation], JUDGING_ROWS),
         curriculum,
+        processes,
     )
 
 
@@ -133,7 +146,7 @@ def judge_evaluation(wired: Wired, sets: ProblemSets) -> Judged:
     """Greedy answers to the evaluation problems."""
     first = len(sets.validation)
     numbers = range(first, first + len(sets.evaluation))
-    return judge(wired.policy, wired.held_out, wired.observe, numbers, greedy=True)
+    return judge(wired.policy, wired.held_out, wired.observe, numbers, greedy=True, processes=wired.processes)
 
 
 def judge_sampled(wired: Wired, sets: ProblemSets, settings: Rlvr) -> dict[str, Any]:
@@ -143,16 +156,18 @@ def judge_sampled(wired: Wired, sets: ProblemSets, settings: Rlvr) -> dict[str, 
     first = len(sets.validation)
     numbers, temperature = range(first, first + len(sets.evaluation)), settings.sampling.temperature
     where = (wired.policy, wired.held_out, wired.observe)
-    return {"after, sampled": judge_samples(*where, numbers, settings.num_samples, temperature)}
+    said = judge_samples(*where, numbers, settings.num_samples, temperature, wired.processes)
+    return {"after, sampled": said}
 
 
 def judge_before(wired: Wired, sets: ProblemSets, folder: RunFolder) -> Judged:
     """The first judgement of the run; a resumed run reads it back."""
     kept = folder.path / "before.json"
-    if kept.exists():
+    if from_main(kept.exists(), wired.processes):
         return Judged.load(kept, sets.evaluation)
     before = judge_evaluation(wired, sets)
-    before.save(kept)
+    if wired.processes.is_main:
+        before.save(kept)
     return before
 
 
@@ -207,7 +222,10 @@ def teach_format(
     # As likely as the model itself finds them, whatever temperature RL draws at.
     policy = wired.parts.policy(Sampling(), settings.max_new_tokens)
     with progress.stage("format", settings.format_steps) as stage:
-        fit_examples(policy, examples, fitting, derive_seed(seed, "format"), lambda _, loss: stage.advance(loss=loss))
+        fit_examples(
+            policy, examples, fitting, derive_seed(seed, "format"), lambda _, loss: stage.advance(loss=loss),
+            wired.processes,
+        )  # fmt: skip
     taught = rate_of(judge_evaluation(wired, sets))
     progress.say(f"after the format examples: {taught} on the same problems")
     return {"after the format examples": taught}
@@ -217,7 +235,8 @@ def refine(
     wired: Wired, config: TextConfig, sets: ProblemSets, folder: RunFolder, progress: Progress, timer: Timer
 ) -> None:
     """The RL iterations."""
-    rl = config.rl
+    rl, processes = config.rl, wired.processes
+    num_processes = processes.num_processes
     assert isinstance(config.text, Rlvr)
     learner = with_critic(wired.policy, rl.critic)
     oversampling = Oversampling(rl.starts_per_iteration, config.text.max_oversampling)
@@ -227,30 +246,31 @@ def refine(
 
         def sample(count: int) -> Rollout:
             nonlocal attempt
-            numbers = wired.curriculum.draw(iteration, attempt, count)
+            numbers = own_share(wired.curriculum.draw(iteration, attempt, count * num_processes), processes)
             attempt += 1
             return collect_rollout(learner, wired.train, numbers, rl.group_size, wired.observe, version=iteration)
 
         with timer("rollout"):
             if rl.max_refills == 0 or rl.group_size == 1:  # a group of one is never informative
-                rollout = sample(oversampling.count)
-                oversampling.learn(rollout)
-                return rollout
-            return collect_informative(sample, rl.starts_per_iteration, rl.max_refills)
+                return sample(oversampling.count // num_processes)
+            return collect_informative(sample, rl.starts_per_iteration // num_processes, rl.max_refills)
 
     def watch(iteration: int, rollout: Rollout) -> dict[str, float]:
-        episodes = wired.train.take_episodes()
+        episodes = list(chain(*processes.gather(wired.train.take_episodes())))
+        if rl.max_refills == 0 or rl.group_size == 1:
+            oversampling.learn(rollout, processes.reduce_sum)
         # over all that were asked: dynamic sampling keeps only the groups that say something
         success = sum(episode.success for episode in episodes) / len(episodes)
         wired.curriculum.learn(success)
-        append_samples(folder, iteration, episodes[: 2 * rl.group_size : rl.group_size])
+        if processes.is_main:
+            append_samples(folder, iteration, episodes[: 2 * rl.group_size : rl.group_size])
         numbers = {"success": success, "episodes": float(len(episodes))}
         return {**episode_numbers(episodes), **numbers, "open_families": float(wired.curriculum.num_open)}
 
     def evaluate(iteration: int) -> dict[str, float]:
         with timer("validation"):
             numbers = range(len(sets.validation))
-            judged = judge(wired.policy, wired.held_out, wired.observe, numbers, greedy=True)
+            judged = judge(wired.policy, wired.held_out, wired.observe, numbers, greedy=True, processes=processes)
         return {"validation_success": rate_of(judged).rate, "validation_starts": float(len(judged.success))}
 
     Refinement(
@@ -263,6 +283,7 @@ def refine(
         watch=watch,
         keep={"curriculum": wired.curriculum, "oversampling": oversampling},
         has_adapter=config.language_model.lora is not None and not config.text.format_steps,
+        processes=processes,
     ).run()
 
 

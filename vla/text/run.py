@@ -14,12 +14,15 @@ from vla.config.text import (
     TextPreference,
     TextSft,
 )
+from vla.train.distributed import ALONE, Processes, start_processes
 from vla.train.progress import Progress
 from vla.train.run_folder import RunFolder, open_run
 from vla.train.seed import seed_everything
 
 
-def run(config: TextConfig, folder: RunFolder, progress: Progress | None = None) -> dict[str, Any]:
+def run(
+    config: TextConfig, folder: RunFolder, progress: Progress | None = None, processes: Processes = ALONE
+) -> dict[str, Any]:
     """Do what `mode=text` was asked for; the results, which also stand in the folder with report and trained model."""
     import torch
     from transformers.utils import logging
@@ -28,19 +31,19 @@ def run(config: TextConfig, folder: RunFolder, progress: Progress | None = None)
     if config.train.num_threads:
         torch.set_num_threads(config.train.num_threads)
     seed_everything(config.train.seed)
-    return _run(config, folder, progress or Progress())
+    return _run(config, folder, progress or (Progress() if processes.is_main else Progress.silent()), processes)
 
 
-def _run(config: TextConfig, folder: RunFolder, progress: Progress) -> dict[str, Any]:
+def _run(config: TextConfig, folder: RunFolder, progress: Progress, processes: Processes) -> dict[str, Any]:
     match config.text:
         case Rlvr():
             from vla.text.rlvr import run_rlvr
 
-            return run_rlvr(config, folder, progress)
+            return run_rlvr(config, folder, progress, processes)
         case TextSft():
             from vla.text.sft import run_sft
 
-            return run_sft(config, folder, progress)
+            return run_sft(config, folder, progress, processes)
         case TextPreference():
             from vla.text.preference import run_preference
 
@@ -67,7 +70,9 @@ def _run(config: TextConfig, folder: RunFolder, progress: Progress) -> dict[str,
 
 def run_text(config: TextConfig) -> dict[str, Any]:
     """Open the run's folder and do what was asked for."""
-    folder = open_run(config)
-    results = run(config, folder)
-    print(f"report: {folder.path / 'report.html'}", flush=True)
+    processes = start_processes(config.train.device, config.train.precision)
+    folder = open_run(config, processes)
+    results = run(config, folder, None, processes)
+    if processes.is_main:
+        print(f"report: {folder.path / 'report.html'}", flush=True)
     return results

@@ -24,7 +24,8 @@ from vla.text.language_model import LanguageParts, load_language_parts, save_lan
 from vla.text.problems import ARITHMETIC, GYM, WORD_FAMILIES, is_held_out, make_family
 from vla.text.report import Pair, spent, write_report
 from vla.text.topics import say
-from vla.train.metrics import MetricsLog
+from vla.train.distributed import ALONE, Processes, own_share, same_weights
+from vla.train.metrics import open_log
 from vla.train.progress import Progress
 from vla.train.run_folder import RunFolder
 from vla.train.seed import derive_seed
@@ -90,13 +91,15 @@ def num_learned(texts: Sequence[Encoded]) -> int:
 
 
 @torch.no_grad()
-def cross_entropy(parts: LanguageParts, texts: Sequence[Encoded], row_tokens: int, at_once: int) -> float:
+def cross_entropy(
+    parts: LanguageParts, texts: Sequence[Encoded], row_tokens: int, at_once: int, processes: Processes = ALONE
+) -> float:
     """Nats per learned token."""
     total = sum(
         -float(packed_logprobs(parts, texts[i : i + at_once], row_tokens)[0].sum())
-        for i in range(0, len(texts), at_once)
+        for i in own_share(range(0, len(texts), at_once), processes)
     )
-    return total / num_learned(texts)
+    return float(processes.reduce_sum(torch.tensor(total, dtype=torch.float64))) / num_learned(texts)
 
 
 def encode_all(chat: ChatFormat, conversations: Sequence[Conversation], row_tokens: int) -> list[Encoded]:
@@ -113,31 +116,32 @@ def encode_all(chat: ChatFormat, conversations: Sequence[Conversation], row_toke
     return encoded
 
 
-def run_sft(config: TextConfig, folder: RunFolder, progress: Progress) -> dict[str, Any]:
+def run_sft(config: TextConfig, folder: RunFolder, progress: Progress, processes: Processes = ALONE) -> dict[str, Any]:
     """Learn the mixture; cross-entropy and perplexity of held-out texts before and after, by source."""
     settings = config.text
     assert isinstance(settings, TextSft)
     if config.resume:
         raise ValueError(f"resume ({config.resume}): text=sft cannot be resumed, start it anew")
     sources = [read_source(name, settings.holdout_fraction) for name in settings.sources]
-    timer, log = Timer(), MetricsLog(folder.path, 0, config.train.tensorboard, config.train.trackers)
+    timer, log = Timer(), open_log(folder.path, 0, config.train, processes.is_main)
     with timer("load"):
         texts = [m["content"] for s in sources for c in s.train for m in c.messages]
         texts += [c.text for s in sources for c in s.train if c.text]
         parts = load_language_parts(config.language_model, config.train, settings.system, texts)
         train = [encode_all(parts.chat, source.train, settings.row_tokens) for source in sources]
         held_out = [encode_all(parts.chat, source.held_out, settings.row_tokens) for source in sources]
+    same_weights(parts.model, processes)
     fitting = FitSettings(**settings.fit.model_dump())
 
     def losses() -> dict[str, float]:
         size = fitting.micro_batch_size
         with timer("judge"):
             return {
-                s.name: cross_entropy(parts, texts, settings.row_tokens, size)
+                s.name: cross_entropy(parts, texts, settings.row_tokens, size, processes)
                 for s, texts in zip(sources, held_out, strict=True)
             }
 
-    before, said = losses(), samples(parts, sources)
+    before, said = losses(), samples(parts, sources) if processes.is_main else []
     progress.say(f"before: perplexity {show(before)} on held-out texts")
     count = fitting.num_steps * fitting.batch_size
     seed = derive_seed(config.train.seed, "mixture")
@@ -158,9 +162,13 @@ def run_sft(config: TextConfig, folder: RunFolder, progress: Progress) -> dict[s
             fitting,
             seed,
             on_step,
+            processes=processes,
         )
     after = losses()
     progress.say(f"after:  perplexity {show(after)} on the same texts")
+    log.close()
+    if not processes.is_main:
+        return {}
     save_language_model(parts, folder.path / "model")
     results: dict[str, Any] = {
         name: {"perplexity before": math.exp(before[name]), "perplexity after": math.exp(after[name])}
@@ -169,7 +177,6 @@ def run_sft(config: TextConfig, folder: RunFolder, progress: Progress) -> dict[s
     results |= {"held-out texts": {s.name: len(s.held_out) for s in sources}}
     results |= spent(timer)
     folder.write_results(results)
-    log.close()
     pairs = [Pair(q, "", a, b, None, None) for (q, a), (_, b) in zip(said, samples(parts, sources), strict=True)]
     write_report(folder, "Supervised fine-tuning", results, pairs)
     return results

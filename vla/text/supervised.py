@@ -12,6 +12,7 @@ from torch import Tensor
 from vla.data.chat import observe_prompts
 from vla.policies.text import TextPolicy
 from vla.text.fitting import FitSettings, fit
+from vla.train.distributed import ALONE, Processes
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ def fit_examples(
     settings: FitSettings,
     seed: int,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
+    processes: Processes = ALONE,
 ) -> None:
     """Cross-entropy per completion token (nats); prompts carry no loss."""
     fit(
@@ -69,4 +71,5 @@ def fit_examples(
         settings,
         seed,
         on_step,
+        processes=processes,
     )

@@ -46,8 +46,10 @@ class Processes(Protocol):
         """The values that the processes gave, in the order of their ranks; anything that pickles."""
         ...
 
-    def own_draws(self) -> AbstractContextManager[Any]:
-        """Within the block torch's generators are this process's own; after it all go on where they were, alike."""
+    def own_draws(self, *names: str | int) -> AbstractContextManager[Any]:
+        """Within the block torch's generators are this process's own, seeded by the run's last seed, its rank and these
+        names (a purpose and a step, say); after it all go on where they were, alike.
+        """
         ...
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -73,7 +75,7 @@ class SingleProcess:
     def gather(self, value: Any) -> list[Any]:
         return [value]
 
-    def own_draws(self) -> AbstractContextManager[Any]:
+    def own_draws(self, *names: str | int) -> AbstractContextManager[Any]:
         return nullcontext()
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -124,8 +126,8 @@ class ManyProcesses:
         return values
 
     @contextmanager
-    def own_draws(self) -> Iterator[None]:
-        seed = derive_seed(int(torch.randint(2**62, (1,))), "process", self.rank)
+    def own_draws(self, *names: str | int) -> Iterator[None]:
+        seed = derive_seed(torch.initial_seed(), *names, "process", self.rank)
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(seed)
             yield
@@ -184,12 +186,12 @@ def same_weights(module: nn.Module, processes: Processes) -> None:
         tensor.copy_(processes.reduce_sum(tensor if processes.is_main else torch.zeros_like(tensor)))
 
 
-def own_share(rows: Sequence[Any], processes: Processes) -> Any:
-    """The rows of a global list, or array, that this process handles: every `num_processes`-th."""
+def own_share(rows: Any, processes: Processes) -> Any:
+    """The rows of a global list, array or tensor that this process handles: every `num_processes`-th."""
     return rows[processes.rank :: processes.num_processes]
 
 
-def in_order(shares: Sequence[Sequence[Any]]) -> list[Any]:
+def in_order(shares: Sequence[Any]) -> list[Any]:
     """The global list that `own_share` cut: what was made of its shares, in the order of the rows again."""
     total = sum(map(len, shares))
     return [shares[i % len(shares)][i // len(shares)] for i in range(total)]

@@ -76,6 +76,11 @@ class NoLog:
         return None
 
 
+def open_log(folder: Path, num_records: int, train: Any, is_main: bool) -> MetricsLog | NoLog:
+    """Where a process writes its numbers, by the settings `tensorboard` and `trackers` of `train`."""
+    return MetricsLog(folder, num_records, train.tensorboard, train.trackers) if is_main else NoLog(num_records)
+
+
 class TensorBoard:
     """Scalars of one stage as TensorBoard reads them; steps from `first_step` on are shown anew after a resume."""
 

@@ -1,0 +1,125 @@
+"""Run by `test_many_processes` in two processes: supervised steps, an RL iteration and an evaluation, each process with
+its share; the main one then does all of it once more alone.
+"""
+
+from types import SimpleNamespace
+
+import torch
+
+from tests.policies.tiny import named_number
+from tests.rl.test_rollout import Countdown, Counting, observe
+from tests.sft.test_mixed_batch import questions
+from vla.policies.token import TokenPolicy
+from vla.rl.catalogue import make_algorithm
+from vla.rl.loop import LoopSettings, LoopState, train
+from vla.rl.reference import FrozenCopy
+from vla.rl.rollout import collect_responses
+from vla.rl.sampling import keep_trajectories
+from vla.rl.update import UpdateSettings
+from vla.sft.loop import SupervisedSettings, SupervisedState, fit
+from vla.sft.probe import features_of, probe
+from vla.sft.sightings import CellTargets
+from vla.stages.evaluation import evaluate_policy
+from vla.stages.grounding import Grounding
+from vla.stages.imitation import ImitationBatch, mixed_loss
+from vla.text.fitting import FitSettings
+from vla.text.fitting import fit as fit_text
+from vla.train.distributed import ALONE, Processes, own_share, same_weights, start_processes
+from vla.train.optim import make_optimizer
+from vla.types import Observation, map_rows
+
+ROWS = 15
+"""Of a batch: one more in the first of two processes than in the second."""
+
+
+class Asking(Grounding):
+    """Questions beside the demonstrations, without scenes to draw them from."""
+
+    def __init__(self, model: torch.nn.Module, processes: Processes):
+        self.model, self.processes = model, processes
+        self.settings = SimpleNamespace(sighting_weight=0.0)
+
+    def __call__(self, step: int):
+        asked, none = questions(ROWS, seed=step), torch.zeros(ROWS, 4, dtype=torch.long)
+        few = torch.arange(ROWS)[:, None] % 3 > 0  # so that shares of rows are not shares of answers
+        packed = asked.questions.__class__(
+            asked.questions.tokens, asked.questions.token_mask, asked.questions.answers & few, asked.questions.segments
+        )
+        cells = CellTargets(none, torch.zeros(ROWS, 4, 3), torch.zeros(ROWS, 4, 2), none > 0)
+        return self._own(asked.__class__(asked.observation, packed, cells))
+
+
+def imitate(policy: TokenPolicy, seen: Observation, actions: torch.Tensor, processes: Processes) -> None:
+    """All of the policy beside questions, then the head on stored features; some actions carry no loss.
+
+    By plain SGD first: Muon makes much of gradients that are nothing but rounding.
+    """
+    asking = Asking(policy.model, processes)
+
+    def rows_of(rows: torch.Tensor) -> tuple[Observation, torch.Tensor, torch.Tensor]:
+        mask = (rows[:, None] + torch.arange(2)) % 5 > 0
+        return map_rows(seen, lambda t: t[rows % 4]), actions[rows % 4], mask
+
+    steps = SupervisedSettings(4, None, 0.0, "constant", 1.0)
+
+    def batch_at(step: int) -> ImitationBatch:
+        return ImitationBatch(*rows_of(own_share(torch.arange(ROWS) + step, processes)), asking(step))
+
+    def loss_of(batch: ImitationBatch):
+        return mixed_loss(policy, batch, asking, 0.5, processes.reduce_sum)
+
+    optimizer = make_optimizer(policy, "sgd", 0.05, 0.0)
+    fit(policy, loss_of, batch_at, optimizer, steps, SupervisedState(), None, lambda *step: None, processes)
+    features = features_of(policy, iter([rows_of(own_share(torch.arange(40), processes))]))
+    probe(policy, features, 8, 1e-4, 0.0, steps, lambda step, metrics: None, processes)
+
+
+def reinforce(policy: TokenPolicy, seen: Observation, actions: torch.Tensor, processes: Processes) -> dict[str, float]:
+    """One iteration in a trust region, against a reference, on this process's groups of one rollout."""
+    found: dict[str, float] = {}
+
+    def reward(decision, rows):
+        return (decision.action - actions[rows]).abs().lt(0.5).float().mean((1, 2))
+
+    def collect(iteration: int):
+        torch.manual_seed(7)
+        rollout = collect_responses(policy, map_rows(seen, lambda t: t[:3]), 8, reward)
+        return keep_trajectories(rollout, rollout.group % processes.num_processes == processes.rank)
+
+    train(
+        policy, make_algorithm("grpo", clip_low=0.2, clip_high=0.2, kl_coefficient=0.1), collect,
+        make_optimizer(policy, "sgd", 0.01, 0.0), UpdateSettings(2, 1, 4, 1.0, step_kl=0.05), LoopSettings(1),
+        LoopState(), reference=FrozenCopy(policy, 8), reduce_sum=processes.reduce_sum,
+        on_iteration=lambda iteration, rollout, metrics: found.update(metrics) or False,
+    )  # fmt: skip
+    return found
+
+
+def all_of_it(processes: Processes) -> dict:
+    policy, seen, actions = named_number("parallel", seed=processes.rank)
+    same_weights(policy, processes)
+    torch.manual_seed(0)
+    imitate(policy, seen, actions, processes)
+    after_sft = {name: value.clone() for name, value in policy.state_dict().items()}
+    metrics = reinforce(policy, seen, actions, processes)
+    text = torch.nn.Linear(3, 1)
+    same_weights(text, processes)
+    x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    fitting = FitSettings(5, 7, 2, 0.01, 0.0, 1.0)
+    fit_text(text, 20, lambda rows: text(x[rows]).square().sum(), len, fitting, 0, processes=processes)
+    where = (Counting(), Countdown(), list(range(1, 8)), observe)
+    episodes = vars(evaluate_policy(*where, greedy=True, processes=processes))
+    trained = {"sft": after_sft, "rl": policy.state_dict(), "text": text.state_dict()}
+    return {**trained, "metrics": metrics, "episodes": episodes, "shared draw": torch.rand(1)}
+
+
+def main() -> None:
+    processes = start_processes("cpu", "fp32")
+    shared = all_of_it(processes)
+    alone = all_of_it(ALONE) if processes.is_main else {}
+    torch.save({"shared": shared, "alone": alone}, f"rank-{processes.rank}.pt")
+    processes.wait()
+
+
+if __name__ == "__main__":
+    main()
