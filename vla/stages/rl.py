@@ -164,6 +164,7 @@ class Reinforcement:
         """Some rollouts for the critic alone, from starts that no iteration draws."""
         with self.run.timer("critic"):
             for extra in range(self.config.rl.branch_warmup):
+                self.run.check_stop()
                 branches.start(self.config.rl.num_iterations + extra)
                 branches.rollout(self._sample(self.config.rl.num_iterations + extra))
             branches.critic.fit(FIRST_FIT)
