@@ -143,11 +143,8 @@ def run_sft(config: TextConfig, folder: RunFolder, progress: Progress, processes
 
     before, said = losses(), samples(parts, sources) if processes.is_main else []
     progress.say(f"before: perplexity {show(before)} on held-out texts")
-    count = fitting.num_steps * fitting.batch_size
     seed = derive_seed(config.train.seed, "mixture")
-    weights = settings.weights or [1.0] * len(sources)
-    order = mixture_order([len(t) for t in train], weights, max(count, 1), seed)
-    drawn = [train[source][row] for source, row in order]
+    drawn = draw(train, settings.weights, fitting.num_steps * fitting.batch_size, seed)
     with timer("fit"), progress.stage("sft", fitting.num_steps) as stage:
 
         def on_step(step: int, loss: float) -> None:
@@ -174,12 +171,17 @@ def run_sft(config: TextConfig, folder: RunFolder, progress: Progress, processes
         name: {"perplexity before": math.exp(before[name]), "perplexity after": math.exp(after[name])}
         for name in before
     }
-    results |= {"held-out texts": {s.name: len(s.held_out) for s in sources}}
-    results |= spent(timer)
+    results |= {"held-out texts": {s.name: len(s.held_out) for s in sources}, **spent(timer)}
     folder.write_results(results)
     pairs = [Pair(q, "", a, b, None, None) for (q, a), (_, b) in zip(said, samples(parts, sources), strict=True)]
     write_report(folder, "Supervised fine-tuning", results, pairs)
     return results
+
+
+def draw(train: Sequence[Sequence[Encoded]], weights: Sequence[float] | None, count: int, seed: int) -> list[Encoded]:
+    """`count` texts of the sources, by weight; at least one."""
+    order = mixture_order([len(texts) for texts in train], weights or [1.0] * len(train), max(count, 1), seed)
+    return [train[source][row] for source, row in order]
 
 
 def show(losses: dict[str, float]) -> str:
