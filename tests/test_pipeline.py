@@ -129,6 +129,8 @@ def test_a_run_writes_what_happened(finished):
     rl = [r for r in records if r["stage"] == "rl"]
     assert [r["step"] for r in rl] == [1, 2, 3, 4]
     assert [r["step"] for r in rl if "validation_success" in r] == [2, 4]
+    assert [("greedy_success" in r, "success" in r) for r in rl] == [(True, False), (False, True)] * 2
+    assert all(r["num_episodes"] == 4 < r["num_trajectories"] for r in rl)  # branches are trajectories too
     assert all(r["logprob_gap_max"] < 1e-4 for r in rl)
     assert all(r["num_optimizer_steps"] == 1 for r in rl)
     before, after = weights(finished, "sft"), weights(finished, "rl")

@@ -39,6 +39,7 @@ class Rl(Section):
     branch_share: Positive
     branch_discount: Positive
     branch_warmup: Count
+    greedy_every: Count | None
     normalize_rewards: bool
     reference: Literal["auto", "copy", "adapter_off", "rollout"]
     reference_every: Count | None

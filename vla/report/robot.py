@@ -129,10 +129,12 @@ def rl_charts(records: Records, config: Mapping[str, Any]) -> list[str]:
     """Success with its interval first, then how far trajectories come, then the health of the updates."""
     if not records:
         return []
-    steps, sizes = [r["step"] for r in records], [round(r.get("num_trajectories", 1)) for r in records]
+    steps = [r["step"] for r in records]
+    sizes = [round(r.get("num_episodes", r.get("num_trajectories", 1))) for r in records]
     quick = config["evaluation"]["num_quick_starts"]
     curves = [
         rate_curve("training starts, sampled", records, "success", sizes),
+        rate_curve("training starts, greedy", records, "greedy_success", sizes),
         rate_curve("validation starts, greedy", records, "validation_success", [quick] * len(records)),
     ]
     success = line_chart("Success", "with 95 % Wilson intervals", "iteration", curves, (0.0, highest(curves)))

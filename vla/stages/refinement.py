@@ -55,8 +55,9 @@ def make_collector(
     dynamic: DynamicSampling | None,
     on_decision: Callable[[int], None],
     before_step: Callable[[Observation, Decision, np.ndarray], None] | None = None,
+    is_greedy: Callable[[int], bool] = lambda iteration: False,
 ) -> Callable[[int], Rollout]:
-    """How an iteration gets its rollout."""
+    """How an iteration gets its rollout; `is_greedy(iteration)` says whether by the likeliest decisions."""
 
     def collect(iteration: int) -> Rollout:
         attempt = 0
@@ -67,7 +68,7 @@ def make_collector(
             attempt += 1
             rollout = collect_rollout(
                 policy, environment, seeds, group_size, observe, version=iteration, on_decision=on_decision,
-                before_step=before_step,
+                before_step=before_step, greedy=is_greedy(iteration),
             )  # fmt: skip
             check_rewards(rollout, iteration)
             return rollout

@@ -95,7 +95,7 @@ class Reinforcement:
         own_starts = rl.starts_per_iteration // self.processes.num_processes
         self._collector = make_collector(
             self.learner, environment, observer, seeds, own_starts, rl.group_size, dynamic,
-            lambda ended: None, None if self.branches is None else self.branches.before_step,
+            lambda ended: None, None if self.branches is None else self.branches.before_step, self.is_greedy,
         )  # fmt: skip
 
     def train(self) -> RlState:
@@ -138,6 +138,11 @@ class Reinforcement:
         """Whether the iterations or the seconds are used up."""
         rl = self.config.rl
         return self.elapsed_share >= 1 or self.loop.iteration >= rl.num_iterations
+
+    def is_greedy(self, iteration: int) -> bool:
+        """Whether branches start from where greedy decisions lead: draws seldom come to where those get stuck."""
+        every = self.config.rl.greedy_every
+        return self.branches is not None and every is not None and iteration % every == 0
 
     def _sample(self, iteration: int) -> Rollout:
         """Episodes from this process's starts, groups whole."""
@@ -190,15 +195,20 @@ class Reinforcement:
         self.state.seconds = main_seconds(self.run.timer.clock() - self._started, self.processes)
         if self.average is not None:
             self.average.update(self.policy)
-        success = reduce_sum(episodes.success.sum()) / reduce_sum(torch.tensor(float(len(episodes.success))))
+        greedy, num_episodes = self.is_greedy(iteration - 1), reduce_sum(torch.tensor(float(len(episodes.success))))
+        success = float(reduce_sum(episodes.success.sum()) / num_episodes)
         fit = {} if self.branches is None else self.branches.fit
-        numbers = {**metrics, **fit, "success": float(success), **reached(episodes, reduce_sum)}
-        numbers["seconds"] = self.state.seconds
+        numbers = {**metrics, **fit, "greedy_success" if greedy else "success": success}
+        numbers |= {"num_episodes": float(num_episodes), "seconds": self.state.seconds}
+        if not greedy:
+            numbers |= reached(episodes, reduce_sum)
         if iteration % self.config.rl.evaluate_every == 0 or self.over:
             numbers["validation_success"] = self._validate(iteration)
-            self._keep_episodes(iteration, episodes)
+            if not greedy:  # what is kept tells of draws
+                self._keep_episodes(iteration, episodes)
         self.run.log.write("rl", iteration, numbers)
-        bar.advance(1, **{k: numbers[k] for k in ("success", "validation_success", "entropy") if k in numbers})
+        shown = ("success", "greedy_success", "validation_success", "entropy")
+        bar.advance(1, **{k: numbers[k] for k in shown if k in numbers})
         stop = self.run.stop.requested or self.over
         if stop or iteration % self.config.train.checkpoint_every == 0:
             self._save()
