@@ -46,7 +46,7 @@ TINY = [
     "sft.optimizer=muon",
     "algorithm=ppo", "algorithm.kl_coefficient=0.05", "rl.num_iterations=4", "rl.max_seconds=null",
     "rl.starts_per_iteration=2", "rl.group_size=2", "rl.evaluate_every=2", "rl.schedule=cosine",
-    "rl.warmup_iterations=1", "rl.critic_warmup_iterations=1", "train.checkpoint_every=3",
+    "rl.warmup_iterations=1", "rl.critic_warmup_iterations=1", "rl.greedy_every=2", "train.checkpoint_every=3",
     "evaluation.num_starts=4", "evaluation.num_quick_starts=2", "evaluation.num_videos=1",
     "train.tensorboard=false", "train.seed=3",
 ]  # fmt: skip
