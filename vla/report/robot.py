@@ -22,9 +22,14 @@ CURVES: tuple[tuple[str, str, dict[str, str]], ...] = (
     ("Return", "a trajectory", {"return_mean": "return"}),
     ("Entropy", "nats a draw", {"entropy": "entropy"}),
     ("Step size", "KL, nats a draw", {"approx_kl": "to the acting policy", "kl_reference": "to the reference"}),
+    ("Trust region", "KL, nats a decision", {"step_kl": "of a step"}),
     ("Clipped", "share of draws", {"clip_fraction": "clip fraction"}),
     ("Ratios", "after over before", {"ratio_max": "largest", "ratio_min": "smallest"}),
-    ("Critic", "", {"explained_variance": "explained variance"}),
+    (
+        "Critic",
+        "",
+        {"explained_variance": "explained variance", "critic_explained_variance": "of the critic of branches"},
+    ),
     ("Gradient", "norm before clipping", {"grad_norm": "mean", "grad_norm_max": "largest"}),
     ("Acting against scoring", "nats", {"logprob_gap_max": "largest gap"}),
 )
