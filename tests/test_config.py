@@ -100,7 +100,7 @@ WRONG = {
     "algorithm=grpo algorithm.kl_coefficient=.1 rl.reference=adapter_off": "rl.reference (adapter_off) is for text",
     "rl.critic=separate": "rl.critic (separate) needs an algorithm with a critic, and algorithm=dr_grpo has none",
     "rl.num_branches=1": "rl.num_branches (1) must be at least 2, or 0 for whole episodes",
-    "mode=text rl.num_branches=4": "rl.num_branches (4) is for robots: set it to 0 in mode=text",
+    "mode=text rl.num_branches=4 rl.max_refills=0": "rl.num_branches (4) is for robots: set it to 0 in mode=text",
     "mode=text rl.average_decay=.9": "rl.average_decay (0.9) is for robots: set it to null in mode=text",
     "rl.max_refills=1": "rl.max_refills (1) must be 0 with rl.num_branches (8)",
     "rl.num_minibatches=3": "rl.num_minibatches (3) must divide the trajectories of a rollout, rl.starts_per",

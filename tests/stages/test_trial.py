@@ -28,6 +28,7 @@ FEW = [
     "data.num_demonstrations=2", "grounding.num_steps=2", "sft.probe_steps=2", "sft.num_steps=2",
     "sft.evaluate_every=2",
     "rl.num_iterations=1", "rl.evaluate_every=1", "rl.warmup_iterations=0", "rl.critic_warmup_iterations=0",
+    "rl.greedy_every=null",
     "evaluation.num_starts=3", "evaluation.num_videos=1",
 ]  # fmt: skip
 
