@@ -34,6 +34,8 @@ def single_process(value: Tensor) -> Tensor:
 
 def sum_over_processes(tensors: Sequence[Tensor], reduce_sum: ReduceSum) -> list[Tensor]:
     """The sums of tensors over processes, many of them in one call; each lies in memory as its tensor does."""
+    if reduce_sum is single_process:  # a second copy of all gradients would serve nobody
+        return list(tensors)
     sums: list[Tensor] = []
     buckets: list[list[Tensor]] = []
     for tensor in tensors:
