@@ -82,8 +82,11 @@ def _stages(run: Run, config: RobotConfig, world: World) -> None:
     with stage(run, config, "rl"):
         state = Reinforcement(run, *judge).train()
     if not run.done("evaluation_after"):
-        with stage(run, config, "evaluation_after"):
-            evaluation_stage(run, "after", *judge)
+        if config.rl.num_iterations == config.recap.num_rounds == 0:  # nothing has moved since
+            run.finish("evaluation_after", run.results["stages"]["evaluation_before"])
+        else:
+            with stage(run, config, "evaluation_after"):
+                evaluation_stage(run, "after", *judge)
     compare_stage(run)
     with run.timer("videos"), failing_together(run.processes):
         video_stage(run, "after", config, policy, world, observer, starts)
