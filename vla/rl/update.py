@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from vla.rl import checks
-from vla.rl.batch import Batch, ReduceSum, single_process, sum_over_processes
+from vla.rl.batch import Batch, ReduceSum, single_process, sum_gradients
 from vla.rl.diagnostics import Diagnostics, NonFiniteError, rows_with_bad_gradients
 from vla.rl.kl import masked_kl
 from vla.rl.losses import Level, importance_weights
@@ -193,10 +193,7 @@ def finish_gradients(
     for parameter in parameters:
         if id(parameter) not in allowed:
             parameter.grad = None
-    if reduce_sum is not single_process:
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in movable]
-        for parameter, total in zip(movable, sum_over_processes(gradients, reduce_sum), strict=True):
-            parameter.grad = total
+    sum_gradients(movable, reduce_sum)
     with_gradient = [p for p in movable if p.grad is not None]
     limit = float("inf") if max_norm is None else max_norm
     return torch.nn.utils.clip_grad_norm_(with_gradient, limit) if with_gradient else torch.zeros(())
