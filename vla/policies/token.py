@@ -228,7 +228,8 @@ class TokenPolicy(nn.Module):
     def score(self, observation: Observation, trace: Trace) -> Scores:
         """Log-probabilities [B, L], entropies [B, L] and values [B] of stored draws under the present weights."""
         if self.decoding == "parallel":
-            hidden, first, number = distinct(self.perceive(observation, trace), observation)
+            hidden = self.perceive(observation, trace)
+            first, number = distinct(hidden, observation)
             seen = map_rows(replace(observation, images={}), lambda tensor: tensor[first])
             return self._scores(self._decide(hidden[first], seen), trace["ids"], number)
         prefix = trace["prefix"] if "prefix" in trace else self.prefix(observation)
@@ -265,7 +266,7 @@ class TokenPolicy(nn.Module):
 
     def _scores(
         self,
-        decided: tuple[Float[Tensor, "b L K"], Float[Tensor, "b d"]],
+        decided: tuple[Float[Tensor, "S L K"], Float[Tensor, "S d"]],
         ids: Int[Tensor, "B L"],
         number: Int[Tensor, "B"] | None = None,
     ) -> Scores:
@@ -282,19 +283,17 @@ class TokenPolicy(nn.Module):
         return action_mask.repeat_interleave(self.bins.num_active, dim=1)
 
 
-def distinct(
-    hidden: Float[Tensor, "B q d"], observation: Observation
-) -> tuple[Float[Tensor, "B q d"], Int[Tensor, "b"], Int[Tensor, "B"]]:
+def distinct(hidden: Float[Tensor, "B q d"], observation: Observation) -> tuple[Int[Tensor, "S"], Int[Tensor, "B"]]:
     """Several draws from one state stand together and are equal in all but the draw: the first row of each state, and
     which state every row is from. What was just computed with a gradient is taken as it is.
     """
     rows = torch.arange(len(hidden), device=hidden.device)
     if hidden.requires_grad or len(hidden) < 2:
-        return hidden, rows, rows
+        return rows, rows
     parts = [t for t in (hidden.flatten(1), observation.proprio, observation.tokens) if t is not None]
     new = torch.ones(len(hidden), dtype=torch.bool, device=hidden.device)
     new[1:] = torch.stack([(part[1:] != part[:-1]).any(1) for part in parts]).any(0)
-    return hidden, rows[new], new.long().cumsum(0) - 1
+    return rows[new], new.long().cumsum(0) - 1
 
 
 def draw_ids(distribution: Float[Tensor, "*rows K"], greedy: bool) -> Int[Tensor, "*rows"]:

@@ -155,9 +155,7 @@ def units(rollout: Rollout) -> Int[Tensor, "R"]:
     return rollout.group[rollout.trajectory] if len(alone) == rollout.num_trajectories else alone
 
 
-def minibatches(
-    rows: Int[Tensor, "K"], unit: Int[Tensor, "R"], count: int, generator: torch.Generator
-) -> list[Int[Tensor, "_"]]:
+def minibatches(rows: Int[Tensor, "K"], unit: Int[Tensor, "R"], count: int, generator: torch.Generator) -> list[Tensor]:
     """The rows in random order, cut into `count` parts of about as many units, which are left whole."""
     found, number = torch.unique(unit[rows], return_inverse=True)
     place = torch.randperm(len(found), generator=generator)[number]
