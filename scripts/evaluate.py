@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     from vla import runtime
     from vla.command_line import fail
 
-    runtime.prepare()
+    runtime.prepare(offline=not any(runtime.on_hub(str(run)) for run in options.runs))
     from scripts.simulation import perturbations
     from scripts.world import world_of
     from vla.evaluate.settings import chosen_perturbations

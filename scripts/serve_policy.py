@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     from vla import runtime
     from vla.command_line import fail
 
-    runtime.prepare()
+    runtime.prepare(offline=not runtime.on_hub(options.run))
     import asyncio
 
     try:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vla.evaluate.settings import beside, settings_of
 from vla.viewer.library import Library
 from vla.viewer.page import viewer_page
 
@@ -20,7 +21,7 @@ class Replayer:
     def __init__(self) -> None:
         self.environments: dict[str, Any] = {}
 
-    def __call__(self, settings: Mapping[str, Any], seeds: Sequence[int], actions: Sequence[np.ndarray]) -> list[Any]:
+    def __call__(self, settings: Any, seeds: Sequence[int], actions: Sequence[np.ndarray], look: bool = True) -> list:
         from scripts.simulation import Simulation
         from sim.replay import replay
         from vla.config.robot import Sim
@@ -31,7 +32,7 @@ class Replayer:
         if key not in self.environments:
             alone = Sim.model_validate({**settings, "num_envs": 1, "num_threads": 1})
             self.environments[key] = Simulation(alone).environment()
-        return replay(self.environments[key], seeds, actions)
+        return replay(self.environments[key], seeds, actions, look)
 
 
 def open_library(run: Path, wait: bool = False) -> Library:
@@ -40,7 +41,7 @@ def open_library(run: Path, wait: bool = False) -> Library:
     while wait and not passport.exists():
         time.sleep(1)
     if not passport.exists():
-        raise ValueError(f"{run} is no run of a robot policy: there is no policy.json in it")
+        raise ValueError(f"{run} is no run of a robot policy: there is no policy.json in it{beside(run)}")
     library = Library(run, Replayer(), json.loads(passport.read_text())["action_spec"])
     library.refresh()
     return library
@@ -66,7 +67,6 @@ def watch_native(run: Path) -> None:
     """MuJoCo's viewer with the policy acting live; instructions come from a page with a text box, or the terminal."""
     from scripts.world import world_of
     from sim.native import watch
-    from vla.evaluate.settings import settings_of
     from vla.stages.robot import load_policy
     from vla.viewer.box import InstructionBox
 

@@ -50,7 +50,8 @@ class Replay:
         frames: uint8 pictures by camera [T + 1][h, w, 3].
         hand: measured tcp position [T + 1][3]; `commanded` where it was told to be.
         opening: metres between the fingers [T + 1].
-        targets: position of every object that the instruction names, by name [T + 1][3].
+        targets: position of every object that the instruction names, by name [T + 1][3]; `others` of other blocks.
+        held: name of the object in the hand, or None [T + 1].
         terms: best value so far of every reward term [T + 1].
         reward: of every control step [T].
         decision: index of the decision that each control step belongs to [T].
@@ -65,30 +66,35 @@ class Replay:
     commanded: list[np.ndarray] = field(default_factory=list)
     opening: list[float] = field(default_factory=list)
     targets: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    others: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    held: list[str | None] = field(default_factory=list)
     terms: dict[str, list[float]] = field(default_factory=dict)
     reward: list[float] = field(default_factory=list)
     decision: list[int] = field(default_factory=list)
     success: bool = False
 
 
-def replay(env: VectorEnvironment, seeds: Sequence[int], actions: Sequence[np.ndarray]) -> list[Replay]:
+def replay(
+    env: VectorEnvironment, seeds: Sequence[int], actions: Sequence[np.ndarray], look: bool = True
+) -> list[Replay]:
     """Live the episodes again: `actions[i]` float32 [decisions, H, A] from the start of `seeds[i]`.
 
-    As many run at once as `env` has places. Raises ValueError where `sim.vector.VectorEnvironment.step` does.
+    As many run at once as `env` has places. Without `look` no picture is drawn. Raises ValueError where
+    `sim.vector.VectorEnvironment.step` does.
     """
     found: list[Replay] = []
     for at in range(0, len(seeds), env.num_envs):
-        found += _together(env, seeds[at : at + env.num_envs], actions[at : at + env.num_envs])
+        found += _together(env, seeds[at : at + env.num_envs], actions[at : at + env.num_envs], look)
     return found
 
 
-def _together(env: VectorEnvironment, seeds: Sequence[int], actions: Sequence[np.ndarray]) -> list[Replay]:
+def _together(env: VectorEnvironment, seeds: Sequence[int], actions: Sequence[np.ndarray], look: bool) -> list[Replay]:
     ids = np.arange(len(seeds))
     # Bound before anything is computed: what is bound is filled by the next computation.
     bodies = env.physics.batch.bind("xpos"), env.physics.batch.bind("xquat")
     env.reset(seeds, ids, render=False)
     replays = [Replay(text, shapes_of(env, i)) for i, text in enumerate(env.instructions[: len(seeds)])]
-    _look(env, bodies, replays, ids)
+    _note(env, bodies, replays, ids, look)
     steps, horizons = [np.concatenate(list(a)) for a in actions], [a.shape[1] for a in actions]
     running: np.ndarray = ids
     for t in range(max(map(len, steps), default=0)):
@@ -104,28 +110,30 @@ def _together(env: VectorEnvironment, seeds: Sequence[int], actions: Sequence[np
             for name, values in result.metrics.items():
                 if not np.isnan(values[row]):  # a term of another task
                     one.terms.setdefault(name, [0.0]).append(float(values[row]))
-        _look(env, bodies, replays, running)
+        _note(env, bodies, replays, running, look)
         running = running[~(result.terminated | result.truncated)]
     return replays
 
 
-def _look(
-    env: VectorEnvironment, bodies: tuple[np.ndarray, np.ndarray], replays: list[Replay], ids: np.ndarray
+def _note(
+    env: VectorEnvironment, bodies: tuple[np.ndarray, np.ndarray], replays: list[Replay], ids: np.ndarray, look: bool
 ) -> None:
     """Append how the environments `ids` stand."""
-    seen, physics = env.observe(ids), env.physics
+    images, physics = env.observe(ids).images if look else {}, env.physics
     hand, opening = physics.hand_position(ids), physics.gripper_opening(ids)
     for row, (i, facts) in enumerate(zip(ids, env.facts(ids), strict=True)):
         one = replays[i]
         one.poses.append(np.concatenate([bodies[0][i], bodies[1][i]], axis=1).astype(np.float32))
-        for camera, pictures in seen.images.items():
+        for camera, pictures in images.items():
             one.frames.setdefault(camera, []).append(pictures[row])
         one.hand.append(hand[row].copy())
         one.commanded.append(physics.commanded[i].copy())
         one.opening.append(float(opening[row]))
+        one.held.append(None if facts.grasped is None else facts.objects[facts.grasped].name)
         for thing in facts.objects:
-            if thing.role == "target":
-                one.targets.setdefault(thing.name, []).append(np.array(thing.position))
+            if thing.role == "target" or thing.kind == "block":
+                places = one.targets if thing.role == "target" else one.others
+                places.setdefault(thing.name, []).append(np.array(thing.position))
 
 
 def shapes_of(env: VectorEnvironment, i: int) -> list[Shape]:

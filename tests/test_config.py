@@ -93,7 +93,9 @@ WRONG = {
     "rl.reference_every=5": "rl.reference_every (5) is about the reference of a KL penalty",
     "rl.reference=copy": "rl.reference (copy) is about a KL penalty, and algorithm.kl_coefficient is 0",
     "algorithm=rloo algorithm.kl_coefficient=.1 rl.reference=rollout": "rl.reference (rollout) takes nothing from the",
-    "algorithm=grpo algorithm.kl_coefficient=.1 rl.reference=rollout": "rl.reference (rollout) says nothing in the",
+    "algorithm=grpo algorithm.kl_coefficient=.1 rl.reference=rollout rl.epochs=1 rl.num_minibatches=1": (
+        "rl.reference (rollout) says nothing in the"
+    ),
     "algorithm=grpo algorithm.kl_coefficient=.1 rl.reference=rollout rl.epochs=2 rl.reference_every=1": (
         "rl.reference_every (1) must be null under rl.reference=rollout"
     ),
@@ -103,7 +105,9 @@ WRONG = {
     "mode=text rl.num_branches=4 rl.max_refills=0": "rl.num_branches (4) is for robots: set it to 0 in mode=text",
     "mode=text rl.average_decay=.9": "rl.average_decay (0.9) is for robots: set it to null in mode=text",
     "rl.max_refills=1": "rl.max_refills (1) must be 0 with rl.num_branches (8)",
-    "rl.num_minibatches=3": "rl.num_minibatches (3) must divide the trajectories of a rollout, rl.starts_per",
+    "rl.num_branches=0 rl.group_size=4 rl.num_minibatches=3": (
+        "rl.num_minibatches (3) must divide the trajectories of a rollout, rl.starts_per"
+    ),
     "algorithm.entropy_coefficient=-1": "algorithm.entropy_coefficient (-1) must be greater than or equal to 0",
     "sim.robot=pandaa": "sim.robot (pandaa): no such choice; did you mean panda?; choose from panda, gantry",
     "model.vision.name=smal": "model.vision.name (smal): no such kind; did you mean small?; choose from small, hub",

@@ -132,7 +132,7 @@ def test_a_run_writes_what_happened(finished):
     assert [("greedy_success" in r, "success" in r) for r in rl] == [(True, False), (False, True)] * 2
     assert all(r["num_episodes"] == 4 < r["num_trajectories"] for r in rl)  # branches are trajectories too
     assert all(r["logprob_gap_max"] < 1e-4 for r in rl)
-    assert all(r["num_optimizer_steps"] == 1 for r in rl)
+    assert all(r["num_optimizer_steps"] == 4 * 2 for r in rl)  # rl.epochs x rl.num_minibatches
     before, after = weights(finished, "sft"), weights(finished, "rl")
     moved = {name for name in before if name.startswith("/policy") and not torch.equal(before[name], after[name])}
     assert any("value_head" in name for name in moved)

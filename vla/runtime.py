@@ -12,10 +12,21 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import sys
+from pathlib import Path
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 """Parameters of glibc's `mallopt` (malloc.h)."""
+
+
+REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+"""How a repository of the hub is called: user/name."""
+
+
+def on_hub(name: str) -> bool:
+    """Whether only the hub can hold what is called so: user/name, where here is neither it nor a folder `user`."""
+    return REPOSITORY.fullmatch(name) is not None and not Path(name).exists() and not Path(name).parent.is_dir()
 
 
 def prepare(num_threads: int | None = None, offline: bool = True) -> None:

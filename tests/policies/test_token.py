@@ -224,3 +224,24 @@ def test_certain_and_nearly_impossible_ids():
     nearly = torch.tensor([[0.0, -200.0]]).expand(5000, 2)  # e^-200 vanishes beside 1
     assert draw_ids(nearly, greedy=False).unique().tolist() == [0]
     assert draw_ids(torch.tensor([[-1.0, -0.5, -2.0]]), greedy=True).tolist() == [1]
+
+
+def test_draws_from_one_state_share_a_pass_and_get_the_gradient_of_their_own():
+    """Rows that stand beside others of their state are scored with them; apart, each by itself."""
+    policy = tiny_policy("parallel")
+    policy.freeze_model()
+    observation = tiny_observation([3, 2, 4], padding=1)
+    decision = policy.act(observation)
+    blind = dataclasses.replace(observation, images={})
+    more = policy.redraw(blind, decision.trace, 4)
+    together = map_rows(blind, lambda tensor: tensor.repeat_interleave(4, 0))
+    found = {}
+    for name, order in (("together", torch.arange(12)), ("apart", torch.arange(12).view(3, 4).T.flatten())):
+        policy.zero_grad()
+        here = map_rows(together, lambda tensor, order=order: tensor[order])
+        scores = policy.score(here, map_rows(more.trace, lambda tensor, order=order: tensor[order]))
+        (scores.logprobs * torch.arange(1.0, 13.0)[order, None]).sum().backward()
+        gradient = [p.grad.clone() for p in policy.parameters() if p.grad is not None]
+        found[name] = (scores.logprobs.detach()[order.argsort()], scores.values.detach()[order.argsort()], *gradient)
+    for one, other in zip(found["together"], found["apart"], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)

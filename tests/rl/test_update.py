@@ -18,7 +18,7 @@ from tests.rl.toys import (
 )
 from vla.rl.catalogue import NAMES, make_algorithm
 from vla.rl.diagnostics import NonFiniteError
-from vla.rl.update import UpdateSettings, update
+from vla.rl.update import UpdateSettings, minibatches, units, update
 from vla.types import Decision
 
 WHOLE = UpdateSettings(epochs=1, num_minibatches=1, micro_batch_rows=1000)
@@ -59,6 +59,27 @@ def test_minibatches_of_one_pass_add_up_to_the_whole(name):
     assert metrics["num_optimizer_steps"] == 4
     for a, b in zip(cut, whole):
         torch.testing.assert_close(a / 4, b, rtol=1e-4, atol=1e-12)
+
+
+def test_minibatches_keep_what_is_scored_together_together():
+    unit = torch.tensor([7, 7, 7, 2, 2, 5, 9, 9, 4])
+    rows = torch.tensor([0, 1, 2, 3, 5, 6, 7, 8])  # row 4 carries no gradient
+    parts = minibatches(rows, unit, 2, torch.Generator().manual_seed(0))
+    assert sorted(torch.cat(parts).tolist()) == rows.tolist()
+    found = [set(unit[part].tolist()) for part in parts]
+    assert not found[0] & found[1]
+    assert sorted(map(len, found)) == [2, 3]
+    others = [minibatches(rows, unit, 2, torch.Generator().manual_seed(seed))[0].tolist() for seed in range(8)]
+    assert any(other != parts[0].tolist() for other in others)
+    assert all(len(part) <= 3 for part in minibatches(rows, unit, 7, torch.Generator()))
+
+
+def test_only_trajectories_of_one_decision_are_kept_together():
+    rollout = gaussian_rollout(GaussianPolicy())
+    assert rollout.num_trajectories < len(rollout.trajectory)
+    assert len(units(rollout).unique()) == len(rollout.trajectory)
+    text = make_rollout([1.0, 0.0, 1.0, 0.0], [0, 1, 2, 3], [0, 0, 1, 1])
+    assert units(text).tolist() == [0, 0, 1, 1]
 
 
 def test_one_pass_reports_the_loss_of_the_batch():

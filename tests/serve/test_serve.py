@@ -172,14 +172,32 @@ def test_health_and_limits():
             status = json.load(answer)
         assert status["requests"] == status["clients"] == 0
         policy = RemotePolicy(at.address)
-        from websockets.exceptions import ConnectionClosed
-
-        with pytest.raises(ConnectionClosed, match="1 clients are served already"):
+        with pytest.raises(ValueError, match="the policy server ended the connection: 1 clients are served already"):
             RemotePolicy(at.address)
         policy.connection.send("words")
         with pytest.raises(ValueError, match="observations come as msgpack in binary messages"):
             policy._receive()
         policy.close()
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("ws://127.0.0.1:9", r"no policy is served at ws://127.0.0.1:9 .*: start scripts/serve_policy.py"),
+        ("127.0.0.1:8000", "scheme isn't ws or wss"),
+    ],
+)
+def test_an_address_without_a_server_is_told(address, message):
+    with pytest.raises(ValueError, match=message):
+        RemotePolicy(address, patience_seconds=5)
+
+
+def test_a_server_that_goes_away_is_told():
+    with served(Named()) as at:
+        policy = RemotePolicy(at.address)
+    with pytest.raises(ValueError, match="the policy server ended the connection"):
+        policy.infer(observation())
+    policy.close()
 
 
 def counting():

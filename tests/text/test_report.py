@@ -1,10 +1,13 @@
 import json
+import re
 
 import numpy as np
 import pytest
 
-from vla.evaluate.success import SuccessRate
-from vla.text.report import Pair, draw_curves, numbers_table, show, write_report
+from vla.evaluate.success import SuccessRate, compare
+from vla.text.open_judging import Mean
+from vla.text.report import Pair, charts, numbers, rates, write_report
+from vla.train.metrics import read_metrics
 from vla.train.run_folder import RunFolder
 
 
@@ -37,25 +40,39 @@ def test_the_page_holds_all_there_is(folder):
     assert "python x.py a&lt;b" in page  # what a user or a model wrote is never markup
     assert "&lt;no&gt;" in page
     assert "80.0 % (8/10, 95 % Wilson interval" in page
-    assert page.count('src="data:image/png;base64,') == 4  # pictures travel with the page: nothing else is referred to
-    assert 'src="plots' not in page
+    assert '<span class="yes">right</span> yes' in page
+    assert 'src="' not in page  # nothing else is referred to: the page can be sent around
+    assert "1.5 GiB" in page
+    assert "Gained" not in page  # no comparison was made
 
 
-def test_only_pictures_that_say_something_are_drawn(folder):
-    from vla.train.metrics import read_metrics
+def test_a_comparison_and_mean_rewards_are_told_first(folder):
+    write_report(folder, "A run", {**RESULTS, "comparison": compare([False] * 10, [True] * 4 + [False] * 6)}, [])
+    # 4 gained, 0 lost of 10: +40 points, McNemar exact 2 / 2^4 = .125
+    page = (folder.path / "report.html").read_text()
+    assert "<p>Gained</p><b>+40.0</b><small>points; McNemar exact p = 0.12</small>" in page
+    write_report(folder, "A run", {"gold after": Mean(0.5, (0.25, 0.75), 8)}, [])
+    page = (folder.path / "report.html").read_text()
+    assert "<p>Gold reward after</p><b>0.500</b><small>0.250 to 0.750, n = 8</small>" in page
 
+
+def test_only_charts_that_say_something_are_drawn(folder):
     records = read_metrics(folder.path)
-    # the reward is success, one family is open all along, every update is on-policy: no pictures of those
-    drawn = draw_curves(folder, records, RESULTS)
-    assert drawn == ["success", "entropy", "loss_reward_model", "time"]
-    assert all((folder.plots / f"{name}.png").stat().st_size > 1000 for name in drawn)
-    assert draw_curves(folder, records[:1], {}) == []
+    # the reward is success, one family is open all along, every update is on-policy: no charts of those
+    drawn = charts(records, RESULTS)
+    titles = [re.search("<figcaption>([^<]*)<", one)[1] for one in drawn]
+    assert titles == ["Success", "Entropy", "Loss: reward model"]
+    assert "held-out, greedy, before and after: 0.8 at 3" in drawn[0]
+    assert charts(records[:1], {}) == []
 
 
-def test_numbers_as_they_are_read():
-    assert show(RESULTS["mean_tokens"]) == "13.52 before, 11 after"
-    assert show(np.float64(0.123456)) == "0.1235"
-    assert show({"a": 1, "b": {}}) == "a: 1<br>b: none"
-    table = numbers_table(RESULTS)
-    assert "<th>peak memory</th><td>1.50 GiB</td>" in table
-    assert "total" not in table  # the time is a picture
+def test_rates_are_drawn_by_family_and_numbers_as_they_are_read():
+    families = {"family sums": {"before": SuccessRate(1, 4, None), "after": SuccessRate(3, 4, None)}}
+    drawn = [(row.name, row.group, row.rate) for row in rates({**RESULTS, **families})]
+    assert drawn[:2] == [("all problems", "before", 0.3), ("all problems", "after", 0.8)]
+    assert drawn[2:] == [("sums", "before", 0.25), ("sums", "after", 0.75)]
+    told = numbers(RESULTS)
+    assert "<dt>mean tokens</dt><dd>13.52 before, 11 after</dd>" in told
+    assert "<dt>peak memory</dt><dd>1.50 GiB</dd>" in told
+    assert "total" not in told  # the time has a chart of its own
+    assert "<dd>0.1235</dd>" in numbers({"a": np.float64(0.123456)})

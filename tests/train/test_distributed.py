@@ -11,14 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from vla.rl.batch import single_process
+from vla.rl.batch import single_process, sum_gradients
 from vla.train.distributed import (
     SingleProcess,
     choose_device,
     own_share,
     same_weights,
     start_processes,
-    sum_gradients,
     wants_bf16,
 )
 
@@ -72,7 +71,7 @@ def test_a_single_process_adds_nothing():
     layer = nn.Linear(2, 1)
     layer(torch.ones(1, 2)).sum().backward()
     weight, gradient = layer.weight, layer.weight.grad
-    sum_gradients(layer.parameters(), processes)
+    sum_gradients(layer.parameters(), processes.reduce_sum)
     same_weights(layer, processes)
     assert layer.weight is weight
     assert layer.weight.grad is gradient

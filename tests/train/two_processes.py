@@ -5,7 +5,8 @@ import json
 import torch
 from torch import nn
 
-from vla.train.distributed import own_share, same_weights, start_processes, sum_gradients
+from vla.rl.batch import sum_gradients
+from vla.train.distributed import own_share, same_weights, start_processes
 
 
 def main() -> None:
@@ -17,7 +18,7 @@ def main() -> None:
     weights = torch.tensor([0.1, 0.2, 0.3, 0.25, 0.15])
     mine = own_share(list(range(5)), processes)
     (layer(rows[mine]).tanh().squeeze(1) * weights[mine]).sum().backward()
-    sum_gradients(layer.parameters(), processes)
+    sum_gradients(layer.parameters(), processes.reduce_sum)
     total = processes.reduce_sum(torch.tensor(float(len(mine))))
     processes.wait()
     state = {"weight": layer.weight.tolist(), "bias": layer.bias.tolist()}

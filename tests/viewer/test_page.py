@@ -51,6 +51,11 @@ def test_an_episode_lived_again_is_the_one_that_was_recorded(run):
     # e^.1 for what did well, e^-.1 for what did not
     assert good["decisions"][0]["ratio"][0] == pytest.approx(1.1052, abs=1e-4)
     assert bad["decisions"][0]["ratio"][0] == pytest.approx(0.9048, abs=1e-4)
+    assert library.why(lines[0]["id"]) is None
+    assert library.why(lines[1]["id"]) == bad["why"]
+    assert bad["why"]["kind"] == "never closed the fingers"
+    with pytest.raises(KeyError):
+        library.why("recordings/rl-000010/4")
     with pytest.raises(KeyError):
         library.episode("recordings/rl-000010/4")
     with pytest.raises(KeyError):
@@ -103,6 +108,13 @@ def test_the_page_opens_from_disk_and_plays(page, tmp_path):
         assert chrome.run("document.querySelectorAll('.row').length") == 4
         assert chrome.run("document.querySelector('.diagnosis').textContent").startswith(("Got as far", "Never"))
         assert chrome.run("document.querySelector('.verdict').textContent") == "failure"
+        # The failures are counted by their reason; a click lists them, another click all.
+        chrome.wait("document.querySelector('#reasons em')?.textContent === '2'")
+        reason = chrome.run("document.querySelector('#reasons b').textContent")
+        assert reason in chrome.run("document.querySelector('.row.shown .how').textContent")
+        for rows in (2, 4):
+            chrome.run("document.querySelector('#reasons button').click()")
+            assert chrome.run("document.querySelectorAll('.row').length") == rows
         # Filter: only successes, then a click opens one.
         chrome.run("document.querySelector('[data-verdict=success]').click()")
         assert chrome.run("document.querySelectorAll('.row').length") == 2
@@ -155,6 +167,7 @@ def test_a_served_page_finds_what_is_recorded_meanwhile(run, tmp_path):
             first = run / "recordings" / "rl-000010.safetensors"
             (run / "recordings" / "rl-000020.safetensors").write_bytes(first.read_bytes())
             chrome.wait("document.querySelectorAll('.row').length === 8")
+            chrome.wait("document.querySelector('#reasons em')?.textContent === '4'")
             results["errors"] = chrome.errors
         server.shutdown()
 

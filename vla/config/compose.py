@@ -127,8 +127,10 @@ def check_keys(given: Mapping[str, str], values: Mapping[str, Any]) -> None:
 
 
 def option_values(group: str, option: str) -> dict[str, Any]:
-    """What the file of an option holds."""
-    return yaml.safe_load((CONFIGS / group / f"{option}.yaml").read_text())
+    """What the file of an option holds for its group; it may bring numbers for others beside."""
+    values = yaml.safe_load((CONFIGS / group / f"{option}.yaml").read_text())
+    own = values.get(group)
+    return own if isinstance(own, dict) else values
 
 
 def paths(values: Mapping[str, Any], prefix: str = "") -> set[str]:

@@ -65,7 +65,8 @@ def rl_conflicts(rl: Rl, algorithm: Algorithm) -> list[str]:
     if algorithm.name == "reinforce" and (rl.epochs > 1 or rl.num_minibatches > 1):
         found.append(
             f"rl.epochs ({rl.epochs}) and rl.num_minibatches ({rl.num_minibatches}) must be 1 under "
-            "algorithm=reinforce, which has no ratio to correct for steps already taken: choose reinforce_plus_plus"
+            "algorithm=reinforce, which has no ratio to correct for steps already taken: set both to 1, or choose "
+            "reinforce_plus_plus"
         )
     if (rl.kl_target is None) != (rl.kl_horizon is None):
         found.append(
@@ -73,7 +74,7 @@ def rl_conflicts(rl: Rl, algorithm: Algorithm) -> list[str]:
             "give both (6 and 10000 are usual) or neither"
         )
     num_trajectories = rl.starts_per_iteration * rl.group_size
-    if num_trajectories % rl.num_minibatches:
+    if num_trajectories % rl.num_minibatches and not rl.num_branches:
         found.append(
             f"rl.num_minibatches ({rl.num_minibatches}) must divide the trajectories of a rollout, "
             f"rl.starts_per_iteration x rl.group_size ({num_trajectories}): "

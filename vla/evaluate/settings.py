@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,20 @@ def saved_settings(run: Path) -> dict[str, Any]:
     """What stands in the config.yaml of a run of a robot policy."""
     path = run / "config.yaml"
     if not path.is_file():
-        beside = sorted(str(other.parent) for other in run.parent.glob("*/config.yaml"))
-        raise ConfigError(f"{run} is no run: there is no config.yaml in it{suggestion(str(run), beside)}")
+        raise ConfigError(f"{run} is no run: there is no config.yaml in it{beside(run)}")
     values = yaml.safe_load(path.read_text())
     if values["mode"] != "robot":
         raise ConfigError(f"{run} is a run of mode={values['mode']}: only robot policies are judged in a simulator")
     return values
+
+
+def beside(wrong: Path) -> str:
+    """The runs that stand where `wrong` was looked for: the one of the nearest name, else the newest."""
+    runs = sorted(other.parent for other in wrong.parent.glob("*/config.yaml"))
+    near = get_close_matches(wrong.name, [run.name for run in runs], n=1)
+    if near:
+        return f"; did you mean {wrong.parent / near[0]}?"
+    return f"; the newest run there is {max(runs, key=lambda run: run.stat().st_mtime)}" if runs else ""
 
 
 def with_later_settings(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vla.hub.pretrained import REPOSITORY
+from vla.runtime import on_hub
 
 
 def local_dataset(name: str) -> Path:
@@ -15,7 +15,7 @@ def local_dataset(name: str) -> Path:
     folder = Path(name)
     if folder.exists():
         return folder
-    if not REPOSITORY.fullmatch(name):
+    if not on_hub(name):
         raise ValueError(f"data.path={name} is neither a folder nor the name of a dataset on the hub (user/name)")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled

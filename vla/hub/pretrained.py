@@ -10,7 +10,6 @@ The last line and config.json are what LeRobot reads: the folder is one of its c
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,14 +18,14 @@ from typing import Any
 import yaml
 
 from vla.config.robot import RobotConfig
-from vla.evaluate.settings import saved_settings, settings_of
+from vla.evaluate.settings import beside, saved_settings, settings_of
 from vla.hub.card import model_card
 from vla.hub.passport import PROPRIO
 from vla.lerobot.folder import lerobot_files
+from vla.runtime import on_hub
 from vla.train.storage import unshared
 
 WEIGHTS = "model.safetensors"
-REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 FILES = ("README.md", "*.json", "config.yaml", "*.safetensors", "tokenizer/*")
 """All that is ever fetched: nothing that could be executed."""
 
@@ -86,8 +85,8 @@ def local_folder(name: str) -> Path:
     folder = Path(name)
     if folder.exists():
         return folder
-    if not REPOSITORY.fullmatch(name):
-        raise ValueError(f"{name} is neither a folder nor the name of a repository on the hub (user/name)")
+    if not on_hub(name):
+        raise ValueError(f"{name} is neither a folder nor a repository on the hub (user/name){beside(folder)}")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 

@@ -10,6 +10,7 @@ Shapes: `H` control steps a chunk, `A` action dimensions, `a` of them active, `L
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -21,7 +22,7 @@ from vla.models.backbone import Backbone
 from vla.models.heads import ValueHead
 from vla.models.queries import PlanReader, QueryHead, plan_moments
 from vla.models.vlm import VisionLanguageModel, attention_mask, text_positions
-from vla.types import Decision, Observation, Scores, Trace
+from vla.types import Decision, Observation, Scores, Trace, map_rows
 
 
 class TokenPolicy(nn.Module):
@@ -227,7 +228,10 @@ class TokenPolicy(nn.Module):
     def score(self, observation: Observation, trace: Trace) -> Scores:
         """Log-probabilities [B, L], entropies [B, L] and values [B] of stored draws under the present weights."""
         if self.decoding == "parallel":
-            return self._scores(self._decide(self.perceive(observation, trace), observation), trace["ids"])
+            hidden = self.perceive(observation, trace)
+            first, number = distinct(hidden, observation)
+            seen = map_rows(replace(observation, images={}), lambda tensor: tensor[first])
+            return self._scores(self._decide(hidden[first], seen), trace["ids"], number)
         prefix = trace["prefix"] if "prefix" in trace else self.prefix(observation)
         return self._scores(self._teacher_forced(prefix, observation, trace["ids"]), trace["ids"])
 
@@ -260,15 +264,36 @@ class TokenPolicy(nn.Module):
         yield from self.model.parameters()
         yield self.head.queries
 
-    def _scores(self, decided: tuple[Float[Tensor, "B L K"], Float[Tensor, "B d"]], ids: Int[Tensor, "B L"]) -> Scores:
+    def _scores(
+        self,
+        decided: tuple[Float[Tensor, "S L K"], Float[Tensor, "S d"]],
+        ids: Int[Tensor, "B L"],
+        number: Int[Tensor, "B"] | None = None,
+    ) -> Scores:
+        """Scores of draws `ids`; `number` says which of the rows of `decided` each was drawn from, None: its own."""
         distribution, state = decided
+        number = torch.arange(len(ids), device=ids.device) if number is None else number
         probabilities = distribution.exp()
         entropy = -(probabilities * distribution.masked_fill(probabilities == 0, 0.0)).sum(-1)
-        return Scores(distribution.gather(-1, ids[..., None])[..., 0], entropy, self.value_head(state))
+        chosen = distribution[number[:, None], torch.arange(ids.shape[1], device=ids.device), ids]
+        return Scores(chosen, entropy[number], self.value_head(state)[number])
 
     def draw_mask(self, action_mask: Bool[Tensor, "B H"]) -> Bool[Tensor, "B L"]:
         """Spread a mask over control steps onto the draws that decide them."""
         return action_mask.repeat_interleave(self.bins.num_active, dim=1)
+
+
+def distinct(hidden: Float[Tensor, "B q d"], observation: Observation) -> tuple[Int[Tensor, "S"], Int[Tensor, "B"]]:
+    """Several draws from one state stand together and are equal in all but the draw: the first row of each state, and
+    which state every row is from. What was just computed with a gradient is taken as it is.
+    """
+    rows = torch.arange(len(hidden), device=hidden.device)
+    if hidden.requires_grad or len(hidden) < 2:
+        return rows, rows
+    parts = [t for t in (hidden.flatten(1), observation.proprio, observation.tokens) if t is not None]
+    new = torch.ones(len(hidden), dtype=torch.bool, device=hidden.device)
+    new[1:] = torch.stack([(part[1:] != part[:-1]).any(1) for part in parts]).any(0)
+    return rows[new], new.long().cumsum(0) - 1
 
 
 def draw_ids(distribution: Float[Tensor, "*rows K"], greedy: bool) -> Int[Tensor, "*rows"]:

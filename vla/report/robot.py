@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from itertools import pairwise
 from pathlib import Path
@@ -11,13 +10,25 @@ from typing import Any
 
 import yaml
 
-from vla.evaluate.success import SuccessRate
-from vla.report.charts import Curve, Interval, interval_chart, line_chart, share_chart
-from vla.report.page import Markup, command, facts, folded, grid, page, section, table, tiles, videos
+from vla.report.charts import Curve, Interval, interval_chart, line_chart
+from vla.report.page import Markup, facts, grid, page, section, table, tiles, videos
+from vla.report.run import (
+    Records,
+    chart,
+    curve,
+    how_it_was_made,
+    lead_of,
+    of_stage,
+    points,
+    rate_curve,
+    read_json,
+    spent_on,
+    success_chart,
+    time_chart,
+)
 from vla.train.checkpoint import write_atomically
 from vla.train.metrics import read_metrics
 
-Records = Sequence[Mapping[str, Any]]
 CURVES: tuple[tuple[str, str, dict[str, str]], ...] = (
     ("Return", "a trajectory", {"return_mean": "return"}),
     ("Entropy", "nats a draw", {"entropy": "entropy"}),
@@ -53,7 +64,7 @@ def report_page(folder: Path) -> str:
     parts = [
         tiles(headline(results)),
         section("Before and after", interval_chart("Success on held-out starts", "95 % Wilson interval", ends(stages)),
-                comparisons(results), note="The same starts before and after RL, none of them seen in training."),
+                comparisons(results), note=once_or_twice(stages)),
         section("Reinforcement learning", *rl_charts(of_stage(records, "rl"), config)),
         section("Supervised fine-tuning", grid(*sft_charts(of_stage(records, "sft")))),
         section("Grounding", grid(*grounding_charts(records))),
@@ -62,17 +73,10 @@ def report_page(folder: Path) -> str:
                             f"<code>python scripts/view_rollouts.py {escape(str(folder))}</code>")),
         section("Where the time went", time_chart(results.get("seconds", {}))),
         section("Data", facts(data_card(folder, stages))),
-        how_it_was_made(folder, config, sessions, results),
+        how_it_was_made(folder, config, sessions, results, {"starts": starts_of(folder)}),
     ]  # fmt: skip
-    return page(title_of(config), lead_of(sessions, results), parts)
-
-
-def read_json(path: Path, otherwise: Any) -> Any:
-    return json.loads(path.read_text()) if path.exists() else otherwise
-
-
-def of_stage(records: Records, stage: str) -> Records:
-    return [record for record in records if record["stage"] == stage]
+    over = "finished" if "evaluation_after" in stages else "not finished"
+    return page(title_of(config), lead_of(sessions, over), parts)
 
 
 def title_of(config: Mapping[str, Any]) -> str:
@@ -81,28 +85,21 @@ def title_of(config: Mapping[str, Any]) -> str:
     return f"{tasks.replace('_', ' ')}: {config['policy']['name']} policy, {config['algorithm']['name']}"
 
 
-def lead_of(sessions: Records, results: Mapping[str, Any]) -> str:
-    """When, where, and whether it is over."""
-    over = "finished" if "evaluation_after" in results.get("stages", {}) else "not finished"
-    last = sessions[-1]
-    return ", ".join(str(part) for part in (last.get("started", ""), last.get("machine", ""), over) if part)
-
-
 def headline(results: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """The numbers that matter."""
     found: dict[str, tuple[str, str]] = {}
+    stages = results.get("stages", {})
     for when in ("after", "before"):
-        greedy = results.get("stages", {}).get(f"evaluation_{when}", {}).get("greedy")
+        greedy = stages.get(f"evaluation_{when}", {}).get("greedy")
         if greedy:
-            found[f"Success {when} RL, greedy"] = (f"{100 * greedy['rate']:.1f} %", counts(greedy))
+            told = "" if "left_out" in stages.get("evaluation_after", {}) else f" {when} RL"
+            found[f"Success{told}, greedy"] = (f"{100 * greedy['rate']:.1f} %", counts(greedy))
     test = results.get("comparison", {}).get("greedy")
     if test:
-        p = f"McNemar exact p = {test['mcnemar_exact_p']:.2g}"
-        found["Gained by RL"] = (f"{100 * test['difference']:+.1f} points", p)
+        found["Gained by RL"] = (points(test["difference"]), f"points; McNemar exact p = {test['mcnemar_exact_p']:.2g}")
     seconds = results.get("seconds", {}).get("total")
     if seconds:
-        memory = results.get("peak_memory_bytes", 0) / 2**30
-        found["Time"] = (f"{seconds / 60:.0f} min", f"peak memory {memory:.1f} GiB")
+        found["Time"] = spent_on(seconds, results.get("peak_memory_bytes", 0))
     size = results.get("model", {}).get("num_parameters")
     if size:
         found["Model"] = (f"{size / 1e6:.1f} M", f"parameters; {results['model']['num_draws']} draws a decision")
@@ -125,6 +122,13 @@ def ends(stages: Mapping[str, Any]) -> list[Interval]:
     ]  # fmt: skip
 
 
+def once_or_twice(stages: Mapping[str, Any]) -> str:
+    left_out = stages.get("evaluation_after", {}).get("left_out")
+    if left_out:
+        return f"Judged once, on starts that training has not seen: {left_out}."
+    return "The same starts before and after RL, none of them seen in training."
+
+
 def comparisons(results: Mapping[str, Any]) -> str:
     rows = [(decoding, test["text"]) for decoding, test in results.get("comparison", {}).items()]
     return table(("decoding", "after against before"), rows)
@@ -142,40 +146,14 @@ def rl_charts(records: Records, config: Mapping[str, Any]) -> list[str]:
         rate_curve("training starts, greedy", records, "greedy_success", sizes),
         rate_curve("validation starts, greedy", records, "validation_success", [quick] * len(records)),
     ]
-    success = line_chart("Success", "with 95 % Wilson intervals", "iteration", curves, (0.0, highest(curves)))
-    reached = sorted({name for r in records for name in r if name.startswith(REACHED)})
+    reached = dict.fromkeys(name for r in records for name in r if name.startswith(REACHED))
     terms = [curve(name.removeprefix(REACHED), records, name) for name in reached]
     stages = line_chart("How far trajectories come", "share that fulfilled a term", "iteration", terms, (0.0, 1.0))
     lengths = [r["control_steps"] / n if "control_steps" in r else float("nan") for r, n in zip(records, sizes)]
     length = line_chart("Length", "control steps a trajectory", "iteration", [Curve("length", steps, lengths)])
-    return [grid(success, stages, *(chart(records, *which) for which in CURVES), length, throughput(records))]
-
-
-def highest(curves: Sequence[Curve]) -> float:
-    """A round bound above all intervals: a curve that stays low is not drawn as a flat line."""
-    top = max((v for c in curves for v in (c.high or ())), default=1.0)
-    return next(bound for bound in (0.1, 0.2, 0.5, 1.0) if top <= bound + 1e-9)
-
-
-def rate_curve(name: str, records: Records, key: str, sizes: Sequence[int]) -> Curve:
-    """Rates over iterations with their intervals; `sizes` are the numbers of starts."""
-    rates = [
-        (r["step"], SuccessRate(round(r[key] * n), n, None))
-        for r, n in zip(records, sizes, strict=True)
-        if r.get(key) is not None
+    return [
+        grid(success_chart(curves), stages, *(chart(records, *which) for which in CURVES), length, throughput(records))
     ]
-    low, high = ([rate.interval[side] for _, rate in rates] for side in (0, 1))
-    return Curve(name, [step for step, _ in rates], [rate.rate for _, rate in rates], low, high)
-
-
-def curve(name: str, records: Records, key: str) -> Curve:
-    there = [r for r in records if r.get(key) is not None]
-    return Curve(name, [r["step"] for r in there], [r[key] for r in there])
-
-
-def chart(records: Records, title: str, unit: str, names: Mapping[str, str], x_label: str = "iteration") -> str:
-    """A chart of those metrics that are there."""
-    return line_chart(title, unit, x_label, [curve(label, records, key) for key, label in names.items()])
 
 
 def throughput(records: Records) -> str:
@@ -217,16 +195,6 @@ def films(folder: Path) -> dict[str, Path]:
     return dict(found[key] for key in sorted(found))
 
 
-def time_chart(seconds: Mapping[str, float]) -> str:
-    """A bar for each stage, cut into its parts."""
-    stages = {name: value for name, value in seconds.items() if "/" not in name and name != "total"}
-    parts = {
-        stage: {path.split("/")[1]: v for path, v in seconds.items() if path.rpartition("/")[0] == stage}
-        for stage in stages
-    }
-    return share_chart("Time by stage", stages, parts)
-
-
 def data_card(folder: Path, stages: Mapping[str, Any]) -> dict[str, Any]:
     """What the policy learned from."""
     meta = folder / "demonstrations" / "meta"
@@ -244,22 +212,10 @@ def data_card(folder: Path, stages: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in card.items() if value}
 
 
-def how_it_was_made(folder: Path, config: Mapping[str, Any], sessions: Records, results: Mapping[str, Any]) -> str:
-    """What it takes to repeat the run."""
-    last, starts = sessions[-1], read_json(folder / "starts.json", {})
-    commit = f"{last.get('commit')}{', with uncommitted changes' if last.get('uncommitted_changes') else ''}"
-    made = {
-        "commit": commit,
-        "machine": last.get("machine"),
-        "libraries": ", ".join(f"{name} {version}" for name, version in last.get("libraries", {}).items()),
-        "sessions": len(sessions),
-        "starts": f"sha256 {starts['sha256'][:16]}; train {starts['train']}, validation {starts['validation']}, "
-        f"evaluation {starts['evaluation']}" if starts else None,
-        "folder": folder,
-    }  # fmt: skip
-    settings = Markup(command(yaml.safe_dump(dict(config), sort_keys=False, width=110)))
-    return section(
-        "How it was made", command(last.get("command", "")), facts(made), folded("Every setting", settings),
-        folded("Every result", command(json.dumps(results, indent=1))),
-        note="The command repeats the run; the settings below are those it resolved to.",
-    )  # fmt: skip
+def starts_of(folder: Path) -> str | None:
+    """The starts of the run, with their hash."""
+    starts = read_json(folder / "starts.json", None)
+    return starts and (
+        f"sha256 {starts['sha256'][:16]}; train {starts['train']}, validation {starts['validation']}, "
+        f"evaluation {starts['evaluation']}"
+    )

@@ -6,13 +6,14 @@ micro-batches, gradient accumulation and the number of processes cannot change t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import Parameter
 
 from vla.rl.groups import GroupCredit
 from vla.types import Observation, Rollout, Trace, map_rows
@@ -34,8 +35,6 @@ def single_process(value: Tensor) -> Tensor:
 
 def sum_over_processes(tensors: Sequence[Tensor], reduce_sum: ReduceSum) -> list[Tensor]:
     """The sums of tensors over processes, many of them in one call; each lies in memory as its tensor does."""
-    if reduce_sum is single_process:  # a second copy of all gradients would serve nobody
-        return list(tensors)
     sums: list[Tensor] = []
     buckets: list[list[Tensor]] = []
     for tensor in tensors:
@@ -50,6 +49,16 @@ def sum_over_processes(tensors: Sequence[Tensor], reduce_sum: ReduceSum) -> list
         parts = total.split([tensor.numel() for tensor in bucket])
         sums += [torch.empty_like(t).copy_(part.reshape(t.shape)) for part, t in zip(parts, bucket, strict=True)]
     return sums
+
+
+def sum_gradients(parameters: Iterable[Parameter], reduce_sum: ReduceSum) -> None:
+    """Sum gradients over processes; a parameter without one counts as zero. One process leaves them as they are."""
+    if reduce_sum is single_process:
+        return
+    summed = list(parameters)
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in summed]
+    for parameter, total in zip(summed, sum_over_processes(gradients, reduce_sum), strict=True):
+        parameter.grad = total
 
 
 def sum_counts(numbers: Mapping[str, float], reduce_sum: ReduceSum) -> dict[str, float]:

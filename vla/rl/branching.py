@@ -136,15 +136,18 @@ class Branches:
             self.environment.set_state(start, ids)
 
     def _assembled(self, base: Rollout) -> Rollout:
-        """One trajectory a branch: its reward is what the chunk earned plus what the critic expects afterwards."""
+        """One trajectory a branch: its reward is what the chunk earned plus what the critic expects afterwards. Those
+        of a state stand together, so that they are scored together.
+        """
         rows, seen, drawn, reward, after, ended = (list(parts) for parts in zip(*self._tried, strict=True))
-        decision: Decision = concatenate_rows(drawn)
         expected = self.critic(torch.cat(after)) * ~torch.cat(ended)
-        value = torch.cat(reward) + self.settings.discount * expected
         _, group = torch.unique(torch.cat(rows), return_inverse=True)
+        order = torch.argsort(group, stable=True)
+        decision: Decision = map_rows(concatenate_rows(drawn), lambda tensor: tensor[order])
+        value, group = (torch.cat(reward) + self.settings.discount * expected)[order], group[order]
         number = torch.arange(len(value))
         return Rollout(
-            observation=map_rows(concatenate_rows(seen), lambda tensor: tensor.cpu()),
+            observation=map_rows(concatenate_rows(seen), lambda tensor: tensor.cpu()[order]),
             trace=decision.trace,
             logprobs=decision.logprobs,
             mask=decision.mask,

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from vla.rl import checks
-from vla.rl.batch import Batch, ReduceSum, single_process, sum_over_processes
+from vla.rl.batch import Batch, ReduceSum, single_process, sum_gradients
 from vla.rl.diagnostics import Diagnostics, NonFiniteError, rows_with_bad_gradients
 from vla.rl.kl import masked_kl
 from vla.rl.losses import Level, importance_weights
@@ -89,14 +89,14 @@ def update(
         batch = correct_for_behaviour(policy, batch, settings, reduce_sum)
     parameters = [p for p in policy.parameters() if p.requires_grad]
     movable = critic_only(policy) if critic_warmup else parameters
-    rows, diagnostics = batch.active_rows, Diagnostics(rollout.logprobs)
+    rows, unit, diagnostics = batch.active_rows, units(rollout), Diagnostics(rollout.logprobs)
     num_active = float(reduce_sum(torch.tensor(float(len(rows)), dtype=torch.float64)))
     diagnostics.rows_active = num_active
     steps: dict[str, float] = {}
     for _ in range(settings.epochs):
         if diagnostics.stopped_early or num_active == 0:
             break
-        for part in shuffled(rows, generator).tensor_split(settings.num_minibatches):
+        for part in minibatches(rows, unit, settings.num_minibatches, generator):
             diagnostics.start_minibatch()
             optimizer.zero_grad()
             share = float(reduce_sum(torch.tensor(float(len(part)), dtype=torch.float64)))
@@ -147,9 +147,19 @@ def check_needs(
         raise ValueError("critic warm-up needs a policy with critic_parameters() and value(): set it to 0")
 
 
-def shuffled(rows: Int[Tensor, "K"], generator: torch.Generator) -> Int[Tensor, "K"]:
-    """The rows in random order."""
-    return rows[torch.randperm(len(rows), generator=generator)]
+def units(rollout: Rollout) -> Int[Tensor, "R"]:
+    """What stays together when rows are shuffled: answers to one prompt and draws from one state, which share most of
+    the work of scoring them, where every trajectory is one decision; else each row by itself.
+    """
+    alone = torch.arange(len(rollout.trajectory))
+    return rollout.group[rollout.trajectory] if len(alone) == rollout.num_trajectories else alone
+
+
+def minibatches(rows: Int[Tensor, "K"], unit: Int[Tensor, "R"], count: int, generator: torch.Generator) -> list[Tensor]:
+    """The rows in random order, cut into `count` parts of about as many units, which are left whole."""
+    found, number = torch.unique(unit[rows], return_inverse=True)
+    place = torch.randperm(len(found), generator=generator)[number]
+    return [rows[place * count // max(len(found), 1) == part] for part in range(count)]
 
 
 def critic_only(policy: Any) -> list[Parameter]:
@@ -193,10 +203,7 @@ def finish_gradients(
     for parameter in parameters:
         if id(parameter) not in allowed:
             parameter.grad = None
-    if reduce_sum is not single_process:
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in movable]
-        for parameter, total in zip(movable, sum_over_processes(gradients, reduce_sum), strict=True):
-            parameter.grad = total
+    sum_gradients(movable, reduce_sum)
     with_gradient = [p for p in movable if p.grad is not None]
     limit = float("inf") if max_norm is None else max_norm
     return torch.nn.utils.clip_grad_norm_(with_gradient, limit) if with_gradient else torch.zeros(())

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import numpy as np
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 
 from vla.serve.codec import pack, unpack
 
@@ -16,14 +17,22 @@ Infer = Callable[[Mapping[str, Any]], np.ndarray]
 
 
 class RemotePolicy:
-    """A connection to a policy server of ours or of openpi's. `passport` is what the server says of its policy."""
+    """A connection to a policy server of ours or of openpi's. `passport` is what the server says of its policy.
+
+    Raises ValueError when nothing is served at the address, or the server has no room.
+    """
 
     def __init__(self, address: str, patience_seconds: float = 60.0):
         from websockets.sync.client import connect
 
         self.patience_seconds = patience_seconds
         self._open = ExitStack()
-        asked = connect(address, compression=None, max_size=None, open_timeout=patience_seconds)
+        try:
+            asked = connect(address, compression=None, max_size=None, open_timeout=patience_seconds)
+        except (OSError, InvalidURI, InvalidHandshake) as error:
+            raise ValueError(
+                f"no policy is served at {address} ({error}): start scripts/serve_policy.py, or give its ws://HOST:PORT"
+            ) from None
         self.connection = self._open.enter_context(asked)
         self.timing: dict[str, float] = {}
         try:
@@ -33,14 +42,19 @@ class RemotePolicy:
             raise
 
     def _receive(self) -> Any:
-        answer = self.connection.recv(timeout=self.patience_seconds)
+        try:
+            answer = self.connection.recv(timeout=self.patience_seconds)
+        except ConnectionClosed as closed:
+            why = closed.rcvd.reason if closed.rcvd else "without a word"
+            raise ValueError(f"the policy server ended the connection: {why or 'without a word'}") from None
         if isinstance(answer, str):
             raise ValueError(f"the policy server says: {answer}")
         return unpack(answer)
 
     def infer(self, observation: Mapping[str, Any]) -> np.ndarray:
         """Actions float32 [H, A]. Raises ValueError with the server's words where it refuses."""
-        self.connection.send(pack(dict(observation)))
+        with suppress(ConnectionError, ConnectionClosed):  # what it said last is still to be read
+            self.connection.send(pack(dict(observation)))
         answer = self._receive()
         self.timing = answer.get("server_timing", {})
         return np.asarray(answer["actions"])

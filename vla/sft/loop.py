@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vla.rl.batch import sum_gradients
 from vla.train.agreement import main_seconds
-from vla.train.distributed import ALONE, Processes, sum_gradients
+from vla.train.distributed import ALONE, Processes
 from vla.train.optim import EMA, ScheduleKind, Together, schedule_scale
 
 
@@ -69,7 +70,7 @@ def fit(
             loss, metrics = loss_of(batch)
         optimizer.zero_grad()
         loss.backward()
-        sum_gradients(parameters, processes)
+        sum_gradients(parameters, processes.reduce_sum)
         norm = nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
         loss, metrics = sum_parts(loss.detach(), metrics, processes)
         if not bool(torch.isfinite(loss) & torch.isfinite(norm)):

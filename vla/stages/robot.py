@@ -83,17 +83,24 @@ def _stages(run: Run, config: RobotConfig, world: World) -> None:
     judge = (config, policy, environment, observer, starts)
     with stage(run, config, "rl"):
         state = Reinforcement(run, *judge).train()
-    if not run.done("evaluation_after"):
-        if config.rl.num_iterations == config.recap.num_rounds == 0:  # nothing has moved since
-            run.finish("evaluation_after", run.results["stages"]["evaluation_before"])
-        else:
-            with stage(run, config, "evaluation_after"):
-                evaluation_stage(run, "after", *judge)
+    judged = judge_after(run, *judge)
     compare_stage(run)
     with run.timer("videos"), failing_together(run.processes):
-        video_stage(run, "after", config, policy, world, observer, starts)
+        if judged:
+            video_stage(run, "after", config, policy, world, observer, starts)
         plot_stage(run, state, f"{config.sim.label}: {config.algorithm.name}", None)
     run.progress.say(f"results: {run.folder.results}")
+
+
+def judge_after(run: Run, config: RobotConfig, *judge: Any) -> bool:
+    """The evaluation after RL; left out, and said so, where nothing has changed the policy since the one before."""
+    if config.rl.num_iterations == 0 and config.recap.num_rounds == 0:
+        run.finish("evaluation_after", {"left_out": "nothing changed the policy after the evaluation before"})
+        return False
+    if not run.done("evaluation_after") or "left_out" in run.results["stages"]["evaluation_after"]:
+        with stage(run, config, "evaluation_after"):
+            evaluation_stage(run, "after", config, *judge)
+    return True
 
 
 @contextmanager

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vla.train.distributed import ALONE, Processes, own_share, sum_gradients
+from vla.rl.batch import sum_gradients
+from vla.train.distributed import ALONE, Processes, own_share
 from vla.train.optim import Schedule, make_optimizer
 
 
@@ -62,7 +63,7 @@ def fit(
                 part = loss_of(own[start : start + settings.micro_batch_size]) / total
                 part.backward()
                 loss += float(part.detach())
-        sum_gradients(parameters, processes)
+        sum_gradients(parameters, processes.reduce_sum)
         loss = float(processes.reduce_sum(torch.tensor(loss, dtype=torch.float64)))
         norm = float(nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm))
         if not (np.isfinite(loss) and np.isfinite(norm)):

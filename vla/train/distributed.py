@@ -9,7 +9,7 @@ Torch's global generators are the same in every process (equal seeds, equal draw
 from __future__ import annotations
 
 import atexit
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from vla.rl.batch import single_process, sum_over_processes
+from vla.rl.batch import single_process
 from vla.runtime import num_launched
 from vla.train.seed import derive_seed
 
@@ -165,16 +165,6 @@ def wants_bf16(precision: Precision, device: torch.device) -> bool:
     if precision == "auto":
         return device.type == "cuda" and torch.cuda.is_bf16_supported()
     return precision == "bf16"
-
-
-def sum_gradients(parameters: Iterable[nn.Parameter], processes: Processes) -> None:
-    """Sum gradients over processes; a parameter without one counts as zero. Nothing happens in a single process."""
-    if processes.num_processes == 1:
-        return
-    all_of_them = list(parameters)
-    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in all_of_them]
-    for parameter, total in zip(all_of_them, sum_over_processes(gradients, processes.reduce_sum), strict=True):
-        parameter.grad = total
 
 
 @torch.no_grad()

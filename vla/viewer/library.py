@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from vla.viewer.payload import Replayed, actions_of, episode, summaries
+from vla.viewer.payload import Replayed, actions_of, episode, summaries, why
 from vla.viewer.recording import Recording, list_recordings, load_recording
 
-Replayer = Callable[[Mapping[str, Any], Sequence[int], Sequence[np.ndarray]], Sequence[Replayed]]
-"""Lives episodes again: the settings of their simulation, seeds and actions (`scripts.simulation.Replayer`)."""
+
+@runtime_checkable
+class Replayer(Protocol):
+    """Lives episodes again, from the settings of their simulation, seeds and actions (`scripts.viewing.Replayer`);
+    without `look` no picture is drawn.
+    """
+
+    def __call__(
+        self, settings: Mapping[str, Any], seeds: Sequence[int], actions: Sequence[np.ndarray], look: bool = True
+    ) -> Sequence[Replayed]: ...
 
 
 @dataclass
@@ -24,6 +32,7 @@ class Library:
     replayer: Replayer
     spec: Mapping[str, Any]
     known: dict[Path, Recording] = field(default_factory=dict)
+    reasons: dict[str, dict[str, str] | None] = field(default_factory=dict)
 
     def refresh(self) -> None:
         """Find recordings that were written since."""
@@ -42,13 +51,25 @@ class Library:
 
     def episode(self, identity: str) -> dict[str, Any]:
         """All there is to play one; KeyError when there is none of that name."""
+        recording, name, i = self.found(identity)
+        (lived,) = self.replayer(recording.sim, [int(recording.seed[i])], [actions_of(recording)[i]])
+        return episode(recording, name, i, lived, self.spec)
+
+    def why(self, identity: str) -> dict[str, str] | None:
+        """Why one failed; KeyError when there is none of that name. Lived again once, unseen."""
+        recording, _, i = self.found(identity)
+        if identity not in self.reasons:
+            (lived,) = self.replayer(recording.sim, [int(recording.seed[i])], [actions_of(recording)[i]], look=False)
+            self.reasons[identity] = why(lived)
+        return self.reasons[identity]
+
+    def found(self, identity: str) -> tuple[Recording, str, int]:
+        """The recording that holds an episode, its name, and the episode's number in it; KeyError when none does."""
         name, _, number = identity.rpartition("/")
         path = self.run / f"{name}.safetensors"
         if path not in self.known or not number.isdigit() or int(number) >= len(self.known[path].seed):
             raise KeyError(identity)
-        recording, i = self.known[path], int(number)
-        (lived,) = self.replayer(recording.sim, [int(recording.seed[i])], [actions_of(recording)[i]])
-        return episode(recording, name, i, lived, self.spec)
+        return self.known[path], name, int(number)
 
     def everything(self, limit: int) -> dict[str, Any]:
         """The first `limit` episodes with all there is to play them, for a page that opens from disk."""

@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from vla.viewer.reasons import reason
 from vla.viewer.recording import Recording
 
 FILM_QUALITY = 88
@@ -27,7 +28,9 @@ class Replayed(Protocol):
     hand: Any
     commanded: Any
     opening: Any
+    held: Any
     targets: Any
+    others: Any
     terms: Any
     reward: Any
     decision: Any
@@ -83,10 +86,17 @@ def episode(recording: Recording, name: str, i: int, lived: Replayed, spec: Mapp
         "opening": rounded(lived.opening),
         "targets": {name: rounded(places) for name, places in lived.targets.items()},
         "terms": {name: rounded(values, 3) for name, values in lived.terms.items()},
+        "why": why(lived),
         "reward": rounded(lived.reward, 5),
         "decision": list(lived.decision),
         "decisions": decisions(recording, rows, lived, spec),
     }
+
+
+def why(lived: Replayed) -> dict[str, str] | None:
+    """Why an episode failed, as the page is told; None where there is nothing to tell."""
+    found = reason(lived)
+    return None if found is None else {"kind": found.kind, "text": found.text}
 
 
 def decisions(recording: Recording, rows: np.ndarray, lived: Replayed, spec: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -25,9 +25,10 @@ def make_server(library: Library, port: int = 0) -> HTTPServer:
                 self.answer(HTTPStatus.OK, "text/html; charset=utf-8", viewer_page(title, None))
             elif path == "/api/episodes":
                 self.answer_json(library.lines())
-            elif path.startswith("/api/episode/"):
+            elif path.startswith(("/api/episode/", "/api/why/")):
+                kind, _, identity = path.removeprefix("/api/").partition("/")
                 try:
-                    self.answer_json(library.episode(path.removeprefix("/api/episode/")))
+                    self.answer_json(library.episode(identity) if kind == "episode" else library.why(identity))
                 except KeyError as error:
                     self.answer(HTTPStatus.NOT_FOUND, "text/plain", f"there is no episode {error}")
                 except ValueError as error:

@@ -2,7 +2,7 @@
 "use strict";
 
 const $ = id => document.getElementById(id);
-const state = { episodes: [], shown: [], verdict: "all", source: "all", t: 0, playing: false, speed: 1, views: [] };
+const state = { episodes: [], shown: [], verdict: "all", source: "all", reason: null, why: {}, t: 0, playing: false, speed: 1, views: [] };
 
 // Episodes come from this file (a page that was written to disk) or from the server that shows it.
 const store = {
@@ -15,13 +15,20 @@ const store = {
     if (!answer.ok) throw new Error(await answer.text());
     return answer.json();
   },
+  async why(id) {
+    if (!this.live) return this.embedded.details[id].why;
+    const answer = await fetch("api/why/" + id);
+    return answer.ok ? answer.json() : null;
+  },
 };
+const MOST_EXPLAINED = 60;  // failures: each is lived again, unseen
 
 const label = e => e.stage.replaceAll("_", " ") + (e.iteration ? `, iteration ${e.iteration}` : "");
 
-function filtered() {
+function selected() {
   return state.episodes.filter(e => (state.verdict === "all" || e.success === (state.verdict === "success")) && (state.source === "all" || label(e) === state.source));
 }
+const filtered = () => state.reason ? selected().filter(e => state.why[e.id]?.kind === state.reason) : selected();
 
 function drawList() {
   const list = $("list"), rows = filtered();
@@ -29,13 +36,49 @@ function drawList() {
   for (const e of rows) {
     const row = make("button", "row" + (state.shown.includes(e.id) ? " shown" : "")), stuck = stuckAt(e.reached);
     row.dataset.id = e.id;
-    row.append(make("i", e.success ? "good" : "bad"), make("b", "", `start ${e.seed}`), make("span", "", e.success ? `done in ${e.control_steps}` : `no ${stuck ?? "success"}`), make("span", "", label(e)), make("em", "", `return ${e.return.toFixed(2)}`));
+    const how = e.success ? `done in ${e.control_steps}` : state.why[e.id]?.kind ?? `no ${stuck ?? "success"}`;
+    row.append(make("i", e.success ? "good" : "bad"), make("b", "", `start ${e.seed}`), make("span", "", label(e)), make("span", "how", how));
     const beside = make("u", "", "beside"); beside.title = "show beside the other episode"; row.append(beside);
     row.onclick = event => open(e.id, event.shiftKey || event.target === beside);
     list.append(row);
   }
   $("count").textContent = `${rows.length} of ${state.episodes.length} episodes`;
-  drawFunnel(rows);
+  drawFunnel(selected());
+  drawReasons();
+  explain();
+}
+
+// Why they fail: the failures of the selection counted by their reason; a click lists those of one.
+function drawReasons() {
+  const failures = selected().filter(e => !e.success), known = failures.filter(e => state.why[e.id]), counts = {};
+  for (const e of known) (counts[state.why[e.id].kind] ??= []).push(e.id);
+  const box = $("reasons"), order = Object.entries(counts).sort((a, b) => b[1].length - a[1].length);
+  box.innerHTML = "";
+  for (const [kind, ids] of order) {
+    const row = make("button", state.reason === kind ? "on" : ""), track = make("span"), bar = make("i");
+    bar.style.width = `${100 * ids.length / known.length}%`; track.append(bar);
+    row.append(make("b", "", kind), make("em", "", `${ids.length}`), track); row.title = "list these";
+    row.onclick = () => { state.reason = state.reason === kind ? null : kind; drawList(); };
+    box.append(row);
+  }
+  $("why").hidden = !failures.length;
+  $("explained").textContent = known.length < failures.length ? `${known.length} of ${failures.length} failures looked at` : "";
+}
+
+// Failures are explained one after another, the newest first, while the page is looked at.
+async function explain() {
+  if (state.explaining) return;
+  state.explaining = true;
+  try {
+    for (;;) {
+      const failures = selected().filter(e => !e.success).slice(0, MOST_EXPLAINED), next = failures.find(e => !(e.id in state.why));
+      if (!next) break;
+      state.why[next.id] = await store.why(next.id).catch(() => null);
+      const cell = document.querySelector(`.row[data-id="${CSS.escape(next.id)}"] .how`);
+      if (cell && state.why[next.id]) cell.textContent = state.why[next.id].kind;
+      drawReasons();
+    }
+  } finally { state.explaining = false; }
 }
 
 // How far episodes come: the share that ever fulfilled each term of the task.
@@ -125,9 +168,9 @@ document.addEventListener("keydown", e => {
 $("play").onclick = () => play();
 $("time").oninput = e => { play(false); seek(Number(e.target.value)); };
 $("speed").onchange = e => { state.speed = Number(e.target.value); };
-$("source").onchange = e => { state.source = e.target.value; drawList(); };
+$("source").onchange = e => { state.source = e.target.value; state.reason = null; drawList(); };
 for (const button of document.querySelectorAll("[data-verdict]")) button.onclick = () => {
-  state.verdict = button.dataset.verdict;
+  state.verdict = button.dataset.verdict; state.reason = null;
   for (const other of document.querySelectorAll("[data-verdict]")) other.classList.toggle("on", other === button);
   drawList();
 };

@@ -19,12 +19,8 @@ function diagnosis(e) {
   const done = steps.filter(([, at]) => at >= 0).map(([name, at]) => `${name} at ${at}`).join(", ");
   if (e.success) return `Done in ${e.reward.length} control steps: ${done}.`;
   const missing = steps.find(([, at]) => at < 0)?.[0] ?? "success";
-  const near = Object.entries(e.targets).slice(0, 1).map(([name, places]) => {
-    const d = places.map((p, i) => distance(p, e.hand[i])), at = d.indexOf(Math.min(...d));
-    const fingers = e.opening[at] > 0.06 ? "open" : e.opening[at] < 0.01 ? "closed" : `${(100 * e.opening[at]).toFixed(1)} cm apart`;
-    return `The hand came nearest to the ${name} at step ${at}: ${(100 * d[at]).toFixed(1)} cm, fingers ${fingers}.`;
-  }).join("");
-  return `${done ? `Got as far as ${done}; then never “${missing}”.` : `Never reached “${missing}”.`} ${near}`;
+  const far = done ? `Got as far as ${done}; then never “${missing}”.` : `Never reached “${missing}”.`;
+  return e.why ? `${far} ${e.why.text}` : far;
 }
 
 function unpack(base64) {
@@ -84,7 +80,7 @@ class EpisodeView {
     const thought = [["value", "value"], ["advantage", "advantage"]].filter(([key]) => e.decisions.some(d => d[key] !== null));
     const series = thought.map(([key, name]) => ({ name, values: per(key), at: starts }));
     add("Reward, value, advantage", "a decision", "lines", { series: [{ name: "reward", values: summed(e), at: starts, thin: true }, ...series] });
-    if (e.decisions.some(d => d.chosen.some(Boolean))) add("Log-prob of every draw", "a column a decision; dark: unlikely", "cells", { cells: e.decisions.map(d => masked(d.logprobs, d.chosen)), scale: v => ["--c0", Math.min(1, 0.06 - v / 5)] });
+    if (e.decisions.some(d => d.chosen.some(Boolean))) add("Log-prob of every draw", "by decision; dark: unlikely", "cells", { cells: e.decisions.map(d => masked(d.logprobs, d.chosen)), scale: likelihoods(e) });
     if (e.decisions.some(d => d.ratio)) add("Ratio after the update", "orange: likelier, blue: less", "cells", { cells: e.decisions.map(d => masked(d.ratio ?? [], d.chosen)), scale: v => [v > 1 ? "--c1" : "--c0", Math.min(1, 0.04 + Math.abs(Math.log(v)) / 0.3)] });
     for (const axis of [0, 1, 2]) add(`${e.names[axis]}: planned and executed`, "cm a control step", "lines", { series: [
       { name: "planned", values: e.reward.map((_, t) => 100 * this.planned(t)[axis]), colour: "--c1" },
@@ -135,6 +131,11 @@ class EpisodeView {
 
 const first = v => Array.isArray(v) ? v.reduce((a, b) => a + b, 0) / v.length : v;
 const number = v => v === null ? "–" : v.toFixed(Math.abs(v) >= 10 ? 1 : 3);
+// How dark a draw is: a probability by its log (5 nats are black), a density, which has no bound, within its episode.
+function likelihoods(e) {
+  const all = e.decisions.flatMap(d => masked(d.logprobs, d.chosen)).filter(v => v !== null), high = Math.max(...all), low = Math.min(...all);
+  return high <= 0 ? v => ["--c0", Math.min(1, 0.06 - v / 5)] : v => ["--c0", 0.08 + 0.9 * (high - v) / Math.max(1e-6, high - low)];
+}
 const masked = (values, chosen) => values.map((v, i) => chosen[i] ? v : null);
 const summed = e => e.decisions.map((d, k) => e.reward.filter((_, t) => e.decision[t] === k).reduce((a, b) => a + b, 0));
 // A chunk of moves as places, from where the hand was told to be.

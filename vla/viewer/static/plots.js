@@ -53,9 +53,11 @@ class Plot {
     const values = this.series.flatMap(s => s.values.filter(v => v !== null));
     let low = this.low ?? Math.min(...values), high = this.high ?? Math.max(...values);
     if (!(high > low)) { low -= 0.5; high += 0.5; }
+    const marks = rounds(low, high);
+    low = marks[0]; high = marks.at(-1);
     const y = v => height - MARGIN.bottom - (height - MARGIN.bottom - MARGIN.top) * (v - low) / (high - low);
     pen.textAlign = "right";
-    for (const v of [low, (low + high) / 2, high]) {
+    for (const v of marks) {
       pen.strokeStyle = colour("--line"); pen.lineWidth = 1;
       pen.beginPath(); pen.moveTo(MARGIN.left, y(v)); pen.lineTo(width - MARGIN.right, y(v)); pen.stroke();
       pen.fillStyle = colour("--soft"); pen.fillText(short(v), MARGIN.left - 5, y(v) + 4);
@@ -102,4 +104,11 @@ class Plot {
   }
 }
 
-const short = v => Math.abs(v) >= 100 ? v.toFixed(0) : Math.abs(v) >= 10 ? v.toFixed(1) : +v.toFixed(2) === 0 && v !== 0 ? v.toExponential(0) : String(+v.toFixed(2));
+// Three to six round numbers (1, 2 or 5 times a power of ten) that cover low to high.
+function rounds(low, high) {
+  const power = 10 ** Math.floor(Math.log10((high - low) / 2)), step = [1, 2, 5, 10].map(m => m * power).find(s => (high - low) / s <= 4);
+  const from = Math.floor(low / step + 1e-9), to = Math.ceil(high / step - 1e-9);
+  return Array.from({ length: to - from + 1 }, (_, i) => +((from + i) * step).toPrecision(12));
+}
+
+const short = v => Math.abs(v) >= 1000 ? v.toFixed(0) : String(+v.toPrecision(3));

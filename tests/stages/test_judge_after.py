@@ -1,0 +1,61 @@
+"""A policy that nothing has changed is not judged a second time, and the report says so."""
+
+import pytest
+import yaml
+
+import vla.stages.robot as robot
+from vla.config import load
+from vla.report.robot import write_report
+from vla.stages.run import Run
+from vla.train.interrupt import Stop
+from vla.train.metrics import NoLog
+from vla.train.run_folder import RunFolder
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Run(RunFolder(tmp_path), NoLog(), Stop(), 1)
+
+
+@pytest.fixture
+def judged(monkeypatch):
+    calls = []
+
+    def evaluation_stage(run, name, config, *judge) -> None:
+        calls.append(judge)
+        run.finish("evaluation_after", {"greedy": {}})
+
+    monkeypatch.setattr(robot, "evaluation_stage", evaluation_stage)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("settings", "count"),
+    [
+        (["rl.num_iterations=0"], 0),
+        (["rl.num_iterations=1"], 1),
+        (["policy=flow", "rl.num_iterations=0", "recap.num_rounds=1"], 1),
+    ],
+)
+def test_the_second_judgement_is_for_a_policy_that_has_changed(run, judged, settings, count):
+    assert robot.judge_after(run, load(settings), "policy") == bool(count)
+    assert judged == [("policy",)] * count
+    assert ("left_out" in run.results["stages"]["evaluation_after"]) == (count == 0)
+
+
+def test_a_run_that_goes_on_with_rl_is_judged_after_it(run, judged):
+    robot.judge_after(run, load(["rl.num_iterations=0"]), "policy")
+    assert robot.judge_after(run, load(["rl.num_iterations=2"]), "policy")
+    assert robot.judge_after(run, load(["rl.num_iterations=2"]), "policy")
+    assert len(judged) == 1  # what was judged once is not judged again
+
+
+def test_the_report_says_that_it_was_judged_once(run, tmp_path):
+    rate = {"rate": 0.5, "successes": 5, "num_starts": 10, "wilson_95": [0.24, 0.76], "decoding": "greedy"}
+    robot.judge_after(run, load(["rl.num_iterations=0"]))
+    run.finish("evaluation_before", {"greedy": rate})
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(load([]).model_dump(mode="json")))
+    page = write_report(tmp_path).read_text()
+    assert "Judged once, on starts that training has not seen: nothing changed the policy" in page
+    assert "<p>Success, greedy</p><b>50.0 %</b>" in page
+    assert "not finished" not in page
