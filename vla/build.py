@@ -252,6 +252,7 @@ def _denoising(
         width=policy.width,
         intermediate=policy.intermediate,
         exploration=exploration,
+        drawn_steps=policy.drawn_steps,
         samples=policy.samples,
         insulate=policy.insulate,
         detach_critic=detach_critic,

@@ -1,7 +1,8 @@
 """Every kind of policy on the same demonstrations and budget: success after SFT and after RL, seconds, queries/s.
 
 Each policy is trained by the main command, once for every algorithm; the second algorithm starts from the first one's
-SFT. What is written as key=value is a setting of scripts/train_vla.py for all: `sim=pick_place rl.max_seconds=600`.
+SFT. What is written as key=value is a setting of scripts/train_vla.py for all: `sim=pick_place rl.max_seconds=600`;
+behind a policy's name it is one for that policy alone: `flow:policy.noise_level=0.3`.
 The table and a curve for each policy are written anew after every run. A finished run is read and not repeated; an
 unfinished one goes on: start the same command again.
 """
@@ -16,7 +17,7 @@ from benchmarks.kinds.table import draw, results, row, write
 
 POLICIES = ("token", "fast", "flow", "diffusion", "regression")
 SHARED = ("demonstrations", "sft", "evaluation_before", "videos_before")
-BUDGET = ("rl.max_seconds=600", "evaluation.num_starts=256", "evaluation.sampled=false", "evaluation.num_videos=0")
+BUDGET = ("rl.max_seconds=600", "evaluation.num_starts=256", "evaluation.num_videos=0", "rl.evaluate_every=1000")
 """What a setting of the same name replaces."""
 
 
@@ -30,7 +31,7 @@ def run(argv: list[str]) -> int:
     runs = {p: {a: options.out / f"{p}-{a}" for a in options.algorithms} for p in options.policies}
     for policy, folders in runs.items():
         for algorithm, folder in folders.items():
-            asked = [*BUDGET, f"policy={policy}", f"algorithm={algorithm}", *settings]
+            asked = [*BUDGET, f"policy={policy}", f"algorithm={algorithm}", *settings_of(policy, settings)]
             if not train(folder, next(iter(folders.values())), asked):
                 print(f"{folder} stopped; {folder.with_suffix('.log')} says why. The same command goes on.", flush=True)
                 return 1
@@ -38,6 +39,12 @@ def run(argv: list[str]) -> int:
             draw(options.out, runs, options.algorithms)
             print(text, flush=True)
     return 0
+
+
+def settings_of(policy: str, settings: list[str]) -> list[str]:
+    """The settings for all policies, and those for this one."""
+    own = [setting.removeprefix(f"{policy}:") for setting in settings if setting.startswith(f"{policy}:")]
+    return [setting for setting in settings if setting.split(":")[0] not in POLICIES] + own
 
 
 def train(folder: Path, first: Path, settings: list[str]) -> bool:

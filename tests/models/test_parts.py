@@ -87,6 +87,22 @@ def test_ordered_ids_resemble_their_neighbours(llama):
         assert likeness.diagonal(apart).mean().item() == pytest.approx(expected, abs=0.15)
 
 
+def test_ids_that_stand_for_others_resemble_those_with_which_they_share_a_place(llama):
+    backbone = copy.deepcopy(llama)
+    torch.manual_seed(1)
+    backbone.order(first=10, count=32)
+    before = backbone.word_embeddings.detach().clone()
+    backbone.compose(first=10, count=32, parts=[[3, 30], [3, 16], [30, 3]])
+    rows = backbone.word_embeddings.detach()
+    assert torch.equal(rows[:42], before[:42])
+    assert torch.equal(rows[45:], before[45:])
+    assert rows[42:45].std().item() == pytest.approx(before[10:42].std().item(), rel=0.3)
+    likeness = torch.nn.functional.cosine_similarity(rows[42:45, None], rows[None, 42:45], dim=-1)
+    # One of two parts alike in the same place: half of the square of the norm. The same parts in other places: nothing.
+    assert likeness[0, 1].item() == pytest.approx(0.5, abs=0.2)
+    assert likeness[0, 2].item() == pytest.approx(0.0, abs=0.2)
+
+
 def test_adapters_change_nothing_until_they_learn(llama):
     plain = copy.deepcopy(llama)
     adapted = add_lora(copy.deepcopy(llama), rank=2, alpha=4.0)

@@ -26,7 +26,14 @@ Make = Callable[[np.ndarray], nn.Module]
 
 
 def settings(exploration: str = "all_steps", **given) -> DenoisingSettings:
-    values = {"samples": 4, "min_noise": 0.1, "max_noise": 0.4, "insulate": False, "detach_critic": True}
+    values = {
+        "drawn_steps": 4,
+        "samples": 4,
+        "min_noise": 0.1,
+        "max_noise": 0.4,
+        "insulate": False,
+        "detach_critic": True,
+    }
     return DenoisingSettings(CHUNK, 16, 32, exploration, **{**values, **given})
 
 

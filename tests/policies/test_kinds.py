@@ -11,6 +11,7 @@ from tests.policies.kinds import CONTINUOUS, KINDS, MAKERS, flow, task_of
 from tests.rl.contract import check_policy
 from vla.actions.fast import fit_fast
 from vla.models.action_expert import read_by
+from vla.policies.denoising import DenoisingPolicy
 from vla.policies.fast import written_scores
 from vla.rl.branching import RedrawingPolicy
 from vla.sft.protocols import ImitablePolicy, ProbedPolicy
@@ -121,6 +122,51 @@ def test_more_draws_from_what_was_perceived(kind):
     torch.testing.assert_close(more.values, decision.values.repeat_interleave(3), rtol=0, atol=1e-4)
     tried = torch.cat([policy.redraw(blind, decision.trace, 3).action.view(3, 3, -1) for _ in range(4)], dim=1)
     assert (tried.std(1) > 0).any()
+
+
+@pytest.mark.parametrize("kind", ["flow_one_step", "flow_all_steps", "diffusion"])
+def test_branches_differ_in_what_the_policy_draws_alone(kind):
+    """Decisions from one state start from the same noise; where their steps are alike too, so are their actions."""
+    policy = restless(task_of(kind)[0].policy)
+    policy.freeze_model()
+    observation = tiny_observation([3, 2])
+    trace = policy.act(observation).trace
+    if kind == "diffusion":
+        policy.process.stds = [1e-9] * policy.process.num_steps
+    else:
+        policy.process = dataclasses.replace(policy.process, noise_level=1e-9)
+    actions = policy.redraw(observation, trace, 3).action.view(2, 3, -1)
+    torch.testing.assert_close(actions, actions[:, :1].expand_as(actions), rtol=0, atol=1e-5)
+    assert (actions[0] - actions[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["flow_one_step", "flow_all_steps", "flow_learned_noise", "diffusion"])
+def test_only_the_last_steps_are_draws_where_the_settings_say_so(kind):
+    policy = restless(task_of(kind)[0].policy)
+    observation, steps = tiny_observation([3, 2, 4, 1] * 8), policy.process.num_steps
+    policy.settings = dataclasses.replace(policy.settings, drawn_steps=2)
+    decision = policy.act(observation)
+    assert policy.num_draws == decision.logprobs.shape[1] == (1 if kind == "flow_one_step" else 2)
+    assert set(decision.trace["step"].flatten().tolist()) == {steps - 2, steps - 1}
+    scores = policy.score(observation, decision.trace)
+    assert (scores.logprobs - decision.logprobs).abs().max() <= 1e-4
+    for wrong in (0, steps + 1):
+        refused = dataclasses.replace(policy.settings, drawn_steps=wrong)
+        with pytest.raises(ValueError, match="drawn_steps"):
+            DenoisingPolicy(policy.model, policy.process, policy.normalizer, refused)
+
+
+def test_what_is_alike_is_read_once():
+    policy = restless(task_of("diffusion")[0].policy)
+    observation = tiny_observation([3, 2, 4])
+    rows = torch.tensor([2, 0, 0, 2, 1, 2])
+    repeated = map_rows(observation, lambda tensor: tensor[rows])
+    prefix, heights = policy.model.prefix(repeated), []
+    hook = policy.model.backbone.register_forward_hook(lambda part, given, output: heights.append(len(output)))
+    again = policy.perceive(repeated, {"prefix": prefix})
+    assert heights == [3]
+    hook.remove()
+    torch.testing.assert_close(again, policy.perceive(repeated), rtol=0, atol=1e-5)
 
 
 def test_an_insulated_expert_leaves_the_language_model_alone():

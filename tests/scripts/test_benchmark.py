@@ -41,7 +41,8 @@ def test_a_table_of_policies_is_written_while_runs_are_missing(main, tmp_path):
     from benchmarks.kinds.table import row, write
 
     rate = {"rate": 0.5, "num_starts": 4, "wilson_95": [0.15, 0.85], "mean_decisions": 10.0}
-    stages = {"evaluation_before": {"greedy": rate}, "evaluation_after": {"greedy": rate | {"rate": 0.75}}}
+    before, after = {"greedy": rate, "sampled": rate | {"rate": 0.25}}, {"greedy": rate | {"rate": 0.75}}
+    stages = {"evaluation_before": before, "evaluation_after": after}
     (tmp_path / "a").mkdir()
     seconds = {"sft": 3.2, "rl": 9.4, "evaluation_before/greedy": 2.0}
     (tmp_path / "a" / "results.json").write_text(json.dumps({"stages": stages, "seconds": seconds}))
@@ -49,7 +50,18 @@ def test_a_table_of_policies_is_written_while_runs_are_missing(main, tmp_path):
     lines = write(tmp_path, rows, ["grpo", "ppo"]).splitlines()
     # 4 episodes of 10 decisions in 2 seconds: 20 queries a second.
     assert re.split(r"\s{2,}", lines[1]) == [
-        "a", "50.0 % [15.0, 85.0] n=4", "75.0 % [15.0, 85.0] n=4", "-", "3", "9/-", "20"
+        "a", "greedy", "50.0 % [15.0, 85.0] n=4", "75.0 % [15.0, 85.0] n=4", "-", "3", "9/-", "20"
     ]  # fmt: skip
-    assert re.split(r"\s{2,}", lines[2]) == ["b", "-", "-", "-", "-", "-/-", "-"]
-    assert json.loads((tmp_path / "table.json").read_text())[0]["grpo"]["rate"] == 0.75
+    assert re.split(r"\s{2,}", lines[2]) == ["a", "sampled", "25.0 % [15.0, 85.0] n=4", "-", "-"]
+    assert re.split(r"\s{2,}", lines[3]) == ["b", "greedy", "-", "-", "-", "-", "-/-", "-"]
+    assert json.loads((tmp_path / "table.json").read_text())[0]["grpo"]["greedy"]["rate"] == 0.75
+
+
+def test_a_setting_behind_a_policys_name_is_for_that_policy_alone(main):
+    with pytest.raises(SystemExit):
+        main(["nothing"])
+    from benchmarks.policies import settings_of
+
+    given = ["sim=push", "flow:policy.num_steps=8", "token:rl.step_kl=0.1", "data.path=a:b"]
+    assert settings_of("flow", given) == ["sim=push", "data.path=a:b", "policy.num_steps=8"]
+    assert settings_of("fast", given) == ["sim=push", "data.path=a:b"]

@@ -159,6 +159,7 @@ class FlowPolicy(Section):
     instruction_length: Count
     num_steps: Count
     exploration: Literal["one_step", "all_steps", "learned_noise", "matching"]
+    drawn_steps: Count
     noise_level: Positive
     min_noise: Positive
     max_noise: Positive
@@ -180,6 +181,7 @@ class DiffusionPolicy(Section):
     num_steps: Count
     num_train_steps: Count
     prediction: Literal["epsilon", "sample", "v_prediction"]
+    drawn_steps: Count
     min_std: Positive
     clip: Positive
     width: Even

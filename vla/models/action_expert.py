@@ -12,7 +12,7 @@ tokens read, `w` width of the expert, `g` key-value heads, `e` size of a head.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from vla.models.readout import Readout
 from vla.models.vlm import VisionLanguageModel
-from vla.types import Observation
+from vla.types import Observation, map_rows
 
 SHORTEST_PERIOD, LONGEST_PERIOD = 4e-3, 4.0
 """Of the sine waves that tell a time in [0, 1]."""
@@ -92,6 +92,21 @@ def see(
     packed = both.permute(1, 3, 0, 2, 4).flatten(2)
     padded = functional.pad(hidden, (0, 0, packed.shape[1] - hidden.shape[1], 0))
     return torch.cat([padded, packed], dim=2)
+
+
+def see_once(
+    model: VisionLanguageModel, readout: Readout, prefix: Float[Tensor, "B P d"], observation: Observation
+) -> Float[Tensor, "B T D"]:
+    """The same, where rows are decisions from fewer states: what is alike is read once. (Branches try several decisions
+    from a state; reading again what they saw would take most of an update.)
+    """
+    tokens, mask = observation.tokens, observation.token_mask
+    seen = torch.cat([prefix.detach().flatten(1), tokens.to(prefix.dtype), mask.to(prefix.dtype)], dim=1)
+    different, which = torch.unique(seen, dim=0, return_inverse=True)
+    first = torch.full((len(different),), len(seen), device=which.device)
+    first = first.scatter_reduce(0, which, torch.arange(len(seen), device=which.device), "amin")
+    blind = map_rows(replace(observation, images={}), lambda tensor: tensor[first])
+    return see(model, readout, prefix[first], blind)[which]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,16 +115,27 @@ class Backbone(nn.Module):
             head[first : first + count] = rows
 
     @torch.no_grad()
-    def scatter(self, first: int, count: int) -> None:
-        """Give `count` ids from `first` independent random embeddings, with the spread that the vocabulary has.
+    def compose(self, first: int, count: int, parts: Sequence[Sequence[int]]) -> None:
+        """Give the ids behind `count` ordered ones from `first` embeddings made of those they stand for (`parts`, as
+        numbers from `first` on), each turned by its place: what begins or ends alike starts out alike.
 
         Ids that a model was trained with and never saw are all alike: every answer has pushed them the same way.
         """
         weight = self.model.get_input_embeddings().weight
-        weight[first : first + count] = torch.randn_like(weight[first : first + count]) * weight.std()
+        longest = max((len(part) for part in parts), default=0)
+        order = torch.stack([torch.randperm(self.width) for _ in range(longest)]) if longest else None
+        sign = torch.randint(0, 2, (longest, self.width)).to(weight) * 2 - 1
+        rows = [
+            sum(weight[first + part][order[at]] * sign[at] for at, part in enumerate(whole)) / len(whole) ** 0.5
+            for whole in parts
+        ]
+        if not rows:
+            return
+        begin = first + count
+        weight[begin : begin + len(rows)] = torch.stack(rows)
         head = self.model.get_output_embeddings().weight
         if head is not weight:
-            head[first : first + count] = weight[first : first + count]
+            head[begin : begin + len(rows)] = weight[begin : begin + len(rows)]
 
     @staticmethod
     def new_cache() -> Any:

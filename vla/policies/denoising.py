@@ -4,15 +4,18 @@ How the steps of the denoising chain become draws that the core can learn from i
 
     one_step       one step of the chain, chosen at random for each decision, is a draw (L = 1), the others move without
                    noise (pi_RL, Chen et al. 2025: as good as all of them, and twice as fast)
-    all_steps      every step is a draw (L = K): Flow-SDE, and DPPO for diffusion
-    learned_noise  every step is a draw whose spread the expert says (L = K): Flow-Noise
+    all_steps      every step is a draw (L = K'): Flow-SDE, and DPPO for diffusion
+    learned_noise  every step is a draw whose spread the expert says (L = K'): Flow-Noise
     matching       nothing of the chain is a draw; the flow-matching loss of the action, on noise and times that the
                    trace keeps, stands for its log-probability (L = 1): FPO (McAllister et al. 2025), a surrogate
 
-The first three are exact: the log-probability of the Gaussian steps that the trace holds. The prefix and the language
-model are computed once a decision, however many steps there are.
+The first three are exact: the log-probability of the Gaussian steps that the trace holds. Only the last
+`drawn_steps` of the chain may be draws (DPPO's K'): where an observation leaves little doubt, what was drawn early is
+gone at the end, and a draw without consequence is noise in a gradient. The prefix and the language model are computed
+once a decision, however many steps there are.
 
-Shapes: `H` control steps a chunk, `A` action dimensions, `a` of them active, `K` denoising steps, `L` draws.
+Shapes: `H` control steps a chunk, `A` action dimensions, `a` of them active, `K` denoising steps, `K'` of them that may
+be draws, `L` draws.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from torch import Tensor, nn
 from vla.actions.fast import FastCode
 from vla.actions.normalize import ActionNormalizer
 from vla.actions.process import Process, gaussian_entropy, gaussian_logprob
-from vla.models.action_expert import ActionExpert, Context, context_of, read_by, see
+from vla.models.action_expert import ActionExpert, Context, context_of, read_by, see, see_once
 from vla.models.heads import ValueHead
 from vla.models.readout import Readout
 from vla.models.vlm import VisionLanguageModel
@@ -52,6 +55,7 @@ class DenoisingSettings:
     width: int
     intermediate: int
     exploration: Exploration
+    drawn_steps: int
     samples: int
     insulate: bool
     detach_critic: bool
@@ -83,6 +87,11 @@ class DenoisingPolicy(nn.Module):
             raise ValueError(
                 f"policy.min_noise ({settings.min_noise}) must not exceed policy.max_noise ({settings.max_noise})"
             )
+        if not 1 <= settings.drawn_steps <= process.num_steps:
+            raise ValueError(
+                f"policy.drawn_steps ({settings.drawn_steps}) must lie between 1 and policy.num_steps "
+                f"({process.num_steps}): so many of the last steps may be draws"
+            )
         self.model, self.process, self.normalizer, self.settings = model, process, normalizer, settings
         self.chunk = settings.chunk
         self.cached_prefix = False
@@ -96,13 +105,18 @@ class DenoisingPolicy(nn.Module):
 
     @property
     def num_draws(self) -> int:
-        return 1 if self.settings.exploration in ("one_step", "matching") else self.process.num_steps
+        return 1 if self.settings.exploration in ("one_step", "matching") else self.settings.drawn_steps
+
+    @property
+    def _first_drawn(self) -> int:
+        """The first step of the chain that may be a draw."""
+        return self.process.num_steps - self.settings.drawn_steps
 
     def perceive(self, observation: Observation, trace: Trace | None = None) -> Float[Tensor, "B T D"]:
         """What the language model has seen, its keys and values in it; from the prefix where a trace carries that."""
-        kept = trace or {}
-        prefix = kept["prefix"] if "prefix" in kept else self.model.prefix(observation)
-        return see(self.model, self.readout, prefix, observation)
+        if trace is not None and "prefix" in trace:
+            return see_once(self.model, self.readout, trace["prefix"], observation)
+        return see(self.model, self.readout, self.model.prefix(observation), observation)
 
     def _context(self, seen: Float[Tensor, "B T D"], observation: Observation) -> Context:
         return context_of(self.model, self.readout, seen, observation, self.settings.insulate)
@@ -147,12 +161,14 @@ class DenoisingPolicy(nn.Module):
     def act(self, observation: Observation, *, greedy: bool = False) -> Decision:
         """Draw a chunk of actions [B, H, A] (physical units) for every row; greedy: from no noise, without noise."""
         prefix = self.model.prefix(observation)
-        return self._decided(self._guided(observation, {"prefix": prefix}), prefix, greedy)
-
-    def _decided(self, context: Context, prefix: Float[Tensor, "B P d"], greedy: bool) -> Decision:
         start = torch.zeros(len(prefix), self.chunk, self.normalizer.num_active, device=prefix.device)
         if not greedy:
             start = torch.randn_like(start)
+        return self._decided(self._guided(observation, {"prefix": prefix}), prefix, start, greedy)
+
+    def _decided(
+        self, context: Context, prefix: Float[Tensor, "B P d"], start: Float[Tensor, "B H a"], greedy: bool
+    ) -> Decision:
         if self.settings.exploration == "matching":
             final, trace, logprobs = self._match(start, context)
         else:
@@ -172,22 +188,30 @@ class DenoisingPolicy(nn.Module):
 
     @torch.no_grad()
     def redraw(self, observation: Observation, trace: Trace, count: int) -> Decision:
-        """`count` more decisions for every row, from the prefix in its trace; those of a row stand together."""
-        prefix = trace["prefix"].repeat_interleave(count, 0)
-        return self._decided(self._guided(observation, trace, count), prefix, greedy=False)
+        """`count` more decisions for every row, from the prefix in its trace; those of a row stand together.
+
+        Those of a row start from the same noise: it is no draw of the policy, and where it differs, so does what is
+        compared.
+        """
+        prefix = trace["prefix"]
+        start = torch.randn(len(prefix), self.chunk, self.normalizer.num_active, device=prefix.device)
+        start, prefix = start.repeat_interleave(count, 0), prefix.repeat_interleave(count, 0)
+        return self._decided(self._guided(observation, trace, count), prefix, start, greedy=False)
 
     def _chosen_steps(self, rows: int, device: torch.device) -> Int[Tensor, "B L"]:
         """Which steps of the chain are draws."""
         if self.settings.exploration == "one_step":
-            return torch.randint(0, self.process.num_steps, (rows, 1), device=device)
-        return torch.arange(self.process.num_steps, device=device).expand(rows, -1)
+            return torch.randint(self._first_drawn, self.process.num_steps, (rows, 1), device=device)
+        return torch.arange(self._first_drawn, self.process.num_steps, device=device).expand(rows, -1)
 
     def _denoise(
         self, state: Float[Tensor, "B H a"], context: Context, greedy: bool
     ) -> tuple[Float[Tensor, "B H a"], dict[str, Tensor], Float[Tensor, "B L"]]:
         """Walk the chain: its end, the steps that are draws with the states around them, and their log-probs."""
         rows = torch.arange(len(state), device=state.device)[:, None]
-        steps = torch.zeros_like(rows) if greedy and self.num_draws == 1 else self._chosen_steps(len(rows), rows.device)
+        steps = self._chosen_steps(len(rows), rows.device)
+        if greedy and self.num_draws == 1:
+            steps = torch.full_like(rows, self._first_drawn)
         states, logprobs = [state], []
         for k, time in enumerate(self.times):
             prediction, spread = (
@@ -240,7 +264,7 @@ class DenoisingPolicy(nn.Module):
         steps, before, after = trace["step"], trace["before"], trace["after"]
         prediction, spread = self._predict(before, self.times[steps], context)
         logprobs = torch.zeros_like(self.times[steps])
-        for k in range(self.process.num_steps):
+        for k in range(self._first_drawn, self.process.num_steps):
             mean, std = self._transition(k, before, prediction, spread)
             logprobs = torch.where(steps == k, gaussian_logprob(after, mean, std), logprobs)
         learned = self.settings.exploration == "learned_noise"

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from vla.actions.fast import FastCode
-from vla.models.action_expert import Read, read_by, see
+from vla.models.action_expert import Read, read_by, see, see_once
 from vla.models.heads import ValueHead
 from vla.models.readout import Readout
 from vla.models.token_writer import TokenWriter
@@ -48,9 +48,9 @@ class FastPolicy(nn.Module):
 
     def perceive(self, observation: Observation, trace: Trace | None = None) -> Float[Tensor, "B T D"]:
         """What the language model has seen, its keys and values in it; from the prefix where a trace carries that."""
-        kept = trace or {}
-        prefix = kept["prefix"] if "prefix" in kept else self.model.prefix(observation)
-        return see(self.model, self.readout, prefix, observation)
+        if trace is not None and "prefix" in trace:
+            return see_once(self.model, self.readout, trace["prefix"], observation)
+        return see(self.model, self.readout, self.model.prefix(observation), observation)
 
     def _read(self, seen: Float[Tensor, "B T D"], observation: Observation) -> Read:
         return read_by(self.model, self.readout, seen, observation)
@@ -133,14 +133,15 @@ class FastPolicy(nn.Module):
         self.cached_prefix = True
 
     def model_parameters(self) -> Iterator[nn.Parameter]:
-        """What `perceive` depends on."""
+        """What `perceive` depends on, and what the language model reads of what is written."""
         yield from self.model.parameters()
         yield self.readout.queries
+        yield self.writer.begin
 
 
 def writer_of(model: VisionLanguageModel, code: FastCode) -> TokenWriter:
     """What writes the tokens of `code`."""
-    return TokenWriter(model, code.chunk, code.lengths(), code.num_symbols, code.high - code.low + 1)
+    return TokenWriter(model, code.chunk, code.expansions, code.num_symbols)
 
 
 def written_scores(

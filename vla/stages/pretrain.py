@@ -70,8 +70,10 @@ def run_pretraining(config: RobotConfig, world: World) -> Path:
     return folder
 
 
-def judge(model: torch.nn.Module, encoder: QuestionEncoder, world: World) -> dict[str, float]:
+def judge(
+    model: torch.nn.Module, encoder: QuestionEncoder, world: World, num_scenes: int = NUM_HELD_OUT
+) -> dict[str, float]:
     """Answers to held-out questions that the model writes itself, by the first words of the question."""
-    seeds = range(2 * FIRST_FREE_SEED + 7, 2 * FIRST_FREE_SEED + 7 + NUM_HELD_OUT)
-    rng = np.random.default_rng(NUM_HELD_OUT)
+    seeds = range(2 * FIRST_FREE_SEED + 7, 2 * FIRST_FREE_SEED + 7 + num_scenes)
+    rng = np.random.default_rng(num_scenes)
     return answer_accuracy(model, world.scenes(), encoder, seeds, rng, world.kind_of)  # type: ignore[arg-type]

@@ -26,7 +26,7 @@ from vla.stages.demonstrate import demonstrations
 from vla.stages.grounding import Grounding, GroundingSettings
 from vla.stages.imitation import chunks_to_fit
 from vla.stages.recap import asking_for_good, recap_stage
-from vla.stages.reporting import compare_stage, evaluation_stage, plot_stage, video_stage
+from vla.stages.reporting import answers_stage, compare_stage, evaluation_stage, plot_stage, video_stage
 from vla.stages.rl import Reinforcement
 from vla.stages.run import Run, start_run, written
 from vla.stages.sft import grounding_beside, supervised_stage
@@ -66,7 +66,9 @@ def _stages(run: Run, config: RobotConfig, world: World) -> None:
     if not run.done("sft"):
         with stage(run, config, "sft"):
             beside = grounding_beside(config, policy, encoder, world.scenes(), run.processes)
+            answers_stage(run, "before", config, policy, encoder, world)
             supervised_stage(run, config, policy, demos, observer, beside)
+            answers_stage(run, "after", config, policy, encoder, world)
     else:
         saved = run.load("sft")
         assert saved is not None

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 RATE = ("rate", "num_starts", "wilson_95")
+DECODINGS = ("greedy", "sampled")
 
 
 def results(folder: Path) -> dict[str, Any]:
@@ -14,31 +15,40 @@ def results(folder: Path) -> dict[str, Any]:
 
 
 def row(policy: str, folders: dict[str, Path]) -> dict[str, Any]:
-    """Rates before and after RL, seconds, and queries a second; null where a run is not there yet."""
+    """Rates before and after RL by decoding, seconds, and queries a second; null where a run is not there yet."""
     found = {algorithm: results(folder) for algorithm, folder in folders.items()}
     first = next((each for each in found.values() if "evaluation_before" in each.get("stages", {})), None)
-    numbers: dict[str, Any] = {"policy": policy, "sft": None, "sft_seconds": None, "queries_per_second": None}
+    numbers: dict[str, Any] = {"policy": policy, "sft": {}, "sft_seconds": None, "queries_per_second": None}
     if first is not None:
-        before, seconds = first["stages"]["evaluation_before"]["greedy"], first["seconds"]
+        before, seconds = first["stages"]["evaluation_before"], first["seconds"]
         acting = seconds.get("evaluation_before/greedy", 0.0)
-        numbers["sft"], numbers["sft_seconds"] = {name: before[name] for name in RATE}, seconds.get("sft")
-        numbers["queries_per_second"] = before["mean_decisions"] * before["num_starts"] / acting if acting else None
+        numbers["sft"], numbers["sft_seconds"] = rates(before), seconds.get("sft")
+        asked = before["greedy"]["mean_decisions"] * before["greedy"]["num_starts"]
+        numbers["queries_per_second"] = asked / acting if acting else None
     for algorithm, each in found.items():
         after = each.get("stages", {}).get("evaluation_after")
-        numbers[algorithm] = None if after is None else {name: after["greedy"][name] for name in RATE}
+        numbers[algorithm] = {} if after is None else rates(after)
         numbers[f"{algorithm}_seconds"] = None if after is None else each["seconds"].get("rl")
     return numbers
 
 
+def rates(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """What an evaluation found, by decoding."""
+    return {how: {name: evaluation[how][name] for name in RATE} for how in DECODINGS if how in evaluation}
+
+
 def write(folder: Path, rows: list[dict[str, Any]], algorithms: list[str]) -> str:
-    """Write table.json and table.txt; the text."""
+    """Write table.json and table.txt, a line for each policy and decoding; the text."""
     (folder / "table.json").write_text(json.dumps(rows, indent=1) + "\n")
-    heads = ["policy", "SFT, greedy", *(f"after {a}" for a in algorithms), "SFT s", "RL s", "queries/s"]
+    heads = ["policy", "decisions", "SFT", *(f"after {a}" for a in algorithms), "SFT s", "RL s", "queries/s"]
     lines = [heads]
     for each in rows:
         spent = "/".join(whole(each[f"{a}_seconds"]) for a in algorithms)
-        rates = [told(each[name]) for name in ("sft", *algorithms)]
-        lines.append([each["policy"], *rates, whole(each["sft_seconds"]), spent, whole(each["queries_per_second"])])
+        times = [whole(each["sft_seconds"]), spent, whole(each["queries_per_second"])]
+        there = [how for how in DECODINGS if how in each["sft"]] or DECODINGS[:1]
+        for how in there:
+            told_rates = [told(each[name].get(how)) for name in ("sft", *algorithms)]
+            lines.append([each["policy"], how, *told_rates, *(times if how == there[0] else [""] * 3)])
     widths = [max(len(line[i]) for line in lines) + 2 for i in range(len(heads))]
     text = "\n".join("".join(f"{cell:<{w}}" for cell, w in zip(line, widths)).rstrip() for line in lines) + "\n"
     (folder / "table.txt").write_text(text)
@@ -57,9 +67,7 @@ def whole(number: float | None) -> str:
 
 
 def draw(folder: Path, runs: dict[str, dict[str, Path]], algorithms: list[str]) -> None:
-    """A picture for each algorithm: greedy success on validation starts by iteration, a curve for each policy."""
-    import yaml
-
+    """A picture for each algorithm: sampled success of the training episodes by iteration, a curve for each policy."""
     from vla.evaluate.plots import plot_success
     from vla.evaluate.success import SuccessRate
     from vla.train.metrics import read_metrics
@@ -68,11 +76,12 @@ def draw(folder: Path, runs: dict[str, dict[str, Path]], algorithms: list[str]) 
         curves = {}
         for policy, run in ((p, folders[algorithm]) for p, folders in runs.items()):
             if (run / "metrics.jsonl").exists():
-                n = yaml.safe_load((run / "config.yaml").read_text())["evaluation"]["num_quick_starts"]
-                points = [r for r in read_metrics(run) if r["stage"] == "rl" and "validation_success" in r]
+                points = [r for r in read_metrics(run) if r["stage"] == "rl" and "success" in r]
+                sizes = [int(r["num_episodes"]) for r in points]
                 curves[policy] = [
-                    (float(r["step"]), SuccessRate(round(r["validation_success"] * n), n, None)) for r in points
+                    (float(r["step"]), SuccessRate(round(r["success"] * n), n, None)) for r, n in zip(points, sizes)
                 ]
-        if any(curves.values()):
-            shown = {policy: curve for policy, curve in curves.items() if curve}
-            plot_success(folder / f"{algorithm}.png", shown, f"after {algorithm}", "RL iteration", target=None)
+        shown = {policy: curve for policy, curve in curves.items() if curve}
+        if shown:
+            title = f"{algorithm}: sampled training episodes"
+            plot_success(folder / f"{algorithm}.png", shown, title, "RL iteration", target=None)
