@@ -13,7 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.kinds.table import draw, results, row, write
+from benchmarks.kinds.curves import draw
+from benchmarks.kinds.table import results, row, write
 
 POLICIES = ("token", "fast", "flow", "diffusion", "regression")
 SHARED = ("demonstrations", "sft", "evaluation_before", "videos_before")

@@ -180,11 +180,11 @@ async function refresh() {
   const episodes = await store.list();
   if (episodes.length === state.episodes.length) return;
   state.episodes = episodes; drawSources(); drawList();
-  if (!state.shown.length) await first();
+  if (!state.shown.length) await openFirst();
 }
 
 // What the address asks for, else the newest failure.
-async function first() {
+async function openFirst() {
   const asked = location.hash.slice(1).split("+").filter(id => state.episodes.some(e => e.id === id));
   const start = asked[0] ?? (state.episodes.find(e => !e.success) ?? state.episodes[0])?.id;
   if (!start) return;

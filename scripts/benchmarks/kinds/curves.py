@@ -1,0 +1,24 @@
+"""Runs of every kind of policy as curves, a picture for each algorithm."""
+
+from pathlib import Path
+
+
+def draw(folder: Path, runs: dict[str, dict[str, Path]], algorithms: list[str]) -> None:
+    """A picture for each algorithm: sampled success of the training episodes by iteration, a curve for each policy."""
+    from vla.evaluate.plots import plot_success
+    from vla.evaluate.success import SuccessRate
+    from vla.train.metrics import read_metrics
+
+    for algorithm in algorithms:
+        curves = {}
+        for policy, run in ((p, folders[algorithm]) for p, folders in runs.items()):
+            if (run / "metrics.jsonl").exists():
+                points = [r for r in read_metrics(run) if r["stage"] == "rl" and "success" in r]
+                sizes = [int(r["num_episodes"]) for r in points]
+                curves[policy] = [
+                    (float(r["step"]), SuccessRate(round(r["success"] * n), n, None)) for r, n in zip(points, sizes)
+                ]
+        shown = {policy: curve for policy, curve in curves.items() if curve}
+        if shown:
+            title = f"{algorithm}: sampled training episodes"
+            plot_success(folder / f"{algorithm}.png", shown, title, "RL iteration", target=None)
