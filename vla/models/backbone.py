@@ -121,21 +121,18 @@ class Backbone(nn.Module):
 
         Ids that a model was trained with and never saw are all alike: every answer has pushed them the same way.
         """
-        weight = self.model.get_input_embeddings().weight
-        longest = max((len(part) for part in parts), default=0)
-        order = torch.stack([torch.randperm(self.width) for _ in range(longest)]) if longest else None
-        sign = torch.randint(0, 2, (longest, self.width)).to(weight) * 2 - 1
-        rows = [
-            sum(weight[first + part][order[at]] * sign[at] for at, part in enumerate(whole)) / len(whole) ** 0.5
-            for whole in parts
-        ]
-        if not rows:
+        if not parts:
             return
+        weight, longest = self.model.get_input_embeddings().weight, max(len(part) for part in parts)
+        order = torch.stack([torch.randperm(self.width) for _ in range(longest)])
+        sign = torch.randint(0, 2, (longest, self.width)).to(weight) * 2 - 1
         begin = first + count
-        weight[begin : begin + len(rows)] = torch.stack(rows)
+        for number, whole in enumerate(parts):
+            turned = [weight[first + part][order[at]] * sign[at] for at, part in enumerate(whole)]
+            weight[begin + number] = torch.stack(turned).sum(0) / len(whole) ** 0.5
         head = self.model.get_output_embeddings().weight
         if head is not weight:
-            head[begin : begin + len(rows)] = weight[begin : begin + len(rows)]
+            head[begin : begin + len(parts)] = weight[begin : begin + len(parts)]
 
     @staticmethod
     def new_cache() -> Any:
