@@ -24,7 +24,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--ahead", type=int, default=0, help="actions left when the next chunk is asked for")
     parser.add_argument("--plain", action="store_true", help="no real-time chunking, where the policy has it")
     parser.add_argument("--real-time", action="store_true")
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:

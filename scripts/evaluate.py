@@ -29,7 +29,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--decoding", choices=["both", "greedy", "sampled"], default="both")
     parser.add_argument("--videos", type=int, default=3, help="of wins and of failures (default %(default)s)")
     parser.add_argument("--output", type=Path, help="folder to write to (default RUN/evaluations/TIME)")
-    options = parser.parse_args(argv)
+    options = parser.parse_intermixed_args(argv)
     words = [*options.run, *options.compare]
     options.settings = [word for word in words if "=" in word]
     options.runs = [Path(word) for word in words if "=" not in word]

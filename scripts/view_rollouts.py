@@ -10,7 +10,6 @@ python scripts/view_rollouts.py runs/NAME --native          # MuJoCo's own viewe
 
 import argparse
 import sys
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -19,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="the folder of a run")
-    parser.add_argument("--live", action="store_true", help="wait for a run's first episodes; new ones appear")
+    parser.add_argument("--live", action="store_true", help="wait for a run that only begins; its episodes appear")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write one page that needs no server")
     parser.add_argument("--rrd", type=Path, metavar="FILE", help="write a recording for Rerun")
     parser.add_argument("--dataset", type=Path, metavar="FOLDER", help="write a LeRobotDataset v3")
@@ -42,8 +41,6 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         library = open_library(options.run, wait=options.live)
-        while options.live and not library.lines():
-            time.sleep(2)
         if options.native:
             watch_native(options.run)
         elif options.dataset:

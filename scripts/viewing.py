@@ -38,13 +38,13 @@ class Replayer:
 def open_library(run: Path, wait: bool = False) -> Library:
     """The episodes of a run; ValueError when the folder is none. `wait` for one that only begins."""
     passport = run / "policy.json"
-    while wait and not passport.exists():
-        time.sleep(1)
+    if wait and not passport.exists():
+        print(f"waiting for {run} to make its policy (Ctrl-C ends)", flush=True)
+        while not passport.exists():
+            time.sleep(1)
     if not passport.exists():
         raise ValueError(f"{run} is no run of a robot policy: there is no policy.json in it{beside(run)}")
-    library = Library(run, Replayer(), json.loads(passport.read_text())["action_spec"])
-    library.refresh()
-    return library
+    return Library(run, Replayer(), json.loads(passport.read_text())["action_spec"])
 
 
 def write_html(library: Library, path: Path, limit: int) -> None:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -34,7 +35,7 @@ def watch(env: VectorEnvironment, act: Act, launch: Any = None, typed: Iterator[
             raise ValueError("--native needs a display, and there is none: the page works without (leave --native out)")
         from mujoco import viewer
 
-        launch = viewer.launch_passive
+        launch = partial(viewer.launch_passive, show_left_ui=False, show_right_ui=False)  # Tab brings them back
     lines: SimpleQueue[str] = SimpleQueue()
     threading.Thread(target=read_lines, args=(lines, typed or iter(sys.stdin)), daemon=True).start()
     data, num_ended = mujoco.MjData(env.physics.model), 0
@@ -75,6 +76,7 @@ def show_episode(
             continue
         if not told:
             return
+        print(f"  told: {told}", flush=True)
 
 
 def dress(env: VectorEnvironment) -> None:

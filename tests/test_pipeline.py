@@ -171,6 +171,9 @@ class Interrupting:
             self.at.clear()
             os.kill(os.getpid(), signal.SIGINT)
 
+    def expect(self, total):
+        self.inner.expect(total)
+
 
 def press_control_c(monkeypatch, *at) -> list:
     """`at` is the name of a stage and a number of its steps; the list is empty once it was pressed."""

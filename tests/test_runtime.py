@@ -1,5 +1,6 @@
 """What a script sets before torch loads."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -47,3 +48,23 @@ def test_what_the_user_set_stays():
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the setting is glibc's")
 def test_the_allocator_takes_the_settings():
     assert runtime.keep_freed_memory()
+
+
+def test_a_name_is_the_hubs_only_where_nothing_here_is_called_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    asked = {name: runtime.on_hub(name) for name in ("user/name", "runs/a", "runs/b", "a", "a/b/c", "/runs/a")}
+    assert [name for name, found in asked.items() if found] == ["user/name"]  # runs/b is a run that is not there
+
+
+@pytest.mark.parametrize("script", ["evaluate", "serve_policy"])
+def test_commands_ask_the_hub_for_what_only_it_can_hold(script, tmp_path, monkeypatch):
+    told = {}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runtime, "prepare", lambda *_, offline=True: told.update(offline=offline))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    command = importlib.import_module(f"scripts.{script}")
+    for name, offline in (("user/name", False), ("name", True)):
+        with pytest.raises(SystemExit):
+            command.main([name])
+        assert told["offline"] == offline

@@ -35,6 +35,8 @@ def test_the_reward_is_read_from_the_last_token_of_prompt_and_completion(model):
 def test_sharing_prompts_changes_nothing(model):
     rewarder = RewardModel(copy.deepcopy(model), 0)
     shared = rewarder(*batch())
+    rewarder.branches = False
+    torch.testing.assert_close(rewarder(*batch()), shared, rtol=1e-4, atol=1e-4)
     rewarder.share_prompts = False
     torch.testing.assert_close(rewarder(*batch()), shared, rtol=1e-4, atol=1e-4)
 

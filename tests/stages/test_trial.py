@@ -15,7 +15,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils import filter_repo_objects
 
 import vla.runtime
-from scripts import evaluate, export_policy, serve_policy, train_vla
+from scripts import evaluate, export_policy, serve_policy, train_vla, view_rollouts
 from scripts.viewing import open_library
 from scripts.world import world_of
 from tests.test_pipeline import TINY
@@ -93,6 +93,13 @@ def test_judging_twice_gives_the_same_numbers(run):
     assert first == second
 
 
+def test_a_folder_that_is_no_run_is_answered_with_the_nearest_one(run, capsys):
+    for command in (evaluate.main, view_rollouts.main):
+        with pytest.raises(SystemExit):
+            command([f"{run}s"])
+        assert f"did you mean {run}?" in capsys.readouterr().err
+
+
 def test_two_checkpoints_are_compared_start_by_start(run, exported):
     folder = run.parent / "compared"
     assert evaluate.main(["--compare", str(run), str(exported), "--perturb", "none", "--output", str(folder)]) == 0
@@ -109,7 +116,10 @@ def test_two_checkpoints_are_compared_start_by_start(run, exported):
             ["evaluation.eval_seeds={first: 0, last: 99}"],
             "evaluation.eval_seeds .0 to 99. overlap evaluation.train_seeds",
         ),
-        (["evaluation.num_start=3"], "evaluation.num_start=3: no such setting; did you mean evaluation.num_starts?"),
+        (
+            ["--perturb", "none", "evaluation.num_start=3"],
+            "evaluation.num_start=3: no such setting; did you mean evaluation.num_starts?",
+        ),
         (["--perturb", "camra"], "--perturb camra: no such perturbation; did you mean camera?"),
         (["sim=pick_plaice"], "sim=pick_plaice: no such option; did you mean pick_place?"),
     ],
@@ -189,7 +199,7 @@ def test_a_passport_that_does_not_fit_is_refused(exported, tmp_path):
     (copy / "policy.json").write_text(json.dumps(passport))
     with pytest.raises(ValueError, match="action spec: gripper_sign is 'open' in the policy in"):
         from_pretrained(str(copy), world_of)
-    with pytest.raises(ValueError, match="neither a folder nor the name of a repository"):
+    with pytest.raises(ValueError, match="neither a folder nor a repository on the hub"):
         from_pretrained("nowhere at all", world_of)
 
 

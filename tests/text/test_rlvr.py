@@ -234,22 +234,31 @@ def test_mistakes_are_named_before_a_model_loads(tmp_path):
         go(tmp_path / "b", "text.families=[add9]")
 
 
-def test_more_problems_are_asked_the_less_their_answers_differ():
-    """Two problems, four answers each, of which 1 and 2 are different: 3 of 8; the mean with the share before, 1, is
-    (1 + 3 / 8) / 2 = .6875. So 8 starts become 8 / .6875 = 11.6, and then, with the same answers, (.6875 + .375) / 2 =
-    .53125: 15.06, limited to 1.5 x 8 = 12.
+def two_groups(said, rewards):
+    """Four answers each to the prompts [1, 2] and [1, 3]."""
+    tokens, asked = torch.tensor(said), torch.tensor([[1, 2]] * 4 + [[1, 3]] * 4)
+    drawn, ended = torch.ones_like(tokens, dtype=torch.bool), torch.ones(8, dtype=torch.bool)
+    group, rows = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]), torch.arange(8)
+    observation = Observation({}, None, asked, torch.ones_like(asked, dtype=torch.bool))
+    trace, logprobs, reward = {"tokens": tokens}, torch.zeros(8, 2), torch.tensor(rewards)
+    return Rollout(observation, trace, logprobs, drawn, reward, rows, ended, ~ended, group, torch.zeros_like(rows))
+
+
+def test_more_problems_are_asked_the_less_they_cost():
+    """All answers differ and both groups teach: 3 tokens of prompts and 16 of answers, counted three times, 28.5 a
+    problem. Then one answer of eight differs: 3 + 2 + 4 tokens, of which the second group's 2 + 4 are learned from: 9 +
+    2 x 6 = 21, 10.5 a problem. Means (28.5 + 10.5) / 2 = 19.5 and (19.5 + 10.5) / 2 = 15: 8 starts become 8 x 28.5 /
+    19.5 = 11.7, and 8 x 28.5 / 15 = 15.2, limited to 1.5 x 8 = 12.
     """
-    said = torch.tensor([[5, 9], [5, 9], [5, 9], [5, 9], [5, 9], [5, 9], [5, 9], [6, 9]])
-    drawn, ended = torch.ones_like(said, dtype=torch.bool), torch.ones(8, dtype=torch.bool)
-    asked = Observation({}, None, said, drawn)
-    group, rows, nothing = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]), torch.arange(8), torch.zeros(8)
-    trace, logprobs = {"tokens": said}, torch.zeros(8, 2)
-    rollout = Rollout(asked, trace, logprobs, drawn, nothing, rows, ended, ~ended, group, torch.zeros_like(rows))
+    first = two_groups([[5, 9], [6, 9], [7, 9], [8, 9]] * 2, [0.0, 1.0, 0.0, 0.0] * 2)
+    later = two_groups([[5, 9]] * 7 + [[6, 9]], [0.0] * 7 + [1.0])
     oversampling = Oversampling(8, 1.5)
     assert oversampling.count == 8
-    oversampling.learn(rollout)
+    oversampling.learn(first)
+    assert oversampling.count == 8
+    oversampling.learn(later)
     assert oversampling.count == 11
-    oversampling.learn(rollout)
+    oversampling.learn(later)
     assert oversampling.count == 12
     resumed = Oversampling(8, 100.0)
     resumed.load_state_dict(oversampling.state_dict())

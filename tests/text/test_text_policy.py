@@ -66,12 +66,14 @@ def test_log_probabilities_are_those_of_the_model_itself(model, observation):
         torch.testing.assert_close(decision.logprobs[row][decision.mask[row]], expected, rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("max_row_tokens", [2048, 20])
-def test_sharing_prompts_changes_neither_scores_nor_gradients(model, observation, max_row_tokens):
+@pytest.mark.parametrize("settings", [{}, {"branches": False}, {"branches": False, "max_row_tokens": 20}], ids=str)
+def test_sharing_prompts_changes_neither_scores_nor_gradients(model, observation, settings):
     plain = make(model, share_prompts=False, value_head=True)
-    shared = make(model, max_row_tokens=max_row_tokens, value_head=True)
+    shared = make(model, value_head=True, **settings)
     trace = plain.act(observation).trace
     assert shared.share_prompts
+    assert shared.branches == (not settings)
+    assert not plain.branches
     gradients = []
     for policy in (plain, shared):
         torch.nn.init.constant_(policy.value_head.weight, 0.1)

@@ -49,10 +49,21 @@ def test_a_resumed_stage_estimates_from_its_own_steps():
     assert stream.getvalue() == "rl 9/10  0:03 left\n"
 
 
+def test_a_stage_that_ends_by_the_clock_says_what_it_will_come_to():
+    stream, clock = io.StringIO(), Clock()
+    with Progress(stream, clock).stage("rl", total=300) as stage:
+        for _ in range(2):
+            clock.now += 20.0
+            stage.expect(4)  # at 20 s a step, 80 s are enough for four
+            stage.advance()
+    assert stream.getvalue().splitlines() == ["rl 1/4  1:00 left", "rl 2/4  0:40 left"]
+
+
 def test_bars_are_drawn_on_a_terminal():
     stream = io.StringIO()
     stream.isatty = lambda: True
-    with Progress(stream).stage("rl", total=2) as stage:
+    with Progress(stream).stage("rl", total=300) as stage:
+        stage.expect(2)
         stage.advance(success=0.75)
         stage.advance(success=0.875)
     assert "rl" in stream.getvalue()

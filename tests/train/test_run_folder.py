@@ -30,7 +30,7 @@ def test_a_run_gets_a_folder_of_its_own_with_its_settings():
     (session,) = json.loads((first.path / "run.json").read_text())
     assert session["command"]
     assert session["libraries"]["torch"].startswith("2.")
-    assert "cores" in session["machine"]
+    assert " core" in session["machine"]
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten():

@@ -1,6 +1,7 @@
 """The viewer from recordings to a browser: an episode lived again is the one recorded, and the page plays it."""
 
 import base64
+import shutil
 import threading
 from pathlib import Path
 
@@ -156,20 +157,27 @@ def test_scrubbing_shows_that_moment_in_every_view(page, tmp_path):
 
 
 @needs_chromium
-def test_a_served_page_finds_what_is_recorded_meanwhile(run, tmp_path):
-    server = make_server(open_library(run))
+def test_a_served_page_follows_a_run_from_its_beginning(run, tmp_path):
+    live = tmp_path / "live"
+    (live / "recordings").mkdir(parents=True)
+    shutil.copy(run / "policy.json", live)
+    recorded = (run / "recordings" / "rl-000010.safetensors").read_bytes()
+    server = make_server(open_library(live))
     results = {}
 
     def look() -> None:
-        with browser(tmp_path) as chrome:
-            chrome.open(f"http://127.0.0.1:{server.server_address[1]}/")
-            results["before"] = chrome.run("document.querySelectorAll('.row').length")
-            first = run / "recordings" / "rl-000010.safetensors"
-            (run / "recordings" / "rl-000020.safetensors").write_bytes(first.read_bytes())
-            chrome.wait("document.querySelectorAll('.row').length === 8")
-            chrome.wait("document.querySelector('#reasons em')?.textContent === '4'")
-            results["errors"] = chrome.errors
-        server.shutdown()
+        try:
+            with browser(tmp_path) as chrome:
+                chrome.open(f"http://127.0.0.1:{server.server_address[1]}/")
+                results["before"] = chrome.run("document.getElementById('episodes-shown').textContent")
+                for name, rows in (("rl-000010", 4), ("rl-000020", 8)):
+                    (live / "recordings" / f"{name}.safetensors").write_bytes(recorded)
+                    chrome.wait(f"document.querySelectorAll('.row').length === {rows}")
+                    chrome.wait(f"document.querySelector('#reasons em')?.textContent === '{rows // 2}'")
+                results["verdict"] = chrome.run("document.querySelector('.verdict').textContent")
+                results["errors"] = chrome.errors
+        finally:
+            server.shutdown()
 
     watcher = threading.Thread(target=look)
     watcher.start()
@@ -178,5 +186,6 @@ def test_a_served_page_finds_what_is_recorded_meanwhile(run, tmp_path):
     finally:
         watcher.join()
         server.server_close()
-        (run / "recordings" / "rl-000020.safetensors").unlink(missing_ok=True)
-    assert results == {"before": 4, "errors": []}
+    assert results == {
+        "before": "No episode has been recorded yet; the first appears here.", "verdict": "failure", "errors": []
+    }  # fmt: skip

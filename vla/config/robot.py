@@ -226,6 +226,7 @@ class Augment(Section):
 
 class Sft(Section):
     probe_steps: CountOrZero
+    probe_passes: Count | None
     probe_batch_size: Count
     probe_learning_rate: Positive
     probe_only: bool

@@ -65,7 +65,7 @@ class Rlvr(Section):
     format_steps: CountOrZero
     format_learning_rate: Positive
     max_prompt_tokens: Count
-    max_new_tokens: Count
+    max_new_tokens: Count | None
     sampling: SamplingSettings
     verifier_timeout_seconds: Positive
 

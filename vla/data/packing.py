@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from vla.data.branches import Branches, branches_of
+
 MIN_SHARED = 0.25
 """Share of a sequence that must stand in a row already for it to join: every place of a row pays for the row's whole
 width in attention, so sequences that have little in common are better off apart.
@@ -25,7 +27,8 @@ width in attention, so sequences that have little in common are better off apart
 
 @dataclass(frozen=True)
 class PackedRows:
-    """`attention` says who may attend to whom (query, key), or, for rows of one sequence each, which places are real.
+    """`attention` says who may attend to whom: (query, key), or by branches for one row that holds everything; or, for
+    rows of one sequence each, which places are real.
 
     `slots` are the places where the draws are predicted, in the P * S flattened places, draws in the order of the
     mask's True entries. `source` is what was known of each token (`pack_completions`).
@@ -33,7 +36,7 @@ class PackedRows:
 
     tokens: Int[Tensor, "P S"]
     positions: Int[Tensor, "P S"]
-    attention: Bool[Tensor, "P 1 S S"] | Bool[Tensor, "P S"]
+    attention: Bool[Tensor, "P 1 S S"] | Bool[Tensor, "P S"] | Branches
     slots: Int[Tensor, "K"]
     source: Int[Tensor, "P S"] | None = None
 
@@ -124,8 +127,10 @@ def pack_completions(
     share: bool,
     max_row_tokens: int,
     sources: Int[Tensor, "B nL"] | None = None,
+    branches: bool = False,
 ) -> PackedRows:
-    """Prompts and what follows them. `share`: as trees of at most `max_row_tokens`; if not, a row each.
+    """Prompts and what follows them. `share`: as trees of at most `max_row_tokens`; if not, a row each. `branches`: as
+    one tree, however large.
 
     The last token of a completion predicts nothing and is left out. Prompts and completions must be right-padded: draw
     t stands in column t. Draws behind equal beginnings have the same slot. `sources` says something of every token of
@@ -136,10 +141,10 @@ def pack_completions(
     for prompt, completion, (n, length) in zip(prompts.tolist(), completions.tolist(), sizes, strict=True):
         paths.append([*prompt[:n], *completion[: max(length - 1, 0)]])
         places.append(slice(n - 1, n - 1 + length))
-    trees, found = plant(paths, max_row_tokens, MIN_SHARED) if share else _apart(paths)
+    trees, found = _planted(paths, max_row_tokens, MIN_SHARED, share, branches)
     width = max(len(tree.tokens) for tree in trees)
     slots = [tree * width + place for (tree, nodes), kept in zip(found, places, strict=True) for place in nodes[kept]]
-    rows = _to_tensors(trees, width, slots, share, prompts.device)
+    rows = _to_tensors(trees, width, slots, share, branches, prompts.device)
     return rows if sources is None else replace(rows, source=_source_of(rows.tokens, found, sources))
 
 
@@ -154,18 +159,29 @@ def _source_of(
     return torch.where(known, kept, kept[:, :1])
 
 
+def _planted(
+    paths: Sequence[Sequence[int]], row_tokens: int, min_shared: float, share: bool, branches: bool
+) -> tuple[list[TokenTree], list[tuple[int, list[int]]]]:
+    if branches:
+        return _plant(paths, sum(map(len, paths)), min_shared=0.0)
+    return plant(paths, row_tokens, min_shared) if share else _apart(paths)
+
+
 def _apart(paths: Sequence[Sequence[int]]) -> tuple[list[TokenTree], list[tuple[int, list[int]]]]:
     trees = [TokenTree() for _ in paths]
     return trees, [(i, tree.add(path)) for i, (tree, path) in enumerate(zip(trees, paths, strict=True))]
 
 
 def _to_tensors(
-    trees: Sequence[TokenTree], width: int, slots: Sequence[int], share: bool, device: torch.device
+    trees: Sequence[TokenTree], width: int, slots: Sequence[int], share: bool, branches: bool, device: torch.device
 ) -> PackedRows:
     def pad(rows: list[list[int]]) -> Tensor:
         return torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
 
-    if share:
+    attention: Tensor | Branches
+    if branches:
+        attention = branches_of(trees[0].parents, trees[0].depths).map(lambda tensor: tensor.to(device))
+    elif share:
         attention = torch.from_numpy(np.stack([tree.attention(width) for tree in trees]))[:, None].to(device)
     else:
         sizes = torch.tensor([len(tree.tokens) for tree in trees], device=device)
@@ -184,10 +200,14 @@ class PackedTexts:
 
 
 def pack_texts(
-    texts: Sequence[tuple[Sequence[int], Sequence[bool]]], row_tokens: int, share: bool, device: torch.device
+    texts: Sequence[tuple[Sequence[int], Sequence[bool]]],
+    row_tokens: int,
+    share: bool,
+    device: torch.device,
+    branches: bool = False,
 ) -> PackedTexts:
     """Sequences (ids, which of them are learned), each blind to its neighbours, in rows of at most `row_tokens`; not
-    `share`: in a row each.
+    `share`: in a row each; `branches`: in one row.
 
     Raises ValueError for a sequence that fits in no row.
     """
@@ -195,7 +215,7 @@ def pack_texts(
     if longest > row_tokens:
         raise ValueError(f"a sequence takes {longest} tokens, row_tokens is {row_tokens}: raise it or shorten the data")
     sequences = [ids for ids, _ in texts]
-    trees, found = plant(sequences, row_tokens, min_shared=0.0) if share else _apart(sequences)
+    trees, found = _planted(sequences, row_tokens, 0.0, share, branches)
     width = max(len(tree.tokens) for tree in trees)
     slots, targets, owners = [], [], []
     for number, ((ids, learned), (tree, nodes)) in enumerate(zip(texts, found, strict=True)):
@@ -205,4 +225,4 @@ def pack_texts(
                 targets.append(ids[i])
                 owners.append(number)
     as_tensor = [torch.tensor(values, dtype=torch.long, device=device) for values in (targets, owners)]
-    return PackedTexts(_to_tensors(trees, width, slots, share, device), *as_tensor)
+    return PackedTexts(_to_tensors(trees, width, slots, share, branches, device), *as_tensor)

@@ -14,8 +14,13 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache
+from transformers import AttentionInterface, Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
+
+from vla.data.branches import Branches, branches_of
+
+BRANCHES = "vla_branches"
+"""The name of `attend_along_branches` in transformers."""
 
 
 def plain_model(model: nn.Module) -> Any:
@@ -32,13 +37,17 @@ def hidden_states(
     model: nn.Module,
     tokens: Int[Tensor, "B n"],
     positions: Int[Tensor, "B n"],
-    mask: Bool[Tensor, "B m"] | Bool[Tensor, "B 1 n m"],
+    mask: Bool[Tensor, "B m"] | Bool[Tensor, "B 1 n m"] | Branches,
     cache: Cache | None = None,
 ) -> Float[Tensor, "B n d"]:
     """Last hidden states. `mask` [B, m] marks real tokens among those cached and given; [B, 1, n, m] is the whole
-    attention.
+    attention; branches are those of the one row, for models that `attends_by_branches` allows.
     """
     decoder = plain_model(model).get_decoder()
+    if isinstance(mask, Branches):
+        with attending_by_branches(decoder.config):
+            output = decoder(input_ids=tokens, position_ids=positions, use_cache=False, branches=mask)
+        return output.last_hidden_state
     output = decoder(
         input_ids=tokens,
         position_ids=positions,
@@ -47,6 +56,67 @@ def hidden_states(
         use_cache=cache is not None,
     )
     return output.last_hidden_state
+
+
+def attend_along_branches(
+    module: nn.Module,
+    query: Float[Tensor, "1 H N d"],
+    key: Float[Tensor, "1 G N d"],
+    value: Float[Tensor, "1 G N d"],
+    attention_mask: Tensor | None,
+    *,
+    branches: Branches,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[Float[Tensor, "1 N H d"], None]:
+    """Attention in a row that is a tree; an attention function of transformers."""
+
+    def stretches(tensor: Tensor, places: Tensor) -> Tensor:
+        flat = tensor[0].transpose(0, 1).reshape(tensor.shape[2], -1)
+        taken = flat.index_select(0, places.flatten())
+        return taken.view(*places.shape, tensor.shape[1], tensor.shape[3]).transpose(1, 2)
+
+    out = nn.functional.scaled_dot_product_attention(
+        stretches(query, branches.queries),
+        stretches(key, branches.keys),
+        stretches(value, branches.keys),
+        attn_mask=branches.visible,
+        scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    flat = out.transpose(1, 2).reshape(branches.queries.numel(), -1).index_select(0, branches.order)
+    return flat.view(1, query.shape[2], query.shape[1], -1), None
+
+
+AttentionInterface.register(BRANCHES, attend_along_branches)
+
+
+@contextmanager
+def attending_by_branches(config: Any) -> Iterator[None]:
+    """Within the block a model of this config attends by branches."""
+    usual = config._attn_implementation
+    config._attn_implementation = BRANCHES
+    try:
+        yield
+    finally:
+        config._attn_implementation = usual
+
+
+@torch.no_grad()
+def attends_by_branches(model: nn.Module) -> bool:
+    """Whether a tree of tokens can go through the model by its branches: all layers see all earlier tokens, nothing is
+    computed again in the backward pass, and the hidden states of a small tree are those of an ordinary mask.
+    """
+    checkpoints = any(getattr(part, "gradient_checkpointing", False) for part in model.modules())
+    if checkpoints or not attends_fully(model) or plain_model(model).config._attn_implementation != "sdpa":
+        return False
+    device = next(model.parameters()).device
+    tree = branches_of([-1, 0, 1, 0], [0, 1, 2, 1]).map(lambda tensor: tensor.to(device))
+    tokens, positions = torch.arange(4, device=device)[None], torch.tensor([[0, 1, 2, 1]], device=device)
+    mask = torch.ones(4, 4, dtype=torch.bool, device=device).tril()
+    mask[3, 1:3] = False
+    usual = hidden_states(model, tokens, positions, mask[None, None])
+    return torch.allclose(hidden_states(model, tokens, positions, tree), usual, rtol=1e-3, atol=1e-3)
 
 
 def disable_dropout(model: nn.Module) -> None:

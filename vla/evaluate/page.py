@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from vla.report.charts import Interval, interval_chart
 from vla.report.page import Markup, command, facts, page, section, show, table, tiles, videos
+from vla.report.run import points
 
 
-def evaluation_page(result: Mapping[str, Any], films: Mapping[str, Mapping[str, Path]]) -> str:
-    """The page of one checkpoint's results (`vla.evaluate.summary`); `films` are {condition: {caption: file}}."""
+def evaluation_page(result: Mapping[str, Any], films: Mapping[str, Mapping[str, Path]], folder: Path) -> str:
+    """The page of one checkpoint's results (`vla.evaluate.summary`), which stand in `folder`; `films` are
+    {condition: {caption: file}}.
+    """
     starts = result["starts"]
     task = starts["scene"].get("task") or starts["scene"]["id"]
     lead = f"{result['checkpoint']} on {starts['num_starts']} held-out starts of {show(task)}"
@@ -24,10 +28,18 @@ def evaluation_page(result: Mapping[str, Any], films: Mapping[str, Mapping[str, 
         section("How far episodes come", reached_table(result["conditions"]),
                 note="Share of episodes in which each term of the task was ever fulfilled (above one half)."),
         section("By task", task_table(result["tasks"])),
-        *(section(f"Videos: {name}", videos(found)) for name, found in films.items()),
+        *(section(f"Videos: {name}", videos(found), note=look_closer(folder)) for name, found in films.items()),
         how_it_was_made(result),
     ]  # fmt: skip
     return page("Evaluation", lead, parts)
+
+
+def look_closer(folder: Path) -> Markup:
+    """Where every episode can be seen."""
+    return Markup(
+        "The first wins and failures. Every episode, and why the failures failed: "
+        f"<code>python scripts/view_rollouts.py {escape(str(folder))}</code>"
+    )
 
 
 def headline(result: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
@@ -80,7 +92,7 @@ def changes_table(changes: Sequence[Mapping[str, Any]]) -> str:
 
 def signed(share: float) -> str:
     """A difference of rates in points."""
-    return f"{100 * share:+.1f} points"
+    return f"{points(share)} points"
 
 
 def span(interval: Sequence[float]) -> str:
@@ -134,7 +146,7 @@ def comparison_page(first: Mapping[str, Any], second: Mapping[str, Any], tests: 
         for name, row in sorted(named, key=lambda pair: (order.index(pair[1]["condition"]), pair[1]["decoding"][:1]))
     ]  # fmt: skip
     best = {
-        f"B against A, {t['condition']}, {t['decoding']}": (signed(t["difference"]), significance(t)) for t in tests
+        f"B against A, {t['condition']}, {t['decoding']}": (points(t["difference"]), significance(t)) for t in tests
     }
     parts = [
         tiles(dict(list(best.items())[:4])),
@@ -150,4 +162,4 @@ def significance(test: Mapping[str, Any]) -> Markup:
     """What a paired test says, in words."""
     p = test["mcnemar_exact_p"]
     word = "chance explains it" if p >= 0.05 else "chance does not explain it"
-    return Markup(f"95 % interval {span(test['bootstrap_95'])}; McNemar p = {p:.2g}: {word}")
+    return Markup(f"points; 95 % interval {span(test['bootstrap_95'])}; McNemar p = {p:.2g}: {word}")

@@ -28,7 +28,7 @@ def model_card(run: Path, num_parameters: int) -> str:
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
         f"# {title}, {config['policy']['name']} policy",
         f"A vision-language-action policy of {num_parameters / 1e6:.2f} million parameters: {config['sim']['robot']} "
-        f"in MuJoCo, demonstrations, supervised fine-tuning, then {config['algorithm']['name'].upper()}.",
+        f"in MuJoCo, demonstrations, supervised fine-tuning{refined_by(config)}.",
         "## Results",
         results_table(results, starts),
         "## What an action means",
@@ -48,6 +48,13 @@ def model_card(run: Path, num_parameters: int) -> str:
         made(run, starts),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def refined_by(config: Mapping[str, Any]) -> str:
+    """What came after supervised fine-tuning, if anything did."""
+    advantages = ", then on its own episodes by advantage (RECAP)" if config.get("recap", {}).get("num_rounds") else ""
+    algorithm = config["algorithm"]["name"].upper().replace("_", " ")
+    return advantages + (f", then {algorithm}" if config["rl"]["num_iterations"] else "")
 
 
 def results_table(results: Mapping[str, Any], starts: Mapping[str, Any]) -> str:

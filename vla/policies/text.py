@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vla.data.packing import PackedRows, pack_completions
 from vla.decoding.beam import beam_search
 from vla.decoding.causal import (
+    attends_by_branches,
     attends_fully,
     check_model,
     disable_dropout,
@@ -35,11 +36,12 @@ class TextPolicy(nn.Module):
     `pad_id`. A completion that never stops is cut after `max_new_tokens`: the limit is part of the task.
 
     `share_prompts`: rows that begin alike are scored as a tree of tokens, each distinct beginning once (exact, several
-    times faster); it is left off for models with sliding windows. `max_row_tokens` bounds such a tree, because its
-    attention mask is square. `value_head`: a critic on the model's own hidden states, one value a draw, zero at the
-    start; values are None without it. `autocast`: matrix products in this type (bfloat16), weights stay as they are;
-    None: none. `engine`: who draws in place of `generate`. `num_beams`: of beam search, where it is asked for the
-    likeliest and not for a draw; 1 is greedy.
+    times faster); it is left off for models with sliding windows. `branches`: attention goes along the branches of one
+    tree, where the model allows it; else trees are bounded by `max_row_tokens`, because their mask is square.
+    `value_head`: a critic on the model's own hidden states, one value a draw, zero at the start; values are None
+    without it. `autocast`: matrix products in this type (bfloat16), weights stay as they are; None: none. `engine`: who
+    draws in place of `generate`. `num_beams`: of beam search, where it is asked for the likeliest and not for a draw; 1
+    is greedy.
     """
 
     def __init__(
@@ -51,7 +53,8 @@ class TextPolicy(nn.Module):
         pad_id: int,
         value_head: bool = False,
         share_prompts: bool = True,
-        max_row_tokens: int = 512,
+        branches: bool = True,
+        max_row_tokens: int = 256,
         max_logits_bytes: int = 2**29,
         autocast: torch.dtype | None = None,
         engine: Engine | None = None,
@@ -68,6 +71,7 @@ class TextPolicy(nn.Module):
         self.sampling, self.max_new_tokens = sampling, max_new_tokens
         self.stop_ids, self.pad_id = tuple(stop_ids), pad_id
         self.share_prompts = share_prompts and attends_fully(model)
+        self.branches = branches and self.share_prompts and attends_by_branches(model)
         self.max_row_tokens, self.max_logits_bytes = max_row_tokens, max_logits_bytes
         self.autocast, self.engine, self.num_beams = autocast, engine, num_beams
         self.recall: Recall | None = None
@@ -183,6 +187,7 @@ class TextPolicy(nn.Module):
             self.share_prompts,
             self.max_row_tokens,
             trace.get("places"),
+            self.branches,
         )
         with self._recalled(rows):
             hidden = hidden_states(self.model, rows.tokens, rows.positions, rows.attention)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from vla.data.packing import pack_completions
-from vla.decoding.causal import attends_fully, disable_dropout, hidden_states, plain_model
+from vla.decoding.causal import attends_by_branches, attends_fully, disable_dropout, hidden_states, plain_model
 
 
 class RewardModel(nn.Module):
@@ -27,7 +27,7 @@ class RewardModel(nn.Module):
         super().__init__()
         disable_dropout(model)
         self.model, self.pad_id, self.autocast = model, pad_id, autocast
-        self.share_prompts = attends_fully(model)
+        self.share_prompts, self.branches = attends_fully(model), attends_by_branches(model)
         width = plain_model(model).config.hidden_size
         self.head = nn.Linear(width, 1)
         nn.init.normal_(self.head.weight, std=(width + 1) ** -0.5)
@@ -48,7 +48,8 @@ class RewardModel(nn.Module):
         completions = torch.nn.functional.pad(completions, (0, 1))
         lengths = mask.sum(1)
         mask = torch.arange(completions.shape[1], device=mask.device) <= lengths[:, None]
-        rows = pack_completions(prompts, prompt_mask, completions, mask, self.share_prompts, max_row_tokens=512)
+        share, branches = self.share_prompts, self.share_prompts and self.branches
+        rows = pack_completions(prompts, prompt_mask, completions, mask, share, max_row_tokens=256, branches=branches)
         device = prompts.device.type
         with torch.autocast(device, self.autocast, enabled=self.autocast is not None):
             hidden = hidden_states(self.model, rows.tokens, rows.positions, rows.attention).flatten(0, 1)

@@ -42,6 +42,7 @@ from vla.stages.evaluation import evaluate_policy
 from vla.stages.imitation import action_tensors
 from vla.stages.refinement import Starts, check_rewards
 from vla.stages.run import Run
+from vla.stages.sft import num_probe_steps
 from vla.train.seed import derive_seed, seed_everything
 from vla.types import Observation, concatenate_rows, map_rows
 
@@ -191,7 +192,8 @@ class Recap:
                 yield with_labels(seen, which), actions, everything[: len(actions)]
 
         features = features_of(self.policy, batches())
-        steps = SupervisedSettings(sft.probe_steps, None, sft.warmup_fraction, "cosine", sft.max_grad_norm)
+        num_steps = num_probe_steps(self.config, len(features))
+        steps = SupervisedSettings(num_steps, None, sft.warmup_fraction, "cosine", sft.max_grad_norm)
         learned = (sft.probe_batch_size, sft.probe_learning_rate, sft.weight_decay, steps)
         probe(self.policy, features, *learned, lambda step, metrics: self.run.stop.requested)
 

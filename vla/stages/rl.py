@@ -139,6 +139,11 @@ class Reinforcement:
         rl = self.config.rl
         return self.elapsed_share >= 1 or self.loop.iteration >= rl.num_iterations
 
+    def _expected_iterations(self, done: int) -> int:
+        """How many iterations there will be: all, or as many as the seconds allow at the pace of those done."""
+        share, most = self.elapsed_share, self.config.rl.num_iterations
+        return done if self.over else min(most, max(done + 1, round(done / share))) if share else most
+
     def is_greedy(self, iteration: int) -> bool:
         """Whether branches start from where greedy decisions lead: draws seldom come to where those get stuck."""
         every = self.config.rl.greedy_every
@@ -208,6 +213,7 @@ class Reinforcement:
                 self._keep_episodes(iteration, episodes)
         self.run.log.write("rl", iteration, numbers)
         shown = ("success", "greedy_success", "validation_success", "entropy")
+        bar.expect(self._expected_iterations(iteration))
         bar.advance(1, **{k: numbers[k] for k in shown if k in numbers})
         stop = self.run.stop.requested or self.over
         if stop or iteration % self.config.train.checkpoint_every == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TypeGuard
@@ -57,6 +58,16 @@ def grounding_beside(
 def probes(config: RobotConfig, policy: ImitablePolicy) -> TypeGuard[ProbedPolicy]:
     """Whether SFT begins with the head alone."""
     return bool(config.sft.probe_steps) and isinstance(policy, ProbedPolicy) and policy.can_probe
+
+
+def num_probe_steps(config: RobotConfig, num_frames: int) -> int:
+    """Optimizer steps of the head alone: `sft.probe_steps`, or fewer where they would be more than `sft.probe_passes`
+    passes over the frames.
+    """
+    sft = config.sft
+    if sft.probe_passes is None:
+        return sft.probe_steps
+    return min(sft.probe_steps, math.ceil(sft.probe_passes * num_frames / min(sft.probe_batch_size, num_frames)))
 
 
 def num_whole_steps(config: RobotConfig, policy: ImitablePolicy) -> int:
@@ -145,8 +156,9 @@ def probe_stage(
     with run.progress.stage("looking at the demonstrations", len(frames)) as bar, run.processes.own_draws("features"):
         features = features_of(policy, batches())
     run.check_stop()
-    settings = SupervisedSettings(sft.probe_steps, None, sft.warmup_fraction, "cosine", sft.max_grad_norm)
-    with run.progress.stage("learning of the head", sft.probe_steps) as bar:
+    num_steps = num_probe_steps(config, training.num_frames)
+    settings = SupervisedSettings(num_steps, None, sft.warmup_fraction, "cosine", sft.max_grad_norm)
+    with run.progress.stage("learning of the head", num_steps) as bar:
 
         def on_step(step: int, metrics: dict[str, float]) -> bool:
             bar.advance(1, loss=metrics["loss"])

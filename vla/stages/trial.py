@@ -102,7 +102,7 @@ def try_run(path: Path, asked: Asked, make_world: MakeWorld) -> Path:
     finish(folder, starts, result, trial)
     nominal = result["conditions"][0]["condition"]
     films = {nominal: make_films(folder, trial, starts, result["conditions"][0]["outcomes"], asked.num_videos)}
-    write_atomically(folder / "evaluation.html", evaluation_page(result, films))
+    write_atomically(folder / "evaluation.html", evaluation_page(result, films, folder))
     return folder
 
 

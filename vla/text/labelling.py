@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import assert_never
+from typing import Any, assert_never
 
 import torch
 import yaml
@@ -37,10 +37,14 @@ JUDGE_ROW_TOKENS = 1024
 
 @dataclass(frozen=True)
 class Labels:
-    """Comparisons with how many prompts gave none: all completions alike, a tie, or a judge that could not say."""
+    """Comparisons with how many prompts gave none: all completions alike, a tie, or a judge that could not say.
+
+    `rows`: the whole ranking behind each comparison as texts, a row of a preference file.
+    """
 
     comparisons: list[Comparison]
     num_undecided: int
+    rows: list[dict[str, Any]]
 
 
 def make_judge(settings: JudgeSettings, gold: Gold, parts: LanguageParts, seed: int) -> Judge:
@@ -99,7 +103,7 @@ class LetterReader:
             ids = [*chat.prompt([{"role": "user", "content": question}]), *beginning, letter]
             texts.append((ids, [False] * (len(ids) - 1) + [True]))
         room = max(JUDGE_ROW_TOKENS, *(len(ids) for ids, _ in texts))
-        packed = pack_texts(texts, room, attends_fully(model), self.parts.device)
+        packed = pack_texts(texts, room, attends_fully(model), self.parts.device, self.parts.by_branches)
         rows = packed.rows
         with evaluating(model):
             hidden = hidden_states(model, rows.tokens, rows.positions, rows.attention).flatten(0, 1)[rows.slots]
@@ -113,7 +117,7 @@ def compare_by_judge(judge: Judge, answers: Sequence[Sequence[Said]], whole: boo
 
     `whole`: the ranking of all completions, of equally good ones the first.
     """
-    comparisons, undecided = [], 0
+    comparisons, undecided, rows = [], 0, []
     for completions in answers:
         scores = torch.tensor(rank_by_judge(judge, completions[0].prompt, [said.text for said in completions]))
         found = ranks_from_scores(scores)
@@ -121,13 +125,14 @@ def compare_by_judge(judge: Judge, answers: Sequence[Sequence[Said]], whole: boo
             undecided += 1
             continue
         best, worst = found
-        margin, order = float(scores[best] - scores[worst]), [best, worst]
-        if whole:
-            distinct = {float(score): i for i, score in reversed(list(enumerate(scores)))}
-            order = [distinct[score] for score in sorted(distinct, reverse=True)]
-        ids = tuple(completions[i].ids for i in order)
+        margin = float(scores[best] - scores[worst])
+        distinct = {float(score): i for i, score in reversed(list(enumerate(scores))) if score == score}
+        order = [distinct[score] for score in sorted(distinct, reverse=True)]
+        texts = [completions[i].text for i in order]
+        rows.append({"prompt": completions[0].prompt, "completions": texts, "scores": sorted(distinct, reverse=True)})
+        ids = tuple(completions[i].ids for i in (order if whole else (best, worst)))
         comparisons.append(Comparison(completions[0].prompt_ids, ids, margin))
-    return Labels(comparisons, undecided)
+    return Labels(comparisons, undecided, rows)
 
 
 def keep_clearest(comparisons: Sequence[Comparison], fraction: float) -> list[Comparison]:

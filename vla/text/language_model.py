@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -15,7 +16,7 @@ from torch import nn
 from vla.config.text import HubLanguageModel, LanguageModel, SmolLM2, TinyLanguageModel
 from vla.config.training import Train
 from vla.data.chat import ChatFormat, stop_ids
-from vla.decoding.causal import disable_dropout
+from vla.decoding.causal import attends_by_branches, disable_dropout
 from vla.decoding.engine import Engine, VllmEngine
 from vla.decoding.sampling import Sampling
 from vla.policies.text import TextPolicy
@@ -34,6 +35,11 @@ class LanguageParts:
     device: torch.device
     autocast: torch.dtype | None
     engine: Engine | None = None
+
+    @cached_property
+    def by_branches(self) -> bool:
+        """Whether a tree of tokens can go through the model by its branches."""
+        return attends_by_branches(self.model)
 
     def policy(
         self, sampling: Sampling, max_new_tokens: int, value_head: bool = False, num_beams: int = 1

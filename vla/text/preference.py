@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ from vla.text.preferring import (
     fit_thumbs,
     preference_accuracy,
 )
+from vla.train.checkpoint import write_atomically
 from vla.train.progress import Progress
 from vla.train.run_folder import RunFolder
 
@@ -67,7 +69,8 @@ def read_encoded(run: OpenRun, source: str) -> list[Comparison] | list[LikedExam
 def sample_comparisons(
     run: OpenRun, judge: JudgeSettings, per_prompt: int, number: int, whole: bool = False
 ) -> tuple[list[Comparison], int]:
-    """Completions of the training prompts, compared by the judge; how many prompts gave no comparison.
+    """Completions of the training prompts, compared by the judge; how many prompts gave no comparison. The rankings
+    are kept in the run's folder, as a file that `text.comparisons` reads.
 
     Raises ValueError when none did.
     """
@@ -81,6 +84,8 @@ def sample_comparisons(
             f"the judge found no difference between any of {len(answers)} x {per_prompt} completions: raise"
             " text.generation.sampling.temperature or text.samples_per_prompt, or choose another judge"
         )
+    lines = "".join(json.dumps(row) + "\n" for row in labels.rows)
+    write_atomically(run.folder.path / f"comparisons_{number + 1}.jsonl", lines)
     return labels.comparisons, labels.num_undecided
 
 

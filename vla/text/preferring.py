@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,7 +12,7 @@ from torch import Tensor
 from vla.data.chat import ChatFormat, observe_prompts
 from vla.data.preferences import Ranking, Thumb
 from vla.policies.text import TextPolicy
-from vla.preference.objective import KTO, Objective, comparison_terms, needs_reference
+from vla.preference.objective import KTO, Objective, PlackettLuce, comparison_terms, needs_reference
 from vla.preference.rankings import bradley_terry_terms
 from vla.preference.thumbs import balanced_weights, kto_baseline, kto_terms
 from vla.rewards.reward_model import RewardModel
@@ -60,6 +60,11 @@ def as_liked(comparisons: Sequence[Comparison]) -> list[LikedExample]:
     return [LikedExample(c.prompt, c.completions[i], i == 0) for c in comparisons for i in (0, -1)]
 
 
+def best_and_worst(comparison: Comparison) -> Comparison:
+    """All that a loss on pairs looks at."""
+    return replace(comparison, completions=(comparison.completions[0], comparison.completions[-1]))
+
+
 def comparison_logprobs(
     policy: TextPolicy, comparisons: Sequence[Comparison]
 ) -> tuple[Float[Tensor, "B K"], Int[Tensor, "B K"], Bool[Tensor, "B K"]]:
@@ -90,6 +95,8 @@ def fit_comparisons(
     if isinstance(objective, KTO):
         fit_thumbs(policy, as_liked(comparisons), objective, settings, seed, on_step)
         return
+    if not isinstance(objective, PlackettLuce):
+        comparisons = [best_and_worst(comparison) for comparison in comparisons]
     width = max(len(c.completions) for c in comparisons)
     reference = torch.zeros(len(comparisons), width)
     if needs_reference(objective):

@@ -37,6 +37,8 @@ MAX_PROBLEMS = 20_000
 """More than this many problems of a family are not enumerated but drawn."""
 ARITHMETIC = re.compile(r"(add|sub|mul)([1-4])")
 WORD_FAMILIES = ("contains", "json", "sort3", "tool_call", "code")
+ANSWER_TOKENS = 48
+"""Room for an answer that is not a number: a short sentence, a JSON object, a function."""
 GYM = "gym."
 """`gym.chain_sum` is the family chain_sum of reasoning-gym."""
 WORDS = (
@@ -78,6 +80,14 @@ def make_family(name: str, num_problems: int) -> list[Problem]:
         )
     unique = {problem.question: problem for problem in problems}
     return sorted(unique.values(), key=lambda problem: _digest(problem.question))[:num_problems]
+
+
+def room_for_answers(families: Sequence[str]) -> int:
+    """Tokens that an answer to any of these families may take. A model repeats a sum before its result: 4 d + 5 for
+    numbers of d digits, its stop token included. What is said beyond is paid for in every rollout, and teaches nothing.
+    """
+    matches = [ARITHMETIC.fullmatch(name) for name in families]
+    return max(4 * int(match[2]) + 5 if match else ANSWER_TOKENS for match in matches)
 
 
 def is_held_out(question: str, fraction: float) -> bool:

@@ -28,7 +28,7 @@ from vla.text.judging import Judged, judge, judge_samples, pairs_of, rate_of
 from vla.text.language_model import LanguageParts, load_language_parts, save_language_model
 from vla.text.oversampling import Oversampling
 from vla.text.problem_sets import ProblemSets, make_problem_sets
-from vla.text.problems import Problem
+from vla.text.problems import Problem, room_for_answers
 from vla.text.refine import Refinement, algorithm_of
 from vla.text.report import spent, write_report
 from vla.text.supervised import Example, fit_examples
@@ -103,6 +103,11 @@ def sets_of(settings: Rlvr) -> ProblemSets:
     )
 
 
+def room_of(settings: Rlvr) -> int:
+    """Tokens that a completion may take."""
+    return settings.max_new_tokens or room_for_answers(settings.families)
+
+
 def wire(
     config: TextConfig, settings: Rlvr, sets: ProblemSets, rewards: Rewards, processes: Processes = ALONE
 ) -> Wired:
@@ -118,7 +123,7 @@ def wire(
     texts = [problem.question for problem in sets.train]
     parts = load_language_parts(config.language_model, config.train, system, texts)
     sampling = Sampling(**settings.sampling.model_dump())
-    policy = parts.policy(sampling, settings.max_new_tokens, algorithm.needs_values, settings.num_beams)
+    policy = parts.policy(sampling, room_of(settings), algorithm.needs_values, settings.num_beams)
     same_weights(policy, processes)
     observe = partial(observe_prompts, width=settings.max_prompt_tokens, pad_id=parts.pad_id, device=parts.device)
     tool = calculator_tool if settings.tool == "calculator" else None
@@ -212,15 +217,15 @@ def teach_format(
         ids = wired.parts.tokenizer(text, add_special_tokens=False).input_ids
         examples.append(Example(chat.prompt([{"role": "user", "content": problem.question}]), [*ids, stop]))
     longest = max(len(example.completion) for example in examples)
-    if longest > settings.max_new_tokens:
+    if longest > room_of(settings):
         raise ValueError(
-            f"text.max_new_tokens ({settings.max_new_tokens}) is too short for text.format_steps: an answer between its"
+            f"text.max_new_tokens ({room_of(settings)}) is too short for text.format_steps: an answer between its"
             f" tags takes up to {longest} tokens"
         )
     batch = min(FORMAT_BATCH, len(examples))
     fitting = FitSettings(settings.format_steps, batch, batch, settings.format_learning_rate, 0.1, 1.0)
     # As likely as the model itself finds them, whatever temperature RL draws at.
-    policy = wired.parts.policy(Sampling(), settings.max_new_tokens)
+    policy = wired.parts.policy(Sampling(), room_of(settings))
     with progress.stage("format", settings.format_steps) as stage:
         fit_examples(
             policy, examples, fitting, derive_seed(seed, "format"), lambda _, loss: stage.advance(loss=loss),

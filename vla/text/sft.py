@@ -77,7 +77,7 @@ def packed_logprobs(
     sliding windows.
     """
     pairs = [(text.ids, text.learned) for text in texts]
-    packed = pack_texts(pairs, row_tokens, attends_fully(parts.model), parts.device)
+    packed = pack_texts(pairs, row_tokens, attends_fully(parts.model), parts.device, parts.by_branches)
     rows = packed.rows
     with torch.autocast(parts.device.type, parts.autocast, enabled=parts.autocast is not None):
         hidden = hidden_states(parts.model, rows.tokens, rows.positions, rows.attention).flatten(0, 1)

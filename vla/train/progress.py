@@ -55,6 +55,10 @@ class Stage(Protocol):
         """Note that steps were made, with the numbers of the last one."""
         ...
 
+    def expect(self, total: int) -> None:
+        """How many steps it will come to, where that is only known on the way: a stage that ends by the clock."""
+        ...
+
 
 class BarStage:
     """A rich bar."""
@@ -64,6 +68,9 @@ class BarStage:
 
     def advance(self, num_steps: int = 1, **numbers: float) -> None:
         self.bars.update(self.task, advance=num_steps, numbers=format_numbers(numbers))
+
+    def expect(self, total: int) -> None:
+        self.bars.update(self.task, total=total)
 
 
 class LineStage:
@@ -83,6 +90,9 @@ class LineStage:
         left = (now - self.started) / (self.done - self.resumed_at) * (self.total - self.done)
         took_or_left = f"took {format_seconds(now - self.started)}" if left <= 0 else f"{format_seconds(left)} left"
         self.say(f"{self.name} {self.done}/{self.total}  {took_or_left}  {format_numbers(numbers)}".rstrip())
+
+    def expect(self, total: int) -> None:
+        self.total = total
 
 
 def rich_bars(stream: TextIOBase) -> RichProgress:

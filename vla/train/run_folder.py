@@ -127,9 +127,13 @@ def circumstances() -> dict[str, Any]:
         "commit": git("rev-parse", "HEAD"),
         "uncommitted_changes": bool(git("status", "--porcelain", "--untracked-files=no")),
         "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}, {processor()}, {available_cores()} cores",
+        "machine": f"{platform.system()} {platform.machine()}, {processor()}, {cores(available_cores())}",
         "libraries": {name: found for name in LIBRARIES if (found := installed(name))},
     }
+
+
+def cores(count: int) -> str:
+    return "1 core" if count == 1 else f"{count} cores"
 
 
 def git(*arguments: str) -> str | None:

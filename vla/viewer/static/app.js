@@ -178,15 +178,23 @@ window.addEventListener("resize", () => seek(state.t));
 
 async function refresh() {
   const episodes = await store.list();
-  if (episodes.length !== state.episodes.length) { state.episodes = episodes; drawSources(); drawList(); }
+  if (episodes.length === state.episodes.length) return;
+  state.episodes = episodes; drawSources(); drawList();
+  if (!state.shown.length) await openFirst();
+}
+
+// What the address asks for, else the newest failure.
+async function openFirst() {
+  const asked = location.hash.slice(1).split("+").filter(id => state.episodes.some(e => e.id === id));
+  const start = asked[0] ?? (state.episodes.find(e => !e.success) ?? state.episodes[0])?.id;
+  if (!start) return;
+  await open(start);
+  if (asked[1]) await open(asked[1], true);
 }
 
 async function begin() {
   await refresh();
-  const asked = location.hash.slice(1).split("+").filter(id => state.episodes.some(e => e.id === id));
-  const start = asked[0] ?? (state.episodes.find(e => !e.success) ?? state.episodes[0])?.id;
-  if (start) { await open(start); if (asked[1]) await open(asked[1], true); }
-  else $("episodes-shown").textContent = "No episode has been recorded yet.";
+  if (!state.shown.length) $("episodes-shown").textContent = store.live ? "No episode has been recorded yet; the first appears here." : "No episode was recorded.";
   if (store.live) setInterval(refresh, 3000);
   document.body.dataset.ready = "yes";
 }
