@@ -17,6 +17,7 @@ from tests.test_pipeline import TINY
 from vla.data.collect import collect, dataset_spec
 from vla.data.lerobot_writer import LeRobotWriter
 from vla.evaluate.settings import settings_of
+from vla.hub.pretrained import local_folder
 from vla.lerobot.folder import lerobot_files
 from vla.stages.robot import load_policy
 
@@ -124,6 +125,14 @@ def test_what_lerobot_saved_acts_alike_there_and_in_our_own_commands(trained, da
     loaded, observe = load_policy(folder, own, world_of(own.sim))
     np.testing.assert_allclose(loaded.act(observe(seen), greedy=True).action, expected, atol=1e-6)
     env.close()
+
+
+def test_the_output_folder_of_a_training_stands_for_what_it_saved_last(tmp_path):
+    saved = tmp_path / "train" / "checkpoints" / "last" / "pretrained_model"
+    saved.mkdir(parents=True)
+    assert local_folder(str(tmp_path / "train")) == tmp_path / "train"
+    (saved / "policy.json").write_text("{}")
+    assert local_folder(str(tmp_path / "train")) == saved
 
 
 def test_lerobots_evaluation_runs_it_in_our_simulation(trained):

@@ -28,6 +28,8 @@ from vla.train.storage import unshared
 WEIGHTS = "model.safetensors"
 FILES = ("README.md", "*.json", "config.yaml", "*.safetensors", "tokenizer/*")
 """All that is ever fetched: nothing that could be executed."""
+LAST_TRAINED = "checkpoints/last/pretrained_model"
+"""Where `lerobot-train` leaves a policy in its output folder."""
 
 
 def save_pretrained(run: Path, folder: Path, make_world: Callable[[Any], Any]) -> Path:
@@ -81,10 +83,11 @@ def from_pretrained(name: str, make_world: Callable[[Any], Any]) -> tuple[Any, A
 
 
 def local_folder(name: str) -> Path:
-    """The folder of that name, or what the hub holds under it."""
+    """The folder of that name, or the policy of ours that `lerobot-train` saved last in it, or what the hub holds."""
     folder = Path(name)
     if folder.exists():
-        return folder
+        trained = folder / LAST_TRAINED
+        return trained if (trained / "policy.json").is_file() else folder
     if not on_hub(name):
         raise ValueError(f"{name} is neither a folder nor a repository on the hub (user/name){beside(folder)}")
     from huggingface_hub import snapshot_download
