@@ -153,7 +153,7 @@ def test_adapters_train_against_the_model_without_them(tmp_path):
         "language_model.lora={rank: 2, alpha: 4}",
         "algorithm.kl_coefficient=0.1",
         "rl.num_iterations=1",
-        "+text.rewards.finished=1.0",
+        "text.rewards.finished=1.0",
         "text.max_new_tokens=3",
     )
     assert results["after"].num_starts == 16
