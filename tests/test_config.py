@@ -56,6 +56,14 @@ def test_every_option_loads(group: str):
         assert load(given).mode == mode
 
 
+def test_a_preset_sets_what_the_chosen_option_has():
+    assert load(["preset=smoke", "mode=text"]).text.num_problems == 100
+    rlhf = load(["preset=smoke", "mode=text", "text=rlhf"])  # has no such number
+    assert (rlhf.text.name, rlhf.language_model.name, rlhf.rl.num_iterations) == ("rlhf", "tiny", 2)
+    push = load(["preset=smoke", "sim=push", "policy=flow"])  # builds on pick_place
+    assert (push.sim.num_envs, push.sim.max_steps, push.policy.name) == (8, 40, "flow")
+
+
 def test_settings_cannot_be_changed():
     with pytest.raises(ValidationError):
         load().rl.num_iterations = 3

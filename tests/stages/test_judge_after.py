@@ -38,21 +38,23 @@ def judged(monkeypatch):
     ],
 )
 def test_the_second_judgement_is_for_a_policy_that_has_changed(run, judged, settings, count):
-    assert robot.judge_after(run, load(settings), "policy") == bool(count)
+    assert robot.judge_after(run, 1, load(settings), "policy") == bool(count)
     assert judged == [("policy",)] * count
     assert ("left_out" in run.results["stages"]["evaluation_after"]) == (count == 0)
 
 
 def test_a_run_that_goes_on_with_rl_is_judged_after_it(run, judged):
-    robot.judge_after(run, load(["rl.num_iterations=0"]), "policy")
-    assert robot.judge_after(run, load(["rl.num_iterations=2"]), "policy")
-    assert robot.judge_after(run, load(["rl.num_iterations=2"]), "policy")
+    robot.judge_after(run, 0, load(["rl.num_iterations=0"]), "policy")
+    assert robot.judge_after(run, 2, load(["rl.num_iterations=2"]), "policy")
+    assert robot.judge_after(run, 2, load(["rl.num_iterations=2"]), "policy")
     assert len(judged) == 1  # what was judged once is not judged again
+    assert robot.judge_after(run, 5, load(["rl.num_iterations=5"]), "policy")
+    assert len(judged) == 2  # three more iterations have changed it
 
 
 def test_the_report_says_that_it_was_judged_once(run, tmp_path):
     rate = {"rate": 0.5, "successes": 5, "num_starts": 10, "wilson_95": [0.24, 0.76], "decoding": "greedy"}
-    robot.judge_after(run, load(["rl.num_iterations=0"]))
+    robot.judge_after(run, 0, load(["rl.num_iterations=0"]))
     run.finish("evaluation_before", {"greedy": rate})
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(load([]).model_dump(mode="json")))
     page = write_report(tmp_path).read_text()

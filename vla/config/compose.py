@@ -24,7 +24,7 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
         return resumed(given.pop("resume"), given)
     preset = given.pop("preset", "default")
     check_groups({"preset": preset, **given})
-    return composed({**preset_values(preset, given.get("mode", "robot")), **given})
+    return composed({**preset_values(preset, given.get("mode", "robot"), given), **given})
 
 
 def split(overrides: Sequence[str]) -> dict[str, str]:
@@ -69,9 +69,17 @@ def groups_of(mode: str) -> list[str]:
     return [key.lstrip("/") for entry in option_values("mode", mode)["defaults"] for key in entry]
 
 
-def preset_values(preset: str, mode: str) -> dict[str, str]:
-    """The preset's `key=value` pairs for a mode; what the user gives besides comes after them."""
+def preset_values(preset: str, mode: str, given: Mapping[str, str]) -> dict[str, str]:
+    """The preset's `key=value` pairs for a mode; what the user gives besides comes after them.
+
+    What another option of a group has is left out where the one that was chosen has it not: every text option has
+    settings of its own.
+    """
     values = option_values("preset", preset)[mode]
+    for group in {key for key in given if key in groups_of(mode)}:
+        others = set().union(*(option_paths(group, name) for name in options(group)))
+        foreign = others - option_paths(group, given[group])
+        values = {key: v for key, v in values.items() if key.partition(".")[::2] not in {(group, k) for k in foreign}}
     return {key: yaml.safe_dump(value, default_flow_style=True).split("\n")[0] for key, value in values.items()}
 
 
@@ -131,6 +139,13 @@ def option_values(group: str, option: str) -> dict[str, Any]:
     values = yaml.safe_load((CONFIGS / group / f"{option}.yaml").read_text())
     own = values.get(group)
     return own if isinstance(own, dict) else values
+
+
+def option_paths(group: str, option: str) -> set[str]:
+    """Every dotted path that an option has, by itself or from another one of its group that it builds on."""
+    entries = yaml.safe_load((CONFIGS / group / f"{option}.yaml").read_text()).get("defaults", [])
+    builds_on = [entry for entry in entries if isinstance(entry, str) and entry in options(group)]
+    return paths(option_values(group, option)).union(*(option_paths(group, name) for name in builds_on))
 
 
 def paths(values: Mapping[str, Any], prefix: str = "") -> set[str]:

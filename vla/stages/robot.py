@@ -82,8 +82,9 @@ def _stages(run: Run, config: RobotConfig, world: World) -> None:
     observer = recap_stage(run, *judge, demos)
     judge = (config, policy, environment, observer, starts)
     with stage(run, config, "rl"):
-        state = Reinforcement(run, *judge).train()
-    judged = judge_after(run, *judge)
+        learning = Reinforcement(run, *judge)
+        state = learning.train()
+    judged = judge_after(run, learning.loop.iteration, *judge)
     compare_stage(run)
     with run.timer("videos"), failing_together(run.processes):
         if judged:
@@ -92,14 +93,19 @@ def _stages(run: Run, config: RobotConfig, world: World) -> None:
     run.progress.say(f"results: {run.folder.results}")
 
 
-def judge_after(run: Run, config: RobotConfig, *judge: Any) -> bool:
-    """The evaluation after RL; left out, and said so, where nothing has changed the policy since the one before."""
+def judge_after(run: Run, num_iterations: int, config: RobotConfig, *judge: Any) -> bool:
+    """The evaluation after `num_iterations` of RL, anew where a resumed run has made more of them; left out, and said
+    so, where nothing has changed the policy since the one before.
+    """
     if config.rl.num_iterations == 0 and config.recap.num_rounds == 0:
         run.finish("evaluation_after", {"left_out": "nothing changed the policy after the evaluation before"})
         return False
-    if not run.done("evaluation_after") or "left_out" in run.results["stages"]["evaluation_after"]:
+    known = run.results.get("stages", {}).get("evaluation_after", {"left_out": "not judged yet"})
+    if "left_out" in known or known.get("num_iterations", num_iterations) != num_iterations:
         with stage(run, config, "evaluation_after"):
             evaluation_stage(run, "after", config, *judge)
+        found = run.results["stages"]["evaluation_after"]
+        run.finish("evaluation_after", {**found, "num_iterations": num_iterations})
     return True
 
 
