@@ -116,7 +116,7 @@ def test_policies_act_on_it_and_say_again_how_likely_that_was(kind):
     torch.manual_seed(0)
     frames = np.random.default_rng(0).uniform(-1, 1, (50, 2)).astype(np.float32)
     model = VisionLanguageModel(*taken_apart(whole(kind), image_size=16), CAMERAS, PROPRIO_SIZE)
-    flow = FlowMatching(num_steps=2, time_alpha=1.5, time_beta=1.0, noise_level=0.5)
+    flow = FlowMatching(num_steps=4, time_alpha=1.5, time_beta=1.0, noise_level=0.5)
     policies = (
         TokenPolicy(model, fit_bins(frames, 8, "uniform"), 2, "parallel", 1.0, True),
         TokenPolicy(model, fit_bins(frames, 8, "uniform"), 2, "autoregressive", 1.0, True),
