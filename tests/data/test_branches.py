@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vla.data.branches import branches_of
-from vla.decoding.causal import attends_by_branches
+from vla.decoding.causal import allow_branches
 from vla.text.tiny import tiny_language_model
 
 
@@ -47,14 +47,14 @@ def test_every_place_sees_its_way_once_and_nothing_else(drawn, long_runs):
     assert len(np.unique(branches.order)) == len(parents)
 
 
-def test_who_attends_by_branches():
+def test_who_allow_branches():
     model = tiny_language_model(["x"])[0]
-    assert attends_by_branches(model)
+    assert allow_branches(model)
     model.model.gradient_checkpointing = True
-    assert not attends_by_branches(model)
+    assert not allow_branches(model)
     model.model.gradient_checkpointing = False
     model.config._attn_implementation = "eager"
-    assert not attends_by_branches(model)
+    assert not allow_branches(model)
 
 
 def test_the_usual_attention_is_back_after_an_error():

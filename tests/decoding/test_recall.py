@@ -1,14 +1,18 @@
 """Outputs kept from a rollout against an ordinary pass: log-probabilities, gradients, and when they must not serve."""
 
 import copy
+from functools import partial
 
+import pytest
 import torch
 
 from vla.data.chat import observe_prompts
+from vla.decoding.generate import shares_of
 from vla.decoding.sampling import Sampling
 from vla.policies.text import TextPolicy
 from vla.text.tiny import tiny_language_model
-from vla.types import concatenate_rows
+from vla.threads import Threads, add_gradients
+from vla.types import concatenate_rows, map_rows
 
 PROMPTS = [[5, 6, 7, 8, 9], [5, 6, 7, 20], [5, 6, 30, 31, 32, 33, 34]]
 PLENTY = 2**24
@@ -62,8 +66,52 @@ def test_what_was_kept_is_what_is_handed_out():
         observation, decision = ask(policy, PROMPTS)
         before = policy.score(observation, decision.trace).logprobs
         for kept in policy.recall._kept:
-            kept[:] = [torch.zeros_like(torch.cat(kept))]
+            kept[:] = [(policy.recall.first, torch.zeros_like(torch.cat([output for _, output in kept])))]
         assert not torch.allclose(policy.score(observation, decision.trace).logprobs, before)
+
+
+@pytest.mark.parametrize("threads", [Threads(2), Threads(3)])
+def test_several_threads_draw_the_same_and_are_given_their_own(threads):
+    """Rows in any order, a prompt twice, and more prompts than threads: draws, log-probabilities and gradients are
+    those of one thread.
+    """
+    one, many = make_policy(), make_policy()
+    many.threads = threads
+    asked = [*PROMPTS, PROMPTS[0], [5, 6, 7, 21], [9, 9]]
+    found = []
+    for policy in (one, many):
+        torch.manual_seed(3)
+        with policy.recalling(PLENTY):
+            observation, decision = ask(policy, asked, group_size=2)
+            assert policy.recall.covers(decision.trace["places"][:, 0])
+            policy.zero_grad()
+
+            def loss_of(rows, policy=policy, observation=observation, decision=decision):
+                take = partial(torch.index_select, dim=0, index=rows)
+                scores = policy.score(map_rows(observation, take), map_rows(decision.trace, take))
+                return (scores.logprobs * (rows[:, None] + 1)).sum(), scores.logprobs.detach()
+
+            parameters = list(policy.parameters())
+            logprobs = add_gradients(parameters, torch.arange(12).split(3), loss_of, policy.threads)
+            assert "forward" not in policy.model.model.layers[0].self_attn.q_proj.__dict__
+        found.append((decision, torch.cat(logprobs), [p.grad.clone() for p in parameters]))
+    (decision, logprobs, gradients_one), (again, logprobs_many, gradients_many) = found
+    assert torch.equal(decision.action, again.action)
+    assert torch.equal(decision.mask, again.mask)
+    torch.testing.assert_close(again.logprobs, decision.logprobs, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(logprobs_many, logprobs, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(logprobs_many[again.mask], again.logprobs[again.mask], rtol=1e-5, atol=1e-5)
+    for a, b in zip(gradients_many, gradients_one, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_shares_keep_a_prompt_together():
+    prompt = torch.tensor([0, 1, 0, 2, 2, 1, 3, 0])
+    shares = shares_of(prompt, 2)
+    assert sorted(torch.cat(shares).tolist()) == list(range(8))
+    assert [sorted(set(prompt[rows].tolist())) for rows in shares] == [[0], [1, 2, 3]]
+    assert len(shares_of(torch.zeros(5, dtype=torch.long), 3)) == 1
+    assert len(shares_of(prompt, 1)) == 1
 
 
 def test_forgotten_when_a_weight_changes():

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vla.data.packing import pack_completions, pack_texts, plant
-from vla.decoding.causal import attends_by_branches, hidden_states, output_head
+from vla.decoding.causal import allow_branches, hidden_states, output_head
 from vla.decoding.logprobs import token_logprobs
 from vla.text.tiny import tiny_language_model
 
@@ -99,7 +99,7 @@ def test_packed_texts_are_as_likely_as_alone_gradients_included():
     texts = [(torch.randint(3, 320, (n,)).tolist(), [i % 3 != 0 for i in range(n)]) for n in (9, 4, 12, 7, 1)]
     texts.append(([*texts[2][0][:6], 5, 6], texts[2][1][:8]))  # begins like another
     gradients, losses = [], []
-    assert attends_by_branches(model)
+    assert allow_branches(model)
     for row_tokens, share, branches in ((16, True, False), (100, True, False), (100, False, False), (100, True, True)):
         model.zero_grad()
         packed = pack_texts(texts, row_tokens, share, torch.device("cpu"), branches)

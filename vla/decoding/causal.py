@@ -14,13 +14,15 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import AttentionInterface, Cache, DynamicCache
+from transformers import AttentionInterface, AttentionMaskInterface, Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from vla.data.branches import Branches, branches_of
 
 BRANCHES = "vla_branches"
-"""The name of `attend_along_branches` in transformers."""
+"""The name of `attend` in transformers."""
 
 
 def plain_model(model: nn.Module) -> Any:
@@ -41,12 +43,15 @@ def hidden_states(
     cache: Cache | None = None,
 ) -> Float[Tensor, "B n d"]:
     """Last hidden states. `mask` [B, m] marks real tokens among those cached and given; [B, 1, n, m] is the whole
-    attention; branches are those of the one row, for models that `attends_by_branches` allows.
+    attention; branches are those of the one row, for models that `allow_branches` lets.
     """
     decoder = plain_model(model).get_decoder()
     if isinstance(mask, Branches):
-        with attending_by_branches(decoder.config):
-            output = decoder(input_ids=tokens, position_ids=positions, use_cache=False, branches=mask)
+        # a mask of four dimensions is handed on as it is, and nobody looks at it
+        ignored = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=tokens.device)
+        output = decoder(
+            input_ids=tokens, position_ids=positions, attention_mask=ignored, use_cache=False, branches=mask
+        )
         return output.last_hidden_state
     output = decoder(
         input_ids=tokens,
@@ -58,18 +63,30 @@ def hidden_states(
     return output.last_hidden_state
 
 
-def attend_along_branches(
+def attend(
     module: nn.Module,
+    query: Float[Tensor, "B H N d"],
+    key: Float[Tensor, "B G M d"],
+    value: Float[Tensor, "B G M d"],
+    attention_mask: Tensor | None,
+    *,
+    branches: Branches | None = None,
+    **settings: Any,
+) -> tuple[Float[Tensor, "B N H d"], None]:
+    """Attention in a row that is a tree; without branches transformers' own. An attention function of transformers."""
+    if branches is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
+    return attend_along_branches(query, key, value, branches, settings.get("scaling")), None
+
+
+def attend_along_branches(
     query: Float[Tensor, "1 H N d"],
     key: Float[Tensor, "1 G N d"],
     value: Float[Tensor, "1 G N d"],
-    attention_mask: Tensor | None,
-    *,
     branches: Branches,
-    scaling: float | None = None,
-    **_: Any,
-) -> tuple[Float[Tensor, "1 N H d"], None]:
-    """Attention in a row that is a tree; an attention function of transformers."""
+    scaling: float | None,
+) -> Float[Tensor, "1 N H d"]:
+    """Attention of every token to those before it on its branch."""
 
     def stretches(tensor: Tensor, places: Tensor) -> Tensor:
         flat = tensor[0].transpose(0, 1).reshape(tensor.shape[2], -1)
@@ -85,38 +102,36 @@ def attend_along_branches(
         enable_gqa=query.shape[1] != key.shape[1],
     )
     flat = out.transpose(1, 2).reshape(branches.queries.numel(), -1).index_select(0, branches.order)
-    return flat.view(1, query.shape[2], query.shape[1], -1), None
+    return flat.view(1, query.shape[2], query.shape[1], -1)
 
 
-AttentionInterface.register(BRANCHES, attend_along_branches)
-
-
-@contextmanager
-def attending_by_branches(config: Any) -> Iterator[None]:
-    """Within the block a model of this config attends by branches."""
-    usual = config._attn_implementation
-    config._attn_implementation = BRANCHES
-    try:
-        yield
-    finally:
-        config._attn_implementation = usual
+AttentionInterface.register(BRANCHES, attend)
+AttentionMaskInterface.register(BRANCHES, sdpa_mask)
 
 
 @torch.no_grad()
-def attends_by_branches(model: nn.Module) -> bool:
-    """Whether a tree of tokens can go through the model by its branches: all layers see all earlier tokens, nothing is
-    computed again in the backward pass, and the hidden states of a small tree are those of an ordinary mask.
+def allow_branches(model: nn.Module) -> bool:
+    """Let a tree of tokens go through the model by its branches, if that is possible: all layers see all earlier
+    tokens, nothing is computed again in the backward pass, and the hidden states of a small tree are those of an
+    ordinary mask.
     """
+    config = plain_model(model).config
     checkpoints = any(getattr(part, "gradient_checkpointing", False) for part in model.modules())
-    if checkpoints or not attends_fully(model) or plain_model(model).config._attn_implementation != "sdpa":
+    if checkpoints or not attends_fully(model):
         return False
+    if config._attn_implementation != "sdpa":
+        return config._attn_implementation == BRANCHES
     device = next(model.parameters()).device
     tree = branches_of([-1, 0, 1, 0], [0, 1, 2, 1]).map(lambda tensor: tensor.to(device))
     tokens, positions = torch.arange(4, device=device)[None], torch.tensor([[0, 1, 2, 1]], device=device)
     mask = torch.ones(4, 4, dtype=torch.bool, device=device).tril()
     mask[3, 1:3] = False
     usual = hidden_states(model, tokens, positions, mask[None, None])
-    return torch.allclose(hidden_states(model, tokens, positions, tree), usual, rtol=1e-3, atol=1e-3)
+    config._attn_implementation = BRANCHES
+    equal = torch.allclose(hidden_states(model, tokens, positions, tree), usual, rtol=1e-3, atol=1e-3)
+    if not equal:
+        config._attn_implementation = "sdpa"
+    return equal
 
 
 def disable_dropout(model: nn.Module) -> None:

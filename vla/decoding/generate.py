@@ -19,6 +19,8 @@ from transformers import Cache
 from vla.decoding.causal import attends_fully, hidden_states, make_cache, output_head
 from vla.decoding.recall import Recall
 from vla.decoding.sampling import Sampling, draw_each, pack_support, shape_logits
+from vla.threads import ONE, Threads
+from vla.types import concatenate_rows, map_rows
 
 _COMPACT_BELOW = 0.9
 """Share of unfinished histories under which the finished ones are dropped: copying the cache costs about a tenth of a
@@ -134,16 +136,51 @@ def generate(
     greedy: bool = False,
     value_head: Callable[[Tensor], Tensor] | None = None,
     recall: Recall | None = None,
+    threads: Threads = ONE,
 ) -> Generation:
     """Continue every right-padded prompt until a stop token or `max_new_tokens`.
 
     Greedy takes the likeliest token; its log-probabilities are still those of the distribution that `sampling`
-    describes. `recall` keeps what the model computes.
+    describes. `recall` keeps what the model computes. `threads` share the prompts.
     """
+    uniform = torch.rand(len(tokens), max_new_tokens).to(tokens.device)
+
+    def some(rows: Tensor) -> Generation:
+        return _generate(
+            model, tokens[rows], mask[rows], uniform[rows], sampling, stop_ids, pad_id, greedy, value_head, recall
+        )
+
+    shares = shares_of(group_rows(tokens, mask)[1], threads.count)
+    drawn = threads.map(some, shares)
+    back = torch.cat(shares).argsort()
+    return map_rows(concatenate_rows(drawn), lambda tensor: tensor[back])
+
+
+def shares_of(prompt: Int[Tensor, "B"], count: int) -> list[Int[Tensor, "S"]]:
+    """Numbers of the rows in at most `count` shares of about equal size; rows of one prompt stay together."""
+    ordered, rows = torch.sort(prompt, stable=True)
+    starts = torch.cat([torch.zeros(1, dtype=torch.long), (ordered[1:] != ordered[:-1]).nonzero().flatten().cpu() + 1])
+    wanted = torch.arange(1, count) * len(prompt) / count
+    cuts = torch.unique(starts[(starts[None] - wanted[:, None]).abs().argmin(1)]) if count > 1 else starts[:0]
+    return list(rows.tensor_split(cuts[cuts > 0].tolist()))
+
+
+def _generate(
+    model: nn.Module,
+    tokens: Int[Tensor, "B n"],
+    mask: Bool[Tensor, "B n"],
+    uniform: Float[Tensor, "B L"],
+    sampling: Sampling,
+    stop_ids: Sequence[int],
+    pad_id: int,
+    greedy: bool,
+    value_head: Callable[[Tensor], Tensor] | None,
+    recall: Recall | None,
+) -> Generation:
+    max_new_tokens = uniform.shape[1]
     first, history = group_rows(tokens, mask)
     prefix = prefill(model, tokens[first], mask[first], max_new_tokens, recall)
     head, stop = output_head(model), torch.tensor(list(stop_ids), device=tokens.device)
-    uniform = torch.rand(len(tokens), max_new_tokens).to(tokens.device)
     out = _empty(len(tokens), max_new_tokens, pad_id, tokens.device, value_head is not None)
     places = _places_of_prompts(prefix, history, mask, max_new_tokens)
     support: list[Tensor] = []

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from operator import itemgetter
+from threading import Lock, local
 from typing import Any
 
 import torch
@@ -45,16 +47,16 @@ class Recall:
     """Outputs of the linear layers of a model's decoder, `max_bytes` of them at most, for its present weights.
 
     Places are numbered on, over rollouts, until a weight changes: then all are forgotten. Beyond `max_bytes` a place
-    has the number -1.
+    has the number -1. Several threads may keep, or be given, at once: each its own pass.
     """
 
     def __init__(self, model: nn.Module, max_bytes: int) -> None:
         self.model, self.max_bytes = model, max_bytes
         self.layers = [part for part in plain_model(model).get_decoder().modules() if isinstance(part, nn.Linear)]
         self.first = self.next = 0
-        self._kept: list[list[Tensor]] = []
-        self._keeps = False
+        self._kept: list[list[tuple[int, Tensor]]] = []
         self._weights = -1
+        self._lock, self._mine, self._givers = Lock(), local(), 0
         self.forget()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Recall:
@@ -79,19 +81,19 @@ class Recall:
         try:
             yield
         finally:
-            self._keeps = False
             for hook in hooks:
                 hook.remove()
 
     def number(self, rows: int, length: int, device: torch.device) -> Int[Tensor, "rows length"]:
-        """Numbers of the places of the pass that follows, -1 where there is no room for them."""
+        """Numbers of the places of this thread's pass that follows, -1 where there is no room for them."""
         room = self.max_bytes // max(1, sum(4 * layer.out_features for layer in self.layers))
-        self._full = self._full or self.next - self.first + rows * length > room
-        self._keeps = not self._full
-        if self._full:
-            return torch.full((rows, length), -1, device=device)
-        start, self.next = self.next, self.next + rows * length
-        return torch.arange(start, self.next, device=device).view(rows, length)
+        with self._lock:
+            self._full = self._full or self.next - self.first + rows * length > room
+            self._mine.start = None if self._full else self.next
+            if self._full:
+                return torch.full((rows, length), -1, device=device)
+            start, self.next = self.next, self.next + rows * length
+        return torch.arange(start, start + rows * length, device=device).view(rows, length)
 
     def covers(self, places: Int[Tensor, "*B"]) -> bool:
         """Whether the outputs at all these places are there, and are those of the present weights."""
@@ -100,31 +102,40 @@ class Recall:
 
     @contextmanager
     def given(self, places: Int[Tensor, "P S"]) -> Iterator[None]:
-        """Within the block the layers hand out what they gave at these places."""
-        index = (places - self.first).flatten()
-        try:
+        """Within the block the layers hand out what they gave at these places, in this thread."""
+        with self._lock:
             for layer, kept in zip(self.layers, self._kept, strict=True):
-                kept[:] = [torch.cat(kept)]
-                layer.forward = _hand_out(layer, kept[0], index)
+                if len(kept) > 1:  # passes end in any order where several threads draw
+                    kept[:] = [(self.first, torch.cat([output for _, output in sorted(kept, key=itemgetter(0))]))]
+                if self._givers == 0:
+                    layer.forward = self._hand_out(layer, kept[0][1])
+            self._givers += 1
+        self._mine.index = (places - self.first).flatten()
+        try:
             yield
         finally:
-            for layer in self.layers:
-                layer.__dict__.pop("forward", None)
+            self._mine.index = None
+            with self._lock:
+                self._givers -= 1
+                for layer in self.layers if self._givers == 0 else ():
+                    layer.__dict__.pop("forward", None)
 
-    def _hook(self, kept: list[Tensor]) -> Any:
+    def _hook(self, kept: list[tuple[int, Tensor]]) -> Any:
         def keep(layer: nn.Module, inputs: Any, output: Tensor) -> None:
-            if self._keeps:
-                kept.append(output.detach().flatten(0, -2))
+            if self._mine.start is not None:
+                kept.append((self._mine.start, output.detach().flatten(0, -2)))
 
         return keep
+
+    def _hand_out(self, layer: nn.Linear, kept: Float[Tensor, "K d"]) -> Callable[[Tensor], Tensor]:
+        def forward(x: Tensor) -> Tensor:
+            index = getattr(self._mine, "index", None)
+            if index is None:
+                return nn.functional.linear(x, layer.weight, layer.bias)
+            return _Given.apply(x, layer.weight, layer.bias, kept[index].view(*x.shape[:-1], -1))
+
+        return forward
 
     def _version(self) -> int:
         """Grows with every change of a weight in place."""
         return sum(parameter._version for parameter in self.model.parameters())
-
-
-def _hand_out(layer: nn.Linear, kept: Float[Tensor, "K d"], index: Int[Tensor, "N"]) -> Callable[[Tensor], Tensor]:
-    def forward(x: Tensor) -> Tensor:
-        return _Given.apply(x, layer.weight, layer.bias, kept[index].view(*x.shape[:-1], -1))
-
-    return forward

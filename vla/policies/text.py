@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vla.data.packing import PackedRows, pack_completions
 from vla.decoding.beam import beam_search
 from vla.decoding.causal import (
-    attends_by_branches,
+    allow_branches,
     attends_fully,
     check_model,
     disable_dropout,
@@ -26,6 +26,7 @@ from vla.decoding.generate import generate, prefill
 from vla.decoding.logprobs import token_logprobs
 from vla.decoding.recall import Recall
 from vla.decoding.sampling import Sampling
+from vla.threads import ONE, Threads
 from vla.types import Decision, Observation, Scores, Trace
 
 
@@ -41,7 +42,7 @@ class TextPolicy(nn.Module):
     `value_head`: a critic on the model's own hidden states, one value a draw, zero at the start; values are None
     without it. `autocast`: matrix products in this type (bfloat16), weights stay as they are; None: none. `engine`: who
     draws in place of `generate`. `num_beams`: of beam search, where it is asked for the likeliest and not for a draw; 1
-    is greedy.
+    is greedy. `threads` draw, and may score, at once.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class TextPolicy(nn.Module):
         autocast: torch.dtype | None = None,
         engine: Engine | None = None,
         num_beams: int = 1,
+        threads: Threads = ONE,
     ) -> None:
         super().__init__()
         if max_new_tokens < 1:
@@ -71,9 +73,9 @@ class TextPolicy(nn.Module):
         self.sampling, self.max_new_tokens = sampling, max_new_tokens
         self.stop_ids, self.pad_id = tuple(stop_ids), pad_id
         self.share_prompts = share_prompts and attends_fully(model)
-        self.branches = branches and self.share_prompts and attends_by_branches(model)
+        self.branches = branches and self.share_prompts and allow_branches(model)
         self.max_row_tokens, self.max_logits_bytes = max_row_tokens, max_logits_bytes
-        self.autocast, self.engine, self.num_beams = autocast, engine, num_beams
+        self.autocast, self.engine, self.num_beams, self.threads = autocast, engine, num_beams, threads
         self.recall: Recall | None = None
         self.value_head: nn.Linear | None = None
         if value_head:
@@ -116,6 +118,7 @@ class TextPolicy(nn.Module):
                 greedy,
                 None if self.value_head is None else self._values,
                 recall,
+                self.threads,
             )
         trace = {"tokens": drawn.tokens, "mask": drawn.mask}
         if drawn.support is not None:

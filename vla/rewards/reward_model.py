@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from vla.data.packing import pack_completions
-from vla.decoding.causal import attends_by_branches, attends_fully, disable_dropout, hidden_states, plain_model
+from vla.decoding.causal import allow_branches, attends_fully, disable_dropout, hidden_states, plain_model
 
 
 class RewardModel(nn.Module):
@@ -27,7 +27,7 @@ class RewardModel(nn.Module):
         super().__init__()
         disable_dropout(model)
         self.model, self.pad_id, self.autocast = model, pad_id, autocast
-        self.share_prompts, self.branches = attends_fully(model), attends_by_branches(model)
+        self.share_prompts, self.branches = attends_fully(model), allow_branches(model)
         width = plain_model(model).config.hidden_size
         self.head = nn.Linear(width, 1)
         nn.init.normal_(self.head.weight, std=(width + 1) ** -0.5)

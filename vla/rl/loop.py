@@ -15,6 +15,7 @@ from vla.rl.kl import AdaptiveKL
 from vla.rl.normalize import RunningMoments, normalize_rewards
 from vla.rl.protocols import Algorithm, Optimizer, Policy, Reference, Scheduler
 from vla.rl.update import UpdateSettings, check_needs, update
+from vla.threads import ONE, Threads
 from vla.types import Rollout
 
 
@@ -85,6 +86,7 @@ def train(
     scheduler: Scheduler | None = None,
     on_iteration: Callable[[int, Rollout, dict[str, float]], bool | None] = lambda iteration, rollout, metrics: None,
     reduce_sum: ReduceSum = single_process,
+    threads: Threads = ONE,
 ) -> None:
     """Run from `state.iteration` to the last iteration. `collect(iteration)` makes the rollout of that many updates'
     policy.
@@ -96,7 +98,7 @@ def train(
     while state.iteration < settings.num_iterations:
         rollout = collect(state.iteration)
         metrics = run_iteration(
-            policy, algorithm, rollout, optimizer, update_settings, settings, state, reference, reduce_sum
+            policy, algorithm, rollout, optimizer, update_settings, settings, state, reference, reduce_sum, threads
         )
         if scheduler is not None:
             scheduler.step()
@@ -118,6 +120,7 @@ def run_iteration(
     state: LoopState,
     reference: Reference | None,
     reduce_sum: ReduceSum,
+    threads: Threads,
 ) -> dict[str, float]:
     """One update from one rollout, with its reference log-probs and the KL controller after it."""
     metrics = describe(rollout, state.iteration, reduce_sum)
@@ -144,6 +147,7 @@ def run_iteration(
         ref_logprobs=ref_logprobs,
         critic_warmup=warmup,
         reduce_sum=reduce_sum,
+        threads=threads,
     )
     if settings.kl_target is not None and not warmup:
         assert state.kl_coefficient is not None

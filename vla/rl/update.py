@@ -17,14 +17,15 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from vla.rl import checks
-from vla.rl.batch import Batch, ReduceSum, single_process, sum_gradients
+from vla.rl.batch import Batch, LossOutput, ReduceSum, single_process, sum_gradients
 from vla.rl.diagnostics import Diagnostics, NonFiniteError, rows_with_bad_gradients
 from vla.rl.kl import masked_kl
 from vla.rl.losses import Level, importance_weights
 from vla.rl.protocols import Algorithm, Critic, Optimizer, Policy
 from vla.rl.scoring import device_of, score_logprobs
 from vla.rl.trust_region import take_step
-from vla.types import Rollout
+from vla.threads import ONE, Threads, add_gradients, even_pieces
+from vla.types import Rollout, Scores, map_rows
 
 STEP_KL_ROWS = 1024
 """Rows on which the length of a step is measured."""
@@ -71,12 +72,13 @@ def update(
     ref_logprobs: Float[Tensor, "R L"] | None = None,
     critic_warmup: bool = False,
     reduce_sum: ReduceSum = single_process,
+    threads: Threads = ONE,
 ) -> dict[str, float]:
     """Improve the policy on a rollout; metrics of the update.
 
     With `critic_warmup` only the value loss counts and only the critic's own parameters move. Raises NonFiniteError
     before the optimizer step that a non-finite loss or gradient would spoil. `generator` shuffles rows; it lives on the
-    CPU.
+    CPU. `threads` score pieces of a minibatch at once, for policies that can be scored in several threads.
     """
     check_needs(
         algorithm,
@@ -102,7 +104,8 @@ def update(
             share = float(reduce_sum(torch.tensor(float(len(part)), dtype=torch.float64)))
             if share == 0:
                 continue
-            accumulate(policy, algorithm, batch, part, settings, num_active / share, critic_warmup, diagnostics)
+            scale = num_active / share
+            accumulate(policy, algorithm, batch, part, settings, scale, critic_warmup, diagnostics, parameters, threads)
             if diagnostics.finish_minibatch(share / num_active, reduce_sum):
                 optimizer.zero_grad()
                 raise NonFiniteError("loss", diagnostics.bad_rows, diagnostics.num_optimizer_steps)
@@ -176,23 +179,30 @@ def accumulate(
     scale: float,
     critic_warmup: bool,
     diagnostics: Diagnostics,
+    parameters: list[Parameter],
+    threads: Threads,
 ) -> None:
     """Add the gradient of a minibatch, micro-batch by micro-batch. A non-finite loss adds nothing and is remembered."""
     device = device_of(policy)
-    # Within a minibatch the order is free; neighbours come from one start and may be scored together.
-    for piece in rows.sort().values.split(settings.micro_batch_rows):
-        if not len(piece):
-            continue
+
+    def loss_of(piece: Tensor) -> tuple[Tensor | None, tuple[Batch, Scores, LossOutput, Tensor]]:
         part = batch.select(piece).map(lambda tensor: tensor.to(device))
         scores = policy.score(part.observation, part.trace)
         output = algorithm.loss(part, scores)
         lines = output.value if critic_warmup and output.value is not None else output.rows
-        diagnostics.observe(piece, part, scores, output)
         bad = piece[~torch.isfinite(lines.detach()).cpu()]
-        if len(bad):
-            diagnostics.bad_rows.extend(bad.tolist())
-        elif lines.requires_grad:
-            (lines.sum() * scale).backward()
+        learns = lines.requires_grad and not len(bad)
+        light = replace(part, observation=replace(part.observation, images={}), trace={})
+        seen = light, map_rows(scores, Tensor.detach), map_rows(output, Tensor.detach), bad
+        return lines.sum() * scale if learns else None, seen
+
+    # Within a minibatch the order is free; neighbours come from one start and may be scored together.
+    pieces = even_pieces(rows.sort().values, settings.micro_batch_rows, threads)
+    for piece, (part, scores, output, bad) in zip(
+        pieces, add_gradients(parameters, pieces, loss_of, threads), strict=True
+    ):
+        diagnostics.observe(piece, part, scores, output)
+        diagnostics.bad_rows.extend(bad.tolist())
 
 
 def finish_gradients(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from vla.rl.batch import sum_gradients
+from vla.threads import ONE, Threads, add_gradients, even_pieces
 from vla.train.distributed import ALONE, Processes, own_share
 from vla.train.optim import Schedule, make_optimizer
 
@@ -38,10 +40,12 @@ def fit(
     on_step: Callable[[int, float], None] = lambda step, loss: None,
     before_batch: Callable[[Sequence[int]], None] = lambda rows: None,
     processes: Processes = ALONE,
+    threads: Threads = ONE,
 ) -> None:
     """`num_steps` AdamW steps. `loss_of(rows)` is a sum of terms, divided by `weight_of(batch)` of the whole batch.
 
-    `before_batch` sees a whole batch before it is cut. Every process has all examples and handles its share of a batch.
+    `before_batch` sees a whole batch before it is cut; `threads` handle pieces of it at once.
+    Every process has all examples and handles its share of a batch.
 
     Raises ValueError without examples, FloatingPointError when a loss or gradient is not finite; the weights are then
     those of the step before.
@@ -56,13 +60,11 @@ def fit(
     parameters = [p for p in module.parameters() if p.requires_grad]
     for step, batch in enumerate(batches(num_examples, settings.batch_size, settings.num_steps, seed), start=1):
         before_batch(batch)
-        total, loss, own = weight_of(batch), 0.0, own_share(batch, processes)
+        total, own = weight_of(batch), own_share(batch, processes)
         optimizer.zero_grad()
         with processes.own_draws("fit", step):
-            for start in range(0, len(own), settings.micro_batch_size):
-                part = loss_of(own[start : start + settings.micro_batch_size]) / total
-                part.backward()
-                loss += float(part.detach())
+            pieces = even_pieces(torch.tensor(own), settings.micro_batch_size, threads)
+            loss = sum(add_gradients(parameters, pieces, partial(scaled, loss_of, total), threads))
         sum_gradients(parameters, processes.reduce_sum)
         loss = float(processes.reduce_sum(torch.tensor(loss, dtype=torch.float64)))
         norm = float(nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm))
@@ -73,6 +75,12 @@ def fit(
         schedule.step()
         on_step(step, loss)
     optimizer.zero_grad()
+
+
+def scaled(loss_of: Callable[[Sequence[int]], Tensor], total: float, rows: Tensor) -> tuple[Tensor, float]:
+    """A piece's share of the loss of a batch, with and without its gradient."""
+    loss = loss_of(rows.tolist()) / total
+    return loss, float(loss.detach())
 
 
 def batches(count: int, batch_size: int, num_steps: int, seed: int) -> Iterator[list[int]]:
@@ -92,6 +100,7 @@ def one_each(rows: Sequence[int]) -> float:
 
 
 @torch.no_grad()
-def in_pieces(count: int, size: int, values_of: Callable[[Sequence[int]], Tensor]) -> Tensor:
+def in_pieces(count: int, size: int, values_of: Callable[[Sequence[int]], Tensor], threads: Threads = ONE) -> Tensor:
     """`values_of` of all rows, `size` rows at a time, on the CPU."""
-    return torch.cat([values_of(range(i, min(i + size, count))).float().cpu() for i in range(0, count, size)])
+    pieces = [range(i, min(i + size, count)) for i in range(0, count, size)]
+    return torch.cat(threads.map(lambda rows: values_of(rows).float().cpu(), pieces))

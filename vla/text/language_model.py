@@ -16,11 +16,15 @@ from torch import nn
 from vla.config.text import HubLanguageModel, LanguageModel, SmolLM2, TinyLanguageModel
 from vla.config.training import Train
 from vla.data.chat import ChatFormat, stop_ids
-from vla.decoding.causal import attends_by_branches, disable_dropout
+from vla.decoding.causal import allow_branches, disable_dropout
 from vla.decoding.engine import Engine, VllmEngine
 from vla.decoding.sampling import Sampling
 from vla.policies.text import TextPolicy
 from vla.text.tiny import tiny_language_model
+from vla.threads import ONE, Threads, usable
+
+WORTH_THREADS = 20_000_000
+"""Weights from which on two batches at once are faster than one after the other."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +39,12 @@ class LanguageParts:
     device: torch.device
     autocast: torch.dtype | None
     engine: Engine | None = None
+    threads: Threads = ONE
 
     @cached_property
     def by_branches(self) -> bool:
         """Whether a tree of tokens can go through the model by its branches."""
-        return attends_by_branches(self.model)
+        return allow_branches(self.model)
 
     def policy(
         self, sampling: Sampling, max_new_tokens: int, value_head: bool = False, num_beams: int = 1
@@ -47,7 +52,7 @@ class LanguageParts:
         """The model as a policy."""
         return TextPolicy(
             self.model, sampling, max_new_tokens, self.stop_ids, self.pad_id, value_head, autocast=self.autocast,
-            engine=self.engine, num_beams=num_beams,
+            engine=self.engine, num_beams=num_beams, threads=self.threads,
         )  # fmt: skip
 
 
@@ -73,7 +78,16 @@ def load_language_parts(
     chat = ChatFormat(tokenizer, system)
     autocast = autocast_type(train.precision, device)
     wrapped = wrapped.to(device)
-    return LanguageParts(wrapped, tokenizer, chat, ends, pad_id, device, autocast, make_engine(settings, wrapped))
+    engine, threads = make_engine(settings, wrapped), threads_for(wrapped, device, settings)
+    return LanguageParts(wrapped, tokenizer, chat, ends, pad_id, device, autocast, engine, threads)
+
+
+def threads_for(model: nn.Module, device: torch.device, settings: LanguageModel) -> Threads:
+    """How many batches the model may work on at once: one where Python takes longer than its products, and where
+    activations are computed again in the backward pass.
+    """
+    small = sum(parameter.numel() for parameter in model.parameters()) < WORTH_THREADS
+    return ONE if small or settings.gradient_checkpointing else usable(device)
 
 
 def make_engine(settings: LanguageModel, model: nn.Module) -> Engine | None:

@@ -18,6 +18,7 @@ from vla.preference.thumbs import balanced_weights, kto_baseline, kto_terms
 from vla.rewards.reward_model import RewardModel
 from vla.text.fitting import FitSettings, fit, in_pieces, one_each
 from vla.text.supervised import Example, sequence_logprobs
+from vla.threads import ONE, Threads
 
 OnStep = Callable[[int, float], None]
 
@@ -105,14 +106,14 @@ def fit_comparisons(
             values = comparison_logprobs(policy, [comparisons[i] for i in rows])[0]
             return torch.nn.functional.pad(values, (0, width - values.shape[1]))
 
-        reference = in_pieces(len(comparisons), settings.micro_batch_size, scored)
+        reference = in_pieces(len(comparisons), settings.micro_batch_size, scored, policy.threads)
 
     def loss_of(rows: Sequence[int]) -> Tensor:
         logprobs, lengths, present = comparison_logprobs(policy, [comparisons[i] for i in rows])
         ref = reference[list(rows), : logprobs.shape[1]].to(logprobs.device)
         return comparison_terms(objective, logprobs, lengths, ref, present).sum()
 
-    fit(policy, len(comparisons), loss_of, one_each, settings, seed, on_step)
+    fit(policy, len(comparisons), loss_of, one_each, settings, seed, on_step, threads=policy.threads)
 
 
 def fit_thumbs(
@@ -133,7 +134,10 @@ def fit_thumbs(
     size, baseline = settings.micro_batch_size, [torch.zeros(())]
 
     def scores(of: list[Example], rows: Sequence[int]) -> Tensor:
-        return in_pieces(len(rows), size, lambda part: sequence_logprobs(policy, [of[rows[i]] for i in part]))
+        def said(part: Sequence[int]) -> Tensor:
+            return sequence_logprobs(policy, [of[rows[i]] for i in part])
+
+        return in_pieces(len(rows), size, said, policy.threads)
 
     everyone = range(len(examples))
     ref_own, ref_other = scores(own, everyone), scores(other, everyone)
@@ -148,7 +152,7 @@ def fit_thumbs(
         ref, z = ref_own[list(rows)].to(device), baseline[0].to(device)
         return kto_terms(logprobs, ref, liked, z, objective.beta, *weights).sum()
 
-    fit(policy, len(examples), loss_of, one_each, settings, seed, on_step, before_batch)
+    fit(policy, len(examples), loss_of, one_each, settings, seed, on_step, before_batch, threads=policy.threads)
 
 
 def next_other(examples: Sequence[LikedExample], i: int) -> int:
@@ -202,6 +206,7 @@ def fit_reward_model(
     centring: float,
     seed: int,
     on_step: OnStep = lambda step, loss: None,
+    threads: Threads = ONE,
 ) -> None:
     """Bradley-Terry on the best and the worst of every comparison."""
 
@@ -212,7 +217,7 @@ def fit_reward_model(
         rewards = rewards_of(model, prompts, [c.completions[i] for c in part for i in (0, -1)])
         return bradley_terry_terms(rewards[0::2], rewards[1::2], centring=centring).sum()
 
-    fit(model, len(comparisons), loss_of, one_each, settings, seed, on_step)
+    fit(model, len(comparisons), loss_of, one_each, settings, seed, on_step, threads=threads)
 
 
 @torch.no_grad()

@@ -153,6 +153,7 @@ class Refinement:
                 scheduler=self.schedule,
                 on_iteration=on_iteration,
                 reduce_sum=self.processes.reduce_sum,
+                threads=self.actor.threads,
             )
         self.log.close()
         if stop.requested:

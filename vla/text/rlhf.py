@@ -107,7 +107,7 @@ def learn_rewards(
     held_out, train = list(comparisons[:count]), list(comparisons[count:]) or list(comparisons)
     fit = run.fit_settings(settings.reward_model)
     with Steps(run, "reward model", fit.num_steps) as on_step:
-        fit_reward_model(model, train, fit, settings.centring, run.seed("reward model"), on_step)
+        fit_reward_model(model, train, fit, settings.centring, run.seed("reward model"), on_step, run.learner.threads)
     accuracy = reward_accuracy(model, held_out, fit.micro_batch_size)
     with torch.no_grad():
         both = [(c.prompt, c.completions[i]) for c in held_out + train for i in (0, -1)]
@@ -115,6 +115,7 @@ def learn_rewards(
             len(both),
             fit.micro_batch_size,
             lambda rows: rewards_of(model, [both[i][0] for i in rows], [both[i][1] for i in rows]),
+            run.learner.threads,
         )
         model.normalize(values.to(run.parts.device))
     model.requires_grad_(False)

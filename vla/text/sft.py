@@ -160,6 +160,7 @@ def run_sft(config: TextConfig, folder: RunFolder, progress: Progress, processes
             seed,
             on_step,
             processes=processes,
+            threads=parts.threads,
         )
     after = losses()
     progress.say(f"after:  perplexity {show(after)} on the same texts")

@@ -72,4 +72,5 @@ def fit_examples(
         seed,
         on_step,
         processes=processes,
+        threads=policy.threads,
     )
