@@ -93,8 +93,7 @@ def update(
     movable = critic_only(policy) if critic_warmup else parameters
     rows, unit, diagnostics = batch.active_rows, units(rollout), Diagnostics(rollout.logprobs)
     num_active = float(reduce_sum(torch.tensor(float(len(rows)), dtype=torch.float64)))
-    diagnostics.rows_active = num_active
-    steps: dict[str, float] = {}
+    diagnostics.rows_active, steps = num_active, dict[str, float]()
     for _ in range(settings.epochs):
         if diagnostics.stopped_early or num_active == 0:
             break

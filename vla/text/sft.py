@@ -134,10 +134,9 @@ def run_sft(config: TextConfig, folder: RunFolder, progress: Progress, processes
     fitting = FitSettings(**settings.fit.model_dump())
 
     def losses() -> dict[str, float]:
-        size = fitting.micro_batch_size
         with timer("judge"):
             return {
-                s.name: cross_entropy(parts, texts, settings.row_tokens, size, processes)
+                s.name: cross_entropy(parts, texts, settings.row_tokens, fitting.micro_batch_size, processes)
                 for s, texts in zip(sources, held_out, strict=True)
             }
 
