@@ -122,8 +122,9 @@ class Recall:
 
     def _hook(self, kept: list[tuple[int, Tensor]]) -> Any:
         def keep(layer: nn.Module, inputs: Any, output: Tensor) -> None:
-            if self._mine.start is not None:
-                kept.append((self._mine.start, output.detach().flatten(0, -2)))
+            start = getattr(self._mine, "start", None)  # a thread that announced no pass keeps none
+            if start is not None:
+                kept.append((start, output.detach().flatten(0, -2)))
 
         return keep
 
