@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vla.preference.pairs import dpo_terms, ipo_terms, log_odds, orpo_terms, simpo_terms
-from vla.preference.rankings import bradley_terry_terms, plackett_luce_terms, ranks_from_scores
+from vla.preference.rankings import bradley_terry_terms, pairwise_terms, plackett_luce_terms, ranks_from_scores
 from vla.preference.thumbs import balanced_weights, kto_baseline, kto_terms, mismatch
 
 
@@ -121,6 +121,17 @@ def test_bradley_terry_by_hand():
     torch.testing.assert_close(bradley_terry_terms(t(2.0), t(1.5)), t(0.4740770), rtol=1e-6, atol=0)
     torch.testing.assert_close(bradley_terry_terms(t(2.0), t(1.5), margin=t(0.5)), t(math.log(2)))
     torch.testing.assert_close(bradley_terry_terms(t(2.0), t(1.5), centring=0.01), t(0.5965770), rtol=1e-6, atol=0)
+
+
+def test_all_pairs_of_a_ranking_weigh_as_much_as_one_pair():
+    rewards = t([2.0, 1.5, 0.0], [2.0, 1.5, float("nan")])
+    present = torch.tensor([[True, True, True], [True, True, False]])
+    # -log sigma of .5, 2 and 1.5
+    expected = [(0.4740770 + 0.1269280 + 0.2014133) / 3, 0.4740770]
+    torch.testing.assert_close(pairwise_terms(rewards, present), t(*expected), rtol=1e-6, atol=0)
+    pair = rewards[:, :2]
+    same = bradley_terry_terms(pair[:, 0], pair[:, 1], centring=0.01)
+    torch.testing.assert_close(pairwise_terms(pair, present[:, :2], 0.01), same)
 
 
 def test_best_and_worst():

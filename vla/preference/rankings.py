@@ -22,11 +22,11 @@ def plackett_luce_terms(scores: Float[Tensor, "B K"], present: Bool[Tensor, "B K
 
 
 def bradley_terry_terms(
-    chosen: Float[Tensor, "B"],
-    rejected: Float[Tensor, "B"],
-    margin: Float[Tensor, "B"] | None = None,
+    chosen: Float[Tensor, "*B"],
+    rejected: Float[Tensor, "*B"],
+    margin: Float[Tensor, "*B"] | None = None,
     centring: float = 0.0,
-) -> Float[Tensor, "B"]:
+) -> Float[Tensor, "*B"]:
     """-log sigma(r_c - r_r - margin) + centring (r_c + r_r)^2.
 
     Bradley and Terry 1952; margin as in Touvron 2023 (Llama 2, eq. 2); centring keeps rewards near 0 (Eisenstein
@@ -35,6 +35,20 @@ def bradley_terry_terms(
     difference = chosen - rejected if margin is None else chosen - rejected - margin
     terms = -logsigmoid(difference)
     return terms if centring == 0 else terms + centring * (chosen + rejected).square()
+
+
+def pairwise_terms(
+    rewards: Float[Tensor, "B K"], present: Bool[Tensor, "B K"], centring: float = 0.0
+) -> Float[Tensor, "B"]:
+    """Bradley-Terry's loss averaged over all pairs of a ranking, columns from best to worst; absent columns stand last.
+
+    All pairs of a prompt go into one step and weigh as much as one, lest the longest rankings be overfitted (Ouyang
+    2022, eq. 1).
+    """
+    first, second = torch.triu_indices(rewards.shape[1], rewards.shape[1], 1, device=rewards.device)
+    counts = present[:, second]
+    terms = bradley_terry_terms(rewards[:, first], rewards[:, second], centring=centring)
+    return terms.where(counts, 0.0).sum(1) / counts.sum(1).clamp(min=1)
 
 
 def ranks_from_scores(scores: Float[Tensor, "K"], min_margin: float = 0.0) -> tuple[int, int] | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from vla.config.robot import RobotConfig
+from vla.config.robot import GymSim, RobotConfig
 from vla.data.observations import Observer
 from vla.data.questions import QuestionEncoder
 from vla.evaluate.starts import StartManifest
@@ -17,13 +17,12 @@ from vla.stages.evaluation import Episodes, evaluate_policy, record
 from vla.stages.pretrain import judge
 from vla.stages.rl import RlState
 from vla.stages.run import Run
-from vla.stages.sft import num_whole_steps
 from vla.stages.world import World
 from vla.train.distributed import own_share
 from vla.train.metrics import read_metrics
 
 NUM_ANSWERS = 1024
-"""Questions that a model is asked before and after SFT."""
+"""Scenes that a model is asked about before and after SFT, and after RL."""
 
 
 def evaluation_stage(
@@ -68,15 +67,17 @@ def evaluation_stage(
 def answers_stage(
     run: Run, name: str, config: RobotConfig, policy: ImitablePolicy, encoder: QuestionEncoder, world: World
 ) -> None:
-    """What the model answers about held-out scenes before and after it learned to act, where that trains it at all."""
-    asked = config.data.question_weight and num_whole_steps(config, policy)
-    if not asked or run.done(f"answers_{name}") or not run.processes.is_main:
+    """What the model answers in words about held-out scenes; asked wherever training moves it, whether or not it is
+    trained on questions too.
+    """
+    if isinstance(config.sim, GymSim) or not run.processes.is_main:
         return
     with run.timer("answers"):
         found = judge(policy.model, encoder, world, min(NUM_ANSWERS, config.data.question_scenes))
     right = float(np.mean([value for kind, value in found.items() if kind.startswith("accuracy/")] or [np.nan]))
     run.finish(f"answers_{name}", {"mean_accuracy": right, **found})
-    run.progress.say(f"  answers in words {name} SFT: {100 * right:.1f} % right, a mean over kinds of question")
+    when = {"before": "before SFT", "after": "after SFT", "after_rl": "after RL"}[name]
+    run.progress.say(f"  answers in words {when}: {100 * right:.1f} % right, a mean over kinds of question")
 
 
 def by_task(episodes: Episodes, temperature: float | None) -> dict[str, SuccessRate]:

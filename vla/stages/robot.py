@@ -29,7 +29,7 @@ from vla.stages.recap import asking_for_good, recap_stage
 from vla.stages.reporting import answers_stage, compare_stage, evaluation_stage, plot_stage, video_stage
 from vla.stages.rl import Reinforcement
 from vla.stages.run import Run, start_run, written
-from vla.stages.sft import grounding_beside, supervised_stage
+from vla.stages.sft import grounding_beside, num_whole_steps, supervised_stage
 from vla.stages.world import World
 from vla.train.agreement import failing_together, from_main
 from vla.train.distributed import same_weights, start_processes
@@ -66,9 +66,12 @@ def _stages(run: Run, config: RobotConfig, world: World) -> None:
     if not run.done("sft"):
         with stage(run, config, "sft"):
             beside = grounding_beside(config, policy, encoder, world.scenes(), run.processes)
-            answers_stage(run, "before", config, policy, encoder, world)
+            moves = bool(num_whole_steps(config, policy))
+            if moves and not run.done("answers_before"):
+                answers_stage(run, "before", config, policy, encoder, world)
             supervised_stage(run, config, policy, demos, observer, beside)
-            answers_stage(run, "after", config, policy, encoder, world)
+            if moves:
+                answers_stage(run, "after", config, policy, encoder, world)
     else:
         saved = run.load("sft")
         assert saved is not None
@@ -85,6 +88,8 @@ def _stages(run: Run, config: RobotConfig, world: World) -> None:
         learning = Reinforcement(run, *judge)
         state = learning.train()
     judged = judge_after(run, learning.loop.iteration, *judge)
+    if judged and learning.loop.iteration and config.model.freeze_in_rl != "all":
+        answers_stage(run, "after_rl", config, policy, encoder, world)
     compare_stage(run)
     with run.timer("videos"), failing_together(run.processes):
         if judged:

@@ -13,7 +13,7 @@ from vla.data.chat import ChatFormat, observe_prompts
 from vla.data.preferences import Ranking, Thumb
 from vla.policies.text import TextPolicy
 from vla.preference.objective import KTO, Objective, PlackettLuce, comparison_terms, needs_reference
-from vla.preference.rankings import bradley_terry_terms
+from vla.preference.rankings import pairwise_terms
 from vla.preference.thumbs import balanced_weights, kto_baseline, kto_terms
 from vla.rewards.reward_model import RewardModel
 from vla.text.fitting import FitSettings, fit, in_pieces, one_each
@@ -183,10 +183,15 @@ def preference_accuracy(
     return right / len(comparisons)
 
 
-def comparison_rewards(model: RewardModel, comparisons: Sequence[Comparison], which: int) -> Float[Tensor, "B"]:
-    """The reward model's rewards of one completion of each comparison (0 is best, -1 worst)."""
-    pairs = [(c.prompt, c.completions[which]) for c in comparisons]
-    return rewards_of(model, [prompt for prompt, _ in pairs], [completion for _, completion in pairs])
+def ranking_rewards(
+    model: RewardModel, comparisons: Sequence[Comparison]
+) -> tuple[Float[Tensor, "B K"], Bool[Tensor, "B K"]]:
+    """(the reward model's rewards, which are present), columns from best to worst; every prompt is read once."""
+    pairs = [(c.prompt, completion) for c in comparisons for completion in c.completions]
+    rewards = rewards_of(model, [prompt for prompt, _ in pairs], [completion for _, completion in pairs])
+    sizes = torch.tensor([len(c.completions) for c in comparisons], device=rewards.device)
+    present = torch.arange(int(sizes.max()), device=rewards.device) < sizes[:, None]
+    return rewards.new_zeros(present.shape).masked_scatter(present, rewards), present
 
 
 def rewards_of(
@@ -208,23 +213,22 @@ def fit_reward_model(
     on_step: OnStep = lambda step, loss: None,
     threads: Threads = ONE,
 ) -> None:
-    """Bradley-Terry on the best and the worst of every comparison."""
+    """Bradley-Terry on all pairs of every ranking."""
 
     def loss_of(rows: Sequence[int]) -> Tensor:
-        part = [comparisons[i] for i in rows]
-        # chosen and rejected go through the model together, so that their prompt is read once
-        prompts = [c.prompt for c in part for _ in (0, 1)]
-        rewards = rewards_of(model, prompts, [c.completions[i] for c in part for i in (0, -1)])
-        return bradley_terry_terms(rewards[0::2], rewards[1::2], centring=centring).sum()
+        rewards, present = ranking_rewards(model, [comparisons[i] for i in rows])
+        return pairwise_terms(rewards, present, centring).sum()
 
     fit(model, len(comparisons), loss_of, one_each, settings, seed, on_step, threads=threads)
 
 
 @torch.no_grad()
-def reward_accuracy(model: RewardModel, comparisons: Sequence[Comparison], batch_size: int) -> float:
-    """Share of comparisons that the reward model orders right."""
-    right = 0
+def reward_accuracy(model: RewardModel, comparisons: Sequence[Comparison], batch_size: int) -> tuple[int, int]:
+    """(pairs that the reward model orders right, pairs), of all pairs of the rankings."""
+    right = total = 0
     for start in range(0, len(comparisons), batch_size):
-        part = comparisons[start : start + batch_size]
-        right += int((comparison_rewards(model, part, 0) > comparison_rewards(model, part, -1)).sum())
-    return right / len(comparisons)
+        rewards, present = ranking_rewards(model, comparisons[start : start + batch_size])
+        first, second = torch.triu_indices(present.shape[1], present.shape[1], 1, device=rewards.device)
+        right += int(((rewards[:, first] > rewards[:, second]) & present[:, second]).sum())
+        total += int(present[:, second].sum())
+    return right, total

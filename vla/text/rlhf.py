@@ -72,7 +72,7 @@ def run_rlhf(config: TextConfig, folder: RunFolder, progress: Progress) -> dict[
     if settings.demonstrations:
         learn_demonstrations(run, settings)
     if settings.comparisons is None:
-        comparisons, undecided = sample_comparisons(run, settings.judge, settings.samples_per_prompt, 0)
+        comparisons, undecided = sample_comparisons(run, settings.judge, settings.samples_per_prompt, 0, whole=True)
     else:
         read = read_encoded(run, settings.comparisons)
         comparisons, undecided = [row for row in read if isinstance(row, Comparison)], 0
@@ -108,19 +108,23 @@ def learn_rewards(
     fit = run.fit_settings(settings.reward_model)
     with Steps(run, "reward model", fit.num_steps) as on_step:
         fit_reward_model(model, train, fit, settings.centring, run.seed("reward model"), on_step, run.learner.threads)
-    accuracy = reward_accuracy(model, held_out, fit.micro_batch_size)
+    right, pairs = reward_accuracy(model, held_out, fit.micro_batch_size)
     with torch.no_grad():
-        both = [(c.prompt, c.completions[i]) for c in held_out + train for i in (0, -1)]
+        everyone = [(c.prompt, completion) for c in held_out + train for completion in c.completions]
         values = in_pieces(
-            len(both),
+            len(everyone),
             fit.micro_batch_size,
-            lambda rows: rewards_of(model, [both[i][0] for i in rows], [both[i][1] for i in rows]),
+            lambda rows: rewards_of(model, [everyone[i][0] for i in rows], [everyone[i][1] for i in rows]),
             run.learner.threads,
         )
         model.normalize(values.to(run.parts.device))
     model.requires_grad_(False)
-    run.progress.say(f"reward model: orders {100 * accuracy:.0f} % of {len(held_out)} held-out comparisons right")
-    return model, {"comparisons": len(train), "held-out comparisons": len(held_out), "accuracy": accuracy}
+    run.progress.say(
+        f"reward model: orders {right} of {pairs} pairs ({100 * right / pairs:.0f} %) of {len(held_out)} held-out"
+        " rankings right"
+    )
+    numbers = {"rankings": len(train), "held-out rankings": len(held_out), "held-out pairs": pairs}
+    return model, {**numbers, "accuracy": right / pairs}
 
 
 def optimize(run: OpenRun, settings: Rlhf, model: RewardModel) -> None:

@@ -22,12 +22,14 @@ def steps_of(options, folder: Path) -> list[dict[str, float]]:
     from vla.text.environment import TextEnvironment
     from vla.text.language_model import from_folder
     from vla.text.problems import Problem
+    from vla.threads import usable
     from vla.train.optim import make_optimizer
 
     torch.manual_seed(SEED)
     model, tokenizer = from_folder(str(folder))
     pad = tokenizer.pad_token_id
-    policy = TextPolicy(model, Sampling(), options.new_tokens, stop_ids(tokenizer, model), pad)
+    threads = usable(torch.device("cpu"))
+    policy = TextPolicy(model, Sampling(), options.new_tokens, stop_ids(tokenizer, model), pad, threads=threads)
     asked = [Problem(text, "", "exact", "") for text in questions(options.prompts * (options.steps + 1))]
 
     def score(samples):
@@ -48,7 +50,7 @@ def steps_of(options, folder: Path) -> list[dict[str, float]]:
         numbers = range(step * options.prompts, (step + 1) * options.prompts)
         with policy.recalling(ENOUGH_BYTES):
             rollout = collect_rollout(policy, environment, list(numbers), options.group_size, observe)
-            update(policy, algorithm, rollout, optimizer, settings, generator=generator)
+            update(policy, algorithm, rollout, optimizer, settings, generator=generator, threads=threads)
         tokens = int(rollout.mask.sum())
         steps.append({"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "tokens": tokens})
     return steps
