@@ -25,6 +25,15 @@ from vla.train.checkpoint import write_atomically
 from vla.train.distributed import ALONE, Processes, in_order, own_share
 
 
+JUDGING_TOKENS = 2**15
+"""Of prompts and answers under way while a policy is judged, were all as long as they may be."""
+
+
+def rows_at_once(max_prompt_tokens: int, max_new_tokens: int) -> int:
+    """Problems that are asked at once when a policy is judged: products of few rows make little of a processor."""
+    return max(1, JUDGING_TOKENS // (max_prompt_tokens + max_new_tokens))
+
+
 @dataclass(frozen=True)
 class Judged:
     """Success and reward by problem, in the order of the problems, and the episodes behind them."""

@@ -18,7 +18,7 @@ from vla.rewards.pool import VerifierProcess
 from vla.text.curriculum import Curriculum
 from vla.text.environment import TextEnvironment
 from vla.text.fitting import FitSettings
-from vla.text.judging import judge, pairs_of, rate_of
+from vla.text.judging import judge, pairs_of, rate_of, rows_at_once
 from vla.text.language_model import load_language_parts, save_language_model
 from vla.text.problem_sets import make_problem_sets
 from vla.text.problems import Problem
@@ -31,8 +31,6 @@ from vla.train.progress import Progress
 from vla.train.run_folder import RunFolder
 from vla.train.seed import derive_seed
 from vla.train.timing import Timer
-
-JUDGING_ROWS = 64
 
 
 def run_rejection(config: TextConfig, folder: RunFolder, progress: Progress) -> dict[str, Any]:
@@ -57,7 +55,8 @@ def run_rejection(config: TextConfig, folder: RunFolder, progress: Progress) -> 
     curriculum = Curriculum([range(len(sets.train))], None, derive_seed(seed, "problems"))
     with VerifierProcess(settings.verifier_timeout_seconds) as process:
         rewards = Rewards({CORRECT: 0.0, **settings.rewards}, process)
-        environment = TextEnvironment(sets.evaluation, parts.chat, rewards, parts.stop_ids, JUDGING_ROWS)
+        rows = rows_at_once(width, generation.max_new_tokens)
+        environment = TextEnvironment(sets.evaluation, parts.chat, rewards, parts.stop_ids, rows)
         numbers = range(len(sets.evaluation))
         with timer("judge"):
             before = judge(speaker, environment, observe, numbers, greedy=True)

@@ -24,7 +24,7 @@ from vla.text.calculator import INSTRUCTION
 from vla.text.curriculum import Curriculum
 from vla.text.environment import Episode, TextEnvironment, calculator_tool
 from vla.text.fitting import FitSettings
-from vla.text.judging import Judged, judge, judge_samples, pairs_of, rate_of
+from vla.text.judging import Judged, judge, judge_samples, pairs_of, rate_of, rows_at_once
 from vla.text.language_model import LanguageParts, load_language_parts, save_language_model
 from vla.text.oversampling import Oversampling
 from vla.text.problem_sets import ProblemSets, make_problem_sets
@@ -41,8 +41,6 @@ from vla.train.seed import derive_seed
 from vla.train.timing import Timer
 from vla.types import Rollout
 
-JUDGING_ROWS = 64
-"""Problems that are asked at once when the policy is judged."""
 FORMAT_BATCH = 16
 
 
@@ -131,6 +129,7 @@ def wire(
     def environment(problems: list[Problem], num_envs: int) -> TextEnvironment:
         return TextEnvironment(problems, parts.chat, rewards, parts.stop_ids, num_envs, tool, settings.max_turns)
 
+    judged_at_once = rows_at_once(settings.max_prompt_tokens, room_of(settings))
     numbers, start = [], 0
     for family in sets.families.values():
         numbers.append(range(start, start + len(family)))
@@ -141,7 +140,7 @@ def wire(
         parts,
         observe,
         environment(sets.train, int(config.rl.starts_per_iteration * settings.max_oversampling) * config.rl.group_size),
-        environment([*sets.validation, *sets.evaluation], JUDGING_ROWS),
+        environment([*sets.validation, *sets.evaluation], judged_at_once),
         curriculum,
         processes,
     )
