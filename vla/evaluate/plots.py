@@ -62,7 +62,10 @@ def plot_success(
 
     A curve of one or two points (before, after) is drawn as marks with bars, a longer one with a band.
     """
+    from matplotlib.ticker import MaxNLocator
+
     with figure(path, 7.0, 4.0) as axes:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         for colour, (name, points) in zip(COLOURS, curves.items(), strict=False):
             x = [at for at, _ in points]
             rate = [100 * success.rate for _, success in points]

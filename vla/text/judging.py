@@ -24,7 +24,6 @@ from vla.train.agreement import failing_together
 from vla.train.checkpoint import write_atomically
 from vla.train.distributed import ALONE, Processes, in_order, own_share
 
-
 JUDGING_TOKENS = 2**15
 """Of prompts and answers under way while a policy is judged, were all as long as they may be."""
 

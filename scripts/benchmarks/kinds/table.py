@@ -6,6 +6,7 @@ from typing import Any
 
 RATE = ("rate", "num_starts", "wilson_95")
 DECODINGS = ("greedy", "sampled")
+JUDGEMENTS = ("evaluation_before", "evaluation_after")
 
 
 def results(folder: Path) -> dict[str, Any]:
@@ -20,16 +21,20 @@ def row(policy: str, folders: dict[str, Path]) -> dict[str, Any]:
     first = next((each for each in found.values() if "evaluation_before" in each.get("stages", {})), None)
     numbers: dict[str, Any] = {"policy": policy, "sft": {}, "sft_seconds": None, "queries_per_second": None}
     if first is not None:
-        before, seconds = first["stages"]["evaluation_before"], first["seconds"]
-        acting = seconds.get("evaluation_before/greedy", 0.0)
-        numbers["sft"], numbers["sft_seconds"] = rates(before), seconds.get("sft")
-        asked = before["greedy"]["mean_decisions"] * before["greedy"]["num_starts"]
-        numbers["queries_per_second"] = asked / acting if acting else None
+        numbers["sft"], numbers["sft_seconds"] = rates(first["stages"]["evaluation_before"]), first["seconds"].get("sft")
+        speeds = [queries_per_second(each, stage) for each in found.values() for stage in JUDGEMENTS]
+        numbers["queries_per_second"] = next((speed for speed in speeds if speed), None)
     for algorithm, each in found.items():
         after = each.get("stages", {}).get("evaluation_after")
         numbers[algorithm] = {} if after is None else rates(after)
         numbers[f"{algorithm}_seconds"] = None if after is None else each["seconds"].get("rl")
     return numbers
+
+
+def queries_per_second(found: dict[str, Any], stage: str) -> float | None:
+    """Decisions a second of a run's greedy evaluation; None where it took it over from another run, or has none."""
+    judged, seconds = found.get("stages", {}).get(stage), found.get("seconds", {}).get(f"{stage}/greedy")
+    return judged["greedy"]["mean_decisions"] * judged["greedy"]["num_starts"] / seconds if judged and seconds else None
 
 
 def rates(evaluation: dict[str, Any]) -> dict[str, Any]:
