@@ -67,6 +67,7 @@ def report_page(folder: Path) -> str:
                 comparisons(results), note=once_or_twice(stages)),
         section("Reinforcement learning", *rl_charts(of_stage(records, "rl"), config)),
         section("Supervised fine-tuning", grid(*sft_charts(of_stage(records, "sft")))),
+        section("Answers in words", answers(stages), note="One held-out question a scene, the same each time."),
         section("Grounding", grid(*grounding_charts(records))),
         section("What it looks like", videos(films(folder)),
                 note=Markup("The first wins and failures. Episodes in step with what the policy thought: "
@@ -132,6 +133,14 @@ def once_or_twice(stages: Mapping[str, Any]) -> str:
 def comparisons(results: Mapping[str, Any]) -> str:
     rows = [(decoding, test["text"]) for decoding, test in results.get("comparison", {}).items()]
     return table(("decoding", "after against before"), rows)
+
+
+def answers(stages: Mapping[str, Any]) -> str:
+    """How many questions the model answers right, before and after training moved it."""
+    told = {"before": "before SFT", "after": "after SFT", "after_rl": "after RL"}
+    found = {when: stages.get(f"answers_{name}", {}) for name, when in told.items()}
+    rows = [(when, each["text"], each.get("against_before", "")) for when, each in found.items() if "text" in each]
+    return table(("", "right", "against before SFT"), rows)
 
 
 def rl_charts(records: Records, config: Mapping[str, Any]) -> list[str]:

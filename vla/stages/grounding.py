@@ -154,8 +154,26 @@ class ScenePool:
         return CellTargets(*(torch.from_numpy(kept[chosen]) for kept in self._cells))
 
 
+@dataclass(frozen=True)
+class Answers:
+    """Answers to held-out questions by kind: whether the words were right, and how far numbers were off (m or rad)."""
+
+    right: Mapping[str, Sequence[bool]]
+    errors: Mapping[str, Sequence[float]]
+
+    @property
+    def outcomes(self) -> list[bool]:
+        """Of all questions that are answered in words, in an order that depends on the questions only."""
+        return [outcome for kind in sorted(self.right) for outcome in self.right[kind]]
+
+    def means(self) -> dict[str, float]:
+        """Share of right answers, and mean error, by kind."""
+        accuracy = {f"accuracy/{kind}": float(np.mean(values)) for kind, values in sorted(self.right.items())}
+        return accuracy | {f"error/{kind}": float(np.mean(values)) for kind, values in sorted(self.errors.items())}
+
+
 @torch.no_grad()
-def answer_accuracy(
+def answer_questions(
     model: VisionLanguageModel,
     source: SceneSource,
     encoder: QuestionEncoder,
@@ -163,12 +181,10 @@ def answer_accuracy(
     rng: np.random.Generator,
     kind_of: Callable[[str], str],
     rows_at_once: int = 128,
-) -> dict[str, float]:
-    """Held-out answers written by the model itself: share of exact words, mean error of numbers (m or rad), by kind of
-    question.
-    """
+) -> Answers:
+    """One question about each scene, answered by the model itself: words count when they are exactly right."""
     model.eval()
-    words: dict[str, list[float]] = {}
+    right: dict[str, list[bool]] = {}
     errors: dict[str, list[float]] = {}
     for at in range(0, len(seeds), rows_at_once):
         seen, facts = source.scenes(seeds[at : at + rows_at_once])
@@ -181,13 +197,12 @@ def answer_accuracy(
             kind = kind_of(question.text)
             if isinstance(question.answer, str):
                 expected = encoder.answer(question)
-                words.setdefault(kind, []).append(float(answer[: len(expected)] == expected))
+                right.setdefault(kind, []).append(answer[: len(expected)] == expected)
             else:
                 numbers = encoder.numbers(answer[: len(question.answer)], question.unit)
                 wrong = np.abs(np.subtract(numbers, question.answer))
                 errors.setdefault(kind, []).append(float(np.nan_to_num(wrong, nan=1.0).mean()))
-    accuracy = {f"accuracy/{kind}": float(np.mean(v)) for kind, v in sorted(words.items())}
-    return accuracy | {f"error/{kind}": float(np.mean(v)) for kind, v in sorted(errors.items())}
+    return Answers(right, errors)
 
 
 @dataclass(frozen=True)

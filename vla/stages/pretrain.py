@@ -13,7 +13,7 @@ from vla.build import build_vlm, small_architecture
 from vla.config.robot import RobotConfig
 from vla.data.questions import QuestionEncoder
 from vla.models.pretrained import num_parameters, save_vlm
-from vla.stages.grounding import FIRST_FREE_SEED, Grounding, GroundingSettings, answer_accuracy
+from vla.stages.grounding import FIRST_FREE_SEED, Answers, Grounding, GroundingSettings, answer_questions
 from vla.stages.world import World
 from vla.train.metrics import MetricsLog
 from vla.train.progress import Progress
@@ -56,7 +56,7 @@ def run_pretraining(config: RobotConfig, world: World) -> Path:
 
         grounding.train(on_step)
     save_vlm(folder, model, architecture, tokenizer)
-    judged = judge(model, encoder, world)
+    judged = judge(model, encoder, world).means()
     record = {
         "num_parameters": num_parameters(model),
         "held_out": judged,
@@ -70,10 +70,8 @@ def run_pretraining(config: RobotConfig, world: World) -> Path:
     return folder
 
 
-def judge(
-    model: torch.nn.Module, encoder: QuestionEncoder, world: World, num_scenes: int = NUM_HELD_OUT
-) -> dict[str, float]:
+def judge(model: torch.nn.Module, encoder: QuestionEncoder, world: World, num_scenes: int = NUM_HELD_OUT) -> Answers:
     """Answers to held-out questions that the model writes itself, by the first words of the question."""
     seeds = range(2 * FIRST_FREE_SEED + 7, 2 * FIRST_FREE_SEED + 7 + num_scenes)
     rng = np.random.default_rng(num_scenes)
-    return answer_accuracy(model, world.scenes(), encoder, seeds, rng, world.kind_of)  # type: ignore[arg-type]
+    return answer_questions(model, world.scenes(), encoder, seeds, rng, world.kind_of)  # type: ignore[arg-type]

@@ -21,6 +21,7 @@ from vla.stages.world import World
 from vla.train.distributed import own_share
 from vla.train.metrics import read_metrics
 
+ANSWERED = {"before": "before SFT", "after": "after SFT", "after_rl": "after RL"}
 NUM_ANSWERS = 1024
 """Scenes that a model is asked about before and after SFT, and after RL."""
 
@@ -74,10 +75,17 @@ def answers_stage(
         return
     with run.timer("answers"):
         found = judge(policy.model, encoder, world, min(NUM_ANSWERS, config.data.question_scenes))
-    right = float(np.mean([value for kind, value in found.items() if kind.startswith("accuracy/")] or [np.nan]))
-    run.finish(f"answers_{name}", {"mean_accuracy": right, **found})
-    when = {"before": "before SFT", "after": "after SFT", "after_rl": "after RL"}[name]
-    run.progress.say(f"  answers in words {when}: {100 * right:.1f} % right, a mean over kinds of question")
+    outcomes = found.outcomes
+    if not outcomes:  # a world may ask for numbers only
+        return run.finish(f"answers_{name}", found.means())
+    rate = SuccessRate.of(outcomes, None)
+    before = run.results.get("stages", {}).get("answers_before", {}).get("outcomes")
+    told: dict[str, Any] = {"text": str(rate), **rate.to_dict(), "outcomes": outcomes, **found.means()}
+    run.progress.say(f"  answers in words {ANSWERED[name]}: {rate}")
+    if name != "before" and before:
+        told["against_before"] = str(compare(before, outcomes)).replace("starts", "answers")
+        run.progress.say(f"    against before SFT: {told['against_before']}")
+    run.finish(f"answers_{name}", told)
 
 
 def by_task(episodes: Episodes, temperature: float | None) -> dict[str, SuccessRate]:
