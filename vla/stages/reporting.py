@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from vla.evaluate.success import SuccessRate, compare
 from vla.rl.protocols import VectorEnvironment
 from vla.sft.protocols import ImitablePolicy
 from vla.stages.evaluation import Episodes, evaluate_policy, record
+from vla.stages.grounding import Answers
 from vla.stages.pretrain import judge
 from vla.stages.rl import RlState
 from vla.stages.run import Run
@@ -75,17 +77,23 @@ def answers_stage(
         return
     with run.timer("answers"):
         found = judge(policy.model, encoder, world, min(NUM_ANSWERS, config.data.question_scenes))
-    outcomes = found.outcomes
-    if not outcomes:  # a world may ask for numbers only
-        return run.finish(f"answers_{name}", found.means())
-    rate = SuccessRate.of(outcomes, None)
-    before = run.results.get("stages", {}).get("answers_before", {}).get("outcomes")
-    told: dict[str, Any] = {"text": str(rate), **rate.to_dict(), "outcomes": outcomes, **found.means()}
-    run.progress.say(f"  answers in words {ANSWERED[name]}: {rate}")
-    if name != "before" and before:
-        told["against_before"] = str(compare(before, outcomes)).replace("starts", "answers")
-        run.progress.say(f"    against before SFT: {told['against_before']}")
+    before = run.results.get("stages", {}).get("answers_before", {}).get("outcomes") if name != "before" else None
+    told = tell_answers(found, before)
     run.finish(f"answers_{name}", told)
+    run.progress.say(f"  answers in words {ANSWERED[name]}: {told.get('text', 'none asked for')}")
+    if "against_before" in told:
+        run.progress.say(f"    against before SFT: {told['against_before']}")
+
+
+def tell_answers(found: Answers, before: Sequence[bool] | None) -> dict[str, Any]:
+    """The share of right answers with its interval, and against `before` question by question; means by kind."""
+    if not found.outcomes:  # a world may ask for numbers only
+        return {**found.means()}
+    rate = SuccessRate.of(found.outcomes, None)
+    told: dict[str, Any] = {"text": str(rate), **rate.to_dict(), "outcomes": found.outcomes, **found.means()}
+    if before is not None:
+        told["against_before"] = str(compare(before, found.outcomes)).replace("starts", "answers")
+    return told
 
 
 def by_task(episodes: Episodes, temperature: float | None) -> dict[str, SuccessRate]:
