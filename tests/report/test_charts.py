@@ -38,6 +38,15 @@ def test_a_gap_in_a_curve_is_left_out():
     assert len(points.split()) == 2
 
 
+def test_before_and_after_are_marks_with_bars_and_no_line_between_them():
+    ends = Curve("held-out", [0, 20], [0.3, 0.9], [0.25, 0.85], [0.35, 0.95])
+    drawn = line_chart("Success", "share", "iteration", [ends], (0.0, 1.0))
+    assert "<polyline" not in drawn
+    assert "<polygon" not in drawn
+    (bars,) = re.findall(r'<path d="([^"]*)"', drawn)
+    assert bars.count("M") == bars.count("V") == drawn.count("<circle") == 2
+
+
 def test_an_interval_lies_between_its_bounds_on_the_axis():
     drawn = interval_chart("Success", "", [Interval("camera", "greedy", 0.5, 0.25, 0.75, "50 %")])
     # The axis goes from 168 to 700: .25, .5 and .75 of 532 pixels

@@ -102,16 +102,23 @@ def x_marks(x_axis: Axis, label: str) -> list[str]:
 
 
 def drawn(curve: Curve, x_axis: Axis, y_axis: Axis, colour: str) -> str:
-    """A curve with its band; few points are marked, each tells its value when pointed at."""
+    """A curve with its band; few points are marked, each tells its value when pointed at. Two points, or one, are marks
+    with bars: nobody has measured what lies between them.
+    """
     good = [i for i, v in enumerate(curve.y) if math.isfinite(v)]
     points = [(x_axis(curve.x[i]), y_axis(curve.y[i])) for i in good]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    band = ""
-    if curve.low is not None and curve.high is not None:
+    few, band, line = len(curve.y) <= 2, "", ""
+    if curve.low is not None and curve.high is not None and few:
+        ends = [(x_axis(curve.x[i]), y_axis(curve.low[i]), y_axis(curve.high[i])) for i in good]
+        bars = " ".join(f"M{x:.1f},{low:.1f}V{high:.1f}" for x, low, high in ends)
+        band = f'<path d="{bars}" stroke="{colour}" stroke-width="4" opacity=".3"/>'
+    elif curve.low is not None and curve.high is not None:
         there = [f"{x_axis(curve.x[i]):.1f},{y_axis(curve.high[i]):.1f}" for i in good]
         back = [f"{x_axis(curve.x[i]):.1f},{y_axis(curve.low[i]):.1f}" for i in reversed(good)]
         band = f'<polygon points="{" ".join([*there, *back])}" fill="{colour}" opacity=".15"/>'
-    line = f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8" stroke-linejoin="round"/>'
+    if not few:
+        line = f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8" stroke-linejoin="round"/>'
     radius = 2.6 if len(good) <= 40 else 0
     marks = "".join(
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius or 5}" fill="{colour if radius else "transparent"}">'
