@@ -136,6 +136,7 @@ class Rlhf(Section):
     generation: Generation
     sft: Fit
     reward_model: Fit
+    head_learning_rate: Positive
     centring: NonNegative
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -41,10 +41,12 @@ def fit(
     before_batch: Callable[[Sequence[int]], None] = lambda rows: None,
     processes: Processes = ALONE,
     threads: Threads = ONE,
+    learning_rates: Mapping[str, float] | None = None,
 ) -> None:
     """`num_steps` AdamW steps. `loss_of(rows)` is a sum of terms, divided by `weight_of(batch)` of the whole batch.
 
-    `before_batch` sees a whole batch before it is cut; `threads` handle pieces of it at once.
+    `before_batch` sees a whole batch before it is cut; `threads` handle pieces of it at once. `learning_rates` gives
+    parameters whose name begins with a key a rate of their own.
     Every process has all examples and handles its share of a batch.
 
     Raises ValueError without examples, FloatingPointError when a loss or gradient is not finite; the weights are then
@@ -54,7 +56,7 @@ def fit(
         return
     if num_examples == 0:
         raise ValueError("there are no examples to learn from")
-    optimizer = make_optimizer(module, "adamw", settings.learning_rate, 0.0)
+    optimizer = make_optimizer(module, "adamw", settings.learning_rate, 0.0, learning_rates=learning_rates)
     warmup = int(settings.warmup_fraction * settings.num_steps)
     schedule = Schedule(optimizer, "cosine", settings.num_steps, warmup)
     parameters = [p for p in module.parameters() if p.requires_grad]

@@ -208,18 +208,20 @@ def fit_reward_model(
     model: RewardModel,
     comparisons: Sequence[Comparison],
     settings: FitSettings,
+    head_learning_rate: float,
     centring: float,
     seed: int,
     on_step: OnStep = lambda step, loss: None,
     threads: Threads = ONE,
 ) -> None:
-    """Bradley-Terry on all pairs of every ranking."""
+    """Bradley-Terry on all pairs of every ranking. The head is new and has a rate of its own."""
 
     def loss_of(rows: Sequence[int]) -> Tensor:
         rewards, present = ranking_rewards(model, [comparisons[i] for i in rows])
         return pairwise_terms(rewards, present, centring).sum()
 
-    fit(model, len(comparisons), loss_of, one_each, settings, seed, on_step, threads=threads)
+    rates = {"head": head_learning_rate}
+    fit(model, len(comparisons), loss_of, one_each, settings, seed, on_step, threads=threads, learning_rates=rates)
 
 
 @torch.no_grad()

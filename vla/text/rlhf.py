@@ -107,7 +107,8 @@ def learn_rewards(
     held_out, train = list(comparisons[:count]), list(comparisons[count:]) or list(comparisons)
     fit = run.fit_settings(settings.reward_model)
     with Steps(run, "reward model", fit.num_steps) as on_step:
-        fit_reward_model(model, train, fit, settings.centring, run.seed("reward model"), on_step, run.learner.threads)
+        rates = (settings.head_learning_rate, settings.centring)
+        fit_reward_model(model, train, fit, *rates, run.seed("reward model"), on_step, run.learner.threads)
     right, pairs = reward_accuracy(model, held_out, fit.micro_batch_size)
     with torch.no_grad():
         everyone = [(c.prompt, completion) for c in held_out + train for completion in c.completions]
