@@ -5,8 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from tests.models.tiny import CAMERAS, tiny_observation, tiny_vlm
+from tests.models.tiny import CAMERAS, VOCABULARY, tiny_observation, tiny_vlm
 from vla.models.vlm import SMALLEST_SPREAD, attention_mask, text_positions
+from vla.models.vocabulary import action_ids
 from vla.types import map_rows
 
 
@@ -120,7 +121,7 @@ def written_without_cache(model, observation, row: int, count: int) -> list[int]
     words = []
     for _ in range(count):
         hidden, _ = model(prefix, tokens, torch.ones_like(tokens, dtype=torch.bool))
-        words.append(int(model.backbone.logits(hidden[0, -1]).argmax()))
+        words.append(int(model.backbone.logits(hidden[0, -1])[: action_ids(VOCABULARY).start].argmax()))
         tokens = torch.cat([tokens, torch.tensor([[words[-1]]])], dim=1)
     return words
 
@@ -137,6 +138,19 @@ def test_generating_with_a_cache_is_the_argmax_of_whole_passes(model):
     stopped = [w[: w.index(end) + 1] + [end] * (5 - w.index(end)) if end in w else w for w in expected]
     length = min(6, max(w.index(end) + 1 if end in w else 6 for w in expected))
     assert model.generate(observation, 6, end_token=end).tolist() == [w[:length] for w in stopped]
+
+
+@torch.no_grad()
+def test_answers_in_words_hold_no_action_ids():
+    """Which a new policy gives embeddings that nobody has taught to be unlikely."""
+    model, actions = tiny_vlm(), torch.tensor(action_ids(VOCABULARY))
+    first = int(actions[0])
+    weight = model.backbone.model.get_output_embeddings().weight
+    weight[actions] = 4.0 * weight[(actions - first) % first]  # likelier than the likely words they are made of
+    observation = tiny_observation([5, 2, 4])
+    hidden, _ = model(model.prefix(observation), observation.tokens, observation.token_mask)
+    assert bool((model.backbone.logits(hidden[:, 0]).argmax(-1) >= first).all())
+    assert int(model.generate(observation, 6, end_token=0).max()) < first
 
 
 def test_the_prefix_is_cameras_in_their_order_then_proprioception(model):

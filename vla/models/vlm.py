@@ -25,7 +25,7 @@ from vla.models.existing import ExistingVision
 from vla.models.projector import mlp_projector
 from vla.models.queries import QueryHead
 from vla.models.vision import VisionEncoder
-from vla.models.vocabulary import NUM_ACTION_IDS, NUM_LOCATIONS, location_ids
+from vla.models.vocabulary import NUM_ACTION_IDS, NUM_LOCATIONS, action_ids, location_ids
 from vla.types import Observation
 
 SMALLEST_SPREAD = 1e-3
@@ -217,7 +217,9 @@ class VisionLanguageModel(nn.Module):
 
     @torch.no_grad()
     def generate(self, observation: Observation, max_new_tokens: int, end_token: int) -> Int[Tensor, "B m"]:
-        """Greedy answers to `observation.tokens`, with a KV cache; what follows `end_token` is filled with it."""
+        """Greedy answers to `observation.tokens`, with a KV cache; what follows `end_token` is filled with it. Action
+        ids are no words and are never written (RT-2 writes nothing but them where it acts).
+        """
         prefix, mask = self.prefix(observation), observation.token_mask
         cache = Backbone.new_cache()
         embeddings = torch.cat([prefix, self.backbone.embed(observation.tokens)], dim=1)
@@ -229,9 +231,12 @@ class VisionLanguageModel(nn.Module):
         state = hidden[torch.arange(len(mask)), last]
         visible = torch.cat([torch.ones(prefix.shape[:2], dtype=torch.bool), mask], dim=1)
         answers: list[Tensor] = []
+        actions = torch.tensor(action_ids(self.backbone.vocabulary_size), dtype=torch.long)
+        actions = actions[actions != end_token]
         done = torch.zeros(len(mask), dtype=torch.bool)
         for step in range(max_new_tokens):
-            token = self.backbone.logits(state).argmax(-1).masked_fill(done, end_token)
+            logits = self.backbone.logits(state).index_fill(-1, actions, -torch.inf)
+            token = logits.argmax(-1).masked_fill(done, end_token)
             answers.append(token)
             done = done | (token == end_token)
             if done.all() or step == max_new_tokens - 1:

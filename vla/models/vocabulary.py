@@ -12,3 +12,8 @@ def location_ids(vocabulary_size: int) -> range:
     """The ids that stand for places in a vocabulary of this size."""
     last = vocabulary_size - NUM_ACTION_IDS
     return range(last - NUM_LOCATIONS, last)
+
+
+def action_ids(vocabulary_size: int) -> range:
+    """The ids that stand for actions in a vocabulary of this size; none where it has no room for them."""
+    return range(max(vocabulary_size - NUM_ACTION_IDS, 0) or vocabulary_size, vocabulary_size)
