@@ -45,10 +45,17 @@ def pairwise_terms(
     All pairs of a prompt go into one step and weigh as much as one, lest the longest rankings be overfitted (Ouyang
     2022, eq. 1).
     """
-    first, second = torch.triu_indices(rewards.shape[1], rewards.shape[1], 1, device=rewards.device)
-    counts = present[:, second]
-    terms = bradley_terry_terms(rewards[:, first], rewards[:, second], centring=centring)
+    better, worse, counts = ranked_pairs(rewards, present)
+    terms = bradley_terry_terms(better, worse, centring=centring)
     return terms.where(counts, 0.0).sum(1) / counts.sum(1).clamp(min=1)
+
+
+def ranked_pairs(
+    rewards: Float[Tensor, "B K"], present: Bool[Tensor, "B K"]
+) -> tuple[Float[Tensor, "B P"], Float[Tensor, "B P"], Bool[Tensor, "B P"]]:
+    """(rewards of the better, of the worse, whether both are there) of all pairs, columns from best to worst."""
+    first, second = torch.triu_indices(rewards.shape[1], rewards.shape[1], 1, device=rewards.device)
+    return rewards[:, first], rewards[:, second], present[:, second]
 
 
 def ranks_from_scores(scores: Float[Tensor, "K"], min_margin: float = 0.0) -> tuple[int, int] | None:

@@ -137,9 +137,8 @@ def comparisons(results: Mapping[str, Any]) -> str:
 
 def answers(stages: Mapping[str, Any]) -> str:
     """How many questions the model answers right, before and after training moved it."""
-    told = {"before": "before SFT", "after": "after SFT", "after_rl": "after RL"}
-    found = {when: stages.get(f"answers_{name}", {}) for name, when in told.items()}
-    rows = [(when, each["text"], each.get("against_before", "")) for when, each in found.items() if "text" in each]
+    found = [values for name, values in stages.items() if name.startswith("answers_") and "text" in values]
+    rows = [(each["when"], each["text"], each.get("against_before", "")) for each in found]
     return table(("", "right", "against before SFT"), rows)
 
 

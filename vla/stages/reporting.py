@@ -78,9 +78,9 @@ def answers_stage(
     with run.timer("answers"):
         found = judge(policy.model, encoder, world, min(NUM_ANSWERS, config.data.question_scenes))
     before = run.results.get("stages", {}).get("answers_before", {}).get("outcomes") if name != "before" else None
-    told = tell_answers(found, before)
+    told = {"when": ANSWERED[name], **tell_answers(found, before)}
     run.finish(f"answers_{name}", told)
-    run.progress.say(f"  answers in words {ANSWERED[name]}: {told.get('text', 'none asked for')}")
+    run.progress.say(f"  answers in words {told['when']}: {told.get('text', 'none asked for')}")
     if "against_before" in told:
         run.progress.say(f"    against before SFT: {told['against_before']}")
 

@@ -13,7 +13,7 @@ from vla.data.chat import ChatFormat, observe_prompts
 from vla.data.preferences import Ranking, Thumb
 from vla.policies.text import TextPolicy
 from vla.preference.objective import KTO, Objective, PlackettLuce, comparison_terms, needs_reference
-from vla.preference.rankings import pairwise_terms
+from vla.preference.rankings import pairwise_terms, ranked_pairs
 from vla.preference.thumbs import balanced_weights, kto_baseline, kto_terms
 from vla.rewards.reward_model import RewardModel
 from vla.text.fitting import FitSettings, fit, in_pieces, one_each
@@ -229,8 +229,7 @@ def reward_accuracy(model: RewardModel, comparisons: Sequence[Comparison], batch
     """(pairs that the reward model orders right, pairs), of all pairs of the rankings."""
     right = total = 0
     for start in range(0, len(comparisons), batch_size):
-        rewards, present = ranking_rewards(model, comparisons[start : start + batch_size])
-        first, second = torch.triu_indices(present.shape[1], present.shape[1], 1, device=rewards.device)
-        right += int(((rewards[:, first] > rewards[:, second]) & present[:, second]).sum())
-        total += int(present[:, second].sum())
+        better, worse, counts = ranked_pairs(*ranking_rewards(model, comparisons[start : start + batch_size]))
+        right += int(((better > worse) & counts).sum())
+        total += int(counts.sum())
     return right, total
