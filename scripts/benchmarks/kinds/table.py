@@ -21,7 +21,8 @@ def row(policy: str, folders: dict[str, Path]) -> dict[str, Any]:
     first = next((each for each in found.values() if "evaluation_before" in each.get("stages", {})), None)
     numbers: dict[str, Any] = {"policy": policy, "sft": {}, "sft_seconds": None, "queries_per_second": None}
     if first is not None:
-        numbers["sft"], numbers["sft_seconds"] = rates(first["stages"]["evaluation_before"]), first["seconds"].get("sft")
+        numbers["sft"] = rates(first["stages"]["evaluation_before"])
+        numbers["sft_seconds"] = first["seconds"].get("sft")
         speeds = [queries_per_second(each, stage) for each in found.values() for stage in JUDGEMENTS]
         numbers["queries_per_second"] = next((speed for speed in speeds if speed), None)
     for algorithm, each in found.items():
