@@ -49,12 +49,20 @@ def concatenate_rows(values: list[T]) -> T:
 
 @dataclass(frozen=True)
 class Observation:
-    """What a policy sees. `images` are uint8 RGB; `tokens` are the instruction or prompt, right-padded."""
+    """What a policy sees. `images` are uint8 RGB; `tokens` are the instruction or prompt, right-padded. `label_mask`
+    says which of those tokens are no instruction but tell how good a decision is (None: none): only heads read them.
+    """
 
     images: Mapping[str, UInt8[Tensor, "B h w 3"]]
     proprio: Float[Tensor, "B s"] | None
     tokens: Int[Tensor, "B n"]
     token_mask: Bool[Tensor, "B n"]
+    label_mask: Bool[Tensor, "B n"] | None = None
+
+    @property
+    def instruction_mask(self) -> Bool[Tensor, "B n"]:
+        """The tokens that are neither padding nor a label."""
+        return self.token_mask if self.label_mask is None else self.token_mask & ~self.label_mask
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import torch
 from tests.models.tiny import tiny_observation
 from tests.policies.kinds import task_of
 from tests.policies.test_kinds import restless
+from vla.data.labels import labelled, without_label
 from vla.models.heads import BinnedValue
-from vla.policies.labels import labelled, without_label
 from vla.sft.recap import (
     advantages,
     are_positive,
@@ -62,8 +62,9 @@ def test_labels_stand_behind_the_words_and_come_off_again():
     assert found.tokens[0, 3:5].tolist() == [8, 9]
     assert found.tokens[1, 2] == 7
     assert torch.equal(found.tokens[2], observation.tokens[2])
+    assert torch.equal(found.instruction_mask, observation.token_mask)
     both = labelled(observation, labels, torch.tensor([1, 1, 1]))
-    assert torch.equal(without_label(both, 2).token_mask, observation.token_mask)
+    assert torch.equal(without_label(both).token_mask, observation.token_mask)
     with pytest.raises(ValueError, match=r"policy.instruction_length \(7\) has no room for 4 tokens of a label"):
         labelled(observation, [[1, 2, 3, 4]], torch.tensor([0, 0, 0]))
 
@@ -79,6 +80,27 @@ def test_a_value_model_tells_starts_apart():
     torch.testing.assert_close(expected_value(head(features)), returns, rtol=0, atol=0.05)
 
 
+@pytest.mark.parametrize("kind", ["token_parallel", "regression", "flow_one_step", "diffusion"])
+def test_a_label_is_told_to_the_head_and_hidden_from_what_reads_the_scene(kind):
+    """A model that never met the label sees with it what it sees without, to the bit; what is decided still differs."""
+    policy = restless(task_of(kind)[0].policy)
+    plain = tiny_observation([3, 2], padding=2)
+    good, bad = (labelled(plain, [[11, 12], [13]], torch.full((2,), which)) for which in (0, 1))
+    queries = (policy.head if kind == "token_parallel" else policy.readout).queries
+    prefix = policy.model.prefix(plain)
+    seen = policy.model.read(prefix, plain, queries)
+    assert torch.equal(policy.model.read(prefix, good, queries), seen)
+    assert torch.equal(policy.model.told(seen, plain), seen)
+    actions = torch.rand(2, 2, 1)
+    known = torch.ones(2, 2, dtype=torch.bool)
+    losses = []
+    for observation in (plain, good, bad):
+        torch.manual_seed(0)
+        losses.append(policy.imitation_terms(observation, actions, known)[0])
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert (losses[one] - losses[other]).abs().max() > 1e-5
+
+
 @pytest.mark.parametrize("kind", ["flow_all_steps", "flow_one_step", "diffusion"])
 def test_guidance_goes_further_than_the_label(kind):
     """With guidance g the prediction is that without the label plus g times the difference; 1 changes nothing, and a
@@ -90,7 +112,7 @@ def test_guidance_goes_further_than_the_label(kind):
     state, time = torch.randn(2, 1, 2, 1), torch.full((2, 1), 0.5)
     found = {}
     for guidance in (0.0, 1.0, 3.0):
-        policy.guidance, policy.label_length = guidance, 2
+        policy.guidance = guidance
         found[guidance] = policy._predict(state, time, policy._guided(asked))[0]
         decision = policy.act(asked)
         gap = (policy.score(asked, decision.trace).logprobs - decision.logprobs).abs().max()

@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 
+from vla.data.labels import labelled
 from vla.types import Observation
 
 
@@ -30,13 +31,14 @@ class Observer:
     """Turns rows of an environment into an `Observation`; instructions are tokenised once and remembered.
 
     All instructions are padded to `length` tokens on the right, so that rows of different calls can be joined. Tokens
-    of `suffix` stand behind every instruction. A `sentence` has "{instruction}" in it and names `slots`, as "<front>":
-    pictures and state then stand there in the text (`vla.models.vlm`), in room of their own beside `length`.
+    of `label` stand behind every instruction, marked as no part of it. A `sentence` has "{instruction}" in it and names
+    `slots`, as "<front>": pictures and state then stand there in the text (`vla.models.vlm`), in room of their own
+    beside `length`.
     """
 
     tokenizer: Any
     length: int
-    suffix: str = ""
+    label: str = ""
     sentence: str | None = None
     slots: Mapping[str, range] = field(default_factory=dict)
     _known: dict[str, list[int]] = field(default_factory=dict)
@@ -44,8 +46,8 @@ class Observer:
     def encode(self, text: str) -> list[int]:
         if text not in self._known:
             words = self.words(text) if self.sentence is None else self._written(text)
-            ids = [self.tokenizer.bos_token_id, *words, *self.words(self.suffix)]
-            taken = sum(token >= 0 for token in ids)
+            ids = [self.tokenizer.bos_token_id, *words]
+            taken = sum(token >= 0 for token in ids) + len(self.words(self.label))
             if taken > self.length:
                 raise ValueError(
                     f"the instruction {text!r} takes {taken} tokens, policy.instruction_length is "
@@ -84,9 +86,11 @@ class Observer:
         for i, ids in enumerate(rows):
             tokens[i, : len(ids)] = torch.tensor(ids)
             mask[i, : len(ids)] = True
-        return Observation(
+        observation = Observation(
             images={name: torch.from_numpy(np.ascontiguousarray(image)) for name, image in seen.images.items()},
             proprio=torch.from_numpy(np.asarray(seen.proprio, dtype=np.float32)),
             tokens=tokens,
             token_mask=mask,
         )
+        label = self.words(self.label)
+        return labelled(observation, [label], torch.zeros(len(rows), dtype=torch.long)) if label else observation

@@ -34,7 +34,7 @@ class Readout(nn.Module):
         self, model: VisionLanguageModel, prefix: Float[Tensor, "B P d"], observation: Observation, cache: Any = None
     ) -> Float[Tensor, "B q d"]:
         """What the queries have seen; `cache` is given the keys and values of the whole sequence."""
-        return model(prefix, observation.tokens, observation.token_mask, self.queries, cache=cache)[1]
+        return model.read(prefix, observation, self.queries, cache)
 
     def interpret(
         self,
@@ -45,6 +45,7 @@ class Readout(nn.Module):
     ) -> Float[Tensor, "B q d"]:
         """States of the queries from what they have seen; with `insulate` no gradient reaches the model."""
         if self.reader is None:
-            return hidden
+            return model.told(hidden, observation)
         plan = plan_moments(model.plan_logits(hidden))
-        return hidden + self.reader(plan.detach() if insulate else plan, model.felt(observation), hidden)
+        told = model.told(hidden, observation)
+        return hidden + self.reader(plan.detach() if insulate else plan, model.felt(observation), told)

@@ -39,10 +39,12 @@ def attention_mask(
     text_mask: Bool[Tensor, "B n"],
     num_queries: int = 0,
     segments: Int[Tensor, "B n"] | None = None,
+    instruction_mask: Bool[Tensor, "B n"] | None = None,
 ) -> Bool[Tensor, "B T T"]:
     """Who looks at whom in `[prefix | text | queries]`, True where row i may look at column j.
 
     With `segments`, text tokens of different segments do not see each other: several questions share one prefix.
+    Queries see the text of `instruction_mask`, or all there is.
     """
     batch, length = text_mask.shape
     total = num_prefix + length + num_queries
@@ -54,7 +56,7 @@ def attention_mask(
     if segments is not None:
         visible = visible & (segments[:, :, None] == segments[:, None, :])
     attend[:, text, text] = visible
-    attend[:, num_prefix + length :, text] = text_mask[:, None, :]
+    attend[:, num_prefix + length :, text] = (text_mask if instruction_mask is None else instruction_mask)[:, None, :]
     attend[:, num_prefix + length :, num_prefix + length :] = True
     return attend
 
@@ -157,13 +159,15 @@ class VisionLanguageModel(nn.Module):
         segments: Int[Tensor, "B n"] | None = None,
         layers: list[Tensor] | None = None,
         cache: Any = None,
+        instruction_mask: Bool[Tensor, "B n"] | None = None,
     ) -> tuple[Float[Tensor, "B n d"], Float[Tensor, "B q d"]]:
         """Hidden states of the text and of the queries; `layers` is given those of the whole sequence at every
-        depth, `cache` the keys and values.
+        depth, `cache` the keys and values. To queries only the text of `instruction_mask` is there (None: all of it).
         """
+        instruction_mask = token_mask if instruction_mask is None else instruction_mask
         if bool((tokens < 0).any()):
             assert segments is None, "questions that share a prefix have no slots"
-            return self._sentence(prefix, tokens, token_mask, queries, layers, cache)
+            return self._sentence(prefix, tokens, token_mask, queries, layers, cache, instruction_mask)
         batch, length = tokens.shape
         parts = [prefix, self.backbone.embed(tokens)]
         num_prefix, num_queries = prefix.shape[1], 0 if queries is None else len(queries)
@@ -171,9 +175,9 @@ class VisionLanguageModel(nn.Module):
         positions = [seen, text_positions(num_prefix, token_mask, segments)]
         if queries is not None:
             parts.append(queries.to(prefix.dtype).expand(batch, -1, -1))
-            first = num_prefix + token_mask.sum(1, keepdim=True)
+            first = num_prefix + instruction_mask.sum(1, keepdim=True)
             positions.append(first + torch.arange(num_queries, device=tokens.device))
-        attend = attention_mask(num_prefix, token_mask, num_queries, segments)
+        attend = attention_mask(num_prefix, token_mask, num_queries, segments, instruction_mask)
         hidden = self.backbone(torch.cat(parts, dim=1), attend, torch.cat(positions, dim=1), cache, layers)
         return hidden[:, num_prefix : num_prefix + length], hidden[:, num_prefix + length :]
 
@@ -192,6 +196,7 @@ class VisionLanguageModel(nn.Module):
         queries: Float[Tensor, "q d"] | None,
         layers: list[Tensor] | None,
         cache: Any,
+        instruction_mask: Bool[Tensor, "B n"],
     ) -> tuple[Float[Tensor, "B n d"], Float[Tensor, "B q d"]]:
         """The same for a text with slots: causal, but that the patches of a picture all see each other."""
         slots, place = tokens < 0, (-1 - tokens).clamp(min=0)
@@ -201,13 +206,30 @@ class VisionLanguageModel(nn.Module):
         if queries is not None:
             num_queries = len(queries)
             parts.append(queries.to(prefix.dtype).expand(len(tokens), -1, -1))
-            positions.append(token_mask.sum(1, keepdim=True) + torch.arange(num_queries, device=tokens.device))
-        attend, length = attention_mask(0, token_mask, num_queries), tokens.shape[1]
+            positions.append(instruction_mask.sum(1, keepdim=True) + torch.arange(num_queries, device=tokens.device))
+        attend, length = attention_mask(0, token_mask, num_queries, None, instruction_mask), tokens.shape[1]
         picture = place // self.vision.num_patches
         together = slots[:, :, None] & slots[:, None] & (picture[:, :, None] == picture[:, None])
         attend[:, :length, :length] |= together & token_mask[:, None]
         hidden = self.backbone(torch.cat(parts, dim=1), attend, torch.cat(positions, dim=1), cache, layers)
         return hidden[:, :length], hidden[:, length:]
+
+    def read(
+        self, prefix: Float[Tensor, "B P d"], observation: Observation, queries: Float[Tensor, "q d"], cache: Any = None
+    ) -> Float[Tensor, "B q d"]:
+        """What queries have seen of a picture and its instruction. A label is no part of what there is to see, and a
+        model that never met one would read everything else wrong: heads are `told` it.
+        """
+        asked, mask = observation.instruction_mask, observation.token_mask
+        return self(prefix, observation.tokens, mask, queries, cache=cache, instruction_mask=asked)[1]
+
+    def told(self, hidden: Float[Tensor, "B q d"], observation: Observation) -> Float[Tensor, "B q d"]:
+        """The states with the words of the label added, each on the scale of a normalised state."""
+        if observation.label_mask is None:
+            return hidden
+        words = self.backbone.embed(observation.tokens.clamp(min=0)) * observation.label_mask[..., None]
+        label = words.sum(1, keepdim=True) / observation.label_mask.sum(1).clamp(min=1)[:, None, None]
+        return hidden + nn.functional.rms_norm(label, label.shape[-1:], eps=1e-6).to(hidden.dtype)
 
     def plan_logits(self, hidden: Float[Tensor, "B q d"]) -> Float[Tensor, "B q a c"]:
         """What queries say an instruction comes down to: logits over the places of every number."""

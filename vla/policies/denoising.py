@@ -31,12 +31,12 @@ from torch import Tensor, nn
 from vla.actions.fast import FastCode
 from vla.actions.normalize import ActionNormalizer
 from vla.actions.process import Process, gaussian_entropy, gaussian_logprob
+from vla.data.labels import without_label
 from vla.models.action_expert import ActionExpert, Context, context_of, read_by, see, see_once
 from vla.models.heads import ValueHead
 from vla.models.readout import Readout
 from vla.models.vlm import VisionLanguageModel
 from vla.policies.fast import writer_of, written_scores
-from vla.policies.labels import without_label
 from vla.types import Decision, Observation, Scores, Trace, map_rows
 
 Exploration = Literal["one_step", "all_steps", "learned_noise", "matching"]
@@ -68,7 +68,7 @@ class DenoisingPolicy(nn.Module):
     """A vision-language model and an action expert. After `freeze_prefix` a trace carries the prefix.
 
     `code` is that of the tokens which teach the model under `token_weight`. With `guidance` other than 1, predictions
-    go that many times as far as the last `label_length` tokens of the instruction lead (Ho and Salimans 2022).
+    go that many times as far as the label of the instruction leads (Ho and Salimans 2022).
     """
 
     temperature = 1.0
@@ -95,7 +95,7 @@ class DenoisingPolicy(nn.Module):
         self.model, self.process, self.normalizer, self.settings = model, process, normalizer, settings
         self.chunk = settings.chunk
         self.cached_prefix = False
-        self.guidance, self.label_length = 1.0, 0
+        self.guidance = 1.0
         assert code is not None or settings.token_weight == 0, "the loss of tokens needs their code"
         self.code, self.writer = code, None if settings.token_weight == 0 else writer_of(model, code)
         self.readout = Readout(model, settings.chunk)
@@ -130,7 +130,7 @@ class DenoisingPolicy(nn.Module):
 
         if self.guidance == 1:
             return found(observation)
-        return replace(found(observation), plain=found(without_label(observation, self.label_length)))
+        return replace(found(observation), plain=found(without_label(observation)))
 
     def _values(self, context: Context) -> Float[Tensor, "B"]:
         return self.value_head(context.states.mean(1))

@@ -75,10 +75,11 @@ class TokenPolicy(nn.Module):
 
     def _planned(self, hidden: Float[Tensor, "B q d"], observation: Observation) -> Float[Tensor, "B q d"]:
         """The states of the queries, and in them what they say the instruction comes down to."""
+        told = self.model.told(hidden, observation)
         if self.reader is None:
-            return hidden
+            return told
         plan = plan_moments(self.model.plan_logits(hidden))
-        return hidden + self.reader(plan, self.model.felt(observation), hidden)
+        return hidden + self.reader(plan, self.model.felt(observation), told)
 
     def perceive(self, observation: Observation, trace: Trace | None = None) -> Float[Tensor, "B q d"]:
         """What the queries of parallel decoding have seen; from the trace, where that carries what is frozen."""
@@ -86,7 +87,7 @@ class TokenPolicy(nn.Module):
         if "hidden" in kept:
             return kept["hidden"]
         prefix = kept["prefix"] if "prefix" in kept else self.prefix(observation)
-        return self.model(prefix, observation.tokens, observation.token_mask, self.head.queries)[1]
+        return self.model.read(prefix, observation, self.head.queries)
 
     def _decide(
         self, hidden: Float[Tensor, "B q d"], observation: Observation

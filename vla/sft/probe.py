@@ -20,7 +20,7 @@ from vla.sft.losses import share_of
 from vla.sft.protocols import ProbedPolicy
 from vla.train.distributed import ALONE, Processes
 from vla.train.optim import make_optimizer
-from vla.types import Observation
+from vla.types import Observation, concatenate_rows, map_rows
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,7 @@ class Features:
     def batch(self, rows: Tensor) -> tuple[Tensor, Observation, Tensor, Tensor]:
         seen = self.observation
         assert seen.proprio is not None
-        part = replace(
-            seen, proprio=seen.proprio[rows], tokens=seen.tokens[rows], token_mask=seen.token_mask[rows]
-        )  # fmt: skip
+        part = map_rows(seen, lambda tensor: tensor[rows])
         hidden = self.hidden[rows]
         hidden = hidden.float() if hidden.dtype == torch.float16 else hidden
         return hidden, part, self.actions[rows], self.action_mask[rows]
@@ -53,11 +51,7 @@ def features_of(policy: ProbedPolicy, batches: Iterator[tuple[Observation, Tenso
         (kept_of(policy.perceive(seen)), replace(seen, images={}), actions, mask) for seen, actions, mask in batches
     ]
     hidden, seen, actions, mask = zip(*kept, strict=True)
-    observation = Observation(
-        {}, torch.cat([o.proprio for o in seen]), torch.cat([o.tokens for o in seen]),
-        torch.cat([o.token_mask for o in seen]),
-    )  # fmt: skip
-    return Features(torch.cat(hidden), observation, torch.cat(actions), torch.cat(mask))
+    return Features(torch.cat(hidden), concatenate_rows(list(seen)), torch.cat(actions), torch.cat(mask))
 
 
 MOST_IN_FULL = 8192

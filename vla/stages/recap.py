@@ -18,12 +18,12 @@ from torch import Tensor
 from vla.config.robot import Recap as Settings
 from vla.config.robot import RobotConfig
 from vla.data.demonstrations import Demonstrations
+from vla.data.labels import labelled, without_label
 from vla.data.observations import Observer
 from vla.evaluate.starts import StartManifest
 from vla.models.heads import BinnedValue
 from vla.models.vlm import VisionLanguageModel
 from vla.policies.denoising import DenoisingPolicy
-from vla.policies.labels import labelled, without_label
 from vla.rl.protocols import VectorEnvironment
 from vla.rl.rollout import collect_rollout
 from vla.sft.loop import SupervisedSettings
@@ -65,8 +65,8 @@ def asking_for_good(policy: ImitablePolicy, observer: Observer, settings: Settin
     if not settings.num_rounds:
         return observer
     if isinstance(policy, DenoisingPolicy):
-        policy.guidance, policy.label_length = settings.guidance, len(observer.words(settings.positive))
-    return replace(observer, suffix=settings.positive, _known={})
+        policy.guidance = settings.guidance
+    return replace(observer, label=settings.positive)
 
 
 class Recap:
@@ -121,8 +121,7 @@ class Recap:
         check_rewards(rollout, number)
         assert rollout.action is not None
         assert rollout.success is not None
-        seen = without_label(rollout.observation, len(observe.words(observe.suffix)))
-        return Experience(seen, rollout.action, rollout.trajectory, rollout.success > 0.5)
+        return Experience(without_label(rollout.observation), rollout.action, rollout.trajectory, rollout.success > 0.5)
 
     @property
     def _longest(self) -> int:

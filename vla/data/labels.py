@@ -13,11 +13,12 @@ from vla.types import Observation
 
 
 def labelled(observation: Observation, labels: Sequence[Sequence[int]], which: Int[Tensor, "B"]) -> Observation:
-    """The observation with tokens `labels[which]` behind every instruction; -1: nothing.
+    """The observation with tokens `labels[which]` behind every instruction, marked as a label; -1: nothing.
 
     Raises ValueError where there is no room.
     """
     tokens, mask = observation.tokens.clone(), observation.token_mask.clone()
+    marked = torch.zeros_like(mask)
     for row, label in enumerate(which.tolist()):
         ids = list(labels[label]) if label >= 0 else []
         first = int(mask[row].sum())
@@ -26,12 +27,10 @@ def labelled(observation: Observation, labels: Sequence[Sequence[int]], which: I
                 f"policy.instruction_length ({tokens.shape[1]}) has no room for {len(ids)} tokens of a label: raise it"
             )
         tokens[row, first : first + len(ids)] = torch.tensor(ids, dtype=tokens.dtype)
-        mask[row, first : first + len(ids)] = True
-    return replace(observation, tokens=tokens, token_mask=mask)
+        marked[row, first : first + len(ids)] = True
+    return replace(observation, tokens=tokens, token_mask=mask | marked, label_mask=marked)
 
 
-def without_label(observation: Observation, length: int) -> Observation:
-    """The observation without the last `length` tokens of every instruction."""
-    counts = observation.token_mask.sum(1, keepdim=True)
-    at = torch.arange(observation.tokens.shape[1], device=counts.device)
-    return replace(observation, token_mask=observation.token_mask & (at < counts - length))
+def without_label(observation: Observation) -> Observation:
+    """The observation without its labels."""
+    return replace(observation, token_mask=observation.instruction_mask, label_mask=None)
