@@ -170,6 +170,12 @@ def test_tags_are_taught_first_and_what_that_does_is_told_apart(tmp_path):
     assert set(results["reward correct"]) == {"before", "after"}
 
 
+def test_calls_of_a_tool_are_taught_first(tmp_path):
+    tool = ["text.tool=calculator", "text.max_turns=2", "text.max_prompt_tokens=200", "text.families=[add1]"]
+    results = go(tmp_path / "run", *tool, "text.max_new_tokens=40", "text.format_steps=3", "rl.num_iterations=1")
+    assert results["after the format examples"].num_starts == results["before"].num_starts
+
+
 class ShareOfA:
     """Reward: the share of the letters of a completion that are an a."""
 

@@ -15,6 +15,7 @@ from vla.rl.rollout import collect_rollout
 from vla.text.environment import TextEnvironment, calculator_tool
 from vla.text.problems import Problem
 from vla.text.tiny import tiny_language_model
+from vla.text.warm_up import call_examples, check_room
 
 PROBLEMS = [
     Problem("What is 2 + 3?", "5", "last_number", "toy"),
@@ -117,6 +118,28 @@ def test_rollouts_of_several_turns(parts):
     prompt = tokenizer.decode(rollout.observation.tokens[last][rollout.observation.token_mask[last]])
     assert "<|im_start|>tool\n5<|im_end|>" in prompt
     assert tokenizer.decode(rollout.trace["tokens"][last][rollout.mask[last]]) == "5<|im_end|>"
+
+
+def test_examples_of_calls_are_the_ids_of_an_episode(parts):
+    """What the warm-up shows is read and said by the environment to the last id, and earns the reward."""
+    tokenizer = parts[1]
+    problem = Problem("What is 2 + 3?", "5", "last_number", "toy", {"expression": "2 + 3"})
+    call, answer = call_examples([problem, PROBLEMS[1]], ChatFormat(tokenizer))
+    environment = make(parts, tool=calculator_tool, max_turns=2)
+    assert environment.reset([0], np.array([0])) == [call.prompt]
+    between = environment.step(np.array([call.completion], np.float32), np.array([0]))
+    assert between.terminated.tolist() == [False]
+    assert between.observation == [answer.prompt]
+    ended = environment.step(np.array([answer.completion], np.float32), np.array([0]))
+    assert ended.terminated.tolist() == [True]
+    assert ended.success.tolist() == [True]
+    check_room([call, answer], len(call.completion), len(answer.prompt))
+    with pytest.raises(ValueError, match=r"text.max_new_tokens \(2\) is too short .* up to \d+ tokens"):
+        check_room([call, answer], 2, 999)
+    with pytest.raises(ValueError, match=r"text.max_prompt_tokens \(9\) is too short .* up to \d+ tokens"):
+        check_room([call, answer], 99, 9)
+    with pytest.raises(ValueError, match=r"no family of text.families says what: add one of arithmetic"):
+        call_examples(PROBLEMS, ChatFormat(tokenizer))
 
 
 class Scripted:

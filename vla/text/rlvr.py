@@ -31,7 +31,8 @@ from vla.text.problem_sets import ProblemSets, make_problem_sets
 from vla.text.problems import Problem, room_for_answers
 from vla.text.refine import Refinement, algorithm_of
 from vla.text.report import spent, write_report
-from vla.text.supervised import Example, fit_examples
+from vla.text.supervised import fit_examples
+from vla.text.warm_up import call_examples, check_room, tag_examples
 from vla.train.agreement import from_main
 from vla.train.checkpoint import write_atomically
 from vla.train.distributed import ALONE, Processes, own_share, same_weights
@@ -42,6 +43,7 @@ from vla.train.timing import Timer
 from vla.types import Rollout
 
 FORMAT_BATCH = 16
+CALL_TOKENS = 8
 
 
 @dataclass(frozen=True)
@@ -102,8 +104,9 @@ def sets_of(settings: Rlvr) -> ProblemSets:
 
 
 def room_of(settings: Rlvr) -> int:
-    """Tokens that a completion may take."""
-    return settings.max_new_tokens or room_for_answers(settings.families)
+    """Tokens that a completion may take; the tags of a call need some."""
+    tags = 0 if settings.tool is None else CALL_TOKENS
+    return settings.max_new_tokens or room_for_answers(settings.families) + tags
 
 
 def wire(
@@ -200,27 +203,15 @@ def results_of(before: Judged, after: Judged, sets: ProblemSets, failures: dict[
 def teach_format(
     wired: Wired, settings: Rlvr, sets: ProblemSets, seed: int, progress: Progress
 ) -> dict[str, SuccessRate]:
-    """A short SFT on training problems answered between the tags, because no reward reaches a model that never writes
-    them; what it alone does on held-out problems, since its examples hold right answers.
+    """A short SFT on training problems answered between the tags, or by calls of the tool; what it alone does on
+    held-out problems, since its examples hold right answers.
 
-    Raises ValueError when such an answer is longer than a completion may be.
+    Raises ValueError when an example is longer than RL lets a prompt or a completion be.
     """
     if settings.format_steps == 0:
         return {}
-    chat, stop = wired.parts.chat, wired.parts.tokenizer.eos_token_id
-    examples = []
-    for problem in sets.train:
-        thought = problem.facts.get("expression")
-        thought = f"{thought} = {problem.answer}" if thought else f"The answer is {problem.answer}."
-        text = f"<think>{thought}</think>\n<answer>{problem.answer}</answer>"
-        ids = wired.parts.tokenizer(text, add_special_tokens=False).input_ids
-        examples.append(Example(chat.prompt([{"role": "user", "content": problem.question}]), [*ids, stop]))
-    longest = max(len(example.completion) for example in examples)
-    if longest > room_of(settings):
-        raise ValueError(
-            f"text.max_new_tokens ({room_of(settings)}) is too short for text.format_steps: an answer between its"
-            f" tags takes up to {longest} tokens"
-        )
+    examples = (tag_examples if settings.tool is None else call_examples)(sets.train, wired.parts.chat)
+    check_room(examples, room_of(settings), settings.max_prompt_tokens)
     batch = min(FORMAT_BATCH, len(examples))
     fitting = FitSettings(settings.format_steps, batch, batch, settings.format_learning_rate, 0.1, 1.0)
     # As likely as the model itself finds them, whatever temperature RL draws at.
