@@ -1,5 +1,10 @@
+import json
+
 import pytest
 
+import vla.runtime
+from scripts.train_vla import main
+from tests.test_pipeline import TINY
 from vla.stages.grounding import Answers
 from vla.stages.reporting import tell_answers
 
@@ -25,3 +30,17 @@ def test_answers_are_compared_question_by_question():
 
 def test_a_world_that_asks_for_numbers_only_has_no_share_of_right_answers():
     assert tell_answers(Answers({}, {"where": [0.5]}), None) == {"error/where": 0.5}
+
+
+@pytest.mark.parametrize(("frozen", "asked"), [("nothing", ["before", "after_rl"]), ("all", [])])
+def test_answers_are_asked_before_the_first_stage_that_moves_the_model(tmp_path, monkeypatch, frozen, asked):
+    """SFT trains the head alone here; where RL moves the rest, what it did to answers is compared with before."""
+    monkeypatch.setattr(vla.runtime, "prepare", lambda *arguments, **settings: None)
+    folder = tmp_path / "run"
+    few = ["sft.probe_only=true", "sft.probe_steps=2", "grounding.num_steps=2", "evaluation.num_videos=0"]
+    rl = ["rl.num_iterations=1", "evaluation.num_starts=2", f"model.freeze_in_rl={frozen}"]
+    assert main([*TINY, *few, *rl, f"run_dir={folder}"]) == 0
+    stages = json.loads((folder / "results.json").read_text())["stages"]
+    assert [name for name in ("before", "after", "after_rl") if f"answers_{name}" in stages] == asked
+    if asked:
+        assert "answers gained" in stages["answers_after_rl"]["against_before"]

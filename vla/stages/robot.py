@@ -67,7 +67,7 @@ def _stages(run: Run, config: RobotConfig, world: World) -> None:
         with stage(run, config, "sft"):
             beside = grounding_beside(config, policy, encoder, world.scenes(), run.processes)
             moves = bool(num_whole_steps(config, policy))
-            if moves and not run.done("answers_before"):
+            if (moves or rl_moves_model(config)) and not run.done("answers_before"):
                 answers_stage(run, "before", config, policy, encoder, world)
             supervised_stage(run, config, policy, demos, observer, beside)
             if moves:
@@ -88,7 +88,7 @@ def _stages(run: Run, config: RobotConfig, world: World) -> None:
         learning = Reinforcement(run, *judge)
         state = learning.train()
     judged = judge_after(run, learning.loop.iteration, *judge)
-    if judged and learning.loop.iteration and config.model.freeze_in_rl != "all":
+    if judged and learning.loop.iteration and rl_moves_model(config):
         answers_stage(run, "after_rl", config, policy, encoder, world)
     compare_stage(run)
     with run.timer("videos"), failing_together(run.processes):
@@ -96,6 +96,11 @@ def _stages(run: Run, config: RobotConfig, world: World) -> None:
             video_stage(run, "after", config, policy, world, observer, starts)
         plot_stage(run, state, f"{config.sim.label}: {config.algorithm.name}", None)
     run.progress.say(f"results: {run.folder.results}")
+
+
+def rl_moves_model(config: RobotConfig) -> bool:
+    """Whether RL trains more than the head, so that answers in words may change."""
+    return config.rl.num_iterations > 0 and config.model.freeze_in_rl != "all"
 
 
 def judge_after(run: Run, num_iterations: int, config: RobotConfig, *judge: Any) -> bool:
