@@ -9,6 +9,7 @@ import pytest
 from gymnasium import spaces
 
 import sim
+from sim.build_gymnasium import made_small
 from sim.experts.gymnasium import GymnasiumExpert, build_act
 from sim.gymnasium_vector import GymnasiumTask, GymnasiumVector, resized
 from sim.render import missing_egl
@@ -148,6 +149,24 @@ def test_errors():
         sim.make_gymnasium("Reacher-v5", num_envs=1, cameras=(), reward={"sucess": 1.0})
     with pytest.raises(ValueError, match="Reacher-v5\\) has no scripted expert: give demonstrations by data.path"):
         build_act("Reacher-v5", {})
+
+
+def test_pictures_are_drawn_in_the_size_that_is_wanted_where_that_can_be_said():
+    class Sized(Line):
+        def __init__(self, width=480, height=480, render_mode=None):
+            super().__init__()
+            self.size = width, height
+
+    for name, kind in (("Line-v0", Line), ("Sized-v0", Sized)):
+        gymnasium.register(name, kind)
+    small = {"width": 32, "height": 32}
+    try:
+        assert made_small("Sized-v0", {}, small)().unwrapped.size == (32, 32)
+        assert made_small("Sized-v0", {"width": 64}, small)().unwrapped.size == (64, 32)  # what is asked for stands
+        assert isinstance(made_small("Line-v0", {}, small)().unwrapped, Line)
+    finally:
+        for name in ("Line-v0", "Sized-v0"):
+            gymnasium.registry.pop(name)
 
 
 @needs_drawing
