@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from vla.actions.normalize import ActionNormalizer
+from vla.data.labels import without_label
 from vla.models.heads import ValueHead
 from vla.models.readout import Readout
 from vla.models.vlm import VisionLanguageModel
@@ -24,7 +25,8 @@ from vla.types import Decision, Observation, Scores, Trace
 
 class RegressionPolicy(nn.Module):
     """A vision-language model with an MLP on the states of its queries. What is frozen is computed once: a trace
-    carries it (`cached`). `min_scale` keeps draws apart from each other, in units of the normalised action.
+    carries it (`cached`). `min_scale` keeps draws apart from each other, in units of the normalised action. With
+    `guidance` other than 1, it acts that many times as far as the label of the instruction leads.
     """
 
     can_probe = True
@@ -42,6 +44,7 @@ class RegressionPolicy(nn.Module):
         self.model, self.normalizer, self.chunk = model, normalizer, chunk
         self.min_scale, self.temperature = min_scale, temperature
         self.cached: Literal["nothing", "prefix", "queries"] = "nothing"
+        self.guidance = 1.0
         self.readout = Readout(model, chunk)
         values = normalizer.num_active
         self.head = nn.Sequential(
@@ -75,6 +78,16 @@ class RegressionPolicy(nn.Module):
         states = self.readout.interpret(self.model, hidden, observation)
         return self.head(states), self.value_head(states.mean(1))
 
+    def _guided(
+        self, observation: Observation, hidden: Float[Tensor, "B H d"]
+    ) -> tuple[Float[Tensor, "B H a"], Float[Tensor, "B"]]:
+        """The means to act and to score with; what the queries have seen is the same with a label and without."""
+        means, values = self._means(observation, hidden)
+        if self.guidance != 1:
+            plain, _ = self._means(without_label(observation), hidden)
+            means = plain + self.guidance * (means - plain)
+        return means, values
+
     def _scores(
         self, drawn: Float[Tensor, "B H a"], means: Float[Tensor, "B H a"], values: Float[Tensor, "B"]
     ) -> Scores:
@@ -88,7 +101,7 @@ class RegressionPolicy(nn.Module):
         """Draw a chunk of actions [B, H, A] (physical units) for every row; greedy: the prediction itself."""
         prefix = self.model.prefix(observation)
         hidden = self.perceive(observation, {"prefix": prefix})
-        means, values = self._means(observation, hidden)
+        means, values = self._guided(observation, hidden)
         frozen = {"nothing": {}, "prefix": {"prefix": prefix}, "queries": {"hidden": hidden}}
         return self._drawn(means, values, greedy, frozen[self.cached])
 
@@ -110,13 +123,13 @@ class RegressionPolicy(nn.Module):
     @torch.no_grad()
     def redraw(self, observation: Observation, trace: Trace, count: int) -> Decision:
         """`count` more decisions for every row, from what its trace has perceived; those of a row stand together."""
-        found = (*self._means(observation, trace["hidden"]), trace["hidden"])
+        found = (*self._guided(observation, trace["hidden"]), trace["hidden"])
         means, values, hidden = (part.repeat_interleave(count, 0) for part in found)
         return self._drawn(means, values, False, {"hidden": hidden})
 
     def score(self, observation: Observation, trace: Trace) -> Scores:
         """Log-probabilities [B, L], entropies [B, L] and values [B] of stored draws under the present weights."""
-        return self._scores(trace["drawn"], *self._means(observation, self.perceive(observation, trace)))
+        return self._scores(trace["drawn"], *self._guided(observation, self.perceive(observation, trace)))
 
     def imitation_terms(
         self,

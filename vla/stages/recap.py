@@ -24,6 +24,7 @@ from vla.evaluate.starts import StartManifest
 from vla.models.heads import BinnedValue
 from vla.models.vlm import VisionLanguageModel
 from vla.policies.denoising import DenoisingPolicy
+from vla.policies.regression import RegressionPolicy
 from vla.rl.protocols import VectorEnvironment
 from vla.rl.rollout import collect_rollout
 from vla.sft.loop import SupervisedSettings
@@ -64,7 +65,7 @@ def asking_for_good(policy: ImitablePolicy, observer: Observer, settings: Settin
     """What a policy acts on after the stage: instructions with the label of good decisions, and guidance."""
     if not settings.num_rounds:
         return observer
-    if isinstance(policy, DenoisingPolicy):
+    if isinstance(policy, DenoisingPolicy | RegressionPolicy):
         policy.guidance = settings.guidance
     return replace(observer, label=settings.positive)
 
