@@ -170,9 +170,19 @@ def test_tags_are_taught_first_and_what_that_does_is_told_apart(tmp_path):
     assert set(results["reward correct"]) == {"before", "after"}
 
 
-def test_calls_of_a_tool_are_taught_first(tmp_path):
-    tool = ["text.tool=calculator", "text.max_turns=2", "text.max_prompt_tokens=200", "text.families=[add1]"]
-    results = go(tmp_path / "run", *tool, "text.max_new_tokens=40", "text.format_steps=3", "rl.num_iterations=1")
+def test_calls_of_a_tool_are_taught_first_and_what_it_answers_has_room(tmp_path):
+    """A model that says all it may before it calls: question, words, and the tool's answer are more than a question may
+    take alone.
+    """
+    problems = sets_of(load([*TINY, "text.families=[add1]"]).text).train
+    tokenizer = tiny_language_model([problem.question for problem in problems])[1]
+    system = "You can calculate by writing <calc>expression</calc>, for example <calc>7 * 8</calc>."
+    asked = [ChatFormat(tokenizer, system).prompt([{"role": "user", "content": p.question}]) for p in problems]
+    tool = ["text.tool=calculator", "text.max_turns=3", f"text.max_prompt_tokens={max(map(len, asked)) + 20}"]
+    results = go(
+        tmp_path / "run", *tool, "text.families=[add1]", "text.max_new_tokens=60", "text.format_steps=30",
+        "text.format_learning_rate=3e-3", "rl.num_iterations=1",
+    )  # fmt: skip
     assert results["after the format examples"].num_starts == results["before"].num_starts
 
 

@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Any
 
 from vla.config.text import Rlvr, TextConfig
-from vla.data.chat import observe_prompts
+from vla.data.chat import ChatFormat, observe_prompts
 from vla.decoding.sampling import Sampling
 from vla.evaluate.success import SuccessRate, compare
 from vla.policies.text import TextPolicy
@@ -20,7 +20,7 @@ from vla.rl.critic import with_critic
 from vla.rl.protocols import Observe
 from vla.rl.rollout import collect_rollout
 from vla.rl.sampling import collect_informative
-from vla.text.calculator import INSTRUCTION
+from vla.text.calculator import INSTRUCTION, LONGEST_RESULT
 from vla.text.curriculum import Curriculum
 from vla.text.environment import Episode, TextEnvironment, calculator_tool
 from vla.text.fitting import FitSettings
@@ -109,6 +109,14 @@ def room_of(settings: Rlvr) -> int:
     return settings.max_new_tokens or room_for_answers(settings.families) + tags
 
 
+def width_of(settings: Rlvr, chat: ChatFormat) -> int:
+    """Tokens that a prompt may take: with a tool, what was said and answered before stands in it."""
+    if settings.tool is None:
+        return settings.max_prompt_tokens
+    answer = chat.next_turn({"role": "tool", "content": LONGEST_RESULT}, finished=False)
+    return settings.max_prompt_tokens + (settings.max_turns - 1) * (room_of(settings) + len(answer))
+
+
 def wire(
     config: TextConfig, settings: Rlvr, sets: ProblemSets, rewards: Rewards, processes: Processes = ALONE
 ) -> Wired:
@@ -126,13 +134,14 @@ def wire(
     sampling = Sampling(**settings.sampling.model_dump())
     policy = parts.policy(sampling, room_of(settings), algorithm.needs_values, settings.num_beams)
     same_weights(policy, processes)
-    observe = partial(observe_prompts, width=settings.max_prompt_tokens, pad_id=parts.pad_id, device=parts.device)
+    width = width_of(settings, parts.chat)
+    observe = partial(observe_prompts, width=width, pad_id=parts.pad_id, device=parts.device)
     tool = calculator_tool if settings.tool == "calculator" else None
 
     def environment(problems: list[Problem], num_envs: int) -> TextEnvironment:
         return TextEnvironment(problems, parts.chat, rewards, parts.stop_ids, num_envs, tool, settings.max_turns)
 
-    judged_at_once = rows_at_once(settings.max_prompt_tokens, room_of(settings))
+    judged_at_once = rows_at_once(width, room_of(settings))
     numbers, start = [], 0
     for family in sets.families.values():
         numbers.append(range(start, start + len(family)))
@@ -211,7 +220,7 @@ def teach_format(
     if settings.format_steps == 0:
         return {}
     examples = (tag_examples if settings.tool is None else call_examples)(sets.train, wired.parts.chat)
-    check_room(examples, room_of(settings), settings.max_prompt_tokens)
+    check_room(examples, room_of(settings), width_of(settings, wired.parts.chat))
     batch = min(FORMAT_BATCH, len(examples))
     fitting = FitSettings(settings.format_steps, batch, batch, settings.format_learning_rate, 0.1, 1.0)
     # As likely as the model itself finds them, whatever temperature RL draws at.
