@@ -7,11 +7,13 @@ import yaml
 
 from vla.config import ConfigError, load
 from vla.config.text import Prompts
+from vla.data.chat import ChatFormat
 from vla.rewards.gold import GOLDS
-from vla.text.control import levels_of
+from vla.text.control import coded, levels_of
 from vla.text.labelling import compare_by_judge, keep_clearest, read_rubric
 from vla.text.preferring import Comparison
 from vla.text.run import run
+from vla.text.tiny import tiny_language_model
 from vla.text.topics import Said, make_prompt_sets
 from vla.train.run_folder import open_run
 
@@ -118,6 +120,14 @@ def test_control(tmp_path, prompts):
     results = go(tmp_path / "run", "control", "fit", prompts, *OPEN, "text.levels=2")
     check(tmp_path / "run", results)
     assert list(results["gold reward by code"]) == ["quality: 1 of 2", "quality: 2 of 2"]
+
+
+def test_a_code_stands_behind_the_question():
+    tokenizer = tiny_language_model(["hello"])[1]
+    asked = [{"role": "user", "content": "Say it."}]
+    text = tokenizer.decode(coded(ChatFormat(tokenizer), 2, 3).prompt(asked))
+    assert text == tokenizer.decode(ChatFormat(tokenizer).prompt(asked)).replace("Say it.", "Say it. (quality: 2 of 3)")
+    assert asked == [{"role": "user", "content": "Say it."}]
 
 
 def test_prompts_are_split_by_their_text_and_cut():

@@ -8,6 +8,7 @@ from vla.data.preferences import Ranking, Thumb
 from vla.decoding.sampling import Sampling
 from vla.policies.text import TextPolicy
 from vla.preference.objective import DPO, IPO, KTO, ORPO, PlackettLuce, SimPO, comparison_terms, make_objective
+from vla.text.control import Coded, fit_codes
 from vla.text.fitting import FitSettings, batches, fit, one_each
 from vla.text.preferring import (
     Comparison,
@@ -157,3 +158,27 @@ def test_thumbs_of_one_kind_are_refused(parts):
     with pytest.raises(ValueError, match="2 liked and 0 disliked"):
         fit_thumbs(policy_of(parts), [LikedExample([3], [4, 2], True)] * 2, KTO(0.1, True), FIT, seed=0)
     assert make_objective("dpo", beta=0.2, label_smoothing=0.0) == DPO(0.2, 0.0)
+
+
+def told_apart(parts, discrimination, steps=30):
+    """How much likelier samples of the training kind are behind their own code than behind the other: prompts end with
+    code 30 or 31, and of four random tokens only the second, 7 or 8, has to do with it.
+    """
+    policy, generator = policy_of(parts), torch.Generator().manual_seed(1)
+    made = []
+    for i in range(64):
+        question = torch.randint(40, 280, (4,), generator=generator).tolist()
+        row = torch.randint(40, 280, (4,), generator=generator).tolist()
+        made.append(Coded([[*question, 30], [*question, 31]], [row[0], 7 + i % 2, *row[2:], 2], i % 2))
+    fit_codes(policy, made[:48], discrimination, 0.1, FitSettings(steps, 8, 8, 3e-3, 0.1, 1.0), 0)
+    with torch.no_grad():
+        held = made[48:]
+        rows = [Example(prompt, sample.completion) for sample in held for prompt in sample.prompts]
+        logprobs = sequence_logprobs(policy, rows).view(-1, 2)
+    own = torch.tensor([sample.own for sample in held])
+    return float((logprobs.gather(1, own[:, None]) - logprobs.gather(1, 1 - own[:, None])).mean())
+
+
+def test_telling_codes_apart_steers_more_than_learning_behind_them(parts):
+    alone, beside = told_apart(parts, 0.0), told_apart(parts, 1.0)
+    assert beside > alone + 0.2

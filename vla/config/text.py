@@ -159,6 +159,8 @@ class Rejection(Section):
 class Control(Section):
     name: Literal["control"]
     levels: Annotated[int, Field(ge=2)]
+    discrimination: Annotated[float, Field(ge=0)]
+    beta: Positive
     samples_per_prompt: Count
     gold: str
     prompts: Prompts

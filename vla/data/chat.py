@@ -23,14 +23,18 @@ Message = Mapping[str, str]
 @dataclass(frozen=True)
 class ChatFormat:
     """How a tokenizer writes chats. `system`: a system message put before every chat (None: what the template does by
-    itself).
+    itself). `closing`: words that stand behind the last message of every prompt.
     """
 
     tokenizer: Any
     system: str | None = None
+    closing: str = ""
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Ids of the messages and of the beginning of the assistant's turn."""
+        if self.closing:
+            last = messages[-1]
+            messages = [*messages[:-1], {**last, "content": f"{last['content']} {self.closing}"}]
         return self.encode(self.render(messages, add_generation_prompt=True))
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:

@@ -1,22 +1,29 @@
 """Control codes: the model learns its own samples behind a label of how good they are, and is then asked for the best.
 
-Reward-conditioned fine-tuning as in Decision Transformer (Chen 2021), CTRL (Keskar 2019) and Quark (Lu 2022).
+Reward-conditioned fine-tuning as in Decision Transformer (Chen 2021), CTRL (Keskar 2019) and Quark (Lu 2022). What a
+sample owes to its label is little beside all else that it says, so the model learns besides to tell from a sample which
+label it had, by how likely it finds it behind each (the discriminative loss of GeDi, Krause 2021).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
 
 from vla.config.text import Control, TextConfig
 from vla.data.chat import ChatFormat
+from vla.policies.text import TextPolicy
+from vla.text.fitting import FitSettings, fit, one_each
 from vla.text.open_judging import Mean, OpenJudged
 from vla.text.open_run import OpenRun, Steps
-from vla.text.supervised import Example, fit_examples
+from vla.text.supervised import Example, sequence_logprobs
 from vla.text.topics import Said, say
 from vla.train.progress import Progress
 from vla.train.run_folder import RunFolder
@@ -28,15 +35,48 @@ def code(level: int, num_levels: int) -> str:
 
 
 def coded(chat: ChatFormat, level: int, num_levels: int) -> ChatFormat:
-    """A chat format that puts the label into the system message."""
-    label = code(level, num_levels)
-    return replace(chat, system=f"{chat.system} {label}" if chat.system else label)
+    """A chat format that puts the label behind the question, so that one reading of it serves all labels."""
+    return replace(chat, closing=f"({code(level, num_levels)})")
 
 
 def levels_of(rewards: Sequence[float], num_levels: int) -> list[int]:
     """The quantile (1 worst ... num_levels best) that each reward falls into; equal rewards share a level."""
     inner = np.quantile(rewards, np.arange(1, num_levels) / num_levels)
     return (np.searchsorted(inner, rewards, side="left") + 1).tolist()
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A completion, the prompts with every label, and the number of the label that is its own."""
+
+    prompts: list[list[int]]
+    completion: list[int]
+    own: int
+
+
+def fit_codes(
+    policy: TextPolicy,
+    samples: Sequence[Coded],
+    discrimination: float,
+    beta: float,
+    fitting: FitSettings,
+    seed: int,
+    on_step: Callable[[int, float], None] = lambda step, loss: None,
+) -> None:
+    """Cross-entropy per token behind the own label, a mean over samples, plus `discrimination` times that of the own
+    label among all, whose logits are `beta` times the log-probabilities of the completion.
+    """
+
+    def loss_of(rows: Sequence[int]) -> Float[Tensor, ""]:
+        batch = [samples[i] for i in rows]
+        shown = [Example(prompt, sample.completion) for sample in batch for prompt in sample.prompts]
+        logprobs = sequence_logprobs(policy, shown).view(len(batch), -1)
+        own = torch.tensor([sample.own for sample in batch], device=logprobs.device)
+        lengths = torch.tensor([len(sample.completion) for sample in batch], device=logprobs.device)
+        learned = -logprobs.gather(1, own[:, None])[:, 0] / lengths
+        return learned.sum() + discrimination * functional.cross_entropy(beta * logprobs, own, reduction="sum")
+
+    fit(policy, len(samples), loss_of, one_each, fitting, seed, on_step, threads=policy.threads)
 
 
 def run_control(config: TextConfig, folder: RunFolder, progress: Progress) -> dict[str, Any]:
@@ -51,19 +91,22 @@ def run_control(config: TextConfig, folder: RunFolder, progress: Progress) -> di
     if len(set(rewards)) < 2:
         raise ValueError("all samples have the same gold reward: raise text.generation.sampling.temperature")
     plain = run.parts.chat
-    examples = [
-        Example(_prompt(coded(plain, level, count), said), said.ids)
+    chats = [coded(plain, level, count) for level in range(1, count + 1)]
+    samples = [
+        Coded([_prompt(chat, said) for chat in chats], said.ids, level - 1)
         for said, level in zip(answers, levels_of(rewards, count), strict=True)
     ]
     with Steps(run, "fit", settings.fit.num_steps) as on_step:
-        fit_examples(run.learner, examples, run.fit_settings(settings.fit), run.seed("fit"), on_step)
+        fitting = run.fit_settings(settings.fit)
+        weights = settings.discrimination, settings.beta
+        fit_codes(run.learner, samples, *weights, fitting, run.seed("fit"), on_step)
     by_code = {}
-    for level in range(1, count + 1):
-        chat, width = coded(plain, level, count), settings.generation.max_prompt_tokens
+    for level, chat in enumerate(chats, start=1):
+        width = settings.generation.max_prompt_tokens
         said = say(run.speaker, chat, run.prompts.evaluation, 1, width, greedy=True)
         by_code[code(level, count)] = Mean.of(OpenJudged.of(said, run.gold).gold)
         progress.say(f"asked for {code(level, count)}: gold reward {by_code[code(level, count)]}")
-    run.parts = replace(run.parts, chat=coded(plain, count, count))
+    run.parts = replace(run.parts, chat=chats[-1])
     return run.finish("Control codes: before, and asked for the best", before, {"gold reward by code": by_code})
 
 
