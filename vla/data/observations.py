@@ -47,7 +47,7 @@ class Observer:
         if text not in self._known:
             words = self.words(text) if self.sentence is None else self._written(text)
             ids = [self.tokenizer.bos_token_id, *words]
-            taken = sum(token >= 0 for token in ids) + len(self.words(self.label))
+            taken = sum(token >= 0 for token in ids)
             if taken > self.length:
                 raise ValueError(
                     f"the instruction {text!r} takes {taken} tokens, policy.instruction_length is "

@@ -224,7 +224,7 @@ class VisionLanguageModel(nn.Module):
         return self(prefix, observation.tokens, mask, queries, cache=cache, instruction_mask=asked)[1]
 
     def told(self, hidden: Float[Tensor, "B q d"], observation: Observation) -> Float[Tensor, "B q d"]:
-        """The states with the words of the label added, each on the scale of a normalised state."""
+        """The states with the label added, the mean of its words on the scale of a normalised state."""
         if observation.label_mask is None:
             return hidden
         words = self.backbone.embed(observation.tokens.clamp(min=0)) * observation.label_mask[..., None]

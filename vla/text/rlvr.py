@@ -44,6 +44,7 @@ from vla.types import Rollout
 
 FORMAT_BATCH = 16
 CALL_TOKENS = 8
+"""What <calc> and </calc> take beside the expression."""
 
 
 @dataclass(frozen=True)
