@@ -1,17 +1,24 @@
-"""One step for actions and answers: the model keeps answering questions about pictures while it learns to act."""
+"""One step for actions, answers and texts: the model keeps its words while it learns to act."""
 
 from __future__ import annotations
 
+import math
+
+import pytest
 import torch
 
 from tests.models.tiny import CAMERAS, IMAGE_SIZE, PROPRIO_SIZE
 from tests.policies.kinds import task_of
+from vla.data.conversations import Encoded
 from vla.data.questions import PackedQuestions
 from vla.models.vlm import VisionLanguageModel
 from vla.sft.loop import SupervisedSettings, SupervisedState, fit
 from vla.sft.losses import answer_loss
+from vla.stages.beside import Beside
 from vla.stages.grounding import Grounding, GroundingBatch
 from vla.stages.imitation import ImitationBatch, mixed_loss
+from vla.stages.texts import Texts
+from vla.train.distributed import ALONE
 from vla.train.optim import make_optimizer
 from vla.types import Observation, map_rows
 
@@ -45,17 +52,32 @@ class Answers(Grounding):
         return loss, {"answer_accuracy": float(accuracy)}
 
 
-def train(task, actions, num_steps: int, weight: float) -> None:
-    """Actions and answers in one step; `weight` is that of the answers."""
+SAID = [Encoded([30, 31, 40 + i, 33], [False, False, True, True]) for i in range(2)]
+"""Two texts that begin alike; which of them it is, nobody can know."""
+
+
+class Said(Texts):
+    """The texts' side of a mixed batch, without files to read them from."""
+
+    def __init__(self, model: VisionLanguageModel):
+        self.model, self.row_tokens, self.processes = model, 8, ALONE
+
+
+def train(task, actions, num_steps: int, weight: float, text_weight: float = 0.0) -> None:
+    """Actions, answers and texts in one step, by weight."""
+    beside = [
+        Beside(weight, lambda step: questions(16, seed=step), Answers(task.policy.model).loss),
+        Beside(text_weight, lambda step: SAID, Said(task.policy.model).loss),
+    ]
     rows = torch.arange(4).repeat(4)
     mask = torch.ones(len(rows), *actions.shape[1:2], dtype=torch.bool)
     observation = map_rows(task.observation, lambda t: t[rows])
 
     def batch_at(step: int) -> ImitationBatch:
-        return ImitationBatch(observation, actions[rows], mask, questions(16, seed=step))
+        return ImitationBatch(observation, actions[rows], mask, tuple(each.batch(step) for each in beside))
 
     def loss_of(batch: ImitationBatch):
-        return mixed_loss(task.policy, batch, Answers(task.policy.model), weight)
+        return mixed_loss(task.policy, batch, beside)
 
     optimizer = make_optimizer(task.policy, "muon", 0.01, 0.0, muon_learning_rate=0.02)
     settings = SupervisedSettings(num_steps, None, 0.1, "cosine", 1.0)
@@ -82,6 +104,33 @@ def test_answers_stay_right_while_success_rises():
     train(task, actions, 120, weight=1.0)
     assert accuracy(task.policy) >= answered - 0.02
     assert success(task) > max(0.8, acted + 0.2)
+
+
+def test_texts_are_learned_in_the_steps_that_teach_actions_and_answers():
+    task, actions = task_of("token_parallel")
+    torch.manual_seed(0)
+    said = Said(task.policy.model)
+    before = said.loss(SAID)[1]["text_loss"]
+    train(task, actions, 120, weight=1.0, text_weight=1.0)
+    assert before > 3
+    assert said.loss(SAID)[1]["text_loss"] == pytest.approx(
+        math.log(2) / 2, abs=0.05
+    )  # a coin's toss, then a certain token
+    assert accuracy(task.policy) > 0.9
+    assert success(task) > 0.8
+
+
+def test_the_loss_of_a_step_is_the_weighted_sum_of_its_parts():
+    task, actions = task_of("token_parallel")
+    model, asked, mask = task.policy.model, questions(4, seed=0), torch.ones(4, actions.shape[1], dtype=torch.bool)
+    beside = [Beside(0.25, lambda step: asked, Answers(model).loss), Beside(3.0, lambda step: SAID, Said(model).loss)]
+    batch = ImitationBatch(task.observation, actions[:4], mask, (asked, SAID))
+    with torch.no_grad():
+        acted, _ = mixed_loss(task.policy, ImitationBatch(task.observation, actions[:4], mask), [])
+        whole, metrics = mixed_loss(task.policy, batch, beside)
+        parts = acted + 0.25 * Answers(model).loss(asked)[0] + 3.0 * Said(model).loss(SAID)[0]
+    torch.testing.assert_close(whole, parts)
+    assert {"action_loss", "answer_accuracy", "text_loss"} <= set(metrics)
 
 
 def the_same_for_all(actions: torch.Tensor) -> torch.Tensor:

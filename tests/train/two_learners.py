@@ -19,6 +19,7 @@ from vla.rl.update import UpdateSettings
 from vla.sft.loop import SupervisedSettings, SupervisedState, fit
 from vla.sft.probe import features_of, probe
 from vla.sft.sightings import CellTargets
+from vla.stages.beside import Beside
 from vla.stages.evaluation import evaluate_policy
 from vla.stages.grounding import Grounding
 from vla.stages.imitation import ImitationBatch, mixed_loss
@@ -55,6 +56,7 @@ def imitate(policy: TokenPolicy, seen: Observation, actions: torch.Tensor, proce
     By plain SGD first: Muon makes much of gradients that are nothing but rounding.
     """
     asking = Asking(policy.model, processes)
+    beside = [Beside(0.5, asking, asking.loss)]
 
     def rows_of(rows: torch.Tensor) -> tuple[Observation, torch.Tensor, torch.Tensor]:
         mask = (rows[:, None] + torch.arange(2)) % 5 > 0
@@ -63,10 +65,10 @@ def imitate(policy: TokenPolicy, seen: Observation, actions: torch.Tensor, proce
     steps = SupervisedSettings(4, None, 0.0, "constant", 1.0)
 
     def batch_at(step: int) -> ImitationBatch:
-        return ImitationBatch(*rows_of(own_share(torch.arange(ROWS) + step, processes)), asking(step))
+        return ImitationBatch(*rows_of(own_share(torch.arange(ROWS) + step, processes)), (asking(step),))
 
     def loss_of(batch: ImitationBatch):
-        return mixed_loss(policy, batch, asking, 0.5, processes.reduce_sum)
+        return mixed_loss(policy, batch, beside, processes.reduce_sum)
 
     optimizer = make_optimizer(policy, "sgd", 0.05, 0.0)
     fit(policy, loss_of, batch_at, optimizer, steps, SupervisedState(), None, lambda *step: None, processes)

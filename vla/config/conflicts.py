@@ -253,6 +253,12 @@ def recap_conflicts(config: RobotConfig) -> list[str]:
             f"policy.token_weight ({policy.token_weight}) trains the vision-language model, which "  # type: ignore[union-attr]
             "sft.probe_only (true) leaves as it is: set sft.probe_only=false"
         )
+    can_probe = getattr(policy, "decoding", "parallel") == "parallel"
+    if config.data.texts and config.sft.probe_steps and config.sft.probe_only and can_probe:
+        found.append(
+            f"data.texts ({shown(config.data.texts)}) train the language model, which sft.probe_only (true) "
+            "leaves as it is: set sft.probe_only=false"
+        )
     if recap.num_rounds and getattr(policy, "decoding", "parallel") == "autoregressive":
         found.append(
             f"recap.num_rounds ({recap.num_rounds}) trains a head on what the model sees, and "

@@ -49,6 +49,8 @@ def counted(config: RobotConfig | TextConfig) -> dict[str, int]:
     """What is shared among processes, each of which needs at least one."""
     if isinstance(config, RobotConfig):
         asked = {"data.question_batch_size": config.data.question_batch_size} if config.data.question_weight else {}
+        if config.data.texts:
+            asked["data.text_batch_size"] = config.data.text_batch_size
         if config.grounding.num_steps and config.model.checkpoint is None:
             asked["grounding.batch_size"] = config.grounding.batch_size
         return {

@@ -216,6 +216,10 @@ class Data(Section):
     question_scenes: Count
     question_batch_size: Count
     questions_per_scene: Count
+    texts: tuple[str, ...]
+    text_weight: NonNegative
+    text_batch_size: Count
+    text_tokens: Count
     holdout_fraction: Annotated[float, Field(gt=0, lt=1)]
 
 

@@ -68,6 +68,7 @@ def report_page(folder: Path) -> str:
         section("Reinforcement learning", *rl_charts(of_stage(records, "rl"), config)),
         section("Supervised fine-tuning", grid(*sft_charts(of_stage(records, "sft")))),
         section("Answers in words", answers(stages), note="One held-out question a scene, the same each time."),
+        section("Texts", texts(stages), note="Perplexity of held-out texts, lower is better."),
         section("Grounding", grid(*grounding_charts(records))),
         section("What it looks like", videos(films(folder)),
                 note=Markup("The first wins and failures. Episodes in step with what the policy thought: "
@@ -140,6 +141,14 @@ def answers(stages: Mapping[str, Any]) -> str:
     found = [values for name, values in stages.items() if name.startswith("answers_") and "text" in values]
     rows = [(each["when"], each["text"], each.get("against_before", "")) for each in found]
     return table(("", "right", "against before SFT"), rows)
+
+
+def texts(stages: Mapping[str, Any]) -> str:
+    """How well the model predicts the texts of every source, before and after training moved it."""
+    found = [values for name, values in stages.items() if name.startswith("texts_")]
+    sources = list(found[0]["perplexity"]) if found else []
+    rows = [(each["when"], *(f"{each['perplexity'][source]:.2f}" for source in sources)) for each in found]
+    return table(("", *sources), rows)
 
 
 def rl_charts(records: Records, config: Mapping[str, Any]) -> list[str]:

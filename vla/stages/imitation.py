@@ -1,9 +1,10 @@
-"""Supervised fine-tuning: a policy imitates demonstrations, and keeps answering questions while it does."""
+"""Supervised fine-tuning: a policy imitates demonstrations, and keeps its words while it does."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,19 +16,19 @@ from vla.data.observations import Observer
 from vla.rl.batch import ReduceSum, single_process
 from vla.sft.losses import imitation_loss
 from vla.sft.protocols import ImitablePolicy
-from vla.stages.grounding import Grounding, GroundingBatch, PlanBatch
+from vla.stages.beside import Beside
 from vla.train.distributed import ALONE, Processes, own_share
 from vla.types import Observation
 
 
 @dataclass(frozen=True)
 class ImitationBatch:
-    """Frames with the actions after them, and perhaps pictures with questions."""
+    """Frames with the actions after them, and what is learned beside them: pictures with questions, texts."""
 
     observation: Observation
     actions: Tensor
     action_mask: Tensor
-    grounding: GroundingBatch | PlanBatch | None
+    beside: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class ImitationBatches:
-    """Batches by number: every epoch is all frames in a new order. `grounding(step)` gives the questions beside
-    them. Of many processes each has its share of the rows.
+    """Batches by number: every epoch is all frames in a new order, with what is learned `beside` them. Of many
+    processes each has its share of the rows.
     """
 
     demonstrations: Demonstrations
@@ -56,7 +57,7 @@ class ImitationBatches:
     batch_size: int
     augmentation: Augmentation
     seed: int
-    grounding: Callable[[int], GroundingBatch | PlanBatch] | None
+    beside: Sequence[Beside]
     processes: Processes = ALONE
 
     def frames(self, step: int) -> np.ndarray:
@@ -68,10 +69,10 @@ class ImitationBatches:
 
     def __call__(self, step: int) -> ImitationBatch:
         batch = self.demonstrations.batch(own_share(self.frames(step), self.processes), self.chunk)
-        grounding = None if self.grounding is None else self.grounding(step)
+        beside = tuple(each.batch(step) for each in self.beside)
         with self.processes.own_draws("augmentation", step):
             seen = self.augmentation.apply(self.observer(batch))
-        return ImitationBatch(seen, *action_tensors(batch), grounding)
+        return ImitationBatch(seen, *action_tensors(batch), beside)
 
 
 def action_tensors(batch: DemonstrationBatch) -> tuple[Tensor, Tensor]:
@@ -81,17 +82,16 @@ def action_tensors(batch: DemonstrationBatch) -> tuple[Tensor, Tensor]:
 def mixed_loss(
     policy: ImitablePolicy,
     batch: ImitationBatch,
-    grounding: Grounding | None,
-    weight: float,
+    beside: Sequence[Beside],
     reduce_sum: ReduceSum = single_process,
 ) -> tuple[Tensor, dict[str, float]]:
-    """Loss of actions plus `weight` times the loss of grounding, in one step."""
+    """Loss of actions plus that of everything beside them, by its weight, in one step."""
     action = imitation_loss(policy, batch.observation, batch.actions, batch.action_mask, reduce_sum)
-    metrics = {"action_loss": float(action.detach())}
-    if grounding is None or batch.grounding is None:
-        return action, metrics
-    other, other_metrics = grounding.loss(batch.grounding)
-    return action + weight * other, metrics | other_metrics
+    loss, metrics = action, {"action_loss": float(action.detach())}
+    for each, part in zip(beside, batch.beside, strict=True):
+        other, other_metrics = each.loss(part)
+        loss, metrics = loss + each.weight * other, metrics | other_metrics
+    return loss, metrics
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from vla.stages.grounding import Answers
 from vla.stages.pretrain import judge
 from vla.stages.rl import RlState
 from vla.stages.run import Run
+from vla.stages.texts import Texts
 from vla.stages.world import World
 from vla.train.distributed import own_share
 from vla.train.metrics import read_metrics
@@ -83,6 +84,17 @@ def answers_stage(
     run.progress.say(f"  answers in words {told['when']}: {told.get('text', 'none asked for')}")
     if "against_before" in told:
         run.progress.say(f"    against before SFT: {told['against_before']}")
+
+
+def texts_stage(run: Run, name: str, texts: Texts) -> None:
+    """How well the model predicts held-out texts, wherever training moves it."""
+    if not run.processes.is_main:
+        return
+    with run.timer("texts"):
+        found = texts.perplexity()
+    run.finish(f"texts_{name}", {"when": ANSWERED[name], "perplexity": found})
+    told = ", ".join(f"{source} {value:.2f}" for source, value in found.items())
+    run.progress.say(f"  perplexity of held-out texts {ANSWERED[name]}: {told}")
 
 
 def tell_answers(found: Answers, before: Sequence[bool] | None) -> dict[str, Any]:

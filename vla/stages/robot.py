@@ -22,14 +22,23 @@ from vla.evaluate.starts import SeedRange, StartManifest
 from vla.models.pretrained import num_parameters
 from vla.report.robot import write_report
 from vla.sft.protocols import ImitablePolicy
+from vla.stages.beside import everything_beside
 from vla.stages.demonstrate import demonstrations
 from vla.stages.grounding import Grounding, GroundingSettings
 from vla.stages.imitation import chunks_to_fit
 from vla.stages.recap import asking_for_good, recap_stage
-from vla.stages.reporting import answers_stage, compare_stage, evaluation_stage, plot_stage, video_stage
+from vla.stages.reporting import (
+    answers_stage,
+    compare_stage,
+    evaluation_stage,
+    plot_stage,
+    texts_stage,
+    video_stage,
+)
 from vla.stages.rl import Reinforcement
 from vla.stages.run import Run, start_run, written
-from vla.stages.sft import grounding_beside, num_whole_steps, supervised_stage
+from vla.stages.sft import num_whole_steps, supervised_stage
+from vla.stages.texts import Texts, texts_beside
 from vla.stages.world import World
 from vla.train.agreement import failing_together, from_main
 from vla.train.distributed import same_weights, start_processes
@@ -62,16 +71,18 @@ def _stages(run: Run, config: RobotConfig, world: World) -> None:
         demos = demonstrations(run, config, world)
     with run.timer("model"):
         policy, observer, encoder = build_policy(run, config, world, demos)
+        texts = texts_beside(config, policy.model, encoder.tokenizer, run.processes)
+    words = (config, policy, encoder, world, texts)
     environment = world.environment()
     if not run.done("sft"):
         with stage(run, config, "sft"):
-            beside = grounding_beside(config, policy, encoder, world.scenes(), run.processes)
             moves = bool(num_whole_steps(config, policy))
             if (moves or rl_moves_model(config)) and not run.done("answers_before"):
-                answers_stage(run, "before", config, policy, encoder, world)
+                judge_words(run, "before", *words)
+            beside = everything_beside(config, policy, encoder, world, texts, run.processes) if moves else []
             supervised_stage(run, config, policy, demos, observer, beside)
             if moves:
-                answers_stage(run, "after", config, policy, encoder, world)
+                judge_words(run, "after", *words)
     else:
         saved = run.load("sft")
         assert saved is not None
@@ -89,13 +100,28 @@ def _stages(run: Run, config: RobotConfig, world: World) -> None:
         state = learning.train()
     judged = judge_after(run, learning.loop.iteration, *judge)
     if judged and learning.loop.iteration and rl_moves_model(config):
-        answers_stage(run, "after_rl", config, policy, encoder, world)
+        judge_words(run, "after_rl", *words)
     compare_stage(run)
     with run.timer("videos"), failing_together(run.processes):
         if judged:
             video_stage(run, "after", config, policy, world, observer, starts)
         plot_stage(run, state, f"{config.sim.label}: {config.algorithm.name}", None)
     run.progress.say(f"results: {run.folder.results}")
+
+
+def judge_words(
+    run: Run,
+    name: str,
+    config: RobotConfig,
+    policy: ImitablePolicy,
+    encoder: QuestionEncoder,
+    world: World,
+    texts: Texts | None,
+) -> None:
+    """What training did to the words of the model: answers about scenes, and texts."""
+    answers_stage(run, name, config, policy, encoder, world)
+    if texts is not None:
+        texts_stage(run, name, texts)
 
 
 def rl_moves_model(config: RobotConfig) -> bool:

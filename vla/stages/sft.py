@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from typing import TypeGuard
 
 import numpy as np
@@ -13,11 +12,10 @@ from torch import Tensor
 from vla.config.robot import RobotConfig
 from vla.data.demonstrations import Demonstrations
 from vla.data.observations import Observer
-from vla.data.questions import QuestionEncoder
 from vla.sft.loop import SupervisedSettings, SupervisedState, fit
 from vla.sft.probe import features_of, probe
 from vla.sft.protocols import ImitablePolicy, ProbedPolicy
-from vla.stages.grounding import Grounding, GroundingSettings, SceneSource
+from vla.stages.beside import Beside
 from vla.stages.imitation import (
     Augmentation,
     ImitationBatch,
@@ -27,32 +25,11 @@ from vla.stages.imitation import (
     mixed_loss,
 )
 from vla.stages.run import Run
-from vla.train.distributed import Processes, own_share
+from vla.train.distributed import own_share
 from vla.train.optim import EMA, make_optimizer
-from vla.train.seed import derive_seed
 from vla.types import Observation
 
-SHOWN = ("loss", "action_loss", "plan_error")
-
-
-def grounding_beside(
-    config: RobotConfig, policy: ImitablePolicy, encoder: QuestionEncoder, source: SceneSource, processes: Processes
-) -> Grounding | None:
-    """What is asked beside the demonstrations, so that the model keeps what it can see; None when its weight is 0
-    or the model stands still.
-    """
-    data = config.data
-    if data.question_weight == 0 or num_whole_steps(config, policy) == 0:
-        return None
-    settings = GroundingSettings(**config.grounding.model_dump())
-    settings = replace(
-        settings, batch_size=data.question_batch_size, questions_per_scene=data.questions_per_scene,
-        pool_size=data.question_scenes, fresh_per_step=0, sighting_weight=0.0,
-    )  # fmt: skip
-    seed = derive_seed(config.train.seed, "beside") % 2**32
-    beside = Grounding(policy.model, encoder, source, settings, seed, processes)
-    beside.fill(data.question_scenes, config.sim.num_envs)
-    return beside
+SHOWN = ("loss", "action_loss", "plan_error", "text_loss")
 
 
 def probes(config: RobotConfig, policy: ImitablePolicy) -> TypeGuard[ProbedPolicy]:
@@ -81,13 +58,12 @@ def supervised_stage(
     policy: ImitablePolicy,
     demonstrations: Demonstrations,
     observer: Observer,
-    grounding: Grounding | None,
+    beside: Sequence[Beside],
 ) -> None:
     """Train `policy` in place; it ends with the averaged weights where there are any."""
     sft = config.sft
     training, held_out = demonstrations.split(config.data.holdout_fraction, config.train.seed)
     augmentation = Augmentation(sft.augment.shift_pixels, sft.augment.light)
-    beside = None if grounding is None else grounding.mixed_batch
     processes = run.processes
     batches = ImitationBatches(
         training, observer, policy.chunk, sft.batch_size, augmentation, config.train.seed, beside, processes
@@ -123,7 +99,7 @@ def supervised_stage(
         return stop
 
     def loss_of(batch: ImitationBatch) -> tuple[Tensor, dict[str, float]]:
-        return mixed_loss(policy, batch, grounding, config.data.question_weight, processes.reduce_sum)
+        return mixed_loss(policy, batch, beside, processes.reduce_sum)
 
     if num_steps:
         with run.progress.stage("SFT", num_steps, state.step) as bar:

@@ -4,116 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from vla.config.text import TextConfig, TextSft
-from vla.data.chat import ChatFormat
-from vla.data.conversations import Conversation, Encoded, encode, mixture_order, read_conversations
-from vla.data.packing import pack_texts
-from vla.decoding.causal import attends_fully, hidden_states, output_head
-from vla.decoding.logprobs import token_logprobs
+from vla.data.conversations import Encoded
 from vla.decoding.sampling import Sampling
 from vla.text.fitting import FitSettings, fit
 from vla.text.language_model import LanguageParts, load_language_parts, save_language_model
-from vla.text.problems import ARITHMETIC, GYM, WORD_FAMILIES, is_held_out, make_family
 from vla.text.report import Pair, spent, write_report
+from vla.text.sources import Source, cross_entropy, draw, encode_all, num_learned, packed_logprobs, read_source
 from vla.text.topics import say
-from vla.train.distributed import ALONE, Processes, own_share, same_weights
+from vla.train.distributed import ALONE, Processes, same_weights
 from vla.train.metrics import open_log
 from vla.train.progress import Progress
 from vla.train.run_folder import RunFolder
 from vla.train.seed import derive_seed
 from vla.train.timing import Timer
 
-FAMILY_PROBLEMS = 2000
 NUM_SAMPLES, SAMPLE_TOKENS, SAMPLE_PROMPT_TOKENS = 8, 32, 512
-
-
-@dataclass(frozen=True)
-class Source:
-    """One source, split: texts to learn, and texts for the perplexity that is reported."""
-
-    name: str
-    train: list[Conversation]
-    held_out: list[Conversation]
-
-
-def read_source(name: str, fraction: float) -> Source:
-    """A problem family by name, or a file or hub data set; the split is by a hash of what is said first.
-
-    Raises ValueError when one side of the split is empty.
-    """
-    if ARITHMETIC.fullmatch(name) or name in WORD_FAMILIES or name.startswith(GYM):
-        conversations = [
-            Conversation(
-                ({"role": "user", "content": p.question}, {"role": "assistant", "content": p.answer}), None, 1, name
-            )
-            for p in make_family(name, FAMILY_PROBLEMS)
-        ]
-    else:
-        conversations = read_conversations(name)
-    sides: dict[bool, list[Conversation]] = {True: [], False: []}
-    for conversation in conversations:
-        first = conversation.text or conversation.messages[0]["content"]
-        sides[is_held_out(first, fraction)].append(conversation)
-    if not sides[True] or not sides[False]:
-        raise ValueError(
-            f"text.holdout_fraction ({fraction}) leaves {len(sides[False])} training and {len(sides[True])} held-out"
-            f" texts of {name}: choose another, or give more texts"
-        )
-    return Source(name, sides[False], sides[True])
-
-
-def packed_logprobs(
-    parts: LanguageParts, texts: Sequence[Encoded], row_tokens: int
-) -> tuple[Float[Tensor, "K"], Tensor]:
-    """(log-probability of every learned token, number of its text), several texts a row; a row each for models with
-    sliding windows.
-    """
-    pairs = [(text.ids, text.learned) for text in texts]
-    packed = pack_texts(pairs, row_tokens, attends_fully(parts.model), parts.device, parts.by_branches)
-    rows = packed.rows
-    with torch.autocast(parts.device.type, parts.autocast, enabled=parts.autocast is not None):
-        hidden = hidden_states(parts.model, rows.tokens, rows.positions, rows.attention).flatten(0, 1)
-        logprobs, _ = token_logprobs(output_head(parts.model), hidden, rows.slots, packed.targets)
-    return logprobs, packed.sequence
-
-
-def num_learned(texts: Sequence[Encoded]) -> int:
-    """Tokens that carry loss; the first token of a text is predicted from nothing and carries none."""
-    return sum(sum(text.learned[1:]) for text in texts)
-
-
-@torch.no_grad()
-def cross_entropy(
-    parts: LanguageParts, texts: Sequence[Encoded], row_tokens: int, at_once: int, processes: Processes = ALONE
-) -> float:
-    """Nats per learned token."""
-    total = sum(
-        -float(packed_logprobs(parts, texts[i : i + at_once], row_tokens)[0].sum())
-        for i in own_share(range(0, len(texts), at_once), processes)
-    )
-    return float(processes.reduce_sum(torch.tensor(total, dtype=torch.float64))) / num_learned(texts)
-
-
-def encode_all(chat: ChatFormat, conversations: Sequence[Conversation], row_tokens: int) -> list[Encoded]:
-    """Token ids of all conversations.
-
-    Raises ValueError naming the first that is longer than a row.
-    """
-    encoded = [encode(chat, conversation) for conversation in conversations]
-    for conversation, text in zip(conversations, encoded, strict=True):
-        if len(text.ids) > row_tokens:
-            raise ValueError(
-                f"{conversation.where}: takes {len(text.ids)} tokens, text.row_tokens is {row_tokens}: raise it"
-            )
-    return encoded
 
 
 def run_sft(config: TextConfig, folder: RunFolder, progress: Progress, processes: Processes = ALONE) -> dict[str, Any]:
@@ -133,10 +44,13 @@ def run_sft(config: TextConfig, folder: RunFolder, progress: Progress, processes
     same_weights(parts.model, processes)
     fitting = FitSettings(**settings.fit.model_dump())
 
+    def logprobs_of(texts: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
+        return packed_logprobs(parts.model, texts, settings.row_tokens, parts.by_branches, parts.autocast)
+
     def losses() -> dict[str, float]:
         with timer("judge"):
             return {
-                s.name: cross_entropy(parts, texts, settings.row_tokens, fitting.micro_batch_size, processes)
+                s.name: cross_entropy(logprobs_of, texts, fitting.micro_batch_size, processes)
                 for s, texts in zip(sources, held_out, strict=True)
             }
 
@@ -151,16 +65,10 @@ def run_sft(config: TextConfig, folder: RunFolder, progress: Progress, processes
             stage.advance(loss=loss)
 
         fit(
-            parts.model,
-            len(drawn),
-            lambda rows: -packed_logprobs(parts, [drawn[i] for i in rows], settings.row_tokens)[0].sum(),
-            lambda rows: float(num_learned([drawn[i] for i in rows])),
-            fitting,
-            seed,
-            on_step,
-            processes=processes,
-            threads=parts.threads,
-        )
+            parts.model, len(drawn), lambda rows: -logprobs_of([drawn[i] for i in rows])[0].sum(),
+            lambda rows: float(num_learned([drawn[i] for i in rows])), fitting, seed, on_step,
+            processes=processes, threads=parts.threads,
+        )  # fmt: skip
     after = losses()
     progress.say(f"after:  perplexity {show(after)} on the same texts")
     log.close()
@@ -176,12 +84,6 @@ def run_sft(config: TextConfig, folder: RunFolder, progress: Progress, processes
     pairs = [Pair(q, "", a, b, None, None) for (q, a), (_, b) in zip(said, samples(parts, sources), strict=True)]
     write_report(folder, "Supervised fine-tuning", results, pairs)
     return results
-
-
-def draw(train: Sequence[Sequence[Encoded]], weights: Sequence[float] | None, count: int, seed: int) -> list[Encoded]:
-    """`count` texts of the sources, by weight; at least one."""
-    order = mixture_order([len(texts) for texts in train], weights or [1.0] * len(train), max(count, 1), seed)
-    return [train[source][row] for source, row in order]
 
 
 def show(losses: dict[str, float]) -> str:
