@@ -119,7 +119,12 @@ def test_rejection(tmp_path):
 def test_control(tmp_path, prompts):
     results = go(tmp_path / "run", "control", "fit", prompts, *OPEN, "text.levels=2")
     check(tmp_path / "run", results)
-    assert list(results["gold reward by code"]) == ["quality: 1 of 2", "quality: 2 of 2"]
+    for how in ("", ", guidance 3"):
+        by_code = results[f"gold reward by code{how}"]
+        assert list(by_code) == ["quality: 1 of 2", "quality: 2 of 2"]
+        worst, best = by_code.values()
+        assert results[f"best code against worst{how}"].mean == pytest.approx(best.mean - worst.mean)
+    assert results["gold after"] == results["gold reward by code, guidance 3"]["quality: 2 of 2"]
 
 
 def test_a_code_stands_behind_the_question():

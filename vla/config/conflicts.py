@@ -17,7 +17,12 @@ def conflicts(config: RobotConfig | TextConfig) -> list[str]:
     """What is wrong between settings that are each right, a line apiece: setting, value, remedy."""
     found = rl_conflicts(config.rl, config.algorithm) + adapter_conflicts(config) + process_conflicts(config)
     if isinstance(config, TextConfig):
-        found += engine_conflicts(config) + mixture_conflicts(config) + simulator_conflicts(config.rl)
+        found += (
+            engine_conflicts(config)
+            + guidance_conflicts(config)
+            + mixture_conflicts(config)
+            + simulator_conflicts(config.rl)
+        )
     if isinstance(config, RobotConfig):
         found += gym_conflicts(config) + chunk_conflicts(config) + policy_conflicts(config.policy)
         found += model_conflicts(config) + seed_conflicts(config.evaluation) + recap_conflicts(config)
@@ -47,6 +52,16 @@ def engine_conflicts(config: TextConfig) -> list[str]:
     if model.lora is not None:
         found.append("language_model.lora does not go with language_model.engine=vllm: set one of them to null or own")
     return found
+
+
+def guidance_conflicts(config: TextConfig) -> list[str]:
+    text = config.text
+    if text.name != "control" or text.guidance == 1 or getattr(config.language_model, "engine", "own") == "own":
+        return []
+    return [
+        f"text.guidance ({text.guidance}) weighs several prompts token by token, which language_model.engine=vllm does "
+        "not: set it to 1, or language_model.engine=own"
+    ]
 
 
 def rl_conflicts(rl: Rl, algorithm: Algorithm) -> list[str]:

@@ -161,6 +161,7 @@ class Control(Section):
     levels: Annotated[int, Field(ge=2)]
     discrimination: Annotated[float, Field(ge=0)]
     beta: Positive
+    guidance: Positive
     samples_per_prompt: Count
     gold: str
     prompts: Prompts

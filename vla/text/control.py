@@ -2,7 +2,8 @@
 
 Reward-conditioned fine-tuning as in Decision Transformer (Chen 2021), CTRL (Keskar 2019) and Quark (Lu 2022). What a
 sample owes to its label is little beside all else that it says, so the model learns besides to tell from a sample which
-label it had, by how likely it finds it behind each (the discriminative loss of GeDi, Krause 2021).
+label it had, by how likely it finds it behind each (the discriminative loss of GeDi, Krause 2021). Asked for a label,
+it is guided away from what the others would say (`text.guidance`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch.nn import functional
 
 from vla.config.text import Control, TextConfig
 from vla.data.chat import ChatFormat
+from vla.decoding.guided import Guided
 from vla.policies.text import TextPolicy
 from vla.text.fitting import FitSettings, fit, one_each
 from vla.text.open_judging import Mean, OpenJudged
@@ -100,14 +102,37 @@ def run_control(config: TextConfig, folder: RunFolder, progress: Progress) -> di
         fitting = run.fit_settings(settings.fit)
         weights = settings.discrimination, settings.beta
         fit_codes(run.learner, samples, *weights, fitting, run.seed("fit"), on_step)
-    by_code = {}
-    for level, chat in enumerate(chats, start=1):
-        width = settings.generation.max_prompt_tokens
-        said = say(run.speaker, chat, run.prompts.evaluation, 1, width, greedy=True)
-        by_code[code(level, count)] = Mean.of(OpenJudged.of(said, run.gold).gold)
-        progress.say(f"asked for {code(level, count)}: gold reward {by_code[code(level, count)]}")
+    found = steered(run, chats, 1.0)
+    if settings.guidance != 1:
+        run.speaker.engine = guided(run, chats, settings.guidance)
+        found |= steered(run, chats, settings.guidance)
     run.parts = replace(run.parts, chat=chats[-1])
-    return run.finish("Control codes: before, and asked for the best", before, {"gold reward by code": by_code})
+    return run.finish("Control codes: before, and asked for the best", before, found)
+
+
+def guided(run: OpenRun, chats: Sequence[ChatFormat], guidance: float) -> Guided:
+    """Who answers the held-out prompts behind one label against the others."""
+    others = {}
+    for question in run.prompts.evaluation:
+        asked = [tuple(chat.prompt([{"role": "user", "content": question}])) for chat in chats]
+        others |= {own: [ids for ids in asked if ids != own] for own in asked}
+    return Guided(run.parts.model, others, guidance, run.parts.autocast)
+
+
+def steered(run: OpenRun, chats: Sequence[ChatFormat], guidance: float) -> dict[str, Any]:
+    """Gold reward of the greedy answers to the held-out prompts behind every label, and of the best label's against the
+    worst's, prompt by prompt.
+    """
+    how = "" if guidance == 1 else f", guidance {guidance:g}"
+    width, gold = run.generation.max_prompt_tokens, []
+    for level, chat in enumerate(chats, start=1):
+        said = say(run.speaker, chat, run.prompts.evaluation, 1, width, greedy=True)
+        gold.append(OpenJudged.of(said, run.gold).gold)
+        run.progress.say(f"asked for {code(level, len(chats))}{how}: gold reward {Mean.of(gold[-1])}")
+    change = Mean.of(gold[-1] - gold[0])
+    run.progress.say(f"the best code against the worst{how}: {change}")
+    by_code = {code(level, len(chats)): Mean.of(values) for level, values in enumerate(gold, start=1)}
+    return {f"gold reward by code{how}": by_code, f"best code against worst{how}": change}
 
 
 def _prompt(chat: ChatFormat, said: Said) -> list[int]:
