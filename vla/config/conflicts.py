@@ -7,7 +7,7 @@ from itertools import combinations
 from vla.config.algorithm import Algorithm, Dapo, Ppo, Reinforce, needs_critic, needs_groups
 from vla.config.explain import shown
 from vla.config.processes import process_conflicts
-from vla.config.robot import DiffusionPolicy, FlowPolicy, GymSim, Policy, RegressionPolicy, RobotConfig
+from vla.config.robot import DiffusionPolicy, FastPolicy, FlowPolicy, GymSim, Policy, RobotConfig
 from vla.config.text import TextConfig
 from vla.config.training import Evaluation, Rl
 from vla.rl import checks
@@ -287,10 +287,10 @@ def recap_conflicts(config: RobotConfig) -> list[str]:
         )
     if sentence is not None and "{instruction}" not in sentence:
         found.append(f"data.sentence ({sentence}) has no {{instruction}} in it: the policy would not know what to do")
-    if recap.guidance != 1 and not isinstance(policy, FlowPolicy | DiffusionPolicy | RegressionPolicy):
+    if recap.guidance != 1 and isinstance(policy, FastPolicy):
         found.append(
-            f"recap.guidance ({recap.guidance}) combines predictions of policy=flow, diffusion or regression, and "
-            f"policy is {policy.name}: set it to 1"
+            f"recap.guidance ({recap.guidance}) combines predictions of policy=token, flow, diffusion or regression, "
+            f"and policy is {policy.name}: set it to 1"
         )
     return found
 

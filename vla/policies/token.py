@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from vla.actions.bins import ActionBins
+from vla.data.labels import without_label
 from vla.models.backbone import Backbone
 from vla.models.heads import ValueHead
 from vla.models.queries import PlanReader, QueryHead, plan_moments
@@ -26,7 +27,9 @@ from vla.types import Decision, Observation, Scores, Trace, map_rows
 
 
 class TokenPolicy(nn.Module):
-    """A vision-language model that acts in tokens. What is frozen is computed once: a trace carries it (`cached`)."""
+    """A vision-language model that acts in tokens. What is frozen is computed once: a trace carries it (`cached`). With
+    `guidance` other than 1, the logits of parallel decoding go that many times as far as the instruction's label leads.
+    """
 
     def __init__(
         self,
@@ -49,6 +52,7 @@ class TokenPolicy(nn.Module):
             )
         self.model, self.bins, self.chunk = model, bins, chunk
         self.decoding, self.temperature, self.cached = decoding, temperature, cached
+        self.guidance = 1.0
         self.first_id = model.backbone.vocabulary_size - bins.num_bins
         model.backbone.order(self.first_id, bins.num_bins)
         num_queries = chunk if decoding == "parallel" else 1
@@ -92,10 +96,25 @@ class TokenPolicy(nn.Module):
     def _decide(
         self, hidden: Float[Tensor, "B q d"], observation: Observation
     ) -> tuple[Float[Tensor, "B L K"], Float[Tensor, "B d"]]:
-        """Log-probabilities of all draws and the critic's input, from one pass."""
-        states = self._planned(hidden, observation)
-        logits = self.model.backbone.logits(self.head(states).flatten(1, 2), self.first_id)
+        """Log-probabilities of all draws and the critic's input, from one pass; as learned, without guidance."""
+        logits, states = self._logits(hidden, observation)
         return self._scaled(logits), states.mean(1)
+
+    def _guided(
+        self, hidden: Float[Tensor, "B q d"], observation: Observation
+    ) -> tuple[Float[Tensor, "B L K"], Float[Tensor, "B d"]]:
+        """The same to act and to score with; what the queries have seen is the same with a label and without."""
+        logits, states = self._logits(hidden, observation)
+        if self.guidance != 1:
+            plain, _ = self._logits(hidden, without_label(observation))
+            logits = plain + self.guidance * (logits - plain)
+        return self._scaled(logits), states.mean(1)
+
+    def _logits(
+        self, hidden: Float[Tensor, "B q d"], observation: Observation
+    ) -> tuple[Float[Tensor, "B L K"], Float[Tensor, "B q d"]]:
+        states = self._planned(hidden, observation)
+        return self.model.backbone.logits(self.head(states).flatten(1, 2), self.first_id), states
 
     def _teacher_forced(
         self, prefix: Float[Tensor, "B P d"], observation: Observation, ids: Int[Tensor, "B L"]
@@ -159,7 +178,7 @@ class TokenPolicy(nn.Module):
         kept = {"prefix": prefix} if self.cached == "prefix" else {}
         if self.decoding == "parallel":
             hidden = self.perceive(observation, {"prefix": prefix})
-            distribution, state = self._decide(hidden, observation)
+            distribution, state = self._guided(hidden, observation)
             ids = draw_ids(distribution, greedy)
             logprobs = distribution.gather(-1, ids[..., None])[..., 0]
             kept = {"hidden": hidden} if self.cached == "queries" else kept
@@ -180,7 +199,7 @@ class TokenPolicy(nn.Module):
     @torch.no_grad()
     def redraw(self, observation: Observation, trace: Trace, count: int) -> Decision:
         """`count` more decisions for every row, from what its trace has perceived; those of a row stand together."""
-        found, state = self._decide(trace["hidden"], observation)
+        found, state = self._guided(trace["hidden"], observation)
         distribution = found.repeat_interleave(count, 0)
         ids = draw_ids(distribution, greedy=False)
         return Decision(
@@ -232,7 +251,7 @@ class TokenPolicy(nn.Module):
             hidden = self.perceive(observation, trace)
             first, number = distinct(hidden, observation)
             seen = map_rows(replace(observation, images={}), lambda tensor: tensor[first])
-            return self._scores(self._decide(hidden[first], seen), trace["ids"], number)
+            return self._scores(self._guided(hidden[first], seen), trace["ids"], number)
         prefix = trace["prefix"] if "prefix" in trace else self.prefix(observation)
         return self._scores(self._teacher_forced(prefix, observation, trace["ids"]), trace["ids"])
 
@@ -243,8 +262,11 @@ class TokenPolicy(nn.Module):
         hidden: Float[Tensor, "B q d"] | None = None,
     ) -> Float[Tensor, "B L"]:
         """Log-probabilities of demonstrated actions, for supervised training; `hidden` where `perceive` has run."""
-        trace = {"ids": self.bins.encode(actions).flatten(1)} | ({} if hidden is None else {"hidden": hidden})
-        return self.score(observation, trace).logprobs
+        ids = self.bins.encode(actions).flatten(1)
+        if self.decoding == "parallel":
+            seen = self.perceive(observation) if hidden is None else hidden
+            return self._scores(self._decide(seen, observation), ids).logprobs
+        return self.score(observation, {"ids": ids}).logprobs
 
     def imitation_terms(
         self,

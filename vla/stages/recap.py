@@ -25,6 +25,7 @@ from vla.models.heads import BinnedValue
 from vla.models.vlm import VisionLanguageModel
 from vla.policies.denoising import DenoisingPolicy
 from vla.policies.regression import RegressionPolicy
+from vla.policies.token import TokenPolicy
 from vla.rl.protocols import VectorEnvironment
 from vla.rl.rollout import collect_rollout
 from vla.sft.loop import SupervisedSettings
@@ -65,7 +66,7 @@ def asking_for_good(policy: ImitablePolicy, observer: Observer, settings: Settin
     """What a policy acts on after the stage: instructions with the label of good decisions, and guidance."""
     if not settings.num_rounds:
         return observer
-    if isinstance(policy, DenoisingPolicy | RegressionPolicy):
+    if isinstance(policy, DenoisingPolicy | RegressionPolicy | TokenPolicy):
         policy.guidance = settings.guidance
     return replace(observer, label=settings.positive)
 
