@@ -12,6 +12,7 @@ import vla.runtime
 from scripts.train_vla import main
 from tests.models.tiny import tiny_vlm
 from tests.test_pipeline import TINY
+from vla.config import ConfigError, load
 from vla.data.tokenizer import train_tokenizer
 from vla.stages.texts import MOST_JUDGED, Texts
 from vla.text.sources import read_source
@@ -97,6 +98,13 @@ def test_a_tokenizer_without_a_template_takes_plain_texts_only(told):
 def test_a_text_that_is_too_long_is_named_with_the_setting(told):
     with pytest.raises(ValueError, match=r"plain\.jsonl, line 1: takes \d+ tokens, data\.text_tokens is 5: raise it"):
         texts_of(told, row_tokens=5)
+
+
+def test_texts_need_a_model_that_learns():
+    with pytest.raises(ConfigError, match=r"data.texts=\[add2\] train the language model, which sft.probe_only"):
+        load(["data.texts=[add2]"])
+    assert load(["data.texts=[add2]", "sft.probe_only=false"]).data.texts == ("add2",)
+    assert load(["data.texts=[add2]", "policy.decoding=autoregressive"]).data.texts == ("add2",)  # all of it learns
 
 
 def test_a_run_learns_texts_while_it_learns_to_act_and_reports_both(told, tmp_path, monkeypatch):

@@ -196,7 +196,7 @@ def test_the_clearest_comparisons_are_kept_in_their_order():
 
 
 def test_mistakes_are_named(tmp_path, prompts):
-    with pytest.raises(ConfigError, match="text.weights .* must be as many as text.sources"):
+    with pytest.raises(ConfigError, match=r"text.weights=\[1.0,2.0\] must be as many as text.sources=\[add2\]"):
         load(["mode=text", "text=sft", "text.weights=[1.0,2.0]"])
     with pytest.raises(ValueError, match="gold 'letter' is unknown"):
         go(tmp_path / "a", "preference", prompts, *OPEN[:-1], "text.gold=letter")

@@ -34,7 +34,7 @@ def mixture_conflicts(config: TextConfig) -> list[str]:
     if text.name != "sft" or text.weights is None or len(text.weights) == len(text.sources):
         return []
     return [
-        f"text.weights ({shown(text.weights)}) must be as many as text.sources ({shown(text.sources)}): give one for "
+        f"text.weights={shown(text.weights)} must be as many as text.sources={shown(text.sources)}: give one for "
         "each, or null"
     ]
 
@@ -271,7 +271,7 @@ def recap_conflicts(config: RobotConfig) -> list[str]:
     can_probe = getattr(policy, "decoding", "parallel") == "parallel"
     if config.data.texts and config.sft.probe_steps and config.sft.probe_only and can_probe:
         found.append(
-            f"data.texts ({shown(config.data.texts)}) train the language model, which sft.probe_only (true) "
+            f"data.texts={shown(config.data.texts)} train the language model, which sft.probe_only (true) "
             "leaves as it is: set sft.probe_only=false"
         )
     if recap.num_rounds and getattr(policy, "decoding", "parallel") == "autoregressive":

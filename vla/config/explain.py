@@ -48,4 +48,7 @@ def locate(location: Sequence[str | int], values: Any) -> tuple[list[str], Any]:
 
 
 def shown(value: Any) -> str:
+    """A value as it is written in the settings."""
+    if isinstance(value, tuple | list):
+        return f"[{','.join(map(shown, value))}]"
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
