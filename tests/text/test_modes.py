@@ -4,6 +4,7 @@ import json
 
 import pytest
 import yaml
+from safetensors import SafetensorError
 
 from vla.config import ConfigError, load
 from vla.config.text import Prompts
@@ -15,6 +16,7 @@ from vla.text.preferring import Comparison
 from vla.text.run import run
 from vla.text.tiny import tiny_language_model
 from vla.text.topics import Said, make_prompt_sets
+from vla.train.checkpoint import DiskFull
 from vla.train.run_folder import open_run
 
 TINY = ["mode=text", "language_model=tiny", "language_model.vocabulary_size=288", "language_model.width=32",
@@ -125,6 +127,21 @@ def test_control(tmp_path, prompts):
         worst, best = by_code.values()
         assert results[f"best code against worst{how}"].mean == pytest.approx(best.mean - worst.mean)
     assert results["gold after"] == results["gold reward by code, guidance 3"]["quality: 2 of 2"]
+
+
+@pytest.mark.parametrize("mode", ["control", "sft"])
+def test_a_disk_without_room_for_the_model_costs_the_model_only(tmp_path, prompts, monkeypatch, mode):
+    def full(self, folder):
+        (folder / "model.safetensors").write_bytes(b"half")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("transformers.LlamaForCausalLM.save_pretrained", full)
+    given = [prompts, *OPEN] if mode == "control" else ["text.sources=[add1]", "text.row_tokens=200"]
+    with pytest.raises(DiskFull, match="the disk is full, the trained model was not written to .*run/model; results"):
+        go(tmp_path / "run", mode, "fit", *given)
+    assert not (tmp_path / "run" / "model").exists()
+    assert json.loads((tmp_path / "run" / "results.json").read_text())
+    assert (tmp_path / "run" / "report.html").stat().st_size > 0
 
 
 def test_a_code_stands_behind_the_question():

@@ -4,6 +4,7 @@ folder.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +23,7 @@ from vla.decoding.sampling import Sampling
 from vla.policies.text import TextPolicy
 from vla.text.tiny import tiny_language_model
 from vla.threads import ONE, Threads, usable
+from vla.train.checkpoint import DiskFull, is_disk_full
 
 WORTH_THREADS = 20_000_000
 """Weights from which on two batches at once are faster than one after the other."""
@@ -158,7 +160,19 @@ def autocast_type(precision: str, device: torch.device) -> torch.dtype | None:
 
 
 def save_language_model(parts: LanguageParts, folder: Path) -> None:
-    """A folder that `AutoModelForCausalLM.from_pretrained` loads, or peft where the model has adapters."""
-    folder.mkdir(parents=True, exist_ok=True)
-    parts.model.save_pretrained(folder)
-    parts.tokenizer.save_pretrained(folder)
+    """A folder that `AutoModelForCausalLM.from_pretrained` loads, or peft where the model has adapters.
+
+    Raises DiskFull where there is no room; nothing of the folder is left then.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        parts.model.save_pretrained(folder)
+        parts.tokenizer.save_pretrained(folder)
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+        raise DiskFull(
+            f"the disk is full, the trained model was not written to {folder}; results and report are beside it: make "
+            "room and run again, or give another run_dir"
+        ) from None

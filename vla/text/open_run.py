@@ -86,15 +86,15 @@ class OpenRun:
         return derive_seed(self.config.train.seed, *names)
 
     def finish(self, title: str, before: OpenJudged, more: dict[str, Any]) -> dict[str, Any]:
-        """Judge again, write results, report and model."""
+        """Judge again, write results and report, and last the model: the largest, for which there may be no room."""
         after = self.judge("after")
         results = {**open_results(before, after), **more}
         self.progress.say(f"change: {results['gold change']}; better among decided: {results['wins among decided']}")
-        save_language_model(self.parts, self.folder.path / "model")
         results |= spent(self.timer)
         self.folder.write_results(results)
         self.log.close()
         write_report(self.folder, title, results, open_pairs(before, after))
+        save_language_model(self.parts, self.folder.path / "model")
         return results
 
 

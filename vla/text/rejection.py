@@ -82,11 +82,11 @@ def run_rejection(config: TextConfig, folder: RunFolder, progress: Progress) -> 
     results: dict[str, Any] = {"before": rate_of(before), "after": rate_of(after)}
     results["comparison"] = compare(before.success, after.success)
     progress.say(f"after:  {rate_of(after)} on the same problems; {results['comparison']}")
-    save_language_model(parts, folder.path / "model")
     results |= spent(timer)
     folder.write_results(results)
     log.close()
     write_report(folder, "Rejection sampling: " + ", ".join(settings.families), results, pairs_of(before, after))
+    save_language_model(parts, folder.path / "model")
     return results
 
 

@@ -86,10 +86,10 @@ def run_rlvr(config: TextConfig, folder: RunFolder, progress: Progress, processe
         progress.say(f"change: {results['comparison']}")
     if not processes.is_main:
         return results
-    save_language_model(wired.parts, folder.path / "model")
     results |= spent(timer)
     folder.write_results(results)
     write_report(folder, "Verified rewards: " + ", ".join(settings.families), results, pairs_of(before, after))
+    save_language_model(wired.parts, folder.path / "model")
     return results
 
 

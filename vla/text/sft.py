@@ -74,7 +74,6 @@ def run_sft(config: TextConfig, folder: RunFolder, progress: Progress, processes
     log.close()
     if not processes.is_main:
         return {}
-    save_language_model(parts, folder.path / "model")
     results: dict[str, Any] = {
         name: {"perplexity before": math.exp(before[name]), "perplexity after": math.exp(after[name])}
         for name in before
@@ -83,6 +82,7 @@ def run_sft(config: TextConfig, folder: RunFolder, progress: Progress, processes
     folder.write_results(results)
     pairs = [Pair(q, "", a, b, None, None) for (q, a), (_, b) in zip(said, samples(parts, sources), strict=True)]
     write_report(folder, "Supervised fine-tuning", results, pairs)
+    save_language_model(parts, folder.path / "model")
     return results
 
 
