@@ -147,7 +147,7 @@ def texts(stages: Mapping[str, Any]) -> str:
     """How well the model predicts the texts of every source, before and after training moved it."""
     found = [values for name, values in stages.items() if name.startswith("texts_")]
     sources = list(found[0]["perplexity"]) if found else []
-    rows = [(each["when"], *(f"{each['perplexity'][source]:.2f}" for source in sources)) for each in found]
+    rows = [(each["when"], *(each["text"][source] for source in sources)) for each in found]
     return table(("", *sources), rows)
 
 

@@ -92,8 +92,9 @@ def texts_stage(run: Run, name: str, texts: Texts) -> None:
         return
     with run.timer("texts"):
         found = texts.perplexity()
-    run.finish(f"texts_{name}", {"when": ANSWERED[name], "perplexity": found})
-    told = ", ".join(f"{source} {value:.2f}" for source, value in found.items())
+    shown = {source: f"{value:.2f}" if value < 10_000 else f"{value:.2g}" for source, value in found.items()}
+    run.finish(f"texts_{name}", {"when": ANSWERED[name], "perplexity": found, "text": shown})
+    told = ", ".join(f"{source} {value}" for source, value in shown.items())
     run.progress.say(f"  perplexity of held-out texts {ANSWERED[name]}: {told}")
 
 
