@@ -1,5 +1,7 @@
 """Guided decoding against the same thing done the slow way, by whole passes over every prompt."""
 
+import warnings
+
 import pytest
 import torch
 
@@ -42,6 +44,18 @@ def test_it_says_what_whole_passes_over_every_way_to_ask_would(model, guidance):
         assert drawn.tokens[row][drawn.mask[row]].tolist() == said
         assert drawn.logprobs[row][drawn.mask[row]].tolist() == pytest.approx(logprobs, abs=1e-3)
         assert drawn.tokens[row][~drawn.mask[row]].eq(PAD).all()
+
+
+def test_a_model_that_recomputes_activations_in_training_still_keeps_its_cache():
+    model = tiny_language_model(["what is two plus three"], weight_scale=0.3)[0]
+    asked = (*pad_prompts(OWN, 8, PAD), Sampling(), LENGTH, STOP, PAD, True)
+    expected = Guided(model, OTHERS, 4.0)(*asked).tokens
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.train()
+    assert torch.equal(Guided(model, OTHERS, 4.0)(*asked).tokens, expected)
+    assert model.training
 
 
 def test_guidance_changes_what_is_said_and_without_it_nothing_does(model):

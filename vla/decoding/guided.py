@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from vla.data.chat import pad_prompts
-from vla.decoding.causal import output_head
+from vla.decoding.causal import evaluating, output_head
 from vla.decoding.generate import Generation, Prefix, advance, prefill
 from vla.decoding.sampling import Sampling, draw_by_inverse_cdf, shape_logits
 
@@ -62,7 +62,8 @@ class Guided:
         drawn = torch.full((len(tokens), max_new_tokens), pad_id, device=tokens.device)
         found, kept = torch.zeros(drawn.shape, device=tokens.device), torch.zeros_like(drawn, dtype=torch.bool)
         going = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
-        with torch.autocast(tokens.device.type, self.autocast, enabled=self.autocast is not None):
+        precision = torch.autocast(tokens.device.type, self.autocast, enabled=self.autocast is not None)
+        with precision, evaluating(self.model):
             prefix = self._read(tokens, mask, max_new_tokens, pad_id)
             for t in range(max_new_tokens):
                 heard = output_head(self.model)(prefix.hidden).float().log_softmax(-1).unflatten(0, (-1, len(tokens)))
