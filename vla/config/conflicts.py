@@ -261,26 +261,26 @@ def policy_conflicts(policy: Policy) -> list[str]:
 
 
 def recap_conflicts(config: RobotConfig) -> list[str]:
-    """What advantage-conditioned training, tokens beside an expert, and multimodal sentences cannot do."""
+    """What advantage-conditioned training, tokens beside an expert, texts and multimodal sentences cannot do."""
     policy, recap, found = config.policy, config.recap, []
+    in_one_pass = getattr(policy, "decoding", "parallel") == "parallel"
     if getattr(policy, "token_weight", 0) and config.sft.probe_steps and config.sft.probe_only:
         found.append(
             f"policy.token_weight ({policy.token_weight}) trains the vision-language model, which "  # type: ignore[union-attr]
             "sft.probe_only (true) leaves as it is: set sft.probe_only=false"
         )
-    can_probe = getattr(policy, "decoding", "parallel") == "parallel"
-    if config.data.texts and config.sft.probe_steps and config.sft.probe_only and can_probe:
+    if config.data.texts and config.sft.probe_steps and config.sft.probe_only and in_one_pass:
         found.append(
             f"data.texts={shown(config.data.texts)} train the language model, which sft.probe_only (true) "
             "leaves as it is: set sft.probe_only=false"
         )
-    if recap.num_rounds and getattr(policy, "decoding", "parallel") == "autoregressive":
+    if recap.num_rounds and not in_one_pass:
         found.append(
             f"recap.num_rounds ({recap.num_rounds}) trains a head on what the model sees, and "
             "policy.decoding=autoregressive has none apart: choose policy.decoding=parallel"
         )
     sentence = config.data.sentence
-    if sentence is not None and getattr(policy, "decoding", "parallel") == "autoregressive":
+    if sentence is not None and not in_one_pass:
         found.append(
             "data.sentence puts images into the text, which policy.decoding=autoregressive does not read: choose "
             "policy.decoding=parallel"

@@ -181,7 +181,7 @@ def _generate(
     first, history = group_rows(tokens, mask)
     prefix = prefill(model, tokens[first], mask[first], max_new_tokens, recall)
     head, stop = output_head(model), torch.tensor(list(stop_ids), device=tokens.device)
-    out = _empty(len(tokens), max_new_tokens, pad_id, tokens.device, value_head is not None)
+    out = nothing_drawn(len(tokens), max_new_tokens, pad_id, tokens.device, value_head is not None)
     places = _places_of_prompts(prefix, history, mask, max_new_tokens)
     support: list[Tensor] = []
     live = torch.arange(len(tokens), device=tokens.device)  # rows under way; `history` is the cache row of each
@@ -225,7 +225,8 @@ def branch(
     return prefix, history, fed  # histories that have ended are fed token 0, and nobody looks
 
 
-def _empty(rows: int, length: int, pad_id: int, device: torch.device, with_values: bool) -> Generation:
+def nothing_drawn(rows: int, length: int, pad_id: int, device: torch.device, with_values: bool) -> Generation:
+    """A generation to fill in: padding, no mask."""
     return Generation(
         torch.full((rows, length), pad_id, device=device),
         torch.zeros(rows, length, dtype=torch.bool, device=device),

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vla.data.chat import pad_prompts
 from vla.decoding.causal import evaluating, output_head
-from vla.decoding.generate import Generation, Prefix, advance, prefill
+from vla.decoding.generate import Generation, Prefix, advance, nothing_drawn, prefill
 from vla.decoding.sampling import Sampling, draw_by_inverse_cdf, shape_logits
 
 PLAUSIBLE = 0.1
@@ -59,8 +59,7 @@ class Guided:
     ) -> Generation:
         uniform = torch.rand(len(tokens), max_new_tokens).to(tokens.device)
         rows, stop = torch.arange(len(tokens), device=tokens.device), torch.tensor(list(stop_ids), device=tokens.device)
-        drawn = torch.full((len(tokens), max_new_tokens), pad_id, device=tokens.device)
-        found, kept = torch.zeros(drawn.shape, device=tokens.device), torch.zeros_like(drawn, dtype=torch.bool)
+        out = nothing_drawn(len(tokens), max_new_tokens, pad_id, tokens.device, with_values=False)
         going = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
         precision = torch.autocast(tokens.device.type, self.autocast, enabled=self.autocast is not None)
         with precision, evaluating(self.model):
@@ -69,13 +68,13 @@ class Guided:
                 heard = output_head(self.model)(prefix.hidden).float().log_softmax(-1).unflatten(0, (-1, len(tokens)))
                 logprobs = shape_logits(guided_logprobs(heard, self.guidance), sampling).log_softmax(-1)
                 token = logprobs.argmax(-1) if greedy else draw_by_inverse_cdf(logprobs.exp(), uniform[:, t])
-                drawn[going, t], kept[:, t] = token[going], going
-                found[going, t] = logprobs[rows, token][going]
+                out.tokens[going, t], out.mask[:, t] = token[going], going
+                out.logprobs[going, t] = logprobs[rows, token][going]
                 going = going & ~torch.isin(token, stop)
                 if t + 1 == max_new_tokens or not bool(going.any()):
                     break
                 prefix = advance(self.model, prefix, token.repeat(len(heard)))
-        return Generation(drawn, kept, found, None, None)
+        return out
 
     def _read(self, tokens: Tensor, mask: Tensor, max_new_tokens: int, pad_id: int) -> Prefix:
         """Every prompt, then the first of the others of every prompt, then the second."""
