@@ -105,8 +105,9 @@ class Recall:
         """Within the block the layers hand out what they gave at these places, in this thread."""
         with self._lock:
             for layer, kept in zip(self.layers, self._kept, strict=True):
-                if len(kept) > 1:  # passes end in any order where several threads draw
-                    kept[:] = [(self.first, torch.cat([output for _, output in sorted(kept, key=itemgetter(0))]))]
+                if len(kept) > 1 or kept[0][1].dim() > 2:  # passes end in any order where several threads draw
+                    passes = [output.flatten(0, -2) for _, output in sorted(kept, key=itemgetter(0))]
+                    kept[:] = [(self.first, torch.cat(passes))]
                 if self._givers == 0:
                     layer.forward = self._hand_out(layer, kept[0][1])
             self._givers += 1
@@ -124,7 +125,7 @@ class Recall:
         def keep(layer: nn.Module, inputs: Any, output: Tensor) -> None:
             start = getattr(self._mine, "start", None)  # a thread that announced no pass keeps none
             if start is not None:
-                kept.append((start, output.detach().flatten(0, -2)))
+                kept.append((start, output))
 
         return keep
 

@@ -19,6 +19,7 @@ from vla.config.training import Train
 from vla.data.chat import ChatFormat, stop_ids
 from vla.decoding.causal import allow_branches, disable_dropout
 from vla.decoding.engine import Engine, VllmEngine
+from vla.decoding.lean import make_lean
 from vla.decoding.sampling import Sampling
 from vla.policies.text import TextPolicy
 from vla.text.tiny import tiny_language_model
@@ -131,10 +132,13 @@ def from_folder(name: str) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        return AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32), AutoTokenizer.from_pretrained(name)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(name)
     except OSError as error:
         reason = str(error).split("\n")[0]
         raise ValueError(f"language_model.repository ({name}) cannot be loaded: {reason}") from error
+    make_lean(model)
+    return model, tokenizer
 
 
 def add_adapter(model: Any, rank: int, alpha: float) -> Any:

@@ -8,6 +8,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from vla.data.tokenizer import train_tokenizer
+from vla.decoding.lean import make_lean
 
 
 def tiny_language_model(
@@ -43,4 +44,5 @@ def tiny_language_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
+    make_lean(model)
     return model.eval(), tokenizer
