@@ -114,7 +114,7 @@ def test_a_run_leaves_all_that_a_person_looks_at(finished):
     seconds = found["seconds"]
     named = ("demonstrations", "model", "sft", "evaluation_before", "rl", "evaluation_after", "videos", "other")
     assert sum(seconds[name] for name in named) == pytest.approx(seconds["total"], rel=1e-3)
-    assert {"rl/rollout", "model/grounding"} <= set(seconds)
+    assert {"rl/rollout", "rl/update", "model/grounding"} <= set(seconds)
     assert 1e8 < found["peak_memory_bytes"] < 6e9
     assert found["model"]["num_draws"] % 4 == 0
     assert {p.name for p in (finished / "plots").glob("*.png")} >= {"success.png", "sft_loss.png", "time.png"}

@@ -106,6 +106,7 @@ def test_rlhf_shows_proxy_and_gold(tmp_path, prompts):
     assert [record["step"] for record in records if record["stage"] == "reward model"] == list(range(1, 9))
     assert rl[0]["kl_trajectory"] == pytest.approx(0, abs=1e-4)  # nothing has moved yet
     assert 0 <= results["reward model"]["accuracy"] <= 1
+    assert {"rl/rollout", "rl/update"} <= set(results["seconds"])
 
 
 def test_rejection(tmp_path):

@@ -46,6 +46,7 @@ def test_a_run_leaves_numbers_report_samples_and_a_model(finished):
         assert (folder / name).stat().st_size > 0, name
     written = json.loads((folder / "results.json").read_text())
     assert written["before"]["num_starts"] == written["after"]["num_starts"] == 16
+    assert {"rl/rollout", "rl/update"} <= set(written["seconds"])
     assert len(written["before"]["wilson_95"]) == 2
     assert written["before"]["decoding"] == "greedy"
     assert set(results) >= {"family add1", "family mul1", "comparison", "seconds", "peak_memory_bytes"}

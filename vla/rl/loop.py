@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -87,19 +88,22 @@ def train(
     on_iteration: Callable[[int, Rollout, dict[str, float]], bool | None] = lambda iteration, rollout, metrics: None,
     reduce_sum: ReduceSum = single_process,
     threads: Threads = ONE,
+    timed: Callable[[str], AbstractContextManager[Any]] = nullcontext,
 ) -> None:
     """Run from `state.iteration` to the last iteration. `collect(iteration)` makes the rollout of that many updates'
     policy.
 
     `on_iteration(number of finished iterations, rollout, metrics)` logs, evaluates and saves; True stops. A
     NonFiniteError passes through after the last good iteration was handed over, so the last good checkpoint stands.
+    `timed(name)` is a block whose time is wanted.
     """
     check_loop(algorithm, settings, reference)
     while state.iteration < settings.num_iterations:
         rollout = collect(state.iteration)
-        metrics = run_iteration(
-            policy, algorithm, rollout, optimizer, update_settings, settings, state, reference, reduce_sum, threads
-        )
+        with timed("update"):
+            metrics = run_iteration(
+                policy, algorithm, rollout, optimizer, update_settings, settings, state, reference, reduce_sum, threads
+            )
         if scheduler is not None:
             scheduler.step()
         state.iteration += 1

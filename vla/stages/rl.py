@@ -120,7 +120,7 @@ class Reinforcement:
                     self.learner, self.algorithm, self._collect, self.optimizer, update, settings, self.loop,
                     reference=self.reference, scheduler=self.schedule,
                     on_iteration=lambda iteration, rollout, metrics: self._after(bar, iteration, rollout, metrics),
-                    reduce_sum=self.processes.reduce_sum,
+                    reduce_sum=self.processes.reduce_sum, timed=self.run.timer,
                 )  # fmt: skip
             self.run.check_stop()
             self._save()

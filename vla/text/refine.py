@@ -29,6 +29,7 @@ from vla.train.optim import Schedule, make_optimizer
 from vla.train.progress import Progress
 from vla.train.run_folder import RunFolder
 from vla.train.seed import derive_seed, restore_rng, rng_state
+from vla.train.timing import Timer
 from vla.types import Rollout
 
 STAGE = "rl"
@@ -75,12 +76,13 @@ class Refinement:
         watch: Callable[[int, Rollout], dict[str, float]],
         keep: Mapping[str, Stateful],
         has_adapter: bool,
+        timer: Timer,
         num_records: int = 0,
         processes: Processes = ALONE,
     ) -> None:
         rl = config.rl
         self.policy, self.config, self.folder, self.progress = policy, config, folder, progress
-        self.processes = processes
+        self.processes, self.timer = processes, timer
         self.actor: TextPolicy = policy.actor if isinstance(policy, ActorCritic) else policy
         self.collect, self.evaluate, self.watch = collect, evaluate, watch
         self.algorithm = algorithm_of(config)
@@ -154,6 +156,7 @@ class Refinement:
                 on_iteration=on_iteration,
                 reduce_sum=self.processes.reduce_sum,
                 threads=self.actor.threads,
+                timed=self.timer,
             )
         self.log.close()
         if stop.requested:

@@ -163,5 +163,6 @@ def optimize(run: OpenRun, settings: Rlhf, model: RewardModel) -> None:
             watch=watch,
             keep={},
             has_adapter=config.language_model.lora is not None and not settings.demonstrations,
+            timer=run.timer,
             num_records=run.log.num_records,
         ).run()

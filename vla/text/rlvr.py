@@ -288,6 +288,7 @@ def refine(
         watch=watch,
         keep={"curriculum": wired.curriculum, "oversampling": oversampling},
         has_adapter=config.language_model.lora is not None and not config.text.format_steps,
+        timer=timer,
         processes=processes,
     ).run()
 
