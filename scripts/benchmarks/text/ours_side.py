@@ -29,7 +29,9 @@ def steps_of(options, folder: Path) -> list[dict[str, float]]:
     model, tokenizer = from_folder(str(folder))
     pad = tokenizer.pad_token_id
     threads = usable(torch.device("cpu"))
-    policy = TextPolicy(model, Sampling(), options.new_tokens, stop_ids(tokenizer, model), pad, threads=threads)
+    autocast = torch.bfloat16 if options.precision == "bfloat16" else None
+    ends = stop_ids(tokenizer, model)
+    policy = TextPolicy(model, Sampling(), options.new_tokens, ends, pad, autocast=autocast, threads=threads)
     asked = [Problem(text, "", "exact", "") for text in questions(options.prompts * (options.steps + 1))]
 
     def score(samples):
