@@ -130,3 +130,18 @@ def test_other_families_of_the_same_parts_are_lean_too():
     assert torch.equal(loss, expected)
     for name, gradient in gradients.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_frozen_norms_get_no_gradient_and_what_lies_before_them_its_own():
+    model = llama()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("norm" not in name)
+    model.zero_grad()
+    tokens = torch.arange(6)[None]
+    model(input_ids=tokens, labels=tokens).loss.backward()
+    expected = model.model.embed_tokens.weight.grad.clone()
+    model.zero_grad()
+    make_lean(model)
+    model(input_ids=tokens, labels=tokens).loss.backward()
+    assert model.model.norm.weight.grad is None
+    torch.testing.assert_close(model.model.embed_tokens.weight.grad, expected, rtol=1e-4, atol=1e-6)

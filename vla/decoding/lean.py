@@ -32,13 +32,13 @@ class _Normed(torch.autograd.Function):
         return (x * factor).mul_(weight)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None]:
         x, weight, factor = ctx.saved_tensors
         normed = x * factor
         of_scale = grads[0] * normed
         along = (of_scale @ weight).div_(-len(weight)).unsqueeze(-1)
         of_x = (grads[0] * weight).addcmul_(normed, along).mul_(factor)
-        return of_x, of_scale.flatten(0, -2).sum(0), None
+        return of_x, of_scale.flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None, None
 
 
 class _Rotated(torch.autograd.Function):
@@ -80,22 +80,22 @@ class _Gated(torch.autograd.Function):
 
 
 class RMSNorm(nn.Module):
-    """transformers' norm of the same name (`weight`, `variance_epsilon`)."""
+    """transformers' norm (`weight`, `variance_epsilon`); what does not fit is left to its `own` class."""
 
+    own: type[nn.Module]
     weight: Tensor
     variance_epsilon: float
 
     def forward(self, x: Float[Tensor, "*B d"]) -> Float[Tensor, "*B d"]:
-        if _fits(x):
-            return _Normed.apply(x, self.weight, self.variance_epsilon)
-        whole = x.float()
-        normed = whole * torch.rsqrt(whole.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
-        return self.weight * normed.to(x.dtype)
+        if not _fits(x):
+            return self.own.forward(self, x)
+        return _Normed.apply(x, self.weight, self.variance_epsilon)
 
 
 class GatedMLP(nn.Module):
     """transformers' MLP with a SiLU gate (`gate_proj`, `up_proj`, `down_proj`)."""
 
+    own: type[nn.Module]
     gate_proj: nn.Module
     up_proj: nn.Module
     down_proj: nn.Module
@@ -139,7 +139,7 @@ def make_lean(model: nn.Module) -> list[str]:
         if kind not in verdicts:
             verdicts[kind] = _computes_as(part, lean)
         if verdicts[kind]:
-            part.__class__ = lean
+            part.own, part.__class__ = kind, lean
             changed.add(kind.__name__)
     home: Any = sys.modules[type(plain_model(model)).__module__]
     own = getattr(home, ROTATION, None)
@@ -150,10 +150,12 @@ def make_lean(model: nn.Module) -> list[str]:
 
 
 def _lean_class(part: nn.Module) -> type[nn.Module] | None:
+    if isinstance(part, RMSNorm | GatedMLP):  # it has been changed
+        return None
     if hasattr(part, "variance_epsilon") and isinstance(getattr(part, "weight", None), Tensor):
-        return RMSNorm if type(part) is not RMSNorm else None
+        return RMSNorm
     if all(hasattr(part, name) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")):
-        return GatedMLP if type(part) is not GatedMLP else None
+        return GatedMLP
     return None
 
 
