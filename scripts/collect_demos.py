@@ -11,6 +11,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from vla.command_line import command
+
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -31,6 +33,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return options
 
 
+@command("; every finished episode is kept: run the same command again to continue")
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     from rich import progress as rich
@@ -61,9 +64,6 @@ def main(argv: list[str] | None = None) -> int:
             )
         writer.finish()
         environments.close()
-    except KeyboardInterrupt:
-        print("stopped; every finished episode is kept: run the same command again to continue", file=sys.stderr)
-        return 130
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

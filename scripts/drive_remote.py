@@ -14,6 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from vla.command_line import command, fail
+
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -27,12 +29,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_intermixed_args(argv)
 
 
+@command()
 def main(argv: list[str] | None = None) -> int:
-    options = parse(argv)
-    from vla.command_line import fail
-
     try:
-        drive(options)
+        drive(parse(argv))
     except (ValueError, OSError) as error:
         fail(str(error))
     return 0

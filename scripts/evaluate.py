@@ -17,6 +17,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from vla.command_line import command, fail
+
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -38,10 +40,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return options
 
 
+@command()
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     from vla import runtime
-    from vla.command_line import fail
 
     runtime.prepare(offline=not any(runtime.on_hub(str(run)) for run in options.runs))
     from scripts.simulation import perturbations

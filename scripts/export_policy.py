@@ -12,6 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from vla.command_line import command, fail
+
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -22,10 +24,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@command()
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     from vla import runtime
-    from vla.command_line import fail
 
     runtime.prepare(offline=options.push is None)
     from scripts.world import world_of

@@ -10,10 +10,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from vla.command_line import command, fail, read_config
 
+
+@command()
 def main(arguments: list[str] | None = None) -> int:
-    from vla.command_line import fail, read_config
-
     given = sys.argv[1:] if arguments is None else arguments
     config = read_config(__doc__ or "", ["model.checkpoint=null", *given])
     from vla import runtime

@@ -12,10 +12,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from vla.command_line import command, fail, read_config
 
+
+@command()
 def main(arguments: list[str] | None = None) -> int:
-    from vla.command_line import fail, read_config
-
     config = read_config(__doc__ or "", arguments)
     from vla import runtime
 

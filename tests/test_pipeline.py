@@ -202,7 +202,7 @@ def interrupted(tmp_path_factory) -> Path:
     for stop in STOPS:
         with pytest.MonkeyPatch.context() as patch:
             pending = press_control_c(patch, *stop)
-            assert main(command) == 0
+            assert main(command) == 130
             assert pending == [], stop
             assert "evaluation_after" not in results(folder).get("stages", {}), stop
         command = [f"resume={folder}"]
@@ -244,7 +244,7 @@ def halfway(tmp_path_factory, finished) -> Path:
     folder = tmp_path_factory.mktemp("halfway") / "run"
     with pytest.MonkeyPatch.context() as patch:
         pending = press_control_c(patch, "RL", 1)
-        assert main([*TINY, f"run_dir={folder}", f"data.path={finished / 'demonstrations'}"]) == 0
+        assert main([*TINY, f"run_dir={folder}", f"data.path={finished / 'demonstrations'}"]) == 130
         assert pending == []
     return folder
 

@@ -2,12 +2,39 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import TYPE_CHECKING
+
+from vla.interrupt import SIGNALS, Interrupted, leave_on_interrupt
 
 if TYPE_CHECKING:
     from vla.config import Config
+
+
+def command(remark: str = "") -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Marks the main function of a script: a signal ends it in one line, with `remark`, at any moment; a run that was
+    stopped and has saved ends with the signal's exit code.
+    """
+
+    def marked(main: Callable[..., int]) -> Callable[..., int]:
+        @wraps(main)
+        def whole(arguments: list[str] | None = None) -> int:
+            try:
+                with leave_on_interrupt(remark):
+                    return main(arguments)
+            except Interrupted as stopped:
+                return stopped.exit_code
+            finally:
+                if main.__module__ == "__main__":  # a KeyboardInterrupt while the interpreter ends is a traceback
+                    for number in SIGNALS:
+                        signal.signal(number, signal.SIG_DFL)
+
+        return whole
+
+    return marked
 
 
 def read_config(description: str, arguments: Sequence[str] | None = None) -> Config:

@@ -9,9 +9,9 @@ import torch
 from tests.train.test_distributed import run_in
 from vla.config import ConfigError, load
 from vla.config.processes import launcher_conflicts
+from vla.interrupt import Stop
 from vla.train.agreement import OtherProcessFailed, failing_together, shared
 from vla.train.distributed import ALONE, in_order, own_share
-from vla.train.interrupt import Stop
 
 
 class Two:

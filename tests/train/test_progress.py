@@ -2,15 +2,11 @@
 
 import contextlib
 import io
-import os
 import re
-import signal
-import threading
 from pathlib import Path
 
 import pytest
 
-from vla.train.interrupt import stop_on_interrupt
 from vla.train.progress import Progress, format_numbers, format_seconds
 from vla.train.timing import Timer, peak_memory_bytes
 
@@ -113,29 +109,3 @@ def test_peak_memory_is_what_the_kernel_says():
     status = Path("/proc/self/status").read_text()
     kibibytes = int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])
     assert peak_memory_bytes() == pytest.approx(kibibytes * 1024, rel=0.05)
-
-
-def test_the_first_interrupt_asks_and_the_second_stops(capsys: pytest.CaptureFixture):
-    handler = signal.getsignal(signal.SIGINT)
-    with stop_on_interrupt() as stop:
-        assert not stop.requested
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stop.requested
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-    assert "the run is being saved" in capsys.readouterr().err
-    assert signal.getsignal(signal.SIGINT) is handler
-
-
-def test_outside_the_main_thread_signals_are_left_alone():
-    seen = []
-
-    def work() -> None:
-        with stop_on_interrupt() as stop:
-            seen.append((stop.requested, signal.getsignal(signal.SIGINT)))
-
-    thread = threading.Thread(target=work)
-    handler = signal.getsignal(signal.SIGINT)
-    thread.start()
-    thread.join()
-    assert seen == [(False, handler)]

@@ -10,7 +10,8 @@ from vla.data.collect import collect, dataset_spec
 from vla.data.demonstrations import Demonstrations, open_demonstrations
 from vla.data.lerobot_writer import LeRobotWriter
 from vla.hub.datasets import local_dataset
-from vla.stages.run import Interrupted, Run
+from vla.interrupt import Interrupted
+from vla.stages.run import Run
 from vla.stages.world import World
 from vla.train.agreement import failing_together
 

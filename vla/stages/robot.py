@@ -19,6 +19,7 @@ from vla.data.demonstrations import Demonstrations
 from vla.data.observations import Observer
 from vla.data.questions import QuestionEncoder
 from vla.evaluate.starts import SeedRange, StartManifest
+from vla.interrupt import stop_on_interrupt
 from vla.models.pretrained import num_parameters
 from vla.report.robot import write_report
 from vla.sft.protocols import ImitablePolicy
@@ -42,13 +43,15 @@ from vla.stages.texts import Texts, texts_beside
 from vla.stages.world import World
 from vla.train.agreement import failing_together, from_main
 from vla.train.distributed import same_weights, start_processes
-from vla.train.interrupt import stop_on_interrupt
 from vla.train.run_folder import RunFolder, open_run
 from vla.train.seed import derive_seed, seed_everything
 
 
 def run_robot(config: RobotConfig, world: World) -> RunFolder:
-    """Everything that `mode=robot` does; the folder of the run. A run that was stopped returns what it has so far."""
+    """Everything that `mode=robot` does; the folder of the run.
+
+    Raises Interrupted where it was asked to stop; what it has by then is saved.
+    """
     train = config.train
     processes = start_processes(train.device, train.precision)
     seed_everything(train.seed)
@@ -56,10 +59,8 @@ def run_robot(config: RobotConfig, world: World) -> RunFolder:
     with stop_on_interrupt() as stop:
         run = start_run(folder, stop, processes, train.keep_checkpoints, train.tensorboard, train.trackers)
         run.progress.say(f"run {folder.path}")
-        with written(run):
+        with written(run, lambda: write_report(folder.path)):
             _stages(run, config, world)
-        if processes.is_main:
-            run.progress.say(f"report: {write_report(folder.path)}")
     return folder
 
 

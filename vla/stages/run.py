@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from vla.interrupt import Interrupted, Stop
 from vla.train.agreement import SharedStop, Stopping, from_main, shared
 from vla.train.checkpoint import DiskFull, is_disk_full, last_checkpoint, load_checkpoint, save_checkpoint
 from vla.train.distributed import ALONE, Processes
-from vla.train.interrupt import Stop
 from vla.train.metrics import MetricsLog, NoLog
 from vla.train.progress import Progress
 from vla.train.run_folder import RunFolder
 from vla.train.seed import restore_rng, rng_state
 from vla.train.timing import Timer, peak_memory_bytes
-
-
-class Interrupted(Exception):
-    """Someone asked the run to stop; everything is saved and `resume` goes on from here."""
 
 
 @dataclass
@@ -78,7 +74,7 @@ class Run:
         """Leave the run when someone asked for it."""
         if self.stop.requested:
             self.write()
-            raise Interrupted
+            raise Interrupted(self.stop.number)
 
     def alone(self) -> Run:
         """The run as the main process sees it while the others wait: nothing in it asks them anything."""
@@ -106,16 +102,22 @@ def start_run(
 
 
 @contextmanager
-def written(run: Run) -> Iterator[None]:
-    """Whatever ends the block, what the run came to is written. An error keeps its own words where a full disk lets
-    nothing more be written.
+def written(run: Run, report: Callable[[], object]) -> Iterator[None]:
+    """Whatever ends the block, what the run came to is written; the report too where it was no error. An error keeps
+    its own words where a full disk lets nothing more be written.
     """
     try:
         yield
+        run.check_stop()
         run.write()
+        if run.processes.is_main:
+            run.progress.say(f"report: {report()}")
     except Interrupted:
         run.write()
+        if run.processes.is_main:
+            report()
         run.progress.say(f"stopped; continue with resume={run.folder.path}")
+        raise
     except BaseException as error:
         with suppress(OSError):
             run.write()

@@ -13,6 +13,7 @@ from vla.command_line import as_yaml
 from vla.config.text import TextConfig
 from vla.config.training import Rl
 from vla.decoding.recall import ENOUGH_BYTES
+from vla.interrupt import Interrupted, stop_on_interrupt
 from vla.policies.text import TextPolicy
 from vla.rl.catalogue import check_run, make_algorithm
 from vla.rl.critic import ActorCritic
@@ -23,7 +24,6 @@ from vla.rl.update import UpdateSettings
 from vla.train.agreement import failing_together, from_main, main_seconds, shared
 from vla.train.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
 from vla.train.distributed import ALONE, Processes
-from vla.train.interrupt import stop_on_interrupt
 from vla.train.metrics import open_log
 from vla.train.optim import Schedule, make_optimizer
 from vla.train.progress import Progress
@@ -160,7 +160,8 @@ class Refinement:
             )
         self.log.close()
         if stop.requested:
-            raise KeyboardInterrupt(f"saved; resume={self.folder.path} continues the run")
+            self.progress.say(f"stopped; continue with resume={self.folder.path}")
+            raise Interrupted(stop.number)
 
     def _collect(self, iteration: int) -> Rollout:
         """This process's rollout."""

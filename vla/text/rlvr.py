@@ -38,7 +38,7 @@ from vla.train.checkpoint import write_atomically
 from vla.train.distributed import ALONE, Processes, own_share, same_weights
 from vla.train.progress import Progress
 from vla.train.run_folder import RunFolder
-from vla.train.seed import derive_seed
+from vla.train.seed import derive_seed, seed_everything
 from vla.train.timing import Timer
 from vla.types import Rollout
 
@@ -75,6 +75,7 @@ def run_rlvr(config: TextConfig, folder: RunFolder, progress: Progress, processe
         progress.say(f"before: {rate_of(before)} on held-out problems")
         with timer("format"):
             taught = teach_format(wired, settings, sets, config.train.seed, progress)
+        seed_everything(derive_seed(config.train.seed, "rl"))  # what judging drew is not drawn by a resumed run
         with timer("rl"):
             refine(wired, config, sets, folder, progress, timer)
         with timer("judge"):

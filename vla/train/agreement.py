@@ -12,8 +12,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from vla.interrupt import Stop
 from vla.train.distributed import Processes
-from vla.train.interrupt import Stop
 
 
 class OtherProcessFailed(ValueError):
@@ -26,6 +26,11 @@ class Stopping(Protocol):
 
     @property
     def requested(self) -> bool: ...
+
+    @property
+    def number(self) -> int | None:
+        """The signal that did, where it is known."""
+        ...
 
 
 class SharedStop:
@@ -40,6 +45,10 @@ class SharedStop:
         if not self._agreed:
             self._agreed = float(self.processes.reduce_sum(torch.tensor(float(self.own.requested)))) > 0
         return self._agreed
+
+    @property
+    def number(self) -> int | None:
+        return self.own.number
 
 
 def shared(stop: Stop, processes: Processes) -> Stopping:
