@@ -10,7 +10,8 @@ from collections.abc import Callable
 CALL = re.compile(r"<calc>(.*?)</calc>", re.DOTALL)
 INSTRUCTION = "You can calculate by writing <calc>expression</calc>, for example <calc>7 * 8</calc>."
 MAX_LENGTH, MAX_VALUE = 100, 1e15
-LONGEST_RESULT = str(-int(MAX_VALUE))
+LONGEST_RESULT = len(str(-int(MAX_VALUE)))
+"""Characters, and so the most tokens, of what the calculator answers."""
 
 _BINARY: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Add: operator.add,

@@ -15,6 +15,7 @@ import yaml
 
 from vla.config.text import Constitution, TextConfig
 from vla.preference.objective import make_objective
+from vla.text.language_model import context_of
 from vla.text.open_run import OpenRun, Steps
 from vla.text.preferring import Comparison, fit_comparisons
 from vla.text.supervised import Example, fit_examples
@@ -102,7 +103,11 @@ def revise(run: OpenRun, answers: list[Said], principles: tuple[Principle, ...],
     """`rounds` times: criticize every answer by a principle drawn for it, then rewrite it."""
     rng = random.Random(run.seed("principles"))
     chat, width = run.parts.chat, run.generation.max_prompt_tokens
-    room = width + 4 * (run.generation.max_new_tokens + width)  # a chain holds question, answer, critique and requests
+    requests = [text for principle in principles for text in (principle.critique, principle.revision)]
+    longest = max(len(chat.next_turn(_user(text), finished=False)) for text in requests)
+    room = width + 2 * (run.generation.max_new_tokens + longest)  # question, answer, request, critique, request
+    _, asking = context_of(run.generation)
+    run.parts.check_context(room + run.generation.max_new_tokens, f"{asking} with critiques and revisions")
     last, critiques = list(answers), [[] for _ in answers]
     for _ in range(rounds):
         drawn = [rng.choice(principles) for _ in answers]

@@ -24,7 +24,9 @@ Tool = Callable[[str], str | None]
 
 @dataclass(frozen=True)
 class TextResult:
-    """What a call of the policy led to; rows as asked for. `observation` holds the prompt ids of the next decision."""
+    """What a call of the policy led to; rows as asked for. `observation` holds the prompt ids of the next decision,
+    none where the episode has ended.
+    """
 
     observation: list[list[int]]
     reward: Float[np.ndarray, "n"]
@@ -116,7 +118,7 @@ class TextEnvironment:
             for i, sample in samples.items():
                 episode = self._finish(rows[i], sample, float(reward[i]), {n: float(v[i]) for n, v in parts.items()})
                 success[i] = episode.success
-        observation = [self._chats[env].ids for env in rows]
+        observation = [[] if over else self._chats[env].ids for env, over in zip(rows, ended, strict=True)]
         truncated, one = np.zeros(len(rows), bool), np.ones(len(rows), np.int64)
         return TextResult(observation, reward, ended, truncated, success, one, parts)
 

@@ -14,10 +14,10 @@ from typing import Any, assert_never
 import torch
 from torch import nn
 
-from vla.config.text import HubLanguageModel, LanguageModel, SmolLM2, TinyLanguageModel
+from vla.config.text import Generation, HubLanguageModel, LanguageModel, SmolLM2, TinyLanguageModel
 from vla.config.training import Train
 from vla.data.chat import ChatFormat, stop_ids
-from vla.decoding.causal import allow_branches, disable_dropout
+from vla.decoding.causal import allow_branches, disable_dropout, plain_model
 from vla.decoding.engine import Engine, VllmEngine
 from vla.decoding.lean import make_lean
 from vla.decoding.sampling import Sampling
@@ -44,6 +44,17 @@ class LanguageParts:
     engine: Engine | None = None
     threads: Threads = ONE
 
+    def check_context(self, num_tokens: int, settings: str) -> None:
+        """Raises ValueError where the model has fewer positions than prompt and completion may take. `settings` says
+        which settings ask for so many.
+        """
+        context = getattr(plain_model(self.model).config.get_text_config(), "max_position_embeddings", None)
+        if context is not None and 0 < context < num_tokens:
+            raise ValueError(
+                f"{settings} ask for {num_tokens} tokens of prompt and completion, and the language_model has"
+                f" {context} positions: lower one of them, or choose a model with a longer context"
+            )
+
     @cached_property
     def by_branches(self) -> bool:
         """Whether a tree of tokens can go through the model by its branches."""
@@ -57,6 +68,12 @@ class LanguageParts:
             self.model, sampling, max_new_tokens, self.stop_ids, self.pad_id, value_head, autocast=self.autocast,
             engine=self.engine, num_beams=num_beams, threads=self.threads,
         )  # fmt: skip
+
+
+def context_of(generation: Generation) -> tuple[int, str]:
+    """The most tokens of a prompt and its completion, and the settings that say so."""
+    asked, said = generation.max_prompt_tokens, generation.max_new_tokens
+    return asked + said, f"text.generation.max_prompt_tokens ({asked}) and text.generation.max_new_tokens ({said})"
 
 
 def load_language_parts(
@@ -111,9 +128,7 @@ def load_language_model(settings: LanguageModel, texts: Iterable[str], seed: int
     """(model in float32, tokenizer)."""
     match settings:
         case TinyLanguageModel() as tiny:
-            return tiny_language_model(
-                texts, tiny.vocabulary_size, tiny.width, tiny.depth, tiny.num_heads, max_length=2048, seed=seed
-            )
+            return tiny_language_model(texts, tiny.vocabulary_size, tiny.width, tiny.depth, tiny.num_heads, seed=seed)
         case SmolLM2():
             from vla.text.smollm2 import fetch_smollm2
 

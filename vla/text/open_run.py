@@ -12,7 +12,7 @@ from vla.decoding.sampling import Sampling
 from vla.policies.text import TextPolicy
 from vla.rewards.gold import Gold, find_gold
 from vla.text.fitting import FitSettings
-from vla.text.language_model import LanguageParts, load_language_parts, save_language_model
+from vla.text.language_model import LanguageParts, context_of, load_language_parts, save_language_model
 from vla.text.open_judging import Mean, OpenJudged, open_pairs, open_results
 from vla.text.report import spent, write_report
 from vla.text.topics import PromptSets, Said, make_prompt_sets, say
@@ -60,6 +60,7 @@ class OpenRun:
         sets, reward, timer = make_prompt_sets(prompts), find_gold(gold), Timer()
         with timer("load"):
             parts = load_language_parts(config.language_model, config.train, generation.system, sets.train)
+            parts.check_context(*context_of(generation))
             value_head = config.text.name == "rlhf" and needs_critic(config.algorithm)
             sampling = Sampling(**generation.sampling.model_dump())
             speaker = parts.policy(sampling, generation.max_new_tokens, value_head)

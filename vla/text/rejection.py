@@ -19,7 +19,7 @@ from vla.text.curriculum import Curriculum
 from vla.text.environment import TextEnvironment
 from vla.text.fitting import FitSettings
 from vla.text.judging import judge, pairs_of, rate_of, rows_at_once
-from vla.text.language_model import load_language_parts, save_language_model
+from vla.text.language_model import context_of, load_language_parts, save_language_model
 from vla.text.problem_sets import make_problem_sets
 from vla.text.problems import Problem
 from vla.text.report import spent, write_report
@@ -51,6 +51,7 @@ def run_rejection(config: TextConfig, folder: RunFolder, progress: Progress) -> 
         speaker = parts.policy(Sampling(**generation.sampling.model_dump()), generation.max_new_tokens)
         learner = parts.policy(Sampling(), generation.max_new_tokens)
     width = generation.max_prompt_tokens
+    parts.check_context(*context_of(generation))
     observe = partial(observe_prompts, width=width, pad_id=parts.pad_id, device=parts.device)
     curriculum = Curriculum([range(len(sets.train))], None, derive_seed(seed, "problems"))
     with VerifierProcess(settings.verifier_timeout_seconds) as process:

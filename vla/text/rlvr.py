@@ -115,8 +115,8 @@ def width_of(settings: Rlvr, chat: ChatFormat) -> int:
     """Tokens that a prompt may take: with a tool, what was said and answered before stands in it."""
     if settings.tool is None:
         return settings.max_prompt_tokens
-    answer = chat.next_turn({"role": "tool", "content": LONGEST_RESULT}, finished=False)
-    return settings.max_prompt_tokens + (settings.max_turns - 1) * (room_of(settings) + len(answer))
+    answer = len(chat.next_turn({"role": "tool", "content": "0"}, finished=False)) + LONGEST_RESULT
+    return settings.max_prompt_tokens + (settings.max_turns - 1) * (room_of(settings) + answer)
 
 
 def wire(
@@ -137,6 +137,10 @@ def wire(
     policy = parts.policy(sampling, room_of(settings), algorithm.needs_values, settings.num_beams)
     same_weights(policy, processes)
     width = width_of(settings, parts.chat)
+    asking = f"text.max_prompt_tokens ({settings.max_prompt_tokens}) and text.max_new_tokens ({room_of(settings)})"
+    if settings.tool is not None:
+        asking += f" over text.max_turns ({settings.max_turns})"
+    parts.check_context(width + room_of(settings), asking)
     observe = partial(observe_prompts, width=width, pad_id=parts.pad_id, device=parts.device)
     tool = calculator_tool if settings.tool == "calculator" else None
 

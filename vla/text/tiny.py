@@ -17,7 +17,7 @@ def tiny_language_model(
     hidden_size: int = 64,
     num_layers: int = 2,
     num_heads: int = 4,
-    max_length: int = 512,
+    max_length: int = 2**16,
     weight_scale: float = 0.02,
     seed: int = 0,
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
