@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from vla.config import ConfigError, load
 from vla.config.text import Prompts
 from vla.data.chat import ChatFormat
+from vla.files.write import DiskFull
 from vla.rewards.gold import GOLDS
 from vla.text.control import coded, levels_of
 from vla.text.labelling import compare_by_judge, keep_clearest, read_rubric
@@ -16,7 +17,6 @@ from vla.text.preferring import Comparison
 from vla.text.run import run
 from vla.text.tiny import tiny_language_model
 from vla.text.topics import Said, make_prompt_sets
-from vla.train.checkpoint import DiskFull
 from vla.train.run_folder import open_run
 
 TINY = ["mode=text", "language_model=tiny", "language_model.vocabulary_size=288", "language_model.width=32",

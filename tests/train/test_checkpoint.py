@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from vla.train import checkpoint
+from vla.files import write
+from vla.files.write import DiskFull
 from vla.train.checkpoint import (
     CorruptCheckpoint,
-    DiskFull,
     best_checkpoint,
     last_checkpoint,
     list_checkpoints,
@@ -149,6 +149,36 @@ def test_a_step_can_be_written_again(tmp_path: Path):
     assert (tmp_path / "step-000001" / "config.yaml").read_text() == "a: 1\n"
 
 
+@pytest.mark.parametrize("crash_at", range(1, 5))
+def test_a_crash_while_a_step_is_written_again_leaves_a_whole_newest_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crash_at: int
+):
+    """Whichever of the calls that move or remove folders is the last one: the old or the new one is found and whole."""
+    save_checkpoint(tmp_path, 1, {"counters": 1}, keep=1)
+    calls = 0
+
+    def until_the_crash(function):
+        def call(*arguments, **options):
+            nonlocal calls
+            calls += 1
+            if calls >= crash_at:
+                raise KeyboardInterrupt
+            return function(*arguments, **options)
+
+        return call
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", until_the_crash(Path.rename))
+        patched.setattr(shutil, "rmtree", until_the_crash(shutil.rmtree))
+        with pytest.raises(KeyboardInterrupt):
+            save_checkpoint(tmp_path, 1, {"counters": 2}, keep=1)
+    newest = last_checkpoint(tmp_path)
+    assert newest is not None
+    assert load_checkpoint(newest) in ({"counters": 1}, {"counters": 2})
+    save_checkpoint(tmp_path, 2, {"counters": 3}, keep=2)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["step-000001", "step-000002"]
+
+
 def truncate(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:100])
 
@@ -165,8 +195,8 @@ def flip_a_bit(file: Path) -> None:
         ("model.safetensors", truncate, r"model.safetensors has 100 bytes, \d+ were written"),
         ("model.safetensors", flip_a_bit, "model.safetensors does not have the checksum that was written"),
         ("state.json", Path.unlink, "state.json is missing"),
-        ("manifest.json", truncate, r"manifest.json cannot be read \(JSONDecodeError\)"),
-        ("manifest.json", Path.unlink, r"manifest.json cannot be read \(FileNotFoundError\)"),
+        ("manifest.json", truncate, r"manifest.json cannot be read \(no JSON"),
+        ("manifest.json", Path.unlink, r"manifest.json cannot be read \(it does not exist"),
     ],
 )
 def test_a_corrupt_checkpoint_is_named_with_the_last_good_one(tmp_path: Path, name: str, harm, fault: str):
@@ -196,7 +226,7 @@ def test_a_full_disk_keeps_the_older_checkpoint(tmp_path: Path, monkeypatch: pyt
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "flush", full)
+    monkeypatch.setattr(write, "flush_file", full)
     with pytest.raises(
         DiskFull, match="^the disk is full, checkpoint .*step-000002 was not written .*step-000001 is intact: make room"
     ):

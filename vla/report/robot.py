@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from vla.files.write import write_atomically
 from vla.report.charts import Curve, Interval, interval_chart, line_chart
 from vla.report.page import Markup, facts, grid, page, section, table, tiles, videos
 from vla.report.run import (
@@ -26,7 +27,6 @@ from vla.report.run import (
     success_chart,
     time_chart,
 )
-from vla.train.checkpoint import write_atomically
 from vla.train.metrics import read_metrics
 
 CURVES: tuple[tuple[str, str, dict[str, str]], ...] = (

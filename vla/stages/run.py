@@ -7,9 +7,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from vla.files.write import DiskFull, is_disk_full
 from vla.interrupt import Interrupted, Stop
 from vla.train.agreement import SharedStop, Stopping, from_main, shared
-from vla.train.checkpoint import DiskFull, is_disk_full, last_checkpoint, load_checkpoint, save_checkpoint
+from vla.train.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
 from vla.train.distributed import ALONE, Processes
 from vla.train.metrics import MetricsLog, NoLog
 from vla.train.progress import Progress

@@ -17,6 +17,7 @@ from vla.evaluate.settings import UNCHANGED, apart_from_training, settings_of
 from vla.evaluate.starts import StartManifest
 from vla.evaluate.summary import Judged, against, by_task, changes, summarize
 from vla.evaluate.video import write_video
+from vla.files.write import write_atomically
 from vla.hub.pretrained import local_folder
 from vla.lerobot.checkpoints import DETERMINISTIC, declared, lerobot_folder, open_policy
 from vla.lerobot.places import placed_worlds
@@ -26,7 +27,6 @@ from vla.stages.judging import judge, seconds_per_query
 from vla.stages.recordings import record_evaluation
 from vla.stages.robot import load_policy, start_manifest
 from vla.stages.world import World
-from vla.train.checkpoint import write_atomically
 from vla.train.progress import Progress
 from vla.train.run_folder import circumstances, plain
 from vla.types import Rollout

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 
 from vla.decoding.best_of import majority
 from vla.evaluate.success import SuccessRate
+from vla.files.write import write_atomically
 from vla.rewards.libraries import final_answer
 from vla.rewards.sample import Sample
 from vla.rl.protocols import Observe, Policy
@@ -21,7 +22,6 @@ from vla.text.environment import Episode, TextEnvironment
 from vla.text.problems import Problem
 from vla.text.report import Pair
 from vla.train.agreement import failing_together
-from vla.train.checkpoint import write_atomically
 from vla.train.distributed import ALONE, Processes, in_order, own_share
 
 JUDGING_TOKENS = 2**15

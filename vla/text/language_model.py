@@ -21,10 +21,10 @@ from vla.decoding.causal import allow_branches, disable_dropout, plain_model
 from vla.decoding.engine import Engine, VllmEngine
 from vla.decoding.lean import make_lean
 from vla.decoding.sampling import Sampling
+from vla.files.write import DiskFull, is_disk_full
 from vla.policies.text import TextPolicy
 from vla.text.tiny import tiny_language_model
 from vla.threads import ONE, Threads, usable
-from vla.train.checkpoint import DiskFull, is_disk_full
 
 WORTH_THREADS = 20_000_000
 """Weights from which on two batches at once are faster than one after the other."""

@@ -12,6 +12,7 @@ import torch
 
 from vla.config.text import JudgeSettings, TextConfig, TextPreference
 from vla.data.preferences import Ranking, read_preferences
+from vla.files.write import write_atomically
 from vla.preference.objective import KTO, PlackettLuce, make_objective, needs_reference
 from vla.text.fitting import in_pieces
 from vla.text.labelling import compare_by_judge, keep_clearest, make_judge
@@ -26,7 +27,6 @@ from vla.text.preferring import (
     fit_thumbs,
     preference_accuracy,
 )
-from vla.train.checkpoint import write_atomically
 from vla.train.progress import Progress
 from vla.train.run_folder import RunFolder
 

@@ -13,6 +13,7 @@ from vla.data.chat import observe_prompts
 from vla.decoding.best_of import best_of
 from vla.decoding.sampling import Sampling
 from vla.evaluate.success import compare
+from vla.files.write import write_atomically
 from vla.rewards.compose import CORRECT, Rewards
 from vla.rewards.pool import VerifierProcess
 from vla.text.curriculum import Curriculum
@@ -25,7 +26,6 @@ from vla.text.problems import Problem
 from vla.text.report import spent, write_report
 from vla.text.supervised import Example, fit_examples
 from vla.text.topics import Said, say
-from vla.train.checkpoint import write_atomically
 from vla.train.metrics import MetricsLog
 from vla.train.progress import Progress
 from vla.train.run_folder import RunFolder

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from vla.evaluate.success import PairedComparison, SuccessRate
+from vla.files.write import write_atomically
 from vla.report.charts import Interval, interval_chart
 from vla.report.page import Markup, facts, grid, page, section, show, table, tiles
 from vla.report.run import (
@@ -28,7 +29,6 @@ from vla.report.run import (
     success_chart,
     time_chart,
 )
-from vla.train.checkpoint import write_atomically
 from vla.train.metrics import read_metrics
 from vla.train.run_folder import RunFolder, plain
 from vla.train.timing import Timer, peak_memory_bytes

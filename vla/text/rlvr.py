@@ -13,6 +13,7 @@ from vla.config.text import Rlvr, TextConfig
 from vla.data.chat import ChatFormat, observe_prompts
 from vla.decoding.sampling import Sampling
 from vla.evaluate.success import SuccessRate, compare
+from vla.files.write import write_atomically
 from vla.policies.text import TextPolicy
 from vla.rewards.compose import CORRECT, Rewards
 from vla.rewards.pool import VerifierProcess
@@ -34,7 +35,6 @@ from vla.text.report import spent, write_report
 from vla.text.supervised import fit_examples
 from vla.text.warm_up import call_examples, check_room, tag_examples
 from vla.train.agreement import from_main
-from vla.train.checkpoint import write_atomically
 from vla.train.distributed import ALONE, Processes, own_share, same_weights
 from vla.train.progress import Progress
 from vla.train.run_folder import RunFolder

@@ -15,6 +15,7 @@ import yaml
 from vla.config import TextConfig, freeze
 from vla.decoding.sampling import Sampling
 from vla.evaluate.elo import CENTRE, Preferences, Standing, standings
+from vla.files.write import write_atomically
 from vla.report.charts import Interval, interval_chart
 from vla.report.page import command, facts, page, section, table
 from vla.rewards.gold import find_gold
@@ -22,7 +23,6 @@ from vla.rewards.judge import BothOrders, GoldJudge, Judge, UrlJudge
 from vla.text.labelling import read_rubric
 from vla.text.language_model import load_language_parts
 from vla.text.topics import PromptSets, make_prompt_sets, say
-from vla.train.checkpoint import write_atomically
 from vla.train.progress import Progress
 from vla.train.run_folder import circumstances, plain
 

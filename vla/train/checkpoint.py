@@ -10,18 +10,27 @@ A crash or a full disk while writing leaves the older checkpoints as they were. 
 from __future__ import annotations
 
 import errno
-import hashlib
-import json
-import os
 import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
+from vla.files.manifest import find_fault, write_manifest
+from vla.files.read import KEYS, read_json_if_there
+from vla.files.write import (
+    ASIDE,
+    DiskFull,
+    appearing_folder,
+    is_disk_full,
+    restore_folders,
+    write_json,
+)
+from vla.files.write import (
+    write_atomically as write_atomically,
+)
 from vla.train.storage import num_bytes, read_state, write_state
 
-FORMAT = 1
 SPARE_BYTES = 2**20
 """Room for what is written beside the tensors."""
 
@@ -30,8 +39,12 @@ class CorruptCheckpoint(ValueError):
     """A checkpoint whose files are not those that were written."""
 
 
-class DiskFull(OSError):
-    """There is no room for a checkpoint; those written before are intact."""
+class Best(TypedDict):
+    """What best.json holds; nothing before the first score."""
+
+    __pydantic_config__ = KEYS  # type: ignore[misc]
+    checkpoint: NotRequired[str]
+    score: NotRequired[float]
 
 
 def save_checkpoint(
@@ -50,23 +63,16 @@ def save_checkpoint(
     `DiskFull`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    clear_unfinished(folder)
+    restore_folders(folder)
     final = folder / f"step-{step:06d}"
-    unfinished = folder / f".unfinished-{final.name}"
     try:
         check_room(folder, num_bytes(list(state.values())) + SPARE_BYTES)
-        unfinished.mkdir()
-        write_state(unfinished, state)
-        for name, text in (texts or {}).items():
-            (unfinished / name).write_text(text)
-        write_manifest(unfinished, step)
-        flush(unfinished)
-        if final.exists():
-            shutil.rmtree(final)
-        unfinished.rename(final)
-        flush_folder(folder)
+        with appearing_folder(final) as unfinished:
+            write_state(unfinished, state)
+            for name, text in (texts or {}).items():
+                (unfinished / name).write_text(text)
+            write_manifest(unfinished, list(unfinished.iterdir()), step=step)
     except Exception as error:
-        shutil.rmtree(unfinished, ignore_errors=True)
         if not is_disk_full(error):
             raise
         raise DiskFull(full_message(final, error)) from None
@@ -87,8 +93,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """All checkpoints, oldest step first."""
-    return sorted(path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{6,}", path.name))
+    """All checkpoints, oldest step first; one that was set aside counts while its successor is not there."""
+    found = {path.name: path for path in folder.glob("step-*")}
+    aside = {path.name.removeprefix(ASIDE): path for path in folder.glob(f"{ASIDE}step-*")}
+    return [path for name, path in sorted((aside | found).items()) if re.fullmatch(r"step-\d{6,}", name)]
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -103,49 +111,8 @@ def best_checkpoint(folder: Path) -> Path | None:
     return folder / name if name and (folder / name).exists() else None
 
 
-def find_fault(path: Path) -> str | None:
-    """What is wrong with the files of a checkpoint, or None."""
-    try:
-        manifest = json.loads((path / "manifest.json").read_text())
-        files = manifest["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"manifest.json cannot be read ({error.__class__.__name__})"
-    if manifest["format"] != FORMAT:
-        return f"manifest.json says format {manifest['format']}, this version reads {FORMAT}"
-    for name, written in files.items():
-        file = path / name
-        if not file.exists():
-            return f"{name} is missing"
-        if file.stat().st_size != written["bytes"]:
-            return f"{name} has {file.stat().st_size} bytes, {written['bytes']} were written"
-        if digest(file) != written["sha256"]:
-            return f"{name} does not have the checksum that was written"
-    return None
-
-
-def write_manifest(folder: Path, step: int) -> None:
-    files = {file.name: {"bytes": file.stat().st_size, "sha256": digest(file)} for file in sorted(folder.iterdir())}
-    (folder / "manifest.json").write_text(json.dumps({"format": FORMAT, "step": step, "files": files}, indent=1))
-
-
-def digest(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a small file so that a reader, or a crash, sees the old text or the new one."""
-    unfinished = path.with_name(f".unfinished-{path.name}")
-    with unfinished.open("w") as opened:
-        opened.write(text)
-        opened.flush()
-        os.fsync(opened.fileno())
-    unfinished.replace(path)
-
-
-def read_best(folder: Path) -> dict[str, Any]:
-    path = folder / "best.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+def read_best(folder: Path) -> Best:
+    return read_json_if_there(folder / "best.json", {}, Best, "delete it: the next score marks the best anew")
 
 
 def mark_best(folder: Path, name: str, score: float) -> None:
@@ -153,7 +120,7 @@ def mark_best(folder: Path, name: str, score: float) -> None:
     best = read_best(folder)
     beaten = "score" not in best or score >= best["score"] or best["checkpoint"] == name or not best_checkpoint(folder)
     if beaten:
-        write_atomically(folder / "best.json", json.dumps({"checkpoint": name, "score": score}))
+        write_json(folder / "best.json", {"checkpoint": name, "score": score})
 
 
 def prune(folder: Path, keep: int) -> None:
@@ -164,22 +131,10 @@ def prune(folder: Path, keep: int) -> None:
             shutil.rmtree(path)
 
 
-def clear_unfinished(folder: Path) -> None:
-    """Remove what a crash while writing left."""
-    for path in folder.glob(".unfinished-*"):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
 def check_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OSError(errno.ENOSPC, f"{needed / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free")
-
-
-def is_disk_full(error: Exception) -> bool:
-    """Whether the error says that the disk, or the user's share of it, is full (safetensors says so only in words)."""
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return full or "No space left" in str(error)
 
 
 def full_message(final: Path, error: Exception) -> str:
@@ -187,19 +142,3 @@ def full_message(final: Path, error: Exception) -> str:
     kept = f"{older} is intact" if older else "there is no older one"
     reason = getattr(error, "strerror", None) or error
     return f"the disk is full, checkpoint {final} was not written ({reason}); {kept}: make room, then resume"
-
-
-def flush(folder: Path) -> None:
-    """Make sure every file of a folder is on the disk."""
-    for file in folder.iterdir():
-        with file.open("rb") as opened:
-            os.fsync(opened.fileno())
-    flush_folder(folder)
-
-
-def flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -21,8 +21,8 @@ from typing import Any
 
 from vla.command_line import as_yaml
 from vla.config import Config
+from vla.files.write import write_atomically
 from vla.train.agreement import failing_together, from_main
-from vla.train.checkpoint import write_atomically
 from vla.train.distributed import ALONE, Processes
 from vla.train.metrics import finite
 

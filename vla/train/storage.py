@@ -2,12 +2,12 @@
 
 Each entry of the state gets a `NAME.safetensors` with its tensors; `state.json` holds everything else and, where a
 tensor stood, its name. Types that JSON lacks are marked: {"$tensor": name}, {"$array": name}, {"$tuple": [...]},
-{"$items": [[key, value], ...]}.
+{"$items": [[key, value], ...]}, {"$float": "nan"}.
 """
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from vla.files.arrays import read_safetensors
+from vla.files.read import read_json, reading
+from vla.files.write import write_json
 
 
 @dataclass(frozen=True)
@@ -46,18 +50,18 @@ def write_state(folder: Path, state: Mapping[str, Any]) -> None:
         plain[name] = encode(value, "", collected)
         if collected.tensors:
             save_file(unshared(collected.tensors), folder / f"{name}.safetensors")
-    (folder / "state.json").write_text(json.dumps(plain))
+    write_json(folder / "state.json", plain)
 
 
 def read_state(folder: Path) -> dict[str, Any]:
     """What `write_state` wrote, tensors on the CPU; tensors that were the same memory are so again."""
-    from safetensors.torch import load_file
-
-    plain = json.loads((folder / "state.json").read_text())
+    path = folder / "state.json"
+    plain = read_json(path, finite=False)  # NaN stood in those of earlier versions
     state = {}
     for name, value in plain.items():
         file = folder / f"{name}.safetensors"
-        state[name] = decode(value, load_file(file) if file.exists() else {})
+        with reading(path):
+            state[name] = decode(value, read_safetensors(file) if file.exists() else {})
     return state
 
 
@@ -83,10 +87,12 @@ def encode(value: Any, path: str, collected: Collected) -> Any:
     if isinstance(value, list | tuple):
         parts = [encode(item, f"{path}.{i}" if path else str(i), collected) for i, item in enumerate(value)]
         return {"$tuple": parts} if isinstance(value, tuple) else parts
+    if isinstance(value, np.generic):
+        return encode(value.item(), path, collected)
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"$float": str(value)}
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, np.generic):
-        return value.item()
     raise TypeError(
         f"a checkpoint cannot hold {path or 'this'}, a {type(value).__name__}: only tensors and plain values"
     )
@@ -114,6 +120,8 @@ def decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:
         return tensors[value["$tensor"]]
     if "$array" in value:
         return tensors[value["$array"]].numpy()
+    if "$float" in value:
+        return float(value["$float"])
     if "$tuple" in value:
         return tuple(decode(item, tensors) for item in value["$tuple"])
     if "$items" in value:

@@ -1,0 +1,91 @@
+"""The readers of larger files that an interrupted copy can damage: safetensors, parquet tables, tokenizers.
+
+As in `vla.files.read`: what the file holds, or `DamagedFile` with path, fault and remedy in one line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vla.files.read import RESTORE, DamagedFile, read_json, read_text
+
+
+@contextmanager
+def opened_by_library(path: Path | str, remedy: str = RESTORE) -> Iterator[None]:
+    """Within the block, whatever a library raises is a fault of the file: they raise errors of many kinds."""
+    try:
+        yield
+    except (DamagedFile, MemoryError):
+        raise
+    except Exception as error:
+        raise DamagedFile(path, error, remedy) from None
+
+
+def check_file(path: Path, remedy: str = RESTORE) -> None:
+    """Say what is no file, or an empty one, before a library says it in its own words."""
+    if path.is_dir():
+        raise DamagedFile(path, "it is a folder, a file is expected", remedy)
+    if not path.exists():
+        raise DamagedFile(path, "it does not exist", remedy)
+    if path.stat().st_size == 0:
+        raise DamagedFile(path, "it is empty", remedy)
+
+
+def read_safetensors(path: Path, remedy: str = RESTORE, framework: str = "pt") -> dict[str, Any]:
+    """Tensors on the CPU by name; `framework` "np" for NumPy arrays."""
+    return read_with_metadata(path, remedy, framework)[0]
+
+
+def read_with_metadata(
+    path: Path, remedy: str = RESTORE, framework: str = "np"
+) -> tuple[dict[str, Any], Mapping[str, str]]:
+    """Tensors by name, and the texts in the header of their file."""
+    from safetensors import safe_open
+
+    check_file(path, remedy)
+    with opened_by_library(path, remedy), safe_open(path, framework) as opened:
+        return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
+
+
+def read_table(paths: Path | Sequence[Path], columns: Sequence[str] | None = None, remedy: str = RESTORE) -> Any:
+    """The rows of parquet files as one pyarrow table; columns that a file lacks are a fault of it."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    tables = []
+    for path in [paths] if isinstance(paths, Path) else paths:
+        missing = [name for name in columns or () if name not in column_names(path, remedy)]
+        if missing:
+            raise DamagedFile(path, f"it has no column {', '.join(missing)}", remedy)
+        with opened_by_library(path, remedy):
+            tables.append(pq.read_table(path, columns=columns))
+            if tables[-1].schema.names != tables[0].schema.names:
+                raise DamagedFile(path, f"its columns are not those of {tables[0].schema.names}", remedy)
+    with opened_by_library(paths if isinstance(paths, Path) else paths[0].parent, remedy):
+        return pa.concat_tables(tables)
+
+
+def column_names(path: Path, remedy: str = RESTORE) -> list[str]:
+    """The columns of a parquet file."""
+    import pyarrow.parquet as pq
+
+    check_file(path, remedy)
+    with opened_by_library(path, remedy):
+        return list(pq.read_schema(path).names)
+
+
+def read_tokenizer(folder: Path, remedy: str = RESTORE) -> Any:
+    """A fast tokenizer that `save_pretrained` wrote."""
+    from transformers import PreTrainedTokenizerFast
+
+    if not folder.is_dir():
+        raise DamagedFile(folder, "there is no such folder", remedy)
+    for path in (folder / "tokenizer.json", folder / "tokenizer_config.json"):
+        read_json(path, remedy=remedy)
+    if (folder / "chat_template.jinja").exists():
+        read_text(folder / "chat_template.jinja", remedy)
+    with opened_by_library(folder / "tokenizer.json", remedy):
+        return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)

@@ -1,0 +1,53 @@
+"""Secrets in addresses, which no file, report or message may repeat: they are masked wherever they are written.
+
+A secret is what stands before the host (`https://user:key@host`) and the value of a parameter that is called like one
+(`?api_key=...`). A masked address still says where it leads, and cannot be used any more.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+MASK = "***"
+NAMES = (
+    r"[\w.-]*(?:key|token|secret|passw(?:or)?d|pwd|auth|authorization|signature|credentials?|session)|sig|sas|code|pass"
+)
+"""Parameters whose value is a secret: `api_key`, `access_token`, `X-Amz-Signature` and the like."""
+ADDRESS = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)(?P<rest>[^\s'\"<>]+)", re.IGNORECASE)
+PASSWORD = re.compile(r"[^/]*:(?!\d+(?:/|$))")
+"""A host and a colon that no port follows."""
+PARAMETER = re.compile(rf"(?P<name>[?&;#](?:{NAMES})=)[^&;#\s]*", re.IGNORECASE)
+
+
+def masked(text: str) -> str:
+    """A text without the secrets of the addresses in it."""
+    return PARAMETER.sub(lambda found: found["name"] + MASK, ADDRESS.sub(without_user, text))
+
+
+def without_user(found: re.Match[str]) -> str:
+    """An address without what stands before its host; a password may hold an unescaped slash."""
+    rest = found["rest"]
+    host = rest.partition("/")[0]
+    _, at, after = (host if "@" in host else rest).rpartition("@")
+    if not at or ("@" not in host and not PASSWORD.match(rest)):
+        return found[0]
+    return found["scheme"] + MASK + "@" + after + (rest[len(host) :] if "@" in host else "")
+
+
+def without_secrets(values: Any) -> Any:
+    """Plain values at any depth, every text in them masked."""
+    if isinstance(values, str):
+        return masked(values)
+    if isinstance(values, Mapping):
+        return {key: without_secrets(value) for key, value in values.items()}
+    return [without_secrets(value) for value in values] if isinstance(values, list | tuple) else values
+
+
+def masked_settings(values: Any, path: str = "") -> list[str]:
+    """The paths of settings that hold an address which was masked when they were saved."""
+    if isinstance(values, str):
+        return [path] if any(MASK in found["rest"] for found in ADDRESS.finditer(values)) else []
+    items = values.items() if isinstance(values, Mapping) else enumerate(values) if isinstance(values, list) else ()
+    return [found for key, value in items for found in masked_settings(value, f"{path}.{key}" if path else str(key))]
