@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vla.rewards.code import program_of, score_code
+from vla.rewards.code import program_of, read_tests, score_code
 from vla.rewards.jail import available
 from vla.rewards.sample import Sample
 from vla.rewards.sandbox import Limits, run_python
@@ -211,3 +211,48 @@ def test_code_is_never_run_unconfined(monkeypatch):
 def test_the_last_block_is_the_program():
     assert program_of("```python\na = 1\n```\nbetter:\n```\na = 2\n```") == "a = 2\n"
     assert program_of("a = 3") == "a = 3"
+
+
+@pytest.mark.parametrize(
+    ("tests", "reason"),
+    [
+        (None, "must be a list of at least one"),
+        ([], "must be a list of at least one"),
+        ("f(1)", "must be a list of at least one"),
+        ({"call": "f(1)", "output": "1"}, "must be a list of at least one"),
+        (["f(1)"], "test 1 .* must be a mapping"),
+        ([{}], "test 1 .* must have output and one of call, input"),
+        ([{"call": "f(1)", "output": "1"}, {"call": "f(2)"}], "test 2 .* must have output"),
+        ([{"call": "f(1)", "input": "1", "output": "1"}], "must have output and one of call, input"),
+        ([{"call": "f(1)", "output": None}], "must have output and one of call, input"),
+        ([{"call": "f(1)", "output": "1", "weight": 2}], "and nothing else"),
+        ([{"call": "f(1)", "output": 3}], "output must be a text; write the value as it is printed, e.g. '3'"),
+        ([{"input": 3, "output": "3"}], "input must be a text"),
+        ([{"call": ["f(1)"], "output": "1"}], "call must be a text"),
+        ([{"call": "f(1", "output": "1"}], "call is no Python expression: '.' was never closed"),
+        ([{"call": "x = f(1)", "output": "1"}], "call is no Python expression"),
+        ([{"call": "f(1)\0", "output": "1"}], "call is no Python expression"),
+        ([{"call": "(" * 5000, "output": "1"}], "call is no Python expression"),
+        ([{"input": "\ud800", "output": "1"}], "input has half of a surrogate pair"),
+    ],
+)
+def test_tests_that_cannot_be_read_are_named_and_unscorable(tests, reason):
+    with pytest.raises(ValueError, match=reason):
+        read_tests(tests)
+    assert math.isnan(score_code([Sample("", "x = 1", "", facts={"tests": tests})], LIMITS)[0])
+
+
+def test_keys_without_a_value_are_absent():
+    assert [test.call for test in read_tests(({"call": " f(1)", "input": None, "output": "1"},))] == [" f(1)"]
+
+
+def test_programs_that_are_no_text_score_0(jail):
+    programs = [
+        "add = '\ud800'",
+        "x = 1\0",
+        "(" * 5000,
+        "\ufeffdef add(a, b): return a + b",
+        "add = lambda a, b: 10**6000",
+    ]
+    samples = [Sample("", program, "", facts=TESTS) for program in programs]
+    assert score_code(samples, Limits(), jail=jail) == [0, 0, 0, 1, 0]

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import dataclass
 
 from vla.rewards.jail import Kind
 from vla.rewards.sample import UNSCORABLE, Sample
@@ -22,7 +23,7 @@ FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", re.DOTALL)
 _CALL = """
 import json as _json, sys as _sys
 def _answer():
-    with open("program.py") as file:
+    with open("program.py", "rb") as file:
         source = file.read()
     scope = {"__name__": "program"}
     exec(compile(source, "program.py", "exec"), scope)
@@ -39,6 +40,56 @@ _answer()
 """
 
 
+@dataclass(frozen=True)
+class CodeTest:
+    """One test of a program: an expression (`call`) and the repr of its value, or standard `input` and `output`."""
+
+    call: str | None
+    input: str
+    output: str
+
+
+def read_tests(tests: object) -> list[CodeTest]:
+    """The tests of a row, as `score_code` documents them; a key whose value is None counts as absent.
+
+    Raises ValueError with what is wrong and in which test, for the reader of the row to name file and line.
+    """
+    if not isinstance(tests, Sequence) or isinstance(tests, str | bytes) or not tests:
+        raise ValueError(f"tests ({_short(tests)}) must be a list of at least one {{call or input, output}}")
+    return [_read_test(test, f"test {number} ({_short(test)})") for number, test in enumerate(tests, start=1)]
+
+
+def _read_test(test: object, where: str) -> CodeTest:
+    if not isinstance(test, Mapping):
+        raise ValueError(f'{where} must be a mapping, e.g. {{"call": "add(1, 2)", "output": "3"}}')
+    given = {name: value for name, value in test.items() if value is not None}
+    if set(given) not in ({"call", "output"}, {"input", "output"}):
+        raise ValueError(f"{where} must have output and one of call, input, and nothing else")
+    for name, value in given.items():
+        if not isinstance(value, str):
+            raise ValueError(f"{where}: {name} must be a text; write the value as it is printed, e.g. {str(value)!r}")
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{where}: {name} has half of a surrogate pair, which no text can hold") from None
+    if "call" in given:
+        _check_expression(given["call"], where)
+    return CodeTest(given.get("call"), given.get("input", ""), given["output"])
+
+
+def _check_expression(call: str, where: str) -> None:
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            compile(call.lstrip(" \t"), "call", "eval")
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        raise ValueError(f"{where}: call is no Python expression: {error}") from None
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def program_of(completion: str) -> str:
     """The last fenced block of code, or the whole completion when there is none."""
     blocks = FENCE.findall(completion)
@@ -48,13 +99,13 @@ def program_of(completion: str) -> str:
 def score_code(
     samples: Sequence[Sample], limits: Limits, num_parallel: int = 2, jail: Kind | None = None
 ) -> list[float]:
-    """The share of tests that each sample's program passes. `facts["tests"]` is a list of
+    """The share of tests that each sample's program passes. `facts["tests"]` is a list of (see `read_tests`)
 
         {"call": "add(2, 3)", "output": "5"}        an expression in the program's names, and the repr of its value
         {"input": "2 3\\n", "output": "5"}          standard input, and standard output up to white space at line ends
 
-    A program that runs too long, asks for too much memory or floods its output fails the test. NaN: there are no
-    tests, or the sandbox itself failed, `limits` notwithstanding. Raises NoSandbox where programs cannot be confined.
+    A program that runs too long, asks for too much memory or floods its output fails the test. NaN: the tests cannot
+    be read, or the sandbox itself failed, `limits` notwithstanding. Raises NoSandbox where programs cannot be confined.
     """
     kind = jail or choose_jail()
     with ThreadPoolExecutor(num_parallel) as threads:
@@ -62,25 +113,30 @@ def score_code(
 
 
 def _score(sample: Sample, limits: Limits, jail: Kind) -> float:
-    tests: Sequence[Mapping[str, Any]] = sample.facts.get("tests", [])
-    if not tests:
+    try:
+        tests = read_tests(sample.facts.get("tests"))
+    except ValueError:
         return UNSCORABLE
     program = program_of(sample.completion)
-    calls = [test for test in tests if "call" in test]
-    passed = _passed_calls(program, calls, limits, jail) if calls else 0
+    calls = [test for test in tests if test.call is not None]
+    passed = _passed_calls(program, calls, limits, jail) if calls else 0.0
     for test in tests:
-        if "call" not in test:
-            outcome = run_python(program, limits, test["input"].encode(), jail=jail)
-            if not outcome.started:
-                return UNSCORABLE
-            same = _lines(outcome.output.decode(errors="replace")) == _lines(test["output"])
-            passed += same and outcome.returncode == 0 and outcome.stopped is None
+        if test.call is None:
+            passed += _passes_input(program, test, limits, jail)
     return passed / len(tests)
 
 
-def _passed_calls(program: str, tests: Sequence[Mapping[str, Any]], limits: Limits, jail: Kind) -> float:
+def _passes_input(program: str, test: CodeTest, limits: Limits, jail: Kind) -> float:
+    outcome = run_python(program, limits, test.input.encode(), jail=jail)
+    if not outcome.started:
+        return UNSCORABLE
+    same = _lines(outcome.output.decode(errors="replace")) == _lines(test.output)
+    return float(same and outcome.returncode == 0 and outcome.stopped is None)
+
+
+def _passed_calls(program: str, tests: Sequence[CodeTest], limits: Limits, jail: Kind) -> float:
     """How many calls gave the value expected; all of them run in one process, up to the first that never ends."""
-    files = {"program.py": program, "calls.json": json.dumps([test["call"] for test in tests])}
+    files = {"program.py": program, "calls.json": json.dumps([test.call for test in tests])}
     outcome = run_python(_CALL, limits, files=files, jail=jail)
     if not outcome.started:
         return UNSCORABLE
@@ -89,9 +145,9 @@ def _passed_calls(program: str, tests: Sequence[Mapping[str, Any]], limits: Limi
         if line.startswith("\x02"):
             try:
                 values.append(json.loads(line[1:]))
-            except ValueError:
+            except (ValueError, RecursionError):
                 break
-    return float(sum(value == test["output"] for value, test in zip(values, tests, strict=False)))
+    return float(sum(value == test.output for value, test in zip(values, tests, strict=False)))
 
 
 def _lines(text: str) -> list[str]:

@@ -76,7 +76,7 @@ def run_python(
     with tempfile.TemporaryDirectory(prefix="sandbox-") as name:
         folder = Path(name)
         for file, text in {"main.py": _PRELUDE + source, "stdin": "", **(files or {})}.items():
-            (folder / file).write_text(text)
+            (folder / file).write_bytes(text.encode(errors="surrogatepass"))
         (folder / "stdin").write_bytes(stdin)
         hand_over(folder)
         command = command_line(kind, folder, _limited(limits, python_program("main.py")))

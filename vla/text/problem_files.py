@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vla.data.conversations import Row, read_rows
+from vla.rewards.code import read_tests
 from vla.rewards.match import read_number
 from vla.text.problems import Problem
 
@@ -54,7 +55,13 @@ def problem_of(row: Row, family: str) -> Problem:
     if not isinstance(answer, str | int | float | None):
         raise ValueError(f"{row.where}: answer ({answer!r}) must be a text or a number")
     text = "" if answer is None else str(answer)
-    return Problem(question, text, verifier_of(values, text, row.where), family, facts)
+    verifier = verifier_of(values, text, row.where)
+    if verifier == "code":
+        try:
+            read_tests(facts.get("tests"))
+        except ValueError as error:
+            raise ValueError(f"{row.where}: {error}") from None
+    return Problem(question, text, verifier, family, facts)
 
 
 def verifier_of(values: Any, answer: str, where: str) -> str:
