@@ -4,7 +4,8 @@ from collections import Counter
 import pytest
 
 from vla.data.chat import ChatFormat
-from vla.data.conversations import Conversation, conversation_of, encode, mixture_order, read_conversations, read_rows
+from vla.data.conversations import Conversation, conversation_of, encode, mixture_order, read_conversations
+from vla.data.rows import Row, read_rows
 from vla.data.tokenizer import train_tokenizer
 
 CHAT = [
@@ -45,8 +46,6 @@ def test_only_the_completion_is_learned_where_there_is_one(chat):
 
 
 def _row(values):
-    from vla.data.conversations import Row
-
     return Row(values, "here")
 
 

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from vla.data.conversations import Row
 from vla.data.preferences import Ranking, Thumb, as_thumbs, preference_of, read_preferences
+from vla.data.rows import Row
 
 USER = {"role": "user", "content": "hi"}
 

@@ -6,6 +6,7 @@ import torch
 
 from vla.config import load
 from vla.data.chat import ChatFormat, observe_prompts
+from vla.data.rows import RowReader
 from vla.decoding.sampling import Sampling
 from vla.policies.text import TextPolicy
 from vla.rewards.compose import Scores
@@ -101,7 +102,7 @@ def test_training_never_sees_what_it_is_judged_on(finished):
     manifest = json.loads((folder / "problems.json").read_text())
     trained_on = {json.loads(line)["question"] for line in (folder / "samples.jsonl").read_text().splitlines()}
     assert trained_on.isdisjoint(manifest["evaluation"])
-    sets = sets_of(load([*TINY, "text.families=[add1,mul1]"]).text)
+    sets = sets_of(load([*TINY, "text.families=[add1,mul1]"]).text, RowReader())
     train_questions = {problem.question for problem in sets.train}
     assert trained_on <= train_questions
     assert train_questions.isdisjoint(p.question for p in (*sets.validation, *sets.evaluation))
@@ -175,7 +176,7 @@ def test_calls_of_a_tool_are_taught_first_and_what_it_answers_has_room(tmp_path)
     """A model that says all it may before it calls: question, words, and the tool's answer are more than a question may
     take alone.
     """
-    problems = sets_of(load([*TINY, "text.families=[add1]"]).text).train
+    problems = sets_of(load([*TINY, "text.families=[add1]"]).text, RowReader()).train
     tokenizer = tiny_language_model([problem.question for problem in problems])[1]
     system = "You can calculate by writing <calc>expression</calc>, for example <calc>7 * 8</calc>."
     asked = [ChatFormat(tokenizer, system).prompt([{"role": "user", "content": p.question}]) for p in problems]

@@ -10,6 +10,7 @@ from vla.config.algorithm import Algorithm
 from vla.config.section import Count, CountOrZero, NonNegative, Positive, Section
 from vla.config.training import Lora, Rl, Train
 
+OnBadRow = Literal["error", "skip"]
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -52,7 +53,8 @@ class Rlvr(Section):
     families: Annotated[tuple[str, ...], Field(min_length=1)]
     advance_at: Share | None
     max_oversampling: Annotated[float, Field(ge=1)]
-    num_problems: Count
+    num_problems: Count | None
+    on_bad_row: OnBadRow
     holdout_fraction: Share
     num_evaluation: Count
     num_validation: Count
@@ -143,7 +145,8 @@ class Rlhf(Section):
 class Rejection(Section):
     name: Literal["rejection"]
     families: Annotated[tuple[str, ...], Field(min_length=1)]
-    num_problems: Count
+    num_problems: Count | None
+    on_bad_row: OnBadRow
     holdout_fraction: Share
     num_evaluation: Count
     rewards: Annotated[dict[str, float], Field(min_length=1)]

@@ -6,7 +6,7 @@ its own, and nothing is ever read back into text and tokenized again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +14,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from vla.data.messages import Message
 from vla.types import Observation
-
-Message = Mapping[str, str]
-"""{"role": "system" | "user" | "assistant" | "tool", "content": text}"""
 
 
 @dataclass(frozen=True)

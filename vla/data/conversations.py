@@ -9,25 +9,14 @@ The columns are those that users of TRL and `datasets` have:
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from vla.data.chat import ChatFormat, Message
-
-ROLES = ("system", "user", "assistant", "tool")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of a data source. `where` names it for people: file and line, or data set and number."""
-
-    values: Mapping[str, Any]
-    where: str
+from vla.data.chat import ChatFormat
+from vla.data.messages import Message, as_messages
+from vla.data.rows import Row, RowReader
 
 
 @dataclass(frozen=True)
@@ -50,71 +39,12 @@ class Encoded:
     learned: list[bool]
 
 
-def read_rows(source: str) -> Iterator[Row]:
-    """The rows of a .jsonl, .json (a list) or .parquet file, or of the training split of a data set by hub name.
-
-    Raises ValueError naming file and line of a row that is no JSON object, or a source that cannot be had.
-    """
-    path = Path(source)
-    if path.suffix in (".jsonl", ".ndjson"):
-        yield from _jsonl_rows(_existing(path))
-    elif path.suffix == ".json":
-        for i, values in enumerate(json.loads(_existing(path).read_text())):
-            yield Row(_object(values, f"{path}, entry {i + 1}"), f"{path}, entry {i + 1}")
-    elif path.suffix == ".parquet":
-        import pyarrow.parquet
-
-        for i, values in enumerate(pyarrow.parquet.read_table(_existing(path)).to_pylist()):
-            yield Row(values, f"{path}, row {i + 1}")
-    else:
-        yield from _hub_rows(source)
-
-
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist: give a .jsonl, .json or .parquet file, or a data set by hub name")
-    return path
-
-
-def _jsonl_rows(path: Path) -> Iterator[Row]:
-    with path.open() as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                where = f"{path}, line {number}"
-                try:
-                    values = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise ValueError(f"{where}: no JSON ({error.msg} at column {error.colno})") from None
-                yield Row(_object(values, where), where)
-
-
-def _object(values: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{where}: a row must be an object with columns, not {type(values).__name__}")
-    return values
-
-
-def _hub_rows(name: str) -> Iterator[Row]:
-    from datasets import load_dataset
-
-    try:
-        dataset = load_dataset(name, split="train")
-    except Exception as error:  # the library raises many kinds for a name, a network or a format it does not like
-        reason = str(error).split("\n")[0]
-        raise ValueError(f"data set {name!r} cannot be loaded: {reason}") from error
-    for i, values in enumerate(dataset):
-        yield Row(values, f"{name}, row {i + 1}")
-
-
-def read_conversations(source: str) -> list[Conversation]:
+def read_conversations(source: str, reader: RowReader | None = None) -> list[Conversation]:
     """All conversations of a source.
 
     Raises ValueError naming the row and the column at fault, and when there are no rows.
     """
-    conversations = [conversation_of(row) for row in read_rows(source)]
-    if not conversations:
-        raise ValueError(f"{source} has no rows")
-    return conversations
+    return (reader or RowReader()).read(source, conversation_of)
 
 
 def conversation_of(row: Row) -> Conversation:
@@ -135,23 +65,6 @@ def conversation_of(row: Row) -> Conversation:
         f"{row.where}: has the columns {', '.join(values) or 'none'}; needed are messages, or prompt and completion,"
         " or text"
     )
-
-
-def as_messages(value: Any, role: str, where: str, column: str) -> list[Message]:
-    """Messages from a list of messages, or from a text that `role` says.
-
-    Raises ValueError naming the row, the column and what is wrong.
-    """
-    if isinstance(value, str):
-        return [{"role": role, "content": value}]
-    if not isinstance(value, Sequence) or not value:
-        raise ValueError(f"{where}: {column} must be a text or a list of messages, not {type(value).__name__}")
-    for message in value:
-        if not isinstance(message, Mapping) or not isinstance(message.get("content"), str):
-            raise ValueError(f"{where}: {column} holds a message without a text `content`: {message!r}")
-        if message.get("role") not in ROLES:
-            raise ValueError(f"{where}: {column} has the role {message.get('role')!r}; known are {', '.join(ROLES)}")
-    return [{"role": message["role"], "content": message["content"]} for message in value]
 
 
 def encode(chat: ChatFormat, conversation: Conversation) -> Encoded:

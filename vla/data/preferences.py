@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vla.data.chat import Message
-from vla.data.conversations import Row, as_messages, read_rows
+from vla.data.messages import Message, as_messages
+from vla.data.rows import Row, RowReader
 
 LIKED = {True: True, False: False, "up": True, "down": False, "good": True, "bad": False}
 
@@ -40,14 +40,12 @@ class Thumb:
     where: str
 
 
-def read_preferences(source: str) -> list[Ranking] | list[Thumb]:
+def read_preferences(source: str, reader: RowReader | None = None) -> list[Ranking] | list[Thumb]:
     """All rows of a source, which must be of one kind.
 
     Raises ValueError naming the row and what is wrong with it.
     """
-    rows = [preference_of(row) for row in read_rows(source)]
-    if not rows:
-        raise ValueError(f"{source} has no rows")
+    rows = (reader or RowReader()).read(source, preference_of)
     kinds = {type(row) for row in rows}
     if len(kinds) > 1:
         odd = next(row for row in rows if type(row) is not type(rows[0]))

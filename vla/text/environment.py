@@ -96,7 +96,7 @@ class TextEnvironment:
         """Ask problem number `seeds[i]` in environment `ids[i]`; the prompts' ids."""
         for env, seed in zip(self._rows(ids), seeds, strict=True):
             if seed not in self._prompts:
-                self._prompts[seed] = self.chat.prompt([{"role": "user", "content": self.problems[seed].question}])
+                self._prompts[seed] = self.chat.prompt(self.problems[seed].asked)
             self._chats[env] = _Chat(self.problems[seed], list(self._prompts[seed]))
         return [self._chats[env].ids for env in self._rows(ids)]
 

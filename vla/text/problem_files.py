@@ -1,6 +1,6 @@
 """Verifiable problems of a user: a file or a hub data set with a prompt, an answer, and how it is verified.
 
-prompt (or question)   a text                        answer     a text or a number; 0.5 or "... #### 42" (GSM8K)
+prompt (or question)   a text, or messages             answer     a text or a number; 0.5 or "... #### 42" (GSM8K)
 verifier               its name; without one, by what else the row has:
 tests                  code run in the sandbox       tools, call     a tool call      schema     JSON
 words                  all must occur                references      for bleu, chrf, rouge_l
@@ -8,60 +8,76 @@ words                  all must occur                references      for bleu, c
 
 from __future__ import annotations
 
-from pathlib import Path
+import math
+import unicodedata
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vla.data.conversations import Row, read_rows
+from vla.data.messages import as_prompt, as_text
+from vla.data.rows import Row, RowReader
 from vla.rewards.code import read_tests
+from vla.rewards.compose import CODE
 from vla.rewards.match import read_number
+from vla.rewards.worker import INSIDE_ANSWER, NAMES
 from vla.text.problems import Problem
 
-FACTS = {"tests": "code", "tools": "tool_call", "schema": "json_value", "words": "contains", "references": "bleu"}
+FACTS = {"tests": CODE, "tools": "tool_call", "schema": "json_value", "words": "contains", "references": "bleu"}
 """Columns that a verifier reads, and the verifier that a row with one gets when it names none."""
+NEEDED = {CODE: "tests", "tool_call": "tools", "json_value": "schema"}
+"""What a row must have beside an answer when it names one of these verifiers."""
+WITHOUT_ANSWER = (*NEEDED, "contains", "bleu", "chrf", "rouge_l", "think_format", "think_tags")
+"""Verifiers that can do without an answer."""
 
 
-def is_source(name: str) -> bool:
-    """Whether a family is a file or a hub data set and not one of ours."""
-    return "/" in name or Path(name).suffix in (".jsonl", ".ndjson", ".json", ".parquet")
+def read_problems(source: str, num_problems: int | None, reader: RowReader | None = None) -> list[Problem]:
+    """The problems of a source, at most `num_problems`; the source's name is the family. A question that stands in
+    several rows with one answer is asked once.
 
-
-def read_problems(source: str, num_problems: int) -> list[Problem]:
-    """The first `num_problems` rows; the source's name is the family.
-
-    Raises ValueError naming the row and what it lacks, and when there are none.
+    Raises ValueError naming the row and what is wrong with it: also a question that an earlier row answers otherwise.
     """
-    problems = []
-    for row in read_rows(source):
-        problems.append(problem_of(row, source))
-        if len(problems) == num_problems:
-            break
-    if not problems:
-        raise ValueError(f"{source} has no rows")
-    return problems
+    reader, first = reader or RowReader(), dict[str, Problem]()
+
+    def use(row: Row) -> Problem:
+        problem = problem_of(row, source)
+        earlier = first.setdefault(_question_key(problem.question), problem)
+        if _answers(earlier) != _answers(problem):
+            raise ValueError(f"{row.where}: asks what {earlier.where} asks, and gives another answer")
+        return problem
+
+    used = reader.read(source, use)
+    problems = list(first.values())
+    if len(used) > len(problems):
+        reader.note(source, f"{len(used) - len(problems)} rows ask again what an earlier row asks; each is asked once")
+    return problems[:num_problems]
+
+
+def _question_key(question: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", question).split())
+
+
+def _answers(problem: Problem) -> tuple[Any, ...]:
+    return problem.answer, problem.verifier, problem.facts
 
 
 def problem_of(row: Row, family: str) -> Problem:
     """A problem from a row of any of the kinds."""
-    values = row.values
-    question = values.get("prompt", values.get("question"))
-    if not isinstance(question, str) or not question:
-        raise ValueError(f"{row.where}: has no text in the column prompt (or question)")
-    facts = {name: values[name] for name in (*FACTS, "call") if values.get(name) is not None}
+    values, where = row.values, row.where
+    column = "prompt" if "prompt" in values else "question"
+    if column not in values:
+        raise ValueError(f"{where}: has no text in the column prompt (or question)")
+    messages = as_prompt(values[column], where, column)
+    facts = {name: values[name] for name in (*FACTS, "call") if name in values}
     answer = values.get("answer")
     if answer is None and not facts:
         raise ValueError(
-            f"{row.where}: nothing says which completion is right; needed is one of answer, {', '.join(FACTS)}"
+            f"{where}: nothing says which completion is right; needed is one of answer, {', '.join(FACTS)}"
         )
-    if not isinstance(answer, str | int | float | None):
-        raise ValueError(f"{row.where}: answer ({answer!r}) must be a text or a number")
+    if not isinstance(answer, str | int | float | None) or (isinstance(answer, float) and not math.isfinite(answer)):
+        raise ValueError(f"{where}: answer ({answer!r}) must be a text or a number")
     text = "" if answer is None else str(answer)
-    verifier = verifier_of(values, text, row.where)
-    if verifier == "code":
-        try:
-            read_tests(facts.get("tests"))
-        except ValueError as error:
-            raise ValueError(f"{row.where}: {error}") from None
-    return Problem(question, text, verifier, family, facts)
+    verifier = verifier_of(values, text, where)
+    check_verifier(verifier, text, facts, where)
+    return Problem(as_text(messages), text, verifier, family, checked_facts(facts, where), messages, where)
 
 
 def verifier_of(values: Any, answer: str, where: str) -> str:
@@ -75,3 +91,65 @@ def verifier_of(values: Any, answer: str, where: str) -> str:
         if values.get(column) is not None:
             return verifier
     return "exact" if read_number(answer) is None else "last_number"
+
+
+def check_verifier(name: str, answer: str, facts: Mapping[str, Any], where: str) -> None:
+    """Refuse a verifier that does not exist, and one that the row lacks something for. Whether a function of the user's
+    can be imported is seen by the process that will run it.
+    """
+    plain = name.removeprefix(INSIDE_ANSWER)
+    known = (*NAMES, CODE)
+    if plain not in known and "." not in plain and ":" not in plain:
+        raise ValueError(
+            f"{where}: verifier {name!r} is unknown: choose one of {', '.join(known)}, or package.module.function"
+        )
+    column = NEEDED.get(plain)
+    if column is not None and column not in facts:
+        raise ValueError(f"{where}: verifier {name!r} needs the column {column}")
+    if not answer.strip() and not facts and plain not in WITHOUT_ANSWER:
+        raise ValueError(f"{where}: verifier {name!r} needs an answer")
+
+
+def checked_facts(facts: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The columns that verifiers read, each of the form that they read; a text is one word, or one reference.
+
+    Raises ValueError naming the row, the column and the form.
+    """
+    found = dict(facts)
+    for column in ("words", "references"):
+        if column in found:
+            texts = [found[column]] if isinstance(found[column], str) else found[column]
+            if not _is_list(texts) or not all(isinstance(text, str) and text.strip() for text in texts):
+                raise ValueError(f"{where}: {column} ({facts[column]!r}) must be a text or a list of texts")
+            found[column] = list(texts)
+    if "tests" in found:
+        try:
+            read_tests(found["tests"])
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+    if "schema" in found:
+        _check_schema(found["schema"], where, "schema")
+    if "tools" in found:
+        if not isinstance(found["tools"], Mapping) or not found["tools"]:
+            raise ValueError(f"{where}: tools ({facts['tools']!r}) must map each tool to the schema of its arguments")
+        for tool, schema in found["tools"].items():
+            _check_schema(schema, where, f"tools.{tool}")
+    if "call" in found and (not isinstance(found["call"], Mapping) or set(found["call"]) != {"name", "arguments"}):
+        raise ValueError(f"{where}: call ({facts['call']!r}) must be an object with name and arguments")
+    return found
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0
+
+
+def _check_schema(schema: Any, where: str, column: str) -> None:
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import SchemaError
+
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError as error:
+        raise ValueError(f"{where}: {column} is no JSON schema: {error.message}") from None
+    if not isinstance(schema, Mapping):
+        raise ValueError(f"{where}: {column} ({schema!r}) must be an object")

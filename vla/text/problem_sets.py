@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vla.data.rows import RowReader
 from vla.text.problems import Problem, make_family, split
 
 
@@ -35,12 +36,17 @@ class ProblemSets:
 
 
 def make_problem_sets(
-    names: Sequence[str], num_problems: int, holdout_fraction: float, num_validation: int, num_evaluation: int
+    names: Sequence[str],
+    num_problems: int | None,
+    holdout_fraction: float,
+    num_validation: int,
+    num_evaluation: int,
+    reader: RowReader | None = None,
 ) -> ProblemSets:
     """Split every family; held-out problems of all families take turns. Validation gets a fifth of them at most."""
     families, held_out = {}, []
     for name in names:
-        families[name], rest = split(make_family(name, num_problems), holdout_fraction)
+        families[name], rest = split(make_family(name, num_problems, reader), holdout_fraction)
         held_out.append(rest)
     longest = max(map(len, held_out))
     mixed = [family[i] for i in range(longest) for family in held_out if i < len(family)]

@@ -14,18 +14,34 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from vla.data.messages import Message, as_user, prompt_key, split_key
+from vla.data.rows import SUFFIXES, RowReader, is_source
 from vla.rewards.sample import Sample
 
 
 @dataclass(frozen=True)
 class Problem:
-    """`verifier` is a name that `vla.rewards.worker.find_verifier` knows, or `code`; `facts` is what it needs."""
+    """`verifier` is a name that `vla.rewards.worker.find_verifier` knows, or `code`; `facts` is what it needs.
+    `messages`: what is asked, where a row gives messages; empty: the question, as a user's. `where` names the row.
+    """
 
     question: str
     answer: str
     verifier: str
     family: str
     facts: Mapping[str, Any] = field(default_factory=dict)
+    messages: tuple[Message, ...] = ()
+    where: str = ""
+
+    @property
+    def asked(self) -> Sequence[Message]:
+        """The messages of the prompt."""
+        return self.messages or as_user(self.question)
+
+    @property
+    def key(self) -> str:
+        """What decides on which side of a split the problem falls."""
+        return prompt_key(self.asked)
 
     def sample(self, completion: str, finished: bool, num_tokens: int) -> Sample:
         """A completion of this problem, for a verifier."""
@@ -33,6 +49,8 @@ class Problem:
         return Sample(self.question, completion, self.answer, finished, num_tokens, facts)
 
 
+NUM_MADE = 2000
+"""Problems of a family that is made, where nothing else is said."""
 MAX_PROBLEMS = 20_000
 """More than this many problems of a family are not enumerated but drawn."""
 ARITHMETIC = re.compile(r"(add|sub|mul)([1-4])")
@@ -50,8 +68,9 @@ WORDS = (
 NAMES = "Ada Ben Cleo Dan Eva Finn Gina Hugo Iris Jack Kira Liam Mona Nils Olga Paul Rosa Sven Tara Zoe"
 
 
-def make_family(name: str, num_problems: int) -> list[Problem]:
-    """At most `num_problems` different problems of a family, the same at every call.
+def make_family(name: str, num_problems: int | None, reader: RowReader | None = None) -> list[Problem]:
+    """At most `num_problems` different problems of a family, the same at every call; None: all rows of a file, and
+    `NUM_MADE` of a family that is made. `reader` counts the rows of files.
 
     add1 ... mul4   arithmetic on numbers of that many digits. add2 and sub2 use 10 to 49, so that sums have two digits
     contains        a sentence with a given word                json        an object with two keys
@@ -61,25 +80,37 @@ def make_family(name: str, num_problems: int) -> list[Problem]:
 
     Raises ValueError for an unknown name, or when reasoning-gym is asked for and missing.
     """
-    from vla.text.problem_files import is_source, read_problems
-
-    match = ARITHMETIC.fullmatch(name)
+    match, count = ARITHMETIC.fullmatch(name), num_problems or NUM_MADE
     if match:
-        problems = _arithmetic(name, match[1], int(match[2]), num_problems)
+        problems = _arithmetic(name, match[1], int(match[2]), count)
     elif name in WORD_FAMILIES:
         problems = _WORD_PROBLEMS[name]()
     elif name.startswith(GYM):
-        problems = _reasoning_gym(name, num_problems)
+        problems = _reasoning_gym(name, count)
     elif is_source(name):
-        problems = read_problems(name, num_problems)
+        return _problems_of_file(name, num_problems, reader or RowReader())
     else:
         known = ", ".join(("add1 to add4", "sub1 to sub4", "mul1 to mul4", *WORD_FAMILIES))
         raise ValueError(
             f"family {name!r} is unknown: choose {known}, {GYM}NAME for a family of"
-            " reasoning-gym, or a .jsonl, .json or .parquet file"
+            f" reasoning-gym, or a file ({', '.join(SUFFIXES)})"
         )
     unique = {problem.question: problem for problem in problems}
-    return sorted(unique.values(), key=lambda problem: _digest(problem.question))[:num_problems]
+    return in_fixed_order(list(unique.values()))[:count]
+
+
+def _problems_of_file(name: str, num_problems: int | None, reader: RowReader) -> list[Problem]:
+    from vla.text.problem_files import read_problems
+
+    problems = in_fixed_order(read_problems(name, None, reader))
+    if num_problems is not None and num_problems < len(problems):
+        reader.note(name, f"{num_problems} of {len(problems)} problems are used (text.num_problems)")
+    return problems[:num_problems]
+
+
+def in_fixed_order(problems: Sequence[Problem]) -> list[Problem]:
+    """The problems by the hash of their question, so that fewer of them are a part of more."""
+    return sorted(problems, key=lambda problem: _digest(problem.question))
 
 
 def room_for_answers(families: Sequence[str]) -> int:
@@ -91,8 +122,8 @@ def room_for_answers(families: Sequence[str]) -> int:
 
 
 def is_held_out(question: str, fraction: float) -> bool:
-    """Whether a question belongs to evaluation: decided by its hash, for this share of all questions."""
-    return int.from_bytes(_digest("held out: " + question)[:8], "big") < fraction * 2**64
+    """Whether a question belongs to evaluation: decided by the hash of its words, for this share of all questions."""
+    return int.from_bytes(_digest("held out: " + split_key(question))[:8], "big") < fraction * 2**64
 
 
 def split(problems: Sequence[Problem], fraction: float) -> tuple[list[Problem], list[Problem]]:
@@ -100,8 +131,8 @@ def split(problems: Sequence[Problem], fraction: float) -> tuple[list[Problem], 
 
     Raises ValueError when one of them is empty.
     """
-    train = [problem for problem in problems if not is_held_out(problem.question, fraction)]
-    held_out = [problem for problem in problems if is_held_out(problem.question, fraction)]
+    train = [problem for problem in problems if not is_held_out(problem.key, fraction)]
+    held_out = [problem for problem in problems if is_held_out(problem.key, fraction)]
     if not train or not held_out:
         raise ValueError(
             f"holdout_fraction ({fraction}) leaves {len(train)} training and {len(held_out)} evaluation problems of"

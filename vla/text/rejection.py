@@ -10,6 +10,7 @@ import torch
 
 from vla.config.text import Rejection, TextConfig
 from vla.data.chat import observe_prompts
+from vla.data.rows import RowReader
 from vla.decoding.best_of import best_of
 from vla.decoding.sampling import Sampling
 from vla.evaluate.success import compare
@@ -39,9 +40,12 @@ def run_rejection(config: TextConfig, folder: RunFolder, progress: Progress) -> 
     assert isinstance(settings, Rejection)
     if config.resume:
         raise ValueError(f"resume ({config.resume}): text=rejection cannot be resumed, start it anew")
+    reader = RowReader(settings.on_bad_row)
     sets = make_problem_sets(
-        settings.families, settings.num_problems, settings.holdout_fraction, 0, settings.num_evaluation
+        settings.families, settings.num_problems, settings.holdout_fraction, 0, settings.num_evaluation, reader
     )
+    for line in reader.lines():
+        progress.say(line)
     write_atomically(folder.path / "problems.json", json.dumps(sets.manifest(), indent=1) + "\n")
     timer, generation, seed = Timer(), settings.generation, config.train.seed
     log = MetricsLog(folder.path, 0, config.train.tensorboard, config.train.trackers)
@@ -83,7 +87,7 @@ def run_rejection(config: TextConfig, folder: RunFolder, progress: Progress) -> 
     results: dict[str, Any] = {"before": rate_of(before), "after": rate_of(after)}
     results["comparison"] = compare(before.success, after.success)
     progress.say(f"after:  {rate_of(after)} on the same problems; {results['comparison']}")
-    results |= spent(timer)
+    results |= {**reader.results(), **spent(timer)}
     folder.write_results(results)
     log.close()
     write_report(folder, "Rejection sampling: " + ", ".join(settings.families), results, pairs_of(before, after))

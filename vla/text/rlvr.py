@@ -11,6 +11,7 @@ from typing import Any
 
 from vla.config.text import Rlvr, TextConfig
 from vla.data.chat import ChatFormat, observe_prompts
+from vla.data.rows import RowReader
 from vla.decoding.sampling import Sampling
 from vla.evaluate.success import SuccessRate, compare
 from vla.files.write import write_atomically
@@ -64,7 +65,10 @@ def run_rlvr(config: TextConfig, folder: RunFolder, progress: Progress, processe
     """Judge, train, judge again on the same problems; results, report and the trained model go into the folder."""
     settings = config.text
     assert isinstance(settings, Rlvr)
-    sets, timer = sets_of(settings), Timer()
+    reader, timer = RowReader(settings.on_bad_row), Timer()
+    sets = sets_of(settings, reader)
+    for line in reader.lines():
+        progress.say(line)
     if processes.is_main:
         write_atomically(folder.path / "problems.json", json.dumps(sets.manifest(), indent=1) + "\n")
     with VerifierProcess(settings.verifier_timeout_seconds) as process:
@@ -82,7 +86,7 @@ def run_rlvr(config: TextConfig, folder: RunFolder, progress: Progress, processe
             after = judge_evaluation(wired, sets)
             sampled = judge_sampled(wired, sets, settings)
         failures = sum((Counter(found) for found in processes.gather(process.failures)), Counter())
-        results = {**results_of(before, after, sets, dict(failures)), **taught, **sampled}
+        results = {**results_of(before, after, sets, dict(failures)), **taught, **sampled, **reader.results()}
         progress.say(f"after:  {rate_of(after)} on the same problems")
         progress.say(f"change: {results['comparison']}")
     if not processes.is_main:
@@ -94,14 +98,15 @@ def run_rlvr(config: TextConfig, folder: RunFolder, progress: Progress, processe
     return results
 
 
-def sets_of(settings: Rlvr) -> ProblemSets:
-    """The problems that the settings ask for."""
+def sets_of(settings: Rlvr, reader: RowReader) -> ProblemSets:
+    """The problems that the settings ask for; `reader` counts the rows of files."""
     return make_problem_sets(
         settings.families,
         settings.num_problems,
         settings.holdout_fraction,
         settings.num_validation,
         settings.num_evaluation,
+        reader,
     )
 
 

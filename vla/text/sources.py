@@ -17,8 +17,6 @@ from vla.decoding.logprobs import token_logprobs
 from vla.text.problems import ARITHMETIC, GYM, WORD_FAMILIES, is_held_out, make_family
 from vla.train.distributed import ALONE, Processes, own_share
 
-FAMILY_PROBLEMS = 2000
-
 
 @dataclass(frozen=True)
 class Source:
@@ -40,7 +38,7 @@ def read_source(name: str, fraction: float, setting: str = "text.holdout_fractio
             Conversation(
                 ({"role": "user", "content": p.question}, {"role": "assistant", "content": p.answer}), None, 1, name
             )
-            for p in make_family(name, FAMILY_PROBLEMS)
+            for p in make_family(name, None)
         ]
     else:
         conversations = read_conversations(name)

@@ -10,7 +10,7 @@ import torch
 
 from vla.config.text import Prompts
 from vla.data.chat import ChatFormat, observe_prompts
-from vla.data.conversations import read_rows
+from vla.data.rows import read_rows
 from vla.policies.text import TextPolicy
 from vla.text.problems import WORDS, is_held_out
 

@@ -60,4 +60,4 @@ def check_room(examples: Sequence[Example], room: int, width: int) -> None:
 
 
 def _asked(problem: Problem, chat: ChatFormat) -> list[int]:
-    return chat.prompt([{"role": "user", "content": problem.question}])
+    return chat.prompt(problem.asked)

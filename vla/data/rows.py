@@ -1,0 +1,270 @@
+"""Rows of a data source, each with its file and line. A row is checked when it is read.
+
+.jsonl .ndjson     an object a line                      .json      a list of objects, or an object a line
+.csv .tsv          a header, then a row a record         .parquet   a table
+owner/name         the training split of a data set by hub name, or of a folder
+
+Text is UTF-8, with or without a byte-order mark. A column that is null or empty is a column that the row has not.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+NUM_NAMED = 5
+"""Rows left out that are named one by one in the results."""
+OnBadRow = Literal["error", "skip"]
+T = TypeVar("T")
+
+
+class RowError(ValueError):
+    """A row that cannot be used; the message begins with its file and line."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a data source. `where` names it for people: file and line, or data set and number."""
+
+    values: Mapping[str, Any]
+    where: str
+
+
+@dataclass
+class SourceCount:
+    """What became of the rows of a source: how many there were, which were left out and why, what else to say."""
+
+    num_rows: int = 0
+    left_out: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+class RowReader:
+    """Reads sources and counts. `on_bad_row`: "error" stops at the first row that cannot be used, "skip" leaves such
+    rows out. `setting` is what people call `on_bad_row`.
+    """
+
+    def __init__(self, on_bad_row: OnBadRow = "error", setting: str = "text.on_bad_row") -> None:
+        self.on_bad_row, self.setting = on_bad_row, setting
+        self.counts: dict[str, SourceCount] = {}
+
+    def read(self, source: str, use: Callable[[Row], T]) -> list[T]:
+        """What `use` makes of every row; a ValueError of `use` is a row that cannot be used.
+
+        Raises ValueError naming the row, and when no row can be used.
+        """
+        count = self.counts[source] = SourceCount()
+        used = []
+        for row in scan(source):
+            count.num_rows += 1
+            try:
+                if isinstance(row, RowError):
+                    raise row
+                used.append(use(row))
+            except ValueError as error:
+                self.leave_out(source, str(error))
+        if count.num_rows == 0:
+            raise ValueError(f"{source} has no rows")
+        if not used:
+            raise ValueError(f"{source}: none of its {count.num_rows} rows can be used; the first: {count.left_out[0]}")
+        return used
+
+    def leave_out(self, source: str, fault: str) -> None:
+        """Count a row that cannot be used, also one that shows only later, or raise RowError. `fault` names the row."""
+        if self.on_bad_row == "error":
+            raise RowError(f"{fault} ({self.setting}=skip leaves such rows out and counts them)")
+        self.counts.setdefault(source, SourceCount()).left_out.append(fault)
+
+    def note(self, source: str, text: str) -> None:
+        """Say something about a source that is no fault: duplicates, rows that belong to another part of a split."""
+        self.counts.setdefault(source, SourceCount()).notes.append(text)
+
+    def lines(self) -> list[str]:
+        """A line for every source of which there is something to say."""
+        found = []
+        for source, count in self.counts.items():
+            if count.left_out:
+                left_out = f"{len(count.left_out)} of {count.num_rows} rows left out ({self.setting}=skip)"
+                found.append(f"{source}: {left_out}, the first: {count.left_out[0]}")
+            found += [f"{source}: {note}" for note in count.notes]
+        return found
+
+    def results(self) -> dict[str, Any]:
+        """{"rows": the counts by source} for results.json; empty where no source was read."""
+        found = {
+            source: {
+                "rows": count.num_rows,
+                "left out": len(count.left_out),
+                **({"first left out": count.left_out[:NUM_NAMED]} if count.left_out else {}),
+                **({"notes": count.notes} if count.notes else {}),
+            }
+            for source, count in self.counts.items()
+        }
+        return {"rows": found} if found else {}
+
+
+def is_source(name: str) -> bool:
+    """Whether a name is that of a file or a hub data set."""
+    return "/" in name or Path(name).suffix.lower() in SUFFIXES
+
+
+def read_rows(source: str) -> Iterator[Row]:
+    """The rows of a source; RowError at the first that is none."""
+    for row in scan(source):
+        if isinstance(row, RowError):
+            raise row
+        yield row
+
+
+def scan(source: str) -> Iterator[Row | RowError]:
+    """The rows of a source, and an error in the place of each that is no object with columns.
+
+    Raises ValueError for a source that cannot be read at all.
+    """
+    path = Path(source)
+    match path.suffix.lower():
+        case ".jsonl" | ".ndjson":
+            return _json_lines(_existing(path))
+        case ".json":
+            return _json_file(_existing(path))
+        case ".csv" | ".tsv" as suffix:
+            return _csv_rows(_existing(path), "\t" if suffix == ".tsv" else ",")
+        case ".parquet":
+            return _parquet_rows(_existing(path))
+        case suffix if path.is_file():
+            raise ValueError(f"{path}: the ending {suffix or '(none)'} is not read: give one of {', '.join(SUFFIXES)}")
+        case _:
+            return _hub_rows(source)
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist: give a file ({', '.join(SUFFIXES)}), or a data set by hub name")
+    return path
+
+
+def _json_lines(path: Path) -> Iterator[Row | RowError]:
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if number == 1:
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            if line.strip():
+                yield _parsed(line, f"{path}, line {number}")
+
+
+def _parsed(line: bytes, where: str) -> Row | RowError:
+    try:
+        return _row(json.loads(_decoded(line, where)), where)
+    except RowError as error:
+        return error
+    except json.JSONDecodeError as error:
+        return RowError(f"{where}: no JSON ({error.msg} at column {error.colno})")
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets thousands deep
+        return RowError(f"{where}: no JSON that can be read ({error})")
+
+
+def _json_file(path: Path) -> Iterator[Row | RowError]:
+    content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    if not content.lstrip().startswith(b"["):
+        yield from _json_lines(path)
+        return
+    try:
+        values = json.loads(_decoded(content, str(path)))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}, line {error.lineno}: no JSON ({error.msg} at column {error.colno})") from None
+    except RecursionError as error:
+        raise ValueError(f"{path}: no JSON that can be read ({error})") from None
+    for number, entry in enumerate(values, start=1):
+        yield _row(entry, f"{path}, entry {number}")
+
+
+def _csv_rows(path: Path, delimiter: str) -> Iterator[Row | RowError]:
+    """The header's names are the columns, every value is a text. A row is named by the line on which it begins."""
+    text = _decoded(path.read_bytes().removeprefix(b"\xef\xbb\xbf"), str(path))
+    csv.field_size_limit(2**31 - 1)
+    records = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    header: list[str] | None = None
+    while True:
+        where = f"{path}, line {records.line_num + 1}"
+        try:
+            record = next(records, None)
+        except csv.Error as error:
+            raise ValueError(f"{where}: no CSV ({error})") from None
+        if record is None:
+            return
+        if not record:
+            continue
+        if header is None:
+            header = [name.strip() for name in record]
+        elif len(record) != len(header):
+            yield RowError(f"{where}: has {len(record)} values, the header names {len(header)} columns")
+        else:
+            yield _row(dict(zip(header, (value or None for value in record), strict=True)), where)
+
+
+def _parquet_rows(path: Path) -> Iterator[Row | RowError]:
+    import pyarrow
+    import pyarrow.parquet
+
+    number = 0
+    try:
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
+            for values in batch.to_pylist():
+                number += 1
+                yield _row(_without_nulls(values), f"{path}, row {number}")
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"{path}: no parquet table that can be read, from row {number + 1} on ({reason})") from None
+
+
+def _hub_rows(name: str) -> Iterator[Row | RowError]:
+    from datasets import load_dataset
+
+    try:
+        dataset = load_dataset(name, split="train")
+    except Exception as error:  # the library raises many kinds for a name, a network or a format it does not like
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"data set {name!r} cannot be loaded: {reason}") from error
+    for number, values in enumerate(dataset, start=1):
+        yield _row(_without_nulls(values), f"{name}, row {number}")
+
+
+def _decoded(content: bytes, where: str) -> str:
+    """The text in UTF-8; RowError naming the first byte that is none, by its line where there are several."""
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start)
+        place = where if ", line " in where else f"{where}, line {line + 1}"
+        raise RowError(f"{place}: not UTF-8 (byte 0x{content[error.start]:02x}): save the file as UTF-8") from None
+
+
+def _row(values: Any, where: str) -> Row | RowError:
+    if not isinstance(values, Mapping):
+        return RowError(f"{where}: a row must be an object with columns, not {type(values).__name__}")
+    kept = {name: value for name, value in values.items() if value is not None}
+    if _has_half_character(kept):
+        return RowError(f"{where}: holds half of a surrogate pair, which is no character: write the text as UTF-8")
+    return Row(kept, where)
+
+
+def _without_nulls(value: Any) -> Any:
+    """A value of a table without the fields that are null: every object of a column has the fields of all others."""
+    if isinstance(value, Mapping):
+        return {name: _without_nulls(item) for name, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+def _has_half_character(value: Any) -> bool:
+    """Whether a text anywhere in the value holds a code point that no tokenizer and no file can write."""
+    if isinstance(value, str):
+        return not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value)
+    if isinstance(value, Mapping):
+        return any(_has_half_character(part) for item in value.items() for part in item)
+    return isinstance(value, list | tuple) and any(map(_has_half_character, value))
