@@ -1,7 +1,6 @@
 """Drive the simulator through a served policy: the client example, and a test of what a real robot would feel.
 
-    python scripts/drive_remote.py ws://localhost:8000 --episodes 8
-    python scripts/drive_remote.py ws://localhost:8000 --ahead 4 --real-time
+    python scripts/drive_remote.py ws://localhost:8000 --episodes 8 --ahead 4 --real-time
 
 `--ahead N` asks for the next chunk when N actions are left and goes on moving meanwhile; that of a flow policy goes on
 from what is being executed (real-time chunking). `--real-time` lets control steps take the time they take on a robot.
@@ -26,6 +25,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--ahead", type=int, default=0, help="actions left when the next chunk is asked for")
     parser.add_argument("--plain", action="store_true", help="no real-time chunking, where the policy has it")
     parser.add_argument("--real-time", action="store_true")
+    parser.add_argument("--token", help="what the server asks for (default: VLA_SERVE_TOKEN of the environment)")
     return parser.parse_intermixed_args(argv)
 
 
@@ -42,9 +42,10 @@ def drive(options: argparse.Namespace) -> None:
     from scripts.world import world_of
     from vla.config import load
     from vla.evaluate.success import SuccessRate
+    from vla.serve.access import find_token
     from vla.serve.client import Chunked, RemotePolicy
 
-    policy = RemotePolicy(options.address)
+    policy = RemotePolicy(options.address, token=find_token(options.token))
     seen = policy.passport
     told = [f"sim.image_size={seen['image_size']}", f"sim.cameras=[{','.join(seen['cameras'])}]", "sim.num_envs=1"]
     env = world_of(load([*told, *options.settings]).sim).environment()

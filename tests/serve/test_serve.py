@@ -1,25 +1,16 @@
 """A served policy answers as it would locally, several clients in one call, and says what is wrong with a request."""
 
-import asyncio
 import json
 import threading
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from vla.serve.batching import Batcher, Busy
+from tests.serve.small_server import EXPECTED, SPEC, Named, observation, served
 from vla.serve.client import Chunked, RemotePolicy
 from vla.serve.codec import pack, unpack
-from vla.serve.requests import BadRequest, Expected, Shown
-from vla.serve.server import Limits, PolicyServer
-
-SIZE, STATE = 4, 3
-EXPECTED = Expected(("front",), SIZE, STATE)
-SPEC = {"names": ["dx", "gripper"], "control_hz": 20.0}
+from vla.serve.requests import BadRequest
 
 
 def test_an_array_has_the_bytes_that_openpi_gives_it():
@@ -49,14 +40,6 @@ def test_what_has_no_place_in_a_message_is_refused(value):
         unpack(pack({"x": np.zeros(3)})[:-2])
 
 
-def observation(state: float = 0.0, prompt: str = "go") -> dict:
-    return {
-        "images": {"front": np.zeros((SIZE, SIZE, 3), np.uint8)},
-        "state": np.full(STATE, state, np.float32),
-        "prompt": prompt,
-    }
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -83,38 +66,6 @@ def test_openpi_style_names_are_understood():
     assert (list(images), state.tolist(), prompt) == (["front"], [1, 1, 1], "go")
 
 
-class Named:
-    """Acts by a rule that names its request."""
-
-    def __call__(self, shown: Shown) -> np.ndarray:
-        if "fail" in shown.instruction:
-            raise RuntimeError("the weights are gone")
-        return np.repeat(shown.proprio[:, None, :2], 5, axis=1)  # [B, H = 5, A = 2]
-
-
-@contextmanager
-def served(act: Named, **changes) -> Iterator[SimpleNamespace]:
-    numbers = {"max_clients": 8, "max_batch": 4, "max_waiting": 8, "max_message_bytes": 2**20, "wait_seconds": 0.0}
-    server = PolicyServer(act, EXPECTED, {"action_spec": SPEC, "chunk": 5}, Limits(**(numbers | changes)))
-    ready, ports, loop = threading.Event(), [], asyncio.new_event_loop()
-    task = loop.create_task(server.run("127.0.0.1", 0, lambda port: (ports.append(port), ready.set())))
-
-    def work() -> None:
-        with pytest.raises(asyncio.CancelledError):
-            loop.run_until_complete(task)
-        loop.close()
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        assert ready.wait(30)
-        yield SimpleNamespace(address=f"ws://127.0.0.1:{ports[0]}", port=ports[0], server=server)
-    finally:
-        loop.call_soon_threadsafe(task.cancel)
-        thread.join()
-        server.batcher.thread.shutdown()
-
-
 def test_a_client_is_told_who_it_speaks_to_and_gets_actions():
     with served(Named()) as at:
         policy = RemotePolicy(at.address)
@@ -138,32 +89,6 @@ def test_a_bad_request_is_answered_in_words_and_the_next_one_works():
         policy.close()
 
 
-def test_requests_that_arrive_together_share_a_call_and_more_than_may_wait_are_refused():
-    sizes = []
-
-    def infer(requests):
-        sizes.append(len(requests))
-        return [10 * request for request in requests]
-
-    async def scenario():
-        batcher = Batcher(infer, max_batch=3, wait_seconds=0.0, max_waiting=4)
-        asked = [asyncio.create_task(batcher.ask(i)) for i in range(4)]
-        await asyncio.sleep(0)  # now all four wait
-        with pytest.raises(Busy, match="4 requests wait already"):
-            await batcher.ask(99)
-        serving = asyncio.create_task(batcher.run())
-        answers = await asyncio.gather(*asked)
-        serving.cancel()
-        batcher.thread.shutdown()
-        return answers, batcher.statistics.to_dict()
-
-    answers, status = asyncio.run(scenario())
-    assert [timed.answer for timed in answers] == [0, 10, 20, 30]
-    assert [timed.batch for timed in answers] == [3, 3, 3, 1]
-    assert sizes == [3, 1]
-    assert (status["requests"], status["batches"], status["refused"], status["mean_batch"]) == (4, 2, 1, 2.0)
-
-
 def test_health_and_limits():
     with served(Named(), max_clients=1) as at:
         with urllib.request.urlopen(f"http://127.0.0.1:{at.port}/healthz") as health:
@@ -172,6 +97,7 @@ def test_health_and_limits():
             status = json.load(answer)
         assert status["requests"] == status["clients"] == 0
         policy = RemotePolicy(at.address)
+        policy.infer(observation())
         with pytest.raises(ValueError, match="the policy server ended the connection: 1 clients are served already"):
             RemotePolicy(at.address)
         policy.connection.send("words")

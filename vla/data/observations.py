@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -12,6 +13,9 @@ import torch
 
 from vla.data.labels import labelled
 from vla.types import Observation
+
+REMEMBERED = 4096
+"""Instructions that an `Observer` keeps as tokens."""
 
 
 @runtime_checkable
@@ -28,7 +32,7 @@ class Seen(Protocol):
 
 @dataclass
 class Observer:
-    """Turns rows of an environment into an `Observation`; instructions are tokenised once and remembered.
+    """Turns rows of an environment into an `Observation`; the last `REMEMBERED` instructions are kept as tokens.
 
     All instructions are padded to `length` tokens on the right, so that rows of different calls can be joined. Tokens
     of `label` stand behind every instruction, marked as no part of it. A `sentence` has "{instruction}" in it and names
@@ -41,20 +45,21 @@ class Observer:
     label: str = ""
     sentence: str | None = None
     slots: Mapping[str, range] = field(default_factory=dict)
-    _known: dict[str, list[int]] = field(default_factory=dict)
+    encode: Callable[[str], list[int]] = field(init=False, repr=False)
 
-    def encode(self, text: str) -> list[int]:
-        if text not in self._known:
-            words = self.words(text) if self.sentence is None else self._written(text)
-            ids = [self.tokenizer.bos_token_id, *words]
-            taken = sum(token >= 0 for token in ids)
-            if taken > self.length:
-                raise ValueError(
-                    f"the instruction {text!r} takes {taken} tokens, policy.instruction_length is "
-                    f"{self.length}: raise it"
-                )
-            self._known[text] = ids
-        return self._known[text]
+    def __post_init__(self) -> None:
+        # Whoever sends instructions to a served policy must not fill its memory with them.
+        self.encode = lru_cache(REMEMBERED)(self._encode)
+
+    def _encode(self, text: str) -> list[int]:
+        words = self.words(text) if self.sentence is None else self._written(text)
+        ids = [self.tokenizer.bos_token_id, *words]
+        taken = sum(token >= 0 for token in ids)
+        if taken > self.length:
+            raise ValueError(
+                f"the instruction {text!r} takes {taken} tokens, policy.instruction_length is {self.length}: raise it"
+            )
+        return ids
 
     def _written(self, text: str) -> list[int]:
         """The sentence around an instruction; token -1 - k is a slot for token k of the prefix."""

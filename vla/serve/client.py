@@ -8,7 +8,7 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 import numpy as np
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 
 from vla.serve.codec import pack, unpack
 
@@ -19,16 +19,26 @@ Infer = Callable[[Mapping[str, Any]], np.ndarray]
 class RemotePolicy:
     """A connection to a policy server of ours or of openpi's. `passport` is what the server says of its policy.
 
-    Raises ValueError when nothing is served at the address, or the server has no room.
+    `token` is what the server asks for. Raises ValueError when nothing is served at the address, or the server does not
+    let this client in.
     """
 
-    def __init__(self, address: str, patience_seconds: float = 60.0):
+    def __init__(self, address: str, patience_seconds: float = 60.0, token: str | None = None):
         from websockets.sync.client import connect
 
         self.patience_seconds = patience_seconds
         self._open = ExitStack()
         try:
-            asked = connect(address, compression=None, max_size=None, open_timeout=patience_seconds)
+            asked = connect(
+                address,
+                compression=None,
+                max_size=None,
+                open_timeout=patience_seconds,
+                additional_headers={} if token is None else {"Authorization": f"Bearer {token}"},
+            )
+        except InvalidStatus as refused:
+            said = refused.response.body.decode(errors="replace").strip()
+            raise ValueError(f"{address} refuses ({refused.response.status_code}): {said}") from None
         except (OSError, InvalidURI, InvalidHandshake) as error:
             raise ValueError(
                 f"no policy is served at {address} ({error}): start scripts/serve_policy.py, or give its ws://HOST:PORT"
@@ -52,12 +62,15 @@ class RemotePolicy:
         return unpack(answer)
 
     def infer(self, observation: Mapping[str, Any]) -> np.ndarray:
-        """Actions float32 [H, A]. Raises ValueError with the server's words where it refuses."""
+        """Actions float32 [H, A], all finite. Raises ValueError with the server's words where it refuses."""
         with suppress(ConnectionError, ConnectionClosed):  # what it said last is still to be read
             self.connection.send(pack(dict(observation)))
         answer = self._receive()
         self.timing = answer.get("server_timing", {})
-        return np.asarray(answer["actions"])
+        actions = np.asarray(answer["actions"])
+        if not np.isfinite(actions).all():
+            raise ValueError("the policy server sent actions that are NaN or infinite: the robot must not execute them")
+        return actions
 
     def check(self, action_spec: Mapping[str, Any]) -> None:
         """Refuse a policy whose actions mean something else; ValueError names the field."""

@@ -1,41 +1,67 @@
 """Messages of nested mappings, text, numbers and arrays as msgpack, as openpi's clients and servers write them.
 
 An array is the map {b"__ndarray__": True, b"data": bytes, b"dtype": text, b"shape": sizes}, a NumPy scalar
-{b"__npgeneric__": True, b"data": number, b"dtype": text}. Nothing is ever executed by reading one.
+{b"__npgeneric__": True, b"data": number, b"dtype": text}. Nothing is ever executed by reading one. Time and memory of
+reading grow with the bytes of a message: what it may hold besides arrays and text is bounded.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from typing import Any
 
 import numpy as np
 
 ARRAY, SCALAR, DATA, DTYPE, SHAPE = b"__ndarray__", b"__npgeneric__", b"data", b"dtype", b"shape"
-REFUSED_KINDS = "VOc"
-"""Structured, object and complex arrays have no place in a message."""
+KINDS = "biuf"
+"""Arrays of a message hold booleans, whole numbers or floating-point numbers."""
+NUMBERS = re.compile(rf"[<>|=]?[{KINDS}]\d{{1,2}}")
+MAX_LENGTH = 1000
+"""Entries of one list or one mapping. A reader of msgpack reserves memory for all that a list announces."""
+MAX_ENTRIES = 10_000
+"""Entries of all lists and mappings of a message together: a byte each on the wire, a hundred in memory."""
+MAX_DIMENSIONS = 8
 
 
 def pack(message: Any) -> bytes:
-    """A message as bytes; ValueError when it holds an array of objects or complex numbers."""
+    """A message as bytes; ValueError when it holds an array of objects, text or complex numbers."""
     import msgpack
 
     return msgpack.packb(message, default=_plain)
 
 
 def unpack(data: bytes) -> Any:
-    """The message that the bytes stand for; ValueError when they stand for none."""
+    """The message that the bytes stand for; ValueError when they stand for none, or for more than one may hold."""
     import msgpack
 
+    num_entries = 0
+
+    def count(entries: dict[Any, Any] | list[Any]) -> None:
+        nonlocal num_entries
+        num_entries += 1 + len(entries)
+        if num_entries > MAX_ENTRIES:
+            raise ValueError(f"lists and mappings hold more than {MAX_ENTRIES} entries: send arrays")
+
+    def read_mapping(value: dict[Any, Any]) -> Any:
+        count(value)
+        return _array(value)
+
+    def read_list(value: list[Any]) -> list[Any]:
+        count(value)
+        return value
+
+    limits = {"max_map_len": MAX_LENGTH, "max_array_len": MAX_LENGTH, "max_ext_len": 0}
     try:
-        return msgpack.unpackb(data, object_hook=_array)
-    except (msgpack.exceptions.UnpackException, ValueError, TypeError, KeyError) as error:
+        return msgpack.unpackb(data, object_hook=read_mapping, list_hook=read_list, **limits)
+    except (msgpack.exceptions.UnpackException, ValueError, TypeError, KeyError, OverflowError) as error:
         raise ValueError(f"these {len(data)} bytes are no message in msgpack: {error}") from None
 
 
 def _plain(value: Any) -> Any:
     if not isinstance(value, np.ndarray | np.generic):
         raise ValueError(f"a message cannot hold a {type(value).__name__}: arrays, numbers and text only")
-    if value.dtype.kind in REFUSED_KINDS:
+    if value.dtype.kind not in KINDS:
         raise ValueError(f"a message cannot hold numbers of type {value.dtype}: convert them to float32 or uint8")
     if isinstance(value, np.ndarray):
         return {ARRAY: True, DATA: value.tobytes(), DTYPE: value.dtype.str, SHAPE: value.shape}
@@ -43,11 +69,26 @@ def _plain(value: Any) -> Any:
 
 
 def _array(value: dict[Any, Any]) -> Any:
-    if ARRAY in value or SCALAR in value:
-        dtype = np.dtype(value[DTYPE])
-        if dtype.kind in REFUSED_KINDS:
-            raise ValueError(f"numbers of type {dtype} are not accepted")
-        if ARRAY in value:
-            return np.frombuffer(value[DATA], dtype=dtype).reshape(value[SHAPE])
-        return dtype.type(value[DATA])
-    return value
+    """A mapping as it is, or the array or number that it stands for."""
+    if ARRAY not in value and SCALAR not in value:
+        return value
+    dtype, data = _dtype(value[DTYPE]), value[DATA]
+    if SCALAR in value:
+        if not isinstance(data, bool | int | float):
+            raise ValueError(f"a number cannot be a {type(data).__name__}")
+        return dtype.type(data)
+    shape = value[SHAPE]
+    if not isinstance(data, bytes) or not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS:
+        raise ValueError(f"an array is bytes and at most {MAX_DIMENSIONS} sizes")
+    if not all(isinstance(size, int) and size >= 0 for size in shape):
+        raise ValueError("the sizes of an array are whole numbers from 0")
+    if math.prod(shape) * dtype.itemsize != len(data):
+        raise ValueError(f"an array of {len(data)} bytes does not have the sizes that it states")
+    return np.frombuffer(data, dtype=dtype).reshape(shape)
+
+
+def _dtype(name: Any) -> np.dtype[Any]:
+    """A type of numbers by its name in NumPy. NumPy reads more into such a text than a name, so its form is fixed."""
+    if not isinstance(name, str) or not NUMBERS.fullmatch(name):
+        raise ValueError("the type of an array is written as '<f4': booleans, whole or floating-point numbers")
+    return np.dtype(name)

@@ -11,11 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vla.config.robot import RobotConfig
+from vla.data.observations import Observer
 from vla.policies.continuing import can_continue, continue_chunk
 from vla.policies.denoising import DenoisingPolicy
 from vla.rl.protocols import Observe, Policy
-from vla.serve.requests import Going, Shown
+from vla.serve.requests import Expected, Going, Shown
 from vla.serve.server import Act
+from vla.stages.world import World
+
+MAX_BYTES_PER_TOKEN = 32
+"""A prompt of more bytes than so many for each token that a policy has room for is refused before it is tokenised."""
 
 
 def serve_rows(policy: Policy, observe: Observe, greedy: bool) -> Act:
@@ -43,6 +49,18 @@ def plans(going: Sequence[Going | None], chunk: int) -> tuple[Tensor, Tensor, Te
             planned[row] = count = min(chunk, len(one.plan))
             plan[row, :count], late[row] = torch.from_numpy(one.plan[:count].copy()), min(count, one.late)
     return plan, planned.long(), late.long()
+
+
+def expected_of(config: RobotConfig, world: World, observer: Observer) -> Expected:
+    """What a policy's observations hold, from the settings of its run."""
+    return Expected(
+        cameras=tuple(config.sim.cameras),
+        image_size=config.sim.image_size,
+        state_size=world.proprio_size,
+        action_size=len(world.action_spec["names"]),
+        encode=observer.encode,
+        max_prompt_bytes=MAX_BYTES_PER_TOKEN * observer.length,
+    )
 
 
 def passport_of(folder: Path) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 A client connects and is sent the policy's passport; then every message it sends is an observation, answered by
 {"actions": float32 [H, A], "server_timing": {...}}. A request that cannot be answered gets a text that says why, and
-the connection stays. `GET /healthz` answers OK, `GET /status` what was served so far.
+the connection stays. `GET /healthz` answers OK, `GET /status` what was served so far. What one client sends is checked
+before it meets another's: `docs/security.md` says what is promised.
 """
 
 from __future__ import annotations
@@ -10,16 +11,20 @@ from __future__ import annotations
 import asyncio
 import http
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vla.serve.batching import Batcher, Busy, Timed
+from vla.serve.access import Access
+from vla.serve.batching import Batcher, Client, Timed
 from vla.serve.codec import pack, unpack
-from vla.serve.requests import BadRequest, Expected, Parts, Shown
+from vla.serve.limits import Limits
+from vla.serve.requests import Expected, Parts, Shown
 
 if TYPE_CHECKING:
     from websockets.asyncio.server import Server, ServerConnection
@@ -27,95 +32,154 @@ if TYPE_CHECKING:
 
 Act = Callable[[Shown], np.ndarray]
 """Decides for every row: actions float32 [B, H, A]."""
-TRY_AGAIN_LATER = 1013
-"""The close code of a server that has no room (RFC 6455's registry)."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How many clients, requests a batch and requests in waiting; bytes of a message; seconds a batch waits for
-    company.
-    """
-
-    max_clients: int
-    max_batch: int
-    max_waiting: int
-    max_message_bytes: int
-    wait_seconds: float
+MAX_TEXT = 500
+"""Characters of an answer in words, however long what it complains of."""
+OPEN_SECONDS, CLOSE_SECONDS = 5.0, 2.0
+"""How long the handshakes at the beginning and the end of a connection may take."""
 
 
 @dataclass
 class PolicyServer:
-    """A policy (`act`), what it expects, its passport, and how much it may be asked."""
+    """A policy (`act`), what it expects, its passport, how much it may be asked, and by whom."""
 
     act: Act
     expected: Expected
     passport: Mapping[str, Any]
     limits: Limits
-    num_clients: int = field(default=0, init=False)
+    access: Access = field(default_factory=Access)
 
     def __post_init__(self) -> None:
+        from vla.serve.connections import Connections
+
         limits = self.limits
+        self.connections = Connections(limits)
+        self.stopping = asyncio.Event()
         self.batcher: Batcher[Parts, np.ndarray] = Batcher(
             self._infer, limits.max_batch, limits.wait_seconds, limits.max_waiting
         )
 
-    def _infer(self, requests: Sequence[Parts]) -> Sequence[np.ndarray]:
-        return list(np.asarray(self.act(self.expected.join(requests)), dtype=np.float32))
+    @property
+    def num_clients(self) -> int:
+        return len(self.connections.clients)
 
-    async def run(self, host: str, port: int, on_ready: Callable[[int], None] = lambda port: None) -> None:
-        """Serve until cancelled; `on_ready` hears the port (0 takes a free one)."""
+    def _infer(self, requests: Sequence[Parts]) -> Sequence[np.ndarray | Exception]:
+        actions = np.asarray(self.act(self.expected.join(requests)), dtype=np.float32)
+        return [row if np.isfinite(row).all() else not_finite(row) for row in actions]
+
+    async def run(self, host: str, port: int, on_ready: Callable[[int], None] = lambda port: None) -> bool:
+        """Serve until cancelled or told to `stop`; `on_ready` hears the port (0 takes a free one). Whether all that was
+        in flight was answered.
+        """
         from websockets.asyncio.server import serve
 
+        from vla.serve.connections import WRITE_BYTES, Connection
+
         batches = asyncio.create_task(self.batcher.run())
+        told = asyncio.create_task(self.stopping.wait())
         try:
             async with serve(
-                self._talk, host, port, compression=None, max_size=self.limits.max_message_bytes,
+                self._talk,
+                host,
+                port,
+                compression=None,
+                max_size=self.limits.max_message_bytes,
+                max_queue=1,
+                write_limit=WRITE_BYTES,
+                open_timeout=OPEN_SECONDS,
+                close_timeout=CLOSE_SECONDS,
                 process_request=self._plain_http,
-            ) as server:  # fmt: skip
+                create_connection=partial(Connection, connections=self.connections),
+                ssl=self.access.tls,
+            ) as server:
                 on_ready(port_of(server))
-                await server.serve_forever()
+                await asyncio.wait({batches, told}, return_when=asyncio.FIRST_COMPLETED)
+                if batches.done():
+                    batches.result()  # raises what ended it: without it nobody is answered
+                return await self._drain()
         finally:
+            told.cancel()
             batches.cancel()
             with suppress(asyncio.CancelledError):
                 await batches
 
-    async def _talk(self, client: ServerConnection) -> None:
+    def stop(self) -> None:
+        """Answer what is in flight, refuse everything else, and end `run`."""
+        self.stopping.set()
+
+    async def _drain(self) -> bool:
+        end = time.monotonic() + self.limits.drain_seconds
+        while self.connections.num_asking and time.monotonic() < end:
+            await asyncio.sleep(0.01)
+        finished = not self.connections.num_asking
+        self.batcher.give_up()
+        return finished
+
+    async def _talk(self, connection: ServerConnection) -> None:
         from websockets.exceptions import ConnectionClosed
 
-        if self.num_clients >= self.limits.max_clients:
-            await client.close(TRY_AGAIN_LATER, f"{self.num_clients} clients are served already")
-            return
-        self.num_clients += 1
-        try:
-            await client.send(pack(dict(self.passport)))
-            async for message in client:
-                await client.send(await self._reply(message))
-        except ConnectionClosed:
-            pass
-        finally:
-            self.num_clients -= 1
+        from vla.serve.connections import TRY_AGAIN_LATER
 
-    async def _reply(self, message: str | bytes) -> str | bytes:
+        client = self.connections.admit(connection)
+        if isinstance(client, str):
+            await connection.close(TRY_AGAIN_LATER, client)
+            return
+        with suppress(ConnectionClosed):
+            await connection.send(pack(dict(self.passport)))
+            next_turn = time.monotonic()
+            async for message in connection:
+                with client.asking():
+                    await connection.send(await self._reply(message, client))
+                # A second's worth may come at once; who sends faster is read later.
+                next_turn = max(next_turn, client.silent_since - 1.0) + 1.0 / self.limits.max_rate
+                if next_turn > client.silent_since:
+                    await asyncio.sleep(next_turn - client.silent_since)
+
+    async def _reply(self, message: str | bytes, client: Client | None = None) -> str | bytes:
         """Actions as bytes, or what is wrong as text."""
-        if isinstance(message, str):
-            return "observations come as msgpack in binary messages, this was text"
+        client = client or Client()
+        if self.stopping.is_set():
+            return "this server is stopping: ask it again when it is back"
         try:
-            timed = await self.batcher.ask(self.expected.read(unpack(message)))
-        except (BadRequest, Busy, ValueError) as error:
-            return str(error)
+            if isinstance(message, str):
+                raise ValueError("observations come as msgpack in binary messages, this was text")
+            timed = await self.batcher.ask(self.expected.read(unpack(message)), client)
+        except ValueError as error:
+            answer = str(error)
         except Exception as error:  # the policy's own: this client hears it, the others are served on
-            return f"the policy failed: {error.__class__.__name__}: {error}"
-        return pack({"actions": timed.answer, **timing(timed)})
+            answer = f"the policy failed: {error.__class__.__name__}: {error}"
+        else:
+            client.was_answered = True
+            return pack({"actions": timed.answer, **timing(timed)})
+        await self.batcher.settle()
+        return answer if len(answer) <= MAX_TEXT else f"{answer[:MAX_TEXT]} ..."
 
     def _plain_http(self, connection: ServerConnection, request: Request) -> Response | None:
-        """Health for load balancers, and numbers for people."""
-        if request.path == "/healthz":
+        """Health for load balancers, numbers for people; a client is let in or told why not."""
+        path = request.path.partition("?")[0]
+        if path == "/healthz":
+            if self.stopping.is_set():
+                return connection.respond(http.HTTPStatus.SERVICE_UNAVAILABLE, "stopping\n")
             return connection.respond(http.HTTPStatus.OK, "OK\n")
-        if request.path == "/status":
-            found = {"clients": self.num_clients, **self.batcher.statistics.to_dict()}
+        refusal = self.access.refusal(request)
+        if refusal is not None:
+            status, reason = refusal
+            return connection.respond(status, f"{reason}\n")
+        if path == "/status":
+            found = {"clients": self.num_clients, "asking": self.connections.num_asking}
+            found |= self.batcher.statistics.to_dict()
             return connection.respond(http.HTTPStatus.OK, json.dumps(found) + "\n")
+        if self.stopping.is_set():
+            return connection.respond(http.HTTPStatus.SERVICE_UNAVAILABLE, "this server is stopping\n")
         return None
+
+
+def not_finite(actions: np.ndarray) -> Exception:
+    """What is answered in place of actions that no robot may be sent."""
+    wrong = int((~np.isfinite(actions)).sum())
+    return FloatingPointError(
+        f"{wrong} of the {actions.size} numbers of its actions are NaN or infinite, for this observation; nothing is "
+        "sent: look at the state that was sent and at the weights"
+    )
 
 
 def port_of(server: Server) -> int:

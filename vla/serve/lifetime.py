@@ -1,0 +1,42 @@
+"""A policy server as a process: it serves until a signal, and ends when what was in flight is answered."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+from vla.interrupt import handled
+from vla.serve.server import PolicyServer
+
+
+def serve_until_signal(server: PolicyServer, host: str, port: int, name: str) -> int:
+    """Serve `name` at an address; the exit code: 0 when all that was in flight at the end was answered, else 1."""
+    if asyncio.run(_serve(server, host, port, name)):
+        return 0
+    print(f"error: not all was answered within --drain-seconds {server.limits.drain_seconds:g}", file=sys.stderr)
+    sys.stderr.flush()
+    os._exit(1)  # the policy's thread may never come back, and the interpreter would wait for it
+
+
+async def _serve(server: PolicyServer, host: str, port: int, name: str) -> bool:
+    loop = asyncio.get_running_loop()
+    before: dict[int, Any] = {}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for signal_number, handler in before.items():  # a second signal ends the process at once
+            signal.signal(signal_number, handler)
+        loop.call_soon_threadsafe(server.stop)
+        print(f"stopping: {server.connections.num_asking} requests in flight are answered first", flush=True)
+
+    def announce(taken: int) -> None:
+        scheme = "ws" if server.access.tls is None else "wss"
+        address = f"[{host}]" if ":" in host else host
+        print(f"{name} is served at {scheme}://{address}:{taken} (Ctrl-C ends)", flush=True)
+
+    with handled(stop) as outside:
+        before |= outside
+        return await server.run(host, port, announce)

@@ -1,0 +1,107 @@
+"""The flags of `scripts/serve_policy.py`: who may talk to a policy server, and how much it may be asked."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vla.serve.limits import Limits
+
+if TYPE_CHECKING:
+    from vla.serve.access import Access
+
+MIN_MESSAGE_MB = 4.0
+
+
+def port_number(text: str) -> int:
+    """A port from the command line."""
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text} is no port: give a whole number from 0 to 65535")
+    return int(text)
+
+
+def add_access_flags(parser: argparse.ArgumentParser) -> None:
+    """Who may talk to the server."""
+    group = parser.add_argument_group("access")
+    group.add_argument("--token", help="what clients must send; other users of this machine can read it here")
+    group.add_argument("--token-file", type=Path, help="the token in a file (or in the variable VLA_SERVE_TOKEN)")
+    group.add_argument("--no-token", action="store_true", help="let everybody in who reaches --host")
+    group.add_argument("--tls-certificate", type=Path, help="PEM; clients then connect to wss://")
+    group.add_argument("--tls-key", type=Path, help="PEM, without a password")
+    group.add_argument("--allow-host", action="append", default=[], help="one more name of this machine (repeatable)")
+    group.add_argument("--allow-origin", action="append", default=[], help="a web page that may connect (repeatable)")
+
+
+def add_limit_flags(parser: argparse.ArgumentParser) -> None:
+    """How much may be asked of the server."""
+    group = parser.add_argument_group("limits")
+    group.add_argument("--max-batch", type=int, default=16, help="requests a call (default %(default)s)")
+    group.add_argument("--wait-ms", type=float, default=3.0, help="a batch waits for company (default %(default)s)")
+    group.add_argument("--max-waiting", type=int, default=64, help="more are refused (default %(default)s)")
+    group.add_argument("--max-clients", type=int, default=64, help="more are refused (default %(default)s)")
+    group.add_argument(
+        "--max-per-address",
+        type=int,
+        default=Limits.max_per_address,
+        help="clients of one address; a proxy counts as one (default %(default)s)",
+    )
+    group.add_argument(
+        "--max-rate",
+        type=float,
+        default=Limits.max_rate,
+        help="messages a second of one client; it waits beyond that (default %(default)s)",
+    )
+    group.add_argument(
+        "--max-message-mb", type=float, help="of a message (default: 4, or twice an observation where that is more)"
+    )
+    group.add_argument(
+        "--idle-seconds",
+        type=float,
+        default=Limits.idle_seconds,
+        help="a client that is silent for longer gives way to a newcomer when there is no room (default %(default)s)",
+    )
+    group.add_argument(
+        "--drain-seconds",
+        type=float,
+        default=Limits.drain_seconds,
+        help="for requests in flight after a signal (default %(default)s)",
+    )
+
+
+def read_access(options: argparse.Namespace) -> Access:
+    """Who may talk to the server, and what to warn of. Raises ValueError for what cannot be."""
+    from vla.serve.access import Access, check_reach, find_token, tls_context
+
+    token = find_token(options.token, options.token_file)
+    if options.no_token and token is not None:
+        raise ValueError("--no-token goes with no token: take away one of the two")
+    tls = tls_context(options.tls_certificate, options.tls_key)
+    access = Access(token, tuple(options.allow_host), tuple(options.allow_origin), tls)
+    for warning in check_reach(options.host, access, options.no_token):
+        print(f"warning: {warning}", file=sys.stderr)
+    return access
+
+
+def read_limits(options: argparse.Namespace, observation_bytes: int) -> Limits:
+    """How much may be asked of the server. Raises ValueError for a limit under which nothing could be asked."""
+    megabytes = options.max_message_mb
+    if megabytes is None:
+        megabytes = max(MIN_MESSAGE_MB, 2 * observation_bytes / 2**20)
+    elif megabytes * 2**20 < observation_bytes:
+        raise ValueError(
+            f"--max-message-mb {megabytes} holds no observation of this policy: give at least "
+            f"{observation_bytes / 2**20:.2f}"
+        )
+    return Limits(
+        max_clients=options.max_clients,
+        max_batch=options.max_batch,
+        max_waiting=options.max_waiting,
+        max_message_bytes=round(megabytes * 2**20),
+        wait_seconds=options.wait_ms / 1000,
+        max_per_address=options.max_per_address,
+        max_rate=options.max_rate,
+        idle_seconds=options.idle_seconds,
+        drain_seconds=options.drain_seconds,
+    )
