@@ -15,6 +15,7 @@ from vla.command_line import as_yaml, read_config
 from vla.config import ConfigError, RobotConfig, TextConfig, freeze, load
 from vla.config.algorithm import Algorithm, needs_critic, needs_groups
 from vla.config.compose import CONFIGS, check_keys, groups, nearest, options, paths
+from vla.config.explain import nearest_divisor
 
 ROOT = Path(__file__).parents[1]
 
@@ -140,6 +141,49 @@ WRONG = {
     "evaluation.eval_seeds.last=2000009": "evaluation.num_starts (500) is more than evaluation.eval_seeds holds (10)",
     "evaluation.train_seeds.last=-1": "evaluation.train_seeds.last (-1) must be greater than or equal to 0",
     "evaluation.eval_seeds.last=0": "evaluation.eval_seeds (2000000 to 0) is empty: raise `last` to `first` or above",
+    "rl.branch_discount=3": "rl.branch_discount (3) must be less than or equal to 1",
+    "rl.branch_share=2": "rl.branch_share (2) must be less than or equal to 1",
+    "rl.average_decay=1": "rl.average_decay (1) must be less than 1",
+    "rl.learning_rate=true": "rl.learning_rate (true) must be a valid number",
+    "rl.group_size=true": "rl.group_size (true) must be a valid integer",
+    "sft.probe_only=1": "sft.probe_only (1) must be a valid boolean",
+    "sft.learning_rate=1e300": "sft.learning_rate (1e+300) must be less than or equal to 1",
+    "sft.learning_rate=1e-300": "sft.learning_rate (1e-300) is too near to 0 to have an effect",
+    "policy.temperature=1e12": "policy.temperature (1000000000000.0) must be less than or equal to 10",
+    "data.num_demonstrations=4e13": "data.num_demonstrations (40000000000000.0) must be less than or equal to 100000",
+    "sim.num_envs=100000": "sim.num_envs (100000) must be less than or equal to 4096",
+    "sim.cameras=[front,front]": "sim.cameras ([front,front]) names front twice",
+    "sim.task=[reach,reach]": "sim.task ([reach,reach]) names reach twice",
+    "sim.cameras=[]": "sim.cameras ([]) must have at least 1 entries",
+    "sim=gym sim.cameras=[a,b]": "sim.cameras ([a,b]) must have at most 1 entries",
+    "sim.max_steps=160000481": "sim.max_steps (160000481) must be less than or equal to 100000",
+    "rl.starts_per_iteration=1000000007": "rl.starts_per_iteration (1000000007) must be less than or equal to 100000",
+    "train.num_threads=100000": "train.num_threads (100000) must be less than or equal to 1024",
+    "train.seed=100000000000000000000": "train.seed (100000000000000000000) must be less than or equal to 922337203",
+    "evaluation.eval_seeds.last=1000000000000000000000": "evaluation.eval_seeds.last (1000000000000000000000) must be",
+    "recap.num_bins=1e9": "recap.num_bins (1000000000.0) must be less than or equal to 10000",
+    "rl.warmup_iterations=400": "rl.warmup_iterations (400) is more than rl.num_iterations (300)",
+    "algorithm=ppo rl.critic_warmup_iterations=300": "rl.critic_warmup_iterations (300) leaves the policy none of",
+    "run_dir=": "run_dir= is empty (an unset variable of the shell?)",
+    "resume=": "resume= is empty",
+    "model.checkpoint=''": "model.checkpoint () must not be empty: give it a name, or null",
+    "model.lora={rank:200,alpha:2}": "model.lora.rank (200) is more than the model's width (128)",
+    "model.backbone.vocabulary_size=300": "model.backbone.vocabulary_size (300) cannot hold bytes",
+    "train.device=cuda": "train.device (cuda) is for mode=text: a robot policy trains on the CPU in float32",
+    "train.precision=bf16": "train.precision (bf16) is for mode=text",
+    "sim.reward={reach:0,grasp:0,lift:0,place:0,success:0}": "sim.reward ({",
+    "policy.decoding=autoregressive rl.num_branches=8": "rl.num_branches (8) cannot be had: policy.decoding (auto",
+    "sim=gym rl.num_branches=8": "rl.num_branches (8) cannot be had: sim.id (Reacher-v5) cannot be put back",
+    "mode=text rl.greedy_every=2": "rl.greedy_every (2) is for robots: set it to null in mode=text",
+    "mode=text language_model=tiny language_model.width=7": "language_model.width (7) must be a multiple of 2: 8 is",
+    "mode=text language_model=tiny language_model.num_heads=3": "language_model.num_heads (3) must divide",
+    "mode=text text.max_prompt_tokens=1": "text.max_prompt_tokens (1) must be greater than or equal to 16",
+    "mode=text text.verifier_timeout_seconds=1e-9": "text.verifier_timeout_seconds (1e-09) must be greater than or",
+    "mode=text text.sampling.temperature=1e12": "text.sampling.temperature (1000000000000.0) must be less than",
+    "mode=text text.rewards={bleu:1}": "text.rewards={bleu:1}: there is no bleu in text.rewards yet: add it by "
+    "+text.rewards.bleu=1",
+    "mode=text ++text.rewards={nope.nope:1}": "text.rewards.nope.nope (1.0): no such verifier",
+    "mode=text text=control text.gold=kind": "text.gold (kind): no such gold reward",
     "mode=txt": "mode=txt: no such option; did you mean text?; choose from robot, text",
     "preset=smok": "preset=smok: no such option; did you mean smoke?",
 }
@@ -150,6 +194,58 @@ def test_a_wrong_setting_is_refused_by_name_with_the_remedy(override: str):
     with pytest.raises(ConfigError) as error:
         load(override.split(" "))
     assert str(error.value).startswith(WRONG[override])
+
+
+@pytest.mark.parametrize("section", [["front"], 5, "front", None, True])
+def test_a_section_that_is_none_is_refused_in_a_line(section: object):
+    for mode in ("robot", "text"):
+        values = yaml.safe_load(as_yaml(load([f"mode={mode}"])))
+        for name in values.keys() - {"mode", "run_dir", "resume"}:
+            with pytest.raises(ConfigError) as error:
+                freeze({**values, name: section})
+            assert str(error.value).startswith(f"{name} ("), name
+            assert "\n" not in str(error.value)
+    with pytest.raises(ConfigError, match="^the settings"):
+        freeze(section)
+
+
+@pytest.mark.parametrize("number", [2 * 499_979, 99_991 * 9_973])
+def test_the_nearest_divisor_is_found_at_once(number: int):
+    assert number % nearest_divisor(7, number) == 0
+    assert nearest_divisor(7, 80) == 8
+    assert nearest_divisor(3, 4) == 4  # the larger of two that are equally near
+
+
+@pytest.mark.parametrize(
+    ("given", "group_size", "starts"),
+    [
+        (["model=smolvlm"], 8, 16),
+        (["model=hub"], 8, 16),
+        (["model=smollm2", "algorithm=ppo"], 1, 128),
+        (["sim=gym", "rl.group_size=4"], 4, 128),
+        (["policy.decoding=autoregressive", "preset=smoke"], 4, 2),
+        (["policy=flow", "model.freeze_in_rl=nothing"], 8, 16),
+        (["policy=regression", "model.freeze_in_rl=prefix", "rl.starts_per_iteration=10"], 8, 10),
+    ],
+)
+def test_whole_episodes_are_learned_from_where_branches_cannot_be_had(given: list[str], group_size: int, starts: int):
+    said: list[str] = []
+    rl = load([*given, "rl.num_minibatches=2"], said.append).rl
+    assert (rl.num_branches, rl.group_size, rl.starts_per_iteration) == (0, group_size, starts)
+    assert len(said) == 1
+    assert said[0].startswith("rl.num_branches=0")
+
+
+def test_branches_stay_where_they_can_be_had():
+    for given in (["policy=token"], ["policy=flow", "model.freeze_in_rl=prefix"], ["policy=fast"], ["sim=lift"]):
+        assert load(given, pytest.fail).rl.num_branches == 8
+
+
+def test_what_is_pretrained_is_not_grounded():
+    assert [load([f"model={name}"]).grounding.num_steps for name in ("smolvlm", "paligemma", "qwen2_5_vl", "hub")] == [
+        0
+    ] * 4
+    assert load(["model=smolvlm", "grounding.num_steps=7"]).grounding.num_steps == 7
 
 
 def test_a_group_of_another_mode_is_refused():

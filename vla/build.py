@@ -49,13 +49,6 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
-def resolve_precision(name: str, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 on a GPU and float32 on a CPU, where bfloat16 is often the slower one."""
-    if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return torch.bfloat16 if name == "bf16" else torch.float32
-
-
 def small_architecture(config: RobotConfig, proprio_size: int, num_plan_numbers: int) -> SmallArchitecture | None:
     """The numbers of a tiny model, or None when a part of it comes from the hub."""
     vision, backbone = config.model.vision, config.model.backbone
@@ -129,10 +122,9 @@ def _build_halves(config: RobotConfig, texts: Sequence[str]) -> tuple[VisionEnco
     if isinstance(model.backbone, VlmBackbone):
         from transformers import AutoTokenizer
 
-        dtype = resolve_precision(config.train.precision, resolve_device("auto"))
-        own, reader = existing_vlm(model.backbone.repository, config.sim.image_size, dtype)
+        own, reader = existing_vlm(model.backbone.repository, config.sim.image_size, torch.float32)
         return own, reader, AutoTokenizer.from_pretrained(model.backbone.repository)
-    backbone, tokenizer = _build_backbone(model, config.train.precision, texts)
+    backbone, tokenizer = _build_backbone(model, texts)
     return _build_vision(model, config.sim.image_size), backbone, tokenizer
 
 
@@ -148,7 +140,7 @@ def _build_vision(model: Model, image_size: int) -> VisionEncoder:
             assert_never(other)
 
 
-def _build_backbone(model: Model, precision: str, texts: Sequence[str]) -> tuple[Backbone, Any]:
+def _build_backbone(model: Model, texts: Sequence[str]) -> tuple[Backbone, Any]:
     match model.backbone:
         case SmallBackbone() as small:
             from vla.data.tokenizer import train_tokenizer
@@ -159,20 +151,20 @@ def _build_backbone(model: Model, precision: str, texts: Sequence[str]) -> tuple
         case SmolLM2Backbone():
             from vla.text.smollm2 import fetch_smollm2
 
-            return _pretrained_backbone(str(fetch_smollm2()), model, precision)
+            return _pretrained_backbone(str(fetch_smollm2()), model)
         case HubBackbone() as hub:
-            return _pretrained_backbone(hub.repository, model, precision)
+            return _pretrained_backbone(hub.repository, model)
         case VlmBackbone():
             raise AssertionError("both of its halves come from _build_halves")
         case other:
             assert_never(other)
 
 
-def _pretrained_backbone(name: str, model: Model, precision: str) -> tuple[Backbone, Any]:
+def _pretrained_backbone(name: str, model: Model) -> tuple[Backbone, Any]:
+    """In float32, as all of a robot policy is."""
     from transformers import AutoTokenizer
 
-    dtype = resolve_precision(precision, resolve_device("auto"))
-    return hub_backbone(name, dtype, model.gradient_checkpointing), AutoTokenizer.from_pretrained(name)
+    return hub_backbone(name, torch.float32, model.gradient_checkpointing), AutoTokenizer.from_pretrained(name)
 
 
 def _freeze(settings: Model, model: VisionLanguageModel) -> None:

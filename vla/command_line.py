@@ -50,7 +50,7 @@ def read_config(description: str, arguments: Sequence[str] | None = None) -> Con
     from vla.config import ConfigError, load
 
     try:
-        config = load(given)
+        config = load(given, say=lambda line: print(f"note: {line}", file=sys.stderr))
     except ConfigError as error:
         fail(str(error))
     if show:

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from vla.build import build_vlm, checkpoint_folder, resolve_device, resolve_precision, small_architecture
+from vla.build import build_vlm, checkpoint_folder, resolve_device, small_architecture
 from vla.config import load
 from vla.models.pretrained import EMBEDDED, save_vlm, small_vlm
 from vla.models.vocabulary import location_ids
@@ -101,9 +101,5 @@ def test_every_number_of_an_architecture_is_a_setting():
     assert small_architecture(load(["model=smollm2"]), 7, 8) is None
 
 
-def test_precision_and_device_by_name():
-    cpu = torch.device("cpu")
-    assert resolve_device("cpu") == cpu
-    assert resolve_precision("auto", cpu) == torch.float32
-    assert resolve_precision("auto", torch.device("cuda")) == torch.bfloat16
-    assert resolve_precision("bf16", cpu) == torch.bfloat16
+def test_device_by_name():
+    assert resolve_device("cpu") == torch.device("cpu")

@@ -6,16 +6,17 @@ a setting of one kind is refused under another (`gae_lambda` under grpo). `confl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from vla.config.compose import ConfigError, compose
+from vla.config.compose import ConfigError, compose, split
 from vla.config.conflicts import conflicts
 from vla.config.explain import explain
 from vla.config.robot import RobotConfig
 from vla.config.text import TextConfig
+from vla.config.whole_episodes import with_whole_episodes
 
 __all__ = ["Config", "ConfigError", "RobotConfig", "TextConfig", "freeze", "load"]
 
@@ -23,20 +24,35 @@ Config = RobotConfig | TextConfig
 CONFIG = TypeAdapter(Annotated[Config, Field(discriminator="mode")])
 
 
-def load(overrides: Sequence[str] = ()) -> Config:
-    """Settings from `key=value` and `group=option` strings, as on the command line.
+def load(overrides: Sequence[str] = (), say: Callable[[str], None] = lambda line: None) -> Config:
+    """Settings from `key=value` and `group=option` strings, as on the command line. `say` is told in a line of what
+    could not be had and what is done instead.
 
     Raises `ConfigError`, a ValueError, that names each setting at fault, its value and the remedy.
     """
-    return freeze(compose(overrides))
+    config = validated(compose(overrides))
+    if isinstance(config, RobotConfig):
+        config, note = with_whole_episodes(config, split(overrides))
+        if note is not None:
+            say(note)
+    return checked(config)
 
 
-def freeze(values: dict[str, Any]) -> Config:
+def freeze(values: Any) -> Config:
     """Validated settings from plain values, e.g. of a saved config.yaml."""
+    return checked(validated(values))
+
+
+def validated(values: Any) -> Config:
+    """Values of the right kinds and ranges, each by itself."""
     try:
-        config = CONFIG.validate_python(values)
+        return CONFIG.validate_python(values)
     except ValidationError as error:
         raise ConfigError(explain(error, values)) from None
+
+
+def checked(config: Config) -> Config:
+    """The same settings, which go together."""
     found = conflicts(config)
     if found:
         raise ConfigError("\n".join(found))

@@ -12,7 +12,8 @@ from pydantic import Field
 from vla.config.section import Count, CountOrZero, Fraction, NonNegative, Positive, Section
 
 ClipLow = Annotated[float, Field(ge=0, le=1)]
-DualClip = Annotated[float, Field(gt=1)]
+DualClip = Annotated[float, Field(gt=1, le=1000)]
+Entropy = Annotated[float, Field(ge=0, le=10)]
 Reduction = Literal["token", "sequence", "constant"]
 Level = Literal["draw", "decision"]
 Along = Literal["decision", "draw"]
@@ -30,7 +31,7 @@ class Reinforce(Section):
     max_length: Count | None
     kl_coefficient: NonNegative
     kl_estimator: KLEstimator
-    entropy_coefficient: NonNegative
+    entropy_coefficient: Entropy
 
 
 class ReinforcePlusPlus(Section):
@@ -41,7 +42,7 @@ class ReinforcePlusPlus(Section):
     along: Along
     baseline: Literal["none", "group"]
     kl_coefficient: NonNegative
-    entropy_coefficient: NonNegative
+    entropy_coefficient: Entropy
 
 
 class Ppo(Section):
@@ -63,7 +64,7 @@ class Ppo(Section):
     kl_coefficient: NonNegative
     kl_estimator: KLEstimator
     kl_placement: Literal["reward", "loss"]
-    entropy_coefficient: NonNegative
+    entropy_coefficient: Entropy
 
 
 class Grpo(Section):
@@ -77,7 +78,7 @@ class Grpo(Section):
     dual_clip: DualClip | None
     kl_coefficient: NonNegative
     kl_estimator: KLEstimator
-    entropy_coefficient: NonNegative
+    entropy_coefficient: Entropy
 
 
 class DrGrpo(Section):
@@ -85,7 +86,7 @@ class DrGrpo(Section):
     clip_low: ClipLow
     clip_high: NonNegative
     max_length: Count | None
-    entropy_coefficient: NonNegative
+    entropy_coefficient: Entropy
 
 
 class Dapo(Section):
@@ -94,7 +95,7 @@ class Dapo(Section):
     clip_high: NonNegative
     overlong_buffer: CountOrZero
     max_length: Count | None
-    entropy_coefficient: NonNegative
+    entropy_coefficient: Entropy
 
 
 class Gspo(Section):
@@ -103,14 +104,14 @@ class Gspo(Section):
     clip_high: NonNegative
     kl_coefficient: NonNegative
     kl_estimator: KLEstimator
-    entropy_coefficient: NonNegative
+    entropy_coefficient: Entropy
 
 
 class Cispo(Section):
     name: Literal["cispo"]
     clip_low: ClipLow
     clip_high: NonNegative
-    entropy_coefficient: NonNegative
+    entropy_coefficient: Entropy
 
 
 class Rloo(Section):
@@ -118,7 +119,7 @@ class Rloo(Section):
     clip_low: ClipLow
     clip_high: NonNegative
     kl_coefficient: NonNegative
-    entropy_coefficient: NonNegative
+    entropy_coefficient: Entropy
 
 
 class MaxRl(Section):
@@ -127,7 +128,7 @@ class MaxRl(Section):
     clip_high: NonNegative
     reduction: Reduction
     max_length: Count | None
-    entropy_coefficient: NonNegative
+    entropy_coefficient: Entropy
 
 
 Algorithm = Annotated[

@@ -11,6 +11,7 @@ import yaml
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 ROOT_CONFIG = "train_vla"
+EMPTY = ("", "''", '""')
 
 
 class ConfigError(ValueError):
@@ -20,6 +21,9 @@ class ConfigError(ValueError):
 def compose(overrides: Sequence[str]) -> dict[str, Any]:
     """The plain values of a run: those of `resume=RUN` if it is given, else of the files under configs/."""
     given = split(overrides)
+    empty = next((key for key in ("resume", "run_dir", "preset") if given.get(key, "null").strip() in EMPTY), None)
+    if empty is not None:
+        raise ConfigError(f"{empty}= is empty (an unset variable of the shell?): give a folder, or leave {empty} out")
     if given.get("resume", "null") != "null":
         return resumed(given.pop("resume"), given)
     preset = given.pop("preset", "default")
@@ -103,6 +107,7 @@ def composed(given: Mapping[str, str]) -> dict[str, Any]:
             chosen = {key: value for key, value in given.items() if key in groups()}
             values = hydra_compose(ROOT_CONFIG, overrides=[f"{key}={value}" for key, value in chosen.items()])
             check_keys(given, OmegaConf.to_container(values))  # type: ignore[arg-type]
+            check_new_names(given, OmegaConf.to_container(values))  # type: ignore[arg-type]
             raise ConfigError(str(error).split("\n")[0]) from None
 
 
@@ -132,6 +137,27 @@ def check_keys(given: Mapping[str, str], values: Mapping[str, Any]) -> None:
             f"; it belongs to {group}={' or '.join(owners)}" if owners else nearest(key, sorted(known | {*groups()}))
         )
         raise ConfigError(f"{key}={value}: no such setting{remedy}")
+
+
+def check_new_names(given: Mapping[str, str], values: Mapping[str, Any]) -> None:
+    """Refuse `section={name: value}` where the section has no such name yet, with the way to add it."""
+    for key, value in given.items():
+        there, new = at(values, key), parsed({key: value})[key] if key in paths(values) else None
+        if not isinstance(there, Mapping) or not isinstance(new, Mapping):
+            continue
+        for name, number in new.items():
+            if name not in there:
+                others = f", and take others away by ~{key}.{next(iter(there))}" if there else ""
+                raise ConfigError(
+                    f"{key}={value}: there is no {name} in {key} yet: add it by +{key}.{name}={number}{others}"
+                )
+
+
+def at(values: Any, path: str) -> Any:
+    """What stands at a dotted path in nested values; None where there is nothing."""
+    for part in path.split("."):
+        values = values.get(part) if isinstance(values, Mapping) else None
+    return values
 
 
 def option_values(group: str, option: str) -> dict[str, Any]:

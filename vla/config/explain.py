@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from math import isqrt
 from typing import Any
 
 from pydantic import ValidationError
@@ -11,13 +12,13 @@ from pydantic import ValidationError
 from vla.config.compose import suggestion
 
 
-def explain(error: ValidationError, values: Mapping[str, Any]) -> str:
+def explain(error: ValidationError, values: Any) -> str:
     """A line for each thing that is wrong with `values`."""
     return "\n".join(line(problem, values) for problem in error.errors(include_url=False))
 
 
-def line(problem: Mapping[str, Any], values: Mapping[str, Any]) -> str:
-    path, parent = locate(problem["loc"], values)
+def line(problem: Mapping[str, Any], values: Any) -> str:
+    path, parent = locate(problem["loc"][1:], values, problem["type"] == "missing")
     name = ".".join(path)
     kind = f" under {'.'.join(path[:-1])}={parent['name']}" if isinstance(parent, Mapping) and "name" in parent else ""
     if problem["type"] == "extra_forbidden":
@@ -26,21 +27,40 @@ def line(problem: Mapping[str, Any], values: Mapping[str, Any]) -> str:
         return f"{name} is missing{kind}: every setting needs a value"
     if problem["type"] == "union_tag_invalid":
         tag, known = problem["ctx"]["tag"], problem["ctx"]["expected_tags"].replace("'", "").split(", ")
-        return f"{name}.name ({tag}): no such kind{suggestion(tag, known)}"
+        by = problem["ctx"]["discriminator"].strip("'")
+        return f"{'.'.join([*path, by])} ({tag}): no such kind{suggestion(tag, known)}"
     if problem["type"] == "literal_error":
         choices = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
         return f"{name} ({shown(problem['input'])}): no such choice{suggestion(str(problem['input']), choices)}"
-    message = problem["msg"].replace("Input should be", "must be").replace("Value error, ", "")
-    return f"{name} ({shown(problem['input'])}) {message}"
+    return f"{name or 'the settings'} ({shown(problem['input'])}) {said(problem)}"
 
 
-def locate(location: Sequence[str | int], values: Any) -> tuple[list[str], Any]:
-    """The path of keys that stand in `values`, without the names that pydantic adds for members of a union."""
+def said(problem: Mapping[str, Any]) -> str:
+    """What is wrong, in our words where the library's are about its own types."""
+    match problem["type"]:
+        case "string_pattern_mismatch":
+            return "must not be empty: give it a name, or null where it may be left out"
+        case "too_long" | "too_short":
+            bound = "at most" if problem["type"] == "too_long" else "at least"
+            return f"must have {bound} {problem['ctx'].get('max_length', problem['ctx'].get('min_length'))} entries"
+        case "model_type" | "dict_type" | "model_attributes_type" | "union_tag_not_found":
+            return "must be a section with settings of its own, name: value"
+        case "tuple_type":
+            return "must be a list, e.g. [a, b]"
+        case "string_type":
+            return "must be a name"
+    return problem["msg"].replace("Input should be", "must be").replace("Value error, ", "")
+
+
+def locate(location: Sequence[str | int], values: Any, is_missing: bool) -> tuple[list[str], Any]:
+    """The path of keys that stand in `values`, without the names that pydantic adds for members of a union; the last
+    one is not there where it `is_missing`. `location` begins behind the mode.
+    """
     path, parent = [], values
     for i, part in enumerate(location):
         last = i == len(location) - 1
         inside = part in values if isinstance(values, Mapping) else isinstance(part, int)
-        if not inside and not last:
+        if not inside and not (last and is_missing):
             continue
         path.append(str(part))
         parent, values = values, values[part] if inside and not isinstance(values, str | int | float | None) else None
@@ -52,3 +72,11 @@ def shown(value: Any) -> str:
     if isinstance(value, tuple | list):
         return f"[{','.join(map(shown, value))}]"
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def nearest_divisor(wanted: int, number: int) -> int:
+    """The divisor of `number` nearest to `wanted`; the larger of two that are equally near. Found in pairs d, number/d,
+    so in as many steps as the root of `number`.
+    """
+    small = [d for d in range(1, isqrt(number) + 1) if number % d == 0]
+    return min(small + [number // d for d in small], key=lambda d: (abs(d - wanted), -d))

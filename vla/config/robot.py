@@ -8,22 +8,65 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from vla.config.algorithm import Algorithm
-from vla.config.section import Count, CountOrZero, Even, Fraction, NonNegative, Positive, Schedule, Section
+from vla.config.section import (
+    Count,
+    CountOrZero,
+    Depth,
+    Even,
+    Few,
+    FewOrZero,
+    Fraction,
+    Integer,
+    LearningRate,
+    Name,
+    Names,
+    NonNegative,
+    Number,
+    Positive,
+    Rows,
+    Schedule,
+    Seconds,
+    Section,
+    Share,
+    Size,
+    SomeNames,
+    Steps,
+    Temperature,
+    Threads,
+    Tokens,
+    WeightDecay,
+    Weights,
+)
 from vla.config.training import Evaluation, Lora, Rl, Train
+
+Pixels = Annotated[Integer, Field(ge=8, le=4096)]
+Envs = Annotated[Integer, Field(ge=1, le=4096)]
+OneName = Annotated[tuple[Name, ...], Field(min_length=1, max_length=1)]
+Bins = Annotated[Integer, Field(ge=2, le=10**4)]
+Vocabulary = Annotated[Integer, Field(ge=1, le=10**6)]
+Length = Annotated[Integer, Field(ge=4, le=10**4)]
+"""Of an instruction, in tokens."""
+ActionTokens = Annotated[Integer, Field(ge=2, le=256)]
+Scenes = Annotated[Integer, Field(ge=1, le=10**6)]
+
+
+def one_or_several(value: Any) -> str:
+    """Whether a task is a name or a list of names."""
+    return "several" if isinstance(value, list | tuple) else "one"
 
 
 class Sim(Section):
-    task: str | Annotated[tuple[str, ...], Field(min_length=1)]
+    task: Annotated[Annotated[Name, Tag("one")] | Annotated[SomeNames, Tag("several")], Discriminator(one_or_several)]
     robot: Literal["panda", "gantry"]
-    num_envs: Count
-    cameras: Annotated[tuple[str, ...], Field(min_length=1)]
-    image_size: Count
-    max_steps: Count
+    num_envs: Envs
+    cameras: SomeNames
+    image_size: Pixels
+    max_steps: Steps
     renderer: Literal["auto", "egl", "warp"]
-    num_threads: CountOrZero
-    num_distractors: CountOrZero
+    num_threads: Threads
+    num_distractors: FewOrZero
     perturbation: Literal["none", "camera", "light", "texture", "wording", "start"]
-    reward: Annotated[dict[str, float], Field(min_length=1)]
+    reward: Weights
     randomization: dict[str, Any]
 
     @property
@@ -38,20 +81,20 @@ class Sim(Section):
 
 
 class GymSim(Section):
-    id: str
+    id: Name
     make: dict[str, Any]
-    robot: str
-    num_envs: Count
-    cameras: Annotated[tuple[str, ...], Field(min_length=1, max_length=1)]
-    image_size: Count
-    max_steps: Count
+    robot: Name
+    num_envs: Envs
+    cameras: OneName
+    image_size: Pixels
+    max_steps: Steps
     renderer: Literal["auto", "egl"]
-    instruction: str
-    success: tuple[str, ...]
-    success_return: float | None
-    proprio: tuple[str, ...]
-    proprio_size: Count | None
-    reward: Annotated[dict[str, float], Field(min_length=1)]
+    instruction: Name
+    success: Names
+    success_return: Number | None
+    proprio: Names
+    proprio_size: Size | None
+    reward: Weights
 
     @property
     def task(self) -> str:
@@ -71,7 +114,7 @@ class GymSim(Section):
 
 def kind_of_sim(value: Any) -> str:
     """Which of the two a section is: the ones of gymnasium have an id."""
-    return "gym" if "id" in (value if isinstance(value, dict) else vars(value)) else "tabletop"
+    return "gym" if "id" in (value if isinstance(value, dict) else getattr(value, "__dict__", ())) else "tabletop"
 
 
 AnySim = Annotated[Annotated[Sim, Tag("tabletop")] | Annotated[GymSim, Tag("gym")], Discriminator(kind_of_sim)]
@@ -79,15 +122,15 @@ AnySim = Annotated[Annotated[Sim, Tag("tabletop")] | Annotated[GymSim, Tag("gym"
 
 class SmallVision(Section):
     name: Literal["small"]
-    width: Count
-    depth: Count
-    num_heads: Count
-    stem_channels: Annotated[tuple[Count, ...], Field(min_length=1)]
+    width: Size
+    depth: Depth
+    num_heads: Size
+    stem_channels: Annotated[tuple[Size, ...], Field(min_length=1, max_length=8)]
 
 
 class HubVision(Section):
     name: Literal["hub"]
-    repository: str
+    repository: Name
     pretrained: bool
 
 
@@ -99,11 +142,11 @@ class OwnVision(Section):
 
 class SmallBackbone(Section):
     name: Literal["small"]
-    vocabulary_size: Count
-    width: Count
-    depth: Count
-    num_heads: Count
-    intermediate: Count
+    vocabulary_size: Vocabulary
+    width: Size
+    depth: Depth
+    num_heads: Size
+    intermediate: Size
 
 
 class SmolLM2Backbone(Section):
@@ -112,18 +155,18 @@ class SmolLM2Backbone(Section):
 
 class HubBackbone(Section):
     name: Literal["hub"]
-    repository: str
+    repository: Name
 
 
 class VlmBackbone(Section):
     """A vision-language model of transformers, by hub name or folder."""
 
     name: Literal["vlm"]
-    repository: str
+    repository: Name
 
 
 class Model(Section):
-    checkpoint: str | None
+    checkpoint: Name | None
     vision: Annotated[SmallVision | HubVision | OwnVision, Field(discriminator="name")]
     backbone: Annotated[SmallBackbone | SmolLM2Backbone | HubBackbone | VlmBackbone, Field(discriminator="name")]
     freeze_vision: bool
@@ -136,69 +179,69 @@ class Model(Section):
 
 class TokenPolicy(Section):
     name: Literal["token"]
-    chunk: Count
-    num_bins: Annotated[int, Field(ge=2)]
+    chunk: Few
+    num_bins: Bins
     binning: Literal["quantile", "uniform"]
     decoding: Literal["parallel", "autoregressive"]
-    temperature: Positive
-    instruction_length: Count
+    temperature: Temperature
+    instruction_length: Length
 
 
 class FastPolicy(Section):
     name: Literal["fast"]
-    chunk: Count
-    instruction_length: Count
-    num_tokens: Annotated[int, Field(ge=2, le=256)]
+    chunk: Few
+    instruction_length: Length
+    num_tokens: ActionTokens
     scale: Positive
-    temperature: Positive
+    temperature: Temperature
 
 
 class FlowPolicy(Section):
     name: Literal["flow"]
-    chunk: Count
-    instruction_length: Count
-    num_steps: Count
+    chunk: Few
+    instruction_length: Length
+    num_steps: Few
     exploration: Literal["one_step", "all_steps", "learned_noise", "matching"]
-    drawn_steps: Count
+    drawn_steps: Few
     noise_level: Positive
     min_noise: Positive
     max_noise: Positive
     width: Even
-    intermediate: Count
-    samples: Count
+    intermediate: Size
+    samples: Few
     time_alpha: Positive
     time_beta: Positive
     insulate: bool
     token_weight: NonNegative
-    num_tokens: Annotated[int, Field(ge=2, le=256)]
+    num_tokens: ActionTokens
     token_scale: Positive
 
 
 class DiffusionPolicy(Section):
     name: Literal["diffusion"]
-    chunk: Count
-    instruction_length: Count
-    num_steps: Count
-    num_train_steps: Count
+    chunk: Few
+    instruction_length: Length
+    num_steps: Few
+    num_train_steps: Few
     prediction: Literal["epsilon", "sample", "v_prediction"]
-    drawn_steps: Count
+    drawn_steps: Few
     min_std: Positive
     clip: Positive
     width: Even
-    intermediate: Count
-    samples: Count
+    intermediate: Size
+    samples: Few
     insulate: bool
     token_weight: NonNegative
-    num_tokens: Annotated[int, Field(ge=2, le=256)]
+    num_tokens: ActionTokens
     token_scale: Positive
 
 
 class RegressionPolicy(Section):
     name: Literal["regression"]
-    chunk: Count
-    instruction_length: Count
+    chunk: Few
+    instruction_length: Length
     min_scale: Positive
-    temperature: Positive
+    temperature: Temperature
 
 
 Policy = Annotated[
@@ -207,72 +250,72 @@ Policy = Annotated[
 
 
 class Data(Section):
-    path: str | None
-    sentence: str | None
-    num_demonstrations: Annotated[int, Field(ge=2)]
+    path: Name | None
+    sentence: Name | None
+    num_demonstrations: Annotated[Integer, Field(ge=2, le=10**5)]
     image_format: Literal["images", "video"]
     burst_probability: Fraction
     question_weight: NonNegative
-    question_scenes: Count
-    question_batch_size: Count
-    questions_per_scene: Count
-    texts: tuple[str, ...]
+    question_scenes: Scenes
+    question_batch_size: Rows
+    questions_per_scene: Few
+    texts: Names
     text_weight: NonNegative
-    text_batch_size: Count
-    text_tokens: Count
-    holdout_fraction: Annotated[float, Field(gt=0, lt=1)]
+    text_batch_size: Rows
+    text_tokens: Tokens
+    holdout_fraction: Share
 
 
 class Augment(Section):
-    shift_pixels: CountOrZero
+    shift_pixels: FewOrZero
     light: Fraction
 
 
 class Sft(Section):
     probe_steps: CountOrZero
-    probe_passes: Count | None
-    probe_batch_size: Count
-    probe_learning_rate: Positive
+    probe_passes: Few | None
+    probe_batch_size: Rows
+    probe_learning_rate: LearningRate
     probe_only: bool
     num_steps: CountOrZero
-    batch_size: Count
-    learning_rate: Positive
+    batch_size: Rows
+    learning_rate: LearningRate
     optimizer: Literal["adamw", "muon"]
-    muon_learning_rate: Positive
-    weight_decay: NonNegative
+    muon_learning_rate: LearningRate
+    weight_decay: WeightDecay
     warmup_fraction: Fraction
     schedule: Schedule
     max_grad_norm: Positive
-    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None
+    ema_decay: Share | None
     evaluate_every: Count
     log_every: Count
-    max_seconds: Positive | None
+    max_seconds: Seconds | None
     augment: Augment
 
 
 class Grounding(Section):
     num_steps: CountOrZero
-    max_seconds: Positive | None
-    batch_size: Count
-    questions_per_scene: Count
-    pool_size: Count
-    fresh_per_step: CountOrZero
+    max_seconds: Seconds | None
+    batch_size: Rows
+    questions_per_scene: Few
+    pool_size: Scenes
+    fresh_per_step: FewOrZero
     sighting_share: Fraction
     sighting_weight: NonNegative
     plan_share: Fraction
-    learning_rate: Positive
-    muon_learning_rate: Positive
-    weight_decay: NonNegative
+    learning_rate: LearningRate
+    muon_learning_rate: LearningRate
+    weight_decay: WeightDecay
     light: Fraction
 
 
 class Recap(Section):
-    num_rounds: CountOrZero
-    starts_per_round: Count
-    num_bins: Annotated[int, Field(ge=2)]
+    num_rounds: FewOrZero
+    starts_per_round: Rows
+    num_bins: Bins
     value_steps: Count
-    lookahead: Count | None
-    positive_share: Annotated[float, Field(gt=0, lt=1)]
+    lookahead: Few | None
+    positive_share: Share
     label_dropout: Fraction
     positive: str
     negative: str
@@ -283,8 +326,8 @@ class RobotConfig(Section):
     """Everything a run of a robot policy was told."""
 
     mode: Literal["robot"]
-    run_dir: str | None
-    resume: str | None
+    run_dir: Name | None
+    resume: Name | None
     sim: AnySim
     model: Model
     policy: Policy

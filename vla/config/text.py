@@ -7,19 +7,45 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from vla.config.algorithm import Algorithm
-from vla.config.section import Count, CountOrZero, NonNegative, Positive, Section
+from vla.config.section import (
+    Count,
+    CountOrZero,
+    Depth,
+    Few,
+    FewOrZero,
+    Integer,
+    LearningRate,
+    Name,
+    NonNegative,
+    Number,
+    Positive,
+    PositiveFraction,
+    Rows,
+    Section,
+    Share,
+    Size,
+    SomeNames,
+    Temperature,
+    Tokens,
+    Weights,
+)
 from vla.config.training import Lora, Rl, Train
 
 OnBadRow = Literal["error", "skip"]
-Share = Annotated[float, Field(gt=0, lt=1)]
+FlipShare = Annotated[float, Field(ge=0, lt=0.5)]
+"""A chance that a label is wrong; at one half labels say nothing."""
+Samples = Annotated[Integer, Field(ge=2, le=10**4)]
+MoreTokens = Annotated[Integer, Field(ge=1, le=10**6)]
+Timeout = Annotated[float, Field(gt=0, ge=0.1, le=3600)]
+"""Seconds; a process takes some hundredths to answer."""
 
 
 class TinyLanguageModel(Section):
     name: Literal["tiny"]
-    vocabulary_size: Count
-    width: Count
-    depth: Count
-    num_heads: Count
+    vocabulary_size: MoreTokens
+    width: Size
+    depth: Depth
+    num_heads: Size
     lora: Lora | None
     gradient_checkpointing: bool
 
@@ -33,7 +59,7 @@ class SmolLM2(Section):
 
 class HubLanguageModel(Section):
     name: Literal["hub"]
-    repository: str
+    repository: Name
     engine: Literal["own", "vllm"]
     lora: Lora | None
     gradient_checkpointing: bool
@@ -43,84 +69,84 @@ LanguageModel = Annotated[TinyLanguageModel | SmolLM2 | HubLanguageModel, Field(
 
 
 class SamplingSettings(Section):
-    temperature: Positive
+    temperature: Temperature
     top_k: CountOrZero
-    top_p: Annotated[float, Field(gt=0, le=1)]
+    top_p: PositiveFraction
 
 
 class Rlvr(Section):
     name: Literal["rlvr"]
-    families: Annotated[tuple[str, ...], Field(min_length=1)]
+    families: SomeNames
     advance_at: Share | None
-    max_oversampling: Annotated[float, Field(ge=1)]
+    max_oversampling: Annotated[float, Field(ge=1, le=100)]
     num_problems: Count | None
     on_bad_row: OnBadRow
     holdout_fraction: Share
     num_evaluation: Count
     num_validation: Count
-    num_beams: Count
-    num_samples: CountOrZero
-    rewards: Annotated[dict[str, float], Field(min_length=1)]
+    num_beams: Few
+    num_samples: FewOrZero
+    rewards: Weights
     tool: Literal["calculator"] | None
-    max_turns: Count
-    system: str | None
+    max_turns: Few
+    system: Name | None
     format_steps: CountOrZero
-    format_learning_rate: Positive
-    max_prompt_tokens: Count
-    max_new_tokens: Count | None
+    format_learning_rate: LearningRate
+    max_prompt_tokens: Tokens
+    max_new_tokens: MoreTokens | None
     sampling: SamplingSettings
-    verifier_timeout_seconds: Positive
+    verifier_timeout_seconds: Timeout
 
 
 class Fit(Section):
     num_steps: CountOrZero
-    batch_size: Count
-    micro_batch_size: Count
-    learning_rate: Positive
+    batch_size: Rows
+    micro_batch_size: Rows
+    learning_rate: LearningRate
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)]
     max_grad_norm: Positive
 
 
 class Prompts(Section):
-    path: str | None
+    path: Name | None
     num_train: Count | None
     holdout_fraction: Share
     num_evaluation: Count
 
 
 class Generation(Section):
-    system: str | None
-    max_prompt_tokens: Count
-    max_new_tokens: Count
+    system: Name | None
+    max_prompt_tokens: Tokens
+    max_new_tokens: MoreTokens
     sampling: SamplingSettings
 
 
 class JudgeSettings(Section):
     name: Literal["gold", "model", "url"]
-    noise: Annotated[float, Field(ge=0, lt=0.5)]
-    rubric: str | None
-    url: str | None
-    model: str | None
+    noise: FlipShare
+    rubric: Name | None
+    url: Name | None
+    model: Name | None
 
 
 class TextSft(Section):
     name: Literal["sft"]
-    sources: Annotated[tuple[str, ...], Field(min_length=1)]
+    sources: SomeNames
     weights: tuple[Positive, ...] | None
     holdout_fraction: Share
-    row_tokens: Count
-    system: str | None
+    row_tokens: Tokens
+    system: Name | None
     fit: Fit
 
 
 class TextPreference(Section):
     name: Literal["preference", "rlaif"]
-    comparisons: str | None
-    rounds: Count
-    samples_per_prompt: Annotated[int, Field(ge=2)]
-    keep_fraction: Annotated[float, Field(gt=0, le=1)]
+    comparisons: Name | None
+    rounds: Few
+    samples_per_prompt: Samples
+    keep_fraction: PositiveFraction
     judge: JudgeSettings
-    gold: str
+    gold: Name
     prompts: Prompts
     generation: Generation
     fit: Fit
@@ -128,45 +154,45 @@ class TextPreference(Section):
 
 class Rlhf(Section):
     name: Literal["rlhf"]
-    comparisons: str | None
-    samples_per_prompt: Annotated[int, Field(ge=2)]
+    comparisons: Name | None
+    samples_per_prompt: Samples
     demonstrations: CountOrZero
-    unfinished_reward: float | None
+    unfinished_reward: Number | None
     judge: JudgeSettings
-    gold: str
+    gold: Name
     prompts: Prompts
     generation: Generation
     sft: Fit
     reward_model: Fit
-    head_learning_rate: Positive
+    head_learning_rate: LearningRate
     centring: NonNegative
 
 
 class Rejection(Section):
     name: Literal["rejection"]
-    families: Annotated[tuple[str, ...], Field(min_length=1)]
+    families: SomeNames
     num_problems: Count | None
     on_bad_row: OnBadRow
     holdout_fraction: Share
     num_evaluation: Count
-    rewards: Annotated[dict[str, float], Field(min_length=1)]
-    min_reward: float
-    rounds: Count
-    problems_per_round: Count
-    samples_per_prompt: Count
-    verifier_timeout_seconds: Positive
+    rewards: Weights
+    min_reward: Number
+    rounds: Few
+    problems_per_round: Rows
+    samples_per_prompt: Few
+    verifier_timeout_seconds: Timeout
     generation: Generation
     fit: Fit
 
 
 class Control(Section):
     name: Literal["control"]
-    levels: Annotated[int, Field(ge=2)]
-    discrimination: Annotated[float, Field(ge=0)]
+    levels: Annotated[Integer, Field(ge=2, le=100)]
+    discrimination: NonNegative
     beta: Positive
     guidance: Positive
-    samples_per_prompt: Count
-    gold: str
+    samples_per_prompt: Few
+    gold: Name
     prompts: Prompts
     generation: Generation
     fit: Fit
@@ -174,9 +200,9 @@ class Control(Section):
 
 class Constitution(Section):
     name: Literal["constitution"]
-    constitution: str | None
-    rounds: Count
-    gold: str
+    constitution: Name | None
+    rounds: Few
+    gold: Name
     prompts: Prompts
     generation: Generation
     sft: Fit
@@ -186,7 +212,7 @@ class Constitution(Section):
 class Dpo(Section):
     name: Literal["dpo"]
     beta: Positive
-    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)]
+    label_smoothing: FlipShare
 
 
 class Ipo(Section):
@@ -227,8 +253,8 @@ class TextConfig(Section):
     """Everything a run of a language model was told."""
 
     mode: Literal["text"]
-    run_dir: str | None
-    resume: str | None
+    run_dir: Name | None
+    resume: Name | None
     text: TextMode
     language_model: LanguageModel
     algorithm: Algorithm

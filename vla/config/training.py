@@ -2,43 +2,63 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from vla.config.section import Count, CountOrZero, Fraction, NonNegative, Positive, Schedule, Section
+from pydantic import AfterValidator
+
+from vla.config.section import (
+    Count,
+    CountOrZero,
+    Few,
+    FewOrZero,
+    LearningRate,
+    Positive,
+    PositiveFraction,
+    Rows,
+    Schedule,
+    Seconds,
+    Section,
+    Seed,
+    Share,
+    Size,
+    Threads,
+    WeightDecay,
+    unlike,
+)
 
 
 class Lora(Section):
-    rank: Count
+    rank: Size
     alpha: Positive
 
 
 class Rl(Section):
     num_iterations: CountOrZero
-    starts_per_iteration: Count
-    group_size: Count
-    epochs: Count
+    starts_per_iteration: Rows
+    group_size: Few
+    epochs: Few
     num_minibatches: Count
     micro_batch_rows: Count
-    learning_rate: Positive
+    learning_rate: LearningRate
     critic: Literal["shared", "separate"]
-    critic_learning_rate: Positive
+    critic_learning_rate: LearningRate
     optimizer: Literal["adamw", "muon", "sgd"]
-    muon_learning_rate: Positive
-    weight_decay: NonNegative
+    muon_learning_rate: LearningRate
+    weight_decay: WeightDecay
     schedule: Schedule
-    warmup_iterations: CountOrZero
+    warmup_iterations: CountOrZero | None
     max_grad_norm: Positive
     target_kl: Positive | None
     step_kl: Positive | None
-    average_decay: Fraction | None
+    average_decay: Share | None
     critic_warmup_iterations: CountOrZero
     importance_cap: Positive | None
     importance_level: Literal["draw", "decision"]
-    max_refills: CountOrZero
-    num_branches: CountOrZero
-    branch_share: Positive
-    branch_discount: Positive
-    branch_warmup: Count
+    max_refills: FewOrZero
+    num_branches: FewOrZero
+    branch_share: PositiveFraction
+    branch_discount: PositiveFraction
+    branch_warmup: Few
     greedy_every: Count | None
     normalize_rewards: bool
     reference: Literal["auto", "copy", "adapter_off", "rollout"]
@@ -46,32 +66,37 @@ class Rl(Section):
     kl_target: Positive | None
     kl_horizon: Positive | None
     evaluate_every: Count
-    max_seconds: Positive | None
+    max_seconds: Seconds | None
+
+    @property
+    def num_warmup_iterations(self) -> int:
+        """Iterations over which the learning rate rises."""
+        return round(self.num_iterations / 100) if self.warmup_iterations is None else self.warmup_iterations
 
 
 class Seeds(Section):
     """The seeds `first` to `last`, both counted."""
 
-    first: CountOrZero
-    last: CountOrZero
+    first: Seed
+    last: Seed
 
 
 class Evaluation(Section):
-    num_starts: Count
+    num_starts: Rows
     sampled: bool
-    num_quick_starts: Count
+    num_quick_starts: Rows
     train_seeds: Seeds
     validation_seeds: Seeds
     eval_seeds: Seeds
-    num_videos: CountOrZero
+    num_videos: FewOrZero
 
 
 class Train(Section):
-    seed: CountOrZero
+    seed: Seed
     precision: Literal["auto", "fp32", "bf16"]
     device: Literal["auto", "cpu", "cuda"]
-    num_threads: CountOrZero
+    num_threads: Threads
     checkpoint_every: Count
-    keep_checkpoints: Count
+    keep_checkpoints: Few
     tensorboard: bool
-    trackers: tuple[Literal["trackio", "wandb"], ...]
+    trackers: Annotated[tuple[Literal["trackio", "wandb"], ...], AfterValidator(unlike)]

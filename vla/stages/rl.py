@@ -83,7 +83,7 @@ class Reinforcement:
         self.reference = make_reference(rl.reference, policy, rl.micro_batch_rows) if wanted else None
         self.loop, self.state = LoopState(torch_generator(config.train.seed, "rl")), RlState()
         self.schedule = Schedule(
-            self.optimizer, rl.schedule, rl.num_iterations, rl.warmup_iterations, lambda: self.elapsed_share
+            self.optimizer, rl.schedule, rl.num_iterations, rl.num_warmup_iterations, lambda: self.elapsed_share
         )
         self.best = weights_of(policy)
         self.average = None if rl.average_decay is None else EMA(policy, rl.average_decay)

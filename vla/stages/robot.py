@@ -59,6 +59,8 @@ def run_robot(config: RobotConfig, world: World) -> RunFolder:
     with stop_on_interrupt() as stop:
         run = start_run(folder, stop, processes, train.keep_checkpoints, train.tensorboard, train.trackers)
         run.progress.say(f"run {folder.path}")
+        if torch.cuda.is_available():
+            run.progress.say("a robot policy trains on the CPU in float32; the GPU of this machine is not used")
         with written(run, lambda: write_report(folder.path)):
             _stages(run, config, world)
     return folder

@@ -93,7 +93,7 @@ class Refinement:
         )  # fmt: skip
         self.elapsed_seconds = 0.0
         self.schedule = Schedule(
-            self.optimizer, rl.schedule, rl.num_iterations, rl.warmup_iterations, lambda: self.elapsed_share
+            self.optimizer, rl.schedule, rl.num_iterations, rl.num_warmup_iterations, lambda: self.elapsed_share
         )
         self.reference = self._make_reference(has_adapter) if self.algorithm.needs_reference else None
         self.state = LoopState(torch.Generator().manual_seed(derive_seed(config.train.seed, "minibatches")))

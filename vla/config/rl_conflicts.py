@@ -1,0 +1,200 @@
+"""What is wrong between the settings of reinforcement learning and of its algorithm."""
+
+from __future__ import annotations
+
+from vla.config.algorithm import Algorithm, Dapo, Ppo, Reinforce, needs_critic, needs_groups
+from vla.config.explain import nearest_divisor, shown
+from vla.config.robot import RobotConfig
+from vla.config.text import TextConfig
+from vla.config.training import Rl
+from vla.config.whole_episodes import why_no_branches
+from vla.rl import checks
+
+
+def rl_conflicts(rl: Rl, algorithm: Algorithm) -> list[str]:
+    found = algorithm_conflicts(algorithm) + length_conflicts(rl)
+    if needs_groups(algorithm) and rl.group_size < 2 and not rl.num_branches:
+        found.append(
+            f"rl.group_size ({rl.group_size}) must be at least 2 under algorithm={algorithm.name}, which compares "
+            "the trajectories of a group: raise it, or choose algorithm=ppo"
+        )
+    if rl.critic_warmup_iterations and not needs_critic(algorithm):
+        found.append(
+            f"rl.critic_warmup_iterations ({rl.critic_warmup_iterations}) needs a critic, and "
+            f"algorithm={algorithm.name} has none: set it to 0, or choose algorithm=ppo"
+        )
+    if algorithm.name == "reinforce" and (rl.epochs > 1 or rl.num_minibatches > 1):
+        found.append(
+            f"rl.epochs ({rl.epochs}) and rl.num_minibatches ({rl.num_minibatches}) must be 1 under "
+            "algorithm=reinforce, which has no ratio to correct for steps already taken: set both to 1, or choose "
+            "reinforce_plus_plus"
+        )
+    if (rl.kl_target is None) != (rl.kl_horizon is None):
+        found.append(
+            f"rl.kl_target ({shown(rl.kl_target)}) and rl.kl_horizon ({shown(rl.kl_horizon)}) belong together: "
+            "give both (6 and 10000 are usual) or neither"
+        )
+    num_trajectories = rl.starts_per_iteration * rl.group_size
+    if num_trajectories % rl.num_minibatches and not rl.num_branches:
+        found.append(
+            f"rl.num_minibatches ({rl.num_minibatches}) must divide the trajectories of a rollout, "
+            f"rl.starts_per_iteration x rl.group_size ({num_trajectories}): "
+            f"{nearest_divisor(rl.num_minibatches, num_trajectories)} does"
+        )
+    return found + missing_conflicts(rl, algorithm) + reference_conflicts(rl, algorithm)
+
+
+def length_conflicts(rl: Rl) -> list[str]:
+    """Warm-ups that take the whole run."""
+    if not rl.num_iterations:
+        return []
+    found = []
+    if rl.warmup_iterations is not None and rl.warmup_iterations > rl.num_iterations:
+        found.append(
+            f"rl.warmup_iterations ({rl.warmup_iterations}) is more than rl.num_iterations ({rl.num_iterations}): the "
+            "learning rate would never be reached, give a hundredth of the iterations (null)"
+        )
+    if rl.critic_warmup_iterations >= rl.num_iterations:
+        found.append(
+            f"rl.critic_warmup_iterations ({rl.critic_warmup_iterations}) leaves the policy none of "
+            f"rl.num_iterations ({rl.num_iterations}): give fewer, or 0"
+        )
+    return found
+
+
+def branch_conflicts(config: RobotConfig) -> list[str]:
+    """Branches are groups of their own: what does not go with them, and what makes them impossible."""
+    rl = config.rl
+    if not rl.num_branches or not rl.num_iterations:
+        return []
+    found = []
+    if rl.num_branches < 2:
+        found.append(f"rl.num_branches ({rl.num_branches}) must be at least 2, or 0 for whole episodes: 8 is usual")
+    if rl.max_refills:
+        found.append(f"rl.max_refills ({rl.max_refills}) must be 0 with rl.num_branches ({rl.num_branches})")
+    why = why_no_branches(config)
+    if why:
+        found.append(
+            f"rl.num_branches ({rl.num_branches}) cannot be had: {why}. Learn from whole episodes: rl.num_branches=0 "
+            "rl.group_size=8"
+        )
+    return found
+
+
+def text_rl_conflicts(rl: Rl) -> list[str]:
+    """What only robots do."""
+    return [
+        f"rl.{setting} ({shown(value)}) is for robots: set it to {off} in mode=text"
+        for setting, value, off in (
+            ("num_branches", rl.num_branches, 0),
+            ("average_decay", rl.average_decay, "null"),
+            ("greedy_every", rl.greedy_every, "null"),
+        )
+        if value
+    ]
+
+
+def missing_conflicts(rl: Rl, algorithm: Algorithm) -> list[str]:
+    """What is asked of a reference or a critic that the algorithm does not have."""
+    found = []
+    if not getattr(algorithm, "kl_coefficient", 0):
+        found = [
+            f"rl.{setting} ({shown(value)}) is about the reference of a KL penalty, and algorithm.kl_coefficient is 0 "
+            f"or no setting of algorithm={algorithm.name}: start it above 0, or set rl.{setting} to null"
+            for setting, value in (("kl_target", rl.kl_target), ("reference_every", rl.reference_every))
+            if value is not None
+        ]
+    if rl.critic == "separate" and not needs_critic(algorithm):
+        found.append(
+            f"rl.critic (separate) needs an algorithm with a critic, and algorithm={algorithm.name} has none: set it "
+            "to shared, or choose algorithm=ppo"
+        )
+    return found
+
+
+def reference_conflicts(rl: Rl, algorithm: Algorithm) -> list[str]:
+    """A reference that nothing asks, or that could only answer 0."""
+    if rl.reference == "auto":
+        return []
+    if not getattr(algorithm, "kl_coefficient", 0):
+        return [
+            f"rl.reference ({rl.reference}) is about a KL penalty, and algorithm.kl_coefficient is 0 or no setting of "
+            f"algorithm={algorithm.name}: start it above 0, or set rl.reference to auto"
+        ]
+    if rl.reference != "rollout":
+        return []
+    found = []
+    if not kl_in_loss(algorithm):
+        found.append(
+            f"rl.reference (rollout) takes nothing from the rewards of algorithm={algorithm.name}, for whoever sampled "
+            "is its own reference: choose a KL in the loss (algorithm=grpo, or ppo with algorithm.kl_placement=loss), "
+            "or rl.reference=copy"
+        )
+    if rl.kl_target is not None:
+        found.append(
+            f"rl.kl_target ({rl.kl_target}) steers by the KL that a rollout has come to, which is 0 under "
+            "rl.reference=rollout: set it to null, or rl.reference=copy"
+        )
+    if rl.reference_every is not None:
+        found.append(
+            f"rl.reference_every ({rl.reference_every}) must be null under rl.reference=rollout, which follows the "
+            "policy anyway"
+        )
+    if rl.epochs * rl.num_minibatches == 1:
+        found.append(
+            "rl.reference (rollout) says nothing in the first optimizer step after a rollout, and rl.epochs (1) x "
+            "rl.num_minibatches (1) makes no other: set either to 2 or more, or rl.reference=copy"
+        )
+    return found
+
+
+def kl_in_loss(algorithm: Algorithm) -> bool:
+    """Whether the KL is a term of the loss; elsewhere it is taken from the rewards."""
+    if isinstance(algorithm, Ppo):
+        return algorithm.kl_placement == "loss"
+    return algorithm.name in ("grpo", "gspo") or getattr(algorithm, "baseline", None) == "group"
+
+
+def algorithm_conflicts(algorithm: Algorithm) -> list[str]:
+    found = []
+    if hasattr(algorithm, "reduction"):
+        try:
+            checks.reduction(algorithm.reduction, algorithm.max_length)
+        except ValueError as error:
+            found.append(f"algorithm.{error}")
+    if isinstance(algorithm, Ppo):
+        try:
+            checks.draw_by_draw(algorithm.ratio_level, algorithm.clip_first_draw, algorithm.draw_discount)
+        except ValueError as error:
+            found.append(f"algorithm.{error}")
+    if isinstance(algorithm, Reinforce) and (algorithm.value_coefficient is None) == (algorithm.baseline == "critic"):
+        found.append(
+            f"algorithm.value_coefficient ({shown(algorithm.value_coefficient)}) belongs to algorithm.baseline=critic, "
+            f"and that is {algorithm.baseline}: give both or neither"
+        )
+    if isinstance(algorithm, Dapo) and (algorithm.max_length or 0) < algorithm.overlong_buffer:
+        found.append(
+            f"algorithm.max_length ({shown(algorithm.max_length)}) must be at least algorithm.overlong_buffer "
+            f"({algorithm.overlong_buffer}): it is the most draws a trajectory can have"
+        )
+    if isinstance(algorithm, Dapo) and algorithm.max_length is not None and not algorithm.overlong_buffer:
+        found.append(f"algorithm.max_length ({algorithm.max_length}) has no meaning without algorithm.overlong_buffer")
+    return found
+
+
+def adapter_conflicts(config: RobotConfig | TextConfig) -> list[str]:
+    """Only a language model that trains nothing but its adapter is its own reference without it."""
+    if config.rl.reference != "adapter_off":
+        return []
+    if isinstance(config, RobotConfig):
+        return [
+            "rl.reference (adapter_off) is for text: a robot policy trains its head beside the adapter; set "
+            "rl.reference to copy, which shares all weights that do not train"
+        ]
+    warm = (config.text.name == "rlvr" and config.text.format_steps) or (
+        config.text.name == "rlhf" and config.text.demonstrations
+    )
+    if config.language_model.lora is None or warm:
+        why = "trains the adapter before RL" if warm else "has no adapter (language_model.lora is null)"
+        return [f"rl.reference (adapter_off): this run {why}; set rl.reference to copy"]
+    return []
