@@ -163,7 +163,7 @@ WRONG = {
     "evaluation.eval_seeds.last=1000000000000000000000": "evaluation.eval_seeds.last (1000000000000000000000) must be",
     "recap.num_bins=1e9": "recap.num_bins (1000000000.0) must be less than or equal to 10000",
     "rl.warmup_iterations=400": "rl.warmup_iterations (400) is more than rl.num_iterations (300)",
-    "algorithm=ppo rl.critic_warmup_iterations=300": "rl.critic_warmup_iterations (300) leaves the policy none of",
+    "algorithm=ppo rl.critic_warmup_iterations=301": "rl.critic_warmup_iterations (301) is more than rl.num_iterations",
     "run_dir=": "run_dir= is empty (an unset variable of the shell?)",
     "resume=": "resume= is empty",
     "model.checkpoint=''": "model.checkpoint () must not be empty: give it a name, or null",
@@ -182,8 +182,8 @@ WRONG = {
     "mode=text text.sampling.temperature=1e12": "text.sampling.temperature (1000000000000.0) must be less than",
     "mode=text text.rewards={bleu:1}": "text.rewards={bleu:1}: there is no bleu in text.rewards yet: add it by "
     "+text.rewards.bleu=1",
-    "mode=text ++text.rewards={nope.nope:1}": "text.rewards.nope.nope (1.0): no such verifier",
-    "mode=text text=control text.gold=kind": "text.gold (kind): no such gold reward",
+    "mode=text ++text.rewards={nope.nope:1}": "text.rewards.nope.nope (1.0): verifier 'nope.nope' is unknown",
+    "mode=text text=control text.gold=kind": "text.gold (kind): gold 'kind' is unknown",
     "mode=txt": "mode=txt: no such option; did you mean text?; choose from robot, text",
     "preset=smok": "preset=smok: no such option; did you mean smoke?",
 }

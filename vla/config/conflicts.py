@@ -62,7 +62,7 @@ def reward_conflicts(config: TextConfig) -> list[str]:
         return []
     found = zero_conflicts("text.rewards", text.rewards)
     return found + [
-        f"text.rewards.{name} ({shown(weight)}): no such verifier{suggestion(name, REWARDS)}, or "
+        f"text.rewards.{name} ({shown(weight)}): verifier {name!r} is unknown{suggestion(name, REWARDS)}, or "
         "package.module:function of an installed package"
         for name, weight in text.rewards.items()
         if not is_verifier(name)
@@ -75,8 +75,8 @@ def gold_conflicts(config: TextConfig) -> list[str]:
     if name is None or name in GOLDS or is_function(name):
         return []
     return [
-        f"text.gold ({name}): no such gold reward{suggestion(name, tuple(GOLDS))}, or package.module:function of an "
-        "installed package"
+        f"text.gold ({name}): gold {name!r} is unknown{suggestion(name, tuple(GOLDS))}, or "
+        "package.module:function of an installed package"
     ]
 
 

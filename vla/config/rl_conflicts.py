@@ -54,9 +54,9 @@ def length_conflicts(rl: Rl) -> list[str]:
             f"rl.warmup_iterations ({rl.warmup_iterations}) is more than rl.num_iterations ({rl.num_iterations}): the "
             "learning rate would never be reached, give a hundredth of the iterations (null)"
         )
-    if rl.critic_warmup_iterations >= rl.num_iterations:
+    if rl.critic_warmup_iterations > rl.num_iterations:
         found.append(
-            f"rl.critic_warmup_iterations ({rl.critic_warmup_iterations}) leaves the policy none of "
+            f"rl.critic_warmup_iterations ({rl.critic_warmup_iterations}) is more than "
             f"rl.num_iterations ({rl.num_iterations}): give fewer, or 0"
         )
     return found
