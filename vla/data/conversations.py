@@ -72,25 +72,33 @@ def encode(chat: ChatFormat, conversation: Conversation) -> Encoded:
     else is.
 
     What precedes each assistant turn is tokenized apart from it, exactly as when the model is asked, so training and
-    generation see the same ids. Raises ValueError for a template that rewrites earlier turns.
+    generation see the same ids. Raises ValueError naming the row for a template that rewrites earlier turns, or that
+    refuses the messages.
     """
-    end = chat.tokenizer.eos_token_id
     if conversation.text is not None:
-        ids = [*chat.encode(conversation.text), end]
+        ids = chat.plain_text(conversation.text)
         return Encoded(ids, [True] * len(ids))
-    ids, learned, done = [], [], ""
-    for i, message in enumerate(conversation.messages):
+    try:
+        return _encode_turns(chat, conversation)
+    except ValueError as error:
+        raise ValueError(f"{conversation.where}: {error}") from None
+
+
+def _encode_turns(chat: ChatFormat, conversation: Conversation) -> Encoded:
+    ids, learned, done = list[int](), list[bool](), ""
+    messages = conversation.messages
+    for i, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        before = chat.render(conversation.messages[:i], add_generation_prompt=True)
-        after = chat.render(conversation.messages[: i + 1])
-        if not before.startswith(done) or not after.startswith(before):
-            raise ValueError(f"{conversation.where}: the chat template rewrites earlier turns; train on single turns")
-        asked, said = chat.encode(before[len(done) :]), chat.encode(after[len(before) :])
-        stop = len(said) - said[::-1].index(end) if end in said else len(said)
-        counts = i >= conversation.first_learned
-        ids += asked + said
-        learned += [False] * len(asked) + [counts] * stop + [False] * (len(said) - stop)
+        before = chat.render(messages[:i], add_generation_prompt=True)
+        after = chat.render(messages[: i + 1])
+        if not before.startswith(done):
+            raise ValueError("the chat template rewrites earlier turns; train on single turns")
+        asked, said = chat.encode(before[len(done) :]), chat.turn(before, after)
+        written = chat.encode(after[len(before) :])
+        rest = written[len(said) :] if written[: len(said)] == said else []
+        ids += [*asked, *said, *rest]
+        learned += [False] * len(asked) + [i >= conversation.first_learned] * len(said) + [False] * len(rest)
         done = after
     while learned and not learned[-1]:
         ids.pop()

@@ -17,6 +17,7 @@ from torch import nn
 from vla.config.text import Generation, HubLanguageModel, LanguageModel, SmolLM2, TinyLanguageModel
 from vla.config.training import Train
 from vla.data.chat import ChatFormat, stop_ids
+from vla.data.messages import as_user
 from vla.decoding.causal import allow_branches, disable_dropout, plain_model
 from vla.decoding.engine import Engine, VllmEngine
 from vla.decoding.lean import make_lean
@@ -85,9 +86,7 @@ def load_language_parts(
     """
     automatic = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(automatic if train.device == "auto" else train.device)
-    model, tokenizer = load_language_model(settings, texts, train.seed)
-    if tokenizer.chat_template is None:
-        raise ValueError(f"language_model ({settings.name}) has no chat template: choose an instruction-tuned model")
+    model, tokenizer = load_language_model(settings, texts, train.seed, system)
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     ends = tuple(stop_ids(tokenizer, model))
     if settings.gradient_checkpointing:
@@ -124,31 +123,37 @@ def make_engine(settings: LanguageModel, model: nn.Module) -> Engine | None:
     return VllmEngine(model, str(fetch_smollm2()))
 
 
-def load_language_model(settings: LanguageModel, texts: Iterable[str], seed: int) -> tuple[Any, Any]:
-    """(model in float32, tokenizer)."""
+def load_language_model(
+    settings: LanguageModel, texts: Iterable[str], seed: int, system: str | None = None
+) -> tuple[Any, Any]:
+    """(model in float32, tokenizer); refused before the model loads where its chats cannot hold `system`."""
     match settings:
         case TinyLanguageModel() as tiny:
             return tiny_language_model(texts, tiny.vocabulary_size, tiny.width, tiny.depth, tiny.num_heads, seed=seed)
         case SmolLM2():
             from vla.text.smollm2 import fetch_smollm2
 
-            return from_folder(str(fetch_smollm2()))
+            return from_folder(str(fetch_smollm2()), system)
         case HubLanguageModel() as hub:
-            return from_folder(hub.repository)
+            return from_folder(hub.repository, system)
         case other:
             assert_never(other)
 
 
-def from_folder(name: str) -> tuple[Any, Any]:
+def from_folder(name: str, system: str | None = None) -> tuple[Any, Any]:
     """A causal language model and its tokenizer by hub name or folder.
 
-    Raises ValueError when it is neither on this machine nor to be fetched.
+    Raises ValueError when it is neither on this machine nor to be fetched, has no chat template, or one that cannot
+    hold the system message.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(name)
+        if tokenizer.chat_template is None:
+            raise ValueError(f"language_model ({name}) has no chat template: choose an instruction-tuned model")
+        ChatFormat(tokenizer, system).render(as_user("x"))
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
     except OSError as error:
         reason = str(error).split("\n")[0]
         raise ValueError(f"language_model.repository ({name}) cannot be loaded: {reason}") from error

@@ -45,15 +45,13 @@ class LikedExample:
 
 def encode_ranking(chat: ChatFormat, ranking: Ranking) -> Comparison:
     """Token ids of a ranking read from a file."""
-    end = chat.tokenizer.eos_token_id
-    completions = tuple([*chat.encode(text), end] for text in ranking.completions)
+    completions = tuple(chat.reply(ranking.prompt, text) for text in ranking.completions)
     return Comparison(chat.prompt(ranking.prompt), completions, ranking.margin)
 
 
 def encode_thumb(chat: ChatFormat, thumb: Thumb) -> LikedExample:
     """Token ids of a thumb read from a file."""
-    ids = [*chat.encode(thumb.completion), chat.tokenizer.eos_token_id]
-    return LikedExample(chat.prompt(thumb.prompt), ids, thumb.liked)
+    return LikedExample(chat.prompt(thumb.prompt), chat.reply(thumb.prompt, thumb.completion), thumb.liked)
 
 
 def as_liked(comparisons: Sequence[Comparison]) -> list[LikedExample]:

@@ -14,12 +14,12 @@ from vla.text.supervised import Example
 
 def tag_examples(problems: Sequence[Problem], chat: ChatFormat) -> list[Example]:
     """Right answers between <answer> and </answer>, behind a thought."""
-    stop, examples = chat.tokenizer.eos_token_id, []
+    examples = []
     for problem in problems:
         thought = problem.facts.get("expression")
         thought = f"{thought} = {problem.answer}" if thought else f"The answer is {problem.answer}."
         text = f"<think>{thought}</think>\n<answer>{problem.answer}</answer>"
-        examples.append(Example(_asked(problem, chat), [*chat.encode(text), stop]))
+        examples.append(Example(chat.prompt(problem.asked), chat.reply(problem.asked, text)))
     return examples
 
 
@@ -28,14 +28,16 @@ def call_examples(problems: Sequence[Problem], chat: ChatFormat) -> list[Example
 
     Raises ValueError where no problem says what there is to calculate.
     """
-    stop, examples = chat.tokenizer.eos_token_id, []
+    examples = []
     for problem in problems:
         expression = problem.facts.get("expression")
         if expression is None:
             continue
-        asked, call = _asked(problem, chat), [*chat.encode(f"<calc>{expression}</calc>"), stop]
-        told = chat.next_turn({"role": "tool", "content": calculate(str(expression))}, finished=True)
-        examples += [Example(asked, call), Example([*asked, *call, *told], [*chat.encode(problem.answer), stop])]
+        call, result = f"<calc>{expression}</calc>", {"role": "tool", "content": calculate(str(expression))}
+        asked, called = chat.prompt(problem.asked), chat.reply(problem.asked, call)
+        told = [*asked, *called, *chat.next_turn(result, finished=True)]
+        behind = [*problem.asked, {"role": "assistant", "content": call}, result]
+        examples += [Example(asked, called), Example(told, chat.reply(behind, problem.answer))]
     if not examples:
         raise ValueError(
             "text.format_steps with text.tool=calculator shows how to calculate, and no family of text.families says"
@@ -57,7 +59,3 @@ def check_room(examples: Sequence[Example], room: int, width: int) -> None:
             f"text.max_prompt_tokens ({width}) is too short for text.format_steps: an example's prompt, with what the"
             f" tool answered, takes up to {asked} tokens"
         )
-
-
-def _asked(problem: Problem, chat: ChatFormat) -> list[int]:
-    return chat.prompt(problem.asked)
