@@ -19,17 +19,10 @@ from vla.command_line import command, fail
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    from vla.serve.options import add_access_flags, add_limit_flags, port_number
+    from vla.serve.options import add_access_flags, add_limit_flags
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="the folder of a run or of an exported policy, or user/name on the hub")
-    parser.add_argument(
-        "--host",
-        default="127.0.0.1",
-        help="the address to listen at: 127.0.0.1 is reached from this machine only, 0.0.0.0 from every network that "
-        "this machine is in, and asks for a token (default %(default)s)",
-    )
-    parser.add_argument("--port", type=port_number, default=8000, help="0 takes a free one (default %(default)s)")
     parser.add_argument("--sampled", action="store_true", help="sampled decisions in place of greedy ones")
     add_access_flags(parser)
     add_limit_flags(parser)

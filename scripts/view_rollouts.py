@@ -18,6 +18,8 @@ from vla.command_line import command, fail
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
+    from vla.hosts import port_number
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="the folder of a run")
     parser.add_argument("--live", action="store_true", help="wait for a run that only begins; its episodes appear")
@@ -27,7 +29,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--successes", action="store_true", help="of --dataset: no failures")
     parser.add_argument("--native", action="store_true", help="MuJoCo's viewer; needs a display")
     parser.add_argument("--episodes", type=int, default=24, help="in a file, the newest (default %(default)s)")
-    parser.add_argument("--port", type=int, default=0, help="of the page (default: a free one)")
+    parser.add_argument("--port", type=port_number, default=0, help="of the page (default: a free one)")
     parser.add_argument("--no-browser", action="store_true", help="only say where the page is")
     return parser.parse_args(argv)
 
@@ -67,10 +69,9 @@ def serve(library, port: int, browser: bool) -> None:
     from vla.viewer.server import make_server
 
     server = make_server(library, port)
-    address = f"http://{server.server_address[0]}:{server.server_address[1]}/"
-    print(f"{len(library.lines())} episodes at {address} (Ctrl-C ends)", flush=True)
+    print(f"{len(library.lines())} episodes at {server.address} (Ctrl-C ends)", flush=True)
     if browser:
-        webbrowser.open(address)
+        webbrowser.open(server.address)
     server.serve_forever()
 
 

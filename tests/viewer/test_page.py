@@ -1,8 +1,10 @@
 """The viewer from recordings to a browser: an episode lived again is the one recorded, and the page plays it."""
 
 import base64
+import json
 import shutil
 import threading
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +104,24 @@ def test_rollouts_become_a_dataset_that_lerobot_reads(run, tmp_path, capsys, mon
     assert found.instructions[found.columns.task_index[0]] == lived["instruction"]
 
 
+def test_a_served_episode_is_drawn_by_the_servers_own_thread(run):
+    library = open_library(run)
+    server = make_server(library)
+    serving = threading.Thread(target=server.serve_forever)
+    serving.start()
+    try:
+        with urllib.request.urlopen(f"{server.address}api/episodes") as answer:
+            (first, *_) = json.load(answer)
+        with urllib.request.urlopen(f"{server.address}api/episode/{first['id']}") as answer:
+            shown = json.load(answer)
+    finally:
+        server.shutdown()
+        serving.join()
+        server.server_close()
+    assert shown["faithful"]
+    assert shown["films"]["front"]["data"].startswith("data:image/webp")
+
+
 @needs_chromium
 def test_the_page_opens_from_disk_and_plays(page, tmp_path):
     with browser(tmp_path) as chrome:
@@ -168,7 +188,7 @@ def test_a_served_page_follows_a_run_from_its_beginning(run, tmp_path):
     def look() -> None:
         try:
             with browser(tmp_path) as chrome:
-                chrome.open(f"http://127.0.0.1:{server.server_address[1]}/")
+                chrome.open(server.address)
                 results["before"] = chrome.run("document.getElementById('episodes-shown').textContent")
                 for name, rows in (("rl-000010", 4), ("rl-000020", 8)):
                     (live / "recordings" / f"{name}.safetensors").write_bytes(recorded)
@@ -182,7 +202,7 @@ def test_a_served_page_follows_a_run_from_its_beginning(run, tmp_path):
     watcher = threading.Thread(target=look)
     watcher.start()
     try:
-        server.serve_forever()  # here, because drawing belongs to the thread that began it
+        server.serve_forever()
     finally:
         watcher.join()
         server.server_close()

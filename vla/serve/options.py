@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vla.hosts import LOCAL, port_number
 from vla.serve.limits import Limits
 
 if TYPE_CHECKING:
@@ -15,16 +16,16 @@ if TYPE_CHECKING:
 MIN_MESSAGE_MB = 4.0
 
 
-def port_number(text: str) -> int:
-    """A port from the command line."""
-    if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text} is no port: give a whole number from 0 to 65535")
-    return int(text)
-
-
 def add_access_flags(parser: argparse.ArgumentParser) -> None:
-    """Who may talk to the server."""
+    """Where the server listens, and who may talk to it."""
     group = parser.add_argument_group("access")
+    group.add_argument(
+        "--host",
+        default=LOCAL,
+        help="the address to listen at: 127.0.0.1 is reached from this machine only, 0.0.0.0 from every network that "
+        "this machine is in, and asks for a token (default %(default)s)",
+    )
+    group.add_argument("--port", type=port_number, default=8000, help="0 takes a free one (default %(default)s)")
     group.add_argument("--token", help="what clients must send; other users of this machine can read it here")
     group.add_argument("--token-file", type=Path, help="the token in a file (or in the variable VLA_SERVE_TOKEN)")
     group.add_argument("--no-token", action="store_true", help="let everybody in who reaches --host")

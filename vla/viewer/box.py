@@ -6,14 +6,13 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from queue import SimpleQueue
 from string import Template
 
 from vla.report.page import COLOURS
+from vla.viewer.local import LocalHandler, LocalServer
 
-LOCAL = "127.0.0.1"
 MAX_BYTES = 2000
 PAGE = Template((Path(__file__).parent / "static" / "box.html").read_text())
 
@@ -25,32 +24,22 @@ class InstructionBox:
         self.typed: SimpleQueue[str] = SimpleQueue()
         box = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(LocalHandler):
             def do_GET(self) -> None:
-                self.answer(HTTPStatus.OK, PAGE.substitute(colours=COLOURS))
+                self.answer(HTTPStatus.OK, "text/html", PAGE.substitute(colours=COLOURS))
 
             def do_POST(self) -> None:
                 # Only a page from this address may type: another site's would come with another origin.
-                origin, length = self.headers.get("Origin"), int(self.headers.get("Content-Length", 0))
-                if length > MAX_BYTES or origin not in (None, box.address.rstrip("/")):
-                    self.answer(HTTPStatus.FORBIDDEN, "no")
+                origin, length = self.headers.get("Origin"), self.headers.get("Content-Length", "0")
+                is_ours = origin in (None, box.server.address.rstrip("/"))
+                if not is_ours or not length.isdecimal() or len(length) > 9 or int(length) > MAX_BYTES:
+                    self.answer(HTTPStatus.FORBIDDEN, "text/plain", "no")
                     return
-                box.typed.put(" ".join(self.rfile.read(length).decode(errors="replace").split()))
-                self.answer(HTTPStatus.OK, "said")
+                box.typed.put(" ".join(self.rfile.read(int(length)).decode(errors="replace").split()))
+                self.answer(HTTPStatus.OK, "text/plain", "said")
 
-            def answer(self, status: HTTPStatus, text: str) -> None:
-                body = text.encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "text/html; charset=utf-8")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, format: str, *args: object) -> None:
-                """Requests are not news."""
-
-        self.server = ThreadingHTTPServer((LOCAL, 0), Handler)
-        self.address = f"http://{LOCAL}:{self.server.server_address[1]}/"
+        self.server = LocalServer(0, Handler)
+        self.address = self.server.address
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         threading.Thread(target=self._read, args=(terminal,), daemon=True).start()
 

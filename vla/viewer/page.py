@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
@@ -17,10 +18,25 @@ SCRIPTS = ("scene.js", "plots.js", "episode.js", "app.js")
 
 def viewer_page(title: str, data: Mapping[str, Any] | None) -> str:
     """The page; `data` None asks the server that shows it, else the page holds its episodes and needs nobody."""
-    text = json.dumps(data, separators=(",", ":")).replace("</", "<\\/")
     return Template((STATIC / "page.html").read_text()).substitute(
         title=escape(title),
         style=COLOURS + (STATIC / "style.css").read_text(),
         script="\n".join((STATIC / name).read_text() for name in SCRIPTS),
-        data=text,
+        data=as_json(data),
     )
+
+
+def as_json(value: Any) -> str:
+    """JSON that stands in a page or is sent to one. "<" is written as its number: "</script>" and "<!--<script" in a
+    text would end or swallow the page's scripts. NaN and infinity, which JSON has no words for, become null.
+    """
+    return json.dumps(without_nan(value), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def without_nan(value: Any) -> Any:
+    """Nested mappings and lists with None in place of numbers that are not finite."""
+    if isinstance(value, Mapping):
+        return {key: without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

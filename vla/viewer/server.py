@@ -1,54 +1,47 @@
-"""Shows a library of episodes on this machine. One request at a time: drawing belongs to the thread that began it."""
+"""Shows a library of episodes on this machine. Requests come in threads; one other thread reads and draws episodes,
+because drawing belongs to the thread that began it.
+"""
 
 from __future__ import annotations
 
-import json
+from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import Any
 from urllib.parse import unquote
 
 from vla.viewer.library import Library
-from vla.viewer.page import viewer_page
+from vla.viewer.local import LocalHandler, LocalServer
+from vla.viewer.page import as_json, viewer_page
 
-LOCAL = "127.0.0.1"
 
-
-def make_server(library: Library, port: int = 0) -> HTTPServer:
+def make_server(library: Library, port: int = 0) -> LocalServer:
     """A server on this machine only; port 0 takes a free one. Call `serve_forever()`."""
     title = library.run.name
+    drawing = ThreadPoolExecutor(1, thread_name_prefix="drawing")
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(LocalHandler):
         def do_GET(self) -> None:
             path = unquote(self.path.split("?")[0])
             if path == "/":
-                self.answer(HTTPStatus.OK, "text/html; charset=utf-8", viewer_page(title, None))
-            elif path == "/api/episodes":
-                self.answer_json(library.lines())
-            elif path.startswith(("/api/episode/", "/api/why/")):
-                kind, _, identity = path.removeprefix("/api/").partition("/")
-                try:
-                    self.answer_json(library.episode(identity) if kind == "episode" else library.why(identity))
-                except KeyError as error:
-                    self.answer(HTTPStatus.NOT_FOUND, "text/plain", f"there is no episode {error}")
-                except ValueError as error:
-                    self.answer(HTTPStatus.INTERNAL_SERVER_ERROR, "text/plain", str(error))
+                self.answer(HTTPStatus.OK, "text/html", viewer_page(title, None))
+                return
+            try:
+                found = drawing.submit(ask, path).result()
+            except KeyError as error:
+                self.answer(HTTPStatus.NOT_FOUND, "text/plain", f"there is no {error}")
+            except ValueError as error:
+                self.answer(HTTPStatus.INTERNAL_SERVER_ERROR, "text/plain", str(error))
             else:
-                self.answer(HTTPStatus.NOT_FOUND, "text/plain", f"there is no {path}")
+                self.answer(HTTPStatus.OK, "application/json", as_json(found))
 
-        def answer_json(self, value: Any) -> None:
-            self.answer(HTTPStatus.OK, "application/json", json.dumps(value, separators=(",", ":")))
+    def ask(path: str) -> object:
+        kind, _, identity = path.removeprefix("/api/").partition("/")
+        match kind:
+            case "episodes":
+                return library.lines()
+            case "episode":
+                return library.episode(identity)
+            case "why":
+                return library.why(identity)
+        raise KeyError(path)
 
-        def answer(self, status: HTTPStatus, kind: str, text: str) -> None:
-            body = text.encode()
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.send_header("Cache-Control", "no-store")
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Requests are not news."""
-
-    return HTTPServer((LOCAL, port), Handler)
+    return LocalServer(port, Handler)

@@ -53,7 +53,7 @@ class EpisodeView {
   header() {
     const e = this.e, head = make("header", "asked");
     head.append(make("h2", "", e.instruction), make("span", `verdict ${e.success ? "good" : "bad"}`, e.success ? "success" : "failure"));
-    const facts = [`start ${e.seed}`, `${e.stage.replaceAll("_", " ")}${e.iteration ? `, iteration ${e.iteration}` : ""}`, e.decoding, `return ${e.return.toFixed(3)}`, `${e.reward.length} control steps`, `${e.decisions.length} decisions`];
+    const facts = [`start ${e.seed}`, `${e.stage.replaceAll("_", " ")}${e.iteration ? `, iteration ${e.iteration}` : ""}`, e.decoding, `return ${number(e.return)}`, `${e.reward.length} control steps`, `${e.decisions.length} decisions`];
     head.append(make("p", "facts", facts.join("  ·  ")), make("p", "diagnosis", diagnosis(e)));
     if (!e.faithful) head.append(make("p", "warning", "The simulator has changed since this was recorded: living it again came to another end. What is shown is not what happened."));
     this.root.append(head);
