@@ -14,11 +14,10 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from vla.rewards.fences import blocks
 from vla.rewards.jail import Kind
 from vla.rewards.sample import UNSCORABLE, Sample
 from vla.rewards.sandbox import Limits, choose_jail, run_python
-
-FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", re.DOTALL)
 
 _CALL = """
 import json as _json, sys as _sys
@@ -91,9 +90,15 @@ def _short(value: object) -> str:
 
 
 def program_of(completion: str) -> str:
-    """The last fenced block of code, or the whole completion when there is none."""
-    blocks = FENCE.findall(completion)
-    return blocks[-1] if blocks else completion
+    """The last fenced block labelled as Python; without one the last that has no label, then the last of any; the whole
+    completion when there is no block.
+    """
+    found = blocks(completion)
+    for wanted in (re.compile("i?py.*"), re.compile(""), re.compile(".*")):
+        fitting = [block.content for block in found if wanted.fullmatch(block.label)]
+        if fitting:
+            return fitting[-1]
+    return completion
 
 
 def score_code(

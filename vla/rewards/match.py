@@ -1,12 +1,11 @@
-"""Verifiers that compare text or a number with the answer, in time linear in the length of the completion."""
+"""Verifiers that compare text or a number with the answer."""
 
 from __future__ import annotations
 
 import re
 
+from vla.rewards.numbers import read_number, whole_number
 from vla.rewards.sample import UNSCORABLE, Sample
-
-NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?")
 
 
 def exact(sample: Sample) -> float:
@@ -27,9 +26,8 @@ def _occurs(word: str, text: str) -> bool:
 
 
 def last_number(sample: Sample) -> float:
-    """1 when the last number in the completion is the answer; thousands separators are read, words around are ignored.
-
-    Unscorable when the answer holds no number.
+    """1 when the number that the completion gives (`numbers.read_number`) equals the answer's; words around are
+    ignored. Unscorable when the answer holds no number.
     """
     expected = read_number(sample.answer)
     if expected is None:
@@ -42,17 +40,4 @@ def only_number(sample: Sample) -> float:
     expected = read_number(sample.answer)
     if expected is None:
         return UNSCORABLE
-    match = NUMBER.fullmatch(sample.completion.strip())
-    return float(match is not None and read_number(sample.completion) == expected)
-
-
-def read_number(text: str) -> float | None:
-    """The last number in a text. A minus that follows a digit or a letter (12-7, x-7) is no sign."""
-    found = list(NUMBER.finditer(text))
-    if not found:
-        return None
-    last = found[-1]
-    digits = last.group().replace(",", "")
-    if digits[0] in "+-" and last.start() > 0 and text[last.start() - 1].isalnum():
-        digits = digits[1:]
-    return float(digits)
+    return float(whole_number(sample.completion) == expected)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from vla.rewards.fences import blocks
 from vla.rewards.sample import Sample, Verifier
 
 THINK_ANSWER = re.compile(r"\s*<think>(?P<think>.*?)</think>\s*<answer>(?P<answer>.*?)</answer>\s*", re.DOTALL)
@@ -70,8 +71,8 @@ def tool_call(sample: Sample) -> float:
 
 
 def _without_fence(text: str) -> str:
-    match = re.fullmatch(r"\s*```(?:json)?\s*\n(.*?)\n?```\s*", text, re.DOTALL)
-    return match[1] if match else text
+    found = blocks(text)
+    return found[0].content if len(found) == 1 and found[0].is_all else text
 
 
 def _parse(text: str) -> tuple[Any, bool]:

@@ -19,6 +19,7 @@ from vla.rewards.sample import Sample, Verifier
 
 MODULES = {
     "match": ("exact", "contains", "last_number", "only_number"),
+    "forms": ("choice", "date", "quantity"),
     "structure": ("think_format", "think_tags", "json_value", "tool_call"),
     "overlap": ("bleu", "chrf", "rouge_l"),
     "libraries": ("math_equal", "reasoning_gym_score"),

@@ -17,7 +17,7 @@ from vla.data.messages import as_prompt, as_text
 from vla.data.rows import Row, RowReader
 from vla.rewards.code import read_tests
 from vla.rewards.compose import CODE
-from vla.rewards.match import read_number
+from vla.rewards.kinds import final_answer_of, verifier_for
 from vla.rewards.worker import INSIDE_ANSWER, NAMES
 from vla.text.problems import Problem
 
@@ -74,14 +74,14 @@ def problem_of(row: Row, family: str) -> Problem:
         )
     if not isinstance(answer, str | int | float | None) or (isinstance(answer, float) and not math.isfinite(answer)):
         raise ValueError(f"{where}: answer ({answer!r}) must be a text or a number")
-    text = "" if answer is None else str(answer)
+    text = "" if answer is None else final_answer_of(str(answer))
     verifier = verifier_of(values, text, where)
     check_verifier(verifier, text, facts, where)
     return Problem(as_text(messages), text, verifier, family, checked_facts(facts, where), messages, where)
 
 
 def verifier_of(values: Any, answer: str, where: str) -> str:
-    """The verifier a row names, or the one that fits what it has: a number is compared as a number."""
+    """The verifier a row names, or the one that fits what it has: first its columns, then what the answer is."""
     named = values.get("verifier")
     if named is not None:
         if not isinstance(named, str):
@@ -90,7 +90,7 @@ def verifier_of(values: Any, answer: str, where: str) -> str:
     for column, verifier in FACTS.items():
         if values.get(column) is not None:
             return verifier
-    return "exact" if read_number(answer) is None else "last_number"
+    return verifier_for(answer)
 
 
 def check_verifier(name: str, answer: str, facts: Mapping[str, Any], where: str) -> None:
