@@ -1,8 +1,6 @@
-import contextlib
 import math
 import socket
 import time
-from pathlib import Path
 
 import pytest
 
@@ -40,36 +38,6 @@ def test_sleeping_and_ignoring_signals_does_not_help(jail):
         "import signal, time\nfor s in range(1, 32):\n  try: signal.signal(s, signal.SIG_IGN)\n  except OSError: pass\n"
     )
     assert run_python(source + "time.sleep(1000)", LIMITS, jail=jail).stopped == "time"
-
-
-def num_processes_with(marker):
-    found = 0
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            found += entry.name.isdigit() and marker in (entry / "cmdline").read_bytes()
-    return found
-
-
-def test_a_fork_bomb_is_bounded_and_leaves_nothing(jail):
-    source = """
-import os, time
-count = 0
-os.write(1, b".")
-while True:
-    try:
-        if os.fork() == 0:
-            os.write(1, b".")
-    except OSError:
-        time.sleep(1000)
-"""
-    outcome = run_python(source, LIMITS, jail=jail)
-    assert outcome.stopped == "time"
-    assert 2 <= outcome.output.count(b".") <= LIMITS.num_processes
-    for _ in range(100):
-        if num_processes_with(b"sandbox-") == 0:
-            break
-        time.sleep(0.05)
-    assert num_processes_with(b"sandbox-") == 0
 
 
 def test_a_memory_bomb_fails_alone(jail):
@@ -194,9 +162,7 @@ def test_programs_that_read_and_print(jail):
 
 def test_without_tests_or_sandbox_a_program_is_unscorable(jail, monkeypatch):
     assert math.isnan(score_code([Sample("", "x = 1", "")], LIMITS, jail=jail)[0])
-    import vla.rewards.sandbox as sandbox
-
-    monkeypatch.setattr(sandbox, "command_line", lambda *_: ["/bin/false"])
+    monkeypatch.setattr("vla.rewards.jail._command", lambda *_: ["/bin/false"])
     assert math.isnan(score_code([Sample("", "add = sum", "", facts=TESTS)], LIMITS, jail=jail)[0])
 
 

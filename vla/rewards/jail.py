@@ -1,139 +1,229 @@
-"""Command lines that run a program with nothing but read-only system files, a folder of its own, and no network.
+"""Jails: a program with nothing but read-only system files, a folder of its own in memory, and no network.
 
-Two ways: bubblewrap (`bwrap`), or namespaces by util-linux (`unshare`, `setpriv`). Started by root, it is the second,
-and the program runs as a user that nothing belongs to, because the kernel does not count root's processes; started by
-anyone else, it is the first where there is one, and the program has a user namespace of its own, without capabilities.
+Three kinds. `unshare`: namespaces that `confine.py` makes by itself, with a user namespace around them. `bwrap`: the
+same by bubblewrap, for machines that let nobody else make user namespaces. `root`: without a user namespace, for root
+on machines that have none. In each the program is a user without capabilities, and `confine.py` is its first process.
 """
 
 from __future__ import annotations
 
+import contextlib
+import marshal
 import os
-import shlex
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from types import CodeType
+from typing import Any, Literal
 
-Kind = Literal["bwrap", "unshare"]
+from vla.rewards import cgroup, confine
+from vla.rewards.syscall_filter import filter_for_this_machine
+
+Kind = Literal["unshare", "bwrap", "root"]
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
-"""All that a jail's own commands are told; the program inside may read it."""
-NOBODY = 63187
-"""A user and group number that no account has, for programs started by root."""
-SYSTEM_FOLDERS = ("/usr", "/bin", "/lib", "/lib64", "/etc/alternatives")
-WORK = "/sandbox"
-"""Where the program's folder is seen inside; Python is where it is outside, because its libraries are found by path."""
+"""All that a jail's own commands are told."""
+_BOOT = """import marshal
+code, request = marshal.load(open(0, "rb", closefd=False))
+scope = {"__name__": "confine"}
+exec(code, scope)
+scope["run"](request)
+"""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a program and all that it starts may take together, but for `file_bytes`, which is for each file.
+
+    `seconds` of wall time; bytes of memory (address space), of files and of output kept; numbers of files and folders,
+    and of processes and threads. Files are kept in memory, in addition to `memory_bytes`.
+    """
+
+    seconds: float = 5.0
+    memory_bytes: int = 2**29
+    file_bytes: int = 2**22
+    disk_bytes: int = 2**25
+    num_files: int = 1024
+    output_bytes: int = 2**16
+    num_processes: int = 16
+
+
+@dataclass
+class Jail:
+    """A program that runs in a jail, and the socket to `confine.py`: it reports there, and its end ends the jail."""
+
+    process: subprocess.Popen[bytes]
+    control: socket.socket
+
+    def end(self) -> dict[str, Any]:
+        """End the program and all that it started. `failure` says why it did not start; else `returncode`, `stopped`.
+
+        The process that is waited for ends after the last one of its process namespace.
+        """
+        with contextlib.suppress(OSError):
+            self.control.shutdown(socket.SHUT_WR)
+        try:
+            self.process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        try:
+            report = self.control.recv(2**12, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            report = b""
+        started, ended = report[:1] == b"+", report.removeprefix(b"+")
+        if not started or ended[:1] == b"-":
+            return {"failure": ended[1:].decode(errors="replace").strip() or "the jail ended at once"}
+        return marshal.loads(ended) if ended else {"returncode": -signal.SIGKILL, "stopped": None}
+
+
+@contextlib.contextmanager
+def start(kind: Kind, files: Mapping[str, bytes], limits: Limits) -> Iterator[Jail]:
+    """Run `main.py` of `files` in a jail, with `stdin` of them as its standard input.
+
+    When the block ends, so do the program and all that it started.
+    """
+    ours, theirs = socket.socketpair()
+    with ours, cgroup.group(limits.memory_bytes + limits.disk_bytes, limits.num_processes) as join:
+        with theirs, os.fdopen(os.memfd_create("request"), "r+b") as request:
+            marshal.dump((_code(), _request(kind, files, limits, theirs.fileno())), request)
+            request.seek(0)
+            process = subprocess.Popen(
+                [*join, *_command(kind, limits)],
+                stdin=request,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env={**ENVIRONMENT, **({} if kind == "bwrap" else _libraries(sys.base_prefix))},
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        jail = Jail(process, ours)
+        with process:
+            try:
+                yield jail
+            finally:
+                jail.end()
+
+
+@cache
+def _code() -> CodeType:
+    path = Path(confine.__file__)
+    return compile(path.read_text(), path.name, "exec")
+
+
+def _request(kind: Kind, files: Mapping[str, bytes], limits: Limits, control: int) -> dict[str, Any]:
+    python = _python_inside()
+    return {
+        "kind": kind,
+        "control": control,
+        "user": 1,
+        "prefix": sys.base_prefix,
+        "python": python,
+        "environment": {"PATH": "/usr/bin:/bin", "HOME": confine.WORK, "LANG": "C.UTF-8", **_libraries(confine.PREFIX)},
+        "files": {"stdin": b"", **files},
+        "limits": asdict(limits),
+        "filter": filter_for_this_machine(),
+    }
+
+
+def _libraries(prefix: str) -> dict[str, str]:
+    """For a Python that is linked with its own library."""
+    return {"LD_LIBRARY_PATH": f"{prefix}/lib"}
+
+
+def _python_inside() -> str:
+    """Where the program finds this Python: where it is, or in the installation's place inside."""
+    python, prefix = os.path.realpath(sys.executable), os.path.realpath(sys.base_prefix)
+    if any(Path(python).is_relative_to(folder) for folder in confine.SYSTEM_FOLDERS):
+        return python
+    return os.path.join(confine.PREFIX, os.path.relpath(python, prefix))
+
+
+def _command(kind: Kind, limits: Limits) -> list[str]:
+    python = [os.path.realpath(sys.executable), "-I", "-S", "-B", "-c", _BOOT]
+    return _bwrap(limits, [_python_inside(), *python[1:]]) if kind == "bwrap" else python
+
+
+_SETUP = ("CAP_SYS_ADMIN", "CAP_SETPCAP")
+
+
+def _bwrap(limits: Limits, command: list[str]) -> list[str]:
+    """Capabilities are for `confine.py`, where bubblewrap can give any; the program has none."""
+    # Out of memory, the kernel ends the jail and not the process that trains.
+    arguments = ["/bin/sh", "-c", 'echo 1000 > /proc/$$/oom_score_adj; exec "$@"', "jail"]
+    arguments += ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--as-pid-1", "--clearenv"]
+    for flag, value in (("--uid", "1"), ("--gid", "1"), ("--cap-drop", "ALL"), *(("--cap-add", c) for c in _SETUP)):
+        arguments += [flag, value]
+    for name, value in _libraries(confine.PREFIX).items():
+        arguments += ["--setenv", name, value]
+    for system in confine.SYSTEM_FOLDERS:
+        arguments += ["--ro-bind-try", system, system]
+    for device in confine.DEVICES:
+        arguments += ["--dev-bind", device, device]
+    arguments += ["--ro-bind", sys.base_prefix, confine.PREFIX, "--proc", "/proc"]
+    arguments += ["--remount-ro", "/proc", "--symlink", confine.WORK, "/dev/shm"]
+    arguments += ["--size", str(limits.disk_bytes), "--tmpfs", confine.WORK, "--remount-ro", "/"]
+    return [*arguments, "--", *command]
 
 
 def available() -> list[Kind]:
     """The kinds of jail that work here, best first; found by running one."""
-    kinds: tuple[Kind, ...] = ("unshare",) if os.geteuid() == 0 else ("bwrap", "unshare")
-    return [kind for kind in kinds if _works(kind)]
+    kinds: tuple[Kind, ...] = ("unshare", "root", "bwrap") if os.geteuid() == 0 else ("unshare", "bwrap")
+    return [kind for kind in kinds if why_not(kind) is None]
 
 
 @cache
-def _works(kind: Kind) -> bool:
-    needed = {"bwrap": ("bwrap", "prlimit"), "unshare": ("unshare", "setpriv", "pivot_root", "mount", "prlimit")}[kind]
-    if not sys.platform.startswith("linux") or not all(shutil.which(tool, path=ENVIRONMENT["PATH"]) for tool in needed):
-        return False
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        hand_over(Path(folder))
-        command = command_line(kind, Path(folder), ["/bin/echo", "alive"])
-        try:
-            result = subprocess.run(command, capture_output=True, timeout=20, env=ENVIRONMENT)
-        except subprocess.TimeoutExpired:
-            return False
-    return result.stdout == b"alive\n"
-
-
-def hand_over(folder: Path) -> None:
-    """Give a folder and its files to the user the program will run as."""
-    folder.chmod(0o700)
-    if os.geteuid() == 0:
-        for path in (folder, *folder.rglob("*")):
-            os.chown(path, NOBODY, NOBODY)
+def why_not(kind: Kind) -> str | None:
+    """Why this kind of jail does not work here; None: it works."""
+    if not sys.platform.startswith("linux"):
+        return "it needs Linux"
+    if kind == "bwrap" and shutil.which("bwrap", path=ENVIRONMENT["PATH"]) is None:
+        return "not found"
+    try:
+        with start(kind, {"main.py": b"print('alive')"}, Limits()) as jail:
+            output, errors = jail.process.communicate(timeout=20)
+            ended = jail.end()
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    if output == b"alive\n":
+        return None
+    said = ended.get("failure", "") + errors.decode(errors="replace").strip()
+    return said.split("\n")[-1]
 
 
-def command_line(kind: Kind, folder: Path, program: list[str]) -> list[str]:
-    """`program` inside a jail that sees `folder` as its working folder, and may write there and nowhere else."""
-    return _bwrap(folder, program) if kind == "bwrap" else _unshare(folder, program)
-
-
-def python_program(script: str) -> list[str]:
-    """A program for `command_line` that runs a Python script of the folder, isolated from environment and user site."""
-    return [os.path.realpath(sys.executable), "-I", "-B", script]
-
-
-def _bwrap(folder: Path, program: list[str]) -> list[str]:
-    command = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv"]
-    command += [
-        "--clearenv",
-        "--setenv",
-        "PATH",
-        "/usr/bin:/bin",
-        "--setenv",
-        "HOME",
-        WORK,
-        "--setenv",
-        "LANG",
-        "C.UTF-8",
-    ]
-    for system in SYSTEM_FOLDERS:
-        command += ["--ro-bind-try", system, system]
-    command += ["--ro-bind", sys.base_prefix, sys.base_prefix, "--proc", "/proc", "--dev", "/dev"]
-    return [
-        *command,
-        "--bind",
-        str(folder),
-        WORK,
-        "--remount-ro",
-        "/dev",
-        "--remount-ro",
-        "/",
-        "--chdir",
-        WORK,
-        *program,
-    ]
-
-
-_SETUP = """
-set -eu
-mount -t tmpfs -o mode=755,size=16m tmpfs {root}
-cd {root}
-for folder in {system}; do
-    [ -e "$folder" ] || continue
-    if [ -L "$folder" ]; then ln -s "$(readlink "$folder")" ".$folder"; continue; fi
-    mkdir -p ".$folder"; mount --rbind "$folder" ".$folder"; mount -o remount,bind,ro ".$folder"
-done
-mkdir -p .{prefix} .{work} proc dev old
-mount --bind {prefix} .{prefix}; mount -o remount,bind,ro .{prefix}
-mount --bind {folder} .{work}
-mount -t proc proc proc
-for device in null zero urandom; do touch dev/$device; mount --bind /dev/$device dev/$device; done
-pivot_root . old
-umount -l /old; rmdir /old
-mount -o remount,bind,ro /
-cd {work}
-exec env -i PATH=/usr/bin:/bin HOME={work} LANG=C.UTF-8 "$@"
-"""
-
-
-def _unshare(folder: Path, program: list[str]) -> list[str]:
-    by_root = os.geteuid() == 0
-    quote = shlex.quote
-    setup = _SETUP.format(
-        root="/mnt" if Path("/mnt").is_dir() else "/tmp",
-        system=" ".join(SYSTEM_FOLDERS),
-        work=WORK,
-        prefix=quote(sys.base_prefix),
-        folder=quote(str(folder)),
+def remedies() -> list[str]:
+    """What would allow a jail on this machine, by what its kernel says."""
+    found = [remedy for switch, forbids, remedy in _SWITCHES if _reads(switch) == forbids]
+    found.append(f"install bubblewrap (bwrap), which here says: {why_not('bwrap')}")
+    found.append(
+        "in a container, allow user namespaces (docker run --security-opt seccomp=unconfined"
+        " --security-opt systempaths=unconfined, or --privileged)"
     )
-    drop = ["setpriv", "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all"]
-    if by_root:
-        drop += [f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
-    command = ["unshare", "--mount", "--net", "--pid", "--ipc", "--uts", "--fork", "--kill-child"]
-    command += [] if by_root else ["--user", "--map-root-user"]
-    return [*command, "--", "/bin/sh", "-c", setup, "jail", *drop, *program]
+    return found
+
+
+_SWITCHES = (
+    (
+        "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+        "1",
+        "allow user namespaces (Ubuntu: sysctl kernel.apparmor_restrict_unprivileged_userns=0)",
+    ),
+    (
+        "/proc/sys/kernel/unprivileged_userns_clone",
+        "0",
+        "allow user namespaces (Debian: sysctl kernel.unprivileged_userns_clone=1)",
+    ),
+    ("/proc/sys/user/max_user_namespaces", "0", "allow user namespaces (sysctl user.max_user_namespaces=15000)"),
+)
+
+
+def _reads(switch: str) -> str | None:
+    try:
+        return Path(switch).read_text().strip()
+    except OSError:
+        return None
