@@ -66,6 +66,11 @@ class Rl(Section):
     kl_target: Positive | None
     kl_horizon: Positive | None
     evaluate_every: Count
+    load_best_at_end: bool
+    target_success: PositiveFraction | None
+    patience: Few | None
+    max_idle_iterations: Few | None
+    max_decisions: Count | None
     max_seconds: Seconds | None
 
     @property

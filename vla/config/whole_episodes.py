@@ -33,9 +33,15 @@ def why_no_branches(config: RobotConfig) -> str | None:
 
 def with_whole_episodes(config: RobotConfig, given: Collection[str]) -> tuple[RobotConfig, str | None]:
     """The settings of a run that can learn, and what was changed and why; what was `given` by name stays."""
-    rl, why = config.rl, why_no_branches(config)
-    if not rl.num_branches or not rl.num_iterations or why is None or "rl.num_branches" in given:
+    why = why_no_branches(config)
+    if not config.rl.num_branches or not config.rl.num_iterations or why is None or "rl.num_branches" in given:
         return config, None
+    return whole_episodes(config, why, given)
+
+
+def whole_episodes(config: RobotConfig, why: str, given: Collection[str] = ()) -> tuple[RobotConfig, str]:
+    """The settings without branches, in groups where the algorithm compares, and a line that says so."""
+    rl = config.rl
     changes = {"num_branches": 0}
     if needs_groups(config.algorithm) and rl.group_size == 1:
         groups = {"group_size": GROUP_SIZE, "starts_per_iteration": max(1, rl.starts_per_iteration // GROUP_SIZE)}

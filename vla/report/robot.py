@@ -17,8 +17,10 @@ from vla.report.run import (
     Records,
     chart,
     curve,
+    ended_by,
     how_it_was_made,
     lead_of,
+    nothing_learned,
     of_stage,
     points,
     rate_curve,
@@ -65,7 +67,7 @@ def report_page(folder: Path) -> str:
         tiles(headline(results)),
         section("Before and after", interval_chart("Success on held-out starts", "95 % Wilson interval", ends(stages)),
                 comparisons(results), note=once_or_twice(stages)),
-        section("Reinforcement learning", *rl_charts(of_stage(records, "rl"), config)),
+        section("Reinforcement learning", *rl_charts(of_stage(records, "rl"), config), note=ended_by(results)),
         section("Supervised fine-tuning", grid(*sft_charts(of_stage(records, "sft")))),
         section("Answers in words", answers(stages), note="One held-out question a scene, the same each time."),
         section("Texts", texts(stages), note="Perplexity of held-out texts, lower is better."),
@@ -89,7 +91,7 @@ def title_of(config: Mapping[str, Any]) -> str:
 
 def headline(results: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """The numbers that matter."""
-    found: dict[str, tuple[str, str]] = {}
+    found = nothing_learned(results)
     stages = results.get("stages", {})
     for when in ("after", "before"):
         greedy = stages.get(f"evaluation_{when}", {}).get("greedy")

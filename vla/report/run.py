@@ -42,6 +42,17 @@ def spent_on(seconds: float, peak_memory_bytes: float) -> tuple[str, str]:
     return duration(seconds), f"peak memory {peak_memory_bytes / 2**30:.1f} GiB"
 
 
+def nothing_learned(results: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """A tile that says so where no optimizer step of RL moved the policy."""
+    told = results.get("rl", {}).get("nothing_learned")
+    return {} if told is None else {"RL": ("nothing was learned", told.partition(": ")[2])}
+
+
+def ended_by(results: Mapping[str, Any]) -> str:
+    """What ended the iterations of RL."""
+    return results.get("rl", {}).get("text", "")
+
+
 def points(difference: float) -> str:
     """A difference of rates, in points."""
     return f"{100 * difference:+.1f}"

@@ -9,10 +9,13 @@ from typing import Any, Literal
 import torch
 
 from vla.config.robot import RobotConfig
+from vla.config.training import Rl
+from vla.config.whole_episodes import whole_episodes
 from vla.data.observations import Observer
 from vla.evaluate.starts import StartManifest
 from vla.evaluate.success import SuccessRate
 from vla.rl.branching import FIRST_FIT, Branches, BranchingEnvironment, BranchSettings, RedrawingPolicy
+from vla.rl.budget import Budget, Limits
 from vla.rl.catalogue import make_algorithm
 from vla.rl.critic import ActorCritic, with_critic
 from vla.rl.loop import LoopSettings, LoopState, train
@@ -27,7 +30,7 @@ from vla.stages.refinement import DynamicSampling, Starts, make_collector
 from vla.stages.run import Run
 from vla.train.agreement import failing_together, main_seconds
 from vla.train.distributed import ALONE, Processes
-from vla.train.optim import EMA, Schedule, make_optimizer
+from vla.train.optim import EMA, Schedule, make_optimizer, weights_of
 from vla.train.progress import Stage
 from vla.train.seed import derive_seed, torch_generator
 from vla.types import Rollout
@@ -37,11 +40,9 @@ Weights = dict[str, torch.Tensor]
 
 @dataclass
 class RlState:
-    """What the stage remembers beside the loop: seconds spent, the curve, and the best score on validation starts."""
+    """What the stage remembers beside the loop and the budget: the curve of success on validation starts."""
 
-    seconds: float = 0.0
     validation: list[tuple[int, int, int]] = field(default_factory=list)
-    best_score: float = -1.0
 
     def curve(self) -> list[tuple[float, SuccessRate]]:
         """Greedy success on validation starts by iteration."""
@@ -68,11 +69,15 @@ class Reinforcement:
         observer: Observer,
         starts: StartManifest,
     ):
+        freeze(policy, config.model.freeze_in_rl)
+        lack = without_branches(policy, environment) if config.rl.num_branches and config.rl.num_iterations else None
+        if lack is not None:
+            config, note = whole_episodes(config, lack)
+            run.progress.say(note)
         self.run, self.config, self.policy = run, config, policy
         self.processes = run.processes
         self.environment, self.observer, self.starts = environment, observer, starts
         rl, settings = config.rl, config.algorithm.model_dump()
-        freeze(policy, config.model.freeze_in_rl)
         self.algorithm = make_algorithm(settings.pop("name"), **settings)
         self.learner = with_critic(policy, rl.critic)
         self.optimizer = make_optimizer(
@@ -82,14 +87,16 @@ class Reinforcement:
         wanted = self.algorithm.needs_reference
         self.reference = make_reference(rl.reference, policy, rl.micro_batch_rows) if wanted else None
         self.loop, self.state = LoopState(torch_generator(config.train.seed, "rl")), RlState()
+        self.budget = Budget(limits_of(rl), main_seconds(run.seconds_of("evaluation_before"), self.processes))
         self.schedule = Schedule(
-            self.optimizer, rl.schedule, rl.num_iterations, rl.num_warmup_iterations, lambda: self.elapsed_share
-        )
+            self.optimizer, rl.schedule, rl.num_iterations, rl.num_warmup_iterations,
+            lambda: self.budget.share_of_seconds,
+        )  # fmt: skip
         self.best = weights_of(policy)
         self.average = None if rl.average_decay is None else EMA(policy, rl.average_decay)
-        self.branches = make_branches(config, policy, environment, self.processes)
+        self.branches = make_branches(config, policy, environment, self.processes) if rl.num_iterations else None
         self._restore()
-        self._started = run.timer.clock() - self.state.seconds
+        self._started = run.timer.clock() - self.budget.spent.seconds
         dynamic = DynamicSampling(rl.max_refills, None, None) if rl.max_refills else None
         seeds = Starts(starts.train.first, starts.train.last, config.train.seed, self.processes)
         own_starts = rl.starts_per_iteration // self.processes.num_processes
@@ -99,8 +106,8 @@ class Reinforcement:
         )  # fmt: skip
 
     def train(self) -> RlState:
-        """Run to the last iteration or second; the policy ends with the weights that did best on validation starts,
-        those it began with among them.
+        """Run until a limit of `vla.rl.budget` ends it, and say which. With `rl.load_best_at_end` the policy ends with
+        the weights that did best on validation starts, those it began with among them.
         """
         rl = self.config.rl
         update = UpdateSettings(
@@ -125,24 +132,32 @@ class Reinforcement:
             self.run.check_stop()
             self._save()
         self.policy.load_state_dict(self.best)
+        self._tell_end()
         return self.state
 
-    @property
-    def elapsed_share(self) -> float:
-        """The share of `rl.max_seconds` that is used up; 0 without a limit."""
-        limit = self.config.rl.max_seconds
-        return 0.0 if limit is None else self.state.seconds / limit
+    def _tell_end(self) -> None:
+        """What ended the iterations, on the console and in results.json."""
+        if self.config.rl.num_iterations == 0:
+            return
+        told = self.budget.summary(self.loop.iteration)
+        self.run.results["rl"] = told
+        for line in (told["text"], told.get("nothing_learned")):
+            if line:
+                self.run.progress.say(f"  {line}")
 
     @property
     def over(self) -> bool:
-        """Whether the iterations or the seconds are used up."""
-        rl = self.config.rl
-        return self.elapsed_share >= 1 or self.loop.iteration >= rl.num_iterations
+        """Whether a limit is reached."""
+        return self.budget.ended_by(self.loop.iteration) is not None
 
     def _expected_iterations(self, done: int) -> int:
         """How many iterations there will be: all, or as many as the seconds allow at the pace of those done."""
-        share, most = self.elapsed_share, self.config.rl.num_iterations
+        share, most = self.budget.share_of_seconds, self.config.rl.num_iterations
         return done if self.over else min(most, max(done + 1, round(done / share))) if share else most
+
+    def _seconds(self) -> float:
+        """Since the first iteration, over all sessions; the main process's."""
+        return main_seconds(self.run.timer.clock() - self._started, self.processes)
 
     def is_greedy(self, iteration: int) -> bool:
         """Whether branches start from where greedy decisions lead: draws seldom come to where those get stuck."""
@@ -189,22 +204,24 @@ class Reinforcement:
                 judged = weights_of(self.policy)
         self.state.validation.append((iteration, int(episodes.success.sum()), len(seeds)))
         rate = float(episodes.success.mean())
-        if rate >= self.state.best_score:
-            self.state.best_score, self.best = rate, judged
+        as_good = self.budget.note_validation(rate, self._seconds(), counts=iteration > 0)
+        if as_good or not self.config.rl.load_best_at_end:
+            self.best = judged
         return rate
 
     def _after(self, bar: Stage, iteration: int, rollout: Rollout, metrics: dict[str, float]) -> bool:
         """Log, judge and save after an iteration; whether to stop."""
         episodes, reduce_sum = self._episodes, self.processes.reduce_sum
         assert episodes.success is not None
-        self.state.seconds = main_seconds(self.run.timer.clock() - self._started, self.processes)
+        critic_only = iteration <= self.config.rl.critic_warmup_iterations
+        self.budget.note_iteration(metrics, self._seconds(), critic_only)
         if self.average is not None:
             self.average.update(self.policy)
         greedy, num_episodes = self.is_greedy(iteration - 1), reduce_sum(torch.tensor(float(len(episodes.success))))
         success = float(reduce_sum(episodes.success.sum()) / num_episodes)
         fit = {} if self.branches is None else self.branches.fit
         numbers = {**metrics, **fit, "greedy_success" if greedy else "success": success}
-        numbers |= {"num_episodes": float(num_episodes), "seconds": self.state.seconds}
+        numbers |= {"num_episodes": float(num_episodes), "seconds": self.budget.spent.seconds}
         if not greedy:
             numbers |= reached(episodes, reduce_sum)
         if iteration % self.config.rl.evaluate_every == 0 or self.over:
@@ -236,6 +253,7 @@ class Reinforcement:
             "optimizer": self.optimizer.state_dict(),
             "loop": self.loop.state_dict(),
             "state": vars(self.state),
+            "budget": self.budget.state_dict(),
             "best": self.best,
         }
         if self.average is not None:
@@ -256,6 +274,7 @@ class Reinforcement:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.loop.load_state_dict(saved["loop"])
         vars(self.state).update(saved["state"])
+        self.budget.load_state_dict(saved["budget"])
         self.schedule.resume(self.loop.iteration)
         self.best = saved["best"]
         if self.average is not None:
@@ -271,20 +290,29 @@ class Reinforcement:
 def make_branches(
     config: RobotConfig, policy: ImitablePolicy, environment: VectorEnvironment, processes: Processes = ALONE
 ) -> Branches | None:
-    """What tries several decisions from a state, where `rl.num_branches` asks for it and policy and environment can."""
+    """What tries several decisions from a state, where `rl.num_branches` asks for it."""
     rl = config.rl
     if not rl.num_branches:
         return None
-    if not isinstance(policy, RedrawingPolicy) or not policy.can_redraw:
-        return None
-    if not isinstance(environment, BranchingEnvironment):
-        return None
+    assert isinstance(policy, RedrawingPolicy)
+    assert isinstance(environment, BranchingEnvironment)
     settings = BranchSettings(rl.num_branches, rl.branch_share, rl.branch_discount)
     critic = StateCritic(derive_seed(config.train.seed, "state critic"))
     own = ("branches", processes.rank) if processes.rank else ("branches",)
     return Branches(policy, environment, settings, critic, derive_seed(config.train.seed, *own), processes.gather)
 
 
-def weights_of(policy: torch.nn.Module) -> Weights:
-    """A copy of all weights and buffers."""
-    return {name: tensor.detach().clone() for name, tensor in policy.state_dict().items()}
+def without_branches(policy: ImitablePolicy, environment: VectorEnvironment) -> str | None:
+    """What policy or simulator lacks for branches; the settings alone tell of ours (`vla.config.whole_episodes`)."""
+    if not isinstance(environment, BranchingEnvironment):
+        return "the simulator cannot be put back into an earlier state"
+    if not isinstance(policy, RedrawingPolicy) or not policy.can_redraw:
+        return "the policy cannot draw again from what it has perceived"
+    return None
+
+
+def limits_of(rl: Rl) -> Limits:
+    """What ends the iterations."""
+    return Limits(
+        rl.num_iterations, rl.max_decisions, rl.max_seconds, rl.target_success, rl.patience, rl.max_idle_iterations
+    )

@@ -45,6 +45,10 @@ class Run:
         self.results.setdefault("stages", {})[stage] = dict(values)
         self.write()
 
+    def seconds_of(self, stage: str) -> float:
+        """What a stage took, over all sessions."""
+        return self.timer.seconds().get(stage, 0.0) + self.earlier_seconds.get(stage, 0.0)
+
     def write(self) -> None:
         """Write results.json, with the time and memory used so far."""
         before = self.earlier_seconds

@@ -15,6 +15,7 @@ from vla.config.training import Rl
 from vla.decoding.recall import ENOUGH_BYTES
 from vla.interrupt import Interrupted, stop_on_interrupt
 from vla.policies.text import TextPolicy
+from vla.rl.budget import Budget, Limits
 from vla.rl.catalogue import check_run, make_algorithm
 from vla.rl.critic import ActorCritic
 from vla.rl.loop import LoopSettings, LoopState, train
@@ -25,7 +26,7 @@ from vla.train.agreement import failing_together, from_main, main_seconds, share
 from vla.train.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
 from vla.train.distributed import ALONE, Processes
 from vla.train.metrics import open_log
-from vla.train.optim import Schedule, make_optimizer
+from vla.train.optim import Schedule, make_optimizer, weights_of
 from vla.train.progress import Progress
 from vla.train.run_folder import RunFolder
 from vla.train.seed import derive_seed, restore_rng, rng_state
@@ -60,7 +61,9 @@ class Refinement:
     `collect(iteration)` makes a rollout. `evaluate(iteration)` gives numbers to log every `rl.evaluate_every`
     iterations; `watch(iteration, rollout)` gives numbers to log on every one. `keep` are further parts of a
     checkpoint. `has_adapter`: the reference is the model with its adapter off, which nothing has trained yet. The run
-    ends after its iterations, after `rl.max_seconds`, or when asked to stop; then it is saved.
+    ends where `vla.rl.budget` says, or when asked to stop; then it is saved. `after_seconds` is what judging takes
+    behind it. With `rl.load_best_at_end` the policy ends with the weights of the best `validation_success`, those it
+    began with among them.
     Of many processes each collects a rollout of its own; what `watch` and `evaluate` do, all do.
     """
 
@@ -77,6 +80,7 @@ class Refinement:
         keep: Mapping[str, Stateful],
         has_adapter: bool,
         timer: Timer,
+        after_seconds: float = 0.0,
         num_records: int = 0,
         processes: Processes = ALONE,
     ) -> None:
@@ -91,13 +95,21 @@ class Refinement:
             policy, rl.optimizer, rl.learning_rate, rl.weight_decay, rl.muon_learning_rate,
             dict.fromkeys(("value_head", "critic.value_head"), rl.critic_learning_rate),
         )  # fmt: skip
-        self.elapsed_seconds = 0.0
+        self.budget = Budget(take(Limits, rl), main_seconds(after_seconds, processes))
+        self.best = weights_of(policy) if rl.load_best_at_end else None
         self.schedule = Schedule(
-            self.optimizer, rl.schedule, rl.num_iterations, rl.num_warmup_iterations, lambda: self.elapsed_share
-        )
+            self.optimizer, rl.schedule, rl.num_iterations, rl.num_warmup_iterations,
+            lambda: self.budget.share_of_seconds,
+        )  # fmt: skip
         self.reference = self._make_reference(has_adapter) if self.algorithm.needs_reference else None
         self.state = LoopState(torch.Generator().manual_seed(derive_seed(config.train.seed, "minibatches")))
-        self.keep: dict[str, Any] = {"optimizer": self.optimizer, "schedule": self.schedule, "loop": self.state, **keep}
+        self.keep: dict[str, Any] = {
+            "optimizer": self.optimizer,
+            "schedule": self.schedule,
+            "loop": self.state,
+            "budget": self.budget,
+            **keep,
+        }
         if self.reference is not None:
             self.keep["reference"] = self.reference
         done = self._resume() if config.resume else num_records
@@ -110,77 +122,104 @@ class Refinement:
             has_reference=self.reference is not None,
         )
 
-    @property
-    def elapsed_share(self) -> float:
-        """The share of `rl.max_seconds` that is used up; 0 without a limit."""
-        limit = self.config.rl.max_seconds
-        return 0.0 if limit is None else self.elapsed_seconds / limit
-
     def _make_reference(self, has_adapter: bool) -> FrozenCopy | AdapterOff | Cached:
         model: Any = self.actor.model
         without_adapter = model.disable_adapter if has_adapter else None
         rl = self.config.rl
         return make_reference(rl.reference, self.actor, rl.micro_batch_rows, without_adapter)
 
-    def run(self) -> None:
-        """Iterate to the end, or until the clock or a signal says stop."""
-        started = time.monotonic() - self.elapsed_seconds
-        total = self.config.rl.num_iterations
-        stage_of_run = self.progress.stage(STAGE, total, self.state.iteration)
+    def run(self) -> dict[str, Any]:
+        """Iterate until a limit or a signal says stop; what ended it."""
+        rl, started = self.config.rl, time.monotonic() - self.budget.spent.seconds
+        stage_of_run = self.progress.stage(STAGE, rl.num_iterations, self.state.iteration)
         with stop_on_interrupt() as own_stop, stage_of_run as stage, self.actor.recalling(ENOUGH_BYTES):
             stop = shared(own_stop, self.processes)
 
+            def seconds() -> float:
+                return main_seconds(time.monotonic() - started, self.processes)
+
             def on_iteration(iteration: int, rollout: Rollout, metrics: dict[str, float]) -> bool:
-                self.elapsed_seconds = main_seconds(time.monotonic() - started, self.processes)
-                numbers = {**metrics, **self.watch(iteration, rollout), "seconds": self.elapsed_seconds}
-                if iteration % self.config.rl.evaluate_every == 0:
+                self.budget.note_iteration(metrics, seconds(), iteration <= rl.critic_warmup_iterations)
+                numbers = {**metrics, **self.watch(iteration, rollout), "seconds": self.budget.spent.seconds}
+                is_best = False
+                if iteration % rl.evaluate_every == 0 or (rl.load_best_at_end and self._is_over(iteration)):
                     numbers |= self.evaluate(iteration)
+                    is_best = self._note_validation(numbers, seconds())
                 self.log.write(STAGE, iteration, numbers)
                 stage.advance(**{k: numbers[k] for k in ("return_mean", "success", "kl_trajectory") if k in numbers})
-                limit = self.config.rl.max_seconds
-                ends = stop.requested or (limit is not None and self.elapsed_seconds >= limit)
-                if ends or iteration % self.config.train.checkpoint_every == 0:
-                    self.save(iteration)
+                ends = stop.requested or self._is_over(iteration)
+                if ends or is_best or iteration % self.config.train.checkpoint_every == 0:
+                    self.save(iteration, numbers.get("validation_success"))
                 return ends
 
-            train(
-                self.policy,
-                self.algorithm,
-                self._collect,
-                self.optimizer,
-                self.update,
-                self.loop,
-                self.state,
-                reference=self.reference,
-                scheduler=self.schedule,
-                on_iteration=on_iteration,
-                reduce_sum=self.processes.reduce_sum,
-                threads=self.actor.threads,
-                timed=self.timer,
-            )
+            if self.state.iteration == 0 and rl.num_iterations and self.best is not None:
+                self._note_validation(self.evaluate(0), seconds())
+            if not self._is_over(self.state.iteration):
+                train(
+                    self.policy,
+                    self.algorithm,
+                    self._collect,
+                    self.optimizer,
+                    self.update,
+                    self.loop,
+                    self.state,
+                    reference=self.reference,
+                    scheduler=self.schedule,
+                    on_iteration=on_iteration,
+                    reduce_sum=self.processes.reduce_sum,
+                    threads=self.actor.threads,
+                    timed=self.timer,
+                )
         self.log.close()
         if stop.requested:
             self.progress.say(f"stopped; continue with resume={self.folder.path}")
             raise Interrupted(stop.number)
+        return self._end()
+
+    def _is_over(self, iteration: int) -> bool:
+        return self.budget.ended_by(iteration) is not None
+
+    def _note_validation(self, numbers: Mapping[str, float], seconds: float) -> bool:
+        """Whether the weights did as well as any before on held-out prompts; then they are kept where they are asked
+        for.
+        """
+        if "validation_success" not in numbers:
+            return False
+        is_best = self.budget.note_validation(numbers["validation_success"], seconds, counts=self.state.iteration > 0)
+        if is_best and self.best is not None:
+            self.best = weights_of(self.policy)
+        return is_best
+
+    def _end(self) -> dict[str, Any]:
+        """What ended the iterations, said and told; the weights are those that the run ends with."""
+        if self.best is not None:
+            self.policy.load_state_dict(self.best)
+        told = self.budget.summary(self.state.iteration)
+        for line in (told["text"], told.get("nothing_learned")):
+            if line:
+                self.progress.say(line)
+        return told
 
     def _collect(self, iteration: int) -> Rollout:
         """This process's rollout."""
         with failing_together(self.processes), self.processes.own_draws("rollout", iteration):
             return self.collect(iteration)
 
-    def save(self, iteration: int) -> None:
-        """Write a checkpoint."""
+    def save(self, iteration: int, score: float | None = None) -> None:
+        """Write a checkpoint; the one of the highest score is kept besides the last ones."""
         if not self.processes.is_main:
             return
         state = {
             "policy": self.policy.state_dict(),
             **{name: part.state_dict() for name, part in self.keep.items()},
             "rng": rng_state(),
-            "run": {"num_records": self.log.num_records, "elapsed_seconds": self.elapsed_seconds},
+            "run": {"num_records": self.log.num_records},
         }
+        if self.best is not None:
+            state["best"] = self.best
         settings = {"config.yaml": as_yaml(self.config)}
         number = self.config.train.keep_checkpoints
-        save_checkpoint(self.folder.checkpoints, iteration, state, keep=number, texts=settings)
+        save_checkpoint(self.folder.checkpoints, iteration, state, keep=number, score=score, texts=settings)
 
     def _resume(self) -> int:
         """Put everything back to the last checkpoint; the number of metric records it had reached."""
@@ -189,7 +228,8 @@ class Refinement:
             return 0
         state = load_checkpoint(path)
         self.policy.load_state_dict(state["policy"])
-        self.elapsed_seconds = state["run"]["elapsed_seconds"]
+        if self.best is not None:
+            self.best = state["best"]
         for name, part in self.keep.items():
             part.load_state_dict(state[name])
         restore_rng(state["rng"])

@@ -18,8 +18,10 @@ from vla.report.page import Markup, facts, grid, page, section, show, table, til
 from vla.report.run import (
     Records,
     chart,
+    ended_by,
     how_it_was_made,
     lead_of,
+    nothing_learned,
     of_stage,
     points,
     rate_curve,
@@ -81,7 +83,7 @@ def write_report(folder: RunFolder, title: str, results: Mapping[str, Any], pair
         tiles(headline(results)),
         section("Before and after", interval_chart("Share that is right", "95 % Wilson interval", rates(results)),
                 numbers(results), note="The same held-out prompts before and after, none of them seen in training."),
-        section("Over training", grid(*charts(read_metrics(folder.path), results))),
+        section("Over training", grid(*charts(read_metrics(folder.path), results)), note=ended_by(results)),
         section("The same questions, before and after", samples_table(pairs)),
         section("Where the time went", time_chart(results.get("seconds", {}))),
         section("Data", facts(data)),
@@ -97,7 +99,7 @@ def spent(timer: Timer) -> dict[str, Any]:
 
 def headline(results: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """The numbers that matter: success or gold reward after and before, the change, time and memory."""
-    found = {}
+    found = nothing_learned(results)
     for when in ("after", "before"):
         rate, gold = results.get(when), results.get(f"gold {when}")
         if isinstance(rate, SuccessRate):
@@ -135,7 +137,7 @@ def is_pair(value: Any) -> bool:
 
 def numbers(results: Mapping[str, Any]) -> str:
     """{name: value} in two columns; the time has a chart of its own."""
-    known = {name: value for name, value in results.items() if name != "seconds"}
+    known = {name: value for name, value in results.items() if name not in ("seconds", "rl")}
     return facts({name.removesuffix("_bytes").replace("_", " "): said_of(value, name) for name, value in known.items()})
 
 

@@ -68,7 +68,8 @@ def run_rlhf(config: TextConfig, folder: RunFolder, progress: Progress) -> dict[
     settings = config.text
     assert isinstance(settings, Rlhf)
     run = OpenRun.start(config, settings.generation, settings.prompts, settings.gold, folder, progress)
-    before = run.judge("before")
+    with run.timer("judge"):
+        before = run.judge("before")
     if settings.demonstrations:
         learn_demonstrations(run, settings)
     if settings.comparisons is None:
@@ -82,8 +83,8 @@ def run_rlhf(config: TextConfig, folder: RunFolder, progress: Progress) -> dict[
             )
     model, numbers = learn_rewards(run, settings, comparisons)
     run.log.close()
-    optimize(run, settings, model)
-    more = {"reward model": {**numbers, "undecided prompts": undecided}}
+    ended = optimize(run, settings, model)
+    more = {"rl": ended, "reward model": {**numbers, "undecided prompts": undecided}}
     return run.finish("RLHF: proxy and gold reward", before, more)
 
 
@@ -128,8 +129,8 @@ def learn_rewards(
     return model, {**numbers, "accuracy": right / pairs}
 
 
-def optimize(run: OpenRun, settings: Rlhf, model: RewardModel) -> None:
-    """RL against the reward model."""
+def optimize(run: OpenRun, settings: Rlhf, model: RewardModel) -> dict[str, Any]:
+    """RL against the reward model; what ended it."""
     config, parts = run.config, run.parts
     problems = [Problem(prompt, "", "exact", "open") for prompt in run.prompts.train]
     rewards = ProxyReward(model, run.gold, settings.unfinished_reward, config.rl.micro_batch_rows)
@@ -153,7 +154,7 @@ def optimize(run: OpenRun, settings: Rlhf, model: RewardModel) -> None:
         return {**numbers, **means, "distinct_pairs": distinct_pairs([episode.transcript for episode in episodes])}
 
     with run.timer("rl"):
-        Refinement(
+        return Refinement(
             learner,
             config,
             run.folder,
@@ -164,5 +165,6 @@ def optimize(run: OpenRun, settings: Rlhf, model: RewardModel) -> None:
             keep={},
             has_adapter=config.language_model.lora is not None and not settings.demonstrations,
             timer=run.timer,
+            after_seconds=run.timer.seconds().get("judge", 0.0),
             num_records=run.log.num_records,
         ).run()

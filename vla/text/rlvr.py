@@ -81,12 +81,18 @@ def run_rlvr(config: TextConfig, folder: RunFolder, progress: Progress, processe
             taught = teach_format(wired, settings, sets, config.train.seed, progress)
         seed_everything(derive_seed(config.train.seed, "rl"))  # what judging drew is not drawn by a resumed run
         with timer("rl"):
-            refine(wired, config, sets, folder, progress, timer)
+            ended = refine(wired, config, sets, folder, progress, timer)
         with timer("judge"):
             after = judge_evaluation(wired, sets)
             sampled = judge_sampled(wired, sets, settings)
         failures = sum((Counter(found) for found in processes.gather(process.failures)), Counter())
-        results = {**results_of(before, after, sets, dict(failures)), **taught, **sampled, **reader.results()}
+        results = {
+            **results_of(before, after, sets, dict(failures)),
+            **taught,
+            **sampled,
+            **reader.results(),
+            "rl": ended,
+        }
         progress.say(f"after:  {rate_of(after)} on the same problems")
         progress.say(f"change: {results['comparison']}")
     if not processes.is_main:
@@ -248,8 +254,8 @@ def teach_format(
 
 def refine(
     wired: Wired, config: TextConfig, sets: ProblemSets, folder: RunFolder, progress: Progress, timer: Timer
-) -> None:
-    """The RL iterations."""
+) -> dict[str, Any]:
+    """The RL iterations; what ended them."""
     rl, processes = config.rl, wired.processes
     num_processes = processes.num_processes
     assert isinstance(config.text, Rlvr)
@@ -288,7 +294,7 @@ def refine(
             judged = judge(wired.policy, wired.held_out, wired.observe, numbers, greedy=True, processes=processes)
         return {"validation_success": rate_of(judged).rate, "validation_starts": float(len(judged.success))}
 
-    Refinement(
+    return Refinement(
         learner,
         config,
         folder,
@@ -299,6 +305,7 @@ def refine(
         keep={"curriculum": wired.curriculum, "oversampling": oversampling},
         has_adapter=config.language_model.lora is not None and not config.text.format_steps,
         timer=timer,
+        after_seconds=timer.seconds().get("judge", 0.0),
         processes=processes,
     ).run()
 

@@ -213,6 +213,11 @@ class EMA:
             tensor.copy_(state["average"][name])
 
 
+def weights_of(module: nn.Module) -> dict[str, Tensor]:
+    """A copy of all weights and buffers."""
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+
 @torch.no_grad()
 def copy(weights: Mapping[str, Tensor], module: nn.Module) -> None:
     """Write weights into the module's parameters of the same names."""
