@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from scripts.world_environments import WorldEnvironments
 
-class GymnasiumWorld:
+
+class GymnasiumWorld(WorldEnvironments):
     """An environment of gymnasium as a `vla.stages.world.World`."""
-
-    def __init__(self, settings: Any):
-        self.settings = settings
-        self._environment: Any = None
-        self._recorder: Any = None
 
     def _make(self, num_envs: int, render_every_step: bool) -> Any:
         from sim import make_gymnasium
@@ -25,23 +22,13 @@ class GymnasiumWorld:
             render_every_step=render_every_step,
         )  # fmt: skip
 
-    def environment(self) -> Any:
-        if self._environment is None:
-            self._environment = self._make(self.settings.num_envs, render_every_step=False)
-        return self._environment
-
-    def recorder(self, num_envs: int) -> Any:
-        if self._recorder is None or self._recorder.num_envs < num_envs:
-            self._recorder = self._make(num_envs, render_every_step=True)
-        return self._recorder
-
     @property
     def action_spec(self) -> dict[str, Any]:
         return self.environment().action_spec.to_dict()
 
     @property
-    def proprio_size(self) -> int:
-        return self.environment().proprio_size
+    def proprio_names(self) -> tuple[str, ...]:
+        return self.environment().proprio_names
 
     def scenes(self) -> NoScenes:
         return NoScenes()

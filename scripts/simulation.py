@@ -5,15 +5,27 @@ from __future__ import annotations
 from typing import Any
 
 from scripts.scenes import QUESTION_WEIGHTS, Scenes
+from scripts.world_environments import WorldEnvironments
+from sim import CAMERAS
+from sim.spec import DEFAULT_ACTION_SPEC
+from vla.data.collect import PROPRIO_NAMES
 
 
-class Simulation:
-    """A task in MuJoCo as a `vla.stages.world.World`."""
+class Simulation(WorldEnvironments):
+    """A task in MuJoCo as a `vla.stages.world.World`; what it means is known before MuJoCo loads."""
+
+    cameras = CAMERAS
+    proprio_names = PROPRIO_NAMES
 
     def __init__(self, settings: Any):
-        self.settings = settings
-        self._environment: Any = None
-        self._recorder: Any = None
+        super().__init__(settings)
+        unknown = [camera for camera in settings.cameras if camera not in CAMERAS]
+        if unknown:
+            raise ValueError(
+                f"sim.cameras={list(settings.cameras)} names {unknown[0]}, the simulator draws {', '.join(CAMERAS)}: "
+                "choose from these; data with other cameras trains by lerobot-train --policy.type=vla, which needs no "
+                "simulator"
+            )
 
     def _make(self, num_envs: int, render_every_step: bool) -> Any:
         from sim import make_vector
@@ -26,25 +38,9 @@ class Simulation:
             render_every_step=render_every_step,
         )  # fmt: skip
 
-    def environment(self) -> Any:
-        if self._environment is None:
-            self._environment = self._make(self.settings.num_envs, render_every_step=False)
-        return self._environment
-
-    def recorder(self, num_envs: int) -> Any:
-        if self._recorder is None or self._recorder.num_envs < num_envs:
-            self._recorder = self._make(num_envs, render_every_step=True)
-        return self._recorder
-
     @property
     def action_spec(self) -> dict[str, Any]:
-        return self.environment().action_spec.to_dict()
-
-    @property
-    def proprio_size(self) -> int:
-        from vla.data.collect import PROPRIO_NAMES
-
-        return len(PROPRIO_NAMES)
+        return DEFAULT_ACTION_SPEC.to_dict()
 
     def scenes(self) -> Scenes:
         return Scenes(self.environment(), QUESTION_WEIGHTS)

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from sim.gymnasium_vector import GymnasiumVector
     from sim.vector import VectorEnvironment
 
-__all__ = ["PERTURBATIONS", "ROBOTS", "TASKS", "make_gymnasium", "make_vector"]
+__all__ = ["CAMERAS", "PERTURBATIONS", "ROBOTS", "TASKS", "make_gymnasium", "make_vector"]
 
+CAMERAS = ("front", "wrist")
 ROBOTS = ("panda", "gantry")
 TASKS = ("reach", "push", "lift", "pick_place", "stack")
 PERTURBATIONS = ("none", "camera", "light", "texture", "wording", "start")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sim import ROBOTS, TASKS
+from sim import CAMERAS, ROBOTS, TASKS
 from sim.perturbations import PERTURBATIONS
 from sim.physics import Physics
 from sim.randomize import DEFAULT_RANDOMIZATION, Randomization, check_choice, check_variety, with_overrides
@@ -12,7 +12,7 @@ from sim.render import Backend
 from sim.robots.gantry import Gantry
 from sim.robots.panda import Panda
 from sim.robots.robot import Robot
-from sim.scenes.tabletop import CAMERAS, build
+from sim.scenes.tabletop import build
 from sim.task import Task
 from sim.tasks.lift import Lift
 from sim.tasks.pick_place import PickPlace

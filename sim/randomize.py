@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from sim import CAMERAS
 from sim.looks import BLOCK_SHAPE_NAMES, COLOR_NAMES, PAD_SHAPE_NAMES, SURFACES, Looks, Surroundings
 from sim.scenes.objects import COLORS
-from sim.scenes.tabletop import CAMERAS, CENTER
+from sim.scenes.tabletop import CENTER
 
 NUM_TRIES, NUM_CANDIDATES = 4, 24
 """Whole placements drawn per start, and candidate positions per object in each."""

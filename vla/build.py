@@ -29,9 +29,9 @@ from vla.config.robot import (
 )
 from vla.models.backbone import Backbone, add_lora, checkpoint_gradients, hub_backbone, small_llama
 from vla.models.existing import ExistingVision, existing_vlm
-from vla.models.pretrained import EMBEDDED, SmallArchitecture, load_vlm
+from vla.models.pretrained import EMBEDDED, SmallArchitecture, load_vlm, read_architecture
 from vla.models.queries import QueryHead
-from vla.models.vision import VisionEncoder, hub_vit, small_vit
+from vla.models.vision import VisionEncoder, check_tower, hub_vit, small_vit
 from vla.models.vlm import VisionLanguageModel
 from vla.models.vocabulary import NUM_ACTION_IDS, NUM_LOCATIONS, location_ids
 from vla.policies.denoising import DenoisingPolicy, DenoisingSettings, Exploration
@@ -86,7 +86,8 @@ def build_vlm(
     """
     architecture = small_architecture(config, proprio_size, num_plan_numbers)
     if config.model.checkpoint is not None:
-        model, tokenizer = _from_checkpoint(config.model.checkpoint, architecture)
+        model, found, tokenizer = load_vlm(checkpoint_folder(config.model.checkpoint))
+        check_architecture(config.model.checkpoint, found, architecture)
     else:
         vision, backbone, tokenizer = _build_halves(config, texts)
         plan = QueryHead(config.policy.chunk, num_plan_numbers, backbone.width)
@@ -98,9 +99,21 @@ def build_vlm(
     return model, tokenizer
 
 
-def _from_checkpoint(checkpoint: str, wanted: SmallArchitecture | None) -> tuple[VisionLanguageModel, Any]:
-    folder = checkpoint_folder(checkpoint)
-    model, found, tokenizer = load_vlm(folder)
+def check_model(config: RobotConfig) -> None:
+    """Refuse a model that cannot be built, from its names and sizes, before data are read or made for it.
+
+    Raises ValueError naming the setting.
+    """
+    if config.model.checkpoint is not None:
+        found = read_architecture(checkpoint_folder(config.model.checkpoint))
+        wanted = small_architecture(config, found.proprio_size, found.num_plan_numbers)
+        check_architecture(config.model.checkpoint, found, wanted)
+    elif isinstance(config.model.vision, HubVision):
+        check_tower(config.model.vision.repository, config.sim.image_size, config.model.vision.pretrained)
+
+
+def check_architecture(checkpoint: str, found: SmallArchitecture, wanted: SmallArchitecture | None) -> None:
+    """Hold a checkpoint against the model that the settings describe (None: one that is not small)."""
     if wanted is None:
         raise ValueError(
             f"model.checkpoint={checkpoint} holds a small model, but model.vision or model.backbone is not small: "
@@ -111,9 +124,9 @@ def _from_checkpoint(checkpoint: str, wanted: SmallArchitecture | None) -> tuple
         if getattr(found, name) != getattr(wanted, name):
             raise ValueError(
                 f"model.checkpoint={checkpoint} was made with {name}={getattr(found, name)}, the settings say "
-                f"{getattr(wanted, name)}: use the checkpoint's, or pretrain another with scripts/pretrain_vlm.py"
+                f"{getattr(wanted, name)}: use the checkpoint's, or pretrain another with scripts/pretrain_vlm.py, or "
+                "begin with none (model.checkpoint=null)"
             )
-    return model, tokenizer
 
 
 def _build_halves(config: RobotConfig, texts: Sequence[str]) -> tuple[VisionEncoder | ExistingVision, Backbone, Any]:

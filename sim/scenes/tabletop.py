@@ -19,7 +19,6 @@ CENTER = (0.5, 0.0)
 BLOCK_MASS = 0.05
 ROLL_DAMPING = 1e-4
 """N m s: a toppled cylinder stops rolling within a hand's breadth; too little to be felt along a line."""
-CAMERAS = ("front", "wrist")
 CONTROL_SECONDS = 0.05
 
 # The commanded pose's limits: x y z roll pitch yaw. z keeps the fingertips off the table.

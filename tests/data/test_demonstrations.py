@@ -187,5 +187,5 @@ def test_no_room_for_decoded_frames(copy, monkeypatch):
     usage = shutil.disk_usage(copy)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=7))
     # 18 frames of 16 x 16 x 3 bytes from 2 cameras: 27,648 bytes
-    with pytest.raises(OSError, match="27,648 bytes.*7 are free.*data.cache"):
+    with pytest.raises(OSError, match="27,648 bytes.*7 are free.*sim.image_size"):
         open_demonstrations(copy)

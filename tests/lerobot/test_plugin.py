@@ -23,7 +23,7 @@ from vla.stages.robot import load_policy
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # LeRobot's own
 PLUGIN = Path(__file__).parents[2] / "scripts" / "lerobot_plugin"
-SETTINGS = " ".join(word for word in TINY if not word.startswith(("sim.image_size", "sim.reward")))
+SETTINGS = " ".join(word for word in TINY if not word.startswith("sim.reward"))
 SETTINGS += " policy.instruction_length=32"  # words that no demonstration says are spelt
 
 

@@ -252,6 +252,8 @@ Policy = Annotated[
 class Data(Section):
     path: Name | None
     sentence: Name | None
+    failures: Literal["keep", "drop"]
+    max_outside_limits: Fraction
     num_demonstrations: Annotated[Integer, Field(ge=2, le=10**5)]
     image_format: Literal["images", "video"]
     burst_probability: Fraction

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from vla.data import lerobot_format as form
+from vla.data.pictures import RESIZE, fitted
 
 
 def cached_frames(
@@ -45,10 +46,14 @@ def cached_frames(
         OSError: there is no room for the decoded frames.
         ValueError: a video's frames and the rows do not match.
     """
-    home = _cache_home(folder, cache) / f"{image_size or 'stored'}-{_fingerprint(folder)}"
+    size = "stored" if image_size is None else f"{image_size}-{RESIZE}"
+    home = _cache_home(folder, cache) / f"{size}-{_fingerprint(folder)}"
     paths = {key: home / f"{key}.npy" for key in keys}
     missing = [key for key in keys if not paths[key].exists()]
-    shapes = {key: (int(info["total_frames"]), *_size(info["features"][key], image_size), 3) for key in missing}
+    sizes = {
+        key: picture_size(info["features"][key]) if image_size is None else (image_size, image_size) for key in missing
+    }
+    shapes = {key: (int(info["total_frames"]), *size, 3) for key, size in sizes.items()}
     if missing:
         home.mkdir(parents=True, exist_ok=True)
         _check_room(home, sum(int(np.prod(shape)) for shape in shapes.values()))
@@ -72,9 +77,8 @@ def _fingerprint(folder: Path) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
-def _size(feature: Mapping[str, Any], image_size: int | None) -> tuple[int, int]:
-    if image_size is not None:
-        return image_size, image_size
+def picture_size(feature: Mapping[str, Any]) -> tuple[int, int]:
+    """Height and width of an image feature, which may be described with its channels first."""
     shape, names = feature["shape"], feature.get("names") or []
     height, width = shape[-2:] if "channels" in names[:1] or shape[0] in (1, 3) else shape[:2]
     return int(height), int(width)
@@ -85,7 +89,7 @@ def _check_room(home: Path, needed: int) -> None:
     if free < needed:
         raise OSError(
             f"disk full: the decoded frames need {needed:,} bytes in {home} and {free:,} are free. "
-            f"Make room, set data.image_size to something smaller, or set data.cache to a folder with room"
+            "Make room, or set sim.image_size to something smaller"
         )
 
 
@@ -131,7 +135,7 @@ def _fill_from_videos(
             first, length = int(episode["dataset_from_index"]), int(episode["length"])
             rows |= {begin + step: first + step for step in range(length)}
         count = 0
-        for count, image in enumerate(_video_frames(path, frames.shape[1:3]), 1):
+        for count, image in enumerate(_video_frames(path, frames.shape), 1):
             row = rows.get(count - 1)
             if row is not None:
                 frames[row] = image
@@ -144,15 +148,15 @@ def _fill_from_videos(
     return filled
 
 
-def _video_frames(path: Path, size: tuple[int, ...]) -> Iterator[np.ndarray]:
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        stream.thread_type = "NONE" if size[0] * size[1] < 2**16 else "AUTO"
-        for frame in container.decode(stream):
-            if (frame.height, frame.width) == tuple(size):
-                yield frame.to_ndarray(format="rgb24")
-            else:
-                yield frame.reformat(width=size[1], height=size[0], format="rgb24", interpolation="AREA").to_ndarray()
+def _video_frames(path: Path, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            stream.thread_type = "NONE" if stream.height * stream.width < 2**16 else "AUTO"
+            for frame in container.decode(stream):
+                yield _resized(frame.to_ndarray(format="rgb24"), shape)
+    except av.FFmpegError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}): copy or download the dataset again") from error
 
 
 def _stored_images(folder: Path, key: str) -> Iterator[np.ndarray]:
@@ -166,6 +170,9 @@ def _stored_images(folder: Path, key: str) -> Iterator[np.ndarray]:
 
 
 def _resized(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A picture in the height and width of an array [N, h, w, 3] of them."""
     if image.shape[:2] == shape[1:3]:
         return image
-    return np.asarray(Image.fromarray(image).resize((shape[2], shape[1]), Image.Resampling.BOX))
+    if shape[1] != shape[2]:
+        raise ValueError(f"a picture has {image.shape[:2]} pixels, {form.INFO_PATH} says {shape[1:3]}: it is damaged")
+    return fitted(image, shape[1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,13 @@ class PassportWorld:
     """A `vla.stages.world.World` to load a policy into, made of its passport and the shapes of its weights."""
 
     action_spec: Mapping[str, Any]
-    proprio_size: int
+    proprio_names: Sequence[str]
     num_plan_numbers: int
+    cameras: None = None
+
+    @property
+    def proprio_size(self) -> int:
+        return len(self.proprio_names)
 
     def scenes(self) -> SilentScenes:
         return SilentScenes(self.num_plan_numbers)
@@ -59,7 +64,12 @@ class PassportWorld:
 def passport_world(folder: Path, weights: Mapping[str, Tensor]) -> PassportWorld:
     """The world that the policy in `folder` was made for, as far as the policy itself knows it."""
     passport = json.loads((folder / "policy.json").read_text())
-    return PassportWorld(passport["action_spec"], len(weights[PROPRIO]), planned(weights))
+    return PassportWorld(passport["action_spec"], felt_names(passport, weights), planned(weights))
+
+
+def felt_names(passport: Mapping[str, Any], weights: Mapping[str, Tensor]) -> list[str]:
+    """What each number of the policy's state is; numbered where the passport is of a version that did not say."""
+    return passport.get("proprio_names") or [f"state_{i}" for i in range(len(weights[PROPRIO]))]
 
 
 def planned(weights: Mapping[str, Tensor]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,15 @@ from torch import Tensor
 from vla.build import build_vlm, checkpoint_folder, fit_code, make_policy
 from vla.command_line import as_yaml
 from vla.config import RobotConfig
-from vla.data.demonstrations import Columns, read_columns
+from vla.data.dataset_checks import read_learnable
+from vla.data.lerobot_reader import Columns, names_of, read_action_spec, read_info
+from vla.data.meaning import SEEN
 from vla.data.observations import Observer
+from vla.data.pictures import check_resize
 from vla.evaluate.settings import settings_of
 from vla.hub.passport import PassportWorld, passport_world
 from vla.hub.pretrained import WEIGHTS, local_folder, portable
-from vla.lerobot.configuration_vla import ACTION, STATE, VlaConfig, robot_settings
+from vla.lerobot.configuration_vla import ACTION, IMAGES, STATE, VlaConfig, robot_settings
 from vla.lerobot.folder import lerobot_files
 from vla.sft.protocols import ImitablePolicy
 from vla.stages.robot import describe, load_policy, start_manifest, weights_in
@@ -46,14 +50,15 @@ class Made:
     def check(self, config: VlaConfig) -> None:
         """Hold the passport against what LeRobot's environment or dataset shows; ValueError names what differs."""
         shown = {**(config.input_features or {}), **(config.output_features or {})}
-        size = self.passport["image_size"]
-        wanted = {f"observation.images.{camera}": (3, size, size) for camera in self.passport["cameras"]}
-        wanted |= {STATE: (self.proprio_size,), ACTION: (len(self.passport["action_spec"]["names"]),)}
-        for name, shape in wanted.items():
+        sizes = {STATE: self.proprio_size, ACTION: len(self.passport["action_spec"]["names"])}
+        for name in [*(IMAGES + camera for camera in self.passport["cameras"]), *sizes]:
             if name not in shown:
                 raise ValueError(f"the policy needs {name}, which is not among {', '.join(shown)}")
-            if tuple(shown[name].shape) != shape:
-                raise ValueError(f"{name} is {list(shown[name].shape)}, the policy was made for {list(shape)}")
+            shape = tuple(shown[name].shape)
+            if name not in sizes:
+                check_resize(self.passport, *shape[-2:], name)
+            elif shape != (sizes[name],):
+                raise ValueError(f"{name} is {list(shape)}, the policy was made for {[sizes[name]]}")
 
 
 def from_folder(name: str) -> Made:
@@ -71,20 +76,22 @@ def from_folder(name: str) -> Made:
 def from_dataset(config: VlaConfig, dataset: Any) -> Made:
     """A policy to be trained on a LeRobot dataset (its metadata), by the settings that `config` holds.
 
-    Raises ValueError where there is no dataset, or its cameras and pixels are not those of the model's checkpoint.
+    Pictures become `sim.image_size` pixels square when they are looked at (`VlaPolicy.observe`).
+
+    Raises ValueError where there is no dataset, it holds numbers that cannot be learned, or its cameras are not those
+    of the model's checkpoint.
     """
     if dataset is None:
         raise ValueError("policy.type=vla learns from a dataset: give --dataset.repo_id, or --policy.path to act")
-    first = next(iter(config.image_features.values()))
-    seen = f"sim.cameras=[{','.join(config.cameras)}] sim.image_size={first.shape[-1]}"
-    settings = robot_settings(f"{seen} {config.settings}")
+    settings = robot_settings(f"sim.cameras=[{','.join(config.cameras)}] {config.settings}")
     root = Path(dataset.root)
-    proprio_size = config.robot_state_feature.shape[0]  # type: ignore[union-attr]
-    world = PassportWorld(action_spec_of(root, dataset), proprio_size, plan_numbers(settings))
+    columns = checked_columns(root, settings)
+    proprio_size = columns.proprio.shape[1]
+    felt = names_of({"features": dataset.features}, STATE)
+    world = PassportWorld(action_spec_of(root, dataset), felt, plan_numbers(settings))
     torch.manual_seed(derive_seed(settings.train.seed, "model") % 2**63)
     instructions = [str(task) for task in dataset.tasks.index]
     model, tokenizer = build_vlm(settings, proprio_size, world.num_plan_numbers, instructions)
-    columns = read_columns(root)
     if settings.model.checkpoint is None:
         model.fit_proprio(torch.from_numpy(columns.proprio))
     code = fit_code(settings.policy, undisturbed_chunks(columns, config.horizon))
@@ -101,6 +108,20 @@ def plan_numbers(settings: RobotConfig) -> int:
     return json.loads(architecture.read_text())["num_plan_numbers"] if architecture.exists() else 1
 
 
+def checked_columns(root: Path, settings: RobotConfig) -> Columns:
+    """The numbers of a dataset that LeRobot will draw from, whole: all of its episodes count, whichever it draws."""
+    found = read_learnable(root, read_info(root), settings.data.failures)
+    kept = np.unique(found.columns.episode_index[found.rows]).tolist()
+    if len(found.rows) < len(found.columns.actions):
+        raise ValueError(
+            f"data.failures=drop leaves episodes out, and LeRobot draws the frames here: give it "
+            f"--dataset.episodes={kept} instead"
+        )
+    for note in found.notes:
+        logging.getLogger(__name__).warning(note)
+    return found.columns
+
+
 def undisturbed_chunks(columns: Columns, horizon: int) -> np.ndarray:
     """The chunks [N, H, A] that begin where the expert was not pushed; past its episode's end the last action."""
     rows = np.flatnonzero(~columns.perturbed)
@@ -110,15 +131,13 @@ def undisturbed_chunks(columns: Columns, horizon: int) -> np.ndarray:
 
 def action_spec_of(root: Path, dataset: Any) -> dict[str, Any]:
     """What the dataset says its actions mean; names, limits seen and rate where it says no more."""
-    stated = root / "meta" / "action_spec.json"
-    if stated.exists():
-        return json.loads(stated.read_text())
-    size, limits = dataset.features[ACTION]["shape"][0], dataset.stats[ACTION]
-    names = dataset.features[ACTION].get("names") or [f"action_{i}" for i in range(size)]
-    names = next(iter(names.values())) if isinstance(names, dict) else names
+    stated = read_action_spec(root)
+    if stated is not None:
+        return stated
+    names, limits = names_of({"features": dataset.features}, ACTION), dataset.stats[ACTION]
     low, high = (np.asarray(limits[bound]).reshape(-1).tolist() for bound in ("min", "max"))
-    unknown = ["unknown"] * size
-    told = {"names": list(names), "units": unknown, "kinds": unknown, "low": low, "high": high}
+    unknown = ["unknown"] * len(names)
+    told = {"names": list(names), "units": unknown, "kinds": unknown, "low": low, "high": high, "limits": SEEN}
     return {**told, "frame": "unknown", "control_hz": float(dataset.fps)}
 
 
@@ -130,7 +149,7 @@ def write_folder(folder: Path, made: Made, weights: Mapping[str, Tensor]) -> Non
         if not (folder / name).exists():
             (folder / name).write_text(text)
     save_file(unshared(dict(weights)), folder / WEIGHTS, {"format": "pt"})
-    (folder / "policy.json").write_text(json.dumps(dict(made.passport), indent=1) + "\n")
+    (folder / "policy.json").write_text(json.dumps(dict(made.passport), indent=1, allow_nan=False) + "\n")
     made.observer.tokenizer.save_pretrained(folder / "tokenizer")
     settings = portable(yaml.safe_load(as_yaml(made.settings)))
     if made.dataset is not None:

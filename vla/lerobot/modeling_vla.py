@@ -16,6 +16,7 @@ from jaxtyping import Float, UInt8
 from lerobot.policies.pretrained import PreTrainedPolicy
 from torch import Tensor
 
+from vla.data.pictures import check_resize, fitted
 from vla.lerobot.configuration_vla import ACTION, IMAGES, STATE, VlaConfig
 from vla.lerobot.made import Made, from_dataset, from_folder, write_folder
 from vla.serve.requests import Shown
@@ -69,10 +70,14 @@ class VlaPolicy(PreTrainedPolicy):
         self.left: deque[Tensor] = deque()
 
     def observe(self, batch: Mapping[str, Any]) -> Observation:
-        """LeRobot's batch (images in [0, 1], channels first) as our observation, on the policy's device."""
+        """LeRobot's batch (images in [0, 1], channels first, any size) as our observation, on the policy's device."""
+        passport = self.made.passport
+        images = {camera: pixels(batch[IMAGES + camera]) for camera in passport["cameras"]}
+        for camera, rows in images.items():
+            check_resize(passport, *rows.shape[1:3], IMAGES + camera)
         shown = Shown(
-            {camera: pixels(batch[IMAGES + camera]) for camera in self.made.passport["cameras"]},
-            batch[STATE].float().cpu().numpy(),
+            {n: np.stack([fitted(picture, passport["image_size"]) for picture in rows]) for n, rows in images.items()},
+            finite(batch[STATE].float(), STATE).cpu().numpy(),
             batch["task"],
         )
         device = next(self.parameters()).device
@@ -80,16 +85,16 @@ class VlaPolicy(PreTrainedPolicy):
 
     def forward(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, float]]:
         """The loss of imitation over the actions inside their episode."""
-        actions: Tensor = batch[ACTION]
+        actions = finite(batch[ACTION].float(), ACTION)
         padding = batch.get("action_is_pad", torch.zeros(actions.shape[:2], dtype=torch.bool, device=actions.device))
-        loss = imitation_loss(self.policy, self.observe(batch), actions.float(), ~padding)
+        loss = imitation_loss(self.policy, self.observe(batch), actions, ~padding)
         return loss, {"action_loss": float(loss.detach())}
 
     @torch.no_grad()
     def predict_action_chunk(self, batch: Mapping[str, Any], **_: Any) -> Float[Tensor, "B H A"]:  # type: ignore[override]
-        """Actions in physical units."""
+        """Actions in physical units. Raises ValueError where one is NaN or infinite: it must not become a command."""
         self.eval()
-        return self.policy.act(self.observe(batch), greedy=self.config.greedy).action.float()
+        return finite(self.policy.act(self.observe(batch), greedy=self.config.greedy).action.float(), "the policy")
 
     @torch.no_grad()
     def select_action(self, batch: Mapping[str, Any], **_: Any) -> Float[Tensor, "B A"]:  # type: ignore[override]
@@ -99,6 +104,20 @@ class VlaPolicy(PreTrainedPolicy):
         return self.left.popleft()
 
 
-def pixels(images: Float[Tensor, "B 3 h w"]) -> UInt8[np.ndarray, "B h w 3"]:
+def pixels(images: Float[Tensor, "B 3 h w"] | UInt8[Tensor, "B 3 h w"]) -> UInt8[np.ndarray, "B h w 3"]:
     """Images of LeRobot as the bytes they were."""
-    return (images.float() * 255).round().clamp(0, 255).to(torch.uint8).movedim(1, -1).contiguous().cpu().numpy()
+    if images.dtype != torch.uint8:
+        images = (images.float() * 255).round().clamp(0, 255).to(torch.uint8)
+    return images.movedim(1, -1).contiguous().cpu().numpy()
+
+
+def finite(values: Tensor, owner: str) -> Tensor:
+    """The same values. Raises ValueError where one is NaN or infinite, naming its row and dimension."""
+    bad = ~values.isfinite()
+    if bad.any():
+        row, *_, dimension = bad.nonzero()[0].tolist()
+        raise ValueError(
+            f"{owner} holds {int(bad.sum())} numbers that are NaN or infinite (the first in row {row} of the batch, "
+            f"dimension {dimension}): a policy neither learns from them nor acts by them; repair the dataset or sensor"
+        )
+    return values

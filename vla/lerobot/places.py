@@ -71,8 +71,16 @@ class PlacedWorld:
         return self.world.action_spec
 
     @property
+    def proprio_names(self) -> Sequence[str]:
+        return self.world.proprio_names
+
+    @property
     def proprio_size(self) -> int:
         return self.world.proprio_size
+
+    @property
+    def cameras(self) -> Sequence[str] | None:
+        return self.world.cameras
 
     def scenes(self) -> Any:
         return self.world.scenes()

@@ -61,6 +61,18 @@ def save_vlm(folder: Path, model: VisionLanguageModel, architecture: SmallArchit
     temporary.replace(folder / "model.safetensors")
 
 
+def read_architecture(folder: Path) -> SmallArchitecture:
+    """The numbers of a model that `save_vlm` wrote; ValueError names what is missing or broken."""
+    for name in ("architecture.json", "model.safetensors", "tokenizer.json"):
+        if not (folder / name).is_file():
+            raise ValueError(f"model.checkpoint={folder}: {name} is missing; make one with scripts/pretrain_vlm.py")
+    try:
+        values = json.loads((folder / "architecture.json").read_text())
+        return SmallArchitecture(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder / 'architecture.json'} cannot be read: {error}") from error
+
+
 def load_vlm(folder: Path) -> tuple[VisionLanguageModel, SmallArchitecture, Any]:
     """Read what `save_vlm` wrote.
 
@@ -70,14 +82,7 @@ def load_vlm(folder: Path) -> tuple[VisionLanguageModel, SmallArchitecture, Any]
     from safetensors.torch import load_model
     from transformers import PreTrainedTokenizerFast
 
-    for name in ("architecture.json", "model.safetensors", "tokenizer.json"):
-        if not (folder / name).is_file():
-            raise ValueError(f"model.checkpoint={folder}: {name} is missing; make one with scripts/pretrain_vlm.py")
-    try:
-        values = json.loads((folder / "architecture.json").read_text())
-        architecture = SmallArchitecture(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{folder / 'architecture.json'} cannot be read: {error}") from error
+    architecture = read_architecture(folder)
     model = small_vlm(architecture)
     try:
         load_model(model, str(folder / "model.safetensors"))

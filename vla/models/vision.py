@@ -1,12 +1,21 @@
-"""Vision encoders: a timm Vision Transformer, from a name on the hub or small enough to train on a laptop."""
+"""Vision encoders: a timm model, by its name on the hub or small enough to train on a laptop."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import fields
+from difflib import get_close_matches
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
+from torch.nn import functional
+
+SIGNED = (0.5, 0.5, 0.5)
+"""Mean and standard deviation of pixels in [0, 1] that map them to [-1, 1]."""
 
 
 class ConvStem(nn.Sequential):
@@ -29,14 +38,29 @@ class ConvStem(nn.Sequential):
 class VisionEncoder(nn.Module):
     """Images to patch features: uint8 [B, h, w, 3] -> float [B, patches, width].
 
-    Pixels are scaled to [-1, 1]. Class and register tokens of the timm model are dropped; the projector sees patches
-    only.
+    Pixels are scaled by the `mean` and `std` (of pixels in [0, 1]) that the timm model was trained with. Its class and
+    register tokens are dropped; the projector sees patches only. Maps of convolutional models are read row by row.
+    Pictures are enlarged to `pixels`, where the model needs a whole number of patches.
     """
 
-    def __init__(self, model: nn.Module, image_size: int):
+    pixel_std: Tensor
+    pixel_shift: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        image_size: int,
+        mean: Sequence[float] = SIGNED,
+        std: Sequence[float] = SIGNED,
+        pixels: int | None = None,
+    ):
         super().__init__()
         self.model = model
-        self.image_size = image_size
+        self.image_size, self.pixels = image_size, pixels or image_size
+        spread = torch.tensor(std)
+        self.register_buffer("pixel_std", 255 * spread[:, None, None], persistent=False)
+        self.register_buffer("pixel_shift", (torch.tensor(mean) / spread)[:, None, None], persistent=False)
+        self.train()
         with torch.no_grad():
             patches = self(torch.zeros(1, image_size, image_size, 3, dtype=torch.uint8))
         self.num_patches, self.width = patches.shape[1], patches.shape[2]
@@ -48,8 +72,28 @@ class VisionEncoder(nn.Module):
                 f"got {tuple(images.shape[1:3])}: set sim.image_size to the model's, or train a model of this size"
             )
         dtype = next(self.model.parameters()).dtype
-        pixels = images.permute(0, 3, 1, 2).to(dtype).div(127.5).sub(1.0).contiguous(memory_format=torch.channels_last)
-        return self.model.forward_features(pixels)[:, getattr(self.model, "num_prefix_tokens", 0) :]
+        pixels = images.permute(0, 3, 1, 2).to(dtype)
+        if self.pixels != self.image_size:
+            pixels = functional.interpolate(pixels, (self.pixels, self.pixels), mode="bilinear", align_corners=False)
+        pixels = pixels.div(self.pixel_std.to(dtype)).sub(self.pixel_shift.to(dtype))
+        return tokens_of(self.model, pixels.contiguous(memory_format=torch.channels_last))
+
+    def train(self, mode: bool = True) -> VisionEncoder:
+        """Batch normalisation keeps the statistics it was trained with: a picture's features depend on it alone."""
+        super().train(mode)
+        for module in self.model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
+
+
+def tokens_of(model: nn.Module, pixels: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B p d"]:
+    """The patch features of any timm model: tokens without the prefix, or the cells of a map."""
+    features: Tensor = model.forward_features(pixels)  # type: ignore[operator]
+    if features.ndim == 4:
+        channels_last = str(getattr(model, "output_fmt", "NCHW")) == "NHWC"
+        return features.flatten(1, 2) if channels_last else features.flatten(2).transpose(1, 2)
+    return features[:, getattr(model, "num_prefix_tokens", 0) :]
 
 
 def small_vit(image_size: int, width: int, depth: int, num_heads: int, stem_channels: tuple[int, ...]) -> VisionEncoder:
@@ -75,8 +119,79 @@ def small_vit(image_size: int, width: int, depth: int, num_heads: int, stem_chan
 
 
 def hub_vit(name: str, image_size: int, pretrained: bool) -> VisionEncoder:
-    """Any timm Vision Transformer by name; `pretrained` downloads its weights."""
+    """Any timm model by name, with the pixels that it was trained on; `pretrained` downloads its weights."""
     import timm
 
-    model = timm.create_model(name, pretrained=pretrained, num_classes=0, img_size=image_size)
-    return VisionEncoder(model, image_size)
+    config = tower_config(name, pretrained)
+    arguments, pixels = tower_arguments(name, config, image_size)
+    model = timm.create_model(name, pretrained=pretrained, num_classes=0, **arguments)
+    return VisionEncoder(model, image_size, config.mean, config.std, pixels)
+
+
+def check_tower(name: str, image_size: int, pretrained: bool) -> None:
+    """Refuse a timm model that is unknown or gives no patches, before its weights are downloaded.
+
+    Raises ValueError with the nearest known name, or what the model gives instead.
+    """
+    import timm
+
+    config = tower_config(name, pretrained)
+    try:
+        with torch.device("meta"):
+            arguments, pixels = tower_arguments(name, config, image_size)
+            model = timm.create_model(name, pretrained=False, num_classes=0, **arguments).eval()
+            found = tokens_of(model, torch.zeros(1, 3, pixels, pixels))
+    except (TypeError, AttributeError, AssertionError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"model.vision.repository={name} cannot see {image_size} x {image_size} pixels (sim.image_size): {reason}; "
+            "choose another size or another model, as vit_small_patch14_dinov2.lvd142m"
+        ) from error
+    if found.shape[1] < 2 or math.isqrt(found.shape[1]) ** 2 != found.shape[1]:
+        raise ValueError(
+            f"model.vision.repository={name} makes {found.shape[1]} tokens of {image_size} x {image_size} pixels "
+            "(sim.image_size), which are no grid of places: raise sim.image_size, or choose another model, as "
+            "vit_small_patch14_dinov2.lvd142m"
+        )
+
+
+def tower_config(name: str, pretrained: bool) -> Any:
+    """What timm knows of a model: mean and standard deviation of its pixels, whether its size is fixed.
+
+    Raises ValueError with the nearest name where there is no such model, or no weights of it.
+    """
+    import timm
+    from timm import models
+
+    try:
+        source, known_as = models.parse_model_name(name)
+        config = None if source else timm.get_pretrained_cfg(name)
+    except ValueError as error:
+        raise ValueError(f"model.vision.repository: {error}") from error
+    except RuntimeError:  # an unknown tag
+        source, config = None, None
+    if source:
+        read = models.load_model_config_from_hf if source == "hf-hub" else models.load_model_config_from_path
+        told = read(known_as)[0]
+        return models.PretrainedCfg(**{f.name: told[f.name] for f in fields(models.PretrainedCfg) if f.name in told})
+    if config is None:
+        near = get_close_matches(name, [*timm.list_pretrained(), *timm.list_models()], n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ValueError(f"model.vision.repository={name} is no model of timm; {hint}timm.list_models() names all")
+    if pretrained and not config.has_weights:
+        raise ValueError(f"timm has no weights of model.vision.repository={name}: set model.vision.pretrained=false")
+    return config
+
+
+def tower_arguments(name: str, config: Any, image_size: int) -> tuple[dict[str, Any], int]:
+    """What makes a model take pictures of a size, and the pixels that it is then given: whole patches of them."""
+    import timm
+
+    if not config.fixed_input_size:
+        return {}, image_size
+    with torch.device("meta"):
+        embedding = getattr(timm.create_model(name, pretrained=False, num_classes=0), "patch_embed", None)
+    size = getattr(embedding, "patch_size", 1)
+    patch = size if isinstance(size, int) else size[0]
+    pixels = -(-image_size // patch) * patch
+    return {"img_size": pixels}, pixels

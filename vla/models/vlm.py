@@ -148,6 +148,11 @@ class VisionLanguageModel(nn.Module):
         """Proprioception, normalised."""
         if observation.proprio is None:
             raise ValueError("the model takes proprioception and the observation has none")
+        if observation.proprio.shape[-1] != len(self.proprio_mean):
+            raise ValueError(
+                f"observation.state holds {observation.proprio.shape[-1]} numbers, the model was made for "
+                f"{len(self.proprio_mean)}: use data and an environment whose states are the same"
+            )
         return (observation.proprio - self.proprio_mean) / self.proprio_std
 
     def forward(

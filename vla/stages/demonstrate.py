@@ -7,7 +7,9 @@ from pathlib import Path
 
 from vla.config.robot import RobotConfig
 from vla.data.collect import collect, dataset_spec
+from vla.data.dataset_checks import chosen_cameras
 from vla.data.demonstrations import Demonstrations, open_demonstrations
+from vla.data.lerobot_reader import read_info
 from vla.data.lerobot_writer import LeRobotWriter
 from vla.hub.datasets import local_dataset
 from vla.interrupt import Interrupted
@@ -29,8 +31,11 @@ def demonstrations(run: Run, config: RobotConfig, world: World) -> Demonstration
     else:
         folder = local_dataset(config.data.path)
     found = _opened(run, config, world, folder)
+    for note in found.notes:
+        run.progress.say(f"demonstrations: {note}")
     if not run.done("demonstrations"):
-        run.finish("demonstrations", {"num_episodes": found.num_episodes, "num_frames": found.num_frames})
+        counts = {"num_episodes": found.num_episodes, "num_frames": found.num_frames}
+        run.finish("demonstrations", {**counts, "num_failures": found.num_failures, "notes": list(found.notes)})
     return found
 
 
@@ -40,8 +45,17 @@ def _opened(run: Run, config: RobotConfig, world: World, folder: Path) -> Demons
     for mine in (run.processes.is_main, not run.processes.is_main):
         with failing_together(run.processes):
             if mine:
+                # Before the world is asked what its actions mean: an environment of gymnasium must be made for that.
+                chosen_cameras(folder, read_info(folder), config.sim.cameras, world.cameras)
                 found = open_demonstrations(
-                    folder, cameras=config.sim.cameras, action_spec=world.action_spec, image_size=config.sim.image_size
+                    folder,
+                    cameras=config.sim.cameras,
+                    drawable=world.cameras,
+                    action_spec=world.action_spec,
+                    proprio_names=world.proprio_names,
+                    image_size=config.sim.image_size,
+                    failures=config.data.failures,
+                    max_outside_limits=config.data.max_outside_limits,
                 )
     assert found is not None
     return found

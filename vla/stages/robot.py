@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 
-from vla.build import ActionCode, build_vlm, fit_code, make_policy, read_code
+from vla.build import ActionCode, build_vlm, check_model, fit_code, make_policy, read_code
 from vla.config.robot import RobotConfig
 from vla.data.demonstrations import Demonstrations
 from vla.data.observations import Observer
+from vla.data.pictures import RESIZE, check_resize
 from vla.data.questions import QuestionEncoder
 from vla.evaluate.starts import SeedRange, StartManifest
 from vla.interrupt import stop_on_interrupt
@@ -55,6 +56,7 @@ def run_robot(config: RobotConfig, world: World) -> RunFolder:
     train = config.train
     processes = start_processes(train.device, train.precision)
     seed_everything(train.seed)
+    check_model(config)
     folder = open_run(config, processes)
     with stop_on_interrupt() as stop:
         run = start_run(folder, stop, processes, train.keep_checkpoints, train.tensorboard, train.trackers)
@@ -188,13 +190,16 @@ def build_policy(
         if not run.done("sft") and run.load("sft") is None:
             ground(run, config, world, model, encoder)
     if known:
-        code = read_code(config.policy, json.loads(written.read_text())["actions"])
+        passport = json.loads(written.read_text())
+        for camera, (height, width) in demos.picture_sizes.items():
+            check_resize(passport, height, width, f"camera {camera} of the dataset {demos.folder}")
+        code = read_code(config.policy, passport["actions"])
     else:
         training, _ = demos.split(config.data.holdout_fraction, config.train.seed)
         code = fit_code(config.policy, chunks_to_fit(training, config.policy.chunk))
         if run.processes.is_main:
             tokenizer.save_pretrained(run.folder.path / "tokenizer")
-            written.write_text(json.dumps(describe(code, world, config), indent=1) + "\n")
+            written.write_text(json.dumps(describe(code, world, config), indent=1, allow_nan=False) + "\n")
     policy = make_policy(config, model, code)
     same_weights(policy, run.processes)
     run.results["model"] = {"num_parameters": num_parameters(policy), "num_draws": policy.num_draws}
@@ -207,11 +212,13 @@ def observer_of(config: RobotConfig, tokenizer: Any, length: int, policy: Imitab
 
 
 def describe(code: ActionCode, world: World, config: RobotConfig) -> dict[str, Any]:
-    """The passport of a policy: what its actions mean, and what stands for them."""
+    """The passport of a policy: what actions and state mean, how pictures become square, what stands for actions."""
     return {
         "action_spec": dict(world.action_spec),
+        "proprio_names": list(world.proprio_names),
         "cameras": list(config.sim.cameras),
         "image_size": config.sim.image_size,
+        "resize": RESIZE,
         "chunk": config.policy.chunk,
         "instruction_length": config.policy.instruction_length,
         "policy": config.policy.name,
@@ -245,14 +252,15 @@ def load_policy(folder: Path, config: RobotConfig, world: World) -> tuple[Imitab
     """
     from transformers import PreTrainedTokenizerFast
 
-    from vla.data.demonstrations import check_action_spec
-    from vla.hub.passport import alone, ask_as_often, planned
+    from vla.data.meaning import check_action_spec, check_state
+    from vla.hub.passport import alone, ask_as_often, felt_names, planned
 
     written, weights = folder / "policy.json", weights_in(folder)
     if not written.exists() or weights is None:
         raise ValueError(f"{folder} holds no policy: finish the run, or give another folder")
     passport = json.loads(written.read_text())
     check_action_spec(passport["action_spec"], world.action_spec, f"the policy in {folder}")
+    check_state(felt_names(passport, weights), world.proprio_names, f"the policy in {folder}")
     model, _ = build_vlm(alone(config), world.proprio_size, planned(weights), world.texts())
     ask_as_often(model, weights)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder / "tokenizer"), local_files_only=True)

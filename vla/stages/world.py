@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from vla.rl.protocols import VectorEnvironment
@@ -18,8 +18,16 @@ class World(Protocol):
         """What an action means: names, units, frame, limits, rate."""
 
     @property
+    def proprio_names(self) -> Sequence[str]:
+        """What each proprioceptive value is."""
+
+    @property
     def proprio_size(self) -> int:
         """Number of proprioceptive values."""
+
+    @property
+    def cameras(self) -> Sequence[str] | None:
+        """The cameras that can be drawn; None where any name goes."""
 
     def environment(self) -> VectorEnvironment:
         """The environments that a policy acts in; made at the first call."""

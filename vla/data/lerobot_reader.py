@@ -1,0 +1,222 @@
+"""The files of a LeRobotDataset v3 folder as arrays; what is missing or damaged is said in one line with its path."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Bool, Float32, Int
+
+from vla.data import lerobot_format as form
+from vla.data.lerobot_join import column_to_numpy
+
+COPY_AGAIN = "copy or download the dataset again"
+EPISODES = "meta/episodes/*/*.parquet"
+DATA = "data/*/*.parquet"
+SUCCESS = ("success", "next.success")
+"""Columns that mark what an episode came to: ours in all its frames, LeRobot's in the frame that succeeds."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """One row a frame of the whole dataset: `episode_end` is the row after the last of its episode."""
+
+    proprio: Float32[np.ndarray, "M s"]
+    actions: Float32[np.ndarray, "M A"]
+    perturbed: Bool[np.ndarray, "M"]
+    success: Bool[np.ndarray, "M"]
+    seed: Int[np.ndarray, "M"]
+    episode_index: Int[np.ndarray, "M"]
+    episode_end: Int[np.ndarray, "M"]
+    task_index: Int[np.ndarray, "M"]
+
+
+def read_info(folder: Path) -> dict[str, Any]:
+    """`meta/info.json`, with everything in it that is needed to read the rest.
+
+    Raises:
+        ValueError: no dataset there, another version, no episodes, or no state or action to learn from.
+    """
+    path = folder / form.INFO_PATH
+    if not path.exists():
+        raise ValueError(f"{folder} is no LeRobotDataset: {form.INFO_PATH} is missing; make one with collect_demos.py")
+    info = _json(path)
+    version = str(info.get("codebase_version", "unknown"))
+    if version.startswith(("v2.", "v1.")):
+        raise ValueError(
+            f"{folder} is a LeRobotDataset {version}; v3.0 is needed. Convert it with "
+            f"`python -m lerobot.scripts.convert_dataset_v21_to_v30 --repo-id=NAME --root={folder} --push-to-hub=false`"
+        )
+    if not version.startswith("v3."):
+        raise ValueError(f"{folder}: codebase_version {version!r} of {form.INFO_PATH} is not known; v3.0 is")
+    missing = [name for name in ("features", "fps", "total_frames") if info.get(name) is None]
+    if missing:
+        raise ValueError(f"{path} says nothing about {', '.join(missing)}: {COPY_AGAIN}")
+    for key, use in ((form.ACTION_KEY, "there is nothing to imitate"), (form.STATE_KEY, "every policy reads one")):
+        if key not in info["features"]:
+            raise ValueError(f"{folder} has no feature {key!r}, and {use}: record the dataset again with it")
+        if len(info["features"][key]["shape"]) != 1:
+            raise ValueError(
+                f"{folder}: {key} has shape {list(info['features'][key]['shape'])}; record it as one row of numbers"
+            )
+    if not info["total_frames"]:
+        raise ValueError(f"{folder} holds no episodes: the recording stopped before the first was saved, record again")
+    return info
+
+
+def cameras_of(info: Mapping[str, Any]) -> dict[str, str]:
+    """Camera name -> feature key of everything that is a colour picture; depth maps are left out, as LeRobot does."""
+    keys = {}
+    for key, feature in info["features"].items():
+        if feature["dtype"] in ("image", "video") and not is_depth(feature):
+            keys[key.removeprefix(form.IMAGE_PREFIX).removeprefix("observation.")] = key
+    return keys
+
+
+def is_depth(feature: Mapping[str, Any]) -> bool:
+    """Whether a picture is a depth map, by LeRobot's mark or its older one."""
+    places = [feature.get("info") or {}, feature.get("video_info") or {}]
+    return any(place.get("is_depth_map") or place.get("video.is_depth_map") for place in places)
+
+
+def names_of(info: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """One name per dimension: a list, or a mapping of lists ({"motors": [...]}) or of places ({"dx": 0, ...})."""
+    feature = info["features"][key]
+    names, size = feature.get("names") or [], int(feature["shape"][0])
+    if isinstance(names, Mapping):
+        places = all(isinstance(value, int) for value in names.values())
+        lists = [value if isinstance(value, list) else [value] for value in names.values()]
+        names = sorted(names, key=names.__getitem__) if places else [name for part in lists for name in part]
+    return tuple(map(str, names)) if len(names) == size else tuple(f"{key}_{i}" for i in range(size))
+
+
+def read_action_spec(folder: Path) -> dict[str, Any] | None:
+    """What the dataset says its actions mean, beyond LeRobot's format; None where it says nothing."""
+    path = folder / form.ACTION_SPEC_PATH
+    return _json(path) if path.exists() else None
+
+
+def read_episodes(folder: Path) -> list[dict[str, Any]]:
+    """Where the pictures of every episode lie."""
+    rows: list[dict[str, Any]] = []
+    for path in _parts(folder, EPISODES):
+        names = [name for name in _table(path, []).schema.names if not name.startswith("stats/")]
+        rows += _table(path, names).to_pylist()
+    return sorted(rows, key=lambda row: row["episode_index"])
+
+
+def read_tasks(folder: Path, task_index: Int[np.ndarray, "M"]) -> dict[int, str]:
+    """The instruction of every task that a frame names."""
+    path = folder / form.TASKS_PATH
+    if not path.exists():
+        raise ValueError(f"{path} is missing, and it holds the instructions: {COPY_AGAIN}")
+    table = _table(path)
+    # The instruction is pandas' index: called "task", or "__index_level_0__" by older writers.
+    instruction = next((name for name in table.schema.names if name != "task_index"), None)
+    if instruction is None or "task_index" not in table.schema.names:
+        raise ValueError(f"{path} must hold a task_index and its instruction, it holds {table.schema.names}")
+    by_index = dict(zip(table["task_index"].to_pylist(), table[instruction].to_pylist(), strict=True))
+    named, counts = np.unique(task_index, return_counts=True)
+    for index, count in zip(named.tolist(), counts.tolist(), strict=True):
+        if not isinstance(by_index.get(index), str):
+            raise ValueError(
+                f"{path} has no instruction for task {index}, which {count} frames name (it has {sorted(by_index)}): "
+                "add the task there, or delete its episodes with LeRobot's lerobot-edit-dataset"
+            )
+    return by_index
+
+
+def read_columns(folder: Path, info: Mapping[str, Any] | None = None) -> Columns:
+    """The numbers of every frame, without its images.
+
+    Raises:
+        ValueError: no dataset v3, or files that are missing, damaged or do not fit each other.
+    """
+    info = read_info(folder) if info is None else info
+    required = {form.STATE_KEY, form.ACTION_KEY, "episode_index", "task_index", "index"}
+    wanted = required | {"perturbed", "seed", *SUCCESS}
+    names = [name for name in info["features"] if name in wanted]
+    tables = [(path, _table(path, names)) for path in _parts(folder, DATA)]
+    for path, table in tables:
+        missing = (required | set(names)) - set(table.schema.names)
+        if missing:
+            raise ValueError(f"{path} has no column {', '.join(sorted(missing))}: {COPY_AGAIN}")
+    joined = pa.concat_tables([table for _, table in tables], promote_options="permissive")
+    total = int(info["total_frames"])
+    columns = {name: column_to_numpy(joined.column(name)) for name in names}
+    if not np.array_equal(columns["index"], np.arange(total)):
+        raise ValueError(f"{folder}: the data files hold rows other than 0 to {total - 1}; the dataset is damaged")
+    episode = columns["episode_index"]
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(episode)) + 1, [total]])
+    nothing = np.zeros(total, dtype=bool)
+    return Columns(
+        proprio=_numbers(folder, info, form.STATE_KEY, columns),
+        actions=_numbers(folder, info, form.ACTION_KEY, columns),
+        perturbed=columns.get("perturbed", nothing).astype(bool),
+        success=_success(columns, starts),
+        seed=columns.get("seed", np.full(total, -1)).astype(np.int64),
+        episode_index=episode,
+        episode_end=np.repeat(starts[1:], np.diff(starts)),
+        task_index=columns["task_index"],
+    )
+
+
+def read_statistics(folder: Path, columns: Columns) -> form.Statistics:
+    """The dataset's own, with those of actions and proprio computed where it lacks quantiles."""
+    path = folder / form.STATS_PATH
+    stored = _json(path) if path.exists() else {}
+    statistics = {key: {n: np.asarray(v) for n, v in values.items()} for key, values in stored.items()}
+    for key, values in ((form.ACTION_KEY, columns.actions), (form.STATE_KEY, columns.proprio)):
+        if "q01" not in statistics.get(key, {}):
+            statistics[key] = form.column_statistics(values)
+    return statistics
+
+
+def _numbers(
+    folder: Path, info: Mapping[str, Any], key: str, columns: Mapping[str, np.ndarray]
+) -> Float32[np.ndarray, "M d"]:
+    """A column of state or action as float32, whatever kind of number it was stored as."""
+    size = int(info["features"][key]["shape"][0])
+    with np.errstate(over="ignore"):  # beyond float32 is infinite, and refused as that
+        try:
+            return columns[key].astype(np.float32).reshape(len(columns["index"]), size)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{folder}: column {key} is no row of {size} numbers a frame ({error})") from error
+
+
+def _success(columns: Mapping[str, np.ndarray], starts: np.ndarray) -> Bool[np.ndarray, "M"]:
+    """Whether the episode of every frame succeeded: where nothing says so, it did."""
+    marked = next((columns[name].astype(bool).reshape(-1) for name in SUCCESS if name in columns), None)
+    if marked is None:
+        return np.ones(starts[-1], dtype=bool)
+    return np.repeat(np.logical_or.reduceat(marked, starts[:-1]), np.diff(starts))
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): {COPY_AGAIN}") from error
+
+
+def _parts(folder: Path, pattern: str) -> Sequence[Path]:
+    found = sorted(folder.glob(pattern))
+    if not found:
+        raise ValueError(f"{folder} has no {pattern}: {COPY_AGAIN}")
+    return found
+
+
+def _table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Some columns of a parquet file (none of them: its schema alone, without a row)."""
+    try:
+        if columns is not None and not columns:
+            return pq.read_schema(path).empty_table()
+        return pq.read_table(path, columns=None if columns is None else list(columns))
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path} is damaged ({error}): {COPY_AGAIN}") from error
