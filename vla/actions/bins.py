@@ -2,12 +2,14 @@
 
 Edges come from the data's quantiles (equal mass a bin) or are uniform between its 1 % and 99 % quantiles. A dimension
 that hardly moves in the data gets no token: the constant is executed. A dimension with few distinct values (a gripper
-command) gets one bin a value.
+command) gets one bin a value. Rare values far beyond the quantiles get bins of their own, an eighth of all on either
+side, so that a jump comes back as near as it was.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-CONSTANT_RANGE = 1e-5
-"""A dimension whose values span less than this (metres, radians) is constant."""
+from vla.actions.spread import CONSTANT_RANGE, spread_of
+
+FAR = 5.0
+"""Values further than this from the middle of the quantiles, in halves of the distance between them, are far."""
+FAR_SHARE = 8
+"""One bin in so many is for the far values of either side."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,7 @@ class ActionBins:
 
     def encode(self, actions: Float[Tensor, "*rows A"]) -> Int[Tensor, "*rows a"]:
         """Bin ids of actions; values outside the edges fall into the outermost bins."""
+        actions = actions.float()
         columns = [
             torch.bucketize(actions[..., d].contiguous(), torch.tensor(edges, dtype=actions.dtype), right=True)
             for d, edges in zip(self.active, self.edges, strict=True)
@@ -75,37 +82,48 @@ class ActionBins:
 def fit_bins(actions: Float[np.ndarray, "N A"], num_bins: int, binning: str) -> ActionBins:
     """Bins for `actions` (frames that the policy should imitate), at most `num_bins` a dimension.
 
-    Raises ValueError when no dimension moves, or `binning` is neither "quantile" nor "uniform".
+    Raises ValueError when no dimension moves, a number is NaN or infinite, or `binning` is neither "quantile" nor
+    "uniform".
     """
-    active, edges, centers = [], [], []
-    for dimension in range(actions.shape[1]):
+    found = spread_of(actions)
+    active, edges, centers = np.flatnonzero(found.moves).tolist(), [], []
+    for dimension in active:
         values = actions[:, dimension].astype(np.float64)
-        if np.ptp(values) < CONSTANT_RANGE:
-            continue
-        active.append(dimension)
         # In the precision in which actions are compared with them, so that a bin's centre lies in it.
         inner = np.unique(_interior_edges(values, num_bins, binning).astype(np.float32)).astype(np.float64)
         edges.append(tuple(float(e) for e in inner))
         centers.append(_centers(values, inner))
-    if not active:
-        raise ValueError(
-            "every action dimension is constant in the demonstrations: there is nothing to learn from them"
-        )
-    constants = tuple(float(c) for c in np.median(actions, axis=0))
+    constants = tuple(float(c) for c in found.median)
     return ActionBins(tuple(active), constants, tuple(edges), tuple(centers))
 
 
 def _interior_edges(values: np.ndarray, num_bins: int, binning: str) -> np.ndarray:
+    """Edges between bins; the near values and the far ones of either side have bins of their own."""
+    if binning not in ("quantile", "uniform"):
+        raise ValueError(f"policy.binning ({binning}) must be quantile or uniform")
+    low, high = np.quantile(values, [0.01, 0.99])
+    far = FAR * max(high - low, CONSTANT_RANGE) / 2
+    side = np.sign(values - (low + high) / 2) * (np.abs(values - (low + high) / 2) > far)
+    groups = {which: values[side == which] for which in (-1, 0, 1) if (side == which).any()}
+    few = len(np.unique(values.round(6))) <= num_bins
+    if few or len(groups) == 1 or num_bins < FAR_SHARE:
+        return _edges_within(values, num_bins, binning)
+    rooms = dict.fromkeys(groups, num_bins // FAR_SHARE)
+    rooms[0] = num_bins - (len(groups) - 1) * (num_bins // FAR_SHARE)
+    between = [(one.max() + other.min()) / 2 for one, other in pairwise(groups.values())]
+    inner = [_edges_within(group, rooms[which], binning) for which, group in groups.items()]
+    return np.sort(np.concatenate([*inner, between]))
+
+
+def _edges_within(values: np.ndarray, num_bins: int, binning: str) -> np.ndarray:
     distinct = np.unique(values.round(6))
     if len(distinct) <= num_bins:
         return (distinct[1:] + distinct[:-1]) / 2
     if binning == "quantile":
         edges = np.unique(np.quantile(values, np.linspace(0, 1, num_bins + 1))[1:-1])
         return edges[(edges > values.min()) & (edges <= values.max())]
-    if binning == "uniform":
-        low, high = np.quantile(values, [0.01, 0.99])
-        return np.linspace(low, high, num_bins + 1)[1:-1]
-    raise ValueError(f"policy.binning ({binning}) must be quantile or uniform")
+    low, high = np.quantile(values, [0.01, 0.99])
+    return np.linspace(low, high, num_bins + 1)[1:-1]
 
 
 def _centers(values: np.ndarray, edges: np.ndarray) -> tuple[float, ...]:

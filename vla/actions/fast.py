@@ -11,6 +11,7 @@ many; tokens that stand for more than are left mean nothing there. No end token 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,8 +25,11 @@ from scipy.fft import dct, idct
 from torch import Tensor
 
 from vla.actions.normalize import ActionNormalizer, fit_normalizer
+from vla.actions.spread import FARTHEST
 
 Pair = tuple[int, int]
+ROOM_FOR_FAR = 3 / 8
+"""Rare jumps are kept so near that a chunk of them takes this share of the tokens, either way."""
 
 
 @dataclass(frozen=True)
@@ -117,18 +121,22 @@ def fit_fast(actions: Float[np.ndarray, "N H A"], num_tokens: int, scale: float)
     Raises:
         ValueError: the integers alone need more tokens than that.
     """
-    normalizer = fit_normalizer(actions.reshape(-1, actions.shape[-1]))
+    chunk = actions.shape[1]
+    farthest = min(FARTHEST, ROOM_FOR_FAR * num_tokens / (scale * math.sqrt(chunk)))
+    normalizer = fit_normalizer(actions.reshape(-1, actions.shape[-1]), max(farthest, 1.0))
     values = normalizer.encode(torch.from_numpy(np.asarray(actions, dtype=np.float32))).numpy()
     integers = coefficients(values, scale)
     low, high = int(integers.min()), int(integers.max())
     room = num_tokens - (high - low + 1)
     if room < 0:
+        widest = normalizer.active[int(np.abs(integers).max(0).argmax()) % normalizer.num_active]
         raise ValueError(
-            f"policy.num_tokens ({num_tokens}) is less than the {high - low + 1} integers that these actions become "
-            f"at policy.scale ({scale}): lower policy.scale, or raise policy.num_tokens"
+            f"policy.num_tokens ({num_tokens}) is less than the {high - low + 1} integers that these actions become, "
+            f"those of dimension {widest} before all, at a scale of {scale}: lower policy.scale (policy.token_scale "
+            "beside an expert), or raise policy.num_tokens (up to 256)"
         )
     merges = learn_merges((integers - low).tolist(), high - low + 1, room)
-    return FastCode(normalizer, actions.shape[1], scale, low, high, merges)
+    return FastCode(normalizer, chunk, scale, low, high, merges)
 
 
 def learn_merges(rows: list[list[int]], first: int, count: int) -> tuple[Pair, ...]:

@@ -1,7 +1,8 @@
 """Continuous actions on one scale: [-1, 1] between the 1 % and 99 % quantiles of the data (Black et al. 2024, pi0).
 
-Quantiles, because one disturbed demonstration must not squeeze all others. Values outside them lie outside [-1, 1] and
-come back unharmed. A dimension that hardly moves in the data is left out: its constant is executed.
+Quantiles, because one disturbed demonstration must not squeeze all others. Values outside them lie outside [-1, 1], up
+to 10, and come back unharmed; where they would lie further out the scale is widened, for one number of 1000 squared
+drowns a batch. A dimension that hardly moves in the data is left out: its constant is executed.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from vla.actions.bins import CONSTANT_RANGE
+from vla.actions.spread import FARTHEST, spread_of
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,13 @@ class ActionNormalizer:
 
     def encode(self, actions: Float[Tensor, "*rows A"]) -> Float[Tensor, "*rows a"]:
         """Actions (physical units) as values near [-1, 1]."""
+        actions = actions.float()  # of whole numbers or bfloat16 the limits would be rounded too
         low, high = actions.new_tensor(self.low), actions.new_tensor(self.high)
         return 2 * (actions[..., list(self.active)] - low) / (high - low) - 1
 
     def decode(self, values: Float[Tensor, "*rows a"]) -> Float[Tensor, "*rows A"]:
         """Values near [-1, 1] as actions, constants elsewhere. Nothing is clipped: the environment does that."""
+        values = values.float()
         low, high = values.new_tensor(self.low), values.new_tensor(self.high)
         actions = values.new_tensor(self.constants).repeat(*values.shape[:-1], 1)
         actions[..., list(self.active)] = low + (values + 1) / 2 * (high - low)
@@ -51,26 +54,25 @@ class ActionNormalizer:
         return cls(**{name: tuple(values[name]) for name in ("active", "constants", "low", "high")})
 
 
-def fit_normalizer(actions: Float[np.ndarray, "N A"]) -> ActionNormalizer:
-    """The normaliser of `actions` (frames that the policy should imitate).
+def fit_normalizer(actions: Float[np.ndarray, "N A"], farthest: float = FARTHEST) -> ActionNormalizer:
+    """The normaliser of `actions` (frames that the policy should imitate); none of them lies beyond +-`farthest`.
 
-    A dimension whose quantiles are equal, because it moves in few frames only, spans its extremes.
+    A dimension whose quantiles are equal, because it moves in few frames only, spans its extremes. One whose extremes
+    lie further out than `farthest` is widened about its middle until they do not.
 
     Raises:
-        ValueError: no dimension moves.
+        ValueError: no dimension moves, or a number is NaN or infinite.
     """
-    low, high = np.quantile(actions.astype(np.float64), [0.01, 0.99], axis=0)
-    least, most = actions.min(0), actions.max(0)
-    rare = high - low < CONSTANT_RANGE
-    low, high = np.where(rare, least, low), np.where(rare, most, high)
-    active = np.flatnonzero(most - least >= CONSTANT_RANGE)
-    if not len(active):
-        raise ValueError(
-            "every action dimension is constant in the demonstrations: there is nothing to learn from them"
-        )
+    found = spread_of(actions)
+    widened = np.maximum(found.reach / farthest, 1.0)
+    middle, half = (found.low + found.high) / 2, (found.high - found.low) / 2
+    far = widened > 1
+    low = np.where(found.rare, found.least, np.where(far, middle - half * widened, found.low))
+    high = np.where(found.rare, found.most, np.where(far, middle + half * widened, found.high))
+    active = np.flatnonzero(found.moves)
     return ActionNormalizer(
         active=tuple(int(d) for d in active),
-        constants=tuple(float(c) for c in np.median(actions, axis=0)),
+        constants=tuple(float(c) for c in found.median),
         low=tuple(float(v) for v in low[active]),
         high=tuple(float(v) for v in high[active]),
     )
