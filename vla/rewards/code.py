@@ -7,6 +7,7 @@ leaving early.
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import warnings
@@ -14,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from vla.rewards.fences import blocks
+from vla.rewards.fences import Block, blocks
 from vla.rewards.jail import Kind
 from vla.rewards.sample import UNSCORABLE, Sample
 from vla.rewards.sandbox import Limits, choose_jail, run_python
@@ -78,10 +79,17 @@ def _read_test(test: object, where: str) -> CodeTest:
 
 def _check_expression(call: str, where: str) -> None:
     try:
-        with warnings.catch_warnings(action="ignore"):
-            compile(call.lstrip(" \t"), "call", "eval")
-    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        _parse(call.lstrip(" \t"), "eval")
+    except _UNREADABLE as error:
         raise ValueError(f"{where}: call is no Python expression: {error}") from None
+
+
+_UNREADABLE = (SyntaxError, ValueError, MemoryError, RecursionError)
+
+
+def _parse(text: str, mode: str) -> ast.AST:
+    with warnings.catch_warnings(action="ignore"):
+        return compile(text, "text", mode, ast.PyCF_ONLY_AST)
 
 
 def _short(value: object) -> str:
@@ -90,15 +98,25 @@ def _short(value: object) -> str:
 
 
 def program_of(completion: str) -> str:
-    """The last fenced block labelled as Python; without one the last that has no label, then the last of any; the whole
-    completion when there is no block.
+    """The last fenced block that is labelled as Python, or has no label and holds more than values, as output would.
+
+    Without one it is the last block that has no label, then the last of any, then the whole completion.
     """
     found = blocks(completion)
-    for wanted in (re.compile("i?py.*"), re.compile(""), re.compile(".*")):
-        fitting = [block.content for block in found if wanted.fullmatch(block.label)]
+    python = [block for block in found if re.fullmatch("i?py.*", block.label) or _is_program(block)]
+    for fitting in (python, [block for block in found if not block.label], found):
         if fitting:
-            return fitting[-1]
+            return fitting[-1].content
     return completion
+
+
+def _is_program(block: Block) -> bool:
+    try:
+        module = _parse(block.content, "exec")
+    except _UNREADABLE:
+        return False
+    statements = module.body if isinstance(module, ast.Module) else []
+    return not block.label and any(not isinstance(statement, ast.Expr) for statement in statements)
 
 
 def score_code(
@@ -113,16 +131,22 @@ def score_code(
     be read, or the sandbox itself failed, `limits` notwithstanding. Raises NoSandbox where programs cannot be confined.
     """
     kind = jail or choose_jail()
+    programs = [program_of(sample.completion) for sample in samples]
+    tests = [_tests_of(sample) for sample in samples]
     with ThreadPoolExecutor(num_parallel) as threads:
-        return list(threads.map(lambda sample: _score(sample, limits, kind), samples))
+        return list(threads.map(lambda program, own: _score(program, own, limits, kind), programs, tests))
 
 
-def _score(sample: Sample, limits: Limits, jail: Kind) -> float:
+def _tests_of(sample: Sample) -> list[CodeTest]:
     try:
-        tests = read_tests(sample.facts.get("tests"))
+        return read_tests(sample.facts.get("tests"))
     except ValueError:
+        return []
+
+
+def _score(program: str, tests: Sequence[CodeTest], limits: Limits, jail: Kind) -> float:
+    if not tests:
         return UNSCORABLE
-    program = program_of(sample.completion)
     calls = [test for test in tests if test.call is not None]
     passed = _passed_calls(program, calls, limits, jail) if calls else 0.0
     for test in tests:

@@ -70,7 +70,7 @@ def run(request: dict[str, Any]) -> None:
 
 def _enter_namespaces(request: dict[str, Any]) -> None:
     """Go on as the first process of new namespaces; the process before waits until they are empty, and ends."""
-    spaces = os.CLONE_NEWNS | os.CLONE_NEWPID | os.CLONE_NEWNET | os.CLONE_NEWIPC | os.CLONE_NEWUTS
+    spaces = os.CLONE_NEWNS | os.CLONE_NEWPID | os.CLONE_NEWNET | os.CLONE_NEWIPC | os.CLONE_NEWUTS | os.CLONE_NEWCGROUP
     spare = SPARE_USER + os.getpid() % 4096
     with open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")  # out of memory, the kernel ends this jail and not the process that trains
