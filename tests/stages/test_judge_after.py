@@ -7,8 +7,8 @@ import vla.stages.robot as robot
 from vla.config import load
 from vla.interrupt import Stop
 from vla.report.robot import write_report
-from vla.stages.run import Run
 from vla.train.metrics import NoLog
+from vla.train.run import Run
 from vla.train.run_folder import RunFolder
 
 

@@ -102,6 +102,7 @@ class Train(Section):
     device: Literal["auto", "cpu", "cuda"]
     num_threads: Threads
     checkpoint_every: Count
+    checkpoint_seconds: Positive
     keep_checkpoints: Few
     tensorboard: bool
     trackers: Annotated[tuple[Literal["trackio", "wandb"], ...], AfterValidator(unlike)]

@@ -13,9 +13,9 @@ from vla.data.lerobot_reader import read_info
 from vla.data.lerobot_writer import LeRobotWriter
 from vla.hub.datasets import local_dataset
 from vla.interrupt import Interrupted
-from vla.stages.run import Run
 from vla.stages.world import World
 from vla.train.agreement import failing_together
+from vla.train.run import Run
 
 SEEDS_PER_RUN = 10_000
 

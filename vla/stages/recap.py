@@ -43,9 +43,9 @@ from vla.sft.recap import (
 from vla.stages.evaluation import evaluate_policy
 from vla.stages.imitation import action_tensors
 from vla.stages.refinement import Starts, check_rewards
-from vla.stages.run import Run
 from vla.stages.sft import num_probe_steps
-from vla.train.seed import derive_seed, seed_everything
+from vla.train.run import Run
+from vla.train.seed import derive_seed
 from vla.types import Observation, concatenate_rows, map_rows
 
 ROWS_AT_ONCE = 128
@@ -216,8 +216,7 @@ def recap_stage(
     if not config.recap.num_rounds:
         return observer
     assert isinstance(policy, ProbedPolicy), "settings were checked"
-    seed_everything(derive_seed(config.train.seed, "recap"))
-    with run.timer("recap"):
+    with run.stage("recap"):
         return Recap(run, config, policy, environment, observer, starts, demonstrations).train()
 
 

@@ -18,11 +18,11 @@ from vla.stages.evaluation import Episodes, evaluate_policy, record
 from vla.stages.grounding import Answers
 from vla.stages.pretrain import judge
 from vla.stages.rl import RlState
-from vla.stages.run import Run
 from vla.stages.texts import Texts
 from vla.stages.world import World
 from vla.train.distributed import own_share
 from vla.train.metrics import read_metrics
+from vla.train.run import Run
 
 ANSWERED = {"before": "before SFT", "after": "after SFT", "after_rl": "after RL"}
 NUM_ANSWERS = 1024

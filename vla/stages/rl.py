@@ -27,11 +27,11 @@ from vla.sft.protocols import ImitablePolicy, ProbedPolicy
 from vla.stages.evaluation import evaluate_policy
 from vla.stages.recordings import reached, record_update
 from vla.stages.refinement import DynamicSampling, Starts, make_collector
-from vla.stages.run import Run
 from vla.train.agreement import failing_together, main_seconds
 from vla.train.distributed import ALONE, Processes
 from vla.train.optim import EMA, Schedule, make_optimizer, weights_of
 from vla.train.progress import Stage
+from vla.train.run import Run
 from vla.train.seed import derive_seed, torch_generator
 from vla.types import Rollout
 

@@ -6,8 +6,6 @@ Every stage leaves something that a resumed run picks up: a dataset, a checkpoin
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +36,12 @@ from vla.stages.reporting import (
     video_stage,
 )
 from vla.stages.rl import Reinforcement
-from vla.stages.run import Run, start_run, written
 from vla.stages.sft import num_whole_steps, supervised_stage
 from vla.stages.texts import Texts, texts_beside
 from vla.stages.world import World
 from vla.train.agreement import failing_together, from_main
 from vla.train.distributed import same_weights, start_processes
+from vla.train.run import Run, start_run, written
 from vla.train.run_folder import RunFolder, open_run
 from vla.train.seed import derive_seed, seed_everything
 
@@ -59,7 +57,7 @@ def run_robot(config: RobotConfig, world: World) -> RunFolder:
     check_model(config)
     folder = open_run(config, processes)
     with stop_on_interrupt() as stop:
-        run = start_run(folder, stop, processes, train.keep_checkpoints, train.tensorboard, train.trackers)
+        run = start_run(folder, stop, processes, train)
         run.progress.say(f"run {folder.path}")
         if torch.cuda.is_available():
             run.progress.say("a robot policy trains on the CPU in float32; the GPU of this machine is not used")
@@ -80,7 +78,7 @@ def _stages(run: Run, config: RobotConfig, world: World) -> None:
     words = (config, policy, encoder, world, texts)
     environment = world.environment()
     if not run.done("sft"):
-        with stage(run, config, "sft"):
+        with run.stage("sft"):
             moves = bool(num_whole_steps(config, policy))
             if (moves or rl_moves_model(config)) and not run.done("answers_before"):
                 judge_words(run, "before", *words)
@@ -94,13 +92,13 @@ def _stages(run: Run, config: RobotConfig, world: World) -> None:
         policy.load_state_dict(saved["policy"])
     judge = (config, policy, environment, observer, starts)
     if not run.done("evaluation_before"):
-        with stage(run, config, "evaluation_before"):
+        with run.stage("evaluation_before"):
             evaluation_stage(run, "before", *judge)
     with run.timer("videos"), failing_together(run.processes):
         video_stage(run, "before", config, policy, world, observer, starts)
     observer = recap_stage(run, *judge, demos)
     judge = (config, policy, environment, observer, starts)
-    with stage(run, config, "rl"):
+    with run.stage("rl"):
         learning = Reinforcement(run, *judge)
         state = learning.train()
     judged = judge_after(run, learning.loop.iteration, *judge)
@@ -143,21 +141,11 @@ def judge_after(run: Run, num_iterations: int, config: RobotConfig, *judge: Any)
         return False
     known = run.results.get("stages", {}).get("evaluation_after", {"left_out": "not judged yet"})
     if "left_out" in known or known.get("num_iterations", num_iterations) != num_iterations:
-        with stage(run, config, "evaluation_after"):
+        with run.stage("evaluation_after"):
             evaluation_stage(run, "after", config, *judge)
         found = run.results["stages"]["evaluation_after"]
         run.finish("evaluation_after", {**found, "num_iterations": num_iterations})
     return True
-
-
-@contextmanager
-def stage(run: Run, config: RobotConfig, name: str) -> Iterator[None]:
-    """A timed stage with random numbers of its own: what it draws does not depend on which stages ran in this
-    session.
-    """
-    seed_everything(derive_seed(config.train.seed, name))
-    with run.timer(name):
-        yield
 
 
 def start_manifest(config: RobotConfig) -> StartManifest:

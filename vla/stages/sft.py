@@ -24,9 +24,9 @@ from vla.stages.imitation import (
     held_out_loss,
     mixed_loss,
 )
-from vla.stages.run import Run
 from vla.train.distributed import own_share
 from vla.train.optim import EMA, make_optimizer
+from vla.train.run import Run
 from vla.types import Observation
 
 SHOWN = ("loss", "action_loss", "plan_error", "text_loss")

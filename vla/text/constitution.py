@@ -10,18 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from vla.config.text import Constitution, TextConfig
 from vla.preference.objective import make_objective
+from vla.text.fit_stage import FitStage
 from vla.text.language_model import context_of
-from vla.text.open_run import OpenRun, Steps
+from vla.text.open_mode import OpenMode
 from vla.text.preferring import Comparison, fit_comparisons
 from vla.text.supervised import Example, fit_examples
 from vla.text.topics import Said, continue_prompts
-from vla.train.progress import Progress
-from vla.train.run_folder import RunFolder
+from vla.train.run import Run
 
 
 @dataclass(frozen=True)
@@ -71,43 +70,46 @@ def read_constitution(path: str | None) -> tuple[Principle, ...]:
     return principles
 
 
-def run_constitution(config: TextConfig, folder: RunFolder, progress: Progress) -> dict[str, Any]:
+def run_constitution(config: TextConfig, run: Run) -> dict[str, Any]:
     """Answers, critiques and revisions; SFT and preference training on them; gold reward before and after."""
     settings = config.text
     assert isinstance(settings, Constitution)
     objective = make_objective(**config.preference.model_dump())
     principles = read_constitution(settings.constitution)
-    run = OpenRun.start(config, settings.generation, settings.prompts, settings.gold, folder, progress)
-    before = run.judge("before")
-    torch.manual_seed(run.seed("answers"))
-    first = [said[0] for said in run.say(run.prompts.train, 1)]
-    with run.timer("revise"):
-        revised = revise(run, first, principles, settings.rounds)
+    mode = OpenMode.start(config, run, settings.generation, settings.prompts, settings.gold)
+    before = mode.judge("before")
+    first = [said[0] for said in mode.answers("answers", mode.prompts.train, 1)]
+
+    def made() -> list[Revised]:
+        with run.stage("revise"):
+            return revise(mode, first, principles, settings.rounds)
+
+    revised: list[Revised] = run.kept("revised", list[Revised], made)
     examples = [Example(r.first.prompt_ids, r.last.ids) for r in _usable(revised)]
     comparisons = [
         Comparison(r.first.prompt_ids, (r.last.ids, r.first.ids)) for r in _usable(revised) if r.last.ids != r.first.ids
     ]
     if not comparisons:
         raise ValueError("no revision differs from its answer: give other principles, or a model that can revise")
-    with Steps(run, "sft", settings.sft.num_steps) as on_step:
-        fit_examples(run.learner, examples, run.fit_settings(settings.sft), run.seed("sft"), on_step)
-    fit = run.fit_settings(settings.fit)
-    with Steps(run, "fit", settings.fit.num_steps) as on_step:
-        fit_comparisons(run.learner, comparisons, objective, fit, run.seed("fit"), on_step)
-    gold = {name: sum(run.gold(s.prompt, s.text) for s in said) / len(said) for name, said in _stages(revised).items()}
+    with FitStage(run, "sft", settings.sft.num_steps) as stage:
+        fit_examples(mode.learner, examples, mode.fit_settings(settings.sft), run.seed("sft"), stage)
+    fit = mode.fit_settings(settings.fit)
+    with FitStage(run, "fit", settings.fit.num_steps) as stage:
+        fit_comparisons(mode.learner, comparisons, objective, fit, run.seed("fit"), stage)
+    gold = {name: sum(mode.gold(s.prompt, s.text) for s in said) / len(said) for name, said in _stages(revised).items()}
     more = {"revised answers": len(examples), "gold reward of answers": gold}
-    return run.finish("Constitution: critique, revision, SFT and preference", before, more)
+    return mode.finish("Constitution: critique, revision, SFT and preference", before, more)
 
 
-def revise(run: OpenRun, answers: list[Said], principles: tuple[Principle, ...], rounds: int) -> list[Revised]:
+def revise(mode: OpenMode, answers: list[Said], principles: tuple[Principle, ...], rounds: int) -> list[Revised]:
     """`rounds` times: criticize every answer by a principle drawn for it, then rewrite it."""
-    rng = random.Random(run.seed("principles"))
-    chat, width = run.parts.chat, run.generation.max_prompt_tokens
+    rng = random.Random(mode.run.seed("principles"))
+    chat, width = mode.parts.chat, mode.generation.max_prompt_tokens
     requests = [text for principle in principles for text in (principle.critique, principle.revision)]
     longest = max(len(chat.next_turn(_user(text), finished=False)) for text in requests)
-    room = width + 2 * (run.generation.max_new_tokens + longest)  # question, answer, request, critique, request
-    _, asking = context_of(run.generation)
-    run.parts.check_context(room + run.generation.max_new_tokens, f"{asking} with critiques and revisions")
+    room = width + 2 * (mode.generation.max_new_tokens + longest)  # question, answer, request, critique, request
+    _, asking = context_of(mode.generation)
+    mode.parts.check_context(room + mode.generation.max_new_tokens, f"{asking} with critiques and revisions")
     last, critiques = list(answers), [[] for _ in answers]
     for _ in range(rounds):
         drawn = [rng.choice(principles) for _ in answers]
@@ -116,12 +118,12 @@ def revise(run: OpenRun, answers: list[Said], principles: tuple[Principle, ...],
             [*said.prompt_ids, *said.ids, *chat.next_turn(_user(principle.critique), said.finished)]
             for said, principle in zip(last, drawn, strict=True)
         ]
-        said_critiques = continue_prompts(run.speaker, chat, prompts, ids, room)
+        said_critiques = continue_prompts(mode.speaker, chat, prompts, ids, room)
         ids = [
             [*critique.prompt_ids, *critique.ids, *chat.next_turn(_user(principle.revision), critique.finished)]
             for critique, principle in zip(said_critiques, drawn, strict=True)
         ]
-        revisions = continue_prompts(run.speaker, chat, prompts, ids, room)
+        revisions = continue_prompts(mode.speaker, chat, prompts, ids, room)
         for own, critique in zip(critiques, said_critiques, strict=True):
             own.append(critique.text)
         # the next round, and training, see the revision as the answer to the bare question

@@ -8,7 +8,7 @@ it is guided away from what the others would say (`text.guidance`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,13 +22,13 @@ from vla.config.text import Control, TextConfig
 from vla.data.chat import ChatFormat
 from vla.decoding.guided import Guided
 from vla.policies.text import TextPolicy
+from vla.text.fit_stage import FitStage
 from vla.text.fitting import FitSettings, fit, one_each
 from vla.text.open_judging import Mean, OpenJudged
-from vla.text.open_run import OpenRun, Steps
+from vla.text.open_mode import OpenMode
 from vla.text.supervised import Example, sequence_logprobs
 from vla.text.topics import Said, say
-from vla.train.progress import Progress
-from vla.train.run_folder import RunFolder
+from vla.train.run import Run
 
 
 def code(level: int, num_levels: int) -> str:
@@ -63,7 +63,7 @@ def fit_codes(
     beta: float,
     fitting: FitSettings,
     seed: int,
-    on_step: Callable[[int, float], None] = lambda step, loss: None,
+    stage: FitStage | None = None,
 ) -> None:
     """Cross-entropy per token behind the own label, a mean over samples, plus `discrimination` times that of the own
     label among all, whose logits are `beta` times the log-probabilities of the completion.
@@ -78,59 +78,59 @@ def fit_codes(
         learned = -logprobs.gather(1, own[:, None])[:, 0] / lengths
         return learned.sum() + discrimination * functional.cross_entropy(beta * logprobs, own, reduction="sum")
 
-    fit(policy, len(samples), loss_of, one_each, fitting, seed, on_step, threads=policy.threads)
+    fit(policy, len(samples), loss_of, one_each, fitting, seed, stage, threads=policy.threads)
 
 
-def run_control(config: TextConfig, folder: RunFolder, progress: Progress) -> dict[str, Any]:
+def run_control(config: TextConfig, run: Run) -> dict[str, Any]:
     """Sample, label by quantile, learn, and report the gold reward under every label."""
     settings = config.text
     assert isinstance(settings, Control)
-    run = OpenRun.start(config, settings.generation, settings.prompts, settings.gold, folder, progress)
-    before, count = run.judge("before"), settings.levels
-    torch.manual_seed(run.seed("samples"))
-    answers = [said for group in run.say(run.prompts.train, settings.samples_per_prompt) for said in group]
-    rewards = [run.gold(said.prompt, said.text) for said in answers]
+    mode = OpenMode.start(config, run, settings.generation, settings.prompts, settings.gold)
+    before, count = mode.judge("before"), settings.levels
+    drawn = mode.answers("samples", mode.prompts.train, settings.samples_per_prompt)
+    answers = [said for group in drawn for said in group]
+    rewards = [mode.gold(said.prompt, said.text) for said in answers]
     if len(set(rewards)) < 2:
         raise ValueError("all samples have the same gold reward: raise text.generation.sampling.temperature")
-    plain = run.parts.chat
+    plain = mode.parts.chat
     chats = [coded(plain, level, count) for level in range(1, count + 1)]
     samples = [
         Coded([_prompt(chat, said) for chat in chats], said.ids, level - 1)
         for said, level in zip(answers, levels_of(rewards, count), strict=True)
     ]
-    with Steps(run, "fit", settings.fit.num_steps) as on_step:
-        fitting = run.fit_settings(settings.fit)
+    with FitStage(run, "fit", settings.fit.num_steps) as stage:
+        fitting = mode.fit_settings(settings.fit)
         weights = settings.discrimination, settings.beta
-        fit_codes(run.learner, samples, *weights, fitting, run.seed("fit"), on_step)
-    found = steered(run, chats, 1.0)
+        fit_codes(mode.learner, samples, *weights, fitting, run.seed("fit"), stage)
+    found = steered(mode, chats, 1.0)
     if settings.guidance != 1:
-        run.speaker.engine = guided(run, chats, settings.guidance)
-        found |= steered(run, chats, settings.guidance)
-    run.parts = replace(run.parts, chat=chats[-1])
-    return run.finish("Control codes: before, and asked for the best", before, found)
+        mode.speaker.engine = guided(mode, chats, settings.guidance)
+        found |= steered(mode, chats, settings.guidance)
+    mode.parts = replace(mode.parts, chat=chats[-1])
+    return mode.finish("Control codes: before, and asked for the best", before, found)
 
 
-def guided(run: OpenRun, chats: Sequence[ChatFormat], guidance: float) -> Guided:
+def guided(mode: OpenMode, chats: Sequence[ChatFormat], guidance: float) -> Guided:
     """Who answers the held-out prompts behind one label against the others."""
     others = {}
-    for question in run.prompts.evaluation:
+    for question in mode.prompts.evaluation:
         asked = [tuple(chat.prompt([{"role": "user", "content": question}])) for chat in chats]
         others |= {own: [ids for ids in asked if ids != own] for own in asked}
-    return Guided(run.parts.model, others, guidance, run.parts.autocast)
+    return Guided(mode.parts.model, others, guidance, mode.parts.autocast)
 
 
-def steered(run: OpenRun, chats: Sequence[ChatFormat], guidance: float) -> dict[str, Any]:
+def steered(mode: OpenMode, chats: Sequence[ChatFormat], guidance: float) -> dict[str, Any]:
     """Gold reward of the greedy answers to the held-out prompts behind every label, and of the best label's against the
     worst's, prompt by prompt.
     """
     how = "" if guidance == 1 else f", guidance {guidance:g}"
-    width, gold = run.generation.max_prompt_tokens, []
+    width, gold = mode.generation.max_prompt_tokens, []
     for level, chat in enumerate(chats, start=1):
-        said = say(run.speaker, chat, run.prompts.evaluation, 1, width, greedy=True)
-        gold.append(OpenJudged.of(said, run.gold).gold)
-        run.progress.say(f"asked for {code(level, len(chats))}{how}: gold reward {Mean.of(gold[-1])}")
+        said = say(mode.speaker, chat, mode.prompts.evaluation, 1, width, greedy=True)
+        gold.append(OpenJudged.of(said, mode.gold).gold)
+        mode.run.progress.say(f"asked for {code(level, len(chats))}{how}: gold reward {Mean.of(gold[-1])}")
     change = Mean.of(gold[-1] - gold[0])
-    run.progress.say(f"the best code against the worst{how}: {change}")
+    mode.run.progress.say(f"the best code against the worst{how}: {change}")
     by_code = {code(level, len(chats)): Mean.of(values) for level, values in enumerate(gold, start=1)}
     return {f"gold reward by code{how}": by_code, f"best code against worst{how}": change}
 

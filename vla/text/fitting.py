@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from vla.rl.batch import sum_gradients
+from vla.text.fit_stage import FitStage
 from vla.threads import ONE, Threads, add_gradients, even_pieces
 from vla.train.distributed import ALONE, Processes, own_share
 from vla.train.optim import Schedule, make_optimizer
@@ -37,7 +39,7 @@ def fit(
     weight_of: Callable[[Sequence[int]], float],
     settings: FitSettings,
     seed: int,
-    on_step: Callable[[int, float], None] = lambda step, loss: None,
+    stage: FitStage | None = None,
     before_batch: Callable[[Sequence[int]], None] = lambda rows: None,
     processes: Processes = ALONE,
     threads: Threads = ONE,
@@ -46,7 +48,7 @@ def fit(
     """`num_steps` AdamW steps. `loss_of(rows)` is a sum of terms, divided by `weight_of(batch)` of the whole batch.
 
     `before_batch` sees a whole batch before it is cut; `threads` handle pieces of it at once. `learning_rates` gives
-    parameters whose name begins with a key a rate of their own.
+    parameters whose name begins with a key a rate of their own. A `stage` saves on the way, and goes on from there.
     Every process has all examples and handles its share of a batch.
 
     Raises ValueError without examples, FloatingPointError when a loss or gradient is not finite; the weights are then
@@ -60,7 +62,9 @@ def fit(
     warmup = int(settings.warmup_fraction * settings.num_steps)
     schedule = Schedule(optimizer, "cosine", settings.num_steps, warmup)
     parameters = [p for p in module.parameters() if p.requires_grad]
-    for step, batch in enumerate(batches(num_examples, settings.batch_size, settings.num_steps, seed), start=1):
+    done = 0 if stage is None else stage.begin(module, optimizer, schedule)
+    drawn = enumerate(batches(num_examples, settings.batch_size, settings.num_steps, seed), start=1)
+    for step, batch in islice(drawn, done, None):
         before_batch(batch)
         total, own = weight_of(batch), own_share(batch, processes)
         optimizer.zero_grad()
@@ -75,7 +79,8 @@ def fit(
             raise FloatingPointError(f"step {step}: loss {loss}, gradient norm {norm}: lower the learning rate")
         optimizer.step()
         schedule.step()
-        on_step(step, loss)
+        if stage is not None:
+            stage.after(step, loss)
     optimizer.zero_grad()
 
 

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from vla.decoding.best_of import majority
 from vla.evaluate.success import SuccessRate
-from vla.files.write import write_atomically
 from vla.rewards.libraries import final_answer
-from vla.rewards.sample import Sample
 from vla.rl.protocols import Observe, Policy
 from vla.rl.rollout import collect_rollout
 from vla.text.environment import Episode, TextEnvironment
-from vla.text.problems import Problem
 from vla.text.report import Pair
 from vla.train.agreement import failing_together
 from vla.train.distributed import ALONE, Processes, in_order, own_share
@@ -37,9 +32,17 @@ def rows_at_once(max_prompt_tokens: int, max_new_tokens: int) -> int:
 class Judged:
     """Success and reward by problem, in the order of the problems, and the episodes behind them."""
 
-    success: Bool[np.ndarray, "n"]
-    rewards: Float[np.ndarray, "n"]
+    outcomes: tuple[bool, ...]
+    returns: tuple[float, ...]
     episodes: tuple[Episode, ...]
+
+    @property
+    def success(self) -> Bool[np.ndarray, "n"]:
+        return np.array(self.outcomes, bool)
+
+    @property
+    def rewards(self) -> Float[np.ndarray, "n"]:
+        return np.array(self.returns, np.float32)
 
     @property
     def num_unscorable(self) -> int:
@@ -54,29 +57,6 @@ class Judged:
     @property
     def mean_tokens(self) -> float:
         return float(np.mean([episode.sample.num_tokens for episode in self.episodes]))
-
-    def save(self, path: Path) -> None:
-        """Write what `load` needs, so that a resumed run compares with the same judgement."""
-        episodes = [
-            {"said": e.transcript, "sample": asdict(e.sample), "reward": e.reward, "parts": dict(e.parts)}
-            for e in self.episodes
-        ]
-        values = {"success": self.success.tolist(), "rewards": self.rewards.tolist(), "episodes": episodes}
-        write_atomically(path, json.dumps(values))
-
-    @classmethod
-    def load(cls, path: Path, problems: Sequence[Problem]) -> Judged:
-        """Read a judgement of these problems back; ValueError when it is of others."""
-        values = json.loads(path.read_text())
-        by_question = {problem.question: problem for problem in problems}
-        asked = [entry["sample"]["prompt"] for entry in values["episodes"]]
-        if len(asked) != len(problems) or set(asked) != set(by_question):
-            raise ValueError(f"{path} was made on other problems: resume with the settings of the run")
-        episodes = tuple(
-            Episode(by_question[question], entry["said"], Sample(**entry["sample"]), entry["reward"], entry["parts"])
-            for question, entry in zip(asked, values["episodes"], strict=True)
-        )
-        return cls(np.array(values["success"], bool), np.array(values["rewards"], np.float32), episodes)
 
 
 def judge(
@@ -97,7 +77,7 @@ def judge(
             assert rollout.success is not None
             own = (rollout.success.numpy() > 0.5, rollout.returns.numpy(), environment.take_episodes())
     success, rewards, episodes = (in_order(parts) for parts in zip(*processes.gather(own), strict=True))
-    return Judged(np.array(success, bool), np.array(rewards, np.float32), tuple(episodes))
+    return Judged(tuple(map(bool, success)), tuple(map(float, rewards)), tuple(episodes))
 
 
 def judge_samples(

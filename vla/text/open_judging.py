@@ -42,12 +42,17 @@ class OpenJudged:
     """Answers to the evaluation prompts, one each, with their gold rewards."""
 
     said: tuple[Said, ...]
-    gold: Float[np.ndarray, "n"]
+    rewards: tuple[float, ...]
 
     @classmethod
     def of(cls, answers: Sequence[Sequence[Said]], gold: Gold) -> OpenJudged:
         said = tuple(completions[0] for completions in answers)
-        return cls(said, np.array([gold(s.prompt, s.text) for s in said], np.float64))
+        return cls(said, tuple(float(gold(s.prompt, s.text)) for s in said))
+
+    @property
+    def gold(self) -> Float[np.ndarray, "n"]:
+        """The gold rewards."""
+        return np.array(self.rewards, np.float64)
 
 
 def open_results(before: OpenJudged, after: OpenJudged) -> dict[str, Any]:

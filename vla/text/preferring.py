@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,11 +16,10 @@ from vla.preference.objective import KTO, Objective, PlackettLuce, comparison_te
 from vla.preference.rankings import pairwise_terms, ranked_pairs
 from vla.preference.thumbs import balanced_weights, kto_baseline, kto_terms
 from vla.rewards.reward_model import RewardModel
+from vla.text.fit_stage import FitStage, constant
 from vla.text.fitting import FitSettings, fit, in_pieces, one_each
 from vla.text.supervised import Example, sequence_logprobs
 from vla.threads import ONE, Threads
-
-OnStep = Callable[[int, float], None]
 
 
 @dataclass(frozen=True)
@@ -86,13 +85,13 @@ def fit_comparisons(
     objective: Objective,
     settings: FitSettings,
     seed: int,
-    on_step: OnStep = lambda step, loss: None,
+    stage: FitStage | None = None,
 ) -> None:
     """Move the policy towards what was preferred. The reference is the policy as it comes in: its log-probabilities are
     computed once and kept, so one model is in memory.
     """
     if isinstance(objective, KTO):
-        fit_thumbs(policy, as_liked(comparisons), objective, settings, seed, on_step)
+        fit_thumbs(policy, as_liked(comparisons), objective, settings, seed, stage)
         return
     if not isinstance(objective, PlackettLuce):
         comparisons = [best_and_worst(comparison) for comparison in comparisons]
@@ -104,14 +103,16 @@ def fit_comparisons(
             values = comparison_logprobs(policy, [comparisons[i] for i in rows])[0]
             return torch.nn.functional.pad(values, (0, width - values.shape[1]))
 
-        reference = in_pieces(len(comparisons), settings.micro_batch_size, scored, policy.threads)
+        reference = constant(
+            stage, "reference", lambda: in_pieces(len(comparisons), settings.micro_batch_size, scored, policy.threads)
+        )
 
     def loss_of(rows: Sequence[int]) -> Tensor:
         logprobs, lengths, present = comparison_logprobs(policy, [comparisons[i] for i in rows])
         ref = reference[list(rows), : logprobs.shape[1]].to(logprobs.device)
         return comparison_terms(objective, logprobs, lengths, ref, present).sum()
 
-    fit(policy, len(comparisons), loss_of, one_each, settings, seed, on_step, threads=policy.threads)
+    fit(policy, len(comparisons), loss_of, one_each, settings, seed, stage, threads=policy.threads)
 
 
 def fit_thumbs(
@@ -120,7 +121,7 @@ def fit_thumbs(
     objective: KTO,
     settings: FitSettings,
     seed: int,
-    on_step: OnStep = lambda step, loss: None,
+    stage: FitStage | None = None,
 ) -> None:
     """KTO. The baseline of a batch comes from its prompts with the completion of the next other prompt behind them;
     which one that is is fixed, so the reference's log-probabilities are computed once.
@@ -138,7 +139,8 @@ def fit_thumbs(
         return in_pieces(len(rows), size, said, policy.threads)
 
     everyone = range(len(examples))
-    ref_own, ref_other = scores(own, everyone), scores(other, everyone)
+    ref_own = constant(stage, "reference", lambda: scores(own, everyone))
+    ref_other = constant(stage, "reference of others", lambda: scores(other, everyone))
 
     def before_batch(rows: Sequence[int]) -> None:
         baseline[0] = kto_baseline(scores(other, rows), ref_other[list(rows)])
@@ -150,7 +152,7 @@ def fit_thumbs(
         ref, z = ref_own[list(rows)].to(device), baseline[0].to(device)
         return kto_terms(logprobs, ref, liked, z, objective.beta, *weights).sum()
 
-    fit(policy, len(examples), loss_of, one_each, settings, seed, on_step, before_batch, threads=policy.threads)
+    fit(policy, len(examples), loss_of, one_each, settings, seed, stage, before_batch, threads=policy.threads)
 
 
 def next_other(examples: Sequence[LikedExample], i: int) -> int:
@@ -209,7 +211,7 @@ def fit_reward_model(
     head_learning_rate: float,
     centring: float,
     seed: int,
-    on_step: OnStep = lambda step, loss: None,
+    stage: FitStage | None = None,
     threads: Threads = ONE,
 ) -> None:
     """Bradley-Terry on all pairs of every ranking. The head is new and has a rate of its own."""
@@ -219,7 +221,7 @@ def fit_reward_model(
         return pairwise_terms(rewards, present, centring).sum()
 
     rates = {"head": head_learning_rate}
-    fit(model, len(comparisons), loss_of, one_each, settings, seed, on_step, threads=threads, learning_rates=rates)
+    fit(model, len(comparisons), loss_of, one_each, settings, seed, stage, threads=threads, learning_rates=rates)
 
 
 @torch.no_grad()

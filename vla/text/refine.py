@@ -9,11 +9,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from vla.command_line import as_yaml
 from vla.config.text import TextConfig
 from vla.config.training import Rl
 from vla.decoding.recall import ENOUGH_BYTES
-from vla.interrupt import Interrupted, stop_on_interrupt
 from vla.policies.text import TextPolicy
 from vla.rl.budget import Budget, Limits
 from vla.rl.catalogue import check_run, make_algorithm
@@ -22,15 +20,10 @@ from vla.rl.loop import LoopSettings, LoopState, train
 from vla.rl.protocols import Algorithm
 from vla.rl.reference import AdapterOff, Cached, FrozenCopy, make_reference
 from vla.rl.update import UpdateSettings
-from vla.train.agreement import failing_together, from_main, main_seconds, shared
-from vla.train.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
-from vla.train.distributed import ALONE, Processes
-from vla.train.metrics import open_log
+from vla.train.agreement import failing_together, main_seconds
 from vla.train.optim import Schedule, make_optimizer, weights_of
-from vla.train.progress import Progress
-from vla.train.run_folder import RunFolder
-from vla.train.seed import derive_seed, restore_rng, rng_state
-from vla.train.timing import Timer
+from vla.train.run import Run
+from vla.train.seed import derive_seed
 from vla.types import Rollout
 
 STAGE = "rl"
@@ -61,9 +54,8 @@ class Refinement:
     `collect(iteration)` makes a rollout. `evaluate(iteration)` gives numbers to log every `rl.evaluate_every`
     iterations; `watch(iteration, rollout)` gives numbers to log on every one. `keep` are further parts of a
     checkpoint. `has_adapter`: the reference is the model with its adapter off, which nothing has trained yet. The run
-    ends where `vla.rl.budget` says, or when asked to stop; then it is saved. `after_seconds` is what judging takes
-    behind it. With `rl.load_best_at_end` the policy ends with the weights of the best `validation_success`, those it
-    began with among them.
+    ends where `vla.rl.budget` says, or when asked to stop; then it is saved. With `rl.load_best_at_end` the policy ends
+    with the weights of the best `validation_success`, those it began with among them.
     Of many processes each collects a rollout of its own; what `watch` and `evaluate` do, all do.
     """
 
@@ -71,22 +63,16 @@ class Refinement:
         self,
         policy: TextPolicy | ActorCritic,
         config: TextConfig,
-        folder: RunFolder,
-        progress: Progress,
+        run: Run,
         *,
         collect: Callable[[int], Rollout],
         evaluate: Callable[[int], dict[str, float]],
         watch: Callable[[int, Rollout], dict[str, float]],
         keep: Mapping[str, Stateful],
         has_adapter: bool,
-        timer: Timer,
-        after_seconds: float = 0.0,
-        num_records: int = 0,
-        processes: Processes = ALONE,
     ) -> None:
         rl = config.rl
-        self.policy, self.config, self.folder, self.progress = policy, config, folder, progress
-        self.processes, self.timer = processes, timer
+        self.policy, self.config, self.run, self.processes = policy, config, run, run.processes
         self.actor: TextPolicy = policy.actor if isinstance(policy, ActorCritic) else policy
         self.collect, self.evaluate, self.watch = collect, evaluate, watch
         self.algorithm = algorithm_of(config)
@@ -95,7 +81,7 @@ class Refinement:
             policy, rl.optimizer, rl.learning_rate, rl.weight_decay, rl.muon_learning_rate,
             dict.fromkeys(("value_head", "critic.value_head"), rl.critic_learning_rate),
         )  # fmt: skip
-        self.budget = Budget(take(Limits, rl), main_seconds(after_seconds, processes))
+        self.budget = Budget(take(Limits, rl), main_seconds(run.seconds_of("judge"), run.processes))
         self.best = weights_of(policy) if rl.load_best_at_end else None
         self.schedule = Schedule(
             self.optimizer, rl.schedule, rl.num_iterations, rl.num_warmup_iterations,
@@ -112,8 +98,7 @@ class Refinement:
         }
         if self.reference is not None:
             self.keep["reference"] = self.reference
-        done = self._resume() if config.resume else num_records
-        self.log = open_log(folder.path, done, config.train, processes.is_main)
+        self._resume()
         check_run(
             self.algorithm,
             self.update,
@@ -128,12 +113,11 @@ class Refinement:
         rl = self.config.rl
         return make_reference(rl.reference, self.actor, rl.micro_batch_rows, without_adapter)
 
-    def run(self) -> dict[str, Any]:
+    def train(self) -> dict[str, Any]:
         """Iterate until a limit or a signal says stop; what ended it."""
         rl, started = self.config.rl, time.monotonic() - self.budget.spent.seconds
-        stage_of_run = self.progress.stage(STAGE, rl.num_iterations, self.state.iteration)
-        with stop_on_interrupt() as own_stop, stage_of_run as stage, self.actor.recalling(ENOUGH_BYTES):
-            stop = shared(own_stop, self.processes)
+        run, shown = self.run, self.run.progress.stage(STAGE, rl.num_iterations, self.state.iteration)
+        with shown as stage, self.actor.recalling(ENOUGH_BYTES):
 
             def seconds() -> float:
                 return main_seconds(time.monotonic() - started, self.processes)
@@ -145,10 +129,10 @@ class Refinement:
                 if iteration % rl.evaluate_every == 0 or (rl.load_best_at_end and self._is_over(iteration)):
                     numbers |= self.evaluate(iteration)
                     is_best = self._note_validation(numbers, seconds())
-                self.log.write(STAGE, iteration, numbers)
+                run.log.write(STAGE, iteration, numbers)
                 stage.advance(**{k: numbers[k] for k in ("return_mean", "success", "kl_trajectory") if k in numbers})
-                ends = stop.requested or self._is_over(iteration)
-                if ends or is_best or iteration % self.config.train.checkpoint_every == 0:
+                ends = run.stop.requested or self._is_over(iteration)
+                if ends or is_best or run.due(iteration):
                     self.save(iteration, numbers.get("validation_success"))
                 return ends
 
@@ -168,12 +152,9 @@ class Refinement:
                     on_iteration=on_iteration,
                     reduce_sum=self.processes.reduce_sum,
                     threads=self.actor.threads,
-                    timed=self.timer,
+                    timed=run.timer,
                 )
-        self.log.close()
-        if stop.requested:
-            self.progress.say(f"stopped; continue with resume={self.folder.path}")
-            raise Interrupted(stop.number)
+        run.check_stop()
         return self._end()
 
     def _is_over(self, iteration: int) -> bool:
@@ -197,7 +178,7 @@ class Refinement:
         told = self.budget.summary(self.state.iteration)
         for line in (told["text"], told.get("nothing_learned")):
             if line:
-                self.progress.say(line)
+                self.run.progress.say(line)
         return told
 
     def _collect(self, iteration: int) -> Rollout:
@@ -207,30 +188,19 @@ class Refinement:
 
     def save(self, iteration: int, score: float | None = None) -> None:
         """Write a checkpoint; the one of the highest score is kept besides the last ones."""
-        if not self.processes.is_main:
-            return
-        state = {
-            "policy": self.policy.state_dict(),
-            **{name: part.state_dict() for name, part in self.keep.items()},
-            "rng": rng_state(),
-            "run": {"num_records": self.log.num_records},
-        }
+        parts = {name: part.state_dict() for name, part in self.keep.items()}
+        state = {"policy": self.policy.state_dict(), **parts}
         if self.best is not None:
             state["best"] = self.best
-        settings = {"config.yaml": as_yaml(self.config)}
-        number = self.config.train.keep_checkpoints
-        save_checkpoint(self.folder.checkpoints, iteration, state, keep=number, score=score, texts=settings)
+        self.run.save(STAGE, iteration, state, score)
 
-    def _resume(self) -> int:
-        """Put everything back to the last checkpoint; the number of metric records it had reached."""
-        path = from_main(last_checkpoint(self.folder.checkpoints), self.processes)
-        if path is None:
-            return 0
-        state = load_checkpoint(path)
+    def _resume(self) -> None:
+        """Put everything back to the last checkpoint, if there is one."""
+        state = self.run.load(STAGE)
+        if state is None:
+            return
         self.policy.load_state_dict(state["policy"])
         if self.best is not None:
             self.best = state["best"]
         for name, part in self.keep.items():
             part.load_state_dict(state[name])
-        restore_rng(state["rng"])
-        return int(state["run"]["num_records"])

@@ -6,50 +6,43 @@ import json
 from functools import partial
 from typing import Any
 
-import torch
-
 from vla.config.text import Rejection, TextConfig
-from vla.data.chat import observe_prompts
+from vla.data.chat import ChatFormat, observe_prompts
 from vla.data.rows import RowReader
 from vla.decoding.best_of import best_of
 from vla.decoding.sampling import Sampling
 from vla.evaluate.success import compare
 from vla.files.write import write_atomically
+from vla.policies.text import TextPolicy
 from vla.rewards.compose import CORRECT, Rewards
 from vla.rewards.pool import VerifierProcess
 from vla.text.curriculum import Curriculum
 from vla.text.environment import TextEnvironment
+from vla.text.fit_stage import FitStage
 from vla.text.fitting import FitSettings
-from vla.text.judging import judge, pairs_of, rate_of, rows_at_once
-from vla.text.language_model import context_of, load_language_parts, save_language_model
+from vla.text.judging import Judged, judge, pairs_of, rate_of, rows_at_once
+from vla.text.language_model import context_of, load_language_parts
 from vla.text.problem_sets import make_problem_sets
 from vla.text.problems import Problem
-from vla.text.report import spent, write_report
+from vla.text.report import finish
 from vla.text.supervised import Example, fit_examples
 from vla.text.topics import Said, say
-from vla.train.metrics import MetricsLog
-from vla.train.progress import Progress
-from vla.train.run_folder import RunFolder
-from vla.train.seed import derive_seed
-from vla.train.timing import Timer
+from vla.train.run import Run
 
 
-def run_rejection(config: TextConfig, folder: RunFolder, progress: Progress) -> dict[str, Any]:
+def run_rejection(config: TextConfig, run: Run) -> dict[str, Any]:
     """Rounds of sampling and learning on verified problems; greedy accuracy before and after on held-out ones."""
     settings = config.text
     assert isinstance(settings, Rejection)
-    if config.resume:
-        raise ValueError(f"resume ({config.resume}): text=rejection cannot be resumed, start it anew")
     reader = RowReader(settings.on_bad_row)
     sets = make_problem_sets(
         settings.families, settings.num_problems, settings.holdout_fraction, 0, settings.num_evaluation, reader
     )
     for line in reader.lines():
-        progress.say(line)
-    write_atomically(folder.path / "problems.json", json.dumps(sets.manifest(), indent=1) + "\n")
-    timer, generation, seed = Timer(), settings.generation, config.train.seed
-    log = MetricsLog(folder.path, 0, config.train.tensorboard, config.train.trackers)
-    with timer("load"):
+        run.progress.say(line)
+    write_atomically(run.folder.path / "problems.json", json.dumps(sets.manifest(), indent=1) + "\n")
+    generation = settings.generation
+    with run.timer("load"):
         texts = [problem.question for problem in sets.train]
         parts = load_language_parts(config.language_model, config.train, generation.system, texts)
         speaker = parts.policy(Sampling(**generation.sampling.model_dump()), generation.max_new_tokens)
@@ -57,42 +50,60 @@ def run_rejection(config: TextConfig, folder: RunFolder, progress: Progress) -> 
     width = generation.max_prompt_tokens
     parts.check_context(*context_of(generation))
     observe = partial(observe_prompts, width=width, pad_id=parts.pad_id, device=parts.device)
-    curriculum = Curriculum([range(len(sets.train))], None, derive_seed(seed, "problems"))
+    curriculum = Curriculum([range(len(sets.train))], None, run.seed("problems"))
     with VerifierProcess(settings.verifier_timeout_seconds) as process:
         rewards = Rewards({CORRECT: 0.0, **settings.rewards}, process)
         rows = rows_at_once(width, generation.max_new_tokens)
         environment = TextEnvironment(sets.evaluation, parts.chat, rewards, parts.stop_ids, rows)
-        numbers = range(len(sets.evaluation))
-        with timer("judge"):
-            before = judge(speaker, environment, observe, numbers, greedy=True)
-        progress.say(f"before: {rate_of(before)} on held-out problems")
+
+        def judged() -> Judged:
+            with run.timer("judge"):
+                return judge(speaker, environment, observe, range(len(sets.evaluation)), greedy=True)
+
+        before: Judged = run.kept("before", Judged, judged)
+        run.progress.say(f"before: {rate_of(before)} on held-out problems")
         for number in range(settings.rounds):
             problems = [sets.train[i] for i in curriculum.draw(number, 0, settings.problems_per_round)]
-            torch.manual_seed(derive_seed(seed, "samples", number))
-            with timer("rollout"):
-                questions = [problem.question for problem in problems]
-                answers = say(speaker, parts.chat, questions, settings.samples_per_prompt, width)
-            winners = pick_winners(problems, answers, rewards, settings.min_reward)
-            found = {"winners": float(len(winners)), "problems": float(len(problems))}
-            progress.say(f"round {number + 1}: {len(winners)} of {len(problems)} problems have a winner")
-            log.write("round", number + 1, found)
+            winners = sample_winners(run, settings, number, problems, speaker, parts.chat, rewards)
             if winners:
-                with timer("fit"), progress.stage(f"fit {number + 1}", settings.fit.num_steps) as stage:
-                    fit_examples(
-                        learner, winners, FitSettings(**settings.fit.model_dump()), derive_seed(seed, "fit", number),
-                        lambda _, loss: stage.advance(loss=loss),
-                    )  # fmt: skip
-        with timer("judge"):
-            after = judge(speaker, environment, observe, numbers, greedy=True)
+                with FitStage(run, f"fit {number + 1}", settings.fit.num_steps) as stage:
+                    fitting = FitSettings(**settings.fit.model_dump())
+                    fit_examples(learner, winners, fitting, run.seed("fit", number), stage)
+        after: Judged = run.kept("after", Judged, judged)
     results: dict[str, Any] = {"before": rate_of(before), "after": rate_of(after)}
     results["comparison"] = compare(before.success, after.success)
-    progress.say(f"after:  {rate_of(after)} on the same problems; {results['comparison']}")
-    results |= {**reader.results(), **spent(timer)}
-    folder.write_results(results)
-    log.close()
-    write_report(folder, "Rejection sampling: " + ", ".join(settings.families), results, pairs_of(before, after))
-    save_language_model(parts, folder.path / "model")
-    return results
+    run.progress.say(f"after:  {rate_of(after)} on the same problems; {results['comparison']}")
+    results |= reader.results()
+    title = "Rejection sampling: " + ", ".join(settings.families)
+    return finish(run, title, results, pairs_of(before, after), parts)
+
+
+def sample_winners(
+    run: Run,
+    settings: Rejection,
+    number: int,
+    problems: list[Problem],
+    speaker: TextPolicy,
+    chat: ChatFormat,
+    rewards: Rewards,
+) -> list[Example]:
+    """The best answers of a round, kept in a stage of its own."""
+    name = f"round {number + 1}"
+
+    def made() -> list[Example]:
+        with run.stage(name):
+            questions = [problem.question for problem in problems]
+            width = settings.generation.max_prompt_tokens
+            answers = say(speaker, chat, questions, settings.samples_per_prompt, width)
+            return pick_winners(problems, answers, rewards, settings.min_reward)
+
+    winners: list[Example] = run.kept(name, list[Example], made)
+    run.progress.say(f"{name}: {len(winners)} of {len(problems)} problems have a winner")
+    if run.load(name) is None:
+        found = {"winners": float(len(winners)), "problems": float(len(problems))}
+        run.log.write("round", number + 1, found)
+        run.save(name, 1, found)
+    return winners
 
 
 def pick_winners(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -31,9 +30,10 @@ from vla.report.run import (
     success_chart,
     time_chart,
 )
+from vla.text.language_model import LanguageParts, save_language_model
 from vla.train.metrics import read_metrics
+from vla.train.run import Run
 from vla.train.run_folder import RunFolder, plain
-from vla.train.timing import Timer, peak_memory_bytes
 
 CURVES: tuple[tuple[str, str, Mapping[str, str]], ...] = (
     ("Reward", "of a completion", {"return_mean": "mean reward"}),
@@ -92,9 +92,19 @@ def write_report(folder: RunFolder, title: str, results: Mapping[str, Any], pair
     write_atomically(folder.path / "report.html", page(title, lead_of(sessions), parts))
 
 
-def spent(timer: Timer) -> dict[str, Any]:
-    """What a run has cost so far: wall seconds by stage, CPU seconds of this process, the peak of its memory."""
-    return {"seconds": timer.seconds(), "cpu_seconds": time.process_time(), "peak_memory_bytes": peak_memory_bytes()}
+def finish(
+    run: Run, title: str, results: Mapping[str, Any], pairs: Sequence[Pair], parts: LanguageParts
+) -> dict[str, Any]:
+    """Write results and report, and last the model: the largest, for which there may be no room. The results, with what
+    all sessions of the run have cost.
+    """
+    run.results |= results
+    run.write()
+    whole = {name: value for name, value in run.results.items() if name != "stages"}
+    if run.processes.is_main:
+        write_report(run.folder, title, whole, pairs)
+        save_language_model(parts, run.folder.path / "model")
+    return whole
 
 
 def headline(results: Mapping[str, Any]) -> dict[str, tuple[str, str]]:

@@ -25,22 +25,20 @@ from vla.rl.sampling import collect_informative
 from vla.text.calculator import INSTRUCTION, LONGEST_RESULT
 from vla.text.curriculum import Curriculum
 from vla.text.environment import Episode, TextEnvironment, calculator_tool
+from vla.text.fit_stage import FitStage
 from vla.text.fitting import FitSettings
 from vla.text.judging import Judged, judge, judge_samples, pairs_of, rate_of, rows_at_once
-from vla.text.language_model import LanguageParts, load_language_parts, save_language_model
+from vla.text.language_model import LanguageParts, load_language_parts
 from vla.text.oversampling import Oversampling
 from vla.text.problem_sets import ProblemSets, make_problem_sets
 from vla.text.problems import Problem, room_for_answers
 from vla.text.refine import Refinement, algorithm_of
-from vla.text.report import spent, write_report
+from vla.text.report import finish
 from vla.text.supervised import fit_examples
 from vla.text.warm_up import call_examples, check_room, tag_examples
-from vla.train.agreement import from_main
 from vla.train.distributed import ALONE, Processes, own_share, same_weights
-from vla.train.progress import Progress
-from vla.train.run_folder import RunFolder
-from vla.train.seed import derive_seed, seed_everything
-from vla.train.timing import Timer
+from vla.train.run import Run
+from vla.train.seed import derive_seed
 from vla.types import Rollout
 
 FORMAT_BATCH = 16
@@ -61,47 +59,42 @@ class Wired:
     processes: Processes = ALONE
 
 
-def run_rlvr(config: TextConfig, folder: RunFolder, progress: Progress, processes: Processes = ALONE) -> dict[str, Any]:
+def run_rlvr(config: TextConfig, run: Run) -> dict[str, Any]:
     """Judge, train, judge again on the same problems; results, report and the trained model go into the folder."""
-    settings = config.text
+    settings, processes = config.text, run.processes
     assert isinstance(settings, Rlvr)
-    reader, timer = RowReader(settings.on_bad_row), Timer()
+    reader = RowReader(settings.on_bad_row)
     sets = sets_of(settings, reader)
     for line in reader.lines():
-        progress.say(line)
+        run.progress.say(line)
     if processes.is_main:
-        write_atomically(folder.path / "problems.json", json.dumps(sets.manifest(), indent=1) + "\n")
+        write_atomically(run.folder.path / "problems.json", json.dumps(sets.manifest(), indent=1) + "\n")
     with VerifierProcess(settings.verifier_timeout_seconds) as process:
-        with timer("load"):
+        with run.timer("load"):
             wired = wire(config, settings, sets, Rewards({CORRECT: 0.0, **settings.rewards}, process), processes)
-        with timer("judge"):
-            before = judge_before(wired, sets, folder)
-        progress.say(f"before: {rate_of(before)} on held-out problems")
-        with timer("format"):
-            taught = teach_format(wired, settings, sets, config.train.seed, progress)
-        seed_everything(derive_seed(config.train.seed, "rl"))  # what judging drew is not drawn by a resumed run
-        with timer("rl"):
-            ended = refine(wired, config, sets, folder, progress, timer)
-        with timer("judge"):
-            after = judge_evaluation(wired, sets)
-            sampled = judge_sampled(wired, sets, settings)
+
+        def judged() -> Judged:
+            with run.stage("judge"):
+                return judge_evaluation(wired, sets)
+
+        before: Judged = run.kept("before", Judged, judged)
+        run.progress.say(f"before: {rate_of(before)} on held-out problems")
+        taught = teach_format(wired, settings, sets, run)
+        ended = refine(wired, config, sets, run)
+        after: Judged = run.kept("after", Judged, judged, of=ended["num_iterations"])
+
+        def judged_sampled() -> dict[str, SuccessRate]:
+            with run.stage("judge"):
+                return judge_sampled(wired, sets, settings)
+
+        sampled = run.kept("sampled", dict[str, SuccessRate], judged_sampled, of=ended["num_iterations"])
         failures = sum((Counter(found) for found in processes.gather(process.failures)), Counter())
-        results = {
-            **results_of(before, after, sets, dict(failures)),
-            **taught,
-            **sampled,
-            **reader.results(),
-            "rl": ended,
-        }
-        progress.say(f"after:  {rate_of(after)} on the same problems")
-        progress.say(f"change: {results['comparison']}")
-    if not processes.is_main:
-        return results
-    results |= spent(timer)
-    folder.write_results(results)
-    write_report(folder, "Verified rewards: " + ", ".join(settings.families), results, pairs_of(before, after))
-    save_language_model(wired.parts, folder.path / "model")
-    return results
+        results = {**results_of(before, after, sets, dict(failures)), **taught, **reader.results(), "rl": ended}
+        results |= {"after, sampled": sampled} if sampled else {}
+        run.progress.say(f"after:  {rate_of(after)} on the same problems")
+        run.progress.say(f"change: {results['comparison']}")
+    title = "Verified rewards: " + ", ".join(settings.families)
+    return finish(run, title, results, pairs_of(before, after), wired.parts)
 
 
 def sets_of(settings: Rlvr, reader: RowReader) -> ProblemSets:
@@ -182,26 +175,14 @@ def judge_evaluation(wired: Wired, sets: ProblemSets) -> Judged:
     return judge(wired.policy, wired.held_out, wired.observe, numbers, greedy=True, processes=wired.processes)
 
 
-def judge_sampled(wired: Wired, sets: ProblemSets, settings: Rlvr) -> dict[str, Any]:
+def judge_sampled(wired: Wired, sets: ProblemSets, settings: Rlvr) -> dict[str, SuccessRate]:
     """Several sampled answers to every evaluation problem, where they are asked for."""
     if settings.num_samples == 0:
         return {}
     first = len(sets.validation)
     numbers, temperature = range(first, first + len(sets.evaluation)), settings.sampling.temperature
     where = (wired.policy, wired.held_out, wired.observe)
-    said = judge_samples(*where, numbers, settings.num_samples, temperature, wired.processes)
-    return {"after, sampled": said}
-
-
-def judge_before(wired: Wired, sets: ProblemSets, folder: RunFolder) -> Judged:
-    """The first judgement of the run; a resumed run reads it back."""
-    kept = folder.path / "before.json"
-    if from_main(kept.exists(), wired.processes):
-        return Judged.load(kept, sets.evaluation)
-    before = judge_evaluation(wired, sets)
-    if wired.processes.is_main:
-        before.save(kept)
-    return before
+    return judge_samples(*where, numbers, settings.num_samples, temperature, wired.processes)
 
 
 def results_of(before: Judged, after: Judged, sets: ProblemSets, failures: dict[str, int]) -> dict[str, Any]:
@@ -226,9 +207,7 @@ def results_of(before: Judged, after: Judged, sets: ProblemSets, failures: dict[
     return results
 
 
-def teach_format(
-    wired: Wired, settings: Rlvr, sets: ProblemSets, seed: int, progress: Progress
-) -> dict[str, SuccessRate]:
+def teach_format(wired: Wired, settings: Rlvr, sets: ProblemSets, run: Run) -> dict[str, SuccessRate]:
     """A short SFT on training problems answered between the tags, or by calls of the tool; what it alone does on
     held-out problems, since its examples hold right answers.
 
@@ -242,19 +221,19 @@ def teach_format(
     fitting = FitSettings(settings.format_steps, batch, batch, settings.format_learning_rate, 0.1, 1.0)
     # As likely as the model itself finds them, whatever temperature RL draws at.
     policy = wired.parts.policy(Sampling(), room_of(settings))
-    with progress.stage("format", settings.format_steps) as stage:
-        fit_examples(
-            policy, examples, fitting, derive_seed(seed, "format"), lambda _, loss: stage.advance(loss=loss),
-            wired.processes,
-        )  # fmt: skip
-    taught = rate_of(judge_evaluation(wired, sets))
-    progress.say(f"after the format examples: {taught} on the same problems")
+    with FitStage(run, "format", settings.format_steps) as stage:
+        fit_examples(policy, examples, fitting, run.seed("format"), stage, wired.processes)
+
+    def judged() -> SuccessRate:
+        with run.stage("judge"):
+            return rate_of(judge_evaluation(wired, sets))
+
+    taught: SuccessRate = run.kept("taught", SuccessRate, judged)
+    run.progress.say(f"after the format examples: {taught} on the same problems")
     return {"after the format examples": taught}
 
 
-def refine(
-    wired: Wired, config: TextConfig, sets: ProblemSets, folder: RunFolder, progress: Progress, timer: Timer
-) -> dict[str, Any]:
+def refine(wired: Wired, config: TextConfig, sets: ProblemSets, run: Run) -> dict[str, Any]:
     """The RL iterations; what ended them."""
     rl, processes = config.rl, wired.processes
     num_processes = processes.num_processes
@@ -271,7 +250,7 @@ def refine(
             attempt += 1
             return collect_rollout(learner, wired.train, numbers, rl.group_size, wired.observe, version=iteration)
 
-        with timer("rollout"):
+        with run.timer("rollout"):
             if rl.max_refills == 0 or rl.group_size == 1:  # a group of one is never informative
                 return sample(oversampling.count // num_processes)
             return collect_informative(sample, rl.starts_per_iteration // num_processes, rl.max_refills)
@@ -283,31 +262,27 @@ def refine(
         # over all that were asked: dynamic sampling keeps only the groups that say something
         success = sum(episode.success for episode in episodes) / len(episodes)
         wired.curriculum.learn(success)
-        if processes.is_main:
-            append_samples(folder, iteration, episodes[: 2 * rl.group_size : rl.group_size])
+        append_samples(run, iteration, episodes[: 2 * rl.group_size : rl.group_size])
         numbers = {"success": success, "episodes": float(len(episodes))}
         return {**episode_numbers(episodes), **numbers, "open_families": float(wired.curriculum.num_open)}
 
     def evaluate(iteration: int) -> dict[str, float]:
-        with timer("validation"):
+        with run.timer("validation"):
             numbers = range(len(sets.validation))
             judged = judge(wired.policy, wired.held_out, wired.observe, numbers, greedy=True, processes=processes)
         return {"validation_success": rate_of(judged).rate, "validation_starts": float(len(judged.success))}
 
-    return Refinement(
-        learner,
-        config,
-        folder,
-        progress,
-        collect=collect,
-        evaluate=evaluate,
-        watch=watch,
-        keep={"curriculum": wired.curriculum, "oversampling": oversampling},
-        has_adapter=config.language_model.lora is not None and not config.text.format_steps,
-        timer=timer,
-        after_seconds=timer.seconds().get("judge", 0.0),
-        processes=processes,
-    ).run()
+    with run.stage("rl"):
+        return Refinement(
+            learner,
+            config,
+            run,
+            collect=collect,
+            evaluate=evaluate,
+            watch=watch,
+            keep={"curriculum": wired.curriculum, "oversampling": oversampling},
+            has_adapter=config.language_model.lora is not None and not config.text.format_steps,
+        ).train()
 
 
 def episode_numbers(episodes: list[Episode]) -> dict[str, float]:
@@ -324,15 +299,16 @@ def episode_numbers(episodes: list[Episode]) -> dict[str, float]:
     return numbers
 
 
-def append_samples(folder: RunFolder, iteration: int, episodes: list[Episode]) -> None:
+def append_samples(run: Run, iteration: int, episodes: list[Episode]) -> None:
     """Keep a few completions of every iteration for people to read."""
-    with (folder.path / "samples.jsonl").open("a") as file:
-        for episode in episodes:
-            entry = {
-                "iteration": iteration,
-                "question": episode.problem.question,
-                "said": episode.transcript,
-                "answer": episode.problem.answer,
-                "reward": None if episode.reward != episode.reward else episode.reward,
-            }
-            file.write(json.dumps(entry) + "\n")
+    rows = [
+        {
+            "iteration": iteration,
+            "question": episode.problem.question,
+            "said": episode.transcript,
+            "answer": episode.problem.answer,
+            "reward": None if episode.reward != episode.reward else episode.reward,
+        }
+        for episode in episodes
+    ]
+    run.append("samples.jsonl", rows)

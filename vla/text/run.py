@@ -14,8 +14,10 @@ from vla.config.text import (
     TextPreference,
     TextSft,
 )
+from vla.interrupt import stop_on_interrupt
 from vla.train.distributed import ALONE, Processes, start_processes
 from vla.train.progress import Progress
+from vla.train.run import Run, start_run, written
 from vla.train.run_folder import RunFolder, open_run
 from vla.train.seed import seed_everything
 
@@ -23,7 +25,10 @@ from vla.train.seed import seed_everything
 def run(
     config: TextConfig, folder: RunFolder, progress: Progress | None = None, processes: Processes = ALONE
 ) -> dict[str, Any]:
-    """Do what `mode=text` was asked for; the results, which also stand in the folder with report and trained model."""
+    """Do what `mode=text` was asked for; the results, which also stand in the folder with report and trained model.
+
+    Raises Interrupted where it was asked to stop; what it has by then is saved.
+    """
     import torch
     from transformers.utils import logging
 
@@ -31,39 +36,42 @@ def run(
     if config.train.num_threads:
         torch.set_num_threads(config.train.num_threads)
     seed_everything(config.train.seed)
-    return _run(config, folder, progress or (Progress() if processes.is_main else Progress.silent()), processes)
+    with stop_on_interrupt() as stop:
+        started = start_run(folder, stop, processes, config.train, progress)
+        with written(started, lambda: folder.path / "report.html"):
+            return _run(config, started)
 
 
-def _run(config: TextConfig, folder: RunFolder, progress: Progress, processes: Processes) -> dict[str, Any]:
+def _run(config: TextConfig, run: Run) -> dict[str, Any]:
     match config.text:
         case Rlvr():
             from vla.text.rlvr import run_rlvr
 
-            return run_rlvr(config, folder, progress, processes)
+            return run_rlvr(config, run)
         case TextSft():
             from vla.text.sft import run_sft
 
-            return run_sft(config, folder, progress, processes)
+            return run_sft(config, run)
         case TextPreference():
             from vla.text.preference import run_preference
 
-            return run_preference(config, folder, progress)
+            return run_preference(config, run)
         case Rlhf():
             from vla.text.rlhf import run_rlhf
 
-            return run_rlhf(config, folder, progress)
+            return run_rlhf(config, run)
         case Rejection():
             from vla.text.rejection import run_rejection
 
-            return run_rejection(config, folder, progress)
+            return run_rejection(config, run)
         case Control():
             from vla.text.control import run_control
 
-            return run_control(config, folder, progress)
+            return run_control(config, run)
         case Constitution():
             from vla.text.constitution import run_constitution
 
-            return run_constitution(config, folder, progress)
+            return run_constitution(config, run)
         case other:
             assert_never(other)
 
@@ -72,7 +80,4 @@ def run_text(config: TextConfig) -> dict[str, Any]:
     """Open the run's folder and do what was asked for."""
     processes = start_processes(config.train.device, config.train.precision)
     folder = open_run(config, processes)
-    results = run(config, folder, None, processes)
-    if processes.is_main:
-        print(f"report: {folder.path / 'report.html'}", flush=True)
-    return results
+    return run(config, folder, None, processes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,30 +13,24 @@ from torch import Tensor
 from vla.config.text import TextConfig, TextSft
 from vla.data.conversations import Encoded
 from vla.decoding.sampling import Sampling
+from vla.text.fit_stage import FitStage
 from vla.text.fitting import FitSettings, fit
-from vla.text.language_model import LanguageParts, load_language_parts, save_language_model
-from vla.text.report import Pair, spent, write_report
+from vla.text.language_model import LanguageParts, load_language_parts
+from vla.text.report import Pair, finish
 from vla.text.sources import Source, cross_entropy, draw, encode_all, num_learned, packed_logprobs, read_source
 from vla.text.topics import say
-from vla.train.distributed import ALONE, Processes, same_weights
-from vla.train.metrics import open_log
-from vla.train.progress import Progress
-from vla.train.run_folder import RunFolder
-from vla.train.seed import derive_seed
-from vla.train.timing import Timer
+from vla.train.distributed import same_weights
+from vla.train.run import Run
 
 NUM_SAMPLES, SAMPLE_TOKENS, SAMPLE_PROMPT_TOKENS = 8, 32, 512
 
 
-def run_sft(config: TextConfig, folder: RunFolder, progress: Progress, processes: Processes = ALONE) -> dict[str, Any]:
+def run_sft(config: TextConfig, run: Run) -> dict[str, Any]:
     """Learn the mixture; cross-entropy and perplexity of held-out texts before and after, by source."""
-    settings = config.text
+    settings, processes = config.text, run.processes
     assert isinstance(settings, TextSft)
-    if config.resume:
-        raise ValueError(f"resume ({config.resume}): text=sft cannot be resumed, start it anew")
     sources = [read_source(name, settings.holdout_fraction) for name in settings.sources]
-    timer, log = Timer(), open_log(folder.path, 0, config.train, processes.is_main)
-    with timer("load"):
+    with run.timer("load"):
         texts = [m["content"] for s in sources for c in s.train for m in c.messages]
         texts += [c.text for s in sources for c in s.train if c.text]
         parts = load_language_parts(config.language_model, config.train, settings.system, texts)
@@ -47,43 +42,41 @@ def run_sft(config: TextConfig, folder: RunFolder, progress: Progress, processes
     def logprobs_of(texts: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
         return packed_logprobs(parts.model, texts, settings.row_tokens, parts.by_branches, parts.autocast)
 
-    def losses() -> dict[str, float]:
-        with timer("judge"):
-            return {
+    def judged() -> Judged:
+        with run.timer("judge"):
+            losses = {
                 s.name: cross_entropy(logprobs_of, texts, fitting.micro_batch_size, processes)
                 for s, texts in zip(sources, held_out, strict=True)
             }
+        return Judged(losses, samples(parts, sources) if processes.is_main else [])
 
-    before, said = losses(), samples(parts, sources) if processes.is_main else []
-    progress.say(f"before: perplexity {show(before)} on held-out texts")
-    seed = derive_seed(config.train.seed, "mixture")
+    before: Judged = run.kept("before", Judged, judged)
+    run.progress.say(f"before: perplexity {show(before.losses)} on held-out texts")
+    seed = run.seed("mixture")
     drawn = draw(train, settings.weights, fitting.num_steps * fitting.batch_size, seed)
-    with timer("fit"), progress.stage("sft", fitting.num_steps) as stage:
-
-        def on_step(step: int, loss: float) -> None:
-            log.write("sft", step, {"loss": loss})
-            stage.advance(loss=loss)
-
+    with FitStage(run, "sft", fitting.num_steps) as stage:
         fit(
             parts.model, len(drawn), lambda rows: -logprobs_of([drawn[i] for i in rows])[0].sum(),
-            lambda rows: float(num_learned([drawn[i] for i in rows])), fitting, seed, on_step,
+            lambda rows: float(num_learned([drawn[i] for i in rows])), fitting, seed, stage,
             processes=processes, threads=parts.threads,
         )  # fmt: skip
-    after = losses()
-    progress.say(f"after:  perplexity {show(after)} on the same texts")
-    log.close()
-    if not processes.is_main:
-        return {}
+    after: Judged = run.kept("after", Judged, judged)
+    run.progress.say(f"after:  perplexity {show(after.losses)} on the same texts")
     results: dict[str, Any] = {
-        name: {"perplexity before": math.exp(before[name]), "perplexity after": math.exp(after[name])}
-        for name in before
+        name: {"perplexity before": math.exp(loss), "perplexity after": math.exp(after.losses[name])}
+        for name, loss in before.losses.items()
     }
-    results |= {"held-out texts": {s.name: len(s.held_out) for s in sources}, **spent(timer)}
-    folder.write_results(results)
-    pairs = [Pair(q, "", a, b, None, None) for (q, a), (_, b) in zip(said, samples(parts, sources), strict=True)]
-    write_report(folder, "Supervised fine-tuning", results, pairs)
-    save_language_model(parts, folder.path / "model")
-    return results
+    results["held-out texts"] = {s.name: len(s.held_out) for s in sources}
+    pairs = [Pair(q, "", a, b, None, None) for (q, a), (_, b) in zip(before.said, after.said, strict=True)]
+    return finish(run, "Supervised fine-tuning", results, pairs, parts)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Cross-entropy of the held-out texts by source, nats a token, and answers to a few held-out questions."""
+
+    losses: dict[str, float]
+    said: list[tuple[str, str]]
 
 
 def show(losses: dict[str, float]) -> str:

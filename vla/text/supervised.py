@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vla.data.chat import observe_prompts
 from vla.policies.text import TextPolicy
+from vla.text.fit_stage import FitStage
 from vla.text.fitting import FitSettings, fit
 from vla.train.distributed import ALONE, Processes
 
@@ -59,7 +60,7 @@ def fit_examples(
     examples: Sequence[Example],
     settings: FitSettings,
     seed: int,
-    on_step: Callable[[int, float], None] = lambda step, loss: None,
+    stage: FitStage | None = None,
     processes: Processes = ALONE,
 ) -> None:
     """Cross-entropy per completion token (nats); prompts carry no loss."""
@@ -70,7 +71,7 @@ def fit_examples(
         lambda rows: float(sum(len(examples[i].completion) for i in rows)),
         settings,
         seed,
-        on_step,
+        stage,
         processes=processes,
         threads=policy.threads,
     )

@@ -56,13 +56,17 @@ def write_state(folder: Path, state: Mapping[str, Any]) -> None:
 def read_state(folder: Path) -> dict[str, Any]:
     """What `write_state` wrote, tensors on the CPU; tensors that were the same memory are so again."""
     path = folder / "state.json"
-    plain = read_json(path, finite=False)  # NaN stood in those of earlier versions
     state = {}
-    for name, value in plain.items():
+    for name, value in read_plain(folder).items():
         file = folder / f"{name}.safetensors"
         with reading(path):
             state[name] = decode(value, read_safetensors(file) if file.exists() else {})
     return state
+
+
+def read_plain(folder: Path) -> dict[str, Any]:
+    """The plain values of what `write_state` wrote, without its tensors."""
+    return read_json(folder / "state.json", finite=False)  # NaN stood in those of earlier versions
 
 
 def num_bytes(state: Any) -> int:

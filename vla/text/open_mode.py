@@ -1,0 +1,83 @@
+"""What the modes on open prompts share: model, prompts, sampling, and judging before and after by the gold reward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vla.config.algorithm import needs_critic
+from vla.config.text import Fit, Generation, Prompts, TextConfig
+from vla.decoding.sampling import Sampling
+from vla.policies.text import TextPolicy
+from vla.rewards.gold import Gold, find_gold
+from vla.text.fitting import FitSettings
+from vla.text.language_model import LanguageParts, context_of, load_language_parts
+from vla.text.open_judging import Mean, OpenJudged, open_pairs, open_results
+from vla.text.report import finish
+from vla.text.topics import PromptSets, Said, make_prompt_sets, say
+from vla.train.run import Run
+
+
+@dataclass
+class OpenMode:
+    """A run on open prompts. `speaker` draws as the settings say; `learner` is the same model at temperature 1, which
+    is what supervised losses are about.
+    """
+
+    config: TextConfig
+    run: Run
+    generation: Generation
+    parts: LanguageParts
+    prompts: PromptSets
+    gold: Gold
+    speaker: TextPolicy
+    learner: TextPolicy
+
+    @classmethod
+    def start(cls, config: TextConfig, run: Run, generation: Generation, prompts: Prompts, gold: str) -> OpenMode:
+        """Load everything."""
+        sets, reward = make_prompt_sets(prompts), find_gold(gold)
+        with run.timer("load"):
+            parts = load_language_parts(config.language_model, config.train, generation.system, sets.train)
+            parts.check_context(*context_of(generation))
+            value_head = config.text.name == "rlhf" and needs_critic(config.algorithm)
+            sampling = Sampling(**generation.sampling.model_dump())
+            speaker = parts.policy(sampling, generation.max_new_tokens, value_head)
+            learner = parts.policy(Sampling(), generation.max_new_tokens)
+        return cls(config, run, generation, parts, sets, reward, speaker, learner)
+
+    def say(self, prompts: Sequence[str], count: int, greedy: bool = False) -> list[list[Said]]:
+        """`count` completions of every prompt."""
+        return say(self.speaker, self.parts.chat, prompts, count, self.generation.max_prompt_tokens, greedy=greedy)
+
+    def answers(self, name: str, prompts: Sequence[str], count: int) -> list[list[Said]]:
+        """`count` completions of every prompt, drawn in a stage of their own and kept under its name."""
+
+        def drawn() -> list[list[Said]]:
+            with self.run.stage(name):
+                return self.say(prompts, count)
+
+        return self.run.kept(name, list[list[Said]], drawn)
+
+    def judge(self, name: str, of: Any = None) -> OpenJudged:
+        """One greedy answer to every evaluation prompt, kept under the name."""
+
+        def judged() -> OpenJudged:
+            with self.run.timer("judge"):
+                return OpenJudged.of(self.say(self.prompts.evaluation, 1, greedy=True), self.gold)
+
+        found = self.run.kept(name, OpenJudged, judged, of)
+        self.run.progress.say(f"{name}: gold reward {Mean.of(found.gold)}, greedy, held-out prompts")
+        return found
+
+    def fit_settings(self, fit: Fit) -> FitSettings:
+        return FitSettings(**fit.model_dump())
+
+    def finish(self, title: str, before: OpenJudged, more: dict[str, Any], of: Any = None) -> dict[str, Any]:
+        """Judge again, write results and report, and last the model: the largest, for which there may be no room."""
+        after = self.judge("after", of)
+        results = {**open_results(before, after), **more}
+        change, wins = results["gold change"], results["wins among decided"]
+        self.run.progress.say(f"change: {change}; better among decided: {wins}")
+        return finish(self.run, title, results, open_pairs(before, after), self.parts)
