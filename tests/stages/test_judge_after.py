@@ -14,7 +14,7 @@ from vla.train.run_folder import RunFolder
 
 @pytest.fixture
 def run(tmp_path):
-    return Run(RunFolder(tmp_path), NoLog(), Stop(), 1)
+    return Run(RunFolder(tmp_path), NoLog(), Stop(), load([]).train)
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def run_preference(config: TextConfig, run: Run) -> dict[str, Any]:
             comparisons, undecided = read_encoded(mode, settings.comparisons), 0
         else:
             comparisons, undecided = sample_comparisons(
-                run, settings.judge, settings.samples_per_prompt, number, isinstance(objective, PlackettLuce)
+                mode, settings.judge, settings.samples_per_prompt, number, isinstance(objective, PlackettLuce)
             )
             comparisons = keep_clearest(comparisons, settings.keep_fraction)
         name = f"fit {number + 1}" if settings.rounds > 1 else "fit"
