@@ -58,3 +58,24 @@ def starts_a_child_and_hangs(sample):
 def prints(sample):
     print('{"score": 1.0}', flush=True)
     return 0.25
+
+
+def always_hangs(sample):
+    while True:
+        pass
+
+
+def gives_none(sample):
+    return None
+
+
+def gives_infinity(sample):
+    return float("-inf") if sample.completion == "bad" else 1.0
+
+
+def takes_two(prompt, completion):
+    return 1.0
+
+
+def cannot_tell(sample):
+    return float("nan")

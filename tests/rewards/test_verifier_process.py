@@ -40,6 +40,7 @@ def test_scores_come_back_in_order(process):
     ],
 )
 def test_a_bad_verifier_is_unscorable_and_harms_nobody(process, name, reason):
+    reason = f"{HERE}{name}: {reason}"
     before = process.failures.get(reason, 0)
     samples = [Sample("", text, "1") for text in ("bad", "fine")]
     started = time.monotonic()
@@ -115,3 +116,29 @@ def test_weights_are_checked():
         Rewards({})
     with pytest.raises(ValueError, match="rewards.correct .nan. must be a finite weight"):
         Rewards({"correct": math.nan})
+
+
+def test_a_verifier_that_always_hangs_costs_its_own_time_limit(process):
+    started = time.monotonic()
+    assert all(math.isnan(score) for score in process.score(HERE + "always_hangs", [Sample("", "x", "1")] * 2))
+    assert time.monotonic() - started < 40  # twice the limit of a second, and two new processes
+
+
+def test_what_is_not_finite_is_unscorable_and_counted(process):
+    scores = Rewards({HERE + "gives_infinity": 1.0}, process)([Sample("", text, "1") for text in ("bad", "fine")])
+    assert math.isnan(scores.total[0])
+    assert scores.total[1] == 1.0
+    assert process.failures[HERE + "gives_infinity: gave -inf, a score is a finite number"] == 1
+    assert np.isnan(Rewards({"finished": 1e39})([Sample("", "x", "1")]).total[0])  # more than float32 holds
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("gives_none", "gave None, a score is a number"), ("takes_two", "TypeError: takes_two.. missing 1 required")],
+)
+def test_a_verifier_that_has_never_worked_ends_the_run(process, name, reason):
+    samples = [Sample(f"prompt {i % 4}", "x", "1") for i in range(20)]
+    with pytest.raises(ValueError, match=f"{name} failed on all of its 16 samples, at last: {HERE}{name}: {reason}"):
+        process.score(HERE + name, samples)
+    same = [Sample("one prompt", "x", "1")] * 20
+    assert all(math.isnan(score) for score in process.score(HERE + "cannot_tell", [*samples, *same]))

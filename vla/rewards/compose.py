@@ -32,8 +32,8 @@ class Scores:
 class Rewards:
     """Weighted verifiers: `weights` maps `correct`, `code`, `finished` or a verifier's name to its weight.
 
-    A sample is unscorable when any part with a weight other than 0 is. Raises ValueError for an unknown name, no
-    weights, or a weight that is not finite.
+    A sample is unscorable when any part with a weight other than 0 is, and when the sum is not finite. Raises
+    ValueError for no weights, or a weight that is not finite.
     """
 
     def __init__(
@@ -50,8 +50,23 @@ class Rewards:
 
     def __call__(self, samples: Sequence[Sample]) -> Scores:
         parts = {name: np.array(self._part(name, samples), dtype=np.float32) for name in self.weights}
-        total = sum(weight * parts[name] for name, weight in self.weights.items() if weight != 0)
-        return Scores(np.broadcast_to(np.float32(total), len(samples)).copy(), parts)
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = np.float32(sum(weight * parts[name] for name, weight in self.weights.items() if weight != 0))
+        finite = np.where(np.isfinite(total), total, np.float32(UNSCORABLE))
+        return Scores(np.broadcast_to(finite, len(samples)).copy(), parts)
+
+    def check(self) -> None:
+        """Raises ValueError naming a reward that cannot be imported."""
+        for name in self.weights:
+            try:
+                self.check_verifier(name)
+            except ValueError as error:
+                raise ValueError(f"text.rewards.{name}: {error}") from None
+
+    def check_verifier(self, name: str) -> None:
+        """Raises ValueError for a verifier that is neither ours nor can be imported."""
+        if name not in (CORRECT, CODE, SHORT):
+            self.process.check(name)
 
     def _part(self, name: str, samples: Sequence[Sample]) -> list[float]:
         if name == SHORT:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import select
 import signal
@@ -17,16 +18,20 @@ from types import TracebackType
 from typing import Any
 
 from vla.rewards.sample import UNSCORABLE, Sample
+from vla.rewards.worker import INSIDE_ANSWER, NAMES
 
 _MAX_REPLY_BYTES = 2**16
+ENOUGH_SAMPLES, ENOUGH_PROMPTS = 16, 4
+"""Failures, and prompts they belong to, after which a verifier that has never worked ends the run."""
 
 
 class VerifierProcess:
     """Runs verifiers by name (`worker.find_verifier`) on samples, one after the other.
 
-    A verifier that takes longer than `timeout_seconds`, asks for more than `memory_bytes`, raises or kills its process
-    makes its sample unscorable (NaN), is counted in `failures` with its reason, and the process is started anew.
-    `startup_seconds` is allowed to import a verifier's library when it is first asked for.
+    A verifier that takes longer than `timeout_seconds`, asks for more than `memory_bytes`, raises, kills its process or
+    gives no finite number makes its sample unscorable (NaN) and is counted in `failures` under its name and reason.
+    `startup_seconds` is allowed to import its module, and for the libraries of ours; a function of the user's that
+    imports when it is called does so within `timeout_seconds`.
     """
 
     def __init__(self, timeout_seconds: float = 5.0, memory_bytes: int = 2**32, startup_seconds: float = 120.0) -> None:
@@ -34,6 +39,8 @@ class VerifierProcess:
             raise ValueError(f"verifier_timeout_seconds ({timeout_seconds}) must be positive")
         self.timeout_seconds, self.memory_bytes, self.startup_seconds = timeout_seconds, memory_bytes, startup_seconds
         self.failures: dict[str, int] = {}
+        self._tried: dict[str, set[str]] = {}
+        self._worked: set[str] = set()
         self._process: subprocess.Popen[bytes] | None = None
         self._ready: set[str] = set()
         self._unread = b""
@@ -41,26 +48,46 @@ class VerifierProcess:
     def score(self, verifier: str, samples: Sequence[Sample]) -> list[float]:
         """A score for each sample; NaN where the verifier failed.
 
-        Raises ValueError when there is no such verifier.
+        Raises ValueError when there is no such verifier, and for one that has failed on every sample so far, once it
+        was tried on `ENOUGH_SAMPLES` of `ENOUGH_PROMPTS` prompts.
         """
         return [self._score_one(verifier, sample) for sample in samples]
 
-    def _score_one(self, verifier: str, sample: Sample) -> float:
+    def check(self, verifier: str) -> None:
+        """Raises ValueError when there is no such verifier, or it cannot be imported."""
         if verifier not in self._ready:
             self._warm_up(verifier)
+
+    def _score_one(self, verifier: str, sample: Sample) -> float:
+        self.check(verifier)
         reply = self._ask({"verifier": verifier, "sample": asdict(sample)}, self.timeout_seconds)
-        if "error" in reply:
-            reason = reply["error"].split("\n")[0][:200]
-            self.failures[reason] = self.failures.get(reason, 0) + 1
-            return UNSCORABLE
-        return float(reply["score"])
+        score = reply.get("score", UNSCORABLE)
+        if math.isfinite(score):
+            self._worked.add(verifier)
+            return float(score)
+        reason = f"{verifier}: {reply.get('error', f'gave {score}, a score is a finite number')}".split("\n")[0][:200]
+        self.failures[reason] = self.failures.get(reason, 0) + 1
+        if verifier not in self._worked and ("error" in reply or math.isinf(score)):
+            self._note_failure(verifier, sample.prompt, reason)
+        return UNSCORABLE
+
+    def _note_failure(self, verifier: str, prompt: str, reason: str) -> None:
+        """Count a failure of a verifier that has never worked; one that only cannot tell (NaN) may find other rows."""
+        self._tried.setdefault(verifier, set()).add(prompt)
+        failed = sum(count for name, count in self.failures.items() if name.startswith(f"{verifier}: "))
+        if failed >= ENOUGH_SAMPLES and len(self._tried[verifier]) >= ENOUGH_PROMPTS:
+            raise ValueError(f"verifier {verifier} failed on all of its {failed} samples, at last: {reason}")
 
     def _warm_up(self, verifier: str) -> None:
         reply = self._ask({"verifier": verifier, "warm_up": True}, self.startup_seconds)
         if "error" in reply:
-            raise ValueError(reply["error"].removeprefix("ValueError: "))
-        # Libraries are imported by the first call, not by finding the function.
-        self._ask({"verifier": verifier, "sample": asdict(Sample("1", "1", "1"))}, self.startup_seconds)
+            known = "ValueError: "
+            fault = reply["error"].removeprefix(known)
+            raise ValueError(
+                fault if reply["error"].startswith(known) else f"verifier {verifier!r} cannot be imported: {fault}"
+            )
+        if verifier.removeprefix(INSIDE_ANSWER) in NAMES:  # our libraries are imported by the first call
+            self._ask({"verifier": verifier, "sample": asdict(Sample("1", "1", "1"))}, self.startup_seconds)
         self._ready.add(verifier)
 
     def _ask(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:

@@ -61,7 +61,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         verify = find_verifier(request["verifier"])
         if request.get("warm_up"):
             return {"score": None}
-        return {"score": float(verify(Sample(**request["sample"])))}
+        score = verify(Sample(**request["sample"]))
+        return {"error": "gave None, a score is a number"} if score is None else {"score": float(score)}
     except MemoryError:
         return {"error": "out of memory"}
     except Exception as error:

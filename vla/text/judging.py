@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -78,6 +79,16 @@ def judge(
             own = (rollout.success.numpy() > 0.5, rollout.returns.numpy(), environment.take_episodes())
     success, rewards, episodes = (in_order(parts) for parts in zip(*processes.gather(own), strict=True))
     return Judged(tuple(map(bool, success)), tuple(map(float, rewards)), tuple(episodes))
+
+
+def check_scorable(judged: Judged, failures: Mapping[str, int]) -> None:
+    """Raises ValueError with the reasons where not one answer could be scored."""
+    if judged.num_unscorable == len(judged.episodes):
+        reasons = "; ".join(f"{reason} ({count} times)" for reason, count in Counter(failures).most_common(3))
+        raise ValueError(
+            f"not one of {len(judged.episodes)} answers could be scored, so nothing could be learned: mend text.rewards"
+            f" or the verifier that the problems name. {reasons}"
+        )
 
 
 def judge_samples(

@@ -1,6 +1,7 @@
 """Verifiable problems of a user: a file or a hub data set with a prompt, an answer, and how it is verified.
 
-prompt (or question)   a text, or messages             answer     a text or a number; 0.5 or "... #### 42" (GSM8K)
+prompt (or question)   a text, or messages           answer     a text or a number; 0.5 or "... #### 42" (GSM8K); also
+                                                                ground_truth, reward_model.ground_truth (verl), solution
 verifier               its name; without one, by what else the row has:
 tests                  code run in the sandbox       tools, call     a tool call      schema     JSON
 words                  all must occur                references      for bleu, chrf, rouge_l
@@ -18,11 +19,13 @@ from vla.data.rows import Row, RowReader
 from vla.rewards.code import read_tests
 from vla.rewards.compose import CODE
 from vla.rewards.kinds import final_answer_of, verifier_for
+from vla.rewards.numbers import last_box
 from vla.rewards.worker import INSIDE_ANSWER, NAMES
 from vla.text.problems import Problem
 
 FACTS = {"tests": CODE, "tools": "tool_call", "schema": "json_value", "words": "contains", "references": "bleu"}
 """Columns that a verifier reads, and the verifier that a row with one gets when it names none."""
+QUESTIONS = ("prompt", "question", "problem")
 NEEDED = {CODE: "tests", "tool_call": "tools", "json_value": "schema"}
 """What a row must have beside an answer when it names one of these verifiers."""
 WITHOUT_ANSWER = (*NEEDED, "contains", "bleu", "chrf", "rouge_l", "think_format", "think_tags")
@@ -62,22 +65,34 @@ def _answers(problem: Problem) -> tuple[Any, ...]:
 def problem_of(row: Row, family: str) -> Problem:
     """A problem from a row of any of the kinds."""
     values, where = row.values, row.where
-    column = "prompt" if "prompt" in values else "question"
-    if column not in values:
+    column = next((name for name in QUESTIONS if name in values), None)
+    if column is None:
         raise ValueError(f"{where}: has no text in the column prompt (or question)")
     messages = as_prompt(values[column], where, column)
     facts = {name: values[name] for name in (*FACTS, "call") if name in values}
-    answer = values.get("answer")
+    name, answer = answer_in(values)
     if answer is None and not facts:
         raise ValueError(
             f"{where}: nothing says which completion is right; needed is one of answer, {', '.join(FACTS)}"
         )
     if not isinstance(answer, str | int | float | None) or (isinstance(answer, float) and not math.isfinite(answer)):
-        raise ValueError(f"{where}: answer ({answer!r}) must be a text or a number")
+        raise ValueError(f"{where}: {name} ({answer!r}) must be a text or a number")
     text = "" if answer is None else final_answer_of(str(answer))
     verifier = verifier_of(values, text, where)
     check_verifier(verifier, text, facts, where)
     return Problem(as_text(messages), text, verifier, family, checked_facts(facts, where), messages, where)
+
+
+def answer_in(values: Mapping[str, Any]) -> tuple[str, Any]:
+    """(column, what it holds) of the answer; verl has it in reward_model, a worked solution in its last \\boxed{}."""
+    for name in ("answer", "ground_truth"):
+        if name in values:
+            return name, values[name]
+    model = values.get("reward_model")
+    if isinstance(model, Mapping) and model.get("ground_truth") is not None:
+        return "reward_model.ground_truth", model["ground_truth"]
+    solution = values.get("solution")
+    return "solution", (last_box(solution) or solution) if isinstance(solution, str) else solution
 
 
 def verifier_of(values: Any, answer: str, where: str) -> str:

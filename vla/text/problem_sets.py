@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vla.data.chat import ChatFormat
 from vla.data.rows import RowReader
+from vla.rewards.compose import Rewards
 from vla.text.problems import Problem, make_family, split
 
 
@@ -23,6 +25,43 @@ class ProblemSets:
     @property
     def train(self) -> list[Problem]:
         return [problem for family in self.families.values() for problem in family]
+
+    @property
+    def everything(self) -> list[Problem]:
+        return [*self.train, *self.validation, *self.evaluation]
+
+    def fitting(self, chat: ChatFormat, max_tokens: int, setting: str, reader: RowReader) -> ProblemSets:
+        """The problems whose prompt takes at most `max_tokens`; `setting` is what people call it. The others are faults
+        of their rows: RowError, or left out and counted.
+        """
+
+        def kept(problems: Sequence[Problem]) -> list[Problem]:
+            return [problem for problem in problems if self._fits(problem, chat, max_tokens, setting, reader)]
+
+        families = {name: kept(problems) for name, problems in self.families.items()}
+        found = ProblemSets(families, kept(self.validation), kept(self.evaluation))
+        if not all([*families.values(), found.evaluation]):
+            raise ValueError(f"{setting} ({max_tokens}) leaves no problem to train or to judge on: raise it")
+        return found
+
+    @staticmethod
+    def _fits(problem: Problem, chat: ChatFormat, max_tokens: int, setting: str, reader: RowReader) -> bool:
+        length = len(chat.prompt(problem.asked))
+        if length > max_tokens:
+            where = problem.where or f"{problem.family}, {problem.question!r}"
+            reader.leave_out(
+                problem.family, f"{where}: the prompt takes {length} tokens, {setting} is {max_tokens}: raise it"
+            )
+        return length <= max_tokens
+
+    def check_verifiers(self, rewards: Rewards) -> None:
+        """Raises ValueError naming the first row whose verifier cannot be imported, or the reward that cannot be."""
+        rewards.check()
+        for problem in {problem.verifier: problem for problem in reversed(self.everything)}.values():
+            try:
+                rewards.check_verifier(problem.verifier)
+            except ValueError as error:
+                raise ValueError(f"{problem.where or problem.family}: {error}") from None
 
     def manifest(self) -> dict[str, Any]:
         """What the run was judged on, under a hash, and how much it may train on."""

@@ -20,7 +20,7 @@ from vla.text.curriculum import Curriculum
 from vla.text.environment import TextEnvironment
 from vla.text.fit_stage import FitStage
 from vla.text.fitting import FitSettings
-from vla.text.judging import Judged, judge, pairs_of, rate_of, rows_at_once
+from vla.text.judging import Judged, check_scorable, judge, pairs_of, rate_of, rows_at_once
 from vla.text.language_model import context_of, load_language_parts
 from vla.text.problem_sets import make_problem_sets
 from vla.text.problems import Problem
@@ -38,9 +38,8 @@ def run_rejection(config: TextConfig, run: Run) -> dict[str, Any]:
     sets = make_problem_sets(
         settings.families, settings.num_problems, settings.holdout_fraction, 0, settings.num_evaluation, reader
     )
-    for line in reader.lines():
-        run.progress.say(line)
-    write_atomically(run.folder.path / "problems.json", json.dumps(sets.manifest(), indent=1) + "\n")
+    with VerifierProcess(settings.verifier_timeout_seconds) as process:
+        sets.check_verifiers(Rewards({CORRECT: 0.0, **settings.rewards}, process))
     generation = settings.generation
     with run.timer("load"):
         texts = [problem.question for problem in sets.train]
@@ -49,6 +48,10 @@ def run_rejection(config: TextConfig, run: Run) -> dict[str, Any]:
         learner = parts.policy(Sampling(), generation.max_new_tokens)
     width = generation.max_prompt_tokens
     parts.check_context(*context_of(generation))
+    sets = sets.fitting(parts.chat, width, "text.generation.max_prompt_tokens", reader)
+    for line in reader.lines():
+        run.progress.say(line)
+    write_atomically(run.folder.path / "problems.json", json.dumps(sets.manifest(), indent=1) + "\n")
     observe = partial(observe_prompts, width=width, pad_id=parts.pad_id, device=parts.device)
     curriculum = Curriculum([range(len(sets.train))], None, run.seed("problems"))
     with VerifierProcess(settings.verifier_timeout_seconds) as process:
@@ -61,6 +64,7 @@ def run_rejection(config: TextConfig, run: Run) -> dict[str, Any]:
                 return judge(speaker, environment, observe, range(len(sets.evaluation)), greedy=True)
 
         before: Judged = run.kept("before", Judged, judged)
+        check_scorable(before, process.failures)
         run.progress.say(f"before: {rate_of(before)} on held-out problems")
         for number in range(settings.rounds):
             problems = [sets.train[i] for i in curriculum.draw(number, 0, settings.problems_per_round)]
@@ -94,7 +98,8 @@ def sample_winners(
         with run.stage(name):
             questions = [problem.question for problem in problems]
             width = settings.generation.max_prompt_tokens
-            answers = say(speaker, chat, questions, settings.samples_per_prompt, width)
+            encoded = [chat.prompt(problem.asked) for problem in problems]
+            answers = say(speaker, chat, questions, settings.samples_per_prompt, width, encoded=encoded)
             return pick_winners(problems, answers, rewards, settings.min_reward)
 
     winners: list[Example] = run.kept(name, list[Example], made)

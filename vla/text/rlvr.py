@@ -27,7 +27,7 @@ from vla.text.curriculum import Curriculum
 from vla.text.environment import Episode, TextEnvironment, calculator_tool
 from vla.text.fit_stage import FitStage
 from vla.text.fitting import FitSettings
-from vla.text.judging import Judged, judge, judge_samples, pairs_of, rate_of, rows_at_once
+from vla.text.judging import Judged, check_scorable, judge, judge_samples, pairs_of, rate_of, rows_at_once
 from vla.text.language_model import LanguageParts, load_language_parts
 from vla.text.oversampling import Oversampling
 from vla.text.problem_sets import ProblemSets, make_problem_sets
@@ -65,19 +65,24 @@ def run_rlvr(config: TextConfig, run: Run) -> dict[str, Any]:
     assert isinstance(settings, Rlvr)
     reader = RowReader(settings.on_bad_row)
     sets = sets_of(settings, reader)
-    for line in reader.lines():
-        run.progress.say(line)
-    if processes.is_main:
-        write_atomically(run.folder.path / "problems.json", json.dumps(sets.manifest(), indent=1) + "\n")
     with VerifierProcess(settings.verifier_timeout_seconds) as process:
+        rewards = Rewards({CORRECT: 0.0, **settings.rewards}, process)
         with run.timer("load"):
-            wired = wire(config, settings, sets, Rewards({CORRECT: 0.0, **settings.rewards}, process), processes)
+            sets.check_verifiers(rewards)
+            parts = load_parts(config, settings, sets)
+            sets = sets.fitting(parts.chat, settings.max_prompt_tokens, "text.max_prompt_tokens", reader)
+            wired = wire(config, settings, sets, parts, rewards, processes)
+        for line in reader.lines():
+            run.progress.say(line)
+        if processes.is_main:
+            write_atomically(run.folder.path / "problems.json", json.dumps(sets.manifest(), indent=1) + "\n")
 
         def judged() -> Judged:
             with run.stage("judge"):
                 return judge_evaluation(wired, sets)
 
         before: Judged = run.kept("before", Judged, judged)
+        check_scorable(before, failures_of(process, processes))
         run.progress.say(f"before: {rate_of(before)} on held-out problems")
         taught = teach_format(wired, settings, sets, run)
         ended = refine(wired, config, sets, run)
@@ -88,8 +93,12 @@ def run_rlvr(config: TextConfig, run: Run) -> dict[str, Any]:
                 return judge_sampled(wired, sets, settings)
 
         sampled = run.kept("sampled", dict[str, SuccessRate], judged_sampled, of=ended["num_iterations"])
-        failures = sum((Counter(found) for found in processes.gather(process.failures)), Counter())
-        results = {**results_of(before, after, sets, dict(failures)), **taught, **reader.results(), "rl": ended}
+        results = {
+            **results_of(before, after, sets, failures_of(process, processes)),
+            **taught,
+            **reader.results(),
+            "rl": ended,
+        }
         results |= {"after, sampled": sampled} if sampled else {}
         run.progress.say(f"after:  {rate_of(after)} on the same problems")
         run.progress.say(f"change: {results['comparison']}")
@@ -123,20 +132,34 @@ def width_of(settings: Rlvr, chat: ChatFormat) -> int:
     return settings.max_prompt_tokens + (settings.max_turns - 1) * (room_of(settings) + answer)
 
 
-def wire(
-    config: TextConfig, settings: Rlvr, sets: ProblemSets, rewards: Rewards, processes: Processes = ALONE
-) -> Wired:
-    """Model, policy, environments and curriculum. Raises ValueError for settings that cannot work together."""
+def failures_of(process: VerifierProcess, processes: Processes) -> dict[str, int]:
+    """How often verifiers failed in all processes, by reason."""
+    return dict(sum((Counter(found) for found in processes.gather(process.failures)), Counter()))
+
+
+def load_parts(config: TextConfig, settings: Rlvr, sets: ProblemSets) -> LanguageParts:
+    """The model and what belongs to it. Raises ValueError for settings that cannot work together."""
     if settings.tool is None and settings.max_turns != 1:
         raise ValueError(
             f"text.max_turns ({settings.max_turns}) must be 1 without text.tool: set it to 1, or name a tool"
         )
-    algorithm = algorithm_of(config)
     system = settings.system
     if settings.tool == "calculator":
         system = f"{system} {INSTRUCTION}" if system else INSTRUCTION
     texts = [problem.question for problem in sets.train]
-    parts = load_language_parts(config.language_model, config.train, system, texts)
+    return load_language_parts(config.language_model, config.train, system, texts)
+
+
+def wire(
+    config: TextConfig,
+    settings: Rlvr,
+    sets: ProblemSets,
+    parts: LanguageParts,
+    rewards: Rewards,
+    processes: Processes = ALONE,
+) -> Wired:
+    """Policy, environments and curriculum. Raises ValueError where the model has too few positions."""
+    algorithm = algorithm_of(config)
     sampling = Sampling(**settings.sampling.model_dump())
     policy = parts.policy(sampling, room_of(settings), algorithm.needs_values, settings.num_beams)
     same_weights(policy, processes)

@@ -76,11 +76,13 @@ def say(
     *,
     greedy: bool = False,
     rows_at_once: int = 64,
+    encoded: Sequence[list[int]] | None = None,
 ) -> list[list[Said]]:
-    """`count` completions of every prompt, asked as a user's message."""
+    """`count` completions of every prompt, asked as a user's message, or by the ids in `encoded`."""
     device = next(policy.parameters()).device
-    encoded = [chat.prompt([{"role": "user", "content": prompt}]) for prompt in prompts]
-    return _complete(policy, chat, list(prompts), encoded, count, width, greedy, rows_at_once, device)
+    if encoded is None:
+        encoded = [chat.prompt([{"role": "user", "content": prompt}]) for prompt in prompts]
+    return _complete(policy, chat, list(prompts), list(encoded), count, width, greedy, rows_at_once, device)
 
 
 def continue_prompts(
