@@ -52,7 +52,7 @@ subprocess.Popen(["/bin/sh", "-c", "trap '' TERM HUP INT; while :; do :; done"])
 time.sleep(60)
 """,
     "files made for ever": """
-for _ in range(4): os.fork()
+for _ in range(2): os.fork()
 number = 0
 while True:
     number += 1
@@ -70,7 +70,7 @@ TAKERS = {
     "memory in many processes": (
         "memory_bytes",
         """
-for _ in range(20):
+for _ in range(4):
     try: child = os.fork()
     except OSError: break
     if child == 0:
@@ -150,7 +150,7 @@ def one():
             fill(lambda data: os.write(writer, data))
     except OSError: pass
     return held
-for _ in range(3): os.fork()
+for _ in range(2): os.fork()
 held = one()
 time.sleep(1)
 """,

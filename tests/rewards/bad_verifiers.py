@@ -46,6 +46,29 @@ def says_nonsense(sample):
     return "good" if sample.completion == "bad" else 1.0
 
 
+def wants_a_key(sample):
+    return sample.facts["unit"] if sample.completion == "bad" else 1.0
+
+
+def says_infinity(sample):
+    return float("inf") if sample.completion == "bad" else 1.0
+
+
+class Untold(Exception):
+    def __str__(self):
+        raise ValueError("no words")
+
+
+def raises_what_cannot_be_told(sample):
+    if sample.completion == "bad":
+        raise Untold
+    return 1.0
+
+
+def reads_requests(sample):
+    return float(input() == "") if sample.completion == "bad" else 1.0
+
+
 def starts_a_child_and_hangs(sample):
     if sample.completion == "bad":
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])

@@ -25,7 +25,7 @@ from vla.rewards.sandbox import Limits, run_python
 PROGRAMS = runpy.run_path(str(Path(__file__).with_name("attack_programs.py")))
 SURVIVORS, TAKERS, FORBIDDEN = PROGRAMS["SURVIVORS"], PROGRAMS["TAKERS"], PROGRAMS["FORBIDDEN"]
 MB = 2**20
-LIMITS = Limits(seconds=10, memory_bytes=128 * MB, disk_bytes=8 * MB, num_files=100, num_processes=8)
+LIMITS = Limits(seconds=10, memory_bytes=256 * MB, disk_bytes=8 * MB, num_files=100, num_processes=6)
 SHORT = replace(LIMITS, seconds=1.0)
 MARK = f"attack{os.getpid()}"
 
@@ -87,7 +87,7 @@ def test_nothing_outlives_whoever_runs_it(jail, tmp_path):
 @pytest.mark.parametrize("name", TAKERS)
 def test_no_program_takes_more_than_its_limit(jail, name):
     limit, source = TAKERS[name]
-    outcome = run_python(marked(source), replace(LIMITS, seconds=2.0, output_bytes=2**18), jail=jail)
+    outcome = run_python(marked(source), replace(LIMITS, seconds=1.2, output_bytes=2**18), jail=jail)
     assert outcome.started, outcome
     assert alive() == []
     assert sum(map(int, outcome.output.split())) <= 1.1 * getattr(LIMITS, limit), outcome.stopped

@@ -37,6 +37,10 @@ def test_scores_come_back_in_order(process):
         ("leaves", "the verifier ended its process"),
         ("floods_and_hangs", "no answer in 1 s"),
         ("says_nonsense", "ValueError: could not convert string to float: 'good'"),
+        ("wants_a_key", "KeyError: 'unit'"),
+        ("says_infinity", "gave inf, a score is a number, and finite"),
+        ("raises_what_cannot_be_told", "Untold"),
+        ("reads_requests", "EOFError: EOF when reading a line"),
     ],
 )
 def test_a_bad_verifier_is_unscorable_and_harms_nobody(process, name, reason):
@@ -78,6 +82,8 @@ def test_unknown_names_are_refused(process):
         process.score("lastnumber", [Sample("", "", "")])
     with pytest.raises(ValueError, match="verifier 'no.such:thing' cannot be imported"):
         find_verifier("no.such:thing")
+    with pytest.raises(ValueError, match="verifier 'math.pi' is no function but 3.14"):
+        find_verifier("math.pi")
 
 
 def test_every_name_is_a_function():
@@ -128,7 +134,7 @@ def test_what_is_not_finite_is_unscorable_and_counted(process):
     scores = Rewards({HERE + "gives_infinity": 1.0}, process)([Sample("", text, "1") for text in ("bad", "fine")])
     assert math.isnan(scores.total[0])
     assert scores.total[1] == 1.0
-    assert process.failures[HERE + "gives_infinity: gave -inf, a score is a finite number"] == 1
+    assert process.failures[HERE + "gives_infinity: gave -inf, a score is a number, and finite"] == 1
     assert np.isnan(Rewards({"finished": 1e39})([Sample("", "x", "1")]).total[0])  # more than float32 holds
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 import resource
 import sys
@@ -50,9 +51,19 @@ def find_verifier(name: str) -> Verifier:
                 f"verifier {name!r} is unknown: choose one of {', '.join(NAMES)}, or package.module.function"
             )
     try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"verifier {name!r} cannot be imported: {error}") from error
+        verifier = getattr(importlib.import_module(module), function)
+    except Exception as error:  # whatever the module does when it is imported
+        raise ValueError(f"verifier {name!r} cannot be imported: {_described(error)}") from error
+    if not callable(verifier):
+        raise ValueError(f"verifier {name!r} is no function but {verifier!r}")
+    return verifier
+
+
+def _described(error: Exception) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return type(error).__name__
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
@@ -62,11 +73,13 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         if request.get("warm_up"):
             return {"score": None}
         score = verify(Sample(**request["sample"]))
-        return {"error": "gave None, a score is a number"} if score is None else {"score": float(score)}
+        if score is None or math.isinf(score := float(score)):
+            return {"error": f"gave {score}, a score is a number, and finite"}
+        return {"score": score}
     except MemoryError:
         return {"error": "out of memory"}
     except Exception as error:
-        return {"error": f"{type(error).__name__}: {error}"}
+        return {"error": _described(error)}
 
 
 def limit_resources(memory_bytes: int) -> None:
@@ -76,10 +89,11 @@ def limit_resources(memory_bytes: int) -> None:
 
 def main() -> None:
     limit_resources(int(sys.argv[1]))
-    replies = os.fdopen(os.dup(1), "w")
-    silent = os.open(os.devnull, os.O_WRONLY)
+    requests, replies = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
+    silent = os.open(os.devnull, os.O_RDWR)
+    os.dup2(silent, 0)  # a verifier that reads must not take the next request
     os.dup2(silent, 1)  # a verifier that prints must not be taken for an answer
-    for line in sys.stdin:
+    for line in requests:
         replies.write(json.dumps(answer(json.loads(line))) + "\n")
         replies.flush()
 
