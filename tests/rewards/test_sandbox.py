@@ -4,7 +4,9 @@ import time
 
 import pytest
 
+from vla.rewards import jail as jails
 from vla.rewards.code import program_of, read_tests, score_code
+from vla.rewards.compose import Rewards
 from vla.rewards.jail import available
 from vla.rewards.sample import Sample
 from vla.rewards.sandbox import Limits, run_python
@@ -172,6 +174,26 @@ def test_code_is_never_run_unconfined(monkeypatch):
     monkeypatch.setattr(sandbox, "available", list)
     with pytest.raises(ValueError, match="code rewards need a sandbox.*install bubblewrap"):
         score_code([Sample("", "x = 1", "", facts=TESTS)], LIMITS)
+    rewards = Rewards({"correct": 1.0})
+    with pytest.raises(ValueError, match="code rewards need a sandbox"):
+        rewards.check_verifier("code")
+    rewards.close()
+
+
+SWITCHES = {
+    "/proc/sys/kernel/apparmor_restrict_unprivileged_userns": ("1", "kernel.apparmor_restrict_unprivileged_userns=0"),
+    "/proc/sys/kernel/unprivileged_userns_clone": ("0", "kernel.unprivileged_userns_clone=1"),
+    "/proc/sys/user/max_user_namespaces": ("0", "user.max_user_namespaces=15000"),
+}
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_the_remedy_is_the_switch_that_forbids(monkeypatch, switch):
+    value, remedy = SWITCHES[switch]
+    monkeypatch.setattr(jails, "_reads", lambda path: value if path == switch else None)
+    assert f"{remedy})" in jails.remedies()
+    monkeypatch.setattr(jails, "_reads", lambda path: None)
+    assert "sysctl" not in jails.remedies()
 
 
 def test_the_last_block_is_the_program():

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vla.rewards.code import score_code
 from vla.rewards.pool import VerifierProcess
 from vla.rewards.sample import UNSCORABLE, Sample
-from vla.rewards.sandbox import Limits
+from vla.rewards.sandbox import Limits, choose_jail
 
 CORRECT = "correct"
 """Stands for the verifier that a problem brings with it, `facts["verifier"]`."""
@@ -64,8 +64,10 @@ class Rewards:
                 raise ValueError(f"text.rewards.{name}: {error}") from None
 
     def check_verifier(self, name: str) -> None:
-        """Raises ValueError for a verifier that is neither ours nor can be imported."""
-        if name not in (CORRECT, CODE, SHORT):
+        """Raises ValueError for a verifier that is neither ours nor can be imported, or needs a sandbox that is not."""
+        if name == CODE:
+            choose_jail()
+        elif name not in (CORRECT, SHORT):
             self.process.check(name)
 
     def _part(self, name: str, samples: Sequence[Sample]) -> list[float]:

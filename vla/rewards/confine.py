@@ -253,7 +253,7 @@ class _Program:
         """End the jail when the other side of `control` says so or is gone, or long after its time; count files."""
         until = time.monotonic() + self.limits["seconds"] + 10
         while (left := until - time.monotonic()) > 0:
-            if select.select([control], [], [], 0.005 if self.polled else left)[0]:
+            if select.select([control], [], [], 0.001 if self.polled else left)[0]:
                 break
             if self.free_files - os.statvfs(WORK).f_ffree > self.limits["num_files"]:
                 self.stopped = "files"

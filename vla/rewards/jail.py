@@ -173,8 +173,11 @@ def _bwrap(limits: Limits, command: list[str]) -> list[str]:
 
 def available() -> list[Kind]:
     """The kinds of jail that work here, best first; found by running one."""
-    kinds: tuple[Kind, ...] = ("unshare", "root", "bwrap") if os.geteuid() == 0 else ("unshare", "bwrap")
-    return [kind for kind in kinds if why_not(kind) is None]
+    return [kind for kind in _kinds() if why_not(kind) is None]
+
+
+def _kinds() -> tuple[Kind, ...]:
+    return ("unshare", "root", "bwrap") if os.geteuid() == 0 else ("unshare", "bwrap")
 
 
 @cache
@@ -192,19 +195,19 @@ def why_not(kind: Kind) -> str | None:
         return str(error)
     if output == b"alive\n":
         return None
-    said = ended.get("failure", "") + errors.decode(errors="replace").strip()
-    return said.split("\n")[-1]
+    return (errors.decode(errors="replace").strip() or ended.get("failure", "it printed nothing")).split("\n")[-1]
 
 
-def remedies() -> list[str]:
-    """What would allow a jail on this machine, by what its kernel says."""
+def remedies() -> str:
+    """What would allow a jail on this machine, by what its kernel says, and how each kind failed."""
     found = [remedy for switch, forbids, remedy in _SWITCHES if _reads(switch) == forbids]
-    found.append(f"install bubblewrap (bwrap), which here says: {why_not('bwrap')}")
+    found.append("install bubblewrap (bwrap)")
     found.append(
         "in a container, allow user namespaces (docker run --security-opt seccomp=unconfined"
         " --security-opt systempaths=unconfined, or --privileged)"
     )
-    return found
+    tried = ", ".join(f"{kind}: {why_not(kind)}" for kind in _kinds())
+    return f"{'; or '.join(found)}. Tried were {tried}"
 
 
 _SWITCHES = (

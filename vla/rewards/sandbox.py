@@ -39,7 +39,7 @@ def choose_jail() -> Kind:
     """
     kinds = available()
     if not kinds:
-        raise NoSandbox(f"code rewards need a sandbox and this machine offers none: {'; or '.join(remedies())}")
+        raise NoSandbox(f"code rewards need a sandbox and this machine offers none: {remedies()}")
     return kinds[0]
 
 
