@@ -65,3 +65,16 @@ def test_a_setting_behind_a_policys_name_is_for_that_policy_alone(main):
     given = ["sim=push", "flow:policy.num_steps=8", "token:rl.step_kl=0.1", "data.path=a:b"]
     assert settings_of("flow", given) == ["sim=push", "data.path=a:b", "policy.num_steps=8"]
     assert settings_of("fast", given) == ["sim=push", "data.path=a:b"]
+
+
+def test_every_kind_of_broken_message_is_answered_in_words(main):
+    with pytest.raises(SystemExit):
+        main(["nothing"])  # the folder of scripts is on the path from here on
+    from benchmarks.hostile.attacks import send_broken
+
+    from tests.serve.small_server import Named, served
+
+    with served(Named()) as at:
+        answers = send_broken(at.port, 200, seed=0)
+    assert answers.total() == 200
+    assert answers["answered in words"] > 150

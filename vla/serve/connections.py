@@ -9,15 +9,21 @@ from collections import Counter
 from typing import Any
 
 from websockets.asyncio.server import Server, ServerConnection
+from websockets.frames import Frame
+from websockets.protocol import Event
 from websockets.server import ServerProtocol
 
 from vla.serve.batching import Client
-from vla.serve.limits import Limits
+from vla.serve.limits import Limits, Pace
 
 TRY_AGAIN_LATER = 1013
 """The close code of a server that has no room (RFC 6455's registry)."""
 WRITE_BYTES = 2**20
 """Bytes that may wait to be read by a client. No answer is so long."""
+SLICE_BYTES = 2048
+"""Bytes that are read before the clock is looked at."""
+SMALL_BYTES, SMALL_FRAMES = 1024, 200
+"""Frames that carry less come at most `max_rate` times a second, and so many at once."""
 MAX_STRANGERS = 128
 """Connections that are no clients: those whose handshake is not over, and those that are being closed."""
 FIRST_REQUEST_SECONDS = 0.1
@@ -27,11 +33,12 @@ IPV6_NETWORK_BITS = 64
 
 
 class Connection(ServerConnection):
-    """A connection that tells `connections` when it begins and ends. One that sends without reading is dropped."""
+    """A connection that tells `connections` when it begins and ends, and is dropped when it floods the server."""
 
     def __init__(self, protocol: ServerProtocol, server: Server, *, connections: Connections, **settings: Any):
         super().__init__(protocol, server, **settings)
         self.connections = connections
+        self.small_frames = Pace(connections.limits.max_rate, SMALL_FRAMES)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -41,10 +48,23 @@ class Connection(ServerConnection):
         self.connections.forget(self)
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        """A little at a time: a few kilobytes hold thousands of frames, and one of them may end the connection."""
+        for begin in range(0, len(data), SLICE_BYTES):
+            if self.transport.is_closing():
+                return
+            super().data_received(data[begin : begin + SLICE_BYTES])
+
+    def process_event(self, event: Event) -> None:
+        """A frame costs the same however little it carries; a flood of pings or of empty parts is no client's."""
+        super().process_event(event)
+        if isinstance(event, Frame) and len(event.data) < SMALL_BYTES and self.small_frames.take() > 0:
+            self.transport.abort()
+
     def pause_writing(self) -> None:
-        """More than `WRITE_BYTES` wait to be read: they are replies to a flood of pings."""
+        """More than `WRITE_BYTES` wait to be read: no answer is so long."""
         super().pause_writing()
-        self.transport.abort()
+        self.loop.call_soon(self.transport.abort)
 
 
 class Connections:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 
 
@@ -38,3 +39,17 @@ class Limits:
         ):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{flag} must be finite and not negative")
+
+
+class Pace:
+    """At most `rate` events a second, of which `burst` may come at once."""
+
+    def __init__(self, rate: float, burst: float):
+        self.rate, self.burst = rate, burst
+        self.next = time.monotonic() - burst / rate
+
+    def take(self) -> float:
+        """One more event; by how many seconds it is too early."""
+        now = time.monotonic()
+        self.next = max(self.next, now - self.burst / self.rate) + 1.0 / self.rate
+        return max(0.0, self.next - now)

@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import http
 import json
+import os
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -23,7 +25,7 @@ import numpy as np
 from vla.serve.access import Access
 from vla.serve.batching import Batcher, Client, Timed
 from vla.serve.codec import pack, unpack
-from vla.serve.limits import Limits
+from vla.serve.limits import Limits, Pace
 from vla.serve.requests import Expected, Parts, Shown
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ Act = Callable[[Shown], np.ndarray]
 """Decides for every row: actions float32 [B, H, A]."""
 MAX_TEXT = 500
 """Characters of an answer in words, however long what it complains of."""
+ACCEPTED_A_TURN, QUEUED = 4, 128
+"""Connections that are accepted before what others sent is looked at, and those that wait in the kernel meanwhile."""
 OPEN_SECONDS, CLOSE_SECONDS = 5.0, 2.0
 """How long the handshakes at the beginning and the end of a connection may take."""
 
@@ -85,12 +89,14 @@ class PolicyServer:
                 max_size=self.limits.max_message_bytes,
                 max_queue=1,
                 write_limit=WRITE_BYTES,
+                backlog=ACCEPTED_A_TURN,
                 open_timeout=OPEN_SECONDS,
                 close_timeout=CLOSE_SECONDS,
                 process_request=self._plain_http,
                 create_connection=partial(Connection, connections=self.connections),
                 ssl=self.access.tls,
             ) as server:
+                queue_connections(server)
                 on_ready(port_of(server))
                 await asyncio.wait({batches, told}, return_when=asyncio.FIRST_COMPLETED)
                 if batches.done():
@@ -125,14 +131,11 @@ class PolicyServer:
             return
         with suppress(ConnectionClosed):
             await connection.send(pack(dict(self.passport)))
-            next_turn = time.monotonic()
+            pace = Pace(self.limits.max_rate, burst=self.limits.max_rate)
             async for message in connection:
                 with client.asking():
                     await connection.send(await self._reply(message, client))
-                # A second's worth may come at once; who sends faster is read later.
-                next_turn = max(next_turn, client.silent_since - 1.0) + 1.0 / self.limits.max_rate
-                if next_turn > client.silent_since:
-                    await asyncio.sleep(next_turn - client.silent_since)
+                await asyncio.sleep(pace.take())  # who sends faster is read later
 
     async def _reply(self, message: str | bytes, client: Client | None = None) -> str | bytes:
         """Actions as bytes, or what is wrong as text."""
@@ -180,6 +183,13 @@ def not_finite(actions: np.ndarray) -> Exception:
         f"{wrong} of the {actions.size} numbers of its actions are NaN or infinite, for this observation; nothing is "
         "sent: look at the state that was sent and at the weights"
     )
+
+
+def queue_connections(server: Server) -> None:
+    """Let the kernel queue more connections than are accepted at a time: asyncio knows one number for both."""
+    for listening in server.sockets:
+        with socket.socket(fileno=os.dup(listening.fileno())) as same:
+            same.listen(QUEUED)
 
 
 def port_of(server: Server) -> int:

@@ -1,0 +1,73 @@
+"""Messages that no client should send: bytes, structure, arrays and entries that are wrong somewhere."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from vla.serve.codec import pack
+
+Message = dict[str, Any]
+SIZE = 64
+DTYPES = ("|O", "V8", "<c8", "f4,f4", "(2,3)f4", "", ",", "U", "M8[ns]", "x" * 1000, 5, None, ["<f4"], "<U1000000000")
+SHAPES = ([2], [-1], [10**18], [0, 10**18], [-1, -1], "x", None, [1.5], [[2]], {})
+WORDS = (None, "x", b"x", "long " * 20_000, "\0", "\u202e", {"a": 1}, [], ["1"] * 7, [[1] * 7])
+NUMBERS = (3, -1, 1e308, 2**63, True)
+ARRAYS = (np.full(7, np.nan), np.full(7, np.inf), np.zeros(0), np.zeros((7, 1)), np.zeros((SIZE, SIZE, 4), np.uint8))
+LARGEST = b"\xdc\x03\xe8" + (b"\xdc\x03\xe8" + b"\x80" * 1000) * 1000 + b"\xc0" * 3_000_000
+"""Four megabytes that begin with a million empty mappings."""
+
+
+def good() -> Message:
+    picture = np.zeros((SIZE, SIZE, 3), np.uint8)
+    return {"images": {"front": picture, "wrist": picture}, "state": np.zeros(7, np.float32), "prompt": "go"}
+
+
+def flip_bytes(draw: random.Random) -> bytes:
+    data = bytearray(pack(good()))
+    for _ in range(draw.randrange(1, 8)):
+        data[draw.randrange(len(data))] = draw.randrange(256)
+    return bytes(data)
+
+
+def cut(draw: random.Random) -> bytes:
+    data = pack(good())
+    return data[: draw.randrange(len(data))]
+
+
+def odd_entry(draw: random.Random) -> bytes:
+    """One entry replaced by something else."""
+    message = good()
+    place = draw.choice(("state", "prompt", "images", "front", "going", "observation/state"))
+    return pack({**message, place: draw.choice((*WORDS, *NUMBERS, *ARRAYS))})
+
+
+def odd_array(draw: random.Random) -> bytes:
+    """An array that is not what it states."""
+    array = {b"__ndarray__": True, b"data": draw.randbytes(8), b"dtype": "<f4", b"shape": [2]}
+    array[draw.choice((b"dtype", b"shape"))] = draw.choice((*DTYPES, *SHAPES))
+    return msgpack.packb({"front": array, "state": array, "prompt": "go"})
+
+
+def deep(draw: random.Random) -> bytes:
+    return b"\x81\xa1a" * draw.choice((3, 10, 300, 1100, 50_000)) + b"\x01"
+
+
+def wide(draw: random.Random) -> bytes:
+    outer, inner = draw.choice((("k", 2000), ("k" * 10_000, 900), ("k" * 100_000, 5000)))
+    return msgpack.packb({outer: {f"{i}": 0 for i in range(inner)}})
+
+
+def announced(draw: random.Random) -> bytes:  # lengths that never come
+    return draw.choice((b"\xdd", b"\xdf", b"\xc6", b"\xdb", b"\xc9")) + b"\xff\xff\xff\xff" + draw.randbytes(8)
+
+
+KINDS: tuple[Callable[[random.Random], bytes], ...] = (flip_bytes, cut, odd_entry, odd_array, deep, wide, announced)
+
+
+def broken(draw: random.Random) -> bytes:
+    return draw.choice(KINDS)(draw)

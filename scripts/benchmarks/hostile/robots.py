@@ -1,0 +1,61 @@
+"""Clients that ask as robots do, a few times a second, and how long each answer takes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import numpy as np
+
+from vla.serve.client import RemotePolicy
+
+PERIOD_SECONDS = 0.1
+
+
+def observation(passport: dict[str, Any], state_size: int) -> dict[str, Any]:
+    """An observation of the right shapes."""
+    size = passport["image_size"]
+    picture = np.full((size, size, 3), 128, np.uint8)
+    return {
+        "images": dict.fromkeys(passport["cameras"], picture),
+        "state": np.zeros(state_size, np.float32),
+        "prompt": "pick it up",
+    }
+
+
+def find_state_size(policy: RemotePolicy) -> int:
+    """How many numbers a state has: the server says so when it is told another number."""
+    try:
+        policy.infer(observation(policy.passport, 0))
+    except ValueError as error:
+        return int(str(error).split("state must be ")[1].split()[0])
+    return 0
+
+
+def latencies(server: Any, num_robots: int, seconds: float) -> list[float]:
+    """Seconds from question to answer, of all robots for so many seconds."""
+    found: list[float] = []
+    end = time.monotonic() + seconds
+    threads = [
+        threading.Thread(target=drive, args=(server.address, end, i / num_robots, found)) for i in range(num_robots)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+def drive(address: str, end: float, phase: float, found: list[float]) -> None:
+    """One robot. An answer that is refused is an error: a robot that asks rightly is served whatever others do."""
+    policy = RemotePolicy(address)
+    asked = observation(policy.passport, find_state_size(policy))
+    next_turn = time.monotonic() + phase * PERIOD_SECONDS
+    while next_turn < end:
+        time.sleep(max(0.0, next_turn - time.monotonic()))
+        begin = time.perf_counter()
+        policy.infer(asked)
+        found.append(time.perf_counter() - begin)
+        next_turn = max(next_turn + PERIOD_SECONDS, time.monotonic())
+    policy.close()
