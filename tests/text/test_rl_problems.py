@@ -98,3 +98,19 @@ def test_a_system_message_of_a_row_is_asked(tmp_path):
     row = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "6 x 7?"}]
     [problem] = read_problems(write(tmp_path / "mine.jsonl", {"prompt": row, "answer": 42}), None)
     assert list(problem.asked) == row
+
+
+def test_cut_completions_can_be_left_out_of_the_update(tmp_path):
+    """Answers of two tokens of a random model are all cut: a critic learns from them without the filter, with it there
+    is nothing to learn from.
+    """
+    steps = []
+    for masked in ("false", "true"):
+        go(
+            tmp_path / masked, "text.max_new_tokens=2", f"text.mask_truncated_completions={masked}",
+            "algorithm=ppo",
+        )  # fmt: skip
+        record = json.loads((tmp_path / masked / "metrics.jsonl").read_text().splitlines()[0])
+        assert record["finished"] == 0.0
+        steps.append(record["num_optimizer_steps"])
+    assert steps == [1.0, 0.0]

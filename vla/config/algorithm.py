@@ -78,7 +78,9 @@ class Grpo(Section):
     dual_clip: DualClip | None
     kl_coefficient: NonNegative
     kl_estimator: KLEstimator
+    kl_cap: Positive | None
     entropy_coefficient: Entropy
+    keep_equal_groups: bool
 
 
 class DrGrpo(Section):
@@ -104,7 +106,9 @@ class Gspo(Section):
     clip_high: NonNegative
     kl_coefficient: NonNegative
     kl_estimator: KLEstimator
+    kl_cap: Positive | None
     entropy_coefficient: Entropy
+    keep_equal_groups: bool
 
 
 class Cispo(Section):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vla.config.algorithm import Algorithm, Dapo, Ppo, Reinforce, needs_critic, needs_groups
+from vla.config.algorithm import Algorithm, Dapo, Grpo, Gspo, Ppo, Reinforce, needs_critic, needs_groups
 from vla.config.explain import nearest_divisor, shown
 from vla.config.robot import RobotConfig
 from vla.config.text import TextConfig
@@ -17,6 +17,11 @@ def rl_conflicts(rl: Rl, algorithm: Algorithm) -> list[str]:
         found.append(
             f"rl.group_size ({rl.group_size}) must be at least 2 under algorithm={algorithm.name}, which compares "
             "the trajectories of a group: raise it, or choose algorithm=ppo"
+        )
+    if rl.max_refills and getattr(algorithm, "keep_equal_groups", False):
+        found.append(
+            f"rl.max_refills ({rl.max_refills}) drops the groups that algorithm.keep_equal_groups (true) keeps: set it "
+            "to 0, or algorithm.keep_equal_groups to false"
         )
     if rl.critic_warmup_iterations and not needs_critic(algorithm):
         found.append(
@@ -160,6 +165,11 @@ def algorithm_conflicts(algorithm: Algorithm) -> list[str]:
     if hasattr(algorithm, "reduction"):
         try:
             checks.reduction(algorithm.reduction, algorithm.max_length)
+        except ValueError as error:
+            found.append(f"algorithm.{error}")
+    if isinstance(algorithm, Grpo | Gspo):
+        try:
+            checks.kl_cap(algorithm.kl_cap, algorithm.kl_coefficient)
         except ValueError as error:
             found.append(f"algorithm.{error}")
     if isinstance(algorithm, Ppo):

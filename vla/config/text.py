@@ -94,6 +94,7 @@ class Rlvr(Section):
     format_learning_rate: LearningRate
     max_prompt_tokens: Tokens
     max_new_tokens: MoreTokens | None
+    mask_truncated_completions: bool
     sampling: SamplingSettings
     verifier_timeout_seconds: Timeout
 

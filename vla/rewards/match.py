@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from vla.rewards.numbers import read_number, whole_number
-from vla.rewards.sample import UNSCORABLE, Sample
+from vla.rewards.sample import UNSCORABLE, Sample, texts_in
 
 
 def exact(sample: Sample) -> float:
@@ -17,7 +17,7 @@ def contains(sample: Sample) -> float:
     """1 when every word of `facts["words"]` (the answer, when there are none) occurs as a whole word, whatever the
     case.
     """
-    words = sample.facts.get("words") or [sample.answer]
+    words = texts_in(sample, "words")
     return float(all(_occurs(word, sample.completion) for word in words))
 
 

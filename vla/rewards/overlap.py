@@ -8,26 +8,29 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from vla.rewards.sample import Sample
+from vla.rewards.sample import Sample, texts_in
 
 
 def bleu(sample: Sample) -> float:
     """Sentence BLEU (Papineni et al. 2002) with exponential smoothing and effective order."""
     from sacrebleu import sentence_bleu
 
-    return sentence_bleu(sample.completion, _references(sample)).score / 100
+    return sentence_bleu(sample.completion, list(texts_in(sample, "references"))).score / 100
 
 
 def chrf(sample: Sample) -> float:
     """chrF2 (Popovic 2015): F-score of character n-grams up to 6, recall counted twice."""
     from sacrebleu import sentence_chrf
 
-    return sentence_chrf(sample.completion, _references(sample)).score / 100
+    return sentence_chrf(sample.completion, list(texts_in(sample, "references"))).score / 100
 
 
 def rouge_l(sample: Sample) -> float:
     """ROUGE-L F-score (Lin 2004): longest common subsequence of words, the best reference counts."""
-    scores = [_rouge().score(reference, sample.completion)["rougeL"].fmeasure for reference in _references(sample)]
+    scores = [
+        _rouge().score(reference, sample.completion)["rougeL"].fmeasure
+        for reference in list(texts_in(sample, "references"))
+    ]
     return max(scores)
 
 
@@ -36,7 +39,3 @@ def _rouge() -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
     return RougeScorer(["rougeL"])
-
-
-def _references(sample: Sample) -> list[str]:
-    return list(sample.facts.get("references") or [sample.answer])

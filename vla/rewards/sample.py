@@ -34,4 +34,10 @@ class Sample:
     completion_ids: Sequence[int] = ()
 
 
+def texts_in(sample: Sample, fact: str) -> Sequence[str]:
+    """The texts of a fact, of which one alone is one text and not its letters; the answer where there are none."""
+    texts = sample.facts.get(fact) or sample.answer
+    return [texts] if isinstance(texts, str) else texts
+
+
 Verifier = Callable[[Sample], float]

@@ -66,6 +66,17 @@ def penalty(kl_coefficient: float, kl_estimator: str, entropy_coefficient: float
     at_least("entropy_coefficient", entropy_coefficient, 0.0, "it is a bonus for entropy; 0 switches it off")
 
 
+def kl_cap(cap: float | None, kl_coefficient: float) -> None:
+    """A bound on a penalty that there is."""
+    if cap is None:
+        return
+    positive("kl_cap", cap, "10 is usual, null switches it off")
+    if not kl_coefficient:
+        raise ValueError(
+            f"kl_cap ({cap}) bounds the KL penalty, and kl_coefficient is 0: raise it, or set kl_cap to null"
+        )
+
+
 def discount(gamma: float, gae_lambda: float | None = None) -> None:
     """Discounts lie in [0, 1]."""
     within("gamma", gamma, 0.0, 1.0, "1 is usual for text, .99 for robots")

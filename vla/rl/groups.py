@@ -1,7 +1,8 @@
 """Credit among trajectories from one start: group-relative, leave-one-out and maximum-likelihood advantages.
 
 One rule for all: a trajectory whose return is NaN cannot be scored; a group left with one trajectory, or whose returns
-are all equal, says nothing. Their advantages are 0, and `keep` leaves them out of every denominator.
+are all equal, says nothing. Their advantages are 0, and `keep` leaves them out of every denominator, unless
+`keep_equal_groups` asks for the scorable ones to stay: KL and entropy then act on them too.
 """
 
 from __future__ import annotations
@@ -65,12 +66,20 @@ def group_statistics(returns: Float[Tensor, "N"], group: Int[Tensor, "N"]) -> Gr
     return GroupStatistics(exact, scorable, count[index], mean[index], deviation[index], varies[index], metrics)
 
 
-def _credit(statistics: GroupStatistics, advantages: Float[Tensor, "N"]) -> GroupCredit:
-    keep = statistics.scorable & statistics.varies
-    return GroupCredit(torch.where(keep, advantages, torch.zeros_like(advantages)).float(), keep, statistics.metrics)
+def _credit(
+    statistics: GroupStatistics, advantages: Float[Tensor, "N"], keep_equal_groups: bool = False
+) -> GroupCredit:
+    says = statistics.scorable & statistics.varies
+    keep = statistics.scorable if keep_equal_groups else says
+    return GroupCredit(torch.where(says, advantages, torch.zeros_like(advantages)).float(), keep, statistics.metrics)
 
 
-def group_relative(returns: Float[Tensor, "N"], group: Int[Tensor, "N"], scale: Literal["std", "none"]) -> GroupCredit:
+def group_relative(
+    returns: Float[Tensor, "N"],
+    group: Int[Tensor, "N"],
+    scale: Literal["std", "none"],
+    keep_equal_groups: bool = False,
+) -> GroupCredit:
     """(r - mean) / (std + 1e-6) with the unbiased std (Shao 2024, GRPO); r - mean with scale 'none' (Liu 2025, Dr.
     GRPO).
 
@@ -78,7 +87,8 @@ def group_relative(returns: Float[Tensor, "N"], group: Int[Tensor, "N"], scale: 
     """
     statistics = group_statistics(returns, group)
     centred = statistics.returns - statistics.mean
-    return _credit(statistics, centred / (statistics.standard_deviation + 1e-6) if scale == "std" else centred)
+    advantages = centred / (statistics.standard_deviation + 1e-6) if scale == "std" else centred
+    return _credit(statistics, advantages, keep_equal_groups)
 
 
 def leave_one_out(returns: Float[Tensor, "N"], group: Int[Tensor, "N"]) -> GroupCredit:

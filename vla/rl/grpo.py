@@ -20,9 +20,9 @@ from vla.types import Rollout, Scores
 class GRPO:
     """max(-A r, -A clip(r)) + beta KL(pi || ref), A = (return - group mean) / (group std + 1e-6).
 
-    The paper: clip .2 on both sides, scale 'std', reduction 'sequence', kl_estimator 'k3' with coefficient .04. On
-    robots (SimpleVLA-RL): clip .2/.28, reduction 'token', no KL. `ratio_level` 'decision' clips the ratio of a whole
-    chunk.
+    The paper: clip .2 on both sides, scale 'std', reduction 'sequence', kl_estimator 'k3' with coefficient .04,
+    averaged over all outputs (`keep_equal_groups`). On robots (SimpleVLA-RL): clip .2/.28, reduction 'token', no KL.
+    `ratio_level` 'decision' clips the ratio of a whole chunk.
     """
 
     clip_low: float
@@ -34,7 +34,9 @@ class GRPO:
     dual_clip: float | None = None
     kl_coefficient: float = 0.0
     kl_estimator: KLEstimator = "k3"
+    kl_cap: float | None = None
     entropy_coefficient: float = 0.0
+    keep_equal_groups: bool = False
     needs_values: ClassVar[bool] = False
     needs_groups: ClassVar[bool] = True
 
@@ -44,6 +46,7 @@ class GRPO:
         checks.reduction(self.reduction, self.max_length)
         checks.one_of("ratio_level", self.ratio_level, ("draw", "decision"))
         checks.penalty(self.kl_coefficient, self.kl_estimator, self.entropy_coefficient)
+        checks.kl_cap(self.kl_cap, self.kl_coefficient)
 
     @property
     def needs_reference(self) -> bool:
@@ -52,8 +55,8 @@ class GRPO:
     def prepare(
         self, rollout: Rollout, ref_logprobs: Float[Tensor, "R L"] | None = None, reduce_sum: ReduceSum = single_process
     ) -> Batch:
-        """Group-relative advantages; groups that say nothing leave the denominators."""
-        credit = group_relative(rollout.returns, rollout.group, self.scale)
+        """Group-relative advantages; groups that say nothing leave the denominators (`keep_equal_groups`: stay)."""
+        credit = group_relative(rollout.returns, rollout.group, self.scale, self.keep_equal_groups)
         return trajectory_batch(rollout, credit, self.reduction, self.max_length, ref_logprobs, reduce_sum)
 
     def loss(self, batch: Batch, scores: Scores) -> LossOutput:
@@ -67,5 +70,6 @@ class GRPO:
             clipped,
             kl_coefficient=self.kl_coefficient,
             kl_estimator=self.kl_estimator,
+            kl_cap=self.kl_cap,
             entropy_coefficient=self.entropy_coefficient,
         )

@@ -29,13 +29,16 @@ class GSPO:
     clip_high: float
     kl_coefficient: float = 0.0
     kl_estimator: KLEstimator = "k3"
+    kl_cap: float | None = None
     entropy_coefficient: float = 0.0
+    keep_equal_groups: bool = False
     needs_values: ClassVar[bool] = False
     needs_groups: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         checks.clip_range(self.clip_low, self.clip_high)
         checks.penalty(self.kl_coefficient, self.kl_estimator, self.entropy_coefficient)
+        checks.kl_cap(self.kl_cap, self.kl_coefficient)
 
     @property
     def needs_reference(self) -> bool:
@@ -45,7 +48,7 @@ class GSPO:
         self, rollout: Rollout, ref_logprobs: Float[Tensor, "R L"] | None = None, reduce_sum: ReduceSum = single_process
     ) -> Batch:
         """Group-relative advantages, every trajectory alike."""
-        credit = group_relative(rollout.returns, rollout.group, "std")
+        credit = group_relative(rollout.returns, rollout.group, "std", self.keep_equal_groups)
         return trajectory_batch(rollout, credit, "sequence", None, ref_logprobs, reduce_sum)
 
     def loss(self, batch: Batch, scores: Scores) -> LossOutput:
@@ -59,5 +62,6 @@ class GSPO:
             clipped,
             kl_coefficient=self.kl_coefficient,
             kl_estimator=self.kl_estimator,
+            kl_cap=self.kl_cap,
             entropy_coefficient=self.entropy_coefficient,
         )

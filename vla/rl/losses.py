@@ -149,9 +149,13 @@ def combine(
     *,
     kl_coefficient: float = 0.0,
     kl_estimator: KLEstimator = "k3",
+    kl_cap: float | None = None,
     entropy_coefficient: float = 0.0,
 ) -> LossOutput:
-    """Rows of sum(weights (terms + beta KL - c entropy)): one reduction for all three, folded into the weights."""
+    """Rows of sum(weights (terms + beta KL - c entropy)): one reduction for all three, folded into the weights.
+
+    `kl_cap` bounds the estimate of a draw (10 in verl, NeMo-RL and OpenRLHF); beyond it no gradient flows.
+    """
     counted = batch.weights != 0
     metrics: dict[str, Tensor] = {}
     if clipped is not None:
@@ -159,6 +163,8 @@ def combine(
     if kl_coefficient:
         assert batch.ref_logprobs is not None, "update() refuses an algorithm with a KL penalty and no reference"
         penalty = kl_terms(draw_log_ratio(scores.logprobs, batch.ref_logprobs, batch.mask), kl_estimator)
+        if kl_cap is not None:
+            penalty = penalty.clamp(-kl_cap, kl_cap)
         terms = terms + kl_coefficient * penalty
         metrics["kl_reference"] = torch.where(counted, penalty.detach(), 0.0).sum()
     if scores.entropy is not None:

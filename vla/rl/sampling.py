@@ -47,6 +47,13 @@ def keep_trajectories(rollout: Rollout, keep: Bool[Tensor, "N"]) -> Rollout:
     )
 
 
+def mask_trajectories(rollout: Rollout, learned: Bool[Tensor, "N"]) -> Rollout:
+    """The rollout with only the draws of some trajectories to learn from. The others stay in the statistics of their
+    groups and leave every other average (DAPO's overlong filter; TRL's mask_truncated_completions).
+    """
+    return replace(rollout, mask=rollout.mask & learned[rollout.trajectory][:, None])
+
+
 def merge_rollouts(rollouts: list[Rollout]) -> Rollout:
     """One rollout of several; trajectories and groups are numbered on. Metrics that are numbers add up."""
     first = rollouts[0]

@@ -18,6 +18,8 @@ from vla.rewards.sample import Sample
 from vla.text.calculator import evaluate_calls
 from vla.text.problems import Problem
 
+ENDED_ITSELF = "ended itself"
+"""Among the metrics of an episode: 1 where its last completion stopped, 0 where the length limit cut it."""
 Tool = Callable[[str], str | None]
 """From what the model said to what the tool answers; None when it was not called."""
 
@@ -110,17 +112,19 @@ class TextEnvironment:
                 ended[i], samples[i] = True, sample
         reward, success = np.zeros(len(rows), np.float32), np.zeros(len(rows), bool)
         parts: Mapping[str, np.ndarray] = {}
+        finished = np.full(len(rows), np.nan, np.float32)
         if samples:
             scores = self.rewards(list(samples.values()))
             at = list(samples)
             reward[at] = scores.total
             parts = {name: _at(values, at, len(rows)) for name, values in scores.parts.items()}
+            finished = _at(np.array([sample.finished for sample in samples.values()]), at, len(rows))
             for i, sample in samples.items():
                 episode = self._finish(rows[i], sample, float(reward[i]), {n: float(v[i]) for n, v in parts.items()})
                 success[i] = episode.success
         observation = [[] if over else self._chats[env].ids for env, over in zip(rows, ended, strict=True)]
         truncated, one = np.zeros(len(rows), bool), np.ones(len(rows), np.int64)
-        return TextResult(observation, reward, ended, truncated, success, one, parts)
+        return TextResult(observation, reward, ended, truncated, success, one, {**parts, ENDED_ITSELF: finished})
 
     def take_episodes(self) -> list[Episode]:
         """The episodes that ended since the last call."""

@@ -53,7 +53,7 @@ def rollout_cost(rollout: Rollout) -> float:
     """Tokens that pass through the model, those of groups that teach something counted for the update as well."""
     learned = informative_groups(rollout)[rollout.trajectory].tolist()
     asked, asked_mask = rollout.observation.tokens.tolist(), rollout.observation.token_mask.sum(1).tolist()
-    said, said_mask = rollout.trace["tokens"].tolist(), rollout.mask.sum(1).tolist()
+    said, said_mask = rollout.trace["tokens"].tolist(), rollout.trace.get("mask", rollout.mask).sum(1).tolist()
     every, again = TokenTree(), TokenTree()
     for prompt, n, completion, length, teaches in zip(asked, asked_mask, said, said_mask, learned, strict=True):
         path = [*prompt[:n], *completion[:length]]

@@ -21,10 +21,10 @@ from vla.rewards.pool import VerifierProcess
 from vla.rl.critic import with_critic
 from vla.rl.protocols import Observe
 from vla.rl.rollout import collect_rollout
-from vla.rl.sampling import collect_informative
+from vla.rl.sampling import collect_informative, mask_trajectories
 from vla.text.calculator import INSTRUCTION, LONGEST_RESULT
 from vla.text.curriculum import Curriculum
-from vla.text.environment import Episode, TextEnvironment, calculator_tool
+from vla.text.environment import ENDED_ITSELF, Episode, TextEnvironment, calculator_tool
 from vla.text.fit_stage import FitStage
 from vla.text.fitting import FitSettings
 from vla.text.judging import Judged, check_scorable, judge, judge_samples, pairs_of, rate_of, rows_at_once
@@ -263,6 +263,7 @@ def refine(wired: Wired, config: TextConfig, sets: ProblemSets, run: Run) -> dic
     assert isinstance(config.text, Rlvr)
     learner = with_critic(wired.policy, rl.critic)
     oversampling = Oversampling(rl.starts_per_iteration, config.text.max_oversampling)
+    mask_truncated = config.text.mask_truncated_completions
 
     def collect(iteration: int) -> Rollout:
         attempt = 0
@@ -271,7 +272,8 @@ def refine(wired: Wired, config: TextConfig, sets: ProblemSets, run: Run) -> dic
             nonlocal attempt
             numbers = own_share(wired.curriculum.draw(iteration, attempt, count * num_processes), processes)
             attempt += 1
-            return collect_rollout(learner, wired.train, numbers, rl.group_size, wired.observe, version=iteration)
+            drawn = collect_rollout(learner, wired.train, numbers, rl.group_size, wired.observe, version=iteration)
+            return mask_trajectories(drawn, drawn.episodes[ENDED_ITSELF] > 0.5) if mask_truncated else drawn
 
         with run.timer("rollout"):
             if rl.max_refills == 0 or rl.group_size == 1:  # a group of one is never informative
