@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from vla.evaluate.settings import beside, settings_of
+from vla.hub.passport import Shown, read_passport
 from vla.viewer.library import Library
 from vla.viewer.page import viewer_page
 
@@ -26,7 +26,7 @@ class Replayer:
         from sim.replay import replay
         from vla.config.robot import Sim
 
-        key = json.dumps(dict(settings), sort_keys=True)
+        key = repr(sorted(settings.items()))
         if "id" in settings:
             raise ValueError(f"episodes of {settings['id']} cannot be shown: only the simulator's own scenes can")
         if key not in self.environments:
@@ -44,7 +44,7 @@ def open_library(run: Path, wait: bool = False) -> Library:
             time.sleep(1)
     if not passport.exists():
         raise ValueError(f"{run} is no run of a robot policy: there is no policy.json in it{beside(run)}")
-    return Library(run, Replayer(), json.loads(passport.read_text())["action_spec"])
+    return Library(run, Replayer(), read_passport(run, Shown)["action_spec"])
 
 
 def write_html(library: Library, path: Path, limit: int) -> None:

@@ -29,6 +29,7 @@ from vla.config.robot import (
 )
 from vla.models.backbone import Backbone, add_lora, checkpoint_gradients, hub_backbone, small_llama
 from vla.models.existing import ExistingVision, existing_vlm
+from vla.models.loading import BACKBONE, load_pretrained
 from vla.models.pretrained import EMBEDDED, SmallArchitecture, load_vlm, read_architecture
 from vla.models.queries import QueryHead
 from vla.models.vision import VisionEncoder, check_tower, hub_vit, small_vit
@@ -136,7 +137,7 @@ def _build_halves(config: RobotConfig, texts: Sequence[str]) -> tuple[VisionEnco
         from transformers import AutoTokenizer
 
         own, reader = existing_vlm(model.backbone.repository, config.sim.image_size, torch.float32)
-        return own, reader, AutoTokenizer.from_pretrained(model.backbone.repository)
+        return own, reader, load_pretrained(AutoTokenizer, model.backbone.repository, BACKBONE)
     backbone, tokenizer = _build_backbone(model, texts)
     return _build_vision(model, config.sim.image_size), backbone, tokenizer
 
@@ -177,7 +178,8 @@ def _pretrained_backbone(name: str, model: Model) -> tuple[Backbone, Any]:
     """In float32, as all of a robot policy is."""
     from transformers import AutoTokenizer
 
-    return hub_backbone(name, torch.float32, model.gradient_checkpointing), AutoTokenizer.from_pretrained(name)
+    tokenizer = load_pretrained(AutoTokenizer, name, BACKBONE)
+    return hub_backbone(name, torch.float32, model.gradient_checkpointing), tokenizer
 
 
 def _freeze(settings: Model, model: VisionLanguageModel) -> None:

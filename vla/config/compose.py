@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from vla.files.read import DamagedFile, read_yaml
+
 CONFIGS = Path(__file__).parents[2] / "configs"
 ROOT_CONFIG = "train_vla"
 EMPTY = ("", "''", '""')
@@ -162,14 +164,14 @@ def at(values: Any, path: str) -> Any:
 
 def option_values(group: str, option: str) -> dict[str, Any]:
     """What the file of an option holds for its group; it may bring numbers for others beside."""
-    values = yaml.safe_load((CONFIGS / group / f"{option}.yaml").read_text())
+    values = read_yaml(CONFIGS / group / f"{option}.yaml")
     own = values.get(group)
     return own if isinstance(own, dict) else values
 
 
 def option_paths(group: str, option: str) -> set[str]:
     """Every dotted path that an option has, by itself or from another one of its group that it builds on."""
-    entries = yaml.safe_load((CONFIGS / group / f"{option}.yaml").read_text()).get("defaults", [])
+    entries = read_yaml(CONFIGS / group / f"{option}.yaml").get("defaults", [])
     builds_on = [entry for entry in entries if isinstance(entry, str) and entry in options(group)]
     return paths(option_values(group, option)).union(*(option_paths(group, name) for name in builds_on))
 
@@ -197,22 +199,51 @@ def nearest(wrong: str, known: Sequence[str]) -> str:
     return f"; did you mean {near[0]}?" if near else "; --cfg job prints all there are"
 
 
+def read_settings(run: Path) -> dict[str, Any]:
+    """What stands in the config.yaml of a run: its mode, and a mapping for every group that is there.
+
+    Raises ConfigError where the file is damaged.
+    """
+    path, remedy = run / "config.yaml", "restore it (every checkpoint of the run holds a copy), or start a new run"
+    try:
+        values = read_yaml(path, remedy=remedy)
+        if values.get("mode") not in options("mode"):
+            raise DamagedFile(path, f"mode ({values.get('mode')}) is none of {', '.join(options('mode'))}", remedy)
+        for group in groups_of(values["mode"]):
+            if not isinstance(values.get(group, {}), Mapping):
+                raise DamagedFile(path, f"{group} ({values[group]}) is no section of settings", remedy)
+        if not all(isinstance(key, str) for key in values):
+            raise DamagedFile(path, "a setting has no name", remedy)
+    except DamagedFile as error:
+        raise ConfigError(str(error)) from None
+    return values
+
+
+def overridden(values: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
+    """Plain values with those of `key=value` strings in place of theirs."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    check_keys(given, values)
+    asked = parsed(given)
+    try:
+        config = OmegaConf.create(dict(values))
+        for key, value in asked.items():
+            OmegaConf.update(config, key, value, merge=False)
+        return OmegaConf.to_container(config)  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).split("\n")[0]) from None
+
+
 def resumed(run: str, given: Mapping[str, str]) -> dict[str, Any]:
     """The values a run was started with, and those given beside `resume=RUN`; its kind (groups) stays what it was."""
-    from omegaconf import OmegaConf
-
-    saved = Path(run) / "config.yaml"
-    if not saved.is_file():
+    if not (Path(run) / "config.yaml").exists():
         beside = sorted(str(path.parent) for path in Path(run).parent.glob("*/config.yaml"))
         raise ConfigError(f"resume ({run}) is no run: there is no config.yaml in it{suggestion(run, beside)}")
-    values = yaml.safe_load(saved.read_text())
+    values = read_settings(Path(run))
     if any(name not in values for name in groups_of(values["mode"])):  # sections that came after the run was made
         values = {**composed({"mode": values["mode"]}), **values}
     chosen = [f"{key}={value}" for key, value in given.items() if key in groups()]
     if chosen:
         raise ConfigError(f"{chosen[0]} cannot be chosen anew for resume ({run}): leave it out, or start a new run")
-    check_keys(given, values)
-    config = OmegaConf.create(values)
-    for key, value in parsed(given).items():
-        OmegaConf.update(config, key, value, merge=False)
-    return {**OmegaConf.to_container(config), "resume": run, "run_dir": run}  # type: ignore[dict-item]
+    return {**overridden(values, given), "resume": run, "run_dir": run}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import av
 import numpy as np
@@ -13,11 +12,28 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vla.data import lerobot_format as form
+from vla.files.arrays import opened_by_library
+from vla.files.read import KEYS, read_json
+from vla.files.write import write_json
+
+
+class Shard(TypedDict):
+    """What the episode.json of a shard holds: histograms [channel][value] by camera."""
+
+    __pydantic_config__ = KEYS  # type: ignore[misc]
+    instruction: str
+    length: int
+    histograms: dict[str, list[list[int]]]
+
+
+def read_shard(shard: Path) -> dict[str, Any]:
+    """What is known of an episode beside its rows and videos."""
+    return read_json(shard / "episode.json", Shard, f"remove {shard}: its episode is collected again")
 
 
 def join(shards: Sequence[Path], spec: form.DatasetSpec, folder: Path) -> None:
     """Write the whole dataset of `shards`, one folder an episode, in their order."""
-    about = [json.loads((shard / "episode.json").read_text()) for shard in shards]
+    about = [read_shard(shard) for shard in shards]
     tasks = list(dict.fromkeys(episode["instruction"] for episode in about))
     lengths = [episode["length"] for episode in about]
     starts = np.concatenate([[0], np.cumsum(lengths)])
@@ -60,7 +76,8 @@ def _join_rows(
     writer: pq.ParquetWriter | None = None
     file_index, written = -1, 0
     for index, (shard, row) in enumerate(zip(shards, rows, strict=True)):
-        table = pq.read_table(shard / "rows.parquet", schema=schema)
+        with opened_by_library(shard / "rows.parquet", f"remove {shard}: its episode is collected again"):
+            table = pq.read_table(shard / "rows.parquet", schema=schema)
         length = row["length"]
         replaced = {
             "episode_index": np.full(length, index),
@@ -160,6 +177,6 @@ def _write_meta(
     pq.write_table(pa.Table.from_pylist(rows), episodes, compression="snappy")
     pq.write_table(form.tasks_table(tasks), folder / form.TASKS_PATH)
     (folder / form.STATS_PATH).write_text(form.statistics_to_json(statistics))
-    (folder / form.ACTION_SPEC_PATH).write_text(json.dumps(dict(spec.action_spec), indent=2))
-    (folder / form.SOURCE_PATH).write_text(json.dumps(dict(spec.source), indent=2))
-    (folder / form.INFO_PATH).write_text(json.dumps(form.info(spec, len(rows), num_frames, len(tasks)), indent=4))
+    write_json(folder / form.ACTION_SPEC_PATH, dict(spec.action_spec))
+    write_json(folder / form.SOURCE_PATH, dict(spec.source))
+    write_json(folder / form.INFO_PATH, form.info(spec, len(rows), num_frames, len(tasks)))

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Bool, Float32, Int
 
 from vla.data import lerobot_format as form
 from vla.data.lerobot_join import column_to_numpy
+from vla.files.arrays import column_names, read_table
+from vla.files.read import KEYS, checked, read_json
 
 COPY_AGAIN = "copy or download the dataset again"
 EPISODES = "meta/episodes/*/*.parquet"
@@ -37,6 +36,23 @@ class Columns:
     task_index: Int[np.ndarray, "M"]
 
 
+class Feature(TypedDict):
+    """What info.json says of a column."""
+
+    __pydantic_config__ = KEYS  # type: ignore[misc]
+    dtype: str
+    shape: list[int]
+
+
+class Info(TypedDict):
+    """What is needed of meta/info.json."""
+
+    __pydantic_config__ = KEYS  # type: ignore[misc]
+    features: dict[str, Feature]
+    total_frames: int
+    fps: float
+
+
 def read_info(folder: Path) -> dict[str, Any]:
     """`meta/info.json`, with everything in it that is needed to read the rest.
 
@@ -46,7 +62,7 @@ def read_info(folder: Path) -> dict[str, Any]:
     path = folder / form.INFO_PATH
     if not path.exists():
         raise ValueError(f"{folder} is no LeRobotDataset: {form.INFO_PATH} is missing; make one with collect_demos.py")
-    info = _json(path)
+    info = read_json(path, remedy=COPY_AGAIN, finite=False)
     version = str(info.get("codebase_version", "unknown"))
     if version.startswith(("v2.", "v1.")):
         raise ValueError(
@@ -55,9 +71,7 @@ def read_info(folder: Path) -> dict[str, Any]:
         )
     if not version.startswith("v3."):
         raise ValueError(f"{folder}: codebase_version {version!r} of {form.INFO_PATH} is not known; v3.0 is")
-    missing = [name for name in ("features", "fps", "total_frames") if info.get(name) is None]
-    if missing:
-        raise ValueError(f"{path} says nothing about {', '.join(missing)}: {COPY_AGAIN}")
+    checked(path, info, Info, COPY_AGAIN)
     for key, use in ((form.ACTION_KEY, "there is nothing to imitate"), (form.STATE_KEY, "every policy reads one")):
         if key not in info["features"]:
             raise ValueError(f"{folder} has no feature {key!r}, and {use}: record the dataset again with it")
@@ -99,15 +113,15 @@ def names_of(info: Mapping[str, Any], key: str) -> tuple[str, ...]:
 def read_action_spec(folder: Path) -> dict[str, Any] | None:
     """What the dataset says its actions mean, beyond LeRobot's format; None where it says nothing."""
     path = folder / form.ACTION_SPEC_PATH
-    return _json(path) if path.exists() else None
+    return read_json(path, remedy=COPY_AGAIN, finite=False) if path.exists() else None
 
 
 def read_episodes(folder: Path) -> list[dict[str, Any]]:
     """Where the pictures of every episode lie."""
     rows: list[dict[str, Any]] = []
     for path in _parts(folder, EPISODES):
-        names = [name for name in _table(path, []).schema.names if not name.startswith("stats/")]
-        rows += _table(path, names).to_pylist()
+        names = [name for name in column_names(path, COPY_AGAIN) if not name.startswith("stats/")]
+        rows += read_table(path, names, COPY_AGAIN).to_pylist()
     return sorted(rows, key=lambda row: row["episode_index"])
 
 
@@ -116,7 +130,7 @@ def read_tasks(folder: Path, task_index: Int[np.ndarray, "M"]) -> dict[int, str]
     path = folder / form.TASKS_PATH
     if not path.exists():
         raise ValueError(f"{path} is missing, and it holds the instructions: {COPY_AGAIN}")
-    table = _table(path)
+    table = read_table(path, remedy=COPY_AGAIN)
     # The instruction is pandas' index: called "task", or "__index_level_0__" by older writers.
     instruction = next((name for name in table.schema.names if name != "task_index"), None)
     if instruction is None or "task_index" not in table.schema.names:
@@ -142,12 +156,7 @@ def read_columns(folder: Path, info: Mapping[str, Any] | None = None) -> Columns
     required = {form.STATE_KEY, form.ACTION_KEY, "episode_index", "task_index", "index"}
     wanted = required | {"perturbed", "seed", *SUCCESS}
     names = [name for name in info["features"] if name in wanted]
-    tables = [(path, _table(path, names)) for path in _parts(folder, DATA)]
-    for path, table in tables:
-        missing = (required | set(names)) - set(table.schema.names)
-        if missing:
-            raise ValueError(f"{path} has no column {', '.join(sorted(missing))}: {COPY_AGAIN}")
-    joined = pa.concat_tables([table for _, table in tables], promote_options="permissive")
+    joined = read_table(_parts(folder, DATA), sorted(required | set(names)), COPY_AGAIN)
     total = int(info["total_frames"])
     columns = {name: column_to_numpy(joined.column(name)) for name in names}
     if not np.array_equal(columns["index"], np.arange(total)):
@@ -170,7 +179,7 @@ def read_columns(folder: Path, info: Mapping[str, Any] | None = None) -> Columns
 def read_statistics(folder: Path, columns: Columns) -> form.Statistics:
     """The dataset's own, with those of actions and proprio computed where it lacks quantiles."""
     path = folder / form.STATS_PATH
-    stored = _json(path) if path.exists() else {}
+    stored = read_json(path, dict[str, dict[str, Any]], COPY_AGAIN, finite=False) if path.exists() else {}
     statistics = {key: {n: np.asarray(v) for n, v in values.items()} for key, values in stored.items()}
     for key, values in ((form.ACTION_KEY, columns.actions), (form.STATE_KEY, columns.proprio)):
         if "q01" not in statistics.get(key, {}):
@@ -198,25 +207,8 @@ def _success(columns: Mapping[str, np.ndarray], starts: np.ndarray) -> Bool[np.n
     return np.repeat(np.logical_or.reduceat(marked, starts[:-1]), np.diff(starts))
 
 
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): {COPY_AGAIN}") from error
-
-
 def _parts(folder: Path, pattern: str) -> Sequence[Path]:
     found = sorted(folder.glob(pattern))
     if not found:
         raise ValueError(f"{folder} has no {pattern}: {COPY_AGAIN}")
     return found
-
-
-def _table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """Some columns of a parquet file (none of them: its schema alone, without a row)."""
-    try:
-        if columns is not None and not columns:
-            return pq.read_schema(path).empty_table()
-        return pq.read_table(path, columns=None if columns is None else list(columns))
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is damaged ({error}): {COPY_AGAIN}") from error

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import io
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -26,7 +25,9 @@ from jaxtyping import Bool, Float32, UInt8
 from PIL import Image
 
 from vla.data import lerobot_format as form
-from vla.data.lerobot_join import join
+from vla.data.lerobot_join import join, read_shard
+from vla.files.read import read_json
+from vla.files.write import write_json
 
 # RGB without loss: simulator pictures are flat, so it is as fast as lossy coding and 2 to 3 times as large, and a
 # policy trains on exactly the pixels that it will act on. Every second frame is a key frame, for random access.
@@ -113,7 +114,7 @@ class LeRobotWriter:
                 camera: form.channel_histogram(episode.images[camera]).tolist() for camera in self.spec.cameras
             }
             about = {"instruction": episode.instruction, "length": len(episode), "histograms": histograms}
-            (draft / "episode.json").write_text(json.dumps(about))
+            write_json(draft / "episode.json", about)
             os.rename(draft, shard)
         self._lengths[episode.seed] = len(episode)
 
@@ -148,11 +149,9 @@ class LeRobotWriter:
         """Write the spec of a new partial dataset, or hold it against the one that is there."""
         path, mine = self.partial / "spec.json", self.spec.to_dict()
         if not path.exists():
-            draft = path.with_suffix(".draft")
-            draft.write_text(json.dumps(mine))
-            os.rename(draft, path)
+            write_json(path, mine)
             return
-        theirs = json.loads(path.read_text())
+        theirs = read_json(path, remedy=f"remove {self.partial} and collect anew")
         for field, value in mine.items():
             if theirs.get(field) != value:
                 raise ValueError(
@@ -199,7 +198,7 @@ def disk_full_explained(path: Path, needed: int) -> Iterator[None]:
 
 
 def _length(shard: Path) -> int:
-    return int(json.loads((shard / "episode.json").read_text())["length"])
+    return read_shard(shard)["length"]
 
 
 def _rows(episode: Episode, spec: form.DatasetSpec) -> pa.Table:

@@ -8,10 +8,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vla.config import ConfigError, RobotConfig, freeze
-from vla.config.compose import check_groups, check_keys, composed, parsed, split, suggestion
+from vla.config.compose import check_groups, composed, overridden, read_settings, split, suggestion
 from vla.evaluate.starts import StartManifest
 
 UNCHANGED = "none"
@@ -25,8 +23,6 @@ def settings_of(run: Path, overrides: Sequence[str] = ()) -> RobotConfig:
 
     Raises ConfigError (a ValueError) when the folder is no run of a robot policy, or a setting cannot be.
     """
-    from omegaconf import OmegaConf
-
     given = split(overrides)
     check_groups(given)
     task = given.pop("sim", None)
@@ -34,21 +30,16 @@ def settings_of(run: Path, overrides: Sequence[str] = ()) -> RobotConfig:
     if task is not None:
         asked = composed({"sim": task})["sim"]
         values["sim"] = asked | {name: values["sim"][name] for name in OF_THE_POLICY if name in asked}
-    check_keys(given, values)
-    settings = OmegaConf.create(values)
-    for key, value in parsed(given).items():
-        OmegaConf.update(settings, key, value, merge=False)
-    config = freeze(OmegaConf.to_container(settings))  # type: ignore[arg-type]
+    config = freeze(overridden(values, given))
     assert isinstance(config, RobotConfig)
     return config
 
 
 def saved_settings(run: Path) -> dict[str, Any]:
     """What stands in the config.yaml of a run of a robot policy."""
-    path = run / "config.yaml"
-    if not path.is_file():
+    if not (run / "config.yaml").exists():
         raise ConfigError(f"{run} is no run: there is no config.yaml in it{beside(run)}")
-    values = yaml.safe_load(path.read_text())
+    values = read_settings(run)
     if values["mode"] != "robot":
         raise ConfigError(f"{run} is a run of mode={values['mode']}: only robot policies are judged in a simulator")
     return values
@@ -93,13 +84,14 @@ def check_demonstrations(manifest: StartManifest, folder: Path | None) -> None:
     if folder is None:
         return
     import numpy as np
-    import pyarrow.parquet as parquet
+
+    from vla.files.arrays import column_names, read_table
 
     judged = manifest.evaluation_seeds
     for file in sorted((folder / "data").rglob("*.parquet")):
-        if "seed" not in parquet.read_schema(file).names:
+        if "seed" not in column_names(file):
             return
-        seen = np.unique(parquet.read_table(file, columns=["seed"])["seed"].to_numpy())
+        seen = np.unique(read_table(file, ["seed"])["seed"].to_numpy())
         both = np.intersect1d(seen, judged)
         if len(both):
             raise ValueError(

@@ -8,9 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
+
+from vla.files.read import KEYS, read_json, reading
+from vla.files.write import write_json
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,18 @@ class SeedRange:
                 f"{number} starts were asked of {len(self)} seeds ({self.first} to {self.last}): widen them"
             )
         return np.arange(self.first, self.first + number, dtype=np.int64)
+
+
+class Starts(TypedDict):
+    """What a manifest holds as a file; ranges are their first and last seed."""
+
+    __pydantic_config__ = KEYS  # type: ignore[misc]
+    sha256: str
+    scene: dict[str, Any]
+    num_starts: int
+    train: list[int]
+    validation: list[int]
+    evaluation: list[int]
 
 
 @dataclass(frozen=True)
@@ -88,14 +103,15 @@ class StartManifest:
         }
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps(self.to_dict(), indent=1) + "\n")
+        write_json(path, self.to_dict())
 
     @classmethod
     def load(cls, path: Path) -> StartManifest:
         """Read a manifest back; ValueError when it was edited, for then its hash does not fit."""
-        values = json.loads(path.read_text())
-        ranges = {name: SeedRange(*values[name]) for name in RANGES}
-        manifest = cls(scene=values["scene"], num_starts=values["num_starts"], **ranges)
+        values = read_json(path, Starts, "restore it: it says which starts were trained on")
+        with reading(path):
+            ranges = {name: SeedRange(*values[name]) for name in RANGES}
+            manifest = cls(scene=values["scene"], num_starts=values["num_starts"], **ranges)
         if manifest.sha256 != values["sha256"]:
             raise ValueError(f"{path} was changed: its hash is not that of its starts; evaluate anew with the settings")
         return manifest

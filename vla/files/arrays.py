@@ -50,6 +50,24 @@ def read_with_metadata(
         return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
 
 
+def load_weights(model: Any, weights: Mapping[str, Any], path: Path, remedy: str = RESTORE) -> None:
+    """Give a model the weights that were read from `path`, once they are all there, of its shapes, and finite."""
+    own = model.state_dict()
+    there = {own[name].data_ptr() for name in weights if name in own}
+    for name, tensor in own.items():
+        if name in weights and weights[name].shape != tensor.shape:
+            shapes = f"{list(weights[name].shape)}, the model wants {list(tensor.shape)}"
+            raise DamagedFile(path, f"the tensor {name} has the shape {shapes}", remedy)
+        if name not in weights and (tensor.numel() == 0 or tensor.data_ptr() not in there):  # tied ones are kept once
+            raise DamagedFile(path, f"the tensor {name} is missing", remedy)
+    for name, tensor in weights.items():
+        if name not in own:
+            raise DamagedFile(path, f"the tensor {name} is not of this model", remedy)
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise DamagedFile(path, f"the tensor {name} holds numbers that are not finite", remedy)
+    model.load_state_dict(weights, strict=False)
+
+
 def read_table(paths: Path | Sequence[Path], columns: Sequence[str] | None = None, remedy: str = RESTORE) -> Any:
     """The rows of parquet files as one pyarrow table; columns that a file lacks are a fault of it."""
     import pyarrow as pa
@@ -62,10 +80,8 @@ def read_table(paths: Path | Sequence[Path], columns: Sequence[str] | None = Non
             raise DamagedFile(path, f"it has no column {', '.join(missing)}", remedy)
         with opened_by_library(path, remedy):
             tables.append(pq.read_table(path, columns=columns))
-            if tables[-1].schema.names != tables[0].schema.names:
-                raise DamagedFile(path, f"its columns are not those of {tables[0].schema.names}", remedy)
     with opened_by_library(paths if isinstance(paths, Path) else paths[0].parent, remedy):
-        return pa.concat_tables(tables)
+        return pa.concat_tables(tables, promote_options="permissive")
 
 
 def column_names(path: Path, remedy: str = RESTORE) -> list[str]:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from vla.config.compose import read_settings
+from vla.evaluate.starts import StartManifest
+from vla.hub.passport import read_passport
+from vla.train.run_folder import RunFolder, read_sessions
+
 
 def model_card(run: Path, num_parameters: int) -> str:
     """README.md for the hub: results with n and interval, what actions mean, how it was made, how to use it."""
-    config = yaml.safe_load((run / "config.yaml").read_text())
-    passport = json.loads((run / "policy.json").read_text())
-    results = json.loads((run / "results.json").read_text()) if (run / "results.json").exists() else {}
-    starts = json.loads((run / "starts.json").read_text())
+    config, passport = read_settings(run), read_passport(run)
+    results, starts = RunFolder(run).read_results(), StartManifest.load(run / "starts.json").to_dict()
     task = config["sim"].get("task", config["sim"].get("id"))
     title = ", ".join(task) if isinstance(task, list) else str(task)
     head = {
@@ -90,8 +92,7 @@ def frame_of(passport: Mapping[str, Any]) -> str:
 
 def made(run: Path, starts: Mapping[str, Any]) -> str:
     """Command, commit and machine of the last session."""
-    sessions = json.loads((run / "run.json").read_text()) if (run / "run.json").exists() else [{}]
-    last = sessions[-1]
+    last = (read_sessions(run) or [{}])[-1]
     libraries = ", ".join(f"{name} {version}" for name, version in last.get("libraries", {}).items())
     return (
         f"```\n{last.get('command', 'unknown')}\n```\n\n"

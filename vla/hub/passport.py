@@ -2,19 +2,63 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 
 from vla.config import RobotConfig
+from vla.files.read import KEYS, DamagedFile, read_json
 
 PROPRIO, PLAN, QUERIES = "model.proprio_mean", "model.plan.dimensions", "model.plan.queries"
 """The weights whose sizes say how many numbers are felt and planned, and how many queries plan them."""
+
+
+class ActionSpec(TypedDict):
+    """What an action means: a name, unit, kind and limits for every dimension."""
+
+    __pydantic_config__ = KEYS  # type: ignore[misc]
+    names: list[str]
+    units: list[str]
+    kinds: list[str]
+    low: list[float]
+    high: list[float]
+    frame: str
+    control_hz: float
+
+
+class Shown(TypedDict):
+    """What the policy.json of an evaluation holds: enough to look at its episodes."""
+
+    __pydantic_config__ = KEYS  # type: ignore[misc]
+    action_spec: ActionSpec
+
+
+class Passport(Shown):
+    """What the policy.json of a run or an export holds."""
+
+    cameras: list[str]
+    image_size: int
+    chunk: int
+    instruction_length: int
+    policy: str
+    actions: dict[str, Any]
+
+
+def read_passport(folder: Path, kind: Any = Passport) -> dict[str, Any]:
+    """The policy.json of a run, an export or (kind `Shown`) an evaluation."""
+    path = folder / "policy.json"
+    passport = read_json(path, kind, REMEDY)
+    spec = passport["action_spec"]
+    if len({len(spec[name]) for name in ("names", "units", "kinds", "low", "high")}) != 1:
+        raise DamagedFile(path, "names, units, kinds, low and high of its action_spec are not equally long", REMEDY)
+    return passport
+
+
+REMEDY = "restore it, or export the policy again"
 
 
 @dataclass(frozen=True)
@@ -63,7 +107,7 @@ class PassportWorld:
 
 def passport_world(folder: Path, weights: Mapping[str, Tensor]) -> PassportWorld:
     """The world that the policy in `folder` was made for, as far as the policy itself knows it."""
-    passport = json.loads((folder / "policy.json").read_text())
+    passport = read_passport(folder)
     return PassportWorld(passport["action_spec"], felt_names(passport, weights), planned(weights))
 
 

@@ -2,14 +2,13 @@
 is held against the environment whenever the policy is loaded.
 
     README.md  config.json  config.yaml  policy.json  starts.json  model.safetensors  tokenizer/
-    policy_preprocessor.json  policy_postprocessor.json
+    manifest.json  policy_preprocessor.json  policy_postprocessor.json
 
-The last line and config.json are what LeRobot reads: the folder is one of its checkpoints too (`vla.lerobot`).
+The last two and config.json are what LeRobot reads: the folder is one of its checkpoints too (`vla.lerobot`).
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,13 +18,14 @@ import yaml
 
 from vla.config.robot import RobotConfig
 from vla.evaluate.settings import beside, saved_settings, settings_of
+from vla.files.write import appearing
 from vla.hub.card import model_card
-from vla.hub.passport import PROPRIO
+from vla.hub.export import WEIGHTS, write_checksums
+from vla.hub.passport import PROPRIO, read_passport
 from vla.lerobot.folder import lerobot_files
 from vla.runtime import on_hub
 from vla.train.storage import unshared
 
-WEIGHTS = "model.safetensors"
 FILES = ("README.md", "*.json", "config.yaml", "*.safetensors", "tokenizer/*")
 """All that is ever fetched: nothing that could be executed."""
 LAST_TRAINED = "checkpoints/last/pretrained_model"
@@ -47,17 +47,17 @@ def save_pretrained(run: Path, folder: Path, make_world: Callable[[Any], Any]) -
     policy, _ = load_policy(run, config, make_world(config.sim))
     folder.mkdir(parents=True, exist_ok=True)
     weights = unshared(policy.state_dict())
-    unfinished = folder / f".unfinished-{WEIGHTS}"
-    save_file(weights, unfinished, {"format": "pt"})
+    with appearing(folder / WEIGHTS) as unfinished:
+        save_file(weights, unfinished, {"format": "pt"})
     for name in ("policy.json", "starts.json"):
         shutil.copyfile(run / name, folder / name)
     shutil.copytree(run / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(portable(saved_settings(run)), sort_keys=False))
-    size, passport = sum(tensor.numel() for tensor in weights.values()), json.loads((run / "policy.json").read_text())
+    size, passport = sum(tensor.numel() for tensor in weights.values()), read_passport(run)
     for name, text in lerobot_files(passport, len(weights[PROPRIO]), size).items():
         (folder / name).write_text(text)
     (folder / "README.md").write_text(model_card(run, size))
-    unfinished.replace(folder / WEIGHTS)
+    write_checksums(folder)
     return folder
 
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from vla.data.demonstrations import check_action_spec
+from vla.files.read import KEYS, read_json
 from vla.lerobot.places import PlacedObserver
 from vla.types import Decision, Observation, Scores, Trace
 
@@ -31,7 +31,7 @@ def lerobot_folder(folder: Path) -> Path | None:
     for inside in INSIDE:
         found = folder / inside / "config.json"
         if found.is_file() and not (found.parent / "policy.json").exists():
-            values = json.loads(found.read_text())
+            values = read_json(found, finite=False)
             return found.parent if {"type", "input_features"} <= values.keys() else None
     return None
 
@@ -69,16 +69,47 @@ class Declared:
             raise ValueError(f"{STATE}: the policy wants {self.state_size} numbers, the simulation has {proprio_size}")
         stated = None if self.dataset is None else self.dataset / "meta" / "action_spec.json"
         if stated is not None and stated.exists():
-            check_action_spec(json.loads(stated.read_text()), action_spec, f"the dataset {self.dataset}")
+            check_action_spec(read_json(stated), action_spec, f"the dataset {self.dataset}")
+
+
+class Shaped(TypedDict):
+    """A feature of a checkpoint."""
+
+    __pydantic_config__ = KEYS  # type: ignore[misc]
+    shape: list[int]
+
+
+class CheckpointConfig(TypedDict):
+    """What is needed of the config.json of a checkpoint."""
+
+    __pydantic_config__ = KEYS  # type: ignore[misc]
+    type: str
+    input_features: dict[str, Shaped]
+    output_features: dict[str, Shaped]
+
+
+class TrainedOn(TypedDict):
+    """What is needed of the dataset in train_config.json."""
+
+    __pydantic_config__ = KEYS  # type: ignore[misc]
+    root: NotRequired[str | None]
+
+
+class TrainConfig(TypedDict):
+    """What is needed of train_config.json."""
+
+    __pydantic_config__ = KEYS  # type: ignore[misc]
+    dataset: NotRequired[TrainedOn]
 
 
 def declared(folder: Path) -> Declared:
     """Read it from config.json, and the dataset from train_config.json."""
-    values = json.loads((folder / "config.json").read_text())
+    path = folder / "config.json"
+    values = read_json(path, CheckpointConfig, finite=False)
     shapes = {name: f["shape"] for name, f in {**values["input_features"], **values["output_features"]}.items()}
     cameras = {n.removeprefix(IMAGES): tuple(shape[-2:]) for n, shape in shapes.items() if n.startswith(IMAGES)}
     trained = folder / "train_config.json"
-    root = json.loads(trained.read_text()).get("dataset", {}).get("root") if trained.exists() else None
+    root = read_json(trained, TrainConfig, finite=False).get("dataset", {}).get("root") if trained.exists() else None
     dataset = Path(root) if root and (Path(root) / "meta" / "info.json").exists() else None
     state, action = (int(shapes[name][0]) if name in shapes else 0 for name in (STATE, ACTION))
     return Declared(values["type"], cameras, state, action, dataset)  # type: ignore[arg-type]

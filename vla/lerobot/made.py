@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -23,8 +23,11 @@ from vla.data.meaning import SEEN
 from vla.data.observations import Observer
 from vla.data.pictures import check_resize
 from vla.evaluate.settings import settings_of
-from vla.hub.passport import PassportWorld, passport_world
-from vla.hub.pretrained import WEIGHTS, local_folder, portable
+from vla.files.read import KEYS, read_json_if_there
+from vla.files.write import appearing, write_json
+from vla.hub.export import WEIGHTS, write_checksums
+from vla.hub.passport import PassportWorld, passport_world, read_passport
+from vla.hub.pretrained import local_folder, portable
 from vla.lerobot.configuration_vla import ACTION, IMAGES, STATE, VlaConfig, robot_settings
 from vla.lerobot.folder import lerobot_files
 from vla.sft.protocols import ImitablePolicy
@@ -68,8 +71,8 @@ def from_folder(name: str) -> Made:
     if weights is None or not (folder / "policy.json").exists():
         raise ValueError(f"{folder} holds no policy of ours: export one with scripts/export_policy.py")
     settings, world = settings_of(folder), passport_world(folder, weights)
-    policy, observer = load_policy(folder, settings, world)  # type: ignore[arg-type]
-    passport = json.loads((folder / "policy.json").read_text())
+    policy, observer = load_policy(folder, settings, world, weights)  # type: ignore[arg-type]
+    passport = read_passport(folder)
     return Made(policy, observer, settings, passport, world.proprio_size, folder)
 
 
@@ -100,12 +103,19 @@ def from_dataset(config: VlaConfig, dataset: Any) -> Made:
     return Made(make_policy(settings, model, code), observer, settings, passport, proprio_size, dataset=root)
 
 
+class Planned(TypedDict):
+    """What is needed of the architecture of a model's checkpoint."""
+
+    __pydantic_config__ = KEYS  # type: ignore[misc]
+    num_plan_numbers: int
+
+
 def plan_numbers(settings: RobotConfig) -> int:
     """How many numbers the plan of the settings' model holds: its checkpoint's, or one where nothing is planned."""
     if settings.model.checkpoint is None:
         return 1
     architecture = checkpoint_folder(settings.model.checkpoint) / "architecture.json"
-    return json.loads(architecture.read_text())["num_plan_numbers"] if architecture.exists() else 1
+    return read_json_if_there(architecture, {"num_plan_numbers": 1}, Planned)["num_plan_numbers"]
 
 
 def checked_columns(root: Path, settings: RobotConfig) -> Columns:
@@ -148,14 +158,16 @@ def write_folder(folder: Path, made: Made, weights: Mapping[str, Tensor]) -> Non
     for name, text in lerobot_files(made.passport, made.proprio_size, num_elements(weights)).items():
         if not (folder / name).exists():
             (folder / name).write_text(text)
-    save_file(unshared(dict(weights)), folder / WEIGHTS, {"format": "pt"})
-    (folder / "policy.json").write_text(json.dumps(dict(made.passport), indent=1, allow_nan=False) + "\n")
+    with appearing(folder / WEIGHTS) as unfinished:
+        save_file(unshared(dict(weights)), unfinished, {"format": "pt"})
+    write_json(folder / "policy.json", dict(made.passport))
     made.observer.tokenizer.save_pretrained(folder / "tokenizer")
     settings = portable(yaml.safe_load(as_yaml(made.settings)))
     if made.dataset is not None:
         settings["data"]["path"] = str(made.dataset)
     (folder / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     start_manifest(made.settings).save(folder / "starts.json")
+    write_checksums(folder)
 
 
 def num_elements(weights: Mapping[str, Tensor]) -> int:

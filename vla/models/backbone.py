@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from vla.models.loading import BACKBONE, load_pretrained
+
 ORDER_SCALES = (0.02, 0.08, 0.3)
 """Length scales, as shares of the whole line, on which ordered ids resemble each other."""
 
@@ -167,7 +169,7 @@ def hub_backbone(name_or_path: str, dtype: torch.dtype, gradient_checkpointing: 
     """Any causal LM by hub name or local folder."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(name_or_path, dtype=dtype)
+    model = load_pretrained(AutoModelForCausalLM, name_or_path, BACKBONE, dtype=dtype)
     backbone = Backbone(model)
     if gradient_checkpointing:
         checkpoint_gradients(backbone)

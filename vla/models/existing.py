@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vla.models.backbone import Backbone
+from vla.models.loading import BACKBONE, load_pretrained
 
 KINDS = ("idefics3", "smolvlm", "paligemma", "qwen2_5_vl")
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -72,13 +73,14 @@ def existing_vlm(name_or_path: str, image_size: int, dtype: torch.dtype) -> tupl
     """
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    config = AutoConfig.from_pretrained(name_or_path)
+    config = load_pretrained(AutoConfig, name_or_path, BACKBONE)
     if config.model_type not in KINDS:
         raise ValueError(
             f"model.backbone.repository ({name_or_path}) is a {config.model_type}; of vision-language models these are "
             f"known: {', '.join(KINDS)}"
         )
-    return taken_apart(AutoModelForImageTextToText.from_pretrained(name_or_path, dtype=dtype), image_size)
+    model = load_pretrained(AutoModelForImageTextToText, name_or_path, BACKBONE, dtype=dtype)
+    return taken_apart(model, image_size)
 
 
 def taken_apart(model: Any, image_size: int) -> tuple[ExistingVision, Backbone]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from vla.files.arrays import load_weights, opened_by_library, read_safetensors, read_tokenizer
+from vla.files.read import read_json, reading
+from vla.files.write import write_json
 from vla.models.backbone import small_llama
 from vla.models.queries import QueryHead
 from vla.models.vision import small_vit
@@ -54,7 +56,7 @@ def save_vlm(folder: Path, model: VisionLanguageModel, architecture: SmallArchit
     from safetensors.torch import save_model
 
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "architecture.json").write_text(json.dumps(asdict(architecture), indent=2) + "\n")
+    write_json(folder / "architecture.json", asdict(architecture))
     tokenizer.save_pretrained(folder)
     temporary = folder / "model.safetensors.partial"
     save_model(model, str(temporary))
@@ -66,11 +68,10 @@ def read_architecture(folder: Path) -> SmallArchitecture:
     for name in ("architecture.json", "model.safetensors", "tokenizer.json"):
         if not (folder / name).is_file():
             raise ValueError(f"model.checkpoint={folder}: {name} is missing; make one with scripts/pretrain_vlm.py")
-    try:
-        values = json.loads((folder / "architecture.json").read_text())
+    path = folder / "architecture.json"
+    values = read_json(path, remedy=REMEDY)
+    with reading(path, REMEDY):
         return SmallArchitecture(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{folder / 'architecture.json'} cannot be read: {error}") from error
 
 
 def load_vlm(folder: Path) -> tuple[VisionLanguageModel, SmallArchitecture, Any]:
@@ -78,18 +79,15 @@ def load_vlm(folder: Path) -> tuple[VisionLanguageModel, SmallArchitecture, Any]
 
     Raises ValueError naming the file when one is missing or broken.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_model
-    from transformers import PreTrainedTokenizerFast
-
     architecture = read_architecture(folder)
-    model = small_vlm(architecture)
-    try:
-        load_model(model, str(folder / "model.safetensors"))
-    except (SafetensorError, RuntimeError, OSError) as error:
-        raise ValueError(f"{folder / 'model.safetensors'} is corrupt or of another architecture: {error}") from error
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
-    return model, architecture, tokenizer
+    path = folder / "model.safetensors"
+    with opened_by_library(folder / "architecture.json", REMEDY):
+        model = small_vlm(architecture)
+    load_weights(model, read_safetensors(path, REMEDY), path, REMEDY)
+    return model, architecture, read_tokenizer(folder, REMEDY)
+
+
+REMEDY = "make one with scripts/pretrain_vlm.py"
 
 
 def num_parameters(model: torch.nn.Module) -> int:

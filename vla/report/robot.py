@@ -8,8 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from vla.evaluate.starts import StartManifest
+from vla.files.read import read_json_if_there, read_yaml
 from vla.files.write import write_atomically
 from vla.report.charts import Curve, Interval, interval_chart, line_chart
 from vla.report.page import Markup, facts, grid, page, section, table, tiles, videos
@@ -24,12 +24,12 @@ from vla.report.run import (
     of_stage,
     points,
     rate_curve,
-    read_json,
     spent_on,
     success_chart,
     time_chart,
 )
 from vla.train.metrics import read_metrics
+from vla.train.run_folder import RunFolder, read_sessions
 
 CURVES: tuple[tuple[str, str, dict[str, str]], ...] = (
     ("Return", "a trajectory", {"return_mean": "return"}),
@@ -60,8 +60,8 @@ def write_report(folder: Path) -> Path:
 
 def report_page(folder: Path) -> str:
     """The whole page."""
-    results, config = read_json(folder / "results.json", {}), yaml.safe_load((folder / "config.yaml").read_text())
-    sessions = read_json(folder / "run.json", [{}])
+    results, config = RunFolder(folder).read_results(), read_yaml(folder / "config.yaml")
+    sessions = read_sessions(folder) or [{}]
     stages, records = results.get("stages", {}), read_metrics(folder)
     parts = [
         tiles(headline(results)),
@@ -217,7 +217,7 @@ def films(folder: Path) -> dict[str, Path]:
 def data_card(folder: Path, stages: Mapping[str, Any]) -> dict[str, Any]:
     """What the policy learned from."""
     meta = folder / "demonstrations" / "meta"
-    info, source = read_json(meta / "info.json", {}), read_json(meta / "source.json", {})
+    info, source = (read_json_if_there(meta / name, {}) for name in ("info.json", "source.json"))
     known = stages.get("demonstrations", {})
     card = {
         "episodes": info.get("total_episodes", known.get("num_episodes")),
@@ -233,8 +233,10 @@ def data_card(folder: Path, stages: Mapping[str, Any]) -> dict[str, Any]:
 
 def starts_of(folder: Path) -> str | None:
     """The starts of the run, with their hash."""
-    starts = read_json(folder / "starts.json", None)
-    return starts and (
+    if not (folder / "starts.json").exists():
+        return None
+    starts = StartManifest.load(folder / "starts.json").to_dict()
+    return (
         f"sha256 {starts['sha256'][:16]}; train {starts['train']}, validation {starts['validation']}, "
         f"evaluation {starts['evaluation']}"
     )

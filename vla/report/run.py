@@ -18,10 +18,6 @@ from vla.report.page import Markup, command, facts, folded, section
 Records = Sequence[Mapping[str, Any]]
 
 
-def read_json(path: Path, otherwise: Any) -> Any:
-    return json.loads(path.read_text()) if path.exists() else otherwise
-
-
 def of_stage(records: Records, stage: str) -> Records:
     return [record for record in records if record.get("stage") == stage]
 

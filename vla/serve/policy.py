@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from vla.config.robot import RobotConfig
 from vla.data.observations import Observer
+from vla.hub.passport import read_passport
 from vla.policies.continuing import can_continue, continue_chunk
 from vla.policies.denoising import DenoisingPolicy
 from vla.rl.protocols import Observe, Policy
@@ -65,6 +65,6 @@ def expected_of(config: RobotConfig, world: World, observer: Observer) -> Expect
 
 def passport_of(folder: Path) -> dict[str, Any]:
     """What a client must know to use the policy: what actions mean, cameras, pixels and chunk, without its weights."""
-    values = json.loads((folder / "policy.json").read_text())
+    values = read_passport(folder)
     told = ("policy", "action_spec", "cameras", "image_size", "chunk")
     return {name: values[name] for name in told if name in values} | {"checkpoint": folder.name, "protocol": "openpi"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +11,13 @@ import torch
 from vla.build import build_vlm, small_architecture
 from vla.config.robot import RobotConfig
 from vla.data.questions import QuestionEncoder
+from vla.files.write import write_json
 from vla.models.pretrained import num_parameters, save_vlm
 from vla.stages.grounding import FIRST_FREE_SEED, Answers, Grounding, GroundingSettings, answer_questions
 from vla.stages.world import World
 from vla.train.metrics import MetricsLog
 from vla.train.progress import Progress
-from vla.train.run_folder import circumstances, open_run
+from vla.train.run_folder import circumstances, open_run, plain
 from vla.train.seed import seed_everything
 
 NUM_HELD_OUT = 2048
@@ -63,7 +63,7 @@ def run_pretraining(config: RobotConfig, world: World) -> Path:
         "num_held_out": NUM_HELD_OUT,
         **circumstances(),
     }
-    (folder / "metrics.json").write_text(json.dumps(record, indent=1) + "\n")
+    write_json(folder / "metrics.json", plain(record))
     for name, value in judged.items():
         progress.say(f"  {name:<48}{value:.4f}")
     log.close()

@@ -5,7 +5,7 @@ Every stage leaves something that a resumed run picks up: a dataset, a checkpoin
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,10 @@ from vla.data.observations import Observer
 from vla.data.pictures import RESIZE, check_resize
 from vla.data.questions import QuestionEncoder
 from vla.evaluate.starts import SeedRange, StartManifest
+from vla.files.arrays import load_weights, read_safetensors, read_tokenizer
+from vla.files.read import reading
+from vla.files.write import write_json
+from vla.hub.passport import REMEDY, read_passport
 from vla.interrupt import stop_on_interrupt
 from vla.models.pretrained import num_parameters
 from vla.report.robot import write_report
@@ -42,7 +46,7 @@ from vla.stages.world import World
 from vla.train.agreement import failing_together, from_main
 from vla.train.distributed import same_weights, start_processes
 from vla.train.run import Run, start_run, written
-from vla.train.run_folder import RunFolder, open_run
+from vla.train.run_folder import RunFolder, open_run, plain
 from vla.train.seed import derive_seed, seed_everything
 
 
@@ -178,20 +182,26 @@ def build_policy(
         if not run.done("sft") and run.load("sft") is None:
             ground(run, config, world, model, encoder)
     if known:
-        passport = json.loads(written.read_text())
+        passport = read_passport(written.parent)
         for camera, (height, width) in demos.picture_sizes.items():
             check_resize(passport, height, width, f"camera {camera} of the dataset {demos.folder}")
-        code = read_code(config.policy, passport["actions"])
+        code = code_of(config.policy, passport, written)
     else:
         training, _ = demos.split(config.data.holdout_fraction, config.train.seed)
         code = fit_code(config.policy, chunks_to_fit(training, config.policy.chunk))
         if run.processes.is_main:
             tokenizer.save_pretrained(run.folder.path / "tokenizer")
-            written.write_text(json.dumps(describe(code, world, config), indent=1, allow_nan=False) + "\n")
+            write_json(written, plain(describe(code, world, config)))
     policy = make_policy(config, model, code)
     same_weights(policy, run.processes)
     run.results["model"] = {"num_parameters": num_parameters(policy), "num_draws": policy.num_draws}
     return policy, observer_of(config, tokenizer, config.policy.instruction_length, policy), encoder
+
+
+def code_of(policy: Any, passport: Mapping[str, Any], path: Path) -> ActionCode:
+    """What stands for actions, as the passport that was read from `path` says."""
+    with reading(path, REMEDY):
+        return read_code(policy, passport["actions"])
 
 
 def observer_of(config: RobotConfig, tokenizer: Any, length: int, policy: ImitablePolicy) -> Observer:
@@ -233,27 +243,27 @@ def ground(run: Run, config: RobotConfig, world: World, model: Any, encoder: Que
     run.check_stop()
 
 
-def load_policy(folder: Path, config: RobotConfig, world: World) -> tuple[ImitablePolicy, Observer]:
-    """The policy that a finished run ended with.
+def load_policy(
+    folder: Path, config: RobotConfig, world: World, weights: Mapping[str, torch.Tensor] | None = None
+) -> tuple[ImitablePolicy, Observer]:
+    """The policy that a finished run ended with; `weights` where they were read already.
 
     Raises ValueError when the folder holds none, or one whose actions mean something else than the world's.
     """
-    from transformers import PreTrainedTokenizerFast
-
     from vla.data.meaning import check_action_spec, check_state
     from vla.hub.passport import alone, ask_as_often, felt_names, planned
 
-    written, weights = folder / "policy.json", weights_in(folder)
+    written, weights = folder / "policy.json", weights_in(folder) if weights is None else weights
     if not written.exists() or weights is None:
         raise ValueError(f"{folder} holds no policy: finish the run, or give another folder")
-    passport = json.loads(written.read_text())
+    passport = read_passport(folder)
     check_action_spec(passport["action_spec"], world.action_spec, f"the policy in {folder}")
     check_state(felt_names(passport, weights), world.proprio_names, f"the policy in {folder}")
     model, _ = build_vlm(alone(config), world.proprio_size, planned(weights), world.texts())
     ask_as_often(model, weights)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder / "tokenizer"), local_files_only=True)
-    policy = make_policy(config, model, read_code(config.policy, passport["actions"]))
-    policy.load_state_dict(weights)
+    tokenizer = read_tokenizer(folder / "tokenizer", REMEDY)
+    policy = make_policy(config, model, code_of(config.policy, passport, written))
+    load_weights(policy, weights, folder)
     return policy, asking_for_good(
         policy, observer_of(config, tokenizer, passport["instruction_length"], policy), config.recap
     )
@@ -261,13 +271,12 @@ def load_policy(folder: Path, config: RobotConfig, world: World) -> tuple[Imitab
 
 def weights_in(folder: Path) -> dict[str, torch.Tensor] | None:
     """What a run ended with, or what was exported from one; None where there is neither."""
-    from safetensors.torch import load_file
-
+    from vla.hub.export import WEIGHTS, check_export
     from vla.train.checkpoint import last_checkpoint, load_checkpoint
 
-    exported = folder / "model.safetensors"
-    if exported.exists():
-        return load_file(exported)
+    if (folder / WEIGHTS).exists():
+        check_export(folder)
+        return read_safetensors(folder / WEIGHTS, REMEDY)
     for stage, name in (("rl", "best"), ("recap", "policy"), ("sft", "policy")):
         path = last_checkpoint(folder / "checkpoints" / stage)
         if path is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,7 +16,7 @@ from vla.evaluate.settings import UNCHANGED, apart_from_training, settings_of
 from vla.evaluate.starts import StartManifest
 from vla.evaluate.summary import Judged, against, by_task, changes, summarize
 from vla.evaluate.video import write_video
-from vla.files.write import write_atomically
+from vla.files.write import write_atomically, write_json
 from vla.hub.pretrained import local_folder
 from vla.lerobot.checkpoints import DETERMINISTIC, declared, lerobot_folder, open_policy
 from vla.lerobot.places import placed_worlds
@@ -123,7 +122,7 @@ def compare_runs(first: Path, second: Path, asked: Asked, make_world: MakeWorld)
     for test in tests:
         Progress().say(f"  {second} against {first}, {test['condition']} ({test['decoding']}): {test['text']}")
     result = {"a": str(first), "b": str(second), "b_against_a": tests, "starts": manifests[0].to_dict()}
-    write_atomically(folder / "comparison.json", json.dumps(plain(result), indent=1) + "\n")
+    write_json(folder / "comparison.json", plain(result))
     write_atomically(folder / "comparison.html", comparison_page(found[0][0], found[1][0], tests))
     return folder
 
@@ -196,9 +195,9 @@ def new_folder(parent: Path) -> Path:
 def finish(folder: Path, starts: StartManifest, result: Mapping[str, Any], trial: Trial) -> None:
     """Write the numbers, the starts they come from, and what the viewer must know of the actions that it shows."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "policy.json").write_text(json.dumps({"action_spec": dict(trial.world.action_spec)}) + "\n")
+    write_json(folder / "policy.json", plain({"action_spec": trial.world.action_spec}))
     starts.save(folder / "starts.json")
-    write_atomically(folder / "evaluation.json", json.dumps(plain(result), indent=1) + "\n")
+    write_json(folder / "evaluation.json", plain(result))
 
 
 def make_films(folder: Path, trial: Trial, starts: StartManifest, outcomes: str, count: int) -> dict[str, Path]:

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from vla.config.text import Constitution, TextConfig
+from vla.files.read import read_yaml
 from vla.preference.objective import make_objective
 from vla.text.fit_stage import FitStage
 from vla.text.language_model import context_of
@@ -60,7 +61,7 @@ def read_constitution(path: str | None) -> tuple[Principle, ...]:
     if path is None:
         return BUILT_IN
     try:
-        entries = yaml.safe_load(Path(path).read_text())["principles"]
+        entries = read_yaml(Path(path), remedy="give principles: [{critique: ..., revision: ...}]")["principles"]
         principles = tuple(Principle(str(entry["critique"]), str(entry["revision"])) for entry in entries)
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
         form = "principles: [{critique: ..., revision: ...}]"

@@ -13,6 +13,7 @@ import yaml
 from vla.config.text import JudgeSettings
 from vla.data.packing import pack_texts
 from vla.decoding.causal import attends_fully, evaluating, hidden_states, output_head
+from vla.files.read import read_yaml
 from vla.preference.rankings import ranks_from_scores
 from vla.rewards.gold import Gold
 from vla.rewards.judge import BothOrders, GoldJudge, Judge, ModelJudge, Rubric, UrlJudge, rank_by_judge
@@ -72,7 +73,7 @@ def read_rubric(path: str | None) -> Rubric:
     if path is None:
         return BUILT_IN
     try:
-        values = yaml.safe_load(Path(path).read_text())
+        values = read_yaml(Path(path), remedy="give a rubric with principles and examples")
         examples = [(e["prompt"], e["first"], e["second"], e["better"]) for e in values.get("examples", [])]
         return Rubric(tuple(values["principles"]), tuple(examples))
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:

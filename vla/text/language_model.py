@@ -22,7 +22,9 @@ from vla.decoding.causal import allow_branches, disable_dropout, plain_model
 from vla.decoding.engine import Engine, VllmEngine
 from vla.decoding.lean import make_lean
 from vla.decoding.sampling import Sampling
+from vla.files.manifest import write_manifest
 from vla.files.write import DiskFull, is_disk_full
+from vla.models.loading import load_pretrained
 from vla.policies.text import TextPolicy
 from vla.text.tiny import tiny_language_model
 from vla.threads import ONE, Threads, usable
@@ -148,15 +150,12 @@ def from_folder(name: str, system: str | None = None) -> tuple[Any, Any]:
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        if tokenizer.chat_template is None:
-            raise ValueError(f"language_model ({name}) has no chat template: choose an instruction-tuned model")
-        ChatFormat(tokenizer, system).render(as_user("x"))
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
-    except OSError as error:
-        reason = str(error).split("\n")[0]
-        raise ValueError(f"language_model.repository ({name}) cannot be loaded: {reason}") from error
+    setting = "language_model.repository"
+    tokenizer = load_pretrained(AutoTokenizer, name, setting)
+    if tokenizer.chat_template is None:
+        raise ValueError(f"language_model ({name}) has no chat template: choose an instruction-tuned model")
+    ChatFormat(tokenizer, system).render(as_user("x"))
+    model = load_pretrained(AutoModelForCausalLM, name, setting, dtype=torch.float32)
     make_lean(model)
     return model, tokenizer
 
@@ -192,6 +191,7 @@ def save_language_model(parts: LanguageParts, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         parts.model.save_pretrained(folder)
         parts.tokenizer.save_pretrained(folder)
+        write_manifest(folder, [file for file in folder.rglob("*") if file.is_file() and file.name != "README.md"])
     except Exception as error:
         if not is_disk_full(error):
             raise

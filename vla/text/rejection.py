@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from typing import Any
 
@@ -12,7 +11,7 @@ from vla.data.rows import RowReader
 from vla.decoding.best_of import best_of
 from vla.decoding.sampling import Sampling
 from vla.evaluate.success import compare
-from vla.files.write import write_atomically
+from vla.files.write import write_json
 from vla.policies.text import TextPolicy
 from vla.rewards.compose import CORRECT, Rewards
 from vla.rewards.pool import VerifierProcess
@@ -51,7 +50,7 @@ def run_rejection(config: TextConfig, run: Run) -> dict[str, Any]:
     sets = sets.fitting(parts.chat, width, "text.generation.max_prompt_tokens", reader)
     for line in reader.lines():
         run.progress.say(line)
-    write_atomically(run.folder.path / "problems.json", json.dumps(sets.manifest(), indent=1) + "\n")
+    write_json(run.folder.path / "problems.json", sets.manifest())
     observe = partial(observe_prompts, width=width, pad_id=parts.pad_id, device=parts.device)
     curriculum = Curriculum([range(len(sets.train))], None, run.seed("problems"))
     with VerifierProcess(settings.verifier_timeout_seconds) as process:

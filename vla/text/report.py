@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-import yaml
-
 from vla.evaluate.success import PairedComparison, SuccessRate
+from vla.files.read import read_yaml
 from vla.files.write import write_atomically
 from vla.report.charts import Interval, interval_chart
 from vla.report.page import Markup, facts, grid, page, section, show, table, tiles
@@ -25,7 +24,6 @@ from vla.report.run import (
     points,
     rate_curve,
     rates_over,
-    read_json,
     spent_on,
     success_chart,
     time_chart,
@@ -33,7 +31,7 @@ from vla.report.run import (
 from vla.text.language_model import LanguageParts, save_language_model
 from vla.train.metrics import read_metrics
 from vla.train.run import Run
-from vla.train.run_folder import RunFolder, plain
+from vla.train.run_folder import RunFolder, plain, read_sessions
 
 CURVES: tuple[tuple[str, str, Mapping[str, str]], ...] = (
     ("Reward", "of a completion", {"return_mean": "mean reward"}),
@@ -76,8 +74,8 @@ class Pair:
 
 def write_report(folder: RunFolder, title: str, results: Mapping[str, Any], pairs: Sequence[Pair]) -> None:
     """Write report.html, complete in itself. The first `pairs` are shown side by side."""
-    sessions, path = read_json(folder.path / "run.json", [{}]), folder.path / "config.yaml"
-    settings = yaml.safe_load(path.read_text()) if path.exists() else {}
+    sessions, path = read_sessions(folder.path) or [{}], folder.path / "config.yaml"
+    settings = read_yaml(path) if path.exists() else {}
     data = {name: value for name, value in settings.get("text", {}).items() if name in OF_THE_DATA}
     parts = [
         tiles(headline(results)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +13,7 @@ from vla.data.chat import ChatFormat, observe_prompts
 from vla.data.rows import RowReader
 from vla.decoding.sampling import Sampling
 from vla.evaluate.success import SuccessRate, compare
-from vla.files.write import write_atomically
+from vla.files.write import write_json
 from vla.policies.text import TextPolicy
 from vla.rewards.compose import CORRECT, Rewards
 from vla.rewards.pool import VerifierProcess
@@ -75,7 +74,7 @@ def run_rlvr(config: TextConfig, run: Run) -> dict[str, Any]:
         for line in reader.lines():
             run.progress.say(line)
         if processes.is_main:
-            write_atomically(run.folder.path / "problems.json", json.dumps(sets.manifest(), indent=1) + "\n")
+            write_json(run.folder.path / "problems.json", sets.manifest())
 
         def judged() -> Judged:
             with run.stage("judge"):

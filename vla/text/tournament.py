@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -10,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from vla.config import TextConfig, freeze
+from vla.config.compose import read_settings
 from vla.decoding.sampling import Sampling
 from vla.evaluate.elo import CENTRE, Preferences, Standing, standings
-from vla.files.write import write_atomically
+from vla.files.write import write_atomically, write_json
 from vla.report.charts import Interval, interval_chart
 from vla.report.page import command, facts, page, section, table
 from vla.rewards.gold import find_gold
@@ -45,9 +44,8 @@ def players_of(runs: Sequence[Path]) -> list[Player]:
     """
     found: dict[str, Player] = {}
     for run in runs:
-        path = run / "config.yaml"
-        values = yaml.safe_load(path.read_text()) if path.is_file() else {}
-        if values.get("mode") != "text" or "prompts" not in values["text"] or "gold" not in values["text"]:
+        values = read_settings(run) if (run / "config.yaml").exists() else {}
+        if not {"prompts", "gold"} <= values.get("text", {}).keys():
             raise ValueError(
                 f"{run} is no run on open prompts: Elo is for text=rlhf and its like, where no answer is right"
             )
@@ -123,7 +121,7 @@ def tournament(runs: Sequence[Path], output: Path, url: str | None, model: str) 
     said = {player.name: said for player, said in zip(players, answers, strict=True)}
     result = {"standings": found, "judge": judge, "prompts": prompts, "answers": said, **circumstances()}
     output.mkdir(parents=True, exist_ok=True)
-    write_atomically(output / "elo.json", json.dumps(plain(result), indent=1) + "\n")
+    write_json(output / "elo.json", plain(result))
     write_atomically(output / "elo.html", elo_page(found, result))
     return output
 

@@ -8,16 +8,25 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, SupportsFloat
+from typing import Any, SupportsFloat, TypedDict
 
+from vla.files.read import KEYS, read_json_lines, read_text
+from vla.files.write import write_atomically
 from vla.train.trackers import open_trackers
 
 Value = SupportsFloat | str | None
 """A number, also a tensor or NumPy scalar of one element, or a word."""
 Plain = float | int | str | bool | None
+
+
+class Record(TypedDict):
+    """A line of metrics.jsonl; the numbers stand beside."""
+
+    __pydantic_config__ = KEYS  # type: ignore[misc]
+    stage: str
+    step: int
 
 
 class MetricsLog:
@@ -40,7 +49,7 @@ class MetricsLog:
     def write(self, stage: str, step: int, values: Mapping[str, Value]) -> None:
         """Append one record; a value that is not finite is written as null."""
         plain = {name: finite(value) for name, value in values.items()}
-        line = json.dumps({"stage": stage, "step": step, **plain})
+        line = json.dumps({"stage": stage, "step": step, **plain}, allow_nan=False)
         with self.path.open("a") as opened:
             opened.write(line + "\n")
         self.num_records += 1
@@ -100,13 +109,8 @@ class TensorBoard:
 
 def read_metrics(folder: Path, stage: str | None = None) -> list[dict[str, Any]]:
     """The records of a run, or of one of its stages; a last line that a crash cut short is left out."""
-    records = []
     path = folder / "metrics.jsonl"
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+    records = read_json_lines(path, Record, "delete that line") if path.exists() else []
     return [record for record in records if stage in (None, record["stage"])]
 
 
@@ -114,11 +118,8 @@ def truncate(path: Path, num_records: int) -> None:
     """Keep the first `num_records` whole lines; the file is replaced at once."""
     if not path.exists():
         return
-    lines = path.read_text().splitlines(keepends=True)
-    kept = [line for line in lines[:num_records] if line.endswith("\n")]
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text("".join(kept))
-    os.replace(unfinished, path)
+    lines = read_text(path, "delete it: the curves of the run begin anew").splitlines(keepends=True)
+    write_atomically(path, "".join(line for line in lines[:num_records] if line.endswith("\n")))
 
 
 def finite(value: Value) -> Plain:

@@ -7,7 +7,6 @@ runs/20261121-130455-pick_place-token-grpo/
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
@@ -17,16 +16,25 @@ from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from vla.command_line import as_yaml
 from vla.config import Config
-from vla.files.write import write_atomically
+from vla.files.read import KEYS, read_json_if_there
+from vla.files.write import write_atomically, write_json
 from vla.train.agreement import failing_together, from_main
 from vla.train.distributed import ALONE, Processes
 from vla.train.metrics import finite
 
 LIBRARIES = ("torch", "transformers", "timm", "mujoco", "mujoco-warp", "lerobot", "numpy")
+
+
+class Results(TypedDict):
+    """What is needed of results.json: values of every stage, and seconds by what they were spent on."""
+
+    __pydantic_config__ = KEYS  # type: ignore[misc]
+    stages: NotRequired[dict[str, dict[str, Any]]]
+    seconds: NotRequired[dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -57,11 +65,17 @@ class RunFolder:
 
     def write_results(self, values: Mapping[str, Any]) -> None:
         """Replace results.json; values may be dataclasses, objects with `to_dict`, arrays and numbers at any depth."""
-        write_atomically(self.results, json.dumps(plain(values), indent=1) + "\n")
+        write_json(self.results, plain(values))
 
     def read_results(self) -> dict[str, Any]:
         """What results.json holds; empty before the first result."""
-        return json.loads(self.results.read_text()) if self.results.exists() else {}
+        return read_json_if_there(self.results, {}, Results, "restore it, or delete it and evaluate the run again")
+
+
+def read_sessions(path: Path) -> list[dict[str, Any]]:
+    """What run.json says of every session of a run; none where there is no such file."""
+    remedy = "delete it: only the record of earlier sessions is lost"
+    return read_json_if_there(path / "run.json", [], list[dict[str, Any]], remedy)
 
 
 def open_run(config: Config, processes: Processes = ALONE) -> RunFolder:
@@ -82,9 +96,7 @@ def _open(config: Config) -> RunFolder:
     path.mkdir(parents=True, exist_ok=True)
     claim(path)
     write_atomically(path / "config.yaml", as_yaml(config))
-    history = path / "run.json"
-    sessions = json.loads(history.read_text()) if history.exists() else []
-    write_atomically(history, json.dumps([*sessions, circumstances()], indent=1) + "\n")
+    write_json(path / "run.json", [*read_sessions(path), circumstances()])
     return RunFolder(path)
 
 

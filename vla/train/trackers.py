@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+from vla.files.read import read_yaml
 
 PROJECT = "vla"
 PACKAGES = {"trackio": "trackio", "wandb": "wandb"}
@@ -48,4 +48,4 @@ def open_trackers(names: Sequence[str], folder: Path) -> list[Tracker]:
 def settings_in(folder: Path) -> dict[str, Any]:
     """The settings of the run, where they are written already."""
     path = folder / "config.yaml"
-    return yaml.safe_load(path.read_text()) if path.exists() else {}
+    return read_yaml(path) if path.exists() else {}

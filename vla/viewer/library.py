@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from vla.files.read import DamagedFile
 from vla.viewer.payload import Replayed, actions_of, episode, summaries, why
 from vla.viewer.recording import Recording, list_recordings, load_recording
 
@@ -33,12 +35,18 @@ class Library:
     spec: Mapping[str, Any]
     known: dict[Path, Recording] = field(default_factory=dict)
     reasons: dict[str, dict[str, str] | None] = field(default_factory=dict)
+    left_out: dict[Path, str] = field(default_factory=dict)
 
     def refresh(self) -> None:
-        """Find recordings that were written since."""
+        """Find recordings that were written since; one that is damaged is left out, counted, and named once."""
         for path in list_recordings(self.run):
-            if path not in self.known:
-                self.known[path] = load_recording(path)
+            if path not in self.known and path not in self.left_out:
+                try:
+                    self.known[path] = load_recording(path)
+                except DamagedFile as error:
+                    self.left_out[path] = str(error)
+                    count = len(self.left_out)
+                    print(f"left out, {count} of {count + len(self.known)} recordings so far: {error}", file=sys.stderr)
 
     def name_of(self, path: Path) -> str:
         """How a recording is called in the identity of its episodes: its path without the suffix."""

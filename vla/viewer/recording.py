@@ -7,6 +7,7 @@ recordings/
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,10 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+
+from vla.files.arrays import read_with_metadata
+from vla.files.read import MAPPING, DamagedFile, checked, reading
+from vla.files.write import appearing
 
 FORMAT = "1"
 
@@ -66,6 +71,7 @@ def save_recording(folder: Path, recording: Recording) -> Path:
     arrays |= {f"measure/{name}": values for name, values in recording.measures.items()}
     about = {
         "format": FORMAT,
+        "sha256": digest_of(arrays),
         "stage": recording.stage,
         "iteration": str(recording.iteration),
         "decoding": recording.decoding,
@@ -73,32 +79,60 @@ def save_recording(folder: Path, recording: Recording) -> Path:
         "measures": json.dumps(list(recording.measures)),
     }
     path = folder / f"{recording.name}.safetensors"
-    unfinished = path.with_name(f".unfinished-{path.name}")
-    save_file({name: np.ascontiguousarray(values) for name, values in arrays.items()}, unfinished, about)
-    unfinished.replace(path)
+    with appearing(path) as unfinished:
+        save_file({name: np.ascontiguousarray(values) for name, values in arrays.items()}, unfinished, about)
     return path
 
 
 def load_recording(path: Path) -> Recording:
     """Read it back; ValueError when it was written by another version."""
-    from safetensors import safe_open
-
-    with safe_open(path, "np") as opened:
-        about, found = opened.metadata() or {}, {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    found, about = read_with_metadata(path, DELETE)
     if about.get("format") != FORMAT:
-        raise ValueError(f"{path} is a recording of format {about.get('format')}, this version reads {FORMAT}")
-    # In the order of the task, which the file itself does not keep.
-    there = [name.removeprefix("measure/") for name in found if name.startswith("measure/")]
-    measures = {name: found[f"measure/{name}"] for name in json.loads(about.get("measures", "null")) or there}
-    arrays = {name: found[name] for name in ARRAYS} | {name: found.get(name) for name in OPTIONAL}
-    return Recording(
-        about["stage"],
-        int(about["iteration"]),
-        json.loads(about["sim"]),
-        about["decoding"],
-        measures=measures,
-        **arrays,
-    )
+        raise DamagedFile(
+            path, f"it is a recording of format {about.get('format')}, this version reads {FORMAT}", DELETE
+        )
+    if about.get("sha256", digest_of(found)) != digest_of(found):
+        raise DamagedFile(path, "its arrays do not have the checksum that was written", DELETE)
+    with reading(path, DELETE):
+        # In the order of the task, which the file itself does not keep.
+        there = [name.removeprefix("measure/") for name in found if name.startswith("measure/")]
+        measures = {name: found[f"measure/{name}"] for name in json.loads(about.get("measures", "null")) or there}
+        arrays = {name: found[name] for name in ARRAYS} | {name: found.get(name) for name in OPTIONAL}
+        recording = Recording(
+            about["stage"],
+            int(about["iteration"]),
+            checked(path, json.loads(about["sim"]), MAPPING, DELETE),
+            about["decoding"],
+            measures=measures,
+            **arrays,
+        )
+        check_sizes(recording)
+    return recording
+
+
+def check_sizes(recording: Recording) -> None:
+    """ValueError where the arrays do not belong together."""
+    episodes, decisions = len(recording.seed), len(recording.episode)
+    sized = dict.fromkeys(("seed", "group", "success"), episodes)
+    for name in (*ARRAYS, *OPTIONAL):
+        values = getattr(recording, name)
+        wanted = sized.get(name, decisions)
+        if values is not None and len(values) != wanted:
+            raise ValueError(f"its array {name} has {len(values)} rows, {wanted} are expected")
+    if decisions and not 0 <= recording.episode.min() <= recording.episode.max() < episodes:
+        raise ValueError(f"its decisions belong to other episodes than the {episodes} that are there")
+
+
+def digest_of(arrays: Mapping[str, np.ndarray]) -> str:
+    """The sha256 of all arrays, in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(arrays[name]).data)
+    return digest.hexdigest()
+
+
+DELETE = "delete it, its episodes are lost"
 
 
 def list_recordings(run: Path) -> list[Path]:
