@@ -178,7 +178,7 @@ def test_every_run_writes_its_report(run):
 def test_an_exported_policy_decides_as_the_run_does(run, exported):
     assert {path.name for path in exported.iterdir()} == {
         "README.md", "config.json", "config.yaml", "policy.json", "starts.json", "model.safetensors", "tokenizer",
-        "policy_preprocessor.json", "policy_postprocessor.json",
+        "policy_preprocessor.json", "policy_postprocessor.json", "manifest.json",
     }  # fmt: skip
     policy, observe, world, _ = from_pretrained(str(exported), world_of)
     own, own_observe = load_policy(run, settings_of(run), world)

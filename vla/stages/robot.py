@@ -253,11 +253,13 @@ def load_policy(
     from vla.data.meaning import check_action_spec, check_state
     from vla.hub.passport import alone, ask_as_often, felt_names, planned
 
-    written, weights = folder / "policy.json", weights_in(folder) if weights is None else weights
-    if not written.exists() or weights is None:
+    written = folder / "policy.json"
+    passport = read_passport(folder) if written.exists() else None
+    if passport is not None:
+        check_action_spec(passport["action_spec"], world.action_spec, f"the policy in {folder}")
+    weights = weights_in(folder) if weights is None else weights
+    if passport is None or weights is None:
         raise ValueError(f"{folder} holds no policy: finish the run, or give another folder")
-    passport = read_passport(folder)
-    check_action_spec(passport["action_spec"], world.action_spec, f"the policy in {folder}")
     check_state(felt_names(passport, weights), world.proprio_names, f"the policy in {folder}")
     model, _ = build_vlm(alone(config), world.proprio_size, planned(weights), world.texts())
     ask_as_often(model, weights)
