@@ -290,7 +290,8 @@ class _Program:
     def _share_memory(self) -> None:
         """Let each process grow by an equal share of what is left, or stop the program when nothing is.
 
-        A process may have grown between being measured and being limited, so it is measured again.
+        A process may have grown between being measured and being limited, so it is measured again. One that is born
+        meanwhile is stopped until this was done for it.
         """
         total = self.limits["memory_bytes"]
         for _ in range(4):
@@ -306,7 +307,7 @@ class _Program:
                     resource.prlimit(process, resource.RLIMIT_AS, (end, total))
                 except ProcessLookupError:
                     continue
-            if all(size <= ends.get(process, 0) for process, size in self._sizes().items()):
+            if all(size <= ends.get(process, size) for process, size in self._sizes().items()):
                 return
         self.stopped = "memory"
 
