@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from vla.data.preferences import Ranking, Thumb, as_thumbs, preference_of, read_preferences
+from vla.data.preferences import Ranking, Thumb, preference_of, read_preferences
 from vla.data.rows import Row
 
 USER = {"role": "user", "content": "hi"}
@@ -48,18 +48,16 @@ def test_thumbs(label, liked):
     )
 
 
-def test_pairs_as_thumbs():
-    thumbs = as_thumbs([Ranking((USER,), ("a", "b", "c"), None, "")])
-    assert [(thumb.completion, thumb.liked) for thumb in thumbs] == [("a", True), ("c", False)]
-
-
 @pytest.mark.parametrize(
     ("row", "message"),
     [
         ({"prompt": "hi", "chosen": "a", "rejected": "a"}, "chosen and rejected are equal"),
         ({"chosen": "a", "rejected": "b"}, "the row needs a prompt"),
         ({"chosen": [USER, said("a"), USER], "rejected": [USER, said("b")]}, "differ in their last message only"),
-        ({"prompt": "hi", "completions": ["a"], "scores": [1]}, "1 completions with 1 scores; needed are two"),
+        (
+            {"prompt": "hi", "completions": ["a"], "scores": [1]},
+            r"completions \(1\) must be two or more different ones",
+        ),
         ({"prompt": "hi", "completions": ["a", "b"], "scores": [1]}, "2 completions with 1 scores"),
         ({"prompt": "hi", "completions": ["a", "b"], "scores": [1, 1]}, "scores hold equal values"),
         ({"prompt": "hi", "completions": ["a", "b"], "scores": [1, float("nan")]}, "not finite"),

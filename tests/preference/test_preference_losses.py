@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from vla.preference.pairs import dpo_terms, ipo_terms, log_odds, orpo_terms, simpo_terms
 from vla.preference.rankings import bradley_terry_terms, pairwise_terms, plackett_luce_terms, ranks_from_scores
-from vla.preference.thumbs import balanced_weights, kto_baseline, kto_terms, mismatch
+from vla.preference.thumbs import balanced_weights, kto_baseline, kto_terms, next_others
 
 
 def t(*values):
@@ -61,6 +61,33 @@ def test_orpo_by_hand():
     torch.testing.assert_close(near, torch.tensor([-math.log(1e-8)]), rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("chosen", [0.0, -1e-9, -1.0, -80.0])
+@pytest.mark.parametrize("rejected", [0.0, -1e-9, -1.0, -80.0])
+def test_orpo_is_finite_where_a_completion_is_certain(chosen, rejected):
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        means = torch.tensor([[chosen], [rejected]], dtype=dtype, requires_grad=True)
+        terms = orpo_terms(means[0], means[1], weight=0.1)
+        terms.sum().backward()
+        assert terms.isfinite().all()
+        assert means.grad.isfinite().all()
+        assert means.grad[0] <= -1  # the chosen one is made likelier all the same
+
+
+def test_a_margin_moves_the_loss_of_dpo_and_of_the_reward_model():
+    # h = 2 and 1, beta = .5: -log sigma(1 - .4) = log(1 + e^-.6) = .4374879; without a margin log(1 + e^-.5) = .4740770
+    pairs = (t(-1.0, -1.0), t(-3.0, -2.0), t(-2.0, -2.0), t(-2.0, -2.0))
+    terms = dpo_terms(*pairs, beta=0.5, target_margin=t(0.4, 0.0))
+    torch.testing.assert_close(terms, t(0.4374879, 0.4740770), rtol=1e-6, atol=0)
+    # e = .1: .9 * .4374879 + .1 log(1 + e^.6) = .3937391 + .1 * 1.0374879
+    smooth = dpo_terms(*pairs, beta=0.5, label_smoothing=0.1, target_margin=t(0.4, 0.0))
+    torch.testing.assert_close(smooth[0], t(0.4974879)[0], rtol=1e-6, atol=0)
+    # rewards 2 and 1.5, margin .5: log 2; the second ranking asks for none
+    rewards, present = torch.tensor([[2.0, 1.5], [2.0, 1.5]]), torch.ones(2, 2, dtype=torch.bool)
+    torch.testing.assert_close(
+        pairwise_terms(rewards, present, margins=t(0.5, 0.0)), t(math.log(2), 0.4740770), rtol=1e-6, atol=0
+    )
+
+
 def test_kto_by_hand():
     # liked: r = 2, z = .5, beta = .1: 1 - sigma(.15) = .4625702; disliked: r = -1: 1 - sigma(.1 * 1.5) = .4625702
     terms = kto_terms(t(-8.0, -11.0), t(-10.0, -10.0), torch.tensor([True, False]), t(0.5)[0], beta=0.1)
@@ -74,7 +101,7 @@ def test_the_baseline_of_kto():
     assert kto_baseline(t(-5.0, -6.0), t(-4.0, -4.5)) == 0
     logprobs = t(-3.0, -4.0).requires_grad_()
     assert not kto_baseline(logprobs, t(-4.0, -4.5)).requires_grad
-    assert mismatch(3) == [1, 2, 0]
+    assert next_others(list("aab")) == [2, 2, 0]
     with pytest.raises(ValueError, match="batch_size .1. must be at least 2 for kto"):
         kto_baseline(t(-3.0), t(-4.0))
 

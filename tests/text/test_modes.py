@@ -12,7 +12,7 @@ from vla.data.chat import ChatFormat
 from vla.files.write import DiskFull
 from vla.rewards.gold import GOLDS
 from vla.text.control import coded, levels_of
-from vla.text.labelling import compare_by_judge, keep_clearest, read_rubric
+from vla.text.labelling import clearest, compare_by_judge, read_rubric
 from vla.text.preferring import Comparison
 from vla.text.run import run
 from vla.text.tiny import tiny_language_model
@@ -88,7 +88,7 @@ def test_preference_from_a_file(tmp_path, prompts):
     assert results["round 1"]["accuracy"] == 1.0
     thumbs = [{"prompt": "say", "completion": "a", "label": True}] * 3
     (tmp_path / "thumbs.jsonl").write_text("\n".join(map(json.dumps, thumbs)))
-    with pytest.raises(ValueError, match="holds thumbs, which only preference=kto can learn from"):
+    with pytest.raises(ValueError, match="holds thumbs: only preference=kto can learn from them"):
         go(tmp_path / "other", "preference", "fit", prompts, *OPEN, f"text.comparisons={tmp_path / 'thumbs.jsonl'}")
 
 
@@ -208,9 +208,8 @@ def test_labels():
 
 
 def test_the_clearest_comparisons_are_kept_in_their_order():
-    made = [Comparison([i], ([1], [2]), margin) for i, margin in enumerate((0.2, 0.9, 0.5, 0.1))]
-    assert [c.prompt[0] for c in keep_clearest(made, 0.5)] == [1, 2]
-    assert len(keep_clearest(made, 0.01)) == 1
+    assert clearest((0.2, 0.9, 0.5, 0.1), 0.5) == [1, 2]
+    assert len(clearest((0.2, 0.9, 0.5, 0.1), 0.01)) == 1
 
 
 def test_mistakes_are_named(tmp_path, prompts):

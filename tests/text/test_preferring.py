@@ -8,6 +8,7 @@ from vla.data.preferences import Ranking, Thumb
 from vla.decoding.sampling import Sampling
 from vla.policies.text import TextPolicy
 from vla.preference.objective import DPO, IPO, KTO, ORPO, PlackettLuce, SimPO, comparison_terms, make_objective
+from vla.preference.thumbs import next_others
 from vla.text.control import Coded, fit_codes
 from vla.text.fitting import FitSettings, batches, fit, one_each
 from vla.text.preferring import (
@@ -19,7 +20,6 @@ from vla.text.preferring import (
     encode_thumb,
     fit_comparisons,
     fit_thumbs,
-    next_other,
     preference_accuracy,
 )
 from vla.text.supervised import Example, fit_examples, mean_loss, sequence_logprobs
@@ -110,10 +110,12 @@ def test_pairs_take_the_best_and_the_worst_that_is_there():
 
 
 def test_the_baseline_pairs_another_prompt():
-    examples = [LikedExample([p], [1], True) for p in (1, 1, 2, 3, 3)]
-    assert [next_other(examples, i) for i in range(5)] == [2, 2, 3, 0, 0]
-    alike = [LikedExample([1], [i], True) for i in range(3)]
-    assert [next_other(alike, i) for i in range(3)] == [1, 2, 0]
+    assert next_others([1, 1, 2, 3, 3]) == [2, 2, 3, 0, 0]
+    assert next_others([1, 2, 1, 1]) == [1, 2, 1, 1]
+    prompts = torch.randint(3, (5000,), generator=torch.Generator().manual_seed(0)).tolist()
+    assert all(prompts[i] != prompts[j] for i, j in enumerate(next_others(prompts)))
+    with pytest.raises(ValueError, match="all 3 examples have the same prompt, and the baseline of kto"):
+        next_others([1, 1, 1])
 
 
 def test_files_become_ids_that_end_with_the_stop_token(parts):

@@ -27,7 +27,7 @@ def conflicts(config: RobotConfig | TextConfig) -> list[str]:
     if isinstance(config, TextConfig):
         found += text_rl_conflicts(config.rl) + language_model_conflicts(config.language_model)
         found += engine_conflicts(config) + guidance_conflicts(config) + mixture_conflicts(config)
-        found += reward_conflicts(config) + gold_conflicts(config)
+        found += reward_conflicts(config) + gold_conflicts(config) + fit_conflicts(config)
     if isinstance(config, RobotConfig):
         found += branch_conflicts(config) + device_conflicts(config.train)
         found += gym_conflicts(config) + chunk_conflicts(config) + policy_conflicts(config.policy)
@@ -100,6 +100,25 @@ def mixture_conflicts(config: TextConfig) -> list[str]:
         f"text.weights={shown(text.weights)} must be as many as text.sources={shown(text.sources)}: give one for "
         "each, or null"
     ]
+
+
+def fit_conflicts(config: TextConfig) -> list[str]:
+    """How long a fit is, said twice or not at all, and batches in which KTO has nothing to compare with."""
+    text, found = config.text, []
+    for name in ("sft", "reward_model", "fit"):
+        fit = getattr(text, name, None)
+        if fit is not None and (fit.num_steps is None) == (fit.num_epochs is None):
+            found.append(
+                f"text.{name}.num_steps ({shown(fit.num_steps)}) and text.{name}.num_epochs ({shown(fit.num_epochs)}) "
+                "say the same thing: give one of them, and set the other to null"
+            )
+    of_pairs = text.name in ("preference", "rlaif", "constitution")
+    if of_pairs and config.preference.name == "kto" and text.fit.batch_size < 2:
+        found.append(
+            f"text.fit.batch_size ({text.fit.batch_size}) must be at least 2 under preference=kto, whose baseline "
+            "puts the completion of another prompt behind each: raise it"
+        )
+    return found
 
 
 def engine_conflicts(config: TextConfig) -> list[str]:

@@ -22,6 +22,7 @@ from vla.config.section import (
     Names,
     NonNegative,
     Number,
+    OnBadRow,
     Positive,
     Rows,
     Schedule,
@@ -265,6 +266,7 @@ class Data(Section):
     text_weight: NonNegative
     text_batch_size: Rows
     text_tokens: Tokens
+    on_bad_row: OnBadRow
     holdout_fraction: Share
 
 

@@ -50,6 +50,9 @@ WeightDecay = Annotated[float, Field(ge=0, le=10), AfterValidator(not_tiny)]
 Temperature = Annotated[float, Field(gt=0, ge=0.01, le=10)]
 Seconds = Annotated[float, Field(gt=0, le=10**8), AfterValidator(not_tiny)]
 
+OnBadRow = Literal["error", "skip"]
+"""What happens at a row of data that cannot be used: it stops the run, or it is left out and counted."""
+
 Count = Annotated[Integer, Field(ge=1, le=10**8)]
 CountOrZero = Annotated[Integer, Field(ge=0, le=10**8)]
 Rows = Annotated[Integer, Field(ge=1, le=10**5)]

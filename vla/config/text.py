@@ -18,6 +18,7 @@ from vla.config.section import (
     Name,
     NonNegative,
     Number,
+    OnBadRow,
     Positive,
     PositiveFraction,
     Rows,
@@ -31,9 +32,9 @@ from vla.config.section import (
 )
 from vla.config.training import Lora, Rl, Train
 
-OnBadRow = Literal["error", "skip"]
 FlipShare = Annotated[float, Field(ge=0, lt=0.5)]
 """A chance that a label is wrong; at one half labels say nothing."""
+Epochs = Annotated[float, Field(gt=0, le=10**4)]
 Samples = Annotated[Integer, Field(ge=2, le=10**4)]
 MoreTokens = Annotated[Integer, Field(ge=1, le=10**6)]
 Timeout = Annotated[float, Field(gt=0, ge=0.1, le=3600)]
@@ -100,7 +101,8 @@ class Rlvr(Section):
 
 
 class Fit(Section):
-    num_steps: CountOrZero
+    num_steps: CountOrZero | None
+    num_epochs: Epochs | None
     batch_size: Rows
     micro_batch_size: Rows
     learning_rate: LearningRate
@@ -134,6 +136,7 @@ class TextSft(Section):
     name: Literal["sft"]
     sources: SomeNames
     weights: tuple[Positive, ...] | None
+    on_bad_row: OnBadRow
     holdout_fraction: Share
     row_tokens: Tokens
     system: Name | None
@@ -145,9 +148,10 @@ class TextPreference(Section):
     comparisons: Name | None
     rounds: Few
     samples_per_prompt: Samples
-    keep_fraction: PositiveFraction
+    keep_fraction: PositiveFraction | None
     judge: JudgeSettings
     gold: Name
+    on_bad_row: OnBadRow
     prompts: Prompts
     generation: Generation
     fit: Fit
@@ -161,6 +165,7 @@ class Rlhf(Section):
     unfinished_reward: Number | None
     judge: JudgeSettings
     gold: Name
+    on_bad_row: OnBadRow
     prompts: Prompts
     generation: Generation
     sft: Fit
@@ -194,6 +199,7 @@ class Control(Section):
     guidance: Positive
     samples_per_prompt: Few
     gold: Name
+    on_bad_row: OnBadRow
     prompts: Prompts
     generation: Generation
     fit: Fit
@@ -204,6 +210,7 @@ class Constitution(Section):
     constitution: Name | None
     rounds: Few
     gold: Name
+    on_bad_row: OnBadRow
     prompts: Prompts
     generation: Generation
     sft: Fit

@@ -3,6 +3,7 @@
 The columns are those that users of TRL and `datasets` have:
 
     messages                [{"role": ..., "content": ...}, ...]      every assistant turn is learned
+    conversations           the same; also [{"from": "human" | "gpt" | ..., "value": ...}, ...]
     prompt, completion      texts, or lists of messages                   the completion is learned
     text                    plain text                                    all of it is learned
 """
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vla.data.chat import ChatFormat
-from vla.data.messages import Message, as_messages
+from vla.data.messages import Message, as_messages, prompt_key, split_key
 from vla.data.rows import Row, RowReader
 
 
@@ -29,6 +30,15 @@ class Conversation:
     text: str | None
     first_learned: int
     where: str
+
+    @property
+    def key(self) -> str:
+        """What decides on which side of a split it falls: the prompt, a chat's first user message, or the text."""
+        if self.text is not None:
+            return split_key(self.text)
+        if self.first_learned:
+            return prompt_key(self.messages[: self.first_learned])
+        return prompt_key([next((m for m in self.messages if m["role"] == "user"), self.messages[0])])
 
 
 @dataclass(frozen=True)
@@ -44,27 +54,36 @@ def read_conversations(source: str, reader: RowReader | None = None) -> list[Con
 
     Raises ValueError naming the row and the column at fault, and when there are no rows.
     """
-    return (reader or RowReader()).read(source, conversation_of)
+    reader = reader or RowReader()
+    found = reader.read(source, conversation_of)
+    reader.note_repeats(source, [(c.text, tuple((m["role"], m["content"]) for m in c.messages)) for c in found])
+    return found
 
 
 def conversation_of(row: Row) -> Conversation:
-    """A row with `messages`, `prompt` and `completion`, or `text`."""
-    values = row.values
-    if "messages" in values:
-        messages = as_messages(values["messages"], "user", row.where, "messages")
-        if not any(message["role"] == "assistant" for message in messages):
-            raise ValueError(f"{row.where}: messages hold no assistant turn, so there is nothing to learn")
-        return Conversation(tuple(messages), None, 0, row.where)
+    """A row with `messages` (or `conversations`), `prompt` and `completion`, or `text`."""
+    values, where = row.values, row.where
+    column = next((name for name in ("messages", "conversations") if name in values), None)
+    if column is not None:
+        messages = as_messages(values[column], "user", where, column)
+        return _with_something_said(Conversation(tuple(messages), None, 0, where), column)
     if "prompt" in values and "completion" in values:
-        prompt = as_messages(values["prompt"], "user", row.where, "prompt")
-        completion = as_messages(values["completion"], "assistant", row.where, "completion")
-        return Conversation((*prompt, *completion), None, len(prompt), row.where)
-    if isinstance(values.get("text"), str) and values["text"]:
-        return Conversation((), values["text"], 0, row.where)
+        prompt = as_messages(values["prompt"], "user", where, "prompt")
+        completion = as_messages(values["completion"], "assistant", where, "completion")
+        return _with_something_said(Conversation((*prompt, *completion), None, len(prompt), where), "completion")
+    if isinstance(values.get("text"), str) and values["text"].strip():
+        return Conversation((), values["text"], 0, where)
     raise ValueError(
-        f"{row.where}: has the columns {', '.join(values) or 'none'}; needed are messages, or prompt and completion,"
-        " or text"
+        f"{where}: has the columns {', '.join(values) or 'none'}; needed are messages, or prompt and completion, or"
+        " text, with something in them"
     )
+
+
+def _with_something_said(conversation: Conversation, column: str) -> Conversation:
+    learned = conversation.messages[conversation.first_learned :]
+    if not any(message["role"] == "assistant" for message in learned):
+        raise ValueError(f"{conversation.where}: {column} hold no assistant turn, so there is nothing to learn")
+    return conversation
 
 
 def encode(chat: ChatFormat, conversation: Conversation) -> Encoded:

@@ -86,6 +86,11 @@ def prompt_key(messages: Sequence[Message]) -> str:
     return split_key(as_text(asked))
 
 
+def same_words(text: str) -> str:
+    """A text as it is compared with others of a source: Unicode's form NFC, white space as single blanks."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
 def split_key(text: str) -> str:
     """A text as a split sees it: in Unicode's form NFKC, white space as single blanks. Texts that differ in nothing
     else fall on one side.

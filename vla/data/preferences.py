@@ -1,8 +1,10 @@
 """Preferences from files or hub data sets: pairs, rankings, scores or ratings, and thumbs.
 
-prompt, chosen, rejected        texts or lists of messages; without prompt, chosen and rejected begin with the same
-messages prompt, completions, scores     any number of completions with scores, ratings or `ranks` (1 is best) prompt,
-completion, label       a thumb: true, 1 or "up" is liked
+prompt, chosen, rejected             texts or messages; without prompt, both begin with the same messages. `margin`, or
+                                     score_chosen and score_rejected: by how much they differ
+prompt, completions, scores          any number of completions with scores, ratings or `ranks` (1 is best); without,
+                                     they stand from best to worst. `completion_ids`, `finished`: as they were drawn
+prompt, completion, label            a thumb: true, 1 or "up" is liked
 """
 
 from __future__ import annotations
@@ -12,22 +14,34 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vla.data.messages import Message, as_messages
+from vla.data.messages import Message, as_messages, as_prompt, prompt_key
 from vla.data.rows import Row, RowReader
 
-LIKED = {True: True, False: False, "up": True, "down": False, "good": True, "bad": False}
+LIKED = {
+    **dict.fromkeys((True, "true", "1", "up", "good"), True),
+    **dict.fromkeys((False, "false", "0", "down", "bad"), False),
+}
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Completions of one prompt from best to worst; a pair is a ranking of two. `margin` is by how much best and worst
-    differ.
+    """Completions of one prompt from best to worst; a pair is a ranking of two. `margin`: by how much best and worst
+    differ. `target_margin`: what the row asks of the loss, the column `margin`. `ids`: the token ids that were drawn,
+    `finished`: whether each completion ended by itself; None: not said, a completion ends where its text does.
     """
 
     prompt: tuple[Message, ...]
     completions: tuple[str, ...]
     margin: float | None
     where: str
+    target_margin: float | None = None
+    ids: tuple[tuple[int, ...], ...] | None = None
+    finished: tuple[bool, ...] | None = None
+
+    @property
+    def key(self) -> str:
+        """What decides on which side of a split it falls."""
+        return prompt_key(self.prompt)
 
 
 @dataclass(frozen=True)
@@ -39,35 +53,54 @@ class Thumb:
     liked: bool
     where: str
 
+    @property
+    def key(self) -> str:
+        """What decides on which side of a split it falls."""
+        return prompt_key(self.prompt)
+
 
 def read_preferences(source: str, reader: RowReader | None = None) -> list[Ranking] | list[Thumb]:
     """All rows of a source, which must be of one kind.
 
     Raises ValueError naming the row and what is wrong with it.
     """
-    rows = (reader or RowReader()).read(source, preference_of)
-    kinds = {type(row) for row in rows}
-    if len(kinds) > 1:
-        odd = next(row for row in rows if type(row) is not type(rows[0]))
-        raise ValueError(f"{odd.where}: thumbs and comparisons are mixed in one source; give them apart")
+    reader = reader or RowReader()
+    kind: type | None = None
+
+    def use(row: Row) -> Ranking | Thumb:
+        nonlocal kind
+        found = preference_of(row)
+        kind = kind or type(found)
+        if type(found) is not kind:
+            raise ValueError(f"{row.where}: thumbs and comparisons are mixed in one source; give them apart")
+        return found
+
+    rows = reader.read(source, use)
+    reader.note_repeats(source, [_content(row) for row in rows])
     return rows  # type: ignore[return-value]
+
+
+def _content(row: Ranking | Thumb) -> tuple[Any, ...]:
+    said = row.completions if isinstance(row, Ranking) else (row.completion, row.liked)
+    return tuple((message["role"], message["content"]) for message in row.prompt), said
 
 
 def preference_of(row: Row) -> Ranking | Thumb:
     """A row of any of the kinds."""
-    values = row.values
+    values, where = row.values, row.where
     if "chosen" in values and "rejected" in values:
         return _pair(row)
     if "prompt" in values and "completions" in values:
         return _ranking(row)
     if {"prompt", "completion", "label"} <= set(values):
-        prompt = tuple(as_messages(values["prompt"], "user", row.where, "prompt"))
         label = values["label"]
-        if not isinstance(label, bool | int | str) or label not in LIKED:
-            raise ValueError(f"{row.where}: label ({label!r}) must be true or false, 1 or 0, up or down")
-        return Thumb(prompt, _one_text(values["completion"], row.where, "completion"), LIKED[label], row.where)
+        label = label.strip().casefold() if isinstance(label, str) else label
+        if not isinstance(label, bool | int | float | str) or label not in LIKED:
+            raise ValueError(f"{where}: label ({values['label']!r}) must be true or false, 1 or 0, up or down")
+        completion = _one_text(values["completion"], where, "completion")
+        return Thumb(as_prompt(values["prompt"], where), completion, LIKED[label], where)
     raise ValueError(
-        f"{row.where}: has the columns {', '.join(values) or 'none'}; needed are chosen and rejected, or prompt,"
+        f"{where}: has the columns {', '.join(values) or 'none'}; needed are chosen and rejected, or prompt,"
         " completions and scores, or prompt, completion and label"
     )
 
@@ -75,17 +108,21 @@ def preference_of(row: Row) -> Ranking | Thumb:
 def _pair(row: Row) -> Ranking:
     values, where = row.values, row.where
     if "prompt" in values:
-        prompt = tuple(as_messages(values["prompt"], "user", where, "prompt"))
+        prompt = as_prompt(values["prompt"], where)
         chosen = _one_text(values["chosen"], where, "chosen", prompt)
         rejected = _one_text(values["rejected"], where, "rejected", prompt)
     else:
         prompt, chosen, rejected = _implicit_prompt(values, where)
     if chosen == rejected:
         raise ValueError(f"{where}: chosen and rejected are equal, so the row says nothing")
-    margin = values.get("margin")
+    target = _number(values["margin"], where, "margin") if "margin" in values else None
+    margin = target
     if margin is None and {"score_chosen", "score_rejected"} <= set(values):
-        margin = float(values["score_chosen"]) - float(values["score_rejected"])
-    return Ranking(prompt, (chosen, rejected), None if margin is None else float(margin), where)
+        scores = [_number(values[name], where, name) for name in ("score_chosen", "score_rejected")]
+        margin = scores[0] - scores[1]
+    if margin is not None and margin < 0:
+        raise ValueError(f"{where}: rejected is better than chosen by {-margin:g}; swap them, or correct the numbers")
+    return Ranking(prompt, (chosen, rejected), margin, where, target)
 
 
 def _implicit_prompt(values: Mapping[str, Any], where: str) -> tuple[tuple[Message, ...], str, str]:
@@ -94,32 +131,75 @@ def _implicit_prompt(values: Mapping[str, Any], where: str) -> tuple[tuple[Messa
         raise ValueError(f"{where}: chosen and rejected are texts, so the row needs a prompt")
     chosen = as_messages(values["chosen"], "assistant", where, "chosen")
     rejected = as_messages(values["rejected"], "assistant", where, "rejected")
+    if chosen == rejected:
+        raise ValueError(f"{where}: chosen and rejected are equal, so the row says nothing")
     shared = next((i for i, (a, b) in enumerate(zip(chosen, rejected)) if a != b), 0)
     if shared == 0 or len(chosen) != shared + 1 or len(rejected) != shared + 1:
         raise ValueError(f"{where}: chosen and rejected must differ in their last message only")
-    return tuple(chosen[:shared]), chosen[-1]["content"], rejected[-1]["content"]
+    prompt = as_prompt(chosen[:shared], where, "the prompt of chosen and rejected")
+    return prompt, _one_text(chosen[-1:], where, "chosen"), _one_text(rejected[-1:], where, "rejected")
 
 
 def _ranking(row: Row) -> Ranking:
     values, where = row.values, row.where
-    prompt = tuple(as_messages(values["prompt"], "user", where, "prompt"))
-    completions = [_one_text(text, where, "completions") for text in values["completions"]]
+    if "margin" in values:
+        raise ValueError(f"{where}: margin goes with chosen and rejected; completions have scores, ratings or ranks")
+    completions = [_one_text(text, where, "completions") for text in _list(values["completions"], where, "completions")]
+    if len(completions) < 2 or len(set(completions)) != len(completions):
+        raise ValueError(f"{where}: completions ({len(completions)}) must be two or more different ones")
     column = next((name for name in ("scores", "ratings", "ranks") if name in values), None)
-    if column is None:
-        scores: Sequence[float] = range(len(completions), 0, -1)  # no numbers: they stand from best to worst
-    else:
-        scores = [-float(v) if column == "ranks" else float(v) for v in values[column]]
-    if len(scores) != len(completions) or len(completions) < 2:
-        raise ValueError(
-            f"{where}: {len(completions)} completions with {len(scores)} {column}; needed are two or more of both"
-        )
-    if not all(math.isfinite(score) for score in scores):
-        raise ValueError(f"{where}: {column} hold a value that is not finite")
+    scores = [float(len(completions) - i) for i in range(len(completions))]  # no numbers: from best to worst
+    if column is not None:
+        sign = -1 if column == "ranks" else 1
+        scores = [sign * _number(value, where, column) for value in _as_many(row, column, len(completions))]
     if len(set(scores)) != len(scores):
         raise ValueError(f"{where}: {column} hold equal values; leave one of the tied completions out")
     order = sorted(range(len(scores)), key=lambda i: -scores[i])
-    margin = None if column in (None, "ranks") else float(scores[order[0]] - scores[order[-1]])
-    return Ranking(prompt, tuple(completions[i] for i in order), margin, where)
+    margin = None if column in (None, "ranks") else scores[order[0]] - scores[order[-1]]
+    said = tuple(completions[i] for i in order)
+    return Ranking(as_prompt(values["prompt"], where), said, margin, where, None, *_as_drawn(row, order))
+
+
+def _as_drawn(row: Row, order: Sequence[int]) -> tuple[tuple[tuple[int, ...], ...] | None, tuple[bool, ...] | None]:
+    """(token ids, whether it was finished) of every completion, in the order given; None where a row does not say."""
+    ids = finished = None
+    if "completion_ids" in row.values:
+        drawn = _as_many(row, "completion_ids", len(order))
+        if not all(isinstance(one, Sequence) and one and all(type(i) is int and i >= 0 for i in one) for one in drawn):
+            raise ValueError(f"{row.where}: completion_ids must hold a list of token ids for every completion")
+        ids = tuple(tuple(drawn[i]) for i in order)
+    if "finished" in row.values:
+        ended = _as_many(row, "finished", len(order))
+        if not all(isinstance(one, bool) for one in ended):
+            raise ValueError(f"{row.where}: finished ({ended!r}) must be true or false for every completion")
+        finished = tuple(ended[i] for i in order)
+    return ids, finished
+
+
+def _as_many(row: Row, column: str, count: int) -> Sequence[Any]:
+    values = _list(row.values[column], row.where, column)
+    if len(values) != count:
+        raise ValueError(
+            f"{row.where}: {count} completions with {len(values)} {column}; needed are as many of one as of the other"
+        )
+    return values
+
+
+def _list(value: Any, where: str, column: str) -> Sequence[Any]:
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise ValueError(f"{where}: {column} must be a list, not {type(value).__name__}")
+    return value
+
+
+def _number(value: Any, where: str, column: str) -> float:
+    """A finite number, also as the text that it is in a CSV."""
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{where}: {column} holds {value!r}, which is not finite or no number")
+    return number
 
 
 def _one_text(value: Any, where: str, column: str, prompt: tuple[Message, ...] = ()) -> str:
@@ -130,10 +210,3 @@ def _one_text(value: Any, where: str, column: str, prompt: tuple[Message, ...] =
     if len(messages) != 1 or messages[0]["role"] != "assistant":
         raise ValueError(f"{where}: {column} must be one assistant turn")
     return messages[0]["content"]
-
-
-def as_thumbs(rankings: Sequence[Ranking]) -> list[Thumb]:
-    """The best of each ranking liked, the worst disliked."""
-    return [
-        Thumb(ranking.prompt, ranking.completions[i], i == 0, ranking.where) for ranking in rankings for i in (0, -1)
-    ]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -53,6 +53,7 @@ class RowReader:
     def __init__(self, on_bad_row: OnBadRow = "error", setting: str = "text.on_bad_row") -> None:
         self.on_bad_row, self.setting = on_bad_row, setting
         self.counts: dict[str, SourceCount] = {}
+        self._told: set[str] = set()
 
     def read(self, source: str, use: Callable[[Row], T]) -> list[T]:
         """What `use` makes of every row; a ValueError of `use` is a row that cannot be used.
@@ -85,6 +86,12 @@ class RowReader:
         """Say something about a source that is no fault: duplicates, rows that belong to another part of a split."""
         self.counts.setdefault(source, SourceCount()).notes.append(text)
 
+    def note_repeats(self, source: str, contents: Sequence[Hashable]) -> None:
+        """Say how many rows stand in a source again; each of them counts."""
+        again = len(contents) - len(set(contents))
+        if again:
+            self.note(source, f"{again} of {len(contents)} rows stand there again, each counts")
+
     def lines(self) -> list[str]:
         """A line for every source of which there is something to say."""
         found = []
@@ -94,6 +101,13 @@ class RowReader:
                 found.append(f"{source}: {left_out}, the first: {count.left_out[0]}")
             found += [f"{source}: {note}" for note in count.notes]
         return found
+
+    def tell(self, say: Callable[[str], None]) -> None:
+        """Say the lines that were not said before."""
+        for line in self.lines():
+            if line not in self._told:
+                self._told.add(line)
+                say(line)
 
     def results(self) -> dict[str, Any]:
         """{"rows": the counts by source} for results.json; empty where no source was read."""

@@ -79,17 +79,23 @@ def needs_reference(objective: Objective) -> bool:
     return not isinstance(objective, SimPO | ORPO)
 
 
+def uses_margin(objective: Objective) -> bool:
+    """Whether the loss asks for a pair's own margin, the column `margin` of a file."""
+    return isinstance(objective, DPO)
+
+
 def comparison_terms(
     objective: DPO | IPO | SimPO | ORPO | PlackettLuce,
     logprobs: Float[Tensor, "B K"],
     lengths: Int[Tensor, "B K"],
     ref_logprobs: Float[Tensor, "B K"],
     present: Bool[Tensor, "B K"],
+    margins: Float[Tensor, "B"] | float = 0.0,
 ) -> Float[Tensor, "B"]:
     """A term for each comparison; columns from best to worst, log-probabilities summed over tokens.
 
     Losses on pairs take the first and the last that is present. `ref_logprobs` is not read where no reference is
-    needed.
+    needed, `margins` where the objective uses none (`uses_margin`).
     """
     if isinstance(objective, PlackettLuce):
         return plackett_luce_terms(objective.beta * (logprobs - ref_logprobs), present)
@@ -101,7 +107,7 @@ def comparison_terms(
     means = ends(logprobs / lengths.clamp(min=1))
     match objective:
         case DPO(beta, label_smoothing):
-            return dpo_terms(*ends(logprobs), *ends(ref_logprobs), beta, label_smoothing)
+            return dpo_terms(*ends(logprobs), *ends(ref_logprobs), beta, label_smoothing, margins)
         case IPO(beta, True):
             return ipo_terms(*means, *ends(ref_logprobs / lengths.clamp(min=1)), beta)
         case IPO(beta, _):

@@ -20,17 +20,23 @@ def log_ratio_margin(chosen: Pairs, rejected: Pairs, ref_chosen: Pairs, ref_reje
 
 
 def dpo_terms(
-    chosen: Pairs, rejected: Pairs, ref_chosen: Pairs, ref_rejected: Pairs, beta: float, label_smoothing: float = 0.0
+    chosen: Pairs,
+    rejected: Pairs,
+    ref_chosen: Pairs,
+    ref_rejected: Pairs,
+    beta: float,
+    label_smoothing: float = 0.0,
+    target_margin: Pairs | float = 0.0,
 ) -> Pairs:
-    """-log sigma(beta h) (Rafailov 2023, eq. 7).
+    """-log sigma(beta h - m) (Rafailov 2023, eq. 7; the offset m of Amini 2024, `target_margin`, is 0 there).
 
-    With `label_smoothing` e, the chance that a label is flipped: -(1 - e) log sigma(beta h) - e log sigma(-beta h)
-    (conservative DPO, Mitchell 2023).
+    With `label_smoothing` e, the chance that a label is flipped: -(1 - e) log sigma(beta h - m) - e log sigma(m - beta
+    h) (conservative DPO, Mitchell 2023).
     """
     check_beta(beta)
     if not 0 <= label_smoothing < 0.5:
         raise ValueError(f"label_smoothing ({label_smoothing}) must lie in [0, 0.5): at 0.5 the labels say nothing")
-    margin = beta * log_ratio_margin(chosen, rejected, ref_chosen, ref_rejected)
+    margin = beta * log_ratio_margin(chosen, rejected, ref_chosen, ref_rejected) - target_margin
     return -(1 - label_smoothing) * logsigmoid(margin) - label_smoothing * logsigmoid(-margin)
 
 
@@ -63,8 +69,15 @@ def orpo_terms(mean_chosen: Pairs, mean_rejected: Pairs, weight: float) -> Pairs
     return -mean_chosen - weight * logsigmoid(log_odds(mean_chosen) - log_odds(mean_rejected))
 
 
+CERTAIN = -1e-8
+"""The largest log p of which odds are taken. At log p = 0 they and their gradient are infinite."""
+
+
 def log_odds(logprob: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
-    """log(p / (1 - p)) from log p, exact near p = 1 and p = 0; log p must be below 0."""
+    """log(p / (1 - p)) from log p, exact near p = 1 and p = 0; of a log p above `CERTAIN`, that of `CERTAIN`, without
+    gradient.
+    """
+    logprob = logprob.clamp(max=CERTAIN)
     return logprob - torch.log(-torch.expm1(logprob))
 
 

@@ -38,15 +38,20 @@ def bradley_terry_terms(
 
 
 def pairwise_terms(
-    rewards: Float[Tensor, "B K"], present: Bool[Tensor, "B K"], centring: float = 0.0
+    rewards: Float[Tensor, "B K"],
+    present: Bool[Tensor, "B K"],
+    centring: float = 0.0,
+    margins: Float[Tensor, "B"] | None = None,
 ) -> Float[Tensor, "B"]:
     """Bradley-Terry's loss averaged over all pairs of a ranking, columns from best to worst; absent columns stand last.
+    `margins`: what each ranking asks of its pairs.
 
     All pairs of a prompt go into one step and weigh as much as one, lest the longest rankings be overfitted (Ouyang
     2022, eq. 1).
     """
     better, worse, counts = ranked_pairs(rewards, present)
-    terms = bradley_terry_terms(better, worse, centring=centring)
+    margin = None if margins is None else margins[:, None].expand_as(better)
+    terms = bradley_terry_terms(better, worse, margin, centring)
     return terms.where(counts, 0.0).sum(1) / counts.sum(1).clamp(min=1)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -39,9 +41,24 @@ def kto_baseline(mismatched: Float[Tensor, "B"], ref_mismatched: Float[Tensor, "
     return (mismatched - ref_mismatched).mean().clamp(min=0).detach()
 
 
-def mismatch(rows: int) -> list[int]:
-    """Whose completion stands behind prompt i when the baseline is estimated: the next one's."""
-    return [(i + 1) % rows for i in range(rows)]
+def next_others(prompts: Sequence[Hashable]) -> list[int]:
+    """Whose completion stands behind each prompt when the baseline is estimated: that of the first row after it, going
+    round, that has another prompt.
+
+    Raises ValueError where all prompts are the same.
+    """
+    count = len(prompts)
+    if len(set(prompts)) < 2:
+        raise ValueError(
+            f"all {count} examples have the same prompt, and the baseline of kto puts a completion behind another"
+            " prompt: give examples of two prompts at least, or pairs and preference=dpo"
+        )
+    start = next(i for i in range(count) if prompts[i] != prompts[(i + 1) % count])
+    found = [0] * count
+    for i in (j % count for j in range(start + count, start, -1)):
+        after = (i + 1) % count
+        found[i] = after if prompts[after] != prompts[i] else found[after]
+    return found
 
 
 def balanced_weights(num_liked: int, num_disliked: int) -> tuple[float, float]:
@@ -49,7 +66,9 @@ def balanced_weights(num_liked: int, num_disliked: int) -> tuple[float, float]:
     at 1 (eq. 9).
     """
     if num_liked == 0 or num_disliked == 0:
-        raise ValueError(f"{num_liked} liked and {num_disliked} disliked completions: kto needs some of both")
+        raise ValueError(
+            f"{num_liked} liked and {num_disliked} disliked completions: kto needs some of both to balance"
+        )
     ratio = num_liked / num_disliked
     if ratio < 1:
         return 1 / ratio, 1.0

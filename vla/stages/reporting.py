@@ -93,7 +93,8 @@ def texts_stage(run: Run, name: str, texts: Texts) -> None:
     with run.timer("texts"):
         found = texts.perplexity()
     shown = {source: f"{value:.2f}" if value < 10_000 else f"{value:.2g}" for source, value in found.items()}
-    run.finish(f"texts_{name}", {"when": ANSWERED[name], "perplexity": found, "text": shown})
+    run.finish(f"texts_{name}", {"when": ANSWERED[name], "perplexity": found, "text": shown, **texts.reader.results()})
+    texts.reader.tell(run.progress.say)
     told = ", ".join(f"{source} {value}" for source, value in shown.items())
     run.progress.say(f"  perplexity of held-out texts {ANSWERED[name]}: {told}")
 

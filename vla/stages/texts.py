@@ -13,9 +13,19 @@ from torch import Tensor
 from vla.config.robot import RobotConfig
 from vla.data.chat import ChatFormat
 from vla.data.conversations import Encoded
+from vla.data.rows import RowReader
 from vla.models.vlm import VisionLanguageModel
 from vla.sft.losses import share_of
-from vla.text.sources import Source, cross_entropy, draw, encode_all, num_learned, packed_logprobs, read_source
+from vla.text.sources import (
+    Room,
+    Source,
+    cross_entropy,
+    draw,
+    encode_all,
+    num_learned,
+    packed_logprobs,
+    read_source,
+)
 from vla.train.distributed import ALONE, Processes, own_share
 from vla.train.seed import derive_seed
 
@@ -27,7 +37,8 @@ class Texts:
     """Sources of texts, read and tokenized once: batches to learn, and held-out ones to judge by.
 
     The language model reads them without a picture or a state before them. `batch_size` texts a step are drawn by
-    turns from all sources and packed into rows of at most `row_tokens`, blind to each other.
+    turns from all sources and packed into rows of at most `row_tokens`, blind to each other. `reader` counts
+    the rows that were left out.
 
     Raises ValueError naming the source that cannot be read, is too long for a row, or holds conversations that the
     model's tokenizer has no template for.
@@ -43,7 +54,9 @@ class Texts:
         num_steps: int,
         seed: int,
         processes: Processes = ALONE,
+        reader: RowReader | None = None,
     ):
+        self.reader = reader or RowReader(setting="data.on_bad_row")
         self.model, self.batch_size, self.row_tokens, self.processes = model, batch_size, row_tokens, processes
         chat = ChatFormat(tokenizer)
         if tokenizer.chat_template is None:
@@ -53,9 +66,10 @@ class Texts:
                         f"data.texts: {source.name} holds conversations, and the model's tokenizer has no chat "
                         "template: give plain texts (a column `text`), or an instruction-tuned model"
                     )
-        train = [encode_all(chat, source.train, row_tokens, "data.text_tokens") for source in sources]
+        room = Room(row_tokens, "data.text_tokens")
+        train = [encode_all(chat, source.name, source.train, room, self.reader) for source in sources]
         self.held_out = {
-            source.name: encode_all(chat, some_of(source.held_out, MOST_JUDGED), row_tokens, "data.text_tokens")
+            source.name: encode_all(chat, source.name, some_of(source.held_out, MOST_JUDGED), room, self.reader)
             for source in sources
         }
         self.drawn = draw(train, None, num_steps * batch_size, seed)
@@ -94,7 +108,8 @@ def texts_beside(config: RobotConfig, model: VisionLanguageModel, tokenizer: Any
     data = config.data
     if not data.texts:
         return None
-    sources = [read_source(name, data.holdout_fraction, "data.holdout_fraction") for name in data.texts]
+    reader = RowReader(data.on_bad_row, "data.on_bad_row")
+    sources = [read_source(name, data.holdout_fraction, "data.holdout_fraction", reader) for name in data.texts]
     seed = derive_seed(config.train.seed, "texts") % 2**32
     steps = config.sft.num_steps
-    return Texts(model, tokenizer, sources, data.text_batch_size, data.text_tokens, steps, seed, processes)
+    return Texts(model, tokenizer, sources, data.text_batch_size, data.text_tokens, steps, seed, processes, reader)

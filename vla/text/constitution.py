@@ -16,6 +16,7 @@ from vla.config.text import Constitution, TextConfig
 from vla.files.read import read_yaml
 from vla.preference.objective import make_objective
 from vla.text.fit_stage import FitStage
+from vla.text.fitting import FitSettings
 from vla.text.language_model import context_of
 from vla.text.open_mode import OpenMode
 from vla.text.preferring import Comparison, fit_comparisons
@@ -92,10 +93,10 @@ def run_constitution(config: TextConfig, run: Run) -> dict[str, Any]:
     ]
     if not comparisons:
         raise ValueError("no revision differs from its answer: give other principles, or a model that can revise")
-    with FitStage(run, "sft", settings.sft.num_steps) as stage:
-        fit_examples(mode.learner, examples, mode.fit_settings(settings.sft), run.seed("sft"), stage)
-    fit = mode.fit_settings(settings.fit)
-    with FitStage(run, "fit", settings.fit.num_steps) as stage:
+    sft, fit = FitSettings.of(settings.sft, len(examples)), FitSettings.of(settings.fit, len(comparisons))
+    with FitStage(run, "sft", sft.num_steps) as stage:
+        fit_examples(mode.learner, examples, sft, run.seed("sft"), stage)
+    with FitStage(run, "fit", fit.num_steps) as stage:
         fit_comparisons(mode.learner, comparisons, objective, fit, run.seed("fit"), stage)
     gold = {name: sum(mode.gold(s.prompt, s.text) for s in said) / len(said) for name, said in _stages(revised).items()}
     more = {"revised answers": len(examples), "gold reward of answers": gold}

@@ -27,7 +27,7 @@ from vla.text.fitting import FitSettings, fit, one_each
 from vla.text.open_judging import Mean, OpenJudged
 from vla.text.open_mode import OpenMode
 from vla.text.supervised import Example, sequence_logprobs
-from vla.text.topics import Said, say
+from vla.text.topics import say
 from vla.train.run import Run
 
 
@@ -86,20 +86,22 @@ def run_control(config: TextConfig, run: Run) -> dict[str, Any]:
     settings = config.text
     assert isinstance(settings, Control)
     mode = OpenMode.start(config, run, settings.generation, settings.prompts, settings.gold)
-    before, count = mode.judge("before"), settings.levels
+    count = settings.levels
+    chats = [coded(mode.parts.chat, level, count) for level in range(1, count + 1)]
+    mode.prompts = mode.prompts.fitting(chats[-1], settings.generation.max_prompt_tokens, mode.reader)
+    mode.reader.tell(run.progress.say)
+    before = mode.judge("before")
     drawn = mode.answers("samples", mode.prompts.train, settings.samples_per_prompt)
     answers = [said for group in drawn for said in group]
     rewards = [mode.gold(said.prompt, said.text) for said in answers]
     if len(set(rewards)) < 2:
         raise ValueError("all samples have the same gold reward: raise text.generation.sampling.temperature")
-    plain = mode.parts.chat
-    chats = [coded(plain, level, count) for level in range(1, count + 1)]
     samples = [
-        Coded([_prompt(chat, said) for chat in chats], said.ids, level - 1)
+        Coded([chat.prompt(mode.prompts.asked(said.prompt)) for chat in chats], said.ids, level - 1)
         for said, level in zip(answers, levels_of(rewards, count), strict=True)
     ]
-    with FitStage(run, "fit", settings.fit.num_steps) as stage:
-        fitting = mode.fit_settings(settings.fit)
+    fitting = FitSettings.of(settings.fit, len(samples))
+    with FitStage(run, "fit", fitting.num_steps) as stage:
         weights = settings.discrimination, settings.beta
         fit_codes(mode.learner, samples, *weights, fitting, run.seed("fit"), stage)
     found = steered(mode, chats, 1.0)
@@ -114,7 +116,7 @@ def guided(mode: OpenMode, chats: Sequence[ChatFormat], guidance: float) -> Guid
     """Who answers the held-out prompts behind one label against the others."""
     others = {}
     for question in mode.prompts.evaluation:
-        asked = [tuple(chat.prompt([{"role": "user", "content": question}])) for chat in chats]
+        asked = [tuple(chat.prompt(mode.prompts.asked(question))) for chat in chats]
         others |= {own: [ids for ids in asked if ids != own] for own in asked}
     return Guided(mode.parts.model, others, guidance, mode.parts.autocast)
 
@@ -126,14 +128,10 @@ def steered(mode: OpenMode, chats: Sequence[ChatFormat], guidance: float) -> dic
     how = "" if guidance == 1 else f", guidance {guidance:g}"
     width, gold = mode.generation.max_prompt_tokens, []
     for level, chat in enumerate(chats, start=1):
-        said = say(mode.speaker, chat, mode.prompts.evaluation, 1, width, greedy=True)
+        said = say(mode.speaker, chat, mode.prompts.evaluation, 1, width, greedy=True, asked=mode.prompts.asked)
         gold.append(OpenJudged.of(said, mode.gold).gold)
         mode.run.progress.say(f"asked for {code(level, len(chats))}{how}: gold reward {Mean.of(gold[-1])}")
     change = Mean.of(gold[-1] - gold[0])
     mode.run.progress.say(f"the best code against the worst{how}: {change}")
     by_code = {code(level, len(chats)): Mean.of(values) for level, values in enumerate(gold, start=1)}
     return {f"gold reward by code{how}": by_code, f"best code against worst{how}": change}
-
-
-def _prompt(chat: ChatFormat, said: Said) -> list[int]:
-    return chat.prompt([{"role": "user", "content": said.prompt}])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vla.config.text import Fit
 from vla.rl.batch import sum_gradients
 from vla.text.fit_stage import FitStage
 from vla.threads import ONE, Threads, add_gradients, even_pieces
@@ -30,6 +32,19 @@ class FitSettings:
     learning_rate: float
     warmup_fraction: float
     max_grad_norm: float
+
+    @classmethod
+    def of(cls, fit: Fit, num_examples: int) -> FitSettings:
+        """The settings for so many examples: `num_epochs` passes over them become steps."""
+        values = fit.model_dump(exclude={"num_epochs", "num_steps"})
+        if fit.num_epochs is None:
+            assert fit.num_steps is not None
+            return cls(fit.num_steps, **values)
+        return cls(math.ceil(fit.num_epochs * num_examples / fit.batch_size), **values)
+
+    def epochs(self, num_examples: int) -> float:
+        """How often each of so many examples is seen."""
+        return self.num_steps * self.batch_size / num_examples
 
 
 def fit(

@@ -40,7 +40,8 @@ JUDGE_ROW_TOKENS = 1024
 class Labels:
     """Comparisons with how many prompts gave none: all completions alike, a tie, or a judge that could not say.
 
-    `rows`: the whole ranking behind each comparison as texts, a row of a preference file.
+    `rows`: the whole ranking behind each comparison, a row of a preference file: texts, scores, the token ids that were
+    drawn and whether each completion ended by itself.
     """
 
     comparisons: list[Comparison]
@@ -129,15 +130,16 @@ def compare_by_judge(judge: Judge, answers: Sequence[Sequence[Said]], whole: boo
         margin = float(scores[best] - scores[worst])
         distinct = {float(score): i for i, score in reversed(list(enumerate(scores))) if score == score}
         order = [distinct[score] for score in sorted(distinct, reverse=True)]
-        texts = [completions[i].text for i in order]
-        rows.append({"prompt": completions[0].prompt, "completions": texts, "scores": sorted(distinct, reverse=True)})
+        row: dict[str, Any] = {"prompt": completions[0].prompt, "completions": [completions[i].text for i in order]}
+        row |= {"scores": sorted(distinct, reverse=True), "completion_ids": [completions[i].ids for i in order]}
+        rows.append({**row, "finished": [completions[i].finished for i in order]})
         ids = tuple(completions[i].ids for i in (order if whole else (best, worst)))
         comparisons.append(Comparison(completions[0].prompt_ids, ids, margin))
     return Labels(comparisons, undecided, rows)
 
 
-def keep_clearest(comparisons: Sequence[Comparison], fraction: float) -> list[Comparison]:
-    """The share of the comparisons with the largest margins, in their own order; at least one."""
-    count = max(1, round(fraction * len(comparisons)))
-    ranked = sorted(range(len(comparisons)), key=lambda i: -(comparisons[i].margin or 0.0))
-    return [comparisons[i] for i in sorted(ranked[:count])]
+def clearest(margins: Sequence[float], fraction: float) -> list[int]:
+    """The numbers of the share of the comparisons with the largest margins, in their own order; at least one."""
+    count = max(1, round(fraction * len(margins)))
+    ranked = sorted(range(len(margins)), key=lambda i: -margins[i])
+    return sorted(ranked[:count])

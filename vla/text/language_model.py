@@ -47,15 +47,19 @@ class LanguageParts:
     engine: Engine | None = None
     threads: Threads = ONE
 
+    @property
+    def context(self) -> int | None:
+        """How many positions the model has; None where any number of tokens goes."""
+        return getattr(plain_model(self.model).config.get_text_config(), "max_position_embeddings", None) or None
+
     def check_context(self, num_tokens: int, settings: str) -> None:
         """Raises ValueError where the model has fewer positions than prompt and completion may take. `settings` says
         which settings ask for so many.
         """
-        context = getattr(plain_model(self.model).config.get_text_config(), "max_position_embeddings", None)
-        if context is not None and 0 < context < num_tokens:
+        if self.context is not None and self.context < num_tokens:
             raise ValueError(
                 f"{settings} ask for {num_tokens} tokens of prompt and completion, and the language_model has"
-                f" {context} positions: lower one of them, or choose a model with a longer context"
+                f" {self.context} positions: lower one of them, or choose a model with a longer context"
             )
 
     @cached_property

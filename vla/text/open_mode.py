@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from vla.config.algorithm import needs_critic
-from vla.config.text import Fit, Generation, Prompts, TextConfig
+from vla.config.text import Generation, Prompts, TextConfig
+from vla.data.rows import RowReader
 from vla.decoding.sampling import Sampling
 from vla.policies.text import TextPolicy
 from vla.rewards.gold import Gold, find_gold
-from vla.text.fitting import FitSettings
 from vla.text.language_model import LanguageParts, context_of, load_language_parts
 from vla.text.open_judging import Mean, OpenJudged, open_pairs, open_results
 from vla.text.report import finish
@@ -33,23 +33,36 @@ class OpenMode:
     gold: Gold
     speaker: TextPolicy
     learner: TextPolicy
+    reader: RowReader
 
     @classmethod
-    def start(cls, config: TextConfig, run: Run, generation: Generation, prompts: Prompts, gold: str) -> OpenMode:
-        """Load everything."""
-        sets, reward = make_prompt_sets(prompts), find_gold(gold)
+    def start(
+        cls,
+        config: TextConfig,
+        run: Run,
+        generation: Generation,
+        prompts: Prompts,
+        gold: str,
+        reader: RowReader | None = None,
+    ) -> OpenMode:
+        """Load everything; `reader` counts the rows of files."""
+        reader = reader or RowReader(config.text.on_bad_row)
+        sets, reward = make_prompt_sets(prompts, reader), find_gold(gold)
         with run.timer("load"):
             parts = load_language_parts(config.language_model, config.train, generation.system, sets.train)
             parts.check_context(*context_of(generation))
+            sets = sets.fitting(parts.chat, generation.max_prompt_tokens, reader)
             value_head = config.text.name == "rlhf" and needs_critic(config.algorithm)
             sampling = Sampling(**generation.sampling.model_dump())
             speaker = parts.policy(sampling, generation.max_new_tokens, value_head)
             learner = parts.policy(Sampling(), generation.max_new_tokens)
-        return cls(config, run, generation, parts, sets, reward, speaker, learner)
+        reader.tell(run.progress.say)
+        return cls(config, run, generation, parts, sets, reward, speaker, learner, reader)
 
     def say(self, prompts: Sequence[str], count: int, greedy: bool = False) -> list[list[Said]]:
         """`count` completions of every prompt."""
-        return say(self.speaker, self.parts.chat, prompts, count, self.generation.max_prompt_tokens, greedy=greedy)
+        width, asked = self.generation.max_prompt_tokens, self.prompts.asked
+        return say(self.speaker, self.parts.chat, prompts, count, width, greedy=greedy, asked=asked)
 
     def answers(self, name: str, prompts: Sequence[str], count: int) -> list[list[Said]]:
         """`count` completions of every prompt, drawn in a stage of their own and kept under its name."""
@@ -71,13 +84,10 @@ class OpenMode:
         self.run.progress.say(f"{name}: gold reward {Mean.of(found.gold)}, greedy, held-out prompts")
         return found
 
-    def fit_settings(self, fit: Fit) -> FitSettings:
-        return FitSettings(**fit.model_dump())
-
     def finish(self, title: str, before: OpenJudged, more: dict[str, Any], of: Any = None) -> dict[str, Any]:
         """Judge again, write results and report, and last the model: the largest, for which there may be no room."""
         after = self.judge("after", of)
-        results = {**open_results(before, after), **more}
+        results = {**open_results(before, after), **more, **self.reader.results()}
         change, wins = results["gold change"], results["wins among decided"]
         self.run.progress.say(f"change: {change}; better among decided: {wins}")
         return finish(self.run, title, results, open_pairs(before, after), self.parts)

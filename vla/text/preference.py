@@ -6,32 +6,34 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from vla.config.text import JudgeSettings, TextConfig, TextPreference
-from vla.data.preferences import Ranking, read_preferences
+from vla.data.messages import prompt_key
+from vla.data.preferences import Ranking, Thumb
+from vla.data.rows import RowReader
 from vla.files.write import write_atomically
-from vla.preference.objective import KTO, PlackettLuce, make_objective, needs_reference
+from vla.preference.objective import Objective, PlackettLuce, make_objective, needs_reference
+from vla.text.comparison_rows import encode_comparisons, read_comparisons, split_by_prompt
 from vla.text.fit_stage import FitStage, constant
-from vla.text.fitting import in_pieces
-from vla.text.labelling import Labels, compare_by_judge, keep_clearest, make_judge
+from vla.text.fitting import FitSettings, in_pieces
+from vla.text.labelling import Labels, clearest, compare_by_judge, make_judge
 from vla.text.open_mode import OpenMode
 from vla.text.preferring import (
     Comparison,
     LikedExample,
     comparison_logprobs,
-    encode_ranking,
-    encode_thumb,
     fit_comparisons,
     fit_thumbs,
     preference_accuracy,
 )
 from vla.train.run import Run
 
-HELD_OUT = 0.1
-"""Share of the comparisons kept for the accuracy that is reported."""
+KEPT = 0.75
+"""Share of the sampled comparisons that are learned, those with the largest margins, where nothing else is said."""
 
 
 def run_preference(config: TextConfig, run: Run) -> dict[str, Any]:
@@ -39,39 +41,39 @@ def run_preference(config: TextConfig, run: Run) -> dict[str, Any]:
     settings = config.text
     assert isinstance(settings, TextPreference)
     objective = make_objective(**config.preference.model_dump())
-    mode = OpenMode.start(config, run, settings.generation, settings.prompts, settings.gold)
+    reader, read = RowReader(settings.on_bad_row), None
+    if settings.comparisons is not None:
+        held_out = settings.prompts.holdout_fraction
+        read = read_comparisons(settings.comparisons, objective, held_out, settings.keep_fraction, reader)
+    mode = OpenMode.start(config, run, settings.generation, settings.prompts, settings.gold, reader)
+    given = None if read is None else encode_read(mode, settings.comparisons, read)
     before, rounds = mode.judge("before"), []
     for number in range(settings.rounds):
-        comparisons: Sequence[Comparison] | Sequence[LikedExample]
-        if settings.comparisons is not None:
-            comparisons, undecided = read_encoded(mode, settings.comparisons), 0
-        else:
+        comparisons, undecided = given, 0
+        if comparisons is None:
+            kept, whole = settings.keep_fraction or KEPT, isinstance(objective, PlackettLuce)
             comparisons, undecided = sample_comparisons(
-                mode, settings.judge, settings.samples_per_prompt, number, isinstance(objective, PlackettLuce)
+                mode, settings.judge, settings.samples_per_prompt, number, kept, whole
             )
-            comparisons = keep_clearest(comparisons, settings.keep_fraction)
-        name = f"fit {number + 1}" if settings.rounds > 1 else "fit"
-        with FitStage(run, name, settings.fit.num_steps) as stage:
-            numbers = fit_round(mode, comparisons, objective, settings, number, stage)
+        numbers = fit_round(mode, comparisons, objective, settings, number)
         rounds.append({"undecided prompts": undecided, **numbers})
         run.progress.say(f"round {number + 1}: {', '.join(f'{k} {v}' for k, v in rounds[-1].items())}")
     title = f"Preferences: {config.preference.name}"
     return mode.finish(title, before, {f"round {i + 1}": numbers for i, numbers in enumerate(rounds)})
 
 
-def read_encoded(mode: OpenMode, source: str) -> list[Comparison] | list[LikedExample]:
-    """Comparisons or thumbs of a file as token ids."""
-    rows = read_preferences(source)
-    if isinstance(rows[0], Ranking):
-        return [encode_ranking(mode.parts.chat, row) for row in rows if isinstance(row, Ranking)]
-    return [encode_thumb(mode.parts.chat, row) for row in rows if not isinstance(row, Ranking)]
+def encode_read(mode: OpenMode, source: str, rows: Sequence[Ranking | Thumb]) -> list[Comparison] | list[LikedExample]:
+    """Token ids of the rows of `text.comparisons`; what was left out is said."""
+    found = encode_comparisons(mode.parts.chat, source, rows, mode.parts.context, mode.reader)
+    mode.reader.tell(mode.run.progress.say)
+    return found
 
 
 def sample_comparisons(
-    mode: OpenMode, judge: JudgeSettings, per_prompt: int, number: int, whole: bool = False
+    mode: OpenMode, judge: JudgeSettings, per_prompt: int, number: int, keep_fraction: float = 1.0, whole: bool = False
 ) -> tuple[list[Comparison], int]:
-    """Completions of the training prompts, compared by the judge; how many prompts gave no comparison. The rankings
-    are kept in the run's folder, as a file that `text.comparisons` reads.
+    """Completions of the training prompts, compared by the judge, those with the largest margins kept; how many prompts
+    gave no comparison. The rankings are kept in the run's folder, as a file that `text.comparisons` reads.
 
     Raises ValueError when none did.
     """
@@ -88,39 +90,50 @@ def sample_comparisons(
             f"the judge found no difference between any of {len(answers)} x {per_prompt} completions: raise"
             " text.generation.sampling.temperature or text.samples_per_prompt, or choose another judge"
         )
-    lines = "".join(json.dumps(row) + "\n" for row in labels.rows)
+    kept = clearest([comparison.margin or 0.0 for comparison in labels.comparisons], keep_fraction)
+    asked = {i: mode.prompts.asked(labels.rows[i]["prompt"]) for i in kept}
+    lines = "".join(json.dumps({**labels.rows[i], "prompt": list(asked[i])}) + "\n" for i in kept)
     write_atomically(mode.run.folder.path / f"comparisons_{number + 1}.jsonl", lines)
-    return labels.comparisons, labels.num_undecided
+    return [replace(labels.comparisons[i], key=prompt_key(asked[i])) for i in kept], labels.num_undecided
 
 
 def fit_round(
     mode: OpenMode,
     comparisons: Sequence[Comparison] | Sequence[LikedExample],
-    objective: Any,
+    objective: Objective,
     settings: TextPreference,
     number: int,
-    stage: FitStage,
 ) -> dict[str, Any]:
-    """Fit one round; how many comparisons, and how many held-out ones the policy orders right before and after."""
-    fit, seed = mode.fit_settings(settings.fit), mode.run.seed("fit", number)
+    """Fit one round; how many comparisons, and what share of the held-out ones the policy orders right."""
+    name, seed = f"fit {number + 1}" if settings.rounds > 1 else "fit", mode.run.seed("fit", number)
     if isinstance(comparisons[0], LikedExample):
-        if not isinstance(objective, KTO):
-            raise ValueError("text.comparisons holds thumbs, which only preference=kto can learn from")
-        fit_thumbs(mode.learner, comparisons, objective, fit, seed, stage)  # type: ignore[arg-type]
-        return {"thumbs": len(comparisons)}
-    count = max(1, int(HELD_OUT * len(comparisons)))
-    held_out, train = list(comparisons[:count]), list(comparisons[count:]) or list(comparisons)
-    width = max(len(c.completions) for c in held_out)  # type: ignore[union-attr]
+        fit = FitSettings.of(settings.fit, len(comparisons))
+        with FitStage(mode.run, name, fit.num_steps) as stage:
+            fit_thumbs(mode.learner, comparisons, objective, fit, seed, stage)  # type: ignore[arg-type]
+        return {"thumbs": len(comparisons), "epochs": round(fit.epochs(len(comparisons)), 3)}
+    train, held_out = split_by_prompt(comparisons, settings.prompts.holdout_fraction)  # type: ignore[type-var]
+    fit = FitSettings.of(settings.fit, len(train))
+    counts = {"comparisons": len(train), "epochs": round(fit.epochs(len(train)), 3)}
+    with FitStage(mode.run, name, fit.num_steps) as stage:
+        reference = held_out_reference(mode, held_out, objective, fit, stage)
+        fit_comparisons(mode.learner, train, objective, fit, seed, stage)
+    if not held_out:
+        mode.run.progress.say(f"all {len(train)} comparisons have one prompt: none is held out, there is no accuracy")
+        return {**counts, "held-out comparisons": 0, "accuracy": None}
+    accuracy = preference_accuracy(mode.learner, held_out, reference, fit.micro_batch_size)
+    return {**counts, "held-out comparisons": len(held_out), "accuracy": accuracy}
+
+
+def held_out_reference(
+    mode: OpenMode, held_out: Sequence[Comparison], objective: Objective, fit: FitSettings, stage: FitStage
+) -> torch.Tensor | None:
+    """Log-probabilities of the held-out completions before the fit, where the objective has a reference."""
+    if not held_out or not needs_reference(objective):
+        return None
+    width = max(len(comparison.completions) for comparison in held_out)
 
     def scored(rows: Sequence[int]) -> torch.Tensor:
-        logprobs = comparison_logprobs(mode.learner, [held_out[i] for i in rows])[0]  # type: ignore[misc]
+        logprobs = comparison_logprobs(mode.learner, [held_out[i] for i in rows])[0]
         return torch.nn.functional.pad(logprobs, (0, width - logprobs.shape[1]))
 
-    reference = None
-    if needs_reference(objective):
-        reference = constant(
-            stage, "held-out reference", lambda: in_pieces(len(held_out), fit.micro_batch_size, scored)
-        )
-    fit_comparisons(mode.learner, train, objective, fit, seed, stage)  # type: ignore[arg-type]
-    accuracy = preference_accuracy(mode.learner, held_out, reference, fit.micro_batch_size)  # type: ignore[arg-type]
-    return {"comparisons": len(train), "held-out comparisons": len(held_out), "accuracy": accuracy}
+    return constant(stage, "held-out reference", lambda: in_pieces(len(held_out), fit.micro_batch_size, scored))

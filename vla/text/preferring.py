@@ -14,7 +14,7 @@ from vla.data.preferences import Ranking, Thumb
 from vla.policies.text import TextPolicy
 from vla.preference.objective import KTO, Objective, PlackettLuce, comparison_terms, needs_reference
 from vla.preference.rankings import pairwise_terms, ranked_pairs
-from vla.preference.thumbs import balanced_weights, kto_baseline, kto_terms
+from vla.preference.thumbs import balanced_weights, kto_baseline, kto_terms, next_others
 from vla.rewards.reward_model import RewardModel
 from vla.text.fit_stage import FitStage, constant
 from vla.text.fitting import FitSettings, fit, in_pieces, one_each
@@ -24,38 +24,63 @@ from vla.threads import ONE, Threads
 
 @dataclass(frozen=True)
 class Comparison:
-    """Completions of one prompt from best to worst, as token ids that end with their stop token. `margin`: None or how
-    much.
+    """Completions of one prompt from best to worst, as token ids; one that was not cut ends with its stop token.
+    `margin`: None or how much best and worst differ; `target_margin`: what the loss asks for; `key`: what decides on
+    which side of a split it falls.
     """
 
     prompt: list[int]
     completions: tuple[list[int], ...]
     margin: float | None = None
+    target_margin: float | None = None
+    key: str = ""
 
 
 @dataclass(frozen=True)
 class LikedExample:
-    """A completion as token ids, liked or not."""
+    """A completion as token ids, liked or not. `key`: what decides on which side of a split it falls."""
 
     prompt: list[int]
     completion: list[int]
     liked: bool
+    key: str = ""
 
 
 def encode_ranking(chat: ChatFormat, ranking: Ranking) -> Comparison:
-    """Token ids of a ranking read from a file."""
-    completions = tuple(chat.reply(ranking.prompt, text) for text in ranking.completions)
-    return Comparison(chat.prompt(ranking.prompt), completions, ranking.margin)
+    """Token ids of a ranking read from a file: those that were drawn where it holds them, else its texts as the chat
+    template writes them, with the end of the turn behind those that were not cut.
+
+    Raises ValueError where the ids are those of another tokenizer, and where best and worst become the same ids.
+    """
+    count = len(ranking.completions)
+    finished = ranking.finished or (True,) * count
+    if ranking.ids is None:
+        said = [
+            chat.reply(ranking.prompt, text, ended) for text, ended in zip(ranking.completions, finished, strict=True)
+        ]
+    else:
+        said = [list(ids) for ids in ranking.ids]
+        spelled = [chat.completion_text(ids) if max(ids) < len(chat.tokenizer) else None for ids in said]
+        if spelled != list(ranking.completions):
+            raise ValueError(
+                "completion_ids do not spell completions with this model's tokenizer: leave the column out to learn the"
+                " texts"
+            )
+    if said[0] == said[-1]:
+        raise ValueError("best and worst become the same tokens, so the row says nothing")
+    prompt, target = chat.prompt(ranking.prompt), ranking.target_margin
+    return Comparison(prompt, tuple(said), ranking.margin, target, ranking.key)
 
 
 def encode_thumb(chat: ChatFormat, thumb: Thumb) -> LikedExample:
     """Token ids of a thumb read from a file."""
-    return LikedExample(chat.prompt(thumb.prompt), chat.reply(thumb.prompt, thumb.completion), thumb.liked)
+    said = chat.reply(thumb.prompt, thumb.completion)
+    return LikedExample(chat.prompt(thumb.prompt), said, thumb.liked, thumb.key)
 
 
 def as_liked(comparisons: Sequence[Comparison]) -> list[LikedExample]:
     """The best of each comparison liked, the worst disliked."""
-    return [LikedExample(c.prompt, c.completions[i], i == 0) for c in comparisons for i in (0, -1)]
+    return [LikedExample(c.prompt, c.completions[i], i == 0, c.key) for c in comparisons for i in (0, -1)]
 
 
 def best_and_worst(comparison: Comparison) -> Comparison:
@@ -96,6 +121,7 @@ def fit_comparisons(
     if not isinstance(objective, PlackettLuce):
         comparisons = [best_and_worst(comparison) for comparison in comparisons]
     width = max(len(c.completions) for c in comparisons)
+    margins = torch.tensor([c.target_margin or 0.0 for c in comparisons])
     reference = torch.zeros(len(comparisons), width)
     if needs_reference(objective):
 
@@ -110,7 +136,8 @@ def fit_comparisons(
     def loss_of(rows: Sequence[int]) -> Tensor:
         logprobs, lengths, present = comparison_logprobs(policy, [comparisons[i] for i in rows])
         ref = reference[list(rows), : logprobs.shape[1]].to(logprobs.device)
-        return comparison_terms(objective, logprobs, lengths, ref, present).sum()
+        asked = margins[list(rows)].to(logprobs.device)
+        return comparison_terms(objective, logprobs, lengths, ref, present, asked).sum()
 
     fit(policy, len(comparisons), loss_of, one_each, settings, seed, stage, threads=policy.threads)
 
@@ -125,11 +152,14 @@ def fit_thumbs(
 ) -> None:
     """KTO. The baseline of a batch comes from its prompts with the completion of the next other prompt behind them;
     which one that is is fixed, so the reference's log-probabilities are computed once.
+
+    Raises ValueError where all prompts are the same.
     """
     num_liked = sum(example.liked for example in examples)
     weights = balanced_weights(num_liked, len(examples) - num_liked) if objective.balance else (1.0, 1.0)
     own = [Example(e.prompt, e.completion) for e in examples]
-    other = [Example(e.prompt, examples[next_other(examples, i)].completion) for i, e in enumerate(examples)]
+    others = next_others([tuple(example.prompt) for example in examples])
+    other = [Example(e.prompt, examples[i].completion) for e, i in zip(examples, others, strict=True)]
     size, baseline = settings.micro_batch_size, [torch.zeros(())]
 
     def scores(of: list[Example], rows: Sequence[int]) -> Tensor:
@@ -153,13 +183,6 @@ def fit_thumbs(
         return kto_terms(logprobs, ref, liked, z, objective.beta, *weights).sum()
 
     fit(policy, len(examples), loss_of, one_each, settings, seed, stage, before_batch, threads=policy.threads)
-
-
-def next_other(examples: Sequence[LikedExample], i: int) -> int:
-    """The first example after `i`, going round, that has another prompt; the next one when there is none."""
-    count = len(examples)
-    following = [(i + step) % count for step in range(1, count)]
-    return next((j for j in following if examples[j].prompt != examples[i].prompt), following[0] if following else i)
 
 
 @torch.no_grad()
@@ -214,11 +237,14 @@ def fit_reward_model(
     stage: FitStage | None = None,
     threads: Threads = ONE,
 ) -> None:
-    """Bradley-Terry on all pairs of every ranking. The head is new and has a rate of its own."""
+    """Bradley-Terry on all pairs of every ranking, by the margin that it asks for. The head is new and has a rate of
+    its own.
+    """
 
     def loss_of(rows: Sequence[int]) -> Tensor:
         rewards, present = ranking_rewards(model, [comparisons[i] for i in rows])
-        return pairwise_terms(rewards, present, centring).sum()
+        margins = rewards.new_tensor([comparisons[i].target_margin or 0.0 for i in rows])
+        return pairwise_terms(rewards, present, centring, margins).sum()
 
     rates = {"head": head_learning_rate}
     fit(model, len(comparisons), loss_of, one_each, settings, seed, stage, threads=threads, learning_rates=rates)

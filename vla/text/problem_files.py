@@ -10,11 +10,10 @@ words                  all must occur                references      for bleu, c
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vla.data.messages import as_prompt, as_text
+from vla.data.messages import as_prompt, as_text, same_words
 from vla.data.rows import Row, RowReader
 from vla.rewards.code import read_tests
 from vla.rewards.compose import CODE
@@ -42,7 +41,7 @@ def read_problems(source: str, num_problems: int | None, reader: RowReader | Non
 
     def use(row: Row) -> Problem:
         problem = problem_of(row, source)
-        earlier = first.setdefault(_question_key(problem.question), problem)
+        earlier = first.setdefault(same_words(problem.question), problem)
         if _answers(earlier) != _answers(problem):
             raise ValueError(f"{row.where}: asks what {earlier.where} asks, and gives another answer")
         return problem
@@ -52,10 +51,6 @@ def read_problems(source: str, num_problems: int | None, reader: RowReader | Non
     if len(used) > len(problems):
         reader.note(source, f"{len(used) - len(problems)} rows ask again what an earlier row asks; each is asked once")
     return problems[:num_problems]
-
-
-def _question_key(question: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", question).split())
 
 
 def _answers(problem: Problem) -> tuple[Any, ...]:

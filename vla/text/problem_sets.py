@@ -31,8 +31,8 @@ class ProblemSets:
         return [*self.train, *self.validation, *self.evaluation]
 
     def fitting(self, chat: ChatFormat, max_tokens: int, setting: str, reader: RowReader) -> ProblemSets:
-        """The problems whose prompt takes at most `max_tokens`; `setting` is what people call it. The others are faults
-        of their rows: RowError, or left out and counted.
+        """The problems whose prompt the template takes, in at most `max_tokens`; `setting` is what people call it. The
+        others are faults of their rows: RowError, or left out and counted.
         """
 
         def kept(problems: Sequence[Problem]) -> list[Problem]:
@@ -46,13 +46,15 @@ class ProblemSets:
 
     @staticmethod
     def _fits(problem: Problem, chat: ChatFormat, max_tokens: int, setting: str, reader: RowReader) -> bool:
-        length = len(chat.prompt(problem.asked))
-        if length > max_tokens:
+        try:
+            length = len(chat.prompt(problem.asked))
+            if length > max_tokens:
+                raise ValueError(f"the prompt takes {length} tokens, {setting} is {max_tokens}: raise it")
+        except ValueError as error:
             where = problem.where or f"{problem.family}, {problem.question!r}"
-            reader.leave_out(
-                problem.family, f"{where}: the prompt takes {length} tokens, {setting} is {max_tokens}: raise it"
-            )
-        return length <= max_tokens
+            reader.leave_out(problem.family, f"{where}: {error}")
+            return False
+        return True
 
     def check_verifiers(self, rewards: Rewards) -> None:
         """Raises ValueError naming the first row whose verifier cannot be imported, or the reward that cannot be."""

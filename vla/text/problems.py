@@ -123,7 +123,12 @@ def room_for_answers(families: Sequence[str]) -> int:
 
 def is_held_out(question: str, fraction: float) -> bool:
     """Whether a question belongs to evaluation: decided by the hash of its words, for this share of all questions."""
-    return int.from_bytes(_digest("held out: " + split_key(question))[:8], "big") < fraction * 2**64
+    return split_position(question) < fraction
+
+
+def split_position(question: str) -> float:
+    """Where a question stands between 0 and 1: a hash of its words. Held-out questions stand below their share."""
+    return int.from_bytes(_digest("held out: " + split_key(question))[:8], "big") / 2**64
 
 
 def split(problems: Sequence[Problem], fraction: float) -> tuple[list[Problem], list[Problem]]:

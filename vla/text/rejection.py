@@ -48,8 +48,7 @@ def run_rejection(config: TextConfig, run: Run) -> dict[str, Any]:
     width = generation.max_prompt_tokens
     parts.check_context(*context_of(generation))
     sets = sets.fitting(parts.chat, width, "text.generation.max_prompt_tokens", reader)
-    for line in reader.lines():
-        run.progress.say(line)
+    reader.tell(run.progress.say)
     write_json(run.folder.path / "problems.json", sets.manifest())
     observe = partial(observe_prompts, width=width, pad_id=parts.pad_id, device=parts.device)
     curriculum = Curriculum([range(len(sets.train))], None, run.seed("problems"))
@@ -69,8 +68,8 @@ def run_rejection(config: TextConfig, run: Run) -> dict[str, Any]:
             problems = [sets.train[i] for i in curriculum.draw(number, 0, settings.problems_per_round)]
             winners = sample_winners(run, settings, number, problems, speaker, parts.chat, rewards)
             if winners:
-                with FitStage(run, f"fit {number + 1}", settings.fit.num_steps) as stage:
-                    fitting = FitSettings(**settings.fit.model_dump())
+                fitting = FitSettings.of(settings.fit, len(winners))
+                with FitStage(run, f"fit {number + 1}", fitting.num_steps) as stage:
                     fit_examples(learner, winners, fitting, run.seed("fit", number), stage)
         after: Judged = run.kept("after", Judged, judged)
     results: dict[str, Any] = {"before": rate_of(before), "after": rate_of(after)}
@@ -95,10 +94,9 @@ def sample_winners(
 
     def made() -> list[Example]:
         with run.stage(name):
-            questions = [problem.question for problem in problems]
-            width = settings.generation.max_prompt_tokens
-            encoded = [chat.prompt(problem.asked) for problem in problems]
-            answers = say(speaker, chat, questions, settings.samples_per_prompt, width, encoded=encoded)
+            questions, asked = [problem.question for problem in problems], {p.question: p.asked for p in problems}
+            width, count = settings.generation.max_prompt_tokens, settings.samples_per_prompt
+            answers = say(speaker, chat, questions, count, width, asked=asked.__getitem__)
             return pick_winners(problems, answers, rewards, settings.min_reward)
 
     winners: list[Example] = run.kept(name, list[Example], made)

@@ -15,6 +15,7 @@ import torch
 
 from vla.config.text import Rlhf, TextConfig
 from vla.data.chat import observe_prompts
+from vla.data.rows import RowReader
 from vla.decoding.causal import plain_model
 from vla.rewards.compose import Scores
 from vla.rewards.gold import Gold
@@ -22,12 +23,13 @@ from vla.rewards.reward_model import RewardModel
 from vla.rewards.sample import Sample
 from vla.rl.critic import with_critic
 from vla.rl.rollout import collect_rollout
+from vla.text.comparison_rows import read_comparisons, split_by_prompt
 from vla.text.environment import TextEnvironment
 from vla.text.fit_stage import FitStage
-from vla.text.fitting import in_pieces
+from vla.text.fitting import FitSettings, in_pieces
 from vla.text.open_judging import distinct_pairs
 from vla.text.open_mode import OpenMode
-from vla.text.preference import read_encoded, sample_comparisons
+from vla.text.preference import encode_read, sample_comparisons
 from vla.text.preferring import Comparison, fit_reward_model, reward_accuracy, rewards_of
 from vla.text.problems import Problem
 from vla.text.refine import Refinement
@@ -37,7 +39,7 @@ from vla.train.run import Run
 from vla.types import Rollout
 
 HELD_OUT = 0.15
-"""Share of the comparisons kept for the reward model's accuracy."""
+"""Share of the sampled prompts kept for the reward model's accuracy."""
 
 
 class ProxyReward:
@@ -67,19 +69,17 @@ def run_rlhf(config: TextConfig, run: Run) -> dict[str, Any]:
     """SFT, reward model, PPO; gold reward before and after on held-out prompts."""
     settings = config.text
     assert isinstance(settings, Rlhf)
-    mode = OpenMode.start(config, run, settings.generation, settings.prompts, settings.gold)
+    reader, read = RowReader(settings.on_bad_row), None
+    if settings.comparisons is not None:
+        read = read_comparisons(settings.comparisons, None, settings.prompts.holdout_fraction, None, reader)
+    mode = OpenMode.start(config, run, settings.generation, settings.prompts, settings.gold, reader)
+    given = None if read is None else encode_read(mode, settings.comparisons, read)
     before = mode.judge("before")
     if settings.demonstrations:
         learn_demonstrations(mode, settings)
-    if settings.comparisons is None:
+    comparisons, undecided = given, 0
+    if comparisons is None:
         comparisons, undecided = sample_comparisons(mode, settings.judge, settings.samples_per_prompt, 0, whole=True)
-    else:
-        read = read_encoded(mode, settings.comparisons)
-        comparisons, undecided = [row for row in read if isinstance(row, Comparison)], 0
-        if not comparisons:
-            raise ValueError(
-                f"text.comparisons ({settings.comparisons}) holds thumbs; a reward model needs comparisons"
-            )
     model, numbers = learn_rewards(mode, settings, comparisons)
     ended = optimize(mode, settings, model)
     more = {"rl": ended, "reward model": {**numbers, "undecided prompts": undecided}}
@@ -92,8 +92,9 @@ def learn_demonstrations(mode: OpenMode, settings: Rlhf) -> None:
     answers = mode.answers("demonstrations", prompts, settings.samples_per_prompt)
     best = [max(completions, key=lambda said: mode.gold(said.prompt, said.text)) for completions in answers]
     examples = [Example(said.prompt_ids, said.ids) for said in best]
-    with FitStage(mode.run, "sft", settings.sft.num_steps) as stage:
-        fit_examples(mode.learner, examples, mode.fit_settings(settings.sft), mode.run.seed("sft"), stage)
+    fit = FitSettings.of(settings.sft, len(examples))
+    with FitStage(mode.run, "sft", fit.num_steps) as stage:
+        fit_examples(mode.learner, examples, fit, mode.run.seed("sft"), stage)
 
 
 def learn_rewards(
@@ -103,9 +104,8 @@ def learn_rewards(
     torch.manual_seed(mode.run.seed("reward head"))
     base = copy.deepcopy(plain_model(mode.parts.model)).requires_grad_(True)
     model = RewardModel(base, mode.parts.pad_id, mode.parts.autocast)
-    count = max(1, int(HELD_OUT * len(comparisons)))
-    held_out, train = list(comparisons[:count]), list(comparisons[count:]) or list(comparisons)
-    fit = mode.fit_settings(settings.reward_model)
+    train, held_out = split_by_prompt(comparisons, settings.prompts.holdout_fraction, HELD_OUT)
+    fit = FitSettings.of(settings.reward_model, len(train))
     with FitStage(mode.run, "reward model", fit.num_steps) as stage:
         rates = (settings.head_learning_rate, settings.centring)
         fit_reward_model(model, train, fit, *rates, mode.run.seed("reward model"), stage, mode.learner.threads)
@@ -120,18 +120,21 @@ def learn_rewards(
         )
         model.normalize(values.to(mode.parts.device))
     model.requires_grad_(False)
-    mode.run.progress.say(
-        f"reward model: orders {right} of {pairs} pairs ({100 * right / pairs:.0f} %) of {len(held_out)} held-out"
-        " rankings right"
-    )
+    said = f"all {len(train)} rankings have one prompt, so none is held out to judge it by"
+    if pairs:
+        share = f"{right} of {pairs} pairs ({100 * right / pairs:.0f} %)"
+        said = f"orders {share} of {len(held_out)} held-out rankings right"
+    mode.run.progress.say(f"reward model: {said}")
     numbers = {"rankings": len(train), "held-out rankings": len(held_out), "held-out pairs": pairs}
-    return model, {**numbers, "accuracy": right / pairs}
+    numbers["epochs"] = fit.epochs(len(train))
+    return model, {**numbers, "accuracy": right / pairs if pairs else None}
 
 
 def optimize(mode: OpenMode, settings: Rlhf, model: RewardModel) -> dict[str, Any]:
     """RL against the reward model; what ended it."""
     config, parts = mode.config, mode.parts
-    problems = [Problem(prompt, "", "exact", "open") for prompt in mode.prompts.train]
+    asked = {prompt: tuple(mode.prompts.asked(prompt)) for prompt in mode.prompts.train}
+    problems = [Problem(prompt, "", "exact", "open", messages=messages) for prompt, messages in asked.items()]
     rewards = ProxyReward(model, mode.gold, settings.unfinished_reward, config.rl.micro_batch_rows)
     rows = config.rl.starts_per_iteration * config.rl.group_size
     environment = TextEnvironment(problems, parts.chat, rewards, parts.stop_ids, rows)

@@ -71,8 +71,7 @@ def run_rlvr(config: TextConfig, run: Run) -> dict[str, Any]:
             parts = load_parts(config, settings, sets)
             sets = sets.fitting(parts.chat, settings.max_prompt_tokens, "text.max_prompt_tokens", reader)
             wired = wire(config, settings, sets, parts, rewards, processes)
-        for line in reader.lines():
-            run.progress.say(line)
+        reader.tell(run.progress.say)
         if processes.is_main:
             write_json(run.folder.path / "problems.json", sets.manifest())
 

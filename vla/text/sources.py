@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from vla.data.chat import ChatFormat
 from vla.data.conversations import Conversation, Encoded, encode, mixture_order, read_conversations
+from vla.data.messages import as_user
 from vla.data.packing import pack_texts
+from vla.data.rows import RowReader
 from vla.decoding.causal import attends_fully, hidden_states, output_head
 from vla.decoding.logprobs import token_logprobs
 from vla.text.problems import ARITHMETIC, GYM, WORD_FAMILIES, is_held_out, make_family
@@ -27,29 +29,29 @@ class Source:
     held_out: list[Conversation]
 
 
-def read_source(name: str, fraction: float, setting: str = "text.holdout_fraction") -> Source:
-    """A problem family by name, or a file or hub data set; the split is by a hash of what is said first. `setting` is
-    what people call `fraction`.
+def read_source(
+    name: str, fraction: float, setting: str = "text.holdout_fraction", reader: RowReader | None = None
+) -> Source:
+    """A problem family by name, or a file or hub data set; the split is by a hash of the prompt, for a chat of its
+    first user message. `setting` is what people call `fraction`; `reader` counts the rows of files.
 
     Raises ValueError when one side of the split is empty.
     """
     if ARITHMETIC.fullmatch(name) or name in WORD_FAMILIES or name.startswith(GYM):
         conversations = [
-            Conversation(
-                ({"role": "user", "content": p.question}, {"role": "assistant", "content": p.answer}), None, 1, name
-            )
+            Conversation((*as_user(p.question), {"role": "assistant", "content": p.answer}), None, 1, name)
             for p in make_family(name, None)
         ]
     else:
-        conversations = read_conversations(name)
+        conversations = read_conversations(name, reader)
     sides: dict[bool, list[Conversation]] = {True: [], False: []}
     for conversation in conversations:
-        first = conversation.text or conversation.messages[0]["content"]
-        sides[is_held_out(first, fraction)].append(conversation)
+        sides[is_held_out(conversation.key, fraction)].append(conversation)
     if not sides[True] or not sides[False]:
+        num_prompts = len({conversation.key for conversation in conversations})
         raise ValueError(
-            f"{setting} ({fraction}) leaves {len(sides[False])} training and {len(sides[True])} held-out"
-            f" texts of {name}: choose another, or give more texts"
+            f"{setting} ({fraction}) leaves {len(sides[False])} training and {len(sides[True])} held-out texts of"
+            f" {name}, which begin with {num_prompts} different prompts: choose another, or give more prompts"
         )
     return Source(name, sides[False], sides[True])
 
@@ -93,18 +95,44 @@ def cross_entropy(
     return float(processes.reduce_sum(torch.tensor(total, dtype=torch.float64))) / num_learned(texts)
 
 
-def encode_all(
-    chat: ChatFormat, conversations: Sequence[Conversation], row_tokens: int, setting: str = "text.row_tokens"
-) -> list[Encoded]:
-    """Token ids of all conversations. `setting` is what people call `row_tokens`.
+@dataclass(frozen=True)
+class Room:
+    """The most tokens that a text may take, and what people call that number."""
 
-    Raises ValueError naming the first that is longer than a row.
+    num_tokens: int
+    name: str
+
+    def within(self, context: int | None) -> Room:
+        """No more than the model has positions for; None: it has any number of them."""
+        if context is None or context >= self.num_tokens:
+            return self
+        return Room(context, "the number of positions of the model")
+
+
+def encode_all(
+    chat: ChatFormat, source: str, conversations: Sequence[Conversation], room: Room, reader: RowReader | None = None
+) -> list[Encoded]:
+    """Token ids of conversations of a source; those that the template refuses, or that are too long, are rows that
+    cannot be used.
+
+    Raises ValueError naming the first of them, and where none is left.
     """
-    encoded = [encode(chat, conversation) for conversation in conversations]
-    for conversation, text in zip(conversations, encoded, strict=True):
-        if len(text.ids) > row_tokens:
-            raise ValueError(f"{conversation.where}: takes {len(text.ids)} tokens, {setting} is {row_tokens}: raise it")
-    return encoded
+    reader, found = reader or RowReader(), list[Encoded]()
+    for conversation in conversations:
+        try:
+            encoded = encode(chat, conversation)
+            if len(encoded.ids) > room.num_tokens:
+                raise ValueError(
+                    f"{conversation.where}: takes {len(encoded.ids)} tokens, {room.name} is {room.num_tokens}: raise"
+                    " it, or shorten the text"
+                )
+        except ValueError as error:
+            reader.leave_out(source, str(error))
+        else:
+            found.append(encoded)
+    if not found:
+        raise ValueError(f"{source}: none of {len(conversations)} texts fits ({room.name} is {room.num_tokens})")
+    return found
 
 
 def draw(train: Sequence[Sequence[Encoded]], weights: Sequence[float] | None, count: int, seed: int) -> list[Encoded]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
 from vla.config.text import Prompts
 from vla.data.chat import ChatFormat, observe_prompts
-from vla.data.rows import read_rows
+from vla.data.messages import Message, as_prompt, as_text, as_user, prompt_key, same_words
+from vla.data.rows import Row, RowReader
 from vla.policies.text import TextPolicy
 from vla.text.problems import WORDS, is_held_out
 
@@ -24,10 +25,52 @@ REQUESTS = (
 
 @dataclass(frozen=True)
 class PromptSets:
-    """Prompts to train on, and prompts that only the reported numbers see."""
+    """Prompts to train on, and prompts that only the reported numbers see. `rows`: the messages of each prompt that a
+    row of `source` gives, and where it stands.
+    """
 
     train: list[str]
     evaluation: list[str]
+    source: str = "built-in prompts"
+    rows: Mapping[str, PromptRow] = field(default_factory=dict)
+
+    def asked(self, prompt: str) -> Sequence[Message]:
+        """The messages of a prompt."""
+        return self.rows[prompt].messages if prompt in self.rows else as_user(prompt)
+
+    def fitting(self, chat: ChatFormat, width: int, reader: RowReader) -> PromptSets:
+        """The prompts that take at most `width` tokens; others are rows that cannot be used.
+
+        Raises ValueError naming the first of them, and when none is left on one side.
+        """
+
+        def fits(prompt: str) -> bool:
+            try:
+                count = len(chat.prompt(self.asked(prompt)))
+                if count > width:
+                    limit = f"text.generation.max_prompt_tokens is {width}: raise it"
+                    raise ValueError(f"takes {count} tokens, {limit}")
+            except ValueError as error:
+                where = self.rows[prompt].where if prompt in self.rows else repr(prompt)
+                reader.leave_out(self.source, f"{where}: {error}")
+                return False
+            return True
+
+        sets = replace(self, train=list(filter(fits, self.train)), evaluation=list(filter(fits, self.evaluation)))
+        if not sets.train or not sets.evaluation:
+            raise ValueError(
+                f"{self.source}: {len(sets.train)} training and {len(sets.evaluation)} held-out prompts take no more"
+                f" than text.generation.max_prompt_tokens ({width}): raise it"
+            )
+        return sets
+
+
+@dataclass(frozen=True)
+class PromptRow:
+    """What a row of a file asks, and the row's name."""
+
+    messages: tuple[Message, ...]
+    where: str
 
 
 @dataclass(frozen=True)
@@ -41,30 +84,53 @@ class Said:
     finished: bool
 
 
-def make_prompt_sets(settings: Prompts) -> PromptSets:
-    """Split prompts by a hash of their text.
+def make_prompt_sets(settings: Prompts, reader: RowReader | None = None) -> PromptSets:
+    """Split prompts by a hash of their words. A prompt that stands in several rows is asked once.
 
     Raises ValueError naming the row without a prompt, or when one side of the split is empty.
     """
+    reader, rows = reader or RowReader(), dict[str, PromptRow]()
     if settings.path is None:
         prompts = [request.format(word) for word in WORDS.split() for request in REQUESTS]
     else:
-        prompts = []
-        for row in read_rows(settings.path):
-            prompt = row.values.get("prompt")
-            if not isinstance(prompt, str) or not prompt:
-                raise ValueError(f"{row.where}: has no text in the column prompt")
-            prompts.append(prompt)
-    prompts = list(dict.fromkeys(prompts))
+        rows = _read_prompts(settings.path, reader)
+        prompts = list(rows)
     order = np.random.default_rng(0).permutation(len(prompts)).tolist()
-    held_out = [prompts[i] for i in order if is_held_out(prompts[i], settings.holdout_fraction)]
-    train = [prompts[i] for i in order if not is_held_out(prompts[i], settings.holdout_fraction)]
-    if not train or not held_out:
+    sides: dict[bool, list[str]] = {True: [], False: []}
+    for prompt in (prompts[i] for i in order):
+        key = prompt_key(rows[prompt].messages) if prompt in rows else prompt
+        sides[is_held_out(key, settings.holdout_fraction)].append(prompt)
+    if not sides[True] or not sides[False]:
         raise ValueError(
-            f"text.prompts.holdout_fraction ({settings.holdout_fraction}) leaves {len(train)} training and"
-            f" {len(held_out)} held-out prompts: choose another, or give more prompts"
+            f"text.prompts.holdout_fraction ({settings.holdout_fraction}) leaves {len(sides[False])} training and"
+            f" {len(sides[True])} held-out prompts: choose another, or give more prompts"
         )
-    return PromptSets(train[: settings.num_train], held_out[: settings.num_evaluation])
+    if settings.path is not None:
+        for limit, side, name in (
+            (settings.num_train, sides[False], "training prompts are used (text.prompts.num_train)"),
+            (settings.num_evaluation, sides[True], "held-out prompts are judged by (text.prompts.num_evaluation)"),
+        ):
+            if limit is not None and limit < len(side):
+                reader.note(settings.path, f"{limit} of {len(side)} {name}")
+    source = settings.path or "built-in prompts"
+    return PromptSets(sides[False][: settings.num_train], sides[True][: settings.num_evaluation], source, rows)
+
+
+def _read_prompts(source: str, reader: RowReader) -> dict[str, PromptRow]:
+    """The prompts of a file by their text, each once."""
+
+    def use(row: Row) -> PromptRow:
+        if "prompt" not in row.values:
+            raise ValueError(f"{row.where}: has no text in the column prompt")
+        return PromptRow(as_prompt(row.values["prompt"], row.where), row.where)
+
+    found = reader.read(source, use)
+    unique: dict[str, PromptRow] = {}
+    for row in found:
+        unique.setdefault(same_words(as_text(row.messages)), row)
+    if len(unique) < len(found):
+        reader.note(source, f"{len(found) - len(unique)} rows ask again what an earlier row asks; each is asked once")
+    return {as_text(row.messages): row for row in unique.values()}
 
 
 def say(
@@ -76,13 +142,12 @@ def say(
     *,
     greedy: bool = False,
     rows_at_once: int = 64,
-    encoded: Sequence[list[int]] | None = None,
+    asked: Callable[[str], Sequence[Message]] = as_user,
 ) -> list[list[Said]]:
-    """`count` completions of every prompt, asked as a user's message, or by the ids in `encoded`."""
+    """`count` completions of every prompt; `asked` gives its messages."""
     device = next(policy.parameters()).device
-    if encoded is None:
-        encoded = [chat.prompt([{"role": "user", "content": prompt}]) for prompt in prompts]
-    return _complete(policy, chat, list(prompts), list(encoded), count, width, greedy, rows_at_once, device)
+    encoded = [chat.prompt(asked(prompt)) for prompt in prompts]
+    return _complete(policy, chat, list(prompts), encoded, count, width, greedy, rows_at_once, device)
 
 
 def continue_prompts(

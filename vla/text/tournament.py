@@ -12,6 +12,7 @@ import numpy as np
 
 from vla.config import TextConfig, freeze
 from vla.config.compose import read_settings
+from vla.data.rows import RowReader
 from vla.decoding.sampling import Sampling
 from vla.evaluate.elo import CENTRE, Preferences, Standing, standings
 from vla.files.write import write_atomically, write_json
@@ -60,29 +61,31 @@ def players_of(runs: Sequence[Path]) -> list[Player]:
     return list(found.values())
 
 
-def held_out_prompts(players: Sequence[Player]) -> list[str]:
-    """The first run's evaluation prompts; ValueError where another run trained on one of them."""
-    sets: list[PromptSets] = [make_prompt_sets(player.config.text.prompts) for player in players]
+def held_out_prompts(players: Sequence[Player]) -> PromptSets:
+    """The first run's prompts, to judge by its held-out ones; ValueError where another run trained on one of them."""
+    sets: list[PromptSets] = [
+        make_prompt_sets(player.config.text.prompts, RowReader(player.config.text.on_bad_row)) for player in players
+    ]
     for player, own in zip(players, sets, strict=True):
         seen = set(own.train) & set(sets[0].evaluation)
         if seen:
             raise ValueError(
                 f"{player.name} trained on {min(seen)!r}, which the first run judges by: compare runs of one split"
             )
-    return sets[0].evaluation
+    return sets[0]
 
 
-def answers_of(player: Player, prompts: Sequence[str]) -> list[str]:
-    """One greedy answer to every prompt."""
+def answers_of(player: Player, sets: PromptSets) -> list[str]:
+    """One greedy answer to every held-out prompt."""
     generation, settings = player.config.text.generation, player.config.language_model
     if player.model is not None:
         values = {"name": "hub", "repository": str(player.model), "lora": None, "gradient_checkpointing": False}
         loaded = freeze({**player.config.model_dump(mode="json"), "language_model": {**values, "engine": "own"}})
         settings = loaded.language_model
-    texts = make_prompt_sets(player.config.text.prompts).train
-    parts = load_language_parts(settings, player.config.train, generation.system, texts)
+    own = make_prompt_sets(player.config.text.prompts, RowReader(player.config.text.on_bad_row))
+    parts = load_language_parts(settings, player.config.train, generation.system, own.train)
     speaker = parts.policy(Sampling(**generation.sampling.model_dump()), generation.max_new_tokens)
-    said = say(speaker, parts.chat, prompts, 1, generation.max_prompt_tokens, greedy=True)
+    said = say(speaker, parts.chat, sets.evaluation, 1, generation.max_prompt_tokens, greedy=True, asked=sets.asked)
     return [completions[0].text for completions in said]
 
 
@@ -110,9 +113,10 @@ def make_judge(url: str | None, model: str, config: TextConfig) -> Judge:
 def tournament(runs: Sequence[Path], output: Path, url: str | None, model: str) -> Path:
     """Judge the models of several runs against each other; the folder with elo.json and elo.html."""
     players = players_of(runs)
-    prompts, progress = held_out_prompts(players), Progress()
+    sets, progress = held_out_prompts(players), Progress()
+    prompts = sets.evaluation
     progress.say(f"{len(players)} models answer {len(prompts)} held-out prompts")
-    answers = [answers_of(player, prompts) for player in players]
+    answers = [answers_of(player, sets) for player in players]
     preferences = prefer(answers, prompts, make_judge(url, model, players[0].config))
     found = standings([player.name for player in players], preferences)
     for standing in found:
