@@ -2,6 +2,7 @@ import math
 import socket
 import time
 
+import numpy as np
 import pytest
 
 from vla.rewards import jail as jails
@@ -164,8 +165,12 @@ def test_programs_that_read_and_print(jail):
 
 def test_without_tests_or_sandbox_a_program_is_unscorable(jail, monkeypatch):
     assert math.isnan(score_code([Sample("", "x = 1", "")], LIMITS, jail=jail)[0])
-    monkeypatch.setattr("vla.rewards.jail._command", lambda *_: ["/bin/false"])
-    assert math.isnan(score_code([Sample("", "add = sum", "", facts=TESTS)], LIMITS, jail=jail)[0])
+    for command, reason in ((["/bin/false"], "the jail ended at once"), (["/no/such/file"], "No such file")):
+        monkeypatch.setattr("vla.rewards.jail._command", lambda *_, command=command: command)
+        failures = {}
+        samples = [Sample("", "add = sum", "", facts=TESTS)] * 2
+        assert np.isnan(score_code(samples, LIMITS, jail=jail, failures=failures)).all()
+        assert [(reason in told, count) for told, count in failures.items()] == [(True, 2)]
 
 
 def test_code_is_never_run_unconfined(monkeypatch):

@@ -37,16 +37,25 @@ def parent() -> Path | None:
 @contextlib.contextmanager
 def group(memory_bytes: int, num_processes: int) -> Iterator[list[str]]:
     """A command that starts another one in a group with these limits; it is empty where there can be no group."""
+    folder = _make(memory_bytes, num_processes)
+    try:
+        yield [] if folder is None else ["/bin/sh", "-c", 'echo 0 > "$0/cgroup.procs" && exec "$@"', str(folder)]
+    finally:
+        if folder is not None:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def _make(memory_bytes: int, num_processes: int) -> Path | None:
     above = parent()
     if above is None:
-        yield []
-        return
-    folder = Path(tempfile.mkdtemp(prefix="sandbox-", dir=above))
+        return None
     try:
+        folder = Path(tempfile.mkdtemp(prefix="sandbox-", dir=above))
         (folder / "memory.max").write_text(str(memory_bytes + OWN_BYTES))
         (folder / "pids.max").write_text(str(num_processes + OWN_PROCESSES))
-        with contextlib.suppress(OSError):  # without swap there is no such file
-            (folder / "memory.swap.max").write_text("0")
-        yield ["/bin/sh", "-c", 'echo 0 > "$0/cgroup.procs" && exec "$@"', str(folder)]
-    finally:
-        folder.rmdir()
+    except OSError:  # whoever owns the group above allows no more
+        return None
+    with contextlib.suppress(OSError):  # without swap there is no such file
+        (folder / "memory.swap.max").write_text("0")
+    return folder

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from vla.rewards.fences import Block, blocks
 from vla.rewards.jail import Kind
 from vla.rewards.sample import UNSCORABLE, Sample
-from vla.rewards.sandbox import Limits, choose_jail, run_python
+from vla.rewards.sandbox import Limits, Outcome, choose_jail, run_python
 
 _CALL = """
 import json as _json, sys as _sys
@@ -119,56 +119,74 @@ def _is_program(block: Block) -> bool:
     return not block.label and any(not isinstance(statement, ast.Expr) for statement in statements)
 
 
+class _Unscorable(Exception):
+    """Nothing is known about the program, and why."""
+
+
 def score_code(
-    samples: Sequence[Sample], limits: Limits, num_parallel: int = 2, jail: Kind | None = None
+    samples: Sequence[Sample],
+    limits: Limits,
+    num_parallel: int = 2,
+    jail: Kind | None = None,
+    failures: dict[str, int] | None = None,
 ) -> list[float]:
     """The share of tests that each sample's program passes. `facts["tests"]` is a list of (see `read_tests`)
 
         {"call": "add(2, 3)", "output": "5"}        an expression in the program's names, and the repr of its value
         {"input": "2 3\\n", "output": "5"}          standard input, and standard output up to white space at line ends
 
-    A program that runs too long, asks for too much memory or floods its output fails the test. NaN: the tests cannot
-    be read, or the sandbox itself failed, `limits` notwithstanding. Raises NoSandbox where programs cannot be confined.
+    A program that runs too long, asks for too much memory or floods its output fails the test. NaN, counted in
+    `failures` by reason: the tests cannot be read, or the sandbox itself failed. Raises NoSandbox where programs
+    cannot be confined.
     """
     kind = jail or choose_jail()
     programs = [program_of(sample.completion) for sample in samples]
     tests = [_tests_of(sample) for sample in samples]
     with ThreadPoolExecutor(num_parallel) as threads:
-        return list(threads.map(lambda program, own: _score(program, own, limits, kind), programs, tests))
+        results = list(threads.map(lambda program, own: _score(program, own, limits, kind), programs, tests))
+    for result in results:
+        if isinstance(result, str) and failures is not None:
+            failures[result] = failures.get(result, 0) + 1
+    return [UNSCORABLE if isinstance(result, str) else result for result in results]
 
 
-def _tests_of(sample: Sample) -> list[CodeTest]:
+def _tests_of(sample: Sample) -> list[CodeTest] | str:
     try:
         return read_tests(sample.facts.get("tests"))
-    except ValueError:
-        return []
+    except ValueError as error:
+        return f"code: {error}"
 
 
-def _score(program: str, tests: Sequence[CodeTest], limits: Limits, jail: Kind) -> float:
-    if not tests:
-        return UNSCORABLE
+def _score(program: str, tests: list[CodeTest] | str, limits: Limits, jail: Kind) -> float | str:
+    """The share of tests passed, or why there is none."""
+    if isinstance(tests, str):
+        return tests
     calls = [test for test in tests if test.call is not None]
-    passed = _passed_calls(program, calls, limits, jail) if calls else 0.0
-    for test in tests:
-        if test.call is None:
-            passed += _passes_input(program, test, limits, jail)
+    try:
+        passed = _passed_calls(program, calls, limits, jail) if calls else 0
+        passed += sum(_passes_input(program, test, limits, jail) for test in tests if test.call is None)
+    except _Unscorable as reason:
+        return f"code: the sandbox failed: {reason}"
     return passed / len(tests)
 
 
-def _passes_input(program: str, test: CodeTest, limits: Limits, jail: Kind) -> float:
-    outcome = run_python(program, limits, test.input.encode(), jail=jail)
+def _run(source: str, limits: Limits, jail: Kind, stdin: str = "", files: Mapping[str, str] | None = None) -> Outcome:
+    outcome = run_python(source, limits, stdin.encode(), files, jail)
     if not outcome.started:
-        return UNSCORABLE
+        raise _Unscorable(outcome.errors.decode(errors="replace").split("\n")[0][:200])
+    return outcome
+
+
+def _passes_input(program: str, test: CodeTest, limits: Limits, jail: Kind) -> bool:
+    outcome = _run(program, limits, jail, stdin=test.input)
     same = _lines(outcome.output.decode(errors="replace")) == _lines(test.output)
-    return float(same and outcome.returncode == 0 and outcome.stopped is None)
+    return same and outcome.returncode == 0 and outcome.stopped is None
 
 
-def _passed_calls(program: str, tests: Sequence[CodeTest], limits: Limits, jail: Kind) -> float:
+def _passed_calls(program: str, tests: Sequence[CodeTest], limits: Limits, jail: Kind) -> int:
     """How many calls gave the value expected; all of them run in one process, up to the first that never ends."""
     files = {"program.py": program, "calls.json": json.dumps([test.call for test in tests])}
-    outcome = run_python(_CALL, limits, files=files, jail=jail)
-    if not outcome.started:
-        return UNSCORABLE
+    outcome = _run(_CALL, limits, jail, files=files)
     values = []
     for line in outcome.output.decode(errors="replace").split("\n"):
         if line.startswith("\x02"):
@@ -176,7 +194,7 @@ def _passed_calls(program: str, tests: Sequence[CodeTest], limits: Limits, jail:
                 values.append(json.loads(line[1:]))
             except (ValueError, RecursionError):
                 break
-    return float(sum(value == test.output for value, test in zip(values, tests, strict=False)))
+    return sum(value == test.output for value, test in zip(values, tests, strict=False))
 
 
 def _lines(text: str) -> list[str]:

@@ -74,7 +74,7 @@ class Rewards:
         if name == SHORT:
             return [float(sample.finished) for sample in samples]
         if name == CODE:
-            return score_code(samples, self.limits)
+            return score_code(samples, self.limits, failures=self.process.failures)
         if name != CORRECT:
             return self.process.score(name, samples)
         scores = [UNSCORABLE] * len(samples)

@@ -354,6 +354,7 @@ def _become_program(request: dict[str, Any]) -> None:
         resource.RLIMIT_CPU: seconds,
         resource.RLIMIT_NOFILE: 64,
         resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_SIGPENDING: 256,
     }.items():
         resource.setrlimit(kind, (most, most))
     if os.geteuid() != user:

@@ -52,11 +52,15 @@ def run_python(
     """
     texts = {"main.py": source, **(files or {})}
     contents = {name: text.encode(errors="surrogatepass") for name, text in texts.items()}
-    with start(jail or choose_jail(), {**contents, "stdin": stdin}, limits) as running:
-        output, errors, stopped = _read_capped(running.process, limits)
-        ended = running.end()
+    kind = jail or choose_jail()
+    try:
+        with start(kind, {**contents, "stdin": stdin}, limits) as running:
+            output, errors, stopped = _read_capped(running.process, limits)
+            ended = running.end()
+    except OSError as error:  # this process may start no other, or has no descriptors left
+        return Outcome(b"", str(error).encode(), -1, False, None)
     if "failure" in ended:
-        return Outcome(output, ended["failure"].encode(), -1, False, stopped)
+        return Outcome(output, ended["failure"].encode() + b" " + errors, -1, False, stopped)
     return Outcome(output, errors, ended["returncode"], True, stopped or ended["stopped"])
 
 
