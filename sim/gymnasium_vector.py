@@ -14,6 +14,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import seeding
+from PIL import Image
 
 from sim.spec import ActionSpec
 from sim.task import SimObservation, StepResult
@@ -214,15 +215,16 @@ def action_spec(env: gymnasium.Env[Any, Any]) -> ActionSpec:
 
 
 def resized(picture: np.ndarray, size: int) -> np.ndarray:
-    """A uint8 picture [h, w, 3] as its middle square, [size, size, 3]; the mean of whole squares where they fit."""
+    """A uint8 picture [h, w, 3], its shape kept, in the middle of a black square [size, size, 3]: to the pixel what
+    `vla.data.pictures.fitted` makes of a dataset's (a test holds them together; neither package imports the other).
+    """
     height, width = picture.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = picture[top : top + side, left : left + side]
-    if side == size:
-        return square
-    if side % size == 0:
-        factor = side // size
-        return square.reshape(size, factor, size, factor, 3).mean(axis=(1, 3)).astype(np.uint8)
-    nearest = ((np.arange(size) + 0.5) * side / size).astype(np.int64)
-    return square[np.ix_(nearest, nearest)]
+    if height == width == size:
+        return picture
+    longer = max(height, width)
+    inner = max(1, height * size // longer), max(1, width * size // longer)
+    shrunk = Image.fromarray(picture).resize((inner[1], inner[0]), Image.Resampling.BOX)
+    square = np.zeros((size, size, 3), np.uint8)
+    top, left = (size - inner[0]) // 2, (size - inner[1]) // 2
+    square[top : top + inner[0], left : left + inner[1]] = np.asarray(shrunk)
+    return square

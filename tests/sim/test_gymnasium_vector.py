@@ -121,13 +121,20 @@ def test_every_step_can_be_filmed():
     assert len(np.unique(frames[0, :, 0, 0, 0])) == 4
 
 
-def test_pictures_become_small_squares():
-    picture = np.zeros((4, 8, 3), np.uint8)
-    picture[:, 2:6] = np.arange(16).reshape(4, 4)[:, :, None] * 10
-    # Means of the four 2x2 squares of 0, 10, ..., 150: (0 + 10 + 40 + 50) / 4 = 25, 45, 105, 125.
-    assert resized(picture, 2)[:, :, 0].tolist() == [[25, 45], [105, 125]]
-    assert resized(picture, 4).shape == (4, 4, 3)
-    assert resized(picture, 3)[:, :, 0].tolist() == [[0, 20, 30], [80, 100, 110], [120, 140, 150]]  # pixels 0, 2, 3
+def test_pictures_become_small_squares_whole_and_padded():
+    picture = np.arange(32, dtype=np.uint8).reshape(4, 8)[:, :, None].repeat(3, 2) * 5
+    # Halved to 2 x 4: means of 2 x 2 squares; (0 + 1 + 8 + 9) / 4 * 5 = 22.5. Black above and below.
+    assert resized(picture, 4)[:, :, 0].tolist() == [[0] * 4, [23, 33, 43, 53], [103, 113, 123, 133], [0] * 4]
+    np.testing.assert_array_equal(resized(picture[:, :4], 4), picture[:, :4])
+
+
+@pytest.mark.parametrize("shape", [(480, 640), (640, 480), (48, 128), (64, 64), (96, 96), (7, 31), (1, 9), (65, 64)])
+@pytest.mark.parametrize("size", [64, 70, 1])
+def test_environments_and_datasets_make_one_picture_square_alike(shape, size):
+    from vla.data.pictures import fitted
+
+    picture = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(resized(picture, size), fitted(picture, size))
 
 
 def test_errors():
