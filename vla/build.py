@@ -9,12 +9,13 @@ from typing import Any, assert_never
 import numpy as np
 import torch
 
-from vla.actions.bins import ActionBins, fit_bins
+from vla.actions.bins import FAR, ActionBins, fit_bins
 from vla.actions.diffusion import Diffusion
-from vla.actions.fast import FastCode, fit_fast
+from vla.actions.fast import FastCode, farthest_of, fit_fast
 from vla.actions.flow import FlowMatching
 from vla.actions.normalize import ActionNormalizer, fit_normalizer
 from vla.actions.process import Process
+from vla.actions.spread import FARTHEST, rare_jumps
 from vla.config import robot as settings
 from vla.config.robot import (
     HubBackbone,
@@ -205,6 +206,28 @@ def fit_code(policy: settings.Policy, chunks: np.ndarray) -> ActionCode:
             return fit_normalizer(frames)
         case other:
             assert_never(other)
+
+
+def code_notes(policy: settings.Policy, code: ActionCode, frames: np.ndarray, names: Sequence[str]) -> list[str]:
+    """What the code of actions does with rare jumps of the frames [N, A] that it was fitted on, a sentence each."""
+    if isinstance(code, ActionBins):
+        return [f"{told}: far values have bins of their own" for told, _ in rare_jumps(frames, names, FAR)]
+    normalizer, farthest = code, FARTHEST
+    if isinstance(code, FastCode):
+        normalizer, farthest = code.normalizer, farthest_of(policy.num_tokens, code.scale, code.chunk)
+    found = [
+        f"{told}: its scale is widened {times:.3g} times: they do not drown the rest, which gets as much coarser"
+        for told, times in rare_jumps(frames, names, farthest)
+    ]
+    if isinstance(policy, settings.DiffusionPolicy):
+        values = normalizer.encode(torch.from_numpy(frames)).abs()
+        share = float((values > policy.clip).any(-1).float().mean())
+        if share:
+            found.append(
+                f"policy.clip ({policy.clip:g}) cuts the actions of {100 * share:.3g} % of the frames, which lie up to "
+                f"{float(values.max()):.3g} out: raise policy.clip to that for them to be executed whole"
+            )
+    return found
 
 
 def read_code(policy: settings.Policy, values: dict[str, Any]) -> ActionCode:

@@ -122,8 +122,7 @@ def fit_fast(actions: Float[np.ndarray, "N H A"], num_tokens: int, scale: float)
         ValueError: the integers alone need more tokens than that.
     """
     chunk = actions.shape[1]
-    farthest = min(FARTHEST, ROOM_FOR_FAR * num_tokens / (scale * math.sqrt(chunk)))
-    normalizer = fit_normalizer(actions.reshape(-1, actions.shape[-1]), max(farthest, 1.0))
+    normalizer = fit_normalizer(actions.reshape(-1, actions.shape[-1]), farthest_of(num_tokens, scale, chunk))
     values = normalizer.encode(torch.from_numpy(np.asarray(actions, dtype=np.float32))).numpy()
     integers = coefficients(values, scale)
     low, high = int(integers.min()), int(integers.max())
@@ -137,6 +136,11 @@ def fit_fast(actions: Float[np.ndarray, "N H A"], num_tokens: int, scale: float)
         )
     merges = learn_merges((integers - low).tolist(), high - low + 1, room)
     return FastCode(normalizer, chunk, scale, low, high, merges)
+
+
+def farthest_of(num_tokens: int, scale: float, chunk: int) -> float:
+    """How far out normalised values may lie: a chunk that stays there is a coefficient of sqrt(chunk) times as much."""
+    return max(1.0, min(FARTHEST, ROOM_FOR_FAR * num_tokens / (scale * math.sqrt(chunk))))
 
 
 def learn_merges(rows: list[list[int]], first: int, count: int) -> tuple[Pair, ...]:

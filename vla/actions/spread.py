@@ -68,12 +68,14 @@ def spread_of(actions: Float[np.ndarray, "N A"]) -> Spread:
     return found
 
 
-def rare_jumps(actions: Float[np.ndarray, "N A"], names: Sequence[str]) -> list[str]:
-    """A sentence for every dimension whose extremes lie further out than `FARTHEST`."""
+def rare_jumps(actions: Float[np.ndarray, "N A"], names: Sequence[str], farthest: float) -> list[tuple[str, float]]:
+    """Dimensions whose extremes lie further out than `farthest`: a sentence, and how many times further."""
     found = spread_of(actions)
     return [
-        f"{names[d]} spans {found.low[d]:.3g} to {found.high[d]:.3g} in 98 % of the frames and {found.least[d]:.3g} to "
-        f"{found.most[d]:.3g} in all: rare jumps, or faults of a sensor. Its scale is widened "
-        f"{found.reach[d] / FARTHEST:.3g} times: they do not drown the rest, and the rest gets as much coarser"
-        for d in np.flatnonzero(found.moves & ~found.rare & (found.reach > FARTHEST))
+        (
+            f"{names[d]} spans {found.low[d]:.3g} to {found.high[d]:.3g} in 98 % of the frames and "
+            f"{found.least[d]:.3g} to {found.most[d]:.3g} in all (rare jumps, or faults of a sensor)",
+            float(found.reach[d] / farthest),
+        )
+        for d in np.flatnonzero(found.moves & ~found.rare & (found.reach > farthest))
     ]

@@ -14,7 +14,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from vla.build import build_vlm, checkpoint_folder, fit_code, make_policy
+from vla.build import build_vlm, checkpoint_folder, code_notes, fit_code, make_policy
 from vla.command_line import as_yaml
 from vla.config import RobotConfig
 from vla.data.dataset_checks import read_learnable
@@ -97,7 +97,10 @@ def from_dataset(config: VlaConfig, dataset: Any) -> Made:
     model, tokenizer = build_vlm(settings, proprio_size, world.num_plan_numbers, instructions)
     if settings.model.checkpoint is None:
         model.fit_proprio(torch.from_numpy(columns.proprio))
-    code = fit_code(settings.policy, undisturbed_chunks(columns, config.horizon))
+    chunks = undisturbed_chunks(columns, config.horizon)
+    code = fit_code(settings.policy, chunks)
+    for note in code_notes(settings.policy, code, chunks[:, 0], world.action_spec["names"]):
+        logging.getLogger(__name__).warning(note)
     passport = json.loads(json.dumps(describe(code, world, settings)))  # type: ignore[arg-type]
     observer = Observer(tokenizer, settings.policy.instruction_length)
     return Made(make_policy(settings, model, code), observer, settings, passport, proprio_size, dataset=root)

@@ -24,6 +24,10 @@ MAX_BYTES_PER_TOKEN = 32
 """A prompt of more bytes than so many for each token that a policy has room for is refused before it is tokenised."""
 
 
+UNNAMED = "not named by the version that trained it: give pictures that are square from the start"
+"""What a passport says in place of the rule that makes pictures square (`vla.data.pictures.RESIZE`)."""
+
+
 def serve_rows(policy: Policy, observe: Observe, greedy: bool) -> Act:
     """What a server calls with the observations of several clients. Chunks of flow policies go on from what a client is
     doing, where it says (`vla.policies.continuing`).
@@ -64,7 +68,7 @@ def expected_of(config: RobotConfig, world: World, observer: Observer) -> Expect
 
 
 def passport_of(folder: Path) -> dict[str, Any]:
-    """What a client must know to use the policy: what actions mean, cameras, pixels and chunk, without its weights."""
-    values = read_passport(folder)
-    told = ("policy", "action_spec", "cameras", "image_size", "chunk")
+    """What a client must know to use the policy: what actions and state mean, cameras, pixels and chunk."""
+    values = {"resize": UNNAMED, **read_passport(folder)}
+    told = ("policy", "action_spec", "proprio_names", "cameras", "image_size", "resize", "chunk")
     return {name: values[name] for name in told if name in values} | {"checkpoint": folder.name, "protocol": "openpi"}

@@ -105,8 +105,8 @@ class Expected:
             raise BadRequest(f"{expected}, this is a {type(value).__name__}")
         if value.dtype != np.uint8 or value.shape != (size, size, 3):
             raise BadRequest(
-                f"{expected}, this is {value.dtype} {list(value.shape)}: resize it on the client, as the policy was "
-                "trained"
+                f"{expected}, this is {value.dtype} {list(value.shape)}: resize it on the client by the rule that the "
+                "passport calls `resize`"
             )
         return value
 

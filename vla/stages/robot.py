@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from vla.build import ActionCode, build_vlm, check_model, fit_code, make_policy, read_code
+from vla.build import ActionCode, build_vlm, check_model, code_notes, fit_code, make_policy, read_code
 from vla.config.robot import RobotConfig
 from vla.data.demonstrations import Demonstrations
 from vla.data.observations import Observer
@@ -188,7 +188,10 @@ def build_policy(
         code = code_of(config.policy, passport, written)
     else:
         training, _ = demos.split(config.data.holdout_fraction, config.train.seed)
-        code = fit_code(config.policy, chunks_to_fit(training, config.policy.chunk))
+        chunks = chunks_to_fit(training, config.policy.chunk)
+        code = fit_code(config.policy, chunks)
+        for note in code_notes(config.policy, code, chunks[:, 0], demos.action_names):
+            run.progress.say(f"actions: {note}")
         if run.processes.is_main:
             tokenizer.save_pretrained(run.folder.path / "tokenizer")
             write_json(written, plain(describe(code, world, config)))
