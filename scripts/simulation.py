@@ -9,6 +9,7 @@ from scripts.world_environments import WorldEnvironments
 from sim import CAMERAS
 from sim.spec import DEFAULT_ACTION_SPEC
 from vla.data.collect import PROPRIO_NAMES
+from vla.data.meaning import WITHOUT_SIMULATOR
 
 
 class Simulation(WorldEnvironments):
@@ -23,8 +24,7 @@ class Simulation(WorldEnvironments):
         if unknown:
             raise ValueError(
                 f"sim.cameras={list(settings.cameras)} names {unknown[0]}, the simulator draws {', '.join(CAMERAS)}: "
-                "choose from these; data with other cameras trains by lerobot-train --policy.type=vla, which needs no "
-                "simulator"
+                f"choose from these; {WITHOUT_SIMULATOR}"
             )
 
     def _make(self, num_envs: int, render_every_step: bool) -> Any:

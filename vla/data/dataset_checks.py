@@ -12,6 +12,7 @@ from jaxtyping import Int
 
 from vla.data import lerobot_format as form
 from vla.data.lerobot_reader import Columns, cameras_of, names_of, read_columns, read_tasks
+from vla.data.meaning import WITHOUT_SIMULATOR, check_action_spec, check_state, unsaid
 from vla.data.pictures import RESIZE
 
 
@@ -53,16 +54,31 @@ def chosen_cameras(
         if shared:
             remedy = f"set sim.cameras=[{','.join(shared)}], and model.checkpoint=null where that has other cameras"
         elif keys:
-            remedy = (
-                f"the simulator draws {', '.join(drawable or ())} and no others: train on this dataset with "
-                "lerobot-train --policy.type=vla, which needs no simulator"
-            )
+            remedy = f"the simulator draws {', '.join(drawable or ())} and no others; {WITHOUT_SIMULATOR}"
         else:
             remedy = "record it again with cameras: every policy looks at pictures"
         raise ValueError(
             f"cameras: {', '.join(missing)} wanted, but the dataset {folder} has {', '.join(keys) or 'none'}; {remedy}"
         )
     return {camera: keys[camera] for camera in (keys if wanted is None else wanted)}
+
+
+def check_meaning(
+    info: Mapping[str, Any],
+    stated: Mapping[str, Any] | None,
+    action_spec: Mapping[str, Any],
+    proprio_names: Sequence[str] | None,
+    owner: str,
+) -> str | None:
+    """Hold what a dataset says of its actions and state against what is expected; a sentence about what it leaves open.
+
+    Raises ValueError naming the field that differs.
+    """
+    fields = stated or {"names": list(names_of(info, form.ACTION_KEY)), "control_hz": info["fps"]}
+    check_action_spec(fields, action_spec, owner)
+    if proprio_names is not None:
+        check_state(names_of(info, form.STATE_KEY), proprio_names, owner)
+    return unsaid(fields, action_spec, owner)
 
 
 def chosen_rows(

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8
 
 from vla.data import lerobot_format as form
-from vla.data.dataset_checks import chosen_cameras, padded, read_learnable
+from vla.data.dataset_checks import check_meaning, chosen_cameras, padded, read_learnable
 from vla.data.frame_cache import cached_frames, picture_size
 from vla.data.lerobot_reader import (
     Columns,
@@ -22,7 +22,7 @@ from vla.data.lerobot_reader import (
     read_info,
     read_statistics,
 )
-from vla.data.meaning import check_action_spec, check_limits, check_state, unsaid
+from vla.data.meaning import check_action_spec, check_limits
 
 __all__ = [
     "Columns",
@@ -175,17 +175,14 @@ def open_demonstrations(
     owner, info = f"the dataset {folder}", read_info(folder)
     keys = chosen_cameras(folder, info, cameras, drawable)
     spec = read_action_spec(folder)
-    fields = spec if spec is not None else {"names": list(names_of(info, form.ACTION_KEY)), "control_hz": info["fps"]}
     expected = action_spec or {}
-    check_action_spec(fields, expected, owner)
-    if proprio_names is not None:
-        check_state(names_of(info, form.STATE_KEY), proprio_names, owner)
+    open_fields = check_meaning(info, spec, expected, proprio_names, owner)
     found = read_learnable(folder, info, failures)
     columns, rows = found.columns, found.rows
     sizes = {camera: picture_size(info["features"][key]) for camera, key in keys.items()}
     learned = columns.actions[rows[~columns.perturbed[rows]]]
     limits = check_limits(learned, expected, max_outside_limits, owner)
-    notes = [*found.notes, padded(sizes), unsaid(fields, expected, owner), limits]
+    notes = [*found.notes, padded(sizes), open_fields, limits]
     episodes = read_episodes(folder)
     decoded = cached_frames(folder, info, episodes, list(keys.values()), image_size, Path(cache) if cache else None)
     return Demonstrations(

@@ -14,6 +14,9 @@ NUMBERED = re.compile(r"((observation[._])?(action|state|proprio|motor|dim|value
 SILENT = ("unknown", "environment's own", "")
 SEEN = "seen in the demonstrations"
 """Under `limits` of an action spec whose `low` and `high` nobody stated: no limits to hold others against."""
+WITHOUT_SIMULATOR = (
+    'lerobot-train --policy.type=vla --policy.settings="model.checkpoint=null" trains on a dataset without a simulator'
+)
 MEANINGS = ("names", "units", "kinds", "frame", "gripper_sign")
 """What numbers alone cannot tell."""
 
@@ -56,8 +59,7 @@ def check_state(found: Sequence[str], expected: Sequence[str], owner: str) -> No
         return
     raise ValueError(
         f"observation.state: {len(found)} numbers {list(found)} in {owner}, but {len(expected)} {list(expected)} are "
-        "expected. Use data and an environment whose states are the same; lerobot-train --policy.type=vla trains on a "
-        "dataset without a simulator"
+        f"expected. Use data and an environment whose states are the same; {WITHOUT_SIMULATOR}"
     )
 
 

@@ -10,6 +10,7 @@ from lerobot.configs.types import NormalizationMode
 from lerobot.optim.optimizers import AdamWConfig
 
 from vla.config import RobotConfig, load
+from vla.lerobot.refusal import Refused, refusing
 
 IMAGES, STATE, ACTION = "observation.images.", "observation.state", "action"
 NOTHING = dict.fromkeys(("VISUAL", "STATE", "ACTION"), NormalizationMode.IDENTITY)
@@ -68,7 +69,10 @@ class VlaConfig(PreTrainedConfig):
         """Refuse a dataset or environment without cameras, state or action."""
         if not self.image_features or self.robot_state_feature is None or self.action_feature is None:
             there = ", ".join([*(self.input_features or {}), *(self.output_features or {})])
-            raise ValueError(f"policy.type=vla needs {IMAGES}NAME, {STATE} and {ACTION}; there are {there or 'none'}")
+            raise Refused(
+                f"policy.type=vla needs {IMAGES}NAME, {STATE} and {ACTION}; there are {there or 'none'}: record the "
+                "dataset again with them"
+            )
 
     @property
     def cameras(self) -> tuple[str, ...]:
@@ -77,7 +81,8 @@ class VlaConfig(PreTrainedConfig):
 
 @lru_cache(maxsize=8)
 def robot_settings(settings: str) -> RobotConfig:
-    """Our settings of a string of `key=value` words; ConfigError, a ValueError, names a wrong one."""
-    config = load(settings.split())
+    """Our settings of a string of `key=value` words; Refused, a ValueError, names a wrong one."""
+    with refusing():
+        config = load(settings.split())
     assert isinstance(config, RobotConfig)
     return config

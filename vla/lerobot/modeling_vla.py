@@ -19,6 +19,7 @@ from torch import Tensor
 from vla.data.pictures import check_resize, fitted
 from vla.lerobot.configuration_vla import ACTION, IMAGES, STATE, VlaConfig
 from vla.lerobot.made import Made, from_dataset, from_folder, write_folder
+from vla.lerobot.refusal import Refused, refusing
 from vla.serve.requests import Shown
 from vla.sft.losses import imitation_loss
 from vla.types import Observation, map_rows
@@ -37,7 +38,8 @@ class VlaPolicy(PreTrainedPolicy):
     ) -> None:
         super().__init__(config)
         config.validate_features()
-        self.made = from_dataset(config, dataset_meta) if made is None else made
+        with refusing():
+            self.made = from_dataset(config, dataset_meta) if made is None else made
         self.policy = self.made.policy
         self.reset()
 
@@ -46,9 +48,10 @@ class VlaPolicy(PreTrainedPolicy):
         cls, pretrained_name_or_path: str | Path, *, config: VlaConfig | None = None, **_: Any
     ) -> VlaPolicy:
         """The policy of a folder or of `user/name` on the hub; ValueError where its passport does not fit."""
-        made = from_folder(str(pretrained_name_or_path))
-        config = VlaConfig.from_pretrained(made.folder) if config is None else config
-        made.check(config)
+        with refusing():
+            made = from_folder(str(pretrained_name_or_path))
+            config = VlaConfig.from_pretrained(made.folder) if config is None else config
+            made.check(config)
         return cls(config, made=made).to(config.device).eval()
 
     def _save_pretrained(self, save_directory: Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
@@ -73,8 +76,9 @@ class VlaPolicy(PreTrainedPolicy):
         """LeRobot's batch (images in [0, 1], channels first, any size) as our observation, on the policy's device."""
         passport = self.made.passport
         images = {camera: pixels(batch[IMAGES + camera]) for camera in passport["cameras"]}
-        for camera, rows in images.items():
-            check_resize(passport, *rows.shape[1:3], IMAGES + camera)
+        with refusing():
+            for camera, rows in images.items():
+                check_resize(passport, *rows.shape[1:3], IMAGES + camera)
         shown = Shown(
             {n: np.stack([fitted(picture, passport["image_size"]) for picture in rows]) for n, rows in images.items()},
             finite(batch[STATE].float(), STATE).cpu().numpy(),
@@ -92,7 +96,7 @@ class VlaPolicy(PreTrainedPolicy):
 
     @torch.no_grad()
     def predict_action_chunk(self, batch: Mapping[str, Any], **_: Any) -> Float[Tensor, "B H A"]:  # type: ignore[override]
-        """Actions in physical units. Raises ValueError where one is NaN or infinite: it must not become a command."""
+        """Actions in physical units. Raises Refused where one is NaN or infinite: it must not become a command."""
         self.eval()
         return finite(self.policy.act(self.observe(batch), greedy=self.config.greedy).action.float(), "the policy")
 
@@ -112,11 +116,11 @@ def pixels(images: Float[Tensor, "B 3 h w"] | UInt8[Tensor, "B 3 h w"]) -> UInt8
 
 
 def finite(values: Tensor, owner: str) -> Tensor:
-    """The same values. Raises ValueError where one is NaN or infinite, naming its row and dimension."""
+    """The same values. Raises Refused where one is NaN or infinite, naming its row and dimension."""
     bad = ~values.isfinite()
     if bad.any():
         row, *_, dimension = bad.nonzero()[0].tolist()
-        raise ValueError(
+        raise Refused(
             f"{owner} holds {int(bad.sum())} numbers that are NaN or infinite (the first in row {row} of the batch, "
             f"dimension {dimension}): a policy neither learns from them nor acts by them; repair the dataset or sensor"
         )

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from vla.config.robot import RobotConfig
 from vla.data.collect import collect, dataset_spec
-from vla.data.dataset_checks import chosen_cameras
+from vla.data.dataset_checks import check_meaning, chosen_cameras
 from vla.data.demonstrations import Demonstrations, open_demonstrations
-from vla.data.lerobot_reader import read_info
+from vla.data.lerobot_reader import read_action_spec, read_info
 from vla.data.lerobot_writer import LeRobotWriter
 from vla.hub.datasets import local_dataset
 from vla.interrupt import Interrupted
@@ -39,14 +39,24 @@ def demonstrations(run: Run, config: RobotConfig, world: World) -> Demonstration
     return found
 
 
+def check_described(config: RobotConfig, world: World) -> None:
+    """Refuse a dataset by what it says of itself (cameras, names, rate, state) before a run has a folder.
+
+    The world is asked what its actions mean only after the cameras: an environment of gymnasium must be made for that.
+    """
+    if config.data.path is not None:
+        folder = local_dataset(config.data.path)
+        info = read_info(folder)
+        chosen_cameras(folder, info, config.sim.cameras, world.cameras)
+        check_meaning(info, read_action_spec(folder), world.action_spec, world.proprio_names, f"the dataset {folder}")
+
+
 def _opened(run: Run, config: RobotConfig, world: World, folder: Path) -> Demonstrations:
     """The dataset, opened by the main process first, which decodes its pictures into a file that all read."""
     found = None
     for mine in (run.processes.is_main, not run.processes.is_main):
         with failing_together(run.processes):
             if mine:
-                # Before the world is asked what its actions mean: an environment of gymnasium must be made for that.
-                chosen_cameras(folder, read_info(folder), config.sim.cameras, world.cameras)
                 found = open_demonstrations(
                     folder,
                     cameras=config.sim.cameras,

@@ -27,7 +27,7 @@ from vla.models.pretrained import num_parameters
 from vla.report.robot import write_report
 from vla.sft.protocols import ImitablePolicy
 from vla.stages.beside import everything_beside
-from vla.stages.demonstrate import demonstrations
+from vla.stages.demonstrate import check_described, demonstrations
 from vla.stages.grounding import Grounding, GroundingSettings
 from vla.stages.imitation import chunks_to_fit
 from vla.stages.recap import asking_for_good, recap_stage
@@ -59,6 +59,7 @@ def run_robot(config: RobotConfig, world: World) -> RunFolder:
     processes = start_processes(train.device, train.precision)
     seed_everything(train.seed)
     check_model(config)
+    check_described(config, world)
     folder = open_run(config, processes)
     with stop_on_interrupt() as stop:
         run = start_run(folder, stop, processes, train)

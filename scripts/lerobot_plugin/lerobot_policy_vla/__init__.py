@@ -2,5 +2,7 @@
 
 from lerobot_policy_vla.simulated import VlaEnv
 from vla.lerobot.configuration_vla import VlaConfig
+from vla.lerobot.refusal import show_refusals_in_one_line
 
 __all__ = ["VlaConfig", "VlaEnv"]
+show_refusals_in_one_line()

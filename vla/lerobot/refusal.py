@@ -1,0 +1,36 @@
+"""What our policies refuse within LeRobot's commands, shown as one line: those print a traceback of everything."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+
+class Refused(ValueError):
+    """A dataset, setting or batch that cannot be right; the message names it and the remedy."""
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Within the block, every ValueError is `Refused`."""
+    try:
+        yield
+    except Refused:
+        raise
+    except ValueError as error:
+        raise Refused(str(error)) from error
+
+
+def show_refusals_in_one_line() -> None:
+    """Have the interpreter end on `Refused` with its message alone; every other error is shown as before."""
+    shown_before = sys.excepthook
+
+    def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if isinstance(error, Refused):
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            shown_before(kind, error, trace)
+
+    sys.excepthook = show
