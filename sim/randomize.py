@@ -105,7 +105,7 @@ def with_overrides(base: Randomization, overrides: dict[str, Any]) -> Randomizat
     """`base` with some ranges replaced; raises ValueError for a name or a value that does not exist."""
     names = [field.name for field in fields(Randomization)]
     for name in overrides:
-        check_choice("randomize", name, names)
+        check_choice("sim.randomization", name, names)
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in overrides.items()
     }
@@ -116,7 +116,7 @@ def with_overrides(base: Randomization, overrides: dict[str, Any]) -> Randomizat
         ("pad_shapes", PAD_SHAPE_NAMES),
     ):
         for name in getattr(result, setting):
-            check_choice(f"randomize.{setting}", name, known)
+            check_choice(f"sim.randomization.{setting}", name, known)
     _check_numbers(result)
     return result
 
@@ -126,9 +126,11 @@ def _check_numbers(ranges: Randomization) -> None:
     for field in fields(Randomization):
         value = getattr(ranges, field.name)
         if isinstance(value, float | int) and value < 0:
-            raise ValueError(f"randomize.{field.name} ({value}) must not be negative")
+            raise ValueError(f"sim.randomization.{field.name} ({value}) must not be negative")
         if field.name in ("hand_height", "friction") and (len(value) != 2 or not 0 <= value[0] <= value[1]):
-            raise ValueError(f"randomize.{field.name} ({list(value)}) must be [lowest, highest], from 0 upwards")
+            raise ValueError(
+                f"sim.randomization.{field.name} ({list(value)}) must be [lowest, highest], from 0 upwards"
+            )
 
 
 def check_variety(ranges: Randomization, num_blocks: int, num_pads: int) -> None:
@@ -137,8 +139,8 @@ def check_variety(ranges: Randomization, num_blocks: int, num_pads: int) -> None
         available = len(ranges.colors) * len(shapes)
         if available < wanted:
             raise ValueError(
-                f"the scene needs {wanted} different {kind}s, but randomize.colors and randomize.{kind}_shapes allow "
-                f"{available}; allow more or lower sim.num_distractors"
+                f"the scene needs {wanted} different {kind}s, but sim.randomization.colors and "
+                f"sim.randomization.{kind}_shapes allow {available}; allow more or lower sim.num_distractors"
             )
 
 
