@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
                 write_rrd(library, options.rrd, options.episodes)
         else:
             serve(library, options.port, not options.no_browser)
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
         fail(str(error))
     except KeyboardInterrupt:
         return 0

@@ -73,15 +73,20 @@ def take_cfg(given: list[str]) -> bool:
 
 def fail(message: str) -> None:
     """Say what is wrong on the error stream and exit with status 2."""
-    print("\n".join(f"error: {line}" for line in message.splitlines()), file=sys.stderr)
+    from vla.files.secrets import masked
+
+    print("\n".join(f"error: {line}" for line in masked(message).splitlines()), file=sys.stderr)
     raise SystemExit(2)
 
 
 def as_yaml(config: Config) -> str:
-    """The resolved settings, as they are saved beside every checkpoint."""
+    """The resolved settings, as they are saved beside every checkpoint; secrets in addresses are masked."""
     import yaml
 
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+    from vla.files.secrets import without_secrets
+
+    values = without_secrets(config.model_dump(mode="json"))
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
 
 
 def help_text(description: str) -> str:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import yaml
 
 from vla.config import freeze, load
 from vla.evaluate.success import SuccessRate
-from vla.train.run_folder import RunFolder, open_run, plain, start_of
+from vla.train.claim import start_of
+from vla.train.run_folder import RunFolder, open_run, plain
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +58,10 @@ def test_two_processes_do_not_write_to_one_folder():
     for gone in (f"{os.getppid()} 1", "999999999 12345"):
         (path / ".process").write_text(gone)
         open_run(load(["resume=here"]))
-        assert (path / ".process").read_text() == f"{os.getpid()} {start_of(str(os.getpid()))}"
+        assert (path / ".process").read_text() == f"{os.getpid()} {start_of(str(os.getpid()))} {socket.gethostname()}"
+    (path / ".process").write_text("1 12345 another-host")
+    with pytest.raises(ValueError, match=r"process 1 on another-host .* delete here/.process once it is over"):
+        open_run(load(["resume=here"]))
 
 
 @dataclass(frozen=True)

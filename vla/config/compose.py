@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from vla.files.read import DamagedFile, read_yaml
+from vla.files.secrets import masked_settings
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 ROOT_CONFIG = "train_vla"
@@ -246,4 +247,10 @@ def resumed(run: str, given: Mapping[str, str]) -> dict[str, Any]:
     chosen = [f"{key}={value}" for key, value in given.items() if key in groups()]
     if chosen:
         raise ConfigError(f"{chosen[0]} cannot be chosen anew for resume ({run}): leave it out, or start a new run")
-    return {**overridden(values, given), "resume": run, "run_dir": run}
+    values = {**overridden(values, given), "resume": run, "run_dir": run}
+    for name in masked_settings(values):
+        raise ConfigError(
+            f"{name} was saved without its secret in {run}: give {name}=... beside resume=, or an address without a "
+            "secret, with the key in the environment (OPENAI_API_KEY)"
+        )
+    return values

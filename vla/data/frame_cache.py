@@ -10,10 +10,11 @@ import io
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import av
 import numpy as np
@@ -22,6 +23,11 @@ from PIL import Image
 
 from vla.data import lerobot_format as form
 from vla.data.pictures import RESIZE, fitted
+from vla.files.arrays import opened_by_library
+from vla.files.exclusive import exclusive
+from vla.files.manifest import digest
+from vla.files.read import DamagedFile, read_json
+from vla.files.write import DiskFull, appearing, clear_unfinished, is_disk_full, remove, write_json
 
 
 def cached_frames(
@@ -49,17 +55,58 @@ def cached_frames(
     size = "stored" if image_size is None else f"{image_size}-{RESIZE}"
     home = _cache_home(folder, cache) / f"{size}-{_fingerprint(folder)}"
     paths = {key: home / f"{key}.npy" for key in keys}
-    missing = [key for key in keys if not paths[key].exists()]
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with exclusive(home) as alone:  # a second process waits for what the first decodes
+            if alone:
+                clear_unfinished(home)
+            _fill(folder, info, episodes, image_size, paths)
+    except OSError as error:
+        if isinstance(error, DiskFull) or not is_disk_full(error):
+            raise
+        raise DiskFull(f"the disk is full, {home} was not written ({error.strerror}): {MAKE_ROOM}") from error
+    return {key: np.asarray(np.load(path, mmap_mode="r")) for key, path in paths.items()}
+
+
+def _fill(
+    folder: Path,
+    info: Mapping[str, Any],
+    episodes: Sequence[Mapping[str, Any]],
+    image_size: int | None,
+    paths: Mapping[str, Path],
+) -> None:
+    """Decode what is not there, or is not what was written."""
+    missing = [key for key, path in paths.items() if not _is_whole(path)]
     sizes = {
         key: picture_size(info["features"][key]) if image_size is None else (image_size, image_size) for key in missing
     }
     shapes = {key: (int(info["total_frames"]), *size, 3) for key, size in sizes.items()}
     if missing:
-        home.mkdir(parents=True, exist_ok=True)
-        _check_room(home, sum(int(np.prod(shape)) for shape in shapes.values()))
+        _check_room(paths[missing[0]].parent, sum(int(np.prod(shape)) for shape in shapes.values()))
         with ThreadPoolExecutor(min(len(missing), os.cpu_count() or 1)) as pool:  # decoders release the GIL
             list(pool.map(lambda key: _decode(folder, info, episodes, key, shapes[key], paths[key]), missing))
-    return {key: np.asarray(np.load(path, mmap_mode="r")) for key, path in paths.items()}
+
+
+class Whole(TypedDict):
+    """What is kept beside an array: the checksum of its file."""
+
+    sha256: str
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether an array is there and what was written; one that is damaged is told, and decoded anew."""
+    if not path.exists():
+        return False
+    try:
+        written = read_json(path.with_suffix(".json"), Whole)["sha256"]
+        fault = None if path.is_file() and digest(path) == written else "it does not have the checksum that was written"
+    except DamagedFile as error:
+        fault = f"its checksum cannot be read ({error.fault})"
+    if fault is not None:
+        print(f"{path} is decoded anew: {fault}", file=sys.stderr)
+        remove(path)
+        remove(path.with_suffix(".json"))
+    return fault is None
 
 
 def _cache_home(folder: Path, cache: Path | None) -> Path:
@@ -71,9 +118,10 @@ def _cache_home(folder: Path, cache: Path | None) -> Path:
 
 
 def _fingerprint(folder: Path) -> str:
-    """Changes when any data or video file does."""
-    files = sorted([*folder.glob("data/*/*"), *folder.glob("videos/*/*/*"), folder / form.INFO_PATH])
-    facts = [(str(file.relative_to(folder)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    """Changes when any data or video file does, by what is in it: times and sizes can stay as they were."""
+    patterns = ("data/*/*", "videos/*/*/*", "meta/episodes/*/*", form.INFO_PATH)
+    files = sorted(file for pattern in patterns for file in folder.glob(pattern) if file.is_file())
+    facts = [(file.relative_to(folder).as_posix(), digest(file)) for file in files]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
@@ -87,10 +135,12 @@ def picture_size(feature: Mapping[str, Any]) -> tuple[int, int]:
 def _check_room(home: Path, needed: int) -> None:
     free = shutil.disk_usage(home).free
     if free < needed:
-        raise OSError(
-            f"disk full: the decoded frames need {needed:,} bytes in {home} and {free:,} are free. "
-            "Make room, or set sim.image_size to something smaller"
+        raise DiskFull(
+            f"disk full: the decoded frames need {needed:,} bytes in {home} and {free:,} are free: {MAKE_ROOM}"
         )
+
+
+MAKE_ROOM = "make room, set sim.image_size to something smaller, or move the dataset (data.path) to a disk with room"
 
 
 def _decode(
@@ -101,8 +151,22 @@ def _decode(
     shape: tuple[int, ...],
     path: Path,
 ) -> None:
-    draft = path.with_suffix(".draft")
+    with appearing(path) as draft:
+        _write_frames(folder, info, episodes, key, shape, draft)
+        written = digest(draft)
+    write_json(path.with_suffix(".json"), {"sha256": written})
+
+
+def _write_frames(
+    folder: Path,
+    info: Mapping[str, Any],
+    episodes: Sequence[Mapping[str, Any]],
+    key: str,
+    shape: tuple[int, ...],
+    draft: Path,
+) -> None:
     frames = np.lib.format.open_memmap(draft, mode="w+", dtype=np.uint8, shape=shape)
+    _reserve(draft)
     if info["features"][key]["dtype"] == "video":
         filled = _fill_from_videos(folder, info, episodes, key, frames)
     else:
@@ -113,8 +177,13 @@ def _decode(
     if filled != shape[0]:
         raise ValueError(f"{folder}: {key} has {filled} images for {shape[0]} rows; the dataset is damaged")
     frames.flush()
-    del frames
-    os.rename(draft, path)
+
+
+def _reserve(draft: Path) -> None:
+    """Take the room of a mapped file before it is written: on a full disk a mapping ends the process."""
+    if hasattr(os, "posix_fallocate"):
+        with draft.open("r+b") as opened:
+            os.posix_fallocate(opened.fileno(), 0, draft.stat().st_size)
 
 
 def _fill_from_videos(
@@ -161,12 +230,13 @@ def _video_frames(path: Path, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
 
 def _stored_images(folder: Path, key: str) -> Iterator[np.ndarray]:
     for path in sorted(folder.glob("data/*/*.parquet")):
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=64, columns=[key]):
-            for cell in batch.column(0).to_pylist():
-                if cell is None or cell.get("bytes") is None:
-                    raise ValueError(f"{path}: {key} has an image that is not stored in the file")
-                with Image.open(io.BytesIO(cell["bytes"])) as image:
-                    yield np.asarray(image.convert("RGB"))
+        with opened_by_library(path, "copy or download the dataset again"):
+            for batch in pq.ParquetFile(path).iter_batches(batch_size=64, columns=[key]):
+                for cell in batch.column(0).to_pylist():
+                    if cell is None or cell.get("bytes") is None:
+                        raise ValueError(f"{key} has an image that is not stored in the file")
+                    with Image.open(io.BytesIO(cell["bytes"])) as image:
+                        yield np.asarray(image.convert("RGB"))
 
 
 def _resized(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -15,7 +15,7 @@ from vla.data.lerobot_join import column_to_numpy
 from vla.files.arrays import column_names, read_table
 from vla.files.read import KEYS, checked, read_json
 
-COPY_AGAIN = "copy or download the dataset again"
+COPY_AGAIN = "the dataset is damaged, copy or download it again"
 EPISODES = "meta/episodes/*/*.parquet"
 DATA = "data/*/*.parquet"
 SUCCESS = ("success", "next.success")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vla.decoding.causal import output_head
 from vla.decoding.generate import advance, prefill, select_rows
+from vla.finite import check_distribution
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ def beam_search(
     finished: list[list[Hypothesis]] = [[] for _ in range(count)]
     for step in range(1, max_new_tokens + 1):
         logprobs = output_head(model)(prefix.hidden).float().log_softmax(-1)
+        check_distribution(logprobs)
         vocabulary = logprobs.shape[1]
         sums = (totals[:, :, None] + logprobs.view(count, num_beams, -1)).flatten(1)
         best, places = sums.topk(min(2 * num_beams, sums.shape[1]), dim=1)

@@ -19,6 +19,7 @@ from transformers import Cache
 from vla.decoding.causal import attends_fully, hidden_states, make_cache, output_head
 from vla.decoding.recall import Recall
 from vla.decoding.sampling import Sampling, draw_each, pack_support, shape_logits
+from vla.finite import check_distribution
 from vla.threads import ONE, Threads
 from vla.types import concatenate_rows, map_rows
 
@@ -188,6 +189,7 @@ def _generate(
     for t in range(max_new_tokens):
         logits = shape_logits(head(prefix.hidden), sampling)
         logprobs = logits.log_softmax(-1)
+        check_distribution(logprobs)
         drawn = logits.argmax(-1)[history] if greedy else draw_each(logprobs.exp(), history, uniform[live, t])
         out.tokens[live, t] = drawn
         out.mask[live, t] = True

@@ -32,7 +32,7 @@ def appearing(path: Path) -> Iterator[Path]:
 
     Raises DiskFull, after which the old file stands as it was.
     """
-    unfinished = path.with_name(f"{UNFINISHED}{path.name}")
+    unfinished = path.with_name(f"{UNFINISHED}{os.getpid()}-{path.name}")
     try:
         yield unfinished
         flush_file(unfinished)
@@ -96,7 +96,12 @@ def restore_folders(parent: Path) -> None:
 def clear_unfinished(folder: Path) -> None:
     """Remove what a crash while writing left."""
     for path in folder.glob(f"{UNFINISHED}*"):
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if there is one."""
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def flush_file(path: Path) -> None:

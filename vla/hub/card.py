@@ -10,6 +10,7 @@ import yaml
 
 from vla.config.compose import read_settings
 from vla.evaluate.starts import StartManifest
+from vla.files.secrets import masked
 from vla.hub.passport import read_passport
 from vla.train.run_folder import RunFolder, read_sessions
 
@@ -95,7 +96,7 @@ def made(run: Path, starts: Mapping[str, Any]) -> str:
     last = (read_sessions(run) or [{}])[-1]
     libraries = ", ".join(f"{name} {version}" for name, version in last.get("libraries", {}).items())
     return (
-        f"```\n{last.get('command', 'unknown')}\n```\n\n"
+        f"```\n{masked(str(last.get('command', 'unknown')))}\n```\n\n"
         f"Commit `{last.get('commit')}`, {last.get('machine')}; {libraries}. "
         f"Training seeds {starts['train'][0]} to {starts['train'][1]}."
     )

@@ -18,6 +18,7 @@ import yaml
 
 from vla.config.robot import RobotConfig
 from vla.evaluate.settings import beside, saved_settings, settings_of
+from vla.files.secrets import without_secrets
 from vla.files.write import appearing
 from vla.hub.card import model_card
 from vla.hub.export import WEIGHTS, write_checksums
@@ -52,7 +53,7 @@ def save_pretrained(run: Path, folder: Path, make_world: Callable[[Any], Any]) -
     for name in ("policy.json", "starts.json"):
         shutil.copyfile(run / name, folder / name)
     shutil.copytree(run / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(portable(saved_settings(run)), sort_keys=False))
+    (folder / "config.yaml").write_text(yaml.safe_dump(without_secrets(portable(saved_settings(run))), sort_keys=False))
     size, passport = sum(tensor.numel() for tensor in weights.values()), read_passport(run)
     for name, text in lerobot_files(passport, len(weights[PROPRIO]), size).items():
         (folder / name).write_text(text)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vla.data.demonstrations import check_action_spec
 from vla.files.read import KEYS, read_json
+from vla.finite import check_finite
 from vla.lerobot.places import PlacedObserver
 from vla.types import Decision, Observation, Scores, Trace
 
@@ -151,6 +152,7 @@ class LeRobotPolicy:
                 own = {name: [entry[number] for entry in queue] for name, queue in queues.items()}
                 self.memory[rows[i][0]] = (rows[i][1], own)
         nothing = torch.zeros(len(rows), 1)
+        check_finite("actions", torch.stack(actions))
         return Decision(torch.stack(actions), {}, nothing, nothing.bool())
 
     def score(self, observation: Observation, trace: Trace) -> Scores:

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vla.actions.flow import FlowMatching
+from vla.finite import check_finite
 from vla.policies.denoising import DenoisingPolicy
 from vla.types import Observation
 
@@ -60,6 +61,7 @@ def continue_chunk(
     for step, time in enumerate(policy.times.tolist()):
         velocity, pull = guided(policy, context, state, wanted, mask, time)
         state = policy.process.move(step, state, velocity + strength(time) * pull)
+    check_finite("actions", state)
     return policy.normalizer.decode(state.detach())
 
 

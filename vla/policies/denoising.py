@@ -32,6 +32,7 @@ from vla.actions.fast import FastCode
 from vla.actions.normalize import ActionNormalizer
 from vla.actions.process import Process, gaussian_entropy, gaussian_logprob
 from vla.data.labels import without_label
+from vla.finite import check_finite
 from vla.models.action_expert import ActionExpert, Context, context_of, read_by, see, see_once
 from vla.models.heads import ValueHead
 from vla.models.readout import Readout
@@ -173,6 +174,7 @@ class DenoisingPolicy(nn.Module):
             final, trace, logprobs = self._match(start, context)
         else:
             final, trace, logprobs = self._denoise(start, context, greedy)
+        check_finite("actions", final)
         return Decision(
             action=self.normalizer.decode(final),
             trace=trace | ({"prefix": prefix} if self.cached_prefix else {}),

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vla.actions.normalize import ActionNormalizer
 from vla.data.labels import without_label
+from vla.finite import check_finite
 from vla.models.heads import ValueHead
 from vla.models.readout import Readout
 from vla.models.vlm import VisionLanguageModel
@@ -107,6 +108,7 @@ class RegressionPolicy(nn.Module):
 
     def _drawn(self, means: Float[Tensor, "B H a"], values: Float[Tensor, "B"], greedy: bool, kept: Trace) -> Decision:
         drawn = means if greedy else means + self.scale * self.temperature * draw_laplace(means)
+        check_finite("actions", drawn)
         logprobs = self._scores(drawn, means, values).logprobs
         return Decision(
             action=self.normalizer.decode(drawn),

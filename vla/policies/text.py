@@ -26,6 +26,7 @@ from vla.decoding.generate import generate, prefill
 from vla.decoding.logprobs import token_logprobs
 from vla.decoding.recall import Recall
 from vla.decoding.sampling import Sampling
+from vla.finite import check_finite
 from vla.threads import ONE, Threads
 from vla.types import Decision, Observation, Scores, Trace
 
@@ -132,6 +133,7 @@ class TextPolicy(nn.Module):
         """What another engine drew; values, where there is a critic, from a pass of our own."""
         limits = (self.sampling, self.max_new_tokens, self.stop_ids, self.pad_id, greedy)
         drawn = engine(observation.tokens, observation.token_mask, *limits)
+        check_finite("log-probabilities", drawn.logprobs)
         trace = {"tokens": drawn.tokens, "mask": drawn.mask}
         values = None if self.value_head is None else self.score(observation, trace).values
         return Decision(drawn.tokens, trace, drawn.logprobs, drawn.mask, values)
@@ -147,6 +149,7 @@ class TextPolicy(nn.Module):
         sizes = torch.tensor([len(ids) for ids in best], device=tokens.device)
         trace = {"tokens": tokens, "mask": torch.arange(limit, device=tokens.device) < sizes[:, None]}
         scores = self.score(observation, trace)
+        check_finite("log-probabilities", scores.logprobs)
         return Decision(tokens, trace, scores.logprobs, trace["mask"], scores.values)
 
     def score(self, observation: Observation, trace: Trace) -> Scores:

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from vla.evaluate.success import SuccessRate
+from vla.files.secrets import masked, without_secrets
 from vla.report.charts import Curve, line_chart, share_chart
 from vla.report.page import Markup, command, facts, folded, section
 
@@ -113,10 +114,10 @@ def how_it_was_made(
         **more,
         "folder": folder,
     }
-    every = Markup(command(yaml.safe_dump(dict(settings), sort_keys=False, width=110)))
+    every = Markup(command(yaml.safe_dump(without_secrets(settings), sort_keys=False, width=110)))
     return section(
-        "How it was made", command(last.get("command", "")), facts({k: v for k, v in made.items() if v}),
+        "How it was made", command(masked(str(last.get("command", "")))), facts({k: v for k, v in made.items() if v}),
         folded("Every setting", every) if settings else "",
-        folded("Every result", command(json.dumps(results, indent=1))) if results else "",
+        folded("Every result", command(masked(json.dumps(results, indent=1)))) if results else "",
         note="The command repeats the run; the settings below are those it resolved to.",
     )  # fmt: skip

@@ -27,7 +27,7 @@ from vla.stages.recordings import record_evaluation
 from vla.stages.robot import load_policy, start_manifest
 from vla.stages.world import World
 from vla.train.progress import Progress
-from vla.train.run_folder import circumstances, plain
+from vla.train.run_folder import circumstances, new_folder_of, plain
 from vla.types import Rollout
 
 MakeWorld = Callable[[Sim | GymSim], World]
@@ -186,10 +186,8 @@ def tried(trial: Trial, starts: StartManifest, asked: Asked, folder: Path) -> tu
 
 def new_folder(parent: Path) -> Path:
     """A folder named by the time under `evaluations`, or the one that was asked for."""
-    if parent.name != "evaluations":
-        return parent
-    path = parent / f"{datetime.now():%Y%m%d-%H%M%S}"
-    return next(p for p in (path, *(path.with_name(f"{path.name}-{i}") for i in range(2, 1000))) if not p.exists())
+    parent.mkdir(parents=True, exist_ok=True)
+    return new_folder_of(parent, f"{datetime.now():%Y%m%d-%H%M%S}") if parent.name == "evaluations" else parent
 
 
 def finish(folder: Path, starts: StartManifest, result: Mapping[str, Any], trial: Trial) -> None:

@@ -21,8 +21,10 @@ from typing import Any, NotRequired, TypedDict
 from vla.command_line import as_yaml
 from vla.config import Config
 from vla.files.read import KEYS, read_json_if_there
-from vla.files.write import write_atomically, write_json
+from vla.files.secrets import masked
+from vla.files.write import clear_unfinished, write_atomically, write_json
 from vla.train.agreement import failing_together, from_main
+from vla.train.claim import claim
 from vla.train.distributed import ALONE, Processes
 from vla.train.metrics import finite
 
@@ -93,48 +95,49 @@ def open_run(config: Config, processes: Processes = ALONE) -> RunFolder:
 
 def _open(config: Config) -> RunFolder:
     path = Path(config.resume) if config.resume else new_folder(config)
-    path.mkdir(parents=True, exist_ok=True)
     claim(path)
+    if not config.resume:
+        refuse_run(path)  # another may have begun since it was looked for
+    for written in (path, path / "recordings", path / "videos"):
+        clear_unfinished(written)
     write_atomically(path / "config.yaml", as_yaml(config))
     write_json(path / "run.json", [*read_sessions(path), circumstances()])
     return RunFolder(path)
 
 
+def refuse_run(path: Path) -> None:
+    """ValueError where a folder holds a run already."""
+    if (path / "config.yaml").exists():
+        raise ValueError(f"run_dir ({path}) holds a run: resume={path} continues it, or choose another folder")
+
+
 def new_folder(config: Config) -> Path:
-    """`run_dir`, or runs/<time>-<name> with a number behind it when that is taken."""
+    """`run_dir`, or runs/<time>-<name> with a number behind it when that is taken: made here, by one run alone."""
     if config.run_dir is not None:
         path = Path(config.run_dir)
-        if (path / "config.yaml").exists():
-            raise ValueError(f"run_dir ({path}) holds a run: resume={path} continues it, or choose another folder")
+        refuse_run(path)
+        path.mkdir(parents=True, exist_ok=True)
         return path
-    path = Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{config.name}"
-    candidates = [path, *(path.with_name(f"{path.name}-{i}") for i in range(2, 1000))]
-    return next(candidate for candidate in candidates if not candidate.exists())
+    parent, name = Path("runs"), f"{datetime.now():%Y%m%d-%H%M%S}-{config.name}"
+    parent.mkdir(exist_ok=True)
+    return new_folder_of(parent, name)
 
 
-def claim(path: Path) -> None:
-    """Note that this process writes to the folder; refuse when another one that still lives does."""
-    note = path / ".process"
-    owner, _, started = note.read_text().partition(" ") if note.exists() else ("", "", "")
-    if owner not in ("", str(os.getpid())) and started == start_of(owner) != "unknown":
-        raise ValueError(f"process {owner} is writing to {path}: wait for it, stop it, or choose another run_dir")
-    note.write_text(f"{os.getpid()} {start_of(str(os.getpid()))}")
-
-
-def start_of(process: str) -> str:
-    """When a process that lives was started, in the system's ticks: tells it from a later one of the same number."""
-    status = Path("/proc") / process / "stat"
-    try:
-        # The name in brackets may hold spaces; the start time is field 22, the 20th after it.
-        return status.read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        return "unknown"
+def new_folder_of(parent: Path, name: str) -> Path:
+    """Make a folder of that name, with a number behind it when another process was faster."""
+    for path in (parent / name, *(parent / f"{name}-{i}" for i in range(2, 1000))):
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        return path
+    raise ValueError(f"{parent / name} and 998 folders after it are taken: choose another run_dir")
 
 
 def circumstances() -> dict[str, Any]:
     """The command, the commit, the machine and the libraries: what a person needs to repeat a run."""
     return {
-        "command": " ".join([Path(sys.executable).name, *sys.argv]),
+        "command": masked(" ".join([Path(sys.executable).name, *sys.argv])),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "commit": git("rev-parse", "HEAD"),
         "uncommitted_changes": bool(git("status", "--porcelain", "--untracked-files=no")),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vla.files.read import read_yaml
+from vla.files.secrets import without_secrets
 
 PROJECT = "vla"
 PACKAGES = {"trackio": "trackio", "wandb": "wandb"}
@@ -48,4 +49,4 @@ def open_trackers(names: Sequence[str], folder: Path) -> list[Tracker]:
 def settings_in(folder: Path) -> dict[str, Any]:
     """The settings of the run, where they are written already."""
     path = folder / "config.yaml"
-    return read_yaml(path) if path.exists() else {}
+    return without_secrets(read_yaml(path)) if path.exists() else {}
