@@ -195,3 +195,31 @@ def test_json_in_fences_of_every_kind():
     ):
         assert json_value(Sample("", text, "", facts=facts)) == 1, text
     assert json_value(Sample("", "Sure!\n```json\n[3]\n```", "", facts=facts)) == 0
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "1/1,000x~",
+        "9",
+        "1,000",
+        "\\frac{1}",
+        "\\boxed{",
+        "$",
+        "`",
+        "(a",
+        "x+",
+        "12 May ",
+        "A ",
+        "^{",
+        "answer is ",
+        "[1]",
+        "5 km ",
+    ],
+)
+def test_no_text_takes_long_to_read(piece):
+    text = piece * (6000 // len(piece)) + "~"
+    for answer in ("1", "B", "12 May 1999", "5 km", "x + 1"):
+        find_verifier(verifier_for(answer))(Sample("", text, answer))
+    assert verifier_for(text) in ("exact", "last_number", "math_equal")
+    assert program_of(text)

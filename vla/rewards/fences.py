@@ -7,7 +7,7 @@ import textwrap
 from dataclasses import dataclass
 
 _FENCE = re.compile(
-    r"(?P<fence>`{3,}|~{3,})[ \t]*(?P<label>[^\n`]*)\n(?P<content>.*?)(?:(?P=fence)[`~]*|\Z)", re.DOTALL
+    r"(?<![`~])(?P<fence>`{3,}+|~{3,}+)[ \t]*(?P<label>[^\n`]*)\n(?P<content>.*?)(?:(?P=fence)[`~]*|\Z)", re.DOTALL
 )
 
 

@@ -8,14 +8,16 @@ from typing import Any
 from vla.rewards.numbers import final, last_term, plain, whole_number
 from vla.rewards.sample import UNSCORABLE, Sample
 
+MAX_CHARACTERS, MAX_BRACKETS = 500, 50
+"""Of an expression; the library takes minutes over thousands of brackets."""
 _FUNCTIONS = (
     "sqrt|sin|cos|tan|cot|sec|csc|log|ln|exp|pi|infty|inf|arcsin|arccos|arctan|sinh|cosh|tanh|max|min|abs|theta"
 )
 _PIECE = (
-    rf"\d+(?:\.\d+)?|\.\d+|(?<![a-zA-Z])(?:{_FUNCTIONS})(?![a-zA-Z])|(?<![a-zA-Z])[a-zA-Z](?![a-zA-Z])"
+    rf"\d++(?:\.\d++)?+|\.\d++|(?<![a-zA-Z])(?:{_FUNCTIONS})(?![a-zA-Z])|(?<![a-zA-Z])[a-zA-Z](?![a-zA-Z])"
     r"|[-+*/^=<>()\[\]{}|,!_:;\u2264\u2265\u2260]"
 )
-_EXPRESSION = re.compile(rf"(?:(?:{_PIECE})\s*)+")
+_EXPRESSION = re.compile(rf"(?:(?:{_PIECE})\s*+)++")
 _OPERATOR = re.compile(r"[+*/^=<>!(\[\\|,]|-|\b(?:sqrt|pi|infty)\b|^\d+[a-zA-Z]$")
 _SPAN = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _TOO_LARGE = re.compile(r"\d[\s)}]*\^[\s{(]*\d+[\s)}]*\^|\^[\s{(]*-?\d{5,}|\d{4,}[\s)}]*!|!\s*!")
@@ -69,24 +71,31 @@ def final_expression(text: str) -> str | None:
     return ends[-1][0] if ends else None
 
 
+def is_too_large(text: str) -> bool:
+    """Whether an expression is none that the library should compute."""
+    brackets = sum(map(text.count, "([{"))
+    return len(text) > MAX_CHARACTERS or brackets > MAX_BRACKETS or _TOO_LARGE.search(plain(text)) is not None
+
+
 def math_equal(sample: Sample) -> float:
     """1 when the completion's final expression equals the answer's mathematically (1/2 and 0.5, 2x and x + x).
 
-    Unscorable when the answer itself cannot be read. Towers of powers and other numbers that would not fit into memory
-    are not computed and equal nothing. The library's own time limits use signals, which work in the main thread only;
-    the time limit here is that of the process (`pool.py`), so they are off.
+    Unscorable when the answer itself cannot be read. Towers of powers, other numbers that would not fit into memory and
+    what is as long or as nested as no answer is are not computed and equal nothing. The library's own time limits use
+    signals, which work in the main thread only; the time limit here is that of the process (`pool.py`), so they are off.
     """
     from math_verify import parse, verify
 
-    if _TOO_LARGE.search(sample.answer):
+    if is_too_large(sample.answer):
         return UNSCORABLE
     answer = parse(f"${to_latex(sample.answer).strip('$')}$", parsing_timeout=None)
     if not answer:
         return UNSCORABLE
     said = final_expression(sample.completion)
-    if _TOO_LARGE.search(plain(said or sample.completion)):
+    text = sample.completion[-MAX_CHARACTERS:] if said is None else said
+    if is_too_large(text):
         return 0.0
-    asked = sample.completion if said is None else f"${to_latex(said).strip('$')}$"
+    asked = text if said is None else f"${to_latex(said).strip('$')}$"
     completion = parse(asked, parsing_timeout=None)
     return float(verify(answer, completion, timeout_seconds=None))
 
