@@ -82,7 +82,8 @@ def math_equal(sample: Sample) -> float:
 
     Unscorable when the answer itself cannot be read. Towers of powers, other numbers that would not fit into memory and
     what is as long or as nested as no answer is are not computed and equal nothing. The library's own time limits use
-    signals, which work in the main thread only; the time limit here is that of the process (`pool.py`), so they are off.
+    signals, which work in the main thread only; the time limit here is that of the process (`pool.py`), so
+    they are off.
     """
     from math_verify import parse, verify
 
