@@ -163,7 +163,11 @@ def read_both(options) -> None:
         (["--max-batch", "0"], r"--max-batch \(0\) must be at least 1"),
         (["--max-rate", "nan"], r"--max-rate \(nan\) must be above 0"),
         (["--wait-ms", "-1"], "--wait-ms must be finite and not negative"),
-        (["--max-message-mb", "0.01"], "--max-message-mb 0.01 holds no observation of this policy: give at least 0.10"),
+        *((["--max-message-mb", number], f"--max-message-mb {number}") for number in ("nan", "inf", "-1.0", "0.0")),
+        (
+            ["--max-message-mb", "0.01"],
+            "--max-message-mb 0.01 holds no observation of this policy, or has no end: give at least 0.10",
+        ),
     ],
 )
 def test_flags_that_cannot_be_are_refused_before_anything_loads(flags, complaint, monkeypatch):

@@ -159,6 +159,25 @@ def test_who_never_reads_is_dropped():
         policy.close()
 
 
+def test_more_requests_than_may_wait_are_told_so():
+    gate = threading.Event()
+
+    def act(shown):
+        gate.wait(30)
+        return Named()(shown)
+
+    with served(act, max_waiting=1, max_batch=1) as at:
+        policies = [RemotePolicy(at.address) for _ in range(3)]
+        for policy in policies:
+            policy.connection.send(pack(observation()))
+            time.sleep(0.1)
+        with pytest.raises(ValueError, match="the policy server says: 1 requests wait already: ask again later"):
+            policies[2]._receive()
+        gate.set()
+        for policy in policies:
+            policy.close()
+
+
 def test_messages_beyond_the_limit_end_their_own_connection():
     with served(Named(), max_message_bytes=10_000) as at:
         small, large = RemotePolicy(at.address), RemotePolicy(at.address)

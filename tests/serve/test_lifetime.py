@@ -1,6 +1,7 @@
 """A signal ends a policy server when what was in flight is answered."""
 
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 from tests.serve.small_server import observation
 from vla.serve.client import RemotePolicy
 from vla.serve.codec import pack
+from vla.serve.lifetime import allow_files
 
 ROOT = Path(__file__).parents[2]
 SERVER = """
@@ -98,3 +100,18 @@ def test_a_policy_that_does_not_come_back_ends_with_an_error(tmp_path):
         with pytest.raises(ValueError, match="the server stopped before it could answer"):
             policy._receive()
         policy.close()
+
+
+def test_a_server_asks_for_the_files_that_its_clients_take():
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+        allow_files(300)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 300
+        allow_files(10)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 300
+        if before[1] != resource.RLIM_INFINITY:
+            with pytest.raises(ValueError, match=r"--max-clients asks for \d+ open files, this process may have \d+"):
+                allow_files(before[1] + 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

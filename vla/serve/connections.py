@@ -99,10 +99,10 @@ class Connections:
         same = [one for one, client in self.clients.items() if client.address == address]
         candidates = []
         if len(same) >= self.limits.max_per_address:
-            reason = f"{len(same)} clients of this address are served already"
+            reason = f"{len(same)} clients of this address are served already (--max-per-address)"
             candidates = same
         elif len(self.clients) >= self.limits.max_clients:
-            reason = f"{len(self.clients)} clients are served already"
+            reason = f"{len(self.clients)} clients are served already (--max-clients)"
             candidates = list(self.clients)
         if candidates and not self._make_room(candidates, now):
             return reason

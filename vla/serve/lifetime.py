@@ -11,11 +11,16 @@ from types import FrameType
 from typing import Any
 
 from vla.interrupt import handled
+from vla.serve.connections import MAX_STRANGERS
 from vla.serve.server import PolicyServer
+
+SPARE_FILES = 200
+"""Files that a server has open besides its connections."""
 
 
 def serve_until_signal(server: PolicyServer, host: str, port: int, name: str) -> int:
     """Serve `name` at an address; the exit code: 0 when all that was in flight at the end was answered, else 1."""
+    allow_files(server.limits.max_clients + MAX_STRANGERS + SPARE_FILES)
     # What was loaded stays: the collector would walk through it every few hundred connections, and everybody waits.
     gc.collect()
     gc.freeze()
@@ -24,6 +29,18 @@ def serve_until_signal(server: PolicyServer, host: str, port: int, name: str) ->
     print(f"error: not all was answered within --drain-seconds {server.limits.drain_seconds:g}", file=sys.stderr)
     sys.stderr.flush()
     os._exit(1)  # the policy's thread may never come back, and the interpreter would wait for it
+
+
+def allow_files(needed: int) -> None:
+    """Let this process have so many files open, of which each connection is one. Raises ValueError where it may not."""
+    import resource
+
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed >= needed or allowed == resource.RLIM_INFINITY:
+        return
+    if most != resource.RLIM_INFINITY and most < needed:
+        raise ValueError(f"--max-clients asks for {needed} open files, this process may have {most}: ulimit -n")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, most))
 
 
 async def _serve(server: PolicyServer, host: str, port: int, name: str) -> bool:

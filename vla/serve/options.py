@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,9 +91,9 @@ def read_limits(options: argparse.Namespace, observation_bytes: int) -> Limits:
     megabytes = options.max_message_mb
     if megabytes is None:
         megabytes = max(MIN_MESSAGE_MB, 2 * observation_bytes / 2**20)
-    elif megabytes * 2**20 < observation_bytes:
+    elif not observation_bytes <= megabytes * 2**20 < math.inf:
         raise ValueError(
-            f"--max-message-mb {megabytes} holds no observation of this policy: give at least "
+            f"--max-message-mb {megabytes} holds no observation of this policy, or has no end: give at least "
             f"{observation_bytes / 2**20:.2f}"
         )
     return Limits(

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vla.serve.access import Access
-from vla.serve.batching import Batcher, Client, Timed
+from vla.serve.batching import Batcher, Busy, Client, Timed
 from vla.serve.codec import pack, unpack
 from vla.serve.limits import Limits, Pace
 from vla.serve.requests import Expected, Parts, Shown
@@ -146,7 +146,7 @@ class PolicyServer:
             if isinstance(message, str):
                 raise ValueError("observations come as msgpack in binary messages, this was text")
             timed = await self.batcher.ask(self.expected.read(unpack(message)), client)
-        except ValueError as error:
+        except (ValueError, Busy) as error:
             answer = str(error)
         except Exception as error:  # the policy's own: this client hears it, the others are served on
             answer = f"the policy failed: {error.__class__.__name__}: {error}"
