@@ -13,7 +13,7 @@ from websockets.frames import Frame, Opcode
 from tests.serve.small_server import EXPECTED, STATE, Named, observation, served
 from vla.serve.client import RemotePolicy
 from vla.serve.codec import pack
-from vla.serve.connections import MAX_STRANGERS, address_of
+from vla.serve.connections import MAX_STRANGERS, SMALL_FRAMES, address_of
 from vla.serve.requests import Expected
 from vla.serve.server import MAX_TEXT
 
@@ -176,6 +176,26 @@ def test_more_requests_than_may_wait_are_told_so():
         gate.set()
         for policy in policies:
             policy.close()
+
+
+@pytest.mark.parametrize(
+    "frame", [Frame(Opcode.PING, b""), Frame(Opcode.CONT, b"", fin=False), Frame(Opcode.BINARY, b"")]
+)
+def test_a_flood_of_small_frames_ends_its_own_connection(frame):
+    with served(Named(), max_rate=50.0) as at:
+        policy, flood = RemotePolicy(at.address), RemotePolicy(at.address)
+        first = Frame(Opcode.BINARY, b"", fin=False).serialize(mask=True) if frame.opcode is Opcode.CONT else b""
+        flood.connection.socket.sendall(first + frame.serialize(mask=True) * (SMALL_FRAMES + 50))
+        with pytest.raises(ConnectionClosed):
+            until_it_ends(flood)
+        assert policy.infer(observation(1.0))[0, 0] == 1.0
+        policy.close()
+        flood.close()
+
+
+def until_it_ends(policy: RemotePolicy) -> None:
+    for _ in range(2 * SMALL_FRAMES):
+        policy.connection.recv(timeout=20)
 
 
 def test_messages_beyond_the_limit_end_their_own_connection():

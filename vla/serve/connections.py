@@ -9,15 +9,13 @@ from collections import Counter
 from typing import Any
 
 from websockets.asyncio.server import Server, ServerConnection
-from websockets.frames import Frame
+from websockets.frames import CloseCode, Frame
 from websockets.protocol import Event
 from websockets.server import ServerProtocol
 
 from vla.serve.batching import Client
 from vla.serve.limits import Limits, Pace
 
-TRY_AGAIN_LATER = 1013
-"""The close code of a server that has no room (RFC 6455's registry)."""
 WRITE_BYTES = 2**20
 """Bytes that may wait to be read by a client. No answer is so long."""
 SLICE_BYTES = 2048
@@ -59,7 +57,11 @@ class Connection(ServerConnection):
         """A frame costs the same however little it carries; a flood of pings or of empty parts is no client's."""
         super().process_event(event)
         if isinstance(event, Frame) and len(event.data) < SMALL_BYTES and self.small_frames.take() > 0:
-            self.transport.abort()
+            self.protocol.fail(
+                CloseCode.POLICY_VIOLATION, f"more than {self.small_frames.rate:g} small frames a second"
+            )
+            self.send_data()
+            self.transport.close()
 
     def pause_writing(self) -> None:
         """More than `WRITE_BYTES` wait to be read: no answer is so long."""
@@ -126,7 +128,7 @@ class Connections:
         gone = min(idle, key=keep)
         self.clients.pop(gone).has_left = True
         self.add_stranger(gone)
-        task = asyncio.create_task(gone.close(TRY_AGAIN_LATER, "silent, and another client needed the place"))
+        task = asyncio.create_task(gone.close(CloseCode.TRY_AGAIN_LATER, "silent, and another client needed the place"))
         self.closing.add(task)
         task.add_done_callback(self.closing.discard)
         return True

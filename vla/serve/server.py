@@ -92,16 +92,19 @@ class PolicyServer:
                 backlog=ACCEPTED_A_TURN,
                 open_timeout=OPEN_SECONDS,
                 close_timeout=CLOSE_SECONDS,
-                process_request=self._plain_http,
+                process_request=self._answer_http,
                 create_connection=partial(Connection, connections=self.connections),
                 ssl=self.access.tls,
             ) as server:
                 queue_connections(server)
                 on_ready(port_of(server))
-                await asyncio.wait({batches, told}, return_when=asyncio.FIRST_COMPLETED)
-                if batches.done():
-                    batches.result()  # raises what ended it: without it nobody is answered
-                return await self._drain()
+                try:
+                    await asyncio.wait({batches, told}, return_when=asyncio.FIRST_COMPLETED)
+                    if batches.done():
+                        batches.result()  # raises what ended it: without it nobody is answered
+                    return await self._drain()
+                finally:
+                    self.batcher.give_up()  # who still waits would keep the connections open
         finally:
             told.cancel()
             batches.cancel()
@@ -116,18 +119,15 @@ class PolicyServer:
         end = time.monotonic() + self.limits.drain_seconds
         while self.connections.num_asking and time.monotonic() < end:
             await asyncio.sleep(0.01)
-        finished = not self.connections.num_asking
-        self.batcher.give_up()
-        return finished
+        return not self.connections.num_asking
 
     async def _talk(self, connection: ServerConnection) -> None:
         from websockets.exceptions import ConnectionClosed
-
-        from vla.serve.connections import TRY_AGAIN_LATER
+        from websockets.frames import CloseCode
 
         client = self.connections.admit(connection)
         if isinstance(client, str):
-            await connection.close(TRY_AGAIN_LATER, client)
+            await connection.close(CloseCode.TRY_AGAIN_LATER, client)
             return
         with suppress(ConnectionClosed):
             await connection.send(pack(dict(self.passport)))
@@ -156,7 +156,7 @@ class PolicyServer:
         await self.batcher.settle()
         return answer if len(answer) <= MAX_TEXT else f"{answer[:MAX_TEXT]} ..."
 
-    def _plain_http(self, connection: ServerConnection, request: Request) -> Response | None:
+    def _answer_http(self, connection: ServerConnection, request: Request) -> Response | None:
         """Health for load balancers, numbers for people; a client is let in or told why not."""
         path = request.path.partition("?")[0]
         if path == "/healthz":
@@ -166,7 +166,10 @@ class PolicyServer:
         refusal = self.access.refusal(request)
         if refusal is not None:
             status, reason = refusal
-            return connection.respond(status, f"{reason}\n")
+            response = connection.respond(status, f"{reason}\n")
+            if status is http.HTTPStatus.UNAUTHORIZED:
+                response.headers["WWW-Authenticate"] = "Bearer"
+            return response
         if path == "/status":
             found = {"clients": self.num_clients, "asking": self.connections.num_asking}
             found |= self.batcher.statistics.to_dict()
