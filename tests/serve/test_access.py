@@ -156,7 +156,7 @@ def read_both(options) -> None:
         (["--host", "::"], "--host :: lets other machines in"),
         (["--token", ""], "--token holds no token"),
         (["--token", "x", "--no-token"], "--no-token goes with no token"),
-        (["--token-file", "missing"], "missing"),
+        (["--token-file", "missing"], "--token-file missing cannot be read"),
         (["--tls-key", str(PEM)], "--tls-certificate and --tls-key go together"),
         (["--tls-certificate", str(PEM), "--tls-key", __file__], "are no pair of PEM files"),
         (["--tls-certificate", "missing", "--tls-key", "missing"], "are no pair of PEM files"),

@@ -62,7 +62,11 @@ def find_token(given: str | None, path: Path | None = None) -> str | None:
     if given is not None:
         source, token = "--token", given
     elif path is not None:
-        source, token = f"--token-file {path}", path.read_text().strip()
+        source = f"--token-file {path}"
+        try:
+            token = path.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{source} cannot be read ({error}): give a file with one line of text") from None
     elif TOKEN_VARIABLE in os.environ:
         source, token = TOKEN_VARIABLE, os.environ[TOKEN_VARIABLE].strip()
     else:
