@@ -14,6 +14,8 @@ from vla.interrupt import handled
 from vla.serve.connections import MAX_STRANGERS
 from vla.serve.server import PolicyServer
 
+COLLECT_AFTER = (500, 4, 1)
+"""Objects until the youngest are collected, and how many of such rounds until older ones are."""
 SPARE_FILES = 200
 """Files that a server has open besides its connections."""
 
@@ -21,14 +23,21 @@ SPARE_FILES = 200
 def serve_until_signal(server: PolicyServer, host: str, port: int, name: str) -> int:
     """Serve `name` at an address; the exit code: 0 when all that was in flight at the end was answered, else 1."""
     allow_files(server.limits.max_clients + MAX_STRANGERS + SPARE_FILES)
-    # What was loaded stays: the collector would walk through it every few hundred connections, and everybody waits.
-    gc.collect()
-    gc.freeze()
+    spread_collection()
     if asyncio.run(_serve(server, host, port, name)):
         return 0
     print(f"error: not all was answered within --drain-seconds {server.limits.drain_seconds:g}", file=sys.stderr)
     sys.stderr.flush()
     os._exit(1)  # the policy's thread may never come back, and the interpreter would wait for it
+
+
+def spread_collection() -> None:
+    """Let the garbage collector work often and briefly: everybody waits for it. What was loaded stays and is not walked
+    through again; what ended connections leave behind (cycles of some 60 objects each) is collected by the hundred.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECT_AFTER)
 
 
 def allow_files(needed: int) -> None:
