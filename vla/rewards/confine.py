@@ -26,7 +26,7 @@ SPARE_USER = 61184
 """The first of 4096 user numbers that no account has."""
 
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC, _MS_PRIVATE = 1, 2, 4, 8, 4096, 16384, 1 << 18
-_MS_REMOUNT, _MNT_DETACH, _SYS_MOUNT_SETATTR, _AT_RECURSIVE = 32, 2, 442, 0x8000
+_MS_REMOUNT, _MS_MOVE, _MNT_DETACH, _SYS_MOUNT_SETATTR, _AT_RECURSIVE = 32, 8192, 2, 442, 0x8000
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 22, 24, 38
 _PTRACE_CONT, _PTRACE_GETEVENTMSG, _PTRACE_SEIZE, _PTRACE_LISTEN = 7, 0x4201, 0x4206, 0x4208
 _TRACE_BIRTHS = 0x2 | 0x4 | 0x8 | 0x100000  # fork, vfork and clone; and whoever is traced dies with the tracer
@@ -63,9 +63,6 @@ def run(request: dict[str, Any]) -> None:
     except Exception as error:
         os.write(control, f"-{type(error).__name__}: {error}".encode(errors="replace")[:2000])
     os._exit(0)
-
-
-# ---- namespaces and folders
 
 
 def _enter_namespaces(request: dict[str, Any]) -> None:
@@ -142,8 +139,8 @@ def _make_root(request: dict[str, Any]) -> None:
         os.mkdir(base + folder)
     os.fchdir(installation)
     if request["python"].startswith(PREFIX):
-        try:  # an overlay's source is shown as it was given, that of a bind mount as it is
-            _mount("python", base + PREFIX, "overlay", _MS_RDONLY, f"lowerdir=.:{base}{WORK}")
+        try:
+            _mount_overlay(base + PREFIX, base + WORK)
         except OSError:
             _bind_read_only(".", base + PREFIX)
     for device in DEVICES:
@@ -157,6 +154,19 @@ def _make_root(request: dict[str, Any]) -> None:
     _call("umount2", b"/old", _MNT_DETACH)
     os.rmdir("/old")
     _mount("", "/", flags=_MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID | _MS_NODEV)
+
+
+def _mount_overlay(target: str, empty: str) -> None:
+    """The working folder once more: an overlay's source is shown as it was given, that of a bind mount as it is."""
+    _mount("python", target, "overlay", _MS_RDONLY | _MS_NOSUID | _MS_NODEV, f"lowerdir=.:{empty}")
+
+
+def _hide_bind_mount() -> None:
+    """Put an overlay in the place of what bubblewrap bound."""
+    os.chdir(PREFIX)
+    _mount_overlay(WORK, WORK)
+    _call("umount2", PREFIX.encode(), _MNT_DETACH)
+    _mount(WORK, PREFIX, flags=_MS_MOVE)
 
 
 def _bind_read_only(source: str, target: str) -> None:
@@ -176,6 +186,11 @@ def _make_work_folder(request: dict[str, Any]) -> bool:
     size, inodes = limits["disk_bytes"] + 4096 * pages, limits["num_files"] + len(files) + 1
     options = f"mode=700,size={size},nr_inodes={inodes},uid={user},gid={user}"
     limited = True
+    if request["kind"] == "bwrap":
+        try:
+            _hide_bind_mount()
+        except OSError:
+            os.chdir("/")  # bubblewrap gave no capabilities, or the kernel has no overlays
     try:
         _mount("tmpfs", WORK, "tmpfs", _MS_NOSUID | _MS_NODEV, options)
         if request["kind"] == "bwrap":
@@ -192,9 +207,6 @@ def _make_work_folder(request: dict[str, Any]) -> bool:
     return limited
 
 
-# ---- the program
-
-
 class _Program:
     """The program and the processes it starts."""
 
@@ -203,6 +215,7 @@ class _Program:
         self.stopped: str | None = None
         self.half_born: set[int] = set()
         self.known: set[int] = set()
+        self.threads: set[int] = set()
         self.most_processes, self.priority = 1, 0
         self.free_files = os.statvfs(WORK).f_ffree
         self.main = self._start(request)
@@ -246,7 +259,9 @@ class _Program:
             else:
                 self.known.discard(process)
                 self.half_born.discard(process)
-                self._share_memory()
+                if process not in self.threads:
+                    self._share_memory()
+                self.threads.discard(process)
         return {"returncode": -_SIGKILL, "stopped": self.stopped}
 
     def _listen(self, control: int) -> None:
@@ -264,7 +279,10 @@ class _Program:
         if event in _BIRTHS:
             child = ctypes.c_ulong()
             self._trace(_PTRACE_GETEVENTMSG, process, ctypes.byref(child))
-            self._share_memory()
+            if os.path.exists(f"/proc/{process}/task/{child.value}"):
+                self.threads.add(child.value)
+            if child.value not in self.threads or len(self.known) >= self.limits["num_processes"]:
+                self._share_memory()
             self._half_born(child.value)
             self._trace(_PTRACE_CONT, process, 0)
         elif event == _EVENT_STOP and process not in self.known:

@@ -28,6 +28,7 @@ from vla.rewards.syscall_filter import filter_for_this_machine
 Kind = Literal["unshare", "bwrap", "root"]
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 """All that a jail's own commands are told."""
+_START_SECONDS = 60.0
 _BOOT = """import marshal
 code, request = marshal.load(open(0, "rb", closefd=False))
 scope = {"__name__": "confine"}
@@ -59,6 +60,13 @@ class Jail:
 
     process: subprocess.Popen[bytes]
     control: socket.socket
+    first: bytes = b""
+
+    def wait_for_start(self) -> None:
+        """Wait until the program runs or the jail has failed: under load that takes time which is not the program's."""
+        self.control.settimeout(_START_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            self.first = self.control.recv(1)
 
     def end(self) -> dict[str, Any]:
         """End the program and all that it started. `failure` says why it did not start; else `returncode`, `stopped`.
@@ -72,19 +80,19 @@ class Jail:
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+        self.control.setblocking(False)
         try:
-            report = self.control.recv(2**12, socket.MSG_DONTWAIT)
+            report = self.control.recv(2**12)
         except BlockingIOError:
             report = b""
-        started, ended = report[:1] == b"+", report.removeprefix(b"+")
-        if not started or ended[:1] == b"-":
-            return {"failure": ended[1:].decode(errors="replace").strip() or "the jail ended at once"}
-        return marshal.loads(ended) if ended else {"returncode": -signal.SIGKILL, "stopped": None}
+        if self.first != b"+" or report[:1] == b"-":
+            return {"failure": report.lstrip(b"-").decode(errors="replace").strip() or "the jail ended at once"}
+        return marshal.loads(report) if report else {"returncode": -signal.SIGKILL, "stopped": None}
 
 
 @contextlib.contextmanager
 def start(kind: Kind, files: Mapping[str, bytes], limits: Limits) -> Iterator[Jail]:
-    """Run `main.py` of `files` in a jail, with `stdin` of them as its standard input.
+    """A jail in which `main.py` of `files` runs, with `stdin` of them as its standard input.
 
     When the block ends, so do the program and all that it started.
     """
@@ -105,6 +113,7 @@ def start(kind: Kind, files: Mapping[str, bytes], limits: Limits) -> Iterator[Ja
         jail = Jail(process, ours)
         with process:
             try:
+                jail.wait_for_start()
                 yield jail
             finally:
                 jail.end()
@@ -222,6 +231,7 @@ _SWITCHES = (
         "allow user namespaces (Debian: sysctl kernel.unprivileged_userns_clone=1)",
     ),
     ("/proc/sys/user/max_user_namespaces", "0", "allow user namespaces (sysctl user.max_user_namespaces=15000)"),
+    ("/proc/sys/kernel/yama/ptrace_scope", "3", "allow tracing (boot with kernel.yama.ptrace_scope=1)"),
 )
 
 
