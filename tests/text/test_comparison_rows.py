@@ -145,7 +145,7 @@ def test_rows_that_are_too_long_or_become_equal_are_named_or_counted(tmp_path, c
     reader = RowReader("skip")
     made = encode_comparisons(stripping, file, read(file, reader=reader), 300, reader)
     assert [c.key for c in made] == ["a"]
-    assert [fault.split(": ")[1] for fault in reader.counts[file].left_out[1:]] == [
+    assert [fault.split(": ")[1] for fault in list(reader.counts[file].left_out)[1:]] == [
         "best and worst become the same tokens, so the row says nothing"
     ]
     thumb = {"prompt": "a", "completion": "x", "label": "1"}

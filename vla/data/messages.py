@@ -37,7 +37,8 @@ def _message(message: Any, where: str, column: str) -> Message:
         raise ValueError(f"{where}: {column} holds {message!r}, which is no message with role and content")
     if "from" in message and "role" not in message:
         name = message["from"]
-        message = {"role": SHAREGPT_ROLES.get(name, name), "content": message.get("value")}
+        role = SHAREGPT_ROLES.get(name, name) if isinstance(name, str) else name
+        message = {"role": role, "content": message.get("value")}
     content = message.get("content")
     if isinstance(content, Sequence) and not isinstance(content, str):
         content = _joined(content)

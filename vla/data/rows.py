@@ -20,6 +20,8 @@ from typing import Any, Literal, TypeVar
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 NUM_NAMED = 5
 """Rows left out that are named one by one in the results."""
+LONGEST_FAULT = 600
+"""Characters that are shown of a fault: a row may be a book."""
 OnBadRow = Literal["error", "skip"]
 T = TypeVar("T")
 
@@ -38,11 +40,13 @@ class Row:
 
 @dataclass
 class SourceCount:
-    """What became of the rows of a source: how many there were, which were left out and why, what else to say."""
+    """What became of the rows of a source: how many there were, which were left out and why, what else to say. A
+    source that is read for two purposes says each thing once.
+    """
 
     num_rows: int = 0
-    left_out: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    left_out: dict[str, None] = field(default_factory=dict)
+    notes: dict[str, None] = field(default_factory=dict)
 
 
 class RowReader:
@@ -60,8 +64,8 @@ class RowReader:
 
         Raises ValueError naming the row, and when no row can be used.
         """
-        count = self.counts[source] = SourceCount()
-        used = []
+        count = self.counts.setdefault(source, SourceCount())
+        used, count.num_rows = list[T](), 0
         for row in scan(source):
             count.num_rows += 1
             try:
@@ -73,18 +77,22 @@ class RowReader:
         if count.num_rows == 0:
             raise ValueError(f"{source} has no rows")
         if not used:
-            raise ValueError(f"{source}: none of its {count.num_rows} rows can be used; the first: {count.left_out[0]}")
+            raise ValueError(
+                f"{source}: none of its {count.num_rows} rows can be used; the first: {next(iter(count.left_out))}"
+            )
         return used
 
     def leave_out(self, source: str, fault: str) -> None:
         """Count a row that cannot be used, also one that shows only later, or raise RowError. `fault` names the row."""
+        fault = fault.replace("\n", " ")
+        fault = fault if len(fault) <= LONGEST_FAULT else f"{fault[: LONGEST_FAULT - 3]}..."
         if self.on_bad_row == "error":
             raise RowError(f"{fault} ({self.setting}=skip leaves such rows out and counts them)")
-        self.counts.setdefault(source, SourceCount()).left_out.append(fault)
+        self.counts.setdefault(source, SourceCount()).left_out[fault] = None
 
     def note(self, source: str, text: str) -> None:
         """Say something about a source that is no fault: duplicates, rows that belong to another part of a split."""
-        self.counts.setdefault(source, SourceCount()).notes.append(text)
+        self.counts.setdefault(source, SourceCount()).notes[text] = None
 
     def note_repeats(self, source: str, contents: Sequence[Hashable]) -> None:
         """Say how many rows stand in a source again; each of them counts."""
@@ -98,7 +106,7 @@ class RowReader:
         for source, count in self.counts.items():
             if count.left_out:
                 left_out = f"{len(count.left_out)} of {count.num_rows} rows left out ({self.setting}=skip)"
-                found.append(f"{source}: {left_out}, the first: {count.left_out[0]}")
+                found.append(f"{source}: {left_out}, the first: {next(iter(count.left_out))}")
             found += [f"{source}: {note}" for note in count.notes]
         return found
 
@@ -115,8 +123,8 @@ class RowReader:
             source: {
                 "rows": count.num_rows,
                 "left out": len(count.left_out),
-                **({"first left out": count.left_out[:NUM_NAMED]} if count.left_out else {}),
-                **({"notes": count.notes} if count.notes else {}),
+                **({"first left out": list(count.left_out)[:NUM_NAMED]} if count.left_out else {}),
+                **({"notes": list(count.notes)} if count.notes else {}),
             }
             for source, count in self.counts.items()
         }
