@@ -59,6 +59,9 @@ CASES = {
         "[0, 1)": (["[0,1)", "$[0,1)$"], ["[0,1]", "(0,1)"]),
     },
     "exact": {
+        "x": (["x"], ["y", "X Y"]),
+        "2nd": (["2nd"], ["2"]),
+        "a": (["a"], ["b"]),
         "Chapter 7: Vectors": (["Chapter 7: Vectors", "chapter 7: vectors"], ["It costs 7", "7"]),
         "3-2": (["3-2"], ["1", "2"]),
         "Paris": (["Paris", "paris"], ["London"]),
@@ -83,6 +86,8 @@ CASES = {
         "May 1999": (["May 1999", "in May 1999"], ["1999", "June 1999"]),
     },
     "choice": {
+        "(b)": (["(b)", "B", "so it is (b)"], ["(a)", "b is a letter"]),
+        "Option C": (["C", "Option C"], ["D"]),
         "B": (
             [
                 "B",

@@ -19,9 +19,9 @@ _DATE = re.compile(
     r"|(?P<written>\d{1,2}(?P<between>[./-])\d{1,2}(?P=between)\d{2,4})(?!\d))",
     re.IGNORECASE,
 )
-_LETTER = r"(?:\(\s*([A-Z])\s*\)|\[\s*([A-Z])\s*\]|(?<![\w'\u2019-])([A-Z])(?![\w'\u2019]|-\w))"
+_LETTER = r"(?:\(\s*([A-Za-z])\s*\)|\[\s*([A-Z])\s*\]|(?<![\w'\u2019-])([A-Z])(?![\w'\u2019]|-\w))"
 _CHOICE = re.compile(_LETTER)
-_ONE_CHOICE = re.compile(rf"(?:(?:option|choice|answer)\s+)?{_LETTER}\s*[.:)]?", re.IGNORECASE)
+_ONE_CHOICE = re.compile(rf"(?:(?i:option|choice|answer)\s+)?{_LETTER}\s*[.:)]?")
 _UNIT = re.compile(
     r"\s*-?(%|\u00b0\s?[CF]?\b|\u00b0|[$\u20ac\u00a3\u00a5]|(?:per\s?cent|[^\W\d_]+)(?:\^\{?-?\d\}?)?"
     r"(?:\s*(?:/|\bper\b)\s*[^\W\d_]+(?:\^\{?-?\d\}?)?)?)"

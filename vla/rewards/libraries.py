@@ -114,10 +114,12 @@ def reasoning_gym_score(sample: Sample) -> float:
 
 
 def final_answer(completion: str, answer: str) -> str:
-    """What the completion answers: its last number when the answer is a number, else the whole text trimmed."""
+    """What the completion answers: its last number when the answer is a number, else what it gives as its answer (in a
+    box, behind "answer is"), or the whole text trimmed.
+    """
     text = completion.strip()
     if whole_number(answer) is None:
-        return text
+        return final(text).strip()
     said = plain(final(text))
     term = last_term(said)
     return text if term is None else said[term.start : term.end]
