@@ -5,6 +5,7 @@ Each is tried in every jail that this machine and user allow.
 
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -172,3 +173,15 @@ def test_bubblewrap_without_capabilities_counts_files(monkeypatch):
     outcome = run_python(marked(SURVIVORS["a fork bomb"]), SHORT, jail="bwrap")
     assert outcome.stopped
     assert alive() == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="only root can give up a capability")
+def test_root_of_a_plain_container_has_a_user_namespace():
+    if "unshare" not in available():
+        pytest.skip(f"no user namespaces here: {why_not('unshare')}")
+    script = (
+        "from vla.rewards.sandbox import *\nprint(choose_jail(), run_python('print(5)', Limits(seconds=30)).output)"
+    )
+    command = ["setpriv", "--bounding-set=-sys_admin", sys.executable, "-c", script]
+    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.getcwd()})
+    assert result.stdout == "unshare b'5\\n'\n", result.stderr

@@ -182,7 +182,7 @@ def _make_work_folder(request: dict[str, Any]) -> bool:
     Its size leaves the program `disk_bytes` and `num_files` beyond what it is given.
     """
     files, limits, user = request["files"], request["limits"], request["user"]
-    pages = sum(len(content) // 4096 + 1 for content in files.values())
+    pages = sum((len(content) + 4095) // 4096 for content in files.values())
     size, inodes = limits["disk_bytes"] + 4096 * pages, limits["num_files"] + len(files) + 1
     options = f"mode=700,size={size},nr_inodes={inodes},uid={user},gid={user}"
     limited = True
