@@ -13,6 +13,15 @@ from vla.command_line import command
 from vla.interrupt import Interrupted, stop_on_interrupt
 
 
+@pytest.fixture
+def python_handles_sigint():
+    """A shell starts background jobs with SIGINT ignored, and Python leaves that as it is."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("python_handles_sigint")
 def test_the_first_interrupt_asks_and_the_second_stops(capsys: pytest.CaptureFixture):
     handler = signal.getsignal(signal.SIGINT)
     with stop_on_interrupt() as stop:
