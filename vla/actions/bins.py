@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from vla.actions.spread import CONSTANT_RANGE, spread_of
@@ -50,7 +50,7 @@ class ActionBins:
         counts = torch.tensor([len(c) for c in self.centers])
         return torch.arange(self.num_bins) < counts[:, None]
 
-    def encode(self, actions: Float[Tensor, "*rows A"]) -> Int[Tensor, "*rows a"]:
+    def encode(self, actions: Num[Tensor, "*rows A"]) -> Int[Tensor, "*rows a"]:
         """Bin ids of actions; values outside the edges fall into the outermost bins."""
         actions = actions.float()
         columns = [
@@ -79,7 +79,7 @@ class ActionBins:
         )
 
 
-def fit_bins(actions: Float[np.ndarray, "N A"], num_bins: int, binning: str) -> ActionBins:
+def fit_bins(actions: Num[np.ndarray, "N A"], num_bins: int, binning: str) -> ActionBins:
     """Bins for `actions` (frames that the policy should imitate), at most `num_bins` a dimension.
 
     Raises ValueError when no dimension moves, a number is NaN or infinite, or `binning` is neither "quantile" nor

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from torch import Tensor
 
 from vla.actions.spread import FARTHEST, spread_of
@@ -32,7 +32,7 @@ class ActionNormalizer:
     def num_active(self) -> int:
         return len(self.active)
 
-    def encode(self, actions: Float[Tensor, "*rows A"]) -> Float[Tensor, "*rows a"]:
+    def encode(self, actions: Num[Tensor, "*rows A"]) -> Float[Tensor, "*rows a"]:
         """Actions (physical units) as values near [-1, 1]."""
         actions = actions.float()  # of whole numbers or bfloat16 the limits would be rounded too
         low, high = actions.new_tensor(self.low), actions.new_tensor(self.high)
@@ -54,7 +54,7 @@ class ActionNormalizer:
         return cls(**{name: tuple(values[name]) for name in ("active", "constants", "low", "high")})
 
 
-def fit_normalizer(actions: Float[np.ndarray, "N A"], farthest: float = FARTHEST) -> ActionNormalizer:
+def fit_normalizer(actions: Num[np.ndarray, "N A"], farthest: float = FARTHEST) -> ActionNormalizer:
     """The normaliser of `actions` (frames that the policy should imitate); none of them lies beyond +-`farthest`.
 
     A dimension whose quantiles are equal, because it moves in few frames only, spans its extremes. One whose extremes

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Num
 
 CONSTANT_RANGE = 1e-5
 """A dimension whose values span less than this (metres, radians) is constant."""
@@ -45,7 +45,7 @@ class Spread:
         return np.maximum(self.most - middle, middle - self.least) / np.maximum(half, CONSTANT_RANGE / 2)
 
 
-def spread_of(actions: Float[np.ndarray, "N A"]) -> Spread:
+def spread_of(actions: Num[np.ndarray, "N A"]) -> Spread:
     """The spread of actions that a policy should imitate.
 
     Raises:
@@ -68,7 +68,7 @@ def spread_of(actions: Float[np.ndarray, "N A"]) -> Spread:
     return found
 
 
-def rare_jumps(actions: Float[np.ndarray, "N A"], names: Sequence[str], farthest: float) -> list[tuple[str, float]]:
+def rare_jumps(actions: Num[np.ndarray, "N A"], names: Sequence[str], farthest: float) -> list[tuple[str, float]]:
     """Dimensions whose extremes lie further out than `farthest`: a sentence, and how many times further."""
     found = spread_of(actions)
     return [
