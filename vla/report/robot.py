@@ -221,12 +221,14 @@ def data_card(folder: Path, stages: Mapping[str, Any]) -> dict[str, Any]:
     known = stages.get("demonstrations", {})
     card = {
         "episodes": info.get("total_episodes", known.get("num_episodes")),
+        "marked as failures": known.get("num_failures"),
         "frames": info.get("total_frames", known.get("num_frames")),
         "rate": f"{info['fps']} a second" if "fps" in info else None,
         "cameras": [name.removeprefix("observation.images.") for name in info.get("features", {}) if "images" in name],
         "made by": source or None,
         "format": f"LeRobotDataset {info['codebase_version']}" if "codebase_version" in info else None,
         "stands in": folder / "demonstrations" if info else None,
+        "to know": known.get("notes"),
     }
     return {name: value for name, value in card.items() if value}
 
