@@ -168,9 +168,10 @@ def test_more_requests_than_may_wait_are_told_so():
 
     with served(act, max_waiting=1, max_batch=1) as at:
         policies = [RemotePolicy(at.address) for _ in range(3)]
-        for policy in policies:
+        for number, policy in enumerate(policies, 1):
             policy.connection.send(pack(observation()))
-            time.sleep(0.1)
+            while at.server.connections.num_asking < number:
+                time.sleep(0.01)
         with pytest.raises(ValueError, match="the policy server says: 1 requests wait already: ask again later"):
             policies[2]._receive()
         gate.set()
