@@ -65,7 +65,7 @@ def served(*command: str) -> Iterator[ServerProcess]:
                 line = process.stdout.readline()
                 if "is served at" not in line:
                     errors.seek(0)
-                    raise ValueError(errors.read().decode(errors="replace").strip() or f"no server: {line}")
+                    raise SystemExit(errors.read().decode(errors="replace").strip() or f"error: no server: {line}")
                 yield ServerProcess(process, int(line.split("ws://127.0.0.1:")[1].split()[0]), errors)
             finally:
                 process.kill()
