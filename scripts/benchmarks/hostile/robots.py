@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -35,20 +35,15 @@ def find_state_size(policy: RemotePolicy) -> int:
 
 def latencies(server: Any, num_robots: int, seconds: float) -> list[float]:
     """Seconds from question to answer, of all robots for so many seconds."""
-    found: list[float] = []
     end = time.monotonic() + seconds
-    threads = [
-        threading.Thread(target=drive, args=(server.address, end, i / num_robots, found)) for i in range(num_robots)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return found
+    with ThreadPoolExecutor(num_robots) as pool:
+        answers = pool.map(lambda i: drive(server.address, end, i / num_robots), range(num_robots))
+        return [waited for robot in answers for waited in robot]
 
 
-def drive(address: str, end: float, phase: float, found: list[float]) -> None:
-    """One robot. An answer that is refused is an error: a robot that asks rightly is served whatever others do."""
+def drive(address: str, end: float, phase: float) -> list[float]:
+    """One robot. Raises ValueError when it is refused: who asks rightly is served whatever others do."""
+    found: list[float] = []
     policy = RemotePolicy(address)
     asked = observation(policy.passport, find_state_size(policy))
     next_turn = time.monotonic() + phase * PERIOD_SECONDS
@@ -59,3 +54,4 @@ def drive(address: str, end: float, phase: float, found: list[float]) -> None:
         found.append(time.perf_counter() - begin)
         next_turn = max(next_turn + PERIOD_SECONDS, time.monotonic())
     policy.close()
+    return found
