@@ -19,6 +19,12 @@ def said(text):
         {"prompt": [USER], "chosen": [said("good")], "rejected": [said("bad")]},
         {"prompt": [USER], "chosen": [USER, said("good")], "rejected": [USER, said("bad")]},
         {"chosen": [USER, said("good")], "rejected": [USER, said("bad")]},
+        {"question": "hi", "chosen": "good", "rejected": "bad"},
+        {
+            "conversations": [{"from": "human", "value": "hi"}],
+            "chosen": {"from": "gpt", "value": "good"},
+            "rejected": {"from": "gpt", "value": "bad"},
+        },
     ],
 )
 def test_pairs_in_every_form(row):

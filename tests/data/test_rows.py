@@ -110,14 +110,24 @@ def test_messages_in_the_forms_that_people_write():
     with pytest.raises(ValueError, match="here: x holds a message without a text"):
         as_messages([{"role": "user", "content": [{"type": "image"}]}], "user", "here", "x")
     with pytest.raises(ValueError, match="here: prompt ends with the role 'assistant'"):
-        as_prompt(chat, "here")
+        as_prompt({"prompt": chat}, "here")
+    asked = as_prompt({"prompt": "q", "system": "s"}, "")
+    assert asked == ({"role": "system", "content": "s"}, {"role": "user", "content": "q"})
+    with pytest.raises(ValueError, match="here: has a column system and messages that begin with a system message"):
+        as_prompt({"prompt": [asked[0], asked[1]], "system": "other"}, "here")
+    for wrong in ({"from": ["human"], "value": "x"}, {"role": ["user"], "content": "x"}, {"role": "user"}, "x", None):
+        with pytest.raises(ValueError, match="here: x "):
+            as_messages([wrong], "user", "here", "x")
 
 
 def test_the_same_words_are_the_same_prompt():
     user = {"role": "user", "content": "What is a café?"}
     system = {"role": "system", "content": "Be brief."}
     written = {"role": "user", "content": "  What is\xa0a\ncafe\u0301? "}
-    keys = {prompt_key(messages) for messages in ([user], [system, user], [written], as_prompt(user["content"], ""))}
+    keys = {
+        prompt_key(messages)
+        for messages in ([user], [system, user], [written], as_prompt({"prompt": user["content"]}, ""))
+    }
     assert len(keys) == 1
     assert prompt_key([user]) != prompt_key([user, {"role": "assistant", "content": "."}, user])
     assert as_text([user]) == user["content"]

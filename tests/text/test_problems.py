@@ -5,6 +5,7 @@ import pytest
 from vla.rewards.libraries import reasoning_gym_score
 from vla.rewards.pool import VerifierProcess
 from vla.text.calculator import calculate, evaluate_calls
+from vla.text.problem_sets import make_problem_sets
 from vla.text.problems import is_held_out, make_family, split
 
 FAMILIES = [
@@ -165,3 +166,18 @@ def test_a_bad_problem_is_named_by_file_and_line(tmp_path, row, message):
     file = write(tmp_path / "mine.jsonl", {"prompt": "2 + 2?", "answer": "4"}, row)
     with pytest.raises(ValueError, match=f"mine.jsonl, {message}"):
         make_family(file, 10)
+
+
+def test_validation_and_evaluation_share_no_prompt_whatever_family_or_system_message_it_has(tmp_path):
+    def asked(i, system):
+        return [{"role": "system", "content": system}, {"role": "user", "content": f"{i} + 1?"}]
+
+    plain = write(tmp_path / "a.jsonl", *({"prompt": f"{i} + 1?", "answer": str(i + 1)} for i in range(60)))
+    systems = [{"prompt": asked(i, s), "answer": str(i + 1)} for i in range(60) for s in ("Be brief.", "Be kind.")]
+    again = write(tmp_path / "b.jsonl", *systems, *({"prompt": f"{i} + 1?", "answer": str(i + 1)} for i in range(60)))
+    sets = make_problem_sets((plain, again), None, 0.3, 9, 1000)
+    sides = [{problem.key for problem in side} for side in (sets.train, sets.validation, sets.evaluation)]
+    assert [a & b for a in sides for b in sides if a is not b] == [set()] * 6
+    questions = [problem.question for problem in (*sets.validation, *sets.evaluation)]
+    assert len(set(questions)) == len(questions)
+    assert len(sets.validation) == 9

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vla.data.chat import ChatFormat
-from vla.data.messages import Message, as_messages, prompt_key, split_key
+from vla.data.messages import Message, as_messages, prompt_key, split_key, with_system
 from vla.data.rows import Row, RowReader
 
 
@@ -65,10 +65,10 @@ def conversation_of(row: Row) -> Conversation:
     values, where = row.values, row.where
     column = next((name for name in ("messages", "conversations") if name in values), None)
     if column is not None:
-        messages = as_messages(values[column], "user", where, column)
+        messages = with_system(as_messages(values[column], "user", where, column), values, where)
         return _with_something_said(Conversation(tuple(messages), None, 0, where), column)
     if "prompt" in values and "completion" in values:
-        prompt = as_messages(values["prompt"], "user", where, "prompt")
+        prompt = with_system(as_messages(values["prompt"], "user", where, "prompt"), values, where)
         completion = as_messages(values["completion"], "assistant", where, "completion")
         return _with_something_said(Conversation((*prompt, *completion), None, len(prompt), where), "completion")
     if isinstance(values.get("text"), str) and values["text"].strip():

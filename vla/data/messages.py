@@ -55,12 +55,13 @@ def _joined(parts: Sequence[Any]) -> str | None:
     return "".join(texts) if texts and all(isinstance(text, str) for text in texts) else None
 
 
-def as_prompt(value: Any, where: str, column: str = "prompt") -> tuple[Message, ...]:
-    """The messages of a prompt: a text, or messages that end with what is asked.
+def as_prompt(values: Mapping[str, Any], where: str, column: str = "prompt") -> tuple[Message, ...]:
+    """The messages of the prompt in a row's column, a text or messages that end with what is asked, behind its column
+    `system` where it has one.
 
     Raises ValueError naming the row and what is wrong.
     """
-    messages = as_messages(value, "user", where, column)
+    messages = with_system(as_messages(values[column], "user", where, column), values, where)
     if messages[-1]["role"] not in ("user", "tool"):
         raise ValueError(
             f"{where}: {column} ends with the role {messages[-1]['role']!r}; the last must be user or tool"
@@ -68,6 +69,21 @@ def as_prompt(value: Any, where: str, column: str = "prompt") -> tuple[Message, 
     if not messages[-1]["content"].strip():
         raise ValueError(f"{where}: has no text in the column {column}")
     return tuple(messages)
+
+
+def with_system(messages: Sequence[Message], values: Mapping[str, Any], where: str) -> list[Message]:
+    """The messages behind the row's column `system`, where it has one.
+
+    Raises ValueError where it is no text, or where the messages begin with another one.
+    """
+    system = values.get("system")
+    if system is None:
+        return list(messages)
+    if not isinstance(system, str):
+        raise ValueError(f"{where}: system ({system!r}) must be a text")
+    if messages[0]["role"] == "system":
+        raise ValueError(f"{where}: has a column system and messages that begin with a system message: leave one out")
+    return [{"role": "system", "content": system}, *messages]
 
 
 def as_text(messages: Sequence[Message]) -> str:

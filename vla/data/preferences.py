@@ -23,6 +23,10 @@ LIKED = {
 }
 
 
+PROMPTS = ("prompt", "question", "conversations", "messages")
+"""Columns that may hold the prompt; a column `system` beside it is its system message."""
+
+
 @dataclass(frozen=True)
 class Ranking:
     """Completions of one prompt from best to worst; a pair is a ranking of two. `margin`: by how much best and worst
@@ -88,27 +92,28 @@ def _content(row: Ranking | Thumb) -> tuple[Any, ...]:
 def preference_of(row: Row) -> Ranking | Thumb:
     """A row of any of the kinds."""
     values, where = row.values, row.where
+    asked = next((name for name in PROMPTS if name in values), None)
     if "chosen" in values and "rejected" in values:
-        return _pair(row)
-    if "prompt" in values and "completions" in values:
-        return _ranking(row)
-    if {"prompt", "completion", "label"} <= set(values):
+        return _pair(row, asked)
+    if asked and "completions" in values:
+        return _ranking(row, asked)
+    if asked and {"completion", "label"} <= set(values):
         label = values["label"]
         label = label.strip().casefold() if isinstance(label, str) else label
         if not isinstance(label, bool | int | float | str) or label not in LIKED:
             raise ValueError(f"{where}: label ({values['label']!r}) must be true or false, 1 or 0, up or down")
         completion = _one_text(values["completion"], where, "completion")
-        return Thumb(as_prompt(values["prompt"], where), completion, LIKED[label], where)
+        return Thumb(as_prompt(values, where, asked), completion, LIKED[label], where)
     raise ValueError(
         f"{where}: has the columns {', '.join(values) or 'none'}; needed are chosen and rejected, or prompt,"
         " completions and scores, or prompt, completion and label"
     )
 
 
-def _pair(row: Row) -> Ranking:
+def _pair(row: Row, asked: str | None) -> Ranking:
     values, where = row.values, row.where
-    if "prompt" in values:
-        prompt = as_prompt(values["prompt"], where)
+    if asked:
+        prompt = as_prompt(values, where, asked)
         chosen = _one_text(values["chosen"], where, "chosen", prompt)
         rejected = _one_text(values["rejected"], where, "rejected", prompt)
     else:
@@ -136,11 +141,12 @@ def _implicit_prompt(values: Mapping[str, Any], where: str) -> tuple[tuple[Messa
     shared = next((i for i, (a, b) in enumerate(zip(chosen, rejected)) if a != b), 0)
     if shared == 0 or len(chosen) != shared + 1 or len(rejected) != shared + 1:
         raise ValueError(f"{where}: chosen and rejected must differ in their last message only")
-    prompt = as_prompt(chosen[:shared], where, "the prompt of chosen and rejected")
+    beginning = "what chosen and rejected begin with"
+    prompt = as_prompt({**values, beginning: chosen[:shared]}, where, beginning)
     return prompt, _one_text(chosen[-1:], where, "chosen"), _one_text(rejected[-1:], where, "rejected")
 
 
-def _ranking(row: Row) -> Ranking:
+def _ranking(row: Row, asked: str) -> Ranking:
     values, where = row.values, row.where
     if "margin" in values:
         raise ValueError(f"{where}: margin goes with chosen and rejected; completions have scores, ratings or ranks")
@@ -157,7 +163,7 @@ def _ranking(row: Row) -> Ranking:
     order = sorted(range(len(scores)), key=lambda i: -scores[i])
     margin = None if column in (None, "ranks") else scores[order[0]] - scores[order[-1]]
     said = tuple(completions[i] for i in order)
-    return Ranking(as_prompt(values["prompt"], where), said, margin, where, None, *_as_drawn(row, order))
+    return Ranking(as_prompt(values, where, asked), said, margin, where, None, *_as_drawn(row, order))
 
 
 def _as_drawn(row: Row, order: Sequence[int]) -> tuple[tuple[tuple[int, ...], ...] | None, tuple[bool, ...] | None]:

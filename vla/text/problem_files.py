@@ -63,7 +63,7 @@ def problem_of(row: Row, family: str) -> Problem:
     column = next((name for name in QUESTIONS if name in values), None)
     if column is None:
         raise ValueError(f"{where}: has no text in the column prompt (or question)")
-    messages = as_prompt(values[column], where, column)
+    messages = as_prompt(values, where, column)
     facts = {name: values[name] for name in (*FACTS, "call") if name in values}
     name, answer = answer_in(values)
     if answer is None and not facts:

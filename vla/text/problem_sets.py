@@ -84,15 +84,19 @@ def make_problem_sets(
     num_evaluation: int,
     reader: RowReader | None = None,
 ) -> ProblemSets:
-    """Split every family; held-out problems of all families take turns. Validation gets a fifth of them at most."""
+    """Split every family; held-out problems of all families take turns, each question once. Validation gets a fifth of
+    them at most, and shares no prompt with evaluation.
+    """
     families, held_out = {}, []
     for name in names:
         families[name], rest = split(make_family(name, num_problems, reader), holdout_fraction)
         held_out.append(rest)
     longest = max(map(len, held_out))
-    mixed = [family[i] for i in range(longest) for family in held_out if i < len(family)]
+    turns = [family[i] for i in range(longest) for family in held_out if i < len(family)]
+    mixed = list({problem.question: problem for problem in reversed(turns)}.values())[::-1]
     count = max(1, min(num_validation, len(mixed) // 5)) if num_validation else 0
-    evaluation = mixed[count : count + num_evaluation]
+    looked_at = {problem.key for problem in mixed[:count]}
+    evaluation = [problem for problem in mixed[count:] if problem.key not in looked_at][:num_evaluation]
     if not evaluation:
         raise ValueError(f"text.holdout_fraction ({holdout_fraction}) leaves no evaluation problem: raise it")
     return ProblemSets(families, mixed[:count], evaluation)

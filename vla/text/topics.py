@@ -122,7 +122,7 @@ def _read_prompts(source: str, reader: RowReader) -> dict[str, PromptRow]:
     def use(row: Row) -> PromptRow:
         if "prompt" not in row.values:
             raise ValueError(f"{row.where}: has no text in the column prompt")
-        return PromptRow(as_prompt(row.values["prompt"], row.where), row.where)
+        return PromptRow(as_prompt(row.values, row.where), row.where)
 
     found = reader.read(source, use)
     unique: dict[str, PromptRow] = {}

@@ -12,6 +12,7 @@ import numpy as np
 
 from vla.config import TextConfig, freeze
 from vla.config.compose import read_settings
+from vla.data.messages import prompt_key
 from vla.data.rows import RowReader
 from vla.decoding.sampling import Sampling
 from vla.evaluate.elo import CENTRE, Preferences, Standing, standings
@@ -67,7 +68,8 @@ def held_out_prompts(players: Sequence[Player]) -> PromptSets:
         make_prompt_sets(player.config.text.prompts, RowReader(player.config.text.on_bad_row)) for player in players
     ]
     for player, own in zip(players, sets, strict=True):
-        seen = set(own.train) & set(sets[0].evaluation)
+        judged_by = {prompt_key(sets[0].asked(prompt)): prompt for prompt in sets[0].evaluation}
+        seen = {judged_by[key] for key in map(prompt_key, map(own.asked, own.train)) if key in judged_by}
         if seen:
             raise ValueError(
                 f"{player.name} trained on {min(seen)!r}, which the first run judges by: compare runs of one split"
