@@ -5,6 +5,7 @@
     rl_update an update of the core against TRL's loss, on the same tensors
     policies  every kind of policy on the same demonstrations: success after SFT and RL, time
     serving   a policy server beside hostile clients: latency of the others, memory
+    damage    files of a run damaged one at a time: an error of one line, never a traceback
     text_grpo a GRPO step on a language model against TRL's trainer
 
 A benchmark is a module of `scripts/benchmarks` with a docstring and `run(argv) -> int`.

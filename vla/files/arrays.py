@@ -75,6 +75,7 @@ def read_table(paths: Path | Sequence[Path], columns: Sequence[str] | None = Non
 
     tables = []
     for path in [paths] if isinstance(paths, Path) else paths:
+        check_file(path, remedy)
         missing = [name for name in columns or () if name not in column_names(path, remedy)]
         if missing:
             raise DamagedFile(path, f"it has no column {', '.join(missing)}", remedy)

@@ -52,7 +52,7 @@ def reading(path: Path | str, remedy: str = RESTORE) -> Iterator[None]:
     except OSError as error:
         raise DamagedFile(path, error.strerror or error, remedy) from None
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
-        raise DamagedFile(path, error, remedy) from None
+        raise DamagedFile(path, error, remedy) from error
 
 
 def read_text(path: Path, remedy: str = RESTORE) -> str:

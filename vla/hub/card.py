@@ -10,6 +10,7 @@ import yaml
 
 from vla.config.compose import read_settings
 from vla.evaluate.starts import StartManifest
+from vla.files.read import reading
 from vla.files.secrets import masked
 from vla.hub.passport import read_passport
 from vla.train.run_folder import RunFolder, read_sessions
@@ -17,6 +18,11 @@ from vla.train.run_folder import RunFolder, read_sessions
 
 def model_card(run: Path, num_parameters: int) -> str:
     """README.md for the hub: results with n and interval, what actions mean, how it was made, how to use it."""
+    with reading(f"{run} (config.yaml, results.json, run.json)", "restore the file that is damaged"):
+        return card_of(run, num_parameters)
+
+
+def card_of(run: Path, num_parameters: int) -> str:
     config, passport = read_settings(run), read_passport(run)
     results, starts = RunFolder(run).read_results(), StartManifest.load(run / "starts.json").to_dict()
     task = config["sim"].get("task", config["sim"].get("id"))

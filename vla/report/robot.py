@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vla.evaluate.starts import StartManifest
-from vla.files.read import read_json_if_there, read_yaml
+from vla.files.read import read_json_if_there, read_yaml, reading
 from vla.files.write import write_atomically
 from vla.report.charts import Curve, Interval, interval_chart, line_chart
 from vla.report.page import Markup, facts, grid, page, section, table, tiles, videos
@@ -54,7 +54,9 @@ REACHED = "reached_"
 def write_report(folder: Path) -> Path:
     """Write `report.html` into the folder of a run, finished or not."""
     path = folder / "report.html"
-    write_atomically(path, report_page(folder))
+    with reading(f"{folder} (config.yaml, results.json, metrics.jsonl)", "restore the file that is damaged"):
+        text = report_page(folder)
+    write_atomically(path, text)
     return path
 
 
