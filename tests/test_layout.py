@@ -102,6 +102,26 @@ def is_local(line: str) -> bool:
     return bool(REGISTRY_HOST.search(line) or MACHINE_PATH.search(line))
 
 
+READERS = re.compile(
+    r"json\.loads?\([^\n]*(read_text|read_bytes|open)\(|yaml\.(safe_)?load\([^\n]*read_text\(|yaml\.load\(|\bload_file\("
+    r"|\bload_model\(|safe_open\(|pq\.read_(table|schema)\(|Tokenizer\w*\.from_pretrained\(|allow_pickle|torch\.load\("
+)
+"""What reads a file without saying in one line what is wrong with it."""
+MAY_READ = ("vla/files/", "vla/text/smollm2.py", "scripts/benchmarks/")
+"""The readers themselves, a package that is checked by its checksum, and measurements."""
+
+
+def test_files_are_read_by_the_readers_of_vla_files():
+    found = [
+        f"{path}:{number}: {line.strip()}"
+        for path in SOURCE
+        if path.parts[0] != "sim" and not str(path).startswith(MAY_READ)
+        for number, line in enumerate((ROOT / path).read_text().splitlines(), 1)
+        if READERS.search(line)
+    ]
+    assert found == []
+
+
 def test_the_readme_names_every_module():
     readme = (ROOT / "README.md").read_text()
     missing = [str(path) for path in SOURCE if path.name != "__init__.py" and path.name not in readme]

@@ -1,7 +1,10 @@
 """The loader: chunks, masks, splits, and clear errors for datasets that do not fit."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -189,3 +192,41 @@ def test_no_room_for_decoded_frames(copy, monkeypatch):
     # 18 frames of 16 x 16 x 3 bytes from 2 cameras: 27,648 bytes
     with pytest.raises(OSError, match="27,648 bytes.*7 are free.*sim.image_size"):
         open_demonstrations(copy)
+
+
+def test_a_damaged_cache_is_told_and_decoded_anew(copy, capsys):
+    whole = open_demonstrations(copy).frames["front"].copy()
+    (array,) = copy.glob(".frames/*/observation.images.front.npy")
+    for harm in (
+        lambda: array.write_bytes(array.read_bytes()[:-1] + b"\xff"),
+        lambda: array.write_bytes(b""),
+        lambda: array.write_bytes(b"garbage" * 99),
+        lambda: array.with_suffix(".json").write_text("[]"),
+        lambda: array.with_suffix(".json").unlink(),
+    ):
+        harm()
+        np.testing.assert_array_equal(open_demonstrations(copy).frames["front"], whole)
+        assert f"{array} is decoded anew: " in capsys.readouterr().err
+    np.testing.assert_array_equal(open_demonstrations(copy).frames["front"], whole)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_cache_knows_its_dataset_by_content_not_by_time(copy, tmp_path):
+    open_demonstrations(copy)
+    moved = shutil.copytree(copy, tmp_path / "moved", copy_function=shutil.copyfile)  # other times
+    before = list((moved / ".frames").glob("*/*.npy"))
+    open_demonstrations(moved)
+    assert list((moved / ".frames").glob("*/*.npy")) == before
+    info = moved / form.INFO_PATH
+    about = info.stat()
+    info.write_text(info.read_text().replace("panda", "pandb"))  # of the same size, and made to look as old
+    os.utime(info, ns=(about.st_atime_ns, about.st_mtime_ns))
+    open_demonstrations(moved)
+    assert len(list((moved / ".frames").glob("*/*.npy"))) == 2 * len(before)
+
+
+def test_processes_that_open_a_dataset_at_once_all_live(copy):
+    script = "import sys; from vla.data.demonstrations import open_demonstrations; open_demonstrations(sys.argv[1])"
+    children = [subprocess.Popen([sys.executable, "-c", script, str(copy)]) for _ in range(2)]
+    assert [child.wait() for child in children] == [0, 0]
+    assert not list(copy.glob(".frames/*/.unfinished-*"))

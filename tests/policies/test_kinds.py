@@ -268,3 +268,15 @@ def test_what_the_model_has_seen_can_be_kept(kind):
     torch.testing.assert_close(scores.logprobs, decision.logprobs, rtol=0, atol=1e-4)
     scores.logprobs.sum().backward()
     assert all(p.grad is None for p in policy.model_parameters())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_policy_with_damaged_weights_refuses_to_act(kind):
+    policy = restless(task_of(kind)[0].policy)
+    observation = tiny_observation([5, 2])
+    policy.act(observation)
+    with torch.no_grad():
+        next(policy.model.backbone.parameters()).fill_(float("nan"))
+    for greedy in (False, True):
+        with pytest.raises(FloatingPointError, match="the policy refuses to act"):
+            policy.act(observation, greedy=greedy)

@@ -166,3 +166,13 @@ def test_mistakes_are_named(model):
         TextPolicy(model, Sampling(), 0, STOPS, 0)
     with pytest.raises(ValueError, match="stop_ids is empty"):
         TextPolicy(model, Sampling(), 5, [], 0)
+
+
+def test_a_model_with_damaged_weights_refuses_to_speak(model, observation):
+    for policy, greedy in ((make(model), False), (make(model), True), (make(model, num_beams=2), True)):
+        with torch.no_grad():
+            next(policy.model.parameters())[3] = float("nan")
+        with pytest.raises(FloatingPointError, match="the policy refuses to act"):
+            policy.act(observation, greedy=greedy)
+        with pytest.raises(FloatingPointError, match="its logits are not finite"):
+            make(policy.model)

@@ -107,3 +107,26 @@ def test_a_plan_adds_up_moves_within_their_limits():
     path = planned_path(action, np.array([0.5, 0.0, 0.1, 0, 0, 0]), SPEC)
     # the second move is cut to .05
     np.testing.assert_allclose(path, [[0.5, 0, 0.1], [0.51, 0, 0.1], [0.56, -0.02, 0.1]])
+
+
+def test_damaged_recordings_are_left_out_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    from vla.viewer.library import Library
+
+    rows = rollout([1, 0], [0, 0], [0, 1, 0])
+    for number in range(6):
+        save_recording(tmp_path / "recordings", record(rows, torch.tensor([1, 0]), "rl", number, {"task": "x"}, "s"))
+    files = list_recordings(tmp_path)
+    for file, change in zip(
+        files[1:],
+        (lambda b: b[:-9], lambda b: b"", lambda b: bytes(300), lambda b: b[:-3] + b"abc", lambda b: b[:200]),
+        strict=True,
+    ):
+        file.write_bytes(change(file.read_bytes()))
+    library = Library(tmp_path, lambda *_: [], {})
+    assert len(library.lines()) == 2
+    assert len(library.left_out) == 5
+    said = capsys.readouterr().err
+    assert said.count("left out, ") == 5
+    assert "left out, 5 of 6 recordings so far: " in said
+    library.lines()
+    assert capsys.readouterr().err == ""

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vla.data import lerobot_format as form
-from vla.files.arrays import opened_by_library
+from vla.files.arrays import opened_by_library, read_table
 from vla.files.read import KEYS, read_json
 from vla.files.write import write_json
 
@@ -76,8 +76,10 @@ def _join_rows(
     writer: pq.ParquetWriter | None = None
     file_index, written = -1, 0
     for index, (shard, row) in enumerate(zip(shards, rows, strict=True)):
-        with opened_by_library(shard / "rows.parquet", f"remove {shard}: its episode is collected again"):
-            table = pq.read_table(shard / "rows.parquet", schema=schema)
+        path, remedy = shard / "rows.parquet", f"remove {shard}: its episode is collected again"
+        table = read_table(path, remedy=remedy)
+        with opened_by_library(path, remedy):
+            table = table.select(schema.names).cast(schema)
         length = row["length"]
         replaced = {
             "episode_index": np.full(length, index),

@@ -20,6 +20,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from vla.data.branches import Branches, branches_of
+from vla.finite import check_finite
 
 BRANCHES = "vla_branches"
 """The name of `attend` in transformers."""
@@ -164,6 +165,7 @@ def check_model(model: nn.Module) -> None:
     device = next(model.parameters()).device
     tokens = torch.arange(3, device=device)[None]
     own = plain_model(model)(input_ids=tokens).logits.float()
+    check_finite("logits", own)
     ours = output_head(model)(hidden_states(model, tokens, tokens, torch.ones_like(tokens, dtype=torch.bool))).float()
     if not torch.allclose(own, ours, rtol=1e-2, atol=1e-2 * float(own.abs().max() + 1e-6)):
         raise ValueError(

@@ -1,0 +1,79 @@
+"""All that reads the files of a run or an export, without a simulator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+
+def load_settings(folder: Path) -> None:
+    from vla.config import load
+
+    load([f"resume={folder}"])
+
+
+def load_policy(folder: Path) -> None:
+    from vla.evaluate.settings import settings_of
+    from vla.hub.passport import passport_world
+    from vla.stages import robot
+
+    config, weights = settings_of(folder), robot.weights_in(folder)
+    if weights is None:
+        raise ValueError(f"{folder} holds no policy")
+    robot.load_policy(folder, config, passport_world(folder, weights), weights)
+
+
+def write_report(folder: Path) -> None:
+    from vla.report.robot import write_report
+
+    write_report(folder)
+
+
+def write_card(folder: Path) -> None:
+    from vla.hub.card import model_card
+
+    model_card(folder, 1)
+
+
+def list_episodes(folder: Path) -> None:
+    from vla.hub.passport import Shown, read_passport
+    from vla.viewer.library import Library
+
+    Library(folder, lambda *_: [], read_passport(folder, Shown)["action_spec"]).lines()
+
+
+def open_data(folder: Path) -> None:
+    from vla.data.demonstrations import open_demonstrations
+
+    open_demonstrations(folder / "demonstrations")
+
+
+def load_text(folder: Path) -> None:
+    from vla.text.language_model import from_folder
+
+    from_folder(str(folder / "model"), None)
+
+
+def open_again(folder: Path) -> None:
+    from vla.train.metrics import read_metrics
+    from vla.train.run_folder import RunFolder, read_sessions
+
+    RunFolder(folder).read_results(), read_sessions(folder), read_metrics(folder)
+
+
+READERS: dict[str, tuple[Callable[[Path], None], ...]] = {
+    "config.yaml": (load_settings, load_policy, write_report, write_card),
+    "policy.json": (load_policy, write_card, list_episodes),
+    "starts.json": (write_report, write_card),
+    "results.json": (open_again, write_report, write_card),
+    "run.json": (open_again, write_report, write_card),
+    "metrics.jsonl": (open_again, write_report),
+    "manifest.json": (load_policy,),
+    "model.safetensors": (load_policy,),
+    "tokenizer": (load_policy,),
+    "checkpoints": (load_policy,),
+    "recordings": (list_episodes,),
+    "demonstrations": (open_data, write_report),
+    "model": (load_text,),
+}
+"""What reads a file, by the first part of its path; others (films, plots) are for people."""
