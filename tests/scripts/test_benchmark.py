@@ -78,3 +78,34 @@ def test_every_kind_of_broken_message_is_answered_in_words(main):
         answers = send_broken(at.port, 200, seed=0)
     assert answers.total() == 200
     assert answers["answered in words"] > 150
+
+
+@pytest.mark.usefixtures("main")
+def test_spoiled_settings_are_refused_in_a_line_or_make_sense():
+    from benchmarks.settings import fuzz
+
+    counts, found = fuzz(("preset=smoke", "sim=gym", "mode=text text=rlhf", "mode=text preference=kto"), 80, seed=1)
+    assert found == []
+    assert counts["accepted"] + counts["refused"] == 80
+
+
+@pytest.mark.usefixtures("main")
+def test_the_oracle_finds_what_is_odd():
+    from benchmarks.fuzz.draw import Change
+    from benchmarks.fuzz.oracle import odd
+
+    wrong = {
+        Change("rl.group_size", 4, True): "a boolean is no number",
+        Change("sft.probe_only", True, 1): "no boolean",
+        Change("rl.learning_rate", 1e-4, 1e300): "too large",
+        Change("rl.learning_rate", 1e-4, 3.0): "no learning rate",
+        Change("rl.branch_discount", 0.9, 3): "no share",
+        Change("policy.temperature", 1.0, 1e-11): "no temperature",
+        Change("train.seed", 0, 2**63): "no seed",
+        Change("run_dir", None, " "): "empty",
+        Change("sft.weight_decay", 0.1, 1e-300): "too near to 0",
+        Change("rl.max_second", ..., 3): "no such setting",
+    }
+    assert {change: odd(change) for change in wrong} == wrong
+    assert odd(Change("sim.cameras", ["front"], ["front", "front"])) == "there twice"
+    assert odd(Change("rl.group_size", 4, 8)) is None

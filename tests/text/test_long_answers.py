@@ -10,10 +10,10 @@ from vla.train.run_folder import open_run
 
 SMALL = [
     "mode=text", "preset=smoke", "train.tensorboard=false", "train.num_threads=1", "language_model.width=16",
-    "language_model.depth=1", "language_model.num_heads=2", "rl.num_iterations=1", "rl.starts_per_iteration=1",
-    "rl.group_size=2",
+    "language_model.depth=1", "language_model.num_heads=2",
 ]  # fmt: skip
-RLVR = ["text.num_evaluation=2", "text.num_validation=1"]
+RL = ["rl.num_iterations=1", "rl.starts_per_iteration=1", "rl.group_size=2"]
+RLVR = [*RL, "text.num_evaluation=2", "text.num_validation=1"]
 
 
 def go(folder, *overrides):
@@ -42,6 +42,7 @@ CALLING = ["text.tool=calculator", "text.max_turns=3", "text.families=[add1]", "
         [*RLVR, "text.max_new_tokens=200", *CALLING],
         ["text=rejection", "text.generation.max_new_tokens=200", "text.problems_per_round=1", "text.num_evaluation=2"],
         [
+            *RL,
             "text=rlhf",
             "text.generation.max_new_tokens=200",
             "text.prompts.num_train=4",

@@ -13,6 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from vla.config.compose import ConfigError, compose, split
 from vla.config.conflicts import conflicts
+from vla.config.effects import check_given
 from vla.config.explain import explain
 from vla.config.robot import RobotConfig
 from vla.config.text import TextConfig
@@ -30,12 +31,15 @@ def load(overrides: Sequence[str] = (), say: Callable[[str], None] = lambda line
 
     Raises `ConfigError`, a ValueError, that names each setting at fault, its value and the remedy.
     """
-    config = validated(compose(overrides))
+    config, note = validated(compose(overrides)), None
     if isinstance(config, RobotConfig):
         config, note = with_whole_episodes(config, split(overrides))
         if note is not None:
             say(note)
-    return checked(config)
+    checked(config)
+    for line in check_given(config, overrides, note is not None):
+        say(line)
+    return config
 
 
 def freeze(values: Any) -> Config:

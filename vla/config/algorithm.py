@@ -11,9 +11,9 @@ from pydantic import Field
 
 from vla.config.section import Count, CountOrZero, Fraction, NonNegative, Positive, Section
 
-ClipLow = Annotated[float, Field(ge=0, le=1)]
+ClipLow = Fraction
 DualClip = Annotated[float, Field(gt=1, le=1000)]
-Entropy = Annotated[float, Field(ge=0, le=10)]
+Entropy = Annotated[NonNegative, Field(le=10)]
 Reduction = Literal["token", "sequence", "constant"]
 Level = Literal["draw", "decision"]
 Along = Literal["decision", "draw"]

@@ -20,6 +20,11 @@ def policy_conflicts(policy: Policy) -> list[str]:
         found.append(
             f"policy.min_noise ({policy.min_noise}) must not exceed policy.max_noise ({policy.max_noise}): swap them"
         )
+    if isinstance(policy, FlowPolicy | DiffusionPolicy) and policy.drawn_steps > policy.num_steps:
+        found.append(
+            f"policy.drawn_steps ({policy.drawn_steps}) is more than policy.num_steps ({policy.num_steps}): the chain "
+            "has no more to draw"
+        )
     if isinstance(policy, DiffusionPolicy) and policy.num_train_steps % policy.num_steps:
         found.append(
             f"policy.num_steps ({policy.num_steps}) must divide policy.num_train_steps ({policy.num_train_steps}): "

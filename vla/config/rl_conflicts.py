@@ -23,6 +23,11 @@ def rl_conflicts(rl: Rl, algorithm: Algorithm) -> list[str]:
             f"rl.max_refills ({rl.max_refills}) drops the groups that algorithm.keep_equal_groups (true) keeps: set it "
             "to 0, or algorithm.keep_equal_groups to false"
         )
+    if rl.max_refills and rl.group_size < 2 and not rl.num_branches:
+        found.append(
+            f"rl.max_refills ({rl.max_refills}) replaces groups that say nothing, and those of rl.group_size (1) never "
+            "say anything: set it to 0, or rl.group_size to 8"
+        )
     if rl.critic_warmup_iterations and not needs_critic(algorithm):
         found.append(
             f"rl.critic_warmup_iterations ({rl.critic_warmup_iterations}) needs a critic, and "

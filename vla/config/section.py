@@ -44,6 +44,9 @@ NonNegative = Annotated[float, Field(ge=0, le=LARGEST), AfterValidator(not_tiny)
 Fraction = Annotated[float, Field(ge=0, le=1), AfterValidator(not_tiny)]
 Share = Annotated[float, Field(gt=0, lt=1), AfterValidator(not_tiny)]
 """Strictly between 0 and 1."""
+BelowOne = Annotated[float, Field(ge=0, lt=1), AfterValidator(not_tiny)]
+BelowHalf = Annotated[float, Field(ge=0, lt=0.5), AfterValidator(not_tiny)]
+"""A chance that a label is wrong; at one half labels say nothing."""
 PositiveFraction = Annotated[float, Field(gt=0, le=1), AfterValidator(not_tiny)]
 LearningRate = Annotated[float, Field(gt=0, le=1), AfterValidator(not_tiny)]
 WeightDecay = Annotated[float, Field(ge=0, le=10), AfterValidator(not_tiny)]

@@ -8,6 +8,8 @@ from pydantic import Field
 
 from vla.config.algorithm import Algorithm
 from vla.config.section import (
+    BelowHalf,
+    BelowOne,
     Count,
     CountOrZero,
     Depth,
@@ -32,9 +34,7 @@ from vla.config.section import (
 )
 from vla.config.training import Lora, Rl, Train
 
-FlipShare = Annotated[float, Field(ge=0, lt=0.5)]
-"""A chance that a label is wrong; at one half labels say nothing."""
-Epochs = Annotated[float, Field(gt=0, le=10**4)]
+Epochs = Annotated[Positive, Field(le=10**4)]
 Samples = Annotated[Integer, Field(ge=2, le=10**4)]
 MoreTokens = Annotated[Integer, Field(ge=1, le=10**6)]
 Timeout = Annotated[float, Field(gt=0, ge=0.1, le=3600)]
@@ -106,7 +106,7 @@ class Fit(Section):
     batch_size: Rows
     micro_batch_size: Rows
     learning_rate: LearningRate
-    warmup_fraction: Annotated[float, Field(ge=0, lt=1)]
+    warmup_fraction: BelowOne
     max_grad_norm: Positive
 
 
@@ -126,7 +126,7 @@ class Generation(Section):
 
 class JudgeSettings(Section):
     name: Literal["gold", "model", "url"]
-    noise: FlipShare
+    noise: BelowHalf
     rubric: Name | None
     url: Name | None
     model: Name | None
@@ -220,7 +220,7 @@ class Constitution(Section):
 class Dpo(Section):
     name: Literal["dpo"]
     beta: Positive
-    label_smoothing: FlipShare
+    label_smoothing: BelowHalf
 
 
 class Ipo(Section):

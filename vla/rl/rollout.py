@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -11,9 +12,28 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vla.rl.protocols import Critic, Keeper, Observe, Policy, VectorEnvironment
-from vla.rl.under_way import Store, resumed, under_way
+from vla.rl.protocols import Critic, Observe, Policy, VectorEnvironment
 from vla.types import Decision, Observation, Rollout, concatenate_rows, map_rows
+
+
+@dataclass
+class _Store:
+    """Rows as they come (one entry per call of the policy), and what is known per trajectory."""
+
+    seeds: Int[Tensor, "N"]
+    observations: list[Observation] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
+    rewards: list[Tensor] = field(default_factory=list)
+    trajectories: list[Tensor] = field(default_factory=list)
+    measured: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.num_trajectories = len(self.seeds)
+        self.terminated = torch.zeros(self.num_trajectories, dtype=torch.bool)
+        self.truncated = torch.zeros(self.num_trajectories, dtype=torch.bool)
+        self.success = torch.zeros(self.num_trajectories)
+        self.final_values = torch.zeros(self.num_trajectories)
+        self.control_steps = torch.zeros(self.num_trajectories)
 
 
 @torch.no_grad()
@@ -28,7 +48,6 @@ def collect_rollout(
     version: int = 0,
     on_decision: Callable[[int], None] | None = None,
     before_step: Callable[[Observation, Decision, np.ndarray], None] | None = None,
-    keeper: Keeper | None = None,
 ) -> Rollout:
     """Run `group_size` trajectories from every seed to their end; trajectory `i` starts from `seeds[i // group_size]`.
 
@@ -36,20 +55,15 @@ def collect_rollout(
     stays full to the end. Rows of different trajectories are interleaved, each trajectory's in the order of time. A
     policy with a critic is asked once more for the value of the final observation of truncated trajectories.
     `on_decision` hears how many trajectories have ended, `before_step` every decision before it is executed, with the
-    environments' ids. `keeper` is told between two decisions, and knows of a rollout that another process began.
+    environments' ids.
     """
     if group_size < 1 or not len(seeds):
         raise ValueError(f"group_size ({group_size}) and the number of seeds ({len(seeds)}) must be at least 1")
     starts = np.repeat(np.asarray(seeds, dtype=np.int64), group_size)
-    store = Store(torch.from_numpy(starts))
+    store = _Store(torch.from_numpy(starts))
     running = torch.arange(min(environment.num_envs, len(starts)))  # trajectory in each place
     ids, pending = np.arange(len(running)), len(running)
-    kept = None if keeper is None else keeper.load()
-    if kept is None:
-        observation = observe(environment.reset(starts[: len(ids)].tolist(), ids))
-    else:
-        observation = resumed(kept, store, environment, next(policy.parameters()).device)
-        running, ids, pending = kept["running"], kept["ids"], kept["pending"]
+    observation = observe(environment.reset(starts[: len(ids)].tolist(), ids))
     while len(running):
         decision = policy.act(observation, greedy=greedy)
         if before_step is not None:
@@ -73,13 +87,11 @@ def collect_rollout(
             ids, running = np.concatenate([ids, places]), torch.cat([running, fresh])
         if on_decision is not None:
             on_decision(int((store.terminated | store.truncated).sum()))
-        if keeper is not None and len(running):
-            keeper.pause(partial(under_way, store, running, ids, pending, observation))
     return _assemble(store, group_size, version)
 
 
 def _record(
-    store: Store,
+    store: _Store,
     policy: Policy,
     observation: Observation,
     decision: Decision,
@@ -108,7 +120,7 @@ def _record(
     return ended
 
 
-def _assemble(store: Store, group_size: int, version: int) -> Rollout:
+def _assemble(store: _Store, group_size: int, version: int) -> Rollout:
     decision = concatenate_rows(store.decisions)
     trajectory = torch.cat(store.trajectories)
     return Rollout(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import TypeGuard
 
 import numpy as np
@@ -19,6 +18,7 @@ from vla.sft.protocols import ImitablePolicy, ProbedPolicy
 from vla.stages.beside import Beside
 from vla.stages.imitation import (
     Augmentation,
+    ImitationBatch,
     ImitationBatches,
     action_tensors,
     held_out_loss,
@@ -70,8 +70,7 @@ def supervised_stage(
     )
     optimizer = make_optimizer(policy, sft.optimizer, sft.learning_rate, sft.weight_decay, sft.muon_learning_rate)
     saved, num_steps = run.load("sft"), num_whole_steps(config, policy)
-    probed = saved is None and probes(config, policy)
-    if probed:
+    if saved is None and probes(config, policy):
         probe_stage(run, config, policy, training, observer, augmentation)
     ema = None if sft.ema_decay is None else EMA(policy, sft.ema_decay)
     state = SupervisedState()
@@ -88,9 +87,6 @@ def supervised_stage(
         parts = {"policy": policy.state_dict(), "optimizer": optimizer.state_dict(), "state": vars(state)}
         run.save("sft", state.step, parts if ema is None else {**parts, "ema": ema.state_dict()})
 
-    if probed:
-        save()
-
     def on_step(step: int, metrics: dict[str, float]) -> bool:
         bar.advance(1, **{name: metrics[name] for name in SHOWN if name in metrics})
         if step % sft.evaluate_every == 0:
@@ -98,13 +94,15 @@ def supervised_stage(
         if step % sft.log_every == 0 or "held_out_loss" in metrics:
             run.log.write("sft", step, metrics)
         stop = run.stop.requested
-        if stop or run.late or step % save_every == 0:
+        if stop or step % save_every == 0:
             save()
         return stop
 
+    def loss_of(batch: ImitationBatch) -> tuple[Tensor, dict[str, float]]:
+        return mixed_loss(policy, batch, beside, processes.reduce_sum)
+
     if num_steps:
         with run.progress.stage("SFT", num_steps, state.step) as bar:
-            loss_of = partial(mixed_loss, policy, beside=beside, reduce_sum=processes.reduce_sum)
             fit(policy, loss_of, batches, optimizer, settings, state, ema, on_step, processes)
     run.check_stop()
     if ema is not None:

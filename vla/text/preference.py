@@ -30,7 +30,6 @@ from vla.text.preferring import (
     fit_thumbs,
     preference_accuracy,
 )
-from vla.train.pieces import Pieces, kept
 from vla.train.run import Run
 
 KEPT = 0.75
@@ -52,9 +51,9 @@ def run_preference(config: TextConfig, run: Run) -> dict[str, Any]:
     for number in range(settings.rounds):
         comparisons, undecided = given, 0
         if comparisons is None:
-            share, whole = settings.keep_fraction or KEPT, isinstance(objective, PlackettLuce)
+            kept, whole = settings.keep_fraction or KEPT, isinstance(objective, PlackettLuce)
             comparisons, undecided = sample_comparisons(
-                mode, settings.judge, settings.samples_per_prompt, number, share, whole
+                mode, settings.judge, settings.samples_per_prompt, number, kept, whole
             )
         numbers = fit_round(mode, comparisons, objective, settings, number)
         rounds.append({"undecided prompts": undecided, **numbers})
@@ -81,21 +80,21 @@ def sample_comparisons(
     judging = make_judge(judge, mode.gold, mode.parts, mode.run.seed("labels"))
     answers = mode.answers(f"answers {number + 1}", mode.prompts.train, per_prompt)
 
-    def judged(pieces: Pieces) -> Labels:
+    def judged() -> Labels:
         with mode.run.timer("judge"):
-            return compare_by_judge(judging, answers, whole, pieces)
+            return compare_by_judge(judging, answers, whole)
 
-    labels: Labels = kept(mode.run, f"labels {number + 1}", Labels, judged)
+    labels: Labels = mode.run.kept(f"labels {number + 1}", Labels, judged)
     if not labels.comparisons:
         raise ValueError(
             f"the judge found no difference between any of {len(answers)} x {per_prompt} completions: raise"
             " text.generation.sampling.temperature or text.samples_per_prompt, or choose another judge"
         )
-    clear = clearest([comparison.margin or 0.0 for comparison in labels.comparisons], keep_fraction)
-    asked = {i: mode.prompts.asked(labels.rows[i]["prompt"]) for i in clear}
-    lines = "".join(json.dumps({**labels.rows[i], "prompt": list(asked[i])}) + "\n" for i in clear)
+    kept = clearest([comparison.margin or 0.0 for comparison in labels.comparisons], keep_fraction)
+    asked = {i: mode.prompts.asked(labels.rows[i]["prompt"]) for i in kept}
+    lines = "".join(json.dumps({**labels.rows[i], "prompt": list(asked[i])}) + "\n" for i in kept)
     write_atomically(mode.run.folder.path / f"comparisons_{number + 1}.jsonl", lines)
-    return [replace(labels.comparisons[i], key=prompt_key(asked[i])) for i in clear], labels.num_undecided
+    return [replace(labels.comparisons[i], key=prompt_key(asked[i])) for i in kept], labels.num_undecided
 
 
 def fit_round(

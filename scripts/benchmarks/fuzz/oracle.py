@@ -1,0 +1,56 @@
+"""Which accepted settings are odd: of another kind, past every sane end, empty, or there twice."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from benchmarks.fuzz.draw import Change
+
+SHARES = re.compile(r"gamma|lambda|discount|share|fraction|average_decay|ema_decay|probability|dropout|top_p|smoothing")
+RATES = re.compile(r"learning_rate$")
+SEEDS = re.compile(r"(seed|first|last)$")
+LARGEST, SMALLEST, LARGEST_SEED = 1e8, 1e-12, 2**63 - 1
+
+
+def oddities(changes: Sequence[Change]) -> list[str]:
+    """What is odd about changes that were accepted, a line each."""
+    last = {change.path: change for change in changes}
+    found = [(change, why) for change in last.values() if (why := odd(change))]
+    return [f"{change.path}={change.after!r} (was {change.before!r}): {why}" for change, why in found]
+
+
+def odd(change: Change) -> str | None:
+    """Why a change should have been refused; None where it is sane."""
+    path, before, after = change.path, change.before, change.after
+    if before is ... and not re.search(r"\.(make|randomization|reward|rewards)\.", path):
+        return "no such setting"
+    if isinstance(after, bool) != isinstance(before, bool) and before not in (None, ...):
+        return "a boolean is no number" if isinstance(after, bool) else "no boolean"
+    if isinstance(after, str) and isinstance(before, int | float):
+        return "a text for a number"
+    if isinstance(after, str) and not after.strip():
+        return "empty"
+    if isinstance(after, list) and len({str(item) for item in after}) < len(after) and "stem_channels" not in path:
+        return "there twice"
+    if isinstance(after, int | float) and not isinstance(after, bool):
+        return odd_number(path, after)
+    return None
+
+
+def odd_number(path: str, value: float) -> str | None:
+    if re.search(r"\.(make|randomization)\.", path):
+        return None
+    if SEEDS.search(path):
+        return None if 0 <= value <= LARGEST_SEED else "no seed"
+    if value != value or abs(value) > LARGEST:
+        return "too large"
+    if 0 < abs(value) < SMALLEST:
+        return "too near to 0"
+    if SHARES.search(path) and not 0 <= value <= 1:
+        return "no share"
+    if RATES.search(path) and not 0 < value <= 1:
+        return "no learning rate"
+    if path.endswith("temperature") and not 0.01 <= value <= 10:
+        return "no temperature"
+    return None

@@ -1,0 +1,53 @@
+"""What settings become where branches cannot be had, where a model is pretrained, where a stage is off."""
+
+import pytest
+
+from vla.config import ConfigError, load
+
+
+@pytest.mark.parametrize(
+    ("given", "group_size", "starts"),
+    [
+        (["model=smolvlm"], 8, 16),
+        (["model=hub"], 8, 16),
+        (["model=smollm2", "algorithm=ppo"], 1, 128),
+        (["sim=gym", "rl.group_size=4"], 4, 128),
+        (["policy.decoding=autoregressive", "preset=smoke"], 4, 2),
+        (["policy=flow", "model.freeze_in_rl=nothing"], 8, 16),
+        (["policy=regression", "model.freeze_in_rl=prefix", "rl.starts_per_iteration=10"], 8, 10),
+    ],
+)
+def test_whole_episodes_are_learned_from_where_branches_cannot_be_had(given: list[str], group_size: int, starts: int):
+    said: list[str] = []
+    rl = load([*given, "rl.num_minibatches=2"], said.append).rl
+    assert (rl.num_branches, rl.group_size, rl.starts_per_iteration) == (0, group_size, starts)
+    assert len(said) == 1
+    assert said[0].startswith("rl.num_branches=0")
+
+
+def test_what_a_stage_that_is_off_by_name_would_read_is_told():
+    said: list[str] = []
+    load(["rl.num_iterations=0", "rl.epochs=2", "data.path=demos", "data.num_demonstrations=9"], said.append)
+    assert said == [
+        "rl.epochs=2 has no effect: rl.num_iterations is 0",
+        "data.num_demonstrations=9 has no effect: data.path=demos has demonstrations of its own",
+    ]
+    load(["mode=text", "text=sft", "rl.group_size=8"], pytest.fail)  # what would be there anyway
+
+
+def test_a_loss_on_preferences_chooses_its_mode():
+    assert load(["mode=text", "preference=kto"]).text.name == "preference"
+    with pytest.raises(ConfigError, match="^preference=kto has no effect: text=rlvr"):
+        load(["mode=text", "text=rlvr", "preference=kto"])
+
+
+def test_branches_stay_where_they_can_be_had():
+    for given in (["policy=token"], ["policy=flow", "model.freeze_in_rl=prefix"], ["policy=fast"], ["sim=lift"]):
+        assert load(given, pytest.fail).rl.num_branches == 8
+
+
+def test_what_is_pretrained_is_not_grounded():
+    assert [load([f"model={name}"]).grounding.num_steps for name in ("smolvlm", "paligemma", "qwen2_5_vl", "hub")] == [
+        0
+    ] * 4
+    assert load(["model=smolvlm", "grounding.num_steps=7"]).grounding.num_steps == 7

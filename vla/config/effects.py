@@ -1,0 +1,260 @@
+"""Which settings have no effect in a run, and why: given by name, such a setting is refused.
+
+The rules follow the choices of a run: its mode, its algorithm, its policy, and the stages that are switched off by a
+number. `tests/config/test_effects.py` holds them against what runs really read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from vla.config.algorithm import Ppo, Reinforce, ReinforcePlusPlus, needs_critic
+from vla.config.compose import ConfigError, at, compose, split
+from vla.config.robot import DiffusionPolicy, FlowPolicy, GymSim, RobotConfig, TokenPolicy
+from vla.config.text import Rlhf, Rlvr, TextConfig, TextPreference, TextSft
+
+BRANCHES = "rl.num_branches"
+BRANCH_SETTINGS = ("branch_share", "branch_discount", "branch_warmup", "greedy_every")
+
+
+@dataclass(frozen=True)
+class Idle:
+    """A setting or a whole section without effect. `switch` is the number, flag or path that switches it off: whoever
+    gives that by name too is told, not refused, for one launch script serves many runs.
+    """
+
+    path: str
+    why: str
+    switch: str | None = None
+
+    def covers(self, path: str) -> bool:
+        """Whether a setting is meant, or a section that it stands in."""
+        return path == self.path or path.startswith(f"{self.path}.")
+
+
+def idle(config: RobotConfig | TextConfig) -> list[Idle]:
+    """Everything in the settings that has no effect in this run."""
+    found = [*rl_rules(config)]
+    found += robot_rules(config) if isinstance(config, RobotConfig) else text_rules(config)
+    return found
+
+
+def each(section: str, names: Iterable[str], why: str, switch: str | None = None) -> Iterator[Idle]:
+    """Several settings of a section, for one reason."""
+    return (Idle(f"{section}.{name}", why, switch) for name in names)
+
+
+def rl_rules(config: RobotConfig | TextConfig) -> Iterator[Idle]:
+    """What holds for robots and text alike."""
+    rl, algorithm = config.rl, config.algorithm
+    if isinstance(config, TextConfig) and not isinstance(config.text, Rlvr | Rlhf):
+        yield from (
+            Idle(name, f"text={config.text.name} runs no reinforcement learning") for name in ("rl", "algorithm")
+        )
+        return
+    if rl.num_iterations == 0:
+        others = (name for name in type(rl).model_fields if name != "num_iterations")
+        yield from each("rl", others, "rl.num_iterations is 0", "rl.num_iterations")
+        yield Idle("algorithm", "rl.num_iterations is 0", "rl.num_iterations")
+        return
+    if not rl.num_branches:
+        yield from each("rl", BRANCH_SETTINGS, "rl.num_branches is 0", BRANCHES)
+    if rl.optimizer != "muon":
+        yield Idle("rl.muon_learning_rate", f"rl.optimizer is {rl.optimizer}")
+    if not needs_critic(algorithm):
+        yield Idle("rl.critic_learning_rate", f"algorithm={algorithm.name} has no critic here")
+    if rl.importance_cap is None:
+        yield Idle("rl.importance_level", "rl.importance_cap is null")
+    if rl.epochs * rl.num_minibatches == 1:
+        yield Idle("rl.target_kl", "a rollout is learned from in one optimizer step (rl.epochs and rl.num_minibatches)")
+    yield from algorithm_rules(config)
+
+
+def algorithm_rules(config: RobotConfig | TextConfig) -> Iterator[Idle]:
+    """Settings of the algorithm that others switch off."""
+    algorithm = config.algorithm
+    if hasattr(algorithm, "kl_estimator") and not algorithm.kl_coefficient:
+        yield from each("algorithm", ("kl_estimator", "kl_placement", "kl_cap"), "algorithm.kl_coefficient is 0")
+    along_decisions = isinstance(algorithm, Reinforce | ReinforcePlusPlus) and algorithm.along == "decision"
+    if isinstance(config, RobotConfig):
+        why = "a branch is one decision (rl.num_branches)" if config.rl.num_branches else None
+        along_decisions = along_decisions or isinstance(algorithm, Ppo)
+    else:
+        one_turn = not isinstance(config.text, Rlvr) or config.text.max_turns == 1
+        why = "an answer is one decision" if one_turn else None
+    if why is not None and along_decisions:
+        yield from each("algorithm", ("gamma", "gae_lambda"), why)
+
+
+def robot_rules(config: RobotConfig) -> Iterator[Idle]:
+    """What a robot run leaves unused."""
+    yield from grounding_rules(config)
+    yield from sft_rules(config)
+    yield from data_rules(config)
+    yield from policy_rules(config)
+    recap, rl = config.recap, config.rl
+    if not recap.num_rounds:
+        others = (name for name in type(recap).model_fields if name != "num_rounds")
+        yield from each("recap", others, "recap.num_rounds is 0", "recap.num_rounds")
+    if not rl.num_iterations:
+        yield Idle("model.freeze_in_rl", "rl.num_iterations is 0", "rl.num_iterations")
+        if not recap.num_rounds:
+            yield Idle("evaluation.num_quick_starts", "rl.num_iterations is 0", "rl.num_iterations")
+    if not rl.num_iterations or not needs_critic(config.algorithm):
+        yield Idle("model.detach_critic", f"algorithm={config.algorithm.name} trains no critic here")
+
+
+def grounding_rules(config: RobotConfig) -> Iterator[Idle]:
+    grounding, checkpoint = config.grounding, config.model.checkpoint
+    if checkpoint is not None:
+        yield Idle("grounding", f"model.checkpoint={checkpoint} can see already", "model.checkpoint")
+    elif not grounding.num_steps:
+        others = (name for name in type(grounding).model_fields if name != "num_steps")
+        yield from each("grounding", others, "grounding.num_steps is 0", "grounding.num_steps")
+
+
+WHOLE_SETTINGS = (
+    *("num_steps", "learning_rate", "optimizer", "muon_learning_rate", "schedule", "ema_decay", "evaluate_every"),
+    "max_seconds",
+)
+"""Of the steps of the whole policy, which follow those of the head alone."""
+
+
+def can_probe(config: RobotConfig) -> bool:
+    """Whether the policy has a head apart."""
+    return not (isinstance(config.policy, TokenPolicy) and config.policy.decoding == "autoregressive")
+
+
+def moves_whole(config: RobotConfig) -> bool:
+    """Whether SFT trains more than the head."""
+    head_alone = config.sft.probe_only and config.sft.probe_steps > 0 and can_probe(config)
+    return not head_alone and config.sft.num_steps > 0
+
+
+def sft_rules(config: RobotConfig) -> Iterator[Idle]:
+    sft = config.sft
+    if sft.probe_only and sft.probe_steps and can_probe(config):
+        yield from each("sft", WHOLE_SETTINGS, "sft.probe_only trains the head alone", "sft.probe_only")
+    elif not sft.num_steps:
+        yield from each("sft", WHOLE_SETTINGS[1:], "sft.num_steps is 0", "sft.num_steps")
+    elif sft.optimizer != "muon":
+        yield Idle("sft.muon_learning_rate", f"sft.optimizer is {sft.optimizer}")
+    if not can_probe(config):
+        yield from each("sft", ("probe_steps", "probe_passes", "probe_only"), "policy.decoding has no head apart")
+    elif not sft.probe_steps:
+        yield from each("sft", ("probe_passes", "probe_only"), "sft.probe_steps is 0", "sft.probe_steps")
+    if not config.recap.num_rounds and not (sft.probe_steps and can_probe(config)):
+        yield from each(
+            "sft", ("probe_batch_size", "probe_learning_rate"), "nothing trains the head alone (sft.probe_steps)"
+        )
+
+
+def data_rules(config: RobotConfig) -> Iterator[Idle]:
+    data = config.data
+    if data.path is not None:
+        own = ("num_demonstrations", "image_format", "burst_probability")
+        yield from each("data", own, f"data.path={data.path} has demonstrations of its own", "data.path")
+    questions = ("question_batch_size", "questions_per_scene")
+    if not moves_whole(config):
+        why = "SFT trains the head alone (sft.probe_only), questions train the model"
+        yield from each("data", ("question_weight", *questions), why, "sft.probe_only")
+    elif not data.question_weight:
+        yield from each("data", questions, "data.question_weight is 0", "data.question_weight")
+    if isinstance(config.sim, GymSim):
+        yield Idle("data.question_scenes", "sim=gym has no scenes to ask about")
+    if not data.texts:
+        names = ("text_weight", "text_batch_size", "text_tokens", "on_bad_row")
+        yield from each("data", names, "data.texts is []", "data.texts")
+
+
+def policy_rules(config: RobotConfig) -> Iterator[Idle]:
+    policy = config.policy
+    if isinstance(policy, FlowPolicy | DiffusionPolicy) and not policy.token_weight:
+        yield from each("policy", ("num_tokens", "token_scale"), "policy.token_weight is 0", "policy.token_weight")
+    if isinstance(policy, FlowPolicy):
+        unused = {
+            "one_step": ("min_noise", "max_noise"),
+            "all_steps": ("min_noise", "max_noise"),
+            "learned_noise": ("noise_level",),
+            "matching": ("min_noise", "max_noise", "noise_level", "drawn_steps"),
+        }[policy.exploration]
+        yield from each("policy", unused, f"policy.exploration is {policy.exploration}")
+
+
+def text_rules(config: TextConfig) -> Iterator[Idle]:
+    """What a text run leaves unused."""
+    text = config.text
+    if text.name not in ("preference", "rlaif", "constitution"):
+        yield Idle("preference", f"text={text.name} learns from no preferences by a loss of their own")
+    match text:
+        case Rlvr():
+            yield from rlvr_rules(config, text)
+        case Rlhf():
+            yield from rlhf_rules(text)
+            yield from judge_rules(text)
+        case TextPreference():
+            yield from judge_rules(text)
+            if text.comparisons is not None:
+                yield from each("text", ("samples_per_prompt",), "text.comparisons brings what is compared")
+                yield Idle("text.prompts.num_train", "text.comparisons brings what is compared")
+                yield Idle("text.generation.sampling", "text.comparisons brings what is compared")
+        case TextSft() if text.weights is not None and len(text.sources) == 1:
+            yield Idle("text.weights", "text.sources has one source")
+
+
+def rlvr_rules(config: TextConfig, text: Rlvr) -> Iterator[Idle]:
+    rl = config.rl
+    if rl.max_refills:
+        yield Idle("text.max_oversampling", "rl.max_refills asks again where groups said nothing")
+    if len(text.families) == 1:
+        yield Idle("text.advance_at", "text.families has one family")
+    if not text.format_steps:
+        yield Idle("text.format_learning_rate", "text.format_steps is 0", "text.format_steps")
+
+
+def rlhf_rules(text: Rlhf) -> Iterator[Idle]:
+    unused = ("max_refills", "evaluate_every", "target_success", "patience", "load_best_at_end")
+    yield from each("rl", unused, "text=rlhf has no verified success, so neither validation nor groups to refill")
+    if not text.demonstrations:
+        yield Idle("text.sft", "text.demonstrations is 0", "text.demonstrations")
+        if text.comparisons is not None:
+            yield Idle("text.samples_per_prompt", "text.comparisons brings what is compared")
+
+
+def judge_rules(text: Rlhf | TextPreference) -> Iterator[Idle]:
+    """What the judge that was chosen does not ask for."""
+    if text.comparisons is not None:
+        yield Idle("text.judge", "text.comparisons has been judged already")
+        return
+    unused = {
+        "gold": ("rubric", "url", "model"),
+        "model": ("noise", "url", "model"),
+        "url": ("noise",),
+    }[text.judge.name]
+    yield from each("text.judge", unused, f"text.judge.name is {text.judge.name}")
+
+
+def check_given(config: RobotConfig | TextConfig, overrides: Sequence[str], without_branches: bool) -> list[str]:
+    """What was given by name and has no effect: refused, or told where its stage is switched off by name too (or by
+    the fall back `without_branches`). A value that would be there anyway harms nobody.
+
+    Raises ConfigError that names each setting, its value and what it depends on.
+    """
+    given = split(overrides)
+    idles = {key: one for key in given for one in idle(config) if one.covers(key.lstrip("+~"))}
+    if not idles:
+        return []
+    values = config.model_dump(mode="json")
+    others = compose([override for override in overrides if override.partition("=")[0] not in idles])
+    refused, told = [], []
+    for key, one in idles.items():
+        path = key.lstrip("+~")
+        if at(values, path) == at(others, path):
+            continue
+        by_name = one.switch in given and one.switch != BRANCHES
+        line = f"{key}={given[key]} has no effect: {one.why}"
+        (told if by_name or (one.switch == BRANCHES and without_branches) else refused).append(line)
+    if refused:
+        raise ConfigError("\n".join(f"{line}; leave it out" for line in refused))
+    return told
