@@ -27,16 +27,26 @@ def fitted(picture: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, 
     return square
 
 
+def other_rule(passport: Mapping[str, Any], owner: str) -> str | None:
+    """A sentence where a policy was trained by another rule, or by a version that named none; None where by ours."""
+    rule = passport.get("resize")
+    if rule == RESIZE:
+        return None
+    told = "names no rule" if rule is None else f"names {rule!r}"
+    return (
+        f"{owner} {told} to make pictures square, this version has {RESIZE}: what is not square is shown "
+        "in another way than in its training"
+    )
+
+
 def check_resize(passport: Mapping[str, Any], height: int, width: int, owner: str) -> None:
     """Refuse a picture that the policy's own rule would make square in another way; square ones are alike by all.
 
     Raises:
         ValueError: the policy was trained by another rule, or by a version that named none.
     """
-    rule = passport.get("resize")
-    if height != width and rule != RESIZE:
+    told = other_rule(passport, "the policy's policy.json")
+    if height != width and told:
         raise ValueError(
-            f"{owner} shows pictures of {height} x {width} pixels, and the policy's policy.json names "
-            f"{'no rule' if rule is None else repr(rule)} to make them square, this version has {RESIZE}: train it "
-            "again, or give square pictures"
+            f"{owner} shows pictures of {height} x {width} pixels, and {told}; train it again, or give square pictures"
         )

@@ -43,7 +43,8 @@ def card_of(run: Path, num_parameters: int) -> str:
         "## What an action means",
         action_table(passport["action_spec"]),
         f"{passport['chunk']} actions are decided at once from {len(passport['cameras'])} cameras "
-        f"({', '.join(passport['cameras'])}, {passport['image_size']} pixels square), {frame_of(passport)}.",
+        f"({', '.join(passport['cameras'])}, {passport['image_size']} pixels square, by "
+        f"{passport.get('resize', 'a rule that is not named')} from other shapes), {frame_of(passport)}.",
         "## How to use it",
         "```\n"
         "python scripts/evaluate.py FOLDER        # on held-out starts\n"

@@ -5,6 +5,7 @@ Every stage leaves something that a resumed run picks up: a dataset, a checkpoin
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from vla.build import ActionCode, build_vlm, check_model, code_notes, fit_code, 
 from vla.config.robot import RobotConfig
 from vla.data.demonstrations import Demonstrations
 from vla.data.observations import Observer
-from vla.data.pictures import RESIZE, check_resize
+from vla.data.pictures import RESIZE, check_resize, other_rule
 from vla.data.questions import QuestionEncoder
 from vla.evaluate.starts import SeedRange, StartManifest
 from vla.files.arrays import load_weights, read_safetensors, read_tokenizer
@@ -265,6 +266,9 @@ def load_policy(
     if passport is None or weights is None:
         raise ValueError(f"{folder} holds no policy: finish the run, or give another folder")
     check_state(felt_names(passport, weights), world.proprio_names, f"the policy in {folder}")
+    told = other_rule(passport, str(written))
+    if told and world.cameras is None:  # our own simulator draws squares
+        logging.getLogger(__name__).warning(told)
     model, _ = build_vlm(alone(config), world.proprio_size, planned(weights), world.texts())
     ask_as_often(model, weights)
     tokenizer = read_tokenizer(folder / "tokenizer", REMEDY)
