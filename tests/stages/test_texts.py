@@ -13,6 +13,7 @@ from scripts.train_vla import main
 from tests.models.tiny import tiny_vlm
 from tests.test_pipeline import TINY
 from vla.config import ConfigError, load
+from vla.data.rows import RowReader
 from vla.data.tokenizer import train_tokenizer
 from vla.stages.texts import MOST_JUDGED, Texts
 from vla.text.sources import read_source
@@ -40,7 +41,8 @@ def told(tmp_path):
 def texts_of(names, **given):
     values = {"batch_size": 8, "row_tokens": 128, "num_steps": 5, "seed": 0, **given}
     tokenizer = values.pop("tokenizer", None) or train_tokenizer(LINES, 400)
-    return Texts(tiny_vlm(vocabulary_size=448), tokenizer, [read_source(n, 0.2) for n in names], **values)
+    sources = [read_source(n, 0.2, reader=values.get("reader")) for n in names]
+    return Texts(tiny_vlm(vocabulary_size=448), tokenizer, sources, **values)
 
 
 def test_a_text_is_read_without_picture_or_state_and_blind_to_its_neighbours(told):
@@ -98,6 +100,17 @@ def test_a_tokenizer_without_a_template_takes_plain_texts_only(told):
 def test_a_text_that_is_too_long_is_named_with_the_setting(told):
     with pytest.raises(ValueError, match=r"plain\.jsonl, line 1: takes \d+ tokens, data\.text_tokens is 5: raise it"):
         texts_of(told, row_tokens=5)
+
+
+def test_texts_that_cannot_be_used_are_counted_where_that_is_asked_for(told):
+    reader = RowReader("skip", "data.on_bad_row")
+    with open(told[0], "a") as file:
+        file.write(json.dumps({"text": "long " * 400}) + "\nbroken\n")
+    texts = texts_of(told[:1], reader=reader)
+    found = texts.reader.results()["rows"][told[0]]
+    assert [fault.split(": ")[1].split()[0] for fault in found["first left out"]] == ["no", "takes"]
+    with pytest.raises(ValueError, match=r"no JSON .*\(data.on_bad_row=skip leaves such rows out"):
+        texts_of(told[:1], reader=RowReader("error", "data.on_bad_row"))
 
 
 def test_texts_need_a_model_that_learns():
