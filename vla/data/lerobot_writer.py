@@ -27,7 +27,7 @@ from PIL import Image
 from vla.data import lerobot_format as form
 from vla.data.lerobot_join import join, read_shard
 from vla.files.read import read_json
-from vla.files.write import write_json
+from vla.files.write import flush_folder, flush_tree, is_disk_full, write_json
 
 # RGB without loss: simulator pictures are flat, so it is as fast as lossy coding and 2 to 3 times as large, and a
 # policy trains on exactly the pixels that it will act on. Every second frame is a key frame, for random access.
@@ -115,7 +115,9 @@ class LeRobotWriter:
             }
             about = {"instruction": episode.instruction, "length": len(episode), "histograms": histograms}
             write_json(draft / "episode.json", about)
+            flush_tree(draft)
             os.rename(draft, shard)
+            flush_folder(self._episodes)
         self._lengths[episode.seed] = len(episode)
 
     def note_failure(self, seed: int) -> None:
@@ -141,7 +143,9 @@ class LeRobotWriter:
         shutil.rmtree(joined, ignore_errors=True)
         with disk_full_explained(self.partial, needed):
             join(shards, self.spec, joined)
+            flush_tree(joined)
             os.rename(joined, self.folder)
+            flush_folder(self.folder.absolute().parent)
         shutil.rmtree(self.partial)
         return self.folder
 
@@ -192,7 +196,7 @@ def disk_full_explained(path: Path, needed: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_disk_full(error):
             raise disk_full(path, needed) from error
         raise
 

@@ -68,9 +68,7 @@ def appearing_folder(final: Path) -> Iterator[Path]:
     unfinished.mkdir()
     try:
         yield unfinished
-        for file in unfinished.iterdir():
-            flush_file(file)
-        flush_folder(unfinished)
+        flush_tree(unfinished)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
@@ -108,6 +106,12 @@ def flush_file(path: Path) -> None:
     """Make sure that a file is on the disk."""
     with path.open("rb") as opened:
         os.fsync(opened.fileno())
+
+
+def flush_tree(folder: Path) -> None:
+    """Make sure that all that is under a folder is on the disk."""
+    for path in [*folder.rglob("*"), folder]:
+        flush_folder(path) if path.is_dir() else flush_file(path)
 
 
 def flush_folder(folder: Path) -> None:

@@ -26,9 +26,6 @@ from vla.files.write import (
     restore_folders,
     write_json,
 )
-from vla.files.write import (
-    write_atomically as write_atomically,
-)
 from vla.train.storage import num_bytes, read_state, write_state
 
 SPARE_BYTES = 2**20

@@ -25,9 +25,9 @@ from vla.train.checkpoint import last_checkpoint, load_checkpoint, save_checkpoi
 from vla.train.distributed import ALONE, Processes
 from vla.train.metrics import MetricsLog, NoLog, truncate
 from vla.train.progress import Progress
-from vla.train.run_folder import RunFolder
+from vla.train.run_folder import RunFolder, plain
 from vla.train.seed import derive_seed, restore_rng, rng_state, seed_everything
-from vla.train.storage import read_plain
+from vla.train.storage import Collected, decode, encode, read_plain
 from vla.train.timing import Timer, peak_memory_bytes
 
 
@@ -89,19 +89,20 @@ class Run:
         known = self.processes.is_main and path.exists()
         found = from_main(read_json(path, KEPT, REMEDY, finite=False) if known else None, self.processes)
         if found is None or found["of"] != of:
-            text = json.dumps({"of": of, "value": adapter.dump_python(make(), mode="json")})
+            value = encode(adapter.dump_python(make(), mode="json"), "", Collected())  # JSON has no NaN
+            text = json.dumps({"of": of, "value": value}, allow_nan=False)
             if self.processes.is_main:
                 write_atomically(path, text + "\n")
             found = json.loads(text)
         with reading(path, REMEDY):
-            return adapter.validate_python(found["value"])
+            return adapter.validate_python(decode(found["value"], {}))
 
     def append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add lines of JSON to a file of the folder. A resumed run cuts it back to what its checkpoint had seen."""
         self.lines[name] = self.lines.get(name, 0) + len(rows)
         if self.processes.is_main:
             with (self.folder.path / name).open("a") as file:
-                file.writelines(json.dumps(row) + "\n" for row in rows)
+                file.writelines(json.dumps(plain(row), allow_nan=False) + "\n" for row in rows)
 
     def write(self) -> None:
         """Write results.json, with the time and memory used so far."""
