@@ -107,6 +107,15 @@ def test_idle_connections_give_way_and_busy_ones_stay():
             policy.close()
 
 
+def test_a_newcomer_finds_room_beside_64_idle_connections():
+    with served(Named(), max_clients=64, max_per_address=32) as at:
+        idle = [RemotePolicy(at.address) for _ in range(64)]
+        newcomer = RemotePolicy(at.address)
+        assert newcomer.infer(observation(3.0))[0, 0] == 3.0
+        for policy in (newcomer, *idle):
+            policy.close()
+
+
 def test_one_address_takes_no_more_than_its_share():
     with served(Named(), max_clients=8, max_per_address=2) as at:
         policies = [RemotePolicy(at.address) for _ in range(2)]

@@ -24,8 +24,9 @@ SMALL_BYTES, SMALL_FRAMES = 1024, 200
 """Frames that carry less come at most `max_rate` times a second, and so many at once."""
 MAX_STRANGERS = 128
 """Connections that are no clients: those whose handshake is not over, and those that are being closed."""
-FIRST_REQUEST_SECONDS = 0.1
-"""How long a new client has to ask for something before it may have to give way: a few turns of a network."""
+FIRST_REQUEST_SECONDS = 0.02
+"""How long a new client has to ask for something before it may have to give way: a few turns of a local network. If it
+were longer, whoever opens connections quickly would keep newcomers out."""
 IPV6_NETWORK_BITS = 64
 """One customer of a provider has all IPv6 addresses that share so many bits."""
 
