@@ -30,6 +30,7 @@ from vla.stages.robot import load_policy
 from vla.stages.world import World
 from vla.train.checkpoint import last_checkpoint, load_checkpoint
 from vla.train.metrics import read_metrics
+from vla.train.pieces import Pieces
 from vla.train.progress import Progress
 from vla.train.run_folder import RunFolder
 
@@ -187,7 +188,9 @@ class Interrupting:
 
 
 def press_control_c(monkeypatch, *at) -> list:
-    """`at` is the name of a stage and a number of its steps; the list is empty once it was pressed."""
+    """`at` is the name of a stage and a number of its steps, or "rollout" and a number of decisions in RL; the list is
+    empty once it was pressed.
+    """
     pending, original = list(at), Progress.stage
 
     @contextmanager
@@ -195,13 +198,23 @@ def press_control_c(monkeypatch, *at) -> list:
         with original(self, name, total, done) as inner:
             yield Interrupting(inner, name, done, pending)
 
+    def pause(self, state):
+        if pending[:1] == ["rollout"] and self.folder.parent.name == "rl":
+            pending[1] -= 1
+            if pending[1] == 0:
+                pending.clear()
+                os.kill(os.getpid(), signal.SIGINT)
+        original_pause(self, state)
+
+    original_pause = Pieces.pause
+    monkeypatch.setattr(Pieces, "pause", pause)
     monkeypatch.setattr(Progress, "stage", stage)
     return pending
 
 
 STOPS = [
     ("demonstrations", 1), ("grounding", 2), ("learning of the head", 3), ("SFT", 3), ("SFT", 7),
-    ("evaluation before", 1), ("RL", 1), ("RL", 3), ("evaluation after", 5),
+    ("evaluation before", 1), ("evaluation before", 5), ("rollout", 2), ("RL", 1), ("rollout", 3), ("RL", 3), ("evaluation after", 5),
 ]  # fmt: skip
 
 

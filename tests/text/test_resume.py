@@ -13,7 +13,7 @@ from vla.config import load
 from vla.interrupt import Interrupted
 from vla.rewards.gold import GOLDS
 from vla.text.run import run
-from vla.train import run as run_module
+from vla.train import pieces as pieces_module
 from vla.train.run import Run
 from vla.train.run_folder import open_run
 
@@ -65,11 +65,11 @@ class Killed(BaseException):
     """What ends a session without a chance to save."""
 
 
-def go(folder: Path, prompts: Path, mode: str) -> None:
+def go(folder: Path, prompts: Path, mode: str, *more: str) -> None:
     given = [*MODES[mode], f"text.prompts.path={prompts}"] if "text.gold=letters" in MODES[mode] else MODES[mode]
     asked = [f"resume={folder}"]
     if not (folder / "config.yaml").exists():
-        asked = [*TINY, f"text={'preference' if mode == 'kto' else mode}", f"run_dir={folder}", *given]
+        asked = [*TINY, f"text={'preference' if mode == 'kto' else mode}", f"run_dir={folder}", *given, *more]
     config = load(asked)
     run(config, open_run(config))
 
@@ -91,12 +91,12 @@ def dying(write: Callable[..., None], left: list[int]) -> Callable[..., None]:
 def sessions(folder: Path, prompts: Path, mode: str) -> int:
     """Sessions until the run is over, each ended when it has written a few times."""
     for count in range(1, 100):
-        left = [2 + count % 3, count % 2]
+        left = [2 + 2 * (count % 3), count % 2]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Run, "save", dying(Run.save, left))
-            patch.setattr(run_module, "write_atomically", dying(run_module.write_atomically, left))
+            patch.setattr(Run, "note_saved", dying(Run.note_saved, left))
+            patch.setattr(pieces_module, "write_atomically", dying(pieces_module.write_atomically, left))
             try:
-                go(folder, prompts, mode)
+                go(folder, prompts, mode, "train.checkpoint_seconds=1e-6")
             except (Killed, Interrupted):
                 continue
         return count

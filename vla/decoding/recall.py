@@ -69,6 +69,15 @@ class Recall:
         self._kept = [[] for _ in self.layers]
         self._full = False
 
+    def state_dict(self) -> dict[str, Any]:
+        """What is kept, for another process that has the same weights."""
+        return {"first": self.first, "next": self.next, "full": self._full, "kept": [list(k) for k in self._kept]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.first, self.next, self._full = state["first"], state["next"], state["full"]
+        self._kept = [[(start, output) for start, output in kept] for kept in state["kept"]]
+        self._weights = self._version()
+
     @contextmanager
     def keeping(self) -> Iterator[None]:
         """Within the block, passes announced by `number` are kept."""

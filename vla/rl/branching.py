@@ -91,6 +91,19 @@ class Branches:
         self._states: list[Tensor] = []
         self._tried: list[tuple[Tensor, Observation, Decision, Tensor, Tensor, Tensor]] = []
 
+    def state_dict(self) -> dict[str, Any]:
+        """What was noted and tried since `start`."""
+        tried = [(row, dict(vars(seen)), dict(vars(drawn)), *rest) for row, seen, drawn, *rest in self._tried]
+        states = {"rng": self._rng.bit_generator.state, "num_rows": self._num_rows, "states": list(self._states)}
+        return {**states, "tried": tried}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._rng.bit_generator.state = state["rng"]
+        self._num_rows, self._states = state["num_rows"], list(state["states"])
+        self._tried = [
+            (row, Observation(**seen), Decision(**drawn), *rest) for row, seen, drawn, *rest in state["tried"]
+        ]
+
     def before_step(self, observation: Observation, decision: Decision, ids: np.ndarray) -> None:
         """Note the states, and try some draws from some of them."""
         self._states.append(torch.from_numpy(self.environment.privileged(ids)))

@@ -88,6 +88,19 @@ class VectorEnvironment(Protocol):
 
 
 @runtime_checkable
+class Keeper(Protocol):
+    """Where a rollout under way is kept, so that another process can go on with it."""
+
+    def load(self) -> Any:
+        """What was kept of the rollout that begins; None: it begins at its starts."""
+        ...
+
+    def pause(self, state: Callable[[], Any]) -> None:
+        """Between two decisions: maybe keep the state."""
+        ...
+
+
+@runtime_checkable
 class Reference(Protocol):
     """The policy that the KL penalty holds ours to. `refresh` makes it the present policy (iterative GRPO)."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -12,28 +11,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vla.rl.protocols import Critic, Observe, Policy, VectorEnvironment
+from vla.rl.protocols import Critic, Keeper, Observe, Policy, VectorEnvironment
+from vla.rl.under_way import Store, replay, state_of_observation
 from vla.types import Decision, Observation, Rollout, concatenate_rows, map_rows
-
-
-@dataclass
-class _Store:
-    """Rows as they come (one entry per call of the policy), and what is known per trajectory."""
-
-    seeds: Int[Tensor, "N"]
-    observations: list[Observation] = field(default_factory=list)
-    decisions: list[Decision] = field(default_factory=list)
-    rewards: list[Tensor] = field(default_factory=list)
-    trajectories: list[Tensor] = field(default_factory=list)
-    measured: dict[str, Tensor] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.num_trajectories = len(self.seeds)
-        self.terminated = torch.zeros(self.num_trajectories, dtype=torch.bool)
-        self.truncated = torch.zeros(self.num_trajectories, dtype=torch.bool)
-        self.success = torch.zeros(self.num_trajectories)
-        self.final_values = torch.zeros(self.num_trajectories)
-        self.control_steps = torch.zeros(self.num_trajectories)
 
 
 @torch.no_grad()
@@ -48,6 +28,7 @@ def collect_rollout(
     version: int = 0,
     on_decision: Callable[[int], None] | None = None,
     before_step: Callable[[Observation, Decision, np.ndarray], None] | None = None,
+    keeper: Keeper | None = None,
 ) -> Rollout:
     """Run `group_size` trajectories from every seed to their end; trajectory `i` starts from `seeds[i // group_size]`.
 
@@ -55,15 +36,23 @@ def collect_rollout(
     stays full to the end. Rows of different trajectories are interleaved, each trajectory's in the order of time. A
     policy with a critic is asked once more for the value of the final observation of truncated trajectories.
     `on_decision` hears how many trajectories have ended, `before_step` every decision before it is executed, with the
-    environments' ids.
+    environments' ids. `keeper` is told between two decisions, and knows of a rollout that another process began.
     """
     if group_size < 1 or not len(seeds):
         raise ValueError(f"group_size ({group_size}) and the number of seeds ({len(seeds)}) must be at least 1")
     starts = np.repeat(np.asarray(seeds, dtype=np.int64), group_size)
-    store = _Store(torch.from_numpy(starts))
+    store = Store(torch.from_numpy(starts))
     running = torch.arange(min(environment.num_envs, len(starts)))  # trajectory in each place
     ids, pending = np.arange(len(running)), len(running)
-    observation = observe(environment.reset(starts[: len(ids)].tolist(), ids))
+    kept = None if keeper is None else keeper.load()
+    if kept is None:
+        observation = observe(environment.reset(starts[: len(ids)].tolist(), ids))
+    else:
+        store.load_state_dict(kept["store"])
+        running, ids, pending = kept["running"], kept["ids"], kept["pending"]
+        device = next(policy.parameters()).device
+        observation = map_rows(Observation(**kept["observation"]), lambda tensor: tensor.to(device))
+        replay(environment, store, running, ids)
     while len(running):
         decision = policy.act(observation, greedy=greedy)
         if before_step is not None:
@@ -87,11 +76,21 @@ def collect_rollout(
             ids, running = np.concatenate([ids, places]), torch.cat([running, fresh])
         if on_decision is not None:
             on_decision(int((store.terminated | store.truncated).sum()))
+        if keeper is not None and len(running):
+            keeper.pause(partial(under_way, store, running, ids, pending, observation))
     return _assemble(store, group_size, version)
 
 
+def under_way(
+    store: Store, running: Int[Tensor, "n"], ids: np.ndarray, pending: int, observation: Observation
+) -> dict[str, Any]:
+    """What another process needs to go on: all that was collected, and what runs where."""
+    places = {"running": running, "ids": ids, "pending": pending}
+    return {"store": store.state_dict(), "observation": state_of_observation(observation), **places}
+
+
 def _record(
-    store: _Store,
+    store: Store,
     policy: Policy,
     observation: Observation,
     decision: Decision,
@@ -120,7 +119,7 @@ def _record(
     return ended
 
 
-def _assemble(store: _Store, group_size: int, version: int) -> Rollout:
+def _assemble(store: Store, group_size: int, version: int) -> Rollout:
     decision = concatenate_rows(store.decisions)
     trajectory = torch.cat(store.trajectories)
     return Rollout(

@@ -14,6 +14,7 @@ from vla.rl.protocols import Observe, Policy, VectorEnvironment
 from vla.rl.rollout import collect_rollout
 from vla.train.agreement import failing_together
 from vla.train.distributed import ALONE, Processes, in_order, own_share
+from vla.train.pieces import Pieces
 from vla.types import Rollout
 
 
@@ -50,12 +51,22 @@ def evaluate_policy(
     greedy: bool,
     on_decision: Callable[[int], None] | None = None,
     processes: Processes = ALONE,
+    pieces: Pieces | None = None,
 ) -> Episodes:
-    """One episode from every seed; each process lives its share of them, and all know what happened."""
+    """One episode from every seed; each process lives its share of them, and all know what happened. They are kept
+    among `pieces`.
+    """
+
+    def lived() -> Episodes:
+        share, step = own_share(seeds, processes), on_decision
+        rollout = collect_rollout(
+            policy, environment, share, 1, observe, greedy=greedy, on_decision=step, keeper=pieces
+        )
+        return episodes_of(rollout, greedy)
+
     with failing_together(processes), processes.own_draws("evaluation"):
-        share = own_share(seeds, processes)
-        rollout = collect_rollout(policy, environment, share, 1, observe, greedy=greedy, on_decision=on_decision)
-    return joined(processes.gather(episodes_of(rollout, greedy)))
+        own = lived() if pieces is None else pieces.take(lived, lambda made: dict(vars(made)), lambda s: Episodes(**s))
+    return joined(processes.gather(own))
 
 
 def episodes_of(rollout: Rollout, greedy: bool) -> Episodes:

@@ -44,6 +44,7 @@ from vla.stages.evaluation import evaluate_policy
 from vla.stages.imitation import action_tensors
 from vla.stages.refinement import Starts, check_rewards
 from vla.stages.sft import num_probe_steps
+from vla.train.pieces import Pieces, forget_pieces
 from vla.train.run import Run
 from vla.train.seed import derive_seed
 from vla.types import Observation, concatenate_rows, map_rows
@@ -91,7 +92,7 @@ class Recap:
         self.seeds = Starts(starts.train.first, starts.train.last, derive_seed(config.train.seed, "recap") % 2**32)
 
     def train(self) -> Observer:
-        """All rounds; what a stopped run had of a round is lost, what it had finished is not."""
+        """All rounds; of a round that was stopped, what was collected is kept, and its fits begin anew."""
         settings, first = self.config.recap, {k: v.clone() for k, v in self.policy.state_dict().items()}
         saved, acting, done = self.run.load("recap"), self.observer, 0
         experience: list[Experience] = []
@@ -113,13 +114,17 @@ class Recap:
                 self.run.save("recap", number + 1, whole)
                 self.run.results.setdefault("recap", []).append(metrics)
                 self.run.check_stop()
+        forget_pieces(self.run, "recap")
         self.run.finish("recap", {"num_rounds": settings.num_rounds})
         return acting
 
     def _collect(self, number: int, observe: Observer) -> Experience:
         """Sampled episodes of the present policy, the labels it was asked with taken away."""
         seeds = self.seeds.draw(number, 0, self.config.recap.starts_per_round)
-        rollout = collect_rollout(self.policy, self.environment, seeds, 1, observe, version=number)
+        pieces = Pieces(self.run, "recap", number)
+        rollout = pieces.take_rollout(
+            lambda: collect_rollout(self.policy, self.environment, seeds, 1, observe, version=number, keeper=pieces)
+        )
         check_rewards(rollout, number)
         assert rollout.action is not None
         assert rollout.success is not None

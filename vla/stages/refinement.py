@@ -13,6 +13,7 @@ from vla.rl.protocols import Observe, Policy, VectorEnvironment
 from vla.rl.rollout import collect_rollout
 from vla.rl.sampling import collect_informative, informative_groups
 from vla.train.distributed import ALONE, Processes, own_share
+from vla.train.pieces import Pieces
 from vla.types import Decision, Observation, Rollout
 
 
@@ -56,22 +57,28 @@ def make_collector(
     on_decision: Callable[[int], None],
     before_step: Callable[[Observation, Decision, np.ndarray], None] | None = None,
     is_greedy: Callable[[int], bool] = lambda iteration: False,
-) -> Callable[[int], Rollout]:
-    """How an iteration gets its rollout; `is_greedy(iteration)` says whether by the likeliest decisions."""
+) -> Callable[[int, Pieces], Rollout]:
+    """How an iteration gets its rollout, in pieces that are kept; `is_greedy(iteration)` says whether by the likeliest
+    decisions.
+    """
 
-    def collect(iteration: int) -> Rollout:
+    def collect(iteration: int, pieces: Pieces) -> Rollout:
         attempt = 0
 
         def sample(count: int) -> Rollout:
             nonlocal attempt
             seeds = starts.draw(iteration, attempt, count)
             attempt += 1
-            rollout = collect_rollout(
-                policy, environment, seeds, group_size, observe, version=iteration, on_decision=on_decision,
-                before_step=before_step, greedy=is_greedy(iteration),
-            )  # fmt: skip
-            check_rewards(rollout, iteration)
-            return rollout
+
+            def made() -> Rollout:
+                rollout = collect_rollout(
+                    policy, environment, seeds, group_size, observe, version=iteration, on_decision=on_decision,
+                    before_step=before_step, greedy=is_greedy(iteration), keeper=pieces,
+                )  # fmt: skip
+                check_rewards(rollout, iteration)
+                return rollout
+
+            return pieces.take_rollout(made)
 
         if dynamic is None:
             return sample(num_starts)

@@ -22,6 +22,7 @@ from vla.stages.texts import Texts
 from vla.stages.world import World
 from vla.train.distributed import own_share
 from vla.train.metrics import read_metrics
+from vla.train.pieces import Pieces, forget_pieces
 from vla.train.run import Run
 
 ANSWERED = {"before": "before SFT", "after": "after SFT", "after_rl": "after RL"}
@@ -43,6 +44,7 @@ def evaluation_stage(
     kinds = (True, False) if config.evaluation.sampled else (True,)
     num_own = len(own_share(seeds, run.processes))
     values: dict[str, Any] = {"starts_sha256": starts.sha256}
+    pieces = Pieces(run, f"evaluation_{name}", run.results.get("rl", {}).get("num_iterations", 0))
     with run.progress.stage(f"evaluation {name} RL", num_own * len(kinds)) as bar:
         for greedy in kinds:
             ended = 0
@@ -56,11 +58,12 @@ def evaluation_stage(
             with run.timer("greedy" if greedy else "sampled"):
                 episodes = evaluate_policy(
                     policy, environment, seeds, observer,
-                    greedy=greedy, on_decision=advance, processes=run.processes,
+                    greedy=greedy, on_decision=advance, processes=run.processes, pieces=pieces,
                 )  # fmt: skip
             values |= _rates(episodes, policy.temperature)
             run.check_stop()
     run.finish(f"evaluation_{name}", values)
+    forget_pieces(run, f"evaluation_{name}")
     for decoding in ("greedy", "sampled"):
         if decoding in values:
             run.progress.say(f"  success {name} RL: {values[decoding]['text']}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -30,6 +31,7 @@ from vla.stages.refinement import DynamicSampling, Starts, make_collector
 from vla.train.agreement import failing_together, main_seconds
 from vla.train.distributed import ALONE, Processes
 from vla.train.optim import EMA, Schedule, make_optimizer, weights_of
+from vla.train.pieces import Pieces, forget_pieces
 from vla.train.progress import Stage
 from vla.train.run import Run
 from vla.train.seed import derive_seed, torch_generator
@@ -40,8 +42,11 @@ Weights = dict[str, torch.Tensor]
 
 @dataclass
 class RlState:
-    """What the stage remembers beside the loop and the budget: the curve of success on validation starts."""
+    """What the stage remembers beside the loop and the budget: the curve of success on validation starts, and how many
+    rollouts the critic of branches has seen before it was fitted.
+    """
 
+    num_warmed: int = 0
     validation: list[tuple[int, int, int]] = field(default_factory=list)
 
     def curve(self) -> list[tuple[float, SuccessRate]]:
@@ -95,6 +100,7 @@ class Reinforcement:
         self.best = weights_of(policy)
         self.average = None if rl.average_decay is None else EMA(policy, rl.average_decay)
         self.branches = make_branches(config, policy, environment, self.processes) if rl.num_iterations else None
+        self._saved_at: tuple[int, int] | None = None
         self._restore()
         self._started = run.timer.clock() - self.budget.spent.seconds
         dynamic = DynamicSampling(rl.max_refills, None, None) if rl.max_refills else None
@@ -131,6 +137,7 @@ class Reinforcement:
                 )  # fmt: skip
             self.run.check_stop()
             self._save()
+            forget_pieces(self.run, "rl")
         self.policy.load_state_dict(self.best)
         self._tell_end()
         return self.state
@@ -164,10 +171,17 @@ class Reinforcement:
         every = self.config.rl.greedy_every
         return self.branches is not None and every is not None and iteration % every == 0
 
+    @property
+    def _position(self) -> tuple[int, int]:
+        """Which rollout comes next: the updates made, and the critic's own rollouts."""
+        return self.loop.iteration, self.state.num_warmed
+
     def _sample(self, iteration: int) -> Rollout:
-        """Episodes from this process's starts, groups whole."""
+        """Episodes from this process's starts, groups whole. What is collected of them is kept where it takes long."""
+        parts = {} if self.branches is None else {"branches": self.branches}
+        pieces = Pieces(self.run, "rl", self._position, parts, self._save_before)
         with failing_together(self.processes), self.processes.own_draws("rollout", iteration):
-            return self._collector(iteration)
+            return self._collector(iteration, pieces)
 
     def _collect(self, iteration: int) -> Rollout:
         """Episodes, or what was tried in branches of them: `self._episodes` are the episodes in any case."""
@@ -188,10 +202,11 @@ class Reinforcement:
     def _fit_critic(self, branches: Branches) -> None:
         """Some rollouts for the critic alone, from starts that no iteration draws."""
         with self.run.timer("critic"):
-            for extra in range(self.config.rl.branch_warmup):
+            for extra in range(self.state.num_warmed, self.config.rl.branch_warmup):
                 self.run.check_stop()
                 branches.start(self.config.rl.num_iterations + extra)
                 branches.rollout(self._sample(self.config.rl.num_iterations + extra))
+                self.state.num_warmed += 1
             branches.critic.fit(FIRST_FIT)
 
     def _validate(self, iteration: int) -> float:
@@ -233,7 +248,7 @@ class Reinforcement:
         bar.expect(self._expected_iterations(iteration))
         bar.advance(1, **{k: numbers[k] for k in shown if k in numbers})
         stop = self.run.stop.requested or self.over
-        if stop or iteration % self.config.train.checkpoint_every == 0:
+        if stop or self.run.due(iteration):
             self._save()
         return stop
 
@@ -247,7 +262,12 @@ class Reinforcement:
                 rollout, iteration, self.config.rl.micro_batch_rows,
             )  # fmt: skip
 
-    def _save(self) -> None:
+    def _save_before(self, rng: Mapping[str, Any]) -> None:
+        """Save what a rollout under way belongs to; `rng` is from before it began."""
+        if self._saved_at != self._position:
+            self._save(rng)
+
+    def _save(self, rng: Mapping[str, Any] | None = None) -> None:
         whole: dict[str, Any] = {
             "policy": self.policy.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -264,7 +284,8 @@ class Reinforcement:
             whole["reference"] = self.reference.state_dict()
         if isinstance(self.learner, ActorCritic):
             whole["value_model"] = self.learner.critic.state_dict()
-        self.run.save("rl", self.loop.iteration, whole)
+        self.run.save("rl", self.loop.iteration, whole, rng=rng)
+        self._saved_at = self._position
 
     def _restore(self) -> None:
         saved = self.run.load("rl")
@@ -285,6 +306,7 @@ class Reinforcement:
             self.reference.load_state_dict(saved["reference"])
         if isinstance(self.learner, ActorCritic):
             self.learner.critic.load_state_dict(saved["value_model"])
+        self._saved_at = self._position
 
 
 def make_branches(

@@ -22,6 +22,7 @@ from vla.text.open_mode import OpenMode
 from vla.text.preferring import Comparison, fit_comparisons
 from vla.text.supervised import Example, fit_examples
 from vla.text.topics import Said, continue_prompts
+from vla.train.pieces import Pieces, kept
 from vla.train.run import Run
 
 
@@ -82,11 +83,11 @@ def run_constitution(config: TextConfig, run: Run) -> dict[str, Any]:
     before = mode.judge("before")
     first = [said[0] for said in mode.answers("answers", mode.prompts.train, 1)]
 
-    def made() -> list[Revised]:
+    def made(pieces: Pieces) -> list[Revised]:
         with run.stage("revise"):
-            return revise(mode, first, principles, settings.rounds)
+            return revise(mode, first, principles, settings.rounds, pieces)
 
-    revised: list[Revised] = run.kept("revised", list[Revised], made)
+    revised: list[Revised] = kept(run, "revised", list[Revised], made)
     examples = [Example(r.first.prompt_ids, r.last.ids) for r in _usable(revised)]
     comparisons = [
         Comparison(r.first.prompt_ids, (r.last.ids, r.first.ids)) for r in _usable(revised) if r.last.ids != r.first.ids
@@ -103,7 +104,9 @@ def run_constitution(config: TextConfig, run: Run) -> dict[str, Any]:
     return mode.finish("Constitution: critique, revision, SFT and preference", before, more)
 
 
-def revise(mode: OpenMode, answers: list[Said], principles: tuple[Principle, ...], rounds: int) -> list[Revised]:
+def revise(
+    mode: OpenMode, answers: list[Said], principles: tuple[Principle, ...], rounds: int, pieces: Pieces
+) -> list[Revised]:
     """`rounds` times: criticize every answer by a principle drawn for it, then rewrite it."""
     rng = random.Random(mode.run.seed("principles"))
     chat, width = mode.parts.chat, mode.generation.max_prompt_tokens
@@ -120,12 +123,12 @@ def revise(mode: OpenMode, answers: list[Said], principles: tuple[Principle, ...
             [*said.prompt_ids, *said.ids, *chat.next_turn(_user(principle.critique), said.finished)]
             for said, principle in zip(last, drawn, strict=True)
         ]
-        said_critiques = continue_prompts(mode.speaker, chat, prompts, ids, room)
+        said_critiques = continue_prompts(mode.speaker, chat, prompts, ids, room, pieces)
         ids = [
             [*critique.prompt_ids, *critique.ids, *chat.next_turn(_user(principle.revision), critique.finished)]
             for critique, principle in zip(said_critiques, drawn, strict=True)
         ]
-        revisions = continue_prompts(mode.speaker, chat, prompts, ids, room)
+        revisions = continue_prompts(mode.speaker, chat, prompts, ids, room, pieces)
         for own, critique in zip(critiques, said_critiques, strict=True):
             own.append(critique.text)
         # the next round, and training, see the revision as the answer to the bare question

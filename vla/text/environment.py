@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from pydantic import TypeAdapter
 
 from vla.data.chat import ChatFormat
 from vla.rewards.compose import CORRECT, Scores
@@ -52,6 +54,9 @@ class Episode:
     @property
     def success(self) -> bool:
         return self.parts.get(CORRECT, 0.0) >= 1.0
+
+
+EPISODES = TypeAdapter(list[Episode])
 
 
 @dataclass
@@ -125,6 +130,13 @@ class TextEnvironment:
         observation = [[] if over else self._chats[env].ids for env, over in zip(rows, ended, strict=True)]
         truncated, one = np.zeros(len(rows), bool), np.ones(len(rows), np.int64)
         return TextResult(observation, reward, ended, truncated, success, one, {**parts, ENDED_ITSELF: finished})
+
+    def state_dict(self) -> dict[str, Any]:
+        """The episodes that ended since `take_episodes`; those under way are repeated by what was said in them."""
+        return {"episodes": EPISODES.dump_python(self.episodes, mode="json")}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.episodes = EPISODES.validate_python(state["episodes"])
 
     def take_episodes(self) -> list[Episode]:
         """The episodes that ended since the last call."""

@@ -19,6 +19,7 @@ from vla.text.environment import Episode, TextEnvironment
 from vla.text.report import Pair
 from vla.train.agreement import failing_together
 from vla.train.distributed import ALONE, Processes, in_order, own_share
+from vla.train.pieces import Pieces
 
 JUDGING_TOKENS = 2**15
 """Of prompts and answers under way while a policy is judged, were all as long as they may be."""
@@ -27,6 +28,16 @@ JUDGING_TOKENS = 2**15
 def rows_at_once(max_prompt_tokens: int, max_new_tokens: int) -> int:
     """Problems that are asked at once when a policy is judged: products of few rows make little of a processor."""
     return max(1, JUDGING_TOKENS // (max_prompt_tokens + max_new_tokens))
+
+
+ROLLOUT_TOKENS = 2**18
+"""Of prompts and completions that are drawn at once in a rollout: between two such batches it can be kept."""
+
+
+def rows_of_rollout(num_rows: int, group_size: int, max_prompt_tokens: int, max_new_tokens: int) -> int:
+    """Completions of a rollout that are drawn at once: all, or as many whole groups as `ROLLOUT_TOKENS` allow."""
+    groups = ROLLOUT_TOKENS // ((max_prompt_tokens + max_new_tokens) * group_size)
+    return min(num_rows, max(1, groups) * group_size)
 
 
 @dataclass(frozen=True)
@@ -68,17 +79,27 @@ def judge(
     *,
     greedy: bool,
     processes: Processes = ALONE,
+    pieces: Pieces | None = None,
 ) -> Judged:
-    """One episode of each problem in `numbers`; each process asks its share of them, and all know what was said."""
+    """One episode of each problem in `numbers`; each process asks its share of them, and all know what was said. Of
+    `pieces`, this is the first.
+    """
     environment.take_episodes()
-    share, own = own_share(numbers, processes), ((), (), ())
+    if pieces is not None:
+        pieces.parts["environment"] = environment
+    share, own = own_share(numbers, processes), Judged((), (), ())
+
+    def asked() -> Judged:
+        rollout = collect_rollout(policy, environment, share, 1, observe, greedy=greedy, keeper=pieces)
+        assert rollout.success is not None
+        success, rewards = (rollout.success > 0.5).tolist(), rollout.returns.tolist()
+        return Judged(tuple(success), tuple(rewards), tuple(environment.take_episodes()))
+
     with failing_together(processes), processes.own_draws("judge"):
         if len(share):
-            rollout = collect_rollout(policy, environment, share, 1, observe, greedy=greedy)
-            assert rollout.success is not None
-            own = (rollout.success.numpy() > 0.5, rollout.returns.numpy(), environment.take_episodes())
-    success, rewards, episodes = (in_order(parts) for parts in zip(*processes.gather(own), strict=True))
-    return Judged(tuple(map(bool, success)), tuple(map(float, rewards)), tuple(episodes))
+            own = asked() if pieces is None else pieces.take_plain(Judged, asked)
+    shares = [(part.outcomes, part.returns, part.episodes) for part in processes.gather(own)]
+    return Judged(*(tuple(in_order(parts)) for parts in zip(*shares, strict=True)))
 
 
 def check_scorable(judged: Judged, failures: Mapping[str, int]) -> None:
@@ -99,16 +120,25 @@ def judge_samples(
     count: int,
     temperature: float,
     processes: Processes = ALONE,
+    pieces: Pieces | None = None,
 ) -> dict[str, SuccessRate]:
     """`count` sampled answers to each problem: how many are right, whether any is (pass@k, Chen 2021), and whether the
     answer given most often is (self-consistency, Wang 2022).
     """
     environment.take_episodes()
+    if pieces is not None:
+        pieces.parts["environment"] = environment
+    share, own = own_share(numbers, processes), []
+
+    def asked() -> list[Episode]:
+        collect_rollout(policy, environment, share, count, observe, keeper=pieces)
+        return environment.take_episodes()
+
     with failing_together(processes), processes.own_draws("samples"):
-        if len(share := own_share(numbers, processes)):
-            collect_rollout(policy, environment, share, count, observe)
+        if len(share):
+            own = asked() if pieces is None else pieces.take_plain(list[Episode], asked)
     by_question: dict[str, list[Episode]] = {}
-    for episode in chain(*processes.gather(environment.take_episodes())):
+    for episode in chain(*processes.gather(own)):
         by_question.setdefault(episode.problem.question, []).append(episode)
     right, passed, elected = [], [], []
     for episodes in by_question.values():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -20,6 +21,7 @@ from vla.rewards.judge import BothOrders, GoldJudge, Judge, ModelJudge, Rubric, 
 from vla.text.language_model import LanguageParts
 from vla.text.preferring import Comparison
 from vla.text.topics import Said
+from vla.train.pieces import Pieces
 
 BUILT_IN = Rubric(
     principles=(
@@ -114,14 +116,17 @@ class LetterReader:
         return [(a, b) for a, b in found.tolist()]
 
 
-def compare_by_judge(judge: Judge, answers: Sequence[Sequence[Said]], whole: bool = False) -> Labels:
+def compare_by_judge(
+    judge: Judge, answers: Sequence[Sequence[Said]], whole: bool = False, pieces: Pieces | None = None
+) -> Labels:
     """The best and the worst completion of every prompt, with the difference of their scores as margin.
 
-    `whole`: the ranking of all completions, of equally good ones the first.
+    `whole`: the ranking of all completions, of equally good ones the first. The scores of a prompt are one of `pieces`.
     """
     comparisons, undecided, rows = [], 0, []
     for completions in answers:
-        scores = torch.tensor(rank_by_judge(judge, completions[0].prompt, [said.text for said in completions]))
+        ranked = partial(rank_by_judge, judge, completions[0].prompt, [said.text for said in completions])
+        scores = torch.tensor(ranked() if pieces is None else pieces.take_plain(list[float], ranked))
         found = ranks_from_scores(scores)
         if found is None or completions[found[0]].ids == completions[found[1]].ids:
             undecided += 1

@@ -16,6 +16,7 @@ from vla.text.language_model import LanguageParts, context_of, load_language_par
 from vla.text.open_judging import Mean, OpenJudged, open_pairs, open_results
 from vla.text.report import finish
 from vla.text.topics import PromptSets, Said, make_prompt_sets, say
+from vla.train.pieces import Pieces, kept
 from vla.train.run import Run
 
 
@@ -59,28 +60,28 @@ class OpenMode:
         reader.tell(run.progress.say)
         return cls(config, run, generation, parts, sets, reward, speaker, learner, reader)
 
-    def say(self, prompts: Sequence[str], count: int, greedy: bool = False) -> list[list[Said]]:
+    def say(self, prompts: Sequence[str], count: int, pieces: Pieces, greedy: bool = False) -> list[list[Said]]:
         """`count` completions of every prompt."""
         width, asked = self.generation.max_prompt_tokens, self.prompts.asked
-        return say(self.speaker, self.parts.chat, prompts, count, width, greedy=greedy, asked=asked)
+        return say(self.speaker, self.parts.chat, prompts, count, width, greedy=greedy, asked=asked, pieces=pieces)
 
     def answers(self, name: str, prompts: Sequence[str], count: int) -> list[list[Said]]:
         """`count` completions of every prompt, drawn in a stage of their own and kept under its name."""
 
-        def drawn() -> list[list[Said]]:
+        def drawn(pieces: Pieces) -> list[list[Said]]:
             with self.run.stage(name):
-                return self.say(prompts, count)
+                return self.say(prompts, count, pieces)
 
-        return self.run.kept(name, list[list[Said]], drawn)
+        return kept(self.run, name, list[list[Said]], drawn)
 
     def judge(self, name: str, of: Any = None) -> OpenJudged:
         """One greedy answer to every evaluation prompt, kept under the name."""
 
-        def judged() -> OpenJudged:
+        def judged(pieces: Pieces) -> OpenJudged:
             with self.run.timer("judge"):
-                return OpenJudged.of(self.say(self.prompts.evaluation, 1, greedy=True), self.gold)
+                return OpenJudged.of(self.say(self.prompts.evaluation, 1, pieces, greedy=True), self.gold)
 
-        found = self.run.kept(name, OpenJudged, judged, of)
+        found = kept(self.run, name, OpenJudged, judged, of)
         self.run.progress.say(f"{name}: gold reward {Mean.of(found.gold)}, greedy, held-out prompts")
         return found
 

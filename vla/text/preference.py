@@ -30,6 +30,7 @@ from vla.text.preferring import (
     fit_thumbs,
     preference_accuracy,
 )
+from vla.train.pieces import Pieces, kept
 from vla.train.run import Run
 
 KEPT = 0.75
@@ -80,11 +81,11 @@ def sample_comparisons(
     judging = make_judge(judge, mode.gold, mode.parts, mode.run.seed("labels"))
     answers = mode.answers(f"answers {number + 1}", mode.prompts.train, per_prompt)
 
-    def judged() -> Labels:
+    def judged(pieces: Pieces) -> Labels:
         with mode.run.timer("judge"):
-            return compare_by_judge(judging, answers, whole)
+            return compare_by_judge(judging, answers, whole, pieces)
 
-    labels: Labels = mode.run.kept(f"labels {number + 1}", Labels, judged)
+    labels: Labels = kept(mode.run, f"labels {number + 1}", Labels, judged)
     if not labels.comparisons:
         raise ValueError(
             f"the judge found no difference between any of {len(answers)} x {per_prompt} completions: raise"

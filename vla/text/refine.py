@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 
@@ -22,20 +22,12 @@ from vla.rl.reference import AdapterOff, Cached, FrozenCopy, make_reference
 from vla.rl.update import UpdateSettings
 from vla.train.agreement import failing_together, main_seconds
 from vla.train.optim import Schedule, make_optimizer, weights_of
-from vla.train.run import Run
+from vla.train.pieces import Pieces, forget_pieces
+from vla.train.run import Run, Stateful
 from vla.train.seed import derive_seed
 from vla.types import Rollout
 
 STAGE = "rl"
-
-
-@runtime_checkable
-class Stateful(Protocol):
-    """What a checkpoint keeps besides weights and optimizer."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 def algorithm_of(config: TextConfig) -> Algorithm:
@@ -53,9 +45,10 @@ class Refinement:
 
     `collect(iteration)` makes a rollout. `evaluate(iteration)` gives numbers to log every `rl.evaluate_every`
     iterations; `watch(iteration, rollout)` gives numbers to log on every one. `keep` are further parts of a
-    checkpoint. `has_adapter`: the reference is the model with its adapter off, which nothing has trained yet. The run
-    ends where `vla.rl.budget` says, or when asked to stop; then it is saved. With `rl.load_best_at_end` the policy ends
-    with the weights of the best `validation_success`, those it began with among them.
+    checkpoint, `under_way` of what is kept of a rollout. `has_adapter`: the reference is the model with its adapter
+    off, which nothing has trained yet. The run ends where `vla.rl.budget` says, or when asked to stop; then it is
+    saved. With `rl.load_best_at_end` the policy ends with the weights of the best `validation_success`, those it began
+    with among them.
     Of many processes each collects a rollout of its own; what `watch` and `evaluate` do, all do.
     """
 
@@ -65,16 +58,17 @@ class Refinement:
         config: TextConfig,
         run: Run,
         *,
-        collect: Callable[[int], Rollout],
+        collect: Callable[[int, Pieces], Rollout],
         evaluate: Callable[[int], dict[str, float]],
         watch: Callable[[int, Rollout], dict[str, float]],
+        under_way: Mapping[str, Stateful],
         keep: Mapping[str, Stateful],
         has_adapter: bool,
     ) -> None:
         rl = config.rl
         self.policy, self.config, self.run, self.processes = policy, config, run, run.processes
         self.actor: TextPolicy = policy.actor if isinstance(policy, ActorCritic) else policy
-        self.collect, self.evaluate, self.watch = collect, evaluate, watch
+        self.collect, self.evaluate, self.watch, self.under_way = collect, evaluate, watch, under_way
         self.algorithm = algorithm_of(config)
         self.update, self.loop = take(UpdateSettings, rl), take(LoopSettings, rl)
         self.optimizer = make_optimizer(
@@ -98,6 +92,7 @@ class Refinement:
         }
         if self.reference is not None:
             self.keep["reference"] = self.reference
+        self._saved_at: int | None = None
         self._resume()
         check_run(
             self.algorithm,
@@ -155,6 +150,7 @@ class Refinement:
                     timed=run.timer,
                 )
         run.check_stop()
+        forget_pieces(run, STAGE)
         return self._end()
 
     def _is_over(self, iteration: int) -> bool:
@@ -182,17 +178,28 @@ class Refinement:
         return told
 
     def _collect(self, iteration: int) -> Rollout:
-        """This process's rollout."""
+        """This process's rollout. What is collected of it is kept where it takes long."""
+        parts = dict(self.under_way)
+        if self.actor.recall is not None:
+            self.actor.recall.forget()  # also where the last update changed no weight: so it is in a resumed run
+            parts["recall"] = self.actor.recall
+        pieces = Pieces(self.run, STAGE, iteration, parts, self._save_before)
         with failing_together(self.processes), self.processes.own_draws("rollout", iteration):
-            return self.collect(iteration)
+            return self.collect(iteration, pieces)
 
-    def save(self, iteration: int, score: float | None = None) -> None:
+    def _save_before(self, rng: Mapping[str, Any]) -> None:
+        """Save what a rollout under way belongs to; `rng` is from before it began."""
+        if self._saved_at != self.state.iteration:
+            self.save(self.state.iteration, rng=rng)
+
+    def save(self, iteration: int, score: float | None = None, rng: Mapping[str, Any] | None = None) -> None:
         """Write a checkpoint; the one of the highest score is kept besides the last ones."""
         parts = {name: part.state_dict() for name, part in self.keep.items()}
         state = {"policy": self.policy.state_dict(), **parts}
         if self.best is not None:
             state["best"] = self.best
-        self.run.save(STAGE, iteration, state, score)
+        self.run.save(STAGE, iteration, state, score, rng=rng)
+        self._saved_at = iteration
 
     def _resume(self) -> None:
         """Put everything back to the last checkpoint, if there is one."""
@@ -204,3 +211,4 @@ class Refinement:
             self.best = state["best"]
         for name, part in self.keep.items():
             part.load_state_dict(state[name])
+        self._saved_at = self.state.iteration

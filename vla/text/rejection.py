@@ -26,6 +26,7 @@ from vla.text.problems import Problem
 from vla.text.report import finish
 from vla.text.supervised import Example, fit_examples
 from vla.text.topics import Said, say
+from vla.train.pieces import Pieces, kept
 from vla.train.run import Run
 
 
@@ -57,11 +58,12 @@ def run_rejection(config: TextConfig, run: Run) -> dict[str, Any]:
         rows = rows_at_once(width, generation.max_new_tokens)
         environment = TextEnvironment(sets.evaluation, parts.chat, rewards, parts.stop_ids, rows)
 
-        def judged() -> Judged:
+        def judged(pieces: Pieces) -> Judged:
             with run.timer("judge"):
-                return judge(speaker, environment, observe, range(len(sets.evaluation)), greedy=True)
+                numbers = range(len(sets.evaluation))
+                return judge(speaker, environment, observe, numbers, greedy=True, pieces=pieces)
 
-        before: Judged = run.kept("before", Judged, judged)
+        before: Judged = kept(run, "before", Judged, judged)
         check_scorable(before, process.failures)
         run.progress.say(f"before: {rate_of(before)} on held-out problems")
         for number in range(settings.rounds):
@@ -71,7 +73,7 @@ def run_rejection(config: TextConfig, run: Run) -> dict[str, Any]:
                 fitting = FitSettings.of(settings.fit, len(winners))
                 with FitStage(run, f"fit {number + 1}", fitting.num_steps) as stage:
                     fit_examples(learner, winners, fitting, run.seed("fit", number), stage)
-        after: Judged = run.kept("after", Judged, judged)
+        after: Judged = kept(run, "after", Judged, judged)
     results: dict[str, Any] = {"before": rate_of(before), "after": rate_of(after)}
     results["comparison"] = compare(before.success, after.success)
     run.progress.say(f"after:  {rate_of(after)} on the same problems; {results['comparison']}")
@@ -92,14 +94,14 @@ def sample_winners(
     """The best answers of a round, kept in a stage of its own."""
     name = f"round {number + 1}"
 
-    def made() -> list[Example]:
+    def made(pieces: Pieces) -> list[Example]:
         with run.stage(name):
             questions, asked = [problem.question for problem in problems], {p.question: p.asked for p in problems}
             width, count = settings.generation.max_prompt_tokens, settings.samples_per_prompt
-            answers = say(speaker, chat, questions, count, width, asked=asked.__getitem__)
+            answers = say(speaker, chat, questions, count, width, asked=asked.__getitem__, pieces=pieces)
             return pick_winners(problems, answers, rewards, settings.min_reward)
 
-    winners: list[Example] = run.kept(name, list[Example], made)
+    winners: list[Example] = kept(run, name, list[Example], made)
     run.progress.say(f"{name}: {len(winners)} of {len(problems)} problems have a winner")
     if run.load(name) is None:
         found = {"winners": float(len(winners)), "problems": float(len(problems))}

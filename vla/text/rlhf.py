@@ -27,6 +27,7 @@ from vla.text.comparison_rows import read_comparisons, split_by_prompt
 from vla.text.environment import TextEnvironment
 from vla.text.fit_stage import FitStage
 from vla.text.fitting import FitSettings, in_pieces
+from vla.text.judging import rows_of_rollout
 from vla.text.open_judging import distinct_pairs
 from vla.text.open_mode import OpenMode
 from vla.text.preference import encode_read, sample_comparisons
@@ -35,6 +36,7 @@ from vla.text.problems import Problem
 from vla.text.refine import Refinement
 from vla.text.rlvr import append_samples, episode_numbers
 from vla.text.supervised import Example, fit_examples
+from vla.train.pieces import Pieces
 from vla.train.run import Run
 from vla.types import Rollout
 
@@ -136,17 +138,22 @@ def optimize(mode: OpenMode, settings: Rlhf, model: RewardModel) -> dict[str, An
     asked = {prompt: tuple(mode.prompts.asked(prompt)) for prompt in mode.prompts.train}
     problems = [Problem(prompt, "", "exact", "open", messages=messages) for prompt, messages in asked.items()]
     rewards = ProxyReward(model, mode.gold, settings.unfinished_reward, config.rl.micro_batch_rows)
-    rows = config.rl.starts_per_iteration * config.rl.group_size
+    num_rows, room = config.rl.starts_per_iteration * config.rl.group_size, settings.generation.max_new_tokens
+    rows = rows_of_rollout(num_rows, config.rl.group_size, settings.generation.max_prompt_tokens, room)
     environment = TextEnvironment(problems, parts.chat, rewards, parts.stop_ids, rows)
     width, learner = settings.generation.max_prompt_tokens, with_critic(mode.speaker, config.rl.critic)
     observe = partial(observe_prompts, width=width, pad_id=parts.pad_id, device=parts.device)
 
-    def collect(iteration: int) -> Rollout:
+    def collect(iteration: int, pieces: Pieces) -> Rollout:
         rng = np.random.default_rng([config.train.seed, iteration])
         count = config.rl.starts_per_iteration
         numbers = rng.choice(len(problems), size=count, replace=count > len(problems)).tolist()
         with mode.run.timer("rollout"):
-            return collect_rollout(learner, environment, numbers, config.rl.group_size, observe, version=iteration)
+            return pieces.take_rollout(
+                lambda: collect_rollout(
+                    learner, environment, numbers, config.rl.group_size, observe, version=iteration, keeper=pieces
+                )
+            )
 
     def watch(iteration: int, rollout: Rollout) -> dict[str, float]:
         episodes = environment.take_episodes()
@@ -163,6 +170,7 @@ def optimize(mode: OpenMode, settings: Rlhf, model: RewardModel) -> dict[str, An
             collect=collect,
             evaluate=lambda iteration: {},
             watch=watch,
+            under_way={"environment": environment},
             keep={},
             has_adapter=config.language_model.lora is not None and not settings.demonstrations,
         ).train()

@@ -26,7 +26,16 @@ from vla.text.curriculum import Curriculum
 from vla.text.environment import ENDED_ITSELF, Episode, TextEnvironment, calculator_tool
 from vla.text.fit_stage import FitStage
 from vla.text.fitting import FitSettings
-from vla.text.judging import Judged, check_scorable, judge, judge_samples, pairs_of, rate_of, rows_at_once
+from vla.text.judging import (
+    Judged,
+    check_scorable,
+    judge,
+    judge_samples,
+    pairs_of,
+    rate_of,
+    rows_at_once,
+    rows_of_rollout,
+)
 from vla.text.language_model import LanguageParts, load_language_parts
 from vla.text.oversampling import Oversampling
 from vla.text.problem_sets import ProblemSets, make_problem_sets
@@ -36,6 +45,7 @@ from vla.text.report import finish
 from vla.text.supervised import fit_examples
 from vla.text.warm_up import call_examples, check_room, tag_examples
 from vla.train.distributed import ALONE, Processes, own_share, same_weights
+from vla.train.pieces import Pieces, kept
 from vla.train.run import Run
 from vla.train.seed import derive_seed
 from vla.types import Rollout
@@ -75,22 +85,22 @@ def run_rlvr(config: TextConfig, run: Run) -> dict[str, Any]:
         if processes.is_main:
             write_json(run.folder.path / "problems.json", sets.manifest())
 
-        def judged() -> Judged:
+        def judged(pieces: Pieces) -> Judged:
             with run.stage("judge"):
-                return judge_evaluation(wired, sets)
+                return judge_evaluation(wired, sets, pieces)
 
-        before: Judged = run.kept("before", Judged, judged)
+        before: Judged = kept(run, "before", Judged, judged)
         check_scorable(before, failures_of(process, processes))
         run.progress.say(f"before: {rate_of(before)} on held-out problems")
         taught = teach_format(wired, settings, sets, run)
         ended = refine(wired, config, sets, run)
-        after: Judged = run.kept("after", Judged, judged, of=ended["num_iterations"])
+        after: Judged = kept(run, "after", Judged, judged, of=ended["num_iterations"])
 
-        def judged_sampled() -> dict[str, SuccessRate]:
+        def judged_sampled(pieces: Pieces) -> dict[str, SuccessRate]:
             with run.stage("judge"):
-                return judge_sampled(wired, sets, settings)
+                return judge_sampled(wired, sets, settings, pieces)
 
-        sampled = run.kept("sampled", dict[str, SuccessRate], judged_sampled, of=ended["num_iterations"])
+        sampled = kept(run, "sampled", dict[str, SuccessRate], judged_sampled, of=ended["num_iterations"])
         results = {
             **results_of(before, after, sets, failures_of(process, processes)),
             **taught,
@@ -172,6 +182,7 @@ def wire(
     def environment(problems: list[Problem], num_envs: int) -> TextEnvironment:
         return TextEnvironment(problems, parts.chat, rewards, parts.stop_ids, num_envs, tool, settings.max_turns)
 
+    num_starts, group_size = int(config.rl.starts_per_iteration * settings.max_oversampling), config.rl.group_size
     judged_at_once = rows_at_once(width, room_of(settings))
     numbers, start = [], 0
     for family in sets.families.values():
@@ -182,28 +193,29 @@ def wire(
         policy,
         parts,
         observe,
-        environment(sets.train, int(config.rl.starts_per_iteration * settings.max_oversampling) * config.rl.group_size),
+        environment(sets.train, rows_of_rollout(num_starts * group_size, group_size, width, room_of(settings))),
         environment([*sets.validation, *sets.evaluation], judged_at_once),
         curriculum,
         processes,
     )
 
 
-def judge_evaluation(wired: Wired, sets: ProblemSets) -> Judged:
+def judge_evaluation(wired: Wired, sets: ProblemSets, pieces: Pieces) -> Judged:
     """Greedy answers to the evaluation problems."""
     first = len(sets.validation)
     numbers = range(first, first + len(sets.evaluation))
-    return judge(wired.policy, wired.held_out, wired.observe, numbers, greedy=True, processes=wired.processes)
+    where = (wired.policy, wired.held_out, wired.observe)
+    return judge(*where, numbers, greedy=True, processes=wired.processes, pieces=pieces)
 
 
-def judge_sampled(wired: Wired, sets: ProblemSets, settings: Rlvr) -> dict[str, SuccessRate]:
+def judge_sampled(wired: Wired, sets: ProblemSets, settings: Rlvr, pieces: Pieces) -> dict[str, SuccessRate]:
     """Several sampled answers to every evaluation problem, where they are asked for."""
     if settings.num_samples == 0:
         return {}
     first = len(sets.validation)
     numbers, temperature = range(first, first + len(sets.evaluation)), settings.sampling.temperature
     where = (wired.policy, wired.held_out, wired.observe)
-    return judge_samples(*where, numbers, settings.num_samples, temperature, wired.processes)
+    return judge_samples(*where, numbers, settings.num_samples, temperature, wired.processes, pieces)
 
 
 def results_of(before: Judged, after: Judged, sets: ProblemSets, failures: dict[str, int]) -> dict[str, Any]:
@@ -245,11 +257,11 @@ def teach_format(wired: Wired, settings: Rlvr, sets: ProblemSets, run: Run) -> d
     with FitStage(run, "format", settings.format_steps) as stage:
         fit_examples(policy, examples, fitting, run.seed("format"), stage, wired.processes)
 
-    def judged() -> SuccessRate:
+    def judged(pieces: Pieces) -> SuccessRate:
         with run.stage("judge"):
-            return rate_of(judge_evaluation(wired, sets))
+            return rate_of(judge_evaluation(wired, sets, pieces))
 
-    taught: SuccessRate = run.kept("taught", SuccessRate, judged)
+    taught: SuccessRate = kept(run, "taught", SuccessRate, judged)
     run.progress.say(f"after the format examples: {taught} on the same problems")
     return {"after the format examples": taught}
 
@@ -263,14 +275,18 @@ def refine(wired: Wired, config: TextConfig, sets: ProblemSets, run: Run) -> dic
     oversampling = Oversampling(rl.starts_per_iteration, config.text.max_oversampling)
     mask_truncated = config.text.mask_truncated_completions
 
-    def collect(iteration: int) -> Rollout:
+    def collect(iteration: int, pieces: Pieces) -> Rollout:
         attempt = 0
 
         def sample(count: int) -> Rollout:
             nonlocal attempt
             numbers = own_share(wired.curriculum.draw(iteration, attempt, count * num_processes), processes)
             attempt += 1
-            drawn = collect_rollout(learner, wired.train, numbers, rl.group_size, wired.observe, version=iteration)
+            drawn = pieces.take_rollout(
+                lambda: collect_rollout(
+                    learner, wired.train, numbers, rl.group_size, wired.observe, version=iteration, keeper=pieces
+                )
+            )
             return mask_trajectories(drawn, drawn.episodes[ENDED_ITSELF] > 0.5) if mask_truncated else drawn
 
         with run.timer("rollout"):
@@ -303,6 +319,7 @@ def refine(wired: Wired, config: TextConfig, sets: ProblemSets, run: Run) -> dic
             collect=collect,
             evaluate=evaluate,
             watch=watch,
+            under_way={"environment": wired.train},
             keep={"curriculum": wired.curriculum, "oversampling": oversampling},
             has_adapter=config.language_model.lora is not None and not config.text.format_steps,
         ).train()

@@ -33,6 +33,7 @@ from vla.text.sources import (
 )
 from vla.text.topics import say
 from vla.train.distributed import same_weights
+from vla.train.pieces import Pieces, kept
 from vla.train.run import Run
 
 NUM_SAMPLES, SAMPLE_TOKENS, SAMPLE_PROMPT_TOKENS = 8, 32, 512
@@ -58,7 +59,7 @@ def run_sft(config: TextConfig, run: Run) -> dict[str, Any]:
     def logprobs_of(texts: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
         return packed_logprobs(parts.model, texts, settings.row_tokens, parts.by_branches, parts.autocast)
 
-    def judged() -> Judged:
+    def judged(pieces: Pieces) -> Judged:
         with run.timer("judge"):
             losses = {
                 s.name: cross_entropy(logprobs_of, texts, fitting.micro_batch_size, processes)
@@ -66,7 +67,7 @@ def run_sft(config: TextConfig, run: Run) -> dict[str, Any]:
             }
         return Judged(losses, samples(parts, sources) if processes.is_main else [])
 
-    before: Judged = run.kept("before", Judged, judged)
+    before: Judged = kept(run, "before", Judged, judged)
     run.progress.say(f"before: perplexity {show(before.losses)} on held-out texts")
     seed = run.seed("mixture")
     drawn = draw(train, settings.weights, fitting.num_steps * fitting.batch_size, seed)
@@ -76,7 +77,7 @@ def run_sft(config: TextConfig, run: Run) -> dict[str, Any]:
             lambda rows: float(num_learned([drawn[i] for i in rows])), fitting, seed, stage,
             processes=processes, threads=parts.threads,
         )  # fmt: skip
-    after: Judged = run.kept("after", Judged, judged)
+    after: Judged = kept(run, "after", Judged, judged)
     run.progress.say(f"after:  perplexity {show(after.losses)} on the same texts")
     results: dict[str, Any] = {
         name: {"perplexity before": math.exp(loss), "perplexity after": math.exp(after.losses[name])}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import chain
 
 import numpy as np
 import torch
@@ -14,6 +16,7 @@ from vla.data.messages import Message, as_prompt, as_text, as_user, prompt_key, 
 from vla.data.rows import Row, RowReader
 from vla.policies.text import TextPolicy
 from vla.text.problems import WORDS, is_held_out
+from vla.train.pieces import Pieces
 
 REQUESTS = (
     "Write one or two sentences about a {}.",
@@ -143,19 +146,26 @@ def say(
     greedy: bool = False,
     rows_at_once: int = 64,
     asked: Callable[[str], Sequence[Message]] = as_user,
+    pieces: Pieces | None = None,
 ) -> list[list[Said]]:
-    """`count` completions of every prompt; `asked` gives its messages."""
+    """`count` completions of every prompt; `asked` gives its messages. Every batch is one of `pieces`."""
     device = next(policy.parameters()).device
     encoded = [chat.prompt(asked(prompt)) for prompt in prompts]
-    return _complete(policy, chat, list(prompts), encoded, count, width, greedy, rows_at_once, device)
+    return _complete(policy, chat, list(prompts), encoded, count, width, greedy, rows_at_once, device, pieces)
 
 
 def continue_prompts(
-    policy: TextPolicy, chat: ChatFormat, prompts: Sequence[str], encoded: Sequence[list[int]], width: int
+    policy: TextPolicy,
+    chat: ChatFormat,
+    prompts: Sequence[str],
+    encoded: Sequence[list[int]],
+    width: int,
+    pieces: Pieces | None = None,
 ) -> list[Said]:
     """One completion of each of the given ids; `prompts` name them."""
     device = next(policy.parameters()).device
-    return [said[0] for said in _complete(policy, chat, list(prompts), list(encoded), 1, width, False, 64, device)]
+    said = _complete(policy, chat, list(prompts), list(encoded), 1, width, False, 64, device, pieces)
+    return [completions[0] for completions in said]
 
 
 def _complete(
@@ -168,18 +178,23 @@ def _complete(
     greedy: bool,
     rows_at_once: int,
     device: torch.device,
+    pieces: Pieces | None,
 ) -> list[list[Said]]:
-    said: list[list[Said]] = []
     step = max(1, rows_at_once // count)
-    for start in range(0, len(prompts), step):
+
+    def batch(start: int) -> list[list[Said]]:
         part = encoded[start : start + step]
         asked = [ids for ids in part for _ in range(count)]
         decision = policy.act(observe_prompts(asked, width, policy.pad_id, device), greedy=greedy)
         drawn = [row[mask].tolist() for row, mask in zip(decision.action, decision.mask, strict=True)]
-        for i, ids in enumerate(part):
-            own = drawn[i * count : (i + 1) * count]
-            said.append([_said(chat, policy, prompts[start + i], ids, completion) for completion in own])
-    return said
+        return [
+            [_said(chat, policy, prompts[start + i], ids, own) for own in drawn[i * count : (i + 1) * count]]
+            for i, ids in enumerate(part)
+        ]
+
+    batches = [partial(batch, start) for start in range(0, len(prompts), step)]
+    said = [made() if pieces is None else pieces.take_plain(list[list[Said]], made) for made in batches]
+    return list(chain.from_iterable(said))
 
 
 def _said(chat: ChatFormat, policy: TextPolicy, prompt: str, prompt_ids: list[int], ids: list[int]) -> Said:

@@ -1,7 +1,7 @@
 """A run under way: its folder, its clock, what it prints, its stages, and how it saves, stops and goes on.
 
 A run is a sequence of stages. Each draws random numbers of its own, and leaves what a resumed run picks up: a note in
-results.json (`finish`), a value in a file (`kept`), or a checkpoint (`save`).
+results.json (`finish`), a checkpoint (`save`), or a value in a file (`vla.train.pieces.kept`).
 """
 
 from __future__ import annotations
@@ -12,13 +12,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypedDict
-
-from pydantic import TypeAdapter
+from typing import Any, Protocol, runtime_checkable
 
 from vla.config.training import Train
-from vla.files.read import read_json, reading
-from vla.files.write import DiskFull, is_disk_full, write_atomically
+from vla.files.write import DiskFull, is_disk_full
 from vla.interrupt import Interrupted, Stop
 from vla.train.agreement import SharedStop, Stopping, from_main, shared
 from vla.train.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
@@ -27,8 +24,17 @@ from vla.train.metrics import MetricsLog, NoLog, truncate
 from vla.train.progress import Progress
 from vla.train.run_folder import RunFolder, plain
 from vla.train.seed import derive_seed, restore_rng, rng_state, seed_everything
-from vla.train.storage import Collected, decode, encode, read_plain
+from vla.train.storage import read_plain
 from vla.train.timing import Timer, peak_memory_bytes
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """What a checkpoint keeps besides weights and optimizer."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 @dataclass
@@ -78,25 +84,6 @@ class Run:
         """What a stage took, over all sessions."""
         return self.timer.seconds().get(stage, 0.0) + self.earlier.get("seconds", {}).get(stage, 0.0)
 
-    def kept(self, name: str, kind: Any, make: Callable[[], Any], of: Any = None) -> Any:
-        """What `make` gives, kept in `NAME.json`; read back where it was kept before, of the same `of` (what it depends
-        on and a resumed run may change, the number of iterations say). `kind` is its type: dataclasses, lists and
-        mappings of plain values, of which all are given back as they are read.
-
-        Raises DamagedFile where it cannot be read.
-        """
-        path, adapter = self.folder.path / f"{name.replace(' ', '_')}.json", TypeAdapter(kind)
-        known = self.processes.is_main and path.exists()
-        found = from_main(read_json(path, KEPT, REMEDY, finite=False) if known else None, self.processes)
-        if found is None or found["of"] != of:
-            value = encode(adapter.dump_python(make(), mode="json"), "", Collected())  # JSON has no NaN
-            text = json.dumps({"of": of, "value": value}, allow_nan=False)
-            if self.processes.is_main:
-                write_atomically(path, text + "\n")
-            found = json.loads(text)
-        with reading(path, REMEDY):
-            return adapter.validate_python(decode(found["value"], {}))
-
     def append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add lines of JSON to a file of the folder. A resumed run cuts it back to what its checkpoint had seen."""
         self.lines[name] = self.lines.get(name, 0) + len(rows)
@@ -131,17 +118,28 @@ class Run:
         return self.timer.clock() - self.saved_at >= self.train.checkpoint_seconds
 
     def save(
-        self, stage: str, step: int, state: Mapping[str, Any], score: float | None = None, keep: int | None = None
+        self,
+        stage: str,
+        step: int,
+        state: Mapping[str, Any],
+        score: float | None = None,
+        keep: int | None = None,
+        rng: Mapping[str, Any] | None = None,
     ) -> None:
-        """A checkpoint of a stage: its own state, and the random numbers and counts that go with it. The last `keep`
-        are kept, as the settings say where it is None.
+        """A checkpoint of a stage: its own state, and the random numbers (`rng`, or the present ones) and counts that
+        go with it. The last `keep` are kept, as the settings say where it is None.
         """
         self.saved_at = self.timer.clock()
         if not self.processes.is_main:
             return
-        whole = {**state, "rng": rng_state(), "num_records": self.log.num_records, "lines": self.lines}
+        whole = {**state, "rng": rng or rng_state(), "num_records": self.log.num_records, "lines": self.lines}
         save_checkpoint(self.checkpoints(stage), step, whole, keep=keep or self.train.keep_checkpoints, score=score)
-        self.write()  # so that the seconds up to here count if this session is killed
+        self.note_saved()
+
+    def note_saved(self) -> None:
+        """Something was saved: the seconds up to here count if this session is killed."""
+        self.saved_at = self.timer.clock()
+        self.write()
 
     def load(self, stage: str) -> dict[str, Any] | None:
         """The last checkpoint of a stage, its random numbers put back; None when there is none."""
@@ -205,11 +203,6 @@ def written(run: Run, report: Callable[[], object]) -> Iterator[None]:
         raise
     finally:
         run.log.close()
-
-
-class KEPT(TypedDict):
-    of: Any
-    value: Any
 
 
 REMEDY = "delete it, and it is made anew"
