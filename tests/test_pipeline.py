@@ -214,7 +214,8 @@ def press_control_c(monkeypatch, *at) -> list:
 
 STOPS = [
     ("demonstrations", 1), ("grounding", 2), ("learning of the head", 3), ("SFT", 3), ("SFT", 7),
-    ("evaluation before", 1), ("evaluation before", 5), ("rollout", 2), ("RL", 1), ("rollout", 3), ("RL", 3), ("evaluation after", 5),
+    ("evaluation before", 1), ("evaluation before", 5), ("rollout", 2), ("RL", 1), ("rollout", 3), ("RL", 3),
+    ("evaluation after", 5),
 ]  # fmt: skip
 
 

@@ -60,6 +60,7 @@ def evaluation_stage(
                     policy, environment, seeds, observer,
                     greedy=greedy, on_decision=advance, processes=run.processes, pieces=pieces,
                 )  # fmt: skip
+            advance(num_own)  # those that a session before this one lived
             values |= _rates(episodes, policy.temperature)
             run.check_stop()
     run.finish(f"evaluation_{name}", values)
