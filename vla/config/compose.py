@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from vla.config.resuming import unfit
 from vla.files.read import DamagedFile, read_yaml
 from vla.files.secrets import masked_settings
 
@@ -249,10 +250,23 @@ def resumed(run: str, given: Mapping[str, str]) -> dict[str, Any]:
     chosen = [f"{key}={value}" for key, value in given.items() if key in groups()]
     if chosen:
         raise ConfigError(f"{chosen[0]} cannot be chosen anew for resume ({run}): leave it out, or start a new run")
-    values = {**overridden(values, given), "resume": run, "run_dir": run}
-    for name in masked_settings(values):
+    anew = {**overridden(values, given), "resume": run, "run_dir": run}
+    for name in masked_settings(anew):
         raise ConfigError(
             f"{name} was saved without its secret in {run}: give {name}=... beside resume=, or an address without a "
             "secret, with the key in the environment (OPENAI_API_KEY)"
         )
-    return values
+    check_fits(run, values, anew)
+    return anew
+
+
+def check_fits(run: str, values: Mapping[str, Any], anew: Mapping[str, Any]) -> None:
+    """Refuse settings that do not fit what a run has made; those saved without their secret have to be given anew."""
+    refused = [
+        f"{name} ({new}) does not fit resume={run}: what it has made so far belongs to {old}; leave it out, or start a"
+        " new run"
+        for name, old, new in unfit({**values, "resume": run, "run_dir": run}, anew)
+        if name not in masked_settings(values)
+    ]
+    if refused:
+        raise ConfigError("\n".join(refused))
