@@ -26,6 +26,8 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/kills"), help="a new folder for the runs")
     options = parser.parse_args(argv)
+    if options.out.exists():
+        parser.error(f"--out {options.out} exists: give a new folder")
     options.out.mkdir(parents=True)
     load_libraries()
     rng, faults, sent = random.Random(options.seed), [], dict.fromkeys(SIGNALS, 0)
@@ -60,7 +62,7 @@ def chain(settings: list[str], folder: Path, left: int, rng: random.Random, seco
     while ended:
         begun = (folder / "config.yaml").exists()
         process = session([f"resume={folder}"] if begun else [*settings, f"run_dir={folder}"], log)
-        ended, _ = wait(process, rng.uniform(0, 0.5 * seconds) if left else None)
+        ended, _ = wait(process, rng.uniform(0, 0.3 * seconds) if left else None)
         if ended is None:
             number = rng.choice(SIGNALS)
             ended, _ = wait(process, kill=number)

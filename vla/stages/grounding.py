@@ -104,7 +104,7 @@ class ScenePool:
         self._proprio = np.zeros((capacity, 0), dtype=np.float32)
         self._facts: list[Any] = [None] * capacity
         self._cells: tuple[np.ndarray, ...] = ()
-        self._added = 0
+        self.added = 0
 
     def add(self, count: int) -> None:
         seen, facts = self.source.scenes(range(self.next_seed, self.next_seed + count))
@@ -112,7 +112,7 @@ class ScenePool:
         if not self._images:
             self._images = {n: np.empty((self.capacity, *i.shape[1:]), np.uint8) for n, i in seen.images.items()}
             self._proprio = np.empty((self.capacity, seen.proprio.shape[1]), np.float32)
-        slots = (self._added + np.arange(count)) % self.capacity
+        slots = (self.added + np.arange(count)) % self.capacity
         for name, image in seen.images.items():
             self._images[name][slots] = image
         self._proprio[slots] = seen.proprio
@@ -124,8 +124,15 @@ class ScenePool:
             self._cells = tuple(np.empty((self.capacity, *values.shape[1:]), values.dtype) for values in cells)
         for kept, values in zip(self._cells, cells, strict=True):
             kept[slots] = values
-        self._added += count
-        self.size = min(self._added, self.capacity)
+        self.added += count
+        self.size = min(self.added, self.capacity)
+
+    def restore(self, next_seed: int, added: int, rows_at_once: int) -> None:
+        """Hold what was held once `added` scenes had been added: they are rendered again, by their seeds."""
+        count = min(added, self.capacity)
+        self.next_seed, self.added = next_seed - count, added - count
+        while self.added < added:
+            self.add(min(rows_at_once, added - self.added))
 
     def proprio(self) -> np.ndarray:
         return self._proprio[: self.size]
@@ -247,6 +254,7 @@ class Grounding:
         words = [encoder.words(f" {name}") for name in source.sighting_names]
         self.head = SightingHead(model.width, words)
         self.mention_head = torch.nn.Sequential(torch.nn.LayerNorm(model.width), torch.nn.Linear(model.width, 5))
+        self._all = torch.nn.ModuleList([self.model, self.head, self.mention_head])
         grid = round(model.vision.num_patches**0.5)
         first_seed = derive_seed(seed, "grounding") % FIRST_FREE_SEED + FIRST_FREE_SEED
         self.pool = ScenePool(source, first_seed, settings.pool_size, model.cameras, grid)
@@ -336,31 +344,48 @@ class Grounding:
         )
         return loss + self.settings.sighting_weight * seen, metrics | seen_metrics
 
-    def train(self, on_step: Callable[[str, int, dict[str, float]], bool | None]) -> None:
-        """Both parts, each with its own schedule; `on_step(part, steps done, metrics)` may end a part by True."""
+    def state_dict(self) -> dict[str, Any]:
+        """Where `train` stands, for another process to go on from."""
+        part, optimizer, state = self._under_way
+        pool = {"next_seed": self.pool.next_seed, "added": self.pool.added}
+        kept = {"part": part, "state": dict(vars(state)), "pool": pool}
+        return {**kept, "weights": self._all.state_dict(), "optimizer": optimizer.state_dict()}
+
+    def train(
+        self,
+        on_step: Callable[[str, int, dict[str, float]], None],
+        saved: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Both parts, each with its own schedule, from where `saved` stands; `on_step(part, steps done, metrics)`."""
         settings, share = self.settings, self.settings.sighting_share
-        both = torch.nn.ModuleList([self.model, self.head, self.mention_head])
         parts = (
             ("sighting", self.sighting_loss, self.batch, share),
             ("questions", self.loss, self.mixed_batch, 1 - share),
         )
         for part, loss_of, make, amount in parts:
-            if amount <= 0:
+            if amount <= 0 or (saved is not None and saved["part"] != part):
                 continue
             optimizer = make_optimizer(
-                both, "muon", settings.learning_rate, settings.weight_decay, settings.muon_learning_rate
+                self._all, "muon", settings.learning_rate, settings.weight_decay, settings.muon_learning_rate
             )
             seconds = None if settings.max_seconds is None else amount * settings.max_seconds
             steps = max(1, round(amount * settings.num_steps))
             shape = SupervisedSettings(steps, seconds, min(0.1, WARMUP_STEPS / steps), "cosine", 1.0)
             offset = 0 if part == "sighting" else settings.num_steps
+            state = SupervisedState()
+            if saved is not None:
+                state = SupervisedState(**saved["state"])
+                self._all.load_state_dict(saved["weights"])
+                optimizer.load_state_dict(saved["optimizer"])
+                saved = None
+            self._under_way = part, optimizer, state
             fit(
-                both,
+                self._all,
                 loss_of,
                 lambda step, make=make, offset=offset: make(offset + step),
                 optimizer,
                 shape,
-                SupervisedState(),
+                state,
                 None,
                 lambda step, metrics, part=part: on_step(part, step, metrics),
                 self.processes,

@@ -235,17 +235,28 @@ def ground(run: Run, config: RobotConfig, world: World, model: Any, encoder: Que
         return
     settings = GroundingSettings(**config.grounding.model_dump())
     grounding = Grounding(model, encoder, world.scenes(), settings, config.train.seed, run.processes)
-    with run.progress.stage("grounding", settings.num_steps) as bar, run.timer("grounding"):
-        grounding.fill(min(settings.pool_size, 4 * config.sim.num_envs), config.sim.num_envs)
+    saved = run.load("grounding")
+    done = 0 if saved is None else saved["done"]
+    save_every = max(1, settings.num_steps // 10)
+    with run.progress.stage("grounding", settings.num_steps, done) as bar, run.timer("grounding"):
+        if saved is None:
+            grounding.fill(min(settings.pool_size, 4 * config.sim.num_envs), config.sim.num_envs)
+        else:
+            grounding.pool.restore(**saved["pool"], rows_at_once=config.sim.num_envs)
 
-        def on_step(part: str, step: int, metrics: dict[str, float]) -> bool:
+        def on_step(part: str, step: int, metrics: dict[str, float]) -> None:
+            nonlocal done
+            done += 1
             bar.advance(1, **{k: metrics[k] for k in ("loss", "answer_accuracy", "sighting_accuracy") if k in metrics})
             if step % 20 == 0:
                 run.log.write(f"grounding_{part}", step, metrics)
-            return run.stop.requested
+            stop = run.stop.requested
+            if stop or run.late or done % save_every == 0:
+                run.save("grounding", done, {**grounding.state_dict(), "done": done})
+            if stop:
+                run.check_stop()
 
-        grounding.train(on_step)
-    run.check_stop()
+        grounding.train(on_step, saved)
 
 
 def load_policy(

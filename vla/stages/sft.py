@@ -70,7 +70,8 @@ def supervised_stage(
     )
     optimizer = make_optimizer(policy, sft.optimizer, sft.learning_rate, sft.weight_decay, sft.muon_learning_rate)
     saved, num_steps = run.load("sft"), num_whole_steps(config, policy)
-    if saved is None and probes(config, policy):
+    probed = saved is None and probes(config, policy)
+    if probed:
         probe_stage(run, config, policy, training, observer, augmentation)
     ema = None if sft.ema_decay is None else EMA(policy, sft.ema_decay)
     state = SupervisedState()
@@ -87,6 +88,9 @@ def supervised_stage(
         parts = {"policy": policy.state_dict(), "optimizer": optimizer.state_dict(), "state": vars(state)}
         run.save("sft", state.step, parts if ema is None else {**parts, "ema": ema.state_dict()})
 
+    if probed:
+        save()
+
     def on_step(step: int, metrics: dict[str, float]) -> bool:
         bar.advance(1, **{name: metrics[name] for name in SHOWN if name in metrics})
         if step % sft.evaluate_every == 0:
@@ -94,7 +98,7 @@ def supervised_stage(
         if step % sft.log_every == 0 or "held_out_loss" in metrics:
             run.log.write("sft", step, metrics)
         stop = run.stop.requested
-        if stop or step % save_every == 0:
+        if stop or run.late or step % save_every == 0:
             save()
         return stop
 
