@@ -52,9 +52,9 @@ def run_preference(config: TextConfig, run: Run) -> dict[str, Any]:
     for number in range(settings.rounds):
         comparisons, undecided = given, 0
         if comparisons is None:
-            kept, whole = settings.keep_fraction or KEPT, isinstance(objective, PlackettLuce)
+            share, whole = settings.keep_fraction or KEPT, isinstance(objective, PlackettLuce)
             comparisons, undecided = sample_comparisons(
-                mode, settings.judge, settings.samples_per_prompt, number, kept, whole
+                mode, settings.judge, settings.samples_per_prompt, number, share, whole
             )
         numbers = fit_round(mode, comparisons, objective, settings, number)
         rounds.append({"undecided prompts": undecided, **numbers})
@@ -91,11 +91,11 @@ def sample_comparisons(
             f"the judge found no difference between any of {len(answers)} x {per_prompt} completions: raise"
             " text.generation.sampling.temperature or text.samples_per_prompt, or choose another judge"
         )
-    kept = clearest([comparison.margin or 0.0 for comparison in labels.comparisons], keep_fraction)
-    asked = {i: mode.prompts.asked(labels.rows[i]["prompt"]) for i in kept}
-    lines = "".join(json.dumps({**labels.rows[i], "prompt": list(asked[i])}) + "\n" for i in kept)
+    clear = clearest([comparison.margin or 0.0 for comparison in labels.comparisons], keep_fraction)
+    asked = {i: mode.prompts.asked(labels.rows[i]["prompt"]) for i in clear}
+    lines = "".join(json.dumps({**labels.rows[i], "prompt": list(asked[i])}) + "\n" for i in clear)
     write_atomically(mode.run.folder.path / f"comparisons_{number + 1}.jsonl", lines)
-    return [replace(labels.comparisons[i], key=prompt_key(asked[i])) for i in kept], labels.num_undecided
+    return [replace(labels.comparisons[i], key=prompt_key(asked[i])) for i in clear], labels.num_undecided
 
 
 def fit_round(
