@@ -3,6 +3,7 @@
     rollout   the vector environment against a bare loop of physics and rendering
     data      random access to demonstrations against LeRobot's own
     rl_update an update of the core against TRL's loss, on the same tensors
+    kills     runs killed at random moments and resumed: what they end with, bit for bit
     policies  every kind of policy on the same demonstrations: success after SFT and RL, time
     serving   a policy server beside hostile clients: latency of the others, memory
     damage    files of a run damaged one at a time: an error of one line, never a traceback

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vla.rl.protocols import Critic, Keeper, Observe, Policy, VectorEnvironment
-from vla.rl.under_way import Store, replay, state_of_observation
+from vla.rl.under_way import Store, resumed, under_way
 from vla.types import Decision, Observation, Rollout, concatenate_rows, map_rows
 
 
@@ -48,11 +48,8 @@ def collect_rollout(
     if kept is None:
         observation = observe(environment.reset(starts[: len(ids)].tolist(), ids))
     else:
-        store.load_state_dict(kept["store"])
+        observation = resumed(kept, store, environment, next(policy.parameters()).device)
         running, ids, pending = kept["running"], kept["ids"], kept["pending"]
-        device = next(policy.parameters()).device
-        observation = map_rows(Observation(**kept["observation"]), lambda tensor: tensor.to(device))
-        replay(environment, store, running, ids)
     while len(running):
         decision = policy.act(observation, greedy=greedy)
         if before_step is not None:
@@ -79,14 +76,6 @@ def collect_rollout(
         if keeper is not None and len(running):
             keeper.pause(partial(under_way, store, running, ids, pending, observation))
     return _assemble(store, group_size, version)
-
-
-def under_way(
-    store: Store, running: Int[Tensor, "n"], ids: np.ndarray, pending: int, observation: Observation
-) -> dict[str, Any]:
-    """What another process needs to go on: all that was collected, and what runs where."""
-    places = {"running": running, "ids": ids, "pending": pending}
-    return {"store": store.state_dict(), "observation": state_of_observation(observation), **places}
 
 
 def _record(

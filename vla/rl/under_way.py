@@ -56,6 +56,21 @@ class Store:
             setattr(self, name, state["of_trajectories"][name])
 
 
+def under_way(
+    store: Store, running: Int[Tensor, "n"], ids: np.ndarray, pending: int, observation: Observation
+) -> dict[str, Any]:
+    """What another process needs to go on: all that was collected, and what runs where."""
+    places = {"running": running, "ids": ids, "pending": pending}
+    return {"store": store.state_dict(), "observation": state_of_observation(observation), **places}
+
+
+def resumed(kept: Mapping[str, Any], store: Store, environment: VectorEnvironment, device: torch.device) -> Observation:
+    """Put store and environments to what `under_way` told; what the policy sees next."""
+    store.load_state_dict(kept["store"])
+    replay(environment, store, kept["running"], kept["ids"])
+    return map_rows(Observation(**kept["observation"]), lambda tensor: tensor.to(device))
+
+
 def replay(environment: VectorEnvironment, store: Store, running: Int[Tensor, "n"], ids: Int[np.ndarray, "n"]) -> None:
     """Bring the environments `ids` to where the trajectories in them stand: from their starts, by their actions. One
     start and the same actions lead to the same state, so that no environment has to tell or take its state.

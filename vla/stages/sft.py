@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TypeGuard
 
 import numpy as np
@@ -18,7 +19,6 @@ from vla.sft.protocols import ImitablePolicy, ProbedPolicy
 from vla.stages.beside import Beside
 from vla.stages.imitation import (
     Augmentation,
-    ImitationBatch,
     ImitationBatches,
     action_tensors,
     held_out_loss,
@@ -102,11 +102,9 @@ def supervised_stage(
             save()
         return stop
 
-    def loss_of(batch: ImitationBatch) -> tuple[Tensor, dict[str, float]]:
-        return mixed_loss(policy, batch, beside, processes.reduce_sum)
-
     if num_steps:
         with run.progress.stage("SFT", num_steps, state.step) as bar:
+            loss_of = partial(mixed_loss, policy, beside=beside, reduce_sum=processes.reduce_sum)
             fit(policy, loss_of, batches, optimizer, settings, state, ema, on_step, processes)
     run.check_stop()
     if ema is not None:
