@@ -75,6 +75,11 @@ def finished(tmp_path_factory, reads: Reads) -> Path:
     return folder
 
 
+def test_the_run_says_what_ended_its_iterations(finished: Path):
+    assert results(finished)["rl"]["ended_by"] == "num_iterations"
+    assert "RL ended by rl.num_iterations (4)" in (finished / "report.html").read_text()
+
+
 def test_what_a_run_does_not_read_is_refused_by_name(finished: Path, reads: Reads):
     assert without_effect(reads, TINY, {"mode", "run_dir", "resume", "train.checkpoint_seconds"}) == set()
 
