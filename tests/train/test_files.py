@@ -200,7 +200,7 @@ def test_folders_of_one_moment_are_different_ones(tmp_path: Path):
 
 
 def test_a_folder_belongs_to_the_process_that_lives(tmp_path: Path):
-    """A child holds the folder with the kernel's lock; it is free when the child has been killed."""
+    """It is free again when the process has been killed."""
     script = (
         "import sys, time; from pathlib import Path; from vla.train.claim import claim; "
         "claim(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
