@@ -31,14 +31,14 @@ def claim(path: Path) -> None:
 def check_owner(path: Path, written: str) -> None:
     """Refuse what a note says when its process lives; a damaged note says nothing."""
     owner, started, host = (*written.split(), "", "", "")[:3]
-    if not owner.isdecimal() or owner == str(os.getpid()):
+    if not owner.isdecimal():
         return
     if host not in ("", socket.gethostname()):
         raise ValueError(
             f"process {owner} on {host} is writing to {path}, or was when that machine stopped: wait for it, or delete "
             f"{path / NOTE} once it is over"
         )
-    if started == start_of(owner) != "unknown":
+    if owner != str(os.getpid()) and started == start_of(owner) != "unknown":
         raise ValueError(f"process {owner} is writing to {path}: wait for it, stop it, or choose another run_dir")
 
 
