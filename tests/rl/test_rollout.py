@@ -156,3 +156,46 @@ def test_responses_are_grouped_by_prompt():
     assert torch.equal(rollout.rewards, expected)
     assert rollout.terminated.all()
     assert rollout.values.shape == (6, 2)
+
+
+class Killing:
+    """Keeps a rollout between two decisions, and ends the process it is in there: once for every decision."""
+
+    def __init__(self):
+        self.kept, self.left = None, 0
+
+    def load(self):
+        if self.kept is None:
+            return None
+        state, rng = self.kept
+        torch.set_rng_state(rng)
+        return state
+
+    def pause(self, state):
+        self.left -= 1
+        if self.left == 0:
+            self.kept = state(), torch.get_rng_state()
+            raise InterruptedError
+
+
+def test_a_rollout_goes_on_in_another_process_after_any_decision():
+    """Seven trajectories in three places: of 5, 2, 3, 4, 1, 6 and 2 chunks."""
+
+    def collect(keeper=None):
+        return collect_rollout(Counting(), Countdown(), [5, 2, 3, 4, 1, 6, 2], 1, observe, keeper=keeper)
+
+    torch.manual_seed(0)
+    whole = collect()
+    for step in range(1, 9):
+        torch.manual_seed(0)
+        keeper = Killing()
+        keeper.left = step
+        with pytest.raises(InterruptedError):
+            collect(keeper)
+        torch.manual_seed(7)
+        again = collect(keeper)
+        for name in ("logprobs", "rewards", "trajectory", "terminated", "truncated", "success", "final_values"):
+            assert torch.equal(getattr(whole, name), getattr(again, name)), (step, name)
+        assert torch.equal(whole.observation.proprio, again.observation.proprio)
+        assert torch.equal(whole.action, again.action)
+        assert {n: v.tolist() for n, v in whole.episodes.items()} == {n: v.tolist() for n, v in again.episodes.items()}
