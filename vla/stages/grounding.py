@@ -105,6 +105,7 @@ class ScenePool:
         self._facts: list[Any] = [None] * capacity
         self._cells: tuple[np.ndarray, ...] = ()
         self.added = 0
+        self.blocks: list[int] = []
 
     def add(self, count: int) -> None:
         seen, facts = self.source.scenes(range(self.next_seed, self.next_seed + count))
@@ -125,14 +126,17 @@ class ScenePool:
         for kept, values in zip(self._cells, cells, strict=True):
             kept[slots] = values
         self.added += count
+        self.blocks.append(count)
         self.size = min(self.added, self.capacity)
 
-    def restore(self, next_seed: int, added: int, rows_at_once: int) -> None:
-        """Hold what was held once `added` scenes had been added: they are rendered again, by their seeds."""
-        count = min(added, self.capacity)
-        self.next_seed, self.added = next_seed - count, added - count
-        while self.added < added:
-            self.add(min(rows_at_once, added - self.added))
+    def restore(self, blocks: Sequence[int]) -> None:
+        """Hold what was held after these blocks were added: by rounding, a scene depends on its place in a block."""
+        for count in blocks:
+            if self.added + count > sum(blocks) - self.capacity:
+                self.add(count)
+                continue
+            self.next_seed, self.added = self.next_seed + count, self.added + count
+            self.blocks.append(count)
 
     def proprio(self) -> np.ndarray:
         return self._proprio[: self.size]
@@ -347,8 +351,7 @@ class Grounding:
     def state_dict(self) -> dict[str, Any]:
         """Where `train` stands, for another process to go on from."""
         part, optimizer, state = self._under_way
-        pool = {"next_seed": self.pool.next_seed, "added": self.pool.added}
-        kept = {"part": part, "state": dict(vars(state)), "pool": pool}
+        kept = {"part": part, "state": dict(vars(state)), "blocks": list(self.pool.blocks)}
         return {**kept, "weights": self._all.state_dict(), "optimizer": optimizer.state_dict()}
 
     def train(

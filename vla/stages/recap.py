@@ -201,7 +201,7 @@ class Recap:
         num_steps = num_probe_steps(self.config, len(features))
         steps = SupervisedSettings(num_steps, None, sft.warmup_fraction, "cosine", sft.max_grad_norm)
         learned = (sft.probe_batch_size, sft.probe_learning_rate, sft.weight_decay, steps)
-        probe(self.policy, features, *learned, lambda step, metrics: self.run.stop.requested)
+        probe(self.policy, features, *learned, lambda step, metrics: self.run.check_stop())  # never half a head
 
     def _validate(self, acting: Observer) -> float:
         seeds = self.starts.validation.take(self.config.evaluation.num_quick_starts).tolist()

@@ -242,7 +242,7 @@ def ground(run: Run, config: RobotConfig, world: World, model: Any, encoder: Que
         if saved is None:
             grounding.fill(min(settings.pool_size, 4 * config.sim.num_envs), config.sim.num_envs)
         else:
-            grounding.pool.restore(**saved["pool"], rows_at_once=config.sim.num_envs)
+            grounding.pool.restore(saved["blocks"])
 
         def on_step(part: str, step: int, metrics: dict[str, float]) -> None:
             nonlocal done
