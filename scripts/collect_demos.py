@@ -43,30 +43,29 @@ def main(argv: list[str] | None = None) -> int:
     from vla.data.lerobot_writer import LeRobotWriter
 
     source = {name: getattr(options, name) for name in ("task", "robot", "seed", "max_steps", "burst_probability")}
-    try:
-        environments = sim.make_vector(
-            task=options.task, robot=options.robot, num_envs=options.num_envs, cameras=options.cameras,
-            image_size=options.image_size, max_steps=options.max_steps, renderer=options.renderer,
-        )  # fmt: skip
-        from sim.experts import Expert
+    environments = sim.make_vector(
+        task=options.task,
+        robot=options.robot,
+        num_envs=options.num_envs,
+        cameras=options.cameras,
+        image_size=options.image_size,
+        max_steps=options.max_steps,
+        renderer=options.renderer,
+    )
+    from sim.experts import Expert
 
-        expert = Expert(environments, seed=options.seed, burst_probability=options.burst_probability)
-        writer = LeRobotWriter(options.output, dataset_spec(environments, options.robot, options.format, source))
-        columns = [rich.TextColumn("{task.description}"), rich.BarColumn(), rich.MofNCompleteColumn()]
-        with rich.Progress(*columns, rich.TimeElapsedColumn(), rich.TimeRemainingColumn()) as progress:
-            bar = progress.add_task("demonstrations", total=options.num)
+    expert = Expert(environments, seed=options.seed, burst_probability=options.burst_probability)
+    writer = LeRobotWriter(options.output, dataset_spec(environments, options.robot, options.format, source))
+    columns = [rich.TextColumn("{task.description}"), rich.BarColumn(), rich.MofNCompleteColumn()]
+    with rich.Progress(*columns, rich.TimeElapsedColumn(), rich.TimeRemainingColumn()) as progress:
+        bar = progress.add_task("demonstrations", total=options.num)
 
-            def show(successes: int, failures: int) -> None:
-                progress.update(bar, completed=successes, description=f"demonstrations ({failures} starts failed)")
+        def show(successes: int, failures: int) -> None:
+            progress.update(bar, completed=successes, description=f"demonstrations ({failures} starts failed)")
 
-            done = collect(
-                environments, expert, writer, num_episodes=options.num, first_seed=options.seed, on_episode=show
-            )
-        writer.finish()
-        environments.close()
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        done = collect(environments, expert, writer, num_episodes=options.num, first_seed=options.seed, on_episode=show)
+    writer.finish()
+    environments.close()
     print(
         f"{options.output}: {done.num_episodes} episodes, {done.num_frames} frames, {done.num_failures} failed starts"
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from vla.command_line import command, fail
+from vla.command_line import command
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -31,10 +31,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 @command()
 def main(argv: list[str] | None = None) -> int:
-    try:
-        drive(parse(argv))
-    except (ValueError, OSError) as error:
-        fail(str(error))
+    drive(parse(argv))
     return 0
 
 

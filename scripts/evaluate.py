@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from vla.command_line import command, fail
+from vla.command_line import command
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -51,21 +51,18 @@ def main(argv: list[str] | None = None) -> int:
     from vla.evaluate.settings import chosen_perturbations
     from vla.stages.trial import Asked, compare_runs, try_run
 
-    try:
-        if options.elo:
-            from vla.text.tournament import tournament
+    if options.elo:
+        from vla.text.tournament import tournament
 
-            runs = [Path(run) for run in options.elo]
-            print(f"results: {tournament(runs, options.output or Path('elo'), options.judge, options.judge_model)}")
-            return 0
-        changes = chosen_perturbations(options.perturb, perturbations())
-        asked = Asked(options.settings, changes, options.decoding, options.videos, options.output)
-        if len(options.runs) == 2:
-            folder = compare_runs(options.runs[0], options.runs[1], asked, world_of)
-        else:
-            folder = try_run(options.runs[0], asked, world_of)
-    except (ValueError, OSError, FloatingPointError) as error:
-        fail(str(error))
+        runs = [Path(run) for run in options.elo]
+        print(f"results: {tournament(runs, options.output or Path('elo'), options.judge, options.judge_model)}")
+        return 0
+    changes = chosen_perturbations(options.perturb, perturbations())
+    asked = Asked(options.settings, changes, options.decoding, options.videos, options.output)
+    if len(options.runs) == 2:
+        folder = compare_runs(options.runs[0], options.runs[1], asked, world_of)
+    else:
+        folder = try_run(options.runs[0], asked, world_of)
     print(f"results: {folder}")
     return 0
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from vla.command_line import command, fail
+from vla.command_line import command
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -33,13 +33,10 @@ def main(argv: list[str] | None = None) -> int:
     from scripts.world import world_of
     from vla.hub.pretrained import push_to_hub, save_pretrained
 
-    try:
-        save_pretrained(options.run, options.folder, world_of)
-        print(f"{options.folder}: weights, passport, tokenizer and model card")
-        if options.push:
-            print(push_to_hub(options.folder, options.push, options.private))
-    except (ValueError, OSError) as error:
-        fail(str(error))
+    save_pretrained(options.run, options.folder, world_of)
+    print(f"{options.folder}: weights, passport, tokenizer and model card")
+    if options.push:
+        print(push_to_hub(options.folder, options.push, options.private))
     return 0
 
 

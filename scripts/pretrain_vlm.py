@@ -22,13 +22,10 @@ def main(arguments: list[str] | None = None) -> int:
     runtime.prepare(config.train.num_threads or None, offline=not config.needs_hub)
     if config.mode != "robot":
         fail("mode=text: pretraining is about pictures; leave mode at robot")
-    try:
-        from scripts.simulation import Simulation
-        from vla.stages.pretrain import run_pretraining
+    from scripts.simulation import Simulation
+    from vla.stages.pretrain import run_pretraining
 
-        run_pretraining(config, Simulation(config.sim))
-    except (ValueError, OSError, FloatingPointError) as error:
-        fail(str(error))
+    run_pretraining(config, Simulation(config.sim))
     return 0
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from vla.command_line import command, fail
+from vla.command_line import command
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -37,11 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     runtime.prepare(offline=not runtime.on_hub(options.run))
     from vla.serve.lifetime import serve_until_signal
 
-    try:
-        return serve_until_signal(open_server(options), options.host, options.port, options.run)
-    except (ValueError, OSError) as error:
-        fail(str(error))
-    return 0
+    return serve_until_signal(open_server(options), options.host, options.port, options.run)
 
 
 def open_server(options: argparse.Namespace):

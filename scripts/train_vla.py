@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from vla.command_line import command, fail, read_config
+from vla.command_line import command, read_config
 
 
 @command()
@@ -21,18 +21,15 @@ def main(arguments: list[str] | None = None) -> int:
     from vla import runtime
 
     runtime.prepare(config.train.num_threads or None, offline=not config.needs_hub)
-    try:
-        if config.mode == "text":
-            from vla.text.run import run_text
+    if config.mode == "text":
+        from vla.text.run import run_text
 
-            run_text(config)
-        else:
-            from scripts.world import world_of
-            from vla.stages.robot import run_robot
+        run_text(config)
+    else:
+        from scripts.world import world_of
+        from vla.stages.robot import run_robot
 
-            run_robot(config, world_of(config.sim))
-    except (ValueError, OSError, FloatingPointError) as error:
-        fail(str(error))
+        run_robot(config, world_of(config.sim))
     return 0
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from vla.command_line import command, fail
+from vla.command_line import command
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -56,8 +56,6 @@ def main(argv: list[str] | None = None) -> int:
                 write_rrd(library, options.rrd, options.episodes)
         else:
             serve(library, options.port, not options.no_browser)
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        fail(str(error))
     except KeyboardInterrupt:
         return 0
     return 0

@@ -1,5 +1,6 @@
 """Signals: a command ends in one line at any moment, and a run is asked first."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -94,3 +95,26 @@ def test_a_command_that_was_stopped_says_so_by_its_code():
 
     assert command()(main)() == 143
     assert Interrupted().exit_code == 130
+
+
+FAULTS = {
+    "of a setting": (ValueError("sim.task: no such task"), "error: sim.task: no such task\n"),
+    "of numbers": (FloatingPointError("the policy refuses to act"), "error: the policy refuses to act\n"),
+    "of the system": (
+        OSError(errno.EROFS, "Read-only file system", "runs/x"),
+        "error: runs/x: read-only file system; choose a folder on a disk that can be written\n",
+    ),
+    "with a secret": (OSError("https://u:key@host is away"), "error: https://***@host is away\n"),
+    "without a path": (OSError(errno.EPIPE, "Broken pipe"), "error: [Errno 32] Broken pipe\n"),
+}
+
+
+@pytest.mark.parametrize(("fault", "line"), FAULTS.values(), ids=FAULTS)
+def test_what_a_command_cannot_do_is_one_line_and_code_2(fault, line, capsys):
+    def main(arguments):
+        raise fault
+
+    with pytest.raises(SystemExit) as ended:
+        command()(main)()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == line

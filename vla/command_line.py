@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
 def command(remark: str = "") -> Callable[[Callable[..., int]], Callable[..., int]]:
     """Marks the main function of a script: a signal ends it in one line, with `remark`, at any moment; a run that was
-    stopped and has saved ends with the signal's exit code.
+    stopped and has saved ends with the signal's exit code. What a setting, a file or the machine is at fault for is one
+    line too, and exit code 2.
     """
 
     def marked(main: Callable[..., int]) -> Callable[..., int]:
@@ -27,6 +29,8 @@ def command(remark: str = "") -> Callable[[Callable[..., int]], Callable[..., in
                     return main(arguments)
             except Interrupted as stopped:
                 return stopped.exit_code
+            except (ValueError, OSError, ImportError, FloatingPointError) as error:
+                fail(explained(error))
             finally:
                 if main.__module__ == "__main__":  # a KeyboardInterrupt while the interpreter ends is a traceback
                     for number in SIGNALS:
@@ -77,6 +81,32 @@ def fail(message: str) -> None:
 
     print("\n".join(f"error: {line}" for line in masked(message).splitlines()), file=sys.stderr)
     raise SystemExit(2)
+
+
+def explained(error: Exception) -> str:
+    """What an error says; path, fault and remedy where it is the system's own ("[Errno 30] ...")."""
+    if not isinstance(error, OSError) or error.errno is None or error.strerror is None or error.filename is None:
+        return str(error)
+    return (
+        f"{error.filename}: {error.strerror.lower()}; {REMEDIES.get(error.errno, 'look at the path, then run again')}"
+    )
+
+
+WRITABLE = "give yourself the right to read and write there, or choose another folder"
+REMEDIES = {
+    errno.EACCES: WRITABLE,
+    errno.EPERM: WRITABLE,
+    errno.EROFS: "choose a folder on a disk that can be written",
+    errno.ENOENT: "look for a slip in the path",
+    errno.ENOTDIR: "a part of the path is a file: choose another",
+    errno.EISDIR: "give a file, not a folder",
+    errno.EEXIST: "a file has this name: choose another path",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOSPC: "make room on the disk",
+    errno.EDQUOT: "make room in your share of the disk",
+    errno.EMFILE: "raise the number of files that a process may open (ulimit -n)",
+}
+"""What a person can do about an error of the system."""
 
 
 def as_yaml(config: Config) -> str:

@@ -3,6 +3,8 @@
 import importlib.util
 from pathlib import Path
 
+import pytest
+
 from vla.data.demonstrations import open_demonstrations
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "collect_demos.py"
@@ -28,7 +30,7 @@ def test_two_demonstrations(tmp_path, capsys):
     assert demos.instructions[0].startswith("put the ")
     assert demos.frames["front"].std() > 5  # something was drawn
 
-    assert main(command) == 1
-    assert "exists already" in capsys.readouterr().err
-    assert main([*command, "--robot", "hexapod"]) == 1
-    assert "hexapod" in capsys.readouterr().err
+    for wrong, said in ((command, "exists already"), ([*command, "--robot", "hexapod"], "hexapod")):
+        with pytest.raises(SystemExit, match="2"):
+            main(wrong)
+        assert said in capsys.readouterr().err
