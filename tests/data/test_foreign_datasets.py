@@ -214,7 +214,7 @@ def test_a_missing_task_is_named(copy):
     with pytest.raises(ValueError, match=r"tasks.parquet has no instruction for task 7, which 4 frames name"):
         opened(copy)
     (copy / "meta/tasks.parquet").unlink()
-    with pytest.raises(ValueError, match=r"tasks.parquet.* copy or download the dataset again"):
+    with pytest.raises(ValueError, match=r"tasks.parquet.* copy or download it again"):
         opened(copy)
 
 

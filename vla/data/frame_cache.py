@@ -225,16 +225,16 @@ def _video_frames(path: Path, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
             for frame in container.decode(stream):
                 yield _resized(frame.to_ndarray(format="rgb24"), shape)
     except av.FFmpegError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}): copy or download the dataset again") from error
+        raise ValueError(f"{path} cannot be read ({error.strerror}): {form.COPY_AGAIN}") from error
 
 
 def _stored_images(folder: Path, key: str) -> Iterator[np.ndarray]:
     for path in sorted(folder.glob("data/*/*.parquet")):
-        with opened_by_library(path, "copy or download the dataset again"):
+        with opened_by_library(path, form.COPY_AGAIN):
             for batch in pq.ParquetFile(path).iter_batches(batch_size=64, columns=[key]):
                 for cell in batch.column(0).to_pylist():
                     if cell is None or cell.get("bytes") is None:
-                        raise ValueError(f"{key} has an image that is not stored in the file")
+                        raise ValueError(f"{path}: {key} has an image that is not stored in the file")
                     with Image.open(io.BytesIO(cell["bytes"])) as image:
                         yield np.asarray(image.convert("RGB"))
 

@@ -19,6 +19,8 @@ import pyarrow as pa
 VERSION = "v3.0"
 IMAGE_PREFIX = "observation.images."
 STATE_KEY, ACTION_KEY = "observation.state", "action"
+COPY_AGAIN = "the dataset is damaged, copy or download it again"
+"""The remedy where a file of a dataset is missing or cannot be read."""
 INFO_PATH, STATS_PATH, TASKS_PATH = "meta/info.json", "meta/stats.json", "meta/tasks.parquet"
 ACTION_SPEC_PATH, SOURCE_PATH = "meta/action_spec.json", "meta/source.json"
 EPISODES_PATH = "meta/episodes/chunk-000/file-000.parquet"

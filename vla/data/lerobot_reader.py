@@ -15,7 +15,6 @@ from vla.data.lerobot_join import column_to_numpy
 from vla.files.arrays import column_names, read_table
 from vla.files.read import KEYS, checked, read_json
 
-COPY_AGAIN = "the dataset is damaged, copy or download it again"
 EPISODES = "meta/episodes/*/*.parquet"
 DATA = "data/*/*.parquet"
 SUCCESS = ("success", "next.success")
@@ -62,7 +61,7 @@ def read_info(folder: Path) -> dict[str, Any]:
     path = folder / form.INFO_PATH
     if not path.exists():
         raise ValueError(f"{folder} is no LeRobotDataset: {form.INFO_PATH} is missing; make one with collect_demos.py")
-    info = read_json(path, remedy=COPY_AGAIN, finite=False)
+    info = read_json(path, remedy=form.COPY_AGAIN, finite=False)
     version = str(info.get("codebase_version", "unknown"))
     if version.startswith(("v2.", "v1.")):
         raise ValueError(
@@ -71,7 +70,7 @@ def read_info(folder: Path) -> dict[str, Any]:
         )
     if not version.startswith("v3."):
         raise ValueError(f"{folder}: codebase_version {version!r} of {form.INFO_PATH} is not known; v3.0 is")
-    checked(path, info, Info, COPY_AGAIN)
+    checked(path, info, Info, form.COPY_AGAIN)
     for key, use in ((form.ACTION_KEY, "there is nothing to imitate"), (form.STATE_KEY, "every policy reads one")):
         if key not in info["features"]:
             raise ValueError(f"{folder} has no feature {key!r}, and {use}: record the dataset again with it")
@@ -113,15 +112,15 @@ def names_of(info: Mapping[str, Any], key: str) -> tuple[str, ...]:
 def read_action_spec(folder: Path) -> dict[str, Any] | None:
     """What the dataset says its actions mean, beyond LeRobot's format; None where it says nothing."""
     path = folder / form.ACTION_SPEC_PATH
-    return read_json(path, remedy=COPY_AGAIN, finite=False) if path.exists() else None
+    return read_json(path, remedy=form.COPY_AGAIN, finite=False) if path.exists() else None
 
 
 def read_episodes(folder: Path) -> list[dict[str, Any]]:
     """Where the pictures of every episode lie."""
     rows: list[dict[str, Any]] = []
     for path in _parts(folder, EPISODES):
-        names = [name for name in column_names(path, COPY_AGAIN) if not name.startswith("stats/")]
-        rows += read_table(path, names, COPY_AGAIN).to_pylist()
+        names = [name for name in column_names(path, form.COPY_AGAIN) if not name.startswith("stats/")]
+        rows += read_table(path, names, form.COPY_AGAIN).to_pylist()
     return sorted(rows, key=lambda row: row["episode_index"])
 
 
@@ -129,8 +128,8 @@ def read_tasks(folder: Path, task_index: Int[np.ndarray, "M"]) -> dict[int, str]
     """The instruction of every task that a frame names."""
     path = folder / form.TASKS_PATH
     if not path.exists():
-        raise ValueError(f"{path} is missing, and it holds the instructions: {COPY_AGAIN}")
-    table = read_table(path, remedy=COPY_AGAIN)
+        raise ValueError(f"{path} is missing, and it holds the instructions: {form.COPY_AGAIN}")
+    table = read_table(path, remedy=form.COPY_AGAIN)
     # The instruction is pandas' index: called "task", or "__index_level_0__" by older writers.
     instruction = next((name for name in table.schema.names if name != "task_index"), None)
     if instruction is None or "task_index" not in table.schema.names:
@@ -156,7 +155,7 @@ def read_columns(folder: Path, info: Mapping[str, Any] | None = None) -> Columns
     required = {form.STATE_KEY, form.ACTION_KEY, "episode_index", "task_index", "index"}
     wanted = required | {"perturbed", "seed", *SUCCESS}
     names = [name for name in info["features"] if name in wanted]
-    joined = read_table(_parts(folder, DATA), sorted(required | set(names)), COPY_AGAIN)
+    joined = read_table(_parts(folder, DATA), sorted(required | set(names)), form.COPY_AGAIN)
     total = int(info["total_frames"])
     columns = {name: column_to_numpy(joined.column(name)) for name in names}
     if not np.array_equal(columns["index"], np.arange(total)):
@@ -179,7 +178,7 @@ def read_columns(folder: Path, info: Mapping[str, Any] | None = None) -> Columns
 def read_statistics(folder: Path, columns: Columns) -> form.Statistics:
     """The dataset's own, with those of actions and proprio computed where it lacks quantiles."""
     path = folder / form.STATS_PATH
-    stored = read_json(path, dict[str, dict[str, Any]], COPY_AGAIN, finite=False) if path.exists() else {}
+    stored = read_json(path, dict[str, dict[str, Any]], form.COPY_AGAIN, finite=False) if path.exists() else {}
     statistics = {key: {n: np.asarray(v) for n, v in values.items()} for key, values in stored.items()}
     for key, values in ((form.ACTION_KEY, columns.actions), (form.STATE_KEY, columns.proprio)):
         if "q01" not in statistics.get(key, {}):
@@ -210,5 +209,5 @@ def _success(columns: Mapping[str, np.ndarray], starts: np.ndarray) -> Bool[np.n
 def _parts(folder: Path, pattern: str) -> Sequence[Path]:
     found = sorted(folder.glob(pattern))
     if not found:
-        raise ValueError(f"{folder} has no {pattern}: {COPY_AGAIN}")
+        raise ValueError(f"{folder} has no {pattern}: {form.COPY_AGAIN}")
     return found
