@@ -24,7 +24,7 @@ CASES = {
         "6.022e23": (["6.022e23", "6.022 × 10^23", "6.022 \\times 10^{23}"], ["23", "6.022"]),
         "4 + 5 = 9. #### 1,009": (["1009", "1,009", "1 009"], ["9"]),
         "1,000": (["1000", "1 000", "1'000", "1\u2009000", "1,000"], ["1", "0", "000"]),
-        "-5": (["−5", "-5", "= −5"], ["5"]),
+        "-5": (["−5", "-5", "= −5", "x = - 5", "\\boxed{- 5}", "The answer is - 5."], ["5", "10 - 5", "so:\n- 5"]),
         "9": (["9"], ["9^{9^{9^{9}}}", "$9^{9^{9}}$", "9^9^9"]),
         "72": (["72", "72 (see step 3)", "\\boxed{71} so \\boxed{72}", "72.0"], ["\\boxed{72} no \\boxed{71}", "3"]),
         "10^5": (["100000", "10^5"], ["5", "10"]),
@@ -57,6 +57,10 @@ CASES = {
         "\\{1, 2\\}": (["$\\{2,1\\}$", "\\{1,2\\}"], ["\\{1,3\\}"]),
         "x*(y+1)": (["x(y+1)", "$xy+x$"], ["xy", "y+1"]),
         "[0, 1)": (["[0,1)", "$[0,1)$"], ["[0,1]", "(0,1)"]),
+        "\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}": (
+            ["$\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}$"],
+            ["$\\begin{pmatrix} 2 \\\\ 1 \\end{pmatrix}$"],
+        ),
     },
     "exact": {
         "x": (["x"], ["y", "X Y"]),
@@ -64,8 +68,12 @@ CASES = {
         "a": (["a"], ["b"]),
         "Chapter 7: Vectors": (["Chapter 7: Vectors", "chapter 7: vectors"], ["It costs 7", "7"]),
         "3-2": (["3-2"], ["1", "2"]),
-        "Paris": (["Paris", "paris"], ["London"]),
-        "3:45 pm": (["3:45 pm"], ["45", "3"]),
+        "Paris": (
+            ["Paris", "paris", "**Paris**", "\\boxed{Paris}", "The answer is Paris.", "$\\boxed{\\text{Paris}}$"],
+            ["London", "\\boxed{London} and not Paris", "Paris or London"],
+        ),
+        "\\text{no solution}": (["no solution", "\\boxed{\\text{no solution}}"], ["solution", "\\boxed{0}"]),
+        "3:45 pm": (["3:45 pm", "The answer is 3:45 PM."], ["45", "3"]),
         "Windows 95": (["Windows 95"], ["95"]),
         "H2O": (["H2O"], ["2"]),
     },
@@ -118,7 +126,12 @@ CASES = {
         "$18": (["$18", "18 dollars", "$18.00", "It costs $18.", "\\$18"], ["$1.8", "$81"]),
         "3 apples": (["3 apples", "so 3 apples are left"], ["3 pears", "4 apples"]),
         "60 km/h": (["60 km/h", "60 km per hour", "60 kilometers per hour"], ["60 km", "60 m/s"]),
-        "20°C": (["20 °C", "20°C"], ["20 K", "20°F"]),
+        "20°C": (["20 °C", "20°C", "20 degrees Celsius"], ["20 K", "20°F", "20 degrees Fahrenheit"]),
+        "15 cm^2": (
+            ["15 cm²", "15 square centimeters", "15 centimeters^2"],
+            ["15 cm", "15 m^2", "15 cubic centimeters"],
+        ),
+        "$-50": (["-$50", "$-50", "-50 dollars"], ["$50", "50 dollars"]),
         "5 m": (["5 m", "5 meters"], ["5 km", "5 min"]),
     },
 }

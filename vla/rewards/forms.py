@@ -23,7 +23,7 @@ _LETTER = r"(?:\(\s*([A-Za-z])\s*\)|\[\s*([A-Z])\s*\]|(?<![\w'\u2019-])([A-Z])(?
 _CHOICE = re.compile(_LETTER)
 _ONE_CHOICE = re.compile(rf"(?:(?i:option|choice|answer)\s+)?{_LETTER}\s*[.:)]?")
 _UNIT = re.compile(
-    r"\s*-?(%|\u00b0\s?[CF]?\b|\u00b0|[$\u20ac\u00a3\u00a5]|(?:per\s?cent|[^\W\d_]+)(?:\^\{?-?\d\}?)?"
+    r"\s*-?(%|\u00b0\s?[CF]?\b|\u00b0|[$\u20ac\u00a3\u00a5]|(?:per\s?cent|(?:(?:square|cubic|degrees?)\s+)?[^\W\d_]+)(?:\^\{?-?\d\}?)?"
     r"(?:\s*(?:/|\bper\b)\s*[^\W\d_]+(?:\^\{?-?\d\}?)?)?)"
 )
 CURRENCIES = ("$", "\u20ac", "\u00a3", "\u00a5")
@@ -193,8 +193,11 @@ def _spelled(unit: str) -> str:
 
 
 def _short(name: str) -> str:
-    lower = name.lower()
-    return _SHORT.get(lower) or _SHORT.get(lower.removesuffix("s")) or lower.removesuffix("s")
+    lower, caret, power = name.lower().partition("^")
+    for word, exponent in (("square", "2"), ("cubic", "3"), ("degrees", ""), ("degree", "")):
+        if lower.startswith(word) and lower != word:
+            return _short(lower.removeprefix(word) + (exponent and f"^{exponent}"))
+    return (_SHORT.get(lower) or _SHORT.get(lower.removesuffix("s")) or lower.removesuffix("s")) + caret + power
 
 
 def _without_percent(found: Quantity) -> Quantity:

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import re
 
-from vla.rewards.numbers import read_number, whole_number
+from vla.rewards.numbers import final, plain, read_number, whole_number
 from vla.rewards.sample import UNSCORABLE, Sample, texts_in
 
 
 def exact(sample: Sample) -> float:
-    """1 when completion and answer are equal but for white space around and letter case."""
-    return float(sample.completion.strip().casefold() == sample.answer.strip().casefold())
+    """1 when the completion, or what it gives as its answer (`numbers.final`), is the answer, but for letter case,
+    white space, and what Markdown and LaTeX only use to set it.
+    """
+    said, right = final(sample.completion), _words_of(sample.answer)
+    if said is sample.completion:
+        return float(_words_of(said) == right)
+    return float(right in (_words_of(said), _words_of(said.rstrip(" .*")), _words_of(sample.completion)))
+
+
+def _words_of(text: str) -> str:
+    text = re.sub(r"_\{(\w+)\}", r"_\1", plain(text.strip(" \t\r\n*$")))
+    return " ".join(text.split()).casefold()
 
 
 def contains(sample: Sample) -> float:

@@ -60,8 +60,10 @@ def plain(text: str) -> str:
     """The text with one minus sign, one thin space, ^{2} for raised digits, a/b for fractions of one character, and
     without what LaTeX only uses to set it.
     """
-    text = text.translate(_PLAIN).replace("{,}", ",").replace(r"\!", "").replace("**", "^")
-    text = re.sub(r"\\[,;: ]", "\u2009", text).replace(r"\%", "%").replace(r"\$", "$")
+    text = re.sub(r"\\!\s*", "", text.translate(_PLAIN).replace("{,}", ",")).replace("**", "^")
+    text = re.sub(r"(?<!\\)\\[,;: ]", "\u2009", text).replace(r"\%", "%").replace(r"\$", "$")
+    text = re.sub(r"(?<=[=({\[$<>]) ?- (?=[\d.$\\])", " -", text)
+    text = re.sub(r"(?<![\w)\]}])-([$\u20ac\u00a3\u00a5])(?=[\d.])", r"\1-", text)
     text = re.sub(r"\\(?:left|right|displaystyle)(?![a-zA-Z])", "", text)
     text = re.sub(r"\\(?:text|mathrm|textbf|mathbf|mbox|operatorname)\s*\{([^{}]*)\}", r"\1", text)
     text = re.sub(f"[{''.join(_RAISED)}]+", lambda found: f"^{{{''.join(map(_RAISED.__getitem__, found[0]))}}}", text)
@@ -82,11 +84,10 @@ def final(text: str) -> str:
     is" up to its reason, else all of the text.
     """
     box = last_box(text)
-    if box is not None:
-        return box
     marks = list(_MARKED.finditer(text))
     rest = text[marks[-1].end() :].strip() if marks else ""
-    return _REST.split(rest)[0].strip() or text
+    said = _REST.split(rest)[0] if box is None else box
+    return re.sub(r"^[-\u2212]\s+(?=[\d.$\\])", "-", said.strip()) or (text if box is None else box)
 
 
 def last_box(text: str) -> str | None:
