@@ -118,7 +118,7 @@ def test_every_step_can_be_filmed():
     env.reset([0, 1, 2])
     frames = env.step(np.full((3, 4, 1), 0.25)).frames["view"]
     assert frames.shape == (3, 4, 4, 4, 3)
-    assert len(np.unique(frames[0, :, 0, 0, 0])) == 4
+    assert len(np.unique(frames[0, :, 2, 2, 0])) == 4  # the middle: above and below is padding
 
 
 def test_pictures_become_small_squares_whole_and_padded():
