@@ -8,12 +8,15 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from vla.data import frame_cache
 from vla.data import lerobot_format as form
 from vla.data.demonstrations import check_action_spec, open_demonstrations
 from vla.data.lerobot_writer import Episode, LeRobotWriter
+from vla.files.read import DamagedFile
 
 SPEC = form.DatasetSpec(
     fps=20,
@@ -166,11 +169,85 @@ def test_what_is_no_dataset_or_a_damaged_one(copy, tmp_path):
     with pytest.raises(ValueError, match="no LeRobotDataset"):
         open_demonstrations(tmp_path / "nothing")
     edit_info(copy, total_frames=17)
-    with pytest.raises(ValueError, match="rows other than 0 to 16"):
+    with pytest.raises(ValueError, match="rows are not 0 to 16"):
         open_demonstrations(copy)
     (copy / form.INFO_PATH).write_text("{")
     with pytest.raises(ValueError, match="damaged"):
         open_demonstrations(copy)
+
+
+FRONT = form.image_key("front")
+PLACE = f"videos/{FRONT}"
+
+
+@pytest.mark.parametrize(
+    ("feature", "said"),
+    [
+        ({"shape": []}, "has shape \\[\\], not three sizes"),
+        ({"shape": [-16, 16, 3]}, "shape.0 is -16, it must be greater than 0"),
+        ({"info": 5}, "info is 5, it must be a mapping"),
+        ({"names": 7}, "names.* is 7"),
+    ],
+)
+def test_a_feature_that_cannot_be_is_named(copy, feature, said):
+    features = json.loads((copy / form.INFO_PATH).read_text())["features"]
+    edit_info(copy, features=features | {FRONT: features[FRONT] | feature})
+    with pytest.raises(DamagedFile, match=f"info.json cannot be read: .*{said}"):
+        open_demonstrations(copy)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("fps", 0, "fps is 0, it must be greater than 0"),
+        ("total_frames", -1, "total_frames is -1"),
+        ("total_frames", 10**15, "rows are not 0 to 999999999999999"),
+        ("video_path", None, "cannot be read"),
+        ("video_path", "videos/{other}.mp4", "'other' is missing"),
+    ],
+)
+def test_a_count_or_path_that_cannot_be_is_named(copy, name, value, said):
+    edit_info(copy, **{name: value})
+    with pytest.raises(DamagedFile, match=said):
+        open_demonstrations(copy)
+
+
+@pytest.mark.parametrize(
+    ("part", "column", "change", "said"),
+    [
+        ("meta/episodes", "length", lambda v: [None, *v[1:]], "0.length is empty"),
+        ("meta/episodes", "length", None, "0.length is missing"),
+        ("meta/episodes", f"{PLACE}/from_timestamp", None, "from_timestamp' is missing"),
+        ("meta/episodes", f"{PLACE}/from_timestamp", lambda v: [float("nan"), *v[1:]], "NaN"),
+        (
+            "meta/episodes",
+            f"{PLACE}/from_timestamp",
+            lambda v: [*v[:1], v[1] + 0.05, *v[2:]],
+            "not those of rows 0 to 17",
+        ),
+        ("meta/episodes", f"{PLACE}/chunk_index", lambda v: ["a"] * len(v), "invalid literal"),
+        ("data", "action", lambda v: [v[0][:1], *v[1:]], "column action, cannot be read"),
+        ("data", "action", lambda v: [None, *v[1:]], "column action, cannot be read"),
+        ("data", "episode_index", lambda v: [None, *v[1:]], "column episode_index, .* other than whole numbers"),
+        ("data", "episode_index", lambda v: [1, *v[1:]], "do not follow each other"),
+    ],
+)
+def test_a_table_that_cannot_be_is_named(copy, part, column, change, said):
+    (path,) = (copy / part).glob("*/*.parquet")
+    table = pq.read_table(path)
+    place = table.schema.get_field_index(column)
+    values = table[column].to_pylist()
+    table = table.remove_column(place)
+    pq.write_table(table if change is None else table.append_column(column, pa.array(change(values))), path)
+    with pytest.raises(DamagedFile, match=said):
+        open_demonstrations(copy)
+
+
+def test_statistics_of_numbers_are_those_of_the_frames(copy):
+    path = copy / form.STATS_PATH
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"action": {"q01": [float("nan")]}}))
+    demos = open_demonstrations(copy)
+    np.testing.assert_allclose(demos.statistics["action"]["max"], demos.columns.actions.max(0))
 
 
 def test_a_video_that_lost_a_frame_is_noticed(tmp_path):

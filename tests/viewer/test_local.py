@@ -66,7 +66,7 @@ def test_it_answers_while_a_silent_connection_is_open_and_draws_in_one_thread():
         half.sendall(b"GET / HTTP/1.1\r\nHo")
         status, page = ask(at.address)
         assert (status, "<title>nowhere</title>" in page) == (200, True)
-        assert json.loads(ask(f"{at.address}api/episodes")[1]) == [{"id": "recordings/a/0", "return": None}]
+        assert json.loads(ask(f"{at.address}api/episodes")[1])["list"] == [{"id": "recordings/a/0", "return": None}]
         assert ask(f"{at.address}api/episode/x") == (404, "there is no 'x'")
         assert ask(f"{at.address}api/episode/broken") == (500, "the recording is damaged")
         assert ask(f"{at.address}else/where")[0] == 404

@@ -111,13 +111,15 @@ def test_a_served_episode_is_drawn_by_the_servers_own_thread(run):
     serving.start()
     try:
         with urllib.request.urlopen(f"{server.address}api/episodes") as answer:
-            (first, *_) = json.load(answer)
+            listed = json.load(answer)
+            first = listed["list"][0]
         with urllib.request.urlopen(f"{server.address}api/episode/{first['id']}") as answer:
             shown = json.load(answer)
     finally:
         server.shutdown()
         serving.join()
         server.server_close()
+    assert listed["left_out"] == []
     assert shown["faithful"]
     assert shown["films"]["front"]["data"].startswith("data:image/webp")
 

@@ -125,6 +125,7 @@ def test_damaged_recordings_are_left_out_and_counted(tmp_path: Path, capsys: pyt
     library = Library(tmp_path, lambda *_: [], {})
     assert len(library.lines()) == 2
     assert len(library.left_out) == 5
+    assert all(str(file) in reason for file, reason in zip(files[1:], library.listing()["left_out"], strict=True))
     said = capsys.readouterr().err
     assert said.count("left out, ") == 5
     assert "left out, 5 of 6 recordings so far: " in said

@@ -26,7 +26,7 @@ from vla.data.pictures import RESIZE, fitted
 from vla.files.arrays import opened_by_library
 from vla.files.exclusive import exclusive
 from vla.files.manifest import digest
-from vla.files.read import DamagedFile, read_json
+from vla.files.read import DamagedFile, read_json, reading
 from vla.files.write import DiskFull, appearing, clear_unfinished, is_disk_full, remove, write_json
 
 
@@ -190,19 +190,8 @@ def _fill_from_videos(
     folder: Path, info: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]], key: str, frames: np.ndarray
 ) -> int:
     """Decode every file once, front to back; an episode's frames lie from its `from_timestamp` on."""
-    files: dict[tuple[int, int], list[Mapping[str, Any]]] = {}
-    for episode in episodes:
-        place = int(episode[f"videos/{key}/chunk_index"]), int(episode[f"videos/{key}/file_index"])
-        files.setdefault(place, []).append(episode)
     filled = 0
-    for (chunk, file), inside in files.items():
-        path = folder / info["video_path"].format(video_key=key, chunk_index=chunk, file_index=file)
-        # Row of the dataset that each frame of the file belongs to.
-        rows: dict[int, int] = {}
-        for episode in inside:
-            begin = round(float(episode[f"videos/{key}/from_timestamp"]) * info["fps"])
-            first, length = int(episode["dataset_from_index"]), int(episode["length"])
-            rows |= {begin + step: first + step for step in range(length)}
+    for path, rows in _rows_of_videos(folder, info, episodes, key).items():
         count = 0
         for count, image in enumerate(_video_frames(path, frames.shape), 1):
             row = rows.get(count - 1)
@@ -215,6 +204,30 @@ def _fill_from_videos(
                 f"frames shifts every later one): record it again or convert it without streaming"
             )
     return filled
+
+
+def _rows_of_videos(
+    folder: Path, info: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]], key: str
+) -> dict[Path, dict[int, int]]:
+    """For every video file the row of the dataset that each of its frames belongs to.
+
+    Raises DamagedFile where the episodes do not say it, or some row has no frame of its own.
+    """
+    files: dict[Path, dict[int, int]] = {}
+    with reading(folder / form.INFO_PATH, form.COPY_AGAIN):
+        pattern = info["video_path"]
+        pattern.format(video_key=key, chunk_index=0, file_index=0)
+    with reading(folder / "meta" / "episodes", form.COPY_AGAIN):
+        for episode in episodes:
+            chunk, file = int(episode[f"videos/{key}/chunk_index"]), int(episode[f"videos/{key}/file_index"])
+            path = folder / pattern.format(video_key=key, chunk_index=chunk, file_index=file)
+            begin = round(float(episode[f"videos/{key}/from_timestamp"]) * info["fps"])
+            first = episode["dataset_from_index"]
+            files.setdefault(path, {}).update({begin + i: first + i for i in range(episode["length"])})
+        total = info["total_frames"]
+        if sorted(row for rows in files.values() for row in rows.values()) != list(range(total)):
+            raise ValueError(f"the frames that its episodes name for {key} are not those of rows 0 to {total - 1}")
+    return files
 
 
 def _video_frames(path: Path, shape: tuple[int, ...]) -> Iterator[np.ndarray]:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from vla.data import lerobot_format as form
 from vla.data.lerobot_join import column_to_numpy
 from vla.files.arrays import column_names, read_table
-from vla.files.read import KEYS, checked, read_json
+from vla.files.read import KEYS, DamagedFile, checked, read_json, reading
 
 EPISODES = "meta/episodes/*/*.parquet"
 DATA = "data/*/*.parquet"
@@ -40,7 +41,10 @@ class Feature(TypedDict):
 
     __pydantic_config__ = KEYS  # type: ignore[misc]
     dtype: str
-    shape: list[int]
+    shape: list[PositiveInt]
+    names: NotRequired[list[Any] | dict[str, Any] | None]
+    info: NotRequired[dict[str, Any] | None]
+    video_info: NotRequired[dict[str, Any] | None]
 
 
 class Info(TypedDict):
@@ -48,8 +52,18 @@ class Info(TypedDict):
 
     __pydantic_config__ = KEYS  # type: ignore[misc]
     features: dict[str, Feature]
-    total_frames: int
-    fps: float
+    total_frames: NonNegativeInt
+    fps: PositiveFloat
+    video_path: NotRequired[str | None]
+
+
+class Episode(TypedDict):
+    """What is needed of a row of meta/episodes."""
+
+    __pydantic_config__ = KEYS  # type: ignore[misc]
+    episode_index: int
+    dataset_from_index: NonNegativeInt
+    length: PositiveInt
 
 
 def read_info(folder: Path) -> dict[str, Any]:
@@ -77,6 +91,11 @@ def read_info(folder: Path) -> dict[str, Any]:
         if len(info["features"][key]["shape"]) != 1:
             raise ValueError(
                 f"{folder}: {key} has shape {list(info['features'][key]['shape'])}; record it as one row of numbers"
+            )
+    for key in cameras_of(info).values():
+        if len(info["features"][key]["shape"]) != 3:
+            raise DamagedFile(
+                path, f"{key} has shape {info['features'][key]['shape']}, not three sizes", form.COPY_AGAIN
             )
     if not info["total_frames"]:
         raise ValueError(f"{folder} holds no episodes: the recording stopped before the first was saved, record again")
@@ -120,7 +139,7 @@ def read_episodes(folder: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for path in _parts(folder, EPISODES):
         names = [name for name in column_names(path, form.COPY_AGAIN) if not name.startswith("stats/")]
-        rows += read_table(path, names, form.COPY_AGAIN).to_pylist()
+        rows += checked(path, read_table(path, names, form.COPY_AGAIN).to_pylist(), list[Episode], form.COPY_AGAIN)
     return sorted(rows, key=lambda row: row["episode_index"])
 
 
@@ -157,10 +176,14 @@ def read_columns(folder: Path, info: Mapping[str, Any] | None = None) -> Columns
     names = [name for name in info["features"] if name in wanted]
     joined = read_table(_parts(folder, DATA), sorted(required | set(names)), form.COPY_AGAIN)
     total = int(info["total_frames"])
-    columns = {name: column_to_numpy(joined.column(name)) for name in names}
-    if not np.array_equal(columns["index"], np.arange(total)):
-        raise ValueError(f"{folder}: the data files hold rows other than 0 to {total - 1}; the dataset is damaged")
+    columns = {name: _column(folder, joined, name) for name in names}
+    if len(joined) != total or not np.array_equal(columns["index"], np.arange(total)):
+        raise DamagedFile(
+            folder / "data", f"its rows are not 0 to {total - 1}, as {form.INFO_PATH} says", form.COPY_AGAIN
+        )
     episode = columns["episode_index"]
+    if len(np.unique(episode)) != np.count_nonzero(np.diff(episode)) + 1:
+        raise DamagedFile(folder / "data", "the frames of an episode do not follow each other", form.COPY_AGAIN)
     starts = np.concatenate([[0], np.flatnonzero(np.diff(episode)) + 1, [total]])
     nothing = np.zeros(total, dtype=bool)
     return Columns(
@@ -176,14 +199,22 @@ def read_columns(folder: Path, info: Mapping[str, Any] | None = None) -> Columns
 
 
 def read_statistics(folder: Path, columns: Columns) -> form.Statistics:
-    """The dataset's own, with those of actions and proprio computed where it lacks quantiles."""
+    """The dataset's own, those of actions and state from its frames: what is written of them may be of others."""
     path = folder / form.STATS_PATH
     stored = read_json(path, dict[str, dict[str, Any]], form.COPY_AGAIN, finite=False) if path.exists() else {}
-    statistics = {key: {n: np.asarray(v) for n, v in values.items()} for key, values in stored.items()}
-    for key, values in ((form.ACTION_KEY, columns.actions), (form.STATE_KEY, columns.proprio)):
-        if "q01" not in statistics.get(key, {}):
-            statistics[key] = form.column_statistics(values)
-    return statistics
+    with reading(path, form.COPY_AGAIN):
+        statistics = {key: {n: np.asarray(v) for n, v in values.items()} for key, values in stored.items()}
+    own = ((form.ACTION_KEY, columns.actions), (form.STATE_KEY, columns.proprio))
+    return statistics | {key: form.column_statistics(values) for key, values in own}
+
+
+def _column(folder: Path, joined: Any, name: str) -> np.ndarray:
+    """One row a frame; those that number episodes, tasks and frames are whole numbers, none missing."""
+    with reading(f"{folder / 'data'}, column {name},", form.COPY_AGAIN):
+        values = column_to_numpy(joined.column(name))
+        if name.endswith("index") and values.dtype.kind not in "iu":
+            raise ValueError("it holds something other than whole numbers")
+        return values
 
 
 def _numbers(

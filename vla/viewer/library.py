@@ -79,7 +79,12 @@ class Library:
             raise KeyError(identity)
         return self.known[path], name, int(number)
 
+    def listing(self) -> dict[str, Any]:
+        """What the page lists: a line for every episode, and why each recording that is left out is."""
+        return {"list": self.lines(), "left_out": list(self.left_out.values())}
+
     def everything(self, limit: int) -> dict[str, Any]:
         """The first `limit` episodes with all there is to play them, for a page that opens from disk."""
-        lines = self.lines()[:limit]
-        return {"list": lines, "details": {line["id"]: self.episode(line["id"]) for line in lines}}
+        found = self.listing()
+        lines = found["list"][:limit]
+        return {**found, "list": lines, "details": {line["id"]: self.episode(line["id"]) for line in lines}}

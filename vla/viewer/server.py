@@ -37,7 +37,7 @@ def make_server(library: Library, port: int = 0) -> LocalServer:
         kind, _, identity = path.removeprefix("/api/").partition("/")
         match kind:
             case "episodes":
-                return library.lines()
+                return library.listing()
             case "episode":
                 return library.episode(identity)
             case "why":

@@ -8,7 +8,7 @@ const state = { episodes: [], shown: [], verdict: "all", source: "all", reason: 
 const store = {
   embedded: JSON.parse($("episodes").textContent),
   get live() { return this.embedded === null; },
-  async list() { return this.live ? (await fetch("api/episodes")).json() : this.embedded.list; },
+  async list() { return this.live ? (await fetch("api/episodes")).json() : this.embedded; },
   async episode(id) {
     if (!this.live) return this.embedded.details[id];
     const answer = await fetch("api/episode/" + id);
@@ -177,7 +177,9 @@ for (const button of document.querySelectorAll("[data-verdict]")) button.onclick
 window.addEventListener("resize", () => seek(state.t));
 
 async function refresh() {
-  const episodes = await store.list();
+  const { list: episodes, left_out } = await store.list();
+  $("left-out").textContent = left_out.length ? `${left_out.length} damaged recordings are left out` : "";
+  $("left-out").title = left_out.join("\n");
   if (episodes.length === state.episodes.length) return;
   state.episodes = episodes; drawSources(); drawList();
   if (!state.shown.length) await openFirst();
