@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from vla.actions.bins import fit_bins
+from vla.actions.bins import ActionBins, fit_bins
 from vla.actions.fast import FastCode, fit_fast
 from vla.actions.normalize import ActionNormalizer, fit_normalizer
 from vla.actions.spread import FARTHEST, rare_jumps
@@ -133,3 +133,29 @@ def test_a_rare_jump_is_said_with_what_becomes_of_it():
 def test_a_code_of_widened_actions_survives_its_file():
     code = fit_fast(chunks_of(trembling(2e-5, 0.2)), 256, 10.0)
     assert FastCode.from_dict(code.to_dict()) == code
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"active": []},
+        {"active": [9]},
+        {"active": [-1]},
+        {"constants": []},
+        {"constants": "x"},
+        {"edges": []},
+        {"edges": 5},
+        {"centers": [[1.0]]},
+    ],
+)
+def test_bins_that_cannot_be_are_refused(change):
+    bins = fit_bins(trembling(0.01, 1.0), 8, "quantile").to_dict()
+    with pytest.raises((ValueError, TypeError)):
+        ActionBins.from_dict({**bins, **change})
+
+
+@pytest.mark.parametrize("change", [{"active": [3]}, {"low": [0.0]}, {"high": [[1.0]] * 3}, {"constants": []}])
+def test_a_normalizer_that_cannot_be_is_refused(change):
+    values = fit_normalizer(trembling(0.01, 1.0)).to_dict()
+    with pytest.raises((ValueError, TypeError)):
+        ActionNormalizer.from_dict({**values, **change})

@@ -179,3 +179,35 @@ def test_a_chunk_that_is_late_is_waited_for_and_counted():
     assert chunks.waited == 1
     chunks.reset()
     assert chunks.left == []
+
+
+class Sent:
+    """A connection on which a server sends one message."""
+
+    def __init__(self, message):
+        self.message = message
+
+    def send(self, message):
+        pass
+
+    def recv(self, timeout):
+        return pack(self.message)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        [1],
+        5,
+        {},
+        {"actions": "x"},
+        {"actions": np.zeros(7)},
+        {"actions": np.zeros((0, 7))},
+        {"actions": np.full((4, 7), np.inf)},
+    ],
+)
+def test_a_client_refuses_what_is_no_chunk_of_actions(message):
+    policy = RemotePolicy.__new__(RemotePolicy)
+    policy.connection, policy.patience_seconds = Sent(message), 1.0
+    with pytest.raises(ValueError, match="the policy server sent"):
+        policy.infer({})

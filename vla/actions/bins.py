@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
-from vla.actions.spread import CONSTANT_RANGE, spread_of
+from vla.actions.spread import CONSTANT_RANGE, check_dimensions, spread_of
 
 FAR = 5.0
 """Values further than this from the middle of the quantiles, in halves of the distance between them, are far."""
@@ -35,6 +35,11 @@ class ActionBins:
     constants: tuple[float, ...]
     edges: tuple[tuple[float, ...], ...]
     centers: tuple[tuple[float, ...], ...]
+
+    def __post_init__(self) -> None:
+        check_dimensions(self.active, self.constants, self.edges, self.centers)
+        if any(len(c) != len(e) + 1 for e, c in zip(self.edges, self.centers, strict=True)):
+            raise ValueError("a dimension must have one centre more than interior edges")
 
     @property
     def num_bins(self) -> int:
@@ -72,10 +77,10 @@ class ActionBins:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ActionBins:
         return cls(
-            active=tuple(values["active"]),
-            constants=tuple(values["constants"]),
-            edges=tuple(tuple(e) for e in values["edges"]),
-            centers=tuple(tuple(c) for c in values["centers"]),
+            active=tuple(int(d) for d in values["active"]),
+            constants=tuple(float(c) for c in values["constants"]),
+            edges=tuple(tuple(float(e) for e in row) for row in values["edges"]),
+            centers=tuple(tuple(float(c) for c in row) for row in values["centers"]),
         )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Num
 from torch import Tensor
 
-from vla.actions.spread import FARTHEST, spread_of
+from vla.actions.spread import FARTHEST, check_dimensions, spread_of
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,9 @@ class ActionNormalizer:
     constants: tuple[float, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        check_dimensions(self.active, self.constants, self.low, self.high)
 
     @property
     def num_active(self) -> int:
@@ -51,7 +54,8 @@ class ActionNormalizer:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ActionNormalizer:
-        return cls(**{name: tuple(values[name]) for name in ("active", "constants", "low", "high")})
+        active = tuple(int(d) for d in values["active"])
+        return cls(active, *(tuple(float(v) for v in values[name]) for name in ("constants", "low", "high")))
 
 
 def fit_normalizer(actions: Num[np.ndarray, "N A"], farthest: float = FARTHEST) -> ActionNormalizer:

@@ -45,6 +45,14 @@ class Spread:
         return np.maximum(self.most - middle, middle - self.least) / np.maximum(half, CONSTANT_RANGE / 2)
 
 
+def check_dimensions(active: Sequence[int], constants: Sequence[float], *of_active: Sequence[object]) -> None:
+    """ValueError where a code of actions names dimensions that are not there, or lacks something of an active one."""
+    if not active or not all(0 <= dimension < len(constants) for dimension in active):
+        raise ValueError(f"the active dimensions {list(active)} are not among the {len(constants)} of its constants")
+    if any(len(part) != len(active) for part in of_active):
+        raise ValueError(f"it must hold one limit, or row of bins, for each of the {len(active)} active dimensions")
+
+
 def spread_of(actions: Num[np.ndarray, "N A"]) -> Spread:
     """The spread of actions that a policy should imitate.
 

@@ -12,13 +12,15 @@ from typing import Any
 
 MASK = "***"
 NAMES = (
-    r"[\w.-]*(?:key|token|secret|passw(?:or)?d|pwd|auth|authorization|signature|credentials?|session)|sig|sas|code|pass"
+    r"[\w.%-]*(?:key|key[_-]?id|token|jwt|bearer|secret|passw(?:or)?d|passphrase|pwd|auth|authorization|signature|"
+    r"credentials?|session)|sig|sas|code|pass|pw"
 )
 """Parameters whose value is a secret: `api_key`, `access_token`, `X-Amz-Signature` and the like."""
 ADDRESS = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)(?P<rest>[^\s'\"<>]+)", re.IGNORECASE)
 PASSWORD = re.compile(r"[^/]*:(?!\d+(?:/|$))")
 """A host and a colon that no port follows."""
-PARAMETER = re.compile(rf"(?P<name>[?&;#](?:{NAMES})=)[^&;#\s]*", re.IGNORECASE)
+PARAMETER = re.compile(rf"(?P<name>(?:[?&;#]|%3F|%26)(?:{NAMES})(?:\[\])?(?:=|%3D))[^&;#\s]*", re.IGNORECASE)
+"""In an address that is a parameter of another, its signs are written as %3F, %26 and %3D."""
 
 
 def masked(text: str) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import torch
+from annotated_types import MinLen
+from pydantic import PositiveInt
 from torch import Tensor
 
 from vla.config import RobotConfig
@@ -40,11 +42,13 @@ class Shown(TypedDict):
 class Passport(Shown):
     """What the policy.json of a run or an export holds."""
 
-    cameras: list[str]
-    image_size: int
-    chunk: int
-    instruction_length: int
+    cameras: Annotated[list[str], MinLen(1)]
+    image_size: PositiveInt
+    chunk: PositiveInt
+    instruction_length: PositiveInt
     policy: str
+    proprio_names: NotRequired[list[str] | None]
+    resize: NotRequired[str | None]
     actions: dict[str, Any]
 
 

@@ -59,15 +59,22 @@ class RemotePolicy:
             raise ValueError(f"the policy server ended the connection: {why or 'without a word'}") from None
         if isinstance(answer, str):
             raise ValueError(f"the policy server says: {answer}")
-        return unpack(answer)
+        found = unpack(answer)
+        if not isinstance(found, dict):
+            raise ValueError(
+                f"the policy server sent a {type(found).__name__} in place of a mapping: is it one of ours?"
+            )
+        return found
 
     def infer(self, observation: Mapping[str, Any]) -> np.ndarray:
         """Actions float32 [H, A], all finite. Raises ValueError with the server's words where it refuses."""
         with suppress(ConnectionError, ConnectionClosed):  # what it said last is still to be read
             self.connection.send(pack(dict(observation)))
         answer = self._receive()
-        self.timing = answer.get("server_timing", {})
-        actions = np.asarray(answer["actions"])
+        self.timing = answer.get("server_timing") or {}
+        actions = np.asarray(answer.get("actions"))
+        if actions.ndim != 2 or not actions.size or actions.dtype.kind not in "iuf":
+            raise ValueError(f"the policy server sent {actions.dtype} {actions.shape} in place of actions [H, A]")
         if not np.isfinite(actions).all():
             raise ValueError("the policy server sent actions that are NaN or infinite: the robot must not execute them")
         return actions

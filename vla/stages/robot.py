@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from vla.actions.fast import FastCode
 from vla.build import ActionCode, build_vlm, check_model, code_notes, fit_code, make_policy, read_code
 from vla.config.robot import RobotConfig
 from vla.data.demonstrations import Demonstrations
@@ -206,7 +207,14 @@ def build_policy(
 def code_of(policy: Any, passport: Mapping[str, Any], path: Path) -> ActionCode:
     """What stands for actions, as the passport that was read from `path` says."""
     with reading(path, REMEDY):
-        return read_code(policy, passport["actions"])
+        code = read_code(policy, passport["actions"])
+        constants, names = (
+            (code.normalizer if isinstance(code, FastCode) else code).constants,
+            passport["action_spec"]["names"],
+        )
+        if len(constants) != len(names):
+            raise ValueError(f"its code of actions has {len(constants)} dimensions, its action_spec names {len(names)}")
+        return code
 
 
 def observer_of(config: RobotConfig, tokenizer: Any, length: int, policy: ImitablePolicy) -> Observer:
