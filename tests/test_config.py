@@ -112,6 +112,10 @@ WRONG = {
     "rl.critic=separate": "rl.critic (separate) needs an algorithm with a critic, and algorithm=dr_grpo has none",
     "rl.num_branches=1": "rl.num_branches (1) must be at least 2, or 0 for whole episodes",
     "mode=text rl.num_branches=4 rl.max_refills=0": "rl.num_branches (4) is for robots: set it to 0 in mode=text",
+    "mode=text text.max_turns=4": "text.max_turns (4) must be 1 without text.tool: set it to 1, or name a tool",
+    "mode=text text.tool=calculator": "text.max_turns (1) leaves no turn in which text.tool (calculator) could be",
+    "mode=text text.sampling.top_k=1": "text.sampling.top_k (1) leaves one token to draw, so all samples of a prompt",
+    "mode=text text=preference text.generation.sampling.top_k=1": "text.generation.sampling.top_k (1) leaves one token",
     "mode=text rl.average_decay=.9": "rl.average_decay (0.9) is for robots: set it to null in mode=text",
     "rl.max_refills=1": "rl.max_refills (1) must be 0 with rl.num_branches (8)",
     "rl.num_branches=0 rl.group_size=4 rl.num_minibatches=3": (

@@ -28,6 +28,7 @@ def conflicts(config: RobotConfig | TextConfig) -> list[str]:
         found += text_rl_conflicts(config.rl) + language_model_conflicts(config.language_model)
         found += engine_conflicts(config) + guidance_conflicts(config) + mixture_conflicts(config)
         found += reward_conflicts(config) + gold_conflicts(config) + fit_conflicts(config)
+        found += turn_conflicts(config) + sampling_conflicts(config)
     if isinstance(config, RobotConfig):
         found += branch_conflicts(config) + device_conflicts(config.train)
         found += gym_conflicts(config) + chunk_conflicts(config) + policy_conflicts(config.policy)
@@ -119,6 +120,34 @@ def fit_conflicts(config: TextConfig) -> list[str]:
             "puts the completion of another prompt behind each: raise it"
         )
     return found
+
+
+def turn_conflicts(config: TextConfig) -> list[str]:
+    """A tool is called between two turns."""
+    text = config.text
+    if text.name != "rlvr" or (text.tool is None) == (text.max_turns == 1):
+        return []
+    if text.tool is None:
+        return [f"text.max_turns ({text.max_turns}) must be 1 without text.tool: set it to 1, or name a tool"]
+    return [f"text.max_turns (1) leaves no turn in which text.tool ({text.tool}) could be called: 2 or more"]
+
+
+def sampling_conflicts(config: TextConfig) -> list[str]:
+    """Samples that are all alike, from which nothing can be learned."""
+    text = config.text
+    if text.name == "rlvr":
+        path, sampling, learns = "text.sampling", text.sampling, config.rl.num_iterations > 0
+    elif text.name in ("rlhf", "preference", "rlaif"):
+        path, sampling = "text.generation.sampling", text.generation.sampling
+        learns = text.name == "rlhf" or text.comparisons is None
+    else:
+        return []
+    if sampling.top_k != 1 or not learns:
+        return []
+    return [
+        f"{path}.top_k (1) leaves one token to draw, so all samples of a prompt are alike and nothing can be learned: "
+        "0 is no limit"
+    ]
 
 
 def engine_conflicts(config: TextConfig) -> list[str]:

@@ -146,11 +146,7 @@ def failures_of(process: VerifierProcess, processes: Processes) -> dict[str, int
 
 
 def load_parts(config: TextConfig, settings: Rlvr, sets: ProblemSets) -> LanguageParts:
-    """The model and what belongs to it. Raises ValueError for settings that cannot work together."""
-    if settings.tool is None and settings.max_turns != 1:
-        raise ValueError(
-            f"text.max_turns ({settings.max_turns}) must be 1 without text.tool: set it to 1, or name a tool"
-        )
+    """The model and what belongs to it."""
     system = settings.system
     if settings.tool == "calculator":
         system = f"{system} {INSTRUCTION}" if system else INSTRUCTION
