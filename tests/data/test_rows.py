@@ -177,6 +177,8 @@ def test_a_problem_may_be_asked_by_messages(tmp_path):
         ({"answer": "1", "verifier": "code"}, "verifier 'code' needs the column tests"),
         ({"answer": "", "verifier": "exact"}, "verifier 'exact' needs an answer"),
         ({"answer": float("nan")}, "answer .nan. must be a text or a number"),
+        ({"choices": ["red", "blue"], "answer": 1}, "choices do not stand in the prompt: write them there"),
+        ({"options": {"A": "red", "B": "blue"}, "answer": "B"}, "options do not stand in the prompt"),
     ],
 )
 def test_a_row_that_no_verifier_can_use_is_refused_when_it_is_read(tmp_path, row, message):

@@ -10,7 +10,7 @@ words                  all must occur                references      for bleu, c
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vla.data.messages import as_prompt, as_text, same_words
@@ -64,6 +64,7 @@ def problem_of(row: Row, family: str) -> Problem:
     if column is None:
         raise ValueError(f"{where}: has no text in the column prompt (or question)")
     messages = as_prompt(values, where, column)
+    check_choices(values, as_text(messages), where)
     facts = {name: values[name] for name in (*FACTS, "call") if name in values}
     name, answer = answer_in(values)
     if answer is None and not facts:
@@ -76,6 +77,19 @@ def problem_of(row: Row, family: str) -> Problem:
     verifier = verifier_of(values, text, where)
     check_verifier(verifier, text, facts, where)
     return Problem(as_text(messages), text, verifier, family, checked_facts(facts, where), messages, where)
+
+
+def check_choices(values: Mapping[str, Any], question: str, where: str) -> None:
+    """Refuse a row whose choices the model would not see: a column of its own is not shown."""
+    for column in ("choices", "options"):
+        choices = values.get(column)
+        texts = choices.get("text", choices.values()) if isinstance(choices, Mapping) else choices
+        if (
+            isinstance(texts, Iterable)
+            and not isinstance(texts, str)
+            and not all(str(text) in question for text in texts)
+        ):
+            raise ValueError(f"{where}: {column} do not stand in the prompt: write them there, and answer by a letter")
 
 
 def answer_in(values: Mapping[str, Any]) -> tuple[str, Any]:
