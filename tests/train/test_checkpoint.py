@@ -212,6 +212,18 @@ def test_a_corrupt_checkpoint_is_named_with_the_last_good_one(tmp_path: Path, na
         load_checkpoint(tmp_path / "step-000003")
 
 
+def test_files_are_not_cut_back_to_what_a_corrupt_checkpoint_says(tmp_path: Path):
+    from vla.train.run import seen_by_checkpoints
+    from vla.train.run_folder import RunFolder
+
+    seen = {"num_records": 7, "lines": {"samples.jsonl": 3}}
+    path = save_checkpoint(tmp_path / "checkpoints" / "rl", 1, {**STATE, **seen}, keep=1)
+    assert seen_by_checkpoints(RunFolder(tmp_path)) == (7, {"samples.jsonl": 3})
+    (path / "state.json").write_text("{}")
+    with pytest.raises(CorruptCheckpoint, match="state.json has 2 bytes"):
+        seen_by_checkpoints(RunFolder(tmp_path))
+
+
 def test_another_format_is_refused(tmp_path: Path):
     path = save_checkpoint(tmp_path, 1, STATE, keep=1)
     manifest = json.loads((path / "manifest.json").read_text())

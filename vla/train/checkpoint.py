@@ -81,9 +81,15 @@ def save_checkpoint(
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """The state that was saved, once every file is found to be what was written; else `CorruptCheckpoint`."""
+    check_checkpoint(path)
+    return read_state(path)
+
+
+def check_checkpoint(path: Path) -> None:
+    """Raise `CorruptCheckpoint` where a file is not what was written, with what can be done."""
     fault = find_fault(path)
     if fault is None:
-        return read_state(path)
+        return
     others = [other for other in reversed(list_checkpoints(path.parent)) if other != path and find_fault(other) is None]
     remedy = f"the last good one is {others[0]}: delete {path.name} and resume again" if others else "no other is left"
     raise CorruptCheckpoint(f"checkpoint {path} is corrupt: {fault}; {remedy}")

@@ -18,7 +18,7 @@ from vla.config.training import Train
 from vla.files.write import DiskFull, is_disk_full
 from vla.interrupt import Interrupted, Stop
 from vla.train.agreement import SharedStop, Stopping, from_main, shared
-from vla.train.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
+from vla.train.checkpoint import check_checkpoint, last_checkpoint, load_checkpoint, save_checkpoint
 from vla.train.distributed import ALONE, Processes
 from vla.train.metrics import MetricsLog, NoLog, truncate
 from vla.train.progress import Progress
@@ -217,6 +217,7 @@ def seen_by_checkpoints(folder: RunFolder) -> tuple[int, dict[str, int]]:
         path = last_checkpoint(stage)
         if path is None:
             continue
+        check_checkpoint(path)  # files are cut back to what it says
         state = read_plain(path)
         num_records = max(num_records, state["num_records"])
         for name, count in state["lines"].items():
