@@ -41,6 +41,14 @@ def test_a_loss_on_preferences_chooses_its_mode():
         load(["mode=text", "text=rlvr", "preference=kto"])
 
 
+def test_limits_that_need_a_validation_are_refused_where_there_is_none():
+    short = ["rl.num_iterations=2", "rl.evaluate_every=3"]
+    for given in (["rl.patience=2"], ["mode=text", "rl.patience=2"], ["mode=text", "rl.target_success=0.9"]):
+        with pytest.raises(ConfigError, match="has no effect: rl.evaluate_every is more than rl.num_iterations"):
+            load([*given, *short])
+    load(["rl.target_success=0.9", *short], pytest.fail)  # reached by what SFT left, RL does not begin
+
+
 def test_branches_stay_where_they_can_be_had():
     for given in (["policy=token"], ["policy=flow", "model.freeze_in_rl=prefix"], ["policy=fast"], ["sim=lift"]):
         assert load(given, pytest.fail).rl.num_branches == 8

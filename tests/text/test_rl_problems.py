@@ -12,12 +12,14 @@ from vla.train.run_folder import open_run
 
 SMALL = [
     "mode=text", "preset=smoke", "train.tensorboard=false", "train.num_threads=1", "language_model.width=16",
-    "language_model.depth=1", "language_model.num_heads=2", "rl.num_iterations=1",
+    "language_model.depth=1", "language_model.num_heads=2",
 ]  # fmt: skip
+RLVR = [*SMALL, "rl.num_iterations=1"]
 
 
 def go(folder, *overrides):
-    config = load([*SMALL, f"run_dir={folder}", *overrides])
+    small = SMALL if "text=rejection" in overrides else RLVR
+    config = load([*small, f"run_dir={folder}", *overrides])
     return run(config, open_run(config))
 
 
@@ -33,13 +35,14 @@ def file(tmp_path):
     return write(tmp_path / "mine.jsonl", *rows)
 
 
-def test_a_prompt_that_is_too_long_is_found_before_anything_is_asked(tmp_path, file):
+def test_a_prompt_that_is_too_long_is_found_before_anything_is_asked(tmp_path, file, capsys):
     long = r"mine.jsonl, line 12: the prompt takes \d+ tokens, text"
     rlvr = [f"text.families=[{file}]", "text.max_prompt_tokens=80", "text.max_new_tokens=2"]
     with pytest.raises(ValueError, match=rf"{long}.max_prompt_tokens is 80: raise it"):
         go(tmp_path / "stops", *rlvr)
     assert not (tmp_path / "stops" / "before.json").exists()
-    results = go(tmp_path / "skips", *rlvr, "text.on_bad_row=skip")
+    results = go(tmp_path / "skips", *rlvr, "text.on_bad_row=skip", "text.num_evaluation=900")
+    assert "text.num_evaluation (900) is more than there are: " in capsys.readouterr().out
     assert results["rows"][file]["left out"] == 1
     assert json.loads((tmp_path / "skips" / "problems.json").read_text())["num_train"][file] < 39
     rejection = ["text=rejection", f"text.families=[{file}]", "text.generation.max_prompt_tokens=80"]

@@ -15,6 +15,7 @@ from vla.config.robot import DiffusionPolicy, FlowPolicy, GymSim, RobotConfig, T
 from vla.config.text import Rlhf, Rlvr, TextConfig, TextPreference, TextSft
 
 BRANCHES = "rl.num_branches"
+NO_VALIDATION = "rl.evaluate_every is more than rl.num_iterations, so nothing is validated in between"
 BRANCH_SETTINGS = ("branch_share", "branch_discount", "branch_warmup", "greedy_every")
 
 
@@ -68,6 +69,8 @@ def rl_rules(config: RobotConfig | TextConfig) -> Iterator[Idle]:
         yield Idle("rl.importance_level", "rl.importance_cap is null")
     if rl.epochs * rl.num_minibatches == 1:
         yield Idle("rl.target_kl", "a rollout is learned from in one optimizer step (rl.epochs and rl.num_minibatches)")
+    if rl.evaluate_every > rl.num_iterations:
+        yield Idle("rl.patience", NO_VALIDATION)
     yield from algorithm_rules(config)
 
 
@@ -206,6 +209,8 @@ def text_rules(config: TextConfig) -> Iterator[Idle]:
 
 def rlvr_rules(config: TextConfig, text: Rlvr) -> Iterator[Idle]:
     rl = config.rl
+    if rl.evaluate_every > rl.num_iterations and not rl.load_best_at_end:
+        yield Idle("rl.target_success", NO_VALIDATION)
     if rl.max_refills:
         yield Idle("text.max_oversampling", "rl.max_refills asks again where groups said nothing")
     if len(text.families) == 1:

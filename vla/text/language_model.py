@@ -4,7 +4,6 @@ folder.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +22,7 @@ from vla.decoding.engine import Engine, VllmEngine
 from vla.decoding.lean import make_lean
 from vla.decoding.sampling import Sampling
 from vla.files.manifest import write_manifest
-from vla.files.write import DiskFull, is_disk_full
+from vla.files.write import DiskFull, appearing_folder, is_disk_full
 from vla.models.loading import load_pretrained
 from vla.policies.text import TextPolicy
 from vla.text.tiny import tiny_language_model
@@ -189,17 +188,17 @@ def autocast_type(precision: str, device: torch.device) -> torch.dtype | None:
 def save_language_model(parts: LanguageParts, folder: Path) -> None:
     """A folder that `AutoModelForCausalLM.from_pretrained` loads, or peft where the model has adapters.
 
-    Raises DiskFull where there is no room; nothing of the folder is left then.
+    Raises DiskFull where there is no room; a folder that was there stays as it was then.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        parts.model.save_pretrained(folder)
-        parts.tokenizer.save_pretrained(folder)
-        write_manifest(folder, [file for file in folder.rglob("*") if file.is_file() and file.name != "README.md"])
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with appearing_folder(folder) as draft:
+            parts.model.save_pretrained(draft)
+            parts.tokenizer.save_pretrained(draft)
+            write_manifest(draft, [file for file in draft.rglob("*") if file.is_file() and file.name != "README.md"])
     except Exception as error:
         if not is_disk_full(error):
             raise
-        shutil.rmtree(folder, ignore_errors=True)
         raise DiskFull(
             f"the disk is full, the trained model was not written to {folder}; results and report are beside it: make "
             "room and run again, or give another run_dir"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +74,15 @@ class ProblemSets:
             "num_validation": len(self.validation),
             "num_train": {name: len(problems) for name, problems in self.families.items()},
         }
+
+
+def shortfalls(asked: Mapping[str, tuple[int, int]]) -> list[str]:
+    """A line for every setting that asks for more problems than there are: {setting: (its value, their number)}."""
+    return [
+        f"{setting} ({wanted}) is more than there are: {number} problems"
+        for setting, (wanted, number) in asked.items()
+        if wanted > number
+    ]
 
 
 def make_problem_sets(

@@ -21,7 +21,7 @@ from vla.text.fit_stage import FitStage
 from vla.text.fitting import FitSettings
 from vla.text.judging import Judged, check_scorable, judge, pairs_of, rate_of, rows_at_once
 from vla.text.language_model import context_of, load_language_parts
-from vla.text.problem_sets import make_problem_sets
+from vla.text.problem_sets import make_problem_sets, shortfalls
 from vla.text.problems import Problem
 from vla.text.report import finish
 from vla.text.supervised import Example, fit_examples
@@ -50,6 +50,12 @@ def run_rejection(config: TextConfig, run: Run) -> dict[str, Any]:
     parts.check_context(*context_of(generation))
     sets = sets.fitting(parts.chat, width, "text.generation.max_prompt_tokens", reader)
     reader.tell(run.progress.say)
+    asked = {
+        "text.num_evaluation": (settings.num_evaluation, len(sets.evaluation)),
+        "text.problems_per_round": (settings.problems_per_round, len(sets.train)),
+    }
+    for line in shortfalls(asked):
+        run.progress.say(line)
     write_json(run.folder.path / "problems.json", sets.manifest())
     observe = partial(observe_prompts, width=width, pad_id=parts.pad_id, device=parts.device)
     curriculum = Curriculum([range(len(sets.train))], None, run.seed("problems"))

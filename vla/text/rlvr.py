@@ -38,7 +38,7 @@ from vla.text.judging import (
 )
 from vla.text.language_model import LanguageParts, load_language_parts
 from vla.text.oversampling import Oversampling
-from vla.text.problem_sets import ProblemSets, make_problem_sets
+from vla.text.problem_sets import ProblemSets, make_problem_sets, shortfalls
 from vla.text.problems import Problem, room_for_answers
 from vla.text.refine import Refinement, algorithm_of
 from vla.text.report import finish
@@ -82,6 +82,13 @@ def run_rlvr(config: TextConfig, run: Run) -> dict[str, Any]:
             sets = sets.fitting(parts.chat, settings.max_prompt_tokens, "text.max_prompt_tokens", reader)
             wired = wire(config, settings, sets, parts, rewards, processes)
         reader.tell(run.progress.say)
+        asked = {
+            "text.num_evaluation": (settings.num_evaluation, len(sets.evaluation)),
+            "text.num_validation": (settings.num_validation, len(sets.validation)),
+            "rl.starts_per_iteration": (config.rl.starts_per_iteration, len(sets.train)),
+        }
+        for line in shortfalls(asked):
+            run.progress.say(line)
         if processes.is_main:
             write_json(run.folder.path / "problems.json", sets.manifest())
 
