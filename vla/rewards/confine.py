@@ -59,7 +59,7 @@ def run(request: dict[str, Any]) -> None:
         limited = _make_work_folder(request)
         program = _Program(request, polled=not limited)
         os.write(control, b"+")
-        os.write(control, marshal.dumps(program.watch(control)))
+        os.write(control, marshal.dumps(program.watch()))
     except Exception as error:
         os.write(control, f"-{type(error).__name__}: {error}".encode(errors="replace")[:2000])
     os._exit(0)
@@ -218,35 +218,35 @@ class _Program:
         self.threads: set[int] = set()
         self.most_processes, self.priority = 1, 0
         self.free_files = os.statvfs(WORK).f_ffree
-        self.main = self._start(request)
+        self._start(request)
 
-    def _start(self, request: dict[str, Any]) -> int:
+    def _start(self, request: dict[str, Any]) -> None:
         """Start the program as a traced process.
 
         Raises RuntimeError when it cannot be executed.
         """
         ready, go = os.pipe()
         failed, fail = os.pipe()
-        main = os.fork()
-        if main == 0:
+        self.main = os.fork()
+        if self.main == 0:
             try:
                 os.read(ready, 1)
                 _become_program(request)
             except Exception as error:
                 os.write(fail, f"{type(error).__name__}: {error}".encode(errors="replace")[:2000])
             os._exit(1)
-        _call("ptrace", _PTRACE_SEIZE, main, 0, _TRACE_BIRTHS)
-        self.known.add(main)
+        _call("ptrace", _PTRACE_SEIZE, self.main, 0, _TRACE_BIRTHS)
+        self.known.add(self.main)
         _call("prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)
         os.close(fail)
+        # Before the program runs: where it has our user, the kernel's limit on processes counts this thread too.
+        _thread.start_new_thread(self._listen, (request["control"],))
         os.write(go, b"x")
         if reason := os.read(failed, 2000):
             raise RuntimeError(reason.decode(errors="replace"))
-        return main
 
-    def watch(self, control: int) -> dict[str, Any]:
+    def watch(self) -> dict[str, Any]:
         """Wait for the program's end, and say how it ended."""
-        _thread.start_new_thread(self._listen, (control,))
         while not self.stopped:
             try:
                 process, status = os.waitpid(-1, _WAIT_FOR_THREADS)
@@ -281,7 +281,9 @@ class _Program:
             self._trace(_PTRACE_GETEVENTMSG, process, ctypes.byref(child))
             if os.path.exists(f"/proc/{process}/task/{child.value}"):
                 self.threads.add(child.value)
-            if child.value not in self.threads or len(self.known) >= self.limits["num_processes"]:
+            # The half born count: the stop of the one before may not have been seen yet.
+            num_there = len(self.known) + len(self.half_born)
+            if child.value not in self.threads or num_there >= self.limits["num_processes"]:
                 self._share_memory()
             self._half_born(child.value)
             self._trace(_PTRACE_CONT, process, 0)

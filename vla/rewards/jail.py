@@ -29,6 +29,12 @@ Kind = Literal["unshare", "bwrap", "root"]
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 """All that a jail's own commands are told."""
 _START_SECONDS = 60.0
+PROGRAM_ENVIRONMENT = {
+    "PATH": "/usr/bin:/bin",
+    "HOME": confine.WORK,
+    "LANG": "C.UTF-8",
+    "MALLOC_ARENA_MAX": "1",  # else each thread reserves 64 MB of address space, which is what is limited
+}
 _BOOT = """import marshal
 code, request = marshal.load(open(0, "rb", closefd=False))
 scope = {"__name__": "confine"}
@@ -133,7 +139,7 @@ def _request(kind: Kind, files: Mapping[str, bytes], limits: Limits, control: in
         "user": 1,
         "prefix": sys.base_prefix,
         "python": python,
-        "environment": {"PATH": "/usr/bin:/bin", "HOME": confine.WORK, "LANG": "C.UTF-8", **_libraries(confine.PREFIX)},
+        "environment": {**PROGRAM_ENVIRONMENT, **_libraries(confine.PREFIX)},
         "files": {"stdin": b"", **files},
         "limits": asdict(limits),
         "filter": filter_for_this_machine(),
