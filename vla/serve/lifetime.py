@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import signal
 import sys
@@ -24,6 +25,7 @@ def serve_until_signal(server: PolicyServer, host: str, port: int, name: str) ->
     """Serve `name` at an address; the exit code: 0 when all that was in flight at the end was answered, else 1."""
     allow_files(server.limits.max_clients + MAX_STRANGERS + SPARE_FILES)
     spread_collection()
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of every write to a client that has left
     if asyncio.run(_serve(server, host, port, name)):
         return 0
     print(f"error: not all was answered within --drain-seconds {server.limits.drain_seconds:g}", file=sys.stderr)
