@@ -98,4 +98,6 @@ def test_the_validation_before_the_first_iteration_is_not_stale():
 @pytest.mark.parametrize("mode", ["robot", "text"])
 def test_every_limit_is_a_setting(mode):
     rl = load([f"mode={mode}"]).rl
-    Budget(Limits(**{field.name: getattr(rl, field.name) for field in fields(Limits)}))
+    budget = Budget(Limits(**{field.name: getattr(rl, field.name) for field in fields(Limits)}))
+    assert budget.ended_by(0) is None
+    assert budget.ended_by(rl.num_iterations) == "num_iterations"
