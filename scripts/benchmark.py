@@ -34,7 +34,9 @@ PEERS = ("trl", "stable_baselines3")
 
 @command()
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("name", choices=names())
     argv = sys.argv[1:] if argv is None else argv
     chosen = parser.parse_args(argv[:1]).name
@@ -46,7 +48,10 @@ def main(argv: list[str] | None = None) -> int:
         if error.name not in PEERS:
             raise
         command = f"uv run --group peers python scripts/benchmark.py {chosen}"
-        print(f"error: {chosen} measures {error.name} beside us, which is not installed: {command}", file=sys.stderr)
+        print(
+            f"error: {chosen} measures {error.name} beside us, which is not installed: {command}",
+            file=sys.stderr,
+        )
         return 1
 
 

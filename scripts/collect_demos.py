@@ -1,4 +1,5 @@
-"""Make demonstrations in the simulator: a LeRobotDataset v3 of a scripted expert's successful episodes.
+"""Make demonstrations in the simulator: a LeRobotDataset v3 of a scripted expert's successful
+episodes.
 
     python scripts/collect_demos.py --num 100 --image-size 96 --output datasets/generated/pick_place
 
@@ -15,17 +16,33 @@ from vla.command_line import command
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="folder of the dataset; must not exist yet")
-    parser.add_argument("--num", type=int, default=100, help="successful episodes (default %(default)s)")
-    parser.add_argument("--task", nargs="+", default=["pick_place"], help="one, or several that take turns")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, help="folder of the dataset; must not exist yet"
+    )
+    parser.add_argument(
+        "--num", type=int, default=100, help="successful episodes (default %(default)s)"
+    )
+    parser.add_argument(
+        "--task", nargs="+", default=["pick_place"], help="one, or several that take turns"
+    )
     parser.add_argument("--robot", default="panda", help="panda or gantry (default %(default)s)")
     parser.add_argument("--cameras", nargs="+", default=["front", "wrist"])
     parser.add_argument("--image-size", type=int, default=96, help="pixels (default %(default)s)")
-    parser.add_argument("--format", choices=["video", "images"], default="video", help="lossless H.264, or PNG")
-    parser.add_argument("--seed", type=int, default=0, help="first seed to try (default %(default)s)")
-    parser.add_argument("--max-steps", type=int, default=80, help="control steps an episode (default %(default)s)")
-    parser.add_argument("--burst-probability", type=float, default=0.02, help="of a disturbance, per control step")
+    parser.add_argument(
+        "--format", choices=["video", "images"], default="video", help="lossless H.264, or PNG"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="first seed to try (default %(default)s)"
+    )
+    parser.add_argument(
+        "--max-steps", type=int, default=80, help="control steps an episode (default %(default)s)"
+    )
+    parser.add_argument(
+        "--burst-probability", type=float, default=0.02, help="of a disturbance, per control step"
+    )
     parser.add_argument("--num-envs", type=int, default=32)
     parser.add_argument("--renderer", choices=["auto", "egl", "warp"], default="auto")
     options = parser.parse_args(argv)
@@ -42,7 +59,10 @@ def main(argv: list[str] | None = None) -> int:
     from vla.data.collect import collect, dataset_spec
     from vla.data.lerobot_writer import LeRobotWriter
 
-    source = {name: getattr(options, name) for name in ("task", "robot", "seed", "max_steps", "burst_probability")}
+    source = {
+        name: getattr(options, name)
+        for name in ("task", "robot", "seed", "max_steps", "burst_probability")
+    }
     environments = sim.make_vector(
         task=options.task,
         robot=options.robot,
@@ -55,15 +75,26 @@ def main(argv: list[str] | None = None) -> int:
     from sim.experts import Expert
 
     expert = Expert(environments, seed=options.seed, burst_probability=options.burst_probability)
-    writer = LeRobotWriter(options.output, dataset_spec(environments, options.robot, options.format, source))
+    writer = LeRobotWriter(
+        options.output, dataset_spec(environments, options.robot, options.format, source)
+    )
     columns = [rich.TextColumn("{task.description}"), rich.BarColumn(), rich.MofNCompleteColumn()]
     with rich.Progress(*columns, rich.TimeElapsedColumn(), rich.TimeRemainingColumn()) as progress:
         bar = progress.add_task("demonstrations", total=options.num)
 
         def show(successes: int, failures: int) -> None:
-            progress.update(bar, completed=successes, description=f"demonstrations ({failures} starts failed)")
+            progress.update(
+                bar, completed=successes, description=f"demonstrations ({failures} starts failed)"
+            )
 
-        done = collect(environments, expert, writer, num_episodes=options.num, first_seed=options.seed, on_episode=show)
+        done = collect(
+            environments,
+            expert,
+            writer,
+            num_episodes=options.num,
+            first_seed=options.seed,
+            on_episode=show,
+        )
     writer.finish()
     environments.close()
     print(

@@ -1,4 +1,5 @@
-"""Judge a checkpoint on held-out starts: success with n, interval and decoding, under every perturbation.
+"""Judge a checkpoint on held-out starts: success with n, interval and decoding, under every
+perturbation.
 
     python scripts/evaluate.py runs/NAME                                # 500 starts, greedy and sampled
     python scripts/evaluate.py runs/NAME evaluation.num_starts=100 --perturb camera,light
@@ -8,7 +9,8 @@
     python scripts/evaluate.py outputs/train/act sim=pick_place         # a policy that lerobot-train made
     python scripts/evaluate.py --elo runs/A runs/B                      # text models, by a judge's preferences
 
-Writes evaluation.json, evaluation.html, starts.json, videos/ and recordings/ for scripts/view_rollouts.py.
+Writes evaluation.json, evaluation.html, starts.json, videos/ and recordings/ for
+scripts/view_rollouts.py.
 """
 
 import argparse
@@ -21,16 +23,36 @@ from vla.command_line import command
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", nargs="*", help="the folder of a run or of a checkpoint, then key=value settings")
-    parser.add_argument("--compare", nargs="+", default=[], metavar="RUN", help="judge these (too) and compare")
-    parser.add_argument("--elo", nargs="+", default=[], metavar="RUN", help="runs on open prompts, against each other")
-    parser.add_argument("--judge", metavar="URL", help="of --elo: an OpenAI server (default: the runs' gold reward)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "run", nargs="*", help="the folder of a run or of a checkpoint, then key=value settings"
+    )
+    parser.add_argument(
+        "--compare", nargs="+", default=[], metavar="RUN", help="judge these (too) and compare"
+    )
+    parser.add_argument(
+        "--elo",
+        nargs="+",
+        default=[],
+        metavar="RUN",
+        help="runs on open prompts, against each other",
+    )
+    parser.add_argument(
+        "--judge", metavar="URL", help="of --elo: an OpenAI server (default: the runs' gold reward)"
+    )
     parser.add_argument("--judge-model", default="default", help="what that server calls its model")
-    parser.add_argument("--perturb", default="all", help="all, none, or some of camera,light,texture,wording,start")
+    parser.add_argument(
+        "--perturb", default="all", help="all, none, or some of camera,light,texture,wording,start"
+    )
     parser.add_argument("--decoding", choices=["both", "greedy", "sampled"], default="both")
-    parser.add_argument("--videos", type=int, default=3, help="of wins and of failures (default %(default)s)")
-    parser.add_argument("--output", type=Path, help="folder to write to (default RUN/evaluations/TIME)")
+    parser.add_argument(
+        "--videos", type=int, default=3, help="of wins and of failures (default %(default)s)"
+    )
+    parser.add_argument(
+        "--output", type=Path, help="folder to write to (default RUN/evaluations/TIME)"
+    )
     options = parser.parse_intermixed_args(argv)
     words = [*options.run, *options.compare]
     options.settings = [word for word in words if "=" in word]
@@ -55,7 +77,9 @@ def main(argv: list[str] | None = None) -> int:
         from vla.text.tournament import tournament
 
         runs = [Path(run) for run in options.elo]
-        print(f"results: {tournament(runs, options.output or Path('elo'), options.judge, options.judge_model)}")
+        print(
+            f"results: {tournament(runs, options.output or Path('elo'), options.judge, options.judge_model)}"
+        )
         return 0
     changes = chosen_perturbations(options.perturb, perturbations())
     asked = Asked(options.settings, changes, options.decoding, options.videos, options.output)

@@ -3,7 +3,8 @@
     python scripts/export_policy.py runs/NAME exported/pick_place
     python scripts/export_policy.py runs/NAME exported/pick_place --push user/pick_place --private
 
-scripts/evaluate.py and scripts/serve_policy.py take such a folder, or `user/name`, where they take a run.
+scripts/evaluate.py and scripts/serve_policy.py take such a folder, or `user/name`, where they take
+a run.
 """
 
 import argparse
@@ -16,10 +17,14 @@ from vla.command_line import command
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path, help="the folder of a run")
     parser.add_argument("folder", type=Path, help="where to write")
-    parser.add_argument("--push", metavar="USER/NAME", help="put it on the hub; needs huggingface-cli login")
+    parser.add_argument(
+        "--push", metavar="USER/NAME", help="put it on the hub; needs huggingface-cli login"
+    )
     parser.add_argument("--private", action="store_true", help="a repository that only you see")
     return parser.parse_args(argv)
 

@@ -1,4 +1,5 @@
-"""Any gymnasium environment as a world: what it lacks beside ours (scenes to ask about, an expert) is said clearly."""
+"""Any gymnasium environment as a world: what it lacks beside ours (scenes to ask about, an expert)
+is said clearly."""
 
 from __future__ import annotations
 
@@ -16,11 +17,21 @@ class GymnasiumWorld(WorldEnvironments):
 
         s = self.settings
         return make_gymnasium(
-            id=s.id, num_envs=num_envs, cameras=s.cameras, image_size=s.image_size, max_steps=s.max_steps,
-            instruction=s.instruction, success=s.success, success_return=s.success_return, proprio=s.proprio,
-            proprio_size=s.proprio_size, reward=s.reward, make=s.make, renderer=s.renderer,
+            id=s.id,
+            num_envs=num_envs,
+            cameras=s.cameras,
+            image_size=s.image_size,
+            max_steps=s.max_steps,
+            instruction=s.instruction,
+            success=s.success,
+            success_return=s.success_return,
+            proprio=s.proprio,
+            proprio_size=s.proprio_size,
+            reward=s.reward,
+            make=s.make,
+            renderer=s.renderer,
             render_every_step=render_every_step,
-        )  # fmt: skip
+        )
 
     @property
     def action_spec(self) -> dict[str, Any]:
@@ -51,12 +62,15 @@ class GymnasiumWorld(WorldEnvironments):
 
 
 class NoScenes:
-    """Where nobody knows what is in the picture, there is nothing to ask (`vla.stages.grounding.SceneSource`)."""
+    """Where nobody knows what is in the picture, there is nothing to ask
+    (`vla.stages.grounding.SceneSource`)."""
 
     sighting_names: Sequence[str] = ()
     num_plan_numbers = 1
 
     def scenes(self, seeds: Sequence[int]) -> Any:
-        raise ValueError("sim=gym has no scenes to ask about: set grounding.num_steps=0 and data.question_weight=0")
+        raise ValueError(
+            "sim=gym has no scenes to ask about: set grounding.num_steps=0 and data.question_weight=0"
+        )
 
     ask = plan = sightings = scenes

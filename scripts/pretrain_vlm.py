@@ -1,4 +1,5 @@
-"""Teach a tiny vision-language model to see: questions about rendered scenes, answered in words and location tokens.
+"""Teach a tiny vision-language model to see: questions about rendered scenes, answered in words and
+location tokens.
 
 python scripts/pretrain_vlm.py run_dir=runs/vlm                        # from nothing
 python scripts/pretrain_vlm.py run_dir=runs/vlm model.checkpoint=embedded    # go on from the one that ships

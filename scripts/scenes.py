@@ -1,4 +1,5 @@
-"""Rendered scenes and questions about them, from the simulator behind vla's protocol for grounding."""
+"""Rendered scenes and questions about them, from the simulator behind vla's protocol for
+grounding."""
 
 from __future__ import annotations
 
@@ -33,10 +34,15 @@ class Scenes:
         from sim.task import SimObservation
 
         step = self.environment.num_envs
-        parts = [sample_moments(self.environment, seeds[at : at + step]) for at in range(0, len(seeds), step)]
+        parts = [
+            sample_moments(self.environment, seeds[at : at + step])
+            for at in range(0, len(seeds), step)
+        ]
         seen = [part for part, _ in parts]
         joined = SimObservation(
-            images={name: np.concatenate([s.images[name] for s in seen]) for name in seen[0].images},
+            images={
+                name: np.concatenate([s.images[name] for s in seen]) for name in seen[0].images
+            },
             proprio=np.concatenate([s.proprio for s in seen]),
             instruction=[text for s in seen for text in s.instruction],
         )

@@ -1,4 +1,5 @@
-"""Where the simulator and the framework meet: sim's environments, scenes and experts behind vla's protocols."""
+"""Where the simulator and the framework meet: sim's environments, scenes and experts behind vla's
+protocols."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from vla.data.meaning import WITHOUT_SIMULATOR
 
 
 class Simulation(WorldEnvironments):
-    """A task in MuJoCo as a `vla.stages.world.World`; what it means is known before MuJoCo loads."""
+    """A task in MuJoCo as a `vla.stages.world.World`; what it means is known before MuJoCo
+    loads."""
 
     cameras = CAMERAS
     proprio_names = PROPRIO_NAMES
@@ -32,11 +34,20 @@ class Simulation(WorldEnvironments):
 
         s = self.settings
         return make_vector(
-            task=s.task, robot=s.robot, num_envs=num_envs, cameras=s.cameras, image_size=s.image_size,
-            max_steps=s.max_steps, renderer=s.renderer, num_threads=s.num_threads, reward=s.reward,
-            randomize=s.randomization, num_distractors=s.num_distractors, perturbation=s.perturbation,
+            task=s.task,
+            robot=s.robot,
+            num_envs=num_envs,
+            cameras=s.cameras,
+            image_size=s.image_size,
+            max_steps=s.max_steps,
+            renderer=s.renderer,
+            num_threads=s.num_threads,
+            reward=s.reward,
+            randomize=s.randomization,
+            num_distractors=s.num_distractors,
+            perturbation=s.perturbation,
             render_every_step=render_every_step,
-        )  # fmt: skip
+        )
 
     @property
     def action_spec(self) -> dict[str, Any]:

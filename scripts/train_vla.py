@@ -1,5 +1,5 @@
-"""Train a policy: demonstrations, supervised fine-tuning, reinforcement learning, evaluation on held-out starts,
-report.
+"""Train a policy: demonstrations, supervised fine-tuning, reinforcement learning, evaluation on
+held-out starts, report.
 
 python scripts/train_vla.py sim=pick_place            # a robot in MuJoCo
 python scripts/train_vla.py mode=text                 # a language model, by the same core

@@ -1,4 +1,5 @@
-"""Look at the episodes of a run in the browser: cameras, the scene in 3-D, and what the policy thought at every moment.
+"""Look at the episodes of a run in the browser: cameras, the scene in 3-D, and what the policy
+thought at every moment.
 
 python scripts/view_rollouts.py runs/NAME                   # opens the browser
 python scripts/view_rollouts.py runs/NAME --live            # follows a run that is still training
@@ -20,16 +21,26 @@ from vla.command_line import command
 def parse(argv: list[str] | None) -> argparse.Namespace:
     from vla.hosts import port_number
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path, help="the folder of a run")
-    parser.add_argument("--live", action="store_true", help="wait for a run that only begins; its episodes appear")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write one page that needs no server")
+    parser.add_argument(
+        "--live", action="store_true", help="wait for a run that only begins; its episodes appear"
+    )
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="write one page that needs no server"
+    )
     parser.add_argument("--rrd", type=Path, metavar="FILE", help="write a recording for Rerun")
     parser.add_argument("--dataset", type=Path, metavar="FOLDER", help="write a LeRobotDataset v3")
     parser.add_argument("--successes", action="store_true", help="of --dataset: no failures")
     parser.add_argument("--native", action="store_true", help="MuJoCo's viewer; needs a display")
-    parser.add_argument("--episodes", type=int, default=24, help="in a file, the newest (default %(default)s)")
-    parser.add_argument("--port", type=port_number, default=0, help="of the page (default: a free one)")
+    parser.add_argument(
+        "--episodes", type=int, default=24, help="in a file, the newest (default %(default)s)"
+    )
+    parser.add_argument(
+        "--port", type=port_number, default=0, help="of the page (default: a free one)"
+    )
     parser.add_argument("--no-browser", action="store_true", help="only say where the page is")
     return parser.parse_args(argv)
 

@@ -16,19 +16,24 @@ from vla.viewer.page import viewer_page
 
 
 class Replayer:
-    """Lives recorded episodes again; one environment for each simulation that they were recorded in."""
+    """Lives recorded episodes again; one environment for each simulation that they were recorded
+    in."""
 
     def __init__(self) -> None:
         self.environments: dict[str, Any] = {}
 
-    def __call__(self, settings: Any, seeds: Sequence[int], actions: Sequence[np.ndarray], look: bool = True) -> list:
+    def __call__(
+        self, settings: Any, seeds: Sequence[int], actions: Sequence[np.ndarray], look: bool = True
+    ) -> list:
         from scripts.simulation import Simulation
         from sim.replay import replay
         from vla.config.robot import Sim
 
         key = repr(sorted(settings.items()))
         if "id" in settings:
-            raise ValueError(f"episodes of {settings['id']} cannot be shown: only the simulator's own scenes can")
+            raise ValueError(
+                f"episodes of {settings['id']} cannot be shown: only the simulator's own scenes can"
+            )
         if key not in self.environments:
             alone = Sim.model_validate({**settings, "num_envs": 1, "num_threads": 1})
             self.environments[key] = Simulation(alone).environment()
@@ -36,14 +41,17 @@ class Replayer:
 
 
 def open_library(run: Path, wait: bool = False) -> Library:
-    """The episodes of a run; ValueError when the folder is none. `wait` for one that only begins."""
+    """The episodes of a run; ValueError when the folder is none. `wait` for one that only
+    begins."""
     passport = run / "policy.json"
     if wait and not passport.exists():
         print(f"waiting for {run} to make its policy (Ctrl-C ends)", flush=True)
         while not passport.exists():
             time.sleep(1)
     if not passport.exists():
-        raise ValueError(f"{run} is no run of a robot policy: there is no policy.json in it{beside(run)}")
+        raise ValueError(
+            f"{run} is no run of a robot policy: there is no policy.json in it{beside(run)}"
+        )
     return Library(run, Replayer(), read_passport(run, Shown)["action_spec"])
 
 
@@ -64,7 +72,8 @@ def write_rrd(library: Library, path: Path, limit: int) -> None:
 
 
 def watch_native(run: Path) -> None:
-    """MuJoCo's viewer with the policy acting live; instructions come from a page with a text box, or the terminal."""
+    """MuJoCo's viewer with the policy acting live; instructions come from a page with a text box,
+    or the terminal."""
     from scripts.world import world_of
     from sim.native import watch
     from vla.stages.robot import load_policy

@@ -7,7 +7,8 @@ from typing import Any
 
 
 class WorldEnvironments:
-    """The environments of a world, by its settings; `_make(num_envs, render_every_step)` makes some."""
+    """The environments of a world, by its settings; `_make(num_envs, render_every_step)` makes
+    some."""
 
     cameras: Sequence[str] | None = None
     proprio_names: Sequence[str]

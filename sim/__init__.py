@@ -1,4 +1,5 @@
-"""Simulated manipulation tasks in MuJoCo, built for reinforcement learning: many environments, few pictures.
+"""Simulated manipulation tasks in MuJoCo, built for reinforcement learning: many environments, few
+pictures.
 
     env = sim.make_vector(task="pick_place", robot="panda", num_envs=64)
     observation = env.reset(seeds=range(64))
@@ -124,8 +125,18 @@ def make_gymnasium(
     from sim.build_gymnasium import build_gymnasium
     from sim.gymnasium_vector import GymnasiumTask
 
-    task = GymnasiumTask(id, instruction, tuple(success), success_return, tuple(proprio), proprio_size)
+    task = GymnasiumTask(
+        id, instruction, tuple(success), success_return, tuple(proprio), proprio_size
+    )
     weights = {"success": 1.0} if reward is None else dict(reward)
     return build_gymnasium(
-        id, num_envs, tuple(cameras), image_size, max_steps, weights, make or {}, task, render_every_step
+        id,
+        num_envs,
+        tuple(cameras),
+        image_size,
+        max_steps,
+        weights,
+        make or {},
+        task,
+        render_every_step,
     )

@@ -7,7 +7,13 @@ from typing import Any
 from sim import CAMERAS, ROBOTS, TASKS
 from sim.perturbations import PERTURBATIONS
 from sim.physics import Physics
-from sim.randomize import DEFAULT_RANDOMIZATION, Randomization, check_choice, check_variety, with_overrides
+from sim.randomize import (
+    DEFAULT_RANDOMIZATION,
+    Randomization,
+    check_choice,
+    check_variety,
+    with_overrides,
+)
 from sim.render import Backend
 from sim.robots.gantry import Gantry
 from sim.robots.panda import Panda
@@ -50,8 +56,11 @@ def build_task(name: str, ranges: Randomization) -> Task:
     raise AssertionError(name)
 
 
-def build_tasks(names: tuple[str, ...], ranges: Randomization, num_distractors: int) -> tuple[Task, ...]:
-    """The tasks that take turns; raises ValueError where there are none or the scene has too few blocks for one."""
+def build_tasks(
+    names: tuple[str, ...], ranges: Randomization, num_distractors: int
+) -> tuple[Task, ...]:
+    """The tasks that take turns; raises ValueError where there are none or the scene has too few
+    blocks for one."""
     if not names:
         raise ValueError(f"sim.task is empty; name one or more of {', '.join(TASKS)}")
     if "stack" in names and num_distractors < 1:
@@ -74,7 +83,8 @@ def build_vector(
     perturbation: str,
     render_every_step: bool,
 ) -> VectorEnvironment:
-    """Compile the scene once and put N simulations of it behind a `VectorEnvironment`; see `sim.make_vector`."""
+    """Compile the scene once and put N simulations of it behind a `VectorEnvironment`; see
+    `sim.make_vector`."""
     for setting, value, least in (
         ("num_envs", num_envs, 1),
         ("max_steps", max_steps, 1),
@@ -90,7 +100,9 @@ def build_vector(
         )
     check_choice("sim.perturbation", perturbation, tuple(PERTURBATIONS))
     perturbed = PERTURBATIONS[perturbation]
-    ranges = with_overrides(with_overrides(DEFAULT_RANDOMIZATION, randomize), dict(perturbed.ranges))
+    ranges = with_overrides(
+        with_overrides(DEFAULT_RANDOMIZATION, randomize), dict(perturbed.ranges)
+    )
     check_variety(ranges, 1 + num_distractors, 1 + num_distractors)
     built = build_tasks(tasks, ranges, num_distractors)
     for name in reward:
@@ -98,11 +110,25 @@ def build_vector(
     tabletop = build(build_robot(robot), 1 + num_distractors, 1 + num_distractors)
     physics = Physics(tabletop, num_envs, num_threads, ranges.varied_fields)
     return VectorEnvironment(
-        physics, built, ranges, perturbed.paraphrased, cameras, image_size, max_steps, reward, backend, num_threads,
+        physics,
+        built,
+        ranges,
+        perturbed.paraphrased,
+        cameras,
+        image_size,
+        max_steps,
+        reward,
+        backend,
+        num_threads,
         render_every_step,
-    )  # fmt: skip
+    )
 
 
 MAX_DISTRACTORS = 2
-REWARDS = tuple(dict.fromkeys(name for task in (Reach, Push, Lift, PickPlace, Stack) for name in task.reward_names))
-"""Terms of any task: weights may name terms that the running tasks do not have, so that tasks can share settings."""
+REWARDS = tuple(
+    dict.fromkeys(
+        name for task in (Reach, Push, Lift, PickPlace, Stack) for name in task.reward_names
+    )
+)
+"""Terms of any task: weights may name terms that the running tasks do not have, so that tasks can
+share settings."""

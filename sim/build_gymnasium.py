@@ -1,4 +1,5 @@
-"""From an id to environments: where gymnasium looks for it, and what to install when it is not there."""
+"""From an id to environments: where gymnasium looks for it, and what to install when it is not
+there."""
 
 from __future__ import annotations
 
@@ -15,11 +16,16 @@ from sim.older_mujoco import accept_integers, fit_metaworld
 from sim.randomize import check_choice
 
 PACKAGES = {
-    "Fetch": "gymnasium_robotics", "Hand": "gymnasium_robotics", "Adroit": "gymnasium_robotics",
-    "FrankaKitchen": "gymnasium_robotics", "PointMaze": "gymnasium_robotics", "AntMaze": "gymnasium_robotics",
+    "Fetch": "gymnasium_robotics",
+    "Hand": "gymnasium_robotics",
+    "Adroit": "gymnasium_robotics",
+    "FrankaKitchen": "gymnasium_robotics",
+    "PointMaze": "gymnasium_robotics",
+    "AntMaze": "gymnasium_robotics",
     "Meta-World": "metaworld",
-}  # fmt: skip
-"""Packages that bring environments, by how their ids begin. Any other goes by `module:id`, as gymnasium has it."""
+}
+"""Packages that bring environments, by how their ids begin. Any other goes by `module:id`, as
+gymnasium has it."""
 REMEDIES = {
     "gymnasium_robotics": "pip install 'vla[gym]'",
     "metaworld": "pip install --no-deps metaworld (it names an older MuJoCo, and runs on this one)",
@@ -38,7 +44,11 @@ def build_gymnasium(
     render_every_step: bool,
 ) -> GymnasiumVector:
     """N environments of `id`, made with the arguments `make`; see `sim.make_gymnasium`."""
-    for setting, value in (("num_envs", num_envs), ("max_steps", max_steps), ("image_size", image_size)):
+    for setting, value in (
+        ("num_envs", num_envs),
+        ("max_steps", max_steps),
+        ("image_size", image_size),
+    ):
         if value < 1:
             raise ValueError(f"sim.{setting} ({value}) must be at least 1")
     for name in reward:
@@ -48,16 +58,21 @@ def build_gymnasium(
     small = {"width": image_size, "height": image_size} if cameras else {}
     try:
         one = made_small(id, arguments, small)
-        return GymnasiumVector(one, task, num_envs, cameras, image_size, max_steps, reward, render_every_step)
+        return GymnasiumVector(
+            one, task, num_envs, cameras, image_size, max_steps, reward, render_every_step
+        )
     except (gymnasium.error.Error, TypeError) as error:
-        raise ValueError(f"sim.id ({id}) cannot be made with sim.make ({dict(make)}): {error}") from error
+        raise ValueError(
+            f"sim.id ({id}) cannot be made with sim.make ({dict(make)}): {error}"
+        ) from error
 
 
 def made_small(
     id: str, arguments: Mapping[str, Any], small: Mapping[str, int]
 ) -> Callable[[], gymnasium.Env[Any, Any]]:
-    """A maker whose pictures are drawn in the size that is wanted, where the environment can be told: drawing 480 by
-    480 pixels to keep 64 by 64 takes three times as long. What `arguments` say about the size stands.
+    """A maker whose pictures are drawn in the size that is wanted, where the environment can be
+    told: drawing 480 by 480 pixels to keep 64 by 64 takes three times as long. What `arguments` say
+    about the size stands.
     """
     one = partial(gymnasium.make, id, disable_env_checker=True)
     try:
@@ -68,7 +83,8 @@ def made_small(
 
 
 def find(id: str) -> None:
-    """Have the package that registers `id` imported; raises ValueError with what to install where it is missing."""
+    """Have the package that registers `id` imported; raises ValueError with what to install where
+    it is missing."""
     accept_integers()
     package = next((name for start, name in PACKAGES.items() if id.startswith(start)), None)
     if package is not None:

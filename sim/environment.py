@@ -1,7 +1,7 @@
 """Gymnasium's two interfaces around `VectorEnvironment`: one environment, and a vector of them.
 
-Observations are dictionaries: a uint8 image [h, w, 3] per camera, "proprio" float32 [7], and the "instruction" as text.
-One step is one control step.
+Observations are dictionaries: a uint8 image [h, w, 3] per camera, "proprio" float32 [7], and the
+"instruction" as text. One step is one control step.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ LARGEST_SEED = 2**31 - 1
 
 
 def register_environments() -> None:
-    """Make `gymnasium.make("PickPlacePanda-v0")`, `"ReachGantry-v0"` and so on work; nothing is registered before."""
+    """Make `gymnasium.make("PickPlacePanda-v0")`, `"ReachGantry-v0"` and so on work; nothing is
+    registered before."""
     for task, robot in product(sim.TASKS, sim.ROBOTS):
         name = f"{task.title().replace('_', '')}{robot.capitalize()}-v0"
         if name not in gymnasium.registry:
@@ -41,7 +42,9 @@ def register_environments() -> None:
 def observation_space(env: VectorEnvironment) -> spaces.Dict:
     """What one environment shows."""
     shape = (env.image_size, env.image_size, 3)
-    parts: dict[str, spaces.Space[Any]] = {c: spaces.Box(0, 255, shape, np.uint8) for c in env.cameras}
+    parts: dict[str, spaces.Space[Any]] = {
+        c: spaces.Box(0, 255, shape, np.uint8) for c in env.cameras
+    }
     low, high = [*POSE_LOW, -OPENING_SLACK], [*POSE_HIGH, MAX_OPENING + OPENING_SLACK]
     parts["proprio"] = spaces.Box(np.array(low, np.float32), np.array(high, np.float32))
     parts["instruction"] = spaces.Text(MAX_INSTRUCTION, charset=string.ascii_lowercase + " ")
@@ -55,7 +58,8 @@ def action_space(env: VectorEnvironment) -> spaces.Box:
 
 
 class Environment(gymnasium.Env[dict[str, Any], np.ndarray]):
-    """One environment. Options are those of `sim.make_vector`; the `seed` given to `reset` is the start's."""
+    """One environment. Options are those of `sim.make_vector`; the `seed` given to `reset` is the
+    start's."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012 - gymnasium's own convention
 
@@ -79,7 +83,9 @@ class Environment(gymnasium.Env[dict[str, Any], np.ndarray]):
         """One control step."""
         result = self._env.step(np.asarray(action)[None, None])
         info: dict[str, Any] = {"success": bool(result.success[0])}
-        info |= {name: float(values[0]) for name, values in result.metrics.items() if name != "success"}
+        info |= {
+            name: float(values[0]) for name, values in result.metrics.items() if name != "success"
+        }
         ended = bool(result.terminated[0]), bool(result.truncated[0])
         return _row(result.observation), float(result.reward[0]), *ended, info
 
@@ -95,7 +101,8 @@ class Environment(gymnasium.Env[dict[str, Any], np.ndarray]):
 
 
 class VectorAdapter(GymnasiumVectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
-    """A `VectorEnvironment` for gymnasium; an environment that ended starts anew on the next step."""
+    """A `VectorEnvironment` for gymnasium; an environment that ended starts anew on the next
+    step."""
 
     metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012 - gymnasium's own convention
 
@@ -116,12 +123,19 @@ class VectorAdapter(GymnasiumVectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
             seeds = seed
         else:
             super().reset(seed=seed)
-            seeds = self._new_seeds(self.num_envs) if seed is None else [seed + i for i in range(self.num_envs)]
+            seeds = (
+                self._new_seeds(self.num_envs)
+                if seed is None
+                else [seed + i for i in range(self.num_envs)]
+            )
         self._ended[:] = False
         return _batch(self.env.reset(seeds)), {"seed": np.array(seeds)}
 
-    def step(self, actions: np.ndarray) -> tuple[dict[str, Any], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """One control step; environments that ended at the last one are reset instead, with reward 0."""
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[dict[str, Any], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """One control step; environments that ended at the last one are reset instead, with reward
+        0."""
         fresh, running = np.flatnonzero(self._ended), np.flatnonzero(~self._ended)
         if len(fresh):
             self.env.reset(self._new_seeds(len(fresh)), fresh, render=False)
@@ -148,4 +162,8 @@ def _row(observation: SimObservation) -> dict[str, Any]:
 
 
 def _batch(observation: SimObservation) -> dict[str, Any]:
-    return {**observation.images, "proprio": observation.proprio, "instruction": tuple(observation.instruction)}
+    return {
+        **observation.images,
+        "proprio": observation.proprio,
+        "instruction": tuple(observation.instruction),
+    }

@@ -15,15 +15,25 @@ Pixels = tuple[float, float] | None
 def scene_facts(
     physics: Physics, task: Task, ids: np.ndarray, phrasing: np.ndarray, cameras: tuple[str, ...]
 ) -> list[SceneFacts]:
-    """One `SceneFacts` per environment of `ids` [n], all of one task and asked in the words number `phrasing` [n]."""
+    """One `SceneFacts` per environment of `ids` [n], all of one task and asked in the words number
+    `phrasing` [n]."""
     num_blocks, num_pads = physics.tabletop.num_blocks, physics.tabletop.num_pads
     blocks, pads = range(num_blocks), range(num_pads)
-    position = [physics.block_position(ids, i) for i in blocks] + [physics.pad_position(ids, i) for i in pads]
+    position = [physics.block_position(ids, i) for i in blocks] + [
+        physics.pad_position(ids, i) for i in pads
+    ]
     yaw = [physics.block_yaw(ids, i) for i in blocks] + [physics.pad_yaw(ids, i) for i in pads]
     held = [physics.grasped(ids, i) for i in blocks] + [np.zeros(len(ids), dtype=bool)] * num_pads
     pixels = {camera: [physics.project(ids, camera, p) for p in position] for camera in cameras}
-    hand, hand_yaw, opening = physics.hand_position(ids), physics.hand_yaw(ids), physics.gripper_opening(ids)
-    instruction, success = instructions(physics.looks, ids, task.wording, phrasing), task.success(physics, ids)
+    hand, hand_yaw, opening = (
+        physics.hand_position(ids),
+        physics.hand_yaw(ids),
+        physics.gripper_opening(ids),
+    )
+    instruction, success = (
+        instructions(physics.looks, ids, task.wording, phrasing),
+        task.success(physics, ids),
+    )
     named = task.wording.objects(num_blocks)
     facts = []
     for row, env in enumerate(ids):
@@ -58,7 +68,11 @@ def _names(physics: Physics, env: int, i: int, num_blocks: int) -> tuple[str, st
     """Kind, colour and shape of object i."""
     looks = physics.looks
     if i < num_blocks:
-        return "block", COLOR_NAMES[looks.block_color[env, i]], BLOCK_SHAPE_NAMES[looks.block_shape[env, i]]
+        return (
+            "block",
+            COLOR_NAMES[looks.block_color[env, i]],
+            BLOCK_SHAPE_NAMES[looks.block_shape[env, i]],
+        )
     pad = i - num_blocks
     return "pad", COLOR_NAMES[looks.pad_color[env, pad]], PAD_SHAPE_NAMES[looks.pad_shape[env, pad]]
 

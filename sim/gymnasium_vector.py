@@ -1,7 +1,9 @@
-"""Any gymnasium environment behind the interface of `VectorEnvironment`: chunks of actions, pictures when looked at.
+"""Any gymnasium environment behind the interface of `VectorEnvironment`: chunks of actions,
+pictures when looked at.
 
-One process holds `num_envs` of them and steps those that are asked for. What gymnasium leaves open is said by settings:
-the words of the instruction, which entry of `info` means success, which numbers of the observation are proprioception.
+One process holds `num_envs` of them and steps those that are asked for. What gymnasium leaves open
+is said by settings: the words of the instruction, which entry of `info` means success, which
+numbers of the observation are proprioception.
 """
 
 from __future__ import annotations
@@ -44,9 +46,11 @@ class GymnasiumTask:
 
 
 class GymnasiumVector:
-    """N environments that `make` makes; see `sim.vector.VectorEnvironment` for what the methods promise.
+    """N environments that `make` makes; see `sim.vector.VectorEnvironment` for what the methods
+    promise.
 
-    Success ends an episode, as everywhere here. An environment that has ended stays as it is until it is reset.
+    Success ends an episode, as everywhere here. An environment that has ended stays as it is until
+    it is reset.
 
     Args:
         make: makes one environment, with render_mode="rgb_array" where there are cameras.
@@ -84,7 +88,10 @@ class GymnasiumVector:
         self.seen: list[Any] = [None] * num_envs
         self._steps = np.zeros(num_envs, dtype=np.int64)
         self._return = np.zeros(num_envs)
-        self._success, self._terminated = np.zeros(num_envs, dtype=bool), np.zeros(num_envs, dtype=bool)
+        self._success, self._terminated = (
+            np.zeros(num_envs, dtype=bool),
+            np.zeros(num_envs, dtype=bool),
+        )
         self._truncated = np.ones(num_envs, dtype=bool)
         self.proprio_size = len(self._proprio(self.envs[0].observation_space.sample()))
         self.proprio_names = tuple(f"proprio_{i}" for i in range(self.proprio_size))
@@ -99,22 +106,32 @@ class GymnasiumVector:
         return self.task.name
 
     def reset(
-        self, seeds: Sequence[int] | np.ndarray, ids: np.ndarray | None = None, *, render: bool = True
+        self,
+        seeds: Sequence[int] | np.ndarray,
+        ids: np.ndarray | None = None,
+        *,
+        render: bool = True,
     ) -> SimObservation:
         """Start the environments `ids` (None: the first len(seeds)) from `seeds`."""
         ids = np.arange(len(seeds)) if ids is None else np.asarray(ids, dtype=np.int64)
         if len(seeds) != len(ids):
-            raise ValueError(f"{len(seeds)} seeds for {len(ids)} environments; give one seed per environment")
+            raise ValueError(
+                f"{len(seeds)} seeds for {len(ids)} environments; give one seed per environment"
+            )
         for seed, i in zip(seeds, ids, strict=True):
-            # Some environments (Meta-World) draw their start before they look at the seed that reset was given.
+            # Some environments (Meta-World) draw their start before they look at the seed that
+            # reset was given.
             self.envs[i].unwrapped.np_random = seeding.np_random(int(seed))[0]
             self.seen[i], _ = self.envs[i].reset(seed=int(seed))
         self._steps[ids], self._return[ids] = 0, 0.0
         self._success[ids], self._terminated[ids], self._truncated[ids] = False, False, False
         return self.observe(ids, render=render)
 
-    def step(self, actions: np.ndarray, ids: np.ndarray | None = None, *, render: bool = True) -> StepResult:
-        """Execute a chunk of actions [n, H, A] in the environments `ids` (None: all), then look once.
+    def step(
+        self, actions: np.ndarray, ids: np.ndarray | None = None, *, render: bool = True
+    ) -> StepResult:
+        """Execute a chunk of actions [n, H, A] in the environments `ids` (None: all), then look
+        once.
 
         Raises:
             ValueError: an action is NaN or infinite, the shape is wrong, or H does not divide `max_steps`.
@@ -137,7 +154,10 @@ class GymnasiumVector:
             truncated=self._truncated[ids],
             success=self._success[ids],
             num_steps=self._steps[ids] - before,
-            metrics={"success": self._success[ids].astype(np.float32), "return": self._return[ids].astype(np.float32)},
+            metrics={
+                "success": self._success[ids].astype(np.float32),
+                "return": self._return[ids].astype(np.float32),
+            },
             frames={camera: np.stack(f, axis=1) for camera, f in frames.items() if f},
         )
 
@@ -145,7 +165,9 @@ class GymnasiumVector:
         """What the environments `ids` show now."""
         ids = np.arange(self.num_envs) if ids is None else np.asarray(ids, dtype=np.int64)
         proprio = np.stack([self._proprio(self.seen[i]) for i in ids])
-        return SimObservation(self._images(ids) if render else {}, proprio, [self.task.instruction] * len(ids))
+        return SimObservation(
+            self._images(ids) if render else {}, proprio, [self.task.instruction] * len(ids)
+        )
 
     def close(self) -> None:
         """Close all environments."""
@@ -159,29 +181,42 @@ class GymnasiumVector:
         self.seen[i], earned, terminated, truncated, info = self.envs[i].step(bounded)
         self._steps[i] += 1
         self._return[i] += float(earned)
-        told = next((bool(np.asarray(info[name]).any()) for name in self.task.success if name in info), None)
+        told = next(
+            (bool(np.asarray(info[name]).any()) for name in self.task.success if name in info), None
+        )
         self._terminated[i] = terminated or bool(told)
-        self._truncated[i] = not self._terminated[i] and (truncated or self._steps[i] >= self.max_steps)
+        self._truncated[i] = not self._terminated[i] and (
+            truncated or self._steps[i] >= self.max_steps
+        )
         over = self._terminated[i] or self._truncated[i]
-        enough = self.task.success_return is not None and self._return[i] >= self.task.success_return
+        enough = (
+            self.task.success_return is not None and self._return[i] >= self.task.success_return
+        )
         succeeded = bool(over and enough) if told is None else told
         self._success[i] |= succeeded
         weights = self.reward_weights
-        return weights.get("environment", 0.0) * float(earned) + weights.get("success", 0.0) * float(succeeded)
+        return weights.get("environment", 0.0) * float(earned) + weights.get(
+            "success", 0.0
+        ) * float(succeeded)
 
     def _proprio(self, seen: Any) -> np.ndarray:
         if isinstance(seen, Mapping):
             names = self.task.proprio or [name for name in sorted(seen) if np.ndim(seen[name]) <= 1]
             missing = [name for name in names if name not in seen]
             if missing:
-                raise ValueError(f"sim.proprio names {missing[0]!r}, but the observation has {', '.join(sorted(seen))}")
+                raise ValueError(
+                    f"sim.proprio names {missing[0]!r}, but the observation has {', '.join(sorted(seen))}"
+                )
             values = np.concatenate([np.ravel(seen[name]) for name in names])
         else:
             values = np.ravel(seen)
         return np.clip(values[: self.task.proprio_size], -1e6, 1e6).astype(np.float32)
 
     def _images(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        return {camera: np.stack([resized(self._drawn(i), self.image_size) for i in ids]) for camera in self.cameras}
+        return {
+            camera: np.stack([resized(self._drawn(i), self.image_size) for i in ids])
+            for camera in self.cameras
+        }
 
     def _drawn(self, i: int) -> np.ndarray:
         picture = self.envs[i].render()
@@ -193,13 +228,16 @@ class GymnasiumVector:
 
 
 def action_spec(env: gymnasium.Env[Any, Any]) -> ActionSpec:
-    """What the environment says about its actions: their number and limits; the rest it keeps to itself.
+    """What the environment says about its actions: their number and limits; the rest it keeps to
+    itself.
 
     Raises ValueError for actions that are no bounded vector.
     """
     space = env.action_space
     if not isinstance(space, spaces.Box) or not np.isfinite([space.low, space.high]).all():
-        raise ValueError(f"sim.id: its actions are {space}; only bounded vectors of numbers can be learned here")
+        raise ValueError(
+            f"sim.id: its actions are {space}; only bounded vectors of numbers can be learned here"
+        )
     size = int(np.prod(space.shape))
     return ActionSpec(
         names=tuple(f"action_{i}" for i in range(size)),
@@ -215,8 +253,9 @@ def action_spec(env: gymnasium.Env[Any, Any]) -> ActionSpec:
 
 
 def resized(picture: np.ndarray, size: int) -> np.ndarray:
-    """A uint8 picture [h, w, 3], its shape kept, in the middle of a black square [size, size, 3]: to the pixel what
-    `vla.data.pictures.fitted` makes of a dataset's (a test holds them together; neither package imports the other).
+    """A uint8 picture [h, w, 3], its shape kept, in the middle of a black square [size, size, 3]:
+    to the pixel what `vla.data.pictures.fitted` makes of a dataset's (a test holds them together;
+    neither package imports the other).
     """
     height, width = picture.shape[:2]
     if height == width == size:

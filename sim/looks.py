@@ -1,4 +1,5 @@
-"""What objects and surroundings look and feel like, per environment: writes into expanded fields of the model."""
+"""What objects and surroundings look and feel like, per environment: writes into expanded fields of
+the model."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ ALWAYS_VARIED = ("geom_rgba", "geom_size")
 
 @dataclass
 class Looks:
-    """Which colour and shape every object has: integers [n, num_blocks] and [n, num_pads], indices into the names."""
+    """Which colour and shape every object has: integers [n, num_blocks] and [n, num_pads], indices
+    into the names."""
 
     block_color: np.ndarray
     block_shape: np.ndarray
@@ -56,7 +58,9 @@ class Surroundings:
 
 def geom_ids(model: mujoco.MjModel, kind: str, count: int) -> np.ndarray:
     """Geoms [count, len(GEOM_KINDS)] of the objects of a kind, "block" or "pad"."""
-    ids = [[model.geom(f"{kind}_{i}_{primitive}").id for primitive in GEOM_KINDS] for i in range(count)]
+    ids = [
+        [model.geom(f"{kind}_{i}_{primitive}").id for primitive in GEOM_KINDS] for i in range(count)
+    ]
     return np.array(ids, dtype=np.int64).reshape(count, len(GEOM_KINDS))
 
 
@@ -71,10 +75,12 @@ def write_objects(
 ) -> None:
     """Colour and size the `geoms` [num_objects, kinds] of the environments `ids` [n].
 
-    Of an object's geoms one takes the size of its shape and the others hide inside it. `color` and `shape` are indices
-    [n, num_objects], `rgb` [n, num_colors, 3] the colours' shades.
+    Of an object's geoms one takes the size of its shape and the others hide inside it. `color` and
+    `shape` are indices [n, num_objects], `rgb` [n, num_colors, 3] the colours' shades.
     """
-    sizes = np.array([[s.size if s.geom == kind else HIDDEN_SIZE for kind in GEOM_KINDS] for s in shapes])
+    sizes = np.array(
+        [[s.size if s.geom == kind else HIDDEN_SIZE for kind in GEOM_KINDS] for s in shapes]
+    )
     rows = np.arange(len(ids))
     for i, columns in enumerate(geoms):
         fields["geom_size"][np.ix_(ids, columns)] = sizes[shape[:, i]]
@@ -83,19 +89,32 @@ def write_objects(
 
 
 def write_surroundings(
-    fields: dict[str, np.ndarray], model: mujoco.MjModel, ids: np.ndarray, geoms: np.ndarray, around: Surroundings
+    fields: dict[str, np.ndarray],
+    model: mujoco.MjModel,
+    ids: np.ndarray,
+    geoms: np.ndarray,
+    around: Surroundings,
 ) -> None:
-    """Write the surfaces' colours, and those of friction, lamp and cameras that the batch was told to vary."""
+    """Write the surfaces' colours, and those of friction, lamp and cameras that the batch was told
+    to vary."""
     if "geom_friction" in fields:
-        fields["geom_friction"][np.ix_(ids, geoms.ravel(), np.array([0]))] = around.friction[:, None, None]
+        fields["geom_friction"][np.ix_(ids, geoms.ravel(), np.array([0]))] = around.friction[
+            :, None, None
+        ]
     for i, name in enumerate(SURFACES):
         geom = model.geom(name).id
-        fields["geom_rgba"][ids, geom, :3] = np.clip(model.geom_rgba[geom, :3] + around.surfaces[:, i], 0.0, 1.0)
+        fields["geom_rgba"][ids, geom, :3] = np.clip(
+            model.geom_rgba[geom, :3] + around.surfaces[:, i], 0.0, 1.0
+        )
     if "light_diffuse" in fields:
-        fields["light_diffuse"][ids] = model.light_diffuse * (around.lamp[:, None] * around.tint)[:, None]
+        fields["light_diffuse"][ids] = (
+            model.light_diffuse * (around.lamp[:, None] * around.tint)[:, None]
+        )
     if "light_dir" in fields:
         turn = np.concatenate([around.lamp_turn, np.zeros((len(ids), 1))], axis=1)
-        fields["light_dir"][ids] = model.light_dir @ quat_to_matrix(rpy_to_quat(turn)).transpose(0, 2, 1)
+        fields["light_dir"][ids] = model.light_dir @ quat_to_matrix(rpy_to_quat(turn)).transpose(
+            0, 2, 1
+        )
     if "cam_pos" in fields:
         fields["cam_pos"][ids] = model.cam_pos + around.camera_offset
     if "cam_quat" in fields:

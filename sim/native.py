@@ -1,4 +1,5 @@
-"""MuJoCo's own viewer with a policy acting live. Instructions are typed into the terminal while it runs."""
+"""MuJoCo's own viewer with a policy acting live. Instructions are typed into the terminal while it
+runs."""
 
 from __future__ import annotations
 
@@ -24,18 +25,27 @@ FIRST_START = 2_000_000
 PER_ENVIRONMENT = ("geom_rgba", "geom_size", "light_diffuse", "cam_pos", "cam_quat")
 
 
-def watch(env: VectorEnvironment, act: Act, launch: Any = None, typed: Iterator[str] | None = None) -> int:
-    """Show episode after episode until the window is closed; how many ended. `launch` opens the window.
+def watch(
+    env: VectorEnvironment, act: Act, launch: Any = None, typed: Iterator[str] | None = None
+) -> int:
+    """Show episode after episode until the window is closed; how many ended. `launch` opens the
+    window.
 
-    A line typed into the terminal replaces the instruction of the running episode; an empty line begins another start.
-    Raises ValueError where there is no display.
+    A line typed into the terminal replaces the instruction of the running episode; an empty line
+    begins another start. Raises ValueError where there is no display.
     """
     if launch is None:
-        if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-            raise ValueError("--native needs a display, and there is none: the page works without (leave --native out)")
+        if sys.platform.startswith("linux") and not (
+            os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+        ):
+            raise ValueError(
+                "--native needs a display, and there is none: the page works without (leave --native out)"
+            )
         from mujoco import viewer
 
-        launch = partial(viewer.launch_passive, show_left_ui=False, show_right_ui=False)  # Tab brings them back
+        launch = partial(
+            viewer.launch_passive, show_left_ui=False, show_right_ui=False
+        )  # Tab brings them back
     lines: SimpleQueue[str] = SimpleQueue()
     threading.Thread(target=read_lines, args=(lines, typed or iter(sys.stdin)), daemon=True).start()
     data, num_ended = mujoco.MjData(env.physics.model), 0
@@ -52,13 +62,21 @@ def read_lines(lines: SimpleQueue[str], typed: Iterator[str]) -> None:
 
 
 def show_episode(
-    env: VectorEnvironment, act: Act, window: Any, data: mujoco.MjData, lines: SimpleQueue[str], seed: int
+    env: VectorEnvironment,
+    act: Act,
+    window: Any,
+    data: mujoco.MjData,
+    lines: SimpleQueue[str],
+    seed: int,
 ) -> None:
     """One start to its end, at the pace of a robot."""
     seen = env.reset([seed], np.array([0]))
     dress(env)
     told = seen.instruction[0]
-    print(f"start {seed}: {told}   (type another instruction, or nothing for another start)", flush=True)
+    print(
+        f"start {seed}: {told}   (type another instruction, or nothing for another start)",
+        flush=True,
+    )
     ended = False
     while window.is_running() and not ended:
         for action in act(replace(seen, instruction=[told]))[0]:

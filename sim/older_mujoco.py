@@ -1,7 +1,9 @@
-"""Lets packages that were written for an older MuJoCo run on this one; nothing here changes what MuJoCo computes.
+"""Lets packages that were written for an older MuJoCo run on this one; nothing here changes what
+MuJoCo computes.
 
-Since 3.12 a numpy integer is not equal to an enum of MuJoCo's, so `joint_type in (mjtJoint.mjJNT_HINGE, ...)` is False
-(gymnasium-robotics, Meta-World). Since 3.17 a row of `eq_data` has 12 numbers instead of 11 (Meta-World).
+Since 3.12 a numpy integer is not equal to an enum of MuJoCo's, so `joint_type in
+(mjtJoint.mjJNT_HINGE, ...)` is False (gymnasium-robotics, Meta-World). Since 3.17 a row of
+`eq_data` has 12 numbers instead of 11 (Meta-World).
 """
 
 from __future__ import annotations
@@ -15,7 +17,10 @@ def accept_integers() -> None:
     """Make MuJoCo's enums equal to the integers they stand for, numpy's included."""
     import mujoco
 
-    kinds = {type(mujoco.mjtJoint.mjJNT_FREE), *(k for n, k in vars(mujoco).items() if n.startswith("mjt"))}
+    kinds = {
+        type(mujoco.mjtJoint.mjJNT_FREE),
+        *(k for n, k in vars(mujoco).items() if n.startswith("mjt")),
+    }
     for kind in kinds:
         if isinstance(kind, type) and hasattr(kind, "__members__"):
             kind.__eq__ = _equal  # type: ignore[method-assign,assignment]

@@ -1,7 +1,8 @@
-"""Evaluation sets that differ from training in one thing: camera, light, shades, words, or where the hand starts.
+"""Evaluation sets that differ from training in one thing: camera, light, shades, words, or where
+the hand starts.
 
-A perturbation replaces ranges of `sim.randomize.Randomization`, whatever the run had there; a seed keeps its objects,
-their places and their names: sets are compared start by start.
+A perturbation replaces ranges of `sim.randomize.Randomization`, whatever the run had there; a seed
+keeps its objects, their places and their names: sets are compared start by start.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Perturbation:
-    """What differs: `ranges` replace those of `Randomization`; `paraphrased` instructions use other words."""
+    """What differs: `ranges` replace those of `Randomization`; `paraphrased` instructions use other
+    words."""
 
     ranges: Mapping[str, Any] = field(default_factory=dict)
     paraphrased: bool = False

@@ -1,7 +1,9 @@
-"""`Physics` answers named questions about many simulations at once: where is the hand, is the block grasped?
+"""`Physics` answers named questions about many simulations at once: where is the hand, is the block
+grasped?
 
-Every question takes sorted simulation ids [n] and gives arrays whose first dimension is n. Answers are computed from
-positions and velocities only, never from contact forces, so that a restored state gives the same answers bit for bit.
+Every question takes sorted simulation ids [n] and gives arrays whose first dimension is n. Answers
+are computed from positions and velocities only, never from contact forces, so that a restored state
+gives the same answers bit for bit.
 """
 
 from __future__ import annotations
@@ -10,7 +12,14 @@ import mujoco
 import numpy as np
 from mujoco import batch as mujoco_batch
 
-from sim.looks import ALWAYS_VARIED, Looks, Surroundings, geom_ids, write_objects, write_surroundings
+from sim.looks import (
+    ALWAYS_VARIED,
+    Looks,
+    Surroundings,
+    geom_ids,
+    write_objects,
+    write_surroundings,
+)
 from sim.robots.gripper import MAX_OPENING
 from sim.robots.rotations import rpy_to_quat, wrap_angle, yaw_of_quat
 from sim.scenes.objects import BLOCK_HALF_HEIGHT, BLOCK_SHAPES, PAD_HALF_HEIGHT, PAD_SHAPES
@@ -37,7 +46,9 @@ class Physics:
         varied: further model fields that differ between the simulations, such as "cam_pos".
     """
 
-    def __init__(self, tabletop: Tabletop, num_envs: int, num_threads: int, varied: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, tabletop: Tabletop, num_envs: int, num_threads: int, varied: tuple[str, ...] = ()
+    ) -> None:
         self.tabletop, self.robot, self.model = tabletop, tabletop.robot, tabletop.model
         self.num_envs = num_envs
         self.num_substeps = round(CONTROL_SECONDS / self.robot.timestep)
@@ -51,7 +62,9 @@ class Physics:
         self.commanded = np.zeros((num_envs, 6))
         self.closing = np.zeros(num_envs, dtype=bool)
         blocks, pads = (num_envs, tabletop.num_blocks), (num_envs, tabletop.num_pads)
-        self.looks = Looks(*(np.zeros(shape, dtype=np.int64) for shape in (blocks, blocks, pads, pads)))
+        self.looks = Looks(
+            *(np.zeros(shape, dtype=np.int64) for shape in (blocks, blocks, pads, pads))
+        )
         self._find_columns()
 
     def _find_columns(self) -> None:
@@ -65,11 +78,14 @@ class Physics:
         blocks = [model.joint(f"block_{i}") for i in range(tabletop.num_blocks)]
         self._block_qpos = np.array([joint.qposadr[0] for joint in blocks])
         self._block_qvel = np.array([joint.dofadr[0] for joint in blocks])
-        self._pad_mocap = np.array([model.body(f"pad_{i}").mocapid[0] for i in range(tabletop.num_pads)])
+        self._pad_mocap = np.array(
+            [model.body(f"pad_{i}").mocapid[0] for i in range(tabletop.num_pads)]
+        )
         self._block_geoms = geom_ids(model, "block", tabletop.num_blocks)
         self._pad_geoms = geom_ids(model, "pad", tabletop.num_pads)
 
-    # -- questions ----------------------------------------------------------------------------------------------
+    # -- questions
+    # ----------------------------------------------------------------------------------------------
 
     def hand_position(self, ids: np.ndarray) -> np.ndarray:
         """Measured tcp position [n, 3], metres."""
@@ -108,7 +124,8 @@ class Physics:
         return np.linalg.norm(self.qvel[ids[:, None], start[:, None] + np.arange(3)], axis=1)
 
     def block_symmetry(self, ids: np.ndarray, block: np.ndarray | int) -> np.ndarray:
-        """Smallest rotation [n] (radians) that maps one block per simulation onto itself; 0 for a cylinder."""
+        """Smallest rotation [n] (radians) that maps one block per simulation onto itself; 0 for a
+        cylinder."""
         return SYMMETRY[self.looks.block_shape[ids, block]]
 
     def pad_position(self, ids: np.ndarray, pad: np.ndarray | int) -> np.ndarray:
@@ -120,7 +137,8 @@ class Physics:
         return yaw_of_quat(self.mocap_quat[ids, self._pad_mocap[pad]])
 
     def project(self, ids: np.ndarray, camera: str, points: np.ndarray) -> np.ndarray:
-        """Where world points [n, 3] appear in a camera's image [n, 2]: fractions right and down, NaN if behind."""
+        """Where world points [n, 3] appear in a camera's image [n, 2]: fractions right and down,
+        NaN if behind."""
         column = self.model.camera(camera).id
         matrix = self.cam_xmat[ids, column].reshape(-1, 3, 3)
         local = np.einsum("nji,nj->ni", matrix, points - self.cam_xpos[ids, column])
@@ -130,12 +148,14 @@ class Physics:
         return np.stack([0.5 + 0.5 * right, 0.5 - 0.5 * up], axis=1)
 
     def hand_to_block(self, ids: np.ndarray, block: np.ndarray | int) -> np.ndarray:
-        """Vector [n, 3] from the tcp to a block's centre, in the hand's frame (y is the direction of the fingers)."""
+        """Vector [n, 3] from the tcp to a block's centre, in the hand's frame (y is the direction
+        of the fingers)."""
         offset = self.block_position(ids, block) - self.hand_position(ids)
         return np.einsum("nji,nj->ni", self.hand_matrix(ids), offset)
 
     def grasped(self, ids: np.ndarray, block: np.ndarray | int) -> np.ndarray:
-        """Whether [n] a block is held: fingers told to close have stopped with the block's centre between them."""
+        """Whether [n] a block is held: fingers told to close have stopped with the block's centre
+        between them."""
         between = (np.abs(self.hand_to_block(ids, block)) < GRASP_OFFSET).all(axis=1)
         width = GRASP_WIDTH[self.looks.block_shape[ids, block]]
         stopped = (self.finger_speed(ids) < STILL) & (self.gripper_opening(ids) > width - 0.008)
@@ -146,7 +166,8 @@ class Physics:
         return np.abs(self.block_position(ids, block)[:, 2] - BLOCK_HALF_HEIGHT) < REST_TOLERANCE
 
     def aligned_yaw(self, ids: np.ndarray, block: np.ndarray | int) -> np.ndarray:
-        """The hand yaw [n] nearest to the commanded one that puts the fingers on opposite faces of a block."""
+        """The hand yaw [n] nearest to the commanded one that puts the fingers on opposite faces of
+        a block."""
         symmetry = self.block_symmetry(ids, block)
         period = np.where(symmetry > 0, symmetry, 1.0)
         current = self.commanded[ids, 5]
@@ -155,7 +176,8 @@ class Physics:
         return np.where(np.abs(goal) > POSE_HIGH[5] - 0.05, goal - np.sign(goal) * symmetry, goal)
 
     def state_arrays(self) -> dict[str, np.ndarray]:
-        """Every live array that decides the future, first dimension N; writing rows of them restores a state."""
+        """Every live array that decides the future, first dimension N; writing rows of them
+        restores a state."""
         looks = {f"looks_{name}": values for name, values in vars(self.looks).items()}
         return {
             "state": self.batch.state,
@@ -165,10 +187,12 @@ class Physics:
             **looks,
         }
 
-    # -- writing ------------------------------------------------------------------------------------------------
+    # -- writing
+    # ------------------------------------------------------------------------------------------------
 
     def apply(self, actions: np.ndarray, ids: np.ndarray) -> None:
-        """Move the commanded poses by `actions` [n, 7], clipped to the action's and the workspace's limits."""
+        """Move the commanded poses by `actions` [n, 7], clipped to the action's and the workspace's
+        limits."""
         spec = DEFAULT_ACTION_SPEC
         actions = np.clip(actions.astype(np.float64), spec.low, spec.high)
         pose = self.commanded[ids] + actions[:, :6] * self.robot.mask
@@ -192,8 +216,11 @@ class Physics:
         """Compute what depends on positions and velocities, after writing a state."""
         self.batch.forward(ids, stage=mujoco.mjtStage.mjSTAGE_VEL)
 
-    def place_hand(self, ids: np.ndarray, pose: np.ndarray, opening: np.ndarray, closing: np.ndarray) -> None:
-        """Put the hand at `pose` [n, 6] at rest, with the fingers `opening` [n] apart and told to close or not [n]."""
+    def place_hand(
+        self, ids: np.ndarray, pose: np.ndarray, opening: np.ndarray, closing: np.ndarray
+    ) -> None:
+        """Put the hand at `pose` [n, 6] at rest, with the fingers `opening` [n] apart and told to
+        close or not [n]."""
         pose = np.clip(pose * np.where(self.robot.mask > 0, 1.0, 0.0), POSE_LOW, POSE_HIGH)
         self.commanded[ids] = pose
         self.closing[ids] = closing
@@ -201,7 +228,9 @@ class Physics:
         self.qpos[np.ix_(ids, self._finger_qpos)] = opening[:, None] / 2
         self._send_command(ids)
 
-    def place_block(self, ids: np.ndarray, block: np.ndarray | int, position: np.ndarray, yaw: np.ndarray) -> None:
+    def place_block(
+        self, ids: np.ndarray, block: np.ndarray | int, position: np.ndarray, yaw: np.ndarray
+    ) -> None:
         """Put one block per simulation at `position` [n, 3], turned by `yaw` [n]."""
         start = np.broadcast_to(self._block_qpos[block], ids.shape)
         rpy = np.stack([np.zeros_like(yaw), np.zeros_like(yaw), yaw], axis=1)
@@ -217,11 +246,16 @@ class Physics:
         self.mocap_quat[ids, column] = rpy_to_quat(rpy)
 
     def dress(self, ids: np.ndarray, looks: Looks, around: Surroundings) -> None:
-        """Give the objects of `ids` their colours and shapes, and everything else what differs there."""
+        """Give the objects of `ids` their colours and shapes, and everything else what differs
+        there."""
         for name, values in vars(looks).items():
             getattr(self.looks, name)[ids] = values
         blocks, pads = self._block_geoms, self._pad_geoms
         block_shapes, pad_shapes = tuple(BLOCK_SHAPES.values()), tuple(PAD_SHAPES.values())
-        write_objects(self.fields, ids, blocks, block_shapes, looks.block_color, looks.block_shape, around.rgb)
-        write_objects(self.fields, ids, pads, pad_shapes, looks.pad_color, looks.pad_shape, around.rgb)
+        write_objects(
+            self.fields, ids, blocks, block_shapes, looks.block_color, looks.block_shape, around.rgb
+        )
+        write_objects(
+            self.fields, ids, pads, pad_shapes, looks.pad_color, looks.pad_shape, around.rgb
+        )
         write_surroundings(self.fields, self.model, ids, blocks, around)

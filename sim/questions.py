@@ -1,8 +1,9 @@
-"""Questions about a scene with answers from the simulator's ground truth: what colour, where, how many, is it held?
+"""Questions about a scene with answers from the simulator's ground truth: what colour, where, how
+many, is it held?
 
-These are what a tiny vision-language model learns to see with before it learns to act (PaLM-E and RT-2 mix such
-questions with robot data). Places are vectors in the robot's base frame, from the gripper or from the middle of the
-workspace.
+These are what a tiny vision-language model learns to see with before it learns to act (PaLM-E and
+RT-2 mix such questions with robot data). Places are vectors in the robot's base frame, from the
+gripper or from the middle of the workspace.
 """
 
 from __future__ import annotations
@@ -43,12 +44,15 @@ def where_on_table(facts: SceneFacts, rng: np.random.Generator) -> Question:
 
 
 def turned(facts: SceneFacts, rng: np.random.Generator) -> Question:
-    """How far to turn the gripper so that it stands as the block does; a cube looks the same every quarter turn."""
+    """How far to turn the gripper so that it stands as the block does; a cube looks the same every
+    quarter turn."""
     blocks = [o for o in facts.objects if o.kind == "block" and BLOCK_SHAPES[o.shape].symmetry > 0]
     if not blocks:
         return where_from_gripper(facts, rng)
     block = blocks[rng.integers(len(blocks))]
-    angle = wrap_angle(np.array(block.yaw - facts.hand_yaw), np.array(BLOCK_SHAPES[block.shape].symmetry))
+    angle = wrap_angle(
+        np.array(block.yaw - facts.hand_yaw), np.array(BLOCK_SHAPES[block.shape].symmetry)
+    )
     return Question(f"how far is the {block.name} turned?", (float(angle),), "rad")
 
 
@@ -60,7 +64,8 @@ def held(facts: SceneFacts, rng: np.random.Generator) -> Question:
 
 def what_is_held(facts: SceneFacts, rng: np.random.Generator) -> Question:
     return Question(
-        "what is in the gripper?", "nothing" if facts.grasped is None else facts.objects[facts.grasped].name
+        "what is in the gripper?",
+        "nothing" if facts.grasped is None else facts.objects[facts.grasped].name,
     )
 
 
@@ -77,7 +82,9 @@ def is_there(facts: SceneFacts, rng: np.random.Generator) -> Question:
     name = f"{rng.choice(list(COLORS))} {rng.choice(shapes)}"
     if rng.random() < 0.5:
         name = _any_object(facts, rng).name
-    return Question(f"is there a {name}?", "yes" if any(o.name == name for o in facts.objects) else "no")
+    return Question(
+        f"is there a {name}?", "yes" if any(o.name == name for o in facts.objects) else "no"
+    )
 
 
 def how_many(facts: SceneFacts, rng: np.random.Generator) -> Question:
@@ -105,17 +112,23 @@ KINDS: dict[str, Callable[[SceneFacts, np.random.Generator], Question]] = {
 }
 
 
-def ask(facts: SceneFacts, rng: np.random.Generator, count: int, weights: dict[str, float]) -> list[Question]:
+def ask(
+    facts: SceneFacts, rng: np.random.Generator, count: int, weights: dict[str, float]
+) -> list[Question]:
     """`count` questions about a scene, their kinds drawn by weight.
 
     Raises ValueError for a kind that does not exist or weights that do not add up to something.
     """
     unknown = set(weights) - set(KINDS)
     if unknown:
-        raise ValueError(f"unknown kinds of question {sorted(unknown)}; known are {', '.join(KINDS)}")
+        raise ValueError(
+            f"unknown kinds of question {sorted(unknown)}; known are {', '.join(KINDS)}"
+        )
     total = sum(weights.values())
     if total <= 0:
-        raise ValueError(f"the weights of the questions add up to {total}: give at least one kind a positive weight")
+        raise ValueError(
+            f"the weights of the questions add up to {total}: give at least one kind a positive weight"
+        )
     names = list(weights)
     drawn = rng.choice(len(names), size=count, p=np.array([weights[n] for n in names]) / total)
     return [KINDS[names[i]](facts, rng) for i in drawn]
@@ -140,12 +153,13 @@ def kind_of(text: str) -> str:
 
 
 class Sighting(NamedTuple):
-    """An object in a picture: where its centre is (fractions right and down), which kind it is, and its place in
-    metres.
+    """An object in a picture: where its centre is (fractions right and down), which kind it is, and
+    its place in metres.
 
-    The place is what that picture alone can tell: from the middle of the workspace for a fixed camera, in the gripper's
-    own frame for the wrist camera. How it is turned there is a heading, the cosine and sine of its yaw times the number
-    of ways in which it looks the same; (0, 0) where it looks the same from everywhere.
+    The place is what that picture alone can tell: from the middle of the workspace for a fixed
+    camera, in the gripper's own frame for the wrist camera. How it is turned there is a heading,
+    the cosine and sine of its yaw times the number of ways in which it looks the same; (0, 0) where
+    it looks the same from everywhere.
     """
 
     right: float
@@ -155,7 +169,9 @@ class Sighting(NamedTuple):
     heading: tuple[float, float]
 
 
-SIGHTING_KINDS = tuple(f"{color} {shape}" for color in COLORS for shape in (*BLOCK_SHAPES, *PAD_SHAPES))
+SIGHTING_KINDS = tuple(
+    f"{color} {shape}" for color in COLORS for shape in (*BLOCK_SHAPES, *PAD_SHAPES)
+)
 """Every kind of object that can be seen."""
 
 
@@ -174,7 +190,9 @@ def sightings(facts: SceneFacts, camera: str) -> list[Sighting]:
             x, y, z = np.subtract(thing.position, (*CENTER, 0.0))
             yaw = thing.yaw
         place = (float(x), float(y), float(z))
-        found.append(Sighting(*pixel, SIGHTING_KINDS.index(thing.name), place, _heading(thing, yaw)))
+        found.append(
+            Sighting(*pixel, SIGHTING_KINDS.index(thing.name), place, _heading(thing, yaw))
+        )
     return found
 
 
@@ -187,15 +205,25 @@ def _heading(thing: ObjectFacts, yaw: float) -> tuple[float, float]:
 
 
 def all_texts(tasks: Sequence[str] = ("pick_place",)) -> list[str]:
-    """Every word that questions, answers and instructions of the tasks can hold, for training a tokenizer."""
+    """Every word that questions, answers and instructions of the tasks can hold, for training a
+    tokenizer."""
     wordings = [WORDINGS[task] for task in tasks]
     texts = ["yes", "no", "nothing", *NUMBER_WORDS]
     for color in COLORS:
         texts.append(f"how many {color} things are there?")
         for shape in (*BLOCK_SHAPES, *PAD_SHAPES):
             name = f"{color} {shape}"
-            texts += [f"where is the {name}?", f"where on the table is the {name}?", f"is there a {name}?", name]
-            texts += [f"is the {name} grasped?", f"how far is the {name} turned?", "what is in the gripper?"]
+            texts += [
+                f"where is the {name}?",
+                f"where on the table is the {name}?",
+                f"is there a {name}?",
+                name,
+            ]
+            texts += [
+                f"is the {name} grasped?",
+                f"how far is the {name} turned?",
+                "what is in the gripper?",
+            ]
             texts += [f"what colour is the {shape}?", f"a {name}"]
         for other in COLORS:
             for block, wording in product(BLOCK_SHAPES, wordings):
@@ -205,7 +233,8 @@ def all_texts(tasks: Sequence[str] = ("pick_place",)) -> list[str]:
 
 
 def _sentences(wording: Wording, first: str, color: str) -> list[str]:
-    """The instructions about the object called `first`, and a second one of `color` where one is named."""
+    """The instructions about the object called `first`, and a second one of `color` where one is
+    named."""
     if len(wording.kinds) == 1:
         return [wording.say((first,))] if first.startswith(color) else []
     return [wording.say((first, f"{color} {shape}")) for shape in SHAPES[wording.kinds[1]]]
@@ -219,17 +248,18 @@ PLAN_NUMBERS = (
     *("block_x", "block_y", "block_z", "pad_x", "pad_y", "pad_z"),
     *("turn", "held", "heading_cos", "heading_sin"),
 )
-"""What an instruction is about: vectors from the gripper to the named block and to the pad or block that it goes to (m;
-the first again where only one is named), how far to turn (rad / 5), held (0.3) or not (-0.3), and the block's heading
-from the gripper's (see `Sighting`), times 0.25: it has no jump where a turn either way is as long."""
+"""What an instruction is about: vectors from the gripper to the named block and to the pad or block
+that it goes to (m; the first again where only one is named), how far to turn (rad / 5), held (0.3)
+or not (-0.3), and the block's heading from the gripper's (see `Sighting`), times 0.25: it has no
+jump where a turn either way is as long."""
 TURN_SCALE = 0.2
 HELD = 0.3
 HEADING_SCALE = 0.25
 
 
 class Plan(NamedTuple):
-    """An instruction, the numbers that it comes down to, and its objects: the text up to each one's name, where it is
-    from the gripper (m), and its heading from the gripper's (see `Sighting`).
+    """An instruction, the numbers that it comes down to, and its objects: the text up to each one's
+    name, where it is from the gripper (m), and its heading from the gripper's (see `Sighting`).
     """
 
     text: str
@@ -238,20 +268,33 @@ class Plan(NamedTuple):
 
 
 def plan(facts: SceneFacts, rng: np.random.Generator) -> Plan:
-    """The task's instruction about any objects of the scene, and the numbers that it comes down to here and now.
+    """The task's instruction about any objects of the scene, and the numbers that it comes down to
+    here and now.
 
-    The first of a kind, which episodes are about, is named most often: it is what is held and carried.
+    The first of a kind, which episodes are about, is named most often: it is what is held and
+    carried.
     """
     chosen: list[ObjectFacts] = []
     for kind in facts.wording.kinds:
         others = [o for o in facts.objects if o.kind == kind and o not in chosen]
         chosen.append(others[int(len(others) * rng.random() ** 2)])
     names, block = [thing.name for thing in chosen], chosen[0]
-    places = [tuple(map(float, np.subtract(thing.position, facts.hand_position))) for thing in (block, chosen[-1])]
+    places = [
+        tuple(map(float, np.subtract(thing.position, facts.hand_position)))
+        for thing in (block, chosen[-1])
+    ]
     symmetry = BLOCK_SHAPES[block.shape].symmetry
-    turn = float(wrap_angle(np.array(block.yaw - facts.hand_yaw), symmetry)) if symmetry > 0 else 0.0
+    turn = (
+        float(wrap_angle(np.array(block.yaw - facts.hand_yaw), symmetry)) if symmetry > 0 else 0.0
+    )
     turned = [_heading(thing, thing.yaw - facts.hand_yaw) for thing in (block, chosen[-1])]
     heading = (HEADING_SCALE * part for part in turned[0])
-    numbers = (*places[0], *places[1], TURN_SCALE * turn, HELD if block.grasped else -HELD, *heading)
+    numbers = (
+        *places[0],
+        *places[1],
+        TURN_SCALE * turn,
+        HELD if block.grasped else -HELD,
+        *heading,
+    )
     upto = [facts.wording.up_to(names, i) for i in (0, len(names) - 1)]
     return Plan(facts.wording.say(names), numbers, tuple(zip(upto, places, turned, strict=True)))

@@ -1,7 +1,9 @@
-"""What differs from one start to the next: ranges, and the sampling of scenes from per-start random numbers.
+"""What differs from one start to the next: ranges, and the sampling of scenes from per-start random
+numbers.
 
-Every start takes one flat vector of uniform numbers from its own generator; everything else is arithmetic over all
-starts at once. So a start depends on its seed alone, not on the order, the ids or the number of environments.
+Every start takes one flat vector of uniform numbers from its own generator; everything else is
+arithmetic over all starts at once. So a start depends on its seed alone, not on the order, the ids
+or the number of environments.
 """
 
 from __future__ import annotations
@@ -102,12 +104,14 @@ DEFAULT_RANDOMIZATION = Randomization(
 
 
 def with_overrides(base: Randomization, overrides: dict[str, Any]) -> Randomization:
-    """`base` with some ranges replaced; raises ValueError for a name or a value that does not exist."""
+    """`base` with some ranges replaced; raises ValueError for a name or a value that does not
+    exist."""
     names = [field.name for field in fields(Randomization)]
     for name in overrides:
         check_choice("sim.randomization", name, names)
     values: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in overrides.items()
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in overrides.items()
     }
     result = replace(base, **values)
     for setting, known in (
@@ -122,20 +126,27 @@ def with_overrides(base: Randomization, overrides: dict[str, Any]) -> Randomizat
 
 
 def _check_numbers(ranges: Randomization) -> None:
-    """Sizes are not negative and pairs go from low to high; raises ValueError with the setting and its value."""
+    """Sizes are not negative and pairs go from low to high; raises ValueError with the setting and
+    its value."""
     for field in fields(Randomization):
         value = getattr(ranges, field.name)
         if isinstance(value, float | int) and value < 0:
             raise ValueError(f"sim.randomization.{field.name} ({value}) must not be negative")
-        if field.name in ("hand_height", "friction") and (len(value) != 2 or not 0 <= value[0] <= value[1]):
+        if field.name in ("hand_height", "friction") and (
+            len(value) != 2 or not 0 <= value[0] <= value[1]
+        ):
             raise ValueError(
                 f"sim.randomization.{field.name} ({list(value)}) must be [lowest, highest], from 0 upwards"
             )
 
 
 def check_variety(ranges: Randomization, num_blocks: int, num_pads: int) -> None:
-    """There are enough different looks to tell all objects apart; raises ValueError with the remedy."""
-    for kind, shapes, wanted in (("block", ranges.block_shapes, num_blocks), ("pad", ranges.pad_shapes, num_pads)):
+    """There are enough different looks to tell all objects apart; raises ValueError with the
+    remedy."""
+    for kind, shapes, wanted in (
+        ("block", ranges.block_shapes, num_blocks),
+        ("pad", ranges.pad_shapes, num_pads),
+    ):
         available = len(ranges.colors) * len(shapes)
         if available < wanted:
             raise ValueError(
@@ -150,12 +161,15 @@ def check_choice(setting: str, value: str, known: Any) -> None:
         return
     near = get_close_matches(str(value), [str(name) for name in known], n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ValueError(f"{setting}={value!r} is unknown; {hint}choose one of {', '.join(map(str, known))}")
+    raise ValueError(
+        f"{setting}={value!r} is unknown; {hint}choose one of {', '.join(map(str, known))}"
+    )
 
 
 @dataclass(frozen=True)
 class Scenes:
-    """n sampled starts: looks, placements [n, objects, 2] and yaws [n, objects], the hand's pose [n, 6], the rest."""
+    """n sampled starts: looks, placements [n, objects, 2] and yaws [n, objects], the hand's pose
+    [n, 6], the rest."""
 
     looks: Looks
     block_xy: np.ndarray
@@ -182,7 +196,8 @@ class UniformNumbers:
         return piece.reshape(len(piece), *shape)
 
     def from_the_end(self, low: float, high: float, *shape: int) -> np.ndarray:
-        """The last numbers as [n, *shape], in [low, high): for what was added later, so that nothing else shifts."""
+        """The last numbers as [n, *shape], in [low, high): for what was added later, so that
+        nothing else shifts."""
         size = int(np.prod(shape))
         piece = self._values[:, self._end - size : self._end]
         self._end -= size
@@ -200,10 +215,17 @@ def draw_uniform(rngs: list[np.random.Generator], num_objects: int) -> UniformNu
     return UniformNumbers(np.stack([rng.random(size) for rng in rngs]))
 
 
-def sample_scenes(numbers: UniformNumbers, ranges: Randomization, num_blocks: int, num_pads: int) -> Scenes:
-    """Starts that keep all distances; object 0 of either kind is told from the others by its colour and shape."""
-    block_color, block_shape = _distinct(numbers, ranges.colors, ranges.block_shapes, BLOCK_SHAPE_NAMES, num_blocks)
-    pad_color, pad_shape = _distinct(numbers, ranges.colors, ranges.pad_shapes, PAD_SHAPE_NAMES, num_pads)
+def sample_scenes(
+    numbers: UniformNumbers, ranges: Randomization, num_blocks: int, num_pads: int
+) -> Scenes:
+    """Starts that keep all distances; object 0 of either kind is told from the others by its colour
+    and shape."""
+    block_color, block_shape = _distinct(
+        numbers, ranges.colors, ranges.block_shapes, BLOCK_SHAPE_NAMES, num_blocks
+    )
+    pad_color, pad_shape = _distinct(
+        numbers, ranges.colors, ranges.pad_shapes, PAD_SHAPE_NAMES, num_pads
+    )
     xy = _layout(numbers, ranges, num_blocks, num_pads)
     block_yaw = numbers.between(-ranges.block_yaw, ranges.block_yaw, num_blocks)
     pad_yaw = numbers.between(-ranges.pad_yaw, ranges.pad_yaw, num_pads)
@@ -237,19 +259,28 @@ def _surroundings(numbers: UniformNumbers, ranges: Randomization) -> Surrounding
 
 
 def _distinct(
-    numbers: UniformNumbers, colors: tuple[str, ...], shapes: tuple[str, ...], all_shapes: tuple[str, ...], count: int
+    numbers: UniformNumbers,
+    colors: tuple[str, ...],
+    shapes: tuple[str, ...],
+    all_shapes: tuple[str, ...],
+    count: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`count` different (colour, shape) pairs a start: the first entries of a random permutation of all pairs."""
+    """`count` different (colour, shape) pairs a start: the first entries of a random permutation of
+    all pairs."""
     order = np.argsort(numbers.take(len(colors) * len(shapes)), axis=1, kind="stable")[:, :count]
     color = np.array([COLOR_NAMES.index(name) for name in colors])[order // len(shapes)]
     shape = np.array([all_shapes.index(name) for name in shapes])[order % len(shapes)]
     return color, shape
 
 
-def _layout(numbers: UniformNumbers, ranges: Randomization, num_blocks: int, num_pads: int) -> np.ndarray:
-    """Positions [n, num_blocks + num_pads, 2]: of several tries, the first that keeps its distances, else the widest.
+def _layout(
+    numbers: UniformNumbers, ranges: Randomization, num_blocks: int, num_pads: int
+) -> np.ndarray:
+    """Positions [n, num_blocks + num_pads, 2]: of several tries, the first that keeps its
+    distances, else the widest.
 
-    A try places one object after another, each on the first of its candidates that is far enough from those before.
+    A try places one object after another, each on the first of its candidates that is far enough
+    from those before.
     """
     count = num_blocks + num_pads
     extent = ranges.object_extent
@@ -258,12 +289,20 @@ def _layout(numbers: UniformNumbers, ranges: Randomization, num_blocks: int, num
     margin = np.full(placed.shape[:2], np.inf)
     for i in range(1, count):
         delta = candidates[:, :, i, :, None] - placed[:, :, None, :i]
-        room = (np.sqrt((delta * delta).sum(axis=-1)) - _least_distances(ranges, num_blocks, i)).min(axis=-1)
-        choice = np.where((room >= 0).any(axis=-1), np.argmax(room >= 0, axis=-1), np.argmax(room, axis=-1))
+        room = (
+            np.sqrt((delta * delta).sum(axis=-1)) - _least_distances(ranges, num_blocks, i)
+        ).min(axis=-1)
+        choice = np.where(
+            (room >= 0).any(axis=-1), np.argmax(room >= 0, axis=-1), np.argmax(room, axis=-1)
+        )
         chosen = choice[:, :, None]
-        placed[:, :, i] = np.take_along_axis(candidates[:, :, i], chosen[..., None], axis=2)[:, :, 0]
+        placed[:, :, i] = np.take_along_axis(candidates[:, :, i], chosen[..., None], axis=2)[
+            :, :, 0
+        ]
         margin = np.minimum(margin, np.take_along_axis(room, chosen, axis=2)[:, :, 0])
-    best = np.where((margin >= 0).any(axis=1), np.argmax(margin >= 0, axis=1), np.argmax(margin, axis=1))
+    best = np.where(
+        (margin >= 0).any(axis=1), np.argmax(margin >= 0, axis=1), np.argmax(margin, axis=1)
+    )
     return CENTER + placed[np.arange(len(placed)), best]
 
 

@@ -22,17 +22,20 @@ _opening = threading.Lock()
 class _Canvas:
     """One context with the scratch model, data and scene that feed it, for the thread that made it.
 
-    The framebuffer holds the cameras of one environment side by side, so that its pixels are read once. It does not
-    hold several environments: where a picture lies in the framebuffer shifts its edges by a rounding, and an
-    environment must look the same whatever it is drawn with.
+    The framebuffer holds the cameras of one environment side by side, so that its pixels are read
+    once. It does not hold several environments: where a picture lies in the framebuffer shifts its
+    edges by a rounding, and an environment must look the same whatever it is drawn with.
     """
 
-    def __init__(self, model: mujoco.MjModel, cameras: tuple[str, ...], size: int, textures: bool) -> None:
+    def __init__(
+        self, model: mujoco.MjModel, cameras: tuple[str, ...], size: int, textures: bool
+    ) -> None:
         self._model = copy.copy(model)
         visual = self._model.vis
         visual.global_.offwidth, visual.global_.offheight = size * len(cameras), size
         visual.quality.offsamples, visual.quality.shadowsize, visual.quality.numquads = 0, 0, 1
-        # Highlights are computed at vertices here and at pixels by the ray tracer: without them both draw one picture.
+        # Highlights are computed at vertices here and at pixels by the ray tracer: without them
+        # both draw one picture.
         visual.headlight.specular[:] = 0
         self._model.light_specular[:] = 0
         self._data = mujoco.MjData(self._model)
@@ -41,7 +44,9 @@ class _Canvas:
             self._gl.make_current()
             self._context = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_50)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
-        self._scene = mujoco.MjvScene(self._model, maxgeom=self._model.ngeom + self._model.nsite + 16)
+        self._scene = mujoco.MjvScene(
+            self._model, maxgeom=self._model.ngeom + self._model.nsite + 16
+        )
         for flag in _OFF:
             self._scene.flags[getattr(mujoco.mjtRndFlag, f"mjRND_{flag}")] = 0
         self._option = mujoco.MjvOption()
@@ -64,9 +69,15 @@ class _Canvas:
         return camera
 
     def draw(
-        self, rows: Iterator[int], poses: Arrays, looks: Arrays, seen: np.ndarray, images: list[np.ndarray]
+        self,
+        rows: Iterator[int],
+        poses: Arrays,
+        looks: Arrays,
+        seen: np.ndarray,
+        images: list[np.ndarray],
     ) -> None:
-        """Draw the next of `rows` until there is none, into `images`, one array [n, h, w, 3] a camera.
+        """Draw the next of `rows` until there is none, into `images`, one array [n, h, w, 3] a
+        camera.
 
         `seen` [n, cameras, geoms] is False for geoms that a camera need not draw.
         """
@@ -77,10 +88,15 @@ class _Canvas:
         for row in rows:
             for target, values in writes:
                 target[...] = values[row]
-            groups = np.where(seen[row], model.geom_group if "geom_group" in looks else self._groups, _HIDDEN_GROUP)
+            groups = np.where(
+                seen[row],
+                model.geom_group if "geom_group" in looks else self._groups,
+                _HIDDEN_GROUP,
+            )
             for (camera, viewport), group in zip(self._views, groups, strict=True):
                 model.geom_group[:] = group
-                # Not mjv_updateCamera, which is cheaper by 0.01 ms: the headlight would stay at the camera before.
+                # Not mjv_updateCamera, which is cheaper by 0.01 ms: the headlight would stay at the
+                # camera before.
                 mujoco.mjv_updateScene(model, data, self._option, None, camera, _EVERYTHING, scene)
                 mujoco.mjr_render(viewport, scene, context)
             mujoco.mjr_readPixels(self._pixels, None, self._whole, context)
@@ -92,16 +108,23 @@ class _Canvas:
         self._gl.free()
 
 
-def geoms_in_view(model: mujoco.MjModel, cameras: Sequence[int], poses: Arrays, looks: Arrays) -> np.ndarray:
-    """Which geoms [n, cameras, geoms] may be in a square picture: whose bounding sphere touches the view's pyramid.
+def geoms_in_view(
+    model: mujoco.MjModel, cameras: Sequence[int], poses: Arrays, looks: Arrays
+) -> np.ndarray:
+    """Which geoms [n, cameras, geoms] may be in a square picture: whose bounding sphere touches the
+    view's pyramid.
 
-    With p the centre in the camera's frame, d = -p_z its depth, a half the field of view and r the radius:
-    d > -r and |p_x| cos a - d sin a < r, and the same for p_y. A geom costs 0.02 ms to draw wherever it is, and a
-    close camera sees a third of a robot's.
+    With p the centre in the camera's frame, d = -p_z its depth, a half the field of view and r the
+    radius: d > -r and |p_x| cos a - d sin a < r, and the same for p_y. A geom costs 0.02 ms to draw
+    wherever it is, and a close camera sees a third of a robot's.
     """
     sizes, positions = looks.get("geom_size", model.geom_size), poses["geom_xpos"]
-    radius = np.maximum(sizes.sum(axis=-1), model.geom_rbound)  # the sum of a primitive's sizes is never too small
-    radius = np.where(looks.get("geom_type", model.geom_type) == mujoco.mjtGeom.mjGEOM_PLANE, np.inf, radius)
+    radius = np.maximum(
+        sizes.sum(axis=-1), model.geom_rbound
+    )  # the sum of a primitive's sizes is never too small
+    radius = np.where(
+        looks.get("geom_type", model.geom_type) == mujoco.mjtGeom.mjGEOM_PLANE, np.inf, radius
+    )
     seen = np.ones((len(positions), len(cameras), model.ngeom), dtype=bool)
     for index, camera in enumerate(cameras):
         if (
@@ -119,16 +142,26 @@ def geoms_in_view(model: mujoco.MjModel, cameras: Sequence[int], poses: Arrays, 
 
 
 class EglDrawer:
-    """A few threads, each with its own canvas, that take the next environment to draw from one shared queue."""
+    """A few threads, each with its own canvas, that take the next environment to draw from one
+    shared queue."""
 
     def __init__(
-        self, model: mujoco.MjModel, cameras: tuple[str, ...], size: int, num_threads: int, textures: bool = False
+        self,
+        model: mujoco.MjModel,
+        cameras: tuple[str, ...],
+        size: int,
+        num_threads: int,
+        textures: bool = False,
     ) -> None:
         self._model, self._cameras = model, cameras
         self._camera_ids = [model.camera(name).id for name in cameras]
         # One executor a canvas: a context belongs to its thread.
-        self._threads = [ThreadPoolExecutor(1, thread_name_prefix=f"render-{i}") for i in range(num_threads)]
-        opened = [thread.submit(_Canvas, model, cameras, size, textures) for thread in self._threads]
+        self._threads = [
+            ThreadPoolExecutor(1, thread_name_prefix=f"render-{i}") for i in range(num_threads)
+        ]
+        opened = [
+            thread.submit(_Canvas, model, cameras, size, textures) for thread in self._threads
+        ]
         self._canvases = [future.result() for future in opened]
 
     def draw(self, poses: Arrays, looks: Arrays, images: Arrays) -> None:

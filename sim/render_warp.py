@@ -23,9 +23,19 @@ class _Tracer:
     """A ray-tracing context for a fixed number of worlds; shorter calls use its first worlds."""
 
     def __init__(
-        self, model: mujoco.MjModel, cameras: tuple[str, ...], size: int, num_worlds: int, textures: bool
+        self,
+        model: mujoco.MjModel,
+        cameras: tuple[str, ...],
+        size: int,
+        num_worlds: int,
+        textures: bool,
     ) -> None:
-        self._model, self._cameras, self._size, self._textures = copy.copy(model), cameras, size, textures
+        self._model, self._cameras, self._size, self._textures = (
+            copy.copy(model),
+            cameras,
+            size,
+            textures,
+        )
         self.num_worlds = num_worlds
         self._warp_model = mjw.put_model(self._model)
         self._warp_data = mjw.make_data(self._model, nworld=num_worlds, nconmax=1, njmax=1)
@@ -66,13 +76,20 @@ class _Tracer:
         self._warp_data.nworld = count
         mjw.refit_bvh(self._warp_model, self._warp_data, self._context)
         mjw.render(self._warp_model, self._warp_data, self._context)
-        # Each pixel is one little-endian 32-bit word, bytes B, G, R, A; cameras stand one after the other.
-        pixels = self._context.rgb_data[:count].numpy().view(np.uint8).reshape(count, len(self._cameras), size, size, 4)
+        # Each pixel is one little-endian 32-bit word, bytes B, G, R, A; cameras stand one after the
+        # other.
+        pixels = (
+            self._context.rgb_data[:count]
+            .numpy()
+            .view(np.uint8)
+            .reshape(count, len(self._cameras), size, size, 4)
+        )
         for index, camera in enumerate(self._cameras):
             images[camera][rows] = pixels[:, index, :, :, 2::-1]
 
     def _write(self, owner: object, field: str, values: np.ndarray) -> None:
-        """Copy host rows `values` into a device field's first worlds; a field shared until now gets a row a world."""
+        """Copy host rows `values` into a device field's first worlds; a field shared until now gets
+        a row a world."""
         array: wp.array | None = getattr(owner, field, None)
         if array is None:  # a field the ray tracer does not know
             return
@@ -86,7 +103,8 @@ class _Tracer:
 
 
 class WarpDrawer:
-    """Ray tracers, one a CPU thread or one for the GPU, that take the next rows to draw from one shared queue."""
+    """Ray tracers, one a CPU thread or one for the GPU, that take the next rows to draw from one
+    shared queue."""
 
     def __init__(
         self,
@@ -102,12 +120,16 @@ class WarpDrawer:
         cuda = wp.get_preferred_device().is_cuda
         num_worlds = min(num_envs, MAX_WORLDS["cuda" if cuda else "cpu"])
         num_tracers = 1 if cuda else min(num_threads, -(-num_envs // num_worlds))
-        self._tracers = [_Tracer(model, cameras, size, num_worlds, textures) for _ in range(num_tracers)]
+        self._tracers = [
+            _Tracer(model, cameras, size, num_worlds, textures) for _ in range(num_tracers)
+        ]
         self._pool = ThreadPoolExecutor(num_tracers, thread_name_prefix="trace")
 
     def draw(self, poses: Arrays, looks: Arrays, images: Arrays) -> None:
         starts = iter(range(0, len(next(iter(poses.values()))), self._tracers[0].num_worlds))
-        for future in [self._pool.submit(tracer.draw, starts, poses, looks, images) for tracer in self._tracers]:
+        for future in [
+            self._pool.submit(tracer.draw, starts, poses, looks, images) for tracer in self._tracers
+        ]:
             future.result()
 
     def close(self) -> None:

@@ -1,7 +1,8 @@
 """An episode again, from its seed and its actions: where every body was, and what every camera saw.
 
-Physics is deterministic, so an episode need not be filmed while it is being lived: the same start and the same actions
-give the same motion, and pictures are drawn only for those that someone looks at.
+Physics is deterministic, so an episode need not be filmed while it is being lived: the same start
+and the same actions give the same motion, and pictures are drawn only for those that someone looks
+at.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ SMALLEST = 0.0012
 
 @dataclass(frozen=True)
 class Shape:
-    """A primitive fixed to a body: MuJoCo's name and sizes of it, colour, and its pose in the body's frame."""
+    """A primitive fixed to a body: MuJoCo's name and sizes of it, colour, and its pose in the
+    body's frame."""
 
     kind: str
     size: tuple[float, ...]
@@ -79,21 +81,27 @@ def replay(
 ) -> list[Replay]:
     """Live the episodes again: `actions[i]` float32 [decisions, H, A] from the start of `seeds[i]`.
 
-    As many run at once as `env` has places. Without `look` no picture is drawn. Raises ValueError where
-    `sim.vector.VectorEnvironment.step` does.
+    As many run at once as `env` has places. Without `look` no picture is drawn. Raises ValueError
+    where `sim.vector.VectorEnvironment.step` does.
     """
     found: list[Replay] = []
     for at in range(0, len(seeds), env.num_envs):
-        found += _together(env, seeds[at : at + env.num_envs], actions[at : at + env.num_envs], look)
+        found += _together(
+            env, seeds[at : at + env.num_envs], actions[at : at + env.num_envs], look
+        )
     return found
 
 
-def _together(env: VectorEnvironment, seeds: Sequence[int], actions: Sequence[np.ndarray], look: bool) -> list[Replay]:
+def _together(
+    env: VectorEnvironment, seeds: Sequence[int], actions: Sequence[np.ndarray], look: bool
+) -> list[Replay]:
     ids = np.arange(len(seeds))
     # Bound before anything is computed: what is bound is filled by the next computation.
     bodies = env.physics.batch.bind("xpos"), env.physics.batch.bind("xquat")
     env.reset(seeds, ids, render=False)
-    replays = [Replay(text, shapes_of(env, i)) for i, text in enumerate(env.instructions[: len(seeds)])]
+    replays = [
+        Replay(text, shapes_of(env, i)) for i, text in enumerate(env.instructions[: len(seeds)])
+    ]
     _note(env, bodies, replays, ids, look)
     steps, horizons = [np.concatenate(list(a)) for a in actions], [a.shape[1] for a in actions]
     running: np.ndarray = ids
@@ -116,7 +124,11 @@ def _together(env: VectorEnvironment, seeds: Sequence[int], actions: Sequence[np
 
 
 def _note(
-    env: VectorEnvironment, bodies: tuple[np.ndarray, np.ndarray], replays: list[Replay], ids: np.ndarray, look: bool
+    env: VectorEnvironment,
+    bodies: tuple[np.ndarray, np.ndarray],
+    replays: list[Replay],
+    ids: np.ndarray,
+    look: bool,
 ) -> None:
     """Append how the environments `ids` stand."""
     images, physics = env.observe(ids).images if look else {}, env.physics
@@ -143,9 +155,20 @@ def shapes_of(env: VectorEnvironment, i: int) -> list[Shape]:
     shapes = []
     for geom in range(model.ngeom):
         kind = NAMES.get(mujoco.mjtGeom(int(model.geom_type[geom])))
-        if kind is None or colours[geom][3] == 0 or (kind != "plane" and sizes[geom].max() < SMALLEST):
+        if (
+            kind is None
+            or colours[geom][3] == 0
+            or (kind != "plane" and sizes[geom].max() < SMALLEST)
+        ):
             continue
-        numbers: list[Any] = [sizes[geom], colours[geom], model.geom_pos[geom], model.geom_quat[geom]]
-        size, rgba, position, quaternion = (tuple(round(float(v), 5) for v in values) for values in numbers)
+        numbers: list[Any] = [
+            sizes[geom],
+            colours[geom],
+            model.geom_pos[geom],
+            model.geom_quat[geom],
+        ]
+        size, rgba, position, quaternion = (
+            tuple(round(float(v), 5) for v in values) for values in numbers
+        )
         shapes.append(Shape(kind, size, rgba, int(model.geom_bodyid[geom]), position, quaternion))
     return shapes

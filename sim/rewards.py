@@ -1,4 +1,5 @@
-"""Reward terms: pure functions from distances and facts to [0, 1]. Their weights come from the caller."""
+"""Reward terms: pure functions from distances and facts to [0, 1]. Their weights come from the
+caller."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ MARGIN_VALUE = 0.1
 
 
 def tolerance(x: np.ndarray, upper: float, margin: float) -> np.ndarray:
-    """1 where |x| <= upper, then a Gaussian that is 0.1 at `margin` beyond it (after dm_control, Tassa et al. 2018)."""
+    """1 where |x| <= upper, then a Gaussian that is 0.1 at `margin` beyond it (after dm_control,
+    Tassa et al. 2018)."""
     scale = np.sqrt(-2.0 * np.log(MARGIN_VALUE))
     excess = np.maximum(np.abs(x) - upper, 0.0) / margin
     return np.exp(-0.5 * (excess * scale) ** 2)
@@ -25,17 +27,20 @@ def grasp(grasped: np.ndarray) -> np.ndarray:
 
 
 def lift(grasped: np.ndarray, height: np.ndarray) -> np.ndarray:
-    """How high [n] a held block is, complete at 5 cm above its rest; `height` [n] in metres above rest."""
+    """How high [n] a held block is, complete at 5 cm above its rest; `height` [n] in metres above
+    rest."""
     return grasped * np.clip(height / 0.05, 0.0, 1.0)
 
 
 def place(was_lifted: np.ndarray, block_to_pad: np.ndarray) -> np.ndarray:
-    """How near [n] the block is to the pad on the table [n, 2] (metres), once it has been lifted."""
+    """How near [n] the block is to the pad on the table [n, 2] (metres), once it has been
+    lifted."""
     return was_lifted * tolerance(np.linalg.norm(block_to_pad, axis=1), upper=0.01, margin=0.15)
 
 
 def push(block_to_pad: np.ndarray) -> np.ndarray:
-    """How near [n] the block is to the pad, from the vector between them on the table [n, 2] (metres)."""
+    """How near [n] the block is to the pad, from the vector between them on the table [n, 2]
+    (metres)."""
     return tolerance(np.linalg.norm(block_to_pad, axis=1), upper=0.01, margin=0.1)
 
 

@@ -1,4 +1,5 @@
-"""What an action means: names, units, frame, limits and rate of every dimension, fit to be written beside a dataset."""
+"""What an action means: names, units, frame, limits and rate of every dimension, fit to be written
+beside a dataset."""
 
 from __future__ import annotations
 
@@ -39,7 +40,9 @@ class ActionSpec:
     def __post_init__(self) -> None:
         sizes = {len(self.names), len(self.units), len(self.kinds), len(self.low), len(self.high)}
         if len(sizes) != 1:
-            raise ValueError(f"names, units, kinds, low and high must be equally long, got lengths {sorted(sizes)}")
+            raise ValueError(
+                f"names, units, kinds, low and high must be equally long, got lengths {sorted(sizes)}"
+            )
 
     @property
     def size(self) -> int:
@@ -53,7 +56,8 @@ class ActionSpec:
     def checked_chunks(self, actions: np.ndarray, ids: np.ndarray, max_steps: int) -> np.ndarray:
         """Actions [n, H, A] for the environments `ids`, as float32.
 
-        Raises ValueError for another shape, a chunk that does not divide the episode, and actions that are no numbers.
+        Raises ValueError for another shape, a chunk that does not divide the episode, and actions
+        that are no numbers.
         """
         actions = np.asarray(actions, dtype=np.float32)
         if actions.ndim != 3 or actions.shape[0] != len(ids) or actions.shape[2] != self.size:

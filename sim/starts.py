@@ -1,4 +1,5 @@
-"""Starts written into the simulations: an episode's, and scenes from the middle of nowhere for questions."""
+"""Starts written into the simulations: an episode's, and scenes from the middle of nowhere for
+questions."""
 
 from __future__ import annotations
 
@@ -15,9 +16,11 @@ from sim.scenes.tabletop import CENTER
 HELD_SHARE = 0.35
 NEAR_SHARE = 0.25
 PAD_SHARE, PAD_REACH = 0.4, 0.08
-"""Of scenes from anywhere: those with a pad beside or under a block, and how far from it at most (metres)."""
+"""Of scenes from anywhere: those with a pad beside or under a block, and how far from it at most
+(metres)."""
 CLEAR_HEIGHT = 0.05
-"""A hand that is nowhere near a block stays above them, so that fingers and blocks never overlap."""
+"""A hand that is nowhere near a block stays above them, so that fingers and blocks never
+overlap."""
 
 Arrange = Callable[[Scenes, UniformNumbers], Scenes]
 """Changes sampled scenes to suit a task."""
@@ -39,9 +42,12 @@ def start(
     physics.place_hand(ids, scenes.hand_pose, np.full(n, MAX_OPENING), np.zeros(n, dtype=bool))
 
 
-def start_anywhere(physics: Physics, rngs: list[np.random.Generator], ids: np.ndarray, ranges: Randomization) -> None:
-    """The hand anywhere, open or closed; in a third of the scenes a block is held, in a quarter nearly; in two of five
-    a pad lies where that block is or a few centimetres off, as at the end of episodes and after a slip.
+def start_anywhere(
+    physics: Physics, rngs: list[np.random.Generator], ids: np.ndarray, ranges: Randomization
+) -> None:
+    """The hand anywhere, open or closed; in a third of the scenes a block is held, in a quarter
+    nearly; in two of five a pad lies where that block is or a few centimetres off, as at the end of
+    episodes and after a slip.
     """
     scenes, numbers = _sample(physics, rngs, ranges)
     _write(physics, ids, scenes)
@@ -69,18 +75,27 @@ def start_anywhere(physics: Physics, rngs: list[np.random.Generator], ids: np.nd
     _bring_pads(physics, ids, numbers, physics.block_position(ids, block)[:, :2], scenes)
 
 
-def _bring_pads(physics: Physics, ids: np.ndarray, numbers: UniformNumbers, places: np.ndarray, scenes: Scenes) -> None:
-    """In a share of the environments, one pad (the first most often) beside or under `places` [n, 2]."""
+def _bring_pads(
+    physics: Physics, ids: np.ndarray, numbers: UniformNumbers, places: np.ndarray, scenes: Scenes
+) -> None:
+    """In a share of the environments, one pad (the first most often) beside or under `places` [n,
+    2]."""
     brought, angle, reach, which = numbers.take(4).T
     radius = PAD_REACH * reach
-    spots = places + radius[:, None] * np.stack([np.cos(2 * np.pi * angle), np.sin(2 * np.pi * angle)], axis=1)
+    spots = places + radius[:, None] * np.stack(
+        [np.cos(2 * np.pi * angle), np.sin(2 * np.pi * angle)], axis=1
+    )
     pad = np.floor(which**2 * physics.tabletop.num_pads).astype(np.int64)
     chosen = np.flatnonzero(brought < PAD_SHARE)
     if len(chosen):
-        physics.place_pad(ids[chosen], pad[chosen], spots[chosen], scenes.pad_yaw[chosen, pad[chosen]])
+        physics.place_pad(
+            ids[chosen], pad[chosen], spots[chosen], scenes.pad_yaw[chosen, pad[chosen]]
+        )
 
 
-def _sample(physics: Physics, rngs: list[np.random.Generator], ranges: Randomization) -> tuple[Scenes, UniformNumbers]:
+def _sample(
+    physics: Physics, rngs: list[np.random.Generator], ranges: Randomization
+) -> tuple[Scenes, UniformNumbers]:
     num_blocks, num_pads = physics.tabletop.num_blocks, physics.tabletop.num_pads
     numbers = draw_uniform(rngs, num_blocks + num_pads)
     return sample_scenes(numbers, ranges, num_blocks, num_pads), numbers

@@ -58,9 +58,11 @@ class StepResult:
 
 @dataclass(frozen=True)
 class ObjectFacts:
-    """One object: kind "block" or "pad", role "target" (named) or "distractor", position in metres, yaw in radians.
+    """One object: kind "block" or "pad", role "target" (named) or "distractor", position in metres,
+    yaw in radians.
 
-    `pixels` gives its centre in each camera's image as fractions (right, down) in [0, 1], or None outside the image.
+    `pixels` gives its centre in each camera's image as fractions (right, down) in [0, 1], or None
+    outside the image.
     """
 
     kind: str
@@ -111,10 +113,14 @@ class Task(Protocol):
     wording: Wording
     reward_names: tuple[str, ...]
 
-    def initialise(self, physics: Physics, rngs: list[np.random.Generator], ids: np.ndarray) -> None:
+    def initialise(
+        self, physics: Physics, rngs: list[np.random.Generator], ids: np.ndarray
+    ) -> None:
         """Write a start into the simulations, from one random generator each."""
 
-    def reward_terms(self, physics: Physics, ids: np.ndarray, best: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def reward_terms(
+        self, physics: Physics, ids: np.ndarray, best: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
         """Every reward term in [0, 1], [n]."""
 
     def success(self, physics: Physics, ids: np.ndarray) -> np.ndarray:

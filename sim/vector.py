@@ -1,4 +1,5 @@
-"""`VectorEnvironment`: hundreds of environments in one process, a chunk of actions a call, pictures when asked."""
+"""`VectorEnvironment`: hundreds of environments in one process, a chunk of actions a call, pictures
+when asked."""
 
 from __future__ import annotations
 
@@ -36,9 +37,9 @@ class SimState:
 class VectorEnvironment:
     """N environments of one robot and one scene, and of one task or several.
 
-    A start's seed says which task it is: the tasks take turns, seed by seed. `ids` are any distinct environment
-    numbers in any order; every result has its rows in that order. An environment that has ended stays as it is, and
-    steps on it do nothing, until it is reset.
+    A start's seed says which task it is: the tasks take turns, seed by seed. `ids` are any distinct
+    environment numbers in any order; every result has its rows in that order. An environment that
+    has ended stays as it is, and steps on it do nothing, until it is reset.
 
     Args:
         physics: the simulations.
@@ -68,14 +69,21 @@ class VectorEnvironment:
         num_threads: int,
         render_every_step: bool,
     ) -> None:
-        self.physics, self.tasks, self.ranges, self._paraphrased = physics, tasks, ranges, paraphrased
+        self.physics, self.tasks, self.ranges, self._paraphrased = (
+            physics,
+            tasks,
+            ranges,
+            paraphrased,
+        )
         self.cameras, self.image_size, self.max_steps = cameras, image_size, max_steps
         self.num_envs = physics.num_envs
         self.action_spec = DEFAULT_ACTION_SPEC
         self.reward_weights = dict(reward)
         self.render_every_step = render_every_step
         self._renderer = (
-            Renderer(physics.model, physics.batch, cameras, image_size, backend, num_threads) if cameras else None
+            Renderer(physics.model, physics.batch, cameras, image_size, backend, num_threads)
+            if cameras
+            else None
         )
         self._steps = np.zeros(self.num_envs, dtype=np.int64)
         self._terminated = np.zeros(self.num_envs, dtype=bool)
@@ -85,7 +93,8 @@ class VectorEnvironment:
         names = dict.fromkeys(name for task in tasks for name in task.reward_names)
         self._best = {name: np.zeros(self.num_envs) for name in names}
 
-    # -- the contract -------------------------------------------------------------------------------------------
+    # -- the contract
+    # -------------------------------------------------------------------------------------------
 
     @property
     def instructions(self) -> list[str]:
@@ -97,7 +106,8 @@ class VectorEnvironment:
         return self.tasks[seed % len(self.tasks)].name
 
     def by_task(self, ids: np.ndarray) -> Iterator[tuple[Task, np.ndarray]]:
-        """Every task that runs in the environments `ids` [n], and where in `ids` those that run it stand."""
+        """Every task that runs in the environments `ids` [n], and where in `ids` those that run it
+        stand."""
         if len(self.tasks) == 1:
             yield self.tasks[0], np.arange(len(ids))
             return
@@ -106,14 +116,22 @@ class VectorEnvironment:
             yield self.tasks[index], np.flatnonzero(running == index)
 
     def reset(
-        self, seeds: Sequence[int] | np.ndarray, ids: np.ndarray | None = None, *, render: bool = True
+        self,
+        seeds: Sequence[int] | np.ndarray,
+        ids: np.ndarray | None = None,
+        *,
+        render: bool = True,
     ) -> SimObservation:
-        """Start the environments `ids` (None: the first len(seeds)) from `seeds`; one seed is one start, always."""
+        """Start the environments `ids` (None: the first len(seeds)) from `seeds`; one seed is one
+        start, always."""
         ids = self._start(seeds, ids, lambda task, *start: task.initialise(self.physics, *start))
         return self.observe(ids, render=render)
 
-    def step(self, actions: np.ndarray, ids: np.ndarray | None = None, *, render: bool = True) -> StepResult:
-        """Execute a chunk of actions [n, H, 7] in the environments `ids` (None: all), then look once.
+    def step(
+        self, actions: np.ndarray, ids: np.ndarray | None = None, *, render: bool = True
+    ) -> StepResult:
+        """Execute a chunk of actions [n, H, 7] in the environments `ids` (None: all), then look
+        once.
 
         Raises:
             ValueError: an action is NaN or infinite, the shape is wrong, or H does not divide `max_steps`.
@@ -158,7 +176,8 @@ class VectorEnvironment:
         return SimState({name: values[ids].copy() for name, values in self._state_arrays().items()})
 
     def set_state(self, state: SimState, ids: np.ndarray | None = None) -> None:
-        """Continue the environments `ids` from `state`, one row each, which may come from other environments."""
+        """Continue the environments `ids` from `state`, one row each, which may come from other
+        environments."""
         ids = self._checked_ids(ids)
         if len(state) != len(ids):
             raise ValueError(
@@ -169,8 +188,8 @@ class VectorEnvironment:
         self.physics.refresh(np.sort(ids))
 
     def privileged(self, ids: np.ndarray | None = None) -> np.ndarray:
-        """What only the simulator knows of the environments `ids`, as numbers [n, s]: the scene, the time that is used
-        up, the best of every reward term so far, and which task runs.
+        """What only the simulator knows of the environments `ids`, as numbers [n, s]: the scene,
+        the time that is used up, the best of every reward term so far, and which task runs.
         """
         ids = self._checked_ids(ids)
         best = [values[ids] for values in self._best.values()]
@@ -184,25 +203,34 @@ class VectorEnvironment:
         ids = self._checked_ids(ids)
         facts: dict[int, SceneFacts] = {}
         for task, rows in self.by_task(ids):
-            found = scene_facts(self.physics, task, ids[rows], self._phrasing[ids[rows]], self.cameras)
+            found = scene_facts(
+                self.physics, task, ids[rows], self._phrasing[ids[rows]], self.cameras
+            )
             facts |= dict(zip(rows.tolist(), found, strict=True))
         return [facts[row] for row in range(len(ids))]
 
     def sample_scenes(
         self, seeds: Sequence[int] | np.ndarray, *, render: bool = True
     ) -> tuple[SimObservation, list[SceneFacts]]:
-        """Random scenes for questions about pictures: the hand anywhere, sometimes with a block in it.
+        """Random scenes for questions about pictures: the hand anywhere, sometimes with a block in
+        it.
 
         They stand in the environments 0 to len(seeds) - 1 and can be continued from there.
         """
-        ids = self._start(seeds, None, lambda task, rngs, rows: start_anywhere(self.physics, rngs, rows, self.ranges))
+        ids = self._start(
+            seeds,
+            None,
+            lambda task, rngs, rows: start_anywhere(self.physics, rngs, rows, self.ranges),
+        )
         return self.observe(ids, render=render), self.facts(ids)
 
     def observe(self, ids: np.ndarray | None = None, *, render: bool = True) -> SimObservation:
         """What the environments `ids` show now."""
         ids = self._checked_ids(ids)
         images = self._renderer.render(ids) if render and self._renderer is not None else {}
-        proprio = np.concatenate([self.physics.commanded[ids], self.physics.gripper_opening(ids)[:, None]], axis=1)
+        proprio = np.concatenate(
+            [self.physics.commanded[ids], self.physics.gripper_opening(ids)[:, None]], axis=1
+        )
         return SimObservation(images, proprio.astype(np.float32), self._instructions(ids))
 
     def close(self) -> None:
@@ -211,13 +239,18 @@ class VectorEnvironment:
             self._renderer.close()
             self._renderer = None
 
-    # -- inside -------------------------------------------------------------------------------------------------
+    # -- inside
+    # -------------------------------------------------------------------------------------------------
 
-    def _start(self, seeds: Sequence[int] | np.ndarray, ids: np.ndarray | None, initialise: Any) -> np.ndarray:
+    def _start(
+        self, seeds: Sequence[int] | np.ndarray, ids: np.ndarray | None, initialise: Any
+    ) -> np.ndarray:
         seeds = [int(seed) for seed in seeds]
         ids = self._checked_ids(np.arange(len(seeds)) if ids is None else ids)
         if len(seeds) != len(ids):
-            raise ValueError(f"{len(seeds)} seeds for {len(ids)} environments; give one seed per environment")
+            raise ValueError(
+                f"{len(seeds)} seeds for {len(ids)} environments; give one seed per environment"
+            )
         for seed in seeds:
             if seed < 0:
                 raise ValueError(f"seed {seed} is negative; seeds are integers from 0 upwards")
@@ -236,9 +269,11 @@ class VectorEnvironment:
         return ids
 
     def _control_step(self, ids: np.ndarray, actions: np.ndarray) -> np.ndarray:
-        """One control step of running environments; the reward [n] counts only what beats the episode's best so far.
+        """One control step of running environments; the reward [n] counts only what beats the
+        episode's best so far.
 
-        Paying improvements alone bounds the return by the sum of the weights and makes waiting worthless.
+        Paying improvements alone bounds the return by the sum of the weights and makes waiting
+        worthless.
         """
         self.physics.apply(actions, ids)
         self.physics.step(ids)
@@ -249,7 +284,9 @@ class VectorEnvironment:
             some = ids[rows]
             before = {name: best[name][rows] for name in task.reward_names}
             for name, value in task.reward_terms(self.physics, some, before).items():
-                reward[rows] += self.reward_weights.get(name, 0.0) * np.maximum(value - before[name], 0.0)
+                reward[rows] += self.reward_weights.get(name, 0.0) * np.maximum(
+                    value - before[name], 0.0
+                )
                 self._best[name][some] = np.maximum(before[name], value)
         self._terminated[ids] = self._best["success"][ids] > 0.5
         self._truncated[ids] = ~self._terminated[ids] & (self._steps[ids] >= self.max_steps)
@@ -258,7 +295,9 @@ class VectorEnvironment:
     def _instructions(self, ids: np.ndarray) -> list[str]:
         texts = np.empty(len(ids), dtype=object)
         for task, rows in self.by_task(ids):
-            texts[rows] = instructions(self.physics.looks, ids[rows], task.wording, self._phrasing[ids[rows]])
+            texts[rows] = instructions(
+                self.physics.looks, ids[rows], task.wording, self._phrasing[ids[rows]]
+            )
         return texts.tolist()
 
     def _drawn_phrasing(self, task: Task, seeds: np.ndarray) -> np.ndarray:
@@ -274,7 +313,10 @@ class VectorEnvironment:
         metrics = {"success": best["success"]}
         for index, task in enumerate(self.tasks):
             elsewhere = self._task[ids] != index
-            metrics |= {f"{task.name}/{n}": np.where(elsewhere, np.float32("nan"), best[n]) for n in task.reward_names}
+            metrics |= {
+                f"{task.name}/{n}": np.where(elsewhere, np.float32("nan"), best[n])
+                for n in task.reward_names
+            }
         return metrics
 
     def _state_arrays(self) -> dict[str, np.ndarray]:
@@ -293,7 +335,9 @@ class VectorEnvironment:
             return np.arange(self.num_envs)
         ids = np.asarray(ids, dtype=np.int64).reshape(-1)
         if len(ids) and (ids.min() < 0 or ids.max() >= self.num_envs):
-            raise ValueError(f"environment ids go from 0 to {self.num_envs - 1} (sim.num_envs - 1), got {ids.tolist()}")
+            raise ValueError(
+                f"environment ids go from 0 to {self.num_envs - 1} (sim.num_envs - 1), got {ids.tolist()}"
+            )
         if len(np.unique(ids)) != len(ids):
             raise ValueError(f"environment ids must be distinct, got {ids.tolist()}")
         return ids

@@ -1,4 +1,5 @@
-"""How every task is asked: its sentence, what kinds of objects it names, and other words for the same."""
+"""How every task is asked: its sentence, what kinds of objects it names, and other words for the
+same."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ class Wording:
     paraphrases: tuple[str, ...]
 
     def say(self, names: Sequence[str], phrasing: int = 0) -> str:
-        """The instruction about the objects called `names`; phrasing 0 is the sentence, the others the paraphrases."""
+        """The instruction about the objects called `names`; phrasing 0 is the sentence, the others
+        the paraphrases."""
         words = (self.sentence, *self.paraphrases)[phrasing]
         return words.format(**dict(zip(("first", "second"), names, strict=False)))
 
@@ -42,9 +44,11 @@ class Wording:
         return beginning.format(first=names[0]) + names[which]
 
     def objects(self, num_blocks: int) -> tuple[int, ...]:
-        """Indices of the named objects in a list of all blocks, then all pads: the first ones of their kinds."""
+        """Indices of the named objects in a list of all blocks, then all pads: the first ones of
+        their kinds."""
         return tuple(
-            self.kinds[:i].count(kind) + (num_blocks if kind == "pad" else 0) for i, kind in enumerate(self.kinds)
+            self.kinds[:i].count(kind) + (num_blocks if kind == "pad" else 0)
+            for i, kind in enumerate(self.kinds)
         )
 
 
@@ -83,12 +87,19 @@ WORDINGS: dict[str, Wording] = {
 """By the name of the task."""
 
 
-def instructions(looks: Looks, ids: np.ndarray, wording: Wording, phrasing: np.ndarray) -> list[str]:
+def instructions(
+    looks: Looks, ids: np.ndarray, wording: Wording, phrasing: np.ndarray
+) -> list[str]:
     """What the environments `ids` [n] are asked, in the words number `phrasing` [n]."""
-    columns = {"block": (looks.block_color, looks.block_shape), "pad": (looks.pad_color, looks.pad_shape)}
+    columns = {
+        "block": (looks.block_color, looks.block_shape),
+        "pad": (looks.pad_color, looks.pad_shape),
+    }
     names = []
     for i, kind in enumerate(wording.kinds):
         color, shape = (column[ids, wording.kinds[:i].count(kind)] for column in columns[kind])
-        names.append([f"{COLOR_NAMES[c]} {SHAPES[kind][s]}" for c, s in zip(color, shape, strict=True)])
+        names.append(
+            [f"{COLOR_NAMES[c]} {SHAPES[kind][s]}" for c, s in zip(color, shape, strict=True)]
+        )
     rows = zip(*names, strict=True)
     return [wording.say(row, int(words)) for row, words in zip(rows, phrasing, strict=True)]

@@ -19,8 +19,19 @@ from vla.config.effects import idle
 from vla.config.section import Section
 
 CHECKS = {
-    *("vla.config", "vla.config.conflicts", "vla.config.effects", "vla.config.explain", "vla.config.model_conflicts"),
-    *("vla.config.processes", "vla.config.rl_conflicts", "vla.config.whole_episodes", "vla.command_line"),
+    *(
+        "vla.config",
+        "vla.config.conflicts",
+        "vla.config.effects",
+        "vla.config.explain",
+        "vla.config.model_conflicts",
+    ),
+    *(
+        "vla.config.processes",
+        "vla.config.rl_conflicts",
+        "vla.config.whole_episodes",
+        "vla.command_line",
+    ),
 }
 """Who reads settings to check or to print them: that is no effect."""
 
@@ -39,7 +50,9 @@ class Reads:
     def unread(self) -> set[str]:
         """Dotted paths of the settings that nobody asked for."""
         assert self.config is not None
-        return {path for path, owner, name in leaves(self.config) if (id(owner), name) not in self.seen}
+        return {
+            path for path, owner, name in leaves(self.config) if (id(owner), name) not in self.seen
+        }
 
 
 def leaves(section: Section, prefix: str = "") -> Iterator[tuple[str, Section, str]]:
@@ -60,7 +73,10 @@ def recorded_reads(reads: Reads) -> Iterator[None]:
 
     def get(self: Section, name: str) -> Any:
         value = object.__getattribute__(self, name)
-        if name in type(self).model_fields and sys._getframe(1).f_globals.get("__name__") not in CHECKS:
+        if (
+            name in type(self).model_fields
+            and sys._getframe(1).f_globals.get("__name__") not in CHECKS
+        ):
             reads.note(self, [name])
         return value
 
@@ -70,7 +86,11 @@ def recorded_reads(reads: Reads) -> Iterator[None]:
         return plain_dump(self, **how)
 
     def note_all(section: Section, names: Any) -> None:
-        names = set(type(section).model_fields) if names is None else set(names) & set(type(section).model_fields)
+        names = (
+            set(type(section).model_fields)
+            if names is None
+            else set(names) & set(type(section).model_fields)
+        )
         reads.note(section, names)
         for name in names:
             if isinstance(vars(section)[name], Section):
@@ -88,12 +108,23 @@ def recorded_reads(reads: Reads) -> Iterator[None]:
 
 
 def without_effect(reads: Reads, given: list[str], read_elsewhere: set[str]) -> set[str]:
-    """Settings that a run did not read, that no rule calls without effect, and that are accepted when changed."""
+    """Settings that a run did not read, that no rule calls without effect, and that are accepted
+    when changed."""
     assert reads.config is not None
     rules = idle(reads.config)
-    unread = {path for path in reads.unread - read_elsewhere if not any(one.covers(path) for one in rules)}
-    changes = {p: f"{p}={json.dumps(other(owner, name))}" for p, owner, name in leaves(reads.config) if p in unread}
-    refused = {p for p, change in changes.items() if any(line.startswith(p) for line in refusal([*given, change]))}
+    unread = {
+        path for path in reads.unread - read_elsewhere if not any(one.covers(path) for one in rules)
+    }
+    changes = {
+        p: f"{p}={json.dumps(other(owner, name))}"
+        for p, owner, name in leaves(reads.config)
+        if p in unread
+    }
+    refused = {
+        p
+        for p, change in changes.items()
+        if any(line.startswith(p) for line in refusal([*given, change]))
+    }
     return changes.keys() - refused
 
 

@@ -23,13 +23,25 @@ ROOT = Path(__file__).parents[1]
 def test_the_default_is_a_robot_run():
     config = load()
     assert isinstance(config, RobotConfig)
-    assert (config.sim.task, config.policy.name, config.algorithm.name) == ("pick_place", "token", "dr_grpo")
+    assert (config.sim.task, config.policy.name, config.algorithm.name) == (
+        "pick_place",
+        "token",
+        "dr_grpo",
+    )
     assert config.name == "pick_place-token-dr_grpo"
     assert not config.needs_hub
 
 
 def test_a_value_and_an_option_replace_the_default():
-    config = load(["sim=pick_place", "algorithm=ppo", "rl.num_iterations=7", "sim.cameras=[front]", "run_dir=runs/x-1"])
+    config = load(
+        [
+            "sim=pick_place",
+            "algorithm=ppo",
+            "rl.num_iterations=7",
+            "sim.cameras=[front]",
+            "run_dir=runs/x-1",
+        ]
+    )
     assert (config.algorithm.name, config.rl.num_iterations) == ("ppo", 7)
     assert config.sim.cameras == ("front",)
     assert config.run_dir == "runs/x-1"
@@ -51,7 +63,10 @@ def test_a_reward_can_be_added_and_taken_away():
 @pytest.mark.parametrize("group", groups())
 def test_every_option_loads(group: str):
     for option in options(group):
-        is_text = group in ("text", "language_model", "preference") or (group, option) == ("rl", "text")
+        is_text = group in ("text", "language_model", "preference") or (group, option) == (
+            "rl",
+            "text",
+        )
         mode = option if group == "mode" else "text" if is_text else "robot"
         given = [f"mode={mode}"] if group == "mode" else [f"mode={mode}", f"{group}={option}"]
         assert load(given).mode == mode
@@ -234,14 +249,20 @@ def test_the_nearest_divisor_is_found_at_once(number: int):
 
 
 def test_a_group_of_another_mode_is_refused():
-    with pytest.raises(ConfigError, match="^sim=pick_place: mode=text has no group 'sim'; it belongs to mode=robot$"):
+    with pytest.raises(
+        ConfigError,
+        match="^sim=pick_place: mode=text has no group 'sim'; it belongs to mode=robot$",
+    ):
         load(["mode=text", "sim=pick_place"])
 
 
 def test_every_conflict_is_told_at_once():
     with pytest.raises(ConfigError) as error:
         load(["policy.chunk=7", "rl.num_branches=0"])
-    assert [line.split(" ")[0] for line in str(error.value).splitlines()] == ["rl.group_size", "policy.chunk"]
+    assert [line.split(" ")[0] for line in str(error.value).splitlines()] == [
+        "rl.group_size",
+        "policy.chunk",
+    ]
 
 
 def test_suggestions_prefer_the_same_last_name():
@@ -259,9 +280,17 @@ def test_paths_name_sections_and_settings():
 def test_resume_takes_the_settings_of_the_run(tmp_path: Path):
     run = tmp_path / "first"
     run.mkdir()
-    (run / "config.yaml").write_text(as_yaml(load(["algorithm=ppo", "rl.num_iterations=3", f"run_dir={run}"])))
-    config = load([f"resume={run}", "rl.num_iterations=9", "rl.max_seconds=null", "train.num_threads=2"])
-    assert (config.algorithm.name, config.rl.num_iterations, config.train.num_threads) == ("ppo", 9, 2)
+    (run / "config.yaml").write_text(
+        as_yaml(load(["algorithm=ppo", "rl.num_iterations=3", f"run_dir={run}"]))
+    )
+    config = load(
+        [f"resume={run}", "rl.num_iterations=9", "rl.max_seconds=null", "train.num_threads=2"]
+    )
+    assert (config.algorithm.name, config.rl.num_iterations, config.train.num_threads) == (
+        "ppo",
+        9,
+        2,
+    )
     assert (config.resume, config.run_dir) == (str(run), str(run))
 
 
@@ -283,10 +312,14 @@ ALGORITHMS = get_args(get_args(Algorithm)[0])
 def test_an_algorithm_has_the_settings_of_its_dataclass():
     from vla.rl.catalogue import NAMES, algorithm_type
 
-    union = {get_args(settings.model_fields["name"].annotation)[0]: settings for settings in ALGORITHMS}
+    union = {
+        get_args(settings.model_fields["name"].annotation)[0]: settings for settings in ALGORITHMS
+    }
     assert set(union) == set(NAMES)
     for name, settings in union.items():
-        assert {"name", *(field.name for field in fields(algorithm_type(name)))} == set(settings.model_fields), name
+        assert {"name", *(field.name for field in fields(algorithm_type(name)))} == set(
+            settings.model_fields
+        ), name
 
 
 @pytest.mark.parametrize("option", options("algorithm"))
@@ -298,22 +331,32 @@ def test_every_option_makes_its_algorithm(option: str):
     assert settings.name in option  # a variant has a name of its own: ppo_text, dppo
     assert algorithm.needs_groups == needs_groups(settings)
     assert algorithm.needs_values == needs_critic(settings)
-    assert load(["mode=text", f"algorithm={option}"]).algorithm == settings  # the same object for words as for robots
+    assert (
+        load(["mode=text", f"algorithm={option}"]).algorithm == settings
+    )  # the same object for words as for robots
 
 
-@pytest.mark.parametrize(("section", "dataclasses"), [("rl", ("update.UpdateSettings", "loop.LoopSettings"))])
+@pytest.mark.parametrize(
+    ("section", "dataclasses"), [("rl", ("update.UpdateSettings", "loop.LoopSettings"))]
+)
 def test_the_loop_finds_its_settings_in_the_yaml(section: str, dataclasses: tuple[str, ...]):
     for path in dataclasses:
         module, name = path.split(".")
         wanted = fields(getattr(importlib.import_module(f"vla.rl.{module}"), name))
-        assert {field.name for field in wanted} <= set(type(getattr(load(), section)).model_fields), path
+        assert {field.name for field in wanted} <= set(
+            type(getattr(load(), section)).model_fields
+        ), path
 
 
 def test_the_yaml_holds_every_value_and_the_types_hold_none():
     config = load()
     for section in (config, *(getattr(config, name) for name in type(config).model_fields)):
         if hasattr(type(section), "model_fields"):
-            assert [name for name, field in type(section).model_fields.items() if not field.is_required()] == []
+            assert [
+                name
+                for name, field in type(section).model_fields.items()
+                if not field.is_required()
+            ] == []
 
 
 def test_the_command_line_prints_the_resolved_settings(capsys: pytest.CaptureFixture):
@@ -326,12 +369,17 @@ def test_the_command_line_prints_the_resolved_settings(capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--fo"], "error: --fo: no such flag; settings are written key=value, --help shows them\n"),
+        (
+            ["--fo"],
+            "error: --fo: no such flag; settings are written key=value, --help shows them\n",
+        ),
         (["--cfg"], "error: --cfg takes one word: --cfg job prints the settings of this run\n"),
         (["rl.epochs=0"], "error: rl.epochs (0) must be greater than or equal to 1\n"),
     ],
 )
-def test_the_command_line_says_what_is_wrong(arguments: list[str], message: str, capsys: pytest.CaptureFixture):
+def test_the_command_line_says_what_is_wrong(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture
+):
     with pytest.raises(SystemExit) as stop:
         read_config("what it does", arguments)
     assert stop.value.code == 2
@@ -346,7 +394,9 @@ def test_help_names_every_group_and_option(capsys: pytest.CaptureFixture):
     assert printed.startswith("what it does")
     assert "* pick_place " in printed
     assert "* dr_grpo " in printed
-    assert [name for group in groups() for name in [group, *options(group)] if name not in printed] == []
+    assert [
+        name for group in groups() for name in [group, *options(group)] if name not in printed
+    ] == []
 
 
 def test_every_option_begins_with_a_line_that_says_what_it_is():
@@ -357,5 +407,7 @@ def test_every_option_begins_with_a_line_that_says_what_it_is():
 
 def test_settings_are_checked_before_anything_heavy_loads():
     code = "import sys, vla.config; vla.config.load(); print({'torch', 'numpy', 'mujoco'} & set(sys.modules))"
-    printed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     assert printed.strip() == "set()"

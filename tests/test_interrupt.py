@@ -81,7 +81,12 @@ def test_a_command_ends_without_a_traceback_and_with_the_code_of_its_signal(name
     script = SCRIPT.format(name=name, where=where)
     root = Path(__file__).parents[1]
     ended = subprocess.run(
-        [sys.executable, "-c", script], cwd=root, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", script],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert ended.returncode == code
     asked = ["stopping: the run is being saved (once more to stop at once)"] * (where != "loading")
@@ -99,7 +104,10 @@ def test_a_command_that_was_stopped_says_so_by_its_code():
 
 FAULTS = {
     "of a setting": (ValueError("sim.task: no such task"), "error: sim.task: no such task\n"),
-    "of numbers": (FloatingPointError("the policy refuses to act"), "error: the policy refuses to act\n"),
+    "of numbers": (
+        FloatingPointError("the policy refuses to act"),
+        "error: the policy refuses to act\n",
+    ),
     "of the system": (
         OSError(errno.EROFS, "Read-only file system", "runs/x"),
         "error: runs/x: read-only file system; choose a folder on a disk that can be written\n",

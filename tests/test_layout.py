@@ -1,4 +1,5 @@
-"""The tree keeps its shape: DESIGN sections 3 to 5, checked on the files git tracks or would track."""
+"""The tree keeps its shape: DESIGN sections 3 to 5, checked on the files git tracks or would
+track."""
 
 import ast
 import re
@@ -13,7 +14,9 @@ TOP_LEVEL = {
     *(".ci", ".gitignore", ".python-version"),
     *("configs", "datasets", "docs", "scripts", "sim", "tests", "vla"),
 }
-MAX_FILE_LINES, MAX_SCRIPT_LINES, MAX_FUNCTION_LINES = 400, 80, 60
+MAX_FILE_LINES = 500
+"""A soft size: a longer file is asked to split. Complexity is limited by ruff (C901, PLR09)."""
+MAX_SCRIPT_LINES = 120
 VAGUE_NAMES = {"utils", "util", "common", "base", "helpers", "helper", "manager", "misc"}
 LIGHT_IMPORTS = {
     "__future__",
@@ -29,14 +32,18 @@ LIGHT_IMPORTS = {
 }
 UNFINISHED = re.compile(r"NotImplementedError|TODO|FIXME|XXX")
 # Each word holds an empty group, so that this file does not match itself.
-REGISTRY_HOST = re.compile(r"py(?:)pi\.org|python(?:)hosted\.org|npm(?:)js\.(com|org)|/sim(?:)ple/?\"")
+REGISTRY_HOST = re.compile(
+    r"py(?:)pi\.org|python(?:)hosted\.org|npm(?:)js\.(com|org)|/sim(?:)ple/?\""
+)
 MACHINE_PATH = re.compile(r"/wo(?:)rk/|/ro(?:)ot/|/ho(?:)me/\w+/")
 
 
 def repository_files() -> list[Path]:
     """Every file that is tracked, or that git would add, and that still exists."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    listed = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     return sorted({Path(name) for name in listed if (ROOT / name).is_file()})
 
 
@@ -65,22 +72,15 @@ def test_the_top_level_is_the_fixed_set():
 
 
 def test_datasets_hold_no_python():
-    assert [path for path in FILES if path.parts[0] == "datasets" and path.suffix in (".py", ".pyi")] == []
+    assert [
+        path for path in FILES if path.parts[0] == "datasets" and path.suffix in (".py", ".pyi")
+    ] == []
 
 
 def test_files_stay_short():
     too_long = {str(path): num_lines(path) for path in PYTHON if num_lines(path) > MAX_FILE_LINES}
-    too_long |= {str(path): num_lines(path) for path in SCRIPTS if num_lines(path) >= MAX_SCRIPT_LINES}
-    assert too_long == {}
-
-
-def test_functions_stay_short():
-    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
-    too_long = {
-        f"{path}:{node.name}": node.end_lineno - node.lineno + 1
-        for path in SOURCE
-        for node in ast.walk(ast.parse((ROOT / path).read_text()))
-        if isinstance(node, functions) and node.end_lineno - node.lineno + 1 > MAX_FUNCTION_LINES
+    too_long |= {
+        str(path): num_lines(path) for path in SCRIPTS if num_lines(path) >= MAX_SCRIPT_LINES
     }
     assert too_long == {}
 
@@ -94,7 +94,12 @@ def test_nothing_is_left_unfinished():
 
 
 def test_no_registry_host_and_no_machine_path():
-    found = [f"{path}:{i}" for path, text in texts() for i, line in enumerate(text.splitlines(), 1) if is_local(line)]
+    found = [
+        f"{path}:{i}"
+        for path, text in texts()
+        for i, line in enumerate(text.splitlines(), 1)
+        if is_local(line)
+    ]
     assert found == []
 
 
@@ -124,7 +129,9 @@ def test_files_are_read_by_the_readers_of_vla_files():
 
 def test_the_readme_names_every_module():
     readme = (ROOT / "README.md").read_text()
-    missing = [str(path) for path in SOURCE if path.name != "__init__.py" and path.name not in readme]
+    missing = [
+        str(path) for path in SOURCE if path.name != "__init__.py" and path.name not in readme
+    ]
     assert missing == []
 
 
@@ -133,7 +140,8 @@ COMMANDS = [path for path in SCRIPTS if "__main__" in (ROOT / path).read_text()]
 
 @pytest.mark.parametrize("path", COMMANDS, ids=str)
 def test_scripts_answer_before_they_load_anything_heavy(path: Path):
-    """`--help` must answer at once: a script's first lines load only the standard library and two light modules."""
+    """`--help` must answer at once: a script's first lines load only the standard library and two
+    light modules."""
     allowed = LIGHT_IMPORTS | {"vla.runtime", "vla.command_line"}
     imported: set[str] = set()
     for node in ast.parse((ROOT / path).read_text()).body:
@@ -143,11 +151,16 @@ def test_scripts_answer_before_they_load_anything_heavy(path: Path):
             imported |= {f"vla.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             imported.add(node.module or "")
-    heavy = {name for name in imported if name not in allowed and name.split(".")[0] not in LIGHT_IMPORTS}
+    heavy = {
+        name for name in imported if name not in allowed and name.split(".")[0] not in LIGHT_IMPORTS
+    }
     assert heavy == set()
 
 
 def test_the_import_rules_hold():
     from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
 
-    assert lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True) == EXIT_STATUS_SUCCESS
+    assert (
+        lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True)
+        == EXIT_STATUS_SUCCESS
+    )

@@ -13,7 +13,19 @@ from vla.config.robot import RobotConfig
 from vla.config.text import TextConfig
 
 ROOT = Path(__file__).parents[1]
-FILE_ENDINGS = {"json", "jsonl", "yaml", "py", "safetensors", "html", "parquet", "md", "css", "js", "model"}
+FILE_ENDINGS = {
+    "json",
+    "jsonl",
+    "yaml",
+    "py",
+    "safetensors",
+    "html",
+    "parquet",
+    "md",
+    "css",
+    "js",
+    "model",
+}
 
 
 def sections(kind: Any) -> list[type[BaseModel]]:
@@ -47,7 +59,9 @@ def named_in(path: Path) -> list[tuple[str, str]]:
     """(setting, line) of every message: strings that are neither docstrings nor names of files."""
     tree = ast.parse(path.read_text())
     docstrings = {
-        id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        id(node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
     }
     choices = {
         id(node.args[0])
@@ -56,7 +70,11 @@ def named_in(path: Path) -> list[tuple[str, str]]:
     }
     found = []
     for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+        if (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and id(node) not in docstrings
+        ):
             if id(node) not in choices and " " not in node.value.strip():  # keys, modules, weights
                 continue
             for match in NAMED.finditer(node.value):
@@ -70,8 +88,17 @@ def exists(setting: str) -> bool:
 
 
 def test_settings_that_messages_name_exist():
-    sources = [path for package in ("vla", "sim", "scripts") for path in sorted((ROOT / package).rglob("*.py"))]
-    wrong = [f"{where}: {setting}" for path in sources for setting, where in named_in(path) if not exists(setting)]
+    sources = [
+        path
+        for package in ("vla", "sim", "scripts")
+        for path in sorted((ROOT / package).rglob("*.py"))
+    ]
+    wrong = [
+        f"{where}: {setting}"
+        for path in sources
+        for setting, where in named_in(path)
+        if not exists(setting)
+    ]
     assert wrong == []
 
 

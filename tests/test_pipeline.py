@@ -1,4 +1,5 @@
-"""The whole command on a task of seconds: what a run leaves, and that stopping it anywhere changes nothing."""
+"""The whole command on a task of seconds: what a run leaves, and that stopping it anywhere changes
+nothing."""
 
 from __future__ import annotations
 
@@ -35,23 +36,59 @@ from vla.train.progress import Progress
 from vla.train.run_folder import RunFolder
 
 TINY = [
-    "preset=smoke", "sim.robot=gantry", "sim.num_envs=4", "sim.image_size=32", "sim.num_threads=1",
+    "preset=smoke",
+    "sim.robot=gantry",
+    "sim.num_envs=4",
+    "sim.image_size=32",
+    "sim.num_threads=1",
     "sim.reward.reach=0.5",  # so that nobody has to succeed for there to be something to learn
-    "model.checkpoint=null", "model.vision.width=16", "model.vision.depth=1", "model.vision.num_heads=2",
-    "model.vision.stem_channels=[8,16,16]", "model.backbone.width=32", "model.backbone.depth=2",
-    "model.backbone.num_heads=2", "model.backbone.intermediate=32", "policy.num_bins=16",
-    "data.num_demonstrations=3", "data.burst_probability=0.0", "data.question_scenes=8",
-    "data.question_batch_size=4", "data.questions_per_scene=2", "grounding.num_steps=6", "grounding.batch_size=4",
-    "grounding.pool_size=16", "grounding.fresh_per_step=1", "grounding.max_seconds=null",
-    "sft.probe_steps=5", "sft.probe_only=false", "sft.num_steps=8", "sft.batch_size=8",
-    "sft.evaluate_every=4", "sft.log_every=1", "sft.max_seconds=null", "sft.augment.shift_pixels=1",
+    "model.checkpoint=null",
+    "model.vision.width=16",
+    "model.vision.depth=1",
+    "model.vision.num_heads=2",
+    "model.vision.stem_channels=[8,16,16]",
+    "model.backbone.width=32",
+    "model.backbone.depth=2",
+    "model.backbone.num_heads=2",
+    "model.backbone.intermediate=32",
+    "policy.num_bins=16",
+    "data.num_demonstrations=3",
+    "data.burst_probability=0.0",
+    "data.question_scenes=8",
+    "data.question_batch_size=4",
+    "data.questions_per_scene=2",
+    "grounding.num_steps=6",
+    "grounding.batch_size=4",
+    "grounding.pool_size=16",
+    "grounding.fresh_per_step=1",
+    "grounding.max_seconds=null",
+    "sft.probe_steps=5",
+    "sft.probe_only=false",
+    "sft.num_steps=8",
+    "sft.batch_size=8",
+    "sft.evaluate_every=4",
+    "sft.log_every=1",
+    "sft.max_seconds=null",
+    "sft.augment.shift_pixels=1",
     "sft.optimizer=muon",
-    "algorithm=ppo", "algorithm.kl_coefficient=0.05", "rl.num_iterations=4", "rl.max_seconds=null",
-    "rl.starts_per_iteration=2", "rl.group_size=2", "rl.evaluate_every=2", "rl.schedule=cosine",
-    "rl.warmup_iterations=1", "rl.critic_warmup_iterations=1", "rl.greedy_every=2", "train.checkpoint_every=3",
-    "evaluation.num_starts=4", "evaluation.num_quick_starts=2", "evaluation.num_videos=1",
-    "train.tensorboard=false", "train.seed=3",
-]  # fmt: skip
+    "algorithm=ppo",
+    "algorithm.kl_coefficient=0.05",
+    "rl.num_iterations=4",
+    "rl.max_seconds=null",
+    "rl.starts_per_iteration=2",
+    "rl.group_size=2",
+    "rl.evaluate_every=2",
+    "rl.schedule=cosine",
+    "rl.warmup_iterations=1",
+    "rl.critic_warmup_iterations=1",
+    "rl.greedy_every=2",
+    "train.checkpoint_every=3",
+    "evaluation.num_starts=4",
+    "evaluation.num_quick_starts=2",
+    "evaluation.num_videos=1",
+    "train.tensorboard=false",
+    "train.seed=3",
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -81,7 +118,10 @@ def test_the_run_says_what_ended_its_iterations(finished: Path):
 
 
 def test_what_a_run_does_not_read_is_refused_by_name(finished: Path, reads: Reads):
-    assert without_effect(reads, TINY, {"mode", "run_dir", "resume", "train.checkpoint_seconds"}) == set()
+    assert (
+        without_effect(reads, TINY, {"mode", "run_dir", "resume", "train.checkpoint_seconds"})
+        == set()
+    )
 
 
 def results(folder: Path) -> dict:
@@ -105,7 +145,10 @@ def tensors(value, path=""):
 
 
 def timeless(records: list[dict]) -> list[dict]:
-    return [{name: value for name, value in record.items() if "seconds" not in name} for record in records]
+    return [
+        {name: value for name, value in record.items() if "seconds" not in name}
+        for record in records
+    ]
 
 
 def test_a_run_leaves_all_that_a_person_looks_at(finished):
@@ -124,17 +167,32 @@ def test_a_run_leaves_all_that_a_person_looks_at(finished):
         assert all((finished / "videos" / name).stat().st_size > 1000 for name in videos)
     starts = json.loads((finished / "starts.json").read_text())
     assert (
-        stages["evaluation_before"]["starts_sha256"] == stages["evaluation_after"]["starts_sha256"] == starts["sha256"]
+        stages["evaluation_before"]["starts_sha256"]
+        == stages["evaluation_after"]["starts_sha256"]
+        == starts["sha256"]
     )
     assert set(found["comparison"]) == {"greedy", "sampled"}
     assert "p" in found["comparison"]["greedy"]["text"]
     seconds = found["seconds"]
-    named = ("demonstrations", "model", "sft", "evaluation_before", "rl", "evaluation_after", "videos", "other")
+    named = (
+        "demonstrations",
+        "model",
+        "sft",
+        "evaluation_before",
+        "rl",
+        "evaluation_after",
+        "videos",
+        "other",
+    )
     assert sum(seconds[name] for name in named) == pytest.approx(seconds["total"], rel=1e-3)
     assert {"rl/rollout", "rl/update", "model/grounding"} <= set(seconds)
     assert 1e8 < found["peak_memory_bytes"] < 6e9
     assert found["model"]["num_draws"] % 4 == 0
-    assert {p.name for p in (finished / "plots").glob("*.png")} >= {"success.png", "sft_loss.png", "time.png"}
+    assert {p.name for p in (finished / "plots").glob("*.png")} >= {
+        "success.png",
+        "sft_loss.png",
+        "time.png",
+    }
     for name in ("config.yaml", "run.json", "policy.json", "tokenizer/tokenizer.json"):
         assert (finished / name).exists()
 
@@ -146,12 +204,21 @@ def test_a_run_writes_what_happened(finished):
     rl = [r for r in records if r["stage"] == "rl"]
     assert [r["step"] for r in rl] == [1, 2, 3, 4]
     assert [r["step"] for r in rl if "validation_success" in r] == [2, 4]
-    assert [("greedy_success" in r, "success" in r) for r in rl] == [(True, False), (False, True)] * 2
-    assert all(r["num_episodes"] == 4 < r["num_trajectories"] for r in rl)  # branches are trajectories too
+    assert [("greedy_success" in r, "success" in r) for r in rl] == [
+        (True, False),
+        (False, True),
+    ] * 2
+    assert all(
+        r["num_episodes"] == 4 < r["num_trajectories"] for r in rl
+    )  # branches are trajectories too
     assert all(r["logprob_gap_max"] < 1e-4 for r in rl)
     assert all(r["num_optimizer_steps"] == 4 * 2 for r in rl)  # rl.epochs x rl.num_minibatches
     before, after = weights(finished, "sft"), weights(finished, "rl")
-    moved = {name for name in before if name.startswith("/policy") and not torch.equal(before[name], after[name])}
+    moved = {
+        name
+        for name in before
+        if name.startswith("/policy") and not torch.equal(before[name], after[name])
+    }
     assert any("value_head" in name for name in moved)
     assert any("reader" in name for name in moved)
     assert not any("/model." in name for name in moved)  # model.freeze_in_rl=all: the head alone
@@ -160,7 +227,11 @@ def test_a_run_writes_what_happened(finished):
 def test_a_finished_run_does_nothing_twice(finished, monkeypatch, capsys):
     def files():
         anew = (".png", ".json", ".html")
-        return {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file() and p.suffix not in anew}
+        return {
+            p: p.stat().st_mtime_ns
+            for p in finished.rglob("*")
+            if p.is_file() and p.suffix not in anew
+        }
 
     monkeypatch.setattr("vla.stages.reporting.evaluate_policy", None)
     monkeypatch.setattr("vla.stages.rl.evaluate_policy", None)
@@ -193,8 +264,8 @@ class Interrupting:
 
 
 def press_control_c(monkeypatch, *at) -> list:
-    """`at` is the name of a stage and a number of its steps, or "rollout" and a number of decisions in RL; the list is
-    empty once it was pressed.
+    """`at` is the name of a stage and a number of its steps, or "rollout" and a number of decisions
+    in RL; the list is empty once it was pressed.
     """
     pending, original = list(at), Progress.stage
 
@@ -218,10 +289,19 @@ def press_control_c(monkeypatch, *at) -> list:
 
 
 STOPS = [
-    ("demonstrations", 1), ("grounding", 2), ("learning of the head", 3), ("SFT", 3), ("SFT", 7),
-    ("evaluation before", 1), ("evaluation before", 5), ("rollout", 2), ("RL", 1), ("rollout", 3), ("RL", 3),
+    ("demonstrations", 1),
+    ("grounding", 2),
+    ("learning of the head", 3),
+    ("SFT", 3),
+    ("SFT", 7),
+    ("evaluation before", 1),
+    ("evaluation before", 5),
+    ("rollout", 2),
+    ("RL", 1),
+    ("rollout", 3),
+    ("RL", 3),
     ("evaluation after", 5),
-]  # fmt: skip
+]
 
 
 @pytest.fixture(scope="module")
@@ -257,7 +337,10 @@ def test_stopping_anywhere_ends_with_the_same_results(finished, interrupted):
     assert len(json.loads((interrupted / "run.json").read_text())) == len(STOPS) + 1
     # Time adds up over the sessions.
     assert results(interrupted)["seconds"]["total"] > results(interrupted)["seconds"]["rl"] > 0
-    frames = [np.sort([p.name for p in (folder / "videos").iterdir()]).tolist() for folder in (finished, interrupted)]
+    frames = [
+        np.sort([p.name for p in (folder / "videos").iterdir()]).tolist()
+        for folder in (finished, interrupted)
+    ]
     assert frames[0] == frames[1]
 
 
@@ -270,7 +353,8 @@ def continued(run: Path, folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def halfway(tmp_path_factory, finished) -> Path:
-    """The run of `finished` on its demonstrations, stopped after the first of four iterations of RL."""
+    """The run of `finished` on its demonstrations, stopped after the first of four iterations of
+    RL."""
     folder = tmp_path_factory.mktemp("halfway") / "run"
     with pytest.MonkeyPatch.context() as patch:
         pending = press_control_c(patch, "RL", 1)
@@ -295,7 +379,9 @@ def test_a_full_disk_is_said_and_nothing_is_lost(halfway, finished, tmp_path, mo
 
     with monkeypatch.context() as patch:
         patch.setattr("vla.train.checkpoint.write_state", full)
-        patch.setattr("vla.train.run_folder.write_atomically", full)  # whatever else is to be written fails as well
+        patch.setattr(
+            "vla.train.run_folder.write_atomically", full
+        )  # whatever else is to be written fails as well
         patch.setattr("vla.stages.robot.open_run", lambda config, processes: RunFolder(folder))
         with pytest.raises(SystemExit):
             main([f"resume={folder}"])
@@ -322,14 +408,20 @@ def test_a_corrupt_checkpoint_is_named_with_the_remedy(halfway, finished, tmp_pa
 
 
 @pytest.mark.parametrize("where", ["reward", "loss"])
-def test_numbers_that_are_none_are_said_and_nothing_is_lost(halfway, tmp_path, monkeypatch, capsys, where):
+def test_numbers_that_are_none_are_said_and_nothing_is_lost(
+    halfway, tmp_path, monkeypatch, capsys, where
+):
     folder = continued(halfway, tmp_path / "run")
-    kept = {path: path.read_bytes() for path in (folder / "checkpoints").rglob("*") if path.is_file()}
+    kept = {
+        path: path.read_bytes() for path in (folder / "checkpoints").rglob("*") if path.is_file()
+    }
     stages = results(folder)["stages"]
 
     def broken_step(self, *arguments, **options):
         result = step(self, *arguments, **options)
-        return dataclasses.replace(result, reward=np.where(np.arange(len(result.reward)) == 1, np.nan, result.reward))
+        return dataclasses.replace(
+            result, reward=np.where(np.arange(len(result.reward)) == 1, np.nan, result.reward)
+        )
 
     def broken_score(self, *arguments):
         scores = score(self, *arguments)
@@ -345,13 +437,17 @@ def test_numbers_that_are_none_are_said_and_nothing_is_lost(halfway, tmp_path, m
             main([f"resume={folder}"])
     error = capsys.readouterr().err
     if where == "reward":
-        assert re.search(r"error: iteration 1: the reward of 1 of 4 trajectories is not a number", error)
+        assert re.search(
+            r"error: iteration 1: the reward of 1 of 4 trajectories is not a number", error
+        )
         assert "look at sim.reward" in error
         assert "checkpoint is intact" in error
     else:
         assert "error: loss is not finite: rollout rows" in error
         assert "lower the learning rate" in error
-    assert {path: path.read_bytes() for path in (folder / "checkpoints").rglob("*") if path.is_file()} == kept
+    assert {
+        path: path.read_bytes() for path in (folder / "checkpoints").rglob("*") if path.is_file()
+    } == kept
     assert results(folder)["stages"] == stages
 
 
@@ -371,7 +467,9 @@ def test_a_run_ends_with_a_policy_that_others_can_load(finished):
     (finished / "policy.json").rename(finished / "policy.kept")
     (finished / "policy.json").write_text(json.dumps(other))
     try:
-        with pytest.raises(ValueError, match=r"control_hz is 10.0 in the policy in .* but 20.0 is expected"):
+        with pytest.raises(
+            ValueError, match=r"control_hz is 10.0 in the policy in .* but 20.0 is expected"
+        ):
             load_policy(finished, config, world)
     finally:
         (finished / "policy.kept").replace(finished / "policy.json")

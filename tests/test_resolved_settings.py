@@ -1,4 +1,5 @@
-"""What settings become where branches cannot be had, where a model is pretrained, where a stage is off."""
+"""What settings become where branches cannot be had, where a model is pretrained, where a stage is
+off."""
 
 import pytest
 
@@ -17,7 +18,9 @@ from vla.config import ConfigError, load
         (["policy=regression", "model.freeze_in_rl=prefix", "rl.starts_per_iteration=10"], 8, 10),
     ],
 )
-def test_whole_episodes_are_learned_from_where_branches_cannot_be_had(given: list[str], group_size: int, starts: int):
+def test_whole_episodes_are_learned_from_where_branches_cannot_be_had(
+    given: list[str], group_size: int, starts: int
+):
     said: list[str] = []
     rl = load([*given, "rl.num_minibatches=2"], said.append).rl
     assert (rl.num_branches, rl.group_size, rl.starts_per_iteration) == (0, group_size, starts)
@@ -27,7 +30,10 @@ def test_whole_episodes_are_learned_from_where_branches_cannot_be_had(given: lis
 
 def test_what_a_stage_that_is_off_by_name_would_read_is_told():
     said: list[str] = []
-    load(["rl.num_iterations=0", "rl.epochs=2", "data.path=demos", "data.num_demonstrations=9"], said.append)
+    load(
+        ["rl.num_iterations=0", "rl.epochs=2", "data.path=demos", "data.num_demonstrations=9"],
+        said.append,
+    )
     assert said == [
         "rl.epochs=2 has no effect: rl.num_iterations is 0",
         "data.num_demonstrations=9 has no effect: data.path=demos has demonstrations of its own",
@@ -43,19 +49,33 @@ def test_a_loss_on_preferences_chooses_its_mode():
 
 def test_limits_that_need_a_validation_are_refused_where_there_is_none():
     short = ["rl.num_iterations=2", "rl.evaluate_every=3"]
-    for given in (["rl.patience=2"], ["mode=text", "rl.patience=2"], ["mode=text", "rl.target_success=0.9"]):
-        with pytest.raises(ConfigError, match="has no effect: rl.evaluate_every is more than rl.num_iterations"):
+    for given in (
+        ["rl.patience=2"],
+        ["mode=text", "rl.patience=2"],
+        ["mode=text", "rl.target_success=0.9"],
+    ):
+        with pytest.raises(
+            ConfigError, match="has no effect: rl.evaluate_every is more than rl.num_iterations"
+        ):
             load([*given, *short])
-    load(["rl.target_success=0.9", *short], pytest.fail)  # reached by what SFT left, RL does not begin
+    load(
+        ["rl.target_success=0.9", *short], pytest.fail
+    )  # reached by what SFT left, RL does not begin
 
 
 def test_branches_stay_where_they_can_be_had():
-    for given in (["policy=token"], ["policy=flow", "model.freeze_in_rl=prefix"], ["policy=fast"], ["sim=lift"]):
+    for given in (
+        ["policy=token"],
+        ["policy=flow", "model.freeze_in_rl=prefix"],
+        ["policy=fast"],
+        ["sim=lift"],
+    ):
         assert load(given, pytest.fail).rl.num_branches == 8
 
 
 def test_what_is_pretrained_is_not_grounded():
-    assert [load([f"model={name}"]).grounding.num_steps for name in ("smolvlm", "paligemma", "qwen2_5_vl", "hub")] == [
-        0
-    ] * 4
+    assert [
+        load([f"model={name}"]).grounding.num_steps
+        for name in ("smolvlm", "paligemma", "qwen2_5_vl", "hub")
+    ] == [0] * 4
     assert load(["model=smolvlm", "grounding.num_steps=7"]).grounding.num_steps == 7

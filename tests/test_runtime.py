@@ -21,11 +21,11 @@ def test_settings_come_before_torch_or_not_at_all():
 def prepared(arguments: str, **environment: str) -> dict[str, str]:
     """What the environment is after `prepare(arguments)` in a fresh process."""
     names = ("GOMP_SPINCOUNT", "OMP_NUM_THREADS", "HF_HUB_OFFLINE", "TOKENIZERS_PARALLELISM")
-    code = (
-        f"import os; from vla import runtime; runtime.prepare({arguments}); print([os.environ.get(n) for n in {names}])"
-    )
+    code = f"import os; from vla import runtime; runtime.prepare({arguments}); print([os.environ.get(n) for n in {names}])"
     kept = {name: value for name, value in os.environ.items() if name not in names}
-    run = subprocess.run([sys.executable, "-c", code], env={**kept, **environment}, capture_output=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code], env={**kept, **environment}, capture_output=True, check=True
+    )
     values = run.stdout.decode().strip().strip("[]").replace("'", "").split(", ")
     return dict(zip(names, values, strict=True))
 
@@ -42,7 +42,11 @@ def test_threads_do_not_spin_and_no_hub_is_asked():
 
 def test_what_the_user_set_stays():
     found = prepared("offline=False", GOMP_SPINCOUNT="7", OMP_NUM_THREADS="3")
-    assert (found["GOMP_SPINCOUNT"], found["OMP_NUM_THREADS"], found["HF_HUB_OFFLINE"]) == ("7", "3", "None")
+    assert (found["GOMP_SPINCOUNT"], found["OMP_NUM_THREADS"], found["HF_HUB_OFFLINE"]) == (
+        "7",
+        "3",
+        "None",
+    )
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the setting is glibc's")
@@ -53,8 +57,13 @@ def test_the_allocator_takes_the_settings():
 def test_a_name_is_the_hubs_only_where_nothing_here_is_called_so(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "a").mkdir(parents=True)
-    asked = {name: runtime.on_hub(name) for name in ("user/name", "runs/a", "runs/b", "a", "a/b/c", "/runs/a")}
-    assert [name for name, found in asked.items() if found] == ["user/name"]  # runs/b is a run that is not there
+    asked = {
+        name: runtime.on_hub(name)
+        for name in ("user/name", "runs/a", "runs/b", "a", "a/b/c", "/runs/a")
+    }
+    assert [name for name, found in asked.items() if found] == [
+        "user/name"
+    ]  # runs/b is a run that is not there
 
 
 @pytest.mark.parametrize("script", ["evaluate", "serve_policy"])

@@ -13,7 +13,10 @@ def test_results_stand_in_order_and_the_callers_grad_mode_holds(count):
     with torch.no_grad():
         found = Threads(count).map(lambda item: (item, torch.is_grad_enabled()), range(5))
     assert found == [(item, False) for item in range(5)]
-    assert all(gradients for _, gradients in Threads(count).map(lambda i: (i, torch.is_grad_enabled()), range(3)))
+    assert all(
+        gradients
+        for _, gradients in Threads(count).map(lambda i: (i, torch.is_grad_enabled()), range(3))
+    )
     assert torch.get_num_threads() == before
 
 

@@ -48,10 +48,14 @@ ActionCode = ActionBins | ActionNormalizer | FastCode
 
 def resolve_device(name: str) -> torch.device:
     """`auto` is CUDA where there is one."""
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    return torch.device(
+        ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    )
 
 
-def small_architecture(config: RobotConfig, proprio_size: int, num_plan_numbers: int) -> SmallArchitecture | None:
+def small_architecture(
+    config: RobotConfig, proprio_size: int, num_plan_numbers: int
+) -> SmallArchitecture | None:
     """The numbers of a tiny model, or None when a part of it comes from the hub."""
     vision, backbone = config.model.vision, config.model.backbone
     if not isinstance(vision, SmallVision) or not isinstance(backbone, SmallBackbone):
@@ -82,9 +86,11 @@ def checkpoint_folder(checkpoint: str) -> Path:
 def build_vlm(
     config: RobotConfig, proprio_size: int, num_plan_numbers: int, texts: Sequence[str]
 ) -> tuple[VisionLanguageModel, Any]:
-    """The vision-language model and its tokenizer. `texts` train a tokenizer where the model brings none.
+    """The vision-language model and its tokenizer. `texts` train a tokenizer where the model brings
+    none.
 
-    Raises ValueError when a checkpoint is missing, broken, or made for other cameras, pixels or sizes.
+    Raises ValueError when a checkpoint is missing, broken, or made for other cameras, pixels or
+    sizes.
     """
     architecture = small_architecture(config, proprio_size, num_plan_numbers)
     if config.model.checkpoint is not None:
@@ -102,7 +108,8 @@ def build_vlm(
 
 
 def check_model(config: RobotConfig) -> None:
-    """Refuse a model that cannot be built, from its names and sizes, before data are read or made for it.
+    """Refuse a model that cannot be built, from its names and sizes, before data are read or made
+    for it.
 
     Raises ValueError naming the setting.
     """
@@ -111,11 +118,16 @@ def check_model(config: RobotConfig) -> None:
         wanted = small_architecture(config, found.proprio_size, found.num_plan_numbers)
         check_architecture(config.model.checkpoint, found, wanted)
     elif isinstance(config.model.vision, HubVision):
-        check_tower(config.model.vision.repository, config.sim.image_size, config.model.vision.pretrained)
+        check_tower(
+            config.model.vision.repository, config.sim.image_size, config.model.vision.pretrained
+        )
 
 
-def check_architecture(checkpoint: str, found: SmallArchitecture, wanted: SmallArchitecture | None) -> None:
-    """Hold a checkpoint against the model that the settings describe (None: one that is not small)."""
+def check_architecture(
+    checkpoint: str, found: SmallArchitecture, wanted: SmallArchitecture | None
+) -> None:
+    """Hold a checkpoint against the model that the settings describe (None: one that is not
+    small)."""
     if wanted is None:
         raise ValueError(
             f"model.checkpoint={checkpoint} holds a small model, but model.vision or model.backbone is not small: "
@@ -131,8 +143,11 @@ def check_architecture(checkpoint: str, found: SmallArchitecture, wanted: SmallA
             )
 
 
-def _build_halves(config: RobotConfig, texts: Sequence[str]) -> tuple[VisionEncoder | ExistingVision, Backbone, Any]:
-    """What sees, what reads and writes, and the tokenizer; both halves of one model where it brings its own eyes."""
+def _build_halves(
+    config: RobotConfig, texts: Sequence[str]
+) -> tuple[VisionEncoder | ExistingVision, Backbone, Any]:
+    """What sees, what reads and writes, and the tokenizer; both halves of one model where it brings
+    its own eyes."""
     model = config.model
     if isinstance(model.backbone, VlmBackbone):
         from transformers import AutoTokenizer
@@ -146,7 +161,9 @@ def _build_halves(config: RobotConfig, texts: Sequence[str]) -> tuple[VisionEnco
 def _build_vision(model: Model, image_size: int) -> VisionEncoder:
     match model.vision:
         case SmallVision() as small:
-            return small_vit(image_size, small.width, small.depth, small.num_heads, small.stem_channels)
+            return small_vit(
+                image_size, small.width, small.depth, small.num_heads, small.stem_channels
+            )
         case HubVision() as hub:
             return hub_vit(hub.repository, image_size, hub.pretrained)
         case OwnVision():
@@ -160,8 +177,12 @@ def _build_backbone(model: Model, texts: Sequence[str]) -> tuple[Backbone, Any]:
         case SmallBackbone() as small:
             from vla.data.tokenizer import train_tokenizer
 
-            tokenizer = train_tokenizer(texts, small.vocabulary_size, reserve_last=NUM_LOCATIONS + NUM_ACTION_IDS)
-            llama = small_llama(small.vocabulary_size, small.width, small.depth, small.num_heads, small.intermediate)
+            tokenizer = train_tokenizer(
+                texts, small.vocabulary_size, reserve_last=NUM_LOCATIONS + NUM_ACTION_IDS
+            )
+            llama = small_llama(
+                small.vocabulary_size, small.width, small.depth, small.num_heads, small.intermediate
+            )
             return llama, tokenizer
         case SmolLM2Backbone():
             from vla.text.smollm2 import fetch_smollm2
@@ -208,13 +229,22 @@ def fit_code(policy: settings.Policy, chunks: np.ndarray) -> ActionCode:
             assert_never(other)
 
 
-def code_notes(policy: settings.Policy, code: ActionCode, frames: np.ndarray, names: Sequence[str]) -> list[str]:
-    """What the code of actions does with rare jumps of the frames [N, A] that it was fitted on, a sentence each."""
+def code_notes(
+    policy: settings.Policy, code: ActionCode, frames: np.ndarray, names: Sequence[str]
+) -> list[str]:
+    """What the code of actions does with rare jumps of the frames [N, A] that it was fitted on, a
+    sentence each."""
     if isinstance(code, ActionBins):
-        return [f"{told}: far values have bins of their own" for told, _ in rare_jumps(frames, names, FAR)]
+        return [
+            f"{told}: far values have bins of their own"
+            for told, _ in rare_jumps(frames, names, FAR)
+        ]
     normalizer, farthest = code, FARTHEST
     if isinstance(code, FastCode):
-        normalizer, farthest = code.normalizer, farthest_of(policy.num_tokens, code.scale, code.chunk)
+        normalizer, farthest = (
+            code.normalizer,
+            farthest_of(policy.num_tokens, code.scale, code.chunk),
+        )
     found = [
         f"{told}: its scale is widened {times:.3g} times: they do not drown the rest, which gets as much coarser"
         for told, times in rare_jumps(frames, names, farthest)
@@ -250,18 +280,28 @@ def make_policy(config: RobotConfig, model: VisionLanguageModel, code: Any) -> I
     policy, detach = config.policy, config.model.detach_critic
     match policy:
         case settings.TokenPolicy():
-            return TokenPolicy(model, code, policy.chunk, policy.decoding, policy.temperature, detach)
+            return TokenPolicy(
+                model, code, policy.chunk, policy.decoding, policy.temperature, detach
+            )
         case settings.FastPolicy():
             return FastPolicy(model, code, policy.temperature, detach)
         case settings.RegressionPolicy():
-            return RegressionPolicy(model, code, policy.chunk, policy.min_scale, policy.temperature, detach)
+            return RegressionPolicy(
+                model, code, policy.chunk, policy.min_scale, policy.temperature, detach
+            )
         case settings.FlowPolicy():
-            flow = FlowMatching(policy.num_steps, policy.time_alpha, policy.time_beta, policy.noise_level)
+            flow = FlowMatching(
+                policy.num_steps, policy.time_alpha, policy.time_beta, policy.noise_level
+            )
             bounds = {"min_noise": policy.min_noise, "max_noise": policy.max_noise}
             return _denoising(policy, model, flow, code, policy.exploration, detach, **bounds)
         case settings.DiffusionPolicy():
             process = Diffusion(
-                policy.num_train_steps, policy.num_steps, policy.prediction, policy.min_std, policy.clip
+                policy.num_train_steps,
+                policy.num_steps,
+                policy.prediction,
+                policy.min_std,
+                policy.clip,
             )
             return _denoising(policy, model, process, code, "all_steps", detach)
         case other:

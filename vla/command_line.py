@@ -1,4 +1,5 @@
-"""The command line of a script: settings as `key=value`, `--help`, `--cfg job`. Nothing heavy is loaded here."""
+"""The command line of a script: settings as `key=value`, `--help`, `--cfg job`. Nothing heavy is
+loaded here."""
 
 from __future__ import annotations
 
@@ -16,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def command(remark: str = "") -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Marks the main function of a script: a signal ends it in one line, with `remark`, at any moment; a run that was
-    stopped and has saved ends with the signal's exit code. What a setting, a file or the machine is at fault for is one
-    line too, and exit code 2.
+    """Marks the main function of a script: a signal ends it in one line, with `remark`, at any
+    moment; a run that was stopped and has saved ends with the signal's exit code. What a setting, a
+    file or the machine is at fault for is one line too, and exit code 2.
     """
 
     def marked(main: Callable[..., int]) -> Callable[..., int]:
@@ -32,7 +33,9 @@ def command(remark: str = "") -> Callable[[Callable[..., int]], Callable[..., in
             except (ValueError, OSError, ImportError, FloatingPointError) as error:
                 fail(explained(error))
             finally:
-                if main.__module__ == "__main__":  # a KeyboardInterrupt while the interpreter ends is a traceback
+                if (
+                    main.__module__ == "__main__"
+                ):  # a KeyboardInterrupt while the interpreter ends is a traceback
                     for number in SIGNALS:
                         signal.signal(number, signal.SIG_DFL)
 
@@ -42,7 +45,8 @@ def command(remark: str = "") -> Callable[[Callable[..., int]], Callable[..., in
 
 
 def read_config(description: str, arguments: Sequence[str] | None = None) -> Config:
-    """The settings a command line asks for. `--help` and `--cfg job` print and exit; a wrong setting exits with 2."""
+    """The settings a command line asks for. `--help` and `--cfg job` print and exit; a wrong
+    setting exits with 2."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if "--help" in given or "-h" in given:
         print(help_text(description))
@@ -84,12 +88,16 @@ def fail(message: str) -> None:
 
 
 def explained(error: Exception) -> str:
-    """What an error says; path, fault and remedy where it is the system's own ("[Errno 30] ...")."""
-    if not isinstance(error, OSError) or error.errno is None or error.strerror is None or error.filename is None:
+    """What an error says; path, fault and remedy where it is the system's own ("[Errno 30]
+    ...")."""
+    if (
+        not isinstance(error, OSError)
+        or error.errno is None
+        or error.strerror is None
+        or error.filename is None
+    ):
         return str(error)
-    return (
-        f"{error.filename}: {error.strerror.lower()}; {REMEDIES.get(error.errno, 'look at the path, then run again')}"
-    )
+    return f"{error.filename}: {error.strerror.lower()}; {REMEDIES.get(error.errno, 'look at the path, then run again')}"
 
 
 WRITABLE = "give yourself the right to read and write there, or choose another folder"
@@ -110,7 +118,8 @@ REMEDIES = {
 
 
 def as_yaml(config: Config) -> str:
-    """The resolved settings, as they are saved beside every checkpoint; secrets in addresses are masked."""
+    """The resolved settings, as they are saved beside every checkpoint; secrets in addresses are
+    masked."""
     import yaml
 
     from vla.files.secrets import without_secrets
@@ -120,17 +129,24 @@ def as_yaml(config: Config) -> str:
 
 
 def help_text(description: str) -> str:
-    """What the script does, and the groups of settings with their options and what each is, read from configs/."""
+    """What the script does, and the groups of settings with their options and what each is, read
+    from configs/."""
     from vla.config.compose import CONFIGS, groups, groups_of, options
 
     lines = [description.strip(), "", "Groups (group=option); the option marked * is the default:"]
     defaults = default_options()
-    in_order = ["mode", *dict.fromkeys(g for mode in options("mode") for g in groups_of(mode)), "preset"]
+    in_order = [
+        "mode",
+        *dict.fromkeys(g for mode in options("mode") for g in groups_of(mode)),
+        "preset",
+    ]
     for group in [*in_order, *(g for g in groups() if g not in in_order)]:
         lines.append(f"\n  {group}")
         for option in options(group):
             first = next(
-                s for s in (CONFIGS / group / f"{option}.yaml").read_text().splitlines() if "@package" not in s
+                s
+                for s in (CONFIGS / group / f"{option}.yaml").read_text().splitlines()
+                if "@package" not in s
             )
             mark = "*" if option == defaults.get(group) else " "
             lines.append(f"   {mark} {option:<24}{first.removeprefix('# ')}")

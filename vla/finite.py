@@ -1,4 +1,5 @@
-"""What a policy decides is finite, or it refuses to act: on a robot, NaN logits would be a motion like any other."""
+"""What a policy decides is finite, or it refuses to act: on a robot, NaN logits would be a motion
+like any other."""
 
 from __future__ import annotations
 
@@ -6,7 +7,8 @@ from torch import Tensor
 
 
 def check_finite(what: str, values: Tensor) -> None:
-    """Raise FloatingPointError where `values`, which lead to a decision, hold NaN or infinity: one pass over them."""
+    """Raise FloatingPointError where `values`, which lead to a decision, hold NaN or infinity: one
+    pass over them."""
     if not bool(values.isfinite().all()):
         raise FloatingPointError(
             f"the policy refuses to act: its {what} are not finite. Its weights or what it was shown are damaged: "
@@ -15,5 +17,6 @@ def check_finite(what: str, values: Tensor) -> None:
 
 
 def check_distribution(logprobs: Tensor) -> None:
-    """The same of log-probabilities [..., K] over what can be drawn: where one is NaN, softmax made all of them so."""
+    """The same of log-probabilities [..., K] over what can be drawn: where one is NaN, softmax made
+    all of them so."""
     check_finite("log-probabilities", logprobs[..., 0].exp())

@@ -1,7 +1,9 @@
-"""Names and ports of servers on this machine, and the names that a request may call it by in its `Host` header.
+"""Names and ports of servers on this machine, and the names that a request may call it by in its
+`Host` header.
 
-A web page whose name is made to resolve to this machine (DNS rebinding) may read what a server on it answers. Such a
-request carries the page's name, so a server accepts IP addresses, `localhost`, the machine's own name, and no other.
+A web page whose name is made to resolve to this machine (DNS rebinding) may read what a server on
+it answers. Such a request carries the page's name, so a server accepts IP addresses, `localhost`,
+the machine's own name, and no other.
 """
 
 from __future__ import annotations
@@ -16,9 +18,14 @@ LOCAL = "127.0.0.1"
 
 
 def is_own_host(header: str, more: Collection[str] = ()) -> bool:
-    """Whether a `Host` header ("name", "name:port", "[address]:port") names this machine; `more` are further names."""
+    """Whether a `Host` header ("name", "name:port", "[address]:port") names this machine; `more`
+    are further names."""
     name = host_name(header)
-    return is_address(name) or name in {"localhost", socket.gethostname().lower(), *(other.lower() for other in more)}
+    return is_address(name) or name in {
+        "localhost",
+        socket.gethostname().lower(),
+        *(other.lower() for other in more),
+    }
 
 
 def host_name(header: str) -> str:

@@ -1,4 +1,5 @@
-"""Ctrl-C and SIGTERM: a command ends in one line with exit code 130 or 143; within a run the first signal saves."""
+"""Ctrl-C and SIGTERM: a command ends in one line with exit code 130 or 143; within a run the first
+signal saves."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ SHOW_CURSOR = "\x1b[?25h"
 
 
 class Interrupted(Exception):
-    """A run that was asked to stop and has saved. `number`: the signal, None where another process heard it."""
+    """A run that was asked to stop and has saved. `number`: the signal, None where another process
+    heard it."""
 
     def __init__(self, number: int | None = None):
         self.number = signal.SIGINT if number is None else number
@@ -40,7 +42,8 @@ class Stop:
 
 @contextmanager
 def handled(handle: Callable[[int, FrameType | None], Any]) -> Iterator[dict[int, Any]]:
-    """Within the block, SIGINT and SIGTERM are handled so; the block is given the handlers before it.
+    """Within the block, SIGINT and SIGTERM are handled so; the block is given the handlers before
+    it.
 
     Signals can only be caught in the main thread: in another one the block runs as it is.
     """
@@ -59,7 +62,8 @@ def handled(handle: Callable[[int, FrameType | None], Any]) -> Iterator[dict[int
 
 @contextmanager
 def stop_on_interrupt() -> Iterator[Stop]:
-    """Within the block, SIGINT and SIGTERM set `stop.requested`; a second one does what it would do outside.
+    """Within the block, SIGINT and SIGTERM set `stop.requested`; a second one does what it would do
+    outside.
 
     with stop_on_interrupt() as stop:
         for step in steps:
@@ -77,7 +81,11 @@ def stop_on_interrupt() -> Iterator[Stop]:
             return
         stop.requested, stop.number = True, number
         with suppress(RuntimeError):  # the signal may have come within a write to the same stream
-            print("\nstopping: the run is being saved (once more to stop at once)", file=sys.stderr, flush=True)
+            print(
+                "\nstopping: the run is being saved (once more to stop at once)",
+                file=sys.stderr,
+                flush=True,
+            )
 
     with handled(handle) as before:
         outside |= before
@@ -86,7 +94,8 @@ def stop_on_interrupt() -> Iterator[Stop]:
 
 @contextmanager
 def leave_on_interrupt(remark: str = "") -> Iterator[None]:
-    """Within the block, SIGINT and SIGTERM end the process at once, in one line with `remark` in it."""
+    """Within the block, SIGINT and SIGTERM end the process at once, in one line with `remark` in
+    it."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         line = f"\nstopped by {signal.Signals(number).name}{remark}\n"

@@ -1,8 +1,9 @@
 """Several pieces of one piece of work at once, each in a thread of its own.
 
-Torch spreads every single operation over the processor's cores. The operations of a small model are too short for
-that: two threads are hardly faster than one. Two batches at once, each with half of the threads, are. The weights are
-shared; what a thread adds is the gradient of its own pieces, so there are few of them.
+Torch spreads every single operation over the processor's cores. The operations of a small model are
+too short for that: two threads are hardly faster than one. Two batches at once, each with half of
+the threads, are. The weights are shared; what a thread adds is the gradient of its own pieces, so
+there are few of them.
 """
 
 from __future__ import annotations
@@ -15,19 +16,24 @@ from torch import Tensor
 from torch.nn import Parameter
 
 MOST = 2
-"""Pieces at once that are worth the memory of a gradient each; more than two have not been measured."""
+"""Pieces at once that are worth the memory of a gradient each; more than two have not been
+measured."""
 
 
 class Threads:
-    """`count` pieces of work at once. Grad mode and precision are those of the caller in every thread."""
+    """`count` pieces of work at once. Grad mode and precision are those of the caller in every
+    thread."""
 
     def __init__(self, count: int) -> None:
         if count < 1:
             raise ValueError(f"count ({count}) must be at least 1: it is the number of threads")
         self.count = count
 
-    def map[Item, Result](self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-        """What `function` gives for every item, in their order. One thread: one after another, in the caller's."""
+    def map[Item, Result](
+        self, function: Callable[[Item], Result], items: Sequence[Item]
+    ) -> list[Result]:
+        """What `function` gives for every item, in their order. One thread: one after another, in
+        the caller's."""
         if self.count == 1 or len(items) < 2:
             return [function(item) for item in items]
         gradients, autocast = torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")
@@ -35,11 +41,16 @@ class Threads:
         each = max(1, before // self.count)
 
         def work(item: Item) -> Result:
-            with torch.set_grad_enabled(gradients), torch.autocast("cpu", precision, enabled=autocast):
+            with (
+                torch.set_grad_enabled(gradients),
+                torch.autocast("cpu", precision, enabled=autocast),
+            ):
                 return function(item)
 
         try:
-            with ThreadPoolExecutor(self.count, initializer=torch.set_num_threads, initargs=(each,)) as pool:
+            with ThreadPoolExecutor(
+                self.count, initializer=torch.set_num_threads, initargs=(each,)
+            ) as pool:
                 return list(pool.map(work, items))
         finally:
             torch.set_num_threads(before)
@@ -60,10 +71,12 @@ def add_gradients[Piece, Result](
     loss_of: Callable[[Piece], tuple[Tensor | None, Result]],
     threads: Threads = ONE,
 ) -> list[Result]:
-    """Add to `.grad` the gradients of the losses of all pieces; what `loss_of` gave beside them, in their order.
+    """Add to `.grad` the gradients of the losses of all pieces; what `loss_of` gave beside them, in
+    their order.
 
-    Every thread has fixed pieces and sums their gradients by itself, and the sums are added in a fixed order: the
-    result is the same to the bit, whichever thread is faster. None is a piece without a gradient.
+    Every thread has fixed pieces and sums their gradients by itself, and the sums are added in a
+    fixed order: the result is the same to the bit, whichever thread is faster. None is a piece
+    without a gradient.
     """
 
     def share(number: int) -> tuple[list[Result], list[Tensor | None] | None]:

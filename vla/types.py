@@ -1,9 +1,11 @@
 """The data that move between policies, environments and algorithms.
 
-Every policy acts in *draws*: text tokens, action tokens or denoising steps. A row is one decision, made of `L` draws.
-The reinforcement-learning core sees log-probabilities, masks, rewards, values and group ids, and never opens a trace.
+Every policy acts in *draws*: text tokens, action tokens or denoising steps. A row is one decision,
+made of `L` draws. The reinforcement-learning core sees log-probabilities, masks, rewards, values
+and group ids, and never opens a trace.
 
-Shapes: `B` rows, `L` draws a decision, `N` trajectories, `n` text tokens, `h`, `w` pixels, `s` proprioceptive values.
+Shapes: `B` rows, `L` draws a decision, `N` trajectories, `n` text tokens, `h`, `w` pixels, `s`
+proprioceptive values.
 """
 
 from __future__ import annotations
@@ -17,13 +19,15 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 Trace = Mapping[str, Tensor]
-"""What a policy must remember to score its own draws again: any tensors whose first dimension is the row."""
+"""What a policy must remember to score its own draws again: any tensors whose first dimension is
+the row."""
 
 T = TypeVar("T")
 
 
 def map_rows(value: T, function: Callable[[Tensor], Tensor]) -> T:
-    """Apply `function` to every tensor in a tensor, mapping, dataclass or None, keeping the structure."""
+    """Apply `function` to every tensor in a tensor, mapping, dataclass or None, keeping the
+    structure."""
     if value is None:
         return None  # type: ignore[return-value]
     if isinstance(value, Tensor):
@@ -35,7 +39,8 @@ def map_rows(value: T, function: Callable[[Tensor], Tensor]) -> T:
 
 
 def concatenate_rows(values: list[T]) -> T:
-    """Join a list of equal structures along their rows; tensors must agree in every other dimension."""
+    """Join a list of equal structures along their rows; tensors must agree in every other
+    dimension."""
     first = values[0]
     if first is None:
         return None  # type: ignore[return-value]
@@ -44,13 +49,16 @@ def concatenate_rows(values: list[T]) -> T:
     if isinstance(first, Mapping):
         return {key: concatenate_rows([v[key] for v in values]) for key in first}  # type: ignore[index,return-value]
     names = [f.name for f in fields(first) if isinstance(getattr(first, f.name), (Tensor, Mapping))]  # type: ignore[arg-type]
-    return replace(first, **{name: concatenate_rows([getattr(v, name) for v in values]) for name in names})  # type: ignore[type-var]
+    return replace(
+        first, **{name: concatenate_rows([getattr(v, name) for v in values]) for name in names}
+    )  # type: ignore[type-var]
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What a policy sees. `images` are uint8 RGB; `tokens` are the instruction or prompt, right-padded. `label_mask`
-    says which of those tokens are no instruction but tell how good a decision is (None: none): only heads read them.
+    """What a policy sees. `images` are uint8 RGB; `tokens` are the instruction or prompt,
+    right-padded. `label_mask` says which of those tokens are no instruction but tell how good a
+    decision is (None: none): only heads read them.
     """
 
     images: Mapping[str, UInt8[Tensor, "B h w 3"]]
@@ -69,8 +77,8 @@ class Observation:
 class Decision:
     """What a policy does: the action the world executes, and how likely each draw behind it was.
 
-    `mask` is True where the policy chose. `values` is the critic's estimate, one a decision or one a draw.
-    `exact` is False when `logprobs` are a surrogate (the flow-matching ratio).
+    `mask` is True where the policy chose. `values` is the critic's estimate, one a decision or one
+    a draw. `exact` is False when `logprobs` are a surrogate (the flow-matching ratio).
     """
 
     action: Tensor
@@ -83,7 +91,8 @@ class Decision:
 
 @dataclass(frozen=True)
 class Scores:
-    """How likely a stored trace is under the present weights, with what one forward pass gives besides."""
+    """How likely a stored trace is under the present weights, with what one forward pass gives
+    besides."""
 
     logprobs: Float[Tensor, "B L"]
     entropy: Float[Tensor, "B L"] | None = None
@@ -92,15 +101,18 @@ class Scores:
 
 @dataclass(frozen=True)
 class Rollout:
-    """`R` decisions of `N` trajectories, row by row; a trajectory's rows stand in the order of time.
+    """`R` decisions of `N` trajectories, row by row; a trajectory's rows stand in the order of
+    time.
 
-    `trajectory` [R] numbers 0..N-1; `group` [N] is equal for trajectories from one start (simulator seed or prompt).
-    `terminated` and `truncated` are never merged; `final_values` [N] is the critic's value of the observation after the
-    last row, used where a trajectory was truncated. `rewards` [R] may hold NaN: unscorable. `version` [R] counts the
-    updates the acting policy had seen. A text completion is a trajectory of one row.
+    `trajectory` [R] numbers 0..N-1; `group` [N] is equal for trajectories from one start (simulator
+    seed or prompt). `terminated` and `truncated` are never merged; `final_values` [N] is the
+    critic's value of the observation after the last row, used where a trajectory was truncated.
+    `rewards` [R] may hold NaN: unscorable. `version` [R] counts the updates the acting policy had
+    seen. A text completion is a trajectory of one row.
 
-    `action` [R, ...] is what the world was told to execute, and `episodes` holds a number per trajectory [N] under each
-    name ("seed", "control_steps", the environment's own metrics): for reports and viewers, algorithms ignore both.
+    `action` [R, ...] is what the world was told to execute, and `episodes` holds a number per
+    trajectory [N] under each name ("seed", "control_steps", the environment's own metrics): for
+    reports and viewers, algorithms ignore both.
     """
 
     observation: Observation
@@ -128,4 +140,6 @@ class Rollout:
     @property
     def returns(self) -> Float[Tensor, "N"]:
         """Undiscounted sum of rewards of each trajectory; NaN where any of its rewards is."""
-        return torch.zeros(self.num_trajectories, dtype=self.rewards.dtype).index_add(0, self.trajectory, self.rewards)
+        return torch.zeros(self.num_trajectories, dtype=self.rewards.dtype).index_add(
+            0, self.trajectory, self.rewards
+        )

@@ -1,7 +1,9 @@
-"""Random access to demonstrations: samples per second of our loader against LeRobot's own, on the same dataset.
+"""Random access to demonstrations: samples per second of our loader against LeRobot's own, on the
+same dataset.
 
-A sample is one frame of every camera and the action chunk that begins there. LeRobot gives float images; ours is timed
-as it is used (uint8, converted on the device) and with the conversion to float as well.
+A sample is one frame of every camera and the action chunk that begins there. LeRobot gives float
+images; ours is timed as it is used (uint8, converted on the device) and with the conversion to
+float as well.
 """
 
 import argparse
@@ -10,10 +12,16 @@ from pathlib import Path
 
 def run(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="benchmark.py data", description=__doc__)
-    parser.add_argument("--dataset", type=Path, help="a LeRobotDataset v3 folder; without it one is made up")
-    parser.add_argument("--format", choices=["video", "images"], default="video", help="of the dataset made up")
+    parser.add_argument(
+        "--dataset", type=Path, help="a LeRobotDataset v3 folder; without it one is made up"
+    )
+    parser.add_argument(
+        "--format", choices=["video", "images"], default="video", help="of the dataset made up"
+    )
     parser.add_argument("--chunk", type=int, default=16, help="actions a sample")
-    parser.add_argument("--backend", default="pyav", help="LeRobot's video decoder: pyav or torchcodec")
+    parser.add_argument(
+        "--backend", default="pyav", help="LeRobot's video decoder: pyav or torchcodec"
+    )
     parser.add_argument("--samples", type=int, default=64, help="a round")
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args(argv)
@@ -38,12 +46,17 @@ def compare(folder, options):
 
     ours = open_demonstrations(folder)
     chunk = {"action": [step / ours.fps for step in range(options.chunk)]}
-    theirs = LeRobotDataset("local/x", root=folder, delta_timestamps=chunk, video_backend=options.backend)
+    theirs = LeRobotDataset(
+        "local/x", root=folder, delta_timestamps=chunk, video_backend=options.backend
+    )
     indices = np.random.default_rng(0).integers(0, ours.num_frames, options.samples)
 
     def as_float():
         images = ours.batch(indices, options.chunk).images
-        return [torch.from_numpy(image).permute(0, 3, 1, 2).float().div_(255) for image in images.values()]
+        return [
+            torch.from_numpy(image).permute(0, 3, 1, 2).float().div_(255)
+            for image in images.values()
+        ]
 
     timings = side_by_side(
         {
@@ -67,7 +80,17 @@ def made_up(folder, storage):
     from vla.data.lerobot_format import DatasetSpec
     from vla.data.lerobot_writer import Episode, LeRobotWriter
 
-    spec = DatasetSpec(20, "none", ("front", "wrist"), (96, 96), tuple("abcdefg"), tuple("abcdefg"), {}, {}, storage)
+    spec = DatasetSpec(
+        20,
+        "none",
+        ("front", "wrist"),
+        (96, 96),
+        tuple("abcdefg"),
+        tuple("abcdefg"),
+        {},
+        {},
+        storage,
+    )
     writer = LeRobotWriter(folder, spec)
     rng, steps = np.random.default_rng(0), np.arange(80)
     for seed in range(20):
@@ -75,5 +98,14 @@ def made_up(folder, storage):
         for step in steps:
             image[step, 10 + step // 2 : 30 + step // 2, seed : seed + 20] = (200, 30, 10 * seed)
         vectors = rng.normal(size=(2, 80, 7)).astype(np.float32)
-        writer.add(Episode({"front": image, "wrist": image}, *vectors, np.zeros(80, bool), "put it there", seed, True))
+        writer.add(
+            Episode(
+                {"front": image, "wrist": image},
+                *vectors,
+                np.zeros(80, bool),
+                "put it there",
+                seed,
+                True,
+            )
+        )
     return writer.finish()

@@ -1,9 +1,11 @@
-"""Kill runs at random moments, resume them each time, and compare what they end with to a run that nobody killed.
+"""Kill runs at random moments, resume them each time, and compare what they end with to a run that
+nobody killed.
 
-Each case is run once as a whole and then again in sessions that are killed (SIGKILL) or asked to stop (SIGTERM, SIGINT)
-after a random time, until so many signals were sent. Sessions are forked from one process that has loaded the
-libraries. Everything is compared bit for bit but times, memory, plots and what a session says about itself. A signal
-that can be heard has to end its session with 130 or 143 and without a traceback.
+Each case is run once as a whole and then again in sessions that are killed (SIGKILL) or asked to
+stop (SIGTERM, SIGINT) after a random time, until so many signals were sent. Sessions are forked
+from one process that has loaded the libraries. Everything is compared bit for bit but times,
+memory, plots and what a session says about itself. A signal that can be heard has to end its
+session with 130 or 143 and without a traceback.
 """
 
 import argparse
@@ -24,7 +26,9 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--kills", type=int, default=8, help="signals a case")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("runs/kills"), help="a new folder for the runs")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/kills"), help="a new folder for the runs"
+    )
     options = parser.parse_args(argv)
     if options.out.exists():
         parser.error(f"--out {options.out} exists: give a new folder")
@@ -56,7 +60,15 @@ def case(name: str, num_kills: int, rng: random.Random, out: Path, sent: dict) -
     return found
 
 
-def chain(settings: list[str], folder: Path, left: int, rng: random.Random, seconds: float, log: Path, sent: dict):
+def chain(
+    settings: list[str],
+    folder: Path,
+    left: int,
+    rng: random.Random,
+    seconds: float,
+    log: Path,
+    sent: dict,
+):
     """Sessions of one run to its end; how many signals are left, and what they did wrong."""
     faults, ended = [], -1
     while ended:
@@ -67,8 +79,13 @@ def chain(settings: list[str], folder: Path, left: int, rng: random.Random, seco
             number = rng.choice(SIGNALS)
             ended, _ = wait(process, kill=number)
             left, sent[number] = left - 1, sent[number] + 1
-            if ended not in ((-9,) if number == signal.SIGKILL else (128 + number,)) or "Traceback" in log.read_text():
-                faults.append(f"{number.name} ended a session with {ended}: {log.read_text()[-300:]!r}")
+            if (
+                ended not in ((-9,) if number == signal.SIGKILL else (128 + number,))
+                or "Traceback" in log.read_text()
+            ):
+                faults.append(
+                    f"{number.name} ended a session with {ended}: {log.read_text()[-300:]!r}"
+                )
         elif ended:
             return 0, [*faults, f"a session failed: {log.read_text()[-300:]!r}"]
     return left, faults

@@ -1,7 +1,9 @@
-"""Control steps per second of the vector environment against a bare loop of `Batch.step` and `Renderer.render`.
+"""Control steps per second of the vector environment against a bare loop of `Batch.step` and
+`Renderer.render`.
 
-The bare loop knows no action, task, reward or end of episode: it is the most that physics and rendering allow. Both
-take chunks and draw every camera once a chunk; a third run draws after every control step.
+The bare loop knows no action, task, reward or end of episode: it is the most that physics and
+rendering allow. Both take chunks and draw every camera once a chunk; a third run draws after every
+control step.
 """
 
 import argparse
@@ -25,15 +27,26 @@ def run(argv: list[str]) -> int:
 
     import sim
 
-    shared = {"task": options.task, "robot": options.robot, "num_envs": options.num_envs, "cameras": options.cameras}
-    shared |= {"image_size": options.image_size, "renderer": options.renderer, "num_threads": options.num_threads}
+    shared = {
+        "task": options.task,
+        "robot": options.robot,
+        "num_envs": options.num_envs,
+        "cameras": options.cameras,
+    }
+    shared |= {
+        "image_size": options.image_size,
+        "renderer": options.renderer,
+        "num_threads": options.num_threads,
+    }
     endless = options.chunk * (options.rounds + 2)
     chunked = sim.make_vector(**shared, max_steps=endless)
     every_step = sim.make_vector(**shared, max_steps=endless, render_every_step=True)
     for environment in (chunked, every_step):
         environment.reset(range(options.num_envs))
     rng = np.random.default_rng(0)
-    actions = rng.uniform(-0.002, 0.002, (options.num_envs, options.chunk, chunked.action_spec.size)).astype(np.float32)
+    actions = rng.uniform(
+        -0.002, 0.002, (options.num_envs, options.chunk, chunked.action_spec.size)
+    ).astype(np.float32)
     timings = side_by_side(
         {
             "bare loop": bare_loop(chunked, options),
@@ -55,7 +68,8 @@ def run(argv: list[str]) -> int:
 
 
 def bare_loop(environment, options):
-    """The same scenes, held still: physics for a whole chunk in one call, then every camera once."""
+    """The same scenes, held still: physics for a whole chunk in one call, then every camera
+    once."""
     import mujoco
     from mujoco.batch import Batch
 
@@ -66,9 +80,13 @@ def bare_loop(environment, options):
     for name, values in physics.fields.items():
         batch.expand(name)[:] = values
     renderer = Renderer(
-        physics.model, batch, tuple(options.cameras), options.image_size, choose_backend(options.renderer),
+        physics.model,
+        batch,
+        tuple(options.cameras),
+        options.image_size,
+        choose_backend(options.renderer),
         options.num_threads,
-    )  # fmt: skip
+    )
     batch.state[:] = physics.batch.state
     num_substeps = physics.num_substeps * options.chunk
 

@@ -1,8 +1,9 @@
-"""Spoil settings at random: each is refused in a line or makes sense: `python scripts/benchmark.py settings`.
+"""Spoil settings at random: each is refused in a line or makes sense: `python scripts/benchmark.py
+settings`.
 
-Counted are tracebacks, checks of more than two seconds of processor time, and accepted oddities: values of another
-kind, past every sane end, empty, or there twice. Every tenth goes through the whole command line. It ends with 1 where
-anything is found.
+Counted are tracebacks, checks of more than two seconds of processor time, and accepted oddities:
+values of another kind, past every sane end, empty, or there twice. Every tenth goes through the
+whole command line. It ends with 1 where anything is found.
 """
 
 import argparse
@@ -44,7 +45,11 @@ def fuzz(names: Sequence[str], count: int, seed: int) -> tuple[Counter, list[str
         values, changes = spoiled(bases[base], rng)
         line = number % 10 == 0
         said = " ".join([base, *(f"{change.path}={change.after!r}" for change in changes)])
-        check = (lambda b=base, c=changes: through_command_line(b, c)) if line else (lambda v=values: freeze(v))
+        check = (
+            (lambda b=base, c=changes: through_command_line(b, c))
+            if line
+            else (lambda v=values: freeze(v))
+        )
         outcome, seconds = outcome_of(check)
         counts["slow"] += seconds > SLOW_SECONDS
         counts[outcome if outcome in counts else "tracebacks"] += 1
@@ -57,13 +62,18 @@ def fuzz(names: Sequence[str], count: int, seed: int) -> tuple[Counter, list[str
 
 
 def outcome_of(check: Callable[[], object]) -> tuple[str, float]:
-    """accepted, refused or the exception that came instead; and the seconds of the processor it took."""
+    """accepted, refused or the exception that came instead; and the seconds of the processor it
+    took."""
     start = time.process_time()
     try:
         check()
         outcome = "accepted"
     except ValueError as error:
-        outcome = "refused" if type(error).__name__ == "ConfigError" and str(error).strip() else repr(error)
+        outcome = (
+            "refused"
+            if type(error).__name__ == "ConfigError" and str(error).strip()
+            else repr(error)
+        )
     except Exception as error:
         outcome = repr(error)
     return outcome, time.process_time() - start
@@ -71,6 +81,8 @@ def outcome_of(check: Callable[[], object]) -> tuple[str, float]:
 
 def through_command_line(base: str, changes: Sequence[Any]) -> None:
     """The same changes as a person types them."""
-    typed = [f"{change.path}={json.dumps(change.after).replace('Infinity', 'inf')}" for change in changes]
+    typed = [
+        f"{change.path}={json.dumps(change.after).replace('Infinity', 'inf')}" for change in changes
+    ]
     with contextlib.redirect_stderr(io.StringIO()):
         load([*base.split(), *typed])

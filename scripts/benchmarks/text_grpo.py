@@ -1,10 +1,12 @@
-"""A GRPO step on a language model against TRL's GRPOTrainer: seconds, tokens a second and peak memory, in one run.
+"""A GRPO step on a language model against TRL's GRPOTrainer: seconds, tokens a second and peak
+memory, in one run.
 
-Both sides do the same work: the same model, prompts, group size, completion length, temperature 1 and AdamW in
-float32 (`--precision bfloat16`: products in bfloat16, for processors with units for it), with a reward that differs
-between completions, so that no group is skipped. Each side runs in a process of its own, with the same allocator
-settings; TRL gets the micro-batch it is fastest with, our side has one. The first step of each warms up and is left
-out. TRL is not among our dependencies: `pip install --no-deps trl` in an environment of its own.
+Both sides do the same work: the same model, prompts, group size, completion length, temperature 1
+and AdamW in float32 (`--precision bfloat16`: products in bfloat16, for processors with units for
+it), with a reward that differs between completions, so that no group is skipped. Each side runs in
+a process of its own, with the same allocator settings; TRL gets the micro-batch it is fastest with,
+our side has one. The first step of each warms up and is left out. TRL is not among our
+dependencies: `pip install --no-deps trl` in an environment of its own.
 """
 
 import argparse
@@ -20,10 +22,17 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--prompts", type=int, default=8, help="a step")
     parser.add_argument("--group-size", type=int, default=8)
     parser.add_argument("--new-tokens", type=int, default=24, help="longest completion")
-    parser.add_argument("--micro-batch", type=int, default=16, help="completions of TRL's forward pass with gradient")
+    parser.add_argument(
+        "--micro-batch",
+        type=int,
+        default=16,
+        help="completions of TRL's forward pass with gradient",
+    )
     parser.add_argument("--steps", type=int, default=2, help="measured, after one that warms up")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="of matrix products")
+    parser.add_argument(
+        "--precision", choices=["float32", "bfloat16"], default="float32", help="of matrix products"
+    )
     parser.add_argument("--side", choices=["ours", "trl"], help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.side:

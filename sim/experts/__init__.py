@@ -1,4 +1,5 @@
-"""Scripted experts: one controller a task, and `Expert`, which acts with them in all environments at once."""
+"""Scripted experts: one controller a task, and `Expert`, which acts with them in all environments
+at once."""
 
 from sim.experts.expert import Expert
 

@@ -16,12 +16,16 @@ SPEED_XY, SPEED_Z, SPEED_YAW = 0.03, 0.03, 0.15
 
 
 class Controller(Protocol):
-    """Phases of a motion, numbered from 0; everything else is read off the scene. All arrays have a row per id [n]."""
+    """Phases of a motion, numbered from 0; everything else is read off the scene. All arrays have a
+    row per id [n]."""
 
     phases: tuple[str, ...]
 
-    def advance(self, physics: Physics, ids: np.ndarray, phase: np.ndarray, timer: np.ndarray) -> np.ndarray:
-        """The phase [n] that what is seen calls for; `timer` counts control steps since the phase began, from 1."""
+    def advance(
+        self, physics: Physics, ids: np.ndarray, phase: np.ndarray, timer: np.ndarray
+    ) -> np.ndarray:
+        """The phase [n] that what is seen calls for; `timer` counts control steps since the phase
+        began, from 1."""
 
     def goal(self, physics: Physics, ids: np.ndarray, phase: np.ndarray) -> np.ndarray:
         """Where the commanded x y z yaw [n, 4] should go."""

@@ -1,7 +1,8 @@
-"""The expert over all environments at once: every task's controller, and disturbances to recover from.
+"""The expert over all environments at once: every task's controller, and disturbances to recover
+from.
 
-Every phase of a controller is a proportional motion of the commanded pose, so actions are a smooth function of what is
-seen.
+Every phase of a controller is a proportional motion of the commanded pose, so actions are a smooth
+function of what is seen.
 """
 
 from __future__ import annotations
@@ -87,13 +88,16 @@ class Expert:
         return self._disturb(ids, action).astype(np.float32)
 
     def _controlled(self, controller: Controller, ids: np.ndarray) -> np.ndarray:
-        """What the controller of one task does, after it has moved every environment to the phase it calls for."""
+        """What the controller of one task does, after it has moved every environment to the phase
+        it calls for."""
         physics, phase, timer = self._env.physics, self.phase[ids], self._timer[ids] + 1
         new = controller.advance(physics, ids, phase, timer)
         self._timer[ids] = np.where(new == phase, timer, 0)
         self.phase[ids] = new
         motion = toward(physics, ids, controller.goal(physics, ids, new))
-        return np.concatenate([motion, np.where(controller.closed(new), CLOSE, OPEN)[:, None]], axis=1)
+        return np.concatenate(
+            [motion, np.where(controller.closed(new), CLOSE, OPEN)[:, None]], axis=1
+        )
 
     def _disturb(self, ids: np.ndarray, action: np.ndarray) -> np.ndarray:
         """Add noise and bursts; marks `perturbed` where a burst replaced the expert's action."""
@@ -103,7 +107,9 @@ class Expert:
         self.perturbed[ids] = False
         if self._burst_probability <= 0:
             return action
-        starts = (self._rng.random(len(ids)) < self._burst_probability) & (self._burst_left[ids] == 0)
+        starts = (self._rng.random(len(ids)) < self._burst_probability) & (
+            self._burst_left[ids] == 0
+        )
         low, longest = self._burst_steps
         lengths = self._rng.integers(low, longest + 1, len(ids))
         motion = np.zeros((len(ids), 7))

@@ -1,6 +1,7 @@
 """The phases that taking hold of the target block is made of: approach, grasp, lift.
 
-Approach and descent are one motion down a funnel: the height to go to falls with the horizontal distance left.
+Approach and descent are one motion down a funnel: the height to go to falls with the horizontal
+distance left.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ OPEN_WIDE = 0.06
 def advance_grasp(
     physics: Physics, ids: np.ndarray, phase: np.ndarray, timer: np.ndarray, held: np.ndarray
 ) -> np.ndarray:
-    """Phases [n] after what is seen of the grasp: closing where the block is between the fingers, lifting when held."""
+    """Phases [n] after what is seen of the grasp: closing where the block is between the fingers,
+    lifting when held."""
     offset = physics.hand_to_block(ids, TARGET)
     turn = physics.aligned_yaw(ids, TARGET) - physics.commanded[ids, 5]
     around = (np.linalg.norm(offset[:, :2], axis=1) < NEAR_XY + 0.003) & (np.abs(turn) < NEAR_YAW)
@@ -41,6 +43,12 @@ def approach_goal(physics: Physics, ids: np.ndarray) -> np.ndarray:
     yaw = physics.aligned_yaw(ids, TARGET)
     distance = np.linalg.norm((block - command[:, :3])[:, :2], axis=1)
     turn = np.abs(yaw - command[:, 5])
-    height = np.clip(3.0 * np.maximum(distance - NEAR_XY, 0) + 0.3 * np.maximum(turn - NEAR_YAW, 0), 0, HOVER)
-    height = np.maximum(height, np.where(physics.gripper_opening(ids) < OPEN_WIDE, HOVER, 0.0) * (distance < 0.05))
-    return np.concatenate([block[:, :2], (block[:, 2] + GRASP_DEPTH + height)[:, None], yaw[:, None]], axis=1)
+    height = np.clip(
+        3.0 * np.maximum(distance - NEAR_XY, 0) + 0.3 * np.maximum(turn - NEAR_YAW, 0), 0, HOVER
+    )
+    height = np.maximum(
+        height, np.where(physics.gripper_opening(ids) < OPEN_WIDE, HOVER, 0.0) * (distance < 0.05)
+    )
+    return np.concatenate(
+        [block[:, :2], (block[:, 2] + GRASP_DEPTH + height)[:, None], yaw[:, None]], axis=1
+    )

@@ -1,4 +1,5 @@
-"""Scripted experts for environments of gymnasium: Fetch's reach and pick-and-place, and Meta-World's own policies."""
+"""Scripted experts for environments of gymnasium: Fetch's reach and pick-and-place, and
+Meta-World's own policies."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ FETCH_GAIN = 0.4
 
 
 class GymnasiumExpert:
-    """Acts in the environments of `env` by `act`, with noise (a share of the actions' range) where it is wanted.
+    """Acts in the environments of `env` by `act`, with noise (a share of the actions' range) where
+    it is wanted.
 
     `perturbed` is there for those who leave disturbances out of a loss; there are none here.
     """
@@ -38,7 +40,9 @@ class GymnasiumExpert:
         low, high = np.array(self._env.action_spec.low), np.array(self._env.action_spec.high)
         actions = np.stack([self._act(self._env.seen[i]) for i in ids])
         if self._noise > 0:
-            actions = actions + self._noise * (high - low) * self._rng.standard_normal(actions.shape)
+            actions = actions + self._noise * (high - low) * self._rng.standard_normal(
+                actions.shape
+            )
         return np.clip(actions, low, high).astype(np.float32)
 
 
@@ -61,7 +65,8 @@ def fetch_reach(seen: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def fetch_pick_and_place(seen: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Above the block, down, close, to the goal. The observation: gripper, block, block from gripper, fingers, ..."""
+    """Above the block, down, close, to the goal. The observation: gripper, block, block from
+    gripper, fingers, ..."""
     observation = seen["observation"]
     gripper, offset, opening = observation[:3], observation[6:9], observation[9:11].sum()
     aside, between = np.linalg.norm(offset[:2]), np.linalg.norm(offset) < 0.02

@@ -17,7 +17,9 @@ class Lifting:
 
     phases: tuple[str, ...] = ("approach", "grasp", "lift")
 
-    def advance(self, physics: Physics, ids: np.ndarray, phase: np.ndarray, timer: np.ndarray) -> np.ndarray:
+    def advance(
+        self, physics: Physics, ids: np.ndarray, phase: np.ndarray, timer: np.ndarray
+    ) -> np.ndarray:
         """Back to the approach when the block is lost."""
         held = physics.grasped(ids, TARGET)
         new = advance_grasp(physics, ids, phase, timer, held)

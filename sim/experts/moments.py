@@ -1,4 +1,5 @@
-"""Scenes as a policy meets them: from anywhere, played on for a while by an expert who is badly disturbed."""
+"""Scenes as a policy meets them: from anywhere, played on for a while by an expert who is badly
+disturbed."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from sim.task import SceneFacts, SimObservation
 from sim.vector import VectorEnvironment
 
 LONGEST = 24
-"""Control steps that a scene is played on at most; a quarter of the scenes stay as they were drawn."""
+"""Control steps that a scene is played on at most; a quarter of the scenes stay as they were
+drawn."""
 BURST_PROBABILITY, BURST_SPEED = 0.2, 0.04
 TILT, TURN = slice(3, 5), 5
 """Of an action: roll and pitch, which no demonstration moves, and yaw."""
@@ -22,8 +24,8 @@ def sample_moments(
 ) -> tuple[SimObservation, list[SceneFacts]]:
     """What the scenes of `seeds` look like some control steps later, and the truth about them.
 
-    A policy pushes blocks around, comes down beside them and turned against them; random poses of the hand hold
-    nothing of that. In half of the scenes the expert does not turn the hand at all.
+    A policy pushes blocks around, comes down beside them and turned against them; random poses of
+    the hand hold nothing of that. In half of the scenes the expert does not turn the hand at all.
     """
     seeds = np.asarray(seeds, dtype=np.int64)
     ids = np.arange(len(seeds))
@@ -31,7 +33,13 @@ def sample_moments(
     rng = np.random.default_rng(seeds)
     left = np.maximum(rng.integers(-LONGEST // 3, LONGEST + 1, len(ids)), 0)
     turns = rng.random(len(ids)) < 0.5
-    expert = Expert(env, seed=int(seeds[0]), noise=0.1, burst_probability=BURST_PROBABILITY, burst_speed=BURST_SPEED)
+    expert = Expert(
+        env,
+        seed=int(seeds[0]),
+        noise=0.1,
+        burst_probability=BURST_PROBABILITY,
+        burst_speed=BURST_SPEED,
+    )
     for step in range(LONGEST):
         going = ids[left > step]
         if not len(going):

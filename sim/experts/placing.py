@@ -1,6 +1,8 @@
-"""Putting the target block somewhere: approach, grasp, lift, carry, release, retract, with recovery from any of them.
+"""Putting the target block somewhere: approach, grasp, lift, carry, release, retract, with recovery
+from any of them.
 
-Carrying and lowering are one motion down a funnel over the place, as the approach is over the block.
+Carrying and lowering are one motion down a funnel over the place, as the approach is over the
+block.
 """
 
 from __future__ import annotations
@@ -10,7 +12,16 @@ from collections.abc import Callable
 import numpy as np
 
 from sim.experts.controller import hold
-from sim.experts.grasping import APPROACH, GRASP, LIFT, NEAR_XY, NEAR_Z, OPEN_WIDE, advance_grasp, approach_goal
+from sim.experts.grasping import (
+    APPROACH,
+    GRASP,
+    LIFT,
+    NEAR_XY,
+    NEAR_Z,
+    OPEN_WIDE,
+    advance_grasp,
+    approach_goal,
+)
 from sim.physics import Physics
 from sim.task import TARGET
 
@@ -21,8 +32,9 @@ CARRY_HEIGHT, RETRACT_HEIGHT = 0.075, 0.10
 class Placing:
     """Phases: 0 approach, 1 grasp, 2 lift, 3 carry, 4 release, 5 retract.
 
-    What it does follows from what can be seen, not from how long it has waited: a policy without a memory that is shown
-    open fingers at rest as often as open fingers that leave will rest for ever.
+    What it does follows from what can be seen, not from how long it has waited: a policy without a
+    memory that is shown open fingers at rest as often as open fingers that leave will rest for
+    ever.
 
     Args:
         place: where the centre of the target block shall rest, [n, 3] metres.
@@ -31,10 +43,14 @@ class Placing:
 
     phases: tuple[str, ...] = ("approach", "grasp", "lift", "carry", "release", "retract")
 
-    def __init__(self, place: Callable[[Physics, np.ndarray], np.ndarray], placed_distance: float) -> None:
+    def __init__(
+        self, place: Callable[[Physics, np.ndarray], np.ndarray], placed_distance: float
+    ) -> None:
         self._place, self._placed_distance = place, placed_distance
 
-    def advance(self, physics: Physics, ids: np.ndarray, phase: np.ndarray, timer: np.ndarray) -> np.ndarray:
+    def advance(
+        self, physics: Physics, ids: np.ndarray, phase: np.ndarray, timer: np.ndarray
+    ) -> np.ndarray:
         """Back to the approach wherever the block is neither held nor placed."""
         held = physics.grasped(ids, TARGET)
         block, place = physics.block_position(ids, TARGET), self._place(physics, ids)

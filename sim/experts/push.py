@@ -1,7 +1,7 @@
 """The expert of pushing: down behind the block, then along the line from its centre to the pad's.
 
-The closed fingers are a pusher two centimetres wide. A block that slips off it sideways, or that was pushed past the
-pad, is gone round again.
+The closed fingers are a pusher two centimetres wide. A block that slips off it sideways, or that
+was pushed past the pad, is gone round again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from sim.tasks.push import STANDOFF
 
 BEHIND, PUSH = range(2)
 PUSH_SPEED, BRAKING = 0.013, 0.25
-"""Metres per control step, and share of the way left covered in one: a cylinder that is let go faster topples."""
+"""Metres per control step, and share of the way left covered in one: a cylinder that is let go
+faster topples."""
 PUSH_HEIGHT, HOVER = 0.016, 0.08
 NEAR_XY, NEAR_Z = 0.012, 0.012
 SLIPPED = 0.016
@@ -35,8 +36,11 @@ class Pushing:
 
     phases: tuple[str, ...] = ("behind", "push")
 
-    def advance(self, physics: Physics, ids: np.ndarray, phase: np.ndarray, timer: np.ndarray) -> np.ndarray:
-        """Push from where the hand is down behind the block until the block is no longer before it."""
+    def advance(
+        self, physics: Physics, ids: np.ndarray, phase: np.ndarray, timer: np.ndarray
+    ) -> np.ndarray:
+        """Push from where the hand is down behind the block until the block is no longer before
+        it."""
         ahead, beside, _ = self._line(physics, ids)
         hand = physics.hand_position(ids)
         ready = np.linalg.norm(self._behind(physics, ids) - hand[:, :2], axis=1) < NEAR_XY
@@ -76,7 +80,8 @@ class Pushing:
         return np.ones(len(phase), dtype=bool)
 
     def _line(self, physics: Physics, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """How far the block is ahead of the hand [n] and to the left of it [n], along the way to the pad [n, 2]."""
+        """How far the block is ahead of the hand [n] and to the left of it [n], along the way to
+        the pad [n, 2]."""
         block = physics.block_position(ids, TARGET)[:, :2]
         way = physics.pad_position(ids, TARGET)[:, :2] - block
         direction = way / np.maximum(np.linalg.norm(way, axis=1, keepdims=True), 1e-6)

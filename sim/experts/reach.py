@@ -15,7 +15,9 @@ class Reaching:
 
     phases: tuple[str, ...] = ("reach",)
 
-    def advance(self, physics: Physics, ids: np.ndarray, phase: np.ndarray, timer: np.ndarray) -> np.ndarray:
+    def advance(
+        self, physics: Physics, ids: np.ndarray, phase: np.ndarray, timer: np.ndarray
+    ) -> np.ndarray:
         """There is nothing else to do."""
         return phase.copy()
 

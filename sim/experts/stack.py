@@ -1,4 +1,5 @@
-"""The expert of stacking: the target block goes on the other named block, wherever that has been moved to."""
+"""The expert of stacking: the target block goes on the other named block, wherever that has been
+moved to."""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""The hand both robots share: a palm, two coupled fingers, the `tcp` site between the fingertips and the wrist camera.
+"""The hand both robots share: a palm, two coupled fingers, the `tcp` site between the fingertips
+and the wrist camera.
 
-The hand body's own frame is the Franka hand's: z points out of the palm, the fingers slide along y. The `tcp` site is
-turned by pi about x, so that a hand that points straight down has a `tcp` frame parallel to the world's.
+The hand body's own frame is the Franka hand's: z points out of the palm, the fingers slide along y.
+The `tcp` site is turned by pi about x, so that a hand that points straight down has a `tcp` frame
+parallel to the world's.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ FINGER_BASE = 0.0584
 MAX_OPENING = 0.08
 GRIP_FORCE_N = 4.0
 WRIST_TILT = math.radians(22)
-"""The wrist camera hangs beside the palm and leans this much towards the fingers: the tcp is low in its picture."""
+"""The wrist camera hangs beside the palm and leans this much towards the fingers: the tcp is low in
+its picture."""
 FINGER_CONTYPE = 2
 
 WHITE = (0.92, 0.92, 0.92, 1.0)
@@ -31,7 +34,8 @@ def add_visual(body: mujoco.MjsBody, kind: mujoco.mjtGeom, **attributes: object)
 
 
 def add_gripper(spec: mujoco.MjSpec, hand: mujoco.MjsBody, kp: float = 1500.0) -> None:
-    """Give the body `hand` palm, fingers, actuator "gripper" (0 closed to 0.04 open), site "tcp" and camera "wrist"."""
+    """Give the body `hand` palm, fingers, actuator "gripper" (0 closed to 0.04 open), site "tcp"
+    and camera "wrist"."""
     add_visual(hand, BOX, size=[0.016, 0.075, 0.018], pos=[0, 0, 0.03], rgba=WHITE, mass=0.6)
     for side, sign in (("left", 1.0), ("right", -1.0)):
         finger = hand.add_body(name=f"{side}_finger", pos=[0, 0, FINGER_BASE], gravcomp=1)
@@ -44,7 +48,14 @@ def add_gripper(spec: mujoco.MjSpec, hand: mujoco.MjsBody, kp: float = 1500.0) -
             damping=[25.0, 0, 0],
             armature=0.1,
         )
-        add_visual(finger, BOX, size=[0.008, 0.007, 0.016], pos=[0, sign * 0.014, 0.014], rgba=GREY, mass=0.01)
+        add_visual(
+            finger,
+            BOX,
+            size=[0.008, 0.007, 0.016],
+            pos=[0, sign * 0.014, 0.014],
+            rgba=GREY,
+            mass=0.01,
+        )
         finger.add_geom(
             name=f"{side}_fingertip",
             type=BOX,
@@ -60,13 +71,16 @@ def add_gripper(spec: mujoco.MjSpec, hand: mujoco.MjsBody, kp: float = 1500.0) -
             solref=[0.01, 1],
         )
     _couple_fingers(spec, kp)
-    hand.add_site(name="tcp", pos=[0, 0, TCP_OFFSET], quat=[0, 1, 0, 0], size=[0.005, 0.005, 0.005], group=5)
+    hand.add_site(
+        name="tcp", pos=[0, 0, TCP_OFFSET], quat=[0, 1, 0, 0], size=[0.005, 0.005, 0.005], group=5
+    )
     sine, cosine = math.sin(WRIST_TILT), math.cos(WRIST_TILT)
     hand.add_camera(name="wrist", pos=[0.07, 0, 0.03], xyaxes=[0, 1, 0, cosine, 0, sine], fovy=75)
 
 
 def _couple_fingers(spec: mujoco.MjSpec, kp: float) -> None:
-    """One servo drives both fingers: without the coupling a saturated pair would let the block drift sideways."""
+    """One servo drives both fingers: without the coupling a saturated pair would let the block
+    drift sideways."""
     tendon = spec.add_tendon(name="fingers")
     tendon.wrap_joint("left_finger", 0.5)
     tendon.wrap_joint("right_finger", 0.5)

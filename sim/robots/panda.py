@@ -1,8 +1,10 @@
-"""Franka Emika Panda: its true kinematics with primitive visuals, pulled to the commanded pose by a welded mocap body.
+"""Franka Emika Panda: its true kinematics with primitive visuals, pulled to the commanded pose by a
+welded mocap body.
 
-Kinematics: modified Denavit-Hartenberg parameters and joint limits from Franka's published robot specification
-(Franka Control Interface documentation). Link masses: Gaz, Cognetti, Oliva, Robuffo Giordano, De Luca (2019),
-"Dynamic identification of the Franka Emika Panda robot", table of estimated masses.
+Kinematics: modified Denavit-Hartenberg parameters and joint limits from Franka's published robot
+specification (Franka Control Interface documentation). Link masses: Gaz, Cognetti, Oliva, Robuffo
+Giordano, De Luca (2019), "Dynamic identification of the Franka Emika Panda robot", table of
+estimated masses.
 """
 
 from __future__ import annotations
@@ -31,20 +33,36 @@ CAPSULE, CYLINDER = mujoco.mjtGeom.mjGEOM_CAPSULE, mujoco.mjtGeom.mjGEOM_CYLINDE
 # Per link: (from, to, radius, colour, share of the link's mass) capsules in the link's own frame.
 CAPSULES = (
     (((0, 0, -0.19), (0, 0, 0.0), 0.058, WHITE, 1.0),),
-    (((0, 0, -0.04), (0, 0, 0.04), 0.057, WHITE, 0.5), ((0, -0.05, 0), (0, -0.19, 0), 0.055, WHITE, 0.5)),
-    (((0, 0, -0.1), (0, 0, -0.03), 0.054, WHITE, 0.5), ((0.0825, 0.03, 0), (0.0825, -0.03, 0), 0.05, WHITE, 0.5)),
-    (((0, 0, -0.03), (0, 0, 0.03), 0.05, WHITE, 0.5), ((-0.0825, 0.06, 0), (-0.0825, 0.1, 0), 0.05, WHITE, 0.5)),
-    (((0, 0, -0.25), (0, 0.03, -0.12), 0.05, WHITE, 0.6), ((0, 0.05, -0.1), (0, 0.06, 0.0), 0.035, WHITE, 0.4)),
-    (((0, 0, -0.05), (0, 0, 0.04), 0.045, WHITE, 0.5), ((0.03, 0, 0), (0.088, 0.005, 0), 0.042, WHITE, 0.5)),
+    (
+        ((0, 0, -0.04), (0, 0, 0.04), 0.057, WHITE, 0.5),
+        ((0, -0.05, 0), (0, -0.19, 0), 0.055, WHITE, 0.5),
+    ),
+    (
+        ((0, 0, -0.1), (0, 0, -0.03), 0.054, WHITE, 0.5),
+        ((0.0825, 0.03, 0), (0.0825, -0.03, 0), 0.05, WHITE, 0.5),
+    ),
+    (
+        ((0, 0, -0.03), (0, 0, 0.03), 0.05, WHITE, 0.5),
+        ((-0.0825, 0.06, 0), (-0.0825, 0.1, 0), 0.05, WHITE, 0.5),
+    ),
+    (
+        ((0, 0, -0.25), (0, 0.03, -0.12), 0.05, WHITE, 0.6),
+        ((0, 0.05, -0.1), (0, 0.06, 0.0), 0.035, WHITE, 0.4),
+    ),
+    (
+        ((0, 0, -0.05), (0, 0, 0.04), 0.045, WHITE, 0.5),
+        ((0.03, 0, 0), (0.088, 0.005, 0), 0.042, WHITE, 0.5),
+    ),
     (((0, 0, 0.03), (0, 0, 0.06), 0.04, GREY, 1.0),),
 )
 
 
 class Panda:
-    """Seven hinges without motors; a weld ties the tcp to a mocap body that stands at the commanded pose.
+    """Seven hinges without motors; a weld ties the tcp to a mocap body that stands at the commanded
+    pose.
 
-    The weld plays the part of a stiff Cartesian controller: measured to keep every grasp at a 5 ms physics step, at a
-    third of the cost of joint servos with inverse kinematics at 2.5 ms.
+    The weld plays the part of a stiff Cartesian controller: measured to keep every grasp at a 5 ms
+    physics step, at a third of the cost of joint servos with inverse kinematics at 2.5 ms.
     """
 
     name = "panda"
@@ -69,7 +87,14 @@ class Panda:
                 armature=0.1,
             )
             for start, end, radius, color, share in CAPSULES[i]:
-                add_visual(body, CAPSULE, fromto=[*start, *end], size=[radius, 0, 0], rgba=color, mass=share * MASS[i])
+                add_visual(
+                    body,
+                    CAPSULE,
+                    fromto=[*start, *end],
+                    size=[radius, 0, 0],
+                    rgba=color,
+                    mass=share * MASS[i],
+                )
         turn = [math.cos(-math.pi / 8), 0, 0, math.sin(-math.pi / 8)]
         hand = body.add_body(name="hand", pos=[0, 0, FLANGE], quat=turn, gravcomp=1)
         add_gripper(spec, hand)
@@ -80,7 +105,8 @@ class Panda:
         weld.solref = [0.02, 1]
 
     def inverse_kinematics(self, pose: np.ndarray) -> np.ndarray:
-        """Newton's method from HOME with joint 3 held at zero, so that one solution is near: [n, 6] -> [n, 7]."""
+        """Newton's method from HOME with joint 3 held at zero, so that one solution is near: [n, 6]
+        -> [n, 7]."""
         target = quat_to_matrix(rpy_to_quat(pose[:, 3:]))
         q = np.tile(np.array(HOME), (len(pose), 1))
         q[:, 0] = np.arctan2(pose[:, 1], pose[:, 0])
@@ -92,10 +118,14 @@ class Panda:
             reduced = jacobian[:, :, FREE_JOINTS]
             step = np.linalg.solve(reduced, error[:, :, None])[:, :, 0]
             size = np.abs(step).max(axis=1, keepdims=True)
-            q[:, FREE_JOINTS] += step * np.minimum(1.0, LONGEST_STEP / np.maximum(size, LONGEST_STEP))
+            q[:, FREE_JOINTS] += step * np.minimum(
+                1.0, LONGEST_STEP / np.maximum(size, LONGEST_STEP)
+            )
         return np.clip(q, LOWER, UPPER)
 
-    def command(self, model: mujoco.MjModel, arrays: CommandArrays, ids: np.ndarray, pose: np.ndarray) -> None:
+    def command(
+        self, model: mujoco.MjModel, arrays: CommandArrays, ids: np.ndarray, pose: np.ndarray
+    ) -> None:
         """Move the mocap body."""
         column = model.body("hand_target").mocapid[0]
         arrays.mocap_pos[ids, column] = pose[:, :3]
@@ -109,7 +139,8 @@ FREE_JOINTS = [0, 1, 3, 4, 5, 6]
 
 
 def _link_frame(i: int) -> dict[str, list[float]]:
-    """Pose of link i's frame in its parent: Rx(alpha) then the offsets a along x and d along the new z."""
+    """Pose of link i's frame in its parent: Rx(alpha) then the offsets a along x and d along the
+    new z."""
     half = DH_ALPHA[i] / 2
     sine, cosine = math.sin(DH_ALPHA[i]), math.cos(DH_ALPHA[i])
     return {
@@ -119,7 +150,8 @@ def _link_frame(i: int) -> dict[str, list[float]]:
 
 
 def forward_kinematics(q: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Position [n, 3], rotation [n, 3, 3] of the tcp, and its geometric Jacobian [n, 6, 7] (linear, angular)."""
+    """Position [n, 3], rotation [n, 3, 3] of the tcp, and its geometric Jacobian [n, 6, 7] (linear,
+    angular)."""
     n = len(q)
     position, rotation = np.zeros((n, 3)), np.tile(np.eye(3), (n, 1, 1))
     axes, origins = [], []
@@ -139,5 +171,7 @@ def forward_kinematics(q: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
     c = math.sqrt(0.5)
     rotation = rotation @ np.array([[c, -c, 0], [-c, -c, 0], [0, 0, -1.0]])
     linear = [np.cross(axis, position - origin) for axis, origin in zip(axes, origins, strict=True)]
-    jacobian = np.stack([np.concatenate(pair, axis=1) for pair in zip(linear, axes, strict=True)], axis=2)
+    jacobian = np.stack(
+        [np.concatenate(pair, axis=1) for pair in zip(linear, axes, strict=True)], axis=2
+    )
     return position, rotation, jacobian

@@ -9,7 +9,8 @@ import numpy as np
 
 
 class Robot(Protocol):
-    """A robot arm with the shared gripper, commanded by the pose of its `tcp` in the base frame (the world's).
+    """A robot arm with the shared gripper, commanded by the pose of its `tcp` in the base frame
+    (the world's).
 
     Attributes:
         name: what a user writes.
@@ -29,9 +30,12 @@ class Robot(Protocol):
         """Add the robot to the scene: bodies, joints, actuators, and the site "tcp"."""
 
     def inverse_kinematics(self, pose: np.ndarray) -> np.ndarray:
-        """Joint positions [n, len(arm_joints)] that bring the tcp to `pose` [n, 6] (metres, radians)."""
+        """Joint positions [n, len(arm_joints)] that bring the tcp to `pose` [n, 6] (metres,
+        radians)."""
 
-    def command(self, model: mujoco.MjModel, arrays: CommandArrays, ids: np.ndarray, pose: np.ndarray) -> None:
+    def command(
+        self, model: mujoco.MjModel, arrays: CommandArrays, ids: np.ndarray, pose: np.ndarray
+    ) -> None:
         """Make `pose` [n, 6] the commanded tcp pose of the simulations `ids`."""
 
 

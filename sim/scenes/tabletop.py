@@ -1,7 +1,9 @@
-"""The tabletop scene: a table, blocks and flat target pads, two cameras, one light. One compiled model serves all.
+"""The tabletop scene: a table, blocks and flat target pads, two cameras, one light. One compiled
+model serves all.
 
-The world's frame is the robot base's; the table top is z = 0. Every block carries one geom per primitive and shows one
-of them, so that colour and shape are per-environment numbers (`geom_rgba`, `geom_size`), not another model.
+The world's frame is the robot base's; the table top is z = 0. Every block carries one geom per
+primitive and shows one of them, so that colour and shape are per-environment numbers (`geom_rgba`,
+`geom_size`), not another model.
 """
 
 from __future__ import annotations
@@ -12,13 +14,21 @@ import mujoco
 import numpy as np
 
 from sim.robots.robot import Robot
-from sim.scenes.objects import BLOCK_HALF_HEIGHT, BLOCK_SHAPES, GEOM_KINDS, PAD_HALF_HEIGHT, PAD_SHAPES, Shape
+from sim.scenes.objects import (
+    BLOCK_HALF_HEIGHT,
+    BLOCK_SHAPES,
+    GEOM_KINDS,
+    PAD_HALF_HEIGHT,
+    PAD_SHAPES,
+    Shape,
+)
 
 CENTER = (0.5, 0.0)
 """Middle of the workspace (metres, base frame)."""
 BLOCK_MASS = 0.05
 ROLL_DAMPING = 1e-4
-"""N m s: a toppled cylinder stops rolling within a hand's breadth; too little to be felt along a line."""
+"""N m s: a toppled cylinder stops rolling within a hand's breadth; too little to be felt along a
+line."""
 CONTROL_SECONDS = 0.05
 
 # The commanded pose's limits: x y z roll pitch yaw. z keeps the fingertips off the table.
@@ -26,7 +36,11 @@ POSE_LOW = np.array([CENTER[0] - 0.17, CENTER[1] - 0.17, 0.012, -0.3, -0.3, -1.7
 POSE_HIGH = np.array([CENTER[0] + 0.17, CENTER[1] + 0.17, 0.30, 0.3, 0.3, 1.7])
 
 PARKED = (0.0, 0.0, -1.0)
-BOX, CYLINDER, PLANE = mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_CYLINDER, mujoco.mjtGeom.mjGEOM_PLANE
+BOX, CYLINDER, PLANE = (
+    mujoco.mjtGeom.mjGEOM_BOX,
+    mujoco.mjtGeom.mjGEOM_CYLINDER,
+    mujoco.mjtGeom.mjGEOM_PLANE,
+)
 KINDS = {"box": BOX, "cylinder": CYLINDER}
 
 
@@ -78,7 +92,8 @@ def _set_options(spec: mujoco.MjSpec, robot: Robot) -> None:
 
 
 def _add_surroundings(spec: mujoco.MjSpec) -> None:
-    """Table (a finite plane: an infinite one costs four whole frames), light, and the front camera."""
+    """Table (a finite plane: an infinite one costs four whole frames), light, and the front
+    camera."""
     world = spec.worldbody
     world.add_geom(
         name="table",
@@ -116,16 +131,20 @@ def _add_surroundings(spec: mujoco.MjSpec) -> None:
 def add_looking_camera(
     spec: mujoco.MjSpec, name: str, eye: tuple[float, ...], target: tuple[float, ...], fovy: float
 ) -> None:
-    """A fixed camera at `eye` that looks at `target` (metres) with the world's z upwards; `fovy` in degrees."""
+    """A fixed camera at `eye` that looks at `target` (metres) with the world's z upwards; `fovy` in
+    degrees."""
     back = np.array(eye) - np.array(target)
     back = back / np.linalg.norm(back)
     right = np.cross([0.0, 0.0, 1.0], back)
     right = right / np.linalg.norm(right)
-    spec.worldbody.add_camera(name=name, pos=list(eye), xyaxes=[*right, *np.cross(back, right)], fovy=fovy)
+    spec.worldbody.add_camera(
+        name=name, pos=list(eye), xyaxes=[*right, *np.cross(back, right)], fovy=fovy
+    )
 
 
 def largest(shapes: dict[str, Shape], kind: str) -> list[float]:
-    """The largest size of a primitive over the shapes: the model's bounding volumes must hold every one."""
+    """The largest size of a primitive over the shapes: the model's bounding volumes must hold every
+    one."""
     return np.max([shape.size for shape in shapes.values() if shape.geom == kind], axis=0).tolist()
 
 
@@ -148,8 +167,14 @@ def _add_block(spec: mujoco.MjSpec, i: int) -> None:
 
 
 def _add_pad(spec: mujoco.MjSpec, i: int) -> None:
-    body = spec.worldbody.add_body(name=f"pad_{i}", mocap=True, pos=[CENTER[0], 0.1 * i, PAD_HALF_HEIGHT])
+    body = spec.worldbody.add_body(
+        name=f"pad_{i}", mocap=True, pos=[CENTER[0], 0.1 * i, PAD_HALF_HEIGHT]
+    )
     for kind in GEOM_KINDS:
         body.add_geom(
-            name=f"pad_{i}_{kind}", type=KINDS[kind], size=largest(PAD_SHAPES, kind), contype=0, conaffinity=0
+            name=f"pad_{i}_{kind}",
+            type=KINDS[kind],
+            size=largest(PAD_SHAPES, kind),
+            contype=0,
+            conaffinity=0,
         )

@@ -28,7 +28,9 @@ class Lift:
     def __init__(self, ranges: Randomization) -> None:
         self.ranges = ranges
 
-    def initialise(self, physics: Physics, rngs: list[np.random.Generator], ids: np.ndarray) -> None:
+    def initialise(
+        self, physics: Physics, rngs: list[np.random.Generator], ids: np.ndarray
+    ) -> None:
         """All objects on the table, the hand open above it."""
         start(physics, rngs, ids, self.ranges)
 
@@ -40,7 +42,9 @@ class Lift:
         """The block held, 8 cm above the table."""
         return physics.grasped(ids, TARGET) & (self.height(physics, ids) > LIFTED_HEIGHT)
 
-    def reward_terms(self, physics: Physics, ids: np.ndarray, best: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def reward_terms(
+        self, physics: Physics, ids: np.ndarray, best: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
         """reach, grasp, lift, success; see `sim.rewards`."""
         held = physics.grasped(ids, TARGET)
         return {

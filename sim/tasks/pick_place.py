@@ -1,4 +1,5 @@
-"""Pick and place: "put the red cube on the blue square", among distractors that differ in colour or shape."""
+"""Pick and place: "put the red cube on the blue square", among distractors that differ in colour or
+shape."""
 
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ class PickPlace:
     def __init__(self, ranges: Randomization) -> None:
         self.ranges = ranges
 
-    def initialise(self, physics: Physics, rngs: list[np.random.Generator], ids: np.ndarray) -> None:
+    def initialise(
+        self, physics: Physics, rngs: list[np.random.Generator], ids: np.ndarray
+    ) -> None:
         """All objects on the table, the hand open above it."""
         start(physics, rngs, ids, self.ranges)
 
@@ -39,13 +42,16 @@ class PickPlace:
         return (physics.pad_position(ids, TARGET) - physics.block_position(ids, TARGET))[:, :2]
 
     def success(self, physics: Physics, ids: np.ndarray) -> np.ndarray:
-        """Block within 3 cm of the pad's centre and resting on the table, fingers open, tcp 5 cm from the block."""
+        """Block within 3 cm of the pad's centre and resting on the table, fingers open, tcp 5 cm
+        from the block."""
         placed = np.linalg.norm(self.block_to_pad(physics, ids), axis=1) < PLACED_DISTANCE
         released = physics.gripper_opening(ids) > RELEASED_OPENING
         retracted = np.linalg.norm(physics.hand_to_block(ids, TARGET), axis=1) > RETRACTED_DISTANCE
         return placed & physics.resting(ids, TARGET) & released & retracted
 
-    def reward_terms(self, physics: Physics, ids: np.ndarray, best: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def reward_terms(
+        self, physics: Physics, ids: np.ndarray, best: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
         """reach, grasp, lift, place, success; see `sim.rewards`."""
         held = physics.grasped(ids, TARGET)
         height = physics.block_position(ids, TARGET)[:, 2] - BLOCK_HALF_HEIGHT

@@ -34,7 +34,9 @@ class Push:
     def __init__(self, ranges: Randomization) -> None:
         self.ranges = ranges
 
-    def initialise(self, physics: Physics, rngs: list[np.random.Generator], ids: np.ndarray) -> None:
+    def initialise(
+        self, physics: Physics, rngs: list[np.random.Generator], ids: np.ndarray
+    ) -> None:
         """All objects on the table, the hand open above it, no block in the way."""
         start(physics, rngs, ids, self.ranges, with_free_way)
 
@@ -43,12 +45,15 @@ class Push:
         return (physics.pad_position(ids, TARGET) - physics.block_position(ids, TARGET))[:, :2]
 
     def success(self, physics: Physics, ids: np.ndarray) -> np.ndarray:
-        """Block within 3 cm of the pad's centre, resting on the table, slower than 5 cm/s, not held."""
+        """Block within 3 cm of the pad's centre, resting on the table, slower than 5 cm/s, not
+        held."""
         there = np.linalg.norm(self.block_to_pad(physics, ids), axis=1) < PUSHED_DISTANCE
         still = physics.block_speed(ids, TARGET) < STILL_SPEED
         return there & still & physics.resting(ids, TARGET) & ~physics.grasped(ids, TARGET)
 
-    def reward_terms(self, physics: Physics, ids: np.ndarray, best: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def reward_terms(
+        self, physics: Physics, ids: np.ndarray, best: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
         """reach, push, success; see `sim.rewards`."""
         return {
             "reach": rewards.reach(physics.hand_to_block(ids, TARGET)),
@@ -58,17 +63,22 @@ class Push:
 
 
 def with_free_way(scenes: Scenes, numbers: UniformNumbers) -> Scenes:
-    """Make a random one of the pairs of a block and a pad between which the way is free the pair that is named.
+    """Make a random one of the pairs of a block and a pad between which the way is free the pair
+    that is named.
 
-    Where no way is free, the freest is taken. The looks change places, so that the named ones stay first.
+    Where no way is free, the freest is taken. The looks change places, so that the named ones stay
+    first.
     """
     n, num_blocks, num_pads = len(scenes.block_xy), scenes.block_xy.shape[1], scenes.pad_xy.shape[1]
     room = way_width(scenes.block_xy, scenes.pad_xy).reshape(n, -1)
     chance = numbers.take(num_blocks * num_pads)
-    pair = np.argmax(np.where(room > FREE_WIDTH, 1.0 + chance, np.minimum(room, FREE_WIDTH)), axis=1)
+    pair = np.argmax(
+        np.where(room > FREE_WIDTH, 1.0 + chance, np.minimum(room, FREE_WIDTH)), axis=1
+    )
     block, pad = _first(num_blocks, pair // num_pads), _first(num_pads, pair % num_pads)
     moved = {
-        name: np.take_along_axis(getattr(scenes.looks, name), pad if "pad" in name else block, 1) for name in LOOKS
+        name: np.take_along_axis(getattr(scenes.looks, name), pad if "pad" in name else block, 1)
+        for name in LOOKS
     }
     return replace(
         scenes,
@@ -84,7 +94,8 @@ LOOKS = ("block_color", "block_shape", "pad_color", "pad_shape")
 
 
 def way_width(block_xy: np.ndarray, pad_xy: np.ndarray) -> np.ndarray:
-    """Distance [n, blocks, pads] of the nearest other block to the way from behind each block to each pad, metres."""
+    """Distance [n, blocks, pads] of the nearest other block to the way from behind each block to
+    each pad, metres."""
     along = pad_xy[:, None] - block_xy[:, :, None]
     length = np.linalg.norm(along, axis=3, keepdims=True)
     begin = block_xy[:, :, None] - along * (STANDOFF / length)

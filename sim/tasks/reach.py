@@ -14,7 +14,8 @@ from sim.task import TARGET
 from sim.wording import WORDINGS
 
 ABOVE_BLOCK = 0.045
-"""The tcp's goal stands this far (metres) above the block's centre: the fingertips clear its top."""
+"""The tcp's goal stands this far (metres) above the block's centre: the fingertips clear its
+top."""
 REACHED_DISTANCE = 0.02
 
 
@@ -28,7 +29,9 @@ class Reach:
     def __init__(self, ranges: Randomization) -> None:
         self.ranges = ranges
 
-    def initialise(self, physics: Physics, rngs: list[np.random.Generator], ids: np.ndarray) -> None:
+    def initialise(
+        self, physics: Physics, rngs: list[np.random.Generator], ids: np.ndarray
+    ) -> None:
         """All objects on the table, the hand open above it."""
         start(physics, rngs, ids, self.ranges)
 
@@ -42,7 +45,9 @@ class Reach:
         near = np.linalg.norm(self.hand_to_goal(physics, ids), axis=1) < REACHED_DISTANCE
         return near & physics.resting(ids, TARGET)
 
-    def reward_terms(self, physics: Physics, ids: np.ndarray, best: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def reward_terms(
+        self, physics: Physics, ids: np.ndarray, best: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
         """reach, success; see `sim.rewards`."""
         return {
             "reach": rewards.reach(self.hand_to_goal(physics, ids)),

@@ -1,4 +1,5 @@
-"""Stack: "stack the red cube on the green brick": which block goes on which is for the words to say."""
+"""Stack: "stack the red cube on the green brick": which block goes on which is for the words to
+say."""
 
 from __future__ import annotations
 
@@ -33,7 +34,9 @@ class Stack:
     def __init__(self, ranges: Randomization) -> None:
         self.ranges = ranges
 
-    def initialise(self, physics: Physics, rngs: list[np.random.Generator], ids: np.ndarray) -> None:
+    def initialise(
+        self, physics: Physics, rngs: list[np.random.Generator], ids: np.ndarray
+    ) -> None:
         """All objects on the table, the hand open above it."""
         start(physics, rngs, ids, self.ranges)
 
@@ -42,7 +45,8 @@ class Stack:
         return physics.block_position(ids, BELOW) - physics.block_position(ids, TARGET)
 
     def success(self, physics: Physics, ids: np.ndarray) -> np.ndarray:
-        """One block's height above the other within 6 mm, 2 cm along the table, fingers open, tcp 5 cm away."""
+        """One block's height above the other within 6 mm, 2 cm along the table, fingers open, tcp 5
+        cm away."""
         offset = self.block_to_block(physics, ids)
         stacked = np.linalg.norm(offset[:, :2], axis=1) < STACKED_DISTANCE
         stacked &= np.abs(offset[:, 2] + STACKED_HEIGHT) < HEIGHT_TOLERANCE
@@ -50,7 +54,9 @@ class Stack:
         retracted = np.linalg.norm(physics.hand_to_block(ids, TARGET), axis=1) > RETRACTED_DISTANCE
         return stacked & physics.resting(ids, BELOW) & released & retracted
 
-    def reward_terms(self, physics: Physics, ids: np.ndarray, best: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def reward_terms(
+        self, physics: Physics, ids: np.ndarray, best: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
         """reach, grasp, lift, place, success; see `sim.rewards`."""
         held = physics.grasped(ids, TARGET)
         height = physics.block_position(ids, TARGET)[:, 2] - BLOCK_HALF_HEIGHT

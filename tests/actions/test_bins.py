@@ -16,16 +16,24 @@ def column(*values: float) -> np.ndarray:
 
 
 def test_quantile_bins_by_hand():
-    # Eight values, four bins of two: the quartiles (linear between order statistics, places 1.75, 3.5, 5.25 of 0 to 7)
-    # are 1.75, 3.5 and 9.5 (5 + .25 * 18); the centres are the means of (0, 1), (2, 3), (4, 5) and (23, 40).
+    # Eight values, four bins of two: the quartiles (linear between order statistics, places 1.75,
+    # 3.5, 5.25 of 0 to 7) are 1.75, 3.5 and 9.5 (5 + .25 * 18); the centres are the means of (0,
+    # 1), (2, 3), (4, 5) and (23, 40).
     bins = fit_bins(column(0, 1, 2, 3, 4, 5, 23, 40), 4, "quantile")
     assert bins.edges == ((1.75, 3.5, 9.5),)
     assert bins.centers == ((0.5, 2.5, 4.5, 31.5),)
-    assert bins.encode(torch.tensor([[-9.0], [1.0], [1.75], [9.4], [99.0]]))[:, 0].tolist() == [0, 0, 1, 2, 3]
+    assert bins.encode(torch.tensor([[-9.0], [1.0], [1.75], [9.4], [99.0]]))[:, 0].tolist() == [
+        0,
+        0,
+        1,
+        2,
+        3,
+    ]
 
 
 def test_uniform_bins_by_hand():
-    # 0 to 100 in steps of 1: the 1 % and 99 % quantiles are 1 and 99, edges cut [1, 99] into four of 24.5.
+    # 0 to 100 in steps of 1: the 1 % and 99 % quantiles are 1 and 99, edges cut [1, 99] into four
+    # of 24.5.
     bins = fit_bins(column(*range(101)), 4, "uniform")
     assert bins.edges[0] == pytest.approx((25.5, 50.0, 74.5))
     # Means of 0..25, 26..49, 50..74 and 75..100: a value on an edge belongs above it.
@@ -35,7 +43,8 @@ def test_uniform_bins_by_hand():
 def test_an_empty_uniform_bin_gets_its_middle():
     values = np.concatenate([np.tile(np.arange(5), 20), np.tile(np.arange(45, 50), 20)])
     bins = fit_bins(column(*values), 5, "uniform")
-    # [0, 49] cut in five of 9.8; between 9.8 and 39.2 lies nothing, so those centres are 14.7, 24.5 and 34.3.
+    # [0, 49] cut in five of 9.8; between 9.8 and 39.2 lies nothing, so those centres are 14.7, 24.5
+    # and 34.3.
     assert bins.edges[0] == pytest.approx((9.8, 19.6, 29.4, 39.2))
     assert bins.centers[0] == pytest.approx((2.0, 14.7, 24.5, 34.3, 47.0))
 
@@ -80,14 +89,17 @@ def test_what_cannot_be_binned_says_so():
 
 
 def test_an_edge_that_rounding_lifts_off_a_value_keeps_the_value_on_its_side():
-    # The quantile at .75 of these is .7500000000000001 in double precision, and .75 in the policy's.
+    # The quantile at .75 of these is .7500000000000001 in double precision, and .75 in the
+    # policy's.
     data = column(0.0, 1.0, 0.5, 0.75, 0.625, 0.875, 0.96875, 0.984375, 0.25, 0.375, 0.3125)
     bins = fit_bins(data, 10, "quantile")
     ids = bins.encode(torch.from_numpy(data))
     assert torch.equal(bins.encode(bins.decode(ids)), ids)
 
 
-VALUES = st.lists(st.floats(-1, 1, width=32), min_size=3, max_size=60).filter(lambda v: max(v) - min(v) > 1e-3)
+VALUES = st.lists(st.floats(-1, 1, width=32), min_size=3, max_size=60).filter(
+    lambda v: max(v) - min(v) > 1e-3
+)
 
 
 @settings(max_examples=150, deadline=None)

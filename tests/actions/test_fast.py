@@ -1,4 +1,5 @@
-"""FAST: what a chunk loses by compression is rounding alone, and every sequence of tokens that fits is a chunk."""
+"""FAST: what a chunk loses by compression is rounding alone, and every sequence of tokens that fits
+is a chunk."""
 
 import numpy as np
 import pytest
@@ -25,14 +26,17 @@ def code() -> FastCode:
 
 
 def test_coefficients_by_hand():
-    # Orthonormal DCT-II of (x0, x1): (x0 + x1) / sqrt 2 and (x0 - x1) / sqrt 2; of (1, 0) both are .7071.
+    # Orthonormal DCT-II of (x0, x1): (x0 + x1) / sqrt 2 and (x0 - x1) / sqrt 2; of (1, 0) both are
+    # .7071.
     values = np.array([[[1.0, 1.0], [0.0, 1.0]]])
-    # Times 10 and rounded, frequency after frequency: dimension 0 gives 7 and 7, dimension 1 gives 14 and 0.
+    # Times 10 and rounded, frequency after frequency: dimension 0 gives 7 and 7, dimension 1 gives
+    # 14 and 0.
     assert coefficients(values, 10.0).tolist() == [[7, 14, 7, 0]]
 
 
 def test_pairs_are_learned_by_frequency():
-    # Twice "0 1 0 1" and once "0 1 2": (0, 1) five times, becomes 3; then (3, 3) twice, becomes 4; (3, 2) only once.
+    # Twice "0 1 0 1" and once "0 1 2": (0, 1) five times, becomes 3; then (3, 3) twice, becomes 4;
+    # (3, 2) only once.
     rows = [[0, 1, 0, 1], [0, 1, 0, 1], [0, 1, 2]]
     merges = learn_merges(rows, 3, 10)
     assert merges == ((0, 1), (3, 3))
@@ -50,7 +54,8 @@ def test_a_round_trip_loses_no_more_than_rounding(code):
     low, high = np.array(code.normalizer.low), np.array(code.normalizer.high)
     error = (back - actions)[..., [0, 2]] * 2 / (high - low)  # on the normalised scale
     inside = (np.abs(2 * (actions[..., [0, 2]] - low) / (high - low) - 1) <= 1).all(1)
-    # A coefficient is off by 1 / 20 at most, and the transform is orthonormal: sqrt(8) / 20 in norm.
+    # A coefficient is off by 1 / 20 at most, and the transform is orthonormal: sqrt(8) / 20 in
+    # norm.
     assert (np.linalg.norm(error, axis=1)[inside] <= np.sqrt(8) / 20 + 1e-5).all()
 
 
@@ -58,7 +63,9 @@ def test_it_compresses(code):
     tokens, there = code.encode(torch.from_numpy(chunks(100, seed=1)))
     assert code.num_symbols == 16
     assert tokens.shape == there.shape == (100, 16)
-    assert there.sum(1).float().mean() < 8  # of 16 integers; the high frequencies of a smooth chunk are zeros
+    assert (
+        there.sum(1).float().mean() < 8
+    )  # of 16 integers; the high frequencies of a smooth chunk are zeros
     assert code.num_tokens <= 128
     assert int(tokens.max()) < code.num_tokens
 

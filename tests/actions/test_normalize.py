@@ -22,10 +22,13 @@ def frames() -> np.ndarray:
 def test_quantiles_become_the_ends_of_the_scale():
     normalizer = fit_normalizer(frames())
     assert normalizer.active == (0, 2, 3)
-    # 1001 evenly spaced values from -.05 to .05: the 1 % quantile is the eleventh, -.049; the 99 % one .049.
+    # 1001 evenly spaced values from -.05 to .05: the 1 % quantile is the eleventh, -.049; the 99 %
+    # one .049.
     assert normalizer.low == pytest.approx((-0.049, 0.0, -1.0))
     assert normalizer.high == pytest.approx((0.049, 0.02, 1.0))
-    values = normalizer.encode(torch.tensor([[-0.049, 0.3, 0.0, -1.0], [0.0, 0.3, 0.02, 1.0], [0.098, 0.3, 0.01, 0.0]]))
+    values = normalizer.encode(
+        torch.tensor([[-0.049, 0.3, 0.0, -1.0], [0.0, 0.3, 0.02, 1.0], [0.098, 0.3, 0.01, 0.0]])
+    )
     expected = torch.tensor([[-1.0, -1.0, -1.0], [0.0, 1.0, 1.0], [2.0, 0.0, 0.0]])
     torch.testing.assert_close(values, expected, rtol=0, atol=1e-5)
 
@@ -34,7 +37,9 @@ def test_what_stands_still_is_executed_as_it_is():
     normalizer = fit_normalizer(frames())
     actions = normalizer.decode(torch.zeros(2, 5, 3))
     assert actions.shape == (2, 5, 4)
-    torch.testing.assert_close(actions[0, 0], torch.tensor([0.0, 0.3, 0.01, 0.0]), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        actions[0, 0], torch.tensor([0.0, 0.3, 0.01, 0.0]), rtol=0, atol=1e-6
+    )
     assert ActionNormalizer.from_dict(normalizer.to_dict()) == normalizer
 
 
@@ -43,7 +48,9 @@ def test_what_stands_still_is_executed_as_it_is():
 def test_a_round_trip_changes_nothing_inside_or_outside_the_quantiles(values):
     normalizer = fit_normalizer(frames())
     encoded = torch.tensor([values])
-    torch.testing.assert_close(normalizer.encode(normalizer.decode(encoded)), encoded, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        normalizer.encode(normalizer.decode(encoded)), encoded, rtol=1e-3, atol=1e-3
+    )
 
 
 def test_nothing_to_learn_is_said():

@@ -1,4 +1,5 @@
-"""Flow matching and diffusion: their steps by hand, and the distribution they sample held against a known one."""
+"""Flow matching and diffusion: their steps by hand, and the distribution they sample held against a
+known one."""
 
 import math
 
@@ -18,9 +19,11 @@ def flow(num_steps: int, noise_level: float = 0.5) -> FlowMatching:
 
 
 def expected_data(state, data_scale, noise_scale):
-    """E[x_1 | x] where x = data_scale x_1 + noise_scale x_0 and x_1 is the mixture: exact, component by component.
+    """E[x_1 | x] where x = data_scale x_1 + noise_scale x_0 and x_1 is the mixture: exact,
+    component by component.
 
-    Given component i, x_1 and x are jointly Gaussian: E = m + data_scale SPREAD^2 / var (x - data_scale m).
+    Given component i, x_1 and x are jointly Gaussian: E = m + data_scale SPREAD^2 / var (x -
+    data_scale m).
     """
     variance = data_scale**2 * SPREAD**2 + noise_scale**2
     away = state[..., None, :] - data_scale * MEANS
@@ -44,7 +47,8 @@ def perfect_diffusion(process, state, step):
 
 
 def check_mixture(points):
-    """4000 points: share of the first component, means and spread within about four standard errors."""
+    """4000 points: share of the first component, means and spread within about four standard
+    errors."""
     first = (points @ torch.tensor([1.5, 1.5]) > 0).squeeze()
     assert float(first.float().mean()) == pytest.approx(0.7, abs=0.03)
     for component, mean in zip((first, ~first), MEANS):
@@ -90,11 +94,13 @@ def test_flow_by_hand():
     noised, target = process.corrupt(clean, noise, torch.tensor([0.25]))
     assert (noised.item(), target.item()) == (-0.25, 3.0)  # .25 * 2 - .75, and 2 - (-1)
     assert process.move(1, noised, target).item() == 0.5  # -.25 + 3 / 4: on the line at t = .5
-    # Step 1: s^2 = .25 * .75 / .25 = .75; x_0 = -1; mean = .5 - .75 * .25 / 1.5 * -1 = .625; std = sqrt(.75 / 4).
+    # Step 1: s^2 = .25 * .75 / .25 = .75; x_0 = -1; mean = .5 - .75 * .25 / 1.5 * -1 = .625; std =
+    # sqrt(.75 / 4).
     mean, std = process.transition(1, noised, target)
     assert mean.item() == pytest.approx(0.625)
     assert std == pytest.approx(math.sqrt(0.1875))
-    # Step 0: the time below the line is that of step 1, s^2 = .25 * 1 / .25 = 1; std = .5, the noise level itself.
+    # Step 0: the time below the line is that of step 1, s^2 = .25 * 1 / .25 = 1; std = .5, the
+    # noise level itself.
     mean, std = process.transition(0, noise, target)
     assert mean.item() == pytest.approx(-1 + 0.75 + 0.125)
     assert std == pytest.approx(0.5)
@@ -105,13 +111,15 @@ def test_flow_times_are_mostly_noisy_ones():
     times = flow(4).draw_times((20000,), torch.device("cpu"))
     assert times.min() >= 0
     assert times.max() <= LATEST_TRAINED
-    # The mean of Beta(1.5, 1) is .6, so that of times is .999 * .4; the standard deviation is .26, of the mean .0019.
+    # The mean of Beta(1.5, 1) is .6, so that of times is .999 * .4; the standard deviation is .26,
+    # of the mean .0019.
     assert times.mean().item() == pytest.approx(0.3996, abs=0.008)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
 def test_diffusion_predictions_lead_back_to_the_data(prediction):
-    """From a noised chunk, the true prediction and the last step, whose end is the data, give the chunk back."""
+    """From a noised chunk, the true prediction and the last step, whose end is the data, give the
+    chunk back."""
     process = Diffusion(20, 4, prediction, min_std=0.1, clip=2.0)
     assert isinstance(process, Process)
     assert process.timesteps == [19, 14, 9, 4]
@@ -134,7 +142,9 @@ def test_diffusion_spreads_are_those_of_ddim():
 
 
 def test_steps_that_do_not_divide_are_refused():
-    with pytest.raises(ValueError, match=r"policy.num_steps \(3\) must divide policy.num_train_steps \(20\)"):
+    with pytest.raises(
+        ValueError, match=r"policy.num_steps \(3\) must divide policy.num_train_steps \(20\)"
+    ):
         Diffusion(20, 3, "epsilon", 0.1, 2.0)
     with pytest.raises(ValueError, match=r"policy.num_steps \(30\) must lie between 1 and"):
         Diffusion(20, 30, "epsilon", 0.1, 2.0)
@@ -143,7 +153,9 @@ def test_steps_that_do_not_divide_are_refused():
 def test_gaussians_by_hand():
     value, mean = torch.tensor([[1.0, 0.0]]), torch.zeros(1, 2)
     # log N(1; 0, 2) + log N(0; 0, 2) = -1/8 - 2 log 2 - log 2 pi
-    assert gaussian_logprob(value, mean, 2.0).item() == pytest.approx(-0.125 - 2 * math.log(2) - math.log(2 * math.pi))
+    assert gaussian_logprob(value, mean, 2.0).item() == pytest.approx(
+        -0.125 - 2 * math.log(2) - math.log(2 * math.pi)
+    )
     torch.testing.assert_close(
         gaussian_logprob(value, mean, torch.full((1, 2), 2.0)), gaussian_logprob(value, mean, 2.0)
     )

@@ -1,4 +1,5 @@
-"""A rare jump neither blows up a loss nor vanishes; what is not finite, or no float32, is refused or right."""
+"""A rare jump neither blows up a loss nor vanishes; what is not finite, or no float32, is refused
+or right."""
 
 import numpy as np
 import pytest
@@ -26,7 +27,9 @@ def trembling(tremble, jump, length=1):
 
 
 def chunks_of(actions, chunk=4):
-    return actions[np.minimum(np.arange(len(actions))[:, None] + np.arange(chunk), len(actions) - 1)]
+    return actions[
+        np.minimum(np.arange(len(actions))[:, None] + np.arange(chunk), len(actions) - 1)
+    ]
 
 
 @pytest.mark.parametrize(("tremble", "jump"), JUMPS)
@@ -82,7 +85,10 @@ def test_compressed_tokens_hold_a_rare_jump(length, chunk):
 
 
 def test_what_does_not_fit_the_tokens_is_named_by_its_dimension():
-    with pytest.raises(ValueError, match=r"those of dimension \d before all, at a scale of 500.0: lower policy.scale"):
+    with pytest.raises(
+        ValueError,
+        match=r"those of dimension \d before all, at a scale of 500.0: lower policy.scale",
+    ):
         fit_fast(chunks_of(trembling(2e-3, 0.2)), 256, 500.0)
 
 
@@ -98,7 +104,9 @@ FITS = {
 def test_what_is_not_finite_is_refused(fit, value):
     actions = trembling(2e-3, 0.2)
     actions[7, 1] = value
-    with pytest.raises(ValueError, match="1 numbers that are NaN or infinite, the first in row 7, dimension 1"):
+    with pytest.raises(
+        ValueError, match="1 numbers that are NaN or infinite, the first in row 7, dimension 1"
+    ):
         fit(actions)
 
 
@@ -106,7 +114,9 @@ def test_what_is_not_finite_is_refused(fit, value):
 def test_numbers_of_every_kind_are_encoded_right(dtype):
     code = ActionNormalizer((0, 1), (0.0, 0.0), (-2.5, 0.0), (2.5, 10.0))
     actions = torch.tensor([[1.0, 3.0], [-2.0, 8.0]])
-    torch.testing.assert_close(code.encode(actions.to(dtype)), torch.tensor([[0.4, -0.4], [-0.8, 0.6]]))
+    torch.testing.assert_close(
+        code.encode(actions.to(dtype)), torch.tensor([[0.4, -0.4], [-0.8, 0.6]])
+    )
     whole = np.arange(-20, 20).reshape(-1, 1)
     bins = fit_bins(whole, 8, "quantile")
     expected = bins.encode(torch.from_numpy(whole).float())
@@ -118,16 +128,24 @@ def test_a_rare_jump_is_said_with_what_becomes_of_it():
     actions = trembling(2e-5, 0.2)
     chunks = chunks_of(actions)
     told = {
-        name: code_notes(policy := load([f"policy={name}"]).policy, fit_code(policy, chunks), actions, NAMES)
+        name: code_notes(
+            policy := load([f"policy={name}"]).policy, fit_code(policy, chunks), actions, NAMES
+        )
         for name in ("token", "regression", "flow", "diffusion", "fast")
     }
-    assert all(notes[0].startswith("dyaw spans -4.19e-05 to 5.17e-05 in 98 % of the frames") for notes in told.values())
+    assert all(
+        notes[0].startswith("dyaw spans -4.19e-05 to 5.17e-05 in 98 % of the frames")
+        for notes in told.values()
+    )
     assert "bins of their own" in told["token"][0]
     assert "its scale is widened 427 times" in told["regression"][0]
     assert told["flow"] == told["regression"]
     assert "its scale is widened 890 times" in told["fast"][0]
     diffusion = told["diffusion"]
-    assert "policy.clip (2) cuts the actions of 0.4 % of the frames, which lie up to 10 out" in diffusion[1]
+    assert (
+        "policy.clip (2) cuts the actions of 0.4 % of the frames, which lie up to 10 out"
+        in diffusion[1]
+    )
 
 
 def test_a_code_of_widened_actions_survives_its_file():
@@ -154,7 +172,9 @@ def test_bins_that_cannot_be_are_refused(change):
         ActionBins.from_dict({**bins, **change})
 
 
-@pytest.mark.parametrize("change", [{"active": [3]}, {"low": [0.0]}, {"high": [[1.0]] * 3}, {"constants": []}])
+@pytest.mark.parametrize(
+    "change", [{"active": [3]}, {"low": [0.0]}, {"high": [[1.0]] * 3}, {"constants": []}]
+)
 def test_a_normalizer_that_cannot_be_is_refused(change):
     values = fit_normalizer(trembling(0.01, 1.0)).to_dict()
     with pytest.raises((ValueError, TypeError)):

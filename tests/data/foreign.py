@@ -27,7 +27,8 @@ def foreign(
     extra: dict[str, Any] | None = None,
     change: Callable[[Frame, int, int], None] = lambda frame, episode, step: None,
 ) -> Path:
-    """A dataset whose pictures show a white square at the left; `change` may alter every frame before it is added."""
+    """A dataset whose pictures show a white square at the left; `change` may alter every frame
+    before it is added."""
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     counts = {"action": count(actions), "observation.state": count(state)}
@@ -47,7 +48,9 @@ def foreign(
                 "names": names if isinstance(names, dict) else list(names),
             }
     features |= extra or {}
-    dataset = LeRobotDataset.create("local/foreign", fps=fps, features=features, root=folder, use_videos=False)
+    dataset = LeRobotDataset.create(
+        "local/foreign", fps=fps, features=features, root=folder, use_videos=False
+    )
     random = np.random.default_rng(0)
     for episode, length in enumerate(lengths):
         for step in range(length):
@@ -69,7 +72,9 @@ def count(names: Any) -> int:
     return sum(len(part) for part in names.values()) if isinstance(names, dict) else len(names)
 
 
-def put(key: str, dimension: int, value: float, episode: int, step: int) -> Callable[[Frame, int, int], None]:
+def put(
+    key: str, dimension: int, value: float, episode: int, step: int
+) -> Callable[[Frame, int, int], None]:
     """Changes one number of one frame."""
 
     def change(frame: Frame, e: int, t: int) -> None:

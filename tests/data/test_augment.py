@@ -8,7 +8,9 @@ from vla.data.augment import random_light, random_shift
 
 @pytest.fixture
 def images():
-    return torch.randint(0, 256, (64, 6, 5, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    return torch.randint(0, 256, (64, 6, 5, 3), generator=torch.Generator().manual_seed(0)).to(
+        torch.uint8
+    )
 
 
 def test_nothing_asked_nothing_changed(images):
@@ -26,7 +28,10 @@ def test_a_shift_is_a_move_that_repeats_the_border(images):
     found = set()
     for before, after in zip(images, moved, strict=True):
         offsets = [
-            (dy, dx) for dy in range(-2, 3) for dx in range(-2, 3) if torch.equal(shifted(before, dy, dx), after)
+            (dy, dx)
+            for dy in range(-2, 3)
+            for dx in range(-2, 3)
+            if torch.equal(shifted(before, dy, dx), after)
         ]
         assert len(offsets) == 1
         found |= set(offsets)
@@ -49,7 +54,8 @@ def test_light_stays_within_its_bounds():
     grey = torch.full((500, 2, 2, 3), 200, dtype=torch.uint8)
     lit = random_light(grey, 0.2).float()
     assert lit.dtype == torch.float32
-    # gain 0.8 to 1.2 around 127.5 moves 200 to 185.5 .. 214.5, and each channel by 0.2 * 85 / 3 = 5.7 more
+    # gain 0.8 to 1.2 around 127.5 moves 200 to 185.5 .. 214.5, and each channel by 0.2 * 85 / 3 =
+    # 5.7 more
     assert lit.min() >= 179
     assert lit.max() <= 221
     assert lit.min() < 183
@@ -61,6 +67,8 @@ def test_light_stays_within_its_bounds():
 
 def test_light_does_not_wrap_around():
     torch.manual_seed(1)
-    ends = torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 2, 1).expand(200, 1, 2, 3).contiguous()
+    ends = (
+        torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 2, 1).expand(200, 1, 2, 3).contiguous()
+    )
     lit = random_light(ends, 0.5)
     assert lit[:, 0, 0].max() < 128 < lit[:, 0, 1].min()

@@ -29,12 +29,21 @@ def test_a_fork_by_hand():
     branches = branches_of([-1, 0, 1, 2, 1], [0, 1, 2, 3, 2])
     assert branches.queries.tolist() == [[0, 1, 2, 3], [4, 0, 0, 0]]
     assert branches.keys.tolist() == [[0, 1, 2, 3], [0, 1, 4, 0]]
-    assert [seen_by(branches, node) for node in range(5)] == [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 4]]
+    assert [seen_by(branches, node) for node in range(5)] == [
+        [0],
+        [0, 1],
+        [0, 1, 2],
+        [0, 1, 2, 3],
+        [0, 1, 4],
+    ]
 
 
 @given(st.lists(st.integers(min_value=-1, max_value=40), min_size=1, max_size=90), st.booleans())
 def test_every_place_sees_its_way_once_and_nothing_else(drawn, long_runs):
-    parents = [min(parent, i - 1) if not long_runs or i % 7 == 0 else i - 1 for i, parent in enumerate(drawn)]
+    parents = [
+        min(parent, i - 1) if not long_runs or i % 7 == 0 else i - 1
+        for i, parent in enumerate(drawn)
+    ]
     depths = []
     for parent in parents:
         depths.append(0 if parent < 0 else depths[parent] + 1)

@@ -1,4 +1,5 @@
-"""Templates of other families on the tiny vocabulary: what ends a turn, how texts begin, and what they cannot hold."""
+"""Templates of other families on the tiny vocabulary: what ends a turn, how texts begin, and what
+they cannot hold."""
 
 import pytest
 from tokenizers.processors import TemplateProcessing
@@ -15,7 +16,8 @@ from vla.text.warm_up import tag_examples
 ASK = "{% if add_generation_prompt %}<turn>assistant\n{% endif %}"
 GEMMA = (
     "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}"
-    "{% endif %}{% for m in messages %}<turn>{{ m['role'] }}\n{{ m['content'] }}<end>\n{% endfor %}" + ASK
+    "{% endif %}{% for m in messages %}<turn>{{ m['role'] }}\n{{ m['content'] }}<end>\n{% endfor %}"
+    + ASK
 )
 PHI = "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}<end>\n{% endfor %}" + (
     "{% if add_generation_prompt %}<|assistant|>\n{% else %}{{ eos_token }}{% endif %}"
@@ -27,13 +29,19 @@ THINKING = (
 NO_END = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}" + (
     "{% if add_generation_prompt %}assistant: {% endif %}"
 )
-DROPS_SYSTEM = "{% for m in messages %}{% if m['role'] != 'system' %}<turn>{{ m['content'] }}<end>\n{% endif %}" + (
-    "{% endfor %}{% if add_generation_prompt %}<turn>{% endif %}"
+DROPS_SYSTEM = (
+    "{% for m in messages %}{% if m['role'] != 'system' %}<turn>{{ m['content'] }}<end>\n{% endif %}"
+    + ("{% endfor %}{% if add_generation_prompt %}<turn>{% endif %}")
 )
 OPENS_THOUGHT = "{% for m in messages %}<turn>{{ m['content'] }}<end>{% endfor %}" + (
     "{% if add_generation_prompt %}<turn><think>\n{% endif %}"
 )
-SAID = {GEMMA: "you<end>", PHI: "you<end>", THINKING: "<think>\n\n</think>\n\nyou<end>", NO_END: "you\n<|im_end|>"}
+SAID = {
+    GEMMA: "you<end>",
+    PHI: "you<end>",
+    THINKING: "<think>\n\n</think>\n\nyou<end>",
+    NO_END: "you\n<|im_end|>",
+}
 
 
 def chat_of(template, system=None):
@@ -48,7 +56,9 @@ def test_every_objective_ends_a_turn_as_the_template_does(template):
     chat, asked = chat_of(template), tuple(as_user("hi"))
     completion = chat.encode(SAID[template])
     prompt = chat.encode(chat.render(asked, add_generation_prompt=True))
-    learned = encode(chat, Conversation((*asked, {"role": "assistant", "content": "you"}), None, 0, ""))
+    learned = encode(
+        chat, Conversation((*asked, {"role": "assistant", "content": "you"}), None, 0, "")
+    )
     assert learned.ids == [*prompt, *completion]
     assert learned.learned == [False] * len(prompt) + [True] * len(completion)
     comparison = encode_ranking(chat, Ranking(asked, ("you", "no"), None, ""))
@@ -65,19 +75,37 @@ def test_two_turns_of_gemma():
     chat, asked = chat_of(GEMMA), as_user("hi")
     said = {"role": "assistant", "content": "you"}
     encoded = encode(chat, Conversation((*asked, said, *asked, said), None, 0, ""))
-    text = chat.tokenizer.decode([i for i, counts in zip(encoded.ids, encoded.learned, strict=True) if counts])
+    text = chat.tokenizer.decode(
+        [i for i, counts in zip(encoded.ids, encoded.learned, strict=True) if counts]
+    )
     assert text == "you<end>you<end>"
     assert chat.tokenizer.decode(encoded.ids) == chat.render([*asked, said, *asked, said])[:-1]
-    assert chat.tokenizer.decode(chat.next_turn(asked[0], finished=True)) == "\n<turn>user\nhi<end>\n<turn>assistant\n"
-    assert chat.tokenizer.decode(chat.next_turn(asked[0], finished=False)).startswith("<end>\n<turn>user")
+    assert (
+        chat.tokenizer.decode(chat.next_turn(asked[0], finished=True))
+        == "\n<turn>user\nhi<end>\n<turn>assistant\n"
+    )
+    assert chat.tokenizer.decode(chat.next_turn(asked[0], finished=False)).startswith(
+        "<end>\n<turn>user"
+    )
 
 
 def test_a_template_without_system_messages():
-    for template, why in ((GEMMA, "System role not supported"), (DROPS_SYSTEM, "it leaves the message out")):
-        with pytest.raises(ValueError, match=f"no system messages, and text.system, .* or text.tool .*{why}"):
+    for template, why in (
+        (GEMMA, "System role not supported"),
+        (DROPS_SYSTEM, "it leaves the message out"),
+    ):
+        with pytest.raises(
+            ValueError, match=f"no system messages, and text.system, .* or text.tool .*{why}"
+        ):
             chat_of(template, "be kind").prompt(as_user("hi"))
-        row = ({"role": "system", "content": "be kind"}, *as_user("hi"), {"role": "assistant", "content": "you"})
-        with pytest.raises(ValueError, match=f"a.jsonl, line 3: the model's chat template has no system.*{why}"):
+        row = (
+            {"role": "system", "content": "be kind"},
+            *as_user("hi"),
+            {"role": "assistant", "content": "you"},
+        )
+        with pytest.raises(
+            ValueError, match=f"a.jsonl, line 3: the model's chat template has no system.*{why}"
+        ):
             encode(chat_of(template), Conversation(row, None, 0, "a.jsonl, line 3"))
 
 
@@ -86,7 +114,9 @@ def test_a_template_that_asks_in_another_way_than_it_answers():
     with pytest.raises(ValueError, match=r"does not write a given answer behind .*<think>"):
         chat.reply(asked, "you")
     with pytest.raises(ValueError, match="line 1: the chat template does not write a given answer"):
-        encode(chat, Conversation((*asked, {"role": "assistant", "content": "you"}), None, 0, "line 1"))
+        encode(
+            chat, Conversation((*asked, {"role": "assistant", "content": "you"}), None, 0, "line 1")
+        )
 
 
 def test_plain_texts_begin_as_the_tokenizer_wants():

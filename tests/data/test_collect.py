@@ -1,4 +1,5 @@
-"""Collecting: the first seeds that succeed, whatever the number of environments and wherever it was interrupted."""
+"""Collecting: the first seeds that succeed, whatever the number of environments and wherever it was
+interrupted."""
 
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -21,7 +22,8 @@ class Spec:
 
 
 class Counter:
-    """An episode of seed s lasts 2 + s % 4 control steps and fails where 5 divides s; images show s and the step."""
+    """An episode of seed s lasts 2 + s % 4 control steps and fails where 5 divides s; images show s
+    and the step."""
 
     cameras, image_size, action_spec = ("front",), 16, Spec()
 
@@ -40,7 +42,9 @@ class Counter:
         image[..., 0], image[..., 1] = self.seed[ids, None, None], self.time[ids, None, None]
         proprio = np.repeat(self.time[ids, None], 7, axis=1).astype(np.float32)
         return SimpleNamespace(
-            images={"front": image}, proprio=proprio, instruction=[f"task {s}" for s in self.seed[ids]]
+            images={"front": image},
+            proprio=proprio,
+            instruction=[f"task {s}" for s in self.seed[ids]],
         )
 
     def step(self, actions, ids, *, render):
@@ -48,7 +52,9 @@ class Counter:
         self.time[ids] += 1
         ended = self.time[ids] == 2 + self.seed[ids] % 4
         return SimpleNamespace(
-            terminated=ended, truncated=np.zeros_like(ended), success=ended & (self.seed[ids] % 5 > 0)
+            terminated=ended,
+            truncated=np.zeros_like(ended),
+            success=ended & (self.seed[ids] % 5 > 0),
         )
 
 
@@ -76,7 +82,8 @@ def run(folder, num_envs, num_episodes, **options):
 @pytest.mark.parametrize("num_envs", [1, 3, 16])
 def test_the_first_successful_seeds_are_kept(tmp_path, num_envs):
     env, writer, report = run(tmp_path / "demos", num_envs, 6)
-    # Seeds 4, 6, 7, 8, 9 and 11 succeed; 5 and 10 fail. Lengths 2 + s % 4: 2, 4, 5, 2, 3, 5; the failures 3 and 4.
+    # Seeds 4, 6, 7, 8, 9 and 11 succeed; 5 and 10 fail. Lengths 2 + s % 4: 2, 4, 5, 2, 3, 5; the
+    # failures 3 and 4.
     assert writer.finished_seeds == {4, 6, 7, 8, 9, 11}
     assert (report.num_episodes, report.num_frames, report.num_failures) == (6, 21, 2)
     assert env.rendered == 21 + 3 + 4  # one look a control step, none after the last
@@ -101,7 +108,9 @@ def test_an_interrupted_collection_ends_with_the_same_episodes(tmp_path):
     with pytest.raises(Stop):
         run(tmp_path / "demos", 4, 6, on_episode=stop)
     seen = []
-    _, writer, report = run(tmp_path / "demos", 2, 6, on_episode=lambda successes, failures: seen.append(successes))
+    _, writer, report = run(
+        tmp_path / "demos", 2, 6, on_episode=lambda successes, failures: seen.append(successes)
+    )
     assert seen[0] == 3
     assert writer.finished_seeds == {4, 6, 7, 8, 9, 11}
     assert report.num_failures == 2
@@ -110,7 +119,9 @@ def test_an_interrupted_collection_ends_with_the_same_episodes(tmp_path):
 def test_an_expert_that_only_fails_is_given_up(tmp_path):
     env = Counter(8)
     env.step = lambda actions, ids, render: SimpleNamespace(
-        terminated=np.zeros(len(ids), bool), truncated=np.ones(len(ids), bool), success=np.zeros(len(ids), bool)
+        terminated=np.zeros(len(ids), bool),
+        truncated=np.ones(len(ids), bool),
+        success=np.zeros(len(ids), bool),
     )
     writer = LeRobotWriter(tmp_path / "demos", dataset_spec(env, "counter", "video", {}))
     with pytest.raises(ValueError, match="expert failed on .* raise sim.max_steps"):

@@ -4,7 +4,13 @@ from collections import Counter
 import pytest
 
 from vla.data.chat import ChatFormat
-from vla.data.conversations import Conversation, conversation_of, encode, mixture_order, read_conversations
+from vla.data.conversations import (
+    Conversation,
+    conversation_of,
+    encode,
+    mixture_order,
+    read_conversations,
+)
 from vla.data.rows import Row, read_rows
 from vla.data.tokenizer import train_tokenizer
 
@@ -28,7 +34,9 @@ def write(path, rows):
 
 
 def learned_text(chat, encoded):
-    return chat.tokenizer.decode([i for i, counts in zip(encoded.ids, encoded.learned, strict=True) if counts])
+    return chat.tokenizer.decode(
+        [i for i, counts in zip(encoded.ids, encoded.learned, strict=True) if counts]
+    )
 
 
 def test_assistant_turns_are_learned_with_their_end_and_nothing_else(chat):
@@ -85,13 +93,19 @@ def test_files(tmp_path, suffix):
         ("{bad", r"line 2: no JSON \(Expecting property name"),
         ("[1]", "line 2: a row must be an object with columns, not list"),
         ('{"question": "x"}', "line 2: has the columns question; needed are messages"),
-        ('{"messages": [{"role": "user", "content": "x"}]}', "line 2: messages hold no assistant turn"),
+        (
+            '{"messages": [{"role": "user", "content": "x"}]}',
+            "line 2: messages hold no assistant turn",
+        ),
         (
             '{"messages": [{"role": "robot", "content": "x"}]}',
             "line 2: messages has the role 'robot'",
         ),
         ('{"messages": [{"role": "user"}]}', "line 2: messages holds a message without a text"),
-        ('{"prompt": 3, "completion": "x"}', "line 2: prompt must be a text or a list of messages, not int"),
+        (
+            '{"prompt": 3, "completion": "x"}',
+            "line 2: prompt must be a text or a list of messages, not int",
+        ),
         ('{"text": ""}', "line 2: has the columns text"),
     ],
 )

@@ -34,12 +34,15 @@ LENGTHS = (3, 5, 4, 6)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Frame t of episode e: action (10 e + t, 1), and images filled with 20 e + t; control step 1 was perturbed."""
+    """Frame t of episode e: action (10 e + t, 1), and images filled with 20 e + t; control step 1
+    was perturbed."""
     folder = tmp_path_factory.mktemp("datasets") / "demos"
     writer = LeRobotWriter(folder, SPEC)
     for seed, length in enumerate(LENGTHS):
         steps = np.arange(length)
-        image = np.broadcast_to((20 * seed + steps)[:, None, None, None], (length, 16, 16, 3)).astype(np.uint8)
+        image = np.broadcast_to(
+            (20 * seed + steps)[:, None, None, None], (length, 16, 16, 3)
+        ).astype(np.uint8)
         writer.add(
             Episode(
                 images={"front": image, "wrist": image + 100},
@@ -73,16 +76,23 @@ def test_what_a_dataset_says_about_itself(folder):
         ("dx", "gripper"),
         ("x", "y"),
     )
-    assert demos.action_spec == {"names": ["dx", "gripper"], "control_hz": 20.0, "frame": "robot base"}
+    assert demos.action_spec == {
+        "names": ["dx", "gripper"],
+        "control_hz": 20.0,
+        "frame": "robot base",
+    }
     assert demos.episode_index.tolist() == [0] * 3 + [1] * 5 + [2] * 4 + [3] * 6
     assert demos.statistics["action"]["max"].tolist() == [35.0, 1.0]
 
 
 def test_chunks_stop_at_their_episodes_end(folder):
-    """Row 5 is step 2 of episode 1 (5 steps), row 0 is step 0 of episode 0 (3 steps, step 1 perturbed)."""
+    """Row 5 is step 2 of episode 1 (5 steps), row 0 is step 0 of episode 0 (3 steps, step 1
+    perturbed)."""
     batch = open_demonstrations(folder).batch([5, 0], horizon=4)
     np.testing.assert_array_equal(batch.actions[:, :, 0], [[12, 13, 14, 14], [0, 1, 2, 2]])
-    np.testing.assert_array_equal(batch.action_mask, [[True, True, True, False], [True, False, True, False]])
+    np.testing.assert_array_equal(
+        batch.action_mask, [[True, True, True, False], [True, False, True, False]]
+    )
     np.testing.assert_array_equal(batch.proprio[:, 0], [2, 0])
     assert batch.instruction == ["task 1", "task 0"]
     assert batch.images["front"].shape == (2, 16, 16, 3)
@@ -98,7 +108,9 @@ def test_splits_are_disjoint_whole_episodes_and_repeat(folder):
     assert held.num_frames == LENGTHS[held.episodes[0]]
     assert (demos.split(0.25, seed=3)[1].episodes == held.episodes).all()
     batch = held.batch(np.arange(held.num_frames), horizon=1)
-    np.testing.assert_array_equal(batch.actions[:, 0, 0] // 10, np.full(held.num_frames, held.episodes[0]))
+    np.testing.assert_array_equal(
+        batch.actions[:, 0, 0] // 10, np.full(held.num_frames, held.episodes[0])
+    )
     with pytest.raises(ValueError, match="holdout"):
         demos.choose([1]).split(0.5, seed=0)
     with pytest.raises(ValueError, match=r"no episodes \[9\]"):
@@ -110,7 +122,9 @@ def test_cameras_are_chosen_and_resized(folder):
     assert demos.cameras == ("wrist",)
     images = demos.batch([4], horizon=1).images
     assert images["wrist"].shape == (1, 8, 8, 3)
-    assert np.abs(images["wrist"].astype(int) - 121).max() <= 1  # episode 1, step 1; the scaler may round
+    assert (
+        np.abs(images["wrist"].astype(int) - 121).max() <= 1
+    )  # episode 1, step 1; the scaler may round
 
 
 def test_images_are_decoded_once(copy, monkeypatch):
@@ -123,8 +137,12 @@ def test_images_are_decoded_once(copy, monkeypatch):
 def test_a_changed_dataset_is_decoded_again(copy):
     open_demonstrations(copy)
     for camera in ("front", "wrist"):
-        video = copy / form.VIDEO_PATH.format(video_key=form.image_key(camera), chunk_index=0, file_index=0)
-        other = copy / form.VIDEO_PATH.format(video_key=form.image_key("wrist"), chunk_index=0, file_index=0)
+        video = copy / form.VIDEO_PATH.format(
+            video_key=form.image_key(camera), chunk_index=0, file_index=0
+        )
+        other = copy / form.VIDEO_PATH.format(
+            video_key=form.image_key("wrist"), chunk_index=0, file_index=0
+        )
         shutil.copy(other, video) if video != other else None
     assert open_demonstrations(copy).frames["front"][0, 0, 0, 0] == 100
 
@@ -147,13 +165,20 @@ def test_what_the_caller_expects_is_held_against_the_dataset(folder, arguments, 
 
 def test_a_dataset_without_an_action_spec_is_checked_by_names_and_rate(copy):
     (copy / form.ACTION_SPEC_PATH).unlink()
-    assert open_demonstrations(copy, action_spec={"names": ("dx", "gripper"), "frame": "world"}).action_spec is None
+    assert (
+        open_demonstrations(
+            copy, action_spec={"names": ("dx", "gripper"), "frame": "world"}
+        ).action_spec
+        is None
+    )
     with pytest.raises(ValueError, match="names is"):
         open_demonstrations(copy, action_spec={"names": ("dx", "dy")})
 
 
 def test_equal_action_specs_pass_whatever_holds_their_values():
-    check_action_spec({"low": [0.0, 1.0], "frame": "base"}, {"low": (0.0, 1.0), "frame": "base"}, "here")
+    check_action_spec(
+        {"low": [0.0, 1.0], "frame": "base"}, {"low": (0.0, 1.0), "frame": "base"}, "here"
+    )
 
 
 def test_other_versions_name_the_converter(copy):
@@ -228,7 +253,12 @@ def test_a_count_or_path_that_cannot_be_is_named(copy, name, value, said):
         ("meta/episodes", f"{PLACE}/chunk_index", lambda v: ["a"] * len(v), "invalid literal"),
         ("data", "action", lambda v: [v[0][:1], *v[1:]], "column action, cannot be read"),
         ("data", "action", lambda v: [None, *v[1:]], "column action, cannot be read"),
-        ("data", "episode_index", lambda v: [None, *v[1:]], "column episode_index, .* other than whole numbers"),
+        (
+            "data",
+            "episode_index",
+            lambda v: [None, *v[1:]],
+            "column episode_index, .* other than whole numbers",
+        ),
         ("data", "episode_index", lambda v: [1, *v[1:]], "do not follow each other"),
     ],
 )
@@ -238,7 +268,9 @@ def test_a_table_that_cannot_be_is_named(copy, part, column, change, said):
     place = table.schema.get_field_index(column)
     values = table[column].to_pylist()
     table = table.remove_column(place)
-    pq.write_table(table if change is None else table.append_column(column, pa.array(change(values))), path)
+    pq.write_table(
+        table if change is None else table.append_column(column, pa.array(change(values))), path
+    )
     with pytest.raises(DamagedFile, match=said):
         open_demonstrations(copy)
 
@@ -296,7 +328,9 @@ def test_the_cache_knows_its_dataset_by_content_not_by_time(copy, tmp_path):
     assert list((moved / ".frames").glob("*/*.npy")) == before
     info = moved / form.INFO_PATH
     about = info.stat()
-    info.write_text(info.read_text().replace("panda", "pandb"))  # of the same size, and made to look as old
+    info.write_text(
+        info.read_text().replace("panda", "pandb")
+    )  # of the same size, and made to look as old
     os.utime(info, ns=(about.st_atime_ns, about.st_mtime_ns))
     open_demonstrations(moved)
     assert len(list((moved / ".frames").glob("*/*.npy"))) == 2 * len(before)

@@ -1,4 +1,5 @@
-"""Datasets that others recorded: what must not be learned is refused by name, what they leave open is said."""
+"""Datasets that others recorded: what must not be learned is refused by name, what they leave open
+is said."""
 
 import json
 import shutil
@@ -17,7 +18,12 @@ SPEC = DEFAULT_ACTION_SPEC.to_dict()
 
 
 def opened(folder, **options):
-    known = {"cameras": ("front", "wrist"), "action_spec": SPEC, "proprio_names": STATE, "image_size": 8}
+    known = {
+        "cameras": ("front", "wrist"),
+        "action_spec": SPEC,
+        "proprio_names": STATE,
+        "image_size": 8,
+    }
     return open_demonstrations(folder, **{**known, **options})
 
 
@@ -61,7 +67,10 @@ def test_what_a_dataset_leaves_open_is_said_in_one_line(plain):
 @pytest.mark.parametrize(("key", "name"), [("action", "dy"), ("observation.state", "y")])
 def test_one_number_that_is_not_finite_is_named_with_its_frame(tmp_path, key, name, value):
     folder = foreign(tmp_path / "odd", cameras=("front",), change=put(key, 1, value, 1, 2))
-    with pytest.raises(ValueError, match=rf"{key}: {name} \(dimension 1\) is {value} in frame 2 of episode 1.*\[1\]"):
+    with pytest.raises(
+        ValueError,
+        match=rf"{key}: {name} \(dimension 1\) is {value} in frame 2 of episode 1.*\[1\]",
+    ):
         opened(folder, cameras=("front",))
 
 
@@ -81,7 +90,9 @@ def test_numbers_of_every_kind_are_read_right(tmp_path, dtype):
 
 
 def test_a_number_too_large_for_float32_is_infinite(tmp_path):
-    folder = foreign(tmp_path / "odd", dtype="float64", cameras=("front",), change=put("action", 0, 1e300, 0, 1))
+    folder = foreign(
+        tmp_path / "odd", dtype="float64", cameras=("front",), change=put("action", 0, 1e300, 0, 1)
+    )
     with pytest.raises(ValueError, match="action: dx .dimension 0. is inf in frame 1 of episode 0"):
         opened(folder, cameras=("front",))
 
@@ -90,7 +101,10 @@ def test_a_number_too_large_for_float32_is_infinite(tmp_path):
     ("state", "message"),
     [
         (("opening",), r"observation.state: 1 numbers \['opening'\].*but 7"),
-        (tuple(f"joint_{i}" for i in range(7)), r"observation.state: 7 numbers \['joint_0'.*but 7 \['x'"),
+        (
+            tuple(f"joint_{i}" for i in range(7)),
+            r"observation.state: 7 numbers \['joint_0'.*but 7 \['x'",
+        ),
         ((), "no feature 'observation.state'"),
     ],
 )
@@ -121,8 +135,13 @@ def test_actions_outside_the_limits_are_refused_or_said(tmp_path):
         r"data.max_outside_limits \(0.1\).*looks normalised to \[-1, 1\]",
     ):
         opened(folder, cameras=("front",))
-    assert told(opened(folder, cameras=("front",), max_outside_limits=1.0), "the environment cuts them there")
-    one = foreign(tmp_path / "one", cameras=("front",), lengths=(20,), change=put("action", 2, 0.06, 0, 3))
+    assert told(
+        opened(folder, cameras=("front",), max_outside_limits=1.0),
+        "the environment cuts them there",
+    )
+    one = foreign(
+        tmp_path / "one", cameras=("front",), lengths=(20,), change=put("action", 2, 0.06, 0, 3)
+    )
     assert told(opened(one, cameras=("front",)), "5 % of the frames")
 
 
@@ -134,7 +153,9 @@ def millimetres(frame, episode, step):
     frame["action"][:3] *= 1000
 
 
-@pytest.mark.parametrize(("change", "hint"), [(degrees, "angles look like degrees"), (millimetres, "like millimetres")])
+@pytest.mark.parametrize(
+    ("change", "hint"), [(degrees, "angles look like degrees"), (millimetres, "like millimetres")]
+)
 def test_a_guess_at_the_unit_is_given(tmp_path, change, hint):
     with pytest.raises(ValueError, match=hint):
         opened(foreign(tmp_path / "odd", cameras=("front",), change=change), cameras=("front",))
@@ -142,16 +163,22 @@ def test_a_guess_at_the_unit_is_given(tmp_path, change, hint):
 
 @pytest.mark.parametrize(("column", "marks"), [("success", [1, 1, 1]), ("next.success", [0, 0, 1])])
 def test_failures_are_counted_and_can_be_left_out(tmp_path, column, marks):
-    """Episode 0 failed; episode 1 succeeded, as ours are marked or as LeRobot marks them, in the last frame."""
+    """Episode 0 failed; episode 1 succeeded, as ours are marked or as LeRobot marks them, in the
+    last frame."""
 
     def change(frame, episode, step):
         frame[column] = np.array([bool(episode and marks[step])])
 
     extra = {column: {"dtype": "bool", "shape": (1,), "names": None}}
-    folder = foreign(tmp_path / "odd", lengths=(3, 3), cameras=("front",), extra=extra, change=change)
+    folder = foreign(
+        tmp_path / "odd", lengths=(3, 3), cameras=("front",), extra=extra, change=change
+    )
     kept = opened(folder, cameras=("front",))
     assert (kept.num_episodes, kept.num_failures) == (2, 1)
-    assert told(kept, "1 of 2 episodes of the dataset .* are marked as failures".replace(".* ", f"{folder} "))
+    assert told(
+        kept,
+        "1 of 2 episodes of the dataset .* are marked as failures".replace(".* ", f"{folder} "),
+    )
     dropped = opened(folder, cameras=("front",), failures="drop")
     assert (dropped.episodes.tolist(), dropped.num_failures) == ([1], 0)
     assert told(dropped, "are left out (data.failures=drop)")
@@ -176,7 +203,9 @@ def test_nothing_but_failures_cannot_be_left_out(tmp_path):
         frame["success"] = np.array([False])
 
     folder = foreign(tmp_path / "odd", cameras=("front",), extra=extra, change=change)
-    with pytest.raises(ValueError, match="2 of 2 episodes.*data.failures=drop leaves nothing to imitate"):
+    with pytest.raises(
+        ValueError, match="2 of 2 episodes.*data.failures=drop leaves nothing to imitate"
+    ):
         opened(folder, cameras=("front",), failures="drop")
 
 
@@ -192,10 +221,15 @@ def test_pictures_of_any_shape_are_shown_whole(tmp_path):
 
 
 def test_cameras_that_are_not_there_have_a_remedy_that_works(tmp_path, plain):
-    with pytest.raises(ValueError, match=r"side wanted.*has front, wrist; set sim.cameras=\[front,wrist\]"):
+    with pytest.raises(
+        ValueError, match=r"side wanted.*has front, wrist; set sim.cameras=\[front,wrist\]"
+    ):
         opened(plain, cameras=("side",))
     foreign_eyes = foreign(tmp_path / "eyes", cameras=("cam_high",))
-    with pytest.raises(ValueError, match="has cam_high; the simulator draws front, wrist and no others; lerobot-train"):
+    with pytest.raises(
+        ValueError,
+        match="has cam_high; the simulator draws front, wrist and no others; lerobot-train",
+    ):
         opened(foreign_eyes, drawable=("front", "wrist"))
     with pytest.raises(ValueError, match="has none; record it again with cameras"):
         opened(foreign(tmp_path / "blind", cameras=()))
@@ -211,7 +245,9 @@ def test_depth_by_either_mark_is_no_camera(copy):
 
 def test_a_missing_task_is_named(copy):
     edit_data(copy, task_index=pa.array([0, 0, 0, 7, 7, 7, 7]))
-    with pytest.raises(ValueError, match=r"tasks.parquet has no instruction for task 7, which 4 frames name"):
+    with pytest.raises(
+        ValueError, match=r"tasks.parquet has no instruction for task 7, which 4 frames name"
+    ):
         opened(copy)
     (copy / "meta/tasks.parquet").unlink()
     with pytest.raises(ValueError, match=r"tasks.parquet.* copy or download it again"):
@@ -221,19 +257,25 @@ def test_a_missing_task_is_named(copy):
 def test_tasks_need_not_begin_at_0(copy):
     table = pq.read_table(copy / "meta/tasks.parquet")
     at = table.schema.get_field_index("task_index")
-    pq.write_table(table.set_column(at, "task_index", pa.array([5, 3])), copy / "meta/tasks.parquet")
+    pq.write_table(
+        table.set_column(at, "task_index", pa.array([5, 3])), copy / "meta/tasks.parquet"
+    )
     edit_data(copy, task_index=pa.array([5] * 3 + [3] * 4))
     assert opened(copy).batch([0, 6], 2).instruction == ["lift the cube", "push the cube"]
 
 
 def test_an_empty_instruction_is_said(tmp_path):
-    demos = opened(foreign(tmp_path / "odd", tasks=("", "push"), cameras=("front",)), cameras=("front",))
+    demos = opened(
+        foreign(tmp_path / "odd", tasks=("", "push"), cameras=("front",)), cameras=("front",)
+    )
     assert told(demos, "3 of 7 frames have an empty instruction")
 
 
 def test_a_recording_without_episodes(copy):
     edit_info(copy, lambda info: info.update(total_frames=0, total_episodes=0))
-    with pytest.raises(ValueError, match="holds no episodes: the recording stopped before the first was saved"):
+    with pytest.raises(
+        ValueError, match="holds no episodes: the recording stopped before the first was saved"
+    ):
         opened(copy)
 
 
@@ -246,7 +288,9 @@ def test_a_part_that_is_missing_is_named(copy, part):
 
 def test_other_shapes_of_actions_are_refused(copy):
     edit_info(copy, lambda info: info["features"]["action"].update(shape=[1, 7]))
-    with pytest.raises(ValueError, match=r"action has shape \[1, 7\]; record it as one row of numbers"):
+    with pytest.raises(
+        ValueError, match=r"action has shape \[1, 7\]; record it as one row of numbers"
+    ):
         opened(copy)
 
 

@@ -1,4 +1,5 @@
-"""The writer: nothing lost on interruption or a full disk, and LeRobot reads exactly what was written."""
+"""The writer: nothing lost on interruption or a full disk, and LeRobot reads exactly what was
+written."""
 
 import errno
 import json
@@ -29,7 +30,10 @@ SPEC = form.DatasetSpec(
 def make_episode(seed, length=5, instruction="put the red cube on the blue pad"):
     rng = np.random.default_rng(seed)
     return Episode(
-        images={camera: rng.integers(0, 256, (length, 32, 48, 3), dtype=np.uint8) for camera in SPEC.cameras},
+        images={
+            camera: rng.integers(0, 256, (length, 32, 48, 3), dtype=np.uint8)
+            for camera in SPEC.cameras
+        },
         proprio=rng.normal(size=(length, 3)).astype(np.float32),
         actions=rng.normal(size=(length, 2)).astype(np.float32),
         perturbed=np.arange(length) == 1,
@@ -60,7 +64,9 @@ def test_the_folder_appears_whole_or_not_at_all(tmp_path):
 def test_an_interrupted_run_continues_and_episodes_stand_in_the_order_of_seeds(tmp_path):
     folder = tmp_path / "data"
     write(folder, [7, 2]).note_failure(3)
-    (partial_folder(folder) / "episodes" / ".5").mkdir()  # an episode that was being written when the power went
+    (
+        partial_folder(folder) / "episodes" / ".5"
+    ).mkdir()  # an episode that was being written when the power went
     writer = LeRobotWriter(folder, SPEC)
     assert writer.finished_seeds == {2, 7}
     assert writer.failed_seeds == {3}
@@ -129,19 +135,27 @@ def test_large_datasets_are_cut_into_files(tmp_path, monkeypatch):
     assert len(list(folder.glob("videos/observation.images.front/chunk-000/*.mp4"))) == 3
     episodes = pq.read_table(folder / form.EPISODES_PATH).to_pylist()
     assert [e["data/file_index"] for e in episodes] == [0, 1, 2]
-    assert [e["videos/observation.images.front/from_timestamp"] for e in episodes] == [0.0, 0.0, 0.0]
+    assert [e["videos/observation.images.front/from_timestamp"] for e in episodes] == [
+        0.0,
+        0.0,
+        0.0,
+    ]
 
 
 def test_image_statistics_of_a_histogram_worked_by_hand():
-    """Red: three pixels of 0 and one of 255 (shown at every second row and column of a 4x4 image)."""
+    """Red: three pixels of 0 and one of 255 (shown at every second row and column of a 4x4
+    image)."""
     image = np.zeros((1, 4, 4, 3), np.uint8)
     image[0, 2, 2, 0] = 255
     statistics = form.image_statistics(form.channel_histogram(image), 1)
     assert statistics["mean"].shape == (3, 1, 1)
-    # mean 1/4; std sqrt(1/4 - 1/16) = sqrt(3)/4; half of the pixels are <= 0, 90 % of them are <= 1.
+    # mean 1/4; std sqrt(1/4 - 1/16) = sqrt(3)/4; half of the pixels are <= 0, 90 % of them are <=
+    # 1.
     np.testing.assert_allclose(statistics["mean"].ravel(), [0.25, 0, 0])
     np.testing.assert_allclose(statistics["std"].ravel(), [3**0.5 / 4, 0, 0])
-    np.testing.assert_allclose([statistics[q].ravel()[0] for q in ("min", "q50", "q90", "max")], [0, 0, 1, 1])
+    np.testing.assert_allclose(
+        [statistics[q].ravel()[0] for q in ("min", "q50", "q90", "max")], [0, 0, 1, 1]
+    )
 
 
 @pytest.mark.filterwarnings("ignore")  # LeRobot and what it loads
@@ -160,18 +174,31 @@ def test_lerobot_reads_ours_and_we_read_lerobots(tmp_path, monkeypatch):
         for index, seed, step in ((0, 0, 0), (4, 1, 0), (14, 2, 5)):
             expected, item = make_episode(seed, 4 + seed), dataset[index]
             for camera in SPEC.cameras:
-                pixels = (item[f"observation.images.{camera}"].permute(1, 2, 0) * 255).round().byte().numpy()
+                pixels = (
+                    (item[f"observation.images.{camera}"].permute(1, 2, 0) * 255)
+                    .round()
+                    .byte()
+                    .numpy()
+                )
                 np.testing.assert_array_equal(pixels, expected.images[camera][step])
             np.testing.assert_array_equal(item["action"].numpy(), expected.actions[step])
             np.testing.assert_array_equal(item["observation.state"].numpy(), expected.proprio[step])
             assert item["task"] == f"task {seed % 2}"
             assert item["timestamp"].item() == pytest.approx(step / 20)
-            assert (item["perturbed"].item(), item["seed"].item(), item["success"].item()) == (step == 1, seed, True)
+            assert (item["perturbed"].item(), item["seed"].item(), item["success"].item()) == (
+                step == 1,
+                seed,
+                True,
+            )
 
     theirs = LeRobotDataset.create(
-        "local/theirs", fps=20, features=_visible_features(form.features(replace(SPEC, storage="images"))),
-        root=tmp_path / "theirs", robot_type="panda", use_videos=False,
-    )  # fmt: skip
+        "local/theirs",
+        fps=20,
+        features=_visible_features(form.features(replace(SPEC, storage="images"))),
+        root=tmp_path / "theirs",
+        robot_type="panda",
+        use_videos=False,
+    )
     for seed in (0, 1, 2):
         episode = make_episode(seed, 4 + seed)
         for step in range(len(episode)):
@@ -187,14 +214,33 @@ def test_lerobot_reads_ours_and_we_read_lerobots(tmp_path, monkeypatch):
     assert read.instructions == ours.instructions
     for key in ("action", "observation.state", "observation.images.front"):
         assert set(ours.statistics[key]) == set(read.statistics[key])
-        for name in ("min", "max", "mean", "std", "count"):  # LeRobot averages its episodes' quantiles; ours are exact
+        for name in (
+            "min",
+            "max",
+            "mean",
+            "std",
+            "count",
+        ):  # LeRobot averages its episodes' quantiles; ours are exact
             wanted = read.statistics[key][name]
             tolerance = 0.02 if "images" in key else 1e-5  # we look at every fourth pixel
-            np.testing.assert_allclose(ours.statistics[key][name], wanted, atol=tolerance, err_msg=f"{key} {name}")
+            np.testing.assert_allclose(
+                ours.statistics[key][name], wanted, atol=tolerance, err_msg=f"{key} {name}"
+            )
 
 
 def _visible_features(features):
-    hidden = {"timestamp", "frame_index", "episode_index", "index", "task_index", "perturbed", "seed", "success"}
+    hidden = {
+        "timestamp",
+        "frame_index",
+        "episode_index",
+        "index",
+        "task_index",
+        "perturbed",
+        "seed",
+        "success",
+    }
     return {
-        key: {**feature, "shape": tuple(feature["shape"])} for key, feature in features.items() if key not in hidden
+        key: {**feature, "shape": tuple(feature["shape"])}
+        for key, feature in features.items()
+        if key not in hidden
     }

@@ -20,7 +20,9 @@ def tokenizer():
 
 def shown(*instructions: str):
     images = {"front": np.arange(len(instructions) * 12, dtype=np.uint8).reshape(-1, 2, 2, 3)}
-    return SimpleNamespace(images=images, proprio=np.ones((len(instructions), 7)), instruction=list(instructions))
+    return SimpleNamespace(
+        images=images, proprio=np.ones((len(instructions), 7)), instruction=list(instructions)
+    )
 
 
 def test_rows_of_different_calls_can_be_joined(tokenizer):
@@ -40,7 +42,9 @@ def test_rows_of_different_calls_can_be_joined(tokenizer):
 
 
 def test_an_instruction_that_is_too_long_names_the_setting(tokenizer):
-    with pytest.raises(ValueError, match=r"takes \d+ tokens, policy.instruction_length is 3: raise it"):
+    with pytest.raises(
+        ValueError, match=r"takes \d+ tokens, policy.instruction_length is 3: raise it"
+    ):
         Observer(tokenizer, 3)(shown("put the red cube on the blue disc"))
 
 

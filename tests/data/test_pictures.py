@@ -1,4 +1,5 @@
-"""One rule makes pictures square, and a policy that was trained by another is not shown others in silence."""
+"""One rule makes pictures square, and a policy that was trained by another is not shown others in
+silence."""
 
 import numpy as np
 import pytest
@@ -8,7 +9,13 @@ from vla.data.pictures import RESIZE, check_resize, fitted, other_rule
 
 @pytest.mark.parametrize(
     ("shape", "inner"),
-    [((480, 640), (48, 64)), ((640, 480), (64, 48)), ((64, 64), (64, 64)), ((639, 639), (64, 64)), ((1, 9), (7, 64))],
+    [
+        ((480, 640), (48, 64)),
+        ((640, 480), (64, 48)),
+        ((64, 64), (64, 64)),
+        ((639, 639), (64, 64)),
+        ((1, 9), (7, 64)),
+    ],
 )
 def test_the_whole_picture_stands_in_the_middle(shape, inner):
     square = fitted(np.full((*shape, 3), 200, np.uint8), 64)
@@ -21,7 +28,10 @@ def test_the_whole_picture_stands_in_the_middle(shape, inner):
 
 def test_a_pixel_is_the_mean_of_those_under_it():
     picture = np.arange(16, dtype=np.uint8).reshape(4, 4)[:, :, None].repeat(3, 2) * 8
-    assert fitted(picture, 2)[..., 0].tolist() == [[20, 36], [84, 100]]  # (0 + 1 + 4 + 5) * 8 / 4 = 20
+    assert fitted(picture, 2)[..., 0].tolist() == [
+        [20, 36],
+        [84, 100],
+    ]  # (0 + 1 + 4 + 5) * 8 / 4 = 20
 
 
 def test_another_rule_matters_for_other_shapes_only():
@@ -30,5 +40,7 @@ def test_another_rule_matters_for_other_shapes_only():
     check_resize({}, 64, 64, "a camera")
     for passport, told in (({}, "names no rule"), ({"resize": "crop"}, "names 'crop'")):
         assert told in other_rule(passport, "it")
-        with pytest.raises(ValueError, match=f"a camera shows pictures of 480 x 640 pixels.*{told}.*train it again"):
+        with pytest.raises(
+            ValueError, match=f"a camera shows pictures of 480 x 640 pixels.*{told}.*train it again"
+        ):
             check_resize(passport, 480, 640, "a camera")

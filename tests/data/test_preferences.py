@@ -33,21 +33,36 @@ def test_pairs_in_every_form(row):
 
 
 def test_margins():
-    row = {"prompt": "hi", "chosen": "good", "rejected": "bad", "score_chosen": 8, "score_rejected": 5.5}
+    row = {
+        "prompt": "hi",
+        "chosen": "good",
+        "rejected": "bad",
+        "score_chosen": 8,
+        "score_rejected": 5.5,
+    }
     assert preference_of(Row(row, "")).margin == 2.5
-    assert preference_of(Row({"prompt": "hi", "chosen": "a", "rejected": "b", "margin": 3}, "")).margin == 3.0
+    assert (
+        preference_of(Row({"prompt": "hi", "chosen": "a", "rejected": "b", "margin": 3}, "")).margin
+        == 3.0
+    )
 
 
 def test_rankings_by_score_rating_rank_or_order():
     three = {"prompt": "hi", "completions": ["x", "y", "z"]}
-    assert preference_of(Row({**three, "scores": [0.1, 0.9, 0.5]}, "")).completions == ("y", "z", "x")
+    assert preference_of(Row({**three, "scores": [0.1, 0.9, 0.5]}, "")).completions == (
+        "y",
+        "z",
+        "x",
+    )
     assert preference_of(Row({**three, "scores": [0.1, 0.9, 0.5]}, "")).margin == pytest.approx(0.8)
     assert preference_of(Row({**three, "ratings": [5, 1, 3]}, "")).completions == ("x", "z", "y")
     assert preference_of(Row({**three, "ranks": [2, 3, 1]}, "")).completions == ("z", "x", "y")
     assert preference_of(Row(three, "")).completions == ("x", "y", "z")
 
 
-@pytest.mark.parametrize(("label", "liked"), [(True, True), (0, False), ("up", True), ("bad", False)])
+@pytest.mark.parametrize(
+    ("label", "liked"), [(True, True), (0, False), ("up", True), ("bad", False)]
+)
 def test_thumbs(label, liked):
     assert preference_of(Row({"prompt": "hi", "completion": "x", "label": label}, "w")) == Thumb(
         (USER,), "x", liked, "w"
@@ -59,7 +74,10 @@ def test_thumbs(label, liked):
     [
         ({"prompt": "hi", "chosen": "a", "rejected": "a"}, "chosen and rejected are equal"),
         ({"chosen": "a", "rejected": "b"}, "the row needs a prompt"),
-        ({"chosen": [USER, said("a"), USER], "rejected": [USER, said("b")]}, "differ in their last message only"),
+        (
+            {"chosen": [USER, said("a"), USER], "rejected": [USER, said("b")]},
+            "differ in their last message only",
+        ),
         (
             {"prompt": "hi", "completions": ["a"], "scores": [1]},
             r"completions \(1\) must be two or more different ones",
@@ -67,7 +85,10 @@ def test_thumbs(label, liked):
         ({"prompt": "hi", "completions": ["a", "b"], "scores": [1]}, "2 completions with 1 scores"),
         ({"prompt": "hi", "completions": ["a", "b"], "scores": [1, 1]}, "scores hold equal values"),
         ({"prompt": "hi", "completions": ["a", "b"], "scores": [1, float("nan")]}, "not finite"),
-        ({"prompt": "hi", "completion": "x", "label": "maybe"}, r"label \('maybe'\) must be true or false"),
+        (
+            {"prompt": "hi", "completion": "x", "label": "maybe"},
+            r"label \('maybe'\) must be true or false",
+        ),
         ({"prompt": "hi", "chosen": [USER], "rejected": "b"}, "chosen must be one assistant turn"),
         ({"prompt": "hi"}, "has the columns prompt; needed are chosen and rejected"),
     ],
@@ -79,7 +100,10 @@ def test_a_bad_row_is_named(row, message):
 
 
 def test_kinds_are_not_mixed(tmp_path):
-    rows = [{"prompt": "a", "chosen": "b", "rejected": "c"}, {"prompt": "a", "completion": "b", "label": True}]
+    rows = [
+        {"prompt": "a", "chosen": "b", "rejected": "c"},
+        {"prompt": "a", "completion": "b", "label": True},
+    ]
     (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(ValueError, match="line 2: thumbs and comparisons are mixed"):
         read_preferences(str(tmp_path / "data.jsonl"))

@@ -1,4 +1,5 @@
-"""Questions as ids: places keep their millimetres, answers are told from prompts, packs from each other."""
+"""Questions as ids: places keep their millimetres, answers are told from prompts, packs from each
+other."""
 
 import numpy as np
 import pytest
@@ -21,7 +22,9 @@ VOCABULARY = 768
 @pytest.fixture(scope="module")
 def encoder():
     reserved = NUM_LOCATIONS + NUM_ACTION_IDS
-    return QuestionEncoder(train_tokenizer(all_texts(), VOCABULARY, reserve_last=reserved), VOCABULARY)
+    return QuestionEncoder(
+        train_tokenizer(all_texts(), VOCABULARY, reserve_last=reserved), VOCABULARY
+    )
 
 
 def test_places_stand_before_the_actions():
@@ -30,7 +33,8 @@ def test_places_stand_before_the_actions():
 
 
 def test_location_tokens_by_hand(encoder):
-    # [-0.32, 0.32] in 128 parts of 5 mm: 0 begins the 65th part, 7 mm lie in the one after it, -0.32 in the first.
+    # [-0.32, 0.32] in 128 parts of 5 mm: 0 begins the 65th part, 7 mm lie in the one after it,
+    # -0.32 in the first.
     first = encoder.first_location
     assert encoder.locations((0.0, 0.007, -0.32, 0.3199, 5.0, -5.0), "m") == [
         first + i for i in (64, 65, 0, 127, 127, 0)
@@ -58,18 +62,26 @@ def test_prompts_and_answers(encoder):
     assert tokenizer.decode(encoder.prompt(colour)[1:]) == "what colour is the cube?"
     assert encoder.answer(colour)[-1] == encoder.answer(where)[-1] == tokenizer.eos_token_id
     assert tokenizer.decode(encoder.answer(colour)[:-1]) == " red"
-    assert encoder.numbers(encoder.answer(where)[:-1], "m") == pytest.approx([0.1, -0.2, 0.0], abs=0.0026)
+    assert encoder.numbers(encoder.answer(where)[:-1], "m") == pytest.approx(
+        [0.1, -0.2, 0.0], abs=0.0026
+    )
 
 
 def test_a_pack_by_hand(encoder):
-    short, long = Question("is there a disc?", "no"), Question("how far is the blue brick turned?", (0.2,), "rad")
+    short, long = (
+        Question("is there a disc?", "no"),
+        Question("how far is the blue brick turned?", (0.2,), "rad"),
+    )
     packed = encoder.pack([[short, long], [short]])
     p, a = len(encoder.prompt(short)), len(encoder.answer(short))
     q, b = len(encoder.prompt(long)), len(encoder.answer(long))
     assert packed.tokens.shape == (2, p + a + q + b)
     assert packed.tokens[0].tolist() == [
-        *encoder.prompt(short), *encoder.answer(short), *encoder.prompt(long), *encoder.answer(long)
-    ]  # fmt: skip
+        *encoder.prompt(short),
+        *encoder.answer(short),
+        *encoder.prompt(long),
+        *encoder.answer(long),
+    ]
     assert packed.answers[0].int().tolist() == [0] * p + [1] * a + [0] * q + [1] * b
     assert packed.segments[0].tolist() == [0] * (p + a) + [1] * (q + b)
     assert packed.segments[1].tolist() == [0] * (p + a) + [-1] * (q + b)

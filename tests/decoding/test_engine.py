@@ -21,10 +21,16 @@ class FakeLLM:
 
     def __init__(self, model, **settings):
         assert settings["logprobs_mode"] == "processed_logprobs"
-        self.model, self.num_loads, self.num_resets = tiny_language_model(["what is"], weight_scale=0.3)[0], 0, 0
+        self.model, self.num_loads, self.num_resets = (
+            tiny_language_model(["what is"], weight_scale=0.3)[0],
+            0,
+            0,
+        )
         runner = types.SimpleNamespace(model=types.SimpleNamespace(load_weights=self.load))
         worker = types.SimpleNamespace(model_runner=runner)
-        self.llm_engine = types.SimpleNamespace(model_executor=types.SimpleNamespace(driver_worker=worker))
+        self.llm_engine = types.SimpleNamespace(
+            model_executor=types.SimpleNamespace(driver_worker=worker)
+        )
 
     def load(self, weights):
         self.model.load_state_dict(dict(weights))
@@ -40,7 +46,9 @@ class FakeLLM:
             greedy = settings["temperature"] == 0
             sampling = Sampling() if greedy else Sampling(settings["temperature"])
             limits = (settings["max_tokens"], settings["stop_token_ids"], 0, greedy)
-            drawn = generate(self.model, ids, torch.ones_like(ids, dtype=torch.bool), sampling, *limits)
+            drawn = generate(
+                self.model, ids, torch.ones_like(ids, dtype=torch.bool), sampling, *limits
+            )
             said = drawn.tokens[0][drawn.mask[0]].tolist()
             logprobs = [
                 {token: types.SimpleNamespace(logprob=float(value))}
@@ -53,11 +61,15 @@ class FakeLLM:
 
 @pytest.fixture
 def policy(monkeypatch):
-    monkeypatch.setitem(sys.modules, "vllm", types.SimpleNamespace(LLM=FakeLLM, SamplingParams=dict))
+    monkeypatch.setitem(
+        sys.modules, "vllm", types.SimpleNamespace(LLM=FakeLLM, SamplingParams=dict)
+    )
     model = tiny_language_model(["what is"], weight_scale=0.3)[0]
     engine = VllmEngine(model, "a-model")
     assert isinstance(engine, Engine)
-    return TextPolicy(model, Sampling(0.8), 6, list(range(2, 40)), 0, value_head=True, engine=engine)
+    return TextPolicy(
+        model, Sampling(0.8), 6, list(range(2, 40)), 0, value_head=True, engine=engine
+    )
 
 
 @pytest.fixture
@@ -79,7 +91,9 @@ def test_what_vllm_draws_is_scored_alike_and_follows_the_weights(policy, observa
                 for parameter in policy.model.parameters():
                     parameter.add_(0.05 * torch.randn_like(parameter))
     assert copy.deepcopy(policy).engine is policy.engine  # as a reference, which only scores
-    assert torch.equal(policy.act(observation, greedy=True).action, policy.act(observation, greedy=True).action)
+    assert torch.equal(
+        policy.act(observation, greedy=True).action, policy.act(observation, greedy=True).action
+    )
 
 
 def test_what_vllm_cannot_do_is_said(policy, observation, monkeypatch):
@@ -89,5 +103,7 @@ def test_what_vllm_cannot_do_is_said(policy, observation, monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(ValueError, match="needs the package vllm, which is not installed"):
         VllmEngine(policy.model, "a-model")
-    with pytest.raises(ConfigError, match="rl.importance_cap .null. must be set under language_model.engine=vllm"):
+    with pytest.raises(
+        ConfigError, match="rl.importance_cap .null. must be set under language_model.engine=vllm"
+    ):
         load(["mode=text", "language_model.engine=vllm"])

@@ -36,7 +36,8 @@ def test_group_rows_numbers_prompts_in_order_of_appearance(prompts):
 
 def test_left_pad():
     tokens, mask = left_pad(
-        torch.tensor([[5, 6, 0, 0], [7, 8, 9, 0]]), torch.tensor([[1, 1, 0, 0], [1, 1, 1, 0]]).bool()
+        torch.tensor([[5, 6, 0, 0], [7, 8, 9, 0]]),
+        torch.tensor([[1, 1, 0, 0], [1, 1, 1, 0]]).bool(),
     )
     assert mask.tolist() == [[False, True, True], [True, True, True]]
     assert tokens[0, 1:].tolist() == [5, 6]
@@ -46,7 +47,9 @@ def test_left_pad():
 def naive_greedy(model, prompt, max_new_tokens):
     tokens = prompt[None]
     for _ in range(max_new_tokens):
-        tokens = torch.cat([tokens, model(input_ids=tokens).logits[:, -1].argmax(-1, keepdim=True)], 1)
+        tokens = torch.cat(
+            [tokens, model(input_ids=tokens).logits[:, -1].argmax(-1, keepdim=True)], 1
+        )
         if tokens[0, -1] in STOP:
             break
     return tokens[0, len(prompt) :].tolist()
@@ -65,14 +68,22 @@ def test_greedy_is_that_of_transformers(model, prompts):
     made = generate(model, tokens, mask, Sampling(), 12, STOP, pad_id=0, greedy=True)
     padded, left = left_pad(tokens, mask)
     theirs = model.generate(
-        input_ids=padded, attention_mask=left, max_new_tokens=12, do_sample=False, eos_token_id=STOP, pad_token_id=0
+        input_ids=padded,
+        attention_mask=left,
+        max_new_tokens=12,
+        do_sample=False,
+        eos_token_id=STOP,
+        pad_token_id=0,
     )[:, padded.shape[1] :]
     assert torch.equal(made.tokens[:, : theirs.shape[1]], theirs)
 
 
-@pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.7), Sampling(1.4, top_k=9), Sampling(1.0, 0, 0.7)])
+@pytest.mark.parametrize(
+    "sampling", [Sampling(), Sampling(0.7), Sampling(1.4, top_k=9), Sampling(1.0, 0, 0.7)]
+)
 def test_a_row_says_the_same_whoever_shares_the_batch(model, prompts, sampling):
-    """Finished rows leave the batch; the others must not notice. Stops are frequent here: 60 of 320 ids."""
+    """Finished rows leave the batch; the others must not notice. Stops are frequent here: 60 of 320
+    ids."""
     tokens, mask = prompts
     stops = list(range(2, 62))
     torch.manual_seed(5)
@@ -99,8 +110,9 @@ def naive_sample(model, prompt, sampling, uniform, stops):
 
 
 def test_histories_that_are_alike_share_a_cache_row_and_nothing_changes(model):
-    """Six samples each of two prompts with a common beginning: every row is what it would say alone, and what is fed
-    are the distinct tokens of the tree that the rows make, the last of each row left out.
+    """Six samples each of two prompts with a common beginning: every row is what it would say
+    alone, and what is fed are the distinct tokens of the tree that the rows make, the last of each
+    row left out.
     """
     torch.manual_seed(4)
     prompts = torch.tensor([[5, 6, 7, 8, 9, 0], [5, 6, 7, 8, 10, 11]])
@@ -118,9 +130,12 @@ def test_histories_that_are_alike_share_a_cache_row_and_nothing_changes(model):
     for row in range(12):
         prompt = prompts[rows[row]][mask[rows[row]]]
         assert said[row] == naive_sample(model, prompt, Sampling(0.3), uniform[row], stops)
-    # the common beginning [5 6 7 8] once, then [9] and [10 11] (padded to two), then at most the distinct beginnings
+    # the common beginning [5 6 7 8] once, then [9] and [10 11] (padded to two), then at most the
+    # distinct beginnings
     assert fed[:2] == [4, 2 * 2]
-    beginnings = {(int(rows[i]), *said[i][: t + 1]) for i in range(12) for t in range(len(said[i]) - 1)}
+    beginnings = {
+        (int(rows[i]), *said[i][: t + 1]) for i in range(12) for t in range(len(said[i]) - 1)
+    }
     assert len(beginnings) < sum(len(s) - 1 for s in said)  # some were said twice
     assert len(beginnings) <= sum(fed[2:]) <= len(beginnings) / 0.9 + 1
 
@@ -149,10 +164,17 @@ def test_models_whose_layers_differ_use_the_librarys_cache(prompts):
     from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
     config = Gemma3TextConfig(
-        vocab_size=320, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, head_dim=8,
-        num_key_value_heads=2, sliding_window=6, initializer_range=0.3,
+        vocab_size=320,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        head_dim=8,
+        num_key_value_heads=2,
+        sliding_window=6,
+        initializer_range=0.3,
         layer_types=["sliding_attention", "full_attention"],
-    )  # fmt: skip
+    )
     torch.manual_seed(0)
     sliding = Gemma3ForCausalLM(config).eval()
     assert not attends_fully(sliding)
@@ -160,7 +182,9 @@ def test_models_whose_layers_differ_use_the_librarys_cache(prompts):
     tokens, mask = prompts
     made = generate(sliding, tokens, mask, Sampling(), 12, STOP, pad_id=0, greedy=True)
     for row in range(5):
-        assert made.tokens[row][made.mask[row]].tolist() == naive_greedy(sliding, tokens[row][mask[row]], 12)
+        assert made.tokens[row][made.mask[row]].tolist() == naive_greedy(
+            sliding, tokens[row][mask[row]], 12
+        )
 
 
 def test_a_model_that_changes_its_logits_is_refused(model):
@@ -168,10 +192,19 @@ def test_a_model_that_changes_its_logits_is_refused(model):
 
     check_model(model)
     config = Gemma2Config(
-        vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, head_dim=16,
-        num_key_value_heads=1, final_logit_softcapping=0.1, initializer_range=0.5,
-    )  # fmt: skip
-    with pytest.raises(ValueError, match="Gemma2ForCausalLM. changes its logits after the output head"):
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        head_dim=16,
+        num_key_value_heads=1,
+        final_logit_softcapping=0.1,
+        initializer_range=0.5,
+    )
+    with pytest.raises(
+        ValueError, match="Gemma2ForCausalLM. changes its logits after the output head"
+    ):
         check_model(Gemma2ForCausalLM(config).eval())
 
 

@@ -28,7 +28,9 @@ def slowly(model, own, guidance):
     said, logprobs = [], []
     while len(said) < LENGTH and not (said and said[-1] in STOP):
         ways = [own, *OTHERS[own]]
-        heard = torch.stack([model(torch.tensor([[*way, *said]])).logits[0, -1].log_softmax(-1) for way in ways])
+        heard = torch.stack(
+            [model(torch.tensor([[*way, *said]])).logits[0, -1].log_softmax(-1) for way in ways]
+        )
         whole = heard.mean(0) + guidance * (heard[0] - heard.mean(0))
         whole[heard[0].exp() < PLAUSIBLE * heard[0].exp().max()] = -torch.inf
         said.append(int(whole.argmax()))
@@ -38,7 +40,9 @@ def slowly(model, own, guidance):
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 def test_it_says_what_whole_passes_over_every_way_to_ask_would(model, guidance):
-    drawn = Guided(model, OTHERS, guidance)(*pad_prompts(OWN, 8, PAD), Sampling(), LENGTH, STOP, PAD, True)
+    drawn = Guided(model, OTHERS, guidance)(
+        *pad_prompts(OWN, 8, PAD), Sampling(), LENGTH, STOP, PAD, True
+    )
     for row, own in enumerate(OWN):
         said, logprobs = slowly(model, own, guidance)
         assert drawn.tokens[row][drawn.mask[row]].tolist() == said
@@ -62,7 +66,8 @@ def test_guidance_changes_what_is_said_and_without_it_nothing_does(model):
     prompts = pad_prompts(OWN, 8, PAD)
     plain = generate(model, *prompts, Sampling(), LENGTH, STOP, PAD, greedy=True).tokens
     same, other = (
-        Guided(model, OTHERS, guidance)(*prompts, Sampling(), LENGTH, STOP, PAD, True).tokens for guidance in (1.0, 8.0)
+        Guided(model, OTHERS, guidance)(*prompts, Sampling(), LENGTH, STOP, PAD, True).tokens
+        for guidance in (1.0, 8.0)
     )
     assert torch.equal(same, plain)
     assert not torch.equal(other, plain)
@@ -71,10 +76,14 @@ def test_guidance_changes_what_is_said_and_without_it_nothing_does(model):
 def test_draws_follow_the_guided_distribution(model):
     torch.manual_seed(0)
     own = OWN[0]
-    heard = torch.stack([model(torch.tensor([list(w)])).logits[0, -1].log_softmax(-1) for w in (own, *OTHERS[own])])
+    heard = torch.stack(
+        [model(torch.tensor([list(w)])).logits[0, -1].log_softmax(-1) for w in (own, *OTHERS[own])]
+    )
     expected = guided_logprobs(heard[:, None], 3.0).softmax(-1)[0]
     count = 4000
-    drawn = Guided(model, OTHERS, 3.0)(*pad_prompts([own] * count, 4, PAD), Sampling(), 1, STOP, PAD, False)
+    drawn = Guided(model, OTHERS, 3.0)(
+        *pad_prompts([own] * count, 4, PAD), Sampling(), 1, STOP, PAD, False
+    )
     found = torch.bincount(drawn.tokens[:, 0], minlength=len(expected)) / count
     assert (found - expected).abs().max() < 4 * (0.25 / count) ** 0.5
     assert found[expected == 0].sum() == 0
@@ -86,5 +95,7 @@ def test_a_prompt_that_nobody_can_ask_otherwise_is_an_error(model):
 
 
 def test_it_does_not_go_with_another_engine():
-    with pytest.raises(ConfigError, match="text.guidance .3.0. weighs several prompts token by token"):
+    with pytest.raises(
+        ConfigError, match="text.guidance .3.0. weighs several prompts token by token"
+    ):
         load(["mode=text", "text=control", "language_model.engine=vllm", "rl.importance_cap=2"])

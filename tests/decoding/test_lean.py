@@ -1,10 +1,18 @@
-"""Lean parts against those of transformers: values, gradients, what is kept, and what is left alone."""
+"""Lean parts against those of transformers: values, gradients, what is kept, and what is left
+alone."""
 
 import copy
 
 import pytest
 import torch
-from transformers import GemmaConfig, GemmaForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    GemmaConfig,
+    GemmaForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 from transformers.models.gemma import modeling_gemma
 from transformers.models.llama import modeling_llama
 from transformers.models.qwen2 import modeling_qwen2
@@ -12,9 +20,14 @@ from transformers.models.qwen2 import modeling_qwen2
 from vla.decoding.lean import ROTATION, GatedMLP, RMSNorm, make_lean
 
 SIZES = {
-    "vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 64,
-}  # fmt: skip
+    "vocab_size": 50,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +100,9 @@ def test_other_types_are_computed_as_before():
     twin = copy.deepcopy(model)
     assert make_lean(model.float()) != []
     tokens = torch.arange(6)[None]
-    torch.testing.assert_close(model.double()(input_ids=tokens).logits, twin(input_ids=tokens).logits)
+    torch.testing.assert_close(
+        model.double()(input_ids=tokens).logits, twin(input_ids=tokens).logits
+    )
 
 
 def test_a_copy_works_on_its_own_weights():
@@ -116,7 +131,9 @@ def test_names_of_weights_stay_and_a_saved_model_is_an_ordinary_one(tmp_path):
 def test_what_computes_something_else_is_left_alone():
     gelu = llama(hidden_act="gelu")
     assert "LlamaMLP" not in make_lean(gelu)
-    gemma = GemmaForCausalLM(GemmaConfig(**SIZES, head_dim=8))  # its norm adds 1 to its weight, its gate is a GELU
+    gemma = GemmaForCausalLM(
+        GemmaConfig(**SIZES, head_dim=8)
+    )  # its norm adds 1 to its weight, its gate is a GELU
     assert make_lean(gemma) == [ROTATION]
     assert type(gemma.model.norm) is modeling_gemma.GemmaRMSNorm
 

@@ -1,4 +1,5 @@
-"""Outputs kept from a rollout against an ordinary pass: log-probabilities, gradients, and when they must not serve."""
+"""Outputs kept from a rollout against an ordinary pass: log-probabilities, gradients, and when they
+must not serve."""
 
 import copy
 from functools import partial
@@ -20,8 +21,12 @@ PLENTY = 2**24
 
 def make_policy():
     torch.manual_seed(0)
-    model, tokenizer = tiny_language_model(["what is one and one"], vocab_size=270, hidden_size=32, num_layers=2)
-    return TextPolicy(model, Sampling(), 5, [tokenizer.eos_token_id], tokenizer.pad_token_id, max_row_tokens=40)
+    model, tokenizer = tiny_language_model(
+        ["what is one and one"], vocab_size=270, hidden_size=32, num_layers=2
+    )
+    return TextPolicy(
+        model, Sampling(), 5, [tokenizer.eos_token_id], tokenizer.pad_token_id, max_row_tokens=40
+    )
 
 
 def ask(policy, prompts, group_size=4):
@@ -45,7 +50,10 @@ def without_places(trace):
 def test_log_probabilities_and_gradients_are_those_of_an_ordinary_pass():
     policy = make_policy()
     with policy.recalling(PLENTY):
-        drawn = [ask(policy, PROMPTS), ask(policy, [PROMPTS[1], [5, 6, 7, 21]])]  # two rollouts before an update
+        drawn = [
+            ask(policy, PROMPTS),
+            ask(policy, [PROMPTS[1], [5, 6, 7, 21]]),
+        ]  # two rollouts before an update
         observation = concatenate_rows([o for o, _ in drawn])
         trace = concatenate_rows([d.trace for _, d in drawn])
         assert policy.recall.covers(trace["places"][:, 0])
@@ -54,7 +62,9 @@ def test_log_probabilities_and_gradients_are_those_of_an_ordinary_pass():
     expected_logprobs, expected = gradients(policy, observation, without_places(trace))
     torch.testing.assert_close(logprobs, expected_logprobs, rtol=1e-5, atol=1e-5)
     sampled = concatenate_rows([d.logprobs for _, d in drawn])
-    torch.testing.assert_close(logprobs[trace["mask"]], sampled[trace["mask"]], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        logprobs[trace["mask"]], sampled[trace["mask"]], rtol=1e-5, atol=1e-5
+    )
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5, msg=name)
 
@@ -66,14 +76,16 @@ def test_what_was_kept_is_what_is_handed_out():
         observation, decision = ask(policy, PROMPTS)
         before = policy.score(observation, decision.trace).logprobs
         for kept in policy.recall._kept:
-            kept[:] = [(policy.recall.first, torch.zeros_like(torch.cat([output for _, output in kept])))]
+            kept[:] = [
+                (policy.recall.first, torch.zeros_like(torch.cat([output for _, output in kept])))
+            ]
         assert not torch.allclose(policy.score(observation, decision.trace).logprobs, before)
 
 
 @pytest.mark.parametrize("threads", [Threads(2), Threads(3)])
 def test_several_threads_draw_the_same_and_are_given_their_own(threads):
-    """Rows in any order, a prompt twice, and more prompts than threads: draws, log-probabilities and gradients are
-    those of one thread.
+    """Rows in any order, a prompt twice, and more prompts than threads: draws, log-probabilities
+    and gradients are those of one thread.
     """
     one, many = make_policy(), make_policy()
     many.threads = threads
@@ -100,7 +112,9 @@ def test_several_threads_draw_the_same_and_are_given_their_own(threads):
     assert torch.equal(decision.mask, again.mask)
     torch.testing.assert_close(again.logprobs, decision.logprobs, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(logprobs_many, logprobs, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(logprobs_many[again.mask], again.logprobs[again.mask], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        logprobs_many[again.mask], again.logprobs[again.mask], rtol=1e-5, atol=1e-5
+    )
     for a, b in zip(gradients_many, gradients_one, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
@@ -122,7 +136,9 @@ def test_forgotten_when_a_weight_changes():
             policy.model.model.layers[0].mlp.up_proj.weight.mul_(3.0)
         assert not policy.recall.covers(decision.trace["places"][:, 0])
         now = policy.score(observation, decision.trace).logprobs
-        torch.testing.assert_close(now, policy.score(observation, without_places(decision.trace)).logprobs)
+        torch.testing.assert_close(
+            now, policy.score(observation, without_places(decision.trace)).logprobs
+        )
         ask(policy, PROMPTS)  # begins anew
         assert not policy.recall.covers(decision.trace["places"][:, 0])
 
@@ -134,14 +150,19 @@ def test_a_copy_recalls_nothing_and_little_room_keeps_little():
         other = copy.deepcopy(policy)
         assert not other.recall.covers(decision.trace["places"][:, 0])
         torch.testing.assert_close(
-            other.score(observation, decision.trace).logprobs, policy.score(observation, decision.trace).logprobs
+            other.score(observation, decision.trace).logprobs,
+            policy.score(observation, decision.trace).logprobs,
         )
     layers = 2 * (4 * 32 + 2 * 64 + 32)
-    with policy.recalling(4 * layers * 9):  # nine places: the prompts' common beginning, and no more
+    with policy.recalling(
+        4 * layers * 9
+    ):  # nine places: the prompts' common beginning, and no more
         observation, decision = ask(policy, PROMPTS)
         assert int(decision.trace["places"].max()) == 1
         logprobs = policy.score(observation, decision.trace).logprobs
-        torch.testing.assert_close(logprobs[decision.mask], decision.logprobs[decision.mask], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            logprobs[decision.mask], decision.logprobs[decision.mask], rtol=1e-5, atol=1e-5
+        )
 
 
 def test_greedy_answers_are_not_kept():

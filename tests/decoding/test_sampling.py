@@ -5,7 +5,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vla.decoding.sampling import Sampling, draw_by_inverse_cdf, pack_support, shape_logits, unpack_support
+from vla.decoding.sampling import (
+    Sampling,
+    draw_by_inverse_cdf,
+    pack_support,
+    shape_logits,
+    unpack_support,
+)
 
 
 def test_temperature_top_k_and_top_p_by_hand():
@@ -34,7 +40,9 @@ def test_inverse_cdf_by_hand():
 
 
 def test_inverse_cdf_never_draws_a_token_without_probability_at_the_end():
-    probabilities = torch.tensor([[0.0, 0.7, 0.2999, 0.0, 0.0]])  # sums to less than 1, as float sums do
+    probabilities = torch.tensor(
+        [[0.0, 0.7, 0.2999, 0.0, 0.0]]
+    )  # sums to less than 1, as float sums do
     assert draw_by_inverse_cdf(probabilities, torch.tensor([1 - 2**-24])).item() == 2
     assert draw_by_inverse_cdf(probabilities, torch.tensor([0.0])).item() == 1
 

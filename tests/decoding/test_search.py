@@ -35,7 +35,9 @@ def test_beams_are_scored_by_the_model_and_sorted(model, prompts, length_penalty
         assert len({h.tokens for h in hypotheses}) == 4
         assert [h.score for h in hypotheses] == sorted((h.score for h in hypotheses), reverse=True)
         for h in hypotheses:
-            assert h.logprob == pytest.approx(logprob(model, tokens[row][mask[row]].tolist(), h.tokens), abs=1e-3)
+            assert h.logprob == pytest.approx(
+                logprob(model, tokens[row][mask[row]].tolist(), h.tokens), abs=1e-3
+            )
             assert h.score == pytest.approx(h.logprob / len(h.tokens) ** length_penalty)
             assert not any(2 <= t < 60 for t in h.tokens[:-1])
 
@@ -46,10 +48,19 @@ def test_one_beam_is_greedy_and_a_wide_beam_is_exhaustive(model, prompts):
         prompt = tokens[row][mask[row]].tolist()
         greedy = []
         for _ in range(4):
-            greedy.append(int(model(input_ids=torch.tensor([[*prompt, *greedy]])).logits[0, -1].argmax()))
+            greedy.append(
+                int(model(input_ids=torch.tensor([[*prompt, *greedy]])).logits[0, -1].argmax())
+            )
             if greedy[-1] == 2:
                 break
-        assert list(beam_search(model, tokens[row : row + 1], mask[row : row + 1], 1, 4, [2])[0][0].tokens) == greedy
+        assert (
+            list(
+                beam_search(model, tokens[row : row + 1], mask[row : row + 1], 1, 4, [2])[0][
+                    0
+                ].tokens
+            )
+            == greedy
+        )
     # two tokens: 320 beams hold every first token, so the best pair of all is found
     prompt = tokens[0][mask[0]].tolist()
     first = model(input_ids=torch.tensor([prompt])).logits[0, -1].log_softmax(-1)
@@ -65,9 +76,16 @@ def test_beams_are_those_of_transformers(model, prompts):
     found = beam_search(model, tokens, mask, 3, 6, [2])
     padded, left = left_pad(tokens, mask)
     theirs = model.generate(
-        input_ids=padded, attention_mask=left, max_new_tokens=6, num_beams=3, num_return_sequences=1, do_sample=False,
-        eos_token_id=2, pad_token_id=0, length_penalty=1.0,
-    )[:, padded.shape[1] :]  # fmt: skip
+        input_ids=padded,
+        attention_mask=left,
+        max_new_tokens=6,
+        num_beams=3,
+        num_return_sequences=1,
+        do_sample=False,
+        eos_token_id=2,
+        pad_token_id=0,
+        length_penalty=1.0,
+    )[:, padded.shape[1] :]
     for row in range(3):
         best = found[row][0].tokens
         assert theirs[row, : len(best)].tolist() == list(best)

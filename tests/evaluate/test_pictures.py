@@ -23,20 +23,43 @@ BLUE, ORANGE = (47, 111, 176), (217, 130, 43)
 def test_a_success_plot_has_a_band_a_pair_of_marks_and_a_target(tmp_path: Path):
     rates = [(step, SuccessRate(step, 10, None)) for step in range(5)]
     ends = [(0, SuccessRate(2, 50, None)), (4, SuccessRate(45, 50, None))]
-    plot_success(tmp_path / "a" / "s.png", {"during": rates, "held out": ends}, "a run", "iteration", target=0.95)
+    plot_success(
+        tmp_path / "a" / "s.png",
+        {"during": rates, "held out": ends},
+        "a run",
+        "iteration",
+        target=0.95,
+    )
     assert {BLUE, ORANGE} <= colours_in(tmp_path / "a" / "s.png")
     plot_success(tmp_path / "one.png", {"during": rates}, "a run", "iteration")
     assert ORANGE not in colours_in(tmp_path / "one.png")
 
 
 def test_curves_skip_records_without_the_key(tmp_path: Path):
-    records = [{"step": step, "loss": 1.0 / (step + 1), "held_out": 0.5 if step == 8 else None} for step in range(10)]
-    plot_curves(tmp_path / "l.png", records, {"loss": "training", "held_out": "held out"}, "SFT", "step", "loss")
+    records = [
+        {"step": step, "loss": 1.0 / (step + 1), "held_out": 0.5 if step == 8 else None}
+        for step in range(10)
+    ]
+    plot_curves(
+        tmp_path / "l.png",
+        records,
+        {"loss": "training", "held_out": "held out"},
+        "SFT",
+        "step",
+        "loss",
+    )
     assert {BLUE, ORANGE} <= colours_in(tmp_path / "l.png")
 
 
 def test_time_is_cut_into_the_parts_of_each_stage(tmp_path: Path):
-    seconds = {"total": 10.0, "rl": 8.0, "rl/rollout": 5.0, "rl/rollout/render": 1.0, "rl/other": 3.0, "other": 2.0}
+    seconds = {
+        "total": 10.0,
+        "rl": 8.0,
+        "rl/rollout": 5.0,
+        "rl/rollout/render": 1.0,
+        "rl/other": 3.0,
+        "other": 2.0,
+    }
     assert parts_of("rl", seconds) == {"rollout": 5.0, "other": 3.0}
     assert parts_of("other", seconds) == {}
     plot_time(tmp_path / "t.png", seconds, "Where the time went")
@@ -73,7 +96,9 @@ def test_frames_of_other_lengths_or_none_are_refused(tmp_path: Path):
         {"front": frames(0, 8, (0, 0, 0))},
         {"a": frames(2, 8, (0, 0, 0)), "b": frames(3, 8, (0, 0, 0))},
     ):
-        with pytest.raises(ValueError, match="a video needs the same number of frames, at least one"):
+        with pytest.raises(
+            ValueError, match="a video needs the same number of frames, at least one"
+        ):
             write_video(tmp_path / "v.mp4", cameras, "x", success=None)
 
 
@@ -89,7 +114,10 @@ def test_pixels_are_enlarged_to_squares_and_pictures_of_other_sizes_stand_togeth
 
 def test_the_caption_tells_the_verdict_in_its_colour_and_fits():
     green, red = (64, 176, 108), (222, 88, 82)
-    strips = {verdict: caption_strip(500, "words " * 40, verdict, ["front"]) for verdict in (True, False, None)}
+    strips = {
+        verdict: caption_strip(500, "words " * 40, verdict, ["front"])
+        for verdict in (True, False, None)
+    }
     assert {strip.shape for strip in strips.values()} == {(44, 500, 3)}
     has = {
         verdict: {colour for colour in (green, red) if (strip == colour).all(2).any()}

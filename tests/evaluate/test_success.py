@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vla.evaluate.starts import SeedRange, StartManifest
-from vla.evaluate.success import SuccessRate, bootstrap_interval, compare, mcnemar_exact, wilson_interval
+from vla.evaluate.success import (
+    SuccessRate,
+    bootstrap_interval,
+    compare,
+    mcnemar_exact,
+    wilson_interval,
+)
 
 
 def test_wilson_interval_of_eight_in_ten():
@@ -35,7 +41,9 @@ def test_wilson_interval_holds_the_rate_and_mirrors(pair: tuple[int, int]):
 
 @pytest.mark.parametrize(("successes", "n"), [(-1, 3), (4, 3), (0, 0)])
 def test_impossible_counts_are_refused(successes: int, n: int):
-    with pytest.raises(ValueError, match=rf"successes \({successes}\) must lie in 0 to num_starts \({n}\)"):
+    with pytest.raises(
+        ValueError, match=rf"successes \({successes}\) must lie in 0 to num_starts \({n}\)"
+    ):
         wilson_interval(successes, n)
 
 
@@ -92,7 +100,11 @@ def test_outcomes_of_other_starts_cannot_be_paired():
 
 
 def manifest(**changes) -> StartManifest:
-    ranges = {"train": SeedRange(0, 99), "validation": SeedRange(100, 199), "evaluation": SeedRange(200, 299)}
+    ranges = {
+        "train": SeedRange(0, 99),
+        "validation": SeedRange(100, 199),
+        "evaluation": SeedRange(200, 299),
+    }
     return StartManifest(**{"scene": {"task": "reach"}, **ranges, "num_starts": 50, **changes})
 
 
@@ -108,9 +120,18 @@ def test_the_hash_is_that_of_the_scene_and_the_seeds():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train": SeedRange(0, 200)}, r"the validation seeds \(100 to 199\) overlap the train seeds \(0 to 200\)"),
-        ({"train": SeedRange(299, 400)}, r"the evaluation seeds \(200 to 299\) overlap the train seeds \(299 to 400\)"),
-        ({"evaluation": SeedRange(150, 299)}, r"the evaluation seeds \(150 to 299\) overlap the validation seeds"),
+        (
+            {"train": SeedRange(0, 200)},
+            r"the validation seeds \(100 to 199\) overlap the train seeds \(0 to 200\)",
+        ),
+        (
+            {"train": SeedRange(299, 400)},
+            r"the evaluation seeds \(200 to 299\) overlap the train seeds \(299 to 400\)",
+        ),
+        (
+            {"evaluation": SeedRange(150, 299)},
+            r"the evaluation seeds \(150 to 299\) overlap the validation seeds",
+        ),
         ({"num_starts": 101}, r"101 starts were asked of 100 seeds \(200 to 299\)"),
     ],
 )

@@ -1,7 +1,9 @@
-"""Every algorithm teaches every kind of policy from reward alone, after a little imitation, as a run does.
+"""Every algorithm teaches every kind of policy from reward alone, after a little imitation, as a
+run does.
 
-The task is the identity: do (or say) what the instruction names. The scalar Gaussian and the smallest token policy
-learn it from nothing in `tests/rl/test_contract.py`; here are the policies of robots and text, as small as can be.
+The task is the identity: do (or say) what the instruction names. The scalar Gaussian and the
+smallest token policy learn it from nothing in `tests/rl/test_contract.py`; here are the policies of
+robots and text, as small as can be.
 """
 
 from __future__ import annotations
@@ -34,10 +36,24 @@ LEARNING = {
     "dr_grpo": {**SETTINGS["dr_grpo"], "max_length": None},
     "reinforce": {"gamma": 1.0, "along": "decision", "baseline": "mean"},
     "ppo with a critic of its own": {**SETTINGS["ppo"], "gamma": 1.0, "gae_lambda": 0.95},
-    "dppo": {**SETTINGS["ppo"], "gamma": 1.0, "gae_lambda": 0.95, "clip_first_draw": 0.1, "draw_discount": 0.99},
+    "dppo": {
+        **SETTINGS["ppo"],
+        "gamma": 1.0,
+        "gae_lambda": 0.95,
+        "clip_first_draw": 0.1,
+        "draw_discount": 0.99,
+    },
 }
-KINDS = {"token_parallel": 8, "fast": 8, "flow_all_steps": 20, "diffusion": 35, "regression": 15, "text": 3}
-"""Steps of imitation before RL: enough that reward tells draws apart, and not enough to solve the task."""
+KINDS = {
+    "token_parallel": 8,
+    "fast": 8,
+    "flow_all_steps": 20,
+    "diffusion": 35,
+    "regression": 15,
+    "text": 3,
+}
+"""Steps of imitation before RL: enough that reward tells draws apart, and not enough to solve the
+task."""
 
 VARIANTS = [
     ("flow_one_step", "ppo"),
@@ -52,12 +68,17 @@ VARIANTS = [
 
 def steps_of_imitation(kind: str) -> int:
     """Those of its family."""
-    return next(number for name, number in KINDS.items() if kind.split("_")[0] == name.split("_")[0])
+    return next(
+        number for name, number in KINDS.items() if kind.split("_")[0] == name.split("_")[0]
+    )
 
 
 def text_task() -> tuple[Task, torch.Tensor]:
-    """A language model that is to repeat the last two of a prompt's three tokens, and the tokens themselves."""
-    model, _ = tiny_language_model(["repeat"], vocab_size=262, hidden_size=32, num_layers=1, weight_scale=0.2)
+    """A language model that is to repeat the last two of a prompt's three tokens, and the tokens
+    themselves."""
+    model, _ = tiny_language_model(
+        ["repeat"], vocab_size=262, hidden_size=32, num_layers=1, weight_scale=0.2
+    )
     prompt = torch.tensor([[9, 20 + i, 30 + i] for i in range(4)])
     policy = TextPolicy(model, Sampling(), 2, [2], 0, value_head=True)
 
@@ -78,7 +99,9 @@ def started(kind: str) -> Task:
     for _ in range(steps_of_imitation(kind)):
         optimizer.zero_grad()
         if kind == "text":
-            loss = -task.policy.score(task.observation, {"tokens": right, "mask": mask}).logprobs.mean()
+            loss = -task.policy.score(
+                task.observation, {"tokens": right, "mask": mask}
+            ).logprobs.mean()
         else:
             loss = imitation_loss(task.policy, task.observation, right, mask)
         loss.backward()
@@ -89,9 +112,12 @@ def started(kind: str) -> Task:
 
 
 def learn(kind: str, name: str) -> tuple[list[float], list[float]]:
-    """Mean reward of each iteration's rollout, and how far scores were from what was drawn, before any step of it."""
+    """Mean reward of each iteration's rollout, and how far scores were from what was drawn, before
+    any step of it."""
     task = started(kind)
-    policy = with_critic(copy.deepcopy(task.policy), "separate" if "of its own" in name else "shared")
+    policy = with_critic(
+        copy.deepcopy(task.policy), "separate" if "of its own" in name else "shared"
+    )
     torch.manual_seed(0)
     curve, gaps = [], []
 
@@ -102,9 +128,16 @@ def learn(kind: str, name: str) -> tuple[list[float], list[float]]:
     train(
         policy,
         make_algorithm("ppo" if "ppo" in name else name, **LEARNING[name]),
-        lambda iteration: collect_responses(policy, task.observation, 16, task.reward, version=iteration),
+        lambda iteration: collect_responses(
+            policy, task.observation, 16, task.reward, version=iteration
+        ),
         make_optimizer(policy, "muon", task.learning_rate, 0.0, muon_learning_rate=0.01),
-        UpdateSettings(epochs=1 if name == "reinforce" else 2, num_minibatches=1, micro_batch_rows=64, max_grad_norm=1),
+        UpdateSettings(
+            epochs=1 if name == "reinforce" else 2,
+            num_minibatches=1,
+            micro_batch_rows=64,
+            max_grad_norm=1,
+        ),
         LoopSettings(num_iterations=10 if name == "reinforce" else 6),
         LoopState(),
         on_iteration=note,
@@ -112,7 +145,9 @@ def learn(kind: str, name: str) -> tuple[list[float], list[float]]:
     return curve, gaps
 
 
-@pytest.mark.parametrize(("kind", "name"), [*((kind, name) for kind in KINDS for name in NAMES), *VARIANTS])
+@pytest.mark.parametrize(
+    ("kind", "name"), [*((kind, name) for kind in KINDS for name in NAMES), *VARIANTS]
+)
 def test_reward_alone_makes_it_better(kind, name):
     curve, gaps = learn(kind, name)
     assert curve[0] < 0.75

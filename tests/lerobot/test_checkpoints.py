@@ -1,4 +1,5 @@
-"""LeRobot's own policies in our evaluation decide what they decide in LeRobot's, whoever shares the batch."""
+"""LeRobot's own policies in our evaluation decide what they decide in LeRobot's, whoever shares the
+batch."""
 
 import json
 import re
@@ -18,17 +19,26 @@ from vla.lerobot.places import PlacedEnvironment
 from vla.rl.rollout import collect_rollout
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # LeRobot's own
-SIM = [f"sim.image_size={SIZE}", "sim.max_steps=12", "sim.robot=gantry", "sim.num_envs=2", "sim.num_threads=1"]
+SIM = [
+    f"sim.image_size={SIZE}",
+    "sim.max_steps=12",
+    "sim.robot=gantry",
+    "sim.num_envs=2",
+    "sim.num_threads=1",
+]
 SEEDS = [2_000_000, 2_000_001, 2_000_002]
 
 
 @pytest.fixture(scope="module", params=["act", "diffusion"])
 def checkpoint(request, tmp_path_factory):
-    return make_checkpoint(request.param, tmp_path_factory.mktemp(request.param) / "pretrained_model")
+    return make_checkpoint(
+        request.param, tmp_path_factory.mktemp(request.param) / "pretrained_model"
+    )
 
 
 def as_lerobot_does(folder, seed: int) -> np.ndarray:
-    """The actions of one episode, asked for one by one with a policy that knows nothing of other rows."""
+    """The actions of one episode, asked for one by one with a policy that knows nothing of other
+    rows."""
     from lerobot.configs.policies import PreTrainedConfig
     from lerobot.policies.factory import get_policy_class, make_pre_post_processors
 
@@ -38,8 +48,15 @@ def as_lerobot_does(folder, seed: int) -> np.ndarray:
     env = world_of(load([*SIM, "sim.num_envs=1"]).sim).environment()
     seen, ended, actions = env.reset([seed]), False, []
     while not ended:
-        images = {f"observation.images.{n}": torch.from_numpy(i).movedim(-1, 1) / 255 for n, i in seen.images.items()}
-        batch = {**images, "observation.state": torch.from_numpy(seen.proprio), "task": seen.instruction}
+        images = {
+            f"observation.images.{n}": torch.from_numpy(i).movedim(-1, 1) / 255
+            for n, i in seen.images.items()
+        }
+        batch = {
+            **images,
+            "observation.state": torch.from_numpy(seen.proprio),
+            "task": seen.instruction,
+        }
         with torch.no_grad():
             actions.append(after(policy.select_action(before(batch))).numpy())
         result = env.step(actions[-1][:, None])
@@ -52,7 +69,9 @@ def ours(folder, seeds: list[int]) -> list[np.ndarray]:
     policy, observer = open_policy(folder, max_steps=12, device="cpu")
     environment = PlacedEnvironment(world_of(load(SIM).sim).environment(), count())
     rollout = collect_rollout(policy, environment, seeds, 1, observer)
-    return [rollout.action[rollout.trajectory == i].flatten(0, 1).numpy() for i in range(len(seeds))]
+    return [
+        rollout.action[rollout.trajectory == i].flatten(0, 1).numpy() for i in range(len(seeds))
+    ]
 
 
 def test_one_episode_is_the_one_that_lerobot_would_run(checkpoint):
@@ -79,7 +98,16 @@ def test_a_policy_that_remembers_sees_every_control_step(checkpoint):
 
 def test_the_command_judges_it_and_writes_the_same_files(checkpoint, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(vla.runtime, "prepare", lambda *arguments, **settings: None)
-    few = [*SIM, "evaluation.num_starts=3", "--perturb", "none", "--videos", "1", "--output", str(tmp_path / "out")]
+    few = [
+        *SIM,
+        "evaluation.num_starts=3",
+        "--perturb",
+        "none",
+        "--videos",
+        "1",
+        "--output",
+        str(tmp_path / "out"),
+    ]
     assert evaluate.main([str(checkpoint), *few]) == 0
     result = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     (row,) = result["conditions"]
@@ -94,7 +122,11 @@ def test_the_command_judges_it_and_writes_the_same_files(checkpoint, tmp_path, c
     ("name", "shape", "message"),
     [
         ("action", [6], "action: the policy decides 6 numbers"),
-        ("observation.state", [9], "observation.state: the policy wants 9 numbers, the simulation has 7"),
+        (
+            "observation.state",
+            [9],
+            "observation.state: the policy wants 9 numbers, the simulation has 7",
+        ),
     ],
 )
 def test_a_checkpoint_for_another_robot_is_refused(tmp_path, name, shape, message):

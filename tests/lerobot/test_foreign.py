@@ -1,4 +1,5 @@
-"""`lerobot-train` on data of other robots: any shape of picture, any names; what cannot be learned ends in one line."""
+"""`lerobot-train` on data of other robots: any shape of picture, any names; what cannot be learned
+ends in one line."""
 
 import subprocess
 import sys
@@ -13,7 +14,9 @@ from tests.test_pipeline import TINY
 from vla.data.pictures import fitted
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # LeRobot's own
-SETTINGS = " ".join([*(word for word in TINY if not word.startswith("sim.reward")), "policy.instruction_length=32"])
+SETTINGS = " ".join(
+    [*(word for word in TINY if not word.startswith("sim.reward")), "policy.instruction_length=32"]
+)
 ARMS = [f"{side}_{joint}" for side in ("left", "right") for joint in ("waist", "elbow")]
 
 
@@ -33,7 +36,9 @@ def made(folder, settings=SETTINGS):
     features = dataset_to_policy_features(meta.features)
     config.output_features = {n: f for n, f in features.items() if f.type is FeatureType.ACTION}
     config.input_features = {n: f for n, f in features.items() if n not in config.output_features}
-    rows = LeRobotDataset("local/x", root=folder, delta_timestamps=resolve_delta_timestamps(config, meta))
+    rows = LeRobotDataset(
+        "local/x", root=folder, delta_timestamps=resolve_delta_timestamps(config, meta)
+    )
     return VlaPolicy(config, dataset_meta=meta), lerobot_collate_fn([rows[i] for i in range(4)])
 
 
@@ -41,7 +46,11 @@ def made(folder, settings=SETTINGS):
 def two_arms(tmp_path_factory):
     """(policy, batch) of a robot that is nothing like the simulator's, its pictures 30 x 48."""
     folder = tmp_path_factory.mktemp("foreign") / "arms"
-    return made(foreign(folder, size=(30, 48), cameras=("cam_high", "cam_low"), actions=ARMS, state=ARMS, fps=30))
+    return made(
+        foreign(
+            folder, size=(30, 48), cameras=("cam_high", "cam_low"), actions=ARMS, state=ARMS, fps=30
+        )
+    )
 
 
 def test_pictures_become_square_as_in_our_own_training(two_arms):
@@ -65,7 +74,9 @@ def test_it_learns_acts_and_says_what_it_was_made_for(two_arms, tmp_path):
     assert passport["proprio_names"] == passport["action_spec"]["names"] == ARMS
     policy.save_pretrained(tmp_path / "saved")
     again = type(policy).from_pretrained(tmp_path / "saved")
-    torch.testing.assert_close(again.predict_action_chunk(batch), policy.predict_action_chunk(batch))
+    torch.testing.assert_close(
+        again.predict_action_chunk(batch), policy.predict_action_chunk(batch)
+    )
 
 
 @pytest.mark.parametrize("key", ["action", "observation.state"])
@@ -75,16 +86,22 @@ def test_a_batch_that_is_not_finite_is_refused(two_arms, key):
     policy, batch = two_arms
     broken = {**batch, key: batch[key].clone()}
     broken[key][1, ..., 2] = torch.nan
-    with pytest.raises(Refused, match=rf"{key} holds \d numbers that are NaN or infinite .the first in row 1"):
+    with pytest.raises(
+        Refused, match=rf"{key} holds \d numbers that are NaN or infinite .the first in row 1"
+    ):
         policy.forward(broken)
 
 
 def test_a_policy_whose_actions_are_not_finite_does_not_act(two_arms, monkeypatch):
     policy, batch = two_arms
     decision = policy.policy.act(policy.observe(batch), greedy=True)
-    monkeypatch.setattr(type(policy.policy), "act", lambda *_, **__: type(decision)(
-        decision.action * torch.nan, decision.trace, decision.logprobs, decision.mask
-    ))  # fmt: skip
+    monkeypatch.setattr(
+        type(policy.policy),
+        "act",
+        lambda *_, **__: type(decision)(
+            decision.action * torch.nan, decision.trace, decision.logprobs, decision.mask
+        ),
+    )
     with pytest.raises(ValueError, match="the policy holds 64 numbers that are NaN or infinite"):
         policy.predict_action_chunk(batch)
 
@@ -92,7 +109,9 @@ def test_a_policy_whose_actions_are_not_finite_does_not_act(two_arms, monkeypatc
 def test_a_policy_of_a_version_that_named_no_rule_takes_square_pictures_only(two_arms, monkeypatch):
     policy, batch = two_arms
     monkeypatch.delitem(policy.made.passport, "resize")
-    with pytest.raises(ValueError, match="30 x 48 pixels, and the policy's policy.json names no rule"):
+    with pytest.raises(
+        ValueError, match="30 x 48 pixels, and the policy's policy.json names no rule"
+    ):
         policy.observe(batch)
     square = {name: v[..., :30] if "images" in name else v for name, v in batch.items()}
     assert policy.observe(square).images["cam_low"].shape == (4, 32, 32, 3)
@@ -110,7 +129,9 @@ def test_datasets_that_cannot_be_learned_are_refused(tmp_path):
 
     extra = {"next.success": {"dtype": "bool", "shape": (1,), "names": None}}
     failed = foreign(tmp_path / "failed", cameras=("front",), extra=extra, change=failing)
-    with pytest.raises(Refused, match=r"data.failures=drop.*give it --dataset.episodes=\[1\] instead"):
+    with pytest.raises(
+        Refused, match=r"data.failures=drop.*give it --dataset.episodes=\[1\] instead"
+    ):
         made(failed, f"{SETTINGS} data.failures=drop")
     with pytest.raises(Refused, match="policy.type=vla needs .*record the dataset again with them"):
         made(foreign(tmp_path / "blind", cameras=()))
@@ -126,6 +147,8 @@ with refusing():
     raise ValueError("the dataset D has no pictures: record it again")
 """
     root = Path(__file__).parents[2]
-    ended = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False
+    )
     assert ended.returncode == 1
     assert ended.stderr == "error: the dataset D has no pictures: record it again\n"

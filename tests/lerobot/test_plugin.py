@@ -1,4 +1,5 @@
-"""LeRobot's own commands know our policies and environments: by their discovery, their factories and their loops."""
+"""LeRobot's own commands know our policies and environments: by their discovery, their factories
+and their loops."""
 
 from __future__ import annotations
 
@@ -34,7 +35,9 @@ def plugin(tmp_path_factory):
     site = tmp_path_factory.mktemp("site")
     written = site / f"{about['name']}-{about['version']}.dist-info"
     written.mkdir()
-    (written / "METADATA").write_text(f"Metadata-Version: 2.4\nName: {about['name']}\nVersion: {about['version']}\n")
+    (written / "METADATA").write_text(
+        f"Metadata-Version: 2.4\nName: {about['name']}\nVersion: {about['version']}\n"
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(PLUGIN))
         patch.syspath_prepend(str(site))
@@ -47,8 +50,12 @@ def plugin(tmp_path_factory):
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("demonstrations") / "reach"
-    env = sim.make_vector(task="reach", robot="gantry", num_envs=2, image_size=32, max_steps=40, num_threads=1)
-    writer = LeRobotWriter(folder, dataset_spec(env, "gantry", "video", {"task": "reach", "seed": 0}))
+    env = sim.make_vector(
+        task="reach", robot="gantry", num_envs=2, image_size=32, max_steps=40, num_threads=1
+    )
+    writer = LeRobotWriter(
+        folder, dataset_spec(env, "gantry", "video", {"task": "reach", "seed": 0})
+    )
     collect(env, Expert(env, seed=0, burst_probability=0.0), writer, num_episodes=2, first_seed=0)
     writer.finish()
     env.close()
@@ -57,7 +64,8 @@ def dataset(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(dataset, tmp_path_factory):
-    """(policy after some steps as lerobot-train makes them, its losses, the folder LeRobot saved it in)."""
+    """(policy after some steps as lerobot-train makes them, its losses, the folder LeRobot saved it
+    in)."""
     from lerobot.configs.policies import PreTrainedConfig
     from lerobot.datasets.factory import resolve_delta_timestamps
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
@@ -68,7 +76,9 @@ def trained(dataset, tmp_path_factory):
     config = PreTrainedConfig.get_choice_class("vla")(settings=SETTINGS, device="cpu")
     meta = LeRobotDataset("local/reach", root=dataset, video_backend="pyav").meta
     chunks = resolve_delta_timestamps(config, meta)
-    rows = LeRobotDataset("local/reach", root=dataset, delta_timestamps=chunks, video_backend="pyav")
+    rows = LeRobotDataset(
+        "local/reach", root=dataset, delta_timestamps=chunks, video_backend="pyav"
+    )
     policy = make_policy(config, ds_meta=meta)
     before, after = make_pre_post_processors(config, dataset_stats=meta.stats)
     optimizer = config.get_optimizer_preset().build(policy.get_optim_params())
@@ -108,10 +118,19 @@ def test_what_lerobot_saved_acts_alike_there_and_in_our_own_commands(trained, da
     from scripts.world import world_of
 
     policy, _, folder = trained
-    env = sim.make_vector(task="reach", robot="gantry", num_envs=2, image_size=32, max_steps=16, num_threads=1)
+    env = sim.make_vector(
+        task="reach", robot="gantry", num_envs=2, image_size=32, max_steps=16, num_threads=1
+    )
     seen = env.reset([2_000_000, 2_000_001])
-    images = {f"observation.images.{n}": torch.from_numpy(i).movedim(-1, 1) / 255 for n, i in seen.images.items()}
-    batch = {**images, "observation.state": torch.from_numpy(seen.proprio), "task": seen.instruction}
+    images = {
+        f"observation.images.{n}": torch.from_numpy(i).movedim(-1, 1) / 255
+        for n, i in seen.images.items()
+    }
+    batch = {
+        **images,
+        "observation.state": torch.from_numpy(seen.proprio),
+        "task": seen.instruction,
+    }
     expected = policy.eval().predict_action_chunk(batch)
     config = PreTrainedConfig.from_pretrained(folder)
     again = get_policy_class(config.type).from_pretrained(folder, config=config)
@@ -148,11 +167,17 @@ def test_lerobots_evaluation_runs_it_in_our_simulation(trained):
     policy = make_policy(config, env_cfg=env_config)
     pipelines = make_env_pre_post_processors(env_config, config)
     found = rollout(
-        env, policy, *pipelines, *make_pre_post_processors(config, pretrained_path=trained[2]), seeds=[0, 1]
+        env,
+        policy,
+        *pipelines,
+        *make_pre_post_processors(config, pretrained_path=trained[2]),
+        seeds=[0, 1],
     )
     assert found["action"].shape == (2, 8, 7)
     # Seed 1 is the first held-out start but one, and LeRobot's loop drove it as ours would.
-    vector = sim.make_vector(task="reach", robot="gantry", num_envs=1, image_size=32, max_steps=8, num_threads=1)
+    vector = sim.make_vector(
+        task="reach", robot="gantry", num_envs=1, image_size=32, max_steps=8, num_threads=1
+    )
     seen = vector.reset([2_000_001])
     chunk = policy.policy.act(policy.made.observer(seen), greedy=True).action[0].numpy()
     np.testing.assert_allclose(found["action"][1, : len(chunk)], chunk, atol=1e-6)
@@ -176,6 +201,9 @@ def test_what_an_export_writes_is_what_lerobot_would_write(trained):
     files = lerobot_files(policy.made.passport, 7, 1)
     for name in ("policy_preprocessor.json", "policy_postprocessor.json"):
         assert json.loads(files[name]) == json.loads((folder / name).read_text()), name
-    ours, theirs = json.loads(files["config.json"]), json.loads((folder / "config.json").read_text())
+    ours, theirs = (
+        json.loads(files["config.json"]),
+        json.loads((folder / "config.json").read_text()),
+    )
     shared = ("type", "input_features", "output_features", "device", "chunk")
     assert {name: ours[name] for name in shared} == {name: theirs[name] for name in shared}

@@ -11,10 +11,17 @@ from vla.models.pretrained import EMBEDDED, save_vlm, small_vlm
 from vla.models.vocabulary import location_ids
 
 SMALL = (
-    "sim.image_size=8", "model.vision.width=12", "model.vision.depth=1", "model.vision.num_heads=2",
-    "model.vision.stem_channels=[6,12]", "model.backbone.vocabulary_size=700", "model.backbone.width=16",
-    "model.backbone.depth=1", "model.backbone.num_heads=2", "model.backbone.intermediate=24",
-)  # fmt: skip
+    "sim.image_size=8",
+    "model.vision.width=12",
+    "model.vision.depth=1",
+    "model.vision.num_heads=2",
+    "model.vision.stem_channels=[6,12]",
+    "model.backbone.vocabulary_size=700",
+    "model.backbone.width=16",
+    "model.backbone.depth=1",
+    "model.backbone.num_heads=2",
+    "model.backbone.intermediate=24",
+)
 TEXTS = ["put the red cube on the blue disc", "is it there?"]
 
 
@@ -52,7 +59,9 @@ def test_what_is_frozen(override, still):
     names = trainable(build_vlm(settings(override), 7, 8, TEXTS)[0])
     for part in ("vision.", "backbone.", "projector.", "lora_"):
         found = {n for n in names if (part in n if part == "lora_" else n.startswith(part))}
-        assert bool({n for n in found if part != "backbone." or "lora_" not in n}) == (part in still), part
+        assert bool({n for n in found if part != "backbone." or "lora_" not in n}) == (
+            part in still
+        ), part
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +85,16 @@ def test_a_checkpoint_is_taken_as_it_is(checkpoint):
 @pytest.mark.parametrize(
     ("overrides", "proprio", "message"),
     [
-        (["sim.cameras=[front]"], 7, r"made with cameras=\('front', 'wrist'\), the settings say \('front',\)"),
-        (["sim.image_size=16"], 7, "made with image_size=8, the settings say 16: use the checkpoint's, or pretrain"),
+        (
+            ["sim.cameras=[front]"],
+            7,
+            r"made with cameras=\('front', 'wrist'\), the settings say \('front',\)",
+        ),
+        (
+            ["sim.image_size=16"],
+            7,
+            "made with image_size=8, the settings say 16: use the checkpoint's, or pretrain",
+        ),
         (["model.backbone.depth=2"], 7, "made with depth=1, the settings say 2"),
         ([], 6, "made with proprio_size=7, the settings say 6"),
     ],
@@ -89,15 +106,19 @@ def test_a_checkpoint_of_another_model_is_refused(checkpoint, overrides, proprio
 
 def test_a_small_checkpoint_does_not_stand_for_a_hub_model(checkpoint):
     config = load(["model=hub", f"model.checkpoint={checkpoint[0]}"])
-    with pytest.raises(ValueError, match=r"holds a small model.*model.checkpoint=null, or choose model=tiny"):
+    with pytest.raises(
+        ValueError, match=r"holds a small model.*model.checkpoint=null, or choose model=tiny"
+    ):
         build_vlm(config, 7, 8, [])
 
 
 def test_every_number_of_an_architecture_is_a_setting():
     architecture = small_architecture(settings(), 7, 8)
-    assert dataclasses.asdict(architecture) | {"width": 16, "vision_width": 12, "vocabulary_size": 700} == (
-        dataclasses.asdict(architecture)
-    )
+    assert dataclasses.asdict(architecture) | {
+        "width": 16,
+        "vision_width": 12,
+        "vocabulary_size": 700,
+    } == (dataclasses.asdict(architecture))
     assert small_architecture(load(["model=smollm2"]), 7, 8) is None
 
 

@@ -1,4 +1,5 @@
-"""Vision-language models of transformers, tiny and random: taken apart they compute what they did whole."""
+"""Vision-language models of transformers, tiny and random: taken apart they compute what they did
+whole."""
 
 from __future__ import annotations
 
@@ -22,11 +23,24 @@ from vla.types import Observation
 
 WORDS, IMAGE_TOKEN = 512, 60
 TEXT = {
-    "vocab_size": WORDS, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2,
-    "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "pad_token_id": 0,
-    "bos_token_id": 1, "eos_token_id": 2,
-}  # fmt: skip
-EYES = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "image_size": 16, "patch_size": 4}
+    "vocab_size": WORDS,
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+EYES = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_attention_heads": 2,
+    "image_size": 16,
+    "patch_size": 4,
+}
 
 
 def whole(kind: str):
@@ -41,22 +55,40 @@ def whole(kind: str):
             "idefics3": (hf.Idefics3Config, hf.Idefics3ForConditionalGeneration),
             "smolvlm": (hf.SmolVLMConfig, hf.SmolVLMForConditionalGeneration),
         }[kind]
-        config = config_class(text_config=text, vision_config=eyes, image_token_id=IMAGE_TOKEN, scale_factor=2)
+        config = config_class(
+            text_config=text, vision_config=eyes, image_token_id=IMAGE_TOKEN, scale_factor=2
+        )
     elif kind == "paligemma":
-        eyes = {**EYES, "num_hidden_layers": 1, "model_type": "siglip_vision_model", "projection_dim": 32}
+        eyes = {
+            **EYES,
+            "num_hidden_layers": 1,
+            "model_type": "siglip_vision_model",
+            "projection_dim": 32,
+        }
         config = hf.PaliGemmaConfig(
-            text_config={**TEXT, "model_type": "gemma"}, vision_config=eyes, image_token_index=IMAGE_TOKEN,
+            text_config={**TEXT, "model_type": "gemma"},
+            vision_config=eyes,
+            image_token_index=IMAGE_TOKEN,
             projection_dim=32,
-        )  # fmt: skip
+        )
         model_class = hf.PaliGemmaForConditionalGeneration
     else:
         eyes = {
-            "depth": 2, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "patch_size": 4,
-            "out_hidden_size": 32, "fullatt_block_indexes": [1], "window_size": 16, "spatial_merge_size": 2,
-        }  # fmt: skip
+            "depth": 2,
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_heads": 2,
+            "patch_size": 4,
+            "out_hidden_size": 32,
+            "fullatt_block_indexes": [1],
+            "window_size": 16,
+            "spatial_merge_size": 2,
+        }
         rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}
         text = {**TEXT, "rope_scaling": rope, "rope_parameters": rope}
-        config = hf.Qwen2_5_VLConfig(text_config=text, vision_config=eyes, image_token_id=IMAGE_TOKEN)
+        config = hf.Qwen2_5_VLConfig(
+            text_config=text, vision_config=eyes, image_token_id=IMAGE_TOKEN
+        )
         model_class = hf.Qwen2_5_VLForConditionalGeneration
     return model_class(config).eval()
 
@@ -88,7 +120,9 @@ def test_the_halves_compute_what_the_whole_does(kind):
     positions = torch.arange(count + 5).expand(2, -1)
     given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **pixels_for(kind, images)}
     if kind == "qwen2_5_vl":
-        given["position_ids"] = positions.expand(3, -1, -1)  # ours count tokens, rows and columns are not told
+        given["position_ids"] = positions.expand(
+            3, -1, -1
+        )  # ours count tokens, rows and columns are not told
     with torch.no_grad():
         expected = model(**given).logits[:, -1]
         embeddings = torch.cat([vision(images), backbone.embed(tokens)], dim=1)
@@ -98,7 +132,9 @@ def test_the_halves_compute_what_the_whole_does(kind):
         found = backbone.logits(backbone(embeddings, attend, positions))[:, -1]
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
     names = [name for half in (vision, backbone) for name, _ in half.named_parameters()]
-    shared = {p.data_ptr() for p in vision.parameters()} & {p.data_ptr() for p in backbone.parameters()}
+    shared = {p.data_ptr() for p in vision.parameters()} & {
+        p.data_ptr() for p in backbone.parameters()
+    }
     assert names
     assert not shared
 
@@ -128,16 +164,24 @@ def test_policies_act_on_it_and_say_again_how_likely_that_was(kind):
         gap = (policy.score(seen(3), decision.trace).logprobs - decision.logprobs).abs().max()
         assert gap <= 1e-4
     expert = restless(policies[2])
-    expert.imitation_terms(seen(2), torch.zeros(2, 2, 2), torch.ones(2, 2, dtype=torch.bool))[0].sum().backward()
+    expert.imitation_terms(seen(2), torch.zeros(2, 2, 2), torch.ones(2, 2, dtype=torch.bool))[
+        0
+    ].sum().backward()
     assert any(p.grad is not None and p.grad.any() for p in model.vision.parameters())
 
 
 def test_it_loads_by_name_and_refuses_what_it_does_not_know(tmp_path):
     whole("smolvlm").save_pretrained(tmp_path / "smol")
     vision, backbone = existing_vlm(str(tmp_path / "smol"), 8, torch.float32)
-    assert vision(torch.zeros(1, 8, 8, 3, dtype=torch.uint8)).shape == (1, vision.num_patches, backbone.width)
+    assert vision(torch.zeros(1, 8, 8, 3, dtype=torch.uint8)).shape == (
+        1,
+        vision.num_patches,
+        backbone.width,
+    )
     from transformers import LlamaConfig, LlamaForCausalLM
 
     LlamaForCausalLM(LlamaConfig(**TEXT)).save_pretrained(tmp_path / "llama")
-    with pytest.raises(ValueError, match=r"llama\) is a llama; of vision-language models these are known: idefics3"):
+    with pytest.raises(
+        ValueError, match=r"llama\) is a llama; of vision-language models these are known: idefics3"
+    ):
         existing_vlm(str(tmp_path / "llama"), 8, torch.float32)

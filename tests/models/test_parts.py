@@ -40,7 +40,9 @@ def test_pixels_are_scaled_to_one_and_other_tokens_are_dropped():
 def test_a_small_vit_has_a_patch_for_every_layer_of_the_stem_halved():
     encoder = small_vit(16, width=8, depth=1, num_heads=2, stem_channels=(4, 8))
     assert (encoder.num_patches, encoder.width) == (16, 8)
-    with pytest.raises(ValueError, match=r"sim.image_size \(18\) must be a multiple of the patch size \(4\)"):
+    with pytest.raises(
+        ValueError, match=r"sim.image_size \(18\) must be a multiple of the patch size \(4\)"
+    ):
         small_vit(18, width=8, depth=1, num_heads=2, stem_channels=(4, 8))
 
 
@@ -80,8 +82,9 @@ def test_ordered_ids_resemble_their_neighbours(llama):
     assert torch.equal(rows[:16], before[:16])
     assert rows[16:].std().item() == pytest.approx(before.std().item(), rel=0.3)
     likeness = torch.nn.functional.cosine_similarity(rows[16:, None], rows[None, 16:], dim=-1)
-    # The kernel by hand: at a distance of 1/31 of the line, the mean of exp(-d^2 / 2 s^2) over s = .02, .08, .3 is .73;
-    # ten ids apart it is .19, at the ends .001. Cosines of 256 numbers scatter by 1/16.
+    # The kernel by hand: at a distance of 1/31 of the line, the mean of exp(-d^2 / 2 s^2) over s =
+    # .02, .08, .3 is .73; ten ids apart it is .19, at the ends .001. Cosines of 256 numbers scatter
+    # by 1/16.
     assert ORDER_SCALES == (0.02, 0.08, 0.3)
     for apart, expected in ((1, 0.729), (10, 0.188), (31, 0.001)):
         assert likeness.diagonal(apart).mean().item() == pytest.approx(expected, abs=0.15)
@@ -98,7 +101,8 @@ def test_ids_that_stand_for_others_resemble_those_with_which_they_share_a_place(
     assert torch.equal(rows[45:], before[45:])
     assert rows[42:45].std().item() == pytest.approx(before[10:42].std().item(), rel=0.3)
     likeness = torch.nn.functional.cosine_similarity(rows[42:45, None], rows[None, 42:45], dim=-1)
-    # One of two parts alike in the same place: half of the square of the norm. The same parts in other places: nothing.
+    # One of two parts alike in the same place: half of the square of the norm. The same parts in
+    # other places: nothing.
     assert likeness[0, 1].item() == pytest.approx(0.5, abs=0.2)
     assert likeness[0, 2].item() == pytest.approx(0.0, abs=0.2)
 
@@ -108,7 +112,9 @@ def test_adapters_change_nothing_until_they_learn(llama):
     adapted = add_lora(copy.deepcopy(llama), rank=2, alpha=4.0)
     embeddings, attend = torch.randn(1, 4, 256), torch.ones(1, 4, 4, dtype=torch.bool).tril()
     positions = torch.arange(4)[None]
-    torch.testing.assert_close(adapted(embeddings, attend, positions), plain(embeddings, attend, positions))
+    torch.testing.assert_close(
+        adapted(embeddings, attend, positions), plain(embeddings, attend, positions)
+    )
     free = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
     assert free
     assert all("lora_" in name for name in free)

@@ -51,7 +51,9 @@ def test_parameters_are_counted_once():
 @pytest.mark.parametrize("name", ["architecture.json", "model.safetensors", "tokenizer.json"])
 def test_a_missing_file_is_named(folder, name):
     (folder / name).unlink()
-    with pytest.raises(ValueError, match=f"{name} is missing; make one with scripts/pretrain_vlm.py"):
+    with pytest.raises(
+        ValueError, match=f"{name} is missing; make one with scripts/pretrain_vlm.py"
+    ):
         load_vlm(folder)
 
 
@@ -78,7 +80,10 @@ def rename(folder):
     ("harm", "message"),
     [
         (cut, "model.safetensors cannot be read: .*not fully covered; make one with"),
-        (widen, r"model.safetensors cannot be read: the tensor .* has the shape \[2, 16\], the model wants \[2, 32\]"),
+        (
+            widen,
+            r"model.safetensors cannot be read: the tensor .* has the shape \[2, 16\], the model wants \[2, 32\]",
+        ),
         (scribble, "architecture.json cannot be read"),
         (rename, "architecture.json cannot be read.*depths"),
     ],

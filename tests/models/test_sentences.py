@@ -1,4 +1,5 @@
-"""Images and state anywhere in the text: where they stand matters, and policies score what they drew there too."""
+"""Images and state anywhere in the text: where they stand matters, and policies score what they
+drew there too."""
 
 from __future__ import annotations
 
@@ -35,7 +36,9 @@ class Shown:
 
 def shown(*instructions: str) -> Shown:
     rows = len(instructions)
-    images = {name: np.zeros((rows, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8) for name in ("front", "wrist")}
+    images = {
+        name: np.zeros((rows, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8) for name in ("front", "wrist")
+    }
     return Shown(list(instructions), images, np.zeros((rows, 3), np.float32))
 
 
@@ -44,8 +47,12 @@ def test_an_observer_writes_slots_into_the_text():
     assert slots == {"front": range(4), "wrist": range(4, 8), "state": range(8, 9)}
     observer = Observer(Words(), 5, sentence="see <wrist> hand <state> {instruction}", slots=slots)
     seen = observer(shown("go up", "go"))
-    # Start, "see", four patches of the second camera, "hand", the state, the instruction; room for 5 words and 5 slots.
-    assert seen.tokens.tolist() == [[1, 10, -5, -6, -7, -8, 11, -9, 12, 13], [1, 10, -5, -6, -7, -8, 11, -9, 12, 0]]
+    # Start, "see", four patches of the second camera, "hand", the state, the instruction; room for
+    # 5 words and 5 slots.
+    assert seen.tokens.tolist() == [
+        [1, 10, -5, -6, -7, -8, 11, -9, 12, 13],
+        [1, 10, -5, -6, -7, -8, 11, -9, 12, 0],
+    ]
     assert seen.token_mask.sum(1).tolist() == [10, 9]
     with pytest.raises(ValueError, match=r"names <side>; there are <front>, <wrist>, <state>"):
         Observer(Words(), 9, sentence="<side> {instruction}", slots=slots)(shown("go"))
@@ -65,14 +72,19 @@ def with_slots(observation, before: int):
 
 
 def test_pictures_first_is_the_model_as_it_was():
-    """With all slots before the words the sequence is the usual one, but that each picture sees itself alone: words
-    that attend to a single picture and its state read the same.
+    """With all slots before the words the sequence is the usual one, but that each picture sees
+    itself alone: words that attend to a single picture and its state read the same.
     """
     torch.manual_seed(0)
     model = tiny_vlm(scale=1.0)
-    model.cameras, model.camera_embedding = ("front",), torch.nn.Parameter(model.camera_embedding[:1].detach())
+    model.cameras, model.camera_embedding = (
+        ("front",),
+        torch.nn.Parameter(model.camera_embedding[:1].detach()),
+    )
     observation = tiny_observation([3, 2], padding=1)
-    prefix = model.prefix(observation)[:, :4]  # the picture alone: its patches see each other in both layouts
+    prefix = model.prefix(observation)[
+        :, :4
+    ]  # the picture alone: its patches see each other in both layouts
     slots = -1 - torch.arange(4).expand(2, -1)
     tokens = torch.cat([slots, observation.tokens], dim=1)
     mask = torch.cat([torch.ones(2, 4, dtype=torch.bool), observation.token_mask], dim=1)
@@ -87,7 +99,9 @@ def test_pictures_first_is_the_model_as_it_was():
 def test_words_before_a_picture_do_not_see_it():
     model = tiny_vlm()
     observation = with_slots(tiny_observation([4, 4]), before=2)
-    dark = replace(observation, images={name: image * 0 for name, image in observation.images.items()})
+    dark = replace(
+        observation, images={name: image * 0 for name, image in observation.images.items()}
+    )
     one, _ = model(model.prefix(observation), observation.tokens, observation.token_mask)
     other, _ = model(model.prefix(dark), observation.tokens, observation.token_mask)
     torch.testing.assert_close(one[:, :2], other[:, :2], rtol=0, atol=1e-6)
@@ -99,7 +113,11 @@ def test_policies_act_on_sentences(kind):
     policy = restless(task_of(kind)[0].policy)
     observation = with_slots(tiny_observation([4, 3], padding=1), before=1)
     decision = policy.act(observation)
-    gap = (policy.score(observation, decision.trace).logprobs - decision.logprobs)[decision.mask].abs().max()
+    gap = (
+        (policy.score(observation, decision.trace).logprobs - decision.logprobs)[decision.mask]
+        .abs()
+        .max()
+    )
     assert gap <= 1e-4
     moved = with_slots(tiny_observation([4, 3], padding=1), before=3)
     other = policy.score(moved, decision.trace).logprobs - decision.logprobs

@@ -1,17 +1,28 @@
-"""timm models see pixels as they were trained to; what cannot see here is refused by name before it is loaded."""
+"""timm models see pixels as they were trained to; what cannot see here is refused by name before it
+is loaded."""
 
 import pytest
 import torch
 
 from vla.build import check_model
 from vla.config import load
-from vla.models.vision import SIGNED, VisionEncoder, check_tower, hub_vit, small_vit, tower_arguments, tower_config
+from vla.models.vision import (
+    SIGNED,
+    VisionEncoder,
+    check_tower,
+    hub_vit,
+    small_vit,
+    tower_arguments,
+    tower_config,
+)
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def pictures(size=64):
-    return torch.randint(0, 256, (2, size, size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return torch.randint(
+        0, 256, (2, size, size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
 
 
 @pytest.mark.parametrize(
@@ -35,7 +46,14 @@ def test_every_model_has_its_own_mean_and_standard_deviation(name, scale, tokens
 
 def test_our_own_model_sees_pixels_from_minus_1_to_1_to_the_bit():
     encoder = small_vit(16, 8, 1, 2, (4, 8, 8))
-    signed = pictures(16).permute(0, 3, 1, 2).float().div(127.5).sub(1.0).contiguous(memory_format=torch.channels_last)
+    signed = (
+        pictures(16)
+        .permute(0, 3, 1, 2)
+        .float()
+        .div(127.5)
+        .sub(1.0)
+        .contiguous(memory_format=torch.channels_last)
+    )
     assert torch.equal(encoder(pictures(16)), encoder.model.forward_features(signed))
     assert not [name for name in encoder.state_dict() if "pixel" in name]
 
@@ -69,7 +87,9 @@ def test_maps_are_read_row_by_row():
 
 def test_a_pictures_features_do_not_depend_on_the_others():
     encoder = hub_vit("test_resnet", 64, pretrained=False).train()
-    torch.testing.assert_close(encoder(pictures())[:1], encoder(pictures()[:1]), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        encoder(pictures())[:1], encoder(pictures()[:1]), atol=1e-5, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize(
@@ -78,7 +98,10 @@ def test_a_pictures_features_do_not_depend_on_the_others():
         ("resnet20", r"resnet20 is no model of timm; did you mean resnet20\w*\?"),
         ("vit_small_patch14_dinov2.lvd143m", "did you mean vit_small_patch14_dinov2.lvd142m"),
         ("timm/resnet18.a1_in1k", "model.vision.repository: .*hf-hub:timm/resnet18.a1_in1k"),
-        ("pit_ti_224", "makes 1 tokens of 64 x 64 pixels .sim.image_size., which are no grid of places"),
+        (
+            "pit_ti_224",
+            "makes 1 tokens of 64 x 64 pixels .sim.image_size., which are no grid of places",
+        ),
         ("coat_tiny", "coat_tiny cannot see 64 x 64 pixels"),
         ("inception_v3", "inception_v3 cannot see 64 x 64 pixels"),
     ],
@@ -92,7 +115,9 @@ def test_what_cannot_see_here_is_refused_by_name(name, message):
 def test_the_model_is_checked_before_anything_is_made_for_it():
     with pytest.raises(ValueError, match="no_such_model is no model of timm"):
         check_model(load(["model=hub", "model.vision.repository=no_such_model"]))
-    with pytest.raises(ValueError, match=r"was made with cameras.*begin with none \(model.checkpoint=null\)"):
+    with pytest.raises(
+        ValueError, match=r"was made with cameras.*begin with none \(model.checkpoint=null\)"
+    ):
         check_model(load(["sim.cameras=[front]"]))
     check_model(load(["model=hub"]))
     check_model(load([]))

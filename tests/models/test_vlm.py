@@ -1,4 +1,5 @@
-"""Who sees whom in [prefix | text | queries], by hand and by what changes when something is hidden."""
+"""Who sees whom in [prefix | text | queries], by hand and by what changes when something is
+hidden."""
 
 import dataclasses
 
@@ -68,10 +69,15 @@ def test_questions_packed_behind_one_prefix_get_the_answers_of_questions_asked_a
     for part in (slice(0, 3), slice(3, 5), slice(5, 7)):
         alone, _ = model(prefix, observation.tokens[:, part], observation.token_mask[:, part])
         torch.testing.assert_close(
-            model.backbone.logits(together[:, part]), model.backbone.logits(alone), rtol=0, atol=1e-5
+            model.backbone.logits(together[:, part]),
+            model.backbone.logits(alone),
+            rtol=0,
+            atol=1e-5,
         )
     unpacked, _ = model(prefix, observation.tokens, observation.token_mask)
-    assert (unpacked[:, 3:] - together[:, 3:]).abs().max() > 0.1  # the model does look at what it may
+    assert (
+        unpacked[:, 3:] - together[:, 3:]
+    ).abs().max() > 0.1  # the model does look at what it may
 
 
 def test_right_padding_changes_nothing(model):
@@ -80,7 +86,9 @@ def test_right_padding_changes_nothing(model):
     padded = dataclasses.replace(padded, images=observation.images, proprio=observation.proprio)
     padded.tokens[:, :5] = observation.tokens
     padded.tokens[~padded.token_mask] = 17  # what stands there must not matter either
-    hidden, answers = model(model.prefix(observation), observation.tokens, observation.token_mask, queries)
+    hidden, answers = model(
+        model.prefix(observation), observation.tokens, observation.token_mask, queries
+    )
     wide, wide_answers = model(model.prefix(padded), padded.tokens, padded.token_mask, queries)
     mask = observation.token_mask
     torch.testing.assert_close(wide[:, :5][mask], hidden[mask], rtol=0, atol=1e-5)
@@ -121,7 +129,9 @@ def written_without_cache(model, observation, row: int, count: int) -> list[int]
     words = []
     for _ in range(count):
         hidden, _ = model(prefix, tokens, torch.ones_like(tokens, dtype=torch.bool))
-        words.append(int(model.backbone.logits(hidden[0, -1])[: action_ids(VOCABULARY).start].argmax()))
+        words.append(
+            int(model.backbone.logits(hidden[0, -1])[: action_ids(VOCABULARY).start].argmax())
+        )
         tokens = torch.cat([tokens, torch.tensor([[words[-1]]])], dim=1)
     return words
 
@@ -135,7 +145,9 @@ def test_generating_with_a_cache_is_the_argmax_of_whole_passes(model):
     assert model.generate(observation, 6, end_token=never).tolist() == expected
     # What follows the end is the end. Taken as the end: a word that the first row writes.
     end = expected[0][2]
-    stopped = [w[: w.index(end) + 1] + [end] * (5 - w.index(end)) if end in w else w for w in expected]
+    stopped = [
+        w[: w.index(end) + 1] + [end] * (5 - w.index(end)) if end in w else w for w in expected
+    ]
     length = min(6, max(w.index(end) + 1 if end in w else 6 for w in expected))
     assert model.generate(observation, 6, end_token=end).tolist() == [w[:length] for w in stopped]
 
@@ -146,7 +158,9 @@ def test_answers_in_words_hold_no_action_ids():
     model, actions = tiny_vlm(), torch.tensor(action_ids(VOCABULARY))
     first = int(actions[0])
     weight = model.backbone.model.get_output_embeddings().weight
-    weight[actions] = 4.0 * weight[(actions - first) % first]  # likelier than the likely words they are made of
+    weight[actions] = (
+        4.0 * weight[(actions - first) % first]
+    )  # likelier than the likely words they are made of
     observation = tiny_observation([5, 2, 4])
     hidden, _ = model(model.prefix(observation), observation.tokens, observation.token_mask)
     assert bool((model.backbone.logits(hidden[:, 0]).argmax(-1) >= first).all())
@@ -158,9 +172,13 @@ def test_the_prefix_is_cameras_in_their_order_then_proprioception(model):
     prefix = model.prefix(observation)
     assert prefix.shape == (2, model.num_prefix, model.width)
     assert model.num_prefix == 2 * 4 + 1
-    swapped = dataclasses.replace(observation, images={c: observation.images[c] for c in reversed(CAMERAS)})
+    swapped = dataclasses.replace(
+        observation, images={c: observation.images[c] for c in reversed(CAMERAS)}
+    )
     assert torch.equal(model.prefix(swapped), prefix)
-    front = dataclasses.replace(observation, images={**observation.images, "front": 255 - observation.images["front"]})
+    front = dataclasses.replace(
+        observation, images={**observation.images, "front": 255 - observation.images["front"]}
+    )
     changed = (model.prefix(front) - prefix).abs().amax((0, 2)) > 1e-4
     assert changed.tolist() == [True] * 4 + [False] * 5
     felt = dataclasses.replace(observation, proprio=observation.proprio + 1)
@@ -171,8 +189,12 @@ def test_the_prefix_is_cameras_in_their_order_then_proprioception(model):
 def test_the_parameters_of_the_prefix_are_those_its_gradient_reaches(model):
     prefix = model.prefix(tiny_observation([2, 2]))
     named = dict(model.named_parameters())
-    gradients = torch.autograd.grad((prefix * torch.randn_like(prefix)).sum(), list(named.values()), allow_unused=True)
-    reached = {name for name, gradient in zip(named, gradients, strict=True) if gradient is not None}
+    gradients = torch.autograd.grad(
+        (prefix * torch.randn_like(prefix)).sum(), list(named.values()), allow_unused=True
+    )
+    reached = {
+        name for name, gradient in zip(named, gradients, strict=True) if gradient is not None
+    }
     listed = {id(p) for p in model.prefix_parameters()}
     assert reached == {name for name, parameter in named.items() if id(parameter) in listed}
     assert all(not name.startswith("backbone") for name in reached)
@@ -190,7 +212,9 @@ def test_proprioception_is_normalised_by_the_data():
 def test_what_is_missing_is_named(model):
     observation = tiny_observation([2])
     front = dataclasses.replace(observation, images={"front": observation.images["front"]})
-    with pytest.raises(ValueError, match=r"trained with cameras \['front', 'wrist'\].*add \['wrist'\]"):
+    with pytest.raises(
+        ValueError, match=r"trained with cameras \['front', 'wrist'\].*add \['wrist'\]"
+    ):
         model.prefix(front)
     with pytest.raises(ValueError, match="takes proprioception and the observation has none"):
         model.prefix(dataclasses.replace(observation, proprio=None))

@@ -1,4 +1,5 @@
-"""Every kind of policy, as small as can be, and the one task they can all learn: do what the instruction names."""
+"""Every kind of policy, as small as can be, and the one task they can all learn: do what the
+instruction names."""
 
 from __future__ import annotations
 
@@ -41,18 +42,26 @@ def flow(exploration: str, code: FastCode | None = None, **given) -> Make:
     def make(chunks: np.ndarray) -> nn.Module:
         process = FlowMatching(num_steps=4, time_alpha=1.5, time_beta=1.0, noise_level=0.5)
         scale = fit_normalizer(chunks[:, 0])
-        return DenoisingPolicy(tiny_vlm(0, scale=1.0), process, scale, settings(exploration, **given), code)
+        return DenoisingPolicy(
+            tiny_vlm(0, scale=1.0), process, scale, settings(exploration, **given), code
+        )
 
     return make
 
 
 def diffusion(chunks: np.ndarray) -> nn.Module:
-    process = Diffusion(num_train_steps=20, num_steps=4, prediction="v_prediction", min_std=0.1, clip=2.0)
-    return DenoisingPolicy(tiny_vlm(0, scale=1.0), process, fit_normalizer(chunks[:, 0]), settings())
+    process = Diffusion(
+        num_train_steps=20, num_steps=4, prediction="v_prediction", min_std=0.1, clip=2.0
+    )
+    return DenoisingPolicy(
+        tiny_vlm(0, scale=1.0), process, fit_normalizer(chunks[:, 0]), settings()
+    )
 
 
 def regression(chunks: np.ndarray) -> nn.Module:
-    return RegressionPolicy(tiny_vlm(0, scale=1.0), fit_normalizer(chunks[:, 0]), CHUNK, 0.05, 1.0, detach_critic=True)
+    return RegressionPolicy(
+        tiny_vlm(0, scale=1.0), fit_normalizer(chunks[:, 0]), CHUNK, 0.05, 1.0, detach_critic=True
+    )
 
 
 def fast(chunks: np.ndarray) -> nn.Module:
@@ -71,7 +80,8 @@ KINDS = (*MAKERS, *(f"token_{decoding}" for decoding in DECODINGS))
 def task_of(kind: str) -> tuple[Task, torch.Tensor]:
     """The identity task of a kind, and the actions [4, 2, 1] that the four instructions name.
 
-    The reward is 1 for a control step that is right and falls to 0 where it is as far off as neighbours are apart.
+    The reward is 1 for a control step that is right and falls to 0 where it is as far off as
+    neighbours are apart.
     """
     _, observation, actions = named_number("parallel")
     if kind not in MAKERS:
@@ -83,4 +93,6 @@ def task_of(kind: str) -> tuple[Task, torch.Tensor]:
     def reward(decision, rows):
         return (1 - (decision.action - actions[rows]).abs()).clamp(min=0).mean((1, 2))
 
-    return Task(policy, observation, reward, solved=0.7, learning_rate=0.003, tolerance=1e-4), actions
+    return Task(
+        policy, observation, reward, solved=0.7, learning_rate=0.003, tolerance=1e-4
+    ), actions

@@ -1,4 +1,5 @@
-"""Real-time chunking: what is committed stays, what is not is free, and nothing planned changes nothing."""
+"""Real-time chunking: what is committed stays, what is not is free, and nothing planned changes
+nothing."""
 
 import numpy as np
 import pytest
@@ -27,7 +28,8 @@ def ints(*values: int) -> torch.Tensor:
 
 
 def test_the_mask_falls_from_what_is_executed_to_what_is_free():
-    # late 1, planned 3 of 4: 1, then c = 2/3 and 1/3: c (e^c - 1) / (e - 1) = 0.3677 and 0.0767; then 0.
+    # late 1, planned 3 of 4: 1, then c = 2/3 and 1/3: c (e^c - 1) / (e - 1) = 0.3677 and 0.0767;
+    # then 0.
     np.testing.assert_allclose(soft_mask(ints(1), ints(3), 4)[0], [1, 0.3677, 0.0767, 0], atol=1e-3)
     np.testing.assert_array_equal(soft_mask(ints(0, 4), ints(0, 4), 4), [[0] * 4, [1] * 4])
 
@@ -52,7 +54,9 @@ def test_the_pull_is_the_gradient_of_the_difference(policy):
 
     change = torch.zeros_like(state)
     change[2, 1] = 1e-3
-    slope = (half_squared_difference(state + change) - half_squared_difference(state - change)) / 2e-3
+    slope = (
+        half_squared_difference(state + change) - half_squared_difference(state - change)
+    ) / 2e-3
     assert float(pull[2, 1]) == pytest.approx(-slope, rel=2e-2)
     assert velocity.shape == state.shape
 
@@ -65,10 +69,14 @@ def test_what_is_committed_is_kept_and_nothing_planned_changes_nothing(policy):
     )
     torch.testing.assert_close(nothing, free)
     plan = free + 0.5
-    held = continue_chunk(policy, observation, plan, ints(2, 2, 2, 2), ints(2, 2, 2, 2), greedy=True)
+    held = continue_chunk(
+        policy, observation, plan, ints(2, 2, 2, 2), ints(2, 2, 2, 2), greedy=True
+    )
     assert float((held - plan).abs().mean()) < 0.1 * float((free - plan).abs().mean())
     # Rows do not mix: only the second one is doing something.
-    mixed = continue_chunk(policy, observation, plan, ints(0, 2, 0, 0), ints(0, 2, 0, 0), greedy=True)
+    mixed = continue_chunk(
+        policy, observation, plan, ints(0, 2, 0, 0), ints(0, 2, 0, 0), greedy=True
+    )
     torch.testing.assert_close(mixed[[0, 2, 3]], free[[0, 2, 3]])
     torch.testing.assert_close(mixed[1], held[1])
 

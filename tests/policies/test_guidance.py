@@ -1,4 +1,5 @@
-"""Classifier-free guidance by the label behind an instruction: what it changes, and what it leaves alone."""
+"""Classifier-free guidance by the label behind an instruction: what it changes, and what it leaves
+alone."""
 
 from __future__ import annotations
 
@@ -16,7 +17,11 @@ GUIDED = ("token_parallel", "regression", "flow_all_steps", "diffusion")
 
 def with_label(observation: Observation) -> Observation:
     pad = torch.nn.functional.pad
-    wider = replace(observation, tokens=pad(observation.tokens, (0, 2)), token_mask=pad(observation.token_mask, (0, 2)))
+    wider = replace(
+        observation,
+        tokens=pad(observation.tokens, (0, 2)),
+        token_mask=pad(observation.token_mask, (0, 2)),
+    )
     return labelled(wider, [[60, 61]], torch.zeros(len(observation.tokens), dtype=torch.long))
 
 

@@ -1,4 +1,5 @@
-"""What every kind of policy must do: say again how likely its draws were, whatever shares the call, and be saved."""
+"""What every kind of policy must do: say again how likely its draws were, whatever shares the call,
+and be saved."""
 
 import dataclasses
 
@@ -19,7 +20,8 @@ from vla.types import map_rows
 
 
 def restless(policy):
-    """The same policy with no zeros in it: heads that start at zero would make tests pass that should not."""
+    """The same policy with no zeros in it: heads that start at zero would make tests pass that
+    should not."""
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in policy.parameters():
@@ -64,9 +66,15 @@ def test_padding_and_the_rows_beside_it_change_no_score(kind):
     observation = tiny_observation(lengths, padding=2)
     decision = policy.act(observation)
     for row, length in enumerate(lengths):
-        one, trace = (map_rows(part, lambda t, r=row: t[r : r + 1]) for part in (observation, decision.trace))
-        bare = dataclasses.replace(one, tokens=one.tokens[:, :length], token_mask=one.token_mask[:, :length])
-        torch.testing.assert_close(policy.score(bare, trace).logprobs[0], decision.logprobs[row], rtol=0, atol=1e-4)
+        one, trace = (
+            map_rows(part, lambda t, r=row: t[r : r + 1]) for part in (observation, decision.trace)
+        )
+        bare = dataclasses.replace(
+            one, tokens=one.tokens[:, :length], token_mask=one.token_mask[:, :length]
+        )
+        torch.testing.assert_close(
+            policy.score(bare, trace).logprobs[0], decision.logprobs[row], rtol=0, atol=1e-4
+        )
     other = dataclasses.replace(observation, tokens=(observation.tokens + 1) % 40)
     moved = policy.score(other, decision.trace).logprobs - decision.logprobs
     assert (moved.abs().amax(1) > 1e-3).all()  # the instruction does matter
@@ -79,7 +87,8 @@ def test_weights_saved_and_loaded_give_the_same_log_probabilities(kind):
     decision = first.act(observation)
     second.load_state_dict(first.state_dict())
     assert torch.equal(
-        second.score(observation, decision.trace).logprobs, first.score(observation, decision.trace).logprobs
+        second.score(observation, decision.trace).logprobs,
+        first.score(observation, decision.trace).logprobs,
     )
 
 
@@ -105,7 +114,8 @@ def test_what_is_not_to_be_imitated_carries_no_loss(kind):
 
 @pytest.mark.parametrize("kind", [*MAKERS, "token_parallel"])
 def test_more_draws_from_what_was_perceived(kind):
-    """Branches try several decisions from one state: each is scored as it was drawn, and nobody looks again."""
+    """Branches try several decisions from one state: each is scored as it was drawn, and nobody
+    looks again."""
     policy = restless(task_of(kind)[0].policy)
     assert isinstance(policy, RedrawingPolicy)
     assert not policy.can_redraw
@@ -120,13 +130,16 @@ def test_more_draws_from_what_was_perceived(kind):
     scores = policy.score(again, more.trace)
     assert (scores.logprobs - more.logprobs)[more.mask].abs().max() <= 1e-4
     torch.testing.assert_close(more.values, decision.values.repeat_interleave(3), rtol=0, atol=1e-4)
-    tried = torch.cat([policy.redraw(blind, decision.trace, 3).action.view(3, 3, -1) for _ in range(4)], dim=1)
+    tried = torch.cat(
+        [policy.redraw(blind, decision.trace, 3).action.view(3, 3, -1) for _ in range(4)], dim=1
+    )
     assert (tried.std(1) > 0).any()
 
 
 @pytest.mark.parametrize("kind", ["flow_one_step", "flow_all_steps", "diffusion"])
 def test_branches_differ_in_what_the_policy_draws_alone(kind):
-    """Decisions from one state start from the same noise; where their steps are alike too, so are their actions."""
+    """Decisions from one state start from the same noise; where their steps are alike too, so are
+    their actions."""
     policy = restless(task_of(kind)[0].policy)
     policy.freeze_model()
     observation = tiny_observation([3, 2])
@@ -140,7 +153,9 @@ def test_branches_differ_in_what_the_policy_draws_alone(kind):
     assert (actions[0] - actions[1]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("kind", ["flow_one_step", "flow_all_steps", "flow_learned_noise", "diffusion"])
+@pytest.mark.parametrize(
+    "kind", ["flow_one_step", "flow_all_steps", "flow_learned_noise", "diffusion"]
+)
 def test_only_the_last_steps_are_draws_where_the_settings_say_so(kind):
     policy = restless(task_of(kind)[0].policy)
     observation, steps = tiny_observation([3, 2, 4, 1] * 8), policy.process.num_steps
@@ -162,7 +177,9 @@ def test_what_is_alike_is_read_once():
     rows = torch.tensor([2, 0, 0, 2, 1, 2])
     repeated = map_rows(observation, lambda tensor: tensor[rows])
     prefix, heights = policy.model.prefix(repeated), []
-    hook = policy.model.backbone.register_forward_hook(lambda part, given, output: heights.append(len(output)))
+    hook = policy.model.backbone.register_forward_hook(
+        lambda part, given, output: heights.append(len(output))
+    )
     again = policy.perceive(repeated, {"prefix": prefix})
     assert heights == [3]
     hook.remove()
@@ -170,7 +187,8 @@ def test_what_is_alike_is_read_once():
 
 
 def test_an_insulated_expert_leaves_the_language_model_alone():
-    """Knowledge insulation: the expert's loss gives its own weights a gradient, and the model none."""
+    """Knowledge insulation: the expert's loss gives its own weights a gradient, and the model
+    none."""
     reached = {}
     for insulate in (True, False):
         policy = restless(flow("all_steps", insulate=insulate)(torch.rand(8, 2, 1).numpy()))
@@ -178,13 +196,16 @@ def test_an_insulated_expert_leaves_the_language_model_alone():
             tiny_observation([3]), torch.rand(1, 2, 1), torch.ones(1, 2, dtype=torch.bool)
         )
         terms.sum().backward()
-        reached[insulate] = any(p.grad is not None and bool(p.grad.any()) for p in policy.model.backbone.parameters())
+        reached[insulate] = any(
+            p.grad is not None and bool(p.grad.any()) for p in policy.model.backbone.parameters()
+        )
         assert all(p.grad is not None for p in policy.expert.layers.parameters())
     assert reached == {True: False, False: True}
 
 
 def test_tokens_teach_the_model_that_the_expert_leaves_alone():
-    """Knowledge insulation whole: the language model learns actions from compressed tokens, and only from those."""
+    """Knowledge insulation whole: the language model learns actions from compressed tokens, and
+    only from those."""
     chunks = np.random.default_rng(0).uniform(0, 3, (40, 2, 1)).astype(np.float32)
     observation, actions = tiny_observation([3, 2]), torch.rand(2, 2, 1) * 3
     mask = torch.tensor([[True, True], [True, False]])
@@ -198,22 +219,29 @@ def test_tokens_teach_the_model_that_the_expert_leaves_alone():
         terms, counted = policy.imitation_terms(observation, actions, mask)
         terms[0].sum().backward()
         backbone = policy.model.backbone.parameters()
-        found[taught] = terms.detach(), any(p.grad is not None and bool(p.grad.any()) for p in backbone)
+        found[taught] = (
+            terms.detach(),
+            any(p.grad is not None and bool(p.grad.any()) for p in backbone),
+        )
         assert torch.equal(counted, mask)
     assert (found[False][1], found[True][1]) == (False, True)
-    # Row 0 is imitated whole: what is added is the mean cross-entropy of its tokens. Row 1 is not, and gets nothing.
+    # Row 0 is imitated whole: what is added is the mean cross-entropy of its tokens. Row 1 is not,
+    # and gets nothing.
     ids, there = code.encode(actions)
     read = read_by(policy.model, policy.readout, policy.perceive(observation), observation)
     logprobs, _ = written_scores(policy.writer, policy.model, read, ids, there, 1.0)
     added = found[True][0] - found[False][0]
     assert logprobs[0].sum() < 0
-    torch.testing.assert_close(added[0], (-logprobs[0].sum() / there[0].sum()).expand(2), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        added[0], (-logprobs[0].sum() / there[0].sum()).expand(2), rtol=1e-4, atol=1e-5
+    )
     torch.testing.assert_close(added[1], torch.zeros(2), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", CONTINUOUS)
 def test_adapters_on_the_model_and_the_head_in_full(kind):
-    """LoRA freezes the language model but for its adapters; the head and the expert keep training in full."""
+    """LoRA freezes the language model but for its adapters; the head and the expert keep training
+    in full."""
     from vla.models.backbone import add_lora
 
     policy = task_of(kind)[0].policy
@@ -225,7 +253,9 @@ def test_adapters_on_the_model_and_the_head_in_full(kind):
     assert any(name.startswith(("expert.", "head.")) for name in trained)
     observation = tiny_observation([3, 2])
     decision = policy.act(observation)
-    torch.testing.assert_close(policy.score(observation, decision.trace).logprobs, decision.logprobs, rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        policy.score(observation, decision.trace).logprobs, decision.logprobs, rtol=0, atol=1e-4
+    )
 
 
 def test_gradient_checkpointing_changes_no_gradient():
@@ -250,11 +280,16 @@ def test_gradient_checkpointing_changes_no_gradient():
 
 @pytest.mark.parametrize("kind", MAKERS)
 def test_what_the_model_has_seen_can_be_kept(kind):
-    """The loss on kept features is the loss, its gradient stays in the head; and RL may freeze the model."""
+    """The loss on kept features is the loss, its gradient stays in the head; and RL may freeze the
+    model."""
     policy = restless(task_of(kind)[0].policy)
     assert isinstance(policy, ProbedPolicy)
     assert policy.can_probe
-    observation, actions, mask = tiny_observation([3, 2]), torch.rand(2, 2, 1), torch.ones(2, 2, dtype=torch.bool)
+    observation, actions, mask = (
+        tiny_observation([3, 2]),
+        torch.rand(2, 2, 1),
+        torch.ones(2, 2, dtype=torch.bool),
+    )
     losses = []
     for hidden in (None, policy.perceive(observation).detach()):
         torch.manual_seed(4)
@@ -262,7 +297,9 @@ def test_what_the_model_has_seen_can_be_kept(kind):
     torch.testing.assert_close(losses[1], losses[0], rtol=1e-5, atol=1e-6)
     policy.freeze_model()
     assert any(p.requires_grad for p in policy.parameters())
-    blind = dataclasses.replace(observation, images={n: i * 0 for n, i in observation.images.items()})
+    blind = dataclasses.replace(
+        observation, images={n: i * 0 for n, i in observation.images.items()}
+    )
     decision = policy.act(observation)
     scores = policy.score(blind, decision.trace)
     torch.testing.assert_close(scores.logprobs, decision.logprobs, rtol=0, atol=1e-4)

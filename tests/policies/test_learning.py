@@ -1,4 +1,5 @@
-"""A token policy learns to say the number it is told: by imitation, and by the core from reward alone."""
+"""A token policy learns to say the number it is told: by imitation, and by the core from reward
+alone."""
 
 import math
 
@@ -40,7 +41,16 @@ def test_by_imitation(decoding):
     ("name", "settings"),
     [
         ("grpo", {"clip_low": 0.2, "clip_high": 0.28}),
-        ("ppo", {"clip_low": 0.2, "clip_high": 0.2, "value_coefficient": 0.5, "gamma": 1.0, "gae_lambda": 0.95}),
+        (
+            "ppo",
+            {
+                "clip_low": 0.2,
+                "clip_high": 0.2,
+                "value_coefficient": 0.5,
+                "gamma": 1.0,
+                "gae_lambda": 0.95,
+            },
+        ),
     ],
 )
 @pytest.mark.parametrize("decoding", DECODINGS)
@@ -57,7 +67,9 @@ def test_by_reward(decoding, name, settings):
     train(
         task.policy,
         make_algorithm(name, **settings),
-        lambda iteration: collect_responses(task.policy, task.observation, 32, task.reward, version=iteration),
+        lambda iteration: collect_responses(
+            task.policy, task.observation, 32, task.reward, version=iteration
+        ),
         make_optimizer(task.policy, "muon", task.learning_rate, 0.0, muon_learning_rate=0.01),
         UpdateSettings(epochs=2, num_minibatches=1, micro_batch_rows=128, max_grad_norm=1.0),
         LoopSettings(num_iterations=30),

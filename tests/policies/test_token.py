@@ -52,19 +52,27 @@ def test_scores_are_the_log_probabilities_of_the_draws(decoding, frozen, greedy,
 def test_neither_the_rows_beside_it_nor_padding_change_a_score(policy, observation):
     decision = policy.act(observation)
     for row, length in enumerate(LENGTHS):
-        one, trace = (map_rows(part, lambda t, r=row: t[r : r + 1]) for part in (observation, decision.trace))
-        bare = dataclasses.replace(one, tokens=one.tokens[:, :length], token_mask=one.token_mask[:, :length])
+        one, trace = (
+            map_rows(part, lambda t, r=row: t[r : r + 1]) for part in (observation, decision.trace)
+        )
+        bare = dataclasses.replace(
+            one, tokens=one.tokens[:, :length], token_mask=one.token_mask[:, :length]
+        )
         scores = policy.score(bare, trace)
         torch.testing.assert_close(scores.logprobs[0], decision.logprobs[row], rtol=0, atol=1e-4)
         torch.testing.assert_close(scores.values[0], decision.values[row], rtol=0, atol=1e-4)
     other = observation.tokens.clone()
     other[:, 0] = (other[:, 0] + 1) % 40
-    moved = policy.score(dataclasses.replace(observation, tokens=other), decision.trace).logprobs - decision.logprobs
+    moved = (
+        policy.score(dataclasses.replace(observation, tokens=other), decision.trace).logprobs
+        - decision.logprobs
+    )
     assert (moved.abs().amax(1) > 1e-2).all()  # the instruction does matter
 
 
 def test_writing_with_a_cache_is_writing_with_whole_passes(observation):
-    """Greedy ids one by one: each is the likeliest given those before it, by a score that keeps no cache."""
+    """Greedy ids one by one: each is the likeliest given those before it, by a score that keeps no
+    cache."""
     policy = tiny_policy("autoregressive")
     ids = policy.act(observation, greedy=True).trace["ids"]
     for draw in range(policy.num_draws):
@@ -103,7 +111,8 @@ def test_only_ids_that_mean_something_are_drawn(policy, observation):
 
 
 def test_probabilities_and_entropy_by_enumeration(policy, observation):
-    """For every draw: try each id there, whatever came before kept; they sum to 1 and give the entropy."""
+    """For every draw: try each id there, whatever came before kept; they sum to 1 and give the
+    entropy."""
     ids = policy.act(observation).trace["ids"]
     entropy = policy.score(observation, {"ids": ids}).entropy
     for draw in range(policy.num_draws):
@@ -114,7 +123,9 @@ def test_probabilities_and_entropy_by_enumeration(policy, observation):
             logprobs.append(policy.score(observation, {"ids": changed}).logprobs[:, draw])
         table = torch.stack(logprobs, 1)
         torch.testing.assert_close(table.exp().sum(1), torch.ones(4), rtol=0, atol=1e-5)
-        torch.testing.assert_close(-(table.exp() * table).sum(1), entropy[:, draw], rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            -(table.exp() * table).sum(1), entropy[:, draw], rtol=0, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("decoding", DECODINGS)
@@ -124,8 +135,13 @@ def test_temperature_divides_the_logits(decoding, observation):
     ids[:, 2] = 0
     other = ids.clone()
     other[:, 2] = 1  # the gripper: the difference of two log-probs is the difference of two logits
-    gaps = [(p.score(observation, {"ids": ids}).logprobs - p.score(observation, {"ids": other}).logprobs)[:, 2]
-            for p in (warm, hot)]  # fmt: skip
+    gaps = [
+        (
+            p.score(observation, {"ids": ids}).logprobs
+            - p.score(observation, {"ids": other}).logprobs
+        )[:, 2]
+        for p in (warm, hot)
+    ]
     torch.testing.assert_close(gaps[0], 2 * gaps[1], rtol=1e-3, atol=1e-4)
 
 
@@ -155,7 +171,9 @@ def test_a_frozen_prefix_is_read_from_the_trace_and_gets_no_gradient(decoding, o
     policy = tiny_policy(decoding)
     policy.freeze_prefix()
     decision = policy.act(observation)
-    blind = dataclasses.replace(observation, images={n: i * 0 for n, i in observation.images.items()})
+    blind = dataclasses.replace(
+        observation, images={n: i * 0 for n, i in observation.images.items()}
+    )
     scores = policy.score(blind, decision.trace)
     torch.testing.assert_close(scores.logprobs, decision.logprobs, rtol=0, atol=1e-4)
     scores.logprobs.sum().backward()
@@ -186,10 +204,14 @@ def test_actions_are_the_last_ids_and_the_words_stay_as_they_were():
 def test_what_cannot_be_built_says_so():
     with pytest.raises(ValueError, match=r"policy.temperature \(0.0\) must be positive"):
         tiny_policy("parallel", temperature=0.0)
-    with pytest.raises(ValueError, match="a vocabulary of 4 ids has no room for the 128 places and 256 actions"):
+    with pytest.raises(
+        ValueError, match="a vocabulary of 4 ids has no room for the 128 places and 256 actions"
+    ):
         tiny_vlm(vocabulary_size=4)
     policy = tiny_policy("autoregressive")
-    with pytest.raises(ValueError, match=r"choose policy.decoding=parallel, or model.freeze_in_rl=prefix"):
+    with pytest.raises(
+        ValueError, match=r"choose policy.decoding=parallel, or model.freeze_in_rl=prefix"
+    ):
         policy.freeze_model()
 
 
@@ -210,7 +232,9 @@ def test_a_frozen_model_is_not_run_again(observation):
 def test_draws_are_as_frequent_as_they_are_likely():
     torch.manual_seed(3)
     probabilities = torch.tensor([0.5, 0.0, 0.25, 0.2, 0.049, 0.001, 0.0])
-    counts = torch.bincount(draw_ids(probabilities.log().expand(20000, 7), greedy=False), minlength=7)
+    counts = torch.bincount(
+        draw_ids(probabilities.log().expand(20000, 7), greedy=False), minlength=7
+    )
     assert counts[[1, 6]].tolist() == [0, 0]
     expected = 20000 * probabilities
     chi_square = ((counts - expected).square() / expected)[probabilities > 0].sum()
@@ -236,12 +260,19 @@ def test_draws_from_one_state_share_a_pass_and_get_the_gradient_of_their_own():
     more = policy.redraw(blind, decision.trace, 4)
     together = map_rows(blind, lambda tensor: tensor.repeat_interleave(4, 0))
     found = {}
-    for name, order in (("together", torch.arange(12)), ("apart", torch.arange(12).view(3, 4).T.flatten())):
+    for name, order in (
+        ("together", torch.arange(12)),
+        ("apart", torch.arange(12).view(3, 4).T.flatten()),
+    ):
         policy.zero_grad()
         here = map_rows(together, lambda tensor, order=order: tensor[order])
         scores = policy.score(here, map_rows(more.trace, lambda tensor, order=order: tensor[order]))
         (scores.logprobs * torch.arange(1.0, 13.0)[order, None]).sum().backward()
         gradient = [p.grad.clone() for p in policy.parameters() if p.grad is not None]
-        found[name] = (scores.logprobs.detach()[order.argsort()], scores.values.detach()[order.argsort()], *gradient)
+        found[name] = (
+            scores.logprobs.detach()[order.argsort()],
+            scores.values.detach()[order.argsort()],
+            *gradient,
+        )
     for one, other in zip(found["together"], found["apart"], strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)

@@ -24,10 +24,14 @@ def tiny_bins() -> ActionBins:
     return fit_bins(actions, 5, "quantile")
 
 
-def tiny_policy(decoding: str, *, seed: int = 0, temperature: float = 0.7, **settings) -> TokenPolicy:
+def tiny_policy(
+    decoding: str, *, seed: int = 0, temperature: float = 0.7, **settings
+) -> TokenPolicy:
     """Two control steps of three ids each, and a critic that has something to say."""
     model = tiny_vlm(seed)
-    policy = TokenPolicy(model, tiny_bins(), 2, decoding, temperature, **{"detach_critic": True, **settings})
+    policy = TokenPolicy(
+        model, tiny_bins(), 2, decoding, temperature, **{"detach_critic": True, **settings}
+    )
     with torch.no_grad():
         policy.head.dimensions.mul_(40)
         policy.head.queries.mul_(40)
@@ -36,13 +40,15 @@ def tiny_policy(decoding: str, *, seed: int = 0, temperature: float = 0.7, **set
 
 
 def named_number(decoding: str, seed: int = 0) -> tuple[TokenPolicy, Observation, torch.Tensor]:
-    """A policy, four instructions that name 0 to 3 between words that say nothing, and the actions [4, 2, 1]
-    meant: the number, then what it lacks to 3.
+    """A policy, four instructions that name 0 to 3 between words that say nothing, and the actions
+    [4, 2, 1] meant: the number, then what it lacks to 3.
     """
     numbers = torch.arange(4)
     tokens = torch.stack([torch.full((4,), 9), 20 + numbers, torch.full((4,), 9)], dim=1)
     images = {camera: torch.zeros(4, 8, 8, 3, dtype=torch.uint8) for camera in ("front", "wrist")}
-    observation = Observation(images, torch.zeros(4, 3), tokens, torch.ones_like(tokens, dtype=torch.bool))
+    observation = Observation(
+        images, torch.zeros(4, 3), tokens, torch.ones_like(tokens, dtype=torch.bool)
+    )
     bins = fit_bins(np.arange(4, dtype=np.float32)[:, None], 8, "quantile")
     policy = TokenPolicy(tiny_vlm(seed, scale=1.0), bins, 2, decoding, 1.0, detach_critic=True)
     actions = torch.stack([numbers, numbers.flip(0)], dim=1)[..., None].float()

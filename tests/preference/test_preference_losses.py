@@ -6,7 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vla.preference.pairs import dpo_terms, ipo_terms, log_odds, orpo_terms, simpo_terms
-from vla.preference.rankings import bradley_terry_terms, pairwise_terms, plackett_luce_terms, ranks_from_scores
+from vla.preference.rankings import (
+    bradley_terry_terms,
+    pairwise_terms,
+    plackett_luce_terms,
+    ranks_from_scores,
+)
 from vla.preference.thumbs import balanced_weights, kto_baseline, kto_terms, next_others
 
 
@@ -14,7 +19,8 @@ def t(*values):
     return torch.tensor(values, dtype=torch.float64)
 
 
-# Policy: chosen -10, rejected -12. Reference: chosen -11, rejected -11. h = (-10 + 11) - (-12 + 11) = 1 - (-1) = 2.
+# Policy: chosen -10, rejected -12. Reference: chosen -11, rejected -11. h = (-10 + 11) - (-12 + 11)
+# = 1 - (-1) = 2.
 PAIR = (t(-10.0), t(-12.0), t(-11.0), t(-11.0))
 
 
@@ -27,12 +33,14 @@ def test_dpo_by_hand():
 
 def test_conservative_dpo_by_hand():
     # .9 * .5981389 + .1 * (-log sigma(-.2) = .7981389) = .6181389
-    torch.testing.assert_close(dpo_terms(*PAIR, beta=0.1, label_smoothing=0.1), t(0.6181389), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        dpo_terms(*PAIR, beta=0.1, label_smoothing=0.1), t(0.6181389), rtol=1e-6, atol=0
+    )
 
 
 def test_the_gradient_of_dpo_is_that_of_the_paper():
-    # d/d log pi(c) = -beta sigma(-beta h) = -.1 * sigma(-.2) = -.1 * .450166 = -.0450166, and + for the rejected one
-    # (eq. 7)
+    # d/d log pi(c) = -beta sigma(-beta h) = -.1 * sigma(-.2) = -.1 * .450166 = -.0450166, and + for
+    # the rejected one (eq. 7)
     chosen, rejected = PAIR[0].clone().requires_grad_(), PAIR[1].clone().requires_grad_()
     dpo_terms(chosen, rejected, *PAIR[2:], beta=0.1).sum().backward()
     torch.testing.assert_close(chosen.grad, t(-0.0450166), rtol=1e-5, atol=0)
@@ -47,7 +55,9 @@ def test_ipo_by_hand():
 
 def test_simpo_by_hand():
     # 2 (-1 + 1.5) - .6 = .4; log(1 + e^-.4) = log 1.67032 = .5130153
-    torch.testing.assert_close(simpo_terms(t(-1.0), t(-1.5), 2.0, 0.6), t(0.5130153), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        simpo_terms(t(-1.0), t(-1.5), 2.0, 0.6), t(0.5130153), rtol=1e-6, atol=0
+    )
 
 
 def test_orpo_by_hand():
@@ -74,7 +84,8 @@ def test_orpo_is_finite_where_a_completion_is_certain(chosen, rejected):
 
 
 def test_a_margin_moves_the_loss_of_dpo_and_of_the_reward_model():
-    # h = 2 and 1, beta = .5: -log sigma(1 - .4) = log(1 + e^-.6) = .4374879; without a margin log(1 + e^-.5) = .4740770
+    # h = 2 and 1, beta = .5: -log sigma(1 - .4) = log(1 + e^-.6) = .4374879; without a margin log(1
+    # + e^-.5) = .4740770
     pairs = (t(-1.0, -1.0), t(-3.0, -2.0), t(-2.0, -2.0), t(-2.0, -2.0))
     terms = dpo_terms(*pairs, beta=0.5, target_margin=t(0.4, 0.0))
     torch.testing.assert_close(terms, t(0.4374879, 0.4740770), rtol=1e-6, atol=0)
@@ -84,15 +95,23 @@ def test_a_margin_moves_the_loss_of_dpo_and_of_the_reward_model():
     # rewards 2 and 1.5, margin .5: log 2; the second ranking asks for none
     rewards, present = torch.tensor([[2.0, 1.5], [2.0, 1.5]]), torch.ones(2, 2, dtype=torch.bool)
     torch.testing.assert_close(
-        pairwise_terms(rewards, present, margins=t(0.5, 0.0)), t(math.log(2), 0.4740770), rtol=1e-6, atol=0
+        pairwise_terms(rewards, present, margins=t(0.5, 0.0)),
+        t(math.log(2), 0.4740770),
+        rtol=1e-6,
+        atol=0,
     )
 
 
 def test_kto_by_hand():
-    # liked: r = 2, z = .5, beta = .1: 1 - sigma(.15) = .4625702; disliked: r = -1: 1 - sigma(.1 * 1.5) = .4625702
-    terms = kto_terms(t(-8.0, -11.0), t(-10.0, -10.0), torch.tensor([True, False]), t(0.5)[0], beta=0.1)
+    # liked: r = 2, z = .5, beta = .1: 1 - sigma(.15) = .4625702; disliked: r = -1: 1 - sigma(.1 *
+    # 1.5) = .4625702
+    terms = kto_terms(
+        t(-8.0, -11.0), t(-10.0, -10.0), torch.tensor([True, False]), t(0.5)[0], beta=0.1
+    )
     torch.testing.assert_close(terms, t(0.4625702, 0.4625702), rtol=1e-6, atol=0)
-    weighted = kto_terms(t(-8.0, -11.0), t(-10.0, -10.0), torch.tensor([True, False]), t(0.5)[0], 0.1, 2.0, 3.0)
+    weighted = kto_terms(
+        t(-8.0, -11.0), t(-10.0, -10.0), torch.tensor([True, False]), t(0.5)[0], 0.1, 2.0, 3.0
+    )
     torch.testing.assert_close(weighted, t(0.9251404, 1.3877106), rtol=1e-6, atol=0)
 
 
@@ -116,10 +135,14 @@ def test_weights_of_kto_keep_the_classes_in_balance(num_liked, num_disliked):
 def test_plackett_luce_by_hand():
     # scores 1, 0, 0: P = e / (e + 2) * 1 / 2 = .5761168 * .5 = .2880584; -log = 1.2445919
     everyone = torch.ones(1, 3, dtype=torch.bool)
-    torch.testing.assert_close(plackett_luce_terms(t(1.0, 0.0, 0.0)[None], everyone), t(1.2445919), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        plackett_luce_terms(t(1.0, 0.0, 0.0)[None], everyone), t(1.2445919), rtol=1e-6, atol=0
+    )
     # a list of two in a batch of three is the pairwise loss: -log sigma(1) = .3132617
     two = torch.tensor([[True, True, False]])
-    torch.testing.assert_close(plackett_luce_terms(t(1.0, 0.0, 99.0)[None], two), t(0.3132617), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        plackett_luce_terms(t(1.0, 0.0, 99.0)[None], two), t(0.3132617), rtol=1e-6, atol=0
+    )
 
 
 @settings(max_examples=40, deadline=None)
@@ -131,7 +154,8 @@ def test_plackett_luce_sums_to_one_over_all_rankings_and_ignores_what_is_absent(
     scores = torch.randn(size, generator=generator, dtype=torch.float64)
     everyone = torch.ones(1, size, dtype=torch.bool)
     total = sum(
-        torch.exp(-plackett_luce_terms(scores[list(order)][None], everyone)) for order in permutations(range(size))
+        torch.exp(-plackett_luce_terms(scores[list(order)][None], everyone))
+        for order in permutations(range(size))
     )
     torch.testing.assert_close(total, t(1.0))
     padded = torch.cat([scores, torch.full((2,), 7.0, dtype=torch.float64)])[None].requires_grad_()
@@ -144,10 +168,13 @@ def test_plackett_luce_sums_to_one_over_all_rankings_and_ignores_what_is_absent(
 
 
 def test_bradley_terry_by_hand():
-    # r_c - r_r = .5: log(1 + e^-.5) = .4740770; margin .5 makes it log 2; centring .01 (2 + 1.5)^2 = .1225
+    # r_c - r_r = .5: log(1 + e^-.5) = .4740770; margin .5 makes it log 2; centring .01 (2 + 1.5)^2
+    # = .1225
     torch.testing.assert_close(bradley_terry_terms(t(2.0), t(1.5)), t(0.4740770), rtol=1e-6, atol=0)
     torch.testing.assert_close(bradley_terry_terms(t(2.0), t(1.5), margin=t(0.5)), t(math.log(2)))
-    torch.testing.assert_close(bradley_terry_terms(t(2.0), t(1.5), centring=0.01), t(0.5965770), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        bradley_terry_terms(t(2.0), t(1.5), centring=0.01), t(0.5965770), rtol=1e-6, atol=0
+    )
 
 
 def test_all_pairs_of_a_ranking_weigh_as_much_as_one_pair():

@@ -1,11 +1,21 @@
-"""Charts say what they were given, in the place where it belongs; pages escape what is not markup."""
+"""Charts say what they were given, in the place where it belongs; pages escape what is not
+markup."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-from vla.report.charts import Axis, Curve, Interval, interval_chart, line_chart, number, share_chart, ticks
+from vla.report.charts import (
+    Axis,
+    Curve,
+    Interval,
+    interval_chart,
+    line_chart,
+    number,
+    share_chart,
+    ticks,
+)
 from vla.report.page import Markup, embedded, facts, page, section, show, table, tiles
 
 
@@ -56,7 +66,9 @@ def test_an_interval_lies_between_its_bounds_on_the_axis():
 
 
 def test_time_is_shown_by_stage_with_its_share():
-    drawn = share_chart("Time", {"sft": 30.0, "rl": 10.0, "tiny": 0.01}, {"rl": {"rollout": 6.0, "other": 4.0}})
+    drawn = share_chart(
+        "Time", {"sft": 30.0, "rl": 10.0, "tiny": 0.01}, {"rl": {"rollout": 6.0, "other": 4.0}}
+    )
     assert "30.0 s, 75 %" in drawn
     assert "rollout: 6.0 s" in drawn
     assert "tiny" not in drawn
@@ -90,26 +102,44 @@ def test_a_report_is_made_of_what_stands_in_the_folder(tmp_path: Path, when: str
     from vla.report.robot import write_report
 
     settings = {
-        "sim": {"task": "pick_place"}, "policy": {"name": "token"}, "algorithm": {"name": "grpo"},
+        "sim": {"task": "pick_place"},
+        "policy": {"name": "token"},
+        "algorithm": {"name": "grpo"},
         "evaluation": {"num_quick_starts": 10},
-    }  # fmt: skip
+    }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
     if when == "begun":
         assert "not finished" in write_report(tmp_path).read_text()
         return
-    rate = {"rate": 0.5, "successes": 5, "num_starts": 10, "wilson_95": [0.24, 0.76], "decoding": "greedy"}
+    rate = {
+        "rate": 0.5,
+        "successes": 5,
+        "num_starts": 10,
+        "wilson_95": [0.24, 0.76],
+        "decoding": "greedy",
+    }
     test = {"text": "it rose", "difference": 0.5, "mcnemar_exact_p": 0.06}
     results = {
         "stages": {"evaluation_before": {"greedy": rate}, "evaluation_after": {"greedy": rate}},
-        "comparison": {"greedy": test}, "seconds": {"total": 120.0, "rl": 90.0, "rl/rollout": 60.0, "other": 30.0},
+        "comparison": {"greedy": test},
+        "seconds": {"total": 120.0, "rl": 90.0, "rl/rollout": 60.0, "other": 30.0},
         "model": {"num_parameters": 2_000_000, "num_draws": 32},
-    }  # fmt: skip
+    }
     (tmp_path / "results.json").write_text(json.dumps(results))
     records = [
-        {"stage": "rl", "step": i, "success": 0.25, "num_trajectories": 4.0, "control_steps": 80.0, "seconds": 10.0 * i,
-         "validation_success": 0.3 if i == 2 else None, "entropy": 2.0 - i, "reached_grasp": 0.5}
+        {
+            "stage": "rl",
+            "step": i,
+            "success": 0.25,
+            "num_trajectories": 4.0,
+            "control_steps": 80.0,
+            "seconds": 10.0 * i,
+            "validation_success": 0.3 if i == 2 else None,
+            "entropy": 2.0 - i,
+            "reached_grasp": 0.5,
+        }
         for i in (1, 2, 3)
-    ]  # fmt: skip
+    ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     text = write_report(tmp_path).read_text()
     assert "50.0 %" in text

@@ -6,7 +6,12 @@ import vla.report.robot as robot
 import vla.text.report as text
 from vla.rl.budget import Budget, Limits
 
-IDLE = {"num_decisions": 8.0, "num_optimizer_steps": 0.0, "num_groups": 8.0, "groups_singleton": 8.0}
+IDLE = {
+    "num_decisions": 8.0,
+    "num_optimizer_steps": 0.0,
+    "num_groups": 8.0,
+    "groups_singleton": 8.0,
+}
 
 
 @pytest.mark.parametrize("report", [robot, text])

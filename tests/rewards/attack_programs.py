@@ -1,4 +1,5 @@
-"""What test_attacks.py runs: programs that `marked` has given a name, `ctypes`, `os`, `signal`, `sys` and `time`."""
+"""What test_attacks.py runs: programs that `marked` has given a name, `ctypes`, `os`, `signal`,
+`sys` and `time`."""
 
 SURVIVORS = {
     "a session of its own, streams closed": "os.setsid()\nfor fd in (0, 1, 2): os.close(fd)\ntime.sleep(60)",
@@ -61,7 +62,8 @@ while True:
 """,
 }
 
-# What each program prints is what it could take, in the unit of its limit; it does not wait to be refused politely.
+# What each program prints is what it could take, in the unit of its limit; it does not wait to be
+# refused politely.
 TAKERS = {
     "memory in one process": (
         "memory_bytes",
@@ -198,7 +200,10 @@ while True:
     os.mkfifo(f"p{number}"); os.write(1, b"1 ")
 """,
     ),
-    "folders in folders": ("num_files", "while True: os.mkdir('d'); os.chdir('d'); os.write(1, b'1 ')"),
+    "folders in folders": (
+        "num_files",
+        "while True: os.mkdir('d'); os.chdir('d'); os.write(1, b'1 ')",
+    ),
     "processes": (
         "num_processes",
         """

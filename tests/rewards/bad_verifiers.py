@@ -1,4 +1,5 @@
-"""Verifiers that misbehave on the completion "bad" and say 1 otherwise; they run in the verifiers' process."""
+"""Verifiers that misbehave on the completion "bad" and say 1 otherwise; they run in the verifiers'
+process."""
 
 import os
 import signal

@@ -19,14 +19,23 @@ CASES = {
             ["1/2", "0.5", "so \\frac{1}{2}", "$\\frac12$", ".5", "2/4", "It is one half: 1/2."],
             ["2", "3/2", "1", "x/2"],
         ),
-        "\\frac{14}{3}": (["14/3", "$\\frac{14}{3}$", "\\dfrac{14}{3}", "4 2/3"], ["3", "\\frac{7}{3}", "14"]),
+        "\\frac{14}{3}": (
+            ["14/3", "$\\frac{14}{3}$", "\\dfrac{14}{3}", "4 2/3"],
+            ["3", "\\frac{7}{3}", "14"],
+        ),
         ".25": (["0.25", "1/4", ".25"], ["25"]),
         "6.022e23": (["6.022e23", "6.022 × 10^23", "6.022 \\times 10^{23}"], ["23", "6.022"]),
         "4 + 5 = 9. #### 1,009": (["1009", "1,009", "1 009"], ["9"]),
         "1,000": (["1000", "1 000", "1'000", "1\u2009000", "1,000"], ["1", "0", "000"]),
-        "-5": (["−5", "-5", "= −5", "x = - 5", "\\boxed{- 5}", "The answer is - 5."], ["5", "10 - 5", "so:\n- 5"]),
+        "-5": (
+            ["−5", "-5", "= −5", "x = - 5", "\\boxed{- 5}", "The answer is - 5."],
+            ["5", "10 - 5", "so:\n- 5"],
+        ),
         "9": (["9"], ["9^{9^{9^{9}}}", "$9^{9^{9}}$", "9^9^9"]),
-        "72": (["72", "72 (see step 3)", "\\boxed{71} so \\boxed{72}", "72.0"], ["\\boxed{72} no \\boxed{71}", "3"]),
+        "72": (
+            ["72", "72 (see step 3)", "\\boxed{71} so \\boxed{72}", "72.0"],
+            ["\\boxed{72} no \\boxed{71}", "3"],
+        ),
         "10^5": (["100000", "10^5"], ["5", "10"]),
         "1 1/2": (["3/2", "1.5", "1 1/2"], ["1/2", "2"]),
     },
@@ -69,10 +78,20 @@ CASES = {
         "Chapter 7: Vectors": (["Chapter 7: Vectors", "chapter 7: vectors"], ["It costs 7", "7"]),
         "3-2": (["3-2"], ["1", "2"]),
         "Paris": (
-            ["Paris", "paris", "**Paris**", "\\boxed{Paris}", "The answer is Paris.", "$\\boxed{\\text{Paris}}$"],
+            [
+                "Paris",
+                "paris",
+                "**Paris**",
+                "\\boxed{Paris}",
+                "The answer is Paris.",
+                "$\\boxed{\\text{Paris}}$",
+            ],
             ["London", "\\boxed{London} and not Paris", "Paris or London"],
         ),
-        "\\text{no solution}": (["no solution", "\\boxed{\\text{no solution}}"], ["solution", "\\boxed{0}"]),
+        "\\text{no solution}": (
+            ["no solution", "\\boxed{\\text{no solution}}"],
+            ["solution", "\\boxed{0}"],
+        ),
         "3:45 pm": (["3:45 pm", "The answer is 3:45 PM."], ["45", "3"]),
         "Windows 95": (["Windows 95"], ["95"]),
         "H2O": (["H2O"], ["2"]),
@@ -122,11 +141,17 @@ CASES = {
             ["5 km", "It is 5 km.", "5km", "5 kilometers", "$5\\text{ km}$", "5\\,\\mathrm{km}"],
             ["5 m", "5 miles", "3 km", "7 km", "50 km"],
         ),
-        "50%": (["50%", "50 %", "50 percent", "0.5", "50\\%", "\\boxed{50\\%}"], ["5%", "5", "20%"]),
+        "50%": (
+            ["50%", "50 %", "50 percent", "0.5", "50\\%", "\\boxed{50\\%}"],
+            ["5%", "5", "20%"],
+        ),
         "$18": (["$18", "18 dollars", "$18.00", "It costs $18.", "\\$18"], ["$1.8", "$81"]),
         "3 apples": (["3 apples", "so 3 apples are left"], ["3 pears", "4 apples"]),
         "60 km/h": (["60 km/h", "60 km per hour", "60 kilometers per hour"], ["60 km", "60 m/s"]),
-        "20°C": (["20 °C", "20°C", "20 degrees Celsius"], ["20 K", "20°F", "20 degrees Fahrenheit"]),
+        "20°C": (
+            ["20 °C", "20°C", "20 degrees Celsius"],
+            ["20 K", "20°F", "20 degrees Fahrenheit"],
+        ),
         "15 cm^2": (
             ["15 cm²", "15 square centimeters", "15 centimeters^2"],
             ["15 cm", "15 m^2", "15 cubic centimeters"],
@@ -135,7 +160,11 @@ CASES = {
         "5 m": (["5 m", "5 meters"], ["5 km", "5 min"]),
     },
 }
-ALL = [(verifier, answer, *texts) for verifier, answers in CASES.items() for answer, texts in answers.items()]
+ALL = [
+    (verifier, answer, *texts)
+    for verifier, answers in CASES.items()
+    for answer, texts in answers.items()
+]
 
 
 @pytest.mark.parametrize(("verifier", "answer", "right", "wrong"), ALL)
@@ -150,25 +179,62 @@ def test_a_verifier_is_chosen_by_what_the_answer_is(verifier, answer, right, wro
 @pytest.mark.parametrize(
     ("text", "number"),
     [
-        ("1\u202f000\u202f000", 1e6), ("1,00,000", 1e5), ("1{,}000", 1000), ("1\\,000", 1000), ("10,000.5", 10000.5),
-        ("\u22125", -5), ("\u20135", -5), ("(12)-7", 7), ("3 - 1/2", 0.5), ("2\u00bd", 2.5), ("1 1/2", 1.5),
-        ("-\\frac12", -0.5), ("\\dfrac{-1}{2}", -0.5), ("2^{10}", 1024), ("3^-2", 1 / 9), ("x^2 = 16", 16),
-        ("12 m\u00b2", 12), ("72 [1]", 72), ("[72]", 72), ("72, see step 3", 72), ("Answer: 5 because of 3", 5),
-        ("x/2", None), ("64/0", None), ("1.2.3", None), ("192.168.1.1", None), ("12/05/1999", None), ("9^9^9", None),
-        ("2^{100000000}", None), ("1e999999999", None), ("9" * 5000, None),
+        ("1\u202f000\u202f000", 1e6),
+        ("1,00,000", 1e5),
+        ("1{,}000", 1000),
+        ("1\\,000", 1000),
+        ("10,000.5", 10000.5),
+        ("\u22125", -5),
+        ("\u20135", -5),
+        ("(12)-7", 7),
+        ("3 - 1/2", 0.5),
+        ("2\u00bd", 2.5),
+        ("1 1/2", 1.5),
+        ("-\\frac12", -0.5),
+        ("\\dfrac{-1}{2}", -0.5),
+        ("2^{10}", 1024),
+        ("3^-2", 1 / 9),
+        ("x^2 = 16", 16),
+        ("12 m\u00b2", 12),
+        ("72 [1]", 72),
+        ("[72]", 72),
+        ("72, see step 3", 72),
+        ("Answer: 5 because of 3", 5),
+        ("x/2", None),
+        ("64/0", None),
+        ("1.2.3", None),
+        ("192.168.1.1", None),
+        ("12/05/1999", None),
+        ("9^9^9", None),
+        ("2^{100000000}", None),
+        ("1e999999999", None),
+        ("9" * 5000, None),
     ],
-)  # fmt: skip
+)
 def test_numbers_as_they_are_written(text, number):
-    assert read_number(text) == pytest.approx(number) if number is not None else read_number(text) is None
+    assert (
+        read_number(text) == pytest.approx(number)
+        if number is not None
+        else read_number(text) is None
+    )
 
 
 def test_a_number_and_nothing_else():
     assert whole_number("$\\frac{1}{4}$") == 0.25
-    assert [whole_number(text) for text in ("x^2 + 1", "5 km", "1, 2", "12 May 1999", "(3)", "")] == [None] * 6
+    assert [
+        whole_number(text) for text in ("x^2 + 1", "5 km", "1, 2", "12 May 1999", "(3)", "")
+    ] == [None] * 6
 
 
 def test_what_is_too_large_equals_nothing_and_costs_nothing():
-    for tower in ("9^{9^{9^{9}}}", "$9^{9^{9^{9}}}$", "\\boxed{9^{9^9}}", "2^{10^{8}}", "$2^{100000000}$", "99999!"):
+    for tower in (
+        "9^{9^{9^{9}}}",
+        "$9^{9^{9^{9}}}$",
+        "\\boxed{9^{9^9}}",
+        "2^{10^{8}}",
+        "$2^{100000000}$",
+        "99999!",
+    ):
         assert last_number(Sample("", tower, "9")) == 0
         assert math_equal(Sample("", tower, "9")) == 0
     assert math.isnan(math_equal(Sample("", "9", "9^{9^{9}} + x")))
@@ -184,7 +250,10 @@ CODE = "def f(x):\n    return x + 1\n"
             f"Sure:\n{fence}\n{CODE}```\n"
             for fence in ("```", "```python", "```python3", "```Python", "```py3", "```PY")
         ],
-        *[f"{fence}\n{CODE}```" for fence in ("``` python", "```{.python}", '```python title="f.py"', "```python3.12")],
+        *[
+            f"{fence}\n{CODE}```"
+            for fence in ("``` python", "```{.python}", '```python title="f.py"', "```python3.12")
+        ],
         f"~~~python\n{CODE}~~~\nThat is it.",
         f"````python\n{CODE}````",
         f"Here it is: ```python\n{CODE}```",

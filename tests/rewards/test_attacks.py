@@ -1,4 +1,5 @@
-"""Programs that try to outlive the sandbox, to take more than their limits, or to disturb whoever runs them.
+"""Programs that try to outlive the sandbox, to take more than their limits, or to disturb whoever
+runs them.
 
 Each is tried in every jail that this machine and user allow.
 """
@@ -26,7 +27,9 @@ from vla.rewards.sandbox import Limits, run_python
 PROGRAMS = runpy.run_path(str(Path(__file__).with_name("attack_programs.py")))
 SURVIVORS, TAKERS, FORBIDDEN = PROGRAMS["SURVIVORS"], PROGRAMS["TAKERS"], PROGRAMS["FORBIDDEN"]
 MB = 2**20
-LIMITS = Limits(seconds=10, memory_bytes=256 * MB, disk_bytes=8 * MB, num_files=100, num_processes=6)
+LIMITS = Limits(
+    seconds=10, memory_bytes=256 * MB, disk_bytes=8 * MB, num_files=100, num_processes=6
+)
 SHORT = replace(LIMITS, seconds=1.0)
 MARK = f"attack{os.getpid()}"
 
@@ -39,7 +42,8 @@ def jail(request):
 
 
 def marked(source):
-    """The program, under a name that its children inherit and that can be looked for from outside."""
+    """The program, under a name that its children inherit and that can be looked for from
+    outside."""
     return f"import ctypes, os, signal, sys, time\nctypes.CDLL(None).prctl(15, b{MARK!r}, 0, 0, 0)\n{source}"
 
 
@@ -64,7 +68,9 @@ def test_nothing_outlives_its_run(jail):
     with ThreadPoolExecutor(3) as threads:
         outcomes = dict(zip(SURVIVORS, threads.map(run, SURVIVORS.values()), strict=True))
     assert alive() == []
-    assert all(outcome.stopped or outcome.returncode == 0 for outcome in outcomes.values()), outcomes
+    assert all(outcome.stopped or outcome.returncode == 0 for outcome in outcomes.values()), (
+        outcomes
+    )
 
 
 def test_nothing_outlives_whoever_runs_it(jail, tmp_path):
@@ -73,7 +79,9 @@ def test_nothing_outlives_whoever_runs_it(jail, tmp_path):
     script.write_text(
         f"from vla.rewards.sandbox import Limits, run_python\nrun_python({source!r}, Limits(seconds=60), jail={jail!r})"
     )
-    trainer = subprocess.Popen([sys.executable, str(script)], env={**os.environ, "PYTHONPATH": os.getcwd()})
+    trainer = subprocess.Popen(
+        [sys.executable, str(script)], env={**os.environ, "PYTHONPATH": os.getcwd()}
+    )
     deadline = time.monotonic() + 60
     while not alive() and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -88,7 +96,9 @@ def test_nothing_outlives_whoever_runs_it(jail, tmp_path):
 @pytest.mark.parametrize("name", TAKERS)
 def test_no_program_takes_more_than_its_limit(jail, name):
     limit, source = TAKERS[name]
-    outcome = run_python(marked(source), replace(LIMITS, seconds=1.2, output_bytes=2**18), jail=jail)
+    outcome = run_python(
+        marked(source), replace(LIMITS, seconds=1.2, output_bytes=2**18), jail=jail
+    )
     assert outcome.started, outcome
     assert alive() == []
     assert sum(map(int, outcome.output.split())) <= 1.1 * getattr(LIMITS, limit), outcome.stopped
@@ -126,7 +136,9 @@ def test_no_namespaces_mounts_tracing_or_privileges(jail):
 
 def test_host_paths_are_not_told(jail):
     if "overlay" not in Path("/proc/filesystems").read_text():
-        pytest.skip("the Python installation is a bind mount here, and the kernel tells where one comes from")
+        pytest.skip(
+            "the Python installation is a bind mount here, and the kernel tells where one comes from"
+        )
     outcome = run_python("print(open('/proc/self/mountinfo').read())", LIMITS, jail=jail)
     prefix = sys.base_prefix.encode()
     assert prefix == b"/usr" or prefix not in outcome.output
@@ -156,7 +168,9 @@ def add(a, b):
     samples = [Sample("", program, "", facts=facts) for program in (greedy, fair, greedy, fair)]
     scores = []
     limits = replace(LIMITS, seconds=2.5)
-    thread = threading.Thread(target=lambda: scores.extend(score_code(samples[:1] * 2, limits, jail=jail)))
+    thread = threading.Thread(
+        target=lambda: scores.extend(score_code(samples[:1] * 2, limits, jail=jail))
+    )
     thread.start()
     assert score_code(samples[1::2], LIMITS, jail=jail) == [1.0, 1.0]
     thread.join()
@@ -167,7 +181,9 @@ def test_bubblewrap_without_capabilities_counts_files(monkeypatch):
     if "bwrap" not in available():
         pytest.skip(f"no bubblewrap here: {why_not('bwrap')}")
     monkeypatch.setattr(jails, "_SETUP", ())  # as under Ubuntu's AppArmor profile for bwrap
-    source = "import os\nfor i in range(10**6):\n  os.mkdir(str(i))\n  if i == 90: os.write(1, b'90')"
+    source = (
+        "import os\nfor i in range(10**6):\n  os.mkdir(str(i))\n  if i == 90: os.write(1, b'90')"
+    )
     outcome = run_python(source, LIMITS, jail="bwrap")
     assert (outcome.output, outcome.stopped) == (b"90", "files")
     outcome = run_python(marked(SURVIVORS["a fork bomb"]), SHORT, jail="bwrap")
@@ -175,13 +191,15 @@ def test_bubblewrap_without_capabilities_counts_files(monkeypatch):
     assert alive() == []
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="only root can give up a capability")
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not shutil.which("setpriv"), reason="only root can give up a capability"
+)
 def test_root_of_a_plain_container_has_a_user_namespace():
     if "unshare" not in available():
         pytest.skip(f"no user namespaces here: {why_not('unshare')}")
-    script = (
-        "from vla.rewards.sandbox import *\nprint(choose_jail(), run_python('print(5)', Limits(seconds=30)).output)"
-    )
+    script = "from vla.rewards.sandbox import *\nprint(choose_jail(), run_python('print(5)', Limits(seconds=30)).output)"
     command = ["setpriv", "--bounding-set=-sys_admin", sys.executable, "-c", script]
-    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.getcwd()})
+    result = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.getcwd()}
+    )
     assert result.stdout == "unshare b'5\\n'\n", result.stderr

@@ -7,7 +7,16 @@ from typing import ClassVar
 import pytest
 
 from vla.rewards.gold import brief, concise_kind, find_gold
-from vla.rewards.judge import BothOrders, GoldJudge, Judge, ModelJudge, Rubric, ScriptedJudge, UrlJudge, rank_by_judge
+from vla.rewards.judge import (
+    BothOrders,
+    GoldJudge,
+    Judge,
+    ModelJudge,
+    Rubric,
+    ScriptedJudge,
+    UrlJudge,
+    rank_by_judge,
+)
 
 RUBRIC = Rubric(["Be kind.", "Be brief."], [("hi", "hello", "go away", "A")])
 
@@ -41,7 +50,9 @@ def test_the_gold_judge_and_its_noise():
 
 
 def test_position_bias_cancels():
-    biased = ScriptedJudge(lambda prompt, first, second: 0.3 + 0.4 * (len(first) < len(second)) + 0.2)
+    biased = ScriptedJudge(
+        lambda prompt, first, second: 0.3 + 0.4 * (len(first) < len(second)) + 0.2
+    )
     assert biased.prefer("", "aa", "b") == 0.5  # the lean hides that b is better
     fair = BothOrders(biased)
     assert fair.prefer("", "b", "aa") == pytest.approx(0.7)
@@ -58,12 +69,20 @@ def test_a_model_judge_sees_rubric_and_case():
         asked.extend(questions)
         return [(math.log(0.6), math.log(0.2)) for _ in questions]
 
-    assert ModelJudge(RUBRIC, letters).prefer("Why?", "Because.", "No.") == pytest.approx(0.75)  # .6 / (.6 + .2)
-    assert asked[0].startswith("Which answer is better? Judge by these principles:\n- Be kind.\n- Be brief.\n")
+    assert ModelJudge(RUBRIC, letters).prefer("Why?", "Because.", "No.") == pytest.approx(
+        0.75
+    )  # .6 / (.6 + .2)
+    assert asked[0].startswith(
+        "Which answer is better? Judge by these principles:\n- Be kind.\n- Be brief.\n"
+    )
     assert "Answer B: go away\nThe better answer is A\n\n" in asked[0]
-    assert asked[0].endswith("Question: Why?\nAnswer A: Because.\nAnswer B: No.\nThe better answer is ")
+    assert asked[0].endswith(
+        "Question: Why?\nAnswer A: Because.\nAnswer B: No.\nThe better answer is "
+    )
 
-    assert BothOrders(ModelJudge(RUBRIC, letters)).prefer("Why?", "Because.", "No.") == pytest.approx(0.5)
+    assert BothOrders(ModelJudge(RUBRIC, letters)).prefer(
+        "Why?", "Because.", "No."
+    ) == pytest.approx(0.5)
     assert "Answer A: No.\nAnswer B: Because.\n" in asked[-1]
 
 
@@ -89,7 +108,9 @@ def test_a_server_as_judge(monkeypatch):
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        judge = UrlJudge(f"http://127.0.0.1:{server.server_port}/v1/", "judge-1", RUBRIC, "SOME_KEY", 20)
+        judge = UrlJudge(
+            f"http://127.0.0.1:{server.server_port}/v1/", "judge-1", RUBRIC, "SOME_KEY", 20
+        )
         Server.replies = ["A", "The better one is B.", "A or B", "", "broken"]
         judged = [judge.prefer("Why?", "x", "y") for _ in range(5)]
     finally:
@@ -108,4 +129,7 @@ def test_ranking_by_judgements():
     shorter = ScriptedJudge(lambda prompt, first, second: float(len(first) < len(second)))
     # "a" beats both, "bb" one of two, "ccc" none
     assert rank_by_judge(shorter, "", ["bb", "a", "ccc"]) == [0.5, 1.0, 0.0]
-    assert all(math.isnan(score) for score in rank_by_judge(ScriptedJudge(lambda *_: math.nan), "", ["a", "b"]))
+    assert all(
+        math.isnan(score)
+        for score in rank_by_judge(ScriptedJudge(lambda *_: math.nan), "", ["a", "b"])
+    )

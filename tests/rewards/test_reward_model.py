@@ -36,7 +36,9 @@ def test_the_reward_is_read_from_the_last_token_of_prompt_and_completion(model):
     for row in range(4):
         ids = torch.cat([prompts[row][prompt_mask[row]], completions[row][mask[row]]])
         hidden = model.model(input_ids=ids[None]).last_hidden_state[0, -1]
-        torch.testing.assert_close(rewards[row], rewarder.head(hidden).squeeze(-1), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            rewards[row], rewarder.head(hidden).squeeze(-1), rtol=1e-4, atol=1e-4
+        )
 
 
 def test_sharing_prompts_changes_nothing(model):
@@ -64,7 +66,8 @@ def test_normalized_rewards(model):
 
 
 def test_it_learns_which_token_is_liked():
-    """Completions with token 7 are preferred to those with token 8; unseen prompts and lengths are ranked right."""
+    """Completions with token 7 are preferred to those with token 8; unseen prompts and lengths are
+    ranked right."""
     rewarder = RewardModel(tiny_language_model(["x"])[0], 0)
     optimizer = torch.optim.Adam(rewarder.parameters(), lr=1e-3)
     generator = torch.Generator().manual_seed(0)

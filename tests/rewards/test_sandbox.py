@@ -14,7 +14,9 @@ from vla.rewards.sandbox import Limits, run_python
 
 JAILS = available()
 LIMITS = Limits(seconds=1.0)
-pytestmark = pytest.mark.skipif(not JAILS, reason="neither bubblewrap nor namespaces are available to this user")
+pytestmark = pytest.mark.skipif(
+    not JAILS, reason="neither bubblewrap nor namespaces are available to this user"
+)
 
 
 @pytest.fixture(params=JAILS or ["none"])
@@ -23,7 +25,9 @@ def jail(request):
 
 
 def test_an_honest_program(jail):
-    outcome = run_python("import math\nprint(math.factorial(int(input())))", Limits(), b"5\n", jail=jail)
+    outcome = run_python(
+        "import math\nprint(math.factorial(int(input())))", Limits(), b"5\n", jail=jail
+    )
     assert outcome.started
     assert (outcome.output, outcome.returncode, outcome.stopped) == (b"120\n", 0, None)
 
@@ -37,9 +41,7 @@ def test_an_infinite_loop_ends(jail):
 
 
 def test_sleeping_and_ignoring_signals_does_not_help(jail):
-    source = (
-        "import signal, time\nfor s in range(1, 32):\n  try: signal.signal(s, signal.SIG_IGN)\n  except OSError: pass\n"
-    )
+    source = "import signal, time\nfor s in range(1, 32):\n  try: signal.signal(s, signal.SIG_IGN)\n  except OSError: pass\n"
     assert run_python(source + "time.sleep(1000)", LIMITS, jail=jail).stopped == "time"
 
 
@@ -131,12 +133,18 @@ for pid in os.listdir("/proc"):
 
 def test_no_capabilities_and_no_way_to_gain_any(jail):
     outcome = run_python("print(open('/proc/self/status').read())", Limits(), jail=jail)
-    status = dict(line.split(":\t") for line in outcome.output.decode().splitlines() if ":\t" in line)
-    assert {status[name] for name in ("CapEff", "CapPrm", "CapBnd", "CapInh", "CapAmb")} == {"0" * 16}
+    status = dict(
+        line.split(":\t") for line in outcome.output.decode().splitlines() if ":\t" in line
+    )
+    assert {status[name] for name in ("CapEff", "CapPrm", "CapBnd", "CapInh", "CapAmb")} == {
+        "0" * 16
+    }
     assert status["NoNewPrivs"] == "1"
 
 
-TESTS = {"tests": [{"call": "add(2, 3)", "output": "5"}, {"call": "add('a', 'b')", "output": "'ab'"}]}
+TESTS = {
+    "tests": [{"call": "add(2, 3)", "output": "5"}, {"call": "add('a', 'b')", "output": "'ab'"}]
+}
 
 
 def test_code_is_scored_by_the_tests_it_passes(jail):
@@ -160,12 +168,17 @@ def test_programs_that_read_and_print(jail):
     tests = {"tests": [{"input": "2 3\n", "output": "5\n"}, {"input": "1 1\n", "output": "2"}]}
     good = "a, b = map(int, input().split())\nprint(a + b)  "
     constant = "print(5)"
-    assert score_code([Sample("", p, "", facts=tests) for p in (good, constant)], LIMITS, jail=jail) == [1.0, 0.5]
+    assert score_code(
+        [Sample("", p, "", facts=tests) for p in (good, constant)], LIMITS, jail=jail
+    ) == [1.0, 0.5]
 
 
 def test_without_tests_or_sandbox_a_program_is_unscorable(jail, monkeypatch):
     assert math.isnan(score_code([Sample("", "x = 1", "")], LIMITS, jail=jail)[0])
-    for command, reason in ((["/bin/false"], "the jail ended at once"), (["/no/such/file"], "No such file")):
+    for command, reason in (
+        (["/bin/false"], "the jail ended at once"),
+        (["/no/such/file"], "No such file"),
+    ):
         monkeypatch.setattr("vla.rewards.jail._command", lambda *_, command=command: command)
         failures = {}
         samples = [Sample("", "add = sum", "", facts=TESTS)] * 2
@@ -186,7 +199,10 @@ def test_code_is_never_run_unconfined(monkeypatch):
 
 
 SWITCHES = {
-    "/proc/sys/kernel/apparmor_restrict_unprivileged_userns": ("1", "kernel.apparmor_restrict_unprivileged_userns=0"),
+    "/proc/sys/kernel/apparmor_restrict_unprivileged_userns": (
+        "1",
+        "kernel.apparmor_restrict_unprivileged_userns=0",
+    ),
     "/proc/sys/kernel/unprivileged_userns_clone": ("0", "kernel.unprivileged_userns_clone=1"),
     "/proc/sys/user/max_user_namespaces": ("0", "user.max_user_namespaces=15000"),
 }
@@ -216,10 +232,16 @@ def test_the_last_block_is_the_program():
         (["f(1)"], "test 1 .* must be a mapping"),
         ([{}], "test 1 .* must have output and one of call, input"),
         ([{"call": "f(1)", "output": "1"}, {"call": "f(2)"}], "test 2 .* must have output"),
-        ([{"call": "f(1)", "input": "1", "output": "1"}], "must have output and one of call, input"),
+        (
+            [{"call": "f(1)", "input": "1", "output": "1"}],
+            "must have output and one of call, input",
+        ),
         ([{"call": "f(1)", "output": None}], "must have output and one of call, input"),
         ([{"call": "f(1)", "output": "1", "weight": 2}], "and nothing else"),
-        ([{"call": "f(1)", "output": 3}], "output must be a text; write the value as it is printed, e.g. '3'"),
+        (
+            [{"call": "f(1)", "output": 3}],
+            "output must be a text; write the value as it is printed, e.g. '3'",
+        ),
         ([{"input": 3, "output": "3"}], "input must be a text"),
         ([{"call": ["f(1)"], "output": "1"}], "call must be a text"),
         ([{"call": "f(1", "output": "1"}], "call is no Python expression: '.' was never closed"),
@@ -236,7 +258,9 @@ def test_tests_that_cannot_be_read_are_named_and_unscorable(tests, reason):
 
 
 def test_keys_without_a_value_are_absent():
-    assert [test.call for test in read_tests(({"call": " f(1)", "input": None, "output": "1"},))] == [" f(1)"]
+    assert [
+        test.call for test in read_tests(({"call": " f(1)", "input": None, "output": "1"},))
+    ] == [" f(1)"]
 
 
 def test_programs_that_are_no_text_score_0(jail):

@@ -57,7 +57,9 @@ def test_a_bad_verifier_is_unscorable_and_harms_nobody(process, name, reason):
 
 def is_running(pid):
     try:
-        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"  # a zombie waits to be collected
+        return (
+            Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+        )  # a zombie waits to be collected
     except OSError:
         return False
 
@@ -78,7 +80,9 @@ def test_printing_is_not_answering(process):
 
 
 def test_unknown_names_are_refused(process):
-    with pytest.raises(ValueError, match="verifier 'lastnumber' is unknown: choose one of exact, contains"):
+    with pytest.raises(
+        ValueError, match="verifier 'lastnumber' is unknown: choose one of exact, contains"
+    ):
         process.score("lastnumber", [Sample("", "", "")])
     with pytest.raises(ValueError, match="verifier 'no.such:thing' cannot be imported"):
         find_verifier("no.such:thing")
@@ -109,7 +113,8 @@ def test_a_weighted_sum_keeps_its_parts():
         Sample("", "Four", "four", finished=True),
     ]
     scores = rewards(samples)
-    # 1 + .5 - 0, 0 + 0 - .25, unscorable, 1 + 0 - .25; only_number of "four" is NaN but weighs nothing
+    # 1 + .5 - 0, 0 + 0 - .25, unscorable, 1 + 0 - .25; only_number of "four" is NaN but weighs
+    # nothing
     np.testing.assert_allclose(scores.total, [1.5, -0.25, np.nan, 0.75])
     np.testing.assert_allclose(scores.parts["correct"], [1, 0, np.nan, 1])
     np.testing.assert_allclose(scores.parts["finished"], [0, 1, 1, 1])
@@ -126,25 +131,41 @@ def test_weights_are_checked():
 
 def test_a_verifier_that_always_hangs_costs_its_own_time_limit(process):
     started = time.monotonic()
-    assert all(math.isnan(score) for score in process.score(HERE + "always_hangs", [Sample("", "x", "1")] * 2))
+    assert all(
+        math.isnan(score)
+        for score in process.score(HERE + "always_hangs", [Sample("", "x", "1")] * 2)
+    )
     assert time.monotonic() - started < 40  # twice the limit of a second, and two new processes
 
 
 def test_what_is_not_finite_is_unscorable_and_counted(process):
-    scores = Rewards({HERE + "gives_infinity": 1.0}, process)([Sample("", text, "1") for text in ("bad", "fine")])
+    scores = Rewards({HERE + "gives_infinity": 1.0}, process)(
+        [Sample("", text, "1") for text in ("bad", "fine")]
+    )
     assert math.isnan(scores.total[0])
     assert scores.total[1] == 1.0
-    assert process.failures[HERE + "gives_infinity: gave -inf, a score is a number, and finite"] == 1
-    assert np.isnan(Rewards({"finished": 1e39})([Sample("", "x", "1")]).total[0])  # more than float32 holds
+    assert (
+        process.failures[HERE + "gives_infinity: gave -inf, a score is a number, and finite"] == 1
+    )
+    assert np.isnan(
+        Rewards({"finished": 1e39})([Sample("", "x", "1")]).total[0]
+    )  # more than float32 holds
 
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("gives_none", "gave None, a score is a number"), ("takes_two", "TypeError: takes_two.. missing 1 required")],
+    [
+        ("gives_none", "gave None, a score is a number"),
+        ("takes_two", "TypeError: takes_two.. missing 1 required"),
+    ],
 )
 def test_a_verifier_that_has_never_worked_ends_the_run(process, name, reason):
     samples = [Sample(f"prompt {i % 4}", "x", "1") for i in range(20)]
-    with pytest.raises(ValueError, match=f"{name} failed on all of its 16 samples, at last: {HERE}{name}: {reason}"):
+    with pytest.raises(
+        ValueError, match=f"{name} failed on all of its 16 samples, at last: {HERE}{name}: {reason}"
+    ):
         process.score(HERE + name, samples)
     same = [Sample("one prompt", "x", "1")] * 20
-    assert all(math.isnan(score) for score in process.score(HERE + "cannot_tell", [*samples, *same]))
+    assert all(
+        math.isnan(score) for score in process.score(HERE + "cannot_tell", [*samples, *same])
+    )

@@ -88,7 +88,11 @@ TOOLS = {
 
 def call(payload, **facts):
     text = payload if isinstance(payload, str) else json.dumps(payload)
-    return tool_call(Sample("", f"I will call.<tool_call>{text}</tool_call>", "", facts={"tools": TOOLS, **facts}))
+    return tool_call(
+        Sample(
+            "", f"I will call.<tool_call>{text}</tool_call>", "", facts={"tools": TOOLS, **facts}
+        )
+    )
 
 
 def test_tool_calls():
@@ -109,7 +113,13 @@ def test_tool_calls():
 
 
 def test_json_against_a_schema():
-    facts = {"schema": {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}}}
+    facts = {
+        "schema": {
+            "type": "object",
+            "required": ["name"],
+            "properties": {"name": {"type": "string"}},
+        }
+    }
     assert json_value(Sample("", '{"name": "Ada"}', "", facts=facts)) == 1
     assert json_value(Sample("", '```json\n{"name": "Ada"}\n```', "", facts=facts)) == 1
     assert json_value(Sample("", '{"name": 3}', "", facts=facts)) == 0
@@ -120,9 +130,12 @@ def test_overlap_by_hand():
     reference = "the cat sat on the mat"
     assert bleu(Sample("", reference, reference)) == pytest.approx(1)
     assert bleu(Sample("", "dogs bark", reference)) < 0.1
-    # the longest common subsequence of "the cat the mat" is 4 of 4 and 4 of 6 words: F = 2 * 1 * (4/6) / (1 + 4/6) = .8
+    # the longest common subsequence of "the cat the mat" is 4 of 4 and 4 of 6 words: F = 2 * 1 *
+    # (4/6) / (1 + 4/6) = .8
     assert rouge_l(Sample("", "the cat the mat", reference)) == pytest.approx(0.8)
-    assert rouge_l(Sample("", "the cat the mat", "x", facts={"references": ["x", reference]})) == pytest.approx(0.8)
+    assert rouge_l(
+        Sample("", "the cat the mat", "x", facts={"references": ["x", reference]})
+    ) == pytest.approx(0.8)
     assert chrf(Sample("", reference, reference)) == pytest.approx(1)
     assert 0 < chrf(Sample("", "the cats", reference)) < 1
 

@@ -1,12 +1,14 @@
-"""Our PPO beside stable-baselines3's: one task, the same environment steps, networks, settings and seeds; both printed.
+"""Our PPO beside stable-baselines3's: one task, the same environment steps, networks, settings and
+seeds; both printed.
 
     PYTHONPATH=. python tests/rl/compare_sb3.py [--steps 100000] [--seeds 0 1 2]
     PYTHONPATH=. python tests/rl/compare_sb3.py --cart-pole      # our PPO and our GRPO until a pole stands; no peer
 
-Pendulum-v1: an iteration is 20 whole episodes of 200 steps on both sides, 10 epochs of 20 minibatches of 200 rows, clip
-.2, gamma .9, lambda .95, Adam 1e-3, 64-64 tanh actor and critic, gradient norm .5, value coefficient .5. What differs:
-they whiten advantages per minibatch, we over the batch. Evaluation: 50 greedy episodes on starts nobody trained on.
-stable-baselines3 is not among our dependencies: `pip install stable-baselines3` in an environment of its own.
+Pendulum-v1: an iteration is 20 whole episodes of 200 steps on both sides, 10 epochs of 20
+minibatches of 200 rows, clip .2, gamma .9, lambda .95, Adam 1e-3, 64-64 tanh actor and critic,
+gradient norm .5, value coefficient .5. What differs: they whiten advantages per minibatch, we over
+the batch. Evaluation: 50 greedy episodes on starts nobody trained on. stable-baselines3 is not
+among our dependencies: `pip install stable-baselines3` in an environment of its own.
 """
 
 from __future__ import annotations
@@ -34,15 +36,23 @@ Act = Callable[[np.ndarray], np.ndarray]
 def ours(seed: int, num_iterations: int) -> tuple[list[float], Act]:
     """Mean return of every iteration's episodes, and the greedy policy."""
     torch.manual_seed(seed)
-    environment, policy, curve = Gymnasium(TASK, EPISODES, LENGTH), StatePolicy(state=3, actions=1), []
+    environment, policy, curve = (
+        Gymnasium(TASK, EPISODES, LENGTH),
+        StatePolicy(state=3, actions=1),
+        [],
+    )
 
     def collect(iteration: int) -> Rollout:
         first = seed * 10**6 + iteration * EPISODES
-        return collect_rollout(policy, environment, range(first, first + EPISODES), 1, observe, version=iteration)
+        return collect_rollout(
+            policy, environment, range(first, first + EPISODES), 1, observe, version=iteration
+        )
 
     train(
         policy,
-        make_algorithm("ppo", clip_low=0.2, clip_high=0.2, gamma=0.9, gae_lambda=0.95, value_coefficient=0.5),
+        make_algorithm(
+            "ppo", clip_low=0.2, clip_high=0.2, gamma=0.9, gae_lambda=0.95, value_coefficient=0.5
+        ),
         collect,
         torch.optim.Adam(policy.parameters(), lr=1e-3, eps=1e-5),
         UpdateSettings(epochs=10, num_minibatches=20, micro_batch_rows=10_000, max_grad_norm=0.5),
@@ -67,7 +77,13 @@ def theirs(seed: int, num_iterations: int) -> tuple[list[float], Act]:
             return True
 
         def _on_rollout_end(self) -> None:
-            curve.append(float(np.mean([episode["r"] for episode in list(self.model.ep_info_buffer)[-EPISODES:]])))
+            curve.append(
+                float(
+                    np.mean(
+                        [episode["r"] for episode in list(self.model.ep_info_buffer)[-EPISODES:]]
+                    )
+                )
+            )
 
     model = PPO(
         "MlpPolicy",
@@ -92,7 +108,9 @@ def evaluate(act: Act) -> tuple[float, float]:
         with gymnasium.make(TASK) as task:
             state, total, over = task.reset(seed=seed)[0], 0.0, False
             while not over:
-                state, reward, terminated, truncated, _ = task.step(np.clip(act(state[None])[0], -2, 2))
+                state, reward, terminated, truncated, _ = task.step(
+                    np.clip(act(state[None])[0], -2, 2)
+                )
                 total, over = total + float(reward), terminated or truncated
             returns.append(total)
     return float(np.mean(returns)), float(np.std(returns, ddof=1) / len(returns) ** 0.5)
@@ -105,11 +123,16 @@ def print_balancing(seeds: list[int]) -> None:
             start = time.process_time()
             curve = balance(name, seed)
             shown = "  ".join(f"{steps}: {value:.0f}" for steps, value in curve)
-            print(f"{name:4} seed {seed}  {time.process_time() - start:4.0f} CPU-s  {shown}", flush=True)
+            print(
+                f"{name:4} seed {seed}  {time.process_time() - start:4.0f} CPU-s  {shown}",
+                flush=True,
+            )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--cart-pole", action="store_true")

@@ -1,4 +1,5 @@
-"""What every policy must pass before the core will train it. A new policy adds one factory to `test_contract.py`."""
+"""What every policy must pass before the core will train it. A new policy adds one factory to
+`test_contract.py`."""
 
 from __future__ import annotations
 
@@ -17,8 +18,9 @@ from vla.types import Decision, Observation, map_rows
 class Task:
     """A policy and the identity task it can learn: observations, and what a decision is worth.
 
-    `reward(decision, rows)` scores each answer to `observation[rows]`; `solved` is the mean reward that is
-    learnt. `tolerance` is how far a log-prob may be off when scored again (0 for most, a little for cached decoding).
+    `reward(decision, rows)` scores each answer to `observation[rows]`; `solved` is the mean reward
+    that is learnt. `tolerance` is how far a log-prob may be off when scored again (0 for most, a
+    little for cached decoding).
     """
 
     policy: Any
@@ -30,7 +32,8 @@ class Task:
 
 
 def check_policy(task: Task) -> None:
-    """Shapes, scoring as drawn (in both modes, whatever shares the call), gradients, and a critic that agrees."""
+    """Shapes, scoring as drawn (in both modes, whatever shares the call), gradients, and a critic
+    that agrees."""
     policy, observation = task.policy, task.observation
     assert isinstance(policy, Policy)
     torch.manual_seed(0)
@@ -51,7 +54,8 @@ def check_policy(task: Task) -> None:
 
 
 def check_scoring(task: Task, decision: Decision) -> None:
-    """`score(o, d.trace).logprobs == d.logprobs` where `d.mask`: no dropout, one temperature, no leak between rows."""
+    """`score(o, d.trace).logprobs == d.logprobs` where `d.mask`: no dropout, one temperature, no
+    leak between rows."""
     policy, observation = task.policy, task.observation
     for mode in (True, False):
         policy.train(mode)
@@ -62,17 +66,22 @@ def check_scoring(task: Task, decision: Decision) -> None:
         )
     for rows in (torch.arange(1), torch.arange(len(decision.mask)).flip(0)):
         part = policy.score(
-            map_rows(observation, lambda t, r=rows: t[r]), map_rows(decision.trace, lambda t, r=rows: t[r])
+            map_rows(observation, lambda t, r=rows: t[r]),
+            map_rows(decision.trace, lambda t, r=rows: t[r]),
         )
         gap = (part.logprobs - decision.logprobs[rows])[decision.mask[rows]].abs().max()
-        assert gap <= max(task.tolerance, 1e-5), f"a row's log-probs change by {gap} with the rows beside it"
+        assert gap <= max(task.tolerance, 1e-5), (
+            f"a row's log-probs change by {gap} with the rows beside it"
+        )
 
 
 def check_gradient(task: Task, decision: Decision) -> None:
     """Log-probs, and entropy where there is one, carry a finite gradient to some parameter."""
     scores = task.policy.score(task.observation, decision.trace)
     parameters = [p for p in task.policy.parameters() if p.requires_grad]
-    gradients = torch.autograd.grad(scores.logprobs[decision.mask].sum(), parameters, allow_unused=True)
+    gradients = torch.autograd.grad(
+        scores.logprobs[decision.mask].sum(), parameters, allow_unused=True
+    )
     present = [g for g in gradients if g is not None]
     assert present
     assert all(g.isfinite().all() for g in present)
@@ -83,7 +92,8 @@ def check_gradient(task: Task, decision: Decision) -> None:
 
 
 def check_critic(task: Task, decision: Decision) -> None:
-    """Values when acting and when scoring are the same, and the critic has parameters of its own."""
+    """Values when acting and when scoring are the same, and the critic has parameters of its
+    own."""
     scores = task.policy.score(task.observation, decision.trace)
     assert isinstance(task.policy, Critic)
     assert decision.values is not None

@@ -1,5 +1,5 @@
-"""Small control tasks from state, as the core sees any robot: gymnasium behind our vector environment, and an MLP
-policy.
+"""Small control tasks from state, as the core sees any robot: gymnasium behind our vector
+environment, and an MLP policy.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class StepResult:
 
 
 class Gymnasium:
-    """`num_envs` copies of a gymnasium task, stepped one by one. Success is to be running when time is up."""
+    """`num_envs` copies of a gymnasium task, stepped one by one. Success is to be running when time
+    is up."""
 
     def __init__(self, task: str, num_envs: int, max_steps: int) -> None:
         self.num_envs = num_envs
@@ -44,15 +45,21 @@ class Gymnasium:
 
     def reset(self, seeds: Sequence[int], ids: np.ndarray | None = None) -> np.ndarray:
         ids = np.arange(self.num_envs) if ids is None else ids
-        return np.stack([self.copies[i].reset(seed=int(seed))[0] for i, seed in zip(ids, seeds, strict=True)])
+        return np.stack(
+            [self.copies[i].reset(seed=int(seed))[0] for i, seed in zip(ids, seeds, strict=True)]
+        )
 
     def step(self, actions: np.ndarray, ids: np.ndarray | None = None) -> StepResult:
         ids = np.arange(self.num_envs) if ids is None else ids
         chosen = [int(a[0, 0]) if self.discrete else np.clip(a[0], -2.0, 2.0) for a in actions]
         steps = [self.copies[i].step(action)[:4] for i, action in zip(ids, chosen, strict=True)]
-        observation, reward, terminated, truncated = (np.array(column) for column in zip(*steps, strict=True))
+        observation, reward, terminated, truncated = (
+            np.array(column) for column in zip(*steps, strict=True)
+        )
         alive = truncated & ~terminated
-        return StepResult(observation, reward, terminated, truncated, alive, np.ones(len(ids), dtype=int))
+        return StepResult(
+            observation, reward, terminated, truncated, alive, np.ones(len(ids), dtype=int)
+        )
 
     def close(self) -> None:
         for copy in self.copies:
@@ -62,7 +69,9 @@ class Gymnasium:
 def observe(state: np.ndarray) -> Observation:
     """State as proprioception."""
     empty = torch.zeros(len(state), 1, dtype=torch.long)
-    return Observation({}, torch.as_tensor(state, dtype=torch.float32), empty, torch.zeros_like(empty).bool())
+    return Observation(
+        {}, torch.as_tensor(state, dtype=torch.float32), empty, torch.zeros_like(empty).bool()
+    )
 
 
 def mlp(num_inputs: int, num_outputs: int, gain: float) -> nn.Sequential:
@@ -75,7 +84,8 @@ def mlp(num_inputs: int, num_outputs: int, gain: float) -> nn.Sequential:
 
 
 class StatePolicy(nn.Module):
-    """An actor and a critic from state: a Gaussian for each of `actions` dimensions, or one choice among `choices`."""
+    """An actor and a critic from state: a Gaussian for each of `actions` dimensions, or one choice
+    among `choices`."""
 
     def __init__(self, state: int, actions: int = 0, choices: int = 0, critic: bool = True) -> None:
         super().__init__()
@@ -115,7 +125,8 @@ class StatePolicy(nn.Module):
 
 @dataclass(frozen=True)
 class Balancing:
-    """How an algorithm learns CartPole: its settings, the rollout of an iteration, how the optimizer moves."""
+    """How an algorithm learns CartPole: its settings, the rollout of an iteration, how the
+    optimizer moves."""
 
     settings: dict[str, Any]
     starts: int
@@ -126,18 +137,33 @@ class Balancing:
 
 BALANCING = {
     "ppo": Balancing(
-        {"clip_low": 0.2, "clip_high": 0.2, "gamma": 0.98, "gae_lambda": 0.9, "value_coefficient": 0.5},
-        starts=16, group_size=1, num_minibatches=8, learning_rate=2e-3,
+        {
+            "clip_low": 0.2,
+            "clip_high": 0.2,
+            "gamma": 0.98,
+            "gae_lambda": 0.9,
+            "value_coefficient": 0.5,
+        },
+        starts=16,
+        group_size=1,
+        num_minibatches=8,
+        learning_rate=2e-3,
     ),
     "grpo": Balancing(
         {"clip_low": 0.2, "clip_high": 0.2, "reduction": "token"},
-        starts=4, group_size=8, num_minibatches=4, learning_rate=1e-2,
+        starts=4,
+        group_size=8,
+        num_minibatches=4,
+        learning_rate=1e-2,
     ),
-}  # fmt: skip
+}
 
 
-def balance(name: str, seed: int, enough: float = 150.0, num_iterations: int = 15) -> list[tuple[int, float]]:
-    """(control steps so far, mean return) of each iteration, until a pole stands `enough` of at most 200 steps."""
+def balance(
+    name: str, seed: int, enough: float = 150.0, num_iterations: int = 15
+) -> list[tuple[int, float]]:
+    """(control steps so far, mean return) of each iteration, until a pole stands `enough` of at
+    most 200 steps."""
     torch.manual_seed(seed)
     how = BALANCING[name]
     environment = Gymnasium("CartPole-v1", how.starts * how.group_size, max_steps=200)
@@ -147,7 +173,9 @@ def balance(name: str, seed: int, enough: float = 150.0, num_iterations: int = 1
     def collect(iteration: int) -> Any:
         first = seed * 1_000_000 + iteration * 1000
         seeds = range(first, first + how.starts)
-        return collect_rollout(policy, environment, seeds, how.group_size, observe, version=iteration)
+        return collect_rollout(
+            policy, environment, seeds, how.group_size, observe, version=iteration
+        )
 
     def until_it_stands(iteration: int, rollout: Any, metrics: dict[str, float]) -> bool:
         so_far = curve[-1][0] if curve else 0
@@ -159,7 +187,12 @@ def balance(name: str, seed: int, enough: float = 150.0, num_iterations: int = 1
         make_algorithm(name, **how.settings),
         collect,
         torch.optim.Adam(policy.parameters(), lr=how.learning_rate, eps=1e-5),
-        UpdateSettings(epochs=8, num_minibatches=how.num_minibatches, micro_batch_rows=10_000, max_grad_norm=0.5),
+        UpdateSettings(
+            epochs=8,
+            num_minibatches=how.num_minibatches,
+            micro_batch_rows=10_000,
+            max_grad_norm=0.5,
+        ),
         LoopSettings(num_iterations=num_iterations),
         LoopState(),
         on_iteration=until_it_stands,

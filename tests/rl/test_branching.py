@@ -1,4 +1,5 @@
-"""Branches: states put back exactly, groups of draws from one state, a critic at the end of the first step."""
+"""Branches: states put back exactly, groups of draws from one state, a critic at the end of the
+first step."""
 
 from dataclasses import dataclass, field
 
@@ -28,12 +29,17 @@ class Result:
 
 
 class Line:
-    """A point on a line: an action moves it, an episode of 3 chunks pays -|x - 1| at its end alone."""
+    """A point on a line: an action moves it, an episode of 3 chunks pays -|x - 1| at its end
+    alone."""
 
     num_envs, length = 8, 3
 
     def __init__(self):
-        self.x, self.time, self.looks = np.zeros(self.num_envs), np.zeros(self.num_envs, dtype=int), 0
+        self.x, self.time, self.looks = (
+            np.zeros(self.num_envs),
+            np.zeros(self.num_envs, dtype=int),
+            0,
+        )
 
     def observe(self, ids):
         self.looks += 1
@@ -75,7 +81,9 @@ def observe(seen):
 
 def collect(branches, policy, environment, iteration=0):
     branches.start(iteration)
-    return collect_rollout(policy, environment, list(range(16)), 1, observe, before_step=branches.before_step)
+    return collect_rollout(
+        policy, environment, list(range(16)), 1, observe, before_step=branches.before_step
+    )
 
 
 @pytest.fixture
@@ -84,7 +92,12 @@ def made(monkeypatch):
     monkeypatch.setattr("vla.rl.branching.LATER_FIT", 20)
     environment, policy = Line(), Redrawing(1, 1)
     critic = StateCritic(0)
-    return Branches(policy, environment, BranchSettings(4, 0.5, 0.9), critic, 0), policy, environment, critic
+    return (
+        Branches(policy, environment, BranchSettings(4, 0.5, 0.9), critic, 0),
+        policy,
+        environment,
+        critic,
+    )
 
 
 def test_trying_draws_leaves_the_episodes_as_they_would_have_been_and_looks_no_more(made):
@@ -94,9 +107,13 @@ def test_trying_draws_leaves_the_episodes_as_they_would_have_been_and_looks_no_m
     critic.fit(20)
     looks = environment.looks
     base = collect(branches, policy, environment)
-    assert environment.looks - looks == 2 * (1 + 3)  # a reset and three chunks for eight places, twice
+    assert environment.looks - looks == 2 * (
+        1 + 3
+    )  # a reset and three chunks for eight places, twice
     assert branches.rollout(base) is not None
-    for trajectory in range(16):  # where an episode ends is where its own actions lead, whatever was tried beside it
+    for trajectory in range(
+        16
+    ):  # where an episode ends is where its own actions lead, whatever was tried beside it
         rows = (base.trajectory == trajectory).nonzero().squeeze(1)
         end = trajectory / 10 + float(base.action[rows].sum())
         assert float(base.rewards[rows[-1]]) == pytest.approx(-abs(end - 1), abs=1e-5)
@@ -112,14 +129,19 @@ def test_a_branch_is_worth_what_it_earned_and_what_the_critic_expects(made):
     rows = torch.cat([part[0] for part in tried])
     assert found.num_trajectories == len(rows) == 4 * len(torch.unique(rows))
     assert torch.equal(torch.bincount(found.group), torch.full((len(torch.unique(rows)),), 4))
-    assert torch.equal(found.group, found.group.sort().values)  # draws from one state stand together
+    assert torch.equal(
+        found.group, found.group.sort().values
+    )  # draws from one state stand together
     order = torch.argsort(rows, stable=True)
     ended = torch.cat([part[5] for part in tried])[order]
     assert ended.any()
     assert not ended.all()
-    # At the end of an episode nothing is expected any more: a branch is worth its reward, -|x - 1| of where it led.
+    # At the end of an episode nothing is expected any more: a branch is worth its reward, -|x - 1|
+    # of where it led.
     after = torch.cat([part[4] for part in tried])[order]
-    torch.testing.assert_close(found.rewards[ended], -(after[ended, 0] - 1).abs(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        found.rewards[ended], -(after[ended, 0] - 1).abs(), rtol=1e-5, atol=1e-6
+    )
     assert -1 < branches.fit["critic_explained_variance"] < 1
 
 
@@ -147,7 +169,12 @@ def test_branches_teach_to_reach_a_point(made, name):
         base = collect(branches, policy, environment, iteration)
         returns.append(float(base.returns.mean()))
         metrics = update(
-            policy, algorithm, branches.rollout(base), optimizer, settings, generator=torch.Generator().manual_seed(0)
+            policy,
+            algorithm,
+            branches.rollout(base),
+            optimizer,
+            settings,
+            generator=torch.Generator().manual_seed(0),
         )
         assert metrics["step_kl"] == pytest.approx(0.1, rel=0.2)
     assert np.mean(returns[-3:]) > np.mean(returns[:3]) + 0.2
@@ -191,7 +218,10 @@ def test_a_step_is_as_long_as_it_is_asked_to_be(rate):
     theta = torch.nn.Parameter(torch.zeros(1))
     theta.grad = torch.ones(1)
     found = step_to_kl(
-        torch.optim.SGD([theta], lr=rate), [theta], 0.02, lambda: float(theta.detach().square().sum() / 2)
+        torch.optim.SGD([theta], lr=rate),
+        [theta],
+        0.02,
+        lambda: float(theta.detach().square().sum() / 2),
     )
     assert float(theta.detach()) == pytest.approx(-0.2, rel=0.1)
     assert found["step_kl"] == pytest.approx(0.02, rel=0.16)

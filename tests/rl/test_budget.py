@@ -8,13 +8,22 @@ from vla.config import load
 from vla.rl.budget import IDLE_COUNTS, Budget, Limits
 
 STEP = {"num_decisions": 10.0, "num_optimizer_steps": 4.0, "grad_norm_max": 0.5}
-IDLE = {"num_decisions": 10.0, "num_optimizer_steps": 0.0, "num_groups": 8.0, "groups_singleton": 6.0,
-        "groups_without_variance": 2.0, "trajectories_unscorable": 6.0}  # fmt: skip
+IDLE = {
+    "num_decisions": 10.0,
+    "num_optimizer_steps": 0.0,
+    "num_groups": 8.0,
+    "groups_singleton": 6.0,
+    "groups_without_variance": 2.0,
+    "trajectories_unscorable": 6.0,
+}
 STILL = {**STEP, "grad_norm_max": 0.0}
 
 
-def run(limits: Limits, iterations: list[dict[str, float]], seconds: float = 1.0, **validations: float) -> Budget:
-    """Iterations of so many seconds each; `v3=.5` is a validation after the third that takes no time."""
+def run(
+    limits: Limits, iterations: list[dict[str, float]], seconds: float = 1.0, **validations: float
+) -> Budget:
+    """Iterations of so many seconds each; `v3=.5` is a validation after the third that takes no
+    time."""
     budget = Budget(limits)
     for i, metrics in enumerate(iterations, 1):
         budget.note_iteration(metrics, i * seconds)
@@ -33,7 +42,12 @@ def run(limits: Limits, iterations: list[dict[str, float]], seconds: float = 1.0
         (Limits(9, target_success=0.9), [STEP] * 2, {"v1": 0.89}, None),
         (Limits(9, target_success=0.9), [STEP] * 2, {"v1": 0.9}, "target_success"),
         (Limits(9, patience=2), [STEP] * 4, {"v1": 0.5, "v2": 0.5, "v3": 0.6, "v4": 0.6}, None),
-        (Limits(9, patience=2), [STEP] * 4, {"v1": 0.5, "v2": 0.6, "v3": 0.6, "v4": 0.5}, "patience"),
+        (
+            Limits(9, patience=2),
+            [STEP] * 4,
+            {"v1": 0.5, "v2": 0.6, "v3": 0.6, "v4": 0.5},
+            "patience",
+        ),
         (Limits(9, max_idle_iterations=2), [STEP, IDLE], {}, None),
         (Limits(9, max_idle_iterations=2), [STEP, IDLE, STEP, IDLE], {}, None),
         (Limits(9, max_idle_iterations=2), [STEP, IDLE, STILL], {}, "max_idle_iterations"),
@@ -45,15 +59,17 @@ def test_what_ends_a_run(limits, iterations, validations, ended_by):
     assert budget.ended_by(len(iterations)) == ended_by
     told = budget.summary(len(iterations))
     assert told["ended_by"] == ended_by
-    assert ended_by is None or told["text"].startswith(f"RL ended by rl.{ended_by} ({getattr(limits, ended_by)})")
+    assert ended_by is None or told["text"].startswith(
+        f"RL ended by rl.{ended_by} ({getattr(limits, ended_by)})"
+    )
     again = Budget(limits)
     again.load_state_dict(budget.state_dict())
     assert again.summary(len(iterations)) == told
 
 
 def test_no_iteration_is_begun_that_would_not_fit():
-    # Iterations of 10 s, validations of 3, judging after them of 20: after four, 43 s are used; one more would take
-    # 10 + 3 + 20, so it fits into 76 s and not into 75.
+    # Iterations of 10 s, validations of 3, judging after them of 20: after four, 43 s are used; one
+    # more would take 10 + 3 + 20, so it fits into 76 s and not into 75.
     for limit, ended_by in ((76.0, None), (75.0, "max_seconds")):
         budget = Budget(Limits(99, max_seconds=limit), after_seconds=20.0)
         for i in range(1, 5):

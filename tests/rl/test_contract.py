@@ -10,7 +10,13 @@ import torch
 from torch import nn
 
 from tests.rl.contract import Task, check_policy
-from tests.rl.toys import SETTINGS, GaussianPolicy, TokenPolicy, proprio_observation, text_observation
+from tests.rl.toys import (
+    SETTINGS,
+    GaussianPolicy,
+    TokenPolicy,
+    proprio_observation,
+    text_observation,
+)
 from vla.rl.catalogue import NAMES, make_algorithm
 from vla.rl.loop import LoopSettings, LoopState, train
 from vla.rl.rollout import collect_responses
@@ -24,7 +30,9 @@ def gaussian() -> Task:
     def reward(decision, rows):
         return (1 - (decision.action[:, 0] - target[rows]).square().sum(1)).clamp(min=0)
 
-    return Task(GaussianPolicy(), proprio_observation(target), reward, solved=0.9, learning_rate=0.1)
+    return Task(
+        GaussianPolicy(), proprio_observation(target), reward, solved=0.9, learning_rate=0.1
+    )
 
 
 def tokens() -> Task:
@@ -34,7 +42,9 @@ def tokens() -> Task:
     def reward(decision, rows):
         return (decision.action == prompt[rows]).float().mean(1)
 
-    return Task(TokenPolicy(vocabulary=4), text_observation(prompt), reward, solved=0.9, learning_rate=0.2)
+    return Task(
+        TokenPolicy(vocabulary=4), text_observation(prompt), reward, solved=0.9, learning_rate=0.2
+    )
 
 
 TASKS = {"gaussian": gaussian, "tokens": tokens}
@@ -89,7 +99,9 @@ class Dropout(TokenPolicy):
 
     def score(self, observation, trace):
         scores = super().score(observation, trace)
-        return dataclasses.replace(scores, logprobs=nn.functional.dropout(scores.logprobs, 0.5, self.training))
+        return dataclasses.replace(
+            scores, logprobs=nn.functional.dropout(scores.logprobs, 0.5, self.training)
+        )
 
 
 class Tempered(TokenPolicy):

@@ -1,4 +1,5 @@
-"""A critic with weights of its own: who moves whom, what is shared in memory, and that it learns."""
+"""A critic with weights of its own: who moves whom, what is shared in memory, and that it
+learns."""
 
 import copy
 
@@ -24,13 +25,18 @@ UPDATE = UpdateSettings(epochs=2, num_minibatches=1, micro_batch_rows=64, max_gr
 
 
 class OneBody(nn.Module):
-    """Logits and values from one body, as a language model has it: a frozen part, a trained one, two heads."""
+    """Logits and values from one body, as a language model has it: a frozen part, a trained one,
+    two heads."""
 
     def __init__(self, detach: bool = True) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.frozen = nn.Embedding(4, 8).requires_grad_(False)
-        self.body, self.logits, self.value_head = nn.Linear(8, 8), nn.Linear(8, 4), ValueHead(8, detach)
+        self.body, self.logits, self.value_head = (
+            nn.Linear(8, 8),
+            nn.Linear(8, 4),
+            ValueHead(8, detach),
+        )
 
     def hidden(self, observation):
         return self.body(self.frozen(observation.tokens)).tanh()
@@ -40,12 +46,16 @@ class OneBody(nn.Module):
         categorical = torch.distributions.Categorical(logits=self.logits(self.hidden(observation)))
         draw = categorical.logits.argmax(-1) if greedy else categorical.sample()
         values = self.value_head(self.hidden(observation))
-        return Decision(draw, {"draw": draw}, categorical.log_prob(draw), observation.token_mask, values)
+        return Decision(
+            draw, {"draw": draw}, categorical.log_prob(draw), observation.token_mask, values
+        )
 
     def score(self, observation, trace):
         hidden = self.hidden(observation)
         categorical = torch.distributions.Categorical(logits=self.logits(hidden))
-        return Scores(categorical.log_prob(trace["draw"]), categorical.entropy(), self.value_head(hidden))
+        return Scores(
+            categorical.log_prob(trace["draw"]), categorical.entropy(), self.value_head(hidden)
+        )
 
     @torch.no_grad()
     def value(self, observation):
@@ -65,8 +75,18 @@ def one_update(learner, **settings):
     rollout = collect_responses(learner, OBSERVATION, 4, reward)
     before = copy.deepcopy(learner.state_dict())
     algorithm = make_algorithm("ppo", **PPO)
-    update(learner, algorithm, rollout, Descent(learner.parameters()), UPDATE, generator=torch.Generator(), **settings)
-    return {name for name, value in learner.state_dict().items() if not torch.equal(value, before[name])}
+    update(
+        learner,
+        algorithm,
+        rollout,
+        Descent(learner.parameters()),
+        UPDATE,
+        generator=torch.Generator(),
+        **settings,
+    )
+    return {
+        name for name, value in learner.state_dict().items() if not torch.equal(value, before[name])
+    }
 
 
 def test_a_shared_critic_is_the_policy_itself():
@@ -75,15 +95,20 @@ def test_a_shared_critic_is_the_policy_itself():
 
 
 def test_a_separate_critic_keeps_the_contract():
-    check_policy(Task(with_critic(OneBody(), "separate"), OBSERVATION, reward, solved=1.0, learning_rate=0.0))
+    check_policy(
+        Task(with_critic(OneBody(), "separate"), OBSERVATION, reward, solved=1.0, learning_rate=0.0)
+    )
 
 
 def test_the_critic_trains_a_body_of_its_own_and_not_the_actors():
-    """The shared value head kept its gradient to itself (`detach`); the separate one is there to train its body."""
+    """The shared value head kept its gradient to itself (`detach`); the separate one is there to
+    train its body."""
     learner = with_critic(OneBody(detach=True), "separate")
     moved = one_update(learner)
     assert {"actor.body.weight", "actor.logits.weight", "critic.body.weight"} <= moved
-    assert not any(name.startswith(("actor.value_head", "critic.logits", "actor.frozen")) for name in moved)
+    assert not any(
+        name.startswith(("actor.value_head", "critic.logits", "actor.frozen")) for name in moved
+    )
     warm = with_critic(OneBody(detach=True), "separate")
     warmed = one_update(warm, critic_warmup=True)
     assert warmed

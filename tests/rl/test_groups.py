@@ -1,4 +1,5 @@
-"""Credit among trajectories of one start: every peer's numbers for [1, 0, 0, 0] are in the notes; these are ours."""
+"""Credit among trajectories of one start: every peer's numbers for [1, 0, 0, 0] are in the notes;
+these are ours."""
 
 import pytest
 import torch
@@ -32,9 +33,11 @@ def test_one_success_in_four(estimator, expected):
 
 
 def test_groups_of_unequal_size_interleaved():
-    # group 7: returns 2, 0 -> mean 1, std sqrt(2) = 1.4142136, A = +-.7071068.
-    # group 3: returns 1, 2, 6 -> mean 3, std sqrt(7) = 2.6457513, A = -.7559289, -.3779645, 1.1338934.
-    credit = group_relative(torch.tensor([2.0, 1.0, 0.0, 2.0, 6.0]), torch.tensor([7, 3, 7, 3, 3]), "std")
+    # group 7: returns 2, 0 -> mean 1, std sqrt(2) = 1.4142136, A = +-.7071068. group 3: returns 1,
+    # 2, 6 -> mean 3, std sqrt(7) = 2.6457513, A = -.7559289, -.3779645, 1.1338934.
+    credit = group_relative(
+        torch.tensor([2.0, 1.0, 0.0, 2.0, 6.0]), torch.tensor([7, 3, 7, 3, 3]), "std"
+    )
     expected = torch.tensor([0.7071068, -0.7559289, -0.7071068, -0.3779645, 1.1338934])
     torch.testing.assert_close(credit.advantages, expected, rtol=1e-5, atol=1e-7)
 
@@ -72,7 +75,9 @@ def naive(estimator, returns):
             result.append((returns[i] - mean) / mean)
         else:
             std = (sum((r - mean) ** 2 for r in returns) / (n - 1)) ** 0.5
-            result.append((returns[i] - mean) / (std + 1e-6) if estimator == "std" else returns[i] - mean)
+            result.append(
+                (returns[i] - mean) / (std + 1e-6) if estimator == "std" else returns[i] - mean
+            )
     return torch.tensor(result)
 
 
@@ -89,7 +94,9 @@ def test_permuting_a_group_permutes_its_advantages(returns, random, estimator):
     permuted = ESTIMATORS[estimator](value[order], group)
     torch.testing.assert_close(permuted.advantages, straight.advantages[order])
     if len(set(returns)) > 1:
-        torch.testing.assert_close(straight.advantages, naive(estimator, returns), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            straight.advantages, naive(estimator, returns), rtol=1e-4, atol=1e-5
+        )
 
 
 @settings(max_examples=25, deadline=None)

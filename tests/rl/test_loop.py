@@ -21,12 +21,17 @@ STATES = proprio_observation(torch.linspace(-1, 1, 4).unsqueeze(1))
 
 
 def collector(policy, scale=1.0):
-    """Rollouts that depend only on the iteration and the weights, so that a resumed run sees the same."""
+    """Rollouts that depend only on the iteration and the weights, so that a resumed run sees the
+    same."""
 
     def collect(iteration):
         torch.manual_seed(iteration)
         return collect_responses(
-            policy, STATES, 4, lambda d, rows: -scale * (d.action[:, 0, 0] - 1).square(), version=iteration
+            policy,
+            STATES,
+            4,
+            lambda d, rows: -scale * (d.action[:, 0, 0] - 1).square(),
+            version=iteration,
         )
 
     return collect
@@ -43,14 +48,18 @@ def run(policy, settings, state, algorithm=None, lr=0.05, **kwargs):
         UPDATE,
         settings,
         state,
-        on_iteration=kwargs.pop("on_iteration", lambda i, rollout, metrics: seen.append(metrics) and None),
+        on_iteration=kwargs.pop(
+            "on_iteration", lambda i, rollout, metrics: seen.append(metrics) and None
+        ),
         **kwargs,
     )
     return seen
 
 
 def test_a_resumed_run_is_the_same_run():
-    settings = LoopSettings(num_iterations=6, kl_target=0.5, kl_horizon=50.0, normalize_rewards=True)
+    settings = LoopSettings(
+        num_iterations=6, kl_target=0.5, kl_horizon=50.0, normalize_rewards=True
+    )
     algorithm = make_algorithm("grpo", **SETTINGS["grpo"], kl_coefficient=0.1)
     straight = GaussianPolicy()
     start = copy.deepcopy(straight)
@@ -59,7 +68,13 @@ def test_a_resumed_run_is_the_same_run():
 
     broken = copy.deepcopy(start)
     reference, first = FrozenCopy(broken, 8), LoopState()
-    run(broken, dataclasses.replace(settings, num_iterations=3), first, algorithm, reference=reference)
+    run(
+        broken,
+        dataclasses.replace(settings, num_iterations=3),
+        first,
+        algorithm,
+        reference=reference,
+    )
     saved = copy.deepcopy((broken.state_dict(), first.state_dict(), reference.state_dict()))
 
     resumed = GaussianPolicy()
@@ -133,7 +148,11 @@ def test_a_broken_iteration_leaves_the_last_good_one_standing():
 
     def collect(iteration):
         rollout = fine(iteration)
-        return rollout if iteration < 2 else dataclasses.replace(rollout, logprobs=rollout.logprobs + float("nan"))
+        return (
+            rollout
+            if iteration < 2
+            else dataclasses.replace(rollout, logprobs=rollout.logprobs + float("nan"))
+        )
 
     def keep(iteration, rollout, metrics):
         good.append(copy.deepcopy(policy.state_dict()))
@@ -162,7 +181,9 @@ def test_an_adapter_switched_off_is_the_reference():
     reference = AdapterOff(policy, without_adapter, 3)
     frozen = GaussianPolicy(critic=False)
     frozen.load_state_dict(base)
-    assert torch.equal(reference.logprobs(rollout), frozen.score(rollout.observation, rollout.trace).logprobs)
+    assert torch.equal(
+        reference.logprobs(rollout), frozen.score(rollout.observation, rollout.trace).logprobs
+    )
     assert policy.mean.bias.item() == pytest.approx(0.3)
     with pytest.raises(ValueError, match="reference_every"):
         reference.refresh()
@@ -191,7 +212,9 @@ def test_the_rollout_as_reference_is_a_copy_refreshed_every_iteration():
     )
     run(free, LoopSettings(num_iterations=3), LoopState(), lr=0.2)
     assert torch.allclose(kept.mean.bias, copied.mean.bias, atol=1e-6)
-    assert (kept.mean.bias - free.mean.bias).abs() > 1e-3  # the second step of each rollout was held back
+    assert (
+        kept.mean.bias - free.mean.bias
+    ).abs() > 1e-3  # the second step of each rollout was held back
 
 
 def test_a_reference_without_the_adapter_needs_one():
@@ -216,7 +239,12 @@ def test_what_cannot_work_is_refused_before_the_first_rollout(settings, message)
         raise AssertionError("collected")
 
     with pytest.raises(ValueError, match=message):
-        run(GaussianPolicy(), LoopSettings(num_iterations=1, **settings), LoopState(), collect=collect)
+        run(
+            GaussianPolicy(),
+            LoopSettings(num_iterations=1, **settings),
+            LoopState(),
+            collect=collect,
+        )
 
 
 def test_running_moments_are_those_of_everything_seen():

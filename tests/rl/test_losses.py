@@ -31,12 +31,15 @@ def test_clip_is_asymmetric():
     # A = -1: r 1.5 -> 1.5, .9 -> .9, .5 -> .8 (held).
     advantages = torch.tensor([[1.0], [1.0], [1.0], [-1.0], [-1.0], [-1.0]])
     terms, clipped = clipped_terms(log(1.5, 1.1, 0.5, 1.5, 0.9, 0.5), advantages, 0.2, 0.28)
-    torch.testing.assert_close(terms[:, 0], torch.tensor([-1.28, -1.1, -0.5, 1.5, 0.9, 0.8]), **close)
+    torch.testing.assert_close(
+        terms[:, 0], torch.tensor([-1.28, -1.1, -0.5, 1.5, 0.9, 0.8]), **close
+    )
     assert clipped[:, 0].tolist() == [True, False, False, False, False, True]
 
 
 def test_dual_clip_bounds_the_price_of_a_bad_draw():
-    # c = 3, A = -2: r 5 costs 10, held at 6; r 2 costs 4. A = +2 is not touched: r 5 -> -2.4 by the upper clip.
+    # c = 3, A = -2: r 5 costs 10, held at 6; r 2 costs 4. A = +2 is not touched: r 5 -> -2.4 by the
+    # upper clip.
     advantages = torch.tensor([[-2.0], [-2.0], [2.0]])
     terms, clipped = clipped_terms(log(5.0, 2.0, 5.0), advantages, 0.2, 0.2, dual_clip=3.0)
     torch.testing.assert_close(terms[:, 0], torch.tensor([6.0, 4.0, -2.4]), **close)
@@ -45,7 +48,10 @@ def test_dual_clip_bounds_the_price_of_a_bad_draw():
 
 def test_log_ratios_with_gaps_and_what_stands_in_them():
     mask = torch.tensor([[True, False, True], [False, False, False]])
-    new, old = torch.tensor([[-1.0, nan, -2.0], [-inf, nan, 3.0]]), torch.tensor([[-1.5, -inf, -1.0], [0.0, nan, -9.0]])
+    new, old = (
+        torch.tensor([[-1.0, nan, -2.0], [-inf, nan, 3.0]]),
+        torch.tensor([[-1.5, -inf, -1.0], [0.0, nan, -9.0]]),
+    )
     assert draw_log_ratio(new, old, mask).tolist() == [[0.5, 0.0, -1.0], [0.0, 0.0, 0.0]]
     assert decision_log_ratio(new, old, mask).tolist() == [[-0.5], [0.0]]
     assert mean_log_ratio(new, old, mask).tolist() == [[-0.25], [0.0]]
@@ -60,16 +66,24 @@ def test_log_ratio_is_clamped_at_twenty():
 def test_nothing_flows_from_draws_that_were_not_chosen():
     logprobs = torch.tensor([[-1.0, -inf]], requires_grad=True)
     mask = torch.tensor([[True, False]])
-    terms, _ = clipped_terms(draw_log_ratio(logprobs, torch.tensor([[-1.0, -2.0]]), mask), torch.ones(1, 1), 0.2, 0.2)
+    terms, _ = clipped_terms(
+        draw_log_ratio(logprobs, torch.tensor([[-1.0, -2.0]]), mask), torch.ones(1, 1), 0.2, 0.2
+    )
     (terms.sum() + reinforce_terms(logprobs, torch.ones(1, 1), mask).sum()).backward()
     assert logprobs.grad.tolist() == [[-2.0, 0.0]]
 
 
 def test_cispo_keeps_the_gradient_and_bounds_the_weight():
-    # A = 2, log pi = -1: r = 1.5 -> weight 1.28, term -1.28*2*-1 = 2.56, gradient -2.56; r = .1, no lower limit: .2.
+    # A = 2, log pi = -1: r = 1.5 -> weight 1.28, term -1.28*2*-1 = 2.56, gradient -2.56; r = .1, no
+    # lower limit: .2.
     logprobs = torch.tensor([[-1.0], [-1.0]], requires_grad=True)
     terms, clipped = cispo_terms(
-        logprobs, log(1.5, 0.1), torch.full((2, 1), 2.0), torch.ones(2, 1, dtype=torch.bool), 1.0, 0.28
+        logprobs,
+        log(1.5, 0.1),
+        torch.full((2, 1), 2.0),
+        torch.ones(2, 1, dtype=torch.bool),
+        1.0,
+        0.28,
     )
     torch.testing.assert_close(terms.detach(), torch.tensor([[2.56], [0.2]]), **close)
     terms.sum().backward()
@@ -83,15 +97,21 @@ def test_importance_weights_are_truncated_per_draw_and_per_decision():
     proximal = torch.tensor([[math.log(1.5), 7.0, math.log(4.0)]])
     weights = importance_weights(proximal, torch.zeros(1, 3), mask, 2.0, "draw")
     torch.testing.assert_close(weights, torch.tensor([[1.5, 1.0, 2.0]]), **close)
-    assert importance_weights(proximal, torch.zeros(1, 3), mask, 2.0, "decision").tolist() == [[2.0]]
+    assert importance_weights(proximal, torch.zeros(1, 3), mask, 2.0, "decision").tolist() == [
+        [2.0]
+    ]
 
 
 def test_value_loss_takes_the_worse_of_free_and_clipped():
     # R = 1, old 0, c .2. v = .5: free .25, held (.2 - 1)^2 = .64 -> .32.
     # v = -.5: free 2.25, held (-.2 - 1)^2 = 1.44 -> 1.125. v = .1 is within the clip: .81 / 2.
     values, old, returns = torch.tensor([0.5, -0.5, 0.1]), torch.zeros(3), torch.ones(3)
-    torch.testing.assert_close(value_terms(values, old, returns, 0.2), torch.tensor([0.32, 1.125, 0.405]), **close)
-    torch.testing.assert_close(value_terms(values, old, returns, None), torch.tensor([0.125, 1.125, 0.405]), **close)
+    torch.testing.assert_close(
+        value_terms(values, old, returns, 0.2), torch.tensor([0.32, 1.125, 0.405]), **close
+    )
+    torch.testing.assert_close(
+        value_terms(values, old, returns, None), torch.tensor([0.125, 1.125, 0.405]), **close
+    )
 
 
 @settings(max_examples=30, deadline=None)
@@ -115,7 +135,9 @@ def test_ratio_one_gives_the_reinforce_gradient(draws):
     for terms_of in (
         lambda p: clipped_terms(ratio(p), advantages, 0.2, 0.28)[0],
         lambda p: clipped_terms(ratio(p), advantages, 0.2, 0.2, 3.0)[0],
-        lambda p: clipped_terms(ratio(p, mean_log_ratio), advantages, 3e-4, 4e-4)[0],  # one draw: the mean is the draw
+        lambda p: clipped_terms(ratio(p, mean_log_ratio), advantages, 3e-4, 4e-4)[
+            0
+        ],  # one draw: the mean is the draw
         lambda p: clipped_terms(ratio(p, decision_log_ratio), advantages, 0.2, 0.2)[0],
         lambda p: cispo_terms(p, ratio(p), advantages, mask, 1.0, 0.2)[0],
     ):
@@ -124,7 +146,8 @@ def test_ratio_one_gives_the_reinforce_gradient(draws):
 
 @pytest.mark.parametrize("advantage", [1.0, -1.0])
 def test_the_clip_stops_only_moves_that_overshoot(advantage):
-    """Beyond the clip on the improving side the gradient is 0; on the other it lives: mistakes can be undone."""
+    """Beyond the clip on the improving side the gradient is 0; on the other it lives: mistakes can
+    be undone."""
     overshoot = 1.5 if advantage > 0 else 0.5
     for value, alive in ((overshoot, False), (2 - overshoot, True)):
         log_ratio = torch.tensor([[math.log(value)]], requires_grad=True)

@@ -12,7 +12,10 @@ from vla.types import Observation, Rollout, Scores
 
 def dressed_as_robot(num_rows: int) -> Observation:
     """Two cameras, proprioception, an instruction."""
-    images = {name: torch.randint(0, 255, (num_rows, 4, 4, 3), dtype=torch.uint8) for name in ("front", "wrist")}
+    images = {
+        name: torch.randint(0, 255, (num_rows, 4, 4, 3), dtype=torch.uint8)
+        for name in ("front", "wrist")
+    }
     tokens = torch.ones(num_rows, 3, dtype=torch.long)
     return Observation(images, torch.randn(num_rows, 7), tokens, tokens.bool())
 
@@ -72,9 +75,12 @@ def test_words_and_cameras_give_the_same_bits(name):
     assert same_bits(outcome(name, robot, **settings), outcome(name, text, **settings))
 
 
-@pytest.mark.parametrize("settings", [{}, {"value_clip": 0.02, "entropy_coefficient": 0.1}, {"kl_coefficient": 0.1}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"value_clip": 0.02, "entropy_coefficient": 0.1}, {"kl_coefficient": 0.1}]
+)
 def test_credit_along_decisions_is_credit_along_draws_of_one(settings):
-    """With one draw a decision, PPO's robot layout (values [R]) and text layout (values [R, 1]) agree."""
+    """With one draw a decision, PPO's robot layout (values [R]) and text layout (values [R, 1])
+    agree."""
     robot = rows(1, critic=True)
     text = dataclasses.replace(robot, values=robot.values.unsqueeze(1))
     assert same_bits(outcome("ppo", robot, **settings), outcome("ppo", text, **settings))

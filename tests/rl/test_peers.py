@@ -1,7 +1,8 @@
 """The same numbers from people who never saw our code, where the convention is the same.
 
-Neither peer is a dependency: `pip install --no-deps stable-baselines3 trl` beside the tested set, then run this file.
-TRL's trainers are asked for their loss alone, with log-probs in place of a model.
+Neither peer is a dependency: `pip install --no-deps stable-baselines3 trl` beside the tested set,
+then run this file. TRL's trainers are asked for their loss alone, with log-probs in place of a
+model.
 """
 
 from collections import defaultdict
@@ -26,20 +27,30 @@ def trl_loss(trainer, moved, rollout, advantages, reference=None, **settings):
     """The loss of one of TRL's trainers for these log-probs."""
 
     class Peer:
-        """What `_compute_loss` reads of a trainer; a single process, no accumulation, nothing logged."""
+        """What `_compute_loss` reads of a trainer; a single process, no accumulation, nothing
+        logged."""
 
         accelerator = SimpleNamespace(
-            num_processes=1, gather=lambda x: x, reduce=lambda x, reduction: x, gather_for_metrics=lambda x: x
+            num_processes=1,
+            gather=lambda x: x,
+            reduce=lambda x, reduction: x,
+            gather_for_metrics=lambda x: x,
         )
         model = SimpleNamespace(training=True)
-        args = SimpleNamespace(delta=settings.get("delta"), use_bias_correction_kl=False, steps_per_generation=1)
+        args = SimpleNamespace(
+            delta=settings.get("delta"), use_bias_correction_kl=False, steps_per_generation=1
+        )
         importance_sampling_level: ClassVar[str] = settings.get("level", "token")
         loss_type: ClassVar[str] = settings.get("loss_type", "grpo")
         beta: ClassVar[float] = settings.get("beta", 0.0)
         epsilon_low: ClassVar[float] = settings.get("low", 0.2)
         epsilon_high: ClassVar[float] = settings.get("high", 0.28)
         max_completion_length: ClassVar[int] = 8
-        top_entropy_quantile, off_policy_mask_threshold, current_gradient_accumulation_steps = 1.0, None, 1
+        top_entropy_quantile, off_policy_mask_threshold, current_gradient_accumulation_steps = (
+            1.0,
+            None,
+            1,
+        )
         aux_loss_enabled = use_vllm = _entropy_bonus_enabled = use_adaptive_entropy = False
         vllm_importance_sampling_correction = False
 
@@ -52,7 +63,12 @@ def trl_loss(trainer, moved, rollout, advantages, reference=None, **settings):
     ids, mask = torch.zeros(len(moved), moved.shape[1], dtype=torch.long), rollout.mask.long()
     old = rollout.logprobs
     inputs = {
-        **{"prompt_ids": ids, "prompt_mask": torch.ones_like(ids), "completion_ids": ids, "completion_mask": mask},
+        **{
+            "prompt_ids": ids,
+            "prompt_mask": torch.ones_like(ids),
+            "completion_ids": ids,
+            "completion_mask": mask,
+        },
         **{"advantages": advantages, "old_per_token_logps": old, "ref_per_token_logps": reference},
         **{"num_items_in_batch": mask.sum().float(), "old_logps": (old * mask).sum(1)},
     }
@@ -68,12 +84,18 @@ def trl_loss(trainer, moved, rollout, advantages, reference=None, **settings):
         ("dapo", {}, {"loss_type": "dapo"}),
         ("dr_grpo", {"max_length": 8}, {"loss_type": "dr_grpo"}),
         ("gspo", {}, {"loss_type": "grpo", "level": "sequence"}),
-        ("cispo", {"clip_low": 1.0}, {"loss_type": "cispo", "high": 1.28}),  # TRL's limit is absolute
+        (
+            "cispo",
+            {"clip_low": 1.0},
+            {"loss_type": "cispo", "high": 1.28},
+        ),  # TRL's limit is absolute
         ("rloo", {}, {}),
     ],
 )
 def test_trl_has_the_same_loss_and_gradient(name, ours, theirs):
-    trl = pytest.importorskip("trl", reason="trl is not installed: it checks our losses where it is")
+    trl = pytest.importorskip(
+        "trl", reason="trl is not installed: it checks our losses where it is"
+    )
     rollout = make_rollout([1.0, 0.0, 0.25, 0.5], [0, 1, 2, 3], [0, 0, 0, 0], mask=MASK)
     reference = rollout.logprobs + 0.3
     algorithm = make_algorithm(name, **{"clip_low": 0.2, "clip_high": 0.28, **ours})
@@ -81,7 +103,9 @@ def test_trl_has_the_same_loss_and_gradient(name, ours, theirs):
     trainer = trl.RLOOTrainer if name == "rloo" else trl.GRPOTrainer
     results = []
     for peer in (False, True):
-        noise = 0.4 * torch.randn(rollout.logprobs.shape, generator=torch.Generator().manual_seed(1))
+        noise = 0.4 * torch.randn(
+            rollout.logprobs.shape, generator=torch.Generator().manual_seed(1)
+        )
         moved = (rollout.logprobs + noise).requires_grad_()
         if peer:
             loss = trl_loss(trainer, moved, rollout, batch.advantages[:, 0], reference, **theirs)
@@ -94,17 +118,21 @@ def test_trl_has_the_same_loss_and_gradient(name, ours, theirs):
 
 
 def test_stable_baselines3_has_the_same_gae_and_explained_variance():
-    """Their buffer holds steps x environments; at a truncation the reward gets gamma V(final), as their collector
-    does.
+    """Their buffer holds steps x environments; at a truncation the reward gets gamma V(final), as
+    their collector does.
     """
-    buffers = pytest.importorskip("stable_baselines3.common.buffers", reason="stable-baselines3 is not installed")
+    buffers = pytest.importorskip(
+        "stable_baselines3.common.buffers", reason="stable-baselines3 is not installed"
+    )
     from gymnasium.spaces import Box
     from stable_baselines3.common.utils import explained_variance as theirs
 
     generator = np.random.default_rng(0)
     steps, envs, gamma, gae_lambda = 12, 3, 0.97, 0.9
     rewards, values = (generator.normal(size=(steps, envs)).astype(np.float32) for _ in range(2))
-    final = generator.normal(size=(steps, envs)).astype(np.float32)  # V of the observation an episode ends in
+    final = generator.normal(size=(steps, envs)).astype(
+        np.float32
+    )  # V of the observation an episode ends in
     ends = generator.random((steps, envs)) < 0.3
     truncated = ends & (generator.random((steps, envs)) < 0.5)
     last = generator.normal(size=envs).astype(np.float32)
@@ -119,7 +147,9 @@ def test_stable_baselines3_has_the_same_gae_and_explained_variance():
         start = ends[t]
     buffer.compute_returns_and_advantage(torch.from_numpy(last), ends[-1])
 
-    number = np.concatenate([np.zeros((1, envs), dtype=int), ends[:-1].cumsum(0)]) * envs + np.arange(envs)
+    number = np.concatenate(
+        [np.zeros((1, envs), dtype=int), ends[:-1].cumsum(0)]
+    ) * envs + np.arange(envs)
     trajectory = np.unique(number, return_inverse=True)[1].reshape(steps, envs)
     bootstrap = np.zeros(trajectory.max() + 1, dtype=np.float32)
     for t, e in np.ndindex(steps, envs):
@@ -130,9 +160,18 @@ def test_stable_baselines3_has_the_same_gae_and_explained_variance():
     flat = [torch.from_numpy(x.reshape(-1)) for x in (rewards, values)]
     counted = torch.ones(steps * envs, dtype=torch.bool)
     ours, returns = generalized_advantages(
-        *flat, counted, torch.from_numpy(trajectory.reshape(-1)), torch.from_numpy(bootstrap), gamma, gae_lambda
+        *flat,
+        counted,
+        torch.from_numpy(trajectory.reshape(-1)),
+        torch.from_numpy(bootstrap),
+        gamma,
+        gae_lambda,
     )
-    torch.testing.assert_close(ours, torch.from_numpy(buffer.advantages.reshape(-1)), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(returns, torch.from_numpy(buffer.returns.reshape(-1)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        ours, torch.from_numpy(buffer.advantages.reshape(-1)), rtol=1e-4, atol=1e-5
+    )
+    torch.testing.assert_close(
+        returns, torch.from_numpy(buffer.returns.reshape(-1)), rtol=1e-4, atol=1e-5
+    )
     expected = theirs(values.reshape(-1), buffer.returns.reshape(-1))
     assert explained_variance(flat[1], returns, counted) == pytest.approx(float(expected), rel=1e-4)

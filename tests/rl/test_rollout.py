@@ -1,4 +1,5 @@
-"""Collecting: exactly the running environments, no place left empty, time in order, the critic asked where needed."""
+"""Collecting: exactly the running environments, no place left empty, time in order, the critic
+asked where needed."""
 
 from dataclasses import dataclass, field
 
@@ -23,9 +24,11 @@ class Result:
 
 
 class Countdown:
-    """An environment lives as many chunks as its seed says: odd seeds terminate with success, even ones are truncated.
+    """An environment lives as many chunks as its seed says: odd seeds terminate with success, even
+    ones are truncated.
 
-    Its observation is [seed, chunks done]; a chunk pays the seed. It refuses ids that are not running.
+    Its observation is [seed, chunks done]; a chunk pays the seed. It refuses ids that are not
+    running.
     """
 
     num_envs = 3
@@ -86,7 +89,11 @@ def observe(raw) -> Observation:
 def collected(**kwargs):
     policy, environment = Counting(), Countdown()
     policy.valued.clear()
-    return policy, environment, collect_rollout(policy, environment, [1, 2, 3], 2, observe, version=4, **kwargs)
+    return (
+        policy,
+        environment,
+        collect_rollout(policy, environment, [1, 2, 3], 2, observe, version=4, **kwargs),
+    )
 
 
 def test_every_trajectory_runs_to_its_end_in_the_order_of_time():
@@ -99,7 +106,11 @@ def test_every_trajectory_runs_to_its_end_in_the_order_of_time():
         assert seen[:, 1].tolist() == list(range(seed))
         assert rollout.rewards[own].tolist() == [seed] * seed
     assert rollout.returns.tolist() == [1, 1, 4, 4, 9, 9]
-    assert rollout.terminated.tolist() == rollout.success.bool().tolist() == [True, True, False, False, True, True]
+    assert (
+        rollout.terminated.tolist()
+        == rollout.success.bool().tolist()
+        == [True, True, False, False, True, True]
+    )
     assert rollout.truncated.tolist() == [False, False, True, True, False, False]
     assert rollout.version.tolist() == [4] * 12
     assert rollout.metrics == {"control_steps": 12.0, "decisions": 12.0}
@@ -107,7 +118,8 @@ def test_every_trajectory_runs_to_its_end_in_the_order_of_time():
 
 def test_free_places_are_taken_at_once_and_only_running_rows_are_asked():
     policy, environment, _ = collected()
-    # Places 0-2 hold seeds 1, 1, 2; after one chunk two free places take 2 and 3, and so on: full but for the tail.
+    # Places 0-2 hold seeds 1, 1, 2; after one chunk two free places take 2 and 3, and so on: full
+    # but for the tail.
     assert environment.resets == [[1, 1, 2], [2, 3], [3]]
     assert policy.asked == [len(batch) for batch in environment.batches] == [3, 3, 3, 2, 1]
     assert sum(policy.asked) == 12
@@ -117,8 +129,18 @@ def test_the_critic_is_asked_for_the_final_observation_of_truncated_trajectories
     policy, _, rollout = collected()
     # Seed 2 after 2 chunks: 2.2; the others terminated.
     torch.testing.assert_close(rollout.final_values, torch.tensor([0.0, 0.0, 2.2, 2.2, 0.0, 0.0]))
-    assert policy.valued == [3, 3, 1, 3, 1, 2, 1]  # act's own calls, and two extra ones of a row each
-    torch.testing.assert_close(rollout.values, rollout.observation.proprio @ torch.tensor([1.0, 0.1]))
+    assert policy.valued == [
+        3,
+        3,
+        1,
+        3,
+        1,
+        2,
+        1,
+    ]  # act's own calls, and two extra ones of a row each
+    torch.testing.assert_close(
+        rollout.values, rollout.observation.proprio @ torch.tensor([1.0, 0.1])
+    )
 
 
 def test_log_probs_are_those_of_the_stored_draws():
@@ -148,7 +170,10 @@ def test_nothing_to_collect_is_refused():
 def test_responses_are_grouped_by_prompt():
     prompts = torch.tensor([[0, 1], [2, 3]])
     rollout = collect_responses(
-        TokenPolicy(), text_observation(prompts), 3, lambda d, rows: (d.action == prompts[rows]).float().mean(1)
+        TokenPolicy(),
+        text_observation(prompts),
+        3,
+        lambda d, rows: (d.action == prompts[rows]).float().mean(1),
     )
     assert rollout.group.tolist() == [0, 0, 0, 1, 1, 1]
     assert rollout.observation.tokens.tolist() == prompts.repeat_interleave(3, 0).tolist()
@@ -159,7 +184,8 @@ def test_responses_are_grouped_by_prompt():
 
 
 class Killing:
-    """Keeps a rollout between two decisions, and ends the process it is in there: once for every decision."""
+    """Keeps a rollout between two decisions, and ends the process it is in there: once for every
+    decision."""
 
     def __init__(self):
         self.kept, self.left = None, 0
@@ -182,7 +208,9 @@ def test_a_rollout_goes_on_in_another_process_after_any_decision():
     """Seven trajectories in three places: of 5, 2, 3, 4, 1, 6 and 2 chunks."""
 
     def collect(keeper=None):
-        return collect_rollout(Counting(), Countdown(), [5, 2, 3, 4, 1, 6, 2], 1, observe, keeper=keeper)
+        return collect_rollout(
+            Counting(), Countdown(), [5, 2, 3, 4, 1, 6, 2], 1, observe, keeper=keeper
+        )
 
     torch.manual_seed(0)
     whole = collect()
@@ -194,8 +222,18 @@ def test_a_rollout_goes_on_in_another_process_after_any_decision():
             collect(keeper)
         torch.manual_seed(7)
         again = collect(keeper)
-        for name in ("logprobs", "rewards", "trajectory", "terminated", "truncated", "success", "final_values"):
+        for name in (
+            "logprobs",
+            "rewards",
+            "trajectory",
+            "terminated",
+            "truncated",
+            "success",
+            "final_values",
+        ):
             assert torch.equal(getattr(whole, name), getattr(again, name)), (step, name)
         assert torch.equal(whole.observation.proprio, again.observation.proprio)
         assert torch.equal(whole.action, again.action)
-        assert {n: v.tolist() for n, v in whole.episodes.items()} == {n: v.tolist() for n, v in again.episodes.items()}
+        assert {n: v.tolist() for n, v in whole.episodes.items()} == {
+            n: v.tolist() for n, v in again.episodes.items()
+        }

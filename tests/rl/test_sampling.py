@@ -9,19 +9,27 @@ from hypothesis import strategies as st
 
 from tests.rl.toys import SETTINGS, make_rollout
 from vla.rl.catalogue import make_algorithm
-from vla.rl.sampling import collect_informative, informative_groups, keep_trajectories, merge_rollouts
+from vla.rl.sampling import (
+    collect_informative,
+    informative_groups,
+    keep_trajectories,
+    merge_rollouts,
+)
 from vla.types import Scores
 
 nan = float("nan")
 
 
 def rollout_of(*groups, seed=0):
-    """A rollout whose groups have these returns, one row a trajectory; success where the return is 1."""
+    """A rollout whose groups have these returns, one row a trajectory; success where the return is
+    1."""
     returns = [r for group in groups for r in group]
     number = [i for i, group in enumerate(groups) for _ in group]
     made = make_rollout(returns, list(range(len(returns))), number, seed=seed)
     success = (torch.tensor(returns) == 1).float()
-    return dataclasses.replace(made, success=success, metrics={"control_steps": float(len(returns))})
+    return dataclasses.replace(
+        made, success=success, metrics={"control_steps": float(len(returns))}
+    )
 
 
 def test_groups_that_say_nothing_are_dropped():
@@ -55,7 +63,9 @@ def test_merging_numbers_trajectories_and_groups_on():
 def test_keeping_and_merging_lose_nothing(kept):
     """What is kept and what is left, merged, is the rollout in another order."""
     rollout = make_rollout(
-        [float(i) for i in range(12)], [0, 1, 2, 2, 3, 4, 5, 5, 5, 6, 7, 8], [0, 0, 0, 1, 1, 1, 2, 2, 2]
+        [float(i) for i in range(12)],
+        [0, 1, 2, 2, 3, 4, 5, 5, 5, 6, 7, 8],
+        [0, 0, 0, 1, 1, 1, 2, 2, 2],
     )
     keep = torch.tensor(kept)
     parts = [keep_trajectories(rollout, part) for part in (keep, ~keep) if part.any()]
@@ -77,7 +87,9 @@ def sampler(*batches):
 
 
 def test_refills_ask_for_what_is_missing_and_stop_when_full():
-    sample, asked = sampler(rollout_of([1.0, 0.0], [1.0, 1.0], [0.0, 0.0]), rollout_of([0.0, 1.0], [0.0, 1.0]))
+    sample, asked = sampler(
+        rollout_of([1.0, 0.0], [1.0, 1.0], [0.0, 0.0]), rollout_of([0.0, 1.0], [0.0, 1.0])
+    )
     rollout = collect_informative(sample, num_groups=3, max_refills=5)
     assert asked == [3, 2]
     assert rollout.group.tolist() == [0, 0, 1, 1, 2, 2]
@@ -102,7 +114,10 @@ def test_dropping_groups_and_giving_them_no_weight_are_the_same_loss():
     rollout = rollout_of([1.0, 0.0], [0.5, 0.5], [0.0, 1.0])
     algorithm = make_algorithm("dapo", **SETTINGS["dapo"])
     dropped = keep_trajectories(rollout, informative_groups(rollout))
-    losses = [algorithm.loss(algorithm.prepare(r), Scores(r.logprobs + 0.1)).loss.item() for r in (rollout, dropped)]
+    losses = [
+        algorithm.loss(algorithm.prepare(r), Scores(r.logprobs + 0.1)).loss.item()
+        for r in (rollout, dropped)
+    ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 

@@ -1,4 +1,5 @@
-"""An update: how a batch is cut changes nothing, what it reports is right, and what breaks it is named."""
+"""An update: how a batch is cut changes nothing, what it reports is right, and what breaks it is
+named."""
 
 import copy
 import dataclasses
@@ -42,7 +43,9 @@ def test_micro_batches_change_neither_loss_nor_gradient(name):
     whole, metrics = step(policy, name, WHOLE, rollout)
     assert any(change.abs().max() > 1e-4 for change in whole)
     for rows in (1, 5):
-        cut, cut_metrics = step(policy, name, dataclasses.replace(WHOLE, micro_batch_rows=rows), rollout)
+        cut, cut_metrics = step(
+            policy, name, dataclasses.replace(WHOLE, micro_batch_rows=rows), rollout
+        )
         for a, b in zip(cut, whole):
             torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
         for key in metrics:
@@ -51,11 +54,14 @@ def test_micro_batches_change_neither_loss_nor_gradient(name):
 
 @pytest.mark.parametrize("name", ["grpo", "ppo"])
 def test_minibatches_of_one_pass_add_up_to_the_whole(name):
-    """With a vanishing step the changes of all minibatches average to the change of one whole batch."""
+    """With a vanishing step the changes of all minibatches average to the change of one whole
+    batch."""
     policy = GaussianPolicy().double()
     rollout = gaussian_rollout(policy)
     whole, _ = step(policy, name, WHOLE, rollout, lr=1e-6)
-    cut, metrics = step(policy, name, dataclasses.replace(WHOLE, num_minibatches=4), rollout, lr=1e-6)
+    cut, metrics = step(
+        policy, name, dataclasses.replace(WHOLE, num_minibatches=4), rollout, lr=1e-6
+    )
     assert metrics["num_optimizer_steps"] == 4
     for a, b in zip(cut, whole):
         torch.testing.assert_close(a / 4, b, rtol=1e-4, atol=1e-12)
@@ -69,7 +75,10 @@ def test_minibatches_keep_what_is_scored_together_together():
     found = [set(unit[part].tolist()) for part in parts]
     assert not found[0] & found[1]
     assert sorted(map(len, found)) == [2, 3]
-    others = [minibatches(rows, unit, 2, torch.Generator().manual_seed(seed))[0].tolist() for seed in range(8)]
+    others = [
+        minibatches(rows, unit, 2, torch.Generator().manual_seed(seed))[0].tolist()
+        for seed in range(8)
+    ]
     assert any(other != parts[0].tolist() for other in others)
     assert all(len(part) <= 3 for part in minibatches(rows, unit, 7, torch.Generator()))
 
@@ -86,14 +95,17 @@ def test_one_pass_reports_the_loss_of_the_batch():
     policy = GaussianPolicy()
     rollout = gaussian_rollout(policy)
     algorithm = make_algorithm("ppo", **SETTINGS["ppo"])
-    output = algorithm.loss(algorithm.prepare(rollout), policy.score(rollout.observation, rollout.trace))
+    output = algorithm.loss(
+        algorithm.prepare(rollout), policy.score(rollout.observation, rollout.trace)
+    )
     _, metrics = step(policy, "ppo", dataclasses.replace(WHOLE, epochs=3), rollout, lr=0.0)
     assert metrics["policy_loss"] == pytest.approx(output.policy.sum().item(), rel=1e-4)
     assert metrics["value_loss"] == pytest.approx(output.value.sum().item(), rel=1e-4)
 
 
 def test_diagnostics_by_hand():
-    # Old log-probs are the scored ones minus log r with r = 2, .5, 1, 1: all advantages counted, GRPO clip .2/.28.
+    # Old log-probs are the scored ones minus log r with r = 2, .5, 1, 1: all advantages counted,
+    # GRPO clip .2/.28.
     policy = GaussianPolicy(critic=False)
     rollout = make_rollout([1.0, 0.0, 0.0, 1.0], [0, 1, 2, 3], [0, 0, 1, 1], num_draws=1)
     ratios = torch.tensor([[2.0], [0.5], [1.0], [1.0]])
@@ -120,7 +132,9 @@ def test_gradient_norm_is_logged_before_it_is_clipped():
     free, metrics = step(policy, "ppo", WHOLE, rollout)
     norm = torch.cat([c.flatten() for c in free]).norm().item()
     assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-4)
-    clipped, metrics = step(policy, "ppo", dataclasses.replace(WHOLE, max_grad_norm=norm / 4), rollout)
+    clipped, metrics = step(
+        policy, "ppo", dataclasses.replace(WHOLE, max_grad_norm=norm / 4), rollout
+    )
     assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-4)
     for a, b in zip(clipped, free):
         torch.testing.assert_close(a, b / 4, rtol=1e-4, atol=1e-7)
@@ -129,9 +143,13 @@ def test_gradient_norm_is_logged_before_it_is_clipped():
 def test_early_stop_on_kl_takes_no_step_beyond():
     policy = GaussianPolicy()
     rollout = gaussian_rollout(policy)
-    change, metrics = step(policy, "grpo", dataclasses.replace(WHOLE, epochs=5, target_kl=1e-6), rollout)
+    change, metrics = step(
+        policy, "grpo", dataclasses.replace(WHOLE, epochs=5, target_kl=1e-6), rollout
+    )
     assert metrics["stopped_early"] == 1.0
-    assert metrics["num_optimizer_steps"] == 0.0  # the rollout's log-probs were already further away
+    assert (
+        metrics["num_optimizer_steps"] == 0.0
+    )  # the rollout's log-probs were already further away
     assert not any(c.any() for c in change)
 
 
@@ -180,7 +198,8 @@ class Recording(GaussianPolicy):
 
 def test_rows_without_gradient_are_never_scored():
     policy = Recording(critic=False)
-    # Rows 0 to 6 are group 0, whose four trajectories all return .5; the five rows of group 1 differ.
+    # Rows 0 to 6 are group 0, whose four trajectories all return .5; the five rows of group 1
+    # differ.
     rewards = [0.5, 0.25, 0.25, 0.5, 0.25, 0.125, 0.125, 1.0, 0.0, 0.0, 0.0, 0.0]
     rollout = gaussian_rollout(GaussianPolicy(critic=False), rewards=rewards, critic=False)
     update(
@@ -218,7 +237,9 @@ def test_what_is_not_finite_stops_the_update_and_is_named(how):
     rollout = gaussian_rollout(GaussianPolicy())
     proprio = rollout.observation.proprio.clone()
     proprio[[3, 8]] = 7.0
-    rollout = dataclasses.replace(rollout, observation=dataclasses.replace(rollout.observation, proprio=proprio))
+    rollout = dataclasses.replace(
+        rollout, observation=dataclasses.replace(rollout.observation, proprio=proprio)
+    )
     before = copy.deepcopy(policy.state_dict())
     settings = dataclasses.replace(WHOLE, micro_batch_rows=4)
     with pytest.raises(NonFiniteError, match=f"{how} is not finite: rollout rows 3, 8") as error:
@@ -237,7 +258,8 @@ def test_what_is_not_finite_stops_the_update_and_is_named(how):
 
 
 def test_importance_weights_carry_the_gap_to_the_acting_policy():
-    """Old log-probs become the present ones (ratio 1); the truncated weight multiplies each draw's gradient."""
+    """Old log-probs become the present ones (ratio 1); the truncated weight multiplies each draw's
+    gradient."""
     policy = TokenPolicy(critic=False)
     observation = text_observation(torch.arange(4).reshape(4, 1))
     decision: Decision = policy.act(observation)
@@ -253,7 +275,9 @@ def test_importance_weights_carry_the_gap_to_the_acting_policy():
     settings = dataclasses.replace(WHOLE, importance_cap=2.0)
     weighted, metrics = step(policy, "grpo", settings, rollout)
     # Each row of the logits belongs to one draw: its change is multiplied by min(factor, 2).
-    torch.testing.assert_close(weighted[0][:4], plain[0][:4] * factors.clamp(max=2.0), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(
+        weighted[0][:4], plain[0][:4] * factors.clamp(max=2.0), rtol=1e-5, atol=1e-7
+    )
     assert metrics["ratio_min"] == pytest.approx(1.0, rel=1e-6)
     assert metrics["importance_weight_mean"] == pytest.approx((1.5 + 2 + 0.5 + 1) / 4, rel=1e-5)
     assert metrics["logprob_gap_max"] == pytest.approx(math.log(4), rel=1e-5)

@@ -24,7 +24,8 @@ def proprio_observation(proprio: Tensor) -> Observation:
 
 
 class GaussianPolicy(nn.Module):
-    """Draws `L` numbers around a linear function of proprioception; one draw an action dimension."""
+    """Draws `L` numbers around a linear function of proprioception; one draw an action
+    dimension."""
 
     def __init__(self, state: int = 1, actions: int = 1, critic: bool = True) -> None:
         super().__init__()
@@ -48,7 +49,11 @@ class GaussianPolicy(nn.Module):
         values = None if self.critic is None else self.value(observation)
         logprobs = normal.log_prob(draw)
         return Decision(
-            draw.unsqueeze(1), {"draw": draw}, logprobs, torch.ones_like(logprobs, dtype=torch.bool), values
+            draw.unsqueeze(1),
+            {"draw": draw},
+            logprobs,
+            torch.ones_like(logprobs, dtype=torch.bool),
+            values,
         )
 
     def score(self, observation: Observation, trace: Trace) -> Scores:
@@ -83,7 +88,8 @@ class Descent:
 
 
 class TokenPolicy(nn.Module):
-    """Answers a prompt of `L` tokens with `L` tokens, from logits that see the token at its place; a value each."""
+    """Answers a prompt of `L` tokens with `L` tokens, from logits that see the token at its place;
+    a value each."""
 
     def __init__(self, vocabulary: int = 5, critic: bool = True) -> None:
         super().__init__()
@@ -98,7 +104,9 @@ class TokenPolicy(nn.Module):
         categorical = torch.distributions.Categorical(logits=self.logits(observation.tokens))
         draw = categorical.logits.argmax(-1) if greedy else categorical.sample()
         values = None if self.critic is None else self.critic(observation.tokens).squeeze(-1)
-        return Decision(draw, {"draw": draw}, categorical.log_prob(draw), observation.token_mask, values)
+        return Decision(
+            draw, {"draw": draw}, categorical.log_prob(draw), observation.token_mask, values
+        )
 
     def score(self, observation: Observation, trace: Trace) -> Scores:
         categorical = torch.distributions.Categorical(logits=self.logits(observation.tokens))
@@ -150,21 +158,35 @@ def make_rollout(
 def gaussian_rollout(
     policy: GaussianPolicy, rewards: list[float] | None = None, seed: int = 0, critic: bool = True
 ) -> Rollout:
-    """Eight trajectories of two groups, one to three rows each, drawn by the policy itself, moved a little since."""
+    """Eight trajectories of two groups, one to three rows each, drawn by the policy itself, moved a
+    little since."""
     generator = torch.Generator().manual_seed(seed)
     trajectory = [0, 1, 1, 2, 3, 3, 3, 4, 5, 6, 6, 7]
     rollout = make_rollout(
-        rewards or torch.rand(12, generator=generator).tolist(), trajectory, [0, 0, 0, 0, 1, 1, 1, 1], num_draws=1
+        rewards or torch.rand(12, generator=generator).tolist(),
+        trajectory,
+        [0, 0, 0, 0, 1, 1, 1, 1],
+        num_draws=1,
     )
     scores = policy.score(rollout.observation, rollout.trace)
-    values = {"values": scores.values.detach().float(), "final_values": torch.zeros(8)} if critic else {}
+    values = (
+        {"values": scores.values.detach().float(), "final_values": torch.zeros(8)} if critic else {}
+    )
     noise = 0.1 * torch.randn(12, 1, generator=generator)
-    return dataclasses.replace(rollout, logprobs=(scores.logprobs.detach() + noise).float(), **values)
+    return dataclasses.replace(
+        rollout, logprobs=(scores.logprobs.detach() + noise).float(), **values
+    )
 
 
 # One working setting of every algorithm.
 SETTINGS = {
-    "ppo": {"clip_low": 0.2, "clip_high": 0.2, "gamma": 0.9, "gae_lambda": 0.8, "value_coefficient": 0.5},
+    "ppo": {
+        "clip_low": 0.2,
+        "clip_high": 0.2,
+        "gamma": 0.9,
+        "gae_lambda": 0.8,
+        "value_coefficient": 0.5,
+    },
     "grpo": {"clip_low": 0.2, "clip_high": 0.28},
     "dr_grpo": {"clip_low": 0.2, "clip_high": 0.28, "max_length": 4},
     "dapo": {"clip_low": 0.2, "clip_high": 0.28},

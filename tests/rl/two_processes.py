@@ -1,4 +1,5 @@
-"""One of several processes that update the same policy from their share of one rollout. Run by test_processes.py."""
+"""One of several processes that update the same policy from their share of one rollout. Run by
+test_processes.py."""
 
 import sys
 
@@ -19,7 +20,8 @@ def reduce_sum(value: torch.Tensor) -> torch.Tensor:
 
 
 def updated(name: str, share: int | None, reduce) -> dict[str, object]:
-    """Parameters and metrics after two epochs; `share` is this process's group, None is all of them."""
+    """Parameters and metrics after two epochs; `share` is this process's group, None is all of
+    them."""
     torch.manual_seed(0)
     policy = GaussianPolicy().double()
     rollout = gaussian_rollout(policy)

@@ -21,7 +21,18 @@ def main(monkeypatch):
 
 
 def test_rollout_prints_both_ratios(main, capsys):
-    small = ["--robot", "gantry", "--num-envs", "2", "--chunk", "2", "--image-size", "16", "--rounds", "1"]
+    small = [
+        "--robot",
+        "gantry",
+        "--num-envs",
+        "2",
+        "--chunk",
+        "2",
+        "--image-size",
+        "16",
+        "--rounds",
+        "1",
+    ]
     assert main(["rollout", *small]) == 0
     printed = capsys.readouterr().out
     assert re.search(r"environment / bare loop: \d+\.\d\d", printed)
@@ -41,7 +52,10 @@ def test_a_table_of_policies_is_written_while_runs_are_missing(main, tmp_path):
     from benchmarks.kinds.table import row, write
 
     rate = {"rate": 0.5, "num_starts": 4, "wilson_95": [0.15, 0.85], "mean_decisions": 10.0}
-    before, after = {"greedy": rate, "sampled": rate | {"rate": 0.25}}, {"greedy": rate | {"rate": 0.75}}
+    before, after = (
+        {"greedy": rate, "sampled": rate | {"rate": 0.25}},
+        {"greedy": rate | {"rate": 0.75}},
+    )
     stages = {"evaluation_before": before, "evaluation_after": after}
     (tmp_path / "a").mkdir()
     seconds = {"sft": 3.2, "rl": 9.4, "evaluation_before/greedy": 2.0}
@@ -50,8 +64,15 @@ def test_a_table_of_policies_is_written_while_runs_are_missing(main, tmp_path):
     lines = write(tmp_path, rows, ["grpo", "ppo"]).splitlines()
     # 4 episodes of 10 decisions in 2 seconds: 20 queries a second.
     assert re.split(r"\s{2,}", lines[1]) == [
-        "a", "greedy", "50.0 % [15.0, 85.0] n=4", "75.0 % [15.0, 85.0] n=4", "-", "3", "9/-", "20"
-    ]  # fmt: skip
+        "a",
+        "greedy",
+        "50.0 % [15.0, 85.0] n=4",
+        "75.0 % [15.0, 85.0] n=4",
+        "-",
+        "3",
+        "9/-",
+        "20",
+    ]
     assert re.split(r"\s{2,}", lines[2]) == ["a", "sampled", "25.0 % [15.0, 85.0] n=4", "-", "-"]
     assert re.split(r"\s{2,}", lines[3]) == ["b", "greedy", "-", "-", "-", "-", "-/-", "-"]
     assert json.loads((tmp_path / "table.json").read_text())[0]["grpo"]["greedy"]["rate"] == 0.75
@@ -84,7 +105,9 @@ def test_every_kind_of_broken_message_is_answered_in_words(main):
 def test_spoiled_settings_are_refused_in_a_line_or_make_sense():
     from benchmarks.settings import fuzz
 
-    counts, found = fuzz(("preset=smoke", "sim=gym", "mode=text text=rlhf", "mode=text preference=kto"), 80, seed=1)
+    counts, found = fuzz(
+        ("preset=smoke", "sim=gym", "mode=text text=rlhf", "mode=text preference=kto"), 80, seed=1
+    )
     assert found == []
     assert counts["accepted"] + counts["refused"] == 80
 

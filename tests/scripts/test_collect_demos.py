@@ -1,4 +1,5 @@
-"""The command makes a dataset from the real simulator and expert, and says what is wrong in one line."""
+"""The command makes a dataset from the real simulator and expert, and says what is wrong in one
+line."""
 
 import importlib.util
 from pathlib import Path
@@ -19,7 +20,18 @@ def load():
 
 def test_two_demonstrations(tmp_path, capsys):
     output = tmp_path / "demos"
-    command = ["--num", "2", "--robot", "gantry", "--image-size", "32", "--num-envs", "2", "--output", str(output)]
+    command = [
+        "--num",
+        "2",
+        "--robot",
+        "gantry",
+        "--image-size",
+        "32",
+        "--num-envs",
+        "2",
+        "--output",
+        str(output),
+    ]
     main = load().main
     assert main(command) == 0
     assert "2 episodes" in capsys.readouterr().out

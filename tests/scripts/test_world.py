@@ -13,10 +13,17 @@ def test_one_task_several_and_gymnasium():
     assert (mixture.sim.tasks, mixture.name) == (("reach", "lift"), "reach+lift-token-dr_grpo")
     gym = load(["sim=gym", "sim.id=FetchPickAndPlace-v4"])
     assert gym.name == "FetchPickAndPlace-v4-token-dr_grpo"
-    assert (gym.model.checkpoint, gym.grounding.num_steps, gym.data.question_weight) == (None, 0, 0.0)
+    assert (gym.model.checkpoint, gym.grounding.num_steps, gym.data.question_weight) == (
+        None,
+        0,
+        0.0,
+    )
     for config in (push, mixture, gym):
         world = world_of(config.sim)
-        assert all(callable(getattr(world, name)) for name in ("environment", "recorder", "scenes", "expert", "texts"))
+        assert all(
+            callable(getattr(world, name))
+            for name in ("environment", "recorder", "scenes", "expert", "texts")
+        )
     assert "push the red cube to the blue square" in world_of(push.sim).texts()
     assert gym.sim.instruction in world_of(gym.sim).texts()
 
@@ -24,7 +31,9 @@ def test_one_task_several_and_gymnasium():
 def test_what_a_world_of_gymnasium_lacks_is_said():
     world = world_of(load(["sim=gym", "sim.num_envs=1", "sim.image_size=32"]).sim)
     assert (world.proprio_size, world.environment().action_spec.size) == (10, 2)  # Reacher
-    with pytest.raises(ValueError, match="sim=gym has no scenes to ask about: set grounding.num_steps=0"):
+    with pytest.raises(
+        ValueError, match="sim=gym has no scenes to ask about: set grounding.num_steps=0"
+    ):
         world.scenes().scenes([0])
     with pytest.raises(ValueError, match="Reacher-v5\\) has no scripted expert"):
         world.expert(world.environment(), 0, 0.0)
@@ -34,10 +43,16 @@ def test_what_a_world_of_gymnasium_lacks_is_said():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["sim=gym", "model.checkpoint=embedded"], "model.checkpoint \\(embedded\\) knows our two cameras"),
+        (
+            ["sim=gym", "model.checkpoint=embedded"],
+            "model.checkpoint \\(embedded\\) knows our two cameras",
+        ),
         (["sim=gym", "grounding.num_steps=5"], "grounding.num_steps asks about scenes"),
         (["sim=gym", "data.question_weight=0.5"], "data.question_weight needs scenes"),
-        (["sim.perturbation=lights"], "sim.perturbation \\(lights\\): no such choice; did you mean light"),
+        (
+            ["sim.perturbation=lights"],
+            "sim.perturbation \\(lights\\): no such choice; did you mean light",
+        ),
     ],
 )
 def test_settings_that_cannot_be(overrides, message):

@@ -37,12 +37,24 @@ class Named:
 
 
 @contextmanager
-def served(act, access: Access | None = None, expected: Expected = EXPECTED, **changes) -> Iterator[SimpleNamespace]:
-    numbers = {"max_clients": 8, "max_batch": 4, "max_waiting": 8, "max_message_bytes": 2**20, "wait_seconds": 0.0}
+def served(
+    act, access: Access | None = None, expected: Expected = EXPECTED, **changes
+) -> Iterator[SimpleNamespace]:
+    numbers = {
+        "max_clients": 8,
+        "max_batch": 4,
+        "max_waiting": 8,
+        "max_message_bytes": 2**20,
+        "wait_seconds": 0.0,
+    }
     passport = {"action_spec": SPEC, "chunk": 5}
-    server = PolicyServer(act, expected, passport, Limits(**(numbers | changes)), access or Access())
+    server = PolicyServer(
+        act, expected, passport, Limits(**(numbers | changes)), access or Access()
+    )
     ready, ports, loop = threading.Event(), [], asyncio.new_event_loop()
-    task = loop.create_task(server.run("127.0.0.1", 0, lambda port: (ports.append(port), ready.set())))
+    task = loop.create_task(
+        server.run("127.0.0.1", 0, lambda port: (ports.append(port), ready.set()))
+    )
 
     def work() -> None:
         with pytest.raises(asyncio.CancelledError):

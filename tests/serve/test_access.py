@@ -1,4 +1,5 @@
-"""Who may talk to a policy server: its token, its names, web pages, encryption, and what binding to a network asks."""
+"""Who may talk to a policy server: its token, its names, web pages, encryption, and what binding to
+a network asks."""
 
 import ssl
 import urllib.error
@@ -66,7 +67,9 @@ def test_without_its_token_a_server_answers_for_its_health_only():
     with served(Named(), Access(TOKEN)) as at:
         assert status_of(at.port, "/healthz") == 200
         assert status_of(at.port, "/status") == 401
-        with pytest.raises(ValueError, match=r"refuses \(401\): a token is asked for, in a header 'Authorization"):
+        with pytest.raises(
+            ValueError, match=r"refuses \(401\): a token is asked for, in a header 'Authorization"
+        ):
             RemotePolicy(at.address)
         policy = RemotePolicy(at.address, token=TOKEN)
         assert policy.infer(observation(1.0))[0, 0] == 1.0
@@ -134,13 +137,19 @@ def test_a_token_comes_from_a_flag_a_file_or_the_environment(tmp_path, monkeypat
 
 
 def test_a_network_is_served_with_a_token_or_by_an_explicit_word():
-    with pytest.raises(ValueError, match=r"--host 0.0.0.0 lets other machines in, and no token.*--no-token"):
+    with pytest.raises(
+        ValueError, match=r"--host 0.0.0.0 lets other machines in, and no token.*--no-token"
+    ):
         check_reach("0.0.0.0", Access(), allow_anyone=False)
-    assert [warning.split(":")[0] for warning in check_reach("0.0.0.0", Access(), allow_anyone=True)] == [
+    assert [
+        warning.split(":")[0] for warning in check_reach("0.0.0.0", Access(), allow_anyone=True)
+    ] == [
         "whoever reaches 0.0.0.0 may use this policy",
         "messages and tokens are not encrypted",
     ]
-    assert check_reach("0.0.0.0", Access(TOKEN, tls=tls_context(PEM, PEM)), allow_anyone=False) == []
+    assert (
+        check_reach("0.0.0.0", Access(TOKEN, tls=tls_context(PEM, PEM)), allow_anyone=False) == []
+    )
     assert check_reach("127.0.0.1", Access(), allow_anyone=False) == []
 
 
@@ -163,7 +172,10 @@ def read_both(options) -> None:
         (["--max-batch", "0"], r"--max-batch \(0\) must be at least 1"),
         (["--max-rate", "nan"], r"--max-rate \(nan\) must be above 0"),
         (["--wait-ms", "-1"], "--wait-ms must be finite and not negative"),
-        *((["--max-message-mb", number], f"--max-message-mb {number}") for number in ("nan", "inf", "-1.0", "0.0")),
+        *(
+            (["--max-message-mb", number], f"--max-message-mb {number}")
+            for number in ("nan", "inf", "-1.0", "0.0")
+        ),
         (
             ["--max-message-mb", "0.01"],
             "--max-message-mb 0.01 holds no observation of this policy, or has no end: give at least 0.10",

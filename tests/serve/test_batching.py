@@ -30,7 +30,12 @@ def test_requests_that_arrive_together_share_a_call_and_more_than_may_wait_are_r
     assert [timed.answer for timed in answers] == [0, 10, 20, 30]
     assert [timed.batch for timed in answers] == [3, 3, 3, 1]
     assert sizes == [3, 1]
-    assert (status["requests"], status["batches"], status["refused"], status["mean_batch"]) == (4, 2, 1, 2.0)
+    assert (status["requests"], status["batches"], status["refused"], status["mean_batch"]) == (
+        4,
+        2,
+        1,
+        2.0,
+    )
 
 
 class Scenario:
@@ -49,7 +54,9 @@ class Scenario:
 
     async def answers(self, *asked):
         """What is heard by (number, client), all asking at once."""
-        waiting = [asyncio.create_task(self.batcher.ask(number, client)) for number, client in asked]
+        waiting = [
+            asyncio.create_task(self.batcher.ask(number, client)) for number, client in asked
+        ]
         await asyncio.sleep(0)
         serving = asyncio.create_task(self.batcher.run())
         found = await asyncio.gather(*waiting, return_exceptions=True)
@@ -76,7 +83,9 @@ def test_the_one_at_fault_fails_alone_and_its_words_reach_nobody_else():
 
 def test_who_failed_shares_no_call_until_it_is_answered():
     scenario, good, bad = Scenario(wrong=(2,)), Client(), Client()
-    scenario.run([(1, good), (2, bad)], [(1, good), (2, bad), (1, good)], [(5, bad)], [(1, good), (3, bad)])
+    scenario.run(
+        [(1, good), (2, bad)], [(1, good), (2, bad), (1, good)], [(5, bad)], [(1, good), (3, bad)]
+    )
     # After the first round 2 is asked alone; once its client has had an answer it shares again.
     assert scenario.calls == [[1, 2], [1], [2], [1, 1], [2], [5], [1, 3]]
 

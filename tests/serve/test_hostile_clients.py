@@ -181,7 +181,9 @@ def test_more_requests_than_may_wait_are_told_so():
             policy.connection.send(pack(observation()))
             while at.server.connections.num_asking < number:
                 time.sleep(0.01)
-        with pytest.raises(ValueError, match="the policy server says: 1 requests wait already: ask again later"):
+        with pytest.raises(
+            ValueError, match="the policy server says: 1 requests wait already: ask again later"
+        ):
             policies[2]._receive()
         gate.set()
         for policy in policies:
@@ -189,12 +191,17 @@ def test_more_requests_than_may_wait_are_told_so():
 
 
 @pytest.mark.parametrize(
-    "frame", [Frame(Opcode.PING, b""), Frame(Opcode.CONT, b"", fin=False), Frame(Opcode.BINARY, b"")]
+    "frame",
+    [Frame(Opcode.PING, b""), Frame(Opcode.CONT, b"", fin=False), Frame(Opcode.BINARY, b"")],
 )
 def test_a_flood_of_small_frames_ends_its_own_connection(frame):
     with served(Named(), max_rate=50.0) as at:
         policy, flood = RemotePolicy(at.address), RemotePolicy(at.address)
-        first = Frame(Opcode.BINARY, b"", fin=False).serialize(mask=True) if frame.opcode is Opcode.CONT else b""
+        first = (
+            Frame(Opcode.BINARY, b"", fin=False).serialize(mask=True)
+            if frame.opcode is Opcode.CONT
+            else b""
+        )
         flood.connection.socket.sendall(first + frame.serialize(mask=True) * (SMALL_FRAMES + 50))
         with pytest.raises(ConnectionClosed):
             until_it_ends(flood)

@@ -44,7 +44,9 @@ sys.exit(serve_until_signal(server, "127.0.0.1", 0, "small"))
 @contextmanager
 def started(gate: Path, drain: float) -> Iterator[tuple[subprocess.Popen, str]]:
     command = [sys.executable, "-c", SERVER, str(gate), str(drain)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         try:
             line = process.stdout.readline()
             assert "small is served at ws://127.0.0.1:" in line
@@ -67,7 +69,9 @@ def test_what_is_in_flight_is_answered_and_new_requests_are_refused(number, tmp_
     with started(tmp_path / "gate", drain=60.0) as (process, address):
         slow, other = RemotePolicy(address), RemotePolicy(address)
         answers = []
-        asking = threading.Thread(target=lambda: answers.append(slow.infer(observation(3.0, prompt="slowly"))))
+        asking = threading.Thread(
+            target=lambda: answers.append(slow.infer(observation(3.0, prompt="slowly")))
+        )
         asking.start()
         wait_until_asked(address)
         process.send_signal(number)
@@ -111,7 +115,10 @@ def test_a_server_asks_for_the_files_that_its_clients_take():
         allow_files(10)
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 300
         if before[1] != resource.RLIM_INFINITY:
-            with pytest.raises(ValueError, match=r"--max-clients asks for \d+ open files, this process may have \d+"):
+            with pytest.raises(
+                ValueError,
+                match=r"--max-clients asks for \d+ open files, this process may have \d+",
+            ):
                 allow_files(before[1] + 1)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)

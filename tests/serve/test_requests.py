@@ -1,4 +1,5 @@
-"""What a message may hold is checked before it meets others', at a cost in proportion to its bytes."""
+"""What a message may hold is checked before it meets others', at a cost in proportion to its
+bytes."""
 
 import tracemalloc
 
@@ -36,7 +37,8 @@ def nested(depth: int, inside):
     ],
 )
 def test_deep_wide_and_long_messages_are_refused(message, complaint):
-    # What msgpack's own writer refuses to write a client can still send, so the deepest is written by hand.
+    # What msgpack's own writer refuses to write a client can still send, so the deepest is written
+    # by hand.
     deep = isinstance(message, dict) and "a" in message and _depth(message) > 500
     raw = b"\x81\xa1a" * _depth(message) + b"\x00" if deep else msgpack.packb(message)
     with pytest.raises(ValueError, match=complaint):
@@ -58,8 +60,26 @@ def array(**changes) -> dict:
 @pytest.mark.parametrize(
     "wrong",
     [
-        *(array(dtype=dtype) for dtype in ("|O", "<c8", "f4,f4", "(2,)f4", "", ",", "U4", "<M8[s]", "x" * 99, 5, None)),
-        *(array(shape=shape) for shape in ([3], [-1], [10**18], [0, 10**18], [2**63, 2], "x", None, [1.5], [[2]], {})),
+        *(
+            array(dtype=dtype)
+            for dtype in (
+                "|O",
+                "<c8",
+                "f4,f4",
+                "(2,)f4",
+                "",
+                ",",
+                "U4",
+                "<M8[s]",
+                "x" * 99,
+                5,
+                None,
+            )
+        ),
+        *(
+            array(shape=shape)
+            for shape in ([3], [-1], [10**18], [0, 10**18], [2**63, 2], "x", None, [1.5], [[2]], {})
+        ),
         array(shape=[1] * 9 + [2]),
         *(array(data=data) for data in (None, "text", 5, [0] * 8, bytes(7))),
         {b"__ndarray__": True},
@@ -74,7 +94,9 @@ def test_arrays_that_are_not_what_they_state_are_refused(wrong):
 
 
 def test_the_limits_leave_room_for_what_openpi_and_ours_send():
-    message = {"observation": {"images": {"front": np.zeros((4, 4, 3), np.uint8)}, "state": [0.0] * STATE}}
+    message = {
+        "observation": {"images": {"front": np.zeros((4, 4, 3), np.uint8)}, "state": [0.0] * STATE}
+    }
     images, state, prompt, _ = EXPECTED.read(unpack(pack({**message, "prompt": "go"})))
     assert (list(images), state.tolist(), prompt) == (["front"], [0.0] * STATE, "go")
     assert codec.MAX_LENGTH >= 1000
@@ -84,13 +106,37 @@ def test_the_limits_leave_room_for_what_openpi_and_ours_send():
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *(("state", value) for value in (None, "x", [], ["1"] * STATE, [[1] * STATE], {"a": 1}, b"123", [1, [2], 3])),
+        *(
+            ("state", value)
+            for value in (
+                None,
+                "x",
+                [],
+                ["1"] * STATE,
+                [[1] * STATE],
+                {"a": 1},
+                b"123",
+                [1, [2], 3],
+            )
+        ),
         *(("state", np.full(STATE, value)) for value in (np.nan, np.inf, 1e300, -2e9)),
         ("state", np.zeros((1000, STATE))),
-        *(("front", value) for value in (None, [], "x", [[[1]]], np.zeros((4, 4, 4), np.uint8), {"a": {}})),
-        *(("prompt", value) for value in (None, 3, b"go", ["go"], "x" * 4097, "\u00e9" * 2049, np.float32(1))),
-        *(("going", {"plan": np.zeros((3, 2)), "late": late}) for late in (-1, 4, 10**18, None, "1", 1.5, [])),
-        *(("going", {"plan": plan, "late": 0}) for plan in ("x", [], np.full((2, 2), np.nan), np.full((2, 2), 1e38))),
+        *(
+            ("front", value)
+            for value in (None, [], "x", [[[1]]], np.zeros((4, 4, 4), np.uint8), {"a": {}})
+        ),
+        *(
+            ("prompt", value)
+            for value in (None, 3, b"go", ["go"], "x" * 4097, "\u00e9" * 2049, np.float32(1))
+        ),
+        *(
+            ("going", {"plan": np.zeros((3, 2)), "late": late})
+            for late in (-1, 4, 10**18, None, "1", 1.5, [])
+        ),
+        *(
+            ("going", {"plan": plan, "late": 0})
+            for plan in ("x", [], np.full((2, 2), np.nan), np.full((2, 2), 1e38))
+        ),
         ("going", {"plan": np.zeros((3, 2))}),
     ],
 )
@@ -124,7 +170,8 @@ def test_a_prompt_is_held_against_the_policys_room_before_it_joins_a_batch():
     [
         msgpack.packb({"k" * 100_000: {str(i): 0 for i in range(900)}}),
         b"\x81\xa1a" * 1000 + b"\x90" * 100_000,
-        b"\xdc\x03\xe8" + (b"\xdc\x03\xe8" + b"\x80" * 1000) * 1000,  # a thousand lists of a thousand mappings
+        b"\xdc\x03\xe8"
+        + (b"\xdc\x03\xe8" + b"\x80" * 1000) * 1000,  # a thousand lists of a thousand mappings
         b"\xdc\x03\xe8" * 1000,
     ],
     ids=["long key", "deep", "wide", "announced"],
@@ -137,5 +184,6 @@ def test_memory_grows_with_the_bytes_of_a_message_only(raw):
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    # Lists that are announced and never filled: a thousand levels of a thousand pointers of 8 bytes.
+    # Lists that are announced and never filled: a thousand levels of a thousand pointers of 8
+    # bytes.
     assert peak < 20 * len(raw) + 1000 * codec.MAX_LENGTH * 8 + 2**20

@@ -1,4 +1,5 @@
-"""A served policy answers as it would locally, several clients in one call, and says what is wrong with a request."""
+"""A served policy answers as it would locally, several clients in one call, and says what is wrong
+with a request."""
 
 import json
 import threading
@@ -14,16 +15,19 @@ from vla.serve.requests import BadRequest
 
 
 def test_an_array_has_the_bytes_that_openpi_gives_it():
-    # By hand from msgpack's format: 0x84 a map of 4; 0xc4 n bytes; 0xc3 true; 0xa3 text of 3; 0x91 an array of 1.
-    by_hand = (
-        b"\x84\xc4\x0b__ndarray__\xc3\xc4\x04data\xc4\x02\x01\x02\xc4\x05dtype\xa3|u1\xc4\x05shape\x91\x02"
-    )  # fmt: skip
+    # By hand from msgpack's format: 0x84 a map of 4; 0xc4 n bytes; 0xc3 true; 0xa3 text of 3; 0x91
+    # an array of 1.
+    by_hand = b"\x84\xc4\x0b__ndarray__\xc3\xc4\x04data\xc4\x02\x01\x02\xc4\x05dtype\xa3|u1\xc4\x05shape\x91\x02"
     assert pack(np.array([1, 2], np.uint8)) == by_hand
     assert unpack(by_hand).tolist() == [1, 2]
 
 
 def test_messages_come_back_as_they_were():
-    message = {"images": {"front": np.arange(12, dtype=np.uint8).reshape(2, 2, 3)}, "state": np.float32(1.5), "n": 3}
+    message = {
+        "images": {"front": np.arange(12, dtype=np.uint8).reshape(2, 2, 3)},
+        "state": np.float32(1.5),
+        "n": 3,
+    }
     back = unpack(pack(message))
     np.testing.assert_array_equal(back["images"]["front"], message["images"]["front"])
     assert back["images"]["front"].dtype == np.uint8
@@ -50,7 +54,10 @@ def test_what_has_no_place_in_a_message_is_refused(value):
             {"images": {"front": np.zeros((8, 8, 3), np.uint8)}},
             r"front must be uint8 \[4, 4, 3\], this is uint8 \[8, 8",
         ),
-        ({"images": {"wrist": np.zeros((4, 4, 3), np.uint8)}}, "front is missing: the observation holds images/wrist"),
+        (
+            {"images": {"wrist": np.zeros((4, 4, 3), np.uint8)}},
+            "front is missing: the observation holds images/wrist",
+        ),
         ({"observation/state": np.zeros(3)}, "state is there more than once"),
     ],
 )
@@ -60,7 +67,11 @@ def test_a_wrong_observation_is_named(changes, message):
 
 
 def test_openpi_style_names_are_understood():
-    flat = {"observation/front": np.zeros((4, 4, 3), np.uint8), "observation/state": np.ones(3), "prompt": "go"}
+    flat = {
+        "observation/front": np.zeros((4, 4, 3), np.uint8),
+        "observation/state": np.ones(3),
+        "prompt": "go",
+    }
     images, state, prompt, going = EXPECTED.read(flat)
     assert going is None
     assert (list(images), state.tolist(), prompt) == (["front"], [1, 1, 1], "go")
@@ -71,7 +82,9 @@ def test_a_client_is_told_who_it_speaks_to_and_gets_actions():
         policy = RemotePolicy(at.address)
         assert policy.passport == {"action_spec": SPEC, "chunk": 5}
         policy.check(SPEC)
-        with pytest.raises(ValueError, match=r"action_spec.control_hz is 20.0 on the server, 10.0 here"):
+        with pytest.raises(
+            ValueError, match=r"action_spec.control_hz is 20.0 on the server, 10.0 here"
+        ):
             policy.check(SPEC | {"control_hz": 10.0})
         np.testing.assert_array_equal(policy.infer(observation(0.25)), np.full((5, 2), 0.25))
         assert policy.timing["batch"] == 1
@@ -81,9 +94,13 @@ def test_a_client_is_told_who_it_speaks_to_and_gets_actions():
 def test_a_bad_request_is_answered_in_words_and_the_next_one_works():
     with served(Named()) as at:
         policy = RemotePolicy(at.address)
-        with pytest.raises(ValueError, match="the policy server says: state must be 3 finite numbers"):
+        with pytest.raises(
+            ValueError, match="the policy server says: state must be 3 finite numbers"
+        ):
             policy.infer(observation() | {"state": np.zeros(9)})
-        with pytest.raises(ValueError, match="the policy failed: RuntimeError: the weights are gone"):
+        with pytest.raises(
+            ValueError, match="the policy failed: RuntimeError: the weights are gone"
+        ):
             policy.infer(observation(prompt="fail"))
         assert policy.infer(observation(1.0))[0, 0] == 1.0
         policy.close()
@@ -98,7 +115,9 @@ def test_health_and_limits():
         assert status["requests"] == status["clients"] == 0
         policy = RemotePolicy(at.address)
         policy.infer(observation())
-        with pytest.raises(ValueError, match="the policy server ended the connection: 1 clients are served already"):
+        with pytest.raises(
+            ValueError, match="the policy server ended the connection: 1 clients are served already"
+        ):
             RemotePolicy(at.address)
         policy.connection.send("words")
         with pytest.raises(ValueError, match="observations come as msgpack in binary messages"):
@@ -109,7 +128,10 @@ def test_health_and_limits():
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("ws://127.0.0.1:9", r"no policy is served at ws://127.0.0.1:9 .*: start scripts/serve_policy.py"),
+        (
+            "ws://127.0.0.1:9",
+            r"no policy is served at ws://127.0.0.1:9 .*: start scripts/serve_policy.py",
+        ),
         ("127.0.0.1:8000", "scheme isn't ws or wss"),
     ],
 )
@@ -153,7 +175,8 @@ def test_a_chunk_that_was_asked_for_early_is_entered_where_time_has_come_to():
         actions.append(int(chunks.next({"step": t})[0]))
         if chunks.coming is not None:
             chunks.coming.exception()  # the next chunk is there before the next step
-    # Step 2 leaves two actions, so the second chunk is thought from step 2; by step 3 one action of it has passed.
+    # Step 2 leaves two actions, so the second chunk is thought from step 2; by step 3 one action of
+    # it has passed.
     assert actions == [100, 101, 102, 201, 202, 301, 302, 401]
     assert [c["step"] for c in calls] == [0, 2, 4, 6]
     assert chunks.waited == 0
@@ -171,7 +194,9 @@ def test_a_chunk_that_is_late_is_waited_for_and_counted():
     chunks = Chunked(slow, ahead=1)
     actions = [int(chunks.next({})[0]) for _ in range(3)]
     gate.clear()
-    actions += [int(chunks.next({})[0]) for _ in range(2)]  # asked for at 103, the last of the old chunk at 104
+    actions += [
+        int(chunks.next({})[0]) for _ in range(2)
+    ]  # asked for at 103, the last of the old chunk at 104
     threading.Timer(0.05, gate.set).start()
     actions.append(int(chunks.next({})[0]))
     # 103 and 104 were executed since: the first two of the new chunk are past

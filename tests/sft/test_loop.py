@@ -1,4 +1,5 @@
-"""The supervised loop: schedule, clock, what it does with a bad loss, and that it goes on as if never stopped."""
+"""The supervised loop: schedule, clock, what it does with a bad loss, and that it goes on as if
+never stopped."""
 
 import copy
 import math
@@ -31,7 +32,15 @@ def settings(num_steps=12, max_seconds=None, schedule="cosine", warmup=0.25):
     return SupervisedSettings(num_steps, max_seconds, warmup, schedule, max_grad_norm=1.0)
 
 
-def run(net, optimizer, state, ema=None, on_step=lambda step, metrics: None, shape=None, batches=batch_at):
+def run(
+    net,
+    optimizer,
+    state,
+    ema=None,
+    on_step=lambda step, metrics: None,
+    shape=None,
+    batches=batch_at,
+):
     def loss_of(batch):
         return (net(batch) - batch.sum(-1)).square().mean(), {"rows": float(len(batch))}
 
@@ -52,7 +61,11 @@ def test_stopped_and_resumed_is_as_if_never_stopped(tmp_path, kind):
         if step < 5:
             return False
         net, optimizer, ema, state = first
-        parts = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "ema": ema.state_dict()}
+        parts = {
+            "net": net.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "ema": ema.state_dict(),
+        }
         save_checkpoint(tmp_path, step, {**parts, "state": vars(state)}, keep=1)
         return True
 
@@ -74,7 +87,12 @@ def test_stopped_and_resumed_is_as_if_never_stopped(tmp_path, kind):
 def test_the_schedule_follows_steps():
     net, scales = Net(), []
     optimizer = make_optimizer(net, "adamw", 0.01, 0.0)
-    run(net, optimizer, SupervisedState(), on_step=lambda step, metrics: scales.append(metrics["lr_scale"]))
+    run(
+        net,
+        optimizer,
+        SupervisedState(),
+        on_step=lambda step, metrics: scales.append(metrics["lr_scale"]),
+    )
     # Warm-up over round(.25 * 12) = 3 steps, times (1 + cos(pi step / 12)) / 2.
     expected = [min(1, (i + 1) / 3) * (1 + math.cos(math.pi * i / 12)) / 2 for i in range(12)]
     assert scales == pytest.approx(expected)
@@ -83,7 +101,9 @@ def test_the_schedule_follows_steps():
 
 def test_the_clock_ends_it_and_the_schedule_follows(monkeypatch):
     now = iter(range(0, 1000, 1))
-    monkeypatch.setattr(vla.sft.loop.time, "monotonic", lambda: float(next(now)))  # every step takes one second
+    monkeypatch.setattr(
+        vla.sft.loop.time, "monotonic", lambda: float(next(now))
+    )  # every step takes one second
     net, scales, state = Net(), [], SupervisedState()
     run(
         net,
@@ -112,7 +132,9 @@ def test_a_step_is_a_clipped_step_at_the_scheduled_rate():
         lambda step, metrics: seen.update(metrics),
     )
     assert seen["grad_norm"] == pytest.approx(1000 * 2**0.5)
-    torch.testing.assert_close(net.weight.detach(), before - torch.tensor([[0.1, -0.1]]), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        net.weight.detach(), before - torch.tensor([[0.1, -0.1]]), rtol=0, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -123,8 +145,16 @@ def test_a_bad_loss_leaves_the_weights_and_says_what_to_do(bad):
     def keep(step, metrics):
         kept.update(copy.deepcopy(net.state_dict()))
 
-    with pytest.raises(FloatingPointError, match=r"step 3: loss .* lower sft.learning_rate or look at the data"):
-        run(net, optimizer, state, on_step=keep, batches=lambda step: batch_at(step) * (bad if step == 3 else 1.0))
+    with pytest.raises(
+        FloatingPointError, match=r"step 3: loss .* lower sft.learning_rate or look at the data"
+    ):
+        run(
+            net,
+            optimizer,
+            state,
+            on_step=keep,
+            batches=lambda step: batch_at(step) * (bad if step == 3 else 1.0),
+        )
     assert state.step == 3
     for name, tensor in net.state_dict().items():
         assert torch.equal(tensor, kept[name]), name

@@ -1,4 +1,5 @@
-"""Which tokens carry loss: control steps that count, and answers, each predicted from what stands before it."""
+"""Which tokens carry loss: control steps that count, and answers, each predicted from what stands
+before it."""
 
 import math
 
@@ -13,7 +14,9 @@ from vla.sft.losses import answer_loss, imitation_loss, plan_loss
 def gradients(loss, module):
     named = dict(module.named_parameters())
     found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
-    return {name: gradient for name, gradient in zip(named, found, strict=True) if gradient is not None}
+    return {
+        name: gradient for name, gradient in zip(named, found, strict=True) if gradient is not None
+    }
 
 
 @pytest.mark.parametrize("decoding", DECODINGS)
@@ -30,7 +33,8 @@ def test_imitation_is_the_mean_over_the_steps_that_count(decoding):
 
 
 def test_perturbed_steps_and_those_past_the_end_carry_no_gradient():
-    """Whatever stands in a masked control step, the loss and every gradient are the same, bit for bit."""
+    """Whatever stands in a masked control step, the loss and every gradient are the same, bit for
+    bit."""
     policy, observation = tiny_policy("parallel"), tiny_observation([3, 2])
     mask = torch.tensor([[True, False], [False, True]])
     actions = torch.randn(2, 2, 4)
@@ -65,15 +69,19 @@ def test_answers_are_predicted_from_the_token_before():
 def test_a_plan_names_every_number_by_every_query():
     model, observation = tiny_vlm(), tiny_observation([4, 2])
     numbers = torch.tensor([[0, 3, 1, 2], [4, 4, 0, 1]])  # four numbers, as places
-    _, hidden = model(model.prefix(observation), observation.tokens, observation.token_mask, model.plan.queries)
+    _, hidden = model(
+        model.prefix(observation), observation.tokens, observation.token_mask, model.plan.queries
+    )
     logprobs = model.plan_logits(hidden).log_softmax(-1)
     assert logprobs.shape == (2, 3, 4, 128)
     terms = [logprobs[b, q, a, numbers[b, a]] for b in range(2) for q in range(3) for a in range(4)]
     places = torch.arange(128.0)
     off = [
         abs(float((logprobs[b, q, a].exp() @ places).detach()) - int(numbers[b, a]))
-        for b in range(2) for q in range(3) for a in range(4)
-    ]  # fmt: skip
+        for b in range(2)
+        for q in range(3)
+        for a in range(4)
+    ]
     loss, distance = plan_loss(model, observation, numbers)
     assert distance.item() == pytest.approx(sum(off) / 24, rel=1e-4)
     # Four tokens off in the mean cost a nat.

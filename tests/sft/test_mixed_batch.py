@@ -32,16 +32,23 @@ def questions(rows: int, seed: int) -> GroundingBatch:
     bright = torch.arange(rows) % 2 == 1
     level = torch.where(bright, 176, 16)[:, None, None, None]
     shape = (rows, IMAGE_SIZE, IMAGE_SIZE, 3)
-    images = {c: (level + torch.randint(0, 64, shape, generator=generator)).to(torch.uint8) for c in CAMERAS}
+    images = {
+        c: (level + torch.randint(0, 64, shape, generator=generator)).to(torch.uint8)
+        for c in CAMERAS
+    }
     tokens = torch.stack([torch.full((rows,), QUESTION), torch.where(bright, BRIGHT, DARK)], dim=1)
-    there, answers = torch.ones_like(tokens, dtype=torch.bool), torch.tensor([False, True]).expand(rows, -1)
+    there, answers = (
+        torch.ones_like(tokens, dtype=torch.bool),
+        torch.tensor([False, True]).expand(rows, -1),
+    )
     felt = torch.randn(rows, PROPRIO_SIZE, generator=generator)
     packed = PackedQuestions(tokens, there, answers, torch.zeros_like(tokens))
     return GroundingBatch(Observation(images, felt, tokens, there), packed)
 
 
 class Answers(Grounding):
-    """The questions' side of a mixed batch, without scenes to draw them from and without detection."""
+    """The questions' side of a mixed batch, without scenes to draw them from and without
+    detection."""
 
     def __init__(self, model: VisionLanguageModel):
         self.model = model
@@ -74,14 +81,25 @@ def train(task, actions, num_steps: int, weight: float, text_weight: float = 0.0
     observation = map_rows(task.observation, lambda t: t[rows])
 
     def batch_at(step: int) -> ImitationBatch:
-        return ImitationBatch(observation, actions[rows], mask, tuple(each.batch(step) for each in beside))
+        return ImitationBatch(
+            observation, actions[rows], mask, tuple(each.batch(step) for each in beside)
+        )
 
     def loss_of(batch: ImitationBatch):
         return mixed_loss(task.policy, batch, beside)
 
     optimizer = make_optimizer(task.policy, "muon", 0.01, 0.0, muon_learning_rate=0.02)
     settings = SupervisedSettings(num_steps, None, 0.1, "cosine", 1.0)
-    fit(task.policy, loss_of, batch_at, optimizer, settings, SupervisedState(), None, lambda step, metrics: None)
+    fit(
+        task.policy,
+        loss_of,
+        batch_at,
+        optimizer,
+        settings,
+        SupervisedState(),
+        None,
+        lambda step, metrics: None,
+    )
 
 
 @torch.no_grad()
@@ -91,7 +109,9 @@ def accuracy(policy) -> float:
 
 
 def success(task) -> float:
-    return float(task.reward(task.policy.act(task.observation, greedy=True), torch.arange(4)).mean())
+    return float(
+        task.reward(task.policy.act(task.observation, greedy=True), torch.arange(4)).mean()
+    )
 
 
 def test_answers_stay_right_while_success_rises():
@@ -122,8 +142,15 @@ def test_texts_are_learned_in_the_steps_that_teach_actions_and_answers():
 
 def test_the_loss_of_a_step_is_the_weighted_sum_of_its_parts():
     task, actions = task_of("token_parallel")
-    model, asked, mask = task.policy.model, questions(4, seed=0), torch.ones(4, actions.shape[1], dtype=torch.bool)
-    beside = [Beside(0.25, lambda step: asked, Answers(model).loss), Beside(3.0, lambda step: SAID, Said(model).loss)]
+    model, asked, mask = (
+        task.policy.model,
+        questions(4, seed=0),
+        torch.ones(4, actions.shape[1], dtype=torch.bool),
+    )
+    beside = [
+        Beside(0.25, lambda step: asked, Answers(model).loss),
+        Beside(3.0, lambda step: SAID, Said(model).loss),
+    ]
     batch = ImitationBatch(task.observation, actions[:4], mask, (asked, SAID))
     with torch.no_grad():
         acted, _ = mixed_loss(task.policy, ImitationBatch(task.observation, actions[:4], mask), [])

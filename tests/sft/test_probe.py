@@ -1,4 +1,5 @@
-"""Probing: the head learns from stored features what it would learn through the model, and the model stands still."""
+"""Probing: the head learns from stored features what it would learn through the model, and the
+model stands still."""
 
 import torch
 
@@ -23,7 +24,15 @@ def test_the_head_learns_and_the_model_stands_still():
     assert features.observation.images == {}
     losses = []
     settings = SupervisedSettings(60, None, 0.1, "cosine", 1.0)
-    probe(policy, features, 8, 1e-2, 0.0, settings, lambda step, metrics: losses.append(metrics["loss"]))
+    probe(
+        policy,
+        features,
+        8,
+        1e-2,
+        0.0,
+        settings,
+        lambda step, metrics: losses.append(metrics["loss"]),
+    )
     assert losses[-1] < 0.25 * losses[0]
     changed = {name for name, p in policy.named_parameters() if not torch.equal(p, before[name])}
     assert changed

@@ -1,4 +1,5 @@
-"""Advantage-conditioned training: values, advantages and labels by hand, and a policy that does better when asked."""
+"""Advantage-conditioned training: values, advantages and labels by hand, and a policy that does
+better when asked."""
 
 import math
 
@@ -20,13 +21,15 @@ from vla.sft.recap import (
     value_features,
 )
 
-# Two trajectories, interleaved as a rollout has them: 0 succeeds after three decisions, 1 fails after two.
+# Two trajectories, interleaved as a rollout has them: 0 succeeds after three decisions, 1 fails
+# after two.
 TRAJECTORY = torch.tensor([0, 1, 0, 1, 0])
 SUCCESS = torch.tensor([True, False])
 
 
 def test_returns_by_hand():
-    # At most 4 decisions: two are left, then one, then none; a failure costs a whole episode from its start on.
+    # At most 4 decisions: two are left, then one, then none; a failure costs a whole episode from
+    # its start on.
     assert returns_to_go(TRAJECTORY, SUCCESS, 4).tolist() == [-0.5, -1, -0.25, -1, 0]
 
 
@@ -42,8 +45,9 @@ def test_advantages_by_hand():
     values = torch.tensor([-0.6, -0.7, -0.5, -0.9, -0.1])
     to_the_end = torch.tensor([0.1, -0.3, 0.25, -0.1, 0.1])
     torch.testing.assert_close(advantages(values, returns, TRAJECTORY, None), to_the_end)
-    # One decision ahead: rows 0 and 2 go on in trajectory 0, row 1 in trajectory 1; the last rows as above.
-    # Row 0: -.5 + .25 - .5 + .6 = -.15; row 1: -1 + 1 - .9 + .7 = -.2; row 2: -.25 - 0 - .1 + .5 = .15.
+    # One decision ahead: rows 0 and 2 go on in trajectory 0, row 1 in trajectory 1; the last rows
+    # as above. Row 0: -.5 + .25 - .5 + .6 = -.15; row 1: -1 + 1 - .9 + .7 = -.2; row 2: -.25 - 0 -
+    # .1 + .5 = .15.
     ahead = torch.tensor([-0.15, -0.2, 0.15, -0.1, 0.1])
     torch.testing.assert_close(advantages(values, returns, TRAJECTORY, 1), ahead)
     torch.testing.assert_close(advantages(values, returns, TRAJECTORY, 3), to_the_end)
@@ -65,7 +69,9 @@ def test_labels_stand_behind_the_words_and_come_off_again():
     assert torch.equal(found.instruction_mask, observation.token_mask)
     both = labelled(observation, labels, torch.tensor([1, 1, 1]))
     assert torch.equal(without_label(both).token_mask, observation.token_mask)
-    with pytest.raises(ValueError, match=r"policy.instruction_length \(7\) has no room for 4 tokens of a label"):
+    with pytest.raises(
+        ValueError, match=r"policy.instruction_length \(7\) has no room for 4 tokens of a label"
+    ):
         labelled(observation, [[1, 2, 3, 4]], torch.tensor([0, 0, 0]))
 
 
@@ -82,7 +88,8 @@ def test_a_value_model_tells_starts_apart():
 
 @pytest.mark.parametrize("kind", ["token_parallel", "regression", "flow_one_step", "diffusion"])
 def test_a_label_is_told_to_the_head_and_hidden_from_what_reads_the_scene(kind):
-    """A model that never met the label sees with it what it sees without, to the bit; what is decided still differs."""
+    """A model that never met the label sees with it what it sees without, to the bit; what is
+    decided still differs."""
     policy = restless(task_of(kind)[0].policy)
     plain = tiny_observation([3, 2], padding=2)
     good, bad = (labelled(plain, [[11, 12], [13]], torch.full((2,), which)) for which in (0, 1))
@@ -103,8 +110,8 @@ def test_a_label_is_told_to_the_head_and_hidden_from_what_reads_the_scene(kind):
 
 @pytest.mark.parametrize("kind", ["flow_all_steps", "flow_one_step", "diffusion", "regression"])
 def test_guidance_goes_further_than_the_label(kind):
-    """With guidance g the prediction is that without the label plus g times the difference; 1 changes nothing, and a
-    draw is scored as it was drawn.
+    """With guidance g the prediction is that without the label plus g times the difference; 1
+    changes nothing, and a draw is scored as it was drawn.
     """
     policy = restless(task_of(kind)[0].policy)
     plain = tiny_observation([3, 2], padding=2)
@@ -121,7 +128,9 @@ def test_guidance_goes_further_than_the_label(kind):
     unlabelled = predicted(policy, plain, state, time)
     torch.testing.assert_close(found[0.0], unlabelled, rtol=0, atol=1e-5)
     assert (found[1.0] - found[0.0]).abs().max() > 1e-3
-    torch.testing.assert_close(found[3.0], found[0.0] + 3 * (found[1.0] - found[0.0]), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        found[3.0], found[0.0] + 3 * (found[1.0] - found[0.0]), rtol=1e-4, atol=1e-4
+    )
 
 
 def predicted(policy, observation, state, time):

@@ -15,14 +15,18 @@ SIZE = 24
 @pytest.fixture(scope="module", params=PAIRS, ids=["-".join(pair) for pair in PAIRS])
 def env(request):
     task, robot = request.param
-    made = sim.make_vector(task=task, robot=robot, num_envs=4, image_size=SIZE, max_steps=12, num_threads=1)
+    made = sim.make_vector(
+        task=task, robot=robot, num_envs=4, image_size=SIZE, max_steps=12, num_threads=1
+    )
     yield made
     made.close()
 
 
 def random_actions(n: int, horizon: int, seed: int = 0) -> np.ndarray:
     spec = DEFAULT_ACTION_SPEC
-    return np.random.default_rng(seed).uniform(spec.low, spec.high, (n, horizon, 7)).astype(np.float32)
+    return (
+        np.random.default_rng(seed).uniform(spec.low, spec.high, (n, horizon, 7)).astype(np.float32)
+    )
 
 
 def assert_same(first, second) -> None:
@@ -69,16 +73,25 @@ def test_a_start_depends_on_its_seed_alone(env):
     assert shuffled.instruction == [reference.instruction[i] for i in order]
     np.testing.assert_array_equal(shuffled.proprio, reference.proprio[order])
     np.testing.assert_array_equal(shuffled.images["front"], reference.images["front"][order])
-    np.testing.assert_array_equal(env.get_state(np.array([1, 3, 0, 2])).rows["state"], state.rows["state"][order])
+    np.testing.assert_array_equal(
+        env.get_state(np.array([1, 3, 0, 2])).rows["state"], state.rows["state"][order]
+    )
 
 
 def test_a_start_does_not_depend_on_the_number_of_environments(env):
     other = sim.make_vector(
-        env.tasks[0].name, robot=env.physics.robot.name, num_envs=1, cameras=("wrist",), image_size=SIZE, num_threads=2
+        env.tasks[0].name,
+        robot=env.physics.robot.name,
+        num_envs=1,
+        cameras=("wrist",),
+        image_size=SIZE,
+        num_threads=2,
     )
     for seed in (0, 21):
         alone, among = other.reset([seed]), env.reset([9, 8, seed, 7])
-        np.testing.assert_array_equal(other.get_state().rows["state"][0], env.get_state(np.array([2])).rows["state"][0])
+        np.testing.assert_array_equal(
+            other.get_state().rows["state"][0], env.get_state(np.array([2])).rows["state"][0]
+        )
         np.testing.assert_array_equal(alone.images["wrist"][0], among.images["wrist"][2])
         assert alone.instruction[0] == among.instruction[2]
     other.close()
@@ -119,7 +132,9 @@ def test_the_hand_follows_the_command(env):
     for _ in range(4):
         env.step(action)
     ids = np.arange(4)
-    np.testing.assert_allclose(env.physics.hand_position(ids), env.physics.commanded[ids, :3], atol=2e-3)
+    np.testing.assert_allclose(
+        env.physics.hand_position(ids), env.physics.commanded[ids, :3], atol=2e-3
+    )
     np.testing.assert_allclose(env.physics.hand_yaw(ids), env.physics.commanded[ids, 5], atol=2e-2)
 
 
@@ -132,8 +147,12 @@ def test_only_the_panda_tilts(env):
     for _ in range(6):
         env.step(np.zeros((4, 1, 7), np.float32))
     tilts = env.physics.robot.name == "panda"
-    pose = np.concatenate([np.tile([[0.2, -0.2]], (4, 1)) * tilts, env.physics.commanded[:, 5:6]], axis=1)
-    np.testing.assert_allclose(env.physics.hand_matrix(np.arange(4)), quat_to_matrix(rpy_to_quat(pose)), atol=0.03)
+    pose = np.concatenate(
+        [np.tile([[0.2, -0.2]], (4, 1)) * tilts, env.physics.commanded[:, 5:6]], axis=1
+    )
+    np.testing.assert_allclose(
+        env.physics.hand_matrix(np.arange(4)), quat_to_matrix(rpy_to_quat(pose)), atol=0.03
+    )
 
 
 def test_time_truncates_and_never_terminates(env):
@@ -215,7 +234,13 @@ def test_instructions_name_one_object_each(env):
 
 
 def test_render_every_step_gives_the_same_last_picture(env):
-    shared = {"robot": env.physics.robot.name, "num_envs": 4, "image_size": SIZE, "max_steps": 12, "num_threads": 1}
+    shared = {
+        "robot": env.physics.robot.name,
+        "num_envs": 4,
+        "image_size": SIZE,
+        "max_steps": 12,
+        "num_threads": 1,
+    }
     other = sim.make_vector(env.tasks[0].name, **shared, render_every_step=True)
     actions = random_actions(4, 3)
     env.reset(range(4))
@@ -233,5 +258,9 @@ def test_scenes_for_questions_are_exact_and_varied(env):
     second, again = env.sample_scenes(range(4))
     assert_same(first, second)
     assert facts == again
-    held = [f.grasped is not None for start in range(0, 160, 4) for f in env.sample_scenes(range(start, start + 4))[1]]
+    held = [
+        f.grasped is not None
+        for start in range(0, 160, 4)
+        for f in env.sample_scenes(range(start, start + 4))[1]
+    ]
     assert 0.24 < np.mean(held) < 0.46  # 35 in 100: 160 scenes, standard error 0.038

@@ -35,7 +35,9 @@ def test_registered_names_can_be_made():
 
 
 def test_vector_adapter_resets_on_the_step_after_the_end():
-    env = VectorAdapter(sim.make_vector(robot="gantry", num_envs=3, image_size=16, max_steps=2, num_threads=1))
+    env = VectorAdapter(
+        sim.make_vector(robot="gantry", num_envs=3, image_size=16, max_steps=2, num_threads=1)
+    )
     observation, info = env.reset(seed=[4, 5, 6])
     assert info["seed"].tolist() == [4, 5, 6]
     assert env.observation_space.contains(observation)

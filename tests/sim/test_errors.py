@@ -20,8 +20,14 @@ def env():
         ({"cameras": ("frnt",)}, "sim.cameras='frnt' is unknown; did you mean 'front'"),
         ({"renderer": "opengl"}, "sim.renderer"),
         ({"reward": {"sucess": 1.0}}, "sim.reward='sucess' is unknown; did you mean 'success'"),
-        ({"randomize": {"block_yow": 0.1}}, "sim.randomization='block_yow' is unknown; did you mean 'block_yaw'"),
-        ({"randomize": {"colors": ["rod"]}}, "sim.randomization.colors='rod' is unknown; did you mean 'red'"),
+        (
+            {"randomize": {"block_yow": 0.1}},
+            "sim.randomization='block_yow' is unknown; did you mean 'block_yaw'",
+        ),
+        (
+            {"randomize": {"colors": ["rod"]}},
+            "sim.randomization.colors='rod' is unknown; did you mean 'red'",
+        ),
         ({"randomize": {"block_shapes": ["cone"]}}, "choose one of cube, cylinder, brick"),
         ({"randomize": {"hand_height": [0.3, 0.1]}}, "sim.randomization.hand_height"),
         ({"randomize": {"block_yaw": -0.1}}, "sim.randomization.block_yaw"),
@@ -39,7 +45,9 @@ def test_settings(options, message):
 
 
 def test_a_chunk_must_divide_the_episode(env):
-    with pytest.raises(ValueError, match=r"chunk of actions \(7\) must divide sim.max_steps \(80\)"):
+    with pytest.raises(
+        ValueError, match=r"chunk of actions \(7\) must divide sim.max_steps \(80\)"
+    ):
         env.step(np.zeros((3, 7, 7)))
 
 

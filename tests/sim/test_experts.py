@@ -45,7 +45,9 @@ def test_expert_succeeds(task, robot, starts):
 
 def test_expert_succeeds_with_more_distractors_and_one_hand_pose():
     ranges = {"hand_xy": 0.0, "hand_yaw": 0.0, "hand_height": [0.15, 0.15]}
-    env = sim.make_vector(robot="gantry", num_envs=50, cameras=(), num_threads=1, num_distractors=2, randomize=ranges)
+    env = sim.make_vector(
+        robot="gantry", num_envs=50, cameras=(), num_threads=1, num_distractors=2, randomize=ranges
+    )
     proprio = env.reset(range(50)).proprio
     np.testing.assert_array_equal(proprio, np.tile(proprio[:1], (50, 1)))
     run(env, Expert(env), range(50))
@@ -94,7 +96,8 @@ def test_expert_opens_again_and_returns_to_a_dropped_block():
 
 
 def test_expert_finishes_scenes_that_start_anywhere():
-    """Scenes for questions can be continued: held blocks are truly held, hands stand clear of everything else."""
+    """Scenes for questions can be continued: held blocks are truly held, hands stand clear of
+    everything else."""
     env = sim.make_vector(robot="panda", num_envs=60, cameras=(), num_threads=1)
     _, facts = env.sample_scenes(range(60))
     held = np.array([f.grasped == 0 for f in facts])

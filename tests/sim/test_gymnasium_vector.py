@@ -1,4 +1,5 @@
-"""Any gymnasium environment: a small one made here, MuJoCo's own, and Fetch and Meta-World where they are installed."""
+"""Any gymnasium environment: a small one made here, MuJoCo's own, and Fetch and Meta-World where
+they are installed."""
 
 import importlib.util
 import warnings
@@ -14,7 +15,9 @@ from sim.experts.gymnasium import GymnasiumExpert, build_act
 from sim.gymnasium_vector import GymnasiumTask, GymnasiumVector, resized
 from sim.render import missing_egl
 
-needs_drawing = pytest.mark.skipif(missing_egl() is not None, reason="no EGL: MuJoCo's environments cannot draw")
+needs_drawing = pytest.mark.skipif(
+    missing_egl() is not None, reason="no EGL: MuJoCo's environments cannot draw"
+)
 
 
 class Line(gymnasium.Env):
@@ -25,13 +28,21 @@ class Line(gymnasium.Env):
     def __init__(self, render_mode=None):
         self.render_mode = render_mode
         self.observation_space = spaces.Dict(
-            {"place": spaces.Box(-9, 9, (1,)), "start": spaces.Box(-9, 9, (1,)), "extra": spaces.Box(0, 1, (2, 2))}
+            {
+                "place": spaces.Box(-9, 9, (1,)),
+                "start": spaces.Box(-9, 9, (1,)),
+                "extra": spaces.Box(0, 1, (2, 2)),
+            }
         )
         self.action_space = spaces.Box(-0.5, 0.5, (1,))
         self.drawn = 0
 
     def _see(self):
-        return {"place": np.array([self.at]), "start": np.array([self.began]), "extra": np.zeros((2, 2))}
+        return {
+            "place": np.array([self.at]),
+            "start": np.array([self.began]),
+            "extra": np.zeros((2, 2)),
+        }
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -48,12 +59,25 @@ class Line(gymnasium.Env):
 
 
 def line(**changes):
-    task = {"name": "line", "instruction": "go to one", "success": ("is_success",), "success_return": None}
+    task = {
+        "name": "line",
+        "instruction": "go to one",
+        "success": ("is_success",),
+        "success_return": None,
+    }
     task |= {"proprio": (), "proprio_size": None}
-    options = {"num_envs": 3, "cameras": ("view",), "image_size": 4, "max_steps": 8, "reward": {"success": 1.0}}
+    options = {
+        "num_envs": 3,
+        "cameras": ("view",),
+        "image_size": 4,
+        "max_steps": 8,
+        "reward": {"success": 1.0},
+    }
     options |= {"render_every_step": False}
     task |= {name: changes.pop(name) for name in list(changes) if name in task}
-    return GymnasiumVector(lambda: Line("rgb_array"), GymnasiumTask(**task), **{**options, **changes})
+    return GymnasiumVector(
+        lambda: Line("rgb_array"), GymnasiumTask(**task), **{**options, **changes}
+    )
 
 
 def test_what_it_shows():
@@ -62,11 +86,17 @@ def test_what_it_shows():
     assert seen.instruction == ["go to one"] * 2
     assert seen.proprio.shape == (2, 2)  # place and start; the matrix is no vector
     assert seen.images["view"].shape == (2, 4, 4, 3)
-    assert (env.action_spec.size, env.action_spec.low, env.action_spec.control_hz) == (1, (-0.5,), 10.0)
+    assert (env.action_spec.size, env.action_spec.low, env.action_spec.control_hz) == (
+        1,
+        (-0.5,),
+        10.0,
+    )
     np.testing.assert_array_equal(env.reset([4], np.array([2])).proprio[0], seen.proprio[0])
     assert line(proprio=("start",)).proprio_size == 1
     assert line(proprio_size=1).proprio_size == 1
-    with pytest.raises(ValueError, match="sim.proprio names 'speed', but the observation has extra, place, start"):
+    with pytest.raises(
+        ValueError, match="sim.proprio names 'speed', but the observation has extra, place, start"
+    ):
         line(proprio=("speed",))
 
 
@@ -123,12 +153,20 @@ def test_every_step_can_be_filmed():
 
 def test_pictures_become_small_squares_whole_and_padded():
     picture = np.arange(32, dtype=np.uint8).reshape(4, 8)[:, :, None].repeat(3, 2) * 5
-    # Halved to 2 x 4: means of 2 x 2 squares; (0 + 1 + 8 + 9) / 4 * 5 = 22.5. Black above and below.
-    assert resized(picture, 4)[:, :, 0].tolist() == [[0] * 4, [23, 33, 43, 53], [103, 113, 123, 133], [0] * 4]
+    # Halved to 2 x 4: means of 2 x 2 squares; (0 + 1 + 8 + 9) / 4 * 5 = 22.5. Black above and
+    # below.
+    assert resized(picture, 4)[:, :, 0].tolist() == [
+        [0] * 4,
+        [23, 33, 43, 53],
+        [103, 113, 123, 133],
+        [0] * 4,
+    ]
     np.testing.assert_array_equal(resized(picture[:, :4], 4), picture[:, :4])
 
 
-@pytest.mark.parametrize("shape", [(480, 640), (640, 480), (48, 128), (64, 64), (96, 96), (7, 31), (1, 9), (65, 64)])
+@pytest.mark.parametrize(
+    "shape", [(480, 640), (640, 480), (48, 128), (64, 64), (96, 96), (7, 31), (1, 9), (65, 64)]
+)
 @pytest.mark.parametrize("size", [64, 70, 1])
 def test_environments_and_datasets_make_one_picture_square_alike(shape, size):
     from vla.data.pictures import fitted
@@ -140,7 +178,9 @@ def test_environments_and_datasets_make_one_picture_square_alike(shape, size):
 def test_errors():
     env = line()
     env.reset(range(3))
-    with pytest.raises(ValueError, match="chunk of actions \\(3\\) must divide sim.max_steps \\(8\\)"):
+    with pytest.raises(
+        ValueError, match="chunk of actions \\(3\\) must divide sim.max_steps \\(8\\)"
+    ):
         env.step(np.zeros((3, 3, 1)))
     with pytest.raises(ValueError, match="must be \\[3, H, 1\\]"):
         env.step(np.zeros((3, 2, 4)))
@@ -148,13 +188,17 @@ def test_errors():
         env.step(np.full((3, 2, 1), np.nan))
     with pytest.raises(ValueError, match="name one camera"):
         line(cameras=("left", "right"))
-    with pytest.raises(ValueError, match="sim.id='Reachr-v5' is unknown; did you mean 'Reacher-v5'"):
+    with pytest.raises(
+        ValueError, match="sim.id='Reachr-v5' is unknown; did you mean 'Reacher-v5'"
+    ):
         sim.make_gymnasium("Reachr-v5", num_envs=1)
     with pytest.raises(ValueError, match="only bounded vectors"):
         sim.make_gymnasium("CartPole-v1", num_envs=1, cameras=())
     with pytest.raises(ValueError, match="sim.reward='sucess' is unknown; did you mean 'success'"):
         sim.make_gymnasium("Reacher-v5", num_envs=1, cameras=(), reward={"sucess": 1.0})
-    with pytest.raises(ValueError, match="Reacher-v5\\) has no scripted expert: give demonstrations by data.path"):
+    with pytest.raises(
+        ValueError, match="Reacher-v5\\) has no scripted expert: give demonstrations by data.path"
+    ):
         build_act("Reacher-v5", {})
 
 
@@ -169,7 +213,10 @@ def test_pictures_are_drawn_in_the_size_that_is_wanted_where_that_can_be_said():
     small = {"width": 32, "height": 32}
     try:
         assert made_small("Sized-v0", {}, small)().unwrapped.size == (32, 32)
-        assert made_small("Sized-v0", {"width": 64}, small)().unwrapped.size == (64, 32)  # what is asked for stands
+        assert made_small("Sized-v0", {"width": 64}, small)().unwrapped.size == (
+            64,
+            32,
+        )  # what is asked for stands
         assert isinstance(made_small("Line-v0", {}, small)().unwrapped, Line)
     finally:
         for name in ("Line-v0", "Sized-v0"):
@@ -178,7 +225,9 @@ def test_pictures_are_drawn_in_the_size_that_is_wanted_where_that_can_be_said():
 
 @needs_drawing
 def test_an_environment_of_mujocos():
-    env = sim.make_gymnasium("Reacher-v5", num_envs=2, max_steps=10, image_size=32, make={"width": 64, "height": 64})
+    env = sim.make_gymnasium(
+        "Reacher-v5", num_envs=2, max_steps=10, image_size=32, make={"width": 64, "height": 64}
+    )
     first = env.reset([3, 4])
     assert first.images["view"].shape == (2, 32, 32, 3)
     assert first.images["view"].std() > 5
@@ -204,7 +253,8 @@ def run_expert(id, num_envs, max_steps, make):
 
 
 @pytest.mark.skipif(
-    importlib.util.find_spec("gymnasium_robotics") is None, reason="gymnasium-robotics is not installed"
+    importlib.util.find_spec("gymnasium_robotics") is None,
+    reason="gymnasium-robotics is not installed",
 )
 def test_fetch():
     with warnings.catch_warnings():
@@ -212,14 +262,18 @@ def test_fetch():
         assert run_expert("FetchPickAndPlace-v4", 6, 50, {}) >= 0.8
 
 
-@pytest.mark.skipif(importlib.util.find_spec("metaworld") is None, reason="metaworld is not installed")
+@pytest.mark.skipif(
+    importlib.util.find_spec("metaworld") is None, reason="metaworld is not installed"
+)
 def test_meta_world():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert run_expert("Meta-World/MT1", 3, 120, {"env_name": "pick-place-v3"}) == 1.0
 
 
-@pytest.mark.skipif(importlib.util.find_spec("metaworld") is not None, reason="metaworld is installed")
+@pytest.mark.skipif(
+    importlib.util.find_spec("metaworld") is not None, reason="metaworld is installed"
+)
 def test_what_is_missing_is_named():
     with pytest.raises(ValueError, match="needs metaworld: pip install --no-deps metaworld"):
         sim.make_gymnasium("Meta-World/MT1", num_envs=1)

@@ -20,7 +20,9 @@ def env():
 def test_the_seed_says_which_task_it_is(env):
     seen = env.reset([5, 8, 3, 2], np.array([7, 0, 3, 2]))
     words = [text.split()[0] for text in seen.instruction]
-    assert words == [env.task_of(seed) for seed in (5, 8, 3, 2)] == ["push", "reach", "stack", "lift"]
+    assert (
+        words == [env.task_of(seed) for seed in (5, 8, 3, 2)] == ["push", "reach", "stack", "lift"]
+    )
 
 
 def test_a_start_is_the_one_that_the_task_alone_has(env):
@@ -42,7 +44,9 @@ def test_the_expert_does_them_all_and_metrics_say_which(env):
     for _ in range(60):
         result = env.step(expert.act()[:, None])
     assert result.success.all()
-    assert set(result.metrics) == {"success"} | {f"{t.name}/{term}" for t in env.tasks for term in t.reward_names}
+    assert set(result.metrics) == {"success"} | {
+        f"{t.name}/{term}" for t in env.tasks for term in t.reward_names
+    }
     assert result.metrics["success"].tolist() == [1.0] * 8
     for index, task in enumerate(TASKS):
         there = np.arange(8) % 4 == index
@@ -64,7 +68,10 @@ def test_plans_are_about_the_scenes_own_task(env):
         found = plan(facts, rng)
         assert found.text.split()[0] == facts.instruction.split()[0] == task
         assert set(found.text.split()) <= known
-        assert (len(found.numbers), len(found.mentions)) == (10, 2)  # one batch can hold plans of all tasks
+        assert (len(found.numbers), len(found.mentions)) == (
+            10,
+            2,
+        )  # one batch can hold plans of all tasks
         named = {item.name: item.position for item in facts.objects}
         for text, place, _ in found.mentions:
             assert found.text.startswith(text)
@@ -79,7 +86,12 @@ def test_plans_are_about_the_scenes_own_task(env):
 
 def test_rewards_of_other_tasks_are_not_paid(env):
     mixed = sim.make_vector(
-        TASKS, robot="gantry", num_envs=4, cameras=(), num_threads=1, reward={"push": 1.0, "success": 0.0}
+        TASKS,
+        robot="gantry",
+        num_envs=4,
+        cameras=(),
+        num_threads=1,
+        reward={"push": 1.0, "success": 0.0},
     )
     mixed.reset(range(4))
     expert = Expert(mixed)

@@ -1,4 +1,5 @@
-"""MuJoCo's viewer is given what the simulation does, and a typed line becomes the instruction. No display is needed."""
+"""MuJoCo's viewer is given what the simulation does, and a typed line becomes the instruction. No
+display is needed."""
 
 import threading
 
@@ -66,6 +67,8 @@ def test_without_a_display_the_page_is_named(monkeypatch):
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     env = sim.make_vector(robot="gantry", num_envs=1, cameras=(), num_threads=1)
-    with pytest.raises(ValueError, match="--native needs a display, and there is none: the page works without"):
+    with pytest.raises(
+        ValueError, match="--native needs a display, and there is none: the page works without"
+    ):
         watch(env, lambda seen: None)
     env.close()

@@ -16,8 +16,11 @@ def env():
     return sim.make_vector(robot="gantry", num_envs=2, cameras=(), num_threads=1, num_distractors=1)
 
 
-def arrange(env, offset=(0.0, 0.0), height=0.02, opening=MAX_OPENING, retreat=0.1, closing=False) -> bool:
-    """Block 0 `offset` from pad 0 at `height`, the hand `retreat` above it; whether that counts as success."""
+def arrange(
+    env, offset=(0.0, 0.0), height=0.02, opening=MAX_OPENING, retreat=0.1, closing=False
+) -> bool:
+    """Block 0 `offset` from pad 0 at `height`, the hand `retreat` above it; whether that counts as
+    success."""
     physics = env.physics
     env.reset([3])
     block = physics.pad_position(ID, TARGET) + np.array([*offset, 0.0])
@@ -63,8 +66,14 @@ def test_the_wrong_block_on_the_right_pad_is_no_success(env):
     ("case", "expected"),
     [
         ({"retreat": 0.0, "opening": 0.04, "closing": True}, True),
-        ({"retreat": 0.0, "opening": 0.04, "closing": False}, False),  # nobody told the fingers to close
-        ({"retreat": 0.0, "opening": 0.02, "closing": True}, False),  # narrower than the block: it is not between them
+        (
+            {"retreat": 0.0, "opening": 0.04, "closing": False},
+            False,
+        ),  # nobody told the fingers to close
+        (
+            {"retreat": 0.0, "opening": 0.02, "closing": True},
+            False,
+        ),  # narrower than the block: it is not between them
         ({"retreat": 0.05, "opening": 0.04, "closing": True}, False),  # the hand is 5 cm above it
     ],
 )
@@ -102,7 +111,9 @@ def test_shaped_reward_is_bounded_by_its_weights_and_rewards_no_waiting():
     expert, total = Expert(env), np.zeros(4)
     for _ in range(60):
         total += env.step(expert.act()[:, None]).reward
-    np.testing.assert_allclose(total, 2.0, atol=0.02)  # every term comes (almost) to 1: 0.1 + 0.2 + 0.2 + 0.5 + 1
+    np.testing.assert_allclose(
+        total, 2.0, atol=0.02
+    )  # every term comes (almost) to 1: 0.1 + 0.2 + 0.2 + 0.5 + 1
     env.reset(range(4))
     hold = np.zeros((4, 1, 7), np.float32)
     first = env.step(hold).reward

@@ -1,7 +1,8 @@
-"""Pick-and-place stays what checkpoints and datasets were made with: starts, pictures, expert and questions of a seed.
+"""Pick-and-place stays what checkpoints and datasets were made with: starts, pictures, expert and
+questions of a seed.
 
-`pinned_pick_place.json` holds what the first version gave. Numbers may differ in the last digits between machines and a
-pixel between renderers; nothing else may.
+`pinned_pick_place.json` holds what the first version gave. Numbers may differ in the last digits
+between machines and a pixel between renderers; nothing else may.
 """
 
 import json
@@ -41,12 +42,16 @@ def gather() -> dict:
     found["actions"] = np.stack(actions)[:, :2].ravel().tolist()
     seen, facts = env.sample_scenes(range(100, 104))
     rng = np.random.default_rng(0)
-    asked = [question for fact in facts for question in ask(fact, rng, 8, dict.fromkeys(KINDS, 1.0))]
+    asked = [
+        question for fact in facts for question in ask(fact, rng, 8, dict.fromkeys(KINDS, 1.0))
+    ]
     plans = [plan(fact, rng) for fact in facts]
     found["anywhere"] = seen.proprio.ravel().tolist()
     found["anywhere_thumbnails"] = [thumbnail(images[0]) for images in seen.images.values()]
     found["questions"] = [question.text for question in asked]
-    found["answers"] = [q.answer if isinstance(q.answer, str) else [round(a, 3) for a in q.answer] for q in asked]
+    found["answers"] = [
+        q.answer if isinstance(q.answer, str) else [round(a, 3) for a in q.answer] for q in asked
+    ]
     found["plans"] = [found_plan.text for found_plan in plans]
     found["plan_numbers"] = [number for found_plan in plans for number in found_plan.numbers]
     found["texts"] = [len(all_texts()), all_texts()[7], all_texts()[-1]]

@@ -21,18 +21,35 @@ from sim.task import ObjectFacts, SceneFacts
 
 def thing(kind, color, shape, position, yaw=0.0, grasped=False, pixels=None):
     role = "target" if (color, shape) in {("red", "cube"), ("blue", "disc")} else "distractor"
-    return ObjectFacts(kind, color, shape, role, position, yaw, grasped, pixels or {"front": None, "wrist": None})
+    return ObjectFacts(
+        kind, color, shape, role, position, yaw, grasped, pixels or {"front": None, "wrist": None}
+    )
 
 
 def scene(held=None, success=False, hand_yaw=0.0, **blocks):
     """A red cube, a yellow one, a blue disc and a red square."""
     objects = (
-        thing("block", "red", "cube", (0.55, 0.10, 0.02), yaw=blocks.get("yaw", 0.3), grasped=held == 0),
+        thing(
+            "block",
+            "red",
+            "cube",
+            (0.55, 0.10, 0.02),
+            yaw=blocks.get("yaw", 0.3),
+            grasped=held == 0,
+        ),
         thing("block", "yellow", "cube", (0.45, -0.05, 0.02), grasped=held == 1),
         thing("pad", "blue", "disc", (0.50, 0.0, 0.0)),
         thing("pad", "red", "square", (0.60, -0.1, 0.0)),
     )
-    return SceneFacts(objects, (0.5, 0.05, 0.2), hand_yaw, 0.04, held, "put the red cube on the blue disc", success)
+    return SceneFacts(
+        objects,
+        (0.5, 0.05, 0.2),
+        hand_yaw,
+        0.04,
+        held,
+        "put the red cube on the blue disc",
+        success,
+    )
 
 
 class Chosen:
@@ -82,7 +99,9 @@ def test_turned_is_the_shorter_way_to_a_side_that_looks_the_same(yaw, hand, expe
 
 def test_a_scene_of_round_blocks_is_asked_for_places_instead_of_turns():
     facts = scene()
-    facts = SceneFacts((thing("block", "red", "cylinder", (0.5, 0, 0)),), *list(vars(facts).values())[1:])
+    facts = SceneFacts(
+        (thing("block", "red", "cylinder", (0.5, 0, 0)),), *list(vars(facts).values())[1:]
+    )
     assert answer("turned", facts, Chosen([0]))[0] == "where is the red cylinder?"
 
 
@@ -102,37 +121,61 @@ def test_a_colour_is_asked_of_a_shape_that_stands_there_in_one_colour():
 
 
 def test_is_there():
-    assert answer("is_there", scene(), Chosen([], ["green", "disc"], [0.9])) == ("is there a green disc?", "no", "")
+    assert answer("is_there", scene(), Chosen([], ["green", "disc"], [0.9])) == (
+        "is there a green disc?",
+        "no",
+        "",
+    )
     assert answer("is_there", scene(), Chosen([], ["blue", "disc"], [0.9]))[1] == "yes"
 
 
 def test_how_many():
-    assert answer("how_many", scene(), Chosen([0], ["green"], [0.1])) == ("how many red things are there?", "two", "")
-    assert answer("how_many", scene(), Chosen([], ["green"], [0.9])) == ("how many green things are there?", "zero", "")
+    assert answer("how_many", scene(), Chosen([0], ["green"], [0.1])) == (
+        "how many red things are there?",
+        "two",
+        "",
+    )
+    assert answer("how_many", scene(), Chosen([], ["green"], [0.9])) == (
+        "how many green things are there?",
+        "zero",
+        "",
+    )
 
 
 def test_done():
-    assert answer("done", scene(), Chosen()) == ("is this done: put the red cube on the blue disc?", "no", "")
+    assert answer("done", scene(), Chosen()) == (
+        "is this done: put the red cube on the blue disc?",
+        "no",
+        "",
+    )
     assert answer("done", scene(success=True), Chosen())[1] == "yes"
 
 
 def test_a_plan_is_what_an_instruction_comes_down_to():
     facts = scene(held=0, hand_yaw=0.1)
-    found = plan(facts, Chosen(shares=[0.7, 0.8]))  # squared, times two: the first block, the second pad
+    found = plan(
+        facts, Chosen(shares=[0.7, 0.8])
+    )  # squared, times two: the first block, the second pad
     numbers = dict(zip(PLAN_NUMBERS, found.numbers, strict=True))
     assert found.text == "put the red cube on the red square"
     assert [numbers[f"block_{axis}"] for axis in "xyz"] == pytest.approx([0.05, 0.05, -0.18])
     assert [numbers[f"pad_{axis}"] for axis in "xyz"] == pytest.approx([0.1, -0.15, -0.2])
     assert numbers["turn"] == pytest.approx(0.2 / 5)  # 0.3 - 0.1 rad, in fifths
     assert numbers["held"] == 0.3
-    # A cube looks the same after a quarter turn: heading 4 x .2 rad, cos .8 = .6967, sin .8 = .7174, times a quarter.
-    assert (numbers["heading_cos"], numbers["heading_sin"]) == pytest.approx((0.17418, 0.17934), abs=1e-5)
+    # A cube looks the same after a quarter turn: heading 4 x .2 rad, cos .8 = .6967, sin .8 =
+    # .7174, times a quarter.
+    assert (numbers["heading_cos"], numbers["heading_sin"]) == pytest.approx(
+        (0.17418, 0.17934), abs=1e-5
+    )
     assert plan(facts, Chosen(shares=[0.71, 0.0])).numbers[PLAN_NUMBERS.index("held")] == -0.3
 
 
 def test_sightings_are_what_a_picture_alone_can_tell():
     seen = {"front": (0.2, 0.7), "wrist": (0.5, 0.4)}
-    objects = (thing("block", "red", "cube", (0.5, 0.15, 0.02), pixels=seen), thing("pad", "blue", "disc", (0.5, 0, 0)))
+    objects = (
+        thing("block", "red", "cube", (0.5, 0.15, 0.02), pixels=seen),
+        thing("pad", "blue", "disc", (0.5, 0, 0)),
+    )
     facts = SceneFacts(objects, (0.5, 0.05, 0.2), np.pi / 2, 0.04, None, "", False)
     (front,) = sightings(facts, "front")
     assert (front.right, front.down, SIGHTING_KINDS[front.kind]) == (0.2, 0.7, "red cube")
@@ -154,7 +197,10 @@ def test_a_cube_turned_by_a_quarter_has_the_same_heading():
     front, wrist = headings("cube", np.pi / 4, np.pi / 8)
     assert front == pytest.approx((-1.0, 0.0))
     assert wrist == pytest.approx((0.0, 1.0))
-    assert headings("cube", 3 * np.pi / 4, np.pi / 8) == [pytest.approx(front), pytest.approx(wrist)]
+    assert headings("cube", 3 * np.pi / 4, np.pi / 8) == [
+        pytest.approx(front),
+        pytest.approx(wrist),
+    ]
     assert headings("cylinder", 1.0, 0.3) == [(0.0, 0.0), (0.0, 0.0)]
 
 
@@ -175,21 +221,26 @@ def test_weights_decide_what_is_asked():
     kinds = [kind_of(question.text) for question in asked]
     assert set(kinds) == {"held", "done"}
     assert kinds.count("held") == pytest.approx(300, abs=35)  # four standard deviations
-    with pytest.raises(ValueError, match=r"unknown kinds of question \['hold'\]; known are where_from_gripper"):
+    with pytest.raises(
+        ValueError, match=r"unknown kinds of question \['hold'\]; known are where_from_gripper"
+    ):
         ask(scene(), rng, 1, {"hold": 1.0})
     with pytest.raises(ValueError, match="add up to 0"):
         ask(scene(), rng, 1, {"held": 0.0})
 
 
 def test_scenes_of_the_simulator_are_asked_within_the_vocabulary_and_the_range():
-    """No word that the tokenizer was not trained on, no two objects of one name, and places that tokens can say."""
+    """No word that the tokenizer was not trained on, no two objects of one name, and places that
+    tokens can say."""
     env = sim.make_vector(robot="gantry", num_envs=64, cameras=(), num_threads=1)
     known, rng = set(" ".join(all_texts()).split()), np.random.default_rng(0)
     weights = dict.fromkeys(KINDS, 1.0)
     clamped = []
     for facts in env.sample_scenes(range(64))[1]:
         assert len({item.name for item in facts.objects}) == len(facts.objects)
-        assert 1 + sum(item.color == facts.objects[0].color for item in facts.objects) < len(NUMBER_WORDS)
+        assert 1 + sum(item.color == facts.objects[0].color for item in facts.objects) < len(
+            NUMBER_WORDS
+        )
         for question in ask(facts, rng, 20, weights):
             if isinstance(question.answer, str):
                 assert set(question.answer.split()) <= known

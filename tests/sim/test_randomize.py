@@ -9,7 +9,12 @@ from sim.scenes.tabletop import CENTER
 
 def make(**randomize):
     return sim.make_vector(
-        robot="gantry", num_envs=40, cameras=("front",), image_size=32, num_threads=1, randomize=randomize
+        robot="gantry",
+        num_envs=40,
+        cameras=("front",),
+        image_size=32,
+        num_threads=1,
+        randomize=randomize,
     )
 
 
@@ -65,13 +70,17 @@ def test_a_range_changes_the_picture_and_nothing_else(randomize):
     first, second = plain.reset(range(8)), varied.reset(range(8))
     assert first.instruction == second.instruction
     np.testing.assert_array_equal(first.proprio, second.proprio)
-    difference = np.abs(first.images["front"].astype(int) - second.images["front"]).mean(axis=(1, 2, 3))
+    difference = np.abs(first.images["front"].astype(int) - second.images["front"]).mean(
+        axis=(1, 2, 3)
+    )
     assert (difference > 0.05).all()
     again = varied.reset(range(8))
     np.testing.assert_array_equal(again.images["front"], second.images["front"])
     restored = varied.get_state(np.array([0, 1]))
     varied.set_state(restored, np.array([5, 6]))
-    np.testing.assert_array_equal(varied.observe(np.array([5, 6])).images["front"], second.images["front"][:2])
+    np.testing.assert_array_equal(
+        varied.observe(np.array([5, 6])).images["front"], second.images["front"][:2]
+    )
     plain.close()
     varied.close()
 
@@ -79,7 +88,11 @@ def test_a_range_changes_the_picture_and_nothing_else(randomize):
 def test_friction_is_written_to_the_blocks():
     env = make(friction=[0.5, 1.5])
     env.reset(range(40), render=False)
-    columns = [env.physics.model.geom(f"block_{i}_{kind}").id for i in range(2) for kind in ("box", "cylinder")]
+    columns = [
+        env.physics.model.geom(f"block_{i}_{kind}").id
+        for i in range(2)
+        for kind in ("box", "cylinder")
+    ]
     friction = env.physics.fields["geom_friction"][:, columns, 0]
     assert (friction == friction[:, :1]).all()
     assert 0.5 <= friction.min() < 0.6
@@ -88,8 +101,11 @@ def test_friction_is_written_to_the_blocks():
 
 
 def test_points_are_projected_where_they_are_drawn():
-    """The target block's centre lands on a pixel of its colour in both cameras whenever nothing stands before it."""
-    env = sim.make_vector(robot="gantry", num_envs=30, image_size=96, num_threads=1, num_distractors=0)
+    """The target block's centre lands on a pixel of its colour in both cameras whenever nothing
+    stands before it."""
+    env = sim.make_vector(
+        robot="gantry", num_envs=30, image_size=96, num_threads=1, num_distractors=0
+    )
     observation = env.reset(range(30))
     hits = []
     for row, facts in enumerate(env.facts()):
@@ -98,15 +114,20 @@ def test_points_are_projected_where_they_are_drawn():
         assert pixel is not None
         column, line = (int(96 * value) for value in pixel)
         shade = observation.images["front"][row, line, column].astype(float)
-        wanted = np.array(env.physics.fields["geom_rgba"][row, env.physics.model.geom("block_0_box").id, :3])
+        wanted = np.array(
+            env.physics.fields["geom_rgba"][row, env.physics.model.geom("block_0_box").id, :3]
+        )
         hits.append(np.corrcoef(shade, wanted)[0, 1] > 0.9)
     assert np.mean(hits) > 0.8
     env.close()
 
 
 def test_a_block_is_eight_pixels_wide_at_64():
-    """Two points 4 cm apart, across the view at the workspace's centre, are at least 8 of 64 pixels apart."""
-    env = sim.make_vector(robot="panda", num_envs=1, cameras=("front",), image_size=64, num_threads=1)
+    """Two points 4 cm apart, across the view at the workspace's centre, are at least 8 of 64 pixels
+    apart."""
+    env = sim.make_vector(
+        robot="panda", num_envs=1, cameras=("front",), image_size=64, num_threads=1
+    )
     env.reset([0])
     ids, half = np.array([0]), np.array([[0.0, 0.02, 0.0]])
     middle = np.array([[*CENTER, 0.02]])

@@ -1,4 +1,5 @@
-"""Both back ends draw the same picture, of any environment, in any order; and a machine without EGL still draws."""
+"""Both back ends draw the same picture, of any environment, in any order; and a machine without EGL
+still draws."""
 
 import os
 import warnings
@@ -9,19 +10,24 @@ import pytest
 from sim import render
 
 SIZE, NUM_ENVS = 48, 6
-needs_egl = pytest.mark.skipif(render.missing_egl() is not None, reason=f"no EGL: {render.missing_egl()}")
+needs_egl = pytest.mark.skipif(
+    render.missing_egl() is not None, reason=f"no EGL: {render.missing_egl()}"
+)
 
 
 @pytest.fixture(scope="module")
 def simulation():
-    """A box and a ball over a finite floor, seen by a fixed camera; every environment has its own colours and sizes."""
+    """A box and a ball over a finite floor, seen by a fixed camera; every environment has its own
+    colours and sizes."""
     render.choose_backend("auto")
     import mujoco
     from mujoco.batch import Batch
 
     spec = mujoco.MjSpec()
     world = spec.worldbody
-    world.add_light(type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, dir=[-0.3, 0.2, -1.0], castshadow=False)
+    world.add_light(
+        type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, dir=[-0.3, 0.2, -1.0], castshadow=False
+    )
     world.add_geom(type=mujoco.mjtGeom.mjGEOM_PLANE, size=[1, 1, 0.1], rgba=[0.6, 0.5, 0.4, 1])
     world.add_camera(name="front", pos=[0.9, 0, 0.7], xyaxes=[0, 1, 0, -0.6, 0, 0.8], fovy=40)
     world.add_camera(name="top", pos=[0, 0, 1.2], fovy=45)
@@ -69,7 +75,8 @@ def test_backends_draw_the_same_picture(drawn, traced):
 
 
 def test_images_are_rgb_with_the_top_row_first(traced, simulation):
-    """From above, with the camera's y axis up: the box (y < 0) lies in the lower half, the ball in the upper one."""
+    """From above, with the camera's y axis up: the box (y < 0) lies in the lower half, the ball in
+    the upper one."""
     _, batch = simulation
     rgba = batch.expand("geom_rgba")
     before = rgba.copy()
@@ -113,7 +120,8 @@ def test_a_lens_of_its_own_zooms_one_environment(backend, simulation):
     renderer = make((model, batch), backend, ("top",))
     wide, narrow = renderer.render()["top"].astype(int)
     renderer.close()
-    # The box's colour is grey (.5) on a brown floor (.6 .5 .4): a narrower lens shows more grey pixels.
+    # The box's colour is grey (.5) on a brown floor (.6 .5 .4): a narrower lens shows more grey
+    # pixels.
     grey = [(np.ptp(image, axis=-1) < 12).sum() for image in (wide, narrow)]
     assert grey[1] > 2 * grey[0] > 0
 
@@ -124,7 +132,9 @@ def test_unknown_camera_is_named(simulation):
 
 
 def test_without_egl_auto_falls_back_with_the_remedy(monkeypatch):
-    monkeypatch.setattr(render, "missing_egl", lambda: "libEGL.so.1: cannot open shared object file")
+    monkeypatch.setattr(
+        render, "missing_egl", lambda: "libEGL.so.1: cannot open shared object file"
+    )
     monkeypatch.setenv("MUJOCO_GL", "egl")
     with pytest.warns(UserWarning, match="libegl1 libgl1"):
         assert render.choose_backend("auto") == "warp"
@@ -150,7 +160,8 @@ def test_the_probe_says_what_is_missing(monkeypatch):
 
 @needs_egl
 def test_leaving_out_what_no_camera_sees_changes_no_pixel(monkeypatch):
-    """Eighty shapes of every kind around a camera inside the heap: most are out of view, some are cut by its edge."""
+    """Eighty shapes of every kind around a camera inside the heap: most are out of view, some are
+    cut by its edge."""
     render.choose_backend("egl")
     import mujoco
     from mujoco.batch import Batch
@@ -159,15 +170,20 @@ def test_leaving_out_what_no_camera_sees_changes_no_pixel(monkeypatch):
 
     rng = np.random.default_rng(1)
     spec = mujoco.MjSpec()
-    spec.worldbody.add_light(type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, dir=[-0.3, 0.2, -1.0], castshadow=False)
+    spec.worldbody.add_light(
+        type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, dir=[-0.3, 0.2, -1.0], castshadow=False
+    )
     spec.worldbody.add_geom(type=mujoco.mjtGeom.mjGEOM_PLANE, size=[1, 1, 0.1], pos=[0, 0, -1])
     spec.worldbody.add_camera(name="inside", xyaxes=[0, 1, 0, -0.6, 0, 0.8], fovy=30)
     shapes = ("BOX", "SPHERE", "CAPSULE", "CYLINDER", "ELLIPSOID")
     for index in range(80):
         spec.worldbody.add_geom(
-            type=getattr(mujoco.mjtGeom, f"mjGEOM_{shapes[index % 5]}"), size=rng.uniform(0.02, 0.15, 3),
-            pos=rng.uniform(-1, 1, 3), quat=rng.normal(size=4), rgba=[*rng.random(3), 1],
-        )  # fmt: skip
+            type=getattr(mujoco.mjtGeom, f"mjGEOM_{shapes[index % 5]}"),
+            size=rng.uniform(0.02, 0.15, 3),
+            pos=rng.uniform(-1, 1, 3),
+            quat=rng.normal(size=4),
+            rgba=[*rng.random(3), 1],
+        )
     model = spec.compile()
     batch = Batch(model, 2, 1)
     batch.expand("geom_size")[1, 1:] *= 1.5  # beyond the radius that the compiler worked out
@@ -183,7 +199,9 @@ def test_leaving_out_what_no_camera_sees_changes_no_pixel(monkeypatch):
     monkeypatch.setattr(render_egl, "geoms_in_view", counted)
     renderer = make((model, batch), "egl", ("inside",))
     some = renderer.render()["inside"]
-    monkeypatch.setattr(render_egl, "geoms_in_view", lambda model, *_: np.ones((2, 1, model.ngeom), bool))
+    monkeypatch.setattr(
+        render_egl, "geoms_in_view", lambda model, *_: np.ones((2, 1, model.ngeom), bool)
+    )
     everything = renderer.render()["inside"]
     renderer.close()
     np.testing.assert_array_equal(some, everything)

@@ -7,7 +7,8 @@ from sim import rewards
 
 
 def test_tolerance():
-    # Within 0.01: 1. At the margin, 0.15 beyond it: 0.1. Halfway: 0.1 ** (1/4) = 0.562341 (quadratic exponent).
+    # Within 0.01: 1. At the margin, 0.15 beyond it: 0.1. Halfway: 0.1 ** (1/4) = 0.562341
+    # (quadratic exponent).
     got = rewards.tolerance(np.array([0.0, 0.01, -0.01, 0.16, 0.085]), upper=0.01, margin=0.15)
     np.testing.assert_allclose(got, [1, 1, 1, 0.1, 0.5623413], rtol=1e-6)
 
@@ -25,7 +26,9 @@ def test_lift_counts_only_a_held_block():
 
 def test_place_counts_only_after_a_lift():
     offset = np.array([[0.0, 0.16], [0.0, 0.16], [0.0, 0.0]])
-    np.testing.assert_allclose(rewards.place(np.array([True, False, True]), offset), [0.1, 0.0, 1.0], rtol=1e-6)
+    np.testing.assert_allclose(
+        rewards.place(np.array([True, False, True]), offset), [0.1, 0.0, 1.0], rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("term", [rewards.grasp, rewards.success])

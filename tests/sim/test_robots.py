@@ -6,12 +6,19 @@ import pytest
 
 from sim.robots.gantry import Gantry
 from sim.robots.panda import LOWER, UPPER, Panda, forward_kinematics
-from sim.robots.rotations import multiply_quats, quat_to_matrix, rpy_to_quat, wrap_angle, yaw_of_quat
+from sim.robots.rotations import (
+    multiply_quats,
+    quat_to_matrix,
+    rpy_to_quat,
+    wrap_angle,
+    yaw_of_quat,
+)
 from sim.scenes.tabletop import POSE_HIGH, POSE_LOW, build
 
 
 def test_panda_stretched_upwards():
-    # All joints zero: x = a7 = 0.088, z = 0.333 + 0.316 + 0.384 - (flange + tcp), the hand pointing down.
+    # All joints zero: x = a7 = 0.088, z = 0.333 + 0.316 + 0.384 - (flange + tcp), the hand pointing
+    # down.
     position, rotation, _ = forward_kinematics(np.zeros((1, 7)))
     np.testing.assert_allclose(position[0], [0.088, 0.0, 1.033 - 0.107 - 0.1034], atol=1e-12)
     np.testing.assert_allclose(
@@ -57,7 +64,9 @@ def test_mujoco_agrees(robot):
     data = mujoco.MjData(model)
     for pose in random_poses(5) * np.where(robot.mask > 0, 1, 0):
         pose = np.clip(pose, POSE_LOW, POSE_HIGH)
-        for name, value in zip(robot.arm_joints, robot.inverse_kinematics(pose[None])[0], strict=True):
+        for name, value in zip(
+            robot.arm_joints, robot.inverse_kinematics(pose[None])[0], strict=True
+        ):
             data.joint(name).qpos = value
         mujoco.mj_kinematics(model, data)
         np.testing.assert_allclose(data.site("tcp").xpos, pose[:3], atol=1e-6)
@@ -77,7 +86,8 @@ def test_panda_jacobian_is_the_derivative():
 
 
 def test_rotations_by_hand():
-    # Yaw of 90 degrees: (cos 45, 0, 0, sin 45), x goes to y. Roll of 180 degrees: (0, 1, 0, 0), z goes to -z.
+    # Yaw of 90 degrees: (cos 45, 0, 0, sin 45), x goes to y. Roll of 180 degrees: (0, 1, 0, 0), z
+    # goes to -z.
     quat = rpy_to_quat(np.array([[0, 0, np.pi / 2], [np.pi, 0, 0]]))
     np.testing.assert_allclose(quat, [[np.sqrt(0.5), 0, 0, np.sqrt(0.5)], [0, 1, 0, 0]], atol=1e-12)
     matrix = quat_to_matrix(quat)
@@ -94,6 +104,9 @@ def test_wrap_angle_with_a_period_per_row():
 
 
 def test_panda_weighs_what_was_identified():
-    # Gaz et al. (2019): 4.970684 + 0.646926 + 3.228604 + 3.587895 + 1.225946 + 1.666555 + 0.735522 = 16.062132 kg.
+    # Gaz et al. (2019): 4.970684 + 0.646926 + 3.228604 + 3.587895 + 1.225946 + 1.666555 + 0.735522
+    # = 16.062132 kg.
     model = build(Panda(), 1, 1).model
-    assert sum(model.body(f"link{i}").mass[0] for i in range(1, 8)) == pytest.approx(16.062132, abs=1e-4)
+    assert sum(model.body(f"link{i}").mass[0] for i in range(1, 8)) == pytest.approx(
+        16.062132, abs=1e-4
+    )

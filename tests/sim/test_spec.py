@@ -12,7 +12,12 @@ from sim.spec import DEFAULT_ACTION_SPEC, ActionSpec
 
 def test_round_trip_through_json():
     values = json.loads(json.dumps(DEFAULT_ACTION_SPEC.to_dict()))
-    again = ActionSpec(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    again = ActionSpec(
+        **{
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
+    )
     assert again == DEFAULT_ACTION_SPEC
 
 
@@ -32,5 +37,7 @@ def test_lengths_must_agree():
 
 def test_importing_sim_loads_nothing_heavy():
     code = "import sim, sys; print(sorted({'mujoco', 'numpy', 'gymnasium'} & set(sys.modules)))"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert result.stdout.strip() == "[]"

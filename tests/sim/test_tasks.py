@@ -1,4 +1,5 @@
-"""Success of reach, push, lift and stack, case by case, on states written by hand; and what is asked of whom."""
+"""Success of reach, push, lift and stack, case by case, on states written by hand; and what is
+asked of whom."""
 
 from pathlib import Path
 
@@ -90,7 +91,9 @@ def test_push(push, offset, height, speed, expected):
     pad = push.physics.pad_position(ID, TARGET)[0]
     push.block(TARGET, (pad[0] + offset[0], pad[1] + offset[1], height))
     push.hand((0.5, 0.0, 0.2), opening=0.0, closing=True)
-    push.physics.qvel[ID[:, None], push.physics._block_qvel[TARGET] + np.arange(3)] = [[speed, 0.0, 0.0]]
+    push.physics.qvel[ID[:, None], push.physics._block_qvel[TARGET] + np.arange(3)] = [
+        [speed, 0.0, 0.0]
+    ]
     assert push.success() is expected
 
 
@@ -107,10 +110,12 @@ def test_the_way_is_measured_from_behind_the_block():
     blocks = np.array([[[0.0, 0.0], [0.1, 0.03]]])
     pads = np.array([[[0.2, 0.0], [0.0, 0.2]]])
     width = way_width(blocks, pads)[0]
-    # From (0, 0) to (0.2, 0) the other block is passed at 3 cm; to (0, 0.2) it is at best 10 cm away.
+    # From (0, 0) to (0.2, 0) the other block is passed at 3 cm; to (0, 0.2) it is at best 10 cm
+    # away.
     assert width[0] == pytest.approx([0.03, 0.1])
-    # From (0.1, 0.03) to (0.2, 0): the way is (10, -3) / sqrt(109); it begins 6.5 cm behind, at 0.0377, 0.0487;
-    # the other block at the origin is nearest to that beginning, hypot(0.0377, 0.0487) = 0.0616.
+    # From (0.1, 0.03) to (0.2, 0): the way is (10, -3) / sqrt(109); it begins 6.5 cm behind, at
+    # 0.0377, 0.0487; the other block at the origin is nearest to that beginning, hypot(0.0377,
+    # 0.0487) = 0.0616.
     assert width[1, 0] == pytest.approx(0.0616, abs=1e-4)
 
 
@@ -179,7 +184,9 @@ def test_the_lower_block_on_the_upper_one_is_no_success(stack):
 
 
 def test_stacking_needs_two_blocks():
-    with pytest.raises(ValueError, match="sim.task=stack needs two blocks; set sim.num_distractors to 1 or 2"):
+    with pytest.raises(
+        ValueError, match="sim.task=stack needs two blocks; set sim.num_distractors to 1 or 2"
+    ):
         sim.make_vector("stack", robot="gantry", num_envs=1, cameras=(), num_distractors=0)
 
 
@@ -212,8 +219,12 @@ def test_every_wording_fits_the_instructions_of_the_model_that_ships():
     from tokenizers import Tokenizer
 
     root = Path(__file__).parents[2]
-    tokenizer = Tokenizer.from_file(str(root / "vla" / "models" / "embedded" / "tiny" / "tokenizer.json"))
-    length = yaml.safe_load((root / "configs" / "policy" / "token.yaml").read_text())["instruction_length"]
+    tokenizer = Tokenizer.from_file(
+        str(root / "vla" / "models" / "embedded" / "tiny" / "tokenizer.json")
+    )
+    length = yaml.safe_load((root / "configs" / "policy" / "token.yaml").read_text())[
+        "instruction_length"
+    ]
     for wording in WORDINGS.values():
         for phrasing in range(1 + len(wording.paraphrases)):
             text = wording.say(("purple cylinder", "yellow cylinder"), phrasing)

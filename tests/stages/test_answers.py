@@ -16,8 +16,10 @@ def test_outcomes_are_in_the_same_order_whatever_order_they_were_asked_in():
     assert BEFORE.outcomes == [False, True, False, True]
     assert AFTER.outcomes == [True, True, True, False]
     assert BEFORE.means() == {
-        "accuracy/color_of": 0.0, "accuracy/is_there": pytest.approx(2 / 3), "error/where": 0.5,
-    }  # fmt: skip
+        "accuracy/color_of": 0.0,
+        "accuracy/is_there": pytest.approx(2 / 3),
+        "error/where": 0.5,
+    }
 
 
 def test_answers_are_compared_question_by_question():
@@ -33,14 +35,24 @@ def test_a_world_that_asks_for_numbers_only_has_no_share_of_right_answers():
 
 
 @pytest.mark.parametrize(("frozen", "asked"), [("nothing", ["before", "after_rl"]), ("all", [])])
-def test_answers_are_asked_before_the_first_stage_that_moves_the_model(tmp_path, monkeypatch, frozen, asked):
-    """SFT trains the head alone here; where RL moves the rest, what it did to answers is compared with before."""
+def test_answers_are_asked_before_the_first_stage_that_moves_the_model(
+    tmp_path, monkeypatch, frozen, asked
+):
+    """SFT trains the head alone here; where RL moves the rest, what it did to answers is compared
+    with before."""
     monkeypatch.setattr(vla.runtime, "prepare", lambda *arguments, **settings: None)
     folder = tmp_path / "run"
-    few = ["sft.probe_only=true", "sft.probe_steps=2", "grounding.num_steps=2", "evaluation.num_videos=0"]
+    few = [
+        "sft.probe_only=true",
+        "sft.probe_steps=2",
+        "grounding.num_steps=2",
+        "evaluation.num_videos=0",
+    ]
     rl = ["rl.num_iterations=1", "evaluation.num_starts=2", f"model.freeze_in_rl={frozen}"]
     assert main([*TINY, *few, *rl, f"run_dir={folder}"]) == 0
     stages = json.loads((folder / "results.json").read_text())["stages"]
-    assert [name for name in ("before", "after", "after_rl") if f"answers_{name}" in stages] == asked
+    assert [
+        name for name in ("before", "after", "after_rl") if f"answers_{name}" in stages
+    ] == asked
     if asked:
         assert "answers gained" in stages["answers_after_rl"]["against_before"]

@@ -1,4 +1,5 @@
-"""A run says what it found in its demonstrations, and refuses them before a simulator loads or a run has a folder."""
+"""A run says what it found in its demonstrations, and refuses them before a simulator loads or a
+run has a folder."""
 
 import io
 import json
@@ -29,14 +30,23 @@ NAMES = ("dx", "dy", "dz", "droll", "dpitch", "dyaw", "gripper")
 def folder(tmp_path):
     """Three episodes of two frames, the second of which failed; no action spec."""
     spec = form.DatasetSpec(
-        fps=20, robot="panda", cameras=("front", "wrist"), image_size=(8, 8), proprio_names=PROPRIO_NAMES,
-        action_names=NAMES, action_spec={}, source={}, storage="images",
-    )  # fmt: skip
+        fps=20,
+        robot="panda",
+        cameras=("front", "wrist"),
+        image_size=(8, 8),
+        proprio_names=PROPRIO_NAMES,
+        action_names=NAMES,
+        action_spec={},
+        source={},
+        storage="images",
+    )
     writer = LeRobotWriter(tmp_path / "demos", spec)
     for seed in range(3):
         pictures = {camera: np.zeros((2, 8, 8, 3), np.uint8) for camera in spec.cameras}
         numbers = np.full((2, 7), 0.01 * seed, np.float32)
-        writer.add(Episode(pictures, numbers, numbers, np.zeros(2, bool), "lift the cube", seed, seed != 1))
+        writer.add(
+            Episode(pictures, numbers, numbers, np.zeros(2, bool), "lift the cube", seed, seed != 1)
+        )
     found = writer.finish()
     (found / form.ACTION_SPEC_PATH).unlink()
     return found
@@ -76,15 +86,19 @@ def test_failures_are_left_out_where_the_settings_say_so(folder, tmp_path):
 
 
 def test_the_share_outside_the_limits_is_a_setting(folder, tmp_path):
-    """A third of the frames moves by .02; under limits of .015 the default of a tenth is exceeded."""
-    with pytest.raises(ValueError, match=r"33.3 % of the frames.*data.max_outside_limits \(0.1\) allows 10 %"):
+    """A third of the frames moves by .02; under limits of .015 the default of a tenth is
+    exceeded."""
+    with pytest.raises(
+        ValueError, match=r"33.3 % of the frames.*data.max_outside_limits \(0.1\) allows 10 %"
+    ):
         run_with(folder, tmp_path, world=Narrow)
     _, said, _ = run_with(folder, tmp_path, "data.max_outside_limits=0.4", world=Narrow)
     assert any("33.3 % of the frames" in line for line in said)
 
 
 def test_it_is_refused_before_a_simulator_loads(folder):
-    """Cameras, names, rate and state are held against info.json: neither MuJoCo nor a picture is opened for that."""
+    """Cameras, names, rate and state are held against info.json: neither MuJoCo nor a picture is
+    opened for that."""
     path = folder / form.INFO_PATH
     path.write_text(json.dumps(json.loads(path.read_text()) | {"fps": 30}))
     code = f"""
@@ -107,5 +121,7 @@ except ValueError as error:
     assert "names cam_high, the simulator draws front, wrist: choose from these; lerobot-train" in str(error), error
 assert "mujoco" not in sys.modules
 """
-    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert ended.returncode == 0, ended.stderr

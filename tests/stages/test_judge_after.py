@@ -53,7 +53,13 @@ def test_a_run_that_goes_on_with_rl_is_judged_after_it(run, judged):
 
 
 def test_the_report_says_that_it_was_judged_once(run, tmp_path):
-    rate = {"rate": 0.5, "successes": 5, "num_starts": 10, "wilson_95": [0.24, 0.76], "decoding": "greedy"}
+    rate = {
+        "rate": 0.5,
+        "successes": 5,
+        "num_starts": 10,
+        "wilson_95": [0.24, 0.76],
+        "decoding": "greedy",
+    }
     robot.judge_after(run, 0, load(["rl.num_iterations=0"]))
     run.finish("evaluation_before", {"greedy": rate})
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(load([]).model_dump(mode="json")))

@@ -1,4 +1,5 @@
-"""Advantage-conditioned training by the main command: rounds, what is saved, and the policy that is read back."""
+"""Advantage-conditioned training by the main command: rounds, what is saved, and the policy that is
+read back."""
 
 from __future__ import annotations
 
@@ -19,11 +20,23 @@ from vla.train.checkpoint import last_checkpoint, load_checkpoint
 
 FEW = [
     *(setting for setting in TINY if not setting.startswith("policy.num_bins")),
-    "policy=flow", "policy.instruction_length=40", "policy.width=16", "policy.intermediate=16", "policy.samples=2",
-    "data.num_demonstrations=2", "grounding.num_steps=2", "sft.probe_steps=2", "sft.probe_only=true",
-    "recap.starts_per_round=3", "recap.num_bins=11", "recap.value_steps=3", "recap.guidance=1.5",
-    "rl.num_iterations=0", "evaluation.num_starts=2", "evaluation.num_videos=0",
-]  # fmt: skip
+    "policy=flow",
+    "policy.instruction_length=40",
+    "policy.width=16",
+    "policy.intermediate=16",
+    "policy.samples=2",
+    "data.num_demonstrations=2",
+    "grounding.num_steps=2",
+    "sft.probe_steps=2",
+    "sft.probe_only=true",
+    "recap.starts_per_round=3",
+    "recap.num_bins=11",
+    "recap.value_steps=3",
+    "recap.guidance=1.5",
+    "rl.num_iterations=0",
+    "evaluation.num_starts=2",
+    "evaluation.num_videos=0",
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -41,10 +54,17 @@ def test_rounds_go_on_where_they_stopped_and_the_policy_is_read_back(tmp_path: P
     assert len(first["experience"]) == 1
     results = json.loads((folder / "results.json").read_text())
     (metrics,) = results["recap"]
-    assert set(metrics) >= {"rollout_success", "validation_success", "value_loss", "value_explained_variance"}
+    assert set(metrics) >= {
+        "rollout_success",
+        "validation_success",
+        "value_loss",
+        "value_explained_variance",
+    }
     moved = [n for n, w in first["policy"].items() if not torch.equal(w, first["first"][n])]
     assert any(name.startswith("expert.") for name in moved)
-    assert not any(name.startswith("model.") for name in moved)  # the vision-language model stands still
+    assert not any(
+        name.startswith("model.") for name in moved
+    )  # the vision-language model stands still
 
     policy, observer = load_policy(folder, settings_of(folder), world_of(settings_of(folder).sim))
     assert (policy.guidance, observer.label) == (1.5, " yes")
@@ -54,9 +74,13 @@ def test_rounds_go_on_where_they_stopped_and_the_policy_is_read_back(tmp_path: P
 
 
 def test_settings_that_cannot_go_together_are_refused():
-    with pytest.raises(ConfigError, match=r"recap.guidance \(2.0\) combines predictions of policy=token, flow"):
+    with pytest.raises(
+        ConfigError, match=r"recap.guidance \(2.0\) combines predictions of policy=token, flow"
+    ):
         load(["policy=fast", "recap.num_rounds=1", "recap.guidance=2"])
     with pytest.raises(ConfigError, match=r"policy.decoding=autoregressive has none apart"):
         load(["recap.num_rounds=1", "policy.decoding=autoregressive"])
-    with pytest.raises(ConfigError, match=r"policy.token_weight \(1.0\) trains the vision-language model"):
+    with pytest.raises(
+        ConfigError, match=r"policy.token_weight \(1.0\) trains the vision-language model"
+    ):
         load(["policy=flow", "policy.token_weight=1", "policy.insulate=true"])

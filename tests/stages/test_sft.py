@@ -15,7 +15,9 @@ from vla.stages.sft import num_probe_steps
     ],
 )
 def test_few_frames_are_not_learned_by_heart(num_frames, steps):
-    assert num_probe_steps(load(["sft.probe_steps=1000", "sft.probe_passes=60"]), num_frames) == steps
+    assert (
+        num_probe_steps(load(["sft.probe_steps=1000", "sft.probe_passes=60"]), num_frames) == steps
+    )
 
 
 def test_the_limit_can_be_lifted():

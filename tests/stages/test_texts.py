@@ -19,7 +19,20 @@ from vla.stages.texts import MOST_JUDGED, Texts
 from vla.text.sources import read_source
 from vla.train.distributed import Processes
 
-WORDS = ["red", "green", "blue", "cube", "ball", "block", "left", "right", "near", "far", "up", "down"]
+WORDS = [
+    "red",
+    "green",
+    "blue",
+    "cube",
+    "ball",
+    "block",
+    "left",
+    "right",
+    "near",
+    "far",
+    "up",
+    "down",
+]
 LINES = [f"the {a} {b} is {c}" for a in WORDS for b in WORDS for c in ("here", "there")]
 
 
@@ -31,7 +44,9 @@ def write(path, rows):
 @pytest.fixture
 def told(tmp_path):
     """Plain texts and conversations, two sources."""
-    talks = [{"prompt": f"where is the {a} {b}?", "completion": "there"} for a in WORDS for b in WORDS]
+    talks = [
+        {"prompt": f"where is the {a} {b}?", "completion": "there"} for a in WORDS for b in WORDS
+    ]
     return [
         write(tmp_path / "plain.jsonl", [{"text": line} for line in LINES]),
         write(tmp_path / "talks.jsonl", talks),
@@ -46,7 +61,8 @@ def texts_of(names, **given):
 
 
 def test_a_text_is_read_without_picture_or_state_and_blind_to_its_neighbours(told):
-    """The packed loss is that of every text alone, through the language model as transformers runs it."""
+    """The packed loss is that of every text alone, through the language model as transformers runs
+    it."""
     texts = texts_of(told)
     batch = texts.batch(3)
     terms = []
@@ -64,7 +80,9 @@ def test_every_step_has_its_own_texts_of_all_sources(told):
     assert texts.batch(2) != texts.batch(3)
     assert len(texts.batch(29)) == 8
     learned_whole = [all(text.learned) for step in range(30) for text in texts.batch(step)]
-    assert 0.35 < sum(learned_whole) / len(learned_whole) < 0.65  # plain texts are; of conversations, the answers
+    assert (
+        0.35 < sum(learned_whole) / len(learned_whole) < 0.65
+    )  # plain texts are; of conversations, the answers
 
 
 def test_processes_share_the_texts_of_a_step(told):
@@ -98,7 +116,10 @@ def test_a_tokenizer_without_a_template_takes_plain_texts_only(told):
 
 
 def test_a_text_that_is_too_long_is_named_with_the_setting(told):
-    with pytest.raises(ValueError, match=r"plain\.jsonl, line 1: takes \d+ tokens, data\.text_tokens is 5: raise it"):
+    with pytest.raises(
+        ValueError,
+        match=r"plain\.jsonl, line 1: takes \d+ tokens, data\.text_tokens is 5: raise it",
+    ):
         texts_of(told, row_tokens=5)
 
 
@@ -114,20 +135,34 @@ def test_texts_that_cannot_be_used_are_counted_where_that_is_asked_for(told):
 
 
 def test_texts_need_a_model_that_learns():
-    with pytest.raises(ConfigError, match=r"data.texts=\[add2\] train the language model, which sft.probe_only"):
+    with pytest.raises(
+        ConfigError, match=r"data.texts=\[add2\] train the language model, which sft.probe_only"
+    ):
         load(["data.texts=[add2]"])
     assert load(["data.texts=[add2]", "sft.probe_only=false"]).data.texts == ("add2",)
-    assert load(["data.texts=[add2]", "policy.decoding=autoregressive"]).data.texts == ("add2",)  # all of it learns
+    assert load(["data.texts=[add2]", "policy.decoding=autoregressive"]).data.texts == (
+        "add2",
+    )  # all of it learns
 
 
 def test_a_run_learns_texts_while_it_learns_to_act_and_reports_both(told, tmp_path, monkeypatch):
-    """Beside the same run without them: the held-out texts are foreseen better, and what is reported says so."""
+    """Beside the same run without them: the held-out texts are foreseen better, and what is
+    reported says so."""
     monkeypatch.setattr(vla.runtime, "prepare", lambda *arguments, **settings: None)
-    few = ["evaluation.num_videos=0", "rl.num_iterations=1", "evaluation.num_starts=2", "evaluation.num_quick_starts=1"]
+    few = [
+        "evaluation.num_videos=0",
+        "rl.num_iterations=1",
+        "evaluation.num_starts=2",
+        "evaluation.num_quick_starts=1",
+    ]
     found = {}
     for weight in (0.0, 1.0):
         folder = tmp_path / f"run{weight}"
-        settings = [f"data.texts=[{told[0]},{told[1]}]", f"data.text_weight={weight}", "data.text_batch_size=8"]
+        settings = [
+            f"data.texts=[{told[0]},{told[1]}]",
+            f"data.text_weight={weight}",
+            "data.text_batch_size=8",
+        ]
         assert main([*TINY, *few, *settings, f"run_dir={folder}"]) == 0
         found[weight] = json.loads((folder / "results.json").read_text())["stages"]
     before, after = (found[1.0][f"texts_{name}"]["perplexity"] for name in ("before", "after"))

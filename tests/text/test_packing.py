@@ -15,8 +15,8 @@ MASK = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 1, 0]]).bool()
 
 
 def test_a_tree_by_hand():
-    """Prompts [11 12 13] and [21]; completions [14 15 2], [22 2], [16 2], and [14 2], whose first token is said twice.
-    The last token of a completion is never fed.
+    """Prompts [11 12 13] and [21]; completions [14 15 2], [22 2], [16 2], and [14 2], whose first
+    token is said twice. The last token of a completion is never fed.
     """
     prompts, prompt_mask = PROMPTS[[0, 1, 2, 0]], PROMPT_MASK[[0, 1, 2, 0]]
     completions = torch.cat([COMPLETIONS, torch.tensor([[14, 2, 0]])])
@@ -34,7 +34,8 @@ def test_a_tree_by_hand():
         [1, 1, 1, 0, 0, 1],
     ]
     assert rows.attention[1, 0].int().sum(1).tolist() == [1, 2, 1, 1, 1, 1]
-    # draws of completion 0 are predicted at places 2, 3, 4 of row 0; of 1 at 0, 1 of row 1; of 2 at 2, 5; of 3 at 2, 3
+    # draws of completion 0 are predicted at places 2, 3, 4 of row 0; of 1 at 0, 1 of row 1; of 2 at
+    # 2, 5; of 3 at 2, 3
     assert rows.slots.tolist() == [2, 3, 4, 6, 7, 2, 5, 2, 3]
 
 
@@ -67,13 +68,17 @@ def test_every_place_sees_its_own_beginning_and_nothing_else(sequences, min_shar
             assert allowed[place].nonzero()[0].tolist() == sorted(places[: depth + 1])
     for tree in trees:  # no beginning has two places, and no place is there for nothing
         beginnings = {
-            tuple(s[: i + 1]) for s, (n, _) in zip(sequences, found) if trees[n] is tree for i in range(len(s))
+            tuple(s[: i + 1])
+            for s, (n, _) in zip(sequences, found)
+            if trees[n] is tree
+            for i in range(len(s))
         }
         assert len(tree.tokens) == len(beginnings)
 
 
 def test_sequences_join_the_row_that_holds_most_of_them():
-    # [1 2 3 4] and [5 6 7] share nothing; [1 2 9] has two of three in the first row; [5 8] half in the second
+    # [1 2 3 4] and [5 6 7] share nothing; [1 2 9] has two of three in the first row; [5 8] half in
+    # the second
     trees, found = plant([[5, 8], [1, 2, 3, 4], [1, 2, 9], [5, 6, 7]], 100, min_shared=0.25)
     assert [tree.tokens for tree in trees] == [[1, 2, 3, 4, 9], [5, 6, 7, 8]]
     assert [number for number, _ in found] == [1, 0, 0, 1]
@@ -93,14 +98,23 @@ def test_a_text_longer_than_a_row_is_named():
 
 
 def test_packed_texts_are_as_likely_as_alone_gradients_included():
-    """No sequence sees its neighbours: log-probabilities and gradients are those of one row each."""
+    """No sequence sees its neighbours: log-probabilities and gradients are those of one row
+    each."""
     torch.manual_seed(0)
     model = tiny_language_model(["x"], weight_scale=0.3)[0]
-    texts = [(torch.randint(3, 320, (n,)).tolist(), [i % 3 != 0 for i in range(n)]) for n in (9, 4, 12, 7, 1)]
+    texts = [
+        (torch.randint(3, 320, (n,)).tolist(), [i % 3 != 0 for i in range(n)])
+        for n in (9, 4, 12, 7, 1)
+    ]
     texts.append(([*texts[2][0][:6], 5, 6], texts[2][1][:8]))  # begins like another
     gradients, losses = [], []
     assert allow_branches(model)
-    for row_tokens, share, branches in ((16, True, False), (100, True, False), (100, False, False), (100, True, True)):
+    for row_tokens, share, branches in (
+        (16, True, False),
+        (100, True, False),
+        (100, False, False),
+        (100, True, True),
+    ):
         model.zero_grad()
         packed = pack_texts(texts, row_tokens, share, torch.device("cpu"), branches)
         rows = packed.rows
@@ -117,4 +131,6 @@ def test_packed_texts_are_as_likely_as_alone_gradients_included():
     alone.sum().backward()
     for loss, gradient in zip(losses, gradients, strict=True):
         torch.testing.assert_close(loss, alone.detach(), rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(gradient, model.model.embed_tokens.weight.grad, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(
+            gradient, model.model.embed_tokens.weight.grad, rtol=1e-3, atol=1e-3
+        )

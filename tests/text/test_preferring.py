@@ -7,7 +7,16 @@ from vla.data.chat import ChatFormat
 from vla.data.preferences import Ranking, Thumb
 from vla.decoding.sampling import Sampling
 from vla.policies.text import TextPolicy
-from vla.preference.objective import DPO, IPO, KTO, ORPO, PlackettLuce, SimPO, comparison_terms, make_objective
+from vla.preference.objective import (
+    DPO,
+    IPO,
+    KTO,
+    ORPO,
+    PlackettLuce,
+    SimPO,
+    comparison_terms,
+    make_objective,
+)
 from vla.preference.thumbs import next_others
 from vla.text.control import Coded, fit_codes
 from vla.text.fitting import FitSettings, batches, fit, one_each
@@ -44,7 +53,9 @@ def comparisons(count, size=2, seed=0):
     for _ in range(count):
         prompt = torch.randint(20, 280, (5,), generator=generator).tolist()
         rows = torch.randint(20, 280, (size, 4), generator=generator).tolist()
-        made.append(Comparison(prompt, tuple([row[0], 7 + k, *row[2:], 2] for k, row in enumerate(rows))))
+        made.append(
+            Comparison(prompt, tuple([row[0], 7 + k, *row[2:], 2] for k, row in enumerate(rows)))
+        )
     return made
 
 
@@ -96,7 +107,9 @@ def test_micro_batches_change_nothing(parts, objective):
     weights = []
     for micro in (8, 3):
         policy = policy_of(parts)
-        fit_comparisons(policy, comparisons(12, 3), objective, FitSettings(3, 8, micro, 1e-3, 0.0, 1.0), seed=0)
+        fit_comparisons(
+            policy, comparisons(12, 3), objective, FitSettings(3, 8, micro, 1e-3, 0.0, 1.0), seed=0
+        )
         weights.append(torch.cat([p.detach().flatten() for p in policy.parameters()]))
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-3, atol=2e-5)
 
@@ -104,7 +117,9 @@ def test_micro_batches_change_nothing(parts, objective):
 def test_pairs_take_the_best_and_the_worst_that_is_there():
     logprobs = torch.tensor([[-1.0, -5.0, -3.0], [-1.0, -2.0, 9.0]])
     present = torch.tensor([[True, True, True], [True, True, False]])
-    terms = comparison_terms(DPO(1.0, 0.0), logprobs, present.long() * 4, torch.zeros(2, 3), present)
+    terms = comparison_terms(
+        DPO(1.0, 0.0), logprobs, present.long() * 4, torch.zeros(2, 3), present
+    )
     # log(1 + e^-2) and log(1 + e^-1)
     torch.testing.assert_close(terms, torch.tensor([0.1269280, 0.3132617]))
 
@@ -114,7 +129,9 @@ def test_the_baseline_pairs_another_prompt():
     assert next_others([1, 2, 1, 1]) == [1, 2, 1, 1]
     prompts = torch.randint(3, (5000,), generator=torch.Generator().manual_seed(0)).tolist()
     assert all(prompts[i] != prompts[j] for i, j in enumerate(next_others(prompts)))
-    with pytest.raises(ValueError, match="all 3 examples have the same prompt, and the baseline of kto"):
+    with pytest.raises(
+        ValueError, match="all 3 examples have the same prompt, and the baseline of kto"
+    ):
         next_others([1, 1, 1])
 
 
@@ -123,9 +140,14 @@ def test_files_become_ids_that_end_with_the_stop_token(parts):
     user = {"role": "user", "content": "hi"}
     comparison = encode_ranking(chat, Ranking((user,), ("hello", "no"), 1.5, ""))
     assert comparison.prompt == chat.prompt([user])
-    assert [parts[1].decode(ids) for ids in comparison.completions] == ["hello<|im_end|>", "no<|im_end|>"]
+    assert [parts[1].decode(ids) for ids in comparison.completions] == [
+        "hello<|im_end|>",
+        "no<|im_end|>",
+    ]
     assert comparison.margin == 1.5
-    assert encode_thumb(chat, Thumb((user,), "no", False, "")).completion == comparison.completions[1]
+    assert (
+        encode_thumb(chat, Thumb((user,), "no", False, "")).completion == comparison.completions[1]
+    )
     assert [example.liked for example in as_liked([comparison])] == [True, False]
 
 
@@ -158,20 +180,25 @@ def test_a_loss_that_is_not_finite_stops_with_the_weights_as_they_were():
 
 def test_thumbs_of_one_kind_are_refused(parts):
     with pytest.raises(ValueError, match="2 liked and 0 disliked"):
-        fit_thumbs(policy_of(parts), [LikedExample([3], [4, 2], True)] * 2, KTO(0.1, True), FIT, seed=0)
+        fit_thumbs(
+            policy_of(parts), [LikedExample([3], [4, 2], True)] * 2, KTO(0.1, True), FIT, seed=0
+        )
     assert make_objective("dpo", beta=0.2, label_smoothing=0.0) == DPO(0.2, 0.0)
 
 
 def told_apart(parts, discrimination, steps=30):
-    """How much likelier samples of the training kind are behind their own code than behind the other: prompts end with
-    code 30 or 31, and of four random tokens only the second, 7 or 8, has to do with it.
+    """How much likelier samples of the training kind are behind their own code than behind the
+    other: prompts end with code 30 or 31, and of four random tokens only the second, 7 or 8, has to
+    do with it.
     """
     policy, generator = policy_of(parts), torch.Generator().manual_seed(1)
     made = []
     for i in range(64):
         question = torch.randint(40, 280, (4,), generator=generator).tolist()
         row = torch.randint(40, 280, (4,), generator=generator).tolist()
-        made.append(Coded([[*question, 30], [*question, 31]], [row[0], 7 + i % 2, *row[2:], 2], i % 2))
+        made.append(
+            Coded([[*question, 30], [*question, 31]], [row[0], 7 + i % 2, *row[2:], 2], i % 2)
+        )
     fit_codes(policy, made[:48], discrimination, 0.1, FitSettings(steps, 8, 8, 3e-3, 0.1, 1.0), 0)
     with torch.no_grad():
         held = made[48:]

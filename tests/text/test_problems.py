@@ -78,13 +78,16 @@ def test_reasoning_gym_is_optional(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
     with pytest.raises(
-        ValueError, match="family 'gym.chain_sum' needs reasoning-gym: install the optional extra `reasoning`"
+        ValueError,
+        match="family 'gym.chain_sum' needs reasoning-gym: install the optional extra `reasoning`",
     ):
         make_family("gym.chain_sum", 10)
 
 
 def test_a_split_that_leaves_nothing_is_refused():
-    with pytest.raises(ValueError, match="holdout_fraction .0.0. leaves 64 training and 0 evaluation problems"):
+    with pytest.raises(
+        ValueError, match="holdout_fraction .0.0. leaves 64 training and 0 evaluation problems"
+    ):
         split(make_family("mul1", 100), 0.0)
 
 
@@ -125,7 +128,11 @@ def test_code_is_right_when_its_tests_pass():
     # 0 - 5 = -5, 1 - 5 = -4, 7 - 5 = 2, -12 - 5 = -17; abs(x - 5) is right on the third only
     assert [test["output"] for test in problem.facts["tests"]] == ["-5", "-4", "2", "-17"]
     texts = [f"```python\n{problem.answer}\n```", "def f(x): return abs(x - 5)", "x - 5"]
-    assert score_code([problem.sample(text, True, 9) for text in texts], Limits()) == [1.0, 0.25, 0.0]
+    assert score_code([problem.sample(text, True, 9) for text in texts], Limits()) == [
+        1.0,
+        0.25,
+        0.0,
+    ]
 
 
 def write(path, *rows):
@@ -147,9 +154,15 @@ def test_problems_from_a_file(tmp_path, process):
     verifiers = [problems[question].verifier for question in sorted(problems)]
     assert verifiers == ["json_value", "code", "exact", "math_equal", "bleu", "last_number"]
     assert {problem.family for problem in problems.values()} == {file}
-    right = {"Six times seven?": "It is 42.", "Half of one?": "$\\frac{1}{2}$", "A list of one.": "[3]"}
+    right = {
+        "Six times seven?": "It is 42.",
+        "Half of one?": "$\\frac{1}{2}$",
+        "A list of one.": "[3]",
+    }
     for question, text in right.items():
-        assert process.score(problems[question].verifier, [problems[question].sample(text, True, 3)]) == [1.0]
+        assert process.score(
+            problems[question].verifier, [problems[question].sample(text, True, 3)]
+        ) == [1.0]
     assert len(make_family(file, 2)) == 2
 
 
@@ -168,15 +181,29 @@ def test_a_bad_problem_is_named_by_file_and_line(tmp_path, row, message):
         make_family(file, 10)
 
 
-def test_validation_and_evaluation_share_no_prompt_whatever_family_or_system_message_it_has(tmp_path):
+def test_validation_and_evaluation_share_no_prompt_whatever_family_or_system_message_it_has(
+    tmp_path,
+):
     def asked(i, system):
         return [{"role": "system", "content": system}, {"role": "user", "content": f"{i} + 1?"}]
 
-    plain = write(tmp_path / "a.jsonl", *({"prompt": f"{i} + 1?", "answer": str(i + 1)} for i in range(60)))
-    systems = [{"prompt": asked(i, s), "answer": str(i + 1)} for i in range(60) for s in ("Be brief.", "Be kind.")]
-    again = write(tmp_path / "b.jsonl", *systems, *({"prompt": f"{i} + 1?", "answer": str(i + 1)} for i in range(60)))
+    plain = write(
+        tmp_path / "a.jsonl", *({"prompt": f"{i} + 1?", "answer": str(i + 1)} for i in range(60))
+    )
+    systems = [
+        {"prompt": asked(i, s), "answer": str(i + 1)}
+        for i in range(60)
+        for s in ("Be brief.", "Be kind.")
+    ]
+    again = write(
+        tmp_path / "b.jsonl",
+        *systems,
+        *({"prompt": f"{i} + 1?", "answer": str(i + 1)} for i in range(60)),
+    )
     sets = make_problem_sets((plain, again), None, 0.3, 9, 1000)
-    sides = [{problem.key for problem in side} for side in (sets.train, sets.validation, sets.evaluation)]
+    sides = [
+        {problem.key for problem in side} for side in (sets.train, sets.validation, sets.evaluation)
+    ]
     assert [a & b for a in sides for b in sides if a is not b] == [set()] * 6
     questions = [problem.question for problem in (*sets.validation, *sets.evaluation)]
     assert len(set(questions)) == len(questions)

@@ -13,14 +13,26 @@ from vla.train.run_folder import RunFolder
 
 @pytest.fixture
 def folder(tmp_path):
-    (tmp_path / "run.json").write_text(json.dumps([{"command": "python x.py a<b", "started": "now", "machine": "cpu"}]))
+    (tmp_path / "run.json").write_text(
+        json.dumps([{"command": "python x.py a<b", "started": "now", "machine": "cpu"}])
+    )
     records = [
-        {"stage": "rl", "step": i, "return_mean": 0.1 * i, "success": 0.1 * i, "episodes": 20.0, "entropy": 1 / i,
-         "open_families": 1.0, "approx_kl": 1e-9}
+        {
+            "stage": "rl",
+            "step": i,
+            "return_mean": 0.1 * i,
+            "success": 0.1 * i,
+            "episodes": 20.0,
+            "entropy": 1 / i,
+            "open_families": 1.0,
+            "approx_kl": 1e-9,
+        }
         for i in (1, 2, 3)
-    ]  # fmt: skip
+    ]
     records += [{"stage": "reward model", "step": i, "loss": 1 / i} for i in (1, 2, 3)]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (tmp_path / "metrics.jsonl").write_text(
+        "".join(json.dumps(record) + "\n" for record in records)
+    )
     return RunFolder(tmp_path)
 
 
@@ -47,7 +59,12 @@ def test_the_page_holds_all_there_is(folder):
 
 
 def test_a_comparison_and_mean_rewards_are_told_first(folder):
-    write_report(folder, "A run", {**RESULTS, "comparison": compare([False] * 10, [True] * 4 + [False] * 6)}, [])
+    write_report(
+        folder,
+        "A run",
+        {**RESULTS, "comparison": compare([False] * 10, [True] * 4 + [False] * 6)},
+        [],
+    )
     # 4 gained, 0 lost of 10: +40 points, McNemar exact 2 / 2^4 = .125
     page = (folder.path / "report.html").read_text()
     assert "<p>Gained</p><b>+40.0</b><small>points; McNemar exact p = 0.12</small>" in page
@@ -58,7 +75,8 @@ def test_a_comparison_and_mean_rewards_are_told_first(folder):
 
 def test_only_charts_that_say_something_are_drawn(folder):
     records = read_metrics(folder.path)
-    # the reward is success, one family is open all along, every update is on-policy: no charts of those
+    # the reward is success, one family is open all along, every update is on-policy: no charts of
+    # those
     drawn = charts(records, RESULTS)
     titles = [re.search("<figcaption>([^<]*)<", one)[1] for one in drawn]
     assert titles == ["Success", "Entropy", "Loss: reward model"]
@@ -67,7 +85,9 @@ def test_only_charts_that_say_something_are_drawn(folder):
 
 
 def test_rates_are_drawn_by_family_and_numbers_as_they_are_read():
-    families = {"family sums": {"before": SuccessRate(1, 4, None), "after": SuccessRate(3, 4, None)}}
+    families = {
+        "family sums": {"before": SuccessRate(1, 4, None), "after": SuccessRate(3, 4, None)}
+    }
     drawn = [(row.name, row.group, row.rate) for row in rates({**RESULTS, **families})]
     assert drawn[:2] == [("all problems", "before", 0.3), ("all problems", "after", 0.8)]
     assert drawn[2:] == [("sums", "before", 0.25), ("sums", "after", 0.75)]

@@ -1,4 +1,5 @@
-"""Every text mode goes on from where it was stopped, and ends as if it never had been: weights, numbers, samples."""
+"""Every text mode goes on from where it was stopped, and ends as if it never had been: weights,
+numbers, samples."""
 
 import json
 import signal
@@ -18,42 +19,85 @@ from vla.train.run import Run
 from vla.train.run_folder import open_run
 
 TINY = [
-    "mode=text", "language_model=tiny", "language_model.vocabulary_size=288", "language_model.width=32",
-    "language_model.depth=1", "train.tensorboard=false", "train.num_threads=1", "train.checkpoint_every=2",
-]  # fmt: skip
+    "mode=text",
+    "language_model=tiny",
+    "language_model.vocabulary_size=288",
+    "language_model.width=32",
+    "language_model.depth=1",
+    "train.tensorboard=false",
+    "train.num_threads=1",
+    "train.checkpoint_every=2",
+]
 OPEN = [
-    "text.generation.max_prompt_tokens=100", "text.generation.max_new_tokens=6", "text.prompts.num_evaluation=4",
+    "text.generation.max_prompt_tokens=100",
+    "text.generation.max_new_tokens=6",
+    "text.prompts.num_evaluation=4",
     "text.gold=letters",
-]  # fmt: skip
-RL = ["rl.num_iterations=3", "rl.starts_per_iteration=2", "rl.group_size=2", "rl.micro_batch_rows=8",
-      "rl.learning_rate=1e-2"]  # fmt: skip
-FIT = ["text.fit.num_steps=3", "text.fit.learning_rate=1e-2", "text.fit.batch_size=4", "text.fit.micro_batch_size=4"]
+]
+RL = [
+    "rl.num_iterations=3",
+    "rl.starts_per_iteration=2",
+    "rl.group_size=2",
+    "rl.micro_batch_rows=8",
+    "rl.learning_rate=1e-2",
+]
+FIT = [
+    "text.fit.num_steps=3",
+    "text.fit.learning_rate=1e-2",
+    "text.fit.batch_size=4",
+    "text.fit.micro_batch_size=4",
+]
 PROBLEMS = ["text.families=[add1]", "text.num_problems=100", "text.num_evaluation=4"]
 MODES = {
     "rlvr": [
-        *PROBLEMS, *RL, "algorithm=ppo", "algorithm.entropy_coefficient=0.1", "text.families=[add1,mul1]",
-        "text.num_validation=2", "text.max_prompt_tokens=160", "text.max_new_tokens=40", "text.format_steps=3",
-        "text.num_samples=2", "rl.max_refills=1", "text.advance_at=0.5",
+        *PROBLEMS,
+        *RL,
+        "algorithm=ppo",
+        "algorithm.entropy_coefficient=0.1",
+        "text.families=[add1,mul1]",
+        "text.num_validation=2",
+        "text.max_prompt_tokens=160",
+        "text.max_new_tokens=40",
+        "text.format_steps=3",
+        "text.num_samples=2",
+        "rl.max_refills=1",
+        "text.advance_at=0.5",
     ],
     "sft": ["text.sources=[add1]", "text.row_tokens=200", *FIT],
     "preference": [*OPEN, *FIT, "text.rounds=2"],
     "kto": [*OPEN, *FIT, "preference=kto"],
     "rlaif": [*OPEN, *FIT],
     "rlhf": [
-        *OPEN, *RL, "algorithm=ppo", "text.demonstrations=4", "text.sft.num_steps=3", "text.reward_model.num_steps=3",
-        "text.unfinished_reward=null", "text.sft.micro_batch_size=4",
+        *OPEN,
+        *RL,
+        "algorithm=ppo",
+        "text.demonstrations=4",
+        "text.sft.num_steps=3",
+        "text.reward_model.num_steps=3",
+        "text.unfinished_reward=null",
+        "text.sft.micro_batch_size=4",
     ],
     "control": [*OPEN, *FIT, "text.levels=2"],
     "constitution": [
-        *OPEN, *FIT, "text.rounds=1", "text.sft.num_steps=3", "text.generation.max_new_tokens=60",
+        *OPEN,
+        *FIT,
+        "text.rounds=1",
+        "text.sft.num_steps=3",
+        "text.generation.max_new_tokens=60",
         "text.generation.sampling.temperature=2.0",
     ],
     "rejection": [
-        *PROBLEMS, *FIT, "text.rounds=2", "text.problems_per_round=4", "text.samples_per_prompt=2",
-        "text.generation.max_new_tokens=5", "text.generation.max_prompt_tokens=160", "+text.rewards.finished=1.0",
+        *PROBLEMS,
+        *FIT,
+        "text.rounds=2",
+        "text.problems_per_round=4",
+        "text.samples_per_prompt=2",
+        "text.generation.max_new_tokens=5",
+        "text.generation.max_prompt_tokens=160",
+        "+text.rewards.finished=1.0",
         "text.min_reward=0.0",
     ],
-}  # fmt: skip
+}
 
 
 @pytest.fixture(autouse=True)
@@ -66,16 +110,27 @@ class Killed(BaseException):
 
 
 def go(folder: Path, prompts: Path, mode: str, *more: str) -> None:
-    given = [*MODES[mode], f"text.prompts.path={prompts}"] if "text.gold=letters" in MODES[mode] else MODES[mode]
+    given = (
+        [*MODES[mode], f"text.prompts.path={prompts}"]
+        if "text.gold=letters" in MODES[mode]
+        else MODES[mode]
+    )
     asked = [f"resume={folder}"]
     if not (folder / "config.yaml").exists():
-        asked = [*TINY, f"text={'preference' if mode == 'kto' else mode}", f"run_dir={folder}", *given, *more]
+        asked = [
+            *TINY,
+            f"text={'preference' if mode == 'kto' else mode}",
+            f"run_dir={folder}",
+            *given,
+            *more,
+        ]
     config = load(asked)
     run(config, open_run(config))
 
 
 def dying(write: Callable[..., None], left: list[int]) -> Callable[..., None]:
-    """`write`, after which a session ends that has written as often as it may: half of them are asked to stop."""
+    """`write`, after which a session ends that has written as often as it may: half of them are
+    asked to stop."""
 
     def call(first, *arguments, **named):
         write(first, *arguments, **named)
@@ -94,7 +149,9 @@ def sessions(folder: Path, prompts: Path, mode: str) -> int:
         left = [2 + 2 * (count % 3), count % 2]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Run, "note_saved", dying(Run.note_saved, left))
-            patch.setattr(pieces_module, "write_atomically", dying(pieces_module.write_atomically, left))
+            patch.setattr(
+                pieces_module, "write_atomically", dying(pieces_module.write_atomically, left)
+            )
             try:
                 go(folder, prompts, mode, "train.checkpoint_seconds=1e-6")
             except (Killed, Interrupted):
@@ -114,7 +171,11 @@ def lines(path: Path) -> list[dict]:
 
 def numbers(folder: Path) -> dict:
     found = json.loads((folder / "results.json").read_text())
-    return {name: value for name, value in found.items() if "seconds" not in name and name != "peak_memory_bytes"}
+    return {
+        name: value
+        for name, value in found.items()
+        if "seconds" not in name and name != "peak_memory_bytes"
+    }
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -25,32 +25,61 @@ from vla.text.tiny import tiny_language_model
 from vla.train.run_folder import open_run
 from vla.types import Decision, Observation, Rollout
 
-TINY = ["mode=text", "preset=smoke", "train.tensorboard=false", "text.max_new_tokens=6", "train.num_threads=1"]
+TINY = [
+    "mode=text",
+    "preset=smoke",
+    "train.tensorboard=false",
+    "text.max_new_tokens=6",
+    "train.num_threads=1",
+]
 
 
 def go(folder, *overrides):
     given = [*TINY, *overrides]
-    config = load([*given, f"run_dir={folder}"] if not any(o.startswith("resume") for o in given) else overrides)
+    config = load(
+        [*given, f"run_dir={folder}"]
+        if not any(o.startswith("resume") for o in given)
+        else overrides
+    )
     return run(config, open_run(config))
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
-    results = go(folder, "text.families=[add1,mul1]", "rl.group_size=3", "text.num_samples=3", "text.num_beams=2")
+    results = go(
+        folder,
+        "text.families=[add1,mul1]",
+        "rl.group_size=3",
+        "text.num_samples=3",
+        "text.num_beams=2",
+    )
     return folder, results
 
 
 def test_a_run_leaves_numbers_report_samples_and_a_model(finished):
     folder, results = finished
-    for name in ("config.yaml", "run.json", "problems.json", "metrics.jsonl", "samples.jsonl", "report.html"):
+    for name in (
+        "config.yaml",
+        "run.json",
+        "problems.json",
+        "metrics.jsonl",
+        "samples.jsonl",
+        "report.html",
+    ):
         assert (folder / name).stat().st_size > 0, name
     written = json.loads((folder / "results.json").read_text())
     assert written["before"]["num_starts"] == written["after"]["num_starts"] == 16
     assert {"rl/rollout", "rl/update"} <= set(written["seconds"])
     assert len(written["before"]["wilson_95"]) == 2
     assert written["before"]["decoding"] == "greedy"
-    assert set(results) >= {"family add1", "family mul1", "comparison", "seconds", "peak_memory_bytes"}
+    assert set(results) >= {
+        "family add1",
+        "family mul1",
+        "comparison",
+        "seconds",
+        "peak_memory_bytes",
+    }
     assert "95 % Wilson interval" in (folder / "report.html").read_text()
     assert written["after, sampled"]["sampled"]["num_starts"] == 3 * 16
     assert written["after, sampled"]["any of 3"]["num_starts"] == 16
@@ -66,7 +95,9 @@ class SaysInTurn:
         rows = [(self.texts.pop(0) + [0] * 9)[:9] for _ in observation.tokens]
         tokens = torch.tensor(rows)
         mask = tokens != 0
-        return Decision(tokens, {"tokens": tokens, "mask": mask}, torch.zeros(tokens.shape), mask, None)
+        return Decision(
+            tokens, {"tokens": tokens, "mask": mask}, torch.zeros(tokens.shape), mask, None
+        )
 
     def score(self, observation, trace):
         raise AssertionError("judging scores nothing")
@@ -76,8 +107,11 @@ class SaysInTurn:
 
 
 def test_several_answers_are_judged_together():
-    """Where 5 is right: 5, 4, 5, so the majority is right; where 7 is right: 7, 6, 6, so only one of them is."""
-    tokenizer = tiny_language_model(["say something"], vocab_size=262, hidden_size=32, num_layers=1)[1]
+    """Where 5 is right: 5, 4, 5, so the majority is right; where 7 is right: 7, 6, 6, so only one
+    of them is."""
+    tokenizer = tiny_language_model(
+        ["say something"], vocab_size=262, hidden_size=32, num_layers=1
+    )[1]
     chat = ChatFormat(tokenizer)
     problems = [Problem("2 + 3?", "5", "exact", "toy"), Problem("3 + 4?", "7", "exact", "toy")]
 
@@ -93,14 +127,18 @@ def test_several_answers_are_judged_together():
 
     rates = judge_samples(policy, environment, observe, [0, 1], 3, 1.0)
     assert {name: (rate.successes, rate.num_starts) for name, rate in rates.items()} == {
-        "sampled": (3, 6), "any of 3": (2, 2), "majority of 3": (1, 2),
-    }  # fmt: skip
+        "sampled": (3, 6),
+        "any of 3": (2, 2),
+        "majority of 3": (1, 2),
+    }
 
 
 def test_training_never_sees_what_it_is_judged_on(finished):
     folder, _ = finished
     manifest = json.loads((folder / "problems.json").read_text())
-    trained_on = {json.loads(line)["question"] for line in (folder / "samples.jsonl").read_text().splitlines()}
+    trained_on = {
+        json.loads(line)["question"] for line in (folder / "samples.jsonl").read_text().splitlines()
+    }
     assert trained_on.isdisjoint(manifest["evaluation"])
     sets = sets_of(load([*TINY, "text.families=[add1,mul1]"]).text, RowReader())
     train_questions = {problem.question for problem in sets.train}
@@ -115,7 +153,9 @@ def test_the_trained_model_is_an_ordinary_folder(finished):
     folder, _ = finished
     model = AutoModelForCausalLM.from_pretrained(folder / "model")
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
-    prompt = tokenizer.apply_chat_template([{"role": "user", "content": "What is 1 + 1?"}], return_tensors="pt")
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What is 1 + 1?"}], return_tensors="pt"
+    )
     assert model(**prompt).logits.shape[-1] == 384
 
 
@@ -135,8 +175,15 @@ def weights(folder):
 
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path):
     # no answer of a random model is right, but an entropy bonus moves the weights all the same
-    common = ["algorithm=ppo", "algorithm.entropy_coefficient=0.1", "rl.learning_rate=1e-2", "train.checkpoint_every=2"]
-    common += ["rl.schedule=constant"]  # one that falls to 0 falls over the iterations asked for, and 2 are not 4
+    common = [
+        "algorithm=ppo",
+        "algorithm.entropy_coefficient=0.1",
+        "rl.learning_rate=1e-2",
+        "train.checkpoint_every=2",
+    ]
+    common += [
+        "rl.schedule=constant"
+    ]  # one that falls to 0 falls over the iterations asked for, and 2 are not 4
     go(tmp_path / "whole", "rl.num_iterations=4", *common)
     go(tmp_path / "half", "rl.num_iterations=2", *common)
     half = weights(tmp_path / "half")
@@ -144,11 +191,16 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path):
     whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "half")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert any(not torch.equal(half[name], resumed[name]) for name in whole)
-    steps = [json.loads(line)["step"] for line in (tmp_path / "half" / "metrics.jsonl").read_text().splitlines()]
+    steps = [
+        json.loads(line)["step"]
+        for line in (tmp_path / "half" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert steps == [1, 2, 3, 4]
 
 
-@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft 0.21
+@pytest.mark.filterwarnings(
+    "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"
+)  # peft 0.21
 def test_adapters_train_against_the_model_without_them(tmp_path):
     results = go(
         tmp_path / "run",
@@ -163,28 +215,49 @@ def test_adapters_train_against_the_model_without_them(tmp_path):
 
 
 def test_tags_are_taught_first_and_what_that_does_is_told_apart(tmp_path):
-    tags = ["text.format_steps=40", "+text.rewards.think_format=0.5", "text.families=[add1]", "rl.num_iterations=1"]
-    with pytest.raises(ValueError, match=r"text.max_new_tokens .6. is too short for text.format_steps"):
+    tags = [
+        "text.format_steps=40",
+        "+text.rewards.think_format=0.5",
+        "text.families=[add1]",
+        "rl.num_iterations=1",
+    ]
+    with pytest.raises(
+        ValueError, match=r"text.max_new_tokens .6. is too short for text.format_steps"
+    ):
         go(tmp_path / "short", *tags)
-    results = go(tmp_path / "run", *tags, "text.max_new_tokens=64", "text.format_learning_rate=3e-3")
+    results = go(
+        tmp_path / "run", *tags, "text.max_new_tokens=64", "text.format_learning_rate=3e-3"
+    )
     assert results["after the format examples"].num_starts == results["before"].num_starts
     assert results["reward think_format"]["before"] == 0.0
     assert set(results["reward correct"]) == {"before", "after"}
 
 
 def test_calls_of_a_tool_are_taught_first_and_what_it_answers_has_room(tmp_path):
-    """A model that says all it may before it calls: question, words, and the tool's answer are more than a question may
-    take alone.
+    """A model that says all it may before it calls: question, words, and the tool's answer are more
+    than a question may take alone.
     """
     problems = sets_of(load([*TINY, "text.families=[add1]"]).text, RowReader()).train
     tokenizer = tiny_language_model([problem.question for problem in problems])[1]
     system = "You can calculate by writing <calc>expression</calc>, for example <calc>7 * 8</calc>."
-    asked = [ChatFormat(tokenizer, system).prompt([{"role": "user", "content": p.question}]) for p in problems]
-    tool = ["text.tool=calculator", "text.max_turns=3", f"text.max_prompt_tokens={max(map(len, asked)) + 20}"]
+    asked = [
+        ChatFormat(tokenizer, system).prompt([{"role": "user", "content": p.question}])
+        for p in problems
+    ]
+    tool = [
+        "text.tool=calculator",
+        "text.max_turns=3",
+        f"text.max_prompt_tokens={max(map(len, asked)) + 20}",
+    ]
     results = go(
-        tmp_path / "run", *tool, "text.families=[add1]", "text.max_new_tokens=60", "text.format_steps=30",
-        "text.format_learning_rate=3e-3", "rl.num_iterations=1",
-    )  # fmt: skip
+        tmp_path / "run",
+        *tool,
+        "text.families=[add1]",
+        "text.max_new_tokens=60",
+        "text.format_steps=30",
+        "text.format_learning_rate=3e-3",
+        "rl.num_iterations=1",
+    )
     assert results["after the format examples"].num_starts == results["before"].num_starts
 
 
@@ -200,9 +273,17 @@ class ShareOfA:
 def test_a_random_model_learns_to_say_a(name, epochs):
     settings = {
         "grpo": {"clip_low": 0.2, "clip_high": 0.28, "reduction": "token"},
-        "ppo": {"clip_low": 0.2, "clip_high": 0.2, "gamma": 1.0, "gae_lambda": 0.95, "value_coefficient": 0.5},
+        "ppo": {
+            "clip_low": 0.2,
+            "clip_high": 0.2,
+            "gamma": 1.0,
+            "gae_lambda": 0.95,
+            "value_coefficient": 0.5,
+        },
     }[name]
-    model, tokenizer = tiny_language_model(["say something"], vocab_size=262, hidden_size=32, num_layers=1)
+    model, tokenizer = tiny_language_model(
+        ["say something"], vocab_size=262, hidden_size=32, num_layers=1
+    )
     problems = [Problem(f"say something {i}", "", "exact", "toy") for i in range(4)]
     policy = TextPolicy(model, Sampling(), 4, [2], 0, value_head=name == "ppo")
     environment = TextEnvironment(problems, ChatFormat(tokenizer), ShareOfA(), [2], 64)
@@ -215,7 +296,9 @@ def test_a_random_model_learns_to_say_a(name, epochs):
     train(
         policy,
         make_algorithm(name, **settings),
-        lambda iteration: collect_rollout(policy, environment, [0, 1, 2, 3], 16, observe, version=iteration),
+        lambda iteration: collect_rollout(
+            policy, environment, [0, 1, 2, 3], 16, observe, version=iteration
+        ),
         torch.optim.Adam(policy.parameters(), lr=1e-2),
         UpdateSettings(epochs=epochs, num_minibatches=1, micro_batch_rows=64),
         LoopSettings(num_iterations=60),
@@ -257,14 +340,26 @@ def two_groups(said, rewards):
     group, rows = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]), torch.arange(8)
     observation = Observation({}, None, asked, torch.ones_like(asked, dtype=torch.bool))
     trace, logprobs, reward = {"tokens": tokens}, torch.zeros(8, 2), torch.tensor(rewards)
-    return Rollout(observation, trace, logprobs, drawn, reward, rows, ended, ~ended, group, torch.zeros_like(rows))
+    return Rollout(
+        observation,
+        trace,
+        logprobs,
+        drawn,
+        reward,
+        rows,
+        ended,
+        ~ended,
+        group,
+        torch.zeros_like(rows),
+    )
 
 
 def test_more_problems_are_asked_the_less_they_cost():
-    """All answers differ and both groups teach: 3 tokens of prompts and 16 of answers, counted three times, 28.5 a
-    problem. Then one answer of eight differs: 3 + 2 + 4 tokens, of which the second group's 2 + 4 are learned from: 9 +
-    2 x 6 = 21, 10.5 a problem. Means (28.5 + 10.5) / 2 = 19.5 and (19.5 + 10.5) / 2 = 15: 8 starts become 8 x 28.5 /
-    19.5 = 11.7, and 8 x 28.5 / 15 = 15.2, limited to 1.5 x 8 = 12.
+    """All answers differ and both groups teach: 3 tokens of prompts and 16 of answers, counted
+    three times, 28.5 a problem. Then one answer of eight differs: 3 + 2 + 4 tokens, of which the
+    second group's 2 + 4 are learned from: 9 + 2 x 6 = 21, 10.5 a problem. Means (28.5 + 10.5) / 2 =
+    19.5 and (19.5 + 10.5) / 2 = 15: 8 starts become 8 x 28.5 / 19.5 = 11.7, and 8 x 28.5 / 15 =
+    15.2, limited to 1.5 x 8 = 12.
     """
     first = two_groups([[5, 9], [6, 9], [7, 9], [8, 9]] * 2, [0.0, 1.0, 0.0, 0.0] * 2)
     later = two_groups([[5, 9]] * 7 + [[6, 9]], [0.0] * 7 + [1.0])

@@ -1,4 +1,5 @@
-"""Rows of files through whole runs on a tiny model: what is learned, what is held out, what is left out and told."""
+"""Rows of files through whole runs on a tiny model: what is learned, what is held out, what is left
+out and told."""
 
 import json
 import math
@@ -19,10 +20,21 @@ from vla.text.sources import Room, encode_all, read_source
 from vla.text.topics import make_prompt_sets
 from vla.train.run_folder import open_run
 
-TINY = ["mode=text", "language_model=tiny", "language_model.vocabulary_size=288", "language_model.width=32",
-        "language_model.depth=1", "train.tensorboard=false", "train.num_threads=1"]  # fmt: skip
-OPEN = ["text.generation.max_new_tokens=4", "text.prompts.num_evaluation=3", "text.gold=letters",
-        "text.fit.num_steps=2"]  # fmt: skip
+TINY = [
+    "mode=text",
+    "language_model=tiny",
+    "language_model.vocabulary_size=288",
+    "language_model.width=32",
+    "language_model.depth=1",
+    "train.tensorboard=false",
+    "train.num_threads=1",
+]
+OPEN = [
+    "text.generation.max_new_tokens=4",
+    "text.prompts.num_evaluation=3",
+    "text.gold=letters",
+    "text.fit.num_steps=2",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -61,23 +73,46 @@ def test_chats_with_one_system_message_are_learned_in_epochs(tmp_path, capsys):
     system = {"role": "system", "content": "You are a helpful assistant."}
 
     def chat(i, said="yes"):
-        return {"messages": [system, {"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": said}]}
+        return {
+            "messages": [
+                system,
+                {"role": "user", "content": f"q{i}"},
+                {"role": "assistant", "content": said},
+            ]
+        }
 
-    file = lines(tmp_path / "a.jsonl", *map(chat, range(40)), chat(40, "yes " * 999), {"messages": "no"}, chat(1))
-    given = [f"text.sources=[{file}]", "text.fit.num_steps=null", "text.fit.num_epochs=2", "text.fit.batch_size=8"]
+    file = lines(
+        tmp_path / "a.jsonl",
+        *map(chat, range(40)),
+        chat(40, "yes " * 999),
+        {"messages": "no"},
+        chat(1),
+    )
+    given = [
+        f"text.sources=[{file}]",
+        "text.fit.num_steps=null",
+        "text.fit.num_epochs=2",
+        "text.fit.batch_size=8",
+    ]
     with pytest.raises(ValueError, match="a.jsonl, line 42: messages hold no assistant turn"):
         go(tmp_path / "refused", "sft", *given)
-    results = go(tmp_path / "run", "sft", *given, "text.on_bad_row=skip", "text.fit.learning_rate=1e-2")
+    results = go(
+        tmp_path / "run", "sft", *given, "text.on_bad_row=skip", "text.fit.learning_rate=1e-2"
+    )
     counts = results["rows"][file]
     assert (counts["rows"], counts["left out"]) == (43, 2)
     assert "line 41: takes" in counts["first left out"][1]
     num_held_out = sum(is_held_out(f"q{i}", 0.1) for i in (*range(40), 1))
     assert results["held-out texts"] == {file: num_held_out}
     assert results["epochs"] == pytest.approx(2, abs=0.3)
-    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    records = [
+        json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert len(records) == math.ceil(2 * (41 - num_held_out) / 8)
     said = capsys.readouterr().out
-    assert f"{file}: 2 of 43 rows left out (text.on_bad_row=skip), the first: {file}, line 42" in said
+    assert (
+        f"{file}: 2 of 43 rows left out (text.on_bad_row=skip), the first: {file}, line 42" in said
+    )
     assert "1 of 42 rows stand there again, each counts" in said
 
 
@@ -110,13 +145,17 @@ def test_no_evaluation_prompt_is_learned_whatever_file_it_comes_from(tmp_path, l
     assert numbers["comparisons"] == 60 - len(held_out)
     assert numbers["epochs"] == pytest.approx(2 * 8 / numbers["comparisons"], abs=1e-3)
     assert (
-        f"{len(held_out)} of 60 comparisons are on held-out prompts, and not learned" in results["rows"][pairs]["notes"]
+        f"{len(held_out)} of 60 comparisons are on held-out prompts, and not learned"
+        in results["rows"][pairs]["notes"]
     )
 
 
 def test_of_one_pair_nothing_is_held_out_and_the_run_says_so(tmp_path, capsys):
     results = go(
-        tmp_path / "run", "preference", f"text.comparisons={lines(tmp_path / 'a.jsonl', pair('Greet.'))}", *OPEN
+        tmp_path / "run",
+        "preference",
+        f"text.comparisons={lines(tmp_path / 'a.jsonl', pair('Greet.'))}",
+        *OPEN,
     )
     assert (results["round 1"]["comparisons"], results["round 1"]["accuracy"]) == (1, None)
     assert "all 1 comparisons have one prompt: none is held out" in capsys.readouterr().out
@@ -137,7 +176,12 @@ def test_comparisons_are_refused_before_anything_loads(tmp_path, monkeypatch):
 def test_prompts_may_be_messages_and_long_ones_are_found_before_training(tmp_path):
     system, user = {"role": "system", "content": "Be brief."}, {"role": "user", "content": "say 1"}
     rows = [{"prompt": f"say {i}"} for i in range(30)]
-    rows += [{"prompt": [user]}, {"prompt": [system, user]}, {"prompt": "say " * 200}, {"prompt": []}]
+    rows += [
+        {"prompt": [user]},
+        {"prompt": [system, user]},
+        {"prompt": "say " * 200},
+        {"prompt": []},
+    ]
     file = lines(tmp_path / "p.jsonl", *rows)
     reader = RowReader("skip")
     settings = Prompts(path=file, num_train=9, holdout_fraction=0.2, num_evaluation=40)
@@ -145,7 +189,10 @@ def test_prompts_may_be_messages_and_long_ones_are_found_before_training(tmp_pat
     assert list(reader.counts[file].left_out) == [
         f"{file}, line 34: prompt must be a text or a list of messages, not list"
     ]
-    assert next(iter(reader.counts[file].notes)) == "1 rows ask again what an earlier row asks; each is asked once"
+    assert (
+        next(iter(reader.counts[file].notes))
+        == "1 rows ask again what an earlier row asks; each is asked once"
+    )
     assert list(reader.counts[file].notes)[1].startswith("9 of ")
     whole = make_prompt_sets(settings.model_copy(update={"num_train": None}), reader)
     both = "system: Be brief.\nuser: say 1"
@@ -154,11 +201,14 @@ def test_prompts_may_be_messages_and_long_ones_are_found_before_training(tmp_pat
     assert both in side  # the system message does not decide
     chat = ChatFormat(train_tokenizer(["say 1"], 300))
     with pytest.raises(
-        ValueError, match=r"p.jsonl, line 33: takes \d+ tokens, text.generation.max_prompt_tokens is 90"
+        ValueError,
+        match=r"p.jsonl, line 33: takes \d+ tokens, text.generation.max_prompt_tokens is 90",
     ):
         whole.fitting(chat, 90, RowReader())
     fitting = whole.fitting(chat, 90, reader)
-    assert len(fitting.train) + len(fitting.evaluation) == len(whole.train) + len(whole.evaluation) - 1
+    assert (
+        len(fitting.train) + len(fitting.evaluation) == len(whole.train) + len(whole.evaluation) - 1
+    )
     assert sets.train == whole.train[:9]
 
 
@@ -179,7 +229,11 @@ def test_steps_or_epochs():
     fit = load([*TINY, "text=sft", "text.fit.num_steps=null", "text.fit.num_epochs=1.5"]).text.fit
     assert FitSettings.of(fit, 100).num_steps == math.ceil(1.5 * 100 / 16)
     for given in (["text.fit.num_epochs=1"], ["text.fit.num_steps=null"]):
-        with pytest.raises(ConfigError, match=r"text.fit.num_steps .* and text.fit.num_epochs .* give one of them"):
+        with pytest.raises(
+            ConfigError, match=r"text.fit.num_steps .* and text.fit.num_epochs .* give one of them"
+        ):
             load([*TINY, "text=sft", *given])
-    with pytest.raises(ConfigError, match=r"text.fit.batch_size \(1\) must be at least 2 under preference=kto"):
+    with pytest.raises(
+        ConfigError, match=r"text.fit.batch_size \(1\) must be at least 2 under preference=kto"
+    ):
         load([*TINY, "text=preference", "preference=kto", "text.fit.batch_size=1"])

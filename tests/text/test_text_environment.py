@@ -32,18 +32,25 @@ def parts():
 
 
 def actions(tokenizer, *texts, length=40):
-    """Completions as a policy gives them: ids, the stop token, padding; "|" fills up with spaces and never stops."""
+    """Completions as a policy gives them: ids, the stop token, padding; "|" fills up with spaces
+    and never stops."""
     rows = np.full((len(texts), length), tokenizer.pad_token_id, np.float32)
     for row, text in zip(rows, texts, strict=True):
         ids = tokenizer(text.rstrip("|")).input_ids
-        ids += tokenizer(" ").input_ids * (length - len(ids)) if text.endswith("|") else [tokenizer.eos_token_id]
+        ids += (
+            tokenizer(" ").input_ids * (length - len(ids))
+            if text.endswith("|")
+            else [tokenizer.eos_token_id]
+        )
         row[: len(ids)] = ids
     return rows
 
 
 def make(parts, **settings):
     model, tokenizer, rewards = parts
-    return TextEnvironment(PROBLEMS, ChatFormat(tokenizer), rewards, stop_ids(tokenizer, model), 3, **settings)
+    return TextEnvironment(
+        PROBLEMS, ChatFormat(tokenizer), rewards, stop_ids(tokenizer, model), 3, **settings
+    )
 
 
 def test_it_is_an_environment(parts):
@@ -57,7 +64,10 @@ def test_one_decision_is_an_episode(parts):
     environment = make(parts)
     tokenizer = parts[1]
     prompts = environment.reset([1, 0, 2])
-    assert tokenizer.decode(prompts[0]) == "<|im_start|>user\nWhat is 4 + 4?<|im_end|>\n<|im_start|>assistant\n"
+    assert (
+        tokenizer.decode(prompts[0])
+        == "<|im_start|>user\nWhat is 4 + 4?<|im_end|>\n<|im_start|>assistant\n"
+    )
     result = environment.step(actions(tokenizer, "it is 8", "5 or 6", "7"))
     np.testing.assert_allclose(result.reward, [1.1, 0.1, math.nan])
     assert result.success.tolist() == [True, False, False]
@@ -86,7 +96,8 @@ def test_a_tool_answers_between_two_decisions_and_its_words_are_not_the_policys(
     result = environment.step(called)
     assert result.terminated.tolist() == [False, True, False]
     assert result.reward[[0, 2]].tolist() == [0, 0]
-    # the ids of the completion stand in the next prompt exactly as they were drawn, the tool's answer behind them
+    # the ids of the completion stand in the next prompt exactly as they were drawn, the tool's
+    # answer behind them
     said = [int(i) for i in called[0] if i != tokenizer.pad_token_id]
     following = result.observation[0]
     assert following[: len(first[0]) + len(said)] == first[0] + said
@@ -95,7 +106,9 @@ def test_a_tool_answers_between_two_decisions_and_its_words_are_not_the_policys(
     # a completion that was cut gets its turn closed
     num_spaces = 40 - len(tokenizer("<calc>2 + 3</calc>").input_ids)
     assert tokenizer.decode(result.observation[2]).endswith(
-        "</calc>" + " " * num_spaces + "<|im_end|>\n<|im_start|>tool\n5<|im_end|>\n<|im_start|>assistant\n"
+        "</calc>"
+        + " " * num_spaces
+        + "<|im_end|>\n<|im_start|>tool\n5<|im_end|>\n<|im_start|>assistant\n"
     )
     # the last turn cannot call the tool again
     result = environment.step(actions(tokenizer, "so 5", "<calc>1+1</calc>"), np.array([0, 2]))
@@ -105,23 +118,31 @@ def test_a_tool_answers_between_two_decisions_and_its_words_are_not_the_policys(
 
 
 def test_rollouts_of_several_turns(parts):
-    """The rows of a trajectory are its decisions; a tool's words stand in observations, never under the mask."""
+    """The rows of a trajectory are its decisions; a tool's words stand in observations, never under
+    the mask."""
     tokenizer = parts[1]
-    calls_first = Scripted(tokenizer, [["<calc>2 + 3</calc>", "5"], ["no"], ["<calc>4+4</calc>", "9"]])
+    calls_first = Scripted(
+        tokenizer, [["<calc>2 + 3</calc>", "5"], ["no"], ["<calc>4+4</calc>", "9"]]
+    )
     environment = make(parts, tool=calculator_tool, max_turns=2)
-    observe = partial(observe_prompts, width=120, pad_id=tokenizer.pad_token_id, device=torch.device("cpu"))
+    observe = partial(
+        observe_prompts, width=120, pad_id=tokenizer.pad_token_id, device=torch.device("cpu")
+    )
     rollout = collect_rollout(calls_first, environment, [0, 0, 1], 1, observe)
     assert rollout.trajectory.bincount().tolist() == [2, 1, 2]
     assert rollout.success.tolist() == [1, 0, 0]
     torch.testing.assert_close(rollout.returns, torch.tensor([1.1, 0.1, 0.1]))
     last = rollout.trajectory.tolist().index(0, 1)
-    prompt = tokenizer.decode(rollout.observation.tokens[last][rollout.observation.token_mask[last]])
+    prompt = tokenizer.decode(
+        rollout.observation.tokens[last][rollout.observation.token_mask[last]]
+    )
     assert "<|im_start|>tool\n5<|im_end|>" in prompt
     assert tokenizer.decode(rollout.trace["tokens"][last][rollout.mask[last]]) == "5<|im_end|>"
 
 
 def test_examples_of_calls_are_the_ids_of_an_episode(parts):
-    """What the warm-up shows is read and said by the environment to the last id, and earns the reward."""
+    """What the warm-up shows is read and said by the environment to the last id, and earns the
+    reward."""
     tokenizer = parts[1]
     problem = Problem("What is 2 + 3?", "5", "last_number", "toy", {"expression": "2 + 3"})
     call, answer = call_examples([problem, PROBLEMS[1]], ChatFormat(tokenizer))
@@ -134,11 +155,17 @@ def test_examples_of_calls_are_the_ids_of_an_episode(parts):
     assert ended.terminated.tolist() == [True]
     assert ended.success.tolist() == [True]
     check_room([call, answer], len(call.completion), len(answer.prompt))
-    with pytest.raises(ValueError, match=r"text.max_new_tokens \(2\) is too short .* up to \d+ tokens"):
+    with pytest.raises(
+        ValueError, match=r"text.max_new_tokens \(2\) is too short .* up to \d+ tokens"
+    ):
         check_room([call, answer], 2, 999)
-    with pytest.raises(ValueError, match=r"text.max_prompt_tokens \(9\) is too short .* up to \d+ tokens"):
+    with pytest.raises(
+        ValueError, match=r"text.max_prompt_tokens \(9\) is too short .* up to \d+ tokens"
+    ):
         check_room([call, answer], 99, 9)
-    with pytest.raises(ValueError, match=r"no family of text.families says what: add one of arithmetic"):
+    with pytest.raises(
+        ValueError, match=r"no family of text.families says what: add one of arithmetic"
+    ):
         call_examples(PROBLEMS, ChatFormat(tokenizer))
 
 
@@ -165,10 +192,18 @@ class Scripted:
 def test_the_policys_decisions_are_scored_as_they_were_drawn_in_later_turns_too(parts):
     model, tokenizer, _ = parts
     always = TextEnvironment(
-        PROBLEMS[:2], ChatFormat(tokenizer), Rewards({"correct": 1.0}), [2], 4, lambda text: "well", max_turns=3
+        PROBLEMS[:2],
+        ChatFormat(tokenizer),
+        Rewards({"correct": 1.0}),
+        [2],
+        4,
+        lambda text: "well",
+        max_turns=3,
     )
     policy = TextPolicy(model, Sampling(), 6, [2, *range(10, 80)], tokenizer.pad_token_id)
-    observe = partial(observe_prompts, width=120, pad_id=tokenizer.pad_token_id, device=torch.device("cpu"))
+    observe = partial(
+        observe_prompts, width=120, pad_id=tokenizer.pad_token_id, device=torch.device("cpu")
+    )
     torch.manual_seed(0)
     rollout = collect_rollout(policy, always, [0, 1], 3, observe)
     assert rollout.trajectory.bincount().tolist() == [3] * 6
@@ -179,7 +214,9 @@ def test_the_policys_decisions_are_scored_as_they_were_drawn_in_later_turns_too(
 def test_groups_share_a_prompt(parts):
     model, tokenizer, _ = parts
     policy = TextPolicy(model, Sampling(), 6, [2], tokenizer.pad_token_id)
-    observe = partial(observe_prompts, width=60, pad_id=tokenizer.pad_token_id, device=torch.device("cpu"))
+    observe = partial(
+        observe_prompts, width=60, pad_id=tokenizer.pad_token_id, device=torch.device("cpu")
+    )
     rollout = collect_rollout(policy, make(parts), [0, 2], 3, observe)
     assert rollout.group.tolist() == [0, 0, 0, 1, 1, 1]
     tokens = rollout.observation.tokens
@@ -190,7 +227,9 @@ def test_groups_share_a_prompt(parts):
 
 
 def test_a_prompt_that_is_too_long_is_named():
-    with pytest.raises(ValueError, match="a prompt takes 4 tokens, text.max_prompt_tokens is 3: raise it"):
+    with pytest.raises(
+        ValueError, match="a prompt takes 4 tokens, text.max_prompt_tokens is 3: raise it"
+    ):
         pad_prompts([[1], [1, 2, 3, 4]], 3, 0)
 
 

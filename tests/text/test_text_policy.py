@@ -11,12 +11,19 @@ from vla.text.tiny import tiny_language_model
 from vla.types import Observation, map_rows
 
 STOPS = list(range(2, 30))
-SAMPLINGS = [Sampling(), Sampling(0.6), Sampling(1.5, top_k=12), Sampling(1.0, top_p=0.75), Sampling(0.9, 30, 0.9)]
+SAMPLINGS = [
+    Sampling(),
+    Sampling(0.6),
+    Sampling(1.5, top_k=12),
+    Sampling(1.0, top_p=0.75),
+    Sampling(0.9, 30, 0.9),
+]
 
 
 @pytest.fixture(scope="module")
 def model():
-    """Weights large enough that looking at a wrong token changes log-probabilities by whole units."""
+    """Weights large enough that looking at a wrong token changes log-probabilities by whole
+    units."""
     return tiny_language_model(["what is two plus three"], weight_scale=0.3)[0]
 
 
@@ -41,7 +48,9 @@ def test_it_is_a_policy_and_a_critic(model):
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
 @pytest.mark.parametrize("share_prompts", [True, False])
 @pytest.mark.parametrize("greedy", [True, False])
-def test_scores_are_the_log_probabilities_of_the_draws(model, observation, sampling, share_prompts, greedy):
+def test_scores_are_the_log_probabilities_of_the_draws(
+    model, observation, sampling, share_prompts, greedy
+):
     policy = make(model, sampling, share_prompts=share_prompts, value_head=True).train()
     torch.nn.init.normal_(policy.value_head.weight)
     torch.manual_seed(2)
@@ -61,12 +70,19 @@ def test_log_probabilities_are_those_of_the_model_itself(model, observation):
     for row in range(12):
         prompt = observation.tokens[row][observation.token_mask[row]]
         completion = decision.action[row][decision.mask[row]]
-        logits = model(input_ids=torch.cat([prompt, completion])[None]).logits[0, len(prompt) - 1 : -1] / 0.8
+        logits = (
+            model(input_ids=torch.cat([prompt, completion])[None]).logits[0, len(prompt) - 1 : -1]
+            / 0.8
+        )
         expected = logits.log_softmax(-1).gather(1, completion[:, None])[:, 0]
-        torch.testing.assert_close(decision.logprobs[row][decision.mask[row]], expected, rtol=0, atol=2e-5)
+        torch.testing.assert_close(
+            decision.logprobs[row][decision.mask[row]], expected, rtol=0, atol=2e-5
+        )
 
 
-@pytest.mark.parametrize("settings", [{}, {"branches": False}, {"branches": False, "max_row_tokens": 20}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"branches": False}, {"branches": False, "max_row_tokens": 20}], ids=str
+)
 def test_sharing_prompts_changes_neither_scores_nor_gradients(model, observation, settings):
     plain = make(model, share_prompts=False, value_head=True)
     shared = make(model, value_head=True, **settings)
@@ -83,7 +99,11 @@ def test_sharing_prompts_changes_neither_scores_nor_gradients(model, observation
     assert gradients[0].keys() == gradients[1].keys()
     for name, expected in gradients[0].items():
         torch.testing.assert_close(
-            gradients[1][name], expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()), msg=name
+            gradients[1][name],
+            expected,
+            rtol=1e-3,
+            atol=1e-3 * float(expected.abs().max()),
+            msg=name,
         )
 
 
@@ -99,7 +119,9 @@ def test_beams_find_what_is_likelier_than_greedy(model, observation):
     torch.manual_seed(2)
     drawn = beams.act(observation)
     torch.manual_seed(2)
-    assert torch.equal(greedy.act(observation).action, drawn.action)  # draws are draws, whatever num_beams
+    assert torch.equal(
+        greedy.act(observation).action, drawn.action
+    )  # draws are draws, whatever num_beams
 
 
 def test_rows_do_not_notice_each_other(model, observation):
@@ -107,7 +129,9 @@ def test_rows_do_not_notice_each_other(model, observation):
     trace = policy.act(observation).trace
     scores = policy.score(observation, trace)
     some = torch.tensor([9, 2, 3])
-    alone = policy.score(map_rows(observation, lambda t: t[some]), map_rows(trace, lambda t: t[some]))
+    alone = policy.score(
+        map_rows(observation, lambda t: t[some]), map_rows(trace, lambda t: t[some])
+    )
     torch.testing.assert_close(alone.logprobs, scores.logprobs[some], rtol=0, atol=2e-5)
 
 
@@ -118,11 +142,14 @@ def test_the_cache_is_not_stale_after_a_weight_update(model, observation):
         for parameter in policy.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     decision = policy.act(observation)
-    torch.testing.assert_close(policy.score(observation, decision.trace).logprobs, decision.logprobs, rtol=0, atol=2e-5)
+    torch.testing.assert_close(
+        policy.score(observation, decision.trace).logprobs, decision.logprobs, rtol=0, atol=2e-5
+    )
 
 
 def test_filtered_draws_keep_a_finite_ratio_when_the_weights_move(model, observation):
-    """The support is that of the rollout: a token that today's filter would remove still has a probability."""
+    """The support is that of the rollout: a token that today's filter would remove still has a
+    probability."""
     policy = make(model, Sampling(1.0, top_k=3))
     decision = policy.act(observation)
     with torch.no_grad():
@@ -140,22 +167,29 @@ def test_a_value_head_starts_at_zero_and_is_all_that_the_critic_owns(model, obse
     assert sum(p.numel() for p in policy.critic_parameters()) == 64 + 1
     torch.nn.init.normal_(policy.value_head.weight)
     decision = policy.act(observation)
-    torch.testing.assert_close(policy.value(observation), decision.values[:, 0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        policy.value(observation), decision.values[:, 0], rtol=1e-4, atol=1e-4
+    )
 
 
-@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft 0.21
+@pytest.mark.filterwarnings(
+    "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"
+)  # peft 0.21
 def test_adapters_act_and_score_alike(model, observation):
     from peft import LoraConfig, get_peft_model
 
     adapted = get_peft_model(
-        copy.deepcopy(model), LoraConfig(r=2, lora_dropout=0.5, target_modules=["q_proj", "down_proj"])
+        copy.deepcopy(model),
+        LoraConfig(r=2, lora_dropout=0.5, target_modules=["q_proj", "down_proj"]),
     )
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.3)
     policy = TextPolicy(adapted, Sampling(), 10, STOPS, 0).train()
     decision = policy.act(observation)
-    torch.testing.assert_close(policy.score(observation, decision.trace).logprobs, decision.logprobs, rtol=0, atol=2e-5)
+    torch.testing.assert_close(
+        policy.score(observation, decision.trace).logprobs, decision.logprobs, rtol=0, atol=2e-5
+    )
     with adapted.disable_adapter():
         plain = policy.score(observation, decision.trace).logprobs
     assert (plain - decision.logprobs).abs().max() > 0.1
@@ -169,7 +203,11 @@ def test_mistakes_are_named(model):
 
 
 def test_a_model_with_damaged_weights_refuses_to_speak(model, observation):
-    for policy, greedy in ((make(model), False), (make(model), True), (make(model, num_beams=2), True)):
+    for policy, greedy in (
+        (make(model), False),
+        (make(model), True),
+        (make(model, num_beams=2), True),
+    ):
         with torch.no_grad():
             next(policy.model.parameters())[3] = float("nan")
         with pytest.raises(FloatingPointError, match="the policy refuses to act"):

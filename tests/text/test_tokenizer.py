@@ -20,7 +20,12 @@ def tokenizer():
 
 def test_layout_of_the_ids(tokenizer):
     assert len(tokenizer) == 512
-    assert [tokenizer.convert_tokens_to_ids(t) for t in (*SPECIAL_TOKENS, "<image>")] == [0, 1, 2, 3]
+    assert [tokenizer.convert_tokens_to_ids(t) for t in (*SPECIAL_TOKENS, "<image>")] == [
+        0,
+        1,
+        2,
+        3,
+    ]
     assert (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id) == (0, 1, 2)
     assert reserved_ids(tokenizer) == range(412, 512)
     assert tokenizer.convert_ids_to_tokens(412) == "<|reserved_0|>"
@@ -41,7 +46,9 @@ def test_words_of_the_corpus_become_one_token_and_digits_stay_apart(tokenizer):
 
 
 def test_training_is_deterministic(tokenizer):
-    again = train_tokenizer(SENTENCES, vocab_size=512, special_tokens=("<image>",), reserve_last=100)
+    again = train_tokenizer(
+        SENTENCES, vocab_size=512, special_tokens=("<image>",), reserve_last=100
+    )
     assert again.get_vocab() == tokenizer.get_vocab()
 
 

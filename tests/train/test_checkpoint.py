@@ -1,4 +1,5 @@
-"""Checkpoints are whole or absent, and a resumed run is the run that was not interrupted, bit for bit."""
+"""Checkpoints are whole or absent, and a resumed run is the run that was not interrupted, bit for
+bit."""
 
 import errno
 import json
@@ -32,18 +33,39 @@ def equal(a: object, b: object) -> bool:
     if isinstance(a, np.ndarray):
         return isinstance(b, np.ndarray) and a.dtype == b.dtype and np.array_equal(a, b)
     if isinstance(a, dict):
-        return isinstance(b, dict) and list(a) == list(b) and all(equal(a[key], b[key]) for key in a)
+        return (
+            isinstance(b, dict) and list(a) == list(b) and all(equal(a[key], b[key]) for key in a)
+        )
     if isinstance(a, list | tuple):
-        return type(a) is type(b) and len(a) == len(b) and all(equal(x, y) for x, y in zip(a, b, strict=True))
+        return (
+            type(a) is type(b)
+            and len(a) == len(b)
+            and all(equal(x, y) for x, y in zip(a, b, strict=True))
+        )
     return type(a) is type(b) and a == b
 
 
 def test_state_reads_back_equal_in_value_and_type(tmp_path: Path):
     state = {
-        "model": {"a.weight": torch.randn(3, 2), "b": torch.tensor(2, dtype=torch.int32), "empty": torch.zeros(0, 4)},
-        "optimizer": {"state": {0: {"step": torch.tensor(1.0)}, 7: {}}, "betas": (0.9, 0.999), "lr": 0.1},
+        "model": {
+            "a.weight": torch.randn(3, 2),
+            "b": torch.tensor(2, dtype=torch.int32),
+            "empty": torch.zeros(0, 4),
+        },
+        "optimizer": {
+            "state": {0: {"step": torch.tensor(1.0)}, 7: {}},
+            "betas": (0.9, 0.999),
+            "lr": 0.1,
+        },
         "half": torch.randn(4).bfloat16(),
-        "counters": {"iteration": 3, "big": 2**100, "done": False, "none": None, "text": "é", "$odd": [1, [2.5]]},
+        "counters": {
+            "iteration": 3,
+            "big": 2**100,
+            "done": False,
+            "none": None,
+            "text": "é",
+            "$odd": [1, [2.5]],
+        },
         "array": np.arange(6, dtype=np.uint32).reshape(2, 3)[:, 1:].copy(),
         "scalar": 1.5,
     }
@@ -53,7 +75,10 @@ def test_state_reads_back_equal_in_value_and_type(tmp_path: Path):
 
 def test_tied_weights_are_written_once_and_views_apart(tmp_path: Path):
     weight = torch.randn(8, 4)
-    write_state(tmp_path, {"model": {"embed": weight, "head": weight, "first": weight[:2], "turned": weight.T}})
+    write_state(
+        tmp_path,
+        {"model": {"embed": weight, "head": weight, "first": weight[:2], "turned": weight.T}},
+    )
     read = read_state(tmp_path)["model"]
     assert read["head"].data_ptr() == read["embed"].data_ptr()
     assert torch.equal(read["first"], weight[:2])
@@ -67,19 +92,25 @@ def test_what_is_no_plain_value_is_refused_by_its_path(tmp_path: Path):
 
 
 class Trainer:
-    """A small run that draws from every kind of generator: torch's and NumPy's, own and global, and Python's."""
+    """A small run that draws from every kind of generator: torch's and NumPy's, own and global, and
+    Python's."""
 
     def __init__(self, seed: int):
         seed_everything(seed)
         self.model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Dropout(0.2), nn.Linear(8, 1))
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-2)
-        self.generators = {"order": torch_generator(seed, "order"), "noise": np.random.default_rng(seed)}
+        self.generators = {
+            "order": torch_generator(seed, "order"),
+            "noise": np.random.default_rng(seed),
+        }
         self.losses: list[float] = []
 
     def train(self, num_steps: int) -> None:
         for _ in range(num_steps):
             rows = torch.randn(16, 4, generator=self.generators["order"])
-            noise = float(self.generators["noise"].normal()) + random.random() + float(np.random.rand())  # noqa: NPY002
+            noise = (
+                float(self.generators["noise"].normal()) + random.random() + float(np.random.rand())  # noqa: NPY002
+            )
             loss = (self.model(rows) - rows.sum(1, keepdim=True) + 0.01 * noise).square().mean()
             self.optimizer.zero_grad()
             loss.backward()
@@ -125,7 +156,10 @@ def test_seeds_for_purposes_are_fixed_and_apart():
     # sha256("0/rollout/3")[:8] >> 1
     import hashlib
 
-    assert derive_seed(0, "rollout", 3) == int.from_bytes(hashlib.sha256(b"0/rollout/3").digest()[:8], "big") >> 1
+    assert (
+        derive_seed(0, "rollout", 3)
+        == int.from_bytes(hashlib.sha256(b"0/rollout/3").digest()[:8], "big") >> 1
+    )
     assert len({derive_seed(s, name) for s in range(10) for name in ("a", "b")}) == 20
 
 
@@ -135,7 +169,11 @@ STATE = {"model": {"weight": torch.arange(1000.0)}, "counters": {"step": 1}}
 def test_the_last_ones_and_the_best_are_kept(tmp_path: Path):
     for step, score in ((1, 0.1), (2, 0.9), (3, None), (4, 0.5), (5, 0.2)):
         save_checkpoint(tmp_path, step, STATE, keep=2, score=score)
-    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-000002", "step-000004", "step-000005"]
+    assert [path.name for path in list_checkpoints(tmp_path)] == [
+        "step-000002",
+        "step-000004",
+        "step-000005",
+    ]
     assert best_checkpoint(tmp_path) == tmp_path / "step-000002"
     assert last_checkpoint(tmp_path) == tmp_path / "step-000005"
     save_checkpoint(tmp_path, 6, STATE, keep=2, score=0.9)
@@ -153,7 +191,8 @@ def test_a_step_can_be_written_again(tmp_path: Path):
 def test_a_crash_while_a_step_is_written_again_leaves_a_whole_newest_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crash_at: int
 ):
-    """Whichever of the calls that move or remove folders is the last one: the old or the new one is found and whole."""
+    """Whichever of the calls that move or remove folders is the last one: the old or the new one is
+    found and whole."""
     save_checkpoint(tmp_path, 1, {"counters": 1}, keep=1)
     calls = 0
 
@@ -193,19 +232,28 @@ def flip_a_bit(file: Path) -> None:
     ("name", "harm", "fault"),
     [
         ("model.safetensors", truncate, r"model.safetensors has 100 bytes, \d+ were written"),
-        ("model.safetensors", flip_a_bit, "model.safetensors does not have the checksum that was written"),
+        (
+            "model.safetensors",
+            flip_a_bit,
+            "model.safetensors does not have the checksum that was written",
+        ),
         ("state.json", Path.unlink, "state.json is missing"),
         ("manifest.json", truncate, r"manifest.json cannot be read \(no JSON"),
         ("manifest.json", Path.unlink, r"manifest.json cannot be read \(it does not exist"),
     ],
 )
-def test_a_corrupt_checkpoint_is_named_with_the_last_good_one(tmp_path: Path, name: str, harm, fault: str):
+def test_a_corrupt_checkpoint_is_named_with_the_last_good_one(
+    tmp_path: Path, name: str, harm, fault: str
+):
     for step in (1, 2, 3):
         save_checkpoint(tmp_path, step, STATE, keep=3)
     harm(tmp_path / "step-000003" / name)
     with pytest.raises(CorruptCheckpoint, match=fault) as error:
         load_checkpoint(tmp_path / "step-000003")
-    assert f"the last good one is {tmp_path / 'step-000002'}: delete step-000003 and resume again" in str(error.value)
+    assert (
+        f"the last good one is {tmp_path / 'step-000002'}: delete step-000003 and resume again"
+        in str(error.value)
+    )
     flip_a_bit(tmp_path / "step-000002" / "model.safetensors")
     flip_a_bit(tmp_path / "step-000001" / "state.json")
     with pytest.raises(CorruptCheckpoint, match="no other is left"):
@@ -240,16 +288,23 @@ def test_a_full_disk_keeps_the_older_checkpoint(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(write, "flush_file", full)
     with pytest.raises(
-        DiskFull, match="^the disk is full, checkpoint .*step-000002 was not written .*step-000001 is intact: make room"
+        DiskFull,
+        match="^the disk is full, checkpoint .*step-000002 was not written .*step-000001 is intact: make room",
     ):
         save_checkpoint(tmp_path, 2, STATE, keep=1)
     assert [path.name for path in tmp_path.iterdir()] == ["step-000001"]
     assert equal(load_checkpoint(tmp_path / "step-000001"), STATE)
 
 
-def test_room_is_asked_for_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9 - 1000, 1000))
-    with pytest.raises(DiskFull, match=r"1.1 MB are needed, 0.0 MB are free.*there is no older one"):
+def test_room_is_asked_for_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9 - 1000, 1000)
+    )
+    with pytest.raises(
+        DiskFull, match=r"1.1 MB are needed, 0.0 MB are free.*there is no older one"
+    ):
         save_checkpoint(tmp_path, 1, STATE, keep=1)
     assert list(tmp_path.iterdir()) == []
 

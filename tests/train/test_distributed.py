@@ -39,20 +39,36 @@ def free_port() -> int:
 
 def run_in(num_processes: int, folder: Path, script: str) -> None:
     """Start the processes as a launcher does, and wait."""
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(num_processes)}
+    shared = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "WORLD_SIZE": str(num_processes),
+    }
     shared |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "0"}
     started = []
     for rank in range(num_processes):
         environment = {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        command = [sys.executable, "-c", START, str(ROOT / "tests"), str(ROOT / "tests" / "train" / script)]
-        started.append(subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True))
+        command = [
+            sys.executable,
+            "-c",
+            START,
+            str(ROOT / "tests"),
+            str(ROOT / "tests" / "train" / script),
+        ]
+        started.append(
+            subprocess.Popen(
+                command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True
+            )
+        )
     failures = [process.communicate()[1] for process in started]
     assert [process.returncode for process in started] == [0] * num_processes, failures
 
 
 def test_two_processes_make_the_gradient_of_one(tmp_path: Path):
     run_in(2, tmp_path, "two_processes.py")
-    first, second = (json.loads((tmp_path / f"of-2-rank-{rank}.json").read_text()) for rank in (0, 1))
+    first, second = (
+        json.loads((tmp_path / f"of-2-rank-{rank}.json").read_text()) for rank in (0, 1)
+    )
     assert first["state"] == second["state"]
     assert first["gradient"] == second["gradient"]
     assert (first["rows"], first["main"], second["main"]) == (5.0, True, False)
@@ -89,11 +105,17 @@ def test_bf16_is_the_precision_of_the_forward_pass_only():
 
 def test_precision_and_device_by_setting():
     cpu = torch.device("cpu")
-    assert [wants_bf16(precision, cpu) for precision in ("auto", "fp32", "bf16")] == [False, False, True]
+    assert [wants_bf16(precision, cpu) for precision in ("auto", "fp32", "bf16")] == [
+        False,
+        False,
+        True,
+    ]
     assert choose_device("cpu") == cpu
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the GPU that is asked for")
 def test_a_gpu_that_is_not_there_is_an_error_with_a_remedy():
-    with pytest.raises(ValueError, match=r"train.device \(cuda\): no GPU is visible here; use train.device=cpu"):
+    with pytest.raises(
+        ValueError, match=r"train.device \(cuda\): no GPU is visible here; use train.device=cpu"
+    ):
         choose_device("cuda")

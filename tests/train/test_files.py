@@ -1,4 +1,5 @@
-"""Files that are damaged are told in one line, what is written is the old or the new, and secrets stay out of it."""
+"""Files that are damaged are told in one line, what is written is the old or the new, and secrets
+stay out of it."""
 
 import json
 import os
@@ -54,7 +55,9 @@ DAMAGE = {
 def test_a_damaged_json_file_is_told_with_path_fault_and_remedy(tmp_path: Path, damage: str):
     path = tmp_path / "policy.json"
     path.write_bytes(DAMAGE[damage])
-    with pytest.raises(DamagedFile, match="^[^\n]*policy.json cannot be read: [^\n]+; export it again$"):
+    with pytest.raises(
+        DamagedFile, match="^[^\n]*policy.json cannot be read: [^\n]+; export it again$"
+    ):
         read_json(path, Needed, "export it again")
 
 
@@ -64,7 +67,9 @@ def test_a_whole_one_is_read_as_it_is_with_a_byte_order_mark_too(tmp_path: Path)
     assert read_json(path, Needed) == WHOLE
 
 
-@pytest.mark.parametrize("text", ["", "a: [", "a: b: c", "- 1", "5", "null", "\0\0", "a: 1!\n\t- x", "[" * 20_000])
+@pytest.mark.parametrize(
+    "text", ["", "a: [", "a: b: c", "- 1", "5", "null", "\0\0", "a: 1!\n\t- x", "[" * 20_000]
+)
 def test_damaged_yaml_is_told(tmp_path: Path, text: str):
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(DamagedFile, match="^[^\n]*config.yaml cannot be read: [^\n]+$"):
@@ -84,11 +89,15 @@ def test_lines_are_named_by_number_and_one_that_a_crash_cut_short_is_left_out(tm
     path.write_text('{"a": 1}\n\n{"a": 2}\n{"a": 3')
     assert read_json_lines(path) == [{"a": 1}, {"a": 2}]
     path.write_text('{"a": 1}\n[2]\n')
-    with pytest.raises(DamagedFile, match="metrics.jsonl, line 2 cannot be read: it is a list of 1"):
+    with pytest.raises(
+        DamagedFile, match="metrics.jsonl, line 2 cannot be read: it is a list of 1"
+    ):
         read_json_lines(path)
 
 
-@pytest.mark.parametrize("change", [lambda b: b[:50], lambda b: b"", lambda b: b[:-1], lambda b: bytes(len(b))])
+@pytest.mark.parametrize(
+    "change", [lambda b: b[:50], lambda b: b"", lambda b: b[:-1], lambda b: bytes(len(b))]
+)
 def test_damaged_tensors_tables_and_tokenizers_are_told(tmp_path: Path, change):
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -116,15 +125,26 @@ def test_weights_are_all_there_of_their_shapes_and_finite(tmp_path: Path):
         ({"weight": whole["weight"]}, "the tensor bias is missing"),
         ({**whole, "bias": torch.zeros(4)}, r"bias has the shape \[4\], the model wants \[3\]"),
         ({**whole, "more": torch.zeros(1)}, "the tensor more is not of this model"),
-        ({**whole, "bias": torch.tensor([0.0, float("nan"), 0.0])}, "the tensor bias holds numbers that are not"),
+        (
+            {**whole, "bias": torch.tensor([0.0, float("nan"), 0.0])},
+            "the tensor bias holds numbers that are not",
+        ),
     ):
         with pytest.raises(DamagedFile, match=fault):
             load_weights(model, wrong, path)
 
 
-def test_an_export_is_held_against_its_checksums(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_an_export_is_held_against_its_checksums(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     (tmp_path / "tokenizer").mkdir()
-    for name in ("model.safetensors", "policy.json", "starts.json", "tokenizer/tokenizer.json", "README.md"):
+    for name in (
+        "model.safetensors",
+        "policy.json",
+        "starts.json",
+        "tokenizer/tokenizer.json",
+        "README.md",
+    ):
         (tmp_path / name).write_text(name)
     check_export(tmp_path)
     assert "exported by an earlier version, its files are not checked" in capsys.readouterr().err
@@ -132,17 +152,26 @@ def test_an_export_is_held_against_its_checksums(tmp_path: Path, capsys: pytest.
     (tmp_path / "README.md").write_text("edited")
     check_export(tmp_path)
     (tmp_path / "model.safetensors").write_text("model.safetensorz")
-    with pytest.raises(DamagedFile, match="model.safetensors does not have the checksum .* export the policy again"):
+    with pytest.raises(
+        DamagedFile, match="model.safetensors does not have the checksum .* export the policy again"
+    ):
         check_export(tmp_path)
 
 
-def test_a_file_that_cannot_be_finished_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_file_that_cannot_be_finished_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     path = tmp_path / "results.json"
     write_json(path, {"a": 1})
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(path, {"a": float("nan")})
-    monkeypatch.setattr(write, "flush_file", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(DiskFull, match=re.escape(f"the disk is full, {path} was not written")), appearing(path) as new:
+    monkeypatch.setattr(
+        write, "flush_file", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
+    with (
+        pytest.raises(DiskFull, match=re.escape(f"the disk is full, {path} was not written")),
+        appearing(path) as new,
+    ):
         new.write_text("half")
     assert read_json(path) == {"a": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
@@ -158,8 +187,14 @@ def test_a_file_that_cannot_be_finished_leaves_the_old_one(tmp_path: Path, monke
         ("http://host/v1?x=1&access-token=k3y#z", "http://host/v1?x=1&access-token=***#z"),
         ("s3://bucket/a?X-Amz-Signature=k3y", "s3://bucket/a?X-Amz-Signature=***"),
         ("s3://bucket/a?AWSAccessKeyId=k3y&jwt=k3y", "s3://bucket/a?AWSAccessKeyId=***&jwt=***"),
-        ("http://host?api%5Fkey=k3y&token[]=k3y&pw=k3y", "http://host?api%5Fkey=***&token[]=***&pw=***"),
-        ("http://host?to=https%3A//a%3Fx=1%26api_key%3Dk3y", "http://host?to=https%3A//a%3Fx=1%26api_key%3D***"),
+        (
+            "http://host?api%5Fkey=k3y&token[]=k3y&pw=k3y",
+            "http://host?api%5Fkey=***&token[]=***&pw=***",
+        ),
+        (
+            "http://host?to=https%3A//a%3Fx=1%26api_key%3Dk3y",
+            "http://host?to=https%3A//a%3Fx=1%26api_key%3D***",
+        ),
         ("text.judge.url='https://a:k3y@h' rl.x=1", "text.judge.url='https://***@h' rl.x=1"),
         ("http://localhost:8000/@name/v1?tokens=3", "http://localhost:8000/@name/v1?tokens=3"),
         ("no address: me@host, 3:4", "no address: me@host, 3:4"),
@@ -178,7 +213,14 @@ def test_a_run_writes_no_secret_and_asks_for_it_when_it_is_resumed(
 
     monkeypatch.chdir(tmp_path)
     url = "text.judge.url='https://me:k3y@host/v1?api_key=k3y'"
-    given = ["mode=text", "text=preference", "text.judge.name=url", "text.judge.model=m", url, "run_dir=here"]
+    given = [
+        "mode=text",
+        "text=preference",
+        "text.judge.name=url",
+        "text.judge.model=m",
+        url,
+        "run_dir=here",
+    ]
     monkeypatch.setattr(sys, "argv", ["train_vla.py", *given])
     config = load(given)
     assert config.text.judge.url == "https://me:k3y@host/v1?api_key=k3y"
@@ -191,7 +233,10 @@ def test_a_run_writes_no_secret_and_asks_for_it_when_it_is_resumed(
     with pytest.raises(SystemExit):
         read_config("", [*given, "text.judge.name=https://me:k3y@host"])
     assert "k3y" not in "".join(capsys.readouterr())
-    with pytest.raises(ConfigError, match=r"text.judge.url was saved without its secret in here: give text.judge.url="):
+    with pytest.raises(
+        ConfigError,
+        match=r"text.judge.url was saved without its secret in here: give text.judge.url=",
+    ):
         load(["resume=here"])
     assert load(["resume=here", url]).text.judge.url == config.text.judge.url
     assert load(["resume=here", "text.judge.url=http://host/v1"]).text.judge.url == "http://host/v1"
@@ -208,7 +253,9 @@ def test_a_folder_belongs_to_the_process_that_lives(tmp_path: Path):
         "import sys, time; from pathlib import Path; from vla.train.claim import claim; "
         "claim(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
     )
-    with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True) as child:
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "held\n"
         from vla.train.claim import claim
@@ -225,7 +272,9 @@ def test_what_is_not_finite_is_refused():
     check_finite("actions", torch.zeros(2, 3))
     check_distribution(torch.tensor([[-np.inf, 0.0]]))
     for bad in (float("nan"), float("inf")):
-        with pytest.raises(FloatingPointError, match="^the policy refuses to act: its actions are not finite"):
+        with pytest.raises(
+            FloatingPointError, match="^the policy refuses to act: its actions are not finite"
+        ):
             check_finite("actions", torch.tensor([0.0, bad]))
     with pytest.raises(FloatingPointError, match="its log-probabilities are not finite"):
         check_distribution(torch.tensor([[0.0, 1.0], [0.0, float("nan")]]).log_softmax(-1))

@@ -1,4 +1,5 @@
-"""Two processes with half of the work each end where one with all of it does: SFT, RL, text, evaluation."""
+"""Two processes with half of the work each end where one with all of it does: SFT, RL, text,
+evaluation."""
 
 from contextlib import nullcontext
 
@@ -15,7 +16,8 @@ from vla.train.distributed import ALONE, in_order, own_share
 
 
 class Two:
-    """One of two processes, as far as sharing rows goes; the other one says `other` whenever it is asked."""
+    """One of two processes, as far as sharing rows goes; the other one says `other` whenever it is
+    asked."""
 
     device, num_processes, is_main = torch.device("cpu"), 2, False
 
@@ -47,16 +49,23 @@ def learned(tmp_path_factory) -> list[dict]:
 
 @pytest.mark.parametrize("stage", ["sft", "rl", "text"])
 def test_two_processes_reach_the_weights_of_one(learned: list[dict], stage: str):
-    first, second, alone = learned[0]["shared"][stage], learned[1]["shared"][stage], learned[0]["alone"][stage]
+    first, second, alone = (
+        learned[0]["shared"][stage],
+        learned[1]["shared"][stage],
+        learned[0]["alone"][stage],
+    )
     for name, weight in alone.items():
         assert torch.equal(first[name], second[name]), name
         torch.testing.assert_close(first[name], weight, rtol=1e-4, atol=1e-5)
     before = learned[0]["alone"]["sft"]
-    assert stage != "rl" or any(not torch.allclose(weight, before[name]) for name, weight in alone.items())
+    assert stage != "rl" or any(
+        not torch.allclose(weight, before[name]) for name, weight in alone.items()
+    )
 
 
 def test_numbers_are_those_of_the_whole(learned: list[dict]):
-    """But what no sum can tell: extremes, and the gap to the acting policy, are each process's own."""
+    """But what no sum can tell: extremes, and the gap to the acting policy, are each process's
+    own."""
     own = {"ratio_min", "ratio_max", "logprob_gap_max", "logprob_gap_mean"}
     shared_numbers, alone = learned[0]["shared"]["metrics"], learned[0]["alone"]["metrics"]
     for name in alone.keys() - own:
@@ -71,7 +80,9 @@ def test_an_evaluation_is_shared_and_known_to_all(learned: list[dict]):
         assert np.array_equal(first["episodes"][name], alone["episodes"][name]), name
         assert np.array_equal(second["episodes"][name], alone["episodes"][name]), name
     assert alone["episodes"]["seeds"].tolist() == [1, 2, 3, 4, 5, 6, 7]
-    assert first["shared draw"] == second["shared draw"]  # what a process drew for itself left the others' draws alone
+    assert (
+        first["shared draw"] == second["shared draw"]
+    )  # what a process drew for itself left the others' draws alone
 
 
 def test_shares_are_put_together_again():
@@ -105,11 +116,17 @@ def test_a_stop_in_one_process_stops_all():
 
 def test_what_cannot_be_shared_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
-    with pytest.raises(ConfigError, match=r"rl.starts_per_iteration \(32\) must be a multiple .* \(3\).*: 33 is"):
+    with pytest.raises(
+        ConfigError, match=r"rl.starts_per_iteration \(32\) must be a multiple .* \(3\).*: 33 is"
+    ):
         load(["rl.starts_per_iteration=32"])
-    with pytest.raises(ConfigError, match=r"sft.batch_size \(2\) is less than the number of processes \(3\)"):
+    with pytest.raises(
+        ConfigError, match=r"sft.batch_size \(2\) is less than the number of processes \(3\)"
+    ):
         load(["rl.starts_per_iteration=33", "sft.batch_size=2"])
-    with pytest.raises(ConfigError, match=r"recap.num_rounds \(1\) runs in one process, and there are 3"):
+    with pytest.raises(
+        ConfigError, match=r"recap.num_rounds \(1\) runs in one process, and there are 3"
+    ):
         load(["rl.starts_per_iteration=33", "recap.num_rounds=1"])
     with pytest.raises(ConfigError, match=r"text=control runs in one process, and there are 3"):
         load(["mode=text", "text=control", "rl.starts_per_iteration=33"])

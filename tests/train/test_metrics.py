@@ -14,12 +14,16 @@ from vla.train.metrics import MetricsLog, read_metrics
 def test_records_are_lines_and_read_back_by_stage(tmp_path: Path):
     log = MetricsLog(tmp_path, tensorboard=False)
     log.write("sft", 1, {"loss": 0.5, "done": False})
-    log.write("rl", 1, {"success": torch.tensor(0.25), "kl": math.nan, "ratio": math.inf, "note": "x"})
+    log.write(
+        "rl", 1, {"success": torch.tensor(0.25), "kl": math.nan, "ratio": math.inf, "note": "x"}
+    )
     assert (tmp_path / "metrics.jsonl").read_text().splitlines() == [
         '{"stage": "sft", "step": 1, "loss": 0.5, "done": false}',
         '{"stage": "rl", "step": 1, "success": 0.25, "kl": null, "ratio": null, "note": "x"}',
     ]
-    assert read_metrics(tmp_path, "sft") == [{"stage": "sft", "step": 1, "loss": 0.5, "done": False}]
+    assert read_metrics(tmp_path, "sft") == [
+        {"stage": "sft", "step": 1, "loss": 0.5, "done": False}
+    ]
     assert len(read_metrics(tmp_path)) == log.num_records == 2
 
 
@@ -40,7 +44,9 @@ def test_a_line_cut_short_by_a_crash_is_left_out(tmp_path: Path):
         opened.write('{"stage": "sft", "ste')
     assert len(read_metrics(tmp_path)) == 1
     MetricsLog(tmp_path, num_records=2, tensorboard=False).write("sft", 1, {"loss": 0.5})
-    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [0, 1]
+    assert [
+        json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
+    ] == [0, 1]
 
 
 def test_a_new_log_starts_empty(tmp_path: Path):
@@ -89,5 +95,7 @@ def test_trackers_are_told_the_same_numbers(tmp_path: Path, monkeypatch):
 
 def test_a_tracker_that_is_not_installed_is_named(tmp_path: Path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ValueError, match=r"train.trackers names wandb, which is not installed: pip install wandb"):
+    with pytest.raises(
+        ValueError, match=r"train.trackers names wandb, which is not installed: pip install wandb"
+    ):
         MetricsLog(tmp_path, tensorboard=False, trackers=("wandb",))

@@ -13,7 +13,8 @@ from vla.train.optim import EMA, Schedule, make_optimizer, schedule_scale, train
 
 
 class Model(nn.Module):
-    """One of each kind of parameter: embedding (tied to the head), norm, convolution, linear, a bare parameter."""
+    """One of each kind of parameter: embedding (tied to the head), norm, convolution, linear, a
+    bare parameter."""
 
     def __init__(self):
         super().__init__()
@@ -28,14 +29,27 @@ class Model(nn.Module):
 
 
 def names_of(model: nn.Module, parameters: list) -> set[str]:
-    return {name for name, parameter in model.named_parameters() if any(parameter is other for other in parameters)}
+    return {
+        name
+        for name, parameter in model.named_parameters()
+        if any(parameter is other for other in parameters)
+    }
 
 
 def test_only_weights_of_layers_decay():
     model = Model()
     optimizer = make_optimizer(model, "adamw", 1e-3, 0.1, learning_rates={"value_head": 1e-2})
-    found = {(g["lr"], g["weight_decay"]): names_of(model, g["params"]) for g in optimizer.param_groups}
-    rest = {"embedding.weight", "norm.weight", "norm.bias", "convolution.bias", "hidden.bias", "queries"}
+    found = {
+        (g["lr"], g["weight_decay"]): names_of(model, g["params"]) for g in optimizer.param_groups
+    }
+    rest = {
+        "embedding.weight",
+        "norm.weight",
+        "norm.bias",
+        "convolution.bias",
+        "hidden.bias",
+        "queries",
+    }
     assert found == {
         (1e-3, 0.1): {"convolution.weight", "hidden.weight"},
         (1e-3, 0.0): rest,
@@ -75,7 +89,9 @@ def test_together_saves_and_loads_both():
     optimizers[1].load_state_dict(deepcopy(optimizers[0].state_dict()))
     step(first, optimizers[0])
     step(second, optimizers[1])
-    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)
+    )
     assert all(parameter.grad is None for parameter in first.parameters())
 
 
@@ -105,11 +121,19 @@ def test_muon_agrees_with_torchs():
 
 
 def test_schedules_by_hand():
-    assert [schedule_scale("cosine", p) for p in (0.0, 0.5, 1.0, 2.0)] == pytest.approx([1.0, 0.5, 0.0, 0.0])
+    assert [schedule_scale("cosine", p) for p in (0.0, 0.5, 1.0, 2.0)] == pytest.approx(
+        [1.0, 0.5, 0.0, 0.0]
+    )
     assert schedule_scale("cosine", 1 / 3) == pytest.approx((1 + math.cos(math.pi / 3)) / 2)
     assert [schedule_scale("linear", p) for p in (0.0, 0.25, 1.0)] == [1.0, 0.75, 0.0]
     assert [schedule_scale("constant", p) for p in (0.0, 1.0)] == [1.0, 1.0]
-    assert [schedule_scale("constant", 0.0, step, 4) for step in (0, 1, 3, 4, 9)] == [0.25, 0.5, 1.0, 1.0, 1.0]
+    assert [schedule_scale("constant", 0.0, step, 4) for step in (0, 1, 3, 4, 9)] == [
+        0.25,
+        0.5,
+        1.0,
+        1.0,
+        1.0,
+    ]
 
 
 def test_a_schedule_moves_every_group_and_resumes():
@@ -122,7 +146,9 @@ def test_a_schedule_moves_every_group_and_resumes():
         seen.append(optimizer.param_groups[0]["lr"])
     # warm-up 1/2, 1, 1, 1, 1 times 1, 3/4, 1/2, 1/4, 0
     assert seen == pytest.approx([0.5, 0.75, 0.5, 0.25, 0.0])
-    resumed = Schedule(make_optimizer(model, "adamw", 1.0, 0.0, learning_rates={"value_head": 2.0}), "linear", 4, 2)
+    resumed = Schedule(
+        make_optimizer(model, "adamw", 1.0, 0.0, learning_rates={"value_head": 2.0}), "linear", 4, 2
+    )
     resumed.load_state_dict({**schedule.state_dict(), "num_done": 2})
     assert {group["lr"] for group in resumed.optimizer.param_groups} == {0.5, 1.0}
 
@@ -203,7 +229,9 @@ def test_moments_are_loaded_in_the_layout_of_their_weights():
     saved = deepcopy(optimizer.state_dict())
     for part in saved["optimizers"]:
         for kept in part["state"].values():
-            kept |= {name: value.contiguous() for name, value in kept.items()}  # as a file gives them back
+            kept |= {
+                name: value.contiguous() for name, value in kept.items()
+            }  # as a file gives them back
     again.load_state_dict(saved)
     for _ in range(2):
         step(whole, optimizer)

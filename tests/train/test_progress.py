@@ -1,4 +1,5 @@
-"""What is printed, where the time goes, and how a run is asked to stop: with a clock made by hand."""
+"""What is printed, where the time goes, and how a run is asked to stop: with a clock made by
+hand."""
 
 import contextlib
 import io
@@ -27,8 +28,9 @@ def test_lines_come_first_last_and_every_ten_seconds():
         for step in range(8):
             clock.now += 4.0
             stage.advance(loss=1 / (step + 1), success_rate=0.5)
-    # Steps end at 4, 8, ... 32 s; a line at 4 s, the next when 10 s have passed (16 s), then 28 s, and the last.
-    # At 4 s one of eight steps is made: 28 s are left; at 16 s four: 16 s; at 28 s seven: 4 s.
+    # Steps end at 4, 8, ... 32 s; a line at 4 s, the next when 10 s have passed (16 s), then 28 s,
+    # and the last. At 4 s one of eight steps is made: 28 s are left; at 16 s four: 16 s; at 28 s
+    # seven: 4 s.
     assert stream.getvalue().splitlines() == [
         "sft 1/8  0:28 left  loss 1  success rate 0.5",
         "sft 4/8  0:16 left  loss 0.25  success rate 0.5",
@@ -68,7 +70,10 @@ def test_bars_are_drawn_on_a_terminal():
 
 
 def test_numbers_and_times_are_short():
-    assert format_numbers({"loss": 0.123456, "tokens_per_second": 12345.6}) == "loss 0.123  tokens per second 12346"
+    assert (
+        format_numbers({"loss": 0.123456, "tokens_per_second": 12345.6})
+        == "loss 0.123  tokens per second 12346"
+    )
     assert [format_seconds(s) for s in (7, 750, 3723)] == ["0:07", "12:30", "1:02:03"]
 
 
@@ -104,7 +109,9 @@ def test_a_timer_counts_what_an_error_ends():
     assert timer.seconds() == {"total": 3.0, "a": 2.0, "b": 1.0, "other": 0.0}
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the kernel's own number is read from /proc")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="the kernel's own number is read from /proc"
+)
 def test_peak_memory_is_what_the_kernel_says():
     status = Path("/proc/self/status").read_text()
     kibibytes = int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])

@@ -1,4 +1,5 @@
-"""A run's folder says what was asked and how, is never shared by two runs, and holds results that JSON can read."""
+"""A run's folder says what was asked and how, is never shared by two runs, and holds results that
+JSON can read."""
 
 import json
 import math
@@ -49,7 +50,9 @@ def test_resuming_opens_the_same_folder_and_notes_the_session():
     assert load(["resume=here"]).rl.num_iterations == 5
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are told apart by /proc")
+@pytest.mark.skipif(
+    not Path("/proc/self/stat").exists(), reason="processes are told apart by /proc"
+)
 def test_two_processes_do_not_write_to_one_folder():
     path = open_run(load(["run_dir=here"])).path
     (path / ".process").write_text(f"{os.getppid()} {start_of(str(os.getppid()))}")
@@ -58,9 +61,13 @@ def test_two_processes_do_not_write_to_one_folder():
     for gone in (f"{os.getppid()} 1", "999999999 12345"):
         (path / ".process").write_text(gone)
         open_run(load(["resume=here"]))
-        assert (path / ".process").read_text() == f"{os.getpid()} {start_of(str(os.getpid()))} {socket.gethostname()}"
+        assert (
+            path / ".process"
+        ).read_text() == f"{os.getpid()} {start_of(str(os.getpid()))} {socket.gethostname()}"
     (path / ".process").write_text("1 12345 another-host")
-    with pytest.raises(ValueError, match=r"process 1 on another-host .* delete here/.process once it is over"):
+    with pytest.raises(
+        ValueError, match=r"process 1 on another-host .* delete here/.process once it is over"
+    ):
         open_run(load(["resume=here"]))
 
 
@@ -75,7 +82,12 @@ def test_results_are_plain_json():
     assert folder.read_results() == {}
     rate = SuccessRate(8, 10, None)
     folder.write_results(
-        {"before": rate, "pair": Pair(math.nan, Path("x")), "array": np.eye(2), 3: (np.int64(1), True)}
+        {
+            "before": rate,
+            "pair": Pair(math.nan, Path("x")),
+            "array": np.eye(2),
+            3: (np.int64(1), True),
+        }
     )
     assert folder.read_results() == {
         "before": {**rate.to_dict(), "wilson_95": list(rate.interval)},

@@ -1,5 +1,5 @@
-"""Run by `test_many_processes` in two processes: supervised steps, an RL iteration and an evaluation, each process with
-its share; the main one then does all of it once more alone.
+"""Run by `test_many_processes` in two processes: supervised steps, an RL iteration and an
+evaluation, each process with its share; the main one then does all of it once more alone.
 """
 
 from types import SimpleNamespace
@@ -42,16 +42,24 @@ class Asking(Grounding):
 
     def __call__(self, step: int):
         asked, none = questions(ROWS, seed=step), torch.zeros(ROWS, 4, dtype=torch.long)
-        few = torch.arange(ROWS)[:, None] % 3 > 0  # so that shares of rows are not shares of answers
+        few = (
+            torch.arange(ROWS)[:, None] % 3 > 0
+        )  # so that shares of rows are not shares of answers
         packed = asked.questions.__class__(
-            asked.questions.tokens, asked.questions.token_mask, asked.questions.answers & few, asked.questions.segments
+            asked.questions.tokens,
+            asked.questions.token_mask,
+            asked.questions.answers & few,
+            asked.questions.segments,
         )
         cells = CellTargets(none, torch.zeros(ROWS, 4, 3), torch.zeros(ROWS, 4, 2), none > 0)
         return self._own(asked.__class__(asked.observation, packed, cells))
 
 
-def imitate(policy: TokenPolicy, seen: Observation, actions: torch.Tensor, processes: Processes) -> None:
-    """All of the policy beside questions, then the head on stored features; some actions carry no loss.
+def imitate(
+    policy: TokenPolicy, seen: Observation, actions: torch.Tensor, processes: Processes
+) -> None:
+    """All of the policy beside questions, then the head on stored features; some actions carry no
+    loss.
 
     By plain SGD first: Muon makes much of gradients that are nothing but rounding.
     """
@@ -65,19 +73,34 @@ def imitate(policy: TokenPolicy, seen: Observation, actions: torch.Tensor, proce
     steps = SupervisedSettings(4, None, 0.0, "constant", 1.0)
 
     def batch_at(step: int) -> ImitationBatch:
-        return ImitationBatch(*rows_of(own_share(torch.arange(ROWS) + step, processes)), (asking(step),))
+        return ImitationBatch(
+            *rows_of(own_share(torch.arange(ROWS) + step, processes)), (asking(step),)
+        )
 
     def loss_of(batch: ImitationBatch):
         return mixed_loss(policy, batch, beside, processes.reduce_sum)
 
     optimizer = make_optimizer(policy, "sgd", 0.05, 0.0)
-    fit(policy, loss_of, batch_at, optimizer, steps, SupervisedState(), None, lambda *step: None, processes)
+    fit(
+        policy,
+        loss_of,
+        batch_at,
+        optimizer,
+        steps,
+        SupervisedState(),
+        None,
+        lambda *step: None,
+        processes,
+    )
     features = features_of(policy, iter([rows_of(own_share(torch.arange(40), processes))]))
     probe(policy, features, 8, 1e-4, 0.0, steps, lambda step, metrics: None, processes)
 
 
-def reinforce(policy: TokenPolicy, seen: Observation, actions: torch.Tensor, processes: Processes) -> dict[str, float]:
-    """One iteration in a trust region, against a reference, on this process's groups of one rollout."""
+def reinforce(
+    policy: TokenPolicy, seen: Observation, actions: torch.Tensor, processes: Processes
+) -> dict[str, float]:
+    """One iteration in a trust region, against a reference, on this process's groups of one
+    rollout."""
     found: dict[str, float] = {}
 
     def reward(decision, rows):
@@ -89,11 +112,17 @@ def reinforce(policy: TokenPolicy, seen: Observation, actions: torch.Tensor, pro
         return keep_trajectories(rollout, rollout.group % processes.num_processes == processes.rank)
 
     train(
-        policy, make_algorithm("grpo", clip_low=0.2, clip_high=0.2, kl_coefficient=0.1), collect,
-        make_optimizer(policy, "sgd", 0.01, 0.0), UpdateSettings(2, 1, 4, 1.0, step_kl=0.05), LoopSettings(1),
-        LoopState(), reference=FrozenCopy(policy, 8), reduce_sum=processes.reduce_sum,
+        policy,
+        make_algorithm("grpo", clip_low=0.2, clip_high=0.2, kl_coefficient=0.1),
+        collect,
+        make_optimizer(policy, "sgd", 0.01, 0.0),
+        UpdateSettings(2, 1, 4, 1.0, step_kl=0.05),
+        LoopSettings(1),
+        LoopState(),
+        reference=FrozenCopy(policy, 8),
+        reduce_sum=processes.reduce_sum,
         on_iteration=lambda iteration, rollout, metrics: found.update(metrics) or False,
-    )  # fmt: skip
+    )
     return found
 
 
@@ -108,7 +137,9 @@ def all_of_it(processes: Processes) -> dict:
     same_weights(text, processes)
     x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
     fitting = FitSettings(5, 7, 2, 0.01, 0.0, 1.0)
-    fit_text(text, 20, lambda rows: text(x[rows]).square().sum(), len, fitting, 0, processes=processes)
+    fit_text(
+        text, 20, lambda rows: text(x[rows]).square().sum(), len, fitting, 0, processes=processes
+    )
     where = (Counting(), Countdown(), list(range(1, 8)), observe)
     episodes = vars(evaluate_policy(*where, greedy=True, processes=processes))
     trained = {"sft": after_sft, "rl": policy.state_dict(), "text": text.state_dict()}

@@ -1,4 +1,5 @@
-"""Run by `test_distributed` in two processes: each takes its share of the rows and prints the summed gradient."""
+"""Run by `test_distributed` in two processes: each takes its share of the rows and prints the
+summed gradient."""
 
 import json
 
@@ -25,7 +26,10 @@ def main() -> None:
     gradient = {"weight": layer.weight.grad.tolist(), "bias": layer.bias.grad.tolist()}
     name = f"of-{processes.num_processes}-rank-{processes.rank}.json"
     with open(name, "w") as opened:
-        json.dump({"state": state, "gradient": gradient, "rows": float(total), "main": processes.is_main}, opened)
+        json.dump(
+            {"state": state, "gradient": gradient, "rows": float(total), "main": processes.is_main},
+            opened,
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Drives a headless Chromium by its own protocol: as much as a test of a page needs, without a library."""
+"""Drives a headless Chromium by its own protocol: as much as a test of a page needs, without a
+library."""
 
 from __future__ import annotations
 
@@ -18,15 +19,27 @@ from websockets.sync.client import ClientConnection, connect
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 PROGRAM = next((found for name in NAMES if (found := shutil.which(name))), None)
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-extensions", "--disable-dev-shm-usage", "--mute-audio",
-    "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--remote-debugging-port=0", "--window-size=1440,1000",
-)  # fmt: skip
+    "--headless",
+    "--no-sandbox",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-extensions",
+    "--disable-dev-shm-usage",
+    "--mute-audio",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+    "--remote-debugging-port=0",
+    "--window-size=1440,1000",
+)
 PATIENCE = 90.0
 
 
 class Browser:
-    """One page. `run(script)` gives the value of an expression; `errors` collects what the page complained of."""
+    """One page. `run(script)` gives the value of an expression; `errors` collects what the page
+    complained of."""
 
     def __init__(self, connection: ClientConnection):
         self.connection, self.number, self.errors = connection, 0, []
@@ -35,7 +48,9 @@ class Browser:
 
     def send(self, method: str, **parameters: Any) -> dict[str, Any]:
         self.number += 1
-        self.connection.send(json.dumps({"id": self.number, "method": method, "params": parameters}))
+        self.connection.send(
+            json.dumps({"id": self.number, "method": method, "params": parameters})
+        )
         while True:
             answer = json.loads(self.connection.recv(timeout=PATIENCE))
             if answer.get("method") == "Runtime.exceptionThrown":
@@ -49,7 +64,9 @@ class Browser:
         self.wait("document.body && document.body.dataset.ready === 'yes'")
 
     def run(self, script: str) -> Any:
-        found = self.send("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        found = self.send(
+            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
@@ -60,7 +77,9 @@ class Browser:
             time.sleep(0.1)
 
     def screenshot(self, path: Path) -> Path:
-        path.write_bytes(base64.b64decode(self.send("Page.captureScreenshot", format="png")["data"]))
+        path.write_bytes(
+            base64.b64decode(self.send("Page.captureScreenshot", format="png")["data"])
+        )
         return path
 
 
@@ -79,7 +98,9 @@ def browser(folder: Path, *flags: str) -> Iterator[Browser]:
         number = port.read_text().split()[0]
         with urllib.request.urlopen(f"http://127.0.0.1:{number}/json", timeout=PATIENCE) as answer:
             pages = [page for page in json.load(answer) if page["type"] == "page"]
-        with connect(pages[0]["webSocketDebuggerUrl"], max_size=None, open_timeout=PATIENCE) as connection:
+        with connect(
+            pages[0]["webSocketDebuggerUrl"], max_size=None, open_timeout=PATIENCE
+        ) as connection:
             yield Browser(connection)
     finally:
         process.terminate()

@@ -1,4 +1,5 @@
-"""A run folder with recorded episodes of the scripted expert: one does the task, one has a hand that is told amiss."""
+"""A run folder with recorded episodes of the scripted expert: one does the task, one has a hand
+that is told amiss."""
 
 from __future__ import annotations
 
@@ -20,9 +21,14 @@ Lived = tuple[list[np.ndarray], list[float], list[bool], list[dict[str, float]]]
 """Actions [decisions, CHUNK, 7], returns, success and measures of some episodes."""
 
 
-def lived(robot: str, seeds: list[int], error: float, image_size: int, reward: dict[str, float]) -> Lived:
-    """What the expert does on some starts, when its hand is pushed aside by `error` metres a step."""
-    env = sim.make_vector(robot=robot, num_envs=len(seeds), image_size=image_size, num_threads=1, reward=reward)
+def lived(
+    robot: str, seeds: list[int], error: float, image_size: int, reward: dict[str, float]
+) -> Lived:
+    """What the expert does on some starts, when its hand is pushed aside by `error` metres a
+    step."""
+    env = sim.make_vector(
+        robot=robot, num_envs=len(seeds), image_size=image_size, num_threads=1, reward=reward
+    )
     expert, ids = Expert(env, seed=0), np.arange(len(seeds))
     env.reset(seeds, ids, render=False)
     expert.reset(ids)
@@ -45,15 +51,22 @@ def lived(robot: str, seeds: list[int], error: float, image_size: int, reward: d
 def chunked(actions: list[np.ndarray]) -> np.ndarray:
     """Whole chunks; what is left of the last stands still."""
     rest = -len(actions) % CHUNK
-    return np.concatenate([np.stack(actions), np.zeros((rest, 7), np.float32)]).reshape(-1, CHUNK, 7).astype(np.float32)
+    return (
+        np.concatenate([np.stack(actions), np.zeros((rest, 7), np.float32)])
+        .reshape(-1, CHUNK, 7)
+        .astype(np.float32)
+    )
 
 
 def make_run(folder: Path, robot: str = "gantry", image_size: int = 32) -> Path:
-    """Write `folder` as a run would: policy.json, recordings/rl-000010 of two episodes from each of two starts."""
+    """Write `folder` as a run would: policy.json, recordings/rl-000010 of two episodes from each of
+    two starts."""
     settings = load([f"sim.robot={robot}", f"sim.image_size={image_size}", "sim.num_threads=1"]).sim
     parts = [lived(robot, [5, 6], error, image_size, settings.reward) for error in (0.0, ERROR)]
     order = [(0, 0), (1, 0), (0, 1), (1, 1)]  # of each start, done well and done badly
-    actions, returns, success, measures = ([parts[e][kind][i] for e, i in order] for kind in range(4))
+    actions, returns, success, measures = (
+        [parts[e][kind][i] for e, i in order] for kind in range(4)
+    )
     counts = [len(a) for a in actions]
     rows = sum(counts)
     rng = np.random.default_rng(0)
@@ -62,15 +75,24 @@ def make_run(folder: Path, robot: str = "gantry", image_size: int = 32) -> Path:
     reward[np.cumsum(counts) - 1] = returns
     advantage = np.repeat(np.where(success, 1.0, -1.0), counts).astype(np.float32)[:, None]
     recording = Recording(
-        "rl", 10, settings.model_dump(mode="json"), "sampled",
-        seed=np.array([5, 5, 6, 6]), group=np.array([0, 0, 1, 1]), success=np.array(success),
+        "rl",
+        10,
+        settings.model_dump(mode="json"),
+        "sampled",
+        seed=np.array([5, 5, 6, 6]),
+        group=np.array([0, 0, 1, 1]),
+        success=np.array(success),
         measures={"control_steps": np.array([4.0 * c for c in counts], np.float32)}
         | {name: np.array([m[name] for m in measures], np.float32) for name in measures[0]},
         episode=np.repeat(np.arange(4), counts),
-        action=np.concatenate(actions), reward=reward, logprobs=logprobs, mask=np.ones((rows, 16), bool),
-        values=rng.random(rows, dtype=np.float32), advantages=advantage,
+        action=np.concatenate(actions),
+        reward=reward,
+        logprobs=logprobs,
+        mask=np.ones((rows, 16), bool),
+        values=rng.random(rows, dtype=np.float32),
+        advantages=advantage,
         logprobs_after=logprobs + np.float32(0.1) * advantage,
-    )  # fmt: skip
+    )
     save_recording(folder / "recordings", recording)
     from sim.spec import DEFAULT_ACTION_SPEC
 

@@ -1,4 +1,5 @@
-"""What is typed into the page, or the terminal, becomes the instruction; other sites cannot type."""
+"""What is typed into the page, or the terminal, becomes the instruction; other sites cannot
+type."""
 
 import urllib.error
 import urllib.request
@@ -10,7 +11,9 @@ from vla.viewer.box import MAX_BYTES, InstructionBox
 
 def post(box: InstructionBox, text: str, origin: str | None = None) -> int:
     headers = {} if origin is None else {"Origin": origin}
-    with urllib.request.urlopen(urllib.request.Request(box.address + "say", text.encode(), headers)) as answer:
+    with urllib.request.urlopen(
+        urllib.request.Request(box.address + "say", text.encode(), headers)
+    ) as answer:
         return answer.status
 
 
@@ -28,7 +31,9 @@ def test_lines_come_from_the_page_and_from_the_terminal():
         box.close()
 
 
-@pytest.mark.parametrize(("text", "origin"), [("x", "http://elsewhere.example"), ("x" * (MAX_BYTES + 1), None)])
+@pytest.mark.parametrize(
+    ("text", "origin"), [("x", "http://elsewhere.example"), ("x" * (MAX_BYTES + 1), None)]
+)
 def test_other_sites_and_endless_texts_are_refused(text, origin):
     box = InstructionBox(terminal=[])
     try:

@@ -1,4 +1,5 @@
-"""What is served to a browser on this machine: silent and closed connections, other names, and texts in the page."""
+"""What is served to a browser on this machine: silent and closed connections, other names, and
+texts in the page."""
 
 import json
 import socket
@@ -52,7 +53,9 @@ def serving(server: LocalServer) -> Iterator[SimpleNamespace]:
 
 def ask(address: str, **headers: str) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=20) as answer:
+        with urllib.request.urlopen(
+            urllib.request.Request(address, headers=headers), timeout=20
+        ) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -66,7 +69,9 @@ def test_it_answers_while_a_silent_connection_is_open_and_draws_in_one_thread():
         half.sendall(b"GET / HTTP/1.1\r\nHo")
         status, page = ask(at.address)
         assert (status, "<title>nowhere</title>" in page) == (200, True)
-        assert json.loads(ask(f"{at.address}api/episodes")[1])["list"] == [{"id": "recordings/a/0", "return": None}]
+        assert json.loads(ask(f"{at.address}api/episodes")[1])["list"] == [
+            {"id": "recordings/a/0", "return": None}
+        ]
         assert ask(f"{at.address}api/episode/x") == (404, "there is no 'x'")
         assert ask(f"{at.address}api/episode/broken") == (500, "the recording is damaged")
         assert ask(f"{at.address}else/where")[0] == 404
@@ -103,7 +108,9 @@ def test_a_tab_that_is_closed_while_an_answer_comes_prints_nothing(capfd):
         assert begun.wait(20)
         tab.close()
         closed.set()
-        for _ in range(local.MAX_CONNECTIONS):  # the place of the closed tab is free when its thread has ended
+        for _ in range(
+            local.MAX_CONNECTIONS
+        ):  # the place of the closed tab is free when its thread has ended
             assert server.room.acquire(timeout=20)
     assert capfd.readouterr().err == ""
 
@@ -133,7 +140,9 @@ def test_a_name_that_is_not_this_machines_is_turned_away(host, status):
         assert ask(f"{at.address}api/episodes", Host=host)[0] == status
 
 
-@pytest.mark.parametrize("text", ["</script>", "<!--<script", "<!-- <script>", "<script>", "]]>", "\u2028"])
+@pytest.mark.parametrize(
+    "text", ["</script>", "<!--<script", "<!-- <script>", "<script>", "]]>", "\u2028"]
+)
 def test_no_text_of_an_episode_ends_or_swallows_the_pages_scripts(text):
     page = viewer_page("run", {"list": [], "details": {"a": {"instruction": text}}})
     data = page.split('<script type="application/json" id="episodes">')[1].split("</script>")[0]
@@ -143,4 +152,7 @@ def test_no_text_of_an_episode_ends_or_swallows_the_pages_scripts(text):
 
 
 def test_numbers_that_are_not_finite_become_null():
-    assert as_json({"a": [float("nan"), (1.5, -float("inf"))], "b": True}) == '{"a":[null,[1.5,null]],"b":true}'
+    assert (
+        as_json({"a": [float("nan"), (1.5, -float("inf"))], "b": True})
+        == '{"a":[null,[1.5,null]],"b":true}'
+    )

@@ -1,4 +1,5 @@
-"""The viewer from recordings to a browser: an episode lived again is the one recorded, and the page plays it."""
+"""The viewer from recordings to a browser: an episode lived again is the one recorded, and the page
+plays it."""
 
 import base64
 import json
@@ -129,7 +130,9 @@ def test_the_page_opens_from_disk_and_plays(page, tmp_path):
     with browser(tmp_path) as chrome:
         chrome.open(page.as_uri())
         assert chrome.run("document.querySelectorAll('.row').length") == 4
-        assert chrome.run("document.querySelector('.diagnosis').textContent").startswith(("Got as far", "Never"))
+        assert chrome.run("document.querySelector('.diagnosis').textContent").startswith(
+            ("Got as far", "Never")
+        )
         assert chrome.run("document.querySelector('.verdict').textContent") == "failure"
         # The failures are counted by their reason; a click lists them, another click all.
         chrome.wait("document.querySelector('#reasons em')?.textContent === '2'")
@@ -160,7 +163,9 @@ def test_scrubbing_shows_that_moment_in_every_view(page, tmp_path):
         chrome.open(page.as_uri())
         moments = []
         for t in (0, 40):
-            chrome.run(f"t = document.getElementById('time'), t.value = {t}, t.dispatchEvent(new Event('input')), 0")
+            chrome.run(
+                f"t = document.getElementById('time'), t.value = {t}, t.dispatchEvent(new Event('input')), 0"
+            )
             camera = chrome.run(f"{sum_of}(document.querySelector('.camera canvas'))")
             shown = chrome.run("document.querySelector('.readout b').textContent")
             moments.append((camera, chrome.run(scene), shown))
@@ -191,11 +196,15 @@ def test_a_served_page_follows_a_run_from_its_beginning(run, tmp_path):
         try:
             with browser(tmp_path) as chrome:
                 chrome.open(server.address)
-                results["before"] = chrome.run("document.getElementById('episodes-shown').textContent")
+                results["before"] = chrome.run(
+                    "document.getElementById('episodes-shown').textContent"
+                )
                 for name, rows in (("rl-000010", 4), ("rl-000020", 8)):
                     (live / "recordings" / f"{name}.safetensors").write_bytes(recorded)
                     chrome.wait(f"document.querySelectorAll('.row').length === {rows}")
-                    chrome.wait(f"document.querySelector('#reasons em')?.textContent === '{rows // 2}'")
+                    chrome.wait(
+                        f"document.querySelector('#reasons em')?.textContent === '{rows // 2}'"
+                    )
                 results["verdict"] = chrome.run("document.querySelector('.verdict').textContent")
                 results["errors"] = chrome.errors
         finally:
@@ -209,5 +218,7 @@ def test_a_served_page_follows_a_run_from_its_beginning(run, tmp_path):
         watcher.join()
         server.server_close()
     assert results == {
-        "before": "No episode has been recorded yet; the first appears here.", "verdict": "failure", "errors": []
-    }  # fmt: skip
+        "before": "No episode has been recorded yet; the first appears here.",
+        "verdict": "failure",
+        "errors": [],
+    }

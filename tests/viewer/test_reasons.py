@@ -14,7 +14,8 @@ GRASPING = ("reach", "grasp", "lift", "place", "success")
 
 @dataclass
 class Course:
-    """The hand stays high above the red cube at the origin; a blue cube is 20 cm to the side, a disc 30 cm ahead."""
+    """The hand stays high above the red cube at the origin; a blue cube is 20 cm to the side, a
+    disc 30 cm ahead."""
 
     hand: np.ndarray = field(default_factory=lambda: np.tile([0.0, 0.0, 0.3], (STEPS, 1)))
     opening: np.ndarray = field(default_factory=lambda: np.full(STEPS, 0.08))
@@ -35,7 +36,10 @@ class Course:
 
     @property
     def terms(self):
-        return {name: [0.0, *[1.0 if name in self.reached else 0.2] * (STEPS - 1)] for name in self.names}
+        return {
+            name: [0.0, *[1.0 if name in self.reached else 0.2] * (STEPS - 1)]
+            for name in self.names
+        }
 
 
 def at(*place):
@@ -58,7 +62,11 @@ UP = ("reach", "grasp", "lift")
     ("course", "kind", "text"),
     [
         (Course(), "never came near", "no nearer to the red cube than 30.0 cm, at step 0"),
-        (Course(hand=at(0, 0.21, 0)), "went to another object", "within 1.0 cm of the blue cube, and no nearer than"),
+        (
+            Course(hand=at(0, 0.21, 0)),
+            "went to another object",
+            "within 1.0 cm of the blue cube, and no nearer than",
+        ),
         (
             Course(hand=at(0.03, 0.04, 0.02), reached=("reach",)),
             "never closed the fingers",
@@ -71,13 +79,20 @@ UP = ("reach", "grasp", "lift")
         ),
         (  # of several tries the best is told
             Course(
-                hand=np.array([[0, 0, 0.3], [0.2, 0, 0], [0.2, 0, 0], [0.05, 0, 0], [0.05, 0, 0], [0.2, 0, 0]]),
-                opening=np.array([0.08, 0.08, 0.05, 0.08, 0.05, 0.05]), reached=("reach",),
+                hand=np.array(
+                    [[0, 0, 0.3], [0.2, 0, 0], [0.2, 0, 0], [0.05, 0, 0], [0.05, 0, 0], [0.2, 0, 0]]
+                ),
+                opening=np.array([0.08, 0.08, 0.05, 0.08, 0.05, 0.05]),
+                reached=("reach",),
             ),
             "closed the fingers beside it",
             "closed at step 4, 5.0 cm beside",
         ),
-        (Course(hand=at(0, 0.2, 0), opening=CLOSING), "closed on another object", "at the blue cube"),
+        (
+            Course(hand=at(0, 0.2, 0), opening=CLOSING),
+            "closed on another object",
+            "at the blue cube",
+        ),
         (
             Course(hand=at(0.01, 0, 0), opening=CLOSING, reached=("reach",)),
             "closed on it, did not hold it",
@@ -104,7 +119,11 @@ UP = ("reach", "grasp", "lift")
             "at the end, 10.0 cm from the green disc",
         ),
         (
-            Course(held=IN_HAND, block=np.array([[0, 0, 0]] * 3 + [[0.1, 0, 0.08]] + [[0.1, 0, 0]] * 2), reached=UP),
+            Course(
+                held=IN_HAND,
+                block=np.array([[0, 0, 0]] * 3 + [[0.1, 0, 0.08]] + [[0.1, 0, 0]] * 2),
+                reached=UP,
+            ),
             "dropped it",
             "let the red cube fall from 8.0 cm at step 4: it lies 20.0 cm from the green disc",
         ),
@@ -130,7 +149,7 @@ UP = ("reach", "grasp", "lift")
         ),
         (Course(names=("reach", "success")), "never came near", "30.0 cm"),
     ],
-)  # fmt: skip
+)
 def test_every_kind_of_failure_is_told(course, kind, text):
     found = reason(course)
     assert found is not None
@@ -141,6 +160,8 @@ def test_every_kind_of_failure_is_told(course, kind, text):
 def test_a_success_has_no_reason_and_a_mixture_names_its_terms_by_task():
     assert reason(Course(success=True)) is None
     names = tuple(f"pick_place/{name}" for name in GRASPING[:-1])
-    found = reason(Course(names=(*names, "success"), hand=at(0.03, 0, 0), reached=("pick_place/reach",)))
+    found = reason(
+        Course(names=(*names, "success"), hand=at(0.03, 0, 0), reached=("pick_place/reach",))
+    )
     assert found is not None
     assert found.kind == "never closed the fingers"

@@ -12,16 +12,26 @@ from vla.types import Observation, Rollout
 from vla.viewer.payload import actions_of, planned_path, summaries
 from vla.viewer.recording import list_recordings, load_recording, save_recording
 
-SPEC = {"names": ["dx", "dy", "dz", "gripper"], "kinds": ["delta"] * 3 + ["absolute"], "control_hz": 20.0,
-        "low": [-0.05] * 3 + [-1.0], "high": [0.05] * 3 + [1.0]}  # fmt: skip
+SPEC = {
+    "names": ["dx", "dy", "dz", "gripper"],
+    "kinds": ["delta"] * 3 + ["absolute"],
+    "control_hz": 20.0,
+    "low": [-0.05] * 3 + [-1.0],
+    "high": [0.05] * 3 + [1.0],
+}
 
 
 def rollout(success: list[float], group: list[int], trajectory: list[int]) -> Rollout:
-    """Trajectories of as many rows as `trajectory` says; row r has reward r, action r, log-probs -r."""
+    """Trajectories of as many rows as `trajectory` says; row r has reward r, action r, log-probs
+    -r."""
     rows, count = len(trajectory), len(success)
     number = torch.arange(rows).float()
     tokens, seeds = torch.zeros(rows, 1, dtype=torch.long), 100 + torch.arange(count)
-    measures = {"seed": seeds, "control_steps": torch.full((count,), 4.0), "reach": torch.tensor(success).float()}
+    measures = {
+        "seed": seeds,
+        "control_steps": torch.full((count,), 4.0),
+        "reach": torch.tensor(success).float(),
+    }
     return Rollout(
         observation=Observation({}, number[:, None], tokens, tokens == 0),
         trace={},
@@ -37,13 +47,18 @@ def rollout(success: list[float], group: list[int], trajectory: list[int]) -> Ro
         values=number / 2,
         action=number[:, None, None].expand(rows, 2, 4),
         episodes=measures,
-    )  # fmt: skip
+    )
 
 
 def test_an_episodes_rows_stand_together_in_the_order_of_time():
     # rows of trajectory 2 are 1 and 3, of trajectory 0 are 0 and 4
     found = record(
-        rollout([1, 0, 1], [0, 0, 1], [0, 2, 1, 2, 0]), torch.tensor([2, 0]), "rl", 7, {"task": "x"}, "greedy"
+        rollout([1, 0, 1], [0, 0, 1], [0, 2, 1, 2, 0]),
+        torch.tensor([2, 0]),
+        "rl",
+        7,
+        {"task": "x"},
+        "greedy",
     )
     assert found.seed.tolist() == [102, 100]
     assert found.episode.tolist() == [0, 0, 1, 1]
@@ -60,10 +75,16 @@ def test_an_episodes_rows_stand_together_in_the_order_of_time():
 def test_a_recording_reads_back_bit_for_bit(tmp_path: Path):
     rows = rows_of(rollout([1, 0], [0, 0], [0, 1, 0]), torch.tensor([1, 0]))
     found = record(
-        rollout([1, 0], [0, 0], [0, 1, 0]), torch.tensor([1, 0]), "rl", 7, {"task": "x", "image_size": 64}, "sampled",
-        advantages=torch.tensor([[1.0], [2.0], [3.0]]), logprobs_after=torch.zeros(len(rows), 2),
+        rollout([1, 0], [0, 0], [0, 1, 0]),
+        torch.tensor([1, 0]),
+        "rl",
+        7,
+        {"task": "x", "image_size": 64},
+        "sampled",
+        advantages=torch.tensor([[1.0], [2.0], [3.0]]),
+        logprobs_after=torch.zeros(len(rows), 2),
         chain=torch.rand(len(rows), 3, 2, 4),
-    )  # fmt: skip
+    )
     path = save_recording(tmp_path / "recordings", found)
     assert path.name == "rl-000007.safetensors"
     back = load_recording(path)
@@ -109,23 +130,37 @@ def test_a_plan_adds_up_moves_within_their_limits():
     np.testing.assert_allclose(path, [[0.5, 0, 0.1], [0.51, 0, 0.1], [0.56, -0.02, 0.1]])
 
 
-def test_damaged_recordings_are_left_out_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_damaged_recordings_are_left_out_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     from vla.viewer.library import Library
 
     rows = rollout([1, 0], [0, 0], [0, 1, 0])
     for number in range(6):
-        save_recording(tmp_path / "recordings", record(rows, torch.tensor([1, 0]), "rl", number, {"task": "x"}, "s"))
+        save_recording(
+            tmp_path / "recordings",
+            record(rows, torch.tensor([1, 0]), "rl", number, {"task": "x"}, "s"),
+        )
     files = list_recordings(tmp_path)
     for file, change in zip(
         files[1:],
-        (lambda b: b[:-9], lambda b: b"", lambda b: bytes(300), lambda b: b[:-3] + b"abc", lambda b: b[:200]),
+        (
+            lambda b: b[:-9],
+            lambda b: b"",
+            lambda b: bytes(300),
+            lambda b: b[:-3] + b"abc",
+            lambda b: b[:200],
+        ),
         strict=True,
     ):
         file.write_bytes(change(file.read_bytes()))
     library = Library(tmp_path, lambda *_: [], {})
     assert len(library.lines()) == 2
     assert len(library.left_out) == 5
-    assert all(str(file) in reason for file, reason in zip(files[1:], library.listing()["left_out"], strict=True))
+    assert all(
+        str(file) in reason
+        for file, reason in zip(files[1:], library.listing()["left_out"], strict=True)
+    )
     said = capsys.readouterr().err
     assert said.count("left out, ") == 5
     assert "left out, 5 of 6 recordings so far: " in said

@@ -20,17 +20,37 @@ def test_a_film_is_taken_apart_again():
 def episode() -> dict:
     kinds = ("plane", "box", "sphere", "capsule", "cylinder", "ellipsoid")
     shapes = [
-        {"kind": kind, "size": [0.1, 0.1, 0.1], "rgba": [1, 0, 0, 1], "body": 0, "position": [0, 0, 0],
-         "quaternion": [1, 0, 0, 0]}
+        {
+            "kind": kind,
+            "size": [0.1, 0.1, 0.1],
+            "rgba": [1, 0, 0, 1],
+            "body": 0,
+            "position": [0, 0, 0],
+            "quaternion": [1, 0, 0, 0],
+        }
         for kind in kinds
-    ]  # fmt: skip
+    ]
     poses = np.tile(np.array([0, 0, 0, 1, 0, 0, 0], "<f4"), (2, 1, 1))
-    decision = {"step": 0, "path": [[0, 0, 0], [0, 0, 1]], "logprobs": [-1.0], "value": 0.5, "advantage": None}
+    decision = {
+        "step": 0,
+        "path": [[0, 0, 0], [0, 0, 1]],
+        "logprobs": [-1.0],
+        "value": 0.5,
+        "advantage": None,
+    }
     return {
-        "id": "a/0", "instruction": "go", "success": True, "return": 1.0, "hand": [[0, 0, 0]] * 2, "num_bodies": 1,
-        "poses": base64.b64encode(poses.tobytes()).decode(), "shapes": shapes, "terms": {"reach": [0.0, 1.0]},
-        "films": {"front": film(np.zeros((2, 4, 4, 3), np.uint8))}, "decisions": [decision],
-    }  # fmt: skip
+        "id": "a/0",
+        "instruction": "go",
+        "success": True,
+        "return": 1.0,
+        "hand": [[0, 0, 0]] * 2,
+        "num_bodies": 1,
+        "poses": base64.b64encode(poses.tobytes()).decode(),
+        "shapes": shapes,
+        "terms": {"reach": [0.0, 1.0]},
+        "films": {"front": film(np.zeros((2, 4, 4, 3), np.uint8))},
+        "decisions": [decision],
+    }
 
 
 def test_an_episode_is_written_for_rerun(tmp_path):

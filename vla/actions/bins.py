@@ -1,9 +1,11 @@
-"""Discretised actions (Brohan et al. 2023, RT-2): every dimension of every control step becomes one token.
+"""Discretised actions (Brohan et al. 2023, RT-2): every dimension of every control step becomes one
+token.
 
-Edges come from the data's quantiles (equal mass a bin) or are uniform between its 1 % and 99 % quantiles. A dimension
-that hardly moves in the data gets no token: the constant is executed. A dimension with few distinct values (a gripper
-command) gets one bin a value. Rare values far beyond the quantiles get bins of their own, an eighth of all on either
-side, so that a jump comes back as near as it was.
+Edges come from the data's quantiles (equal mass a bin) or are uniform between its 1 % and 99 %
+quantiles. A dimension that hardly moves in the data gets no token: the constant is executed. A
+dimension with few distinct values (a gripper command) gets one bin a value. Rare values far beyond
+the quantiles get bins of their own, an eighth of all on either side, so that a jump comes back as
+near as it was.
 """
 
 from __future__ import annotations
@@ -20,15 +22,16 @@ from torch import Tensor
 from vla.actions.spread import CONSTANT_RANGE, check_dimensions, spread_of
 
 FAR = 5.0
-"""Values further than this from the middle of the quantiles, in halves of the distance between them, are far."""
+"""Values further than this from the middle of the quantiles, in halves of the distance between
+them, are far."""
 FAR_SHARE = 8
 """One bin in so many is for the far values of either side."""
 
 
 @dataclass(frozen=True)
 class ActionBins:
-    """`edges[i]` (interior edges) and `centers[i]` of active dimension i; `constants[j]` for every dimension, used
-    where inactive.
+    """`edges[i]` (interior edges) and `centers[i]` of active dimension i; `constants[j]` for every
+    dimension, used where inactive.
     """
 
     active: tuple[int, ...]
@@ -59,7 +62,9 @@ class ActionBins:
         """Bin ids of actions; values outside the edges fall into the outermost bins."""
         actions = actions.float()
         columns = [
-            torch.bucketize(actions[..., d].contiguous(), torch.tensor(edges, dtype=actions.dtype), right=True)
+            torch.bucketize(
+                actions[..., d].contiguous(), torch.tensor(edges, dtype=actions.dtype), right=True
+            )
             for d, edges in zip(self.active, self.edges, strict=True)
         ]
         return torch.stack(columns, dim=-1)
@@ -72,7 +77,12 @@ class ActionBins:
         return actions
 
     def to_dict(self) -> dict[str, Any]:
-        return {"active": self.active, "constants": self.constants, "edges": self.edges, "centers": self.centers}
+        return {
+            "active": self.active,
+            "constants": self.constants,
+            "edges": self.edges,
+            "centers": self.centers,
+        }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ActionBins:
@@ -87,15 +97,18 @@ class ActionBins:
 def fit_bins(actions: Num[np.ndarray, "N A"], num_bins: int, binning: str) -> ActionBins:
     """Bins for `actions` (frames that the policy should imitate), at most `num_bins` a dimension.
 
-    Raises ValueError when no dimension moves, a number is NaN or infinite, or `binning` is neither "quantile" nor
-    "uniform".
+    Raises ValueError when no dimension moves, a number is NaN or infinite, or `binning` is neither
+    "quantile" nor "uniform".
     """
     found = spread_of(actions)
     active, edges, centers = np.flatnonzero(found.moves).tolist(), [], []
     for dimension in active:
         values = actions[:, dimension].astype(np.float64)
-        # In the precision in which actions are compared with them, so that a bin's centre lies in it.
-        inner = np.unique(_interior_edges(values, num_bins, binning).astype(np.float32)).astype(np.float64)
+        # In the precision in which actions are compared with them, so that a bin's centre lies in
+        # it.
+        inner = np.unique(_interior_edges(values, num_bins, binning).astype(np.float32)).astype(
+            np.float64
+        )
         edges.append(tuple(float(e) for e in inner))
         centers.append(_centers(values, inner))
     constants = tuple(float(c) for c in found.median)
@@ -103,7 +116,8 @@ def fit_bins(actions: Num[np.ndarray, "N A"], num_bins: int, binning: str) -> Ac
 
 
 def _interior_edges(values: np.ndarray, num_bins: int, binning: str) -> np.ndarray:
-    """Edges between bins; the near values and the far ones of either side have bins of their own."""
+    """Edges between bins; the near values and the far ones of either side have bins of their
+    own."""
     if binning not in ("quantile", "uniform"):
         raise ValueError(f"policy.binning ({binning}) must be quantile or uniform")
     low, high = np.quantile(values, [0.01, 0.99])
@@ -132,7 +146,8 @@ def _edges_within(values: np.ndarray, num_bins: int, binning: str) -> np.ndarray
 
 
 def _centers(values: np.ndarray, edges: np.ndarray) -> tuple[float, ...]:
-    """Mean of the data in each bin (the least squared error), the middle of the bin where it holds none."""
+    """Mean of the data in each bin (the least squared error), the middle of the bin where it holds
+    none."""
     ids = np.searchsorted(edges, values, side="right")
     bounds = np.concatenate([[values.min()], edges, [values.max()]])
     middles = (bounds[1:] + bounds[:-1]) / 2

@@ -1,8 +1,9 @@
-"""Denoising diffusion on chunks of actions (Ho et al. 2020; Chi et al. 2023), sampled by DDIM (Song et al. 2021).
+"""Denoising diffusion on chunks of actions (Ho et al. 2020; Chi et al. 2023), sampled by DDIM (Song
+et al. 2021).
 
-Both sides are schedulers of `diffusers`. As a chain of draws (Ren et al. 2024, DPPO) the sampler is DDIM with eta = 1
-and a floor under its standard deviation, the last step included; without further noise eta = 0. The network is told
-t = 1 - timestep / T, so that t = 0 is noise here too.
+Both sides are schedulers of `diffusers`. As a chain of draws (Ren et al. 2024, DPPO) the sampler is
+DDIM with eta = 1 and a floor under its standard deviation, the last step included; without further
+noise eta = 0. The network is told t = 1 - timestep / T, so that t = 0 is noise here too.
 """
 
 from __future__ import annotations
@@ -19,11 +20,19 @@ Prediction = Literal["epsilon", "sample", "v_prediction"]
 class Diffusion:
     """`num_train_steps` noise levels T (cosine schedule), `num_steps` of them when sampling.
 
-    `prediction` is what the network says: the noise, the actions, or the velocity between them (Salimans and Ho 2022).
-    `min_std` is the least standard deviation of a draw; `clip` bounds what is taken for the actions on the way.
+    `prediction` is what the network says: the noise, the actions, or the velocity between them
+    (Salimans and Ho 2022). `min_std` is the least standard deviation of a draw; `clip` bounds what
+    is taken for the actions on the way.
     """
 
-    def __init__(self, num_train_steps: int, num_steps: int, prediction: Prediction, min_std: float, clip: float):
+    def __init__(
+        self,
+        num_train_steps: int,
+        num_steps: int,
+        prediction: Prediction,
+        min_std: float,
+        clip: float,
+    ):
         from diffusers import DDIMScheduler, DDPMScheduler
 
         if not 1 <= num_steps <= num_train_steps:
@@ -36,19 +45,30 @@ class Diffusion:
                 "equally long"
             )
         settings = {
-            "num_train_timesteps": num_train_steps, "beta_schedule": "squaredcos_cap_v2",
-            "prediction_type": prediction, "clip_sample": True, "clip_sample_range": clip,
-        }  # fmt: skip
+            "num_train_timesteps": num_train_steps,
+            "beta_schedule": "squaredcos_cap_v2",
+            "prediction_type": prediction,
+            "clip_sample": True,
+            "clip_sample_range": clip,
+        }
         self.noising: Any = DDPMScheduler(**settings)
         self.sampler = cast(Any, DDIMScheduler(**settings, timestep_spacing="trailing"))
         self.sampler.set_timesteps(num_steps)
         self.timesteps: list[int] = self.sampler.timesteps.tolist()
         self.num_train_steps, self.num_steps, self.prediction, self.min_std = (
-            num_train_steps, num_steps, prediction, min_std,
-        )  # fmt: skip
+            num_train_steps,
+            num_steps,
+            prediction,
+            min_std,
+        )
         nothing, one = torch.zeros(1), torch.ones(1)
         self.stds = [
-            max(float(self._step(k, nothing, nothing, one) - self._step(k, nothing, nothing, nothing)), min_std)
+            max(
+                float(
+                    self._step(k, nothing, nothing, one) - self._step(k, nothing, nothing, nothing)
+                ),
+                min_std,
+            )
             for k in range(num_steps)
         ]
 
@@ -56,7 +76,12 @@ class Diffusion:
         """DDIM with eta = 1 and this noise, or with eta = 0 and none."""
         eta = 0.0 if noise is None else 1.0
         moved, _ = self.sampler.step(
-            prediction, self.timesteps[step], state, eta=eta, variance_noise=noise, return_dict=False
+            prediction,
+            self.timesteps[step],
+            state,
+            eta=eta,
+            variance_noise=noise,
+            return_dict=False,
         )
         return moved
 
@@ -65,14 +90,22 @@ class Diffusion:
         return 1 - torch.tensor(self.timesteps) / self.num_train_steps
 
     def draw_times(self, shape: tuple[int, ...], device: torch.device) -> Float[Tensor, "*shape"]:
-        return 1 - torch.randint(0, self.num_train_steps, shape, device=device) / self.num_train_steps
+        return (
+            1 - torch.randint(0, self.num_train_steps, shape, device=device) / self.num_train_steps
+        )
 
     def corrupt(
-        self, actions: Float[Tensor, "*#rows H a"], noise: Float[Tensor, "*#rows H a"], time: Float[Tensor, "*#rows"]
+        self,
+        actions: Float[Tensor, "*#rows H a"],
+        noise: Float[Tensor, "*#rows H a"],
+        time: Float[Tensor, "*#rows"],
     ) -> tuple[Float[Tensor, "*#rows H a"], Float[Tensor, "*#rows H a"]]:
         steps = ((1 - time) * self.num_train_steps).round().long().flatten()
         shape = torch.broadcast_shapes(actions.shape, noise.shape)
-        flat, flat_noise = actions.expand(shape).reshape(-1, *shape[-2:]), noise.expand(shape).reshape(-1, *shape[-2:])
+        flat, flat_noise = (
+            actions.expand(shape).reshape(-1, *shape[-2:]),
+            noise.expand(shape).reshape(-1, *shape[-2:]),
+        )
         noised = self.noising.add_noise(flat, flat_noise, steps).view(shape)
         if self.prediction == "epsilon":
             return noised, noise.expand(shape)

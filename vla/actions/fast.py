@@ -1,12 +1,15 @@
-"""FAST (Pertsch et al. 2025): a chunk of actions as few tokens, by a cosine transform and byte-pair encoding.
+"""FAST (Pertsch et al. 2025): a chunk of actions as few tokens, by a cosine transform and byte-pair
+encoding.
 
-Every dimension of a normalised chunk [H, a] is transformed along time (orthonormal DCT-II), multiplied by `scale`,
-rounded, and written lowest frequencies first, all dimensions of a frequency together; frequent runs of these integers
-become one token. The pairs are learned offline from the demonstrations. Rounding is all that is lost: for a dimension
-the error of a chunk is at most sqrt(H) / (2 scale) in Euclidean norm, on the normalised scale.
+Every dimension of a normalised chunk [H, a] is transformed along time (orthonormal DCT-II),
+multiplied by `scale`, rounded, and written lowest frequencies first, all dimensions of a frequency
+together; frequent runs of these integers become one token. The pairs are learned offline from the
+demonstrations. Rounding is all that is lost: for a dimension the error of a chunk is at most
+sqrt(H) / (2 scale) in Euclidean norm, on the normalised scale.
 
-A chunk always has H a integers, and every integer is a token too. So a sequence is over when its tokens stand for that
-many; tokens that stand for more than are left mean nothing there. No end token and no broken sequence are possible.
+A chunk always has H a integers, and every integer is a token too. So a sequence is over when its
+tokens stand for that many; tokens that stand for more than are left mean nothing there. No end
+token and no broken sequence are possible.
 """
 
 from __future__ import annotations
@@ -34,7 +37,8 @@ ROOM_FOR_FAR = 3 / 8
 
 @dataclass(frozen=True)
 class FastCode:
-    """Tokens 0 to `high - low` are the integers from `low` on; `merges[i]`, a pair of tokens, is the next one.
+    """Tokens 0 to `high - low` are the integers from `low` on; `merges[i]`, a pair of tokens, is
+    the next one.
 
     Integers outside the fitted range are clipped to it.
     """
@@ -73,20 +77,28 @@ class FastCode:
 
     def integers(self, actions: Float[np.ndarray, "N H A"]) -> Int[np.ndarray, "N S"]:
         """Rounded, clipped coefficients of chunks, lowest frequencies first."""
-        values = self.normalizer.encode(torch.from_numpy(np.asarray(actions, dtype=np.float32))).numpy()
+        values = self.normalizer.encode(
+            torch.from_numpy(np.asarray(actions, dtype=np.float32))
+        ).numpy()
         return np.clip(coefficients(values, self.scale), self.low, self.high)
 
-    def encode(self, actions: Float[Tensor, "B H A"]) -> tuple[Int[Tensor, "B S"], Bool[Tensor, "B S"]]:
+    def encode(
+        self, actions: Float[Tensor, "B H A"]
+    ) -> tuple[Int[Tensor, "B S"], Bool[Tensor, "B S"]]:
         """Tokens of chunks, padded with 0 to `num_symbols`, and which of them are there."""
-        rows = [merge_all((row - self.low).tolist(), self._ranks, self.high - self.low + 1)
-                for row in self.integers(actions.cpu().numpy())]  # fmt: skip
+        rows = [
+            merge_all((row - self.low).tolist(), self._ranks, self.high - self.low + 1)
+            for row in self.integers(actions.cpu().numpy())
+        ]
         tokens = torch.zeros(len(rows), self.num_symbols, dtype=torch.long)
         for i, row in enumerate(rows):
             tokens[i, : len(row)] = torch.tensor(row)
         there = torch.arange(self.num_symbols) < torch.tensor([len(row) for row in rows])[:, None]
         return tokens.to(actions.device), there.to(actions.device)
 
-    def decode(self, tokens: Int[Tensor, "B S"], there: Bool[Tensor, "B S"]) -> Float[Tensor, "B H A"]:
+    def decode(
+        self, tokens: Int[Tensor, "B S"], there: Bool[Tensor, "B S"]
+    ) -> Float[Tensor, "B H A"]:
         """Chunks of whole sequences of tokens."""
         rows = [
             [value for token in row[mask].tolist() for value in self.expansions[token]]
@@ -98,15 +110,21 @@ class FastCode:
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "normalizer": self.normalizer.to_dict(), "chunk": self.chunk, "scale": self.scale,
-            "low": self.low, "high": self.high, "merges": self.merges,
-        }  # fmt: skip
+            "normalizer": self.normalizer.to_dict(),
+            "chunk": self.chunk,
+            "scale": self.scale,
+            "low": self.low,
+            "high": self.high,
+            "merges": self.merges,
+        }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> FastCode:
         normalizer = ActionNormalizer.from_dict(values["normalizer"])
         merges = tuple((int(left), int(right)) for left, right in values["merges"])
-        return cls(normalizer, values["chunk"], values["scale"], values["low"], values["high"], merges)
+        return cls(
+            normalizer, values["chunk"], values["scale"], values["low"], values["high"], merges
+        )
 
 
 def coefficients(values: Float[np.ndarray, "N H a"], scale: float) -> Int[np.ndarray, "N S"]:
@@ -122,7 +140,9 @@ def fit_fast(actions: Float[np.ndarray, "N H A"], num_tokens: int, scale: float)
         ValueError: the integers alone need more tokens than that.
     """
     chunk = actions.shape[1]
-    normalizer = fit_normalizer(actions.reshape(-1, actions.shape[-1]), farthest_of(num_tokens, scale, chunk))
+    normalizer = fit_normalizer(
+        actions.reshape(-1, actions.shape[-1]), farthest_of(num_tokens, scale, chunk)
+    )
     values = normalizer.encode(torch.from_numpy(np.asarray(actions, dtype=np.float32))).numpy()
     integers = coefficients(values, scale)
     low, high = int(integers.min()), int(integers.max())
@@ -139,13 +159,15 @@ def fit_fast(actions: Float[np.ndarray, "N H A"], num_tokens: int, scale: float)
 
 
 def farthest_of(num_tokens: int, scale: float, chunk: int) -> float:
-    """How far out normalised values may lie: a chunk that stays there is a coefficient of sqrt(chunk) times as much."""
+    """How far out normalised values may lie: a chunk that stays there is a coefficient of
+    sqrt(chunk) times as much."""
     return max(1.0, min(FARTHEST, ROOM_FOR_FAR * num_tokens / (scale * math.sqrt(chunk))))
 
 
 def learn_merges(rows: list[list[int]], first: int, count: int) -> tuple[Pair, ...]:
-    """Byte-pair encoding (Sennrich et al. 2016): the most frequent pair of neighbours becomes token `first`, then the
-    next, `count` times at most. Equal rows are counted once; of equally frequent pairs the smallest comes first.
+    """Byte-pair encoding (Sennrich et al. 2016): the most frequent pair of neighbours becomes token
+    `first`, then the next, `count` times at most. Equal rows are counted once; of equally frequent
+    pairs the smallest comes first.
     """
     rows_by_content = Counter(tuple(row) for row in rows)
     words, weights = [list(row) for row in rows_by_content], list(rows_by_content.values())

@@ -1,15 +1,17 @@
-"""Flow matching on chunks of actions (Lipman et al. 2023; Black et al. 2024, pi0), and its stochastic sampler.
+"""Flow matching on chunks of actions (Lipman et al. 2023; Black et al. 2024, pi0), and its
+stochastic sampler.
 
-x_t = t x_1 + (1 - t) x_0 with data x_1 and noise x_0 ~ N(0, I): the network learns the velocity v = x_1 - x_0. Along a
-straight line x_1 = x + (1 - t) v and x_0 = x - t v, so a step of length d without noise is Euler's x + d v.
+x_t = t x_1 + (1 - t) x_0 with data x_1 and noise x_0 ~ N(0, I): the network learns the velocity v =
+x_1 - x_0. Along a straight line x_1 = x + (1 - t) v and x_0 = x - t v, so a step of length d
+without noise is Euler's x + d v.
 
-Flow-SDE (Liu et al. 2025, Flow-GRPO, eq. 8 to 12; Chen et al. 2025, pi_RL): the stochastic process with the same
-marginals as the flow,
+Flow-SDE (Liu et al. 2025, Flow-GRPO, eq. 8 to 12; Chen et al. 2025, pi_RL): the stochastic process
+with the same marginals as the flow,
 
     dx = [v + s^2 / 2 grad log p_t(x)] dt + s dw,   grad log p_t(x) = -x_0 / (1 - t),   s = a sqrt((1 - t) / t)
 
-taken in steps: mean x + d v - s^2 d / (2 (1 - t)) x_0 and standard deviation s sqrt(d). At t = 0, where s has no bound,
-the t below the line is that of the next step.
+taken in steps: mean x + d v - s^2 d / (2 (1 - t)) x_0 and standard deviation s sqrt(d). At t = 0,
+where s has no bound, the t below the line is that of the next step.
 """
 
 from __future__ import annotations
@@ -27,8 +29,8 @@ LATEST_TRAINED = 0.999
 
 @dataclass(frozen=True)
 class FlowMatching:
-    """`num_steps` Euler steps; training times 0.999 (1 - u), u ~ Beta(`time_alpha`, `time_beta`): 1.5 and 1 see noise
-    more often than data (pi0). `noise_level` is the a of Flow-SDE.
+    """`num_steps` Euler steps; training times 0.999 (1 - u), u ~ Beta(`time_alpha`, `time_beta`):
+    1.5 and 1 see noise more often than data (pi0). `noise_level` is the a of Flow-SDE.
     """
 
     num_steps: int
@@ -45,7 +47,10 @@ class FlowMatching:
         return LATEST_TRAINED * (1 - beta.sample(shape).to(device))
 
     def corrupt(
-        self, actions: Float[Tensor, "*#rows H a"], noise: Float[Tensor, "*#rows H a"], time: Float[Tensor, "*#rows"]
+        self,
+        actions: Float[Tensor, "*#rows H a"],
+        noise: Float[Tensor, "*#rows H a"],
+        time: Float[Tensor, "*#rows"],
     ) -> tuple[Float[Tensor, "*#rows H a"], Float[Tensor, "*#rows H a"]]:
         at = time[..., None, None]
         return at * actions + (1 - at) * noise, actions - noise

@@ -1,8 +1,10 @@
-"""Continuous actions on one scale: [-1, 1] between the 1 % and 99 % quantiles of the data (Black et al. 2024, pi0).
+"""Continuous actions on one scale: [-1, 1] between the 1 % and 99 % quantiles of the data (Black et
+al. 2024, pi0).
 
-Quantiles, because one disturbed demonstration must not squeeze all others. Values outside them lie outside [-1, 1], up
-to 10, and come back unharmed; where they would lie further out the scale is widened, for one number of 1000 squared
-drowns a batch. A dimension that hardly moves in the data is left out: its constant is executed.
+Quantiles, because one disturbed demonstration must not squeeze all others. Values outside them lie
+outside [-1, 1], up to 10, and come back unharmed; where they would lie further out the scale is
+widened, for one number of 1000 squared drowns a batch. A dimension that hardly moves in the data is
+left out: its constant is executed.
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ from vla.actions.spread import FARTHEST, check_dimensions, spread_of
 
 @dataclass(frozen=True)
 class ActionNormalizer:
-    """`low[i]` and `high[i]` of active dimension i become -1 and 1; `constants[j]` for every dimension, used where
-    inactive.
+    """`low[i]` and `high[i]` of active dimension i become -1 and 1; `constants[j]` for every
+    dimension, used where inactive.
     """
 
     active: tuple[int, ...]
@@ -42,7 +44,8 @@ class ActionNormalizer:
         return 2 * (actions[..., list(self.active)] - low) / (high - low) - 1
 
     def decode(self, values: Float[Tensor, "*rows a"]) -> Float[Tensor, "*rows A"]:
-        """Values near [-1, 1] as actions, constants elsewhere. Nothing is clipped: the environment does that."""
+        """Values near [-1, 1] as actions, constants elsewhere. Nothing is clipped: the environment
+        does that."""
         values = values.float()
         low, high = values.new_tensor(self.low), values.new_tensor(self.high)
         actions = values.new_tensor(self.constants).repeat(*values.shape[:-1], 1)
@@ -50,19 +53,29 @@ class ActionNormalizer:
         return actions
 
     def to_dict(self) -> dict[str, Any]:
-        return {"active": self.active, "constants": self.constants, "low": self.low, "high": self.high}
+        return {
+            "active": self.active,
+            "constants": self.constants,
+            "low": self.low,
+            "high": self.high,
+        }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ActionNormalizer:
         active = tuple(int(d) for d in values["active"])
-        return cls(active, *(tuple(float(v) for v in values[name]) for name in ("constants", "low", "high")))
+        return cls(
+            active,
+            *(tuple(float(v) for v in values[name]) for name in ("constants", "low", "high")),
+        )
 
 
 def fit_normalizer(actions: Num[np.ndarray, "N A"], farthest: float = FARTHEST) -> ActionNormalizer:
-    """The normaliser of `actions` (frames that the policy should imitate); none of them lies beyond +-`farthest`.
+    """The normaliser of `actions` (frames that the policy should imitate); none of them lies beyond
+    +-`farthest`.
 
-    A dimension whose quantiles are equal, because it moves in few frames only, spans its extremes. One whose extremes
-    lie further out than `farthest` is widened about its middle until they do not.
+    A dimension whose quantiles are equal, because it moves in few frames only, spans its extremes.
+    One whose extremes lie further out than `farthest` is widened about its middle until they do
+    not.
 
     Raises:
         ValueError: no dimension moves, or a number is NaN or infinite.

@@ -1,7 +1,9 @@
-"""What a policy that denoises asks of the process behind it: flow matching (`flow.py`) or diffusion (`diffusion.py`).
+"""What a policy that denoises asks of the process behind it: flow matching (`flow.py`) or diffusion
+(`diffusion.py`).
 
-A process turns noise into a chunk of actions in `K` steps with the help of a network's predictions. t = 0 is noise and
-t = 1 is data. Taken as draws from Gaussians, the steps are a Markov chain whose log-probability is exact.
+A process turns noise into a chunk of actions in `K` steps with the help of a network's predictions.
+t = 0 is noise and t = 1 is data. Taken as draws from Gaussians, the steps are a Markov chain whose
+log-probability is exact.
 """
 
 from __future__ import annotations
@@ -30,7 +32,10 @@ class Process(Protocol):
         """Random times to train at."""
 
     def corrupt(
-        self, actions: Float[Tensor, "*#rows H a"], noise: Float[Tensor, "*#rows H a"], time: Float[Tensor, "*#rows"]
+        self,
+        actions: Float[Tensor, "*#rows H a"],
+        noise: Float[Tensor, "*#rows H a"],
+        time: Float[Tensor, "*#rows"],
     ) -> tuple[Float[Tensor, "*#rows H a"], Float[Tensor, "*#rows H a"]]:
         """Actions on their way from noise at `time`, and what the network should predict there."""
 
@@ -46,7 +51,9 @@ class Process(Protocol):
 
 
 def gaussian_logprob(
-    value: Float[Tensor, "*rows H a"], mean: Float[Tensor, "*rows H a"], std: Float[Tensor, "*rows H a"] | float
+    value: Float[Tensor, "*rows H a"],
+    mean: Float[Tensor, "*rows H a"],
+    std: Float[Tensor, "*rows H a"] | float,
 ) -> Float[Tensor, "*rows"]:
     """log N(value; mean, std), summed over the H a numbers of a chunk."""
     log_std = std.log() if isinstance(std, Tensor) else math.log(std)

@@ -1,7 +1,9 @@
-"""How far demonstrated actions spread: quantiles, extremes, and the few that lie far beyond all others.
+"""How far demonstrated actions spread: quantiles, extremes, and the few that lie far beyond all
+others.
 
-One rare jump of a dimension that else only trembles must neither blow up a loss nor vanish. What lies far out is kept
-within reach: normalised values stay within `FARTHEST`, and bins give the far values edges of their own.
+One rare jump of a dimension that else only trembles must neither blow up a loss nor vanish. What
+lies far out is kept within reach: normalised values stay within `FARTHEST`, and bins give the far
+values edges of their own.
 """
 
 from __future__ import annotations
@@ -15,12 +17,14 @@ from jaxtyping import Bool, Float, Num
 CONSTANT_RANGE = 1e-5
 """A dimension whose values span less than this (metres, radians) is constant."""
 FARTHEST = 10.0
-"""No normalised value lies further from 0 than this; those between the 1 % and 99 % quantiles lie within 1."""
+"""No normalised value lies further from 0 than this; those between the 1 % and 99 % quantiles lie
+within 1."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Of each dimension [A]: extremes `least` and `most`, 1 % and 99 % quantiles `low` and `high`, and the median."""
+    """Of each dimension [A]: extremes `least` and `most`, 1 % and 99 % quantiles `low` and `high`,
+    and the median."""
 
     least: Float[np.ndarray, "A"]
     low: Float[np.ndarray, "A"]
@@ -40,17 +44,27 @@ class Spread:
 
     @property
     def reach(self) -> Float[np.ndarray, "A"]:
-        """How far the extremes lie from the middle of the quantiles, in halves of the distance between these."""
+        """How far the extremes lie from the middle of the quantiles, in halves of the distance
+        between these."""
         middle, half = (self.high + self.low) / 2, (self.high - self.low) / 2
-        return np.maximum(self.most - middle, middle - self.least) / np.maximum(half, CONSTANT_RANGE / 2)
+        return np.maximum(self.most - middle, middle - self.least) / np.maximum(
+            half, CONSTANT_RANGE / 2
+        )
 
 
-def check_dimensions(active: Sequence[int], constants: Sequence[float], *of_active: Sequence[object]) -> None:
-    """ValueError where a code of actions names dimensions that are not there, or lacks something of an active one."""
+def check_dimensions(
+    active: Sequence[int], constants: Sequence[float], *of_active: Sequence[object]
+) -> None:
+    """ValueError where a code of actions names dimensions that are not there, or lacks something of
+    an active one."""
     if not active or not all(0 <= dimension < len(constants) for dimension in active):
-        raise ValueError(f"the active dimensions {list(active)} are not among the {len(constants)} of its constants")
+        raise ValueError(
+            f"the active dimensions {list(active)} are not among the {len(constants)} of its constants"
+        )
     if any(len(part) != len(active) for part in of_active):
-        raise ValueError(f"it must hold one limit, or row of bins, for each of the {len(active)} active dimensions")
+        raise ValueError(
+            f"it must hold one limit, or row of bins, for each of the {len(active)} active dimensions"
+        )
 
 
 def spread_of(actions: Num[np.ndarray, "N A"]) -> Spread:
@@ -76,8 +90,11 @@ def spread_of(actions: Num[np.ndarray, "N A"]) -> Spread:
     return found
 
 
-def rare_jumps(actions: Num[np.ndarray, "N A"], names: Sequence[str], farthest: float) -> list[tuple[str, float]]:
-    """Dimensions whose extremes lie further out than `farthest`: a sentence, and how many times further."""
+def rare_jumps(
+    actions: Num[np.ndarray, "N A"], names: Sequence[str], farthest: float
+) -> list[tuple[str, float]]:
+    """Dimensions whose extremes lie further out than `farthest`: a sentence, and how many times
+    further."""
     found = spread_of(actions)
     return [
         (

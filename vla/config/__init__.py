@@ -1,7 +1,9 @@
-"""Frozen, validated settings of a run. The YAML under configs/ holds every value once; these types hold none.
+"""Frozen, validated settings of a run. The YAML under configs/ holds every value once; these types
+hold none.
 
-`load(overrides)` is the only way in. A choice between kinds of a thing is a union discriminated by its `name`, so that
-a setting of one kind is refused under another (`gae_lambda` under grpo). `conflicts` says what single settings cannot.
+`load(overrides)` is the only way in. A choice between kinds of a thing is a union discriminated by
+its `name`, so that a setting of one kind is refused under another (`gae_lambda` under grpo).
+`conflicts` says what single settings cannot.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ CONFIG = TypeAdapter(Annotated[Config, Field(discriminator="mode")])
 
 
 def load(overrides: Sequence[str] = (), say: Callable[[str], None] = lambda line: None) -> Config:
-    """Settings from `key=value` and `group=option` strings, as on the command line. `say` is told in a line of what
-    could not be had and what is done instead.
+    """Settings from `key=value` and `group=option` strings, as on the command line. `say` is told
+    in a line of what could not be had and what is done instead.
 
     Raises `ConfigError`, a ValueError, that names each setting at fault, its value and the remedy.
     """

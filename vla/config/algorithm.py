@@ -1,6 +1,8 @@
-"""The reinforcement-learning algorithms and their settings, field for field those of the dataclasses in vla/rl.
+"""The reinforcement-learning algorithms and their settings, field for field those of the
+dataclasses in vla/rl.
 
-What a value must be beyond its type is said there, once, and asked at load (`vla.rl.checks`, no tensors involved).
+What a value must be beyond its type is said there, once, and asked at load (`vla.rl.checks`, no
+tensors involved).
 """
 
 from __future__ import annotations
@@ -142,7 +144,8 @@ Algorithm = Annotated[
 
 
 def needs_groups(algorithm: Algorithm) -> bool:
-    """Whether the algorithm compares the trajectories of a group, so that a group of one says nothing."""
+    """Whether the algorithm compares the trajectories of a group, so that a group of one says
+    nothing."""
     if isinstance(algorithm, ReinforcePlusPlus):
         return algorithm.baseline == "group"
     return not isinstance(algorithm, Reinforce | Ppo)
@@ -150,4 +153,6 @@ def needs_groups(algorithm: Algorithm) -> bool:
 
 def needs_critic(algorithm: Algorithm) -> bool:
     """Whether the algorithm asks the policy for values."""
-    return isinstance(algorithm, Ppo) or (isinstance(algorithm, Reinforce) and algorithm.baseline == "critic")
+    return isinstance(algorithm, Ppo) or (
+        isinstance(algorithm, Reinforce) and algorithm.baseline == "critic"
+    )

@@ -1,4 +1,5 @@
-"""From `key=value` strings to plain values: presets, Hydra, resumed runs, and an answer when a name is wrong."""
+"""From `key=value` strings to plain values: presets, Hydra, resumed runs, and an answer when a name
+is wrong."""
 
 from __future__ import annotations
 
@@ -23,11 +24,17 @@ class ConfigError(ValueError):
 
 
 def compose(overrides: Sequence[str]) -> dict[str, Any]:
-    """The plain values of a run: those of `resume=RUN` if it is given, else of the files under configs/."""
+    """The plain values of a run: those of `resume=RUN` if it is given, else of the files under
+    configs/."""
     given = split(overrides)
-    empty = next((key for key in ("resume", "run_dir", "preset") if given.get(key, "null").strip() in EMPTY), None)
+    empty = next(
+        (key for key in ("resume", "run_dir", "preset") if given.get(key, "null").strip() in EMPTY),
+        None,
+    )
     if empty is not None:
-        raise ConfigError(f"{empty}= is empty (an unset variable of the shell?): give a folder, or leave {empty} out")
+        raise ConfigError(
+            f"{empty}= is empty (an unset variable of the shell?): give a folder, or leave {empty} out"
+        )
     if given.get("resume", "null") != "null":
         return resumed(given.pop("resume"), given)
     if given.get("mode") == "text" and "preference" in given:
@@ -38,12 +45,16 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def split(overrides: Sequence[str]) -> dict[str, str]:
-    """{key: value} of strings, the last of two equal keys; Hydra's `+key` (add) and `~key` (remove) keep their sign."""
+    """{key: value} of strings, the last of two equal keys; Hydra's `+key` (add) and `~key` (remove)
+    keep their sign."""
     given = {}
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals and not key.startswith("~"):
-            example = next((f": {group}={key}" for group in groups() if key in options(group)), ", e.g. sim=pick_place")
+            example = next(
+                (f": {group}={key}" for group in groups() if key in options(group)),
+                ", e.g. sim=pick_place",
+            )
             raise ConfigError(f"{key!r} is no setting: write key=value{example}")
         given[key] = value
     return given
@@ -60,7 +71,8 @@ def options(group: str) -> list[str]:
 
 
 def check_groups(given: Mapping[str, str]) -> None:
-    """Refuse an option that its group does not have, and a group that the chosen mode does not have."""
+    """Refuse an option that its group does not have, and a group that the chosen mode does not
+    have."""
     known = groups()
     for key, value in given.items():
         if key in known and value not in options(key):
@@ -82,15 +94,22 @@ def groups_of(mode: str) -> list[str]:
 def preset_values(preset: str, mode: str, given: Mapping[str, str]) -> dict[str, str]:
     """The preset's `key=value` pairs for a mode; what the user gives besides comes after them.
 
-    What another option of a group has is left out where the one that was chosen has it not: every text option has
-    settings of its own.
+    What another option of a group has is left out where the one that was chosen has it not: every
+    text option has settings of its own.
     """
     values = option_values("preset", preset)[mode]
     for group in {key for key in given if key in groups_of(mode)}:
         others = set().union(*(option_paths(group, name) for name in options(group)))
         foreign = others - option_paths(group, given[group])
-        values = {key: v for key, v in values.items() if key.partition(".")[::2] not in {(group, k) for k in foreign}}
-    return {key: yaml.safe_dump(value, default_flow_style=True).split("\n")[0] for key, value in values.items()}
+        values = {
+            key: v
+            for key, v in values.items()
+            if key.partition(".")[::2] not in {(group, k) for k in foreign}
+        }
+    return {
+        key: yaml.safe_dump(value, default_flow_style=True).split("\n")[0]
+        for key, value in values.items()
+    }
 
 
 def composed(given: Mapping[str, str]) -> dict[str, Any]:
@@ -103,7 +122,10 @@ def composed(given: Mapping[str, str]) -> dict[str, Any]:
     from omegaconf.errors import OmegaConfBaseException
 
     GlobalHydra.instance().clear()
-    overrides = [key if key.startswith("~") and not value else f"{key}={value}" for key, value in given.items()]
+    overrides = [
+        key if key.startswith("~") and not value else f"{key}={value}"
+        for key, value in given.items()
+    ]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         try:
             config = hydra_compose(ROOT_CONFIG, overrides=overrides)
@@ -111,14 +133,17 @@ def composed(given: Mapping[str, str]) -> dict[str, Any]:
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             parsed({key: value for key, value in given.items() if not key.startswith("~")})
             chosen = {key: value for key, value in given.items() if key in groups()}
-            values = hydra_compose(ROOT_CONFIG, overrides=[f"{key}={value}" for key, value in chosen.items()])
+            values = hydra_compose(
+                ROOT_CONFIG, overrides=[f"{key}={value}" for key, value in chosen.items()]
+            )
             check_keys(given, OmegaConf.to_container(values))  # type: ignore[arg-type]
             check_new_names(given, OmegaConf.to_container(values))  # type: ignore[arg-type]
             raise ConfigError(str(error).split("\n")[0]) from None
 
 
 def parsed(given: Mapping[str, str]) -> dict[str, Any]:
-    """{key: value} with the values that Hydra's grammar reads in the strings; one that cannot be read is named."""
+    """{key: value} with the values that Hydra's grammar reads in the strings; one that cannot be
+    read is named."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -127,12 +152,15 @@ def parsed(given: Mapping[str, str]) -> dict[str, Any]:
         try:
             values[key] = OverridesParser.create().parse_override(f"{key}={value}").value()
         except HydraException as error:
-            raise ConfigError(f"{key}={value}: this cannot be read: {str(error).splitlines()[0]}") from None
+            raise ConfigError(
+                f"{key}={value}: this cannot be read: {str(error).splitlines()[0]}"
+            ) from None
     return values
 
 
 def check_keys(given: Mapping[str, str], values: Mapping[str, Any]) -> None:
-    """Refuse a key that is not among the values, with the option that has it or the nearest key that is there."""
+    """Refuse a key that is not among the values, with the option that has it or the nearest key
+    that is there."""
     known = paths(values)
     for key, value in given.items():
         if key in known or key in groups() or key.startswith(("+", "~")):
@@ -140,13 +168,16 @@ def check_keys(given: Mapping[str, str], values: Mapping[str, Any]) -> None:
         group, _, rest = key.partition(".")
         owners = [name for name in options(group) if rest in paths(option_values(group, name))]
         remedy = (
-            f"; it belongs to {group}={' or '.join(owners)}" if owners else nearest(key, sorted(known | {*groups()}))
+            f"; it belongs to {group}={' or '.join(owners)}"
+            if owners
+            else nearest(key, sorted(known | {*groups()}))
         )
         raise ConfigError(f"{key}={value}: no such setting{remedy}")
 
 
 def check_new_names(given: Mapping[str, str], values: Mapping[str, Any]) -> None:
-    """Refuse `section={name: value}` where the section has no such name yet, with the way to add it."""
+    """Refuse `section={name: value}` where the section has no such name yet, with the way to add
+    it."""
     for key, value in given.items():
         there, new = at(values, key), parsed({key: value})[key] if key in paths(values) else None
         if not isinstance(there, Mapping) or not isinstance(new, Mapping):
@@ -174,10 +205,13 @@ def option_values(group: str, option: str) -> dict[str, Any]:
 
 
 def option_paths(group: str, option: str) -> set[str]:
-    """Every dotted path that an option has, by itself or from another one of its group that it builds on."""
+    """Every dotted path that an option has, by itself or from another one of its group that it
+    builds on."""
     entries = read_yaml(CONFIGS / group / f"{option}.yaml").get("defaults", [])
     builds_on = [entry for entry in entries if isinstance(entry, str) and entry in options(group)]
-    return paths(option_values(group, option)).union(*(option_paths(group, name) for name in builds_on))
+    return paths(option_values(group, option)).union(
+        *(option_paths(group, name) for name in builds_on)
+    )
 
 
 def paths(values: Mapping[str, Any], prefix: str = "") -> set[str]:
@@ -193,29 +227,42 @@ def paths(values: Mapping[str, Any], prefix: str = "") -> set[str]:
 def suggestion(wrong: str, known: Sequence[str]) -> str:
     """The nearest known name, and all that can be chosen."""
     near = get_close_matches(wrong, known, n=1)
-    return (f"; did you mean {near[0]}?" if near else "") + (f"; choose from {', '.join(known)}" if known else "")
+    return (f"; did you mean {near[0]}?" if near else "") + (
+        f"; choose from {', '.join(known)}" if known else ""
+    )
 
 
 def nearest(wrong: str, known: Sequence[str]) -> str:
-    """The nearest setting among many: one of the same last name in any section, else one spelled alike."""
+    """The nearest setting among many: one of the same last name in any section, else one spelled
+    alike."""
     last = wrong.rsplit(".", 1)[-1]
-    near = [name for name in known if name.rsplit(".", 1)[-1] == last] or get_close_matches(wrong, known, n=1)
+    near = [name for name in known if name.rsplit(".", 1)[-1] == last] or get_close_matches(
+        wrong, known, n=1
+    )
     return f"; did you mean {near[0]}?" if near else "; --cfg job prints all there are"
 
 
 def read_settings(run: Path) -> dict[str, Any]:
-    """What stands in the config.yaml of a run: its mode, and a mapping for every group that is there.
+    """What stands in the config.yaml of a run: its mode, and a mapping for every group that is
+    there.
 
     Raises ConfigError where the file is damaged.
     """
-    path, remedy = run / "config.yaml", "restore it (every checkpoint of the run holds a copy), or start a new run"
+    path, remedy = (
+        run / "config.yaml",
+        "restore it (every checkpoint of the run holds a copy), or start a new run",
+    )
     try:
         values = read_yaml(path, remedy=remedy)
         if values.get("mode") not in options("mode"):
-            raise DamagedFile(path, f"mode ({values.get('mode')}) is none of {', '.join(options('mode'))}", remedy)
+            raise DamagedFile(
+                path, f"mode ({values.get('mode')}) is none of {', '.join(options('mode'))}", remedy
+            )
         for group in groups_of(values["mode"]):
             if not isinstance(values.get(group, {}), Mapping):
-                raise DamagedFile(path, f"{group} ({values[group]}) is no section of settings", remedy)
+                raise DamagedFile(
+                    path, f"{group} ({values[group]}) is no section of settings", remedy
+                )
         if not all(isinstance(key, str) for key in values):
             raise DamagedFile(path, "a setting has no name", remedy)
     except DamagedFile as error:
@@ -240,16 +287,23 @@ def overridden(values: Mapping[str, Any], given: Mapping[str, str]) -> dict[str,
 
 
 def resumed(run: str, given: Mapping[str, str]) -> dict[str, Any]:
-    """The values a run was started with, and those given beside `resume=RUN`; its kind (groups) stays what it was."""
+    """The values a run was started with, and those given beside `resume=RUN`; its kind (groups)
+    stays what it was."""
     if not (Path(run) / "config.yaml").exists():
         beside = sorted(str(path.parent) for path in Path(run).parent.glob("*/config.yaml"))
-        raise ConfigError(f"resume ({run}) is no run: there is no config.yaml in it{suggestion(run, beside)}")
+        raise ConfigError(
+            f"resume ({run}) is no run: there is no config.yaml in it{suggestion(run, beside)}"
+        )
     values = read_settings(Path(run))
-    if any(name not in values for name in groups_of(values["mode"])):  # sections that came after the run was made
+    if any(
+        name not in values for name in groups_of(values["mode"])
+    ):  # sections that came after the run was made
         values = {**composed({"mode": values["mode"]}), **values}
     chosen = [f"{key}={value}" for key, value in given.items() if key in groups()]
     if chosen:
-        raise ConfigError(f"{chosen[0]} cannot be chosen anew for resume ({run}): leave it out, or start a new run")
+        raise ConfigError(
+            f"{chosen[0]} cannot be chosen anew for resume ({run}): leave it out, or start a new run"
+        )
     anew = {**overridden(values, given), "resume": run, "run_dir": run}
     for name in masked_settings(anew):
         raise ConfigError(
@@ -261,7 +315,8 @@ def resumed(run: str, given: Mapping[str, str]) -> dict[str, Any]:
 
 
 def check_fits(run: str, values: Mapping[str, Any], anew: Mapping[str, Any]) -> None:
-    """Refuse settings that do not fit what a run has made; those saved without their secret have to be given anew."""
+    """Refuse settings that do not fit what a run has made; those saved without their secret have to
+    be given anew."""
     refused = [
         f"{name} ({new}) does not fit resume={run}: what it has made so far belongs to {old}; leave it out, or start a"
         " new run"

@@ -1,4 +1,5 @@
-"""What is wrong between settings that are each right: every message names the setting, its value and the remedy."""
+"""What is wrong between settings that are each right: every message names the setting, its value
+and the remedy."""
 
 from __future__ import annotations
 
@@ -10,7 +11,12 @@ from vla.config.compose import suggestion
 from vla.config.explain import nearest_divisor, shown
 from vla.config.model_conflicts import language_model_conflicts, model_conflicts, policy_conflicts
 from vla.config.processes import process_conflicts
-from vla.config.rl_conflicts import adapter_conflicts, branch_conflicts, rl_conflicts, text_rl_conflicts
+from vla.config.rl_conflicts import (
+    adapter_conflicts,
+    branch_conflicts,
+    rl_conflicts,
+    text_rl_conflicts,
+)
 from vla.config.robot import FastPolicy, GymSim, RobotConfig
 from vla.config.text import TextConfig
 from vla.config.training import Evaluation, Train
@@ -23,7 +29,11 @@ REWARDS = ("correct", "code", "finished", *NAMES)
 
 def conflicts(config: RobotConfig | TextConfig) -> list[str]:
     """What is wrong between settings that are each right, a line apiece: setting, value, remedy."""
-    found = rl_conflicts(config.rl, config.algorithm) + adapter_conflicts(config) + process_conflicts(config)
+    found = (
+        rl_conflicts(config.rl, config.algorithm)
+        + adapter_conflicts(config)
+        + process_conflicts(config)
+    )
     if isinstance(config, TextConfig):
         found += text_rl_conflicts(config.rl) + language_model_conflicts(config.language_model)
         found += engine_conflicts(config) + guidance_conflicts(config) + mixture_conflicts(config)
@@ -32,7 +42,9 @@ def conflicts(config: RobotConfig | TextConfig) -> list[str]:
     if isinstance(config, RobotConfig):
         found += branch_conflicts(config) + device_conflicts(config.train)
         found += gym_conflicts(config) + chunk_conflicts(config) + policy_conflicts(config.policy)
-        found += model_conflicts(config) + seed_conflicts(config.evaluation) + recap_conflicts(config)
+        found += (
+            model_conflicts(config) + seed_conflicts(config.evaluation) + recap_conflicts(config)
+        )
         found += zero_conflicts("sim.reward", config.sim.reward)
     return found
 
@@ -53,7 +65,9 @@ def zero_conflicts(setting: str, weights: dict[str, float]) -> list[str]:
     """Rewards that pay nothing."""
     if any(weights.values()):
         return []
-    return [f"{setting} ({shown(weights)}) weighs every reward 0, so there is nothing to learn: give one a weight"]
+    return [
+        f"{setting} ({shown(weights)}) weighs every reward 0, so there is nothing to learn: give one a weight"
+    ]
 
 
 def reward_conflicts(config: TextConfig) -> list[str]:
@@ -88,7 +102,8 @@ def is_verifier(name: str) -> bool:
 
 
 def is_function(name: str) -> bool:
-    """Whether `package.module:function` (or a dot there) begins with a package that can be imported; nothing is."""
+    """Whether `package.module:function` (or a dot there) begins with a package that can be
+    imported; nothing is."""
     package = re.match(r"([a-zA-Z]\w*)[.:].", name)
     return package is not None and find_spec(package[1]) is not None
 
@@ -104,7 +119,8 @@ def mixture_conflicts(config: TextConfig) -> list[str]:
 
 
 def fit_conflicts(config: TextConfig) -> list[str]:
-    """How long a fit is, said twice or not at all, and batches in which KTO has nothing to compare with."""
+    """How long a fit is, said twice or not at all, and batches in which KTO has nothing to compare
+    with."""
     text, found = config.text, []
     for name in ("sft", "reward_model", "fit"):
         fit = getattr(text, name, None)
@@ -128,8 +144,12 @@ def turn_conflicts(config: TextConfig) -> list[str]:
     if text.name != "rlvr" or (text.tool is None) == (text.max_turns == 1):
         return []
     if text.tool is None:
-        return [f"text.max_turns ({text.max_turns}) must be 1 without text.tool: set it to 1, or name a tool"]
-    return [f"text.max_turns (1) leaves no turn in which text.tool ({text.tool}) could be called: 2 or more"]
+        return [
+            f"text.max_turns ({text.max_turns}) must be 1 without text.tool: set it to 1, or name a tool"
+        ]
+    return [
+        f"text.max_turns (1) leaves no turn in which text.tool ({text.tool}) could be called: 2 or more"
+    ]
 
 
 def sampling_conflicts(config: TextConfig) -> list[str]:
@@ -161,13 +181,19 @@ def engine_conflicts(config: TextConfig) -> list[str]:
             "exactly those of the update: 2 is usual"
         )
     if model.lora is not None:
-        found.append("language_model.lora does not go with language_model.engine=vllm: set one of them to null or own")
+        found.append(
+            "language_model.lora does not go with language_model.engine=vllm: set one of them to null or own"
+        )
     return found
 
 
 def guidance_conflicts(config: TextConfig) -> list[str]:
     text = config.text
-    if text.name != "control" or text.guidance == 1 or getattr(config.language_model, "engine", "own") == "own":
+    if (
+        text.name != "control"
+        or text.guidance == 1
+        or getattr(config.language_model, "engine", "own") == "own"
+    ):
         return []
     return [
         f"text.guidance ({text.guidance}) weighs several prompts token by token, which language_model.engine=vllm does "
@@ -179,16 +205,21 @@ def chunk_conflicts(config: RobotConfig) -> list[str]:
     chunk, max_steps = config.policy.chunk, config.sim.max_steps
     if max_steps % chunk == 0:
         return []
-    return [f"policy.chunk ({chunk}) must divide sim.max_steps ({max_steps}): {nearest_divisor(chunk, max_steps)} does"]
+    return [
+        f"policy.chunk ({chunk}) must divide sim.max_steps ({max_steps}): {nearest_divisor(chunk, max_steps)} does"
+    ]
 
 
 def gym_conflicts(config: RobotConfig) -> list[str]:
-    """What an environment of gymnasium cannot give: scenes to ask about, and the pictures of the model that ships."""
+    """What an environment of gymnasium cannot give: scenes to ask about, and the pictures of the
+    model that ships."""
     if not isinstance(config.sim, GymSim):
         return []
     found = []
     if config.model.checkpoint == "embedded":
-        found.append("model.checkpoint (embedded) knows our two cameras and none of sim=gym: set it to null")
+        found.append(
+            "model.checkpoint (embedded) knows our two cameras and none of sim=gym: set it to null"
+        )
     if config.grounding.num_steps and config.model.checkpoint is None:
         found.append("grounding.num_steps asks about scenes, and sim=gym has none: set it to 0")
     if config.data.question_weight:
@@ -197,7 +228,8 @@ def gym_conflicts(config: RobotConfig) -> list[str]:
 
 
 def recap_conflicts(config: RobotConfig) -> list[str]:
-    """What advantage-conditioned training, tokens beside an expert, texts and multimodal sentences cannot do."""
+    """What advantage-conditioned training, tokens beside an expert, texts and multimodal sentences
+    cannot do."""
     policy, recap, found = config.policy, config.recap, []
     in_one_pass = getattr(policy, "decoding", "parallel") == "parallel"
     if getattr(policy, "token_weight", 0) and config.sft.probe_steps and config.sft.probe_only:
@@ -222,7 +254,9 @@ def recap_conflicts(config: RobotConfig) -> list[str]:
             "policy.decoding=parallel"
         )
     if sentence is not None and "{instruction}" not in sentence:
-        found.append(f"data.sentence ({sentence}) has no {{instruction}} in it: the policy would not know what to do")
+        found.append(
+            f"data.sentence ({sentence}) has no {{instruction}} in it: the policy would not know what to do"
+        )
     if recap.guidance != 1 and isinstance(policy, FastPolicy):
         found.append(
             f"recap.guidance ({recap.guidance}) combines predictions of policy=token, flow, diffusion or regression, "

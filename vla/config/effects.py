@@ -1,7 +1,7 @@
 """Which settings have no effect in a run, and why: given by name, such a setting is refused.
 
-The rules follow the choices of a run: its mode, its algorithm, its policy, and the stages that are switched off by a
-number. `tests/config/test_effects.py` holds them against what runs really read.
+The rules follow the choices of a run: its mode, its algorithm, its policy, and the stages that are
+switched off by a number. `tests/config/test_effects.py` holds them against what runs really read.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ from vla.config.robot import DiffusionPolicy, FlowPolicy, GymSim, RobotConfig, T
 from vla.config.text import Rlhf, Rlvr, TextConfig, TextPreference, TextSft
 
 BRANCHES = "rl.num_branches"
-NO_VALIDATION = "rl.evaluate_every is more than rl.num_iterations, so nothing is validated in between"
+NO_VALIDATION = (
+    "rl.evaluate_every is more than rl.num_iterations, so nothing is validated in between"
+)
 BRANCH_SETTINGS = ("branch_share", "branch_discount", "branch_warmup", "greedy_every")
 
 
 @dataclass(frozen=True)
 class Idle:
-    """A setting or a whole section without effect. `switch` is the number, flag or path that switches it off: whoever
-    gives that by name too is told, not refused, for one launch script serves many runs.
+    """A setting or a whole section without effect. `switch` is the number, flag or path that
+    switches it off: whoever gives that by name too is told, not refused, for one launch script
+    serves many runs.
     """
 
     path: str
@@ -51,7 +54,8 @@ def rl_rules(config: RobotConfig | TextConfig) -> Iterator[Idle]:
     rl, algorithm = config.rl, config.algorithm
     if isinstance(config, TextConfig) and not isinstance(config.text, Rlvr | Rlhf):
         yield from (
-            Idle(name, f"text={config.text.name} runs no reinforcement learning") for name in ("rl", "algorithm")
+            Idle(name, f"text={config.text.name} runs no reinforcement learning")
+            for name in ("rl", "algorithm")
         )
         return
     if rl.num_iterations == 0:
@@ -68,7 +72,10 @@ def rl_rules(config: RobotConfig | TextConfig) -> Iterator[Idle]:
     if rl.importance_cap is None:
         yield Idle("rl.importance_level", "rl.importance_cap is null")
     if rl.epochs * rl.num_minibatches == 1:
-        yield Idle("rl.target_kl", "a rollout is learned from in one optimizer step (rl.epochs and rl.num_minibatches)")
+        yield Idle(
+            "rl.target_kl",
+            "a rollout is learned from in one optimizer step (rl.epochs and rl.num_minibatches)",
+        )
     if rl.evaluate_every > rl.num_iterations:
         yield Idle("rl.patience", NO_VALIDATION)
     yield from algorithm_rules(config)
@@ -78,8 +85,12 @@ def algorithm_rules(config: RobotConfig | TextConfig) -> Iterator[Idle]:
     """Settings of the algorithm that others switch off."""
     algorithm = config.algorithm
     if hasattr(algorithm, "kl_estimator") and not algorithm.kl_coefficient:
-        yield from each("algorithm", ("kl_estimator", "kl_placement", "kl_cap"), "algorithm.kl_coefficient is 0")
-    along_decisions = isinstance(algorithm, Reinforce | ReinforcePlusPlus) and algorithm.along == "decision"
+        yield from each(
+            "algorithm", ("kl_estimator", "kl_placement", "kl_cap"), "algorithm.kl_coefficient is 0"
+        )
+    along_decisions = (
+        isinstance(algorithm, Reinforce | ReinforcePlusPlus) and algorithm.along == "decision"
+    )
     if isinstance(config, RobotConfig):
         why = "a branch is one decision (rl.num_branches)" if config.rl.num_branches else None
         along_decisions = along_decisions or isinstance(algorithm, Ppo)
@@ -105,20 +116,32 @@ def robot_rules(config: RobotConfig) -> Iterator[Idle]:
         if not recap.num_rounds:
             yield Idle("evaluation.num_quick_starts", "rl.num_iterations is 0", "rl.num_iterations")
     if not rl.num_iterations or not needs_critic(config.algorithm):
-        yield Idle("model.detach_critic", f"algorithm={config.algorithm.name} trains no critic here")
+        yield Idle(
+            "model.detach_critic", f"algorithm={config.algorithm.name} trains no critic here"
+        )
 
 
 def grounding_rules(config: RobotConfig) -> Iterator[Idle]:
     grounding, checkpoint = config.grounding, config.model.checkpoint
     if checkpoint is not None:
-        yield Idle("grounding", f"model.checkpoint={checkpoint} can see already", "model.checkpoint")
+        yield Idle(
+            "grounding", f"model.checkpoint={checkpoint} can see already", "model.checkpoint"
+        )
     elif not grounding.num_steps:
         others = (name for name in type(grounding).model_fields if name != "num_steps")
         yield from each("grounding", others, "grounding.num_steps is 0", "grounding.num_steps")
 
 
 WHOLE_SETTINGS = (
-    *("num_steps", "learning_rate", "optimizer", "muon_learning_rate", "schedule", "ema_decay", "evaluate_every"),
+    *(
+        "num_steps",
+        "learning_rate",
+        "optimizer",
+        "muon_learning_rate",
+        "schedule",
+        "ema_decay",
+        "evaluate_every",
+    ),
     "max_seconds",
 )
 """Of the steps of the whole policy, which follow those of the head alone."""
@@ -126,7 +149,9 @@ WHOLE_SETTINGS = (
 
 def can_probe(config: RobotConfig) -> bool:
     """Whether the policy has a head apart."""
-    return not (isinstance(config.policy, TokenPolicy) and config.policy.decoding == "autoregressive")
+    return not (
+        isinstance(config.policy, TokenPolicy) and config.policy.decoding == "autoregressive"
+    )
 
 
 def moves_whole(config: RobotConfig) -> bool:
@@ -138,18 +163,28 @@ def moves_whole(config: RobotConfig) -> bool:
 def sft_rules(config: RobotConfig) -> Iterator[Idle]:
     sft = config.sft
     if sft.probe_only and sft.probe_steps and can_probe(config):
-        yield from each("sft", WHOLE_SETTINGS, "sft.probe_only trains the head alone", "sft.probe_only")
+        yield from each(
+            "sft", WHOLE_SETTINGS, "sft.probe_only trains the head alone", "sft.probe_only"
+        )
     elif not sft.num_steps:
         yield from each("sft", WHOLE_SETTINGS[1:], "sft.num_steps is 0", "sft.num_steps")
     elif sft.optimizer != "muon":
         yield Idle("sft.muon_learning_rate", f"sft.optimizer is {sft.optimizer}")
     if not can_probe(config):
-        yield from each("sft", ("probe_steps", "probe_passes", "probe_only"), "policy.decoding has no head apart")
+        yield from each(
+            "sft",
+            ("probe_steps", "probe_passes", "probe_only"),
+            "policy.decoding has no head apart",
+        )
     elif not sft.probe_steps:
-        yield from each("sft", ("probe_passes", "probe_only"), "sft.probe_steps is 0", "sft.probe_steps")
+        yield from each(
+            "sft", ("probe_passes", "probe_only"), "sft.probe_steps is 0", "sft.probe_steps"
+        )
     if not config.recap.num_rounds and not (sft.probe_steps and can_probe(config)):
         yield from each(
-            "sft", ("probe_batch_size", "probe_learning_rate"), "nothing trains the head alone (sft.probe_steps)"
+            "sft",
+            ("probe_batch_size", "probe_learning_rate"),
+            "nothing trains the head alone (sft.probe_steps)",
         )
 
 
@@ -157,7 +192,9 @@ def data_rules(config: RobotConfig) -> Iterator[Idle]:
     data = config.data
     if data.path is not None:
         own = ("num_demonstrations", "image_format", "burst_probability")
-        yield from each("data", own, f"data.path={data.path} has demonstrations of its own", "data.path")
+        yield from each(
+            "data", own, f"data.path={data.path} has demonstrations of its own", "data.path"
+        )
     questions = ("question_batch_size", "questions_per_scene")
     if not moves_whole(config):
         why = "SFT trains the head alone (sft.probe_only), questions train the model"
@@ -174,7 +211,12 @@ def data_rules(config: RobotConfig) -> Iterator[Idle]:
 def policy_rules(config: RobotConfig) -> Iterator[Idle]:
     policy = config.policy
     if isinstance(policy, FlowPolicy | DiffusionPolicy) and not policy.token_weight:
-        yield from each("policy", ("num_tokens", "token_scale"), "policy.token_weight is 0", "policy.token_weight")
+        yield from each(
+            "policy",
+            ("num_tokens", "token_scale"),
+            "policy.token_weight is 0",
+            "policy.token_weight",
+        )
     if isinstance(policy, FlowPolicy):
         unused = {
             "one_step": ("min_noise", "max_noise"),
@@ -189,7 +231,9 @@ def text_rules(config: TextConfig) -> Iterator[Idle]:
     """What a text run leaves unused."""
     text = config.text
     if text.name not in ("preference", "rlaif", "constitution"):
-        yield Idle("preference", f"text={text.name} learns from no preferences by a loss of their own")
+        yield Idle(
+            "preference", f"text={text.name} learns from no preferences by a loss of their own"
+        )
     match text:
         case Rlvr():
             yield from rlvr_rules(config, text)
@@ -199,7 +243,9 @@ def text_rules(config: TextConfig) -> Iterator[Idle]:
         case TextPreference():
             yield from judge_rules(text)
             if text.comparisons is not None:
-                yield from each("text", ("samples_per_prompt",), "text.comparisons brings what is compared")
+                yield from each(
+                    "text", ("samples_per_prompt",), "text.comparisons brings what is compared"
+                )
                 if config.language_model.name != "tiny":  # whose tokenizer is made of these prompts
                     yield Idle("text.prompts.num_train", "text.comparisons brings what is compared")
                 yield Idle("text.generation.sampling", "text.comparisons brings what is compared")
@@ -221,7 +267,11 @@ def rlvr_rules(config: TextConfig, text: Rlvr) -> Iterator[Idle]:
 
 def rlhf_rules(text: Rlhf) -> Iterator[Idle]:
     unused = ("max_refills", "evaluate_every", "target_success", "patience", "load_best_at_end")
-    yield from each("rl", unused, "text=rlhf has no verified success, so neither validation nor groups to refill")
+    yield from each(
+        "rl",
+        unused,
+        "text=rlhf has no verified success, so neither validation nor groups to refill",
+    )
     if not text.demonstrations:
         yield Idle("text.sft", "text.demonstrations is 0", "text.demonstrations")
         if text.comparisons is not None:
@@ -241,9 +291,12 @@ def judge_rules(text: Rlhf | TextPreference) -> Iterator[Idle]:
     yield from each("text.judge", unused, f"text.judge.name is {text.judge.name}")
 
 
-def check_given(config: RobotConfig | TextConfig, overrides: Sequence[str], without_branches: bool) -> list[str]:
-    """What was given by name and has no effect: refused, or told where its stage is switched off by name too (or by
-    the fall back `without_branches`). A value that would be there anyway harms nobody.
+def check_given(
+    config: RobotConfig | TextConfig, overrides: Sequence[str], without_branches: bool
+) -> list[str]:
+    """What was given by name and has no effect: refused, or told where its stage is switched off by
+    name too (or by the fall back `without_branches`). A value that would be there anyway harms
+    nobody.
 
     Raises ConfigError that names each setting, its value and what it depends on.
     """
@@ -252,7 +305,9 @@ def check_given(config: RobotConfig | TextConfig, overrides: Sequence[str], with
     if not idles:
         return []
     values = config.model_dump(mode="json")
-    others = compose([override for override in overrides if override.partition("=")[0] not in idles])
+    others = compose(
+        [override for override in overrides if override.partition("=")[0] not in idles]
+    )
     refused, told = [], []
     for key, one in idles.items():
         path = key.lstrip("+~")

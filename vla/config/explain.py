@@ -1,4 +1,5 @@
-"""A validation error as a person reads it: the setting as the command line writes it, its value, what is wrong."""
+"""A validation error as a person reads it: the setting as the command line writes it, its value,
+what is wrong."""
 
 from __future__ import annotations
 
@@ -20,13 +21,20 @@ def explain(error: ValidationError, values: Any) -> str:
 def line(problem: Mapping[str, Any], values: Any) -> str:
     path, parent = locate(problem["loc"][1:], values, problem["type"] == "missing")
     name = ".".join(path)
-    kind = f" under {'.'.join(path[:-1])}={parent['name']}" if isinstance(parent, Mapping) and "name" in parent else ""
+    kind = (
+        f" under {'.'.join(path[:-1])}={parent['name']}"
+        if isinstance(parent, Mapping) and "name" in parent
+        else ""
+    )
     if problem["type"] == "extra_forbidden":
         return f"{name} ({problem['input']}): no such setting{kind}"
     if problem["type"] == "missing":
         return f"{name} is missing{kind}: every setting needs a value"
     if problem["type"] == "union_tag_invalid":
-        tag, known = problem["ctx"]["tag"], problem["ctx"]["expected_tags"].replace("'", "").split(", ")
+        tag, known = (
+            problem["ctx"]["tag"],
+            problem["ctx"]["expected_tags"].replace("'", "").split(", "),
+        )
         by = problem["ctx"]["discriminator"].strip("'")
         return f"{'.'.join([*path, by])} ({tag}): no such kind{suggestion(tag, known)}"
     if problem["type"] == "literal_error":
@@ -53,8 +61,8 @@ def said(problem: Mapping[str, Any]) -> str:
 
 
 def locate(location: Sequence[str | int], values: Any, is_missing: bool) -> tuple[list[str], Any]:
-    """The path of keys that stand in `values`, without the names that pydantic adds for members of a union; the last
-    one is not there where it `is_missing`. `location` begins behind the mode.
+    """The path of keys that stand in `values`, without the names that pydantic adds for members of
+    a union; the last one is not there where it `is_missing`. `location` begins behind the mode.
     """
     path, parent = [], values
     for i, part in enumerate(location):
@@ -63,7 +71,10 @@ def locate(location: Sequence[str | int], values: Any, is_missing: bool) -> tupl
         if not inside and not (last and is_missing):
             continue
         path.append(str(part))
-        parent, values = values, values[part] if inside and not isinstance(values, str | int | float | None) else None
+        parent, values = (
+            values,
+            values[part] if inside and not isinstance(values, str | int | float | None) else None,
+        )
     return path, parent
 
 
@@ -71,12 +82,14 @@ def shown(value: Any) -> str:
     """A value as it is written in the settings."""
     if isinstance(value, tuple | list):
         return f"[{','.join(map(shown, value))}]"
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return (
+        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    )
 
 
 def nearest_divisor(wanted: int, number: int) -> int:
-    """The divisor of `number` nearest to `wanted`; the larger of two that are equally near. Found in pairs d, number/d,
-    so in as many steps as the root of `number`.
+    """The divisor of `number` nearest to `wanted`; the larger of two that are equally near. Found
+    in pairs d, number/d, so in as many steps as the root of `number`.
     """
     small = [d for d in range(1, isqrt(number) + 1) if number % d == 0]
     return min(small + [number // d for d in small], key=lambda d: (abs(d - wanted), -d))

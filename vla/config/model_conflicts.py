@@ -50,7 +50,9 @@ def model_conflicts(config: RobotConfig) -> list[str]:
     found += lora_conflicts("model.lora", config.model.lora, known.get(backbone.name))
     if vision.name == "small" and config.sim.image_size % 2 ** len(vision.stem_channels):
         patch = 2 ** len(vision.stem_channels)
-        found.append(f"sim.image_size ({config.sim.image_size}) must be a multiple of the patch size ({patch})")
+        found.append(
+            f"sim.image_size ({config.sim.image_size}) must be a multiple of the patch size ({patch})"
+        )
     bins = getattr(config.policy, "num_bins", 0)
     if backbone.name == "small" and bins >= backbone.vocabulary_size:
         found.append(
@@ -81,7 +83,9 @@ def vocabulary_conflicts(section: str, size: int, reserved: int) -> list[str]:
     smallest = SPECIALS_AND_BYTES + reserved
     if size >= smallest:
         return []
-    return [f"{section}.vocabulary_size ({size}) cannot hold bytes and special tokens: {smallest} is the least"]
+    return [
+        f"{section}.vocabulary_size ({size}) cannot hold bytes and special tokens: {smallest} is the least"
+    ]
 
 
 def lora_conflicts(section: str, lora: Lora | None, width: int | None) -> list[str]:
@@ -94,7 +98,9 @@ def lora_conflicts(section: str, lora: Lora | None, width: int | None) -> list[s
 def language_model_conflicts(model: LanguageModel) -> list[str]:
     """What a tiny model cannot be, and an adapter of more than full rank."""
     if not isinstance(model, TinyLanguageModel):
-        return lora_conflicts("language_model.lora", model.lora, SMOLLM2_WIDTH if model.name == "smollm2" else None)
+        return lora_conflicts(
+            "language_model.lora", model.lora, SMOLLM2_WIDTH if model.name == "smollm2" else None
+        )
     found = head_conflicts("language_model", model.width, model.num_heads, 2)
     if model.num_heads % 2:
         found.append(

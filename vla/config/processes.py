@@ -1,4 +1,5 @@
-"""What many processes ask of the settings: whole shares for each, and stages that know how to share."""
+"""What many processes ask of the settings: whole shares for each, and stages that know how to
+share."""
 
 from __future__ import annotations
 
@@ -14,14 +15,17 @@ SHARING_MODES = ("rlvr", "sft")
 
 
 def process_conflicts(config: RobotConfig | TextConfig) -> list[str]:
-    """What is wrong in as many processes as a launcher started, a line apiece: setting, value, remedy."""
+    """What is wrong in as many processes as a launcher started, a line apiece: setting, value,
+    remedy."""
     found = launcher_conflicts(os.environ)
     number = num_launched()
     if number == 1:
         return found
     for setting, count in counted(config).items():
         if count < number:
-            found.append(f"{setting} ({count}) is less than the number of processes ({number}): raise it to {number}")
+            found.append(
+                f"{setting} ({count}) is less than the number of processes ({number}): raise it to {number}"
+            )
     starts = config.rl.starts_per_iteration
     if config.rl.num_iterations and starts % number:
         found.append(
@@ -41,14 +45,20 @@ def process_conflicts(config: RobotConfig | TextConfig) -> list[str]:
             f"text={' or '.join(SHARING_MODES)}"
         )
     if getattr(config.language_model, "engine", "own") != "own":
-        found.append(f"language_model.engine=vllm is for one process, and there are {number}: set it to own")
+        found.append(
+            f"language_model.engine=vllm is for one process, and there are {number}: set it to own"
+        )
     return found
 
 
 def counted(config: RobotConfig | TextConfig) -> dict[str, int]:
     """What is shared among processes, each of which needs at least one."""
     if isinstance(config, RobotConfig):
-        asked = {"data.question_batch_size": config.data.question_batch_size} if config.data.question_weight else {}
+        asked = (
+            {"data.question_batch_size": config.data.question_batch_size}
+            if config.data.question_weight
+            else {}
+        )
         if config.data.texts:
             asked["data.text_batch_size"] = config.data.text_batch_size
         if config.grounding.num_steps and config.model.checkpoint is None:
@@ -63,8 +73,8 @@ def counted(config: RobotConfig | TextConfig) -> dict[str, int]:
 
 
 def launcher_conflicts(environment: Mapping[str, str]) -> list[str]:
-    """`accelerate launch --cpu --num_processes 2` starts a single process, or by MPI several that WORLD_SIZE does not
-    count.
+    """`accelerate launch --cpu --num_processes 2` starts a single process, or by MPI several that
+    WORLD_SIZE does not count.
     """
     on_cpu = environment.get("ACCELERATE_USE_CPU", "").lower() == "true"
     if not on_cpu or "MASTER_PORT" not in environment or "WORLD_SIZE" in environment:

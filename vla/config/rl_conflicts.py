@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from vla.config.algorithm import Algorithm, Dapo, Grpo, Gspo, Ppo, Reinforce, needs_critic, needs_groups
+from vla.config.algorithm import (
+    Algorithm,
+    Dapo,
+    Grpo,
+    Gspo,
+    Ppo,
+    Reinforce,
+    needs_critic,
+    needs_groups,
+)
 from vla.config.explain import nearest_divisor, shown
 from vla.config.robot import RobotConfig
 from vla.config.text import TextConfig
@@ -73,15 +82,20 @@ def length_conflicts(rl: Rl) -> list[str]:
 
 
 def branch_conflicts(config: RobotConfig) -> list[str]:
-    """Branches are groups of their own: what does not go with them, and what makes them impossible."""
+    """Branches are groups of their own: what does not go with them, and what makes them
+    impossible."""
     rl = config.rl
     if not rl.num_branches or not rl.num_iterations:
         return []
     found = []
     if rl.num_branches < 2:
-        found.append(f"rl.num_branches ({rl.num_branches}) must be at least 2, or 0 for whole episodes: 8 is usual")
+        found.append(
+            f"rl.num_branches ({rl.num_branches}) must be at least 2, or 0 for whole episodes: 8 is usual"
+        )
     if rl.max_refills:
-        found.append(f"rl.max_refills ({rl.max_refills}) must be 0 with rl.num_branches ({rl.num_branches})")
+        found.append(
+            f"rl.max_refills ({rl.max_refills}) must be 0 with rl.num_branches ({rl.num_branches})"
+        )
     why = why_no_branches(config)
     if why:
         found.append(
@@ -111,7 +125,10 @@ def missing_conflicts(rl: Rl, algorithm: Algorithm) -> list[str]:
         found = [
             f"rl.{setting} ({shown(value)}) is about the reference of a KL penalty, and algorithm.kl_coefficient is 0 "
             f"or no setting of algorithm={algorithm.name}: start it above 0, or set rl.{setting} to null"
-            for setting, value in (("kl_target", rl.kl_target), ("reference_every", rl.reference_every))
+            for setting, value in (
+                ("kl_target", rl.kl_target),
+                ("reference_every", rl.reference_every),
+            )
             if value is not None
         ]
     if rl.critic == "separate" and not needs_critic(algorithm):
@@ -179,10 +196,14 @@ def algorithm_conflicts(algorithm: Algorithm) -> list[str]:
             found.append(f"algorithm.{error}")
     if isinstance(algorithm, Ppo):
         try:
-            checks.draw_by_draw(algorithm.ratio_level, algorithm.clip_first_draw, algorithm.draw_discount)
+            checks.draw_by_draw(
+                algorithm.ratio_level, algorithm.clip_first_draw, algorithm.draw_discount
+            )
         except ValueError as error:
             found.append(f"algorithm.{error}")
-    if isinstance(algorithm, Reinforce) and (algorithm.value_coefficient is None) == (algorithm.baseline == "critic"):
+    if isinstance(algorithm, Reinforce) and (algorithm.value_coefficient is None) == (
+        algorithm.baseline == "critic"
+    ):
         found.append(
             f"algorithm.value_coefficient ({shown(algorithm.value_coefficient)}) belongs to algorithm.baseline=critic, "
             f"and that is {algorithm.baseline}: give both or neither"
@@ -192,8 +213,14 @@ def algorithm_conflicts(algorithm: Algorithm) -> list[str]:
             f"algorithm.max_length ({shown(algorithm.max_length)}) must be at least algorithm.overlong_buffer "
             f"({algorithm.overlong_buffer}): it is the most draws a trajectory can have"
         )
-    if isinstance(algorithm, Dapo) and algorithm.max_length is not None and not algorithm.overlong_buffer:
-        found.append(f"algorithm.max_length ({algorithm.max_length}) has no meaning without algorithm.overlong_buffer")
+    if (
+        isinstance(algorithm, Dapo)
+        and algorithm.max_length is not None
+        and not algorithm.overlong_buffer
+    ):
+        found.append(
+            f"algorithm.max_length ({algorithm.max_length}) has no meaning without algorithm.overlong_buffer"
+        )
     return found
 
 
@@ -210,6 +237,10 @@ def adapter_conflicts(config: RobotConfig | TextConfig) -> list[str]:
         config.text.name == "rlhf" and config.text.demonstrations
     )
     if config.language_model.lora is None or warm:
-        why = "trains the adapter before RL" if warm else "has no adapter (language_model.lora is null)"
+        why = (
+            "trains the adapter before RL"
+            if warm
+            else "has no adapter (language_model.lora is null)"
+        )
         return [f"rl.reference (adapter_off): this run {why}; set rl.reference to copy"]
     return []

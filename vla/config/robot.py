@@ -57,7 +57,10 @@ def one_or_several(value: Any) -> str:
 
 
 class Sim(Section):
-    task: Annotated[Annotated[Name, Tag("one")] | Annotated[SomeNames, Tag("several")], Discriminator(one_or_several)]
+    task: Annotated[
+        Annotated[Name, Tag("one")] | Annotated[SomeNames, Tag("several")],
+        Discriminator(one_or_several),
+    ]
     robot: Literal["panda", "gantry"]
     num_envs: Envs
     cameras: SomeNames
@@ -110,15 +113,23 @@ class GymSim(Section):
     @property
     def label(self) -> str:
         """The environment in one word, fit for the name of a folder."""
-        return "-".join([self.id, *(str(v) for k, v in self.make.items() if k == "env_name")]).replace("/", "-")
+        return "-".join(
+            [self.id, *(str(v) for k, v in self.make.items() if k == "env_name")]
+        ).replace("/", "-")
 
 
 def kind_of_sim(value: Any) -> str:
     """Which of the two a section is: the ones of gymnasium have an id."""
-    return "gym" if "id" in (value if isinstance(value, dict) else getattr(value, "__dict__", ())) else "tabletop"
+    return (
+        "gym"
+        if "id" in (value if isinstance(value, dict) else getattr(value, "__dict__", ()))
+        else "tabletop"
+    )
 
 
-AnySim = Annotated[Annotated[Sim, Tag("tabletop")] | Annotated[GymSim, Tag("gym")], Discriminator(kind_of_sim)]
+AnySim = Annotated[
+    Annotated[Sim, Tag("tabletop")] | Annotated[GymSim, Tag("gym")], Discriminator(kind_of_sim)
+]
 
 
 class SmallVision(Section):
@@ -169,7 +180,9 @@ class VlmBackbone(Section):
 class Model(Section):
     checkpoint: Name | None
     vision: Annotated[SmallVision | HubVision | OwnVision, Field(discriminator="name")]
-    backbone: Annotated[SmallBackbone | SmolLM2Backbone | HubBackbone | VlmBackbone, Field(discriminator="name")]
+    backbone: Annotated[
+        SmallBackbone | SmolLM2Backbone | HubBackbone | VlmBackbone, Field(discriminator="name")
+    ]
     freeze_vision: bool
     freeze_backbone: bool
     lora: Lora | None
@@ -246,7 +259,8 @@ class RegressionPolicy(Section):
 
 
 Policy = Annotated[
-    TokenPolicy | FastPolicy | FlowPolicy | DiffusionPolicy | RegressionPolicy, Field(discriminator="name")
+    TokenPolicy | FastPolicy | FlowPolicy | DiffusionPolicy | RegressionPolicy,
+    Field(discriminator="name"),
 ]
 
 
@@ -352,5 +366,12 @@ class RobotConfig(Section):
     def needs_hub(self) -> bool:
         """Whether something is named that only the hub, or its local cache, can hold."""
         names = {self.model.vision.name, self.model.backbone.name}
-        named = isinstance(self.model.backbone, VlmBackbone) and not Path(self.model.backbone.repository).exists()
-        return "hub" in names or named or (self.data.path is not None and not Path(self.data.path).exists())
+        named = (
+            isinstance(self.model.backbone, VlmBackbone)
+            and not Path(self.model.backbone.repository).exists()
+        )
+        return (
+            "hub" in names
+            or named
+            or (self.data.path is not None and not Path(self.data.path).exists())
+        )

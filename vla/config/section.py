@@ -1,7 +1,8 @@
-"""What every section of the settings is made of: kinds of numbers with their ranges, names, and lists of names.
+"""What every section of the settings is made of: kinds of numbers with their ranges, names, and
+lists of names.
 
-A range ends where a value stops to mean something: counts at what a large machine holds, rates and weights where
-floating point gives out. A boolean is no number, and a number is no boolean.
+A range ends where a value stops to mean something: counts at what a large machine holds, rates and
+weights where floating point gives out. A boolean is no number, and a number is no boolean.
 """
 
 from __future__ import annotations
@@ -9,7 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 
 def whole(value: Any) -> Any:
@@ -20,7 +29,9 @@ def whole(value: Any) -> Any:
 def not_tiny(value: float) -> float:
     """Refuse what is above 0 in name only."""
     if 0 < abs(value) < SMALLEST:
-        raise ValueError(f"is too near to 0 to have an effect: give 0 where it may be 0, or {SMALLEST} and above")
+        raise ValueError(
+            f"is too near to 0 to have an effect: give 0 where it may be 0, or {SMALLEST} and above"
+        )
     return value
 
 
@@ -54,7 +65,8 @@ Temperature = Annotated[float, Field(gt=0, ge=0.01, le=10)]
 Seconds = Annotated[float, Field(gt=0, le=10**8), AfterValidator(not_tiny)]
 
 OnBadRow = Literal["error", "skip"]
-"""What happens at a row of data that cannot be used: it stops the run, or it is left out and counted."""
+"""What happens at a row of data that cannot be used: it stops the run, or it is left out and
+counted."""
 
 Count = Annotated[Integer, Field(ge=1, le=10**8)]
 CountOrZero = Annotated[Integer, Field(ge=0, le=10**8)]
@@ -92,7 +104,9 @@ class Section(BaseModel):
         """YAML has lists where the settings, which cannot be changed, have tuples."""
         if not isinstance(values, Mapping):
             return values
-        return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        return {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
 
 
 Schedule = Literal["cosine", "linear", "constant"]

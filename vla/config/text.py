@@ -66,7 +66,9 @@ class HubLanguageModel(Section):
     gradient_checkpointing: bool
 
 
-LanguageModel = Annotated[TinyLanguageModel | SmolLM2 | HubLanguageModel, Field(discriminator="name")]
+LanguageModel = Annotated[
+    TinyLanguageModel | SmolLM2 | HubLanguageModel, Field(discriminator="name")
+]
 
 
 class SamplingSettings(Section):
@@ -252,7 +254,8 @@ class SimPo(Section):
 
 
 TextMode = Annotated[
-    Rlvr | TextSft | TextPreference | Rlhf | Rejection | Control | Constitution, Field(discriminator="name")
+    Rlvr | TextSft | TextPreference | Rlhf | Rejection | Control | Constitution,
+    Field(discriminator="name"),
 ]
 Preference = Annotated[Dpo | Ipo | Kto | PlackettLuce | Orpo | SimPo, Field(discriminator="name")]
 
@@ -272,8 +275,14 @@ class TextConfig(Section):
 
     @property
     def name(self) -> str:
-        names = {"rlvr": self.algorithm.name, "rlhf": self.algorithm.name, "preference": self.preference.name}
-        return "-".join(filter(None, [self.text.name, self.language_model.name, names.get(self.text.name)]))
+        names = {
+            "rlvr": self.algorithm.name,
+            "rlhf": self.algorithm.name,
+            "preference": self.preference.name,
+        }
+        return "-".join(
+            filter(None, [self.text.name, self.language_model.name, names.get(self.text.name)])
+        )
 
     @property
     def needs_hub(self) -> bool:

@@ -1,4 +1,5 @@
-"""The sections that robot and text runs share: adapters, reinforcement learning, evaluation starts, the run itself."""
+"""The sections that robot and text runs share: adapters, reinforcement learning, evaluation starts,
+the run itself."""
 
 from __future__ import annotations
 
@@ -76,7 +77,11 @@ class Rl(Section):
     @property
     def num_warmup_iterations(self) -> int:
         """Iterations over which the learning rate rises."""
-        return round(self.num_iterations / 100) if self.warmup_iterations is None else self.warmup_iterations
+        return (
+            round(self.num_iterations / 100)
+            if self.warmup_iterations is None
+            else self.warmup_iterations
+        )
 
 
 class Seeds(Section):

@@ -1,8 +1,10 @@
-"""Learning from whole episodes where branches cannot be had: why, and what the settings become then.
+"""Learning from whole episodes where branches cannot be had: why, and what the settings become
+then.
 
-Branches need a simulator that can be put back into a state, and a policy that draws again from what it has perceived
-(`vla.rl.branching`). Where the settings tell that either is missing, and nobody asked for branches by name, RL compares
-whole episodes from one start instead, as many an iteration as before.
+Branches need a simulator that can be put back into a state, and a policy that draws again from what
+it has perceived (`vla.rl.branching`). Where the settings tell that either is missing, and nobody
+asked for branches by name, RL compares whole episodes from one start instead, as many an iteration
+as before.
 """
 
 from __future__ import annotations
@@ -10,7 +12,14 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from vla.config.algorithm import needs_groups
-from vla.config.robot import DiffusionPolicy, FastPolicy, FlowPolicy, GymSim, RobotConfig, TokenPolicy
+from vla.config.robot import (
+    DiffusionPolicy,
+    FastPolicy,
+    FlowPolicy,
+    GymSim,
+    RobotConfig,
+    TokenPolicy,
+)
 
 GROUP_SIZE = 8
 
@@ -22,7 +31,11 @@ def why_no_branches(config: RobotConfig) -> str | None:
         return f"sim.id ({config.sim.id}) cannot be put back into an earlier state"
     if isinstance(policy, TokenPolicy) and policy.decoding == "autoregressive":
         return "policy.decoding (autoregressive) looks again for every draw"
-    enough = ("all", "prefix") if isinstance(policy, FastPolicy | FlowPolicy | DiffusionPolicy) else ("all",)
+    enough = (
+        ("all", "prefix")
+        if isinstance(policy, FastPolicy | FlowPolicy | DiffusionPolicy)
+        else ("all",)
+    )
     if frozen not in enough:
         return (
             f"model.freeze_in_rl ({frozen}) keeps nothing to draw again from, policy={policy.name} needs "
@@ -31,20 +44,34 @@ def why_no_branches(config: RobotConfig) -> str | None:
     return None
 
 
-def with_whole_episodes(config: RobotConfig, given: Collection[str]) -> tuple[RobotConfig, str | None]:
-    """The settings of a run that can learn, and what was changed and why; what was `given` by name stays."""
+def with_whole_episodes(
+    config: RobotConfig, given: Collection[str]
+) -> tuple[RobotConfig, str | None]:
+    """The settings of a run that can learn, and what was changed and why; what was `given` by name
+    stays."""
     why = why_no_branches(config)
-    if not config.rl.num_branches or not config.rl.num_iterations or why is None or "rl.num_branches" in given:
+    if (
+        not config.rl.num_branches
+        or not config.rl.num_iterations
+        or why is None
+        or "rl.num_branches" in given
+    ):
         return config, None
     return whole_episodes(config, why, given)
 
 
-def whole_episodes(config: RobotConfig, why: str, given: Collection[str] = ()) -> tuple[RobotConfig, str]:
-    """The settings without branches, in groups where the algorithm compares, and a line that says so."""
+def whole_episodes(
+    config: RobotConfig, why: str, given: Collection[str] = ()
+) -> tuple[RobotConfig, str]:
+    """The settings without branches, in groups where the algorithm compares, and a line that says
+    so."""
     rl = config.rl
     changes = {"num_branches": 0}
     if needs_groups(config.algorithm) and rl.group_size == 1:
-        groups = {"group_size": GROUP_SIZE, "starts_per_iteration": max(1, rl.starts_per_iteration // GROUP_SIZE)}
+        groups = {
+            "group_size": GROUP_SIZE,
+            "starts_per_iteration": max(1, rl.starts_per_iteration // GROUP_SIZE),
+        }
         changes |= {name: value for name, value in groups.items() if f"rl.{name}" not in given}
     written = " ".join(f"rl.{name}={value}" for name, value in changes.items())
     changed = config.model_copy(update={"rl": rl.model_copy(update=changes)})

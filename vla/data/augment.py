@@ -1,4 +1,5 @@
-"""Image augmentation on uint8 batches: small shifts and changes of light that keep what a picture says."""
+"""Image augmentation on uint8 batches: small shifts and changes of light that keep what a picture
+says."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from torch import Tensor
 
 
 def random_shift(images: UInt8[Tensor, "B h w 3"], pixels: int) -> UInt8[Tensor, "B h w 3"]:
-    """Move every image by up to `pixels` each way, repeating the border (Kostrikov et al. 2020, DrQ)."""
+    """Move every image by up to `pixels` each way, repeating the border (Kostrikov et al. 2020,
+    DrQ)."""
     if pixels == 0:
         return images
     batch, height, width, _ = images.shape
@@ -19,7 +21,8 @@ def random_shift(images: UInt8[Tensor, "B h w 3"], pixels: int) -> UInt8[Tensor,
 
 
 def random_light(images: UInt8[Tensor, "B h w 3"], strength: float) -> UInt8[Tensor, "B h w 3"]:
-    """Scale the contrast of every image by up to `strength` either way and shift its channels by up to a third of that.
+    """Scale the contrast of every image by up to `strength` either way and shift its channels by up
+    to a third of that.
 
     Hue is nearly kept: an instruction names colours.
     """
@@ -28,4 +31,9 @@ def random_light(images: UInt8[Tensor, "B h w 3"], strength: float) -> UInt8[Ten
     batch = len(images)
     gain = 1 + (torch.rand(batch, 1, 1, 1) * 2 - 1) * strength
     shift = (torch.rand(batch, 1, 1, 3) * 2 - 1) * strength * 85 / 3
-    return (images.float().sub(127.5).mul(gain).add(127.5 + shift)).clamp(0, 255).round().to(torch.uint8)
+    return (
+        (images.float().sub(127.5).mul(gain).add(127.5 + shift))
+        .clamp(0, 255)
+        .round()
+        .to(torch.uint8)
+    )

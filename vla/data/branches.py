@@ -1,7 +1,8 @@
-"""A tree of tokens cut into stretches without a fork, so that attention looks only along the ways back to the root.
+"""A tree of tokens cut into stretches without a fork, so that attention looks only along the ways
+back to the root.
 
-A square mask makes every place pay for the width of its row. A stretch pays for its own way: its places attend to those
-before the stretch, and to each other in order.
+A square mask makes every place pay for the width of its row. A stretch pays for its own way: its
+places attend to those before the stretch, and to each other in order.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ _OVERHEAD = 4
 
 @dataclass(frozen=True)
 class Branches:
-    """Who attends to whom in a row of N places, by S stretches of at most s places with ways of at most p.
+    """Who attends to whom in a row of N places, by S stretches of at most s places with ways of at
+    most p.
 
-    `queries` are the places of a stretch, `keys` its way from the first token to its end (padding: place 0), `visible`
-    which of them each query sees, `order` where each place stands among the flattened queries.
+    `queries` are the places of a stretch, `keys` its way from the first token to its end (padding:
+    place 0), `visible` which of them each query sees, `order` where each place stands among the
+    flattened queries.
     """
 
     queries: Int[Tensor, "S s"]
@@ -34,16 +37,25 @@ class Branches:
     order: Int[Tensor, "N"]
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Branches:
-        return Branches(change(self.queries), change(self.keys), change(self.visible), change(self.order))
+        return Branches(
+            change(self.queries), change(self.keys), change(self.visible), change(self.order)
+        )
 
 
 def branches_of(parents: Sequence[int], depths: Sequence[int]) -> Branches:
-    """The stretches of a tree whose parents stand before their children; -1 is no parent, depths count from 0."""
+    """The stretches of a tree whose parents stand before their children; -1 is no parent, depths
+    count from 0."""
     count = len(parents)
     starts = [i for i in range(count) if i == 0 or parents[i] != i - 1]
     runs = list(zip(starts, [*starts[1:], count], strict=True))
-    length = min(LENGTHS, key=lambda size: sum(-((a - b) // size) for a, b in runs) * (size + _OVERHEAD))
-    pieces = [(start, min(start + length, end)) for first, end in runs for start in range(first, end, length)]
+    length = min(
+        LENGTHS, key=lambda size: sum(-((a - b) // size) for a, b in runs) * (size + _OVERHEAD)
+    )
+    pieces = [
+        (start, min(start + length, end))
+        for first, end in runs
+        for start in range(first, end, length)
+    ]
     ways: list[list[int]] = []
     piece_of = np.empty(count, dtype=np.int64)
     for number, (start, end) in enumerate(pieces):
@@ -54,11 +66,15 @@ def branches_of(parents: Sequence[int], depths: Sequence[int]) -> Branches:
     return _to_tensors(pieces, ways, np.asarray(depths))
 
 
-def _to_tensors(pieces: Sequence[tuple[int, int]], ways: Sequence[list[int]], depths: np.ndarray) -> Branches:
+def _to_tensors(
+    pieces: Sequence[tuple[int, int]], ways: Sequence[list[int]], depths: np.ndarray
+) -> Branches:
     width, reach = max(end - start for start, end in pieces), max(map(len, ways))
     queries = np.zeros((len(pieces), width), dtype=np.int64)
     keys = np.zeros((len(pieces), reach), dtype=np.int64)
-    seen = np.zeros((len(pieces), width), dtype=np.int64)  # the depth up to which a query looks; padding sees place 0
+    seen = np.zeros(
+        (len(pieces), width), dtype=np.int64
+    )  # the depth up to which a query looks; padding sees place 0
     order = np.empty(len(depths), dtype=np.int64)
     for number, ((start, end), way) in enumerate(zip(pieces, ways, strict=True)):
         queries[number, : end - start] = np.arange(start, end)

@@ -1,7 +1,7 @@
 """Conversations as token ids, by the chat template that belongs to the tokenizer.
 
-A completion stays the ids that were drawn: what follows it (a tool's answer, the next turn) is put behind as ids of
-its own, and nothing is ever read back into text and tokenized again.
+A completion stays the ids that were drawn: what follows it (a tool's answer, the next turn) is put
+behind as ids of its own, and nothing is ever read back into text and tokenized again.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ MARK = "8f3a"
 
 @dataclass(frozen=True)
 class ChatFormat:
-    """How a tokenizer writes chats: what its template renders decides, also how a turn ends. `system`: a system message
-    put before every chat (None: what the template does by itself). `closing`: words that stand behind the last message
-    of every prompt.
+    """How a tokenizer writes chats: what its template renders decides, also how a turn ends.
+    `system`: a system message put before every chat (None: what the template does by itself).
+    `closing`: words that stand behind the last message of every prompt.
     """
 
     tokenizer: Any
@@ -39,10 +39,11 @@ class ChatFormat:
         return self.encode(self.render(self._closed(messages), add_generation_prompt=True))
 
     def reply(self, messages: Sequence[Message], text: str, finished: bool = True) -> list[int]:
-        """Ids of what the assistant says behind a prompt, up to the token that ends its turn; without that token where
-        the answer was cut (`finished` False).
+        """Ids of what the assistant says behind a prompt, up to the token that ends its turn;
+        without that token where the answer was cut (`finished` False).
 
-        Raises ValueError for a template that writes a given answer in another way than it asks for one.
+        Raises ValueError for a template that writes a given answer in another way than it asks for
+        one.
         """
         messages = self._closed(messages)
         asked = self.render(messages, add_generation_prompt=True)
@@ -50,7 +51,8 @@ class ChatFormat:
         return self.turn(asked, whole, finished)
 
     def turn(self, asked: str, whole: str, finished: bool = True) -> list[int]:
-        """Ids of the assistant's turn with which the rendered chat `whole` goes on behind `asked`; see `reply`."""
+        """Ids of the assistant's turn with which the rendered chat `whole` goes on behind `asked`;
+        see `reply`."""
         if not whole.startswith(asked):
             raise ValueError(
                 "the chat template does not write a given answer behind the words with which it asks for one"
@@ -63,16 +65,21 @@ class ChatFormat:
 
     @cached_property
     def turn_end(self) -> int:
-        """The token that ends a turn: the first special one that the template puts behind an assistant's words; the
-        tokenizer's own where there is none.
+        """The token that ends a turn: the first special one that the template puts behind an
+        assistant's words; the tokenizer's own where there is none.
 
         Raises ValueError where there is neither.
         """
         special = {*self.tokenizer.all_special_ids}
         special |= {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
-        end = next((i for i in self.encode(self._behind_an_answer) if i in special), self.tokenizer.eos_token_id)
+        end = next(
+            (i for i in self.encode(self._behind_an_answer) if i in special),
+            self.tokenizer.eos_token_id,
+        )
         if end is None:
-            raise ValueError("the tokenizer has no eos_token, and its chat template ends a turn with no special token")
+            raise ValueError(
+                "the tokenizer has no eos_token, and its chat template ends a turn with no special token"
+            )
         return end
 
     @cached_property
@@ -83,14 +90,17 @@ class ChatFormat:
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
         """The text that the template makes of the messages.
 
-        Raises ValueError for messages that the template refuses, and for a system message that it leaves out.
+        Raises ValueError for messages that the template refuses, and for a system message that it
+        leaves out.
         """
         own = self.system is not None and messages[0]["role"] != "system"
         if own:
             messages = [{"role": "system", "content": str(self.system)}, *messages]
         try:
             text = self.tokenizer.apply_chat_template(
-                [dict(m) for m in messages], tokenize=False, add_generation_prompt=add_generation_prompt
+                [dict(m) for m in messages],
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
             )
         except TemplateError as error:
             if messages[0]["role"] == "system":
@@ -101,7 +111,8 @@ class ChatFormat:
         return text
 
     def next_turn(self, message: Message, finished: bool) -> list[int]:
-        """Ids that lead from the end of a completion through `message` to the beginning of the next completion.
+        """Ids that lead from the end of a completion through `message` to the beginning of the next
+        completion.
 
         `finished`: the completion ended with its stop token; if not, the turn is closed first.
         """
@@ -118,9 +129,12 @@ class ChatFormat:
         return self.encode(closing + after[len(before) :])
 
     def plain_text(self, text: str) -> list[int]:
-        """Ids of a text that is no chat: with the beginning that the tokenizer gives texts, and its end."""
+        """Ids of a text that is no chat: with the beginning that the tokenizer gives texts, and its
+        end."""
         ids = list(self.tokenizer(text).input_ids)
-        if len(ids) > 1 and ids[0] == ids[1] == self.tokenizer.bos_token_id:  # the text names it, too
+        if (
+            len(ids) > 1 and ids[0] == ids[1] == self.tokenizer.bos_token_id
+        ):  # the text names it, too
             del ids[0]
         end = self.tokenizer.eos_token_id
         return ids if end is None or (ids and ids[-1] == end) else [*ids, end]
@@ -141,13 +155,17 @@ class ChatFormat:
 
 
 def _no_system(own: bool) -> str:
-    where = "text.system, text.generation.system or text.tool gives one: set it to null" if own else "this is one"
+    where = (
+        "text.system, text.generation.system or text.tool gives one: set it to null"
+        if own
+        else "this is one"
+    )
     return f"the model's chat template has no system messages, and {where}, and put its words into the user's message"
 
 
 def stop_ids(tokenizer: Any, model: Any) -> list[int]:
-    """The ids that end a completion: the tokenizer's, those of the model's generation settings, and the one with which
-    the chat template ends a turn.
+    """The ids that end a completion: the tokenizer's, those of the model's generation settings, and
+    the one with which the chat template ends a turn.
     """
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     own = configured if isinstance(configured, list) else [configured]
@@ -164,12 +182,16 @@ def pad_prompts(
     """
     longest = max(map(len, prompts))
     if longest > width:
-        raise ValueError(f"a prompt takes {longest} tokens, text.max_prompt_tokens is {width}: raise it")
+        raise ValueError(
+            f"a prompt takes {longest} tokens, text.max_prompt_tokens is {width}: raise it"
+        )
     tokens = torch.tensor([[*prompt, *[pad_id] * (width - len(prompt))] for prompt in prompts])
     return tokens, torch.arange(width) < torch.tensor([len(prompt) for prompt in prompts])[:, None]
 
 
-def observe_prompts(prompts: Sequence[Sequence[int]], width: int, pad_id: int, device: torch.device) -> Observation:
+def observe_prompts(
+    prompts: Sequence[Sequence[int]], width: int, pad_id: int, device: torch.device
+) -> Observation:
     """The prompts as a policy sees them."""
     tokens, mask = pad_prompts(prompts, width, pad_id)
     return Observation({}, None, tokens.to(device), mask.to(device))

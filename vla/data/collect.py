@@ -1,7 +1,9 @@
-"""Collects demonstrations: an expert acts in many environments at once until enough episodes have succeeded.
+"""Collects demonstrations: an expert acts in many environments at once until enough episodes have
+succeeded.
 
-Seeds are tried in their order and every failure adds one more, so the episodes kept are the first `num_episodes` seeds
-on which the expert succeeds, however many environments run and however often the run was interrupted.
+Seeds are tried in their order and every failure adds one more, so the episodes kept are the first
+`num_episodes` seeds on which the expert succeeds, however many environments run and however often
+the run was interrupted.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ MAX_FAILURES = 50
 
 @runtime_checkable
 class Environments(Protocol):
-    """The part of a vector environment that collecting needs; `sim.vector.VectorEnvironment` has it."""
+    """The part of a vector environment that collecting needs; `sim.vector.VectorEnvironment` has
+    it."""
 
     num_envs: int
     cameras: tuple[str, ...]
@@ -37,7 +40,8 @@ class Environments(Protocol):
 
 @runtime_checkable
 class Expert(Protocol):
-    """Acts for all environments; `perturbed` [num_envs] marks the last actions that were disturbances."""
+    """Acts for all environments; `perturbed` [num_envs] marks the last actions that were
+    disturbances."""
 
     perturbed: Any
 
@@ -86,7 +90,9 @@ class _Recording:
         )
 
 
-def dataset_spec(environments: Environments, robot: str, storage: Storage, source: Mapping[str, Any]) -> DatasetSpec:
+def dataset_spec(
+    environments: Environments, robot: str, storage: Storage, source: Mapping[str, Any]
+) -> DatasetSpec:
     """The spec of a dataset collected in `environments`, whose action spec goes with it."""
     spec = environments.action_spec
     return DatasetSpec(
@@ -111,7 +117,8 @@ def collect(
     first_seed: int,
     on_episode: Callable[[int, int], None] = lambda successes, failures: None,
 ) -> Collection:
-    """Write successful episodes until there are `num_episodes`, counting those that `writer` already holds.
+    """Write successful episodes until there are `num_episodes`, counting those that `writer`
+    already holds.
 
     Args:
         environments: where the expert acts; every control step is rendered and recorded.
@@ -134,7 +141,9 @@ def collect(
         started = {free.pop(0): _Recording(next(seeds)) for _ in range(min(wanted, len(free)))}
         if started:
             ids = np.array(list(started))
-            environments.reset([recording.seed for recording in started.values()], ids, render=False)
+            environments.reset(
+                [recording.seed for recording in started.values()], ids, render=False
+            )
             expert.reset(ids)
             recordings |= started
         if not recordings:
@@ -145,11 +154,16 @@ def collect(
             on_episode(len(writer.finished_seeds), len(writer.failed_seeds))
         _check_expert(writer)
     seconds = time.perf_counter() - begin
-    return Collection(len(writer.finished_seeds), writer.num_frames, len(writer.failed_seeds), seconds)
+    return Collection(
+        len(writer.finished_seeds), writer.num_frames, len(writer.failed_seeds), seconds
+    )
 
 
 def _advance(
-    environments: Environments, expert: Expert, recordings: Mapping[int, _Recording], writer: LeRobotWriter
+    environments: Environments,
+    expert: Expert,
+    recordings: Mapping[int, _Recording],
+    writer: LeRobotWriter,
 ) -> list[int]:
     """One control step of every recorded environment; returns those whose episode ended."""
     ids = np.array(sorted(recordings))
@@ -158,7 +172,9 @@ def _advance(
     perturbed = np.asarray(expert.perturbed)[ids]
     for row, env in enumerate(ids):
         recordings[int(env)].append(observation, row, actions[row], bool(perturbed[row]))
-    result = environments.step(actions[:, None], ids, render=False)  # looked at only where the episode goes on
+    result = environments.step(
+        actions[:, None], ids, render=False
+    )  # looked at only where the episode goes on
     ended = np.flatnonzero(result.terminated | result.truncated)
     for row in ended:
         recording = recordings[int(ids[row])]

@@ -1,4 +1,5 @@
-"""Texts to learn from: files or hub data sets of conversations, turned into token ids with a mask of what carries loss.
+"""Texts to learn from: files or hub data sets of conversations, turned into token ids with a mask
+of what carries loss.
 
 The columns are those that users of TRL and `datasets` have:
 
@@ -22,8 +23,8 @@ from vla.data.rows import Row, RowReader
 
 @dataclass(frozen=True)
 class Conversation:
-    """Messages of which the assistant's from number `first_learned` on are learned; or plain text, learned
-    as a whole.
+    """Messages of which the assistant's from number `first_learned` on are learned; or plain text,
+    learned as a whole.
     """
 
     messages: tuple[Message, ...]
@@ -33,17 +34,21 @@ class Conversation:
 
     @property
     def key(self) -> str:
-        """What decides on which side of a split it falls: the prompt, a chat's first user message, or the text."""
+        """What decides on which side of a split it falls: the prompt, a chat's first user message,
+        or the text."""
         if self.text is not None:
             return split_key(self.text)
         if self.first_learned:
             return prompt_key(self.messages[: self.first_learned])
-        return prompt_key([next((m for m in self.messages if m["role"] == "user"), self.messages[0])])
+        return prompt_key(
+            [next((m for m in self.messages if m["role"] == "user"), self.messages[0])]
+        )
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids; `learned[i]`: token i is predicted from what stands before it, and carries loss."""
+    """Token ids; `learned[i]`: token i is predicted from what stands before it, and carries
+    loss."""
 
     ids: list[int]
     learned: list[bool]
@@ -56,7 +61,9 @@ def read_conversations(source: str, reader: RowReader | None = None) -> list[Con
     """
     reader = reader or RowReader()
     found = reader.read(source, conversation_of)
-    reader.note_repeats(source, [(c.text, tuple((m["role"], m["content"]) for m in c.messages)) for c in found])
+    reader.note_repeats(
+        source, [(c.text, tuple((m["role"], m["content"]) for m in c.messages)) for c in found]
+    )
     return found
 
 
@@ -70,7 +77,9 @@ def conversation_of(row: Row) -> Conversation:
     if "prompt" in values and "completion" in values:
         prompt = with_system(as_messages(values["prompt"], "user", where, "prompt"), values, where)
         completion = as_messages(values["completion"], "assistant", where, "completion")
-        return _with_something_said(Conversation((*prompt, *completion), None, len(prompt), where), "completion")
+        return _with_something_said(
+            Conversation((*prompt, *completion), None, len(prompt), where), "completion"
+        )
     if isinstance(values.get("text"), str) and values["text"].strip():
         return Conversation((), values["text"], 0, where)
     raise ValueError(
@@ -82,17 +91,19 @@ def conversation_of(row: Row) -> Conversation:
 def _with_something_said(conversation: Conversation, column: str) -> Conversation:
     learned = conversation.messages[conversation.first_learned :]
     if not any(message["role"] == "assistant" for message in learned):
-        raise ValueError(f"{conversation.where}: {column} hold no assistant turn, so there is nothing to learn")
+        raise ValueError(
+            f"{conversation.where}: {column} hold no assistant turn, so there is nothing to learn"
+        )
     return conversation
 
 
 def encode(chat: ChatFormat, conversation: Conversation) -> Encoded:
-    """Ids by the chat template. An assistant turn is learned from its first token to its end-of-turn token; nothing
-    else is.
+    """Ids by the chat template. An assistant turn is learned from its first token to its
+    end-of-turn token; nothing else is.
 
-    What precedes each assistant turn is tokenized apart from it, exactly as when the model is asked, so training and
-    generation see the same ids. Raises ValueError naming the row for a template that rewrites earlier turns, or that
-    refuses the messages.
+    What precedes each assistant turn is tokenized apart from it, exactly as when the model is
+    asked, so training and generation see the same ids. Raises ValueError naming the row for a
+    template that rewrites earlier turns, or that refuses the messages.
     """
     if conversation.text is not None:
         ids = chat.plain_text(conversation.text)
@@ -117,7 +128,11 @@ def _encode_turns(chat: ChatFormat, conversation: Conversation) -> Encoded:
         written = chat.encode(after[len(before) :])
         rest = written[len(said) :] if written[: len(said)] == said else []
         ids += [*asked, *said, *rest]
-        learned += [False] * len(asked) + [i >= conversation.first_learned] * len(said) + [False] * len(rest)
+        learned += (
+            [False] * len(asked)
+            + [i >= conversation.first_learned] * len(said)
+            + [False] * len(rest)
+        )
         done = after
     while learned and not learned[-1]:
         ids.pop()
@@ -125,13 +140,18 @@ def _encode_turns(chat: ChatFormat, conversation: Conversation) -> Encoded:
     return Encoded(ids, learned)
 
 
-def mixture_order(sizes: Sequence[int], weights: Sequence[float], count: int, seed: int) -> list[tuple[int, int]]:
-    """`count` draws (source, row): sources by weight, each source's rows all once before any comes again.
+def mixture_order(
+    sizes: Sequence[int], weights: Sequence[float], count: int, seed: int
+) -> list[tuple[int, int]]:
+    """`count` draws (source, row): sources by weight, each source's rows all once before any comes
+    again.
 
     Raises ValueError for a weight that is not positive or a source without rows.
     """
     if len(sizes) != len(weights) or min(weights) <= 0 or min(sizes) < 1:
-        raise ValueError(f"weights ({list(weights)}) must be positive, one for each of {len(sizes)} sources with rows")
+        raise ValueError(
+            f"weights ({list(weights)}) must be positive, one for each of {len(sizes)} sources with rows"
+        )
     rng = np.random.default_rng(seed)
     sources = rng.choice(len(sizes), size=count, p=np.asarray(weights, float) / sum(weights))
     waiting: list[list[int]] = [[] for _ in sizes]

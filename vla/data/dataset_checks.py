@@ -1,4 +1,5 @@
-"""What of a dataset can be learned from: its cameras, the episodes that count, numbers that are finite."""
+"""What of a dataset can be learned from: its cameras, the episodes that count, numbers that are
+finite."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from vla.data.pictures import RESIZE
 
 @dataclass(frozen=True)
 class Learnable:
-    """The numbers of a dataset, the rows to learn from, the instructions by task index, and what to know of them."""
+    """The numbers of a dataset, the rows to learn from, the instructions by task index, and what to
+    know of them."""
 
     columns: Columns
     rows: Int[np.ndarray, "N"]
@@ -26,7 +28,9 @@ class Learnable:
     notes: tuple[str, ...]
 
 
-def read_learnable(folder: Path, info: Mapping[str, Any], failures: Literal["keep", "drop"]) -> Learnable:
+def read_learnable(
+    folder: Path, info: Mapping[str, Any], failures: Literal["keep", "drop"]
+) -> Learnable:
     """Read everything but pictures.
 
     Raises:
@@ -41,7 +45,10 @@ def read_learnable(folder: Path, info: Mapping[str, Any], failures: Literal["kee
 
 
 def chosen_cameras(
-    folder: Path, info: Mapping[str, Any], wanted: Sequence[str] | None, drawable: Sequence[str] | None
+    folder: Path,
+    info: Mapping[str, Any],
+    wanted: Sequence[str] | None,
+    drawable: Sequence[str] | None,
 ) -> dict[str, str]:
     """Camera name -> feature key, in the wanted order.
 
@@ -70,7 +77,8 @@ def check_meaning(
     proprio_names: Sequence[str] | None,
     owner: str,
 ) -> str | None:
-    """Hold what a dataset says of its actions and state against what is expected; a sentence about what it leaves open.
+    """Hold what a dataset says of its actions and state against what is expected; a sentence about
+    what it leaves open.
 
     Raises ValueError naming the field that differs.
     """
@@ -84,19 +92,27 @@ def check_meaning(
 def chosen_rows(
     columns: Columns, failures: Literal["keep", "drop"], owner: str
 ) -> tuple[Int[np.ndarray, "N"], str | None]:
-    """The rows to learn from, and a sentence about the episodes that are marked as failed, where there are some."""
-    every, failed = np.arange(len(columns.actions)), len(np.unique(columns.episode_index[~columns.success]))
+    """The rows to learn from, and a sentence about the episodes that are marked as failed, where
+    there are some."""
+    every, failed = (
+        np.arange(len(columns.actions)),
+        len(np.unique(columns.episode_index[~columns.success])),
+    )
     if not failed:
         return every, None
     told = f"{failed} of {len(np.unique(columns.episode_index))} episodes of {owner} are marked as failures"
     if failures == "keep":
         return every, f"{told} and are imitated too; data.failures=drop leaves them out"
     if not columns.success.any():
-        raise ValueError(f"{told}: data.failures=drop leaves nothing to imitate, set it to keep or use other data")
+        raise ValueError(
+            f"{told}: data.failures=drop leaves nothing to imitate, set it to keep or use other data"
+        )
     return every[columns.success], f"{told} and are left out (data.failures=drop)"
 
 
-def check_finite(info: Mapping[str, Any], columns: Columns, rows: Int[np.ndarray, "N"], owner: str) -> None:
+def check_finite(
+    info: Mapping[str, Any], columns: Columns, rows: Int[np.ndarray, "N"], owner: str
+) -> None:
     """Refuse state and actions that are NaN or infinite: one such number becomes a command.
 
     Raises:
@@ -116,7 +132,9 @@ def check_finite(info: Mapping[str, Any], columns: Columns, rows: Int[np.ndarray
             )
 
 
-def empty_tasks(columns: Columns, rows: Int[np.ndarray, "N"], instructions: Mapping[int, str]) -> str | None:
+def empty_tasks(
+    columns: Columns, rows: Int[np.ndarray, "N"], instructions: Mapping[int, str]
+) -> str | None:
     blank = [index for index, text in instructions.items() if not text.strip()]
     count = int(np.isin(columns.task_index[rows], blank).sum())
     return (
@@ -128,7 +146,11 @@ def empty_tasks(columns: Columns, rows: Int[np.ndarray, "N"], instructions: Mapp
 
 def padded(sizes: Mapping[str, tuple[int, int]]) -> str | None:
     """Says by which rule pictures become square, where some are not."""
-    odd = [f"{camera} {height} x {width}" for camera, (height, width) in sizes.items() if height != width]
+    odd = [
+        f"{camera} {height} x {width}"
+        for camera, (height, width) in sizes.items()
+        if height != width
+    ]
     if not odd:
         return None
     return (

@@ -1,4 +1,5 @@
-"""Demonstrations to learn from: any LeRobotDataset v3, with fast random access to frames and the actions after them."""
+"""Demonstrations to learn from: any LeRobotDataset v3, with fast random access to frames and the
+actions after them."""
 
 from __future__ import annotations
 
@@ -105,8 +106,11 @@ class Demonstrations:
         """The episode of every frame."""
         return self.columns.episode_index[self.rows]
 
-    def batch(self, indices: Sequence[int] | Int[np.ndarray, "B"], horizon: int) -> DemonstrationBatch:
-        """The frames `indices`, in any order and repeated at will, each with its next `horizon` actions.
+    def batch(
+        self, indices: Sequence[int] | Int[np.ndarray, "B"], horizon: int
+    ) -> DemonstrationBatch:
+        """The frames `indices`, in any order and repeated at will, each with its next `horizon`
+        actions.
 
         Past its episode's end a chunk repeats the last action, with the mask False.
         """
@@ -129,11 +133,14 @@ class Demonstrations:
         """Only these episodes."""
         unknown = set(np.asarray(episodes).tolist()) - set(self.episodes.tolist())
         if unknown:
-            raise ValueError(f"{self.folder} has no episodes {sorted(unknown)} among the chosen {self.num_episodes}")
+            raise ValueError(
+                f"{self.folder} has no episodes {sorted(unknown)} among the chosen {self.num_episodes}"
+            )
         return replace(self, rows=self.rows[np.isin(self.episode_index, episodes)])
 
     def split(self, fraction: float, seed: int) -> tuple[Demonstrations, Demonstrations]:
-        """Two disjoint sets of whole episodes, the second with `fraction` of them (at least one)."""
+        """Two disjoint sets of whole episodes, the second with `fraction` of them (at least
+        one)."""
         if not 0.0 < fraction < 1.0 or self.num_episodes < 2:
             raise ValueError(
                 f"data.holdout_fraction ({fraction}) must lie between 0 and 1, and the dataset's {self.num_episodes} "
@@ -184,7 +191,9 @@ def open_demonstrations(
     limits = check_limits(learned, expected, max_outside_limits, owner)
     notes = [*found.notes, padded(sizes), open_fields, limits]
     episodes = read_episodes(folder)
-    decoded = cached_frames(folder, info, episodes, list(keys.values()), image_size, Path(cache) if cache else None)
+    decoded = cached_frames(
+        folder, info, episodes, list(keys.values()), image_size, Path(cache) if cache else None
+    )
     return Demonstrations(
         folder=folder,
         cameras=tuple(keys),

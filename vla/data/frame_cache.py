@@ -1,4 +1,5 @@
-"""Decodes a dataset's images once, into one uint8 array a camera that is read through memory mapping ever after.
+"""Decodes a dataset's images once, into one uint8 array a camera that is read through memory
+mapping ever after.
 
 A random frame then costs a copy of its bytes instead of a seek and a decode: about 100 times less.
 """
@@ -38,7 +39,8 @@ def cached_frames(
     image_size: int | None,
     cache: Path | None,
 ) -> dict[str, np.ndarray]:
-    """Every frame of the image features `keys`: uint8 [N, h, w, 3] each, decoded now unless an earlier call did.
+    """Every frame of the image features `keys`: uint8 [N, h, w, 3] each, decoded now unless an
+    earlier call did.
 
     Args:
         folder: of the dataset.
@@ -64,7 +66,9 @@ def cached_frames(
     except OSError as error:
         if isinstance(error, DiskFull) or not is_disk_full(error):
             raise
-        raise DiskFull(f"the disk is full, {home} was not written ({error.strerror}): {MAKE_ROOM}") from error
+        raise DiskFull(
+            f"the disk is full, {home} was not written ({error.strerror}): {MAKE_ROOM}"
+        ) from error
     return {key: np.asarray(np.load(path, mmap_mode="r")) for key, path in paths.items()}
 
 
@@ -78,13 +82,21 @@ def _fill(
     """Decode what is not there, or is not what was written."""
     missing = [key for key, path in paths.items() if not _is_whole(path)]
     sizes = {
-        key: picture_size(info["features"][key]) if image_size is None else (image_size, image_size) for key in missing
+        key: picture_size(info["features"][key]) if image_size is None else (image_size, image_size)
+        for key in missing
     }
     shapes = {key: (int(info["total_frames"]), *size, 3) for key, size in sizes.items()}
     if missing:
         _check_room(paths[missing[0]].parent, sum(int(np.prod(shape)) for shape in shapes.values()))
-        with ThreadPoolExecutor(min(len(missing), os.cpu_count() or 1)) as pool:  # decoders release the GIL
-            list(pool.map(lambda key: _decode(folder, info, episodes, key, shapes[key], paths[key]), missing))
+        with ThreadPoolExecutor(
+            min(len(missing), os.cpu_count() or 1)
+        ) as pool:  # decoders release the GIL
+            list(
+                pool.map(
+                    lambda key: _decode(folder, info, episodes, key, shapes[key], paths[key]),
+                    missing,
+                )
+            )
 
 
 class Whole(TypedDict):
@@ -94,12 +106,17 @@ class Whole(TypedDict):
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether an array is there and what was written; one that is damaged is told, and decoded anew."""
+    """Whether an array is there and what was written; one that is damaged is told, and decoded
+    anew."""
     if not path.exists():
         return False
     try:
         written = read_json(path.with_suffix(".json"), Whole)["sha256"]
-        fault = None if path.is_file() and digest(path) == written else "it does not have the checksum that was written"
+        fault = (
+            None
+            if path.is_file() and digest(path) == written
+            else "it does not have the checksum that was written"
+        )
     except DamagedFile as error:
         fault = f"its checksum cannot be read ({error.fault})"
     if fault is not None:
@@ -114,11 +131,17 @@ def _cache_home(folder: Path, cache: Path | None) -> Path:
         return cache
     if os.access(folder, os.W_OK):
         return folder / ".frames"
-    return Path.home() / ".cache" / "vla" / hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    return (
+        Path.home()
+        / ".cache"
+        / "vla"
+        / hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    )
 
 
 def _fingerprint(folder: Path) -> str:
-    """Changes when any data or video file does, by what is in it: times and sizes can stay as they were."""
+    """Changes when any data or video file does, by what is in it: times and sizes can stay as they
+    were."""
     patterns = ("data/*/*", "videos/*/*/*", "meta/episodes/*/*", form.INFO_PATH)
     files = sorted(file for pattern in patterns for file in folder.glob(pattern) if file.is_file())
     facts = [(file.relative_to(folder).as_posix(), digest(file)) for file in files]
@@ -175,21 +198,29 @@ def _write_frames(
             if filled <= len(frames):
                 frames[filled - 1] = _resized(image, shape)
     if filled != shape[0]:
-        raise ValueError(f"{folder}: {key} has {filled} images for {shape[0]} rows; the dataset is damaged")
+        raise ValueError(
+            f"{folder}: {key} has {filled} images for {shape[0]} rows; the dataset is damaged"
+        )
     frames.flush()
 
 
 def _reserve(draft: Path) -> None:
-    """Take the room of a mapped file before it is written: on a full disk a mapping ends the process."""
+    """Take the room of a mapped file before it is written: on a full disk a mapping ends the
+    process."""
     if hasattr(os, "posix_fallocate"):
         with draft.open("r+b") as opened:
             os.posix_fallocate(opened.fileno(), 0, draft.stat().st_size)
 
 
 def _fill_from_videos(
-    folder: Path, info: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]], key: str, frames: np.ndarray
+    folder: Path,
+    info: Mapping[str, Any],
+    episodes: Sequence[Mapping[str, Any]],
+    key: str,
+    frames: np.ndarray,
 ) -> int:
-    """Decode every file once, front to back; an episode's frames lie from its `from_timestamp` on."""
+    """Decode every file once, front to back; an episode's frames lie from its `from_timestamp`
+    on."""
     filled = 0
     for path, rows in _rows_of_videos(folder, info, episodes, key).items():
         count = 0
@@ -219,14 +250,21 @@ def _rows_of_videos(
         pattern.format(video_key=key, chunk_index=0, file_index=0)
     with reading(folder / "meta" / "episodes", form.COPY_AGAIN):
         for episode in episodes:
-            chunk, file = int(episode[f"videos/{key}/chunk_index"]), int(episode[f"videos/{key}/file_index"])
+            chunk, file = (
+                int(episode[f"videos/{key}/chunk_index"]),
+                int(episode[f"videos/{key}/file_index"]),
+            )
             path = folder / pattern.format(video_key=key, chunk_index=chunk, file_index=file)
             begin = round(float(episode[f"videos/{key}/from_timestamp"]) * info["fps"])
             first = episode["dataset_from_index"]
-            files.setdefault(path, {}).update({begin + i: first + i for i in range(episode["length"])})
+            files.setdefault(path, {}).update(
+                {begin + i: first + i for i in range(episode["length"])}
+            )
         total = info["total_frames"]
         if sorted(row for rows in files.values() for row in rows.values()) != list(range(total)):
-            raise ValueError(f"the frames that its episodes name for {key} are not those of rows 0 to {total - 1}")
+            raise ValueError(
+                f"the frames that its episodes name for {key} are not those of rows 0 to {total - 1}"
+            )
     return files
 
 
@@ -247,7 +285,9 @@ def _stored_images(folder: Path, key: str) -> Iterator[np.ndarray]:
             for batch in pq.ParquetFile(path).iter_batches(batch_size=64, columns=[key]):
                 for cell in batch.column(0).to_pylist():
                     if cell is None or cell.get("bytes") is None:
-                        raise ValueError(f"{path}: {key} has an image that is not stored in the file")
+                        raise ValueError(
+                            f"{path}: {key} has an image that is not stored in the file"
+                        )
                     with Image.open(io.BytesIO(cell["bytes"])) as image:
                         yield np.asarray(image.convert("RGB"))
 
@@ -257,5 +297,7 @@ def _resized(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     if image.shape[:2] == shape[1:3]:
         return image
     if shape[1] != shape[2]:
-        raise ValueError(f"a picture has {image.shape[:2]} pixels, {form.INFO_PATH} says {shape[1:3]}: it is damaged")
+        raise ValueError(
+            f"a picture has {image.shape[:2]} pixels, {form.INFO_PATH} says {shape[1:3]}: it is damaged"
+        )
     return fitted(image, shape[1])

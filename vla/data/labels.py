@@ -12,8 +12,11 @@ from torch import Tensor
 from vla.types import Observation
 
 
-def labelled(observation: Observation, labels: Sequence[Sequence[int]], which: Int[Tensor, "B"]) -> Observation:
-    """The observation with tokens `labels[which]` behind every instruction, marked as a label; -1: nothing.
+def labelled(
+    observation: Observation, labels: Sequence[Sequence[int]], which: Int[Tensor, "B"]
+) -> Observation:
+    """The observation with tokens `labels[which]` behind every instruction, marked as a label; -1:
+    nothing.
 
     Raises ValueError where there is no room.
     """

@@ -1,9 +1,10 @@
-"""The LeRobotDataset v3 format: names, feature descriptions, parquet schemas and statistics, as LeRobot 0.6 reads them.
+"""The LeRobotDataset v3 format: names, feature descriptions, parquet schemas and statistics, as
+LeRobot 0.6 reads them.
 
-A dataset is a folder: `meta/info.json` (features, counts, path patterns), `meta/stats.json`, `meta/tasks.parquet`,
-`meta/episodes/*.parquet` (one row an episode), `data/*.parquet` (one row a frame, one row group an episode) and, when
-images are stored as video, `videos/<key>/*.mp4` with many episodes in a file. Source: huggingface/lerobot,
-`lerobot/datasets` (codebase version v3.0).
+A dataset is a folder: `meta/info.json` (features, counts, path patterns), `meta/stats.json`,
+`meta/tasks.parquet`, `meta/episodes/*.parquet` (one row an episode), `data/*.parquet` (one row a
+frame, one row group an episode) and, when images are stored as video, `videos/<key>/*.mp4` with
+many episodes in a file. Source: huggingface/lerobot, `lerobot/datasets` (codebase version v3.0).
 """
 
 from __future__ import annotations
@@ -32,8 +33,12 @@ MAX_DATA_BYTES, MAX_VIDEO_BYTES = 100 * 2**20, 200 * 2**20
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
 _EXTRA = {"perturbed": "bool", "seed": "int64", "success": "bool"}
 _INDICES = {
-    "timestamp": "float32", "frame_index": "int64", "episode_index": "int64", "index": "int64", "task_index": "int64",
-}  # fmt: skip
+    "timestamp": "float32",
+    "frame_index": "int64",
+    "episode_index": "int64",
+    "index": "int64",
+    "task_index": "int64",
+}
 _ARROW = {"float32": pa.float32(), "int64": pa.int64(), "bool": pa.bool_()}
 
 Storage = Literal["video", "images"]
@@ -80,12 +85,24 @@ def features(spec: DatasetSpec) -> dict[str, dict[str, Any]]:
     height, width = spec.image_size
     described: dict[str, dict[str, Any]] = {}
     for camera in spec.cameras:
-        feature = {"dtype": "image", "shape": [height, width, 3], "names": ["height", "width", "channels"]}
+        feature = {
+            "dtype": "image",
+            "shape": [height, width, 3],
+            "names": ["height", "width", "channels"],
+        }
         if spec.storage == "video":
             feature |= {"dtype": "video", "info": _video_info(spec)}
         described[image_key(camera)] = feature
-    described[STATE_KEY] = {"dtype": "float32", "shape": [len(spec.proprio_names)], "names": list(spec.proprio_names)}
-    described[ACTION_KEY] = {"dtype": "float32", "shape": [len(spec.action_names)], "names": list(spec.action_names)}
+    described[STATE_KEY] = {
+        "dtype": "float32",
+        "shape": [len(spec.proprio_names)],
+        "names": list(spec.proprio_names),
+    }
+    described[ACTION_KEY] = {
+        "dtype": "float32",
+        "shape": [len(spec.action_names)],
+        "names": list(spec.action_names),
+    }
     for name, dtype in (_EXTRA | _INDICES).items():
         described[name] = {"dtype": dtype, "shape": [1], "names": None}
     return described
@@ -94,9 +111,15 @@ def features(spec: DatasetSpec) -> dict[str, dict[str, Any]]:
 def _video_info(spec: DatasetSpec) -> dict[str, Any]:
     height, width = spec.image_size
     return {
-        "video.height": height, "video.width": width, "video.codec": "h264", "video.pix_fmt": "gbrp",
-        "video.fps": spec.fps, "video.channels": 3, "has_audio": False, "is_depth_map": False,
-    }  # fmt: skip
+        "video.height": height,
+        "video.width": width,
+        "video.codec": "h264",
+        "video.pix_fmt": "gbrp",
+        "video.fps": spec.fps,
+        "video.channels": 3,
+        "has_audio": False,
+        "is_depth_map": False,
+    }
 
 
 def info(spec: DatasetSpec, num_episodes: int, num_frames: int, num_tasks: int) -> dict[str, Any]:
@@ -131,12 +154,16 @@ def frame_schema(spec: DatasetSpec) -> pa.Schema:
         value = {"dtype": feature["dtype"], "_type": "Value"}
         if key in (STATE_KEY, ACTION_KEY):
             size = feature["shape"][0]
-            fields.append(pa.field(key, pa.list_(pa.field("element", _ARROW[feature["dtype"]]), size)))
+            fields.append(
+                pa.field(key, pa.list_(pa.field("element", _ARROW[feature["dtype"]]), size))
+            )
             described[key] = {"feature": value, "length": size, "_type": "List"}
         else:
             fields.append(pa.field(key, _ARROW[feature["dtype"]]))
             described[key] = value
-    return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": described}})})
+    return pa.schema(
+        fields, metadata={"huggingface": json.dumps({"info": {"features": described}})}
+    )
 
 
 def tasks_table(tasks: Sequence[str]) -> pa.Table:
@@ -149,15 +176,27 @@ def tasks_table(tasks: Sequence[str]) -> pa.Table:
             "numpy_type": "int64",
             "metadata": None,
         },
-        {"name": "task", "field_name": "task", "pandas_type": "unicode", "numpy_type": "object", "metadata": None},
+        {
+            "name": "task",
+            "field_name": "task",
+            "pandas_type": "unicode",
+            "numpy_type": "object",
+            "metadata": None,
+        },
     ]
     pandas = {"index_columns": ["task"], "column_indexes": [], "columns": columns, "attributes": {}}
-    table = pa.table({"task_index": pa.array(range(len(tasks)), pa.int64()), "task": pa.array(tasks, pa.string())})
+    table = pa.table(
+        {
+            "task_index": pa.array(range(len(tasks)), pa.int64()),
+            "task": pa.array(tasks, pa.string()),
+        }
+    )
     return table.replace_schema_metadata({"pandas": json.dumps(pandas)})
 
 
 def column_statistics(values: np.ndarray) -> dict[str, np.ndarray]:
-    """Statistics of a numeric column [n] or [n, d], per dimension; quantiles interpolate linearly between samples."""
+    """Statistics of a numeric column [n] or [n, d], per dimension; quantiles interpolate linearly
+    between samples."""
     columns = values.reshape(len(values), -1).astype(np.float64)
     quantiles = np.quantile(columns, list(QUANTILES.values()), axis=0)
     return {
@@ -171,13 +210,15 @@ def column_statistics(values: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def channel_histogram(images: np.ndarray) -> np.ndarray:
-    """Counts [3, 256] of every value in every channel of uint8 [n, h, w, 3], at every second row and column."""
+    """Counts [3, 256] of every value in every channel of uint8 [n, h, w, 3], at every second row
+    and column."""
     pixels = images[:, ::2, ::2].reshape(-1, 3)
     return np.stack([np.bincount(pixels[:, channel], minlength=256) for channel in range(3)])
 
 
 def image_statistics(histogram: np.ndarray, num_frames: int) -> dict[str, np.ndarray]:
-    """Statistics of a camera from its histogram [3, 256]: channels first, values in [0, 1], shape [3, 1, 1]."""
+    """Statistics of a camera from its histogram [3, 256]: channels first, values in [0, 1], shape
+    [3, 1, 1]."""
     levels = np.arange(256) / 255.0
     share = histogram / histogram.sum(axis=1, keepdims=True)
     mean = share @ levels
@@ -191,9 +232,16 @@ def image_statistics(histogram: np.ndarray, num_frames: int) -> dict[str, np.nda
     }
     for name, quantile in QUANTILES.items():
         result[name] = levels[(cumulative >= quantile - 1e-12).argmax(axis=1)]
-    return {name: value.reshape(3, 1, 1) for name, value in result.items()} | {"count": np.array([num_frames])}
+    return {name: value.reshape(3, 1, 1) for name, value in result.items()} | {
+        "count": np.array([num_frames])
+    }
 
 
 def statistics_to_json(statistics: Statistics) -> str:
     """The content of `meta/stats.json`."""
-    return json.dumps({key: {name: v.tolist() for name, v in values.items()} for key, values in statistics.items()})
+    return json.dumps(
+        {
+            key: {name: v.tolist() for name, v in values.items()}
+            for key, values in statistics.items()
+        }
+    )

@@ -1,4 +1,5 @@
-"""Joins episode shards into the files of a LeRobotDataset v3; video packets are copied, not encoded again."""
+"""Joins episode shards into the files of a LeRobotDataset v3; video packets are copied, not encoded
+again."""
 
 from __future__ import annotations
 
@@ -28,7 +29,9 @@ class Shard(TypedDict):
 
 def read_shard(shard: Path) -> dict[str, Any]:
     """What is known of an episode beside its rows and videos."""
-    return read_json(shard / "episode.json", Shard, f"remove {shard}: its episode is collected again")
+    return read_json(
+        shard / "episode.json", Shard, f"remove {shard}: its episode is collected again"
+    )
 
 
 def join(shards: Sequence[Path], spec: form.DatasetSpec, folder: Path) -> None:
@@ -50,29 +53,54 @@ def join(shards: Sequence[Path], spec: form.DatasetSpec, folder: Path) -> None:
                 "meta/episodes/file_index": 0,
             }
         )
-    columns = _join_rows(shards, spec, folder, rows, [tasks.index(episode["instruction"]) for episode in about])
+    columns = _join_rows(
+        shards, spec, folder, rows, [tasks.index(episode["instruction"]) for episode in about]
+    )
     if spec.storage == "video":
         for camera in spec.cameras:
-            _join_videos([shard / f"{camera}.mp4" for shard in shards], form.image_key(camera), spec.fps, folder, rows)
-    histograms = {c: np.array([episode["histograms"][c] for episode in about]) for c in spec.cameras}
+            _join_videos(
+                [shard / f"{camera}.mp4" for shard in shards],
+                form.image_key(camera),
+                spec.fps,
+                folder,
+                rows,
+            )
+    histograms = {
+        c: np.array([episode["histograms"][c] for episode in about]) for c in spec.cameras
+    }
     for index, row in enumerate(rows):
         part = slice(row["dataset_from_index"], row["dataset_to_index"])
         statistics = {key: form.column_statistics(values[part]) for key, values in columns.items()}
         for camera in spec.cameras:
-            statistics[form.image_key(camera)] = form.image_statistics(histograms[camera][index], lengths[index])
-        row |= {f"stats/{key}/{name}": v.tolist() for key, stats in statistics.items() for name, v in stats.items()}
+            statistics[form.image_key(camera)] = form.image_statistics(
+                histograms[camera][index], lengths[index]
+            )
+        row |= {
+            f"stats/{key}/{name}": v.tolist()
+            for key, stats in statistics.items()
+            for name, v in stats.items()
+        }
     overall = {key: form.column_statistics(values) for key, values in columns.items()}
     for camera in spec.cameras:
-        overall[form.image_key(camera)] = form.image_statistics(histograms[camera].sum(axis=0), int(starts[-1]))
+        overall[form.image_key(camera)] = form.image_statistics(
+            histograms[camera].sum(axis=0), int(starts[-1])
+        )
     _write_meta(folder, spec, rows, tasks, overall, int(starts[-1]))
 
 
 def _join_rows(
-    shards: Sequence[Path], spec: form.DatasetSpec, folder: Path, rows: list[dict[str, Any]], task_indices: list[int]
+    shards: Sequence[Path],
+    spec: form.DatasetSpec,
+    folder: Path,
+    rows: list[dict[str, Any]],
+    task_indices: list[int],
 ) -> dict[str, np.ndarray]:
-    """Write the data files, one row group an episode; returns every numeric column [n, d] of the dataset."""
+    """Write the data files, one row group an episode; returns every numeric column [n, d] of the
+    dataset."""
     schema = form.frame_schema(spec)
-    numeric: dict[str, list[np.ndarray]] = {f.name: [] for f in schema if not pa.types.is_struct(f.type)}
+    numeric: dict[str, list[np.ndarray]] = {
+        f.name: [] for f in schema if not pa.types.is_struct(f.type)
+    }
     writer: pq.ParquetWriter | None = None
     file_index, written = -1, 0
     for index, (shard, row) in enumerate(zip(shards, rows, strict=True)):
@@ -87,12 +115,16 @@ def _join_rows(
             "task_index": np.full(length, task_indices[index]),
         }
         for name, values in replaced.items():
-            table = table.set_column(schema.get_field_index(name), schema.field(name), pa.array(values, pa.int64()))
+            table = table.set_column(
+                schema.get_field_index(name), schema.field(name), pa.array(values, pa.int64())
+            )
         if writer is None or written > form.MAX_DATA_BYTES:
             if writer is not None:
                 writer.close()
             file_index, written = file_index + 1, 0
-            path = folder / form.DATA_PATH.format(chunk_index=file_index // 1000, file_index=file_index % 1000)
+            path = folder / form.DATA_PATH.format(
+                chunk_index=file_index // 1000, file_index=file_index % 1000
+            )
             path.parent.mkdir(parents=True, exist_ok=True)
             writer = pq.ParquetWriter(path, schema, compression="snappy")
         writer.write_table(table)
@@ -110,13 +142,20 @@ def column_to_numpy(column: pa.ChunkedArray) -> np.ndarray:
     array = column.combine_chunks()
     if isinstance(array, pa.ChunkedArray):  # an empty or oversized column stays chunked
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], column.type)
-    if pa.types.is_list(array.type) or pa.types.is_fixed_size_list(array.type) or pa.types.is_large_list(array.type):
+    if (
+        pa.types.is_list(array.type)
+        or pa.types.is_fixed_size_list(array.type)
+        or pa.types.is_large_list(array.type)
+    ):
         return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), -1)
     return array.to_numpy(zero_copy_only=False)
 
 
-def _join_videos(parts: list[Path], key: str, fps: int, folder: Path, rows: list[dict[str, Any]]) -> None:
-    """Append the parts' packets to as few files as the size limit allows, noting in `rows` where each episode lies."""
+def _join_videos(
+    parts: list[Path], key: str, fps: int, folder: Path, rows: list[dict[str, Any]]
+) -> None:
+    """Append the parts' packets to as few files as the size limit allows, noting in `rows` where
+    each episode lies."""
     file_index, first = 0, 0
     while first < len(parts):
         last, size = first, 0
@@ -141,7 +180,8 @@ def _join_videos(parts: list[Path], key: str, fps: int, folder: Path, rows: list
 
 
 def concatenate_videos(parts: Sequence[Path], path: Path, fps: int) -> list[int]:
-    """Copy the packets of equally encoded videos without B-frames, one after the other; returns frames a part."""
+    """Copy the packets of equally encoded videos without B-frames, one after the other; returns
+    frames a part."""
     counts = []
     with av.open(str(path), "w") as output:
         stream: av.VideoStream | None = None

@@ -1,4 +1,5 @@
-"""The files of a LeRobotDataset v3 folder as arrays; what is missing or damaged is said in one line with its path."""
+"""The files of a LeRobotDataset v3 folder as arrays; what is missing or damaged is said in one line
+with its path."""
 
 from __future__ import annotations
 
@@ -19,12 +20,14 @@ from vla.files.read import KEYS, DamagedFile, checked, read_json, reading
 EPISODES = "meta/episodes/*/*.parquet"
 DATA = "data/*/*.parquet"
 SUCCESS = ("success", "next.success")
-"""Columns that mark what an episode came to: ours in all its frames, LeRobot's in the frame that succeeds."""
+"""Columns that mark what an episode came to: ours in all its frames, LeRobot's in the frame that
+succeeds."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """One row a frame of the whole dataset: `episode_end` is the row after the last of its episode."""
+    """One row a frame of the whole dataset: `episode_end` is the row after the last of its
+    episode."""
 
     proprio: Float32[np.ndarray, "M s"]
     actions: Float32[np.ndarray, "M A"]
@@ -74,7 +77,9 @@ def read_info(folder: Path) -> dict[str, Any]:
     """
     path = folder / form.INFO_PATH
     if not path.exists():
-        raise ValueError(f"{folder} is no LeRobotDataset: {form.INFO_PATH} is missing; make one with collect_demos.py")
+        raise ValueError(
+            f"{folder} is no LeRobotDataset: {form.INFO_PATH} is missing; make one with collect_demos.py"
+        )
     info = read_json(path, remedy=form.COPY_AGAIN, finite=False)
     version = str(info.get("codebase_version", "unknown"))
     if version.startswith(("v2.", "v1.")):
@@ -83,11 +88,18 @@ def read_info(folder: Path) -> dict[str, Any]:
             f"`python -m lerobot.scripts.convert_dataset_v21_to_v30 --repo-id=NAME --root={folder} --push-to-hub=false`"
         )
     if not version.startswith("v3."):
-        raise ValueError(f"{folder}: codebase_version {version!r} of {form.INFO_PATH} is not known; v3.0 is")
+        raise ValueError(
+            f"{folder}: codebase_version {version!r} of {form.INFO_PATH} is not known; v3.0 is"
+        )
     checked(path, info, Info, form.COPY_AGAIN)
-    for key, use in ((form.ACTION_KEY, "there is nothing to imitate"), (form.STATE_KEY, "every policy reads one")):
+    for key, use in (
+        (form.ACTION_KEY, "there is nothing to imitate"),
+        (form.STATE_KEY, "every policy reads one"),
+    ):
         if key not in info["features"]:
-            raise ValueError(f"{folder} has no feature {key!r}, and {use}: record the dataset again with it")
+            raise ValueError(
+                f"{folder} has no feature {key!r}, and {use}: record the dataset again with it"
+            )
         if len(info["features"][key]["shape"]) != 1:
             raise ValueError(
                 f"{folder}: {key} has shape {list(info['features'][key]['shape'])}; record it as one row of numbers"
@@ -95,15 +107,20 @@ def read_info(folder: Path) -> dict[str, Any]:
     for key in cameras_of(info).values():
         if len(info["features"][key]["shape"]) != 3:
             raise DamagedFile(
-                path, f"{key} has shape {info['features'][key]['shape']}, not three sizes", form.COPY_AGAIN
+                path,
+                f"{key} has shape {info['features'][key]['shape']}, not three sizes",
+                form.COPY_AGAIN,
             )
     if not info["total_frames"]:
-        raise ValueError(f"{folder} holds no episodes: the recording stopped before the first was saved, record again")
+        raise ValueError(
+            f"{folder} holds no episodes: the recording stopped before the first was saved, record again"
+        )
     return info
 
 
 def cameras_of(info: Mapping[str, Any]) -> dict[str, str]:
-    """Camera name -> feature key of everything that is a colour picture; depth maps are left out, as LeRobot does."""
+    """Camera name -> feature key of everything that is a colour picture; depth maps are left out,
+    as LeRobot does."""
     keys = {}
     for key, feature in info["features"].items():
         if feature["dtype"] in ("image", "video") and not is_depth(feature):
@@ -118,18 +135,26 @@ def is_depth(feature: Mapping[str, Any]) -> bool:
 
 
 def names_of(info: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    """One name per dimension: a list, or a mapping of lists ({"motors": [...]}) or of places ({"dx": 0, ...})."""
+    """One name per dimension: a list, or a mapping of lists ({"motors": [...]}) or of places
+    ({"dx": 0, ...})."""
     feature = info["features"][key]
     names, size = feature.get("names") or [], int(feature["shape"][0])
     if isinstance(names, Mapping):
         places = all(isinstance(value, int) for value in names.values())
         lists = [value if isinstance(value, list) else [value] for value in names.values()]
-        names = sorted(names, key=names.__getitem__) if places else [name for part in lists for name in part]
-    return tuple(map(str, names)) if len(names) == size else tuple(f"{key}_{i}" for i in range(size))
+        names = (
+            sorted(names, key=names.__getitem__)
+            if places
+            else [name for part in lists for name in part]
+        )
+    return (
+        tuple(map(str, names)) if len(names) == size else tuple(f"{key}_{i}" for i in range(size))
+    )
 
 
 def read_action_spec(folder: Path) -> dict[str, Any] | None:
-    """What the dataset says its actions mean, beyond LeRobot's format; None where it says nothing."""
+    """What the dataset says its actions mean, beyond LeRobot's format; None where it says
+    nothing."""
     path = folder / form.ACTION_SPEC_PATH
     return read_json(path, remedy=form.COPY_AGAIN, finite=False) if path.exists() else None
 
@@ -138,8 +163,15 @@ def read_episodes(folder: Path) -> list[dict[str, Any]]:
     """Where the pictures of every episode lie."""
     rows: list[dict[str, Any]] = []
     for path in _parts(folder, EPISODES):
-        names = [name for name in column_names(path, form.COPY_AGAIN) if not name.startswith("stats/")]
-        rows += checked(path, read_table(path, names, form.COPY_AGAIN).to_pylist(), list[Episode], form.COPY_AGAIN)
+        names = [
+            name for name in column_names(path, form.COPY_AGAIN) if not name.startswith("stats/")
+        ]
+        rows += checked(
+            path,
+            read_table(path, names, form.COPY_AGAIN).to_pylist(),
+            list[Episode],
+            form.COPY_AGAIN,
+        )
     return sorted(rows, key=lambda row: row["episode_index"])
 
 
@@ -152,8 +184,12 @@ def read_tasks(folder: Path, task_index: Int[np.ndarray, "M"]) -> dict[int, str]
     # The instruction is pandas' index: called "task", or "__index_level_0__" by older writers.
     instruction = next((name for name in table.schema.names if name != "task_index"), None)
     if instruction is None or "task_index" not in table.schema.names:
-        raise ValueError(f"{path} must hold a task_index and its instruction, it holds {table.schema.names}")
-    by_index = dict(zip(table["task_index"].to_pylist(), table[instruction].to_pylist(), strict=True))
+        raise ValueError(
+            f"{path} must hold a task_index and its instruction, it holds {table.schema.names}"
+        )
+    by_index = dict(
+        zip(table["task_index"].to_pylist(), table[instruction].to_pylist(), strict=True)
+    )
     named, counts = np.unique(task_index, return_counts=True)
     for index, count in zip(named.tolist(), counts.tolist(), strict=True):
         if not isinstance(by_index.get(index), str):
@@ -179,11 +215,15 @@ def read_columns(folder: Path, info: Mapping[str, Any] | None = None) -> Columns
     columns = {name: _column(folder, joined, name) for name in names}
     if len(joined) != total or not np.array_equal(columns["index"], np.arange(total)):
         raise DamagedFile(
-            folder / "data", f"its rows are not 0 to {total - 1}, as {form.INFO_PATH} says", form.COPY_AGAIN
+            folder / "data",
+            f"its rows are not 0 to {total - 1}, as {form.INFO_PATH} says",
+            form.COPY_AGAIN,
         )
     episode = columns["episode_index"]
     if len(np.unique(episode)) != np.count_nonzero(np.diff(episode)) + 1:
-        raise DamagedFile(folder / "data", "the frames of an episode do not follow each other", form.COPY_AGAIN)
+        raise DamagedFile(
+            folder / "data", "the frames of an episode do not follow each other", form.COPY_AGAIN
+        )
     starts = np.concatenate([[0], np.flatnonzero(np.diff(episode)) + 1, [total]])
     nothing = np.zeros(total, dtype=bool)
     return Columns(
@@ -199,17 +239,25 @@ def read_columns(folder: Path, info: Mapping[str, Any] | None = None) -> Columns
 
 
 def read_statistics(folder: Path, columns: Columns) -> form.Statistics:
-    """The dataset's own, those of actions and state from its frames: what is written of them may be of others."""
+    """The dataset's own, those of actions and state from its frames: what is written of them may be
+    of others."""
     path = folder / form.STATS_PATH
-    stored = read_json(path, dict[str, dict[str, Any]], form.COPY_AGAIN, finite=False) if path.exists() else {}
+    stored = (
+        read_json(path, dict[str, dict[str, Any]], form.COPY_AGAIN, finite=False)
+        if path.exists()
+        else {}
+    )
     with reading(path, form.COPY_AGAIN):
-        statistics = {key: {n: np.asarray(v) for n, v in values.items()} for key, values in stored.items()}
+        statistics = {
+            key: {n: np.asarray(v) for n, v in values.items()} for key, values in stored.items()
+        }
     own = ((form.ACTION_KEY, columns.actions), (form.STATE_KEY, columns.proprio))
     return statistics | {key: form.column_statistics(values) for key, values in own}
 
 
 def _column(folder: Path, joined: Any, name: str) -> np.ndarray:
-    """One row a frame; those that number episodes, tasks and frames are whole numbers, none missing."""
+    """One row a frame; those that number episodes, tasks and frames are whole numbers, none
+    missing."""
     with reading(f"{folder / 'data'}, column {name},", form.COPY_AGAIN):
         values = column_to_numpy(joined.column(name))
         if name.endswith("index") and values.dtype.kind not in "iu":
@@ -226,12 +274,16 @@ def _numbers(
         try:
             return columns[key].astype(np.float32).reshape(len(columns["index"]), size)
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{folder}: column {key} is no row of {size} numbers a frame ({error})") from error
+            raise ValueError(
+                f"{folder}: column {key} is no row of {size} numbers a frame ({error})"
+            ) from error
 
 
 def _success(columns: Mapping[str, np.ndarray], starts: np.ndarray) -> Bool[np.ndarray, "M"]:
     """Whether the episode of every frame succeeded: where nothing says so, it did."""
-    marked = next((columns[name].astype(bool).reshape(-1) for name in SUCCESS if name in columns), None)
+    marked = next(
+        (columns[name].astype(bool).reshape(-1) for name in SUCCESS if name in columns), None
+    )
     if marked is None:
         return np.ones(starts[-1], dtype=bool)
     return np.repeat(np.logical_or.reduceat(marked, starts[:-1]), np.diff(starts))

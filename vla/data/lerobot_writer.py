@@ -1,9 +1,11 @@
-"""Writes a LeRobotDataset v3, episode by episode, so that an interruption or a full disk loses no finished episode.
+"""Writes a LeRobotDataset v3, episode by episode, so that an interruption or a full disk loses no
+finished episode.
 
-Every finished episode is a shard of its own in `.<name>.partial/episodes/` beside the dataset's folder: its rows as
-parquet and its frames as one lossless video a camera (or PNG in the rows). `finish` joins the shards (packets are
-copied, nothing is encoded twice) and renames the result into place: the folder is a whole dataset or is not there.
-Writing costs about a tenth of LeRobot's own writer and never drops a frame.
+Every finished episode is a shard of its own in `.<name>.partial/episodes/` beside the dataset's
+folder: its rows as parquet and its frames as one lossless video a camera (or PNG in the rows).
+`finish` joins the shards (packets are copied, nothing is encoded twice) and renames the result into
+place: the folder is a whole dataset or is not there. Writing costs about a tenth of LeRobot's own
+writer and never drops a frame.
 """
 
 from __future__ import annotations
@@ -29,15 +31,17 @@ from vla.data.lerobot_join import join, read_shard
 from vla.files.read import read_json
 from vla.files.write import flush_folder, flush_tree, is_disk_full, write_json
 
-# RGB without loss: simulator pictures are flat, so it is as fast as lossy coding and 2 to 3 times as large, and a
-# policy trains on exactly the pixels that it will act on. Every second frame is a key frame, for random access.
+# RGB without loss: simulator pictures are flat, so it is as fast as lossy coding and 2 to 3 times
+# as large, and a policy trains on exactly the pixels that it will act on. Every second frame is a
+# key frame, for random access.
 CODEC = "libx264rgb"
 CODEC_OPTIONS = {"preset": "ultrafast", "crf": "0", "g": "2", "bf": "0"}
 
 
 @dataclass(frozen=True)
 class Episode:
-    """One trajectory of T control steps; row t holds what was seen before action t and the action itself.
+    """One trajectory of T control steps; row t holds what was seen before action t and the action
+    itself.
 
     `perturbed` marks actions that no policy should imitate.
     """
@@ -65,7 +69,9 @@ class LeRobotWriter:
         self.folder, self.spec = Path(folder), spec
         self.partial = partial_folder(self.folder)
         if self.folder.exists():
-            raise ValueError(f"{self.folder} exists already: remove it or choose another output folder")
+            raise ValueError(
+                f"{self.folder} exists already: remove it or choose another output folder"
+            )
         self._episodes = self.partial / "episodes"
         with disk_full_explained(self.partial, 2**20):
             self._episodes.mkdir(parents=True, exist_ok=True)
@@ -111,9 +117,14 @@ class LeRobotWriter:
                     encode_video(draft / f"{camera}.mp4", episode.images[camera], self.spec.fps)
             pq.write_table(_rows(episode, self.spec), draft / "rows.parquet")
             histograms = {
-                camera: form.channel_histogram(episode.images[camera]).tolist() for camera in self.spec.cameras
+                camera: form.channel_histogram(episode.images[camera]).tolist()
+                for camera in self.spec.cameras
             }
-            about = {"instruction": episode.instruction, "length": len(episode), "histograms": histograms}
+            about = {
+                "instruction": episode.instruction,
+                "length": len(episode),
+                "histograms": histograms,
+            }
             write_json(draft / "episode.json", about)
             flush_tree(draft)
             os.rename(draft, shard)
@@ -127,14 +138,17 @@ class LeRobotWriter:
         self._failed.add(seed)
 
     def finish(self) -> Path:
-        """Join all episodes, in the order of their seeds, into the dataset's folder and remove the partial one.
+        """Join all episodes, in the order of their seeds, into the dataset's folder and remove the
+        partial one.
 
         Raises:
             ValueError: there is no episode.
             OSError: the disk is full; the episodes are kept, and calling again continues.
         """
         if not self._lengths:
-            raise ValueError(f"{self.folder}: no episode was written, so there is no dataset to finish")
+            raise ValueError(
+                f"{self.folder}: no episode was written, so there is no dataset to finish"
+            )
         shards = [self._episodes / str(seed) for seed in sorted(self._lengths)]
         needed = sum(file.stat().st_size for shard in shards for file in shard.iterdir()) + 2**20
         if shutil.disk_usage(self.partial).free < needed:
@@ -222,7 +236,9 @@ def _rows(episode: Episode, spec: form.DatasetSpec) -> pa.Table:
     for field in schema:
         if pa.types.is_struct(field.type):
             images = episode.images[field.name.removeprefix(form.IMAGE_PREFIX)]
-            column = pa.array([{"bytes": _png(image), "path": None} for image in images], field.type)
+            column = pa.array(
+                [{"bytes": _png(image), "path": None} for image in images], field.type
+            )
         elif pa.types.is_fixed_size_list(field.type):
             flat = pa.array(np.ascontiguousarray(values[field.name], np.float32).reshape(-1))
             column = pa.FixedSizeListArray.from_arrays(flat, type=field.type)
@@ -243,11 +259,22 @@ def _check_episode(episode: Episode, spec: form.DatasetSpec) -> None:
     if length == 0:
         raise ValueError(f"the episode with seed {episode.seed} has no control step")
     if set(episode.images) != set(spec.cameras):
-        raise ValueError(f"the episode has cameras {sorted(episode.images)}, the dataset {sorted(spec.cameras)}")
+        raise ValueError(
+            f"the episode has cameras {sorted(episode.images)}, the dataset {sorted(spec.cameras)}"
+        )
     wanted = {f"images[{camera}]": (length, *spec.image_size, 3) for camera in spec.cameras}
-    wanted |= {"proprio": (length, len(spec.proprio_names)), "actions": (length, len(spec.action_names))}
+    wanted |= {
+        "proprio": (length, len(spec.proprio_names)),
+        "actions": (length, len(spec.action_names)),
+    }
     found = {f"images[{camera}]": image.shape for camera, image in episode.images.items()}
-    found |= {"proprio": episode.proprio.shape, "actions": episode.actions.shape, "perturbed": episode.perturbed.shape}
+    found |= {
+        "proprio": episode.proprio.shape,
+        "actions": episode.actions.shape,
+        "perturbed": episode.perturbed.shape,
+    }
     for name, shape in (wanted | {"perturbed": (length,)}).items():
         if found[name] != shape:
-            raise ValueError(f"episode seed {episode.seed}: {name} has shape {found[name]}, the dataset wants {shape}")
+            raise ValueError(
+                f"episode seed {episode.seed}: {name} has shape {found[name]}, the dataset wants {shape}"
+            )

@@ -1,4 +1,5 @@
-"""Datasets and policies held against what actions and state mean elsewhere: names, units, rate, limits."""
+"""Datasets and policies held against what actions and state mean elsewhere: names, units, rate,
+limits."""
 
 from __future__ import annotations
 
@@ -10,27 +11,32 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32
 
-NUMBERED = re.compile(r"((observation[._])?(action|state|proprio|motor|dim|value|feature)s?[._ -]?)?\d+")
+NUMBERED = re.compile(
+    r"((observation[._])?(action|state|proprio|motor|dim|value|feature)s?[._ -]?)?\d+"
+)
 SILENT = ("unknown", "environment's own", "")
 SEEN = "seen in the demonstrations"
-"""Under `limits` of an action spec whose `low` and `high` nobody stated: no limits to hold others against."""
-WITHOUT_SIMULATOR = (
-    'lerobot-train --policy.type=vla --policy.settings="model.checkpoint=null" trains on a dataset without a simulator'
-)
+"""Under `limits` of an action spec whose `low` and `high` nobody stated: no limits to hold others
+against."""
+WITHOUT_SIMULATOR = 'lerobot-train --policy.type=vla --policy.settings="model.checkpoint=null" trains on a dataset without a simulator'
 MEANINGS = ("names", "units", "kinds", "frame", "gripper_sign")
 """What numbers alone cannot tell."""
 
 
 def says_nothing(value: Any) -> bool:
-    """Whether a field of an action spec, or a name, leaves its meaning open: null, "unknown", "action_3"."""
+    """Whether a field of an action spec, or a name, leaves its meaning open: null, "unknown",
+    "action_3"."""
     if isinstance(value, list | tuple):
         return all(says_nothing(item) for item in value)
-    return value is None or (isinstance(value, str) and (value in SILENT or bool(NUMBERED.fullmatch(value))))
+    return value is None or (
+        isinstance(value, str) and (value in SILENT or bool(NUMBERED.fullmatch(value)))
+    )
 
 
 def check_action_spec(found: Mapping[str, Any], expected: Mapping[str, Any], owner: str) -> None:
-    """Hold two action specs against each other, field by field. Fields that `found` does not state pass, and what says
-    nothing on either side is not held against what the other says; the number of names must agree all the same.
+    """Hold two action specs against each other, field by field. Fields that `found` does not state
+    pass, and what says nothing on either side is not held against what the other says; the number
+    of names must agree all the same.
 
     Raises:
         ValueError: naming the first field that differs, with both values.
@@ -50,12 +56,15 @@ def check_action_spec(found: Mapping[str, Any], expected: Mapping[str, Any], own
 
 
 def check_state(found: Sequence[str], expected: Sequence[str], owner: str) -> None:
-    """Hold the names of two states against each other; names that say nothing are held by their number alone.
+    """Hold the names of two states against each other; names that say nothing are held by their
+    number alone.
 
     Raises:
         ValueError: another size, or other names.
     """
-    if len(found) == len(expected) and (says_nothing(found) or says_nothing(expected) or [*found] == [*expected]):
+    if len(found) == len(expected) and (
+        says_nothing(found) or says_nothing(expected) or [*found] == [*expected]
+    ):
         return
     raise ValueError(
         f"observation.state: {len(found)} numbers {list(found)} in {owner}, but {len(expected)} {list(expected)} are "
@@ -66,7 +75,8 @@ def check_state(found: Sequence[str], expected: Sequence[str], owner: str) -> No
 def check_limits(
     actions: Float32[np.ndarray, "N A"], spec: Mapping[str, Any], allowed: float, owner: str
 ) -> str | None:
-    """Hold actions against the limits that the environment cuts them to; a sentence where some lie outside.
+    """Hold actions against the limits that the environment cuts them to; a sentence where some lie
+    outside.
 
     Args:
         actions: of the frames that are imitated.
@@ -99,13 +109,17 @@ def check_limits(
     )
 
 
-def outside_limits(actions: Float32[np.ndarray, "N A"], low: np.ndarray, high: np.ndarray) -> Bool[np.ndarray, "N A"]:
+def outside_limits(
+    actions: Float32[np.ndarray, "N A"], low: np.ndarray, high: np.ndarray
+) -> Bool[np.ndarray, "N A"]:
     """Which numbers lie outside, beyond what rounding explains."""
     slack = 1e-4 * (high - low)
     return (actions < low - slack) | (actions > high + slack)
 
 
-def looks_like(actions: Float32[np.ndarray, "N A"], spec: Mapping[str, Any], outside: Bool[np.ndarray, "N A"]) -> str:
+def looks_like(
+    actions: Float32[np.ndarray, "N A"], spec: Mapping[str, Any], outside: Bool[np.ndarray, "N A"]
+) -> str:
     """A guess at the unit of dimensions that lie outside, from how far they reach."""
     dimensions = np.flatnonzero(outside.mean(0) > 0.01)
     reach = np.abs(actions).max(0)[dimensions]
@@ -120,7 +134,8 @@ def looks_like(actions: Float32[np.ndarray, "N A"], spec: Mapping[str, Any], out
 
 
 def unsaid(stated: Mapping[str, Any], expected: Mapping[str, Any], owner: str) -> str | None:
-    """What a dataset does not say of its actions, in a sentence; None where it says all that `expected` does."""
+    """What a dataset does not say of its actions, in a sentence; None where it says all that
+    `expected` does."""
     open_fields = [
         field.replace("_", " ")
         for field in MEANINGS

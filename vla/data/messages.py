@@ -1,4 +1,5 @@
-"""Messages of a chat: read from rows in the forms that people write, as one text, and as what tells prompts apart."""
+"""Messages of a chat: read from rows in the forms that people write, as one text, and as what tells
+prompts apart."""
 
 from __future__ import annotations
 
@@ -9,7 +10,12 @@ from typing import Any
 Message = Mapping[str, str]
 """{"role": "system" | "user" | "assistant" | "tool", "content": text}"""
 ROLES = ("system", "user", "assistant", "tool")
-SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "observation": "tool", "function_response": "tool"}
+SHAREGPT_ROLES = {
+    "human": "user",
+    "gpt": "assistant",
+    "observation": "tool",
+    "function_response": "tool",
+}
 """The roles of ShareGPT's messages, {"from": ..., "value": ...}, that have another name there."""
 
 
@@ -28,13 +34,17 @@ def as_messages(value: Any, role: str, where: str, column: str) -> list[Message]
     if isinstance(value, Mapping):
         value = [value]
     if not isinstance(value, Sequence) or not value:
-        raise ValueError(f"{where}: {column} must be a text or a list of messages, not {type(value).__name__}")
+        raise ValueError(
+            f"{where}: {column} must be a text or a list of messages, not {type(value).__name__}"
+        )
     return [_message(message, where, column) for message in value]
 
 
 def _message(message: Any, where: str, column: str) -> Message:
     if not isinstance(message, Mapping):
-        raise ValueError(f"{where}: {column} holds {message!r}, which is no message with role and content")
+        raise ValueError(
+            f"{where}: {column} holds {message!r}, which is no message with role and content"
+        )
     if "from" in message and "role" not in message:
         name = message["from"]
         role = SHAREGPT_ROLES.get(name, name) if isinstance(name, str) else name
@@ -43,21 +53,29 @@ def _message(message: Any, where: str, column: str) -> Message:
     if isinstance(content, Sequence) and not isinstance(content, str):
         content = _joined(content)
     if not isinstance(content, str):
-        raise ValueError(f"{where}: {column} holds a message without a text `content`: {dict(message)!r}")
+        raise ValueError(
+            f"{where}: {column} holds a message without a text `content`: {dict(message)!r}"
+        )
     if message.get("role") not in ROLES:
-        raise ValueError(f"{where}: {column} has the role {message.get('role')!r}; known are {', '.join(ROLES)}")
+        raise ValueError(
+            f"{where}: {column} has the role {message.get('role')!r}; known are {', '.join(ROLES)}"
+        )
     return {"role": message["role"], "content": content}
 
 
 def _joined(parts: Sequence[Any]) -> str | None:
-    """The text of a content in parts, [{"type": "text", "text": ...}]; None where a part is something else."""
-    texts = [part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None for part in parts]
+    """The text of a content in parts, [{"type": "text", "text": ...}]; None where a part is
+    something else."""
+    texts = [
+        part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None
+        for part in parts
+    ]
     return "".join(texts) if texts and all(isinstance(text, str) for text in texts) else None
 
 
 def as_prompt(values: Mapping[str, Any], where: str, column: str = "prompt") -> tuple[Message, ...]:
-    """The messages of the prompt in a row's column, a text or messages that end with what is asked, behind its column
-    `system` where it has one.
+    """The messages of the prompt in a row's column, a text or messages that end with what is asked,
+    behind its column `system` where it has one.
 
     Raises ValueError naming the row and what is wrong.
     """
@@ -71,7 +89,9 @@ def as_prompt(values: Mapping[str, Any], where: str, column: str = "prompt") -> 
     return tuple(messages)
 
 
-def with_system(messages: Sequence[Message], values: Mapping[str, Any], where: str) -> list[Message]:
+def with_system(
+    messages: Sequence[Message], values: Mapping[str, Any], where: str
+) -> list[Message]:
     """The messages behind the row's column `system`, where it has one.
 
     Raises ValueError where it is no text, or where the messages begin with another one.
@@ -82,13 +102,15 @@ def with_system(messages: Sequence[Message], values: Mapping[str, Any], where: s
     if not isinstance(system, str):
         raise ValueError(f"{where}: system ({system!r}) must be a text")
     if messages[0]["role"] == "system":
-        raise ValueError(f"{where}: has a column system and messages that begin with a system message: leave one out")
+        raise ValueError(
+            f"{where}: has a column system and messages that begin with a system message: leave one out"
+        )
     return [{"role": "system", "content": system}, *messages]
 
 
 def as_text(messages: Sequence[Message]) -> str:
-    """What is asked, for people, judges and verifiers: a user's single message as it is, else every message behind its
-    role.
+    """What is asked, for people, judges and verifiers: a user's single message as it is, else every
+    message behind its role.
     """
     if len(messages) == 1 and messages[0]["role"] == "user":
         return messages[0]["content"]
@@ -96,20 +118,21 @@ def as_text(messages: Sequence[Message]) -> str:
 
 
 def prompt_key(messages: Sequence[Message]) -> str:
-    """What tells prompts apart when they are split: the words that were asked, whoever the system message says that the
-    model is, and however white space and characters are written.
+    """What tells prompts apart when they are split: the words that were asked, whoever the system
+    message says that the model is, and however white space and characters are written.
     """
     asked = [message for message in messages if message["role"] != "system"] or list(messages)
     return split_key(as_text(asked))
 
 
 def same_words(text: str) -> str:
-    """A text as it is compared with others of a source: Unicode's form NFC, white space as single blanks."""
+    """A text as it is compared with others of a source: Unicode's form NFC, white space as single
+    blanks."""
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def split_key(text: str) -> str:
-    """A text as a split sees it: in Unicode's form NFKC, white space as single blanks. Texts that differ in nothing
-    else fall on one side.
+    """A text as a split sees it: in Unicode's form NFKC, white space as single blanks. Texts that
+    differ in nothing else fall on one side.
     """
     return " ".join(unicodedata.normalize("NFKC", text).split())

@@ -1,4 +1,5 @@
-"""From what an environment shows to what a model takes: text becomes tokens, arrays become tensors."""
+"""From what an environment shows to what a model takes: text becomes tokens, arrays become
+tensors."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ REMEMBERED = 4096
 
 @runtime_checkable
 class Seen(Protocol):
-    """What every environment and dataset shows (`sim.task.SimObservation`, `DemonstrationBatch`)."""
+    """What every environment and dataset shows (`sim.task.SimObservation`,
+    `DemonstrationBatch`)."""
 
     @property
     def images(self) -> Mapping[str, np.ndarray]: ...
@@ -32,12 +34,13 @@ class Seen(Protocol):
 
 @dataclass
 class Observer:
-    """Turns rows of an environment into an `Observation`; the last `REMEMBERED` instructions are kept as tokens.
+    """Turns rows of an environment into an `Observation`; the last `REMEMBERED` instructions are
+    kept as tokens.
 
-    All instructions are padded to `length` tokens on the right, so that rows of different calls can be joined. Tokens
-    of `label` stand behind every instruction, marked as no part of it. A `sentence` has "{instruction}" in it and names
-    `slots`, as "<front>": pictures and state then stand there in the text (`vla.models.vlm`), in room of their own
-    beside `length`.
+    All instructions are padded to `length` tokens on the right, so that rows of different calls can
+    be joined. Tokens of `label` stand behind every instruction, marked as no part of it. A
+    `sentence` has "{instruction}" in it and names `slots`, as "<front>": pictures and state then
+    stand there in the text (`vla.models.vlm`), in room of their own beside `length`.
     """
 
     tokenizer: Any
@@ -92,10 +95,17 @@ class Observer:
             tokens[i, : len(ids)] = torch.tensor(ids)
             mask[i, : len(ids)] = True
         observation = Observation(
-            images={name: torch.from_numpy(np.ascontiguousarray(image)) for name, image in seen.images.items()},
+            images={
+                name: torch.from_numpy(np.ascontiguousarray(image))
+                for name, image in seen.images.items()
+            },
             proprio=torch.from_numpy(np.asarray(seen.proprio, dtype=np.float32)),
             tokens=tokens,
             token_mask=mask,
         )
         label = self.words(self.label)
-        return labelled(observation, [label], torch.zeros(len(rows), dtype=torch.long)) if label else observation
+        return (
+            labelled(observation, [label], torch.zeros(len(rows), dtype=torch.long))
+            if label
+            else observation
+        )

@@ -1,9 +1,10 @@
 """Several sequences in one row, as a tree of tokens: what begins alike is read once.
 
-Every distinct beginning (a prefix of token ids) of the sequences in a row has one place, and each place attends to the
-places on its way back to the first token, itself included. Positions count along that way. A causal model then gives
-every token the hidden state it has in a row of its own, gradients included, while a system message that all prompts
-share, a prompt that G completions share, or an answer that is given twice costs one pass instead of many.
+Every distinct beginning (a prefix of token ids) of the sequences in a row has one place, and each
+place attends to the places on its way back to the first token, itself included. Positions count
+along that way. A causal model then gives every token the hidden state it has in a row of its own,
+gradients included, while a system message that all prompts share, a prompt that G completions
+share, or an answer that is given twice costs one pass instead of many.
 """
 
 from __future__ import annotations
@@ -20,18 +21,20 @@ from torch import Tensor
 from vla.data.branches import Branches, branches_of
 
 MIN_SHARED = 0.25
-"""Share of a sequence that must stand in a row already for it to join: every place of a row pays for the row's whole
-width in attention, so sequences that have little in common are better off apart.
+"""Share of a sequence that must stand in a row already for it to join: every place of a row pays
+for the row's whole width in attention, so sequences that have little in common are better off
+apart.
 """
 
 
 @dataclass(frozen=True)
 class PackedRows:
-    """`attention` says who may attend to whom: (query, key), or by branches for one row that holds everything; or, for
-    rows of one sequence each, which places are real.
+    """`attention` says who may attend to whom: (query, key), or by branches for one row that holds
+    everything; or, for rows of one sequence each, which places are real.
 
-    `slots` are the places where the draws are predicted, in the P * S flattened places, draws in the order of the
-    mask's True entries. `source` is what was known of each token (`pack_completions`).
+    `slots` are the places where the draws are predicted, in the P * S flattened places, draws in
+    the order of the mask's True entries. `source` is what was known of each token
+    (`pack_completions`).
     """
 
     tokens: Int[Tensor, "P S"]
@@ -43,7 +46,8 @@ class PackedRows:
 
 @dataclass
 class TokenTree:
-    """The distinct beginnings of the sequences put in; parents stand before their children, -1 is no parent."""
+    """The distinct beginnings of the sequences put in; parents stand before their children, -1 is
+    no parent."""
 
     tokens: list[int] = field(default_factory=list)
     depths: list[int] = field(default_factory=list)
@@ -74,7 +78,8 @@ class TokenTree:
         return places
 
     def attention(self, width: int) -> np.ndarray:
-        """Who attends to whom, bool [width, width]: the way back to the first token; padding sees itself."""
+        """Who attends to whom, bool [width, width]: the way back to the first token; padding sees
+        itself."""
         allowed = np.eye(width, dtype=bool)
         for node, parent in enumerate(self.parents):
             if parent >= 0:
@@ -85,10 +90,12 @@ class TokenTree:
 def plant(
     sequences: Sequence[Sequence[int]], row_tokens: int, min_shared: float
 ) -> tuple[list[TokenTree], list[tuple[int, list[int]]]]:
-    """(trees of at most `row_tokens` tokens, for each sequence the number of its tree and its places there).
+    """(trees of at most `row_tokens` tokens, for each sequence the number of its tree and its
+    places there).
 
-    Longest first, each into the tree with room that holds most of it, at least `min_shared` of it; a sequence longer
-    than `row_tokens` gets a tree of its own. Rows are as wide as the widest, so trees of one size are tried as well.
+    Longest first, each into the tree with room that holds most of it, at least `min_shared` of it;
+    a sequence longer than `row_tokens` gets a tree of its own. Rows are as wide as the widest, so
+    trees of one size are tried as well.
     """
     first = _plant(sequences, row_tokens, min_shared)
     sizes = [len(tree.tokens) for tree in first[0]]
@@ -96,7 +103,11 @@ def plant(
     if even >= max(sizes):
         return first
     second = _plant(sequences, even, min_shared)
-    return min(first, second, key=lambda planted: len(planted[0]) * max(len(tree.tokens) for tree in planted[0]))
+    return min(
+        first,
+        second,
+        key=lambda planted: len(planted[0]) * max(len(tree.tokens) for tree in planted[0]),
+    )
 
 
 def _plant(
@@ -129,29 +140,39 @@ def pack_completions(
     sources: Int[Tensor, "B nL"] | None = None,
     branches: bool = False,
 ) -> PackedRows:
-    """Prompts and what follows them. `share`: as trees of at most `max_row_tokens`; if not, a row each. `branches`: as
-    one tree, however large.
+    """Prompts and what follows them. `share`: as trees of at most `max_row_tokens`; if not, a row
+    each. `branches`: as one tree, however large.
 
-    The last token of a completion predicts nothing and is left out. Prompts and completions must be right-padded: draw
-    t stands in column t. Draws behind equal beginnings have the same slot. `sources` says something of every token of
-    a row's prompt and completion, put one behind the other; equal beginnings may take it from any of their rows.
+    The last token of a completion predicts nothing and is left out. Prompts and completions must be
+    right-padded: draw t stands in column t. Draws behind equal beginnings have the same slot.
+    `sources` says something of every token of a row's prompt and completion, put one behind the
+    other; equal beginnings may take it from any of their rows.
     """
     sizes = zip(prompt_mask.sum(1).tolist(), mask.sum(1).tolist(), strict=True)
     paths, places = [], []
-    for prompt, completion, (n, length) in zip(prompts.tolist(), completions.tolist(), sizes, strict=True):
+    for prompt, completion, (n, length) in zip(
+        prompts.tolist(), completions.tolist(), sizes, strict=True
+    ):
         paths.append([*prompt[:n], *completion[: max(length - 1, 0)]])
         places.append(slice(n - 1, n - 1 + length))
     trees, found = _planted(paths, max_row_tokens, MIN_SHARED, share, branches)
     width = max(len(tree.tokens) for tree in trees)
-    slots = [tree * width + place for (tree, nodes), kept in zip(found, places, strict=True) for place in nodes[kept]]
+    slots = [
+        tree * width + place
+        for (tree, nodes), kept in zip(found, places, strict=True)
+        for place in nodes[kept]
+    ]
     rows = _to_tensors(trees, width, slots, share, branches, prompts.device)
-    return rows if sources is None else replace(rows, source=_source_of(rows.tokens, found, sources))
+    return (
+        rows if sources is None else replace(rows, source=_source_of(rows.tokens, found, sources))
+    )
 
 
 def _source_of(
     tokens: Int[Tensor, "P S"], found: Sequence[tuple[int, list[int]]], sources: Int[Tensor, "B nL"]
 ) -> Int[Tensor, "P S"]:
-    """Of several known sources of a place the largest; padding has that of its row's first token."""
+    """Of several known sources of a place the largest; padding has that of its row's first
+    token."""
     kept, known = torch.full_like(tokens, -1), torch.zeros_like(tokens, dtype=torch.bool)
     for (tree, nodes), source in zip(found, sources, strict=True):
         kept[tree, nodes] = torch.maximum(kept[tree, nodes], source[: len(nodes)])
@@ -169,30 +190,44 @@ def _planted(
 
 def _apart(paths: Sequence[Sequence[int]]) -> tuple[list[TokenTree], list[tuple[int, list[int]]]]:
     trees = [TokenTree() for _ in paths]
-    return trees, [(i, tree.add(path)) for i, (tree, path) in enumerate(zip(trees, paths, strict=True))]
+    return trees, [
+        (i, tree.add(path)) for i, (tree, path) in enumerate(zip(trees, paths, strict=True))
+    ]
 
 
 def _to_tensors(
-    trees: Sequence[TokenTree], width: int, slots: Sequence[int], share: bool, branches: bool, device: torch.device
+    trees: Sequence[TokenTree],
+    width: int,
+    slots: Sequence[int],
+    share: bool,
+    branches: bool,
+    device: torch.device,
 ) -> PackedRows:
     def pad(rows: list[list[int]]) -> Tensor:
         return torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
 
     attention: Tensor | Branches
     if branches:
-        attention = branches_of(trees[0].parents, trees[0].depths).map(lambda tensor: tensor.to(device))
+        attention = branches_of(trees[0].parents, trees[0].depths).map(
+            lambda tensor: tensor.to(device)
+        )
     elif share:
-        attention = torch.from_numpy(np.stack([tree.attention(width) for tree in trees]))[:, None].to(device)
+        attention = torch.from_numpy(np.stack([tree.attention(width) for tree in trees]))[
+            :, None
+        ].to(device)
     else:
         sizes = torch.tensor([len(tree.tokens) for tree in trees], device=device)
         attention = torch.arange(width, device=device) < sizes[:, None]
     tokens, positions = pad([tree.tokens for tree in trees]), pad([tree.depths for tree in trees])
-    return PackedRows(tokens, positions, attention, torch.tensor(slots, dtype=torch.long, device=device))
+    return PackedRows(
+        tokens, positions, attention, torch.tensor(slots, dtype=torch.long, device=device)
+    )
 
 
 @dataclass(frozen=True)
 class PackedTexts:
-    """`targets[k]` is to be predicted at slot `rows.slots[k]`, and belongs to sequence `sequence[k]`."""
+    """`targets[k]` is to be predicted at slot `rows.slots[k]`, and belongs to sequence
+    `sequence[k]`."""
 
     rows: PackedRows
     targets: Int[Tensor, "K"]
@@ -206,14 +241,16 @@ def pack_texts(
     device: torch.device,
     branches: bool = False,
 ) -> PackedTexts:
-    """Sequences (ids, which of them are learned), each blind to its neighbours, in rows of at most `row_tokens`; not
-    `share`: in a row each; `branches`: in one row.
+    """Sequences (ids, which of them are learned), each blind to its neighbours, in rows of at most
+    `row_tokens`; not `share`: in a row each; `branches`: in one row.
 
     Raises ValueError for a sequence that fits in no row.
     """
     longest = max((len(ids) for ids, _ in texts), default=0)
     if longest > row_tokens:
-        raise ValueError(f"a sequence takes {longest} tokens, row_tokens is {row_tokens}: raise it or shorten the data")
+        raise ValueError(
+            f"a sequence takes {longest} tokens, row_tokens is {row_tokens}: raise it or shorten the data"
+        )
     sequences = [ids for ids, _ in texts]
     trees, found = _planted(sequences, row_tokens, 0.0, share, branches)
     width = max(len(tree.tokens) for tree in trees)
@@ -224,5 +261,7 @@ def pack_texts(
                 slots.append(tree * width + nodes[i - 1])
                 targets.append(ids[i])
                 owners.append(number)
-    as_tensor = [torch.tensor(values, dtype=torch.long, device=device) for values in (targets, owners)]
+    as_tensor = [
+        torch.tensor(values, dtype=torch.long, device=device) for values in (targets, owners)
+    ]
     return PackedTexts(_to_tensors(trees, width, slots, share, branches, device), *as_tensor)

@@ -1,4 +1,5 @@
-"""The one rule by which pictures of any shape become squares of the model's size, wherever they come from."""
+"""The one rule by which pictures of any shape become squares of the model's size, wherever they
+come from."""
 
 from __future__ import annotations
 
@@ -10,11 +11,13 @@ from jaxtyping import UInt8
 from PIL import Image
 
 RESIZE = "resize_with_pad"
-"""The rule's name in policy.json, after openpi's function: shrunk as a whole, centred, black beside it."""
+"""The rule's name in policy.json, after openpi's function: shrunk as a whole, centred, black beside
+it."""
 
 
 def fitted(picture: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "size size 3"]:
-    """The whole picture, its shape kept, in the middle of a black square; the mean of the pixels under each new one."""
+    """The whole picture, its shape kept, in the middle of a black square; the mean of the pixels
+    under each new one."""
     height, width = picture.shape[:2]
     if height == width == size:
         return picture
@@ -28,7 +31,8 @@ def fitted(picture: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, 
 
 
 def other_rule(passport: Mapping[str, Any], owner: str) -> str | None:
-    """A sentence where a policy was trained by another rule, or by a version that named none; None where by ours."""
+    """A sentence where a policy was trained by another rule, or by a version that named none; None
+    where by ours."""
     rule = passport.get("resize")
     if rule == RESIZE:
         return None
@@ -40,7 +44,8 @@ def other_rule(passport: Mapping[str, Any], owner: str) -> str | None:
 
 
 def check_resize(passport: Mapping[str, Any], height: int, width: int, owner: str) -> None:
-    """Refuse a picture that the policy's own rule would make square in another way; square ones are alike by all.
+    """Refuse a picture that the policy's own rule would make square in another way; square ones are
+    alike by all.
 
     Raises:
         ValueError: the policy was trained by another rule, or by a version that named none.

@@ -29,9 +29,10 @@ PROMPTS = ("prompt", "question", "conversations", "messages")
 
 @dataclass(frozen=True)
 class Ranking:
-    """Completions of one prompt from best to worst; a pair is a ranking of two. `margin`: by how much best and worst
-    differ. `target_margin`: what the row asks of the loss, the column `margin`. `ids`: the token ids that were drawn,
-    `finished`: whether each completion ended by itself; None: not said, a completion ends where its text does.
+    """Completions of one prompt from best to worst; a pair is a ranking of two. `margin`: by how
+    much best and worst differ. `target_margin`: what the row asks of the loss, the column `margin`.
+    `ids`: the token ids that were drawn, `finished`: whether each completion ended by itself; None:
+    not said, a completion ends where its text does.
     """
 
     prompt: tuple[Message, ...]
@@ -76,7 +77,9 @@ def read_preferences(source: str, reader: RowReader | None = None) -> list[Ranki
         found = preference_of(row)
         kind = kind or type(found)
         if type(found) is not kind:
-            raise ValueError(f"{row.where}: thumbs and comparisons are mixed in one source; give them apart")
+            raise ValueError(
+                f"{row.where}: thumbs and comparisons are mixed in one source; give them apart"
+            )
         return found
 
     rows = reader.read(source, use)
@@ -101,7 +104,9 @@ def preference_of(row: Row) -> Ranking | Thumb:
         label = values["label"]
         label = label.strip().casefold() if isinstance(label, str) else label
         if not isinstance(label, bool | int | float | str) or label not in LIKED:
-            raise ValueError(f"{where}: label ({values['label']!r}) must be true or false, 1 or 0, up or down")
+            raise ValueError(
+                f"{where}: label ({values['label']!r}) must be true or false, 1 or 0, up or down"
+            )
         completion = _one_text(values["completion"], where, "completion")
         return Thumb(as_prompt(values, where, asked), completion, LIKED[label], where)
     raise ValueError(
@@ -126,12 +131,15 @@ def _pair(row: Row, asked: str | None) -> Ranking:
         scores = [_number(values[name], where, name) for name in ("score_chosen", "score_rejected")]
         margin = scores[0] - scores[1]
     if margin is not None and margin < 0:
-        raise ValueError(f"{where}: rejected is better than chosen by {-margin:g}; swap them, or correct the numbers")
+        raise ValueError(
+            f"{where}: rejected is better than chosen by {-margin:g}; swap them, or correct the numbers"
+        )
     return Ranking(prompt, (chosen, rejected), margin, where, target)
 
 
 def _implicit_prompt(values: Mapping[str, Any], where: str) -> tuple[tuple[Message, ...], str, str]:
-    """The messages with which chosen and rejected both begin are the prompt; one assistant turn must follow in each."""
+    """The messages with which chosen and rejected both begin are the prompt; one assistant turn
+    must follow in each."""
     if isinstance(values["chosen"], str) or isinstance(values["rejected"], str):
         raise ValueError(f"{where}: chosen and rejected are texts, so the row needs a prompt")
     chosen = as_messages(values["chosen"], "assistant", where, "chosen")
@@ -143,41 +151,71 @@ def _implicit_prompt(values: Mapping[str, Any], where: str) -> tuple[tuple[Messa
         raise ValueError(f"{where}: chosen and rejected must differ in their last message only")
     beginning = "what chosen and rejected begin with"
     prompt = as_prompt({**values, beginning: chosen[:shared]}, where, beginning)
-    return prompt, _one_text(chosen[-1:], where, "chosen"), _one_text(rejected[-1:], where, "rejected")
+    return (
+        prompt,
+        _one_text(chosen[-1:], where, "chosen"),
+        _one_text(rejected[-1:], where, "rejected"),
+    )
 
 
 def _ranking(row: Row, asked: str) -> Ranking:
     values, where = row.values, row.where
     if "margin" in values:
-        raise ValueError(f"{where}: margin goes with chosen and rejected; completions have scores, ratings or ranks")
-    completions = [_one_text(text, where, "completions") for text in _list(values["completions"], where, "completions")]
+        raise ValueError(
+            f"{where}: margin goes with chosen and rejected; completions have scores, ratings or ranks"
+        )
+    completions = [
+        _one_text(text, where, "completions")
+        for text in _list(values["completions"], where, "completions")
+    ]
     if len(completions) < 2 or len(set(completions)) != len(completions):
-        raise ValueError(f"{where}: completions ({len(completions)}) must be two or more different ones")
+        raise ValueError(
+            f"{where}: completions ({len(completions)}) must be two or more different ones"
+        )
     column = next((name for name in ("scores", "ratings", "ranks") if name in values), None)
-    scores = [float(len(completions) - i) for i in range(len(completions))]  # no numbers: from best to worst
+    scores = [
+        float(len(completions) - i) for i in range(len(completions))
+    ]  # no numbers: from best to worst
     if column is not None:
         sign = -1 if column == "ranks" else 1
-        scores = [sign * _number(value, where, column) for value in _as_many(row, column, len(completions))]
+        scores = [
+            sign * _number(value, where, column)
+            for value in _as_many(row, column, len(completions))
+        ]
     if len(set(scores)) != len(scores):
-        raise ValueError(f"{where}: {column} hold equal values; leave one of the tied completions out")
+        raise ValueError(
+            f"{where}: {column} hold equal values; leave one of the tied completions out"
+        )
     order = sorted(range(len(scores)), key=lambda i: -scores[i])
     margin = None if column in (None, "ranks") else scores[order[0]] - scores[order[-1]]
     said = tuple(completions[i] for i in order)
-    return Ranking(as_prompt(values, where, asked), said, margin, where, None, *_as_drawn(row, order))
+    return Ranking(
+        as_prompt(values, where, asked), said, margin, where, None, *_as_drawn(row, order)
+    )
 
 
-def _as_drawn(row: Row, order: Sequence[int]) -> tuple[tuple[tuple[int, ...], ...] | None, tuple[bool, ...] | None]:
-    """(token ids, whether it was finished) of every completion, in the order given; None where a row does not say."""
+def _as_drawn(
+    row: Row, order: Sequence[int]
+) -> tuple[tuple[tuple[int, ...], ...] | None, tuple[bool, ...] | None]:
+    """(token ids, whether it was finished) of every completion, in the order given; None where a
+    row does not say."""
     ids = finished = None
     if "completion_ids" in row.values:
         drawn = _as_many(row, "completion_ids", len(order))
-        if not all(isinstance(one, Sequence) and one and all(type(i) is int and i >= 0 for i in one) for one in drawn):
-            raise ValueError(f"{row.where}: completion_ids must hold a list of token ids for every completion")
+        if not all(
+            isinstance(one, Sequence) and one and all(type(i) is int and i >= 0 for i in one)
+            for one in drawn
+        ):
+            raise ValueError(
+                f"{row.where}: completion_ids must hold a list of token ids for every completion"
+            )
         ids = tuple(tuple(drawn[i]) for i in order)
     if "finished" in row.values:
         ended = _as_many(row, "finished", len(order))
         if not all(isinstance(one, bool) for one in ended):
-            raise ValueError(f"{row.where}: finished ({ended!r}) must be true or false for every completion")
+            raise ValueError(
+                f"{row.where}: finished ({ended!r}) must be true or false for every completion"
+            )
         finished = tuple(ended[i] for i in order)
     return ids, finished
 
@@ -209,7 +247,8 @@ def _number(value: Any, where: str, column: str) -> float:
 
 
 def _one_text(value: Any, where: str, column: str, prompt: tuple[Message, ...] = ()) -> str:
-    """What the assistant says: a text, or messages of one assistant turn, perhaps behind the prompt."""
+    """What the assistant says: a text, or messages of one assistant turn, perhaps behind the
+    prompt."""
     messages = as_messages(value, "assistant", where, column)
     if tuple(messages[: len(prompt)]) == prompt and len(messages) > len(prompt):
         messages = messages[len(prompt) :]

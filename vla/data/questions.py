@@ -1,7 +1,8 @@
-"""Questions about a scene as training text: words and location tokens, several of them packed behind one image.
+"""Questions about a scene as training text: words and location tokens, several of them packed
+behind one image.
 
-An answer is words, or numbers in metres or radians. A number becomes one location token (PaliGemma and RT-2 write
-places so), from ids reserved at the end of the vocabulary, before the action tokens.
+An answer is words, or numbers in metres or radians. A number becomes one location token (PaliGemma
+and RT-2 write places so), from ids reserved at the end of the vocabulary, before the action tokens.
 """
 
 from __future__ import annotations
@@ -18,14 +19,15 @@ from torch import Tensor
 from vla.models.vocabulary import NUM_LOCATIONS, location_ids
 
 LOCATION_RANGE = 0.32
-"""Location tokens divide [-0.32, 0.32] (metres) evenly: 5 mm each. Angles (radians) use the same tokens, divided by
-5.
+"""Location tokens divide [-0.32, 0.32] (metres) evenly: 5 mm each. Angles (radians) use the same
+tokens, divided by 5.
 """
 RADIANS_PER_METRE = 5.0
 
 
 class Question(NamedTuple):
-    """A question and its answer: words, or numbers of which `unit` says what they are ("m" or "rad")."""
+    """A question and its answer: words, or numbers of which `unit` says what they are ("m" or
+    "rad")."""
 
     text: str
     answer: str | tuple[float, ...]
@@ -34,7 +36,8 @@ class Question(NamedTuple):
 
 @dataclass(frozen=True)
 class PackedQuestions:
-    """Tokens [B, n] of several questions a row. `answers` marks what is predicted; `segments` numbers the questions."""
+    """Tokens [B, n] of several questions a row. `answers` marks what is predicted; `segments`
+    numbers the questions."""
 
     tokens: Int[Tensor, "B n"]
     token_mask: Bool[Tensor, "B n"]
@@ -43,7 +46,8 @@ class PackedQuestions:
 
 
 class QuestionEncoder:
-    """Writes questions in a tokenizer's ids; the text of each question is tokenised once and remembered."""
+    """Writes questions in a tokenizer's ids; the text of each question is tokenised once and
+    remembered."""
 
     def __init__(self, tokenizer: Any, vocabulary_size: int):
         self.tokenizer = tokenizer
@@ -67,7 +71,10 @@ class QuestionEncoder:
         scale = RADIANS_PER_METRE if unit == "rad" else 1.0
         bins = [t - self.first_location for t in tokens]
         width = 2 * LOCATION_RANGE / NUM_LOCATIONS
-        return [((b + 0.5) * width - LOCATION_RANGE) * scale if 0 <= b < NUM_LOCATIONS else float("nan") for b in bins]
+        return [
+            ((b + 0.5) * width - LOCATION_RANGE) * scale if 0 <= b < NUM_LOCATIONS else float("nan")
+            for b in bins
+        ]
 
     def words_after_start(self, text: str) -> list[int]:
         """A text as every prompt begins: the start token, then its words."""

@@ -4,7 +4,8 @@
 .csv .tsv          a header, then a row a record         .parquet   a table
 owner/name         the training split of a data set by hub name, or of a folder
 
-Text is UTF-8, with or without a byte-order mark. A column that is null or empty is a column that the row has not.
+Text is UTF-8, with or without a byte-order mark. A column that is null or empty is a column that
+the row has not.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class RowError(ValueError):
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a data source. `where` names it for people: file and line, or data set and number."""
+    """One row of a data source. `where` names it for people: file and line, or data set and
+    number."""
 
     values: Mapping[str, Any]
     where: str
@@ -40,8 +42,8 @@ class Row:
 
 @dataclass
 class SourceCount:
-    """What became of the rows of a source: how many there were, which were left out and why, what else to say. A
-    source that is read for two purposes says each thing once.
+    """What became of the rows of a source: how many there were, which were left out and why, what
+    else to say. A source that is read for two purposes says each thing once.
     """
 
     num_rows: int = 0
@@ -50,8 +52,8 @@ class SourceCount:
 
 
 class RowReader:
-    """Reads sources and counts. `on_bad_row`: "error" stops at the first row that cannot be used, "skip" leaves such
-    rows out. `setting` is what people call `on_bad_row`.
+    """Reads sources and counts. `on_bad_row`: "error" stops at the first row that cannot be used,
+    "skip" leaves such rows out. `setting` is what people call `on_bad_row`.
     """
 
     def __init__(self, on_bad_row: OnBadRow = "error", setting: str = "text.on_bad_row") -> None:
@@ -83,7 +85,8 @@ class RowReader:
         return used
 
     def leave_out(self, source: str, fault: str) -> None:
-        """Count a row that cannot be used, also one that shows only later, or raise RowError. `fault` names the row."""
+        """Count a row that cannot be used, also one that shows only later, or raise RowError.
+        `fault` names the row."""
         fault = fault.replace("\n", " ")
         fault = fault if len(fault) <= LONGEST_FAULT else f"{fault[: LONGEST_FAULT - 3]}..."
         if self.on_bad_row == "error":
@@ -91,7 +94,8 @@ class RowReader:
         self.counts.setdefault(source, SourceCount()).left_out[fault] = None
 
     def note(self, source: str, text: str) -> None:
-        """Say something about a source that is no fault: duplicates, rows that belong to another part of a split."""
+        """Say something about a source that is no fault: duplicates, rows that belong to another
+        part of a split."""
         self.counts.setdefault(source, SourceCount()).notes[text] = None
 
     def note_repeats(self, source: str, contents: Sequence[Hashable]) -> None:
@@ -105,7 +109,9 @@ class RowReader:
         found = []
         for source, count in self.counts.items():
             if count.left_out:
-                left_out = f"{len(count.left_out)} of {count.num_rows} rows left out ({self.setting}=skip)"
+                left_out = (
+                    f"{len(count.left_out)} of {count.num_rows} rows left out ({self.setting}=skip)"
+                )
                 found.append(f"{source}: {left_out}, the first: {next(iter(count.left_out))}")
             found += [f"{source}: {note}" for note in count.notes]
         return found
@@ -160,14 +166,18 @@ def scan(source: str) -> Iterator[Row | RowError]:
         case ".parquet":
             return _parquet_rows(_existing(path))
         case suffix if path.is_file():
-            raise ValueError(f"{path}: the ending {suffix or '(none)'} is not read: give one of {', '.join(SUFFIXES)}")
+            raise ValueError(
+                f"{path}: the ending {suffix or '(none)'} is not read: give one of {', '.join(SUFFIXES)}"
+            )
         case _:
             return _hub_rows(source)
 
 
 def _existing(path: Path) -> Path:
     if not path.is_file():
-        raise ValueError(f"{path} does not exist: give a file ({', '.join(SUFFIXES)}), or a data set by hub name")
+        raise ValueError(
+            f"{path} does not exist: give a file ({', '.join(SUFFIXES)}), or a data set by hub name"
+        )
     return path
 
 
@@ -187,7 +197,10 @@ def _parsed(line: bytes, where: str) -> Row | RowError:
         return error
     except json.JSONDecodeError as error:
         return RowError(f"{where}: no JSON ({error.msg} at column {error.colno})")
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets thousands deep
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # a number of thousands of digits, brackets thousands deep
         return RowError(f"{where}: no JSON that can be read ({error})")
 
 
@@ -199,7 +212,9 @@ def _json_file(path: Path) -> Iterator[Row | RowError]:
     try:
         values = json.loads(_decoded(content, str(path)))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {error.lineno}: no JSON ({error.msg} at column {error.colno})") from None
+        raise ValueError(
+            f"{path}, line {error.lineno}: no JSON ({error.msg} at column {error.colno})"
+        ) from None
     except RecursionError as error:
         raise ValueError(f"{path}: no JSON that can be read ({error})") from None
     for number, entry in enumerate(values, start=1):
@@ -207,7 +222,8 @@ def _json_file(path: Path) -> Iterator[Row | RowError]:
 
 
 def _csv_rows(path: Path, delimiter: str) -> Iterator[Row | RowError]:
-    """The header's names are the columns, every value is a text. A row is named by the line on which it begins."""
+    """The header's names are the columns, every value is a text. A row is named by the line on
+    which it begins."""
     text = _decoded(path.read_bytes().removeprefix(b"\xef\xbb\xbf"), str(path))
     csv.field_size_limit(2**31 - 1)
     records = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -225,7 +241,9 @@ def _csv_rows(path: Path, delimiter: str) -> Iterator[Row | RowError]:
         if header is None:
             header = [name.strip() for name in record]
         elif len(record) != len(header):
-            yield RowError(f"{where}: has {len(record)} values, the header names {len(header)} columns")
+            yield RowError(
+                f"{where}: has {len(record)} values, the header names {len(header)} columns"
+            )
         else:
             yield _row(dict(zip(header, (value or None for value in record), strict=True)), where)
 
@@ -242,7 +260,9 @@ def _parquet_rows(path: Path) -> Iterator[Row | RowError]:
                 yield _row(_without_nulls(values), f"{path}, row {number}")
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).split("\n")[0]
-        raise ValueError(f"{path}: no parquet table that can be read, from row {number + 1} on ({reason})") from None
+        raise ValueError(
+            f"{path}: no parquet table that can be read, from row {number + 1} on ({reason})"
+        ) from None
 
 
 def _hub_rows(name: str) -> Iterator[Row | RowError]:
@@ -250,7 +270,9 @@ def _hub_rows(name: str) -> Iterator[Row | RowError]:
 
     try:
         dataset = load_dataset(name, split="train")
-    except Exception as error:  # the library raises many kinds for a name, a network or a format it does not like
+    except (
+        Exception
+    ) as error:  # the library raises many kinds for a name, a network or a format it does not like
         reason = str(error).split("\n")[0]
         raise ValueError(f"data set {name!r} cannot be loaded: {reason}") from error
     for number, values in enumerate(dataset, start=1):
@@ -258,33 +280,42 @@ def _hub_rows(name: str) -> Iterator[Row | RowError]:
 
 
 def _decoded(content: bytes, where: str) -> str:
-    """The text in UTF-8; RowError naming the first byte that is none, by its line where there are several."""
+    """The text in UTF-8; RowError naming the first byte that is none, by its line where there are
+    several."""
     try:
         return content.decode()
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start)
         place = where if ", line " in where else f"{where}, line {line + 1}"
-        raise RowError(f"{place}: not UTF-8 (byte 0x{content[error.start]:02x}): save the file as UTF-8") from None
+        raise RowError(
+            f"{place}: not UTF-8 (byte 0x{content[error.start]:02x}): save the file as UTF-8"
+        ) from None
 
 
 def _row(values: Any, where: str) -> Row | RowError:
     if not isinstance(values, Mapping):
-        return RowError(f"{where}: a row must be an object with columns, not {type(values).__name__}")
+        return RowError(
+            f"{where}: a row must be an object with columns, not {type(values).__name__}"
+        )
     kept = {name: value for name, value in values.items() if value is not None}
     if _has_half_character(kept):
-        return RowError(f"{where}: holds half of a surrogate pair, which is no character: write the text as UTF-8")
+        return RowError(
+            f"{where}: holds half of a surrogate pair, which is no character: write the text as UTF-8"
+        )
     return Row(kept, where)
 
 
 def _without_nulls(value: Any) -> Any:
-    """A value of a table without the fields that are null: every object of a column has the fields of all others."""
+    """A value of a table without the fields that are null: every object of a column has the fields
+    of all others."""
     if isinstance(value, Mapping):
         return {name: _without_nulls(item) for name, item in value.items() if item is not None}
     return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def _has_half_character(value: Any) -> bool:
-    """Whether a text anywhere in the value holds a code point that no tokenizer and no file can write."""
+    """Whether a text anywhere in the value holds a code point that no tokenizer and no file can
+    write."""
     if isinstance(value, str):
         return not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value)
     if isinstance(value, Mapping):

@@ -1,8 +1,9 @@
 """Byte-level BPE tokenizers trained by us, for tiny models that must not download anything.
 
-A byte-level alphabet means that every string can be written and read back. Digits are split one by one, as SmolLM2
-and Llama 3 do for arithmetic. Ids at the END of the vocabulary can be reserved for what is not text: locations and
-action tokens (RT-2, Brohan et al. 2023, overwrites the least used ids; here they are free from the start).
+A byte-level alphabet means that every string can be written and read back. Digits are split one by
+one, as SmolLM2 and Llama 3 do for arithmetic. Ids at the END of the vocabulary can be reserved for
+what is not text: locations and action tokens (RT-2, Brohan et al. 2023, overwrites the least used
+ids; here they are free from the start).
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from transformers import PreTrainedTokenizerFast
 
 PAD, TURN_START, TURN_END = "<|pad|>", "<|im_start|>", "<|im_end|>"
 SPECIAL_TOKENS = (PAD, TURN_START, TURN_END)
-"""Ids 0, 1 and 2 of every tokenizer trained here: padding, start of a chat turn (bos), end of a turn (eos)."""
+"""Ids 0, 1 and 2 of every tokenizer trained here: padding, start of a chat turn (bos), end of a
+turn (eos)."""
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -31,10 +33,12 @@ def train_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer of exactly `vocab_size` ids, the same for the same texts.
 
-    Layout of the ids: `SPECIAL_TOKENS`, then `special_tokens`, then bytes and merges (filled up with unused tokens
-    when the texts offer too few merges), and last `reserve_last` reserved ids, `reserved_ids(tokenizer)`.
+    Layout of the ids: `SPECIAL_TOKENS`, then `special_tokens`, then bytes and merges (filled up
+    with unused tokens when the texts offer too few merges), and last `reserve_last` reserved ids,
+    `reserved_ids(tokenizer)`.
 
-    Raises ValueError when `vocab_size` cannot hold the special tokens, the 256 bytes and the reserved ids.
+    Raises ValueError when `vocab_size` cannot hold the special tokens, the 256 bytes and the
+    reserved ids.
     """
     specials = list(dict.fromkeys((*SPECIAL_TOKENS, *special_tokens)))
     smallest = len(specials) + _NUM_BYTES + reserve_last
@@ -45,7 +49,10 @@ def train_tokenizer(
         )
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -55,7 +62,9 @@ def train_tokenizer(
         show_progress=False,
     )
     core.train_from_iterator(texts, trainer)
-    core.add_special_tokens([f"<|unused_{i}|>" for i in range(vocab_size - reserve_last - core.get_vocab_size())])
+    core.add_special_tokens(
+        [f"<|unused_{i}|>" for i in range(vocab_size - reserve_last - core.get_vocab_size())]
+    )
     core.add_special_tokens([_reserved(i) for i in range(reserve_last)])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core,
@@ -70,7 +79,8 @@ def train_tokenizer(
 
 
 def reserved_ids(tokenizer: PreTrainedTokenizerFast) -> range:
-    """The ids set aside by `reserve_last`: the last ones of the vocabulary, in order; empty when none were."""
+    """The ids set aside by `reserve_last`: the last ones of the vocabulary, in order; empty when
+    none were."""
     vocabulary = tokenizer.get_vocab()
     count = 0
     while _reserved(count) in vocabulary:

@@ -1,4 +1,5 @@
-"""Beam search: the likeliest completions a bounded search finds, prompts read once, beams sharing their cache rows."""
+"""Beam search: the likeliest completions a bounded search finds, prompts read once, beams sharing
+their cache rows."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from vla.finite import check_distribution
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A completion with its summed log-probability; `score` is that divided by length ** length_penalty."""
+    """A completion with its summed log-probability; `score` is that divided by length **
+    length_penalty."""
 
     tokens: tuple[int, ...]
     logprob: float
@@ -35,8 +37,8 @@ def beam_search(
 ) -> list[list[Hypothesis]]:
     """The best `num_beams` completions of every right-padded prompt, best first.
 
-    A completion ends with a stop token or after `max_new_tokens`. A prompt is finished when no open beam can still
-    beat its worst kept completion. Raises ValueError for fewer than one beam.
+    A completion ends with a stop token or after `max_new_tokens`. A prompt is finished when no open
+    beam can still beat its worst kept completion. Raises ValueError for fewer than one beam.
     """
     if num_beams < 1:
         raise ValueError(f"num_beams ({num_beams}) must be at least 1")
@@ -55,7 +57,15 @@ def beam_search(
         best, places = sums.topk(min(2 * num_beams, sums.shape[1]), dim=1)
         rows, drawn = [], []
         for b in range(count):
-            kept = _extend(best[b].tolist(), places[b].tolist(), vocabulary, said[b], finished[b], stops, num_beams)
+            kept = _extend(
+                best[b].tolist(),
+                places[b].tolist(),
+                vocabulary,
+                said[b],
+                finished[b],
+                stops,
+                num_beams,
+            )
             kept += [(0, next(iter(stops)), -torch.inf)] * (num_beams - len(kept))
             said[b] = [(*said[b][beam], token) for beam, token, _ in kept]
             totals[b] = torch.tensor([total for _, _, total in kept])
@@ -72,7 +82,10 @@ def beam_search(
             select_rows(prefix, torch.tensor(rows, device=tokens.device)),
             torch.tensor(drawn, device=tokens.device),
         )
-    return [_with_open(finished[b], said[b], totals[b].tolist(), num_beams, length_penalty) for b in range(count)]
+    return [
+        _with_open(finished[b], said[b], totals[b].tolist(), num_beams, length_penalty)
+        for b in range(count)
+    ]
 
 
 def _extend(
@@ -84,8 +97,8 @@ def _extend(
     stops: frozenset[int],
     num_beams: int,
 ) -> list[tuple[int, int, float]]:
-    """(beam, token, total) of the beams that go on; candidates that stop join `finished` when they rank among the
-    best.
+    """(beam, token, total) of the beams that go on; candidates that stop join `finished` when they
+    rank among the best.
     """
     going: list[tuple[int, int, float]] = []
     for rank, (total, place) in enumerate(zip(best, places, strict=True)):
@@ -101,24 +114,41 @@ def _extend(
 
 
 def _best(hypotheses: list[Hypothesis], num_beams: int, length_penalty: float) -> list[Hypothesis]:
-    scored = [Hypothesis(h.tokens, h.logprob, h.logprob / len(h.tokens) ** length_penalty) for h in hypotheses]
+    scored = [
+        Hypothesis(h.tokens, h.logprob, h.logprob / len(h.tokens) ** length_penalty)
+        for h in hypotheses
+    ]
     return sorted(scored, key=lambda h: -h.score)[:num_beams]
 
 
 def _is_done(
-    finished: list[Hypothesis], best_open: float, num_beams: int, length_penalty: float, max_length: int
+    finished: list[Hypothesis],
+    best_open: float,
+    num_beams: int,
+    length_penalty: float,
+    max_length: int,
 ) -> bool:
-    """Whether nothing open can get better than the worst kept: its log-probability only falls, its length ends at the
-    limit.
+    """Whether nothing open can get better than the worst kept: its log-probability only falls, its
+    length ends at the limit.
     """
     if best_open == -torch.inf:
         return True
-    return len(finished) == num_beams and finished[-1].score >= best_open / max_length ** max(length_penalty, 0.0)
+    return len(finished) == num_beams and finished[-1].score >= best_open / max_length ** max(
+        length_penalty, 0.0
+    )
 
 
 def _with_open(
-    finished: list[Hypothesis], said: list[tuple[int, ...]], totals: list[float], num_beams: int, length_penalty: float
+    finished: list[Hypothesis],
+    said: list[tuple[int, ...]],
+    totals: list[float],
+    num_beams: int,
+    length_penalty: float,
 ) -> list[Hypothesis]:
     """Completions cut at the limit compete with those that stopped."""
-    cut = [Hypothesis(tokens, total, 0.0) for tokens, total in zip(said, totals, strict=True) if total > -torch.inf]
+    cut = [
+        Hypothesis(tokens, total, 0.0)
+        for tokens, total in zip(said, totals, strict=True)
+        if total > -torch.inf
+    ]
     return _best([*finished, *cut], num_beams, length_penalty)

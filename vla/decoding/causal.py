@@ -1,8 +1,8 @@
-"""A causal language model of transformers seen as two parts: hidden states of a sequence, and the head that makes
-logits.
+"""A causal language model of transformers seen as two parts: hidden states of a sequence, and the
+head that makes logits.
 
-Logits of a whole sequence are the largest tensor of text training (tokens x vocabulary), and most are never used, so
-the head is called apart, on chosen positions.
+Logits of a whole sequence are the largest tensor of text training (tokens x vocabulary), and most
+are never used, so the head is called apart, on chosen positions.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ BRANCHES = "vla_branches"
 
 
 def plain_model(model: nn.Module) -> Any:
-    """The transformers model inside a peft wrapper (its adapters stay active), or the model itself."""
+    """The transformers model inside a peft wrapper (its adapters stay active), or the model
+    itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
@@ -43,15 +44,20 @@ def hidden_states(
     mask: Bool[Tensor, "B m"] | Bool[Tensor, "B 1 n m"] | Branches,
     cache: Cache | None = None,
 ) -> Float[Tensor, "B n d"]:
-    """Last hidden states. `mask` [B, m] marks real tokens among those cached and given; [B, 1, n, m] is the whole
-    attention; branches are those of the one row, for models that `allow_branches` lets.
+    """Last hidden states. `mask` [B, m] marks real tokens among those cached and given; [B, 1, n,
+    m] is the whole attention; branches are those of the one row, for models that `allow_branches`
+    lets.
     """
     decoder = plain_model(model).get_decoder()
     if isinstance(mask, Branches):
         # a mask of four dimensions is handed on as it is, and nobody looks at it
         ignored = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=tokens.device)
         output = decoder(
-            input_ids=tokens, position_ids=positions, attention_mask=ignored, use_cache=False, branches=mask
+            input_ids=tokens,
+            position_ids=positions,
+            attention_mask=ignored,
+            use_cache=False,
+            branches=mask,
         )
         return output.last_hidden_state
     output = decoder(
@@ -74,7 +80,8 @@ def attend(
     branches: Branches | None = None,
     **settings: Any,
 ) -> tuple[Float[Tensor, "B N H d"], None]:
-    """Attention in a row that is a tree; without branches transformers' own. An attention function of transformers."""
+    """Attention in a row that is a tree; without branches transformers' own. An attention function
+    of transformers."""
     if branches is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
     return attend_along_branches(query, key, value, branches, settings.get("scaling")), None
@@ -112,9 +119,9 @@ AttentionMaskInterface.register(BRANCHES, sdpa_mask)
 
 @torch.no_grad()
 def allow_branches(model: nn.Module) -> bool:
-    """Let a tree of tokens go through the model by its branches, if that is possible: all layers see all earlier
-    tokens, nothing is computed again in the backward pass, and the hidden states of a small tree are those of an
-    ordinary mask.
+    """Let a tree of tokens go through the model by its branches, if that is possible: all layers
+    see all earlier tokens, nothing is computed again in the backward pass, and the hidden states of
+    a small tree are those of an ordinary mask.
     """
     config = plain_model(model).config
     checkpoints = any(getattr(part, "gradient_checkpointing", False) for part in model.modules())
@@ -124,19 +131,25 @@ def allow_branches(model: nn.Module) -> bool:
         return config._attn_implementation == BRANCHES
     device = next(model.parameters()).device
     tree = branches_of([-1, 0, 1, 0], [0, 1, 2, 1]).map(lambda tensor: tensor.to(device))
-    tokens, positions = torch.arange(4, device=device)[None], torch.tensor([[0, 1, 2, 1]], device=device)
+    tokens, positions = (
+        torch.arange(4, device=device)[None],
+        torch.tensor([[0, 1, 2, 1]], device=device),
+    )
     mask = torch.ones(4, 4, dtype=torch.bool, device=device).tril()
     mask[3, 1:3] = False
     usual = hidden_states(model, tokens, positions, mask[None, None])
     config._attn_implementation = BRANCHES
-    equal = torch.allclose(hidden_states(model, tokens, positions, tree), usual, rtol=1e-3, atol=1e-3)
+    equal = torch.allclose(
+        hidden_states(model, tokens, positions, tree), usual, rtol=1e-3, atol=1e-3
+    )
     if not equal:
         config._attn_implementation = "sdpa"
     return equal
 
 
 def disable_dropout(model: nn.Module) -> None:
-    """Set every dropout probability to 0: a policy that drops units cannot say again how likely its draws were."""
+    """Set every dropout probability to 0: a policy that drops units cannot say again how likely its
+    draws were."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -147,7 +160,8 @@ def disable_dropout(model: nn.Module) -> None:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Within the block the model is in evaluation mode: with gradient checkpointing, training mode has no cache."""
+    """Within the block the model is in evaluation mode: with gradient checkpointing, training mode
+    has no cache."""
     was_training = model.training
     model.eval()
     try:
@@ -158,7 +172,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def check_model(model: nn.Module) -> None:
-    """Refuse a model whose logits are more than its head on its last hidden states (logit soft-capping or scaling).
+    """Refuse a model whose logits are more than its head on its last hidden states (logit
+    soft-capping or scaling).
 
     Raises ValueError: the log-probabilities computed here would differ from the model's own.
     """
@@ -166,7 +181,9 @@ def check_model(model: nn.Module) -> None:
     tokens = torch.arange(3, device=device)[None]
     own = plain_model(model)(input_ids=tokens).logits.float()
     check_finite("logits", own)
-    ours = output_head(model)(hidden_states(model, tokens, tokens, torch.ones_like(tokens, dtype=torch.bool))).float()
+    ours = output_head(model)(
+        hidden_states(model, tokens, tokens, torch.ones_like(tokens, dtype=torch.bool))
+    ).float()
     if not torch.allclose(own, ours, rtol=1e-2, atol=1e-2 * float(own.abs().max() + 1e-6)):
         raise ValueError(
             f"model ({type(plain_model(model)).__name__}) changes its logits after the output head (soft-capping or"
@@ -182,20 +199,24 @@ def attends_fully(model: nn.Module) -> bool:
 
 
 class _ReservedLayer(DynamicLayer):
-    """Keys and values of one layer in memory reserved once, so that a new token is written, not the whole cache
-    copied.
+    """Keys and values of one layer in memory reserved once, so that a new token is written, not the
+    whole cache copied.
     """
 
     def __init__(self, max_length: int) -> None:
         super().__init__()
         self.max_length, self.length = max_length, 0
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             rows, heads, _, width = key_states.shape
             self._keys = key_states.new_empty(rows, heads, self.max_length, width)
-            self._values = value_states.new_empty(rows, heads, self.max_length, value_states.shape[-1])
+            self._values = value_states.new_empty(
+                rows, heads, self.max_length, value_states.shape[-1]
+            )
         end = self.length + key_states.shape[2]
         self._keys[:, :, self.length : end] = key_states
         self._values[:, :, self.length : end] = value_states
@@ -217,8 +238,8 @@ class _ReservedLayer(DynamicLayer):
 
 
 def make_cache(model: nn.Module, max_length: int) -> Cache:
-    """An empty cache for `max_length` tokens; the library's own growing cache where layers differ (sliding windows,
-    states).
+    """An empty cache for `max_length` tokens; the library's own growing cache where layers differ
+    (sliding windows, states).
     """
     config = plain_model(model).config
     if not attends_fully(model):

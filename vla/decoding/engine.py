@@ -1,4 +1,5 @@
-"""Who draws the tokens: our own generation on the training model, or vLLM on a copy of it that is kept the same."""
+"""Who draws the tokens: our own generation on the training model, or vLLM on a copy of it that is
+kept the same."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from vla.decoding.sampling import Sampling
 
 @runtime_checkable
 class Engine(Protocol):
-    """Continues right-padded prompts until a stop token or `max_new_tokens`, by the present weights of the model."""
+    """Continues right-padded prompts until a stop token or `max_new_tokens`, by the present weights
+    of the model."""
 
     def __call__(
         self,
@@ -31,17 +33,22 @@ class Engine(Protocol):
 
 
 class VllmEngine:
-    """vLLM in this process on a copy of `model`, whose folder or hub name is `source`; the weights are handed over
-    whenever they have changed.
+    """vLLM in this process on a copy of `model`, whose folder or hub name is `source`; the weights
+    are handed over whenever they have changed.
 
-    Its log-probabilities come from other kernels than those of the update, so `rl.importance_cap` must correct for the
-    gap. Raises ValueError without vLLM, for filters (what they left is not told), and for a model with adapters.
+    Its log-probabilities come from other kernels than those of the update, so `rl.importance_cap`
+    must correct for the gap. Raises ValueError without vLLM, for filters (what they left is not
+    told), and for a model with adapters.
     """
 
     def __init__(self, model: nn.Module, source: str) -> None:
         if hasattr(model, "get_base_model"):
-            raise ValueError("language_model.engine=vllm does not take adapters: set language_model.lora=null")
-        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # its model must be within reach
+            raise ValueError(
+                "language_model.engine=vllm does not take adapters: set language_model.lora=null"
+            )
+        os.environ.setdefault(
+            "VLLM_ENABLE_V1_MULTIPROCESSING", "0"
+        )  # its model must be within reach
         try:
             import vllm
         except ImportError as error:
@@ -50,7 +57,9 @@ class VllmEngine:
                 " machine with a GPU, or language_model.engine=own"
             ) from error
         self.model, self._vllm = model, vllm
-        self._llm = vllm.LLM(model=source, logprobs_mode="processed_logprobs", gpu_memory_utilization=0.4)
+        self._llm = vllm.LLM(
+            model=source, logprobs_mode="processed_logprobs", gpu_memory_utilization=0.4
+        )
         self._handed_over = self._version()
 
     def __call__(
@@ -71,13 +80,23 @@ class VllmEngine:
             )
         self._hand_over()
         settings = self._vllm.SamplingParams(
-            temperature=0.0 if greedy else sampling.temperature, max_tokens=max_new_tokens, logprobs=0,
-            stop_token_ids=list(stop_ids), detokenize=False, seed=None,
-        )  # fmt: skip
+            temperature=0.0 if greedy else sampling.temperature,
+            max_tokens=max_new_tokens,
+            logprobs=0,
+            stop_token_ids=list(stop_ids),
+            detokenize=False,
+            seed=None,
+        )
         lengths = mask.sum(1).tolist()
-        prompts = [{"prompt_token_ids": row[:n]} for row, n in zip(tokens.tolist(), lengths, strict=True)]
-        said = [output.outputs[0] for output in self._llm.generate(prompts, settings, use_tqdm=False)]
-        return collect([(list(s.token_ids), s.logprobs) for s in said], max_new_tokens, pad_id, tokens.device)
+        prompts = [
+            {"prompt_token_ids": row[:n]} for row, n in zip(tokens.tolist(), lengths, strict=True)
+        ]
+        said = [
+            output.outputs[0] for output in self._llm.generate(prompts, settings, use_tqdm=False)
+        ]
+        return collect(
+            [(list(s.token_ids), s.logprobs) for s in said], max_new_tokens, pad_id, tokens.device
+        )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> VllmEngine:
         """A frozen copy of a policy only scores: it shares the engine."""
@@ -101,7 +120,10 @@ def collect(
 ) -> Generation:
     """Token ids with {id: log-probability} of each draw, as a generation."""
     tokens = torch.full((len(said), length), pad_id)
-    mask, logprobs = torch.zeros(len(said), length, dtype=torch.bool), torch.zeros(len(said), length)
+    mask, logprobs = (
+        torch.zeros(len(said), length, dtype=torch.bool),
+        torch.zeros(len(said), length),
+    )
     for row, (ids, own) in enumerate(said):
         tokens[row, : len(ids)] = torch.tensor(ids)
         mask[row, : len(ids)] = True

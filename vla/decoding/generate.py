@@ -1,9 +1,11 @@
-"""Batched generation with a key-value cache: what begins alike is read once, finished rows leave the batch.
+"""Batched generation with a key-value cache: what begins alike is read once, finished rows leave
+the batch.
 
-The rows of the cache are the distinct histories: the samples of a prompt share one until their first different token,
-and a beginning that all prompts have (a system message) is read once for all. Log-probabilities are those of the
-distribution that was drawn from, kept as the draw is made. The uniform numbers behind the draws are made beforehand,
-one a row and position, so what a row says does not depend on which other rows have finished.
+The rows of the cache are the distinct histories: the samples of a prompt share one until their
+first different token, and a beginning that all prompts have (a system message) is read once for
+all. Log-probabilities are those of the distribution that was drawn from, kept as the draw is made.
+The uniform numbers behind the draws are made beforehand, one a row and position, so what a row says
+does not depend on which other rows have finished.
 """
 
 from __future__ import annotations
@@ -24,17 +26,19 @@ from vla.threads import ONE, Threads
 from vla.types import concatenate_rows, map_rows
 
 _COMPACT_BELOW = 0.9
-"""Share of unfinished histories under which the finished ones are dropped: copying the cache costs about a tenth of a
-pass.
+"""Share of unfinished histories under which the finished ones are dropped: copying the cache costs
+about a tenth of a pass.
 """
 
 
 @dataclass(frozen=True)
 class Generation:
-    """`L` tokens a row, right-padded; `mask` is True where a token was drawn (the stop token included).
+    """`L` tokens a row, right-padded; `mask` is True where a token was drawn (the stop token
+    included).
 
-    `support` holds the tokens that filters left (`pack_support`), where filters are on; `values` the critic's estimate
-    before each draw; `places` where each token of prompt and completion was kept (`Recall`), -1 where it was not.
+    `support` holds the tokens that filters left (`pack_support`), where filters are on; `values`
+    the critic's estimate before each draw; `places` where each token of prompt and completion was
+    kept (`Recall`), -1 where it was not.
     """
 
     tokens: Int[Tensor, "B L"]
@@ -47,9 +51,11 @@ class Generation:
 
 @dataclass(frozen=True)
 class Prefix:
-    """Prompts after one pass: the last hidden state, and the cache under a mask of its filled slots. Left-padded.
+    """Prompts after one pass: the last hidden state, and the cache under a mask of its filled
+    slots. Left-padded.
 
-    `places`: where the outputs of the last pass are kept, of its tokens or, of a prefill, of all slots.
+    `places`: where the outputs of the last pass are kept, of its tokens or, of a prefill, of all
+    slots.
     """
 
     hidden: Float[Tensor, "N d"]
@@ -59,8 +65,11 @@ class Prefix:
     places: Int[Tensor, "N s"] | None = None
 
 
-def group_rows(tokens: Int[Tensor, "B n"], mask: Bool[Tensor, "B n"]) -> tuple[Int[Tensor, "N"], Int[Tensor, "B"]]:
-    """(a row of each distinct prompt, the number of each row's prompt), in order of first appearance."""
+def group_rows(
+    tokens: Int[Tensor, "B n"], mask: Bool[Tensor, "B n"]
+) -> tuple[Int[Tensor, "N"], Int[Tensor, "B"]]:
+    """(a row of each distinct prompt, the number of each row's prompt), in order of first
+    appearance."""
     _, inverse = torch.unique(tokens.masked_fill(~mask, -1), dim=0, return_inverse=True)
     rows = torch.arange(len(tokens), device=tokens.device)
     first = torch.full((int(inverse.max()) + 1,), len(tokens), device=tokens.device).scatter_reduce(
@@ -70,8 +79,11 @@ def group_rows(tokens: Int[Tensor, "B n"], mask: Bool[Tensor, "B n"]) -> tuple[I
     return first[order], order.argsort()[inverse]
 
 
-def left_pad(tokens: Int[Tensor, "B n"], mask: Bool[Tensor, "B n"]) -> tuple[Int[Tensor, "B m"], Bool[Tensor, "B m"]]:
-    """Move right-padding to the left, cut to the longest row: every row then ends at the same slot."""
+def left_pad(
+    tokens: Int[Tensor, "B n"], mask: Bool[Tensor, "B n"]
+) -> tuple[Int[Tensor, "B m"], Bool[Tensor, "B m"]]:
+    """Move right-padding to the left, cut to the longest row: every row then ends at the same
+    slot."""
     longest = int(mask.sum(1).max())
     order = mask.to(torch.int8).argsort(dim=1, stable=True)
     return tokens.gather(1, order)[:, -longest:], mask.gather(1, order)[:, -longest:]
@@ -84,8 +96,8 @@ def prefill(
     max_new_tokens: int,
     recall: Recall | None = None,
 ) -> Prefix:
-    """Read right-padded prompts once, and what all of them begin with once for all, leaving room for
-    `max_new_tokens`.
+    """Read right-padded prompts once, and what all of them begin with once for all, leaving room
+    for `max_new_tokens`.
     """
     common = common_length(tokens, mask) if len(tokens) > 1 and attends_fully(model) else 0
     rest, rest_mask = left_pad(tokens[:, common:], mask[:, common:])
@@ -94,7 +106,9 @@ def prefill(
         place = torch.arange(common, device=tokens.device)[None]
         if recall is not None:
             places.append(recall.number(1, common, tokens.device).expand(len(tokens), -1))
-        hidden_states(model, tokens[:1, :common], place, torch.ones_like(place, dtype=torch.bool), cache)
+        hidden_states(
+            model, tokens[:1, :common], place, torch.ones_like(place, dtype=torch.bool), cache
+        )
         cache.batch_select_indices(torch.zeros(len(tokens), dtype=torch.long, device=tokens.device))
     positions = common + (rest_mask.cumsum(1) - 1).clamp(min=0)
     seen = torch.nn.functional.pad(rest_mask, (common, 0), value=True)
@@ -111,13 +125,18 @@ def common_length(tokens: Int[Tensor, "N n"], mask: Bool[Tensor, "N n"]) -> int:
 
 
 def select_rows(prefix: Prefix, rows: Int[Tensor, "B"]) -> Prefix:
-    """The prefixes `rows`, repeats allowed. The cache is changed in place: the old prefix must not be used again."""
+    """The prefixes `rows`, repeats allowed. The cache is changed in place: the old prefix must not
+    be used again."""
     prefix.cache.batch_select_indices(rows)
     places = None if prefix.places is None else prefix.places[rows]
-    return Prefix(prefix.hidden[rows], prefix.cache, prefix.mask[rows], prefix.lengths[rows], places)
+    return Prefix(
+        prefix.hidden[rows], prefix.cache, prefix.mask[rows], prefix.lengths[rows], places
+    )
 
 
-def advance(model: nn.Module, prefix: Prefix, tokens: Int[Tensor, "B"], recall: Recall | None = None) -> Prefix:
+def advance(
+    model: nn.Module, prefix: Prefix, tokens: Int[Tensor, "B"], recall: Recall | None = None
+) -> Prefix:
     """Read one more token in every row."""
     mask = torch.nn.functional.pad(prefix.mask, (0, 1), value=True)
     places = None if recall is None else recall.number(len(tokens), 1, tokens.device)
@@ -141,14 +160,23 @@ def generate(
 ) -> Generation:
     """Continue every right-padded prompt until a stop token or `max_new_tokens`.
 
-    Greedy takes the likeliest token; its log-probabilities are still those of the distribution that `sampling`
-    describes. `recall` keeps what the model computes. `threads` share the prompts.
+    Greedy takes the likeliest token; its log-probabilities are still those of the distribution that
+    `sampling` describes. `recall` keeps what the model computes. `threads` share the prompts.
     """
     uniform = torch.rand(len(tokens), max_new_tokens).to(tokens.device)
 
     def some(rows: Tensor) -> Generation:
         return _generate(
-            model, tokens[rows], mask[rows], uniform[rows], sampling, stop_ids, pad_id, greedy, value_head, recall
+            model,
+            tokens[rows],
+            mask[rows],
+            uniform[rows],
+            sampling,
+            stop_ids,
+            pad_id,
+            greedy,
+            value_head,
+            recall,
         )
 
     shares = shares_of(group_rows(tokens, mask)[1], threads.count)
@@ -158,11 +186,21 @@ def generate(
 
 
 def shares_of(prompt: Int[Tensor, "B"], count: int) -> list[Int[Tensor, "S"]]:
-    """Numbers of the rows in at most `count` shares of about equal size; rows of one prompt stay together."""
+    """Numbers of the rows in at most `count` shares of about equal size; rows of one prompt stay
+    together."""
     ordered, rows = torch.sort(prompt, stable=True)
-    starts = torch.cat([torch.zeros(1, dtype=torch.long), (ordered[1:] != ordered[:-1]).nonzero().flatten().cpu() + 1])
+    starts = torch.cat(
+        [
+            torch.zeros(1, dtype=torch.long),
+            (ordered[1:] != ordered[:-1]).nonzero().flatten().cpu() + 1,
+        ]
+    )
     wanted = torch.arange(1, count) * len(prompt) / count
-    cuts = torch.unique(starts[(starts[None] - wanted[:, None]).abs().argmin(1)]) if count > 1 else starts[:0]
+    cuts = (
+        torch.unique(starts[(starts[None] - wanted[:, None]).abs().argmin(1)])
+        if count > 1
+        else starts[:0]
+    )
     return list(rows.tensor_split(cuts[cuts > 0].tolist()))
 
 
@@ -185,12 +223,18 @@ def _generate(
     out = nothing_drawn(len(tokens), max_new_tokens, pad_id, tokens.device, value_head is not None)
     places = _places_of_prompts(prefix, history, mask, max_new_tokens)
     support: list[Tensor] = []
-    live = torch.arange(len(tokens), device=tokens.device)  # rows under way; `history` is the cache row of each
+    live = torch.arange(
+        len(tokens), device=tokens.device
+    )  # rows under way; `history` is the cache row of each
     for t in range(max_new_tokens):
         logits = shape_logits(head(prefix.hidden), sampling)
         logprobs = logits.log_softmax(-1)
         check_distribution(logprobs)
-        drawn = logits.argmax(-1)[history] if greedy else draw_each(logprobs.exp(), history, uniform[live, t])
+        drawn = (
+            logits.argmax(-1)[history]
+            if greedy
+            else draw_each(logprobs.exp(), history, uniform[live, t])
+        )
         out.tokens[live, t] = drawn
         out.mask[live, t] = True
         out.logprobs[live, t] = logprobs[history, drawn]
@@ -206,14 +250,21 @@ def _generate(
         prefix = advance(model, prefix, fed, recall)
         if places is not None and prefix.places is not None:
             places[live, prefix.lengths[history] - 1] = prefix.places[history, 0]
-    return Generation(out.tokens, out.mask, out.logprobs, out.values, _stack_support(support, max_new_tokens), places)
+    return Generation(
+        out.tokens,
+        out.mask,
+        out.logprobs,
+        out.values,
+        _stack_support(support, max_new_tokens),
+        places,
+    )
 
 
 def branch(
     prefix: Prefix, history: Int[Tensor, "B"], drawn: Int[Tensor, "B"], vocab_size: int
 ) -> tuple[Prefix, Int[Tensor, "B"], Int[Tensor, "N"]]:
-    """(cache rows, the cache row of each row, the token to feed to each cache row): a cache row for every distinct
-    history after a draw.
+    """(cache rows, the cache row of each row, the token to feed to each cache row): a cache row for
+    every distinct history after a draw.
 
     The cache is copied only where histories part, or where many have ended.
     """
@@ -223,11 +274,15 @@ def branch(
     parted = bool((parents[1:] == parents[:-1]).any())
     if parted or len(distinct) <= _COMPACT_BELOW * count:
         return select_rows(prefix, parents), number, tokens
-    fed = torch.zeros(count, dtype=tokens.dtype, device=tokens.device).index_copy(0, parents, tokens)
+    fed = torch.zeros(count, dtype=tokens.dtype, device=tokens.device).index_copy(
+        0, parents, tokens
+    )
     return prefix, history, fed  # histories that have ended are fed token 0, and nobody looks
 
 
-def nothing_drawn(rows: int, length: int, pad_id: int, device: torch.device, with_values: bool) -> Generation:
+def nothing_drawn(
+    rows: int, length: int, pad_id: int, device: torch.device, with_values: bool
+) -> Generation:
     """A generation to fill in: padding, no mask."""
     return Generation(
         torch.full((rows, length), pad_id, device=device),

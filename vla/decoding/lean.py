@@ -1,8 +1,10 @@
-"""Norms, rotations and gated activations of a decoder with gradients of their own, in float32 on a processor.
+"""Norms, rotations and gated activations of a decoder with gradients of their own, in float32 on a
+processor.
 
-Between its products a Llama-like decoder of transformers spends its time in memory: each of these parts is a chain of
-small operations, and autograd keeps a tensor for every link. Written as one operation a part keeps what its gradient
-cannot do without, and passes over it half as often. The values are those of the library, to the bit.
+Between its products a Llama-like decoder of transformers spends its time in memory: each of these
+parts is a chain of small operations, and autograd keeps a tensor for every link. Written as one
+operation a part keeps what its gradient cannot do without, and passes over it half as often. The
+values are those of the library, to the bit.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ class _Normed(torch.autograd.Function):
 
 
 class _Rotated(torch.autograd.Function):
-    """x cos + (the halves of x swapped, the first of them negative) sin; keeps cos and sin. Its gradient turns back."""
+    """x cos + (the halves of x swapped, the first of them negative) sin; keeps cos and sin. Its
+    gradient turns back."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -80,7 +83,8 @@ class _Gated(torch.autograd.Function):
 
 
 class RMSNorm(nn.Module):
-    """transformers' norm (`weight`, `variance_epsilon`); what does not fit is left to its `own` class."""
+    """transformers' norm (`weight`, `variance_epsilon`); what does not fit is left to its `own`
+    class."""
 
     own: type[nn.Module]
     weight: Tensor
@@ -115,8 +119,14 @@ class Rotation:
     def __init__(self, own: Callable[..., tuple[Tensor, Tensor]]) -> None:
         self.own = own
 
-    def __call__(self, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> tuple[Tensor, Tensor]:
-        if not all(_fits(tensor) for tensor in (q, k, cos)) or cos.requires_grad or cos.shape[-1] != q.shape[-1]:
+    def __call__(
+        self, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1
+    ) -> tuple[Tensor, Tensor]:
+        if (
+            not all(_fits(tensor) for tensor in (q, k, cos))
+            or cos.requires_grad
+            or cos.shape[-1] != q.shape[-1]
+        ):
             return self.own(q, k, cos, sin, unsqueeze_dim=unsqueeze_dim)
         cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
         return _Rotated.apply(q, cos, sin), _Rotated.apply(k, cos, sin)
@@ -124,10 +134,12 @@ class Rotation:
 
 @torch.no_grad()
 def make_lean(model: nn.Module) -> list[str]:
-    """Give the parts of a decoder on a processor their gradients; the names of the classes that have them now.
+    """Give the parts of a decoder on a processor their gradients; the names of the classes that
+    have them now.
 
-    A part is changed only if it computes on random numbers what its replacement does. Names of weights stay as they
-    are. The rotation is a function of the model's modelling file, which all models of that file share.
+    A part is changed only if it computes on random numbers what its replacement does. Names of
+    weights stay as they are. The rotation is a function of the model's modelling file, which all
+    models of that file share.
     """
     changed = set()
     verdicts: dict[type, bool] = {}

@@ -1,4 +1,5 @@
-"""Log-probabilities and entropies of chosen tokens without ever holding the logits of every position."""
+"""Log-probabilities and entropies of chosen tokens without ever holding the logits of every
+position."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from vla.decoding.sampling import unpack_support
 _LOWEST = -1e30
 """Stands for log 0 where it is multiplied by a probability of 0."""
 _BLOCK_BYTES = 2**20
-"""Logits that are worked on at a time: what a processor's cache holds, because memory is slower than arithmetic."""
+"""Logits that are worked on at a time: what a processor's cache holds, because memory is slower
+than arithmetic."""
 
 
 class _ChosenLogProbs(torch.autograd.Function):
@@ -26,7 +28,9 @@ class _ChosenLogProbs(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, rows: Tensor, targets: Tensor, reuse: bool) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, logits: Tensor, rows: Tensor, targets: Tensor, reuse: bool
+    ) -> tuple[Tensor, Tensor]:
         chosen = logits[rows, targets]
         probabilities = logits.detach() if reuse else torch.empty_like(logits)
         totals, entropies = [], []
@@ -36,7 +40,9 @@ class _ChosenLogProbs(torch.autograd.Function):
             weights = shifted.exp()
             total = weights.sum(-1, keepdim=True)
             log_total = total.log()
-            entropies.append((log_total - (shifted.mul_(weights)).sum(-1, keepdim=True) / total).squeeze(-1))
+            entropies.append(
+                (log_total - (shifted.mul_(weights)).sum(-1, keepdim=True) / total).squeeze(-1)
+            )
             totals.append((largest + log_total).squeeze(-1))
             torch.div(weights, total, out=p)
         entropy = torch.cat(entropies)
@@ -51,12 +57,22 @@ class _ChosenLogProbs(torch.autograd.Function):
         grad_rows = torch.zeros_like(entropy).index_add_(0, rows, grad_chosen)
         grad = probabilities if ctx.reuse else torch.empty_like(probabilities)
         of_entropy = bool(grad_entropy.any())
-        factors = [values[:, None].split(_block_rows(grad)) for values in (-grad_rows, entropy, -grad_entropy)]
-        for p, out, factor, h, g in zip(_blocks(probabilities), _blocks(grad), *factors, strict=True):
+        factors = [
+            values[:, None].split(_block_rows(grad))
+            for values in (-grad_rows, entropy, -grad_entropy)
+        ]
+        for p, out, factor, h, g in zip(
+            _blocks(probabilities), _blocks(grad), *factors, strict=True
+        ):
             if of_entropy:
                 factor = (p.log().clamp_(min=_LOWEST) + h).mul_(g).add_(factor)
             torch.mul(p, factor, out=out)
-        return grad.index_put_((rows, targets), grad_chosen.to(grad), accumulate=True), None, None, None
+        return (
+            grad.index_put_((rows, targets), grad_chosen.to(grad), accumulate=True),
+            None,
+            None,
+            None,
+        )
 
 
 def _block_rows(logits: Tensor) -> int:
@@ -68,10 +84,13 @@ def _blocks(logits: Tensor) -> tuple[Tensor, ...]:
 
 
 def chosen_logprobs(
-    logits: Float[Tensor, "N V"], rows: Int[Tensor, "K"], targets: Int[Tensor, "K"], reuse: bool = False
+    logits: Float[Tensor, "N V"],
+    rows: Int[Tensor, "K"],
+    targets: Int[Tensor, "K"],
+    reuse: bool = False,
 ) -> tuple[Float[Tensor, "K"], Float[Tensor, "N"]]:
-    """(log-probability of target k under softmax(logits[rows[k]]), entropy of every row); -inf logits have
-    probability 0.
+    """(log-probability of target k under softmax(logits[rows[k]]), entropy of every row); -inf
+    logits have probability 0.
 
     `reuse`: the logits are nobody else's and are overwritten; the gradient can then be taken once.
     """
@@ -87,19 +106,24 @@ def token_logprobs(
     support: UInt8[Tensor, "K V8"] | None = None,
     max_logits_bytes: int = 2**29,
 ) -> tuple[Float[Tensor, "K"], Float[Tensor, "K"]]:
-    """(log-probability, entropy of the distribution) of draw k from softmax(head(hidden[slots[k]]) / temperature),
-    restricted to `support[k]` (`pack_support`) where one is given.
+    """(log-probability, entropy of the distribution) of draw k from softmax(head(hidden[slots[k]])
+    / temperature), restricted to `support[k]` (`pack_support`) where one is given.
 
-    Draws that share a slot share its logits. Logits are made for at most `max_logits_bytes` of float32 at a time; when
-    that takes more than one chunk, each chunk is made again in the backward pass instead of being kept.
+    Draws that share a slot share its logits. Logits are made for at most `max_logits_bytes` of
+    float32 at a time; when that takes more than one chunk, each chunk is made again in the backward
+    pass instead of being kept.
     """
     if support is None:
         slots, row = slots.unique(return_inverse=True)
     else:
-        row = torch.arange(len(slots), device=slots.device)  # what the filter left may differ between draws
+        row = torch.arange(
+            len(slots), device=slots.device
+        )  # what the filter left may differ between draws
     hidden = hidden[slots]
 
-    def one_chunk(hidden: Tensor, rows: Tensor, targets: Tensor, support: Tensor | None) -> tuple[Tensor, Tensor]:
+    def one_chunk(
+        hidden: Tensor, rows: Tensor, targets: Tensor, support: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         logits = head(hidden).float()
         if temperature != 1.0:
             logits = logits / temperature

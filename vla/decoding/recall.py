@@ -1,9 +1,11 @@
-"""What the linear layers gave in a rollout, kept for the update, which then has only its backward pass to compute.
+"""What the linear layers gave in a rollout, kept for the update, which then has only its backward
+pass to compute.
 
-A rollout has already sent every token of the token tree through the model, with the weights that the first optimizer
-step starts from. A third of an update would repeat those products. The outputs of the decoder's linear layers are kept
-instead, by place (one token behind one beginning); in the update each layer hands out what it gave and has the gradient
-of the product it stands for. Everything between linear layers (norms, attention, activations) is computed again, so
+A rollout has already sent every token of the token tree through the model, with the weights that
+the first optimizer step starts from. A third of an update would repeat those products. The outputs
+of the decoder's linear layers are kept instead, by place (one token behind one beginning); in the
+update each layer hands out what it gave and has the gradient of the product it stands for.
+Everything between linear layers (norms, attention, activations) is computed again, so
 log-probabilities and gradients are those of an ordinary pass.
 """
 
@@ -35,7 +37,9 @@ class _Given(torch.autograd.Function):
         return output
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+    def backward(
+        ctx: Any, *grads: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
         grad = grads[0].flatten(0, -2)
         of_x = (grad @ weight).view(x.shape) if ctx.needs_input_grad[0] else None
@@ -44,15 +48,21 @@ class _Given(torch.autograd.Function):
 
 
 class Recall:
-    """Outputs of the linear layers of a model's decoder, `max_bytes` of them at most, for its present weights.
+    """Outputs of the linear layers of a model's decoder, `max_bytes` of them at most, for its
+    present weights.
 
-    Places are numbered on, over rollouts, until a weight changes: then all are forgotten. Beyond `max_bytes` a place
-    has the number -1. Several threads may keep, or be given, at once: each its own pass.
+    Places are numbered on, over rollouts, until a weight changes: then all are forgotten. Beyond
+    `max_bytes` a place has the number -1. Several threads may keep, or be given, at once: each its
+    own pass.
     """
 
     def __init__(self, model: nn.Module, max_bytes: int) -> None:
         self.model, self.max_bytes = model, max_bytes
-        self.layers = [part for part in plain_model(model).get_decoder().modules() if isinstance(part, nn.Linear)]
+        self.layers = [
+            part
+            for part in plain_model(model).get_decoder().modules()
+            if isinstance(part, nn.Linear)
+        ]
         self.first = self.next = 0
         self._kept: list[list[tuple[int, Tensor]]] = []
         self._weights = -1
@@ -71,7 +81,12 @@ class Recall:
 
     def state_dict(self) -> dict[str, Any]:
         """What is kept, for another process that has the same weights."""
-        return {"first": self.first, "next": self.next, "full": self._full, "kept": [list(k) for k in self._kept]}
+        return {
+            "first": self.first,
+            "next": self.next,
+            "full": self._full,
+            "kept": [list(k) for k in self._kept],
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.first, self.next, self._full = state["first"], state["next"], state["full"]
@@ -85,7 +100,8 @@ class Recall:
             self.forget()
             self._weights = self._version()
         hooks = [
-            layer.register_forward_hook(self._hook(kept)) for layer, kept in zip(self.layers, self._kept, strict=True)
+            layer.register_forward_hook(self._hook(kept))
+            for layer, kept in zip(self.layers, self._kept, strict=True)
         ]
         try:
             yield
@@ -94,7 +110,8 @@ class Recall:
                 hook.remove()
 
     def number(self, rows: int, length: int, device: torch.device) -> Int[Tensor, "rows length"]:
-        """Numbers of the places of this thread's pass that follows, -1 where there is no room for them."""
+        """Numbers of the places of this thread's pass that follows, -1 where there is no room for
+        them."""
         room = self.max_bytes // max(1, sum(4 * layer.out_features for layer in self.layers))
         with self._lock:
             self._full = self._full or self.next - self.first + rows * length > room
@@ -105,7 +122,8 @@ class Recall:
         return torch.arange(start, start + rows * length, device=device).view(rows, length)
 
     def covers(self, places: Int[Tensor, "*B"]) -> bool:
-        """Whether the outputs at all these places are there, and are those of the present weights."""
+        """Whether the outputs at all these places are there, and are those of the present
+        weights."""
         known = bool(((places >= self.first) & (places < self.next)).all())
         return known and self._weights == self._version()
 
@@ -114,8 +132,12 @@ class Recall:
         """Within the block the layers hand out what they gave at these places, in this thread."""
         with self._lock:
             for layer, kept in zip(self.layers, self._kept, strict=True):
-                if len(kept) > 1 or kept[0][1].dim() > 2:  # passes end in any order where several threads draw
-                    passes = [output.flatten(0, -2) for _, output in sorted(kept, key=itemgetter(0))]
+                if (
+                    len(kept) > 1 or kept[0][1].dim() > 2
+                ):  # passes end in any order where several threads draw
+                    passes = [
+                        output.flatten(0, -2) for _, output in sorted(kept, key=itemgetter(0))
+                    ]
                     kept[:] = [(self.first, torch.cat(passes))]
                 if self._givers == 0:
                     layer.forward = self._hand_out(layer, kept[0][1])

@@ -1,7 +1,8 @@
-"""From logits to a token: temperature, top-k, top-p, and a draw by the inverse of the cumulative distribution.
+"""From logits to a token: temperature, top-k, top-p, and a draw by the inverse of the cumulative
+distribution.
 
-What shapes the distribution a token is drawn from must shape the one it is scored under, so both go through
-`shape_logits`, or, when filters removed tokens, through the support stored with the draw.
+What shapes the distribution a token is drawn from must shape the one it is scored under, so both go
+through `shape_logits`, or, when filters removed tokens, through the support stored with the draw.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a policy draws tokens: logits / `temperature`, then the `top_k` likeliest (0: all), then the nucleus `top_p`.
+    """How a policy draws tokens: logits / `temperature`, then the `top_k` likeliest (0: all), then
+    the nucleus `top_p`.
 
-    Raises ValueError for a temperature that is not positive (greedy decoding is asked for by name), a negative `top_k`
-    or a `top_p` outside (0, 1].
+    Raises ValueError for a temperature that is not positive (greedy decoding is asked for by name),
+    a negative `top_k` or a `top_p` outside (0, 1].
     """
 
     temperature: float = 1.0
@@ -28,7 +30,9 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not (self.temperature > 0 and math.isfinite(self.temperature)):
-            raise ValueError(f"temperature ({self.temperature}) must be positive; for argmax ask for greedy decoding")
+            raise ValueError(
+                f"temperature ({self.temperature}) must be positive; for argmax ask for greedy decoding"
+            )
         if self.top_k < 0:
             raise ValueError(f"top_k ({self.top_k}) must be 0 (no limit) or a number of tokens")
         if not 0 < self.top_p <= 1:
@@ -43,8 +47,8 @@ class Sampling:
 def shape_logits(logits: Float[Tensor, "*B V"], sampling: Sampling) -> Float[Tensor, "*B V"]:
     """Logits (float32) of the distribution that is drawn from; -inf where a filter removed a token.
 
-    Top-k keeps the k largest (and ties); the nucleus keeps the smallest set of likeliest tokens whose probability
-    reaches `top_p` (Holtzman et al. 2020), at least one.
+    Top-k keeps the k largest (and ties); the nucleus keeps the smallest set of likeliest tokens
+    whose probability reaches `top_p` (Holtzman et al. 2020), at least one.
     """
     logits = logits.float() / sampling.temperature
     if 0 < sampling.top_k < logits.shape[-1]:
@@ -54,17 +58,21 @@ def shape_logits(logits: Float[Tensor, "*B V"], sampling: Sampling) -> Float[Ten
         ranked, order = logits.sort(dim=-1, descending=True)
         probabilities = ranked.softmax(-1)
         before = probabilities.cumsum(-1) - probabilities
-        removed = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, before >= sampling.top_p)
+        removed = torch.zeros_like(logits, dtype=torch.bool).scatter(
+            -1, order, before >= sampling.top_p
+        )
         logits = logits.masked_fill(removed, -torch.inf)
     return logits
 
 
-def draw_by_inverse_cdf(probabilities: Float[Tensor, "B V"], uniform: Float[Tensor, "B"]) -> Int[Tensor, "B"]:
-    """The token whose slice of the cumulative distribution holds `uniform` in [0, 1): exact, one pass over the
-    vocabulary.
+def draw_by_inverse_cdf(
+    probabilities: Float[Tensor, "B V"], uniform: Float[Tensor, "B"]
+) -> Int[Tensor, "B"]:
+    """The token whose slice of the cumulative distribution holds `uniform` in [0, 1): exact, one
+    pass over the vocabulary.
 
-    Some 15 times faster on a CPU than `torch.multinomial`. A token of probability 0 has an empty slice and is never
-    drawn. `probabilities` need not sum to exactly 1.
+    Some 15 times faster on a CPU than `torch.multinomial`. A token of probability 0 has an empty
+    slice and is never drawn. `probabilities` need not sum to exactly 1.
     """
     return draw_each(probabilities, torch.arange(len(uniform), device=uniform.device), uniform)
 
@@ -72,8 +80,8 @@ def draw_by_inverse_cdf(probabilities: Float[Tensor, "B V"], uniform: Float[Tens
 def draw_each(
     probabilities: Float[Tensor, "N V"], row: Int[Tensor, "B"], uniform: Float[Tensor, "B"]
 ) -> Int[Tensor, "B"]:
-    """A draw from `probabilities[row[b]]` for every b, as by `draw_by_inverse_cdf`; rows are summed up once, however
-    many draw from them.
+    """A draw from `probabilities[row[b]]` for every b, as by `draw_by_inverse_cdf`; rows are summed
+    up once, however many draw from them.
     """
     cumulative = probabilities.cumsum(-1)
     order = row.argsort(stable=True)
@@ -91,7 +99,8 @@ _BITS = tuple(1 << i for i in range(8))
 
 
 def pack_support(logits: Float[Tensor, "*B V"]) -> UInt8[Tensor, "*B V8"]:
-    """Which tokens a filter kept (logit above -inf), eight to a byte: needed to score the draw again."""
+    """Which tokens a filter kept (logit above -inf), eight to a byte: needed to score the draw
+    again."""
     kept = torch.nn.functional.pad(logits > -torch.inf, (0, -logits.shape[-1] % 8))
     weights = torch.tensor(_BITS, dtype=torch.uint8, device=logits.device)
     return (kept.unflatten(-1, (-1, 8)).to(torch.uint8) * weights).sum(-1, dtype=torch.uint8)

@@ -1,4 +1,5 @@
-"""Strengths of players from pairwise preferences: Bradley and Terry's model on Elo's scale, with intervals."""
+"""Strengths of players from pairwise preferences: Bradley and Terry's model on Elo's scale, with
+intervals."""
 
 from __future__ import annotations
 
@@ -13,13 +14,15 @@ from jaxtyping import Float, Int
 SCALE, CENTRE = 400 / math.log(10), 1000.0
 """Elo's scale: 400 points are odds of ten to one. The mean of all players is 1000."""
 VIRTUAL = 0.5
-"""Of a win, added to either side of every pair that met: a player that never lost stays finite (Jeffreys' prior)."""
+"""Of a win, added to either side of every pair that met: a player that never lost stays finite
+(Jeffreys' prior)."""
 
 
 @dataclass(frozen=True)
 class Preferences:
-    """`n` comparisons: `first` [n] and `second` [n] number the players, `score` [n] is 1 where the first was preferred,
-    0 where the second was, or a probability between. `question` [n] says which prompt they answered.
+    """`n` comparisons: `first` [n] and `second` [n] number the players, `score` [n] is 1 where the
+    first was preferred, 0 where the second was, or a probability between. `question` [n] says which
+    prompt they answered.
     """
 
     first: Int[np.ndarray, "n"]
@@ -27,8 +30,11 @@ class Preferences:
     score: Float[np.ndarray, "n"]
     question: Int[np.ndarray, "n"]
 
-    def wins(self, num_players: int, weight: Float[np.ndarray, "n"] | None = None) -> Float[np.ndarray, "N N"]:
-        """`wins[i, j]`: how often i was preferred to j, half a win added on both sides where the two met."""
+    def wins(
+        self, num_players: int, weight: Float[np.ndarray, "n"] | None = None
+    ) -> Float[np.ndarray, "N N"]:
+        """`wins[i, j]`: how often i was preferred to j, half a win added on both sides where the
+        two met."""
         weight = np.ones(len(self.score)) if weight is None else weight
         table = np.zeros((num_players, num_players))
         np.add.at(table, (self.first, self.second), weight * self.score)
@@ -37,15 +43,18 @@ class Preferences:
 
 
 def strengths(wins: Float[np.ndarray, "N N"], num_steps: int = 50) -> Float[np.ndarray, "N"]:
-    """Elo ratings whose mean is 1000, of largest likelihood: P(i beats j) = 1 / (1 + 10^((r_j - r_i) / 400)).
+    """Elo ratings whose mean is 1000, of largest likelihood: P(i beats j) = 1 / (1 + 10^((r_j -
+    r_i) / 400)).
 
-    Newton's method on log strengths (Bradley and Terry 1952). Raises ValueError where some players never met the
-    others, not even through a third: nothing compares them.
+    Newton's method on log strengths (Bradley and Terry 1952). Raises ValueError where some players
+    never met the others, not even through a third: nothing compares them.
     """
     played = wins + wins.T
     reached = np.linalg.matrix_power((played > 0) + np.eye(len(wins)), len(wins)) > 0
     if not reached.all():
-        raise ValueError("some players were never compared with the others, not even through a third one")
+        raise ValueError(
+            "some players were never compared with the others, not even through a third one"
+        )
     rating = np.zeros(len(wins))
     for _ in range(num_steps):
         chance = 1 / (1 + np.exp(rating[None, :] - rating[:, None]))
@@ -61,7 +70,8 @@ def strengths(wins: Float[np.ndarray, "N N"], num_steps: int = 50) -> Float[np.n
 
 @dataclass(frozen=True)
 class Standing:
-    """A player's rating with its 95 % bootstrap interval over prompts, and its share of wins against all others."""
+    """A player's rating with its 95 % bootstrap interval over prompts, and its share of wins
+    against all others."""
 
     name: str
     rating: float
@@ -87,12 +97,15 @@ class Standing:
 def standings(
     names: Sequence[str], preferences: Preferences, num_resamples: int = 400, seed: int = 0
 ) -> list[Standing]:
-    """The players, strongest first. Whole prompts are resampled: comparisons on one prompt are not independent."""
+    """The players, strongest first. Whole prompts are resampled: comparisons on one prompt are not
+    independent."""
     ratings = strengths(preferences.wins(len(names)))
     questions, which = np.unique(preferences.question, return_inverse=True)
     generator, drawn = np.random.default_rng(seed), []
     for _ in range(num_resamples):
-        times = np.bincount(generator.integers(len(questions), size=len(questions)), minlength=len(questions))
+        times = np.bincount(
+            generator.integers(len(questions), size=len(questions)), minlength=len(questions)
+        )
         wins = preferences.wins(len(names), times[which].astype(np.float64))
         met = preferences.wins(len(names)) > 0
         drawn.append(strengths(np.where(met & (wins == 0), VIRTUAL, wins)))

@@ -1,4 +1,5 @@
-"""An evaluation as a page: success with its interval, what changed it, where it fails, and how to repeat it."""
+"""An evaluation as a page: success with its interval, what changed it, where it fails, and how to
+repeat it."""
 
 from __future__ import annotations
 
@@ -12,25 +13,39 @@ from vla.report.page import Markup, command, facts, page, section, show, table, 
 from vla.report.run import points
 
 
-def evaluation_page(result: Mapping[str, Any], films: Mapping[str, Mapping[str, Path]], folder: Path) -> str:
-    """The page of one checkpoint's results (`vla.evaluate.summary`), which stand in `folder`; `films` are
-    {condition: {caption: file}}.
+def evaluation_page(
+    result: Mapping[str, Any], films: Mapping[str, Mapping[str, Path]], folder: Path
+) -> str:
+    """The page of one checkpoint's results (`vla.evaluate.summary`), which stand in `folder`;
+    `films` are {condition: {caption: file}}.
     """
     starts = result["starts"]
     task = starts["scene"].get("task") or starts["scene"]["id"]
     lead = f"{result['checkpoint']} on {starts['num_starts']} held-out starts of {show(task)}"
     parts = [
         tiles(headline(result)),
-        section("Success by condition", interval_chart("Success rate", "95 % Wilson interval", rows(result)),
-                note="The same starts under every condition: one thing is changed, the rest stays as it was."),
-        section("What a change costs", changes_table(result["changes"]),
-                note="Paired, start by start: McNemar's exact test, and the bootstrap interval of the difference."),
-        section("How far episodes come", reached_table(result["conditions"]),
-                note="Share of episodes in which each term of the task was ever fulfilled (above one half)."),
+        section(
+            "Success by condition",
+            interval_chart("Success rate", "95 % Wilson interval", rows(result)),
+            note="The same starts under every condition: one thing is changed, the rest stays as it was.",
+        ),
+        section(
+            "What a change costs",
+            changes_table(result["changes"]),
+            note="Paired, start by start: McNemar's exact test, and the bootstrap interval of the difference.",
+        ),
+        section(
+            "How far episodes come",
+            reached_table(result["conditions"]),
+            note="Share of episodes in which each term of the task was ever fulfilled (above one half).",
+        ),
         section("By task", task_table(result["tasks"])),
-        *(section(f"Videos: {name}", videos(found), note=look_closer(folder)) for name, found in films.items()),
+        *(
+            section(f"Videos: {name}", videos(found), note=look_closer(folder))
+            for name, found in films.items()
+        ),
         how_it_was_made(result),
-    ]  # fmt: skip
+    ]
     return page("Evaluation", lead, parts)
 
 
@@ -44,13 +59,24 @@ def look_closer(folder: Path) -> Markup:
 
 def headline(result: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """The numbers that matter."""
-    nominal = [row for row in result["conditions"] if row["condition"] == result["conditions"][0]["condition"]]
+    nominal = [
+        row
+        for row in result["conditions"]
+        if row["condition"] == result["conditions"][0]["condition"]
+    ]
     found = {f"Success, {row['decoding']}": (percent(row["rate"]), counts(row)) for row in nominal}
     first = nominal[0]
     steps = first["mean_control_steps_of_successes"]
-    length = ("–", "no success") if steps is None else (f"{steps:.0f}", "control steps of a success, mean")
+    length = (
+        ("–", "no success")
+        if steps is None
+        else (f"{steps:.0f}", "control steps of a success, mean")
+    )
     seconds = result["seconds_per_query"]
-    asked = (f"{1000 * seconds['median']:.0f} ms", f"one robot, median of {seconds['num_calls']}; {result['machine']}")
+    asked = (
+        f"{1000 * seconds['median']:.0f} ms",
+        f"one robot, median of {seconds['num_calls']}; {result['machine']}",
+    )
     return {**found, "Length": length, "Time per query": asked}
 
 
@@ -72,22 +98,32 @@ def bounds(row: Mapping[str, Any]) -> str:
 def rows(result: Mapping[str, Any]) -> list[Interval]:
     return [
         Interval(
-            row["condition"].replace("_", " "), row["decoding"], row["rate"], *row["wilson_95"],
+            row["condition"].replace("_", " "),
+            row["decoding"],
+            row["rate"],
+            *row["wilson_95"],
             f"{percent(row['rate'])}  ({row['successes']}/{row['num_starts']})",
         )
         for row in result["conditions"]
-    ]  # fmt: skip
+    ]
 
 
 def changes_table(changes: Sequence[Mapping[str, Any]]) -> str:
     return table(
         ("condition", "decoding", "difference", "95 % interval", "gained", "lost", "McNemar p"),
         [
-            (c["condition"].replace("_", " "), c["decoding"], signed(c["difference"]), span(c["bootstrap_95"]),
-             c["gained"], c["lost"], f"{c['mcnemar_exact_p']:.2g}")
+            (
+                c["condition"].replace("_", " "),
+                c["decoding"],
+                signed(c["difference"]),
+                span(c["bootstrap_95"]),
+                c["gained"],
+                c["lost"],
+                f"{c['mcnemar_exact_p']:.2g}",
+            )
             for c in changes
         ],
-    )  # fmt: skip
+    )
 
 
 def signed(share: float) -> str:
@@ -104,11 +140,16 @@ def reached_table(conditions: Sequence[Mapping[str, Any]]) -> str:
     return table(
         ("condition", "decoding", *names, "mean return", "control steps"),
         [
-            (c["condition"].replace("_", " "), c["decoding"], *(percent(c["reached"][n]) for n in names),
-             f"{c['mean_return']:.3f}", f"{c['mean_control_steps']:.1f}")
+            (
+                c["condition"].replace("_", " "),
+                c["decoding"],
+                *(percent(c["reached"][n]) for n in names),
+                f"{c['mean_return']:.3f}",
+                f"{c['mean_control_steps']:.1f}",
+            )
             for c in conditions
         ],
-    )  # fmt: skip
+    )
 
 
 def task_table(tasks: Sequence[Mapping[str, Any]]) -> str:
@@ -131,22 +172,41 @@ def how_it_was_made(result: Mapping[str, Any]) -> str:
         "time": result["started"],
     }
     return section(
-        "How it was made", command(result["command"]), facts(made),
+        "How it was made",
+        command(result["command"]),
+        facts(made),
         note="Starts for training, for choosing and for judging come from ranges of seeds that share none.",
-    )  # fmt: skip
+    )
 
 
-def comparison_page(first: Mapping[str, Any], second: Mapping[str, Any], tests: Sequence[Mapping[str, Any]]) -> str:
+def comparison_page(
+    first: Mapping[str, Any], second: Mapping[str, Any], tests: Sequence[Mapping[str, Any]]
+) -> str:
     """Two checkpoints on the same starts."""
-    named = [(name, row) for name, result in (("A", first), ("B", second)) for row in result["conditions"]]
+    named = [
+        (name, row)
+        for name, result in (("A", first), ("B", second))
+        for row in result["conditions"]
+    ]
     order = list(dict.fromkeys(row["condition"] for _, row in named))
     shown = [
-        Interval(row["condition"].replace("_", " "), name, row["rate"], *row["wilson_95"],
-                 f"{percent(row['rate'])}  {row['decoding']}")
-        for name, row in sorted(named, key=lambda pair: (order.index(pair[1]["condition"]), pair[1]["decoding"][:1]))
-    ]  # fmt: skip
+        Interval(
+            row["condition"].replace("_", " "),
+            name,
+            row["rate"],
+            *row["wilson_95"],
+            f"{percent(row['rate'])}  {row['decoding']}",
+        )
+        for name, row in sorted(
+            named, key=lambda pair: (order.index(pair[1]["condition"]), pair[1]["decoding"][:1])
+        )
+    ]
     best = {
-        f"B against A, {t['condition']}, {t['decoding']}": (points(t["difference"]), significance(t)) for t in tests
+        f"B against A, {t['condition']}, {t['decoding']}": (
+            points(t["difference"]),
+            significance(t),
+        )
+        for t in tests
     }
     parts = [
         tiles(dict(list(best.items())[:4])),
@@ -155,11 +215,15 @@ def comparison_page(first: Mapping[str, Any], second: Mapping[str, Any], tests: 
         section("Which is which", facts({"A": first["checkpoint"], "B": second["checkpoint"]})),
         how_it_was_made(first),
     ]
-    return page("Comparison", f"{first['checkpoint']} and {second['checkpoint']} on the same starts", parts)
+    return page(
+        "Comparison", f"{first['checkpoint']} and {second['checkpoint']} on the same starts", parts
+    )
 
 
 def significance(test: Mapping[str, Any]) -> Markup:
     """What a paired test says, in words."""
     p = test["mcnemar_exact_p"]
     word = "chance explains it" if p >= 0.05 else "chance does not explain it"
-    return Markup(f"points; 95 % interval {span(test['bootstrap_95'])}; McNemar p = {p:.2g}: {word}")
+    return Markup(
+        f"points; 95 % interval {span(test['bootstrap_95'])}; McNemar p = {p:.2g}: {word}"
+    )

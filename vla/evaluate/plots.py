@@ -1,4 +1,5 @@
-"""The pictures of a run: success with its intervals, losses, and where the time went. PNG files, no display."""
+"""The pictures of a run: success with its intervals, losses, and where the time went. PNG files, no
+display."""
 
 from __future__ import annotations
 
@@ -58,9 +59,11 @@ def plot_success(
     x_label: str,
     target: float | None = None,
 ) -> None:
-    """Success rates over `x`, a line for each name, with 95 % Wilson intervals; a dashed line at `target`.
+    """Success rates over `x`, a line for each name, with 95 % Wilson intervals; a dashed line at
+    `target`.
 
-    A curve of one or two points (before, after) is drawn as marks with bars, a longer one with a band.
+    A curve of one or two points (before, after) is drawn as marks with bars, a longer one with a
+    band.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -74,38 +77,71 @@ def plot_success(
             label = f"{name} (n = {' to '.join(str(size) for size in dict.fromkeys((sizes[0], sizes[-1])))})"
             if len(points) > 2:
                 axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
-                axes.plot(x, rate, color=colour, linewidth=2, marker="o", markersize=3.5, label=label)
+                axes.plot(
+                    x, rate, color=colour, linewidth=2, marker="o", markersize=3.5, label=label
+                )
             else:
                 bars = [[r - b for r, b in zip(rate, low)], [b - r for r, b in zip(rate, high)]]
-                axes.errorbar(x, rate, bars, color=colour, fmt="D", markersize=6, capsize=4, linewidth=1.6, label=label)
+                axes.errorbar(
+                    x,
+                    rate,
+                    bars,
+                    color=colour,
+                    fmt="D",
+                    markersize=6,
+                    capsize=4,
+                    linewidth=1.6,
+                    label=label,
+                )
         if target is not None:
             axes.axhline(100 * target, color=INK, linewidth=1, linestyle=(0, (4, 3)))
             axes.annotate(
-                f"target {100 * target:g} %", (0, 100 * target), (4, 3), fontsize=8.5, va="bottom",
-                xycoords=("axes fraction", "data"), textcoords="offset points",
-            )  # fmt: skip
+                f"target {100 * target:g} %",
+                (0, 100 * target),
+                (4, 3),
+                fontsize=8.5,
+                va="bottom",
+                xycoords=("axes fraction", "data"),
+                textcoords="offset points",
+            )
         axes.set(title=title, xlabel=x_label, ylabel="success, %", ylim=(-2, 104))
         axes.legend(loc="lower right")
 
 
 def plot_curves(
-    path: Path, records: Sequence[Mapping[str, Any]], names: Mapping[str, str], title: str, x_label: str, y_label: str
+    path: Path,
+    records: Sequence[Mapping[str, Any]],
+    names: Mapping[str, str],
+    title: str,
+    x_label: str,
+    y_label: str,
 ) -> None:
-    """Metrics over their step, a line for each {key: label}; a record without the key leaves no gap."""
+    """Metrics over their step, a line for each {key: label}; a record without the key leaves no
+    gap."""
     with figure(path, 7.0, 4.0) as axes:
         for colour, (key, label) in zip(COLOURS, names.items(), strict=False):
-            points = [(record["step"], record[key]) for record in records if record.get(key) is not None]
+            points = [
+                (record["step"], record[key]) for record in records if record.get(key) is not None
+            ]
             if not points:
                 continue
             sparse = 2 * len(points) < len(records)
-            axes.plot(*zip(*points), color=colour, linewidth=1.6, marker="o" if sparse else None, ms=3.5, label=label)
+            axes.plot(
+                *zip(*points),
+                color=colour,
+                linewidth=1.6,
+                marker="o" if sparse else None,
+                ms=3.5,
+                label=label,
+            )
         axes.set(title=title, xlabel=x_label, ylabel=y_label)
         if axes.has_data():
             axes.legend(loc="best")
 
 
 def plot_time(path: Path, seconds: Mapping[str, float], title: str) -> None:
-    """Where the time went, from `vla.train.timing.Timer.seconds`: a bar for each stage, cut into its parts."""
+    """Where the time went, from `vla.train.timing.Timer.seconds`: a bar for each stage, cut into
+    its parts."""
     total = seconds["total"]
     digits = 0 if total >= 100 else 1
     stages = {name: value for name, value in seconds.items() if "/" not in name and name != "total"}
@@ -124,7 +160,9 @@ def plot_time(path: Path, seconds: Mapping[str, float], title: str) -> None:
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
         axes.set(
-            title=f"{title}: {total:.{digits}f} s", xlabel="seconds", xlim=(0, 1.2 * max(shown.values(), default=1.0))
+            title=f"{title}: {total:.{digits}f} s",
+            xlabel="seconds",
+            xlim=(0, 1.2 * max(shown.values(), default=1.0)),
         )
 
 
@@ -143,8 +181,18 @@ def draw_parts(axes: Axes, row: int, parts: Mapping[str, float], total: float) -
     left = 0.0
     for i, (name, value) in enumerate(parts.items()):
         colour = PALE if name == "other" else COLOURS[i % len(COLOURS)]
-        axes.barh(row, value, left=left, height=0.62, color=colour, edgecolor="white", linewidth=0.8)
+        axes.barh(
+            row, value, left=left, height=0.62, color=colour, edgecolor="white", linewidth=0.8
+        )
         if value > 0.016 * total * len(name) and name:
             ink = INK if name == "other" else "white"
-            axes.text(left + value / 2, row, name.replace("_", " "), ha="center", va="center", fontsize=8, color=ink)
+            axes.text(
+                left + value / 2,
+                row,
+                name.replace("_", " "),
+                ha="center",
+                va="center",
+                fontsize=8,
+                color=ink,
+            )
         left += value

@@ -1,4 +1,5 @@
-"""The settings a checkpoint is judged with: those of its run, another task or other starts if they are asked for."""
+"""The settings a checkpoint is judged with: those of its run, another task or other starts if they
+are asked for."""
 
 from __future__ import annotations
 
@@ -19,9 +20,11 @@ OF_THE_POLICY = ("cameras", "image_size", "num_envs", "renderer", "num_threads")
 
 
 def settings_of(run: Path, overrides: Sequence[str] = ()) -> RobotConfig:
-    """The run's own settings with `key=value` strings; `sim=NAME` takes another simulation under the same cameras.
+    """The run's own settings with `key=value` strings; `sim=NAME` takes another simulation under
+    the same cameras.
 
-    Raises ConfigError (a ValueError) when the folder is no run of a robot policy, or a setting cannot be.
+    Raises ConfigError (a ValueError) when the folder is no run of a robot policy, or a setting
+    cannot be.
     """
     given = split(overrides)
     check_groups(given)
@@ -29,7 +32,9 @@ def settings_of(run: Path, overrides: Sequence[str] = ()) -> RobotConfig:
     values = with_later_settings(saved_settings(run))
     if task is not None:
         asked = composed({"sim": task})["sim"]
-        values["sim"] = asked | {name: values["sim"][name] for name in OF_THE_POLICY if name in asked}
+        values["sim"] = asked | {
+            name: values["sim"][name] for name in OF_THE_POLICY if name in asked
+        }
     config = freeze(overridden(values, given))
     assert isinstance(config, RobotConfig)
     return config
@@ -41,28 +46,44 @@ def saved_settings(run: Path) -> dict[str, Any]:
         raise ConfigError(f"{run} is no run: there is no config.yaml in it{beside(run)}")
     values = read_settings(run)
     if values["mode"] != "robot":
-        raise ConfigError(f"{run} is a run of mode={values['mode']}: only robot policies are judged in a simulator")
+        raise ConfigError(
+            f"{run} is a run of mode={values['mode']}: only robot policies are judged in a simulator"
+        )
     return values
 
 
 def beside(wrong: Path) -> str:
-    """The runs that stand where `wrong` was looked for: the one of the nearest name, else the newest."""
+    """The runs that stand where `wrong` was looked for: the one of the nearest name, else the
+    newest."""
     runs = sorted(other.parent for other in wrong.parent.glob("*/config.yaml"))
     near = get_close_matches(wrong.name, [run.name for run in runs], n=1)
     if near:
         return f"; did you mean {wrong.parent / near[0]}?"
-    return f"; the newest run there is {max(runs, key=lambda run: run.stat().st_mtime)}" if runs else ""
+    return (
+        f"; the newest run there is {max(runs, key=lambda run: run.stat().st_mtime)}"
+        if runs
+        else ""
+    )
 
 
 def with_later_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that came after the run was made get today's default."""
     today = composed({"mode": values["mode"]})
-    sections = ["data", "sft", "recap", "rl", "evaluation", "train", *(["sim"] if "task" in values["sim"] else [])]
+    sections = [
+        "data",
+        "sft",
+        "recap",
+        "rl",
+        "evaluation",
+        "train",
+        *(["sim"] if "task" in values["sim"] else []),
+    ]
     return {**values, **{name: {**today[name], **values.get(name, {})} for name in sections}}
 
 
 def apart_from_training(starts: StartManifest, run: Path, config: RobotConfig) -> StartManifest:
-    """The starts, held against the ranges that the run itself trained on and chose by, and against its demonstrations.
+    """The starts, held against the ranges that the run itself trained on and chose by, and against
+    its demonstrations.
 
     Raises ValueError when they overlap.
     """
@@ -101,9 +122,12 @@ def check_demonstrations(manifest: StartManifest, folder: Path | None) -> None:
 
 
 def chosen_perturbations(wanted: str, known: Sequence[str]) -> list[str]:
-    """Names among the simulator's perturbations: `all`, `none`, or names with commas; nothing changed always first."""
+    """Names among the simulator's perturbations: `all`, `none`, or names with commas; nothing
+    changed always first."""
     names = [name for name in known if name != UNCHANGED] if wanted == "all" else wanted.split(",")
     for name in names:
         if name not in (*known, UNCHANGED):
-            raise ConfigError(f"--perturb {name}: no such perturbation{suggestion(name, sorted(known))}")
+            raise ConfigError(
+                f"--perturb {name}: no such perturbation{suggestion(name, sorted(known))}"
+            )
     return [UNCHANGED, *(name for name in names if name != UNCHANGED)]

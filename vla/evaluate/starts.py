@@ -1,4 +1,5 @@
-"""Which starts a run trained on, chose by and was judged on: ranges of seeds that share none, under a hash."""
+"""Which starts a run trained on, chose by and was judged on: ranges of seeds that share none, under
+a hash."""
 
 from __future__ import annotations
 
@@ -52,10 +53,11 @@ class Starts(TypedDict):
 
 @dataclass(frozen=True)
 class StartManifest:
-    """The starts of a run: what decides a start besides its seed (`scene`), and the seeds of each use.
+    """The starts of a run: what decides a start besides its seed (`scene`), and the seeds of each
+    use.
 
-    `scene` holds plain values (task, robot, distractors, randomisation ...). Two runs with one hash were judged on the
-    same starts.
+    `scene` holds plain values (task, robot, distractors, randomisation ...). Two runs with one hash
+    were judged on the same starts.
     """
 
     scene: Mapping[str, Any]
@@ -113,7 +115,9 @@ class StartManifest:
             ranges = {name: SeedRange(*values[name]) for name in RANGES}
             manifest = cls(scene=values["scene"], num_starts=values["num_starts"], **ranges)
         if manifest.sha256 != values["sha256"]:
-            raise ValueError(f"{path} was changed: its hash is not that of its starts; evaluate anew with the settings")
+            raise ValueError(
+                f"{path} was changed: its hash is not that of its starts; evaluate anew with the settings"
+            )
         return manifest
 
 

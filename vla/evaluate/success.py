@@ -1,4 +1,5 @@
-"""Success rates as they must be told: with n, an interval and the decoding; before and after on the same starts."""
+"""Success rates as they must be told: with n, an interval and the decoding; before and after on the
+same starts."""
 
 from __future__ import annotations
 
@@ -22,7 +23,9 @@ def wilson_interval(successes: int, num_starts: int, z: float = Z_95) -> tuple[f
     (p + z^2/2n +- z sqrt(p (1 - p)/n + z^2/4n^2)) / (1 + z^2/n), with p = successes / n.
     """
     if not 0 <= successes <= num_starts or num_starts < 1:
-        raise ValueError(f"successes ({successes}) must lie in 0 to num_starts ({num_starts}), and num_starts above 0")
+        raise ValueError(
+            f"successes ({successes}) must lie in 0 to num_starts ({num_starts}), and num_starts above 0"
+        )
     rate, spread = successes / num_starts, z * z / num_starts
     centre = rate + spread / 2
     half = math.sqrt(spread * rate * (1 - rate) + spread * spread / 4)
@@ -34,7 +37,8 @@ def wilson_interval(successes: int, num_starts: int, z: float = Z_95) -> tuple[f
 
 @dataclass(frozen=True)
 class SuccessRate:
-    """A success rate with all that makes it a number: how many starts, which interval, how actions were chosen.
+    """A success rate with all that makes it a number: how many starts, which interval, how actions
+    were chosen.
 
     `temperature` is None for greedy decoding.
     """
@@ -58,7 +62,9 @@ class SuccessRate:
 
     @property
     def decoding(self) -> str:
-        return "greedy" if self.temperature is None else f"sampled at temperature {self.temperature:g}"
+        return (
+            "greedy" if self.temperature is None else f"sampled at temperature {self.temperature:g}"
+        )
 
     def __str__(self) -> str:
         low, high = (f"{100 * bound:.1f}" for bound in self.interval)
@@ -78,9 +84,11 @@ class SuccessRate:
 
 @dataclass(frozen=True)
 class PairedComparison:
-    """Before and after on the same starts: how many changed each way, and whether chance explains it.
+    """Before and after on the same starts: how many changed each way, and whether chance explains
+    it.
 
-    `p_value` is McNemar's exact two-sided test; `interval` the 95 % paired bootstrap interval of the difference.
+    `p_value` is McNemar's exact two-sided test; `interval` the 95 % paired bootstrap interval of
+    the difference.
     """
 
     only_before: int
@@ -97,9 +105,7 @@ class PairedComparison:
         low, high = (f"{100 * bound:+.1f}" for bound in self.interval)
         changed = f"{self.only_after} starts gained, {self.only_before} lost of {self.num_starts}"
         p_value = f"p = {self.p_value:.2g}" if self.p_value >= 1e-300 else "p < 1e-300"
-        return (
-            f"{100 * self.difference:+.1f} points (95 % interval {low} to {high}; {changed}; McNemar exact {p_value})"
-        )
+        return f"{100 * self.difference:+.1f} points (95 % interval {low} to {high}; {changed}; McNemar exact {p_value})"
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -113,10 +119,13 @@ class PairedComparison:
 
 
 def compare(before: Outcomes, after: Outcomes, seed: int = 0) -> PairedComparison:
-    """Compare two sets of outcomes start by start; ValueError when they are not of the same starts."""
+    """Compare two sets of outcomes start by start; ValueError when they are not of the same
+    starts."""
     first, second = np.asarray(before, dtype=bool), np.asarray(after, dtype=bool)
     if first.shape != second.shape or first.ndim != 1 or not len(first):
-        raise ValueError(f"outcomes of {first.shape} and {second.shape} cannot be paired: run both on the same starts")
+        raise ValueError(
+            f"outcomes of {first.shape} and {second.shape} cannot be paired: run both on the same starts"
+        )
     only_before, only_after = int((first & ~second).sum()), int((~first & second).sum())
     return PairedComparison(
         only_before,
@@ -128,7 +137,8 @@ def compare(before: Outcomes, after: Outcomes, seed: int = 0) -> PairedCompariso
 
 
 def mcnemar_exact(only_before: int, only_after: int) -> float:
-    """Two-sided exact p-value that starts change either way equally often (McNemar 1947): a fair coin's tail, doubled.
+    """Two-sided exact p-value that starts change either way equally often (McNemar 1947): a fair
+    coin's tail, doubled.
 
     p = min(1, 2 sum_{i <= min(b, c)} C(b + c, i) / 2^(b + c))
     """
@@ -142,7 +152,8 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """95 % percentile interval of the difference of rates over resampled pairs.
 
-    A pair adds -1, 0 or +1; resampling n pairs with replacement draws the three counts from a multinomial.
+    A pair adds -1, 0 or +1; resampling n pairs with replacement draws the three counts from a
+    multinomial.
     """
     shares = np.array([only_before, num_starts - only_before - only_after, only_after]) / num_starts
     counts = np.random.default_rng(seed).multinomial(num_starts, shares, size=num_resamples)

@@ -1,4 +1,5 @@
-"""What an evaluation came to, as plain numbers: rates with n, interval and decoding, by condition and by task."""
+"""What an evaluation came to, as plain numbers: rates with n, interval and decoding, by condition
+and by task."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ NOMINAL = "as trained"
 class Judged:
     """Episodes of one policy under one condition and decoding, an entry for each start.
 
-    `temperature` None is greedy. `stages` holds the best value of every reward term in each episode.
+    `temperature` None is greedy. `stages` holds the best value of every reward term in each
+    episode.
     """
 
     condition: str
@@ -49,7 +51,11 @@ def summarize(judged: Judged) -> dict[str, Any]:
         "mean_return": float(judged.returns.mean()),
         "mean_control_steps": float(judged.control_steps.mean()),
         "mean_control_steps_of_successes": float(won.mean()) if len(won) else None,
-        "reached": {name: float((values > 0.5).mean()) for name, values in judged.stages.items() if "/" not in name},
+        "reached": {
+            name: float((values > 0.5).mean())
+            for name, values in judged.stages.items()
+            if "/" not in name
+        },
         "outcomes": "".join("1" if won else "0" for won in judged.success),
     }
 
@@ -58,7 +64,10 @@ def by_task(judged: Judged) -> list[dict[str, Any]]:
     """The rate of every task among the starts, commonest first."""
     names, tasks = np.unique(judged.tasks, return_inverse=True)
     rows = [
-        {"task": str(name), **SuccessRate.of(judged.success[tasks == i], judged.temperature).to_dict()}
+        {
+            "task": str(name),
+            **SuccessRate.of(judged.success[tasks == i], judged.temperature).to_dict(),
+        }
         for i, name in enumerate(names)
     ]
     return sorted(rows, key=lambda row: -row["num_starts"])
@@ -69,10 +78,19 @@ def against(first: Judged, second: Judged) -> dict[str, Any]:
     test = compare(first.success, second.success)
     alike = first.decoding == second.decoding
     decoding = second.decoding if alike else f"{second.decoding} against {first.decoding}"
-    return {"condition": second.condition, "decoding": decoding, "text": str(test), **test.to_dict()}
+    return {
+        "condition": second.condition,
+        "decoding": decoding,
+        "text": str(test),
+        **test.to_dict(),
+    }
 
 
 def changes(judged: Sequence[Judged]) -> list[dict[str, Any]]:
     """Every changed condition against the nominal one of the same decoding."""
     nominal = {j.decoding: j for j in judged if j.condition == NOMINAL}
-    return [against(nominal[j.decoding], j) for j in judged if j.condition != NOMINAL and j.decoding in nominal]
+    return [
+        against(nominal[j.decoding], j)
+        for j in judged
+        if j.condition != NOMINAL and j.decoding in nominal
+    ]

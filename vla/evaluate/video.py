@@ -21,26 +21,34 @@ HOLD_SECONDS = 0.75
 """The last frame stays this long, so that the end can be seen."""
 
 
-def write_video(path: Path, frames: Frames, instruction: str, success: bool | None, fps: float = 20.0) -> None:
+def write_video(
+    path: Path, frames: Frames, instruction: str, success: bool | None, fps: float = 20.0
+) -> None:
     """Write one episode: uint8 RGB frames by camera, all of one length T, at `fps` frames a second.
 
-    `success` None shows no verdict. The file appears when it is complete. Raises ValueError when there is no frame.
+    `success` None shows no verdict. The file appears when it is complete. Raises ValueError when
+    there is no frame.
     """
     lengths = {name: len(images) for name, images in frames.items()}
     if not lengths or 0 in lengths.values() or len(set(lengths.values())) != 1:
-        raise ValueError(f"a video needs the same number of frames, at least one, from each camera; got {lengths}")
+        raise ValueError(
+            f"a video needs the same number of frames, at least one, from each camera; got {lengths}"
+        )
     num_frames = next(iter(lengths.values()))
     pictures, strip = [], np.zeros((0, 0, 3), np.uint8)
     for t in range(num_frames):
         view = side_by_side([images[t] for images in frames.values()])
-        strip = caption_strip(view.shape[1], instruction, success, tuple(frames)) if t == 0 else strip
+        strip = (
+            caption_strip(view.shape[1], instruction, success, tuple(frames)) if t == 0 else strip
+        )
         pictures.append(np.concatenate([view, with_progress(strip, (t + 1) / num_frames)]))
     pictures += [pictures[-1]] * round(HOLD_SECONDS * fps)
     encode(path, pictures, fps)
 
 
 def side_by_side(images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> UInt8[np.ndarray, "H W 3"]:
-    """Pictures in a row, each enlarged by a whole factor to about `CAMERA_PIXELS` high, with a dark gap between."""
+    """Pictures in a row, each enlarged by a whole factor to about `CAMERA_PIXELS` high, with a dark
+    gap between."""
     large = [enlarge(image) for image in images]
     height = max(image.shape[0] for image in large)
     gap = np.full((height, GAP_PIXELS, 3), DARK, np.uint8)
@@ -65,7 +73,8 @@ def even(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "H W 3"]:
 def caption_strip(
     width: int, instruction: str, success: bool | None, cameras: Sequence[str]
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """The instruction on the left (shortened until it fits), the verdict on the right, cameras' names below."""
+    """The instruction on the left (shortened until it fits), the verdict on the right, cameras'
+    names below."""
     from PIL import Image, ImageDraw, ImageFont
 
     image = Image.new("RGB", (width, STRIP_PIXELS), DARK)
@@ -105,7 +114,9 @@ def encode(path: Path, pictures: Sequence[UInt8[np.ndarray, "h w 3"]], fps: floa
 
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".unfinished-{path.name}")
-    with av.open(str(unfinished), "w", format="mp4", options={"movflags": "faststart"}) as container:
+    with av.open(
+        str(unfinished), "w", format="mp4", options={"movflags": "faststart"}
+    ) as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         stream.height, stream.width = pictures[0].shape[:2]
         stream.pix_fmt = "yuv420p"

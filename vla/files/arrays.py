@@ -1,6 +1,8 @@
-"""The readers of larger files that an interrupted copy can damage: safetensors, parquet tables, tokenizers.
+"""The readers of larger files that an interrupted copy can damage: safetensors, parquet tables,
+tokenizers.
 
-As in `vla.files.read`: what the file holds, or `DamagedFile` with path, fault and remedy in one line.
+As in `vla.files.read`: what the file holds, or `DamagedFile` with path, fault and remedy in one
+line.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from vla.files.read import RESTORE, DamagedFile, read_json, read_text
 
 @contextmanager
 def opened_by_library(path: Path | str, remedy: str = RESTORE) -> Iterator[None]:
-    """Within the block, whatever a library raises is a fault of the file: they raise errors of many kinds."""
+    """Within the block, whatever a library raises is a fault of the file: they raise errors of many
+    kinds."""
     try:
         yield
     except (DamagedFile, MemoryError):
@@ -51,14 +54,17 @@ def read_with_metadata(
 
 
 def load_weights(model: Any, weights: Mapping[str, Any], path: Path, remedy: str = RESTORE) -> None:
-    """Give a model the weights that were read from `path`, once they are all there, of its shapes, and finite."""
+    """Give a model the weights that were read from `path`, once they are all there, of its shapes,
+    and finite."""
     own = model.state_dict()
     there = {own[name].data_ptr() for name in weights if name in own}
     for name, tensor in own.items():
         if name in weights and weights[name].shape != tensor.shape:
             shapes = f"{list(weights[name].shape)}, the model wants {list(tensor.shape)}"
             raise DamagedFile(path, f"the tensor {name} has the shape {shapes}", remedy)
-        if name not in weights and (tensor.numel() == 0 or tensor.data_ptr() not in there):  # tied ones are kept once
+        if name not in weights and (
+            tensor.numel() == 0 or tensor.data_ptr() not in there
+        ):  # tied ones are kept once
             raise DamagedFile(path, f"the tensor {name} is missing", remedy)
     for name, tensor in weights.items():
         if name not in own:
@@ -68,8 +74,11 @@ def load_weights(model: Any, weights: Mapping[str, Any], path: Path, remedy: str
     model.load_state_dict(weights, strict=False)
 
 
-def read_table(paths: Path | Sequence[Path], columns: Sequence[str] | None = None, remedy: str = RESTORE) -> Any:
-    """The rows of parquet files as one pyarrow table; columns that a file lacks are a fault of it."""
+def read_table(
+    paths: Path | Sequence[Path], columns: Sequence[str] | None = None, remedy: str = RESTORE
+) -> Any:
+    """The rows of parquet files as one pyarrow table; columns that a file lacks are a fault of
+    it."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[bool]:
-    """Within the block no other process is in such a block; the kernel unlocks what a process leaves behind. False on a
-    file system without locks, where nothing is held: what is made must then appear at once, by a rename.
+    """Within the block no other process is in such a block; the kernel unlocks what a process
+    leaves behind. False on a file system without locks, where nothing is held: what is made must
+    then appear at once, by a rename.
     """
     descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:

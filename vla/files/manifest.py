@@ -1,4 +1,5 @@
-"""A manifest: the sizes and sha256 checksums of the files of a folder, by which damage is found when they are read."""
+"""A manifest: the sizes and sha256 checksums of the files of a folder, by which damage is found
+when they are read."""
 
 from __future__ import annotations
 
@@ -32,9 +33,12 @@ class Manifest(TypedDict):
 def write_manifest(folder: Path, files: Iterable[Path], **more: Any) -> None:
     """Write `folder/manifest.json` about files under it; `more` stands beside."""
     written = {
-        file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": digest(file)} for file in files
+        file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": digest(file)}
+        for file in files
     }
-    write_json(folder / MANIFEST, {"format": FORMAT, **more, "files": dict(sorted(written.items()))})
+    write_json(
+        folder / MANIFEST, {"format": FORMAT, **more, "files": dict(sorted(written.items()))}
+    )
 
 
 def find_fault(folder: Path) -> str | None:

@@ -1,7 +1,9 @@
-"""The readers of text files that a person or an interrupted copy can damage: text, JSON, JSON lines, YAML.
+"""The readers of text files that a person or an interrupted copy can damage: text, JSON, JSON
+lines, YAML.
 
-Each returns what the file holds, or raises `DamagedFile` with path, fault and remedy in one line. What a caller needs
-is a type that pydantic checks: `dict`, `list[dict]`, or a TypedDict with the keys and their kinds.
+Each returns what the file holds, or raises `DamagedFile` with path, fault and remedy in one line.
+What a caller needs is a type that pydantic checks: `dict`, `list[dict]`, or a TypedDict with the
+keys and their kinds.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ LONGEST = 200
 
 
 class DamagedFile(ValueError):
-    """A file that cannot be what was written: its path, the fault and the remedy. `fault` may be another error, of
-    which the first line is told.
+    """A file that cannot be what was written: its path, the fault and the remedy. `fault` may be
+    another error, of which the first line is told.
     """
 
     def __init__(self, path: Path | str, fault: object, remedy: str = RESTORE) -> None:
@@ -51,7 +53,15 @@ def reading(path: Path | str, remedy: str = RESTORE) -> Iterator[None]:
         raise
     except OSError as error:
         raise DamagedFile(path, error.strerror or error, remedy) from None
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise DamagedFile(path, error, remedy) from error
 
 
@@ -69,12 +79,17 @@ def read_text(path: Path, remedy: str = RESTORE) -> str:
         raise DamagedFile(path, error.strerror or error, remedy) from None
 
 
-def read_json(path: Path, kind: Any = MAPPING, remedy: str = RESTORE, *, finite: bool = True) -> Any:
-    """What a JSON file holds, checked against `kind`; NaN and infinity are refused where `finite`."""
+def read_json(
+    path: Path, kind: Any = MAPPING, remedy: str = RESTORE, *, finite: bool = True
+) -> Any:
+    """What a JSON file holds, checked against `kind`; NaN and infinity are refused where
+    `finite`."""
     return checked(path, parsed_json(read_text(path, remedy), path, remedy, finite), kind, remedy)
 
 
-def read_json_if_there(path: Path, otherwise: Any, kind: Any = MAPPING, remedy: str = RESTORE) -> Any:
+def read_json_if_there(
+    path: Path, otherwise: Any, kind: Any = MAPPING, remedy: str = RESTORE
+) -> Any:
     """What a JSON file holds, or `otherwise` where nothing has that name."""
     return read_json(path, kind, remedy) if path.exists() else otherwise
 
@@ -87,17 +102,23 @@ def read_yaml(path: Path, kind: Any = MAPPING, remedy: str = RESTORE) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = "" if mark is None else f" in line {mark.line + 1}, column {mark.column + 1}"
-        raise DamagedFile(path, f"no YAML ({error.problem or error.context}{where})", remedy) from None
+        raise DamagedFile(
+            path, f"no YAML ({error.problem or error.context}{where})", remedy
+        ) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise DamagedFile(path, f"no YAML ({short(error)})", remedy) from None
     return checked(path, values, kind, remedy)
 
 
 def read_json_lines(path: Path, kind: Any = MAPPING, remedy: str = RESTORE) -> list[Any]:
-    """A value for every line that is not blank; a last line without its end, which a crash cut short, is left out."""
+    """A value for every line that is not blank; a last line without its end, which a crash cut
+    short, is left out."""
     lines = read_text(path, remedy).split("\n")
     numbered = [(f"{path}, line {i}", line) for i, line in enumerate(lines[:-1], 1) if line.strip()]
-    return [checked(where, parsed_json(line, where, remedy, finite=True), kind, remedy) for where, line in numbered]
+    return [
+        checked(where, parsed_json(line, where, remedy, finite=True), kind, remedy)
+        for where, line in numbered
+    ]
 
 
 def parsed_json(text: str, where: Path | str, remedy: str, finite: bool) -> Any:
@@ -109,11 +130,15 @@ def parsed_json(text: str, where: Path | str, remedy: str, finite: bool) -> Any:
 
     if not text.strip("\0 \t\r\n"):
         raise DamagedFile(where, "it is empty", remedy)
-    strict: dict[str, Callable[[str], Any]] = {"parse_constant": refuse, "parse_float": number} if finite else {}
+    strict: dict[str, Callable[[str], Any]] = (
+        {"parse_constant": refuse, "parse_float": number} if finite else {}
+    )
     try:
         return json.loads(text, **strict)
     except json.JSONDecodeError as error:
-        raise DamagedFile(where, f"no JSON ({error.msg}, line {error.lineno}, column {error.colno})", remedy) from None
+        raise DamagedFile(
+            where, f"no JSON ({error.msg}, line {error.lineno}, column {error.colno})", remedy
+        ) from None
     except (ValueError, RecursionError) as error:
         if isinstance(error, DamagedFile):
             raise
@@ -140,7 +165,9 @@ def what_is_wrong(error: ValidationError) -> str:
     name = ".".join(str(part) for part in first["loc"])
     if first["type"] == "missing":
         return f"{name} is missing"
-    wanted = first["msg"].replace("Input should be", "it must be").replace("valid dictionary", "mapping")
+    wanted = (
+        first["msg"].replace("Input should be", "it must be").replace("valid dictionary", "mapping")
+    )
     return f"{name or 'it'} is {shown(first['input'])}, {wanted}"
 
 

@@ -1,7 +1,9 @@
-"""Secrets in addresses, which no file, report or message may repeat: they are masked wherever they are written.
+"""Secrets in addresses, which no file, report or message may repeat: they are masked wherever they
+are written.
 
-A secret is what stands before the host (`https://user:key@host`) and the value of a parameter that is called like one
-(`?api_key=...`). A masked address still says where it leads, and cannot be used any more.
+A secret is what stands before the host (`https://user:key@host`) and the value of a parameter that
+is called like one (`?api_key=...`). A masked address still says where it leads, and cannot be used
+any more.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ NAMES = (
 ADDRESS = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)(?P<rest>[^\s'\"<>]+)", re.IGNORECASE)
 PASSWORD = re.compile(r"[^/]*:(?!\d+(?:/|$))")
 """A host and a colon that no port follows."""
-PARAMETER = re.compile(rf"(?P<name>(?:[?&;#]|%3F|%26)(?:{NAMES})(?:\[\])?(?:=|%3D))[^&;#\s]*", re.IGNORECASE)
+PARAMETER = re.compile(
+    rf"(?P<name>(?:[?&;#]|%3F|%26)(?:{NAMES})(?:\[\])?(?:=|%3D))[^&;#\s]*", re.IGNORECASE
+)
 """In an address that is a parameter of another, its signs are written as %3F, %26 and %3D."""
 
 
@@ -44,12 +48,24 @@ def without_secrets(values: Any) -> Any:
         return masked(values)
     if isinstance(values, Mapping):
         return {key: without_secrets(value) for key, value in values.items()}
-    return [without_secrets(value) for value in values] if isinstance(values, list | tuple) else values
+    return (
+        [without_secrets(value) for value in values] if isinstance(values, list | tuple) else values
+    )
 
 
 def masked_settings(values: Any, path: str = "") -> list[str]:
     """The paths of settings that hold an address which was masked when they were saved."""
     if isinstance(values, str):
         return [path] if any(MASK in found["rest"] for found in ADDRESS.finditer(values)) else []
-    items = values.items() if isinstance(values, Mapping) else enumerate(values) if isinstance(values, list) else ()
-    return [found for key, value in items for found in masked_settings(value, f"{path}.{key}" if path else str(key))]
+    items = (
+        values.items()
+        if isinstance(values, Mapping)
+        else enumerate(values)
+        if isinstance(values, list)
+        else ()
+    )
+    return [
+        found
+        for key, value in items
+        for found in masked_settings(value, f"{path}.{key}" if path else str(key))
+    ]

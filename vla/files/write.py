@@ -1,4 +1,5 @@
-"""How files are written so that a crash, a power cut or a full disk leaves the old one or the new one, never half."""
+"""How files are written so that a crash, a power cut or a full disk leaves the old one or the new
+one, never half."""
 
 from __future__ import annotations
 
@@ -21,14 +22,16 @@ class DiskFull(OSError):
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether the error says that the disk, or the user's share of it, is full (safetensors says so only in words)."""
+    """Whether the error says that the disk, or the user's share of it, is full (safetensors says so
+    only in words)."""
     full = isinstance(error, DiskFull) or (isinstance(error, OSError) and error.errno in FULL)
     return full or "No space left" in str(error)
 
 
 @contextmanager
 def appearing(path: Path) -> Iterator[Path]:
-    """A path to write a file to; after the block it is on the disk and stands at `path`, replacing what was there.
+    """A path to write a file to; after the block it is on the disk and stands at `path`, replacing
+    what was there.
 
     Raises DiskFull, after which the old file stands as it was.
     """
@@ -58,10 +61,11 @@ def write_json(path: Path, values: Any) -> None:
 
 @contextmanager
 def appearing_folder(final: Path) -> Iterator[Path]:
-    """An empty folder to write files to; after the block they are on the disk and the folder stands at `final`.
+    """An empty folder to write files to; after the block they are on the disk and the folder stands
+    at `final`.
 
-    A folder that was there is set aside first and removed last, so that at every moment one of the two is whole
-    (`restore_folders` puts back what a crash between the two renames left aside).
+    A folder that was there is set aside first and removed last, so that at every moment one of the
+    two is whole (`restore_folders` puts back what a crash between the two renames left aside).
     """
     unfinished, aside = (final.with_name(f"{kind}{final.name}") for kind in (UNFINISHED, ASIDE))
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -84,7 +88,8 @@ ASIDE = ".replaced-"
 
 
 def restore_folders(parent: Path) -> None:
-    """Put back folders whose successor never took their place, and remove what a crash while writing left."""
+    """Put back folders whose successor never took their place, and remove what a crash while
+    writing left."""
     for aside in parent.glob(f"{ASIDE}*"):
         final = parent / aside.name.removeprefix(ASIDE)
         shutil.rmtree(aside) if final.exists() else aside.rename(final)

@@ -17,21 +17,33 @@ from vla.train.run_folder import RunFolder, read_sessions
 
 
 def model_card(run: Path, num_parameters: int) -> str:
-    """README.md for the hub: results with n and interval, what actions mean, how it was made, how to use it."""
-    with reading(f"{run} (config.yaml, results.json, run.json)", "restore the file that is damaged"):
+    """README.md for the hub: results with n and interval, what actions mean, how it was made, how
+    to use it."""
+    with reading(
+        f"{run} (config.yaml, results.json, run.json)", "restore the file that is damaged"
+    ):
         return card_of(run, num_parameters)
 
 
 def card_of(run: Path, num_parameters: int) -> str:
     config, passport = read_settings(run), read_passport(run)
-    results, starts = RunFolder(run).read_results(), StartManifest.load(run / "starts.json").to_dict()
+    results, starts = (
+        RunFolder(run).read_results(),
+        StartManifest.load(run / "starts.json").to_dict(),
+    )
     task = config["sim"].get("task", config["sim"].get("id"))
     title = ", ".join(task) if isinstance(task, list) else str(task)
     head = {
         "license": "apache-2.0",
         "library_name": "vla",
         "pipeline_tag": "robotics",
-        "tags": ["robotics", "vla", "mujoco", config["policy"]["name"], config["algorithm"]["name"]],
+        "tags": [
+            "robotics",
+            "vla",
+            "mujoco",
+            config["policy"]["name"],
+            config["algorithm"]["name"],
+        ],
     }
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
@@ -62,7 +74,11 @@ def card_of(run: Path, num_parameters: int) -> str:
 
 def refined_by(config: Mapping[str, Any]) -> str:
     """What came after supervised fine-tuning, if anything did."""
-    advantages = ", then on its own episodes by advantage (RECAP)" if config.get("recap", {}).get("num_rounds") else ""
+    advantages = (
+        ", then on its own episodes by advantage (RECAP)"
+        if config.get("recap", {}).get("num_rounds")
+        else ""
+    )
     algorithm = config["algorithm"]["name"].upper().replace("_", " ")
     return advantages + (f", then {algorithm}" if config["rl"]["num_iterations"] else "")
 
@@ -79,15 +95,16 @@ def results_table(results: Mapping[str, Any], starts: Mapping[str, Any]) -> str:
     if not rows:
         return "Nothing was measured: the run was not judged on held-out starts."
     head = "| | decoding | success | n | 95 % Wilson interval |\n|---|---|---|---|---|"
-    told = (
-        f"Held-out starts: seeds from {starts['evaluation'][0]}, sha256 `{starts['sha256'][:16]}`; none was trained on."
-    )
+    told = f"Held-out starts: seeds from {starts['evaluation'][0]}, sha256 `{starts['sha256'][:16]}`; none was trained on."
     return "\n".join([head, *rows]) + f"\n\n{told}"
 
 
 def action_table(spec: Mapping[str, Any]) -> str:
     names = zip(spec["names"], spec["units"], spec["kinds"], spec["low"], spec["high"], strict=True)
-    rows = [f"| {name} | {unit} | {kind} | {low:g} to {high:g} |" for name, unit, kind, low, high in names]
+    rows = [
+        f"| {name} | {unit} | {kind} | {low:g} to {high:g} |"
+        for name, unit, kind, low, high in names
+    ]
     return "\n".join(["| dimension | unit | kind | limits |", "|---|---|---|---|", *rows])
 
 
@@ -101,7 +118,9 @@ def frame_of(passport: Mapping[str, Any]) -> str:
 def made(run: Path, starts: Mapping[str, Any]) -> str:
     """Command, commit and machine of the last session."""
     last = (read_sessions(run) or [{}])[-1]
-    libraries = ", ".join(f"{name} {version}" for name, version in last.get("libraries", {}).items())
+    libraries = ", ".join(
+        f"{name} {version}" for name, version in last.get("libraries", {}).items()
+    )
     return (
         f"```\n{masked(str(last.get('command', 'unknown')))}\n```\n\n"
         f"Commit `{last.get('commit')}`, {last.get('machine')}; {libraries}. "

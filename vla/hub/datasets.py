@@ -16,11 +16,15 @@ def local_dataset(name: str) -> Path:
     if folder.exists():
         return folder
     if not on_hub(name):
-        raise ValueError(f"data.path={name} is neither a folder nor the name of a dataset on the hub (user/name)")
+        raise ValueError(
+            f"data.path={name} is neither a folder nor the name of a dataset on the hub (user/name)"
+        )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
         return Path(snapshot_download(name, repo_type="dataset"))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        raise ValueError(f"data.path={name} is no folder here, and the hub does not give it: {error}") from None
+        raise ValueError(
+            f"data.path={name} is no folder here, and the hub does not give it: {error}"
+        ) from None

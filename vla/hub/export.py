@@ -1,4 +1,5 @@
-"""The files of an exported policy and their checksums: what was cut short, changed or lost on the way is refused."""
+"""The files of an exported policy and their checksums: what was cut short, changed or lost on the
+way is refused."""
 
 from __future__ import annotations
 
@@ -21,11 +22,14 @@ def write_checksums(folder: Path) -> None:
 def check_export(folder: Path) -> None:
     """Hold the files of an exported policy against its manifest: 1 GB takes 0.7 s of a processor.
 
-    Raises DamagedFile where one differs. An export of an earlier version has no manifest, and that is said.
+    Raises DamagedFile where one differs. An export of an earlier version has no manifest, and that
+    is said.
     """
     if not (folder / MANIFEST).exists():
-        print(f"{folder} has no {MANIFEST}: it was exported by an earlier version, its files are not checked",
-              file=sys.stderr)  # fmt: skip
+        print(
+            f"{folder} has no {MANIFEST}: it was exported by an earlier version, its files are not checked",
+            file=sys.stderr,
+        )
         return
     fault = find_fault(folder)
     if fault is not None:

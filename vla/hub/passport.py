@@ -1,4 +1,5 @@
-"""What a policy says of the world it was made for: enough to load it without a simulator, as on a real robot."""
+"""What a policy says of the world it was made for: enough to load it without a simulator, as on a
+real robot."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from vla.config import RobotConfig
 from vla.files.read import KEYS, DamagedFile, read_json
 
 PROPRIO, PLAN, QUERIES = "model.proprio_mean", "model.plan.dimensions", "model.plan.queries"
-"""The weights whose sizes say how many numbers are felt and planned, and how many queries plan them."""
+"""The weights whose sizes say how many numbers are felt and planned, and how many queries plan
+them."""
 
 
 class ActionSpec(TypedDict):
@@ -58,7 +60,11 @@ def read_passport(folder: Path, kind: Any = Passport) -> dict[str, Any]:
     passport = read_json(path, kind, REMEDY)
     spec = passport["action_spec"]
     if len({len(spec[name]) for name in ("names", "units", "kinds", "low", "high")}) != 1:
-        raise DamagedFile(path, "names, units, kinds, low and high of its action_spec are not equally long", REMEDY)
+        raise DamagedFile(
+            path,
+            "names, units, kinds, low and high of its action_spec are not equally long",
+            REMEDY,
+        )
     return passport
 
 
@@ -74,7 +80,8 @@ class SilentScenes:
 
 @dataclass(frozen=True)
 class PassportWorld:
-    """A `vla.stages.world.World` to load a policy into, made of its passport and the shapes of its weights."""
+    """A `vla.stages.world.World` to load a policy into, made of its passport and the shapes of its
+    weights."""
 
     action_spec: Mapping[str, Any]
     proprio_names: Sequence[str]
@@ -94,7 +101,9 @@ class PassportWorld:
 
     def environment(self) -> Any:
         """Raises ValueError, as all that needs a simulator."""
-        raise ValueError("there is no simulator here: this world is known from a policy's passport only")
+        raise ValueError(
+            "there is no simulator here: this world is known from a policy's passport only"
+        )
 
     def recorder(self, num_envs: int) -> Any:
         return self.environment()
@@ -116,7 +125,8 @@ def passport_world(folder: Path, weights: Mapping[str, Tensor]) -> PassportWorld
 
 
 def felt_names(passport: Mapping[str, Any], weights: Mapping[str, Tensor]) -> list[str]:
-    """What each number of the policy's state is; numbered where the passport is of a version that did not say."""
+    """What each number of the policy's state is; numbered where the passport is of a version that
+    did not say."""
     return passport.get("proprio_names") or [f"state_{i}" for i in range(len(weights[PROPRIO]))]
 
 
@@ -126,15 +136,15 @@ def planned(weights: Mapping[str, Tensor]) -> int:
 
 
 def alone(config: RobotConfig) -> RobotConfig:
-    """The settings of a model that is loaded whole: without the checkpoint that its run began with, which may have
-    become another since.
+    """The settings of a model that is loaded whole: without the checkpoint that its run began with,
+    which may have become another since.
     """
     return config.model_copy(update={"model": config.model.model_copy(update={"checkpoint": None})})
 
 
 def ask_as_often(model: Any, weights: Mapping[str, Tensor]) -> None:
-    """Give a model built anew as many plan queries as the weights have: those of the checkpoint that a run began with,
-    which need not be as many as its policy's chunk has control steps.
+    """Give a model built anew as many plan queries as the weights have: those of the checkpoint
+    that a run began with, which need not be as many as its policy's chunk has control steps.
     """
     if model.plan is not None and QUERIES in weights:
         model.plan.queries = torch.nn.Parameter(torch.zeros_like(weights[QUERIES]))

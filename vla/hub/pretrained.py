@@ -1,10 +1,11 @@
-"""A policy as a folder that goes to the hub and comes back: safetensors and JSON, a model card, and the passport that
-is held against the environment whenever the policy is loaded.
+"""A policy as a folder that goes to the hub and comes back: safetensors and JSON, a model card, and
+the passport that is held against the environment whenever the policy is loaded.
 
     README.md  config.json  config.yaml  policy.json  starts.json  model.safetensors  tokenizer/
     manifest.json  policy_preprocessor.json  policy_postprocessor.json
 
-The last two and config.json are what LeRobot reads: the folder is one of its checkpoints too (`vla.lerobot`).
+The last two and config.json are what LeRobot reads: the folder is one of its checkpoints too
+(`vla.lerobot`).
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ def save_pretrained(run: Path, folder: Path, make_world: Callable[[Any], Any]) -
     for name in ("policy.json", "starts.json"):
         shutil.copyfile(run / name, folder / name)
     shutil.copytree(run / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(without_secrets(portable(saved_settings(run))), sort_keys=False))
+    (folder / "config.yaml").write_text(
+        yaml.safe_dump(without_secrets(portable(saved_settings(run))), sort_keys=False)
+    )
     size, passport = sum(tensor.numel() for tensor in weights.values()), read_passport(run)
     for name, text in lerobot_files(passport, len(weights[PROPRIO]), size).items():
         (folder / name).write_text(text)
@@ -63,17 +66,21 @@ def save_pretrained(run: Path, folder: Path, make_world: Callable[[Any], Any]) -
 
 
 def portable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings without the paths of the machine that the run was made on; the weights hold what a checkpoint gave."""
+    """Settings without the paths of the machine that the run was made on; the weights hold what a
+    checkpoint gave."""
     found = {**settings, "run_dir": None, "resume": None}
     found["model"] = {**settings["model"], "checkpoint": None}
     found["data"] = {**settings["data"], "path": None}
     return found
 
 
-def from_pretrained(name: str, make_world: Callable[[Any], Any]) -> tuple[Any, Any, Any, RobotConfig]:
+def from_pretrained(
+    name: str, make_world: Callable[[Any], Any]
+) -> tuple[Any, Any, Any, RobotConfig]:
     """Policy, its observer, world and settings, from a folder or `user/name` on the hub.
 
-    Raises ValueError when there is none, or its actions mean something else than those of the world it is put into.
+    Raises ValueError when there is none, or its actions mean something else than those of the world
+    it is put into.
     """
     from vla.stages.robot import load_policy
 
@@ -84,24 +91,30 @@ def from_pretrained(name: str, make_world: Callable[[Any], Any]) -> tuple[Any, A
 
 
 def local_folder(name: str) -> Path:
-    """The folder of that name, or the policy of ours that `lerobot-train` saved last in it, or what the hub holds."""
+    """The folder of that name, or the policy of ours that `lerobot-train` saved last in it, or what
+    the hub holds."""
     folder = Path(name)
     if folder.exists():
         trained = folder / LAST_TRAINED
         return trained if (trained / "policy.json").is_file() else folder
     if not on_hub(name):
-        raise ValueError(f"{name} is neither a folder nor a repository on the hub (user/name){beside(folder)}")
+        raise ValueError(
+            f"{name} is neither a folder nor a repository on the hub (user/name){beside(folder)}"
+        )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
         return Path(snapshot_download(name, allow_patterns=list(FILES)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        raise ValueError(f"{name} is no folder here, and the hub does not give it: {error}") from None
+        raise ValueError(
+            f"{name} is no folder here, and the hub does not give it: {error}"
+        ) from None
 
 
 def push_to_hub(folder: Path, repository: str, private: bool) -> str:
-    """Put a folder that `save_pretrained` wrote on the hub; the address. Uses the token of `huggingface-cli login`."""
+    """Put a folder that `save_pretrained` wrote on the hub; the address. Uses the token of
+    `huggingface-cli login`."""
     from huggingface_hub import HfApi
 
     if not (folder / WEIGHTS).exists():

@@ -1,4 +1,5 @@
-"""A checkpoint of LeRobot's own policies (ACT, diffusion, SmolVLA ...) in our evaluations, chunk by chunk."""
+"""A checkpoint of LeRobot's own policies (ACT, diffusion, SmolVLA ...) in our evaluations, chunk by
+chunk."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ from vla.types import Decision, Observation, Scores, Trace
 
 IMAGES, STATE, ACTION = "observation.images.", "observation.state", "action"
 DETERMINISTIC = ("act",)
-"""Policies that draw nothing when they act; all others do, and cannot be asked for a likeliest action."""
+"""Policies that draw nothing when they act; all others do, and cannot be asked for a likeliest
+action."""
 INSIDE = ("", "pretrained_model", "checkpoints/last/pretrained_model")
 """Where a checkpoint stands in the folder that someone names."""
 
@@ -39,8 +41,8 @@ def lerobot_folder(folder: Path) -> Path | None:
 
 @dataclass(frozen=True)
 class Declared:
-    """What a checkpoint says of itself: its kind, cameras {name: (h, w)}, sizes of state and action, and where its
-    dataset stood.
+    """What a checkpoint says of itself: its kind, cameras {name: (h, w)}, sizes of state and
+    action, and where its dataset stood.
     """
 
     kind: str
@@ -60,14 +62,18 @@ class Declared:
         return told if self.dataset is None else [*told, f"data.path={self.dataset}"]
 
     def check(self, action_spec: Mapping[str, Any], proprio_size: int) -> None:
-        """Hold it against a simulation; ValueError names the field that differs. LeRobot writes no action spec: where
-        its dataset still stands, that one's is taken.
+        """Hold it against a simulation; ValueError names the field that differs. LeRobot writes no
+        action spec: where its dataset still stands, that one's is taken.
         """
         names = list(action_spec["names"])
         if self.action_size != len(names):
-            raise ValueError(f"action: the policy decides {self.action_size} numbers, the simulation takes {names}")
+            raise ValueError(
+                f"action: the policy decides {self.action_size} numbers, the simulation takes {names}"
+            )
         if self.state_size not in (0, proprio_size):
-            raise ValueError(f"{STATE}: the policy wants {self.state_size} numbers, the simulation has {proprio_size}")
+            raise ValueError(
+                f"{STATE}: the policy wants {self.state_size} numbers, the simulation has {proprio_size}"
+            )
         stated = None if self.dataset is None else self.dataset / "meta" / "action_spec.json"
         if stated is not None and stated.exists():
             check_action_spec(read_json(stated), action_spec, f"the dataset {self.dataset}")
@@ -107,10 +113,21 @@ def declared(folder: Path) -> Declared:
     """Read it from config.json, and the dataset from train_config.json."""
     path = folder / "config.json"
     values = read_json(path, CheckpointConfig, finite=False)
-    shapes = {name: f["shape"] for name, f in {**values["input_features"], **values["output_features"]}.items()}
-    cameras = {n.removeprefix(IMAGES): tuple(shape[-2:]) for n, shape in shapes.items() if n.startswith(IMAGES)}
+    shapes = {
+        name: f["shape"]
+        for name, f in {**values["input_features"], **values["output_features"]}.items()
+    }
+    cameras = {
+        n.removeprefix(IMAGES): tuple(shape[-2:])
+        for n, shape in shapes.items()
+        if n.startswith(IMAGES)
+    }
     trained = folder / "train_config.json"
-    root = read_json(trained, TrainConfig, finite=False).get("dataset", {}).get("root") if trained.exists() else None
+    root = (
+        read_json(trained, TrainConfig, finite=False).get("dataset", {}).get("root")
+        if trained.exists()
+        else None
+    )
     dataset = Path(root) if root and (Path(root) / "meta" / "info.json").exists() else None
     state, action = (int(shapes[name][0]) if name in shapes else 0 for name in (STATE, ACTION))
     return Declared(values["type"], cameras, state, action, dataset)  # type: ignore[arg-type]
@@ -120,8 +137,9 @@ def declared(folder: Path) -> Declared:
 class LeRobotPolicy:
     """A policy of LeRobot that acts for rows which begin and end at different times.
 
-    Its queues (past observations, actions still to come) are kept for every place and put together again for rows that
-    are equally far into theirs. `block` actions are handed out at once: those it would execute without looking.
+    Its queues (past observations, actions still to come) are kept for every place and put together
+    again for rows that are equally far into theirs. `block` actions are handed out at once: those
+    it would execute without looking.
     """
 
     policy: Any
@@ -138,7 +156,8 @@ class LeRobotPolicy:
 
     @torch.no_grad()
     def act(self, observation: Observation, *, greedy: bool = False) -> Decision:
-        """Actions [B, block, A] in physical units. It decodes as it does: `greedy` makes no difference."""
+        """Actions [B, block, A] in physical units. It decodes as it does: `greedy` makes no
+        difference."""
         rows = observation.tokens.tolist()
         kept = [self._kept(place, episode) for place, episode, _ in rows]
         alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
@@ -157,7 +176,9 @@ class LeRobotPolicy:
 
     def score(self, observation: Observation, trace: Trace) -> Scores:
         """Raises ValueError: LeRobot's policies cannot say how likely what they did was."""
-        raise ValueError("a policy of LeRobot can be judged, not refined: it does not score what it drew")
+        raise ValueError(
+            "a policy of LeRobot can be judged, not refined: it does not score what it drew"
+        )
 
     def parameters(self) -> Iterator[torch.nn.Parameter]:
         return self.policy.parameters()
@@ -167,16 +188,25 @@ class LeRobotPolicy:
         return known[1] if known is not None and known[0] == episode else {}
 
     def _decide(
-        self, observation: Observation, members: list[int], kept: Sequence[Mapping[str, list[Tensor]]]
+        self,
+        observation: Observation,
+        members: list[int],
+        kept: Sequence[Mapping[str, list[Tensor]]],
     ) -> tuple[Float[Tensor, "b block A"], dict[str, list[Tensor]]]:
-        """The next actions of some rows whose queues are equally long, and their queues after it."""
+        """The next actions of some rows whose queues are equally long, and their queues after
+        it."""
         self.policy.reset()
         for name, queue in queues_of(self.policy).items():
-            queue.extend(torch.stack(entries) for entries in zip(*(own.get(name, []) for own in kept), strict=True))
+            queue.extend(
+                torch.stack(entries)
+                for entries in zip(*(own.get(name, []) for own in kept), strict=True)
+            )
         batch = self.before(self._batch(observation, members))
         with positive_crops():
             decided = [self.policy.select_action(batch)]
-        following = next((q for name, q in queues_of(self.policy).items() if ACTION in name), deque())
+        following = next(
+            (q for name, q in queues_of(self.policy).items() if ACTION in name), deque()
+        )
         decided += [following.popleft() for _ in range(self.block - 1)]
         actions = torch.stack([self.after(action).float().cpu() for action in decided], dim=1)
         return actions, {name: list(queue) for name, queue in queues_of(self.policy).items()}
@@ -184,7 +214,10 @@ class LeRobotPolicy:
     def _batch(self, observation: Observation, members: list[int]) -> dict[str, Any]:
         """Rows as LeRobot's environments give them."""
         rows = torch.tensor(members)
-        images = {IMAGES + n: image[rows].movedim(-1, 1).float() / 255 for n, image in observation.images.items()}
+        images = {
+            IMAGES + n: image[rows].movedim(-1, 1).float() / 255
+            for n, image in observation.images.items()
+        }
         assert observation.proprio is not None
         texts = [self.observer.texts[number] for number in observation.tokens[rows, 2].tolist()]
         return {**images, STATE: observation.proprio[rows], "task": texts}
@@ -192,14 +225,17 @@ class LeRobotPolicy:
 
 def queues_of(policy: Any) -> dict[str, deque[Tensor]]:
     """What a policy remembers between control steps: deques of [B, ...] tensors by name."""
-    queues = {f"queues/{name}": queue for name, queue in (getattr(policy, "_queues", None) or {}).items()}
+    queues = {
+        f"queues/{name}": queue for name, queue in (getattr(policy, "_queues", None) or {}).items()
+    }
     own = getattr(policy, "_action_queue", None)
     return queues if own is None else {**queues, f"own/{ACTION}": own}
 
 
 @contextmanager
 def positive_crops() -> Iterator[None]:
-    """LeRobot 0.6 shortens caches to a length, which transformers from 5.2x on takes only as a number to remove."""
+    """LeRobot 0.6 shortens caches to a length, which transformers from 5.2x on takes only as a
+    number to remove."""
     from transformers.cache_utils import DynamicLayer
 
     original = DynamicLayer.crop
@@ -217,7 +253,8 @@ def positive_crops() -> Iterator[None]:
 def open_policy(folder: Path, max_steps: int, device: str) -> tuple[LeRobotPolicy, PlacedObserver]:
     """A checkpoint ready to act, in episodes of `max_steps` control steps.
 
-    Raises ValueError where it averages over overlapping chunks, or its kind or its weights cannot be loaded.
+    Raises ValueError where it averages over overlapping chunks, or its kind or its weights cannot
+    be loaded.
     """
     from lerobot.configs.policies import PreTrainedConfig
     from lerobot.policies.factory import get_policy_class, make_pre_post_processors
@@ -225,14 +262,22 @@ def open_policy(folder: Path, max_steps: int, device: str) -> tuple[LeRobotPolic
     config = PreTrainedConfig.from_pretrained(folder)
     config.device, config.pretrained_path = device, folder
     if getattr(config, "temporal_ensemble_coeff", None) is not None:
-        raise ValueError(f"{folder} averages over chunks (temporal_ensemble_coeff): set it to null in its config.json")
+        raise ValueError(
+            f"{folder} averages over chunks (temporal_ensemble_coeff): set it to null in its config.json"
+        )
     try:
         policy = get_policy_class(config.type).from_pretrained(folder, config=config)
     except ImportError as error:
-        raise ValueError(f"{folder} is of kind {config.type}, which needs more of LeRobot: {error}") from error
+        raise ValueError(
+            f"{folder} is of kind {config.type}, which needs more of LeRobot: {error}"
+        ) from error
     move = {"device_processor": {"device": device}}
-    before, after = make_pre_post_processors(config, pretrained_path=str(folder), preprocessor_overrides=move)
+    before, after = make_pre_post_processors(
+        config, pretrained_path=str(folder), preprocessor_overrides=move
+    )
     # One that remembers observations must see every control step.
-    block = math.gcd(getattr(config, "n_action_steps", 1), max_steps) if config.n_obs_steps == 1 else 1
+    block = (
+        math.gcd(getattr(config, "n_action_steps", 1), max_steps) if config.n_obs_steps == 1 else 1
+    )
     observer = PlacedObserver()
     return LeRobotPolicy(policy.eval(), before, after, observer, block), observer

@@ -1,4 +1,5 @@
-"""Our policies as LeRobot knows policies: `--policy.type=vla`. Importing this module registers the type."""
+"""Our policies as LeRobot knows policies: `--policy.type=vla`. Importing this module registers the
+type."""
 
 from __future__ import annotations
 
@@ -34,7 +35,9 @@ class VlaConfig(PreTrainedConfig):
     greedy: bool = True
     num_parameters: int | None = None
     push_to_hub: bool = False  # type: ignore[assignment] # the base class has a method and a field of this name
-    normalization_mapping: dict[str, NormalizationMode] = field(default_factory=lambda: dict(NOTHING))
+    normalization_mapping: dict[str, NormalizationMode] = field(
+        default_factory=lambda: dict(NOTHING)
+    )
 
     @property
     def horizon(self) -> int:
@@ -67,7 +70,11 @@ class VlaConfig(PreTrainedConfig):
 
     def validate_features(self) -> None:
         """Refuse a dataset or environment without cameras, state or action."""
-        if not self.image_features or self.robot_state_feature is None or self.action_feature is None:
+        if (
+            not self.image_features
+            or self.robot_state_feature is None
+            or self.action_feature is None
+        ):
             there = ", ".join([*(self.input_features or {}), *(self.output_features or {})])
             raise Refused(
                 f"policy.type=vla needs {IMAGES}NAME, {STATE} and {ACTION}; there are {there or 'none'}: record the "

@@ -1,5 +1,6 @@
-"""The files by which LeRobot recognises a folder with one of our policies. Written as plain JSON: LeRobot takes fifteen
-seconds to load, an export should not; a test holds them to what LeRobot itself would write.
+"""The files by which LeRobot recognises a folder with one of our policies. Written as plain JSON:
+LeRobot takes fifteen seconds to load, an export should not; a test holds them to what LeRobot
+itself would write.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ IDENTITY = dict.fromkeys(("VISUAL", "STATE", "ACTION"), "IDENTITY")
 def shown_features(passport: Mapping[str, Any], proprio_size: int) -> Features:
     """What the policy is shown, channels first."""
     size = passport["image_size"]
-    images = {f"observation.images.{name}": feature("VISUAL", 3, size, size) for name in passport["cameras"]}
+    images = {
+        f"observation.images.{name}": feature("VISUAL", 3, size, size)
+        for name in passport["cameras"]
+    }
     return {**images, "observation.state": feature("STATE", proprio_size)}
 
 
@@ -28,15 +32,21 @@ def feature(kind: str, *shape: int) -> dict[str, Any]:
     return {"type": kind, "shape": list(shape)}
 
 
-def lerobot_files(passport: Mapping[str, Any], proprio_size: int, num_parameters: int) -> dict[str, str]:
-    """{file: text}: the settings as `VlaConfig` reads them, and the pipelines before and after the policy, which only
-    name and move (the policy normalises by itself).
+def lerobot_files(
+    passport: Mapping[str, Any], proprio_size: int, num_parameters: int
+) -> dict[str, str]:
+    """{file: text}: the settings as `VlaConfig` reads them, and the pipelines before and after the
+    policy, which only name and move (the policy normalises by itself).
     """
     shown, decided = shown_features(passport, proprio_size), decided_features(passport)
     config = {
-        "type": "vla", "input_features": shown, "output_features": decided, "device": "cpu",
-        "chunk": passport["chunk"], "num_parameters": num_parameters,
-    }  # fmt: skip
+        "type": "vla",
+        "input_features": shown,
+        "output_features": decided,
+        "device": "cpu",
+        "chunk": passport["chunk"],
+        "num_parameters": num_parameters,
+    }
     move = step("device_processor", device="cpu", float_dtype=None)
     before = [
         step("rename_observations_processor", rename_map={}),
@@ -47,7 +57,10 @@ def lerobot_files(passport: Mapping[str, Any], proprio_size: int, num_parameters
     after = [step("unnormalizer_processor", eps=1e-8, features=decided, norm_map=IDENTITY), move]
     pipelines = {"policy_preprocessor": before, "policy_postprocessor": after}
     files = {f"{name}.json": {"name": name, "steps": steps} for name, steps in pipelines.items()}
-    return {name: json.dumps(values, indent=1) + "\n" for name, values in {"config.json": config, **files}.items()}
+    return {
+        name: json.dumps(values, indent=1) + "\n"
+        for name, values in {"config.json": config, **files}.items()
+    }
 
 
 def step(name: str, **config: Any) -> dict[str, Any]:

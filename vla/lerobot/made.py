@@ -1,4 +1,5 @@
-"""A policy with all that has to travel beside its weights: made from a LeRobot dataset, or read from a folder."""
+"""A policy with all that has to travel beside its weights: made from a LeRobot dataset, or read
+from a folder."""
 
 from __future__ import annotations
 
@@ -38,8 +39,8 @@ from vla.train.storage import unshared
 
 @dataclass(frozen=True)
 class Made:
-    """A policy, what turns observations into its own, its settings and passport. `folder` is where it was read from,
-    `dataset` where its demonstrations stand.
+    """A policy, what turns observations into its own, its settings and passport. `folder` is where
+    it was read from, `dataset` where its demonstrations stand.
     """
 
     policy: ImitablePolicy
@@ -51,7 +52,8 @@ class Made:
     dataset: Path | None = None
 
     def check(self, config: VlaConfig) -> None:
-        """Hold the passport against what LeRobot's environment or dataset shows; ValueError names what differs."""
+        """Hold the passport against what LeRobot's environment or dataset shows; ValueError names
+        what differs."""
         shown = {**(config.input_features or {}), **(config.output_features or {})}
         sizes = {STATE: self.proprio_size, ACTION: len(self.passport["action_spec"]["names"])}
         for name in [*(IMAGES + camera for camera in self.passport["cameras"]), *sizes]:
@@ -61,7 +63,9 @@ class Made:
             if name not in sizes:
                 check_resize(self.passport, *shape[-2:], name)
             elif shape != (sizes[name],):
-                raise ValueError(f"{name} is {list(shape)}, the policy was made for {[sizes[name]]}")
+                raise ValueError(
+                    f"{name} is {list(shape)}, the policy was made for {[sizes[name]]}"
+                )
 
 
 def from_folder(name: str) -> Made:
@@ -69,7 +73,9 @@ def from_folder(name: str) -> Made:
     folder = local_folder(name)
     weights = weights_in(folder)
     if weights is None or not (folder / "policy.json").exists():
-        raise ValueError(f"{folder} holds no policy of ours: export one with scripts/export_policy.py")
+        raise ValueError(
+            f"{folder} holds no policy of ours: export one with scripts/export_policy.py"
+        )
     settings, world = settings_of(folder), passport_world(folder, weights)
     policy, observer = load_policy(folder, settings, world, weights)  # type: ignore[arg-type]
     passport = read_passport(folder)
@@ -77,15 +83,18 @@ def from_folder(name: str) -> Made:
 
 
 def from_dataset(config: VlaConfig, dataset: Any) -> Made:
-    """A policy to be trained on a LeRobot dataset (its metadata), by the settings that `config` holds.
+    """A policy to be trained on a LeRobot dataset (its metadata), by the settings that `config`
+    holds.
 
     Pictures become `sim.image_size` pixels square when they are looked at (`VlaPolicy.observe`).
 
-    Raises ValueError where there is no dataset, it holds numbers that cannot be learned, or its cameras are not those
-    of the model's checkpoint.
+    Raises ValueError where there is no dataset, it holds numbers that cannot be learned, or its
+    cameras are not those of the model's checkpoint.
     """
     if dataset is None:
-        raise ValueError("policy.type=vla learns from a dataset: give --dataset.repo_id, or --policy.path to act")
+        raise ValueError(
+            "policy.type=vla learns from a dataset: give --dataset.repo_id, or --policy.path to act"
+        )
     settings = robot_settings(f"sim.cameras=[{','.join(config.cameras)}] {config.settings}")
     root = Path(dataset.root)
     columns = checked_columns(root, settings)
@@ -103,7 +112,9 @@ def from_dataset(config: VlaConfig, dataset: Any) -> Made:
         logging.getLogger(__name__).warning(note)
     passport = json.loads(json.dumps(describe(code, world, settings)))  # type: ignore[arg-type]
     observer = Observer(tokenizer, settings.policy.instruction_length)
-    return Made(make_policy(settings, model, code), observer, settings, passport, proprio_size, dataset=root)
+    return Made(
+        make_policy(settings, model, code), observer, settings, passport, proprio_size, dataset=root
+    )
 
 
 class Planned(TypedDict):
@@ -114,7 +125,8 @@ class Planned(TypedDict):
 
 
 def plan_numbers(settings: RobotConfig) -> int:
-    """How many numbers the plan of the settings' model holds: its checkpoint's, or one where nothing is planned."""
+    """How many numbers the plan of the settings' model holds: its checkpoint's, or one where
+    nothing is planned."""
     if settings.model.checkpoint is None:
         return 1
     architecture = checkpoint_folder(settings.model.checkpoint) / "architecture.json"
@@ -122,7 +134,8 @@ def plan_numbers(settings: RobotConfig) -> int:
 
 
 def checked_columns(root: Path, settings: RobotConfig) -> Columns:
-    """The numbers of a dataset that LeRobot will draw from, whole: all of its episodes count, whichever it draws."""
+    """The numbers of a dataset that LeRobot will draw from, whole: all of its episodes count,
+    whichever it draws."""
     found = read_learnable(root, read_info(root), settings.data.failures)
     kept = np.unique(found.columns.episode_index[found.rows]).tolist()
     if len(found.rows) < len(found.columns.actions):
@@ -136,7 +149,8 @@ def checked_columns(root: Path, settings: RobotConfig) -> Columns:
 
 
 def undisturbed_chunks(columns: Columns, horizon: int) -> np.ndarray:
-    """The chunks [N, H, A] that begin where the expert was not pushed; past its episode's end the last action."""
+    """The chunks [N, H, A] that begin where the expert was not pushed; past its episode's end the
+    last action."""
     rows = np.flatnonzero(~columns.perturbed)
     steps = np.minimum(rows[:, None] + np.arange(horizon), columns.episode_end[rows][:, None] - 1)
     return columns.actions[steps]
@@ -150,15 +164,25 @@ def action_spec_of(root: Path, dataset: Any) -> dict[str, Any]:
     names, limits = names_of({"features": dataset.features}, ACTION), dataset.stats[ACTION]
     low, high = (np.asarray(limits[bound]).reshape(-1).tolist() for bound in ("min", "max"))
     unknown = ["unknown"] * len(names)
-    told = {"names": list(names), "units": unknown, "kinds": unknown, "low": low, "high": high, "limits": SEEN}
+    told = {
+        "names": list(names),
+        "units": unknown,
+        "kinds": unknown,
+        "low": low,
+        "high": high,
+        "limits": SEEN,
+    }
     return {**told, "frame": "unknown", "control_hz": float(dataset.fps)}
 
 
 def write_folder(folder: Path, made: Made, weights: Mapping[str, Tensor]) -> None:
-    """All that our own commands need to load the policy, and LeRobot's pipelines; a config.json there is kept."""
+    """All that our own commands need to load the policy, and LeRobot's pipelines; a config.json
+    there is kept."""
     from safetensors.torch import save_file
 
-    for name, text in lerobot_files(made.passport, made.proprio_size, num_elements(weights)).items():
+    for name, text in lerobot_files(
+        made.passport, made.proprio_size, num_elements(weights)
+    ).items():
         if not (folder / name).exists():
             (folder / name).write_text(text)
     with appearing(folder / WEIGHTS) as unfinished:

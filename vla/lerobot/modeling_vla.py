@@ -1,6 +1,8 @@
-"""One of our policies behind LeRobot's interface: it trains in `lerobot-train`, acts in `lerobot-eval` and on robots.
+"""One of our policies behind LeRobot's interface: it trains in `lerobot-train`, acts in
+`lerobot-eval` and on robots.
 
-What it saves is a folder that our own commands read too (`scripts/evaluate.py`, `scripts/serve_policy.py`).
+What it saves is a folder that our own commands read too (`scripts/evaluate.py`,
+`scripts/serve_policy.py`).
 """
 
 from __future__ import annotations
@@ -28,13 +30,18 @@ POLICY = "policy."
 
 
 class VlaPolicy(PreTrainedPolicy):
-    """LeRobot makes it from a dataset (`dataset_meta`), or from a folder or the hub (`from_pretrained`)."""
+    """LeRobot makes it from a dataset (`dataset_meta`), or from a folder or the hub
+    (`from_pretrained`)."""
 
     config_class = VlaConfig
     name = "vla"
 
     def __init__(
-        self, config: VlaConfig, dataset_stats: Any = None, dataset_meta: Any = None, made: Made | None = None
+        self,
+        config: VlaConfig,
+        dataset_stats: Any = None,
+        dataset_meta: Any = None,
+        made: Made | None = None,
     ) -> None:
         super().__init__(config)
         config.validate_features()
@@ -47,16 +54,23 @@ class VlaPolicy(PreTrainedPolicy):
     def from_pretrained(  # type: ignore[override]
         cls, pretrained_name_or_path: str | Path, *, config: VlaConfig | None = None, **_: Any
     ) -> VlaPolicy:
-        """The policy of a folder or of `user/name` on the hub; ValueError where its passport does not fit."""
+        """The policy of a folder or of `user/name` on the hub; ValueError where its passport does
+        not fit."""
         with refusing():
             made = from_folder(str(pretrained_name_or_path))
             config = VlaConfig.from_pretrained(made.folder) if config is None else config
             made.check(config)
         return cls(config, made=made).to(config.device).eval()
 
-    def _save_pretrained(self, save_directory: Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
+    def _save_pretrained(
+        self, save_directory: Path, state_dict: Mapping[str, Tensor] | None = None
+    ) -> None:
         weights = self.state_dict() if state_dict is None else state_dict
-        own = {name.removeprefix(POLICY): tensor for name, tensor in weights.items() if name.startswith(POLICY)}
+        own = {
+            name.removeprefix(POLICY): tensor
+            for name, tensor in weights.items()
+            if name.startswith(POLICY)
+        }
         self.config.chunk = self.policy.chunk
         self.config._save_pretrained(save_directory)
         write_folder(save_directory, self.made, own)
@@ -73,14 +87,18 @@ class VlaPolicy(PreTrainedPolicy):
         self.left: deque[Tensor] = deque()
 
     def observe(self, batch: Mapping[str, Any]) -> Observation:
-        """LeRobot's batch (images in [0, 1], channels first, any size) as our observation, on the policy's device."""
+        """LeRobot's batch (images in [0, 1], channels first, any size) as our observation, on the
+        policy's device."""
         passport = self.made.passport
         images = {camera: pixels(batch[IMAGES + camera]) for camera in passport["cameras"]}
         with refusing():
             for camera, rows in images.items():
                 check_resize(passport, *rows.shape[1:3], IMAGES + camera)
         shown = Shown(
-            {n: np.stack([fitted(picture, passport["image_size"]) for picture in rows]) for n, rows in images.items()},
+            {
+                n: np.stack([fitted(picture, passport["image_size"]) for picture in rows])
+                for n, rows in images.items()
+            },
             finite(batch[STATE].float(), STATE).cpu().numpy(),
             batch["task"],
         )
@@ -90,15 +108,21 @@ class VlaPolicy(PreTrainedPolicy):
     def forward(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, float]]:
         """The loss of imitation over the actions inside their episode."""
         actions = finite(batch[ACTION].float(), ACTION)
-        padding = batch.get("action_is_pad", torch.zeros(actions.shape[:2], dtype=torch.bool, device=actions.device))
+        padding = batch.get(
+            "action_is_pad", torch.zeros(actions.shape[:2], dtype=torch.bool, device=actions.device)
+        )
         loss = imitation_loss(self.policy, self.observe(batch), actions, ~padding)
         return loss, {"action_loss": float(loss.detach())}
 
     @torch.no_grad()
     def predict_action_chunk(self, batch: Mapping[str, Any], **_: Any) -> Float[Tensor, "B H A"]:  # type: ignore[override]
-        """Actions in physical units. Raises Refused where one is NaN or infinite: it must not become a command."""
+        """Actions in physical units. Raises Refused where one is NaN or infinite: it must not
+        become a command."""
         self.eval()
-        return finite(self.policy.act(self.observe(batch), greedy=self.config.greedy).action.float(), "the policy")
+        return finite(
+            self.policy.act(self.observe(batch), greedy=self.config.greedy).action.float(),
+            "the policy",
+        )
 
     @torch.no_grad()
     def select_action(self, batch: Mapping[str, Any], **_: Any) -> Float[Tensor, "B A"]:  # type: ignore[override]
@@ -108,7 +132,9 @@ class VlaPolicy(PreTrainedPolicy):
         return self.left.popleft()
 
 
-def pixels(images: Float[Tensor, "B 3 h w"] | UInt8[Tensor, "B 3 h w"]) -> UInt8[np.ndarray, "B h w 3"]:
+def pixels(
+    images: Float[Tensor, "B 3 h w"] | UInt8[Tensor, "B 3 h w"],
+) -> UInt8[np.ndarray, "B h w 3"]:
     """Images of LeRobot as the bytes they were."""
     if images.dtype != torch.uint8:
         images = (images.float() * 255).round().clamp(0, 255).to(torch.uint8)
@@ -116,7 +142,8 @@ def pixels(images: Float[Tensor, "B 3 h w"] | UInt8[Tensor, "B 3 h w"]) -> UInt8
 
 
 def finite(values: Tensor, owner: str) -> Tensor:
-    """The same values. Raises Refused where one is NaN or infinite, naming its row and dimension."""
+    """The same values. Raises Refused where one is NaN or infinite, naming its row and
+    dimension."""
     bad = ~values.isfinite()
     if bad.any():
         row, *_, dimension = bad.nonzero()[0].tolist()

@@ -1,5 +1,6 @@
-"""Environments that say which place and which episode every row belongs to: LeRobot's policies remember what they saw
-and what they still mean to do, row by row, while our rollouts refill a place as soon as it falls free.
+"""Environments that say which place and which episode every row belongs to: LeRobot's policies
+remember what they saw and what they still mean to do, row by row, while our rollouts refill a place
+as soon as it falls free.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ class PlacedEnvironment:
         return self.placed(self.environment.observe(ids), ids)
 
     def placed(self, seen: Any, places: np.ndarray) -> Placed:
-        return Placed(seen.images, seen.proprio, seen.instruction, places.copy(), self.episode[places])
+        return Placed(
+            seen.images, seen.proprio, seen.instruction, places.copy(), self.episode[places]
+        )
 
 
 class PlacedWorld:
@@ -115,8 +118,8 @@ def placed_worlds(make_world: Callable[[Any], World]) -> Callable[[Any], PlacedW
 
 @dataclass
 class PlacedObserver:
-    """Turns `Placed` into an `Observation` whose tokens [B, 3] are place, episode and number of the instruction, which
-    `texts` holds: LeRobot's policies read text by their own tokenizers.
+    """Turns `Placed` into an `Observation` whose tokens [B, 3] are place, episode and number of the
+    instruction, which `texts` holds: LeRobot's policies read text by their own tokenizers.
     """
 
     texts: list[str] = field(default_factory=list)
@@ -126,9 +129,14 @@ class PlacedObserver:
             if text not in self.texts:
                 self.texts.append(text)
         numbers = [self.texts.index(text) for text in seen.instruction]
-        tokens = torch.from_numpy(np.stack([seen.place, seen.episode, np.array(numbers, dtype=np.int64)], axis=1))
+        tokens = torch.from_numpy(
+            np.stack([seen.place, seen.episode, np.array(numbers, dtype=np.int64)], axis=1)
+        )
         return Observation(
-            images={name: torch.from_numpy(np.ascontiguousarray(image)) for name, image in seen.images.items()},
+            images={
+                name: torch.from_numpy(np.ascontiguousarray(image))
+                for name, image in seen.images.items()
+            },
             proprio=torch.from_numpy(np.asarray(seen.proprio, dtype=np.float32)),
             tokens=tokens,
             token_mask=torch.ones_like(tokens, dtype=torch.bool),

@@ -1,4 +1,5 @@
-"""What our policies refuse within LeRobot's commands, shown as one line: those print a traceback of everything."""
+"""What our policies refuse within LeRobot's commands, shown as one line: those print a traceback of
+everything."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ def refusing() -> Iterator[None]:
 
 
 def show_refusals_in_one_line() -> None:
-    """Have the interpreter end on `Refused` with its message alone; every other error is shown as before."""
+    """Have the interpreter end on `Refused` with its message alone; every other error is shown as
+    before."""
     shown_before = sys.excepthook
 
     def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

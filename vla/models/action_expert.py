@@ -1,12 +1,12 @@
-"""An action expert (Black et al. 2024, pi0): a small transformer beside the language model, with weights of its own,
-whose layer i attends to the keys and values of the language model's layer i.
+"""An action expert (Black et al. 2024, pi0): a small transformer beside the language model, with
+weights of its own, whose layer i attends to the keys and values of the language model's layer i.
 
-The language model reads `[prefix | text | queries]` once; the expert's tokens, one a control step, see all of it and
-each other, and nothing of what was read sees them (a block-causal mask). The time of the denoising process enters
-through adaptive norms (Peebles and Xie 2023; pi0.5).
+The language model reads `[prefix | text | queries]` once; the expert's tokens, one a control step,
+see all of it and each other, and nothing of what was read sees them (a block-causal mask). The time
+of the denoising process enters through adaptive norms (Peebles and Xie 2023; pi0.5).
 
-Shapes: `B` rows, `S` samples of a row that are blind to each other, `H` control steps, `a` values of an action, `T`
-tokens read, `w` width of the expert, `g` key-value heads, `e` size of a head.
+Shapes: `B` rows, `S` samples of a row that are blind to each other, `H` control steps, `a` values
+of an action, `T` tokens read, `w` width of the expert, `g` key-value heads, `e` size of a head.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ SHORTEST_PERIOD, LONGEST_PERIOD = 4e-3, 4.0
 
 @dataclass(frozen=True)
 class Context:
-    """What the expert attends to, computed once a query: rotated keys and values of every layer, which tokens are
-    there, the rotation at the places behind them, and the states of the queries. `plain` is the same without the label
-    of an advantage, for classifier-free guidance.
+    """What the expert attends to, computed once a query: rotated keys and values of every layer,
+    which tokens are there, the rotation at the places behind them, and the states of the queries.
+    `plain` is the same without the label of an advantage, for classifier-free guidance.
     """
 
     keys: Float[Tensor, "l B g T e"]
@@ -46,15 +46,17 @@ class Context:
 
 
 class KeysAndValues(DynamicCache):
-    """Takes note of each layer's rotated keys and values, once: when gradient checkpointing computes a layer again,
-    nothing is added, so the two go together.
+    """Takes note of each layer's rotated keys and values, once: when gradient checkpointing
+    computes a layer again, nothing is added, so the two go together.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.noted: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> Any:
         self.noted.setdefault(layer_idx, (key_states, value_states))
         return key_states, value_states
 
@@ -66,7 +68,9 @@ class Behind(DynamicCache):
         super().__init__()
         self.read = keys, values
 
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> Any:
         keys, values = (part[layer_idx] for part in self.read)
         return torch.cat([keys, key_states], dim=2), torch.cat([values, value_states], dim=2)
 
@@ -79,10 +83,14 @@ def allow_checkpoints(decoder: nn.Module) -> None:
 
 
 def see(
-    model: VisionLanguageModel, readout: Readout, prefix: Float[Tensor, "B P d"], observation: Observation
+    model: VisionLanguageModel,
+    readout: Readout,
+    prefix: Float[Tensor, "B P d"],
+    observation: Observation,
 ) -> Float[Tensor, "B T D"]:
-    """Run the language model over `[prefix | text | queries]`: for every token what the queries have seen (zeros before
-    them), then the keys and the values of all layers, in one tensor that can be kept.
+    """Run the language model over `[prefix | text | queries]`: for every token what the queries
+    have seen (zeros before them), then the keys and the values of all layers, in one tensor that
+    can be kept.
     """
     cache = KeysAndValues()
     allow_checkpoints(model.backbone.model.get_decoder())
@@ -95,13 +103,18 @@ def see(
 
 
 def see_once(
-    model: VisionLanguageModel, readout: Readout, prefix: Float[Tensor, "B P d"], observation: Observation
+    model: VisionLanguageModel,
+    readout: Readout,
+    prefix: Float[Tensor, "B P d"],
+    observation: Observation,
 ) -> Float[Tensor, "B T D"]:
-    """The same, where rows are decisions from fewer states: what is alike is read once. (Branches try several decisions
-    from a state; reading again what they saw would take most of an update.)
+    """The same, where rows are decisions from fewer states: what is alike is read once. (Branches
+    try several decisions from a state; reading again what they saw would take most of an update.)
     """
     tokens, mask = observation.tokens, observation.token_mask
-    seen = torch.cat([prefix.detach().flatten(1), tokens.to(prefix.dtype), mask.to(prefix.dtype)], dim=1)
+    seen = torch.cat(
+        [prefix.detach().flatten(1), tokens.to(prefix.dtype), mask.to(prefix.dtype)], dim=1
+    )
     different, which = torch.unique(seen, dim=0, return_inverse=True)
     first = torch.full((len(different),), len(seen), device=which.device)
     first = first.scatter_reduce(0, which, torch.arange(len(seen), device=which.device), "amin")
@@ -111,8 +124,8 @@ def see_once(
 
 @dataclass(frozen=True)
 class Read:
-    """What `see` gave, taken apart: rotated keys and values of every layer, which tokens are there, and the states of
-    the queries with the plan in them.
+    """What `see` gave, taken apart: rotated keys and values of every layer, which tokens are there,
+    and the states of the queries with the plan in them.
     """
 
     keys: Float[Tensor, "l B g T e"]
@@ -140,13 +153,15 @@ def read_by(
     observation: Observation,
     insulate: bool = False,
 ) -> Read:
-    """What `see` gave, for a head to attend to. With `insulate` the head's gradient ends here (knowledge insulation,
-    Driess et al. 2025).
+    """What `see` gave, for a head to attend to. With `insulate` the head's gradient ends here
+    (knowledge insulation, Driess et al. 2025).
     """
     seen = seen.detach() if insulate else seen
     mask, num_queries, heads = observation.token_mask, len(readout.queries), model.backbone.heads
     hidden, rest = seen[:, -num_queries:, : model.width], seen[..., model.width :]
-    both = rest.unflatten(2, (2, heads.num_layers, heads.num_key_value_heads, heads.size)).permute(2, 3, 0, 4, 1, 5)
+    both = rest.unflatten(2, (2, heads.num_layers, heads.num_key_value_heads, heads.size)).permute(
+        2, 3, 0, 4, 1, 5
+    )
     num_prefix = seen.shape[1] - mask.shape[1] - num_queries
     visible = torch.ones(seen.shape[:2], dtype=torch.bool, device=mask.device)
     visible[:, num_prefix : num_prefix + mask.shape[1]] = mask
@@ -162,24 +177,30 @@ def context_of(
 ) -> Context:
     """What the expert attends to, from what `see` gave."""
     read = read_by(model, readout, seen, observation, insulate)
-    positions = read.visible.sum(1, keepdim=True) + torch.arange(len(readout.queries), device=seen.device)
+    positions = read.visible.sum(1, keepdim=True) + torch.arange(
+        len(readout.queries), device=seen.device
+    )
     rotation = model.backbone.rotation(positions, read.states)
     return Context(read.keys, read.values, read.visible, rotation, read.states)
 
 
 class ActionExpert(nn.Module):
-    """From noised chunks and their times to predictions, and the log standard deviation of a learned noise, in
-    [0, 1] between its bounds.
+    """From noised chunks and their times to predictions, and the log standard deviation of a
+    learned noise, in [0, 1] between its bounds.
     """
 
-    def __init__(self, model: VisionLanguageModel, chunk: int, num_values: int, width: int, intermediate: int):
+    def __init__(
+        self, model: VisionLanguageModel, chunk: int, num_values: int, width: int, intermediate: int
+    ):
         super().__init__()
         heads = model.backbone.heads
         self.width, self.chunk = width, chunk
         self.enter = nn.Linear(num_values, width)
         self.place = nn.Parameter(torch.randn(chunk, width) * 0.02)
         self.read = nn.Sequential(nn.LayerNorm(model.width), nn.Linear(model.width, width))
-        self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.time = nn.Sequential(
+            nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
+        )
         self.layers = nn.ModuleList(
             ExpertLayer(width, intermediate, heads.num_heads, heads.num_key_value_heads, heads.size)
             for _ in range(heads.num_layers)
@@ -200,7 +221,9 @@ class ActionExpert(nn.Module):
         rotation = tuple(part.repeat(1, samples, 1)[:, None] for part in context.rotation)
         block = torch.arange(samples, device=noised.device).repeat_interleave(steps)
         own = (block[:, None] == block).expand(len(noised), -1, -1)
-        attend = torch.cat([context.visible[:, None].expand(-1, len(block), -1), own], dim=2)[:, None]
+        attend = torch.cat([context.visible[:, None].expand(-1, len(block), -1), own], dim=2)[
+            :, None
+        ]
         for layer, keys, values in zip(self.layers, context.keys, context.values, strict=True):
             hidden = layer(hidden, condition, keys, values, rotation, attend)
         hidden, _ = self.norm(hidden, condition)
@@ -208,9 +231,12 @@ class ActionExpert(nn.Module):
 
 
 class ExpertLayer(nn.Module):
-    """Attention over what was read and the chunk itself, then a gated MLP; both behind adaptive norms."""
+    """Attention over what was read and the chunk itself, then a gated MLP; both behind adaptive
+    norms."""
 
-    def __init__(self, width: int, intermediate: int, num_heads: int, num_key_value_heads: int, size: int):
+    def __init__(
+        self, width: int, intermediate: int, num_heads: int, num_key_value_heads: int, size: int
+    ):
         super().__init__()
         self.size = size
         self.attention_norm, self.mlp_norm = AdaptiveNorm(width), AdaptiveNorm(width)
@@ -234,7 +260,10 @@ class ExpertLayer(nn.Module):
         normed, gate = self.attention_norm(hidden, condition)
         tokens = normed.flatten(1, 2)
         queries = rotate(self._split(self.queries(tokens)), rotation)
-        own_keys, own_values = rotate(self._split(self.keys(tokens)), rotation), self._split(self.values(tokens))
+        own_keys, own_values = (
+            rotate(self._split(self.keys(tokens)), rotation),
+            self._split(self.values(tokens)),
+        )
         mixed = functional.scaled_dot_product_attention(
             queries,
             torch.cat([keys.to(own_keys.dtype), own_keys], dim=2),
@@ -251,7 +280,8 @@ class ExpertLayer(nn.Module):
 
 
 class AdaptiveNorm(nn.Module):
-    """RMS norm whose scale and shift, and the gate of what follows it, depend on a condition; 1, 0 and 1 at first."""
+    """RMS norm whose scale and shift, and the gate of what follows it, depend on a condition; 1, 0
+    and 1 at first."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -267,7 +297,9 @@ class AdaptiveNorm(nn.Module):
         return normed * (1 + scale) + shift, 1 + gate
 
 
-def rotate(heads: Float[Tensor, "B h N e"], rotation: tuple[Tensor, ...]) -> Float[Tensor, "B h N e"]:
+def rotate(
+    heads: Float[Tensor, "B h N e"], rotation: tuple[Tensor, ...]
+) -> Float[Tensor, "B h N e"]:
     """Rotary position embedding (Su et al. 2021), halves paired as the language model's are."""
     cos, sin = rotation
     first, second = heads.chunk(2, dim=-1)

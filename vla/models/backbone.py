@@ -18,7 +18,8 @@ ORDER_SCALES = (0.02, 0.08, 0.3)
 
 @dataclass(frozen=True)
 class Heads:
-    """The attention of a causal LM in numbers: layers, query heads, key-value heads, and the size of a head."""
+    """The attention of a causal LM in numbers: layers, query heads, key-value heads, and the size
+    of a head."""
 
     num_layers: int
     num_heads: int
@@ -27,7 +28,8 @@ class Heads:
 
 
 class Backbone(nn.Module):
-    """A causal LM as embeddings in, hidden states out, and a head that can be asked for part of the vocabulary only."""
+    """A causal LM as embeddings in, hidden states out, and a head that can be asked for part of the
+    vocabulary only."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -49,7 +51,8 @@ class Backbone(nn.Module):
     def rotation(
         self, positions: Int[Tensor, "B T"], like: Float[Tensor, "B T d"]
     ) -> tuple[Float[Tensor, "B T e"], Float[Tensor, "B T e"]]:
-        """Cosines and sines by which keys and queries at these positions are rotated, in the type of `like`.
+        """Cosines and sines by which keys and queries at these positions are rotated, in the type
+        of `like`.
 
         Raises:
             ValueError: the model marks positions in another way.
@@ -57,9 +60,15 @@ class Backbone(nn.Module):
         rotary = getattr(self.model.get_decoder(), "rotary_emb", None)
         if rotary is None:
             kind = type(self.model).__name__
-            raise ValueError(f"{kind} has no rotary positions, which an action expert needs: choose a Llama or alike")
-        if "mrope_section" in (getattr(self.model.get_decoder().config, "rope_parameters", None) or {}):
-            positions = positions.expand(3, -1, -1)  # time, row and column: here always the same place
+            raise ValueError(
+                f"{kind} has no rotary positions, which an action expert needs: choose a Llama or alike"
+            )
+        if "mrope_section" in (
+            getattr(self.model.get_decoder().config, "rope_parameters", None) or {}
+        ):
+            positions = positions.expand(
+                3, -1, -1
+            )  # time, row and column: here always the same place
         return rotary(like, positions)
 
     def embed(self, tokens: Int[Tensor, "*rows"]) -> Float[Tensor, "*rows d"]:
@@ -73,8 +82,9 @@ class Backbone(nn.Module):
         cache: Any = None,
         layers: list[Tensor] | None = None,
     ) -> Float[Tensor, "B T d"]:
-        """Hidden states after the last norm. `attend[b, i, j]`: token i may look at token j (True); S counts cached
-        tokens. Where a list is given, the states that enter each layer are appended to it.
+        """Hidden states after the last norm. `attend[b, i, j]`: token i may look at token j (True);
+        S counts cached tokens. Where a list is given, the states that enter each layer are appended
+        to it.
         """
         decoder = self.model.get_decoder()
         output = decoder(
@@ -98,17 +108,21 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def order(self, first: int, count: int) -> None:
-        """Give `count` ids from `first` embeddings that say their order: neighbours start out alike.
+        """Give `count` ids from `first` embeddings that say their order: neighbours start out
+        alike.
 
-        Location and action ids stand for numbers. From independent random embeddings a model has to learn for each id
-        separately which hidden states mean it; from ordered ones it learns a place on a line. The embeddings are draws
-        of a Gaussian process over the ids, with the spread that the vocabulary has.
+        Location and action ids stand for numbers. From independent random embeddings a model has to
+        learn for each id separately which hidden states mean it; from ordered ones it learns a
+        place on a line. The embeddings are draws of a Gaussian process over the ids, with the
+        spread that the vocabulary has.
         """
         weight = self.model.get_input_embeddings().weight
         spread = weight.std()
         at = torch.linspace(0, 1, count, dtype=torch.float64)
         squared = (at[:, None] - at[None]) ** 2
-        kernel = torch.stack([torch.exp(-squared / (2 * scale**2)) for scale in ORDER_SCALES]).mean(0)
+        kernel = torch.stack([torch.exp(-squared / (2 * scale**2)) for scale in ORDER_SCALES]).mean(
+            0
+        )
         factor = torch.linalg.cholesky(kernel + 1e-6 * torch.eye(count, dtype=torch.float64))
         rows = (factor.float() @ torch.randn(count, self.width)).to(weight) * spread
         weight[first : first + count] = rows
@@ -118,10 +132,12 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def compose(self, first: int, count: int, parts: Sequence[Sequence[int]]) -> None:
-        """Give the ids behind `count` ordered ones from `first` embeddings made of those they stand for (`parts`, as
-        numbers from `first` on), each turned by its place: what begins or ends alike starts out alike.
+        """Give the ids behind `count` ordered ones from `first` embeddings made of those they stand
+        for (`parts`, as numbers from `first` on), each turned by its place: what begins or ends
+        alike starts out alike.
 
-        Ids that a model was trained with and never saw are all alike: every answer has pushed them the same way.
+        Ids that a model was trained with and never saw are all alike: every answer has pushed them
+        the same way.
         """
         if not parts:
             return
@@ -143,7 +159,9 @@ class Backbone(nn.Module):
         return DynamicCache()
 
 
-def small_llama(vocabulary_size: int, width: int, depth: int, num_heads: int, intermediate: int) -> Backbone:
+def small_llama(
+    vocabulary_size: int, width: int, depth: int, num_heads: int, intermediate: int
+) -> Backbone:
     """A Llama-style decoder with random weights and tied embeddings."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -159,8 +177,9 @@ def small_llama(vocabulary_size: int, width: int, depth: int, num_heads: int, in
     )
     model = LlamaForCausalLM(config)
     for layer in model.model.layers:
-        # Keys start as queries are, so attention starts by matching content (Trockman and Kolter 2023, "Mimetic
-        # initialization"): a word finds the patch that looks like it before any weight has learned to.
+        # Keys start as queries are, so attention starts by matching content (Trockman and Kolter
+        # 2023, "Mimetic initialization"): a word finds the patch that looks like it before any
+        # weight has learned to.
         layer.self_attn.k_proj.weight.data.copy_(layer.self_attn.q_proj.weight.data)
     return Backbone(model)
 
@@ -177,12 +196,14 @@ def hub_backbone(name_or_path: str, dtype: torch.dtype, gradient_checkpointing: 
 
 
 def checkpoint_gradients(backbone: Backbone) -> None:
-    """Keep only what enters each layer for the backward pass, and compute the rest again (Chen et al. 2016)."""
+    """Keep only what enters each layer for the backward pass, and compute the rest again (Chen et
+    al. 2016)."""
     backbone.model.activation_checkpointing_enable()
 
 
 def add_lora(backbone: Backbone, rank: int, alpha: float) -> Backbone:
-    """Freeze the backbone's weights and add trainable low-rank adapters to every linear layer (Hu et al. 2021)."""
+    """Freeze the backbone's weights and add trainable low-rank adapters to every linear layer (Hu
+    et al. 2021)."""
     from peft import LoraConfig, inject_adapter_in_model
 
     for parameter in backbone.parameters():

@@ -1,8 +1,8 @@
 """Vision-language models of transformers by name, taken apart into the two halves that ours has.
 
-The vision half (tower and connector, which end in the language model's width) stands where a timm encoder and a
-projector do; the language half is a causal LM like any other. Known are SmolVLM and Idefics3, PaliGemma, and
-Qwen2.5-VL, whose tower wants patches instead of pictures.
+The vision half (tower and connector, which end in the language model's width) stands where a timm
+encoder and a projector do; the language half is a causal LM like any other. Known are SmolVLM and
+Idefics3, PaliGemma, and Qwen2.5-VL, whose tower wants patches instead of pictures.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 
 
 class ExistingVision(nn.Module):
-    """Images to tokens of the language model's width: uint8 [B, h, w, 3] -> float [B, tokens, width].
+    """Images to tokens of the language model's width: uint8 [B, h, w, 3] -> float [B, tokens,
+    width].
 
-    `tower` is the inner model of transformers without its language model. Pictures of `image_size` pixels are enlarged
-    to `pixels`, a side that the tower knows.
+    `tower` is the inner model of transformers without its language model. Pictures of `image_size`
+    pixels are enlarged to `pixels`, a side that the tower knows.
     """
 
     projected = True
@@ -42,7 +43,9 @@ class ExistingVision(nn.Module):
         tower: Any = self.tower
         unit = images.permute(0, 3, 1, 2).to(tower.dtype) / 255
         if unit.shape[-1] != self.pixels:
-            unit = functional.interpolate(unit, (self.pixels, self.pixels), mode="bilinear", align_corners=False)
+            unit = functional.interpolate(
+                unit, (self.pixels, self.pixels), mode="bilinear", align_corners=False
+            )
         if self.kind == "qwen2_5_vl":
             return self._by_patches(unit)
         signed = unit * 2 - 1
@@ -52,21 +55,28 @@ class ExistingVision(nn.Module):
         return torch.stack(list(tower.get_image_features(signed[:, None]).pooler_output))
 
     def _by_patches(self, unit: Float[Tensor, "B 3 s s"]) -> Float[Tensor, "B p d"]:
-        """Patches in the order of Qwen's windows: those that will be merged into one token stand together."""
+        """Patches in the order of Qwen's windows: those that will be merged into one token stand
+        together."""
         tower: Any = self.tower
         config = tower.config.vision_config
-        mean, std = (torch.tensor(v, dtype=unit.dtype, device=unit.device) for v in (CLIP_MEAN, CLIP_STD))
+        mean, std = (
+            torch.tensor(v, dtype=unit.dtype, device=unit.device) for v in (CLIP_MEAN, CLIP_STD)
+        )
         scaled = (unit - mean[:, None, None]) / std[:, None, None]
         rows, side, merge = len(unit), self.pixels // config.patch_size, config.spatial_merge_size
         cells = (side // merge, merge, config.patch_size)
         parts = scaled.view(rows, scaled.shape[1], *cells, *cells).permute(0, 2, 5, 3, 6, 1, 4, 7)
-        twice = parts.unsqueeze(6).expand(*parts.shape[:6], config.temporal_patch_size, *parts.shape[6:])
+        twice = parts.unsqueeze(6).expand(
+            *parts.shape[:6], config.temporal_patch_size, *parts.shape[6:]
+        )
         grid = torch.tensor([[1, side, side]], device=unit.device).expand(rows, -1)
         found = tower.get_image_features(twice.reshape(rows * side * side, -1), grid).pooler_output
         return torch.stack(list(found))
 
 
-def existing_vlm(name_or_path: str, image_size: int, dtype: torch.dtype) -> tuple[ExistingVision, Backbone]:
+def existing_vlm(
+    name_or_path: str, image_size: int, dtype: torch.dtype
+) -> tuple[ExistingVision, Backbone]:
     """The two halves of a model by hub name or local folder.
 
     Raises ValueError where it is of a kind that nobody has taken apart yet.
@@ -108,7 +118,10 @@ def causal_model(model: Any) -> nn.Module:
         case "paligemma":
             kind, alone = GemmaForCausalLM, config
         case "qwen2_5_vl":
-            kind, alone = Qwen2ForCausalLM, Qwen2Config(vocab_size=config.vocab_size, hidden_size=config.hidden_size)
+            kind, alone = (
+                Qwen2ForCausalLM,
+                Qwen2Config(vocab_size=config.vocab_size, hidden_size=config.hidden_size),
+            )
         case other:
             assert_never(other)
     with torch.device("meta"):

@@ -7,16 +7,19 @@ from torch import Tensor, nn
 
 
 class ValueHead(nn.Module):
-    """State value from a hidden state, zero at the start: the first advantages are then the rewards themselves.
+    """State value from a hidden state, zero at the start: the first advantages are then the rewards
+    themselves.
 
-    A two-layer MLP; `detach` keeps its gradient out of the shared backbone (measured: a critic that trains the shared
-    weights at the policy's learning rate wrecks the policy).
+    A two-layer MLP; `detach` keeps its gradient out of the shared backbone (measured: a critic that
+    trains the shared weights at the policy's learning rate wrecks the policy).
     """
 
     def __init__(self, width: int, detach: bool):
         super().__init__()
         self.detach = detach
-        self.layers = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
+        self.layers = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1)
+        )
         nn.init.zeros_(self.layers[-1].weight)
         nn.init.zeros_(self.layers[-1].bias)
 
@@ -25,7 +28,8 @@ class ValueHead(nn.Module):
 
 
 class BinnedValue(nn.Module):
-    """A distribution over returns, as logits of bins (Bellemare et al. 2017; pi*0.6 has 201): a two-layer MLP."""
+    """A distribution over returns, as logits of bins (Bellemare et al. 2017; pi*0.6 has 201): a
+    two-layer MLP."""
 
     def __init__(self, width: int, num_bins: int):
         super().__init__()

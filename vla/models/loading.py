@@ -15,19 +15,26 @@ REMEDY = "copy or fetch it again, or give another one"
 def load_pretrained(kind: Any, name: str, setting: str, **options: Any) -> Any:
     """What `kind.from_pretrained` (an Auto class of transformers) makes of a hub name or a folder.
 
-    Raises ValueError naming the setting: the name leads nowhere, a file is damaged, or weights are missing.
+    Raises ValueError naming the setting: the name leads nowhere, a file is damaged, or weights are
+    missing.
     """
     check_folder(Path(name), setting)
     is_model = "Model" in kind.__name__
     try:
-        found = kind.from_pretrained(name, **options, **({"output_loading_info": True} if is_model else {}))
+        found = kind.from_pretrained(
+            name, **options, **({"output_loading_info": True} if is_model else {})
+        )
     except Exception as error:  # readers of every format raise errors of their own
-        raise ValueError(f"{setting} ({name}) cannot be loaded: {short(error)}; {REMEDY}") from error
+        raise ValueError(
+            f"{setting} ({name}) cannot be loaded: {short(error)}; {REMEDY}"
+        ) from error
     if not is_model:
         return found
     model, about = found
     if about["missing_keys"]:
-        raise ValueError(f"{setting} ({name}) lacks the weights {min(about['missing_keys'])}; {REMEDY}")
+        raise ValueError(
+            f"{setting} ({name}) lacks the weights {min(about['missing_keys'])}; {REMEDY}"
+        )
     return model
 
 

@@ -17,13 +17,14 @@ from vla.models.vision import small_vit
 from vla.models.vlm import VisionLanguageModel
 
 EMBEDDED = Path(__file__).parent / "embedded" / "tiny"
-"""The checkpoint that ships with the package: made by scripts/pretrain_vlm.py, its command and metrics beside it."""
+"""The checkpoint that ships with the package: made by scripts/pretrain_vlm.py, its command and
+metrics beside it."""
 
 
 @dataclass(frozen=True)
 class SmallArchitecture:
-    """The numbers that make a tiny vision-language model. Widths in channels; the patch is `2**len(stem_channels)`
-    pixels.
+    """The numbers that make a tiny vision-language model. Widths in channels; the patch is
+    `2**len(stem_channels)` pixels.
     """
 
     cameras: tuple[str, ...]
@@ -45,14 +46,19 @@ class SmallArchitecture:
 def small_vlm(architecture: SmallArchitecture) -> VisionLanguageModel:
     """A tiny vision-language model with random weights."""
     a = architecture
-    vision = small_vit(a.image_size, a.vision_width, a.vision_depth, a.vision_heads, a.stem_channels)
+    vision = small_vit(
+        a.image_size, a.vision_width, a.vision_depth, a.vision_heads, a.stem_channels
+    )
     backbone = small_llama(a.vocabulary_size, a.width, a.depth, a.num_heads, a.intermediate)
     plan = QueryHead(a.num_queries, a.num_plan_numbers, a.width)
     return VisionLanguageModel(vision, backbone, a.cameras, a.proprio_size, plan)
 
 
-def save_vlm(folder: Path, model: VisionLanguageModel, architecture: SmallArchitecture, tokenizer: Any) -> None:
-    """Write the model into `folder`; the weights appear under their name only when they are complete."""
+def save_vlm(
+    folder: Path, model: VisionLanguageModel, architecture: SmallArchitecture, tokenizer: Any
+) -> None:
+    """Write the model into `folder`; the weights appear under their name only when they are
+    complete."""
     from safetensors.torch import save_model
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -67,11 +73,15 @@ def read_architecture(folder: Path) -> SmallArchitecture:
     """The numbers of a model that `save_vlm` wrote; ValueError names what is missing or broken."""
     for name in ("architecture.json", "model.safetensors", "tokenizer.json"):
         if not (folder / name).is_file():
-            raise ValueError(f"model.checkpoint={folder}: {name} is missing; make one with scripts/pretrain_vlm.py")
+            raise ValueError(
+                f"model.checkpoint={folder}: {name} is missing; make one with scripts/pretrain_vlm.py"
+            )
     path = folder / "architecture.json"
     values = read_json(path, remedy=REMEDY)
     with reading(path, REMEDY):
-        return SmallArchitecture(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        return SmallArchitecture(
+            **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        )
 
 
 def load_vlm(folder: Path) -> tuple[VisionLanguageModel, SmallArchitecture, Any]:

@@ -1,7 +1,9 @@
-"""Queries that read a picture and an instruction at once: the parallel way out of a vision-language model.
+"""Queries that read a picture and an instruction at once: the parallel way out of a vision-language
+model.
 
-Each of `q` learned queries stands behind the instruction and becomes a hidden state; each of `a` learned dimension
-vectors turns a hidden state into the state of one number, whose token the language model's own head then names.
+Each of `q` learned queries stands behind the instruction and becomes a hidden state; each of `a`
+learned dimension vectors turns a hidden state into the state of one number, whose token the
+language model's own head then names.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ class QueryHead(nn.Module):
         self.dimensions = nn.Parameter(torch.randn(num_dimensions, width) * 0.02)
         self.mixer = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
 
-    def mix(self, hidden: Float[Tensor, "*rows d"], dimensions: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
+    def mix(
+        self, hidden: Float[Tensor, "*rows d"], dimensions: Float[Tensor, "*rows d"]
+    ) -> Float[Tensor, "*rows d"]:
         """States of numbers from hidden states and the dimensions asked of them."""
         states = hidden + dimensions
         return states + self.mixer(states)
@@ -34,8 +38,8 @@ class QueryHead(nn.Module):
 
     @torch.no_grad()
     def start_from(self, other: QueryHead) -> None:
-        """Take over what another head's queries have learned to look at; a query between two of its own takes the
-        nearer.
+        """Take over what another head's queries have learned to look at; a query between two of its
+        own takes the nearer.
         """
         nearest = torch.linspace(0, len(other.queries) - 1, len(self.queries)).round().long()
         self.queries.copy_(other.queries[nearest])
@@ -43,11 +47,13 @@ class QueryHead(nn.Module):
 
 
 class PlanReader(nn.Module):
-    """What a plan means for every query: an MLP from its numbers, how sure they are, what is felt, and the queries.
+    """What a plan means for every query: an MLP from its numbers, how sure they are, what is felt,
+    and the queries.
 
-    A plan is a distribution over places for each of `a` numbers. Its mean and spread enter, both on a scale on which
-    the whole line of places is [-1, 1]; thinking first and acting on the thought is the embodied chain of thought of
-    Zawalski et al. 2024, here without writing it out: one pass, and a gradient through the thought.
+    A plan is a distribution over places for each of `a` numbers. Its mean and spread enter, both on
+    a scale on which the whole line of places is [-1, 1]; thinking first and acting on the thought
+    is the embodied chain of thought of Zawalski et al. 2024, here without writing it out: one pass,
+    and a gradient through the thought.
     """
 
     HIDDEN = 256
@@ -66,7 +72,8 @@ class PlanReader(nn.Module):
     def forward(
         self, plan: Float[Tensor, "B n"], felt: Float[Tensor, "B s"], hidden: Float[Tensor, "B p d"]
     ) -> Float[Tensor, "B q d"]:
-        """What to add to the state of every query. `plan` is `plan_moments`; `hidden` the queries that said it."""
+        """What to add to the state of every query. `plan` is `plan_moments`; `hidden` the queries
+        that said it."""
         read = self.layers(torch.cat([plan, felt, hidden.mean(1)], dim=-1))
         return read.unflatten(-1, (self.num_queries, -1))
 
@@ -76,7 +83,8 @@ PLACE_GAIN = 3.0
 
 
 def plan_moments(logits: Float[Tensor, "B p a c"]) -> Float[Tensor, "B n"]:
-    """Mean and spread of every number of a plan, n = 2a; `p` queries have said it, and are averaged."""
+    """Mean and spread of every number of a plan, n = 2a; `p` queries have said it, and are
+    averaged."""
     places = torch.linspace(-PLACE_GAIN, PLACE_GAIN, logits.shape[-1], device=logits.device)
     chances = logits.softmax(-1).mean(1)
     mean = chances @ places

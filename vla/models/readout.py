@@ -1,7 +1,9 @@
-"""What a vision-language model has to say to a head of continuous actions: a state for every control step.
+"""What a vision-language model has to say to a head of continuous actions: a state for every
+control step.
 
-One learned query a control step stands behind the instruction, `[prefix | text | queries]`, and becomes a hidden state;
-where the model has a plan head, what the queries say the instruction comes down to is read into them.
+One learned query a control step stands behind the instruction, `[prefix | text | queries]`, and
+becomes a hidden state; where the model has a plan head, what the queries say the instruction comes
+down to is read into them.
 """
 
 from __future__ import annotations
@@ -31,9 +33,14 @@ class Readout(nn.Module):
             self.reader = PlanReader(numbers, felt, num_queries, model.width)
 
     def see(
-        self, model: VisionLanguageModel, prefix: Float[Tensor, "B P d"], observation: Observation, cache: Any = None
+        self,
+        model: VisionLanguageModel,
+        prefix: Float[Tensor, "B P d"],
+        observation: Observation,
+        cache: Any = None,
     ) -> Float[Tensor, "B q d"]:
-        """What the queries have seen; `cache` is given the keys and values of the whole sequence."""
+        """What the queries have seen; `cache` is given the keys and values of the whole
+        sequence."""
         return model.read(prefix, observation, self.queries, cache)
 
     def interpret(
@@ -43,9 +50,12 @@ class Readout(nn.Module):
         observation: Observation,
         insulate: bool = False,
     ) -> Float[Tensor, "B q d"]:
-        """States of the queries from what they have seen; with `insulate` no gradient reaches the model."""
+        """States of the queries from what they have seen; with `insulate` no gradient reaches the
+        model."""
         if self.reader is None:
             return model.told(hidden, observation)
         plan = plan_moments(model.plan_logits(hidden))
         told = model.told(hidden, observation)
-        return hidden + self.reader(plan.detach() if insulate else plan, model.felt(observation), told)
+        return hidden + self.reader(
+            plan.detach() if insulate else plan, model.felt(observation), told
+        )

@@ -1,10 +1,12 @@
 """Compressed action tokens written behind what a vision-language model has read, one after another.
 
-The language model reads what was written so far; every state is told besides what the queries said (the plan in it),
-the integers of the chunk that are there already, and how many are left: a model that was never taught these tokens says
-nothing of them. Only tokens that fit into what is left are offered.
+The language model reads what was written so far; every state is told besides what the queries said
+(the plan in it), the integers of the chunk that are there already, and how many are left: a model
+that was never taught these tokens says nothing of them. Only tokens that fit into what is left are
+offered.
 
-Shapes: `l` tokens written, `T` tokens read, `q` queries, `K` tokens of the code, `L` integers of a chunk.
+Shapes: `l` tokens written, `T` tokens read, `q` queries, `K` tokens of the code, `L` integers of a
+chunk.
 """
 
 from __future__ import annotations
@@ -21,23 +23,30 @@ from vla.models.vlm import VisionLanguageModel
 
 
 class TokenWriter(nn.Module):
-    """Names the tokens of a code whose `expansions` say which integers each stands for; the first ones stand for one
-    each, in their order. The tokens are the last K ids of the vocabulary. `begin`, which the language model reads, is
-    trained and frozen with it.
+    """Names the tokens of a code whose `expansions` say which integers each stands for; the first
+    ones stand for one each, in their order. The tokens are the last K ids of the vocabulary.
+    `begin`, which the language model reads, is trained and frozen with it.
     """
 
     lengths: Tensor
     integers: Tensor
 
     def __init__(
-        self, model: VisionLanguageModel, num_queries: int, expansions: Sequence[Sequence[int]], num_symbols: int
+        self,
+        model: VisionLanguageModel,
+        num_queries: int,
+        expansions: Sequence[Sequence[int]],
+        num_symbols: int,
     ):
         super().__init__()
         if len(expansions) > model.backbone.vocabulary_size:
             raise ValueError(
                 f"policy.num_tokens ({len(expansions)}) exceeds the vocabulary ({model.backbone.vocabulary_size})"
             )
-        self.num_symbols, self.first_id = num_symbols, model.backbone.vocabulary_size - len(expansions)
+        self.num_symbols, self.first_id = (
+            num_symbols,
+            model.backbone.vocabulary_size - len(expansions),
+        )
         lengths, low = torch.tensor([len(token) for token in expansions]), expansions[0][0]
         num_integers = int((lengths == 1).sum())
         model.backbone.order(self.first_id, num_integers)
@@ -65,8 +74,12 @@ class TokenWriter(nn.Module):
         embedded = torch.cat([begin, model.backbone.embed(ids[:, :-1] + self.first_id)], dim=1)
         hidden = _behind(model, embedded, read, read.behind(model))
         left = self._left(ids)
-        known = torch.arange(self.num_symbols, device=ids.device) < (self.num_symbols - left)[..., None]
-        return self._distribution(model, hidden, read, self._put(ids, left)[:, None] * known, left, temperature)
+        known = (
+            torch.arange(self.num_symbols, device=ids.device) < (self.num_symbols - left)[..., None]
+        )
+        return self._distribution(
+            model, hidden, read, self._put(ids, left)[:, None] * known, left, temperature
+        )
 
     def write(
         self,
@@ -75,16 +88,22 @@ class TokenWriter(nn.Module):
         temperature: float,
         draw: Callable[[Float[Tensor, "B K"]], Int[Tensor, "B"]],
     ) -> tuple[Int[Tensor, "B L"], Bool[Tensor, "B L"], Float[Tensor, "B L"]]:
-        """Token after token by `draw` until every chunk is whole: ids, which are draws, and their log-probs."""
+        """Token after token by `draw` until every chunk is whole: ids, which are draws, and their
+        log-probs."""
         rows, device = len(read.states), read.states.device
         left = torch.full((rows, 1), self.num_symbols, device=device)
         values = torch.zeros(rows, self.num_symbols, device=device)
         ids = torch.zeros(rows, self.num_symbols, dtype=torch.long, device=device)
-        there, logprobs = torch.zeros_like(ids, dtype=torch.bool), torch.zeros(ids.shape, device=device)
+        there, logprobs = (
+            torch.zeros_like(ids, dtype=torch.bool),
+            torch.zeros(ids.shape, device=device),
+        )
         cache, embedded = read.growing(), self.begin.to(read.states.dtype).expand(rows, 1, -1)
         for at in range(self.num_symbols):
             hidden = _behind(model, embedded, read, cache, at)
-            distribution = self._distribution(model, hidden, read, values[:, None], left, temperature)[:, 0]
+            distribution = self._distribution(
+                model, hidden, read, values[:, None], left, temperature
+            )[:, 0]
             running = left[:, 0] > 0
             ids[:, at] = draw(distribution) * running
             there[:, at] = running
@@ -105,19 +124,26 @@ class TokenWriter(nn.Module):
         left: Int[Tensor, "B l"],
         temperature: float,
     ) -> Float[Tensor, "B l K"]:
-        """Log-probabilities of the tokens that fit into what is left, behind the integers `values` of a chunk."""
+        """Log-probabilities of the tokens that fit into what is left, behind the integers `values`
+        of a chunk."""
         left = left.clamp(min=1)
-        known = torch.arange(self.num_symbols, device=left.device) < (self.num_symbols - left)[..., None]
+        known = (
+            torch.arange(self.num_symbols, device=left.device)
+            < (self.num_symbols - left)[..., None]
+        )
         written = self.written(torch.cat([values, known.to(values.dtype)], dim=-1).to(hidden.dtype))
         states = hidden + written + self.gist(read.states.flatten(1))[:, None] + self.left(left)
         logits = model.backbone.logits(states + self.mixer(states), self.first_id) / temperature
         return logits.masked_fill(self.lengths > left[..., None], -torch.inf).log_softmax(-1)
 
     def _put(self, ids: Int[Tensor, "B l"], left: Int[Tensor, "B l"]) -> Float[Tensor, "B L"]:
-        """The integers of tokens in their places of the chunk, in [-1, 1]; `left` are those before each."""
+        """The integers of tokens in their places of the chunk, in [-1, 1]; `left` are those before
+        each."""
         at = torch.arange(self.integers.shape[1], device=ids.device)
         place = (self.num_symbols - left)[..., None] + at
-        place = place.masked_fill(at >= self.lengths[ids][..., None], self.num_symbols).clamp(max=self.num_symbols)
+        place = place.masked_fill(at >= self.lengths[ids][..., None], self.num_symbols).clamp(
+            max=self.num_symbols
+        )
         empty = torch.zeros(len(ids), self.num_symbols + 1, device=ids.device)
         return empty.scatter(1, place.flatten(1), self.integers[ids].flatten(1))[:, :-1]
 
@@ -128,11 +154,18 @@ class TokenWriter(nn.Module):
 
 
 def _behind(
-    model: VisionLanguageModel, embedded: Float[Tensor, "B l d"], read: Read, cache: Any, first: int = 0
+    model: VisionLanguageModel,
+    embedded: Float[Tensor, "B l d"],
+    read: Read,
+    cache: Any,
+    first: int = 0,
 ) -> Float[Tensor, "B l d"]:
-    """The language model's states of the `first`-th written token and those after it, behind what was read."""
+    """The language model's states of the `first`-th written token and those after it, behind what
+    was read."""
     rows, count = embedded.shape[:2]
     at = torch.arange(first, first + count, device=embedded.device)
     own = at[:, None] >= torch.arange(first + count, device=embedded.device)
-    attend = torch.cat([read.visible[:, None].expand(-1, count, -1), own.expand(rows, -1, -1)], dim=2)
+    attend = torch.cat(
+        [read.visible[:, None].expand(-1, count, -1), own.expand(rows, -1, -1)], dim=2
+    )
     return model.backbone(embedded, attend, read.visible.sum(1, keepdim=True) + at, cache)

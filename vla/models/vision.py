@@ -19,9 +19,9 @@ SIGNED = (0.5, 0.5, 0.5)
 
 
 class ConvStem(nn.Sequential):
-    """Stride-2 3x3 convolutions in place of one large patch projection (Xiao et al. 2021, "Early convolutions help
-    transformers see better"): each layer halves the image, so `len(channels)` layers give patches of `2**len`
-    pixels."""
+    """Stride-2 3x3 convolutions in place of one large patch projection (Xiao et al. 2021, "Early
+    convolutions help transformers see better"): each layer halves the image, so `len(channels)`
+    layers give patches of `2**len` pixels."""
 
     def __init__(self, channels: tuple[int, ...], in_channels: int = 3):
         layers: list[nn.Module] = []
@@ -38,9 +38,10 @@ class ConvStem(nn.Sequential):
 class VisionEncoder(nn.Module):
     """Images to patch features: uint8 [B, h, w, 3] -> float [B, patches, width].
 
-    Pixels are scaled by the `mean` and `std` (of pixels in [0, 1]) that the timm model was trained with. Its class and
-    register tokens are dropped; the projector sees patches only. Maps of convolutional models are read row by row.
-    Pictures are enlarged to `pixels`, where the model needs a whole number of patches.
+    Pixels are scaled by the `mean` and `std` (of pixels in [0, 1]) that the timm model was trained
+    with. Its class and register tokens are dropped; the projector sees patches only. Maps of
+    convolutional models are read row by row. Pictures are enlarged to `pixels`, where the model
+    needs a whole number of patches.
     """
 
     pixel_std: Tensor
@@ -59,7 +60,9 @@ class VisionEncoder(nn.Module):
         self.image_size, self.pixels = image_size, pixels or image_size
         spread = torch.tensor(std)
         self.register_buffer("pixel_std", 255 * spread[:, None, None], persistent=False)
-        self.register_buffer("pixel_shift", (torch.tensor(mean) / spread)[:, None, None], persistent=False)
+        self.register_buffer(
+            "pixel_shift", (torch.tensor(mean) / spread)[:, None, None], persistent=False
+        )
         self.train()
         with torch.no_grad():
             patches = self(torch.zeros(1, image_size, image_size, 3, dtype=torch.uint8))
@@ -74,12 +77,15 @@ class VisionEncoder(nn.Module):
         dtype = next(self.model.parameters()).dtype
         pixels = images.permute(0, 3, 1, 2).to(dtype)
         if self.pixels != self.image_size:
-            pixels = functional.interpolate(pixels, (self.pixels, self.pixels), mode="bilinear", align_corners=False)
+            pixels = functional.interpolate(
+                pixels, (self.pixels, self.pixels), mode="bilinear", align_corners=False
+            )
         pixels = pixels.div(self.pixel_std.to(dtype)).sub(self.pixel_shift.to(dtype))
         return tokens_of(self.model, pixels.contiguous(memory_format=torch.channels_last))
 
     def train(self, mode: bool = True) -> VisionEncoder:
-        """Batch normalisation keeps the statistics it was trained with: a picture's features depend on it alone."""
+        """Batch normalisation keeps the statistics it was trained with: a picture's features depend
+        on it alone."""
         super().train(mode)
         for module in self.model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -96,14 +102,19 @@ def tokens_of(model: nn.Module, pixels: Float[Tensor, "B 3 h w"]) -> Float[Tenso
     return features[:, getattr(model, "num_prefix_tokens", 0) :]
 
 
-def small_vit(image_size: int, width: int, depth: int, num_heads: int, stem_channels: tuple[int, ...]) -> VisionEncoder:
-    """A timm Vision Transformer on a convolutional stem: patches of `2**len(stem_channels)` pixels, random weights."""
+def small_vit(
+    image_size: int, width: int, depth: int, num_heads: int, stem_channels: tuple[int, ...]
+) -> VisionEncoder:
+    """A timm Vision Transformer on a convolutional stem: patches of `2**len(stem_channels)` pixels,
+    random weights."""
     from timm.layers import HybridEmbed
     from timm.models.vision_transformer import VisionTransformer
 
     patch = 2 ** len(stem_channels)
     if image_size % patch:
-        raise ValueError(f"sim.image_size ({image_size}) must be a multiple of the patch size ({patch})")
+        raise ValueError(
+            f"sim.image_size ({image_size}) must be a multiple of the patch size ({patch})"
+        )
     model = VisionTransformer(
         img_size=image_size,
         patch_size=1,
@@ -119,7 +130,8 @@ def small_vit(image_size: int, width: int, depth: int, num_heads: int, stem_chan
 
 
 def hub_vit(name: str, image_size: int, pretrained: bool) -> VisionEncoder:
-    """Any timm model by name, with the pixels that it was trained on; `pretrained` downloads its weights."""
+    """Any timm model by name, with the pixels that it was trained on; `pretrained` downloads its
+    weights."""
     import timm
 
     config = tower_config(name, pretrained)
@@ -156,7 +168,8 @@ def check_tower(name: str, image_size: int, pretrained: bool) -> None:
 
 
 def tower_config(name: str, pretrained: bool) -> Any:
-    """What timm knows of a model: mean and standard deviation of its pixels, whether its size is fixed.
+    """What timm knows of a model: mean and standard deviation of its pixels, whether its size is
+    fixed.
 
     Raises ValueError with the nearest name where there is no such model, or no weights of it.
     """
@@ -171,26 +184,41 @@ def tower_config(name: str, pretrained: bool) -> Any:
     except RuntimeError:  # an unknown tag
         source, config = None, None
     if source:
-        read = models.load_model_config_from_hf if source == "hf-hub" else models.load_model_config_from_path
+        read = (
+            models.load_model_config_from_hf
+            if source == "hf-hub"
+            else models.load_model_config_from_path
+        )
         told = read(known_as)[0]
-        return models.PretrainedCfg(**{f.name: told[f.name] for f in fields(models.PretrainedCfg) if f.name in told})
+        return models.PretrainedCfg(
+            **{f.name: told[f.name] for f in fields(models.PretrainedCfg) if f.name in told}
+        )
     if config is None:
-        near = get_close_matches(name, [*timm.list_pretrained(), *timm.list_models()], n=1, cutoff=0.5)
+        near = get_close_matches(
+            name, [*timm.list_pretrained(), *timm.list_models()], n=1, cutoff=0.5
+        )
         hint = f"did you mean {near[0]}? " if near else ""
-        raise ValueError(f"model.vision.repository={name} is no model of timm; {hint}timm.list_models() names all")
+        raise ValueError(
+            f"model.vision.repository={name} is no model of timm; {hint}timm.list_models() names all"
+        )
     if pretrained and not config.has_weights:
-        raise ValueError(f"timm has no weights of model.vision.repository={name}: set model.vision.pretrained=false")
+        raise ValueError(
+            f"timm has no weights of model.vision.repository={name}: set model.vision.pretrained=false"
+        )
     return config
 
 
 def tower_arguments(name: str, config: Any, image_size: int) -> tuple[dict[str, Any], int]:
-    """What makes a model take pictures of a size, and the pixels that it is then given: whole patches of them."""
+    """What makes a model take pictures of a size, and the pixels that it is then given: whole
+    patches of them."""
     import timm
 
     if not config.fixed_input_size:
         return {}, image_size
     with torch.device("meta"):
-        embedding = getattr(timm.create_model(name, pretrained=False, num_classes=0), "patch_embed", None)
+        embedding = getattr(
+            timm.create_model(name, pretrained=False, num_classes=0), "patch_embed", None
+        )
     size = getattr(embedding, "patch_size", 1)
     patch = size if isinstance(size, int) else size[0]
     pixels = -(-image_size // patch) * patch

@@ -1,12 +1,15 @@
-"""A vision-language model: images, proprioception and text in one sequence of a causal language model.
+"""A vision-language model: images, proprioception and text in one sequence of a causal language
+model.
 
-The sequence is `[prefix | text | queries]`. The prefix (image patches of every camera, one proprioception token)
-attends to itself in both directions and to nothing else, so it can be computed once and shared by several texts
-(PaliGemma's prefix, without the text in it). Text is causal and sees the prefix. Queries, where there are any, see the
-prefix, the text and each other (parallel decoding as in OpenVLA-OFT).
+The sequence is `[prefix | text | queries]`. The prefix (image patches of every camera, one
+proprioception token) attends to itself in both directions and to nothing else, so it can be
+computed once and shared by several texts (PaliGemma's prefix, without the text in it). Text is
+causal and sees the prefix. Queries, where there are any, see the prefix, the text and each other
+(parallel decoding as in OpenVLA-OFT).
 
-Images and state may also stand anywhere in the text (PaLM-E's multimodal sentences): a token -1 - k is not a word but
-token k of the prefix, and a text that has such slots is read without the prefix before it.
+Images and state may also stand anywhere in the text (PaLM-E's multimodal sentences): a token -1 - k
+is not a word but token k of the prefix, and a text that has such slots is read without the prefix
+before it.
 
 Shapes: `B` rows, `P` prefix tokens, `n` text tokens, `q` queries, `d` hidden width.
 """
@@ -29,8 +32,8 @@ from vla.models.vocabulary import NUM_ACTION_IDS, NUM_LOCATIONS, action_ids, loc
 from vla.types import Observation
 
 SMALLEST_SPREAD = 1e-3
-"""Floor of a proprioceptive dimension's standard deviation: a joint that hardly moved in the data must not be blown
-up.
+"""Floor of a proprioceptive dimension's standard deviation: a joint that hardly moved in the data
+must not be blown up.
 """
 
 
@@ -43,8 +46,8 @@ def attention_mask(
 ) -> Bool[Tensor, "B T T"]:
     """Who looks at whom in `[prefix | text | queries]`, True where row i may look at column j.
 
-    With `segments`, text tokens of different segments do not see each other: several questions share one prefix.
-    Queries see the text of `instruction_mask`, or all there is.
+    With `segments`, text tokens of different segments do not see each other: several questions
+    share one prefix. Queries see the text of `instruction_mask`, or all there is.
     """
     batch, length = text_mask.shape
     total = num_prefix + length + num_queries
@@ -56,7 +59,9 @@ def attention_mask(
     if segments is not None:
         visible = visible & (segments[:, :, None] == segments[:, None, :])
     attend[:, text, text] = visible
-    attend[:, num_prefix + length :, text] = (text_mask if instruction_mask is None else instruction_mask)[:, None, :]
+    attend[:, num_prefix + length :, text] = (
+        text_mask if instruction_mask is None else instruction_mask
+    )[:, None, :]
     attend[:, num_prefix + length :, num_prefix + length :] = True
     return attend
 
@@ -64,7 +69,8 @@ def attention_mask(
 def text_positions(
     num_prefix: int, text_mask: Bool[Tensor, "B n"], segments: Int[Tensor, "B n"] | None
 ) -> Int[Tensor, "B n"]:
-    """Position ids of text tokens: they follow the prefix, skip padding, and restart with every segment."""
+    """Position ids of text tokens: they follow the prefix, skip padding, and restart with every
+    segment."""
     if segments is None:
         return num_prefix + text_mask.long().cumsum(1).sub(1).clamp(min=0)
     same = (segments[:, :, None] == segments[:, None, :]) & text_mask[:, None, :]
@@ -73,9 +79,11 @@ def text_positions(
 
 
 class VisionLanguageModel(nn.Module):
-    """timm encoder -> MLP projector -> causal LM, with one learned embedding a camera and one proprioception token.
+    """timm encoder -> MLP projector -> causal LM, with one learned embedding a camera and one
+    proprioception token.
 
-    `plan`, where there is one, reads from an instruction what it is about: where its objects are (grounding trains it).
+    `plan`, where there is one, reads from an instruction what it is about: where its objects are
+    (grounding trains it).
     """
 
     proprio_mean: Tensor
@@ -103,7 +111,8 @@ class VisionLanguageModel(nn.Module):
         self.projector = nn.Identity() if projected else mlp_projector(vision.width, backbone.width)
         self.camera_embedding = nn.Parameter(torch.randn(len(cameras), backbone.width) * 0.02)
         self.proprio_projector = mlp_projector(proprio_size, backbone.width)
-        # A LayerNorm over raw joint values would mix metres with radians; statistics do that job here.
+        # A LayerNorm over raw joint values would mix metres with radians; statistics do that job
+        # here.
         self.proprio_projector[0] = nn.Identity()
         self.register_buffer("proprio_mean", torch.zeros(proprio_size))
         self.register_buffer("proprio_std", torch.ones(proprio_size))
@@ -126,7 +135,9 @@ class VisionLanguageModel(nn.Module):
         modules = (self.vision, self.projector, self.proprio_projector)
         return [p for m in modules for p in m.parameters()] + [self.camera_embedding]
 
-    def image_tokens(self, images: Mapping[str, UInt8[Tensor, "B h w 3"]]) -> Float[Tensor, "B p d"]:
+    def image_tokens(
+        self, images: Mapping[str, UInt8[Tensor, "B h w 3"]]
+    ) -> Float[Tensor, "B p d"]:
         """Projected patches of all cameras, camera after camera."""
         missing = [camera for camera in self.cameras if camera not in images]
         if missing:
@@ -135,8 +146,13 @@ class VisionLanguageModel(nn.Module):
                 f"add {missing} to sim.cameras or the dataset"
             )
         rows = len(images[self.cameras[0]])
-        patches = self.projector(self.vision(torch.cat([images[camera] for camera in self.cameras])))
-        patches = patches.view(len(self.cameras), rows, -1, self.width) + self.camera_embedding[:, None, None]
+        patches = self.projector(
+            self.vision(torch.cat([images[camera] for camera in self.cameras]))
+        )
+        patches = (
+            patches.view(len(self.cameras), rows, -1, self.width)
+            + self.camera_embedding[:, None, None]
+        )
         return patches.transpose(0, 1).reshape(rows, -1, self.width)
 
     def prefix(self, observation: Observation) -> Float[Tensor, "B P d"]:
@@ -166,13 +182,16 @@ class VisionLanguageModel(nn.Module):
         cache: Any = None,
         instruction_mask: Bool[Tensor, "B n"] | None = None,
     ) -> tuple[Float[Tensor, "B n d"], Float[Tensor, "B q d"]]:
-        """Hidden states of the text and of the queries; `layers` is given those of the whole sequence at every
-        depth, `cache` the keys and values. To queries only the text of `instruction_mask` is there (None: all of it).
+        """Hidden states of the text and of the queries; `layers` is given those of the whole
+        sequence at every depth, `cache` the keys and values. To queries only the text of
+        `instruction_mask` is there (None: all of it).
         """
         instruction_mask = token_mask if instruction_mask is None else instruction_mask
         if bool((tokens < 0).any()):
             assert segments is None, "questions that share a prefix have no slots"
-            return self._sentence(prefix, tokens, token_mask, queries, layers, cache, instruction_mask)
+            return self._sentence(
+                prefix, tokens, token_mask, queries, layers, cache, instruction_mask
+            )
         batch, length = tokens.shape
         parts = [prefix, self.backbone.embed(tokens)]
         num_prefix, num_queries = prefix.shape[1], 0 if queries is None else len(queries)
@@ -183,12 +202,15 @@ class VisionLanguageModel(nn.Module):
             first = num_prefix + instruction_mask.sum(1, keepdim=True)
             positions.append(first + torch.arange(num_queries, device=tokens.device))
         attend = attention_mask(num_prefix, token_mask, num_queries, segments, instruction_mask)
-        hidden = self.backbone(torch.cat(parts, dim=1), attend, torch.cat(positions, dim=1), cache, layers)
+        hidden = self.backbone(
+            torch.cat(parts, dim=1), attend, torch.cat(positions, dim=1), cache, layers
+        )
         return hidden[:, num_prefix : num_prefix + length], hidden[:, num_prefix + length :]
 
     @property
     def slots(self) -> dict[str, range]:
-        """Where each camera and the state stand in the prefix: what can be named in a multimodal sentence."""
+        """Where each camera and the state stand in the prefix: what can be named in a multimodal
+        sentence."""
         count = self.vision.num_patches
         found = {camera: range(i * count, (i + 1) * count) for i, camera in enumerate(self.cameras)}
         return {**found, "state": range(self.num_prefix - 1, self.num_prefix)}
@@ -203,7 +225,8 @@ class VisionLanguageModel(nn.Module):
         cache: Any,
         instruction_mask: Bool[Tensor, "B n"],
     ) -> tuple[Float[Tensor, "B n d"], Float[Tensor, "B q d"]]:
-        """The same for a text with slots: causal, but that the patches of a picture all see each other."""
+        """The same for a text with slots: causal, but that the patches of a picture all see each
+        other."""
         slots, place = tokens < 0, (-1 - tokens).clamp(min=0)
         shown = prefix.gather(1, place[..., None].expand(-1, -1, prefix.shape[2]))
         parts = [torch.where(slots[..., None], shown, self.backbone.embed(tokens.clamp(min=0)))]
@@ -211,29 +234,51 @@ class VisionLanguageModel(nn.Module):
         if queries is not None:
             num_queries = len(queries)
             parts.append(queries.to(prefix.dtype).expand(len(tokens), -1, -1))
-            positions.append(instruction_mask.sum(1, keepdim=True) + torch.arange(num_queries, device=tokens.device))
-        attend, length = attention_mask(0, token_mask, num_queries, None, instruction_mask), tokens.shape[1]
+            positions.append(
+                instruction_mask.sum(1, keepdim=True)
+                + torch.arange(num_queries, device=tokens.device)
+            )
+        attend, length = (
+            attention_mask(0, token_mask, num_queries, None, instruction_mask),
+            tokens.shape[1],
+        )
         picture = place // self.vision.num_patches
         together = slots[:, :, None] & slots[:, None] & (picture[:, :, None] == picture[:, None])
         attend[:, :length, :length] |= together & token_mask[:, None]
-        hidden = self.backbone(torch.cat(parts, dim=1), attend, torch.cat(positions, dim=1), cache, layers)
+        hidden = self.backbone(
+            torch.cat(parts, dim=1), attend, torch.cat(positions, dim=1), cache, layers
+        )
         return hidden[:, :length], hidden[:, length:]
 
     def read(
-        self, prefix: Float[Tensor, "B P d"], observation: Observation, queries: Float[Tensor, "q d"], cache: Any = None
+        self,
+        prefix: Float[Tensor, "B P d"],
+        observation: Observation,
+        queries: Float[Tensor, "q d"],
+        cache: Any = None,
     ) -> Float[Tensor, "B q d"]:
-        """What queries have seen of a picture and its instruction. A label is no part of what there is to see, and a
-        model that never met one would read everything else wrong: heads are `told` it.
+        """What queries have seen of a picture and its instruction. A label is no part of what there
+        is to see, and a model that never met one would read everything else wrong: heads are `told`
+        it.
         """
         asked, mask = observation.instruction_mask, observation.token_mask
-        return self(prefix, observation.tokens, mask, queries, cache=cache, instruction_mask=asked)[1]
+        return self(prefix, observation.tokens, mask, queries, cache=cache, instruction_mask=asked)[
+            1
+        ]
 
-    def told(self, hidden: Float[Tensor, "B q d"], observation: Observation) -> Float[Tensor, "B q d"]:
-        """The states with the label added, the mean of its words on the scale of a normalised state."""
+    def told(
+        self, hidden: Float[Tensor, "B q d"], observation: Observation
+    ) -> Float[Tensor, "B q d"]:
+        """The states with the label added, the mean of its words on the scale of a normalised
+        state."""
         if observation.label_mask is None:
             return hidden
-        words = self.backbone.embed(observation.tokens.clamp(min=0)) * observation.label_mask[..., None]
-        label = words.sum(1, keepdim=True) / observation.label_mask.sum(1).clamp(min=1)[:, None, None]
+        words = (
+            self.backbone.embed(observation.tokens.clamp(min=0)) * observation.label_mask[..., None]
+        )
+        label = (
+            words.sum(1, keepdim=True) / observation.label_mask.sum(1).clamp(min=1)[:, None, None]
+        )
         return hidden + nn.functional.rms_norm(label, label.shape[-1:], eps=1e-6).to(hidden.dtype)
 
     def plan_logits(self, hidden: Float[Tensor, "B q d"]) -> Float[Tensor, "B q a c"]:
@@ -243,15 +288,22 @@ class VisionLanguageModel(nn.Module):
         return self.backbone.logits(self.plan(hidden), places.start, places.stop)
 
     @torch.no_grad()
-    def generate(self, observation: Observation, max_new_tokens: int, end_token: int) -> Int[Tensor, "B m"]:
-        """Greedy answers to `observation.tokens`, with a KV cache; what follows `end_token` is filled with it. Action
-        ids are no words and are never written (RT-2 writes nothing but them where it acts).
+    def generate(
+        self, observation: Observation, max_new_tokens: int, end_token: int
+    ) -> Int[Tensor, "B m"]:
+        """Greedy answers to `observation.tokens`, with a KV cache; what follows `end_token` is
+        filled with it. Action ids are no words and are never written (RT-2 writes nothing but them
+        where it acts).
         """
         prefix, mask = self.prefix(observation), observation.token_mask
         cache = Backbone.new_cache()
         embeddings = torch.cat([prefix, self.backbone.embed(observation.tokens)], dim=1)
         positions = torch.cat(
-            [torch.arange(prefix.shape[1]).expand(len(mask), -1), text_positions(prefix.shape[1], mask, None)], dim=1
+            [
+                torch.arange(prefix.shape[1]).expand(len(mask), -1),
+                text_positions(prefix.shape[1], mask, None),
+            ],
+            dim=1,
         )
         hidden = self.backbone(embeddings, attention_mask(prefix.shape[1], mask), positions, cache)
         last = prefix.shape[1] + mask.sum(1) - 1
@@ -270,5 +322,7 @@ class VisionLanguageModel(nn.Module):
                 break
             visible = torch.cat([visible, torch.ones(len(mask), 1, dtype=torch.bool)], dim=1)
             embedded = self.backbone.embed(token)[:, None]
-            state = self.backbone(embedded, visible[:, None], (last + 1 + step)[:, None], cache)[:, 0]
+            state = self.backbone(embedded, visible[:, None], (last + 1 + step)[:, None], cache)[
+                :, 0
+            ]
         return torch.stack(answers, dim=1)

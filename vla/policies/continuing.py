@@ -1,10 +1,12 @@
-"""Real-time chunking: a flow policy's next chunk, drawn so that it goes on where the one under way will have led.
+"""Real-time chunking: a flow policy's next chunk, drawn so that it goes on where the one under way
+will have led.
 
-While a chunk is computed the robot executes what is left of the last one. The new chunk is guided towards those
-actions: fully for the `late` first, which will have been executed when it arrives, less and less for the others, not at
-all where nothing was planned (Black, Galliker and Levine 2025, "Real-Time Execution of Action Chunking Flow Policies",
-alg. 1). No training is needed: the guidance is the gradient of the squared difference between the plan and the chunk
-that the flow is heading for (pseudoinverse guidance, Song et al. 2023).
+While a chunk is computed the robot executes what is left of the last one. The new chunk is guided
+towards those actions: fully for the `late` first, which will have been executed when it arrives,
+less and less for the others, not at all where nothing was planned (Black, Galliker and Levine 2025,
+"Real-Time Execution of Action Chunking Flow Policies", alg. 1). No training is needed: the guidance
+is the gradient of the squared difference between the plan and the chunk that the flow is heading
+for (pseudoinverse guidance, Song et al. 2023).
 
 Shapes: `H` control steps a chunk, `A` action dimensions, `a` of them active.
 """
@@ -29,15 +31,19 @@ def can_continue(policy: object) -> bool:
     return isinstance(policy, DenoisingPolicy) and isinstance(policy.process, FlowMatching)
 
 
-def soft_mask(late: Int[Tensor, "B"], planned: Int[Tensor, "B"], chunk: int) -> Float[Tensor, "B H"]:
-    """How firmly each action of a new chunk is held to the plan: 1 for the first `late`, then c (e^c - 1) / (e - 1)
-    with a c that falls to 0 at the end of the `planned` actions (eq. 5).
+def soft_mask(
+    late: Int[Tensor, "B"], planned: Int[Tensor, "B"], chunk: int
+) -> Float[Tensor, "B H"]:
+    """How firmly each action of a new chunk is held to the plan: 1 for the first `late`, then c
+    (e^c - 1) / (e - 1) with a c that falls to 0 at the end of the `planned` actions (eq. 5).
     """
     step = torch.arange(chunk, device=late.device, dtype=torch.float32)[None]
     first, last = late[:, None].float(), planned[:, None].float()
     c = ((last - step) / (last - first + 1)).clamp(0, 1)
     falling = c * torch.expm1(c) / (torch.e - 1)
-    return torch.where(step < torch.minimum(first, last), 1.0, torch.where(step < last, falling, 0.0))
+    return torch.where(
+        step < torch.minimum(first, last), 1.0, torch.where(step < last, falling, 0.0)
+    )
 
 
 def continue_chunk(
@@ -49,13 +55,16 @@ def continue_chunk(
     *,
     greedy: bool = False,
 ) -> Float[Tensor, "B H A"]:
-    """Chunks of actions (physical units). `plan` holds `planned` actions that were to be executed from now on (the rest
-    of it is ignored), of which `late` will have been. With nothing planned this is what the policy would do anyway.
+    """Chunks of actions (physical units). `plan` holds `planned` actions that were to be executed
+    from now on (the rest of it is ignored), of which `late` will have been. With nothing planned
+    this is what the policy would do anyway.
     """
     with torch.no_grad():
         context = policy._guided(observation)
         wanted = policy.normalizer.encode(plan)
-        state = torch.zeros(len(plan), policy.chunk, policy.normalizer.num_active, device=plan.device)
+        state = torch.zeros(
+            len(plan), policy.chunk, policy.normalizer.num_active, device=plan.device
+        )
         state = state if greedy else torch.randn_like(state)
     mask = soft_mask(late, planned, policy.chunk)[..., None]
     for step, time in enumerate(policy.times.tolist()):

@@ -1,4 +1,5 @@
-"""Policies that turn noise into a chunk of actions: flow matching (pi0) and diffusion, by an action expert.
+"""Policies that turn noise into a chunk of actions: flow matching (pi0) and diffusion, by an action
+expert.
 
 How the steps of the denoising chain become draws that the core can learn from is `exploration`:
 
@@ -9,13 +10,13 @@ How the steps of the denoising chain become draws that the core can learn from i
     matching       nothing of the chain is a draw; the flow-matching loss of the action, on noise and times that the
                    trace keeps, stands for its log-probability (L = 1): FPO (McAllister et al. 2025), a surrogate
 
-The first three are exact: the log-probability of the Gaussian steps that the trace holds. Only the last
-`drawn_steps` of the chain may be draws (DPPO's K'): where an observation leaves little doubt, what was drawn early is
-gone at the end, and a draw without consequence is noise in a gradient. The prefix and the language model are computed
-once a decision, however many steps there are.
+The first three are exact: the log-probability of the Gaussian steps that the trace holds. Only the
+last `drawn_steps` of the chain may be draws (DPPO's K'): where an observation leaves little doubt,
+what was drawn early is gone at the end, and a draw without consequence is noise in a gradient. The
+prefix and the language model are computed once a decision, however many steps there are.
 
-Shapes: `H` control steps a chunk, `A` action dimensions, `a` of them active, `K` denoising steps, `K'` of them that may
-be draws, `L` draws.
+Shapes: `H` control steps a chunk, `A` action dimensions, `a` of them active, `K` denoising steps,
+`K'` of them that may be draws, `L` draws.
 """
 
 from __future__ import annotations
@@ -47,9 +48,10 @@ SURROGATE_LIMIT = 3.0
 
 @dataclass(frozen=True)
 class DenoisingSettings:
-    """`samples` noise draws a frame in supervised training, and of a surrogate. With `insulate` the expert's gradient
-    does not reach the language model, which learns actions from the cross-entropy of compressed tokens instead, by
-    `token_weight` (knowledge insulation, Driess et al. 2025). Learned noise lies between `min_noise` and `max_noise`.
+    """`samples` noise draws a frame in supervised training, and of a surrogate. With `insulate` the
+    expert's gradient does not reach the language model, which learns actions from the cross-entropy
+    of compressed tokens instead, by `token_weight` (knowledge insulation, Driess et al. 2025).
+    Learned noise lies between `min_noise` and `max_noise`.
     """
 
     chunk: int
@@ -66,10 +68,12 @@ class DenoisingSettings:
 
 
 class DenoisingPolicy(nn.Module):
-    """A vision-language model and an action expert. After `freeze_prefix` a trace carries the prefix.
+    """A vision-language model and an action expert. After `freeze_prefix` a trace carries the
+    prefix.
 
-    `code` is that of the tokens which teach the model under `token_weight`. With `guidance` other than 1, predictions
-    go that many times as far as the label of the instruction leads (Ho and Salimans 2022).
+    `code` is that of the tokens which teach the model under `token_weight`. With `guidance` other
+    than 1, predictions go that many times as far as the label of the instruction leads (Ho and
+    Salimans 2022).
     """
 
     temperature = 1.0
@@ -93,28 +97,45 @@ class DenoisingPolicy(nn.Module):
                 f"policy.drawn_steps ({settings.drawn_steps}) must lie between 1 and policy.num_steps "
                 f"({process.num_steps}): so many of the last steps may be draws"
             )
-        self.model, self.process, self.normalizer, self.settings = model, process, normalizer, settings
+        self.model, self.process, self.normalizer, self.settings = (
+            model,
+            process,
+            normalizer,
+            settings,
+        )
         self.chunk = settings.chunk
         self.cached_prefix = False
         self.guidance = 1.0
         assert code is not None or settings.token_weight == 0, "the loss of tokens needs their code"
-        self.code, self.writer = code, None if settings.token_weight == 0 else writer_of(model, code)
+        self.code, self.writer = (
+            code,
+            None if settings.token_weight == 0 else writer_of(model, code),
+        )
         self.readout = Readout(model, settings.chunk)
-        self.expert = ActionExpert(model, settings.chunk, normalizer.num_active, settings.width, settings.intermediate)
+        self.expert = ActionExpert(
+            model, settings.chunk, normalizer.num_active, settings.width, settings.intermediate
+        )
         self.value_head = ValueHead(model.width, settings.detach_critic)
         self.register_buffer("times", process.times, persistent=False)
 
     @property
     def num_draws(self) -> int:
-        return 1 if self.settings.exploration in ("one_step", "matching") else self.settings.drawn_steps
+        return (
+            1
+            if self.settings.exploration in ("one_step", "matching")
+            else self.settings.drawn_steps
+        )
 
     @property
     def _first_drawn(self) -> int:
         """The first step of the chain that may be a draw."""
         return self.process.num_steps - self.settings.drawn_steps
 
-    def perceive(self, observation: Observation, trace: Trace | None = None) -> Float[Tensor, "B T D"]:
-        """What the language model has seen, its keys and values in it; from the prefix where a trace carries that."""
+    def perceive(
+        self, observation: Observation, trace: Trace | None = None
+    ) -> Float[Tensor, "B T D"]:
+        """What the language model has seen, its keys and values in it; from the prefix where a
+        trace carries that."""
         if trace is not None and "prefix" in trace:
             return see_once(self.model, self.readout, trace["prefix"], observation)
         return see(self.model, self.readout, self.model.prefix(observation), observation)
@@ -122,12 +143,17 @@ class DenoisingPolicy(nn.Module):
     def _context(self, seen: Float[Tensor, "B T D"], observation: Observation) -> Context:
         return context_of(self.model, self.readout, seen, observation, self.settings.insulate)
 
-    def _guided(self, observation: Observation, trace: Trace | None = None, count: int = 1) -> Context:
-        """The context to act and to score in, every row `count` times; with guidance, that without the label in it."""
+    def _guided(
+        self, observation: Observation, trace: Trace | None = None, count: int = 1
+    ) -> Context:
+        """The context to act and to score in, every row `count` times; with guidance, that without
+        the label in it."""
 
         def found(shown: Observation) -> Context:
             seen = self.perceive(shown, trace).repeat_interleave(count, 0)
-            return self._context(seen, map_rows(shown, lambda tensor: tensor.repeat_interleave(count, 0)))
+            return self._context(
+                seen, map_rows(shown, lambda tensor: tensor.repeat_interleave(count, 0))
+            )
 
         if self.guidance == 1:
             return found(observation)
@@ -139,7 +165,8 @@ class DenoisingPolicy(nn.Module):
     def _predict(
         self, state: Float[Tensor, "B S H a"], time: Float[Tensor, "B S"], context: Context
     ) -> tuple[Float[Tensor, "B S H a"], Float[Tensor, "B S H a"]]:
-        """What the network says, and the standard deviation of learned noise (on a scale of its logarithm)."""
+        """What the network says, and the standard deviation of learned noise (on a scale of its
+        logarithm)."""
         prediction, share = self.expert(state, time, context)
         if context.plain is not None:
             plain, _ = self.expert(state, time, context.plain)
@@ -160,15 +187,22 @@ class DenoisingPolicy(nn.Module):
 
     @torch.no_grad()
     def act(self, observation: Observation, *, greedy: bool = False) -> Decision:
-        """Draw a chunk of actions [B, H, A] (physical units) for every row; greedy: from no noise, without noise."""
+        """Draw a chunk of actions [B, H, A] (physical units) for every row; greedy: from no noise,
+        without noise."""
         prefix = self.model.prefix(observation)
-        start = torch.zeros(len(prefix), self.chunk, self.normalizer.num_active, device=prefix.device)
+        start = torch.zeros(
+            len(prefix), self.chunk, self.normalizer.num_active, device=prefix.device
+        )
         if not greedy:
             start = torch.randn_like(start)
         return self._decided(self._guided(observation, {"prefix": prefix}), prefix, start, greedy)
 
     def _decided(
-        self, context: Context, prefix: Float[Tensor, "B P d"], start: Float[Tensor, "B H a"], greedy: bool
+        self,
+        context: Context,
+        prefix: Float[Tensor, "B P d"],
+        start: Float[Tensor, "B H a"],
+        greedy: bool,
     ) -> Decision:
         if self.settings.exploration == "matching":
             final, trace, logprobs = self._match(start, context)
@@ -190,26 +224,34 @@ class DenoisingPolicy(nn.Module):
 
     @torch.no_grad()
     def redraw(self, observation: Observation, trace: Trace, count: int) -> Decision:
-        """`count` more decisions for every row, from the prefix in its trace; those of a row stand together.
+        """`count` more decisions for every row, from the prefix in its trace; those of a row stand
+        together.
 
-        Those of a row start from the same noise: it is no draw of the policy, and where it differs, so does what is
-        compared.
+        Those of a row start from the same noise: it is no draw of the policy, and where it differs,
+        so does what is compared.
         """
         prefix = trace["prefix"]
-        start = torch.randn(len(prefix), self.chunk, self.normalizer.num_active, device=prefix.device)
+        start = torch.randn(
+            len(prefix), self.chunk, self.normalizer.num_active, device=prefix.device
+        )
         start, prefix = start.repeat_interleave(count, 0), prefix.repeat_interleave(count, 0)
         return self._decided(self._guided(observation, trace, count), prefix, start, greedy=False)
 
     def _chosen_steps(self, rows: int, device: torch.device) -> Int[Tensor, "B L"]:
         """Which steps of the chain are draws."""
         if self.settings.exploration == "one_step":
-            return torch.randint(self._first_drawn, self.process.num_steps, (rows, 1), device=device)
-        return torch.arange(self._first_drawn, self.process.num_steps, device=device).expand(rows, -1)
+            return torch.randint(
+                self._first_drawn, self.process.num_steps, (rows, 1), device=device
+            )
+        return torch.arange(self._first_drawn, self.process.num_steps, device=device).expand(
+            rows, -1
+        )
 
     def _denoise(
         self, state: Float[Tensor, "B H a"], context: Context, greedy: bool
     ) -> tuple[Float[Tensor, "B H a"], dict[str, Tensor], Float[Tensor, "B L"]]:
-        """Walk the chain: its end, the steps that are draws with the states around them, and their log-probs."""
+        """Walk the chain: its end, the steps that are draws with the states around them, and their
+        log-probs."""
         rows = torch.arange(len(state), device=state.device)[:, None]
         steps = self._chosen_steps(len(rows), rows.device)
         if greedy and self.num_draws == 1:
@@ -217,7 +259,8 @@ class DenoisingPolicy(nn.Module):
         states, logprobs = [state], []
         for k, time in enumerate(self.times):
             prediction, spread = (
-                part[:, 0] for part in self._predict(state[:, None], time.expand(len(state), 1), context)
+                part[:, 0]
+                for part in self._predict(state[:, None], time.expand(len(state), 1), context)
             )
             mean, std = self._transition(k, state, prediction, spread)
             moved = self.process.move(k, state, prediction)
@@ -248,8 +291,11 @@ class DenoisingPolicy(nn.Module):
         return state, trace, trace["surrogate"]
 
     def _surrogate(self, trace: Trace, context: Context) -> Float[Tensor, "B 1"]:
-        """Minus the loss of matching, summed over a chunk's numbers, a mean over the kept noise and times."""
-        noised, target = self.process.corrupt(trace["action"][:, None], trace["noise"], trace["time"])
+        """Minus the loss of matching, summed over a chunk's numbers, a mean over the kept noise and
+        times."""
+        noised, target = self.process.corrupt(
+            trace["action"][:, None], trace["noise"], trace["time"]
+        )
         prediction, _ = self._predict(noised, trace["time"], context)
         return -(prediction - target).square().sum((-1, -2)).mean(1, keepdim=True)
 
@@ -262,7 +308,9 @@ class DenoisingPolicy(nn.Module):
         values = self._values(context)
         if self.settings.exploration == "matching":
             change = self._surrogate(trace, context) - trace["surrogate"]
-            return Scores(trace["surrogate"] + change.clamp(-SURROGATE_LIMIT, SURROGATE_LIMIT), None, values)
+            return Scores(
+                trace["surrogate"] + change.clamp(-SURROGATE_LIMIT, SURROGATE_LIMIT), None, values
+            )
         steps, before, after = trace["step"], trace["before"], trace["after"]
         prediction, spread = self._predict(before, self.times[steps], context)
         logprobs = torch.zeros_like(self.times[steps])
@@ -279,10 +327,11 @@ class DenoisingPolicy(nn.Module):
         action_mask: Bool[Tensor, "B H"],
         hidden: Float[Tensor, "B T D"] | None = None,
     ) -> tuple[Float[Tensor, "B H"], Bool[Tensor, "B H"]]:
-        """Squared error of what the expert predicts, a mean over noise draws and values, for every control step.
+        """Squared error of what the expert predicts, a mean over noise draws and values, for every
+        control step.
 
-        Several draws of noise share one pass of the language model, which costs more than all of them; `hidden` where
-        `perceive` has run.
+        Several draws of noise share one pass of the language model, which costs more than all of
+        them; `hidden` where `perceive` has run.
         """
         seen = self.perceive(observation) if hidden is None else hidden
         context = self._context(seen, observation)
@@ -306,8 +355,8 @@ class DenoisingPolicy(nn.Module):
         actions: Float[Tensor, "B H A"],
         action_mask: Bool[Tensor, "B H"],
     ) -> Float[Tensor, "B 1"]:
-        """Cross-entropy of a chunk's compressed tokens, a mean over them, whose gradient does reach the model; 0 where
-        not all of the chunk is to be imitated.
+        """Cross-entropy of a chunk's compressed tokens, a mean over them, whose gradient does reach
+        the model; 0 where not all of the chunk is to be imitated.
         """
         assert self.writer is not None
         assert self.code is not None
@@ -331,8 +380,8 @@ class DenoisingPolicy(nn.Module):
         self.cached_prefix = True
 
     def freeze_model(self) -> None:
-        """Stop training all but the expert and its readers. Traces carry the prefix: keys and values would take ten
-        times as much.
+        """Stop training all but the expert and its readers. Traces carry the prefix: keys and
+        values would take ten times as much.
         """
         for parameter in self.model_parameters():
             parameter.requires_grad_(False)

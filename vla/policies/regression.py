@@ -1,7 +1,8 @@
 """Actions as numbers in one pass (OpenVLA-OFT, Kim et al. 2025): trained by their absolute error.
 
-An L1 error is the log-likelihood of a Laplace distribution around the prediction; with a learned scale it is a policy
-that reinforcement learning can draw from: log p(x) = -|x - mean| / scale - log(2 scale), one draw a number.
+An L1 error is the log-likelihood of a Laplace distribution around the prediction; with a learned
+scale it is a policy that reinforcement learning can draw from: log p(x) = -|x - mean| / scale -
+log(2 scale), one draw a number.
 
 Shapes: `H` control steps a chunk, `A` action dimensions, `a` of them active, `L = H a` draws.
 """
@@ -25,9 +26,10 @@ from vla.types import Decision, Observation, Scores, Trace
 
 
 class RegressionPolicy(nn.Module):
-    """A vision-language model with an MLP on the states of its queries. What is frozen is computed once: a trace
-    carries it (`cached`). `min_scale` keeps draws apart from each other, in units of the normalised action. With
-    `guidance` other than 1, it acts that many times as far as the label of the instruction leads.
+    """A vision-language model with an MLP on the states of its queries. What is frozen is computed
+    once: a trace carries it (`cached`). `min_scale` keeps draws apart from each other, in units of
+    the normalised action. With `guidance` other than 1, it acts that many times as far as the label
+    of the instruction leads.
     """
 
     can_probe = True
@@ -49,7 +51,10 @@ class RegressionPolicy(nn.Module):
         self.readout = Readout(model, chunk)
         values = normalizer.num_active
         self.head = nn.Sequential(
-            nn.LayerNorm(model.width), nn.Linear(model.width, model.width), nn.GELU(), nn.Linear(model.width, values)
+            nn.LayerNorm(model.width),
+            nn.Linear(model.width, model.width),
+            nn.GELU(),
+            nn.Linear(model.width, values),
         )
         self.raw_scale = nn.Parameter(torch.full((chunk, values), -3.0))
         self.value_head = ValueHead(model.width, detach_critic)
@@ -60,12 +65,14 @@ class RegressionPolicy(nn.Module):
 
     @property
     def scale(self) -> Float[Tensor, "H a"]:
-        """Of the Laplace distribution, before the temperature; a fortieth of the actions' range above its least at
-        first, and what the errors of imitation make of it then.
+        """Of the Laplace distribution, before the temperature; a fortieth of the actions' range
+        above its least at first, and what the errors of imitation make of it then.
         """
         return self.min_scale + nn.functional.softplus(self.raw_scale)
 
-    def perceive(self, observation: Observation, trace: Trace | None = None) -> Float[Tensor, "B H d"]:
+    def perceive(
+        self, observation: Observation, trace: Trace | None = None
+    ) -> Float[Tensor, "B H d"]:
         """What the queries have seen; from the trace, where that carries what is frozen."""
         kept = trace or {}
         if "hidden" in kept:
@@ -82,7 +89,8 @@ class RegressionPolicy(nn.Module):
     def _guided(
         self, observation: Observation, hidden: Float[Tensor, "B H d"]
     ) -> tuple[Float[Tensor, "B H a"], Float[Tensor, "B"]]:
-        """The means to act and to score with; what the queries have seen is the same with a label and without."""
+        """The means to act and to score with; what the queries have seen is the same with a label
+        and without."""
         means, values = self._means(observation, hidden)
         if self.guidance != 1:
             plain, _ = self._means(without_label(observation), hidden)
@@ -90,7 +98,10 @@ class RegressionPolicy(nn.Module):
         return means, values
 
     def _scores(
-        self, drawn: Float[Tensor, "B H a"], means: Float[Tensor, "B H a"], values: Float[Tensor, "B"]
+        self,
+        drawn: Float[Tensor, "B H a"],
+        means: Float[Tensor, "B H a"],
+        values: Float[Tensor, "B"],
     ) -> Scores:
         scale = self.scale * self.temperature
         normaliser = (2 * scale).log()
@@ -99,14 +110,17 @@ class RegressionPolicy(nn.Module):
 
     @torch.no_grad()
     def act(self, observation: Observation, *, greedy: bool = False) -> Decision:
-        """Draw a chunk of actions [B, H, A] (physical units) for every row; greedy: the prediction itself."""
+        """Draw a chunk of actions [B, H, A] (physical units) for every row; greedy: the prediction
+        itself."""
         prefix = self.model.prefix(observation)
         hidden = self.perceive(observation, {"prefix": prefix})
         means, values = self._guided(observation, hidden)
         frozen = {"nothing": {}, "prefix": {"prefix": prefix}, "queries": {"hidden": hidden}}
         return self._drawn(means, values, greedy, frozen[self.cached])
 
-    def _drawn(self, means: Float[Tensor, "B H a"], values: Float[Tensor, "B"], greedy: bool, kept: Trace) -> Decision:
+    def _drawn(
+        self, means: Float[Tensor, "B H a"], values: Float[Tensor, "B"], greedy: bool, kept: Trace
+    ) -> Decision:
         drawn = means if greedy else means + self.scale * self.temperature * draw_laplace(means)
         check_finite("actions", drawn)
         logprobs = self._scores(drawn, means, values).logprobs
@@ -124,14 +138,18 @@ class RegressionPolicy(nn.Module):
 
     @torch.no_grad()
     def redraw(self, observation: Observation, trace: Trace, count: int) -> Decision:
-        """`count` more decisions for every row, from what its trace has perceived; those of a row stand together."""
+        """`count` more decisions for every row, from what its trace has perceived; those of a row
+        stand together."""
         found = (*self._guided(observation, trace["hidden"]), trace["hidden"])
         means, values, hidden = (part.repeat_interleave(count, 0) for part in found)
         return self._drawn(means, values, False, {"hidden": hidden})
 
     def score(self, observation: Observation, trace: Trace) -> Scores:
-        """Log-probabilities [B, L], entropies [B, L] and values [B] of stored draws under the present weights."""
-        return self._scores(trace["drawn"], *self._guided(observation, self.perceive(observation, trace)))
+        """Log-probabilities [B, L], entropies [B, L] and values [B] of stored draws under the
+        present weights."""
+        return self._scores(
+            trace["drawn"], *self._guided(observation, self.perceive(observation, trace))
+        )
 
     def imitation_terms(
         self,
@@ -140,10 +158,13 @@ class RegressionPolicy(nn.Module):
         action_mask: Bool[Tensor, "B H"],
         hidden: Float[Tensor, "B H d"] | None = None,
     ) -> tuple[Float[Tensor, "B H"], Bool[Tensor, "B H"]]:
-        """Absolute error of every control step, a mean over its values, plus the likelihood of that error, which moves
-        the scale alone: predictions are those of plain L1 training. `hidden` where `perceive` has run.
+        """Absolute error of every control step, a mean over its values, plus the likelihood of that
+        error, which moves the scale alone: predictions are those of plain L1 training. `hidden`
+        where `perceive` has run.
         """
-        means, _ = self._means(observation, self.perceive(observation) if hidden is None else hidden)
+        means, _ = self._means(
+            observation, self.perceive(observation) if hidden is None else hidden
+        )
         error = (means - self.normalizer.encode(actions)).abs()
         fit = error.detach() / self.scale + (2 * self.scale).log()
         return (error + fit).mean(-1), action_mask
@@ -175,6 +196,7 @@ class RegressionPolicy(nn.Module):
 
 
 def draw_laplace(like: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
-    """Draws of the Laplace distribution with mean 0 and scale 1, by inverting its cumulative distribution."""
+    """Draws of the Laplace distribution with mean 0 and scale 1, by inverting its cumulative
+    distribution."""
     uniform = torch.rand_like(like) - 0.5
     return -uniform.sign() * torch.log1p(-2 * uniform.abs().clamp(max=0.5 - 1e-7))

@@ -34,16 +34,18 @@ from vla.types import Decision, Observation, Scores, Trace
 class TextPolicy(nn.Module):
     """Any causal LM of transformers (or peft around one) under the `Policy` protocol.
 
-    `observation.tokens` is the prompt; the action is the completion, token ids [B, max_new_tokens], right-padded with
-    `pad_id`. A completion that never stops is cut after `max_new_tokens`: the limit is part of the task.
+    `observation.tokens` is the prompt; the action is the completion, token ids [B, max_new_tokens],
+    right-padded with `pad_id`. A completion that never stops is cut after `max_new_tokens`: the
+    limit is part of the task.
 
-    `share_prompts`: rows that begin alike are scored as a tree of tokens, each distinct beginning once (exact, several
-    times faster); it is left off for models with sliding windows. `branches`: attention goes along the branches of one
-    tree, where the model allows it; else trees are bounded by `max_row_tokens`, because their mask is square.
-    `value_head`: a critic on the model's own hidden states, one value a draw, zero at the start; values are None
-    without it. `autocast`: matrix products in this type (bfloat16), weights stay as they are; None: none. `engine`: who
-    draws in place of `generate`. `num_beams`: of beam search, where it is asked for the likeliest and not for a draw; 1
-    is greedy. `threads` draw, and may score, at once.
+    `share_prompts`: rows that begin alike are scored as a tree of tokens, each distinct beginning
+    once (exact, several times faster); it is left off for models with sliding windows. `branches`:
+    attention goes along the branches of one tree, where the model allows it; else trees are bounded
+    by `max_row_tokens`, because their mask is square. `value_head`: a critic on the model's own
+    hidden states, one value a draw, zero at the start; values are None without it. `autocast`:
+    matrix products in this type (bfloat16), weights stay as they are; None: none. `engine`: who
+    draws in place of `generate`. `num_beams`: of beam search, where it is asked for the likeliest
+    and not for a draw; 1 is greedy. `threads` draw, and may score, at once.
     """
 
     def __init__(
@@ -67,7 +69,9 @@ class TextPolicy(nn.Module):
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens ({max_new_tokens}) must be at least 1")
         if not stop_ids:
-            raise ValueError("stop_ids is empty: no completion could end; give at least the end-of-turn token's id")
+            raise ValueError(
+                "stop_ids is empty: no completion could end; give at least the end-of-turn token's id"
+            )
         disable_dropout(model)
         check_model(model)
         self.model = model
@@ -76,7 +80,12 @@ class TextPolicy(nn.Module):
         self.share_prompts = share_prompts and attends_fully(model)
         self.branches = branches and self.share_prompts and allow_branches(model)
         self.max_row_tokens, self.max_logits_bytes = max_row_tokens, max_logits_bytes
-        self.autocast, self.engine, self.num_beams, self.threads = autocast, engine, num_beams, threads
+        self.autocast, self.engine, self.num_beams, self.threads = (
+            autocast,
+            engine,
+            num_beams,
+            threads,
+        )
         self.recall: Recall | None = None
         self.value_head: nn.Linear | None = None
         if value_head:
@@ -87,12 +96,16 @@ class TextPolicy(nn.Module):
 
     @contextmanager
     def recalling(self, max_bytes: int) -> Iterator[None]:
-        """Within the block, what the model computes while it draws is kept (at most `max_bytes`), so that `score` need
-        not compute it again before a weight changes. Only for what is exact: no adapters, one precision, no
-        checkpointing of activations.
+        """Within the block, what the model computes while it draws is kept (at most `max_bytes`),
+        so that `score` need not compute it again before a weight changes. Only for what is exact:
+        no adapters, one precision, no checkpointing of activations.
         """
-        plain = plain_model(self.model) is self.model and self.autocast is None and self.engine is None
-        checkpoints = any(getattr(part, "gradient_checkpointing", False) for part in self.model.modules())
+        plain = (
+            plain_model(self.model) is self.model and self.autocast is None and self.engine is None
+        )
+        checkpoints = any(
+            getattr(part, "gradient_checkpointing", False) for part in self.model.modules()
+        )
         if plain and self.share_prompts and not checkpoints:
             self.recall = Recall(self.model, max_bytes)
         try:
@@ -101,13 +114,18 @@ class TextPolicy(nn.Module):
             self.recall = None
 
     def act(self, observation: Observation, *, greedy: bool = False) -> Decision:
-        """Complete every prompt. `action` and `trace["tokens"]` are the same token ids; `trace["mask"]` is the mask."""
+        """Complete every prompt. `action` and `trace["tokens"]` are the same token ids;
+        `trace["mask"]` is the mask."""
         if greedy and self.num_beams > 1:
             return self._act_by_beams(observation)
         if self.engine is not None:
             return self._act_by(self.engine, observation, greedy)
         recall = None if greedy else self.recall
-        with self._precision(), evaluating(self.model), nullcontext() if recall is None else recall.keeping():
+        with (
+            self._precision(),
+            evaluating(self.model),
+            nullcontext() if recall is None else recall.keeping(),
+        ):
             drawn = generate(
                 self.model,
                 observation.tokens,
@@ -145,15 +163,21 @@ class TextPolicy(nn.Module):
         with self._precision(), evaluating(self.model):
             found = beam_search(self.model, *prompts, self.num_beams, limit, self.stop_ids)
         best = [list(hypotheses[0].tokens) for hypotheses in found]
-        tokens = torch.tensor([ids + [self.pad_id] * (limit - len(ids)) for ids in best], device=prompts[0].device)
+        tokens = torch.tensor(
+            [ids + [self.pad_id] * (limit - len(ids)) for ids in best], device=prompts[0].device
+        )
         sizes = torch.tensor([len(ids) for ids in best], device=tokens.device)
-        trace = {"tokens": tokens, "mask": torch.arange(limit, device=tokens.device) < sizes[:, None]}
+        trace = {
+            "tokens": tokens,
+            "mask": torch.arange(limit, device=tokens.device) < sizes[:, None],
+        }
         scores = self.score(observation, trace)
         check_finite("log-probabilities", scores.logprobs)
         return Decision(tokens, trace, scores.logprobs, trace["mask"], scores.values)
 
     def score(self, observation: Observation, trace: Trace) -> Scores:
-        """Log-probability, entropy and value of every draw in one pass; 0 where nothing was drawn."""
+        """Log-probability, entropy and value of every draw in one pass; 0 where nothing was
+        drawn."""
         mask = trace["mask"]
         with self._precision():
             hidden, slots = self._hidden_before_draws(observation, trace)
@@ -173,7 +197,9 @@ class TextPolicy(nn.Module):
     def value(self, observation: Observation) -> Float[Tensor, "B"]:
         """The critic's estimate before the first draw."""
         with self._precision(), evaluating(self.model):
-            prompts = prefill(self.model, observation.tokens, observation.token_mask, max_new_tokens=0)
+            prompts = prefill(
+                self.model, observation.tokens, observation.token_mask, max_new_tokens=0
+            )
         return self._values(prompts.hidden)
 
     def critic_parameters(self) -> Iterator[nn.Parameter]:
@@ -182,8 +208,8 @@ class TextPolicy(nn.Module):
             yield from self.value_head.parameters()
 
     def _hidden_before_draws(self, observation: Observation, trace: Trace) -> tuple[Tensor, Tensor]:
-        """(hidden states [N, d], [K] the one from which each draw was made, draws in the order of the mask's True
-        entries).
+        """(hidden states [N, d], [K] the one from which each draw was made, draws in the order of
+        the mask's True entries).
         """
         rows = pack_completions(
             observation.tokens,
@@ -217,4 +243,6 @@ class TextPolicy(nn.Module):
 
 def _spread(values: Tensor, mask: Tensor) -> Tensor:
     """[K] values back to the True entries of `mask` [B, L], 0 elsewhere; differentiable."""
-    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)
+    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(
+        mask, values
+    )

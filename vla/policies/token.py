@@ -1,10 +1,13 @@
-"""The RT-2 kind of policy: actions are tokens of the language model's own vocabulary, the last ids of it.
+"""The RT-2 kind of policy: actions are tokens of the language model's own vocabulary, the last ids
+of it.
 
-`decoding="parallel"` asks one query a control step and gets all its action tokens in one pass (OpenVLA-OFT);
-`"autoregressive"` writes token after token with a KV cache. Only ids that mean something for a dimension can be drawn,
-at the policy's temperature, and the same restriction and temperature are used when a trace is scored.
+`decoding="parallel"` asks one query a control step and gets all its action tokens in one pass
+(OpenVLA-OFT); `"autoregressive"` writes token after token with a KV cache. Only ids that mean
+something for a dimension can be drawn, at the policy's temperature, and the same restriction and
+temperature are used when a trace is scored.
 
-Shapes: `H` control steps a chunk, `A` action dimensions, `a` of them active, `L = H a` draws, `K` ids a dimension.
+Shapes: `H` control steps a chunk, `A` action dimensions, `a` of them active, `L = H a` draws, `K`
+ids a dimension.
 """
 
 from __future__ import annotations
@@ -28,8 +31,9 @@ from vla.types import Decision, Observation, Scores, Trace, map_rows
 
 
 class TokenPolicy(nn.Module):
-    """A vision-language model that acts in tokens. What is frozen is computed once: a trace carries it (`cached`). With
-    `guidance` other than 1, the logits of parallel decoding go that many times as far as the instruction's label leads.
+    """A vision-language model that acts in tokens. What is frozen is computed once: a trace carries
+    it (`cached`). With `guidance` other than 1, the logits of parallel decoding go that many times
+    as far as the instruction's label leads.
     """
 
     def __init__(
@@ -76,9 +80,15 @@ class TokenPolicy(nn.Module):
     def _scaled(self, logits: Float[Tensor, "B L K"]) -> Float[Tensor, "B L K"]:
         """Log-probabilities over the ids that mean something, at the policy's temperature."""
         dimension = torch.arange(logits.shape[1], device=logits.device) % self.bins.num_active
-        return (logits / self.temperature).masked_fill(~self.valid[dimension], -torch.inf).log_softmax(-1)
+        return (
+            (logits / self.temperature)
+            .masked_fill(~self.valid[dimension], -torch.inf)
+            .log_softmax(-1)
+        )
 
-    def _planned(self, hidden: Float[Tensor, "B q d"], observation: Observation) -> Float[Tensor, "B q d"]:
+    def _planned(
+        self, hidden: Float[Tensor, "B q d"], observation: Observation
+    ) -> Float[Tensor, "B q d"]:
         """The states of the queries, and in them what they say the instruction comes down to."""
         told = self.model.told(hidden, observation)
         if self.reader is None:
@@ -86,8 +96,11 @@ class TokenPolicy(nn.Module):
         plan = plan_moments(self.model.plan_logits(hidden))
         return hidden + self.reader(plan, self.model.felt(observation), told)
 
-    def perceive(self, observation: Observation, trace: Trace | None = None) -> Float[Tensor, "B q d"]:
-        """What the queries of parallel decoding have seen; from the trace, where that carries what is frozen."""
+    def perceive(
+        self, observation: Observation, trace: Trace | None = None
+    ) -> Float[Tensor, "B q d"]:
+        """What the queries of parallel decoding have seen; from the trace, where that carries what
+        is frozen."""
         kept = trace or {}
         if "hidden" in kept:
             return kept["hidden"]
@@ -97,14 +110,16 @@ class TokenPolicy(nn.Module):
     def _decide(
         self, hidden: Float[Tensor, "B q d"], observation: Observation
     ) -> tuple[Float[Tensor, "B L K"], Float[Tensor, "B d"]]:
-        """Log-probabilities of all draws and the critic's input, from one pass; as learned, without guidance."""
+        """Log-probabilities of all draws and the critic's input, from one pass; as learned, without
+        guidance."""
         logits, states = self._logits(hidden, observation)
         return self._scaled(logits), states.mean(1)
 
     def _guided(
         self, hidden: Float[Tensor, "B q d"], observation: Observation
     ) -> tuple[Float[Tensor, "B L K"], Float[Tensor, "B d"]]:
-        """The same to act and to score with; what the queries have seen is the same with a label and without."""
+        """The same to act and to score with; what the queries have seen is the same with a label
+        and without."""
         logits, states = self._logits(hidden, observation)
         if self.guidance != 1:
             plain, _ = self._logits(hidden, without_label(observation))
@@ -124,18 +139,29 @@ class TokenPolicy(nn.Module):
         mask, (rows, draws) = observation.token_mask, ids.shape
         written = self.model.backbone.embed(ids[:, :-1] + self.first_id)
         start = self.head.queries.to(prefix.dtype).expand(rows, -1, -1)
-        embeddings = torch.cat([prefix, self.model.backbone.embed(observation.tokens), start, written], dim=1)
-        extended = torch.cat([mask, torch.ones(rows, draws, dtype=torch.bool, device=mask.device)], dim=1)
+        embeddings = torch.cat(
+            [prefix, self.model.backbone.embed(observation.tokens), start, written], dim=1
+        )
+        extended = torch.cat(
+            [mask, torch.ones(rows, draws, dtype=torch.bool, device=mask.device)], dim=1
+        )
         seen = torch.arange(prefix.shape[1], device=mask.device).expand(rows, -1)
         positions = torch.cat([seen, text_positions(prefix.shape[1], extended, None)], dim=1)
-        hidden = self.model.backbone(embeddings, attention_mask(prefix.shape[1], extended), positions)
+        hidden = self.model.backbone(
+            embeddings, attention_mask(prefix.shape[1], extended), positions
+        )
         hidden = hidden[:, -draws:]
         first = self._planned(hidden[:, :1], observation)
         states = hidden + (first - hidden[:, :1])
         return self._scaled(self._autoregressive_logits(states)), first[:, 0]
 
-    def _autoregressive_logits(self, hidden: Float[Tensor, "B l d"], first_draw: int = 0) -> Float[Tensor, "B l K"]:
-        which = torch.arange(first_draw, first_draw + hidden.shape[1], device=hidden.device) % self.bins.num_active
+    def _autoregressive_logits(
+        self, hidden: Float[Tensor, "B l d"], first_draw: int = 0
+    ) -> Float[Tensor, "B l K"]:
+        which = (
+            torch.arange(first_draw, first_draw + hidden.shape[1], device=hidden.device)
+            % self.bins.num_active
+        )
         states = self.head.mix(hidden, self.head.dimensions[which].expand_as(hidden))
         return self.model.backbone.logits(states, self.first_id)
 
@@ -150,7 +176,9 @@ class TokenPolicy(nn.Module):
         seen = torch.arange(num_prefix, device=mask.device).expand(rows, -1)
         positions = torch.cat([seen, text_positions(num_prefix, mask, None)], dim=1)
         backbone(embeddings, attention_mask(num_prefix, mask), positions, cache)
-        visible = torch.ones(rows, num_prefix + length + self.num_draws, dtype=torch.bool, device=mask.device)
+        visible = torch.ones(
+            rows, num_prefix + length + self.num_draws, dtype=torch.bool, device=mask.device
+        )
         visible[:, num_prefix : num_prefix + length] = mask
         embedded, position = (
             self.head.queries.to(prefix.dtype).expand(rows, -1, -1),
@@ -199,7 +227,8 @@ class TokenPolicy(nn.Module):
 
     @torch.no_grad()
     def redraw(self, observation: Observation, trace: Trace, count: int) -> Decision:
-        """`count` more decisions for every row, from what its trace has perceived; those of a row stand together."""
+        """`count` more decisions for every row, from what its trace has perceived; those of a row
+        stand together."""
         found, state = self._guided(trace["hidden"], observation)
         distribution = found.repeat_interleave(count, 0)
         ids = draw_ids(distribution, greedy=False)
@@ -224,16 +253,16 @@ class TokenPolicy(nn.Module):
         return self.value_head.parameters()
 
     def freeze_prefix(self) -> None:
-        """Stop training what the prefix depends on; traces carry the prefix from now on, so that it is computed
-        once.
+        """Stop training what the prefix depends on; traces carry the prefix from now on, so that it
+        is computed once.
         """
         for parameter in self.model.prefix_parameters():
             parameter.requires_grad_(False)
         self.cached = "prefix"
 
     def freeze_model(self) -> None:
-        """Stop training all but the head; traces carry what the queries have seen, so that the vision-language model
-        is run once a decision and an update costs next to nothing.
+        """Stop training all but the head; traces carry what the queries have seen, so that the
+        vision-language model is run once a decision and an update costs next to nothing.
 
         Raises ValueError for autoregressive decoding, where every token goes through the model.
         """
@@ -247,7 +276,8 @@ class TokenPolicy(nn.Module):
         self.cached = "queries"
 
     def score(self, observation: Observation, trace: Trace) -> Scores:
-        """Log-probabilities [B, L], entropies [B, L] and values [B] of stored draws under the present weights."""
+        """Log-probabilities [B, L], entropies [B, L] and values [B] of stored draws under the
+        present weights."""
         if self.decoding == "parallel":
             hidden = self.perceive(observation, trace)
             first, number = distinct(hidden, observation)
@@ -262,7 +292,8 @@ class TokenPolicy(nn.Module):
         actions: Float[Tensor, "B H A"],
         hidden: Float[Tensor, "B q d"] | None = None,
     ) -> Float[Tensor, "B L"]:
-        """Log-probabilities of demonstrated actions, for supervised training; `hidden` where `perceive` has run."""
+        """Log-probabilities of demonstrated actions, for supervised training; `hidden` where
+        `perceive` has run."""
         ids = self.bins.encode(actions).flatten(1)
         if self.decoding == "parallel":
             seen = self.perceive(observation) if hidden is None else hidden
@@ -294,7 +325,8 @@ class TokenPolicy(nn.Module):
         ids: Int[Tensor, "B L"],
         number: Int[Tensor, "B"] | None = None,
     ) -> Scores:
-        """Scores of draws `ids`; `number` says which of the rows of `decided` each was drawn from, None: its own."""
+        """Scores of draws `ids`; `number` says which of the rows of `decided` each was drawn from,
+        None: its own."""
         distribution, state = decided
         number = torch.arange(len(ids), device=ids.device) if number is None else number
         probabilities = distribution.exp()
@@ -307,28 +339,35 @@ class TokenPolicy(nn.Module):
         return action_mask.repeat_interleave(self.bins.num_active, dim=1)
 
 
-def distinct(hidden: Float[Tensor, "B q d"], observation: Observation) -> tuple[Int[Tensor, "S"], Int[Tensor, "B"]]:
-    """Several draws from one state stand together and are equal in all but the draw: the first row of each state, and
-    which state every row is from. What was just computed with a gradient is taken as it is.
+def distinct(
+    hidden: Float[Tensor, "B q d"], observation: Observation
+) -> tuple[Int[Tensor, "S"], Int[Tensor, "B"]]:
+    """Several draws from one state stand together and are equal in all but the draw: the first row
+    of each state, and which state every row is from. What was just computed with a gradient is
+    taken as it is.
     """
     rows = torch.arange(len(hidden), device=hidden.device)
     if hidden.requires_grad or len(hidden) < 2:
         return rows, rows
-    parts = [t for t in (hidden.flatten(1), observation.proprio, observation.tokens) if t is not None]
+    parts = [
+        t for t in (hidden.flatten(1), observation.proprio, observation.tokens) if t is not None
+    ]
     new = torch.ones(len(hidden), dtype=torch.bool, device=hidden.device)
     new[1:] = torch.stack([(part[1:] != part[:-1]).any(1) for part in parts]).any(0)
     return rows[new], new.long().cumsum(0) - 1
 
 
 def draw_ids(distribution: Float[Tensor, "*rows K"], greedy: bool) -> Int[Tensor, "*rows"]:
-    """Draw from log-probabilities by inverting the cumulative distribution (15x faster than torch.multinomial on a
-    CPU). Raises FloatingPointError where they are NaN.
+    """Draw from log-probabilities by inverting the cumulative distribution (15x faster than
+    torch.multinomial on a CPU). Raises FloatingPointError where they are NaN.
     """
     check_distribution(distribution)
     if greedy:
         return distribution.argmax(-1)
     cumulative = distribution.exp().cumsum(-1)
-    uniform = torch.rand(*cumulative.shape[:-1], 1, device=cumulative.device, dtype=cumulative.dtype)
+    uniform = torch.rand(
+        *cumulative.shape[:-1], 1, device=cumulative.device, dtype=cumulative.dtype
+    )
     # Rounding must not lift the threshold to the total: the ids above it have probability zero.
     threshold = uniform * cumulative[..., -1:] * (1 - 1e-6)
     return torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)

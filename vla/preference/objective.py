@@ -52,7 +52,8 @@ class PlackettLuce:
 
 @dataclass(frozen=True)
 class KTO:
-    """Kahneman-Tversky optimization on thumbs. `balance` weighs the rarer kind up (`thumbs.balanced_weights`)."""
+    """Kahneman-Tversky optimization on thumbs. `balance` weighs the rarer kind up
+    (`thumbs.balanced_weights`)."""
 
     beta: float
     balance: bool
@@ -94,8 +95,8 @@ def comparison_terms(
 ) -> Float[Tensor, "B"]:
     """A term for each comparison; columns from best to worst, log-probabilities summed over tokens.
 
-    Losses on pairs take the first and the last that is present. `ref_logprobs` is not read where no reference is
-    needed, `margins` where the objective uses none (`uses_margin`).
+    Losses on pairs take the first and the last that is present. `ref_logprobs` is not read where no
+    reference is needed, `margins` where the objective uses none (`uses_margin`).
     """
     if isinstance(objective, PlackettLuce):
         return plackett_luce_terms(objective.beta * (logprobs - ref_logprobs), present)

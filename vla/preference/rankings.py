@@ -1,4 +1,5 @@
-"""Losses on ranked lists of any length (Plackett-Luce), and the reward model's pairwise loss (Bradley-Terry)."""
+"""Losses on ranked lists of any length (Plackett-Luce), and the reward model's pairwise loss
+(Bradley-Terry)."""
 
 from __future__ import annotations
 
@@ -8,13 +9,15 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 
-def plackett_luce_terms(scores: Float[Tensor, "B K"], present: Bool[Tensor, "B K"]) -> Float[Tensor, "B"]:
-    """-log P(ranking) = -sum_k (s_k - log sum_{j >= k} exp s_j), columns from best to worst (Plackett 1975; Luce
-    1959).
+def plackett_luce_terms(
+    scores: Float[Tensor, "B K"], present: Bool[Tensor, "B K"]
+) -> Float[Tensor, "B"]:
+    """-log P(ranking) = -sum_k (s_k - log sum_{j >= k} exp s_j), columns from best to worst
+    (Plackett 1975; Luce 1959).
 
-    Scores beta (log pi - log ref) make it DPO's form for rankings (Rafailov 2023, eq. 18), scores of a reward model
-    Ouyang's for lists. `present` is False where a list is shorter; absent columns stand last. With two columns it is
-    -log sigma(s_1 - s_2).
+    Scores beta (log pi - log ref) make it DPO's form for rankings (Rafailov 2023, eq. 18), scores
+    of a reward model Ouyang's for lists. `present` is False where a list is shorter; absent columns
+    stand last. With two columns it is -log sigma(s_1 - s_2).
     """
     masked = scores.masked_fill(~present, -torch.inf)
     rest = masked.flip(1).logcumsumexp(1).flip(1)
@@ -29,8 +32,8 @@ def bradley_terry_terms(
 ) -> Float[Tensor, "*B"]:
     """-log sigma(r_c - r_r - margin) + centring (r_c + r_r)^2.
 
-    Bradley and Terry 1952; margin as in Touvron 2023 (Llama 2, eq. 2); centring keeps rewards near 0 (Eisenstein
-    2023), .01 is usual.
+    Bradley and Terry 1952; margin as in Touvron 2023 (Llama 2, eq. 2); centring keeps rewards near
+    0 (Eisenstein 2023), .01 is usual.
     """
     difference = chosen - rejected if margin is None else chosen - rejected - margin
     terms = -logsigmoid(difference)
@@ -43,11 +46,11 @@ def pairwise_terms(
     centring: float = 0.0,
     margins: Float[Tensor, "B"] | None = None,
 ) -> Float[Tensor, "B"]:
-    """Bradley-Terry's loss averaged over all pairs of a ranking, columns from best to worst; absent columns stand last.
-    `margins`: what each ranking asks of its pairs.
+    """Bradley-Terry's loss averaged over all pairs of a ranking, columns from best to worst; absent
+    columns stand last. `margins`: what each ranking asks of its pairs.
 
-    All pairs of a prompt go into one step and weigh as much as one, lest the longest rankings be overfitted (Ouyang
-    2022, eq. 1).
+    All pairs of a prompt go into one step and weigh as much as one, lest the longest rankings be
+    overfitted (Ouyang 2022, eq. 1).
     """
     better, worse, counts = ranked_pairs(rewards, present)
     margin = None if margins is None else margins[:, None].expand_as(better)
@@ -58,13 +61,17 @@ def pairwise_terms(
 def ranked_pairs(
     rewards: Float[Tensor, "B K"], present: Bool[Tensor, "B K"]
 ) -> tuple[Float[Tensor, "B P"], Float[Tensor, "B P"], Bool[Tensor, "B P"]]:
-    """(rewards of the better, of the worse, whether both are there) of all pairs, columns from best to worst."""
+    """(rewards of the better, of the worse, whether both are there) of all pairs, columns from best
+    to worst."""
     first, second = torch.triu_indices(rewards.shape[1], rewards.shape[1], 1, device=rewards.device)
     return rewards[:, first], rewards[:, second], present[:, second]
 
 
-def ranks_from_scores(scores: Float[Tensor, "K"], min_margin: float = 0.0) -> tuple[int, int] | None:
-    """(best, worst) of K scored completions; None when they differ by `min_margin` or less, or a score is NaN."""
+def ranks_from_scores(
+    scores: Float[Tensor, "K"], min_margin: float = 0.0
+) -> tuple[int, int] | None:
+    """(best, worst) of K scored completions; None when they differ by `min_margin` or less, or a
+    score is NaN."""
     if bool(scores.isnan().any()):
         return None
     best, worst = int(scores.argmax()), int(scores.argmin())

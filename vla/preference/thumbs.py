@@ -20,30 +20,36 @@ def kto_terms(
     liked_weight: float = 1.0,
     disliked_weight: float = 1.0,
 ) -> Float[Tensor, "B"]:
-    """liked: w (1 - sigma(beta (r - z))), disliked: w (1 - sigma(beta (z - r))), with r = log pi - log ref summed over
-    the completion.
+    """liked: w (1 - sigma(beta (r - z))), disliked: w (1 - sigma(beta (z - r))), with r = log pi -
+    log ref summed over the completion.
 
     Ethayarajh 2024, eq. 8. `baseline` z (`kto_baseline`) carries no gradient.
     """
     check_beta(beta)
     gain = beta * (logprobs - ref_logprobs - baseline.detach())
-    return torch.where(liked, liked_weight * torch.sigmoid(-gain), disliked_weight * torch.sigmoid(gain))
+    return torch.where(
+        liked, liked_weight * torch.sigmoid(-gain), disliked_weight * torch.sigmoid(gain)
+    )
 
 
-def kto_baseline(mismatched: Float[Tensor, "B"], ref_mismatched: Float[Tensor, "B"]) -> Float[Tensor, ""]:
-    """z = max(0, mean of log pi - log ref) over completions put behind another prompt: an estimate of the KL (section
-    4.1).
+def kto_baseline(
+    mismatched: Float[Tensor, "B"], ref_mismatched: Float[Tensor, "B"]
+) -> Float[Tensor, ""]:
+    """z = max(0, mean of log pi - log ref) over completions put behind another prompt: an estimate
+    of the KL (section 4.1).
 
     Raises ValueError for a batch of one, in which there is no other prompt.
     """
     if len(mismatched) < 2:
-        raise ValueError(f"batch_size ({len(mismatched)}) must be at least 2 for kto: its baseline pairs other prompts")
+        raise ValueError(
+            f"batch_size ({len(mismatched)}) must be at least 2 for kto: its baseline pairs other prompts"
+        )
     return (mismatched - ref_mismatched).mean().clamp(min=0).detach()
 
 
 def next_others(prompts: Sequence[Hashable]) -> list[int]:
-    """Whose completion stands behind each prompt when the baseline is estimated: that of the first row after it, going
-    round, that has another prompt.
+    """Whose completion stands behind each prompt when the baseline is estimated: that of the first
+    row after it, going round, that has another prompt.
 
     Raises ValueError where all prompts are the same.
     """
@@ -62,8 +68,8 @@ def next_others(prompts: Sequence[Hashable]) -> list[int]:
 
 
 def balanced_weights(num_liked: int, num_disliked: int) -> tuple[float, float]:
-    """(liked, disliked) weights with liked_weight n_liked / (disliked_weight n_disliked) in [1, 4/3], the larger class
-    at 1 (eq. 9).
+    """(liked, disliked) weights with liked_weight n_liked / (disliked_weight n_disliked) in [1,
+    4/3], the larger class at 1 (eq. 9).
     """
     if num_liked == 0 or num_disliked == 0:
         raise ValueError(

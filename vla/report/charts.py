@@ -1,4 +1,5 @@
-"""Charts as SVG inside a page: crisp at any size, in the page's colours, readable without a script."""
+"""Charts as SVG inside a page: crisp at any size, in the page's colours, readable without a
+script."""
 
 from __future__ import annotations
 
@@ -56,13 +57,24 @@ def number(value: float) -> str:
 
 
 def line_chart(
-    title: str, unit: str, x_label: str, curves: Sequence[Curve], bounds: tuple[float, float] | None = None
+    title: str,
+    unit: str,
+    x_label: str,
+    curves: Sequence[Curve],
+    bounds: tuple[float, float] | None = None,
 ) -> str:
-    """Curves over x, each with a band where it has one; nothing when there is no point. `bounds` fixes the y axis."""
+    """Curves over x, each with a band where it has one; nothing when there is no point. `bounds`
+    fixes the y axis."""
     shown = [curve for curve in curves if len(curve.x)]
     if not shown:
         return ""
-    values = [v for c in shown for part in (c.y, c.low or (), c.high or ()) for v in part if math.isfinite(v)]
+    values = [
+        v
+        for c in shown
+        for part in (c.y, c.low or (), c.high or ())
+        for v in part
+        if math.isfinite(v)
+    ]
     if not values:
         return ""
     xs = [v for c in shown for v in c.x]
@@ -72,7 +84,9 @@ def line_chart(
     parts = [*rules(y_ticks, y_axis), *x_marks(x_axis, x_label)]
     for i, curve in enumerate(shown):
         parts.append(drawn(curve, x_axis, y_axis, f"var(--c{i % NUM_COLOURS})"))
-    return framed(title, unit, legend([c.name for c in shown]) if len(shown) > 1 else "", parts, WIDTH, HEIGHT)
+    return framed(
+        title, unit, legend([c.name for c in shown]) if len(shown) > 1 else "", parts, WIDTH, HEIGHT
+    )
 
 
 def padded(low: float, high: float) -> tuple[float, float]:
@@ -94,16 +108,24 @@ def rules(marks: Sequence[float], y_axis: Axis) -> list[str]:
 
 def x_marks(x_axis: Axis, label: str) -> list[str]:
     """Whole numbers along the foot, and what they count."""
-    inside = [v for v in ticks(x_axis.first, x_axis.last, 6) if x_axis.first <= v <= x_axis.last and v == round(v)]
-    marks = [
-        f'<text x="{x_axis(v):.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{number(v)}</text>' for v in inside
+    inside = [
+        v
+        for v in ticks(x_axis.first, x_axis.last, 6)
+        if x_axis.first <= v <= x_axis.last and v == round(v)
     ]
-    return [*marks, f'<text x="{WIDTH - RIGHT}" y="{HEIGHT + 2}" text-anchor="end">{escape(label)}</text>']
+    marks = [
+        f'<text x="{x_axis(v):.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{number(v)}</text>'
+        for v in inside
+    ]
+    return [
+        *marks,
+        f'<text x="{WIDTH - RIGHT}" y="{HEIGHT + 2}" text-anchor="end">{escape(label)}</text>',
+    ]
 
 
 def drawn(curve: Curve, x_axis: Axis, y_axis: Axis, colour: str) -> str:
-    """A curve with its band; few points are marked, each tells its value when pointed at. Two points, or one, are marks
-    with bars: nobody has measured what lies between them.
+    """A curve with its band; few points are marked, each tells its value when pointed at. Two
+    points, or one, are marks with bars: nobody has measured what lies between them.
     """
     good = [i for i, v in enumerate(curve.y) if math.isfinite(v)]
     points = [(x_axis(curve.x[i]), y_axis(curve.y[i])) for i in good]
@@ -130,7 +152,8 @@ def drawn(curve: Curve, x_axis: Axis, y_axis: Axis, colour: str) -> str:
 
 @dataclass(frozen=True)
 class Interval:
-    """A rate with its interval, in a row of its own: `group` decides the colour, `text` stands at the right."""
+    """A rate with its interval, in a row of its own: `group` decides the colour, `text` stands at
+    the right."""
 
     name: str
     group: str
@@ -141,7 +164,8 @@ class Interval:
 
 
 def interval_chart(title: str, unit: str, rows: Sequence[Interval]) -> str:
-    """Rates as dots with their intervals on a common axis from 0 to 100 %, a row for each name and group."""
+    """Rates as dots with their intervals on a common axis from 0 to 100 %, a row for each name and
+    group."""
     if not rows:
         return ""
     groups = list(dict.fromkeys(row.group for row in rows))
@@ -156,18 +180,27 @@ def interval_chart(title: str, unit: str, rows: Sequence[Interval]) -> str:
     before = None
     for i, row in enumerate(rows):
         y, colour = 16 + step * i, f"var(--c{groups.index(row.group) % NUM_COLOURS})"
-        name = "" if row.name == before else f'<text class=name x="0" y="{y + 4}">{escape(row.name)}</text>'
+        name = (
+            ""
+            if row.name == before
+            else f'<text class=name x="0" y="{y + 4}">{escape(row.name)}</text>'
+        )
         before = row.name
         parts.append(
             f'{name}<line x1="{axis(row.low):.1f}" x2="{axis(row.high):.1f}" y1="{y}" y2="{y}" stroke="{colour}" '
             f'stroke-width="5" stroke-linecap="round" opacity=".3"/><circle cx="{axis(row.rate):.1f}" cy="{y}" r="5" '
             f'fill="{colour}"/><text x="{width - right + 22}" y="{y + 4}">{escape(row.text)}</text>'
         )
-    return framed(title, unit, legend(groups) if len(groups) > 1 else "", parts, width, height, full=True)
+    return framed(
+        title, unit, legend(groups) if len(groups) > 1 else "", parts, width, height, full=True
+    )
 
 
-def share_chart(title: str, seconds: Mapping[str, float], parts: Mapping[str, Mapping[str, float]]) -> str:
-    """Where the time went: a bar for each stage, cut into its parts, longest names first come first."""
+def share_chart(
+    title: str, seconds: Mapping[str, float], parts: Mapping[str, Mapping[str, float]]
+) -> str:
+    """Where the time went: a bar for each stage, cut into its parts, longest names first come
+    first."""
     total = max(sum(seconds.values()), 1e-9)
     rows = [(name, value) for name, value in seconds.items() if value >= 0.005 * total]
     if not rows:
@@ -177,7 +210,9 @@ def share_chart(title: str, seconds: Mapping[str, float], parts: Mapping[str, Ma
     drawn_rows, height = [], 8 + step * len(rows)
     for i, (name, value) in enumerate(rows):
         y, at = 4 + step * i, 0.0
-        drawn_rows.append(f'<text class=name x="0" y="{y + 15}">{escape(name.replace("_", " "))}</text>')
+        drawn_rows.append(
+            f'<text class=name x="0" y="{y + 15}">{escape(name.replace("_", " "))}</text>'
+        )
         for j, (part, size) in enumerate((parts.get(name) or {"": value}).items()):
             colour = "var(--line)" if part == "other" else f"var(--c{j % NUM_COLOURS})"
             wide = axis(at + size) - axis(at)
@@ -201,12 +236,21 @@ def share_chart(title: str, seconds: Mapping[str, float], parts: Mapping[str, Ma
 def legend(names: Sequence[str]) -> str:
     """Colours and what they stand for."""
     marks = [
-        f'<span><i style="background:var(--c{i % NUM_COLOURS})"></i>{escape(n)}</span>' for i, n in enumerate(names)
+        f'<span><i style="background:var(--c{i % NUM_COLOURS})"></i>{escape(n)}</span>'
+        for i, n in enumerate(names)
     ]
     return f"<div class=legend>{''.join(marks)}</div>"
 
 
-def framed(title: str, unit: str, key: str, parts: Sequence[str], width: int, height: int, full: bool = False) -> str:
+def framed(
+    title: str,
+    unit: str,
+    key: str,
+    parts: Sequence[str],
+    width: int,
+    height: int,
+    full: bool = False,
+) -> str:
     """A figure with its caption."""
     classes = "chart full" if full else "chart"
     return (

@@ -1,4 +1,5 @@
-"""A page that opens from disk: one HTML file, its style, pictures and videos inside, light and dark."""
+"""A page that opens from disk: one HTML file, its style, pictures and videos inside, light and
+dark."""
 
 from __future__ import annotations
 
@@ -46,11 +47,15 @@ def folded(title: str, *parts: str) -> str:
 
 
 def show(value: Any) -> str:
-    """A value as HTML: markup as it is, numbers to four digits, mappings in lines, everything else escaped."""
+    """A value as HTML: markup as it is, numbers to four digits, mappings in lines, everything else
+    escaped."""
     if isinstance(value, Markup):
         return str(value)
     if isinstance(value, Mapping):
-        return "<br>".join(f"{escape(str(key))}: {show(item)}" for key, item in value.items()) or "none"
+        return (
+            "<br>".join(f"{escape(str(key))}: {show(item)}" for key, item in value.items())
+            or "none"
+        )
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "–"}[value]
     if isinstance(value, float):
@@ -62,7 +67,9 @@ def show(value: Any) -> str:
 
 def facts(values: Mapping[str, Any]) -> str:
     """{name: value} as a list of two columns; values that are mappings are shown in lines."""
-    rows = "".join(f"<dt>{escape(name)}</dt><dd>{show(value)}</dd>" for name, value in values.items())
+    rows = "".join(
+        f"<dt>{escape(name)}</dt><dd>{show(value)}</dd>" for name, value in values.items()
+    )
     return f"<dl>{rows}</dl>" if rows else ""
 
 
@@ -71,7 +78,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]], classes: str = "
     if not rows:
         return ""
     head = "".join(f"<th>{show(name)}</th>" for name in header)
-    body = "".join("<tr>" + "".join(f"<td>{show(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{show(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
     return f'<div class=wide><table class="{classes}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 

@@ -1,4 +1,5 @@
-"""The report of a robot run: one page made from what stands in its folder, so that it can be made anew at any time."""
+"""The report of a robot run: one page made from what stands in its folder, so that it can be made
+anew at any time."""
 
 from __future__ import annotations
 
@@ -34,19 +35,27 @@ from vla.train.run_folder import RunFolder, read_sessions
 CURVES: tuple[tuple[str, str, dict[str, str]], ...] = (
     ("Return", "a trajectory", {"return_mean": "return"}),
     ("Entropy", "nats a draw", {"entropy": "entropy"}),
-    ("Step size", "KL, nats a draw", {"approx_kl": "to the acting policy", "kl_reference": "to the reference"}),
+    (
+        "Step size",
+        "KL, nats a draw",
+        {"approx_kl": "to the acting policy", "kl_reference": "to the reference"},
+    ),
     ("Trust region", "KL, nats a decision", {"step_kl": "of a step"}),
     ("Clipped", "share of draws", {"clip_fraction": "clip fraction"}),
     ("Ratios", "after over before", {"ratio_max": "largest", "ratio_min": "smallest"}),
     (
         "Critic",
         "",
-        {"explained_variance": "explained variance", "critic_explained_variance": "of the critic of branches"},
+        {
+            "explained_variance": "explained variance",
+            "critic_explained_variance": "of the critic of branches",
+        },
     ),
     ("Gradient", "norm before clipping", {"grad_norm": "mean", "grad_norm_max": "largest"}),
     ("Acting against scoring", "nats", {"logprob_gap_max": "largest gap"}),
 )
-"""Curves over RL iterations: title, unit, {metric: name}; those whose metrics are not there are left out."""
+"""Curves over RL iterations: title, unit, {metric: name}; those whose metrics are not there are
+left out."""
 REACHED = "reached_"
 """What the share of trajectories is logged under that ever fulfilled a term of the task."""
 
@@ -54,7 +63,9 @@ REACHED = "reached_"
 def write_report(folder: Path) -> Path:
     """Write `report.html` into the folder of a run, finished or not."""
     path = folder / "report.html"
-    with reading(f"{folder} (config.yaml, results.json, metrics.jsonl)", "restore the file that is damaged"):
+    with reading(
+        f"{folder} (config.yaml, results.json, metrics.jsonl)", "restore the file that is damaged"
+    ):
         text = report_page(folder)
     write_atomically(path, text)
     return path
@@ -67,20 +78,37 @@ def report_page(folder: Path) -> str:
     stages, records = results.get("stages", {}), read_metrics(folder)
     parts = [
         tiles(headline(results)),
-        section("Before and after", interval_chart("Success on held-out starts", "95 % Wilson interval", ends(stages)),
-                comparisons(results), note=once_or_twice(stages)),
-        section("Reinforcement learning", *rl_charts(of_stage(records, "rl"), config), note=ended_by(results)),
+        section(
+            "Before and after",
+            interval_chart("Success on held-out starts", "95 % Wilson interval", ends(stages)),
+            comparisons(results),
+            note=once_or_twice(stages),
+        ),
+        section(
+            "Reinforcement learning",
+            *rl_charts(of_stage(records, "rl"), config),
+            note=ended_by(results),
+        ),
         section("Supervised fine-tuning", grid(*sft_charts(of_stage(records, "sft")))),
-        section("Answers in words", answers(stages), note="One held-out question a scene, the same each time."),
+        section(
+            "Answers in words",
+            answers(stages),
+            note="One held-out question a scene, the same each time.",
+        ),
         section("Texts", texts(stages), note="Perplexity of held-out texts, lower is better."),
         section("Grounding", grid(*grounding_charts(records))),
-        section("What it looks like", videos(films(folder)),
-                note=Markup("The first wins and failures. Episodes in step with what the policy thought: "
-                            f"<code>python scripts/view_rollouts.py {escape(str(folder))}</code>")),
+        section(
+            "What it looks like",
+            videos(films(folder)),
+            note=Markup(
+                "The first wins and failures. Episodes in step with what the policy thought: "
+                f"<code>python scripts/view_rollouts.py {escape(str(folder))}</code>"
+            ),
+        ),
         section("Where the time went", time_chart(results.get("seconds", {}))),
         section("Data", facts(data_card(folder, stages))),
         how_it_was_made(folder, config, sessions, results, {"starts": starts_of(folder)}),
-    ]  # fmt: skip
+    ]
     over = "finished" if "evaluation_after" in stages else "not finished"
     return page(title_of(config), lead_of(sessions, over), parts)
 
@@ -102,13 +130,19 @@ def headline(results: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
             found[f"Success{told}, greedy"] = (f"{100 * greedy['rate']:.1f} %", counts(greedy))
     test = results.get("comparison", {}).get("greedy")
     if test:
-        found["Gained by RL"] = (points(test["difference"]), f"points; McNemar exact p = {test['mcnemar_exact_p']:.2g}")
+        found["Gained by RL"] = (
+            points(test["difference"]),
+            f"points; McNemar exact p = {test['mcnemar_exact_p']:.2g}",
+        )
     seconds = results.get("seconds", {}).get("total")
     if seconds:
         found["Time"] = spent_on(seconds, results.get("peak_memory_bytes", 0))
     size = results.get("model", {}).get("num_parameters")
     if size:
-        found["Model"] = (f"{size / 1e6:.1f} M", f"parameters; {results['model']['num_draws']} draws a decision")
+        found["Model"] = (
+            f"{size / 1e6:.1f} M",
+            f"parameters; {results['model']['num_draws']} draws a decision",
+        )
     return dict(list(found.items())[:5])
 
 
@@ -120,12 +154,17 @@ def counts(rate: Mapping[str, Any]) -> str:
 def ends(stages: Mapping[str, Any]) -> list[Interval]:
     """Success before and after, by decoding."""
     return [
-        Interval(f"{when} RL", decoding, rate["rate"], *rate["wilson_95"],
-                 f"{100 * rate['rate']:.1f} %  ({rate['successes']}/{rate['num_starts']})")
+        Interval(
+            f"{when} RL",
+            decoding,
+            rate["rate"],
+            *rate["wilson_95"],
+            f"{100 * rate['rate']:.1f} %  ({rate['successes']}/{rate['num_starts']})",
+        )
         for when in ("before", "after")
         for decoding in ("greedy", "sampled")
         if (rate := stages.get(f"evaluation_{when}", {}).get(decoding))
-    ]  # fmt: skip
+    ]
 
 
 def once_or_twice(stages: Mapping[str, Any]) -> str:
@@ -142,7 +181,11 @@ def comparisons(results: Mapping[str, Any]) -> str:
 
 def answers(stages: Mapping[str, Any]) -> str:
     """How many questions the model answers right, before and after training moved it."""
-    found = [values for name, values in stages.items() if name.startswith("answers_") and "text" in values]
+    found = [
+        values
+        for name, values in stages.items()
+        if name.startswith("answers_") and "text" in values
+    ]
     rows = [(each["when"], each["text"], each.get("against_before", "")) for each in found]
     return table(("", "right", "against before SFT"), rows)
 
@@ -156,7 +199,8 @@ def texts(stages: Mapping[str, Any]) -> str:
 
 
 def rl_charts(records: Records, config: Mapping[str, Any]) -> list[str]:
-    """Success with its interval first, then how far trajectories come, then the health of the updates."""
+    """Success with its interval first, then how far trajectories come, then the health of the
+    updates."""
     if not records:
         return []
     steps = [r["step"] for r in records]
@@ -165,15 +209,30 @@ def rl_charts(records: Records, config: Mapping[str, Any]) -> list[str]:
     curves = [
         rate_curve("training starts, sampled", records, "success", sizes),
         rate_curve("training starts, greedy", records, "greedy_success", sizes),
-        rate_curve("validation starts, greedy", records, "validation_success", [quick] * len(records)),
+        rate_curve(
+            "validation starts, greedy", records, "validation_success", [quick] * len(records)
+        ),
     ]
     reached = dict.fromkeys(name for r in records for name in r if name.startswith(REACHED))
     terms = [curve(name.removeprefix(REACHED), records, name) for name in reached]
-    stages = line_chart("How far trajectories come", "share that fulfilled a term", "iteration", terms, (0.0, 1.0))
-    lengths = [r["control_steps"] / n if "control_steps" in r else float("nan") for r, n in zip(records, sizes)]
-    length = line_chart("Length", "control steps a trajectory", "iteration", [Curve("length", steps, lengths)])
+    stages = line_chart(
+        "How far trajectories come", "share that fulfilled a term", "iteration", terms, (0.0, 1.0)
+    )
+    lengths = [
+        r["control_steps"] / n if "control_steps" in r else float("nan")
+        for r, n in zip(records, sizes)
+    ]
+    length = line_chart(
+        "Length", "control steps a trajectory", "iteration", [Curve("length", steps, lengths)]
+    )
     return [
-        grid(success_chart(curves), stages, *(chart(records, *which) for which in CURVES), length, throughput(records))
+        grid(
+            success_chart(curves),
+            stages,
+            *(chart(records, *which) for which in CURVES),
+            length,
+            throughput(records),
+        )
     ]
 
 
@@ -185,7 +244,12 @@ def throughput(records: Records) -> str:
         if two.get("control_steps") and two.get("seconds", 0) > one.get("seconds", 0)
     ]
     found = Curve("throughput", [step for step, _ in pairs], [rate for _, rate in pairs])
-    return line_chart("Throughput", "control steps a second, updates and evaluations counted", "iteration", [found])
+    return line_chart(
+        "Throughput",
+        "control steps a second, updates and evaluations counted",
+        "iteration",
+        [found],
+    )
 
 
 def sft_charts(records: Records) -> list[str]:
@@ -200,7 +264,13 @@ def grounding_charts(records: Records) -> list[str]:
     """What was learned by answering questions, by part."""
     parts = dict.fromkeys(r["stage"] for r in records if r["stage"].startswith("grounding"))
     return [
-        chart(of_stage(records, part), part.replace("_", " ").capitalize(), "", {"loss": "loss"}, "step")
+        chart(
+            of_stage(records, part),
+            part.replace("_", " ").capitalize(),
+            "",
+            {"loss": "loss"},
+            "step",
+        )
         for part in parts
     ]
 
@@ -212,7 +282,10 @@ def films(folder: Path) -> dict[str, Path]:
     for path in (folder / "videos").glob("*.mp4"):
         when, _, rest = path.stem.partition("-")
         verdict, _, seed = rest.partition("-")
-        found[(order.get(when, 2), order.get(verdict, 2), seed)] = (f"{when} RL, {verdict}, start {seed}", path)
+        found[(order.get(when, 2), order.get(verdict, 2), seed)] = (
+            f"{when} RL, {verdict}, start {seed}",
+            path,
+        )
     return dict(found[key] for key in sorted(found))
 
 
@@ -226,9 +299,15 @@ def data_card(folder: Path, stages: Mapping[str, Any]) -> dict[str, Any]:
         "marked as failures": known.get("num_failures"),
         "frames": info.get("total_frames", known.get("num_frames")),
         "rate": f"{info['fps']} a second" if "fps" in info else None,
-        "cameras": [name.removeprefix("observation.images.") for name in info.get("features", {}) if "images" in name],
+        "cameras": [
+            name.removeprefix("observation.images.")
+            for name in info.get("features", {})
+            if "images" in name
+        ],
         "made by": source or None,
-        "format": f"LeRobotDataset {info['codebase_version']}" if "codebase_version" in info else None,
+        "format": f"LeRobotDataset {info['codebase_version']}"
+        if "codebase_version" in info
+        else None,
         "stands in": folder / "demonstrations" if info else None,
         "to know": known.get("notes"),
     }

@@ -1,5 +1,5 @@
-"""What the report of any run is made of: curves over its records, rates with intervals, where the time went, and what
-it takes to repeat it.
+"""What the report of any run is made of: curves over its records, rates with intervals, where the
+time went, and what it takes to repeat it.
 """
 
 from __future__ import annotations
@@ -60,9 +60,13 @@ def curve(name: str, records: Records, key: str) -> Curve:
     return Curve(name, [r["step"] for r in there], [r[key] for r in there])
 
 
-def chart(records: Records, title: str, unit: str, names: Mapping[str, str], x_label: str = "iteration") -> str:
+def chart(
+    records: Records, title: str, unit: str, names: Mapping[str, str], x_label: str = "iteration"
+) -> str:
     """A chart of those metrics that are there."""
-    return line_chart(title, unit, x_label, [curve(label, records, key) for key, label in names.items()])
+    return line_chart(
+        title, unit, x_label, [curve(label, records, key) for key, label in names.items()]
+    )
 
 
 def rate_curve(name: str, records: Records, key: str, sizes: Sequence[int]) -> Curve:
@@ -84,7 +88,8 @@ def rates_over(name: str, rates: Sequence[tuple[float, SuccessRate]]) -> Curve:
 
 
 def success_chart(curves: Sequence[Curve]) -> str:
-    """Success over iterations; the axis ends at a round bound above all intervals, so that no curve is a flat line."""
+    """Success over iterations; the axis ends at a round bound above all intervals, so that no curve
+    is a flat line."""
     top = max((v for c in curves for v in (c.high or ())), default=1.0)
     bound = next(bound for bound in (0.1, 0.2, 0.5, 1.0) if top <= bound + 1e-9)
     return line_chart("Success", "with 95 % Wilson intervals", "iteration", curves, (0.0, bound))
@@ -94,30 +99,41 @@ def time_chart(seconds: Mapping[str, float]) -> str:
     """A bar for each stage, cut into its parts."""
     stages = {name: value for name, value in seconds.items() if "/" not in name and name != "total"}
     parts = {
-        stage: {path.split("/")[1]: v for path, v in seconds.items() if path.rpartition("/")[0] == stage}
+        stage: {
+            path.split("/")[1]: v for path, v in seconds.items() if path.rpartition("/")[0] == stage
+        }
         for stage in stages
     }
     return share_chart("Time by stage", stages, parts)
 
 
 def how_it_was_made(
-    folder: Path, settings: Mapping[str, Any], sessions: Records, results: Mapping[str, Any], more: Mapping[str, Any]
+    folder: Path,
+    settings: Mapping[str, Any],
+    sessions: Records,
+    results: Mapping[str, Any],
+    more: Mapping[str, Any],
 ) -> str:
-    """What it takes to repeat the run: command, commit, machine, libraries, every setting; `more` facts of its kind."""
+    """What it takes to repeat the run: command, commit, machine, libraries, every setting; `more`
+    facts of its kind."""
     last = sessions[-1]
     commit = f"{last.get('commit')}{', with uncommitted changes' if last.get('uncommitted_changes') else ''}"
     made = {
         "commit": commit,
         "machine": last.get("machine"),
-        "libraries": ", ".join(f"{name} {version}" for name, version in last.get("libraries", {}).items()),
+        "libraries": ", ".join(
+            f"{name} {version}" for name, version in last.get("libraries", {}).items()
+        ),
         "sessions": len(sessions),
         **more,
         "folder": folder,
     }
     every = Markup(command(yaml.safe_dump(without_secrets(settings), sort_keys=False, width=110)))
     return section(
-        "How it was made", command(masked(str(last.get("command", "")))), facts({k: v for k, v in made.items() if v}),
+        "How it was made",
+        command(masked(str(last.get("command", "")))),
+        facts({k: v for k, v in made.items() if v}),
         folded("Every setting", every) if settings else "",
         folded("Every result", command(masked(json.dumps(results, indent=1)))) if results else "",
         note="The command repeats the run; the settings below are those it resolved to.",
-    )  # fmt: skip
+    )

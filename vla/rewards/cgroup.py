@@ -1,4 +1,5 @@
-"""A control group (cgroup v2) for a jail: the kernel's own limit on the memory and processes of all of it."""
+"""A control group (cgroup v2) for a jail: the kernel's own limit on the memory and processes of all
+of it."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ OWN_PROCESSES = 4
 
 @cache
 def parent() -> Path | None:
-    """The nearest group above this process that hands out memory and pids and may be written; None: there is none."""
+    """The nearest group above this process that hands out memory and pids and may be written; None:
+    there is none."""
     try:
         mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
         root = next(Path(fields[1]) for fields in mounts if fields[2] == "cgroup2")
@@ -36,10 +38,15 @@ def parent() -> Path | None:
 
 @contextlib.contextmanager
 def group(memory_bytes: int, num_processes: int) -> Iterator[list[str]]:
-    """A command that starts another one in a group with these limits; it is empty where there can be no group."""
+    """A command that starts another one in a group with these limits; it is empty where there can
+    be no group."""
     folder = _make(memory_bytes, num_processes)
     try:
-        yield [] if folder is None else ["/bin/sh", "-c", 'echo 0 > "$0/cgroup.procs" && exec "$@"', str(folder)]
+        yield (
+            []
+            if folder is None
+            else ["/bin/sh", "-c", 'echo 0 > "$0/cgroup.procs" && exec "$@"', str(folder)]
+        )
     finally:
         if folder is not None:
             with contextlib.suppress(OSError):

@@ -1,8 +1,8 @@
-"""Code rewards: the program in a completion is run on tests in a sandbox, and what it answers is compared outside of
-it.
+"""Code rewards: the program in a completion is run on tests in a sandbox, and what it answers is
+compared outside of it.
 
-The expected values never enter the sandbox, so a program cannot pass by reading them, by printing a verdict or by
-leaving early.
+The expected values never enter the sandbox, so a program cannot pass by reading them, by printing a
+verdict or by leaving early.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ _answer()
 
 @dataclass(frozen=True)
 class CodeTest:
-    """One test of a program: an expression (`call`) and the repr of its value, or standard `input` and `output`."""
+    """One test of a program: an expression (`call`) and the repr of its value, or standard `input`
+    and `output`."""
 
     call: str | None
     input: str
@@ -50,13 +51,20 @@ class CodeTest:
 
 
 def read_tests(tests: object) -> list[CodeTest]:
-    """The tests of a row, as `score_code` documents them; a key whose value is None counts as absent.
+    """The tests of a row, as `score_code` documents them; a key whose value is None counts as
+    absent.
 
-    Raises ValueError with what is wrong and in which test, for the reader of the row to name file and line.
+    Raises ValueError with what is wrong and in which test, for the reader of the row to name file
+    and line.
     """
     if not isinstance(tests, Sequence) or isinstance(tests, str | bytes) or not tests:
-        raise ValueError(f"tests ({_short(tests)}) must be a list of at least one {{call or input, output}}")
-    return [_read_test(test, f"test {number} ({_short(test)})") for number, test in enumerate(tests, start=1)]
+        raise ValueError(
+            f"tests ({_short(tests)}) must be a list of at least one {{call or input, output}}"
+        )
+    return [
+        _read_test(test, f"test {number} ({_short(test)})")
+        for number, test in enumerate(tests, start=1)
+    ]
 
 
 def _read_test(test: object, where: str) -> CodeTest:
@@ -67,11 +75,15 @@ def _read_test(test: object, where: str) -> CodeTest:
         raise ValueError(f"{where} must have output and one of call, input, and nothing else")
     for name, value in given.items():
         if not isinstance(value, str):
-            raise ValueError(f"{where}: {name} must be a text; write the value as it is printed, e.g. {str(value)!r}")
+            raise ValueError(
+                f"{where}: {name} must be a text; write the value as it is printed, e.g. {str(value)!r}"
+            )
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise ValueError(f"{where}: {name} has half of a surrogate pair, which no text can hold") from None
+            raise ValueError(
+                f"{where}: {name} has half of a surrogate pair, which no text can hold"
+            ) from None
     if "call" in given:
         _check_expression(given["call"], where)
     return CodeTest(given.get("call"), given.get("input", ""), given["output"])
@@ -98,9 +110,11 @@ def _short(value: object) -> str:
 
 
 def program_of(completion: str) -> str:
-    """The last fenced block that is labelled as Python, or has no label and holds more than values, as output would.
+    """The last fenced block that is labelled as Python, or has no label and holds more than values,
+    as output would.
 
-    Without one it is the last block that has no label, then the last of any, then the whole completion.
+    Without one it is the last block that has no label, then the last of any, then the whole
+    completion.
     """
     found = blocks(completion)
     python = [block for block in found if re.fullmatch("i?py.*", block.label) or _is_program(block)]
@@ -130,20 +144,23 @@ def score_code(
     jail: Kind | None = None,
     failures: dict[str, int] | None = None,
 ) -> list[float]:
-    """The share of tests that each sample's program passes. `facts["tests"]` is a list of (see `read_tests`)
+    """The share of tests that each sample's program passes. `facts["tests"]` is a list of (see
+    `read_tests`)
 
         {"call": "add(2, 3)", "output": "5"}        an expression in the program's names, and the repr of its value
         {"input": "2 3\\n", "output": "5"}          standard input, and standard output up to white space at line ends
 
-    A program that runs too long, asks for too much memory or floods its output fails the test. NaN, counted in
-    `failures` by reason: the tests cannot be read, or the sandbox itself failed. Raises NoSandbox where programs
-    cannot be confined.
+    A program that runs too long, asks for too much memory or floods its output fails the test. NaN,
+    counted in `failures` by reason: the tests cannot be read, or the sandbox itself failed. Raises
+    NoSandbox where programs cannot be confined.
     """
     kind = jail or choose_jail()
     programs = [program_of(sample.completion) for sample in samples]
     tests = [_tests_of(sample) for sample in samples]
     with ThreadPoolExecutor(num_parallel) as threads:
-        results = list(threads.map(lambda program, own: _score(program, own, limits, kind), programs, tests))
+        results = list(
+            threads.map(lambda program, own: _score(program, own, limits, kind), programs, tests)
+        )
     for result in results:
         if isinstance(result, str) and failures is not None:
             failures[result] = failures.get(result, 0) + 1
@@ -164,13 +181,17 @@ def _score(program: str, tests: list[CodeTest] | str, limits: Limits, jail: Kind
     calls = [test for test in tests if test.call is not None]
     try:
         passed = _passed_calls(program, calls, limits, jail) if calls else 0
-        passed += sum(_passes_input(program, test, limits, jail) for test in tests if test.call is None)
+        passed += sum(
+            _passes_input(program, test, limits, jail) for test in tests if test.call is None
+        )
     except _Unscorable as reason:
         return f"code: the sandbox failed: {reason}"
     return passed / len(tests)
 
 
-def _run(source: str, limits: Limits, jail: Kind, stdin: str = "", files: Mapping[str, str] | None = None) -> Outcome:
+def _run(
+    source: str, limits: Limits, jail: Kind, stdin: str = "", files: Mapping[str, str] | None = None
+) -> Outcome:
     outcome = run_python(source, limits, stdin.encode(), files, jail)
     if not outcome.started:
         raise _Unscorable(outcome.errors.decode(errors="replace").split("\n")[0][:200])
@@ -184,7 +205,8 @@ def _passes_input(program: str, test: CodeTest, limits: Limits, jail: Kind) -> b
 
 
 def _passed_calls(program: str, tests: Sequence[CodeTest], limits: Limits, jail: Kind) -> int:
-    """How many calls gave the value expected; all of them run in one process, up to the first that never ends."""
+    """How many calls gave the value expected; all of them run in one process, up to the first that
+    never ends."""
     files = {"program.py": program, "calls.json": json.dumps([test.call for test in tests])}
     outcome = _run(_CALL, limits, jail, files=files)
     values = []

@@ -30,14 +30,18 @@ class Scores:
 
 
 class Rewards:
-    """Weighted verifiers: `weights` maps `correct`, `code`, `finished` or a verifier's name to its weight.
+    """Weighted verifiers: `weights` maps `correct`, `code`, `finished` or a verifier's name to its
+    weight.
 
-    A sample is unscorable when any part with a weight other than 0 is, and when the sum is not finite. Raises
-    ValueError for no weights, or a weight that is not finite.
+    A sample is unscorable when any part with a weight other than 0 is, and when the sum is not
+    finite. Raises ValueError for no weights, or a weight that is not finite.
     """
 
     def __init__(
-        self, weights: Mapping[str, float], process: VerifierProcess | None = None, limits: Limits | None = None
+        self,
+        weights: Mapping[str, float],
+        process: VerifierProcess | None = None,
+        limits: Limits | None = None,
     ) -> None:
         if not weights:
             raise ValueError("rewards is empty: give at least one, e.g. rewards={correct: 1.0}")
@@ -49,9 +53,13 @@ class Rewards:
         self.limits = limits or Limits()
 
     def __call__(self, samples: Sequence[Sample]) -> Scores:
-        parts = {name: np.array(self._part(name, samples), dtype=np.float32) for name in self.weights}
+        parts = {
+            name: np.array(self._part(name, samples), dtype=np.float32) for name in self.weights
+        }
         with np.errstate(over="ignore", invalid="ignore"):
-            total = np.float32(sum(weight * parts[name] for name, weight in self.weights.items() if weight != 0))
+            total = np.float32(
+                sum(weight * parts[name] for name, weight in self.weights.items() if weight != 0)
+            )
         finite = np.where(np.isfinite(total), total, np.float32(UNSCORABLE))
         return Scores(np.broadcast_to(finite, len(samples)).copy(), parts)
 
@@ -64,7 +72,8 @@ class Rewards:
                 raise ValueError(f"text.rewards.{name}: {error}") from None
 
     def check_verifier(self, name: str) -> None:
-        """Raises ValueError for a verifier that is neither ours nor can be imported, or needs a sandbox that is not."""
+        """Raises ValueError for a verifier that is neither ours nor can be imported, or needs a
+        sandbox that is not."""
         if name == CODE:
             choose_jail()
         elif name not in (CORRECT, SHORT):
@@ -81,7 +90,9 @@ class Rewards:
         verifiers = [str(sample.facts.get("verifier", "exact")) for sample in samples]
         for verifier in dict.fromkeys(verifiers):
             rows = [i for i, own in enumerate(verifiers) if own == verifier]
-            for row, score in zip(rows, self._part(verifier, [samples[i] for i in rows]), strict=True):
+            for row, score in zip(
+                rows, self._part(verifier, [samples[i] for i in rows]), strict=True
+            ):
                 scores[row] = score
         return scores
 

@@ -1,8 +1,10 @@
-"""The first process of a jail: it makes the namespaces and folders, starts the program, and watches all it starts.
+"""The first process of a jail: it makes the namespaces and folders, starts the program, and watches
+all it starts.
 
-`jail.py` sends this module's code object with a request, so it imports only the standard library. The program's
-processes are traced (ptrace), which stops each at its birth: then the memory is shared out anew, so that all of them
-together cannot pass the limit. When this process ends, the kernel ends whatever is left in its process namespace.
+`jail.py` sends this module's code object with a request, so it imports only the standard library.
+The program's processes are traced (ptrace), which stops each at its birth: then the memory is
+shared out anew, so that all of them together cannot pass the limit. When this process ends, the
+kernel ends whatever is left in its process namespace.
 """
 
 from __future__ import annotations
@@ -21,15 +23,32 @@ DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
 PREFIX, WORK = "/python", "/sandbox"
 """Where the program sees the Python installation and its own folder."""
 SOCKET_BYTES = 2**24
-"""What 64 open sockets of a process can hold in the kernel; each process but the first is charged with it."""
+"""What 64 open sockets of a process can hold in the kernel; each process but the first is charged
+with it."""
 SPARE_USER = 61184
 """The first of 4096 user numbers that no account has."""
 
-_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC, _MS_PRIVATE = 1, 2, 4, 8, 4096, 16384, 1 << 18
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC, _MS_PRIVATE = (
+    1,
+    2,
+    4,
+    8,
+    4096,
+    16384,
+    1 << 18,
+)
 _MS_REMOUNT, _MS_MOVE, _MNT_DETACH, _SYS_MOUNT_SETATTR, _AT_RECURSIVE = 32, 8192, 2, 442, 0x8000
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 22, 24, 38
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = (
+    1,
+    4,
+    22,
+    24,
+    38,
+)
 _PTRACE_CONT, _PTRACE_GETEVENTMSG, _PTRACE_SEIZE, _PTRACE_LISTEN = 7, 0x4201, 0x4206, 0x4208
-_TRACE_BIRTHS = 0x2 | 0x4 | 0x8 | 0x100000  # fork, vfork and clone; and whoever is traced dies with the tracer
+_TRACE_BIRTHS = (
+    0x2 | 0x4 | 0x8 | 0x100000
+)  # fork, vfork and clone; and whoever is traced dies with the tracer
 _SIGKILL, _SIGTRAP = 9, 5
 _BIRTHS, _EVENT_STOP, _WAIT_FOR_THREADS = (1, 2, 3), 128, 0x40000000
 
@@ -49,7 +68,8 @@ def _mount(source: str, target: str, kind: str = "", flags: int = 0, options: st
 
 
 def run(request: dict[str, Any]) -> None:
-    """Run the program of a request; say on its `control` socket whether it started (+ or -), and how it ended."""
+    """Run the program of a request; say on its `control` socket whether it started (+ or -), and
+    how it ended."""
     control = request["control"]
     os.set_inheritable(control, False)
     try:
@@ -66,12 +86,24 @@ def run(request: dict[str, Any]) -> None:
 
 
 def _enter_namespaces(request: dict[str, Any]) -> None:
-    """Go on as the first process of new namespaces; the process before waits until they are empty, and ends."""
-    spaces = os.CLONE_NEWNS | os.CLONE_NEWPID | os.CLONE_NEWNET | os.CLONE_NEWIPC | os.CLONE_NEWUTS | os.CLONE_NEWCGROUP
+    """Go on as the first process of new namespaces; the process before waits until they are empty,
+    and ends."""
+    spaces = (
+        os.CLONE_NEWNS
+        | os.CLONE_NEWPID
+        | os.CLONE_NEWNET
+        | os.CLONE_NEWIPC
+        | os.CLONE_NEWUTS
+        | os.CLONE_NEWCGROUP
+    )
     spare = SPARE_USER + os.getpid() % 4096
     with open("/proc/self/oom_score_adj", "w") as file:
-        file.write("1000")  # out of memory, the kernel ends this jail and not the process that trains
-    os.chdir(request["prefix"])  # a relative path from here does not tell where the installation lies
+        file.write(
+            "1000"
+        )  # out of memory, the kernel ends this jail and not the process that trains
+    os.chdir(
+        request["prefix"]
+    )  # a relative path from here does not tell where the installation lies
     if request["kind"] == "root":
         os.unshare(spaces)
         request["user"] = spare
@@ -81,14 +113,17 @@ def _enter_namespaces(request: dict[str, Any]) -> None:
     if first:
         os.waitpid(first, 0)
         os._exit(0)
-    if request["kind"] == "root":  # whose real user is the program's may limit it without another capability
+    if (
+        request["kind"] == "root"
+    ):  # whose real user is the program's may limit it without another capability
         os.setresgid(spare, 0, 0)
         os.setresuid(spare, 0, 0)
     _call("prctl", _PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
 
 
 def _with_user_namespace(spaces: int, spare: int) -> None:
-    """Root maps the program to a user of its own; anyone else, and root without that capability, to themselves."""
+    """Root maps the program to a user of its own; anyone else, and root without that capability, to
+    themselves."""
     ready, go = os.pipe()
     process = os.getpid()
     helper = os.fork()
@@ -124,7 +159,8 @@ def _map_users(process: str, several: str) -> None:
 
 
 def _make_root(request: dict[str, Any]) -> None:
-    """A root of read-only system files, the Python installation, three devices and the processes of this jail."""
+    """A root of read-only system files, the Python installation, three devices and the processes of
+    this jail."""
     base = "/mnt" if os.path.isdir("/mnt") else "/tmp"
     _mount("", "/", flags=_MS_REC | _MS_PRIVATE)
     installation = os.open(".", os.O_PATH)
@@ -146,7 +182,9 @@ def _make_root(request: dict[str, Any]) -> None:
     for device in DEVICES:
         os.close(os.open(base + device, os.O_CREAT | os.O_WRONLY))
         _mount(device, base + device, flags=_MS_BIND)
-    os.symlink(WORK, base + "/dev/shm")  # shared memory and semaphores lie among the program's files
+    os.symlink(
+        WORK, base + "/dev/shm"
+    )  # shared memory and semaphores lie among the program's files
     # Read-only: where the program is root outside, it could otherwise set the kernel's switches.
     _mount("proc", base + "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC | _MS_RDONLY)
     os.chdir(base)
@@ -157,7 +195,8 @@ def _make_root(request: dict[str, Any]) -> None:
 
 
 def _mount_overlay(target: str, empty: str) -> None:
-    """The working folder once more: an overlay's source is shown as it was given, that of a bind mount as it is."""
+    """The working folder once more: an overlay's source is shown as it was given, that of a bind
+    mount as it is."""
     _mount("python", target, "overlay", _MS_RDONLY | _MS_NOSUID | _MS_NODEV, f"lowerdir=.:{empty}")
 
 
@@ -173,11 +212,20 @@ def _bind_read_only(source: str, target: str) -> None:
     _mount(source, target, flags=_MS_BIND | _MS_REC)
     attributes = (ctypes.c_uint64 * 4)(_MS_RDONLY | _MS_NOSUID | _MS_NODEV, 0, 0, 0)
     size = ctypes.sizeof(attributes)
-    _call("syscall", _SYS_MOUNT_SETATTR, -100, target.encode(), _AT_RECURSIVE, ctypes.byref(attributes), size)
+    _call(
+        "syscall",
+        _SYS_MOUNT_SETATTR,
+        -100,
+        target.encode(),
+        _AT_RECURSIVE,
+        ctypes.byref(attributes),
+        size,
+    )
 
 
 def _make_work_folder(request: dict[str, Any]) -> bool:
-    """The program's folder, in memory, with its files: whether the kernel limits how many more it may make.
+    """The program's folder, in memory, with its files: whether the kernel limits how many more it
+    may make.
 
     Its size leaves the program `disk_bytes` and `num_files` beyond what it is given.
     """
@@ -239,7 +287,8 @@ class _Program:
         self.known.add(self.main)
         _call("prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)
         os.close(fail)
-        # Before the program runs: where it has our user, the kernel's limit on processes counts this thread too.
+        # Before the program runs: where it has our user, the kernel's limit on processes counts
+        # this thread too.
         _thread.start_new_thread(self._listen, (request["control"],))
         os.write(go, b"x")
         if reason := os.read(failed, 2000):
@@ -265,7 +314,8 @@ class _Program:
         return {"returncode": -_SIGKILL, "stopped": self.stopped}
 
     def _listen(self, control: int) -> None:
-        """End the jail when the other side of `control` says so or is gone, or long after its time; count files."""
+        """End the jail when the other side of `control` says so or is gone, or long after its time;
+        count files."""
         until = time.monotonic() + self.limits["seconds"] + 10
         while (left := until - time.monotonic()) > 0:
             if select.select([control], [], [], 0.001 if self.polled else left)[0]:
@@ -295,7 +345,8 @@ class _Program:
             self._trace(_PTRACE_CONT, process, 0 if event else number)
 
     def _half_born(self, process: int) -> None:
-        """A new process goes on when both are there: its parent's word and its own stop, which come in any order."""
+        """A new process goes on when both are there: its parent's word and its own stop, which come
+        in any order."""
         if process in self.half_born:
             self.half_born.remove(process)
             self.known.add(process)
@@ -308,10 +359,11 @@ class _Program:
             _libc.ptrace(ctypes.c_long(request), ctypes.c_long(process), ctypes.c_long(0), data)
 
     def _share_memory(self) -> None:
-        """Let each process grow by an equal share of what is left, or stop the program when nothing is.
+        """Let each process grow by an equal share of what is left, or stop the program when nothing
+        is.
 
-        A process may have grown between being measured and being limited, so it is measured again. One that is born
-        meanwhile is stopped until this was done for it.
+        A process may have grown between being measured and being limited, so it is measured again.
+        One that is born meanwhile is stopped until this was done for it.
         """
         total = self.limits["memory_bytes"]
         for _ in range(4):
@@ -332,7 +384,8 @@ class _Program:
         self.stopped = "memory"
 
     def _weigh_as_one(self, processes: list[int]) -> None:
-        """Twice as many processes get half as much of a processor each, which is three steps of priority."""
+        """Twice as many processes get half as much of a processor each, which is three steps of
+        priority."""
         if len(processes) >= 2 * self.most_processes:
             self.most_processes *= 2
             self.priority += 3
@@ -343,7 +396,8 @@ class _Program:
                     continue
 
     def _sizes(self) -> dict[int, int]:
-        """Bytes of address space by process; also counts threads, where the kernel's own limit does not hold."""
+        """Bytes of address space by process; also counts threads, where the kernel's own limit does
+        not hold."""
         sizes, tasks = {}, 0
         for name in os.listdir("/proc"):
             if not name.isdigit() or name == "1":

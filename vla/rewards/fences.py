@@ -1,4 +1,5 @@
-"""Fenced blocks of Markdown as models write them: backticks or tildes, any label, either line end, perhaps unclosed."""
+"""Fenced blocks of Markdown as models write them: backticks or tildes, any label, either line end,
+perhaps unclosed."""
 
 from __future__ import annotations
 
@@ -7,13 +8,15 @@ import textwrap
 from dataclasses import dataclass
 
 _FENCE = re.compile(
-    r"(?<![`~])(?P<fence>`{3,}+|~{3,}+)[ \t]*(?P<label>[^\n`]*)\n(?P<content>.*?)(?:(?P=fence)[`~]*|\Z)", re.DOTALL
+    r"(?<![`~])(?P<fence>`{3,}+|~{3,}+)[ \t]*(?P<label>[^\n`]*)\n(?P<content>.*?)(?:(?P=fence)[`~]*|\Z)",
+    re.DOTALL,
 )
 
 
 @dataclass(frozen=True)
 class Block:
-    """`label` is the first word behind the fence, in small letters; `is_all`: nothing stands around the block."""
+    """`label` is the first word behind the fence, in small letters; `is_all`: nothing stands around
+    the block."""
 
     label: str
     content: str

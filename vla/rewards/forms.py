@@ -1,4 +1,5 @@
-"""Answers of other forms than a number: a letter of multiple choice, a date, a number with its unit."""
+"""Answers of other forms than a number: a letter of multiple choice, a date, a number with its
+unit."""
 
 from __future__ import annotations
 
@@ -64,12 +65,15 @@ SPELLINGS = {
     "v": "volt",
     "pa": "pascal",
 }
-_SHORT = {spelling: short for short, names in SPELLINGS.items() for spelling in (short, *names.split())}
+_SHORT = {
+    spelling: short for short, names in SPELLINGS.items() for spelling in (short, *names.split())
+}
 Quantity = tuple[Fraction, str]
 
 
 def choice(sample: Sample) -> float:
-    """1 when the letter that the completion chooses is the answer's: B, (B), B., \\text{(B)}, "the answer is B".
+    """1 when the letter that the completion chooses is the answer's: B, (B), B., \\text{(B)}, "the
+    answer is B".
 
     Unscorable when the answer is no single letter.
     """
@@ -84,8 +88,8 @@ def read_choice(text: str) -> str | None:
 
 
 def chosen(text: str) -> str | None:
-    """The letter that a text ends on: what it gives as its answer, else the one it begins with (B. Paris), else its
-    last. A before a word is an article, and I a person.
+    """The letter that a text ends on: what it gives as its answer, else the one it begins with (B.
+    Paris), else its last. A before a word is an article, and I a person.
     """
     said = final(text)
     if said is text and (match := re.match(r"\s*[([]?([A-Z])(?:[.:)\]]|\s*$)", _bare(text))):
@@ -110,8 +114,9 @@ def _letter(match: re.Match[str]) -> str:
 
 
 def date(sample: Sample) -> float:
-    """1 when the last date of the completion is the answer's: 12 May 1999, May 12, 1999, 1999-05-12. One in figures
-    alone, 12/05/1999, must be written alike, for it has two readings. Unscorable when the answer is no date.
+    """1 when the last date of the completion is the answer's: 12 May 1999, May 12, 1999,
+    1999-05-12. One in figures alone, 12/05/1999, must be written alike, for it has two readings.
+    Unscorable when the answer is no date.
     """
     right = read_dates(sample.answer)
     if not right:
@@ -126,7 +131,8 @@ def is_date(text: str) -> bool:
 
 
 def read_dates(text: str) -> list[tuple[str, ...]]:
-    """The dates of a text as (year, month, day), "" where one is not said; those in figures alone as written."""
+    """The dates of a text as (year, month, day), "" where one is not said; those in figures alone
+    as written."""
     found = []
     for match in _DATE.finditer(plain(text)):
         part = {name: value for name, value in match.groupdict().items() if value}
@@ -135,7 +141,10 @@ def read_dates(text: str) -> list[tuple[str, ...]]:
             continue
         values = {name.rstrip("23"): value for name, value in part.items()}
         month = values.get("m") or str(_month_number(values["month"]))
-        day, year = values.get("d") or values.get("day", ""), values.get("y") or values.get("year", "")
+        day, year = (
+            values.get("d") or values.get("day", ""),
+            values.get("y") or values.get("year", ""),
+        )
         found.append((year, month.lstrip("0"), day.lstrip("0")))
     return found
 
@@ -145,10 +154,11 @@ def _month_number(name: str) -> int:
 
 
 def quantity(sample: Sample) -> float:
-    """1 when the last number of the completion and its unit are the answer's: 5 km, 5 kilometers, $18, 18 dollars.
+    """1 when the last number of the completion and its unit are the answer's: 5 km, 5 kilometers,
+    $18, 18 dollars.
 
-    A percentage may be said as a fraction. Other units are not converted, and a number without its unit is not enough.
-    Unscorable when the answer is no number with a unit.
+    A percentage may be said as a fraction. Other units are not converted, and a number without its
+    unit is not enough. Unscorable when the answer is no number with a unit.
     """
     right = read_quantity(sample.answer)
     if right is None:
@@ -171,12 +181,15 @@ def read_quantity(text: str) -> Quantity | None:
     name = _spelled(unit[1])
     glued = text[found[0].end].isalpha() and (len(unit[1]) < 2 or name not in SPELLINGS)  # 2x, 3rd
     return (
-        None if glued or unit[1].lower().rstrip(".") in (*MONTHS, *(m[:3] for m in MONTHS)) else (found[0].value, name)
+        None
+        if glued or unit[1].lower().rstrip(".") in (*MONTHS, *(m[:3] for m in MONTHS))
+        else (found[0].value, name)
     )
 
 
 def last_quantity(text: str) -> Quantity | None:
-    """The number that a text ends on, with the unit before or behind it ("" where there is none)."""
+    """The number that a text ends on, with the unit before or behind it ("" where there is
+    none)."""
     text = without_dollars(plain(text))
     term = last_term(text)
     if term is None or term.value is None:
@@ -197,7 +210,11 @@ def _short(name: str) -> str:
     for word, exponent in (("square", "2"), ("cubic", "3"), ("degrees", ""), ("degree", "")):
         if lower.startswith(word) and lower != word:
             return _short(lower.removeprefix(word) + (exponent and f"^{exponent}"))
-    return (_SHORT.get(lower) or _SHORT.get(lower.removesuffix("s")) or lower.removesuffix("s")) + caret + power
+    return (
+        (_SHORT.get(lower) or _SHORT.get(lower.removesuffix("s")) or lower.removesuffix("s"))
+        + caret
+        + power
+    )
 
 
 def _without_percent(found: Quantity) -> Quantity:

@@ -1,8 +1,8 @@
 """Gold rewards: what a synthetic judge really wants, as plain functions of the text.
 
-They stand for the human whom a reward model only imitates, so a report can show proxy against gold: where the policy
-goes on climbing the one while the other falls, it is hacking its reward (Gao 2023). None is meant to be a good measure
-of text.
+They stand for the human whom a reward model only imitates, so a report can show proxy against gold:
+where the policy goes on climbing the one while the other falls, it is hacking its reward (Gao
+2023). None is meant to be a good measure of text.
 """
 
 from __future__ import annotations
@@ -59,4 +59,6 @@ def find_gold(name: str) -> Gold:
         return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
         known = ", ".join(GOLDS)
-        raise ValueError(f"gold {name!r} is unknown: choose {known}, or package.module:function") from error
+        raise ValueError(
+            f"gold {name!r} is unknown: choose {known}, or package.module:function"
+        ) from error

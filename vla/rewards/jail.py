@@ -1,8 +1,10 @@
-"""Jails: a program with nothing but read-only system files, a folder of its own in memory, and no network.
+"""Jails: a program with nothing but read-only system files, a folder of its own in memory, and no
+network.
 
-Three kinds. `unshare`: namespaces that `confine.py` makes by itself, with a user namespace around them. `bwrap`: the
-same by bubblewrap, for machines that let nobody else make user namespaces. `root`: without a user namespace, for root
-on machines that have none. In each the program is a user without capabilities, and `confine.py` is its first process.
+Three kinds. `unshare`: namespaces that `confine.py` makes by itself, with a user namespace around
+them. `bwrap`: the same by bubblewrap, for machines that let nobody else make user namespaces.
+`root`: without a user namespace, for root on machines that have none. In each the program is a user
+without capabilities, and `confine.py` is its first process.
 """
 
 from __future__ import annotations
@@ -45,10 +47,12 @@ scope["run"](request)
 
 @dataclass(frozen=True)
 class Limits:
-    """What a program and all that it starts may take together, but for `file_bytes`, which is for each file.
+    """What a program and all that it starts may take together, but for `file_bytes`, which is for
+    each file.
 
-    `seconds` of wall time; bytes of memory (address space), of files and of output kept; numbers of files and folders,
-    and of processes and threads. Files are kept in memory, in addition to `memory_bytes`.
+    `seconds` of wall time; bytes of memory (address space), of files and of output kept; numbers of
+    files and folders, and of processes and threads. Files are kept in memory, in addition to
+    `memory_bytes`.
     """
 
     seconds: float = 5.0
@@ -62,20 +66,23 @@ class Limits:
 
 @dataclass
 class Jail:
-    """A program that runs in a jail, and the socket to `confine.py`: it reports there, and its end ends the jail."""
+    """A program that runs in a jail, and the socket to `confine.py`: it reports there, and its end
+    ends the jail."""
 
     process: subprocess.Popen[bytes]
     control: socket.socket
     first: bytes = b""
 
     def wait_for_start(self) -> None:
-        """Wait until the program runs or the jail has failed: under load that takes time which is not the program's."""
+        """Wait until the program runs or the jail has failed: under load that takes time which is
+        not the program's."""
         self.control.settimeout(_START_SECONDS)
         with contextlib.suppress(TimeoutError):
             self.first = self.control.recv(1)
 
     def end(self) -> dict[str, Any]:
-        """End the program and all that it started. `failure` says why it did not start; else `returncode`, `stopped`.
+        """End the program and all that it started. `failure` says why it did not start; else
+        `returncode`, `stopped`.
 
         The process that is waited for ends after the last one of its process namespace.
         """
@@ -92,7 +99,10 @@ class Jail:
         except BlockingIOError:
             report = b""
         if self.first != b"+" or report[:1] == b"-":
-            return {"failure": report.lstrip(b"-").decode(errors="replace").strip() or "the jail ended at once"}
+            return {
+                "failure": report.lstrip(b"-").decode(errors="replace").strip()
+                or "the jail ended at once"
+            }
         return marshal.loads(report) if report else {"returncode": -signal.SIGKILL, "stopped": None}
 
 
@@ -131,7 +141,9 @@ def _code() -> CodeType:
     return compile(path.read_text(), path.name, "exec")
 
 
-def _request(kind: Kind, files: Mapping[str, bytes], limits: Limits, control: int) -> dict[str, Any]:
+def _request(
+    kind: Kind, files: Mapping[str, bytes], limits: Limits, control: int
+) -> dict[str, Any]:
     python = _python_inside()
     return {
         "kind": kind,
@@ -171,8 +183,20 @@ def _bwrap(limits: Limits, command: list[str]) -> list[str]:
     """Capabilities are for `confine.py`, where bubblewrap can give any; the program has none."""
     # Out of memory, the kernel ends the jail and not the process that trains.
     arguments = ["/bin/sh", "-c", 'echo 1000 > /proc/$$/oom_score_adj; exec "$@"', "jail"]
-    arguments += ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--as-pid-1", "--clearenv"]
-    for flag, value in (("--uid", "1"), ("--gid", "1"), ("--cap-drop", "ALL"), *(("--cap-add", c) for c in _SETUP)):
+    arguments += [
+        "bwrap",
+        "--unshare-all",
+        "--die-with-parent",
+        "--new-session",
+        "--as-pid-1",
+        "--clearenv",
+    ]
+    for flag, value in (
+        ("--uid", "1"),
+        ("--gid", "1"),
+        ("--cap-drop", "ALL"),
+        *(("--cap-add", c) for c in _SETUP),
+    ):
         arguments += [flag, value]
     for name, value in _libraries(confine.PREFIX).items():
         arguments += ["--setenv", name, value]
@@ -210,11 +234,14 @@ def why_not(kind: Kind) -> str | None:
         return str(error)
     if output == b"alive\n":
         return None
-    return (errors.decode(errors="replace").strip() or ended.get("failure", "it printed nothing")).split("\n")[-1]
+    return (
+        errors.decode(errors="replace").strip() or ended.get("failure", "it printed nothing")
+    ).split("\n")[-1]
 
 
 def remedies() -> str:
-    """What would allow a jail on this machine, by what its kernel says, and how each kind failed."""
+    """What would allow a jail on this machine, by what its kernel says, and how each kind
+    failed."""
     found = [remedy for switch, forbids, remedy in _SWITCHES if _reads(switch) == forbids]
     found.append("install bubblewrap (bwrap)")
     found.append(
@@ -236,8 +263,16 @@ _SWITCHES = (
         "0",
         "allow user namespaces (Debian: sysctl kernel.unprivileged_userns_clone=1)",
     ),
-    ("/proc/sys/user/max_user_namespaces", "0", "allow user namespaces (sysctl user.max_user_namespaces=15000)"),
-    ("/proc/sys/kernel/yama/ptrace_scope", "3", "allow tracing (boot with kernel.yama.ptrace_scope=1)"),
+    (
+        "/proc/sys/user/max_user_namespaces",
+        "0",
+        "allow user namespaces (sysctl user.max_user_namespaces=15000)",
+    ),
+    (
+        "/proc/sys/kernel/yama/ptrace_scope",
+        "3",
+        "allow tracing (boot with kernel.yama.ptrace_scope=1)",
+    ),
 )
 
 

@@ -1,5 +1,5 @@
-"""Who prefers which of two answers: a gold reward with noise, a language model, or a server that speaks OpenAI's
-protocol.
+"""Who prefers which of two answers: a gold reward with noise, a language model, or a server that
+speaks OpenAI's protocol.
 
 A language model leans towards the answer it reads first, so `both_orders` asks twice and averages.
 """
@@ -24,7 +24,8 @@ from vla.rewards.sample import UNSCORABLE
 
 @runtime_checkable
 class Judge(Protocol):
-    """Gives the probability that `first` is the better answer to `prompt`; NaN when it cannot say."""
+    """Gives the probability that `first` is the better answer to `prompt`; NaN when it cannot
+    say."""
 
     def prefer(self, prompt: str, first: str, second: str) -> float: ...
 
@@ -42,13 +43,17 @@ class BatchJudge(Protocol):
 
 def prefer_all(judge: Judge, cases: Sequence[Case]) -> list[float]:
     """The judge's answer to every case."""
-    return judge.prefer_all(cases) if isinstance(judge, BatchJudge) else [judge.prefer(*case) for case in cases]
+    return (
+        judge.prefer_all(cases)
+        if isinstance(judge, BatchJudge)
+        else [judge.prefer(*case) for case in cases]
+    )
 
 
 @dataclass(frozen=True)
 class GoldJudge:
-    """Prefers the answer with the higher gold reward; a share of `noise` of the labels is flipped, the same ones every
-    time.
+    """Prefers the answer with the higher gold reward; a share of `noise` of the labels is flipped,
+    the same ones every time.
     """
 
     gold: Gold
@@ -74,8 +79,8 @@ class ScriptedJudge:
 
 @dataclass(frozen=True)
 class Rubric:
-    """What a language model is told to judge by: principles, and solved examples (prompt, first, second,
-    "A" or "B").
+    """What a language model is told to judge by: principles, and solved examples (prompt, first,
+    second, "A" or "B").
     """
 
     principles: Sequence[str]
@@ -94,8 +99,8 @@ def _case(prompt: str, first: str, second: str) -> str:
 
 @dataclass(frozen=True)
 class ModelJudge:
-    """A language model asked for "A" or "B": `letter_logprobs(questions)` gives their log-probabilities as its next
-    token behind each question.
+    """A language model asked for "A" or "B": `letter_logprobs(questions)` gives their
+    log-probabilities as its next token behind each question.
     """
 
     rubric: Rubric
@@ -111,9 +116,11 @@ class ModelJudge:
 
 @dataclass(frozen=True)
 class UrlJudge:
-    """A server that answers OpenAI's chat completions at `url`; the key, where one is needed, stands in `key_variable`.
+    """A server that answers OpenAI's chat completions at `url`; the key, where one is needed,
+    stands in `key_variable`.
 
-    Answers without a single A or B, and servers that do not answer in `timeout_seconds`, are NaN: unscorable.
+    Answers without a single A or B, and servers that do not answer in `timeout_seconds`, are NaN:
+    unscorable.
     """
 
     url: str
@@ -133,11 +140,21 @@ class UrlJudge:
         headers = {"Content-Type": "application/json"}
         if os.environ.get(self.key_variable):
             headers["Authorization"] = f"Bearer {os.environ[self.key_variable]}"
-        request = urllib.request.Request(self.url.rstrip("/") + "/chat/completions", json.dumps(body).encode(), headers)
+        request = urllib.request.Request(
+            self.url.rstrip("/") + "/chat/completions", json.dumps(body).encode(), headers
+        )
         try:
             with urllib.request.urlopen(request, timeout=self.timeout_seconds) as reply:
                 text = json.load(reply)["choices"][0]["message"]["content"]
-        except (urllib.error.URLError, TimeoutError, ValueError, KeyError, IndexError, TypeError, OSError):
+        except (
+            urllib.error.URLError,
+            TimeoutError,
+            ValueError,
+            KeyError,
+            IndexError,
+            TypeError,
+            OSError,
+        ):
             return UNSCORABLE
         letters = re.findall(r"\b[AB]\b", text or "")
         return float(letters[0] == "A") if len(set(letters)) == 1 else UNSCORABLE
@@ -145,7 +162,8 @@ class UrlJudge:
 
 @dataclass(frozen=True)
 class BothOrders:
-    """Asks a judge in both orders and averages, which cancels a lean towards the first or the second answer."""
+    """Asks a judge in both orders and averages, which cancels a lean towards the first or the
+    second answer."""
 
     judge: Judge
 
@@ -155,12 +173,15 @@ class BothOrders:
     def prefer_all(self, cases: Sequence[Case]) -> list[float]:
         turned = [(prompt, second, first) for prompt, first, second in cases]
         answers, count = prefer_all(self.judge, [*cases, *turned]), len(cases)
-        return [(there + 1 - back) / 2 for there, back in zip(answers[:count], answers[count:], strict=True)]
+        return [
+            (there + 1 - back) / 2
+            for there, back in zip(answers[:count], answers[count:], strict=True)
+        ]
 
 
 def rank_by_judge(judge: Judge, prompt: str, completions: Sequence[str]) -> list[float]:
-    """A score for each completion: the mean probability of being preferred to each of the others; NaN where a
-    judgement is.
+    """A score for each completion: the mean probability of being preferred to each of the others;
+    NaN where a judgement is.
     """
     count = len(completions)
     pairs = list(itertools.combinations(range(count), 2))

@@ -10,8 +10,8 @@ from vla.rewards.numbers import final, plain, whole_number
 
 
 def verifier_for(answer: str) -> str:
-    """A number, also a fraction (`last_number`); one letter (`choice`); a date (`date`); a number with a unit
-    (`quantity`); LaTeX or another expression (`math_equal`); any other text (`exact`).
+    """A number, also a fraction (`last_number`); one letter (`choice`); a date (`date`); a number
+    with a unit (`quantity`); LaTeX or another expression (`math_equal`); any other text (`exact`).
     """
     text = answer.strip()
     if whole_number(text) is not None:
@@ -26,7 +26,8 @@ def verifier_for(answer: str) -> str:
 
 
 def final_answer_of(answer: str) -> str:
-    """What of an answer's text is the answer: behind the last #### (GSM8K), inside a \\boxed{} that is all there is."""
+    """What of an answer's text is the answer: behind the last #### (GSM8K), inside a \\boxed{} that
+    is all there is."""
     if "####" in answer:
         return answer.rsplit("####", 1)[1].strip() or answer
     boxed = re.fullmatch(r"\s*\$*\\boxed\s*\{.*\}\$*\s*", answer, re.DOTALL)

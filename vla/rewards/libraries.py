@@ -1,4 +1,5 @@
-"""Verifiers that ask a library: equal mathematical expressions (math-verify), answers of reasoning-gym."""
+"""Verifiers that ask a library: equal mathematical expressions (math-verify), answers of
+reasoning-gym."""
 
 from __future__ import annotations
 
@@ -10,9 +11,7 @@ from vla.rewards.sample import UNSCORABLE, Sample
 
 MAX_CHARACTERS, MAX_BRACKETS = 500, 50
 """Of an expression; the library takes minutes over thousands of brackets."""
-_FUNCTIONS = (
-    "sqrt|sin|cos|tan|cot|sec|csc|log|ln|exp|pi|infty|inf|arcsin|arccos|arctan|sinh|cosh|tanh|max|min|abs|theta"
-)
+_FUNCTIONS = "sqrt|sin|cos|tan|cot|sec|csc|log|ln|exp|pi|infty|inf|arcsin|arccos|arctan|sinh|cosh|tanh|max|min|abs|theta"
 _PIECE = (
     rf"\d++(?:\.\d++)?+|\.\d++|(?<![a-zA-Z])(?:{_FUNCTIONS})(?![a-zA-Z])|(?<![a-zA-Z])[a-zA-Z](?![a-zA-Z])"
     r"|[-+*/^=<>()\[\]{}|,!_:;\u2264\u2265\u2260]"
@@ -35,18 +34,25 @@ _LATEX = (
 
 
 def is_expression(text: str) -> bool:
-    """Whether a text is LaTeX or reads as an expression: single letters, numbers, names of functions, an operator."""
+    """Whether a text is LaTeX or reads as an expression: single letters, numbers, names of
+    functions, an operator."""
     text = to_latex(text)
     if re.search(r"\\[a-zA-Z{]|^\$.+\$$", text):
         return True
     score = re.fullmatch(r"\d+\s*[-:]\s*\d+", text)  # 3-2, 10:30: as it is written, and no sum
-    return score is None and _EXPRESSION.fullmatch(text) is not None and _OPERATOR.search(text) is not None
+    return (
+        score is None
+        and _EXPRESSION.fullmatch(text) is not None
+        and _OPERATOR.search(text) is not None
+    )
 
 
 def to_latex(text: str) -> str:
     """Signs and roots of Unicode and names of functions as LaTeX writes them."""
     text = plain(text).strip()
-    text = re.sub(r"\u221a\s*(?:\(([^()]*)\)|(\w+))", lambda found: rf"\sqrt{{{found[1] or found[2]}}}", text)
+    text = re.sub(
+        r"\u221a\s*(?:\(([^()]*)\)|(\w+))", lambda found: rf"\sqrt{{{found[1] or found[2]}}}", text
+    )
     for sign, command in _LATEX:
         text = text.replace(sign, command)
     text = re.sub(r"(?<![a-zA-Z\\])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}", text)
@@ -54,8 +60,8 @@ def to_latex(text: str) -> str:
 
 
 def final_expression(text: str) -> str | None:
-    """The expression that a text ends on: what it gives as its answer, the last in dollars or brackets of LaTeX, else
-    the longest run of pieces of an expression at the end of its last line.
+    """The expression that a text ends on: what it gives as its answer, the last in dollars or
+    brackets of LaTeX, else the longest run of pieces of an expression at the end of its last line.
     """
     said = final(text)
     spans = [next(filter(None, found.groups())) for found in _SPAN.finditer(said)]
@@ -74,16 +80,21 @@ def final_expression(text: str) -> str | None:
 def is_too_large(text: str) -> bool:
     """Whether an expression is none that the library should compute."""
     brackets = sum(map(text.count, "([{"))
-    return len(text) > MAX_CHARACTERS or brackets > MAX_BRACKETS or _TOO_LARGE.search(plain(text)) is not None
+    return (
+        len(text) > MAX_CHARACTERS
+        or brackets > MAX_BRACKETS
+        or _TOO_LARGE.search(plain(text)) is not None
+    )
 
 
 def math_equal(sample: Sample) -> float:
-    """1 when the completion's final expression equals the answer's mathematically (1/2 and 0.5, 2x and x + x).
+    """1 when the completion's final expression equals the answer's mathematically (1/2 and 0.5, 2x
+    and x + x).
 
-    Unscorable when the answer itself cannot be read. Towers of powers, other numbers that would not fit into memory and
-    what is as long or as nested as no answer is are not computed and equal nothing. The library's own time limits use
-    signals, which work in the main thread only; the time limit here is that of the process (`pool.py`), so
-    they are off.
+    Unscorable when the answer itself cannot be read. Towers of powers, other numbers that would not
+    fit into memory and what is as long or as nested as no answer is are not computed and equal
+    nothing. The library's own time limits use signals, which work in the main thread only; the time
+    limit here is that of the process (`pool.py`), so they are off.
     """
     from math_verify import parse, verify
 
@@ -102,7 +113,8 @@ def math_equal(sample: Sample) -> float:
 
 
 def reasoning_gym_score(sample: Sample) -> float:
-    """The score that the problem's own reasoning-gym family gives; the last number counts where the answer is one.
+    """The score that the problem's own reasoning-gym family gives; the last number counts where the
+    answer is one.
 
     `facts["family"]` names the family, `facts["entry"]` is the data set's entry.
     """
@@ -114,8 +126,8 @@ def reasoning_gym_score(sample: Sample) -> float:
 
 
 def final_answer(completion: str, answer: str) -> str:
-    """What the completion answers: its last number when the answer is a number, else what it gives as its answer (in a
-    box, behind "answer is"), or the whole text trimmed.
+    """What the completion answers: its last number when the answer is a number, else what it gives
+    as its answer (in a box, behind "answer is"), or the whole text trimmed.
     """
     text = completion.strip()
     if whole_number(answer) is None:

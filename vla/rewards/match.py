@@ -9,13 +9,15 @@ from vla.rewards.sample import UNSCORABLE, Sample, texts_in
 
 
 def exact(sample: Sample) -> float:
-    """1 when the completion, or what it gives as its answer (`numbers.final`), is the answer, but for letter case,
-    white space, and what Markdown and LaTeX only use to set it.
+    """1 when the completion, or what it gives as its answer (`numbers.final`), is the answer, but
+    for letter case, white space, and what Markdown and LaTeX only use to set it.
     """
     said, right = final(sample.completion), _words_of(sample.answer)
     if said is sample.completion:
         return float(_words_of(said) == right)
-    return float(right in (_words_of(said), _words_of(said.rstrip(" .*")), _words_of(sample.completion)))
+    return float(
+        right in (_words_of(said), _words_of(said.rstrip(" .*")), _words_of(sample.completion))
+    )
 
 
 def _words_of(text: str) -> str:
@@ -24,8 +26,8 @@ def _words_of(text: str) -> str:
 
 
 def contains(sample: Sample) -> float:
-    """1 when every word of `facts["words"]` (the answer, when there are none) occurs as a whole word, whatever the
-    case.
+    """1 when every word of `facts["words"]` (the answer, when there are none) occurs as a whole
+    word, whatever the case.
     """
     words = texts_in(sample, "words")
     return float(all(_occurs(word, sample.completion) for word in words))
@@ -36,8 +38,8 @@ def _occurs(word: str, text: str) -> bool:
 
 
 def last_number(sample: Sample) -> float:
-    """1 when the number that the completion gives (`numbers.read_number`) equals the answer's; words around are
-    ignored. Unscorable when the answer holds no number.
+    """1 when the number that the completion gives (`numbers.read_number`) equals the answer's;
+    words around are ignored. Unscorable when the answer holds no number.
     """
     expected = read_number(sample.answer)
     if expected is None:

@@ -1,5 +1,5 @@
-"""Numbers as people and models write them, read exactly: 1,000 and 1 000, .5, 1e5, 6.02 x 10^23, 3/4, 1 1/2,
-\\frac{3}{4}, with any of Unicode's minus signs, and the number that a text ends on.
+"""Numbers as people and models write them, read exactly: 1,000 and 1 000, .5, 1e5, 6.02 x 10^23,
+3/4, 1 1/2, \\frac{3}{4}, with any of Unicode's minus signs, and the number that a text ends on.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 MAX_DIGITS = 400
-"""Digits of a number, or size of an exponent, beyond which nothing is computed: such a number equals none."""
+"""Digits of a number, or size of an exponent, beyond which nothing is computed: such a number
+equals none."""
 
 _PLAIN = str.maketrans(
     {
@@ -24,7 +25,13 @@ _PLAIN = str.maketrans(
         "\uff0e": ".",
     }
 )
-_RAISED = dict(zip("\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207b", "0123456789-", strict=True))
+_RAISED = dict(
+    zip(
+        "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207b",
+        "0123456789-",
+        strict=True,
+    )
+)
 _INTEGER = r"(?:\d{1,3}(?:[,' \u2009_]\d{3})+|\d{1,2}(?:,\d{2})+,\d{3}|\d+)(?!\d)"
 _UNSIGNED = rf"(?<!\d)(?<!\d\.)(?:{_INTEGER}(?:\.\d+)?|(?<!\.)\.\d+)(?:[eE][-+]?\d+)?"
 _NUMBER = rf"[-+]?{_UNSIGNED}"
@@ -49,7 +56,8 @@ _REST = re.compile(r"\n|[.;!?]\s+(?=[A-Z])|[,\s]\s*(?:because|since)\b")
 
 @dataclass(frozen=True)
 class Term:
-    """A number in a text, from `start` to `end`. `value` None: one that is not computed, such as 9^9^9 or x/2."""
+    """A number in a text, from `start` to `end`. `value` None: one that is not computed, such as
+    9^9^9 or x/2."""
 
     value: Fraction | None
     start: int
@@ -57,8 +65,8 @@ class Term:
 
 
 def plain(text: str) -> str:
-    """The text with one minus sign, one thin space, ^{2} for raised digits, a/b for fractions of one character, and
-    without what LaTeX only uses to set it.
+    """The text with one minus sign, one thin space, ^{2} for raised digits, a/b for fractions of
+    one character, and without what LaTeX only uses to set it.
     """
     text = re.sub(r"\\!\s*", "", text.translate(_PLAIN).replace("{,}", ",")).replace("**", "^")
     text = re.sub(r"(?<!\\)\\[,;: ]", "\u2009", text).replace(r"\%", "%").replace(r"\$", "$")
@@ -66,7 +74,11 @@ def plain(text: str) -> str:
     text = re.sub(r"(?<![\w)\]}])-([$\u20ac\u00a3\u00a5])(?=[\d.])", r"\1-", text)
     text = re.sub(r"\\(?:left|right|displaystyle)(?![a-zA-Z])", "", text)
     text = re.sub(r"\\(?:text|mathrm|textbf|mathbf|mbox|operatorname)\s*\{([^{}]*)\}", r"\1", text)
-    text = re.sub(f"[{''.join(_RAISED)}]+", lambda found: f"^{{{''.join(map(_RAISED.__getitem__, found[0]))}}}", text)
+    text = re.sub(
+        f"[{''.join(_RAISED)}]+",
+        lambda found: f"^{{{''.join(map(_RAISED.__getitem__, found[0]))}}}",
+        text,
+    )
     return re.sub("[\u00bc-\u00be\u2150-\u215e]", lambda found: _small_fraction(found[0]), text)
 
 
@@ -80,8 +92,8 @@ def without_dollars(text: str) -> str:
 
 
 def final(text: str) -> str:
-    """What a text gives as its answer: inside the last \\boxed{}, else the sentence behind the last "####" or "answer
-    is" up to its reason, else all of the text.
+    """What a text gives as its answer: inside the last \\boxed{}, else the sentence behind the last
+    "####" or "answer is" up to its reason, else all of the text.
     """
     box = last_box(text)
     marks = list(_MARKED.finditer(text))
@@ -109,7 +121,9 @@ def terms(text: str) -> list[Term]:
         if before.endswith(("^", "_")):
             continue
         part_of_more = before.endswith("/") or re.match(r"\s?\^|\s?/\s?[\d(]", after)
-        found.append(Term(None if part_of_more else _value(match, text), match.start(), match.end()))
+        found.append(
+            Term(None if part_of_more else _value(match, text), match.start(), match.end())
+        )
     return found
 
 
@@ -121,8 +135,8 @@ def last_term(text: str) -> Term | None:
 
 
 def read_number(text: str) -> Fraction | None:
-    """The number that a text gives as its answer (`final`), or its last one. A minus that follows a digit, a letter or
-    a bracket (12-7, x-7) is no sign.
+    """The number that a text gives as its answer (`final`), or its last one. A minus that follows a
+    digit, a letter or a bracket (12-7, x-7) is no sign.
     """
     term = last_term(plain(final(text)))
     return None if term is None else term.value
@@ -132,18 +146,26 @@ def whole_number(text: str) -> Fraction | None:
     """The value of a text that is a number and nothing else."""
     text = without_dollars(plain(text)).strip()
     found = terms(text)
-    return found[0].value if len(found) == 1 and (found[0].start, found[0].end) == (0, len(text)) else None
+    return (
+        found[0].value
+        if len(found) == 1 and (found[0].start, found[0].end) == (0, len(text))
+        else None
+    )
 
 
 def _value(match: re.Match[str], text: str) -> Fraction | None:
-    signed = match.start() > 0 and (text[match.start() - 1].isalnum() or text[match.start() - 1] in ")}]")
+    signed = match.start() > 0 and (
+        text[match.start() - 1].isalnum() or text[match.start() - 1] in ")}]"
+    )
     sign = -1 if match[0][0] == "-" and not signed else 1
     try:
         if match["fraction"]:
             above, below = (_number(part) for part in (match[2] or match[3], match[4] or match[5]))
             return sign * above / below
         if match["mixed"]:
-            return sign * (abs(_number(match["mixed"])) + _number(match["over"]) / _number(match["under"]))
+            return sign * (
+                abs(_number(match["mixed"])) + _number(match["over"]) / _number(match["under"])
+            )
         value = sign * abs(_number(match["number"]))
         powers = match.groups()[-5:-1]
         if powers[0] or powers[1]:

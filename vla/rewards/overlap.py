@@ -1,4 +1,5 @@
-"""How much a completion overlaps with a reference text: BLEU and chrF by sacrebleu, ROUGE by rouge-score, in [0, 1].
+"""How much a completion overlaps with a reference text: BLEU and chrF by sacrebleu, ROUGE by
+rouge-score, in [0, 1].
 
 `facts["references"]` may hold several references; the answer is the only one otherwise.
 """
@@ -26,7 +27,8 @@ def chrf(sample: Sample) -> float:
 
 
 def rouge_l(sample: Sample) -> float:
-    """ROUGE-L F-score (Lin 2004): longest common subsequence of words, the best reference counts."""
+    """ROUGE-L F-score (Lin 2004): longest common subsequence of words, the best reference
+    counts."""
     scores = [
         _rouge().score(reference, sample.completion)["rougeL"].fmeasure
         for reference in list(texts_in(sample, "references"))

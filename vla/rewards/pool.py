@@ -1,4 +1,5 @@
-"""Verifiers in a process that can be killed: a time limit, a memory limit, and NaN when one of them strikes."""
+"""Verifiers in a process that can be killed: a time limit, a memory limit, and NaN when one of them
+strikes."""
 
 from __future__ import annotations
 
@@ -22,22 +23,33 @@ from vla.rewards.worker import INSIDE_ANSWER, NAMES
 
 _MAX_REPLY_BYTES = 2**16
 ENOUGH_SAMPLES, ENOUGH_PROMPTS = 16, 4
-"""Failures, and prompts they belong to, after which a verifier that has never worked ends the run."""
+"""Failures, and prompts they belong to, after which a verifier that has never worked ends the
+run."""
 
 
 class VerifierProcess:
     """Runs verifiers by name (`worker.find_verifier`) on samples, one after the other.
 
-    A verifier that takes longer than `timeout_seconds`, asks for more than `memory_bytes`, raises, kills its process or
-    gives no finite number makes its sample unscorable (NaN) and is counted in `failures` under its name and reason.
-    `startup_seconds` is allowed to import its module, and for the libraries of ours; a function of the user's that
-    imports when it is called does so within `timeout_seconds`.
+    A verifier that takes longer than `timeout_seconds`, asks for more than `memory_bytes`, raises,
+    kills its process or gives no finite number makes its sample unscorable (NaN) and is counted in
+    `failures` under its name and reason. `startup_seconds` is allowed to import its module, and for
+    the libraries of ours; a function of the user's that imports when it is called does so within
+    `timeout_seconds`.
     """
 
-    def __init__(self, timeout_seconds: float = 5.0, memory_bytes: int = 2**32, startup_seconds: float = 120.0) -> None:
+    def __init__(
+        self,
+        timeout_seconds: float = 5.0,
+        memory_bytes: int = 2**32,
+        startup_seconds: float = 120.0,
+    ) -> None:
         if timeout_seconds <= 0:
             raise ValueError(f"verifier_timeout_seconds ({timeout_seconds}) must be positive")
-        self.timeout_seconds, self.memory_bytes, self.startup_seconds = timeout_seconds, memory_bytes, startup_seconds
+        self.timeout_seconds, self.memory_bytes, self.startup_seconds = (
+            timeout_seconds,
+            memory_bytes,
+            startup_seconds,
+        )
         self.failures: dict[str, int] = {}
         self._tried: dict[str, set[str]] = {}
         self._worked: set[str] = set()
@@ -48,8 +60,8 @@ class VerifierProcess:
     def score(self, verifier: str, samples: Sequence[Sample]) -> list[float]:
         """A score for each sample; NaN where the verifier failed.
 
-        Raises ValueError when there is no such verifier, and for one that has failed on every sample so far, once it
-        was tried on `ENOUGH_SAMPLES` of `ENOUGH_PROMPTS` prompts.
+        Raises ValueError when there is no such verifier, and for one that has failed on every
+        sample so far, once it was tried on `ENOUGH_SAMPLES` of `ENOUGH_PROMPTS` prompts.
         """
         return [self._score_one(verifier, sample) for sample in samples]
 
@@ -65,18 +77,27 @@ class VerifierProcess:
         if math.isfinite(score):
             self._worked.add(verifier)
             return float(score)
-        reason = f"{verifier}: {reply.get('error', f'gave {score}, a score is a finite number')}".split("\n")[0][:200]
+        reason = (
+            f"{verifier}: {reply.get('error', f'gave {score}, a score is a finite number')}".split(
+                "\n"
+            )[0][:200]
+        )
         self.failures[reason] = self.failures.get(reason, 0) + 1
         if verifier not in self._worked and ("error" in reply or math.isinf(score)):
             self._note_failure(verifier, sample.prompt, reason)
         return UNSCORABLE
 
     def _note_failure(self, verifier: str, prompt: str, reason: str) -> None:
-        """Count a failure of a verifier that has never worked; one that only cannot tell (NaN) may find other rows."""
+        """Count a failure of a verifier that has never worked; one that only cannot tell (NaN) may
+        find other rows."""
         self._tried.setdefault(verifier, set()).add(prompt)
-        failed = sum(count for name, count in self.failures.items() if name.startswith(f"{verifier}: "))
+        failed = sum(
+            count for name, count in self.failures.items() if name.startswith(f"{verifier}: ")
+        )
         if failed >= ENOUGH_SAMPLES and len(self._tried[verifier]) >= ENOUGH_PROMPTS:
-            raise ValueError(f"verifier {verifier} failed on all of its {failed} samples, at last: {reason}")
+            raise ValueError(
+                f"verifier {verifier} failed on all of its {failed} samples, at last: {reason}"
+            )
 
     def _warm_up(self, verifier: str) -> None:
         reply = self._ask({"verifier": verifier, "warm_up": True}, self.startup_seconds)
@@ -84,10 +105,17 @@ class VerifierProcess:
             known = "ValueError: "
             fault = reply["error"].removeprefix(known)
             raise ValueError(
-                fault if reply["error"].startswith(known) else f"verifier {verifier!r} cannot be imported: {fault}"
+                fault
+                if reply["error"].startswith(known)
+                else f"verifier {verifier!r} cannot be imported: {fault}"
             )
-        if verifier.removeprefix(INSIDE_ANSWER) in NAMES:  # our libraries are imported by the first call
-            self._ask({"verifier": verifier, "sample": asdict(Sample("1", "1", "1"))}, self.startup_seconds)
+        if (
+            verifier.removeprefix(INSIDE_ANSWER) in NAMES
+        ):  # our libraries are imported by the first call
+            self._ask(
+                {"verifier": verifier, "sample": asdict(Sample("1", "1", "1"))},
+                self.startup_seconds,
+            )
         self._ready.add(verifier)
 
     def _ask(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
@@ -102,11 +130,16 @@ class VerifierProcess:
         if line is None:
             timed_out = process.poll() is None
             self.close()
-            return {"error": f"no answer in {seconds:g} s" if timed_out else "the verifier ended its process"}
+            return {
+                "error": f"no answer in {seconds:g} s"
+                if timed_out
+                else "the verifier ended its process"
+            }
         return json.loads(line)
 
     def _read_line(self, process: subprocess.Popen[bytes], deadline: float) -> bytes | None:
-        """The next line, or None when the deadline passes, the process ends or the line grows without end."""
+        """The next line, or None when the deadline passes, the process ends or the line grows
+        without end."""
         assert process.stdout is not None
         while b"\n" not in self._unread:
             remaining = deadline - time.monotonic()
@@ -152,7 +185,9 @@ class VerifierProcess:
     def __enter__(self) -> VerifierProcess:
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def __del__(self) -> None:

@@ -1,5 +1,5 @@
-"""A reward model: a language model with a scalar head that says how good a completion is (Ziegler 2019, Stiennon
-2020).
+"""A reward model: a language model with a scalar head that says how good a completion is (Ziegler
+2019, Stiennon 2020).
 """
 
 from __future__ import annotations
@@ -9,15 +9,22 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from vla.data.packing import pack_completions
-from vla.decoding.causal import allow_branches, attends_fully, disable_dropout, hidden_states, plain_model
+from vla.decoding.causal import (
+    allow_branches,
+    attends_fully,
+    disable_dropout,
+    hidden_states,
+    plain_model,
+)
 
 
 class RewardModel(nn.Module):
     """Reward = (head(hidden state of the completion's last token) - offset) / scale.
 
-    The head starts at zero: a random one (Stiennon 2020) spreads rewards further than one epoch of few comparisons
-    brings back. `normalize` sets offset and scale after training, so that rewards have mean 0 and standard deviation 1
-    on reference completions. `model` is trained with it: give a copy where the policy must stay as it is.
+    The head starts at zero: a random one (Stiennon 2020) spreads rewards further than one epoch of
+    few comparisons brings back. `normalize` sets offset and scale after training, so that rewards
+    have mean 0 and standard deviation 1 on reference completions. `model` is trained with it: give
+    a copy where the policy must stay as it is.
     """
 
     offset: Tensor
@@ -44,15 +51,20 @@ class RewardModel(nn.Module):
         mask: Bool[Tensor, "B L"],
     ) -> Float[Tensor, "B"]:
         """The reward of every completion, right-padded ids; equal beginnings are read once."""
-        # A last token that is never fed makes the packer keep the slot of the completion's real last token.
+        # A last token that is never fed makes the packer keep the slot of the completion's real
+        # last token.
         completions = torch.nn.functional.pad(completions, (0, 1))
         lengths = mask.sum(1)
         mask = torch.arange(completions.shape[1], device=mask.device) <= lengths[:, None]
         share, branches = self.share_prompts, self.share_prompts and self.branches
-        rows = pack_completions(prompts, prompt_mask, completions, mask, share, max_row_tokens=256, branches=branches)
+        rows = pack_completions(
+            prompts, prompt_mask, completions, mask, share, max_row_tokens=256, branches=branches
+        )
         device = prompts.device.type
         with torch.autocast(device, self.autocast, enabled=self.autocast is not None):
-            hidden = hidden_states(self.model, rows.tokens, rows.positions, rows.attention).flatten(0, 1)
+            hidden = hidden_states(self.model, rows.tokens, rows.positions, rows.attention).flatten(
+                0, 1
+            )
         last = rows.slots[(lengths + 1).cumsum(0) - 1]
         return (self.head(hidden[last].float()).squeeze(-1) - self.offset) / self.scale
 

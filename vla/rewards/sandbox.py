@@ -1,4 +1,5 @@
-"""Running Python that nobody has read: in a jail, with limits on time, memory, processes, files and output."""
+"""Running Python that nobody has read: in a jail, with limits on time, memory, processes, files and
+output."""
 
 from __future__ import annotations
 
@@ -15,10 +16,11 @@ from vla.rewards.jail import Limits as Limits
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a program ended. `started` is False when the jail itself failed; then nothing is known about the program.
+    """How a program ended. `started` is False when the jail itself failed; then nothing is known
+    about the program.
 
-    `stopped` says which limit ended it: "time", "output", "memory", "processes", "files" or None. A limit that the
-    program is told of, by an error of what it asked for, does not end it.
+    `stopped` says which limit ended it: "time", "output", "memory", "processes", "files" or None. A
+    limit that the program is told of, by an error of what it asked for, does not end it.
     """
 
     output: bytes
@@ -35,7 +37,8 @@ class NoSandbox(ValueError):
 def choose_jail() -> Kind:
     """The kind of jail to use.
 
-    Raises NoSandbox (a ValueError) with the remedy when there is none: code is never run unconfined.
+    Raises NoSandbox (a ValueError) with the remedy when there is none: code is never run
+    unconfined.
     """
     kinds = available()
     if not kinds:
@@ -44,11 +47,16 @@ def choose_jail() -> Kind:
 
 
 def run_python(
-    source: str, limits: Limits, stdin: bytes = b"", files: Mapping[str, str] | None = None, jail: Kind | None = None
+    source: str,
+    limits: Limits,
+    stdin: bytes = b"",
+    files: Mapping[str, str] | None = None,
+    jail: Kind | None = None,
 ) -> Outcome:
     """Run a program with `files` beside it in a folder of its own.
 
-    Whatever it does, this returns within `limits.seconds` and a moment, and everything it started is gone.
+    Whatever it does, this returns within `limits.seconds` and a moment, and everything it started
+    is gone.
     """
     texts = {"main.py": source, **(files or {})}
     contents = {name: text.encode(errors="surrogatepass") for name, text in texts.items()}
@@ -64,8 +72,11 @@ def run_python(
     return Outcome(output, errors, ended["returncode"], True, stopped or ended["stopped"])
 
 
-def _read_capped(process: subprocess.Popen[bytes], limits: Limits) -> tuple[bytes, bytes, str | None]:
-    """(stdout, stderr, what stopped it): until both end, the time is over, or more comes than is kept."""
+def _read_capped(
+    process: subprocess.Popen[bytes], limits: Limits
+) -> tuple[bytes, bytes, str | None]:
+    """(stdout, stderr, what stopped it): until both end, the time is over, or more comes than is
+    kept."""
     assert process.stdout is not None
     assert process.stderr is not None
     kept = {process.stdout: bytearray(), process.stderr: bytearray()}

@@ -11,14 +11,16 @@ from typing import Any
 from vla.rewards.fences import blocks
 from vla.rewards.sample import Sample, Verifier
 
-THINK_ANSWER = re.compile(r"\s*<think>(?P<think>.*?)</think>\s*<answer>(?P<answer>.*?)</answer>\s*", re.DOTALL)
+THINK_ANSWER = re.compile(
+    r"\s*<think>(?P<think>.*?)</think>\s*<answer>(?P<answer>.*?)</answer>\s*", re.DOTALL
+)
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 TOOL_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
 
 
 def think_format(sample: Sample) -> float:
-    """1 when the completion is exactly <think>thoughts</think> <answer>answer</answer>, each tag once, neither part
-    empty.
+    """1 when the completion is exactly <think>thoughts</think> <answer>answer</answer>, each tag
+    once, neither part empty.
 
     The format reward of DeepSeek-R1 (Guo et al. 2025, section 2.2.2).
     """
@@ -29,12 +31,14 @@ def think_format(sample: Sample) -> float:
 
 
 def think_tags(sample: Sample) -> float:
-    """A quarter for each of the four tags that occurs exactly once: a slope towards `think_format`."""
+    """A quarter for each of the four tags that occurs exactly once: a slope towards
+    `think_format`."""
     return sum(sample.completion.count(tag) == 1 for tag in TAGS) / len(TAGS)
 
 
 def inside_answer(verifier: Verifier) -> Verifier:
-    """The verifier applied to what stands between the last <answer> and </answer>; 0 without them."""
+    """The verifier applied to what stands between the last <answer> and </answer>; 0 without
+    them."""
 
     def verify(sample: Sample) -> float:
         found = re.findall(r"<answer>(.*?)</answer>", sample.completion, re.DOTALL)
@@ -44,17 +48,19 @@ def inside_answer(verifier: Verifier) -> Verifier:
 
 
 def json_value(sample: Sample) -> float:
-    """1 when the completion is JSON (a code fence around is allowed) that satisfies `facts["schema"]`."""
+    """1 when the completion is JSON (a code fence around is allowed) that satisfies
+    `facts["schema"]`."""
     value, ok = _parse(_without_fence(sample.completion))
     return float(ok and _satisfies(value, sample.facts.get("schema", {})))
 
 
 def tool_call(sample: Sample) -> float:
-    """1 when the completion holds exactly one <tool_call>{"name": ..., "arguments": {...}}</tool_call> that fits.
+    """1 when the completion holds exactly one <tool_call>{"name": ..., "arguments":
+    {...}}</tool_call> that fits.
 
-    `facts["tools"]` maps the name of each tool to the JSON schema of its arguments. `facts["call"]`, where given, is
-    the call that is right: name and arguments must then be equal to it. Malformed JSON, an unknown tool or arguments
-    against the schema score 0.
+    `facts["tools"]` maps the name of each tool to the JSON schema of its arguments.
+    `facts["call"]`, where given, is the call that is right: name and arguments must then be equal
+    to it. Malformed JSON, an unknown tool or arguments against the schema score 0.
     """
     found = TOOL_CALL.findall(sample.completion)
     if len(found) != 1:

@@ -1,7 +1,8 @@
 """The system calls that a jailed program may not make, as a seccomp filter (classic BPF).
 
-Denied is what makes namespaces or mounts, looks into other processes, slows down the process that watches, or holds
-memory that no limit counts: memfd, System V, larger pipes and sockets, connections that nobody accepts.
+Denied is what makes namespaces or mounts, looks into other processes, slows down the process that
+watches, or holds memory that no limit counts: memfd, System V, larger pipes and sockets,
+connections that nobody accepts.
 """
 
 from __future__ import annotations
@@ -15,22 +16,54 @@ ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 """The column of a system call's numbers, and the number of the architecture in `linux/audit.h`."""
 
 _DENIED = {  # numbers on x86_64 and on aarch64, from `asm/unistd.h`; -1: there is none
-    **{"unshare": (272, 97), "setns": (308, 268), "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41)},
-    **{"chroot": (161, 51), "open_tree": (428, 428), "move_mount": (429, 429), "fsopen": (430, 430)},
-    **{"fsconfig": (431, 431), "fsmount": (432, 432), "fspick": (433, 433), "mount_setattr": (442, 442)},
+    **{
+        "unshare": (272, 97),
+        "setns": (308, 268),
+        "mount": (165, 40),
+        "umount2": (166, 39),
+        "pivot_root": (155, 41),
+    },
+    **{
+        "chroot": (161, 51),
+        "open_tree": (428, 428),
+        "move_mount": (429, 429),
+        "fsopen": (430, 430),
+    },
+    **{
+        "fsconfig": (431, 431),
+        "fsmount": (432, 432),
+        "fspick": (433, 433),
+        "mount_setattr": (442, 442),
+    },
     **{"name_to_handle_at": (303, 264), "open_by_handle_at": (304, 265)},
-    **{"ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "kcmp": (312, 272)},
+    **{
+        "ptrace": (101, 117),
+        "process_vm_readv": (310, 270),
+        "process_vm_writev": (311, 271),
+        "kcmp": (312, 272),
+    },
     **{"pidfd_getfd": (438, 438), "process_madvise": (440, 440)},
     **{"setpriority": (141, 140), "sched_setparam": (142, 118), "sched_setscheduler": (144, 119)},
     **{"sched_setaffinity": (203, 122), "sched_setattr": (314, 274), "ioprio_set": (251, 30)},
-    **{"memfd_create": (319, 279), "memfd_secret": (447, 447), "vmsplice": (278, 75), "mq_open": (240, 180)},
+    **{
+        "memfd_create": (319, 279),
+        "memfd_secret": (447, 447),
+        "vmsplice": (278, 75),
+        "mq_open": (240, 180),
+    },
     **{"shmget": (29, 194), "semget": (64, 190), "msgget": (68, 186), "listen": (50, 201)},
     **{"add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219), "bpf": (321, 280)},
     **{"io_setup": (206, 0), "io_uring_setup": (425, 425), "io_uring_enter": (426, 426)},
     **{"io_uring_register": (427, 427), "userfaultfd": (323, 282), "perf_event_open": (298, 241)},
     **{"inotify_init": (253, -1), "inotify_init1": (294, 26), "fanotify_init": (300, 262)},
 }
-_CLONE, _CLONE3, _CONNECT, _SOCKET, _SETSOCKOPT = (56, 220), (435, 435), (42, 203), (41, 198), (54, 208)
+_CLONE, _CLONE3, _CONNECT, _SOCKET, _SETSOCKOPT = (
+    (56, 220),
+    (435, 435),
+    (42, 203),
+    (41, 198),
+    (54, 208),
+)
 _FCNTL, _PRLIMIT, _SETRLIMIT, _SEND_SIGNAL = (72, 25), (302, 261), (160, 164), (62, 129)
 _SETSID = (112, 157)
 _NEW_NAMESPACE_OR_UNTRACED = 0x7E820000
@@ -43,7 +76,8 @@ _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _ERRNO, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 
 Condition = tuple[int, str, int]
-"""Argument number (the lower half of its 64 bits; the upper one with `_HIGH` added), comparison, value."""
+"""Argument number (the lower half of its 64 bits; the upper one with `_HIGH` added), comparison,
+value."""
 
 
 @cache
@@ -54,11 +88,17 @@ def filter_for_this_machine() -> bytes:
     """
     machine = platform.machine()
     if machine not in ARCHITECTURES:
-        raise ValueError(f"no filter of system calls for {machine}, only for {', '.join(ARCHITECTURES)}")
+        raise ValueError(
+            f"no filter of system calls for {machine}, only for {', '.join(ARCHITECTURES)}"
+        )
     column, architecture = ARCHITECTURES[machine]
     program = [
         *(_step(_LOAD, 4), _step(_EQUAL, architecture, 1, 0), _step(_RETURN, _KILL)),
-        *(_step(_LOAD, 0), _step(_AT_LEAST, 0x40000000, 0, 1), _step(_RETURN, _ERRNO | errno.ENOSYS)),
+        *(
+            _step(_LOAD, 0),
+            _step(_AT_LEAST, 0x40000000, 0, 1),
+            _step(_RETURN, _ERRNO | errno.ENOSYS),
+        ),
     ]
     for call, conditions, code in _rules():
         if call[column] >= 0:
@@ -67,7 +107,8 @@ def filter_for_this_machine() -> bytes:
 
 
 def _rules() -> list[tuple[tuple[int, int], list[Condition], int]]:
-    """(system call, what its arguments must be, errno): the call is denied where all conditions hold."""
+    """(system call, what its arguments must be, errno): the call is denied where all conditions
+    hold."""
     return [
         *((call, [], errno.EPERM) for call in _DENIED.values()),
         (
@@ -77,15 +118,25 @@ def _rules() -> list[tuple[tuple[int, int], list[Condition], int]]:
         ),  # its flags lie in memory, where no filter sees them; the C library then uses clone
         (_CLONE, [(0, "&", _NEW_NAMESPACE_OR_UNTRACED)], errno.EPERM),
         (_CONNECT, [], errno.ENETUNREACH),
-        (_SETSID, [], 0),  # done, it seems: the scheduler would give each session as much as another program
+        (
+            _SETSID,
+            [],
+            0,
+        ),  # done, it seems: the scheduler would give each session as much as another program
         (_SOCKET, [(0, "!=", family) for family in (_UNIX, _INET, _INET6)], errno.EAFNOSUPPORT),
         (_SOCKET, [(0, "==", _UNIX), (1, "&", _NOT_STREAM)], errno.EPERM),
-        *((_SETSOCKOPT, [(1, "==", _SOL_SOCKET), (2, "==", name)], errno.EPERM) for name in _BUFFER_SIZES),
+        *(
+            (_SETSOCKOPT, [(1, "==", _SOL_SOCKET), (2, "==", name)], errno.EPERM)
+            for name in _BUFFER_SIZES
+        ),
         (_FCNTL, [(1, "==", _F_SETPIPE_SZ)], errno.EPERM),
         (_SEND_SIGNAL, [(0, "==", 1)], errno.EPERM),
         (_SETRLIMIT, [(0, "==", _RLIMIT_AS)], errno.EPERM),
         (_PRLIMIT, [(0, "!=", 0)], errno.EPERM),
-        *((_PRLIMIT, [(1, "==", _RLIMIT_AS), (2 + half, "!=", 0)], errno.EPERM) for half in (0, _HIGH)),
+        *(
+            (_PRLIMIT, [(1, "==", _RLIMIT_AS), (2 + half, "!=", 0)], errno.EPERM)
+            for half in (0, _HIGH)
+        ),
     ]
 
 
@@ -93,7 +144,9 @@ def _rule(number: int, conditions: list[Condition], code: int) -> list[bytes]:
     steps = [_step(_RETURN, _ERRNO | code), _step(_LOAD, 0)]
     for argument, comparison, value in reversed(conditions):
         skip = len(steps) - 1
-        jump = {"==": (_EQUAL, 0, skip), "!=": (_EQUAL, skip, 0), "&": (_ANY_BIT, 0, skip)}[comparison]
+        jump = {"==": (_EQUAL, 0, skip), "!=": (_EQUAL, skip, 0), "&": (_ANY_BIT, 0, skip)}[
+            comparison
+        ]
         offset = 16 + 8 * (argument % _HIGH) + 4 * (argument // _HIGH)
         steps = [_step(_LOAD, offset), _step(jump[0], value, *jump[1:]), *steps]
     return [_step(_EQUAL, number, 0, len(steps)), *steps]

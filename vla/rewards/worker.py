@@ -1,5 +1,5 @@
-"""The process in which verifiers run: one request a line on standard input, one answer a line on what was standard
-output.
+"""The process in which verifiers run: one request a line on standard input, one answer a line on
+what was standard output.
 
     request  {"verifier": "math_equal", "sample": {...}}     answer  {"score": 1.0} or {"error": "..."}
 
@@ -25,8 +25,8 @@ MODULES = {
     "overlap": ("bleu", "chrf", "rouge_l"),
     "libraries": ("math_equal", "reasoning_gym_score"),
 }
-"""The verifiers that have a name of their own, by module; any other is `package.module.function` (a colon before the
-function is as good).
+"""The verifiers that have a name of their own, by module; any other is `package.module.function` (a
+colon before the function is as good).
 """
 NAMES = tuple(name for names in MODULES.values() for name in names)
 INSIDE_ANSWER = "answer."
@@ -42,7 +42,9 @@ def find_verifier(name: str) -> Verifier:
         from vla.rewards.structure import inside_answer
 
         return inside_answer(find_verifier(name.removeprefix(INSIDE_ANSWER)))
-    module = next((f"vla.rewards.{module}" for module, names in MODULES.items() if name in names), None)
+    module = next(
+        (f"vla.rewards.{module}" for module, names in MODULES.items() if name in names), None
+    )
     function = name
     if module is None:
         module, _, function = name.rpartition(":" if ":" in name else ".")

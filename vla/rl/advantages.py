@@ -1,8 +1,9 @@
-"""Credit along time: generalized advantage estimation and reward-to-go, along decisions (robots) or draws (text).
+"""Credit along time: generalized advantage estimation and reward-to-go, along decisions (robots) or
+draws (text).
 
-Both run on the same positions. A position is a decision where values are [R], a draw where they are [R, L]. Positions
-that the policy did not choose are skipped: no time passes there, and a reward found there belongs to the last choice
-before it.
+Both run on the same positions. A position is a decision where values are [R], a draw where they are
+[R, L]. Positions that the policy did not choose are skipped: no time passes there, and a reward
+found there belongs to the last choice before it.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from vla.rl.batch import ReduceSum, single_process
 
 @dataclass(frozen=True)
 class Timeline:
-    """Counted positions of `R` rows packed as [N, T]: trajectory by rank in time. `counted` lists them in the flat
-    order.
+    """Counted positions of `R` rows packed as [N, T]: trajectory by rank in time. `counted` lists
+    them in the flat order.
 
-    `carry` says for every position at which rank its reward counts; -1 stands before the first choice and is dropped.
+    `carry` says for every position at which rank its reward counts; -1 stands before the first
+    choice and is dropped.
     """
 
     counted: Bool[Tensor, "K"]
@@ -33,12 +35,16 @@ class Timeline:
         """Rewards by rank; several positions may pay into one."""
         keep = self.carry >= 0
         dense = torch.zeros(self.shape, dtype=torch.float64)
-        return dense.index_put((self.trajectory[keep], self.carry[keep]), rewards[keep].double(), accumulate=True)
+        return dense.index_put(
+            (self.trajectory[keep], self.carry[keep]), rewards[keep].double(), accumulate=True
+        )
 
     def pack(self, values: Float[Tensor, "K"]) -> Float[Tensor, "N T"]:
         """Values by rank, zero past the end."""
         dense = torch.zeros(self.shape, dtype=torch.float64)
-        dense[self.trajectory[self.counted], self.carry[self.counted]] = values[self.counted].double()
+        dense[self.trajectory[self.counted], self.carry[self.counted]] = values[
+            self.counted
+        ].double()
         return dense
 
     def unpack(self, dense: Float[Tensor, "N T"]) -> Float[Tensor, "K"]:
@@ -52,8 +58,11 @@ class Timeline:
         return len(self.lengths), max(int(self.lengths.max()), 1) if len(self.lengths) else 1
 
 
-def make_timeline(counted: Bool[Tensor, "R *L"], trajectory: Int[Tensor, "R"], num_trajectories: int) -> Timeline:
-    """Lay out the positions of rows that may be interleaved; rows of one trajectory stand in the order of time."""
+def make_timeline(
+    counted: Bool[Tensor, "R *L"], trajectory: Int[Tensor, "R"], num_trajectories: int
+) -> Timeline:
+    """Lay out the positions of rows that may be interleaved; rows of one trajectory stand in the
+    order of time."""
     per_row = counted.numel() // max(len(counted), 1)
     owner = trajectory.repeat_interleave(per_row)
     flat = counted.reshape(-1)
@@ -67,13 +76,15 @@ def make_timeline(counted: Bool[Tensor, "R *L"], trajectory: Int[Tensor, "R"], n
 
 
 def place_rewards(rewards: Float[Tensor, "R"], mask: Bool[Tensor, "R L"]) -> Float[Tensor, "R L"]:
-    """A row's reward at its last chosen draw; in a row without one at the end, from where it is carried back in
-    time.
+    """A row's reward at its last chosen draw; in a row without one at the end, from where it is
+    carried back in time.
     """
     num_draws = mask.shape[1]
     last = (mask.long() * torch.arange(1, num_draws + 1)).amax(1) - 1
     last = torch.where(last < 0, num_draws - 1, last)
-    return torch.zeros(mask.shape, dtype=rewards.dtype).scatter(1, last.unsqueeze(1), rewards.unsqueeze(1))
+    return torch.zeros(mask.shape, dtype=rewards.dtype).scatter(
+        1, last.unsqueeze(1), rewards.unsqueeze(1)
+    )
 
 
 def generalized_advantages(
@@ -89,13 +100,17 @@ def generalized_advantages(
 
         delta_t = r_t + gamma V_{t+1} - V_t,    A_t = delta_t + gamma lambda A_{t+1}
 
-    `bootstrap` stands for V after the last position: the critic's value of the final observation where the trajectory
-    was truncated, 0 where it terminated. Time runs over counted positions only; elsewhere the results are 0.
+    `bootstrap` stands for V after the last position: the critic's value of the final observation
+    where the trajectory was truncated, 0 where it terminated. Time runs over counted positions
+    only; elsewhere the results are 0.
     """
     timeline = make_timeline(counted, trajectory, len(bootstrap))
     reward, value = timeline.pack_rewards(rewards.reshape(-1)), timeline.pack(values.reshape(-1))
     advantage = torch.zeros_like(reward)
-    following_value, following = bootstrap.double(), torch.zeros(len(bootstrap), dtype=torch.float64)
+    following_value, following = (
+        bootstrap.double(),
+        torch.zeros(len(bootstrap), dtype=torch.float64),
+    )
     for step in reversed(range(reward.shape[1])):
         exists = step < timeline.lengths
         delta = reward[:, step] + gamma * following_value - value[:, step]
@@ -113,13 +128,19 @@ def rewards_to_go(
     num_trajectories: int,
     gamma: float,
 ) -> Float[Tensor, "R *L"]:
-    """Discounted sum of the rewards from each counted position on: GAE with lambda 1 and no critic."""
+    """Discounted sum of the rewards from each counted position on: GAE with lambda 1 and no
+    critic."""
     nothing = torch.zeros(num_trajectories, dtype=rewards.dtype)
-    return generalized_advantages(rewards, torch.zeros_like(rewards), counted, trajectory, nothing, gamma, 1.0)[0]
+    return generalized_advantages(
+        rewards, torch.zeros_like(rewards), counted, trajectory, nothing, gamma, 1.0
+    )[0]
 
 
-def bootstrap_values(terminated: Bool[Tensor, "N"], final_values: Float[Tensor, "N"] | None) -> Float[Tensor, "N"]:
-    """The value after a trajectory's last row: 0 where it terminated, the critic's where it was cut off."""
+def bootstrap_values(
+    terminated: Bool[Tensor, "N"], final_values: Float[Tensor, "N"] | None
+) -> Float[Tensor, "N"]:
+    """The value after a trajectory's last row: 0 where it terminated, the critic's where it was cut
+    off."""
     if final_values is None:
         if not bool(terminated.all()):
             raise ValueError(
@@ -138,9 +159,11 @@ def whiten(
     epsilon: float = 1e-8,
     reduce_sum: ReduceSum = single_process,
 ) -> Float[Tensor, "R *L"]:
-    """Divide by the standard deviation (unbiased variance over counted positions of the global batch), and centre.
+    """Divide by the standard deviation (unbiased variance over counted positions of the global
+    batch), and centre.
 
-    With `shift_mean=False` the mean stays (Ziegler 2019, for rewards). Positions not counted become 0.
+    With `shift_mean=False` the mean stays (Ziegler 2019, for rewards). Positions not counted become
+    0.
     """
     exact = torch.where(counted, values, torch.zeros_like(values)).double()
     count, total = reduce_sum(torch.stack([counted.sum().double(), exact.sum()])).unbind()

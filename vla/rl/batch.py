@@ -1,7 +1,8 @@
 """What an algorithm makes of a rollout, and how a loss is normalised.
 
-Every loss is a sum of per-draw terms times `weights`, which are fixed over the global batch before it is cut. So
-micro-batches, gradient accumulation and the number of processes cannot change the objective.
+Every loss is a sum of per-draw terms times `weights`, which are fixed over the global batch before
+it is cut. So micro-batches, gradient accumulation and the number of processes cannot change the
+objective.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ Reduction = Literal["token", "sequence", "constant"]
 
 
 BUCKET = 2**24
-"""Numbers that cross processes at once: few calls for many small tensors, little memory beside large ones."""
+"""Numbers that cross processes at once: few calls for many small tensors, little memory beside
+large ones."""
 
 
 def single_process(value: Tensor) -> Tensor:
@@ -34,12 +36,17 @@ def single_process(value: Tensor) -> Tensor:
 
 
 def sum_over_processes(tensors: Sequence[Tensor], reduce_sum: ReduceSum) -> list[Tensor]:
-    """The sums of tensors over processes, many of them in one call; each lies in memory as its tensor does."""
+    """The sums of tensors over processes, many of them in one call; each lies in memory as its
+    tensor does."""
     sums: list[Tensor] = []
     buckets: list[list[Tensor]] = []
     for tensor in tensors:
         last = buckets[-1] if buckets else []
-        fits = last and last[0].dtype == tensor.dtype and sum(map(Tensor.numel, last)) + tensor.numel() <= BUCKET
+        fits = (
+            last
+            and last[0].dtype == tensor.dtype
+            and sum(map(Tensor.numel, last)) + tensor.numel() <= BUCKET
+        )
         if fits:
             last.append(tensor)
         else:
@@ -47,12 +54,16 @@ def sum_over_processes(tensors: Sequence[Tensor], reduce_sum: ReduceSum) -> list
     for bucket in buckets:
         total = reduce_sum(torch.cat([tensor.reshape(-1) for tensor in bucket]))
         parts = total.split([tensor.numel() for tensor in bucket])
-        sums += [torch.empty_like(t).copy_(part.reshape(t.shape)) for part, t in zip(parts, bucket, strict=True)]
+        sums += [
+            torch.empty_like(t).copy_(part.reshape(t.shape))
+            for part, t in zip(parts, bucket, strict=True)
+        ]
     return sums
 
 
 def sum_gradients(parameters: Iterable[Parameter], reduce_sum: ReduceSum) -> None:
-    """Sum gradients over processes; a parameter without one counts as zero. One process leaves them as they are."""
+    """Sum gradients over processes; a parameter without one counts as zero. One process leaves them
+    as they are."""
     if reduce_sum is single_process:
         return
     summed = list(parameters)
@@ -66,13 +77,16 @@ def sum_counts(numbers: Mapping[str, float], reduce_sum: ReduceSum) -> dict[str,
     if reduce_sum is single_process or not numbers:
         return dict(numbers)
     names = sorted(numbers)
-    totals = reduce_sum(torch.tensor([numbers[name] for name in names], dtype=torch.float64)).tolist()
+    totals = reduce_sum(
+        torch.tensor([numbers[name] for name in names], dtype=torch.float64)
+    ).tolist()
     return dict(zip(names, totals, strict=True))
 
 
 @dataclass(frozen=True)
 class Batch:
-    """`R` rows ready for a loss. Advantages and weights are constants: no gradient flows through them.
+    """`R` rows ready for a loss. Advantages and weights are constants: no gradient flows through
+    them.
 
     `weights` [R, L] hold the reduction of policy, KL and entropy terms; a row that leaves the denominators has weight
     0. `value_weights` hold the reduction of value terms and have the shape of `old_values` and `returns`.
@@ -113,8 +127,8 @@ class Batch:
 
 @dataclass(frozen=True)
 class LossOutput:
-    """Weighted loss per row, policy and critic apart, so that a non-finite row can be named. `metrics` are sums over
-    draws.
+    """Weighted loss per row, policy and critic apart, so that a non-finite row can be named.
+    `metrics` are sums over draws.
     """
 
     policy: Float[Tensor, "B"]
@@ -154,7 +168,9 @@ def reduction_weights(
     elif reduction == "sequence":
         weights = counted / (num_sequences * lengths.clamp(min=1)[trajectory].unsqueeze(1))
     else:
-        assert max_length is not None, "reduction 'constant' needs max_length; settings are checked where they are made"
+        assert max_length is not None, (
+            "reduction 'constant' needs max_length; settings are checked where they are made"
+        )
         weights = counted / (num_sequences * max_length)
     return weights.float()
 
@@ -167,8 +183,8 @@ def trajectory_batch(
     ref_logprobs: Float[Tensor, "R L"] | None = None,
     reduce_sum: ReduceSum = single_process,
 ) -> Batch:
-    """A batch in which every draw of a trajectory shares the trajectory's advantage (the group methods without a
-    critic).
+    """A batch in which every draw of a trajectory shares the trajectory's advantage (the group
+    methods without a critic).
     """
     return Batch(
         observation=rollout.observation,
@@ -176,7 +192,9 @@ def trajectory_batch(
         old_logprobs=rollout.logprobs,
         mask=rollout.mask,
         advantages=credit.advantages[rollout.trajectory].unsqueeze(1),
-        weights=reduction_weights(rollout.mask, rollout.trajectory, credit.keep, reduction, max_length, reduce_sum),
+        weights=reduction_weights(
+            rollout.mask, rollout.trajectory, credit.keep, reduction, max_length, reduce_sum
+        ),
         ref_logprobs=ref_logprobs,
         metrics=sum_counts(credit.metrics, reduce_sum),
     )

@@ -1,11 +1,14 @@
-"""Branches: from the states an episode comes through, several decisions are tried in the simulator and compared.
+"""Branches: from the states an episode comes through, several decisions are tried in the simulator
+and compared.
 
-A trajectory's reward says little about any one of its decisions. A simulator that can be put back into an exact state
-says more: from one state it executes `num_branches` draws of the policy for one chunk each, and every draw is scored by
-what it earned and by what a critic expects from the state it led to. Draws from one state are a group, a branch is a
-trajectory of one decision, so every algorithm that compares within groups (GRPO, Dr. GRPO, RLOO, ...) learns from them
-as they are. It is the vine of TRPO (Schulman et al. 2015, section 5.2) and VinePPO (Kazemnejad et al. 2024) with a
-critic at the end of the first step in place of whole rollouts; no branch is rendered, because nobody looks.
+A trajectory's reward says little about any one of its decisions. A simulator that can be put back
+into an exact state says more: from one state it executes `num_branches` draws of the policy for one
+chunk each, and every draw is scored by what it earned and by what a critic expects from the state
+it led to. Draws from one state are a group, a branch is a trajectory of one decision, so every
+algorithm that compares within groups (GRPO, Dr. GRPO, RLOO, ...) learns from them as they are. It
+is the vine of TRPO (Schulman et al. 2015, section 5.2) and VinePPO (Kazemnejad et al. 2024) with a
+critic at the end of the first step in place of whole rollouts; no branch is rendered, because
+nobody looks.
 """
 
 from __future__ import annotations
@@ -30,7 +33,8 @@ FIRST_FIT, LATER_FIT = 1200, 120
 
 @runtime_checkable
 class BranchingEnvironment(VectorEnvironment, Protocol):
-    """An environment whose exact state can be taken and put back, and that tells a critic what a policy cannot see."""
+    """An environment whose exact state can be taken and put back, and that tells a critic what a
+    policy cannot see."""
 
     def get_state(self, ids: np.ndarray) -> Any: ...
 
@@ -38,7 +42,9 @@ class BranchingEnvironment(VectorEnvironment, Protocol):
 
     def privileged(self, ids: np.ndarray) -> np.ndarray: ...
 
-    def step(self, actions: np.ndarray, ids: np.ndarray | None = None, *, render: bool = True) -> StepResult: ...
+    def step(
+        self, actions: np.ndarray, ids: np.ndarray | None = None, *, render: bool = True
+    ) -> StepResult: ...
 
 
 @runtime_checkable
@@ -51,13 +57,15 @@ class RedrawingPolicy(Policy, Protocol):
         ...
 
     def redraw(self, observation: Observation, trace: Trace, count: int) -> Decision:
-        """`count` decisions for every row, those of a row one after another; their traces carry what was perceived."""
+        """`count` decisions for every row, those of a row one after another; their traces carry
+        what was perceived."""
         ...
 
 
 @dataclass(frozen=True)
 class BranchSettings:
-    """`num_branches` draws from a share `share` of the states; `discount` of what follows a decision."""
+    """`num_branches` draws from a share `share` of the states; `discount` of what follows a
+    decision."""
 
     num_branches: int
     share: float
@@ -65,9 +73,10 @@ class BranchSettings:
 
 
 class Branches:
-    """Branches of the rollout that is being collected: `before_step` is called with every decision before it is
-    executed, `rollout` turns what was tried into a rollout to learn from. `gather` gives what all processes have: the
-    critic learns from all of it, in every process alike. `fit` says how well it foresaw the last rollout.
+    """Branches of the rollout that is being collected: `before_step` is called with every decision
+    before it is executed, `rollout` turns what was tried into a rollout to learn from. `gather`
+    gives what all processes have: the critic learns from all of it, in every process alike. `fit`
+    says how well it foresaw the last rollout.
     """
 
     def __init__(
@@ -93,15 +102,23 @@ class Branches:
 
     def state_dict(self) -> dict[str, Any]:
         """What was noted and tried since `start`."""
-        tried = [(row, dict(vars(seen)), dict(vars(drawn)), *rest) for row, seen, drawn, *rest in self._tried]
-        states = {"rng": self._rng.bit_generator.state, "num_rows": self._num_rows, "states": list(self._states)}
+        tried = [
+            (row, dict(vars(seen)), dict(vars(drawn)), *rest)
+            for row, seen, drawn, *rest in self._tried
+        ]
+        states = {
+            "rng": self._rng.bit_generator.state,
+            "num_rows": self._num_rows,
+            "states": list(self._states),
+        }
         return {**states, "tried": tried}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._rng.bit_generator.state = state["rng"]
         self._num_rows, self._states = state["num_rows"], list(state["states"])
         self._tried = [
-            (row, Observation(**seen), Decision(**drawn), *rest) for row, seen, drawn, *rest in state["tried"]
+            (row, Observation(**seen), Decision(**drawn), *rest)
+            for row, seen, drawn, *rest in state["tried"]
         ]
 
     def before_step(self, observation: Observation, decision: Decision, ids: np.ndarray) -> None:
@@ -115,16 +132,21 @@ class Branches:
             self._try(observation, decision.trace, torch.from_numpy(chosen), ids[chosen], row)
 
     def rollout(self, base: Rollout) -> Rollout | None:
-        """The branches of `base`, the rollout just collected, which the critic learns from afterwards.
+        """The branches of `base`, the rollout just collected, which the critic learns from
+        afterwards.
 
         None when nothing was tried: the critic had to be fitted first.
         """
         branches = self._assembled(base) if self._tried else None
-        seen = self.gather((torch.cat(self._states), discounted_returns(base, self.settings.discount)))
+        seen = self.gather(
+            (torch.cat(self._states), discounted_returns(base, self.settings.discount))
+        )
         states, returns = (torch.cat(parts) for parts in zip(*seen, strict=True))
         if self.critic.ready:
             error = (returns - self.critic(states)).var()
-            self.fit = {"critic_explained_variance": float(1 - error / returns.var().clamp(min=1e-12))}
+            self.fit = {
+                "critic_explained_variance": float(1 - error / returns.var().clamp(min=1e-12))
+            }
         self.critic.remember(states, returns)
         if self.critic.ready:
             self.critic.fit(LATER_FIT)
@@ -132,8 +154,16 @@ class Branches:
             return None
         return replace(branches, metrics={**base.metrics, **branches.metrics})
 
-    def _try(self, observation: Observation, trace: Trace, chosen: Tensor, ids: np.ndarray, first_row: int) -> None:
-        """Draws from some rows, each executed from its row's state, which is put back in the end."""
+    def _try(
+        self,
+        observation: Observation,
+        trace: Trace,
+        chosen: Tensor,
+        ids: np.ndarray,
+        first_row: int,
+    ) -> None:
+        """Draws from some rows, each executed from its row's state, which is put back in the
+        end."""
         count = self.settings.num_branches
         seen = map_rows(replace(observation, images={}), lambda tensor: tensor[chosen])
         draws = self.policy.redraw(seen, map_rows(trace, lambda tensor: tensor[chosen]), count)
@@ -149,10 +179,12 @@ class Branches:
             self.environment.set_state(start, ids)
 
     def _assembled(self, base: Rollout) -> Rollout:
-        """One trajectory a branch: its reward is what the chunk earned plus what the critic expects afterwards. Those
-        of a state stand together, so that they are scored together.
+        """One trajectory a branch: its reward is what the chunk earned plus what the critic expects
+        afterwards. Those of a state stand together, so that they are scored together.
         """
-        rows, seen, drawn, reward, after, ended = (list(parts) for parts in zip(*self._tried, strict=True))
+        rows, seen, drawn, reward, after, ended = (
+            list(parts) for parts in zip(*self._tried, strict=True)
+        )
         expected = self.critic(torch.cat(after)) * ~torch.cat(ended)
         _, group = torch.unique(torch.cat(rows), return_inverse=True)
         order = torch.argsort(group, stable=True)

@@ -1,8 +1,9 @@
-"""When reinforcement learning ends: at a target or a plateau of validation success, after so many iterations, decisions
-or seconds, or where nothing is learned. Every limit is a setting of `rl` of the same name, and the run says which one
-it was.
+"""When reinforcement learning ends: at a target or a plateau of validation success, after so many
+iterations, decisions or seconds, or where nothing is learned. Every limit is a setting of `rl` of
+the same name, and the run says which one it was.
 
-Only `max_seconds` depends on the machine. It is a guard: no iteration is begun that will not fit, and judging counts.
+Only `max_seconds` depends on the machine. It is a guard: no iteration is begun that will not fit,
+and judging counts.
 """
 
 from __future__ import annotations
@@ -13,7 +14,12 @@ from typing import Any
 
 NUM_RECENT = 3
 """Iterations whose longest stands for the next one."""
-IDLE_COUNTS = ("num_groups", "groups_singleton", "groups_without_variance", "trajectories_unscorable")
+IDLE_COUNTS = (
+    "num_groups",
+    "groups_singleton",
+    "groups_without_variance",
+    "trajectories_unscorable",
+)
 """What an iteration without an optimizer step is explained by."""
 
 
@@ -33,8 +39,9 @@ class Limits:
 class Spent:
     """What a run has used and reached so far, over all its sessions; it goes into the checkpoint.
 
-    `num_steps` counts optimizer steps that moved the policy, `num_idle` the iterations since the last one, `num_stale`
-    the validations since the best one. `after_seconds` is what judging takes when the iterations are over.
+    `num_steps` counts optimizer steps that moved the policy, `num_idle` the iterations since the
+    last one, `num_stale` the validations since the best one. `after_seconds` is what judging takes
+    when the iterations are over.
     """
 
     seconds: float = 0.0
@@ -61,8 +68,11 @@ class Budget:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.spent = Spent(**state)
 
-    def note_iteration(self, metrics: Mapping[str, float], seconds: float, critic_only: bool = False) -> None:
-        """An iteration is over, `seconds` after the first began. `critic_only` ones are no reason to stop."""
+    def note_iteration(
+        self, metrics: Mapping[str, float], seconds: float, critic_only: bool = False
+    ) -> None:
+        """An iteration is over, `seconds` after the first began. `critic_only` ones are no reason
+        to stop."""
         spent = self.spent
         spent.recent_seconds = [*spent.recent_seconds, seconds - spent.seconds][-NUM_RECENT:]
         spent.seconds = seconds
@@ -74,11 +84,13 @@ class Budget:
             spent.num_steps, spent.num_idle, spent.idle_counts = spent.num_steps + moved, 0, {}
             return
         spent.num_idle += 1
-        spent.idle_counts = {n: spent.idle_counts.get(n, 0.0) + metrics[n] for n in IDLE_COUNTS if n in metrics}
+        spent.idle_counts = {
+            n: spent.idle_counts.get(n, 0.0) + metrics[n] for n in IDLE_COUNTS if n in metrics
+        }
 
     def note_validation(self, success: float, seconds: float, counts: bool = True) -> bool:
-        """A validation is over, `seconds` after the first iteration began; whether none before was better. The one
-        before the first iteration does not count as stale.
+        """A validation is over, `seconds` after the first iteration began; whether none before was
+        better. The one before the first iteration does not count as stale.
         """
         spent = self.spent
         spent.validation_seconds, spent.seconds = seconds - spent.seconds, seconds
@@ -89,9 +101,12 @@ class Budget:
 
     @property
     def next_seconds(self) -> float:
-        """What one more iteration would take, with a validation behind it and the judging at the end."""
+        """What one more iteration would take, with a validation behind it and the judging at the
+        end."""
         spent = self.spent
-        return max(spent.recent_seconds, default=0.0) + spent.validation_seconds + spent.after_seconds
+        return (
+            max(spent.recent_seconds, default=0.0) + spent.validation_seconds + spent.after_seconds
+        )
 
     @property
     def share_of_seconds(self) -> float:
@@ -115,7 +130,10 @@ class Budget:
             return "num_iterations"
         if limits.max_decisions is not None and spent.num_decisions >= limits.max_decisions:
             return "max_decisions"
-        if limits.max_seconds is not None and spent.seconds + self.next_seconds > limits.max_seconds:
+        if (
+            limits.max_seconds is not None
+            and spent.seconds + self.next_seconds > limits.max_seconds
+        ):
             return "max_seconds"
         return None
 

@@ -1,4 +1,5 @@
-"""Every algorithm by name, with flat settings; what cannot work is refused by name before anything heavy loads."""
+"""Every algorithm by name, with flat settings; what cannot work is refused by name before anything
+heavy loads."""
 
 from __future__ import annotations
 
@@ -61,10 +62,14 @@ def make_algorithm(name: str, **settings: Any) -> Algorithm:
     for setting in settings:
         if setting not in known:
             hint = did_you_mean(setting, tuple(known))
-            raise ValueError(f"{name}.{setting} is not a setting of {name}{hint}; it has {', '.join(known)}")
+            raise ValueError(
+                f"{name}.{setting} is not a setting of {name}{hint}; it has {', '.join(known)}"
+            )
     missing = [n for n, f in known.items() if f.default is MISSING and n not in settings]
     if missing:
-        raise ValueError(f"{name}.{missing[0]} is missing: give a value (docs/algorithms.md says which are usual)")
+        raise ValueError(
+            f"{name}.{missing[0]} is missing: give a value (docs/algorithms.md says which are usual)"
+        )
     return kind(**settings)
 
 
@@ -83,8 +88,8 @@ def check_run(
     has_reference: bool,
     num_rows: int | None = None,
 ) -> None:
-    """Refuse a run that cannot work. `num_rows` is the number of decisions in a rollout where it is fixed (text), else
-    None.
+    """Refuse a run that cannot work. `num_rows` is the number of decisions in a rollout where it is
+    fixed (text), else None.
     """
     name = type(algorithm).__name__
     if group_size < 1 or (algorithm.needs_groups and group_size < 2):
@@ -93,13 +98,17 @@ def check_run(
             f"group_size ({group_size}) must be at least {least} for {name}: it compares trajectories of one start"
         )
     if algorithm.needs_values and not has_critic:
-        raise ValueError(f"{name} needs a policy with a critic: switch the value head on or choose grpo")
+        raise ValueError(
+            f"{name} needs a policy with a critic: switch the value head on or choose grpo"
+        )
     if algorithm.needs_reference and not has_reference:
         raise ValueError(
             f"kl_coefficient of {name} is above 0 and there is no reference policy: give one or set it to 0"
         )
     if num_rows is not None and num_rows % update.num_minibatches:
-        raise ValueError(f"num_minibatches ({update.num_minibatches}) must divide the rows of a rollout ({num_rows})")
+        raise ValueError(
+            f"num_minibatches ({update.num_minibatches}) must divide the rows of a rollout ({num_rows})"
+        )
     if isinstance(algorithm, REINFORCE) and (update.epochs > 1 or update.num_minibatches > 1):
         raise ValueError(
             f"epochs ({update.epochs}) and num_minibatches ({update.num_minibatches}) must be 1 for REINFORCE: it has "

@@ -31,10 +31,20 @@ def one_of(setting: str, value: str, choices: Sequence[str]) -> None:
 
 def clip_range(low: float, high: float, dual: float | None = None) -> None:
     """The clip keeps the ratio in [1 - low, 1 + high]; a dual clip must lie above 1."""
-    within("clip_low", low, 0.0, 1.0, "the ratio is kept above 1 - clip_low; .2 is usual, 1 is no lower limit")
-    at_least("clip_high", high, 0.0, "the ratio is kept below 1 + clip_high; .2 is usual, .28 is DAPO's")
+    within(
+        "clip_low",
+        low,
+        0.0,
+        1.0,
+        "the ratio is kept above 1 - clip_low; .2 is usual, 1 is no lower limit",
+    )
+    at_least(
+        "clip_high", high, 0.0, "the ratio is kept below 1 + clip_high; .2 is usual, .28 is DAPO's"
+    )
     if dual is not None and not dual > 1:
-        raise ValueError(f"dual_clip ({dual}) must be greater than 1: 3 is usual, null switches it off")
+        raise ValueError(
+            f"dual_clip ({dual}) must be greater than 1: 3 is usual, null switches it off"
+        )
 
 
 def draw_by_draw(ratio_level: str, clip_first_draw: float, draw_discount: float) -> None:
@@ -56,14 +66,26 @@ def reduction(choice: str, max_length: int | None) -> None:
             )
         at_least("max_length", max_length, 1, "it is the most draws a trajectory can have")
     elif max_length is not None:
-        raise ValueError(f"max_length ({max_length}) has no meaning for reduction {choice!r}: set it to null")
+        raise ValueError(
+            f"max_length ({max_length}) has no meaning for reduction {choice!r}: set it to null"
+        )
 
 
 def penalty(kl_coefficient: float, kl_estimator: str, entropy_coefficient: float) -> None:
     """Coefficients are prices, never rewards for drifting."""
-    at_least("kl_coefficient", kl_coefficient, 0.0, "it is a price on leaving the reference; 0 switches it off")
+    at_least(
+        "kl_coefficient",
+        kl_coefficient,
+        0.0,
+        "it is a price on leaving the reference; 0 switches it off",
+    )
     one_of("kl_estimator", kl_estimator, ("k1", "k2", "k3"))
-    at_least("entropy_coefficient", entropy_coefficient, 0.0, "it is a bonus for entropy; 0 switches it off")
+    at_least(
+        "entropy_coefficient",
+        entropy_coefficient,
+        0.0,
+        "it is a bonus for entropy; 0 switches it off",
+    )
 
 
 def kl_cap(cap: float | None, kl_coefficient: float) -> None:
@@ -81,4 +103,10 @@ def discount(gamma: float, gae_lambda: float | None = None) -> None:
     """Discounts lie in [0, 1]."""
     within("gamma", gamma, 0.0, 1.0, "1 is usual for text, .99 for robots")
     if gae_lambda is not None:
-        within("gae_lambda", gae_lambda, 0.0, 1.0, ".95 is usual, 1 is Monte Carlo, 0 is one step of TD")
+        within(
+            "gae_lambda",
+            gae_lambda,
+            0.0,
+            1.0,
+            ".95 is usual, 1 is Monte Carlo, 0 is one step of TD",
+        )

@@ -1,4 +1,5 @@
-"""CISPO (MiniMax 2025, "MiniMax-M1", eq. 4 and 5): clip the importance weight, never the gradient."""
+"""CISPO (MiniMax 2025, "MiniMax-M1", eq. 4 and 5): clip the importance weight, never the
+gradient."""
 
 from __future__ import annotations
 
@@ -35,7 +36,10 @@ class CISPO:
         checks.penalty(0.0, "k3", self.entropy_coefficient)
 
     def prepare(
-        self, rollout: Rollout, ref_logprobs: Float[Tensor, "R L"] | None = None, reduce_sum: ReduceSum = single_process
+        self,
+        rollout: Rollout,
+        ref_logprobs: Float[Tensor, "R L"] | None = None,
+        reduce_sum: ReduceSum = single_process,
     ) -> Batch:
         """Group-relative advantages, token-level weights."""
         credit = group_relative(rollout.returns, rollout.group, "std")

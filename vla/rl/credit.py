@@ -1,5 +1,5 @@
-"""Rewards laid out along decisions or draws, with the KL penalty in them: what PPO, REINFORCE and REINFORCE++ start
-from.
+"""Rewards laid out along decisions or draws, with the KL penalty in them: what PPO, REINFORCE and
+REINFORCE++ start from.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ Along = Literal["decision", "draw"]
 
 @dataclass(frozen=True)
 class Credit:
-    """Rewards per position ([R] along decisions, [R, L] along draws), which positions count, which trajectories
-    count.
+    """Rewards per position ([R] along decisions, [R, L] along draws), which positions count, which
+    trajectories count.
     """
 
     rewards: Float[Tensor, "R *L"]
@@ -39,14 +39,19 @@ def lay_out_rewards(
     kl_coefficient: float = 0.0,
     kl_estimator: KLEstimator = "k1",
 ) -> Credit:
-    """r - beta KL at every position (Ziegler 2019, eq. 2). A trajectory with a NaN reward is left out whole."""
+    """r - beta KL at every position (Ziegler 2019, eq. 2). A trajectory with a NaN reward is left
+    out whole."""
     keep = ~rollout.returns.isnan()
     kept_rows = keep[rollout.trajectory]
     rewards = torch.where(kept_rows, rollout.rewards, torch.zeros_like(rollout.rewards))
     penalty = None
     if kl_coefficient:
-        assert ref_logprobs is not None, "update() refuses an algorithm with a KL penalty and no reference"
-        penalty = kl_coefficient * masked_kl(rollout.logprobs, ref_logprobs, rollout.mask, kl_estimator)
+        assert ref_logprobs is not None, (
+            "update() refuses an algorithm with a KL penalty and no reference"
+        )
+        penalty = kl_coefficient * masked_kl(
+            rollout.logprobs, ref_logprobs, rollout.mask, kl_estimator
+        )
     if along == "draw":
         counted = rollout.mask & kept_rows.unsqueeze(1)
         placed = place_rewards(rewards, rollout.mask)
@@ -60,8 +65,8 @@ def lay_out_rewards(
 def trajectory_kl(
     rollout: Rollout, ref_logprobs: Float[Tensor, "R L"], reduce_sum: ReduceSum = single_process
 ) -> float:
-    """Mean over trajectories of the summed k1 estimate of KL(pi || ref), in nats: what the adaptive controller
-    steers.
+    """Mean over trajectories of the summed k1 estimate of KL(pi || ref), in nats: what the adaptive
+    controller steers.
     """
     total = masked_kl(rollout.logprobs, ref_logprobs, rollout.mask, "k1").double().sum()
     count = torch.tensor(float(rollout.num_trajectories), dtype=torch.float64)
@@ -75,18 +80,22 @@ def explained_variance(
     counted: Bool[Tensor, "R *L"],
     reduce_sum: ReduceSum = single_process,
 ) -> float:
-    """1 - Var(returns - values) / Var(returns): 1 is a perfect critic, 0 a constant one; NaN where returns do not
-    vary.
+    """1 - Var(returns - values) / Var(returns): 1 is a perfect critic, 0 a constant one; NaN where
+    returns do not vary.
     """
     target, error = returns[counted].double(), (returns - values)[counted].double()
-    sums = torch.stack([torch.ones_like(target), target, target.square(), error, error.square()]).sum(1)
+    sums = torch.stack(
+        [torch.ones_like(target), target, target.square(), error, error.square()]
+    ).sum(1)
     count, target_sum, target_squares, error_sum, error_squares = reduce_sum(sums).tolist()
     spread = target_squares - target_sum**2 / max(count, 1.0)
     residual = error_squares - error_sum**2 / max(count, 1.0)
     return 1 - residual / spread if spread > 1e-12 * max(target_squares, 1e-12) else float("nan")
 
 
-def position_weights(counted: Bool[Tensor, "R *L"], reduce_sum: ReduceSum = single_process) -> Float[Tensor, "R *L"]:
+def position_weights(
+    counted: Bool[Tensor, "R *L"], reduce_sum: ReduceSum = single_process
+) -> Float[Tensor, "R *L"]:
     """1 / number of counted positions of the global batch, 0 elsewhere."""
     total = reduce_sum(counted.sum().double()).clamp(min=1)
     return (counted.double() / total).float()
@@ -100,7 +109,9 @@ def as_advantages(values: Float[Tensor, "R *L"]) -> Float[Tensor, "R _"]:
 def critic_rows(batch: Batch, scores: Scores, value_clip: float | None) -> Float[Tensor, "B"]:
     """Weighted value loss of each row."""
     if scores.values is None:
-        raise ValueError("scores.values (null): the policy acted with a critic but scores without one")
+        raise ValueError(
+            "scores.values (null): the policy acted with a critic but scores without one"
+        )
     assert batch.returns is not None
     assert batch.old_values is not None
     assert batch.value_weights is not None

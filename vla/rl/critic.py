@@ -1,4 +1,5 @@
-"""A critic with weights of its own, beside a policy that has none or does not use its own (Ouyang 2022; verl)."""
+"""A critic with weights of its own, beside a policy that has none or does not use its own (Ouyang
+2022; verl)."""
 
 from __future__ import annotations
 
@@ -18,14 +19,16 @@ CriticKind = Literal["shared", "separate"]
 
 
 def copy_trained(policy: Any) -> Any:
-    """A copy of a policy with trained weights of its own; what is frozen (the base under an adapter, say) is shared."""
+    """A copy of a policy with trained weights of its own; what is frozen (the base under an
+    adapter, say) is shared."""
     shared = {id(p): p for p in policy.parameters() if not p.requires_grad}
     return copy.deepcopy(policy, shared)
 
 
 class ActorCritic(nn.Module):
-    """`actor` draws and says how likely its draws were; the values are those that `critic`, a policy too, gives to the
-    same draws. No gradient of the value loss reaches the actor, and none of the policy loss the critic.
+    """`actor` draws and says how likely its draws were; the values are those that `critic`, a
+    policy too, gives to the same draws. No gradient of the value loss reaches the actor, and none
+    of the policy loss the critic.
 
     Greedy decisions have no values: nobody learns from them.
     """
@@ -38,7 +41,10 @@ class ActorCritic(nn.Module):
     def act(self, observation: Observation, *, greedy: bool = False) -> Decision:
         """The actor's decision with the critic's values."""
         decision = self.actor.act(observation, greedy=greedy)
-        return replace(decision, values=None if greedy else self.critic.score(observation, decision.trace).values)
+        return replace(
+            decision,
+            values=None if greedy else self.critic.score(observation, decision.trace).values,
+        )
 
     def score(self, observation: Observation, trace: Trace) -> Scores:
         """The actor's log-probabilities and entropy, the critic's values."""
@@ -56,13 +62,15 @@ class ActorCritic(nn.Module):
 
 
 def with_critic(policy: Any, kind: CriticKind) -> Any:
-    """The policy as it is (`shared`: its value head reads its own hidden states), or with a critic that starts as a
-    copy of it (`separate`), whose value loss trains all that trains in the policy.
+    """The policy as it is (`shared`: its value head reads its own hidden states), or with a critic
+    that starts as a copy of it (`separate`), whose value loss trains all that trains in the policy.
     """
     if kind == "shared":
         return policy
     critic = copy_trained(policy)
     for part in critic.modules():
-        if getattr(part, "detach", None) is True:  # a value head that would keep its gradient from the backbone
+        if (
+            getattr(part, "detach", None) is True
+        ):  # a value head that would keep its gradient from the backbone
             part.detach = False
     return ActorCritic(policy, critic)

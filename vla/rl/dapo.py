@@ -1,4 +1,5 @@
-"""DAPO (Yu 2025): clip-higher, token-level normalisation, overlong shaping. Dynamic sampling is `sampling.py`."""
+"""DAPO (Yu 2025): clip-higher, token-level normalisation, overlong shaping. Dynamic sampling is
+`sampling.py`."""
 
 from __future__ import annotations
 
@@ -16,17 +17,21 @@ from vla.rl.losses import clipped_terms, combine, draw_log_ratio
 from vla.types import Rollout, Scores
 
 
-def overlong_penalty(lengths: Float[Tensor, "N"], max_length: int, buffer: int) -> Float[Tensor, "N"]:
-    """0 up to `max_length - buffer` draws, then linear down to -1 at `max_length` and beyond (eq. 13)."""
+def overlong_penalty(
+    lengths: Float[Tensor, "N"], max_length: int, buffer: int
+) -> Float[Tensor, "N"]:
+    """0 up to `max_length - buffer` draws, then linear down to -1 at `max_length` and beyond (eq.
+    13)."""
     return ((max_length - buffer - lengths) / buffer).clamp(-1.0, 0.0)
 
 
 @dataclass(frozen=True)
 class DAPO:
-    """max(-A r, -A clip(r, 1 - low, 1 + high)) over all counted draws alike, A as in GRPO, no KL (eq. 8 to 12).
+    """max(-A r, -A clip(r, 1 - low, 1 + high)) over all counted draws alike, A as in GRPO, no KL
+    (eq. 8 to 12).
 
-    The paper: clip .2/.28, `max_length` 20480 with `overlong_buffer` 4096. A buffer of 0 switches the shaping off, as
-    robots want it, and `max_length` is then null.
+    The paper: clip .2/.28, `max_length` 20480 with `overlong_buffer` 4096. A buffer of 0 switches
+    the shaping off, as robots want it, and `max_length` is then null.
     """
 
     clip_low: float
@@ -41,8 +46,15 @@ class DAPO:
     def __post_init__(self) -> None:
         checks.clip_range(self.clip_low, self.clip_high)
         checks.penalty(0.0, "k3", self.entropy_coefficient)
-        checks.at_least("overlong_buffer", self.overlong_buffer, 0, "it counts draws; 0 switches the shaping off")
-        if self.overlong_buffer and (self.max_length is None or self.max_length < self.overlong_buffer):
+        checks.at_least(
+            "overlong_buffer",
+            self.overlong_buffer,
+            0,
+            "it counts draws; 0 switches the shaping off",
+        )
+        if self.overlong_buffer and (
+            self.max_length is None or self.max_length < self.overlong_buffer
+        ):
             raise ValueError(
                 f"max_length ({self.max_length}) must be at least overlong_buffer ({self.overlong_buffer}): "
                 "it is the most draws a trajectory can have"
@@ -53,13 +65,18 @@ class DAPO:
             )
 
     def prepare(
-        self, rollout: Rollout, ref_logprobs: Float[Tensor, "R L"] | None = None, reduce_sum: ReduceSum = single_process
+        self,
+        rollout: Rollout,
+        ref_logprobs: Float[Tensor, "R L"] | None = None,
+        reduce_sum: ReduceSum = single_process,
     ) -> Batch:
         """Group-relative advantages of the shaped returns, token-level weights."""
         returns = rollout.returns
         if self.overlong_buffer:
             assert self.max_length is not None
-            lengths = torch.zeros_like(returns).index_add(0, rollout.trajectory, rollout.mask.sum(1).to(returns.dtype))
+            lengths = torch.zeros_like(returns).index_add(
+                0, rollout.trajectory, rollout.mask.sum(1).to(returns.dtype)
+            )
             returns = returns + overlong_penalty(lengths, self.max_length, self.overlong_buffer)
         credit = group_relative(returns, rollout.group, "std")
         return trajectory_batch(rollout, credit, "token", None, ref_logprobs, reduce_sum)

@@ -17,14 +17,22 @@ from vla.types import Scores
 
 
 class NonFiniteError(FloatingPointError):
-    """A loss or a gradient was NaN or infinite. The optimizer step was not taken; `rows` number the rollout's offending
-    rows.
+    """A loss or a gradient was NaN or infinite. The optimizer step was not taken; `rows` number the
+    rollout's offending rows.
     """
 
     def __init__(self, what: str, rows: Sequence[int], num_optimizer_steps: int) -> None:
-        self.what, self.rows, self.num_optimizer_steps = what, tuple(sorted(rows)), num_optimizer_steps
+        self.what, self.rows, self.num_optimizer_steps = (
+            what,
+            tuple(sorted(rows)),
+            num_optimizer_steps,
+        )
         shown = ", ".join(map(str, self.rows[:16])) + (", ..." if len(self.rows) > 16 else "")
-        where = f"rollout rows {shown}" if self.rows else "no single row here (another process, or the sum overflowed)"
+        where = (
+            f"rollout rows {shown}"
+            if self.rows
+            else "no single row here (another process, or the sum overflowed)"
+        )
         super().__init__(
             f"{what} is not finite: {where}. The parameters are those after {num_optimizer_steps} good optimizer "
             "steps of this update. Look at these rows' observations, log-probabilities and rewards; where the policy "
@@ -62,7 +70,9 @@ class Diagnostics:
         self.present: set[str] = set()
 
     @torch.no_grad()
-    def observe(self, rows: Int[Tensor, "B"], batch: Batch, scores: Scores, output: LossOutput) -> None:
+    def observe(
+        self, rows: Int[Tensor, "B"], batch: Batch, scores: Scores, output: LossOutput
+    ) -> None:
         """Add a micro-batch."""
         counted = batch.weights != 0
         log_ratio = draw_log_ratio(scores.logprobs, batch.old_logprobs, counted)
@@ -84,25 +94,36 @@ class Diagnostics:
             self._observe_gap(rows, batch, scores)
 
     def _observe_gap(self, rows: Int[Tensor, "B"], batch: Batch, scores: Scores) -> None:
-        """Before any optimizer step the log-probabilities must be those the draws were made with."""
+        """Before any optimizer step the log-probabilities must be those the draws were made
+        with."""
         sampled = self.sampled_logprobs[rows].to(scores.logprobs.device)
         gap = (scores.logprobs - sampled)[batch.mask].abs()
         if gap.numel():
             self.gap_max = max(self.gap_max, float(gap.max()))
-            self.gap_sum, self.gap_count = self.gap_sum + float(gap.sum()), self.gap_count + gap.numel()
+            self.gap_sum, self.gap_count = (
+                self.gap_sum + float(gap.sum()),
+                self.gap_count + gap.numel(),
+            )
 
     def _add(self, name: str, value: Tensor) -> None:
         self.sums[name] = self.sums[name] + value.detach().double().cpu()
         self.present.add(name)
 
     def finish_minibatch(self, fraction: float, reduce_sum: ReduceSum) -> bool:
-        """Sum over processes; whether any row of any of them is not finite. `fraction` of the active rows were seen."""
-        local = [self.sums[name] for name in SUMS] + [torch.tensor(float(n in self.present)) for n in SUMS]
-        *totals, num_bad = reduce_sum(torch.stack([*local, torch.tensor(float(len(self.bad_rows)))]).double()).tolist()
+        """Sum over processes; whether any row of any of them is not finite. `fraction` of the
+        active rows were seen."""
+        local = [self.sums[name] for name in SUMS] + [
+            torch.tensor(float(n in self.present)) for n in SUMS
+        ]
+        *totals, num_bad = reduce_sum(
+            torch.stack([*local, torch.tensor(float(len(self.bad_rows)))]).double()
+        ).tolist()
         present = totals[len(SUMS) :]
         self.finished.append({name: totals[i] for i, name in enumerate(SUMS) if present[i]})
         self.passes += fraction
-        self.approx_kl = self.finished[-1].get("kl", 0.0) / max(self.finished[-1].get("draws", 0.0), 1.0)
+        self.approx_kl = self.finished[-1].get("kl", 0.0) / max(
+            self.finished[-1].get("draws", 0.0), 1.0
+        )
         return num_bad > 0
 
     def took_step(self, norm: float) -> None:
@@ -126,21 +147,32 @@ class Diagnostics:
                 result[name] = total / self.passes
             elif name not in ("draws", "ratio", "ratio_squared"):
                 result["approx_kl" if name == "kl" else name] = total / draws
-        sizes = [p["ratio"] ** 2 / (p["draws"] * p["ratio_squared"]) for p in self.finished if p["ratio_squared"] > 0]
+        sizes = [
+            p["ratio"] ** 2 / (p["draws"] * p["ratio_squared"])
+            for p in self.finished
+            if p["ratio_squared"] > 0
+        ]
         result["effective_sample_size"] = sum(sizes) / len(sizes) if sizes else math.nan
         result["ratio_min"], result["ratio_max"] = self.ratio_min, self.ratio_max
         result["logprob_gap_max"] = self.gap_max
         result["logprob_gap_mean"] = self.gap_sum / max(self.gap_count, 1.0)
         if self.norms:
-            result["grad_norm"], result["grad_norm_max"] = sum(self.norms) / len(self.norms), max(self.norms)
+            result["grad_norm"], result["grad_norm_max"] = (
+                sum(self.norms) / len(self.norms),
+                max(self.norms),
+            )
         return result
 
 
 def rows_with_bad_gradients(
-    policy: Policy, algorithm: Algorithm, batch: Batch, rows: Int[Tensor, "B"], parameters: Sequence[Parameter]
+    policy: Policy,
+    algorithm: Algorithm,
+    batch: Batch,
+    rows: Int[Tensor, "B"],
+    parameters: Sequence[Parameter],
 ) -> list[int]:
-    """Which rows alone give a gradient that is not finite. Slow, one row at a time, and only called when something
-    broke.
+    """Which rows alone give a gradient that is not finite. Slow, one row at a time, and only called
+    when something broke.
     """
     found = []
     for row in rows.split(1):

@@ -1,4 +1,5 @@
-"""Dr. GRPO (Liu 2025, "Understanding R1-Zero-like training", section 3.2): GRPO without its two biases."""
+"""Dr. GRPO (Liu 2025, "Understanding R1-Zero-like training", section 3.2): GRPO without its two
+biases."""
 
 from __future__ import annotations
 
@@ -17,11 +18,13 @@ from vla.types import Rollout, Scores
 
 @dataclass(frozen=True)
 class DrGRPO:
-    """max(-A r, -A clip(r)) with A = return - group mean, summed over draws and divided by sequences x `max_length`.
+    """max(-A r, -A clip(r)) with A = return - group mean, summed over draws and divided by
+    sequences x `max_length`.
 
-    No standard deviation (it favours starts that are nearly always or nearly never solved) and no division by the
-    length of the answer (it favours long failures). `max_length` is the same for all, in every iteration; None: the
-    most draws a decision can have, which for text is the length limit.
+    No standard deviation (it favours starts that are nearly always or nearly never solved) and no
+    division by the length of the answer (it favours long failures). `max_length` is the same for
+    all, in every iteration; None: the most draws a decision can have, which for text is the length
+    limit.
     """
 
     clip_low: float
@@ -39,7 +42,10 @@ class DrGRPO:
         checks.penalty(0.0, "k3", self.entropy_coefficient)
 
     def prepare(
-        self, rollout: Rollout, ref_logprobs: Float[Tensor, "R L"] | None = None, reduce_sum: ReduceSum = single_process
+        self,
+        rollout: Rollout,
+        ref_logprobs: Float[Tensor, "R L"] | None = None,
+        reduce_sum: ReduceSum = single_process,
     ) -> Batch:
         """Centred returns, constant normaliser."""
         credit = group_relative(rollout.returns, rollout.group, "none")

@@ -1,8 +1,10 @@
-"""Credit among trajectories from one start: group-relative, leave-one-out and maximum-likelihood advantages.
+"""Credit among trajectories from one start: group-relative, leave-one-out and maximum-likelihood
+advantages.
 
-One rule for all: a trajectory whose return is NaN cannot be scored; a group left with one trajectory, or whose returns
-are all equal, says nothing. Their advantages are 0, and `keep` leaves them out of every denominator, unless
-`keep_equal_groups` asks for the scorable ones to stay: KL and entropy then act on them too.
+One rule for all: a trajectory whose return is NaN cannot be scored; a group left with one
+trajectory, or whose returns are all equal, says nothing. Their advantages are 0, and `keep` leaves
+them out of every denominator, unless `keep_equal_groups` asks for the scorable ones to stay: KL and
+entropy then act on them too.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ class GroupCredit:
 
 @dataclass(frozen=True)
 class GroupStatistics:
-    """Moments over the scorable trajectories of a group, repeated for each trajectory `N`; returns in float64, NaN made
-    0.
+    """Moments over the scorable trajectories of a group, repeated for each trajectory `N`; returns
+    in float64, NaN made 0.
     """
 
     returns: Float[Tensor, "N"]
@@ -63,7 +65,9 @@ def group_statistics(returns: Float[Tensor, "N"], group: Int[Tensor, "N"]) -> Gr
         "groups_without_variance": float(((count > 1) & ~varies).sum()),
         "trajectories_unscorable": float((~scorable).sum()),
     }
-    return GroupStatistics(exact, scorable, count[index], mean[index], deviation[index], varies[index], metrics)
+    return GroupStatistics(
+        exact, scorable, count[index], mean[index], deviation[index], varies[index], metrics
+    )
 
 
 def _credit(
@@ -71,7 +75,11 @@ def _credit(
 ) -> GroupCredit:
     says = statistics.scorable & statistics.varies
     keep = statistics.scorable if keep_equal_groups else says
-    return GroupCredit(torch.where(says, advantages, torch.zeros_like(advantages)).float(), keep, statistics.metrics)
+    return GroupCredit(
+        torch.where(says, advantages, torch.zeros_like(advantages)).float(),
+        keep,
+        statistics.metrics,
+    )
 
 
 def group_relative(
@@ -80,8 +88,8 @@ def group_relative(
     scale: Literal["std", "none"],
     keep_equal_groups: bool = False,
 ) -> GroupCredit:
-    """(r - mean) / (std + 1e-6) with the unbiased std (Shao 2024, GRPO); r - mean with scale 'none' (Liu 2025, Dr.
-    GRPO).
+    """(r - mean) / (std + 1e-6) with the unbiased std (Shao 2024, GRPO); r - mean with scale 'none'
+    (Liu 2025, Dr. GRPO).
 
     [1, 0, 0, 0] gives [1.5, -.5, -.5, -.5] and [.75, -.25, -.25, -.25].
     """
@@ -92,8 +100,8 @@ def group_relative(
 
 
 def leave_one_out(returns: Float[Tensor, "N"], group: Int[Tensor, "N"]) -> GroupCredit:
-    """r minus the mean of the *other* trajectories of its group (Kool 2019; Ahmadian 2024): [1, -1/3, -1/3,
-    -1/3].
+    """r minus the mean of the *other* trajectories of its group (Kool 2019; Ahmadian 2024): [1,
+    -1/3, -1/3, -1/3].
     """
     statistics = group_statistics(returns, group)
     others = statistics.count / (statistics.count - 1).clamp(min=1)
@@ -101,7 +109,8 @@ def leave_one_out(returns: Float[Tensor, "N"], group: Int[Tensor, "N"]) -> Group
 
 
 def maximum_likelihood(returns: Float[Tensor, "N"], group: Int[Tensor, "N"]) -> GroupCredit:
-    """(r - mean) / mean (MaxRL): the gradient of log E[r] instead of E[r], for r >= 0: [3, -1, -1, -1]."""
+    """(r - mean) / mean (MaxRL): the gradient of log E[r] instead of E[r], for r >= 0: [3, -1, -1,
+    -1]."""
     if bool((returns < 0).any()):
         raise ValueError(
             f"a return ({float(returns.nan_to_num(0).min())}) is negative: algorithm maxrl reads returns as "

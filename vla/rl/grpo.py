@@ -1,4 +1,5 @@
-"""Group Relative Policy Optimization (Shao 2024, "DeepSeekMath", eq. 3 and 4) and its variations by setting."""
+"""Group Relative Policy Optimization (Shao 2024, "DeepSeekMath", eq. 3 and 4) and its variations by
+setting."""
 
 from __future__ import annotations
 
@@ -20,9 +21,9 @@ from vla.types import Rollout, Scores
 class GRPO:
     """max(-A r, -A clip(r)) + beta KL(pi || ref), A = (return - group mean) / (group std + 1e-6).
 
-    The paper: clip .2 on both sides, scale 'std', reduction 'sequence', kl_estimator 'k3' with coefficient .04,
-    averaged over all outputs (`keep_equal_groups`). On robots (SimpleVLA-RL): clip .2/.28, reduction 'token', no KL.
-    `ratio_level` 'decision' clips the ratio of a whole chunk.
+    The paper: clip .2 on both sides, scale 'std', reduction 'sequence', kl_estimator 'k3' with
+    coefficient .04, averaged over all outputs (`keep_equal_groups`). On robots (SimpleVLA-RL): clip
+    .2/.28, reduction 'token', no KL. `ratio_level` 'decision' clips the ratio of a whole chunk.
     """
 
     clip_low: float
@@ -53,16 +54,24 @@ class GRPO:
         return self.kl_coefficient > 0
 
     def prepare(
-        self, rollout: Rollout, ref_logprobs: Float[Tensor, "R L"] | None = None, reduce_sum: ReduceSum = single_process
+        self,
+        rollout: Rollout,
+        ref_logprobs: Float[Tensor, "R L"] | None = None,
+        reduce_sum: ReduceSum = single_process,
     ) -> Batch:
-        """Group-relative advantages; groups that say nothing leave the denominators (`keep_equal_groups`: stay)."""
+        """Group-relative advantages; groups that say nothing leave the denominators
+        (`keep_equal_groups`: stay)."""
         credit = group_relative(rollout.returns, rollout.group, self.scale, self.keep_equal_groups)
-        return trajectory_batch(rollout, credit, self.reduction, self.max_length, ref_logprobs, reduce_sum)
+        return trajectory_batch(
+            rollout, credit, self.reduction, self.max_length, ref_logprobs, reduce_sum
+        )
 
     def loss(self, batch: Batch, scores: Scores) -> LossOutput:
         """Clipped surrogate, KL as a loss, entropy bonus."""
         log_ratio = log_ratio_at(self.ratio_level, scores.logprobs, batch.old_logprobs, batch.mask)
-        terms, clipped = clipped_terms(log_ratio, batch.advantages, self.clip_low, self.clip_high, self.dual_clip)
+        terms, clipped = clipped_terms(
+            log_ratio, batch.advantages, self.clip_low, self.clip_high, self.dual_clip
+        )
         return combine(
             batch,
             scores,

@@ -1,4 +1,5 @@
-"""Group Sequence Policy Optimization (Zheng 2025): the ratio and its clip belong to the whole answer."""
+"""Group Sequence Policy Optimization (Zheng 2025): the ratio and its clip belong to the whole
+answer."""
 
 from __future__ import annotations
 
@@ -18,11 +19,12 @@ from vla.types import Rollout, Scores
 
 @dataclass(frozen=True)
 class GSPO:
-    """max(-A s, -A clip(s, 1 - low, 1 + high)), s = exp(mean over draws of log pi - log pi_old) (eq. 5 to 7), A as in
-    GRPO.
+    """max(-A s, -A clip(s, 1 - low, 1 + high)), s = exp(mean over draws of log pi - log pi_old)
+    (eq. 5 to 7), A as in GRPO.
 
-    The gradient flows through the mean log-ratio. A sequence is one decision: one answer, or one chunk of actions. The
-    paper: clip 3e-4/4e-4 and no KL; a mean over draws moves far less than a single draw, so usual clips hold nothing.
+    The gradient flows through the mean log-ratio. A sequence is one decision: one answer, or one
+    chunk of actions. The paper: clip 3e-4/4e-4 and no KL; a mean over draws moves far less than a
+    single draw, so usual clips hold nothing.
     """
 
     clip_low: float
@@ -45,7 +47,10 @@ class GSPO:
         return self.kl_coefficient > 0
 
     def prepare(
-        self, rollout: Rollout, ref_logprobs: Float[Tensor, "R L"] | None = None, reduce_sum: ReduceSum = single_process
+        self,
+        rollout: Rollout,
+        ref_logprobs: Float[Tensor, "R L"] | None = None,
+        reduce_sum: ReduceSum = single_process,
     ) -> Batch:
         """Group-relative advantages, every trajectory alike."""
         credit = group_relative(rollout.returns, rollout.group, "std", self.keep_equal_groups)

@@ -1,5 +1,5 @@
-"""How far the policy has moved from its reference: estimators, the penalty in the reward, and the adaptive
-controller.
+"""How far the policy has moved from its reference: estimators, the penalty in the reward, and the
+adaptive controller.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ LOG_RATIO_LIMIT = 20.0
 
 
 def kl_terms(log_ratio: Float[Tensor, "*shape"], estimator: KLEstimator) -> Float[Tensor, "*shape"]:
-    """Estimates of KL(pi || ref) from draws of pi, with d = log pi - log ref (Schulman 2020, "Approximating KL
-    divergence").
+    """Estimates of KL(pi || ref) from draws of pi, with d = log pi - log ref (Schulman 2020,
+    "Approximating KL divergence").
 
         k1 = d        unbiased, may be negative
         k2 = d^2 / 2  biased, its gradient is that of KL(pi || ref)
         k3 = e^-d - 1 + d   unbiased and never negative, low variance
 
-    As a *loss*: the gradient of k1 is that of log pi, whatever the reference is, with expectation 0: it holds nothing
-    back. k2 pulls towards the reference with the right gradient; k3's gradient is that of KL(ref || pi). In the
-    *reward* no gradient flows and k1 is the usual choice.
+    As a *loss*: the gradient of k1 is that of log pi, whatever the reference is, with expectation
+    0: it holds nothing back. k2 pulls towards the reference with the right gradient; k3's gradient
+    is that of KL(ref || pi). In the *reward* no gradient flows and k1 is the usual choice.
     """
     if estimator == "k1":
         return log_ratio
@@ -43,8 +43,8 @@ def masked_kl(
     mask: Bool[Tensor, "R L"],
     estimator: KLEstimator,
 ) -> Float[Tensor, "R L"]:
-    """Per-draw KL of the acting policy from the reference, 0 where the policy did not choose; log-ratio clamped to
-    +-20.
+    """Per-draw KL of the acting policy from the reference, 0 where the policy did not choose;
+    log-ratio clamped to +-20.
     """
     difference = torch.where(mask, logprobs, 0.0) - torch.where(mask, ref_logprobs, 0.0)
     return kl_terms(difference.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT), estimator)
@@ -52,7 +52,8 @@ def masked_kl(
 
 @dataclass(frozen=True)
 class AdaptiveKL:
-    """Holds the KL of a trajectory (nats, summed over its draws) near `target` (Ziegler 2019, section 2.2).
+    """Holds the KL of a trajectory (nats, summed over its draws) near `target` (Ziegler 2019,
+    section 2.2).
 
         beta <- beta (1 + clip(KL / target - 1, -.2, .2) n / horizon)
 
@@ -73,4 +74,8 @@ class AdaptiveKL:
     def updated(self, kl: float, num_trajectories: int) -> AdaptiveKL:
         """The controller after `num_trajectories` trajectories with this mean KL."""
         error = min(max(kl / self.target - 1, -0.2), 0.2)
-        return AdaptiveKL(self.coefficient * (1 + error * num_trajectories / self.horizon), self.target, self.horizon)
+        return AdaptiveKL(
+            self.coefficient * (1 + error * num_trajectories / self.horizon),
+            self.target,
+            self.horizon,
+        )

@@ -1,4 +1,5 @@
-"""Iterations: collect, ask the reference, update, steer the KL. It reads and writes no files: callbacks do."""
+"""Iterations: collect, ask the reference, update, steer the KL. It reads and writes no files:
+callbacks do."""
 
 from __future__ import annotations
 
@@ -24,9 +25,9 @@ from vla.types import Rollout
 class LoopSettings:
     """How long, and what changes on the way.
 
-    `critic_warmup_iterations` first iterations train the critic alone. `reference_every` iterations the reference
-    becomes the present policy (iterative GRPO). With `kl_target` (nats a trajectory) and `kl_horizon` the KL
-    coefficient adapts.
+    `critic_warmup_iterations` first iterations train the critic alone. `reference_every` iterations
+    the reference becomes the present policy (iterative GRPO). With `kl_target` (nats a trajectory)
+    and `kl_horizon` the KL coefficient adapts.
     """
 
     num_iterations: int
@@ -37,10 +38,16 @@ class LoopSettings:
     normalize_rewards: bool = False
 
     def __post_init__(self) -> None:
-        checks.at_least("num_iterations", self.num_iterations, 0, "it counts rollouts with their updates")
-        checks.at_least("critic_warmup_iterations", self.critic_warmup_iterations, 0, "0 switches warm-up off")
+        checks.at_least(
+            "num_iterations", self.num_iterations, 0, "it counts rollouts with their updates"
+        )
+        checks.at_least(
+            "critic_warmup_iterations", self.critic_warmup_iterations, 0, "0 switches warm-up off"
+        )
         if self.reference_every is not None:
-            checks.at_least("reference_every", self.reference_every, 1, "null keeps the first reference")
+            checks.at_least(
+                "reference_every", self.reference_every, 1, "null keeps the first reference"
+            )
         if (self.kl_target is None) != (self.kl_horizon is None):
             raise ValueError(
                 f"kl_target ({self.kl_target}) and kl_horizon ({self.kl_horizon}) belong together: give both (6 and "
@@ -53,7 +60,8 @@ class LoopSettings:
 
 @dataclass
 class LoopState:
-    """All that the loop itself must remember. Weights, optimizer, reference and global RNG are the caller's to save."""
+    """All that the loop itself must remember. Weights, optimizer, reference and global RNG are the
+    caller's to save."""
 
     generator: torch.Generator = field(default_factory=torch.Generator)
     iteration: int = 0
@@ -85,24 +93,35 @@ def train(
     *,
     reference: Reference | None = None,
     scheduler: Scheduler | None = None,
-    on_iteration: Callable[[int, Rollout, dict[str, float]], bool | None] = lambda iteration, rollout, metrics: None,
+    on_iteration: Callable[
+        [int, Rollout, dict[str, float]], bool | None
+    ] = lambda iteration, rollout, metrics: None,
     reduce_sum: ReduceSum = single_process,
     threads: Threads = ONE,
     timed: Callable[[str], AbstractContextManager[Any]] = nullcontext,
 ) -> None:
-    """Run from `state.iteration` to the last iteration. `collect(iteration)` makes the rollout of that many updates'
-    policy.
+    """Run from `state.iteration` to the last iteration. `collect(iteration)` makes the rollout of
+    that many updates' policy.
 
-    `on_iteration(number of finished iterations, rollout, metrics)` logs, evaluates and saves; True stops. A
-    NonFiniteError passes through after the last good iteration was handed over, so the last good checkpoint stands.
-    `timed(name)` is a block whose time is wanted.
+    `on_iteration(number of finished iterations, rollout, metrics)` logs, evaluates and saves; True
+    stops. A NonFiniteError passes through after the last good iteration was handed over, so the
+    last good checkpoint stands. `timed(name)` is a block whose time is wanted.
     """
     check_loop(algorithm, settings, reference)
     while state.iteration < settings.num_iterations:
         rollout = collect(state.iteration)
         with timed("update"):
             metrics = run_iteration(
-                policy, algorithm, rollout, optimizer, update_settings, settings, state, reference, reduce_sum, threads
+                policy,
+                algorithm,
+                rollout,
+                optimizer,
+                update_settings,
+                settings,
+                state,
+                reference,
+                reduce_sum,
+                threads,
             )
         if scheduler is not None:
             scheduler.step()
@@ -158,12 +177,15 @@ def run_iteration(
         assert settings.kl_horizon is not None
         controller = AdaptiveKL(state.kl_coefficient, settings.kl_target, settings.kl_horizon)
         num_trajectories = int(metrics["num_trajectories"])
-        state.kl_coefficient = controller.updated(metrics["kl_trajectory"], num_trajectories).coefficient
+        state.kl_coefficient = controller.updated(
+            metrics["kl_trajectory"], num_trajectories
+        ).coefficient
     return metrics
 
 
 def describe(rollout: Rollout, iteration: int, reduce_sum: ReduceSum) -> dict[str, float]:
-    """Mean return and success of the global rollout, its size, and how many updates old its decisions are."""
+    """Mean return and success of the global rollout, its size, and how many updates old its
+    decisions are."""
     returns = rollout.returns.double()
     scorable = ~returns.isnan()
     success = rollout.success.double() if rollout.success is not None else torch.zeros_like(returns)
@@ -171,7 +193,11 @@ def describe(rollout: Rollout, iteration: int, reduce_sum: ReduceSum) -> dict[st
     sums = torch.stack(
         [
             *(scorable.sum().double(), returns.nan_to_num(0.0).sum(), success.sum()),
-            *(torch.tensor(float(len(returns))).double(), lag.sum(), torch.tensor(float(len(lag))).double()),
+            *(
+                torch.tensor(float(len(returns))).double(),
+                lag.sum(),
+                torch.tensor(float(len(lag))).double(),
+            ),
         ]
     )
     num_scorable, total, successes, num_trajectories, lags, num_rows = reduce_sum(sums).tolist()
@@ -200,4 +226,6 @@ def check_loop(algorithm: Algorithm, settings: LoopSettings, reference: Referenc
             "start it above 0 (.15 is OpenAI's) or set kl_target to null"
         )
     if settings.critic_warmup_iterations and not algorithm.needs_values:
-        raise ValueError(f"critic_warmup_iterations ({settings.critic_warmup_iterations}) needs a critic: set it to 0")
+        raise ValueError(
+            f"critic_warmup_iterations ({settings.critic_warmup_iterations}) needs a critic: set it to 0"
+        )

@@ -1,6 +1,7 @@
 """Per-draw terms of policy, value and entropy losses. No reduction here: `Batch.weights` holds it.
 
-`A` advantage, r = exp(log pi - log pi_old) ratio. Terms are minimised. All shapes broadcast against [B, L].
+`A` advantage, r = exp(log pi - log pi_old) ratio. Terms are minimised. All shapes broadcast against
+[B, L].
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ Level = Literal["draw", "decision"]
 def draw_log_ratio(
     logprobs: Float[Tensor, "B L"], old_logprobs: Float[Tensor, "B L"], mask: Bool[Tensor, "B L"]
 ) -> Float[Tensor, "B L"]:
-    """log pi - log pi_old of each draw, clamped to +-20, and 0 where the policy did not choose (whatever stands
-    there).
+    """log pi - log pi_old of each draw, clamped to +-20, and 0 where the policy did not choose
+    (whatever stands there).
     """
     difference = torch.where(mask, logprobs, 0.0) - torch.where(mask, old_logprobs, 0.0)
     return difference.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
@@ -40,14 +41,18 @@ def decision_log_ratio(
 def mean_log_ratio(
     logprobs: Float[Tensor, "B L"], old_logprobs: Float[Tensor, "B L"], mask: Bool[Tensor, "B L"]
 ) -> Float[Tensor, "B 1"]:
-    """Log of GSPO's sequence ratio: the mean log-ratio over a decision's draws (Zheng 2025, eq. 7)."""
+    """Log of GSPO's sequence ratio: the mean log-ratio over a decision's draws (Zheng 2025, eq.
+    7)."""
     difference = torch.where(mask, logprobs, 0.0) - torch.where(mask, old_logprobs, 0.0)
     mean = difference.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
     return mean.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
 
 
 def log_ratio_at(
-    level: Level, logprobs: Float[Tensor, "B L"], old_logprobs: Float[Tensor, "B L"], mask: Bool[Tensor, "B L"]
+    level: Level,
+    logprobs: Float[Tensor, "B L"],
+    old_logprobs: Float[Tensor, "B L"],
+    mask: Bool[Tensor, "B L"],
 ) -> Float[Tensor, "B _"]:
     """The log-ratio of each draw or of each decision."""
     if level == "draw":
@@ -69,15 +74,17 @@ def clipped_terms(
     clip_high: float | Float[Tensor, "L"],
     dual_clip: float | None = None,
 ) -> tuple[Float[Tensor, "B _"], Bool[Tensor, "B _"]]:
-    """max(-A r, -A clip(r, 1 - low, 1 + high)) (Schulman 2017, eq. 7; asymmetric: Yu 2025), and where the clip holds.
+    """max(-A r, -A clip(r, 1 - low, 1 + high)) (Schulman 2017, eq. 7; asymmetric: Yu 2025), and
+    where the clip holds.
 
-    The clip may be one for each draw. With a dual clip c, A < 0 gives min(that, -A c) (Ye 2020): a bounded price,
-    however likely a bad draw became.
+    The clip may be one for each draw. With a dual clip c, A < 0 gives min(that, -A c) (Ye 2020): a
+    bounded price, however likely a bad draw became.
     """
     ratio = log_ratio.exp()
     free, held = (
         -advantages * ratio,
-        -advantages * torch.clamp(ratio, torch.as_tensor(1 - clip_low), torch.as_tensor(1 + clip_high)),
+        -advantages
+        * torch.clamp(ratio, torch.as_tensor(1 - clip_low), torch.as_tensor(1 + clip_high)),
     )
     terms, clipped = torch.maximum(free, held), held > free
     if dual_clip is not None:
@@ -88,8 +95,9 @@ def clipped_terms(
 
 
 def clip_shares(num_draws: int, first: float) -> Float[Tensor, "L"]:
-    """What each draw has of the clip, from `first` at a decision's first draw to 1 at its last (DPPO, Ren et al. 2024):
-    first + (1 - first) (e^(3 j / (L - 1)) - 1) / (e^3 - 1). The first steps of a denoising chain move all later ones.
+    """What each draw has of the clip, from `first` at a decision's first draw to 1 at its last
+    (DPPO, Ren et al. 2024): first + (1 - first) (e^(3 j / (L - 1)) - 1) / (e^3 - 1). The first
+    steps of a denoising chain move all later ones.
     """
     place = torch.linspace(0, 1, num_draws) if num_draws > 1 else torch.ones(num_draws)
     return first + (1 - first) * torch.expm1(3 * place) / math.expm1(3)
@@ -103,8 +111,8 @@ def cispo_terms(
     clip_low: float,
     clip_high: float,
 ) -> tuple[Float[Tensor, "B L"], Bool[Tensor, "B L"]]:
-    """-sg(clip(r, 1 - low, 1 + high)) A log pi (MiniMax 2025, eq. 4-5): every draw keeps its gradient, its weight is
-    bounded.
+    """-sg(clip(r, 1 - low, 1 + high)) A log pi (MiniMax 2025, eq. 4-5): every draw keeps its
+    gradient, its weight is bounded.
 
     TRL clamps at the absolute value epsilon_high; ours is 1 + high.
     """
@@ -120,19 +128,23 @@ def importance_weights(
     cap: float,
     level: Level,
 ) -> Float[Tensor, "R _"]:
-    """min(pi_proximal / pi_behaviour, cap) per draw, or per decision as the product over its draws; 1 where not chosen.
+    """min(pi_proximal / pi_behaviour, cap) per draw, or per decision as the product over its draws;
+    1 where not chosen.
 
-    Corrects for draws made by a stale or differently computed policy (Espeholt 2018, eq. 1; Hilton 2021, decoupled
-    PPO).
+    Corrects for draws made by a stale or differently computed policy (Espeholt 2018, eq. 1; Hilton
+    2021, decoupled PPO).
     """
     return log_ratio_at(level, proximal_logprobs, behaviour_logprobs, mask).exp().clamp(max=cap)
 
 
 def value_terms(
-    values: Float[Tensor, "B *L"], old_values: Float[Tensor, "B *L"], returns: Float[Tensor, "B *L"], clip: float | None
+    values: Float[Tensor, "B *L"],
+    old_values: Float[Tensor, "B *L"],
+    returns: Float[Tensor, "B *L"],
+    clip: float | None,
 ) -> Float[Tensor, "B *L"]:
-    """0.5 max((v - R)^2, (clip(v, v_old +- c) - R)^2); 0.5 (v - R)^2 without a clip (Schulman 2016; OpenAI
-    baselines).
+    """0.5 max((v - R)^2, (clip(v, v_old +- c) - R)^2); 0.5 (v - R)^2 without a clip (Schulman 2016;
+    OpenAI baselines).
     """
     free = (values - returns).square()
     if clip is None:
@@ -152,17 +164,23 @@ def combine(
     kl_cap: float | None = None,
     entropy_coefficient: float = 0.0,
 ) -> LossOutput:
-    """Rows of sum(weights (terms + beta KL - c entropy)): one reduction for all three, folded into the weights.
+    """Rows of sum(weights (terms + beta KL - c entropy)): one reduction for all three, folded into
+    the weights.
 
-    `kl_cap` bounds the estimate of a draw (10 in verl, NeMo-RL and OpenRLHF); beyond it no gradient flows.
+    `kl_cap` bounds the estimate of a draw (10 in verl, NeMo-RL and OpenRLHF); beyond it no gradient
+    flows.
     """
     counted = batch.weights != 0
     metrics: dict[str, Tensor] = {}
     if clipped is not None:
         metrics["clip_fraction"] = (clipped & counted).sum()
     if kl_coefficient:
-        assert batch.ref_logprobs is not None, "update() refuses an algorithm with a KL penalty and no reference"
-        penalty = kl_terms(draw_log_ratio(scores.logprobs, batch.ref_logprobs, batch.mask), kl_estimator)
+        assert batch.ref_logprobs is not None, (
+            "update() refuses an algorithm with a KL penalty and no reference"
+        )
+        penalty = kl_terms(
+            draw_log_ratio(scores.logprobs, batch.ref_logprobs, batch.mask), kl_estimator
+        )
         if kl_cap is not None:
             penalty = penalty.clamp(-kl_cap, kl_cap)
         terms = terms + kl_coefficient * penalty

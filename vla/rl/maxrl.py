@@ -1,4 +1,5 @@
-"""MaxRL (Tajwar 2026, "Maximum likelihood reinforcement learning"): climb log E[r] instead of E[r]."""
+"""MaxRL (Tajwar 2026, "Maximum likelihood reinforcement learning"): climb log E[r] instead of
+E[r]."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from vla.types import Rollout, Scores
 
 @dataclass(frozen=True)
 class MaxRL:
-    """max(-A r, -A clip(r)) with A = (return - group mean) / group mean: a rare success weighs 1 / its frequency.
+    """max(-A r, -A clip(r)) with A = (return - group mean) / group mean: a rare success weighs 1 /
+    its frequency.
 
     Returns must not be negative. The clip is PPO's; with one pass over each rollout it never acts.
     """
@@ -37,11 +39,16 @@ class MaxRL:
         checks.penalty(0.0, "k3", self.entropy_coefficient)
 
     def prepare(
-        self, rollout: Rollout, ref_logprobs: Float[Tensor, "R L"] | None = None, reduce_sum: ReduceSum = single_process
+        self,
+        rollout: Rollout,
+        ref_logprobs: Float[Tensor, "R L"] | None = None,
+        reduce_sum: ReduceSum = single_process,
     ) -> Batch:
         """Returns relative to the group mean, in units of the group mean."""
         credit = maximum_likelihood(rollout.returns, rollout.group)
-        return trajectory_batch(rollout, credit, self.reduction, self.max_length, ref_logprobs, reduce_sum)
+        return trajectory_batch(
+            rollout, credit, self.reduction, self.max_length, ref_logprobs, reduce_sum
+        )
 
     def loss(self, batch: Batch, scores: Scores) -> LossOutput:
         """Clipped surrogate and entropy bonus."""

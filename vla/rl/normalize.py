@@ -1,4 +1,5 @@
-"""Running moments, and rewards on the scale of 1 (Stiennon 2020 for reward models; Engstrom 2020 for control)."""
+"""Running moments, and rewards on the scale of 1 (Stiennon 2020 for reward models; Engstrom 2020
+for control)."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from vla.types import Rollout
 
 @dataclass(frozen=True)
 class RunningMoments:
-    """Count, mean and sum of squared deviations of all values seen, merged batch by batch (Chan 1979)."""
+    """Count, mean and sum of squared deviations of all values seen, merged batch by batch (Chan
+    1979)."""
 
     count: float = 0.0
     mean: float = 0.0
@@ -26,10 +28,14 @@ class RunningMoments:
         variance = self.squares / (self.count - 1) if self.count > 1 else 0.0
         return variance**0.5 if variance > 0 else 1.0
 
-    def updated(self, values: Float[Tensor, "K"], reduce_sum: ReduceSum = single_process) -> RunningMoments:
+    def updated(
+        self, values: Float[Tensor, "K"], reduce_sum: ReduceSum = single_process
+    ) -> RunningMoments:
         """The moments with these values (of all processes) added; NaN are left out."""
         exact = values[~values.isnan()].double()
-        count, total = reduce_sum(torch.stack([torch.tensor(float(len(exact))).double(), exact.sum()])).tolist()
+        count, total = reduce_sum(
+            torch.stack([torch.tensor(float(len(exact))).double(), exact.sum()])
+        ).tolist()
         if count == 0:
             return self
         mean = total / count
@@ -46,14 +52,18 @@ class RunningMoments:
 
 
 def normalize_rewards(rollout: Rollout, moments: RunningMoments, *, shift_mean: bool) -> Rollout:
-    """Rewards divided by the standard deviation of returns; with `shift_mean` the mean return is taken off the last
-    row.
+    """Rewards divided by the standard deviation of returns; with `shift_mean` the mean return is
+    taken off the last row.
 
     Group baselines do not see the shift; a critic starts nearer to its target with it.
     """
     rewards = rollout.rewards
     if shift_mean:
         last = torch.zeros(rollout.num_trajectories, dtype=torch.long)
-        last = last.scatter_reduce(0, rollout.trajectory, torch.arange(len(rewards)), "amax", include_self=False)
-        rewards = rewards.index_add(0, last, torch.full((len(last),), -moments.mean, dtype=rewards.dtype))
+        last = last.scatter_reduce(
+            0, rollout.trajectory, torch.arange(len(rewards)), "amax", include_self=False
+        )
+        rewards = rewards.index_add(
+            0, last, torch.full((len(last),), -moments.mean, dtype=rewards.dtype)
+        )
     return replace(rollout, rewards=rewards / moments.standard_deviation)

@@ -1,5 +1,5 @@
-"""Proximal Policy Optimization with a critic (Schulman 2017), as RLHF uses it (Ziegler 2019, Stiennon 2020, Ouyang
-2022).
+"""Proximal Policy Optimization with a critic (Schulman 2017), as RLHF uses it (Ziegler 2019,
+Stiennon 2020, Ouyang 2022).
 """
 
 from __future__ import annotations
@@ -13,8 +13,23 @@ from torch import Tensor
 
 from vla.rl import checks
 from vla.rl.advantages import bootstrap_values, generalized_advantages, whiten
-from vla.rl.batch import Batch, LossOutput, ReduceSum, Reduction, reduction_weights, single_process, sum_counts
-from vla.rl.credit import Along, as_advantages, critic_rows, explained_variance, lay_out_rewards, position_weights
+from vla.rl.batch import (
+    Batch,
+    LossOutput,
+    ReduceSum,
+    Reduction,
+    reduction_weights,
+    single_process,
+    sum_counts,
+)
+from vla.rl.credit import (
+    Along,
+    as_advantages,
+    critic_rows,
+    explained_variance,
+    lay_out_rewards,
+    position_weights,
+)
 from vla.rl.kl import KLEstimator, KLPlacement
 from vla.rl.losses import Level, clip_shares, clipped_terms, combine, log_ratio_at
 from vla.types import Rollout, Scores
@@ -22,13 +37,16 @@ from vla.types import Rollout, Scores
 
 @dataclass(frozen=True)
 class PPO:
-    """Clipped surrogate with GAE, a clipped value loss, and optionally a KL penalty in the reward or in the loss.
+    """Clipped surrogate with GAE, a clipped value loss, and optionally a KL penalty in the reward
+    or in the loss.
 
-    The shape of the critic's values decides where credit runs: [R] along decisions (robots, usually gamma .99), [R, L]
-    along draws (text, gamma 1). Advantages are whitened over the global batch, not over a minibatch.
+    The shape of the critic's values decides where credit runs: [R] along decisions (robots, usually
+    gamma .99), [R, L] along draws (text, gamma 1). Advantages are whitened over the global batch,
+    not over a minibatch.
 
-    DPPO (Ren et al. 2024) is PPO on a denoising chain whose first draws count for less: `clip_first_draw` is their
-    share of the clip (`clip_shares`), and an advantage is multiplied by `draw_discount` for every draw that follows.
+    DPPO (Ren et al. 2024) is PPO on a denoising chain whose first draws count for less:
+    `clip_first_draw` is their share of the clip (`clip_shares`), and an advantage is multiplied by
+    `draw_discount` for every draw that follows.
     """
 
     clip_low: float
@@ -56,14 +74,24 @@ class PPO:
         checks.clip_range(self.clip_low, self.clip_high, self.dual_clip)
         checks.discount(self.gamma, self.gae_lambda)
         checks.positive(
-            "value_coefficient", self.value_coefficient, ".5 is usual; an algorithm without a critic is not ppo"
+            "value_coefficient",
+            self.value_coefficient,
+            ".5 is usual; an algorithm without a critic is not ppo",
         )
         if self.value_clip is not None:
             checks.positive("value_clip", self.value_clip, ".2 is usual, null switches it off")
         checks.reduction(self.reduction, self.max_length)
         checks.one_of("ratio_level", self.ratio_level, ("draw", "decision"))
-        checks.within("clip_first_draw", self.clip_first_draw, 0.0, 1.0, "it is a share of the clip; 1 is plain PPO")
-        checks.within("draw_discount", self.draw_discount, 0.0, 1.0, ".99 is DPPO's, 1 is plain PPO")
+        checks.within(
+            "clip_first_draw",
+            self.clip_first_draw,
+            0.0,
+            1.0,
+            "it is a share of the clip; 1 is plain PPO",
+        )
+        checks.within(
+            "draw_discount", self.draw_discount, 0.0, 1.0, ".99 is DPPO's, 1 is plain PPO"
+        )
         checks.draw_by_draw(self.ratio_level, self.clip_first_draw, self.draw_discount)
         checks.one_of("kl_placement", self.kl_placement, ("reward", "loss"))
         checks.penalty(self.kl_coefficient, self.kl_estimator, self.entropy_coefficient)
@@ -73,9 +101,13 @@ class PPO:
         return self.kl_coefficient > 0
 
     def prepare(
-        self, rollout: Rollout, ref_logprobs: Float[Tensor, "R L"] | None = None, reduce_sum: ReduceSum = single_process
+        self,
+        rollout: Rollout,
+        ref_logprobs: Float[Tensor, "R L"] | None = None,
+        reduce_sum: ReduceSum = single_process,
     ) -> Batch:
-        """GAE along decisions or draws, whitened; trajectories with a NaN reward leave the denominators."""
+        """GAE along decisions or draws, whitened; trajectories with a NaN reward leave the
+        denominators."""
         if rollout.values is None:
             raise ValueError(
                 "rollout.values (null): algorithm ppo needs a policy with a critic; choose one or use grpo"
@@ -88,9 +120,17 @@ class PPO:
             rewards = whiten(rewards, credit.counted, shift_mean=False, reduce_sum=reduce_sum)
         bootstrap = bootstrap_values(rollout.terminated | ~credit.keep, rollout.final_values)
         raw, returns = generalized_advantages(
-            rewards, rollout.values, credit.counted, rollout.trajectory, bootstrap, self.gamma, self.gae_lambda
+            rewards,
+            rollout.values,
+            credit.counted,
+            rollout.trajectory,
+            bootstrap,
+            self.gamma,
+            self.gae_lambda,
         )
-        advantages = whiten(raw, credit.counted, reduce_sum=reduce_sum) if self.normalize_advantages else raw
+        advantages = (
+            whiten(raw, credit.counted, reduce_sum=reduce_sum) if self.normalize_advantages else raw
+        )
         fit = explained_variance(rollout.values, returns, credit.counted, reduce_sum)
         return Batch(
             observation=rollout.observation,
@@ -99,7 +139,12 @@ class PPO:
             mask=rollout.mask,
             advantages=self._discounted(as_advantages(advantages), rollout.mask.shape[1]),
             weights=reduction_weights(
-                rollout.mask, rollout.trajectory, credit.keep, self.reduction, self.max_length, reduce_sum
+                rollout.mask,
+                rollout.trajectory,
+                credit.keep,
+                self.reduction,
+                self.max_length,
+                reduce_sum,
             ),
             ref_logprobs=ref_logprobs,
             old_values=rollout.values,
@@ -109,7 +154,8 @@ class PPO:
         )
 
     def loss(self, batch: Batch, scores: Scores) -> LossOutput:
-        """Clipped surrogate and entropy bonus as the policy's part, clipped squared error as the critic's."""
+        """Clipped surrogate and entropy bonus as the policy's part, clipped squared error as the
+        critic's."""
         log_ratio = log_ratio_at(self.ratio_level, scores.logprobs, batch.old_logprobs, batch.mask)
         low: float | Tensor = self.clip_low
         high: float | Tensor = self.clip_high

@@ -1,7 +1,8 @@
-"""The few things the reinforcement-learning core asks of a policy, an environment, a reference and an algorithm.
+"""The few things the reinforcement-learning core asks of a policy, an environment, a reference and
+an algorithm.
 
-`B` rows of a call, `R` rows of a rollout, `L` draws a decision, `N` trajectories, `H` control steps in a chunk, `A`
-action values, `n` environments asked for.
+`B` rows of a call, `R` rows of a rollout, `L` draws a decision, `N` trajectories, `H` control steps
+in a chunk, `A` action values, `n` environments asked for.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from vla.types import Decision, Observation, Rollout, Scores, Trace
 class Policy(Protocol):
     """Acts, and can say again how likely each of its draws was.
 
-    Contract: `policy.score(o, d.trace).logprobs == d.logprobs` where `d.mask`, for the weights that made `d`, in
-    training mode and in evaluation mode alike (so no dropout), whatever other rows share the call.
+    Contract: `policy.score(o, d.trace).logprobs == d.logprobs` where `d.mask`, for the weights that
+    made `d`, in training mode and in evaluation mode alike (so no dropout), whatever other rows
+    share the call.
     """
 
     def act(self, observation: Observation, *, greedy: bool = False) -> Decision:
@@ -31,7 +33,8 @@ class Policy(Protocol):
         ...
 
     def score(self, observation: Observation, trace: Trace) -> Scores:
-        """Log-probabilities, entropy and values of stored draws from one forward pass, with gradient."""
+        """Log-probabilities, entropy and values of stored draws from one forward pass, with
+        gradient."""
         ...
 
     def parameters(self) -> Iterator[Parameter]: ...
@@ -39,10 +42,11 @@ class Policy(Protocol):
 
 @runtime_checkable
 class Critic(Protocol):
-    """A policy that also estimates returns: when `Decision.values` are not None, this is there and `Scores.values` too.
+    """A policy that also estimates returns: when `Decision.values` are not None, this is there and
+    `Scores.values` too.
 
-    `critic_parameters` are those that only the critic uses (the value head): all that moves during value warm-up,
-    because a shared backbone trained on values alone forgets how to act.
+    `critic_parameters` are those that only the critic uses (the value head): all that moves during
+    value warm-up, because a shared backbone trained on values alone forgets how to act.
     """
 
     def value(self, observation: Observation) -> Float[Tensor, "B"]: ...
@@ -52,11 +56,11 @@ class Critic(Protocol):
 
 @runtime_checkable
 class StepResult(Protocol):
-    """What one chunk of actions did, a row per environment asked for; images are rendered once, at the end of the
-    chunk.
+    """What one chunk of actions did, a row per environment asked for; images are rendered once, at
+    the end of the chunk.
 
-    `reward` sums over the control steps executed, `num_steps` counts them: an environment that ends inside a chunk
-    stops there.
+    `reward` sums over the control steps executed, `num_steps` counts them: an environment that ends
+    inside a chunk stops there.
     """
 
     @property
@@ -77,7 +81,8 @@ class StepResult(Protocol):
 
 @runtime_checkable
 class VectorEnvironment(Protocol):
-    """Many environments in one process. Rows of what goes in and comes out stand in the order of `ids` (None: all)."""
+    """Many environments in one process. Rows of what goes in and comes out stand in the order of
+    `ids` (None: all)."""
 
     @property
     def num_envs(self) -> int: ...
@@ -102,7 +107,8 @@ class Keeper(Protocol):
 
 @runtime_checkable
 class Reference(Protocol):
-    """The policy that the KL penalty holds ours to. `refresh` makes it the present policy (iterative GRPO)."""
+    """The policy that the KL penalty holds ours to. `refresh` makes it the present policy
+    (iterative GRPO)."""
 
     def logprobs(self, rollout: Rollout) -> Float[Tensor, "R L"]: ...
 
@@ -117,8 +123,9 @@ class Reference(Protocol):
 class Algorithm(Protocol):
     """A frozen dataclass of flat settings with two functions.
 
-    `prepare` turns a rollout into a batch: advantages, returns, and the weights of the *global* batch. `loss` is a sum
-    over whatever rows it is given; sums over disjoint rows add up to the loss of the batch.
+    `prepare` turns a rollout into a batch: advantages, returns, and the weights of the *global*
+    batch. `loss` is a sum over whatever rows it is given; sums over disjoint rows add up to the
+    loss of the batch.
     """
 
     @property
@@ -129,7 +136,10 @@ class Algorithm(Protocol):
     def needs_groups(self) -> bool: ...
 
     def prepare(
-        self, rollout: Rollout, ref_logprobs: Float[Tensor, "R L"] | None = None, reduce_sum: ReduceSum = single_process
+        self,
+        rollout: Rollout,
+        ref_logprobs: Float[Tensor, "R L"] | None = None,
+        reduce_sum: ReduceSum = single_process,
     ) -> Batch: ...
 
     def loss(self, batch: Batch, scores: Scores) -> LossOutput: ...
@@ -152,4 +162,5 @@ class Scheduler(Protocol):
 
 
 Observe = Callable[[Any], Observation]
-"""Turns an environment's observation into a policy's; text must come out padded to one fixed width."""
+"""Turns an environment's observation into a policy's; text must come out padded to one fixed
+width."""

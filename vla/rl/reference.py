@@ -1,5 +1,5 @@
-"""The policy that a KL penalty holds ours to: a frozen copy, the adapter switched off, or log-probs kept from
-elsewhere.
+"""The policy that a KL penalty holds ours to: a frozen copy, the adapter switched off, or log-probs
+kept from elsewhere.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ ReferenceKind = Literal["auto", "copy", "adapter_off", "rollout"]
 
 
 class FrozenCopy:
-    """A second copy of the weights that train, as they are now; those that do not (the base under an adapter, a frozen
-    eye) are the policy's own and take no memory. `refresh` copies the policy's present weights.
+    """A second copy of the weights that train, as they are now; those that do not (the base under
+    an adapter, a frozen eye) are the policy's own and take no memory. `refresh` copies the policy's
+    present weights.
     """
 
     def __init__(self, policy: Any, micro_batch_rows: int) -> None:
@@ -30,16 +31,29 @@ class FrozenCopy:
         self.frozen = copy_trained(policy).requires_grad_(False)
 
     def logprobs(self, rollout: Rollout) -> Float[Tensor, "R L"]:
-        return score_logprobs(self.frozen, rollout.observation, rollout.trace, len(rollout.mask), self.micro_batch_rows)
+        return score_logprobs(
+            self.frozen,
+            rollout.observation,
+            rollout.trace,
+            len(rollout.mask),
+            self.micro_batch_rows,
+        )
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """The reference becomes the policy as it is now (iterative GRPO, Shao 2024, algorithm 1)."""
+        """The reference becomes the policy as it is now (iterative GRPO, Shao 2024, algorithm
+        1)."""
         self.frozen.load_state_dict(self.policy.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
         shared = {name for name, p in self.policy.named_parameters() if not p.requires_grad}
-        return {"weights": {name: value for name, value in self.frozen.state_dict().items() if name not in shared}}
+        return {
+            "weights": {
+                name: value
+                for name, value in self.frozen.state_dict().items()
+                if name not in shared
+            }
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.frozen.load_state_dict(state["weights"], strict=False)
@@ -48,18 +62,30 @@ class FrozenCopy:
 class AdapterOff:
     """The same weights with the adapter switched off: no second copy in memory.
 
-    `without_adapter` gives a context in which the policy is its base, e.g. peft's `model.disable_adapter`.
+    `without_adapter` gives a context in which the policy is its base, e.g. peft's
+    `model.disable_adapter`.
     """
 
     def __init__(
-        self, policy: Policy, without_adapter: Callable[[], AbstractContextManager[Any]], micro_batch_rows: int
+        self,
+        policy: Policy,
+        without_adapter: Callable[[], AbstractContextManager[Any]],
+        micro_batch_rows: int,
     ) -> None:
-        self.policy, self.without_adapter, self.micro_batch_rows = policy, without_adapter, micro_batch_rows
+        self.policy, self.without_adapter, self.micro_batch_rows = (
+            policy,
+            without_adapter,
+            micro_batch_rows,
+        )
 
     def logprobs(self, rollout: Rollout) -> Float[Tensor, "R L"]:
         with self.without_adapter():
             return score_logprobs(
-                self.policy, rollout.observation, rollout.trace, len(rollout.mask), self.micro_batch_rows
+                self.policy,
+                rollout.observation,
+                rollout.trace,
+                len(rollout.mask),
+                self.micro_batch_rows,
             )
 
     def refresh(self) -> None:
@@ -76,7 +102,8 @@ class AdapterOff:
 
 
 class Cached:
-    """Log-probs from elsewhere: kept with the rollout (`rollout_logprobs`), from another process, or from a file."""
+    """Log-probs from elsewhere: kept with the rollout (`rollout_logprobs`), from another process,
+    or from a file."""
 
     def __init__(self, read: Callable[[Rollout], Float[Tensor, "R L"]]) -> None:
         self.read = read
@@ -91,7 +118,9 @@ class Cached:
         return logprobs
 
     def refresh(self) -> None:
-        raise ValueError("reference_every cannot refresh cached log-probs: keep a frozen copy (rl.reference=copy)")
+        raise ValueError(
+            "reference_every cannot refresh cached log-probs: keep a frozen copy (rl.reference=copy)"
+        )
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -101,7 +130,8 @@ class Cached:
 
 
 def rollout_logprobs(rollout: Rollout) -> Float[Tensor, "R L"]:
-    """The policy that sampled: PPO's penalty on the KL of one update (Schulman 2017, section 4), at no cost at all."""
+    """The policy that sampled: PPO's penalty on the KL of one update (Schulman 2017, section 4), at
+    no cost at all."""
     return rollout.logprobs
 
 
@@ -111,7 +141,8 @@ def make_reference(
     micro_batch_rows: int,
     without_adapter: Callable[[], AbstractContextManager[Any]] | None = None,
 ) -> FrozenCopy | AdapterOff | Cached:
-    """The reference called `kind`; "auto" is the adapter off where `without_adapter` says how, else a frozen copy.
+    """The reference called `kind`; "auto" is the adapter off where `without_adapter` says how, else
+    a frozen copy.
 
     Raises ValueError for "adapter_off" without an adapter.
     """

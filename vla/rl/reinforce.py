@@ -1,4 +1,5 @@
-"""REINFORCE (Williams 1992), with reward-to-go, and with a baseline (Sutton and Barto 2018, section 13.4)."""
+"""REINFORCE (Williams 1992), with reward-to-go, and with a baseline (Sutton and Barto 2018, section
+13.4)."""
 
 from __future__ import annotations
 
@@ -11,7 +12,15 @@ from torch import Tensor
 
 from vla.rl import checks
 from vla.rl.advantages import bootstrap_values, generalized_advantages, rewards_to_go, whiten
-from vla.rl.batch import Batch, LossOutput, ReduceSum, Reduction, reduction_weights, single_process, sum_counts
+from vla.rl.batch import (
+    Batch,
+    LossOutput,
+    ReduceSum,
+    Reduction,
+    reduction_weights,
+    single_process,
+    sum_counts,
+)
 from vla.rl.credit import (
     Along,
     Credit,
@@ -28,12 +37,12 @@ from vla.types import Rollout, Scores
 
 @dataclass(frozen=True)
 class REINFORCE:
-    """-A log pi, A = discounted reward-to-go - baseline. On-policy: one epoch and one minibatch a rollout, there is no
-    ratio.
+    """-A log pi, A = discounted reward-to-go - baseline. On-policy: one epoch and one minibatch a
+    rollout, there is no ratio.
 
-    `baseline`: none; the mean reward-to-go of the batch; or a critic, trained by squared error (`value_coefficient`),
-    which also stands in for what a truncated trajectory had still to come. `along` is where credit runs: decisions or
-    draws.
+    `baseline`: none; the mean reward-to-go of the batch; or a critic, trained by squared error
+    (`value_coefficient`), which also stands in for what a truncated trajectory had still to come.
+    `along` is where credit runs: decisions or draws.
     """
 
     gamma: float
@@ -72,12 +81,22 @@ class REINFORCE:
         return False
 
     def prepare(
-        self, rollout: Rollout, ref_logprobs: Float[Tensor, "R L"] | None = None, reduce_sum: ReduceSum = single_process
+        self,
+        rollout: Rollout,
+        ref_logprobs: Float[Tensor, "R L"] | None = None,
+        reduce_sum: ReduceSum = single_process,
     ) -> Batch:
         """Rewards-to-go (with KL in the reward) minus the baseline."""
-        credit = lay_out_rewards(rollout, self.along, ref_logprobs, self.kl_coefficient, self.kl_estimator)
+        credit = lay_out_rewards(
+            rollout, self.along, ref_logprobs, self.kl_coefficient, self.kl_estimator
+        )
         weights = reduction_weights(
-            rollout.mask, rollout.trajectory, credit.keep, self.reduction, self.max_length, reduce_sum
+            rollout.mask,
+            rollout.trajectory,
+            credit.keep,
+            self.reduction,
+            self.max_length,
+            reduce_sum,
         )
         batch = Batch(
             observation=rollout.observation,
@@ -97,10 +116,15 @@ class REINFORCE:
             advantages = whiten(advantages, credit.counted, reduce_sum=reduce_sum)
         return replace(batch, advantages=as_advantages(advantages))
 
-    def _against_mean(self, rollout: Rollout, credit: Credit, reduce_sum: ReduceSum) -> Float[Tensor, "R *L"]:
-        """Rewards-to-go minus nothing, or minus their mean over the counted positions of the global batch."""
+    def _against_mean(
+        self, rollout: Rollout, credit: Credit, reduce_sum: ReduceSum
+    ) -> Float[Tensor, "R *L"]:
+        """Rewards-to-go minus nothing, or minus their mean over the counted positions of the global
+        batch."""
         counted = credit.counted
-        to_go = rewards_to_go(credit.rewards, counted, rollout.trajectory, rollout.num_trajectories, self.gamma)
+        to_go = rewards_to_go(
+            credit.rewards, counted, rollout.trajectory, rollout.num_trajectories, self.gamma
+        )
         if self.baseline == "none":
             return to_go
         mean = reduce_sum((position_weights(counted, reduce_sum).double() * to_go.double()).sum())
@@ -109,7 +133,8 @@ class REINFORCE:
     def _against_critic(
         self, rollout: Rollout, credit: Credit, batch: Batch, reduce_sum: ReduceSum
     ) -> tuple[Float[Tensor, "R *L"], Batch]:
-        """Rewards-to-go minus the critic's values, and the batch with what the critic learns from."""
+        """Rewards-to-go minus the critic's values, and the batch with what the critic learns
+        from."""
         if rollout.values is None or (rollout.values.dim() == 2) != (self.along == "draw"):
             raise ValueError(
                 f"rollout.values must hold one value a {self.along} for baseline 'critic' with along {self.along!r}: "
@@ -118,7 +143,13 @@ class REINFORCE:
         assert self.value_coefficient is not None
         bootstrap = bootstrap_values(rollout.terminated | ~credit.keep, rollout.final_values)
         advantages, returns = generalized_advantages(
-            credit.rewards, rollout.values, credit.counted, rollout.trajectory, bootstrap, self.gamma, 1.0
+            credit.rewards,
+            rollout.values,
+            credit.counted,
+            rollout.trajectory,
+            bootstrap,
+            self.gamma,
+            1.0,
         )
         fit = explained_variance(rollout.values, returns, credit.counted, reduce_sum)
         return advantages, replace(
@@ -133,4 +164,8 @@ class REINFORCE:
         """-A log pi and entropy bonus; the critic's squared error apart."""
         terms = reinforce_terms(scores.logprobs, batch.advantages, batch.mask)
         output = combine(batch, scores, terms, entropy_coefficient=self.entropy_coefficient)
-        return replace(output, value=critic_rows(batch, scores, None)) if self.baseline == "critic" else output
+        return (
+            replace(output, value=critic_rows(batch, scores, None))
+            if self.baseline == "critic"
+            else output
+        )

@@ -1,4 +1,5 @@
-"""REINFORCE++ (Hu 2025): PPO's clip without a critic, advantages normalised over the global batch."""
+"""REINFORCE++ (Hu 2025): PPO's clip without a critic, advantages normalised over the global
+batch."""
 
 from __future__ import annotations
 
@@ -23,8 +24,9 @@ class REINFORCEPlusPlus:
     """max(-A r, -A clip(r)) over all counted draws alike, A the whitened reward-to-go.
 
     baseline 'none': k1 KL in the reward of every draw; trajectories of one start need no group.
-    baseline 'group': the group's mean return is taken off first, and KL is a k2 loss ("REINFORCE++ with baseline").
-    Rewards-to-go run on through rows the policy did not choose; several peers start again there.
+    baseline 'group': the group's mean return is taken off first, and KL is a k2 loss ("REINFORCE++
+    with baseline"). Rewards-to-go run on through rows the policy did not choose; several peers
+    start again there.
     """
 
     clip_low: float
@@ -52,26 +54,35 @@ class REINFORCEPlusPlus:
         return self.baseline == "group"
 
     def prepare(
-        self, rollout: Rollout, ref_logprobs: Float[Tensor, "R L"] | None = None, reduce_sum: ReduceSum = single_process
+        self,
+        rollout: Rollout,
+        ref_logprobs: Float[Tensor, "R L"] | None = None,
+        reduce_sum: ReduceSum = single_process,
     ) -> Batch:
         """Rewards-to-go, minus the group's mean return if asked, whitened over the global batch."""
         in_reward = self.kl_coefficient if self.baseline == "none" else 0.0
         credit = lay_out_rewards(rollout, self.along, ref_logprobs, in_reward, "k1")
         keep, counted, metrics = credit.keep, credit.counted, credit.metrics
-        raw = rewards_to_go(credit.rewards, counted, rollout.trajectory, rollout.num_trajectories, self.gamma)
+        raw = rewards_to_go(
+            credit.rewards, counted, rollout.trajectory, rollout.num_trajectories, self.gamma
+        )
         if self.baseline == "group":
             statistics = group_statistics(rollout.returns, rollout.group)
             keep, metrics = statistics.scorable & statistics.varies, statistics.metrics
             rows = rollout.trajectory if raw.dim() == 1 else rollout.trajectory.unsqueeze(1)
             counted = counted & keep[rows]
-            raw = torch.where(counted, raw - statistics.mean[rows].to(raw.dtype), torch.zeros_like(raw))
+            raw = torch.where(
+                counted, raw - statistics.mean[rows].to(raw.dtype), torch.zeros_like(raw)
+            )
         return Batch(
             observation=rollout.observation,
             trace=rollout.trace,
             old_logprobs=rollout.logprobs,
             mask=rollout.mask,
             advantages=as_advantages(whiten(raw, counted, reduce_sum=reduce_sum)),
-            weights=reduction_weights(rollout.mask, rollout.trajectory, keep, "token", None, reduce_sum),
+            weights=reduction_weights(
+                rollout.mask, rollout.trajectory, keep, "token", None, reduce_sum
+            ),
             ref_logprobs=ref_logprobs,
             metrics=sum_counts(metrics, reduce_sum),
         )

@@ -1,4 +1,5 @@
-"""REINFORCE leave-one-out (Kool 2019; Ahmadian 2024, "Back to basics"): one action, the whole answer."""
+"""REINFORCE leave-one-out (Kool 2019; Ahmadian 2024, "Back to basics"): one action, the whole
+answer."""
 
 from __future__ import annotations
 
@@ -19,11 +20,11 @@ from vla.types import Rollout, Scores
 
 @dataclass(frozen=True)
 class RLOO:
-    """max(-A r, -A clip(r)), r the ratio of a whole decision, A = return - beta KL - mean of the other trajectories'
-    same.
+    """max(-A r, -A clip(r)), r the ratio of a whole decision, A = return - beta KL - mean of the
+    other trajectories' same.
 
-    KL is k1 summed over the trajectory's draws, in the reward. At ratio 1 the gradient is REINFORCE's on the decision's
-    log-prob (the sum over its draws), averaged over trajectories.
+    KL is k1 summed over the trajectory's draws, in the reward. At ratio 1 the gradient is
+    REINFORCE's on the decision's log-prob (the sum over its draws), averaged over trajectories.
     """
 
     clip_low: float
@@ -42,17 +43,24 @@ class RLOO:
         return self.kl_coefficient > 0
 
     def prepare(
-        self, rollout: Rollout, ref_logprobs: Float[Tensor, "R L"] | None = None, reduce_sum: ReduceSum = single_process
+        self,
+        rollout: Rollout,
+        ref_logprobs: Float[Tensor, "R L"] | None = None,
+        reduce_sum: ReduceSum = single_process,
     ) -> Batch:
-        """Leave-one-out advantages; each decision weighs 1 / number of trajectories, spread over its draws."""
+        """Leave-one-out advantages; each decision weighs 1 / number of trajectories, spread over
+        its draws."""
         rewards = lay_out_rewards(rollout, "decision", ref_logprobs, self.kl_coefficient, "k1")
-        returns = torch.zeros(rollout.num_trajectories).index_add(0, rollout.trajectory, rewards.rewards)
+        returns = torch.zeros(rollout.num_trajectories).index_add(
+            0, rollout.trajectory, rewards.rewards
+        )
         credit = leave_one_out(torch.where(rewards.keep, returns, torch.nan), rollout.group)
         batch = trajectory_batch(rollout, credit, "constant", 1, ref_logprobs, reduce_sum)
         return replace(batch, weights=batch.weights / batch.mask.sum(1, keepdim=True).clamp(min=1))
 
     def loss(self, batch: Batch, scores: Scores) -> LossOutput:
-        """Clipped surrogate of the decision's ratio and entropy bonus (mean over a decision's draws)."""
+        """Clipped surrogate of the decision's ratio and entropy bonus (mean over a decision's
+        draws)."""
         log_ratio = decision_log_ratio(scores.logprobs, batch.old_logprobs, batch.mask)
         terms, clipped = clipped_terms(log_ratio, batch.advantages, self.clip_low, self.clip_high)
         return combine(batch, scores, terms, clipped, entropy_coefficient=self.entropy_coefficient)

@@ -1,4 +1,5 @@
-"""The act of collecting: a policy in many environments at once, chunk by chunk, always with every place taken."""
+"""The act of collecting: a policy in many environments at once, chunk by chunk, always with every
+place taken."""
 
 from __future__ import annotations
 
@@ -30,16 +31,20 @@ def collect_rollout(
     before_step: Callable[[Observation, Decision, np.ndarray], None] | None = None,
     keeper: Keeper | None = None,
 ) -> Rollout:
-    """Run `group_size` trajectories from every seed to their end; trajectory `i` starts from `seeds[i // group_size]`.
+    """Run `group_size` trajectories from every seed to their end; trajectory `i` starts from
+    `seeds[i // group_size]`.
 
-    The policy decides for exactly the running environments; a place that falls free takes the next start, so the batch
-    stays full to the end. Rows of different trajectories are interleaved, each trajectory's in the order of time. A
-    policy with a critic is asked once more for the value of the final observation of truncated trajectories.
-    `on_decision` hears how many trajectories have ended, `before_step` every decision before it is executed, with the
-    environments' ids. `keeper` is told between two decisions, and knows of a rollout that another process began.
+    The policy decides for exactly the running environments; a place that falls free takes the next
+    start, so the batch stays full to the end. Rows of different trajectories are interleaved, each
+    trajectory's in the order of time. A policy with a critic is asked once more for the value of
+    the final observation of truncated trajectories. `on_decision` hears how many trajectories have
+    ended, `before_step` every decision before it is executed, with the environments' ids. `keeper`
+    is told between two decisions, and knows of a rollout that another process began.
     """
     if group_size < 1 or not len(seeds):
-        raise ValueError(f"group_size ({group_size}) and the number of seeds ({len(seeds)}) must be at least 1")
+        raise ValueError(
+            f"group_size ({group_size}) and the number of seeds ({len(seeds)}) must be at least 1"
+        )
     starts = np.repeat(np.asarray(seeds, dtype=np.int64), group_size)
     store = Store(torch.from_numpy(starts))
     running = torch.arange(min(environment.num_envs, len(starts)))  # trajectory in each place
@@ -94,13 +99,17 @@ def _record(
     store.trajectories.append(running)
     terminated = torch.as_tensor(np.asarray(result.terminated), dtype=torch.bool)
     truncated = torch.as_tensor(np.asarray(result.truncated), dtype=torch.bool) & ~terminated
-    store.control_steps[running] += torch.as_tensor(np.asarray(result.num_steps), dtype=torch.float32)
+    store.control_steps[running] += torch.as_tensor(
+        np.asarray(result.num_steps), dtype=torch.float32
+    )
     for name, values in result.metrics.items():
         store.measured.setdefault(name, torch.zeros(store.num_trajectories))
         store.measured[name][running] = torch.as_tensor(np.asarray(values), dtype=torch.float32)
     ended = terminated | truncated
     store.terminated[running], store.truncated[running] = terminated, truncated
-    store.success[running[ended]] = torch.as_tensor(np.asarray(result.success), dtype=torch.float32)[ended]
+    store.success[running[ended]] = torch.as_tensor(
+        np.asarray(result.success), dtype=torch.float32
+    )[ended]
     if decision.values is not None and bool(truncated.any()):
         assert isinstance(policy, Critic), "a policy whose decisions have values also has value()"
         final = map_rows(following, lambda tensor: tensor[truncated])
@@ -125,7 +134,10 @@ def _assemble(store: Store, group_size: int, version: int) -> Rollout:
         success=store.success,
         values=decision.values,
         final_values=None if decision.values is None else store.final_values,
-        metrics={"control_steps": float(store.control_steps.sum()), "decisions": float(len(trajectory))},
+        metrics={
+            "control_steps": float(store.control_steps.sum()),
+            "decisions": float(len(trajectory)),
+        },
         exact=decision.exact,
         action=decision.action,
         episodes={"seed": store.seeds, "control_steps": store.control_steps, **store.measured},
@@ -142,10 +154,11 @@ def collect_responses(
     greedy: bool = False,
     version: int = 0,
 ) -> Rollout:
-    """Trajectories of one decision: `group_size` answers to every row of `observation`, scored by `reward(decision,
-    row)`.
+    """Trajectories of one decision: `group_size` answers to every row of `observation`, scored by
+    `reward(decision, row)`.
 
-    `row` says which observation each answer belongs to. Each answer terminates: the world ends there.
+    `row` says which observation each answer belongs to. Each answer terminates: the world ends
+    there.
     """
     if group_size < 1:
         raise ValueError(f"group_size ({group_size}) must be at least 1")

@@ -1,5 +1,5 @@
-"""Choosing which trajectories to learn from: merging rollouts, dropping groups, dynamic sampling (Yu 2025, DAPO, eq.
-11).
+"""Choosing which trajectories to learn from: merging rollouts, dropping groups, dynamic sampling
+(Yu 2025, DAPO, eq. 11).
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from vla.types import Rollout, concatenate_rows, map_rows
 
 
 def keep_trajectories(rollout: Rollout, keep: Bool[Tensor, "N"]) -> Rollout:
-    """The rollout of some of its trajectories, numbered anew; rows and trajectories keep their order."""
+    """The rollout of some of its trajectories, numbered anew; rows and trajectories keep their
+    order."""
     rows = keep[rollout.trajectory].nonzero().squeeze(1)
     number = keep.long().cumsum(0) - 1
 
@@ -48,14 +49,16 @@ def keep_trajectories(rollout: Rollout, keep: Bool[Tensor, "N"]) -> Rollout:
 
 
 def mask_trajectories(rollout: Rollout, learned: Bool[Tensor, "N"]) -> Rollout:
-    """The rollout with only the draws of some trajectories to learn from. The others stay in the statistics of their
-    groups and leave every other average (DAPO's overlong filter; TRL's mask_truncated_completions).
+    """The rollout with only the draws of some trajectories to learn from. The others stay in the
+    statistics of their groups and leave every other average (DAPO's overlong filter; TRL's
+    mask_truncated_completions).
     """
     return replace(rollout, mask=rollout.mask & learned[rollout.trajectory][:, None])
 
 
 def merge_rollouts(rollouts: list[Rollout]) -> Rollout:
-    """One rollout of several; trajectories and groups are numbered on. Metrics that are numbers add up."""
+    """One rollout of several; trajectories and groups are numbered on. Metrics that are numbers add
+    up."""
     first = rollouts[0]
     num_before = torch.tensor([0, *[r.num_trajectories for r in rollouts]]).cumsum(0)
     groups, next_group = [], 0
@@ -65,10 +68,24 @@ def merge_rollouts(rollouts: list[Rollout]) -> Rollout:
         next_group += len(names)
 
     def join(name: str) -> Any:
-        return None if getattr(first, name) is None else torch.cat([getattr(r, name) for r in rollouts])
+        return (
+            None
+            if getattr(first, name) is None
+            else torch.cat([getattr(r, name) for r in rollouts])
+        )
 
     joined = (
-        *("logprobs", "mask", "rewards", "version", "values", "terminated", "truncated", "success", "final_values"),
+        *(
+            "logprobs",
+            "mask",
+            "rewards",
+            "version",
+            "values",
+            "terminated",
+            "truncated",
+            "success",
+            "final_values",
+        ),
         "action",
     )
     measured = set(first.episodes).intersection(*[r.episodes for r in rollouts])
@@ -81,7 +98,9 @@ def merge_rollouts(rollouts: list[Rollout]) -> Rollout:
         group=torch.cat(groups),
         metrics={name: sum(r.metrics[name] for r in rollouts) for name in sorted(numbers)},
         exact=all(r.exact for r in rollouts),
-        episodes={name: torch.cat([r.episodes[name] for r in rollouts]) for name in sorted(measured)},
+        episodes={
+            name: torch.cat([r.episodes[name] for r in rollouts]) for name in sorted(measured)
+        },
         **{name: join(name) for name in joined},
     )
 
@@ -91,14 +110,16 @@ def informative_groups(
 ) -> Bool[Tensor, "N"]:
     """Which trajectories belong to a group with at least two scorable, unequal returns.
 
-    `min_success` and `max_success` also bound the share of the group's trajectories that succeeded (SimpleVLA-RL: .1
-    and .9).
+    `min_success` and `max_success` also bound the share of the group's trajectories that succeeded
+    (SimpleVLA-RL: .1 and .9).
     """
     statistics = group_statistics(rollout.returns, rollout.group)
     keep = statistics.scorable & statistics.varies
     if min_success is not None or max_success is not None:
         if rollout.success is None:
-            raise ValueError(f"min_success ({min_success}) and max_success ({max_success}) need rollouts with success")
+            raise ValueError(
+                f"min_success ({min_success}) and max_success ({max_success}) need rollouts with success"
+            )
         share = group_statistics(rollout.success, rollout.group).mean
         keep &= share >= (0.0 if min_success is None else min_success) - 1e-9
         keep &= share <= (1.0 if max_success is None else max_success) + 1e-9
@@ -112,15 +133,18 @@ def collect_informative(
     *,
     informative: Callable[[Rollout], Bool[Tensor, "N"]] = informative_groups,
 ) -> Rollout:
-    """Sample groups, drop those that say nothing, and sample again until `num_groups` are left or `max_refills` are
-    used up.
+    """Sample groups, drop those that say nothing, and sample again until `num_groups` are left or
+    `max_refills` are used up.
 
-    `sample(n)` gives a rollout of `n` new groups. Groups beyond `num_groups` are dropped. When all refills are used up,
-    what was found is returned; when nothing was found, the last rollout as it came, so that its metrics are not lost
-    (the algorithm gives its groups no weight). Metrics: groups sampled, groups kept, refills.
+    `sample(n)` gives a rollout of `n` new groups. Groups beyond `num_groups` are dropped. When all
+    refills are used up, what was found is returned; when nothing was found, the last rollout as it
+    came, so that its metrics are not lost (the algorithm gives its groups no weight). Metrics:
+    groups sampled, groups kept, refills.
     """
     if num_groups < 1 or max_refills < 0:
-        raise ValueError(f"num_groups ({num_groups}) must be at least 1 and max_refills ({max_refills}) at least 0")
+        raise ValueError(
+            f"num_groups ({num_groups}) must be at least 1 and max_refills ({max_refills}) at least 0"
+        )
     found: list[Rollout] = []
     num_sampled = num_kept = 0
     refills = -1

@@ -1,5 +1,5 @@
-"""A critic that sees what only the simulator knows: it helps to train and never acts (Pinto et al. 2018, asymmetric
-actor-critic).
+"""A critic that sees what only the simulator knows: it helps to train and never acts (Pinto et al.
+2018, asymmetric actor-critic).
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ CAPACITY = 60_000
 class StateCritic:
     """Expected discounted return from a privileged state [s]: the mean of a few small MLPs.
 
-    They are fitted to the returns of all recent trajectories, not of the last rollout alone, by a few steps after every
-    rollout. Inputs are standardised by the first states seen and blurred a little while fitting.
+    They are fitted to the returns of all recent trajectories, not of the last rollout alone, by a
+    few steps after every rollout. Inputs are standardised by the first states seen and blurred a
+    little while fitting.
     """
 
     def __init__(self, seed: int) -> None:
@@ -49,7 +50,9 @@ class StateCritic:
         for member, optimizer in zip(self._fitted(), self.optimizers, strict=True):
             for _ in range(num_steps):
                 rows = torch.randint(len(inputs), (BATCH_ROWS,), generator=self.generator)
-                blurred = inputs[rows] + NOISE * torch.randn(BATCH_ROWS, inputs.shape[1], generator=self.generator)
+                blurred = inputs[rows] + NOISE * torch.randn(
+                    BATCH_ROWS, inputs.shape[1], generator=self.generator
+                )
                 loss = (member(blurred).squeeze(-1) - self.returns[rows]).square().mean()
                 optimizer.zero_grad()
                 loss.backward()
@@ -57,7 +60,9 @@ class StateCritic:
 
     @torch.no_grad()
     def __call__(self, states: Float[Tensor, "R s"]) -> Float[Tensor, "R"]:
-        if self.returns.min() == self.returns.max():  # nothing to expect but that: no policy learns from its errors
+        if (
+            self.returns.min() == self.returns.max()
+        ):  # nothing to expect but that: no policy learns from its errors
             return self.returns[:1].expand(len(states))
         inputs = self._standardized(states)
         return torch.stack([member(inputs).squeeze(-1) for member in self._fitted()]).mean(0)
@@ -99,9 +104,12 @@ class StateCritic:
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=self.generator)))
             self.members = nn.ModuleList(_member(size) for _ in range(NUM_MEMBERS))
         self.optimizers = [
-            torch.optim.AdamW(member.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY) for member in self.members
+            torch.optim.AdamW(member.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+            for member in self.members
         ]
 
 
 def _member(size: int) -> nn.Module:
-    return nn.Sequential(nn.Linear(size, WIDTH), nn.GELU(), nn.Linear(WIDTH, WIDTH), nn.GELU(), nn.Linear(WIDTH, 1))
+    return nn.Sequential(
+        nn.Linear(size, WIDTH), nn.GELU(), nn.Linear(WIDTH, WIDTH), nn.GELU(), nn.Linear(WIDTH, 1)
+    )

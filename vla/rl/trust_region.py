@@ -13,9 +13,13 @@ TRIES, TOLERANCE = 6, 0.15
 
 
 def take_step(
-    optimizer: Optimizer, parameters: list[Parameter], step_kl: float | None, kl: Callable[[], float]
+    optimizer: Optimizer,
+    parameters: list[Parameter],
+    step_kl: float | None,
+    kl: Callable[[], float],
 ) -> dict[str, float]:
-    """The optimizer's step, of its own length where `step_kl` is None; what there is to say about its length."""
+    """The optimizer's step, of its own length where `step_kl` is None; what there is to say about
+    its length."""
     if step_kl is None:
         optimizer.step()
         return {}
@@ -26,11 +30,12 @@ def take_step(
 def step_to_kl(
     optimizer: Optimizer, parameters: list[Parameter], step_kl: float, kl: Callable[[], float]
 ) -> dict[str, float]:
-    """Take the optimizer's step, made longer or shorter until the policy has moved by `step_kl`, and say by how much.
+    """Take the optimizer's step, made longer or shorter until the policy has moved by `step_kl`,
+    and say by how much.
 
-    `kl()` measures how far the present weights are from those that acted. It grows with the square of the length, so
-    each try multiplies the length by sqrt(step_kl / kl). This is the step size of TRPO (Schulman et al. 2015) along
-    another direction: whatever the optimizer chose.
+    `kl()` measures how far the present weights are from those that acted. It grows with the square
+    of the length, so each try multiplies the length by sqrt(step_kl / kl). This is the step size of
+    TRPO (Schulman et al. 2015) along another direction: whatever the optimizer chose.
     """
     before = [parameter.detach().clone() for parameter in parameters]
     optimizer.step()

@@ -64,19 +64,30 @@ def under_way(
     return {"store": store.state_dict(), "observation": state_of_observation(observation), **places}
 
 
-def resumed(kept: Mapping[str, Any], store: Store, environment: VectorEnvironment, device: torch.device) -> Observation:
+def resumed(
+    kept: Mapping[str, Any], store: Store, environment: VectorEnvironment, device: torch.device
+) -> Observation:
     """Put store and environments to what `under_way` told; what the policy sees next."""
     store.load_state_dict(kept["store"])
     replay(environment, store, kept["running"], kept["ids"])
     return map_rows(Observation(**kept["observation"]), lambda tensor: tensor.to(device))
 
 
-def replay(environment: VectorEnvironment, store: Store, running: Int[Tensor, "n"], ids: Int[np.ndarray, "n"]) -> None:
-    """Bring the environments `ids` to where the trajectories in them stand: from their starts, by their actions. One
-    start and the same actions lead to the same state, so that no environment has to tell or take its state.
+def replay(
+    environment: VectorEnvironment,
+    store: Store,
+    running: Int[Tensor, "n"],
+    ids: Int[np.ndarray, "n"],
+) -> None:
+    """Bring the environments `ids` to where the trajectories in them stand: from their starts, by
+    their actions. One start and the same actions lead to the same state, so that no environment has
+    to tell or take its state.
     """
     environment.reset(store.seeds[running].tolist(), ids)
-    trajectory, action = torch.cat(store.trajectories), torch.cat([d.action.cpu() for d in store.decisions])
+    trajectory, action = (
+        torch.cat(store.trajectories),
+        torch.cat([d.action.cpu() for d in store.decisions]),
+    )
     done = [action[trajectory == int(number)] for number in running]
     for step in range(max(map(len, done))):
         going = [place for place, actions in enumerate(done) if step < len(actions)]

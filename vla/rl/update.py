@@ -1,8 +1,8 @@
-"""One update of a policy from one rollout: epochs of minibatches of micro-batches, with the norms and gaps that tell
-how it went.
+"""One update of a policy from one rollout: epochs of minibatches of micro-batches, with the norms
+and gaps that tell how it went.
 
-The rows that carry no gradient are never scored. A minibatch's loss is its share of the global loss times the number of
-shares, so its expectation is the loss of the whole batch.
+The rows that carry no gradient are never scored. A minibatch's loss is its share of the global loss
+times the number of shares, so its expectation is the loss of the whole batch.
 """
 
 from __future__ import annotations
@@ -35,11 +35,12 @@ STEP_KL_ROWS = 1024
 class UpdateSettings:
     """How a batch is cut and when to stop.
 
-    `num_minibatches` optimizer steps per epoch; `micro_batch_rows` rows per forward pass, which changes memory and
-    nothing else. `target_kl` stops before an optimizer step once the mean KL (k3, nats per draw) from the acting policy
-    exceeds it. `step_kl` makes every optimizer step as long as moves the policy by that much: mean KL (k3) of a
-    decision in nats, over some rows of the batch. `importance_cap` scores the rollout again first and corrects for the
-    gap to the acting policy (truncated importance sampling).
+    `num_minibatches` optimizer steps per epoch; `micro_batch_rows` rows per forward pass, which
+    changes memory and nothing else. `target_kl` stops before an optimizer step once the mean KL
+    (k3, nats per draw) from the acting policy exceeds it. `step_kl` makes every optimizer step as
+    long as moves the policy by that much: mean KL (k3) of a decision in nats, over some rows of the
+    batch. `importance_cap` scores the rollout again first and corrects for the gap to the acting
+    policy (truncated importance sampling).
     """
 
     epochs: int
@@ -53,8 +54,18 @@ class UpdateSettings:
 
     def __post_init__(self) -> None:
         checks.at_least("epochs", self.epochs, 1, "it is the number of passes over a rollout")
-        checks.at_least("num_minibatches", self.num_minibatches, 1, "it is the number of optimizer steps per epoch")
-        checks.at_least("micro_batch_rows", self.micro_batch_rows, 1, "it is the number of rows per forward pass")
+        checks.at_least(
+            "num_minibatches",
+            self.num_minibatches,
+            1,
+            "it is the number of optimizer steps per epoch",
+        )
+        checks.at_least(
+            "micro_batch_rows",
+            self.micro_batch_rows,
+            1,
+            "it is the number of rows per forward pass",
+        )
         for setting in ("max_grad_norm", "target_kl", "step_kl", "importance_cap"):
             if getattr(self, setting) is not None:
                 checks.positive(setting, getattr(self, setting), "null switches it off")
@@ -76,9 +87,10 @@ def update(
 ) -> dict[str, float]:
     """Improve the policy on a rollout; metrics of the update.
 
-    With `critic_warmup` only the value loss counts and only the critic's own parameters move. Raises NonFiniteError
-    before the optimizer step that a non-finite loss or gradient would spoil. `generator` shuffles rows; it lives on the
-    CPU. `threads` score pieces of a minibatch at once, for policies that can be scored in several threads.
+    With `critic_warmup` only the value loss counts and only the critic's own parameters move.
+    Raises NonFiniteError before the optimizer step that a non-finite loss or gradient would spoil.
+    `generator` shuffles rows; it lives on the CPU. `threads` score pieces of a minibatch at once,
+    for policies that can be scored in several threads.
     """
     check_needs(
         algorithm,
@@ -104,7 +116,18 @@ def update(
             if share == 0:
                 continue
             scale = num_active / share
-            accumulate(policy, algorithm, batch, part, settings, scale, critic_warmup, diagnostics, parameters, threads)
+            accumulate(
+                policy,
+                algorithm,
+                batch,
+                part,
+                settings,
+                scale,
+                critic_warmup,
+                diagnostics,
+                parameters,
+                threads,
+            )
             if diagnostics.finish_minibatch(share / num_active, reduce_sum):
                 optimizer.zero_grad()
                 raise NonFiniteError("loss", diagnostics.bad_rows, diagnostics.num_optimizer_steps)
@@ -116,7 +139,9 @@ def update(
                 optimizer.zero_grad()
                 found = rows_with_bad_gradients(policy, algorithm, batch, part, movable)
                 raise NonFiniteError("gradient", found, diagnostics.num_optimizer_steps)
-            kl = partial(moved_kl, policy, batch, rows[:: 1 + len(rows) // STEP_KL_ROWS], reduce_sum)
+            kl = partial(
+                moved_kl, policy, batch, rows[:: 1 + len(rows) // STEP_KL_ROWS], reduce_sum
+            )
             steps = take_step(optimizer, movable, None if critic_warmup else settings.step_kl, kl)
             diagnostics.took_step(float(norm))
     optimizer.zero_grad()
@@ -124,41 +149,57 @@ def update(
 
 
 @torch.no_grad()
-def moved_kl(policy: Policy, batch: Batch, rows: Int[Tensor, "K"], reduce_sum: ReduceSum = single_process) -> float:
+def moved_kl(
+    policy: Policy, batch: Batch, rows: Int[Tensor, "K"], reduce_sum: ReduceSum = single_process
+) -> float:
     """Mean KL (k3 estimate) of a decision from the policy that acted, nats, over `rows`."""
     kl = torch.zeros((), dtype=torch.float64)
     if len(rows):  # another process may have rows where this one has none
         part = batch.select(rows).map(lambda tensor: tensor.to(device_of(policy)))
         scores = policy.score(part.observation, part.trace)
         kl = masked_kl(part.old_logprobs, scores.logprobs, part.mask, "k3").sum().double().cpu()
-    total, count = reduce_sum(torch.stack([kl, torch.tensor(float(len(rows)), dtype=torch.float64)])).unbind()
+    total, count = reduce_sum(
+        torch.stack([kl, torch.tensor(float(len(rows)), dtype=torch.float64)])
+    ).unbind()
     return float(total / count.clamp(min=1))
 
 
 def check_needs(
-    algorithm: Algorithm, *, has_reference: bool, critic_warmup: bool = False, has_critic: bool = True
+    algorithm: Algorithm,
+    *,
+    has_reference: bool,
+    critic_warmup: bool = False,
+    has_critic: bool = True,
 ) -> None:
     """Refuse an algorithm whose reference or critic is missing."""
     if algorithm.needs_reference and not has_reference:
-        raise ValueError("kl_coefficient is above 0 but there is no reference policy: give one, or set it to 0")
+        raise ValueError(
+            "kl_coefficient is above 0 but there is no reference policy: give one, or set it to 0"
+        )
     if critic_warmup and not algorithm.needs_values:
         raise ValueError(
             "critic warm-up was asked for but the algorithm has no critic: set critic_warmup_iterations to 0"
         )
     if critic_warmup and not has_critic:
-        raise ValueError("critic warm-up needs a policy with critic_parameters() and value(): set it to 0")
+        raise ValueError(
+            "critic warm-up needs a policy with critic_parameters() and value(): set it to 0"
+        )
 
 
 def units(rollout: Rollout) -> Int[Tensor, "R"]:
-    """What stays together when rows are shuffled: answers to one prompt and draws from one state, which share most of
-    the work of scoring them, where every trajectory is one decision; else each row by itself.
+    """What stays together when rows are shuffled: answers to one prompt and draws from one state,
+    which share most of the work of scoring them, where every trajectory is one decision; else each
+    row by itself.
     """
     alone = torch.arange(len(rollout.trajectory))
     return rollout.group[rollout.trajectory] if len(alone) == rollout.num_trajectories else alone
 
 
-def minibatches(rows: Int[Tensor, "K"], unit: Int[Tensor, "R"], count: int, generator: torch.Generator) -> list[Tensor]:
-    """The rows in random order, cut into `count` parts of about as many units, which are left whole."""
+def minibatches(
+    rows: Int[Tensor, "K"], unit: Int[Tensor, "R"], count: int, generator: torch.Generator
+) -> list[Tensor]:
+    """The rows in random order, cut into `count` parts of about as many units, which are left
+    whole."""
     found, number = torch.unique(unit[rows], return_inverse=True)
     place = torch.randperm(len(found), generator=generator)[number]
     return [rows[place * count // max(len(found), 1) == part] for part in range(count)]
@@ -181,7 +222,8 @@ def accumulate(
     parameters: list[Parameter],
     threads: Threads,
 ) -> None:
-    """Add the gradient of a minibatch, micro-batch by micro-batch. A non-finite loss adds nothing and is remembered."""
+    """Add the gradient of a minibatch, micro-batch by micro-batch. A non-finite loss adds nothing
+    and is remembered."""
     device = device_of(policy)
 
     def loss_of(piece: Tensor) -> tuple[Tensor | None, tuple[Batch, Scores, LossOutput, Tensor]]:
@@ -195,7 +237,8 @@ def accumulate(
         seen = light, map_rows(scores, Tensor.detach), map_rows(output, Tensor.detach), bad
         return lines.sum() * scale if learns else None, seen
 
-    # Within a minibatch the order is free; neighbours come from one start and may be scored together.
+    # Within a minibatch the order is free; neighbours come from one start and may be scored
+    # together.
     pieces = even_pieces(rows.sort().values, settings.micro_batch_rows, threads)
     for piece, (part, scores, output, bad) in zip(
         pieces, add_gradients(parameters, pieces, loss_of, threads), strict=True
@@ -205,9 +248,13 @@ def accumulate(
 
 
 def finish_gradients(
-    parameters: list[Parameter], movable: list[Parameter], max_norm: float | None, reduce_sum: ReduceSum
+    parameters: list[Parameter],
+    movable: list[Parameter],
+    max_norm: float | None,
+    reduce_sum: ReduceSum,
 ) -> Float[Tensor, ""]:
-    """Drop gradients that must not move, sum the others over processes, clip them; the norm before clipping."""
+    """Drop gradients that must not move, sum the others over processes, clip them; the norm before
+    clipping."""
     allowed = {id(p) for p in movable}
     for parameter in parameters:
         if id(parameter) not in allowed:
@@ -215,18 +262,24 @@ def finish_gradients(
     sum_gradients(movable, reduce_sum)
     with_gradient = [p for p in movable if p.grad is not None]
     limit = float("inf") if max_norm is None else max_norm
-    return torch.nn.utils.clip_grad_norm_(with_gradient, limit) if with_gradient else torch.zeros(())
+    return (
+        torch.nn.utils.clip_grad_norm_(with_gradient, limit) if with_gradient else torch.zeros(())
+    )
 
 
 def correct_for_behaviour(
     policy: Policy, batch: Batch, settings: UpdateSettings, reduce_sum: ReduceSum = single_process
 ) -> Batch:
-    """Ratios start from the present policy; truncated importance weights carry the gap to the policy that acted.
+    """Ratios start from the present policy; truncated importance weights carry the gap to the
+    policy that acted.
 
-    Every policy term is linear in a positive factor of its advantage, so the weights are folded into the advantages.
+    Every policy term is linear in a positive factor of its advantage, so the weights are folded
+    into the advantages.
     """
     assert settings.importance_cap is not None
-    proximal = score_logprobs(policy, batch.observation, batch.trace, len(batch), settings.micro_batch_rows)
+    proximal = score_logprobs(
+        policy, batch.observation, batch.trace, len(batch), settings.micro_batch_rows
+    )
     factor = importance_weights(
         proximal, batch.old_logprobs, batch.mask, settings.importance_cap, settings.importance_level
     )
@@ -234,4 +287,6 @@ def correct_for_behaviour(
     total = reduce_sum(torch.where(counted, factor.expand(counted.shape), 0.0).sum())
     mean = total / reduce_sum(counted.sum()).clamp(min=1)
     metrics = {**batch.metrics, "importance_weight_mean": float(mean)}
-    return replace(batch, old_logprobs=proximal, advantages=batch.advantages * factor, metrics=metrics)
+    return replace(
+        batch, old_logprobs=proximal, advantages=batch.advantages * factor, metrics=metrics
+    )

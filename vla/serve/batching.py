@@ -23,7 +23,8 @@ class Busy(RuntimeError):
 
 @dataclass(frozen=True)
 class Timed(Generic[Answer]):
-    """An answer, how long it waited for its batch, how long the batch took, and how many shared it (seconds)."""
+    """An answer, how long it waited for its batch, how long the batch took, and how many shared it
+    (seconds)."""
 
     answer: Answer
     waited: float
@@ -55,10 +56,11 @@ class Statistics:
 
 @dataclass(eq=False)
 class Client:
-    """Who asks: from which address, whether it waits for an answer, has ever had one, and since when it is silent.
+    """Who asks: from which address, whether it waits for an answer, has ever had one, and since
+    when it is silent.
 
-    A request of a client that has left is not answered. Requests of a suspect, whose last one failed, share no call
-    with others'.
+    A request of a client that has left is not answered. Requests of a suspect, whose last one
+    failed, share no call with others'.
     """
 
     address: str = ""
@@ -89,11 +91,13 @@ class Waiting(Generic[Request, Answer]):
 
 
 class Batcher(Generic[Request, Answer]):
-    """Collects requests for at most `wait_seconds`, or until there are `max_batch`, and answers them together.
+    """Collects requests for at most `wait_seconds`, or until there are `max_batch`, and answers
+    them together.
 
-    `infer` runs in a thread of its own, one batch at a time, so that connections are served meanwhile. While a batch is
-    computed the next one fills. An answer that is an exception is raised for its own request. When `infer` itself
-    fails, each request of the batch is tried alone, so that only the one at fault fails.
+    `infer` runs in a thread of its own, one batch at a time, so that connections are served
+    meanwhile. While a batch is computed the next one fills. An answer that is an exception is
+    raised for its own request. When `infer` itself fails, each request of the batch is tried alone,
+    so that only the one at fault fails.
     """
 
     def __init__(
@@ -103,7 +107,12 @@ class Batcher(Generic[Request, Answer]):
         wait_seconds: float,
         max_waiting: int,
     ):
-        self.infer, self.max_batch, self.wait_seconds, self.max_waiting = infer, max_batch, wait_seconds, max_waiting
+        self.infer, self.max_batch, self.wait_seconds, self.max_waiting = (
+            infer,
+            max_batch,
+            wait_seconds,
+            max_waiting,
+        )
         self.waiting: deque[Waiting[Request, Answer]] = deque()
         self.unanswered: set[asyncio.Future[Timed[Answer]]] = set()
         self.arrived = asyncio.Event()
@@ -113,12 +122,15 @@ class Batcher(Generic[Request, Answer]):
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="policy")
 
     async def ask(self, request: Request, client: Client | None = None) -> Timed[Answer]:
-        """The answer to one request. Raises Busy when too many wait already, and whatever `infer` raises for it."""
+        """The answer to one request. Raises Busy when too many wait already, and whatever `infer`
+        raises for it."""
         if len(self.waiting) >= self.max_waiting:
             self._forget_those_who_left()
         if len(self.waiting) >= self.max_waiting:
             self.statistics.refused += 1
-            raise Busy(f"{len(self.waiting)} requests wait already: ask again later, or serve with more --max-waiting")
+            raise Busy(
+                f"{len(self.waiting)} requests wait already: ask again later, or serve with more --max-waiting"
+            )
         answer: asyncio.Future[Timed[Answer]] = asyncio.get_running_loop().create_future()
         self.waiting.append(Waiting(request, client or Client(), time.perf_counter(), answer))
         self.unanswered.add(answer)
@@ -129,8 +141,9 @@ class Batcher(Generic[Request, Answer]):
             self.unanswered.discard(answer)
 
     async def settle(self) -> None:
-        """Wait for the end of the batch that is being computed. Who was refused comes to the next turn like the others:
-        reading messages in a closed loop would take the interpreter from the policy. That does not need seconds.
+        """Wait for the end of the batch that is being computed. Who was refused comes to the next
+        turn like the others: reading messages in a closed loop would take the interpreter from the
+        policy. That does not need seconds.
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(SETTLE_SECONDS):
@@ -184,7 +197,9 @@ class Batcher(Generic[Request, Answer]):
         begin = time.perf_counter()
         requests = [one.request for one in batch]
         try:
-            answers = list(await asyncio.get_running_loop().run_in_executor(self.thread, self.infer, requests))
+            answers = list(
+                await asyncio.get_running_loop().run_in_executor(self.thread, self.infer, requests)
+            )
             if len(answers) != len(batch):
                 raise RuntimeError(f"{len(answers)} answers to {len(batch)} requests")
         except Exception as error:

@@ -1,4 +1,5 @@
-"""A client of a served policy, and a way to keep moving while the next chunk of actions is computed."""
+"""A client of a served policy, and a way to keep moving while the next chunk of actions is
+computed."""
 
 from __future__ import annotations
 
@@ -17,10 +18,11 @@ Infer = Callable[[Mapping[str, Any]], np.ndarray]
 
 
 class RemotePolicy:
-    """A connection to a policy server of ours or of openpi's. `passport` is what the server says of its policy.
+    """A connection to a policy server of ours or of openpi's. `passport` is what the server says of
+    its policy.
 
-    `token` is what the server asks for. Raises ValueError when nothing is served at the address, or the server does not
-    let this client in.
+    `token` is what the server asks for. Raises ValueError when nothing is served at the address, or
+    the server does not let this client in.
     """
 
     def __init__(self, address: str, patience_seconds: float = 60.0, token: str | None = None):
@@ -38,7 +40,9 @@ class RemotePolicy:
             )
         except InvalidStatus as refused:
             said = refused.response.body.decode(errors="replace").strip()
-            raise ValueError(f"{address} refuses ({refused.response.status_code}): {said}") from None
+            raise ValueError(
+                f"{address} refuses ({refused.response.status_code}): {said}"
+            ) from None
         except (OSError, InvalidURI, InvalidHandshake) as error:
             raise ValueError(
                 f"no policy is served at {address} ({error}): start scripts/serve_policy.py, or give its ws://HOST:PORT"
@@ -56,7 +60,9 @@ class RemotePolicy:
             answer = self.connection.recv(timeout=self.patience_seconds)
         except ConnectionClosed as closed:
             why = closed.rcvd.reason if closed.rcvd else "without a word"
-            raise ValueError(f"the policy server ended the connection: {why or 'without a word'}") from None
+            raise ValueError(
+                f"the policy server ended the connection: {why or 'without a word'}"
+            ) from None
         if isinstance(answer, str):
             raise ValueError(f"the policy server says: {answer}")
         found = unpack(answer)
@@ -67,26 +73,35 @@ class RemotePolicy:
         return found
 
     def infer(self, observation: Mapping[str, Any]) -> np.ndarray:
-        """Actions float32 [H, A], all finite. Raises ValueError with the server's words where it refuses."""
+        """Actions float32 [H, A], all finite. Raises ValueError with the server's words where it
+        refuses."""
         with suppress(ConnectionError, ConnectionClosed):  # what it said last is still to be read
             self.connection.send(pack(dict(observation)))
         answer = self._receive()
         self.timing = answer.get("server_timing") or {}
         actions = np.asarray(answer.get("actions"))
         if actions.ndim != 2 or not actions.size or actions.dtype.kind not in "iuf":
-            raise ValueError(f"the policy server sent {actions.dtype} {actions.shape} in place of actions [H, A]")
+            raise ValueError(
+                f"the policy server sent {actions.dtype} {actions.shape} in place of actions [H, A]"
+            )
         if not np.isfinite(actions).all():
-            raise ValueError("the policy server sent actions that are NaN or infinite: the robot must not execute them")
+            raise ValueError(
+                "the policy server sent actions that are NaN or infinite: the robot must not execute them"
+            )
         return actions
 
     def check(self, action_spec: Mapping[str, Any]) -> None:
         """Refuse a policy whose actions mean something else; ValueError names the field."""
         theirs = self.passport.get("action_spec")
         if theirs is None:
-            raise ValueError("the policy server does not say what its actions mean: it has no action_spec")
+            raise ValueError(
+                "the policy server does not say what its actions mean: it has no action_spec"
+            )
         for name, value in action_spec.items():
             if as_lists(theirs.get(name)) != as_lists(value):
-                raise ValueError(f"action_spec.{name} is {theirs.get(name)} on the server, {value} here")
+                raise ValueError(
+                    f"action_spec.{name} is {theirs.get(name)} on the server, {value} here"
+                )
 
     def close(self) -> None:
         self._open.close()
@@ -97,14 +112,16 @@ def as_lists(value: Any) -> Any:
 
 
 class Chunked:
-    """One action at a time from chunks. With `ahead` 0 the robot waits for each chunk; above it the next chunk is asked
-    for when `ahead` actions are left, and those go on being executed while it is computed.
+    """One action at a time from chunks. With `ahead` 0 the robot waits for each chunk; above it the
+    next chunk is asked for when `ahead` actions are left, and those go on being executed while it
+    is computed.
 
-    The new chunk was thought from an observation that is some control steps old when it arrives; its first so many
-    actions lie in the past and are skipped. With `continuing` the policy is told what is being executed and how late
-    its answer will be, as late as the last one was, so that the new chunk goes on from there (real-time chunking).
-    `waited` counts the steps for which no action was ready in time; `seams` holds by how much a new chunk's first
-    action differed from the old chunk's for the same moment [A].
+    The new chunk was thought from an observation that is some control steps old when it arrives;
+    its first so many actions lie in the past and are skipped. With `continuing` the policy is told
+    what is being executed and how late its answer will be, as late as the last one was, so that the
+    new chunk goes on from there (real-time chunking). `waited` counts the steps for which no action
+    was ready in time; `seams` holds by how much a new chunk's first action differed from the old
+    chunk's for the same moment [A].
     """
 
     def __init__(self, infer: Infer, ahead: int, continuing: bool = False):

@@ -1,8 +1,10 @@
-"""Messages of nested mappings, text, numbers and arrays as msgpack, as openpi's clients and servers write them.
+"""Messages of nested mappings, text, numbers and arrays as msgpack, as openpi's clients and servers
+write them.
 
-An array is the map {b"__ndarray__": True, b"data": bytes, b"dtype": text, b"shape": sizes}, a NumPy scalar
-{b"__npgeneric__": True, b"data": number, b"dtype": text}. Nothing is ever executed by reading one. Time and memory of
-reading grow with the bytes of a message: what it may hold besides arrays and text is bounded.
+An array is the map {b"__ndarray__": True, b"data": bytes, b"dtype": text, b"shape": sizes}, a NumPy
+scalar {b"__npgeneric__": True, b"data": number, b"dtype": text}. Nothing is ever executed by
+reading one. Time and memory of reading grow with the bytes of a message: what it may hold besides
+arrays and text is bounded.
 """
 
 from __future__ import annotations
@@ -18,9 +20,11 @@ KINDS = "biuf"
 """Arrays of a message hold booleans, whole numbers or floating-point numbers."""
 NUMBERS = re.compile(rf"[<>|=]?[{KINDS}]\d{{1,2}}")
 MAX_LENGTH = 1000
-"""Entries of one list or one mapping. A reader of msgpack reserves memory for all that a list announces."""
+"""Entries of one list or one mapping. A reader of msgpack reserves memory for all that a list
+announces."""
 MAX_ENTRIES = 10_000
-"""Entries of all lists and mappings of a message together: a byte each on the wire, a hundred in memory."""
+"""Entries of all lists and mappings of a message together: a byte each on the wire, a hundred in
+memory."""
 MAX_DIMENSIONS = 8
 
 
@@ -32,7 +36,8 @@ def pack(message: Any) -> bytes:
 
 
 def unpack(data: bytes) -> Any:
-    """The message that the bytes stand for; ValueError when they stand for none, or for more than one may hold."""
+    """The message that the bytes stand for; ValueError when they stand for none, or for more than
+    one may hold."""
     import msgpack
 
     num_entries = 0
@@ -41,7 +46,9 @@ def unpack(data: bytes) -> Any:
         nonlocal num_entries
         num_entries += 1 + len(entries)
         if num_entries > MAX_ENTRIES:
-            raise ValueError(f"lists and mappings hold more than {MAX_ENTRIES} entries: send arrays")
+            raise ValueError(
+                f"lists and mappings hold more than {MAX_ENTRIES} entries: send arrays"
+            )
 
     def read_mapping(value: dict[Any, Any]) -> Any:
         count(value)
@@ -54,15 +61,25 @@ def unpack(data: bytes) -> Any:
     limits = {"max_map_len": MAX_LENGTH, "max_array_len": MAX_LENGTH, "max_ext_len": 0}
     try:
         return msgpack.unpackb(data, object_hook=read_mapping, list_hook=read_list, **limits)
-    except (msgpack.exceptions.UnpackException, ValueError, TypeError, KeyError, OverflowError) as error:
+    except (
+        msgpack.exceptions.UnpackException,
+        ValueError,
+        TypeError,
+        KeyError,
+        OverflowError,
+    ) as error:
         raise ValueError(f"these {len(data)} bytes are no message in msgpack: {error}") from None
 
 
 def _plain(value: Any) -> Any:
     if not isinstance(value, np.ndarray | np.generic):
-        raise ValueError(f"a message cannot hold a {type(value).__name__}: arrays, numbers and text only")
+        raise ValueError(
+            f"a message cannot hold a {type(value).__name__}: arrays, numbers and text only"
+        )
     if value.dtype.kind not in KINDS:
-        raise ValueError(f"a message cannot hold numbers of type {value.dtype}: convert them to float32 or uint8")
+        raise ValueError(
+            f"a message cannot hold numbers of type {value.dtype}: convert them to float32 or uint8"
+        )
     if isinstance(value, np.ndarray):
         return {ARRAY: True, DATA: value.tobytes(), DTYPE: value.dtype.str, SHAPE: value.shape}
     return {SCALAR: True, DATA: value.item(), DTYPE: value.dtype.str}
@@ -88,7 +105,10 @@ def _array(value: dict[Any, Any]) -> Any:
 
 
 def _dtype(name: Any) -> np.dtype[Any]:
-    """A type of numbers by its name in NumPy. NumPy reads more into such a text than a name, so its form is fixed."""
+    """A type of numbers by its name in NumPy. NumPy reads more into such a text than a name, so its
+    form is fixed."""
     if not isinstance(name, str) or not NUMBERS.fullmatch(name):
-        raise ValueError("the type of an array is written as '<f4': booleans, whole or floating-point numbers")
+        raise ValueError(
+            "the type of an array is written as '<f4': booleans, whole or floating-point numbers"
+        )
     return np.dtype(name)

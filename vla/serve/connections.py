@@ -1,4 +1,5 @@
-"""The open connections of a policy server: whose they are, and which one gives way when there is no room."""
+"""The open connections of a policy server: whose they are, and which one gives way when there is no
+room."""
 
 from __future__ import annotations
 
@@ -23,18 +24,22 @@ SLICE_BYTES = 2048
 SMALL_BYTES, SMALL_FRAMES = 1024, 200
 """Frames that carry less come at most `max_rate` times a second, and so many at once."""
 MAX_STRANGERS = 128
-"""Connections that are no clients: those whose handshake is not over, and those that are being closed."""
+"""Connections that are no clients: those whose handshake is not over, and those that are being
+closed."""
 FIRST_REQUEST_SECONDS = 0.02
-"""How long a new client has to ask for something before it may have to give way: a few turns of a local network. If it
-were longer, whoever opens connections quickly would keep newcomers out."""
+"""How long a new client has to ask for something before it may have to give way: a few turns of a
+local network. If it were longer, whoever opens connections quickly would keep newcomers out."""
 IPV6_NETWORK_BITS = 64
 """One customer of a provider has all IPv6 addresses that share so many bits."""
 
 
 class Connection(ServerConnection):
-    """A connection that tells `connections` when it begins and ends, and is dropped when it floods the server."""
+    """A connection that tells `connections` when it begins and ends, and is dropped when it floods
+    the server."""
 
-    def __init__(self, protocol: ServerProtocol, server: Server, *, connections: Connections, **settings: Any):
+    def __init__(
+        self, protocol: ServerProtocol, server: Server, *, connections: Connections, **settings: Any
+    ):
         super().__init__(protocol, server, **settings)
         self.connections = connections
         self.small_frames = Pace(connections.limits.max_rate, SMALL_FRAMES)
@@ -48,18 +53,25 @@ class Connection(ServerConnection):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """A little at a time: a few kilobytes hold thousands of frames, and one of them may end the connection."""
+        """A little at a time: a few kilobytes hold thousands of frames, and one of them may end the
+        connection."""
         for begin in range(0, len(data), SLICE_BYTES):
             if self.transport.is_closing():
                 return
             super().data_received(data[begin : begin + SLICE_BYTES])
 
     def process_event(self, event: Event) -> None:
-        """A frame costs the same however little it carries; a flood of pings or of empty parts is no client's."""
+        """A frame costs the same however little it carries; a flood of pings or of empty parts is
+        no client's."""
         super().process_event(event)
-        if isinstance(event, Frame) and len(event.data) < SMALL_BYTES and self.small_frames.take() > 0:
+        if (
+            isinstance(event, Frame)
+            and len(event.data) < SMALL_BYTES
+            and self.small_frames.take() > 0
+        ):
             self.protocol.fail(
-                CloseCode.POLICY_VIOLATION, f"more than {self.small_frames.rate:g} small frames a second"
+                CloseCode.POLICY_VIOLATION,
+                f"more than {self.small_frames.rate:g} small frames a second",
             )
             self.send_data()
             self.transport.close()
@@ -71,7 +83,8 @@ class Connection(ServerConnection):
 
 
 class Connections:
-    """Clients and strangers. An address has at most `max_per_address` clients, all together there are `max_clients`."""
+    """Clients and strangers. An address has at most `max_per_address` clients, all together there
+    are `max_clients`."""
 
     def __init__(self, limits: Limits):
         self.limits = limits
@@ -80,8 +93,9 @@ class Connections:
         self.closing: set[asyncio.Task[None]] = set()
 
     def add_stranger(self, connection: ServerConnection) -> None:
-        """One more connection that is no client; the oldest of too many is dropped. That bounds the open files however
-        many begin a handshake and never end it, and leaves the newest the time that a handshake takes.
+        """One more connection that is no client; the oldest of too many is dropped. That bounds the
+        open files however many begin a handshake and never end it, and leaves the newest the time
+        that a handshake takes.
         """
         self.strangers[connection] = None
         if len(self.strangers) > MAX_STRANGERS:
@@ -114,8 +128,8 @@ class Connections:
         return client
 
     def _make_room(self, candidates: list[ServerConnection], now: float) -> bool:
-        """Close the connection that is missed least, if one may be closed: first those that never were answered, of
-        the address that has most, the longest silent.
+        """Close the connection that is missed least, if one may be closed: first those that never
+        were answered, of the address that has most, the longest silent.
         """
         crowd = Counter(client.address for client in self.clients.values())
 
@@ -123,20 +137,26 @@ class Connections:
             client = self.clients[connection]
             return client.was_answered, -crowd[client.address], client.silent_since
 
-        idle = [connection for connection in candidates if self._is_idle(self.clients[connection], now)]
+        idle = [
+            connection for connection in candidates if self._is_idle(self.clients[connection], now)
+        ]
         if not idle:
             return False
         gone = min(idle, key=keep)
         self.clients.pop(gone).has_left = True
         self.add_stranger(gone)
-        task = asyncio.create_task(gone.close(CloseCode.TRY_AGAIN_LATER, "silent, and another client needed the place"))
+        task = asyncio.create_task(
+            gone.close(CloseCode.TRY_AGAIN_LATER, "silent, and another client needed the place")
+        )
         self.closing.add(task)
         task.add_done_callback(self.closing.discard)
         return True
 
     def _is_idle(self, client: Client, now: float) -> bool:
         patience = self.limits.idle_seconds if client.was_answered else FIRST_REQUEST_SECONDS
-        return not client.is_asking and now - client.silent_since >= min(patience, self.limits.idle_seconds)
+        return not client.is_asking and now - client.silent_since >= min(
+            patience, self.limits.idle_seconds
+        )
 
     @property
     def num_asking(self) -> int:

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """Clients, requests a batch and requests in waiting; bytes of a message; seconds that a batch waits for company.
+    """Clients, requests a batch and requests in waiting; bytes of a message; seconds that a batch
+    waits for company.
 
-    Of the clients, at most `max_per_address` may come from one address. A connection asks one thing at a time, at most
-    `max_rate` times a second. One that has been silent for `idle_seconds`, or has never been answered, gives way when a
-    newcomer finds no room. Requests in flight are answered for `drain_seconds` after the server was told to stop.
+    Of the clients, at most `max_per_address` may come from one address. A connection asks one thing
+    at a time, at most `max_rate` times a second. One that has been silent for `idle_seconds`, or
+    has never been answered, gives way when a newcomer finds no room. Requests in flight are
+    answered for `drain_seconds` after the server was told to stop.
     """
 
     max_clients: int
@@ -29,7 +31,9 @@ class Limits:
     def __post_init__(self) -> None:
         for name in ("max_clients", "max_batch", "max_waiting", "max_per_address"):
             if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} ({getattr(self, name)}) must be at least 1")
+                raise ValueError(
+                    f"--{name.replace('_', '-')} ({getattr(self, name)}) must be at least 1"
+                )
         if not 0 < self.max_rate < math.inf:
             raise ValueError(f"--max-rate ({self.max_rate}) must be above 0 and finite")
         for name, flag in (

@@ -1,4 +1,5 @@
-"""The flags of `scripts/serve_policy.py`: who may talk to a policy server, and how much it may be asked."""
+"""The flags of `scripts/serve_policy.py`: who may talk to a policy server, and how much it may be
+asked."""
 
 from __future__ import annotations
 
@@ -26,23 +27,49 @@ def add_access_flags(parser: argparse.ArgumentParser) -> None:
         help="the address to listen at: 127.0.0.1 is reached from this machine only, 0.0.0.0 from every network that "
         "this machine is in, and asks for a token (default %(default)s)",
     )
-    group.add_argument("--port", type=port_number, default=8000, help="0 takes a free one (default %(default)s)")
-    group.add_argument("--token", help="what clients must send; other users of this machine can read it here")
-    group.add_argument("--token-file", type=Path, help="the token in a file (or in the variable VLA_SERVE_TOKEN)")
-    group.add_argument("--no-token", action="store_true", help="let everybody in who reaches --host")
+    group.add_argument(
+        "--port", type=port_number, default=8000, help="0 takes a free one (default %(default)s)"
+    )
+    group.add_argument(
+        "--token", help="what clients must send; other users of this machine can read it here"
+    )
+    group.add_argument(
+        "--token-file", type=Path, help="the token in a file (or in the variable VLA_SERVE_TOKEN)"
+    )
+    group.add_argument(
+        "--no-token", action="store_true", help="let everybody in who reaches --host"
+    )
     group.add_argument("--tls-certificate", type=Path, help="PEM; clients then connect to wss://")
     group.add_argument("--tls-key", type=Path, help="PEM, without a password")
-    group.add_argument("--allow-host", action="append", default=[], help="one more name of this machine (repeatable)")
-    group.add_argument("--allow-origin", action="append", default=[], help="a web page that may connect (repeatable)")
+    group.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        help="one more name of this machine (repeatable)",
+    )
+    group.add_argument(
+        "--allow-origin",
+        action="append",
+        default=[],
+        help="a web page that may connect (repeatable)",
+    )
 
 
 def add_limit_flags(parser: argparse.ArgumentParser) -> None:
     """How much may be asked of the server."""
     group = parser.add_argument_group("limits")
-    group.add_argument("--max-batch", type=int, default=16, help="requests a call (default %(default)s)")
-    group.add_argument("--wait-ms", type=float, default=3.0, help="a batch waits for company (default %(default)s)")
-    group.add_argument("--max-waiting", type=int, default=64, help="more are refused (default %(default)s)")
-    group.add_argument("--max-clients", type=int, default=64, help="more are refused (default %(default)s)")
+    group.add_argument(
+        "--max-batch", type=int, default=16, help="requests a call (default %(default)s)"
+    )
+    group.add_argument(
+        "--wait-ms", type=float, default=3.0, help="a batch waits for company (default %(default)s)"
+    )
+    group.add_argument(
+        "--max-waiting", type=int, default=64, help="more are refused (default %(default)s)"
+    )
+    group.add_argument(
+        "--max-clients", type=int, default=64, help="more are refused (default %(default)s)"
+    )
     group.add_argument(
         "--max-per-address",
         type=int,
@@ -56,7 +83,9 @@ def add_limit_flags(parser: argparse.ArgumentParser) -> None:
         help="messages a second of one client; it waits beyond that (default %(default)s)",
     )
     group.add_argument(
-        "--max-message-mb", type=float, help="of a message (default: 4, or twice an observation where that is more)"
+        "--max-message-mb",
+        type=float,
+        help="of a message (default: 4, or twice an observation where that is more)",
     )
     group.add_argument(
         "--idle-seconds",
@@ -87,7 +116,8 @@ def read_access(options: argparse.Namespace) -> Access:
 
 
 def read_limits(options: argparse.Namespace, observation_bytes: int) -> Limits:
-    """How much may be asked of the server. Raises ValueError for a limit under which nothing could be asked."""
+    """How much may be asked of the server. Raises ValueError for a limit under which nothing could
+    be asked."""
     megabytes = options.max_message_mb
     if megabytes is None:
         megabytes = max(MIN_MESSAGE_MB, 2 * observation_bytes / 2**20)

@@ -1,4 +1,5 @@
-"""A policy of ours behind a server: rows of clients in, chunks of actions out, and the passport that goes before."""
+"""A policy of ours behind a server: rows of clients in, chunks of actions out, and the passport
+that goes before."""
 
 from __future__ import annotations
 
@@ -21,37 +22,48 @@ from vla.serve.server import Act
 from vla.stages.world import World
 
 MAX_BYTES_PER_TOKEN = 32
-"""A prompt of more bytes than so many for each token that a policy has room for is refused before it is tokenised."""
+"""A prompt of more bytes than so many for each token that a policy has room for is refused before
+it is tokenised."""
 
 
 UNNAMED = "not named by the version that trained it: give pictures that are square from the start"
-"""What a passport says in place of the rule that makes pictures square (`vla.data.pictures.RESIZE`)."""
+"""What a passport says in place of the rule that makes pictures square
+(`vla.data.pictures.RESIZE`)."""
 
 
 def serve_rows(policy: Policy, observe: Observe, greedy: bool) -> Act:
-    """What a server calls with the observations of several clients. Chunks of flow policies go on from what a client is
-    doing, where it says (`vla.policies.continuing`).
+    """What a server calls with the observations of several clients. Chunks of flow policies go on
+    from what a client is doing, where it says (`vla.policies.continuing`).
     """
 
     def act(shown: Shown) -> np.ndarray:
         if isinstance(policy, DenoisingPolicy) and can_continue(policy) and any(shown.going):
             plan, planned, late = plans(shown.going, policy.chunk)
-            return continue_chunk(policy, observe(shown), plan, planned, late, greedy=greedy).numpy()
+            return continue_chunk(
+                policy, observe(shown), plan, planned, late, greedy=greedy
+            ).numpy()
         return policy.act(observe(shown), greedy=greedy).action.float().cpu().numpy()
 
     return act
 
 
 def plans(going: Sequence[Going | None], chunk: int) -> tuple[Tensor, Tensor, Tensor]:
-    """What clients are doing as rows: plans [B, chunk, A], how many of their actions count [B], how many will be over
-    [B]. Beyond its end, and where there is none, a plan is 0 and does not count.
+    """What clients are doing as rows: plans [B, chunk, A], how many of their actions count [B], how
+    many will be over [B]. Beyond its end, and where there is none, a plan is 0 and does not count.
     """
     size = next(one.plan.shape[1] for one in going if one is not None)
-    plan, planned, late = torch.zeros(len(going), chunk, size), torch.zeros(len(going)), torch.zeros(len(going))
+    plan, planned, late = (
+        torch.zeros(len(going), chunk, size),
+        torch.zeros(len(going)),
+        torch.zeros(len(going)),
+    )
     for row, one in enumerate(going):
         if one is not None:
             planned[row] = count = min(chunk, len(one.plan))
-            plan[row, :count], late[row] = torch.from_numpy(one.plan[:count].copy()), min(count, one.late)
+            plan[row, :count], late[row] = (
+                torch.from_numpy(one.plan[:count].copy()),
+                min(count, one.late),
+            )
     return plan, planned.long(), late.long()
 
 
@@ -68,7 +80,11 @@ def expected_of(config: RobotConfig, world: World, observer: Observer) -> Expect
 
 
 def passport_of(folder: Path) -> dict[str, Any]:
-    """What a client must know to use the policy: what actions and state mean, cameras, pixels and chunk."""
+    """What a client must know to use the policy: what actions and state mean, cameras, pixels and
+    chunk."""
     values = {"resize": UNNAMED, **read_passport(folder)}
     told = ("policy", "action_spec", "proprio_names", "cameras", "image_size", "resize", "chunk")
-    return {name: values[name] for name in told if name in values} | {"checkpoint": folder.name, "protocol": "openpi"}
+    return {name: values[name] for name in told if name in values} | {
+        "checkpoint": folder.name,
+        "protocol": "openpi",
+    }

@@ -1,4 +1,5 @@
-"""What a client may ask of a served policy: one robot's observation, checked before it joins a batch of others."""
+"""What a client may ask of a served policy: one robot's observation, checked before it joins a
+batch of others."""
 
 from __future__ import annotations
 
@@ -11,17 +12,19 @@ import numpy as np
 MAX_DEPTH, MAX_KEYS, MAX_KEY_BYTES = 4, 64, 64
 """Mappings inside mappings, keys of all of them together, and bytes of a key."""
 MAX_NUMBER = 1e9
-"""Numbers of a state or a plan lie between its negative and this: far beyond every unit, far within float32."""
+"""Numbers of a state or a plan lie between its negative and this: far beyond every unit, far within
+float32."""
 
 
 class BadRequest(ValueError):
-    """An observation that the policy cannot be asked with; the message names the entry and what it should be."""
+    """An observation that the policy cannot be asked with; the message names the entry and what it
+    should be."""
 
 
 @dataclass(frozen=True)
 class Going:
-    """What a robot is doing while it asks: the actions [n, A] that it would execute from now on, and how many of them
-    it will have executed when the answer comes.
+    """What a robot is doing while it asks: the actions [n, A] that it would execute from now on,
+    and how many of them it will have executed when the answer comes.
     """
 
     plan: np.ndarray
@@ -30,7 +33,8 @@ class Going:
 
 @dataclass(frozen=True)
 class Shown:
-    """Rows of several clients, as `vla.data.observations.Observer` takes them; `going` is None where one waits."""
+    """Rows of several clients, as `vla.data.observations.Observer` takes them; `going` is None
+    where one waits."""
 
     images: Mapping[str, np.ndarray]
     proprio: np.ndarray
@@ -44,11 +48,13 @@ Parts = tuple[dict[str, np.ndarray], np.ndarray, str, Going | None]
 
 @dataclass(frozen=True)
 class Expected:
-    """What every observation must hold: uint8 pictures [size, size, 3] by camera, `state` of so many numbers, `prompt`.
+    """What every observation must hold: uint8 pictures [size, size, 3] by camera, `state` of so
+    many numbers, `prompt`.
 
-    A picture may come as "front", "images/front", "observation/front" or inside "images"; `state` and `prompt` alike.
-    There may be `going/plan` [n, action_size] and `going/late` besides (`Going`). `encode` turns a prompt into tokens
-    and raises ValueError for one that the policy has no room for, so that no such prompt reaches a batch.
+    A picture may come as "front", "images/front", "observation/front" or inside "images"; `state`
+    and `prompt` alike. There may be `going/plan` [n, action_size] and `going/late` besides
+    (`Going`). `encode` turns a prompt into tokens and raises ValueError for one that the policy has
+    no room for, so that no such prompt reaches a batch.
     """
 
     cameras: tuple[str, ...]
@@ -79,7 +85,9 @@ class Expected:
             raise BadRequest(f"prompt must be text, this is a {type(prompt).__name__}")
         # The tokenizer takes time for every character, so bytes are bounded first.
         if len(prompt.encode()) > self.max_prompt_bytes:
-            raise BadRequest(f"prompt must be at most {self.max_prompt_bytes} bytes, this is {len(prompt.encode())}")
+            raise BadRequest(
+                f"prompt must be at most {self.max_prompt_bytes} bytes, this is {len(prompt.encode())}"
+            )
         if self.encode is not None:
             try:
                 self.encode(prompt)
@@ -90,7 +98,10 @@ class Expected:
     def _going(self, flat: Mapping[str, Any]) -> Going | None:
         if "going/plan" not in flat:
             return None
-        plan, late = finite("going/plan", flat["going/plan"], (None, self.action_size)), flat.get("going/late")
+        plan, late = (
+            finite("going/plan", flat["going/plan"], (None, self.action_size)),
+            flat.get("going/late"),
+        )
         if not isinstance(late, int | np.integer) or not 0 <= late <= len(plan):
             found = late if isinstance(late, int | np.integer) else f"a {type(late).__name__}"
             raise BadRequest(
@@ -136,8 +147,8 @@ def finite(name: str, value: Any, shape: tuple[int | None, ...]) -> np.ndarray:
 
 
 def flattened(message: Mapping[Any, Any]) -> dict[str, Any]:
-    """Nested mappings as {"a/b": value}. Raises BadRequest for more, longer or deeper keys than an observation has: a
-    name is as long as all the keys above it, so the work is their product.
+    """Nested mappings as {"a/b": value}. Raises BadRequest for more, longer or deeper keys than an
+    observation has: a name is as long as all the keys above it, so the work is their product.
     """
     flat: dict[str, Any] = {}
     num_keys, levels = 0, [("", message, 1)]
@@ -153,7 +164,9 @@ def flattened(message: Mapping[Any, Any]) -> dict[str, Any]:
             if not isinstance(value, Mapping):
                 flat[name] = value
             elif depth == MAX_DEPTH:
-                raise BadRequest(f"an observation has mappings at most {MAX_DEPTH} deep, this has more")
+                raise BadRequest(
+                    f"an observation has mappings at most {MAX_DEPTH} deep, this has more"
+                )
             else:
                 levels.append((f"{name}/", value, depth + 1))
     return flat
@@ -163,7 +176,9 @@ def key_text(key: Any) -> str:
     """A key as text. Raises BadRequest."""
     raw = key.encode() if isinstance(key, str) else key
     if not isinstance(raw, bytes) or len(raw) > MAX_KEY_BYTES:
-        raise BadRequest(f"a key of an observation is a text of at most {MAX_KEY_BYTES} bytes, one of these is not")
+        raise BadRequest(
+            f"a key of an observation is a text of at most {MAX_KEY_BYTES} bytes, one of these is not"
+        )
     return raw.decode(errors="backslashreplace")
 
 

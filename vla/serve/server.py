@@ -1,9 +1,11 @@
-"""Serves a policy over a websocket, in the protocol of openpi's clients (`openpi_client.WebsocketClientPolicy`).
+"""Serves a policy over a websocket, in the protocol of openpi's clients
+(`openpi_client.WebsocketClientPolicy`).
 
-A client connects and is sent the policy's passport; then every message it sends is an observation, answered by
-{"actions": float32 [H, A], "server_timing": {...}}. A request that cannot be answered gets a text that says why, and
-the connection stays. `GET /healthz` answers OK, `GET /status` what was served so far. What one client sends is checked
-before it meets another's: `docs/security.md` says what is promised.
+A client connects and is sent the policy's passport; then every message it sends is an observation,
+answered by {"actions": float32 [H, A], "server_timing": {...}}. A request that cannot be answered
+gets a text that says why, and the connection stays. `GET /healthz` answers OK, `GET /status` what
+was served so far. What one client sends is checked before it meets another's: `docs/security.md`
+says what is promised.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ Act = Callable[[Shown], np.ndarray]
 MAX_TEXT = 500
 """Characters of an answer in words, however long what it complains of."""
 ACCEPTED_A_TURN, QUEUED = 4, 128
-"""Connections that are accepted before what others sent is looked at, and those that wait in the kernel meanwhile."""
+"""Connections that are accepted before what others sent is looked at, and those that wait in the
+kernel meanwhile."""
 OPEN_SECONDS, CLOSE_SECONDS = 5.0, 2.0
 """How long the handshakes at the beginning and the end of a connection may take."""
 
@@ -70,9 +73,11 @@ class PolicyServer:
         actions = np.asarray(self.act(self.expected.join(requests)), dtype=np.float32)
         return [row if np.isfinite(row).all() else not_finite(row) for row in actions]
 
-    async def run(self, host: str, port: int, on_ready: Callable[[int], None] = lambda port: None) -> bool:
-        """Serve until cancelled or told to `stop`; `on_ready` hears the port (0 takes a free one). Whether all that was
-        in flight was answered.
+    async def run(
+        self, host: str, port: int, on_ready: Callable[[int], None] = lambda port: None
+    ) -> bool:
+        """Serve until cancelled or told to `stop`; `on_ready` hears the port (0 takes a free one).
+        Whether all that was in flight was answered.
         """
         from websockets.asyncio.server import serve
 
@@ -148,7 +153,9 @@ class PolicyServer:
             timed = await self.batcher.ask(self.expected.read(unpack(message)), client)
         except (ValueError, Busy) as error:
             answer = str(error)
-        except Exception as error:  # the policy's own: this client hears it, the others are served on
+        except (
+            Exception
+        ) as error:  # the policy's own: this client hears it, the others are served on
             answer = f"the policy failed: {error.__class__.__name__}: {error}"
         else:
             client.was_answered = True
@@ -175,7 +182,9 @@ class PolicyServer:
             found |= self.batcher.statistics.to_dict()
             return connection.respond(http.HTTPStatus.OK, json.dumps(found) + "\n")
         if self.stopping.is_set():
-            return connection.respond(http.HTTPStatus.SERVICE_UNAVAILABLE, "this server is stopping\n")
+            return connection.respond(
+                http.HTTPStatus.SERVICE_UNAVAILABLE, "this server is stopping\n"
+            )
         return None
 
 
@@ -189,7 +198,8 @@ def not_finite(actions: np.ndarray) -> Exception:
 
 
 def queue_connections(server: Server) -> None:
-    """Let the kernel queue more connections than are accepted at a time: asyncio knows one number for both."""
+    """Let the kernel queue more connections than are accepted at a time: asyncio knows one number
+    for both."""
     for listening in server.sockets:
         with socket.socket(fileno=os.dup(listening.fileno())) as same:
             same.listen(QUEUED)

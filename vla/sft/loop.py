@@ -1,4 +1,5 @@
-"""The supervised loop: any batches, any loss; schedule, clipping, averaged weights, and a clock that can end it."""
+"""The supervised loop: any batches, any loss; schedule, clipping, averaged weights, and a clock
+that can end it."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ from vla.train.optim import EMA, ScheduleKind, Together, schedule_scale
 
 @dataclass(frozen=True)
 class SupervisedSettings:
-    """How long and how fast. With `max_seconds` the schedule follows whichever is further on, steps or seconds."""
+    """How long and how fast. With `max_seconds` the schedule follows whichever is further on, steps
+    or seconds."""
 
     num_steps: int
     max_seconds: float | None
@@ -53,10 +55,12 @@ def fit(
     on_step: Callable[[int, dict[str, float]], bool | None],
     processes: Processes = ALONE,
 ) -> None:
-    """Optimizer steps from `state` on until steps or seconds are used up, or `on_step(steps done, metrics)` says True.
+    """Optimizer steps from `state` on until steps or seconds are used up, or `on_step(steps done,
+    metrics)` says True.
 
-    `batch_at(step)` depends on nothing but the step, so a resumed run sees the batches that it would have seen. Of many
-    processes each has its part of a batch; losses and metrics of the parts add up to those of the batch.
+    `batch_at(step)` depends on nothing but the step, so a resumed run sees the batches that it
+    would have seen. Of many processes each has its part of a batch; losses and metrics of the parts
+    add up to those of the batch.
 
     Raises:
         FloatingPointError: a loss or gradient is not finite; the weights are those of the step before.
@@ -85,12 +89,18 @@ def fit(
             ema.update(module)
         state.step += 1
         state.seconds += main_seconds(time.monotonic() - start, processes)
-        if on_step(state.step, {"loss": float(loss), "grad_norm": float(norm), "lr_scale": scale, **metrics}):
+        if on_step(
+            state.step,
+            {"loss": float(loss), "grad_norm": float(norm), "lr_scale": scale, **metrics},
+        ):
             break
 
 
-def sum_parts(loss: Tensor, metrics: dict[str, float], processes: Processes) -> tuple[Tensor, dict[str, float]]:
-    """The loss and metrics of the whole batch: the sums of what the processes found. NaN in one is NaN in all."""
+def sum_parts(
+    loss: Tensor, metrics: dict[str, float], processes: Processes
+) -> tuple[Tensor, dict[str, float]]:
+    """The loss and metrics of the whole batch: the sums of what the processes found. NaN in one is
+    NaN in all."""
     if processes.num_processes == 1:
         return loss, metrics
     parts = torch.tensor([float(loss), *metrics.values()], dtype=torch.float64)
@@ -100,8 +110,8 @@ def sum_parts(loss: Tensor, metrics: dict[str, float], processes: Processes) -> 
 
 @contextmanager
 def scaled_rates(optimizer: Together, scale: float) -> Iterator[None]:
-    """Within the block the learning rates are scaled. Outside it they are the settings', so that an optimizer saved
-    between two steps does not carry the schedule with it.
+    """Within the block the learning rates are scaled. Outside it they are the settings', so that an
+    optimizer saved between two steps does not carry the schedule with it.
     """
     rates = [group["lr"] for group in optimizer.param_groups]
     try:

@@ -13,8 +13,8 @@ from vla.types import Observation
 
 
 def share_of(count: Tensor | int, reduce_sum: ReduceSum) -> Float[Tensor, ""] | float:
-    """What part of all that counts, in the batches of all processes together, counts here: the mean over all is the
-    sum of every process's own mean times its share.
+    """What part of all that counts, in the batches of all processes together, counts here: the mean
+    over all is the sum of every process's own mean times its share.
     """
     if reduce_sum is single_process:
         return 1.0
@@ -29,8 +29,8 @@ def imitation_loss(
     action_mask: Bool[Tensor, "B H"],
     reduce_sum: ReduceSum = single_process,
 ) -> Float[Tensor, ""]:
-    """The policy's own terms (cross-entropy of tokens, squared error of a flow), a mean over those that count; of many
-    processes, this one's part of it.
+    """The policy's own terms (cross-entropy of tokens, squared error of a flow), a mean over those
+    that count; of many processes, this one's part of it.
     """
     terms, mask = policy.imitation_terms(observation, actions, action_mask)
     return (terms * mask).sum() / mask.sum().clamp(min=1) * share_of(mask.sum(), reduce_sum)
@@ -44,15 +44,18 @@ def plan_loss(
     prefix: Float[Tensor, "B P d"] | None = None,
     reduce_sum: ReduceSum = single_process,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Every query of the plan head names every number that the instruction comes down to, as location tokens from 0.
+    """Every query of the plan head names every number that the instruction comes down to, as
+    location tokens from 0.
 
-    Cross-entropy plus the absolute error of the expected token over `EXPECTED_SCALE` (what a policy reads of a plan is
-    its expectation), means over queries and numbers; and that error in tokens. `prefix` is the observation's, where it
-    was computed already.
+    Cross-entropy plus the absolute error of the expected token over `EXPECTED_SCALE` (what a policy
+    reads of a plan is its expectation), means over queries and numbers; and that error in tokens.
+    `prefix` is the observation's, where it was computed already.
     """
     assert model.plan is not None, "this model has no plan head"
     prefix = model.prefix(observation) if prefix is None else prefix
-    _, hidden = model(prefix, observation.tokens, observation.token_mask, model.plan.queries, layers=layers)
+    _, hidden = model(
+        prefix, observation.tokens, observation.token_mask, model.plan.queries, layers=layers
+    )
     logits = model.plan_logits(hidden)
     wanted = numbers[:, None].expand(logits.shape[:-1])
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 2), wanted.flatten())
@@ -75,10 +78,11 @@ def answer_loss(
     prefix: Float[Tensor, "B P d"] | None = None,
     reduce_sum: ReduceSum = single_process,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Next-token cross-entropy and accuracy on the answer tokens of questions packed behind one prefix.
+    """Next-token cross-entropy and accuracy on the answer tokens of questions packed behind one
+    prefix.
 
-    `answers[b, i]`: token i belongs to an answer and is predicted from token i - 1. `segments` numbers the questions.
-    `prefix` is the observation's, where it was computed already.
+    `answers[b, i]`: token i belongs to an answer and is predicted from token i - 1. `segments`
+    numbers the questions. `prefix` is the observation's, where it was computed already.
     """
     prefix = model.prefix(observation) if prefix is None else prefix
     hidden, _ = model(prefix, observation.tokens, observation.token_mask, segments=segments)

@@ -1,8 +1,9 @@
 """The head first: what a frozen model has seen is computed once, and the head learns from that.
 
-A head of random weights sends the gradients of a beginner through a model that already knows how to see; probing before
-fine-tuning avoids it (Kumar et al. 2022, "Fine-tuning can distort pretrained features"). It is also cheap: on a CPU a
-step on stored features takes a fiftieth of one through the vision-language model.
+A head of random weights sends the gradients of a beginner through a model that already knows how to
+see; probing before fine-tuning avoids it (Kumar et al. 2022, "Fine-tuning can distort pretrained
+features"). It is also cheap: on a CPU a step on stored features takes a fiftieth of one through the
+vision-language model.
 """
 
 from __future__ import annotations
@@ -45,17 +46,24 @@ class Features:
 
 
 @torch.no_grad()
-def features_of(policy: ProbedPolicy, batches: Iterator[tuple[Observation, Tensor, Tensor]]) -> Features:
-    """Run the model once over all batches of (observation, actions, mask); the pictures are not kept."""
+def features_of(
+    policy: ProbedPolicy, batches: Iterator[tuple[Observation, Tensor, Tensor]]
+) -> Features:
+    """Run the model once over all batches of (observation, actions, mask); the pictures are not
+    kept."""
     kept = [
-        (kept_of(policy.perceive(seen)), replace(seen, images={}), actions, mask) for seen, actions, mask in batches
+        (kept_of(policy.perceive(seen)), replace(seen, images={}), actions, mask)
+        for seen, actions, mask in batches
     ]
     hidden, seen, actions, mask = zip(*kept, strict=True)
-    return Features(torch.cat(hidden), concatenate_rows(list(seen)), torch.cat(actions), torch.cat(mask))
+    return Features(
+        torch.cat(hidden), concatenate_rows(list(seen)), torch.cat(actions), torch.cat(mask)
+    )
 
 
 MOST_IN_FULL = 8192
-"""Numbers of a frame up to which they are kept in float32: keys and values of all layers are more, and take half."""
+"""Numbers of a frame up to which they are kept in float32: keys and values of all layers are more,
+and take half."""
 
 
 def kept_of(hidden: Float[Tensor, "B q d"]) -> Float[Tensor, "B q d"]:
@@ -74,15 +82,20 @@ def probe(
     on_step: Callable[[int, dict[str, float]], bool | None],
     processes: Processes = ALONE,
 ) -> None:
-    """Train the head of `policy` in place, by AdamW on random batches of the features. Of many processes each has the
-    features of its share of the frames, and handles the rows of a batch that are among them.
+    """Train the head of `policy` in place, by AdamW on random batches of the features. Of many
+    processes each has the features of its share of the frames, and handles the rows of a batch that
+    are among them.
     """
     num_frames = int(processes.reduce_sum(torch.tensor(len(features))))
 
     def loss_of(rows: Tensor) -> tuple[Tensor, dict[str, float]]:
-        hidden, seen, actions, mask = features.batch(rows if len(rows) else torch.zeros(1, dtype=torch.long))
+        hidden, seen, actions, mask = features.batch(
+            rows if len(rows) else torch.zeros(1, dtype=torch.long)
+        )
         terms, counts = policy.imitation_terms(seen, actions, mask & bool(len(rows)), hidden)
-        return (terms * counts).sum() / counts.sum().clamp(min=1) * share_of(counts.sum(), processes.reduce_sum), {}
+        return (terms * counts).sum() / counts.sum().clamp(min=1) * share_of(
+            counts.sum(), processes.reduce_sum
+        ), {}
 
     def rows_at(step: int) -> Tensor:
         rows = torch.randint(num_frames, (min(batch_size, num_frames),))
@@ -90,7 +103,17 @@ def probe(
 
     with only_the_head(policy):
         optimizer = make_optimizer(policy, "adamw", learning_rate, weight_decay)
-        fit(policy, loss_of, rows_at, optimizer, settings, SupervisedState(), None, on_step, processes)
+        fit(
+            policy,
+            loss_of,
+            rows_at,
+            optimizer,
+            settings,
+            SupervisedState(),
+            None,
+            on_step,
+            processes,
+        )
 
 
 @contextmanager

@@ -1,4 +1,5 @@
-"""What supervised fine-tuning and the stages of a run ask of a robot's policy, beside what the core asks."""
+"""What supervised fine-tuning and the stages of a run ask of a robot's policy, beside what the core
+asks."""
 
 from __future__ import annotations
 
@@ -16,8 +17,9 @@ from vla.types import Observation
 class ImitablePolicy(Policy, Critic, Protocol):
     """A policy with a critic, on a vision-language model, that learns from demonstrations.
 
-    `chunk` control steps are decided at once, in `num_draws` draws; `temperature` is that of sampled decisions. It also
-    has a `model`, its VisionLanguageModel; that is a submodule, which a check of protocols at run time does not see.
+    `chunk` control steps are decided at once, in `num_draws` draws; `temperature` is that of
+    sampled decisions. It also has a `model`, its VisionLanguageModel; that is a submodule, which a
+    check of protocols at run time does not see.
     """
 
     chunk: int
@@ -27,9 +29,13 @@ class ImitablePolicy(Policy, Critic, Protocol):
     def num_draws(self) -> int: ...
 
     def imitation_terms(
-        self, observation: Observation, actions: Float[Tensor, "B H A"], action_mask: Bool[Tensor, "B H"]
+        self,
+        observation: Observation,
+        actions: Float[Tensor, "B H A"],
+        action_mask: Bool[Tensor, "B H"],
     ) -> tuple[Float[Tensor, "B _"], Bool[Tensor, "B _"]]:
-        """Terms whose mean, over those where the mask is True, supervised fine-tuning makes small."""
+        """Terms whose mean, over those where the mask is True, supervised fine-tuning makes
+        small."""
         ...
 
     def freeze_prefix(self) -> None:
@@ -43,7 +49,8 @@ class ImitablePolicy(Policy, Critic, Protocol):
 
 @runtime_checkable
 class ProbedPolicy(ImitablePolicy, Protocol):
-    """A policy whose head can be trained on what its model has seen, `hidden`, without running the model again."""
+    """A policy whose head can be trained on what its model has seen, `hidden`, without running the
+    model again."""
 
     can_probe: bool
 

@@ -1,8 +1,10 @@
-"""Advantage-conditioned training (RECAP; Physical Intelligence 2025, pi*0.6): learn from all, and say what was good.
+"""Advantage-conditioned training (RECAP; Physical Intelligence 2025, pi*0.6): learn from all, and
+say what was good.
 
-A value model, a distribution over the time to success, is fitted to all episodes. A decision whose advantage is among
-the largest gets a word behind its instruction, the others another; a policy that imitates all of them, labels and all,
-is then asked for the good ones. No likelihood of the policy is needed: any policy that imitates can be refined.
+A value model, a distribution over the time to success, is fitted to all episodes. A decision whose
+advantage is among the largest gets a word behind its instruction, the others another; a policy that
+imitates all of them, labels and all, is then asked for the good ones. No likelihood of the policy
+is needed: any policy that imitates can be refined.
 
 Shapes: `R` decisions of `N` trajectories, rows in the order of time within a trajectory; `K` bins.
 """
@@ -24,9 +26,12 @@ from vla.types import Observation
 VALUE_LEARNING_RATE, VALUE_BATCH = 1e-3, 256
 
 
-def returns_to_go(trajectory: Int[Tensor, "R"], success: Bool[Tensor, "N"], longest: int) -> Float[Tensor, "R"]:
-    """Minus the decisions left until success as a share of `longest`, the most an episode can have; -1 where success
-    never came: reward -1 a decision and 0 at success, a failure at the cost of a whole episode (pi*0.6, eq. 5).
+def returns_to_go(
+    trajectory: Int[Tensor, "R"], success: Bool[Tensor, "N"], longest: int
+) -> Float[Tensor, "R"]:
+    """Minus the decisions left until success as a share of `longest`, the most an episode can have;
+    -1 where success never came: reward -1 a decision and 0 at success, a failure at the cost of a
+    whole episode (pi*0.6, eq. 5).
     """
     counts = torch.bincount(trajectory, minlength=len(success))
     left = counts[trajectory] - 1 - place_in_trajectory(trajectory)
@@ -39,7 +44,9 @@ def place_in_trajectory(trajectory: Int[Tensor, "R"]) -> Int[Tensor, "R"]:
     counts = torch.bincount(trajectory)
     firsts = counts.cumsum(0) - counts
     places = torch.empty_like(trajectory)
-    places[order] = torch.arange(len(trajectory), device=trajectory.device) - firsts[trajectory[order]]
+    places[order] = (
+        torch.arange(len(trajectory), device=trajectory.device) - firsts[trajectory[order]]
+    )
     return places
 
 
@@ -59,8 +66,9 @@ def advantages(
     trajectory: Int[Tensor, "R"],
     lookahead: int | None,
 ) -> Float[Tensor, "R"]:
-    """What came minus what was expected: A_t = (G_t - G_{t+m}) + V_{t+m} - V_t with m = `lookahead`, where the
-    trajectory is that long; G_t - V_t where it is not, or without a lookahead (pi*0.6, eq. 2).
+    """What came minus what was expected: A_t = (G_t - G_{t+m}) + V_{t+m} - V_t with m =
+    `lookahead`, where the trajectory is that long; G_t - V_t where it is not, or without a
+    lookahead (pi*0.6, eq. 2).
     """
     if lookahead is None:
         return returns - values
@@ -70,7 +78,9 @@ def advantages(
     goes_on = (at + lookahead < len(order)) & (trajectory[order[later]] == trajectory[order])
     ahead = values[order[later]] - returns[order[later]]
     found = torch.empty_like(values)
-    found[order] = returns[order] - values[order] + torch.where(goes_on, ahead, torch.zeros_like(ahead))
+    found[order] = (
+        returns[order] - values[order] + torch.where(goes_on, ahead, torch.zeros_like(ahead))
+    )
     return found
 
 
@@ -81,8 +91,8 @@ def are_positive(found: Float[Tensor, "R"], share: float) -> Bool[Tensor, "R"]:
 
 @torch.no_grad()
 def value_features(model: VisionLanguageModel, observation: Observation) -> Float[Tensor, "B f"]:
-    """What the value model sees: the state of the instruction's last token, what is felt, and the plan with the state
-    behind it where the model has one.
+    """What the value model sees: the state of the instruction's last token, what is felt, and the
+    plan with the state behind it where the model has one.
     """
     prefix, plan = model.prefix(observation), model.plan
     queries = None if plan is None else plan.queries
@@ -94,7 +104,9 @@ def value_features(model: VisionLanguageModel, observation: Observation) -> Floa
     return torch.cat(parts, dim=-1)
 
 
-def fit_values(head: BinnedValue, features: Float[Tensor, "M f"], bins: Int[Tensor, "M"], num_steps: int) -> float:
+def fit_values(
+    head: BinnedValue, features: Float[Tensor, "M f"], bins: Int[Tensor, "M"], num_steps: int
+) -> float:
     """Train the head in place by cross-entropy on random batches; the last loss."""
     losses: list[float] = []
 

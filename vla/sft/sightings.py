@@ -1,9 +1,10 @@
-"""Detection beside question answering: every image token says which objects lie in its cell, and where they are.
+"""Detection beside question answering: every image token says which objects lie in its cell, and
+where they are.
 
-Question answering alone has to find the way from a word to a patch before any gradient says what a patch should hold;
-measured on the tiny model, 300 steps of 64 scenes did not leave the plateau of guessing places. A linear head on the
-image tokens gives each of them its own target (as dense detectors do: Redmon et al. 2016, YOLO); it is thrown away
-after grounding.
+Question answering alone has to find the way from a word to a patch before any gradient says what a
+patch should hold; measured on the tiny model, 300 steps of 64 scenes did not leave the plateau of
+guessing places. A linear head on the image tokens gives each of them its own target (as dense
+detectors do: Redmon et al. 2016, YOLO); it is thrown away after grounding.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ SightingRow = tuple[float, float, int, tuple[float, float, float], tuple[float, 
 
 @dataclass(frozen=True)
 class CellTargets:
-    """For every image token: the kind, place (metres) and heading (cosine, sine) of an object whose centre lies in its
-    cell, where it is `occupied`.
+    """For every image token: the kind, place (metres) and heading (cosine, sine) of an object whose
+    centre lies in its cell, where it is `occupied`.
     """
 
     kinds: Int[Tensor, "B p"]
@@ -40,11 +41,11 @@ class CellTargets:
 
 
 class SightingHead(nn.Module):
-    """Image tokens [B, p, d] to kinds (logits [B, p, K + 1], the last one: nothing), places [B, p, 3] in units
-    of 10 cm, and headings [B, p, 2].
+    """Image tokens [B, p, d] to kinds (logits [B, p, K + 1], the last one: nothing), places [B, p,
+    3] in units of 10 cm, and headings [B, p, 2].
 
-    A token names a kind by its likeness to the sum of the words' embeddings, so image tokens come to look like the
-    words for what they show (as in CLIP, Radford et al. 2021).
+    A token names a kind by its likeness to the sum of the words' embeddings, so image tokens come
+    to look like the words for what they show (as in CLIP, Radford et al. 2021).
     """
 
     def __init__(self, width: int, words: Sequence[Sequence[int]]):
@@ -58,7 +59,11 @@ class SightingHead(nn.Module):
         self, tokens: Float[Tensor, "B p d"], embeddings: Float[Tensor, "V d"]
     ) -> tuple[Float[Tensor, "B p k"], Float[Tensor, "B p 3"], Float[Tensor, "B p 2"]]:
         names = torch.stack([embeddings[ids].sum(0) for ids in self.words])
-        likeness = self.scale * functional.normalize(tokens, dim=-1) @ functional.normalize(names, dim=-1).T
+        likeness = (
+            self.scale
+            * functional.normalize(tokens, dim=-1)
+            @ functional.normalize(names, dim=-1).T
+        )
         kinds = torch.cat([likeness, self.nothing.expand(*tokens.shape[:2], 1)], dim=-1)
         return kinds, *self.place(tokens).split((3, 2), dim=-1)
 
@@ -70,10 +75,11 @@ def mention_loss(
     places: Float[Tensor, "B m 3"],
     headings: Float[Tensor, "B m 2"],
 ) -> Float[Tensor, ""]:
-    """Absolute error, in units of 10 cm, of where the objects are that the words at `positions` name, and of how they
-    are turned.
+    """Absolute error, in units of 10 cm, of where the objects are that the words at `positions`
+    name, and of how they are turned.
 
-    `states` enter one of the later layers: what a name has looked up there, queries behind it can read.
+    `states` enter one of the later layers: what a name has looked up there, queries behind it can
+    read.
     """
     rows = torch.arange(len(positions))[:, None]
     place, heading = head(states[rows, positions]).split((3, 2), dim=-1)
@@ -85,8 +91,8 @@ def cell_arrays(
     cameras: Sequence[str],
     grid: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Targets of scenes as arrays (kinds, places, headings, occupied) over `len(cameras) * grid * grid` cells, cameras
-    first.
+    """Targets of scenes as arrays (kinds, places, headings, occupied) over `len(cameras) * grid *
+    grid` cells, cameras first.
     """
     cells = grid * grid
     kinds = np.zeros((len(seen), len(cameras) * cells), dtype=np.int64)
@@ -96,7 +102,11 @@ def cell_arrays(
     for row, by_camera in enumerate(seen):
         for number, camera in enumerate(cameras):
             for right, down, kind, place, heading in by_camera[camera]:
-                cell = number * cells + min(int(down * grid), grid - 1) * grid + min(int(right * grid), grid - 1)
+                cell = (
+                    number * cells
+                    + min(int(down * grid), grid - 1) * grid
+                    + min(int(right * grid), grid - 1)
+                )
                 kinds[row, cell], places[row, cell], headings[row, cell] = kind, place, heading
                 occupied[row, cell] = True
     return kinds, places, headings, occupied
@@ -109,8 +119,8 @@ def sighting_loss(
     targets: CellTargets,
     reduce_sum: ReduceSum = single_process,
 ) -> tuple[Float[Tensor, ""], dict[str, float]]:
-    """Cross-entropy of kinds over all cells plus absolute errors of places and headings in occupied ones, per occupied
-    cell.
+    """Cross-entropy of kinds over all cells plus absolute errors of places and headings in occupied
+    ones, per occupied cell.
     """
     logits, places, headings = head(tokens, embeddings)
     count = reduce_sum(targets.occupied.sum()).clamp(min=1)

@@ -1,4 +1,5 @@
-"""What a model goes on learning beside demonstrations, in the same steps: questions about scenes, and texts."""
+"""What a model goes on learning beside demonstrations, in the same steps: questions about scenes,
+and texts."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ from vla.train.seed import derive_seed
 
 @dataclass(frozen=True)
 class Beside:
-    """Something to learn: `batch(step)` depends on nothing but the step, and its `loss` counts `weight` times."""
+    """Something to learn: `batch(step)` depends on nothing but the step, and its `loss` counts
+    `weight` times."""
 
     weight: float
     batch: Callable[[int], Any]
@@ -46,15 +48,24 @@ def everything_beside(
 
 
 def questions_about_scenes(
-    config: RobotConfig, policy: ImitablePolicy, encoder: QuestionEncoder, source: SceneSource, processes: Processes
+    config: RobotConfig,
+    policy: ImitablePolicy,
+    encoder: QuestionEncoder,
+    source: SceneSource,
+    processes: Processes,
 ) -> Grounding:
-    """Questions and plans about scenes other than the demonstrations', so that the model keeps what it can see."""
+    """Questions and plans about scenes other than the demonstrations', so that the model keeps what
+    it can see."""
     data = config.data
     settings = GroundingSettings(**config.grounding.model_dump())
     settings = replace(
-        settings, batch_size=data.question_batch_size, questions_per_scene=data.questions_per_scene,
-        pool_size=data.question_scenes, fresh_per_step=0, sighting_weight=0.0,
-    )  # fmt: skip
+        settings,
+        batch_size=data.question_batch_size,
+        questions_per_scene=data.questions_per_scene,
+        pool_size=data.question_scenes,
+        fresh_per_step=0,
+        sighting_weight=0.0,
+    )
     seed = derive_seed(config.train.seed, "beside") % 2**32
     beside = Grounding(policy.model, encoder, source, settings, seed, processes)
     beside.fill(data.question_scenes, config.sim.num_envs)

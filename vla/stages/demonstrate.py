@@ -1,4 +1,5 @@
-"""Demonstrations for a run: opened where the settings name a dataset, made in the simulator where they do not."""
+"""Demonstrations for a run: opened where the settings name a dataset, made in the simulator where
+they do not."""
 
 from __future__ import annotations
 
@@ -35,24 +36,36 @@ def demonstrations(run: Run, config: RobotConfig, world: World) -> Demonstration
         run.progress.say(f"demonstrations: {note}")
     if not run.done("demonstrations"):
         counts = {"num_episodes": found.num_episodes, "num_frames": found.num_frames}
-        run.finish("demonstrations", {**counts, "num_failures": found.num_failures, "notes": list(found.notes)})
+        run.finish(
+            "demonstrations",
+            {**counts, "num_failures": found.num_failures, "notes": list(found.notes)},
+        )
     return found
 
 
 def check_described(config: RobotConfig, world: World) -> None:
-    """Refuse a dataset by what it says of itself (cameras, names, rate, state) before a run has a folder.
+    """Refuse a dataset by what it says of itself (cameras, names, rate, state) before a run has a
+    folder.
 
-    The world is asked what its actions mean only after the cameras: an environment of gymnasium must be made for that.
+    The world is asked what its actions mean only after the cameras: an environment of gymnasium
+    must be made for that.
     """
     if config.data.path is not None:
         folder = local_dataset(config.data.path)
         info = read_info(folder)
         chosen_cameras(folder, info, config.sim.cameras, world.cameras)
-        check_meaning(info, read_action_spec(folder), world.action_spec, world.proprio_names, f"the dataset {folder}")
+        check_meaning(
+            info,
+            read_action_spec(folder),
+            world.action_spec,
+            world.proprio_names,
+            f"the dataset {folder}",
+        )
 
 
 def _opened(run: Run, config: RobotConfig, world: World, folder: Path) -> Demonstrations:
-    """The dataset, opened by the main process first, which decodes its pictures into a file that all read."""
+    """The dataset, opened by the main process first, which decodes its pictures into a file that
+    all read."""
     found = None
     for mine in (run.processes.is_main, not run.processes.is_main):
         with failing_together(run.processes):
@@ -72,15 +85,20 @@ def _opened(run: Run, config: RobotConfig, world: World, folder: Path) -> Demons
 
 
 def first_seed(config: RobotConfig) -> int:
-    """Where demonstrations' starts begin in the training range; runs of different seeds get different ones."""
+    """Where demonstrations' starts begin in the training range; runs of different seeds get
+    different ones."""
     seeds = config.evaluation.train_seeds
-    return seeds.first + config.train.seed * SEEDS_PER_RUN % max(1, seeds.last - seeds.first - SEEDS_PER_RUN)
+    return seeds.first + config.train.seed * SEEDS_PER_RUN % max(
+        1, seeds.last - seeds.first - SEEDS_PER_RUN
+    )
 
 
 def _collect(run: Run, config: RobotConfig, world: World, folder: Path) -> None:
     environment = world.environment()
     source = {"task": config.sim.task, "robot": config.sim.robot, "seed": config.train.seed}
-    writer = LeRobotWriter(folder, dataset_spec(environment, config.sim.robot, config.data.image_format, source))
+    writer = LeRobotWriter(
+        folder, dataset_spec(environment, config.sim.robot, config.data.image_format, source)
+    )
     wanted, known = config.data.num_demonstrations, len(writer.finished_seeds)
     with run.progress.stage("demonstrations", wanted, known) as bar:
 

@@ -20,8 +20,8 @@ from vla.types import Rollout
 
 @dataclass(frozen=True)
 class Episodes:
-    """What happened on `n` starts: one entry a start, in the order of the seeds. `measures` are the environment's own
-    ("control_steps", the best value of every reward term), [n] each.
+    """What happened on `n` starts: one entry a start, in the order of the seeds. `measures` are the
+    environment's own ("control_steps", the best value of every reward term), [n] each.
     """
 
     seeds: Int[np.ndarray, "n"]
@@ -34,7 +34,8 @@ class Episodes:
 
 @dataclass(frozen=True)
 class Recording:
-    """One episode as pictures: uint8 [T, h, w, 3] by camera, with what was asked and whether it was done."""
+    """One episode as pictures: uint8 [T, h, w, 3] by camera, with what was asked and whether it was
+    done."""
 
     seed: int
     instruction: str
@@ -53,8 +54,8 @@ def evaluate_policy(
     processes: Processes = ALONE,
     pieces: Pieces | None = None,
 ) -> Episodes:
-    """One episode from every seed; each process lives its share of them, and all know what happened. They are kept
-    among `pieces`.
+    """One episode from every seed; each process lives its share of them, and all know what
+    happened. They are kept among `pieces`.
     """
 
     def lived() -> Episodes:
@@ -65,7 +66,11 @@ def evaluate_policy(
         return episodes_of(rollout, greedy)
 
     with failing_together(processes), processes.own_draws("evaluation"):
-        own = lived() if pieces is None else pieces.take(lived, lambda made: dict(vars(made)), lambda s: Episodes(**s))
+        own = (
+            lived()
+            if pieces is None
+            else pieces.take(lived, lambda made: dict(vars(made)), lambda s: Episodes(**s))
+        )
     return joined(processes.gather(own))
 
 
@@ -75,7 +80,9 @@ def episodes_of(rollout: Rollout, greedy: bool) -> Episodes:
     counts = torch.bincount(rollout.trajectory, minlength=rollout.num_trajectories).numpy()
     measures = {name: values.numpy() for name, values in rollout.episodes.items()}
     seeds = measures.pop("seed")
-    return Episodes(seeds, rollout.success.numpy() > 0.5, rollout.returns.numpy(), counts, greedy, measures)
+    return Episodes(
+        seeds, rollout.success.numpy() > 0.5, rollout.returns.numpy(), counts, greedy, measures
+    )
 
 
 def joined(shares: list[Episodes]) -> Episodes:
@@ -98,8 +105,11 @@ def joined(shares: list[Episodes]) -> Episodes:
 
 
 @torch.no_grad()
-def record(policy: Policy, recorder: Any, seeds: Sequence[int], observe: Observe) -> list[Recording]:
-    """Greedy episodes from `seeds` with a picture after every control step; `recorder` renders each of them."""
+def record(
+    policy: Policy, recorder: Any, seeds: Sequence[int], observe: Observe
+) -> list[Recording]:
+    """Greedy episodes from `seeds` with a picture after every control step; `recorder` renders each
+    of them."""
     if not seeds:
         return []
     ids = np.arange(len(seeds))
@@ -119,6 +129,11 @@ def record(policy: Policy, recorder: Any, seeds: Sequence[int], observe: Observe
         running = running[going]
         seen = recorder.observe(running) if len(running) else seen
     return [
-        Recording(int(seed), instructions[i], bool(success[i]), {c: np.stack(f) for c, f in frames[i].items()})
+        Recording(
+            int(seed),
+            instructions[i],
+            bool(success[i]),
+            {c: np.stack(f) for c, f in frames[i].items()},
+        )
         for i, seed in enumerate(seeds)
     ]

@@ -1,7 +1,9 @@
-"""Grounding: a tiny vision-language model learns to see by answering questions about rendered scenes.
+"""Grounding: a tiny vision-language model learns to see by answering questions about rendered
+scenes.
 
-A ViT that only ever saw a few demonstrations does not learn to localise (measured: 0 % success). What a pretrained VLM
-brings to a robot comes from here: places, colours, shapes and what is held, in words and location tokens.
+A ViT that only ever saw a few demonstrations does not learn to localise (measured: 0 % success).
+What a pretrained VLM brings to a robot comes from here: places, colours, shapes and what is held,
+in words and location tokens.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ from vla.types import Observation, T, map_rows
 
 @runtime_checkable
 class SceneSource(Protocol):
-    """The simulator's side: rendered scenes by seed, and questions about them. Scripts build it from `sim`."""
+    """The simulator's side: rendered scenes by seed, and questions about them. Scripts build it
+    from `sim`."""
 
     def scenes(self, seeds: Sequence[int]) -> tuple[Seen, Sequence[Any]]:
         """Pictures and facts of the scenes that the seeds stand for."""
@@ -46,17 +49,20 @@ class SceneSource(Protocol):
         """How many numbers an instruction comes down to."""
 
     def plan(self, facts: Any, rng: np.random.Generator) -> Any:
-        """An instruction about a scene: `text`, `numbers` (metres, or scaled like them), and `mentions` of objects:
-        (text up to the name, place from the gripper in metres, heading from the gripper's).
+        """An instruction about a scene: `text`, `numbers` (metres, or scaled like them), and
+        `mentions` of objects: (text up to the name, place from the gripper in metres, heading from
+        the gripper's).
         """
 
     def sightings(self, facts: Any) -> Mapping[str, Sequence[Any]]:
-        """By camera, the objects in the picture: (right, down, kind, place, heading), see `vla.sft.sightings`."""
+        """By camera, the objects in the picture: (right, down, kind, place, heading), see
+        `vla.sft.sightings`."""
 
 
 @dataclass(frozen=True)
 class GroundingBatch:
-    """Pictures with packed questions: `observation.tokens` are the questions and answers. `cells` are for detection."""
+    """Pictures with packed questions: `observation.tokens` are the questions and answers. `cells`
+    are for detection."""
 
     observation: Observation
     questions: PackedQuestions
@@ -64,7 +70,10 @@ class GroundingBatch:
 
 
 def grounding_batch(
-    images: Mapping[str, np.ndarray], proprio: np.ndarray, asked: Sequence[Sequence[Question]], encoder: QuestionEncoder
+    images: Mapping[str, np.ndarray],
+    proprio: np.ndarray,
+    asked: Sequence[Sequence[Question]],
+    encoder: QuestionEncoder,
 ) -> GroundingBatch:
     packed = encoder.pack(asked)
     pictures = {name: torch.from_numpy(image) for name, image in images.items()}
@@ -73,16 +82,20 @@ def grounding_batch(
 
 
 def augmented(batch: GroundingBatch, shift_pixels: int, light: float) -> GroundingBatch:
-    images = {n: random_light(random_shift(i, shift_pixels), light) for n, i in batch.observation.images.items()}
+    images = {
+        n: random_light(random_shift(i, shift_pixels), light)
+        for n, i in batch.observation.images.items()
+    }
     return replace(batch, observation=replace(batch.observation, images=images))
 
 
 @dataclass(frozen=True)
 class PlanBatch:
-    """Pictures with instructions, and the numbers [B, a] that each comes down to, as location tokens from 0.
+    """Pictures with instructions, and the numbers [B, a] that each comes down to, as location
+    tokens from 0.
 
-    `mentions` [B, m] are the tokens that end objects' names, `places` [B, m, 3] where those are (metres), `headings`
-    [B, m, 2] how they are turned.
+    `mentions` [B, m] are the tokens that end objects' names, `places` [B, m, 3] where those are
+    (metres), `headings` [B, m, 2] how they are turned.
     """
 
     observation: Observation
@@ -94,9 +107,12 @@ class PlanBatch:
 
 
 class ScenePool:
-    """Scenes kept in memory and asked about several times; new ones replace the oldest when `capacity` is reached."""
+    """Scenes kept in memory and asked about several times; new ones replace the oldest when
+    `capacity` is reached."""
 
-    def __init__(self, source: SceneSource, first_seed: int, capacity: int, cameras: Sequence[str], grid: int):
+    def __init__(
+        self, source: SceneSource, first_seed: int, capacity: int, cameras: Sequence[str], grid: int
+    ):
         self.source, self.next_seed, self.capacity = source, first_seed, capacity
         self.cameras, self.grid = cameras, grid
         self.size = 0
@@ -111,7 +127,9 @@ class ScenePool:
         seen, facts = self.source.scenes(range(self.next_seed, self.next_seed + count))
         self.next_seed += count
         if not self._images:
-            self._images = {n: np.empty((self.capacity, *i.shape[1:]), np.uint8) for n, i in seen.images.items()}
+            self._images = {
+                n: np.empty((self.capacity, *i.shape[1:]), np.uint8) for n, i in seen.images.items()
+            }
             self._proprio = np.empty((self.capacity, seen.proprio.shape[1]), np.float32)
         slots = (self.added + np.arange(count)) % self.capacity
         for name, image in seen.images.items():
@@ -122,7 +140,9 @@ class ScenePool:
         seen_objects = [self.source.sightings(fact) for fact in facts]
         cells = cell_arrays(seen_objects, self.cameras, self.grid)
         if not self._cells:
-            self._cells = tuple(np.empty((self.capacity, *values.shape[1:]), values.dtype) for values in cells)
+            self._cells = tuple(
+                np.empty((self.capacity, *values.shape[1:]), values.dtype) for values in cells
+            )
         for kept, values in zip(self._cells, cells, strict=True):
             kept[slots] = values
         self.added += count
@@ -130,7 +150,8 @@ class ScenePool:
         self.size = min(self.added, self.capacity)
 
     def restore(self, blocks: Sequence[int]) -> None:
-        """Hold what was held after these blocks were added: by rounding, a scene depends on its place in a block."""
+        """Hold what was held after these blocks were added: by rounding, a scene depends on its
+        place in a block."""
         for count in blocks:
             if self.added + count > sum(blocks) - self.capacity:
                 self.add(count)
@@ -141,11 +162,15 @@ class ScenePool:
     def proprio(self) -> np.ndarray:
         return self._proprio[: self.size]
 
-    def draw(self, rows: int, count: int, rng: np.random.Generator, encoder: QuestionEncoder) -> GroundingBatch:
+    def draw(
+        self, rows: int, count: int, rng: np.random.Generator, encoder: QuestionEncoder
+    ) -> GroundingBatch:
         """`rows` scenes with `count` questions each."""
         chosen = rng.integers(self.size, size=rows)
         asked = [self.source.ask(self._facts[i], rng, count) for i in chosen]
-        batch = grounding_batch({n: i[chosen] for n, i in self._images.items()}, self._proprio[chosen], asked, encoder)
+        batch = grounding_batch(
+            {n: i[chosen] for n, i in self._images.items()}, self._proprio[chosen], asked, encoder
+        )
         return replace(batch, cells=self._targets(chosen))
 
     def plans(self, rows: int, rng: np.random.Generator, encoder: QuestionEncoder) -> PlanBatch:
@@ -153,13 +178,21 @@ class ScenePool:
         chosen = rng.integers(self.size, size=rows)
         plans = [self.source.plan(self._facts[i], rng) for i in chosen]
         tokens, mask = encoder.pad([encoder.words_after_start(plan.text) for plan in plans])
-        mentions = [[len(encoder.words_after_start(upto)) - 1 for upto, *_ in plan.mentions] for plan in plans]
+        mentions = [
+            [len(encoder.words_after_start(upto)) - 1 for upto, *_ in plan.mentions]
+            for plan in plans
+        ]
         where = torch.tensor([[place for _, place, _ in plan.mentions] for plan in plans])
         turned = torch.tensor([[heading for *_, heading in plan.mentions] for plan in plans])
         pictures = {n: torch.from_numpy(i[chosen]) for n, i in self._images.items()}
         observation = Observation(pictures, torch.from_numpy(self._proprio[chosen]), tokens, mask)
-        numbers = torch.tensor([encoder.locations(plan.numbers, "m") for plan in plans]) - encoder.first_location
-        return PlanBatch(observation, numbers, torch.tensor(mentions), where, turned, self._targets(chosen))
+        numbers = (
+            torch.tensor([encoder.locations(plan.numbers, "m") for plan in plans])
+            - encoder.first_location
+        )
+        return PlanBatch(
+            observation, numbers, torch.tensor(mentions), where, turned, self._targets(chosen)
+        )
 
     def _targets(self, chosen: np.ndarray) -> CellTargets:
         return CellTargets(*(torch.from_numpy(kept[chosen]) for kept in self._cells))
@@ -167,20 +200,27 @@ class ScenePool:
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers to held-out questions by kind: whether the words were right, and how far numbers were off (m or rad)."""
+    """Answers to held-out questions by kind: whether the words were right, and how far numbers were
+    off (m or rad)."""
 
     right: Mapping[str, Sequence[bool]]
     errors: Mapping[str, Sequence[float]]
 
     @property
     def outcomes(self) -> list[bool]:
-        """Of all questions that are answered in words, in an order that depends on the questions only."""
+        """Of all questions that are answered in words, in an order that depends on the questions
+        only."""
         return [outcome for kind in sorted(self.right) for outcome in self.right[kind]]
 
     def means(self) -> dict[str, float]:
         """Share of right answers, and mean error, by kind."""
-        accuracy = {f"accuracy/{kind}": float(np.mean(values)) for kind, values in sorted(self.right.items())}
-        return accuracy | {f"error/{kind}": float(np.mean(values)) for kind, values in sorted(self.errors.items())}
+        accuracy = {
+            f"accuracy/{kind}": float(np.mean(values))
+            for kind, values in sorted(self.right.items())
+        }
+        return accuracy | {
+            f"error/{kind}": float(np.mean(values)) for kind, values in sorted(self.errors.items())
+        }
 
 
 @torch.no_grad()
@@ -193,7 +233,8 @@ def answer_questions(
     kind_of: Callable[[str], str],
     rows_at_once: int = 128,
 ) -> Answers:
-    """One question about each scene, answered by the model itself: words count when they are exactly right."""
+    """One question about each scene, answered by the model itself: words count when they are
+    exactly right."""
     model.eval()
     right: dict[str, list[bool]] = {}
     errors: dict[str, list[float]] = {}
@@ -203,7 +244,9 @@ def answer_questions(
         tokens, mask = encoder.pad([encoder.prompt(question) for question in asked])
         pictures = {name: torch.from_numpy(image) for name, image in seen.images.items()}
         observation = Observation(pictures, torch.from_numpy(seen.proprio), tokens, mask)
-        written = model.generate(observation, max_new_tokens=6, end_token=encoder.tokenizer.eos_token_id)
+        written = model.generate(
+            observation, max_new_tokens=6, end_token=encoder.tokenizer.eos_token_id
+        )
         for question, answer in zip(asked, written.tolist(), strict=True):
             kind = kind_of(question.text)
             if isinstance(question.answer, str):
@@ -220,10 +263,10 @@ def answer_questions(
 class GroundingSettings:
     """How a model is grounded.
 
-    The first `sighting_share` of the work trains the vision tower alone to name what is in its cells: a step costs a
-    third of one with questions, and questions only teach where once patches say what. After it, `plan_share` of the
-    steps ask the plan head what an instruction comes down to (where its objects are from the gripper), the others ask
-    questions.
+    The first `sighting_share` of the work trains the vision tower alone to name what is in its
+    cells: a step costs a third of one with questions, and questions only teach where once patches
+    say what. After it, `plan_share` of the steps ask the plan head what an instruction comes down
+    to (where its objects are from the gripper), the others ask questions.
     """
 
     num_steps: int
@@ -253,11 +296,19 @@ class Grounding:
         seed: int,
         processes: Processes = ALONE,
     ):
-        self.model, self.encoder, self.source, self.settings, self.seed = model, encoder, source, settings, seed
+        self.model, self.encoder, self.source, self.settings, self.seed = (
+            model,
+            encoder,
+            source,
+            settings,
+            seed,
+        )
         self.processes = processes
         words = [encoder.words(f" {name}") for name in source.sighting_names]
         self.head = SightingHead(model.width, words)
-        self.mention_head = torch.nn.Sequential(torch.nn.LayerNorm(model.width), torch.nn.Linear(model.width, 5))
+        self.mention_head = torch.nn.Sequential(
+            torch.nn.LayerNorm(model.width), torch.nn.Linear(model.width, 5)
+        )
         self._all = torch.nn.ModuleList([self.model, self.head, self.mention_head])
         grid = round(model.vision.num_patches**0.5)
         first_seed = derive_seed(seed, "grounding") % FIRST_FREE_SEED + FIRST_FREE_SEED
@@ -269,13 +320,16 @@ class Grounding:
             self.pool.add(min(rows_at_once, count - self.pool.size))
 
     def batch(self, step: int) -> GroundingBatch:
-        """The batch of a step, after `fresh_per_step` new scenes; of many processes, this one's share of its rows."""
+        """The batch of a step, after `fresh_per_step` new scenes; of many processes, this one's
+        share of its rows."""
         settings = self.settings
         if settings.fresh_per_step:
             self.pool.add(settings.fresh_per_step)
         rng = np.random.default_rng([self.seed, step])
         batch = augmented(
-            self.pool.draw(settings.batch_size, settings.questions_per_scene, rng, self.encoder), 0, settings.light
+            self.pool.draw(settings.batch_size, settings.questions_per_scene, rng, self.encoder),
+            0,
+            settings.light,
         )
         return self._own(batch)
 
@@ -284,7 +338,11 @@ class Grounding:
         assert batch.cells is not None
         tokens = self.model.image_tokens(batch.observation.images)
         return sighting_loss(
-            self.head, tokens, self.model.backbone.word_embeddings, batch.cells, self.processes.reduce_sum
+            self.head,
+            tokens,
+            self.model.backbone.word_embeddings,
+            batch.cells,
+            self.processes.reduce_sum,
         )
 
     def is_plan_step(self, step: int) -> bool:
@@ -306,7 +364,9 @@ class Grounding:
         """The rows of a batch that this process handles."""
         if self.processes.num_processes == 1:
             return batch
-        within = {name: getattr(batch, name, None) for name in ("observation", "questions", "cells")}
+        within = {
+            name: getattr(batch, name, None) for name in ("observation", "questions", "cells")
+        }
         parts = {name: self._own(part) for name, part in within.items() if part is not None}
         rows = map_rows(batch, lambda tensor: own_share(tensor, self.processes))
         return replace(rows, **parts)  # type: ignore[type-var]
@@ -320,9 +380,13 @@ class Grounding:
             layers: list[torch.Tensor] = []
             prefix = self.model.prefix(batch.observation)
             reduce_sum = self.processes.reduce_sum
-            plan, distance = plan_loss(self.model, batch.observation, batch.numbers, layers, prefix, reduce_sum)
+            plan, distance = plan_loss(
+                self.model, batch.observation, batch.numbers, layers, prefix, reduce_sum
+            )
             positions = self.model.num_prefix + batch.mentions
-            mention = mention_loss(self.mention_head, layers[-2], positions, batch.places, batch.headings)
+            mention = mention_loss(
+                self.mention_head, layers[-2], positions, batch.places, batch.headings
+            )
             mention = mention * share_of(len(batch.numbers), reduce_sum)
             width = 2 * LOCATION_RANGE / NUM_LOCATIONS
             metrics = {"plan_loss": float(plan.detach()), "plan_error": float(distance) * width}
@@ -331,13 +395,22 @@ class Grounding:
         assert batch.cells is not None
         prefix, questions = self.model.prefix(batch.observation), batch.questions
         answer, accuracy = answer_loss(
-            self.model, batch.observation, questions.answers, questions.segments, prefix, self.processes.reduce_sum
+            self.model,
+            batch.observation,
+            questions.answers,
+            questions.segments,
+            prefix,
+            self.processes.reduce_sum,
         )
         metrics = {"answer_loss": float(answer.detach()), "answer_accuracy": float(accuracy)}
         return self._with_sightings(answer, metrics, prefix, batch.cells)
 
     def _with_sightings(
-        self, loss: torch.Tensor, metrics: dict[str, float], prefix: torch.Tensor, cells: CellTargets
+        self,
+        loss: torch.Tensor,
+        metrics: dict[str, float],
+        prefix: torch.Tensor,
+        cells: CellTargets,
     ) -> tuple[torch.Tensor, dict[str, float]]:
         """Detection beside another loss, by its weight."""
         if not self.settings.sighting_weight:
@@ -359,7 +432,8 @@ class Grounding:
         on_step: Callable[[str, int, dict[str, float]], None],
         saved: Mapping[str, Any] | None = None,
     ) -> None:
-        """Both parts, each with its own schedule, from where `saved` stands; `on_step(part, steps done, metrics)`."""
+        """Both parts, each with its own schedule, from where `saved` stands; `on_step(part, steps
+        done, metrics)`."""
         settings, share = self.settings, self.settings.sighting_share
         parts = (
             ("sighting", self.sighting_loss, self.batch, share),
@@ -369,11 +443,17 @@ class Grounding:
             if amount <= 0 or (saved is not None and saved["part"] != part):
                 continue
             optimizer = make_optimizer(
-                self._all, "muon", settings.learning_rate, settings.weight_decay, settings.muon_learning_rate
+                self._all,
+                "muon",
+                settings.learning_rate,
+                settings.weight_decay,
+                settings.muon_learning_rate,
             )
             seconds = None if settings.max_seconds is None else amount * settings.max_seconds
             steps = max(1, round(amount * settings.num_steps))
-            shape = SupervisedSettings(steps, seconds, min(0.1, WARMUP_STEPS / steps), "cosine", 1.0)
+            shape = SupervisedSettings(
+                steps, seconds, min(0.1, WARMUP_STEPS / steps), "cosine", 1.0
+            )
             offset = 0 if part == "sighting" else settings.num_steps
             state = SupervisedState()
             if saved is not None:
@@ -397,4 +477,5 @@ class Grounding:
 
 WARMUP_STEPS = 50
 FIRST_FREE_SEED = 10**9
-"""Scenes for grounding come from seeds from here on: no episode of training or evaluation starts there."""
+"""Scenes for grounding come from seeds from here on: no episode of training or evaluation starts
+there."""

@@ -23,7 +23,8 @@ from vla.types import Observation
 
 @dataclass(frozen=True)
 class ImitationBatch:
-    """Frames with the actions after them, and what is learned beside them: pictures with questions, texts."""
+    """Frames with the actions after them, and what is learned beside them: pictures with questions,
+    texts."""
 
     observation: Observation
     actions: Tensor
@@ -40,15 +41,16 @@ class Augmentation:
 
     def apply(self, observation: Observation) -> Observation:
         images = {
-            n: random_light(random_shift(i, self.shift_pixels), self.light) for n, i in observation.images.items()
+            n: random_light(random_shift(i, self.shift_pixels), self.light)
+            for n, i in observation.images.items()
         }
         return replace(observation, images=images)
 
 
 @dataclass(frozen=True)
 class ImitationBatches:
-    """Batches by number: every epoch is all frames in a new order, with what is learned `beside` them. Of many
-    processes each has its share of the rows.
+    """Batches by number: every epoch is all frames in a new order, with what is learned `beside`
+    them. Of many processes each has its share of the rows.
     """
 
     demonstrations: Demonstrations
@@ -64,7 +66,10 @@ class ImitationBatches:
         """Which frames the batch of this step holds."""
         count = self.demonstrations.num_frames
         at = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
-        orders = {epoch: np.random.default_rng([self.seed, epoch]).permutation(count) for epoch in set(at // count)}
+        orders = {
+            epoch: np.random.default_rng([self.seed, epoch]).permutation(count)
+            for epoch in set(at // count)
+        }
         return np.array([orders[i // count][i % count] for i in at])
 
     def __call__(self, step: int) -> ImitationBatch:
@@ -105,7 +110,8 @@ def held_out_loss(
 ) -> float:
     """Mean action loss on evenly spaced frames of demonstrations that were not trained on.
 
-    What a policy draws for its loss (noise, times) is the same at every call, and leaves the run's own draws alone.
+    What a policy draws for its loss (noise, times) is the same at every call, and leaves the run's
+    own draws alone.
     """
     count = min(max_rows, demonstrations.num_frames)
     frames = np.linspace(0, demonstrations.num_frames - 1, count).astype(np.int64)
@@ -117,12 +123,15 @@ def held_out_loss(
             terms, mask = policy.imitation_terms(observer(batch), *action_tensors(batch))
             total += float((terms * mask).sum())
             counted += float(mask.sum())
-    total, counted = processes.reduce_sum(torch.tensor([total, counted], dtype=torch.float64)).tolist()
+    total, counted = processes.reduce_sum(
+        torch.tensor([total, counted], dtype=torch.float64)
+    ).tolist()
     return total / max(counted, 1.0)
 
 
 def chunks_to_fit(demonstrations: Demonstrations, chunk: int) -> np.ndarray:
-    """The chunks [N, H, A] that begin at every frame of the chosen episodes, but those that begin with a disturbance.
+    """The chunks [N, H, A] that begin at every frame of the chosen episodes, but those that begin
+    with a disturbance.
 
     Past its episode's end a chunk repeats the last action.
     """

@@ -1,4 +1,5 @@
-"""A checkpoint judged on held-out starts: every condition and decoding on the same seeds, with what it cost to ask."""
+"""A checkpoint judged on held-out starts: every condition and decoding on the same seeds, with what
+it cost to ask."""
 
 from __future__ import annotations
 
@@ -46,7 +47,9 @@ class Instructed:
 
     def reset(self, seeds: Sequence[int], ids: np.ndarray | None = None) -> Any:
         seen = self.environment.reset(seeds, ids)
-        self.instruction |= {int(seed): text for seed, text in zip(seeds, seen.instruction, strict=True)}
+        self.instruction |= {
+            int(seed): text for seed, text in zip(seeds, seen.instruction, strict=True)
+        }
         return seen
 
     def step(self, actions: np.ndarray, ids: np.ndarray | None = None) -> Any:
@@ -64,14 +67,20 @@ def judge(
     progress: Progress,
     on_rollout: Callable[[Judged, Rollout, Sim | GymSim], None] = lambda judged, rollout, sim: None,
 ) -> list[Judged]:
-    """The policy on all starts under every perturbation, greedily (temperature None) and sampled at a temperature.
+    """The policy on all starts under every perturbation, greedily (temperature None) and sampled at
+    a temperature.
 
-    A start's draws depend on nothing but the perturbation's name, so the same checkpoint gives the same outcomes.
+    A start's draws depend on nothing but the perturbation's name, so the same checkpoint gives the
+    same outcomes.
     """
     seeds = starts.evaluation_seeds.tolist()
     found = []
     for perturbation in perturbations:
-        changed = sim if perturbation == UNCHANGED else sim.model_copy(update={"perturbation": perturbation})
+        changed = (
+            sim
+            if perturbation == UNCHANGED
+            else sim.model_copy(update={"perturbation": perturbation})
+        )
         world = make_world(changed)
         condition = NOMINAL if perturbation == UNCHANGED else perturbation
         for temperature in temperatures:
@@ -80,7 +89,13 @@ def judge(
             with counted(progress, name, len(seeds)) as advance:
                 environment = Instructed(world.environment())
                 rollout = collect_rollout(
-                    policy, environment, seeds, 1, observe, greedy=temperature is None, on_decision=advance
+                    policy,
+                    environment,
+                    seeds,
+                    1,
+                    observe,
+                    greedy=temperature is None,
+                    on_decision=advance,
                 )
             tasks = tuple(world.task_of(environment.instruction[seed]) for seed in seeds)
             found.append(judged_from(condition, temperature, rollout, tasks))
@@ -104,7 +119,9 @@ def counted(progress: Progress, name: str, total: int) -> Iterator[Callable[[int
         yield advance
 
 
-def judged_from(condition: str, temperature: float | None, rollout: Rollout, tasks: tuple[str, ...]) -> Judged:
+def judged_from(
+    condition: str, temperature: float | None, rollout: Rollout, tasks: tuple[str, ...]
+) -> Judged:
     """The numbers of a rollout of one trajectory a start."""
     episodes = episodes_of(rollout, temperature is None)
     stages = {name: values for name, values in episodes.measures.items() if name != STEPS}
@@ -113,8 +130,11 @@ def judged_from(condition: str, temperature: float | None, rollout: Rollout, tas
 
 
 @torch.no_grad()
-def seconds_per_query(policy: Policy, observe: Observe, world: World, seed: int) -> dict[str, float]:
-    """How long one decision for one robot takes, over some calls after a first: median, and the slowest."""
+def seconds_per_query(
+    policy: Policy, observe: Observe, world: World, seed: int
+) -> dict[str, float]:
+    """How long one decision for one robot takes, over some calls after a first: median, and the
+    slowest."""
     observation = observe(world.environment().reset([seed], np.array([0])))
     row = map_rows(observation, lambda tensor: tensor[:1])
     policy.act(row, greedy=True)

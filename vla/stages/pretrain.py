@@ -1,4 +1,5 @@
-"""Pretraining of a tiny vision-language model on questions about scenes: what `model.checkpoint` names."""
+"""Pretraining of a tiny vision-language model on questions about scenes: what `model.checkpoint`
+names."""
 
 from __future__ import annotations
 
@@ -13,7 +14,13 @@ from vla.config.robot import RobotConfig
 from vla.data.questions import QuestionEncoder
 from vla.files.write import write_json
 from vla.models.pretrained import num_parameters, save_vlm
-from vla.stages.grounding import FIRST_FREE_SEED, Answers, Grounding, GroundingSettings, answer_questions
+from vla.stages.grounding import (
+    FIRST_FREE_SEED,
+    Answers,
+    Grounding,
+    GroundingSettings,
+    answer_questions,
+)
 from vla.stages.world import World
 from vla.train.metrics import MetricsLog
 from vla.train.progress import Progress
@@ -21,23 +28,31 @@ from vla.train.run_folder import circumstances, open_run, plain
 from vla.train.seed import seed_everything
 
 NUM_HELD_OUT = 2048
-"""Questions about scenes never trained on, behind the accuracy that is written beside the checkpoint."""
+"""Questions about scenes never trained on, behind the accuracy that is written beside the
+checkpoint."""
 SAVE_EVERY = 500
 
 
 def run_pretraining(config: RobotConfig, world: World) -> Path:
-    """Train, save and judge; the folder of the checkpoint. `model.checkpoint` is where it goes on from, if given.
+    """Train, save and judge; the folder of the checkpoint. `model.checkpoint` is where it goes on
+    from, if given.
 
     Raises ValueError when a part of the model is not small.
     """
     architecture = small_architecture(config, world.proprio_size, world.scenes().num_plan_numbers)
     if architecture is None:
-        raise ValueError("pretraining is for small models: choose model=tiny; hub models come pretrained")
+        raise ValueError(
+            "pretraining is for small models: choose model=tiny; hub models come pretrained"
+        )
     seed_everything(config.train.seed)
     folder = open_run(config).path
     log, progress = MetricsLog(folder, tensorboard=config.train.tensorboard), Progress()
-    model, tokenizer = build_vlm(config, world.proprio_size, world.scenes().num_plan_numbers, world.texts())
-    if model.plan is not None:  # a checkpoint's own number of queries, which policy.chunk need not be
+    model, tokenizer = build_vlm(
+        config, world.proprio_size, world.scenes().num_plan_numbers, world.texts()
+    )
+    if (
+        model.plan is not None
+    ):  # a checkpoint's own number of queries, which policy.chunk need not be
         architecture = replace(architecture, num_queries=len(model.plan.queries))
     encoder = QuestionEncoder(tokenizer, model.backbone.vocabulary_size)
     settings = GroundingSettings(**config.grounding.model_dump())
@@ -48,7 +63,14 @@ def run_pretraining(config: RobotConfig, world: World) -> Path:
     with progress.stage("grounding", settings.num_steps) as bar:
 
         def on_step(part: str, step: int, metrics: dict[str, float]) -> None:
-            bar.advance(1, **{k: metrics[k] for k in ("loss", "answer_accuracy", "sighting_accuracy") if k in metrics})
+            bar.advance(
+                1,
+                **{
+                    k: metrics[k]
+                    for k in ("loss", "answer_accuracy", "sighting_accuracy")
+                    if k in metrics
+                },
+            )
             if step % 20 == 0:
                 log.write(f"grounding_{part}", step, metrics)
             if step % SAVE_EVERY == 0:
@@ -70,8 +92,11 @@ def run_pretraining(config: RobotConfig, world: World) -> Path:
     return folder
 
 
-def judge(model: torch.nn.Module, encoder: QuestionEncoder, world: World, num_scenes: int = NUM_HELD_OUT) -> Answers:
-    """Answers to held-out questions that the model writes itself, by the first words of the question."""
+def judge(
+    model: torch.nn.Module, encoder: QuestionEncoder, world: World, num_scenes: int = NUM_HELD_OUT
+) -> Answers:
+    """Answers to held-out questions that the model writes itself, by the first words of the
+    question."""
     seeds = range(2 * FIRST_FREE_SEED + 7, 2 * FIRST_FREE_SEED + 7 + num_scenes)
     rng = np.random.default_rng(num_scenes)
     return answer_questions(model, world.scenes(), encoder, seeds, rng, world.kind_of)  # type: ignore[arg-type]

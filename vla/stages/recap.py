@@ -1,8 +1,9 @@
-"""Advantage-conditioned training as a stage (RECAP, pi*0.6): rollouts, a value model, labels, and the head anew.
+"""Advantage-conditioned training as a stage (RECAP, pi*0.6): rollouts, a value model, labels, and
+the head anew.
 
-Every round adds rollouts of the present policy; value model and head (from SFT's weights) are then fitted to all
-of them and the demonstrations, so no round forgets an earlier one. The vision-language model stands still: what it sees
-of every frame is computed once a round.
+Every round adds rollouts of the present policy; value model and head (from SFT's weights) are then
+fitted to all of them and the demonstrations, so no round forgets an earlier one. The
+vision-language model stands still: what it sees of every frame is computed once a round.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ NEGATIVE, POSITIVE = 0, 1
 
 @dataclass(frozen=True)
 class Experience:
-    """Decisions [R] of N trajectories, without labels: what was seen and done, and whether it led to success."""
+    """Decisions [R] of N trajectories, without labels: what was seen and done, and whether it led
+    to success."""
 
     observation: Observation
     actions: Float[Tensor, "R H A"]
@@ -64,7 +66,8 @@ class Experience:
 
 
 def asking_for_good(policy: ImitablePolicy, observer: Observer, settings: Settings) -> Observer:
-    """What a policy acts on after the stage: instructions with the label of good decisions, and guidance."""
+    """What a policy acts on after the stage: instructions with the label of good decisions, and
+    guidance."""
     if not settings.num_rounds:
         return observer
     if isinstance(policy, DenoisingPolicy | RegressionPolicy | TokenPolicy):
@@ -87,30 +90,50 @@ class Recap:
     ):
         self.run, self.config, self.policy, self.environment = run, config, policy, environment
         self.observer, self.starts = observer, starts
-        self.demonstrations, _ = demonstrations.split(config.data.holdout_fraction, config.train.seed)
+        self.demonstrations, _ = demonstrations.split(
+            config.data.holdout_fraction, config.train.seed
+        )
         self.labels = [observer.words(config.recap.negative), observer.words(config.recap.positive)]
-        self.seeds = Starts(starts.train.first, starts.train.last, derive_seed(config.train.seed, "recap") % 2**32)
+        self.seeds = Starts(
+            starts.train.first, starts.train.last, derive_seed(config.train.seed, "recap") % 2**32
+        )
 
     def train(self) -> Observer:
-        """All rounds; of a round that was stopped, what was collected is kept, and its fits begin anew."""
-        settings, first = self.config.recap, {k: v.clone() for k, v in self.policy.state_dict().items()}
+        """All rounds; of a round that was stopped, what was collected is kept, and its fits begin
+        anew."""
+        settings, first = (
+            self.config.recap,
+            {k: v.clone() for k, v in self.policy.state_dict().items()},
+        )
         saved, acting, done = self.run.load("recap"), self.observer, 0
         experience: list[Experience] = []
         if saved is not None:
             done, first = saved["round"], saved["first"]
             self.policy.load_state_dict(saved["policy"])
-            experience = [Experience(Observation(**part.pop("observation")), **part) for part in saved["experience"]]
+            experience = [
+                Experience(Observation(**part.pop("observation")), **part)
+                for part in saved["experience"]
+            ]
             acting = asking_for_good(self.policy, self.observer, settings)
         with self.run.progress.stage("RECAP", settings.num_rounds, done) as bar:
             for number in range(done, settings.num_rounds):
                 experience.append(self._collect(number, acting))
                 metrics = self._learn(number, first, experience)
-                acting = asking_for_good(self.policy, self.observer, settings)  # SFT had never seen a label
+                acting = asking_for_good(
+                    self.policy, self.observer, settings
+                )  # SFT had never seen a label
                 metrics["validation_success"] = self._validate(acting)
                 self.run.log.write("recap", number + 1, metrics)
-                bar.advance(1, **{name: metrics[name] for name in ("rollout_success", "validation_success")})
+                bar.advance(
+                    1, **{name: metrics[name] for name in ("rollout_success", "validation_success")}
+                )
                 kept = [vars(part) | {"observation": vars(part.observation)} for part in experience]
-                whole = {"policy": self.policy.state_dict(), "first": first, "round": number + 1, "experience": kept}
+                whole = {
+                    "policy": self.policy.state_dict(),
+                    "first": first,
+                    "round": number + 1,
+                    "experience": kept,
+                }
                 self.run.save("recap", number + 1, whole)
                 self.run.results.setdefault("recap", []).append(metrics)
                 self.run.check_stop()
@@ -123,19 +146,28 @@ class Recap:
         seeds = self.seeds.draw(number, 0, self.config.recap.starts_per_round)
         pieces = Pieces(self.run, "recap", number)
         rollout = pieces.take_rollout(
-            lambda: collect_rollout(self.policy, self.environment, seeds, 1, observe, version=number, keeper=pieces)
+            lambda: collect_rollout(
+                self.policy, self.environment, seeds, 1, observe, version=number, keeper=pieces
+            )
         )
         check_rewards(rollout, number)
         assert rollout.action is not None
         assert rollout.success is not None
-        return Experience(without_label(rollout.observation), rollout.action, rollout.trajectory, rollout.success > 0.5)
+        return Experience(
+            without_label(rollout.observation),
+            rollout.action,
+            rollout.trajectory,
+            rollout.success > 0.5,
+        )
 
     @property
     def _longest(self) -> int:
         """The most decisions that an episode has."""
         return self.config.sim.max_steps // self.policy.chunk
 
-    def _learn(self, number: int, first: dict[str, Tensor], experience: list[Experience]) -> dict[str, float]:
+    def _learn(
+        self, number: int, first: dict[str, Tensor], experience: list[Experience]
+    ) -> dict[str, float]:
         """Value model, labels and head, from all experience so far; what came of it."""
         settings, rollouts = self.config.recap, joined(experience)
         self.policy.load_state_dict(first)
@@ -148,15 +180,20 @@ class Recap:
         in_success = rollouts.success[rollouts.trajectory]
         return metrics | {
             "rollout_success": float(experience[-1].success.float().mean()),
-            "positive_in_successes": float(good[in_success].float().sum() / in_success.sum().clamp(min=1)),
-            "positive_in_failures": float(good[~in_success].float().sum() / (~in_success).sum().clamp(min=1)),
+            "positive_in_successes": float(
+                good[in_success].float().sum() / in_success.sum().clamp(min=1)
+            ),
+            "positive_in_failures": float(
+                good[~in_success].float().sum() / (~in_success).sum().clamp(min=1)
+            ),
             "num_decisions": float(len(good)),
         }
 
     def _values(
         self, observation: Observation, returns: Float[Tensor, "R"]
     ) -> tuple[Float[Tensor, "R"], dict[str, float]]:
-        """What a value model fitted to rollouts and demonstrations expects of each decision of the rollouts."""
+        """What a value model fitted to rollouts and demonstrations expects of each decision of the
+        rollouts."""
         settings, model = self.config.recap, self.policy.model
         seen = torch.cat([value_features(model, part) for part in cut(observation)])
         shown, goals = self._demonstrated(model)
@@ -168,18 +205,24 @@ class Recap:
         explained = 1 - (returns - values).var() / returns.var().clamp(min=1e-8)
         return values, {"value_loss": loss, "value_explained_variance": float(explained)}
 
-    def _demonstrated(self, model: VisionLanguageModel) -> tuple[Float[Tensor, "M f"], Float[Tensor, "M"]]:
+    def _demonstrated(
+        self, model: VisionLanguageModel
+    ) -> tuple[Float[Tensor, "M f"], Float[Tensor, "M"]]:
         """Features and returns of demonstrations, at as many frames apart as decisions are."""
         data, chunk = self.demonstrations, self.policy.chunk
         frames = np.arange(0, data.num_frames, chunk)
         left = data.columns.episode_end[data.rows[frames]] - 1 - data.rows[frames]
-        batches = (data.batch(frames[i : i + ROWS_AT_ONCE], chunk) for i in range(0, len(frames), ROWS_AT_ONCE))
+        batches = (
+            data.batch(frames[i : i + ROWS_AT_ONCE], chunk)
+            for i in range(0, len(frames), ROWS_AT_ONCE)
+        )
         features = torch.cat([value_features(model, self.observer(batch)) for batch in batches])
         returns = torch.from_numpy(-left / self.config.sim.max_steps).float().clamp(min=-1)
         return features, returns
 
     def _imitate(self, rollouts: Experience, good: Bool[Tensor, "R"]) -> None:
-        """Train the head on rollouts with their labels and demonstrations, which are all good; some without a label."""
+        """Train the head on rollouts with their labels and demonstrations, which are all good; some
+        without a label."""
         sft, settings = self.config.sft, self.config.recap
 
         def with_labels(observation: Observation, which: Int[Tensor, "B"]) -> Observation:
@@ -189,23 +232,37 @@ class Recap:
         def batches() -> Iterator[tuple[Observation, Tensor, Tensor]]:
             data = self.demonstrations
             for at in range(0, data.num_frames, ROWS_AT_ONCE):
-                batch = data.batch(np.arange(at, min(at + ROWS_AT_ONCE, data.num_frames)), self.policy.chunk)
+                batch = data.batch(
+                    np.arange(at, min(at + ROWS_AT_ONCE, data.num_frames)), self.policy.chunk
+                )
                 which = torch.full((len(batch.actions),), POSITIVE)
                 yield with_labels(self.observer(batch), which), *action_tensors(batch)
             everything = torch.ones(rollouts.actions.shape[:2], dtype=torch.bool)
-            parts = (cut(rollouts.observation), rollouts.actions.split(ROWS_AT_ONCE), good.long().split(ROWS_AT_ONCE))
+            parts = (
+                cut(rollouts.observation),
+                rollouts.actions.split(ROWS_AT_ONCE),
+                good.long().split(ROWS_AT_ONCE),
+            )
             for seen, actions, which in zip(*parts, strict=True):
                 yield with_labels(seen, which), actions, everything[: len(actions)]
 
         features = features_of(self.policy, batches())
         num_steps = num_probe_steps(self.config, len(features))
-        steps = SupervisedSettings(num_steps, None, sft.warmup_fraction, "cosine", sft.max_grad_norm)
+        steps = SupervisedSettings(
+            num_steps, None, sft.warmup_fraction, "cosine", sft.max_grad_norm
+        )
         learned = (sft.probe_batch_size, sft.probe_learning_rate, sft.weight_decay, steps)
-        probe(self.policy, features, *learned, lambda step, metrics: self.run.check_stop())  # never half a head
+        probe(
+            self.policy, features, *learned, lambda step, metrics: self.run.check_stop()
+        )  # never half a head
 
     def _validate(self, acting: Observer) -> float:
         seeds = self.starts.validation.take(self.config.evaluation.num_quick_starts).tolist()
-        return float(evaluate_policy(self.policy, self.environment, seeds, acting, greedy=True).success.mean())
+        return float(
+            evaluate_policy(
+                self.policy, self.environment, seeds, acting, greedy=True
+            ).success.mean()
+        )
 
 
 def recap_stage(
@@ -217,7 +274,8 @@ def recap_stage(
     starts: StartManifest,
     demonstrations: Demonstrations,
 ) -> Observer:
-    """The stage where `recap.num_rounds` asks for it; the observer that goes with the policy from here on."""
+    """The stage where `recap.num_rounds` asks for it; the observer that goes with the policy from
+    here on."""
     if not config.recap.num_rounds:
         return observer
     assert isinstance(policy, ProbedPolicy), "settings were checked"
@@ -228,7 +286,10 @@ def recap_stage(
 def cut(observation: Observation) -> list[Observation]:
     """The observation in parts of `ROWS_AT_ONCE` rows."""
     count = len(observation.tokens)
-    return [map_rows(observation, lambda t, i=i: t[i : i + ROWS_AT_ONCE]) for i in range(0, count, ROWS_AT_ONCE)]
+    return [
+        map_rows(observation, lambda t, i=i: t[i : i + ROWS_AT_ONCE])
+        for i in range(0, count, ROWS_AT_ONCE)
+    ]
 
 
 def joined(experience: list[Experience]) -> Experience:

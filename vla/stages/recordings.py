@@ -1,4 +1,5 @@
-"""Keeping some episodes of a run to look at later: what was done, how likely it was, and what the update made of it."""
+"""Keeping some episodes of a run to look at later: what was done, how likely it was, and what the
+update made of it."""
 
 from __future__ import annotations
 
@@ -22,13 +23,15 @@ EPISODES = 16
 
 
 def rows_of(rollout: Rollout, trajectories: Int[Tensor, "N"]) -> Int[Tensor, "D"]:
-    """The rows of some trajectories, one after another in their order, each trajectory's in the order of time."""
+    """The rows of some trajectories, one after another in their order, each trajectory's in the
+    order of time."""
     return torch.cat([(rollout.trajectory == int(i)).nonzero().squeeze(1) for i in trajectories])
 
 
 def choose(rollout: Rollout, count: int) -> Int[Tensor, "N"]:
-    """About `count` trajectories worth looking at: whole groups, those first in which some succeed and some fail; of
-    trajectories without siblings half wins and half failures, as far as there are.
+    """About `count` trajectories worth looking at: whole groups, those first in which some succeed
+    and some fail; of trajectories without siblings half wins and half failures, as far as there
+    are.
     """
     success = torch.zeros(rollout.num_trajectories) if rollout.success is None else rollout.success
     groups = torch.unique(rollout.group)
@@ -36,7 +39,10 @@ def choose(rollout: Rollout, count: int) -> Int[Tensor, "N"]:
         wins, failures = (success > 0.5).nonzero().squeeze(1), (success <= 0.5).nonzero().squeeze(1)
         num_wins = min(len(wins), max(count // 2, count - len(failures)))
         return torch.cat([wins[:num_wins], failures[: count - num_wins]])
-    spread = {int(g): float(rollout.returns[rollout.group == g].nan_to_num().std(correction=0)) for g in groups}
+    spread = {
+        int(g): float(rollout.returns[rollout.group == g].nan_to_num().std(correction=0))
+        for g in groups
+    }
     chosen: list[Tensor] = []
     for group in sorted(spread, key=lambda g: -spread[g]):
         members = (rollout.group == group).nonzero().squeeze(1)
@@ -58,15 +64,23 @@ def record(
     logprobs_after: Tensor | None = None,
     chain: Tensor | None = None,
 ) -> Recording:
-    """Some trajectories of a rollout of a robot policy; what is given by name is of their rows (`rows_of`) already."""
+    """Some trajectories of a rollout of a robot policy; what is given by name is of their rows
+    (`rows_of`) already."""
     assert rollout.action is not None
     assert rollout.success is not None
     rows = rows_of(rollout, trajectories)
     number = torch.full((rollout.num_trajectories,), -1)
     number[trajectories] = torch.arange(len(trajectories))
-    measures = {name: v[trajectories].float().numpy() for name, v in rollout.episodes.items() if name != "seed"}
+    measures = {
+        name: v[trajectories].float().numpy()
+        for name, v in rollout.episodes.items()
+        if name != "seed"
+    }
     return Recording(
-        stage, iteration, sim, decoding,
+        stage,
+        iteration,
+        sim,
+        decoding,
         seed=rollout.episodes["seed"][trajectories].numpy(),
         group=rollout.group[trajectories].numpy(),
         success=(rollout.success[trajectories] > 0.5).numpy(),
@@ -80,25 +94,41 @@ def record(
         advantages=None if advantages is None else advantages.numpy(),
         logprobs_after=None if logprobs_after is None else logprobs_after.numpy(),
         chain=None if chain is None else chain.numpy(),
-    )  # fmt: skip
+    )
 
 
 def reached(rollout: Rollout, reduce_sum: ReduceSum = single_process) -> dict[str, float]:
-    """Share of trajectories that ever fulfilled each term of the task (above one half): where they stop short."""
-    names = [name for name in rollout.episodes if name not in ("seed", "control_steps", "success") and "/" not in name]
+    """Share of trajectories that ever fulfilled each term of the task (above one half): where they
+    stop short."""
+    names = [
+        name
+        for name in rollout.episodes
+        if name not in ("seed", "control_steps", "success") and "/" not in name
+    ]
     values = [rollout.episodes[name] for name in names]
-    found = torch.tensor([[float((v > 0.5).sum()), float((~v.isnan()).sum())] for v in values]).reshape(-1, 2)
+    found = torch.tensor(
+        [[float((v > 0.5).sum()), float((~v.isnan()).sum())] for v in values]
+    ).reshape(-1, 2)
     done, counts = reduce_sum(found).unbind(1)
     shares = (done / counts).tolist()
-    return {f"reached_{name}": share for name, share in zip(names, shares, strict=True) if share == share}
+    return {
+        f"reached_{name}": share
+        for name, share in zip(names, shares, strict=True)
+        if share == share
+    }
 
 
-def chain_of(policy: Policy, rollout: Rollout, rows: Int[Tensor, "D"]) -> Float[Tensor, "D K H A"] | None:
-    """The states of a denoising chain around the steps that were draws, as actions; None for other policies."""
+def chain_of(
+    policy: Policy, rollout: Rollout, rows: Int[Tensor, "D"]
+) -> Float[Tensor, "D K H A"] | None:
+    """The states of a denoising chain around the steps that were draws, as actions; None for other
+    policies."""
     trace, normalizer = rollout.trace, getattr(policy, "normalizer", None)
     if normalizer is None or not {"before", "after"} <= trace.keys():
         return None
-    return normalizer.decode(torch.cat([trace["before"][rows], trace["after"][rows][:, -1:]], dim=1)).float()
+    return normalizer.decode(
+        torch.cat([trace["before"][rows], trace["after"][rows][:, -1:]], dim=1)
+    ).float()
 
 
 @torch.no_grad()
@@ -112,18 +142,27 @@ def record_update(
     iteration: int,
     micro_batch_rows: int,
 ) -> Path:
-    """Some groups of the rollout that `policy` was just updated from, with the advantages that the algorithm gave them
-    and the log-probabilities after the update.
+    """Some groups of the rollout that `policy` was just updated from, with the advantages that the
+    algorithm gave them and the log-probabilities after the update.
     """
     chosen = choose(rollout, EPISODES)
     rows = rows_of(rollout, chosen)
     batch = algorithm.prepare(rollout, None if reference is None else reference.logprobs(rollout))
-    observation, trace = (map_rows(part, lambda tensor: tensor[rows]) for part in (rollout.observation, rollout.trace))
+    observation, trace = (
+        map_rows(part, lambda tensor: tensor[rows]) for part in (rollout.observation, rollout.trace)
+    )
     after = score_logprobs(policy, observation, trace, len(rows), micro_batch_rows)
     found = record(
-        rollout, chosen, "rl", iteration, sim.model_dump(mode="json"), "sampled",
-        advantages=batch.advantages[rows].float(), logprobs_after=after, chain=chain_of(policy, rollout, rows),
-    )  # fmt: skip
+        rollout,
+        chosen,
+        "rl",
+        iteration,
+        sim.model_dump(mode="json"),
+        "sampled",
+        advantages=batch.advantages[rows].float(),
+        logprobs_after=after,
+        chain=chain_of(policy, rollout, rows),
+    )
     return save_recording(folder, found)
 
 
@@ -133,4 +172,6 @@ def record_evaluation(
     """Some wins and some failures of an evaluation."""
     chosen = choose(rollout, EPISODES)
     chain = chain_of(policy, rollout, rows_of(rollout, chosen))
-    return save_recording(folder, record(rollout, chosen, name, 0, sim.model_dump(mode="json"), decoding, chain=chain))
+    return save_recording(
+        folder, record(rollout, chosen, name, 0, sim.model_dump(mode="json"), decoding, chain=chain)
+    )

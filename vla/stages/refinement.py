@@ -19,9 +19,11 @@ from vla.types import Decision, Observation, Rollout
 
 @dataclass(frozen=True)
 class Starts:
-    """The training starts of a run: iteration `i` always draws the same seeds, however often the run was resumed.
+    """The training starts of a run: iteration `i` always draws the same seeds, however often the
+    run was resumed.
 
-    Of many processes that ask for as many, each gets its share of what one would draw for all of them.
+    Of many processes that ask for as many, each gets its share of what one would draw for all of
+    them.
     """
 
     first: int
@@ -37,8 +39,8 @@ class Starts:
 
 @dataclass(frozen=True)
 class DynamicSampling:
-    """Groups whose share of successes lies outside the bounds are replaced, by at most `max_refills` further
-    rollouts.
+    """Groups whose share of successes lies outside the bounds are replaced, by at most
+    `max_refills` further rollouts.
     """
 
     max_refills: int
@@ -58,8 +60,8 @@ def make_collector(
     before_step: Callable[[Observation, Decision, np.ndarray], None] | None = None,
     is_greedy: Callable[[int], bool] = lambda iteration: False,
 ) -> Callable[[int, Pieces], Rollout]:
-    """How an iteration gets its rollout, in pieces that are kept; `is_greedy(iteration)` says whether by the likeliest
-    decisions.
+    """How an iteration gets its rollout, in pieces that are kept; `is_greedy(iteration)` says
+    whether by the likeliest decisions.
     """
 
     def collect(iteration: int, pieces: Pieces) -> Rollout:
@@ -72,9 +74,17 @@ def make_collector(
 
             def made() -> Rollout:
                 rollout = collect_rollout(
-                    policy, environment, seeds, group_size, observe, version=iteration, on_decision=on_decision,
-                    before_step=before_step, greedy=is_greedy(iteration), keeper=pieces,
-                )  # fmt: skip
+                    policy,
+                    environment,
+                    seeds,
+                    group_size,
+                    observe,
+                    version=iteration,
+                    on_decision=on_decision,
+                    before_step=before_step,
+                    greedy=is_greedy(iteration),
+                    keeper=pieces,
+                )
                 check_rewards(rollout, iteration)
                 return rollout
 
@@ -82,14 +92,17 @@ def make_collector(
 
         if dynamic is None:
             return sample(num_starts)
-        judge = partial(informative_groups, min_success=dynamic.min_success, max_success=dynamic.max_success)
+        judge = partial(
+            informative_groups, min_success=dynamic.min_success, max_success=dynamic.max_success
+        )
         return collect_informative(sample, num_starts, dynamic.max_refills, informative=judge)
 
     return collect
 
 
 def check_rewards(rollout: Rollout, iteration: int) -> None:
-    """A simulator's reward is always a number: where it is none, something is broken. (A verifier may say NaN.)
+    """A simulator's reward is always a number: where it is none, something is broken. (A verifier
+    may say NaN.)
 
     Raises:
         FloatingPointError: saying how many trajectories have such a reward.

@@ -1,4 +1,5 @@
-"""What a person looks at after a run: success before and after with intervals, videos, curves, where the time went."""
+"""What a person looks at after a run: success before and after with intervals, videos, curves,
+where the time went."""
 
 from __future__ import annotations
 
@@ -57,9 +58,15 @@ def evaluation_stage(
 
             with run.timer("greedy" if greedy else "sampled"):
                 episodes = evaluate_policy(
-                    policy, environment, seeds, observer,
-                    greedy=greedy, on_decision=advance, processes=run.processes, pieces=pieces,
-                )  # fmt: skip
+                    policy,
+                    environment,
+                    seeds,
+                    observer,
+                    greedy=greedy,
+                    on_decision=advance,
+                    processes=run.processes,
+                    pieces=pieces,
+                )
             advance(num_own)  # those that a session before this one lived
             values |= _rates(episodes, policy.temperature)
             run.check_stop()
@@ -73,16 +80,25 @@ def evaluation_stage(
 
 
 def answers_stage(
-    run: Run, name: str, config: RobotConfig, policy: ImitablePolicy, encoder: QuestionEncoder, world: World
+    run: Run,
+    name: str,
+    config: RobotConfig,
+    policy: ImitablePolicy,
+    encoder: QuestionEncoder,
+    world: World,
 ) -> None:
-    """What the model answers in words about held-out scenes; asked wherever training moves it, whether or not it is
-    trained on questions too.
+    """What the model answers in words about held-out scenes; asked wherever training moves it,
+    whether or not it is trained on questions too.
     """
     if isinstance(config.sim, GymSim) or not run.processes.is_main:
         return
     with run.timer("answers"):
         found = judge(policy.model, encoder, world, min(NUM_ANSWERS, config.data.question_scenes))
-    before = run.results.get("stages", {}).get("answers_before", {}).get("outcomes") if name != "before" else None
+    before = (
+        run.results.get("stages", {}).get("answers_before", {}).get("outcomes")
+        if name != "before"
+        else None
+    )
     told = {"when": ANSWERED[name], **tell_answers(found, before)}
     run.finish(f"answers_{name}", told)
     run.progress.say(f"  answers in words {told['when']}: {told.get('text', 'none asked for')}")
@@ -96,26 +112,39 @@ def texts_stage(run: Run, name: str, texts: Texts) -> None:
         return
     with run.timer("texts"):
         found = texts.perplexity()
-    shown = {source: f"{value:.2f}" if value < 10_000 else f"{value:.2g}" for source, value in found.items()}
-    run.finish(f"texts_{name}", {"when": ANSWERED[name], "perplexity": found, "text": shown, **texts.reader.results()})
+    shown = {
+        source: f"{value:.2f}" if value < 10_000 else f"{value:.2g}"
+        for source, value in found.items()
+    }
+    run.finish(
+        f"texts_{name}",
+        {"when": ANSWERED[name], "perplexity": found, "text": shown, **texts.reader.results()},
+    )
     texts.reader.tell(run.progress.say)
     told = ", ".join(f"{source} {value}" for source, value in shown.items())
     run.progress.say(f"  perplexity of held-out texts {ANSWERED[name]}: {told}")
 
 
 def tell_answers(found: Answers, before: Sequence[bool] | None) -> dict[str, Any]:
-    """The share of right answers with its interval, and against `before` question by question; means by kind."""
+    """The share of right answers with its interval, and against `before` question by question;
+    means by kind."""
     if not found.outcomes:  # a world may ask for numbers only
         return {**found.means()}
     rate = SuccessRate.of(found.outcomes, None)
-    told: dict[str, Any] = {"text": str(rate), **rate.to_dict(), "outcomes": found.outcomes, **found.means()}
+    told: dict[str, Any] = {
+        "text": str(rate),
+        **rate.to_dict(),
+        "outcomes": found.outcomes,
+        **found.means(),
+    }
     if before is not None:
         told["against_before"] = str(compare(before, found.outcomes)).replace("starts", "answers")
     return told
 
 
 def by_task(episodes: Episodes, temperature: float | None) -> dict[str, SuccessRate]:
-    """Success by task, where several take turns: the environment then measures "task/success", NaN elsewhere."""
+    """Success by task, where several take turns: the environment then measures "task/success", NaN
+    elsewhere."""
     found = {}
     for name, values in episodes.measures.items():
         task, _, term = name.rpartition("/")
@@ -135,7 +164,10 @@ def _rates(episodes: Episodes, temperature: float) -> dict[str, Any]:
             "mean_return": float(episodes.returns.mean()),
             "mean_decisions": float(episodes.num_decisions.mean()),
             "outcomes": "".join("1" if s else "0" for s in episodes.success),
-            "tasks": {task: {"text": str(one), **one.to_dict()} for task, one in by_task(episodes, drawn).items()},
+            "tasks": {
+                task: {"text": str(one), **one.to_dict()}
+                for task, one in by_task(episodes, drawn).items()
+            },
         }
     }
 
@@ -149,9 +181,15 @@ def compare_stage(run: Run) -> None:
     """Before against after on the same starts, by a paired test."""
     evaluations = run.results["stages"]
     for decoding in ("greedy", "sampled"):
-        if decoding in evaluations["evaluation_before"] and decoding in evaluations["evaluation_after"]:
+        if (
+            decoding in evaluations["evaluation_before"]
+            and decoding in evaluations["evaluation_after"]
+        ):
             test = compare(outcomes(run, "before", decoding), outcomes(run, "after", decoding))
-            run.results.setdefault("comparison", {})[decoding] = {"text": str(test), **test.to_dict()}
+            run.results.setdefault("comparison", {})[decoding] = {
+                "text": str(test),
+                **test.to_dict(),
+            }
             run.progress.say(f"  after against before ({decoding}): {test}")
     run.write()
 
@@ -173,10 +211,17 @@ def video_stage(
         return
     greedy = run.results["stages"][f"evaluation_{name}"]["greedy"]["outcomes"]
     seeds = starts.evaluation_seeds
-    chosen = [int(s) for wanted in "10" for s in [s for s, c in zip(seeds, greedy, strict=True) if c == wanted][:count]]
+    chosen = [
+        int(s)
+        for wanted in "10"
+        for s in [s for s, c in zip(seeds, greedy, strict=True) if c == wanted][:count]
+    ]
     files = []
     for episode in record(policy, world.recorder(len(chosen)), chosen, observer):
-        path = run.folder.videos / f"{name}-{'win' if episode.success else 'failure'}-{episode.seed}.mp4"
+        path = (
+            run.folder.videos
+            / f"{name}-{'win' if episode.success else 'failure'}-{episode.seed}.mp4"
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
         write_video(path, episode.frames, episode.instruction, episode.success)
         files.append(path.name)
@@ -199,11 +244,20 @@ def plot_stage(run: Run, state: RlState, title: str, offset: float | None) -> No
     rl = [r for r in records if r["stage"] == "rl"]
     if sft:
         labels = {"action_loss": "training", "held_out_loss": "held-out demonstrations"}
-        plot_curves(plots / "sft_loss.png", sft, labels, "Supervised fine-tuning", "step", "action loss")
+        plot_curves(
+            plots / "sft_loss.png", sft, labels, "Supervised fine-tuning", "step", "action loss"
+        )
     if rl:
         plot_curves(
-            plots / "training_success.png", rl, {"success": "training starts, sampled"}, title, "iteration", "rate"
+            plots / "training_success.png",
+            rl,
+            {"success": "training starts, sampled"},
+            title,
+            "iteration",
+            "rate",
         )
-        plot_curves(plots / "entropy.png", rl, {"entropy": "entropy"}, title, "iteration", "nats per draw")
+        plot_curves(
+            plots / "entropy.png", rl, {"entropy": "entropy"}, title, "iteration", "nats per draw"
+        )
     run.write()  # the time of all sessions up to now
     plot_time(plots / "time.png", run.results["seconds"], "Where the time went")

@@ -1,4 +1,5 @@
-"""Reinforcement learning as a stage of a run: resumable, choosing its best weights on validation starts."""
+"""Reinforcement learning as a stage of a run: resumable, choosing its best weights on validation
+starts."""
 
 from __future__ import annotations
 
@@ -15,7 +16,13 @@ from vla.config.whole_episodes import whole_episodes
 from vla.data.observations import Observer
 from vla.evaluate.starts import StartManifest
 from vla.evaluate.success import SuccessRate
-from vla.rl.branching import FIRST_FIT, Branches, BranchingEnvironment, BranchSettings, RedrawingPolicy
+from vla.rl.branching import (
+    FIRST_FIT,
+    Branches,
+    BranchingEnvironment,
+    BranchSettings,
+    RedrawingPolicy,
+)
 from vla.rl.budget import Budget, Limits
 from vla.rl.catalogue import make_algorithm
 from vla.rl.critic import ActorCritic, with_critic
@@ -42,8 +49,8 @@ Weights = dict[str, torch.Tensor]
 
 @dataclass
 class RlState:
-    """What the stage remembers beside the loop and the budget: the curve of success on validation starts, and how many
-    rollouts the critic of branches has seen before it was fitted.
+    """What the stage remembers beside the loop and the budget: the curve of success on validation
+    starts, and how many rollouts the critic of branches has seen before it was fitted.
     """
 
     num_warmed: int = 0
@@ -55,7 +62,8 @@ class RlState:
 
 
 def freeze(policy: ImitablePolicy, what: Literal["nothing", "prefix", "all"]) -> None:
-    """Leave out of RL what reads pictures (`prefix`), or all but the head where a policy has one apart (`all`)."""
+    """Leave out of RL what reads pictures (`prefix`), or all but the head where a policy has one
+    apart (`all`)."""
     if what == "all" and isinstance(policy, ProbedPolicy) and policy.can_probe:
         policy.freeze_model()
     elif what != "nothing":
@@ -63,7 +71,8 @@ def freeze(policy: ImitablePolicy, what: Literal["nothing", "prefix", "all"]) ->
 
 
 class Reinforcement:
-    """One stage of reinforcement learning: what it needs, and how it collects, judges itself, saves and goes on."""
+    """One stage of reinforcement learning: what it needs, and how it collects, judges itself, saves
+    and goes on."""
 
     def __init__(
         self,
@@ -75,7 +84,11 @@ class Reinforcement:
         starts: StartManifest,
     ):
         freeze(policy, config.model.freeze_in_rl)
-        lack = without_branches(policy, environment) if config.rl.num_branches and config.rl.num_iterations else None
+        lack = (
+            without_branches(policy, environment)
+            if config.rl.num_branches and config.rl.num_iterations
+            else None
+        )
         if lack is not None:
             config, note = whole_episodes(config, lack)
             run.progress.say(note)
@@ -86,20 +99,35 @@ class Reinforcement:
         self.algorithm = make_algorithm(settings.pop("name"), **settings)
         self.learner = with_critic(policy, rl.critic)
         self.optimizer = make_optimizer(
-            self.learner, rl.optimizer, rl.learning_rate, rl.weight_decay, rl.muon_learning_rate,
+            self.learner,
+            rl.optimizer,
+            rl.learning_rate,
+            rl.weight_decay,
+            rl.muon_learning_rate,
             dict.fromkeys(("value_head", "critic.value_head"), rl.critic_learning_rate),
-        )  # fmt: skip
+        )
         wanted = self.algorithm.needs_reference
-        self.reference = make_reference(rl.reference, policy, rl.micro_batch_rows) if wanted else None
+        self.reference = (
+            make_reference(rl.reference, policy, rl.micro_batch_rows) if wanted else None
+        )
         self.loop, self.state = LoopState(torch_generator(config.train.seed, "rl")), RlState()
-        self.budget = Budget(limits_of(rl), main_seconds(run.seconds_of("evaluation_before"), self.processes))
+        self.budget = Budget(
+            limits_of(rl), main_seconds(run.seconds_of("evaluation_before"), self.processes)
+        )
         self.schedule = Schedule(
-            self.optimizer, rl.schedule, rl.num_iterations, rl.num_warmup_iterations,
+            self.optimizer,
+            rl.schedule,
+            rl.num_iterations,
+            rl.num_warmup_iterations,
             lambda: self.budget.share_of_seconds,
-        )  # fmt: skip
+        )
         self.best = weights_of(policy)
         self.average = None if rl.average_decay is None else EMA(policy, rl.average_decay)
-        self.branches = make_branches(config, policy, environment, self.processes) if rl.num_iterations else None
+        self.branches = (
+            make_branches(config, policy, environment, self.processes)
+            if rl.num_iterations
+            else None
+        )
         self._saved_at: tuple[int, int] | None = None
         self._restore()
         self._started = run.timer.clock() - self.budget.spent.seconds
@@ -107,34 +135,65 @@ class Reinforcement:
         seeds = Starts(starts.train.first, starts.train.last, config.train.seed, self.processes)
         own_starts = rl.starts_per_iteration // self.processes.num_processes
         self._collector = make_collector(
-            self.learner, environment, observer, seeds, own_starts, rl.group_size, dynamic,
-            lambda ended: None, None if self.branches is None else self.branches.before_step, self.is_greedy,
-        )  # fmt: skip
+            self.learner,
+            environment,
+            observer,
+            seeds,
+            own_starts,
+            rl.group_size,
+            dynamic,
+            lambda ended: None,
+            None if self.branches is None else self.branches.before_step,
+            self.is_greedy,
+        )
 
     def train(self) -> RlState:
-        """Run until a limit of `vla.rl.budget` ends it, and say which. With `rl.load_best_at_end` the policy ends with
-        the weights that did best on validation starts, those it began with among them.
+        """Run until a limit of `vla.rl.budget` ends it, and say which. With `rl.load_best_at_end`
+        the policy ends with the weights that did best on validation starts, those it began with
+        among them.
         """
         rl = self.config.rl
         update = UpdateSettings(
-            rl.epochs, rl.num_minibatches, rl.micro_batch_rows, rl.max_grad_norm, rl.target_kl, rl.step_kl,
-            rl.importance_cap, rl.importance_level,
-        )  # fmt: skip
+            rl.epochs,
+            rl.num_minibatches,
+            rl.micro_batch_rows,
+            rl.max_grad_norm,
+            rl.target_kl,
+            rl.step_kl,
+            rl.importance_cap,
+            rl.importance_level,
+        )
         settings = LoopSettings(
-            rl.num_iterations, rl.critic_warmup_iterations, rl.reference_every, rl.kl_target, rl.kl_horizon,
+            rl.num_iterations,
+            rl.critic_warmup_iterations,
+            rl.reference_every,
+            rl.kl_target,
+            rl.kl_horizon,
             rl.normalize_rewards,
-        )  # fmt: skip
+        )
         name = f"RL ({self.config.algorithm.name})"
         if not self.state.validation and not self.over:
-            self._validate(0)  # so that a run never ends with weights that did worse than those it began with
+            self._validate(
+                0
+            )  # so that a run never ends with weights that did worse than those it began with
         if not self.over:
             with self.run.progress.stage(name, rl.num_iterations, self.loop.iteration) as bar:
                 train(
-                    self.learner, self.algorithm, self._collect, self.optimizer, update, settings, self.loop,
-                    reference=self.reference, scheduler=self.schedule,
-                    on_iteration=lambda iteration, rollout, metrics: self._after(bar, iteration, rollout, metrics),
-                    reduce_sum=self.processes.reduce_sum, timed=self.run.timer,
-                )  # fmt: skip
+                    self.learner,
+                    self.algorithm,
+                    self._collect,
+                    self.optimizer,
+                    update,
+                    settings,
+                    self.loop,
+                    reference=self.reference,
+                    scheduler=self.schedule,
+                    on_iteration=lambda iteration, rollout, metrics: self._after(
+                        bar, iteration, rollout, metrics
+                    ),
+                    reduce_sum=self.processes.reduce_sum,
+                    timed=self.run.timer,
+                )
             self.run.check_stop()
             self._save()
             forget_pieces(self.run, "rl")
@@ -158,16 +217,20 @@ class Reinforcement:
         return self.budget.ended_by(self.loop.iteration) is not None
 
     def _expected_iterations(self, done: int) -> int:
-        """How many iterations there will be: all, or as many as the seconds allow at the pace of those done."""
+        """How many iterations there will be: all, or as many as the seconds allow at the pace of
+        those done."""
         share, most = self.budget.share_of_seconds, self.config.rl.num_iterations
-        return done if self.over else min(most, max(done + 1, round(done / share))) if share else most
+        return (
+            done if self.over else min(most, max(done + 1, round(done / share))) if share else most
+        )
 
     def _seconds(self) -> float:
         """Since the first iteration, over all sessions; the main process's."""
         return main_seconds(self.run.timer.clock() - self._started, self.processes)
 
     def is_greedy(self, iteration: int) -> bool:
-        """Whether branches start from where greedy decisions lead: draws seldom come to where those get stuck."""
+        """Whether branches start from where greedy decisions lead: draws seldom come to where those
+        get stuck."""
         every = self.config.rl.greedy_every
         return self.branches is not None and every is not None and iteration % every == 0
 
@@ -177,14 +240,16 @@ class Reinforcement:
         return self.loop.iteration, self.state.num_warmed
 
     def _sample(self, iteration: int) -> Rollout:
-        """Episodes from this process's starts, groups whole. What is collected of them is kept where it takes long."""
+        """Episodes from this process's starts, groups whole. What is collected of them is kept
+        where it takes long."""
         parts = {} if self.branches is None else {"branches": self.branches}
         pieces = Pieces(self.run, "rl", self._position, parts, self._save_before)
         with failing_together(self.processes), self.processes.own_draws("rollout", iteration):
             return self._collector(iteration, pieces)
 
     def _collect(self, iteration: int) -> Rollout:
-        """Episodes, or what was tried in branches of them: `self._episodes` are the episodes in any case."""
+        """Episodes, or what was tried in branches of them: `self._episodes` are the episodes in any
+        case."""
         if self.branches is None:
             with self.run.timer("rollout"):
                 self._episodes = self._sample(iteration)
@@ -214,7 +279,12 @@ class Reinforcement:
             seeds = self.starts.validation.take(self.config.evaluation.num_quick_starts)
             with nullcontext() if self.average is None else self.average.swapped(self.policy):
                 episodes = evaluate_policy(
-                    self.policy, self.environment, seeds.tolist(), self.observer, greedy=True, processes=self.processes
+                    self.policy,
+                    self.environment,
+                    seeds.tolist(),
+                    self.observer,
+                    greedy=True,
+                    processes=self.processes,
                 )
                 judged = weights_of(self.policy)
         self.state.validation.append((iteration, int(episodes.success.sum()), len(seeds)))
@@ -224,7 +294,9 @@ class Reinforcement:
             self.best = judged
         return rate
 
-    def _after(self, bar: Stage, iteration: int, rollout: Rollout, metrics: dict[str, float]) -> bool:
+    def _after(
+        self, bar: Stage, iteration: int, rollout: Rollout, metrics: dict[str, float]
+    ) -> bool:
         """Log, judge and save after an iteration; whether to stop."""
         episodes, reduce_sum = self._episodes, self.processes.reduce_sum
         assert episodes.success is not None
@@ -232,7 +304,10 @@ class Reinforcement:
         self.budget.note_iteration(metrics, self._seconds(), critic_only)
         if self.average is not None:
             self.average.update(self.policy)
-        greedy, num_episodes = self.is_greedy(iteration - 1), reduce_sum(torch.tensor(float(len(episodes.success))))
+        greedy, num_episodes = (
+            self.is_greedy(iteration - 1),
+            reduce_sum(torch.tensor(float(len(episodes.success)))),
+        )
         success = float(reduce_sum(episodes.success.sum()) / num_episodes)
         fit = {} if self.branches is None else self.branches.fit
         numbers = {**metrics, **fit, "greedy_success" if greedy else "success": success}
@@ -258,9 +333,15 @@ class Reinforcement:
             if not self.processes.is_main:
                 return
             record_update(
-                self.run.folder.path / "recordings", self.config.sim, self.policy, self.algorithm, self.reference,
-                rollout, iteration, self.config.rl.micro_batch_rows,
-            )  # fmt: skip
+                self.run.folder.path / "recordings",
+                self.config.sim,
+                self.policy,
+                self.algorithm,
+                self.reference,
+                rollout,
+                iteration,
+                self.config.rl.micro_batch_rows,
+            )
 
     def _save_before(self, rng: Mapping[str, Any]) -> None:
         """Save what a rollout under way belongs to; `rng` is from before it began."""
@@ -310,7 +391,10 @@ class Reinforcement:
 
 
 def make_branches(
-    config: RobotConfig, policy: ImitablePolicy, environment: VectorEnvironment, processes: Processes = ALONE
+    config: RobotConfig,
+    policy: ImitablePolicy,
+    environment: VectorEnvironment,
+    processes: Processes = ALONE,
 ) -> Branches | None:
     """What tries several decisions from a state, where `rl.num_branches` asks for it."""
     rl = config.rl
@@ -321,11 +405,19 @@ def make_branches(
     settings = BranchSettings(rl.num_branches, rl.branch_share, rl.branch_discount)
     critic = StateCritic(derive_seed(config.train.seed, "state critic"))
     own = ("branches", processes.rank) if processes.rank else ("branches",)
-    return Branches(policy, environment, settings, critic, derive_seed(config.train.seed, *own), processes.gather)
+    return Branches(
+        policy,
+        environment,
+        settings,
+        critic,
+        derive_seed(config.train.seed, *own),
+        processes.gather,
+    )
 
 
 def without_branches(policy: ImitablePolicy, environment: VectorEnvironment) -> str | None:
-    """What policy or simulator lacks for branches; the settings alone tell of ours (`vla.config.whole_episodes`)."""
+    """What policy or simulator lacks for branches; the settings alone tell of ours
+    (`vla.config.whole_episodes`)."""
     if not isinstance(environment, BranchingEnvironment):
         return "the simulator cannot be put back into an earlier state"
     if not isinstance(policy, RedrawingPolicy) or not policy.can_redraw:
@@ -336,5 +428,10 @@ def without_branches(policy: ImitablePolicy, environment: VectorEnvironment) -> 
 def limits_of(rl: Rl) -> Limits:
     """What ends the iterations."""
     return Limits(
-        rl.num_iterations, rl.max_decisions, rl.max_seconds, rl.target_success, rl.patience, rl.max_idle_iterations
+        rl.num_iterations,
+        rl.max_decisions,
+        rl.max_seconds,
+        rl.target_success,
+        rl.patience,
+        rl.max_idle_iterations,
     )

@@ -1,6 +1,8 @@
-"""The main job: demonstrations, supervised fine-tuning, reinforcement learning, and evaluation on held-out starts.
+"""The main job: demonstrations, supervised fine-tuning, reinforcement learning, and evaluation on
+held-out starts.
 
-Every stage leaves something that a resumed run picks up: a dataset, a checkpoint, an entry in results.json.
+Every stage leaves something that a resumed run picks up: a dataset, a checkpoint, an entry in
+results.json.
 """
 
 from __future__ import annotations
@@ -13,7 +15,15 @@ from typing import Any
 import torch
 
 from vla.actions.fast import FastCode
-from vla.build import ActionCode, build_vlm, check_model, code_notes, fit_code, make_policy, read_code
+from vla.build import (
+    ActionCode,
+    build_vlm,
+    check_model,
+    code_notes,
+    fit_code,
+    make_policy,
+    read_code,
+)
 from vla.config.robot import RobotConfig
 from vla.data.demonstrations import Demonstrations
 from vla.data.observations import Observer
@@ -67,7 +77,9 @@ def run_robot(config: RobotConfig, world: World) -> RunFolder:
         run = start_run(folder, stop, processes, train)
         run.progress.say(f"run {folder.path}")
         if torch.cuda.is_available():
-            run.progress.say("a robot policy trains on the CPU in float32; the GPU of this machine is not used")
+            run.progress.say(
+                "a robot policy trains on the CPU in float32; the GPU of this machine is not used"
+            )
         with written(run, lambda: write_report(folder.path)):
             _stages(run, config, world)
     return folder
@@ -89,7 +101,11 @@ def _stages(run: Run, config: RobotConfig, world: World) -> None:
             moves = bool(num_whole_steps(config, policy))
             if (moves or rl_moves_model(config)) and not run.done("answers_before"):
                 judge_words(run, "before", *words)
-            beside = everything_beside(config, policy, encoder, world, texts, run.processes) if moves else []
+            beside = (
+                everything_beside(config, policy, encoder, world, texts, run.processes)
+                if moves
+                else []
+            )
             supervised_stage(run, config, policy, demos, observer, beside)
             if moves:
                 judge_words(run, "after", *words)
@@ -140,11 +156,14 @@ def rl_moves_model(config: RobotConfig) -> bool:
 
 
 def judge_after(run: Run, num_iterations: int, config: RobotConfig, *judge: Any) -> bool:
-    """The evaluation after `num_iterations` of RL, anew where a resumed run has made more of them; left out, and said
-    so, where nothing has changed the policy since the one before.
+    """The evaluation after `num_iterations` of RL, anew where a resumed run has made more of them;
+    left out, and said so, where nothing has changed the policy since the one before.
     """
     if config.rl.num_iterations == 0 and config.recap.num_rounds == 0:
-        run.finish("evaluation_after", {"left_out": "nothing changed the policy after the evaluation before"})
+        run.finish(
+            "evaluation_after",
+            {"left_out": "nothing changed the policy after the evaluation before"},
+        )
         return False
     known = run.results.get("stages", {}).get("evaluation_after", {"left_out": "not judged yet"})
     if "left_out" in known or known.get("num_iterations", num_iterations) != num_iterations:
@@ -159,7 +178,8 @@ def start_manifest(config: RobotConfig) -> StartManifest:
     """Which starts train, choose and judge."""
     evaluation = config.evaluation
     ranges = [
-        SeedRange(s.first, s.last) for s in (evaluation.train_seeds, evaluation.validation_seeds, evaluation.eval_seeds)
+        SeedRange(s.first, s.last)
+        for s in (evaluation.train_seeds, evaluation.validation_seeds, evaluation.eval_seeds)
     ]
     named = {"task", "robot", "max_steps", "num_distractors", "randomization", "id", "make"}
     if getattr(config.sim, "perturbation", "none") != "none":
@@ -171,12 +191,16 @@ def start_manifest(config: RobotConfig) -> StartManifest:
 def build_policy(
     run: Run, config: RobotConfig, world: World, demos: Demonstrations
 ) -> tuple[ImitablePolicy, Observer, QuestionEncoder]:
-    """The policy before SFT, what turns environments' answers into its observations, and the writer of questions.
+    """The policy before SFT, what turns environments' answers into its observations, and the writer
+    of questions.
 
-    What a later process needs to load it, beside the settings, stands in `policy.json` and `tokenizer/`.
+    What a later process needs to load it, beside the settings, stands in `policy.json` and
+    `tokenizer/`.
     """
     torch.manual_seed(derive_seed(config.train.seed, "model") % 2**63)
-    model, tokenizer = build_vlm(config, world.proprio_size, world.scenes().num_plan_numbers, world.texts())
+    model, tokenizer = build_vlm(
+        config, world.proprio_size, world.scenes().num_plan_numbers, world.texts()
+    )
     encoder = QuestionEncoder(tokenizer, model.backbone.vocabulary_size)
     written = run.folder.path / "policy.json"
     known = from_main(written.exists(), run.processes)
@@ -213,17 +237,22 @@ def code_of(policy: Any, passport: Mapping[str, Any], path: Path) -> ActionCode:
             passport["action_spec"]["names"],
         )
         if len(constants) != len(names):
-            raise ValueError(f"its code of actions has {len(constants)} dimensions, its action_spec names {len(names)}")
+            raise ValueError(
+                f"its code of actions has {len(constants)} dimensions, its action_spec names {len(names)}"
+            )
         return code
 
 
-def observer_of(config: RobotConfig, tokenizer: Any, length: int, policy: ImitablePolicy) -> Observer:
+def observer_of(
+    config: RobotConfig, tokenizer: Any, length: int, policy: ImitablePolicy
+) -> Observer:
     """What writes instructions, and pictures into them where `data.sentence` says so."""
     return Observer(tokenizer, length, sentence=config.data.sentence, slots=policy.model.slots)
 
 
 def describe(code: ActionCode, world: World, config: RobotConfig) -> dict[str, Any]:
-    """The passport of a policy: what actions and state mean, how pictures become square, what stands for actions."""
+    """The passport of a policy: what actions and state mean, how pictures become square, what
+    stands for actions."""
     return {
         "action_spec": dict(world.action_spec),
         "proprio_names": list(world.proprio_names),
@@ -237,12 +266,16 @@ def describe(code: ActionCode, world: World, config: RobotConfig) -> dict[str, A
     }
 
 
-def ground(run: Run, config: RobotConfig, world: World, model: Any, encoder: QuestionEncoder) -> None:
+def ground(
+    run: Run, config: RobotConfig, world: World, model: Any, encoder: QuestionEncoder
+) -> None:
     """Start from nothing: learn to see before learning to act."""
     if config.grounding.num_steps == 0:
         return
     settings = GroundingSettings(**config.grounding.model_dump())
-    grounding = Grounding(model, encoder, world.scenes(), settings, config.train.seed, run.processes)
+    grounding = Grounding(
+        model, encoder, world.scenes(), settings, config.train.seed, run.processes
+    )
     saved = run.load("grounding")
     done = 0 if saved is None else saved["done"]
     save_every = max(1, settings.num_steps // 10)
@@ -255,7 +288,14 @@ def ground(run: Run, config: RobotConfig, world: World, model: Any, encoder: Que
         def on_step(part: str, step: int, metrics: dict[str, float]) -> None:
             nonlocal done
             done += 1
-            bar.advance(1, **{k: metrics[k] for k in ("loss", "answer_accuracy", "sighting_accuracy") if k in metrics})
+            bar.advance(
+                1,
+                **{
+                    k: metrics[k]
+                    for k in ("loss", "answer_accuracy", "sighting_accuracy")
+                    if k in metrics
+                },
+            )
             if step % 20 == 0:
                 run.log.write(f"grounding_{part}", step, metrics)
             stop = run.stop.requested
@@ -268,11 +308,15 @@ def ground(run: Run, config: RobotConfig, world: World, model: Any, encoder: Que
 
 
 def load_policy(
-    folder: Path, config: RobotConfig, world: World, weights: Mapping[str, torch.Tensor] | None = None
+    folder: Path,
+    config: RobotConfig,
+    world: World,
+    weights: Mapping[str, torch.Tensor] | None = None,
 ) -> tuple[ImitablePolicy, Observer]:
     """The policy that a finished run ended with; `weights` where they were read already.
 
-    Raises ValueError when the folder holds none, or one whose actions mean something else than the world's.
+    Raises ValueError when the folder holds none, or one whose actions mean something else than the
+    world's.
     """
     from vla.data.meaning import check_action_spec, check_state
     from vla.hub.passport import alone, ask_as_often, felt_names, planned

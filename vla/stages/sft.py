@@ -1,4 +1,5 @@
-"""Supervised fine-tuning as a stage of a run: resumable, with held-out loss and averaged weights."""
+"""Supervised fine-tuning as a stage of a run: resumable, with held-out loss and averaged
+weights."""
 
 from __future__ import annotations
 
@@ -38,13 +39,16 @@ def probes(config: RobotConfig, policy: ImitablePolicy) -> TypeGuard[ProbedPolic
 
 
 def num_probe_steps(config: RobotConfig, num_frames: int) -> int:
-    """Optimizer steps of the head alone: `sft.probe_steps`, or fewer where they would be more than `sft.probe_passes`
-    passes over the frames.
+    """Optimizer steps of the head alone: `sft.probe_steps`, or fewer where they would be more than
+    `sft.probe_passes` passes over the frames.
     """
     sft = config.sft
     if sft.probe_passes is None:
         return sft.probe_steps
-    return min(sft.probe_steps, math.ceil(sft.probe_passes * num_frames / min(sft.probe_batch_size, num_frames)))
+    return min(
+        sft.probe_steps,
+        math.ceil(sft.probe_passes * num_frames / min(sft.probe_batch_size, num_frames)),
+    )
 
 
 def num_whole_steps(config: RobotConfig, policy: ImitablePolicy) -> int:
@@ -66,9 +70,18 @@ def supervised_stage(
     augmentation = Augmentation(sft.augment.shift_pixels, sft.augment.light)
     processes = run.processes
     batches = ImitationBatches(
-        training, observer, policy.chunk, sft.batch_size, augmentation, config.train.seed, beside, processes
+        training,
+        observer,
+        policy.chunk,
+        sft.batch_size,
+        augmentation,
+        config.train.seed,
+        beside,
+        processes,
     )
-    optimizer = make_optimizer(policy, sft.optimizer, sft.learning_rate, sft.weight_decay, sft.muon_learning_rate)
+    optimizer = make_optimizer(
+        policy, sft.optimizer, sft.learning_rate, sft.weight_decay, sft.muon_learning_rate
+    )
     saved, num_steps = run.load("sft"), num_whole_steps(config, policy)
     probed = saved is None and probes(config, policy)
     if probed:
@@ -81,11 +94,17 @@ def supervised_stage(
         if ema is not None:
             ema.load_state_dict(saved["ema"])
         state = SupervisedState(**saved["state"])
-    settings = SupervisedSettings(num_steps, sft.max_seconds, sft.warmup_fraction, sft.schedule, sft.max_grad_norm)
+    settings = SupervisedSettings(
+        num_steps, sft.max_seconds, sft.warmup_fraction, sft.schedule, sft.max_grad_norm
+    )
     save_every = max(1, num_steps // 5)
 
     def save() -> None:
-        parts = {"policy": policy.state_dict(), "optimizer": optimizer.state_dict(), "state": vars(state)}
+        parts = {
+            "policy": policy.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "state": vars(state),
+        }
         run.save("sft", state.step, parts if ema is None else {**parts, "ema": ema.state_dict()})
 
     if probed:
@@ -94,7 +113,9 @@ def supervised_stage(
     def on_step(step: int, metrics: dict[str, float]) -> bool:
         bar.advance(1, **{name: metrics[name] for name in SHOWN if name in metrics})
         if step % sft.evaluate_every == 0:
-            metrics["held_out_loss"] = held_out_loss(policy, held_out, observer, sft.batch_size, processes=processes)
+            metrics["held_out_loss"] = held_out_loss(
+                policy, held_out, observer, sft.batch_size, processes=processes
+            )
         if step % sft.log_every == 0 or "held_out_loss" in metrics:
             run.log.write("sft", step, metrics)
         stop = run.stop.requested
@@ -111,7 +132,9 @@ def supervised_stage(
         ema.copy_to(policy)
     save()
     loss = held_out_loss(policy, held_out, observer, sft.batch_size, processes=processes)
-    run.finish("sft", {"num_steps": state.step, "held_out_loss": loss, "num_frames": training.num_frames})
+    run.finish(
+        "sft", {"num_steps": state.step, "held_out_loss": loss, "num_frames": training.num_frames}
+    )
 
 
 def probe_stage(
@@ -122,7 +145,8 @@ def probe_stage(
     observer: Observer,
     augmentation: Augmentation,
 ) -> None:
-    """Train the head on what the model, as it is, sees in the demonstrations. Stopped half-way, it begins anew."""
+    """Train the head on what the model, as it is, sees in the demonstrations. Stopped half-way, it
+    begins anew."""
     sft, frames = config.sft, own_share(np.arange(training.num_frames), run.processes)
 
     def batches() -> Iterator[tuple[Observation, Tensor, Tensor]]:
@@ -131,7 +155,10 @@ def probe_stage(
             bar.advance(len(batch.actions))
             yield augmentation.apply(observer(batch)), *action_tensors(batch)
 
-    with run.progress.stage("looking at the demonstrations", len(frames)) as bar, run.processes.own_draws("features"):
+    with (
+        run.progress.stage("looking at the demonstrations", len(frames)) as bar,
+        run.processes.own_draws("features"),
+    ):
         features = features_of(policy, batches())
     run.check_stop()
     num_steps = num_probe_steps(config, training.num_frames)
@@ -145,7 +172,13 @@ def probe_stage(
             return run.stop.requested
 
         probe(
-            policy, features, sft.probe_batch_size, sft.probe_learning_rate, sft.weight_decay, settings, on_step,
+            policy,
+            features,
+            sft.probe_batch_size,
+            sft.probe_learning_rate,
+            sft.weight_decay,
+            settings,
+            on_step,
             run.processes,
-        )  # fmt: skip
+        )
     run.check_stop()

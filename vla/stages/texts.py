@@ -1,4 +1,5 @@
-"""Conversations and plain texts beside demonstrations: a robot's language model goes on learning, or keeps, them."""
+"""Conversations and plain texts beside demonstrations: a robot's language model goes on learning,
+or keeps, them."""
 
 from __future__ import annotations
 
@@ -36,12 +37,12 @@ MOST_JUDGED = 256
 class Texts:
     """Sources of texts, read and tokenized once: batches to learn, and held-out ones to judge by.
 
-    The language model reads them without a picture or a state before them. `batch_size` texts a step are drawn by
-    turns from all sources and packed into rows of at most `row_tokens`, blind to each other. `reader` counts
-    the rows that were left out.
+    The language model reads them without a picture or a state before them. `batch_size` texts a
+    step are drawn by turns from all sources and packed into rows of at most `row_tokens`, blind to
+    each other. `reader` counts the rows that were left out.
 
-    Raises ValueError naming the source that cannot be read, is too long for a row, or holds conversations that the
-    model's tokenizer has no template for.
+    Raises ValueError naming the source that cannot be read, is too long for a row, or holds
+    conversations that the model's tokenizer has no template for.
     """
 
     def __init__(
@@ -57,7 +58,12 @@ class Texts:
         reader: RowReader | None = None,
     ):
         self.reader = reader or RowReader(setting="data.on_bad_row")
-        self.model, self.batch_size, self.row_tokens, self.processes = model, batch_size, row_tokens, processes
+        self.model, self.batch_size, self.row_tokens, self.processes = (
+            model,
+            batch_size,
+            row_tokens,
+            processes,
+        )
         chat = ChatFormat(tokenizer)
         if tokenizer.chat_template is None:
             for source in sources:
@@ -67,21 +73,32 @@ class Texts:
                         "template: give plain texts (a column `text`), or an instruction-tuned model"
                     )
         room = Room(row_tokens, "data.text_tokens")
-        train = [encode_all(chat, source.name, source.train, room, self.reader) for source in sources]
+        train = [
+            encode_all(chat, source.name, source.train, room, self.reader) for source in sources
+        ]
         self.held_out = {
-            source.name: encode_all(chat, source.name, some_of(source.held_out, MOST_JUDGED), room, self.reader)
+            source.name: encode_all(
+                chat, source.name, some_of(source.held_out, MOST_JUDGED), room, self.reader
+            )
             for source in sources
         }
         self.drawn = draw(train, None, num_steps * batch_size, seed)
 
     def batch(self, step: int) -> list[Encoded]:
         """The texts of a step; of many processes, this one's share of them."""
-        return own_share(self.drawn[step * self.batch_size : (step + 1) * self.batch_size], self.processes)
+        return own_share(
+            self.drawn[step * self.batch_size : (step + 1) * self.batch_size], self.processes
+        )
 
     def loss(self, batch: Sequence[Encoded]) -> tuple[Tensor, dict[str, float]]:
-        """Cross-entropy of the learned tokens, nats each; of many processes, this one's part of it."""
+        """Cross-entropy of the learned tokens, nats each; of many processes, this one's part of
+        it."""
         count = num_learned(batch)
-        loss = -self.logprobs(batch)[0].sum() / max(count, 1) * share_of(count, self.processes.reduce_sum)
+        loss = (
+            -self.logprobs(batch)[0].sum()
+            / max(count, 1)
+            * share_of(count, self.processes.reduce_sum)
+        )
         return loss, {"text_loss": float(loss.detach())}
 
     def logprobs(self, texts: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
@@ -103,13 +120,28 @@ def some_of(values: Sequence[Any], count: int) -> list[Any]:
     return [values[i] for i in chosen]
 
 
-def texts_beside(config: RobotConfig, model: VisionLanguageModel, tokenizer: Any, processes: Processes) -> Texts | None:
+def texts_beside(
+    config: RobotConfig, model: VisionLanguageModel, tokenizer: Any, processes: Processes
+) -> Texts | None:
     """The texts that `data.texts` names; None where it names none."""
     data = config.data
     if not data.texts:
         return None
     reader = RowReader(data.on_bad_row, "data.on_bad_row")
-    sources = [read_source(name, data.holdout_fraction, "data.holdout_fraction", reader) for name in data.texts]
+    sources = [
+        read_source(name, data.holdout_fraction, "data.holdout_fraction", reader)
+        for name in data.texts
+    ]
     seed = derive_seed(config.train.seed, "texts") % 2**32
     steps = config.sft.num_steps
-    return Texts(model, tokenizer, sources, data.text_batch_size, data.text_tokens, steps, seed, processes, reader)
+    return Texts(
+        model,
+        tokenizer,
+        sources,
+        data.text_batch_size,
+        data.text_tokens,
+        steps,
+        seed,
+        processes,
+        reader,
+    )

@@ -1,4 +1,5 @@
-"""What a robot run needs from a simulator; scripts build it from `sim`, tests from something smaller."""
+"""What a robot run needs from a simulator; scripts build it from `sim`, tests from something
+smaller."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ class World(Protocol):
         """The environments that a policy acts in; made at the first call."""
 
     def recorder(self, num_envs: int) -> Any:
-        """A few environments whose steps give a picture after every control step (`StepResult.frames`)."""
+        """A few environments whose steps give a picture after every control step
+        (`StepResult.frames`)."""
 
     def scenes(self) -> SceneSource:
         """Random scenes with questions, for grounding."""
@@ -48,4 +50,5 @@ class World(Protocol):
         """The name of a question's kind, for reports."""
 
     def task_of(self, instruction: str) -> str:
-        """What kind of task an instruction asks for, for rows of a report: without colours and the like."""
+        """What kind of task an instruction asks for, for rows of a report: without colours and the
+        like."""

@@ -1,4 +1,5 @@
-"""A calculator a model can call: <calc>12 * (3 + 4)</calc>. Four operations on numbers, nothing else is evaluated."""
+"""A calculator a model can call: <calc>12 * (3 + 4)</calc>. Four operations on numbers, nothing
+else is evaluated."""
 
 from __future__ import annotations
 
@@ -8,7 +9,9 @@ import re
 from collections.abc import Callable
 
 CALL = re.compile(r"<calc>(.*?)</calc>", re.DOTALL)
-INSTRUCTION = "You can calculate by writing <calc>expression</calc>, for example <calc>7 * 8</calc>."
+INSTRUCTION = (
+    "You can calculate by writing <calc>expression</calc>, for example <calc>7 * 8</calc>."
+)
 MAX_LENGTH, MAX_VALUE = 100, 1e15
 LONGEST_RESULT = len(str(-int(MAX_VALUE)))
 """Characters, and so the most tokens, of what the calculator answers."""
@@ -22,13 +25,15 @@ _BINARY: dict[type[ast.operator], Callable[[float, float], float]] = {
 
 
 def evaluate_calls(text: str) -> str | None:
-    """The result of the last call in a text, "error" when it is no arithmetic; None without a call."""
+    """The result of the last call in a text, "error" when it is no arithmetic; None without a
+    call."""
     calls = CALL.findall(text)
     return calculate(calls[-1]) if calls else None
 
 
 def calculate(expression: str) -> str:
-    """The value of + - * / and parentheses over numbers, as text; "error" for anything else or too large."""
+    """The value of + - * / and parentheses over numbers, as text; "error" for anything else or too
+    large."""
     if len(expression) > MAX_LENGTH:
         return "error"
     try:

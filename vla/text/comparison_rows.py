@@ -1,4 +1,5 @@
-"""Comparisons and thumbs of a file: checked before anything loads, made token ids, and split by prompt."""
+"""Comparisons and thumbs of a file: checked before anything loads, made token ids, and split by
+prompt."""
 
 from __future__ import annotations
 
@@ -21,12 +22,15 @@ HELD_OUT = 0.1
 T = TypeVar("T", Ranking, Thumb, Comparison, LikedExample)
 
 
-def split_by_prompt(rows: Sequence[T], fraction: float, share: float = HELD_OUT) -> tuple[list[T], list[T]]:
+def split_by_prompt(
+    rows: Sequence[T], fraction: float, share: float = HELD_OUT
+) -> tuple[list[T], list[T]]:
     """(rows to learn, rows held out), no prompt on both sides; decided by a hash of the prompt.
 
-    Held out are the rows on prompts that `text.prompts.holdout_fraction` holds out. Where there are none, as among
-    comparisons that were sampled on training prompts, `share` of the prompts is held out besides, one at least. Rows of
-    a single prompt leave nothing to hold out. Raises ValueError where all are on held-out prompts.
+    Held out are the rows on prompts that `text.prompts.holdout_fraction` holds out. Where there are
+    none, as among comparisons that were sampled on training prompts, `share` of the prompts is held
+    out besides, one at least. Rows of a single prompt leave nothing to hold out. Raises ValueError
+    where all are on held-out prompts.
     """
     positions = {row.key: split_position(row.key) for row in rows}
     lowest = min(positions.values())
@@ -45,11 +49,17 @@ def split_by_prompt(rows: Sequence[T], fraction: float, share: float = HELD_OUT)
 
 
 def read_comparisons(
-    source: str, objective: Objective | None, fraction: float, keep_fraction: float | None, reader: RowReader
+    source: str,
+    objective: Objective | None,
+    fraction: float,
+    keep_fraction: float | None,
+    reader: RowReader,
 ) -> list[Ranking] | list[Thumb]:
-    """The rows of `text.comparisons` that an objective learns from, and those held out. None: a reward model.
+    """The rows of `text.comparisons` that an objective learns from, and those held out. None: a
+    reward model.
 
-    Raises ValueError naming the row or the column that cannot be used, and thumbs that KTO can learn nothing from.
+    Raises ValueError naming the row or the column that cannot be used, and thumbs that KTO can
+    learn nothing from.
     """
     rows = read_preferences(source, reader)
     if isinstance(rows[0], Thumb):
@@ -58,33 +68,51 @@ def read_comparisons(
     _check_margins(rankings, objective, keep_fraction)
     if keep_fraction is not None:
         kept = clearest([row.margin or 0.0 for row in rankings], keep_fraction)
-        reader.note(source, f"{len(kept)} of {len(rankings)} comparisons are kept (text.keep_fraction)")
+        reader.note(
+            source, f"{len(kept)} of {len(rankings)} comparisons are kept (text.keep_fraction)"
+        )
         rankings = [rankings[i] for i in kept]
     train, held_out = split_by_prompt(rankings, fraction)
     if isinstance(objective, KTO):
         _check_prompts(source, train)
     if held_out:
-        reader.note(source, f"{len(held_out)} of {len(rankings)} comparisons are on held-out prompts, and not learned")
+        reader.note(
+            source,
+            f"{len(held_out)} of {len(rankings)} comparisons are on held-out prompts, and not learned",
+        )
     return rankings
 
 
 def _checked_thumbs(
-    source: str, thumbs: list[Thumb], objective: Objective | None, fraction: float, reader: RowReader
+    source: str,
+    thumbs: list[Thumb],
+    objective: Objective | None,
+    fraction: float,
+    reader: RowReader,
 ) -> list[Thumb]:
     """The thumbs on training prompts."""
     if not isinstance(objective, KTO):
-        who = "a reward model needs comparisons" if objective is None else "only preference=kto can learn from them"
+        who = (
+            "a reward model needs comparisons"
+            if objective is None
+            else "only preference=kto can learn from them"
+        )
         raise ValueError(f"text.comparisons ({source}) holds thumbs: {who}")
     learned = [thumb for thumb in thumbs if split_position(thumb.key) >= fraction]
     if len(learned) < len(thumbs):
-        reader.note(source, f"{len(thumbs) - len(learned)} of {len(thumbs)} thumbs are on held-out prompts: left out")
+        reader.note(
+            source,
+            f"{len(thumbs) - len(learned)} of {len(thumbs)} thumbs are on held-out prompts: left out",
+        )
     _check_prompts(source, learned)
     num_liked = sum(thumb.liked for thumb in learned)
     if objective.balance:
         try:
             balanced_weights(num_liked, len(learned) - num_liked)
         except ValueError as error:
-            raise ValueError(f"text.comparisons ({source}): {error}, or preference.balance=false") from None
+            raise ValueError(
+                f"text.comparisons ({source}): {error}, or preference.balance=false"
+            ) from None
     return learned
 
 
@@ -95,7 +123,9 @@ def _check_prompts(source: str, rows: Sequence[Ranking | Thumb]) -> None:
         raise ValueError(f"text.comparisons ({source}): {error}") from None
 
 
-def _check_margins(rankings: Sequence[Ranking], objective: Objective | None, keep_fraction: float | None) -> None:
+def _check_margins(
+    rankings: Sequence[Ranking], objective: Objective | None, keep_fraction: float | None
+) -> None:
     without = next((row for row in rankings if row.margin is None), None)
     if keep_fraction is not None and without is not None:
         raise ValueError(
@@ -103,7 +133,12 @@ def _check_margins(rankings: Sequence[Ranking], objective: Objective | None, kee
             " largest margins: set it to null, or give every row one"
         )
     asks = next((row for row in rankings if row.target_margin is not None), None)
-    if asks is not None and objective is not None and not uses_margin(objective) and keep_fraction is None:
+    if (
+        asks is not None
+        and objective is not None
+        and not uses_margin(objective)
+        and keep_fraction is None
+    ):
         raise ValueError(
             f"{asks.where}: the column margin is used by preference=dpo and cdpo, by a reward model and by"
             f" text.keep_fraction, not by {type(objective).__name__}: leave it out, or choose one of them"
@@ -111,10 +146,14 @@ def _check_margins(rankings: Sequence[Ranking], objective: Objective | None, kee
 
 
 def encode_comparisons(
-    chat: ChatFormat, source: str, rows: Sequence[Ranking | Thumb], context: int | None, reader: RowReader
+    chat: ChatFormat,
+    source: str,
+    rows: Sequence[Ranking | Thumb],
+    context: int | None,
+    reader: RowReader,
 ) -> list[Comparison] | list[LikedExample]:
-    """Token ids of the rows. What the chat template refuses, and what is longer than the model's context, is a row that
-    cannot be used.
+    """Token ids of the rows. What the chat template refuses, and what is longer than the model's
+    context, is a row that cannot be used.
     """
     found: list[Comparison | LikedExample] = []
     for row in rows:
@@ -127,7 +166,9 @@ def encode_comparisons(
     return found  # type: ignore[return-value]
 
 
-def _encoded(chat: ChatFormat, row: Ranking | Thumb, context: int | None) -> Comparison | LikedExample:
+def _encoded(
+    chat: ChatFormat, row: Ranking | Thumb, context: int | None
+) -> Comparison | LikedExample:
     made = encode_ranking(chat, row) if isinstance(row, Ranking) else encode_thumb(chat, row)
     said = made.completions if isinstance(made, Comparison) else (made.completion,)
     longest = len(made.prompt) + max(map(len, said))

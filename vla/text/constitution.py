@@ -1,4 +1,5 @@
-"""Constitutional AI (Bai 2022): answers are criticized and revised by the model itself, then learned.
+"""Constitutional AI (Bai 2022): answers are criticized and revised by the model itself, then
+learned.
 
 First SFT on the last revisions, then a preference for the revision over the first answer.
 """
@@ -63,18 +64,25 @@ def read_constitution(path: str | None) -> tuple[Principle, ...]:
     if path is None:
         return BUILT_IN
     try:
-        entries = read_yaml(Path(path), remedy="give principles: [{critique: ..., revision: ...}]")["principles"]
-        principles = tuple(Principle(str(entry["critique"]), str(entry["revision"])) for entry in entries)
+        entries = read_yaml(Path(path), remedy="give principles: [{critique: ..., revision: ...}]")[
+            "principles"
+        ]
+        principles = tuple(
+            Principle(str(entry["critique"]), str(entry["revision"])) for entry in entries
+        )
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
         form = "principles: [{critique: ..., revision: ...}]"
-        raise ValueError(f"text.constitution ({path}) must be YAML of the form {form}: {error}") from error
+        raise ValueError(
+            f"text.constitution ({path}) must be YAML of the form {form}: {error}"
+        ) from error
     if not principles:
         raise ValueError(f"text.constitution ({path}) holds no principles")
     return principles
 
 
 def run_constitution(config: TextConfig, run: Run) -> dict[str, Any]:
-    """Answers, critiques and revisions; SFT and preference training on them; gold reward before and after."""
+    """Answers, critiques and revisions; SFT and preference training on them; gold reward before and
+    after."""
     settings = config.text
     assert isinstance(settings, Constitution)
     objective = make_objective(**config.preference.model_dump())
@@ -90,31 +98,51 @@ def run_constitution(config: TextConfig, run: Run) -> dict[str, Any]:
     revised: list[Revised] = kept(run, "revised", list[Revised], made)
     examples = [Example(r.first.prompt_ids, r.last.ids) for r in _usable(revised)]
     comparisons = [
-        Comparison(r.first.prompt_ids, (r.last.ids, r.first.ids)) for r in _usable(revised) if r.last.ids != r.first.ids
+        Comparison(r.first.prompt_ids, (r.last.ids, r.first.ids))
+        for r in _usable(revised)
+        if r.last.ids != r.first.ids
     ]
     if not comparisons:
-        raise ValueError("no revision differs from its answer: give other principles, or a model that can revise")
-    sft, fit = FitSettings.of(settings.sft, len(examples)), FitSettings.of(settings.fit, len(comparisons))
+        raise ValueError(
+            "no revision differs from its answer: give other principles, or a model that can revise"
+        )
+    sft, fit = (
+        FitSettings.of(settings.sft, len(examples)),
+        FitSettings.of(settings.fit, len(comparisons)),
+    )
     with FitStage(run, "sft", sft.num_steps) as stage:
         fit_examples(mode.learner, examples, sft, run.seed("sft"), stage)
     with FitStage(run, "fit", fit.num_steps) as stage:
         fit_comparisons(mode.learner, comparisons, objective, fit, run.seed("fit"), stage)
-    gold = {name: sum(mode.gold(s.prompt, s.text) for s in said) / len(said) for name, said in _stages(revised).items()}
+    gold = {
+        name: sum(mode.gold(s.prompt, s.text) for s in said) / len(said)
+        for name, said in _stages(revised).items()
+    }
     more = {"revised answers": len(examples), "gold reward of answers": gold}
     return mode.finish("Constitution: critique, revision, SFT and preference", before, more)
 
 
 def revise(
-    mode: OpenMode, answers: list[Said], principles: tuple[Principle, ...], rounds: int, pieces: Pieces
+    mode: OpenMode,
+    answers: list[Said],
+    principles: tuple[Principle, ...],
+    rounds: int,
+    pieces: Pieces,
 ) -> list[Revised]:
     """`rounds` times: criticize every answer by a principle drawn for it, then rewrite it."""
     rng = random.Random(mode.run.seed("principles"))
     chat, width = mode.parts.chat, mode.generation.max_prompt_tokens
-    requests = [text for principle in principles for text in (principle.critique, principle.revision)]
+    requests = [
+        text for principle in principles for text in (principle.critique, principle.revision)
+    ]
     longest = max(len(chat.next_turn(_user(text), finished=False)) for text in requests)
-    room = width + 2 * (mode.generation.max_new_tokens + longest)  # question, answer, request, critique, request
+    room = width + 2 * (
+        mode.generation.max_new_tokens + longest
+    )  # question, answer, request, critique, request
     _, asking = context_of(mode.generation)
-    mode.parts.check_context(room + mode.generation.max_new_tokens, f"{asking} with critiques and revisions")
+    mode.parts.check_context(
+        room + mode.generation.max_new_tokens, f"{asking} with critiques and revisions"
+    )
     last, critiques = list(answers), [[] for _ in answers]
     for _ in range(rounds):
         drawn = [rng.choice(principles) for _ in answers]
@@ -125,7 +153,11 @@ def revise(
         ]
         said_critiques = continue_prompts(mode.speaker, chat, prompts, ids, room, pieces)
         ids = [
-            [*critique.prompt_ids, *critique.ids, *chat.next_turn(_user(principle.revision), critique.finished)]
+            [
+                *critique.prompt_ids,
+                *critique.ids,
+                *chat.next_turn(_user(principle.revision), critique.finished),
+            ]
             for critique, principle in zip(said_critiques, drawn, strict=True)
         ]
         revisions = continue_prompts(mode.speaker, chat, prompts, ids, room, pieces)

@@ -1,9 +1,11 @@
-"""Control codes: the model learns its own samples behind a label of how good they are, and is then asked for the best.
+"""Control codes: the model learns its own samples behind a label of how good they are, and is then
+asked for the best.
 
-Reward-conditioned fine-tuning as in Decision Transformer (Chen 2021), CTRL (Keskar 2019) and Quark (Lu 2022). What a
-sample owes to its label is little beside all else that it says, so the model learns besides to tell from a sample which
-label it had, by how likely it finds it behind each (the discriminative loss of GeDi, Krause 2021). Asked for a label,
-it is guided away from what the others would say (`text.guidance`).
+Reward-conditioned fine-tuning as in Decision Transformer (Chen 2021), CTRL (Keskar 2019) and Quark
+(Lu 2022). What a sample owes to its label is little beside all else that it says, so the model
+learns besides to tell from a sample which label it had, by how likely it finds it behind each (the
+discriminative loss of GeDi, Krause 2021). Asked for a label, it is guided away from what the others
+would say (`text.guidance`).
 """
 
 from __future__ import annotations
@@ -37,12 +39,14 @@ def code(level: int, num_levels: int) -> str:
 
 
 def coded(chat: ChatFormat, level: int, num_levels: int) -> ChatFormat:
-    """A chat format that puts the label behind the question, so that one reading of it serves all labels."""
+    """A chat format that puts the label behind the question, so that one reading of it serves all
+    labels."""
     return replace(chat, closing=f"({code(level, num_levels)})")
 
 
 def levels_of(rewards: Sequence[float], num_levels: int) -> list[int]:
-    """The quantile (1 worst ... num_levels best) that each reward falls into; equal rewards share a level."""
+    """The quantile (1 worst ... num_levels best) that each reward falls into; equal rewards share a
+    level."""
     inner = np.quantile(rewards, np.arange(1, num_levels) / num_levels)
     return (np.searchsorted(inner, rewards, side="left") + 1).tolist()
 
@@ -65,18 +69,23 @@ def fit_codes(
     seed: int,
     stage: FitStage | None = None,
 ) -> None:
-    """Cross-entropy per token behind the own label, a mean over samples, plus `discrimination` times that of the own
-    label among all, whose logits are `beta` times the log-probabilities of the completion.
+    """Cross-entropy per token behind the own label, a mean over samples, plus `discrimination`
+    times that of the own label among all, whose logits are `beta` times the log-probabilities of
+    the completion.
     """
 
     def loss_of(rows: Sequence[int]) -> Float[Tensor, ""]:
         batch = [samples[i] for i in rows]
-        shown = [Example(prompt, sample.completion) for sample in batch for prompt in sample.prompts]
+        shown = [
+            Example(prompt, sample.completion) for sample in batch for prompt in sample.prompts
+        ]
         logprobs = sequence_logprobs(policy, shown).view(len(batch), -1)
         own = torch.tensor([sample.own for sample in batch], device=logprobs.device)
         lengths = torch.tensor([len(sample.completion) for sample in batch], device=logprobs.device)
         learned = -logprobs.gather(1, own[:, None])[:, 0] / lengths
-        return learned.sum() + discrimination * functional.cross_entropy(beta * logprobs, own, reduction="sum")
+        return learned.sum() + discrimination * functional.cross_entropy(
+            beta * logprobs, own, reduction="sum"
+        )
 
     fit(policy, len(samples), loss_of, one_each, fitting, seed, stage, threads=policy.threads)
 
@@ -88,14 +97,18 @@ def run_control(config: TextConfig, run: Run) -> dict[str, Any]:
     mode = OpenMode.start(config, run, settings.generation, settings.prompts, settings.gold)
     count = settings.levels
     chats = [coded(mode.parts.chat, level, count) for level in range(1, count + 1)]
-    mode.prompts = mode.prompts.fitting(chats[-1], settings.generation.max_prompt_tokens, mode.reader)
+    mode.prompts = mode.prompts.fitting(
+        chats[-1], settings.generation.max_prompt_tokens, mode.reader
+    )
     mode.reader.tell(run.progress.say)
     before = mode.judge("before")
     drawn = mode.answers("samples", mode.prompts.train, settings.samples_per_prompt)
     answers = [said for group in drawn for said in group]
     rewards = [mode.gold(said.prompt, said.text) for said in answers]
     if len(set(rewards)) < 2:
-        raise ValueError("all samples have the same gold reward: raise text.generation.sampling.temperature")
+        raise ValueError(
+            "all samples have the same gold reward: raise text.generation.sampling.temperature"
+        )
     samples = [
         Coded([chat.prompt(mode.prompts.asked(said.prompt)) for chat in chats], said.ids, level - 1)
         for said, level in zip(answers, levels_of(rewards, count), strict=True)
@@ -122,16 +135,28 @@ def guided(mode: OpenMode, chats: Sequence[ChatFormat], guidance: float) -> Guid
 
 
 def steered(mode: OpenMode, chats: Sequence[ChatFormat], guidance: float) -> dict[str, Any]:
-    """Gold reward of the greedy answers to the held-out prompts behind every label, and of the best label's against the
-    worst's, prompt by prompt.
+    """Gold reward of the greedy answers to the held-out prompts behind every label, and of the best
+    label's against the worst's, prompt by prompt.
     """
     how = "" if guidance == 1 else f", guidance {guidance:g}"
     width, gold = mode.generation.max_prompt_tokens, []
     for level, chat in enumerate(chats, start=1):
-        said = say(mode.speaker, chat, mode.prompts.evaluation, 1, width, greedy=True, asked=mode.prompts.asked)
+        said = say(
+            mode.speaker,
+            chat,
+            mode.prompts.evaluation,
+            1,
+            width,
+            greedy=True,
+            asked=mode.prompts.asked,
+        )
         gold.append(OpenJudged.of(said, mode.gold).gold)
-        mode.run.progress.say(f"asked for {code(level, len(chats))}{how}: gold reward {Mean.of(gold[-1])}")
+        mode.run.progress.say(
+            f"asked for {code(level, len(chats))}{how}: gold reward {Mean.of(gold[-1])}"
+        )
     change = Mean.of(gold[-1] - gold[0])
     mode.run.progress.say(f"the best code against the worst{how}: {change}")
-    by_code = {code(level, len(chats)): Mean.of(values) for level, values in enumerate(gold, start=1)}
+    by_code = {
+        code(level, len(chats)): Mean.of(values) for level, values in enumerate(gold, start=1)
+    }
     return {f"gold reward by code{how}": by_code, f"best code against worst{how}": change}

@@ -1,4 +1,5 @@
-"""Which problems an iteration asks: the families unlocked so far, half of the draws from the newest."""
+"""Which problems an iteration asks: the families unlocked so far, half of the draws from the
+newest."""
 
 from __future__ import annotations
 
@@ -14,12 +15,19 @@ _RECENT = 3
 class Curriculum:
     """`families[k]` are the numbers of the problems of family k, from easy to hard.
 
-    With `advance_at` the next family joins when the mean sampled success of the last three iterations reaches it;
-    without, all are open from the start and drawn alike. Iteration `i` draws the same problems in a resumed run.
+    With `advance_at` the next family joins when the mean sampled success of the last three
+    iterations reaches it; without, all are open from the start and drawn alike. Iteration `i` draws
+    the same problems in a resumed run.
     """
 
-    def __init__(self, families: Sequence[Sequence[int]], advance_at: float | None, seed: int) -> None:
-        self.families, self.advance_at, self.seed = [list(family) for family in families], advance_at, seed
+    def __init__(
+        self, families: Sequence[Sequence[int]], advance_at: float | None, seed: int
+    ) -> None:
+        self.families, self.advance_at, self.seed = (
+            [list(family) for family in families],
+            advance_at,
+            seed,
+        )
         self.num_open = len(self.families) if advance_at is None else 1
         self.recent: list[float] = []
 
@@ -42,7 +50,11 @@ class Curriculum:
         """Hear the mean sampled success of an iteration; maybe open the next family."""
         self.recent = [*self.recent, success][-_RECENT:]
         mastered = self.advance_at is not None and len(self.recent) == _RECENT
-        if mastered and float(np.mean(self.recent)) >= (self.advance_at or 0.0) and self.num_open < len(self.families):
+        if (
+            mastered
+            and float(np.mean(self.recent)) >= (self.advance_at or 0.0)
+            and self.num_open < len(self.families)
+        ):
             self.num_open += 1
             self.recent = []
 

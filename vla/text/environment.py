@@ -1,7 +1,8 @@
 """Text as an environment: a prompt is a start, a completion an action, a verifier the reward.
 
-Both environments obey `vla.rl.protocols.VectorEnvironment`, so text is collected by the same function as a robot's
-episodes. A seed is the number of a problem. Rewards come when an episode ends; NaN is unscorable.
+Both environments obey `vla.rl.protocols.VectorEnvironment`, so text is collected by the same
+function as a robot's episodes. A seed is the number of a problem. Rewards come when an episode
+ends; NaN is unscorable.
 """
 
 from __future__ import annotations
@@ -21,15 +22,16 @@ from vla.text.calculator import evaluate_calls
 from vla.text.problems import Problem
 
 ENDED_ITSELF = "ended itself"
-"""Among the metrics of an episode: 1 where its last completion stopped, 0 where the length limit cut it."""
+"""Among the metrics of an episode: 1 where its last completion stopped, 0 where the length limit
+cut it."""
 Tool = Callable[[str], str | None]
 """From what the model said to what the tool answers; None when it was not called."""
 
 
 @dataclass(frozen=True)
 class TextResult:
-    """What a call of the policy led to; rows as asked for. `observation` holds the prompt ids of the next decision,
-    none where the episode has ended.
+    """What a call of the policy led to; rows as asked for. `observation` holds the prompt ids of
+    the next decision, none where the episode has ended.
     """
 
     observation: list[list[int]]
@@ -43,7 +45,8 @@ class TextResult:
 
 @dataclass(frozen=True)
 class Episode:
-    """One finished episode, for metrics and reports: what was asked and said, the reward and its parts."""
+    """One finished episode, for metrics and reports: what was asked and said, the reward and its
+    parts."""
 
     problem: Problem
     transcript: str
@@ -70,12 +73,12 @@ class _Chat:
 
 
 class TextEnvironment:
-    """Problems asked and verified. With a `tool` the model may call it up to `max_turns - 1` times; without one an
-    episode is one decision.
+    """Problems asked and verified. With a `tool` the model may call it up to `max_turns - 1` times;
+    without one an episode is one decision.
 
-    A completion that the length limit cut ends like any other: the limit is part of the task. Success is what the
-    problem's own verifier says, whatever the rewards are. `episodes` grows with every episode that ends;
-    `take_episodes` empties it.
+    A completion that the length limit cut ends like any other: the limit is part of the task.
+    Success is what the problem's own verifier says, whatever the rewards are. `episodes` grows with
+    every episode that ends; `take_episodes` empties it.
     """
 
     def __init__(
@@ -91,7 +94,9 @@ class TextEnvironment:
         if not problems:
             raise ValueError("there are no problems to ask")
         if max_turns < 1 or (tool is None and max_turns != 1):
-            raise ValueError(f"max_turns ({max_turns}) must be 1 without a tool, and at least 1 with one")
+            raise ValueError(
+                f"max_turns ({max_turns}) must be 1 without a tool, and at least 1 with one"
+            )
         self.problems, self.chat, self.rewards = list(problems), chat, rewards
         self.stop_ids, self.num_envs = frozenset(stop_ids), num_envs
         self.tool, self.max_turns = tool, max_turns
@@ -108,7 +113,8 @@ class TextEnvironment:
         return [self._chats[env].ids for env in self._rows(ids)]
 
     def step(self, actions: np.ndarray, ids: np.ndarray | None = None) -> TextResult:
-        """Take completions, token ids [n, L] right-padded; rows that have not ended get a new prompt."""
+        """Take completions, token ids [n, L] right-padded; rows that have not ended get a new
+        prompt."""
         rows = self._rows(ids)
         ended, samples = np.zeros(len(rows), dtype=bool), {}
         for i, (env, action) in enumerate(zip(rows, actions, strict=True)):
@@ -123,16 +129,25 @@ class TextEnvironment:
             at = list(samples)
             reward[at] = scores.total
             parts = {name: _at(values, at, len(rows)) for name, values in scores.parts.items()}
-            finished = _at(np.array([sample.finished for sample in samples.values()]), at, len(rows))
+            finished = _at(
+                np.array([sample.finished for sample in samples.values()]), at, len(rows)
+            )
             for i, sample in samples.items():
-                episode = self._finish(rows[i], sample, float(reward[i]), {n: float(v[i]) for n, v in parts.items()})
+                episode = self._finish(
+                    rows[i], sample, float(reward[i]), {n: float(v[i]) for n, v in parts.items()}
+                )
                 success[i] = episode.success
-        observation = [[] if over else self._chats[env].ids for env, over in zip(rows, ended, strict=True)]
+        observation = [
+            [] if over else self._chats[env].ids for env, over in zip(rows, ended, strict=True)
+        ]
         truncated, one = np.zeros(len(rows), bool), np.ones(len(rows), np.int64)
-        return TextResult(observation, reward, ended, truncated, success, one, {**parts, ENDED_ITSELF: finished})
+        return TextResult(
+            observation, reward, ended, truncated, success, one, {**parts, ENDED_ITSELF: finished}
+        )
 
     def state_dict(self) -> dict[str, Any]:
-        """The episodes that ended since `take_episodes`; those under way are repeated by what was said in them."""
+        """The episodes that ended since `take_episodes`; those under way are repeated by what was
+        said in them."""
         return {"episodes": EPISODES.dump_python(self.episodes, mode="json")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -144,7 +159,8 @@ class TextEnvironment:
         return episodes
 
     def _read(self, chat: _Chat, action: list[int]) -> Sample | None:
-        """Put a completion behind the chat; a sample when the episode ends with it, None when a tool answered."""
+        """Put a completion behind the chat; a sample when the episode ends with it, None when a
+        tool answered."""
         stop = next((i for i, token in enumerate(action) if token in self.stop_ids), None)
         finished = stop is not None
         said = action if stop is None else action[: stop + 1]
@@ -152,7 +168,11 @@ class TextEnvironment:
         chat.ids = [*chat.ids, *said]
         chat.texts.append(text)
         chat.num_tokens += len(said)
-        answer = self.tool(text) if self.tool is not None and len(chat.texts) // 2 + 1 < self.max_turns else None
+        answer = (
+            self.tool(text)
+            if self.tool is not None and len(chat.texts) // 2 + 1 < self.max_turns
+            else None
+        )
         if answer is None:
             sample = chat.problem.sample(text, finished, chat.num_tokens)
             return replace(sample, prompt_ids=asked, completion_ids=said)

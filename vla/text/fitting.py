@@ -1,4 +1,5 @@
-"""Supervised steps on anything that has a loss: shuffled batches, micro-batches, warm-up and annealing."""
+"""Supervised steps on anything that has a loss: shuffled batches, micro-batches, warm-up and
+annealing."""
 
 from __future__ import annotations
 
@@ -22,8 +23,8 @@ from vla.train.optim import Schedule, make_optimizer
 
 @dataclass(frozen=True)
 class FitSettings:
-    """`micro_batch_size` examples a pass: changes memory, not the result. The rate warms up, then anneals to 0 by a
-    cosine.
+    """`micro_batch_size` examples a pass: changes memory, not the result. The rate warms up, then
+    anneals to 0 by a cosine.
     """
 
     num_steps: int
@@ -60,20 +61,24 @@ def fit(
     threads: Threads = ONE,
     learning_rates: Mapping[str, float] | None = None,
 ) -> None:
-    """`num_steps` AdamW steps. `loss_of(rows)` is a sum of terms, divided by `weight_of(batch)` of the whole batch.
+    """`num_steps` AdamW steps. `loss_of(rows)` is a sum of terms, divided by `weight_of(batch)` of
+    the whole batch.
 
-    `before_batch` sees a whole batch before it is cut; `threads` handle pieces of it at once. `learning_rates` gives
-    parameters whose name begins with a key a rate of their own. A `stage` saves on the way, and goes on from there.
-    Every process has all examples and handles its share of a batch.
+    `before_batch` sees a whole batch before it is cut; `threads` handle pieces of it at once.
+    `learning_rates` gives parameters whose name begins with a key a rate of their own. A `stage`
+    saves on the way, and goes on from there. Every process has all examples and handles its share
+    of a batch.
 
-    Raises ValueError without examples, FloatingPointError when a loss or gradient is not finite; the weights are then
-    those of the step before.
+    Raises ValueError without examples, FloatingPointError when a loss or gradient is not finite;
+    the weights are then those of the step before.
     """
     if settings.num_steps == 0:
         return
     if num_examples == 0:
         raise ValueError("there are no examples to learn from")
-    optimizer = make_optimizer(module, "adamw", settings.learning_rate, 0.0, learning_rates=learning_rates)
+    optimizer = make_optimizer(
+        module, "adamw", settings.learning_rate, 0.0, learning_rates=learning_rates
+    )
     warmup = int(settings.warmup_fraction * settings.num_steps)
     schedule = Schedule(optimizer, "cosine", settings.num_steps, warmup)
     parameters = [p for p in module.parameters() if p.requires_grad]
@@ -91,7 +96,9 @@ def fit(
         norm = float(nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm))
         if not (np.isfinite(loss) and np.isfinite(norm)):
             optimizer.zero_grad()
-            raise FloatingPointError(f"step {step}: loss {loss}, gradient norm {norm}: lower the learning rate")
+            raise FloatingPointError(
+                f"step {step}: loss {loss}, gradient norm {norm}: lower the learning rate"
+            )
         optimizer.step()
         schedule.step()
         if stage is not None:
@@ -99,14 +106,17 @@ def fit(
     optimizer.zero_grad()
 
 
-def scaled(loss_of: Callable[[Sequence[int]], Tensor], total: float, rows: Tensor) -> tuple[Tensor, float]:
+def scaled(
+    loss_of: Callable[[Sequence[int]], Tensor], total: float, rows: Tensor
+) -> tuple[Tensor, float]:
     """A piece's share of the loss of a batch, with and without its gradient."""
     loss = loss_of(rows.tolist()) / total
     return loss, float(loss.detach())
 
 
 def batches(count: int, batch_size: int, num_steps: int, seed: int) -> Iterator[list[int]]:
-    """`num_steps` batches of numbers below `count`: every example once an epoch, in a new order each."""
+    """`num_steps` batches of numbers below `count`: every example once an epoch, in a new order
+    each."""
     rng = np.random.default_rng(seed)
     order: list[int] = []
     for _ in range(num_steps):
@@ -122,7 +132,9 @@ def one_each(rows: Sequence[int]) -> float:
 
 
 @torch.no_grad()
-def in_pieces(count: int, size: int, values_of: Callable[[Sequence[int]], Tensor], threads: Threads = ONE) -> Tensor:
+def in_pieces(
+    count: int, size: int, values_of: Callable[[Sequence[int]], Tensor], threads: Threads = ONE
+) -> Tensor:
     """`values_of` of all rows, `size` rows at a time, on the CPU."""
     pieces = [range(i, min(i + size, count)) for i in range(0, count, size)]
     return torch.cat(threads.map(lambda rows: values_of(rows).float().cpu(), pieces))

@@ -26,16 +26,21 @@ JUDGING_TOKENS = 2**15
 
 
 def rows_at_once(max_prompt_tokens: int, max_new_tokens: int) -> int:
-    """Problems that are asked at once when a policy is judged: products of few rows make little of a processor."""
+    """Problems that are asked at once when a policy is judged: products of few rows make little of
+    a processor."""
     return max(1, JUDGING_TOKENS // (max_prompt_tokens + max_new_tokens))
 
 
 ROLLOUT_TOKENS = 2**18
-"""Of prompts and completions that are drawn at once in a rollout: between two such batches it can be kept."""
+"""Of prompts and completions that are drawn at once in a rollout: between two such batches it can
+be kept."""
 
 
-def rows_of_rollout(num_rows: int, group_size: int, max_prompt_tokens: int, max_new_tokens: int) -> int:
-    """Completions of a rollout that are drawn at once: all, or as many whole groups as `ROLLOUT_TOKENS` allow."""
+def rows_of_rollout(
+    num_rows: int, group_size: int, max_prompt_tokens: int, max_new_tokens: int
+) -> int:
+    """Completions of a rollout that are drawn at once: all, or as many whole groups as
+    `ROLLOUT_TOKENS` allow."""
     groups = ROLLOUT_TOKENS // ((max_prompt_tokens + max_new_tokens) * group_size)
     return min(num_rows, max(1, groups) * group_size)
 
@@ -64,7 +69,9 @@ class Judged:
     def mean_part(self, name: str) -> float:
         """Mean of one part of the reward, over the problems on which it could be scored."""
         values = [episode.parts[name] for episode in self.episodes]
-        return float(np.nanmean(values)) if any(value == value for value in values) else float("nan")
+        return (
+            float(np.nanmean(values)) if any(value == value for value in values) else float("nan")
+        )
 
     @property
     def mean_tokens(self) -> float:
@@ -81,8 +88,8 @@ def judge(
     processes: Processes = ALONE,
     pieces: Pieces | None = None,
 ) -> Judged:
-    """One episode of each problem in `numbers`; each process asks its share of them, and all know what was said. Of
-    `pieces`, this is the first.
+    """One episode of each problem in `numbers`; each process asks its share of them, and all know
+    what was said. Of `pieces`, this is the first.
     """
     environment.take_episodes()
     if pieces is not None:
@@ -90,7 +97,9 @@ def judge(
     share, own = own_share(numbers, processes), Judged((), (), ())
 
     def asked() -> Judged:
-        rollout = collect_rollout(policy, environment, share, 1, observe, greedy=greedy, keeper=pieces)
+        rollout = collect_rollout(
+            policy, environment, share, 1, observe, greedy=greedy, keeper=pieces
+        )
         assert rollout.success is not None
         success, rewards = (rollout.success > 0.5).tolist(), rollout.returns.tolist()
         return Judged(tuple(success), tuple(rewards), tuple(environment.take_episodes()))
@@ -105,7 +114,9 @@ def judge(
 def check_scorable(judged: Judged, failures: Mapping[str, int]) -> None:
     """Raises ValueError with the reasons where not one answer could be scored."""
     if judged.num_unscorable == len(judged.episodes):
-        reasons = "; ".join(f"{reason} ({count} times)" for reason, count in Counter(failures).most_common(3))
+        reasons = "; ".join(
+            f"{reason} ({count} times)" for reason, count in Counter(failures).most_common(3)
+        )
         raise ValueError(
             f"not one of {len(judged.episodes)} answers could be scored, so nothing could be learned: mend text.rewards"
             f" or the verifier that the problems name. {reasons}"
@@ -122,8 +133,8 @@ def judge_samples(
     processes: Processes = ALONE,
     pieces: Pieces | None = None,
 ) -> dict[str, SuccessRate]:
-    """`count` sampled answers to each problem: how many are right, whether any is (pass@k, Chen 2021), and whether the
-    answer given most often is (self-consistency, Wang 2022).
+    """`count` sampled answers to each problem: how many are right, whether any is (pass@k, Chen
+    2021), and whether the answer given most often is (self-consistency, Wang 2022).
     """
     environment.take_episodes()
     if pieces is not None:
@@ -142,7 +153,9 @@ def judge_samples(
         by_question.setdefault(episode.problem.question, []).append(episode)
     right, passed, elected = [], [], []
     for episodes in by_question.values():
-        answers = [final_answer(episode.sample.completion, episode.problem.answer) for episode in episodes]
+        answers = [
+            final_answer(episode.sample.completion, episode.problem.answer) for episode in episodes
+        ]
         chosen = episodes[answers.index(majority(answers))]
         right += [episode.success for episode in episodes]
         passed.append(any(episode.success for episode in episodes))
@@ -157,10 +170,19 @@ def judge_samples(
 def pairs_of(before: Judged, after: Judged) -> list[Pair]:
     """Answers to the same problems, those that changed first."""
     earlier = {episode.problem.question: episode for episode in before.episodes}
-    both = [(earlier[e.problem.question], e) for e in after.episodes if e.problem.question in earlier]
+    both = [
+        (earlier[e.problem.question], e) for e in after.episodes if e.problem.question in earlier
+    ]
     both.sort(key=lambda pair: pair[0].success == pair[1].success)
     return [
-        Pair(a.problem.question, f"answer: {a.problem.answer}", a.transcript, b.transcript, a.success, b.success)
+        Pair(
+            a.problem.question,
+            f"answer: {a.problem.answer}",
+            a.transcript,
+            b.transcript,
+            a.success,
+            b.success,
+        )
         for a, b in both
     ]
 

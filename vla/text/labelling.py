@@ -1,4 +1,5 @@
-"""From sampled completions to comparisons: who judges, who wins, and which comparisons are worth learning from."""
+"""From sampled completions to comparisons: who judges, who wins, and which comparisons are worth
+learning from."""
 
 from __future__ import annotations
 
@@ -17,7 +18,15 @@ from vla.decoding.causal import attends_fully, evaluating, hidden_states, output
 from vla.files.read import read_yaml
 from vla.preference.rankings import ranks_from_scores
 from vla.rewards.gold import Gold
-from vla.rewards.judge import BothOrders, GoldJudge, Judge, ModelJudge, Rubric, UrlJudge, rank_by_judge
+from vla.rewards.judge import (
+    BothOrders,
+    GoldJudge,
+    Judge,
+    ModelJudge,
+    Rubric,
+    UrlJudge,
+    rank_by_judge,
+)
 from vla.text.language_model import LanguageParts
 from vla.text.preferring import Comparison
 from vla.text.topics import Said
@@ -30,7 +39,12 @@ BUILT_IN = Rubric(
         "A better answer is short, clear and complete, and does not repeat itself.",
     ),
     examples=(
-        ("What is a cup for?", "A cup is for drinking, for example warm tea.", "cup cup cup cup", "A"),
+        (
+            "What is a cup for?",
+            "A cup is for drinking, for example warm tea.",
+            "cup cup cup cup",
+            "A",
+        ),
         ("Greet a friend.", "Go away.", "Hello! It is lovely to see you.", "B"),
     ),
 )
@@ -40,10 +54,11 @@ JUDGE_ROW_TOKENS = 1024
 
 @dataclass(frozen=True)
 class Labels:
-    """Comparisons with how many prompts gave none: all completions alike, a tie, or a judge that could not say.
+    """Comparisons with how many prompts gave none: all completions alike, a tie, or a judge that
+    could not say.
 
-    `rows`: the whole ranking behind each comparison, a row of a preference file: texts, scores, the token ids that were
-    drawn and whether each completion ended by itself.
+    `rows`: the whole ranking behind each comparison, a row of a preference file: texts, scores, the
+    token ids that were drawn and whether each completion ended by itself.
     """
 
     comparisons: list[Comparison]
@@ -72,21 +87,28 @@ def make_judge(settings: JudgeSettings, gold: Gold, parts: LanguageParts, seed: 
 
 
 def read_rubric(path: str | None) -> Rubric:
-    """Principles and examples from YAML: {principles: [...], examples: [{prompt, first, second, better: A}]}."""
+    """Principles and examples from YAML: {principles: [...], examples: [{prompt, first, second,
+    better: A}]}."""
     if path is None:
         return BUILT_IN
     try:
         values = read_yaml(Path(path), remedy="give a rubric with principles and examples")
-        examples = [(e["prompt"], e["first"], e["second"], e["better"]) for e in values.get("examples", [])]
+        examples = [
+            (e["prompt"], e["first"], e["second"], e["better"]) for e in values.get("examples", [])
+        ]
         return Rubric(tuple(values["principles"]), tuple(examples))
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"text.judge.rubric ({path}) must be YAML with principles and examples: {error}") from error
+        raise ValueError(
+            f"text.judge.rubric ({path}) must be YAML with principles and examples: {error}"
+        ) from error
 
 
 class LetterReader:
-    """Log-probabilities of "A" and "B" as the model's next token, behind questions put as a user's message.
+    """Log-probabilities of "A" and "B" as the model's next token, behind questions put as a user's
+    message.
 
-    The questions of a call go through the model as trees: the rubric, a prompt and a first answer are read once.
+    The questions of a call go through the model as trees: the rubric, a prompt and a first answer
+    are read once.
     """
 
     def __init__(self, parts: LanguageParts) -> None:
@@ -107,36 +129,57 @@ class LetterReader:
             ids = [*chat.prompt([{"role": "user", "content": question}]), *beginning, letter]
             texts.append((ids, [False] * (len(ids) - 1) + [True]))
         room = max(JUDGE_ROW_TOKENS, *(len(ids) for ids, _ in texts))
-        packed = pack_texts(texts, room, attends_fully(model), self.parts.device, self.parts.by_branches)
+        packed = pack_texts(
+            texts, room, attends_fully(model), self.parts.device, self.parts.by_branches
+        )
         rows = packed.rows
         with evaluating(model):
-            hidden = hidden_states(model, rows.tokens, rows.positions, rows.attention).flatten(0, 1)[rows.slots]
+            hidden = hidden_states(model, rows.tokens, rows.positions, rows.attention).flatten(
+                0, 1
+            )[rows.slots]
             logprobs = output_head(model)(hidden).float().log_softmax(-1)[:, self.letters]
         found = torch.empty_like(logprobs).index_copy(0, packed.sequence, logprobs)
         return [(a, b) for a, b in found.tolist()]
 
 
 def compare_by_judge(
-    judge: Judge, answers: Sequence[Sequence[Said]], whole: bool = False, pieces: Pieces | None = None
+    judge: Judge,
+    answers: Sequence[Sequence[Said]],
+    whole: bool = False,
+    pieces: Pieces | None = None,
 ) -> Labels:
-    """The best and the worst completion of every prompt, with the difference of their scores as margin.
+    """The best and the worst completion of every prompt, with the difference of their scores as
+    margin.
 
-    `whole`: the ranking of all completions, of equally good ones the first. The scores of a prompt are one of `pieces`.
+    `whole`: the ranking of all completions, of equally good ones the first. The scores of a prompt
+    are one of `pieces`.
     """
     comparisons, undecided, rows = [], 0, []
     for completions in answers:
-        ranked = partial(rank_by_judge, judge, completions[0].prompt, [said.text for said in completions])
-        scores = torch.tensor(ranked() if pieces is None else pieces.take_plain(list[float], ranked))
+        ranked = partial(
+            rank_by_judge, judge, completions[0].prompt, [said.text for said in completions]
+        )
+        scores = torch.tensor(
+            ranked() if pieces is None else pieces.take_plain(list[float], ranked)
+        )
         found = ranks_from_scores(scores)
         if found is None or completions[found[0]].ids == completions[found[1]].ids:
             undecided += 1
             continue
         best, worst = found
         margin = float(scores[best] - scores[worst])
-        distinct = {float(score): i for i, score in reversed(list(enumerate(scores))) if score == score}
+        distinct = {
+            float(score): i for i, score in reversed(list(enumerate(scores))) if score == score
+        }
         order = [distinct[score] for score in sorted(distinct, reverse=True)]
-        row: dict[str, Any] = {"prompt": completions[0].prompt, "completions": [completions[i].text for i in order]}
-        row |= {"scores": sorted(distinct, reverse=True), "completion_ids": [completions[i].ids for i in order]}
+        row: dict[str, Any] = {
+            "prompt": completions[0].prompt,
+            "completions": [completions[i].text for i in order],
+        }
+        row |= {
+            "scores": sorted(distinct, reverse=True),
+            "completion_ids": [completions[i].ids for i in order],
+        }
         rows.append({**row, "finished": [completions[i].finished for i in order]})
         ids = tuple(completions[i].ids for i in (order if whole else (best, worst)))
         comparisons.append(Comparison(completions[0].prompt_ids, ids, margin))
@@ -144,7 +187,8 @@ def compare_by_judge(
 
 
 def clearest(margins: Sequence[float], fraction: float) -> list[int]:
-    """The numbers of the share of the comparisons with the largest margins, in their own order; at least one."""
+    """The numbers of the share of the comparisons with the largest margins, in their own order; at
+    least one."""
     count = max(1, round(fraction * len(margins)))
     ranked = sorted(range(len(margins)), key=lambda i: -margins[i])
     return sorted(ranked[:count])

@@ -1,5 +1,5 @@
-"""A language model, its tokenizer and what goes with them, from the settings; and back into an ordinary transformers
-folder.
+"""A language model, its tokenizer and what goes with them, from the settings; and back into an
+ordinary transformers folder.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ WORTH_THREADS = 20_000_000
 
 @dataclass(frozen=True)
 class LanguageParts:
-    """What every text mode works with. `autocast` is the type of matrix products, None for that of the weights."""
+    """What every text mode works with. `autocast` is the type of matrix products, None for that of
+    the weights."""
 
     model: nn.Module
     tokenizer: Any
@@ -49,11 +50,16 @@ class LanguageParts:
     @property
     def context(self) -> int | None:
         """How many positions the model has; None where any number of tokens goes."""
-        return getattr(plain_model(self.model).config.get_text_config(), "max_position_embeddings", None) or None
+        return (
+            getattr(
+                plain_model(self.model).config.get_text_config(), "max_position_embeddings", None
+            )
+            or None
+        )
 
     def check_context(self, num_tokens: int, settings: str) -> None:
-        """Raises ValueError where the model has fewer positions than prompt and completion may take. `settings` says
-        which settings ask for so many.
+        """Raises ValueError where the model has fewer positions than prompt and completion may
+        take. `settings` says which settings ask for so many.
         """
         if self.context is not None and self.context < num_tokens:
             raise ValueError(
@@ -71,15 +77,26 @@ class LanguageParts:
     ) -> TextPolicy:
         """The model as a policy."""
         return TextPolicy(
-            self.model, sampling, max_new_tokens, self.stop_ids, self.pad_id, value_head, autocast=self.autocast,
-            engine=self.engine, num_beams=num_beams, threads=self.threads,
-        )  # fmt: skip
+            self.model,
+            sampling,
+            max_new_tokens,
+            self.stop_ids,
+            self.pad_id,
+            value_head,
+            autocast=self.autocast,
+            engine=self.engine,
+            num_beams=num_beams,
+            threads=self.threads,
+        )
 
 
 def context_of(generation: Generation) -> tuple[int, str]:
     """The most tokens of a prompt and its completion, and the settings that say so."""
     asked, said = generation.max_prompt_tokens, generation.max_new_tokens
-    return asked + said, f"text.generation.max_prompt_tokens ({asked}) and text.generation.max_new_tokens ({said})"
+    return (
+        asked + said,
+        f"text.generation.max_prompt_tokens ({asked}) and text.generation.max_new_tokens ({said})",
+    )
 
 
 def load_language_parts(
@@ -92,13 +109,19 @@ def load_language_parts(
     automatic = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(automatic if train.device == "auto" else train.device)
     model, tokenizer = load_language_model(settings, texts, train.seed, system)
-    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    pad_id = (
+        tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    )
     ends = tuple(stop_ids(tokenizer, model))
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         disable_dropout(model)
         model.train()  # transformers recomputes in training mode only
-    wrapped = model if settings.lora is None else add_adapter(model, settings.lora.rank, settings.lora.alpha)
+    wrapped = (
+        model
+        if settings.lora is None
+        else add_adapter(model, settings.lora.rank, settings.lora.alpha)
+    )
     chat = ChatFormat(tokenizer, system)
     autocast = autocast_type(train.precision, device)
     wrapped = wrapped.to(device)
@@ -107,8 +130,8 @@ def load_language_parts(
 
 
 def threads_for(model: nn.Module, device: torch.device, settings: LanguageModel) -> Threads:
-    """How many batches the model may work on at once: one where Python takes longer than its products, and where
-    activations are computed again in the backward pass.
+    """How many batches the model may work on at once: one where Python takes longer than its
+    products, and where activations are computed again in the backward pass.
     """
     small = sum(parameter.numel() for parameter in model.parameters()) < WORTH_THREADS
     return ONE if small or settings.gradient_checkpointing else usable(device)
@@ -131,10 +154,13 @@ def make_engine(settings: LanguageModel, model: nn.Module) -> Engine | None:
 def load_language_model(
     settings: LanguageModel, texts: Iterable[str], seed: int, system: str | None = None
 ) -> tuple[Any, Any]:
-    """(model in float32, tokenizer); refused before the model loads where its chats cannot hold `system`."""
+    """(model in float32, tokenizer); refused before the model loads where its chats cannot hold
+    `system`."""
     match settings:
         case TinyLanguageModel() as tiny:
-            return tiny_language_model(texts, tiny.vocabulary_size, tiny.width, tiny.depth, tiny.num_heads, seed=seed)
+            return tiny_language_model(
+                texts, tiny.vocabulary_size, tiny.width, tiny.depth, tiny.num_heads, seed=seed
+            )
         case SmolLM2():
             from vla.text.smollm2 import fetch_smollm2
 
@@ -148,15 +174,17 @@ def load_language_model(
 def from_folder(name: str, system: str | None = None) -> tuple[Any, Any]:
     """A causal language model and its tokenizer by hub name or folder.
 
-    Raises ValueError when it is neither on this machine nor to be fetched, has no chat template, or one that cannot
-    hold the system message.
+    Raises ValueError when it is neither on this machine nor to be fetched, has no chat template, or
+    one that cannot hold the system message.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     setting = "language_model.repository"
     tokenizer = load_pretrained(AutoTokenizer, name, setting)
     if tokenizer.chat_template is None:
-        raise ValueError(f"language_model ({name}) has no chat template: choose an instruction-tuned model")
+        raise ValueError(
+            f"language_model ({name}) has no chat template: choose an instruction-tuned model"
+        )
     ChatFormat(tokenizer, system).render(as_user("x"))
     model = load_pretrained(AutoModelForCausalLM, name, setting, dtype=torch.float32)
     make_lean(model)
@@ -164,15 +192,22 @@ def from_folder(name: str, system: str | None = None) -> tuple[Any, Any]:
 
 
 def add_adapter(model: Any, rank: int, alpha: float) -> Any:
-    """The model behind peft, with low-rank adapters on every linear layer; only they train (Hu et al. 2021)."""
+    """The model behind peft, with low-rank adapters on every linear layer; only they train (Hu et
+    al. 2021)."""
     import warnings
 
     from peft import LoraConfig, get_peft_model
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 reads a property that transformers renames
+        warnings.simplefilter(
+            "ignore", FutureWarning
+        )  # peft 0.21 reads a property that transformers renames
         config = LoraConfig(
-            r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
+            r=rank,
+            lora_alpha=alpha,
+            lora_dropout=0.0,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
         )
         return get_peft_model(model, config)
 
@@ -186,7 +221,8 @@ def autocast_type(precision: str, device: torch.device) -> torch.dtype | None:
 
 
 def save_language_model(parts: LanguageParts, folder: Path) -> None:
-    """A folder that `AutoModelForCausalLM.from_pretrained` loads, or peft where the model has adapters.
+    """A folder that `AutoModelForCausalLM.from_pretrained` loads, or peft where the model has
+    adapters.
 
     Raises DiskFull where there is no room; a folder that was there stays as it was then.
     """
@@ -195,7 +231,10 @@ def save_language_model(parts: LanguageParts, folder: Path) -> None:
         with appearing_folder(folder) as draft:
             parts.model.save_pretrained(draft)
             parts.tokenizer.save_pretrained(draft)
-            write_manifest(draft, [file for file in draft.rglob("*") if file.is_file() and file.name != "README.md"])
+            write_manifest(
+                draft,
+                [file for file in draft.rglob("*") if file.is_file() and file.name != "README.md"],
+            )
     except Exception as error:
         if not is_disk_full(error):
             raise

@@ -1,4 +1,5 @@
-"""How good open answers are: the mean gold reward on held-out prompts, and how often an answer beats the one before."""
+"""How good open answers are: the mean gold reward on held-out prompts, and how often an answer
+beats the one before."""
 
 from __future__ import annotations
 
@@ -31,7 +32,9 @@ class Mean:
 
     def __str__(self) -> str:
         low, high = self.interval
-        return f"{self.mean:.3f} (95 % bootstrap interval {low:.3f} to {high:.3f}, n = {self.count})"
+        return (
+            f"{self.mean:.3f} (95 % bootstrap interval {low:.3f} to {high:.3f}, n = {self.count})"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         return {"mean": self.mean, "bootstrap_95": list(self.interval), "n": self.count}
@@ -65,9 +68,16 @@ def open_results(before: OpenJudged, after: OpenJudged) -> dict[str, Any]:
         "gold after": Mean.of(after.gold),
         "gold change": Mean.of(change),
         "wins among decided": wins,
-        "words": {name: float(np.mean([len(s.text.split()) for s in j.said])) for name, j in _both(before, after)},
-        "finished": {name: float(np.mean([s.finished for s in j.said])) for name, j in _both(before, after)},
-        "distinct pairs of words": {name: distinct_pairs([s.text for s in j.said]) for name, j in _both(before, after)},
+        "words": {
+            name: float(np.mean([len(s.text.split()) for s in j.said]))
+            for name, j in _both(before, after)
+        },
+        "finished": {
+            name: float(np.mean([s.finished for s in j.said])) for name, j in _both(before, after)
+        },
+        "distinct pairs of words": {
+            name: distinct_pairs([s.text for s in j.said]) for name, j in _both(before, after)
+        },
     }
 
 
@@ -76,8 +86,8 @@ def _both(before: OpenJudged, after: OpenJudged) -> list[tuple[str, OpenJudged]]
 
 
 def distinct_pairs(texts: Sequence[str]) -> float:
-    """Share of the pairs of neighbouring words that are different ones, over all texts: diversity (Li 2016,
-    distinct-2).
+    """Share of the pairs of neighbouring words that are different ones, over all texts: diversity
+    (Li 2016, distinct-2).
     """
     pairs = [pair for text in texts for pair in zip(text.split(), text.split()[1:])]
     return len(set(pairs)) / len(pairs) if pairs else 0.0
@@ -88,8 +98,12 @@ def open_pairs(before: OpenJudged, after: OpenJudged) -> list[Pair]:
     order = np.argsort(-np.abs(after.gold - before.gold))
     return [
         Pair(
-            before.said[i].prompt, f"gold {before.gold[i]:.2f}, then {after.gold[i]:.2f}",
-            before.said[i].text, after.said[i].text, None, None,
+            before.said[i].prompt,
+            f"gold {before.gold[i]:.2f}, then {after.gold[i]:.2f}",
+            before.said[i].text,
+            after.said[i].text,
+            None,
+            None,
         )
         for i in order
-    ]  # fmt: skip
+    ]

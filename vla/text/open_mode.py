@@ -1,4 +1,5 @@
-"""What the modes on open prompts share: model, prompts, sampling, and judging before and after by the gold reward."""
+"""What the modes on open prompts share: model, prompts, sampling, and judging before and after by
+the gold reward."""
 
 from __future__ import annotations
 
@@ -22,8 +23,8 @@ from vla.train.run import Run
 
 @dataclass
 class OpenMode:
-    """A run on open prompts. `speaker` draws as the settings say; `learner` is the same model at temperature 1, which
-    is what supervised losses are about.
+    """A run on open prompts. `speaker` draws as the settings say; `learner` is the same model at
+    temperature 1, which is what supervised losses are about.
     """
 
     config: TextConfig
@@ -50,7 +51,9 @@ class OpenMode:
         reader = reader or RowReader(config.text.on_bad_row)
         sets, reward = make_prompt_sets(prompts, reader), find_gold(gold)
         with run.timer("load"):
-            parts = load_language_parts(config.language_model, config.train, generation.system, sets.train)
+            parts = load_language_parts(
+                config.language_model, config.train, generation.system, sets.train
+            )
             parts.check_context(*context_of(generation))
             sets = sets.fitting(parts.chat, generation.max_prompt_tokens, reader)
             value_head = config.text.name == "rlhf" and needs_critic(config.algorithm)
@@ -60,13 +63,25 @@ class OpenMode:
         reader.tell(run.progress.say)
         return cls(config, run, generation, parts, sets, reward, speaker, learner, reader)
 
-    def say(self, prompts: Sequence[str], count: int, pieces: Pieces, greedy: bool = False) -> list[list[Said]]:
+    def say(
+        self, prompts: Sequence[str], count: int, pieces: Pieces, greedy: bool = False
+    ) -> list[list[Said]]:
         """`count` completions of every prompt."""
         width, asked = self.generation.max_prompt_tokens, self.prompts.asked
-        return say(self.speaker, self.parts.chat, prompts, count, width, greedy=greedy, asked=asked, pieces=pieces)
+        return say(
+            self.speaker,
+            self.parts.chat,
+            prompts,
+            count,
+            width,
+            greedy=greedy,
+            asked=asked,
+            pieces=pieces,
+        )
 
     def answers(self, name: str, prompts: Sequence[str], count: int) -> list[list[Said]]:
-        """`count` completions of every prompt, drawn in a stage of their own and kept under its name."""
+        """`count` completions of every prompt, drawn in a stage of their own and kept under its
+        name."""
 
         def drawn(pieces: Pieces) -> list[list[Said]]:
             with self.run.stage(name):
@@ -79,14 +94,21 @@ class OpenMode:
 
         def judged(pieces: Pieces) -> OpenJudged:
             with self.run.timer("judge"):
-                return OpenJudged.of(self.say(self.prompts.evaluation, 1, pieces, greedy=True), self.gold)
+                return OpenJudged.of(
+                    self.say(self.prompts.evaluation, 1, pieces, greedy=True), self.gold
+                )
 
         found = kept(self.run, name, OpenJudged, judged, of)
-        self.run.progress.say(f"{name}: gold reward {Mean.of(found.gold)}, greedy, held-out prompts")
+        self.run.progress.say(
+            f"{name}: gold reward {Mean.of(found.gold)}, greedy, held-out prompts"
+        )
         return found
 
-    def finish(self, title: str, before: OpenJudged, more: dict[str, Any], of: Any = None) -> dict[str, Any]:
-        """Judge again, write results and report, and last the model: the largest, for which there may be no room."""
+    def finish(
+        self, title: str, before: OpenJudged, more: dict[str, Any], of: Any = None
+    ) -> dict[str, Any]:
+        """Judge again, write results and report, and last the model: the largest, for which there
+        may be no room."""
         after = self.judge("after", of)
         results = {**open_results(before, after), **more, **self.reader.results()}
         change, wins = results["gold change"], results["wins among decided"]

@@ -1,8 +1,9 @@
 """How many problems an iteration asks: the cheaper they get, the more of them it can afford.
 
-What begins alike is computed once, and groups of one return are not computed again in the update. A policy that has
-learned something gives most answers several times, and most of its groups have one return, so what a problem costs and
-what it teaches fall together. Asking more problems keeps both up.
+What begins alike is computed once, and groups of one return are not computed again in the update. A
+policy that has learned something gives most answers several times, and most of its groups have one
+return, so what a problem costs and what it teaches fall together. Asking more problems keeps both
+up.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ UPDATE_COST = 2.0
 
 
 class Oversampling:
-    """`num_starts` problems where they cost the most that they have cost so far; where they cost a share of it, so many
-    more, at most `limit` times `num_starts`. The cost is a running mean, half of it the last rollout's.
+    """`num_starts` problems where they cost the most that they have cost so far; where they cost a
+    share of it, so many more, at most `limit` times `num_starts`. The cost is a running mean, half
+    of it the last rollout's.
     """
 
     def __init__(self, num_starts: int, limit: float) -> None:
@@ -32,11 +34,17 @@ class Oversampling:
     @property
     def count(self) -> int:
         """Problems to ask in the next iteration."""
-        return int(self.num_starts * min(self.limit, self.most / self.cost)) if self.cost else self.num_starts
+        return (
+            int(self.num_starts * min(self.limit, self.most / self.cost))
+            if self.cost
+            else self.num_starts
+        )
 
     def learn(self, rollout: Rollout, reduce_sum: ReduceSum = single_process) -> None:
         """Hear what was answered, in all processes."""
-        numbers = torch.tensor([rollout_cost(rollout), len(torch.unique(rollout.group))], dtype=torch.float64)
+        numbers = torch.tensor(
+            [rollout_cost(rollout), len(torch.unique(rollout.group))], dtype=torch.float64
+        )
         total, num_problems = reduce_sum(numbers).tolist()
         found = total / num_problems
         self.cost = 0.5 * (self.cost + found) if self.cost else found
@@ -50,12 +58,21 @@ class Oversampling:
 
 
 def rollout_cost(rollout: Rollout) -> float:
-    """Tokens that pass through the model, those of groups that teach something counted for the update as well."""
+    """Tokens that pass through the model, those of groups that teach something counted for the
+    update as well."""
     learned = informative_groups(rollout)[rollout.trajectory].tolist()
-    asked, asked_mask = rollout.observation.tokens.tolist(), rollout.observation.token_mask.sum(1).tolist()
-    said, said_mask = rollout.trace["tokens"].tolist(), rollout.trace.get("mask", rollout.mask).sum(1).tolist()
+    asked, asked_mask = (
+        rollout.observation.tokens.tolist(),
+        rollout.observation.token_mask.sum(1).tolist(),
+    )
+    said, said_mask = (
+        rollout.trace["tokens"].tolist(),
+        rollout.trace.get("mask", rollout.mask).sum(1).tolist(),
+    )
     every, again = TokenTree(), TokenTree()
-    for prompt, n, completion, length, teaches in zip(asked, asked_mask, said, said_mask, learned, strict=True):
+    for prompt, n, completion, length, teaches in zip(
+        asked, asked_mask, said, said_mask, learned, strict=True
+    ):
         path = [*prompt[:n], *completion[:length]]
         every.add(path)
         if teaches:

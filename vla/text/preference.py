@@ -1,5 +1,5 @@
-"""Preference optimization: comparisons from a file, or sampled from the policy and judged, in rounds
-(iterative DPO).
+"""Preference optimization: comparisons from a file, or sampled from the policy and judged, in
+rounds (iterative DPO).
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from vla.train.pieces import Pieces, kept
 from vla.train.run import Run
 
 KEPT = 0.75
-"""Share of the sampled comparisons that are learned, those with the largest margins, where nothing else is said."""
+"""Share of the sampled comparisons that are learned, those with the largest margins, where nothing
+else is said."""
 
 
 def run_preference(config: TextConfig, run: Run) -> dict[str, Any]:
@@ -45,7 +46,9 @@ def run_preference(config: TextConfig, run: Run) -> dict[str, Any]:
     reader, read = RowReader(settings.on_bad_row), None
     if settings.comparisons is not None:
         held_out = settings.prompts.holdout_fraction
-        read = read_comparisons(settings.comparisons, objective, held_out, settings.keep_fraction, reader)
+        read = read_comparisons(
+            settings.comparisons, objective, held_out, settings.keep_fraction, reader
+        )
     mode = OpenMode.start(config, run, settings.generation, settings.prompts, settings.gold, reader)
     given = None if read is None else encode_read(mode, settings.comparisons, read)
     before, rounds = mode.judge("before"), []
@@ -58,12 +61,18 @@ def run_preference(config: TextConfig, run: Run) -> dict[str, Any]:
             )
         numbers = fit_round(mode, comparisons, objective, settings, number)
         rounds.append({"undecided prompts": undecided, **numbers})
-        run.progress.say(f"round {number + 1}: {', '.join(f'{k} {v}' for k, v in rounds[-1].items())}")
+        run.progress.say(
+            f"round {number + 1}: {', '.join(f'{k} {v}' for k, v in rounds[-1].items())}"
+        )
     title = f"Preferences: {config.preference.name}"
-    return mode.finish(title, before, {f"round {i + 1}": numbers for i, numbers in enumerate(rounds)})
+    return mode.finish(
+        title, before, {f"round {i + 1}": numbers for i, numbers in enumerate(rounds)}
+    )
 
 
-def encode_read(mode: OpenMode, source: str, rows: Sequence[Ranking | Thumb]) -> list[Comparison] | list[LikedExample]:
+def encode_read(
+    mode: OpenMode, source: str, rows: Sequence[Ranking | Thumb]
+) -> list[Comparison] | list[LikedExample]:
     """Token ids of the rows of `text.comparisons`; what was left out is said."""
     found = encode_comparisons(mode.parts.chat, source, rows, mode.parts.context, mode.reader)
     mode.reader.tell(mode.run.progress.say)
@@ -71,10 +80,16 @@ def encode_read(mode: OpenMode, source: str, rows: Sequence[Ranking | Thumb]) ->
 
 
 def sample_comparisons(
-    mode: OpenMode, judge: JudgeSettings, per_prompt: int, number: int, keep_fraction: float = 1.0, whole: bool = False
+    mode: OpenMode,
+    judge: JudgeSettings,
+    per_prompt: int,
+    number: int,
+    keep_fraction: float = 1.0,
+    whole: bool = False,
 ) -> tuple[list[Comparison], int]:
-    """Completions of the training prompts, compared by the judge, those with the largest margins kept; how many prompts
-    gave no comparison. The rankings are kept in the run's folder, as a file that `text.comparisons` reads.
+    """Completions of the training prompts, compared by the judge, those with the largest margins
+    kept; how many prompts gave no comparison. The rankings are kept in the run's folder, as a file
+    that `text.comparisons` reads.
 
     Raises ValueError when none did.
     """
@@ -95,7 +110,9 @@ def sample_comparisons(
     asked = {i: mode.prompts.asked(labels.rows[i]["prompt"]) for i in clear}
     lines = "".join(json.dumps({**labels.rows[i], "prompt": list(asked[i])}) + "\n" for i in clear)
     write_atomically(mode.run.folder.path / f"comparisons_{number + 1}.jsonl", lines)
-    return [replace(labels.comparisons[i], key=prompt_key(asked[i])) for i in clear], labels.num_undecided
+    return [
+        replace(labels.comparisons[i], key=prompt_key(asked[i])) for i in clear
+    ], labels.num_undecided
 
 
 def fit_round(
@@ -105,7 +122,8 @@ def fit_round(
     settings: TextPreference,
     number: int,
 ) -> dict[str, Any]:
-    """Fit one round; how many comparisons, and what share of the held-out ones the policy orders right."""
+    """Fit one round; how many comparisons, and what share of the held-out ones the policy orders
+    right."""
     name, seed = f"fit {number + 1}" if settings.rounds > 1 else "fit", mode.run.seed("fit", number)
     if isinstance(comparisons[0], LikedExample):
         fit = FitSettings.of(settings.fit, len(comparisons))
@@ -119,16 +137,23 @@ def fit_round(
         reference = held_out_reference(mode, held_out, objective, fit, stage)
         fit_comparisons(mode.learner, train, objective, fit, seed, stage)
     if not held_out:
-        mode.run.progress.say(f"all {len(train)} comparisons have one prompt: none is held out, there is no accuracy")
+        mode.run.progress.say(
+            f"all {len(train)} comparisons have one prompt: none is held out, there is no accuracy"
+        )
         return {**counts, "held-out comparisons": 0, "accuracy": None}
     accuracy = preference_accuracy(mode.learner, held_out, reference, fit.micro_batch_size)
     return {**counts, "held-out comparisons": len(held_out), "accuracy": accuracy}
 
 
 def held_out_reference(
-    mode: OpenMode, held_out: Sequence[Comparison], objective: Objective, fit: FitSettings, stage: FitStage
+    mode: OpenMode,
+    held_out: Sequence[Comparison],
+    objective: Objective,
+    fit: FitSettings,
+    stage: FitStage,
 ) -> torch.Tensor | None:
-    """Log-probabilities of the held-out completions before the fit, where the objective has a reference."""
+    """Log-probabilities of the held-out completions before the fit, where the objective has a
+    reference."""
     if not held_out or not needs_reference(objective):
         return None
     width = max(len(comparison.completions) for comparison in held_out)
@@ -137,4 +162,6 @@ def held_out_reference(
         logprobs = comparison_logprobs(mode.learner, [held_out[i] for i in rows])[0]
         return torch.nn.functional.pad(logprobs, (0, width - logprobs.shape[1]))
 
-    return constant(stage, "held-out reference", lambda: in_pieces(len(held_out), fit.micro_batch_size, scored))
+    return constant(
+        stage, "held-out reference", lambda: in_pieces(len(held_out), fit.micro_batch_size, scored)
+    )

@@ -24,9 +24,9 @@ from vla.threads import ONE, Threads
 
 @dataclass(frozen=True)
 class Comparison:
-    """Completions of one prompt from best to worst, as token ids; one that was not cut ends with its stop token.
-    `margin`: None or how much best and worst differ; `target_margin`: what the loss asks for; `key`: what decides on
-    which side of a split it falls.
+    """Completions of one prompt from best to worst, as token ids; one that was not cut ends with
+    its stop token. `margin`: None or how much best and worst differ; `target_margin`: what the loss
+    asks for; `key`: what decides on which side of a split it falls.
     """
 
     prompt: list[int]
@@ -38,7 +38,8 @@ class Comparison:
 
 @dataclass(frozen=True)
 class LikedExample:
-    """A completion as token ids, liked or not. `key`: what decides on which side of a split it falls."""
+    """A completion as token ids, liked or not. `key`: what decides on which side of a split it
+    falls."""
 
     prompt: list[int]
     completion: list[int]
@@ -47,20 +48,24 @@ class LikedExample:
 
 
 def encode_ranking(chat: ChatFormat, ranking: Ranking) -> Comparison:
-    """Token ids of a ranking read from a file: those that were drawn where it holds them, else its texts as the chat
-    template writes them, with the end of the turn behind those that were not cut.
+    """Token ids of a ranking read from a file: those that were drawn where it holds them, else its
+    texts as the chat template writes them, with the end of the turn behind those that were not cut.
 
-    Raises ValueError where the ids are those of another tokenizer, and where best and worst become the same ids.
+    Raises ValueError where the ids are those of another tokenizer, and where best and worst become
+    the same ids.
     """
     count = len(ranking.completions)
     finished = ranking.finished or (True,) * count
     if ranking.ids is None:
         said = [
-            chat.reply(ranking.prompt, text, ended) for text, ended in zip(ranking.completions, finished, strict=True)
+            chat.reply(ranking.prompt, text, ended)
+            for text, ended in zip(ranking.completions, finished, strict=True)
         ]
     else:
         said = [list(ids) for ids in ranking.ids]
-        spelled = [chat.completion_text(ids) if max(ids) < len(chat.tokenizer) else None for ids in said]
+        spelled = [
+            chat.completion_text(ids) if max(ids) < len(chat.tokenizer) else None for ids in said
+        ]
         if spelled != list(ranking.completions):
             raise ValueError(
                 "completion_ids do not spell completions with this model's tokenizer: leave the column out to learn the"
@@ -80,7 +85,11 @@ def encode_thumb(chat: ChatFormat, thumb: Thumb) -> LikedExample:
 
 def as_liked(comparisons: Sequence[Comparison]) -> list[LikedExample]:
     """The best of each comparison liked, the worst disliked."""
-    return [LikedExample(c.prompt, c.completions[i], i == 0, c.key) for c in comparisons for i in (0, -1)]
+    return [
+        LikedExample(c.prompt, c.completions[i], i == 0, c.key)
+        for c in comparisons
+        for i in (0, -1)
+    ]
 
 
 def best_and_worst(comparison: Comparison) -> Comparison:
@@ -91,7 +100,8 @@ def best_and_worst(comparison: Comparison) -> Comparison:
 def comparison_logprobs(
     policy: TextPolicy, comparisons: Sequence[Comparison]
 ) -> tuple[Float[Tensor, "B K"], Int[Tensor, "B K"], Bool[Tensor, "B K"]]:
-    """(summed log-probabilities, lengths, which are present), columns from best to worst; every prompt is read once."""
+    """(summed log-probabilities, lengths, which are present), columns from best to worst; every
+    prompt is read once."""
     width = max(len(c.completions) for c in comparisons)
     rows = [(b, k) for b, c in enumerate(comparisons) for k in range(len(c.completions))]
     examples = [Example(comparisons[b].prompt, comparisons[b].completions[k]) for b, k in rows]
@@ -100,7 +110,9 @@ def comparison_logprobs(
     shape = (len(comparisons), width)
     spread = torch.zeros(shape, device=logprobs.device).index_put(at, logprobs)
     lengths = torch.zeros(shape, dtype=torch.long, device=logprobs.device)
-    lengths[at] = torch.tensor([len(example.completion) for example in examples], device=logprobs.device)
+    lengths[at] = torch.tensor(
+        [len(example.completion) for example in examples], device=logprobs.device
+    )
     return spread, lengths, lengths > 0
 
 
@@ -112,8 +124,8 @@ def fit_comparisons(
     seed: int,
     stage: FitStage | None = None,
 ) -> None:
-    """Move the policy towards what was preferred. The reference is the policy as it comes in: its log-probabilities are
-    computed once and kept, so one model is in memory.
+    """Move the policy towards what was preferred. The reference is the policy as it comes in: its
+    log-probabilities are computed once and kept, so one model is in memory.
     """
     if isinstance(objective, KTO):
         fit_thumbs(policy, as_liked(comparisons), objective, settings, seed, stage)
@@ -130,7 +142,9 @@ def fit_comparisons(
             return torch.nn.functional.pad(values, (0, width - values.shape[1]))
 
         reference = constant(
-            stage, "reference", lambda: in_pieces(len(comparisons), settings.micro_batch_size, scored, policy.threads)
+            stage,
+            "reference",
+            lambda: in_pieces(len(comparisons), settings.micro_batch_size, scored, policy.threads),
         )
 
     def loss_of(rows: Sequence[int]) -> Tensor:
@@ -150,16 +164,21 @@ def fit_thumbs(
     seed: int,
     stage: FitStage | None = None,
 ) -> None:
-    """KTO. The baseline of a batch comes from its prompts with the completion of the next other prompt behind them;
-    which one that is is fixed, so the reference's log-probabilities are computed once.
+    """KTO. The baseline of a batch comes from its prompts with the completion of the next other
+    prompt behind them; which one that is is fixed, so the reference's log-probabilities are
+    computed once.
 
     Raises ValueError where all prompts are the same.
     """
     num_liked = sum(example.liked for example in examples)
-    weights = balanced_weights(num_liked, len(examples) - num_liked) if objective.balance else (1.0, 1.0)
+    weights = (
+        balanced_weights(num_liked, len(examples) - num_liked) if objective.balance else (1.0, 1.0)
+    )
     own = [Example(e.prompt, e.completion) for e in examples]
     others = next_others([tuple(example.prompt) for example in examples])
-    other = [Example(e.prompt, examples[i].completion) for e, i in zip(examples, others, strict=True)]
+    other = [
+        Example(e.prompt, examples[i].completion) for e, i in zip(examples, others, strict=True)
+    ]
     size, baseline = settings.micro_batch_size, [torch.zeros(())]
 
     def scores(of: list[Example], rows: Sequence[int]) -> Tensor:
@@ -182,14 +201,28 @@ def fit_thumbs(
         ref, z = ref_own[list(rows)].to(device), baseline[0].to(device)
         return kto_terms(logprobs, ref, liked, z, objective.beta, *weights).sum()
 
-    fit(policy, len(examples), loss_of, one_each, settings, seed, stage, before_batch, threads=policy.threads)
+    fit(
+        policy,
+        len(examples),
+        loss_of,
+        one_each,
+        settings,
+        seed,
+        stage,
+        before_batch,
+        threads=policy.threads,
+    )
 
 
 @torch.no_grad()
 def preference_accuracy(
-    policy: TextPolicy, comparisons: Sequence[Comparison], reference: Float[Tensor, "B K"] | None, batch_size: int
+    policy: TextPolicy,
+    comparisons: Sequence[Comparison],
+    reference: Float[Tensor, "B K"] | None,
+    batch_size: int,
 ) -> float:
-    """Share of comparisons whose best completion has the higher implicit reward (log pi - log ref) than the worst.
+    """Share of comparisons whose best completion has the higher implicit reward (log pi - log ref)
+    than the worst.
 
     Without a reference, the higher mean log-probability per token.
     """
@@ -200,7 +233,9 @@ def preference_accuracy(
         if reference is None:
             values = logprobs / lengths.clamp(min=1)
         else:
-            values = logprobs - reference[start : start + batch_size, : logprobs.shape[1]].to(logprobs.device)
+            values = logprobs - reference[start : start + batch_size, : logprobs.shape[1]].to(
+                logprobs.device
+            )
         last = present.sum(1, keepdim=True) - 1
         right += int((values[:, 0] > values.gather(1, last).squeeze(1)).sum())
     return right / len(comparisons)
@@ -209,9 +244,12 @@ def preference_accuracy(
 def ranking_rewards(
     model: RewardModel, comparisons: Sequence[Comparison]
 ) -> tuple[Float[Tensor, "B K"], Bool[Tensor, "B K"]]:
-    """(the reward model's rewards, which are present), columns from best to worst; every prompt is read once."""
+    """(the reward model's rewards, which are present), columns from best to worst; every prompt is
+    read once."""
     pairs = [(c.prompt, completion) for c in comparisons for completion in c.completions]
-    rewards = rewards_of(model, [prompt for prompt, _ in pairs], [completion for _, completion in pairs])
+    rewards = rewards_of(
+        model, [prompt for prompt, _ in pairs], [completion for _, completion in pairs]
+    )
     sizes = torch.tensor([len(c.completions) for c in comparisons], device=rewards.device)
     present = torch.arange(int(sizes.max()), device=rewards.device) < sizes[:, None]
     return rewards.new_zeros(present.shape).masked_scatter(present, rewards), present
@@ -237,8 +275,8 @@ def fit_reward_model(
     stage: FitStage | None = None,
     threads: Threads = ONE,
 ) -> None:
-    """Bradley-Terry on all pairs of every ranking, by the margin that it asks for. The head is new and has a rate of
-    its own.
+    """Bradley-Terry on all pairs of every ranking, by the margin that it asks for. The head is new
+    and has a rate of its own.
     """
 
     def loss_of(rows: Sequence[int]) -> Tensor:
@@ -247,15 +285,29 @@ def fit_reward_model(
         return pairwise_terms(rewards, present, centring, margins).sum()
 
     rates = {"head": head_learning_rate}
-    fit(model, len(comparisons), loss_of, one_each, settings, seed, stage, threads=threads, learning_rates=rates)
+    fit(
+        model,
+        len(comparisons),
+        loss_of,
+        one_each,
+        settings,
+        seed,
+        stage,
+        threads=threads,
+        learning_rates=rates,
+    )
 
 
 @torch.no_grad()
-def reward_accuracy(model: RewardModel, comparisons: Sequence[Comparison], batch_size: int) -> tuple[int, int]:
+def reward_accuracy(
+    model: RewardModel, comparisons: Sequence[Comparison], batch_size: int
+) -> tuple[int, int]:
     """(pairs that the reward model orders right, pairs), of all pairs of the rankings."""
     right = total = 0
     for start in range(0, len(comparisons), batch_size):
-        better, worse, counts = ranked_pairs(*ranking_rewards(model, comparisons[start : start + batch_size]))
+        better, worse, counts = ranked_pairs(
+            *ranking_rewards(model, comparisons[start : start + batch_size])
+        )
         right += int(((better > worse) & counts).sum())
         total += int(counts.sum())
     return right, total

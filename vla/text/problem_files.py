@@ -1,4 +1,5 @@
-"""Verifiable problems of a user: a file or a hub data set with a prompt, an answer, and how it is verified.
+"""Verifiable problems of a user: a file or a hub data set with a prompt, an answer, and how it is
+verified.
 
 prompt (or question)   a text, or messages           answer     a text or a number; 0.5 or "... #### 42" (GSM8K); also
                                                                 ground_truth, reward_model.ground_truth (verl), solution
@@ -22,7 +23,13 @@ from vla.rewards.numbers import last_box
 from vla.rewards.worker import INSIDE_ANSWER, NAMES
 from vla.text.problems import Problem
 
-FACTS = {"tests": CODE, "tools": "tool_call", "schema": "json_value", "words": "contains", "references": "bleu"}
+FACTS = {
+    "tests": CODE,
+    "tools": "tool_call",
+    "schema": "json_value",
+    "words": "contains",
+    "references": "bleu",
+}
 """Columns that a verifier reads, and the verifier that a row with one gets when it names none."""
 QUESTIONS = ("prompt", "question", "problem")
 NEEDED = {CODE: "tests", "tool_call": "tools", "json_value": "schema"}
@@ -31,11 +38,14 @@ WITHOUT_ANSWER = (*NEEDED, "contains", "bleu", "chrf", "rouge_l", "think_format"
 """Verifiers that can do without an answer."""
 
 
-def read_problems(source: str, num_problems: int | None, reader: RowReader | None = None) -> list[Problem]:
-    """The problems of a source, at most `num_problems`; the source's name is the family. A question that stands in
-    several rows with one answer is asked once.
+def read_problems(
+    source: str, num_problems: int | None, reader: RowReader | None = None
+) -> list[Problem]:
+    """The problems of a source, at most `num_problems`; the source's name is the family. A question
+    that stands in several rows with one answer is asked once.
 
-    Raises ValueError naming the row and what is wrong with it: also a question that an earlier row answers otherwise.
+    Raises ValueError naming the row and what is wrong with it: also a question that an earlier row
+    answers otherwise.
     """
     reader, first = reader or RowReader(), dict[str, Problem]()
 
@@ -43,13 +53,18 @@ def read_problems(source: str, num_problems: int | None, reader: RowReader | Non
         problem = problem_of(row, source)
         earlier = first.setdefault(same_words(problem.question), problem)
         if _answers(earlier) != _answers(problem):
-            raise ValueError(f"{row.where}: asks what {earlier.where} asks, and gives another answer")
+            raise ValueError(
+                f"{row.where}: asks what {earlier.where} asks, and gives another answer"
+            )
         return problem
 
     used = reader.read(source, use)
     problems = list(first.values())
     if len(used) > len(problems):
-        reader.note(source, f"{len(used) - len(problems)} rows ask again what an earlier row asks; each is asked once")
+        reader.note(
+            source,
+            f"{len(used) - len(problems)} rows ask again what an earlier row asks; each is asked once",
+        )
     return problems[:num_problems]
 
 
@@ -71,12 +86,16 @@ def problem_of(row: Row, family: str) -> Problem:
         raise ValueError(
             f"{where}: nothing says which completion is right; needed is one of answer, {', '.join(FACTS)}"
         )
-    if not isinstance(answer, str | int | float | None) or (isinstance(answer, float) and not math.isfinite(answer)):
+    if not isinstance(answer, str | int | float | None) or (
+        isinstance(answer, float) and not math.isfinite(answer)
+    ):
         raise ValueError(f"{where}: {name} ({answer!r}) must be a text or a number")
     text = "" if answer is None else final_answer_of(str(answer))
     verifier = verifier_of(values, text, where)
     check_verifier(verifier, text, facts, where)
-    return Problem(as_text(messages), text, verifier, family, checked_facts(facts, where), messages, where)
+    return Problem(
+        as_text(messages), text, verifier, family, checked_facts(facts, where), messages, where
+    )
 
 
 def check_choices(values: Mapping[str, Any], question: str, where: str) -> None:
@@ -89,11 +108,14 @@ def check_choices(values: Mapping[str, Any], question: str, where: str) -> None:
             and not isinstance(texts, str)
             and not all(str(text) in question for text in texts)
         ):
-            raise ValueError(f"{where}: {column} do not stand in the prompt: write them there, and answer by a letter")
+            raise ValueError(
+                f"{where}: {column} do not stand in the prompt: write them there, and answer by a letter"
+            )
 
 
 def answer_in(values: Mapping[str, Any]) -> tuple[str, Any]:
-    """(column, what it holds) of the answer; verl has it in reward_model, a worked solution in its last \\boxed{}."""
+    """(column, what it holds) of the answer; verl has it in reward_model, a worked solution in its
+    last \\boxed{}."""
     for name in ("answer", "ground_truth"):
         if name in values:
             return name, values[name]
@@ -105,7 +127,8 @@ def answer_in(values: Mapping[str, Any]) -> tuple[str, Any]:
 
 
 def verifier_of(values: Any, answer: str, where: str) -> str:
-    """The verifier a row names, or the one that fits what it has: first its columns, then what the answer is."""
+    """The verifier a row names, or the one that fits what it has: first its columns, then what the
+    answer is."""
     named = values.get("verifier")
     if named is not None:
         if not isinstance(named, str):
@@ -118,8 +141,8 @@ def verifier_of(values: Any, answer: str, where: str) -> str:
 
 
 def check_verifier(name: str, answer: str, facts: Mapping[str, Any], where: str) -> None:
-    """Refuse a verifier that does not exist, and one that the row lacks something for. Whether a function of the user's
-    can be imported is seen by the process that will run it.
+    """Refuse a verifier that does not exist, and one that the row lacks something for. Whether a
+    function of the user's can be imported is seen by the process that will run it.
     """
     plain = name.removeprefix(INSIDE_ANSWER)
     known = (*NAMES, CODE)
@@ -135,7 +158,8 @@ def check_verifier(name: str, answer: str, facts: Mapping[str, Any], where: str)
 
 
 def checked_facts(facts: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The columns that verifiers read, each of the form that they read; a text is one word, or one reference.
+    """The columns that verifiers read, each of the form that they read; a text is one word, or one
+    reference.
 
     Raises ValueError naming the row, the column and the form.
     """
@@ -143,8 +167,12 @@ def checked_facts(facts: Mapping[str, Any], where: str) -> dict[str, Any]:
     for column in ("words", "references"):
         if column in found:
             texts = [found[column]] if isinstance(found[column], str) else found[column]
-            if not _is_list(texts) or not all(isinstance(text, str) and text.strip() for text in texts):
-                raise ValueError(f"{where}: {column} ({facts[column]!r}) must be a text or a list of texts")
+            if not _is_list(texts) or not all(
+                isinstance(text, str) and text.strip() for text in texts
+            ):
+                raise ValueError(
+                    f"{where}: {column} ({facts[column]!r}) must be a text or a list of texts"
+                )
             found[column] = list(texts)
     if "tests" in found:
         try:
@@ -155,11 +183,17 @@ def checked_facts(facts: Mapping[str, Any], where: str) -> dict[str, Any]:
         _check_schema(found["schema"], where, "schema")
     if "tools" in found:
         if not isinstance(found["tools"], Mapping) or not found["tools"]:
-            raise ValueError(f"{where}: tools ({facts['tools']!r}) must map each tool to the schema of its arguments")
+            raise ValueError(
+                f"{where}: tools ({facts['tools']!r}) must map each tool to the schema of its arguments"
+            )
         for tool, schema in found["tools"].items():
             _check_schema(schema, where, f"tools.{tool}")
-    if "call" in found and (not isinstance(found["call"], Mapping) or set(found["call"]) != {"name", "arguments"}):
-        raise ValueError(f"{where}: call ({facts['call']!r}) must be an object with name and arguments")
+    if "call" in found and (
+        not isinstance(found["call"], Mapping) or set(found["call"]) != {"name", "arguments"}
+    ):
+        raise ValueError(
+            f"{where}: call ({facts['call']!r}) must be an object with name and arguments"
+        )
     return found
 
 

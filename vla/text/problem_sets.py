@@ -1,4 +1,5 @@
-"""Problems for training, for a look during training, and for the numbers that are reported: three that share none."""
+"""Problems for training, for a look during training, and for the numbers that are reported: three
+that share none."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from vla.text.problems import Problem, make_family, split
 
 @dataclass(frozen=True)
 class ProblemSets:
-    """Problems for training (by family), for a look during training, and for the numbers that are reported."""
+    """Problems for training (by family), for a look during training, and for the numbers that are
+    reported."""
 
     families: dict[str, list[Problem]]
     validation: list[Problem]
@@ -30,26 +32,38 @@ class ProblemSets:
     def everything(self) -> list[Problem]:
         return [*self.train, *self.validation, *self.evaluation]
 
-    def fitting(self, chat: ChatFormat, max_tokens: int, setting: str, reader: RowReader) -> ProblemSets:
-        """The problems whose prompt the template takes, in at most `max_tokens`; `setting` is what people call it. The
-        others are faults of their rows: RowError, or left out and counted.
+    def fitting(
+        self, chat: ChatFormat, max_tokens: int, setting: str, reader: RowReader
+    ) -> ProblemSets:
+        """The problems whose prompt the template takes, in at most `max_tokens`; `setting` is what
+        people call it. The others are faults of their rows: RowError, or left out and counted.
         """
 
         def kept(problems: Sequence[Problem]) -> list[Problem]:
-            return [problem for problem in problems if self._fits(problem, chat, max_tokens, setting, reader)]
+            return [
+                problem
+                for problem in problems
+                if self._fits(problem, chat, max_tokens, setting, reader)
+            ]
 
         families = {name: kept(problems) for name, problems in self.families.items()}
         found = ProblemSets(families, kept(self.validation), kept(self.evaluation))
         if not all([*families.values(), found.evaluation]):
-            raise ValueError(f"{setting} ({max_tokens}) leaves no problem to train or to judge on: raise it")
+            raise ValueError(
+                f"{setting} ({max_tokens}) leaves no problem to train or to judge on: raise it"
+            )
         return found
 
     @staticmethod
-    def _fits(problem: Problem, chat: ChatFormat, max_tokens: int, setting: str, reader: RowReader) -> bool:
+    def _fits(
+        problem: Problem, chat: ChatFormat, max_tokens: int, setting: str, reader: RowReader
+    ) -> bool:
         try:
             length = len(chat.prompt(problem.asked))
             if length > max_tokens:
-                raise ValueError(f"the prompt takes {length} tokens, {setting} is {max_tokens}: raise it")
+                raise ValueError(
+                    f"the prompt takes {length} tokens, {setting} is {max_tokens}: raise it"
+                )
         except ValueError as error:
             where = problem.where or f"{problem.family}, {problem.question!r}"
             reader.leave_out(problem.family, f"{where}: {error}")
@@ -57,9 +71,12 @@ class ProblemSets:
         return True
 
     def check_verifiers(self, rewards: Rewards) -> None:
-        """Raises ValueError naming the first row whose verifier cannot be imported, or the reward that cannot be."""
+        """Raises ValueError naming the first row whose verifier cannot be imported, or the reward
+        that cannot be."""
         rewards.check()
-        for problem in {problem.verifier: problem for problem in reversed(self.everything)}.values():
+        for problem in {
+            problem.verifier: problem for problem in reversed(self.everything)
+        }.values():
             try:
                 rewards.check_verifier(problem.verifier)
             except ValueError as error:
@@ -77,7 +94,8 @@ class ProblemSets:
 
 
 def shortfalls(asked: Mapping[str, tuple[int, int]]) -> list[str]:
-    """A line for every setting that asks for more problems than there are: {setting: (its value, their number)}."""
+    """A line for every setting that asks for more problems than there are: {setting: (its value,
+    their number)}."""
     return [
         f"{setting} ({wanted}) is more than there are: {number} problems"
         for setting, (wanted, number) in asked.items()
@@ -93,8 +111,8 @@ def make_problem_sets(
     num_evaluation: int,
     reader: RowReader | None = None,
 ) -> ProblemSets:
-    """Split every family; held-out problems of all families take turns, each question once. Validation gets a fifth of
-    them at most, and shares no prompt with evaluation.
+    """Split every family; held-out problems of all families take turns, each question once.
+    Validation gets a fifth of them at most, and shares no prompt with evaluation.
     """
     families, held_out = {}, []
     for name in names:
@@ -105,7 +123,11 @@ def make_problem_sets(
     mixed = list({problem.question: problem for problem in reversed(turns)}.values())[::-1]
     count = max(1, min(num_validation, len(mixed) // 5)) if num_validation else 0
     looked_at = {problem.key for problem in mixed[:count]}
-    evaluation = [problem for problem in mixed[count:] if problem.key not in looked_at][:num_evaluation]
+    evaluation = [problem for problem in mixed[count:] if problem.key not in looked_at][
+        :num_evaluation
+    ]
     if not evaluation:
-        raise ValueError(f"text.holdout_fraction ({holdout_fraction}) leaves no evaluation problem: raise it")
+        raise ValueError(
+            f"text.holdout_fraction ({holdout_fraction}) leaves no evaluation problem: raise it"
+        )
     return ProblemSets(families, mixed[:count], evaluation)

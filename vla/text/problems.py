@@ -1,7 +1,8 @@
 """Verifiable problems: a question, the right answer, and the name of the verifier that compares.
 
-A family makes all its problems, or a fixed number of them; which of them are held out is decided by a hash of the
-question, so that training and evaluation never share one, whatever the seed, the order or the number asked for.
+A family makes all its problems, or a fixed number of them; which of them are held out is decided by
+a hash of the question, so that training and evaluation never share one, whatever the seed, the
+order or the number asked for.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from vla.rewards.sample import Sample
 
 @dataclass(frozen=True)
 class Problem:
-    """`verifier` is a name that `vla.rewards.worker.find_verifier` knows, or `code`; `facts` is what it needs.
-    `messages`: what is asked, where a row gives messages; empty: the question, as a user's. `where` names the row.
+    """`verifier` is a name that `vla.rewards.worker.find_verifier` knows, or `code`; `facts` is
+    what it needs. `messages`: what is asked, where a row gives messages; empty: the question, as a
+    user's. `where` names the row.
     """
 
     question: str
@@ -65,12 +67,16 @@ WORDS = (
     " engine feather guitar harbor insect jungle kettle lemon mirror night ocean paper queen robot summer table"
     " umbrella village winter"
 )
-NAMES = "Ada Ben Cleo Dan Eva Finn Gina Hugo Iris Jack Kira Liam Mona Nils Olga Paul Rosa Sven Tara Zoe"
+NAMES = (
+    "Ada Ben Cleo Dan Eva Finn Gina Hugo Iris Jack Kira Liam Mona Nils Olga Paul Rosa Sven Tara Zoe"
+)
 
 
-def make_family(name: str, num_problems: int | None, reader: RowReader | None = None) -> list[Problem]:
-    """At most `num_problems` different problems of a family, the same at every call; None: all rows of a file, and
-    `NUM_MADE` of a family that is made. `reader` counts the rows of files.
+def make_family(
+    name: str, num_problems: int | None, reader: RowReader | None = None
+) -> list[Problem]:
+    """At most `num_problems` different problems of a family, the same at every call; None: all rows
+    of a file, and `NUM_MADE` of a family that is made. `reader` counts the rows of files.
 
     add1 ... mul4   arithmetic on numbers of that many digits. add2 and sub2 use 10 to 49, so that sums have two digits
     contains        a sentence with a given word                json        an object with two keys
@@ -104,7 +110,9 @@ def _problems_of_file(name: str, num_problems: int | None, reader: RowReader) ->
 
     problems = in_fixed_order(read_problems(name, None, reader))
     if num_problems is not None and num_problems < len(problems):
-        reader.note(name, f"{num_problems} of {len(problems)} problems are used (text.num_problems)")
+        reader.note(
+            name, f"{num_problems} of {len(problems)} problems are used (text.num_problems)"
+        )
     return problems[:num_problems]
 
 
@@ -114,20 +122,23 @@ def in_fixed_order(problems: Sequence[Problem]) -> list[Problem]:
 
 
 def room_for_answers(families: Sequence[str]) -> int:
-    """Tokens that an answer to any of these families may take. A model repeats a sum before its result: 4 d + 5 for
-    numbers of d digits, its stop token included. What is said beyond is paid for in every rollout, and teaches nothing.
+    """Tokens that an answer to any of these families may take. A model repeats a sum before its
+    result: 4 d + 5 for numbers of d digits, its stop token included. What is said beyond is paid
+    for in every rollout, and teaches nothing.
     """
     matches = [ARITHMETIC.fullmatch(name) for name in families]
     return max(4 * int(match[2]) + 5 if match else ANSWER_TOKENS for match in matches)
 
 
 def is_held_out(question: str, fraction: float) -> bool:
-    """Whether a question belongs to evaluation: decided by the hash of its words, for this share of all questions."""
+    """Whether a question belongs to evaluation: decided by the hash of its words, for this share of
+    all questions."""
     return split_position(question) < fraction
 
 
 def split_position(question: str) -> float:
-    """Where a question stands between 0 and 1: a hash of its words. Held-out questions stand below their share."""
+    """Where a question stands between 0 and 1: a hash of its words. Held-out questions stand below
+    their share."""
     return int.from_bytes(_digest("held out: " + split_key(question))[:8], "big") / 2**64
 
 
@@ -167,22 +178,34 @@ def _arithmetic(family: str, operation: str, digits: int, num_problems: int) -> 
         pairs = [(a, b) for a in range(lowest, highest + 1) for b in range(lowest, highest + 1)]
     else:
         rng = random.Random(family)
-        pairs = [(rng.randint(lowest, highest), rng.randint(lowest, highest)) for _ in range(num_problems)]
+        pairs = [
+            (rng.randint(lowest, highest), rng.randint(lowest, highest))
+            for _ in range(num_problems)
+        ]
     if operation == "sub":
         pairs = [(a, b) for a, b in pairs if a >= b]
     sign, compute = _OPERATION[operation]
     return [
         Problem(
-            f"What is {a} {sign} {b}? Answer with just the number.", str(compute(a, b)), "last_number", family,
+            f"What is {a} {sign} {b}? Answer with just the number.",
+            str(compute(a, b)),
+            "last_number",
+            family,
             {"expression": f"{a} {sign} {b}"},
         )
         for a, b in pairs
-    ]  # fmt: skip
+    ]
 
 
 def _contains() -> list[Problem]:
     return [
-        Problem(f"Write one short sentence with the word {word}.", word, "contains", "contains", {"words": [word]})
+        Problem(
+            f"Write one short sentence with the word {word}.",
+            word,
+            "contains",
+            "contains",
+            {"words": [word]},
+        )
         for word in WORDS.split()
     ]
 
@@ -217,7 +240,11 @@ def _sort3() -> list[Problem]:
 def _tool_call() -> list[Problem]:
     tools = {"weather": "city", "define": "word", "translate": "text"}
     schemas = {
-        tool: {"type": "object", "required": [argument], "properties": {argument: {"type": "string"}}}
+        tool: {
+            "type": "object",
+            "required": [argument],
+            "properties": {argument: {"type": "string"}},
+        }
         for tool, argument in tools.items()
     }
     problems = []
@@ -229,7 +256,11 @@ def _tool_call() -> list[Problem]:
                 ' <tool_call>{"name": "add", "arguments": {"number": "3"}}</tool_call>'
             )
             answer = f"<tool_call>{json.dumps(call)}</tool_call>"
-            problems.append(Problem(question, answer, "tool_call", "tool_call", {"tools": schemas, "call": call}))
+            problems.append(
+                Problem(
+                    question, answer, "tool_call", "tool_call", {"tools": schemas, "call": call}
+                )
+            )
     return problems
 
 
@@ -238,7 +269,9 @@ def _code() -> list[Problem]:
     for sign, compute in _OPERATION.values():
         for number in range(2, 30):
             question = f"Write a Python function f(x) that returns x {sign} {number}. Answer with code only."
-            tests = [{"call": f"f({x})", "output": repr(compute(x, number))} for x in (0, 1, 7, -12)]
+            tests = [
+                {"call": f"f({x})", "output": repr(compute(x, number))} for x in (0, 1, 7, -12)
+            ]
             answer = f"def f(x):\n    return x {sign} {number}"
             problems.append(Problem(question, answer, "code", "code", {"tests": tests}))
     return problems
@@ -262,14 +295,17 @@ def _reasoning_gym(name: str, num_problems: int) -> list[Problem]:
             import reasoning_gym
             from reasoning_gym.factory import DATASETS
     except ImportError as error:
-        raise ValueError(f"family {name!r} needs reasoning-gym: install the optional extra `reasoning`") from error
+        raise ValueError(
+            f"family {name!r} needs reasoning-gym: install the optional extra `reasoning`"
+        ) from error
     family = name.removeprefix(GYM)
     if family not in DATASETS:
         from difflib import get_close_matches
 
         near = get_close_matches(family, DATASETS, n=3)
         raise ValueError(
-            f"reasoning-gym has no family {family!r}" + (f": did you mean {', '.join(near)}?" if near else "")
+            f"reasoning-gym has no family {family!r}"
+            + (f": did you mean {', '.join(near)}?" if near else "")
         )
     dataset = reasoning_gym.create_dataset(family, size=num_problems, seed=0)
     problems = []
@@ -277,7 +313,11 @@ def _reasoning_gym(name: str, num_problems: int) -> list[Problem]:
         try:
             plain = json.loads(json.dumps(entry))
         except TypeError as error:
-            raise ValueError(f"family {name!r} cannot be verified in a process of its own: {error}") from error
+            raise ValueError(
+                f"family {name!r} cannot be verified in a process of its own: {error}"
+            ) from error
         facts = {"family": family, "entry": plain}
-        problems.append(Problem(entry["question"], str(entry["answer"]), "reasoning_gym_score", name, facts))
+        problems.append(
+            Problem(entry["question"], str(entry["answer"]), "reasoning_gym_score", name, facts)
+        )
     return problems

@@ -1,4 +1,5 @@
-"""The shared RL loop on a text policy: optimizer, schedule, reference, metrics, checkpoints, a clock and Ctrl-C."""
+"""The shared RL loop on a text policy: optimizer, schedule, reference, metrics, checkpoints, a
+clock and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -43,13 +44,14 @@ def take(kind: type[Any], rl: Rl) -> Any:
 class Refinement:
     """A policy on its way through the iterations of `vla.rl.loop.train`.
 
-    `collect(iteration)` makes a rollout. `evaluate(iteration)` gives numbers to log every `rl.evaluate_every`
-    iterations; `watch(iteration, rollout)` gives numbers to log on every one. `keep` are further parts of a
-    checkpoint, `under_way` of what is kept of a rollout. `has_adapter`: the reference is the model with its adapter
-    off, which nothing has trained yet. The run ends where `vla.rl.budget` says, or when asked to stop; then it is
-    saved. With `rl.load_best_at_end` the policy ends with the weights of the best `validation_success`, those it began
-    with among them.
-    Of many processes each collects a rollout of its own; what `watch` and `evaluate` do, all do.
+    `collect(iteration)` makes a rollout. `evaluate(iteration)` gives numbers to log every
+    `rl.evaluate_every` iterations; `watch(iteration, rollout)` gives numbers to log on every one.
+    `keep` are further parts of a checkpoint, `under_way` of what is kept of a rollout.
+    `has_adapter`: the reference is the model with its adapter off, which nothing has trained yet.
+    The run ends where `vla.rl.budget` says, or when asked to stop; then it is saved. With
+    `rl.load_best_at_end` the policy ends with the weights of the best `validation_success`, those
+    it began with among them. Of many processes each collects a rollout of its own; what `watch` and
+    `evaluate` do, all do.
     """
 
     def __init__(
@@ -68,21 +70,37 @@ class Refinement:
         rl = config.rl
         self.policy, self.config, self.run, self.processes = policy, config, run, run.processes
         self.actor: TextPolicy = policy.actor if isinstance(policy, ActorCritic) else policy
-        self.collect, self.evaluate, self.watch, self.under_way = collect, evaluate, watch, under_way
+        self.collect, self.evaluate, self.watch, self.under_way = (
+            collect,
+            evaluate,
+            watch,
+            under_way,
+        )
         self.algorithm = algorithm_of(config)
         self.update, self.loop = take(UpdateSettings, rl), take(LoopSettings, rl)
         self.optimizer = make_optimizer(
-            policy, rl.optimizer, rl.learning_rate, rl.weight_decay, rl.muon_learning_rate,
+            policy,
+            rl.optimizer,
+            rl.learning_rate,
+            rl.weight_decay,
+            rl.muon_learning_rate,
             dict.fromkeys(("value_head", "critic.value_head"), rl.critic_learning_rate),
-        )  # fmt: skip
+        )
         self.budget = Budget(take(Limits, rl), main_seconds(run.seconds_of("judge"), run.processes))
         self.best = weights_of(policy) if rl.load_best_at_end else None
         self.schedule = Schedule(
-            self.optimizer, rl.schedule, rl.num_iterations, rl.num_warmup_iterations,
+            self.optimizer,
+            rl.schedule,
+            rl.num_iterations,
+            rl.num_warmup_iterations,
             lambda: self.budget.share_of_seconds,
-        )  # fmt: skip
-        self.reference = self._make_reference(has_adapter) if self.algorithm.needs_reference else None
-        self.state = LoopState(torch.Generator().manual_seed(derive_seed(config.train.seed, "minibatches")))
+        )
+        self.reference = (
+            self._make_reference(has_adapter) if self.algorithm.needs_reference else None
+        )
+        self.state = LoopState(
+            torch.Generator().manual_seed(derive_seed(config.train.seed, "minibatches"))
+        )
         self.keep: dict[str, Any] = {
             "optimizer": self.optimizer,
             "schedule": self.schedule,
@@ -111,21 +129,38 @@ class Refinement:
     def train(self) -> dict[str, Any]:
         """Iterate until a limit or a signal says stop; what ended it."""
         rl, started = self.config.rl, time.monotonic() - self.budget.spent.seconds
-        run, shown = self.run, self.run.progress.stage(STAGE, rl.num_iterations, self.state.iteration)
+        run, shown = (
+            self.run,
+            self.run.progress.stage(STAGE, rl.num_iterations, self.state.iteration),
+        )
         with shown as stage, self.actor.recalling(ENOUGH_BYTES):
 
             def seconds() -> float:
                 return main_seconds(time.monotonic() - started, self.processes)
 
             def on_iteration(iteration: int, rollout: Rollout, metrics: dict[str, float]) -> bool:
-                self.budget.note_iteration(metrics, seconds(), iteration <= rl.critic_warmup_iterations)
-                numbers = {**metrics, **self.watch(iteration, rollout), "seconds": self.budget.spent.seconds}
+                self.budget.note_iteration(
+                    metrics, seconds(), iteration <= rl.critic_warmup_iterations
+                )
+                numbers = {
+                    **metrics,
+                    **self.watch(iteration, rollout),
+                    "seconds": self.budget.spent.seconds,
+                }
                 is_best = False
-                if iteration % rl.evaluate_every == 0 or (rl.load_best_at_end and self._is_over(iteration)):
+                if iteration % rl.evaluate_every == 0 or (
+                    rl.load_best_at_end and self._is_over(iteration)
+                ):
                     numbers |= self.evaluate(iteration)
                     is_best = self._note_validation(numbers, seconds())
                 run.log.write(STAGE, iteration, numbers)
-                stage.advance(**{k: numbers[k] for k in ("return_mean", "success", "kl_trajectory") if k in numbers})
+                stage.advance(
+                    **{
+                        k: numbers[k]
+                        for k in ("return_mean", "success", "kl_trajectory")
+                        if k in numbers
+                    }
+                )
                 ends = run.stop.requested or self._is_over(iteration)
                 if ends or is_best or run.due(iteration):
                     self.save(iteration, numbers.get("validation_success"))
@@ -157,18 +192,21 @@ class Refinement:
         return self.budget.ended_by(iteration) is not None
 
     def _note_validation(self, numbers: Mapping[str, float], seconds: float) -> bool:
-        """Whether the weights did as well as any before on held-out prompts; then they are kept where they are asked
-        for.
+        """Whether the weights did as well as any before on held-out prompts; then they are kept
+        where they are asked for.
         """
         if "validation_success" not in numbers:
             return False
-        is_best = self.budget.note_validation(numbers["validation_success"], seconds, counts=self.state.iteration > 0)
+        is_best = self.budget.note_validation(
+            numbers["validation_success"], seconds, counts=self.state.iteration > 0
+        )
         if is_best and self.best is not None:
             self.best = weights_of(self.policy)
         return is_best
 
     def _end(self) -> dict[str, Any]:
-        """What ended the iterations, said and told; the weights are those that the run ends with."""
+        """What ended the iterations, said and told; the weights are those that the run ends
+        with."""
         if self.best is not None:
             self.policy.load_state_dict(self.best)
         told = self.budget.summary(self.state.iteration)
@@ -192,7 +230,9 @@ class Refinement:
         if self._saved_at != self.state.iteration:
             self.save(self.state.iteration, rng=rng)
 
-    def save(self, iteration: int, score: float | None = None, rng: Mapping[str, Any] | None = None) -> None:
+    def save(
+        self, iteration: int, score: float | None = None, rng: Mapping[str, Any] | None = None
+    ) -> None:
         """Write a checkpoint; the one of the highest score is kept besides the last ones."""
         parts = {name: part.state_dict() for name, part in self.keep.items()}
         state = {"policy": self.policy.state_dict(), **parts}

@@ -1,4 +1,5 @@
-"""Rejection sampling fine-tuning (RAFT, Dong 2023; Llama 2's rounds): sample, keep the best, learn it, again."""
+"""Rejection sampling fine-tuning (RAFT, Dong 2023; Llama 2's rounds): sample, keep the best, learn
+it, again."""
 
 from __future__ import annotations
 
@@ -31,12 +32,18 @@ from vla.train.run import Run
 
 
 def run_rejection(config: TextConfig, run: Run) -> dict[str, Any]:
-    """Rounds of sampling and learning on verified problems; greedy accuracy before and after on held-out ones."""
+    """Rounds of sampling and learning on verified problems; greedy accuracy before and after on
+    held-out ones."""
     settings = config.text
     assert isinstance(settings, Rejection)
     reader = RowReader(settings.on_bad_row)
     sets = make_problem_sets(
-        settings.families, settings.num_problems, settings.holdout_fraction, 0, settings.num_evaluation, reader
+        settings.families,
+        settings.num_problems,
+        settings.holdout_fraction,
+        0,
+        settings.num_evaluation,
+        reader,
     )
     with VerifierProcess(settings.verifier_timeout_seconds) as process:
         sets.check_verifiers(Rewards({CORRECT: 0.0, **settings.rewards}, process))
@@ -44,7 +51,9 @@ def run_rejection(config: TextConfig, run: Run) -> dict[str, Any]:
     with run.timer("load"):
         texts = [problem.question for problem in sets.train]
         parts = load_language_parts(config.language_model, config.train, generation.system, texts)
-        speaker = parts.policy(Sampling(**generation.sampling.model_dump()), generation.max_new_tokens)
+        speaker = parts.policy(
+            Sampling(**generation.sampling.model_dump()), generation.max_new_tokens
+        )
         learner = parts.policy(Sampling(), generation.max_new_tokens)
     width = generation.max_prompt_tokens
     parts.check_context(*context_of(generation))
@@ -73,7 +82,9 @@ def run_rejection(config: TextConfig, run: Run) -> dict[str, Any]:
         check_scorable(before, process.failures)
         run.progress.say(f"before: {rate_of(before)} on held-out problems")
         for number in range(settings.rounds):
-            problems = [sets.train[i] for i in curriculum.draw(number, 0, settings.problems_per_round)]
+            problems = [
+                sets.train[i] for i in curriculum.draw(number, 0, settings.problems_per_round)
+            ]
             winners = sample_winners(run, settings, number, problems, speaker, parts.chat, rewards)
             if winners:
                 fitting = FitSettings.of(settings.fit, len(winners))
@@ -102,9 +113,14 @@ def sample_winners(
 
     def made(pieces: Pieces) -> list[Example]:
         with run.stage(name):
-            questions, asked = [problem.question for problem in problems], {p.question: p.asked for p in problems}
+            questions, asked = (
+                [problem.question for problem in problems],
+                {p.question: p.asked for p in problems},
+            )
             width, count = settings.generation.max_prompt_tokens, settings.samples_per_prompt
-            answers = say(speaker, chat, questions, count, width, asked=asked.__getitem__, pieces=pieces)
+            answers = say(
+                speaker, chat, questions, count, width, asked=asked.__getitem__, pieces=pieces
+            )
             return pick_winners(problems, answers, rewards, settings.min_reward)
 
     winners: list[Example] = kept(run, name, list[Example], made)
@@ -119,7 +135,8 @@ def sample_winners(
 def pick_winners(
     problems: list[Problem], answers: list[list[Said]], rewards: Rewards, min_reward: float
 ) -> list[Example]:
-    """The best answer to every problem that has one good enough, of equals the shortest; cut answers never win."""
+    """The best answer to every problem that has one good enough, of equals the shortest; cut
+    answers never win."""
     samples = [
         problem.sample(said.text, said.finished, len(said.ids))
         for problem, completions in zip(problems, answers, strict=True)

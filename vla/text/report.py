@@ -1,4 +1,5 @@
-"""The report of a text run: one HTML page with the numbers, the curves, and what the model said before and after."""
+"""The report of a text run: one HTML page with the numbers, the curves, and what the model said
+before and after."""
 
 from __future__ import annotations
 
@@ -36,33 +37,62 @@ from vla.train.run_folder import RunFolder, plain, read_sessions
 CURVES: tuple[tuple[str, str, Mapping[str, str]], ...] = (
     ("Reward", "of a completion", {"return_mean": "mean reward"}),
     ("Proxy against gold reward", "", {"proxy": "proxy: the reward model", "gold": "gold"}),
-    ("Distance from the policy before RL", "KL, nats a completion", {"kl_trajectory": "KL to the reference"}),
+    (
+        "Distance from the policy before RL",
+        "KL, nats a completion",
+        {"kl_trajectory": "KL to the reference"},
+    ),
     (
         "Diversity",
         "share",
-        {"distinct_completions": "distinct completions", "distinct_pairs": "distinct pairs of words"},
+        {
+            "distinct_completions": "distinct completions",
+            "distinct_pairs": "distinct pairs of words",
+        },
     ),
     ("Length", "tokens of a completion", {"completion_tokens": "tokens"}),
     ("Entropy", "nats a token", {"entropy": "entropy"}),
     ("Clipped", "share of tokens", {"clip_fraction": "clip fraction"}),
     ("Curriculum", "families open", {"open_families": "families"}),
-    ("Acting against scoring", "nats", {"logprob_gap_max": "largest gap", "logprob_gap_mean": "mean gap"}),
-    ("Step size", "KL, nats a token", {"approx_kl": "to the acting policy", "kl_reference": "to the reference"}),
+    (
+        "Acting against scoring",
+        "nats",
+        {"logprob_gap_max": "largest gap", "logprob_gap_mean": "mean gap"},
+    ),
+    (
+        "Step size",
+        "KL, nats a token",
+        {"approx_kl": "to the acting policy", "kl_reference": "to the reference"},
+    ),
 )
-"""Curves over iterations of RL: title, unit, {metric: name}; those whose metrics are not there are left out."""
+"""Curves over iterations of RL: title, unit, {metric: name}; those whose metrics are not there are
+left out."""
 LEAST = {"open_families": 1.0, "approx_kl": 1e-6, "clip_fraction": 0.0}
-"""A metric that never passes this says nothing: one family all along, or rounding where every update is on-policy."""
+"""A metric that never passes this says nothing: one family all along, or rounding where every
+update is on-policy."""
 NUM_SHOWN = 12
 OF_THE_DATA = (
-    "name", "families", "path", "num_problems", "holdout_fraction", "num_evaluation", "prompts", "sources", "weights",
-    "comparisons", "pairs", "rewards", "gold",
-)  # fmt: skip
+    "name",
+    "families",
+    "path",
+    "num_problems",
+    "holdout_fraction",
+    "num_evaluation",
+    "prompts",
+    "sources",
+    "weights",
+    "comparisons",
+    "pairs",
+    "rewards",
+    "gold",
+)
 """The settings of a text run that say what it learned from and was judged on."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """What was said to one question before and after; whether it was right, where that means something."""
+    """What was said to one question before and after; whether it was right, where that means
+    something."""
 
     question: str
     note: str
@@ -72,29 +102,39 @@ class Pair:
     after_right: bool | None
 
 
-def write_report(folder: RunFolder, title: str, results: Mapping[str, Any], pairs: Sequence[Pair]) -> None:
+def write_report(
+    folder: RunFolder, title: str, results: Mapping[str, Any], pairs: Sequence[Pair]
+) -> None:
     """Write report.html, complete in itself. The first `pairs` are shown side by side."""
     sessions, path = read_sessions(folder.path) or [{}], folder.path / "config.yaml"
     settings = read_yaml(path) if path.exists() else {}
     data = {name: value for name, value in settings.get("text", {}).items() if name in OF_THE_DATA}
     parts = [
         tiles(headline(results)),
-        section("Before and after", interval_chart("Share that is right", "95 % Wilson interval", rates(results)),
-                numbers(results), note="The same held-out prompts before and after, none of them seen in training."),
-        section("Over training", grid(*charts(read_metrics(folder.path), results)), note=ended_by(results)),
+        section(
+            "Before and after",
+            interval_chart("Share that is right", "95 % Wilson interval", rates(results)),
+            numbers(results),
+            note="The same held-out prompts before and after, none of them seen in training.",
+        ),
+        section(
+            "Over training",
+            grid(*charts(read_metrics(folder.path), results)),
+            note=ended_by(results),
+        ),
         section("The same questions, before and after", samples_table(pairs)),
         section("Where the time went", time_chart(results.get("seconds", {}))),
         section("Data", facts(data)),
         how_it_was_made(folder.path, settings, sessions, plain(dict(results)), {}),
-    ]  # fmt: skip
+    ]
     write_atomically(folder.path / "report.html", page(title, lead_of(sessions), parts))
 
 
 def finish(
     run: Run, title: str, results: Mapping[str, Any], pairs: Sequence[Pair], parts: LanguageParts
 ) -> dict[str, Any]:
-    """Write results and report, and last the model: the largest, for which there may be no room. The results, with what
-    all sessions of the run have cost.
+    """Write results and report, and last the model: the largest, for which there may be no room.
+    The results, with what all sessions of the run have cost.
     """
     run.results |= results
     run.write()
@@ -106,17 +146,23 @@ def finish(
 
 
 def headline(results: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """The numbers that matter: success or gold reward after and before, the change, time and memory."""
+    """The numbers that matter: success or gold reward after and before, the change, time and
+    memory."""
     found = nothing_learned(results)
     for when in ("after", "before"):
         rate, gold = results.get(when), results.get(f"gold {when}")
         if isinstance(rate, SuccessRate):
             low, high = (100 * bound for bound in rate.interval)
-            under = f"{rate.successes} of {rate.num_starts}; 95 % interval {low:.1f} to {high:.1f} %"
+            under = (
+                f"{rate.successes} of {rate.num_starts}; 95 % interval {low:.1f} to {high:.1f} %"
+            )
             found[f"Right {when}, {rate.decoding}"] = (f"{100 * rate.rate:.1f} %", under)
         elif gold is not None:
             low, high = gold.interval
-            found[f"Gold reward {when}"] = (f"{gold.mean:.3f}", f"{low:.3f} to {high:.3f}, n = {gold.count}")
+            found[f"Gold reward {when}"] = (
+                f"{gold.mean:.3f}",
+                f"{low:.3f} to {high:.3f}, n = {gold.count}",
+            )
     test = results.get("comparison")
     if isinstance(test, PairedComparison):
         found["Gained"] = (points(test.difference), f"points; McNemar exact p = {test.p_value:.2g}")
@@ -130,23 +176,35 @@ def rates(results: Mapping[str, Any]) -> list[Interval]:
     pairs = {"all problems": {when: results.get(when) for when in ("before", "after")}}
     pairs |= {name: value for name, value in results.items() if is_pair(value)}
     return [
-        Interval(name.removeprefix("family "), when, rate.rate, *rate.interval,
-                 f"{100 * rate.rate:.1f} %  ({rate.successes}/{rate.num_starts})")
+        Interval(
+            name.removeprefix("family "),
+            when,
+            rate.rate,
+            *rate.interval,
+            f"{100 * rate.rate:.1f} %  ({rate.successes}/{rate.num_starts})",
+        )
         for name, pair in pairs.items()
         for when, rate in pair.items()
         if isinstance(rate, SuccessRate)
-    ]  # fmt: skip
+    ]
 
 
 def is_pair(value: Any) -> bool:
     """Whether it is a rate before and one after."""
-    return isinstance(value, Mapping) and any(isinstance(item, SuccessRate) for item in value.values())
+    return isinstance(value, Mapping) and any(
+        isinstance(item, SuccessRate) for item in value.values()
+    )
 
 
 def numbers(results: Mapping[str, Any]) -> str:
     """{name: value} in two columns; the time has a chart of its own."""
     known = {name: value for name, value in results.items() if name not in ("seconds", "rl")}
-    return facts({name.removesuffix("_bytes").replace("_", " "): said_of(value, name) for name, value in known.items()})
+    return facts(
+        {
+            name.removesuffix("_bytes").replace("_", " "): said_of(value, name)
+            for name, value in known.items()
+        }
+    )
 
 
 def said_of(value: Any, name: str = "") -> Any:
@@ -157,9 +215,12 @@ def said_of(value: Any, name: str = "") -> Any:
 
 
 def charts(records: Records, results: Mapping[str, Any]) -> list[str]:
-    """What there are at least two points of, and what says something: success first, losses last."""
+    """What there are at least two points of, and what says something: success first, losses
+    last."""
     rl = of_stage(records, "rl")
-    same = all(r.get("return_mean") == r.get("success") for r in rl)  # the reward is success: one chart says it all
+    same = all(
+        r.get("return_mean") == r.get("success") for r in rl
+    )  # the reward is success: one chart says it all
     drawn = [success(rl, results)]
     for title, unit, names in CURVES:
         telling = {key: name for key, name in names.items() if says_something(rl, key)}
@@ -168,7 +229,11 @@ def charts(records: Records, results: Mapping[str, Any]) -> list[str]:
     for stage in dict.fromkeys(str(record.get("stage")) for record in records if "loss" in record):
         rows = of_stage(records, stage)
         if stage != "rl" and len(rows) > 1:
-            drawn.append(chart(rows, f"Loss: {stage.replace('_', ' ')}", "", {"loss": "training loss"}, "step"))
+            drawn.append(
+                chart(
+                    rows, f"Loss: {stage.replace('_', ' ')}", "", {"loss": "training loss"}, "step"
+                )
+            )
     return [one for one in drawn if one]
 
 
@@ -179,7 +244,8 @@ def says_something(records: Records, key: str) -> bool:
 
 
 def success(rl: Records, results: Mapping[str, Any]) -> str:
-    """Success over training: sampled, on what is trained; greedy on validation; before and after on held-out ones."""
+    """Success over training: sampled, on what is trained; greedy on validation; before and after on
+    held-out ones."""
     told = [r for r in rl if "episodes" in r]
     ends = [results.get("before"), results.get("after")]
     if len(told) < 2 or not all(isinstance(end, SuccessRate) for end in ends):
@@ -188,9 +254,14 @@ def success(rl: Records, results: Mapping[str, Any]) -> str:
     sizes = [round(r["validation_starts"]) for r in validated]
     return success_chart(
         [
-            rate_curve("training problems, sampled", told, "success", [round(r["episodes"]) for r in told]),
+            rate_curve(
+                "training problems, sampled", told, "success", [round(r["episodes"]) for r in told]
+            ),
             rate_curve("validation, greedy", validated, "validation_success", sizes),
-            rates_over("held-out, greedy, before and after", list(zip((0.0, told[-1]["step"]), ends, strict=True))),
+            rates_over(
+                "held-out, greedy, before and after",
+                list(zip((0.0, told[-1]["step"]), ends, strict=True)),
+            ),
         ]
     )
 
@@ -210,5 +281,9 @@ def samples_table(pairs: Sequence[Pair]) -> str:
 
 def said(text: str, right: bool | None) -> Markup:
     """What was said, and whether it is right."""
-    mark = "" if right is None else f'<span class="{"yes" if right else "no"}">{"right" if right else "wrong"}</span> '
+    mark = (
+        ""
+        if right is None
+        else f'<span class="{"yes" if right else "no"}">{"right" if right else "wrong"}</span> '
+    )
     return Markup(f"{mark}{escape(text)}")

@@ -1,6 +1,8 @@
-"""The InstructGPT pipeline (Ouyang 2022): SFT, a reward model from preferences, PPO against it with a KL penalty.
+"""The InstructGPT pipeline (Ouyang 2022): SFT, a reward model from preferences, PPO against it with
+a KL penalty.
 
-Where the gold reward of a synthetic judge is known, every iteration shows it next to the reward model's (Gao 2023).
+Where the gold reward of a synthetic judge is known, every iteration shows it next to the reward
+model's (Gao 2023).
 """
 
 from __future__ import annotations
@@ -47,17 +49,24 @@ HELD_OUT = 0.15
 class ProxyReward:
     """The reward model's reward of completions, with the gold reward beside it for the metrics."""
 
-    def __init__(self, model: RewardModel, gold: Gold, unfinished_reward: float | None, rows_at_once: int) -> None:
+    def __init__(
+        self, model: RewardModel, gold: Gold, unfinished_reward: float | None, rows_at_once: int
+    ) -> None:
         self.model, self.gold = model, gold
         self.unfinished_reward, self.rows_at_once = unfinished_reward, rows_at_once
 
     @torch.no_grad()
     def __call__(self, samples: Sequence[Sample]) -> Scores:
-        """Scores by the ids that were read and drawn; completions cut at the limit get `unfinished_reward`."""
+        """Scores by the ids that were read and drawn; completions cut at the limit get
+        `unfinished_reward`."""
 
         def scored(rows: Sequence[int]) -> torch.Tensor:
             part = [samples[i] for i in rows]
-            return rewards_of(self.model, [list(s.prompt_ids) for s in part], [list(s.completion_ids) for s in part])
+            return rewards_of(
+                self.model,
+                [list(s.prompt_ids) for s in part],
+                [list(s.completion_ids) for s in part],
+            )
 
         proxy = in_pieces(len(samples), self.rows_at_once, scored).numpy().astype(np.float32)
         gold = np.array([self.gold(s.prompt, s.completion) for s in samples], np.float32)
@@ -73,7 +82,9 @@ def run_rlhf(config: TextConfig, run: Run) -> dict[str, Any]:
     assert isinstance(settings, Rlhf)
     reader, read = RowReader(settings.on_bad_row), None
     if settings.comparisons is not None:
-        read = read_comparisons(settings.comparisons, None, settings.prompts.holdout_fraction, None, reader)
+        read = read_comparisons(
+            settings.comparisons, None, settings.prompts.holdout_fraction, None, reader
+        )
     mode = OpenMode.start(config, run, settings.generation, settings.prompts, settings.gold, reader)
     given = None if read is None else encode_read(mode, settings.comparisons, read)
     before = mode.judge("before")
@@ -81,7 +92,9 @@ def run_rlhf(config: TextConfig, run: Run) -> dict[str, Any]:
         learn_demonstrations(mode, settings)
     comparisons, undecided = given, 0
     if comparisons is None:
-        comparisons, undecided = sample_comparisons(mode, settings.judge, settings.samples_per_prompt, 0, whole=True)
+        comparisons, undecided = sample_comparisons(
+            mode, settings.judge, settings.samples_per_prompt, 0, whole=True
+        )
     model, numbers = learn_rewards(mode, settings, comparisons)
     ended = optimize(mode, settings, model)
     more = {"rl": ended, "reward model": {**numbers, "undecided prompts": undecided}}
@@ -92,7 +105,10 @@ def learn_demonstrations(mode: OpenMode, settings: Rlhf) -> None:
     """SFT on the best of several samples of each prompt, by the gold reward."""
     prompts = mode.prompts.train[: settings.demonstrations]
     answers = mode.answers("demonstrations", prompts, settings.samples_per_prompt)
-    best = [max(completions, key=lambda said: mode.gold(said.prompt, said.text)) for completions in answers]
+    best = [
+        max(completions, key=lambda said: mode.gold(said.prompt, said.text))
+        for completions in answers
+    ]
     examples = [Example(said.prompt_ids, said.ids) for said in best]
     fit = FitSettings.of(settings.sft, len(examples))
     with FitStage(mode.run, "sft", fit.num_steps) as stage:
@@ -102,7 +118,8 @@ def learn_demonstrations(mode: OpenMode, settings: Rlhf) -> None:
 def learn_rewards(
     mode: OpenMode, settings: Rlhf, comparisons: Sequence[Comparison]
 ) -> tuple[RewardModel, dict[str, Any]]:
-    """A reward model on a copy of the policy, with rewards of mean 0 and deviation 1 on the completions compared."""
+    """A reward model on a copy of the policy, with rewards of mean 0 and deviation 1 on the
+    completions compared."""
     torch.manual_seed(mode.run.seed("reward head"))
     base = copy.deepcopy(plain_model(mode.parts.model)).requires_grad_(True)
     model = RewardModel(base, mode.parts.pad_id, mode.parts.autocast)
@@ -110,14 +127,20 @@ def learn_rewards(
     fit = FitSettings.of(settings.reward_model, len(train))
     with FitStage(mode.run, "reward model", fit.num_steps) as stage:
         rates = (settings.head_learning_rate, settings.centring)
-        fit_reward_model(model, train, fit, *rates, mode.run.seed("reward model"), stage, mode.learner.threads)
+        fit_reward_model(
+            model, train, fit, *rates, mode.run.seed("reward model"), stage, mode.learner.threads
+        )
     right, pairs = reward_accuracy(model, held_out, fit.micro_batch_size)
     with torch.no_grad():
-        everyone = [(c.prompt, completion) for c in held_out + train for completion in c.completions]
+        everyone = [
+            (c.prompt, completion) for c in held_out + train for completion in c.completions
+        ]
         values = in_pieces(
             len(everyone),
             fit.micro_batch_size,
-            lambda rows: rewards_of(model, [everyone[i][0] for i in rows], [everyone[i][1] for i in rows]),
+            lambda rows: rewards_of(
+                model, [everyone[i][0] for i in rows], [everyone[i][1] for i in rows]
+            ),
             mode.learner.threads,
         )
         model.normalize(values.to(mode.parts.device))
@@ -136,12 +159,23 @@ def optimize(mode: OpenMode, settings: Rlhf, model: RewardModel) -> dict[str, An
     """RL against the reward model; what ended it."""
     config, parts = mode.config, mode.parts
     asked = {prompt: tuple(mode.prompts.asked(prompt)) for prompt in mode.prompts.train}
-    problems = [Problem(prompt, "", "exact", "open", messages=messages) for prompt, messages in asked.items()]
+    problems = [
+        Problem(prompt, "", "exact", "open", messages=messages)
+        for prompt, messages in asked.items()
+    ]
     rewards = ProxyReward(model, mode.gold, settings.unfinished_reward, config.rl.micro_batch_rows)
-    num_rows, room = config.rl.starts_per_iteration * config.rl.group_size, settings.generation.max_new_tokens
-    rows = rows_of_rollout(num_rows, config.rl.group_size, settings.generation.max_prompt_tokens, room)
+    num_rows, room = (
+        config.rl.starts_per_iteration * config.rl.group_size,
+        settings.generation.max_new_tokens,
+    )
+    rows = rows_of_rollout(
+        num_rows, config.rl.group_size, settings.generation.max_prompt_tokens, room
+    )
     environment = TextEnvironment(problems, parts.chat, rewards, parts.stop_ids, rows)
-    width, learner = settings.generation.max_prompt_tokens, with_critic(mode.speaker, config.rl.critic)
+    width, learner = (
+        settings.generation.max_prompt_tokens,
+        with_critic(mode.speaker, config.rl.critic),
+    )
     observe = partial(observe_prompts, width=width, pad_id=parts.pad_id, device=parts.device)
 
     def collect(iteration: int, pieces: Pieces) -> Rollout:
@@ -151,7 +185,13 @@ def optimize(mode: OpenMode, settings: Rlhf, model: RewardModel) -> dict[str, An
         with mode.run.timer("rollout"):
             return pieces.take_rollout(
                 lambda: collect_rollout(
-                    learner, environment, numbers, config.rl.group_size, observe, version=iteration, keeper=pieces
+                    learner,
+                    environment,
+                    numbers,
+                    config.rl.group_size,
+                    observe,
+                    version=iteration,
+                    keeper=pieces,
                 )
             )
 
@@ -160,7 +200,11 @@ def optimize(mode: OpenMode, settings: Rlhf, model: RewardModel) -> dict[str, An
         append_samples(mode.run, iteration, episodes[:2])
         numbers = episode_numbers(episodes)
         means = {name: numbers.pop(f"reward/{name}") for name in ("proxy", "gold")}
-        return {**numbers, **means, "distinct_pairs": distinct_pairs([episode.transcript for episode in episodes])}
+        return {
+            **numbers,
+            **means,
+            "distinct_pairs": distinct_pairs([episode.transcript for episode in episodes]),
+        }
 
     with mode.run.stage("rl"):
         return Refinement(

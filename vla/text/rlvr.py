@@ -1,4 +1,5 @@
-"""Reinforcement learning on verified rewards: problems, the shared loop, and what it did on unseen problems."""
+"""Reinforcement learning on verified rewards: problems, the shared loop, and what it did on unseen
+problems."""
 
 from __future__ import annotations
 
@@ -69,7 +70,8 @@ class Wired:
 
 
 def run_rlvr(config: TextConfig, run: Run) -> dict[str, Any]:
-    """Judge, train, judge again on the same problems; results, report and the trained model go into the folder."""
+    """Judge, train, judge again on the same problems; results, report and the trained model go into
+    the folder."""
     settings, processes = config.text, run.processes
     assert isinstance(settings, Rlvr)
     reader = RowReader(settings.on_bad_row)
@@ -79,7 +81,9 @@ def run_rlvr(config: TextConfig, run: Run) -> dict[str, Any]:
         with run.timer("load"):
             sets.check_verifiers(rewards)
             parts = load_parts(config, settings, sets)
-            sets = sets.fitting(parts.chat, settings.max_prompt_tokens, "text.max_prompt_tokens", reader)
+            sets = sets.fitting(
+                parts.chat, settings.max_prompt_tokens, "text.max_prompt_tokens", reader
+            )
             wired = wire(config, settings, sets, parts, rewards, processes)
         reader.tell(run.progress.say)
         asked = {
@@ -107,7 +111,9 @@ def run_rlvr(config: TextConfig, run: Run) -> dict[str, Any]:
             with run.stage("judge"):
                 return judge_sampled(wired, sets, settings, pieces)
 
-        sampled = kept(run, "sampled", dict[str, SuccessRate], judged_sampled, of=ended["num_iterations"])
+        sampled = kept(
+            run, "sampled", dict[str, SuccessRate], judged_sampled, of=ended["num_iterations"]
+        )
         results = {
             **results_of(before, after, sets, failures_of(process, processes)),
             **taught,
@@ -140,7 +146,8 @@ def room_of(settings: Rlvr) -> int:
 
 
 def width_of(settings: Rlvr, chat: ChatFormat) -> int:
-    """Tokens that a prompt may take: with a tool, what was said and answered before stands in it."""
+    """Tokens that a prompt may take: with a tool, what was said and answered before stands in
+    it."""
     if settings.tool is None:
         return settings.max_prompt_tokens
     answer = len(chat.next_turn({"role": "tool", "content": "0"}, finished=False)) + LONGEST_RESULT
@@ -169,7 +176,8 @@ def wire(
     rewards: Rewards,
     processes: Processes = ALONE,
 ) -> Wired:
-    """Policy, environments and curriculum. Raises ValueError where the model has too few positions."""
+    """Policy, environments and curriculum. Raises ValueError where the model has too few
+    positions."""
     algorithm = algorithm_of(config)
     sampling = Sampling(**settings.sampling.model_dump())
     policy = parts.policy(sampling, room_of(settings), algorithm.needs_values, settings.num_beams)
@@ -183,20 +191,30 @@ def wire(
     tool = calculator_tool if settings.tool == "calculator" else None
 
     def environment(problems: list[Problem], num_envs: int) -> TextEnvironment:
-        return TextEnvironment(problems, parts.chat, rewards, parts.stop_ids, num_envs, tool, settings.max_turns)
+        return TextEnvironment(
+            problems, parts.chat, rewards, parts.stop_ids, num_envs, tool, settings.max_turns
+        )
 
-    num_starts, group_size = int(config.rl.starts_per_iteration * settings.max_oversampling), config.rl.group_size
+    num_starts, group_size = (
+        int(config.rl.starts_per_iteration * settings.max_oversampling),
+        config.rl.group_size,
+    )
     judged_at_once = rows_at_once(width, room_of(settings))
     numbers, start = [], 0
     for family in sets.families.values():
         numbers.append(range(start, start + len(family)))
         start += len(family)
-    curriculum = Curriculum(numbers, settings.advance_at, derive_seed(config.train.seed, "problems"))
+    curriculum = Curriculum(
+        numbers, settings.advance_at, derive_seed(config.train.seed, "problems")
+    )
     return Wired(
         policy,
         parts,
         observe,
-        environment(sets.train, rows_of_rollout(num_starts * group_size, group_size, width, room_of(settings))),
+        environment(
+            sets.train,
+            rows_of_rollout(num_starts * group_size, group_size, width, room_of(settings)),
+        ),
         environment([*sets.validation, *sets.evaluation], judged_at_once),
         curriculum,
         processes,
@@ -211,50 +229,71 @@ def judge_evaluation(wired: Wired, sets: ProblemSets, pieces: Pieces) -> Judged:
     return judge(*where, numbers, greedy=True, processes=wired.processes, pieces=pieces)
 
 
-def judge_sampled(wired: Wired, sets: ProblemSets, settings: Rlvr, pieces: Pieces) -> dict[str, SuccessRate]:
+def judge_sampled(
+    wired: Wired, sets: ProblemSets, settings: Rlvr, pieces: Pieces
+) -> dict[str, SuccessRate]:
     """Several sampled answers to every evaluation problem, where they are asked for."""
     if settings.num_samples == 0:
         return {}
     first = len(sets.validation)
     numbers, temperature = range(first, first + len(sets.evaluation)), settings.sampling.temperature
     where = (wired.policy, wired.held_out, wired.observe)
-    return judge_samples(*where, numbers, settings.num_samples, temperature, wired.processes, pieces)
+    return judge_samples(
+        *where, numbers, settings.num_samples, temperature, wired.processes, pieces
+    )
 
 
-def results_of(before: Judged, after: Judged, sets: ProblemSets, failures: dict[str, int]) -> dict[str, Any]:
+def results_of(
+    before: Judged, after: Judged, sets: ProblemSets, failures: dict[str, int]
+) -> dict[str, Any]:
     """The numbers of the run, by family where there are several."""
     results: dict[str, Any] = {
         "before": rate_of(before),
         "after": rate_of(after),
         "comparison": compare(before.success, after.success),
         "mean_tokens": {"before": before.mean_tokens, "after": after.mean_tokens},
-        "unscorable": {"before": before.num_unscorable, "after": after.num_unscorable, "reasons": failures},
+        "unscorable": {
+            "before": before.num_unscorable,
+            "after": after.num_unscorable,
+            "reasons": failures,
+        },
     }
     parts = before.episodes[0].parts
     for name in parts if len(parts) > 1 else ():
-        results[f"reward {name}"] = {"before": before.mean_part(name), "after": after.mean_part(name)}
+        results[f"reward {name}"] = {
+            "before": before.mean_part(name),
+            "after": after.mean_part(name),
+        }
     if len(sets.families) > 1:
         names = [problem.family for problem in sets.evaluation]
         for family in sets.families:
             rows = [i for i, name in enumerate(names) if name == family]
             if rows:
                 rates = {"before": before.success[rows], "after": after.success[rows]}
-                results[f"family {family}"] = {k: SuccessRate.of(v, temperature=None) for k, v in rates.items()}
+                results[f"family {family}"] = {
+                    k: SuccessRate.of(v, temperature=None) for k, v in rates.items()
+                }
     return results
 
 
-def teach_format(wired: Wired, settings: Rlvr, sets: ProblemSets, run: Run) -> dict[str, SuccessRate]:
-    """A short SFT on training problems answered between the tags, or by calls of the tool; what it alone does on
-    held-out problems, since its examples hold right answers.
+def teach_format(
+    wired: Wired, settings: Rlvr, sets: ProblemSets, run: Run
+) -> dict[str, SuccessRate]:
+    """A short SFT on training problems answered between the tags, or by calls of the tool; what it
+    alone does on held-out problems, since its examples hold right answers.
 
     Raises ValueError when an example is longer than RL lets a prompt or a completion be.
     """
     if settings.format_steps == 0:
         return {}
-    examples = (tag_examples if settings.tool is None else call_examples)(sets.train, wired.parts.chat)
+    examples = (tag_examples if settings.tool is None else call_examples)(
+        sets.train, wired.parts.chat
+    )
     check_room(examples, room_of(settings), width_of(settings, wired.parts.chat))
     batch = min(FORMAT_BATCH, len(examples))
-    fitting = FitSettings(settings.format_steps, batch, batch, settings.format_learning_rate, 0.1, 1.0)
+    fitting = FitSettings(
+        settings.format_steps, batch, batch, settings.format_learning_rate, 0.1, 1.0
+    )
     # As likely as the model itself finds them, whatever temperature RL draws at.
     policy = wired.parts.policy(Sampling(), room_of(settings))
     with FitStage(run, "format", settings.format_steps) as stage:
@@ -283,19 +322,33 @@ def refine(wired: Wired, config: TextConfig, sets: ProblemSets, run: Run) -> dic
 
         def sample(count: int) -> Rollout:
             nonlocal attempt
-            numbers = own_share(wired.curriculum.draw(iteration, attempt, count * num_processes), processes)
+            numbers = own_share(
+                wired.curriculum.draw(iteration, attempt, count * num_processes), processes
+            )
             attempt += 1
             drawn = pieces.take_rollout(
                 lambda: collect_rollout(
-                    learner, wired.train, numbers, rl.group_size, wired.observe, version=iteration, keeper=pieces
+                    learner,
+                    wired.train,
+                    numbers,
+                    rl.group_size,
+                    wired.observe,
+                    version=iteration,
+                    keeper=pieces,
                 )
             )
-            return mask_trajectories(drawn, drawn.episodes[ENDED_ITSELF] > 0.5) if mask_truncated else drawn
+            return (
+                mask_trajectories(drawn, drawn.episodes[ENDED_ITSELF] > 0.5)
+                if mask_truncated
+                else drawn
+            )
 
         with run.timer("rollout"):
             if rl.max_refills == 0 or rl.group_size == 1:  # a group of one is never informative
                 return sample(oversampling.count // num_processes)
-            return collect_informative(sample, rl.starts_per_iteration // num_processes, rl.max_refills)
+            return collect_informative(
+                sample, rl.starts_per_iteration // num_processes, rl.max_refills
+            )
 
     def watch(iteration: int, rollout: Rollout) -> dict[str, float]:
         episodes = list(chain(*processes.gather(wired.train.take_episodes())))
@@ -306,13 +359,27 @@ def refine(wired: Wired, config: TextConfig, sets: ProblemSets, run: Run) -> dic
         wired.curriculum.learn(success)
         append_samples(run, iteration, episodes[: 2 * rl.group_size : rl.group_size])
         numbers = {"success": success, "episodes": float(len(episodes))}
-        return {**episode_numbers(episodes), **numbers, "open_families": float(wired.curriculum.num_open)}
+        return {
+            **episode_numbers(episodes),
+            **numbers,
+            "open_families": float(wired.curriculum.num_open),
+        }
 
     def evaluate(iteration: int) -> dict[str, float]:
         with run.timer("validation"):
             numbers = range(len(sets.validation))
-            judged = judge(wired.policy, wired.held_out, wired.observe, numbers, greedy=True, processes=processes)
-        return {"validation_success": rate_of(judged).rate, "validation_starts": float(len(judged.success))}
+            judged = judge(
+                wired.policy,
+                wired.held_out,
+                wired.observe,
+                numbers,
+                greedy=True,
+                processes=processes,
+            )
+        return {
+            "validation_success": rate_of(judged).rate,
+            "validation_starts": float(len(judged.success)),
+        }
 
     with run.stage("rl"):
         return Refinement(
@@ -329,7 +396,8 @@ def refine(wired: Wired, config: TextConfig, sets: ProblemSets, run: Run) -> dic
 
 
 def episode_numbers(episodes: list[Episode]) -> dict[str, float]:
-    """Means over the episodes of an iteration: every part of the reward, length, how many ended by themselves."""
+    """Means over the episodes of an iteration: every part of the reward, length, how many ended by
+    themselves."""
     count = len(episodes)
     numbers = {
         "completion_tokens": sum(episode.sample.num_tokens for episode in episodes) / count,
@@ -337,7 +405,11 @@ def episode_numbers(episodes: list[Episode]) -> dict[str, float]:
         "distinct_completions": len({(e.problem.question, e.transcript) for e in episodes}) / count,
     }
     for name in episodes[0].parts:
-        values = [episode.parts[name] for episode in episodes if episode.parts[name] == episode.parts[name]]
+        values = [
+            episode.parts[name]
+            for episode in episodes
+            if episode.parts[name] == episode.parts[name]
+        ]
         numbers[f"reward/{name}"] = sum(values) / len(values) if values else float("nan")
     return numbers
 

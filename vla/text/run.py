@@ -23,9 +23,13 @@ from vla.train.seed import seed_everything
 
 
 def run(
-    config: TextConfig, folder: RunFolder, progress: Progress | None = None, processes: Processes = ALONE
+    config: TextConfig,
+    folder: RunFolder,
+    progress: Progress | None = None,
+    processes: Processes = ALONE,
 ) -> dict[str, Any]:
-    """Do what `mode=text` was asked for; the results, which also stand in the folder with report and trained model.
+    """Do what `mode=text` was asked for; the results, which also stand in the folder with report
+    and trained model.
 
     Raises Interrupted where it was asked to stop; what it has by then is saved.
     """

@@ -1,4 +1,5 @@
-"""Texts that a language model learns from or is judged by: sources by name, split, as token ids, in a mixture."""
+"""Texts that a language model learns from or is judged by: sources by name, split, as token ids, in
+a mixture."""
 
 from __future__ import annotations
 
@@ -30,16 +31,22 @@ class Source:
 
 
 def read_source(
-    name: str, fraction: float, setting: str = "text.holdout_fraction", reader: RowReader | None = None
+    name: str,
+    fraction: float,
+    setting: str = "text.holdout_fraction",
+    reader: RowReader | None = None,
 ) -> Source:
-    """A problem family by name, or a file or hub data set; the split is by a hash of the prompt, for a chat of its
-    first user message. `setting` is what people call `fraction`; `reader` counts the rows of files.
+    """A problem family by name, or a file or hub data set; the split is by a hash of the prompt,
+    for a chat of its first user message. `setting` is what people call `fraction`; `reader` counts
+    the rows of files.
 
     Raises ValueError when one side of the split is empty.
     """
     if ARITHMETIC.fullmatch(name) or name in WORD_FAMILIES or name.startswith(GYM):
         conversations = [
-            Conversation((*as_user(p.question), {"role": "assistant", "content": p.answer}), None, 1, name)
+            Conversation(
+                (*as_user(p.question), {"role": "assistant", "content": p.answer}), None, 1, name
+            )
             for p in make_family(name, None)
         ]
     else:
@@ -63,8 +70,8 @@ def packed_logprobs(
     branches: bool = False,
     autocast: torch.dtype | None = None,
 ) -> tuple[Float[Tensor, "K"], Tensor]:
-    """(log-probability of every learned token, number of its text), several texts a row; a row each for models with
-    sliding windows; one row for those that go along `branches`.
+    """(log-probability of every learned token, number of its text), several texts a row; a row each
+    for models with sliding windows; one row for those that go along `branches`.
     """
     device, pairs = next(model.parameters()).device, [(text.ids, text.learned) for text in texts]
     packed = pack_texts(pairs, row_tokens, attends_fully(model), device, branches)
@@ -76,7 +83,8 @@ def packed_logprobs(
 
 
 def num_learned(texts: Sequence[Encoded]) -> int:
-    """Tokens that carry loss; the first token of a text is predicted from nothing and carries none."""
+    """Tokens that carry loss; the first token of a text is predicted from nothing and carries
+    none."""
     return sum(sum(text.learned[1:]) for text in texts)
 
 
@@ -92,7 +100,9 @@ def cross_entropy(
         -float(logprobs_of(texts[i : i + at_once])[0].sum())
         for i in own_share(range(0, len(texts), at_once), processes)
     )
-    return float(processes.reduce_sum(torch.tensor(total, dtype=torch.float64))) / num_learned(texts)
+    return float(processes.reduce_sum(torch.tensor(total, dtype=torch.float64))) / num_learned(
+        texts
+    )
 
 
 @dataclass(frozen=True)
@@ -110,10 +120,14 @@ class Room:
 
 
 def encode_all(
-    chat: ChatFormat, source: str, conversations: Sequence[Conversation], room: Room, reader: RowReader | None = None
+    chat: ChatFormat,
+    source: str,
+    conversations: Sequence[Conversation],
+    room: Room,
+    reader: RowReader | None = None,
 ) -> list[Encoded]:
-    """Token ids of conversations of a source; those that the template refuses, or that are too long, are rows that
-    cannot be used.
+    """Token ids of conversations of a source; those that the template refuses, or that are too
+    long, are rows that cannot be used.
 
     Raises ValueError naming the first of them, and where none is left.
     """
@@ -131,11 +145,17 @@ def encode_all(
         else:
             found.append(encoded)
     if not found:
-        raise ValueError(f"{source}: none of {len(conversations)} texts fits ({room.name} is {room.num_tokens})")
+        raise ValueError(
+            f"{source}: none of {len(conversations)} texts fits ({room.name} is {room.num_tokens})"
+        )
     return found
 
 
-def draw(train: Sequence[Sequence[Encoded]], weights: Sequence[float] | None, count: int, seed: int) -> list[Encoded]:
+def draw(
+    train: Sequence[Sequence[Encoded]], weights: Sequence[float] | None, count: int, seed: int
+) -> list[Encoded]:
     """`count` texts of the sources, by weight; at least one."""
-    order = mixture_order([len(texts) for texts in train], weights or [1.0] * len(train), max(count, 1), seed)
+    order = mixture_order(
+        [len(texts) for texts in train], weights or [1.0] * len(train), max(count, 1), seed
+    )
     return [train[source][row] for source, row in order]

@@ -1,4 +1,5 @@
-"""Supervised fine-tuning of a text policy on prompts and completions, scored exactly as RL scores them."""
+"""Supervised fine-tuning of a text policy on prompts and completions, scored exactly as RL scores
+them."""
 
 from __future__ import annotations
 
@@ -27,12 +28,18 @@ class Example:
 def completion_logprobs(
     policy: TextPolicy, examples: Sequence[Example]
 ) -> tuple[Float[Tensor, "B L"], Bool[Tensor, "B L"]]:
-    """(log-probability of every token of the completions, its mask), with gradient; equal prompts are read once."""
+    """(log-probability of every token of the completions, its mask), with gradient; equal prompts
+    are read once."""
     device = next(policy.parameters()).device
     width = max(len(example.prompt) for example in examples)
-    observation = observe_prompts([example.prompt for example in examples], width, policy.pad_id, device)
+    observation = observe_prompts(
+        [example.prompt for example in examples], width, policy.pad_id, device
+    )
     length = max(len(example.completion) for example in examples)
-    rows = [[*example.completion, *[policy.pad_id] * (length - len(example.completion))] for example in examples]
+    rows = [
+        [*example.completion, *[policy.pad_id] * (length - len(example.completion))]
+        for example in examples
+    ]
     tokens = torch.tensor(rows, device=device)
     sizes = torch.tensor([len(example.completion) for example in examples], device=device)
     mask = torch.arange(length, device=device) < sizes[:, None]

@@ -1,4 +1,5 @@
-"""Open prompts, which have no right answer: built in, or from a file; and what a model says to them."""
+"""Open prompts, which have no right answer: built in, or from a file; and what a model says to
+them."""
 
 from __future__ import annotations
 
@@ -28,8 +29,8 @@ REQUESTS = (
 
 @dataclass(frozen=True)
 class PromptSets:
-    """Prompts to train on, and prompts that only the reported numbers see. `rows`: the messages of each prompt that a
-    row of `source` gives, and where it stands.
+    """Prompts to train on, and prompts that only the reported numbers see. `rows`: the messages of
+    each prompt that a row of `source` gives, and where it stands.
     """
 
     train: list[str]
@@ -59,7 +60,11 @@ class PromptSets:
                 return False
             return True
 
-        sets = replace(self, train=list(filter(fits, self.train)), evaluation=list(filter(fits, self.evaluation)))
+        sets = replace(
+            self,
+            train=list(filter(fits, self.train)),
+            evaluation=list(filter(fits, self.evaluation)),
+        )
         if not sets.train or not sets.evaluation:
             raise ValueError(
                 f"{self.source}: {len(sets.train)} training and {len(sets.evaluation)} held-out prompts take no more"
@@ -78,7 +83,8 @@ class PromptRow:
 
 @dataclass(frozen=True)
 class Said:
-    """One completion: the ids that were read and drawn, and the text they make. `finished`: it ended by itself."""
+    """One completion: the ids that were read and drawn, and the text they make. `finished`: it
+    ended by itself."""
 
     prompt: str
     prompt_ids: list[int]
@@ -110,13 +116,23 @@ def make_prompt_sets(settings: Prompts, reader: RowReader | None = None) -> Prom
         )
     if settings.path is not None:
         for limit, side, name in (
-            (settings.num_train, sides[False], "training prompts are used (text.prompts.num_train)"),
-            (settings.num_evaluation, sides[True], "held-out prompts are judged by (text.prompts.num_evaluation)"),
+            (
+                settings.num_train,
+                sides[False],
+                "training prompts are used (text.prompts.num_train)",
+            ),
+            (
+                settings.num_evaluation,
+                sides[True],
+                "held-out prompts are judged by (text.prompts.num_evaluation)",
+            ),
         ):
             if limit is not None and limit < len(side):
                 reader.note(settings.path, f"{limit} of {len(side)} {name}")
     source = settings.path or "built-in prompts"
-    return PromptSets(sides[False][: settings.num_train], sides[True][: settings.num_evaluation], source, rows)
+    return PromptSets(
+        sides[False][: settings.num_train], sides[True][: settings.num_evaluation], source, rows
+    )
 
 
 def _read_prompts(source: str, reader: RowReader) -> dict[str, PromptRow]:
@@ -132,7 +148,10 @@ def _read_prompts(source: str, reader: RowReader) -> dict[str, PromptRow]:
     for row in found:
         unique.setdefault(same_words(as_text(row.messages)), row)
     if len(unique) < len(found):
-        reader.note(source, f"{len(found) - len(unique)} rows ask again what an earlier row asks; each is asked once")
+        reader.note(
+            source,
+            f"{len(found) - len(unique)} rows ask again what an earlier row asks; each is asked once",
+        )
     return {as_text(row.messages): row for row in unique.values()}
 
 
@@ -148,10 +167,13 @@ def say(
     asked: Callable[[str], Sequence[Message]] = as_user,
     pieces: Pieces | None = None,
 ) -> list[list[Said]]:
-    """`count` completions of every prompt; `asked` gives its messages. Every batch is one of `pieces`."""
+    """`count` completions of every prompt; `asked` gives its messages. Every batch is one of
+    `pieces`."""
     device = next(policy.parameters()).device
     encoded = [chat.prompt(asked(prompt)) for prompt in prompts]
-    return _complete(policy, chat, list(prompts), encoded, count, width, greedy, rows_at_once, device, pieces)
+    return _complete(
+        policy, chat, list(prompts), encoded, count, width, greedy, rows_at_once, device, pieces
+    )
 
 
 def continue_prompts(
@@ -164,7 +186,9 @@ def continue_prompts(
 ) -> list[Said]:
     """One completion of each of the given ids; `prompts` name them."""
     device = next(policy.parameters()).device
-    said = _complete(policy, chat, list(prompts), list(encoded), 1, width, False, 64, device, pieces)
+    said = _complete(
+        policy, chat, list(prompts), list(encoded), 1, width, False, 64, device, pieces
+    )
     return [completions[0] for completions in said]
 
 
@@ -186,16 +210,25 @@ def _complete(
         part = encoded[start : start + step]
         asked = [ids for ids in part for _ in range(count)]
         decision = policy.act(observe_prompts(asked, width, policy.pad_id, device), greedy=greedy)
-        drawn = [row[mask].tolist() for row, mask in zip(decision.action, decision.mask, strict=True)]
+        drawn = [
+            row[mask].tolist() for row, mask in zip(decision.action, decision.mask, strict=True)
+        ]
         return [
-            [_said(chat, policy, prompts[start + i], ids, own) for own in drawn[i * count : (i + 1) * count]]
+            [
+                _said(chat, policy, prompts[start + i], ids, own)
+                for own in drawn[i * count : (i + 1) * count]
+            ]
             for i, ids in enumerate(part)
         ]
 
     batches = [partial(batch, start) for start in range(0, len(prompts), step)]
-    said = [made() if pieces is None else pieces.take_plain(list[list[Said]], made) for made in batches]
+    said = [
+        made() if pieces is None else pieces.take_plain(list[list[Said]], made) for made in batches
+    ]
     return list(chain.from_iterable(said))
 
 
-def _said(chat: ChatFormat, policy: TextPolicy, prompt: str, prompt_ids: list[int], ids: list[int]) -> Said:
+def _said(
+    chat: ChatFormat, policy: TextPolicy, prompt: str, prompt_ids: list[int], ids: list[int]
+) -> Said:
     return Said(prompt, prompt_ids, chat.completion_text(ids), ids, ids[-1] in policy.stop_ids)

@@ -1,4 +1,5 @@
-"""Text models against each other: all answer the same held-out prompts, a judge prefers, Elo says who is stronger."""
+"""Text models against each other: all answer the same held-out prompts, a judge prefers, Elo says
+who is stronger."""
 
 from __future__ import annotations
 
@@ -63,13 +64,17 @@ def players_of(runs: Sequence[Path]) -> list[Player]:
 
 
 def held_out_prompts(players: Sequence[Player]) -> PromptSets:
-    """The first run's prompts, to judge by its held-out ones; ValueError where another run trained on one of them."""
+    """The first run's prompts, to judge by its held-out ones; ValueError where another run trained
+    on one of them."""
     sets: list[PromptSets] = [
-        make_prompt_sets(player.config.text.prompts, RowReader(player.config.text.on_bad_row)) for player in players
+        make_prompt_sets(player.config.text.prompts, RowReader(player.config.text.on_bad_row))
+        for player in players
     ]
     for player, own in zip(players, sets, strict=True):
         judged_by = {prompt_key(sets[0].asked(prompt)): prompt for prompt in sets[0].evaluation}
-        seen = {judged_by[key] for key in map(prompt_key, map(own.asked, own.train)) if key in judged_by}
+        seen = {
+            judged_by[key] for key in map(prompt_key, map(own.asked, own.train)) if key in judged_by
+        }
         if seen:
             raise ValueError(
                 f"{player.name} trained on {min(seen)!r}, which the first run judges by: compare runs of one split"
@@ -81,13 +86,28 @@ def answers_of(player: Player, sets: PromptSets) -> list[str]:
     """One greedy answer to every held-out prompt."""
     generation, settings = player.config.text.generation, player.config.language_model
     if player.model is not None:
-        values = {"name": "hub", "repository": str(player.model), "lora": None, "gradient_checkpointing": False}
-        loaded = freeze({**player.config.model_dump(mode="json"), "language_model": {**values, "engine": "own"}})
+        values = {
+            "name": "hub",
+            "repository": str(player.model),
+            "lora": None,
+            "gradient_checkpointing": False,
+        }
+        loaded = freeze(
+            {**player.config.model_dump(mode="json"), "language_model": {**values, "engine": "own"}}
+        )
         settings = loaded.language_model
     own = make_prompt_sets(player.config.text.prompts, RowReader(player.config.text.on_bad_row))
     parts = load_language_parts(settings, player.config.train, generation.system, own.train)
     speaker = parts.policy(Sampling(**generation.sampling.model_dump()), generation.max_new_tokens)
-    said = say(speaker, parts.chat, sets.evaluation, 1, generation.max_prompt_tokens, greedy=True, asked=sets.asked)
+    said = say(
+        speaker,
+        parts.chat,
+        sets.evaluation,
+        1,
+        generation.max_prompt_tokens,
+        greedy=True,
+        asked=sets.asked,
+    )
     return [completions[0].text for completions in said]
 
 
@@ -102,7 +122,9 @@ def prefer(answers: Sequence[Sequence[str]], prompts: Sequence[str], judge: Judg
     if not rows:
         raise ValueError("the judge decided nothing: see that it answers")
     first, second, scores, questions = zip(*rows, strict=True)
-    return Preferences(np.array(first), np.array(second), np.array(scores, np.float64), np.array(questions))
+    return Preferences(
+        np.array(first), np.array(second), np.array(scores, np.float64), np.array(questions)
+    )
 
 
 def make_judge(url: str | None, model: str, config: TextConfig) -> Judge:
@@ -113,7 +135,8 @@ def make_judge(url: str | None, model: str, config: TextConfig) -> Judge:
 
 
 def tournament(runs: Sequence[Path], output: Path, url: str | None, model: str) -> Path:
-    """Judge the models of several runs against each other; the folder with elo.json and elo.html."""
+    """Judge the models of several runs against each other; the folder with elo.json and
+    elo.html."""
     players = players_of(runs)
     sets, progress = held_out_prompts(players), Progress()
     prompts = sets.evaluation
@@ -123,9 +146,19 @@ def tournament(runs: Sequence[Path], output: Path, url: str | None, model: str) 
     found = standings([player.name for player in players], preferences)
     for standing in found:
         progress.say(f"  {standing}")
-    judge = f"gold reward {players[0].config.text.gold}" if url is None else f"{model} at {url}, both orders"
+    judge = (
+        f"gold reward {players[0].config.text.gold}"
+        if url is None
+        else f"{model} at {url}, both orders"
+    )
     said = {player.name: said for player, said in zip(players, answers, strict=True)}
-    result = {"standings": found, "judge": judge, "prompts": prompts, "answers": said, **circumstances()}
+    result = {
+        "standings": found,
+        "judge": judge,
+        "prompts": prompts,
+        "answers": said,
+        **circumstances(),
+    }
     output.mkdir(parents=True, exist_ok=True)
     write_json(output / "elo.json", plain(result))
     write_atomically(output / "elo.html", elo_page(found, result))
@@ -135,11 +168,21 @@ def tournament(runs: Sequence[Path], output: Path, url: str | None, model: str) 
 def elo_page(found: Sequence[Standing], result: dict[str, Any]) -> str:
     """Who is stronger, and what they said."""
     shown = [
-        Interval(s.name, "chance", *(chance(r) for r in (s.rating, *s.interval)), f"{100 * chance(s.rating):.0f} %")
+        Interval(
+            s.name,
+            "chance",
+            *(chance(r) for r in (s.rating, *s.interval)),
+            f"{100 * chance(s.rating):.0f} %",
+        )
         for s in found
     ]
     rows = [
-        (s.name, f"{s.rating:.0f}", f"{s.interval[0]:.0f} to {s.interval[1]:.0f}", f"{100 * s.win_rate:.1f} %")
+        (
+            s.name,
+            f"{s.rating:.0f}",
+            f"{s.interval[0]:.0f} to {s.interval[1]:.0f}",
+            f"{100 * s.win_rate:.1f} %",
+        )
         for s in found
     ]
     said = [
@@ -148,13 +191,21 @@ def elo_page(found: Sequence[Standing], result: dict[str, Any]) -> str:
     ]
     head = ("model", "Elo", "95 % bootstrap interval", "preferred")
     note = "400 points are odds of ten to one; 1000 is the mean. Whole prompts are resampled for the interval."
-    made = {"judge": result["judge"], "prompts": len(result["prompts"]), "machine": result["machine"]}
+    made = {
+        "judge": result["judge"],
+        "prompts": len(result["prompts"]),
+        "machine": result["machine"],
+    }
     parts = [
-        section("Standing", interval_chart("Chance to be preferred", "to one of Elo 1000; 95 % interval", shown),
-                table(head, rows), note=note),
+        section(
+            "Standing",
+            interval_chart("Chance to be preferred", "to one of Elo 1000; 95 % interval", shown),
+            table(head, rows),
+            note=note,
+        ),
         section("What they said", table(("prompt", *(s.name for s in found)), said)),
         section("How it was made", command(result["command"]), facts(made)),
-    ]  # fmt: skip
+    ]
     return page("Elo", f"{len(found)} models on {len(result['prompts'])} held-out prompts", parts)
 
 

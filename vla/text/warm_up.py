@@ -1,5 +1,5 @@
-"""What a model is shown before RL because no reward reaches what it never says: tags around thoughts and answers, and
-calls of a tool.
+"""What a model is shown before RL because no reward reaches what it never says: tags around
+thoughts and answers, and calls of a tool.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ def tag_examples(problems: Sequence[Problem], chat: ChatFormat) -> list[Example]
 
 
 def call_examples(problems: Sequence[Problem], chat: ChatFormat) -> list[Example]:
-    """Calls of the calculator and, as further examples, what is said once it has answered; its words carry no loss.
+    """Calls of the calculator and, as further examples, what is said once it has answered; its
+    words carry no loss.
 
     Raises ValueError where no problem says what there is to calculate.
     """
@@ -33,7 +34,10 @@ def call_examples(problems: Sequence[Problem], chat: ChatFormat) -> list[Example
         expression = problem.facts.get("expression")
         if expression is None:
             continue
-        call, result = f"<calc>{expression}</calc>", {"role": "tool", "content": calculate(str(expression))}
+        call, result = (
+            f"<calc>{expression}</calc>",
+            {"role": "tool", "content": calculate(str(expression))},
+        )
         asked, called = chat.prompt(problem.asked), chat.reply(problem.asked, call)
         told = [*asked, *called, *chat.next_turn(result, finished=True)]
         behind = [*problem.asked, {"role": "assistant", "content": call}, result]
@@ -47,7 +51,8 @@ def call_examples(problems: Sequence[Problem], chat: ChatFormat) -> list[Example
 
 
 def check_room(examples: Sequence[Example], room: int, width: int) -> None:
-    """Raises ValueError naming the setting where an example is longer than what RL would let the model read or say."""
+    """Raises ValueError naming the setting where an example is longer than what RL would let the
+    model read or say."""
     longest = max(len(example.completion) for example in examples)
     if longest > room:
         raise ValueError(

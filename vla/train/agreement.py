@@ -1,7 +1,9 @@
-"""What many processes have to agree on: whether to stop, whether one of them failed, what only the main one knows.
+"""What many processes have to agree on: whether to stop, whether one of them failed, what only the
+main one knows.
 
-A loop that ends in one process and goes on in another waits for ever, so nothing that a process alone can know (a
-signal, a clock, a file, an error) may decide how it goes on. In a single process nothing here does anything.
+A loop that ends in one process and goes on in another waits for ever, so nothing that a process
+alone can know (a signal, a clock, a file, an error) may decide how it goes on. In a single process
+nothing here does anything.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from vla.train.distributed import Processes
 
 
 class OtherProcessFailed(ValueError):
-    """Another process met an error in work that each does for itself; its message is that error's."""
+    """Another process met an error in work that each does for itself; its message is that
+    error's."""
 
 
 @runtime_checkable
@@ -43,7 +46,9 @@ class SharedStop:
     @property
     def requested(self) -> bool:
         if not self._agreed:
-            self._agreed = float(self.processes.reduce_sum(torch.tensor(float(self.own.requested)))) > 0
+            self._agreed = (
+                float(self.processes.reduce_sum(torch.tensor(float(self.own.requested)))) > 0
+            )
         return self._agreed
 
     @property
@@ -65,14 +70,20 @@ def main_seconds(seconds: float, processes: Processes) -> float:
     """The main process's clock, the only one that counts."""
     if processes.num_processes == 1:
         return seconds
-    return float(processes.reduce_sum(torch.tensor(seconds if processes.is_main else 0.0, dtype=torch.float64)))
+    return float(
+        processes.reduce_sum(
+            torch.tensor(seconds if processes.is_main else 0.0, dtype=torch.float64)
+        )
+    )
 
 
 @contextmanager
 def failing_together(processes: Processes) -> Iterator[None]:
-    """Work that every process, or the main one, does by itself: an error in one of them ends all of them.
+    """Work that every process, or the main one, does by itself: an error in one of them ends all of
+    them.
 
-    Within the block no process may wait for another. Raises the process's own error, or OtherProcessFailed.
+    Within the block no process may wait for another. Raises the process's own error, or
+    OtherProcessFailed.
     """
     if processes.num_processes == 1:
         yield

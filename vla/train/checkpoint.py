@@ -1,4 +1,5 @@
-"""Checkpoints that are whole or absent: written beside, flushed, renamed, and verified by checksum when they are read.
+"""Checkpoints that are whole or absent: written beside, flushed, renamed, and verified by checksum
+when they are read.
 
     checkpoints/
       step-000020/  model.safetensors optimizer.safetensors ... state.json config.yaml manifest.json
@@ -55,9 +56,9 @@ def save_checkpoint(
 ) -> Path:
     """Write `folder/step-NNNNNN` and remove old ones, all but the last `keep` and the best.
 
-    `state` maps names to tensors and plain values nested at will; every name with tensors becomes a safetensors file.
-    The highest `score` marks the best checkpoint. `texts` are files to stand beside, e.g. the settings. Raises
-    `DiskFull`.
+    `state` maps names to tensors and plain values nested at will; every name with tensors becomes a
+    safetensors file. The highest `score` marks the best checkpoint. `texts` are files to stand
+    beside, e.g. the settings. Raises `DiskFull`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     restore_folders(folder)
@@ -80,7 +81,8 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """The state that was saved, once every file is found to be what was written; else `CorruptCheckpoint`."""
+    """The state that was saved, once every file is found to be what was written; else
+    `CorruptCheckpoint`."""
     check_checkpoint(path)
     return read_state(path)
 
@@ -90,16 +92,27 @@ def check_checkpoint(path: Path) -> None:
     fault = find_fault(path)
     if fault is None:
         return
-    others = [other for other in reversed(list_checkpoints(path.parent)) if other != path and find_fault(other) is None]
-    remedy = f"the last good one is {others[0]}: delete {path.name} and resume again" if others else "no other is left"
+    others = [
+        other
+        for other in reversed(list_checkpoints(path.parent))
+        if other != path and find_fault(other) is None
+    ]
+    remedy = (
+        f"the last good one is {others[0]}: delete {path.name} and resume again"
+        if others
+        else "no other is left"
+    )
     raise CorruptCheckpoint(f"checkpoint {path} is corrupt: {fault}; {remedy}")
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """All checkpoints, oldest step first; one that was set aside counts while its successor is not there."""
+    """All checkpoints, oldest step first; one that was set aside counts while its successor is not
+    there."""
     found = {path.name: path for path in folder.glob("step-*")}
     aside = {path.name.removeprefix(ASIDE): path for path in folder.glob(f"{ASIDE}step-*")}
-    return [path for name, path in sorted((aside | found).items()) if re.fullmatch(r"step-\d{6,}", name)]
+    return [
+        path for name, path in sorted((aside | found).items()) if re.fullmatch(r"step-\d{6,}", name)
+    ]
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -115,13 +128,21 @@ def best_checkpoint(folder: Path) -> Path | None:
 
 
 def read_best(folder: Path) -> Best:
-    return read_json_if_there(folder / "best.json", {}, Best, "delete it: the next score marks the best anew")
+    return read_json_if_there(
+        folder / "best.json", {}, Best, "delete it: the next score marks the best anew"
+    )
 
 
 def mark_best(folder: Path, name: str, score: float) -> None:
-    """Mark a checkpoint as the best unless another that is still there scored higher; the later of two equals wins."""
+    """Mark a checkpoint as the best unless another that is still there scored higher; the later of
+    two equals wins."""
     best = read_best(folder)
-    beaten = "score" not in best or score >= best["score"] or best["checkpoint"] == name or not best_checkpoint(folder)
+    beaten = (
+        "score" not in best
+        or score >= best["score"]
+        or best["checkpoint"] == name
+        or not best_checkpoint(folder)
+    )
     if beaten:
         write_json(folder / "best.json", {"checkpoint": name, "score": score})
 
@@ -137,7 +158,9 @@ def prune(folder: Path, keep: int) -> None:
 def check_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise OSError(errno.ENOSPC, f"{needed / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free")
+        raise OSError(
+            errno.ENOSPC, f"{needed / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free"
+        )
 
 
 def full_message(final: Path, error: Exception) -> str:

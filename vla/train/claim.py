@@ -1,4 +1,5 @@
-"""Which process writes to the folder of a run: a note (`process start host`) that two processes cannot both write."""
+"""Which process writes to the folder of a run: a note (`process start host`) that two processes
+cannot both write."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ NOTE = ".process"
 
 
 def claim(path: Path) -> None:
-    """Note that this process writes to the folder; ValueError when another one that still lives does, or one of another
-    machine, of which nothing is known here.
+    """Note that this process writes to the folder; ValueError when another one that still lives
+    does, or one of another machine, of which nothing is known here.
     """
     note = (path / NOTE).absolute()
     mine = f"{os.getpid()} {start_of(str(os.getpid()))} {socket.gethostname()}"
@@ -39,18 +40,22 @@ def check_owner(path: Path, written: str) -> None:
             f"{path / NOTE} once it is over"
         )
     if owner != str(os.getpid()) and started == start_of(owner) != "unknown":
-        raise ValueError(f"process {owner} is writing to {path}: wait for it, stop it, or choose another run_dir")
+        raise ValueError(
+            f"process {owner} is writing to {path}: wait for it, stop it, or choose another run_dir"
+        )
 
 
 def leave(note: Path, mine: str, process: int) -> None:
-    """Empty the note when the process that wrote it ends; a child that it forked leaves it alone."""
+    """Empty the note when the process that wrote it ends; a child that it forked leaves it
+    alone."""
     with suppress(OSError):
         if process == os.getpid() and note.read_text() == mine:
             note.write_text("")
 
 
 def start_of(process: str) -> str:
-    """When a process that lives was started, in the system's ticks: tells it from a later one of the same number."""
+    """When a process that lives was started, in the system's ticks: tells it from a later one of
+    the same number."""
     status = Path("/proc") / process / "stat"
     try:
         # The name in brackets may hold spaces; the start time is field 22, the 20th after it.

@@ -1,9 +1,12 @@
-"""One process or many behind one face: where tensors live, in which precision, and how sums cross processes.
+"""One process or many behind one face: where tensors live, in which precision, and how sums cross
+processes.
 
-A loss is a sum of terms whose weights are fixed over the global batch, so gradients are summed over processes, never
-averaged. Many processes are started by `accelerate launch` or `torchrun`; accelerate is loaded only then.
+A loss is a sum of terms whose weights are fixed over the global batch, so gradients are summed over
+processes, never averaged. Many processes are started by `accelerate launch` or `torchrun`;
+accelerate is loaded only then.
 
-Torch's global generators are the same in every process (equal seeds, equal draws) but inside `own_draws`.
+Torch's global generators are the same in every process (equal seeds, equal draws) but inside
+`own_draws`.
 """
 
 from __future__ import annotations
@@ -43,12 +46,14 @@ class Processes(Protocol):
         ...
 
     def gather(self, value: Any) -> list[Any]:
-        """The values that the processes gave, in the order of their ranks; anything that pickles."""
+        """The values that the processes gave, in the order of their ranks; anything that
+        pickles."""
         ...
 
     def own_draws(self, *names: str | int) -> AbstractContextManager[Any]:
-        """Within the block torch's generators are this process's own, seeded by the run's last seed, its rank and these
-        names (a purpose and a step, say); after it all go on where they were, alike.
+        """Within the block torch's generators are this process's own, seeded by the run's last
+        seed, its rank and these names (a purpose and a step, say); after it all go on where they
+        were, alike.
         """
         ...
 
@@ -62,7 +67,8 @@ class Processes(Protocol):
 
 
 class SingleProcess:
-    """The one process there is. `reduce_sum` is the core's own identity: nothing is added to a run on one machine."""
+    """The one process there is. `reduce_sum` is the core's own identity: nothing is added to a run
+    on one machine."""
 
     rank = 0
     num_processes = 1
@@ -89,8 +95,8 @@ ALONE = SingleProcess(torch.device("cpu"), bf16=False)
 """What functions run in that are told of no processes."""
 
 PATIENCE = timedelta(days=1)
-"""How long a process waits for the others: one of them may make demonstrations meanwhile. The launcher ends all when
-one of them dies.
+"""How long a process waits for the others: one of them may make demonstrations meanwhile. The
+launcher ends all when one of them dies.
 """
 
 
@@ -110,7 +116,8 @@ class ManyProcesses:
         self.device = self.accelerator.device
         self.rank = self.accelerator.process_index
         self.num_processes = self.accelerator.num_processes
-        # before the interpreter takes its modules down: a communication thread that outlives them aborts the process
+        # before the interpreter takes its modules down: a communication thread that outlives them
+        # aborts the process
         atexit.register(end_process_group)
 
     @property
@@ -118,7 +125,9 @@ class ManyProcesses:
         return self.rank == 0
 
     def reduce_sum(self, value: Tensor) -> Tensor:
-        return self.accelerator.reduce(value.detach().to(self.device).clone(), "sum").to(value.device)
+        return self.accelerator.reduce(value.detach().to(self.device).clone(), "sum").to(
+            value.device
+        )
 
     def gather(self, value: Any) -> list[Any]:
         values: list[Any] = [None] * self.num_processes
@@ -156,7 +165,9 @@ def start_processes(device: DeviceName, precision: Precision) -> Processes:
 def choose_device(device: DeviceName) -> torch.device:
     """The device of this process; ValueError when a GPU is asked for and there is none."""
     if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("train.device (cuda): no GPU is visible here; use train.device=cpu, or auto")
+        raise ValueError(
+            "train.device (cuda): no GPU is visible here; use train.device=cpu, or auto"
+        )
     return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
@@ -173,15 +184,19 @@ def same_weights(module: nn.Module, processes: Processes) -> None:
     if processes.num_processes == 1:
         return
     for tensor in [*module.parameters(), *module.buffers()]:
-        tensor.copy_(processes.reduce_sum(tensor if processes.is_main else torch.zeros_like(tensor)))
+        tensor.copy_(
+            processes.reduce_sum(tensor if processes.is_main else torch.zeros_like(tensor))
+        )
 
 
 def own_share(rows: Any, processes: Processes) -> Any:
-    """The rows of a global list, array or tensor that this process handles: every `num_processes`-th."""
+    """The rows of a global list, array or tensor that this process handles: every
+    `num_processes`-th."""
     return rows[processes.rank :: processes.num_processes]
 
 
 def in_order(shares: Sequence[Any]) -> list[Any]:
-    """The global list that `own_share` cut: what was made of its shares, in the order of the rows again."""
+    """The global list that `own_share` cut: what was made of its shares, in the order of the rows
+    again."""
     total = sum(map(len, shares))
     return [shares[i % len(shares)][i // len(shares)] for i in range(total)]

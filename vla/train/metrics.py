@@ -1,7 +1,9 @@
-"""The numbers of a run, a JSON line for each record, and the same to TensorBoard and to trackers that are asked for.
+"""The numbers of a run, a JSON line for each record, and the same to TensorBoard and to trackers
+that are asked for.
 
-A line is appended whole, so a crash costs at most the line being written. A resumed run cuts the file back to the
-record its checkpoint had reached (`num_records`), so that no step stands in it twice.
+A line is appended whole, so a crash costs at most the line being written. A resumed run cuts the
+file back to the record its checkpoint had reached (`num_records`), so that no step stands in it
+twice.
 """
 
 from __future__ import annotations
@@ -30,14 +32,21 @@ class Record(TypedDict):
 
 
 class MetricsLog:
-    """Appends records {"stage", "step", name: value, ...} to `metrics.jsonl` in the folder of a run.
+    """Appends records {"stage", "step", name: value, ...} to `metrics.jsonl` in the folder of a
+    run.
 
-    `num_records` is what a checkpoint has to keep; a resumed run passes it. TensorBoard files stand in
-    `tensorboard/STAGE` and show numbers only; the library loads with the first record. `trackers` are names of
-    `vla.train.trackers`; they begin a run of their own in every session.
+    `num_records` is what a checkpoint has to keep; a resumed run passes it. TensorBoard files stand
+    in `tensorboard/STAGE` and show numbers only; the library loads with the first record.
+    `trackers` are names of `vla.train.trackers`; they begin a run of their own in every session.
     """
 
-    def __init__(self, folder: Path, num_records: int = 0, tensorboard: bool = True, trackers: Sequence[str] = ()):
+    def __init__(
+        self,
+        folder: Path,
+        num_records: int = 0,
+        tensorboard: bool = True,
+        trackers: Sequence[str] = (),
+    ):
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "metrics.jsonl"
         self.num_records = num_records
@@ -73,7 +82,8 @@ class MetricsLog:
 
 
 class NoLog:
-    """What a process that is not the main one writes its numbers to: it counts them and keeps none."""
+    """What a process that is not the main one writes its numbers to: it counts them and keeps
+    none."""
 
     def __init__(self, num_records: int = 0):
         self.num_records = num_records
@@ -86,12 +96,18 @@ class NoLog:
 
 
 def open_log(folder: Path, num_records: int, train: Any, is_main: bool) -> MetricsLog | NoLog:
-    """Where a process writes its numbers, by the settings `tensorboard` and `trackers` of `train`."""
-    return MetricsLog(folder, num_records, train.tensorboard, train.trackers) if is_main else NoLog(num_records)
+    """Where a process writes its numbers, by the settings `tensorboard` and `trackers` of
+    `train`."""
+    return (
+        MetricsLog(folder, num_records, train.tensorboard, train.trackers)
+        if is_main
+        else NoLog(num_records)
+    )
 
 
 class TensorBoard:
-    """Scalars of one stage as TensorBoard reads them; steps from `first_step` on are shown anew after a resume."""
+    """Scalars of one stage as TensorBoard reads them; steps from `first_step` on are shown anew
+    after a resume."""
 
     def __init__(self, folder: Path, first_step: int):
         from torch.utils.tensorboard import SummaryWriter
@@ -108,7 +124,8 @@ class TensorBoard:
 
 
 def read_metrics(folder: Path, stage: str | None = None) -> list[dict[str, Any]]:
-    """The records of a run, or of one of its stages; a last line that a crash cut short is left out."""
+    """The records of a run, or of one of its stages; a last line that a crash cut short is left
+    out."""
     path = folder / "metrics.jsonl"
     records = read_json_lines(path, Record, "delete that line") if path.exists() else []
     return [record for record in records if stage in (None, record["stage"])]

@@ -1,8 +1,9 @@
-"""Muon (Jordan 2024): momentum, orthogonalised by five Newton-Schulz steps, for the matrices of hidden layers.
+"""Muon (Jordan 2024): momentum, orthogonalised by five Newton-Schulz steps, for the matrices of
+hidden layers.
 
-torch.optim.Muon does the same in bfloat16, one matrix at a time. On a CPU without bfloat16 units that took 1.5 s a step
-for a 2 M parameter model whose forward and backward pass took 1.0 s; float32 with equal shapes batched takes a
-twentieth of it.
+torch.optim.Muon does the same in bfloat16, one matrix at a time. On a CPU without bfloat16 units
+that took 1.5 s a step for a 2 M parameter model whose forward and backward pass took 1.0 s; float32
+with equal shapes batched takes a twentieth of it.
 """
 
 from __future__ import annotations
@@ -30,12 +31,15 @@ def orthogonalise(matrices: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum, orthogonalised, scaled by `sqrt(max(1, rows / columns))`; weight decay is decoupled.
+    """Nesterov momentum, orthogonalised, scaled by `sqrt(max(1, rows / columns))`; weight decay is
+    decoupled.
 
     Raises ValueError for a parameter that is not a matrix.
     """
 
-    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
+    def __init__(
+        self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+    ):
         parameters = list(params)
         for parameter in parameters:
             if parameter.ndim != 2:
@@ -56,7 +60,9 @@ class Muon(torch.optim.Optimizer):
                 self._step_shape(parameters, shape, group)
         return loss
 
-    def _step_shape(self, parameters: list[Tensor], shape: torch.Size, group: dict[str, Any]) -> None:
+    def _step_shape(
+        self, parameters: list[Tensor], shape: torch.Size, group: dict[str, Any]
+    ) -> None:
         gradients = torch.stack([p.grad for p in parameters])  # type: ignore[misc]
         for parameter in parameters:
             if "momentum_buffer" not in self.state[parameter]:

@@ -1,4 +1,5 @@
-"""How weights move: parameter groups, AdamW and Muon, schedules of the learning rate, and averaged weights."""
+"""How weights move: parameter groups, AdamW and Muon, schedules of the learning rate, and averaged
+weights."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ class Together:
             for parameter, kept in optimizer.state.items():
                 for name, value in kept.items():
                     if torch.is_tensor(value) and value.shape == parameter.shape:
-                        # Fused kernels walk memory: moments must lie as their weights do (channels last, say).
+                        # Fused kernels walk memory: moments must lie as their weights do (channels
+                        # last, say).
                         kept[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
@@ -59,11 +61,12 @@ def make_optimizer(
     muon_learning_rate: float | None = None,
     learning_rates: Mapping[str, float] | None = None,
 ) -> Together:
-    """AdamW for all trainable parameters, Muon for the matrices of hidden layers and AdamW for the rest, or plain SGD
-    with momentum .7 (`SGD_MOMENTUM`), which alone does not lift the noise of small gradients to the size of large ones.
+    """AdamW for all trainable parameters, Muon for the matrices of hidden layers and AdamW for the
+    rest, or plain SGD with momentum .7 (`SGD_MOMENTUM`), which alone does not lift the noise of
+    small gradients to the size of large ones.
 
-    `learning_rates` gives parameters whose name begins with a key (e.g. "value_head") a rate of their own, under AdamW.
-    Weight decay falls on the weights of linear and convolution layers only.
+    `learning_rates` gives parameters whose name begins with a key (e.g. "value_head") a rate of
+    their own, under AdamW. Weight decay falls on the weights of linear and convolution layers only.
     """
     own_rates = dict(learning_rates or {})
     matrices: list[Parameter] = []
@@ -71,7 +74,12 @@ def make_optimizer(
     decayed = decayed_names(module)
     for name, parameter in trainable(module):
         prefix = next((p for p in own_rates if name.startswith(p)), None)
-        if kind == "muon" and prefix is None and name in decayed and is_hidden_matrix(name, parameter):
+        if (
+            kind == "muon"
+            and prefix is None
+            and name in decayed
+            and is_hidden_matrix(name, parameter)
+        ):
             matrices.append(parameter)
             continue
         rate = learning_rate if prefix is None else own_rates[prefix]
@@ -81,24 +89,34 @@ def make_optimizer(
     optimizers: list[torch.optim.Optimizer] = []
     if groups:
         if kind == "sgd":
-            return Together([torch.optim.SGD(list(groups.values()), lr=learning_rate, momentum=SGD_MOMENTUM)])
-        # one pass over weights, gradients and moments: several times faster where they do not fit in a cache
+            return Together(
+                [torch.optim.SGD(list(groups.values()), lr=learning_rate, momentum=SGD_MOMENTUM)]
+            )
+        # one pass over weights, gradients and moments: several times faster where they do not fit
+        # in a cache
         optimizers.append(torch.optim.AdamW(list(groups.values()), lr=learning_rate, fused=True))
     if matrices:
         assert muon_learning_rate is not None, "muon needs its own learning rate"
         optimizers.append(Muon(matrices, lr=muon_learning_rate, weight_decay=weight_decay))
     if not optimizers:
-        raise ValueError("nothing is left to train: every part of the model is frozen, unfreeze one or add model.lora")
+        raise ValueError(
+            "nothing is left to train: every part of the model is frozen, unfreeze one or add model.lora"
+        )
     return Together(optimizers)
 
 
 def trainable(module: nn.Module) -> Iterator[tuple[str, Parameter]]:
     """The parameters that take a gradient, each once, with their names."""
-    return ((name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad)
+    return (
+        (name, parameter)
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad
+    )
 
 
 def decayed_names(module: nn.Module) -> frozenset[str]:
-    """Names of the weights that decay: those of linear and convolution layers, not biases, norms or embeddings."""
+    """Names of the weights that decay: those of linear and convolution layers, not biases, norms or
+    embeddings."""
     layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
     embeddings = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
     return frozenset(
@@ -109,12 +127,16 @@ def decayed_names(module: nn.Module) -> frozenset[str]:
 
 
 def is_hidden_matrix(name: str, parameter: Parameter) -> bool:
-    """Whether Muon fits: a matrix between hidden layers, not the one that makes logits, nor a single row or column."""
+    """Whether Muon fits: a matrix between hidden layers, not the one that makes logits, nor a
+    single row or column."""
     return parameter.ndim == 2 and min(parameter.shape) > 1 and "lm_head" not in name
 
 
-def schedule_scale(kind: ScheduleKind, progress: float, step: int = 0, warmup_steps: int = 0) -> float:
-    """The factor on the learning rate: linear warm-up over the first steps, times a decay to 0 over `progress` 0 to 1.
+def schedule_scale(
+    kind: ScheduleKind, progress: float, step: int = 0, warmup_steps: int = 0
+) -> float:
+    """The factor on the learning rate: linear warm-up over the first steps, times a decay to 0 over
+    `progress` 0 to 1.
 
     cosine (1 + cos(pi progress)) / 2;  linear 1 - progress;  constant 1. `step` counts from 0.
     """
@@ -126,10 +148,11 @@ def schedule_scale(kind: ScheduleKind, progress: float, step: int = 0, warmup_st
 
 
 class Schedule:
-    """Scales the learning rates of an optimizer, from the first step on; call `step()` after each optimizer step.
+    """Scales the learning rates of an optimizer, from the first step on; call `step()` after each
+    optimizer step.
 
-    `elapsed()` is the share of the time that is used up, for what ends by the clock: the schedule follows steps or
-    time, whichever is further on.
+    `elapsed()` is the share of the time that is used up, for what ends by the clock: the schedule
+    follows steps or time, whichever is further on.
     """
 
     def __init__(
@@ -170,9 +193,11 @@ class Schedule:
 
 
 class EMA:
-    """An exponential moving average of the trainable weights: average <- average + (1 - d) (weights - average).
+    """An exponential moving average of the trainable weights: average <- average + (1 - d) (weights
+    - average).
 
-    d = min(decay, (1 + n) / (10 + n)) after n updates, so that the first weights are soon forgotten.
+    d = min(decay, (1 + n) / (10 + n)) after n updates, so that the first weights are soon
+    forgotten.
     """
 
     def __init__(self, module: nn.Module, decay: float):
@@ -186,7 +211,9 @@ class EMA:
         self.num_updates += 1
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         weights = dict(trainable(module))
-        torch._foreach_lerp_(list(self.average.values()), [weights[name] for name in self.average], 1 - decay)
+        torch._foreach_lerp_(
+            list(self.average.values()), [weights[name] for name in self.average], 1 - decay
+        )
 
     @contextmanager
     def swapped(self, module: nn.Module) -> Iterator[None]:
@@ -207,7 +234,9 @@ class EMA:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if set(state["average"]) != set(self.average):
-            raise ValueError("the averaged weights are those of another model: resume with the model of the run")
+            raise ValueError(
+                "the averaged weights are those of another model: resume with the model of the run"
+            )
         self.num_updates = state["num_updates"]
         for name, tensor in self.average.items():
             tensor.copy_(state["average"][name])

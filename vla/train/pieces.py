@@ -1,8 +1,10 @@
-"""Work made in pieces, in their order: what a session before this one finished is handed out again, not made again.
+"""Work made in pieces, in their order: what a session before this one finished is handed out again,
+not made again.
 
-Rollouts, judgements and samples take hours where a model is large, and no weight changes meanwhile, so no checkpoint of
-the stage would keep what was collected. Its pieces are kept beside: those that are finished, the one under way (a
-rollout between two decisions), and the random numbers behind them.
+Rollouts, judgements and samples take hours where a model is large, and no weight changes meanwhile,
+so no checkpoint of the stage would keep what was collected. Its pieces are kept beside: those that
+are finished, the one under way (a rollout between two decisions), and the random numbers behind
+them.
 """
 
 from __future__ import annotations
@@ -35,9 +37,10 @@ REMEDY = "delete it, and it is made anew"
 
 
 class Pieces:
-    """The pieces of a stage. `key` says of which state of the stage (a number of iterations, say): pieces of another
-    one are forgotten. `parts` are what changes while a piece is made. `before_save` is called with the random numbers
-    that the pieces began with: the stage saves what they depend on, if it has not yet.
+    """The pieces of a stage. `key` says of which state of the stage (a number of iterations, say):
+    pieces of another one are forgotten. `parts` are what changes while a piece is made.
+    `before_save` is called with the random numbers that the pieces began with: the stage saves what
+    they depend on, if it has not yet.
 
     It is the `Keeper` of `vla.rl.protocols` for the piece under way.
     """
@@ -61,7 +64,9 @@ class Pieces:
         self.finished: list[Callable[[], Any]] = []
         self._current: Any = None
 
-    def take(self, make: Callable[[], T], encode: Callable[[T], Any], decode: Callable[[Any], T]) -> T:
+    def take(
+        self, make: Callable[[], T], encode: Callable[[T], Any], decode: Callable[[Any], T]
+    ) -> T:
         """The next piece: as a checkpoint holds it, or made."""
         self._catch_up()
         if self.saved is not None:
@@ -81,7 +86,9 @@ class Pieces:
     def take_plain(self, kind: Any, make: Callable[[], Any]) -> Any:
         """A piece of this type: dataclasses, lists and mappings of plain values."""
         plain = adapter(kind)
-        return self.take(make, lambda made: plain.dump_python(made, mode="json"), plain.validate_python)
+        return self.take(
+            make, lambda made: plain.dump_python(made, mode="json"), plain.validate_python
+        )
 
     def load(self) -> Any:
         """What is kept of the piece under way, once."""
@@ -89,8 +96,9 @@ class Pieces:
         return current
 
     def pause(self, state: Callable[[], Any]) -> None:
-        """Between two steps of the work: save where it is time to or someone asked to stop, and leave then. `state` is
-        that of the piece under way. Of many processes each saves its own, and all leave together later.
+        """Between two steps of the work: save where it is time to or someone asked to stop, and
+        leave then. `state` is that of the piece under way. Of many processes each saves its own,
+        and all leave together later.
         """
         stop = self.run.processes.num_processes == 1 and self.run.stop.requested
         if not (stop or self.run.late):
@@ -129,9 +137,10 @@ def forget_pieces(run: Run, stage: str) -> None:
 
 
 def kept(run: Run, name: str, kind: Any, make: Callable[[Pieces], Any], of: Any = None) -> Any:
-    """What `make` gives, kept in `NAME.json`; read back where it was kept before, of the same `of` (what it depends on
-    and a resumed run may change, the number of iterations say). `kind` is its type: dataclasses, lists and mappings of
-    plain values, of which all are given back as they are read. It may be made in pieces.
+    """What `make` gives, kept in `NAME.json`; read back where it was kept before, of the same `of`
+    (what it depends on and a resumed run may change, the number of iterations say). `kind` is its
+    type: dataclasses, lists and mappings of plain values, of which all are given back as they are
+    read. It may be made in pieces.
 
     Raises DamagedFile where it cannot be read.
     """
@@ -140,7 +149,9 @@ def kept(run: Run, name: str, kind: Any, make: Callable[[Pieces], Any], of: Any 
     found = from_main(read_json(path, KEPT, REMEDY, finite=False) if known else None, run.processes)
     if found is None or found["of"] != of:
         made = plain.dump_python(make(Pieces(run, name, of)), mode="json")
-        text = json.dumps({"of": of, "value": encode(made, "", Collected())}, allow_nan=False)  # JSON has no NaN
+        text = json.dumps(
+            {"of": of, "value": encode(made, "", Collected())}, allow_nan=False
+        )  # JSON has no NaN
         if run.processes.is_main:
             write_atomically(path, text + "\n")
         forget_pieces(run, name)

@@ -1,4 +1,5 @@
-"""What a person sees while a run goes on: a bar with the time that is left and the few numbers that matter.
+"""What a person sees while a run goes on: a bar with the time that is left and the few numbers that
+matter.
 
 On a terminal the bars are rich's; elsewhere (a file, CI) a plain line is printed now and then.
 """
@@ -21,9 +22,12 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """Shows the stages of a run. `stream` decides: bars on a terminal, lines elsewhere. `clock` returns seconds."""
+    """Shows the stages of a run. `stream` decides: bars on a terminal, lines elsewhere. `clock`
+    returns seconds."""
 
-    def __init__(self, stream: TextIOBase | None = None, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self, stream: TextIOBase | None = None, clock: Callable[[], float] = time.monotonic
+    ):
         self.stream = stream if stream is not None else sys.stdout
         self.clock = clock
         self.is_terminal = self.stream.isatty()
@@ -39,7 +43,8 @@ class Progress:
 
     @contextmanager
     def stage(self, name: str, total: int, done: int = 0) -> Iterator[Stage]:
-        """A stage of `total` steps, `done` of them before a resume; call `stage.advance(loss=...)` after each."""
+        """A stage of `total` steps, `done` of them before a resume; call `stage.advance(loss=...)`
+        after each."""
         if self.is_terminal:
             with rich_bars(self.stream) as bars:
                 yield BarStage(bars, bars.add_task(name, total=total, completed=done, numbers=""))
@@ -56,7 +61,8 @@ class Stage(Protocol):
         ...
 
     def expect(self, total: int) -> None:
-        """How many steps it will come to, where that is only known on the way: a stage that ends by the clock."""
+        """How many steps it will come to, where that is only known on the way: a stage that ends by
+        the clock."""
         ...
 
 
@@ -76,7 +82,14 @@ class BarStage:
 class LineStage:
     """Prints the first step, the last, and between them one line every ten seconds."""
 
-    def __init__(self, name: str, total: int, done: int, say: Callable[[str], None], clock: Callable[[], float]):
+    def __init__(
+        self,
+        name: str,
+        total: int,
+        done: int,
+        say: Callable[[str], None],
+        clock: Callable[[], float],
+    ):
         self.name, self.total, self.say, self.clock = name, total, say, clock
         self.done = self.resumed_at = done
         self.started, self.last_line = clock(), float("-inf")
@@ -88,8 +101,14 @@ class LineStage:
             return
         self.last_line = now
         left = (now - self.started) / (self.done - self.resumed_at) * (self.total - self.done)
-        took_or_left = f"took {format_seconds(now - self.started)}" if left <= 0 else f"{format_seconds(left)} left"
-        self.say(f"{self.name} {self.done}/{self.total}  {took_or_left}  {format_numbers(numbers)}".rstrip())
+        took_or_left = (
+            f"took {format_seconds(now - self.started)}"
+            if left <= 0
+            else f"{format_seconds(left)} left"
+        )
+        self.say(
+            f"{self.name} {self.done}/{self.total}  {took_or_left}  {format_numbers(numbers)}".rstrip()
+        )
 
     def expect(self, total: int) -> None:
         self.total = total
@@ -120,7 +139,10 @@ def rich_bars(stream: TextIOBase) -> RichProgress:
 
 def format_numbers(numbers: dict[str, float]) -> str:
     """`loss 0.213  success 0.5`: three significant digits, and no fraction from a thousand on."""
-    shown = {name: f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}" for name, value in numbers.items()}
+    shown = {
+        name: f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+        for name, value in numbers.items()
+    }
     return "  ".join(f"{name.replace('_', ' ')} {text}" for name, text in shown.items())
 
 

@@ -1,7 +1,9 @@
-"""A run under way: its folder, its clock, what it prints, its stages, and how it saves, stops and goes on.
+"""A run under way: its folder, its clock, what it prints, its stages, and how it saves, stops and
+goes on.
 
-A run is a sequence of stages. Each draws random numbers of its own, and leaves what a resumed run picks up: a note in
-results.json (`finish`), a checkpoint (`save`), or a value in a file (`vla.train.pieces.kept`).
+A run is a sequence of stages. Each draws random numbers of its own, and leaves what a resumed run
+picks up: a note in results.json (`finish`), a checkpoint (`save`), or a value in a file
+(`vla.train.pieces.kept`).
 """
 
 from __future__ import annotations
@@ -39,9 +41,10 @@ class Stateful(Protocol):
 
 @dataclass
 class Run:
-    """What every stage of a run shares. `results` is what results.json holds, written whenever something is
-    finished; `earlier` are the seconds that sessions before this one took. `lines` counts what stands in files that are
-    appended to. Of many processes the main one alone writes and prints; all of them read.
+    """What every stage of a run shares. `results` is what results.json holds, written whenever
+    something is finished; `earlier` are the seconds that sessions before this one took. `lines`
+    counts what stands in files that are appended to. Of many processes the main one alone writes
+    and prints; all of them read.
     """
 
     folder: RunFolder
@@ -60,8 +63,8 @@ class Run:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """A timed stage with random numbers of its own: what it draws does not depend on which stages ran in this
-        session.
+        """A timed stage with random numbers of its own: what it draws does not depend on which
+        stages ran in this session.
         """
         seed_everything(self.seed(name))
         with self.timer(name):
@@ -82,10 +85,13 @@ class Run:
 
     def seconds_of(self, stage: str) -> float:
         """What a stage took, over all sessions."""
-        return self.timer.seconds().get(stage, 0.0) + self.earlier.get("seconds", {}).get(stage, 0.0)
+        return self.timer.seconds().get(stage, 0.0) + self.earlier.get("seconds", {}).get(
+            stage, 0.0
+        )
 
     def append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add lines of JSON to a file of the folder. A resumed run cuts it back to what its checkpoint had seen."""
+        """Add lines of JSON to a file of the folder. A resumed run cuts it back to what its
+        checkpoint had seen."""
         self.lines[name] = self.lines.get(name, 0) + len(rows)
         if self.processes.is_main:
             with (self.folder.path / name).open("a") as file:
@@ -95,9 +101,13 @@ class Run:
         """Write results.json, with the time and memory used so far."""
         before = self.earlier.get("seconds", {})
         spent = self.timer.seconds()
-        self.results["seconds"] = {name: spent.get(name, 0.0) + before.get(name, 0.0) for name in {**before, **spent}}
+        self.results["seconds"] = {
+            name: spent.get(name, 0.0) + before.get(name, 0.0) for name in {**before, **spent}
+        }
         self.results["cpu_seconds"] = self.earlier.get("cpu_seconds", 0.0) + time.process_time()
-        self.results["peak_memory_bytes"] = max(peak_memory_bytes(), self.earlier.get("peak_memory_bytes", 0))
+        self.results["peak_memory_bytes"] = max(
+            peak_memory_bytes(), self.earlier.get("peak_memory_bytes", 0)
+        )
         if not self.processes.is_main:
             return
         self.folder.write_results(self.results)
@@ -107,8 +117,8 @@ class Run:
         return self.folder.checkpoints / stage.replace(" ", "_")
 
     def due(self, step: int) -> bool:
-        """Whether a checkpoint is to be written after so many steps of a stage: it is every `train.checkpoint_every`,
-        and where the last one is `train.checkpoint_seconds` old.
+        """Whether a checkpoint is to be written after so many steps of a stage: it is every
+        `train.checkpoint_every`, and where the last one is `train.checkpoint_seconds` old.
         """
         return step % self.train.checkpoint_every == 0 or self.late
 
@@ -126,14 +136,26 @@ class Run:
         keep: int | None = None,
         rng: Mapping[str, Any] | None = None,
     ) -> None:
-        """A checkpoint of a stage: its own state, and the random numbers (`rng`, or the present ones) and counts that
-        go with it. The last `keep` are kept, as the settings say where it is None.
+        """A checkpoint of a stage: its own state, and the random numbers (`rng`, or the present
+        ones) and counts that go with it. The last `keep` are kept, as the settings say where it is
+        None.
         """
         self.saved_at = self.timer.clock()
         if not self.processes.is_main:
             return
-        whole = {**state, "rng": rng or rng_state(), "num_records": self.log.num_records, "lines": self.lines}
-        save_checkpoint(self.checkpoints(stage), step, whole, keep=keep or self.train.keep_checkpoints, score=score)
+        whole = {
+            **state,
+            "rng": rng or rng_state(),
+            "num_records": self.log.num_records,
+            "lines": self.lines,
+        }
+        save_checkpoint(
+            self.checkpoints(stage),
+            step,
+            whole,
+            keep=keep or self.train.keep_checkpoints,
+            score=score,
+        )
         self.note_saved()
 
     def note_saved(self) -> None:
@@ -157,17 +179,24 @@ class Run:
             raise Interrupted(self.stop.number)
 
     def alone(self) -> Run:
-        """The run as the main process sees it while the others wait: nothing in it asks them anything."""
+        """The run as the main process sees it while the others wait: nothing in it asks them
+        anything."""
         stop = self.stop.own if isinstance(self.stop, SharedStop) else self.stop
         return replace(self, stop=stop, processes=ALONE)
 
 
 def start_run(
-    folder: RunFolder, stop: Stop, processes: Processes, train: Train, progress: Progress | None = None
+    folder: RunFolder,
+    stop: Stop,
+    processes: Processes,
+    train: Train,
+    progress: Progress | None = None,
 ) -> Run:
     """The run in this process, with what it has come to so far."""
     agreed = shared(stop, processes)
-    num_records, lines = from_main(seen_by_checkpoints(folder) if processes.is_main else None, processes)
+    num_records, lines = from_main(
+        seen_by_checkpoints(folder) if processes.is_main else None, processes
+    )
     log: MetricsLog | NoLog = NoLog(num_records)
     if processes.is_main:
         log = MetricsLog(folder.path, num_records, train.tensorboard, train.trackers)
@@ -175,13 +204,23 @@ def start_run(
             truncate(folder.path / name, count)
     said = progress or (Progress() if processes.is_main else Progress.silent())
     results = from_main(folder.read_results() if processes.is_main else None, processes)
-    return Run(folder, log, agreed, train, processes, said, results=results, earlier=dict(results), lines=lines)
+    return Run(
+        folder,
+        log,
+        agreed,
+        train,
+        processes,
+        said,
+        results=results,
+        earlier=dict(results),
+        lines=lines,
+    )
 
 
 @contextmanager
 def written(run: Run, report: Callable[[], object]) -> Iterator[None]:
-    """Whatever ends the block, what the run came to is written; the report too where it was no error. An error keeps
-    its own words where a full disk lets nothing more be written.
+    """Whatever ends the block, what the run came to is written; the report too where it was no
+    error. An error keeps its own words where a full disk lets nothing more be written.
     """
     try:
         yield
@@ -199,7 +238,9 @@ def written(run: Run, report: Callable[[], object]) -> Iterator[None]:
         with suppress(OSError):
             run.write()
         if isinstance(error, OSError) and is_disk_full(error) and not isinstance(error, DiskFull):
-            raise DiskFull(f"the disk is full ({error}): make room, then resume={run.folder.path}") from error
+            raise DiskFull(
+                f"the disk is full ({error}): make room, then resume={run.folder.path}"
+            ) from error
         raise
     finally:
         run.log.close()
@@ -211,7 +252,8 @@ APPENDED = ("samples.jsonl",)
 
 
 def seen_by_checkpoints(folder: RunFolder) -> tuple[int, dict[str, int]]:
-    """How many records of the metrics, and lines of other files, the newest checkpoint of all stages had seen."""
+    """How many records of the metrics, and lines of other files, the newest checkpoint of all
+    stages had seen."""
     num_records, lines = 0, dict.fromkeys(APPENDED, 0)
     for stage in sorted(folder.checkpoints.glob("*/")):
         path = last_checkpoint(stage)

@@ -1,4 +1,5 @@
-"""The folder of a run: what was asked, what came of it, and all that lets a person look at it or continue it.
+"""The folder of a run: what was asked, what came of it, and all that lets a person look at it or
+continue it.
 
 runs/20261121-130455-pick_place-token-grpo/
   config.yaml  run.json  starts.json  metrics.jsonl  results.json
@@ -32,7 +33,8 @@ LIBRARIES = ("torch", "transformers", "timm", "mujoco", "mujoco-warp", "lerobot"
 
 
 class Results(TypedDict):
-    """What is needed of results.json: values of every stage, and seconds by what they were spent on."""
+    """What is needed of results.json: values of every stage, and seconds by what they were spent
+    on."""
 
     __pydantic_config__ = KEYS  # type: ignore[misc]
     stages: NotRequired[dict[str, dict[str, Any]]]
@@ -66,12 +68,15 @@ class RunFolder:
         return self.path / "results.json"
 
     def write_results(self, values: Mapping[str, Any]) -> None:
-        """Replace results.json; values may be dataclasses, objects with `to_dict`, arrays and numbers at any depth."""
+        """Replace results.json; values may be dataclasses, objects with `to_dict`, arrays and
+        numbers at any depth."""
         write_json(self.results, plain(values))
 
     def read_results(self) -> dict[str, Any]:
         """What results.json holds; empty before the first result."""
-        return read_json_if_there(self.results, {}, Results, "restore it, or delete it and evaluate the run again")
+        return read_json_if_there(
+            self.results, {}, Results, "restore it, or delete it and evaluate the run again"
+        )
 
 
 def read_sessions(path: Path) -> list[dict[str, Any]]:
@@ -81,10 +86,11 @@ def read_sessions(path: Path) -> list[dict[str, Any]]:
 
 
 def open_run(config: Config, processes: Processes = ALONE) -> RunFolder:
-    """Make the folder that a configuration asks for, or open that of the run it resumes, and write the settings in it.
+    """Make the folder that a configuration asks for, or open that of the run it resumes, and write
+    the settings in it.
 
-    The main process does; all know it. Raises ValueError when `run_dir` holds another run already, or another run is
-    writing to it.
+    The main process does; all know it. Raises ValueError when `run_dir` holds another run already,
+    or another run is writing to it.
     """
     folder = None
     with failing_together(processes):
@@ -108,11 +114,14 @@ def _open(config: Config) -> RunFolder:
 def refuse_run(path: Path) -> None:
     """ValueError where a folder holds a run already."""
     if (path / "config.yaml").exists():
-        raise ValueError(f"run_dir ({path}) holds a run: resume={path} continues it, or choose another folder")
+        raise ValueError(
+            f"run_dir ({path}) holds a run: resume={path} continues it, or choose another folder"
+        )
 
 
 def new_folder(config: Config) -> Path:
-    """`run_dir`, or runs/<time>-<name> with a number behind it when that is taken: made here, by one run alone."""
+    """`run_dir`, or runs/<time>-<name> with a number behind it when that is taken: made here, by
+    one run alone."""
     if config.run_dir is not None:
         path = Path(config.run_dir)
         refuse_run(path)
@@ -135,7 +144,8 @@ def new_folder_of(parent: Path, name: str) -> Path:
 
 
 def circumstances() -> dict[str, Any]:
-    """The command, the commit, the machine and the libraries: what a person needs to repeat a run."""
+    """The command, the commit, the machine and the libraries: what a person needs to repeat a
+    run."""
     return {
         "command": masked(" ".join([Path(sys.executable).name, *sys.argv])),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -155,7 +165,9 @@ def git(*arguments: str) -> str | None:
     """What git says of the source tree, or None where there is none."""
     command = ["git", "-C", str(Path(__file__).parents[2]), *arguments]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
 
@@ -164,7 +176,10 @@ def processor() -> str:
     """The processor's own name where the system tells it."""
     table = Path("/proc/cpuinfo")
     lines = table.read_text().splitlines() if table.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown processor")
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
+        "unknown processor",
+    )
 
 
 def available_cores() -> int:
@@ -179,7 +194,8 @@ def installed(name: str) -> str | None:
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON can say it: dataclasses and objects with `to_dict` become dicts, arrays lists, NaN null."""
+    """`value` as JSON can say it: dataclasses and objects with `to_dict` become dicts, arrays
+    lists, NaN null."""
     if hasattr(value, "to_dict"):
         return plain(value.to_dict())
     if hasattr(value, "__dataclass_fields__"):

@@ -1,8 +1,8 @@
 """Nested training state as safetensors and JSON, without pickle: what a checkpoint's files hold.
 
-Each entry of the state gets a `NAME.safetensors` with its tensors; `state.json` holds everything else and, where a
-tensor stood, its name. Types that JSON lacks are marked: {"$tensor": name}, {"$array": name}, {"$tuple": [...]},
-{"$items": [[key, value], ...]}, {"$float": "nan"}.
+Each entry of the state gets a `NAME.safetensors` with its tensors; `state.json` holds everything
+else and, where a tensor stood, its name. Types that JSON lacks are marked: {"$tensor": name},
+{"$array": name}, {"$tuple": [...]}, {"$items": [[key, value], ...]}, {"$float": "nan"}.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class Collected:
 
 
 def write_state(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write `state` to `folder`: tensors, arrays, numbers, strings, None, and lists, tuples and dicts of them."""
+    """Write `state` to `folder`: tensors, arrays, numbers, strings, None, and lists, tuples and
+    dicts of them."""
     from safetensors.torch import save_file
 
     plain = {}
@@ -54,7 +55,8 @@ def write_state(folder: Path, state: Mapping[str, Any]) -> None:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """What `write_state` wrote, tensors on the CPU; tensors that were the same memory are so again."""
+    """What `write_state` wrote, tensors on the CPU; tensors that were the same memory are so
+    again."""
     path = folder / "state.json"
     state = {}
     for name, value in read_plain(folder).items():
@@ -73,7 +75,13 @@ def num_bytes(state: Any) -> int:
     """Bytes of the tensors in `state`: a lower bound of what writing it takes."""
     if isinstance(state, Tensor):
         return state.nbytes
-    parts = state.values() if isinstance(state, Mapping) else state if isinstance(state, list | tuple) else ()
+    parts = (
+        state.values()
+        if isinstance(state, Mapping)
+        else state
+        if isinstance(state, list | tuple)
+        else ()
+    )
     return sum(num_bytes(part) for part in parts)
 
 
@@ -84,12 +92,18 @@ def encode(value: Any, path: str, collected: Collected) -> Any:
     if isinstance(value, np.ndarray):
         return {"$array": collected.add(torch.from_numpy(value), path)}
     if isinstance(value, Mapping):
-        items = [(key, encode(item, f"{path}.{key}" if path else str(key), collected)) for key, item in value.items()]
+        items = [
+            (key, encode(item, f"{path}.{key}" if path else str(key), collected))
+            for key, item in value.items()
+        ]
         if all(isinstance(key, str) and not key.startswith("$") for key, _ in items):
             return dict(items)
         return {"$items": [[encode(key, path, collected), item] for key, item in items]}
     if isinstance(value, list | tuple):
-        parts = [encode(item, f"{path}.{i}" if path else str(i), collected) for i, item in enumerate(value)]
+        parts = [
+            encode(item, f"{path}.{i}" if path else str(i), collected)
+            for i, item in enumerate(value)
+        ]
         return {"$tuple": parts} if isinstance(value, tuple) else parts
     if isinstance(value, np.generic):
         return encode(value.item(), path, collected)
@@ -103,12 +117,17 @@ def encode(value: Any, path: str, collected: Collected) -> Any:
 
 
 def unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous CPU tensors, none of which shares memory with another; safetensors takes no others."""
+    """Contiguous CPU tensors, none of which shares memory with another; safetensors takes no
+    others."""
     seen: set[int] = set()
     separate = {}
     for name, tensor in tensors.items():
         storage = tensor.untyped_storage()
-        whole = tensor.is_contiguous() and storage.nbytes() == tensor.nbytes and storage.data_ptr() not in seen
+        whole = (
+            tensor.is_contiguous()
+            and storage.nbytes() == tensor.nbytes
+            and storage.data_ptr() not in seen
+        )
         separate[name] = tensor.cpu() if whole else tensor.cpu().contiguous().clone()
         seen.add(storage.data_ptr())
     return separate

@@ -23,8 +23,8 @@ class Part:
 class Timer:
     """Times nested blocks: `with timer("rollout"): ... with timer("render"): ...`.
 
-    Blocks of one name inside the same block add up. What a block spends outside its own parts is reported as "other",
-    so the numbers sum to the total at every level. `clock` returns seconds.
+    Blocks of one name inside the same block add up. What a block spends outside its own parts is
+    reported as "other", so the numbers sum to the total at every level. `clock` returns seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter):
@@ -45,7 +45,8 @@ class Timer:
             self.stack.pop()
 
     def seconds(self) -> dict[str, float]:
-        """{"total": ..., "rollout": ..., "rollout/render": ..., "rollout/other": ..., "other": ...} so far."""
+        """{"total": ..., "rollout": ..., "rollout/render": ..., "rollout/other": ..., "other": ...}
+        so far."""
         total = self.clock() - self.start
         return {"total": total, **flatten(self.root, "", total)}
 

@@ -1,4 +1,5 @@
-"""The numbers of a run to trackio or Weights & Biases, which share their calls: init, log, finish."""
+"""The numbers of a run to trackio or Weights & Biases, which share their calls: init, log,
+finish."""
 
 from __future__ import annotations
 
@@ -16,8 +17,8 @@ PACKAGES = {"trackio": "trackio", "wandb": "wandb"}
 
 
 class Tracker:
-    """A run at a tracker, called as its folder. Each stage counts its own steps: they are logged as `STAGE/step`, and
-    charts take them as their axis where the tracker can be told so.
+    """A run at a tracker, called as its folder. Each stage counts its own steps: they are logged as
+    `STAGE/step`, and charts take them as their axis where the tracker can be told so.
     """
 
     def __init__(self, name: str, folder: Path):
@@ -25,7 +26,9 @@ class Tracker:
             self.module: Any = importlib.import_module(PACKAGES[name])
         except ImportError:
             remedy = f"pip install {PACKAGES[name]}, or take it out of train.trackers"
-            raise ValueError(f"train.trackers names {name}, which is not installed: {remedy}") from None
+            raise ValueError(
+                f"train.trackers names {name}, which is not installed: {remedy}"
+            ) from None
         self.run = self.module.init(project=PROJECT, name=folder.name, config=settings_in(folder))
         self.stages: set[str] = set()
 

@@ -1,4 +1,5 @@
-"""A text box for instructions beside MuJoCo's own viewer, which has none: a page on this machine, and the terminal."""
+"""A text box for instructions beside MuJoCo's own viewer, which has none: a page on this machine,
+and the terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ PAGE = Template((Path(__file__).parent / "static" / "box.html").read_text())
 
 
 class InstructionBox:
-    """Lines that were typed into the page at `address`, or into `terminal`, in the order of time."""
+    """Lines that were typed into the page at `address`, or into `terminal`, in the order of
+    time."""
 
     def __init__(self, terminal: Iterable[str] = sys.stdin) -> None:
         self.typed: SimpleQueue[str] = SimpleQueue()
@@ -29,13 +31,21 @@ class InstructionBox:
                 self.answer(HTTPStatus.OK, "text/html", PAGE.substitute(colours=COLOURS))
 
             def do_POST(self) -> None:
-                # Only a page from this address may type: another site's would come with another origin.
+                # Only a page from this address may type: another site's would come with another
+                # origin.
                 origin, length = self.headers.get("Origin"), self.headers.get("Content-Length", "0")
                 is_ours = origin in (None, box.server.address.rstrip("/"))
-                if not is_ours or not length.isdecimal() or len(length) > 9 or int(length) > MAX_BYTES:
+                if (
+                    not is_ours
+                    or not length.isdecimal()
+                    or len(length) > 9
+                    or int(length) > MAX_BYTES
+                ):
                     self.answer(HTTPStatus.FORBIDDEN, "text/plain", "no")
                     return
-                box.typed.put(" ".join(self.rfile.read(int(length)).decode(errors="replace").split()))
+                box.typed.put(
+                    " ".join(self.rfile.read(int(length)).decode(errors="replace").split())
+                )
                 self.answer(HTTPStatus.OK, "text/plain", "said")
 
         self.server = LocalServer(0, Handler)

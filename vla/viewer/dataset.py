@@ -1,4 +1,5 @@
-"""Recorded episodes as a LeRobotDataset: lived again and written with pictures, to train on or look at elsewhere."""
+"""Recorded episodes as a LeRobotDataset: lived again and written with pictures, to train on or look
+at elsewhere."""
 
 from __future__ import annotations
 
@@ -16,21 +17,30 @@ from vla.viewer.payload import Replayed, actions_of
 
 
 def write_dataset(library: Library, folder: Path, limit: int, only_successes: bool) -> int:
-    """Write the newest `limit` episodes, one of each start (a success where there is one); how many they were.
+    """Write the newest `limit` episodes, one of each start (a success where there is one); how many
+    they were.
 
-    Raises ValueError when the folder exists already, there is nothing to write, or an episode was recorded in another
-    simulator and comes to another end.
+    Raises ValueError when the folder exists already, there is nothing to write, or an episode was
+    recorded in another simulator and comes to another end.
     """
-    chosen = one_of_each_start([line for line in library.lines() if line["success"] or not only_successes])[:limit]
+    chosen = one_of_each_start(
+        [line for line in library.lines() if line["success"] or not only_successes]
+    )[:limit]
     if not chosen:
-        raise ValueError(f"{library.run} holds no {'success' if only_successes else 'episode'} to write")
+        raise ValueError(
+            f"{library.run} holds no {'success' if only_successes else 'episode'} to write"
+        )
     writer = None
     for line in chosen:
         name, _, number = line["id"].rpartition("/")
         recording = library.known[library.run / f"{name}.safetensors"]
-        (lived,) = library.replayer(recording.sim, [line["seed"]], [actions_of(recording)[int(number)]])
+        (lived,) = library.replayer(
+            recording.sim, [line["seed"]], [actions_of(recording)[int(number)]]
+        )
         if lived.success != line["success"]:
-            raise ValueError(f"{line['id']} comes to another end in this simulator: it has changed since")
+            raise ValueError(
+                f"{line['id']} comes to another end in this simulator: it has changed since"
+            )
         episode = episode_of(lived, actions_of(recording)[int(number)], line["seed"], library.spec)
         writer = writer or LeRobotWriter(folder, spec_of(library, recording.sim, episode))
         writer.add(episode)
@@ -49,9 +59,12 @@ def one_of_each_start(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, A
 
 
 def episode_of(lived: Replayed, actions: np.ndarray, seed: int, spec: Mapping[str, Any]) -> Episode:
-    """What was seen before every control step, and what was done: actions as the environment clipped them."""
+    """What was seen before every control step, and what was done: actions as the environment
+    clipped them."""
     count = len(lived.reward)
-    done = np.clip(np.concatenate(list(actions))[:count], spec["low"], spec["high"]).astype(np.float32)
+    done = np.clip(np.concatenate(list(actions))[:count], spec["low"], spec["high"]).astype(
+        np.float32
+    )
     felt = np.concatenate([np.stack(lived.commanded), np.array(lived.opening)[:, None]], axis=1)
     return Episode(
         images={camera: np.stack(pictures[:count]) for camera, pictures in lived.frames.items()},

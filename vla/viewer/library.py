@@ -1,4 +1,5 @@
-"""The recorded episodes of a run: listed at once, lived again when someone wants to see one, new ones found."""
+"""The recorded episodes of a run: listed at once, lived again when someone wants to see one, new
+ones found."""
 
 from __future__ import annotations
 
@@ -17,12 +18,16 @@ from vla.viewer.recording import Recording, list_recordings, load_recording
 
 @runtime_checkable
 class Replayer(Protocol):
-    """Lives episodes again, from the settings of their simulation, seeds and actions (`scripts.viewing.Replayer`);
-    without `look` no picture is drawn.
+    """Lives episodes again, from the settings of their simulation, seeds and actions
+    (`scripts.viewing.Replayer`); without `look` no picture is drawn.
     """
 
     def __call__(
-        self, settings: Mapping[str, Any], seeds: Sequence[int], actions: Sequence[np.ndarray], look: bool = True
+        self,
+        settings: Mapping[str, Any],
+        seeds: Sequence[int],
+        actions: Sequence[np.ndarray],
+        look: bool = True,
     ) -> Sequence[Replayed]: ...
 
 
@@ -38,7 +43,8 @@ class Library:
     left_out: dict[Path, str] = field(default_factory=dict)
 
     def refresh(self) -> None:
-        """Find recordings that were written since; one that is damaged is left out, counted, and named once."""
+        """Find recordings that were written since; one that is damaged is left out, counted, and
+        named once."""
         for path in list_recordings(self.run):
             if path not in self.known and path not in self.left_out:
                 try:
@@ -46,45 +52,68 @@ class Library:
                 except DamagedFile as error:
                     self.left_out[path] = str(error)
                     count = len(self.left_out)
-                    print(f"left out, {count} of {count + len(self.known)} recordings so far: {error}", file=sys.stderr)
+                    print(
+                        f"left out, {count} of {count + len(self.known)} recordings so far: {error}",
+                        file=sys.stderr,
+                    )
 
     def name_of(self, path: Path) -> str:
-        """How a recording is called in the identity of its episodes: its path without the suffix."""
+        """How a recording is called in the identity of its episodes: its path without the
+        suffix."""
         return path.relative_to(self.run).with_suffix("").as_posix()
 
     def lines(self) -> list[dict[str, Any]]:
         """A line for every episode, those of the newest recordings first."""
         self.refresh()
-        return [line for path, found in reversed(self.known.items()) for line in summaries(found, self.name_of(path))]
+        return [
+            line
+            for path, found in reversed(self.known.items())
+            for line in summaries(found, self.name_of(path))
+        ]
 
     def episode(self, identity: str) -> dict[str, Any]:
         """All there is to play one; KeyError when there is none of that name."""
         recording, name, i = self.found(identity)
-        (lived,) = self.replayer(recording.sim, [int(recording.seed[i])], [actions_of(recording)[i]])
+        (lived,) = self.replayer(
+            recording.sim, [int(recording.seed[i])], [actions_of(recording)[i]]
+        )
         return episode(recording, name, i, lived, self.spec)
 
     def why(self, identity: str) -> dict[str, str] | None:
         """Why one failed; KeyError when there is none of that name. Lived again once, unseen."""
         recording, _, i = self.found(identity)
         if identity not in self.reasons:
-            (lived,) = self.replayer(recording.sim, [int(recording.seed[i])], [actions_of(recording)[i]], look=False)
+            (lived,) = self.replayer(
+                recording.sim, [int(recording.seed[i])], [actions_of(recording)[i]], look=False
+            )
             self.reasons[identity] = why(lived)
         return self.reasons[identity]
 
     def found(self, identity: str) -> tuple[Recording, str, int]:
-        """The recording that holds an episode, its name, and the episode's number in it; KeyError when none does."""
+        """The recording that holds an episode, its name, and the episode's number in it; KeyError
+        when none does."""
         name, _, number = identity.rpartition("/")
         path = self.run / f"{name}.safetensors"
-        if path not in self.known or not number.isdigit() or int(number) >= len(self.known[path].seed):
+        if (
+            path not in self.known
+            or not number.isdigit()
+            or int(number) >= len(self.known[path].seed)
+        ):
             raise KeyError(identity)
         return self.known[path], name, int(number)
 
     def listing(self) -> dict[str, Any]:
-        """What the page lists: a line for every episode, and why each recording that is left out is."""
+        """What the page lists: a line for every episode, and why each recording that is left out
+        is."""
         return {"list": self.lines(), "left_out": list(self.left_out.values())}
 
     def everything(self, limit: int) -> dict[str, Any]:
-        """The first `limit` episodes with all there is to play them, for a page that opens from disk."""
+        """The first `limit` episodes with all there is to play them, for a page that opens from
+        disk."""
         found = self.listing()
         lines = found["list"][:limit]
-        return {**found, "list": lines, "details": {line["id"]: self.episode(line["id"]) for line in lines}}
+        return {
+            **found,
+            "list": lines,
+            "details": {line["id"]: self.episode(line["id"]) for line in lines},
+        }

@@ -16,17 +16,21 @@ MAX_CONNECTIONS = 64
 
 
 class LocalHandler(BaseHTTPRequestHandler):
-    """Answers requests that call this machine by a name of its own (`vla.hosts`); others get 403."""
+    """Answers requests that call this machine by a name of its own (`vla.hosts`); others get
+    403."""
 
     timeout = SILENT_SECONDS
 
     def parse_request(self) -> bool:
         if not super().parse_request():
             return False
-        # A browser says which name brought it here. Without one it is no browser, and no page can read the answer.
+        # A browser says which name brought it here. Without one it is no browser, and no page can
+        # read the answer.
         if is_own_host(self.headers.get("Host", LOCAL)):
             return True
-        self.answer(HTTPStatus.FORBIDDEN, "text/plain", f"this page is at {LOCAL} or localhost only")
+        self.answer(
+            HTTPStatus.FORBIDDEN, "text/plain", f"this page is at {LOCAL} or localhost only"
+        )
         return False
 
     def answer(self, status: HTTPStatus, kind: str, text: str) -> None:
@@ -44,7 +48,8 @@ class LocalHandler(BaseHTTPRequestHandler):
 
 
 class LocalServer(ThreadingHTTPServer):
-    """A server that this machine alone can reach; port 0 takes a free one. Call `serve_forever()`."""
+    """A server that this machine alone can reach; port 0 takes a free one. Call
+    `serve_forever()`."""
 
     def __init__(self, port: int, handler: type[LocalHandler]):
         super().__init__((LOCAL, port), handler)

@@ -1,4 +1,5 @@
-"""The viewer's page: one HTML file with style and scripts inside, and its episodes where it is to open from disk."""
+"""The viewer's page: one HTML file with style and scripts inside, and its episodes where it is to
+open from disk."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ SCRIPTS = ("scene.js", "plots.js", "episode.js", "app.js")
 
 
 def viewer_page(title: str, data: Mapping[str, Any] | None) -> str:
-    """The page; `data` None asks the server that shows it, else the page holds its episodes and needs nobody."""
+    """The page; `data` None asks the server that shows it, else the page holds its episodes and
+    needs nobody."""
     return Template((STATIC / "page.html").read_text()).substitute(
         title=escape(title),
         style=COLOURS + (STATIC / "style.css").read_text(),
@@ -27,10 +29,13 @@ def viewer_page(title: str, data: Mapping[str, Any] | None) -> str:
 
 
 def as_json(value: Any) -> str:
-    """JSON that stands in a page or is sent to one. "<" is written as its number: "</script>" and "<!--<script" in a
-    text would end or swallow the page's scripts. NaN and infinity, which JSON has no words for, become null.
+    """JSON that stands in a page or is sent to one. "<" is written as its number: "</script>" and
+    "<!--<script" in a text would end or swallow the page's scripts. NaN and infinity, which JSON
+    has no words for, become null.
     """
-    return json.dumps(without_nan(value), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    return json.dumps(without_nan(value), separators=(",", ":"), allow_nan=False).replace(
+        "<", "\\u003c"
+    )
 
 
 def without_nan(value: Any) -> Any:

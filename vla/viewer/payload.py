@@ -1,4 +1,5 @@
-"""What the page of the viewer is given: a line for every recorded episode, and all there is to play one."""
+"""What the page of the viewer is given: a line for every recorded episode, and all there is to play
+one."""
 
 from __future__ import annotations
 
@@ -52,7 +53,11 @@ def summaries(recording: Recording, name: str) -> list[dict[str, Any]]:
             "return": float(returns[i]),
             "num_decisions": int((recording.episode == i).sum()),
             "control_steps": int(recording.measures["control_steps"][i]),
-            "reached": {n: float(v[i]) for n, v in recording.measures.items() if n != "control_steps" and "/" not in n},
+            "reached": {
+                n: float(v[i])
+                for n, v in recording.measures.items()
+                if n != "control_steps" and "/" not in n
+            },
         }
         for i in range(len(recording.seed))
     ]
@@ -63,13 +68,18 @@ def actions_of(recording: Recording) -> list[np.ndarray]:
     return [recording.action[recording.episode == i] for i in range(len(recording.seed))]
 
 
-def episode(recording: Recording, name: str, i: int, lived: Replayed, spec: Mapping[str, Any]) -> dict[str, Any]:
-    """All there is to play episode `i`. `faithful` is False where living it again came to another end: then the
-    simulator is not the one that it was recorded in, and what is shown is not what happened.
+def episode(
+    recording: Recording, name: str, i: int, lived: Replayed, spec: Mapping[str, Any]
+) -> dict[str, Any]:
+    """All there is to play episode `i`. `faithful` is False where living it again came to another
+    end: then the simulator is not the one that it was recorded in, and what is shown is not what
+    happened.
     """
     rows = np.flatnonzero(recording.episode == i)
     recorded = float(recording.reward[rows].sum())
-    faithful = lived.success == bool(recording.success[i]) and abs(sum(lived.reward) - recorded) < 1e-3
+    faithful = (
+        lived.success == bool(recording.success[i]) and abs(sum(lived.reward) - recorded) < 1e-3
+    )
     poses = np.stack(lived.poses).astype(np.float32)
     return {
         **summaries(recording, name)[i],
@@ -99,8 +109,11 @@ def why(lived: Replayed) -> dict[str, str] | None:
     return None if found is None else {"kind": found.kind, "text": found.text}
 
 
-def decisions(recording: Recording, rows: np.ndarray, lived: Replayed, spec: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What the policy thought at each decision. `path` is where the chunk would lead the hand, [H + 1, 3]."""
+def decisions(
+    recording: Recording, rows: np.ndarray, lived: Replayed, spec: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """What the policy thought at each decision. `path` is where the chunk would lead the hand, [H +
+    1, 3]."""
     begins = np.searchsorted(np.asarray(lived.decision), np.arange(len(rows)))
     found = []
     for number, row in enumerate(rows.tolist()):
@@ -116,7 +129,9 @@ def decisions(recording: Recording, rows: np.ndarray, lived: Replayed, spec: Map
                 "ratio": ratio_of(recording, row),
                 "action": rounded(action),
                 "path": rounded(planned_path(action, np.asarray(lived.commanded[start]), spec)),
-                "chain": None if recording.chain is None else rounded(recording.chain[row].tolist(), 3),
+                "chain": None
+                if recording.chain is None
+                else rounded(recording.chain[row].tolist(), 3),
             }
         )
     return found
@@ -138,7 +153,8 @@ def optional(values: np.ndarray | None, row: int) -> list[float] | float | None:
 
 
 def planned_path(action: np.ndarray, commanded: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
-    """Positions [H + 1, 3] that a chunk of actions [H, A] asks for, from where the hand was told to be."""
+    """Positions [H + 1, 3] that a chunk of actions [H, A] asks for, from where the hand was told to
+    be."""
     moves = np.clip(action, spec["low"], spec["high"])[:, :3]
     if tuple(spec["kinds"][:3]) != ("delta",) * 3:
         return np.concatenate([commanded[None, :3], moves])
@@ -160,7 +176,8 @@ def rounded(values: Any, digits: int = 4) -> Any:
 
 
 def film(pictures: np.ndarray) -> dict[str, Any]:
-    """uint8 [T, h, w, 3] as one picture of many tiles, row by row: any moment can be shown at once."""
+    """uint8 [T, h, w, 3] as one picture of many tiles, row by row: any moment can be shown at
+    once."""
     from PIL import Image
 
     count, height, width, _ = pictures.shape
@@ -168,8 +185,17 @@ def film(pictures: np.ndarray) -> dict[str, Any]:
     rows = -(-count // columns)
     sheet = np.zeros((rows * columns, height, width, 3), np.uint8)
     sheet[:count] = pictures
-    joined = sheet.reshape(rows, columns, height, width, 3).swapaxes(1, 2).reshape(rows * height, columns * width, 3)
+    joined = (
+        sheet.reshape(rows, columns, height, width, 3)
+        .swapaxes(1, 2)
+        .reshape(rows * height, columns * width, 3)
+    )
     written = io.BytesIO()
     Image.fromarray(joined).save(written, format="WEBP", quality=FILM_QUALITY, method=3)
     data = base64.b64encode(written.getvalue()).decode()
-    return {"width": width, "height": height, "columns": columns, "data": f"data:image/webp;base64,{data}"}
+    return {
+        "width": width,
+        "height": height,
+        "columns": columns,
+        "data": f"data:image/webp;base64,{data}",
+    }

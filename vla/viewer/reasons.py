@@ -1,4 +1,5 @@
-"""Why an episode failed, read off where the hand, the fingers and the objects were: a kind to count, and a sentence."""
+"""Why an episode failed, read off where the hand, the fingers and the objects were: a kind to
+count, and a sentence."""
 
 from __future__ import annotations
 
@@ -45,8 +46,9 @@ class Reason:
 
 @dataclass(frozen=True)
 class Course:
-    """An episode as arrays: hand [T + 1, 3], opening [T + 1], held names, the named objects in the order of the
-    instruction and other blocks {name: [T + 1, 3]}, and the step at which each term was fulfilled.
+    """An episode as arrays: hand [T + 1, 3], opening [T + 1], held names, the named objects in the
+    order of the instruction and other blocks {name: [T + 1, 3]}, and the step at which each term
+    was fulfilled.
     """
 
     hand: np.ndarray
@@ -82,12 +84,18 @@ def reason(lived: Moved) -> Reason | None:
     if lived.success or not lived.targets:
         return None
     course = Course(
-        np.array(lived.hand), np.array(lived.opening), list(lived.held),
+        np.array(lived.hand),
+        np.array(lived.opening),
+        list(lived.held),
         {name: np.array(places) for name, places in lived.targets.items()},
         {name: np.array(places) for name, places in lived.others.items()},
-        {last(n): int(np.argmax(np.array(v) > FULFILLED)) for n, v in lived.terms.items() if max(v) > FULFILLED},
+        {
+            last(n): int(np.argmax(np.array(v) > FULFILLED))
+            for n, v in lived.terms.items()
+            if max(v) > FULFILLED
+        },
         frozenset(last(name) for name in lived.terms),
-    )  # fmt: skip
+    )
     if "grasp" in course.terms:
         return never_held(course) if course.block not in course.held else held(course)
     return not_pushed(course) if "push" in course.terms else not_near(course)
@@ -103,7 +111,9 @@ def never_held(course: Course) -> Reason:
     block = course.block
     taken = next(((t, name) for t, name in enumerate(course.held) if name is not None), None)
     if taken is not None:
-        return Reason("took another object", f"It took the {taken[1]} at step {taken[0]}, not the {block}.")
+        return Reason(
+            "took another object", f"It took the {taken[1]} at step {taken[0]}, not the {block}."
+        )
     closed = course.opening < CLOSING * course.opening.max()
     closing = np.flatnonzero(closed[1:] & ~closed[:-1]) + 1
     if not len(closing):
@@ -130,7 +140,10 @@ def near_and_open(course: Course) -> Reason:
 
 def not_near(course: Course) -> Reason:
     """The hand was never where the named block is."""
-    block, nearest = course.block, {n: float(course.distance(n).min()) for n in [course.block, *course.others]}
+    block, nearest = (
+        course.block,
+        {n: float(course.distance(n).min()) for n in [course.block, *course.others]},
+    )
     t, other = int(np.argmin(course.distance(block))), min(nearest, key=lambda name: nearest[name])
     if other != block and nearest[other] < 2 * AT_IT:
         return Reason(
@@ -138,7 +151,10 @@ def not_near(course: Course) -> Reason:
             f"The hand came within {cm(nearest[other])} of the {other}, and no nearer than {cm(nearest[block])} to the "
             f"{block}.",
         )
-    return Reason("never came near", f"The hand came no nearer to the {block} than {cm(nearest[block])}, at step {t}.")
+    return Reason(
+        "never came near",
+        f"The hand came no nearer to the {block} than {cm(nearest[block])}, at step {t}.",
+    )
 
 
 def held(course: Course) -> Reason:
@@ -150,20 +166,28 @@ def held(course: Course) -> Reason:
     if "lift" not in course.reached:
         told = "held it to the end" if to_the_end else f"let go at step {end + 1}"
         return Reason(
-            "held it, did not lift it", f"It held the {block} from step {began}, {told}, and never lifted it."
+            "held it, did not lift it",
+            f"It held the {block} from step {began}, {told}, and never lifted it.",
         )
     if place is None:
-        return Reason("lifted it, not high or long enough", f"It lifted the {block} and let go at step {end + 1}.")
+        return Reason(
+            "lifted it, not high or long enough",
+            f"It lifted the {block} and let go at step {end + 1}.",
+        )
     gap, moment = course.gap(-1), "at the end"
     if to_the_end and gap < PLACED:
-        return Reason("did not let go", f"It still holds the {block} {moment}, {cm(gap)} from the {place}.")
+        return Reason(
+            "did not let go", f"It still holds the {block} {moment}, {cm(gap)} from the {place}."
+        )
     if to_the_end:
         return Reason(
-            "did not get there in time", f"It still carries the {block} {moment}, {cm(gap)} from the {place}."
+            "did not get there in time",
+            f"It still carries the {block} {moment}, {cm(gap)} from the {place}.",
         )
     if gap < PLACED:
         return Reason(
-            "put it there, did not finish", f"The {block} lies {cm(gap)} from the {place}, {resting(course)}."
+            "put it there, did not finish",
+            f"The {block} lies {cm(gap)} from the {place}, {resting(course)}.",
         )
     height = float((course.named[block][end] - course.named[block][0])[2])
     if height > DROPPED_FROM:
@@ -172,7 +196,8 @@ def held(course: Course) -> Reason:
             f"It let the {block} fall from {cm(height)} at step {end + 1}: it lies {cm(gap)} from the {place}.",
         )
     return Reason(
-        "put it down beside the place", f"It let go at step {end + 1}: the {block} lies {cm(gap)} from the {place}."
+        "put it down beside the place",
+        f"It let go at step {end + 1}: the {block} lies {cm(gap)} from the {place}.",
     )
 
 
@@ -185,10 +210,16 @@ def resting(course: Course) -> str:
 def not_pushed(course: Course) -> Reason:
     """The block is not where it was to be pushed."""
     block, place = course.block, course.place
-    moved = {name: float(np.linalg.norm((p[-1] - p[0])[:2])) for name, p in {**course.named, **course.others}.items()}
+    moved = {
+        name: float(np.linalg.norm((p[-1] - p[0])[:2]))
+        for name, p in {**course.named, **course.others}.items()
+    }
     other = max(course.others, key=lambda name: moved[name], default=None)
     if moved[block] < TOUCHED and other is not None and moved[other] > TOUCHED:
-        return Reason("pushed another object", f"It pushed the {other} by {cm(moved[other])}, and not the {block}.")
+        return Reason(
+            "pushed another object",
+            f"It pushed the {other} by {cm(moved[other])}, and not the {block}.",
+        )
     if moved[block] < TOUCHED or place is None:
         return not_near(course)
     return Reason(

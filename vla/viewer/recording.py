@@ -1,5 +1,5 @@
-"""Recorded episodes: seeds, actions and what the policy thought, a few kilobytes each. Pictures are made anew when
-someone looks, by giving the same actions to the same start.
+"""Recorded episodes: seeds, actions and what the policy thought, a few kilobytes each. Pictures are
+made anew when someone looks, by giving the same actions to the same start.
 
 recordings/
   rl-000010.safetensors    episodes of one iteration; the settings of their simulation in the file's metadata
@@ -28,9 +28,9 @@ FORMAT = "1"
 class Recording:
     """`N` episodes of `D` decisions, an episode's decisions in the order of time.
 
-    `episode` [D] numbers 0..N-1. `values`, `advantages` and `logprobs_after` (under the weights after the update) are
-    None where there are none. `chain` are states of the denoising of flow and diffusion policies, as actions.
-    `measures` holds the environment's own number for each episode.
+    `episode` [D] numbers 0..N-1. `values`, `advantages` and `logprobs_after` (under the weights
+    after the update) are None where there are none. `chain` are states of the denoising of flow and
+    diffusion policies, as actions. `measures` holds the environment's own number for each episode.
     """
 
     stage: str
@@ -67,7 +67,9 @@ def save_recording(folder: Path, recording: Recording) -> Path:
 
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {name: getattr(recording, name) for name in ARRAYS}
-    arrays |= {name: getattr(recording, name) for name in OPTIONAL if getattr(recording, name) is not None}
+    arrays |= {
+        name: getattr(recording, name) for name in OPTIONAL if getattr(recording, name) is not None
+    }
     arrays |= {f"measure/{name}": values for name, values in recording.measures.items()}
     about = {
         "format": FORMAT,
@@ -80,7 +82,11 @@ def save_recording(folder: Path, recording: Recording) -> Path:
     }
     path = folder / f"{recording.name}.safetensors"
     with appearing(path) as unfinished:
-        save_file({name: np.ascontiguousarray(values) for name, values in arrays.items()}, unfinished, about)
+        save_file(
+            {name: np.ascontiguousarray(values) for name, values in arrays.items()},
+            unfinished,
+            about,
+        )
     return path
 
 
@@ -89,15 +95,22 @@ def load_recording(path: Path) -> Recording:
     found, about = read_with_metadata(path, DELETE)
     if about.get("format") != FORMAT:
         raise DamagedFile(
-            path, f"it is a recording of format {about.get('format')}, this version reads {FORMAT}", DELETE
+            path,
+            f"it is a recording of format {about.get('format')}, this version reads {FORMAT}",
+            DELETE,
         )
     if about.get("sha256", digest_of(found)) != digest_of(found):
         raise DamagedFile(path, "its arrays do not have the checksum that was written", DELETE)
     with reading(path, DELETE):
         # In the order of the task, which the file itself does not keep.
         there = [name.removeprefix("measure/") for name in found if name.startswith("measure/")]
-        measures = {name: found[f"measure/{name}"] for name in json.loads(about.get("measures", "null")) or there}
-        arrays = {name: found[name] for name in ARRAYS} | {name: found.get(name) for name in OPTIONAL}
+        measures = {
+            name: found[f"measure/{name}"]
+            for name in json.loads(about.get("measures", "null")) or there
+        }
+        arrays = {name: found[name] for name in ARRAYS} | {
+            name: found.get(name) for name in OPTIONAL
+        }
         recording = Recording(
             about["stage"],
             int(about["iteration"]),
@@ -120,7 +133,9 @@ def check_sizes(recording: Recording) -> None:
         if values is not None and len(values) != wanted:
             raise ValueError(f"its array {name} has {len(values)} rows, {wanted} are expected")
     if decisions and not 0 <= recording.episode.min() <= recording.episode.max() < episodes:
-        raise ValueError(f"its decisions belong to other episodes than the {episodes} that are there")
+        raise ValueError(
+            f"its decisions belong to other episodes than the {episodes} that are there"
+        )
 
 
 def digest_of(arrays: Mapping[str, np.ndarray]) -> str:
@@ -136,5 +151,9 @@ DELETE = "delete it, its episodes are lost"
 
 
 def list_recordings(run: Path) -> list[Path]:
-    """The recordings of a run and of the evaluations under it, those of training first, oldest first."""
-    return [*sorted(run.glob("recordings/*.safetensors")), *sorted(run.glob("evaluations/*/recordings/*.safetensors"))]
+    """The recordings of a run and of the evaluations under it, those of training first, oldest
+    first."""
+    return [
+        *sorted(run.glob("recordings/*.safetensors")),
+        *sorted(run.glob("evaluations/*/recordings/*.safetensors")),
+    ]

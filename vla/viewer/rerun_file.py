@@ -1,4 +1,5 @@
-"""Episodes as a recording for Rerun (`.rrd`): the scene, the cameras, and the policy's numbers on one timeline.
+"""Episodes as a recording for Rerun (`.rrd`): the scene, the cameras, and the policy's numbers on
+one timeline.
 
 Rerun is an optional dependency: `pip install rerun-sdk`.
 """
@@ -17,14 +18,17 @@ SCALARS = ("value", "advantage")
 
 
 def write_rerun(path: Path, title: str, episodes: Sequence[Mapping[str, Any]]) -> None:
-    """Write episodes (`vla.viewer.payload.episode`) one after another on the timeline "control step".
+    """Write episodes (`vla.viewer.payload.episode`) one after another on the timeline "control
+    step".
 
     Raises ImportError with the remedy where Rerun is not installed.
     """
     try:
         import rerun
     except ImportError:
-        raise ImportError("--rrd needs Rerun: pip install rerun-sdk, or look at the page (--html)") from None
+        raise ImportError(
+            "--rrd needs Rerun: pip install rerun-sdk, or look at the page (--html)"
+        ) from None
     with rerun.RecordingStream(title) as stream:
         stream.save(path)
         begin = 0
@@ -37,10 +41,15 @@ def write_rerun(path: Path, title: str, episodes: Sequence[Mapping[str, Any]]) -
 
 def _write_episode(rerun: Any, stream: Any, episode: Mapping[str, Any], begin: int) -> None:
     name = f"episodes/{episode['id']}"
-    poses = np.frombuffer(base64.b64decode(episode["poses"]), "<f4").reshape(-1, episode["num_bodies"], 7)
+    poses = np.frombuffer(base64.b64decode(episode["poses"]), "<f4").reshape(
+        -1, episode["num_bodies"], 7
+    )
     stream.set_time("control step", sequence=begin)
     verdict = "success" if episode["success"] else "failure"
-    stream.log(name, rerun.TextDocument(f"{episode['instruction']}: {verdict}, return {episode['return']:.3f}"))
+    stream.log(
+        name,
+        rerun.TextDocument(f"{episode['instruction']}: {verdict}, return {episode['return']:.3f}"),
+    )
     for i, shape in enumerate(episode["shapes"]):
         stream.log(f"{name}/scene/body_{shape['body']}/{i}", _primitive(rerun, shape))
     pictures = {camera: unfilmed(film, len(poses)) for camera, film in episode["films"].items()}
@@ -48,7 +57,9 @@ def _write_episode(rerun: Any, stream: Any, episode: Mapping[str, Any], begin: i
         stream.set_time("control step", sequence=begin + t)
         for body, pose in enumerate(poses[t]):
             x, y, z, w = (float(v) for v in (*pose[4:7], pose[3]))
-            placed = rerun.Transform3D(translation=pose[:3], quaternion=rerun.Quaternion(xyzw=[x, y, z, w]))
+            placed = rerun.Transform3D(
+                translation=pose[:3], quaternion=rerun.Quaternion(xyzw=[x, y, z, w])
+            )
             stream.log(f"{name}/scene/body_{body}", placed)
         for camera, images in pictures.items():
             stream.log(f"{name}/camera/{camera}", rerun.Image(images[t]))
@@ -73,20 +84,32 @@ def _primitive(rerun: Any, shape: Mapping[str, Any]) -> Any:
     """A shape in its body's frame."""
     w, x, y, z = shape["quaternion"]
     place, size = list(shape["position"]), list(shape["size"])
-    looks = {"colors": [[round(255 * v) for v in shape["rgba"]]], "quaternions": [rerun.Quaternion(xyzw=[x, y, z, w])]}
+    looks = {
+        "colors": [[round(255 * v) for v in shape["rgba"]]],
+        "quaternions": [rerun.Quaternion(xyzw=[x, y, z, w])],
+    }
     looks |= {"fill_mode": rerun.components.FillMode.Solid}
     match shape["kind"]:
         case "box":
             return rerun.Boxes3D(half_sizes=[size], centers=[place], **looks)
         case "plane":
-            return rerun.Boxes3D(half_sizes=[[size[0] or 5, size[1] or 5, 0.001]], centers=[place], **looks)
+            return rerun.Boxes3D(
+                half_sizes=[[size[0] or 5, size[1] or 5, 0.001]], centers=[place], **looks
+            )
         case "cylinder":
-            return rerun.Cylinders3D(lengths=[2 * size[1]], radii=[size[0]], centers=[place], **looks)
+            return rerun.Cylinders3D(
+                lengths=[2 * size[1]], radii=[size[0]], centers=[place], **looks
+            )
         case "capsule":
             # Rerun's capsule begins at its origin and runs along z; MuJoCo's is centred.
-            down = [-2 * size[1] * 0.5 * v for v in (2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y))]
+            down = [
+                -2 * size[1] * 0.5 * v
+                for v in (2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y))
+            ]
             start = [p + d for p, d in zip(place, down, strict=True)]
-            return rerun.Capsules3D(lengths=[2 * size[1]], radii=[size[0]], translations=[start], **looks)
+            return rerun.Capsules3D(
+                lengths=[2 * size[1]], radii=[size[0]], translations=[start], **looks
+            )
         case _:
             radii = size if shape["kind"] == "ellipsoid" else [size[0]] * 3
             return rerun.Ellipsoids3D(half_sizes=[radii], centers=[place], **looks)
@@ -99,5 +122,7 @@ def unfilmed(film: Mapping[str, Any], count: int) -> np.ndarray:
     data = base64.b64decode(film["data"].partition(",")[2])
     sheet = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
     height, width, columns = film["height"], film["width"], film["columns"]
-    tiles = sheet.reshape(-1, height, columns, width, 3).swapaxes(1, 2).reshape(-1, height, width, 3)
+    tiles = (
+        sheet.reshape(-1, height, columns, width, 3).swapaxes(1, 2).reshape(-1, height, width, 3)
+    )
     return tiles[:count]

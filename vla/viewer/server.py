@@ -1,5 +1,5 @@
-"""Shows a library of episodes on this machine. Requests come in threads; one other thread reads and draws episodes,
-because drawing belongs to the thread that began it.
+"""Shows a library of episodes on this machine. Requests come in threads; one other thread reads and
+draws episodes, because drawing belongs to the thread that began it.
 """
 
 from __future__ import annotations

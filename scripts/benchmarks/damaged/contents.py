@@ -30,7 +30,10 @@ BYTES: dict[str, Callable[[bytes], bytes]] = {
     "flipped": flipped,
 }
 OF_TEXTS: dict[str, Callable[[bytes], bytes]] = {
-    **{text.decode(): lambda content, text=text: text for text in (b"[]", b"{}", b"null", b"5", b'"x"')},
+    **{
+        text.decode(): lambda content, text=text: text
+        for text in (b"[]", b"{}", b"null", b"5", b'"x"')
+    },
     "latin1": lambda content: b"\xff\xfe" + content,
     "nan": lambda content: content.replace(b"0", b"NaN", 3),
     "deep": lambda content: b"[" * 100_000,
@@ -46,7 +49,12 @@ def damages(path: Path) -> Iterator[tuple[str, bytes | None]]:
     if path.suffix in (".json", ".yaml"):
         values = yaml.safe_load(content)
         for name, changed in wrong_values(values) if isinstance(values, dict) else ():
-            yield name, (json.dumps(changed) if path.suffix == ".json" else yaml.safe_dump(changed)).encode()
+            yield (
+                name,
+                (
+                    json.dumps(changed) if path.suffix == ".json" else yaml.safe_dump(changed)
+                ).encode(),
+            )
 
 
 def wrong_values(values: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -19,17 +19,81 @@ BASES = (
         "model=smollm2",
         "model=smolvlm",
     ),
-    *("policy=flow", "policy=diffusion", "policy=fast", "policy=regression", "policy.decoding=autoregressive"),
-    *("algorithm=ppo", "algorithm=dppo", "algorithm=dapo", "algorithm=grpo_deepseek", "algorithm=reinforce"),
+    *(
+        "policy=flow",
+        "policy=diffusion",
+        "policy=fast",
+        "policy=regression",
+        "policy.decoding=autoregressive",
+    ),
+    *(
+        "algorithm=ppo",
+        "algorithm=dppo",
+        "algorithm=dapo",
+        "algorithm=grpo_deepseek",
+        "algorithm=reinforce",
+    ),
     *("algorithm=gspo", "algorithm=maxrl", "model.lora={rank:4,alpha:8}"),
-    *(f"mode=text text={name}" for name in ("rlvr", "sft", "rlhf", "rejection", "control", "constitution", "rlaif")),
-    *("mode=text language_model=tiny", "mode=text preset=smoke", "mode=text algorithm=reinforce_plus_plus"),
-    *(f"mode=text preference={name}" for name in ("dpo", "ipo", "kto", "orpo", "simpo", "plackett_luce")),
+    *(
+        f"mode=text text={name}"
+        for name in ("rlvr", "sft", "rlhf", "rejection", "control", "constitution", "rlaif")
+    ),
+    *(
+        "mode=text language_model=tiny",
+        "mode=text preset=smoke",
+        "mode=text algorithm=reinforce_plus_plus",
+    ),
+    *(
+        f"mode=text preference={name}"
+        for name in ("dpo", "ipo", "kto", "orpo", "simpo", "plackett_luce")
+    ),
 )
 """Command lines whose settings are spoiled."""
-NUMBERS = (0, -1, 1, 2, 3, 7, 0.5, 1.5, -0.5, 1e-300, 1e-9, 1e9, 1e12, 1e300, 10**6 + 3, 2**31, 2**63, 10**21)
-NO_NUMBERS = (float("nan"), float("inf"), -float("inf"), True, False, None, "", " ", "nope", "1", "nope.nope")
-OTHERS = ([], {}, [1], ["a", "a"], ["front", "wrist"], {"a": 1}, {"success": True}, {"correct": 0}, [[1]], [None])
+NUMBERS = (
+    0,
+    -1,
+    1,
+    2,
+    3,
+    7,
+    0.5,
+    1.5,
+    -0.5,
+    1e-300,
+    1e-9,
+    1e9,
+    1e12,
+    1e300,
+    10**6 + 3,
+    2**31,
+    2**63,
+    10**21,
+)
+NO_NUMBERS = (
+    float("nan"),
+    float("inf"),
+    -float("inf"),
+    True,
+    False,
+    None,
+    "",
+    " ",
+    "nope",
+    "1",
+    "nope.nope",
+)
+OTHERS = (
+    [],
+    {},
+    [1],
+    ["a", "a"],
+    ["front", "wrist"],
+    {"a": 1},
+    {"success": True},
+    {"correct": 0},
+    [[1]],
+    [None],
+)
 
 
 @dataclass(frozen=True)
@@ -73,5 +137,9 @@ def another(value: Any, rng: random.Random) -> Any:
     if isinstance(value, list) and value and kind < 0.4:
         return [*value, value[0]]
     if isinstance(value, int | float) and not isinstance(value, bool) and kind < 0.5:
-        return rng.choice((value * 1000, value + 1, -value, value / 3, value * 10**9, value / 10**13))
-    return copy.deepcopy(rng.choice(NUMBERS if kind < 0.75 else NO_NUMBERS if kind < 0.92 else OTHERS))
+        return rng.choice(
+            (value * 1000, value + 1, -value, value / 3, value * 10**9, value / 10**13)
+        )
+    return copy.deepcopy(
+        rng.choice(NUMBERS if kind < 0.75 else NO_NUMBERS if kind < 0.92 else OTHERS)
+    )

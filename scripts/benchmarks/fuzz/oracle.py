@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 from benchmarks.fuzz.draw import Change
 
-SHARES = re.compile(r"gamma|lambda|discount|share|fraction|average_decay|ema_decay|probability|dropout|top_p|smoothing")
+SHARES = re.compile(
+    r"gamma|lambda|discount|share|fraction|average_decay|ema_decay|probability|dropout|top_p|smoothing"
+)
 RATES = re.compile(r"learning_rate$")
 SEEDS = re.compile(r"(seed|first|last)$")
 LARGEST, SMALLEST, LARGEST_SEED = 1e8, 1e-12, 2**63 - 1
@@ -17,7 +19,9 @@ def oddities(changes: Sequence[Change]) -> list[str]:
     """What is odd about changes that were accepted, a line each."""
     last = {change.path: change for change in changes}
     found = [(change, why) for change in last.values() if (why := odd(change))]
-    return [f"{change.path}={change.after!r} (was {change.before!r}): {why}" for change, why in found]
+    return [
+        f"{change.path}={change.after!r} (was {change.before!r}): {why}" for change, why in found
+    ]
 
 
 def odd(change: Change) -> str | None:
@@ -31,7 +35,11 @@ def odd(change: Change) -> str | None:
         return "a text for a number"
     if isinstance(after, str) and not after.strip():
         return "empty"
-    if isinstance(after, list) and len({str(item) for item in after}) < len(after) and "stem_channels" not in path:
+    if (
+        isinstance(after, list)
+        and len({str(item) for item in after}) < len(after)
+        and "stem_channels" not in path
+    ):
         return "there twice"
     if isinstance(after, int | float) and not isinstance(after, bool):
         return odd_number(path, after)

@@ -29,7 +29,9 @@ def send_broken(port: int, count: int, seed: int) -> Counter[str]:
                 while answers.total() < count:
                     policy.connection.send(broken(draw))
                     answer = policy.connection.recv(timeout=60)
-                    answers["answered in words" if isinstance(answer, str) else "answered with actions"] += 1
+                    answers[
+                        "answered in words" if isinstance(answer, str) else "answered with actions"
+                    ] += 1
             except ConnectionClosed:
                 answers["ended by closing"] += 1
     return answers
@@ -44,7 +46,9 @@ def messages(port: int, done: Any) -> None:
 
 def pipelined(port: int, done: Any) -> None:
     """Broken messages without waiting for an answer."""
-    frames = [Frame(Opcode.BINARY, broken(random.Random(i))).serialize(mask=True) for i in range(300)]
+    frames = [
+        Frame(Opcode.BINARY, broken(random.Random(i))).serialize(mask=True) for i in range(300)
+    ]
     floods.send_frames(port, frames, done)
 
 
@@ -67,7 +71,8 @@ ATTACKS: dict[str, Callable[[int, Any], None]] = {
 
 @contextmanager
 def attacking(port: int, name: str) -> Iterator[Any]:
-    """Within the block an attack goes on, from its first success; the block is given the number of things done."""
+    """Within the block an attack goes on, from its first success; the block is given the number of
+    things done."""
     done = SPAWN.Value("q", 0, lock=False)
     (attacker := SPAWN.Process(target=ATTACKS[name], args=(port, done), daemon=True)).start()
     try:

@@ -1,4 +1,5 @@
-"""Attacks below the level of messages: sockets, handshakes and control frames. Each goes on until it is ended."""
+"""Attacks below the level of messages: sockets, handshakes and control frames. Each goes on until
+it is ended."""
 
 from __future__ import annotations
 

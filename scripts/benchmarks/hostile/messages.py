@@ -1,4 +1,5 @@
-"""Messages that no client should send: bytes, structure, arrays and entries that are wrong somewhere."""
+"""Messages that no client should send: bytes, structure, arrays and entries that are wrong
+somewhere."""
 
 from __future__ import annotations
 
@@ -13,18 +14,43 @@ from vla.serve.codec import pack
 
 Message = dict[str, Any]
 SIZE = 64
-DTYPES = ("|O", "V8", "<c8", "f4,f4", "(2,3)f4", "", ",", "U", "M8[ns]", "x" * 1000, 5, None, ["<f4"], "<U1000000000")
+DTYPES = (
+    "|O",
+    "V8",
+    "<c8",
+    "f4,f4",
+    "(2,3)f4",
+    "",
+    ",",
+    "U",
+    "M8[ns]",
+    "x" * 1000,
+    5,
+    None,
+    ["<f4"],
+    "<U1000000000",
+)
 SHAPES = ([2], [-1], [10**18], [0, 10**18], [-1, -1], "x", None, [1.5], [[2]], {})
 WORDS = (None, "x", b"x", "long " * 20_000, "\0", "\u202e", {"a": 1}, [], ["1"] * 7, [[1] * 7])
 NUMBERS = (3, -1, 1e308, 2**63, True)
-ARRAYS = (np.full(7, np.nan), np.full(7, np.inf), np.zeros(0), np.zeros((7, 1)), np.zeros((SIZE, SIZE, 4), np.uint8))
+ARRAYS = (
+    np.full(7, np.nan),
+    np.full(7, np.inf),
+    np.zeros(0),
+    np.zeros((7, 1)),
+    np.zeros((SIZE, SIZE, 4), np.uint8),
+)
 LARGEST = b"\xdc\x03\xe8" + (b"\xdc\x03\xe8" + b"\x80" * 1000) * 1000 + b"\xc0" * 3_000_000
 """Four megabytes that begin with a million empty mappings."""
 
 
 def good() -> Message:
     picture = np.zeros((SIZE, SIZE, 3), np.uint8)
-    return {"images": {"front": picture, "wrist": picture}, "state": np.zeros(7, np.float32), "prompt": "go"}
+    return {
+        "images": {"front": picture, "wrist": picture},
+        "state": np.zeros(7, np.float32),
+        "prompt": "go",
+    }
 
 
 def flip_bytes(draw: random.Random) -> bytes:
@@ -63,10 +89,22 @@ def wide(draw: random.Random) -> bytes:
 
 
 def announced(draw: random.Random) -> bytes:  # lengths that never come
-    return draw.choice((b"\xdd", b"\xdf", b"\xc6", b"\xdb", b"\xc9")) + b"\xff\xff\xff\xff" + draw.randbytes(8)
+    return (
+        draw.choice((b"\xdd", b"\xdf", b"\xc6", b"\xdb", b"\xc9"))
+        + b"\xff\xff\xff\xff"
+        + draw.randbytes(8)
+    )
 
 
-KINDS: tuple[Callable[[random.Random], bytes], ...] = (flip_bytes, cut, odd_entry, odd_array, deep, wide, announced)
+KINDS: tuple[Callable[[random.Random], bytes], ...] = (
+    flip_bytes,
+    cut,
+    odd_entry,
+    odd_array,
+    deep,
+    wide,
+    announced,
+)
 
 
 def broken(draw: random.Random) -> bytes:

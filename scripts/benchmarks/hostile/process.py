@@ -26,7 +26,8 @@ act = lambda shown: np.zeros((len(shown.instruction), 4, 7), np.float32)
 limits = Limits(64, 16, 64, 4 * 2**20, 0.003)
 serve_until_signal(PolicyServer(act, Expected(("front", "wrist"), 64, 7, 7), {}, limits), "127.0.0.1", 0, "twin")
 """
-"""A server that nobody asks anything: what an attack on it costs everybody is the machine's time alone."""
+"""A server that nobody asks anything: what an attack on it costs everybody is the machine's time
+alone."""
 
 
 class ServerProcess:
@@ -60,12 +61,19 @@ def served(*command: str) -> Iterator[ServerProcess]:
     """A server on this machine, started by the arguments of Python."""
     command = (sys.executable, *command)
     with tempfile.TemporaryFile() as errors:
-        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
+        with subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as process:
             try:
                 line = process.stdout.readline()
                 if "is served at" not in line:
                     errors.seek(0)
-                    raise SystemExit(errors.read().decode(errors="replace").strip() or f"error: no server: {line}")
-                yield ServerProcess(process, int(line.split("ws://127.0.0.1:")[1].split()[0]), errors)
+                    raise SystemExit(
+                        errors.read().decode(errors="replace").strip()
+                        or f"error: no server: {line}"
+                    )
+                yield ServerProcess(
+                    process, int(line.split("ws://127.0.0.1:")[1].split()[0]), errors
+                )
             finally:
                 process.kill()

@@ -42,7 +42,8 @@ def latencies(server: Any, num_robots: int, seconds: float) -> list[float]:
 
 
 def drive(address: str, end: float, phase: float) -> list[float]:
-    """One robot. Raises ValueError when it is refused: who asks rightly is served whatever others do."""
+    """One robot. Raises ValueError when it is refused: who asks rightly is served whatever others
+    do."""
     found: list[float] = []
     policy = RemotePolicy(address)
     asked = observation(policy.passport, find_state_size(policy))

@@ -1,45 +1,141 @@
-"""The runs that are killed: every mode at a size of seconds, saved so often that a session gets on."""
+"""The runs that are killed: every mode at a size of seconds, saved so often that a session gets
+on."""
 
 import json
 from pathlib import Path
 
-SAVED = ["train.checkpoint_every=2", "train.checkpoint_seconds=1", "train.tensorboard=false", "train.num_threads=1"]
+SAVED = [
+    "train.checkpoint_every=2",
+    "train.checkpoint_seconds=1",
+    "train.tensorboard=false",
+    "train.num_threads=1",
+]
 ROBOT = [
-    "preset=smoke", "sim.robot=gantry", "sim.num_envs=4", "sim.image_size=32", "sim.num_threads=1",
-    "sim.reward.reach=0.5", "model.checkpoint=null", "model.vision.width=16", "model.vision.depth=1",
-    "model.vision.num_heads=2", "model.vision.stem_channels=[8,16,16]", "model.backbone.width=32",
-    "model.backbone.depth=2", "model.backbone.num_heads=2", "model.backbone.intermediate=32",
-    "data.num_demonstrations=3", "data.burst_probability=0.0", "data.question_scenes=8", "data.question_batch_size=4",
-    "data.questions_per_scene=2", "grounding.num_steps=12", "grounding.batch_size=4", "grounding.pool_size=16",
-    "grounding.fresh_per_step=1", "grounding.max_seconds=null", "sft.probe_steps=5", "sft.probe_only=false",
-    "sft.num_steps=8", "sft.batch_size=8", "sft.evaluate_every=4", "sft.log_every=1", "sft.max_seconds=null",
-    "rl.num_iterations=4", "rl.max_seconds=null", "rl.starts_per_iteration=2", "rl.group_size=2", "rl.evaluate_every=2",
-    "evaluation.num_starts=4", "evaluation.num_quick_starts=2", "evaluation.num_videos=1", "train.seed=3",
-]  # fmt: skip
+    "preset=smoke",
+    "sim.robot=gantry",
+    "sim.num_envs=4",
+    "sim.image_size=32",
+    "sim.num_threads=1",
+    "sim.reward.reach=0.5",
+    "model.checkpoint=null",
+    "model.vision.width=16",
+    "model.vision.depth=1",
+    "model.vision.num_heads=2",
+    "model.vision.stem_channels=[8,16,16]",
+    "model.backbone.width=32",
+    "model.backbone.depth=2",
+    "model.backbone.num_heads=2",
+    "model.backbone.intermediate=32",
+    "data.num_demonstrations=3",
+    "data.burst_probability=0.0",
+    "data.question_scenes=8",
+    "data.question_batch_size=4",
+    "data.questions_per_scene=2",
+    "grounding.num_steps=12",
+    "grounding.batch_size=4",
+    "grounding.pool_size=16",
+    "grounding.fresh_per_step=1",
+    "grounding.max_seconds=null",
+    "sft.probe_steps=5",
+    "sft.probe_only=false",
+    "sft.num_steps=8",
+    "sft.batch_size=8",
+    "sft.evaluate_every=4",
+    "sft.log_every=1",
+    "sft.max_seconds=null",
+    "rl.num_iterations=4",
+    "rl.max_seconds=null",
+    "rl.starts_per_iteration=2",
+    "rl.group_size=2",
+    "rl.evaluate_every=2",
+    "evaluation.num_starts=4",
+    "evaluation.num_quick_starts=2",
+    "evaluation.num_videos=1",
+    "train.seed=3",
+]
 TEXT = [
-    "mode=text", "language_model=tiny", "language_model.vocabulary_size=288", "language_model.width=32",
+    "mode=text",
+    "language_model=tiny",
+    "language_model.vocabulary_size=288",
+    "language_model.width=32",
     "language_model.depth=1",
-]  # fmt: skip
-RL = ["rl.num_iterations=6", "rl.starts_per_iteration=4", "rl.group_size=4", "rl.micro_batch_rows=8",
-      "rl.learning_rate=1e-2", "rl.max_seconds=null"]  # fmt: skip
-OPEN = ["text.generation.max_prompt_tokens=100", "text.generation.max_new_tokens=24", "text.prompts.num_evaluation=8",
-        "text.gold=benchmarks.kill.cases:letters"]  # fmt: skip
-FIT = ["text.fit.num_steps=30", "text.fit.learning_rate=1e-2", "text.fit.batch_size=8", "text.fit.micro_batch_size=8"]
+]
+RL = [
+    "rl.num_iterations=6",
+    "rl.starts_per_iteration=4",
+    "rl.group_size=4",
+    "rl.micro_batch_rows=8",
+    "rl.learning_rate=1e-2",
+    "rl.max_seconds=null",
+]
+OPEN = [
+    "text.generation.max_prompt_tokens=100",
+    "text.generation.max_new_tokens=24",
+    "text.prompts.num_evaluation=8",
+    "text.gold=benchmarks.kill.cases:letters",
+]
+FIT = [
+    "text.fit.num_steps=30",
+    "text.fit.learning_rate=1e-2",
+    "text.fit.batch_size=8",
+    "text.fit.micro_batch_size=8",
+]
 CASES = {
-    "robot": [*ROBOT, "policy.num_bins=16", "algorithm=ppo", "algorithm.kl_coefficient=0.05", "rl.schedule=cosine",
-              "rl.warmup_iterations=1", "rl.critic_warmup_iterations=1", "rl.greedy_every=2", "sft.optimizer=muon"],
+    "robot": [
+        *ROBOT,
+        "policy.num_bins=16",
+        "algorithm=ppo",
+        "algorithm.kl_coefficient=0.05",
+        "rl.schedule=cosine",
+        "rl.warmup_iterations=1",
+        "rl.critic_warmup_iterations=1",
+        "rl.greedy_every=2",
+        "sft.optimizer=muon",
+    ],
     "flow": [*ROBOT, "policy=flow", "algorithm=grpo"],
     "recap": [*ROBOT, "policy=flow", "recap.num_rounds=2", "rl.num_iterations=0"],
-    "rlvr": [*TEXT, "text=rlvr", *RL, "algorithm=ppo", "algorithm.entropy_coefficient=0.1",
-             "algorithm.kl_coefficient=0.1", "rl.kl_target=6", "rl.kl_horizon=100", "rl.max_refills=2",
-             "text.advance_at=0.5", "text.families=[add1,mul1]", "text.num_problems=100", "text.num_evaluation=16",
-             "text.num_validation=4",
-             "text.max_prompt_tokens=160", "text.max_new_tokens=40", "text.format_steps=8", "text.num_samples=2"],
-    "sft": [*TEXT, "text=sft", "text.sources=[add1]", "text.row_tokens=200", *FIT, "text.fit.num_steps=60"],
+    "rlvr": [
+        *TEXT,
+        "text=rlvr",
+        *RL,
+        "algorithm=ppo",
+        "algorithm.entropy_coefficient=0.1",
+        "algorithm.kl_coefficient=0.1",
+        "rl.kl_target=6",
+        "rl.kl_horizon=100",
+        "rl.max_refills=2",
+        "text.advance_at=0.5",
+        "text.families=[add1,mul1]",
+        "text.num_problems=100",
+        "text.num_evaluation=16",
+        "text.num_validation=4",
+        "text.max_prompt_tokens=160",
+        "text.max_new_tokens=40",
+        "text.format_steps=8",
+        "text.num_samples=2",
+    ],
+    "sft": [
+        *TEXT,
+        "text=sft",
+        "text.sources=[add1]",
+        "text.row_tokens=200",
+        *FIT,
+        "text.fit.num_steps=60",
+    ],
     "preference": [*TEXT, "text=preference", "text.rounds=2", *OPEN, *FIT],
-    "rlhf": [*TEXT, "text=rlhf", *RL, *OPEN, "algorithm=ppo", "text.demonstrations=8", "text.sft.num_steps=20",
-             "text.reward_model.num_steps=20", "text.unfinished_reward=null", "text.sft.micro_batch_size=8"],
-}  # fmt: skip
+    "rlhf": [
+        *TEXT,
+        "text=rlhf",
+        *RL,
+        *OPEN,
+        "algorithm=ppo",
+        "text.demonstrations=8",
+        "text.sft.num_steps=20",
+        "text.reward_model.num_steps=20",
+        "text.unfinished_reward=null",
+        "text.sft.micro_batch_size=8",
+    ],
+}
 
 
 def settings_of(name: str, out: Path) -> list[str]:

@@ -1,4 +1,5 @@
-"""What differs between two run folders, but for times, memory, plots and what a session says about itself."""
+"""What differs between two run folders, but for times, memory, plots and what a session says about
+itself."""
 
 import json
 from collections.abc import Iterator
@@ -14,15 +15,19 @@ def differences(one: Path, other: Path) -> list[str]:
     """A line for every file that only one has, or that holds other values."""
     left, right = files(one), files(other)
     found = [
-        f"{name} is in {'one' if name in left else 'the other'} alone" for name in sorted(left.keys() ^ right.keys())
+        f"{name} is in {'one' if name in left else 'the other'} alone"
+        for name in sorted(left.keys() ^ right.keys())
     ]
     return found + [
-        f"{name} differs" for name in sorted(left.keys() & right.keys()) if read(left[name]) != read(right[name])
+        f"{name} differs"
+        for name in sorted(left.keys() & right.keys())
+        if read(left[name]) != read(right[name])
     ]
 
 
 def files(run: Path) -> dict[str, Path]:
-    """The files of a run by their names in it; of every stage the last checkpoint, under one name."""
+    """The files of a run by their names in it; of every stage the last checkpoint, under one
+    name."""
     from vla.train.checkpoint import last_checkpoint
 
     found = {}
@@ -44,7 +49,8 @@ def files(run: Path) -> dict[str, Path]:
 
 
 def read(path: Path) -> Any:
-    """The values of a file that can be compared: of safetensors the bytes of every array, else what it holds."""
+    """The values of a file that can be compared: of safetensors the bytes of every array, else what
+    it holds."""
     if path.suffix == ".safetensors":
         from safetensors.numpy import load_file
 
@@ -60,7 +66,13 @@ def told(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
     """Every plain value by its path, but for what a run costs."""
     if any(cost in name for cost in COSTS):
         return
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    inner = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else None
+    )
     if inner is None:
         yield name, repr(value)
         return

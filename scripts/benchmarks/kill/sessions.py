@@ -13,7 +13,9 @@ def load_libraries() -> None:
     from vla import runtime
 
     runtime.prepare(1)
-    runtime.prepare = lambda num_threads=None, offline=True: None  # it has to run once, before torch is loaded
+    runtime.prepare = lambda num_threads=None, offline=True: (
+        None
+    )  # it has to run once, before torch is loaded
     import torch
 
     torch.set_num_threads(1)
@@ -49,8 +51,11 @@ def session(arguments: list[str], log: Path) -> int:
     os._exit(code)
 
 
-def wait(process: int, seconds: float | None = None, kill: signal.Signals | None = None) -> tuple[int | None, float]:
-    """How a session ended (a signal's number is negative; None: it has not after `seconds`), and how long it took."""
+def wait(
+    process: int, seconds: float | None = None, kill: signal.Signals | None = None
+) -> tuple[int | None, float]:
+    """How a session ended (a signal's number is negative; None: it has not after `seconds`), and
+    how long it took."""
     begun = time.monotonic()
     if kill is not None:
         os.kill(process, kill)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 
 def draw(folder: Path, runs: dict[str, dict[str, Path]], algorithms: list[str]) -> None:
-    """A picture for each algorithm: sampled success of the training episodes by iteration, a curve for each policy."""
+    """A picture for each algorithm: sampled success of the training episodes by iteration, a curve
+    for each policy."""
     from vla.evaluate.plots import plot_success
     from vla.evaluate.success import SuccessRate
     from vla.train.metrics import read_metrics
@@ -16,7 +17,8 @@ def draw(folder: Path, runs: dict[str, dict[str, Path]], algorithms: list[str]) 
                 points = [r for r in read_metrics(run) if r["stage"] == "rl" and "success" in r]
                 sizes = [int(r["num_episodes"]) for r in points]
                 curves[policy] = [
-                    (float(r["step"]), SuccessRate(round(r["success"] * n), n, None)) for r, n in zip(points, sizes)
+                    (float(r["step"]), SuccessRate(round(r["success"] * n), n, None))
+                    for r, n in zip(points, sizes)
                 ]
         shown = {policy: curve for policy, curve in curves.items() if curve}
         if shown:

@@ -16,14 +16,24 @@ def results(folder: Path) -> dict[str, Any]:
 
 
 def row(policy: str, folders: dict[str, Path]) -> dict[str, Any]:
-    """Rates before and after RL by decoding, seconds, and queries a second; null where a run is not there yet."""
+    """Rates before and after RL by decoding, seconds, and queries a second; null where a run is not
+    there yet."""
     found = {algorithm: results(folder) for algorithm, folder in folders.items()}
-    first = next((each for each in found.values() if "evaluation_before" in each.get("stages", {})), None)
-    numbers: dict[str, Any] = {"policy": policy, "sft": {}, "sft_seconds": None, "queries_per_second": None}
+    first = next(
+        (each for each in found.values() if "evaluation_before" in each.get("stages", {})), None
+    )
+    numbers: dict[str, Any] = {
+        "policy": policy,
+        "sft": {},
+        "sft_seconds": None,
+        "queries_per_second": None,
+    }
     if first is not None:
         numbers["sft"] = rates(first["stages"]["evaluation_before"])
         numbers["sft_seconds"] = first["seconds"].get("sft")
-        speeds = [queries_per_second(each, stage) for each in found.values() for stage in JUDGEMENTS]
+        speeds = [
+            queries_per_second(each, stage) for each in found.values() for stage in JUDGEMENTS
+        ]
         numbers["queries_per_second"] = next((speed for speed in speeds if speed), None)
     for algorithm, each in found.items():
         after = each.get("stages", {}).get("evaluation_after")
@@ -33,20 +43,40 @@ def row(policy: str, folders: dict[str, Path]) -> dict[str, Any]:
 
 
 def queries_per_second(found: dict[str, Any], stage: str) -> float | None:
-    """Decisions a second of a run's greedy evaluation; None where it took it over from another run, or has none."""
-    judged, seconds = found.get("stages", {}).get(stage), found.get("seconds", {}).get(f"{stage}/greedy")
-    return judged["greedy"]["mean_decisions"] * judged["greedy"]["num_starts"] / seconds if judged and seconds else None
+    """Decisions a second of a run's greedy evaluation; None where it took it over from another run,
+    or has none."""
+    judged, seconds = (
+        found.get("stages", {}).get(stage),
+        found.get("seconds", {}).get(f"{stage}/greedy"),
+    )
+    return (
+        judged["greedy"]["mean_decisions"] * judged["greedy"]["num_starts"] / seconds
+        if judged and seconds
+        else None
+    )
 
 
 def rates(evaluation: dict[str, Any]) -> dict[str, Any]:
     """What an evaluation found, by decoding."""
-    return {how: {name: evaluation[how][name] for name in RATE} for how in DECODINGS if how in evaluation}
+    return {
+        how: {name: evaluation[how][name] for name in RATE}
+        for how in DECODINGS
+        if how in evaluation
+    }
 
 
 def write(folder: Path, rows: list[dict[str, Any]], algorithms: list[str]) -> str:
     """Write table.json and table.txt, a line for each policy and decoding; the text."""
     (folder / "table.json").write_text(json.dumps(rows, indent=1) + "\n")
-    heads = ["policy", "decisions", "SFT", *(f"after {a}" for a in algorithms), "SFT s", "RL s", "queries/s"]
+    heads = [
+        "policy",
+        "decisions",
+        "SFT",
+        *(f"after {a}" for a in algorithms),
+        "SFT s",
+        "RL s",
+        "queries/s",
+    ]
     lines = [heads]
     for each in rows:
         spent = "/".join(whole(each[f"{a}_seconds"]) for a in algorithms)
@@ -54,9 +84,16 @@ def write(folder: Path, rows: list[dict[str, Any]], algorithms: list[str]) -> st
         there = [how for how in DECODINGS if how in each["sft"]] or DECODINGS[:1]
         for how in there:
             told_rates = [told(each[name].get(how)) for name in ("sft", *algorithms)]
-            lines.append([each["policy"], how, *told_rates, *(times if how == there[0] else [""] * 3)])
+            lines.append(
+                [each["policy"], how, *told_rates, *(times if how == there[0] else [""] * 3)]
+            )
     widths = [max(len(line[i]) for line in lines) + 2 for i in range(len(heads))]
-    text = "\n".join("".join(f"{cell:<{w}}" for cell, w in zip(line, widths)).rstrip() for line in lines) + "\n"
+    text = (
+        "\n".join(
+            "".join(f"{cell:<{w}}" for cell, w in zip(line, widths)).rstrip() for line in lines
+        )
+        + "\n"
+    )
     (folder / "table.txt").write_text(text)
     return text
 
@@ -65,7 +102,9 @@ def told(found: dict[str, Any] | None) -> str:
     if found is None:
         return "-"
     low, high = found["wilson_95"]
-    return f"{100 * found['rate']:.1f} % [{100 * low:.1f}, {100 * high:.1f}] n={found['num_starts']}"
+    return (
+        f"{100 * found['rate']:.1f} % [{100 * low:.1f}, {100 * high:.1f}] n={found['num_starts']}"
+    )
 
 
 def whole(number: float | None) -> str:

@@ -25,11 +25,17 @@ def answers(options):
     """A policy and a rollout it could have made."""
     policy, num_rows = Head(options.vocabulary), options.groups * 8
     before, draw = torch.randint(0, options.vocabulary, (2, num_rows, options.draws))
-    mask = torch.arange(options.draws) < torch.randint(options.draws // 2, options.draws + 1, (num_rows, 1))
+    mask = torch.arange(options.draws) < torch.randint(
+        options.draws // 2, options.draws + 1, (num_rows, 1)
+    )
     with torch.no_grad():
-        logprobs = torch.cat([policy.score(b, {"draw": d}).logprobs for b, d in zip(before.split(1), draw.split(1))])
+        logprobs = torch.cat(
+            [policy.score(b, {"draw": d}).logprobs for b, d in zip(before.split(1), draw.split(1))]
+        )
     group = torch.arange(num_rows) // 8
-    rewards = torch.where(group < options.dull * options.groups, 1.0, torch.arange(num_rows) % 8 / 8)
+    rewards = torch.where(
+        group < options.dull * options.groups, 1.0, torch.arange(num_rows) % 8 / 8
+    )
     over = torch.ones(num_rows, dtype=torch.bool)
     rollout = Rollout(
         observation=Observation({}, None, before, torch.ones_like(before, dtype=torch.bool)),

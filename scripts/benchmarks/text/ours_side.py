@@ -31,8 +31,12 @@ def steps_of(options, folder: Path) -> list[dict[str, float]]:
     threads = usable(torch.device("cpu"))
     autocast = torch.bfloat16 if options.precision == "bfloat16" else None
     ends = stop_ids(tokenizer, model)
-    policy = TextPolicy(model, Sampling(), options.new_tokens, ends, pad, autocast=autocast, threads=threads)
-    asked = [Problem(text, "", "exact", "") for text in questions(options.prompts * (options.steps + 1))]
+    policy = TextPolicy(
+        model, Sampling(), options.new_tokens, ends, pad, autocast=autocast, threads=threads
+    )
+    asked = [
+        Problem(text, "", "exact", "") for text in questions(options.prompts * (options.steps + 1))
+    ]
 
     def score(samples):
         return Scores(np.array([reward(sample.completion) for sample in samples], np.float32), {})
@@ -41,7 +45,10 @@ def steps_of(options, folder: Path) -> list[dict[str, float]]:
     environment = TextEnvironment(asked, ChatFormat(tokenizer), score, policy.stop_ids, rows)
     algorithm = make_algorithm("grpo", clip_low=0.2, clip_high=0.2, reduction="token")
     settings = UpdateSettings(1, 1, rows, max_grad_norm=1.0)
-    optimizer, generator = make_optimizer(policy, "adamw", 1e-6, 0.0), torch.Generator().manual_seed(SEED)
+    optimizer, generator = (
+        make_optimizer(policy, "adamw", 1e-6, 0.0),
+        torch.Generator().manual_seed(SEED),
+    )
 
     def observe(prompts):
         return observe_prompts(prompts, 200, pad, torch.device("cpu"))
@@ -51,8 +58,20 @@ def steps_of(options, folder: Path) -> list[dict[str, float]]:
         wall, cpu = time.perf_counter(), time.process_time()
         numbers = range(step * options.prompts, (step + 1) * options.prompts)
         with policy.recalling(ENOUGH_BYTES):
-            rollout = collect_rollout(policy, environment, list(numbers), options.group_size, observe)
-            update(policy, algorithm, rollout, optimizer, settings, generator=generator, threads=threads)
+            rollout = collect_rollout(
+                policy, environment, list(numbers), options.group_size, observe
+            )
+            update(
+                policy,
+                algorithm,
+                rollout,
+                optimizer,
+                settings,
+                generator=generator,
+                threads=threads,
+            )
         tokens = int(rollout.mask.sum())
-        steps.append({"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "tokens": tokens})
+        steps.append(
+            {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "tokens": tokens}
+        )
     return steps

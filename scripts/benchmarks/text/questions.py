@@ -12,7 +12,8 @@ def questions(count: int) -> list[str]:
     """Two-digit additions."""
     rng = random.Random(SEED)
     return [
-        f"What is {rng.randint(10, 49)} + {rng.randint(10, 49)}? Answer with just the number." for _ in range(count)
+        f"What is {rng.randint(10, 49)} + {rng.randint(10, 49)}? Answer with just the number."
+        for _ in range(count)
     ]
 
 

@@ -38,16 +38,34 @@ def steps_of(options, folder: Path) -> list[dict[str, float]]:
     rows = options.prompts * options.group_size
     micro = min(options.micro_batch, rows)
     config = GRPOConfig(
-        output_dir=tempfile.mkdtemp(prefix="trl-"), per_device_train_batch_size=micro, max_steps=options.steps + 1,
-        gradient_accumulation_steps=rows // micro, num_generations=options.group_size, temperature=1.0, beta=0.0,
-        max_completion_length=options.new_tokens, learning_rate=1e-6, use_cpu=True, report_to=[],
-        bf16=options.precision == "bfloat16", save_strategy="no", logging_strategy="no",
-        gradient_checkpointing=False, shuffle_dataset=False, seed=SEED, disable_tqdm=True,
-    )  # fmt: skip
+        output_dir=tempfile.mkdtemp(prefix="trl-"),
+        per_device_train_batch_size=micro,
+        max_steps=options.steps + 1,
+        gradient_accumulation_steps=rows // micro,
+        num_generations=options.group_size,
+        temperature=1.0,
+        beta=0.0,
+        max_completion_length=options.new_tokens,
+        learning_rate=1e-6,
+        use_cpu=True,
+        report_to=[],
+        bf16=options.precision == "bfloat16",
+        save_strategy="no",
+        logging_strategy="no",
+        gradient_checkpointing=False,
+        shuffle_dataset=False,
+        seed=SEED,
+        disable_tqdm=True,
+    )
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     with redirect_stdout(StringIO()):
         GRPOTrainer(
-            model, score, args=config, train_dataset=prompts, processing_class=tokenizer, callbacks=[Clock()]
+            model,
+            score,
+            args=config,
+            train_dataset=prompts,
+            processing_class=tokenizer,
+            callbacks=[Clock()],
         ).train()
     return steps
