@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from toys import SETTINGS, Descent, GaussianPolicy, gaussian_rollout
 
-from vla.rl.batch import single_process
+from vla.collectives import single_process
 from vla.rl.catalogue import NAMES, make_algorithm
 from vla.rl.sampling import keep_trajectories
 from vla.rl.update import UpdateSettings, update

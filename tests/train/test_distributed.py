@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from vla.rl.batch import single_process, sum_gradients
+from vla.collectives import single_process, sum_gradients
 from vla.train.distributed import (
     SingleProcess,
     choose_device,

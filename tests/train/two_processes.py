@@ -6,7 +6,7 @@ import json
 import torch
 from torch import nn
 
-from vla.rl.batch import sum_gradients
+from vla.collectives import sum_gradients
 from vla.train.distributed import own_share, same_weights, start_processes
 
 

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vla.rl.batch import ReduceSum, single_process
+from vla.collectives import ReduceSum, single_process
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from vla.collectives import ReduceSum, single_process
 from vla.rl.advantages import place_rewards
-from vla.rl.batch import Batch, ReduceSum, single_process
+from vla.rl.batch import Batch
 from vla.rl.kl import KLEstimator, masked_kl
 from vla.rl.losses import value_terms
 from vla.types import Rollout, Scores

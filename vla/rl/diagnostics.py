@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import Parameter
 
-from vla.rl.batch import Batch, LossOutput, ReduceSum
+from vla.collectives import ReduceSum
+from vla.rl.batch import Batch, LossOutput
 from vla.rl.losses import draw_log_ratio
 from vla.rl.protocols import Algorithm, Policy
 from vla.types import Scores

@@ -9,8 +9,9 @@ from typing import ClassVar, Literal
 from jaxtyping import Float
 from torch import Tensor
 
+from vla.collectives import ReduceSum, single_process
 from vla.rl import checks
-from vla.rl.batch import Batch, LossOutput, ReduceSum, Reduction, single_process, trajectory_batch
+from vla.rl.batch import Batch, LossOutput, Reduction, trajectory_batch
 from vla.rl.groups import group_relative
 from vla.rl.kl import KLEstimator
 from vla.rl.losses import Level, clipped_terms, combine, log_ratio_at

@@ -9,8 +9,9 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
+from vla.collectives import ReduceSum, single_process
 from vla.rl import checks
-from vla.rl.batch import Batch, LossOutput, ReduceSum, single_process, trajectory_batch
+from vla.rl.batch import Batch, LossOutput, trajectory_batch
 from vla.rl.groups import group_relative
 from vla.rl.kl import KLEstimator
 from vla.rl.losses import clipped_terms, combine, mean_log_ratio

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from vla.collectives import ReduceSum, single_process, sum_counts
 from vla.rl import checks
-from vla.rl.batch import ReduceSum, single_process, sum_counts
 from vla.rl.credit import trajectory_kl
 from vla.rl.kl import AdaptiveKL
 from vla.rl.normalize import RunningMoments, normalize_rewards

@@ -9,8 +9,9 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
+from vla.collectives import ReduceSum, single_process
 from vla.rl import checks
-from vla.rl.batch import Batch, LossOutput, ReduceSum, Reduction, single_process, trajectory_batch
+from vla.rl.batch import Batch, LossOutput, Reduction, trajectory_batch
 from vla.rl.groups import maximum_likelihood
 from vla.rl.losses import clipped_terms, combine, draw_log_ratio
 from vla.types import Rollout, Scores

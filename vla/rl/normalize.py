@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vla.rl.batch import ReduceSum, single_process
+from vla.collectives import ReduceSum, single_process
 from vla.types import Rollout
 
 

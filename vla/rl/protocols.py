@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import Parameter
 
-from vla.rl.batch import Batch, LossOutput, ReduceSum, single_process
+from vla.collectives import ReduceSum, single_process
+from vla.rl.batch import Batch, LossOutput
 from vla.types import Decision, Observation, Rollout, Scores, Trace
 
 

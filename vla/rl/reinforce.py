@@ -10,17 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vla.collectives import ReduceSum, single_process, sum_counts
 from vla.rl import checks
 from vla.rl.advantages import bootstrap_values, generalized_advantages, rewards_to_go, whiten
-from vla.rl.batch import (
-    Batch,
-    LossOutput,
-    ReduceSum,
-    Reduction,
-    reduction_weights,
-    single_process,
-    sum_counts,
-)
+from vla.rl.batch import Batch, LossOutput, Reduction, reduction_weights
 from vla.rl.credit import (
     Along,
     Credit,

@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vla.collectives import ReduceSum, single_process, sum_counts
 from vla.rl import checks
 from vla.rl.advantages import rewards_to_go, whiten
-from vla.rl.batch import Batch, LossOutput, ReduceSum, reduction_weights, single_process, sum_counts
+from vla.rl.batch import Batch, LossOutput, reduction_weights
 from vla.rl.credit import Along, as_advantages, lay_out_rewards
 from vla.rl.groups import group_statistics
 from vla.rl.losses import clipped_terms, combine, draw_log_ratio

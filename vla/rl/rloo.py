@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vla.collectives import ReduceSum, single_process
 from vla.rl import checks
-from vla.rl.batch import Batch, LossOutput, ReduceSum, single_process, trajectory_batch
+from vla.rl.batch import Batch, LossOutput, trajectory_batch
 from vla.rl.credit import lay_out_rewards
 from vla.rl.groups import leave_one_out
 from vla.rl.losses import clipped_terms, combine, decision_log_ratio

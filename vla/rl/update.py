@@ -16,8 +16,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import Parameter
 
+from vla.collectives import ReduceSum, single_process, sum_gradients
 from vla.rl import checks
-from vla.rl.batch import Batch, LossOutput, ReduceSum, single_process, sum_gradients
+from vla.rl.batch import Batch, LossOutput
 from vla.rl.diagnostics import Diagnostics, NonFiniteError, rows_with_bad_gradients
 from vla.rl.kl import masked_kl
 from vla.rl.losses import Level, importance_weights

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vla.rl.batch import sum_gradients
+from vla.collectives import sum_gradients
 from vla.train.agreement import main_seconds
 from vla.train.distributed import ALONE, Processes
 from vla.train.optim import EMA, ScheduleKind, Together, schedule_scale

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from vla.collectives import ReduceSum, single_process
 from vla.models.vlm import VisionLanguageModel
-from vla.rl.batch import ReduceSum, single_process
 from vla.sft.protocols import ImitablePolicy
 from vla.types import Observation
 

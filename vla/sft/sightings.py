@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vla.rl.batch import ReduceSum, single_process
+from vla.collectives import ReduceSum, single_process
 
 PLACE_SCALE = 0.1
 """Places are predicted in units of 10 cm."""

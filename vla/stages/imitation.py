@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vla.collectives import ReduceSum, single_process
 from vla.data.augment import random_light, random_shift
 from vla.data.demonstrations import DemonstrationBatch, Demonstrations
 from vla.data.observations import Observer
-from vla.rl.batch import ReduceSum, single_process
 from vla.sft.losses import imitation_loss
 from vla.sft.protocols import ImitablePolicy
 from vla.stages.beside import Beside

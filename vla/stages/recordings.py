@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vla.collectives import ReduceSum, single_process
 from vla.config.robot import GymSim, Sim
-from vla.rl.batch import ReduceSum, single_process
 from vla.rl.protocols import Algorithm, Policy, Reference
 from vla.rl.scoring import score_logprobs
 from vla.types import Rollout, map_rows

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vla.collectives import sum_gradients
 from vla.config.text import Fit
-from vla.rl.batch import sum_gradients
 from vla.text.fit_stage import FitStage
 from vla.threads import ONE, Threads, add_gradients, even_pieces
 from vla.train.distributed import ALONE, Processes, own_share

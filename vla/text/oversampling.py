@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
+from vla.collectives import ReduceSum, single_process
 from vla.data.packing import TokenTree
-from vla.rl.batch import ReduceSum, single_process
 from vla.rl.sampling import informative_groups
 from vla.types import Rollout
 

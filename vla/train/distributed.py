@@ -20,7 +20,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from vla.rl.batch import single_process
+from vla.collectives import single_process
 from vla.runtime import num_launched
 from vla.train.seed import derive_seed
 
