@@ -4,7 +4,9 @@ track."""
 import ast
 import re
 import subprocess
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -30,6 +32,7 @@ LIGHT_IMPORTS = {
     "time",
     "typing",
 }
+FLOORS = ("vla", "sim")
 UNFINISHED = re.compile(r"NotImplementedError|TODO|FIXME|XXX")
 # Each word holds an empty group, so that this file does not match itself.
 REGISTRY_HOST = re.compile(
@@ -127,12 +130,59 @@ def test_files_are_read_by_the_readers_of_vla_files():
     assert found == []
 
 
-def test_the_readme_names_every_module():
-    readme = (ROOT / "README.md").read_text()
-    missing = [
-        str(path) for path in SOURCE if path.name != "__init__.py" and path.name not in readme
+def load_module_list() -> ModuleType:
+    """docs/module_list.py, which generates the documentation's page of modules."""
+    spec = spec_from_file_location("module_list", ROOT / "docs" / "module_list.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+MODULE_LIST = load_module_list()
+
+
+def test_every_module_says_in_one_sentence_what_it_is():
+    """The documentation's list of modules is made from these sentences."""
+    silent = [
+        str(path)
+        for path in SOURCE
+        if (ROOT / path).read_text().strip() and MODULE_LIST.first_sentence(ROOT / path) is None
     ]
-    assert missing == []
+    assert silent == [], "the docstring of a module opens with a sentence"
+
+
+def test_the_module_list_names_every_module_by_its_path():
+    page = MODULE_LIST.module_list()
+    modules = [path for path in SOURCE if path.name != "__init__.py"]
+    assert [str(path) for path in modules if f"| `{path}` |" not in page] == []
+
+
+def test_the_readme_names_every_folder_of_the_source():
+    readme = (ROOT / "README.md").read_text()
+    folder_map = readme[readme.index("## Folders") :]
+    folders = {path.parts[1] for path in SOURCE if len(path.parts) > 2 and path.parts[0] in FLOORS}
+    assert {name for name in folders if f"{name}/" not in folder_map} == set()
+
+
+LINK = re.compile(r"\]\(<?([^)\s>]+)>?\)")
+
+
+def relative_links() -> list[tuple[Path, str]]:
+    """The relative links of the Markdown files, anchors cut off."""
+    pages = [path for path in FILES if path.suffix == ".md"]
+    links = [(page, link) for page in pages for link in LINK.findall((ROOT / page).read_text())]
+    return [(page, link.split("#")[0]) for page, link in links if "://" not in link]
+
+
+def test_every_relative_link_of_the_documentation_resolves():
+    broken = [
+        f"{page}: {link}"
+        for page, link in relative_links()
+        if link and not (ROOT / page.parent / link).exists()
+    ]
+    assert broken == []
 
 
 COMMANDS = [path for path in SCRIPTS if "__main__" in (ROOT / path).read_text()]

@@ -1,0 +1,1 @@
+"""Robots: a Franka Panda and a four-axis gantry with one gripper."""

@@ -1,0 +1,1 @@
+"""Scenes: the table, its objects and its cameras."""

@@ -1,0 +1,1 @@
+"""Action representations: normalisation, bins, compressed tokens, flow matching and diffusion."""

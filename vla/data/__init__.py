@@ -1,0 +1,1 @@
+"""Data: demonstrations, conversations, preferences and questions as tensors."""

@@ -1,1 +1,1 @@
-
+"""Token generation: sampling, beam search, prefix trees and activation reuse."""

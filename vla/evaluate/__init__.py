@@ -1,0 +1,1 @@
+"""Evaluation: success rates with intervals, paired tests, held-out starts and plots."""

@@ -1,0 +1,1 @@
+"""Policies as folders that load without a simulator, and the Hugging Face Hub."""

@@ -1,0 +1,1 @@
+"""Adapters in both directions between our policies and LeRobot's."""

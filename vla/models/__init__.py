@@ -1,0 +1,1 @@
+"""Networks: vision towers, projector, language backbone, action expert and heads."""

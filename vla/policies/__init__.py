@@ -1,0 +1,1 @@
+"""Policies: each draws actions and scores the draws it made."""

@@ -1,1 +1,1 @@
-
+"""Losses on stored preferences: pairs, rankings and thumbs."""

@@ -1,1 +1,1 @@
-
+"""Rewards: verifiers, the sandbox, reward models and judges."""

@@ -1,0 +1,1 @@
+"""The policy server: actions over a websocket."""

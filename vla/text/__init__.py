@@ -1,1 +1,1 @@
-
+"""Text mode: problems, prompts, language models and training recipes."""

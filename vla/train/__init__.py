@@ -1,0 +1,1 @@
+"""Tools of every training loop: optimizers, checkpoints, metrics, seeds and processes."""
