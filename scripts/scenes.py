@@ -30,12 +30,12 @@ class Scenes:
         """Rendered scenes by seed, as many at once as there are environments."""
         import numpy as np
 
-        from sim.experts.moments import sample_moments
+        from sim.experts.perturbed_states import sample_perturbed_states
         from sim.task import SimObservation
 
         step = self.environment.num_envs
         parts = [
-            sample_moments(self.environment, seeds[at : at + step])
+            sample_perturbed_states(self.environment, seeds[at : at + step])
             for at in range(0, len(seeds), step)
         ]
         seen = [part for part, _ in parts]

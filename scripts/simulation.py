@@ -81,4 +81,4 @@ def perturbations() -> tuple[str, ...]:
     """What can be changed about evaluation starts, by name; "none" among them."""
     from sim import PERTURBATIONS
 
-    return PERTURBATIONS
+    return tuple(PERTURBATIONS)

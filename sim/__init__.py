@@ -13,6 +13,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from sim.perturbations import PERTURBATIONS
+from sim.tasks import TASKS
+
 if TYPE_CHECKING:
     from sim.gymnasium_vector import GymnasiumVector
     from sim.vector import VectorEnvironment
@@ -20,9 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["CAMERAS", "PERTURBATIONS", "ROBOTS", "TASKS", "make_gymnasium", "make_vector"]
 
 CAMERAS = ("front", "wrist")
+"""The cameras of every scene. "front" is fixed in the world: `sim.scenes.tabletop` holds its pose.
+"wrist" is fixed to the hand: `sim.robots.gripper` holds its pose."""
 ROBOTS = ("panda", "gantry")
-TASKS = ("reach", "push", "lift", "pick_place", "stack")
-PERTURBATIONS = ("none", "camera", "light", "texture", "wording", "start")
 
 
 def make_vector(
@@ -43,7 +46,7 @@ def make_vector(
     """Many environments of one task, or of several that take turns by seed, in this process.
 
     Args:
-        task: one of TASKS, or several.
+        task: one of `sim.tasks.task_names()`, or several.
         robot: one of ROBOTS.
         num_envs: environments N.
         cameras: which cameras to draw; empty for none.
@@ -75,7 +78,7 @@ def make_vector(
         backend=backend,
         num_threads=num_threads,
         reward={"success": 1.0} if reward is None else dict(reward),
-        randomize={} if randomize is None else dict(randomize),
+        randomization={} if randomize is None else dict(randomize),
         num_distractors=num_distractors,
         perturbation=perturbation,
         render_every_step=render_every_step,

@@ -1,30 +1,21 @@
-"""Names to objects: one `match` per choice, and the errors that a wrong name deserves."""
+"""A `VectorEnvironment` from names: robot, scene, tasks and renderer put together."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from sim import CAMERAS, ROBOTS, TASKS
+from sim import ROBOTS
+from sim.choices import check_choice
 from sim.perturbations import PERTURBATIONS
 from sim.physics import Physics
-from sim.randomize import (
-    DEFAULT_RANDOMIZATION,
-    Randomization,
-    check_choice,
-    check_variety,
-    with_overrides,
-)
 from sim.render import Backend
 from sim.robots.gantry import Gantry
 from sim.robots.panda import Panda
 from sim.robots.robot import Robot
 from sim.scenes.tabletop import build
-from sim.task import Task
-from sim.tasks.lift import Lift
-from sim.tasks.pick_place import PickPlace
-from sim.tasks.push import Push
-from sim.tasks.reach import Reach
-from sim.tasks.stack import Stack
+from sim.settings import check_settings, combined_ranges
+from sim.tasks import load_task
 from sim.vector import VectorEnvironment
 
 
@@ -39,36 +30,8 @@ def build_robot(name: str) -> Robot:
     raise AssertionError(name)
 
 
-def build_task(name: str, ranges: Randomization) -> Task:
-    """The task called `name`; raises ValueError with the nearest known name."""
-    match name:
-        case "reach":
-            return Reach(ranges)
-        case "push":
-            return Push(ranges)
-        case "lift":
-            return Lift(ranges)
-        case "pick_place":
-            return PickPlace(ranges)
-        case "stack":
-            return Stack(ranges)
-    check_choice("sim.task", name, TASKS)
-    raise AssertionError(name)
-
-
-def build_tasks(
-    names: tuple[str, ...], ranges: Randomization, num_distractors: int
-) -> tuple[Task, ...]:
-    """The tasks that take turns; raises ValueError where there are none or the scene has too few
-    blocks for one."""
-    if not names:
-        raise ValueError(f"sim.task is empty; name one or more of {', '.join(TASKS)}")
-    if "stack" in names and num_distractors < 1:
-        raise ValueError("sim.task=stack needs two blocks; set sim.num_distractors to 1 or 2")
-    return tuple(build_task(name, ranges) for name in names)
-
-
 def build_vector(
+    *,
     tasks: tuple[str, ...],
     robot: str,
     num_envs: int,
@@ -77,14 +40,13 @@ def build_vector(
     max_steps: int,
     backend: Backend,
     num_threads: int,
-    reward: dict[str, float],
-    randomize: dict[str, Any],
+    reward: Mapping[str, float],
+    randomization: Mapping[str, Any],
     num_distractors: int,
     perturbation: str,
     render_every_step: bool,
 ) -> VectorEnvironment:
-    """Compile the scene once and put N simulations of it behind a `VectorEnvironment`; see
-    `sim.make_vector`."""
+    """Compile the scene once and make N simulations of it; see `sim.make_vector`."""
     for setting, value, least in (
         ("num_envs", num_envs, 1),
         ("max_steps", max_steps, 1),
@@ -92,43 +54,27 @@ def build_vector(
     ):
         if value < least:
             raise ValueError(f"sim.{setting} ({value}) must be at least {least}")
-    for camera in cameras:
-        check_choice("sim.cameras", camera, CAMERAS)
-    if not 0 <= num_distractors <= MAX_DISTRACTORS:
-        raise ValueError(
-            f"sim.num_distractors ({num_distractors}) must be from 0 to {MAX_DISTRACTORS}: the table is small"
-        )
-    check_choice("sim.perturbation", perturbation, tuple(PERTURBATIONS))
-    perturbed = PERTURBATIONS[perturbation]
-    ranges = with_overrides(
-        with_overrides(DEFAULT_RANDOMIZATION, randomize), dict(perturbed.ranges)
+    check_settings(
+        task=tasks,
+        robot=robot,
+        cameras=cameras,
+        reward=reward,
+        randomization=randomization,
+        num_distractors=num_distractors,
+        perturbation=perturbation,
     )
-    check_variety(ranges, 1 + num_distractors, 1 + num_distractors)
-    built = build_tasks(tasks, ranges, num_distractors)
-    for name in reward:
-        check_choice("sim.reward", name, REWARDS)
+    ranges = combined_ranges(randomization, perturbation, num_distractors)
     tabletop = build(build_robot(robot), 1 + num_distractors, 1 + num_distractors)
-    physics = Physics(tabletop, num_envs, num_threads, ranges.varied_fields)
     return VectorEnvironment(
-        physics,
-        built,
-        ranges,
-        perturbed.paraphrased,
-        cameras,
-        image_size,
-        max_steps,
-        reward,
-        backend,
-        num_threads,
-        render_every_step,
+        physics=Physics(tabletop, num_envs, num_threads, ranges.varied_fields),
+        tasks=tuple(load_task(name)(ranges) for name in tasks),
+        ranges=ranges,
+        paraphrased=PERTURBATIONS[perturbation].paraphrased,
+        cameras=cameras,
+        image_size=image_size,
+        max_steps=max_steps,
+        reward=reward,
+        backend=backend,
+        num_threads=num_threads,
+        render_every_step=render_every_step,
     )
-
-
-MAX_DISTRACTORS = 2
-REWARDS = tuple(
-    dict.fromkeys(
-        name for task in (Reach, Push, Lift, PickPlace, Stack) for name in task.reward_names
-    )
-)
-"""Terms of any task: weights may name terms that the running tasks do not have, so that tasks can
-share settings."""

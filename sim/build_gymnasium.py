@@ -11,9 +11,9 @@ from typing import Any
 
 import gymnasium
 
+from sim.choices import check_choice
 from sim.gymnasium_vector import GymnasiumTask, GymnasiumVector
-from sim.older_mujoco import accept_integers, fit_metaworld
-from sim.randomize import check_choice
+from sim.mujoco_compat import accept_integers, fit_metaworld
 
 PACKAGES = {
     "Fetch": "gymnasium_robotics",

@@ -18,10 +18,10 @@ from gymnasium.vector import VectorEnv as GymnasiumVectorEnv
 from gymnasium.vector.utils import batch_space
 
 import sim
-from sim.robots.gripper import MAX_OPENING
-from sim.scenes.tabletop import POSE_HIGH, POSE_LOW
 from sim.task import SimObservation
+from sim.tasks import task_names
 from sim.vector import VectorEnvironment
+from sim.workspace import MAX_OPENING, POSE_HIGH, POSE_LOW
 
 MAX_INSTRUCTION = 128
 OPENING_SLACK = 0.02
@@ -32,7 +32,7 @@ LARGEST_SEED = 2**31 - 1
 def register_environments() -> None:
     """Make `gymnasium.make("PickPlacePanda-v0")`, `"ReachGantry-v0"` and so on work; nothing is
     registered before."""
-    for task, robot in product(sim.TASKS, sim.ROBOTS):
+    for task, robot in product(task_names(), sim.ROBOTS):
         name = f"{task.title().replace('_', '')}{robot.capitalize()}-v0"
         if name not in gymnasium.registry:
             kwargs = {"task": task, "robot": robot}

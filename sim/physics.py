@@ -12,7 +12,7 @@ import mujoco
 import numpy as np
 from mujoco import batch as mujoco_batch
 
-from sim.looks import (
+from sim.appearance import (
     ALWAYS_VARIED,
     Looks,
     Surroundings,
@@ -20,11 +20,11 @@ from sim.looks import (
     write_objects,
     write_surroundings,
 )
-from sim.robots.gripper import MAX_OPENING
 from sim.robots.rotations import rpy_to_quat, wrap_angle, yaw_of_quat
 from sim.scenes.objects import BLOCK_HALF_HEIGHT, BLOCK_SHAPES, PAD_HALF_HEIGHT, PAD_SHAPES
-from sim.scenes.tabletop import CONTROL_SECONDS, POSE_HIGH, POSE_LOW, Tabletop
+from sim.scenes.tabletop import Tabletop
 from sim.spec import DEFAULT_ACTION_SPEC
+from sim.workspace import CONTROL_SECONDS, MAX_OPENING, POSE_HIGH, POSE_LOW
 
 SYMMETRY = np.array([shape.symmetry for shape in BLOCK_SHAPES.values()])
 GRASP_WIDTH = np.array([shape.grasp_width for shape in BLOCK_SHAPES.values()])
@@ -128,6 +128,10 @@ class Physics:
         cylinder."""
         return SYMMETRY[self.looks.block_shape[ids, block]]
 
+    def grasp_width(self, ids: np.ndarray, block: np.ndarray | int) -> np.ndarray:
+        """Distance [n] between the fingers that hold one block per simulation, metres."""
+        return GRASP_WIDTH[self.looks.block_shape[ids, block]]
+
     def pad_position(self, ids: np.ndarray, pad: np.ndarray | int) -> np.ndarray:
         """Centre [n, 3] of one pad per simulation, metres."""
         return self.mocap_pos[ids, self._pad_mocap[pad]]
@@ -157,7 +161,7 @@ class Physics:
         """Whether [n] a block is held: fingers told to close have stopped with the block's centre
         between them."""
         between = (np.abs(self.hand_to_block(ids, block)) < GRASP_OFFSET).all(axis=1)
-        width = GRASP_WIDTH[self.looks.block_shape[ids, block]]
+        width = self.grasp_width(ids, block)
         stopped = (self.finger_speed(ids) < STILL) & (self.gripper_opening(ids) > width - 0.008)
         return between & stopped & self.closing[ids]
 

@@ -14,11 +14,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sim.instructions import SHAPES, InstructionTemplate
 from sim.robots.rotations import wrap_angle
 from sim.scenes.objects import BLOCK_SHAPES, COLORS, PAD_SHAPES
-from sim.scenes.tabletop import CENTER
 from sim.task import ObjectFacts, SceneFacts
-from sim.wording import SHAPES, WORDINGS, Wording
+from sim.tasks import load_task
+from sim.workspace import CENTER
 
 NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -207,7 +208,7 @@ def _heading(thing: ObjectFacts, yaw: float) -> tuple[float, float]:
 def all_texts(tasks: Sequence[str] = ("pick_place",)) -> list[str]:
     """Every word that questions, answers and instructions of the tasks can hold, for training a
     tokenizer."""
-    wordings = [WORDINGS[task] for task in tasks]
+    templates = [load_task(task).template for task in tasks]
     texts = ["yes", "no", "nothing", *NUMBER_WORDS]
     for color in COLORS:
         texts.append(f"how many {color} things are there?")
@@ -226,18 +227,18 @@ def all_texts(tasks: Sequence[str] = ("pick_place",)) -> list[str]:
             ]
             texts += [f"what colour is the {shape}?", f"a {name}"]
         for other in COLORS:
-            for block, wording in product(BLOCK_SHAPES, wordings):
-                sentences = _sentences(wording, f"{color} {block}", other)
+            for block, template in product(BLOCK_SHAPES, templates):
+                sentences = _sentences(template, f"{color} {block}", other)
                 texts += [*sentences, *(f"is this done: {sentence}?" for sentence in sentences)]
     return texts
 
 
-def _sentences(wording: Wording, first: str, color: str) -> list[str]:
+def _sentences(template: InstructionTemplate, first: str, color: str) -> list[str]:
     """The instructions about the object called `first`, and a second one of `color` where one is
     named."""
-    if len(wording.kinds) == 1:
-        return [wording.say((first,))] if first.startswith(color) else []
-    return [wording.say((first, f"{color} {shape}")) for shape in SHAPES[wording.kinds[1]]]
+    if len(template.kinds) == 1:
+        return [template.fill((first,))] if first.startswith(color) else []
+    return [template.fill((first, f"{color} {shape}")) for shape in SHAPES[template.kinds[1]]]
 
 
 def _any_object(facts: SceneFacts, rng: np.random.Generator) -> ObjectFacts:
@@ -275,7 +276,7 @@ def plan(facts: SceneFacts, rng: np.random.Generator) -> Plan:
     carried.
     """
     chosen: list[ObjectFacts] = []
-    for kind in facts.wording.kinds:
+    for kind in facts.template.kinds:
         others = [o for o in facts.objects if o.kind == kind and o not in chosen]
         chosen.append(others[int(len(others) * rng.random() ** 2)])
     names, block = [thing.name for thing in chosen], chosen[0]
@@ -296,5 +297,6 @@ def plan(facts: SceneFacts, rng: np.random.Generator) -> Plan:
         HELD if block.grasped else -HELD,
         *heading,
     )
-    upto = [facts.wording.up_to(names, i) for i in (0, len(names) - 1)]
-    return Plan(facts.wording.say(names), numbers, tuple(zip(upto, places, turned, strict=True)))
+    prefixes = [facts.template.prefix_through(names, i) for i in (0, len(names) - 1)]
+    mentions = tuple(zip(prefixes, places, turned, strict=True))
+    return Plan(facts.template.fill(names), numbers, mentions)

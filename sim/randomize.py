@@ -8,16 +8,24 @@ or the number of environments.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 
 from sim import CAMERAS
-from sim.looks import BLOCK_SHAPE_NAMES, COLOR_NAMES, PAD_SHAPE_NAMES, SURFACES, Looks, Surroundings
+from sim.appearance import (
+    BLOCK_SHAPE_NAMES,
+    COLOR_NAMES,
+    PAD_SHAPE_NAMES,
+    SURFACES,
+    Looks,
+    Surroundings,
+)
+from sim.choices import check_choice
 from sim.scenes.objects import COLORS
-from sim.scenes.tabletop import CENTER
+from sim.workspace import CENTER
 
 NUM_TRIES, NUM_CANDIDATES = 4, 24
 """Whole placements drawn per start, and candidate positions per object in each."""
@@ -103,7 +111,7 @@ DEFAULT_RANDOMIZATION = Randomization(
 )
 
 
-def with_overrides(base: Randomization, overrides: dict[str, Any]) -> Randomization:
+def with_overrides(base: Randomization, overrides: Mapping[str, Any]) -> Randomization:
     """`base` with some ranges replaced; raises ValueError for a name or a value that does not
     exist."""
     names = [field.name for field in fields(Randomization)]
@@ -153,17 +161,6 @@ def check_variety(ranges: Randomization, num_blocks: int, num_pads: int) -> None
                 f"the scene needs {wanted} different {kind}s, but sim.randomization.colors and "
                 f"sim.randomization.{kind}_shapes allow {available}; allow more or lower sim.num_distractors"
             )
-
-
-def check_choice(setting: str, value: str, known: Any) -> None:
-    """Raise a ValueError that names the setting, the value and the nearest known one."""
-    if value in known:
-        return
-    near = get_close_matches(str(value), [str(name) for name in known], n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ValueError(
-        f"{setting}={value!r} is unknown; {hint}choose one of {', '.join(map(str, known))}"
-    )
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from typing import Any
 import mujoco
 import numpy as np
 
+from sim.diagnosis import REACHED, EpisodeTrace, Reason
+from sim.task import Task
 from sim.vector import VectorEnvironment
 
 NAMES = {
@@ -58,6 +60,7 @@ class Replay:
         reward: of every control step [T].
         decision: index of the decision that each control step belongs to [T].
         success: whether the task was done at the end.
+        reason: why it failed, by the task's own diagnosis; None for a success.
     """
 
     instruction: str
@@ -74,6 +77,7 @@ class Replay:
     reward: list[float] = field(default_factory=list)
     decision: list[int] = field(default_factory=list)
     success: bool = False
+    reason: Reason | None = None
 
 
 def replay(
@@ -120,7 +124,31 @@ def _together(
                     one.terms.setdefault(name, [0.0]).append(float(values[row]))
         _note(env, bodies, replays, running, look)
         running = running[~(result.terminated | result.truncated)]
+    for task, rows in env.by_task(ids):
+        for i in rows:
+            replays[i].reason = failure_reason(replays[i], task)
     return replays
+
+
+def failure_reason(episode: Replay, task: Task) -> Reason | None:
+    """Why an episode failed, by its task's diagnosis; None for a success or an empty instruction."""
+    if episode.success or not episode.targets:
+        return None
+    reached = {
+        # Where several tasks run, a term is called "task/term".
+        name.rpartition("/")[2]: int(np.argmax(np.array(values) > REACHED))
+        for name, values in episode.terms.items()
+        if max(values) > REACHED
+    }
+    trace = EpisodeTrace(
+        hand=np.array(episode.hand),
+        opening=np.array(episode.opening),
+        held=list(episode.held),
+        named={name: np.array(positions) for name, positions in episode.targets.items()},
+        others={name: np.array(positions) for name, positions in episode.others.items()},
+        reached=reached,
+    )
+    return task.diagnose(trace)
 
 
 def _note(

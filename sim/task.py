@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from sim.physics import Physics
-from sim.wording import WORDINGS, Wording
+from sim.instructions import InstructionTemplate
+
+if TYPE_CHECKING:
+    from sim.controllers.controller import Controller
+    from sim.diagnosis import EpisodeTrace, Reason
+    from sim.physics import Physics
+    from sim.randomize import Randomization
 
 TARGET = 0
 """The first block and the first pad are the ones that an instruction names."""
@@ -90,7 +95,7 @@ class SceneFacts:
         grasped: index into `objects` of the held block, or None.
         instruction: what the scene asks for.
         success: whether that is done.
-        wording: how the task is asked.
+        template: the task's sentence.
     """
 
     objects: tuple[ObjectFacts, ...]
@@ -100,18 +105,22 @@ class SceneFacts:
     grasped: int | None
     instruction: str
     success: bool
-    wording: Wording = WORDINGS["pick_place"]
+    template: InstructionTemplate
 
 
 class Task(Protocol):
-    """A task decides how an episode starts, what is asked, what earns reward and when it is done.
+    """A task: how an episode starts, its instruction, rewards, success, controller and diagnosis.
 
     All methods take sorted ids [n]. `best` maps every reward term to its best value so far [n].
+    A module of a task imports `sim.physics` for type checking only: settings are checked before
+    MuJoCo loads.
     """
 
     name: str
-    wording: Wording
+    template: InstructionTemplate
     reward_names: tuple[str, ...]
+
+    def __init__(self, ranges: Randomization) -> None: ...
 
     def initialise(
         self, physics: Physics, rngs: list[np.random.Generator], ids: np.ndarray
@@ -121,7 +130,13 @@ class Task(Protocol):
     def reward_terms(
         self, physics: Physics, ids: np.ndarray, best: Mapping[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
-        """Every reward term in [0, 1], [n]."""
+        """Every reward term in [0, 1], [n]; "success" among them ends the episode at 1."""
 
     def success(self, physics: Physics, ids: np.ndarray) -> np.ndarray:
         """Whether the task is done, bool [n]."""
+
+    def controller(self) -> Controller:
+        """The scripted controller that demonstrates the task."""
+
+    def diagnose(self, trace: EpisodeTrace) -> Reason:
+        """Why an episode failed; `sim.diagnosis` has the steps to compose it of."""

@@ -3,21 +3,21 @@ when asked."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from sim.facts import scene_facts
+from sim.ground_truth import scene_facts
+from sim.initial_states import start_anywhere
+from sim.instructions import instruction_texts
 from sim.physics import Physics
 from sim.privileged import privileged_state
 from sim.randomize import Randomization
 from sim.render import Backend, Renderer
 from sim.spec import DEFAULT_ACTION_SPEC
-from sim.starts import start_anywhere
 from sim.task import SceneFacts, SimObservation, StepResult, Task
-from sim.wording import instructions
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class VectorEnvironment:
 
     def __init__(
         self,
+        *,
         physics: Physics,
         tasks: tuple[Task, ...],
         ranges: Randomization,
@@ -64,7 +65,7 @@ class VectorEnvironment:
         cameras: tuple[str, ...],
         image_size: int,
         max_steps: int,
-        reward: dict[str, float],
+        reward: Mapping[str, float],
         backend: Backend,
         num_threads: int,
         render_every_step: bool,
@@ -295,8 +296,8 @@ class VectorEnvironment:
     def _instructions(self, ids: np.ndarray) -> list[str]:
         texts = np.empty(len(ids), dtype=object)
         for task, rows in self.by_task(ids):
-            texts[rows] = instructions(
-                self.physics.looks, ids[rows], task.wording, self._phrasing[ids[rows]]
+            texts[rows] = instruction_texts(
+                self.physics.looks, ids[rows], task.template, self._phrasing[ids[rows]]
             )
         return texts.tolist()
 
@@ -304,7 +305,7 @@ class VectorEnvironment:
         """Which words [n] the starts `seeds` are asked in: the paraphrases take turns."""
         if not self._paraphrased:
             return np.zeros(len(seeds), dtype=np.int64)
-        return 1 + seeds // len(self.tasks) % len(task.wording.paraphrases)
+        return 1 + seeds // len(self.tasks) % len(task.template.paraphrases)
 
     def _metrics(self, ids: np.ndarray) -> dict[str, np.ndarray]:
         best = {name: values[ids].astype(np.float32) for name, values in self._best.items()}

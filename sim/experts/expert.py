@@ -9,32 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from sim.experts.controller import Controller, toward
-from sim.experts.lift import Lifting
-from sim.experts.pick_place import pick_place
-from sim.experts.push import Pushing
-from sim.experts.reach import Reaching
-from sim.experts.stack import stack
-from sim.randomize import check_choice
+from sim.controllers.controller import Controller, motion_toward
 from sim.spec import CLOSE, DEFAULT_ACTION_SPEC, OPEN
 from sim.vector import VectorEnvironment
-
-
-def build_controller(task: str) -> Controller:
-    """The controller of the task called `task`."""
-    match task:
-        case "reach":
-            return Reaching()
-        case "push":
-            return Pushing()
-        case "lift":
-            return Lifting()
-        case "pick_place":
-            return pick_place()
-        case "stack":
-            return stack()
-    check_choice("sim.task", task, ("reach", "push", "lift", "pick_place", "stack"))
-    raise AssertionError(task)
 
 
 class Expert:
@@ -60,7 +37,7 @@ class Expert:
         burst_speed: float = 0.03,
     ) -> None:
         self._env = env
-        self._controllers = {task.name: build_controller(task.name) for task in env.tasks}
+        self._controllers = {task.name: task.controller() for task in env.tasks}
         n = env.num_envs
         self._rng = np.random.default_rng(seed)
         self._noise, self._burst_probability = noise, burst_probability
@@ -94,7 +71,7 @@ class Expert:
         new = controller.advance(physics, ids, phase, timer)
         self._timer[ids] = np.where(new == phase, timer, 0)
         self.phase[ids] = new
-        motion = toward(physics, ids, controller.goal(physics, ids, new))
+        motion = motion_toward(physics, ids, controller.goal(physics, ids, new))
         return np.concatenate(
             [motion, np.where(controller.closed(new), CLOSE, OPEN)[:, None]], axis=1
         )

@@ -12,10 +12,11 @@ import math
 
 import mujoco
 
+from sim.workspace import MAX_OPENING
+
 TCP_OFFSET = 0.1034
 """Metres from the hand's flange to the point between the fingertips (Franka hand data sheet)."""
 FINGER_BASE = 0.0584
-MAX_OPENING = 0.08
 GRIP_FORCE_N = 4.0
 WRIST_TILT = math.radians(22)
 """The wrist camera hangs beside the palm and leans this much towards the fingers: the tcp is low in

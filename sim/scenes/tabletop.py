@@ -22,18 +22,12 @@ from sim.scenes.objects import (
     PAD_SHAPES,
     Shape,
 )
+from sim.workspace import CENTER
 
-CENTER = (0.5, 0.0)
-"""Middle of the workspace (metres, base frame)."""
 BLOCK_MASS = 0.05
 ROLL_DAMPING = 1e-4
 """N m s: a toppled cylinder stops rolling within a hand's breadth; too little to be felt along a
 line."""
-CONTROL_SECONDS = 0.05
-
-# The commanded pose's limits: x y z roll pitch yaw. z keeps the fingertips off the table.
-POSE_LOW = np.array([CENTER[0] - 0.17, CENTER[1] - 0.17, 0.012, -0.3, -0.3, -1.7])
-POSE_HIGH = np.array([CENTER[0] + 0.17, CENTER[1] + 0.17, 0.30, 0.3, 0.3, 1.7])
 
 PARKED = (0.0, 0.0, -1.0)
 BOX, CYLINDER, PLANE = (

@@ -5,8 +5,8 @@ import pytest
 
 import sim
 from sim.robots.rotations import quat_to_matrix, rpy_to_quat
-from sim.scenes.tabletop import POSE_HIGH, POSE_LOW
 from sim.spec import DEFAULT_ACTION_SPEC
+from sim.workspace import POSE_HIGH, POSE_LOW
 
 PAIRS = [*((task, "gantry") for task in sim.TASKS), ("pick_place", "panda")]
 SIZE = 24
@@ -229,8 +229,8 @@ def test_instructions_name_one_object_each(env):
             names = [item.name for item in facts.objects]
             assert len(set(names)) == len(names)
             named = [item for item in facts.objects if item.role == "target"]
-            assert [item.kind for item in named] == list(facts.wording.kinds)
-            assert facts.instruction == facts.wording.say([item.name for item in named])
+            assert [item.kind for item in named] == list(facts.template.kinds)
+            assert facts.instruction == facts.template.fill([item.name for item in named])
 
 
 def test_render_every_step_gives_the_same_last_picture(env):

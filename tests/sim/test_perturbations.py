@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 import sim
-from sim.perturbations import PERTURBATIONS
 
 SEEDS = range(6)
 
@@ -25,10 +24,6 @@ def look(perturbation, task="pick_place"):
 @pytest.fixture(scope="module")
 def plain():
     return look("none")
-
-
-def test_the_names_are_the_ones_that_are_told():
-    assert tuple(PERTURBATIONS) == sim.PERTURBATIONS
 
 
 @pytest.mark.parametrize("name", [name for name in sim.PERTURBATIONS if name != "none"])

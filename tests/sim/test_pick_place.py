@@ -5,8 +5,8 @@ import pytest
 
 import sim
 from sim.experts import Expert
-from sim.robots.gripper import MAX_OPENING
 from sim.task import TARGET
+from sim.workspace import MAX_OPENING
 
 ID = np.array([0])
 

@@ -15,8 +15,9 @@ from sim.questions import (
     plan,
     sightings,
 )
-from sim.scenes.tabletop import CENTER
 from sim.task import ObjectFacts, SceneFacts
+from sim.tasks.pick_place import PickPlace
+from sim.workspace import CENTER
 
 
 def thing(kind, color, shape, position, yaw=0.0, grasped=False, pixels=None):
@@ -49,6 +50,7 @@ def scene(held=None, success=False, hand_yaw=0.0, **blocks):
         held,
         "put the red cube on the blue disc",
         success,
+        PickPlace.template,
     )
 
 
@@ -176,7 +178,9 @@ def test_sightings_are_what_a_picture_alone_can_tell():
         thing("block", "red", "cube", (0.5, 0.15, 0.02), pixels=seen),
         thing("pad", "blue", "disc", (0.5, 0, 0)),
     )
-    facts = SceneFacts(objects, (0.5, 0.05, 0.2), np.pi / 2, 0.04, None, "", False)
+    facts = SceneFacts(
+        objects, (0.5, 0.05, 0.2), np.pi / 2, 0.04, None, "", False, PickPlace.template
+    )
     (front,) = sightings(facts, "front")
     assert (front.right, front.down, SIGHTING_KINDS[front.kind]) == (0.2, 0.7, "red cube")
     assert front.place == pytest.approx((0.0, 0.15, 0.02))
@@ -190,7 +194,9 @@ def test_a_cube_turned_by_a_quarter_has_the_same_heading():
 
     def headings(shape, yaw, hand_yaw):
         objects = (thing("block", "red", shape, (0.5, 0.15, 0.02), yaw=yaw, pixels=seen),)
-        facts = SceneFacts(objects, (0.5, 0.05, 0.2), hand_yaw, 0.04, None, "", False)
+        facts = SceneFacts(
+            objects, (0.5, 0.05, 0.2), hand_yaw, 0.04, None, "", False, PickPlace.template
+        )
         return [sightings(facts, camera)[0].heading for camera in ("front", "wrist")]
 
     # A cube looks the same four times a turn: an eighth of a turn is half a period.

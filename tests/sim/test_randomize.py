@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import sim
-from sim.scenes.tabletop import CENTER
+from sim.workspace import CENTER
 
 
 def make(**randomize):

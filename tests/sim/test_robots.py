@@ -13,7 +13,8 @@ from sim.robots.rotations import (
     wrap_angle,
     yaw_of_quat,
 )
-from sim.scenes.tabletop import POSE_HIGH, POSE_LOW, build
+from sim.scenes.tabletop import build
+from sim.workspace import POSE_HIGH, POSE_LOW
 
 
 def test_panda_stretched_upwards():

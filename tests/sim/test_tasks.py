@@ -8,12 +8,11 @@ import pytest
 import yaml
 
 import sim
-from sim.robots.gripper import MAX_OPENING
-from sim.scenes.tabletop import CENTER
 from sim.task import TARGET
-from sim.tasks.push import way_width
+from sim.tasks import TASKS, load_task
+from sim.tasks.push import path_width
 from sim.tasks.stack import BELOW
-from sim.wording import WORDINGS
+from sim.workspace import CENTER, MAX_OPENING
 
 ID = np.array([0])
 ZERO = np.zeros(1)
@@ -109,7 +108,7 @@ def test_a_block_that_is_held_is_not_pushed(push):
 def test_the_way_is_measured_from_behind_the_block():
     blocks = np.array([[[0.0, 0.0], [0.1, 0.03]]])
     pads = np.array([[[0.2, 0.0], [0.0, 0.2]]])
-    width = way_width(blocks, pads)[0]
+    width = path_width(blocks, pads)[0]
     # From (0, 0) to (0.2, 0) the other block is passed at 3 cm; to (0, 0.2) it is at best 10 cm
     # away.
     assert width[0] == pytest.approx([0.03, 0.1])
@@ -125,7 +124,7 @@ def test_no_other_block_lies_in_the_way():
     ids = np.arange(100)
     blocks = np.stack([env.physics.block_position(ids, i)[:, :2] for i in range(2)], axis=1)
     pads = np.stack([env.physics.pad_position(ids, i)[:, :2] for i in range(2)], axis=1)
-    width = way_width(blocks, pads)
+    width = path_width(blocks, pads)
     free = width[:, 0, 0] > 0.075
     assert free.mean() > 0.95
     assert (width[~free].reshape(-1, 4).max(axis=1) <= 0.075).all()  # only where no way is free
@@ -208,14 +207,15 @@ def test_instructions_name_their_objects(task, named, text):
 
 
 def test_the_beginning_of_a_sentence_ends_with_the_name():
-    wording = WORDINGS["stack"]
+    template = load_task("stack").template
     names = ("red cube", "blue brick")
-    assert wording.up_to(names, 0) == "stack the red cube"
-    assert wording.up_to(names, 1) == wording.say(names) == "stack the red cube on the blue brick"
-    assert wording.say(names, 1) == "put the red cube on top of the blue brick"
+    assert template.prefix_through(names, 0) == "stack the red cube"
+    assert template.prefix_through(names, 1) == template.fill(names)
+    assert template.fill(names) == "stack the red cube on the blue brick"
+    assert template.fill(names, 1) == "put the red cube on top of the blue brick"
 
 
-def test_every_wording_fits_the_instructions_of_the_model_that_ships():
+def test_every_phrasing_fits_the_instructions_of_the_model_that_ships():
     from tokenizers import Tokenizer
 
     root = Path(__file__).parents[2]
@@ -225,8 +225,8 @@ def test_every_wording_fits_the_instructions_of_the_model_that_ships():
     length = yaml.safe_load((root / "configs" / "policy" / "token.yaml").read_text())[
         "instruction_length"
     ]
-    for wording in WORDINGS.values():
-        for phrasing in range(1 + len(wording.paraphrases)):
-            text = wording.say(("purple cylinder", "yellow cylinder"), phrasing)
+    for template in (load_task(name).template for name in TASKS):
+        for phrasing in range(1 + len(template.paraphrases)):
+            text = template.fill(("purple cylinder", "yellow cylinder"), phrasing)
             # One token begins every instruction.
             assert 1 + len(tokenizer.encode(text, add_special_tokens=False).ids) <= length, text

@@ -10,12 +10,19 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from vla.viewer.reasons import reason
 from vla.viewer.recording import Recording
 
 FILM_QUALITY = 88
 WORKED = 0.5
 """A term of the task counts as reached above this."""
+
+
+@runtime_checkable
+class FailureReason(Protocol):
+    """Why an episode failed (`sim.diagnosis.Reason`): a kind to count by, and a sentence."""
+
+    kind: str
+    text: str
 
 
 @runtime_checkable
@@ -36,6 +43,7 @@ class Replayed(Protocol):
     reward: Any
     decision: Any
     success: bool
+    reason: FailureReason | None
 
 
 def summaries(recording: Recording, name: str) -> list[dict[str, Any]]:
@@ -104,8 +112,8 @@ def episode(
 
 
 def why(lived: Replayed) -> dict[str, str] | None:
-    """Why an episode failed, as the page is told; None where there is nothing to tell."""
-    found = reason(lived)
+    """The reason of a failed episode for the page; None for a success."""
+    found = lived.reason
     return None if found is None else {"kind": found.kind, "text": found.text}
 
 

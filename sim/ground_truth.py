@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from sim.looks import BLOCK_SHAPE_NAMES, COLOR_NAMES, PAD_SHAPE_NAMES
+from sim.appearance import BLOCK_SHAPE_NAMES, COLOR_NAMES, PAD_SHAPE_NAMES
+from sim.instructions import instruction_texts
 from sim.physics import Physics
 from sim.task import ObjectFacts, SceneFacts, Task
-from sim.wording import instructions
 
 Pixels = tuple[float, float] | None
 
@@ -25,16 +25,12 @@ def scene_facts(
     yaw = [physics.block_yaw(ids, i) for i in blocks] + [physics.pad_yaw(ids, i) for i in pads]
     held = [physics.grasped(ids, i) for i in blocks] + [np.zeros(len(ids), dtype=bool)] * num_pads
     pixels = {camera: [physics.project(ids, camera, p) for p in position] for camera in cameras}
-    hand, hand_yaw, opening = (
-        physics.hand_position(ids),
-        physics.hand_yaw(ids),
-        physics.gripper_opening(ids),
-    )
-    instruction, success = (
-        instructions(physics.looks, ids, task.wording, phrasing),
-        task.success(physics, ids),
-    )
-    named = task.wording.objects(num_blocks)
+    hand = physics.hand_position(ids)
+    hand_yaw = physics.hand_yaw(ids)
+    opening = physics.gripper_opening(ids)
+    instruction = instruction_texts(physics.looks, ids, task.template, phrasing)
+    success = task.success(physics, ids)
+    named = task.template.objects(num_blocks)
     facts = []
     for row, env in enumerate(ids):
         objects = tuple(
@@ -58,7 +54,7 @@ def scene_facts(
                 grasped=grasped,
                 instruction=instruction[row],
                 success=bool(success[row]),
-                wording=task.wording,
+                template=task.template,
             )
         )
     return facts

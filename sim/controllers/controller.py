@@ -1,34 +1,41 @@
-"""What a task's controller must answer, and the motion that all of them share."""
+"""The protocol of a task's scripted controller, and the motion that all of them share."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from sim.physics import Physics
 from sim.robots.rotations import wrap_angle
+
+if TYPE_CHECKING:
+    from sim.physics import Physics
 
 GAIN = 0.5
 """Share of the remaining distance covered per control step, before the speed limits."""
-SPEED_XY, SPEED_Z, SPEED_YAW = 0.03, 0.03, 0.15
-"""Metres, metres and radians per control step."""
+SPEED_XY = 0.03
+SPEED_Z = 0.03
+"""Metres per control step."""
+SPEED_YAW = 0.15
+"""Radians per control step."""
 
 
 class Controller(Protocol):
-    """Phases of a motion, numbered from 0; everything else is read off the scene. All arrays have a
-    row per id [n]."""
+    """Phases of a motion, numbered from 0. All arrays have a row per id [n].
+
+    The scene alone decides the phase, beside a count of control steps in it: the controller keeps
+    no state of its own.
+    """
 
     phases: tuple[str, ...]
 
     def advance(
         self, physics: Physics, ids: np.ndarray, phase: np.ndarray, timer: np.ndarray
     ) -> np.ndarray:
-        """The phase [n] that what is seen calls for; `timer` counts control steps since the phase
-        began, from 1."""
+        """The next phase [n]; `timer` counts control steps since the phase began, from 1."""
 
     def goal(self, physics: Physics, ids: np.ndarray, phase: np.ndarray) -> np.ndarray:
-        """Where the commanded x y z yaw [n, 4] should go."""
+        """The commanded x y z yaw [n, 4] to move towards, metres and radians."""
 
     def closed(self, phase: np.ndarray) -> np.ndarray:
         """Whether [n] the fingers should close."""
@@ -39,7 +46,7 @@ def hold(physics: Physics, ids: np.ndarray) -> np.ndarray:
     return physics.commanded[ids][:, [0, 1, 2, 5]]
 
 
-def toward(physics: Physics, ids: np.ndarray, goal: np.ndarray) -> np.ndarray:
+def motion_toward(physics: Physics, ids: np.ndarray, goal: np.ndarray) -> np.ndarray:
     """Proportional motion [n, 6] of the command towards `goal` [n, 4], with limited speed."""
     command = physics.commanded[ids]
     delta = GAIN * (goal[:, :3] - command[:, :3])

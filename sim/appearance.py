@@ -4,12 +4,15 @@ the model."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import mujoco
 import numpy as np
 
 from sim.robots.rotations import multiply_quats, quat_to_matrix, rpy_to_quat
 from sim.scenes.objects import BLOCK_SHAPES, COLORS, GEOM_KINDS, HIDDEN_SIZE, PAD_SHAPES, Shape
+
+if TYPE_CHECKING:
+    import mujoco
 
 COLOR_NAMES = tuple(COLORS)
 BLOCK_SHAPE_NAMES = tuple(BLOCK_SHAPES)

@@ -4,14 +4,16 @@ questions."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sim.physics import GRASP_WIDTH, Physics
 from sim.randomize import Randomization, Scenes, UniformNumbers, draw_uniform, sample_scenes
-from sim.robots.gripper import MAX_OPENING
 from sim.scenes.objects import BLOCK_HALF_HEIGHT
-from sim.scenes.tabletop import CENTER
+from sim.workspace import CENTER, MAX_OPENING
+
+if TYPE_CHECKING:
+    from sim.physics import Physics
 
 HELD_SHARE = 0.35
 NEAR_SHARE = 0.25
@@ -64,7 +66,7 @@ def start_anywhere(
     pose[:, 2] = np.where(near | held, pose[:, 2], np.maximum(pose[:, 2], CLEAR_HEIGHT))
     wide = numbers.take(1)[:, 0] < 0.75
     opening = np.where(wide | near, MAX_OPENING, 0.0)
-    width = GRASP_WIDTH[physics.looks.block_shape[ids, block]] - 0.0004
+    width = physics.grasp_width(ids, block) - 0.0004
     physics.place_hand(ids, pose, np.where(held, width, opening), held | ~(wide | near))
     pose = physics.commanded[ids]
     position = pose[:, :3] + numbers.between(-0.006, 0.006, 3) * np.array([1.0, 0.0, 1.0])

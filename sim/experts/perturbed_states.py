@@ -19,7 +19,7 @@ TILT, TURN = slice(3, 5), 5
 """Of an action: roll and pitch, which no demonstration moves, and yaw."""
 
 
-def sample_moments(
+def sample_perturbed_states(
     env: VectorEnvironment, seeds: Sequence[int] | np.ndarray
 ) -> tuple[SimObservation, list[SceneFacts]]:
     """What the scenes of `seeds` look like some control steps later, and the truth about them.

@@ -1,5 +1,4 @@
-"""Putting the target block somewhere: approach, grasp, lift, carry, release, retract, with recovery
-from any of them.
+"""The controller that puts the target block somewhere, with recovery from any of its phases.
 
 Carrying and lowering are one motion down a funnel over the place, as the approach is over the
 block.
@@ -8,11 +7,12 @@ block.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sim.experts.controller import hold
-from sim.experts.grasping import (
+from sim.controllers.controller import hold
+from sim.controllers.grasping import (
     APPROACH,
     GRASP,
     LIFT,
@@ -22,23 +22,26 @@ from sim.experts.grasping import (
     advance_grasp,
     approach_goal,
 )
-from sim.physics import Physics
 from sim.task import TARGET
 
+if TYPE_CHECKING:
+    from sim.physics import Physics
+
 CARRY, RELEASE, RETRACT = range(3, 6)
-CARRY_HEIGHT, RETRACT_HEIGHT = 0.075, 0.10
+CARRY_HEIGHT = 0.075
+RETRACT_HEIGHT = 0.10
+"""Heights above the place, metres."""
 
 
-class Placing:
+class PlaceController:
     """Phases: 0 approach, 1 grasp, 2 lift, 3 carry, 4 release, 5 retract.
 
-    What it does follows from what can be seen, not from how long it has waited: a policy without a
-    memory that is shown open fingers at rest as often as open fingers that leave will rest for
-    ever.
+    The observation decides every motion, not the time waited. A policy without a memory cannot
+    tell open fingers that wait from open fingers that leave, and would learn to wait for ever.
 
     Args:
-        place: where the centre of the target block shall rest, [n, 3] metres.
-        placed_distance: a block released within this distance (metres) of the place is left alone.
+        place: the position [n, 3] that the target block's centre goes to, metres.
+        placed_distance: a block released within this distance (metres) of its place is left there.
     """
 
     phases: tuple[str, ...] = ("approach", "grasp", "lift", "carry", "release", "retract")
@@ -46,14 +49,16 @@ class Placing:
     def __init__(
         self, place: Callable[[Physics, np.ndarray], np.ndarray], placed_distance: float
     ) -> None:
-        self._place, self._placed_distance = place, placed_distance
+        self._place = place
+        self._placed_distance = placed_distance
 
     def advance(
         self, physics: Physics, ids: np.ndarray, phase: np.ndarray, timer: np.ndarray
     ) -> np.ndarray:
         """Back to the approach wherever the block is neither held nor placed."""
         held = physics.grasped(ids, TARGET)
-        block, place = physics.block_position(ids, TARGET), self._place(physics, ids)
+        block = physics.block_position(ids, TARGET)
+        place = self._place(physics, ids)
         distance = np.linalg.norm((place - block)[:, :2], axis=1)
         lifted = block[:, 2] - place[:, 2]
         low = np.abs(lifted) < NEAR_Z
@@ -69,8 +74,9 @@ class Placing:
         return new
 
     def goal(self, physics: Physics, ids: np.ndarray, phase: np.ndarray) -> np.ndarray:
-        """Where the commanded x y z yaw [n, 4] should go."""
-        block, place = physics.block_position(ids, TARGET), self._place(physics, ids)
+        """Down onto the block, up, over the place and down onto it, up and away."""
+        block = physics.block_position(ids, TARGET)
+        place = self._place(physics, ids)
         goal = hold(physics, ids)
         approach = phase == APPROACH
         goal[approach] = approach_goal(physics, ids)[approach]

@@ -1,0 +1,15 @@
+"""The error of a name that does not exist, with the nearest one that does."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from difflib import get_close_matches
+
+
+def check_choice(setting: str, value: str, known: Collection[str]) -> None:
+    """Raise a ValueError with the setting, its value and the nearest known name."""
+    if value in known:
+        return
+    nearest = get_close_matches(str(value), list(known), n=1, cutoff=0.5)
+    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+    raise ValueError(f"{setting}={value!r} is unknown; {hint}choose one of {', '.join(known)}")

@@ -1,0 +1,1 @@
+"""Building blocks of scripted controllers: the phases that several tasks share."""
