@@ -19,7 +19,8 @@ from tests.rl.contract import Task
 from tests.rl.toys import SETTINGS
 from vla.decoding.sampling import Sampling
 from vla.policies.text import TextPolicy
-from vla.rl.catalogue import NAMES, make_algorithm
+from vla.rl.algorithms import ALGORITHMS
+from vla.rl.catalogue import make_algorithm
 from vla.rl.critic import with_critic
 from vla.rl.loop import LoopSettings, LoopState, train
 from vla.rl.rollout import collect_responses
@@ -146,7 +147,7 @@ def learn(kind: str, name: str) -> tuple[list[float], list[float]]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [*((kind, name) for kind in KINDS for name in NAMES), *VARIANTS]
+    ("kind", "name"), [*((kind, name) for kind in KINDS for name in ALGORITHMS), *VARIANTS]
 )
 def test_reward_alone_makes_it_better(kind, name):
     curve, gaps = learn(kind, name)

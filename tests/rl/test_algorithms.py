@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from tests.rl.toys import SETTINGS, make_rollout
+from vla.rl.algorithms import ALGORITHMS
+from vla.rl.algorithms.dapo import overlong_penalty
 from vla.rl.batch import reduction_weights
-from vla.rl.catalogue import NAMES, make_algorithm
-from vla.rl.dapo import overlong_penalty
+from vla.rl.catalogue import make_algorithm
 from vla.rl.losses import clip_shares
 from vla.types import Scores
 
@@ -335,7 +336,7 @@ def test_reduction_weights_of_unequal_trajectories():
     )
 
 
-GROUPED = [name for name in NAMES if name not in ("ppo", "reinforce", "reinforce_plus_plus")]
+GROUPED = [name for name in ALGORITHMS if name not in ("ppo", "reinforce", "reinforce_plus_plus")]
 
 
 @pytest.mark.parametrize("name", GROUPED)
@@ -383,7 +384,7 @@ def test_an_unscorable_trajectory_leaves_the_others_as_they_are(name):
     assert after.metrics["trajectories_unscorable"] == 1
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALGORITHMS)
 def test_rows_that_were_not_chosen_change_nothing(name):
     algorithm = make_algorithm(name, **SETTINGS[name])
     mask = [[True, True], [True, False], [True, True], [False, True], [False, False]]

@@ -17,7 +17,8 @@ from tests.rl.toys import (
     proprio_observation,
     text_observation,
 )
-from vla.rl.catalogue import NAMES, make_algorithm
+from vla.rl.algorithms import ALGORITHMS
+from vla.rl.catalogue import make_algorithm
 from vla.rl.loop import LoopSettings, LoopState, train
 from vla.rl.rollout import collect_responses
 from vla.rl.update import UpdateSettings
@@ -85,7 +86,7 @@ def test_policy_keeps_the_contract(kind):
     check_policy(TASKS[kind]())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALGORITHMS)
 @pytest.mark.parametrize("kind", TASKS)
 def test_every_algorithm_teaches_every_policy_the_identity(kind, name):
     task = TASKS[kind]()

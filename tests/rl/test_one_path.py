@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from tests.rl.toys import SETTINGS, make_rollout, text_observation
-from vla.rl.catalogue import NAMES, make_algorithm
+from vla.rl.algorithms import ALGORITHMS
+from vla.rl.catalogue import make_algorithm
 from vla.types import Observation, Rollout, Scores
 
 
@@ -66,7 +67,7 @@ def same_bits(a, b) -> bool:
     return a[0] == b[0] and torch.equal(a[1], b[1]) and values
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALGORITHMS)
 def test_words_and_cameras_give_the_same_bits(name):
     robot = rows(3, critic=name == "ppo")
     robot = dataclasses.replace(robot, observation=dressed_as_robot(7))

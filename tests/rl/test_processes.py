@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vla.rl.catalogue import NAMES
+from vla.rl.algorithms import ALGORITHMS
 
 ROOT = Path(__file__).parents[2]
 LOCAL = {
@@ -42,7 +42,7 @@ def run_shares(folder: Path) -> list[dict]:
 def test_two_processes_are_one(tmp_path):
     first, second = run_shares(tmp_path)
     alone, first, second = first["alone"], first["shared"], second["shared"]
-    for name in NAMES:
+    for name in ALGORITHMS:
         for key, value in alone[name]["parameters"].items():
             assert torch.equal(first[name]["parameters"][key], second[name]["parameters"][key]), (
                 name,

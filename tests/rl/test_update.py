@@ -17,7 +17,8 @@ from tests.rl.toys import (
     make_rollout,
     text_observation,
 )
-from vla.rl.catalogue import NAMES, make_algorithm
+from vla.rl.algorithms import ALGORITHMS
+from vla.rl.catalogue import make_algorithm
 from vla.rl.diagnostics import NonFiniteError
 from vla.rl.update import UpdateSettings, minibatches, units, update
 from vla.types import Decision
@@ -36,7 +37,7 @@ def step(policy, name, settings, rollout, lr=1.0, **kwargs):
     return [after.detach() - b for after, b in zip(policy.parameters(), before)], metrics
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALGORITHMS)
 def test_micro_batches_change_neither_loss_nor_gradient(name):
     policy = GaussianPolicy().double()
     rollout = gaussian_rollout(policy)

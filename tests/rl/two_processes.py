@@ -8,7 +8,8 @@ import torch.distributed as dist
 from toys import SETTINGS, Descent, GaussianPolicy, gaussian_rollout
 
 from vla.collectives import single_process
-from vla.rl.catalogue import NAMES, make_algorithm
+from vla.rl.algorithms import ALGORITHMS
+from vla.rl.catalogue import make_algorithm
 from vla.rl.sampling import keep_trajectories
 from vla.rl.update import UpdateSettings, update
 
@@ -42,7 +43,7 @@ def updated(name: str, share: int | None, reduce) -> dict[str, object]:
 if __name__ == "__main__":
     rank, rendezvous, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
-    shared = {name: updated(name, rank, reduce_sum) for name in NAMES}
+    shared = {name: updated(name, rank, reduce_sum) for name in ALGORITHMS}
     dist.destroy_process_group()
-    alone = {name: updated(name, None, single_process) for name in NAMES} if rank == 0 else {}
+    alone = {name: updated(name, None, single_process) for name in ALGORITHMS} if rank == 0 else {}
     torch.save({"shared": shared, "alone": alone}, out)

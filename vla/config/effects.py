@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from vla.config.algorithm import Ppo, Reinforce, ReinforcePlusPlus, needs_critic
 from vla.config.compose import ConfigError, at, compose, split
 from vla.config.robot import DiffusionPolicy, FlowPolicy, GymSim, RobotConfig, TokenPolicy
 from vla.config.text import Rlhf, Rlvr, TextConfig, TextPreference, TextSft
@@ -67,7 +66,7 @@ def rl_rules(config: RobotConfig | TextConfig) -> Iterator[Idle]:
         yield from each("rl", BRANCH_SETTINGS, "rl.num_branches is 0", BRANCHES)
     if rl.optimizer != "muon":
         yield Idle("rl.muon_learning_rate", f"rl.optimizer is {rl.optimizer}")
-    if not needs_critic(algorithm):
+    if not algorithm.traits.needs_values:
         yield Idle("rl.critic_learning_rate", f"algorithm={algorithm.name} has no critic here")
     if rl.importance_cap is None:
         yield Idle("rl.importance_level", "rl.importance_cap is null")
@@ -84,16 +83,15 @@ def rl_rules(config: RobotConfig | TextConfig) -> Iterator[Idle]:
 def algorithm_rules(config: RobotConfig | TextConfig) -> Iterator[Idle]:
     """Settings of the algorithm that others switch off."""
     algorithm = config.algorithm
-    if hasattr(algorithm, "kl_estimator") and not algorithm.kl_coefficient:
-        yield from each(
-            "algorithm", ("kl_estimator", "kl_placement", "kl_cap"), "algorithm.kl_coefficient is 0"
-        )
-    along_decisions = (
-        isinstance(algorithm, Reinforce | ReinforcePlusPlus) and algorithm.along == "decision"
-    )
+    names = type(algorithm).model_fields
+    if not algorithm.traits.needs_reference:
+        others = (n for n in names if n.startswith("kl_") and n != "kl_coefficient")
+        yield from each("algorithm", others, "algorithm.kl_coefficient is 0")
+    # without a setting `along`, credit runs where the critic's values stand: a robot's decisions
+    along_decisions = getattr(algorithm, "along", None) == "decision"
     if isinstance(config, RobotConfig):
         why = "a branch is one decision (rl.num_branches)" if config.rl.num_branches else None
-        along_decisions = along_decisions or isinstance(algorithm, Ppo)
+        along_decisions = along_decisions or "along" not in names
     else:
         one_turn = not isinstance(config.text, Rlvr) or config.text.max_turns == 1
         why = "an answer is one decision" if one_turn else None
@@ -115,7 +113,7 @@ def robot_rules(config: RobotConfig) -> Iterator[Idle]:
         yield Idle("model.freeze_in_rl", "rl.num_iterations is 0", "rl.num_iterations")
         if not recap.num_rounds:
             yield Idle("evaluation.num_quick_starts", "rl.num_iterations is 0", "rl.num_iterations")
-    if not rl.num_iterations or not needs_critic(config.algorithm):
+    if not rl.num_iterations or not config.algorithm.traits.needs_values:
         yield Idle(
             "model.detach_critic", f"algorithm={config.algorithm.name} trains no critic here"
         )

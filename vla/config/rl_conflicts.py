@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from vla.config.algorithm import (
-    Algorithm,
-    Dapo,
-    Grpo,
-    Gspo,
-    Ppo,
-    Reinforce,
-    needs_critic,
-    needs_groups,
-)
+from vla.config.algorithm import AlgorithmSection
+from vla.config.compose import ConfigError
 from vla.config.explain import nearest_divisor, shown
 from vla.config.robot import RobotConfig
 from vla.config.text import TextConfig
 from vla.config.training import Rl
 from vla.config.whole_episodes import why_no_branches
-from vla.rl import checks
+from vla.rl.traits import AlgorithmTraits
 
 
-def rl_conflicts(rl: Rl, algorithm: Algorithm) -> list[str]:
-    found = algorithm_conflicts(algorithm) + length_conflicts(rl)
-    if needs_groups(algorithm) and rl.group_size < 2 and not rl.num_branches:
+def rl_conflicts(rl: Rl, algorithm: AlgorithmSection) -> list[str]:
+    try:
+        traits = algorithm.traits
+    except ConfigError as error:
+        return [str(error)]
+    found = length_conflicts(rl)
+    if traits.needs_groups and rl.group_size < 2 and not rl.num_branches:
         found.append(
             f"rl.group_size ({rl.group_size}) must be at least 2 under algorithm={algorithm.name}, which compares "
             "the trajectories of a group: raise it, or choose algorithm=ppo"
@@ -37,15 +33,15 @@ def rl_conflicts(rl: Rl, algorithm: Algorithm) -> list[str]:
             f"rl.max_refills ({rl.max_refills}) replaces groups that say nothing, and those of rl.group_size (1) never "
             "say anything: set it to 0, or rl.group_size to 8"
         )
-    if rl.critic_warmup_iterations and not needs_critic(algorithm):
+    if rl.critic_warmup_iterations and not traits.needs_values:
         found.append(
             f"rl.critic_warmup_iterations ({rl.critic_warmup_iterations}) needs a critic, and "
             f"algorithm={algorithm.name} has none: set it to 0, or choose algorithm=ppo"
         )
-    if algorithm.name == "reinforce" and (rl.epochs > 1 or rl.num_minibatches > 1):
+    if not traits.uses_ratio and (rl.epochs > 1 or rl.num_minibatches > 1):
         found.append(
             f"rl.epochs ({rl.epochs}) and rl.num_minibatches ({rl.num_minibatches}) must be 1 under "
-            "algorithm=reinforce, which has no ratio to correct for steps already taken: set both to 1, or choose "
+            f"algorithm={algorithm.name}, which has no ratio to correct for steps already taken: set both to 1, or choose "
             "reinforce_plus_plus"
         )
     if (rl.kl_target is None) != (rl.kl_horizon is None):
@@ -60,7 +56,11 @@ def rl_conflicts(rl: Rl, algorithm: Algorithm) -> list[str]:
             f"rl.starts_per_iteration x rl.group_size ({num_trajectories}): "
             f"{nearest_divisor(rl.num_minibatches, num_trajectories)} does"
         )
-    return found + missing_conflicts(rl, algorithm) + reference_conflicts(rl, algorithm)
+    return (
+        found
+        + missing_conflicts(rl, algorithm.name, traits)
+        + reference_conflicts(rl, algorithm.name, traits)
+    )
 
 
 def length_conflicts(rl: Rl) -> list[str]:
@@ -118,42 +118,42 @@ def text_rl_conflicts(rl: Rl) -> list[str]:
     ]
 
 
-def missing_conflicts(rl: Rl, algorithm: Algorithm) -> list[str]:
+def missing_conflicts(rl: Rl, name: str, traits: AlgorithmTraits) -> list[str]:
     """What is asked of a reference or a critic that the algorithm does not have."""
     found = []
-    if not getattr(algorithm, "kl_coefficient", 0):
+    if not traits.needs_reference:
         found = [
             f"rl.{setting} ({shown(value)}) is about the reference of a KL penalty, and algorithm.kl_coefficient is 0 "
-            f"or no setting of algorithm={algorithm.name}: start it above 0, or set rl.{setting} to null"
+            f"or no setting of algorithm={name}: start it above 0, or set rl.{setting} to null"
             for setting, value in (
                 ("kl_target", rl.kl_target),
                 ("reference_every", rl.reference_every),
             )
             if value is not None
         ]
-    if rl.critic == "separate" and not needs_critic(algorithm):
+    if rl.critic == "separate" and not traits.needs_values:
         found.append(
-            f"rl.critic (separate) needs an algorithm with a critic, and algorithm={algorithm.name} has none: set it "
+            f"rl.critic (separate) needs an algorithm with a critic, and algorithm={name} has none: set it "
             "to shared, or choose algorithm=ppo"
         )
     return found
 
 
-def reference_conflicts(rl: Rl, algorithm: Algorithm) -> list[str]:
+def reference_conflicts(rl: Rl, name: str, traits: AlgorithmTraits) -> list[str]:
     """A reference that nothing asks, or that could only answer 0."""
     if rl.reference == "auto":
         return []
-    if not getattr(algorithm, "kl_coefficient", 0):
+    if not traits.needs_reference:
         return [
             f"rl.reference ({rl.reference}) is about a KL penalty, and algorithm.kl_coefficient is 0 or no setting of "
-            f"algorithm={algorithm.name}: start it above 0, or set rl.reference to auto"
+            f"algorithm={name}: start it above 0, or set rl.reference to auto"
         ]
     if rl.reference != "rollout":
         return []
     found = []
-    if not kl_in_loss(algorithm):
+    if traits.kl_in != "loss":
         found.append(
-            f"rl.reference (rollout) takes nothing from the rewards of algorithm={algorithm.name}, for whoever sampled "
+            f"rl.reference (rollout) takes nothing from the rewards of algorithm={name}, for whoever sampled "
             "is its own reference: choose a KL in the loss (algorithm=grpo, or ppo with algorithm.kl_placement=loss), "
             "or rl.reference=copy"
         )
@@ -171,55 +171,6 @@ def reference_conflicts(rl: Rl, algorithm: Algorithm) -> list[str]:
         found.append(
             "rl.reference (rollout) says nothing in the first optimizer step after a rollout, and rl.epochs (1) x "
             "rl.num_minibatches (1) makes no other: set either to 2 or more, or rl.reference=copy"
-        )
-    return found
-
-
-def kl_in_loss(algorithm: Algorithm) -> bool:
-    """Whether the KL is a term of the loss; elsewhere it is taken from the rewards."""
-    if isinstance(algorithm, Ppo):
-        return algorithm.kl_placement == "loss"
-    return algorithm.name in ("grpo", "gspo") or getattr(algorithm, "baseline", None) == "group"
-
-
-def algorithm_conflicts(algorithm: Algorithm) -> list[str]:
-    found = []
-    if hasattr(algorithm, "reduction"):
-        try:
-            checks.reduction(algorithm.reduction, algorithm.max_length)
-        except ValueError as error:
-            found.append(f"algorithm.{error}")
-    if isinstance(algorithm, Grpo | Gspo):
-        try:
-            checks.kl_cap(algorithm.kl_cap, algorithm.kl_coefficient)
-        except ValueError as error:
-            found.append(f"algorithm.{error}")
-    if isinstance(algorithm, Ppo):
-        try:
-            checks.draw_by_draw(
-                algorithm.ratio_level, algorithm.clip_first_draw, algorithm.draw_discount
-            )
-        except ValueError as error:
-            found.append(f"algorithm.{error}")
-    if isinstance(algorithm, Reinforce) and (algorithm.value_coefficient is None) == (
-        algorithm.baseline == "critic"
-    ):
-        found.append(
-            f"algorithm.value_coefficient ({shown(algorithm.value_coefficient)}) belongs to algorithm.baseline=critic, "
-            f"and that is {algorithm.baseline}: give both or neither"
-        )
-    if isinstance(algorithm, Dapo) and (algorithm.max_length or 0) < algorithm.overlong_buffer:
-        found.append(
-            f"algorithm.max_length ({shown(algorithm.max_length)}) must be at least algorithm.overlong_buffer "
-            f"({algorithm.overlong_buffer}): it is the most draws a trajectory can have"
-        )
-    if (
-        isinstance(algorithm, Dapo)
-        and algorithm.max_length is not None
-        and not algorithm.overlong_buffer
-    ):
-        found.append(
-            f"algorithm.max_length ({algorithm.max_length}) has no meaning without algorithm.overlong_buffer"
         )
     return found
 

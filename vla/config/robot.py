@@ -8,7 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from vla.config.algorithm import Algorithm
-from vla.config.section import (
+from vla.config.section import Section
+from vla.config.training import Evaluation, Lora, Rl, Train
+from vla.ranges import (
     Count,
     CountOrZero,
     Depth,
@@ -27,7 +29,6 @@ from vla.config.section import (
     Rows,
     Schedule,
     Seconds,
-    Section,
     Share,
     Size,
     SomeNames,
@@ -38,7 +39,6 @@ from vla.config.section import (
     WeightDecay,
     Weights,
 )
-from vla.config.training import Evaluation, Lora, Rl, Train
 
 Pixels = Annotated[Integer, Field(ge=8, le=4096)]
 Envs = Annotated[Integer, Field(ge=1, le=4096)]

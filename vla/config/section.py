@@ -1,96 +1,11 @@
-"""What every section of the settings is made of: kinds of numbers with their ranges, names, and
-lists of names.
-
-A range ends where a value stops to mean something: counts at what a large machine holds, rates and
-weights where floating point gives out. A boolean is no number, and a number is no boolean.
-"""
+"""Base of every section of the settings: frozen, strict, complete."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    model_validator,
-)
-
-
-def whole(value: Any) -> Any:
-    """A float without a fraction as the integer that it is: 1e3 is 1000."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def not_tiny(value: float) -> float:
-    """Refuse what is above 0 in name only."""
-    if 0 < abs(value) < SMALLEST:
-        raise ValueError(
-            f"is too near to 0 to have an effect: give 0 where it may be 0, or {SMALLEST} and above"
-        )
-    return value
-
-
-def unlike(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Refuse a name that stands twice in a list."""
-    twice = [name for i, name in enumerate(names) if name in names[:i]]
-    if twice:
-        raise ValueError(f"names {twice[0]} twice: leave one of them out")
-    return names
-
-
-SMALLEST = 1e-12
-LARGEST = 1_000_000
-MAX_SEED = 2**63 - 2
-"""The largest start or seed: one above it must still be a 64-bit integer."""
-
-Integer = Annotated[int, BeforeValidator(whole)]
-Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST), AfterValidator(not_tiny)]
-Positive = Annotated[float, Field(gt=0, le=LARGEST), AfterValidator(not_tiny)]
-NonNegative = Annotated[float, Field(ge=0, le=LARGEST), AfterValidator(not_tiny)]
-Fraction = Annotated[float, Field(ge=0, le=1), AfterValidator(not_tiny)]
-Share = Annotated[float, Field(gt=0, lt=1), AfterValidator(not_tiny)]
-"""Strictly between 0 and 1."""
-BelowOne = Annotated[float, Field(ge=0, lt=1), AfterValidator(not_tiny)]
-BelowHalf = Annotated[float, Field(ge=0, lt=0.5), AfterValidator(not_tiny)]
-"""A chance that a label is wrong; at one half labels say nothing."""
-PositiveFraction = Annotated[float, Field(gt=0, le=1), AfterValidator(not_tiny)]
-LearningRate = Annotated[float, Field(gt=0, le=1), AfterValidator(not_tiny)]
-WeightDecay = Annotated[float, Field(ge=0, le=10), AfterValidator(not_tiny)]
-Temperature = Annotated[float, Field(gt=0, ge=0.01, le=10)]
-Seconds = Annotated[float, Field(gt=0, le=10**8), AfterValidator(not_tiny)]
-
-OnBadRow = Literal["error", "skip"]
-"""What happens at a row of data that cannot be used: it stops the run, or it is left out and
-counted."""
-
-Count = Annotated[Integer, Field(ge=1, le=10**8)]
-CountOrZero = Annotated[Integer, Field(ge=0, le=10**8)]
-Rows = Annotated[Integer, Field(ge=1, le=10**5)]
-"""Things that are worked on together: a batch, the starts of an iteration, environments."""
-Few = Annotated[Integer, Field(ge=1, le=10**4)]
-FewOrZero = Annotated[Integer, Field(ge=0, le=10**4)]
-Size = Annotated[Integer, Field(ge=1, le=16384)]
-"""A dimension of a model."""
-Depth = Annotated[Integer, Field(ge=1, le=256)]
-Even = Annotated[Integer, Field(ge=2, le=16384, multiple_of=2)]
-Steps = Annotated[Integer, Field(ge=1, le=10**5)]
-"""Steps of an episode or of a chain, and tokens of a text."""
-Tokens = Annotated[Integer, Field(ge=16, le=10**6)]
-"""Room for a text; a chat template alone takes some ten tokens."""
-Threads = Annotated[Integer, Field(ge=0, le=1024)]
-Seed = Annotated[Integer, Field(ge=0, le=MAX_SEED)]
-
-Name = Annotated[str, StringConstraints(pattern=r"\S")]
-"""Something that is named: never empty, as an unset shell variable is."""
-Names = Annotated[tuple[Name, ...], AfterValidator(unlike)]
-SomeNames = Annotated[tuple[Name, ...], Field(min_length=1), AfterValidator(unlike)]
-Weights = Annotated[dict[Name, Number], Field(min_length=1)]
-"""{name of a reward: its weight}."""
+from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class Section(BaseModel):
@@ -107,6 +22,3 @@ class Section(BaseModel):
         return {
             key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
         }
-
-
-Schedule = Literal["cosine", "linear", "constant"]

@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from vla.config.algorithm import Algorithm
-from vla.config.section import (
+from vla.config.section import Section
+from vla.config.training import Lora, Rl, Train
+from vla.ranges import (
     BelowHalf,
     BelowOne,
     Count,
@@ -24,7 +26,6 @@ from vla.config.section import (
     Positive,
     PositiveFraction,
     Rows,
-    Section,
     Share,
     Size,
     SomeNames,
@@ -32,7 +33,6 @@ from vla.config.section import (
     Tokens,
     Weights,
 )
-from vla.config.training import Lora, Rl, Train
 
 Epochs = Annotated[Positive, Field(le=10**4)]
 Samples = Annotated[Integer, Field(ge=2, le=10**4)]

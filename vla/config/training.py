@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator
 
-from vla.config.section import (
+from vla.config.section import Section
+from vla.ranges import (
     Count,
     CountOrZero,
     Few,
@@ -18,7 +19,6 @@ from vla.config.section import (
     Rows,
     Schedule,
     Seconds,
-    Section,
     Seed,
     Share,
     Size,

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from vla.config.algorithm import needs_groups
 from vla.config.robot import (
     DiffusionPolicy,
     FastPolicy,
@@ -67,7 +66,7 @@ def whole_episodes(
     so."""
     rl = config.rl
     changes = {"num_branches": 0}
-    if needs_groups(config.algorithm) and rl.group_size == 1:
+    if config.algorithm.traits.needs_groups and rl.group_size == 1:
         groups = {
             "group_size": GROUP_SIZE,
             "starts_per_iteration": max(1, rl.starts_per_iteration // GROUP_SIZE),

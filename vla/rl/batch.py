@@ -9,17 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vla.collectives import ReduceSum, single_process, sum_counts
+from vla.rl.choices import Reduction
 from vla.rl.groups import GroupCredit
 from vla.types import Observation, Rollout, Trace, map_rows
-
-Reduction = Literal["token", "sequence", "constant"]
 
 
 @dataclass(frozen=True)

@@ -1,82 +1,43 @@
-"""Every algorithm by name, with flat settings; what cannot work is refused by name before anything
-heavy loads."""
+"""Algorithms made from their name and flat settings, and the runs they refuse."""
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import MISSING, fields
 from typing import Any
 
-from vla.rl.cispo import CISPO
-from vla.rl.dapo import DAPO
-from vla.rl.dr_grpo import DrGRPO
-from vla.rl.grpo import GRPO
-from vla.rl.gspo import GSPO
-from vla.rl.maxrl import MaxRL
-from vla.rl.ppo import PPO
+from vla.plugins import find_target, load_target
+from vla.rl.algorithms import algorithm_table
 from vla.rl.protocols import Algorithm
-from vla.rl.reinforce import REINFORCE
-from vla.rl.reinforce_plus_plus import REINFORCEPlusPlus
-from vla.rl.rloo import RLOO
 from vla.rl.update import UpdateSettings
-
-NAMES = (
-    *("ppo", "grpo", "dr_grpo", "dapo", "gspo", "cispo"),
-    *("rloo", "maxrl", "reinforce", "reinforce_plus_plus"),
-)
+from vla.spelling import suggestion
 
 
 def algorithm_type(name: str) -> type[Any]:
-    """The frozen dataclass that holds this algorithm's settings."""
-    match name:
-        case "ppo":
-            return PPO
-        case "grpo":
-            return GRPO
-        case "dr_grpo":
-            return DrGRPO
-        case "dapo":
-            return DAPO
-        case "gspo":
-            return GSPO
-        case "cispo":
-            return CISPO
-        case "rloo":
-            return RLOO
-        case "maxrl":
-            return MaxRL
-        case "reinforce":
-            return REINFORCE
-        case "reinforce_plus_plus":
-            return REINFORCEPlusPlus
-        case _:
-            raise ValueError(
-                f"algorithm ({name!r}) is unknown{did_you_mean(name, NAMES)}; there are {', '.join(NAMES)}"
-            )
+    """The frozen dataclass of an algorithm; imports its module."""
+    kind: type[Any] = load_target(find_target(algorithm_table(), "algorithm", name))
+    return kind
 
 
 def make_algorithm(name: str, **settings: Any) -> Algorithm:
-    """An algorithm from its name and settings; a setting it does not have, or lacks, is named."""
+    """An algorithm from its name and settings.
+
+    Raises ValueError that names a setting it does not have, or lacks.
+    """
     kind = algorithm_type(name)
-    known = {f.name: f for f in fields(kind)}
+    known = {field.name: field for field in fields(kind)}
     for setting in settings:
         if setting not in known:
-            hint = did_you_mean(setting, tuple(known))
             raise ValueError(
-                f"{name}.{setting} is not a setting of {name}{hint}; it has {', '.join(known)}"
+                f"{name}.{setting} is not a setting of {name}{suggestion(setting, known)}"
             )
     missing = [n for n, f in known.items() if f.default is MISSING and n not in settings]
     if missing:
         raise ValueError(
-            f"{name}.{missing[0]} is missing: give a value (docs/algorithms.md says which are usual)"
+            f"{name}.{missing[0]} is missing: give a value "
+            "(docs/algorithms.md says which are usual)"
         )
-    return kind(**settings)
-
-
-def did_you_mean(name: str, choices: tuple[str, ...]) -> str:
-    """A hint where a choice is near enough, else nothing."""
-    near = difflib.get_close_matches(name, choices, n=1)
-    return f": did you mean {near[0]!r}?" if near else ""
+    algorithm: Algorithm = kind(**settings)
+    return algorithm
 
 
 def check_run(
@@ -109,8 +70,8 @@ def check_run(
         raise ValueError(
             f"num_minibatches ({update.num_minibatches}) must divide the rows of a rollout ({num_rows})"
         )
-    if isinstance(algorithm, REINFORCE) and (update.epochs > 1 or update.num_minibatches > 1):
+    if not algorithm.uses_ratio and (update.epochs > 1 or update.num_minibatches > 1):
         raise ValueError(
-            f"epochs ({update.epochs}) and num_minibatches ({update.num_minibatches}) must be 1 for REINFORCE: it has "
+            f"epochs ({update.epochs}) and num_minibatches ({update.num_minibatches}) must be 1 for {name}: it has "
             "no ratio to correct for the steps already taken; use reinforce_plus_plus or ppo for more"
         )

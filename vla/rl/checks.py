@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
+def shown(value: float | None) -> str:
+    """A number as YAML writes it."""
+    return "null" if value is None else str(value)
+
+
 def at_least(setting: str, value: float | int, low: float | int, remedy: str) -> None:
     """Refuse a value below `low` (or NaN)."""
     if not value >= low:

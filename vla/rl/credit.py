@@ -5,7 +5,6 @@ REINFORCE++ start from.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,11 +13,10 @@ from torch import Tensor
 from vla.collectives import ReduceSum, single_process
 from vla.rl.advantages import place_rewards
 from vla.rl.batch import Batch
-from vla.rl.kl import KLEstimator, masked_kl
+from vla.rl.choices import Along, KLEstimator
+from vla.rl.kl import masked_kl
 from vla.rl.losses import value_terms
 from vla.types import Rollout, Scores
-
-Along = Literal["decision", "draw"]
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,12 @@ adaptive controller.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-KLEstimator = Literal["k1", "k2", "k3"]
-KLPlacement = Literal["reward", "loss"]
+from vla.rl.choices import KLEstimator
 
 LOG_RATIO_LIMIT = 20.0
 """e^20 = 4.9e8: a log-ratio beyond it is an accident, and its exponential would overflow."""

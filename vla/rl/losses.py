@@ -7,17 +7,15 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vla.rl.batch import Batch, LossOutput
-from vla.rl.kl import LOG_RATIO_LIMIT, KLEstimator, kl_terms
+from vla.rl.choices import KLEstimator, Level
+from vla.rl.kl import LOG_RATIO_LIMIT, kl_terms
 from vla.types import Scores
-
-Level = Literal["draw", "decision"]
 
 
 def draw_log_ratio(

@@ -17,6 +17,7 @@ from torch.nn import Parameter
 
 from vla.collectives import ReduceSum, single_process
 from vla.rl.batch import Batch, LossOutput
+from vla.rl.traits import AlgorithmTraits
 from vla.types import Decision, Observation, Rollout, Scores, Trace
 
 
@@ -121,20 +122,13 @@ class Reference(Protocol):
 
 
 @runtime_checkable
-class Algorithm(Protocol):
+class Algorithm(AlgorithmTraits, Protocol):
     """A frozen dataclass of flat settings with two functions.
 
     `prepare` turns a rollout into a batch: advantages, returns, and the weights of the *global*
     batch. `loss` is a sum over whatever rows it is given; sums over disjoint rows add up to the
     loss of the batch.
     """
-
-    @property
-    def needs_reference(self) -> bool: ...
-    @property
-    def needs_values(self) -> bool: ...
-    @property
-    def needs_groups(self) -> bool: ...
 
     def prepare(
         self,

@@ -19,9 +19,10 @@ from torch.nn import Parameter
 from vla.collectives import ReduceSum, single_process, sum_gradients
 from vla.rl import checks
 from vla.rl.batch import Batch, LossOutput
+from vla.rl.choices import Level
 from vla.rl.diagnostics import Diagnostics, NonFiniteError, rows_with_bad_gradients
 from vla.rl.kl import masked_kl
-from vla.rl.losses import Level, importance_weights
+from vla.rl.losses import importance_weights
 from vla.rl.protocols import Algorithm, Critic, Optimizer, Policy
 from vla.rl.scoring import device_of, score_logprobs
 from vla.rl.trust_region import take_step

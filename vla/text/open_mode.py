@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vla.config.algorithm import needs_critic
 from vla.config.text import Generation, Prompts, TextConfig
 from vla.data.rows import RowReader
 from vla.decoding.sampling import Sampling
@@ -56,7 +55,7 @@ class OpenMode:
             )
             parts.check_context(*context_of(generation))
             sets = sets.fitting(parts.chat, generation.max_prompt_tokens, reader)
-            value_head = config.text.name == "rlhf" and needs_critic(config.algorithm)
+            value_head = config.text.name == "rlhf" and config.algorithm.traits.needs_values
             sampling = Sampling(**generation.sampling.model_dump())
             speaker = parts.policy(sampling, generation.max_new_tokens, value_head)
             learner = parts.policy(Sampling(), generation.max_new_tokens)

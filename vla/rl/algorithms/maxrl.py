@@ -10,8 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vla.collectives import ReduceSum, single_process
+from vla.ranges import Count, Fraction, NonNegative
 from vla.rl import checks
-from vla.rl.batch import Batch, LossOutput, Reduction, trajectory_batch
+from vla.rl.batch import Batch, LossOutput, trajectory_batch
+from vla.rl.choices import EntropyCoefficient, KLPlacement, Reduction
 from vla.rl.groups import maximum_likelihood
 from vla.rl.losses import clipped_terms, combine, draw_log_ratio
 from vla.types import Rollout, Scores
@@ -25,14 +27,16 @@ class MaxRL:
     Returns must not be negative. The clip is PPO's; with one pass over each rollout it never acts.
     """
 
-    clip_low: float
-    clip_high: float
+    clip_low: Fraction
+    clip_high: NonNegative
     reduction: Reduction = "sequence"
-    max_length: int | None = None
-    entropy_coefficient: float = 0.0
+    max_length: Count | None = None
+    entropy_coefficient: EntropyCoefficient = 0.0
     needs_reference: ClassVar[bool] = False
     needs_values: ClassVar[bool] = False
     needs_groups: ClassVar[bool] = True
+    kl_in: ClassVar[KLPlacement | None] = None
+    uses_ratio: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         checks.clip_range(self.clip_low, self.clip_high)

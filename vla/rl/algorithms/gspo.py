@@ -10,10 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vla.collectives import ReduceSum, single_process
+from vla.ranges import Fraction, NonNegative, Positive
 from vla.rl import checks
 from vla.rl.batch import Batch, LossOutput, trajectory_batch
+from vla.rl.choices import EntropyCoefficient, KLEstimator, KLPlacement
 from vla.rl.groups import group_relative
-from vla.rl.kl import KLEstimator
 from vla.rl.losses import clipped_terms, combine, mean_log_ratio
 from vla.types import Rollout, Scores
 
@@ -28,15 +29,17 @@ class GSPO:
     single draw, so usual clips hold nothing.
     """
 
-    clip_low: float
-    clip_high: float
-    kl_coefficient: float = 0.0
+    clip_low: Fraction
+    clip_high: NonNegative
+    kl_coefficient: NonNegative = 0.0
     kl_estimator: KLEstimator = "k3"
-    kl_cap: float | None = None
-    entropy_coefficient: float = 0.0
+    kl_cap: Positive | None = None
+    entropy_coefficient: EntropyCoefficient = 0.0
     keep_equal_groups: bool = False
     needs_values: ClassVar[bool] = False
     needs_groups: ClassVar[bool] = True
+    kl_in: ClassVar[KLPlacement | None] = "loss"
+    uses_ratio: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         checks.clip_range(self.clip_low, self.clip_high)

@@ -10,11 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vla.collectives import ReduceSum, single_process
+from vla.ranges import Count, Fraction, NonNegative, Positive
 from vla.rl import checks
-from vla.rl.batch import Batch, LossOutput, Reduction, trajectory_batch
+from vla.rl.batch import Batch, LossOutput, trajectory_batch
+from vla.rl.choices import DualClip, EntropyCoefficient, KLEstimator, KLPlacement, Level, Reduction
 from vla.rl.groups import group_relative
-from vla.rl.kl import KLEstimator
-from vla.rl.losses import Level, clipped_terms, combine, log_ratio_at
+from vla.rl.losses import clipped_terms, combine, log_ratio_at
 from vla.types import Rollout, Scores
 
 
@@ -27,20 +28,22 @@ class GRPO:
     .2/.28, reduction 'token', no KL. `ratio_level` 'decision' clips the ratio of a whole chunk.
     """
 
-    clip_low: float
-    clip_high: float
+    clip_low: Fraction
+    clip_high: NonNegative
     scale: Literal["std", "none"] = "std"
     reduction: Reduction = "sequence"
-    max_length: int | None = None
+    max_length: Count | None = None
     ratio_level: Level = "draw"
-    dual_clip: float | None = None
-    kl_coefficient: float = 0.0
+    dual_clip: DualClip | None = None
+    kl_coefficient: NonNegative = 0.0
     kl_estimator: KLEstimator = "k3"
-    kl_cap: float | None = None
-    entropy_coefficient: float = 0.0
+    kl_cap: Positive | None = None
+    entropy_coefficient: EntropyCoefficient = 0.0
     keep_equal_groups: bool = False
     needs_values: ClassVar[bool] = False
     needs_groups: ClassVar[bool] = True
+    kl_in: ClassVar[KLPlacement | None] = "loss"
+    uses_ratio: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         checks.clip_range(self.clip_low, self.clip_high, self.dual_clip)

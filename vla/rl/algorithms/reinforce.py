@@ -4,18 +4,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from vla.collectives import ReduceSum, single_process, sum_counts
+from vla.ranges import Count, Fraction, NonNegative, Positive
 from vla.rl import checks
 from vla.rl.advantages import bootstrap_values, generalized_advantages, rewards_to_go, whiten
-from vla.rl.batch import Batch, LossOutput, Reduction, reduction_weights
+from vla.rl.batch import Batch, LossOutput, reduction_weights
+from vla.rl.choices import Along, EntropyCoefficient, KLEstimator, KLPlacement, Reduction
 from vla.rl.credit import (
-    Along,
     Credit,
     as_advantages,
     critic_rows,
@@ -23,7 +24,6 @@ from vla.rl.credit import (
     lay_out_rewards,
     position_weights,
 )
-from vla.rl.kl import KLEstimator
 from vla.rl.losses import combine, reinforce_terms
 from vla.types import Rollout, Scores
 
@@ -38,16 +38,19 @@ class REINFORCE:
     `along` is where credit runs: decisions or draws.
     """
 
-    gamma: float
+    gamma: Fraction
     along: Along
     baseline: Literal["none", "mean", "critic"] = "none"
-    value_coefficient: float | None = None
+    value_coefficient: Positive | None = None
     normalize_advantages: bool = False
     reduction: Reduction = "token"
-    max_length: int | None = None
-    kl_coefficient: float = 0.0
+    max_length: Count | None = None
+    kl_coefficient: NonNegative = 0.0
     kl_estimator: KLEstimator = "k1"
-    entropy_coefficient: float = 0.0
+    entropy_coefficient: EntropyCoefficient = 0.0
+    kl_in: ClassVar[KLPlacement | None] = "reward"
+    needs_groups: ClassVar[bool] = False
+    uses_ratio: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         checks.discount(self.gamma)
@@ -55,8 +58,8 @@ class REINFORCE:
         checks.one_of("baseline", self.baseline, ("none", "mean", "critic"))
         if (self.value_coefficient is not None) != (self.baseline == "critic"):
             raise ValueError(
-                f"value_coefficient ({self.value_coefficient}) belongs to baseline 'critic', and baseline is "
-                f"{self.baseline!r}: give both or neither"
+                f"value_coefficient ({checks.shown(self.value_coefficient)}) belongs to "
+                f"baseline=critic, and baseline is {self.baseline}: give both or neither"
             )
         checks.reduction(self.reduction, self.max_length)
         checks.penalty(self.kl_coefficient, self.kl_estimator, self.entropy_coefficient)
@@ -68,10 +71,6 @@ class REINFORCE:
     @property
     def needs_values(self) -> bool:
         return self.baseline == "critic"
-
-    @property
-    def needs_groups(self) -> bool:
-        return False
 
     def prepare(
         self,

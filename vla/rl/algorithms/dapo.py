@@ -11,8 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vla.collectives import ReduceSum, single_process
+from vla.ranges import Count, CountOrZero, Fraction, NonNegative
 from vla.rl import checks
 from vla.rl.batch import Batch, LossOutput, trajectory_batch
+from vla.rl.choices import EntropyCoefficient, KLPlacement
 from vla.rl.groups import group_relative
 from vla.rl.losses import clipped_terms, combine, draw_log_ratio
 from vla.types import Rollout, Scores
@@ -35,14 +37,16 @@ class DAPO:
     the shaping off, as robots want it, and `max_length` is then null.
     """
 
-    clip_low: float
-    clip_high: float
-    overlong_buffer: int = 0
-    max_length: int | None = None
-    entropy_coefficient: float = 0.0
+    clip_low: Fraction
+    clip_high: NonNegative
+    overlong_buffer: CountOrZero = 0
+    max_length: Count | None = None
+    entropy_coefficient: EntropyCoefficient = 0.0
     needs_reference: ClassVar[bool] = False
     needs_values: ClassVar[bool] = False
     needs_groups: ClassVar[bool] = True
+    kl_in: ClassVar[KLPlacement | None] = None
+    uses_ratio: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         checks.clip_range(self.clip_low, self.clip_high)
@@ -57,7 +61,7 @@ class DAPO:
             self.max_length is None or self.max_length < self.overlong_buffer
         ):
             raise ValueError(
-                f"max_length ({self.max_length}) must be at least overlong_buffer ({self.overlong_buffer}): "
+                f"max_length ({checks.shown(self.max_length)}) must be at least overlong_buffer ({self.overlong_buffer}): "
                 "it is the most draws a trajectory can have"
             )
         if not self.overlong_buffer and self.max_length is not None:

@@ -11,10 +11,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vla.collectives import ReduceSum, single_process, sum_counts
+from vla.ranges import Fraction, NonNegative
 from vla.rl import checks
 from vla.rl.advantages import rewards_to_go, whiten
 from vla.rl.batch import Batch, LossOutput, reduction_weights
-from vla.rl.credit import Along, as_advantages, lay_out_rewards
+from vla.rl.choices import Along, EntropyCoefficient, KLPlacement
+from vla.rl.credit import as_advantages, lay_out_rewards
 from vla.rl.groups import group_statistics
 from vla.rl.losses import clipped_terms, combine, draw_log_ratio
 from vla.types import Rollout, Scores
@@ -30,14 +32,15 @@ class REINFORCEPlusPlus:
     start again there.
     """
 
-    clip_low: float
-    clip_high: float
-    gamma: float
+    clip_low: Fraction
+    clip_high: NonNegative
+    gamma: Fraction
     along: Along
     baseline: Literal["none", "group"] = "none"
-    kl_coefficient: float = 0.0
-    entropy_coefficient: float = 0.0
+    kl_coefficient: NonNegative = 0.0
+    entropy_coefficient: EntropyCoefficient = 0.0
     needs_values: ClassVar[bool] = False
+    uses_ratio: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         checks.clip_range(self.clip_low, self.clip_high)
@@ -53,6 +56,10 @@ class REINFORCEPlusPlus:
     @property
     def needs_groups(self) -> bool:
         return self.baseline == "group"
+
+    @property
+    def kl_in(self) -> KLPlacement:
+        return "loss" if self.baseline == "group" else "reward"
 
     def prepare(
         self,

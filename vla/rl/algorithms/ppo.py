@@ -12,19 +12,27 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vla.collectives import ReduceSum, single_process, sum_counts
+from vla.ranges import Count, Fraction, NonNegative, Positive
 from vla.rl import checks
 from vla.rl.advantages import bootstrap_values, generalized_advantages, whiten
-from vla.rl.batch import Batch, LossOutput, Reduction, reduction_weights
-from vla.rl.credit import (
+from vla.rl.batch import Batch, LossOutput, reduction_weights
+from vla.rl.choices import (
     Along,
+    DualClip,
+    EntropyCoefficient,
+    KLEstimator,
+    KLPlacement,
+    Level,
+    Reduction,
+)
+from vla.rl.credit import (
     as_advantages,
     critic_rows,
     explained_variance,
     lay_out_rewards,
     position_weights,
 )
-from vla.rl.kl import KLEstimator, KLPlacement
-from vla.rl.losses import Level, clip_shares, clipped_terms, combine, log_ratio_at
+from vla.rl.losses import clip_shares, clipped_terms, combine, log_ratio_at
 from vla.types import Rollout, Scores
 
 
@@ -42,26 +50,27 @@ class PPO:
     `draw_discount` for every draw that follows.
     """
 
-    clip_low: float
-    clip_high: float
-    gamma: float
-    gae_lambda: float
-    value_coefficient: float
-    value_clip: float | None = None
-    dual_clip: float | None = None
+    clip_low: Fraction
+    clip_high: NonNegative
+    gamma: Fraction
+    gae_lambda: Fraction
+    value_coefficient: Positive
+    value_clip: Positive | None = None
+    dual_clip: DualClip | None = None
     normalize_advantages: bool = True
     whiten_rewards: bool = False
     reduction: Reduction = "token"
-    max_length: int | None = None
+    max_length: Count | None = None
     ratio_level: Level = "draw"
-    clip_first_draw: float = 1.0
-    draw_discount: float = 1.0
-    kl_coefficient: float = 0.0
+    clip_first_draw: Fraction = 1.0
+    draw_discount: Fraction = 1.0
+    kl_coefficient: NonNegative = 0.0
     kl_estimator: KLEstimator = "k1"
     kl_placement: KLPlacement = "reward"
-    entropy_coefficient: float = 0.0
+    entropy_coefficient: EntropyCoefficient = 0.0
     needs_values: ClassVar[bool] = True
     needs_groups: ClassVar[bool] = False
+    uses_ratio: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         checks.clip_range(self.clip_low, self.clip_high, self.dual_clip)
@@ -92,6 +101,10 @@ class PPO:
     @property
     def needs_reference(self) -> bool:
         return self.kl_coefficient > 0
+
+    @property
+    def kl_in(self) -> KLPlacement:
+        return self.kl_placement
 
     def prepare(
         self,

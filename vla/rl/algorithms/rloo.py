@@ -11,8 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vla.collectives import ReduceSum, single_process
+from vla.ranges import Fraction, NonNegative
 from vla.rl import checks
 from vla.rl.batch import Batch, LossOutput, trajectory_batch
+from vla.rl.choices import EntropyCoefficient, KLPlacement
 from vla.rl.credit import lay_out_rewards
 from vla.rl.groups import leave_one_out
 from vla.rl.losses import clipped_terms, combine, decision_log_ratio
@@ -28,12 +30,14 @@ class RLOO:
     REINFORCE's on the decision's log-prob (the sum over its draws), averaged over trajectories.
     """
 
-    clip_low: float
-    clip_high: float
-    kl_coefficient: float = 0.0
-    entropy_coefficient: float = 0.0
+    clip_low: Fraction
+    clip_high: NonNegative
+    kl_coefficient: NonNegative = 0.0
+    entropy_coefficient: EntropyCoefficient = 0.0
     needs_values: ClassVar[bool] = False
     needs_groups: ClassVar[bool] = True
+    kl_in: ClassVar[KLPlacement | None] = "reward"
+    uses_ratio: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         checks.clip_range(self.clip_low, self.clip_high)
