@@ -63,7 +63,7 @@ def make_vector(
     Raises:
         ValueError: a name is unknown (with the nearest known one) or a number is out of range.
     """
-    from sim.render import choose_backend
+    from sim.rendering.backend import choose_backend
 
     backend = choose_backend(renderer)  # before MuJoCo is imported: it reads MUJOCO_GL once
     from sim.build import build_vector
@@ -122,7 +122,7 @@ def make_gymnasium(
     Raises:
         ValueError: it does not exist, what brings it is not installed, or its actions are no bounded vector.
     """
-    from sim.render import choose_backend
+    from sim.rendering.backend import choose_backend
 
     choose_backend(renderer)  # before MuJoCo is imported: it reads MUJOCO_GL once
     from sim.build_gymnasium import build_gymnasium

@@ -9,7 +9,7 @@ from sim import ROBOTS
 from sim.choices import check_choice
 from sim.perturbations import PERTURBATIONS
 from sim.physics import Physics
-from sim.render import Backend
+from sim.rendering.backend import Backend
 from sim.robots.gantry import Gantry
 from sim.robots.panda import Panda
 from sim.robots.robot import Robot

@@ -15,7 +15,8 @@ from sim.instructions import instruction_texts
 from sim.physics import Physics
 from sim.privileged import privileged_state
 from sim.randomize import Randomization
-from sim.render import Backend, Renderer
+from sim.rendering.backend import Backend
+from sim.rendering.renderer import Renderer
 from sim.spec import DEFAULT_ACTION_SPEC
 from sim.task import SceneFacts, SimObservation, StepResult, Task
 
@@ -50,7 +51,7 @@ class VectorEnvironment:
         image_size: height and width, pixels.
         max_steps: control steps after which an episode is truncated.
         reward: weight of every reward term that counts.
-        backend: the renderer's back end, as `sim.render.choose_backend` answers.
+        backend: the renderer's back end, as `sim.rendering.backend.choose_backend` answers.
         num_threads: drawing threads (0: chosen by the renderer).
         render_every_step: also give the pictures after every control step of a chunk, as `StepResult.frames`.
     """

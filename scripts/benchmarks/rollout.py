@@ -73,7 +73,8 @@ def bare_loop(environment, options):
     import mujoco
     from mujoco.batch import Batch
 
-    from sim.render import Renderer, choose_backend
+    from sim.rendering.backend import choose_backend
+    from sim.rendering.renderer import Renderer
 
     physics = environment.physics
     batch = Batch(physics.model, options.num_envs, options.num_threads)

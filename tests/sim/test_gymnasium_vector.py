@@ -13,7 +13,7 @@ import sim
 from sim.build_gymnasium import made_small
 from sim.experts.gymnasium import GymnasiumExpert, build_act
 from sim.gymnasium_vector import GymnasiumTask, GymnasiumVector, resized
-from sim.render import missing_egl
+from sim.rendering.backend import missing_egl
 
 needs_drawing = pytest.mark.skipif(
     missing_egl() is not None, reason="no EGL: MuJoCo's environments cannot draw"

@@ -11,7 +11,7 @@ import mujoco
 import numpy as np
 from mujoco.egl import GLContext
 
-from sim.render import Arrays
+from sim.rendering.fields import Arrays
 
 _EVERYTHING = int(mujoco.mjtCatBit.mjCAT_ALL)
 _HIDDEN_GROUP = mujoco.mjNGROUP - 1

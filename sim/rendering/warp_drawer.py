@@ -11,7 +11,7 @@ import mujoco_warp as mjw
 import numpy as np
 import warp as wp
 
-from sim.render import Arrays
+from sim.rendering.fields import Arrays
 
 MAX_WORLDS = {"cpu": 16, "cuda": 2048}
 """Environments traced by one call; the CPU gains nothing from more."""

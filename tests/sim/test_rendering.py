@@ -7,11 +7,12 @@ import warnings
 import numpy as np
 import pytest
 
-from sim import render
+from sim.rendering import backend as backends
+from sim.rendering.renderer import Renderer
 
 SIZE, NUM_ENVS = 48, 6
 needs_egl = pytest.mark.skipif(
-    render.missing_egl() is not None, reason=f"no EGL: {render.missing_egl()}"
+    backends.missing_egl() is not None, reason=f"no EGL: {backends.missing_egl()}"
 )
 
 
@@ -19,7 +20,7 @@ needs_egl = pytest.mark.skipif(
 def simulation():
     """A box and a ball over a finite floor, seen by a fixed camera; every environment has its own
     colours and sizes."""
-    render.choose_backend("auto")
+    backends.choose_backend("auto")
     import mujoco
     from mujoco.batch import Batch
 
@@ -47,7 +48,7 @@ def simulation():
 
 def make(simulation, backend, cameras=("front", "top"), **options):
     model, batch = simulation
-    renderer = render.Renderer(model, batch, cameras, SIZE, backend, num_threads=2, **options)
+    renderer = Renderer(model, batch, cameras, SIZE, backend, num_threads=2, **options)
     batch.forward()
     return renderer
 
@@ -133,40 +134,40 @@ def test_unknown_camera_is_named(simulation):
 
 def test_without_egl_auto_falls_back_with_the_remedy(monkeypatch):
     monkeypatch.setattr(
-        render, "missing_egl", lambda: "libEGL.so.1: cannot open shared object file"
+        backends, "missing_egl", lambda: "libEGL.so.1: cannot open shared object file"
     )
     monkeypatch.setenv("MUJOCO_GL", "egl")
     with pytest.warns(UserWarning, match="libegl1 libgl1"):
-        assert render.choose_backend("auto") == "warp"
+        assert backends.choose_backend("auto") == "warp"
     assert os.environ["MUJOCO_GL"] == "disable"
     with pytest.raises(ValueError, match="libEGL.so.1.*sim.renderer=auto"):
-        render.choose_backend("egl")
+        backends.choose_backend("egl")
     with pytest.raises(ValueError, match="auto, egl, warp"):
-        render.choose_backend("vulkan")
+        backends.choose_backend("vulkan")
 
 
 def test_a_machine_told_to_do_without_gl_is_not_warned(monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", "disable")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert render.choose_backend("auto") == "warp"
+        assert backends.choose_backend("auto") == "warp"
     assert os.environ["MUJOCO_GL"] == "disable"
 
 
 def test_the_probe_says_what_is_missing(monkeypatch):
-    monkeypatch.setattr(render.ctypes.util, "find_library", lambda name: "libNoSuchEGL.so.1")
-    assert "libNoSuchEGL.so.1" in (render.missing_egl.__wrapped__() or "")
+    monkeypatch.setattr(backends.ctypes.util, "find_library", lambda name: "libNoSuchEGL.so.1")
+    assert "libNoSuchEGL.so.1" in (backends.missing_egl.__wrapped__() or "")
 
 
 @needs_egl
 def test_leaving_out_what_no_camera_sees_changes_no_pixel(monkeypatch):
     """Eighty shapes of every kind around a camera inside the heap: most are out of view, some are
     cut by its edge."""
-    render.choose_backend("egl")
+    backends.choose_backend("egl")
     import mujoco
     from mujoco.batch import Batch
 
-    from sim import render_egl
+    from sim.rendering import egl_drawer
 
     rng = np.random.default_rng(1)
     spec = mujoco.MjSpec()
@@ -195,12 +196,12 @@ def test_leaving_out_what_no_camera_sees_changes_no_pixel(monkeypatch):
         counts.append(seen.sum(axis=-1))
         return seen
 
-    geoms_in_view = render_egl.geoms_in_view
-    monkeypatch.setattr(render_egl, "geoms_in_view", counted)
+    geoms_in_view = egl_drawer.geoms_in_view
+    monkeypatch.setattr(egl_drawer, "geoms_in_view", counted)
     renderer = make((model, batch), "egl", ("inside",))
     some = renderer.render()["inside"]
     monkeypatch.setattr(
-        render_egl, "geoms_in_view", lambda model, *_: np.ones((2, 1, model.ngeom), bool)
+        egl_drawer, "geoms_in_view", lambda model, *_: np.ones((2, 1, model.ngeom), bool)
     )
     everything = renderer.render()["inside"]
     renderer.close()
