@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from sim.choices import CAMERAS, ROBOTS
 from sim.perturbations import PERTURBATIONS
 from sim.tasks import TASKS
 
@@ -21,11 +22,6 @@ if TYPE_CHECKING:
     from sim.vector import VectorEnvironment
 
 __all__ = ["CAMERAS", "PERTURBATIONS", "ROBOTS", "TASKS", "make_gymnasium", "make_vector"]
-
-CAMERAS = ("front", "wrist")
-"""The cameras of every scene. "front" is fixed in the world: `sim.scenes.tabletop` holds its pose.
-"wrist" is fixed to the hand: `sim.robots.gripper` holds its pose."""
-ROBOTS = ("panda", "gantry")
 
 
 def make_vector(

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sim import ROBOTS
-from sim.choices import check_choice
+from sim.choices import ROBOTS, check_choice
 from sim.perturbations import PERTURBATIONS
 from sim.physics import Physics
 from sim.rendering.backend import Backend

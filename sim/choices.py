@@ -1,9 +1,14 @@
-"""The error of a name that does not exist, with the nearest one that does."""
+"""The names of cameras and robots, and the error of a name that does not exist."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from difflib import get_close_matches
+
+CAMERAS = ("front", "wrist")
+"""The cameras of every scene. "front" is fixed in the world: `sim.scenes.tabletop` holds its pose.
+"wrist" is fixed to the hand: `sim.robots.gripper` holds its pose."""
+ROBOTS = ("panda", "gantry")
 
 
 def check_choice(setting: str, value: str, known: Collection[str]) -> None:

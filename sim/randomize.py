@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from sim import CAMERAS
 from sim.appearance import (
     BLOCK_SHAPE_NAMES,
     COLOR_NAMES,
@@ -23,7 +22,7 @@ from sim.appearance import (
     Looks,
     Surroundings,
 )
-from sim.choices import check_choice
+from sim.choices import CAMERAS, check_choice
 from sim.scenes.objects import COLORS
 from sim.workspace import CENTER
 

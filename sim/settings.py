@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sim import CAMERAS, ROBOTS
-from sim.choices import check_choice
+from sim.choices import CAMERAS, ROBOTS, check_choice
 from sim.perturbations import PERTURBATIONS
 from sim.randomize import DEFAULT_RANDOMIZATION, Randomization, check_variety, with_overrides
 from sim.tasks import TASKS, load_task, task_names
