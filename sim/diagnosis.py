@@ -142,7 +142,8 @@ def not_lifted(trace: EpisodeTrace) -> Reason | None:
     """The block was held and stayed down; None where it was lifted. Asks for a held block."""
     if "lift" in trace.reached:
         return None
-    begin, last = trace.held.index(trace.block), trace.held_until()
+    begin = trace.held.index(trace.block)
+    last = trace.held_until()
     then = "held it to the end" if last == trace.end else f"let go at step {last + 1}"
     return Reason(
         "held it, did not lift it",
@@ -171,7 +172,9 @@ def not_there_in_time(trace: EpisodeTrace) -> Reason:
 
 def not_put_down(trace: EpisodeTrace, within: float = AT_PLACE) -> Reason:
     """The block was let go: at its place, in the air, or beside its place."""
-    block, place, last = trace.block, trace.place, trace.held_until()
+    block = trace.block
+    place = trace.place
+    last = trace.held_until()
     gap = trace.gap(-1)
     where = f"lies {centimetres(gap)} from the {place}"
     if gap < within:
@@ -217,7 +220,8 @@ def not_pushed(trace: EpisodeTrace) -> Reason:
 def offset_text(trace: EpisodeTrace, moment: int) -> str:
     """Where the hand was from the block: centimetres beside, and above or below."""
     x, y, z = trace.hand[moment] - trace.named[trace.block][moment]
-    beside, up = centimetres(float(np.hypot(x, y))), centimetres(abs(float(z)))
+    beside = centimetres(float(np.hypot(x, y)))
+    up = centimetres(abs(float(z)))
     return f"{beside} beside and {up} {'above' if z >= 0 else 'below'}"
 
 

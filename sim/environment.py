@@ -45,7 +45,8 @@ def observation_space(env: VectorEnvironment) -> spaces.Dict:
     parts: dict[str, spaces.Space[Any]] = {
         c: spaces.Box(0, 255, shape, np.uint8) for c in env.cameras
     }
-    low, high = [*POSE_LOW, -OPENING_SLACK], [*POSE_HIGH, MAX_OPENING + OPENING_SLACK]
+    low = [*POSE_LOW, -OPENING_SLACK]
+    high = [*POSE_HIGH, MAX_OPENING + OPENING_SLACK]
     parts["proprio"] = spaces.Box(np.array(low, np.float32), np.array(high, np.float32))
     parts["instruction"] = spaces.Text(MAX_INSTRUCTION, charset=string.ascii_lowercase + " ")
     return spaces.Dict(parts)
@@ -136,15 +137,20 @@ class VectorAdapter(GymnasiumVectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
     ) -> tuple[dict[str, Any], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """One control step; environments that ended at the last one are reset instead, with reward
         0."""
-        fresh, running = np.flatnonzero(self._ended), np.flatnonzero(~self._ended)
+        fresh = np.flatnonzero(self._ended)
+        running = np.flatnonzero(~self._ended)
         if len(fresh):
             self.env.reset(self._new_seeds(len(fresh)), fresh, render=False)
-        reward, success = np.zeros(self.num_envs), np.zeros(self.num_envs, dtype=bool)
-        terminated, truncated = success.copy(), success.copy()
+        reward = np.zeros(self.num_envs)
+        success = np.zeros(self.num_envs, dtype=bool)
+        terminated = success.copy()
+        truncated = success.copy()
         if len(running):
             result = self.env.step(np.asarray(actions)[running, None], running, render=False)
-            reward[running], success[running] = result.reward, result.success
-            terminated[running], truncated[running] = result.terminated, result.truncated
+            reward[running] = result.reward
+            success[running] = result.success
+            terminated[running] = result.terminated
+            truncated[running] = result.truncated
         self._ended = terminated | truncated
         return _batch(self.env.observe()), reward, terminated, truncated, {"success": success}
 

@@ -17,8 +17,10 @@ def scene_facts(
 ) -> list[SceneFacts]:
     """One `SceneFacts` per environment of `ids` [n], all of one task and asked in the words number
     `phrasing` [n]."""
-    num_blocks, num_pads = physics.tabletop.num_blocks, physics.tabletop.num_pads
-    blocks, pads = range(num_blocks), range(num_pads)
+    num_blocks = physics.tabletop.num_blocks
+    num_pads = physics.tabletop.num_pads
+    blocks = range(num_blocks)
+    pads = range(num_pads)
     position = [physics.block_position(ids, i) for i in blocks] + [
         physics.pad_position(ids, i) for i in pads
     ]
@@ -74,5 +76,6 @@ def _names(physics: Physics, env: int, i: int, num_blocks: int) -> tuple[str, st
 
 
 def _inside(point: np.ndarray) -> Pixels:
-    u, v = float(point[0]), float(point[1])
+    u = float(point[0])
+    v = float(point[1])
     return (u, v) if 0.0 <= u <= 1.0 and 0.0 <= v <= 1.0 else None

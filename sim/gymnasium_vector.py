@@ -81,17 +81,19 @@ class GymnasiumVector:
                 f"sim.cameras ({list(cameras)}): a gymnasium environment draws one picture; name one camera"
             )
         self.envs = [make() for _ in range(num_envs)]
-        self.task, self.num_envs, self.cameras = task, num_envs, cameras
-        self.image_size, self.max_steps = image_size, max_steps
-        self.reward_weights, self.render_every_step = dict(reward), render_every_step
+        self.task = task
+        self.num_envs = num_envs
+        self.cameras = cameras
+        self.image_size = image_size
+        self.max_steps = max_steps
+        self.reward_weights = dict(reward)
+        self.render_every_step = render_every_step
         self.action_spec = action_spec(self.envs[0])
         self.seen: list[Any] = [None] * num_envs
         self._steps = np.zeros(num_envs, dtype=np.int64)
         self._return = np.zeros(num_envs)
-        self._success, self._terminated = (
-            np.zeros(num_envs, dtype=bool),
-            np.zeros(num_envs, dtype=bool),
-        )
+        self._success = np.zeros(num_envs, dtype=bool)
+        self._terminated = np.zeros(num_envs, dtype=bool)
         self._truncated = np.ones(num_envs, dtype=bool)
         self.proprio_size = len(self._proprio(self.envs[0].observation_space.sample()))
         self.proprio_names = tuple(f"proprio_{i}" for i in range(self.proprio_size))
@@ -123,8 +125,11 @@ class GymnasiumVector:
             # reset was given.
             self.envs[i].unwrapped.np_random = seeding.np_random(int(seed))[0]
             self.seen[i], _ = self.envs[i].reset(seed=int(seed))
-        self._steps[ids], self._return[ids] = 0, 0.0
-        self._success[ids], self._terminated[ids], self._truncated[ids] = False, False, False
+        self._steps[ids] = 0
+        self._return[ids] = 0.0
+        self._success[ids] = False
+        self._terminated[ids] = False
+        self._truncated[ids] = False
         return self.observe(ids, render=render)
 
     def step(
@@ -138,7 +143,8 @@ class GymnasiumVector:
         """
         ids = np.arange(self.num_envs) if ids is None else np.asarray(ids, dtype=np.int64)
         actions = self.action_spec.checked_chunks(actions, np.asarray(ids), self.max_steps)
-        reward, before = np.zeros(len(ids)), self._steps[ids]
+        reward = np.zeros(len(ids))
+        before = self._steps[ids]
         frames: dict[str, list[np.ndarray]] = {camera: [] for camera in self.cameras}
         for h in range(actions.shape[1]):
             for row, i in enumerate(ids):
@@ -264,6 +270,7 @@ def resized(picture: np.ndarray, size: int) -> np.ndarray:
     inner = max(1, height * size // longer), max(1, width * size // longer)
     shrunk = Image.fromarray(picture).resize((inner[1], inner[0]), Image.Resampling.BOX)
     square = np.zeros((size, size, 3), np.uint8)
-    top, left = (size - inner[0]) // 2, (size - inner[1]) // 2
+    top = (size - inner[0]) // 2
+    left = (size - inner[1]) // 2
     square[top : top + inner[0], left : left + inner[1]] = np.asarray(shrunk)
     return square

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 HELD_SHARE = 0.35
 NEAR_SHARE = 0.25
-PAD_SHARE, PAD_REACH = 0.4, 0.08
+PAD_SHARE = 0.4
+PAD_REACH = 0.08
 """Of scenes from anywhere: those with a pad beside or under a block, and how far from it at most
 (metres)."""
 CLEAR_HEIGHT = 0.05
@@ -55,7 +56,8 @@ def start_anywhere(
     _write(physics, ids, scenes)
     block = np.floor(numbers.take(1)[:, 0] ** 2 * physics.tabletop.num_blocks).astype(np.int64)
     kind = numbers.take(1)[:, 0]
-    held, near = kind < HELD_SHARE, (kind >= HELD_SHARE) & (kind < HELD_SHARE + NEAR_SHARE)
+    held = kind < HELD_SHARE
+    near = (kind >= HELD_SHARE) & (kind < HELD_SHARE + NEAR_SHARE)
     pose = _anywhere(numbers, ranges)
     rows = np.arange(len(ids))
     target = scenes.block_xy[rows, block]
@@ -98,7 +100,8 @@ def _bring_pads(
 def _sample(
     physics: Physics, rngs: list[np.random.Generator], ranges: Randomization
 ) -> tuple[Scenes, UniformNumbers]:
-    num_blocks, num_pads = physics.tabletop.num_blocks, physics.tabletop.num_pads
+    num_blocks = physics.tabletop.num_blocks
+    num_pads = physics.tabletop.num_pads
     numbers = draw_uniform(rngs, num_blocks + num_pads)
     return sample_scenes(numbers, ranges, num_blocks, num_pads), numbers
 

@@ -48,7 +48,8 @@ def watch(
         )  # Tab brings them back
     lines: SimpleQueue[str] = SimpleQueue()
     threading.Thread(target=read_lines, args=(lines, typed or iter(sys.stdin)), daemon=True).start()
-    data, num_ended = mujoco.MjData(env.physics.model), 0
+    data = mujoco.MjData(env.physics.model)
+    num_ended = 0
     with launch(env.physics.model, data) as window:
         while window.is_running():
             show_episode(env, act, window, data, lines, FIRST_START + num_ended)
@@ -108,7 +109,9 @@ def dress(env: VectorEnvironment) -> None:
 def show(env: VectorEnvironment, window: Any, data: mujoco.MjData) -> None:
     """Copy the simulation into the window."""
     physics = env.physics
-    data.qpos[:], data.qvel[:] = physics.qpos[0], physics.qvel[0]
-    data.mocap_pos[:], data.mocap_quat[:] = physics.mocap_pos[0], physics.mocap_quat[0]
+    data.qpos[:] = physics.qpos[0]
+    data.qvel[:] = physics.qvel[0]
+    data.mocap_pos[:] = physics.mocap_pos[0]
+    data.mocap_quat[:] = physics.mocap_quat[0]
     mujoco.mj_forward(physics.model, data)
     window.sync()

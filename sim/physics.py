@@ -49,26 +49,35 @@ class Physics:
     def __init__(
         self, tabletop: Tabletop, num_envs: int, num_threads: int, varied: tuple[str, ...] = ()
     ) -> None:
-        self.tabletop, self.robot, self.model = tabletop, tabletop.robot, tabletop.model
+        self.tabletop = tabletop
+        self.robot = tabletop.robot
+        self.model = tabletop.model
         self.num_envs = num_envs
         self.num_substeps = round(CONTROL_SECONDS / self.robot.timestep)
         self.batch = mujoco_batch.Batch(self.model, num_envs, num_threads)
         bind = self.batch.bind
-        self.qpos, self.qvel, self.ctrl = bind("qpos"), bind("qvel"), bind("ctrl")
-        self.mocap_pos, self.mocap_quat = bind("mocap_pos"), bind("mocap_quat")
-        self.site_xpos, self.site_xmat = bind("site_xpos"), bind("site_xmat")
-        self.cam_xpos, self.cam_xmat = bind("cam_xpos"), bind("cam_xmat")
+        self.qpos = bind("qpos")
+        self.qvel = bind("qvel")
+        self.ctrl = bind("ctrl")
+        self.mocap_pos = bind("mocap_pos")
+        self.mocap_quat = bind("mocap_quat")
+        self.site_xpos = bind("site_xpos")
+        self.site_xmat = bind("site_xmat")
+        self.cam_xpos = bind("cam_xpos")
+        self.cam_xmat = bind("cam_xmat")
         self.fields = {name: self.batch.expand(name) for name in (*ALWAYS_VARIED, *varied)}
         self.commanded = np.zeros((num_envs, 6))
         self.closing = np.zeros(num_envs, dtype=bool)
-        blocks, pads = (num_envs, tabletop.num_blocks), (num_envs, tabletop.num_pads)
+        blocks = (num_envs, tabletop.num_blocks)
+        pads = (num_envs, tabletop.num_pads)
         self.looks = Looks(
             *(np.zeros(shape, dtype=np.int64) for shape in (blocks, blocks, pads, pads))
         )
         self._find_columns()
 
     def _find_columns(self) -> None:
-        model, tabletop = self.model, self.tabletop
+        model = self.model
+        tabletop = self.tabletop
         self._tcp = model.site("tcp").id
         self._arm = np.array([model.joint(name).qposadr[0] for name in self.robot.arm_joints])
         fingers = [model.joint(f"{side}_finger") for side in ("left", "right")]
@@ -148,7 +157,8 @@ class Physics:
         local = np.einsum("nji,nj->ni", matrix, points - self.cam_xpos[ids, column])
         depth = np.where(local[:, 2] < -1e-6, -local[:, 2], np.nan)
         half = np.tan(np.radians(self.model.cam_fovy[column]) / 2)
-        right, up = local[:, 0] / (depth * half), local[:, 1] / (depth * half)
+        right = local[:, 0] / (depth * half)
+        up = local[:, 1] / (depth * half)
         return np.stack([0.5 + 0.5 * right, 0.5 - 0.5 * up], axis=1)
 
     def hand_to_block(self, ids: np.ndarray, block: np.ndarray | int) -> np.ndarray:
@@ -254,8 +264,10 @@ class Physics:
         there."""
         for name, values in vars(looks).items():
             getattr(self.looks, name)[ids] = values
-        blocks, pads = self._block_geoms, self._pad_geoms
-        block_shapes, pad_shapes = tuple(BLOCK_SHAPES.values()), tuple(PAD_SHAPES.values())
+        blocks = self._block_geoms
+        pads = self._pad_geoms
+        block_shapes = tuple(BLOCK_SHAPES.values())
+        pad_shapes = tuple(PAD_SHAPES.values())
         write_objects(
             self.fields, ids, blocks, block_shapes, looks.block_color, looks.block_shape, around.rgb
         )

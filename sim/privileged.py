@@ -19,7 +19,8 @@ def privileged_state(physics: Physics, ids: np.ndarray) -> np.ndarray:
     is from the hand and the first pad from the named block, how far to turn, what is held, shapes,
     speed. Metres come times 10.
     """
-    block, pad = physics.block_position(ids, TARGET), physics.pad_position(ids, TARGET)
+    block = physics.block_position(ids, TARGET)
+    pad = physics.pad_position(ids, TARGET)
     hand = physics.hand_position(ids)
     turn = physics.aligned_yaw(ids, TARGET) - physics.commanded[ids, 5]
     to_block = [physics.hand_to_block(ids, i) for i in range(physics.tabletop.num_blocks)]

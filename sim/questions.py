@@ -178,7 +178,8 @@ SIGHTING_KINDS = tuple(
 
 def sightings(facts: SceneFacts, camera: str) -> list[Sighting]:
     """The objects whose centre is in the picture of `camera`."""
-    cos, sin = np.cos(facts.hand_yaw), np.sin(facts.hand_yaw)
+    cos = np.cos(facts.hand_yaw)
+    sin = np.sin(facts.hand_yaw)
     found = []
     for thing in facts.objects:
         pixel = thing.pixels.get(camera)
@@ -279,7 +280,8 @@ def plan(facts: SceneFacts, rng: np.random.Generator) -> Plan:
     for kind in facts.template.kinds:
         others = [o for o in facts.objects if o.kind == kind and o not in chosen]
         chosen.append(others[int(len(others) * rng.random() ** 2)])
-    names, block = [thing.name for thing in chosen], chosen[0]
+    names = [thing.name for thing in chosen]
+    block = chosen[0]
     places = [
         tuple(map(float, np.subtract(thing.position, facts.hand_position)))
         for thing in (block, chosen[-1])

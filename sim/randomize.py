@@ -26,7 +26,8 @@ from sim.choices import CAMERAS, check_choice
 from sim.scenes.objects import COLORS
 from sim.workspace import CENTER
 
-NUM_TRIES, NUM_CANDIDATES = 4, 24
+NUM_TRIES = 4
+NUM_CANDIDATES = 24
 """Whole placements drawn per start, and candidate positions per object in each."""
 
 
@@ -181,7 +182,8 @@ class UniformNumbers:
 
     def __init__(self, values: np.ndarray) -> None:
         self._values = values
-        self._next, self._end = 0, values.shape[1]
+        self._next = 0
+        self._end = values.shape[1]
 
     def take(self, *shape: int) -> np.ndarray:
         """The next numbers as [n, *shape], in [0, 1)."""

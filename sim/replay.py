@@ -107,7 +107,8 @@ def _together(
         Replay(text, shapes_of(env, i)) for i, text in enumerate(env.instructions[: len(seeds)])
     ]
     _note(env, bodies, replays, ids, look)
-    steps, horizons = [np.concatenate(list(a)) for a in actions], [a.shape[1] for a in actions]
+    steps = [np.concatenate(list(a)) for a in actions]
+    horizons = [a.shape[1] for a in actions]
     running: np.ndarray = ids
     for t in range(max(map(len, steps), default=0)):
         running = np.array([i for i in running if t < len(steps[i])], dtype=np.int64)
@@ -159,8 +160,10 @@ def _note(
     look: bool,
 ) -> None:
     """Append how the environments `ids` stand."""
-    images, physics = env.observe(ids).images if look else {}, env.physics
-    hand, opening = physics.hand_position(ids), physics.gripper_opening(ids)
+    images = env.observe(ids).images if look else {}
+    physics = env.physics
+    hand = physics.hand_position(ids)
+    opening = physics.gripper_opening(ids)
     for row, (i, facts) in enumerate(zip(ids, env.facts(ids), strict=True)):
         one = replays[i]
         one.poses.append(np.concatenate([bodies[0][i], bodies[1][i]], axis=1).astype(np.float32))
@@ -178,8 +181,10 @@ def _note(
 
 def shapes_of(env: VectorEnvironment, i: int) -> list[Shape]:
     """What there is to see in environment `i`, in its own colours and sizes."""
-    model, fields = env.physics.model, env.physics.fields
-    sizes, colours = fields["geom_size"][i], fields["geom_rgba"][i]
+    model = env.physics.model
+    fields = env.physics.fields
+    sizes = fields["geom_size"][i]
+    colours = fields["geom_rgba"][i]
     shapes = []
     for geom in range(model.ngeom):
         kind = NAMES.get(mujoco.mjtGeom(int(model.geom_type[geom])))

@@ -71,13 +71,13 @@ class VectorEnvironment:
         num_threads: int,
         render_every_step: bool,
     ) -> None:
-        self.physics, self.tasks, self.ranges, self._paraphrased = (
-            physics,
-            tasks,
-            ranges,
-            paraphrased,
-        )
-        self.cameras, self.image_size, self.max_steps = cameras, image_size, max_steps
+        self.physics = physics
+        self.tasks = tasks
+        self.ranges = ranges
+        self._paraphrased = paraphrased
+        self.cameras = cameras
+        self.image_size = image_size
+        self.max_steps = max_steps
         self.num_envs = physics.num_envs
         self.action_spec = DEFAULT_ACTION_SPEC
         self.reward_weights = dict(reward)
@@ -142,9 +142,11 @@ class VectorEnvironment:
         actions = self.action_spec.checked_chunks(actions, ids, self.max_steps)
         order = np.argsort(ids)
         inverse = np.argsort(order)
-        ids_sorted, actions = ids[order], actions[order]
+        ids_sorted = ids[order]
+        actions = actions[order]
         n, horizon = actions.shape[:2]
-        reward, num_steps = np.zeros(n), np.zeros(n, dtype=np.int64)
+        reward = np.zeros(n)
+        num_steps = np.zeros(n, dtype=np.int64)
         frames: dict[str, list[np.ndarray]] = {camera: [] for camera in self.cameras}
         for h in range(horizon):
             running = ~(self._terminated[ids_sorted] | self._truncated[ids_sorted])
@@ -265,7 +267,9 @@ class VectorEnvironment:
             initialise(task, rngs, chosen[rows])
             self._phrasing[chosen[rows]] = self._drawn_phrasing(task, np.array(seeds)[order[rows]])
         self.physics.refresh(chosen)
-        self._steps[ids], self._terminated[ids], self._truncated[ids] = 0, False, False
+        self._steps[ids] = 0
+        self._terminated[ids] = False
+        self._truncated[ids] = False
         for values in self._best.values():
             values[ids] = 0.0
         return ids

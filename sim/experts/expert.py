@@ -40,8 +40,10 @@ class Expert:
         self._controllers = {task.name: task.controller() for task in env.tasks}
         n = env.num_envs
         self._rng = np.random.default_rng(seed)
-        self._noise, self._burst_probability = noise, burst_probability
-        self._burst_steps, self._burst_speed = burst_steps, burst_speed
+        self._noise = noise
+        self._burst_probability = burst_probability
+        self._burst_steps = burst_steps
+        self._burst_speed = burst_speed
         self.phase = np.zeros(n, dtype=np.int64)
         self.perturbed = np.zeros(n, dtype=bool)
         self._timer = np.zeros(n, dtype=np.int64)
@@ -67,7 +69,9 @@ class Expert:
     def _controlled(self, controller: Controller, ids: np.ndarray) -> np.ndarray:
         """What the controller of one task does, after it has moved every environment to the phase
         it calls for."""
-        physics, phase, timer = self._env.physics, self.phase[ids], self._timer[ids] + 1
+        physics = self._env.physics
+        phase = self.phase[ids]
+        timer = self._timer[ids] + 1
         new = controller.advance(physics, ids, phase, timer)
         self._timer[ids] = np.where(new == phase, timer, 0)
         self.phase[ids] = new

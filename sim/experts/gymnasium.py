@@ -27,7 +27,9 @@ class GymnasiumExpert:
     """
 
     def __init__(self, env: GymnasiumVector, act: Act, seed: int = 0, noise: float = 0.0) -> None:
-        self._env, self._act, self._noise = env, act, noise
+        self._env = env
+        self._act = act
+        self._noise = noise
         self._rng = np.random.default_rng(seed)
         self.perturbed = np.zeros(env.num_envs, dtype=bool)
 
@@ -37,7 +39,8 @@ class GymnasiumExpert:
     def act(self, ids: np.ndarray | None = None) -> np.ndarray:
         """The next control step's action [n, A] for the environments `ids` (None: all)."""
         ids = np.arange(self._env.num_envs) if ids is None else np.asarray(ids, dtype=np.int64)
-        low, high = np.array(self._env.action_spec.low), np.array(self._env.action_spec.high)
+        low = np.array(self._env.action_spec.low)
+        high = np.array(self._env.action_spec.high)
         actions = np.stack([self._act(self._env.seen[i]) for i in ids])
         if self._noise > 0:
             actions = actions + self._noise * (high - low) * self._rng.standard_normal(
@@ -68,8 +71,11 @@ def fetch_pick_and_place(seen: Mapping[str, np.ndarray]) -> np.ndarray:
     """Above the block, down, close, to the goal. The observation: gripper, block, block from
     gripper, fingers, ..."""
     observation = seen["observation"]
-    gripper, offset, opening = observation[:3], observation[6:9], observation[9:11].sum()
-    aside, between = np.linalg.norm(offset[:2]), np.linalg.norm(offset) < 0.02
+    gripper = observation[:3]
+    offset = observation[6:9]
+    opening = observation[9:11].sum()
+    aside = np.linalg.norm(offset[:2])
+    between = np.linalg.norm(offset) < 0.02
     if between and opening < 0.055:
         return _fetch_action(seen["desired_goal"] - observation[3:6], closed=True)
     if between:

@@ -14,8 +14,10 @@ from sim.vector import VectorEnvironment
 LONGEST = 24
 """Control steps that a scene is played on at most; a quarter of the scenes stay as they were
 drawn."""
-BURST_PROBABILITY, BURST_SPEED = 0.2, 0.04
-TILT, TURN = slice(3, 5), 5
+BURST_PROBABILITY = 0.2
+BURST_SPEED = 0.04
+TILT = slice(3, 5)
+TURN = 5
 """Of an action: roll and pitch, which no demonstration moves, and yaw."""
 
 

@@ -32,8 +32,11 @@ class _Canvas:
     ) -> None:
         self._model = copy.copy(model)
         visual = self._model.vis
-        visual.global_.offwidth, visual.global_.offheight = size * len(cameras), size
-        visual.quality.offsamples, visual.quality.shadowsize, visual.quality.numquads = 0, 0, 1
+        visual.global_.offwidth = size * len(cameras)
+        visual.global_.offheight = size
+        visual.quality.offsamples = 0
+        visual.quality.shadowsize = 0
+        visual.quality.numquads = 1
         # Highlights are computed at vertices here and at pixels by the ray tracer: without them
         # both draw one picture.
         visual.headlight.specular[:] = 0
@@ -65,7 +68,8 @@ class _Canvas:
     @staticmethod
     def _fixed_camera(index: int) -> mujoco.MjvCamera:
         camera = mujoco.MjvCamera()
-        camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, index
+        camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        camera.fixedcamid = index
         return camera
 
     def draw(
@@ -81,7 +85,10 @@ class _Canvas:
 
         `seen` [n, cameras, geoms] is False for geoms that a camera need not draw.
         """
-        model, data, scene, context = self._model, self._data, self._scene, self._context
+        model = self._model
+        data = self._data
+        scene = self._scene
+        context = self._context
         fields = [(getattr(data, field), values) for field, values in poses.items()]
         fields += [(getattr(model, field), values) for field, values in looks.items()]
         writes = [(target, values.reshape(len(values), *target.shape)) for target, values in fields]
@@ -118,7 +125,8 @@ def geoms_in_view(
     radius: d > -r and |p_x| cos a - d sin a < r, and the same for p_y. A geom costs 0.02 ms to draw
     wherever it is, and a close camera sees a third of a robot's.
     """
-    sizes, positions = looks.get("geom_size", model.geom_size), poses["geom_xpos"]
+    sizes = looks.get("geom_size", model.geom_size)
+    positions = poses["geom_xpos"]
     radius = np.maximum(
         sizes.sum(axis=-1), model.geom_rbound
     )  # the sum of a primitive's sizes is never too small
@@ -135,7 +143,8 @@ def geoms_in_view(
         offset = positions - poses["cam_xpos"][:, None, camera]
         x, y, z = np.moveaxis(offset @ poses["cam_xmat"][:, camera].reshape(-1, 3, 3), -1, 0)
         fovy = looks["cam_fovy"][:, camera, None] if "cam_fovy" in looks else model.cam_fovy[camera]
-        cosine, sine = np.cos(np.radians(fovy) / 2), np.sin(np.radians(fovy) / 2)
+        cosine = np.cos(np.radians(fovy) / 2)
+        sine = np.sin(np.radians(fovy) / 2)
         across = np.maximum(np.abs(x), np.abs(y)) * cosine + z * sine
         seen[:, index] = (across < radius) & (-z > -radius)
     return seen
@@ -153,7 +162,8 @@ class EglDrawer:
         num_threads: int,
         textures: bool = False,
     ) -> None:
-        self._model, self._cameras = model, cameras
+        self._model = model
+        self._cameras = cameras
         self._camera_ids = [model.camera(name).id for name in cameras]
         # One executor a canvas: a context belongs to its thread.
         self._threads = [
@@ -179,4 +189,5 @@ class EglDrawer:
         for thread, canvas in zip(self._threads, self._canvases, strict=True):
             thread.submit(canvas.close).result()
             thread.shutdown()
-        self._threads, self._canvases = [], []
+        self._threads = []
+        self._canvases = []

@@ -63,7 +63,9 @@ class Renderer:
                 )
         if image_size < 1:
             raise ValueError(f"sim.image_size ({image_size}) must be at least 1 pixel")
-        self.cameras, self.image_size, self.backend = tuple(cameras), image_size, backend
+        self.cameras = tuple(cameras)
+        self.image_size = image_size
+        self.backend = backend
         self._batch = batch
         self._poses = {field: batch.bind(field) for field in POSE_FIELDS}
         num_threads = num_threads or min(2, os.cpu_count() or 1)

@@ -30,12 +30,10 @@ class _Tracer:
         num_worlds: int,
         textures: bool,
     ) -> None:
-        self._model, self._cameras, self._size, self._textures = (
-            copy.copy(model),
-            cameras,
-            size,
-            textures,
-        )
+        self._model = copy.copy(model)
+        self._cameras = cameras
+        self._size = size
+        self._textures = textures
         self.num_worlds = num_worlds
         self._warp_model = mjw.put_model(self._model)
         self._warp_data = mjw.make_data(self._model, nworld=num_worlds, nconmax=1, njmax=1)
@@ -72,7 +70,8 @@ class _Tracer:
             self._trace(rows, images)
 
     def _trace(self, rows: slice, images: Arrays) -> None:
-        count, size = rows.stop - rows.start, self._size
+        count = rows.stop - rows.start
+        size = self._size
         self._warp_data.nworld = count
         mjw.refit_bvh(self._warp_model, self._warp_data, self._context)
         mjw.render(self._warp_model, self._warp_data, self._context)

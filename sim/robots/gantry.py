@@ -9,7 +9,8 @@ import numpy as np
 from sim.robots.gripper import GREY, TCP_OFFSET, add_gripper, add_visual
 from sim.robots.robot import CommandArrays
 
-SLIDE, HINGE = mujoco.mjtJoint.mjJNT_SLIDE, mujoco.mjtJoint.mjJNT_HINGE
+SLIDE = mujoco.mjtJoint.mjJNT_SLIDE
+HINGE = mujoco.mjtJoint.mjJNT_HINGE
 
 
 class Gantry:

@@ -75,7 +75,8 @@ def add_gripper(spec: mujoco.MjSpec, hand: mujoco.MjsBody, kp: float = 1500.0) -
     hand.add_site(
         name="tcp", pos=[0, 0, TCP_OFFSET], quat=[0, 1, 0, 0], size=[0.005, 0.005, 0.005], group=5
     )
-    sine, cosine = math.sin(WRIST_TILT), math.cos(WRIST_TILT)
+    sine = math.sin(WRIST_TILT)
+    cosine = math.cos(WRIST_TILT)
     hand.add_camera(name="wrist", pos=[0.07, 0, 0.03], xyaxes=[0, 1, 0, cosine, 0, sine], fovy=75)
 
 

@@ -29,7 +29,8 @@ MASS = (4.970684, 0.646926, 3.228604, 3.587895, 1.225946, 1.666555, 0.735522)
 HOME = (0.0, 0.12, 0.0, -2.27, 0.0, 2.39, math.pi / 4)
 """Joint angles near the middle of the workspace, hand down: where the inverse kinematics starts."""
 
-CAPSULE, CYLINDER = mujoco.mjtGeom.mjGEOM_CAPSULE, mujoco.mjtGeom.mjGEOM_CYLINDER
+CAPSULE = mujoco.mjtGeom.mjGEOM_CAPSULE
+CYLINDER = mujoco.mjtGeom.mjGEOM_CYLINDER
 # Per link: (from, to, radius, colour, share of the link's mass) capsules in the link's own frame.
 CAPSULES = (
     (((0, 0, -0.19), (0, 0, 0.0), 0.058, WHITE, 1.0),),
@@ -101,7 +102,8 @@ class Panda:
         target = spec.worldbody.add_body(name="hand_target", mocap=True, pos=[0.5, 0, 0.3])
         target.add_site(name="hand_target", size=[0.005, 0.005, 0.005], group=5)
         weld = spec.add_equality(type=mujoco.mjtEq.mjEQ_WELD, objtype=mujoco.mjtObj.mjOBJ_SITE)
-        weld.name1, weld.name2 = "tcp", "hand_target"
+        weld.name1 = "tcp"
+        weld.name2 = "hand_target"
         weld.solref = [0.02, 1]
 
     def inverse_kinematics(self, pose: np.ndarray) -> np.ndarray:
@@ -142,7 +144,8 @@ def _link_frame(i: int) -> dict[str, list[float]]:
     """Pose of link i's frame in its parent: Rx(alpha) then the offsets a along x and d along the
     new z."""
     half = DH_ALPHA[i] / 2
-    sine, cosine = math.sin(DH_ALPHA[i]), math.cos(DH_ALPHA[i])
+    sine = math.sin(DH_ALPHA[i])
+    cosine = math.cos(DH_ALPHA[i])
     return {
         "pos": [DH_A[i], -sine * DH_D[i], cosine * DH_D[i]],
         "quat": [math.cos(half), math.sin(half), 0.0, 0.0],
@@ -153,15 +156,21 @@ def forward_kinematics(q: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
     """Position [n, 3], rotation [n, 3, 3] of the tcp, and its geometric Jacobian [n, 6, 7] (linear,
     angular)."""
     n = len(q)
-    position, rotation = np.zeros((n, 3)), np.tile(np.eye(3), (n, 1, 1))
-    axes, origins = [], []
+    position = np.zeros((n, 3))
+    rotation = np.tile(np.eye(3), (n, 1, 1))
+    axes = []
+    origins = []
     for i in range(7):
         frame = _link_frame(i)
         position = position + rotation @ np.array(frame["pos"])
         fixed = quat_to_matrix(np.array([frame["quat"]]))[0]
-        sine, cosine = np.sin(q[:, i]), np.cos(q[:, i])
+        sine = np.sin(q[:, i])
+        cosine = np.cos(q[:, i])
         spin = np.zeros((n, 3, 3))
-        spin[:, 0, 0], spin[:, 0, 1], spin[:, 1, 0], spin[:, 1, 1] = cosine, -sine, sine, cosine
+        spin[:, 0, 0] = cosine
+        spin[:, 0, 1] = -sine
+        spin[:, 1, 0] = sine
+        spin[:, 1, 1] = cosine
         spin[:, 2, 2] = 1.0
         rotation = rotation @ fixed @ spin
         axes.append(rotation[:, :, 2])

@@ -30,11 +30,9 @@ ROLL_DAMPING = 1e-4
 line."""
 
 PARKED = (0.0, 0.0, -1.0)
-BOX, CYLINDER, PLANE = (
-    mujoco.mjtGeom.mjGEOM_BOX,
-    mujoco.mjtGeom.mjGEOM_CYLINDER,
-    mujoco.mjtGeom.mjGEOM_PLANE,
-)
+BOX = mujoco.mjtGeom.mjGEOM_BOX
+CYLINDER = mujoco.mjtGeom.mjGEOM_CYLINDER
+PLANE = mujoco.mjtGeom.mjGEOM_PLANE
 KINDS = {"box": BOX, "cylinder": CYLINDER}
 
 
@@ -145,7 +143,9 @@ def largest(shapes: dict[str, Shape], kind: str) -> list[float]:
 def _add_block(spec: mujoco.MjSpec, i: int) -> None:
     body = spec.worldbody.add_body(name=f"block_{i}", pos=[CENTER[0], 0.1 * i, BLOCK_HALF_HEIGHT])
     body.add_joint(name=f"block_{i}", type=mujoco.mjtJoint.mjJNT_FREE, damping=[ROLL_DAMPING, 0, 0])
-    body.mass, body.ipos, body.iquat = BLOCK_MASS, [0, 0, 0], [1, 0, 0, 0]
+    body.mass = BLOCK_MASS
+    body.ipos = [0, 0, 0]
+    body.iquat = [1, 0, 0, 0]
     body.inertia = [BLOCK_MASS * (0.04**2 + 0.04**2) / 12] * 3
     body.explicitinertial = True
     for kind in GEOM_KINDS:
