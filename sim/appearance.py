@@ -1,5 +1,7 @@
-"""What objects and surroundings look and feel like, per environment: writes into expanded fields of
-the model."""
+"""Colours, shapes, friction, light and camera poses per environment.
+
+The functions write them into the expanded (per-environment) fields of MuJoCo's model.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +21,16 @@ BLOCK_SHAPE_NAMES = tuple(BLOCK_SHAPES)
 PAD_SHAPE_NAMES = tuple(PAD_SHAPES)
 
 SURFACES = ("table", "floor")
-"""Geoms of the surroundings whose colour may differ."""
+"""Geoms of the surroundings whose colour may vary."""
 ALWAYS_VARIED = ("geom_rgba", "geom_size")
 
 
 @dataclass
 class Looks:
-    """Which colour and shape every object has: integers [n, num_blocks] and [n, num_pads], indices
-    into the names."""
+    """The colour and shape of every object, as indices into the names.
+
+    Integers [n, num_blocks] of blocks and [n, num_pads] of pads.
+    """
 
     block_color: np.ndarray
     block_shape: np.ndarray
@@ -36,15 +40,15 @@ class Looks:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What may differ beside the objects, per environment.
+    """Everything beside the objects that may vary, per environment.
 
     Attributes:
-        rgb: shade of every colour of `COLORS` there, [n, num_colors, 3].
+        rgb: shade of every colour of `COLORS` [n, num_colors, 3].
         friction: sliding friction of the blocks [n].
-        lamp: brightness of the lamp [n], 1 as the scene was built.
-        camera_offset: metres [n, num_cameras, 3] in the frame the camera is fixed in.
+        lamp: brightness of the lamp [n], relative to the scene as built.
+        camera_offset: metres [n, num_cameras, 3] in the frame that the camera is fixed to.
         camera_turn: roll, pitch, yaw [n, num_cameras, 3] (radians) about the camera's own axes.
-        tint: brightness of the lamp's red, green and blue [n, 3], 1 as the scene was built.
+        tint: brightness of the lamp's red, green and blue [n, 3], relative to the scene as built.
         lamp_turn: rotation [n, 2] (radians) of the lamp's direction about the world's x and y.
         surfaces: change of the colour of each of `SURFACES` [n, surfaces, 3].
     """
@@ -60,7 +64,7 @@ class Surroundings:
 
 
 def geom_ids(model: mujoco.MjModel, kind: str, count: int) -> np.ndarray:
-    """Geoms [count, len(GEOM_KINDS)] of the objects of a kind, "block" or "pad"."""
+    """Geom ids [count, len(GEOM_KINDS)] of the objects of a kind, "block" or "pad"."""
     ids = [
         [model.geom(f"{kind}_{i}_{primitive}").id for primitive in GEOM_KINDS] for i in range(count)
     ]
@@ -76,10 +80,10 @@ def write_objects(
     shape: np.ndarray,
     rgb: np.ndarray,
 ) -> None:
-    """Colour and size the `geoms` [num_objects, kinds] of the environments `ids` [n].
+    """Write colours and sizes of the `geoms` [num_objects, kinds] of the environments `ids` [n].
 
-    Of an object's geoms one takes the size of its shape and the others hide inside it. `color` and
-    `shape` are indices [n, num_objects], `rgb` [n, num_colors, 3] the colours' shades.
+    One of an object's geoms takes the size of its shape; the others hide inside it. `color` and
+    `shape` are indices [n, num_objects], and `rgb` [n, num_colors, 3] holds the colours' shades.
     """
     sizes = np.array(
         [[s.size if s.geom == kind else HIDDEN_SIZE for kind in GEOM_KINDS] for s in shapes]
@@ -98,8 +102,7 @@ def write_surroundings(
     geoms: np.ndarray,
     around: Surroundings,
 ) -> None:
-    """Write the surfaces' colours, and those of friction, lamp and cameras that the batch was told
-    to vary."""
+    """Write the surfaces' colours, and friction, lamp and cameras where the batch expanded them."""
     if "geom_friction" in fields:
         fields["geom_friction"][np.ix_(ids, geoms.ravel(), np.array([0]))] = around.friction[
             :, None, None

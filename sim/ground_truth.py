@@ -1,4 +1,4 @@
-"""Ground truth of scenes, for questions about pictures and for reports."""
+"""The ground truth of scenes, for questions about pictures and for reports."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ Pixels = tuple[float, float] | None
 def scene_facts(
     physics: Physics, task: Task, ids: np.ndarray, phrasing: np.ndarray, cameras: tuple[str, ...]
 ) -> list[SceneFacts]:
-    """One `SceneFacts` per environment of `ids` [n], all of one task and asked in the words number
-    `phrasing` [n]."""
+    """One `SceneFacts` per environment of `ids` [n], which all run one task.
+
+    `phrasing` [n] numbers the sentence of each instruction, as in `InstructionTemplate.fill`.
+    """
     num_blocks = physics.tabletop.num_blocks
     num_pads = physics.tabletop.num_pads
     blocks = range(num_blocks)

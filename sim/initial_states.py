@@ -1,5 +1,4 @@
-"""Starts written into the simulations: an episode's, and scenes from the middle of nowhere for
-questions."""
+"""States written at a reset: the start of an episode, or a random scene for questions."""
 
 from __future__ import annotations
 
@@ -16,17 +15,24 @@ if TYPE_CHECKING:
     from sim.physics import Physics
 
 HELD_SHARE = 0.35
+"""Share of random scenes in which a block is held."""
 NEAR_SHARE = 0.25
+"""Share of random scenes in which the open hand is near a block."""
 PAD_SHARE = 0.4
+"""Share of random scenes with a pad beside or under the block."""
 PAD_REACH = 0.08
-"""Of scenes from anywhere: those with a pad beside or under a block, and how far from it at most
-(metres)."""
+"""Largest distance of that pad from the block, metres."""
+OPEN_SHARE = 0.75
+"""Share of random scenes with open fingers, of those without a held block."""
+GRASP_SQUEEZE = 0.0004
+"""Metres that fingers around a held block are closer than the block is wide."""
+HELD_OFFSET = 0.006
+"""Largest offset of a held block from the tcp, metres."""
 CLEAR_HEIGHT = 0.05
-"""A hand that is nowhere near a block stays above them, so that fingers and blocks never
-overlap."""
+"""Least height (metres) of a hand that is not near a block: fingers and blocks never overlap."""
 
 Arrange = Callable[[Scenes, UniformNumbers], Scenes]
-"""Changes sampled scenes to suit a task."""
+"""A change of sampled scenes that suits a task."""
 
 
 def start(
@@ -48,9 +54,10 @@ def start(
 def start_anywhere(
     physics: Physics, rngs: list[np.random.Generator], ids: np.ndarray, ranges: Randomization
 ) -> None:
-    """The hand anywhere, open or closed; in a third of the scenes a block is held, in a quarter
-    nearly; in two of five a pad lies where that block is or a few centimetres off, as at the end of
-    episodes and after a slip.
+    """The hand anywhere, open or closed.
+
+    In a third of the scenes a block is held, in a quarter the open hand is near one. In two of five
+    a pad lies under that block or a few centimetres off, as at the end of episodes or after a slip.
     """
     scenes, numbers = _sample(physics, rngs, ranges)
     _write(physics, ids, scenes)
@@ -58,43 +65,46 @@ def start_anywhere(
     kind = numbers.take(1)[:, 0]
     held = kind < HELD_SHARE
     near = (kind >= HELD_SHARE) & (kind < HELD_SHARE + NEAR_SHARE)
-    pose = _anywhere(numbers, ranges)
-    rows = np.arange(len(ids))
-    target = scenes.block_xy[rows, block]
+    pose = _random_poses(numbers, ranges)
+    target = scenes.block_xy[np.arange(len(ids)), block]
+    # Near a block the offset from it shrinks with the height, as in a descent.
     pose[near, :2] = target[near] + 0.4 * (pose[near, :2] - CENTER) * (pose[near, 2:3] - 0.01) / 0.2
     physics.commanded[ids] = pose
     aligned = physics.aligned_yaw(ids, block)
     pose[near | held, 5] = aligned[near | held]
     pose[:, 2] = np.where(near | held, pose[:, 2], np.maximum(pose[:, 2], CLEAR_HEIGHT))
-    wide = numbers.take(1)[:, 0] < 0.75
+    wide = numbers.take(1)[:, 0] < OPEN_SHARE
     opening = np.where(wide | near, MAX_OPENING, 0.0)
-    width = physics.grasp_width(ids, block) - 0.0004
+    width = physics.grasp_width(ids, block) - GRASP_SQUEEZE
     physics.place_hand(ids, pose, np.where(held, width, opening), held | ~(wide | near))
-    pose = physics.commanded[ids]
-    position = pose[:, :3] + numbers.between(-0.006, 0.006, 3) * np.array([1.0, 0.0, 1.0])
+    pose = physics.commanded[ids]  # clipped to the limits, and without what the robot cannot do
+    position = pose[:, :3] + numbers.between(-HELD_OFFSET, HELD_OFFSET, 3) * np.array(
+        [1.0, 0.0, 1.0]
+    )
     position[:, 2] = np.maximum(position[:, 2], BLOCK_HALF_HEIGHT)
-    turned = physics.block_yaw(ids, block) + pose[:, 5] - aligned
+    yaw = physics.block_yaw(ids, block) + pose[:, 5] - aligned
     if held.any():
-        physics.place_block(ids[held], block[held], position[held], turned[held])
-    _bring_pads(physics, ids, numbers, physics.block_position(ids, block)[:, :2], scenes)
+        physics.place_block(ids[held], block[held], position[held], yaw[held])
+    _move_pads(physics, ids, numbers, physics.block_position(ids, block)[:, :2], scenes)
 
 
-def _bring_pads(
-    physics: Physics, ids: np.ndarray, numbers: UniformNumbers, places: np.ndarray, scenes: Scenes
+def _move_pads(
+    physics: Physics, ids: np.ndarray, numbers: UniformNumbers, position: np.ndarray, scenes: Scenes
 ) -> None:
-    """In a share of the environments, one pad (the first most often) beside or under `places` [n,
-    2]."""
-    brought, angle, reach, which = numbers.take(4).T
+    """Move one pad to `position` [n, 2] or beside it, in a share of the environments.
+
+    The first pad is moved most often: it is the one that instructions name.
+    """
+    chance, angle, reach, which = numbers.take(4).T
     radius = PAD_REACH * reach
-    spots = places + radius[:, None] * np.stack(
+    pad_xy = position + radius[:, None] * np.stack(
         [np.cos(2 * np.pi * angle), np.sin(2 * np.pi * angle)], axis=1
     )
     pad = np.floor(which**2 * physics.tabletop.num_pads).astype(np.int64)
-    chosen = np.flatnonzero(brought < PAD_SHARE)
+    chosen = np.flatnonzero(chance < PAD_SHARE)
     if len(chosen):
-        physics.place_pad(
-            ids[chosen], pad[chosen], spots[chosen], scenes.pad_yaw[chosen, pad[chosen]]
-        )
+        yaw = scenes.pad_yaw[chosen, pad[chosen]]
+        physics.place_pad(ids[chosen], pad[chosen], pad_xy[chosen], yaw)
 
 
 def _sample(
@@ -107,7 +117,7 @@ def _sample(
 
 
 def _write(physics: Physics, ids: np.ndarray, scenes: Scenes) -> None:
-    physics.dress(ids, scenes.looks, scenes.around)
+    physics.set_appearance(ids, scenes.looks, scenes.around)
     height = np.full((len(ids), 1), BLOCK_HALF_HEIGHT)
     for i in range(physics.tabletop.num_blocks):
         position = np.concatenate([scenes.block_xy[:, i], height], axis=1)
@@ -116,8 +126,8 @@ def _write(physics: Physics, ids: np.ndarray, scenes: Scenes) -> None:
         physics.place_pad(ids, i, scenes.pad_xy[:, i], scenes.pad_yaw[:, i])
 
 
-def _anywhere(numbers: UniformNumbers, ranges: Randomization) -> np.ndarray:
-    """Hand poses [n, 6] all over the workspace, low ones more often than high ones."""
+def _random_poses(numbers: UniformNumbers, ranges: Randomization) -> np.ndarray:
+    """Hand poses [n, 6] all over the workspace."""
     reach = ranges.object_extent + 0.02
     u = numbers.take(4)
     pose = np.zeros((len(u), 6))

@@ -1,8 +1,7 @@
-"""Evaluation sets that differ from training in one thing: camera, light, shades, words, or where
-the hand starts.
+"""Perturbations: evaluation starts that differ from training in one property.
 
-A perturbation replaces ranges of `sim.randomize.Randomization`, whatever the run had there; a seed
-keeps its objects, their places and their names: sets are compared start by start.
+A perturbation replaces ranges of `sim.randomize.Randomization`. A seed keeps its objects, their
+positions and their names, so that evaluations are compared start by start.
 """
 
 from __future__ import annotations
@@ -14,8 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Perturbation:
-    """What differs: `ranges` replace those of `Randomization`; `paraphrased` instructions use other
-    words."""
+    """A changed property: `ranges` replace those of `Randomization`, `paraphrased` the sentences."""
 
     ranges: Mapping[str, Any] = field(default_factory=dict)
     paraphrased: bool = False
@@ -29,4 +27,4 @@ PERTURBATIONS: dict[str, Perturbation] = {
     "wording": Perturbation(paraphrased=True),
     "start": Perturbation({"hand_xy": 0.11, "hand_height": (0.09, 0.24), "hand_yaw": 0.8}),
 }
-"""By name; metres, radians and shares of full brightness."""
+"""The perturbations by name; metres, radians and shares of full brightness."""

@@ -1,9 +1,8 @@
-"""`Physics` answers named questions about many simulations at once: where is the hand, is the block
-grasped?
+"""Quantities of many simulations at once, such as the hand's position and whether a block is grasped.
 
-Every question takes sorted simulation ids [n] and gives arrays whose first dimension is n. Answers
-are computed from positions and velocities only, never from contact forces, so that a restored state
-gives the same answers bit for bit.
+Every query takes sorted simulation ids [n] and returns arrays whose first dimension is n. Queries use
+positions and velocities only, never contact forces: a restored state gives the same values bit for
+bit.
 """
 
 from __future__ import annotations
@@ -30,10 +29,11 @@ SYMMETRY = np.array([shape.symmetry for shape in BLOCK_SHAPES.values()])
 GRASP_WIDTH = np.array([shape.grasp_width for shape in BLOCK_SHAPES.values()])
 
 GRASP_OFFSET = np.array([0.022, 0.02, 0.024])
-"""How far (metres, in the hand's frame) the centre of a grasped block may be from the tcp."""
-STILL = 0.03
-"""Finger speed (m/s) below which closing fingers are taken to be stopped by what they hold."""
+"""Largest offset (metres, in the hand's frame) from the tcp to the centre of a grasped block."""
+STILL_SPEED = 0.03
+"""Finger speed (m/s) below which closing fingers count as stopped by an object between them."""
 REST_TOLERANCE = 0.006
+"""Largest height difference (metres) to a block that lies on the table."""
 
 
 class Physics:
@@ -43,7 +43,7 @@ class Physics:
         tabletop: the compiled scene.
         num_envs: simulations N.
         num_threads: physics threads, 0 for one per core.
-        varied: further model fields that differ between the simulations, such as "cam_pos".
+        varied: further model fields with a value per simulation, such as "cam_pos".
     """
 
     def __init__(
@@ -93,8 +93,7 @@ class Physics:
         self._block_geoms = geom_ids(model, "block", tabletop.num_blocks)
         self._pad_geoms = geom_ids(model, "pad", tabletop.num_pads)
 
-    # -- questions
-    # ----------------------------------------------------------------------------------------------
+    # -- queries ----------------------------------------------------------------------------------
 
     def hand_position(self, ids: np.ndarray) -> np.ndarray:
         """Measured tcp position [n, 3], metres."""
@@ -114,7 +113,7 @@ class Physics:
         return self.qpos[np.ix_(ids, self._finger_qpos)].sum(axis=1)
 
     def finger_speed(self, ids: np.ndarray) -> np.ndarray:
-        """How fast [n] the opening changes, m/s, absolute."""
+        """Absolute rate of change [n] of the opening, m/s."""
         return np.abs(self.qvel[np.ix_(ids, self._finger_qvel)].sum(axis=1))
 
     def block_position(self, ids: np.ndarray, block: np.ndarray | int) -> np.ndarray:
@@ -133,8 +132,10 @@ class Physics:
         return np.linalg.norm(self.qvel[ids[:, None], start[:, None] + np.arange(3)], axis=1)
 
     def block_symmetry(self, ids: np.ndarray, block: np.ndarray | int) -> np.ndarray:
-        """Smallest rotation [n] (radians) that maps one block per simulation onto itself; 0 for a
-        cylinder."""
+        """Smallest rotation [n] that maps one block per simulation onto itself, radians.
+
+        0 stands for a cylinder: every rotation does.
+        """
         return SYMMETRY[self.looks.block_shape[ids, block]]
 
     def grasp_width(self, ids: np.ndarray, block: np.ndarray | int) -> np.ndarray:
@@ -150,8 +151,10 @@ class Physics:
         return yaw_of_quat(self.mocap_quat[ids, self._pad_mocap[pad]])
 
     def project(self, ids: np.ndarray, camera: str, points: np.ndarray) -> np.ndarray:
-        """Where world points [n, 3] appear in a camera's image [n, 2]: fractions right and down,
-        NaN if behind."""
+        """Positions [n, 2] of world points [n, 3] in a camera's image: fractions right and down.
+
+        NaN stands for a point behind the camera.
+        """
         column = self.model.camera(camera).id
         matrix = self.cam_xmat[ids, column].reshape(-1, 3, 3)
         local = np.einsum("nji,nj->ni", matrix, points - self.cam_xpos[ids, column])
@@ -162,17 +165,20 @@ class Physics:
         return np.stack([0.5 + 0.5 * right, 0.5 - 0.5 * up], axis=1)
 
     def hand_to_block(self, ids: np.ndarray, block: np.ndarray | int) -> np.ndarray:
-        """Vector [n, 3] from the tcp to a block's centre, in the hand's frame (y is the direction
-        of the fingers)."""
+        """Vector [n, 3] from the tcp to a block's centre in the hand's frame, metres.
+
+        The fingers move along y.
+        """
         offset = self.block_position(ids, block) - self.hand_position(ids)
         return np.einsum("nji,nj->ni", self.hand_matrix(ids), offset)
 
     def grasped(self, ids: np.ndarray, block: np.ndarray | int) -> np.ndarray:
-        """Whether [n] a block is held: fingers told to close have stopped with the block's centre
-        between them."""
+        """Whether [n] a block is held: closing fingers have stopped with its centre between them."""
         between = (np.abs(self.hand_to_block(ids, block)) < GRASP_OFFSET).all(axis=1)
         width = self.grasp_width(ids, block)
-        stopped = (self.finger_speed(ids) < STILL) & (self.gripper_opening(ids) > width - 0.008)
+        stopped = (self.finger_speed(ids) < STILL_SPEED) & (
+            self.gripper_opening(ids) > width - 0.008
+        )
         return between & stopped & self.closing[ids]
 
     def resting(self, ids: np.ndarray, block: np.ndarray | int) -> np.ndarray:
@@ -180,8 +186,10 @@ class Physics:
         return np.abs(self.block_position(ids, block)[:, 2] - BLOCK_HALF_HEIGHT) < REST_TOLERANCE
 
     def aligned_yaw(self, ids: np.ndarray, block: np.ndarray | int) -> np.ndarray:
-        """The hand yaw [n] nearest to the commanded one that puts the fingers on opposite faces of
-        a block."""
+        """The hand yaw [n] that puts the fingers on opposite faces of a block, radians.
+
+        Of the equivalent ones it is the nearest to the commanded yaw within the limits.
+        """
         symmetry = self.block_symmetry(ids, block)
         period = np.where(symmetry > 0, symmetry, 1.0)
         current = self.commanded[ids, 5]
@@ -190,8 +198,10 @@ class Physics:
         return np.where(np.abs(goal) > POSE_HIGH[5] - 0.05, goal - np.sign(goal) * symmetry, goal)
 
     def state_arrays(self) -> dict[str, np.ndarray]:
-        """Every live array that decides the future, first dimension N; writing rows of them
-        restores a state."""
+        """Every array that decides the future, first dimension N.
+
+        The arrays are live: writing rows of them restores a state.
+        """
         looks = {f"looks_{name}": values for name, values in vars(self.looks).items()}
         return {
             "state": self.batch.state,
@@ -201,12 +211,10 @@ class Physics:
             **looks,
         }
 
-    # -- writing
-    # ------------------------------------------------------------------------------------------------
+    # -- commands and states ------------------------------------------------------------------------
 
     def apply(self, actions: np.ndarray, ids: np.ndarray) -> None:
-        """Move the commanded poses by `actions` [n, 7], clipped to the action's and the workspace's
-        limits."""
+        """Move the commanded poses by `actions` [n, 7], clipped to the action and workspace limits."""
         spec = DEFAULT_ACTION_SPEC
         actions = np.clip(actions.astype(np.float64), spec.low, spec.high)
         pose = self.commanded[ids] + actions[:, :6] * self.robot.mask
@@ -219,22 +227,24 @@ class Physics:
         self.ctrl[ids, self._gripper] = np.where(self.closing[ids], 0.0, MAX_OPENING / 2)
 
     def step(self, ids: np.ndarray) -> None:
-        """Advance the simulations by one control step and bring positions up to date."""
+        """Advance the simulations by one control step and update all positions."""
         self.batch.step(ids, nstep=self.num_substeps, stage=mujoco.mjtStage.mjSTAGE_VEL)
 
     def clear(self, ids: np.ndarray) -> None:
-        """Reset the simulations' state without computing anything."""
+        """Reset the simulations' state; derived quantities stay stale until `refresh`."""
         self.batch.reset(ids, stage=mujoco.mjtStage.mjSTAGE_NONE)
 
     def refresh(self, ids: np.ndarray) -> None:
-        """Compute what depends on positions and velocities, after writing a state."""
+        """Compute the derived quantities after a state was written."""
         self.batch.forward(ids, stage=mujoco.mjtStage.mjSTAGE_VEL)
 
     def place_hand(
         self, ids: np.ndarray, pose: np.ndarray, opening: np.ndarray, closing: np.ndarray
     ) -> None:
-        """Put the hand at `pose` [n, 6] at rest, with the fingers `opening` [n] apart and told to
-        close or not [n]."""
+        """Put the hand at rest at `pose` [n, 6].
+
+        The fingers are `opening` [n] metres apart; `closing` [n] is their command.
+        """
         pose = np.clip(pose * np.where(self.robot.mask > 0, 1.0, 0.0), POSE_LOW, POSE_HIGH)
         self.commanded[ids] = pose
         self.closing[ids] = closing
@@ -245,23 +255,22 @@ class Physics:
     def place_block(
         self, ids: np.ndarray, block: np.ndarray | int, position: np.ndarray, yaw: np.ndarray
     ) -> None:
-        """Put one block per simulation at `position` [n, 3], turned by `yaw` [n]."""
+        """Put one block per simulation at `position` [n, 3] with the rotation `yaw` [n]."""
         start = np.broadcast_to(self._block_qpos[block], ids.shape)
         rpy = np.stack([np.zeros_like(yaw), np.zeros_like(yaw), yaw], axis=1)
         values = np.concatenate([position, rpy_to_quat(rpy)], axis=1)
         self.qpos[ids[:, None], start[:, None] + np.arange(7)] = values
 
     def place_pad(self, ids: np.ndarray, pad: int, position: np.ndarray, yaw: np.ndarray) -> None:
-        """Put one pad at `position` [n, 2] on the table, turned by `yaw` [n]."""
+        """Put one pad at `position` [n, 2] on the table with the rotation `yaw` [n]."""
         column = self._pad_mocap[pad]
         self.mocap_pos[ids, column, :2] = position
         self.mocap_pos[ids, column, 2] = PAD_HALF_HEIGHT
         rpy = np.stack([np.zeros_like(yaw), np.zeros_like(yaw), yaw], axis=1)
         self.mocap_quat[ids, column] = rpy_to_quat(rpy)
 
-    def dress(self, ids: np.ndarray, looks: Looks, around: Surroundings) -> None:
-        """Give the objects of `ids` their colours and shapes, and everything else what differs
-        there."""
+    def set_appearance(self, ids: np.ndarray, looks: Looks, around: Surroundings) -> None:
+        """Give the objects of `ids` their colours and shapes, and the scene its surroundings."""
         for name, values in vars(looks).items():
             getattr(self.looks, name)[ids] = values
         blocks = self._block_geoms

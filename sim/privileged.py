@@ -1,5 +1,4 @@
-"""What only the simulator knows: the numbers behind a scene, for critics that help to train and
-never act."""
+"""Privileged state: ground truth as numbers, for critics that are used in training only."""
 
 from __future__ import annotations
 
@@ -10,14 +9,14 @@ from sim.scenes.objects import BLOCK_SHAPES
 from sim.task import TARGET
 
 NEAR = 0.025
-"""Metres: differences of this size decide whether fingers close on a block, so they are shown
-enlarged."""
+"""Metres: offsets of this size decide whether fingers close on a block, so they come enlarged too."""
 
 
 def privileged_state(physics: Physics, ids: np.ndarray) -> np.ndarray:
-    """The scenes of `ids` as numbers [n, s] of about 1: hand and fingers, where every block and pad
-    is from the hand and the first pad from the named block, how far to turn, what is held, shapes,
-    speed. Metres come times 10.
+    """The scenes of `ids` as numbers [n, s] of magnitude 1; metres are multiplied by 10.
+
+    Hand and fingers; offsets from the hand to every block and pad, and from the named block to the
+    first pad; the yaw that is left to turn; whether the block is held, its shape and its speed.
     """
     block = physics.block_position(ids, TARGET)
     pad = physics.pad_position(ids, TARGET)
@@ -28,26 +27,18 @@ def privileged_state(physics: Physics, ids: np.ndarray) -> np.ndarray:
         physics.pad_position(ids, i)[:, :2] - hand[:, :2] for i in range(physics.tabletop.num_pads)
     ]
     left = (pad - block)[:, :2]
+    enlarged = [np.tanh(offset / NEAR) for offset in (to_block[TARGET], left)]
+    metres = [physics.commanded[ids], hand[:, 2:], block[:, 2:], *to_block, *to_pad, left]
     columns = [
-        *(
-            10 * part
-            for part in (
-                physics.commanded[ids],
-                hand[:, 2:],
-                block[:, 2:],
-                *to_block,
-                *to_pad,
-                left,
-            )
-        ),
-        *(np.tanh(part / NEAR) for part in (to_block[TARGET], left)),
+        *(10 * part for part in metres),
+        *enlarged,
+        # A half turn leaves a block's sides where they were: the doubled angle shows that.
         np.stack([np.cos(turn), np.sin(turn), np.cos(2 * turn), np.sin(2 * turn)], axis=1),
         np.eye(len(BLOCK_SHAPES))[physics.looks.block_shape[ids, TARGET]],
-        *(part[:, None] * 1.0 for part in (physics.closing[ids], physics.grasped(ids, TARGET))),
-        *(
-            10 * part[:, None]
-            for part in (2 * physics.gripper_opening(ids), physics.finger_speed(ids))
-        ),
+        physics.closing[ids][:, None] * 1.0,
+        physics.grasped(ids, TARGET)[:, None] * 1.0,
+        10 * (2 * physics.gripper_opening(ids))[:, None],
+        10 * physics.finger_speed(ids)[:, None],
         10 * physics.block_speed(ids, TARGET)[:, None],
     ]
     return np.concatenate(columns, axis=1).astype(np.float32)

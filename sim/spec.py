@@ -1,5 +1,7 @@
-"""What an action means: names, units, frame, limits and rate of every dimension, fit to be written
-beside a dataset."""
+"""The meaning of an action: names, units, frame, limits and rate of its dimensions.
+
+It is written beside every dataset and policy.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ import numpy as np
 
 CLOSE = 1.0
 OPEN = -1.0
+"""Values of the gripper's dimension."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,11 @@ class ActionSpec:
         return asdict(self)
 
     def checked_chunks(self, actions: np.ndarray, ids: np.ndarray, max_steps: int) -> np.ndarray:
-        """Actions [n, H, A] for the environments `ids`, as float32.
+        """The actions [n, H, A] for the environments `ids`, as float32.
 
-        Raises ValueError for another shape, a chunk that does not divide the episode, and actions
-        that are no numbers.
+        Raises:
+            ValueError: the shape is another, H does not divide the episode, or an action is NaN or
+                infinite.
         """
         actions = np.asarray(actions, dtype=np.float32)
         if actions.ndim != 3 or actions.shape[0] != len(ids) or actions.shape[2] != self.size:

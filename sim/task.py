@@ -1,4 +1,4 @@
-"""The data that a simulated task gives, and what a task must be able to do."""
+"""The data that environments exchange with a policy, and the protocol of a task."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ if TYPE_CHECKING:
     from sim.randomize import Randomization
 
 TARGET = 0
-"""The first block and the first pad are the ones that an instruction names."""
+"""Index of the block and of the pad that an instruction names: the first ones."""
 
 
 @dataclass(frozen=True)
 class SimObservation:
-    """What a policy may see of n environments.
+    """The observation of n environments.
 
     Attributes:
         images: uint8 RGB [n, h, w, 3] per camera; empty when nothing was rendered.
-        proprio: float32 [n, 7]: commanded x y z (m), roll pitch yaw (rad), measured gripper opening (m).
+        proprio: float32 [n, 7]: commanded x y z (m), roll pitch yaw (rad), measured gripper
+            opening (m).
         instruction: n sentences.
     """
 
@@ -37,7 +38,7 @@ class SimObservation:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What n environments answer to a chunk of actions.
+    """The result of a chunk of actions in n environments.
 
     Attributes:
         observation: after the chunk; images are rendered once, at its end.
@@ -45,10 +46,13 @@ class StepResult:
         terminated: bool [n], the task ended (success).
         truncated: bool [n], the time limit ended it.
         success: bool [n].
-        num_steps: int64 [n], control steps executed; an environment that ends inside a chunk stops there.
-        metrics: float32 [n] per name: the best value so far of every reward term. Where several tasks run, a term is
-            called "task/term" and is NaN in the environments of the others; "success" is there for all.
-        frames: uint8 [n, H, h, w, 3] per camera after every control step, when `render_every_step`; else empty.
+        num_steps: int64 [n], control steps executed; an environment that ends inside a chunk stops
+            there.
+        metrics: float32 [n] per name: the best value so far of every reward term. Where several
+            tasks run, a term is called "task/term" and is NaN in environments of other tasks;
+            "success" holds for all.
+        frames: uint8 [n, H, h, w, 3] per camera after every control step, with
+            `render_every_step`; else empty.
     """
 
     observation: SimObservation
@@ -63,11 +67,16 @@ class StepResult:
 
 @dataclass(frozen=True)
 class ObjectFacts:
-    """One object: kind "block" or "pad", role "target" (named) or "distractor", position in metres,
-    yaw in radians.
+    """The ground truth of one object.
 
-    `pixels` gives its centre in each camera's image as fractions (right, down) in [0, 1], or None
-    outside the image.
+    Attributes:
+        kind: "block" or "pad".
+        color, shape: as instructions name them.
+        role: "target" for an object that the instruction names, else "distractor".
+        position: metres; yaw radians.
+        grasped: whether the hand holds it.
+        pixels: its centre in each camera's image, as fractions (right, down) in [0, 1]; None
+            outside the image.
     """
 
     kind: str
@@ -81,20 +90,20 @@ class ObjectFacts:
 
     @property
     def name(self) -> str:
-        """Colour and shape, as the instruction says it: "red cube"."""
+        """Colour and shape, as in an instruction: "red cube"."""
         return f"{self.color} {self.shape}"
 
 
 @dataclass(frozen=True)
 class SceneFacts:
-    """The ground truth of one scene, for asking questions about it.
+    """The ground truth of one scene.
 
     Attributes:
-        objects: blocks then pads; those that the instruction names come first among their kind.
+        objects: blocks, then pads; of each kind the named ones come first.
         hand_position: measured tcp, metres; hand_yaw radians; gripper_opening metres.
         grasped: index into `objects` of the held block, or None.
-        instruction: what the scene asks for.
-        success: whether that is done.
+        instruction: the task's instruction in this scene.
+        success: whether the task is done.
         template: the task's sentence.
     """
 

@@ -1,5 +1,4 @@
-"""`VectorEnvironment`: hundreds of environments in one process, a chunk of actions a call, pictures
-when asked."""
+"""Hundreds of environments in one process, stepped by chunks of actions and rendered on demand."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ from sim.task import SceneFacts, SimObservation, StepResult, Task
 
 @dataclass(frozen=True)
 class SimState:
-    """Everything that decides the future of n environments: named rows, bit for bit."""
+    """The complete state of n environments, by name: it decides their future bit for bit."""
 
     rows: dict[str, np.ndarray]
 
@@ -31,29 +30,29 @@ class SimState:
         return len(self.rows["state"])
 
     def take(self, index: Any) -> SimState:
-        """Some of the rows, for instance to start several environments from one state."""
+        """The rows at `index`; repeat one to start several environments from one state."""
         return SimState({name: values[index] for name, values in self.rows.items()})
 
 
 class VectorEnvironment:
-    """N environments of one robot and one scene, and of one task or several.
+    """N environments of one robot and one scene, with one task or several.
 
-    A start's seed says which task it is: the tasks take turns, seed by seed. `ids` are any distinct
-    environment numbers in any order; every result has its rows in that order. An environment that
-    has ended stays as it is, and steps on it do nothing, until it is reset.
+    The seed of a start decides its task: tasks take turns, seed by seed. `ids` are distinct
+    environment numbers in any order, and every result has its rows in that order. An environment
+    that has ended ignores steps until it is reset.
 
     Args:
         physics: the simulations.
-        tasks: what is asked and rewarded.
-        ranges: what differs from start to start.
-        paraphrased: ask in other words than the demonstrations do; the seed says in which.
-        cameras: the cameras that observations carry, of the scene's.
+        tasks: they take turns by seed.
+        ranges: of everything that differs between starts.
+        paraphrased: use the paraphrases of instructions; the seed decides which one.
+        cameras: those of the scene's cameras that observations hold.
         image_size: height and width, pixels.
         max_steps: control steps after which an episode is truncated.
-        reward: weight of every reward term that counts.
-        backend: the renderer's back end, as `sim.rendering.backend.choose_backend` answers.
+        reward: weight per reward term; a missing term has weight 0.
+        backend: the renderer's back end, chosen by `sim.rendering.backend.choose_backend`.
         num_threads: drawing threads (0: chosen by the renderer).
-        render_every_step: also give the pictures after every control step of a chunk, as `StepResult.frames`.
+        render_every_step: also render after every control step, as `StepResult.frames`.
     """
 
     def __init__(
@@ -95,8 +94,7 @@ class VectorEnvironment:
         names = dict.fromkeys(name for task in tasks for name in task.reward_names)
         self._best = {name: np.zeros(self.num_envs) for name in names}
 
-    # -- the contract
-    # -------------------------------------------------------------------------------------------
+    # -- the interface ------------------------------------------------------------------------------
 
     @property
     def instructions(self) -> list[str]:
@@ -104,12 +102,11 @@ class VectorEnvironment:
         return self._instructions(np.arange(self.num_envs))
 
     def task_of(self, seed: int) -> str:
-        """The name of the task that a seed stands for."""
+        """The name of the task that starts from `seed`."""
         return self.tasks[seed % len(self.tasks)].name
 
     def by_task(self, ids: np.ndarray) -> Iterator[tuple[Task, np.ndarray]]:
-        """Every task that runs in the environments `ids` [n], and where in `ids` those that run it
-        stand."""
+        """Every task that runs in the environments `ids` [n], with its rows in `ids`."""
         if len(self.tasks) == 1:
             yield self.tasks[0], np.arange(len(ids))
             return
@@ -124,23 +121,27 @@ class VectorEnvironment:
         *,
         render: bool = True,
     ) -> SimObservation:
-        """Start the environments `ids` (None: the first len(seeds)) from `seeds`; one seed is one
-        start, always."""
+        """Start the environments `ids` (None: the first len(seeds)) from `seeds`.
+
+        A seed always gives the same start, in any environment.
+        """
         ids = self._start(seeds, ids, lambda task, *start: task.initialise(self.physics, *start))
         return self.observe(ids, render=render)
 
     def step(
         self, actions: np.ndarray, ids: np.ndarray | None = None, *, render: bool = True
     ) -> StepResult:
-        """Execute a chunk of actions [n, H, 7] in the environments `ids` (None: all), then look
-        once.
+        """Execute a chunk of actions [n, H, 7] in the environments `ids` (None: all).
+
+        Images are rendered once, at the end of the chunk.
 
         Raises:
-            ValueError: an action is NaN or infinite, the shape is wrong, or H does not divide `max_steps`.
+            ValueError: an action is NaN or infinite, the shape is wrong, or H does not divide
+                `max_steps`.
         """
         ids = self._checked_ids(ids)
         actions = self.action_spec.checked_chunks(actions, ids, self.max_steps)
-        order = np.argsort(ids)
+        order = np.argsort(ids)  # the batch takes sorted ids
         inverse = np.argsort(order)
         ids_sorted = ids[order]
         actions = actions[order]
@@ -157,8 +158,8 @@ class VectorEnvironment:
             if self.render_every_step and render and self._renderer is not None:
                 for camera, images in self._renderer.render(ids).items():
                     frames[camera].append(images)
-        look = render and not any(frames.values())
-        observation = self.observe(ids, render=look)
+        # The last frames are the images of the observation: do not render them twice.
+        observation = self.observe(ids, render=render and not any(frames.values()))
         if any(frames.values()):
             observation = SimObservation(
                 {c: f[-1] for c, f in frames.items()}, observation.proprio, observation.instruction
@@ -175,13 +176,15 @@ class VectorEnvironment:
         )
 
     def get_state(self, ids: np.ndarray | None = None) -> SimState:
-        """A copy of everything that decides the future of the environments `ids`."""
+        """A copy of the complete state of the environments `ids` (None: all)."""
         ids = self._checked_ids(ids)
         return SimState({name: values[ids].copy() for name, values in self._state_arrays().items()})
 
     def set_state(self, state: SimState, ids: np.ndarray | None = None) -> None:
-        """Continue the environments `ids` from `state`, one row each, which may come from other
-        environments."""
+        """Continue the environments `ids` from `state`, one row each.
+
+        The rows may come from other environments. Raises a ValueError for another number of rows.
+        """
         ids = self._checked_ids(ids)
         if len(state) != len(ids):
             raise ValueError(
@@ -192,8 +195,10 @@ class VectorEnvironment:
         self.physics.refresh(np.sort(ids))
 
     def privileged(self, ids: np.ndarray | None = None) -> np.ndarray:
-        """What only the simulator knows of the environments `ids`, as numbers [n, s]: the scene,
-        the time that is used up, the best of every reward term so far, and which task runs.
+        """Ground truth of the environments `ids` as numbers [n, s], for critics.
+
+        The scene, the elapsed share of the time, the best value so far of every reward term, and
+        the task.
         """
         ids = self._checked_ids(ids)
         best = [values[ids] for values in self._best.values()]
@@ -203,7 +208,7 @@ class VectorEnvironment:
         return np.concatenate([privileged_state(self.physics, ids), rest], axis=1)
 
     def facts(self, ids: np.ndarray | None = None) -> list[SceneFacts]:
-        """The ground truth of the environments `ids` as they stand."""
+        """The ground truth of the environments `ids` now."""
         ids = self._checked_ids(ids)
         facts: dict[int, SceneFacts] = {}
         for task, rows in self.by_task(ids):
@@ -216,10 +221,9 @@ class VectorEnvironment:
     def sample_scenes(
         self, seeds: Sequence[int] | np.ndarray, *, render: bool = True
     ) -> tuple[SimObservation, list[SceneFacts]]:
-        """Random scenes for questions about pictures: the hand anywhere, sometimes with a block in
-        it.
+        """Random scenes for questions about pictures: the hand anywhere, at times with a block.
 
-        They stand in the environments 0 to len(seeds) - 1 and can be continued from there.
+        They occupy the environments 0 to len(seeds) - 1, which can be stepped from there.
         """
         ids = self._start(
             seeds,
@@ -229,7 +233,7 @@ class VectorEnvironment:
         return self.observe(ids, render=render), self.facts(ids)
 
     def observe(self, ids: np.ndarray | None = None, *, render: bool = True) -> SimObservation:
-        """What the environments `ids` show now."""
+        """The observation of the environments `ids` now."""
         ids = self._checked_ids(ids)
         images = self._renderer.render(ids) if render and self._renderer is not None else {}
         proprio = np.concatenate(
@@ -243,8 +247,7 @@ class VectorEnvironment:
             self._renderer.close()
             self._renderer = None
 
-    # -- inside
-    # -------------------------------------------------------------------------------------------------
+    # -- implementation -----------------------------------------------------------------------------
 
     def _start(
         self, seeds: Sequence[int] | np.ndarray, ids: np.ndarray | None, initialise: Any
@@ -261,11 +264,12 @@ class VectorEnvironment:
         order = np.argsort(ids)
         chosen = ids[order]
         self.physics.clear(chosen)
+        # The seed alone decides the task, so that a start is the same in every run.
         self._task[ids] = np.array(seeds, dtype=np.int64) % len(self.tasks)
         for task, rows in self.by_task(chosen):
             rngs = [np.random.default_rng(seeds[i]) for i in order[rows]]
             initialise(task, rngs, chosen[rows])
-            self._phrasing[chosen[rows]] = self._drawn_phrasing(task, np.array(seeds)[order[rows]])
+            self._phrasing[chosen[rows]] = self._choose_phrasing(task, np.array(seeds)[order[rows]])
         self.physics.refresh(chosen)
         self._steps[ids] = 0
         self._terminated[ids] = False
@@ -275,11 +279,10 @@ class VectorEnvironment:
         return ids
 
     def _control_step(self, ids: np.ndarray, actions: np.ndarray) -> np.ndarray:
-        """One control step of running environments; the reward [n] counts only what beats the
-        episode's best so far.
+        """One control step of running environments, and its reward [n].
 
-        Paying improvements alone bounds the return by the sum of the weights and makes waiting
-        worthless.
+        A term is rewarded only where it exceeds its best value of the episode. That bounds the
+        return by the sum of the weights, and waiting in a good state earns nothing.
         """
         self.physics.apply(actions, ids)
         self.physics.step(ids)
@@ -306,8 +309,8 @@ class VectorEnvironment:
             )
         return texts.tolist()
 
-    def _drawn_phrasing(self, task: Task, seeds: np.ndarray) -> np.ndarray:
-        """Which words [n] the starts `seeds` are asked in: the paraphrases take turns."""
+    def _choose_phrasing(self, task: Task, seeds: np.ndarray) -> np.ndarray:
+        """The phrasing [n] of the starts `seeds`: the paraphrases take turns."""
         if not self._paraphrased:
             return np.zeros(len(seeds), dtype=np.int64)
         return 1 + seeds // len(self.tasks) % len(task.template.paraphrases)

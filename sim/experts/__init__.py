@@ -1,5 +1,4 @@
-"""Scripted experts: one controller a task, and `Expert`, which acts with them in all environments
-at once."""
+"""Scripted experts, which demonstrate tasks and recover from disturbances."""
 
 from sim.experts.expert import Expert
 

@@ -1,8 +1,7 @@
-"""The expert over all environments at once: every task's controller, and disturbances to recover
-from.
+"""The expert of all environments at once: the tasks' controllers, with disturbances to recover from.
 
-Every phase of a controller is a proportional motion of the commanded pose, so actions are a smooth
-function of what is seen.
+Every phase of a controller is a proportional motion of the commanded pose: actions are a smooth
+function of the observation.
 """
 
 from __future__ import annotations
@@ -15,14 +14,15 @@ from sim.vector import VectorEnvironment
 
 
 class Expert:
-    """Acts in the environments of `env`; one instance keeps one phase and timer per environment.
+    """The scripted expert of `env`, with one phase and one timer per environment.
 
     Args:
         env: the environments.
-        seed: of the disturbances.
+        seed: seed of the disturbances.
         noise: standard deviation of noise on every action, as a share of the action's limit.
-        burst_probability: chance per control step that a disturbance begins: a few steps of random motion, at times
-            with the fingers moving the wrong way. `perturbed` marks those steps: leave them out of a loss.
+        burst_probability: chance per control step that a disturbance begins: a few steps of random
+            motion, at times with the fingers moving the wrong way. `perturbed` marks these steps;
+            a loss should leave them out.
         burst_steps: shortest and longest disturbance, control steps.
         burst_speed: largest motion of a disturbance, metres per control step along each axis.
     """
@@ -51,7 +51,7 @@ class Expert:
         self._burst = np.zeros((n, 7))
 
     def reset(self, ids: np.ndarray | None = None) -> None:
-        """Forget the phases of the environments `ids` (None: all)."""
+        """Restart the phases of the environments `ids` (None: all)."""
         chosen = slice(None) if ids is None else ids
         self.phase[chosen] = 0
         self.perturbed[chosen] = False
@@ -63,12 +63,11 @@ class Expert:
         ids = np.arange(len(self.phase)) if ids is None else np.asarray(ids, dtype=np.int64)
         action = np.zeros((len(ids), 7))
         for task, rows in self._env.by_task(ids):
-            action[rows] = self._controlled(self._controllers[task.name], ids[rows])
+            action[rows] = self._control(self._controllers[task.name], ids[rows])
         return self._disturb(ids, action).astype(np.float32)
 
-    def _controlled(self, controller: Controller, ids: np.ndarray) -> np.ndarray:
-        """What the controller of one task does, after it has moved every environment to the phase
-        it calls for."""
+    def _control(self, controller: Controller, ids: np.ndarray) -> np.ndarray:
+        """Actions [n, 7] of one task's controller, after it has advanced every phase."""
         physics = self._env.physics
         phase = self.phase[ids]
         timer = self._timer[ids] + 1
@@ -81,7 +80,7 @@ class Expert:
         )
 
     def _disturb(self, ids: np.ndarray, action: np.ndarray) -> np.ndarray:
-        """Add noise and bursts; marks `perturbed` where a burst replaced the expert's action."""
+        """The actions with noise and bursts; `perturbed` marks those that a burst replaced."""
         high = np.array(DEFAULT_ACTION_SPEC.high)
         if self._noise > 0:
             action[:, :6] += self._noise * high[:6] * self._rng.standard_normal((len(ids), 6))

@@ -1,5 +1,4 @@
-"""Scenes as a policy meets them: from anywhere, played on for a while by an expert who is badly
-disturbed."""
+"""States from the middle of disturbed episodes, for questions about pictures."""
 
 from __future__ import annotations
 
@@ -11,30 +10,32 @@ from sim.experts.expert import Expert
 from sim.task import SceneFacts, SimObservation
 from sim.vector import VectorEnvironment
 
-LONGEST = 24
-"""Control steps that a scene is played on at most; a quarter of the scenes stay as they were
-drawn."""
+MAX_STEPS = 24
+"""Most control steps from the random scene to the state; a quarter of the scenes take none."""
 BURST_PROBABILITY = 0.2
 BURST_SPEED = 0.04
+"""Disturbances of the expert; see `Expert`."""
 TILT = slice(3, 5)
-TURN = 5
-"""Of an action: roll and pitch, which no demonstration moves, and yaw."""
+"""Roll and pitch of an action: no demonstration moves them."""
+YAW = 5
+"""Yaw of an action."""
 
 
 def sample_perturbed_states(
     env: VectorEnvironment, seeds: Sequence[int] | np.ndarray
 ) -> tuple[SimObservation, list[SceneFacts]]:
-    """What the scenes of `seeds` look like some control steps later, and the truth about them.
+    """Observations and ground truth of the scenes of `seeds` after some control steps.
 
-    A policy pushes blocks around, comes down beside them and turned against them; random poses of
-    the hand hold nothing of that. In half of the scenes the expert does not turn the hand at all.
+    A disturbed expert acts in between: it pushes blocks, comes down beside them or turned against
+    them, as policies do. Random poses of the hand contain no such states. In half of the scenes
+    the expert does not turn the hand at all.
     """
     seeds = np.asarray(seeds, dtype=np.int64)
     ids = np.arange(len(seeds))
     env.sample_scenes(seeds, render=False)
     rng = np.random.default_rng(seeds)
-    left = np.maximum(rng.integers(-LONGEST // 3, LONGEST + 1, len(ids)), 0)
-    turns = rng.random(len(ids)) < 0.5
+    num_steps = np.maximum(rng.integers(-MAX_STEPS // 3, MAX_STEPS + 1, len(ids)), 0)
+    may_turn = rng.random(len(ids)) < 0.5
     expert = Expert(
         env,
         seed=int(seeds[0]),
@@ -42,12 +43,12 @@ def sample_perturbed_states(
         burst_probability=BURST_PROBABILITY,
         burst_speed=BURST_SPEED,
     )
-    for step in range(LONGEST):
-        going = ids[left > step]
-        if not len(going):
+    for step in range(MAX_STEPS):
+        running = ids[num_steps > step]
+        if not len(running):
             break
-        action = expert.act(going)
+        action = expert.act(running)
         action[:, TILT] = 0.0
-        action[~turns[going], TURN] = 0.0
-        env.step(action[:, None], going, render=False)
+        action[~may_turn[running], YAW] = 0.0
+        env.step(action[:, None], running, render=False)
     return env.observe(ids), env.facts(ids)
