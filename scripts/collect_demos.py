@@ -1,107 +1,11 @@
-"""Make demonstrations in the simulator: a LeRobotDataset v3 of a scripted expert's successful
-episodes.
+"""`vla-collect` from a checkout that is not installed; see `vla.commands.collect`."""
 
-    python scripts/collect_demos.py --num 100 --image-size 96 --output datasets/generated/pick_place
-
-Interrupted (Ctrl-C, a full disk), the same command continues where it stopped.
-"""
-
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from vla.command_line import command
-
-
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--output", type=Path, required=True, help="folder of the dataset; must not exist yet"
-    )
-    parser.add_argument(
-        "--num", type=int, default=100, help="successful episodes (default %(default)s)"
-    )
-    parser.add_argument(
-        "--task", nargs="+", default=["pick_place"], help="one, or several that take turns"
-    )
-    parser.add_argument("--robot", default="panda", help="panda or gantry (default %(default)s)")
-    parser.add_argument("--cameras", nargs="+", default=["front", "wrist"])
-    parser.add_argument("--image-size", type=int, default=96, help="pixels (default %(default)s)")
-    parser.add_argument(
-        "--format", choices=["video", "images"], default="video", help="lossless H.264, or PNG"
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="first seed to try (default %(default)s)"
-    )
-    parser.add_argument(
-        "--max-steps", type=int, default=80, help="control steps an episode (default %(default)s)"
-    )
-    parser.add_argument(
-        "--burst-probability", type=float, default=0.02, help="of a disturbance, per control step"
-    )
-    parser.add_argument("--num-envs", type=int, default=32)
-    parser.add_argument("--renderer", choices=["auto", "egl", "warp"], default="auto")
-    options = parser.parse_args(argv)
-    options.task = options.task[0] if len(options.task) == 1 else options.task
-    return options
-
-
-@command("; every finished episode is kept: run the same command again to continue")
-def main(argv: list[str] | None = None) -> int:
-    options = parse(argv)
-    from rich import progress as rich
-
-    import sim
-    from vla.data.collect import collect, dataset_spec
-    from vla.data.lerobot_writer import LeRobotWriter
-
-    source = {
-        name: getattr(options, name)
-        for name in ("task", "robot", "seed", "max_steps", "burst_probability")
-    }
-    environments = sim.make_vector(
-        task=options.task,
-        robot=options.robot,
-        num_envs=options.num_envs,
-        cameras=options.cameras,
-        image_size=options.image_size,
-        max_steps=options.max_steps,
-        renderer=options.renderer,
-    )
-    from sim.experts import Expert
-
-    expert = Expert(environments, seed=options.seed, burst_probability=options.burst_probability)
-    writer = LeRobotWriter(
-        options.output, dataset_spec(environments, options.robot, options.format, source)
-    )
-    columns = [rich.TextColumn("{task.description}"), rich.BarColumn(), rich.MofNCompleteColumn()]
-    with rich.Progress(*columns, rich.TimeElapsedColumn(), rich.TimeRemainingColumn()) as progress:
-        bar = progress.add_task("demonstrations", total=options.num)
-
-        def show(successes: int, failures: int) -> None:
-            progress.update(
-                bar, completed=successes, description=f"demonstrations ({failures} starts failed)"
-            )
-
-        done = collect(
-            environments,
-            expert,
-            writer,
-            num_episodes=options.num,
-            first_seed=options.seed,
-            on_episode=show,
-        )
-    writer.finish()
-    environments.close()
-    print(
-        f"{options.output}: {done.num_episodes} episodes, {done.num_frames} frames, {done.num_failures} failed starts"
-    )
-    return 0
-
+from vla.commands.collect import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -52,11 +52,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def drive(options: argparse.Namespace) -> None:
-    from scripts.world import world_of
     from vla.config import load
     from vla.evaluate.success import SuccessRate
     from vla.serve.access import find_token
     from vla.serve.client import Chunked, RemotePolicy
+    from vla.simulator import make_simulator
 
     policy = RemotePolicy(options.address, token=find_token(options.token))
     seen = policy.passport
@@ -65,7 +65,7 @@ def drive(options: argparse.Namespace) -> None:
         f"sim.cameras=[{','.join(seen['cameras'])}]",
         "sim.num_envs=1",
     ]
-    env = world_of(load([*told, *options.settings]).sim).environment()
+    env = make_simulator(load([*told, *options.settings]).sim).environment()
     policy.check(env.action_spec.to_dict())
     chunks = Chunked(
         policy.infer, options.ahead, bool(seen.get("real_time_chunking")) and not options.plain

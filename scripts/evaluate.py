@@ -1,95 +1,11 @@
-"""Judge a checkpoint on held-out starts: success with n, interval and decoding, under every
-perturbation.
+"""`vla-eval` from a checkout that is not installed; see `vla.commands.evaluate`."""
 
-    python scripts/evaluate.py runs/NAME                                # 500 starts, greedy and sampled
-    python scripts/evaluate.py runs/NAME evaluation.num_starts=100 --perturb camera,light
-    python scripts/evaluate.py runs/NAME sim.num_distractors=2          # another scene
-    python scripts/evaluate.py --compare runs/A runs/B                  # both on the same starts, paired
-    python scripts/evaluate.py exported/NAME                            # or user/NAME, from the hub
-    python scripts/evaluate.py outputs/train/act sim=pick_place         # a policy that lerobot-train made
-    python scripts/evaluate.py --elo runs/A runs/B                      # text models, by a judge's preferences
-
-Writes evaluation.json, evaluation.html, starts.json, videos/ and recordings/ for
-scripts/view_rollouts.py.
-"""
-
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from vla.command_line import command
-
-
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "run", nargs="*", help="the folder of a run or of a checkpoint, then key=value settings"
-    )
-    parser.add_argument(
-        "--compare", nargs="+", default=[], metavar="RUN", help="judge these (too) and compare"
-    )
-    parser.add_argument(
-        "--elo",
-        nargs="+",
-        default=[],
-        metavar="RUN",
-        help="runs on open prompts, against each other",
-    )
-    parser.add_argument(
-        "--judge", metavar="URL", help="of --elo: an OpenAI server (default: the runs' gold reward)"
-    )
-    parser.add_argument("--judge-model", default="default", help="what that server calls its model")
-    parser.add_argument(
-        "--perturb", default="all", help="all, none, or some of camera,light,texture,wording,start"
-    )
-    parser.add_argument("--decoding", choices=["both", "greedy", "sampled"], default="both")
-    parser.add_argument(
-        "--videos", type=int, default=3, help="of wins and of failures (default %(default)s)"
-    )
-    parser.add_argument(
-        "--output", type=Path, help="folder to write to (default RUN/evaluations/TIME)"
-    )
-    options = parser.parse_intermixed_args(argv)
-    words = [*options.run, *options.compare]
-    options.settings = [word for word in words if "=" in word]
-    options.runs = [Path(word) for word in words if "=" not in word]
-    if not options.elo and len(options.runs) not in (1, 2):
-        parser.error(f"give one run to judge, or two to compare; these are {len(options.runs)}")
-    return options
-
-
-@command()
-def main(argv: list[str] | None = None) -> int:
-    options = parse(argv)
-    from vla import runtime
-
-    runtime.prepare(offline=not any(runtime.on_hub(str(run)) for run in options.runs))
-    from scripts.simulation import perturbations
-    from scripts.world import world_of
-    from vla.evaluate.settings import chosen_perturbations
-    from vla.stages.trial import Asked, compare_runs, try_run
-
-    if options.elo:
-        from vla.text.tournament import tournament
-
-        runs = [Path(run) for run in options.elo]
-        print(
-            f"results: {tournament(runs, options.output or Path('elo'), options.judge, options.judge_model)}"
-        )
-        return 0
-    changes = chosen_perturbations(options.perturb, perturbations())
-    asked = Asked(options.settings, changes, options.decoding, options.videos, options.output)
-    if len(options.runs) == 2:
-        folder = compare_runs(options.runs[0], options.runs[1], asked, world_of)
-    else:
-        folder = try_run(options.runs[0], asked, world_of)
-    print(f"results: {folder}")
-    return 0
-
+from vla.commands.evaluate import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -18,8 +18,8 @@ import pytest
 import torch
 
 import vla.runtime
-from scripts.simulation import Simulation
 from scripts.train_vla import main
+from sim.simulator import TabletopSimulator
 from sim.vector import VectorEnvironment
 from tests.reads import Reads, recorded_reads, without_effect
 from vla.config import load
@@ -453,7 +453,7 @@ def test_numbers_that_are_none_are_said_and_nothing_is_lost(
 
 def test_a_run_ends_with_a_policy_that_others_can_load(finished):
     config = load([f"resume={finished}"])
-    world = Simulation(config.sim)
+    world = TabletopSimulator(config.sim)
     policy, observer = load_policy(finished, config, world)
     seeds = StartManifest.load(finished / "starts.json").evaluation_seeds.tolist()
     episodes = evaluate_policy(policy, world.environment(), seeds, observer, greedy=True)
@@ -476,7 +476,7 @@ def test_a_run_ends_with_a_policy_that_others_can_load(finished):
 
 
 def test_the_simulator_is_a_world():
-    world = Simulation(load(TINY).sim)
+    world = TabletopSimulator(load(TINY).sim)
     assert isinstance(world, World)
     assert isinstance(world.scenes(), SceneSource)
     assert world.environment() is world.environment()

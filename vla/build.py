@@ -16,6 +16,7 @@ from vla.actions.flow import FlowMatching
 from vla.actions.normalize import ActionNormalizer, fit_normalizer
 from vla.actions.process import Process
 from vla.actions.spread import FARTHEST, rare_jumps
+from vla.command_names import command_name
 from vla.config import robot as settings
 from vla.config.robot import (
     HubBackbone,
@@ -138,7 +139,7 @@ def check_architecture(
         if getattr(found, name) != getattr(wanted, name):
             raise ValueError(
                 f"model.checkpoint={checkpoint} was made with {name}={getattr(found, name)}, the settings say "
-                f"{getattr(wanted, name)}: use the checkpoint's, or pretrain another with scripts/pretrain_vlm.py, or "
+                f"{getattr(wanted, name)}: use the checkpoint's, or pretrain another with {command_name('vla-pretrain')}, or "
                 "begin with none (model.checkpoint=null)"
             )
 

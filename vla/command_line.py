@@ -3,6 +3,7 @@ loaded here."""
 
 from __future__ import annotations
 
+import argparse
 import errno
 import signal
 import sys
@@ -10,32 +11,44 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING
 
+from vla.command_names import with_command_names
 from vla.interrupt import SIGNALS, Interrupted, leave_on_interrupt
 
 if TYPE_CHECKING:
     from vla.config import Config
 
 
-def command(remark: str = "") -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Marks the main function of a script: a signal ends it in one line, with `remark`, at any
-    moment; a run that was stopped and has saved ends with the signal's exit code. What a setting, a
-    file or the machine is at fault for is one line too, and exit code 2.
+def command(
+    remark: str = "",
+    make_parser: Callable[[], argparse.ArgumentParser] | None = None,
+    takes_settings: bool = False,
+) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Decorator of a command's main function: one line and exit code 2 in place of a traceback.
+
+    A signal ends the command in one line, with `remark`, at any moment; a run that was stopped and
+    has saved ends with the signal's exit code. A fault of a setting, a file or the machine is one
+    line and exit code 2. `make_parser` gives the flags that a shell completes, `takes_settings`
+    whether it completes settings too (`vla.completion`).
     """
 
     def marked(main: Callable[..., int]) -> Callable[..., int]:
         @wraps(main)
         def whole(arguments: list[str] | None = None) -> int:
+            given = sys.argv[1:] if arguments is None else arguments
             try:
                 with leave_on_interrupt(remark):
+                    if given[:1] in (["--completion"], ["--complete"]):
+                        from vla.completion import complete
+
+                        print(complete(given, make_parser, takes_settings))
+                        return 0
                     return main(arguments)
             except Interrupted as stopped:
                 return stopped.exit_code
             except (ValueError, OSError, ImportError, FloatingPointError) as error:
                 fail(explained(error))
             finally:
-                if (
-                    main.__module__ == "__main__"
-                ):  # a KeyboardInterrupt while the interpreter ends is a traceback
+                if arguments is None:  # a KeyboardInterrupt while Python ends is a traceback
                     for number in SIGNALS:
                         signal.signal(number, signal.SIG_DFL)
 
@@ -133,7 +146,11 @@ def help_text(description: str) -> str:
     from configs/."""
     from vla.config.compose import CONFIGS, groups, groups_of, options
 
-    lines = [description.strip(), "", "Groups (group=option); the option marked * is the default:"]
+    lines = [
+        with_command_names(description.strip()),
+        "",
+        "Groups (group=option); the option marked * is the default:",
+    ]
     defaults = default_options()
     in_order = [
         "mode",

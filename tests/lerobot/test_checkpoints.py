@@ -11,12 +11,12 @@ import torch
 
 import vla.runtime
 from scripts import evaluate
-from scripts.world import world_of
 from tests.lerobot.tiny import CHUNK, SIZE, make_checkpoint
 from vla.config import load
 from vla.lerobot.checkpoints import declared, lerobot_folder, open_policy
 from vla.lerobot.places import PlacedEnvironment
 from vla.rl.rollout import collect_rollout
+from vla.simulator import make_simulator
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # LeRobot's own
 SIM = [
@@ -45,7 +45,7 @@ def as_lerobot_does(folder, seed: int) -> np.ndarray:
     config = PreTrainedConfig.from_pretrained(folder)
     policy = get_policy_class(config.type).from_pretrained(folder, config=config)
     before, after = make_pre_post_processors(config, pretrained_path=str(folder))
-    env = world_of(load([*SIM, "sim.num_envs=1"]).sim).environment()
+    env = make_simulator(load([*SIM, "sim.num_envs=1"]).sim).environment()
     seen, ended, actions = env.reset([seed]), False, []
     while not ended:
         images = {
@@ -67,7 +67,7 @@ def as_lerobot_does(folder, seed: int) -> np.ndarray:
 def ours(folder, seeds: list[int]) -> list[np.ndarray]:
     """The actions of every episode in a rollout whose two places are refilled."""
     policy, observer = open_policy(folder, max_steps=12, device="cpu")
-    environment = PlacedEnvironment(world_of(load(SIM).sim).environment(), count())
+    environment = PlacedEnvironment(make_simulator(load(SIM).sim).environment(), count())
     rollout = collect_rollout(policy, environment, seeds, 1, observer)
     return [
         rollout.action[rollout.trajectory == i].flatten(0, 1).numpy() for i in range(len(seeds))
@@ -135,7 +135,7 @@ def test_a_checkpoint_for_another_robot_is_refused(tmp_path, name, shape, messag
     part = "output_features" if name == "action" else "input_features"
     values[part][name]["shape"] = shape
     (folder / "config.json").write_text(json.dumps(values))
-    world = world_of(load(SIM).sim)
+    world = make_simulator(load(SIM).sim)
     with pytest.raises(ValueError, match=re.escape(message)):
         declared(folder).check(world.action_spec, world.proprio_size)
 

@@ -115,7 +115,7 @@ def test_what_lerobot_saved_acts_alike_there_and_in_our_own_commands(trained, da
     from lerobot.configs.policies import PreTrainedConfig
     from lerobot.policies.factory import get_policy_class
 
-    from scripts.world import world_of
+    from vla.simulator import make_simulator
 
     policy, _, folder = trained
     env = sim.make_vector(
@@ -141,7 +141,7 @@ def test_what_lerobot_saved_acts_alike_there_and_in_our_own_commands(trained, da
     np.testing.assert_allclose(first, expected, atol=1e-6)
     own = settings_of(folder, ["sim.num_envs=2"])
     assert own.data.path == str(dataset)
-    loaded, observe = load_policy(folder, own, world_of(own.sim))
+    loaded, observe = load_policy(folder, own, make_simulator(own.sim))
     np.testing.assert_allclose(loaded.act(observe(seen), greedy=True).action, expected, atol=1e-6)
     env.close()
 

@@ -51,9 +51,7 @@ def test_parameters_are_counted_once():
 @pytest.mark.parametrize("name", ["architecture.json", "model.safetensors", "tokenizer.json"])
 def test_a_missing_file_is_named(folder, name):
     (folder / name).unlink()
-    with pytest.raises(
-        ValueError, match=f"{name} is missing; make one with scripts/pretrain_vlm.py"
-    ):
+    with pytest.raises(ValueError, match=f"{name} is missing; make one with vla-pretrain"):
         load_vlm(folder)
 
 

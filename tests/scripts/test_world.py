@@ -2,8 +2,8 @@
 
 import pytest
 
-from scripts.world import world_of
 from vla.config import ConfigError, load
+from vla.simulator import make_simulator
 
 
 def test_one_task_several_and_gymnasium():
@@ -19,17 +19,17 @@ def test_one_task_several_and_gymnasium():
         0.0,
     )
     for config in (push, mixture, gym):
-        world = world_of(config.sim)
+        world = make_simulator(config.sim)
         assert all(
             callable(getattr(world, name))
             for name in ("environment", "recorder", "scenes", "expert", "texts")
         )
-    assert "push the red cube to the blue square" in world_of(push.sim).texts()
-    assert gym.sim.instruction in world_of(gym.sim).texts()
+    assert "push the red cube to the blue square" in make_simulator(push.sim).texts()
+    assert gym.sim.instruction in make_simulator(gym.sim).texts()
 
 
 def test_what_a_world_of_gymnasium_lacks_is_said():
-    world = world_of(load(["sim=gym", "sim.num_envs=1", "sim.image_size=32"]).sim)
+    world = make_simulator(load(["sim=gym", "sim.num_envs=1", "sim.image_size=32"]).sim)
     assert (world.proprio_size, world.environment().action_spec.size) == (10, 2)  # Reacher
     with pytest.raises(
         ValueError, match="sim=gym has no scenes to ask about: set grounding.num_steps=0"

@@ -130,7 +130,7 @@ def test_health_and_limits():
     [
         (
             "ws://127.0.0.1:9",
-            r"no policy is served at ws://127.0.0.1:9 .*: start scripts/serve_policy.py",
+            r"no policy is served at ws://127.0.0.1:9 .*: start vla-serve",
         ),
         ("127.0.0.1:8000", "scheme isn't ws or wss"),
     ],

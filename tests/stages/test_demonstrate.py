@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scripts.simulation import Simulation
+from sim.simulator import TabletopSimulator
 from vla.config import load
 from vla.data import lerobot_format as form
 from vla.data.collect import PROPRIO_NAMES
@@ -52,13 +52,13 @@ def folder(tmp_path):
     return found
 
 
-class Narrow(Simulation):
+class Narrow(TabletopSimulator):
     """The simulator, with other limits of its actions."""
 
     action_spec = {"names": NAMES, "low": [-0.015] * 7, "high": [0.015] * 7}  # noqa: RUF012
 
 
-def run_with(folder, tmp_path, *settings, world=Simulation):
+def run_with(folder, tmp_path, *settings, world=TabletopSimulator):
     """(demonstrations, lines that the run says, what it keeps of them)."""
     config = load([f"data.path={folder}", "sim.image_size=16", *settings])
     (tmp_path / "run").mkdir(exist_ok=True)
@@ -103,20 +103,20 @@ def test_it_is_refused_before_a_simulator_loads(folder):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"fps": 30}))
     code = f"""
 import sys
-from scripts.world import world_of
+from vla.simulator import make_simulator
 from vla.config import load
 from vla.stages.demonstrate import check_described
 
 for settings, part in (([], "control_hz is 30"), (["sim.cameras=[front]"], "control_hz is 30")):
     config = load(["data.path={folder}", *settings])
     try:
-        check_described(config, world_of(config.sim))
+        check_described(config, make_simulator(config.sim))
     except ValueError as error:
         assert part in str(error), error
     else:
         raise AssertionError("it passed")
 try:
-    world_of(load(["sim.cameras=[cam_high]"]).sim)
+    make_simulator(load(["sim.cameras=[cam_high]"]).sim)
 except ValueError as error:
     assert "names cam_high, the simulator draws front, wrist: choose from these; lerobot-train" in str(error), error
 assert "mujoco" not in sys.modules

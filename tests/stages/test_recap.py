@@ -11,10 +11,10 @@ import torch
 
 import vla.runtime
 from scripts.train_vla import main
-from scripts.world import world_of
 from tests.test_pipeline import TINY
 from vla.config import ConfigError, load
 from vla.evaluate.settings import settings_of
+from vla.simulator import make_simulator
 from vla.stages.robot import load_policy
 from vla.train.checkpoint import last_checkpoint, load_checkpoint
 
@@ -66,7 +66,9 @@ def test_rounds_go_on_where_they_stopped_and_the_policy_is_read_back(tmp_path: P
         name.startswith("model.") for name in moved
     )  # the vision-language model stands still
 
-    policy, observer = load_policy(folder, settings_of(folder), world_of(settings_of(folder).sim))
+    policy, observer = load_policy(
+        folder, settings_of(folder), make_simulator(settings_of(folder).sim)
+    )
     assert (policy.guidance, observer.label) == (1.5, " yes")
     assert len(observer.words(" yes")) > 0
     for name, weight in policy.state_dict().items():

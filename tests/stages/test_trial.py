@@ -17,12 +17,12 @@ from huggingface_hub.utils import filter_repo_objects
 
 import vla.runtime
 from scripts import evaluate, export_policy, serve_policy, train_vla, view_rollouts
-from scripts.viewing import open_library
-from scripts.world import world_of
 from tests.test_pipeline import TINY
 from vla.evaluate.settings import settings_of
 from vla.hub.pretrained import from_pretrained, push_to_hub
+from vla.simulator import make_simulator
 from vla.stages.robot import load_policy
+from vla.viewer.episodes import open_library
 from vla.viewer.recording import load_recording
 
 FEW = [
@@ -223,7 +223,7 @@ def test_an_exported_policy_decides_as_the_run_does(run, exported):
         "policy_postprocessor.json",
         "manifest.json",
     }
-    policy, observe, world, _ = from_pretrained(str(exported), world_of)
+    policy, observe, world, _ = from_pretrained(str(exported), make_simulator)
     own, own_observe = load_policy(run, settings_of(run), world)
     seen = world.environment().reset([2_000_000, 2_000_001], np.arange(2))
     one, other = policy.act(observe(seen), greedy=True), own.act(own_observe(seen), greedy=True)
@@ -241,9 +241,9 @@ def test_a_passport_that_does_not_fit_is_refused(exported, tmp_path):
     passport["action_spec"]["gripper_sign"] = "open"
     (copy / "policy.json").write_text(json.dumps(passport))
     with pytest.raises(ValueError, match="action spec: gripper_sign is 'open' in the policy in"):
-        from_pretrained(str(copy), world_of)
+        from_pretrained(str(copy), make_simulator)
     with pytest.raises(ValueError, match="neither a folder nor a repository on the hub"):
-        from_pretrained("nowhere at all", world_of)
+        from_pretrained("nowhere at all", make_simulator)
 
 
 class FakeHub:
@@ -289,7 +289,7 @@ def test_what_goes_to_the_hub_comes_back_and_nothing_that_could_run(
     }
     assert not {name for name in there if name.endswith((".py", ".pt", ".bin", ".pkl"))}
     assert {"README.md", "model.safetensors", "policy.json", "tokenizer/tokenizer.json"} <= there
-    policy, observe, world, config = from_pretrained("me/picker", world_of)
+    policy, observe, world, config = from_pretrained("me/picker", make_simulator)
     own, own_observe = load_policy(run, settings_of(run), world)
     seen = world.environment().reset([2_000_000], np.arange(1))
     one, other = policy.act(observe(seen), greedy=True), own.act(own_observe(seen), greedy=True)
@@ -298,7 +298,7 @@ def test_what_goes_to_the_hub_comes_back_and_nothing_that_could_run(
     with pytest.raises(
         ValueError, match=r"me/nothing is no folder here, and the hub does not give it"
     ):
-        from_pretrained("me/nothing", world_of)
+        from_pretrained("me/nothing", make_simulator)
 
 
 def test_a_served_run_drives_the_simulator_as_it_does_at_home(exported):
@@ -321,7 +321,7 @@ def test_a_served_run_drives_the_simulator_as_it_does_at_home(exported):
     thread.start()
     try:
         assert ready.wait(60)
-        policy, observe, world, config = from_pretrained(str(exported), world_of)
+        policy, observe, world, config = from_pretrained(str(exported), make_simulator)
         env = world.environment()
         remote = RemotePolicy(f"ws://127.0.0.1:{ports[0]}")
         remote.check(env.action_spec.to_dict())

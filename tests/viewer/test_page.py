@@ -13,10 +13,10 @@ import pytest
 
 import vla.runtime
 from scripts import view_rollouts
-from scripts.viewing import open_library, write_html
 from tests.viewer.chromium import PROGRAM, browser
 from tests.viewer.expert_run import make_run
 from vla.data.demonstrations import open_demonstrations
+from vla.viewer.episodes import open_library, write_html
 from vla.viewer.server import make_server
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")

@@ -14,7 +14,9 @@ from vla.config.resuming import unfit
 from vla.files.read import DamagedFile, read_yaml
 from vla.files.secrets import masked_settings
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+PACKAGED = Path(__file__).parents[1] / "configs"
+CONFIGS = PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[2] / "configs"
+"""The YAML that ships: inside an installed package, beside `vla` in a checkout."""
 ROOT_CONFIG = "train_vla"
 EMPTY = ("", "''", '""')
 

@@ -17,7 +17,7 @@ from vla.config.rl_conflicts import (
     rl_conflicts,
     text_rl_conflicts,
 )
-from vla.config.robot import FastPolicy, GymSim, RobotConfig
+from vla.config.robot import FastPolicy, RobotConfig
 from vla.config.text import TextConfig
 from vla.config.training import Evaluation, Train
 from vla.rewards.gold import GOLDS
@@ -41,7 +41,7 @@ def conflicts(config: RobotConfig | TextConfig) -> list[str]:
         found += turn_conflicts(config) + sampling_conflicts(config)
     if isinstance(config, RobotConfig):
         found += branch_conflicts(config) + device_conflicts(config.train)
-        found += gym_conflicts(config) + chunk_conflicts(config) + policy_conflicts(config.policy)
+        found += scene_conflicts(config) + chunk_conflicts(config) + policy_conflicts(config.policy)
         found += (
             model_conflicts(config) + seed_conflicts(config.evaluation) + recap_conflicts(config)
         )
@@ -210,20 +210,20 @@ def chunk_conflicts(config: RobotConfig) -> list[str]:
     ]
 
 
-def gym_conflicts(config: RobotConfig) -> list[str]:
-    """What an environment of gymnasium cannot give: scenes to ask about, and the pictures of the
+def scene_conflicts(config: RobotConfig) -> list[str]:
+    """What a simulator without scenes cannot give: questions about them, and the pictures of the
     model that ships."""
-    if not isinstance(config.sim, GymSim):
+    if config.sim.kind.has_scenes:
         return []
-    found = []
+    found, name = [], f"sim.simulator={config.sim.simulator}"
     if config.model.checkpoint == "embedded":
         found.append(
-            "model.checkpoint (embedded) knows our two cameras and none of sim=gym: set it to null"
+            f"model.checkpoint (embedded) knows our two cameras and none of {name}: set it to null"
         )
     if config.grounding.num_steps and config.model.checkpoint is None:
-        found.append("grounding.num_steps asks about scenes, and sim=gym has none: set it to 0")
+        found.append(f"grounding.num_steps asks about scenes, and {name} has none: set it to 0")
     if config.data.question_weight:
-        found.append("data.question_weight needs scenes, and sim=gym has none: set it to 0")
+        found.append(f"data.question_weight needs scenes, and {name} has none: set it to 0")
     return found
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from vla.config.compose import ConfigError, at, compose, split
-from vla.config.robot import DiffusionPolicy, FlowPolicy, GymSim, RobotConfig, TokenPolicy
+from vla.config.robot import DiffusionPolicy, FlowPolicy, RobotConfig, TokenPolicy
 from vla.config.text import Rlhf, Rlvr, TextConfig, TextPreference, TextSft
 
 BRANCHES = "rl.num_branches"
@@ -199,8 +199,9 @@ def data_rules(config: RobotConfig) -> Iterator[Idle]:
         yield from each("data", ("question_weight", *questions), why, "sft.probe_only")
     elif not data.question_weight:
         yield from each("data", questions, "data.question_weight is 0", "data.question_weight")
-    if isinstance(config.sim, GymSim):
-        yield Idle("data.question_scenes", "sim=gym has no scenes to ask about")
+    if not config.sim.kind.has_scenes:
+        why = f"sim.simulator={config.sim.simulator} has no scenes to ask about"
+        yield Idle("data.question_scenes", why)
     if not data.texts:
         names = ("text_weight", "text_batch_size", "text_tokens", "on_bad_row")
         yield from each("data", names, "data.texts is []", "data.texts")

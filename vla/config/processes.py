@@ -81,5 +81,5 @@ def launcher_conflicts(environment: Mapping[str, str]) -> list[str]:
         return []
     return [
         "accelerate launch --cpu --num_processes N starts a single process (accelerate asks MPI for more): use "
-        "torchrun --nproc_per_node N scripts/train_vla.py"
+        "torchrun --nproc_per_node N -m vla.commands.train"
     ]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Field
 
 from vla.config.algorithm import Algorithm
 from vla.config.section import Section
+from vla.config.simulation import AnySimulation
 from vla.config.training import Evaluation, Lora, Rl, Train
 from vla.ranges import (
     Count,
@@ -23,7 +24,6 @@ from vla.ranges import (
     Name,
     Names,
     NonNegative,
-    Number,
     OnBadRow,
     Positive,
     Rows,
@@ -31,105 +31,17 @@ from vla.ranges import (
     Seconds,
     Share,
     Size,
-    SomeNames,
-    Steps,
     Temperature,
-    Threads,
     Tokens,
     WeightDecay,
-    Weights,
 )
 
-Pixels = Annotated[Integer, Field(ge=8, le=4096)]
-Envs = Annotated[Integer, Field(ge=1, le=4096)]
-OneName = Annotated[tuple[Name, ...], Field(min_length=1, max_length=1)]
 Bins = Annotated[Integer, Field(ge=2, le=10**4)]
 Vocabulary = Annotated[Integer, Field(ge=1, le=10**6)]
 Length = Annotated[Integer, Field(ge=4, le=10**4)]
 """Of an instruction, in tokens."""
 ActionTokens = Annotated[Integer, Field(ge=2, le=256)]
 Scenes = Annotated[Integer, Field(ge=1, le=10**6)]
-
-
-def one_or_several(value: Any) -> str:
-    """Whether a task is a name or a list of names."""
-    return "several" if isinstance(value, list | tuple) else "one"
-
-
-class Sim(Section):
-    task: Annotated[
-        Annotated[Name, Tag("one")] | Annotated[SomeNames, Tag("several")],
-        Discriminator(one_or_several),
-    ]
-    robot: Literal["panda", "gantry"]
-    num_envs: Envs
-    cameras: SomeNames
-    image_size: Pixels
-    max_steps: Steps
-    renderer: Literal["auto", "egl", "warp"]
-    num_threads: Threads
-    num_distractors: FewOrZero
-    perturbation: Literal["none", "camera", "light", "texture", "wording", "start"]
-    reward: Weights
-    randomization: dict[str, Any]
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """The tasks that take turns."""
-        return (self.task,) if isinstance(self.task, str) else self.task
-
-    @property
-    def label(self) -> str:
-        """The tasks in one word."""
-        return "+".join(self.tasks)
-
-
-class GymSim(Section):
-    id: Name
-    make: dict[str, Any]
-    robot: Name
-    num_envs: Envs
-    cameras: OneName
-    image_size: Pixels
-    max_steps: Steps
-    renderer: Literal["auto", "egl"]
-    instruction: Name
-    success: Names
-    success_return: Number | None
-    proprio: Names
-    proprio_size: Size | None
-    reward: Weights
-
-    @property
-    def task(self) -> str:
-        """What it is called where a task has a name."""
-        return self.label
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """There is one."""
-        return (self.label,)
-
-    @property
-    def label(self) -> str:
-        """The environment in one word, fit for the name of a folder."""
-        return "-".join(
-            [self.id, *(str(v) for k, v in self.make.items() if k == "env_name")]
-        ).replace("/", "-")
-
-
-def kind_of_sim(value: Any) -> str:
-    """Which of the two a section is: the ones of gymnasium have an id."""
-    return (
-        "gym"
-        if "id" in (value if isinstance(value, dict) else getattr(value, "__dict__", ()))
-        else "tabletop"
-    )
-
-
-AnySim = Annotated[
-    Annotated[Sim, Tag("tabletop")] | Annotated[GymSim, Tag("gym")], Discriminator(kind_of_sim)
-]
 
 
 class SmallVision(Section):
@@ -346,7 +258,7 @@ class RobotConfig(Section):
     mode: Literal["robot"]
     run_dir: Name | None
     resume: Name | None
-    sim: AnySim
+    sim: AnySimulation
     model: Model
     policy: Policy
     data: Data

@@ -15,7 +15,6 @@ from vla.config.robot import (
     DiffusionPolicy,
     FastPolicy,
     FlowPolicy,
-    GymSim,
     RobotConfig,
     TokenPolicy,
 )
@@ -26,8 +25,8 @@ GROUP_SIZE = 8
 def why_no_branches(config: RobotConfig) -> str | None:
     """What makes branches impossible, None where nothing does."""
     policy, frozen = config.policy, config.model.freeze_in_rl
-    if isinstance(config.sim, GymSim):
-        return f"sim.id ({config.sim.id}) cannot be put back into an earlier state"
+    if not config.sim.kind.restores_states:
+        return f"{config.sim.label} (sim.simulator={config.sim.simulator}) cannot be put back into an earlier state"
     if isinstance(policy, TokenPolicy) and policy.decoding == "autoregressive":
         return "policy.decoding (autoregressive) looks again for every draw"
     enough = (

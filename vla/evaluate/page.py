@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from vla.command_names import command_name
 from vla.report.charts import Interval, interval_chart
 from vla.report.page import Markup, command, facts, page, section, show, table, tiles, videos
 from vla.report.run import points
@@ -53,7 +54,7 @@ def look_closer(folder: Path) -> Markup:
     """Where every episode can be seen."""
     return Markup(
         "The first wins and failures. Every episode, and why the failures failed: "
-        f"<code>python scripts/view_rollouts.py {escape(str(folder))}</code>"
+        f"<code>{command_name('vla-view')} {escape(str(folder))}</code>"
     )
 
 

@@ -33,7 +33,9 @@ def settings_of(run: Path, overrides: Sequence[str] = ()) -> RobotConfig:
     if task is not None:
         asked = composed({"sim": task})["sim"]
         values["sim"] = asked | {
-            name: values["sim"][name] for name in OF_THE_POLICY if name in asked
+            name: values["sim"][name]
+            for name in OF_THE_POLICY
+            if name in asked and name in values["sim"]
         }
     config = freeze(overridden(values, given))
     assert isinstance(config, RobotConfig)
@@ -76,9 +78,14 @@ def with_later_settings(values: Mapping[str, Any]) -> dict[str, Any]:
         "rl",
         "evaluation",
         "train",
-        *(["sim"] if "task" in values["sim"] else []),
+        *(["sim"] if is_default_simulator(values["sim"], today["sim"]) else []),
     ]
     return {**values, **{name: {**today[name], **values.get(name, {})} for name in sections}}
+
+
+def is_default_simulator(sim: Mapping[str, Any], today: Mapping[str, Any]) -> bool:
+    """Whether saved settings are of the simulator that is the default."""
+    return "task" in sim and sim.get("simulator", today["simulator"]) == today["simulator"]
 
 
 def apart_from_training(starts: StartManifest, run: Path, config: RobotConfig) -> StartManifest:

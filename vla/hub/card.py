@@ -59,8 +59,8 @@ def card_of(run: Path, num_parameters: int) -> str:
         f"{passport.get('resize', 'a rule that is not named')} from other shapes), {frame_of(passport)}.",
         "## How to use it",
         "```\n"
-        "python scripts/evaluate.py FOLDER        # on held-out starts\n"
-        "python scripts/serve_policy.py FOLDER    # actions over a websocket\n"
+        "vla-eval FOLDER     # on held-out starts\n"
+        "vla-serve FOLDER    # actions over a websocket\n"
         "```",
         "Loading it holds the table above against the environment, and refuses one where a field differs.",
         "## Limits",

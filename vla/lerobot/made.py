@@ -17,6 +17,7 @@ from torch import Tensor
 
 from vla.build import build_vlm, checkpoint_folder, code_notes, fit_code, make_policy
 from vla.command_line import as_yaml
+from vla.command_names import command_name
 from vla.config import RobotConfig
 from vla.data.dataset_checks import read_learnable
 from vla.data.lerobot_reader import Columns, names_of, read_action_spec, read_info
@@ -74,7 +75,7 @@ def from_folder(name: str) -> Made:
     weights = weights_in(folder)
     if weights is None or not (folder / "policy.json").exists():
         raise ValueError(
-            f"{folder} holds no policy of ours: export one with scripts/export_policy.py"
+            f"{folder} holds no policy of ours: export one with {command_name('vla-export')}"
         )
     settings, world = settings_of(folder), passport_world(folder, weights)
     policy, observer = load_policy(folder, settings, world, weights)  # type: ignore[arg-type]

@@ -1,8 +1,7 @@
 """One of our policies behind LeRobot's interface: it trains in `lerobot-train`, acts in
 `lerobot-eval` and on robots.
 
-What it saves is a folder that our own commands read too (`scripts/evaluate.py`,
-`scripts/serve_policy.py`).
+What it saves is a folder that our own commands read too (`vla-eval`, `vla-serve`).
 """
 
 from __future__ import annotations

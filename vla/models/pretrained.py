@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from vla.command_names import command_name
 from vla.files.arrays import load_weights, opened_by_library, read_safetensors, read_tokenizer
 from vla.files.read import read_json, reading
 from vla.files.write import write_json
@@ -17,7 +18,7 @@ from vla.models.vision import small_vit
 from vla.models.vlm import VisionLanguageModel
 
 EMBEDDED = Path(__file__).parent / "embedded" / "tiny"
-"""The checkpoint that ships with the package: made by scripts/pretrain_vlm.py, its command and
+"""The checkpoint that ships with the package: made by `vla-pretrain`, its command and
 metrics beside it."""
 
 
@@ -73,9 +74,7 @@ def read_architecture(folder: Path) -> SmallArchitecture:
     """The numbers of a model that `save_vlm` wrote; ValueError names what is missing or broken."""
     for name in ("architecture.json", "model.safetensors", "tokenizer.json"):
         if not (folder / name).is_file():
-            raise ValueError(
-                f"model.checkpoint={folder}: {name} is missing; make one with scripts/pretrain_vlm.py"
-            )
+            raise ValueError(f"model.checkpoint={folder}: {name} is missing; {REMEDY}")
     path = folder / "architecture.json"
     values = read_json(path, remedy=REMEDY)
     with reading(path, REMEDY):
@@ -97,7 +96,7 @@ def load_vlm(folder: Path) -> tuple[VisionLanguageModel, SmallArchitecture, Any]
     return model, architecture, read_tokenizer(folder, REMEDY)
 
 
-REMEDY = "make one with scripts/pretrain_vlm.py"
+REMEDY = f"make one with {command_name('vla-pretrain')}"
 
 
 def num_parameters(model: torch.nn.Module) -> int:

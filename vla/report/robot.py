@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from vla.command_names import command_name
 from vla.evaluate.starts import StartManifest
 from vla.files.read import read_json_if_there, read_yaml, reading
 from vla.files.write import write_atomically
@@ -102,7 +103,7 @@ def report_page(folder: Path) -> str:
             videos(films(folder)),
             note=Markup(
                 "The first wins and failures. Episodes in step with what the policy thought: "
-                f"<code>python scripts/view_rollouts.py {escape(str(folder))}</code>"
+                f"<code>{command_name('vla-view')} {escape(str(folder))}</code>"
             ),
         ),
         section("Where the time went", time_chart(results.get("seconds", {}))),

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 
+from vla.command_names import command_name
 from vla.serve.codec import pack, unpack
 
 Infer = Callable[[Mapping[str, Any]], np.ndarray]
@@ -45,7 +46,7 @@ class RemotePolicy:
             ) from None
         except (OSError, InvalidURI, InvalidHandshake) as error:
             raise ValueError(
-                f"no policy is served at {address} ({error}): start scripts/serve_policy.py, or give its ws://HOST:PORT"
+                f"no policy is served at {address} ({error}): start {command_name('vla-serve')}, or give its ws://HOST:PORT"
             ) from None
         self.connection = self._open.enter_context(asked)
         self.timing: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""The flags of `scripts/serve_policy.py`: who may talk to a policy server, and how much it may be
+"""The flags of `vla-serve`: who may talk to a policy server, and how much it may be
 asked."""
 
 from __future__ import annotations

@@ -95,7 +95,9 @@ def first_seed(config: RobotConfig) -> int:
 
 def _collect(run: Run, config: RobotConfig, world: World, folder: Path) -> None:
     environment = world.environment()
-    source = {"task": config.sim.task, "robot": config.sim.robot, "seed": config.train.seed}
+    tasks = config.sim.tasks
+    task = tasks[0] if len(tasks) == 1 else tasks
+    source = {"task": task, "robot": config.sim.robot, "seed": config.train.seed}
     writer = LeRobotWriter(
         folder, dataset_spec(environment, config.sim.robot, config.data.image_format, source)
     )

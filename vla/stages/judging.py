@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 
-from vla.config.robot import GymSim, Sim
+from vla.config.simulation import Simulation
 from vla.evaluate.settings import UNCHANGED
 from vla.evaluate.starts import StartManifest
 from vla.evaluate.summary import NOMINAL, Judged
@@ -59,13 +59,13 @@ class Instructed:
 def judge(
     policy: Policy,
     observe: Observe,
-    sim: Sim | GymSim,
-    make_world: Callable[[Sim | GymSim], World],
+    sim: Simulation,
+    make_world: Callable[[Simulation], World],
     starts: StartManifest,
     perturbations: Sequence[str],
     temperatures: Sequence[float | None],
     progress: Progress,
-    on_rollout: Callable[[Judged, Rollout, Sim | GymSim], None] = lambda judged, rollout, sim: None,
+    on_rollout: Callable[[Judged, Rollout, Simulation], None] = lambda judged, rollout, sim: None,
 ) -> list[Judged]:
     """The policy on all starts under every perturbation, greedily (temperature None) and sampled at
     a temperature.

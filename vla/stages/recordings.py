@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vla.collectives import ReduceSum, single_process
-from vla.config.robot import GymSim, Sim
+from vla.config.simulation import Simulation
 from vla.rl.protocols import Algorithm, Policy, Reference
 from vla.rl.scoring import score_logprobs
 from vla.types import Rollout, map_rows
@@ -134,7 +134,7 @@ def chain_of(
 @torch.no_grad()
 def record_update(
     folder: Path,
-    sim: Sim | GymSim,
+    sim: Simulation,
     policy: Policy,
     algorithm: Algorithm,
     reference: Reference | None,
@@ -167,7 +167,7 @@ def record_update(
 
 
 def record_evaluation(
-    folder: Path, sim: Sim | GymSim, policy: Policy, rollout: Rollout, name: str, decoding: str
+    folder: Path, sim: Simulation, policy: Policy, rollout: Rollout, name: str, decoding: str
 ) -> Path:
     """Some wins and some failures of an evaluation."""
     chosen = choose(rollout, EPISODES)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vla.config.robot import GymSim, RobotConfig
+from vla.config.robot import RobotConfig
 from vla.data.observations import Observer
 from vla.data.questions import QuestionEncoder
 from vla.evaluate.starts import StartManifest
@@ -90,7 +90,7 @@ def answers_stage(
     """What the model answers in words about held-out scenes; asked wherever training moves it,
     whether or not it is trained on questions too.
     """
-    if isinstance(config.sim, GymSim) or not run.processes.is_main:
+    if not config.sim.kind.has_scenes or not run.processes.is_main:
         return
     with run.timer("answers"):
         found = judge(policy.model, encoder, world, min(NUM_ANSWERS, config.data.question_scenes))

@@ -328,7 +328,7 @@ class Reinforcement:
         return stop
 
     def _keep_episodes(self, iteration: int, rollout: Rollout) -> None:
-        """Some of the main process's rollout for scripts/view_rollouts.py."""
+        """Some of the main process's rollout for `vla-view`."""
         with self.run.timer("recordings"), failing_together(self.processes):
             if not self.processes.is_main:
                 return

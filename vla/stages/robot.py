@@ -181,11 +181,7 @@ def start_manifest(config: RobotConfig) -> StartManifest:
         SeedRange(s.first, s.last)
         for s in (evaluation.train_seeds, evaluation.validation_seeds, evaluation.eval_seeds)
     ]
-    named = {"task", "robot", "max_steps", "num_distractors", "randomization", "id", "make"}
-    if getattr(config.sim, "perturbation", "none") != "none":
-        named |= {"perturbation"}
-    scene = config.sim.model_dump(mode="json", include=named)
-    return StartManifest(scene, *ranges, num_starts=evaluation.num_starts)
+    return StartManifest(config.sim.start_settings, *ranges, num_starts=evaluation.num_starts)
 
 
 def build_policy(

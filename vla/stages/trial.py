@@ -1,4 +1,4 @@
-"""`scripts/evaluate.py`: a checkpoint from its folder to results, page, videos and recordings; two
+"""`vla-eval`: a checkpoint from its folder to results, page, videos and recordings; two
 of them compared."""
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Any
 
 from vla.build import resolve_device
 from vla.config import load
-from vla.config.robot import GymSim, RobotConfig, Sim
+from vla.config.robot import RobotConfig
+from vla.config.simulation import Simulation
 from vla.evaluate.page import comparison_page, evaluation_page
 from vla.evaluate.settings import UNCHANGED, apart_from_training, settings_of
 from vla.evaluate.starts import StartManifest
@@ -31,7 +32,7 @@ from vla.train.progress import Progress
 from vla.train.run_folder import circumstances, new_folder_of, plain
 from vla.types import Rollout
 
-MakeWorld = Callable[[Sim | GymSim], World]
+MakeWorld = Callable[[Simulation], World]
 
 
 @dataclass(frozen=True)
@@ -188,11 +189,12 @@ def tried(
         f"{trial.path}: {starts.num_starts} starts of {trial.config.sim.label}, sha256 {starts.sha256[:12]}"
     )
 
-    def keep(judged: Judged, rollout: Rollout, sim: Sim | GymSim) -> None:
+    def keep(judged: Judged, rollout: Rollout, sim: Simulation) -> None:
         name = f"{judged.condition.replace(' ', '_')}_{judged.decoding}"
         record_evaluation(folder / "recordings", sim, trial.policy, rollout, name, judged.decoding)
 
-    perturbations = asked.perturbations if isinstance(trial.config.sim, Sim) else [UNCHANGED]
+    possible = (UNCHANGED, *trial.config.sim.kind.perturbations)
+    perturbations = [name for name in asked.perturbations if name in possible]
     found = judge(
         trial.policy,
         trial.observe,

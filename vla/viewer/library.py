@@ -19,7 +19,7 @@ from vla.viewer.recording import Recording, list_recordings, load_recording
 @runtime_checkable
 class Replayer(Protocol):
     """Lives episodes again, from the settings of their simulation, seeds and actions
-    (`scripts.viewing.Replayer`); without `look` no picture is drawn.
+    (`vla.viewer.episodes.Replayer`); without `look` no picture is drawn.
     """
 
     def __call__(

@@ -1,43 +1,54 @@
-"""Episodes of a run from the simulator to a page, a file, or MuJoCo's own viewer."""
+"""Recorded episodes of a run, replayed for a page, a file, or the simulator's own viewer."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vla.config.simulation import DEFAULT_SIMULATOR, Simulation, read_section
 from vla.evaluate.settings import beside, settings_of
 from vla.hub.passport import Shown, read_passport
+from vla.simulator import EpisodeViewer, make_simulator
 from vla.viewer.library import Library
 from vla.viewer.page import viewer_page
+from vla.viewer.payload import Replayed
 
 
 class Replayer:
-    """Lives recorded episodes again; one environment for each simulation that they were recorded
-    in."""
+    """Replays recorded episodes, in one environment per simulation that they were recorded in."""
 
     def __init__(self) -> None:
-        self.environments: dict[str, Any] = {}
+        self.simulators: dict[str, EpisodeViewer] = {}
 
     def __call__(
-        self, settings: Any, seeds: Sequence[int], actions: Sequence[np.ndarray], look: bool = True
-    ) -> list:
-        from scripts.simulation import Simulation
-        from sim.replay import replay
-        from vla.config.robot import Sim
-
+        self,
+        settings: Mapping[str, Any],
+        seeds: Sequence[int],
+        actions: Sequence[np.ndarray],
+        look: bool = True,
+    ) -> Sequence[Replayed]:
         key = repr(sorted(settings.items()))
-        if "id" in settings:
-            raise ValueError(
-                f"episodes of {settings['id']} cannot be shown: only the simulator's own scenes can"
-            )
-        if key not in self.environments:
-            alone = Sim.model_validate({**settings, "num_envs": 1, "num_threads": 1})
-            self.environments[key] = Simulation(alone).environment()
-        return replay(self.environments[key], seeds, actions, look)
+        if key not in self.simulators:
+            self.simulators[key] = episode_viewer(single_environment(settings))
+        return self.simulators[key].replay(seeds, actions, look)
+
+
+def single_environment(settings: Mapping[str, Any]) -> Simulation:
+    """Recorded settings of a simulator with one environment and one thread."""
+    alone = {name: 1 for name in ("num_envs", "num_threads") if name in settings}
+    return read_section({"simulator": DEFAULT_SIMULATOR, **settings, **alone})
+
+
+def episode_viewer(settings: Simulation) -> EpisodeViewer:
+    """The simulator of these settings; ValueError where it cannot show episodes."""
+    simulator = make_simulator(settings)
+    if not isinstance(simulator, EpisodeViewer):
+        raise ValueError(f"sim.simulator={settings.simulator} cannot show episodes")
+    return simulator
 
 
 def open_library(run: Path, wait: bool = False) -> Library:
@@ -74,15 +85,15 @@ def write_rrd(library: Library, path: Path, limit: int) -> None:
 def watch_native(run: Path) -> None:
     """MuJoCo's viewer with the policy acting live; instructions come from a page with a text box,
     or the terminal."""
-    from scripts.world import world_of
-    from sim.native import watch
     from vla.stages.robot import load_policy
     from vla.viewer.box import InstructionBox
 
     config = settings_of(run, ["sim.num_envs=1"])
-    world = world_of(config.sim)
-    policy, observe = load_policy(run, config, world)
+    simulator = make_simulator(config.sim)
+    policy, observe = load_policy(run, config, simulator)
     box = InstructionBox()
     box.open()
     act = lambda seen: policy.act(observe(seen), greedy=True).action.float().cpu().numpy()  # noqa: E731
-    watch(world.environment(), act, typed=iter(box))
+    if not isinstance(simulator, EpisodeViewer):
+        raise ValueError(f"sim.simulator={config.sim.simulator} has no viewer of its own")
+    simulator.watch(act, iter(box))

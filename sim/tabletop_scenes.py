@@ -1,10 +1,16 @@
-"""Rendered scenes and questions about them, from the simulator behind vla's protocol for
-grounding."""
+"""Rendered scenes of a task, and questions about them for grounding."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
+
+    from sim.questions import Plan, Question, Sighting
+    from sim.task import SceneFacts, SimObservation
+    from sim.vector import VectorEnvironment
 
 QUESTION_WEIGHTS = {
     "where_from_gripper": 4.0,
@@ -20,13 +26,14 @@ QUESTION_WEIGHTS = {
 """How often each kind of question is asked."""
 
 
-class Scenes:
-    """Moments of disturbed episodes of an environment (`vla.stages.grounding.SceneSource`)."""
+class TabletopScenes:
+    """Moments of disturbed episodes of an environment; `weights` per kind of question."""
 
-    def __init__(self, environment: Any, weights: dict[str, float]):
-        self.environment, self.weights = environment, weights
+    def __init__(self, environment: VectorEnvironment, weights: Mapping[str, float]):
+        self.environment = environment
+        self.weights = weights
 
-    def scenes(self, seeds: Sequence[int]) -> tuple[Any, Sequence[Any]]:
+    def scenes(self, seeds: Sequence[int]) -> tuple[SimObservation, Sequence[SceneFacts]]:
         """Rendered scenes by seed, as many at once as there are environments."""
         import numpy as np
 
@@ -48,11 +55,10 @@ class Scenes:
         )
         return joined, [fact for _, facts in parts for fact in facts]
 
-    def ask(self, facts: Any, rng: Any, count: int) -> Sequence[Any]:
+    def ask(self, facts: SceneFacts, rng: Generator, count: int) -> Sequence[Question]:
         from sim.questions import ask
-        from vla.data.questions import Question
 
-        return [Question(*question) for question in ask(facts, rng, count, self.weights)]
+        return ask(facts, rng, count, dict(self.weights))
 
     @property
     def sighting_names(self) -> Sequence[str]:
@@ -66,12 +72,12 @@ class Scenes:
 
         return len(PLAN_NUMBERS)
 
-    def plan(self, facts: Any, rng: Any) -> Any:
+    def plan(self, facts: SceneFacts, rng: Generator) -> Plan:
         from sim.questions import plan
 
         return plan(facts, rng)
 
-    def sightings(self, facts: Any) -> dict[str, Sequence[Any]]:
+    def sightings(self, facts: SceneFacts) -> dict[str, Sequence[Sighting]]:
         from sim.questions import sightings
 
         return {camera: sightings(facts, camera) for camera in self.environment.cameras}

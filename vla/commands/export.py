@@ -1,0 +1,48 @@
+"""A run's policy as a folder of its own, with a model card; and to the hub, if you say so.
+
+    vla-export runs/NAME exported/pick_place
+    vla-export runs/NAME exported/pick_place --push user/pick_place --private
+
+vla-eval and vla-serve take such a folder, or `user/name`, where they take
+a run.
+"""
+
+import argparse
+from pathlib import Path
+
+from vla.command_line import command
+from vla.command_names import with_command_names
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=with_command_names(__doc__ or ""),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", type=Path, help="the folder of a run")
+    parser.add_argument("folder", type=Path, help="where to write")
+    parser.add_argument(
+        "--push", metavar="USER/NAME", help="put it on the hub; needs huggingface-cli login"
+    )
+    parser.add_argument("--private", action="store_true", help="a repository that only you see")
+    return parser
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    return make_parser().parse_args(argv)
+
+
+@command(make_parser=make_parser)
+def main(argv: list[str] | None = None) -> int:
+    options = parse(argv)
+    from vla import runtime
+
+    runtime.prepare(offline=options.push is None)
+    from vla.hub.pretrained import push_to_hub, save_pretrained
+    from vla.simulator import make_simulator
+
+    save_pretrained(options.run, options.folder, make_simulator)
+    print(f"{options.folder}: weights, passport, tokenizer and model card")
+    if options.push:
+        print(push_to_hub(options.folder, options.push, options.private))
+    return 0

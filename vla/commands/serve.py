@@ -1,0 +1,80 @@
+"""Serve the policy of a run over a websocket: actions for robots and simulators elsewhere, in
+openpi's client protocol.
+
+    vla-serve runs/NAME --port 8000
+    python scripts/drive_remote.py ws://localhost:8000            # a client: the simulator, driven through it
+    VLA_SERVE_TOKEN=... vla-serve runs/NAME --host 0.0.0.0 --tls-certificate C.pem --tls-key K.pem
+
+A client sends {"images": {camera: uint8 [h, w, 3]}, "state": [s], "prompt": text} and gets
+{"actions": [H, A]}. Health is at http://HOST:PORT/healthz, numbers at /status. After Ctrl-C or
+SIGTERM requests in flight are answered, new ones refused; the exit code is 0, or 1 where
+--drain-seconds did not suffice. What is promised: docs/security.md.
+"""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from vla.command_line import command
+from vla.command_names import with_command_names
+
+if TYPE_CHECKING:
+    from vla.serve.server import PolicyServer
+
+
+def make_parser() -> argparse.ArgumentParser:
+    from vla.serve.options import add_access_flags, add_limit_flags
+
+    parser = argparse.ArgumentParser(
+        description=with_command_names(__doc__ or ""),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "run", help="the folder of a run or of an exported policy, or user/name on the hub"
+    )
+    parser.add_argument(
+        "--sampled", action="store_true", help="sampled decisions in place of greedy ones"
+    )
+    add_access_flags(parser)
+    add_limit_flags(parser)
+    return parser
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    return make_parser().parse_args(argv)
+
+
+@command(make_parser=make_parser)
+def main(argv: list[str] | None = None) -> int:
+    options = parse(argv)
+    from vla import runtime
+
+    runtime.prepare(offline=not runtime.on_hub(options.run))
+    from vla.serve.lifetime import serve_until_signal
+
+    return serve_until_signal(open_server(options), options.host, options.port, options.run)
+
+
+def open_server(options: argparse.Namespace) -> "PolicyServer":
+    """The policy of a run behind a server that does not listen yet."""
+    from vla.serve.options import read_access, read_limits
+
+    access = read_access(options)  # before anything loads
+    read_limits(options, 0)
+    from vla.evaluate.settings import settings_of
+    from vla.hub.pretrained import local_folder
+    from vla.policies.continuing import can_continue
+    from vla.serve.policy import expected_of, passport_of, serve_rows
+    from vla.serve.server import PolicyServer
+    from vla.simulator import make_simulator
+    from vla.stages.robot import load_policy
+
+    folder = local_folder(options.run)
+    config = settings_of(folder, ["sim.num_envs=1"])
+    world = make_simulator(config.sim)
+    policy, observer = load_policy(folder, config, world)
+    expected = expected_of(config, world, observer)
+    limits = read_limits(options, expected.num_bytes)
+    passport = passport_of(folder) | {"real_time_chunking": can_continue(policy)}
+    return PolicyServer(
+        serve_rows(policy, observer, not options.sampled), expected, passport, limits, access
+    )

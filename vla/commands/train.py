@@ -1,0 +1,36 @@
+"""Train a policy: demonstrations, supervised fine-tuning, reinforcement learning, evaluation on
+held-out starts, report.
+
+vla-train sim=pick_place            # a robot in MuJoCo
+vla-train mode=text                 # a language model, by the same core
+vla-train preset=smoke              # everything small, in about a minute
+vla-train resume=runs/NAME          # go on with a run
+"""
+
+import sys
+
+from vla.command_line import command, read_config
+
+
+@command(takes_settings=True)
+def main(arguments: list[str] | None = None) -> int:
+    config = read_config(__doc__ or "", arguments)
+    from vla import runtime
+
+    runtime.prepare(config.train.num_threads or None, offline=not config.needs_hub)
+    if config.mode == "text":
+        from vla.text.run import run_text
+
+        run_text(config)
+        return 0
+    from vla.simulator import make_simulator
+
+    simulator = make_simulator(config.sim)  # unknown names are refused before torch loads
+    from vla.stages.robot import run_robot
+
+    run_robot(config, simulator)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,245 @@
+"""The section `sim`: settings of the simulator that `sim.simulator` names.
+
+A simulator is a class that a package registers in the entry-point group `vla.simulators`:
+
+    [project.entry-points."vla.simulators"]
+    my_robot = "my_package.simulator:MySimulator"
+
+Its `Settings` is a dataclass whose fields are plain types (int, float, bool, str, Literal, tuples
+and dictionaries of them), with ranges from `annotated_types`. The section is derived from it.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import fields
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origin, get_type_hints
+
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    SerializeAsAny,
+    Tag,
+    ValidationError,
+    create_model,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from vla.config.section import Integer, Name, Names, Number, Section, SomeNames, Steps, Weights
+
+GROUP = "vla.simulators"
+DEFAULT_SIMULATOR = "tabletop"
+"""The simulator of recordings that were made before they named one."""
+CHECKOUT = Path(__file__).parents[2] / "pyproject.toml"
+
+Pixels = Annotated[Integer, Field(ge=8, le=4096)]
+Envs = Annotated[Integer, Field(ge=1, le=4096)]
+
+
+class SimulatorClass(Protocol):
+    """What a simulator's class tells before anything heavy loads (`vla.simulator.Simulator` is what
+    its objects do).
+
+    Attributes:
+        Settings: a dataclass with a field per setting, among them those of `Simulation`.
+        has_scenes: `scenes()` renders scenes with questions about them, for grounding.
+        restores_states: its environments have `get_state` and `set_state`, for branches.
+        perturbations: values of a setting `perturbation`, "none" among them.
+        start_settings: names of the settings that decide a start besides its seed.
+    """
+
+    Settings: type
+    has_scenes: bool
+    restores_states: bool
+    perturbations: tuple[str, ...]
+    start_settings: tuple[str, ...]
+
+    @staticmethod
+    def check(settings: Any) -> None:
+        """Raise ValueError, with the setting and its remedy, where a name does not exist."""
+
+    @staticmethod
+    def task_names(settings: Any) -> tuple[str, ...]:
+        """The tasks that take turns by start; their names label the run."""
+
+    def __call__(self, settings: Any) -> Any:
+        """The simulator of these settings; environments are made at their first use."""
+
+
+class Simulation(Section):
+    """Settings that every simulator has.
+
+    Attributes:
+        simulator: its name in the entry-point group `vla.simulators`.
+        robot: what datasets call the robot.
+        num_envs: environments stepped and rendered together.
+        cameras: names of the pictures that a policy gets.
+        image_size: height and width of a picture, pixels.
+        max_steps: control steps of an episode.
+        reward: weight per reward term.
+    """
+
+    simulator: Name
+    robot: Name
+    num_envs: Envs
+    cameras: SomeNames
+    image_size: Pixels
+    max_steps: Steps
+    reward: Weights
+
+    @property
+    def kind(self) -> SimulatorClass:
+        """The class of the simulator."""
+        return find_simulator(self.simulator)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that take turns."""
+        return self.kind.task_names(self)
+
+    @property
+    def label(self) -> str:
+        """The tasks in one word, fit for the name of a folder."""
+        return "+".join(self.tasks)
+
+    @property
+    def start_settings(self) -> dict[str, Any]:
+        """What decides a start besides its seed."""
+        found = self.model_dump(mode="json", include=set(self.kind.start_settings))
+        return {name: v for name, v in found.items() if (name, v) != ("perturbation", "none")}
+
+
+@cache
+def simulators() -> dict[str, str]:
+    """{name: "module:class"} of all installed simulators."""
+    found = {}
+    if CHECKOUT.exists():  # an editable install may have recorded an earlier version of this table
+        project = tomllib.loads(CHECKOUT.read_text()).get("project", {})
+        found = dict(project.get("entry-points", {}).get(GROUP, {}))
+    for point in entry_points(group=GROUP):
+        if found.setdefault(point.name, point.value) != point.value:
+            raise ValueError(
+                f"two packages register sim.simulator={point.name}: {found[point.name]} and "
+                f"{point.value}; rename one of them, or uninstall its package"
+            )
+    return found
+
+
+@cache
+def find_simulator(name: str) -> SimulatorClass:
+    """The class of the simulator called `name`; ValueError where no package registers it."""
+    from vla.config.compose import suggestion
+
+    if name not in simulators():
+        raise ValueError(f"is no installed simulator{suggestion(name, sorted(simulators()))}")
+    module, _, attribute = simulators()[name].partition(":")
+    found = getattr(import_module(module), attribute)
+    missing = [part for part in SimulatorClass.__annotations__ if not hasattr(found, part)]
+    if missing:
+        raise ValueError(f"{name} ({module}:{attribute}) does not say {', '.join(missing)}")
+    return found  # type: ignore[no-any-return]
+
+
+def all_perturbations() -> tuple[str, ...]:
+    """The perturbations of all installed simulators."""
+    known = [find_simulator(name).perturbations for name in simulators()]
+    return tuple(dict.fromkeys(name for names in known for name in names))
+
+
+@cache
+def section_of_simulator(name: str) -> type[Simulation]:
+    """The section derived from the `Settings` of a simulator."""
+    kind = find_simulator(name)
+    hints = get_type_hints(kind.Settings, include_extras=True)
+    names = [field.name for field in fields(kind.Settings)]
+    lacking = [part for part in Simulation.model_fields if part not in ("simulator", *names)]
+    if lacking:
+        raise ValueError(f"{name}: {kind.Settings.__qualname__} lacks {', '.join(lacking)}")
+    own: dict[str, Any] = {
+        part: (setting_type(hints[part]), ...)
+        for part in names
+        if part != "simulator" and not is_general(part, hints[part])
+    }
+    return create_model(kind.Settings.__name__, __base__=Simulation, **own)
+
+
+def validate_section(values: Any) -> Any:
+    """The section of the simulator that plain values name."""
+    if not isinstance(values, Mapping):
+        return values
+    name = values.get("simulator")
+    if name is None:
+        raise at_simulator("missing", values)
+    try:
+        section = section_of_simulator(str(name))
+    except (ValueError, ImportError) as error:
+        raise at_simulator(
+            PydanticCustomError("simulator", "{why}", {"why": str(error)}), name
+        ) from None
+    return section.model_validate(values)
+
+
+def read_section(values: Mapping[str, Any]) -> Simulation:
+    """The section of plain values, e.g. of a recording."""
+    from vla.config.compose import ConfigError
+    from vla.config.explain import explain
+
+    try:
+        section: Simulation = validate_section(values)
+    except ValidationError as error:
+        raise ConfigError(explain(error, values)) from None
+    return section
+
+
+def at_simulator(fault: PydanticCustomError | str, value: Any) -> ValidationError:
+    """The error of a setting that names no simulator."""
+    where = InitErrorDetails(type=fault, loc=("simulator",), input=value)
+    return ValidationError.from_exception_data("sim", [where])
+
+
+AnySimulation = SerializeAsAny[Annotated[Simulation, BeforeValidator(validate_section)]]
+"""The section of any simulator, by its `simulator`."""
+
+
+def is_general(name: str, annotation: Any) -> bool:
+    """Whether the common section says all there is about a setting."""
+    return name in Simulation.model_fields and get_origin(annotation) not in (Annotated, Literal)
+
+
+PLAIN = {int: Integer, float: Number, str: Name, tuple[str, ...]: Names}
+
+
+def setting_type(annotation: Any) -> Any:
+    """A plain annotation with the rules that all settings follow: no empty names, no number out of
+    bounds, no boolean for a number."""
+    if annotation in PLAIN:
+        return PLAIN[annotation]
+    origin = get_origin(annotation)
+    arguments = get_args(annotation)
+    if origin is Annotated:
+        return Annotated[(setting_type(arguments[0]), *annotation.__metadata__)]  # type: ignore[return-value]
+    if origin in (Union, UnionType):
+        if set(arguments) == {str, tuple[str, ...]}:
+            return OneOrSeveral
+        return Union[tuple(map(setting_type, arguments))]  # noqa: UP007
+    if origin in (None, Literal):
+        return annotation
+    return origin[tuple(map(setting_type, arguments))]
+
+
+def one_or_several(value: Any) -> str:
+    """Whether a setting is a name or a list of names."""
+    return "several" if isinstance(value, list | tuple) else "one"
+
+
+OneOrSeveral = Annotated[
+    Annotated[Name, Tag("one")] | Annotated[SomeNames, Tag("several")],
+    Discriminator(one_or_several),
+]
