@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
-from sim import CAMERAS, PERTURBATIONS, TASKS
+from sim import CAMERAS, PERTURBATIONS
 from sim.environment_cache import EnvironmentCache
 from sim.tabletop_scenes import QUESTION_WEIGHTS, TabletopScenes
 
@@ -33,7 +33,7 @@ class TabletopSettings:
     """The settings of `sim.make_vector`.
 
     Attributes:
-        task: one of TASKS, or several that take turns.
+        task: one of `sim.tasks.task_names()`, or several that take turns.
         robot: one of ROBOTS.
         num_envs: environments stepped and rendered together.
         cameras: some of CAMERAS.
@@ -78,7 +78,7 @@ class TabletopSimulator:
     )
     has_scenes = True
     restores_states = True
-    perturbations = PERTURBATIONS
+    perturbations = tuple(PERTURBATIONS)
     cameras = CAMERAS
     proprio_names = PROPRIO_NAMES
     proprio_size = len(PROPRIO_NAMES)
@@ -98,11 +98,17 @@ class TabletopSimulator:
                 f"{', '.join(CAMERAS)}: choose from these; lerobot-train --policy.type=vla "
                 '--policy.settings="model.checkpoint=null" trains on a dataset without a simulator'
             )
-        for task in TabletopSimulator.task_names(settings):
-            if task not in TASKS:
-                from sim.randomize import check_choice  # loads MuJoCo
+        from sim.settings import check_settings
 
-                check_choice("sim.task", task, TASKS)
+        check_settings(
+            task=settings.task,
+            robot=settings.robot,
+            cameras=settings.cameras,
+            reward=settings.reward,
+            randomization=settings.randomization,
+            num_distractors=settings.num_distractors,
+            perturbation=settings.perturbation,
+        )
 
     @staticmethod
     def task_names(settings: TabletopSettings) -> tuple[str, ...]:

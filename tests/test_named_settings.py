@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from vla.config.robot import RobotConfig
+from vla.config.simulation import section_of_simulator, simulators
 from vla.config.text import TextConfig
 
 ROOT = Path(__file__).parents[1]
@@ -48,6 +49,7 @@ def settings_of(kind: type[BaseModel], prefix: str = "") -> set[str]:
 
 
 KNOWN = settings_of(RobotConfig) | settings_of(TextConfig)
+KNOWN |= {path for name in simulators() for path in settings_of(section_of_simulator(name), "sim.")}
 GROUPS = sorted({path.split(".")[0] for path in KNOWN if "." in path})
 NAMED = re.compile(rf"(?<![\w./-])({'|'.join(GROUPS)})((?:\.[a-z_]+)+)")
 FREE = {"sim.make", "sim.randomization", "sim.reward"}

@@ -18,10 +18,10 @@ import pytest
 import torch
 
 import vla.runtime
-from scripts.train_vla import main
 from sim.simulator import TabletopSimulator
 from sim.vector import VectorEnvironment
 from tests.reads import Reads, recorded_reads, without_effect
+from vla.commands.train import main
 from vla.config import load
 from vla.evaluate.starts import StartManifest
 from vla.policies.token import TokenPolicy

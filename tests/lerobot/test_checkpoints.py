@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import vla.runtime
-from scripts import evaluate
 from tests.lerobot.tiny import CHUNK, SIZE, make_checkpoint
+from vla.commands import evaluate
 from vla.config import load
 from vla.lerobot.checkpoints import declared, lerobot_folder, open_policy
 from vla.lerobot.places import PlacedEnvironment

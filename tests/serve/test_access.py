@@ -10,8 +10,9 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from scripts import drive_remote, serve_policy
+from scripts import drive_remote
 from tests.serve.small_server import Named, observation, served
+from vla.commands import serve as serve_policy
 from vla.hosts import is_loopback, is_own_host
 from vla.serve.access import Access, check_reach, find_token, tls_context
 from vla.serve.client import RemotePolicy

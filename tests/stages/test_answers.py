@@ -3,8 +3,8 @@ import json
 import pytest
 
 import vla.runtime
-from scripts.train_vla import main
 from tests.test_pipeline import TINY
+from vla.commands.train import main
 from vla.stages.grounding import Answers
 from vla.stages.reporting import tell_answers
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import vla.runtime
-from scripts.train_vla import main
 from tests.test_pipeline import TINY
+from vla.commands.train import main
 from vla.config import ConfigError, load
 from vla.evaluate.settings import settings_of
 from vla.simulator import make_simulator

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import vla.runtime
-from scripts.train_vla import main
 from tests.models.tiny import tiny_vlm
 from tests.test_pipeline import TINY
+from vla.commands.train import main
 from vla.config import ConfigError, load
 from vla.data.rows import RowReader
 from vla.data.tokenizer import train_tokenizer

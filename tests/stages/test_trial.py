@@ -16,8 +16,12 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils import filter_repo_objects
 
 import vla.runtime
-from scripts import evaluate, export_policy, serve_policy, train_vla, view_rollouts
 from tests.test_pipeline import TINY
+from vla.commands import evaluate
+from vla.commands import export as export_policy
+from vla.commands import serve as serve_policy
+from vla.commands import train as train_vla
+from vla.commands import view as view_rollouts
 from vla.evaluate.settings import settings_of
 from vla.hub.pretrained import from_pretrained, push_to_hub
 from vla.simulator import make_simulator

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import vla.runtime
-from scripts import view_rollouts
 from tests.viewer.chromium import PROGRAM, browser
 from tests.viewer.expert_run import make_run
+from vla.commands import view as view_rollouts
 from vla.data.demonstrations import open_demonstrations
 from vla.viewer.episodes import open_library, write_html
 from vla.viewer.server import make_server

@@ -40,6 +40,8 @@ def line(problem: Mapping[str, Any], values: Any) -> str:
     if problem["type"] == "literal_error":
         choices = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
         return f"{name} ({shown(problem['input'])}): no such choice{suggestion(str(problem['input']), choices)}"
+    if problem["type"] == "simulator":
+        return str(problem["msg"])
     return f"{name or 'the settings'} ({shown(problem['input'])}) {said(problem)}"
 
 

@@ -15,11 +15,19 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
-from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    Protocol,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    runtime_checkable,
+)
 
 from pydantic import (
     BeforeValidator,
@@ -32,7 +40,9 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from vla.config.section import Integer, Name, Names, Number, Section, SomeNames, Steps, Weights
+from vla.config.section import Section
+from vla.plugins import extend_table, find_target, load_target
+from vla.ranges import Integer, Name, Names, Number, SomeNames, Steps, Weights
 
 GROUP = "vla.simulators"
 DEFAULT_SIMULATOR = "tabletop"
@@ -43,6 +53,7 @@ Pixels = Annotated[Integer, Field(ge=8, le=4096)]
 Envs = Annotated[Integer, Field(ge=1, le=4096)]
 
 
+@runtime_checkable
 class SimulatorClass(Protocol):
     """What a simulator's class tells before anything heavy loads (`vla.simulator.Simulator` is what
     its objects do).
@@ -117,34 +128,38 @@ class Simulation(Section):
 
 
 @cache
+def checkout_entry_points() -> dict[str, str]:
+    """The simulators that the pyproject.toml of a checkout registers; none where vla is installed.
+
+    They hold without an installation, and where an editable one recorded an earlier version.
+    """
+    if not CHECKOUT.exists():
+        return {}
+    project = tomllib.loads(CHECKOUT.read_text())["project"]
+    points: dict[str, str] = project.get("entry-points", {}).get(GROUP, {})
+    return points if project["name"] == "vla" else {}
+
+
 def simulators() -> dict[str, str]:
     """{name: "module:class"} of all installed simulators."""
-    found = {}
-    if CHECKOUT.exists():  # an editable install may have recorded an earlier version of this table
-        project = tomllib.loads(CHECKOUT.read_text()).get("project", {})
-        found = dict(project.get("entry-points", {}).get(GROUP, {}))
-    for point in entry_points(group=GROUP):
-        if found.setdefault(point.name, point.value) != point.value:
-            raise ValueError(
-                f"two packages register sim.simulator={point.name}: {found[point.name]} and "
-                f"{point.value}; rename one of them, or uninstall its package"
-            )
-    return found
+    return extend_table(checkout_entry_points(), GROUP)
 
 
-@cache
 def find_simulator(name: str) -> SimulatorClass:
     """The class of the simulator called `name`; ValueError where no package registers it."""
-    from vla.config.compose import suggestion
-
-    if name not in simulators():
-        raise ValueError(f"is no installed simulator{suggestion(name, sorted(simulators()))}")
-    module, _, attribute = simulators()[name].partition(":")
-    found = getattr(import_module(module), attribute)
+    target = find_target(simulators(), "sim.simulator", name)
+    try:
+        found: SimulatorClass = load_target(target)
+    except ImportError as error:
+        raise ValueError(
+            f"sim.simulator ({name}) is registered as {target}, which does not import: {error}"
+        ) from error
     missing = [part for part in SimulatorClass.__annotations__ if not hasattr(found, part)]
     if missing:
-        raise ValueError(f"{name} ({module}:{attribute}) does not say {', '.join(missing)}")
-    return found  # type: ignore[no-any-return]
+        raise ValueError(
+            f"sim.simulator ({name}) is registered as {target}, which lacks {', '.join(missing)}"
+        )
+    return found
 
 
 def all_perturbations() -> tuple[str, ...]:
@@ -153,15 +168,21 @@ def all_perturbations() -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for names in known for name in names))
 
 
-@cache
 def section_of_simulator(name: str) -> type[Simulation]:
-    """The section derived from the `Settings` of a simulator."""
-    kind = find_simulator(name)
+    """The section derived from the `Settings` of the simulator called `name`."""
+    return derive_section(name, find_simulator(name))
+
+
+@cache
+def derive_section(name: str, kind: SimulatorClass) -> type[Simulation]:
+    """The section with the fields of a simulator's `Settings`."""
     hints = get_type_hints(kind.Settings, include_extras=True)
     names = [field.name for field in fields(kind.Settings)]
     lacking = [part for part in Simulation.model_fields if part not in ("simulator", *names)]
     if lacking:
-        raise ValueError(f"{name}: {kind.Settings.__qualname__} lacks {', '.join(lacking)}")
+        raise ValueError(
+            f"sim.simulator ({name}): its Settings lack the fields {', '.join(lacking)}"
+        )
     own: dict[str, Any] = {
         part: (setting_type(hints[part]), ...)
         for part in names
@@ -179,7 +200,7 @@ def validate_section(values: Any) -> Any:
         raise at_simulator("missing", values)
     try:
         section = section_of_simulator(str(name))
-    except (ValueError, ImportError) as error:
+    except ValueError as error:
         raise at_simulator(
             PydanticCustomError("simulator", "{why}", {"why": str(error)}), name
         ) from None

@@ -31,14 +31,15 @@ from vla.types import Observation, T, map_rows
 
 @runtime_checkable
 class SceneSource(Protocol):
-    """The simulator's side: rendered scenes by seed, and questions about them. Scripts build it
-    from `sim`."""
+    """The simulator's side: rendered scenes by seed, and questions about them."""
 
     def scenes(self, seeds: Sequence[int]) -> tuple[Seen, Sequence[Any]]:
         """Pictures and facts of the scenes that the seeds stand for."""
 
-    def ask(self, facts: Any, rng: np.random.Generator, count: int) -> Sequence[Question]:
-        """Questions about one scene."""
+    def ask(
+        self, facts: Any, rng: np.random.Generator, count: int
+    ) -> Sequence[tuple[str, str | tuple[float, ...], str]]:
+        """Questions about one scene: text, answer and unit, as `vla.data.questions.Question`."""
 
     @property
     def sighting_names(self) -> Sequence[str]:
@@ -57,6 +58,13 @@ class SceneSource(Protocol):
     def sightings(self, facts: Any) -> Mapping[str, Sequence[Any]]:
         """By camera, the objects in the picture: (right, down, kind, place, heading), see
         `vla.sft.sightings`."""
+
+
+def ask_about(
+    source: SceneSource, facts: Any, rng: np.random.Generator, count: int
+) -> list[Question]:
+    """Questions about one scene, as tensors are made of them."""
+    return [Question(*question) for question in source.ask(facts, rng, count)]
 
 
 @dataclass(frozen=True)
@@ -167,7 +175,7 @@ class ScenePool:
     ) -> GroundingBatch:
         """`rows` scenes with `count` questions each."""
         chosen = rng.integers(self.size, size=rows)
-        asked = [self.source.ask(self._facts[i], rng, count) for i in chosen]
+        asked = [ask_about(self.source, self._facts[i], rng, count) for i in chosen]
         batch = grounding_batch(
             {n: i[chosen] for n, i in self._images.items()}, self._proprio[chosen], asked, encoder
         )
@@ -240,7 +248,7 @@ def answer_questions(
     errors: dict[str, list[float]] = {}
     for at in range(0, len(seeds), rows_at_once):
         seen, facts = source.scenes(seeds[at : at + rows_at_once])
-        asked = [source.ask(fact, rng, 1)[0] for fact in facts]
+        asked = [ask_about(source, fact, rng, 1)[0] for fact in facts]
         tokens, mask = encoder.pad([encoder.prompt(question) for question in asked])
         pictures = {name: torch.from_numpy(image) for name, image in seen.images.items()}
         observation = Observation(pictures, torch.from_numpy(seen.proprio), tokens, mask)

@@ -47,8 +47,14 @@ def test_what_a_world_of_gymnasium_lacks_is_said():
             ["sim=gym", "model.checkpoint=embedded"],
             "model.checkpoint \\(embedded\\) knows our two cameras",
         ),
-        (["sim=gym", "grounding.num_steps=5"], "grounding.num_steps asks about scenes"),
-        (["sim=gym", "data.question_weight=0.5"], "data.question_weight needs scenes"),
+        (
+            ["sim=gym", "grounding.num_steps=5"],
+            "grounding.num_steps asks about scenes, and sim.simulator=gymnasium has none",
+        ),
+        (
+            ["sim=gym", "data.question_weight=0.5"],
+            "data.question_weight needs scenes, and sim.simulator=gymnasium has none",
+        ),
         (
             ["sim.perturbation=lights"],
             "sim.perturbation \\(lights\\): no such choice; did you mean light",
