@@ -1,9 +1,8 @@
-"""Simulated manipulation tasks in MuJoCo, built for reinforcement learning: many environments, few
-pictures.
+"""Simulated manipulation tasks in MuJoCo, vectorised for reinforcement learning.
 
     env = sim.make_vector(task="pick_place", robot="panda", num_envs=64)
     observation = env.reset(seeds=range(64))
-    result = env.step(actions)                  # actions float32 [64, H, 7], one chunk of H control steps each
+    result = env.step(actions)  # float32 [64, H, 7], a chunk of H control steps each
 
 Imports are lazy: `import sim` loads neither MuJoCo nor a graphics library.
 """
@@ -39,22 +38,22 @@ def make_vector(
     perturbation: str = "none",
     render_every_step: bool = False,
 ) -> VectorEnvironment:
-    """Many environments of one task, or of several that take turns by seed, in this process.
+    """N environments of one task, or of several that take turns by seed, in this process.
 
     Args:
         task: one of `sim.tasks.task_names()`, or several.
         robot: one of ROBOTS.
         num_envs: environments N.
-        cameras: which cameras to draw; empty for none.
+        cameras: the cameras to render, of CAMERAS; empty for none.
         image_size: height and width of the images, pixels.
         max_steps: control steps (at 20 Hz) after which an episode is truncated.
         renderer: "auto", "egl" or "warp".
         num_threads: physics and drawing threads (0: one per core).
         reward: weight per reward term; None means {"success": 1.0}, the sparse reward.
         randomize: ranges that replace those of `sim.randomize.DEFAULT_RANDOMIZATION`.
-        num_distractors: blocks, and as many pads, beside the ones that the instruction names.
-        perturbation: one of PERTURBATIONS: what differs from training, for evaluation; see `sim.perturbations`.
-        render_every_step: also give pictures after every control step.
+        num_distractors: blocks, and as many pads, beside the first of each.
+        perturbation: one of PERTURBATIONS: a property that differs from training, for evaluation.
+        render_every_step: also render after every control step.
 
     Raises:
         ValueError: a name is unknown (with the nearest known one) or a number is out of range.
@@ -97,26 +96,28 @@ def make_gymnasium(
     renderer: str = "auto",
     render_every_step: bool = False,
 ) -> GymnasiumVector:
-    """Many environments of anything that gymnasium can make, with the interface of `make_vector`'s.
+    """N environments of any gymnasium id, with the interface of `make_vector`'s.
 
     Args:
-        id: what `gymnasium.make` takes: "FetchPickAndPlace-v4", "Meta-World/MT1", "module:id".
+        id: an id of `gymnasium.make`: "FetchPickAndPlace-v4", "Meta-World/MT1", "module:id".
         num_envs: environments N.
-        cameras: the name that its picture goes by; empty for none.
+        cameras: the name of its picture; empty for none.
         image_size: height and width of the pictures, pixels.
         max_steps: control steps after which an episode is truncated.
         instruction: the sentence that a policy reads.
-        success: entries of `info` that mean success; the first one that is there counts.
-        success_return: where there is none, the return of a success; None: nothing is one.
-        proprio: entries of a dictionary observation to show as proprioception; empty: all vectors.
-        proprio_size: how many of their numbers, from the first; None: all.
-        reward: weights of "environment" (its own reward) and "success"; None means {"success": 1.0}.
+        success: entries of `info` that mean success; the first one present counts.
+        success_return: return of a success where `info` has none of them; None: no success.
+        proprio: entries of a dictionary observation used as proprioception; empty: all vectors.
+        proprio_size: number of their values used, from the first; None: all.
+        reward: weights of "environment" (its own reward) and "success"; None means
+            {"success": 1.0}.
         make: further arguments of `gymnasium.make`.
-        renderer: "auto" or "egl": how MuJoCo draws without a display.
-        render_every_step: also give pictures after every control step.
+        renderer: "auto" or "egl": MuJoCo's renderer without a display.
+        render_every_step: also render after every control step.
 
     Raises:
-        ValueError: it does not exist, what brings it is not installed, or its actions are no bounded vector.
+        ValueError: the id is unknown, its package is not installed, or its actions are no bounded
+            vector.
     """
     from sim.rendering.backend import choose_backend
 
@@ -124,18 +125,21 @@ def make_gymnasium(
     from sim.build_gymnasium import build_gymnasium
     from sim.gymnasium_vector import GymnasiumTask
 
-    task = GymnasiumTask(
-        id, instruction, tuple(success), success_return, tuple(proprio), proprio_size
-    )
-    weights = {"success": 1.0} if reward is None else dict(reward)
     return build_gymnasium(
-        id,
-        num_envs,
-        tuple(cameras),
-        image_size,
-        max_steps,
-        weights,
-        make or {},
-        task,
-        render_every_step,
+        id=id,
+        num_envs=num_envs,
+        cameras=tuple(cameras),
+        image_size=image_size,
+        max_steps=max_steps,
+        reward={"success": 1.0} if reward is None else dict(reward),
+        make=make or {},
+        task=GymnasiumTask(
+            name=id,
+            instruction=instruction,
+            success=tuple(success),
+            success_return=success_return,
+            proprio=tuple(proprio),
+            proprio_size=proprio_size,
+        ),
+        render_every_step=render_every_step,
     )

@@ -1,5 +1,4 @@
-"""From an id to environments: where gymnasium looks for it, and what to install when it is not
-there."""
+"""A `GymnasiumVector` from an id, with the package to install where the id is unknown."""
 
 from __future__ import annotations
 
@@ -24,8 +23,7 @@ PACKAGES = {
     "AntMaze": "gymnasium_robotics",
     "Meta-World": "metaworld",
 }
-"""Packages that bring environments, by how their ids begin. Any other goes by `module:id`, as
-gymnasium has it."""
+"""Packages that register environments, by the beginning of the ids. Others are written `module:id`."""
 REMEDIES = {
     "gymnasium_robotics": "pip install 'vla[gym]'",
     "metaworld": "pip install --no-deps metaworld (it names an older MuJoCo, and runs on this one)",
@@ -33,12 +31,13 @@ REMEDIES = {
 
 
 def build_gymnasium(
+    *,
     id: str,
     num_envs: int,
     cameras: tuple[str, ...],
     image_size: int,
     max_steps: int,
-    reward: dict[str, float],
+    reward: Mapping[str, float],
     make: Mapping[str, Any],
     task: GymnasiumTask,
     render_every_step: bool,
@@ -53,13 +52,19 @@ def build_gymnasium(
             raise ValueError(f"sim.{setting} ({value}) must be at least 1")
     for name in reward:
         check_choice("sim.reward", name, GymnasiumVector.reward_names)
-    find(id)
+    import_package(id)
     arguments = {**make, **({"render_mode": "rgb_array"} if cameras else {})}
     small = {"width": image_size, "height": image_size} if cameras else {}
     try:
-        one = made_small(id, arguments, small)
         return GymnasiumVector(
-            one, task, num_envs, cameras, image_size, max_steps, reward, render_every_step
+            make=environment_factory(id, arguments, small),
+            task=task,
+            num_envs=num_envs,
+            cameras=cameras,
+            image_size=image_size,
+            max_steps=max_steps,
+            reward=reward,
+            render_every_step=render_every_step,
         )
     except (gymnasium.error.Error, TypeError) as error:
         raise ValueError(
@@ -67,24 +72,27 @@ def build_gymnasium(
         ) from error
 
 
-def made_small(
+def environment_factory(
     id: str, arguments: Mapping[str, Any], small: Mapping[str, int]
 ) -> Callable[[], gymnasium.Env[Any, Any]]:
-    """A maker whose pictures are drawn in the size that is wanted, where the environment can be
-    told: drawing 480 by 480 pixels to keep 64 by 64 takes three times as long. What `arguments` say
-    about the size stands.
+    """A factory of environments that render at the size `small`, where they take such arguments.
+
+    Rendering 480 by 480 pixels to keep 64 by 64 takes three times as long. A size among `arguments`
+    wins.
     """
-    one = partial(gymnasium.make, id, disable_env_checker=True)
+    factory = partial(gymnasium.make, id, disable_env_checker=True)
     try:
-        one(**{**small, **arguments}).close()
+        factory(**{**small, **arguments}).close()
     except TypeError:
-        return partial(one, **arguments)
-    return partial(one, **{**small, **arguments})
+        return partial(factory, **arguments)
+    return partial(factory, **{**small, **arguments})
 
 
-def find(id: str) -> None:
-    """Have the package that registers `id` imported; raises ValueError with what to install where
-    it is missing."""
+def import_package(id: str) -> None:
+    """Import the package that registers `id`.
+
+    Raises a ValueError with the package to install where it is missing, or the nearest known id.
+    """
     accept_integers()
     package = next((name for start, name in PACKAGES.items() if id.startswith(start)), None)
     if package is not None:

@@ -1,6 +1,6 @@
-"""Gymnasium's two interfaces around `VectorEnvironment`: one environment, and a vector of them.
+"""Our tasks behind gymnasium's two interfaces: one environment, and a vector of them.
 
-Observations are dictionaries: a uint8 image [h, w, 3] per camera, "proprio" float32 [7], and the
+An observation is a dictionary: a uint8 image [h, w, 3] per camera, "proprio" float32 [7], and the
 "instruction" as text. One step is one control step.
 """
 
@@ -25,13 +25,12 @@ from sim.workspace import MAX_OPENING, POSE_HIGH, POSE_LOW
 
 MAX_INSTRUCTION = 128
 OPENING_SLACK = 0.02
-"""Metres by which a measured opening may pass the fingers' soft stops."""
+"""Largest distance (metres) by which a measured opening passes the fingers' soft stops."""
 LARGEST_SEED = 2**31 - 1
 
 
 def register_environments() -> None:
-    """Make `gymnasium.make("PickPlacePanda-v0")`, `"ReachGantry-v0"` and so on work; nothing is
-    registered before."""
+    """Register every task with every robot, as "PickPlacePanda-v0", "ReachGantry-v0" and so on."""
     for task, robot in product(task_names(), sim.ROBOTS):
         name = f"{task.title().replace('_', '')}{robot.capitalize()}-v0"
         if name not in gymnasium.registry:
@@ -40,7 +39,7 @@ def register_environments() -> None:
 
 
 def observation_space(env: VectorEnvironment) -> spaces.Dict:
-    """What one environment shows."""
+    """The observation space of one environment."""
     shape = (env.image_size, env.image_size, 3)
     parts: dict[str, spaces.Space[Any]] = {
         c: spaces.Box(0, 255, shape, np.uint8) for c in env.cameras
@@ -53,14 +52,13 @@ def observation_space(env: VectorEnvironment) -> spaces.Dict:
 
 
 def action_space(env: VectorEnvironment) -> spaces.Box:
-    """One control step's action, within the action spec's limits."""
+    """The action space of one control step, within the limits of the action spec."""
     spec = env.action_spec
     return spaces.Box(np.array(spec.low, np.float32), np.array(spec.high, np.float32))
 
 
 class Environment(gymnasium.Env[dict[str, Any], np.ndarray]):
-    """One environment. Options are those of `sim.make_vector`; the `seed` given to `reset` is the
-    start's."""
+    """One environment with the options of `sim.make_vector`; `reset(seed=...)` chooses the start."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012 - gymnasium's own convention
 
@@ -75,7 +73,7 @@ class Environment(gymnasium.Env[dict[str, Any], np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """A start: that of `seed`, or a random one."""
+        """Begin the start of `seed`, or a random one."""
         super().reset(seed=seed)
         start = int(self.np_random.integers(LARGEST_SEED)) if seed is None else seed
         return _row(self._env.reset([start])), {"seed": start}
@@ -91,7 +89,7 @@ class Environment(gymnasium.Env[dict[str, Any], np.ndarray]):
         return _row(result.observation), float(result.reward[0]), *ended, info
 
     def render(self) -> np.ndarray | None:  # type: ignore[override]
-        """The first camera's picture, when `render_mode` is "rgb_array"."""
+        """The first camera's image with `render_mode="rgb_array"`, else None."""
         if self.render_mode is None or not self._env.cameras:
             return None
         return self._env.observe().images[self._env.cameras[0]][0]
@@ -102,8 +100,7 @@ class Environment(gymnasium.Env[dict[str, Any], np.ndarray]):
 
 
 class VectorAdapter(GymnasiumVectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
-    """A `VectorEnvironment` for gymnasium; an environment that ended starts anew on the next
-    step."""
+    """A `VectorEnvironment` for gymnasium; the step after an episode's end resets its environment."""
 
     metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012 - gymnasium's own convention
 
@@ -119,7 +116,7 @@ class VectorAdapter(GymnasiumVectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
     def reset(
         self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Start all environments: from seed, seed + 1, ... or a list of seeds, or random ones."""
+        """Reset all environments: from seed, seed + 1, ..., a list of seeds, or random ones."""
         if isinstance(seed, list):
             seeds = seed
         else:
@@ -135,8 +132,7 @@ class VectorAdapter(GymnasiumVectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
     def step(
         self, actions: np.ndarray
     ) -> tuple[dict[str, Any], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """One control step; environments that ended at the last one are reset instead, with reward
-        0."""
+        """One control step; environments that ended at the last one are reset, with reward 0."""
         fresh = np.flatnonzero(self._ended)
         running = np.flatnonzero(~self._ended)
         if len(fresh):

@@ -1,9 +1,7 @@
-"""Any gymnasium environment behind the interface of `VectorEnvironment`: chunks of actions,
-pictures when looked at.
+"""Any gymnasium environment behind the interface of `VectorEnvironment`.
 
-One process holds `num_envs` of them and steps those that are asked for. What gymnasium leaves open
-is said by settings: the words of the instruction, which entry of `info` means success, which
-numbers of the observation are proprioception.
+One process holds `num_envs` of them and steps any subset. Settings supply what gymnasium leaves open:
+the instruction, the entry of `info` that means success, and the proprioception.
 """
 
 from __future__ import annotations
@@ -22,19 +20,23 @@ from sim.spec import ActionSpec
 from sim.task import SimObservation, StepResult
 
 DEFAULT_HZ = 20.0
+"""Control rate of an environment that names none in its metadata."""
+PROPRIO_LIMIT = 1e6
+"""Largest magnitude of a number of the proprioception."""
 
 
 @dataclass(frozen=True)
 class GymnasiumTask:
-    """What gymnasium leaves open.
+    """The parts of a task that a gymnasium environment leaves open.
 
     Attributes:
-        name: what results call it.
+        name: its name in results.
         instruction: the sentence that a policy reads.
-        success: entries of `info`, the first one that is there counts.
-        success_return: where `info` never says, an episode succeeds with this return; None: never.
-        proprio: entries of a dictionary observation to show; empty: all that are vectors.
-        proprio_size: how many of their numbers, from the first; None: all.
+        success: entries of `info` that mean success; the first one present counts.
+        success_return: return of a successful episode where `info` has no such entry; None: no
+            episode succeeds.
+        proprio: entries of a dictionary observation used as proprioception; empty: all vectors.
+        proprio_size: number of their values used, from the first; None: all.
     """
 
     name: str
@@ -46,27 +48,27 @@ class GymnasiumTask:
 
 
 class GymnasiumVector:
-    """N environments that `make` makes; see `sim.vector.VectorEnvironment` for what the methods
-    promise.
+    """N gymnasium environments with the methods of `sim.vector.VectorEnvironment`.
 
-    Success ends an episode, as everywhere here. An environment that has ended stays as it is until
-    it is reset.
+    Success ends an episode. An environment that has ended ignores steps until it is reset.
 
     Args:
         make: makes one environment, with render_mode="rgb_array" where there are cameras.
-        task: what gymnasium leaves open.
+        task: the instruction, success and proprioception.
         num_envs: environments N.
-        cameras: the name that the one picture of `render()` goes by, or nothing.
+        cameras: the name of the one picture of `render()`; empty for none.
         image_size: height and width of the pictures, pixels.
-        max_steps: control steps after which an episode is truncated, whatever the environment's own limit.
+        max_steps: control steps after which an episode is truncated, beside the environment's own
+            limit.
         reward: weights of "environment" (its own reward) and "success" (1 when it succeeds).
-        render_every_step: also give the pictures after every control step of a chunk.
+        render_every_step: also render after every control step, as `StepResult.frames`.
     """
 
     reward_names = ("environment", "success")
 
     def __init__(
         self,
+        *,
         make: Callable[[], gymnasium.Env[Any, Any]],
         task: GymnasiumTask,
         num_envs: int,
@@ -121,8 +123,7 @@ class GymnasiumVector:
                 f"{len(seeds)} seeds for {len(ids)} environments; give one seed per environment"
             )
         for seed, i in zip(seeds, ids, strict=True):
-            # Some environments (Meta-World) draw their start before they look at the seed that
-            # reset was given.
+            # Meta-World draws its start before it reads the seed that reset was given.
             self.envs[i].unwrapped.np_random = seeding.np_random(int(seed))[0]
             self.seen[i], _ = self.envs[i].reset(seed=int(seed))
         self._steps[ids] = 0
@@ -135,11 +136,13 @@ class GymnasiumVector:
     def step(
         self, actions: np.ndarray, ids: np.ndarray | None = None, *, render: bool = True
     ) -> StepResult:
-        """Execute a chunk of actions [n, H, A] in the environments `ids` (None: all), then look
-        once.
+        """Execute a chunk of actions [n, H, A] in the environments `ids` (None: all).
+
+        Images are rendered once, at the end of the chunk.
 
         Raises:
-            ValueError: an action is NaN or infinite, the shape is wrong, or H does not divide `max_steps`.
+            ValueError: an action is NaN or infinite, the shape is wrong, or H does not divide
+                `max_steps`.
         """
         ids = np.arange(self.num_envs) if ids is None else np.asarray(ids, dtype=np.int64)
         actions = self.action_spec.checked_chunks(actions, np.asarray(ids), self.max_steps)
@@ -168,7 +171,7 @@ class GymnasiumVector:
         )
 
     def observe(self, ids: np.ndarray | None = None, *, render: bool = True) -> SimObservation:
-        """What the environments `ids` show now."""
+        """The observation of the environments `ids` now."""
         ids = np.arange(self.num_envs) if ids is None else np.asarray(ids, dtype=np.int64)
         proprio = np.stack([self._proprio(self.seen[i]) for i in ids])
         return SimObservation(
@@ -187,44 +190,53 @@ class GymnasiumVector:
         self.seen[i], earned, terminated, truncated, info = self.envs[i].step(bounded)
         self._steps[i] += 1
         self._return[i] += float(earned)
-        told = next(
-            (bool(np.asarray(info[name]).any()) for name in self.task.success if name in info), None
-        )
-        self._terminated[i] = terminated or bool(told)
+        success = self._success_from(info)
+        self._terminated[i] = terminated or bool(success)
         self._truncated[i] = not self._terminated[i] and (
             truncated or self._steps[i] >= self.max_steps
         )
-        over = self._terminated[i] or self._truncated[i]
-        enough = (
-            self.task.success_return is not None and self._return[i] >= self.task.success_return
+        if success is None:
+            ended = self._terminated[i] or self._truncated[i]
+            success = bool(ended) and self._reaches_return(i)
+        self._success[i] |= success
+        return self.reward_weights.get("environment", 0.0) * float(earned) + (
+            self.reward_weights.get("success", 0.0) * float(success)
         )
-        succeeded = bool(over and enough) if told is None else told
-        self._success[i] |= succeeded
-        weights = self.reward_weights
-        return weights.get("environment", 0.0) * float(earned) + weights.get(
-            "success", 0.0
-        ) * float(succeeded)
 
-    def _proprio(self, seen: Any) -> np.ndarray:
-        if isinstance(seen, Mapping):
-            names = self.task.proprio or [name for name in sorted(seen) if np.ndim(seen[name]) <= 1]
-            missing = [name for name in names if name not in seen]
+    def _success_from(self, info: Mapping[str, Any]) -> bool | None:
+        """The first entry of `info` that means success; None where it has none."""
+        entries = (bool(np.asarray(info[name]).any()) for name in self.task.success if name in info)
+        return next(entries, None)
+
+    def _reaches_return(self, i: int) -> bool:
+        """Whether the return so far counts as a success."""
+        needed = self.task.success_return
+        return needed is not None and bool(self._return[i] >= needed)
+
+    def _proprio(self, observation: Any) -> np.ndarray:
+        if isinstance(observation, Mapping):
+            names = self.task.proprio or [
+                name for name in sorted(observation) if np.ndim(observation[name]) <= 1
+            ]
+            missing = [name for name in names if name not in observation]
             if missing:
                 raise ValueError(
-                    f"sim.proprio names {missing[0]!r}, but the observation has {', '.join(sorted(seen))}"
+                    f"sim.proprio names {missing[0]!r}, but the observation has {', '.join(sorted(observation))}"
                 )
-            values = np.concatenate([np.ravel(seen[name]) for name in names])
+            values = np.concatenate([np.ravel(observation[name]) for name in names])
         else:
-            values = np.ravel(seen)
-        return np.clip(values[: self.task.proprio_size], -1e6, 1e6).astype(np.float32)
+            values = np.ravel(observation)
+        return np.clip(values[: self.task.proprio_size], -PROPRIO_LIMIT, PROPRIO_LIMIT).astype(
+            np.float32
+        )
 
     def _images(self, ids: np.ndarray) -> dict[str, np.ndarray]:
         return {
-            camera: np.stack([resized(self._drawn(i), self.image_size) for i in ids])
+            camera: np.stack([resize_to_square(self._render(i), self.image_size) for i in ids])
             for camera in self.cameras
         }
 
-    def _drawn(self, i: int) -> np.ndarray:
+    def _render(self, i: int) -> np.ndarray:
         picture = self.envs[i].render()
         if not isinstance(picture, np.ndarray) or picture.ndim != 3:
             raise ValueError(
@@ -234,10 +246,9 @@ class GymnasiumVector:
 
 
 def action_spec(env: gymnasium.Env[Any, Any]) -> ActionSpec:
-    """What the environment says about its actions: their number and limits; the rest it keeps to
-    itself.
+    """The number and limits of an environment's actions; gymnasium names no units and frames.
 
-    Raises ValueError for actions that are no bounded vector.
+    Raises a ValueError for actions that are no bounded vector.
     """
     space = env.action_space
     if not isinstance(space, spaces.Box) or not np.isfinite([space.low, space.high]).all():
@@ -258,10 +269,11 @@ def action_spec(env: gymnasium.Env[Any, Any]) -> ActionSpec:
     )
 
 
-def resized(picture: np.ndarray, size: int) -> np.ndarray:
-    """A uint8 picture [h, w, 3], its shape kept, in the middle of a black square [size, size, 3]:
-    to the pixel what `vla.data.pictures.fitted` makes of a dataset's (a test holds them together;
-    neither package imports the other).
+def resize_to_square(picture: np.ndarray, size: int) -> np.ndarray:
+    """A uint8 picture [h, w, 3], its proportions kept, centred in a black square [size, size, 3].
+
+    `vla.data.pictures.fitted` gives the same pixels for a dataset's picture. Neither package imports
+    the other, so both hold the code and a test compares them.
     """
     height, width = picture.shape[:2]
     if height == width == size:

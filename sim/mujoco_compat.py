@@ -1,5 +1,4 @@
-"""Lets packages that were written for an older MuJoCo run on this one; nothing here changes what
-MuJoCo computes.
+"""Repairs for packages that were written for an older MuJoCo; the physics stays as it is.
 
 Since 3.12 a numpy integer is not equal to an enum of MuJoCo's, so `joint_type in
 (mjtJoint.mjJNT_HINGE, ...)` is False (gymnasium-robotics, Meta-World). Since 3.17 a row of
@@ -14,7 +13,7 @@ import numpy as np
 
 
 def accept_integers() -> None:
-    """Make MuJoCo's enums equal to the integers they stand for, numpy's included."""
+    """Make MuJoCo's enums equal to the integers they stand for, numpy's among them."""
     import mujoco
 
     kinds = {
@@ -39,7 +38,7 @@ def _hash(self: Any) -> int:
 
 
 def fit_metaworld() -> None:
-    """Make Meta-World reset its welds in the first 11 numbers of a row, and leave the twelfth."""
+    """Make Meta-World reset the first 11 numbers of its welds' rows only."""
     import mujoco
     from metaworld.sawyer_xyz_env import SawyerMocapBase
 

@@ -1,5 +1,4 @@
-"""MuJoCo's own viewer with a policy acting live. Instructions are typed into the terminal while it
-runs."""
+"""MuJoCo's own viewer with a policy acting live; instructions are typed while it runs."""
 
 from __future__ import annotations
 
@@ -20,19 +19,19 @@ from sim.task import SimObservation
 from sim.vector import VectorEnvironment
 
 Act = Callable[[SimObservation], np.ndarray]
-"""Decides: a chunk of actions [1, H, A]."""
+"""A policy: from an observation to a chunk of actions [1, H, A]."""
 FIRST_START = 2_000_000
-PER_ENVIRONMENT = ("geom_rgba", "geom_size", "light_diffuse", "cam_pos", "cam_quat")
+"""Seed of the first start: outside those of training and evaluation."""
+APPEARANCE_FIELDS = ("geom_rgba", "geom_size", "light_diffuse", "cam_pos", "cam_quat")
 
 
 def watch(
     env: VectorEnvironment, act: Act, launch: Any = None, typed: Iterator[str] | None = None
 ) -> int:
-    """Show episode after episode until the window is closed; how many ended. `launch` opens the
-    window.
+    """Run episodes in a window until it is closed; returns the number that ended.
 
-    A line typed into the terminal replaces the instruction of the running episode; an empty line
-    begins another start. Raises ValueError where there is no display.
+    `launch` opens the window. A typed line replaces the instruction of the running episode; an
+    empty line begins another start. Raises a ValueError where there is no display.
     """
     if launch is None:
         if sys.platform.startswith("linux") and not (
@@ -58,6 +57,7 @@ def watch(
 
 
 def read_lines(lines: SimpleQueue[str], typed: Iterator[str]) -> None:
+    """Put every typed line into the queue."""
     for line in typed:
         lines.put(line.strip())
 
@@ -70,44 +70,44 @@ def show_episode(
     lines: SimpleQueue[str],
     seed: int,
 ) -> None:
-    """One start to its end, at the pace of a robot."""
-    seen = env.reset([seed], np.array([0]))
-    dress(env)
-    told = seen.instruction[0]
+    """One episode from the start of `seed`, in real time."""
+    observation = env.reset([seed], np.array([0]))
+    copy_appearance(env)
+    instruction = observation.instruction[0]
     print(
-        f"start {seed}: {told}   (type another instruction, or nothing for another start)",
+        f"start {seed}: {instruction}   (type another instruction, or nothing for another start)",
         flush=True,
     )
     ended = False
     while window.is_running() and not ended:
-        for action in act(replace(seen, instruction=[told]))[0]:
+        for action in act(replace(observation, instruction=[instruction]))[0]:
             begin = time.perf_counter()
             result = env.step(action[None, None], np.array([0]), render=False)
-            show(env, window, data)
+            copy_state(env, window, data)
             ended = bool(result.terminated[0] or result.truncated[0])
             if ended or not window.is_running():
                 break
             time.sleep(max(0.0, 1 / env.action_spec.control_hz - (time.perf_counter() - begin)))
-        seen = env.observe(np.array([0]))
+        observation = env.observe(np.array([0]))
         try:
-            told = lines.get_nowait()
+            instruction = lines.get_nowait()
         except Empty:
             continue
-        if not told:
+        if not instruction:
             return
-        print(f"  told: {told}", flush=True)
+        print(f"  instruction: {instruction}", flush=True)
 
 
-def dress(env: VectorEnvironment) -> None:
-    """Give the window's model the colours and sizes of this start."""
+def copy_appearance(env: VectorEnvironment) -> None:
+    """Write the colours and sizes of environment 0 into the window's model."""
     model = env.physics.model
-    for name in PER_ENVIRONMENT:
+    for name in APPEARANCE_FIELDS:
         if name in env.physics.fields:
             getattr(model, name)[:] = env.physics.fields[name][0]
 
 
-def show(env: VectorEnvironment, window: Any, data: mujoco.MjData) -> None:
-    """Copy the simulation into the window."""
+def copy_state(env: VectorEnvironment, window: Any, data: mujoco.MjData) -> None:
+    """Write the state of environment 0 into the window."""
     physics = env.physics
     data.qpos[:] = physics.qpos[0]
     data.qvel[:] = physics.qvel[0]

@@ -1,9 +1,8 @@
-"""Questions about a scene with answers from the simulator's ground truth: what colour, where, how
-many, is it held?
+"""Questions about a scene, with answers from the ground truth: colour, position, number, grasp.
 
-These are what a tiny vision-language model learns to see with before it learns to act (PaLM-E and
-RT-2 mix such questions with robot data). Places are vectors in the robot's base frame, from the
-gripper or from the middle of the workspace.
+A small vision-language model learns perception from them before it learns to act; PaLM-E and RT-2
+mix such questions with robot data. Positions are vectors in the robot's base frame, from the gripper
+or from the middle of the workspace.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "
 
 
 class Question(NamedTuple):
-    """A question and its answer: words, or numbers whose unit is "m" or "rad"."""
+    """A question and its answer: words, or numbers with the unit "m" or "rad"."""
 
     text: str
     answer: str | tuple[float, ...]
@@ -45,8 +44,7 @@ def where_on_table(facts: SceneFacts, rng: np.random.Generator) -> Question:
 
 
 def turned(facts: SceneFacts, rng: np.random.Generator) -> Question:
-    """How far to turn the gripper so that it stands as the block does; a cube looks the same every
-    quarter turn."""
+    """The rotation from the gripper to a block; a cube looks the same every quarter turn."""
     blocks = [o for o in facts.objects if o.kind == "block" and BLOCK_SHAPES[o.shape].symmetry > 0]
     if not blocks:
         return where_from_gripper(facts, rng)
@@ -118,7 +116,7 @@ def ask(
 ) -> list[Question]:
     """`count` questions about a scene, their kinds drawn by weight.
 
-    Raises ValueError for a kind that does not exist or weights that do not add up to something.
+    Raises a ValueError for an unknown kind, or weights without a positive sum.
     """
     unknown = set(weights) - set(KINDS)
     if unknown:
@@ -149,18 +147,20 @@ PHRASES = {
 
 
 def kind_of(text: str) -> str:
-    """The kind of a question from its words."""
+    """The kind of a question, from its words."""
     return next(kind for phrase, kind in PHRASES.items() if phrase in text)
 
 
 class Sighting(NamedTuple):
-    """An object in a picture: where its centre is (fractions right and down), which kind it is, and
-    its place in metres.
+    """An object in a picture.
 
-    The place is what that picture alone can tell: from the middle of the workspace for a fixed
-    camera, in the gripper's own frame for the wrist camera. How it is turned there is a heading,
-    the cosine and sine of its yaw times the number of ways in which it looks the same; (0, 0) where
-    it looks the same from everywhere.
+    Attributes:
+        right, down: its centre in the picture, as fractions.
+        kind: index into `SIGHTING_KINDS`.
+        place: its position (metres) in a frame that the picture alone determines: from the middle
+            of the workspace for a fixed camera, in the gripper's frame for the wrist camera.
+        heading: cosine and sine of its yaw in that frame, times the number of rotations that look
+            the same; (0, 0) where all do.
     """
 
     right: float
@@ -173,7 +173,7 @@ class Sighting(NamedTuple):
 SIGHTING_KINDS = tuple(
     f"{color} {shape}" for color in COLORS for shape in (*BLOCK_SHAPES, *PAD_SHAPES)
 )
-"""Every kind of object that can be seen."""
+"""Every kind of object: colour and shape."""
 
 
 def sightings(facts: SceneFacts, camera: str) -> list[Sighting]:
@@ -187,7 +187,8 @@ def sightings(facts: SceneFacts, camera: str) -> list[Sighting]:
             continue
         if camera == "wrist":
             x, y, z = np.subtract(thing.position, facts.hand_position)
-            x, y, yaw = cos * x + sin * y, cos * y - sin * x, thing.yaw - facts.hand_yaw
+            x, y = cos * x + sin * y, cos * y - sin * x
+            yaw = thing.yaw - facts.hand_yaw
         else:
             x, y, z = np.subtract(thing.position, (*CENTER, 0.0))
             yaw = thing.yaw
@@ -207,8 +208,10 @@ def _heading(thing: ObjectFacts, yaw: float) -> tuple[float, float]:
 
 
 def all_texts(tasks: Sequence[str] = ("pick_place",)) -> list[str]:
-    """Every word that questions, answers and instructions of the tasks can hold, for training a
-    tokenizer."""
+    """Texts with every word of the questions, answers and instructions of `tasks`.
+
+    They train a tokenizer.
+    """
     templates = [load_task(task).template for task in tasks]
     texts = ["yes", "no", "nothing", *NUMBER_WORDS]
     for color in COLORS:
@@ -235,8 +238,7 @@ def all_texts(tasks: Sequence[str] = ("pick_place",)) -> list[str]:
 
 
 def _sentences(template: InstructionTemplate, first: str, color: str) -> list[str]:
-    """The instructions about the object called `first`, and a second one of `color` where one is
-    named."""
+    """The instructions about the object called `first`, with a second one of `color` where named."""
     if len(template.kinds) == 1:
         return [template.fill((first,))] if first.startswith(color) else []
     return [template.fill((first, f"{color} {shape}")) for shape in SHAPES[template.kinds[1]]]
@@ -250,18 +252,26 @@ PLAN_NUMBERS = (
     *("block_x", "block_y", "block_z", "pad_x", "pad_y", "pad_z"),
     *("turn", "held", "heading_cos", "heading_sin"),
 )
-"""What an instruction is about: vectors from the gripper to the named block and to the pad or block
-that it goes to (m; the first again where only one is named), how far to turn (rad / 5), held (0.3)
-or not (-0.3), and the block's heading from the gripper's (see `Sighting`), times 0.25: it has no
-jump where a turn either way is as long."""
+"""The numbers that an instruction comes down to.
+
+Vectors (metres) from the gripper to the named block, and to the pad or block that it goes to (the
+first again where only one is named); the yaw left to turn (rad / 5); held (0.3) or not (-0.3); the
+block's heading from the gripper's (see `Sighting`) times 0.25. The heading has no jump where a turn
+either way is as long.
+"""
 TURN_SCALE = 0.2
 HELD = 0.3
 HEADING_SCALE = 0.25
 
 
 class Plan(NamedTuple):
-    """An instruction, the numbers that it comes down to, and its objects: the text up to each one's
-    name, where it is from the gripper (m), and its heading from the gripper's (see `Sighting`).
+    """An instruction with the numbers that it comes down to in a scene.
+
+    Attributes:
+        text: the instruction.
+        numbers: see `PLAN_NUMBERS`.
+        mentions: per named object the text up to its name, its position from the gripper (metres)
+            and its heading from the gripper's (see `Sighting`).
     """
 
     text: str
@@ -270,11 +280,9 @@ class Plan(NamedTuple):
 
 
 def plan(facts: SceneFacts, rng: np.random.Generator) -> Plan:
-    """The task's instruction about any objects of the scene, and the numbers that it comes down to
-    here and now.
+    """The task's instruction about objects drawn from the scene, with its numbers.
 
-    The first of a kind, which episodes are about, is named most often: it is what is held and
-    carried.
+    The first object of a kind is drawn most often, since episodes hold and carry it.
     """
     chosen: list[ObjectFacts] = []
     for kind in facts.template.kinds:

@@ -1,9 +1,8 @@
-"""What differs from one start to the next: ranges, and the sampling of scenes from per-start random
-numbers.
+"""Randomized starts: their ranges, and the sampling of scenes.
 
-Every start takes one flat vector of uniform numbers from its own generator; everything else is
-arithmetic over all starts at once. So a start depends on its seed alone, not on the order, the ids
-or the number of environments.
+Every start draws one flat vector of uniform numbers from its own generator. The rest is arithmetic
+over all starts at once. A start therefore depends on its seed alone, not on the order, the ids or the
+number of environments.
 """
 
 from __future__ import annotations
@@ -27,19 +26,22 @@ from sim.scenes.objects import COLORS
 from sim.workspace import CENTER
 
 NUM_TRIES = 4
+"""Placements of all objects drawn per start."""
 NUM_CANDIDATES = 24
-"""Whole placements drawn per start, and candidate positions per object in each."""
+"""Candidate positions per object in a placement."""
 
 
 @dataclass(frozen=True)
 class Randomization:
-    """Ranges of a start (metres, radians).
+    """The ranges that starts are drawn from (metres, radians).
 
     Attributes:
         object_extent: objects lie within this distance of the workspace's centre along x and y.
         block_yaw, pad_yaw: largest rotation either way.
-        colors, block_shapes, pad_shapes: what the objects may look like.
-        block_distance, pad_distance, block_pad_distance: least distances between centres.
+        colors, block_shapes, pad_shapes: names that objects are drawn from.
+        block_distance: least distance between the centres of blocks.
+        pad_distance: least distance between the centres of pads.
+        block_pad_distance: least distance between the centres of a block and a pad.
         hand_xy: the hand starts within this distance of the centre along x and y.
         hand_height: lowest and highest start of the tcp.
         hand_yaw: largest start rotation either way.
@@ -75,7 +77,7 @@ class Randomization:
 
     @property
     def varied_fields(self) -> tuple[str, ...]:
-        """Model fields that must differ between environments for these ranges."""
+        """The model fields that need a value per environment for these ranges."""
         varies = {
             "geom_friction": self.friction != DEFAULT_FRICTION,
             "light_diffuse": self.light_jitter > 0 or self.light_tint > 0,
@@ -112,8 +114,10 @@ DEFAULT_RANDOMIZATION = Randomization(
 
 
 def with_overrides(base: Randomization, overrides: Mapping[str, Any]) -> Randomization:
-    """`base` with some ranges replaced; raises ValueError for a name or a value that does not
-    exist."""
+    """`base` with the ranges of `overrides`.
+
+    Raises a ValueError for an unknown range, colour or shape, and for an impossible range.
+    """
     names = [field.name for field in fields(Randomization)]
     for name in overrides:
         check_choice("sim.randomization", name, names)
@@ -134,8 +138,7 @@ def with_overrides(base: Randomization, overrides: Mapping[str, Any]) -> Randomi
 
 
 def _check_numbers(ranges: Randomization) -> None:
-    """Sizes are not negative and pairs go from low to high; raises ValueError with the setting and
-    its value."""
+    """Raise a ValueError where a size is negative or a pair does not go from low to high."""
     for field in fields(Randomization):
         value = getattr(ranges, field.name)
         if isinstance(value, float | int) and value < 0:
@@ -149,8 +152,7 @@ def _check_numbers(ranges: Randomization) -> None:
 
 
 def check_variety(ranges: Randomization, num_blocks: int, num_pads: int) -> None:
-    """There are enough different looks to tell all objects apart; raises ValueError with the
-    remedy."""
+    """Raise a ValueError where there are too few colours and shapes to tell the objects apart."""
     for kind, shapes, wanted in (
         ("block", ranges.block_shapes, num_blocks),
         ("pad", ranges.pad_shapes, num_pads),
@@ -165,8 +167,15 @@ def check_variety(ranges: Randomization, num_blocks: int, num_pads: int) -> None
 
 @dataclass(frozen=True)
 class Scenes:
-    """n sampled starts: looks, placements [n, objects, 2] and yaws [n, objects], the hand's pose
-    [n, 6], the rest."""
+    """n sampled starts.
+
+    Attributes:
+        looks: colours and shapes of the objects.
+        block_xy, pad_xy: positions on the table [n, objects, 2], metres.
+        block_yaw, pad_yaw: rotations [n, objects], radians.
+        hand_pose: commanded pose [n, 6], metres and radians.
+        around: colours, light, cameras and friction.
+    """
 
     looks: Looks
     block_xy: np.ndarray
@@ -178,7 +187,7 @@ class Scenes:
 
 
 class UniformNumbers:
-    """Cuts named pieces off a matrix of uniform numbers [n, k], in a fixed order."""
+    """A matrix of uniform numbers [n, k] that is consumed piece by piece, in a fixed order."""
 
     def __init__(self, values: np.ndarray) -> None:
         self._values = values
@@ -194,8 +203,10 @@ class UniformNumbers:
         return piece.reshape(len(piece), *shape)
 
     def from_the_end(self, low: float, high: float, *shape: int) -> np.ndarray:
-        """The last numbers as [n, *shape], in [low, high): for what was added later, so that
-        nothing else shifts."""
+        """The last numbers as [n, *shape], in [low, high).
+
+        Properties that were added later draw from the end: those before keep their numbers.
+        """
         size = int(np.prod(shape))
         piece = self._values[:, self._end - size : self._end]
         self._end -= size
@@ -208,7 +219,7 @@ class UniformNumbers:
 
 
 def draw_uniform(rngs: list[np.random.Generator], num_objects: int) -> UniformNumbers:
-    """One vector per generator, long enough for `sample_scenes` and the extras of one start."""
+    """One vector per generator, long enough for `sample_scenes` and a task's own draws."""
     size = NUM_TRIES * NUM_CANDIDATES * num_objects * 2 + 4 * num_objects + 128 + 64
     return UniformNumbers(np.stack([rng.random(size) for rng in rngs]))
 
@@ -216,12 +227,11 @@ def draw_uniform(rngs: list[np.random.Generator], num_objects: int) -> UniformNu
 def sample_scenes(
     numbers: UniformNumbers, ranges: Randomization, num_blocks: int, num_pads: int
 ) -> Scenes:
-    """Starts that keep all distances; object 0 of either kind is told from the others by its colour
-    and shape."""
-    block_color, block_shape = _distinct(
+    """Starts that keep all least distances; no two objects of a kind look alike."""
+    block_color, block_shape = _distinct_looks(
         numbers, ranges.colors, ranges.block_shapes, BLOCK_SHAPE_NAMES, num_blocks
     )
-    pad_color, pad_shape = _distinct(
+    pad_color, pad_shape = _distinct_looks(
         numbers, ranges.colors, ranges.pad_shapes, PAD_SHAPE_NAMES, num_pads
     )
     xy = _layout(numbers, ranges, num_blocks, num_pads)
@@ -240,7 +250,7 @@ def _surroundings(numbers: UniformNumbers, ranges: Randomization) -> Surrounding
     def jitter(size: float, *shape: int) -> np.ndarray:
         return numbers.between(-size, size, *shape)
 
-    def later(size: float, *shape: int) -> np.ndarray:
+    def appended(size: float, *shape: int) -> np.ndarray:
         return numbers.from_the_end(-size, size, *shape)
 
     shades = np.array(list(COLORS.values())) + jitter(ranges.color_jitter, len(COLORS), 3)
@@ -250,21 +260,23 @@ def _surroundings(numbers: UniformNumbers, ranges: Randomization) -> Surrounding
         lamp=1.0 + jitter(ranges.light_jitter, 1)[:, 0],
         camera_offset=jitter(ranges.camera_position_jitter, len(CAMERAS), 3),
         camera_turn=jitter(ranges.camera_angle_jitter, len(CAMERAS), 3),
-        tint=1.0 + later(ranges.light_tint, 3),
-        lamp_turn=later(ranges.light_angle_jitter, 2),
-        surfaces=later(ranges.surface_jitter, len(SURFACES), 3),
+        tint=1.0 + appended(ranges.light_tint, 3),
+        lamp_turn=appended(ranges.light_angle_jitter, 2),
+        surfaces=appended(ranges.surface_jitter, len(SURFACES), 3),
     )
 
 
-def _distinct(
+def _distinct_looks(
     numbers: UniformNumbers,
     colors: tuple[str, ...],
     shapes: tuple[str, ...],
     all_shapes: tuple[str, ...],
     count: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`count` different (colour, shape) pairs a start: the first entries of a random permutation of
-    all pairs."""
+    """`count` different pairs of colour and shape per start, as two index arrays [n, count].
+
+    They are the first entries of a random permutation of all pairs.
+    """
     order = np.argsort(numbers.take(len(colors) * len(shapes)), axis=1, kind="stable")[:, :count]
     color = np.array([COLOR_NAMES.index(name) for name in colors])[order // len(shapes)]
     shape = np.array([all_shapes.index(name) for name in shapes])[order % len(shapes)]
@@ -274,11 +286,10 @@ def _distinct(
 def _layout(
     numbers: UniformNumbers, ranges: Randomization, num_blocks: int, num_pads: int
 ) -> np.ndarray:
-    """Positions [n, num_blocks + num_pads, 2]: of several tries, the first that keeps its
-    distances, else the widest.
+    """Positions [n, num_blocks + num_pads, 2] on the table, blocks first.
 
-    A try places one object after another, each on the first of its candidates that is far enough
-    from those before.
+    A try places one object after another, each at its first candidate that keeps the distances to
+    those before. The first try that keeps all distances is taken, else the widest.
     """
     count = num_blocks + num_pads
     extent = ranges.object_extent

@@ -1,8 +1,7 @@
-"""An episode again, from its seed and its actions: where every body was, and what every camera saw.
+"""Replay: an episode simulated again from its seed and its actions, with poses and pictures.
 
-Physics is deterministic, so an episode need not be filmed while it is being lived: the same start
-and the same actions give the same motion, and pictures are drawn only for those that someone looks
-at.
+Physics is deterministic: the same start and actions give the same motion. Training therefore renders
+nothing for the viewer, and a replay renders only the episodes that someone opens.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from sim.diagnosis import REACHED, EpisodeTrace, Reason
 from sim.task import Task
 from sim.vector import VectorEnvironment
 
-NAMES = {
+SHAPE_NAMES = {
     mujoco.mjtGeom.mjGEOM_PLANE: "plane",
     mujoco.mjtGeom.mjGEOM_BOX: "box",
     mujoco.mjtGeom.mjGEOM_SPHERE: "sphere",
@@ -27,13 +26,12 @@ NAMES = {
     mujoco.mjtGeom.mjGEOM_ELLIPSOID: "ellipsoid",
 }
 SMALLEST = 0.0012
-"""Metres: a geom that is smaller is one that hides inside another."""
+"""Metres: a smaller geom is one that hides inside another."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A primitive fixed to a body: MuJoCo's name and sizes of it, colour, and its pose in the
-    body's frame."""
+    """A primitive fixed to a body: MuJoCo's kind and sizes, colour, and pose in the body's frame."""
 
     kind: str
     size: tuple[float, ...]
@@ -48,13 +46,15 @@ class Replay:
     """An episode of T control steps; entries [T + 1] begin with the start.
 
     Attributes:
-        instruction: what was asked.
-        shapes: what there is to see.
+        instruction: the sentence of the episode.
+        shapes: the visible primitives.
         poses: position and quaternion (w x y z) of every body, [T + 1][bodies, 7].
         frames: uint8 pictures by camera [T + 1][h, w, 3].
-        hand: measured tcp position [T + 1][3]; `commanded` where it was told to be.
+        hand: measured tcp position [T + 1][3], metres.
+        commanded: commanded tcp pose [T + 1][6].
         opening: metres between the fingers [T + 1].
-        targets: position of every object that the instruction names, by name [T + 1][3]; `others` of other blocks.
+        targets: position of every object that the instruction names, by name [T + 1][3].
+        others: position of every other block, by name [T + 1][3].
         held: name of the object in the hand, or None [T + 1].
         terms: best value so far of every reward term [T + 1].
         reward: of every control step [T].
@@ -83,20 +83,20 @@ class Replay:
 def replay(
     env: VectorEnvironment, seeds: Sequence[int], actions: Sequence[np.ndarray], look: bool = True
 ) -> list[Replay]:
-    """Live the episodes again: `actions[i]` float32 [decisions, H, A] from the start of `seeds[i]`.
+    """The episodes of `seeds` again: `actions[i]` is float32 [decisions, H, A].
 
-    As many run at once as `env` has places. Without `look` no picture is drawn. Raises ValueError
-    where `sim.vector.VectorEnvironment.step` does.
+    `env.num_envs` of them run at once. Without `look` nothing is rendered. Raises the ValueErrors of
+    `sim.vector.VectorEnvironment.step`.
     """
-    found: list[Replay] = []
+    replays: list[Replay] = []
     for at in range(0, len(seeds), env.num_envs):
-        found += _together(
+        replays += _replay_batch(
             env, seeds[at : at + env.num_envs], actions[at : at + env.num_envs], look
         )
-    return found
+    return replays
 
 
-def _together(
+def _replay_batch(
     env: VectorEnvironment, seeds: Sequence[int], actions: Sequence[np.ndarray], look: bool
 ) -> list[Replay]:
     ids = np.arange(len(seeds))
@@ -104,9 +104,10 @@ def _together(
     bodies = env.physics.batch.bind("xpos"), env.physics.batch.bind("xquat")
     env.reset(seeds, ids, render=False)
     replays = [
-        Replay(text, shapes_of(env, i)) for i, text in enumerate(env.instructions[: len(seeds)])
+        Replay(text, visible_shapes(env, i))
+        for i, text in enumerate(env.instructions[: len(seeds)])
     ]
-    _note(env, bodies, replays, ids, look)
+    _record(env, bodies, replays, ids, look)
     steps = [np.concatenate(list(a)) for a in actions]
     horizons = [a.shape[1] for a in actions]
     running: np.ndarray = ids
@@ -123,7 +124,7 @@ def _together(
             for name, values in result.metrics.items():
                 if not np.isnan(values[row]):  # a term of another task
                     one.terms.setdefault(name, [0.0]).append(float(values[row]))
-        _note(env, bodies, replays, running, look)
+        _record(env, bodies, replays, running, look)
         running = running[~(result.terminated | result.truncated)]
     for task, rows in env.by_task(ids):
         for i in rows:
@@ -152,14 +153,14 @@ def failure_reason(episode: Replay, task: Task) -> Reason | None:
     return task.diagnose(trace)
 
 
-def _note(
+def _record(
     env: VectorEnvironment,
     bodies: tuple[np.ndarray, np.ndarray],
     replays: list[Replay],
     ids: np.ndarray,
     look: bool,
 ) -> None:
-    """Append how the environments `ids` stand."""
+    """Append the present state of the environments `ids` to their replays."""
     images = env.observe(ids).images if look else {}
     physics = env.physics
     hand = physics.hand_position(ids)
@@ -179,15 +180,15 @@ def _note(
                 places.setdefault(thing.name, []).append(np.array(thing.position))
 
 
-def shapes_of(env: VectorEnvironment, i: int) -> list[Shape]:
-    """What there is to see in environment `i`, in its own colours and sizes."""
+def visible_shapes(env: VectorEnvironment, i: int) -> list[Shape]:
+    """The visible primitives of environment `i`, in its own colours and sizes."""
     model = env.physics.model
     fields = env.physics.fields
     sizes = fields["geom_size"][i]
     colours = fields["geom_rgba"][i]
     shapes = []
     for geom in range(model.ngeom):
-        kind = NAMES.get(mujoco.mjtGeom(int(model.geom_type[geom])))
+        kind = SHAPE_NAMES.get(mujoco.mjtGeom(int(model.geom_type[geom])))
         if (
             kind is None
             or colours[geom][3] == 0

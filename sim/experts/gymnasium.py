@@ -1,5 +1,4 @@
-"""Scripted experts for environments of gymnasium: Fetch's reach and pick-and-place, and
-Meta-World's own policies."""
+"""Scripted experts of gymnasium environments: Fetch, and Meta-World's own policies."""
 
 from __future__ import annotations
 
@@ -11,19 +10,19 @@ import numpy as np
 from sim.gymnasium_vector import GymnasiumVector
 
 Act = Callable[[Any], np.ndarray]
-"""From one observation to an action [A]."""
+"""A controller: from one observation to an action [A]."""
 
 FETCH_STEP = 0.05
-"""Metres of an action of 1 along an axis."""
+"""Metres that an action of 1 moves along an axis."""
 FETCH_GAIN = 0.4
-"""Share of the remaining distance per control step."""
+"""Share of the remaining distance covered per control step."""
 
 
 class GymnasiumExpert:
-    """Acts in the environments of `env` by `act`, with noise (a share of the actions' range) where
-    it is wanted.
+    """The expert of `env` by the controller `act`.
 
-    `perturbed` is there for those who leave disturbances out of a loss; there are none here.
+    `noise` is the standard deviation of noise, as a share of the actions' range. `perturbed` marks no
+    step: this expert has no disturbances.
     """
 
     def __init__(self, env: GymnasiumVector, act: Act, seed: int = 0, noise: float = 0.0) -> None:
@@ -34,7 +33,7 @@ class GymnasiumExpert:
         self.perturbed = np.zeros(env.num_envs, dtype=bool)
 
     def reset(self, ids: np.ndarray | None = None) -> None:
-        """There is nothing to forget: what to do is read off the observation."""
+        """No effect: the observation alone decides the action."""
 
     def act(self, ids: np.ndarray | None = None) -> np.ndarray:
         """The next control step's action [n, A] for the environments `ids` (None: all)."""
@@ -50,7 +49,7 @@ class GymnasiumExpert:
 
 
 def build_act(id: str, make: Mapping[str, Any]) -> Act:
-    """How to act in the environment `id`; raises ValueError where nobody has written that down."""
+    """The controller of the environment `id`; raises a ValueError where there is none."""
     if id.startswith("FetchReach"):
         return fetch_reach
     if id.startswith("FetchPickAndPlace"):
@@ -62,25 +61,27 @@ def build_act(id: str, make: Mapping[str, Any]) -> Act:
     raise ValueError(f"sim.id ({id}) has no scripted expert: give demonstrations by data.path")
 
 
-def fetch_reach(seen: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Straight to the goal."""
-    return _fetch_action(seen["desired_goal"] - seen["observation"][:3], closed=True)
+def fetch_reach(state: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Straight to the goal, with closed fingers."""
+    return _fetch_action(state["desired_goal"] - state["observation"][:3], closed=True)
 
 
-def fetch_pick_and_place(seen: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Above the block, down, close, to the goal. The observation: gripper, block, block from
-    gripper, fingers, ..."""
-    observation = seen["observation"]
+def fetch_pick_and_place(state: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Above the block, down, close, to the goal.
+
+    The observation holds gripper, block, block from gripper, fingers, and velocities.
+    """
+    observation = state["observation"]
     gripper = observation[:3]
     offset = observation[6:9]
     opening = observation[9:11].sum()
-    aside = np.linalg.norm(offset[:2])
+    distance = np.linalg.norm(offset[:2])
     between = np.linalg.norm(offset) < 0.02
     if between and opening < 0.055:
-        return _fetch_action(seen["desired_goal"] - observation[3:6], closed=True)
+        return _fetch_action(state["desired_goal"] - observation[3:6], closed=True)
     if between:
         return _fetch_action(offset, closed=True)
-    hover = np.array([0.0, 0.0, 0.08 if aside > 0.015 else 0.0])
+    hover = np.array([0.0, 0.0, 0.08 if distance > 0.015 else 0.0])
     return _fetch_action(observation[3:6] + hover - gripper, closed=False)
 
 

@@ -1,5 +1,7 @@
-"""A gantry gripper: x, y, z slides and a yaw hinge that carry the shared hand. The fastest robot,
-no roll, no pitch."""
+"""A gantry: x, y and z slides and a yaw hinge carry the shared hand; no roll and pitch.
+
+It is the robot that simulates fastest.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,7 @@ HINGE = mujoco.mjtJoint.mjJNT_HINGE
 
 
 class Gantry:
-    """Four position servos whose joint coordinates are the tcp's x, y, z (metres) and yaw (radians)
-    themselves."""
+    """Four position servos: the joint coordinates are the tcp's x, y, z (metres) and yaw (radians)."""
 
     name = "gantry"
     timestep = 0.01
@@ -24,8 +25,7 @@ class Gantry:
     mask = np.array([1, 1, 1, 0, 0, 1], dtype=np.float64)
 
     def attach(self, spec: mujoco.MjSpec) -> None:
-        """Carriages nested x > y > z > yaw; the hand hangs so that zero joints put the tcp at the
-        origin."""
+        """Add the nested carriages x, y, z and yaw; joints of zero put the tcp at the origin."""
         x = spec.worldbody.add_body(name="gantry_x", gravcomp=1)
         x.add_joint(name="x", type=SLIDE, axis=[1, 0, 0], damping=[40, 0, 0])
         add_visual(

@@ -1,5 +1,4 @@
-"""The hand both robots share: a palm, two coupled fingers, the `tcp` site between the fingertips
-and the wrist camera.
+"""The hand of both robots: palm, two coupled fingers, `tcp` site and wrist camera.
 
 The hand body's own frame is the Franka hand's: z points out of the palm, the fingers slide along y.
 The `tcp` site is turned by pi about x, so that a hand that points straight down has a `tcp` frame
@@ -19,8 +18,7 @@ TCP_OFFSET = 0.1034
 FINGER_BASE = 0.0584
 GRIP_FORCE_N = 4.0
 WRIST_TILT = math.radians(22)
-"""The wrist camera hangs beside the palm and leans this much towards the fingers: the tcp is low in
-its picture."""
+"""Angle between the wrist camera and the palm's axis: the tcp is low in its picture."""
 FINGER_CONTYPE = 2
 
 WHITE = (0.92, 0.92, 0.92, 1.0)
@@ -30,13 +28,15 @@ BOX = mujoco.mjtGeom.mjGEOM_BOX
 
 
 def add_visual(body: mujoco.MjsBody, kind: mujoco.mjtGeom, **attributes: object) -> mujoco.MjsGeom:
-    """A geom that is seen but never touched."""
+    """Add a geom without collisions."""
     return body.add_geom(type=kind, contype=0, conaffinity=0, **attributes)
 
 
 def add_gripper(spec: mujoco.MjSpec, hand: mujoco.MjsBody, kp: float = 1500.0) -> None:
-    """Give the body `hand` palm, fingers, actuator "gripper" (0 closed to 0.04 open), site "tcp"
-    and camera "wrist"."""
+    """Add palm, fingers, actuator "gripper", site "tcp" and camera "wrist" to the body `hand`.
+
+    The actuator goes from 0 (closed) to 0.04 (open).
+    """
     add_visual(hand, BOX, size=[0.016, 0.075, 0.018], pos=[0, 0, 0.03], rgba=WHITE, mass=0.6)
     for side, sign in (("left", 1.0), ("right", -1.0)):
         finger = hand.add_body(name=f"{side}_finger", pos=[0, 0, FINGER_BASE], gravcomp=1)
@@ -81,8 +81,7 @@ def add_gripper(spec: mujoco.MjSpec, hand: mujoco.MjsBody, kp: float = 1500.0) -
 
 
 def _couple_fingers(spec: mujoco.MjSpec, kp: float) -> None:
-    """One servo drives both fingers: without the coupling a saturated pair would let the block
-    drift sideways."""
+    """Couple the fingers to one servo: two saturated servos would let a block drift sideways."""
     tendon = spec.add_tendon(name="fingers")
     tendon.wrap_joint("left_finger", 0.5)
     tendon.wrap_joint("right_finger", 0.5)

@@ -1,5 +1,4 @@
-"""Franka Emika Panda: its true kinematics with primitive visuals, pulled to the commanded pose by a
-welded mocap body.
+"""Franka Emika Panda: true kinematics, primitive visuals, a weld to a commanded mocap body.
 
 Kinematics: modified Denavit-Hartenberg parameters and joint limits from Franka's published robot
 specification (Franka Control Interface documentation). Link masses: Gaz, Cognetti, Oliva, Robuffo
@@ -27,7 +26,7 @@ LOWER = (-2.8973, -1.7628, -2.8973, -3.0718, -2.8973, -0.0175, -2.8973)
 UPPER = (2.8973, 1.7628, 2.8973, -0.0698, 2.8973, 3.7525, 2.8973)
 MASS = (4.970684, 0.646926, 3.228604, 3.587895, 1.225946, 1.666555, 0.735522)
 HOME = (0.0, 0.12, 0.0, -2.27, 0.0, 2.39, math.pi / 4)
-"""Joint angles near the middle of the workspace, hand down: where the inverse kinematics starts."""
+"""Joint angles near the middle of the workspace, hand down: the inverse kinematics starts there."""
 
 CAPSULE = mujoco.mjtGeom.mjGEOM_CAPSULE
 CYLINDER = mujoco.mjtGeom.mjGEOM_CYLINDER
@@ -59,11 +58,10 @@ CAPSULES = (
 
 
 class Panda:
-    """Seven hinges without motors; a weld ties the tcp to a mocap body that stands at the commanded
-    pose.
+    """Seven hinges without motors; a weld ties the tcp to a mocap body at the commanded pose.
 
-    The weld plays the part of a stiff Cartesian controller: measured to keep every grasp at a 5 ms
-    physics step, at a third of the cost of joint servos with inverse kinematics at 2.5 ms.
+    The weld acts as a stiff Cartesian controller. It keeps every grasp at a physics step of 5 ms, at
+    a third of the cost of joint servos with inverse kinematics at 2.5 ms.
     """
 
     name = "panda"
@@ -73,7 +71,7 @@ class Panda:
     mask = np.ones(6)
 
     def attach(self, spec: mujoco.MjSpec) -> None:
-        """Base, seven links, hand, and the weld to the mocap body `hand_target`."""
+        """Add base, seven links, hand, and the weld to the mocap body `hand_target`."""
         body = spec.worldbody.add_body(name="link0")
         add_visual(body, CYLINDER, size=[0.07, 0.07, 0], pos=[0, 0, 0.07], rgba=DARK)
         for i in range(7):
@@ -107,8 +105,10 @@ class Panda:
         weld.solref = [0.02, 1]
 
     def inverse_kinematics(self, pose: np.ndarray) -> np.ndarray:
-        """Newton's method from HOME with joint 3 held at zero, so that one solution is near: [n, 6]
-        -> [n, 7]."""
+        """Joint angles [n, 7] of the tcp pose [n, 6], by Newton's method from HOME.
+
+        Joint 3 stays at zero, so that one solution is near.
+        """
         target = quat_to_matrix(rpy_to_quat(pose[:, 3:]))
         q = np.tile(np.array(HOME), (len(pose), 1))
         q[:, 0] = np.arctan2(pose[:, 1], pose[:, 0])
@@ -136,13 +136,12 @@ class Panda:
 
 NEWTON_STEPS = 12
 LONGEST_STEP = 0.4
-"""Radians; a full step from far away may jump to another solution."""
+"""Largest Newton step, radians: a full step from far away may jump to another solution."""
 FREE_JOINTS = [0, 1, 3, 4, 5, 6]
 
 
 def _link_frame(i: int) -> dict[str, list[float]]:
-    """Pose of link i's frame in its parent: Rx(alpha) then the offsets a along x and d along the
-    new z."""
+    """Pose of link i in its parent: Rx(alpha), then the offsets a along x and d along the new z."""
     half = DH_ALPHA[i] / 2
     sine = math.sin(DH_ALPHA[i])
     cosine = math.cos(DH_ALPHA[i])
@@ -153,8 +152,10 @@ def _link_frame(i: int) -> dict[str, list[float]]:
 
 
 def forward_kinematics(q: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Position [n, 3], rotation [n, 3, 3] of the tcp, and its geometric Jacobian [n, 6, 7] (linear,
-    angular)."""
+    """Position [n, 3] and rotation [n, 3, 3] of the tcp, and its geometric Jacobian [n, 6, 7].
+
+    The Jacobian's rows are linear, then angular.
+    """
     n = len(q)
     position = np.zeros((n, 3))
     rotation = np.tile(np.eye(3), (n, 1, 1))

@@ -1,4 +1,4 @@
-"""What a task may know about a robot: how to build it, how to place it, how to command it."""
+"""The protocol of a robot: its model, its inverse kinematics and its command."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import numpy as np
 
 
 class Robot(Protocol):
-    """A robot arm with the shared gripper, commanded by the pose of its `tcp` in the base frame
-    (the world's).
+    """A robot arm with the shared gripper, commanded by the pose of its `tcp`.
+
+    The pose is expressed in the base frame, which is the world's.
 
     Attributes:
-        name: what a user writes.
+        name: its name in settings.
         timestep: physics step in seconds.
         integrator: MuJoCo's integrator.
         arm_joints: names of the joints that `inverse_kinematics` gives, in its order.
-        mask: float64 [6], 1 where the robot follows x y z roll pitch yaw, 0 where it ignores the command.
+        mask: float64 [6], 1 where the robot follows x y z roll pitch yaw, else 0.
     """
 
     name: str
@@ -30,8 +31,7 @@ class Robot(Protocol):
         """Add the robot to the scene: bodies, joints, actuators, and the site "tcp"."""
 
     def inverse_kinematics(self, pose: np.ndarray) -> np.ndarray:
-        """Joint positions [n, len(arm_joints)] that bring the tcp to `pose` [n, 6] (metres,
-        radians)."""
+        """Joint positions [n, len(arm_joints)] of the tcp pose [n, 6], metres and radians."""
 
     def command(
         self, model: mujoco.MjModel, arrays: CommandArrays, ids: np.ndarray, pose: np.ndarray

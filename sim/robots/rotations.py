@@ -1,4 +1,4 @@
-"""Rotations of the commanded hand, vectorised: R = Rz(yaw) Ry(pitch) Rx(roll)."""
+"""Rotations, vectorised; roll, pitch and yaw mean R = Rz(yaw) Ry(pitch) Rx(roll)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import numpy as np
 
 
 def rpy_to_quat(rpy: np.ndarray) -> np.ndarray:
-    """Unit quaternion [n, 4] (w x y z) of roll, pitch, yaw [n, 3]: q = q_z(yaw) q_y(pitch)
-    q_x(roll)."""
+    """Unit quaternion [n, 4] (w x y z) of roll, pitch, yaw [n, 3].
+
+    q = q_z(yaw) q_y(pitch) q_x(roll).
+    """
     half = 0.5 * rpy
     cr, cp, cy = (np.cos(half[:, i]) for i in range(3))
     sr, sp, sy = (np.sin(half[:, i]) for i in range(3))

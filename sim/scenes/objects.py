@@ -1,4 +1,4 @@
-"""The vocabulary of objects: colours, block shapes and pad shapes, with their sizes in metres."""
+"""The objects: colours, block shapes and pad shapes, with their sizes in metres."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ COLORS: dict[str, tuple[float, float, float]] = {
 
 @dataclass(frozen=True)
 class Shape:
-    """One shape a block or a pad can take.
+    """A shape of a block or a pad.
 
     Attributes:
-        geom: "box" or "cylinder", the primitive that draws it.
+        geom: "box" or "cylinder", its primitive.
         size: MuJoCo's size of that primitive (half extents; radius and half height).
-        symmetry: rotations about the vertical by this angle (radians) look the same; 0 means any angle does.
-        grasp_width: the width (metres) between the fingers of a well aligned grasp.
+        symmetry: smallest rotation about the vertical (radians) that looks the same; 0: any does.
+        grasp_width: distance (metres) between the fingers of a well aligned grasp.
     """
 
     geom: str
@@ -48,4 +48,4 @@ PAD_SHAPES: dict[str, Shape] = {
 
 GEOM_KINDS = ("box", "cylinder")
 HIDDEN_SIZE = (0.0005, 0.0005, 0.0005)
-"""Size of a geom that a body carries but does not show: far inside the one it shows."""
+"""Size of a geom that an object does not show: far inside the one it shows."""

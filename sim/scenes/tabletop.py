@@ -1,9 +1,8 @@
-"""The tabletop scene: a table, blocks and flat target pads, two cameras, one light. One compiled
-model serves all.
+"""The tabletop scene: a table, blocks, flat target pads, a light and the front camera.
 
-The world's frame is the robot base's; the table top is z = 0. Every block carries one geom per
-primitive and shows one of them, so that colour and shape are per-environment numbers (`geom_rgba`,
-`geom_size`), not another model.
+The world's frame is the robot base's; the table top is z = 0. One compiled model serves all
+environments: an object has one geom per primitive and shows one of them, so that colour and shape
+are per-environment numbers (`geom_rgba`, `geom_size`).
 """
 
 from __future__ import annotations
@@ -26,8 +25,7 @@ from sim.workspace import CENTER
 
 BLOCK_MASS = 0.05
 ROLL_DAMPING = 1e-4
-"""N m s: a toppled cylinder stops rolling within a hand's breadth; too little to be felt along a
-line."""
+"""N m s: a toppled cylinder stops rolling within a hand's breadth, and sliding is not slowed."""
 
 PARKED = (0.0, 0.0, -1.0)
 BOX = mujoco.mjtGeom.mjGEOM_BOX
@@ -38,7 +36,7 @@ KINDS = {"box": BOX, "cylinder": CYLINDER}
 
 @dataclass(frozen=True)
 class Tabletop:
-    """A compiled scene and the names a physics needs to find its parts."""
+    """A compiled scene with its robot and its numbers of objects."""
 
     model: mujoco.MjModel
     robot: Robot
@@ -84,8 +82,10 @@ def _set_options(spec: mujoco.MjSpec, robot: Robot) -> None:
 
 
 def _add_surroundings(spec: mujoco.MjSpec) -> None:
-    """Table (a finite plane: an infinite one costs four whole frames), light, and the front
-    camera."""
+    """Add table, floor, light and front camera.
+
+    The table is a finite plane: an infinite one takes as long to render as four frames.
+    """
     world = spec.worldbody
     world.add_geom(
         name="table",
@@ -123,8 +123,7 @@ def _add_surroundings(spec: mujoco.MjSpec) -> None:
 def add_looking_camera(
     spec: mujoco.MjSpec, name: str, eye: tuple[float, ...], target: tuple[float, ...], fovy: float
 ) -> None:
-    """A fixed camera at `eye` that looks at `target` (metres) with the world's z upwards; `fovy` in
-    degrees."""
+    """Add a fixed camera at `eye` that looks at `target` (metres), with z upwards; `fovy` in degrees."""
     back = np.array(eye) - np.array(target)
     back = back / np.linalg.norm(back)
     right = np.cross([0.0, 0.0, 1.0], back)
@@ -134,9 +133,11 @@ def add_looking_camera(
     )
 
 
-def largest(shapes: dict[str, Shape], kind: str) -> list[float]:
-    """The largest size of a primitive over the shapes: the model's bounding volumes must hold every
-    one."""
+def largest_size(shapes: dict[str, Shape], kind: str) -> list[float]:
+    """The largest size of a primitive over the shapes.
+
+    The model's bounding volumes are computed from it and must hold every shape.
+    """
     return np.max([shape.size for shape in shapes.values() if shape.geom == kind], axis=0).tolist()
 
 
@@ -152,7 +153,7 @@ def _add_block(spec: mujoco.MjSpec, i: int) -> None:
         body.add_geom(
             name=f"block_{i}_{kind}",
             type=KINDS[kind],
-            size=largest(BLOCK_SHAPES, kind),
+            size=largest_size(BLOCK_SHAPES, kind),
             contype=1,
             conaffinity=3,
             condim=3,
@@ -168,7 +169,7 @@ def _add_pad(spec: mujoco.MjSpec, i: int) -> None:
         body.add_geom(
             name=f"pad_{i}_{kind}",
             type=KINDS[kind],
-            size=largest(PAD_SHAPES, kind),
+            size=largest_size(PAD_SHAPES, kind),
             contype=0,
             conaffinity=0,
         )

@@ -10,9 +10,9 @@ import pytest
 from gymnasium import spaces
 
 import sim
-from sim.build_gymnasium import made_small
+from sim.build_gymnasium import environment_factory
 from sim.experts.gymnasium import GymnasiumExpert, build_act
-from sim.gymnasium_vector import GymnasiumTask, GymnasiumVector, resized
+from sim.gymnasium_vector import GymnasiumTask, GymnasiumVector, resize_to_square
 from sim.rendering.backend import missing_egl
 
 needs_drawing = pytest.mark.skipif(
@@ -76,7 +76,9 @@ def line(**changes):
     options |= {"render_every_step": False}
     task |= {name: changes.pop(name) for name in list(changes) if name in task}
     return GymnasiumVector(
-        lambda: Line("rgb_array"), GymnasiumTask(**task), **{**options, **changes}
+        make=lambda: Line("rgb_array"),
+        task=GymnasiumTask(**task),
+        **{**options, **changes},
     )
 
 
@@ -155,13 +157,13 @@ def test_pictures_become_small_squares_whole_and_padded():
     picture = np.arange(32, dtype=np.uint8).reshape(4, 8)[:, :, None].repeat(3, 2) * 5
     # Halved to 2 x 4: means of 2 x 2 squares; (0 + 1 + 8 + 9) / 4 * 5 = 22.5. Black above and
     # below.
-    assert resized(picture, 4)[:, :, 0].tolist() == [
+    assert resize_to_square(picture, 4)[:, :, 0].tolist() == [
         [0] * 4,
         [23, 33, 43, 53],
         [103, 113, 123, 133],
         [0] * 4,
     ]
-    np.testing.assert_array_equal(resized(picture[:, :4], 4), picture[:, :4])
+    np.testing.assert_array_equal(resize_to_square(picture[:, :4], 4), picture[:, :4])
 
 
 @pytest.mark.parametrize(
@@ -172,7 +174,7 @@ def test_environments_and_datasets_make_one_picture_square_alike(shape, size):
     from vla.data.pictures import fitted
 
     picture = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(resized(picture, size), fitted(picture, size))
+    np.testing.assert_array_equal(resize_to_square(picture, size), fitted(picture, size))
 
 
 def test_errors():
@@ -212,12 +214,12 @@ def test_pictures_are_drawn_in_the_size_that_is_wanted_where_that_can_be_said():
         gymnasium.register(name, kind)
     small = {"width": 32, "height": 32}
     try:
-        assert made_small("Sized-v0", {}, small)().unwrapped.size == (32, 32)
-        assert made_small("Sized-v0", {"width": 64}, small)().unwrapped.size == (
+        assert environment_factory("Sized-v0", {}, small)().unwrapped.size == (32, 32)
+        assert environment_factory("Sized-v0", {"width": 64}, small)().unwrapped.size == (
             64,
             32,
         )  # what is asked for stands
-        assert isinstance(made_small("Line-v0", {}, small)().unwrapped, Line)
+        assert isinstance(environment_factory("Line-v0", {}, small)().unwrapped, Line)
     finally:
         for name in ("Line-v0", "Sized-v0"):
             gymnasium.registry.pop(name)
