@@ -9,7 +9,7 @@ import pytest
 
 from tests.reads import Reads, recorded_reads, without_effect
 from vla.config import load
-from vla.text.run import run
+from vla.pipelines.text.run import run
 from vla.train.run_folder import open_run
 
 TINY = [

@@ -3,9 +3,8 @@
 import torch
 
 from tests.policies.kinds import task_of
-from vla.sft.loop import SupervisedSettings, SupervisedState, fit
+from vla.sft.loop import SupervisedSettings, SupervisedTrainer
 from vla.sft.losses import imitation_loss
-from vla.train.optim import make_optimizer
 from vla.types import map_rows
 
 
@@ -20,14 +19,18 @@ def imitate(task, actions, num_steps):
     rows = torch.arange(4).repeat(4)
     observation = map_rows(task.observation, lambda t: t[rows])
     losses = []
-    fit(
-        task.policy,
+    settings = SupervisedSettings(
+        num_steps=num_steps,
+        batch_size=len(rows),
+        optimizer="muon",
+        learning_rate=0.01,
+        muon_learning_rate=0.02,
+        warmup_steps=round(0.1 * num_steps),
+        max_grad_norm=1.0,
+    )
+    SupervisedTrainer(task.policy, settings).train(
+        lambda step: [None],
         lambda batch: (imitation_loss(task.policy, observation, actions[rows], mask[rows]), {}),
-        lambda step: None,
-        make_optimizer(task.policy, "muon", 0.01, 0.0, muon_learning_rate=0.02),
-        SupervisedSettings(num_steps, None, 0.1, "cosine", 1.0),
-        SupervisedState(),
-        None,
         lambda step, metrics: losses.append(metrics["loss"]),
     )
     return losses

@@ -11,7 +11,7 @@ from vla.rl.catalogue import make_algorithm
 from vla.rl.loop import LoopSettings, LoopState, train
 from vla.rl.rollout import collect_responses
 from vla.rl.update import UpdateSettings
-from vla.sft.loop import SupervisedSettings, SupervisedState, fit
+from vla.sft.loop import SupervisedSettings, SupervisedTrainer
 from vla.sft.losses import imitation_loss
 from vla.train.optim import make_optimizer
 
@@ -22,14 +22,12 @@ def test_by_imitation(decoding):
     mask = torch.ones(4, 2, dtype=torch.bool)
     assert (policy.act(observation, greedy=True).action != actions).any()
     losses = []
-    fit(
-        policy,
+    settings = SupervisedSettings(
+        num_steps=60, batch_size=4, learning_rate=0.02, warmup_steps=6, max_grad_norm=1.0
+    )
+    SupervisedTrainer(policy, settings).train(
+        lambda step: [None],
         lambda batch: (imitation_loss(policy, observation, actions, mask), {}),
-        lambda step: None,
-        make_optimizer(policy, "adamw", 0.02, 0.0),
-        SupervisedSettings(60, None, 0.1, "cosine", 1.0),
-        SupervisedState(),
-        None,
         lambda step, metrics: losses.append(metrics["loss"]),
     )
     assert losses[0] == pytest.approx(math.log(4), abs=0.5)  # four numbers, as good as a guess

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 import vla.sft.loop
-from vla.sft.loop import SupervisedSettings, SupervisedState, fit
+from vla.sft.loop import SupervisedSettings, SupervisedTrainer
+from vla.threads import Threads
 from vla.train.checkpoint import load_checkpoint, save_checkpoint
-from vla.train.optim import EMA, make_optimizer
 
 
 class Net(nn.Module):
@@ -28,75 +28,82 @@ def batch_at(step: int) -> torch.Tensor:
     return torch.randn(8, 3, generator=torch.Generator().manual_seed(step))
 
 
-def settings(num_steps=12, max_seconds=None, schedule="cosine", warmup=0.25):
-    return SupervisedSettings(num_steps, max_seconds, warmup, schedule, max_grad_norm=1.0)
+def settings(num_steps=12, warmup_steps=3, **values):
+    values = {"learning_rate": 0.01, "max_grad_norm": 1.0, **values}
+    return SupervisedSettings(
+        num_steps=num_steps, batch_size=8, warmup_steps=warmup_steps, **values
+    )
 
 
-def run(
-    net,
-    optimizer,
-    state,
-    ema=None,
-    on_step=lambda step, metrics: None,
-    shape=None,
-    batches=batch_at,
-):
+def run(trainer, on_step=lambda step, metrics: None, batches=batch_at):
     def loss_of(batch):
-        return (net(batch) - batch.sum(-1)).square().mean(), {"rows": float(len(batch))}
+        return (trainer.module(batch) - batch.sum(-1)).square().mean(), {"rows": float(len(batch))}
 
-    fit(net, loss_of, batches, optimizer, shape or settings(), state, ema, on_step)
+    trainer.train(lambda step: [batches(step)], loss_of, on_step)
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
 def test_stopped_and_resumed_is_as_if_never_stopped(tmp_path, kind):
     def fresh():
-        net = Net()
-        return net, make_optimizer(net, kind, 0.01, 0.01, 0.02), EMA(net, 0.9), SupervisedState()
+        shape = settings(optimizer=kind, muon_learning_rate=0.02, weight_decay=0.01, ema_decay=0.9)
+        return SupervisedTrainer(Net(), shape)
 
     whole = fresh()
-    run(*whole[:2], whole[3], whole[2])
+    run(whole)
     first = fresh()
 
     def save_and_stop(step, metrics):
         if step < 5:
             return False
-        net, optimizer, ema, state = first
-        parts = {
-            "net": net.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "ema": ema.state_dict(),
-        }
-        save_checkpoint(tmp_path, step, {**parts, "state": vars(state)}, keep=1)
+        save_checkpoint(
+            tmp_path, step, {"net": first.module.state_dict(), **first.state_dict()}, keep=1
+        )
         return True
 
-    run(*first[:2], first[3], first[2], save_and_stop)
-    assert first[3].step == 5
+    run(first, save_and_stop)
+    assert first.step == 5
     saved = load_checkpoint(tmp_path / "step-000005")
-    net, optimizer, ema, _ = second = fresh()
-    net.load_state_dict(saved["net"])
-    optimizer.load_state_dict(saved["optimizer"])
-    ema.load_state_dict(saved["ema"])
-    state = SupervisedState(**saved["state"])
-    run(net, optimizer, state, ema)
-    assert state.step == 12
-    for name, tensor in whole[0].state_dict().items():
-        assert torch.equal(tensor, second[0].state_dict()[name]), name
-        assert torch.equal(whole[2].average[name], ema.average[name]), name
+    second = fresh()
+    second.module.load_state_dict(saved["net"])
+    second.load_state_dict(saved)
+    run(second)
+    assert second.step == 12
+    for name, tensor in whole.module.state_dict().items():
+        assert torch.equal(tensor, second.module.state_dict()[name]), name
+        assert torch.equal(whole.ema.average[name], second.ema.average[name]), name
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_micro_batches_add_up_to_the_batch(threads):
+    """A loss that is a sum over rows divided by the rows of the batch, in one piece and in four."""
+    whole, cut = (SupervisedTrainer(Net(), settings(3), threads=Threads(threads)) for _ in range(2))
+    metrics: dict[int, list] = {0: [], 1: []}
+    for number, (trainer, size) in enumerate(((whole, 8), (cut, 2))):
+
+        def loss_of(rows, net=trainer.module):
+            return (net(rows) - rows.sum(-1)).square().sum() / 8, {"rows": float(len(rows))}
+
+        trainer.train(
+            lambda step, size=size: batch_at(step).split(size),
+            loss_of,
+            lambda step, values, number=number: metrics[number].append(values),
+        )
+    for one, other in zip(metrics[0], metrics[1], strict=True):
+        assert one == pytest.approx(other, rel=1e-5)
+        assert one["rows"] == 8
+    for name, tensor in whole.module.state_dict().items():
+        torch.testing.assert_close(tensor, cut.module.state_dict()[name], rtol=1e-4, atol=1e-5)
 
 
 def test_the_schedule_follows_steps():
-    net, scales = Net(), []
-    optimizer = make_optimizer(net, "adamw", 0.01, 0.0)
-    run(
-        net,
-        optimizer,
-        SupervisedState(),
-        on_step=lambda step, metrics: scales.append(metrics["lr_scale"]),
-    )
-    # Warm-up over round(.25 * 12) = 3 steps, times (1 + cos(pi step / 12)) / 2.
+    scales = []
+    trainer = SupervisedTrainer(Net(), settings())
+    run(trainer, lambda step, metrics: scales.append(metrics["lr_scale"]))
+    # Warm-up over 3 steps, times (1 + cos(pi step / 12)) / 2.
     expected = [min(1, (i + 1) / 3) * (1 + math.cos(math.pi * i / 12)) / 2 for i in range(12)]
     assert scales == pytest.approx(expected)
-    assert [group["lr"] for group in optimizer.param_groups] == [0.01] * len(optimizer.param_groups)
+    groups = trainer.optimizer.param_groups
+    assert [group["lr"] for group in groups] == [0.01] * len(groups)
 
 
 def test_the_clock_ends_it_and_the_schedule_follows(monkeypatch):
@@ -104,15 +111,12 @@ def test_the_clock_ends_it_and_the_schedule_follows(monkeypatch):
     monkeypatch.setattr(
         vla.sft.loop.time, "monotonic", lambda: float(next(now))
     )  # every step takes one second
-    net, scales, state = Net(), [], SupervisedState()
-    run(
-        net,
-        make_optimizer(net, "adamw", 0.01, 0.0),
-        state,
-        on_step=lambda step, metrics: scales.append(metrics["lr_scale"]),
-        shape=settings(num_steps=100, max_seconds=4.0, schedule="linear", warmup=0.0),
+    scales = []
+    trainer = SupervisedTrainer(
+        Net(), settings(num_steps=100, max_seconds=4.0, schedule="linear", warmup_steps=0)
     )
-    assert (state.step, state.seconds) == (4, 4.0)
+    run(trainer, lambda step, metrics: scales.append(metrics["lr_scale"]))
+    assert (trainer.step, trainer.seconds) == (4, 4.0)
     assert scales == pytest.approx([1.0, 0.75, 0.5, 0.25])
 
 
@@ -121,14 +125,10 @@ def test_a_step_is_a_clipped_step_at_the_scheduled_rate():
     net = nn.Linear(2, 1, bias=False)
     before = net.weight.detach().clone()
     seen = {}
-    fit(
-        net,
+    shape = settings(num_steps=1, schedule="constant", warmup_steps=0, learning_rate=0.1)
+    SupervisedTrainer(net, shape).train(
+        lambda step: [None],
         lambda batch: (1000 * net(torch.tensor([[1.0, -1.0]])).sum(), {}),
-        lambda step: None,
-        make_optimizer(net, "adamw", 0.1, 0.0),
-        settings(num_steps=1, schedule="constant", warmup=0.0),
-        SupervisedState(),
-        None,
         lambda step, metrics: seen.update(metrics),
     )
     assert seen["grad_norm"] == pytest.approx(1000 * 2**0.5)
@@ -139,31 +139,27 @@ def test_a_step_is_a_clipped_step_at_the_scheduled_rate():
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_bad_loss_leaves_the_weights_and_says_what_to_do(bad):
-    net, state = Net(), SupervisedState()
-    optimizer, kept = make_optimizer(net, "adamw", 0.01, 0.0), {}
+    kept = {}
+    trainer = SupervisedTrainer(Net(), settings(learning_rate_name="sft.learning_rate"))
 
     def keep(step, metrics):
-        kept.update(copy.deepcopy(net.state_dict()))
+        kept.update(copy.deepcopy(trainer.module.state_dict()))
 
     with pytest.raises(
-        FloatingPointError, match=r"step 3: loss .* lower sft.learning_rate or look at the data"
+        FloatingPointError,
+        match=r"step 4: loss .* lower sft.learning_rate \(0.01\) or look at the data",
     ):
-        run(
-            net,
-            optimizer,
-            state,
-            on_step=keep,
-            batches=lambda step: batch_at(step) * (bad if step == 3 else 1.0),
-        )
-    assert state.step == 3
-    for name, tensor in net.state_dict().items():
+        run(trainer, keep, lambda step: batch_at(step) * (bad if step == 3 else 1.0))
+    assert trainer.step == 3
+    for name, tensor in trainer.module.state_dict().items():
         assert torch.equal(tensor, kept[name]), name
-    assert optimizer.param_groups[0]["lr"] == 0.01
+    assert trainer.optimizer.param_groups[0]["lr"] == 0.01
 
 
 def test_no_steps_change_nothing():
-    net, state = Net(), SupervisedState()
-    before = copy.deepcopy(net.state_dict())
-    run(net, make_optimizer(net, "adamw", 0.01, 0.0), state, shape=settings(num_steps=0))
-    assert state.step == 0
-    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+    trainer = SupervisedTrainer(Net(), settings(num_steps=0, warmup_steps=0))
+    before = copy.deepcopy(trainer.module.state_dict())
+    run(trainer)
+    assert trainer.step == 0
+    after = trainer.module.state_dict()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in after.items())

@@ -12,14 +12,13 @@ from tests.policies.kinds import task_of
 from vla.data.conversations import Encoded
 from vla.data.questions import PackedQuestions
 from vla.models.vlm import VisionLanguageModel
-from vla.sft.loop import SupervisedSettings, SupervisedState, fit
+from vla.sft.loop import SupervisedSettings, SupervisedTrainer
 from vla.sft.losses import answer_loss
 from vla.stages.beside import Beside
 from vla.stages.grounding import Grounding, GroundingBatch
 from vla.stages.imitation import ImitationBatch, mixed_loss
 from vla.stages.texts import Texts
 from vla.train.distributed import ALONE
-from vla.train.optim import make_optimizer
 from vla.types import Observation, map_rows
 
 QUESTION, DARK, BRIGHT = 50, 51, 52
@@ -88,18 +87,16 @@ def train(task, actions, num_steps: int, weight: float, text_weight: float = 0.0
     def loss_of(batch: ImitationBatch):
         return mixed_loss(task.policy, batch, beside)
 
-    optimizer = make_optimizer(task.policy, "muon", 0.01, 0.0, muon_learning_rate=0.02)
-    settings = SupervisedSettings(num_steps, None, 0.1, "cosine", 1.0)
-    fit(
-        task.policy,
-        loss_of,
-        batch_at,
-        optimizer,
-        settings,
-        SupervisedState(),
-        None,
-        lambda step, metrics: None,
+    settings = SupervisedSettings(
+        num_steps=num_steps,
+        batch_size=1,
+        optimizer="muon",
+        learning_rate=0.01,
+        muon_learning_rate=0.02,
+        warmup_steps=round(0.1 * num_steps),
+        max_grad_norm=1.0,
     )
+    SupervisedTrainer(task.policy, settings).train(lambda step: [batch_at(step)], loss_of)
 
 
 @torch.no_grad()

@@ -23,16 +23,10 @@ def test_the_head_learns_and_the_model_stands_still():
     features = features_of(policy, iter([(observation, actions, mask)]))
     assert features.observation.images == {}
     losses = []
-    settings = SupervisedSettings(60, None, 0.1, "cosine", 1.0)
-    probe(
-        policy,
-        features,
-        8,
-        1e-2,
-        0.0,
-        settings,
-        lambda step, metrics: losses.append(metrics["loss"]),
+    settings = SupervisedSettings(
+        num_steps=60, batch_size=8, learning_rate=1e-2, warmup_steps=6, max_grad_norm=1.0
     )
+    probe(policy, features, settings, lambda step, metrics: losses.append(metrics["loss"]))
     assert losses[-1] < 0.25 * losses[0]
     changed = {name for name, p in policy.named_parameters() if not torch.equal(p, before[name])}
     assert changed

@@ -8,8 +8,8 @@ import torch
 
 import vla.text.rlvr as rlvr
 from vla.config import load
+from vla.pipelines.text.run import run
 from vla.text.refine import Refinement
-from vla.text.run import run
 from vla.train.checkpoint import best_checkpoint
 from vla.train.optim import weights_of
 from vla.train.run_folder import open_run

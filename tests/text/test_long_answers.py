@@ -5,7 +5,7 @@ import json
 import pytest
 
 from vla.config import load
-from vla.text.run import run
+from vla.pipelines.text.run import run
 from vla.train.run_folder import open_run
 
 SMALL = [

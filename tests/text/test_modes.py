@@ -11,11 +11,11 @@ from vla.config import ConfigError, load
 from vla.config.text import Prompts
 from vla.data.chat import ChatFormat
 from vla.files.write import DiskFull
+from vla.pipelines.text.run import run
 from vla.rewards.gold import GOLDS
-from vla.text.control import coded, levels_of
+from vla.text.control_codes import coded, levels_of
 from vla.text.labelling import clearest, compare_by_judge, read_rubric
 from vla.text.preferring import Comparison
-from vla.text.run import run
 from vla.text.tiny import tiny_language_model
 from vla.text.topics import Said, make_prompt_sets
 from vla.train.run_folder import open_run

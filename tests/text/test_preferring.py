@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,8 +19,9 @@ from vla.preference.objective import (
     make_objective,
 )
 from vla.preference.thumbs import next_others
-from vla.text.control import Coded, fit_codes
-from vla.text.fitting import FitSettings, batches, fit, one_each
+from vla.sft.examples import ShuffledBatches, train_on_examples
+from vla.sft.loop import SupervisedSettings
+from vla.text.control_codes import Coded, fit_codes
 from vla.text.preferring import (
     Comparison,
     LikedExample,
@@ -34,7 +36,19 @@ from vla.text.preferring import (
 from vla.text.supervised import Example, fit_examples, mean_loss, sequence_logprobs
 from vla.text.tiny import tiny_language_model
 
-FIT = FitSettings(40, 8, 8, 1e-2, 0.1, 1.0)
+
+def settings_for(num_steps, learning_rate=1e-2, micro_batch_size=8):
+    return SupervisedSettings(
+        num_steps=num_steps,
+        batch_size=8,
+        micro_batch_size=micro_batch_size,
+        learning_rate=learning_rate,
+        warmup_steps=num_steps // 10,
+        max_grad_norm=1.0,
+    )
+
+
+FIT = settings_for(40)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +111,7 @@ def test_every_objective_learns_what_is_preferred(parts, objective):
 def test_thumbs_teach_too(parts):
     policy, unseen = policy_of(parts), comparisons(40, seed=9)
     before = comparison_logprobs(policy, unseen)[0].detach()
-    settings = FitSettings(60, 8, 8, 1e-2, 0.1, 1.0)
+    settings = settings_for(60)
     fit_comparisons(policy, comparisons(40), KTO(0.3, True), settings, seed=0)
     assert preference_accuracy(policy, unseen, before, 16) > 0.9
 
@@ -107,9 +121,7 @@ def test_micro_batches_change_nothing(parts, objective):
     weights = []
     for micro in (8, 3):
         policy = policy_of(parts)
-        fit_comparisons(
-            policy, comparisons(12, 3), objective, FitSettings(3, 8, micro, 1e-3, 0.0, 1.0), seed=0
-        )
+        fit_comparisons(policy, comparisons(12, 3), objective, settings_for(3, 1e-3, micro), seed=0)
         weights.append(torch.cat([p.detach().flatten() for p in policy.parameters()]))
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-3, atol=2e-5)
 
@@ -162,20 +174,40 @@ def test_supervised_fine_tuning_lowers_the_loss_on_completions(parts):
 
 
 def test_batches_show_every_example_once_an_epoch():
-    seen = [i for batch in batches(10, 4, 5, seed=0) for i in batch]
+    batches = ShuffledBatches(10, 4, seed=0)
+    seen = [i for step in range(5) for i in batches(step)]
     assert sorted(seen[:10]) == list(range(10))
     assert sorted(seen[10:]) == list(range(10))
-    assert [len(batch) for batch in batches(2, 5, 2, seed=0)] == [5, 5]
+    assert len(ShuffledBatches(2, 5, seed=0)(1)) == 5
+    resumed = ShuffledBatches(10, 4, seed=0)
+    assert resumed(3) == seen[12:16]
+
+
+def test_averaged_weights_and_the_clock_are_for_examples_too(monkeypatch):
+    now = iter(range(1000))
+    monkeypatch.setattr("vla.sft.loop.time.monotonic", lambda: float(next(now)))
+    layer, seen = torch.nn.Linear(2, 1, bias=False), []
+
+    def loss_of(rows):
+        seen.append(layer.weight.detach().clone())
+        return layer.weight.sum() * len(rows)
+
+    settings = replace(FIT, max_seconds=3.0, ema_decay=0.5, warmup_steps=0)
+    train_on_examples(layer, 4, loss_of, settings, seed=0)
+    assert len(seen) == 3  # every step takes one second
+    # d = min(.5, (1 + n) / (10 + n)): 2/11, 3/12, 4/13 of the average stays
+    lowest = seen[2]
+    assert (layer.weight < lowest).all()
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_weights_as_they_were():
     layer = torch.nn.Linear(2, 1)
     before = layer.weight.detach().clone()
     with pytest.raises(FloatingPointError, match="step 1: loss nan"):
-        fit(layer, 4, lambda rows: layer.weight.sum() * float("nan"), one_each, FIT, seed=0)
+        train_on_examples(layer, 4, lambda rows: layer.weight.sum() * float("nan"), FIT, seed=0)
     assert torch.equal(layer.weight, before)
     with pytest.raises(ValueError, match="no examples"):
-        fit(layer, 0, lambda rows: layer.weight.sum(), one_each, FIT, seed=0)
+        train_on_examples(layer, 0, lambda rows: layer.weight.sum(), FIT, seed=0)
 
 
 def test_thumbs_of_one_kind_are_refused(parts):
@@ -199,7 +231,7 @@ def told_apart(parts, discrimination, steps=30):
         made.append(
             Coded([[*question, 30], [*question, 31]], [row[0], 7 + i % 2, *row[2:], 2], i % 2)
         )
-    fit_codes(policy, made[:48], discrimination, 0.1, FitSettings(steps, 8, 8, 3e-3, 0.1, 1.0), 0)
+    fit_codes(policy, made[:48], discrimination, 0.1, settings_for(steps, 3e-3), 0)
     with torch.no_grad():
         held = made[48:]
         rows = [Example(prompt, sample.completion) for sample in held for prompt in sample.prompts]

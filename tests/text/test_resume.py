@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from vla.config import load
 from vla.interrupt import Interrupted
+from vla.pipelines.text.run import run
 from vla.rewards.gold import GOLDS
-from vla.text.run import run
 from vla.train import pieces as pieces_module
 from vla.train.run import Run
 from vla.train.run_folder import open_run

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from vla.config import load
+from vla.pipelines.text.run import run
 from vla.text.problem_files import read_problems
-from vla.text.run import run
 from vla.train.run_folder import open_run
 
 SMALL = [

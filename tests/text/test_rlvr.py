@@ -8,6 +8,7 @@ from vla.config import load
 from vla.data.chat import ChatFormat, observe_prompts
 from vla.data.rows import RowReader
 from vla.decoding.sampling import Sampling
+from vla.pipelines.text.run import run
 from vla.policies.text import TextPolicy
 from vla.rewards.compose import Scores
 from vla.rl.catalogue import make_algorithm
@@ -20,7 +21,6 @@ from vla.text.judging import judge_samples
 from vla.text.oversampling import Oversampling
 from vla.text.problems import Problem
 from vla.text.rlvr import sets_of
-from vla.text.run import run
 from vla.text.tiny import tiny_language_model
 from vla.train.run_folder import open_run
 from vla.types import Decision, Observation, Rollout

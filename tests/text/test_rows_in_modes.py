@@ -6,16 +6,16 @@ import math
 
 import pytest
 
-import vla.text.preference
+import vla.pipelines.text.preference
 from vla.config import ConfigError, load
 from vla.config.text import Prompts
 from vla.data.chat import ChatFormat
 from vla.data.rows import RowReader
 from vla.data.tokenizer import train_tokenizer
+from vla.pipelines.text.run import run
 from vla.rewards.gold import GOLDS
-from vla.text.fitting import FitSettings
+from vla.sft.examples import example_settings
 from vla.text.problems import is_held_out
-from vla.text.run import run
 from vla.text.sources import Room, encode_all, read_source
 from vla.text.topics import make_prompt_sets
 from vla.train.run_folder import open_run
@@ -45,13 +45,13 @@ def _a_gold_reward_that_a_random_model_can_differ_in(monkeypatch):
 @pytest.fixture
 def learned(monkeypatch):
     """The comparisons that every round learns from, and the run that does."""
-    seen, fit_round = [], vla.text.preference.fit_round
+    seen, train_round = [], vla.pipelines.text.preference.train_round
 
     def spied(mode, comparisons, *arguments):
         seen.append((mode, list(comparisons)))
-        return fit_round(mode, comparisons, *arguments)
+        return train_round(mode, comparisons, *arguments)
 
-    monkeypatch.setattr(vla.text.preference, "fit_round", spied)
+    monkeypatch.setattr(vla.pipelines.text.preference, "train_round", spied)
     return seen
 
 
@@ -227,7 +227,7 @@ def test_a_chat_longer_than_the_model_has_positions_for_is_named(tmp_path):
 
 def test_steps_or_epochs():
     fit = load([*TINY, "text=sft", "text.fit.num_steps=null", "text.fit.num_epochs=1.5"]).text.fit
-    assert FitSettings.of(fit, 100).num_steps == math.ceil(1.5 * 100 / 16)
+    assert example_settings(fit, 100, "text.fit").num_steps == math.ceil(1.5 * 100 / 16)
     for given in (["text.fit.num_epochs=1"], ["text.fit.num_steps=null"]):
         with pytest.raises(
             ConfigError, match=r"text.fit.num_steps .* and text.fit.num_epochs .* give one of them"

@@ -2,6 +2,7 @@
 evaluation, each process with its share; the main one then does all of it once more alone.
 """
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import torch
@@ -16,15 +17,14 @@ from vla.rl.reference import FrozenCopy
 from vla.rl.rollout import collect_responses
 from vla.rl.sampling import keep_trajectories
 from vla.rl.update import UpdateSettings
-from vla.sft.loop import SupervisedSettings, SupervisedState, fit
+from vla.sft.examples import train_on_examples
+from vla.sft.loop import SupervisedSettings, SupervisedTrainer
 from vla.sft.probe import features_of, probe
 from vla.sft.sightings import CellTargets
 from vla.stages.beside import Beside
 from vla.stages.evaluation import evaluate_policy
 from vla.stages.grounding import Grounding
 from vla.stages.imitation import ImitationBatch, mixed_loss
-from vla.text.fitting import FitSettings
-from vla.text.fitting import fit as fit_text
 from vla.train.distributed import ALONE, Processes, own_share, same_weights, start_processes
 from vla.train.optim import make_optimizer
 from vla.types import Observation, map_rows
@@ -70,7 +70,15 @@ def imitate(
         mask = (rows[:, None] + torch.arange(2)) % 5 > 0
         return map_rows(seen, lambda t: t[rows % 4]), actions[rows % 4], mask
 
-    steps = SupervisedSettings(4, None, 0.0, "constant", 1.0)
+    sgd = SupervisedSettings(
+        num_steps=4,
+        batch_size=ROWS,
+        schedule="constant",
+        optimizer="sgd",
+        learning_rate=0.05,
+        max_grad_norm=1.0,
+    )
+    adamw = replace(sgd, batch_size=8, optimizer="adamw", learning_rate=1e-4)
 
     def batch_at(step: int) -> ImitationBatch:
         return ImitationBatch(
@@ -80,20 +88,11 @@ def imitate(
     def loss_of(batch: ImitationBatch):
         return mixed_loss(policy, batch, beside, processes.reduce_sum)
 
-    optimizer = make_optimizer(policy, "sgd", 0.05, 0.0)
-    fit(
-        policy,
-        loss_of,
-        batch_at,
-        optimizer,
-        steps,
-        SupervisedState(),
-        None,
-        lambda *step: None,
-        processes,
+    SupervisedTrainer(policy, sgd, processes=processes).train(
+        lambda step: [batch_at(step)], loss_of
     )
     features = features_of(policy, iter([rows_of(own_share(torch.arange(40), processes))]))
-    probe(policy, features, 8, 1e-4, 0.0, steps, lambda step, metrics: None, processes)
+    probe(policy, features, adamw, lambda step, metrics: None, processes)
 
 
 def reinforce(
@@ -136,9 +135,11 @@ def all_of_it(processes: Processes) -> dict:
     text = torch.nn.Linear(3, 1)
     same_weights(text, processes)
     x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
-    fitting = FitSettings(5, 7, 2, 0.01, 0.0, 1.0)
-    fit_text(
-        text, 20, lambda rows: text(x[rows]).square().sum(), len, fitting, 0, processes=processes
+    settings = SupervisedSettings(
+        num_steps=5, batch_size=7, micro_batch_size=2, learning_rate=0.01, max_grad_norm=1.0
+    )
+    train_on_examples(
+        text, 20, lambda rows: text(x[rows]).square().sum(), settings, 0, processes=processes
     )
     where = (Counting(), Countdown(), list(range(1, 8)), observe)
     episodes = vars(evaluate_policy(*where, greedy=True, processes=processes))

@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     runtime.prepare(config.train.num_threads or None, offline=not config.needs_hub)
     if config.mode == "text":
-        from vla.text.run import run_text
+        from vla.pipelines.text.run import run_text
 
         run_text(config)
         return 0

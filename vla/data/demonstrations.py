@@ -210,3 +210,17 @@ def open_demonstrations(
         picture_sizes=sizes,
         notes=tuple(note for note in notes if note),
     )
+
+
+def undisturbed_chunks(
+    columns: Columns, horizon: int, rows: np.ndarray | None = None
+) -> np.ndarray:
+    """The chunks of actions [N, H, A] that begin at `rows` (None: all frames), except at disturbed
+    frames.
+
+    Past its episode's end a chunk repeats the last action.
+    """
+    rows = np.arange(len(columns.actions)) if rows is None else rows
+    rows = rows[~columns.perturbed[rows]]
+    steps = np.minimum(rows[:, None] + np.arange(horizon), columns.episode_end[rows][:, None] - 1)
+    return columns.actions[steps]

@@ -20,6 +20,7 @@ from vla.command_line import as_yaml
 from vla.command_names import command_name
 from vla.config import RobotConfig
 from vla.data.dataset_checks import read_learnable
+from vla.data.demonstrations import undisturbed_chunks
 from vla.data.lerobot_reader import Columns, names_of, read_action_spec, read_info
 from vla.data.meaning import SEEN
 from vla.data.observations import Observer
@@ -147,14 +148,6 @@ def checked_columns(root: Path, settings: RobotConfig) -> Columns:
     for note in found.notes:
         logging.getLogger(__name__).warning(note)
     return found.columns
-
-
-def undisturbed_chunks(columns: Columns, horizon: int) -> np.ndarray:
-    """The chunks [N, H, A] that begin where the expert was not pushed; past its episode's end the
-    last action."""
-    rows = np.flatnonzero(~columns.perturbed)
-    steps = np.minimum(rows[:, None] + np.arange(horizon), columns.episode_end[rows][:, None] - 1)
-    return columns.actions[steps]
 
 
 def action_spec_of(root: Path, dataset: Any) -> dict[str, Any]:

@@ -16,11 +16,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from vla.sft.loop import SupervisedSettings, SupervisedState, fit
+from vla.sft.loop import Metrics, SupervisedSettings, SupervisedTrainer
 from vla.sft.losses import share_of
 from vla.sft.protocols import ProbedPolicy
 from vla.train.distributed import ALONE, Processes
-from vla.train.optim import make_optimizer
 from vla.types import Observation, concatenate_rows, map_rows
 
 
@@ -75,20 +74,17 @@ def kept_of(hidden: Float[Tensor, "B q d"]) -> Float[Tensor, "B q d"]:
 def probe(
     policy: ProbedPolicy,
     features: Features,
-    batch_size: int,
-    learning_rate: float,
-    weight_decay: float,
     settings: SupervisedSettings,
-    on_step: Callable[[int, dict[str, float]], bool | None],
+    on_step: Callable[[int, Metrics], bool | None],
     processes: Processes = ALONE,
 ) -> None:
-    """Train the head of `policy` in place, by AdamW on random batches of the features. Of many
+    """Train the head of `policy` in place, on random batches of the features. Of many
     processes each has the features of its share of the frames, and handles the rows of a batch that
     are among them.
     """
     num_frames = int(processes.reduce_sum(torch.tensor(len(features))))
 
-    def loss_of(rows: Tensor) -> tuple[Tensor, dict[str, float]]:
+    def loss_of(rows: Tensor) -> tuple[Tensor, Metrics]:
         hidden, seen, actions, mask = features.batch(
             rows if len(rows) else torch.zeros(1, dtype=torch.long)
         )
@@ -97,23 +93,12 @@ def probe(
             counts.sum(), processes.reduce_sum
         ), {}
 
-    def rows_at(step: int) -> Tensor:
-        rows = torch.randint(num_frames, (min(batch_size, num_frames),))
-        return rows[rows % processes.num_processes == processes.rank] // processes.num_processes
+    def batches(step: int) -> list[Tensor]:
+        rows = torch.randint(num_frames, (min(settings.batch_size, num_frames),))
+        return [rows[rows % processes.num_processes == processes.rank] // processes.num_processes]
 
     with only_the_head(policy):
-        optimizer = make_optimizer(policy, "adamw", learning_rate, weight_decay)
-        fit(
-            policy,
-            loss_of,
-            rows_at,
-            optimizer,
-            settings,
-            SupervisedState(),
-            None,
-            on_step,
-            processes,
-        )
+        SupervisedTrainer(policy, settings, processes=processes).train(batches, loss_of, on_step)
 
 
 @contextmanager

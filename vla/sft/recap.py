@@ -19,8 +19,7 @@ from torch.nn import functional
 from vla.models.heads import BinnedValue
 from vla.models.queries import plan_moments
 from vla.models.vlm import VisionLanguageModel
-from vla.sft.loop import SupervisedSettings, SupervisedState, fit
-from vla.train.optim import make_optimizer
+from vla.sft.loop import Metrics, SupervisedSettings, SupervisedTrainer
 from vla.types import Observation
 
 VALUE_LEARNING_RATE, VALUE_BATCH = 1e-3, 256
@@ -110,17 +109,20 @@ def fit_values(
     """Train the head in place by cross-entropy on random batches; the last loss."""
     losses: list[float] = []
 
-    def loss_of(rows: Tensor) -> tuple[Tensor, dict[str, float]]:
+    def loss_of(rows: Tensor) -> tuple[Tensor, Metrics]:
         return functional.cross_entropy(head(features[rows]), bins[rows]), {}
 
-    fit(
-        head,
+    settings = SupervisedSettings(
+        num_steps=num_steps,
+        batch_size=min(VALUE_BATCH, len(features)),
+        learning_rate=VALUE_LEARNING_RATE,
+        weight_decay=0.01,
+        warmup_steps=round(0.05 * num_steps),
+        max_grad_norm=1.0,
+    )
+    SupervisedTrainer(head, settings).train(
+        lambda step: [torch.randint(len(features), (settings.batch_size,))],
         loss_of,
-        lambda step: torch.randint(len(features), (min(VALUE_BATCH, len(features)),)),
-        make_optimizer(head, "adamw", VALUE_LEARNING_RATE, 0.01),
-        SupervisedSettings(num_steps, None, 0.05, "cosine", 1.0),
-        SupervisedState(),
-        None,
         lambda step, metrics: losses.append(metrics["loss"]),
     )
     return losses[-1]

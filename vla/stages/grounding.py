@@ -20,11 +20,10 @@ from vla.data.observations import Seen
 from vla.data.questions import LOCATION_RANGE, PackedQuestions, Question, QuestionEncoder
 from vla.models.vlm import VisionLanguageModel
 from vla.models.vocabulary import NUM_LOCATIONS
-from vla.sft.loop import SupervisedSettings, SupervisedState, fit
+from vla.sft.loop import Metrics, SupervisedSettings, SupervisedTrainer
 from vla.sft.losses import answer_loss, plan_loss, share_of
 from vla.sft.sightings import CellTargets, SightingHead, cell_arrays, mention_loss, sighting_loss
 from vla.train.distributed import ALONE, Processes, own_share
-from vla.train.optim import make_optimizer
 from vla.train.seed import derive_seed
 from vla.types import Observation, T, map_rows
 
@@ -431,13 +430,13 @@ class Grounding:
 
     def state_dict(self) -> dict[str, Any]:
         """Where `train` stands, for another process to go on from."""
-        part, optimizer, state = self._under_way
-        kept = {"part": part, "state": dict(vars(state)), "blocks": list(self.pool.blocks)}
-        return {**kept, "weights": self._all.state_dict(), "optimizer": optimizer.state_dict()}
+        part, trainer = self._under_way
+        kept = {"part": part, "blocks": list(self.pool.blocks), "weights": self._all.state_dict()}
+        return {**kept, **trainer.state_dict()}
 
     def train(
         self,
-        on_step: Callable[[str, int, dict[str, float]], None],
+        on_step: Callable[[str, int, Metrics], None],
         saved: Mapping[str, Any] | None = None,
     ) -> None:
         """Both parts, each with its own schedule, from where `saved` stands; `on_step(part, steps
@@ -450,37 +449,37 @@ class Grounding:
         for part, loss_of, make, amount in parts:
             if amount <= 0 or (saved is not None and saved["part"] != part):
                 continue
-            optimizer = make_optimizer(
-                self._all,
-                "muon",
-                settings.learning_rate,
-                settings.weight_decay,
-                settings.muon_learning_rate,
+            trainer = SupervisedTrainer(
+                self._all, self._part_settings(amount), processes=self.processes
             )
-            seconds = None if settings.max_seconds is None else amount * settings.max_seconds
-            steps = max(1, round(amount * settings.num_steps))
-            shape = SupervisedSettings(
-                steps, seconds, min(0.1, WARMUP_STEPS / steps), "cosine", 1.0
-            )
-            offset = 0 if part == "sighting" else settings.num_steps
-            state = SupervisedState()
             if saved is not None:
-                state = SupervisedState(**saved["state"])
                 self._all.load_state_dict(saved["weights"])
-                optimizer.load_state_dict(saved["optimizer"])
+                trainer.load_state_dict(saved)
                 saved = None
-            self._under_way = part, optimizer, state
-            fit(
-                self._all,
+            self._under_way = part, trainer
+            offset = 0 if part == "sighting" else settings.num_steps
+            trainer.train(
+                lambda step, make=make, offset=offset: [make(offset + step)],
                 loss_of,
-                lambda step, make=make, offset=offset: make(offset + step),
-                optimizer,
-                shape,
-                state,
-                None,
                 lambda step, metrics, part=part: on_step(part, step, metrics),
-                self.processes,
             )
+
+    def _part_settings(self, amount: float) -> SupervisedSettings:
+        """Settings of a part that is this share of the whole."""
+        settings = self.settings
+        num_steps = max(1, round(amount * settings.num_steps))
+        return SupervisedSettings(
+            num_steps=num_steps,
+            batch_size=settings.batch_size,
+            max_seconds=None if settings.max_seconds is None else amount * settings.max_seconds,
+            warmup_steps=round(min(0.1, WARMUP_STEPS / num_steps) * num_steps),
+            optimizer="muon",
+            learning_rate=settings.learning_rate,
+            muon_learning_rate=settings.muon_learning_rate,
+            weight_decay=settings.weight_decay,
+            max_grad_norm=1.0,
+            learning_rate_name="grounding.learning_rate",
+        )
 
 
 WARMUP_STEPS = 50

@@ -127,15 +127,3 @@ def held_out_loss(
         torch.tensor([total, counted], dtype=torch.float64)
     ).tolist()
     return total / max(counted, 1.0)
-
-
-def chunks_to_fit(demonstrations: Demonstrations, chunk: int) -> np.ndarray:
-    """The chunks [N, H, A] that begin at every frame of the chosen episodes, but those that begin
-    with a disturbance.
-
-    Past its episode's end a chunk repeats the last action.
-    """
-    columns = demonstrations.columns
-    rows = demonstrations.rows[~columns.perturbed[demonstrations.rows]]
-    steps = np.minimum(rows[:, None] + np.arange(chunk), columns.episode_end[rows][:, None] - 1)
-    return columns.actions[steps]

@@ -29,7 +29,6 @@ from vla.policies.regression import RegressionPolicy
 from vla.policies.token import TokenPolicy
 from vla.rl.protocols import VectorEnvironment
 from vla.rl.rollout import collect_rollout
-from vla.sft.loop import SupervisedSettings
 from vla.sft.probe import features_of, probe
 from vla.sft.protocols import ImitablePolicy, ProbedPolicy
 from vla.sft.recap import (
@@ -44,7 +43,7 @@ from vla.sft.recap import (
 from vla.stages.evaluation import evaluate_policy
 from vla.stages.imitation import action_tensors
 from vla.stages.refinement import Starts, check_rewards
-from vla.stages.sft import num_probe_steps
+from vla.stages.sft import head_settings
 from vla.train.pieces import Pieces, forget_pieces
 from vla.train.run import Run
 from vla.train.seed import derive_seed
@@ -223,7 +222,7 @@ class Recap:
     def _imitate(self, rollouts: Experience, good: Bool[Tensor, "R"]) -> None:
         """Train the head on rollouts with their labels and demonstrations, which are all good; some
         without a label."""
-        sft, settings = self.config.sft, self.config.recap
+        settings = self.config.recap
 
         def with_labels(observation: Observation, which: Int[Tensor, "B"]) -> Observation:
             keep = torch.rand(len(which)) >= settings.label_dropout
@@ -247,14 +246,9 @@ class Recap:
                 yield with_labels(seen, which), actions, everything[: len(actions)]
 
         features = features_of(self.policy, batches())
-        num_steps = num_probe_steps(self.config, len(features))
-        steps = SupervisedSettings(
-            num_steps, None, sft.warmup_fraction, "cosine", sft.max_grad_norm
-        )
-        learned = (sft.probe_batch_size, sft.probe_learning_rate, sft.weight_decay, steps)
-        probe(
-            self.policy, features, *learned, lambda step, metrics: self.run.check_stop()
-        )  # never half a head
+        training = head_settings(self.config, len(features))
+        # A stop leaves the run at once: half a head is never kept.
+        probe(self.policy, features, training, lambda step, metrics: self.run.check_stop())
 
     def _validate(self, acting: Observer) -> float:
         seeds = self.starts.validation.take(self.config.evaluation.num_quick_starts).tolist()

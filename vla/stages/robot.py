@@ -25,7 +25,7 @@ from vla.build import (
     read_code,
 )
 from vla.config.robot import RobotConfig
-from vla.data.demonstrations import Demonstrations
+from vla.data.demonstrations import Demonstrations, undisturbed_chunks
 from vla.data.observations import Observer
 from vla.data.pictures import RESIZE, check_resize, other_rule
 from vla.data.questions import QuestionEncoder
@@ -41,7 +41,6 @@ from vla.sft.protocols import ImitablePolicy
 from vla.stages.beside import everything_beside
 from vla.stages.demonstrate import check_described, demonstrations
 from vla.stages.grounding import Grounding, GroundingSettings
-from vla.stages.imitation import chunks_to_fit
 from vla.stages.recap import asking_for_good, recap_stage
 from vla.stages.reporting import (
     answers_stage,
@@ -211,7 +210,7 @@ def build_policy(
         code = code_of(config.policy, passport, written)
     else:
         training, _ = demos.split(config.data.holdout_fraction, config.train.seed)
-        chunks = chunks_to_fit(training, config.policy.chunk)
+        chunks = undisturbed_chunks(training.columns, config.policy.chunk, training.rows)
         code = fit_code(config.policy, chunks)
         for note in code_notes(config.policy, code, chunks[:, 0], demos.action_names):
             run.progress.say(f"actions: {note}")

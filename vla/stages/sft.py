@@ -4,7 +4,7 @@ weights."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TypeGuard
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from vla.config.robot import RobotConfig
 from vla.data.demonstrations import Demonstrations
 from vla.data.observations import Observer
-from vla.sft.loop import SupervisedSettings, SupervisedState, fit
+from vla.sft.loop import Metrics, SupervisedSettings, SupervisedTrainer
 from vla.sft.probe import features_of, probe
 from vla.sft.protocols import ImitablePolicy, ProbedPolicy
 from vla.stages.beside import Beside
@@ -26,7 +26,7 @@ from vla.stages.imitation import (
     mixed_loss,
 )
 from vla.train.distributed import own_share
-from vla.train.optim import EMA, make_optimizer
+from vla.train.progress import Stage
 from vla.train.run import Run
 from vla.types import Observation
 
@@ -56,6 +56,40 @@ def num_whole_steps(config: RobotConfig, policy: ImitablePolicy) -> int:
     return 0 if config.sft.probe_only and probes(config, policy) else config.sft.num_steps
 
 
+def whole_settings(config: RobotConfig, num_steps: int) -> SupervisedSettings:
+    """How the whole policy is trained."""
+    sft = config.sft
+    return SupervisedSettings(
+        num_steps=num_steps,
+        batch_size=sft.batch_size,
+        max_seconds=sft.max_seconds,
+        warmup_steps=round(sft.warmup_fraction * num_steps),
+        schedule=sft.schedule,
+        optimizer=sft.optimizer,
+        learning_rate=sft.learning_rate,
+        muon_learning_rate=sft.muon_learning_rate,
+        weight_decay=sft.weight_decay,
+        max_grad_norm=sft.max_grad_norm,
+        ema_decay=sft.ema_decay,
+        learning_rate_name="sft.learning_rate",
+    )
+
+
+def head_settings(config: RobotConfig, num_frames: int) -> SupervisedSettings:
+    """How the head alone is trained on the features of so many frames."""
+    sft = config.sft
+    num_steps = num_probe_steps(config, num_frames)
+    return SupervisedSettings(
+        num_steps=num_steps,
+        batch_size=sft.probe_batch_size,
+        warmup_steps=round(sft.warmup_fraction * num_steps),
+        learning_rate=sft.probe_learning_rate,
+        weight_decay=sft.weight_decay,
+        max_grad_norm=sft.max_grad_norm,
+        learning_rate_name="sft.probe_learning_rate",
+    )
+
+
 def supervised_stage(
     run: Run,
     config: RobotConfig,
@@ -66,75 +100,75 @@ def supervised_stage(
 ) -> None:
     """Train `policy` in place; it ends with the averaged weights where there are any."""
     sft = config.sft
+    processes = run.processes
     training, held_out = demonstrations.split(config.data.holdout_fraction, config.train.seed)
     augmentation = Augmentation(sft.augment.shift_pixels, sft.augment.light)
-    processes = run.processes
-    batches = ImitationBatches(
-        training,
-        observer,
-        policy.chunk,
-        sft.batch_size,
-        augmentation,
-        config.train.seed,
-        beside,
-        processes,
-    )
-    optimizer = make_optimizer(
-        policy, sft.optimizer, sft.learning_rate, sft.weight_decay, sft.muon_learning_rate
-    )
-    saved, num_steps = run.load("sft"), num_whole_steps(config, policy)
-    probed = saved is None and probes(config, policy)
-    if probed:
+    settings = whole_settings(config, num_whole_steps(config, policy))
+    saved = run.load("sft")
+    begins_with_head = saved is None and probes(config, policy)
+    if begins_with_head:
         probe_stage(run, config, policy, training, observer, augmentation)
-    ema = None if sft.ema_decay is None else EMA(policy, sft.ema_decay)
-    state = SupervisedState()
+    # Made after the head is trained: the average begins with the weights of this moment.
+    trainer = SupervisedTrainer(policy, settings, processes=processes)
     if saved is not None:
         policy.load_state_dict(saved["policy"])
-        optimizer.load_state_dict(saved["optimizer"])
-        if ema is not None:
-            ema.load_state_dict(saved["ema"])
-        state = SupervisedState(**saved["state"])
-    settings = SupervisedSettings(
-        num_steps, sft.max_seconds, sft.warmup_fraction, sft.schedule, sft.max_grad_norm
+        trainer.load_state_dict(saved)
+    if begins_with_head:
+        save(run, trainer)
+    evaluate = partial(
+        held_out_loss, policy, held_out, observer, sft.batch_size, processes=processes
     )
-    save_every = max(1, num_steps // 5)
+    if settings.num_steps:
+        batches = ImitationBatches(
+            training,
+            observer,
+            policy.chunk,
+            sft.batch_size,
+            augmentation,
+            config.train.seed,
+            beside,
+            processes,
+        )
+        loss_of = partial(mixed_loss, policy, beside=beside, reduce_sum=processes.reduce_sum)
+        with run.progress.stage("SFT", settings.num_steps, trainer.step) as bar:
+            on_step = watch_training(run, config, trainer, bar, evaluate)
+            trainer.train(lambda step: [batches(step)], loss_of, on_step)
+    run.check_stop()
+    trainer.use_averaged_weights()
+    save(run, trainer)
+    values = {"num_steps": trainer.step, "held_out_loss": evaluate()}
+    run.finish("sft", {**values, "num_frames": training.num_frames})
 
-    def save() -> None:
-        parts = {
-            "policy": policy.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "state": vars(state),
-        }
-        run.save("sft", state.step, parts if ema is None else {**parts, "ema": ema.state_dict()})
 
-    if probed:
-        save()
+def watch_training(
+    run: Run,
+    config: RobotConfig,
+    trainer: SupervisedTrainer,
+    bar: Stage,
+    evaluate: Callable[[], float],
+) -> Callable[[int, Metrics], bool]:
+    """A callback after every step: shows, evaluates, logs and saves; True where the run was asked
+    to stop."""
+    sft = config.sft
+    save_every = max(1, trainer.settings.num_steps // 5)
 
-    def on_step(step: int, metrics: dict[str, float]) -> bool:
+    def on_step(step: int, metrics: Metrics) -> bool:
         bar.advance(1, **{name: metrics[name] for name in SHOWN if name in metrics})
         if step % sft.evaluate_every == 0:
-            metrics["held_out_loss"] = held_out_loss(
-                policy, held_out, observer, sft.batch_size, processes=processes
-            )
+            metrics["held_out_loss"] = evaluate()
         if step % sft.log_every == 0 or "held_out_loss" in metrics:
             run.log.write("sft", step, metrics)
         stop = run.stop.requested
         if stop or run.late or step % save_every == 0:
-            save()
+            save(run, trainer)
         return stop
 
-    if num_steps:
-        with run.progress.stage("SFT", num_steps, state.step) as bar:
-            loss_of = partial(mixed_loss, policy, beside=beside, reduce_sum=processes.reduce_sum)
-            fit(policy, loss_of, batches, optimizer, settings, state, ema, on_step, processes)
-    run.check_stop()
-    if ema is not None:
-        ema.copy_to(policy)
-    save()
-    loss = held_out_loss(policy, held_out, observer, sft.batch_size, processes=processes)
-    run.finish(
-        "sft", {"num_steps": state.step, "held_out_loss": loss, "num_frames": training.num_frames}
-    )
+    return on_step
+
+
+def save(run: Run, trainer: SupervisedTrainer) -> None:
+    """A checkpoint of the stage."""
+    run.save("sft", trainer.step, {"policy": trainer.module.state_dict(), **trainer.state_dict()})
 
 
 def probe_stage(
@@ -145,13 +179,14 @@ def probe_stage(
     observer: Observer,
     augmentation: Augmentation,
 ) -> None:
-    """Train the head on what the model, as it is, sees in the demonstrations. Stopped half-way, it
-    begins anew."""
-    sft, frames = config.sft, own_share(np.arange(training.num_frames), run.processes)
+    """Train the head on what the model, as it is, computes of the demonstrations. Stopped half-way,
+    it begins anew."""
+    batch_size = config.sft.batch_size
+    frames = own_share(np.arange(training.num_frames), run.processes)
 
     def batches() -> Iterator[tuple[Observation, Tensor, Tensor]]:
-        for at in range(0, len(frames), sft.batch_size):
-            batch = training.batch(frames[at : at + sft.batch_size], policy.chunk)
+        for at in range(0, len(frames), batch_size):
+            batch = training.batch(frames[at : at + batch_size], policy.chunk)
             bar.advance(len(batch.actions))
             yield augmentation.apply(observer(batch)), *action_tensors(batch)
 
@@ -161,24 +196,14 @@ def probe_stage(
     ):
         features = features_of(policy, batches())
     run.check_stop()
-    num_steps = num_probe_steps(config, training.num_frames)
-    settings = SupervisedSettings(num_steps, None, sft.warmup_fraction, "cosine", sft.max_grad_norm)
-    with run.progress.stage("learning of the head", num_steps) as bar:
+    settings = head_settings(config, training.num_frames)
+    with run.progress.stage("learning of the head", settings.num_steps) as bar:
 
-        def on_step(step: int, metrics: dict[str, float]) -> bool:
+        def on_step(step: int, metrics: Metrics) -> bool:
             bar.advance(1, loss=metrics["loss"])
-            if step % sft.log_every == 0:
+            if step % config.sft.log_every == 0:
                 run.log.write("probe", step, metrics)
             return run.stop.requested
 
-        probe(
-            policy,
-            features,
-            sft.probe_batch_size,
-            sft.probe_learning_rate,
-            sft.weight_decay,
-            settings,
-            on_step,
-            run.processes,
-        )
+        probe(policy, features, settings, on_step, run.processes)
     run.check_stop()

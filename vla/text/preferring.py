@@ -16,8 +16,9 @@ from vla.preference.objective import KTO, Objective, PlackettLuce, comparison_te
 from vla.preference.rankings import pairwise_terms, ranked_pairs
 from vla.preference.thumbs import balanced_weights, kto_baseline, kto_terms, next_others
 from vla.rewards.reward_model import RewardModel
-from vla.text.fit_stage import FitStage, constant
-from vla.text.fitting import FitSettings, fit, in_pieces, one_each
+from vla.sft.examples import evaluate_rows, train_on_examples
+from vla.sft.loop import SupervisedSettings
+from vla.sft.stage import TrainingStage, constant
 from vla.text.supervised import Example, sequence_logprobs
 from vla.threads import ONE, Threads
 
@@ -120,9 +121,9 @@ def fit_comparisons(
     policy: TextPolicy,
     comparisons: Sequence[Comparison],
     objective: Objective,
-    settings: FitSettings,
+    settings: SupervisedSettings,
     seed: int,
-    stage: FitStage | None = None,
+    stage: TrainingStage | None = None,
 ) -> None:
     """Move the policy towards what was preferred. The reference is the policy as it comes in: its
     log-probabilities are computed once and kept, so one model is in memory.
@@ -144,7 +145,7 @@ def fit_comparisons(
         reference = constant(
             stage,
             "reference",
-            lambda: in_pieces(len(comparisons), settings.micro_batch_size, scored, policy.threads),
+            lambda: evaluate_rows(len(comparisons), settings.rows_per_pass, scored, policy.threads),
         )
 
     def loss_of(rows: Sequence[int]) -> Tensor:
@@ -153,16 +154,18 @@ def fit_comparisons(
         asked = margins[list(rows)].to(logprobs.device)
         return comparison_terms(objective, logprobs, lengths, ref, present, asked).sum()
 
-    fit(policy, len(comparisons), loss_of, one_each, settings, seed, stage, threads=policy.threads)
+    train_on_examples(
+        policy, len(comparisons), loss_of, settings, seed, stage, threads=policy.threads
+    )
 
 
 def fit_thumbs(
     policy: TextPolicy,
     examples: Sequence[LikedExample],
     objective: KTO,
-    settings: FitSettings,
+    settings: SupervisedSettings,
     seed: int,
-    stage: FitStage | None = None,
+    stage: TrainingStage | None = None,
 ) -> None:
     """KTO. The baseline of a batch comes from its prompts with the completion of the next other
     prompt behind them; which one that is is fixed, so the reference's log-probabilities are
@@ -179,13 +182,13 @@ def fit_thumbs(
     other = [
         Example(e.prompt, examples[i].completion) for e, i in zip(examples, others, strict=True)
     ]
-    size, baseline = settings.micro_batch_size, [torch.zeros(())]
+    size, baseline = settings.rows_per_pass, [torch.zeros(())]
 
     def scores(of: list[Example], rows: Sequence[int]) -> Tensor:
         def said(part: Sequence[int]) -> Tensor:
             return sequence_logprobs(policy, [of[rows[i]] for i in part])
 
-        return in_pieces(len(rows), size, said, policy.threads)
+        return evaluate_rows(len(rows), size, said, policy.threads)
 
     everyone = range(len(examples))
     ref_own = constant(stage, "reference", lambda: scores(own, everyone))
@@ -201,16 +204,39 @@ def fit_thumbs(
         ref, z = ref_own[list(rows)].to(device), baseline[0].to(device)
         return kto_terms(logprobs, ref, liked, z, objective.beta, *weights).sum()
 
-    fit(
+    train_on_examples(
         policy,
         len(examples),
         loss_of,
-        one_each,
         settings,
         seed,
         stage,
-        before_batch,
+        before_batch=before_batch,
         threads=policy.threads,
+    )
+
+
+def held_out_reference(
+    policy: TextPolicy,
+    held_out: Sequence[Comparison],
+    objective: Objective,
+    settings: SupervisedSettings,
+    stage: TrainingStage,
+) -> Tensor | None:
+    """Log-probabilities of the held-out completions before the fit, where the objective has a
+    reference."""
+    if not held_out or not needs_reference(objective):
+        return None
+    width = max(len(comparison.completions) for comparison in held_out)
+
+    def scored(rows: Sequence[int]) -> Tensor:
+        logprobs = comparison_logprobs(policy, [held_out[i] for i in rows])[0]
+        return torch.nn.functional.pad(logprobs, (0, width - logprobs.shape[1]))
+
+    return constant(
+        stage,
+        "held-out reference",
+        lambda: evaluate_rows(len(held_out), settings.rows_per_pass, scored),
     )
 
 
@@ -268,11 +294,11 @@ def rewards_of(
 def fit_reward_model(
     model: RewardModel,
     comparisons: Sequence[Comparison],
-    settings: FitSettings,
+    settings: SupervisedSettings,
     head_learning_rate: float,
     centring: float,
     seed: int,
-    stage: FitStage | None = None,
+    stage: TrainingStage | None = None,
     threads: Threads = ONE,
 ) -> None:
     """Bradley-Terry on all pairs of every ranking, by the margin that it asks for. The head is new
@@ -284,17 +310,15 @@ def fit_reward_model(
         margins = rewards.new_tensor([comparisons[i].target_margin or 0.0 for i in rows])
         return pairwise_terms(rewards, present, centring, margins).sum()
 
-    rates = {"head": head_learning_rate}
-    fit(
+    train_on_examples(
         model,
         len(comparisons),
         loss_of,
-        one_each,
         settings,
         seed,
         stage,
         threads=threads,
-        learning_rates=rates,
+        learning_rates={"head": head_learning_rate},
     )
 
 

@@ -25,14 +25,14 @@ from vla.rewards.reward_model import RewardModel
 from vla.rewards.sample import Sample
 from vla.rl.critic import with_critic
 from vla.rl.rollout import collect_rollout
+from vla.sft.examples import evaluate_rows, example_settings
+from vla.sft.stage import TrainingStage
 from vla.text.comparison_rows import read_comparisons, split_by_prompt
+from vla.text.comparison_sources import encode_read, sample_comparisons
 from vla.text.environment import TextEnvironment
-from vla.text.fit_stage import FitStage
-from vla.text.fitting import FitSettings, in_pieces
 from vla.text.judging import rows_of_rollout
 from vla.text.open_judging import distinct_pairs
 from vla.text.open_mode import OpenMode
-from vla.text.preference import encode_read, sample_comparisons
 from vla.text.preferring import Comparison, fit_reward_model, reward_accuracy, rewards_of
 from vla.text.problems import Problem
 from vla.text.refine import Refinement
@@ -68,7 +68,7 @@ class ProxyReward:
                 [list(s.completion_ids) for s in part],
             )
 
-        proxy = in_pieces(len(samples), self.rows_at_once, scored).numpy().astype(np.float32)
+        proxy = evaluate_rows(len(samples), self.rows_at_once, scored).numpy().astype(np.float32)
         gold = np.array([self.gold(s.prompt, s.completion) for s in samples], np.float32)
         total = proxy.copy()
         if self.unfinished_reward is not None:
@@ -110,8 +110,8 @@ def learn_demonstrations(mode: OpenMode, settings: Rlhf) -> None:
         for completions in answers
     ]
     examples = [Example(said.prompt_ids, said.ids) for said in best]
-    fit = FitSettings.of(settings.sft, len(examples))
-    with FitStage(mode.run, "sft", fit.num_steps) as stage:
+    fit = example_settings(settings.sft, len(examples), "text.sft")
+    with TrainingStage(mode.run, "sft", fit.num_steps) as stage:
         fit_examples(mode.learner, examples, fit, mode.run.seed("sft"), stage)
 
 
@@ -124,20 +124,20 @@ def learn_rewards(
     base = copy.deepcopy(plain_model(mode.parts.model)).requires_grad_(True)
     model = RewardModel(base, mode.parts.pad_id, mode.parts.autocast)
     train, held_out = split_by_prompt(comparisons, settings.prompts.holdout_fraction, HELD_OUT)
-    fit = FitSettings.of(settings.reward_model, len(train))
-    with FitStage(mode.run, "reward model", fit.num_steps) as stage:
+    fit = example_settings(settings.reward_model, len(train), "text.reward_model")
+    with TrainingStage(mode.run, "reward model", fit.num_steps) as stage:
         rates = (settings.head_learning_rate, settings.centring)
         fit_reward_model(
             model, train, fit, *rates, mode.run.seed("reward model"), stage, mode.learner.threads
         )
-    right, pairs = reward_accuracy(model, held_out, fit.micro_batch_size)
+    right, pairs = reward_accuracy(model, held_out, fit.rows_per_pass)
     with torch.no_grad():
         everyone = [
             (c.prompt, completion) for c in held_out + train for completion in c.completions
         ]
-        values = in_pieces(
+        values = evaluate_rows(
             len(everyone),
-            fit.micro_batch_size,
+            fit.rows_per_pass,
             lambda rows: rewards_of(
                 model, [everyone[i][0] for i in rows], [everyone[i][1] for i in rows]
             ),
@@ -151,7 +151,7 @@ def learn_rewards(
         said = f"orders {share} of {len(held_out)} held-out rankings right"
     mode.run.progress.say(f"reward model: {said}")
     numbers = {"rankings": len(train), "held-out rankings": len(held_out), "held-out pairs": pairs}
-    numbers["epochs"] = fit.epochs(len(train))
+    numbers["epochs"] = fit.num_epochs(len(train))
     return model, {**numbers, "accuracy": right / pairs if pairs else None}
 
 

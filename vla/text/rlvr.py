@@ -22,11 +22,11 @@ from vla.rl.critic import with_critic
 from vla.rl.protocols import Observe
 from vla.rl.rollout import collect_rollout
 from vla.rl.sampling import collect_informative, mask_trajectories
+from vla.sft.loop import SupervisedSettings
+from vla.sft.stage import TrainingStage
 from vla.text.calculator import INSTRUCTION, LONGEST_RESULT
 from vla.text.curriculum import Curriculum
 from vla.text.environment import ENDED_ITSELF, Episode, TextEnvironment, calculator_tool
-from vla.text.fit_stage import FitStage
-from vla.text.fitting import FitSettings
 from vla.text.judging import (
     Judged,
     check_scorable,
@@ -291,12 +291,17 @@ def teach_format(
     )
     check_room(examples, room_of(settings), width_of(settings, wired.parts.chat))
     batch = min(FORMAT_BATCH, len(examples))
-    fitting = FitSettings(
-        settings.format_steps, batch, batch, settings.format_learning_rate, 0.1, 1.0
+    fitting = SupervisedSettings(
+        num_steps=settings.format_steps,
+        batch_size=batch,
+        learning_rate=settings.format_learning_rate,
+        max_grad_norm=1.0,
+        warmup_steps=int(0.1 * settings.format_steps),
+        learning_rate_name="text.format_learning_rate",
     )
     # As likely as the model itself finds them, whatever temperature RL draws at.
     policy = wired.parts.policy(Sampling(), room_of(settings))
-    with FitStage(run, "format", settings.format_steps) as stage:
+    with TrainingStage(run, "format", settings.format_steps) as stage:
         fit_examples(policy, examples, fitting, run.seed("format"), stage, wired.processes)
 
     def judged(pieces: Pieces) -> SuccessRate:

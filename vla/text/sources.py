@@ -105,6 +105,15 @@ def cross_entropy(
     )
 
 
+def training_texts(sources: Sequence[Source]) -> list[str]:
+    """Everything that stands in the training texts, for a vocabulary."""
+    conversations = [conversation for source in sources for conversation in source.train]
+    said = [
+        message["content"] for conversation in conversations for message in conversation.messages
+    ]
+    return [*said, *(conversation.text for conversation in conversations if conversation.text)]
+
+
 @dataclass(frozen=True)
 class Room:
     """The most tokens that a text may take, and what people call that number."""

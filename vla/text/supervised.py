@@ -12,8 +12,9 @@ from torch import Tensor
 
 from vla.data.chat import observe_prompts
 from vla.policies.text import TextPolicy
-from vla.text.fit_stage import FitStage
-from vla.text.fitting import FitSettings, fit
+from vla.sft.examples import train_on_examples
+from vla.sft.loop import SupervisedSettings
+from vla.sft.stage import TrainingStage
 from vla.train.distributed import ALONE, Processes
 
 
@@ -65,20 +66,20 @@ def mean_loss(policy: TextPolicy, examples: Sequence[Example], batch_size: int) 
 def fit_examples(
     policy: TextPolicy,
     examples: Sequence[Example],
-    settings: FitSettings,
+    settings: SupervisedSettings,
     seed: int,
-    stage: FitStage | None = None,
+    stage: TrainingStage | None = None,
     processes: Processes = ALONE,
 ) -> None:
     """Cross-entropy per completion token (nats); prompts carry no loss."""
-    fit(
+    train_on_examples(
         policy,
         len(examples),
         lambda rows: -sequence_logprobs(policy, [examples[i] for i in rows]).sum(),
-        lambda rows: float(sum(len(examples[i].completion) for i in rows)),
         settings,
         seed,
         stage,
+        weight_of=lambda rows: sum(len(examples[i].completion) for i in rows),
         processes=processes,
         threads=policy.threads,
     )

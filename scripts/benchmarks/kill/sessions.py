@@ -23,11 +23,6 @@ def load_libraries() -> None:
     import transformers.models.llama.modeling_llama
     import transformers.models.llama.tokenization_llama  # noqa: F401
 
-    import vla.stages.robot
-    import vla.text.rlhf
-    import vla.text.rlvr
-    import vla.text.run  # noqa: F401
-
 
 def session(arguments: list[str], log: Path) -> int:
     """Start the main command in a process of its own; its number."""

@@ -1,4 +1,4 @@
-"""Text mode: one function for every kind of run."""
+"""Text mode: the recipe that `text.name` selects, in its run folder."""
 
 from __future__ import annotations
 
@@ -43,21 +43,22 @@ def run(
     with stop_on_interrupt() as stop:
         started = start_run(folder, stop, processes, config.train, progress)
         with written(started, lambda: folder.path / "report.html"):
-            return _run(config, started)
+            return run_recipe(config, started)
 
 
-def _run(config: TextConfig, run: Run) -> dict[str, Any]:
+def run_recipe(config: TextConfig, run: Run) -> dict[str, Any]:
+    """The recipe of the settings; recipes are loaded only when they run."""
     match config.text:
         case Rlvr():
             from vla.text.rlvr import run_rlvr
 
             return run_rlvr(config, run)
         case TextSft():
-            from vla.text.sft import run_sft
+            from vla.pipelines.text.sft import run_sft
 
             return run_sft(config, run)
         case TextPreference():
-            from vla.text.preference import run_preference
+            from vla.pipelines.text.preference import run_preference
 
             return run_preference(config, run)
         case Rlhf():
@@ -65,15 +66,15 @@ def _run(config: TextConfig, run: Run) -> dict[str, Any]:
 
             return run_rlhf(config, run)
         case Rejection():
-            from vla.text.rejection import run_rejection
+            from vla.pipelines.text.rejection import run_rejection
 
             return run_rejection(config, run)
         case Control():
-            from vla.text.control import run_control
+            from vla.pipelines.text.control import run_control
 
             return run_control(config, run)
         case Constitution():
-            from vla.text.constitution import run_constitution
+            from vla.pipelines.text.constitution import run_constitution
 
             return run_constitution(config, run)
         case other:

@@ -1,5 +1,5 @@
-"""Control codes: the model learns its own samples behind a label of how good they are, and is then
-asked for the best.
+"""Control codes: labels of how good a sample is, put behind the question. The model learns its own
+samples behind them, and is then asked for the best.
 
 Reward-conditioned fine-tuning as in Decision Transformer (Chen 2021), CTRL (Keskar 2019) and Quark
 (Lu 2022). What a sample owes to its label is little beside all else that it says, so the model
@@ -20,17 +20,16 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from vla.config.text import Control, TextConfig
 from vla.data.chat import ChatFormat
 from vla.decoding.guided import Guided
 from vla.policies.text import TextPolicy
-from vla.text.fit_stage import FitStage
-from vla.text.fitting import FitSettings, fit, one_each
+from vla.sft.examples import train_on_examples
+from vla.sft.loop import SupervisedSettings
+from vla.sft.stage import TrainingStage
 from vla.text.open_judging import Mean, OpenJudged
 from vla.text.open_mode import OpenMode
 from vla.text.supervised import Example, sequence_logprobs
 from vla.text.topics import say
-from vla.train.run import Run
 
 
 def code(level: int, num_levels: int) -> str:
@@ -65,9 +64,9 @@ def fit_codes(
     samples: Sequence[Coded],
     discrimination: float,
     beta: float,
-    fitting: FitSettings,
+    settings: SupervisedSettings,
     seed: int,
-    stage: FitStage | None = None,
+    stage: TrainingStage | None = None,
 ) -> None:
     """Cross-entropy per token behind the own label, a mean over samples, plus `discrimination`
     times that of the own label among all, whose logits are `beta` times the log-probabilities of
@@ -87,42 +86,7 @@ def fit_codes(
             beta * logprobs, own, reduction="sum"
         )
 
-    fit(policy, len(samples), loss_of, one_each, fitting, seed, stage, threads=policy.threads)
-
-
-def run_control(config: TextConfig, run: Run) -> dict[str, Any]:
-    """Sample, label by quantile, learn, and report the gold reward under every label."""
-    settings = config.text
-    assert isinstance(settings, Control)
-    mode = OpenMode.start(config, run, settings.generation, settings.prompts, settings.gold)
-    count = settings.levels
-    chats = [coded(mode.parts.chat, level, count) for level in range(1, count + 1)]
-    mode.prompts = mode.prompts.fitting(
-        chats[-1], settings.generation.max_prompt_tokens, mode.reader
-    )
-    mode.reader.tell(run.progress.say)
-    before = mode.judge("before")
-    drawn = mode.answers("samples", mode.prompts.train, settings.samples_per_prompt)
-    answers = [said for group in drawn for said in group]
-    rewards = [mode.gold(said.prompt, said.text) for said in answers]
-    if len(set(rewards)) < 2:
-        raise ValueError(
-            "all samples have the same gold reward: raise text.generation.sampling.temperature"
-        )
-    samples = [
-        Coded([chat.prompt(mode.prompts.asked(said.prompt)) for chat in chats], said.ids, level - 1)
-        for said, level in zip(answers, levels_of(rewards, count), strict=True)
-    ]
-    fitting = FitSettings.of(settings.fit, len(samples))
-    with FitStage(run, "fit", fitting.num_steps) as stage:
-        weights = settings.discrimination, settings.beta
-        fit_codes(mode.learner, samples, *weights, fitting, run.seed("fit"), stage)
-    found = steered(mode, chats, 1.0)
-    if settings.guidance != 1:
-        mode.speaker.engine = guided(mode, chats, settings.guidance)
-        found |= steered(mode, chats, settings.guidance)
-    mode.parts = replace(mode.parts, chat=chats[-1])
-    return mode.finish("Control codes: before, and asked for the best", before, found)
+    train_on_examples(policy, len(samples), loss_of, settings, seed, stage, threads=policy.threads)
 
 
 def guided(mode: OpenMode, chats: Sequence[ChatFormat], guidance: float) -> Guided:

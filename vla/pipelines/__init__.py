@@ -1,0 +1,1 @@
+"""Recipes: what a run does from its settings to its report."""

@@ -1,0 +1,1 @@
+"""The recipes of `mode=text`, one a file; run.py selects one."""

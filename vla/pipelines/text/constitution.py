@@ -1,0 +1,66 @@
+"""Constitutional AI (Bai 2022): answers are criticized and revised by the model itself, then
+learned.
+
+First SFT on the last revisions, then a preference for the revision over the first answer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vla.config.text import Constitution, TextConfig
+from vla.preference.objective import make_objective
+from vla.sft.examples import example_settings
+from vla.sft.stage import TrainingStage
+from vla.text.critique import Revision, read_constitution, revise, usable
+from vla.text.open_mode import OpenMode
+from vla.text.preferring import Comparison, fit_comparisons
+from vla.text.supervised import Example, fit_examples
+from vla.text.topics import Said
+from vla.train.pieces import Pieces, kept
+from vla.train.run import Run
+
+
+def run_constitution(config: TextConfig, run: Run) -> dict[str, Any]:
+    """Answers, critiques and revisions; SFT and preference training on them; gold reward before and
+    after."""
+    settings = config.text
+    assert isinstance(settings, Constitution)
+    objective = make_objective(**config.preference.model_dump())
+    principles = read_constitution(settings.constitution)
+    mode = OpenMode.start(config, run, settings.generation, settings.prompts, settings.gold)
+    before = mode.judge("before")
+    answers = [said[0] for said in mode.answers("answers", mode.prompts.train, 1)]
+
+    def make(pieces: Pieces) -> list[Revision]:
+        with run.stage("revise"):
+            return revise(mode, answers, principles, settings.rounds, pieces)
+
+    revisions: list[Revision] = kept(run, "revised", list[Revision], make)
+    examples = [Example(r.first.prompt_ids, r.last.ids) for r in usable(revisions)]
+    comparisons = [
+        Comparison(r.first.prompt_ids, (r.last.ids, r.first.ids))
+        for r in usable(revisions)
+        if r.last.ids != r.first.ids
+    ]
+    if not comparisons:
+        raise ValueError(
+            "no revision differs from its answer: give other principles, or a model that can revise"
+        )
+    sft = example_settings(settings.sft, len(examples), "text.sft")
+    with TrainingStage(run, "sft", sft.num_steps) as stage:
+        fit_examples(mode.learner, examples, sft, run.seed("sft"), stage)
+    fit = example_settings(settings.fit, len(comparisons), "text.fit")
+    with TrainingStage(run, "fit", fit.num_steps) as stage:
+        fit_comparisons(mode.learner, comparisons, objective, fit, run.seed("fit"), stage)
+    gold = {
+        "first": mean_gold(mode, [r.first for r in revisions]),
+        "last": mean_gold(mode, [r.last for r in revisions]),
+    }
+    results = {"revised answers": len(examples), "gold reward of answers": gold}
+    return mode.finish("Constitution: critique, revision, SFT and preference", before, results)
+
+
+def mean_gold(mode: OpenMode, answers: list[Said]) -> float:
+    """Mean gold reward of answers."""
+    return sum(mode.gold(answer.prompt, answer.text) for answer in answers) / len(answers)

@@ -1,0 +1,129 @@
+"""Rejection sampling fine-tuning (RAFT, Dong 2023; Llama 2's rounds): sample, keep the best, learn
+it, again."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from vla.config.text import Rejection, TextConfig
+from vla.data.chat import observe_prompts
+from vla.data.rows import RowReader
+from vla.decoding.sampling import Sampling
+from vla.evaluate.success import compare
+from vla.files.write import write_json
+from vla.policies.text import TextPolicy
+from vla.rewards.compose import CORRECT, Rewards
+from vla.rewards.pool import VerifierProcess
+from vla.sft.examples import example_settings
+from vla.sft.stage import TrainingStage
+from vla.text.curriculum import Curriculum
+from vla.text.environment import TextEnvironment
+from vla.text.judging import Judged, check_scorable, judge, pairs_of, rate_of, rows_at_once
+from vla.text.language_model import context_of, load_language_parts
+from vla.text.problem_sets import ProblemSets, make_problem_sets, shortfalls
+from vla.text.rejection_sampling import sample_winners
+from vla.text.report import finish
+from vla.text.supervised import Example, fit_examples
+from vla.train.pieces import Pieces, kept
+from vla.train.run import Run
+
+
+def run_rejection(config: TextConfig, run: Run) -> dict[str, Any]:
+    """Rounds of sampling and learning on verified problems; greedy accuracy before and after on
+    held-out ones."""
+    settings = config.text
+    assert isinstance(settings, Rejection)
+    generation = settings.generation
+    width = generation.max_prompt_tokens
+    reader = RowReader(settings.on_bad_row)
+    sets = load_problems(settings, reader)
+    with run.timer("load"):
+        questions = [problem.question for problem in sets.train]
+        parts = load_language_parts(
+            config.language_model, config.train, generation.system, questions
+        )
+        sampling = Sampling(**generation.sampling.model_dump())
+        speaker = parts.policy(sampling, generation.max_new_tokens)
+        learner = parts.policy(Sampling(), generation.max_new_tokens)
+    parts.check_context(*context_of(generation))
+    sets = sets.fitting(parts.chat, width, "text.generation.max_prompt_tokens", reader)
+    reader.tell(run.progress.say)
+    counts = {
+        "text.num_evaluation": (settings.num_evaluation, len(sets.evaluation)),
+        "text.problems_per_round": (settings.problems_per_round, len(sets.train)),
+    }
+    for line in shortfalls(counts):
+        run.progress.say(line)
+    write_json(run.folder.path / "problems.json", sets.manifest())
+
+    observe = partial(observe_prompts, width=width, pad_id=parts.pad_id, device=parts.device)
+    curriculum = Curriculum([range(len(sets.train))], None, run.seed("problems"))
+    with VerifierProcess(settings.verifier_timeout_seconds) as process:
+        rewards = Rewards({CORRECT: 0.0, **settings.rewards}, process)
+        rows = rows_at_once(width, generation.max_new_tokens)
+        environment = TextEnvironment(sets.evaluation, parts.chat, rewards, parts.stop_ids, rows)
+
+        def evaluate(pieces: Pieces) -> Judged:
+            with run.timer("judge"):
+                numbers = range(len(sets.evaluation))
+                return judge(speaker, environment, observe, numbers, greedy=True, pieces=pieces)
+
+        before: Judged = kept(run, "before", Judged, evaluate)
+        check_scorable(before, process.failures)
+        run.progress.say(f"before: {rate_of(before)} on held-out problems")
+        for number in range(settings.rounds):
+            name = f"round {number + 1}"
+            drawn = curriculum.draw(number, 0, settings.problems_per_round)
+            winners = sample_winners(
+                run,
+                name,
+                speaker,
+                parts.chat,
+                [sets.train[i] for i in drawn],
+                rewards,
+                num_samples=settings.samples_per_prompt,
+                max_prompt_tokens=width,
+                min_reward=settings.min_reward,
+            )
+            if run.load(name) is None:
+                found = {"winners": float(len(winners)), "problems": float(len(drawn))}
+                run.log.write("round", number + 1, found)
+                run.save(name, 1, found)
+            if winners:
+                train_round(run, settings, learner, winners, number)
+        after: Judged = kept(run, "after", Judged, evaluate)
+    comparison = compare(before.success, after.success)
+    run.progress.say(f"after:  {rate_of(after)} on the same problems; {comparison}")
+    results: dict[str, Any] = {
+        "before": rate_of(before),
+        "after": rate_of(after),
+        "comparison": comparison,
+        **reader.results(),
+    }
+    title = "Rejection sampling: " + ", ".join(settings.families)
+    return finish(run, title, results, pairs_of(before, after), parts)
+
+
+def load_problems(settings: Rejection, reader: RowReader) -> ProblemSets:
+    """The problems of the settings, their verifiers checked before a model is loaded."""
+    sets = make_problem_sets(
+        settings.families,
+        settings.num_problems,
+        settings.holdout_fraction,
+        0,
+        settings.num_evaluation,
+        reader,
+    )
+    with VerifierProcess(settings.verifier_timeout_seconds) as process:
+        sets.check_verifiers(Rewards({CORRECT: 0.0, **settings.rewards}, process))
+    return sets
+
+
+def train_round(
+    run: Run, settings: Rejection, policy: TextPolicy, winners: list[Example], number: int
+) -> None:
+    """SFT on the winners of a round."""
+    training = example_settings(settings.fit, len(winners), "text.fit")
+    with TrainingStage(run, f"fit {number + 1}", training.num_steps) as stage:
+        fit_examples(policy, winners, training, run.seed("fit", number), stage)

@@ -1,0 +1,101 @@
+"""Supervised fine-tuning on conversations: mixtures by weight, packed rows, loss on what the
+assistant says only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from vla.config.text import TextConfig, TextSft
+from vla.data.conversations import Encoded
+from vla.data.rows import RowReader
+from vla.sft.examples import example_settings, train_on_examples
+from vla.sft.stage import TrainingStage
+from vla.text.held_out_texts import TextEvaluation, answer_pairs, evaluate_texts
+from vla.text.language_model import load_language_parts
+from vla.text.report import finish
+from vla.text.sources import (
+    Room,
+    draw,
+    encode_all,
+    num_learned,
+    packed_logprobs,
+    read_source,
+    training_texts,
+)
+from vla.train.distributed import same_weights
+from vla.train.pieces import Pieces, kept
+from vla.train.run import Run
+
+
+def run_sft(config: TextConfig, run: Run) -> dict[str, Any]:
+    """Learn the mixture; cross-entropy and perplexity of held-out texts before and after, by
+    source."""
+    settings = config.text
+    assert isinstance(settings, TextSft)
+    reader = RowReader(settings.on_bad_row)
+    sources = [
+        read_source(name, settings.holdout_fraction, reader=reader) for name in settings.sources
+    ]
+    with run.timer("load"):
+        parts = load_language_parts(
+            config.language_model, config.train, settings.system, training_texts(sources)
+        )
+        room = Room(settings.row_tokens, "text.row_tokens").within(parts.context)
+        train = [
+            encode_all(parts.chat, source.name, source.train, room, reader) for source in sources
+        ]
+        held_out = [
+            encode_all(parts.chat, source.name, source.held_out, room, reader) for source in sources
+        ]
+    reader.tell(run.progress.say)
+    same_weights(parts.model, run.processes)
+    num_texts = sum(map(len, train))
+    training = example_settings(settings.fit, num_texts, "text.fit")
+    num_epochs = training.num_epochs(num_texts)
+    run.progress.say(f"{training.num_steps} steps see {num_texts} texts {num_epochs:.3g} times")
+
+    def logprobs_of(texts: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
+        return packed_logprobs(
+            parts.model, texts, settings.row_tokens, parts.by_branches, parts.autocast
+        )
+
+    def evaluate(pieces: Pieces) -> TextEvaluation:
+        with run.timer("judge"):
+            return evaluate_texts(
+                parts, sources, held_out, logprobs_of, training.rows_per_pass, run.processes
+            )
+
+    before: TextEvaluation = kept(run, "before", TextEvaluation, evaluate)
+    run.progress.say(f"before: perplexity {before} on held-out texts")
+    seed = run.seed("mixture")
+    drawn = draw(train, settings.weights, training.num_steps * training.batch_size, seed)
+    with TrainingStage(run, "sft", training.num_steps) as stage:
+        train_on_examples(
+            parts.model,
+            len(drawn),
+            lambda rows: -logprobs_of([drawn[i] for i in rows])[0].sum(),
+            training,
+            seed,
+            stage,
+            weight_of=lambda rows: num_learned([drawn[i] for i in rows]),
+            processes=run.processes,
+            threads=parts.threads,
+        )
+    after: TextEvaluation = kept(run, "after", TextEvaluation, evaluate)
+    run.progress.say(f"after:  perplexity {after} on the same texts")
+    results: dict[str, Any] = {
+        name: {
+            "perplexity before": math.exp(loss),
+            "perplexity after": math.exp(after.losses[name]),
+        }
+        for name, loss in before.losses.items()
+    }
+    results["held-out texts"] = {
+        source.name: len(texts) for source, texts in zip(sources, held_out, strict=True)
+    }
+    results |= {"epochs": num_epochs, **reader.results()}
+    return finish(run, "Supervised fine-tuning", results, answer_pairs(before, after), parts)

@@ -1,0 +1,91 @@
+"""Supervised training as a stage of a run: shown, timed, logged, saved on the way, and resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor
+
+from vla.sft.loop import SupervisedTrainer
+from vla.train.run import Run
+
+
+class TrainingStage:
+    """A stage of `num_steps` training steps.
+
+    with TrainingStage(run, "sft", 40) as stage:
+        fit_examples(policy, examples, settings, seed, stage)
+
+    A run that was stopped within the stage, or after it, loads the weights it had. `constants`: see
+    `constant`.
+    """
+
+    def __init__(self, run: Run, name: str, num_steps: int) -> None:
+        self.run = run
+        self.name = name
+        self.num_steps = num_steps
+        self._within = run.stage(name)
+
+    def __enter__(self) -> TrainingStage:
+        self._within.__enter__()
+        self.saved = self.run.load(self.name)
+        if self.saved is not None and "state" not in self.saved:
+            raise ValueError(
+                f"{self.run.checkpoints(self.name)} was written by an earlier version, in another "
+                "form: start the run anew, without resume"
+            )
+        self.constants: dict[str, Tensor] = {} if self.saved is None else self.saved["constants"]
+        done = 0 if self.saved is None else self.saved["state"]["step"]
+        self._shown = self.run.progress.stage(self.name, self.num_steps, done)
+        self._bar = self._shown.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._shown.__exit__(kind, error, trace)
+        self._within.__exit__(kind, error, trace)
+
+    def resume(self, trainer: SupervisedTrainer) -> None:
+        """Put the trainer and its module back to the last checkpoint."""
+        self._trainer = trainer
+        if self.saved is not None:
+            trainer.module.load_state_dict(self.saved["module"])
+            trainer.load_state_dict(self.saved)
+
+    def note_step(self, step: int, loss: float) -> None:
+        """Log a step that was made, save where a checkpoint is due, and leave the run where someone
+        asked to stop."""
+        self.run.log.write(self.name, step, {"loss": loss})
+        self._bar.advance(loss=loss)
+        is_over = self._trainer.is_over
+        stop = self.run.stop.requested
+        if is_over or stop or self.run.due(step):
+            self._save(is_over)
+        if stop:
+            self.run.check_stop()
+
+    def _save(self, is_over: bool) -> None:
+        state: dict[str, Any] = {
+            "module": self._trainer.module.state_dict(),
+            "constants": self.constants,
+            **self._trainer.state_dict(),
+        }
+        if is_over:  # nothing moves the weights any more
+            del state["optimizer"]
+        self.run.save(self.name, self._trainer.step, state, keep=1 if is_over else None)
+
+
+def constant(stage: TrainingStage | None, name: str, make: Callable[[], Tensor]) -> Tensor:
+    """A tensor that follows from the weights a training begins with: made once, kept beside every
+    checkpoint of its stage."""
+    if stage is None:
+        return make()
+    if name not in stage.constants:
+        stage.constants[name] = make()
+    return stage.constants[name]

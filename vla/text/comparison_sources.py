@@ -1,0 +1,63 @@
+"""Where the comparisons of a run come from: the rows of a file, or completions of the policy that a
+judge compares."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+from vla.config.text import JudgeSettings
+from vla.data.messages import prompt_key
+from vla.data.preferences import Ranking, Thumb
+from vla.files.write import write_atomically
+from vla.text.comparison_rows import encode_comparisons
+from vla.text.labelling import Labels, clearest, compare_by_judge, make_judge
+from vla.text.open_mode import OpenMode
+from vla.text.preferring import Comparison, LikedExample
+from vla.train.pieces import Pieces, kept
+
+
+def encode_read(
+    mode: OpenMode, source: str, rows: Sequence[Ranking | Thumb]
+) -> list[Comparison] | list[LikedExample]:
+    """Token ids of the rows of `text.comparisons`; what was left out is said."""
+    found = encode_comparisons(mode.parts.chat, source, rows, mode.parts.context, mode.reader)
+    mode.reader.tell(mode.run.progress.say)
+    return found
+
+
+def sample_comparisons(
+    mode: OpenMode,
+    judge: JudgeSettings,
+    per_prompt: int,
+    number: int,
+    keep_fraction: float = 1.0,
+    whole: bool = False,
+) -> tuple[list[Comparison], int]:
+    """Completions of the training prompts, compared by the judge, those with the largest margins
+    kept; how many prompts gave no comparison. The rankings are kept in the run's folder, as a file
+    that `text.comparisons` reads.
+
+    Raises ValueError when none did.
+    """
+    judging = make_judge(judge, mode.gold, mode.parts, mode.run.seed("labels"))
+    answers = mode.answers(f"answers {number + 1}", mode.prompts.train, per_prompt)
+
+    def judged(pieces: Pieces) -> Labels:
+        with mode.run.timer("judge"):
+            return compare_by_judge(judging, answers, whole, pieces)
+
+    labels: Labels = kept(mode.run, f"labels {number + 1}", Labels, judged)
+    if not labels.comparisons:
+        raise ValueError(
+            f"the judge found no difference between any of {len(answers)} x {per_prompt} completions: raise"
+            " text.generation.sampling.temperature or text.samples_per_prompt, or choose another judge"
+        )
+    clear = clearest([comparison.margin or 0.0 for comparison in labels.comparisons], keep_fraction)
+    asked = {i: mode.prompts.asked(labels.rows[i]["prompt"]) for i in clear}
+    lines = "".join(json.dumps({**labels.rows[i], "prompt": list(asked[i])}) + "\n" for i in clear)
+    write_atomically(mode.run.folder.path / f"comparisons_{number + 1}.jsonl", lines)
+    return [
+        replace(labels.comparisons[i], key=prompt_key(asked[i])) for i in clear
+    ], labels.num_undecided
