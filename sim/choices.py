@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from difflib import get_close_matches
+from typing import Literal, get_args
 
 CAMERAS = ("front", "wrist")
 """The cameras of every scene. "front" is fixed in the world: `sim.scenes.tabletop` holds its pose.
 "wrist" is fixed to the hand: `sim.robots.gripper` holds its pose."""
-ROBOTS = ("panda", "gantry")
+RobotName = Literal["panda", "gantry"]
+ROBOTS: tuple[str, ...] = get_args(RobotName)
 
 
 def check_choice(setting: str, value: str, known: Collection[str]) -> None:

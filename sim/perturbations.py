@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+PerturbationName = Literal["none", "camera", "light", "texture", "wording", "start"]
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
-from sim import CAMERAS, PERTURBATIONS
+from sim.choices import CAMERAS, RobotName
 from sim.environment_cache import EnvironmentCache
+from sim.perturbations import PERTURBATIONS, PerturbationName
 from sim.tabletop_scenes import QUESTION_WEIGHTS, TabletopScenes
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class TabletopSettings:
     """
 
     task: str | tuple[str, ...]
-    robot: Literal["panda", "gantry"]
+    robot: RobotName
     num_envs: int
     cameras: tuple[str, ...]
     image_size: int
@@ -56,7 +57,7 @@ class TabletopSettings:
     renderer: Literal["auto", "egl", "warp"]
     num_threads: Annotated[int, Ge(0), Le(1024)]
     num_distractors: Annotated[int, Ge(0), Le(10**4)]
-    perturbation: Literal["none", "camera", "light", "texture", "wording", "start"]
+    perturbation: PerturbationName
     reward: dict[str, float]
     randomization: dict[str, Any]
 
@@ -90,7 +91,7 @@ class TabletopSimulator:
 
     @staticmethod
     def check(settings: TabletopSettings) -> None:
-        """Refuse unknown names before anything heavy loads."""
+        """Raise a ValueError for an unknown name or an impossible range; MuJoCo stays unloaded."""
         unknown = [camera for camera in settings.cameras if camera not in CAMERAS]
         if unknown:
             raise ValueError(

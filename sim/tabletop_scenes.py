@@ -27,7 +27,7 @@ QUESTION_WEIGHTS = {
 
 
 class TabletopScenes:
-    """Moments of disturbed episodes of an environment; `weights` per kind of question."""
+    """Perturbed states of an environment, with questions; `weights` per kind of question."""
 
     def __init__(self, environment: VectorEnvironment, weights: Mapping[str, float]):
         self.environment = environment
@@ -45,13 +45,14 @@ class TabletopScenes:
             sample_perturbed_states(self.environment, seeds[at : at + step])
             for at in range(0, len(seeds), step)
         ]
-        seen = [part for part, _ in parts]
+        observations = [part for part, _ in parts]
         joined = SimObservation(
             images={
-                name: np.concatenate([s.images[name] for s in seen]) for name in seen[0].images
+                name: np.concatenate([s.images[name] for s in observations])
+                for name in observations[0].images
             },
-            proprio=np.concatenate([s.proprio for s in seen]),
-            instruction=[text for s in seen for text in s.instruction],
+            proprio=np.concatenate([s.proprio for s in observations]),
+            instruction=[text for s in observations for text in s.instruction],
         )
         return joined, [fact for _, facts in parts for fact in facts]
 

@@ -12,11 +12,11 @@ from typing import Literal
 
 Backend = Literal["egl", "warp"]
 
-_NO_GL = {"disable", "disabled", "off", "false", "0"}
+NO_GL = {"disable", "disabled", "off", "false", "0"}
 
-# Run in a process of its own: a broken driver may abort or hang. Prints "ok" or ends with what
-# failed.
-_PROBE = """
+# Run in a process of its own, since a broken driver may abort or hang. It prints "ok", or ends with
+# the step that failed.
+PROBE = """
 import ctypes
 egl = ctypes.CDLL({library!r})
 egl.eglGetProcAddress.restype = ctypes.c_void_p
@@ -51,13 +51,12 @@ else:
 
 @functools.cache
 def missing_egl() -> str | None:
-    """None when an EGL context can be made on this machine, otherwise what is missing, in a few
-    words."""
+    """None where an EGL context can be made on this machine, else a few words on the obstacle."""
     library = ctypes.util.find_library("EGL") or "libEGL.so.1"
     environment = {**os.environ, "LP_NUM_THREADS": "0"}
     try:
         probe = subprocess.run(
-            [sys.executable, "-I", "-S", "-c", _PROBE.format(library=library)],
+            [sys.executable, "-I", "-S", "-c", PROBE.format(library=library)],
             capture_output=True,
             text=True,
             timeout=60,
@@ -73,11 +72,11 @@ def missing_egl() -> str | None:
 
 
 def choose_backend(requested: str) -> Backend:
-    """The back end to draw with, and `MUJOCO_GL` set to match; call it before `mujoco` is imported.
+    """The back end for the setting `requested`; call it before `mujoco` is imported.
 
-    `auto` takes EGL where a context can be made and the ray tracer elsewhere, with a warning that
-    names the packages which bring EGL. `MUJOCO_GL=disable` in the environment makes `auto` take the
-    ray tracer.
+    It sets the environment variable MUJOCO_GL to match. `auto` takes EGL where a context can be
+    made. Elsewhere it takes the ray tracer, with a warning that names the packages of EGL.
+    MUJOCO_GL=disable makes `auto` take the ray tracer without a warning.
 
     Raises:
         ValueError: `requested` is not auto, egl or warp, or is egl on a machine without it.
@@ -85,7 +84,7 @@ def choose_backend(requested: str) -> Backend:
     if requested not in ("auto", "egl", "warp"):
         raise ValueError(f"sim.renderer ({requested!r}) must be one of auto, egl, warp")
     if requested == "warp" or (
-        requested == "auto" and os.environ.get("MUJOCO_GL", "").lower() in _NO_GL
+        requested == "auto" and os.environ.get("MUJOCO_GL", "").lower() in NO_GL
     ):
         os.environ.setdefault(
             "MUJOCO_GL", "disable" if requested == "auto" or missing_egl() else "egl"

@@ -1,4 +1,4 @@
-"""MuJoCo's classic OpenGL renderer on EGL contexts without a display, one context a thread."""
+"""MuJoCo's classic OpenGL renderer on EGL contexts without a display, one context per thread."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _opening = threading.Lock()
 
 
 class _Canvas:
-    """One context with the scratch model, data and scene that feed it, for the thread that made it.
+    """An OpenGL context with its scratch model, data and scene; it belongs to the thread that made it.
 
     The framebuffer holds the cameras of one environment side by side, so that its pixels are read
-    once. It does not hold several environments: where a picture lies in the framebuffer shifts its
-    edges by a rounding, and an environment must look the same whatever it is drawn with.
+    once. It never holds several environments: the position in the framebuffer shifts the edges of a
+    picture by a rounding, and a picture must not depend on the others of its batch.
     """
 
     def __init__(
@@ -37,8 +37,8 @@ class _Canvas:
         visual.quality.offsamples = 0
         visual.quality.shadowsize = 0
         visual.quality.numquads = 1
-        # Highlights are computed at vertices here and at pixels by the ray tracer: without them
-        # both draw one picture.
+        # OpenGL computes highlights at vertices, the ray tracer at pixels: without them the pictures
+        # are the same.
         visual.headlight.specular[:] = 0
         self._model.light_specular[:] = 0
         self._data = mujoco.MjData(self._model)
@@ -77,13 +77,12 @@ class _Canvas:
         rows: Iterator[int],
         poses: Arrays,
         looks: Arrays,
-        seen: np.ndarray,
+        visible: np.ndarray,
         images: list[np.ndarray],
     ) -> None:
-        """Draw the next of `rows` until there is none, into `images`, one array [n, h, w, 3] a
-        camera.
+        """Draw rows from the shared iterator `rows` into `images`, an array [n, h, w, 3] per camera.
 
-        `seen` [n, cameras, geoms] is False for geoms that a camera need not draw.
+        `visible` [n, cameras, geoms] is False for geoms outside a camera's view.
         """
         model = self._model
         data = self._data
@@ -96,14 +95,13 @@ class _Canvas:
             for target, values in writes:
                 target[...] = values[row]
             groups = np.where(
-                seen[row],
+                visible[row],
                 model.geom_group if "geom_group" in looks else self._groups,
                 _HIDDEN_GROUP,
             )
             for (camera, viewport), group in zip(self._views, groups, strict=True):
                 model.geom_group[:] = group
-                # Not mjv_updateCamera, which is cheaper by 0.01 ms: the headlight would stay at the
-                # camera before.
+                # mjv_updateCamera is 0.01 ms cheaper, but leaves the headlight at the previous camera.
                 mujoco.mjv_updateScene(model, data, self._option, None, camera, _EVERYTHING, scene)
                 mujoco.mjr_render(viewport, scene, context)
             mujoco.mjr_readPixels(self._pixels, None, self._whole, context)
@@ -118,22 +116,20 @@ class _Canvas:
 def geoms_in_view(
     model: mujoco.MjModel, cameras: Sequence[int], poses: Arrays, looks: Arrays
 ) -> np.ndarray:
-    """Which geoms [n, cameras, geoms] may be in a square picture: whose bounding sphere touches the
-    view's pyramid.
+    """Whether [n, cameras, geoms] a geom's bounding sphere touches the pyramid of a square picture.
 
-    With p the centre in the camera's frame, d = -p_z its depth, a half the field of view and r the
-    radius: d > -r and |p_x| cos a - d sin a < r, and the same for p_y. A geom costs 0.02 ms to draw
-    wherever it is, and a close camera sees a third of a robot's.
+    Let p be the centre in the camera's frame, d = -p_z its depth, a half the field of view and r the
+    radius. Then d > -r and |p_x| cos a - d sin a < r, and the same for p_y. Drawing a geom costs
+    0.02 ms wherever it is, and a close camera shows a third of a robot's geoms.
     """
     sizes = looks.get("geom_size", model.geom_size)
     positions = poses["geom_xpos"]
-    radius = np.maximum(
-        sizes.sum(axis=-1), model.geom_rbound
-    )  # the sum of a primitive's sizes is never too small
+    # The sum of a primitive's sizes is never too small a radius.
+    radius = np.maximum(sizes.sum(axis=-1), model.geom_rbound)
     radius = np.where(
         looks.get("geom_type", model.geom_type) == mujoco.mjtGeom.mjGEOM_PLANE, np.inf, radius
     )
-    seen = np.ones((len(positions), len(cameras), model.ngeom), dtype=bool)
+    visible = np.ones((len(positions), len(cameras), model.ngeom), dtype=bool)
     for index, camera in enumerate(cameras):
         if (
             model.cam_projection[camera] != mujoco.mjtProjection.mjPROJ_PERSPECTIVE
@@ -146,13 +142,12 @@ def geoms_in_view(
         cosine = np.cos(np.radians(fovy) / 2)
         sine = np.sin(np.radians(fovy) / 2)
         across = np.maximum(np.abs(x), np.abs(y)) * cosine + z * sine
-        seen[:, index] = (across < radius) & (-z > -radius)
-    return seen
+        visible[:, index] = (across < radius) & (-z > -radius)
+    return visible
 
 
 class EglDrawer:
-    """A few threads, each with its own canvas, that take the next environment to draw from one
-    shared queue."""
+    """The OpenGL back end: threads with a canvas each draw from one shared queue of environments."""
 
     def __init__(
         self,
@@ -165,7 +160,7 @@ class EglDrawer:
         self._model = model
         self._cameras = cameras
         self._camera_ids = [model.camera(name).id for name in cameras]
-        # One executor a canvas: a context belongs to its thread.
+        # One executor per canvas, since a context belongs to its thread.
         self._threads = [
             ThreadPoolExecutor(1, thread_name_prefix=f"render-{i}") for i in range(num_threads)
         ]
@@ -177,9 +172,9 @@ class EglDrawer:
     def draw(self, poses: Arrays, looks: Arrays, images: Arrays) -> None:
         targets = [images[camera] for camera in self._cameras]
         rows = iter(range(len(targets[0])))
-        seen = geoms_in_view(self._model, self._camera_ids, poses, looks)
+        visible = geoms_in_view(self._model, self._camera_ids, poses, looks)
         drawing = [
-            thread.submit(canvas.draw, rows, poses, looks, seen, targets)
+            thread.submit(canvas.draw, rows, poses, looks, visible, targets)
             for thread, canvas in zip(self._threads, self._canvases, strict=True)
         ]
         for future in drawing:

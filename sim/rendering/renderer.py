@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Drawer(Protocol):
-    """A back end: draws rows of poses and looks into images."""
+    """A back end: it draws rows of poses and appearances into images."""
 
     def draw(self, poses: Arrays, looks: Arrays, images: Arrays) -> None:
         """Fill `images[camera] [n, h, w, 3]` from `poses[field] [n, ...]` and the expanded
@@ -28,19 +28,20 @@ class Drawer(Protocol):
 
 
 class Renderer:
-    """Draws chosen environments of a batch through named cameras.
+    """The renderer of chosen environments of a batch through named cameras.
 
-    The batch's derived fields are read as they stand: make the renderer before the first `reset` or
-    `forward` (a field bound later reads zero until then), and step with
-    `stage=mujoco.mjtStage.mjSTAGE_VEL` so that they describe the newest state.
+    It reads the batch's derived fields. Make it before the first `reset` or `forward`, since a field
+    that is bound later reads zero until then. Step with `stage=mujoco.mjtStage.mjSTAGE_VEL`, so that
+    the fields describe the newest state.
 
     Args:
-        model: the model the batch was made from.
+        model: the model of the batch.
         batch: the simulations.
         cameras: names of cameras in the model.
         image_size: height and width, pixels.
-        backend: what `choose_backend` answered.
-        num_threads: drawing threads, each with its own context; 0 for one a core, at most 2. A GPU needs only one.
+        backend: the result of `choose_backend`.
+        num_threads: drawing threads, each with its own context; 0: one per core, at most 2. A GPU
+            needs only one.
         textures: draw textures too, at about 1.5 times the cost.
     """
 

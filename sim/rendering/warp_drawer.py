@@ -1,4 +1,4 @@
-"""mujoco-warp's batch ray tracer: no system library, on the CPU or on a CUDA device."""
+"""mujoco-warp's batch ray tracer, on the CPU or on a CUDA device."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import warp as wp
 from sim.rendering.fields import Arrays
 
 MAX_WORLDS = {"cpu": 16, "cuda": 2048}
-"""Environments traced by one call; the CPU gains nothing from more."""
+"""Environments traced by one call; more are not faster on the CPU."""
 
 _CAMERA_LENS = {"cam_fovy", "cam_sensorsize", "cam_intrinsic"}
 
 
 class _Tracer:
-    """A ray-tracing context for a fixed number of worlds; shorter calls use its first worlds."""
+    """A ray-tracing context for a fixed number of worlds; smaller batches use its first worlds."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class _Tracer:
         )
 
     def draw(self, starts: Iterator[int], poses: Arrays, looks: Arrays, images: Arrays) -> None:
-        """Draw the next `num_worlds` rows from each of `starts` until there is none."""
+        """Draw `num_worlds` rows from each start of the shared iterator `starts`."""
         if self._precomputed_rays and _CAMERA_LENS & set(looks):
             self._precomputed_rays = False
             self._context = self._make_context()
@@ -75,8 +75,8 @@ class _Tracer:
         self._warp_data.nworld = count
         mjw.refit_bvh(self._warp_model, self._warp_data, self._context)
         mjw.render(self._warp_model, self._warp_data, self._context)
-        # Each pixel is one little-endian 32-bit word, bytes B, G, R, A; cameras stand one after the
-        # other.
+        # A pixel is one little-endian 32-bit word with the bytes B, G, R, A; the cameras follow one
+        # another.
         pixels = (
             self._context.rgb_data[:count]
             .numpy()
@@ -87,10 +87,12 @@ class _Tracer:
             images[camera][rows] = pixels[:, index, :, :, 2::-1]
 
     def _write(self, owner: object, field: str, values: np.ndarray) -> None:
-        """Copy host rows `values` into a device field's first worlds; a field shared until now gets
-        a row a world."""
+        """Copy host rows `values` into the first worlds of a device field.
+
+        A field that all worlds share so far first gets a row per world.
+        """
         array: wp.array | None = getattr(owner, field, None)
-        if array is None:  # a field the ray tracer does not know
+        if array is None:  # the ray tracer has no such field
             return
         if array.shape[0] != self.num_worlds or array.strides[0] == 0:
             shared = np.repeat(array.numpy()[:1], self.num_worlds, axis=0)
@@ -102,8 +104,7 @@ class _Tracer:
 
 
 class WarpDrawer:
-    """Ray tracers, one a CPU thread or one for the GPU, that take the next rows to draw from one
-    shared queue."""
+    """The ray-tracing back end: a tracer per CPU thread, or one on the GPU, and one shared queue."""
 
     def __init__(
         self,

@@ -3,9 +3,11 @@ found by theirs."""
 
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 
+from sim.perturbations import PERTURBATIONS, PerturbationName
 from sim.settings import check_settings, reward_names
 from sim.tasks import TASKS, load_task
 
@@ -52,6 +54,10 @@ def test_nothing_heavy_is_loaded():
 
 def test_every_task_is_called_what_the_table_calls_it():
     assert {name: load_task(name).name for name in TASKS} == {name: name for name in TASKS}
+
+
+def test_settings_offer_the_perturbations_that_exist():
+    assert tuple(PERTURBATIONS) == get_args(PerturbationName)
 
 
 def test_weights_may_name_terms_of_any_task_of_ours():
