@@ -24,7 +24,7 @@ from tests.reads import Reads, recorded_reads, without_effect
 from vla.commands.train import main
 from vla.config import load
 from vla.evaluate.starts import StartManifest
-from vla.policies.token import TokenPolicy
+from vla.policies.vla_policy import VlaPolicy
 from vla.stages.evaluation import evaluate_policy
 from vla.stages.grounding import SceneSource
 from vla.stages.robot import load_policy
@@ -427,12 +427,12 @@ def test_numbers_that_are_none_are_said_and_nothing_is_lost(
         scores = score(self, *arguments)
         return dataclasses.replace(scores, logprobs=scores.logprobs * float("nan"))
 
-    step, score = VectorEnvironment.step, TokenPolicy.score
+    step, score = VectorEnvironment.step, VlaPolicy.score
     with monkeypatch.context() as patch:
         if where == "reward":
             patch.setattr(VectorEnvironment, "step", broken_step)
         else:
-            patch.setattr(TokenPolicy, "score", broken_score)
+            patch.setattr(VlaPolicy, "score", broken_score)
         with pytest.raises(SystemExit):
             main([f"resume={folder}"])
     error = capsys.readouterr().err

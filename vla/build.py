@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, assert_never
 
-import numpy as np
 import torch
 
-from vla.actions.bins import FAR, ActionBins, fit_bins
-from vla.actions.diffusion import Diffusion
-from vla.actions.fast import FastCode, farthest_of, fit_fast
-from vla.actions.flow import FlowMatching
-from vla.actions.normalize import ActionNormalizer, fit_normalizer
-from vla.actions.process import Process
-from vla.actions.spread import FARTHEST, rare_jumps
 from vla.command_names import command_name
 from vla.config import robot as settings
 from vla.config.robot import (
@@ -37,14 +30,10 @@ from vla.models.queries import QueryHead
 from vla.models.vision import VisionEncoder, check_tower, hub_vit, small_vit
 from vla.models.vlm import VisionLanguageModel
 from vla.models.vocabulary import NUM_ACTION_IDS, NUM_LOCATIONS, location_ids
-from vla.policies.denoising import DenoisingPolicy, DenoisingSettings, Exploration
-from vla.policies.fast import FastPolicy
-from vla.policies.regression import RegressionPolicy
-from vla.policies.token import TokenPolicy
-from vla.sft.protocols import ImitablePolicy
-
-ActionCode = ActionBins | ActionNormalizer | FastCode
-"""What stands between a policy's draws and actions, fitted on demonstrations."""
+from vla.plugins import extend_table, find_target, load_target
+from vla.policies import POLICIES, POLICY_GROUP
+from vla.policies.head import ActionCode, PolicySettings
+from vla.policies.vla_policy import VlaPolicy
 
 
 def resolve_device(name: str) -> torch.device:
@@ -214,122 +203,17 @@ def _freeze(settings: Model, model: VisionLanguageModel) -> None:
         model.backbone.requires_grad_(False)
 
 
-def fit_code(policy: settings.Policy, chunks: np.ndarray) -> ActionCode:
-    """What stands between the policy's draws and actions, from demonstrated chunks [N, H, A]."""
-    frames = chunks[:, 0]
-    match policy:
-        case settings.TokenPolicy():
-            return fit_bins(frames, policy.num_bins, policy.binning)
-        case settings.FastPolicy():
-            return fit_fast(chunks, policy.num_tokens, policy.scale)
-        case settings.FlowPolicy() | settings.DiffusionPolicy() if policy.token_weight:
-            return fit_fast(chunks, policy.num_tokens, policy.token_scale)
-        case settings.FlowPolicy() | settings.DiffusionPolicy() | settings.RegressionPolicy():
-            return fit_normalizer(frames)
-        case other:
-            assert_never(other)
+def policy_settings(section: settings.Policy) -> PolicySettings:
+    """The settings of a policy kind with everything that needs torch: its code and its head."""
+    table = extend_table(POLICIES, POLICY_GROUP)
+    declaration = load_target(find_target(table, "policy.name", section.name))
+    names = (field.name for field in fields(declaration))
+    return declaration(**{name: getattr(section, name) for name in names})
 
 
-def code_notes(
-    policy: settings.Policy, code: ActionCode, frames: np.ndarray, names: Sequence[str]
-) -> list[str]:
-    """What the code of actions does with rare jumps of the frames [N, A] that it was fitted on, a
-    sentence each."""
-    if isinstance(code, ActionBins):
-        return [
-            f"{told}: far values have bins of their own"
-            for told, _ in rare_jumps(frames, names, FAR)
-        ]
-    normalizer, farthest = code, FARTHEST
-    if isinstance(code, FastCode):
-        normalizer, farthest = (
-            code.normalizer,
-            farthest_of(policy.num_tokens, code.scale, code.chunk),
-        )
-    found = [
-        f"{told}: its scale is widened {times:.3g} times: they do not drown the rest, which gets as much coarser"
-        for told, times in rare_jumps(frames, names, farthest)
-    ]
-    if isinstance(policy, settings.DiffusionPolicy):
-        values = normalizer.encode(torch.from_numpy(frames)).abs()
-        share = float((values > policy.clip).any(-1).float().mean())
-        if share:
-            found.append(
-                f"policy.clip ({policy.clip:g}) cuts the actions of {100 * share:.3g} % of the frames, which lie up to "
-                f"{float(values.max()):.3g} out: raise policy.clip to that for them to be executed whole"
-            )
-    return found
-
-
-def read_code(policy: settings.Policy, values: dict[str, Any]) -> ActionCode:
-    """The same from what `to_dict` gave."""
-    match policy:
-        case settings.TokenPolicy():
-            return ActionBins.from_dict(values)
-        case settings.FastPolicy():
-            return FastCode.from_dict(values)
-        case settings.FlowPolicy() | settings.DiffusionPolicy() if policy.token_weight:
-            return FastCode.from_dict(values)
-        case settings.FlowPolicy() | settings.DiffusionPolicy() | settings.RegressionPolicy():
-            return ActionNormalizer.from_dict(values)
-        case other:
-            assert_never(other)
-
-
-def make_policy(config: RobotConfig, model: VisionLanguageModel, code: Any) -> ImitablePolicy:
+def make_policy(
+    config: RobotConfig, model: VisionLanguageModel, code: ActionCode
+) -> VlaPolicy[Any]:
     """The policy that the settings name, on this model, with its code of actions."""
-    policy, detach = config.policy, config.model.detach_critic
-    match policy:
-        case settings.TokenPolicy():
-            return TokenPolicy(
-                model, code, policy.chunk, policy.decoding, policy.temperature, detach
-            )
-        case settings.FastPolicy():
-            return FastPolicy(model, code, policy.temperature, detach)
-        case settings.RegressionPolicy():
-            return RegressionPolicy(
-                model, code, policy.chunk, policy.min_scale, policy.temperature, detach
-            )
-        case settings.FlowPolicy():
-            flow = FlowMatching(
-                policy.num_steps, policy.time_alpha, policy.time_beta, policy.noise_level
-            )
-            bounds = {"min_noise": policy.min_noise, "max_noise": policy.max_noise}
-            return _denoising(policy, model, flow, code, policy.exploration, detach, **bounds)
-        case settings.DiffusionPolicy():
-            process = Diffusion(
-                policy.num_train_steps,
-                policy.num_steps,
-                policy.prediction,
-                policy.min_std,
-                policy.clip,
-            )
-            return _denoising(policy, model, process, code, "all_steps", detach)
-        case other:
-            assert_never(other)
-
-
-def _denoising(
-    policy: settings.FlowPolicy | settings.DiffusionPolicy,
-    model: VisionLanguageModel,
-    process: Process,
-    code: ActionNormalizer | FastCode,
-    exploration: Exploration,
-    detach_critic: bool,
-    **noise: float,
-) -> DenoisingPolicy:
-    numbers = DenoisingSettings(
-        chunk=policy.chunk,
-        width=policy.width,
-        intermediate=policy.intermediate,
-        exploration=exploration,
-        drawn_steps=policy.drawn_steps,
-        samples=policy.samples,
-        insulate=policy.insulate,
-        detach_critic=detach_critic,
-        token_weight=policy.token_weight,
-        **noise,
-    )
-    if isinstance(code, FastCode):
-        return DenoisingPolicy(model, process, code.normalizer, numbers, code)
-    return DenoisingPolicy(model, process, code, numbers)
+    head = policy_settings(config.policy).make_head(model, code)
+    return VlaPolicy(model, head, config.model.detach_critic)

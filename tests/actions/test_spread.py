@@ -9,7 +9,7 @@ from vla.actions.bins import ActionBins, fit_bins
 from vla.actions.fast import FastCode, fit_fast
 from vla.actions.normalize import ActionNormalizer, fit_normalizer
 from vla.actions.spread import FARTHEST, rare_jumps
-from vla.build import code_notes, fit_code
+from vla.build import policy_settings
 from vla.config import load
 
 NAMES = ("dx", "dy", "dyaw")
@@ -128,8 +128,8 @@ def test_a_rare_jump_is_said_with_what_becomes_of_it():
     actions = trembling(2e-5, 0.2)
     chunks = chunks_of(actions)
     told = {
-        name: code_notes(
-            policy := load([f"policy={name}"]).policy, fit_code(policy, chunks), actions, NAMES
+        name: (kind := policy_settings(load([f"policy={name}"]).policy)).code_notes(
+            kind.fit_code(chunks), actions, NAMES
         )
         for name in ("token", "regression", "flow", "diffusion", "fast")
     }

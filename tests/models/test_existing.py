@@ -12,13 +12,14 @@ import torch
 from tests.models.tiny import CAMERAS, PROPRIO_SIZE
 from tests.policies.kinds import settings
 from tests.policies.test_kinds import restless
+from tests.policies.tiny import token_policy
 from vla.actions.bins import fit_bins
 from vla.actions.flow import FlowMatching
 from vla.actions.normalize import fit_normalizer
 from vla.models.existing import KINDS, existing_vlm, taken_apart
 from vla.models.vlm import VisionLanguageModel
-from vla.policies.denoising import DenoisingPolicy
-from vla.policies.token import TokenPolicy
+from vla.policies.denoising import DenoisingHead
+from vla.policies.vla_policy import VlaPolicy
 from vla.types import Observation
 
 WORDS, IMAGE_TOKEN = 512, 60
@@ -154,9 +155,13 @@ def test_policies_act_on_it_and_say_again_how_likely_that_was(kind):
     model = VisionLanguageModel(*taken_apart(whole(kind), image_size=16), CAMERAS, PROPRIO_SIZE)
     flow = FlowMatching(num_steps=4, time_alpha=1.5, time_beta=1.0, noise_level=0.5)
     policies = (
-        TokenPolicy(model, fit_bins(frames, 8, "uniform"), 2, "parallel", 1.0, True),
-        TokenPolicy(model, fit_bins(frames, 8, "uniform"), 2, "autoregressive", 1.0, True),
-        DenoisingPolicy(model, flow, fit_normalizer(frames), settings("all_steps")),
+        token_policy(model, fit_bins(frames, 8, "uniform"), 2, "parallel", 1.0),
+        token_policy(model, fit_bins(frames, 8, "uniform"), 2, "autoregressive", 1.0),
+        VlaPolicy(
+            model,
+            DenoisingHead(model, flow, fit_normalizer(frames), settings("all_steps")),
+            detach_critic=True,
+        ),
     )
     for policy in policies:
         decision = policy.act(seen(3))

@@ -16,9 +16,10 @@ from vla.actions.diffusion import Diffusion
 from vla.actions.fast import FastCode, fit_fast
 from vla.actions.flow import FlowMatching
 from vla.actions.normalize import fit_normalizer
-from vla.policies.denoising import DenoisingPolicy, DenoisingSettings
-from vla.policies.fast import FastPolicy
-from vla.policies.regression import RegressionPolicy
+from vla.policies.denoising import DenoisingHead, DenoisingSettings
+from vla.policies.fast import FastHead
+from vla.policies.regression import RegressionHead
+from vla.policies.vla_policy import VlaPolicy
 
 CHUNK = 2
 EXPLORATIONS = ("one_step", "all_steps", "learned_noise", "matching")
@@ -33,7 +34,6 @@ def settings(exploration: str = "all_steps", **given) -> DenoisingSettings:
         "min_noise": 0.1,
         "max_noise": 0.4,
         "insulate": False,
-        "detach_critic": True,
     }
     return DenoisingSettings(CHUNK, 16, 32, exploration, **{**values, **given})
 
@@ -42,9 +42,9 @@ def flow(exploration: str, code: FastCode | None = None, **given) -> Make:
     def make(chunks: np.ndarray) -> nn.Module:
         process = FlowMatching(num_steps=4, time_alpha=1.5, time_beta=1.0, noise_level=0.5)
         scale = fit_normalizer(chunks[:, 0])
-        return DenoisingPolicy(
-            tiny_vlm(0, scale=1.0), process, scale, settings(exploration, **given), code
-        )
+        model = tiny_vlm(0, scale=1.0)
+        head = DenoisingHead(model, process, scale, settings(exploration, **given), code)
+        return VlaPolicy(model, head, detach_critic=True)
 
     return make
 
@@ -53,19 +53,20 @@ def diffusion(chunks: np.ndarray) -> nn.Module:
     process = Diffusion(
         num_train_steps=20, num_steps=4, prediction="v_prediction", min_std=0.1, clip=2.0
     )
-    return DenoisingPolicy(
-        tiny_vlm(0, scale=1.0), process, fit_normalizer(chunks[:, 0]), settings()
-    )
+    model = tiny_vlm(0, scale=1.0)
+    head = DenoisingHead(model, process, fit_normalizer(chunks[:, 0]), settings())
+    return VlaPolicy(model, head, detach_critic=True)
 
 
 def regression(chunks: np.ndarray) -> nn.Module:
-    return RegressionPolicy(
-        tiny_vlm(0, scale=1.0), fit_normalizer(chunks[:, 0]), CHUNK, 0.05, 1.0, detach_critic=True
-    )
+    model = tiny_vlm(0, scale=1.0)
+    head = RegressionHead(model, fit_normalizer(chunks[:, 0]), CHUNK, 0.05, 1.0)
+    return VlaPolicy(model, head, detach_critic=True)
 
 
 def fast(chunks: np.ndarray) -> nn.Module:
-    return FastPolicy(tiny_vlm(0, scale=1.0), fit_fast(chunks, 24, 2.0), 1.0, detach_critic=True)
+    model = tiny_vlm(0, scale=1.0)
+    return VlaPolicy(model, FastHead(model, fit_fast(chunks, 24, 2.0), 1.0), detach_critic=True)
 
 
 CONTINUOUS: dict[str, Make] = {

@@ -18,8 +18,8 @@ def policy():
     generator = np.random.default_rng(0)
     torch.manual_seed(0)
     made = flow("all_steps")(generator.uniform(-1, 1, size=(40, CHUNK, 1)).astype(np.float32))
-    made.process = FlowMatching(num_steps=10, time_alpha=1.5, time_beta=1.0, noise_level=0.5)
-    made.times = made.process.times
+    made.head.process = FlowMatching(num_steps=10, time_alpha=1.5, time_beta=1.0, noise_level=0.5)
+    made.head.times = made.head.process.times
     return made
 
 
@@ -42,14 +42,14 @@ def test_the_strength_is_the_papers():
 
 def test_the_pull_is_the_gradient_of_the_difference(policy):
     _, observation, _ = named_number("parallel")
-    context = policy._guided(observation)
+    reading = policy.reading(policy.perceive(observation), observation)
     state, wanted = torch.randn(4, CHUNK, 1), torch.zeros(4, CHUNK, 1)
     mask = torch.tensor([1.0, 0.5])[None, :, None].expand(4, -1, -1)
-    velocity, pull = guided(policy, context, state, wanted, mask, 0.3)
+    velocity, pull = guided(policy.head, reading, state, wanted, mask, 0.3)
 
     @torch.no_grad()
     def half_squared_difference(at: torch.Tensor) -> float:
-        spoken = policy._predict(at[:, None], torch.full((4, 1), 0.3), context)[0][:, 0]
+        spoken = policy.head.predict(reading, at[:, None], torch.full((4, 1), 0.3))[0][:, 0]
         return float((mask * (wanted - (at + 0.7 * spoken)).square()).sum() / 2)
 
     change = torch.zeros_like(state)

@@ -12,8 +12,8 @@ from tests.policies.kinds import CONTINUOUS, KINDS, MAKERS, flow, task_of
 from tests.rl.contract import check_policy
 from vla.actions.fast import fit_fast
 from vla.models.action_expert import read_by
-from vla.policies.denoising import DenoisingPolicy
-from vla.policies.fast import written_scores
+from vla.policies.denoising import DenoisingHead
+from vla.policies.fast import score_tokens
 from vla.rl.branching import RedrawingPolicy
 from vla.sft.protocols import ImitablePolicy, ProbedPolicy
 from vla.types import map_rows
@@ -145,9 +145,9 @@ def test_branches_differ_in_what_the_policy_draws_alone(kind):
     observation = tiny_observation([3, 2])
     trace = policy.act(observation).trace
     if kind == "diffusion":
-        policy.process.stds = [1e-9] * policy.process.num_steps
+        policy.head.process.stds = [1e-9] * policy.head.process.num_steps
     else:
-        policy.process = dataclasses.replace(policy.process, noise_level=1e-9)
+        policy.head.process = dataclasses.replace(policy.head.process, noise_level=1e-9)
     actions = policy.redraw(observation, trace, 3).action.view(2, 3, -1)
     torch.testing.assert_close(actions, actions[:, :1].expand_as(actions), rtol=0, atol=1e-5)
     assert (actions[0] - actions[1]).abs().max() > 1e-3
@@ -158,17 +158,17 @@ def test_branches_differ_in_what_the_policy_draws_alone(kind):
 )
 def test_only_the_last_steps_are_draws_where_the_settings_say_so(kind):
     policy = restless(task_of(kind)[0].policy)
-    observation, steps = tiny_observation([3, 2, 4, 1] * 8), policy.process.num_steps
-    policy.settings = dataclasses.replace(policy.settings, drawn_steps=2)
+    observation, steps = tiny_observation([3, 2, 4, 1] * 8), policy.head.process.num_steps
+    policy.head.settings = dataclasses.replace(policy.head.settings, drawn_steps=2)
     decision = policy.act(observation)
     assert policy.num_draws == decision.logprobs.shape[1] == (1 if kind == "flow_one_step" else 2)
     assert set(decision.trace["step"].flatten().tolist()) == {steps - 2, steps - 1}
     scores = policy.score(observation, decision.trace)
     assert (scores.logprobs - decision.logprobs).abs().max() <= 1e-4
     for wrong in (0, steps + 1):
-        refused = dataclasses.replace(policy.settings, drawn_steps=wrong)
+        refused = dataclasses.replace(policy.head.settings, drawn_steps=wrong)
         with pytest.raises(ValueError, match="drawn_steps"):
-            DenoisingPolicy(policy.model, policy.process, policy.normalizer, refused)
+            DenoisingHead(policy.model, policy.head.process, policy.head.normalizer, refused)
 
 
 def test_what_is_alike_is_read_once():
@@ -199,7 +199,7 @@ def test_an_insulated_expert_leaves_the_language_model_alone():
         reached[insulate] = any(
             p.grad is not None and bool(p.grad.any()) for p in policy.model.backbone.parameters()
         )
-        assert all(p.grad is not None for p in policy.expert.layers.parameters())
+        assert all(p.grad is not None for p in policy.head.expert.layers.parameters())
     assert reached == {True: False, False: True}
 
 
@@ -211,9 +211,9 @@ def test_tokens_teach_the_model_that_the_expert_leaves_alone():
     mask = torch.tensor([[True, True], [True, False]])
     code = fit_fast(chunks, 24, 2.0)
     policy = restless(flow("all_steps", insulate=True, token_weight=1.0, code=code)(chunks))
-    writer, found = policy.writer, {}
+    writer, found = policy.head.writer, {}
     for taught in (False, True):
-        policy.writer = writer if taught else None
+        policy.head.writer = writer if taught else None
         policy.zero_grad()
         torch.manual_seed(4)
         terms, counted = policy.imitation_terms(observation, actions, mask)
@@ -228,8 +228,8 @@ def test_tokens_teach_the_model_that_the_expert_leaves_alone():
     # Row 0 is imitated whole: what is added is the mean cross-entropy of its tokens. Row 1 is not,
     # and gets nothing.
     ids, there = code.encode(actions)
-    read = read_by(policy.model, policy.readout, policy.perceive(observation), observation)
-    logprobs, _ = written_scores(policy.writer, policy.model, read, ids, there, 1.0)
+    read = read_by(policy.model, policy.head.readout, policy.perceive(observation), observation)
+    logprobs, _ = score_tokens(policy.head.writer, policy.model, read, ids, there, 1.0)
     added = found[True][0] - found[False][0]
     assert logprobs[0].sum() < 0
     torch.testing.assert_close(
@@ -250,7 +250,7 @@ def test_adapters_on_the_model_and_the_head_in_full(kind):
     inside = {name for name in trained if name.startswith("model.backbone.")}
     assert inside
     assert all("lora_" in name for name in inside)
-    assert any(name.startswith(("expert.", "head.")) for name in trained)
+    assert any(name.startswith(("head.expert.", "head.head.")) for name in trained)
     observation = tiny_observation([3, 2])
     decision = policy.act(observation)
     torch.testing.assert_close(

@@ -7,9 +7,16 @@ import pytest
 import torch
 
 from tests.models.tiny import tiny_observation, tiny_vlm
-from tests.policies.tiny import CONSTANT, DECODINGS, identity_task, tiny_bins, tiny_policy
+from tests.policies.tiny import (
+    CONSTANT,
+    DECODINGS,
+    identity_task,
+    tiny_bins,
+    tiny_policy,
+    token_policy,
+)
 from tests.rl.contract import check_policy
-from vla.policies.token import TokenPolicy, draw_ids
+from vla.policies.token import draw_ids
 from vla.types import map_rows
 
 LENGTHS = [5, 2, 4, 1]
@@ -77,7 +84,7 @@ def test_writing_with_a_cache_is_writing_with_whole_passes(observation):
     ids = policy.act(observation, greedy=True).trace["ids"]
     for draw in range(policy.num_draws):
         found = []
-        for candidate in range(int(policy.valid[draw % 3].sum())):
+        for candidate in range(int(policy.head.valid[draw % 3].sum())):
             changed = ids.clone()
             changed[:, draw] = candidate
             found.append(policy.score(observation, {"ids": changed}).logprobs[:, draw])
@@ -105,7 +112,7 @@ def test_only_ids_that_mean_something_are_drawn(policy, observation):
     assert decision.action.shape == (800, 2, 4)
     assert decision.action[..., 1].unique().tolist() == [CONSTANT]
     assert decision.action[..., 3].unique().tolist() == [-1.0, 1.0]
-    torch.testing.assert_close(decision.action, policy.bins.decode(ids.view(800, 2, 3)))
+    torch.testing.assert_close(decision.action, policy.head.bins.decode(ids.view(800, 2, 3)))
     assert bool(decision.mask.all())
     assert decision.exact
 
@@ -117,7 +124,7 @@ def test_probabilities_and_entropy_by_enumeration(policy, observation):
     entropy = policy.score(observation, {"ids": ids}).entropy
     for draw in range(policy.num_draws):
         logprobs = []
-        for candidate in range(int(policy.valid[draw % 3].sum())):
+        for candidate in range(int(policy.head.valid[draw % 3].sum())):
             changed = ids.clone()
             changed[:, draw] = candidate
             logprobs.append(policy.score(observation, {"ids": changed}).logprobs[:, draw])
@@ -183,20 +190,22 @@ def test_a_frozen_prefix_is_read_from_the_trace_and_gets_no_gradient(decoding, o
 
 def test_imitating_is_scoring_the_ids_of_the_actions(policy, observation):
     actions = torch.randn(4, 2, 4)
-    ids = policy.bins.encode(actions).flatten(1)
+    ids = policy.head.bins.encode(actions).flatten(1)
     expected = policy.score(observation, {"ids": ids}).logprobs
-    torch.testing.assert_close(policy.imitate(observation, actions), expected, rtol=0, atol=1e-6)
+    terms, _ = policy.imitation_terms(observation, actions, torch.ones(4, 2, dtype=torch.bool))
+    torch.testing.assert_close(-terms, expected, rtol=0, atol=1e-6)
 
 
-def test_a_mask_over_control_steps_is_spread_over_their_draws(policy):
-    mask = torch.tensor([[True, False], [True, True]])
-    assert policy.draw_mask(mask).int().tolist() == [[1, 1, 1, 0, 0, 0], [1] * 6]
+def test_a_mask_over_control_steps_is_spread_over_their_draws(policy, observation):
+    mask = torch.tensor([[True, False], [True, True]] * 2)
+    _, counted = policy.imitation_terms(observation, torch.randn(4, 2, 4), mask)
+    assert counted.int().tolist() == [[1, 1, 1, 0, 0, 0], [1] * 6] * 2
 
 
 def test_actions_are_the_last_ids_and_the_words_stay_as_they_were():
     before = tiny_vlm().backbone.word_embeddings.detach()
-    policy = TokenPolicy(tiny_vlm(), tiny_bins(), 2, "parallel", 1.0, detach_critic=True)
-    assert policy.first_id == 448 - 5
+    policy = token_policy(tiny_vlm(), tiny_bins(), 2, "parallel", 1.0)
+    assert policy.head.first_id == 448 - 5
     assert torch.equal(policy.model.backbone.word_embeddings[:59], before[:59])
     assert not torch.equal(policy.model.backbone.word_embeddings[59:], before[59:])
 
@@ -210,7 +219,7 @@ def test_what_cannot_be_built_says_so():
         tiny_vlm(vocabulary_size=4)
     policy = tiny_policy("autoregressive")
     with pytest.raises(
-        ValueError, match=r"choose policy.decoding=parallel, or model.freeze_in_rl=prefix"
+        ValueError, match=r"choose model.freeze_in_rl=prefix \(or, with policy=token"
     ):
         policy.freeze_model()
 
@@ -225,8 +234,8 @@ def test_a_frozen_model_is_not_run_again(observation):
     torch.testing.assert_close(scores.values, decision.values, rtol=0, atol=1e-5)
     scores.logprobs.sum().backward()
     moved = {name.split(".")[0] for name, p in policy.named_parameters() if p.grad is not None}
-    assert moved == {"head", "reader"}
-    assert policy.head.queries.grad is None
+    assert moved == {"head"}
+    assert policy.head.head.queries.grad is None
 
 
 def test_draws_are_as_frequent_as_they_are_likely():

@@ -8,7 +8,10 @@ import torch
 from tests.models.tiny import tiny_vlm
 from tests.rl.contract import Task
 from vla.actions.bins import ActionBins, fit_bins
-from vla.policies.token import TokenPolicy
+from vla.models.vlm import VisionLanguageModel
+from vla.policies.autoregressive_token import AutoregressiveTokenHead
+from vla.policies.token import TokenHead
+from vla.policies.vla_policy import VlaPolicy
 from vla.types import Observation
 
 DECODINGS = ("parallel", "autoregressive")
@@ -24,22 +27,32 @@ def tiny_bins() -> ActionBins:
     return fit_bins(actions, 5, "quantile")
 
 
-def tiny_policy(
-    decoding: str, *, seed: int = 0, temperature: float = 0.7, **settings
-) -> TokenPolicy:
+def token_policy(
+    model: VisionLanguageModel,
+    bins: ActionBins,
+    chunk: int,
+    decoding: str,
+    temperature: float,
+    detach_critic: bool = True,
+) -> VlaPolicy:
+    kind = TokenHead if decoding == "parallel" else AutoregressiveTokenHead
+    return VlaPolicy(model, kind(model, bins, chunk, temperature), detach_critic)
+
+
+def tiny_policy(decoding: str, *, seed: int = 0, temperature: float = 0.7, **settings) -> VlaPolicy:
     """Two control steps of three ids each, and a critic that has something to say."""
     model = tiny_vlm(seed)
-    policy = TokenPolicy(
+    policy = token_policy(
         model, tiny_bins(), 2, decoding, temperature, **{"detach_critic": True, **settings}
     )
     with torch.no_grad():
-        policy.head.dimensions.mul_(40)
-        policy.head.queries.mul_(40)
+        policy.head.head.dimensions.mul_(40)
+        policy.head.head.queries.mul_(40)
         policy.value_head.layers[-1].weight.normal_()
     return policy
 
 
-def named_number(decoding: str, seed: int = 0) -> tuple[TokenPolicy, Observation, torch.Tensor]:
+def named_number(decoding: str, seed: int = 0) -> tuple[VlaPolicy, Observation, torch.Tensor]:
     """A policy, four instructions that name 0 to 3 between words that say nothing, and the actions
     [4, 2, 1] meant: the number, then what it lacks to 3.
     """
@@ -50,7 +63,7 @@ def named_number(decoding: str, seed: int = 0) -> tuple[TokenPolicy, Observation
         images, torch.zeros(4, 3), tokens, torch.ones_like(tokens, dtype=torch.bool)
     )
     bins = fit_bins(np.arange(4, dtype=np.float32)[:, None], 8, "quantile")
-    policy = TokenPolicy(tiny_vlm(seed, scale=1.0), bins, 2, decoding, 1.0, detach_critic=True)
+    policy = token_policy(tiny_vlm(seed, scale=1.0), bins, 2, decoding, 1.0)
     actions = torch.stack([numbers, numbers.flip(0)], dim=1)[..., None].float()
     return policy, observation, actions
 

@@ -24,7 +24,7 @@ def test_imitation_is_the_mean_over_the_steps_that_count(decoding):
     policy, observation = tiny_policy(decoding), tiny_observation([3, 2])
     actions = torch.randn(2, 2, 4)
     mask = torch.tensor([[True, False], [True, True]])
-    logprobs = policy.imitate(observation, actions)
+    logprobs = -policy.imitation_terms(observation, actions, mask)[0]
     # Three of four control steps count, each with three ids.
     by_hand = -(logprobs[0, :3].sum() + logprobs[1].sum()) / 9
     torch.testing.assert_close(imitation_loss(policy, observation, actions, mask), by_hand)
@@ -40,7 +40,7 @@ def test_perturbed_steps_and_those_past_the_end_carry_no_gradient():
     actions = torch.randn(2, 2, 4)
     other = torch.where(mask[..., None], actions, -5 * actions)
     losses = [imitation_loss(policy, observation, a, mask) for a in (actions, other)]
-    assert (policy.bins.encode(actions) != policy.bins.encode(other)).any()
+    assert (policy.head.bins.encode(actions) != policy.head.bins.encode(other)).any()
     assert torch.equal(*losses)
     first, second = (gradients(loss, policy) for loss in losses)
     assert first.keys() == second.keys()

@@ -30,7 +30,7 @@ def test_the_head_learns_and_the_model_stands_still():
     assert losses[-1] < 0.25 * losses[0]
     changed = {name for name, p in policy.named_parameters() if not torch.equal(p, before[name])}
     assert changed
-    assert not any(name.startswith("model.") or name == "head.queries" for name in changed)
+    assert not any(name.startswith("model.") or name == "head.head.queries" for name in changed)
     assert all(p.requires_grad for p in policy.parameters())
     # What was learned from features holds for pictures.
     terms, _ = policy.imitation_terms(observation, actions, mask)
@@ -42,6 +42,6 @@ def test_what_was_frozen_before_stays_frozen():
     policy.model.vision.requires_grad_(False)
     with only_the_head(policy):
         assert not any(p.requires_grad for p in policy.model.parameters())
-        assert policy.head.mixer[0].weight.requires_grad
+        assert policy.head.head.mixer[0].weight.requires_grad
     assert not any(p.requires_grad for p in policy.model.vision.parameters())
-    assert policy.head.queries.requires_grad
+    assert policy.head.head.queries.requires_grad

@@ -11,6 +11,7 @@ from tests.policies.kinds import task_of
 from tests.policies.test_kinds import restless
 from vla.data.labels import labelled, without_label
 from vla.models.heads import BinnedValue
+from vla.policies.denoising import DenoisingHead
 from vla.sft.recap import (
     advantages,
     are_positive,
@@ -93,7 +94,7 @@ def test_a_label_is_told_to_the_head_and_hidden_from_what_reads_the_scene(kind):
     policy = restless(task_of(kind)[0].policy)
     plain = tiny_observation([3, 2], padding=2)
     good, bad = (labelled(plain, [[11, 12], [13]], torch.full((2,), which)) for which in (0, 1))
-    queries = (policy.head if kind == "token_parallel" else policy.readout).queries
+    queries = (policy.head.head if kind == "token_parallel" else policy.head.readout).queries
     prefix = policy.model.prefix(plain)
     seen = policy.model.read(prefix, plain, queries)
     assert torch.equal(policy.model.read(prefix, good, queries), seen)
@@ -135,6 +136,7 @@ def test_guidance_goes_further_than_the_label(kind):
 
 def predicted(policy, observation, state, time):
     """What a policy makes of an observation: its means, or what it says of a noised chunk."""
-    if hasattr(policy, "expert"):
-        return policy._predict(state, time, policy._guided(observation))[0]
-    return policy._guided(observation, policy.perceive(observation))[0]
+    reading = policy.reading(policy.perceive(observation), observation)
+    if isinstance(policy.head, DenoisingHead):
+        return policy.head.predict(reading, state, time)[0]
+    return policy.head._means(reading)

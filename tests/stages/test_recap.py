@@ -61,7 +61,7 @@ def test_rounds_go_on_where_they_stopped_and_the_policy_is_read_back(tmp_path: P
         "value_explained_variance",
     }
     moved = [n for n, w in first["policy"].items() if not torch.equal(w, first["first"][n])]
-    assert any(name.startswith("expert.") for name in moved)
+    assert any(name.startswith("head.expert.") for name in moved)
     assert not any(
         name.startswith("model.") for name in moved
     )  # the vision-language model stands still

@@ -10,7 +10,7 @@ import torch
 from tests.policies.tiny import named_number
 from tests.rl.test_rollout import Countdown, Counting, observe
 from tests.sft.test_mixed_batch import questions
-from vla.policies.token import TokenPolicy
+from vla.policies.vla_policy import VlaPolicy
 from vla.rl.catalogue import make_algorithm
 from vla.rl.loop import LoopSettings, LoopState, train
 from vla.rl.reference import FrozenCopy
@@ -56,7 +56,7 @@ class Asking(Grounding):
 
 
 def imitate(
-    policy: TokenPolicy, seen: Observation, actions: torch.Tensor, processes: Processes
+    policy: VlaPolicy, seen: Observation, actions: torch.Tensor, processes: Processes
 ) -> None:
     """All of the policy beside questions, then the head on stored features; some actions carry no
     loss.
@@ -96,7 +96,7 @@ def imitate(
 
 
 def reinforce(
-    policy: TokenPolicy, seen: Observation, actions: torch.Tensor, processes: Processes
+    policy: VlaPolicy, seen: Observation, actions: torch.Tensor, processes: Processes
 ) -> dict[str, float]:
     """One iteration in a trust region, against a reference, on this process's groups of one
     rollout."""

@@ -51,6 +51,11 @@ class FastCode:
     merges: tuple[Pair, ...]
 
     @property
+    def constants(self) -> tuple[float, ...]:
+        """Values of the dimensions that do not move."""
+        return self.normalizer.constants
+
+    @property
     def num_symbols(self) -> int:
         """Integers of a chunk: the most tokens that it can take."""
         return self.chunk * self.normalizer.num_active

@@ -104,3 +104,13 @@ def rare_jumps(
         )
         for d in np.flatnonzero(found.moves & ~found.rare & (found.reach > farthest))
     ]
+
+
+def widened_scales(
+    actions: Num[np.ndarray, "N A"], names: Sequence[str], farthest: float
+) -> list[str]:
+    """A sentence about each dimension whose normalisation is widened to hold its rare jumps."""
+    return [
+        f"{jump}: its scale is widened {times:.3g} times: they do not drown the rest, which gets as much coarser"
+        for jump, times in rare_jumps(actions, names, farthest)
+    ]

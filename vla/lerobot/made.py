@@ -15,7 +15,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from vla.build import build_vlm, checkpoint_folder, code_notes, fit_code, make_policy
+from vla.build import build_vlm, checkpoint_folder, make_policy, policy_settings
 from vla.command_line import as_yaml
 from vla.command_names import command_name
 from vla.config import RobotConfig
@@ -109,8 +109,9 @@ def from_dataset(config: VlaConfig, dataset: Any) -> Made:
     if settings.model.checkpoint is None:
         model.fit_proprio(torch.from_numpy(columns.proprio))
     chunks = undisturbed_chunks(columns, config.horizon)
-    code = fit_code(settings.policy, chunks)
-    for note in code_notes(settings.policy, code, chunks[:, 0], world.action_spec["names"]):
+    kind = policy_settings(settings.policy)
+    code = kind.fit_code(chunks)
+    for note in kind.code_notes(code, chunks[:, 0], world.action_spec["names"]):
         logging.getLogger(__name__).warning(note)
     passport = json.loads(json.dumps(describe(code, world, settings)))  # type: ignore[arg-type]
     observer = Observer(tokenizer, settings.policy.instruction_length)

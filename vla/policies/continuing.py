@@ -13,22 +13,28 @@ Shapes: `H` control steps a chunk, `A` action dimensions, `a` of them active.
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from vla.actions.flow import FlowMatching
 from vla.finite import check_finite
-from vla.policies.denoising import DenoisingPolicy
+from vla.models.action_expert import Context
+from vla.policies.denoising import DenoisingHead
+from vla.policies.head import Reading
+from vla.policies.vla_policy import VlaPolicy
 from vla.types import Observation
 
 MAX_GUIDANCE = 5.0
 """The paper's beta: bounds the guidance near noise, where few steps would otherwise overshoot."""
 
 
-def can_continue(policy: object) -> bool:
+def can_continue(policy: object) -> TypeGuard[VlaPolicy[Context]]:
     """Whether chunks of this policy can be guided: those of flow matching."""
-    return isinstance(policy, DenoisingPolicy) and isinstance(policy.process, FlowMatching)
+    head = policy.head if isinstance(policy, VlaPolicy) else None
+    return isinstance(head, DenoisingHead) and isinstance(head.process, FlowMatching)
 
 
 def soft_mask(
@@ -47,7 +53,7 @@ def soft_mask(
 
 
 def continue_chunk(
-    policy: DenoisingPolicy,
+    policy: VlaPolicy[Context],
     observation: Observation,
     plan: Float[Tensor, "B H A"],
     planned: Int[Tensor, "B"],
@@ -57,26 +63,26 @@ def continue_chunk(
 ) -> Float[Tensor, "B H A"]:
     """Chunks of actions (physical units). `plan` holds `planned` actions that were to be executed
     from now on (the rest of it is ignored), of which `late` will have been. With nothing planned
-    this is what the policy would do anyway.
+    these are the chunks that `act` draws.
     """
+    head = policy.head
+    assert isinstance(head, DenoisingHead)
     with torch.no_grad():
-        context = policy._guided(observation)
-        wanted = policy.normalizer.encode(plan)
-        state = torch.zeros(
-            len(plan), policy.chunk, policy.normalizer.num_active, device=plan.device
-        )
+        reading = policy.reading(policy.perceive(observation), observation)
+        wanted = head.normalizer.encode(plan)
+        state = torch.zeros(len(plan), head.chunk, head.normalizer.num_active, device=plan.device)
         state = state if greedy else torch.randn_like(state)
-    mask = soft_mask(late, planned, policy.chunk)[..., None]
-    for step, time in enumerate(policy.times.tolist()):
-        velocity, pull = guided(policy, context, state, wanted, mask, time)
-        state = policy.process.move(step, state, velocity + strength(time) * pull)
+    mask = soft_mask(late, planned, head.chunk)[..., None]
+    for step, time in enumerate(head.times.tolist()):
+        velocity, pull = guided(head, reading, state, wanted, mask, time)
+        state = head.process.move(step, state, velocity + strength(time) * pull)
     check_finite("actions", state)
-    return policy.normalizer.decode(state.detach())
+    return head.normalizer.decode(state.detach())
 
 
 def guided(
-    policy: DenoisingPolicy,
-    context: object,
+    head: DenoisingHead,
+    reading: Reading[Context],
     state: Float[Tensor, "B H a"],
     wanted: Float[Tensor, "B H a"],
     mask: Float[Tensor, "B H 1"],
@@ -86,7 +92,9 @@ def guided(
     with torch.enable_grad():
         held = state.detach().requires_grad_()
         at = torch.full((len(state), 1), time, device=state.device)
-        velocity = policy._predict(held[:, None], at, context)[0][:, 0]  # type: ignore[arg-type]
+        velocity = head.predict(reading, held[:, None], at)[0][:, 0]
+        # The end of a straight path from here; pulling it towards the plan, not the present state,
+        # is what makes early steps count.
         end = held + (1 - time) * velocity
         (pull,) = torch.autograd.grad(end, held, grad_outputs=(mask * (wanted - end)).detach())
     return velocity.detach(), pull

@@ -1,12 +1,12 @@
-"""Policies that turn noise into a chunk of actions: flow matching (pi0) and diffusion, by an action
-expert.
+"""Action heads that turn noise into a chunk of actions by an action expert: flow matching (pi0) and
+diffusion.
 
-How the steps of the denoising chain become draws that the core can learn from is `exploration`:
+`exploration` says which steps of the denoising chain are draws to learn from:
 
     one_step       one step of the chain, chosen at random for each decision, is a draw (L = 1), the others move without
                    noise (pi_RL, Chen et al. 2025: as good as all of them, and twice as fast)
     all_steps      every step is a draw (L = K'): Flow-SDE, and DPPO for diffusion
-    learned_noise  every step is a draw whose spread the expert says (L = K'): Flow-Noise
+    learned_noise  every step is a draw whose spread the expert predicts (L = K'): Flow-Noise
     matching       nothing of the chain is a draw; the flow-matching loss of the action, on noise and times that the
                    trace keeps, stands for its log-probability (L = 1): FPO (McAllister et al. 2025), a surrogate
 
@@ -21,25 +21,26 @@ Shapes: `H` control steps a chunk, `A` action dimensions, `a` of them active, `K
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from vla.actions.fast import FastCode
-from vla.actions.normalize import ActionNormalizer
+from vla.actions.fast import FastCode, farthest_of, fit_fast
+from vla.actions.normalize import ActionNormalizer, fit_normalizer
 from vla.actions.process import Process, gaussian_entropy, gaussian_logprob
-from vla.data.labels import without_label
+from vla.actions.spread import FARTHEST, widened_scales
 from vla.finite import check_finite
 from vla.models.action_expert import ActionExpert, Context, context_of, read_by, see, see_once
-from vla.models.heads import ValueHead
 from vla.models.readout import Readout
 from vla.models.vlm import VisionLanguageModel
-from vla.policies.fast import writer_of, written_scores
-from vla.types import Decision, Observation, Scores, Trace, map_rows
+from vla.policies.fast import make_writer, score_tokens
+from vla.policies.head import Cache, Draws, DrawScores, Reading
+from vla.types import Observation, Trace
 
 Exploration = Literal["one_step", "all_steps", "learned_noise", "matching"]
 SURROGATE_LIMIT = 3.0
@@ -61,23 +62,19 @@ class DenoisingSettings:
     drawn_steps: int
     samples: int
     insulate: bool
-    detach_critic: bool
     min_noise: float = 0.1
     max_noise: float = 0.1
     token_weight: float = 0.0
 
 
-class DenoisingPolicy(nn.Module):
-    """A vision-language model and an action expert. After `freeze_prefix` a trace carries the
-    prefix.
-
-    `code` is that of the tokens which teach the model under `token_weight`. With `guidance` other
-    than 1, predictions go that many times as far as the label of the instruction leads (Ho and
-    Salimans 2022).
+class DenoisingHead(nn.Module):
+    """An action expert that attends to the language model's keys and values. `code` holds the
+    tokens that teach the model under `token_weight`.
     """
 
+    cache: Cache | None = "prefix"  # keys and values would take ten times as much
+    one_prediction = False
     temperature = 1.0
-    can_probe = True
 
     def __init__(
         self,
@@ -97,34 +94,31 @@ class DenoisingPolicy(nn.Module):
                 f"policy.drawn_steps ({settings.drawn_steps}) must lie between 1 and policy.num_steps "
                 f"({process.num_steps}): so many of the last steps may be draws"
             )
-        self.model, self.process, self.normalizer, self.settings = (
-            model,
-            process,
-            normalizer,
-            settings,
-        )
-        self.chunk = settings.chunk
-        self.cached_prefix = False
-        self.guidance = 1.0
+        self.process = process
+        self.normalizer = normalizer
+        self.settings = settings
         assert code is not None or settings.token_weight == 0, "the loss of tokens needs their code"
-        self.code, self.writer = (
-            code,
-            None if settings.token_weight == 0 else writer_of(model, code),
-        )
+        self.code = code
+        needs_writer = code is not None and settings.token_weight != 0
+        self.writer = make_writer(model, code) if needs_writer else None
         self.readout = Readout(model, settings.chunk)
         self.expert = ActionExpert(
             model, settings.chunk, normalizer.num_active, settings.width, settings.intermediate
         )
-        self.value_head = ValueHead(model.width, settings.detach_critic)
         self.register_buffer("times", process.times, persistent=False)
 
     @property
+    def chunk(self) -> int:
+        return self.settings.chunk
+
+    @property
+    def exact(self) -> bool:
+        return self.settings.exploration != "matching"
+
+    @property
     def num_draws(self) -> int:
-        return (
-            1
-            if self.settings.exploration in ("one_step", "matching")
-            else self.settings.drawn_steps
-        )
+        single = self.settings.exploration in ("one_step", "matching")
+        return 1 if single else self.settings.drawn_steps
 
     @property
     def _first_drawn(self) -> int:
@@ -132,45 +126,36 @@ class DenoisingPolicy(nn.Module):
         return self.process.num_steps - self.settings.drawn_steps
 
     def perceive(
-        self, observation: Observation, trace: Trace | None = None
+        self,
+        model: VisionLanguageModel,
+        prefix: Float[Tensor, "B P d"],
+        observation: Observation,
+        dedup: bool,
     ) -> Float[Tensor, "B T D"]:
-        """What the language model has seen, its keys and values in it; from the prefix where a
-        trace carries that."""
-        if trace is not None and "prefix" in trace:
-            return see_once(self.model, self.readout, trace["prefix"], observation)
-        return see(self.model, self.readout, self.model.prefix(observation), observation)
+        """States of the queries, and the keys and values of everything before them."""
+        return (see_once if dedup else see)(model, self.readout, prefix, observation)
 
-    def _context(self, seen: Float[Tensor, "B T D"], observation: Observation) -> Context:
-        return context_of(self.model, self.readout, seen, observation, self.settings.insulate)
-
-    def _guided(
-        self, observation: Observation, trace: Trace | None = None, count: int = 1
+    def interpret(
+        self,
+        model: VisionLanguageModel,
+        perceived: Float[Tensor, "B T D"],
+        observation: Observation,
     ) -> Context:
-        """The context to act and to score in, every row `count` times; with guidance, that without
-        the label in it."""
+        return context_of(model, self.readout, perceived, observation, self.settings.insulate)
 
-        def found(shown: Observation) -> Context:
-            seen = self.perceive(shown, trace).repeat_interleave(count, 0)
-            return self._context(
-                seen, map_rows(shown, lambda tensor: tensor.repeat_interleave(count, 0))
-            )
+    def summarize(self, reading: Reading[Context]) -> Float[Tensor, "B d"]:
+        return reading.context.states.mean(1)
 
-        if self.guidance == 1:
-            return found(observation)
-        return replace(found(observation), plain=found(without_label(observation)))
-
-    def _values(self, context: Context) -> Float[Tensor, "B"]:
-        return self.value_head(context.states.mean(1))
-
-    def _predict(
-        self, state: Float[Tensor, "B S H a"], time: Float[Tensor, "B S"], context: Context
+    def predict(
+        self,
+        reading: Reading[Context],
+        state: Float[Tensor, "B S H a"],
+        time: Float[Tensor, "B S"],
     ) -> tuple[Float[Tensor, "B S H a"], Float[Tensor, "B S H a"]]:
-        """What the network says, and the standard deviation of learned noise (on a scale of its
-        logarithm)."""
-        prediction, share = self.expert(state, time, context)
-        if context.plain is not None:
-            plain, _ = self.expert(state, time, context.plain)
-            prediction = plain + self.guidance * (prediction - plain)
+        """The expert's prediction, and the standard deviation of learned noise, which is linear in
+        its logarithm and takes no guidance."""
+        labelled, share = self.expert(state, time, reading.context)
+        prediction = reading.guided(labelled, lambda plain: self.expert(state, time, plain)[0])
         low, high = self.settings.min_noise, self.settings.max_noise
         return prediction, low * (high / low) ** share
 
@@ -181,74 +166,47 @@ class DenoisingPolicy(nn.Module):
         prediction: Float[Tensor, "*rows H a"],
         spread: Float[Tensor, "*rows H a"],
     ) -> tuple[Float[Tensor, "*rows H a"], Float[Tensor, "*rows H a"] | float]:
+        """Mean and standard deviation of the next state when the step is a draw."""
         if self.settings.exploration == "learned_noise":
             return self.process.move(step, state, prediction), spread
         return self.process.transition(step, state, prediction)
 
-    @torch.no_grad()
-    def act(self, observation: Observation, *, greedy: bool = False) -> Decision:
-        """Draw a chunk of actions [B, H, A] (physical units) for every row; greedy: from no noise,
-        without noise."""
-        prefix = self.model.prefix(observation)
-        start = torch.zeros(
-            len(prefix), self.chunk, self.normalizer.num_active, device=prefix.device
-        )
-        if not greedy:
-            start = torch.randn_like(start)
-        return self._decided(self._guided(observation, {"prefix": prefix}), prefix, start, greedy)
-
-    def _decided(
-        self,
-        context: Context,
-        prefix: Float[Tensor, "B P d"],
-        start: Float[Tensor, "B H a"],
-        greedy: bool,
-    ) -> Decision:
+    def draw(self, reading: Reading[Context], greedy: bool) -> Draws:
+        """Greedy: from no noise, without noise."""
+        start = self._start(reading, greedy)
         if self.settings.exploration == "matching":
-            final, trace, logprobs = self._match(start, context)
+            final, trace, logprobs = self._match(start, reading)
         else:
-            final, trace, logprobs = self._denoise(start, context, greedy)
+            final, trace, logprobs = self._denoise(start, reading, greedy)
         check_finite("actions", final)
-        return Decision(
+        return Draws(
             action=self.normalizer.decode(final),
-            trace=trace | ({"prefix": prefix} if self.cached_prefix else {}),
+            trace=trace,
             logprobs=logprobs,
             mask=torch.ones_like(logprobs, dtype=torch.bool),
-            values=self._values(context),
-            exact=self.settings.exploration != "matching",
+            summary=self.summarize(reading),
         )
 
-    @property
-    def can_redraw(self) -> bool:
-        return self.cached_prefix
-
-    @torch.no_grad()
-    def redraw(self, observation: Observation, trace: Trace, count: int) -> Decision:
-        """`count` more decisions for every row, from the prefix in its trace; those of a row stand
-        together.
-
-        Those of a row start from the same noise: it is no draw of the policy, and where it differs,
-        so does what is compared.
-        """
-        prefix = trace["prefix"]
-        start = torch.randn(
-            len(prefix), self.chunk, self.normalizer.num_active, device=prefix.device
-        )
-        start, prefix = start.repeat_interleave(count, 0), prefix.repeat_interleave(count, 0)
-        return self._decided(self._guided(observation, trace, count), prefix, start, greedy=False)
+    def _start(self, reading: Reading[Context], greedy: bool) -> Float[Tensor, "B H a"]:
+        """Noise at the head of the chain. Decisions of one state share it: it is no draw of the
+        policy, and where it differed, so would what is compared."""
+        states = reading.context.states
+        shape = (len(states) // reading.repeats, self.chunk, self.normalizer.num_active)
+        if greedy:
+            noise = torch.zeros(shape, device=states.device)
+        else:
+            noise = torch.randn(shape, device=states.device)
+        return noise.repeat_interleave(reading.repeats, 0)
 
     def _chosen_steps(self, rows: int, device: torch.device) -> Int[Tensor, "B L"]:
-        """Which steps of the chain are draws."""
+        """Steps of the chain that are draws."""
+        first, last = self._first_drawn, self.process.num_steps
         if self.settings.exploration == "one_step":
-            return torch.randint(
-                self._first_drawn, self.process.num_steps, (rows, 1), device=device
-            )
-        return torch.arange(self._first_drawn, self.process.num_steps, device=device).expand(
-            rows, -1
-        )
+            return torch.randint(first, last, (rows, 1), device=device)
+        return torch.arange(first, last, device=device).expand(rows, -1)
 
     def _denoise(
-        self, state: Float[Tensor, "B H a"], context: Context, greedy: bool
+        self, state: Float[Tensor, "B H a"], reading: Reading[Context], greedy: bool
     ) -> tuple[Float[Tensor, "B H a"], dict[str, Tensor], Float[Tensor, "B L"]]:
         """Walk the chain: its end, the steps that are draws with the states around them, and their
         log-probs."""
@@ -260,7 +218,7 @@ class DenoisingPolicy(nn.Module):
         for k, time in enumerate(self.times):
             prediction, spread = (
                 part[:, 0]
-                for part in self._predict(state[:, None], time.expand(len(state), 1), context)
+                for part in self.predict(reading, state[:, None], time.expand(len(state), 1))
             )
             mean, std = self._transition(k, state, prediction, spread)
             moved = self.process.move(k, state, prediction)
@@ -275,11 +233,11 @@ class DenoisingPolicy(nn.Module):
         return state, trace, torch.stack(logprobs, dim=1)[rows, steps]
 
     def _match(
-        self, state: Float[Tensor, "B H a"], context: Context
+        self, state: Float[Tensor, "B H a"], reading: Reading[Context]
     ) -> tuple[Float[Tensor, "B H a"], dict[str, Tensor], Float[Tensor, "B 1"]]:
         """Walk the chain without noise, and keep the noise and times of the surrogate."""
         for k, time in enumerate(self.times):
-            prediction, _ = self._predict(state[:, None], time.expand(len(state), 1), context)
+            prediction, _ = self.predict(reading, state[:, None], time.expand(len(state), 1))
             state = self.process.move(k, state, prediction[:, 0])
         shape = (len(state), self.settings.samples)
         trace = {
@@ -287,107 +245,110 @@ class DenoisingPolicy(nn.Module):
             "noise": torch.randn(*shape, *state.shape[1:], device=state.device),
             "time": self.process.draw_times(shape, state.device),
         }
-        trace["surrogate"] = self._surrogate(trace, context)
+        trace["surrogate"] = self._surrogate(trace, reading)
         return state, trace, trace["surrogate"]
 
-    def _surrogate(self, trace: Trace, context: Context) -> Float[Tensor, "B 1"]:
+    def _surrogate(self, trace: Trace, reading: Reading[Context]) -> Float[Tensor, "B 1"]:
         """Minus the loss of matching, summed over a chunk's numbers, a mean over the kept noise and
         times."""
         noised, target = self.process.corrupt(
             trace["action"][:, None], trace["noise"], trace["time"]
         )
-        prediction, _ = self._predict(noised, trace["time"], context)
+        prediction, _ = self.predict(reading, noised, trace["time"])
         return -(prediction - target).square().sum((-1, -2)).mean(1, keepdim=True)
 
-    def score(self, observation: Observation, trace: Trace) -> Scores:
-        """Log-probabilities [B, L] of stored draws, and values [B], under the present weights.
-
-        There is an entropy only where the policy can change it: with learned noise.
-        """
-        context = self._guided(observation, trace)
-        values = self._values(context)
+    def score(self, reading: Reading[Context], trace: Trace) -> DrawScores:
+        """There is an entropy only where the policy can change it: with learned noise."""
+        summary = self.summarize(reading)
         if self.settings.exploration == "matching":
-            change = self._surrogate(trace, context) - trace["surrogate"]
-            return Scores(
-                trace["surrogate"] + change.clamp(-SURROGATE_LIMIT, SURROGATE_LIMIT), None, values
-            )
+            change = self._surrogate(trace, reading) - trace["surrogate"]
+            limited = change.clamp(-SURROGATE_LIMIT, SURROGATE_LIMIT)
+            return DrawScores(trace["surrogate"] + limited, None, summary)
         steps, before, after = trace["step"], trace["before"], trace["after"]
-        prediction, spread = self._predict(before, self.times[steps], context)
+        prediction, spread = self.predict(reading, before, self.times[steps])
         logprobs = torch.zeros_like(self.times[steps])
+        # A step's transition takes its number as a constant, so all are computed for every draw and
+        # each draw takes that of its own step.
         for k in range(self._first_drawn, self.process.num_steps):
             mean, std = self._transition(k, before, prediction, spread)
             logprobs = torch.where(steps == k, gaussian_logprob(after, mean, std), logprobs)
         learned = self.settings.exploration == "learned_noise"
-        return Scores(logprobs, gaussian_entropy(spread) if learned else None, values)
+        return DrawScores(logprobs, gaussian_entropy(spread) if learned else None, summary)
 
     def imitation_terms(
         self,
+        model: VisionLanguageModel,
+        perceived: Float[Tensor, "B T D"],
         observation: Observation,
         actions: Float[Tensor, "B H A"],
         action_mask: Bool[Tensor, "B H"],
-        hidden: Float[Tensor, "B T D"] | None = None,
+        trains_model: bool,
     ) -> tuple[Float[Tensor, "B H"], Bool[Tensor, "B H"]]:
-        """Squared error of what the expert predicts, a mean over noise draws and values, for every
-        control step.
-
-        Several draws of noise share one pass of the language model, which costs more than all of
-        them; `hidden` where `perceive` has run.
+        """Squared error of the expert's prediction, a mean over noise draws and values, for every
+        control step. Several draws of noise share one pass of the language model, which costs more
+        than all of them.
         """
-        seen = self.perceive(observation) if hidden is None else hidden
-        context = self._context(seen, observation)
+        reading = Reading(model, self.interpret(model, perceived, observation))
         clean = self.normalizer.encode(actions)[:, None]
         shape = (len(actions), self.settings.samples)
         noise = torch.randn(*shape, *clean.shape[2:], device=clean.device)
         time = self.process.draw_times(shape, clean.device)
         noised, target = self.process.corrupt(clean, noise, time)
-        prediction, _ = self._predict(noised, time, context)
+        prediction, _ = self.predict(reading, noised, time)
         terms = (prediction - target).square().mean((1, 3))
-        if self.writer is None or hidden is not None:
+        if self.writer is None or not trains_model:
             return terms, action_mask
-        return terms + self.settings.token_weight * self._token_loss(
-            seen, observation, actions, action_mask
-        ), action_mask
-
-    def _token_loss(
-        self,
-        seen: Float[Tensor, "B T D"],
-        observation: Observation,
-        actions: Float[Tensor, "B H A"],
-        action_mask: Bool[Tensor, "B H"],
-    ) -> Float[Tensor, "B 1"]:
-        """Cross-entropy of a chunk's compressed tokens, a mean over them, whose gradient does reach
-        the model; 0 where not all of the chunk is to be imitated.
-        """
-        assert self.writer is not None
-        assert self.code is not None
+        read = read_by(model, self.readout, perceived, observation)  # without insulation
         ids, there = self.code.encode(actions)
-        read = read_by(self.model, self.readout, seen, observation)
-        logprobs, _ = written_scores(self.writer, self.model, read, ids, there, 1.0)
-        return -(logprobs.sum(1) / there.sum(1) * action_mask.all(1))[:, None]
+        logprobs, _ = score_tokens(self.writer, model, read, ids, there, 1.0)
+        # A token concerns all control steps: only chunks count that are to be imitated whole.
+        tokens = -(logprobs.sum(1) / there.sum(1) * action_mask.all(1))[:, None]
+        return terms + self.settings.token_weight * tokens, action_mask
 
-    @torch.no_grad()
-    def value(self, observation: Observation) -> Float[Tensor, "B"]:
-        """The critic's estimate of the return from here."""
-        return self._values(self._context(self.perceive(observation), observation))
-
-    def critic_parameters(self) -> Iterator[nn.Parameter]:
-        return self.value_head.parameters()
-
-    def freeze_prefix(self) -> None:
-        """Stop training what the prefix depends on; traces carry the prefix from now on."""
-        for parameter in self.model.prefix_parameters():
-            parameter.requires_grad_(False)
-        self.cached_prefix = True
-
-    def freeze_model(self) -> None:
-        """Stop training all but the expert and its readers. Traces carry the prefix: keys and
-        values would take ten times as much.
-        """
-        for parameter in self.model_parameters():
-            parameter.requires_grad_(False)
-        self.cached_prefix = True
-
-    def model_parameters(self) -> Iterator[nn.Parameter]:
-        """What `perceive` depends on."""
-        yield from self.model.parameters()
+    def perception_parameters(self) -> Iterator[nn.Parameter]:
         yield self.readout.queries
+
+    def chain(self, trace: Trace) -> Float[Tensor, "B K H A"] | None:
+        """States of the denoising chain around the steps that were draws, as actions; None where
+        no step of it is one."""
+        if "before" not in trace:
+            return None
+        states = torch.cat([trace["before"], trace["after"][:, -1:]], dim=1)
+        return self.normalizer.decode(states).float()
+
+
+def fit_denoising_code(
+    chunks: np.ndarray, token_weight: float, num_tokens: int, token_scale: float
+) -> ActionNormalizer | FastCode:
+    """A normaliser, within the code of tokens where these teach the language model."""
+    if token_weight:
+        return fit_fast(chunks, num_tokens, token_scale)
+    return fit_normalizer(chunks[:, 0])
+
+
+def read_denoising_code(
+    values: Mapping[str, Any], token_weight: float
+) -> ActionNormalizer | FastCode:
+    """The same from its `to_dict`."""
+    kind = FastCode if token_weight else ActionNormalizer
+    return kind.from_dict(dict(values))
+
+
+def denoising_code_notes(
+    code: ActionNormalizer | FastCode, num_tokens: int, frames: np.ndarray, names: Sequence[str]
+) -> list[str]:
+    """Sentences about dimensions whose scale is widened."""
+    if isinstance(code, FastCode):
+        return widened_scales(frames, names, farthest_of(num_tokens, code.scale, code.chunk))
+    return widened_scales(frames, names, FARTHEST)
+
+
+def make_denoising_head(
+    model: VisionLanguageModel,
+    process: Process,
+    settings: DenoisingSettings,
+    code: ActionNormalizer | FastCode,
+) -> DenoisingHead:
+    if isinstance(code, FastCode):
+        return DenoisingHead(model, process, code.normalizer, settings, code)
+    return DenoisingHead(model, process, code, settings)

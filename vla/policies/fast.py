@@ -10,151 +10,155 @@ Shapes: `H` control steps a chunk, `A` action dimensions, `L` integers of a chun
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
-import torch
+import numpy as np
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from vla.actions.fast import FastCode
+from vla.actions.fast import FastCode, farthest_of, fit_fast
+from vla.actions.spread import widened_scales
 from vla.models.action_expert import Read, read_by, see, see_once
-from vla.models.heads import ValueHead
 from vla.models.readout import Readout
 from vla.models.token_writer import TokenWriter
 from vla.models.vlm import VisionLanguageModel
+from vla.policies.head import Cache, Draws, DrawScores, Reading
 from vla.policies.token import draw_ids
-from vla.types import Decision, Observation, Scores, Trace, map_rows
+from vla.ranges import ActionTokens, Few, InstructionLength, Positive, Temperature
+from vla.types import Observation, Trace
 
 
-class FastPolicy(nn.Module):
-    """A vision-language model that writes compressed actions behind its queries, one a control
-    step, which read the plan. Every state is told what the queries said and how much of the chunk
-    is left. After `freeze_prefix` a trace carries the prefix.
+@dataclass(frozen=True)
+class FastSettings:
+    """Settings of `policy=fast`."""
+
+    chunk: Few
+    instruction_length: InstructionLength
+    num_tokens: ActionTokens
+    scale: Positive
+    temperature: Temperature
+
+    @property
+    def cache(self) -> Cache | None:
+        return "prefix"
+
+    @property
+    def can_guide(self) -> bool:
+        """A token's logits depend on those before it: two sequences cannot be combined."""
+        return False
+
+    def fit_code(self, chunks: np.ndarray) -> FastCode:
+        return fit_fast(chunks, self.num_tokens, self.scale)
+
+    def read_code(self, values: Mapping[str, Any]) -> FastCode:
+        return FastCode.from_dict(dict(values))
+
+    def code_notes(self, code: Any, frames: np.ndarray, names: Sequence[str]) -> list[str]:
+        farthest = farthest_of(self.num_tokens, code.scale, code.chunk)
+        return widened_scales(frames, names, farthest)
+
+    def make_head(self, model: VisionLanguageModel, code: FastCode) -> FastHead:
+        return FastHead(model, code, self.temperature)
+
+
+class FastHead(nn.Module):
+    """The language model writes compressed actions behind its queries, one query a control step.
+    Every state gets what the queries read and how much of the chunk is left.
     """
 
-    can_probe = True
+    cache: Cache | None = "prefix"  # keys and values would take ten times as much
+    one_prediction = False
+    exact = True
 
-    def __init__(
-        self, model: VisionLanguageModel, code: FastCode, temperature: float, detach_critic: bool
-    ):
+    def __init__(self, model: VisionLanguageModel, code: FastCode, temperature: float):
         super().__init__()
-        self.model, self.code, self.temperature, self.chunk = model, code, temperature, code.chunk
-        self.cached_prefix = False
+        self.code = code
+        self.temperature = temperature
+        self.chunk = code.chunk
         self.readout = Readout(model, code.chunk)
-        self.writer = writer_of(model, code)
-        self.value_head = ValueHead(model.width, detach_critic)
+        self.writer = make_writer(model, code)
 
     @property
     def num_draws(self) -> int:
         return self.code.num_symbols
 
     def perceive(
-        self, observation: Observation, trace: Trace | None = None
+        self,
+        model: VisionLanguageModel,
+        prefix: Float[Tensor, "B P d"],
+        observation: Observation,
+        dedup: bool,
     ) -> Float[Tensor, "B T D"]:
-        """What the language model has seen, its keys and values in it; from the prefix where a
-        trace carries that."""
-        if trace is not None and "prefix" in trace:
-            return see_once(self.model, self.readout, trace["prefix"], observation)
-        return see(self.model, self.readout, self.model.prefix(observation), observation)
+        """States of the queries, and the keys and values of everything before them."""
+        return (see_once if dedup else see)(model, self.readout, prefix, observation)
 
-    def _read(self, seen: Float[Tensor, "B T D"], observation: Observation) -> Read:
-        return read_by(self.model, self.readout, seen, observation)
+    def interpret(
+        self,
+        model: VisionLanguageModel,
+        perceived: Float[Tensor, "B T D"],
+        observation: Observation,
+    ) -> Read:
+        return read_by(model, self.readout, perceived, observation)
 
-    @torch.no_grad()
-    def act(self, observation: Observation, *, greedy: bool = False) -> Decision:
-        """Draw a chunk of actions [B, H, A] (physical units) for every row."""
-        prefix = self.model.prefix(observation)
-        read = self._read(self.perceive(observation, {"prefix": prefix}), observation)
-        return self._decided(read, greedy, {"prefix": prefix} if self.cached_prefix else {})
+    def summarize(self, reading: Reading[Read]) -> Float[Tensor, "B d"]:
+        return reading.context.states.mean(1)
 
-    def _decided(self, read: Read, greedy: bool, kept: Trace) -> Decision:
+    def draw(self, reading: Reading[Read], greedy: bool) -> Draws:
         draw = partial(draw_ids, greedy=greedy)
-        ids, there, logprobs = self.writer.write(self.model, read, self.temperature, draw)
-        return Decision(
+        ids, there, logprobs = self.writer.write(
+            reading.model, reading.context, self.temperature, draw
+        )
+        return Draws(
             action=self.code.decode(ids, there),
-            trace={"ids": ids, "there": there} | dict(kept),
+            trace={"ids": ids, "there": there},
             logprobs=logprobs,
             mask=there,
-            values=self.value_head(read.states.mean(1)),
+            summary=self.summarize(reading),
         )
 
-    @property
-    def can_redraw(self) -> bool:
-        return self.cached_prefix
-
-    @torch.no_grad()
-    def redraw(self, observation: Observation, trace: Trace, count: int) -> Decision:
-        """`count` more decisions for every row, from the prefix in its trace; those of a row stand
-        together."""
-        found = (self.perceive(observation, trace), trace["prefix"])
-        seen, prefix = (part.repeat_interleave(count, 0) for part in found)
-        again = map_rows(observation, lambda tensor: tensor.repeat_interleave(count, 0))
-        return self._decided(self._read(seen, again), False, {"prefix": prefix})
-
-    def score(self, observation: Observation, trace: Trace) -> Scores:
-        """Log-probabilities [B, L], entropies [B, L] and values [B] of stored draws under the
-        present weights; 0 where nothing was drawn.
-        """
-        read = self._read(self.perceive(observation, trace), observation)
-        return self._scores(read, trace["ids"], trace["there"])
-
-    def _scores(self, read: Read, ids: Int[Tensor, "B L"], there: Bool[Tensor, "B L"]) -> Scores:
-        logprobs, entropy = written_scores(
-            self.writer, self.model, read, ids, there, self.temperature
+    def score(self, reading: Reading[Read], trace: Trace) -> DrawScores:
+        """0 where nothing was drawn."""
+        logprobs, entropy = score_tokens(
+            self.writer,
+            reading.model,
+            reading.context,
+            trace["ids"],
+            trace["there"],
+            self.temperature,
         )
-        return Scores(logprobs, entropy, self.value_head(read.states.mean(1)))
+        return DrawScores(logprobs, entropy, self.summarize(reading))
 
     def imitation_terms(
         self,
+        model: VisionLanguageModel,
+        perceived: Float[Tensor, "B T D"],
         observation: Observation,
         actions: Float[Tensor, "B H A"],
         action_mask: Bool[Tensor, "B H"],
-        hidden: Float[Tensor, "B T D"] | None = None,
+        trains_model: bool,
     ) -> tuple[Float[Tensor, "B L"], Bool[Tensor, "B L"]]:
-        """Cross-entropy of every token of the demonstrated chunks. A token says something about all
-        control steps, so only chunks count whose every action is to be imitated. `hidden` where
-        `perceive` has run.
-        """
+        """Cross-entropy of every token of the demonstrated chunks. A token concerns all control
+        steps, so only chunks count whose every action is to be imitated."""
         ids, there = self.code.encode(actions)
-        read = self._read(self.perceive(observation) if hidden is None else hidden, observation)
-        return -self._scores(read, ids, there).logprobs, there & action_mask.all(1, keepdim=True)
+        read = self.interpret(model, perceived, observation)
+        logprobs, _ = score_tokens(self.writer, model, read, ids, there, self.temperature)
+        return -logprobs, there & action_mask.all(1, keepdim=True)
 
-    @torch.no_grad()
-    def value(self, observation: Observation) -> Float[Tensor, "B"]:
-        """The critic's estimate of the return from here."""
-        return self.value_head(self._read(self.perceive(observation), observation).states.mean(1))
-
-    def critic_parameters(self) -> Iterator[nn.Parameter]:
-        return self.value_head.parameters()
-
-    def freeze_prefix(self) -> None:
-        """Stop training what the prefix depends on; traces carry the prefix from now on."""
-        for parameter in self.model.prefix_parameters():
-            parameter.requires_grad_(False)
-        self.cached_prefix = True
-
-    def freeze_model(self) -> None:
-        """Stop training all but what reads the queries and names the tokens; traces carry the
-        prefix, since keys and values would take ten times as much.
-        """
-        for parameter in self.model_parameters():
-            parameter.requires_grad_(False)
-        self.cached_prefix = True
-
-    def model_parameters(self) -> Iterator[nn.Parameter]:
-        """What `perceive` depends on, and what the language model reads of what is written."""
-        yield from self.model.parameters()
+    def perception_parameters(self) -> Iterator[nn.Parameter]:
+        """The queries, and what the language model reads before the first token."""
         yield self.readout.queries
         yield self.writer.begin
 
 
-def writer_of(model: VisionLanguageModel, code: FastCode) -> TokenWriter:
-    """What writes the tokens of `code`."""
+def make_writer(model: VisionLanguageModel, code: FastCode) -> TokenWriter:
+    """A decoder of the tokens of `code`."""
     return TokenWriter(model, code.chunk, code.expansions, code.num_symbols)
 
 
-def written_scores(
+def score_tokens(
     writer: TokenWriter,
     model: VisionLanguageModel,
     read: Read,

@@ -15,7 +15,6 @@ from vla.config.robot import RobotConfig
 from vla.data.observations import Observer
 from vla.hub.passport import read_passport
 from vla.policies.continuing import can_continue, continue_chunk
-from vla.policies.denoising import DenoisingPolicy
 from vla.rl.protocols import Observe, Policy
 from vla.serve.requests import Expected, Going, Shown
 from vla.serve.server import Act
@@ -37,7 +36,7 @@ def serve_rows(policy: Policy, observe: Observe, greedy: bool) -> Act:
     """
 
     def act(shown: Shown) -> np.ndarray:
-        if isinstance(policy, DenoisingPolicy) and can_continue(policy) and any(shown.going):
+        if can_continue(policy) and any(shown.going):
             plan, planned, late = plans(shown.going, policy.chunk)
             return continue_chunk(
                 policy, observe(shown), plan, planned, late, greedy=greedy

@@ -24,9 +24,7 @@ from vla.data.observations import Observer
 from vla.evaluate.starts import StartManifest
 from vla.models.heads import BinnedValue
 from vla.models.vlm import VisionLanguageModel
-from vla.policies.denoising import DenoisingPolicy
-from vla.policies.regression import RegressionPolicy
-from vla.policies.token import TokenPolicy
+from vla.policies.vla_policy import VlaPolicy
 from vla.rl.protocols import VectorEnvironment
 from vla.rl.rollout import collect_rollout
 from vla.sft.probe import features_of, probe
@@ -69,7 +67,7 @@ def asking_for_good(policy: ImitablePolicy, observer: Observer, settings: Settin
     guidance."""
     if not settings.num_rounds:
         return observer
-    if isinstance(policy, DenoisingPolicy | RegressionPolicy | TokenPolicy):
+    if isinstance(policy, VlaPolicy):
         policy.guidance = settings.guidance
     return replace(observer, label=settings.positive)
 

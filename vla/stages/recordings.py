@@ -13,6 +13,8 @@ from torch import Tensor
 
 from vla.collectives import ReduceSum, single_process
 from vla.config.simulation import Simulation
+from vla.policies.head import ChainHead
+from vla.policies.vla_policy import VlaPolicy
 from vla.rl.protocols import Algorithm, Policy, Reference
 from vla.rl.scoring import score_logprobs
 from vla.types import Rollout, map_rows
@@ -123,12 +125,10 @@ def chain_of(
 ) -> Float[Tensor, "D K H A"] | None:
     """The states of a denoising chain around the steps that were draws, as actions; None for other
     policies."""
-    trace, normalizer = rollout.trace, getattr(policy, "normalizer", None)
-    if normalizer is None or not {"before", "after"} <= trace.keys():
+    head = policy.head if isinstance(policy, VlaPolicy) else None
+    if not isinstance(head, ChainHead):
         return None
-    return normalizer.decode(
-        torch.cat([trace["before"][rows], trace["after"][rows][:, -1:]], dim=1)
-    ).float()
+    return head.chain({name: tensor[rows] for name, tensor in rollout.trace.items()})
 
 
 @torch.no_grad()

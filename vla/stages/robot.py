@@ -14,16 +14,7 @@ from typing import Any
 
 import torch
 
-from vla.actions.fast import FastCode
-from vla.build import (
-    ActionCode,
-    build_vlm,
-    check_model,
-    code_notes,
-    fit_code,
-    make_policy,
-    read_code,
-)
+from vla.build import build_vlm, check_model, make_policy, policy_settings
 from vla.config.robot import RobotConfig
 from vla.data.demonstrations import Demonstrations, undisturbed_chunks
 from vla.data.observations import Observer
@@ -36,6 +27,8 @@ from vla.files.write import write_json
 from vla.hub.passport import REMEDY, read_passport
 from vla.interrupt import stop_on_interrupt
 from vla.models.pretrained import num_parameters
+from vla.policies.head import ActionCode
+from vla.policies.vla_policy import rename_weights
 from vla.report.robot import write_report
 from vla.sft.protocols import ImitablePolicy
 from vla.stages.beside import everything_beside
@@ -211,8 +204,9 @@ def build_policy(
     else:
         training, _ = demos.split(config.data.holdout_fraction, config.train.seed)
         chunks = undisturbed_chunks(training.columns, config.policy.chunk, training.rows)
-        code = fit_code(config.policy, chunks)
-        for note in code_notes(config.policy, code, chunks[:, 0], demos.action_names):
+        kind = policy_settings(config.policy)
+        code = kind.fit_code(chunks)
+        for note in kind.code_notes(code, chunks[:, 0], demos.action_names):
             run.progress.say(f"actions: {note}")
         if run.processes.is_main:
             tokenizer.save_pretrained(run.folder.path / "tokenizer")
@@ -226,14 +220,11 @@ def build_policy(
 def code_of(policy: Any, passport: Mapping[str, Any], path: Path) -> ActionCode:
     """What stands for actions, as the passport that was read from `path` says."""
     with reading(path, REMEDY):
-        code = read_code(policy, passport["actions"])
-        constants, names = (
-            (code.normalizer if isinstance(code, FastCode) else code).constants,
-            passport["action_spec"]["names"],
-        )
-        if len(constants) != len(names):
+        code: ActionCode = policy_settings(policy).read_code(passport["actions"])
+        names = passport["action_spec"]["names"]
+        if len(code.constants) != len(names):
             raise ValueError(
-                f"its code of actions has {len(constants)} dimensions, its action_spec names {len(names)}"
+                f"its code of actions has {len(code.constants)} dimensions, its action_spec names {len(names)}"
             )
         return code
 
@@ -331,7 +322,7 @@ def load_policy(
     ask_as_often(model, weights)
     tokenizer = read_tokenizer(folder / "tokenizer", REMEDY)
     policy = make_policy(config, model, code_of(config.policy, passport, written))
-    load_weights(policy, weights, folder)
+    load_weights(policy, rename_weights(policy.state_dict(), weights), folder)
     return policy, asking_for_good(
         policy, observer_of(config, tokenizer, passport["instruction_length"], policy), config.recap
     )

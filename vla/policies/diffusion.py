@@ -1,0 +1,115 @@
+"""Denoising diffusion by an action expert, DDPM trained and DDIM sampled (Diffusion Policy, Chi et
+al. 2023; DPPO): settings of `policy=diffusion`. The head is `denoising.DenoisingHead`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from vla.actions.diffusion import Diffusion
+from vla.actions.fast import FastCode
+from vla.actions.normalize import ActionNormalizer
+from vla.models.vlm import VisionLanguageModel
+from vla.policies.denoising import (
+    DenoisingHead,
+    DenoisingSettings,
+    denoising_code_notes,
+    fit_denoising_code,
+    make_denoising_head,
+    read_denoising_code,
+)
+from vla.policies.head import Cache
+from vla.ranges import (
+    ActionTokens,
+    Even,
+    Few,
+    InstructionLength,
+    NonNegative,
+    Positive,
+    Size,
+    nearest_divisor,
+)
+
+
+@dataclass(frozen=True)
+class DiffusionSettings:
+    """Settings of `policy=diffusion`."""
+
+    chunk: Few
+    instruction_length: InstructionLength
+    num_steps: Few
+    num_train_steps: Few
+    prediction: Literal["epsilon", "sample", "v_prediction"]
+    drawn_steps: Few
+    min_std: Positive
+    clip: Positive
+    width: Even
+    intermediate: Size
+    samples: Few
+    insulate: bool
+    token_weight: NonNegative
+    num_tokens: ActionTokens
+    token_scale: Positive
+
+    @property
+    def cache(self) -> Cache | None:
+        return "prefix"
+
+    @property
+    def conflicts(self) -> list[str]:
+        found = []
+        if self.drawn_steps > self.num_steps:
+            found.append(
+                f"policy.drawn_steps ({self.drawn_steps}) is more than policy.num_steps ({self.num_steps}): the chain "
+                "has no more to draw"
+            )
+        if self.num_train_steps % self.num_steps:
+            found.append(
+                f"policy.num_steps ({self.num_steps}) must divide policy.num_train_steps ({self.num_train_steps}): "
+                f"{nearest_divisor(self.num_steps, self.num_train_steps)} does"
+            )
+        return found
+
+    @property
+    def unused(self) -> dict[str, tuple[str, ...]]:
+        return {} if self.token_weight else {"token_weight": ("num_tokens", "token_scale")}
+
+    def fit_code(self, chunks: np.ndarray) -> ActionNormalizer | FastCode:
+        return fit_denoising_code(chunks, self.token_weight, self.num_tokens, self.token_scale)
+
+    def read_code(self, values: Mapping[str, Any]) -> ActionNormalizer | FastCode:
+        return read_denoising_code(values, self.token_weight)
+
+    def code_notes(self, code: Any, frames: np.ndarray, names: Sequence[str]) -> list[str]:
+        found = denoising_code_notes(code, self.num_tokens, frames, names)
+        normalizer = code.normalizer if isinstance(code, FastCode) else code
+        values = normalizer.encode(torch.from_numpy(frames)).abs()
+        share = float((values > self.clip).any(-1).float().mean())
+        if share:
+            found.append(
+                f"policy.clip ({self.clip:g}) cuts the actions of {100 * share:.3g} % of the frames, which lie up to "
+                f"{float(values.max()):.3g} out: raise policy.clip to that for them to be executed whole"
+            )
+        return found
+
+    def make_head(
+        self, model: VisionLanguageModel, code: ActionNormalizer | FastCode
+    ) -> DenoisingHead:
+        process = Diffusion(
+            self.num_train_steps, self.num_steps, self.prediction, self.min_std, self.clip
+        )
+        settings = DenoisingSettings(
+            chunk=self.chunk,
+            width=self.width,
+            intermediate=self.intermediate,
+            exploration="all_steps",
+            drawn_steps=self.drawn_steps,
+            samples=self.samples,
+            insulate=self.insulate,
+            token_weight=self.token_weight,
+        )
+        return make_denoising_head(model, process, settings, code)

@@ -1,0 +1,201 @@
+"""The policy of a robot: a vision-language model, an action head, and a critic.
+
+The policy decides what is computed and when: perception, freezing and what traces carry then,
+guidance, values, more draws from one state. The head (`head.py`) decides how actions are drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Generic, Literal, TypeVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from vla.data.labels import without_label
+from vla.models.heads import ValueHead
+from vla.models.vlm import VisionLanguageModel
+from vla.policies.head import Draws, Head, Reading, distinct
+from vla.types import Decision, Observation, Scores, Trace, map_rows
+
+C = TypeVar("C")
+
+HEAD = "head."
+TRACE_KEYS = {"perceived": "hidden", "prefix": "prefix"}
+"""The key of a trace under which each kind of frozen computation is kept."""
+
+
+class VlaPolicy(nn.Module, Generic[C]):
+    """A vision-language model (`model`) with an action `head` and a `value_head`.
+
+    With `guidance` other than 1, predictions are extrapolated from those without the advantage
+    label (`Reading.guided`), when acting and when scoring. `cached` says what traces carry since a
+    part was frozen.
+    """
+
+    def __init__(self, model: VisionLanguageModel, head: Head[C], detach_critic: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.head = head
+        self.value_head = ValueHead(model.width, detach_critic)
+        self.guidance = 1.0
+        self.cached: Literal["nothing", "prefix", "perceived"] = "nothing"
+
+    @property
+    def chunk(self) -> int:
+        return self.head.chunk
+
+    @property
+    def num_draws(self) -> int:
+        return self.head.num_draws
+
+    @property
+    def temperature(self) -> float:
+        return self.head.temperature
+
+    @property
+    def can_probe(self) -> bool:
+        """Whether the head can be trained on perception that was computed beforehand."""
+        return self.head.cache is not None
+
+    @property
+    def can_redraw(self) -> bool:
+        return self.cached == self.head.cache
+
+    def perceive(self, observation: Observation, trace: Trace | None = None) -> Tensor:
+        """What the head takes from the model; what a trace carries is not computed again."""
+        kept = trace or {}
+        if "hidden" in kept:
+            return kept["hidden"]
+        # Rows of a stored trace often come from fewer states, so equal ones are worth finding.
+        dedup = "prefix" in kept
+        prefix = kept["prefix"] if dedup else self.model.prefix(observation)
+        return self.head.perceive(self.model, prefix, observation, dedup)
+
+    def reading(
+        self,
+        perceived: Tensor,
+        observation: Observation,
+        *,
+        guided: bool = True,
+        rows: Int[Tensor, "B"] | None = None,
+        repeats: int = 1,
+    ) -> Reading[C]:
+        """Input of the head's decisions. The model perceives nothing of a label, so with guidance
+        only the interpretation is done twice."""
+        context = self.head.interpret(self.model, perceived, observation)
+        plain = None
+        if guided and self.guidance != 1:
+            plain = self.head.interpret(self.model, perceived, without_label(observation))
+        return Reading(self.model, context, plain, self.guidance, rows, repeats)
+
+    @torch.no_grad()
+    def act(self, observation: Observation, *, greedy: bool = False) -> Decision:
+        """Draw a chunk of actions [B, H, A] (physical units) for every row."""
+        prefix = self.model.prefix(observation)
+        perceived = self.perceive(observation, {"prefix": prefix})
+        reading = self.reading(perceived, observation)
+        kept = {"nothing": {}, "prefix": {"prefix": prefix}, "perceived": {"hidden": perceived}}
+        return self._decide(reading, self.head.draw(reading, greedy), kept[self.cached])
+
+    @torch.no_grad()
+    def redraw(self, observation: Observation, trace: Trace, count: int) -> Decision:
+        """`count` more decisions for every row, from what its trace carries; those of a row stand
+        together."""
+        perceived = self.perceive(observation, trace)
+        rows = torch.arange(len(perceived), device=perceived.device).repeat_interleave(count)
+        if self.head.one_prediction:
+            reading = self.reading(perceived, observation, rows=rows, repeats=count)
+        else:
+            again = map_rows(observation, lambda tensor: tensor[rows])
+            reading = self.reading(perceived[rows], again, repeats=count)
+        kept = {key: trace[key][rows] for key in TRACE_KEYS.values() if key in trace}
+        return self._decide(reading, self.head.draw(reading, greedy=False), kept)
+
+    def _decide(self, reading: Reading[C], draws: Draws, kept: Trace) -> Decision:
+        return Decision(
+            action=draws.action,
+            trace=draws.trace | dict(kept),
+            logprobs=draws.logprobs,
+            mask=draws.mask,
+            values=reading.per_decision(self.value_head(draws.summary)),
+            exact=self.head.exact,
+        )
+
+    def score(self, observation: Observation, trace: Trace) -> Scores:
+        """Log-probabilities [B, L], entropies [B, L] and values [B] of stored draws under the
+        present weights."""
+        perceived, rows = self.perceive(observation, trace), None
+        if self.head.one_prediction:
+            first, rows = distinct(perceived, observation)
+            perceived = perceived[first]
+            observation = map_rows(replace(observation, images={}), lambda tensor: tensor[first])
+        reading = self.reading(perceived, observation, rows=rows)
+        scores = self.head.score(reading, trace)
+        values = reading.per_decision(self.value_head(scores.summary))
+        return Scores(scores.logprobs, scores.entropy, values)
+
+    def imitation_terms(
+        self,
+        observation: Observation,
+        actions: Float[Tensor, "B H A"],
+        action_mask: Bool[Tensor, "B H"],
+        hidden: Tensor | None = None,
+    ) -> tuple[Float[Tensor, "B _"], Bool[Tensor, "B _"]]:
+        """Terms of the supervised loss and which of them count; `hidden` where `perceive` has
+        run."""
+        perceived = self.perceive(observation) if hidden is None else hidden
+        return self.head.imitation_terms(
+            self.model, perceived, observation, actions, action_mask, trains_model=hidden is None
+        )
+
+    @torch.no_grad()
+    def value(self, observation: Observation) -> Float[Tensor, "B"]:
+        """The critic's estimate of the return from here."""
+        reading = self.reading(self.perceive(observation), observation, guided=False)
+        return self.value_head(self.head.summarize(reading))
+
+    def critic_parameters(self) -> Iterator[nn.Parameter]:
+        return self.value_head.parameters()
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor], **options: Any) -> Any:  # type: ignore[override]
+        """Weights of this or an earlier version (`rename_weights`)."""
+        return super().load_state_dict(rename_weights(self.state_dict(), state_dict), **options)
+
+    def model_parameters(self) -> Iterator[nn.Parameter]:
+        """What `perceive` depends on: all but the head proper."""
+        yield from self.model.parameters()
+        yield from self.head.perception_parameters()
+
+    def freeze_prefix(self) -> None:
+        """Stop training what the prefix depends on; traces carry the prefix from now on."""
+        for parameter in self.model.prefix_parameters():
+            parameter.requires_grad_(False)
+        self.cached = "prefix"
+
+    def freeze_model(self) -> None:
+        """Stop training what `perceive` depends on; traces carry what the head can start from.
+
+        Raises ValueError where the head runs the model for every draw.
+        """
+        if self.head.cache is None:
+            raise ValueError(
+                "the head of this policy runs the language model for every draw, so the model "
+                "cannot be frozen apart from it: choose model.freeze_in_rl=prefix (or, with "
+                "policy=token, policy.decoding=parallel)"
+            )
+        for parameter in self.model_parameters():
+            parameter.requires_grad_(False)
+        self.cached = self.head.cache
+
+
+def rename_weights(names: Mapping[str, Any], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights under the names of a policy's state dict. Checkpoints from before the head was a
+    module of its own hold its weights without the prefix `head.`."""
+    renamed = {}
+    for name, tensor in weights.items():
+        is_old = name not in names and HEAD + name in names
+        renamed[HEAD + name if is_old else name] = tensor
+    return renamed
