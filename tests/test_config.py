@@ -14,7 +14,7 @@ from vla.command_line import as_yaml, read_config
 from vla.config import ConfigError, RobotConfig, TextConfig, freeze, load
 from vla.config.algorithm import ALGORITHM_SECTIONS
 from vla.config.compose import CONFIGS, check_keys, groups, nearest, options, paths
-from vla.config.explain import nearest_divisor
+from vla.ranges import nearest_divisor
 
 ROOT = Path(__file__).parents[1]
 
@@ -190,7 +190,7 @@ WRONG = {
     "train.device=cuda": "train.device (cuda) is for mode=text: a robot policy trains on the CPU in float32",
     "train.precision=bf16": "train.precision (bf16) is for mode=text",
     "sim.reward={reach:0,grasp:0,lift:0,place:0,success:0}": "sim.reward ({",
-    "policy.decoding=autoregressive rl.num_branches=8": "rl.num_branches (8) cannot be had: policy.decoding (auto",
+    "policy.decoding=autoregressive rl.num_branches=8": "rl.num_branches (8) cannot be had: policy=token with these",
     "sim=gym rl.num_branches=8": "rl.num_branches (8) cannot be had: sim.id (Reacher-v5) cannot be put back",
     "mode=text rl.greedy_every=2": "rl.greedy_every (2) is for robots: set it to null in mode=text",
     "mode=text language_model=tiny language_model.width=7": "language_model.width (7) must be a multiple of 2: 8 is",

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import pytest
 from pydantic import BaseModel
 
+from vla.config.declarations import OneOf
 from vla.config.robot import RobotConfig
 from vla.config.simulation import section_of_simulator, simulators
 from vla.config.text import TextConfig
@@ -43,7 +44,10 @@ def settings_of(kind: type[BaseModel], prefix: str = "") -> set[str]:
     for name, field in kind.model_fields.items():
         path = f"{prefix}{name}"
         found |= {path}
-        for section in sections(field.annotation):
+        declared = [
+            kind for part in field.metadata if isinstance(part, OneOf) for kind in part.sections
+        ]
+        for section in [*sections(field.annotation), *declared]:
             found |= settings_of(section, f"{path}.")
     return found
 

@@ -10,7 +10,7 @@ from typing import Any, assert_never
 import torch
 
 from vla.command_names import command_name
-from vla.config import robot as settings
+from vla.config.policy import PolicySection
 from vla.config.robot import (
     HubBackbone,
     HubVision,
@@ -30,8 +30,8 @@ from vla.models.queries import QueryHead
 from vla.models.vision import VisionEncoder, check_tower, hub_vit, small_vit
 from vla.models.vlm import VisionLanguageModel
 from vla.models.vocabulary import NUM_ACTION_IDS, NUM_LOCATIONS, location_ids
-from vla.plugins import extend_table, find_target, load_target
-from vla.policies import POLICIES, POLICY_GROUP
+from vla.plugins import find_target, load_target
+from vla.policies import policy_table
 from vla.policies.head import ActionCode, PolicySettings
 from vla.policies.vla_policy import VlaPolicy
 
@@ -203,12 +203,10 @@ def _freeze(settings: Model, model: VisionLanguageModel) -> None:
         model.backbone.requires_grad_(False)
 
 
-def policy_settings(section: settings.Policy) -> PolicySettings:
-    """The settings of a policy kind with everything that needs torch: its code and its head."""
-    table = extend_table(POLICIES, POLICY_GROUP)
-    declaration = load_target(find_target(table, "policy.name", section.name))
-    names = (field.name for field in fields(declaration))
-    return declaration(**{name: getattr(section, name) for name in names})
+def policy_settings(section: PolicySection) -> PolicySettings:
+    """The settings of a policy kind with the methods that need torch: its code and its head."""
+    settings = load_target(find_target(policy_table(), "policy.name", section.name))
+    return settings(**{field.name: getattr(section, field.name) for field in fields(settings)})
 
 
 def make_policy(

@@ -6,6 +6,7 @@ weights where floating point gives out. A boolean is no number, and a number is 
 
 from __future__ import annotations
 
+from math import isqrt
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
@@ -72,6 +73,11 @@ Steps = Annotated[Integer, Field(ge=1, le=10**5)]
 """Steps of an episode or of a chain, and tokens of a text."""
 Tokens = Annotated[Integer, Field(ge=16, le=10**6)]
 """Room for a text; a chat template alone takes some ten tokens."""
+InstructionLength = Annotated[Integer, Field(ge=4, le=10**4)]
+"""In tokens."""
+ActionTokens = Annotated[Integer, Field(ge=2, le=256)]
+"""Tokens of a code of actions; they take the vocabulary's last ids."""
+Bins = Annotated[Integer, Field(ge=2, le=10**4)]
 Threads = Annotated[Integer, Field(ge=0, le=1024)]
 Seed = Annotated[Integer, Field(ge=0, le=MAX_SEED)]
 
@@ -84,3 +90,11 @@ Weights = Annotated[dict[Name, Number], Field(min_length=1)]
 
 Schedule = Literal["cosine", "linear", "constant"]
 """Course of a learning rate."""
+
+
+def nearest_divisor(wanted: int, number: int) -> int:
+    """The divisor of `number` nearest to `wanted`; the larger of two that are equally near. Found
+    in pairs d, number/d, so in as many steps as the root of `number`.
+    """
+    small = [d for d in range(1, isqrt(number) + 1) if number % d == 0]
+    return min(small + [number // d for d in small], key=lambda d: (abs(d - wanted), -d))

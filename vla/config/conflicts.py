@@ -8,8 +8,8 @@ from importlib.util import find_spec
 from itertools import combinations
 
 from vla.config.compose import suggestion
-from vla.config.explain import nearest_divisor, shown
-from vla.config.model_conflicts import language_model_conflicts, model_conflicts, policy_conflicts
+from vla.config.explain import shown
+from vla.config.model_conflicts import language_model_conflicts, model_conflicts
 from vla.config.processes import process_conflicts
 from vla.config.rl_conflicts import (
     adapter_conflicts,
@@ -17,9 +17,10 @@ from vla.config.rl_conflicts import (
     rl_conflicts,
     text_rl_conflicts,
 )
-from vla.config.robot import FastPolicy, RobotConfig
+from vla.config.robot import RobotConfig
 from vla.config.text import TextConfig
 from vla.config.training import Evaluation, Train
+from vla.ranges import nearest_divisor
 from vla.rewards.gold import GOLDS
 from vla.rewards.worker import INSIDE_ANSWER, NAMES
 
@@ -41,7 +42,7 @@ def conflicts(config: RobotConfig | TextConfig) -> list[str]:
         found += turn_conflicts(config) + sampling_conflicts(config)
     if isinstance(config, RobotConfig):
         found += branch_conflicts(config) + device_conflicts(config.train)
-        found += scene_conflicts(config) + chunk_conflicts(config) + policy_conflicts(config.policy)
+        found += scene_conflicts(config) + chunk_conflicts(config)
         found += (
             model_conflicts(config) + seed_conflicts(config.evaluation) + recap_conflicts(config)
         )
@@ -231,7 +232,7 @@ def recap_conflicts(config: RobotConfig) -> list[str]:
     """What advantage-conditioned training, tokens beside an expert, texts and multimodal sentences
     cannot do."""
     policy, recap, found = config.policy, config.recap, []
-    in_one_pass = getattr(policy, "decoding", "parallel") == "parallel"
+    in_one_pass = policy.traits.cache is not None
     if getattr(policy, "token_weight", 0) and config.sft.probe_steps and config.sft.probe_only:
         found.append(
             f"policy.token_weight ({policy.token_weight}) trains the vision-language model, which "  # type: ignore[union-attr]
@@ -245,22 +246,22 @@ def recap_conflicts(config: RobotConfig) -> list[str]:
     if recap.num_rounds and not in_one_pass:
         found.append(
             f"recap.num_rounds ({recap.num_rounds}) trains a head on what the model sees, and "
-            "policy.decoding=autoregressive has none apart: choose policy.decoding=parallel"
+            f"policy={policy.name} has none apart: choose policy.decoding=parallel, or another policy"
         )
     sentence = config.data.sentence
     if sentence is not None and not in_one_pass:
         found.append(
-            "data.sentence puts images into the text, which policy.decoding=autoregressive does not read: choose "
-            "policy.decoding=parallel"
+            f"data.sentence puts images into the text, which policy={policy.name} does not read: choose "
+            "policy.decoding=parallel, or another policy"
         )
     if sentence is not None and "{instruction}" not in sentence:
         found.append(
             f"data.sentence ({sentence}) has no {{instruction}} in it: the policy would not know what to do"
         )
-    if recap.guidance != 1 and isinstance(policy, FastPolicy):
+    if recap.guidance != 1 and not policy.traits.can_guide:
         found.append(
-            f"recap.guidance ({recap.guidance}) combines predictions of policy=token, flow, diffusion or regression, "
-            f"and policy is {policy.name}: set it to 1"
+            f"recap.guidance ({recap.guidance}) combines predictions with and without a label, which policy={policy.name} "
+            "does not: set it to 1"
         )
     return found
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from vla.config.compose import ConfigError, at, compose, split
-from vla.config.robot import DiffusionPolicy, FlowPolicy, RobotConfig, TokenPolicy
+from vla.config.robot import RobotConfig
 from vla.config.text import Rlhf, Rlvr, TextConfig, TextPreference, TextSft
 
 BRANCHES = "rl.num_branches"
@@ -147,9 +147,7 @@ WHOLE_SETTINGS = (
 
 def can_probe(config: RobotConfig) -> bool:
     """Whether the policy has a head apart."""
-    return not (
-        isinstance(config.policy, TokenPolicy) and config.policy.decoding == "autoregressive"
-    )
+    return config.policy.traits.cache is not None
 
 
 def moves_whole(config: RobotConfig) -> bool:
@@ -208,22 +206,13 @@ def data_rules(config: RobotConfig) -> Iterator[Idle]:
 
 
 def policy_rules(config: RobotConfig) -> Iterator[Idle]:
+    """Settings that another setting of the policy leaves without effect."""
     policy = config.policy
-    if isinstance(policy, FlowPolicy | DiffusionPolicy) and not policy.token_weight:
-        yield from each(
-            "policy",
-            ("num_tokens", "token_scale"),
-            "policy.token_weight is 0",
-            "policy.token_weight",
-        )
-    if isinstance(policy, FlowPolicy):
-        unused = {
-            "one_step": ("min_noise", "max_noise"),
-            "all_steps": ("min_noise", "max_noise"),
-            "learned_noise": ("noise_level",),
-            "matching": ("min_noise", "max_noise", "noise_level", "drawn_steps"),
-        }[policy.exploration]
-        yield from each("policy", unused, f"policy.exploration is {policy.exploration}")
+    for cause, names in policy.traits.unused.items():
+        value = getattr(policy, cause)
+        shown = f"{value:g}" if isinstance(value, float) else value
+        switch = None if isinstance(value, str) else f"policy.{cause}"
+        yield from each("policy", names, f"policy.{cause} is {shown}", switch)
 
 
 def text_rules(config: TextConfig) -> Iterator[Idle]:

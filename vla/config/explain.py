@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from math import isqrt
 from typing import Any
 
 from pydantic import ValidationError
@@ -87,11 +86,3 @@ def shown(value: Any) -> str:
     return (
         "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     )
-
-
-def nearest_divisor(wanted: int, number: int) -> int:
-    """The divisor of `number` nearest to `wanted`; the larger of two that are equally near. Found
-    in pairs d, number/d, so in as many steps as the root of `number`.
-    """
-    small = [d for d in range(1, isqrt(number) + 1) if number % d == 0]
-    return min(small + [number // d for d in small], key=lambda d: (abs(d - wanted), -d))

@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
-from vla.config.explain import nearest_divisor
-from vla.config.robot import DiffusionPolicy, FlowPolicy, Policy, RobotConfig, SmallBackbone
+from vla.config.robot import RobotConfig, SmallBackbone
 from vla.config.text import LanguageModel, TinyLanguageModel
 from vla.config.training import Lora
+from vla.ranges import nearest_divisor
 
 SMOLLM2_WIDTH = 576
 NUM_RESERVED = 384
 """Ids of a small backbone's vocabulary that stand for places and actions."""
 SPECIALS_AND_BYTES = 259
 """The smallest vocabulary that writes every text: three special tokens and the bytes."""
-
-
-def policy_conflicts(policy: Policy) -> list[str]:
-    found = []
-    if isinstance(policy, FlowPolicy) and policy.min_noise > policy.max_noise:
-        found.append(
-            f"policy.min_noise ({policy.min_noise}) must not exceed policy.max_noise ({policy.max_noise}): swap them"
-        )
-    if isinstance(policy, FlowPolicy | DiffusionPolicy) and policy.drawn_steps > policy.num_steps:
-        found.append(
-            f"policy.drawn_steps ({policy.drawn_steps}) is more than policy.num_steps ({policy.num_steps}): the chain "
-            "has no more to draw"
-        )
-    if isinstance(policy, DiffusionPolicy) and policy.num_train_steps % policy.num_steps:
-        found.append(
-            f"policy.num_steps ({policy.num_steps}) must divide policy.num_train_steps ({policy.num_train_steps}): "
-            f"{nearest_divisor(policy.num_steps, policy.num_train_steps)} does"
-        )
-    return found
 
 
 def model_conflicts(config: RobotConfig) -> list[str]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from vla.config.algorithm import AlgorithmSection
 from vla.config.compose import ConfigError
-from vla.config.explain import nearest_divisor, shown
+from vla.config.explain import shown
 from vla.config.robot import RobotConfig
 from vla.config.text import TextConfig
 from vla.config.training import Rl
 from vla.config.whole_episodes import why_no_branches
+from vla.ranges import nearest_divisor
 from vla.rl.traits import AlgorithmTraits
 
 

@@ -8,14 +8,15 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from vla.config.algorithm import Algorithm
+from vla.config.policy import Policy
 from vla.config.section import Section
 from vla.config.simulation import AnySimulation
 from vla.config.training import Evaluation, Lora, Rl, Train
 from vla.ranges import (
+    Bins,
     Count,
     CountOrZero,
     Depth,
-    Even,
     Few,
     FewOrZero,
     Fraction,
@@ -31,16 +32,11 @@ from vla.ranges import (
     Seconds,
     Share,
     Size,
-    Temperature,
     Tokens,
     WeightDecay,
 )
 
-Bins = Annotated[Integer, Field(ge=2, le=10**4)]
 Vocabulary = Annotated[Integer, Field(ge=1, le=10**6)]
-Length = Annotated[Integer, Field(ge=4, le=10**4)]
-"""Of an instruction, in tokens."""
-ActionTokens = Annotated[Integer, Field(ge=2, le=256)]
 Scenes = Annotated[Integer, Field(ge=1, le=10**6)]
 
 
@@ -101,79 +97,6 @@ class Model(Section):
     gradient_checkpointing: bool
     detach_critic: bool
     freeze_in_rl: Literal["nothing", "prefix", "all"]
-
-
-class TokenPolicy(Section):
-    name: Literal["token"]
-    chunk: Few
-    num_bins: Bins
-    binning: Literal["quantile", "uniform"]
-    decoding: Literal["parallel", "autoregressive"]
-    temperature: Temperature
-    instruction_length: Length
-
-
-class FastPolicy(Section):
-    name: Literal["fast"]
-    chunk: Few
-    instruction_length: Length
-    num_tokens: ActionTokens
-    scale: Positive
-    temperature: Temperature
-
-
-class FlowPolicy(Section):
-    name: Literal["flow"]
-    chunk: Few
-    instruction_length: Length
-    num_steps: Few
-    exploration: Literal["one_step", "all_steps", "learned_noise", "matching"]
-    drawn_steps: Few
-    noise_level: Positive
-    min_noise: Positive
-    max_noise: Positive
-    width: Even
-    intermediate: Size
-    samples: Few
-    time_alpha: Positive
-    time_beta: Positive
-    insulate: bool
-    token_weight: NonNegative
-    num_tokens: ActionTokens
-    token_scale: Positive
-
-
-class DiffusionPolicy(Section):
-    name: Literal["diffusion"]
-    chunk: Few
-    instruction_length: Length
-    num_steps: Few
-    num_train_steps: Few
-    prediction: Literal["epsilon", "sample", "v_prediction"]
-    drawn_steps: Few
-    min_std: Positive
-    clip: Positive
-    width: Even
-    intermediate: Size
-    samples: Few
-    insulate: bool
-    token_weight: NonNegative
-    num_tokens: ActionTokens
-    token_scale: Positive
-
-
-class RegressionPolicy(Section):
-    name: Literal["regression"]
-    chunk: Few
-    instruction_length: Length
-    min_scale: Positive
-    temperature: Temperature
-
-
-Policy = Annotated[
-    TokenPolicy | FastPolicy | FlowPolicy | DiffusionPolicy | RegressionPolicy,
-    Field(discriminator="name"),
-]
 
 
 class Data(Section):

@@ -11,13 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from vla.config.robot import (
-    DiffusionPolicy,
-    FastPolicy,
-    FlowPolicy,
-    RobotConfig,
-    TokenPolicy,
-)
+from vla.config.robot import RobotConfig
 
 GROUP_SIZE = 8
 
@@ -27,13 +21,10 @@ def why_no_branches(config: RobotConfig) -> str | None:
     policy, frozen = config.policy, config.model.freeze_in_rl
     if not config.sim.kind.restores_states:
         return f"{config.sim.label} (sim.simulator={config.sim.simulator}) cannot be put back into an earlier state"
-    if isinstance(policy, TokenPolicy) and policy.decoding == "autoregressive":
-        return "policy.decoding (autoregressive) looks again for every draw"
-    enough = (
-        ("all", "prefix")
-        if isinstance(policy, FastPolicy | FlowPolicy | DiffusionPolicy)
-        else ("all",)
-    )
+    cache = policy.traits.cache
+    if cache is None:
+        return f"policy={policy.name} with these settings runs the model again for every draw"
+    enough = ("all", "prefix") if cache == "prefix" else ("all",)
     if frozen not in enough:
         return (
             f"model.freeze_in_rl ({frozen}) keeps nothing to draw again from, policy={policy.name} needs "

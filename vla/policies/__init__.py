@@ -1,5 +1,15 @@
-"""Policies of robots and of text. `POLICIES` names the settings of every kind of robot policy."""
+"""Policies: each draws actions and scores the draws it made.
 
+`POLICIES` is the only list of the kinds of robot policies. An installed package adds one through an
+entry point of the group `vla.policies`: a settings dataclass (`vla.policies.head.PolicySettings`).
+"""
+
+from __future__ import annotations
+
+from vla.plugins import extend_table
+
+GROUP = "vla.policies"
+"""Entry points of users' policies."""
 POLICIES = {
     "token": "vla.policies.token:TokenSettings",
     "fast": "vla.policies.fast:FastSettings",
@@ -7,6 +17,8 @@ POLICIES = {
     "diffusion": "vla.policies.diffusion:DiffusionSettings",
     "regression": "vla.policies.regression:RegressionSettings",
 }
-"""Settings dataclasses (`head.PolicySettings`) by the name that `policy=NAME` takes. Installed
-packages add theirs through the entry-point group `vla.policies`."""
-POLICY_GROUP = "vla.policies"
+
+
+def policy_table() -> dict[str, str]:
+    """{name: "module:Settings"} of our policy kinds and of installed packages'."""
+    return extend_table(POLICIES, GROUP)

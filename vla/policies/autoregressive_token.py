@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from vla.actions.bins import ActionBins
 from vla.models.backbone import Backbone
 from vla.models.vlm import VisionLanguageModel, attention_mask, text_positions
-from vla.policies.head import Cache, Draws, DrawScores, Reading
+from vla.policies.head import Draws, DrawScores, Reading
 from vla.policies.token import add_plan, claim_ids, draw_ids, make_queries, restrict, score_ids
+from vla.policies.traits import Cache
 from vla.types import Observation, Trace
 
 

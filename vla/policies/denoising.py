@@ -39,7 +39,8 @@ from vla.models.action_expert import ActionExpert, Context, context_of, read_by,
 from vla.models.readout import Readout
 from vla.models.vlm import VisionLanguageModel
 from vla.policies.fast import make_writer, score_tokens
-from vla.policies.head import Cache, Draws, DrawScores, Reading
+from vla.policies.head import Draws, DrawScores, Reading
+from vla.policies.traits import Cache
 from vla.types import Observation, Trace
 
 Exploration = Literal["one_step", "all_steps", "learned_noise", "matching"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from vla.policies.denoising import (
     make_denoising_head,
     read_denoising_code,
 )
-from vla.policies.head import Cache
+from vla.policies.traits import Cache
 from vla.ranges import (
     ActionTokens,
     Even,
@@ -39,6 +39,8 @@ from vla.ranges import (
 class DiffusionSettings:
     """Settings of `policy=diffusion`."""
 
+    cache: ClassVar[Cache | None] = "prefix"
+    can_guide: ClassVar[bool] = True
     chunk: Few
     instruction_length: InstructionLength
     num_steps: Few
@@ -55,24 +57,18 @@ class DiffusionSettings:
     num_tokens: ActionTokens
     token_scale: Positive
 
-    @property
-    def cache(self) -> Cache | None:
-        return "prefix"
-
-    @property
-    def conflicts(self) -> list[str]:
-        found = []
+    def __post_init__(self) -> None:
         if self.drawn_steps > self.num_steps:
-            found.append(
-                f"policy.drawn_steps ({self.drawn_steps}) is more than policy.num_steps ({self.num_steps}): the chain "
-                "has no more to draw"
+            raise ValueError(
+                f"drawn_steps ({self.drawn_steps}) is more than num_steps ({self.num_steps}): the "
+                "chain has no more to draw"
             )
         if self.num_train_steps % self.num_steps:
-            found.append(
-                f"policy.num_steps ({self.num_steps}) must divide policy.num_train_steps ({self.num_train_steps}): "
-                f"{nearest_divisor(self.num_steps, self.num_train_steps)} does"
+            nearest = nearest_divisor(self.num_steps, self.num_train_steps)
+            raise ValueError(
+                f"num_steps ({self.num_steps}) must divide num_train_steps "
+                f"({self.num_train_steps}): {nearest} does"
             )
-        return found
 
     @property
     def unused(self) -> dict[str, tuple[str, ...]]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -25,8 +25,9 @@ from vla.models.action_expert import Read, read_by, see, see_once
 from vla.models.readout import Readout
 from vla.models.token_writer import TokenWriter
 from vla.models.vlm import VisionLanguageModel
-from vla.policies.head import Cache, Draws, DrawScores, Reading
+from vla.policies.head import Draws, DrawScores, Reading
 from vla.policies.token import draw_ids
+from vla.policies.traits import Cache
 from vla.ranges import ActionTokens, Few, InstructionLength, Positive, Temperature
 from vla.types import Observation, Trace
 
@@ -35,20 +36,14 @@ from vla.types import Observation, Trace
 class FastSettings:
     """Settings of `policy=fast`."""
 
+    cache: ClassVar[Cache | None] = "prefix"
+    can_guide: ClassVar[bool] = False  # two half-written sequences cannot be combined
+    unused: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     chunk: Few
     instruction_length: InstructionLength
     num_tokens: ActionTokens
     scale: Positive
     temperature: Temperature
-
-    @property
-    def cache(self) -> Cache | None:
-        return "prefix"
-
-    @property
-    def can_guide(self) -> bool:
-        """A token's logits depend on those before it: two sequences cannot be combined."""
-        return False
 
     def fit_code(self, chunks: np.ndarray) -> FastCode:
         return fit_fast(chunks, self.num_tokens, self.scale)

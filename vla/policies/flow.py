@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from vla.policies.denoising import (
     make_denoising_head,
     read_denoising_code,
 )
-from vla.policies.head import Cache
+from vla.policies.traits import Cache
 from vla.ranges import ActionTokens, Even, Few, InstructionLength, NonNegative, Positive, Size
 
 
@@ -29,6 +29,8 @@ from vla.ranges import ActionTokens, Even, Few, InstructionLength, NonNegative, 
 class FlowSettings:
     """Settings of `policy=flow`."""
 
+    cache: ClassVar[Cache | None] = "prefix"
+    can_guide: ClassVar[bool] = True
     chunk: Few
     instruction_length: InstructionLength
     num_steps: Few
@@ -47,23 +49,16 @@ class FlowSettings:
     num_tokens: ActionTokens
     token_scale: Positive
 
-    @property
-    def cache(self) -> Cache | None:
-        return "prefix"
-
-    @property
-    def conflicts(self) -> list[str]:
-        found = []
+    def __post_init__(self) -> None:
         if self.min_noise > self.max_noise:
-            found.append(
-                f"policy.min_noise ({self.min_noise}) must not exceed policy.max_noise ({self.max_noise}): swap them"
+            raise ValueError(
+                f"min_noise ({self.min_noise}) must not exceed max_noise ({self.max_noise}): swap them"
             )
         if self.drawn_steps > self.num_steps:
-            found.append(
-                f"policy.drawn_steps ({self.drawn_steps}) is more than policy.num_steps ({self.num_steps}): the chain "
-                "has no more to draw"
+            raise ValueError(
+                f"drawn_steps ({self.drawn_steps}) is more than num_steps ({self.num_steps}): the "
+                "chain has no more to draw"
             )
-        return found
 
     @property
     def unused(self) -> dict[str, tuple[str, ...]]:

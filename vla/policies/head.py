@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,11 +21,8 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from vla.models.vlm import VisionLanguageModel
+from vla.policies.traits import Cache, PolicyTraits
 from vla.types import Observation, Trace
-
-Cache = Literal["perceived", "prefix"]
-"""What a trace carries once the model is frozen: what the head perceived, or the prefix embeddings
-where that would take too much memory."""
 
 C = TypeVar("C")
 
@@ -165,12 +162,13 @@ class ActionCode(Protocol):
 
 
 @runtime_checkable
-class PolicySettings(Protocol):
+class PolicySettings(PolicyTraits, Protocol):
     """Settings of a policy kind: a frozen dataclass in the file of its head, named in
     `vla.policies.POLICIES` or in the entry-point group `vla.policies`.
 
-    Fields are the settings of `configs/policy/NAME.yaml`. Properties must not need torch: the
-    settings are checked before it loads.
+    Fields are the settings of `configs/policy/NAME.yaml`. Properties and `__post_init__` must not
+    need torch: the settings are checked before it loads. `__post_init__` raises ValueError where
+    values do not go together.
     """
 
     @property
@@ -178,11 +176,6 @@ class PolicySettings(Protocol):
 
     @property
     def instruction_length(self) -> int: ...
-
-    @property
-    def cache(self) -> Cache | None:
-        """`Head.cache` of the head that these settings make."""
-        ...
 
     def fit_code(self, chunks: np.ndarray) -> Any:
         """The code of actions for demonstrated chunks [N, H, A]."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -24,7 +24,8 @@ from vla.actions.spread import FARTHEST, widened_scales
 from vla.finite import check_finite
 from vla.models.readout import Readout
 from vla.models.vlm import VisionLanguageModel
-from vla.policies.head import Cache, Draws, DrawScores, Reading
+from vla.policies.head import Draws, DrawScores, Reading
+from vla.policies.traits import Cache
 from vla.ranges import Few, InstructionLength, Positive, Temperature
 from vla.types import Observation, Trace
 
@@ -33,14 +34,13 @@ from vla.types import Observation, Trace
 class RegressionSettings:
     """Settings of `policy=regression`."""
 
+    cache: ClassVar[Cache | None] = "perceived"
+    can_guide: ClassVar[bool] = True
+    unused: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     chunk: Few
     instruction_length: InstructionLength
     min_scale: Positive
     temperature: Temperature
-
-    @property
-    def cache(self) -> Cache | None:
-        return "perceived"
 
     def fit_code(self, chunks: np.ndarray) -> ActionNormalizer:
         return fit_normalizer(chunks[:, 0])

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -25,7 +25,8 @@ from vla.actions.spread import rare_jumps
 from vla.finite import check_distribution
 from vla.models.queries import PlanReader, QueryHead, plan_moments
 from vla.models.vlm import VisionLanguageModel
-from vla.policies.head import Cache, Draws, DrawScores, Head, Reading
+from vla.policies.head import Draws, DrawScores, Head, Reading
+from vla.policies.traits import Cache
 from vla.ranges import Bins, Few, InstructionLength, Temperature
 from vla.types import Observation, Trace
 
@@ -34,6 +35,7 @@ from vla.types import Observation, Trace
 class TokenSettings:
     """Settings of `policy=token`."""
 
+    unused: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     chunk: Few
     num_bins: Bins
     binning: Literal["quantile", "uniform"]
@@ -44,6 +46,10 @@ class TokenSettings:
     @property
     def cache(self) -> Cache | None:
         return "perceived" if self.decoding == "parallel" else None
+
+    @property
+    def can_guide(self) -> bool:
+        return self.decoding == "parallel"
 
     def fit_code(self, chunks: np.ndarray) -> ActionBins:
         return fit_bins(chunks[:, 0], self.num_bins, self.binning)

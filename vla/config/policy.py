@@ -1,0 +1,29 @@
+"""Settings of the policy, derived from the dataclasses in `vla.policies`."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from vla.config.declarations import DeclaredSection, OneOf, named_sections
+from vla.policies import policy_table
+from vla.policies.traits import PolicyTraits
+from vla.ranges import Few, InstructionLength
+
+
+class PolicySection(DeclaredSection):
+    """Settings of a policy kind; the fields are those of its dataclass."""
+
+    group: ClassVar[str] = "policy"
+    chunk: Few
+    instruction_length: InstructionLength
+
+    @property
+    def traits(self) -> PolicyTraits:
+        """What the policy kind declares about itself with these settings."""
+        traits: PolicyTraits = self.declared
+        return traits
+
+
+POLICY_SECTIONS = named_sections(policy_table(), PolicySection)
+"""{name of a policy kind: its section}."""
+Policy = Annotated[PolicySection, OneOf(tuple(POLICY_SECTIONS.values()))]
