@@ -24,11 +24,10 @@ from tests.reads import Reads, recorded_reads, without_effect
 from vla.commands.train import main
 from vla.config import load
 from vla.evaluate.starts import StartManifest
+from vla.evaluation.evaluate import evaluate_policy
 from vla.policies.vla_policy import VlaPolicy
-from vla.stages.evaluation import evaluate_policy
-from vla.stages.grounding import SceneSource
+from vla.simulator import SceneSource, Simulator
 from vla.stages.robot import load_policy
-from vla.stages.world import World
 from vla.train.checkpoint import last_checkpoint, load_checkpoint
 from vla.train.metrics import read_metrics
 from vla.train.pieces import Pieces
@@ -159,7 +158,7 @@ def test_a_run_leaves_all_that_a_person_looks_at(finished):
     for when in ("before", "after"):
         for decoding in ("greedy", "sampled"):
             values = stages[f"evaluation_{when}"][decoding]
-            assert len(values["outcomes"]) == values["num_starts"] == 4
+            assert len(values["items"]["value"]) == values["n"] == 4
             assert "95 % Wilson interval" in values["text"]
             assert ("greedy" if decoding == "greedy" else "temperature") in values["text"]
         videos = stages[f"videos_{when}"]["files"]
@@ -258,6 +257,10 @@ class Interrupting:
         if self.at and self.name.startswith(self.at[0]) and self.done >= self.at[1]:
             self.at.clear()
             os.kill(os.getpid(), signal.SIGINT)
+
+    def advance_to(self, done, **numbers):
+        if done > self.done:
+            self.advance(done - self.done, **numbers)
 
     def expect(self, total):
         self.inner.expect(total)
@@ -456,10 +459,10 @@ def test_a_run_ends_with_a_policy_that_others_can_load(finished):
     world = TabletopSimulator(config.sim)
     policy, observer = load_policy(finished, config, world)
     seeds = StartManifest.load(finished / "starts.json").evaluation_seeds.tolist()
-    episodes = evaluate_policy(policy, world.environment(), seeds, observer, greedy=True)
+    result = evaluate_policy(policy, world.environment(), seeds, observer, temperature=None)
     reported = results(finished)["stages"]["evaluation_after"]["greedy"]
-    assert "".join("1" if s else "0" for s in episodes.success) == reported["outcomes"]
-    assert float(episodes.returns.mean()) == pytest.approx(reported["mean_return"])
+    assert result.to_dict()["items"]["value"] == reported["items"]["value"]
+    assert result.mean_measure("return") == pytest.approx(reported["measures"]["return"])
     with pytest.raises(ValueError, match="holds no policy"):
         load_policy(finished / "videos", config, world)
     other = json.loads((finished / "policy.json").read_text())
@@ -477,7 +480,7 @@ def test_a_run_ends_with_a_policy_that_others_can_load(finished):
 
 def test_the_simulator_is_a_world():
     world = TabletopSimulator(load(TINY).sim)
-    assert isinstance(world, World)
+    assert isinstance(world, Simulator)
     assert isinstance(world.scenes(), SceneSource)
     assert world.environment() is world.environment()
     assert world.environment().observe().proprio.shape == (4, world.proprio_size)

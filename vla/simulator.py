@@ -15,9 +15,40 @@ if TYPE_CHECKING:
     import numpy as np
 
     from vla.data.collect import Expert
+    from vla.data.observations import Seen
     from vla.rl.protocols import VectorEnvironment
-    from vla.stages.grounding import SceneSource
     from vla.viewer.payload import Replayed
+
+
+@runtime_checkable
+class SceneSource(Protocol):
+    """The simulator's side: rendered scenes by seed, and questions about them."""
+
+    def scenes(self, seeds: Sequence[int]) -> tuple[Seen, Sequence[Any]]:
+        """Pictures and facts of the scenes that the seeds stand for."""
+
+    def ask(
+        self, facts: Any, rng: np.random.Generator, count: int
+    ) -> Sequence[tuple[str, str | tuple[float, ...], str]]:
+        """Questions about one scene: text, answer and unit, as `vla.data.questions.Question`."""
+
+    @property
+    def sighting_names(self) -> Sequence[str]:
+        """What the kinds of objects that can be seen are called."""
+
+    @property
+    def num_plan_numbers(self) -> int:
+        """How many numbers an instruction comes down to."""
+
+    def plan(self, facts: Any, rng: np.random.Generator) -> Any:
+        """An instruction about a scene: `text`, `numbers` (metres, or scaled like them), and
+        `mentions` of objects: (text up to the name, place from the gripper in metres, heading from
+        the gripper's).
+        """
+
+    def sightings(self, facts: Any) -> Mapping[str, Sequence[Any]]:
+        """By camera, the objects in the picture: (right, down, kind, place, heading), see
+        `vla.sft.sightings`."""
 
 
 @runtime_checkable

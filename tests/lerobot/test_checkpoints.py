@@ -112,7 +112,7 @@ def test_the_command_judges_it_and_writes_the_same_files(checkpoint, tmp_path, c
     result = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     (row,) = result["conditions"]
     assert row["decoding"] == ("greedy" if declared(checkpoint).kind == "act" else "sampled")
-    assert row["num_starts"] == 3
+    assert row["n"] == 3
     assert (tmp_path / "out" / "evaluation.html").exists()
     assert list((tmp_path / "out" / "videos").glob("*.mp4"))
     assert "as trained" in capsys.readouterr().out

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from vla.evaluation.result import success_result
 from vla.report.charts import (
     Axis,
     Curve,
@@ -111,13 +112,7 @@ def test_a_report_is_made_of_what_stands_in_the_folder(tmp_path: Path, when: str
     if when == "begun":
         assert "not finished" in write_report(tmp_path).read_text()
         return
-    rate = {
-        "rate": 0.5,
-        "successes": 5,
-        "num_starts": 10,
-        "wilson_95": [0.24, 0.76],
-        "decoding": "greedy",
-    }
+    rate = success_result(range(10), [True] * 5 + [False] * 5, None).to_dict()
     test = {"text": "it rose", "difference": 0.5, "mcnemar_exact_p": 0.06}
     results = {
         "stages": {"evaluation_before": {"greedy": rate}, "evaluation_after": {"greedy": rate}},

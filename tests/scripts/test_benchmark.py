@@ -51,10 +51,10 @@ def test_a_table_of_policies_is_written_while_runs_are_missing(main, tmp_path):
         main(["nothing"])  # the folder of scripts is on the path from here on
     from benchmarks.kinds.table import row, write
 
-    rate = {"rate": 0.5, "num_starts": 4, "wilson_95": [0.15, 0.85], "mean_decisions": 10.0}
+    rate = {"mean": 0.5, "n": 4, "interval_95": [0.15, 0.85], "measures": {"decisions": 10.0}}
     before, after = (
-        {"greedy": rate, "sampled": rate | {"rate": 0.25}},
-        {"greedy": rate | {"rate": 0.75}},
+        {"greedy": rate, "sampled": rate | {"mean": 0.25}},
+        {"greedy": rate | {"mean": 0.75}},
     )
     stages = {"evaluation_before": before, "evaluation_after": after}
     (tmp_path / "a").mkdir()
@@ -75,7 +75,7 @@ def test_a_table_of_policies_is_written_while_runs_are_missing(main, tmp_path):
     ]
     assert re.split(r"\s{2,}", lines[2]) == ["a", "sampled", "25.0 % [15.0, 85.0] n=4", "-", "-"]
     assert re.split(r"\s{2,}", lines[3]) == ["b", "greedy", "-", "-", "-", "-", "-/-", "-"]
-    assert json.loads((tmp_path / "table.json").read_text())[0]["grpo"]["greedy"]["rate"] == 0.75
+    assert json.loads((tmp_path / "table.json").read_text())[0]["grpo"]["greedy"]["mean"] == 0.75
 
 
 def test_a_setting_behind_a_policys_name_is_for_that_policy_alone(main):

@@ -24,9 +24,14 @@ def test_outcomes_are_in_the_same_order_whatever_order_they_were_asked_in():
 
 def test_answers_are_compared_question_by_question():
     before = tell_answers(BEFORE, None)
-    assert (before["successes"], before["num_starts"], "against_before" in before) == (2, 4, False)
-    after = tell_answers(AFTER, before["outcomes"])
-    assert (after["successes"], after["num_starts"]) == (3, 4)
+    assert before["result"]["items"]["value"] == [0, 1, 0, 1]
+    assert "against_before" not in before
+    after = tell_answers(AFTER, before)
+    assert (after["result"]["mean"], after["result"]["n"]) == (0.75, 4)
+    assert after["result"]["groups"]["is_there"]["n"] == 3
+    # The stage of an earlier version held the outcomes alone.
+    earlier = {"text": before["text"], "decoding": "greedy", "outcomes": BEFORE.outcomes}
+    assert tell_answers(AFTER, earlier)["against_before"] == after["against_before"]
     assert "2 answers gained, 1 lost of 4" in after["against_before"]
 
 

@@ -5,6 +5,7 @@ import yaml
 
 import vla.stages.robot as robot
 from vla.config import load
+from vla.evaluation.result import success_result
 from vla.interrupt import Stop
 from vla.report.robot import write_report
 from vla.train.metrics import NoLog
@@ -53,13 +54,7 @@ def test_a_run_that_goes_on_with_rl_is_judged_after_it(run, judged):
 
 
 def test_the_report_says_that_it_was_judged_once(run, tmp_path):
-    rate = {
-        "rate": 0.5,
-        "successes": 5,
-        "num_starts": 10,
-        "wilson_95": [0.24, 0.76],
-        "decoding": "greedy",
-    }
+    rate = success_result(range(10), [True] * 5 + [False] * 5, None).to_dict()
     robot.judge_after(run, 0, load(["rl.num_iterations=0"]))
     run.finish("evaluation_before", {"greedy": rate})
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(load([]).model_dump(mode="json")))

@@ -32,7 +32,7 @@ def test_an_answer_may_be_longer_than_a_prompt(tmp_path, new_tokens):
     results = go(
         tmp_path / "run", *RLVR, *long, "algorithm=ppo"
     )  # whose critic learns where no answer is right
-    assert results["after"].num_starts == 1
+    assert results["after"].n == 1
     record = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert record["completion_tokens"] <= new_tokens
     assert record["num_optimizer_steps"] == 1

@@ -178,7 +178,7 @@ def test_rejection(tmp_path):
         "text.min_reward=0.0",
     )
     check(tmp_path / "run", results)
-    assert results["before"].num_starts == 8
+    assert results["before"].n == 8
 
 
 def test_control(tmp_path, prompts):

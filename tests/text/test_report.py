@@ -4,8 +4,7 @@ import re
 import numpy as np
 import pytest
 
-from vla.evaluate.success import SuccessRate, compare
-from vla.text.open_judging import Mean
+from vla.evaluation.result import EvaluationResult, compare_results, success_result
 from vla.text.report import Pair, charts, numbers, rates, write_report
 from vla.train.metrics import read_metrics
 from vla.train.run_folder import RunFolder
@@ -36,9 +35,13 @@ def folder(tmp_path):
     return RunFolder(tmp_path)
 
 
+def rate(successes: int, n: int) -> EvaluationResult:
+    return success_result(range(n), [row < successes for row in range(n)], None)
+
+
 RESULTS = {
-    "before": SuccessRate(3, 10, None),
-    "after": SuccessRate(8, 10, None),
+    "before": rate(3, 10),
+    "after": rate(8, 10),
     "mean_tokens": {"before": 13.521, "after": 11.0},
     "seconds": {"total": 10.0, "rl": 8.0},
     "peak_memory_bytes": 3 * 2**29,
@@ -62,15 +65,17 @@ def test_a_comparison_and_mean_rewards_are_told_first(folder):
     write_report(
         folder,
         "A run",
-        {**RESULTS, "comparison": compare([False] * 10, [True] * 4 + [False] * 6)},
+        {**RESULTS, "comparison": compare_results(rate(0, 10), rate(4, 10))},
         [],
     )
     # 4 gained, 0 lost of 10: +40 points, McNemar exact 2 / 2^4 = .125
     page = (folder.path / "report.html").read_text()
     assert "<p>Gained</p><b>+40.0</b><small>points; McNemar exact p = 0.12</small>" in page
-    write_report(folder, "A run", {"gold after": Mean(0.5, (0.25, 0.75), 8)}, [])
+    write_report(
+        folder, "A run", {"gold after": EvaluationResult("score", (1, 2), (0.25, 0.75), None)}, []
+    )
     page = (folder.path / "report.html").read_text()
-    assert "<p>Gold reward after</p><b>0.500</b><small>0.250 to 0.750, n = 8</small>" in page
+    assert "<p>Gold reward after</p><b>0.500</b><small>0.250 to 0.750, n = 2</small>" in page
 
 
 def test_only_charts_that_say_something_are_drawn(folder):
@@ -85,9 +90,7 @@ def test_only_charts_that_say_something_are_drawn(folder):
 
 
 def test_rates_are_drawn_by_family_and_numbers_as_they_are_read():
-    families = {
-        "family sums": {"before": SuccessRate(1, 4, None), "after": SuccessRate(3, 4, None)}
-    }
+    families = {"family sums": {"before": rate(1, 4), "after": rate(3, 4)}}
     drawn = [(row.name, row.group, row.rate) for row in rates({**RESULTS, **families})]
     assert drawn[:2] == [("all problems", "before", 0.3), ("all problems", "after", 0.8)]
     assert drawn[2:] == [("sums", "before", 0.25), ("sums", "after", 0.75)]

@@ -17,8 +17,8 @@ from vla.rl.rollout import collect_rollout
 from vla.rl.update import UpdateSettings
 from vla.text.curriculum import Curriculum
 from vla.text.environment import TextEnvironment
-from vla.text.judging import judge_samples
 from vla.text.oversampling import Oversampling
+from vla.text.problem_evaluation import evaluate_samples
 from vla.text.problems import Problem
 from vla.text.rlvr import sets_of
 from vla.text.tiny import tiny_language_model
@@ -69,9 +69,9 @@ def test_a_run_leaves_numbers_report_samples_and_a_model(finished):
     ):
         assert (folder / name).stat().st_size > 0, name
     written = json.loads((folder / "results.json").read_text())
-    assert written["before"]["num_starts"] == written["after"]["num_starts"] == 16
+    assert written["before"]["n"] == written["after"]["n"] == 16
     assert {"rl/rollout", "rl/update"} <= set(written["seconds"])
-    assert len(written["before"]["wilson_95"]) == 2
+    assert len(written["before"]["interval_95"]) == 2
     assert written["before"]["decoding"] == "greedy"
     assert set(results) >= {
         "family add1",
@@ -81,8 +81,8 @@ def test_a_run_leaves_numbers_report_samples_and_a_model(finished):
         "peak_memory_bytes",
     }
     assert "95 % Wilson interval" in (folder / "report.html").read_text()
-    assert written["after, sampled"]["sampled"]["num_starts"] == 3 * 16
-    assert written["after, sampled"]["any of 3"]["num_starts"] == 16
+    assert written["after, sampled"]["sampled"]["n"] == 3 * 16
+    assert written["after, sampled"]["any of 3"]["n"] == 16
 
 
 class SaysInTurn:
@@ -125,8 +125,8 @@ def test_several_answers_are_judged_together():
     def observe(prompts):
         return observe_prompts(prompts, 80, 0, torch.device("cpu"))
 
-    rates = judge_samples(policy, environment, observe, [0, 1], 3, 1.0)
-    assert {name: (rate.successes, rate.num_starts) for name, rate in rates.items()} == {
+    results = evaluate_samples(policy, environment, observe, [0, 1], 3, 1.0)
+    assert {name: (each.num_successes, each.n) for name, each in results.items()} == {
         "sampled": (3, 6),
         "any of 3": (2, 2),
         "majority of 3": (1, 2),
@@ -210,7 +210,7 @@ def test_adapters_train_against_the_model_without_them(tmp_path):
         "text.rewards.finished=1.0",
         "text.max_new_tokens=3",
     )
-    assert results["after"].num_starts == 16
+    assert results["after"].n == 16
     assert (tmp_path / "run" / "model" / "adapter_model.safetensors").exists()
 
 
@@ -228,7 +228,7 @@ def test_tags_are_taught_first_and_what_that_does_is_told_apart(tmp_path):
     results = go(
         tmp_path / "run", *tags, "text.max_new_tokens=64", "text.format_learning_rate=3e-3"
     )
-    assert results["after the format examples"].num_starts == results["before"].num_starts
+    assert results["after the format examples"].n == results["before"].n
     assert results["reward think_format"]["before"] == 0.0
     assert set(results["reward correct"]) == {"before", "after"}
 
@@ -258,7 +258,7 @@ def test_calls_of_a_tool_are_taught_first_and_what_it_answers_has_room(tmp_path)
         "text.format_learning_rate=3e-3",
         "rl.num_iterations=1",
     )
-    assert results["after the format examples"].num_starts == results["before"].num_starts
+    assert results["after the format examples"].n == results["before"].n
 
 
 class ShareOfA:

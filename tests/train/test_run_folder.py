@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from vla.config import freeze, load
-from vla.evaluate.success import SuccessRate
+from vla.evaluation.result import success_result
 from vla.train.claim import start_of
 from vla.train.run_folder import RunFolder, open_run, plain
 
@@ -80,7 +80,7 @@ class Pair:
 def test_results_are_plain_json():
     folder = RunFolder(Path())
     assert folder.read_results() == {}
-    rate = SuccessRate(8, 10, None)
+    rate = success_result(range(2), [True, False], None)
     folder.write_results(
         {
             "before": rate,
@@ -90,7 +90,7 @@ def test_results_are_plain_json():
         }
     )
     assert folder.read_results() == {
-        "before": {**rate.to_dict(), "wilson_95": list(rate.interval)},
+        "before": rate.to_dict(),
         "pair": {"a": None, "b": "x"},
         "array": [[1.0, 0.0], [0.0, 1.0]],
         "3": [1, True],

@@ -10,6 +10,7 @@ import torch
 from tests.policies.tiny import named_number
 from tests.rl.test_rollout import Countdown, Counting, observe
 from tests.sft.test_mixed_batch import questions
+from vla.evaluation.evaluate import evaluate_policy
 from vla.policies.vla_policy import VlaPolicy
 from vla.rl.catalogue import make_algorithm
 from vla.rl.loop import LoopSettings, LoopState, train
@@ -22,7 +23,6 @@ from vla.sft.loop import SupervisedSettings, SupervisedTrainer
 from vla.sft.probe import features_of, probe
 from vla.sft.sightings import CellTargets
 from vla.stages.beside import Beside
-from vla.stages.evaluation import evaluate_policy
 from vla.stages.grounding import Grounding
 from vla.stages.imitation import ImitationBatch, mixed_loss
 from vla.train.distributed import ALONE, Processes, own_share, same_weights, start_processes
@@ -142,7 +142,7 @@ def all_of_it(processes: Processes) -> dict:
         text, 20, lambda rows: text(x[rows]).square().sum(), settings, 0, processes=processes
     )
     where = (Counting(), Countdown(), list(range(1, 8)), observe)
-    episodes = vars(evaluate_policy(*where, greedy=True, processes=processes))
+    episodes = vars(evaluate_policy(*where, temperature=None, processes=processes))
     trained = {"sft": after_sft, "rl": policy.state_dict(), "text": text.state_dict()}
     return {**trained, "metrics": metrics, "episodes": episodes, "shared draw": torch.rand(1)}
 

@@ -1,4 +1,4 @@
-"""Judge a checkpoint on held-out starts: success with n, interval and decoding, under every
+"""Evaluate a checkpoint on held-out starts: success with n, interval and decoding, under every
 perturbation.
 
     vla-eval runs/NAME                                # 500 starts, greedy and sampled
@@ -29,7 +29,7 @@ def make_parser() -> argparse.ArgumentParser:
         "run", nargs="*", help="the folder of a run or of a checkpoint, then key=value settings"
     )
     parser.add_argument(
-        "--compare", nargs="+", default=[], metavar="RUN", help="judge these (too) and compare"
+        "--compare", nargs="+", default=[], metavar="RUN", help="evaluate these (too) and compare"
     )
     parser.add_argument(
         "--elo",
@@ -62,7 +62,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     options.settings = [word for word in words if "=" in word]
     options.runs = [Path(word) for word in words if "=" not in word]
     if not options.elo and len(options.runs) not in (1, 2):
-        parser.error(f"give one run to judge, or two to compare; these are {len(options.runs)}")
+        parser.error(f"give one run to evaluate, or two to compare; these are {len(options.runs)}")
     return options
 
 
@@ -72,10 +72,14 @@ def main(argv: list[str] | None = None) -> int:
     from vla import runtime
 
     runtime.prepare(offline=not any(runtime.on_hub(str(run)) for run in options.runs))
+    from vla.commands.evaluate_checkpoint import (
+        EvaluationRequest,
+        compare_checkpoints,
+        run_evaluation,
+    )
     from vla.config.simulation import all_perturbations
     from vla.evaluate.settings import chosen_perturbations
     from vla.simulator import make_simulator
-    from vla.stages.trial import Asked, compare_runs, try_run
 
     if options.elo:
         from vla.text.tournament import tournament
@@ -86,10 +90,12 @@ def main(argv: list[str] | None = None) -> int:
         )
         return 0
     changes = chosen_perturbations(options.perturb, all_perturbations())
-    asked = Asked(options.settings, changes, options.decoding, options.videos, options.output)
+    request = EvaluationRequest(
+        options.settings, changes, options.decoding, options.videos, options.output
+    )
     if len(options.runs) == 2:
-        folder = compare_runs(options.runs[0], options.runs[1], asked, make_simulator)
+        folder = compare_checkpoints(options.runs[0], options.runs[1], request, make_simulator)
     else:
-        folder = try_run(options.runs[0], asked, make_simulator)
+        folder = run_evaluation(options.runs[0], request, make_simulator)
     print(f"results: {folder}")
     return 0

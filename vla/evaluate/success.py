@@ -1,20 +1,22 @@
-"""Success rates as they must be told: with n, an interval and the decoding; before and after on the
-same starts."""
+"""The statistics of evaluations: Wilson interval, McNemar's exact test, bootstrap interval."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 Outcomes = Sequence[bool] | np.ndarray
 """Success of each start, in the order of the starts."""
 
 Z_95 = 1.959963984540054
 """The 97.5 % quantile of the standard normal distribution."""
+NUM_RESAMPLES = 4_000
+NUM_COUNT_RESAMPLES = 10_000
+"""Bootstrap resamples of values, and of counts of few levels."""
 
 
 def wilson_interval(successes: int, num_starts: int, z: float = Z_95) -> tuple[float, float]:
@@ -37,11 +39,7 @@ def wilson_interval(successes: int, num_starts: int, z: float = Z_95) -> tuple[f
 
 @dataclass(frozen=True)
 class SuccessRate:
-    """A success rate with all that makes it a number: how many starts, which interval, how actions
-    were chosen.
-
-    `temperature` is None for greedy decoding.
-    """
+    """The counts of a success rate, for curves; `temperature` is None for greedy decoding."""
 
     successes: int
     num_starts: int
@@ -62,78 +60,17 @@ class SuccessRate:
 
     @property
     def decoding(self) -> str:
-        return (
-            "greedy" if self.temperature is None else f"sampled at temperature {self.temperature:g}"
-        )
+        return describe_decoding(self.temperature)
 
     def __str__(self) -> str:
         low, high = (f"{100 * bound:.1f}" for bound in self.interval)
         counts = f"{self.successes}/{self.num_starts}"
         return f"{100 * self.rate:.1f} % ({counts}, 95 % Wilson interval {low} to {high}, {self.decoding})"
 
-    def to_dict(self) -> dict[str, Any]:
-        low, high = self.interval
-        return {
-            "rate": self.rate,
-            "successes": self.successes,
-            "num_starts": self.num_starts,
-            "wilson_95": [low, high],
-            "decoding": self.decoding,
-        }
 
-
-@dataclass(frozen=True)
-class PairedComparison:
-    """Before and after on the same starts: how many changed each way, and whether chance explains
-    it.
-
-    `p_value` is McNemar's exact two-sided test; `interval` the 95 % paired bootstrap interval of
-    the difference.
-    """
-
-    only_before: int
-    only_after: int
-    num_starts: int
-    p_value: float
-    interval: tuple[float, float]
-
-    @property
-    def difference(self) -> float:
-        return (self.only_after - self.only_before) / self.num_starts
-
-    def __str__(self) -> str:
-        low, high = (f"{100 * bound:+.1f}" for bound in self.interval)
-        changed = f"{self.only_after} starts gained, {self.only_before} lost of {self.num_starts}"
-        p_value = f"p = {self.p_value:.2g}" if self.p_value >= 1e-300 else "p < 1e-300"
-        return f"{100 * self.difference:+.1f} points (95 % interval {low} to {high}; {changed}; McNemar exact {p_value})"
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "difference": self.difference,
-            "bootstrap_95": list(self.interval),
-            "gained": self.only_after,
-            "lost": self.only_before,
-            "num_starts": self.num_starts,
-            "mcnemar_exact_p": self.p_value,
-        }
-
-
-def compare(before: Outcomes, after: Outcomes, seed: int = 0) -> PairedComparison:
-    """Compare two sets of outcomes start by start; ValueError when they are not of the same
-    starts."""
-    first, second = np.asarray(before, dtype=bool), np.asarray(after, dtype=bool)
-    if first.shape != second.shape or first.ndim != 1 or not len(first):
-        raise ValueError(
-            f"outcomes of {first.shape} and {second.shape} cannot be paired: run both on the same starts"
-        )
-    only_before, only_after = int((first & ~second).sum()), int((~first & second).sum())
-    return PairedComparison(
-        only_before,
-        only_after,
-        len(first),
-        mcnemar_exact(only_before, only_after),
-        bootstrap_interval(only_before, only_after, len(first), seed),
-    )
+def describe_decoding(temperature: float | None) -> str:
+    """`greedy`, or `sampled at temperature 0.7`."""
+    return "greedy" if temperature is None else f"sampled at temperature {temperature:g}"
 
 
 def mcnemar_exact(only_before: int, only_after: int) -> float:
@@ -148,14 +85,20 @@ def mcnemar_exact(only_before: int, only_after: int) -> float:
 
 
 def bootstrap_interval(
-    only_before: int, only_after: int, num_starts: int, seed: int, num_resamples: int = 10_000
+    values: Float[np.ndarray, "n"], seed: int = 0, levels: Sequence[int] | None = None
 ) -> tuple[float, float]:
-    """95 % percentile interval of the difference of rates over resampled pairs.
+    """95 % percentile interval of the mean of `values` over resampled items (Efron 1979).
 
-    A pair adds -1, 0 or +1; resampling n pairs with replacement draws the three counts from a
-    multinomial.
+    Values that only take a few `levels` are resampled by their counts, which are multinomial: that
+    needs no [resamples, n] table, so it takes more resamples.
     """
-    shares = np.array([only_before, num_starts - only_before - only_after, only_after]) / num_starts
-    counts = np.random.default_rng(seed).multinomial(num_starts, shares, size=num_resamples)
-    low, high = np.quantile((counts[:, 2] - counts[:, 0]) / num_starts, [0.025, 0.975])
+    generator = np.random.default_rng(seed)
+    if levels is None:
+        rows = generator.integers(len(values), size=(NUM_RESAMPLES, len(values)))
+        means = values[rows].mean(1)
+    else:
+        shares = np.array([(values == level).sum() for level in levels]) / len(values)
+        counts = generator.multinomial(len(values), shares, size=NUM_COUNT_RESAMPLES)
+        means = counts @ np.array(levels) / len(values)
+    low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from typing import Any
 
 UNFINISHED = ".unfinished-"
 """What the name of a file begins with while it is being written."""
+NUMBERS = re.compile(r"\[\n\s+(?:(?:-?\d[\d.eE+-]*|null)(?:,\n\s+)?)+\n\s*\]")
+"""A JSON list of numbers, one a line."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -54,9 +57,16 @@ def write_atomically(path: Path, text: str) -> None:
         unfinished.write_text(text, encoding="utf-8")
 
 
+def on_one_line(numbers: re.Match[str]) -> str:
+    """A list of numbers without its line breaks."""
+    return f"[{' '.join(numbers[0][1:-1].split())}]"
+
+
 def write_json(path: Path, values: Any) -> None:
-    """Replace a JSON file; ValueError for NaN and infinity, which are no JSON."""
-    write_atomically(path, json.dumps(values, indent=1, allow_nan=False) + "\n")
+    """Replace a JSON file; ValueError for NaN and infinity, which are no JSON. A list of numbers
+    stands on one line."""
+    text = json.dumps(values, indent=1, allow_nan=False)
+    write_atomically(path, NUMBERS.sub(on_one_line, text) + "\n")
 
 
 @contextmanager

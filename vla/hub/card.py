@@ -10,6 +10,7 @@ import yaml
 
 from vla.config.compose import read_settings
 from vla.evaluate.starts import StartManifest
+from vla.evaluation.result import result_of_stage
 from vla.files.read import reading
 from vla.files.secrets import masked
 from vla.hub.passport import read_passport
@@ -86,11 +87,12 @@ def refined_by(config: Mapping[str, Any]) -> str:
 def results_table(results: Mapping[str, Any], starts: Mapping[str, Any]) -> str:
     """Success before and after RL, as it was measured; or that nothing was."""
     rows = [
-        f"| {when} RL | {rate['decoding']} | {100 * rate['rate']:.1f} % | {rate['successes']}/{rate['num_starts']} | "
-        f"{100 * rate['wilson_95'][0]:.1f} to {100 * rate['wilson_95'][1]:.1f} % |"
+        f"| {when} RL | {result.success_rate.decoding} | {100 * result.mean:.1f} % | "
+        f"{result.num_successes}/{result.n} | "
+        f"{100 * result.interval[0]:.1f} to {100 * result.interval[1]:.1f} % |"
         for when in ("before", "after")
         for decoding in ("greedy", "sampled")
-        if (rate := results.get("stages", {}).get(f"evaluation_{when}", {}).get(decoding))
+        if (result := result_of_stage(results.get("stages", {}), when, decoding)) is not None
     ]
     if not rows:
         return "Nothing was measured: the run was not judged on held-out starts."

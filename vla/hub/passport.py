@@ -80,7 +80,7 @@ class SilentScenes:
 
 @dataclass(frozen=True)
 class PassportWorld:
-    """A `vla.stages.world.World` to load a policy into, made of its passport and the shapes of its
+    """A `vla.simulator.World` to load a policy into, made of its passport and the shapes of its
     weights."""
 
     action_spec: Mapping[str, Any]

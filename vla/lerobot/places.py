@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
-from vla.stages.world import World
+from vla.simulator import Simulator
 from vla.types import Observation
 
 Episodes = Iterator[int]
@@ -65,7 +65,7 @@ class PlacedEnvironment:
 class PlacedWorld:
     """A world whose environments are placed."""
 
-    def __init__(self, world: World, episodes: Episodes):
+    def __init__(self, world: Simulator, episodes: Episodes):
         self.world, self.episodes = world, episodes
         self.known: dict[int, PlacedEnvironment] = {}
 
@@ -110,7 +110,7 @@ class PlacedWorld:
         return self.known.setdefault(id(environment), PlacedEnvironment(environment, self.episodes))
 
 
-def placed_worlds(make_world: Callable[[Any], World]) -> Callable[[Any], PlacedWorld]:
+def placed_worlds(make_world: Callable[[Any], Simulator]) -> Callable[[Any], PlacedWorld]:
     """Makes worlds that never number two episodes alike."""
     episodes = count()
     return lambda settings: PlacedWorld(make_world(settings), episodes)

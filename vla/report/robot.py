@@ -11,6 +11,7 @@ from typing import Any
 
 from vla.command_names import command_name
 from vla.evaluate.starts import StartManifest
+from vla.evaluation.result import EvaluationResult, result_of_stage
 from vla.files.read import read_json_if_there, read_yaml, reading
 from vla.files.write import write_atomically
 from vla.report.charts import Curve, Interval, interval_chart, line_chart
@@ -125,10 +126,10 @@ def headline(results: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     found = nothing_learned(results)
     stages = results.get("stages", {})
     for when in ("after", "before"):
-        greedy = stages.get(f"evaluation_{when}", {}).get("greedy")
-        if greedy:
+        greedy = result_of_stage(stages, when, "greedy")
+        if greedy is not None:
             told = "" if "left_out" in stages.get("evaluation_after", {}) else f" {when} RL"
-            found[f"Success{told}, greedy"] = (f"{100 * greedy['rate']:.1f} %", counts(greedy))
+            found[f"Success{told}, greedy"] = (f"{100 * greedy.mean:.1f} %", counts(greedy))
     test = results.get("comparison", {}).get("greedy")
     if test:
         found["Gained by RL"] = (
@@ -147,9 +148,11 @@ def headline(results: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     return dict(list(found.items())[:5])
 
 
-def counts(rate: Mapping[str, Any]) -> str:
-    low, high = rate["wilson_95"]
-    return f"{rate['successes']} of {rate['num_starts']}; 95 % interval {100 * low:.1f} to {100 * high:.1f} %"
+def counts(result: EvaluationResult) -> str:
+    low, high = result.interval
+    return (
+        f"{result.num_successes} of {result.n}; 95 % interval {100 * low:.1f} to {100 * high:.1f} %"
+    )
 
 
 def ends(stages: Mapping[str, Any]) -> list[Interval]:
@@ -158,13 +161,13 @@ def ends(stages: Mapping[str, Any]) -> list[Interval]:
         Interval(
             f"{when} RL",
             decoding,
-            rate["rate"],
-            *rate["wilson_95"],
-            f"{100 * rate['rate']:.1f} %  ({rate['successes']}/{rate['num_starts']})",
+            result.mean,
+            *result.interval,
+            f"{100 * result.mean:.1f} %  ({result.num_successes}/{result.n})",
         )
         for when in ("before", "after")
         for decoding in ("greedy", "sampled")
-        if (rate := stages.get(f"evaluation_{when}", {}).get(decoding))
+        if (result := result_of_stage(stages, when, decoding)) is not None
     ]
 
 

@@ -107,6 +107,13 @@ def time_chart(seconds: Mapping[str, float]) -> str:
     return share_chart("Time by stage", stages, parts)
 
 
+def without_items(values: Any) -> Any:
+    """Results without what evaluations hold of every item: a page shows the summaries."""
+    if isinstance(values, Mapping):
+        return {name: without_items(value) for name, value in values.items() if name != "items"}
+    return [without_items(value) for value in values] if isinstance(values, list) else values
+
+
 def how_it_was_made(
     folder: Path,
     settings: Mapping[str, Any],
@@ -134,6 +141,8 @@ def how_it_was_made(
         command(masked(str(last.get("command", "")))),
         facts({k: v for k, v in made.items() if v}),
         folded("Every setting", every) if settings else "",
-        folded("Every result", command(masked(json.dumps(results, indent=1)))) if results else "",
+        folded("Every result", command(masked(json.dumps(without_items(results), indent=1))))
+        if results
+        else "",
         note="The command repeats the run; the settings below are those it resolved to.",
     )

@@ -18,7 +18,7 @@ from vla.policies.continuing import can_continue, continue_chunk
 from vla.rl.protocols import Observe, Policy
 from vla.serve.requests import Expected, Going, Shown
 from vla.serve.server import Act
-from vla.stages.world import World
+from vla.simulator import Simulator
 
 MAX_BYTES_PER_TOKEN = 32
 """A prompt of more bytes than so many for each token that a policy has room for is refused before
@@ -66,7 +66,7 @@ def plans(going: Sequence[Going | None], chunk: int) -> tuple[Tensor, Tensor, Te
     return plan, planned.long(), late.long()
 
 
-def expected_of(config: RobotConfig, world: World, observer: Observer) -> Expected:
+def expected_of(config: RobotConfig, world: Simulator, observer: Observer) -> Expected:
     """What a policy's observations hold, from the settings of its run."""
     return Expected(
         cameras=tuple(config.sim.cameras),

@@ -12,9 +12,9 @@ from torch import Tensor
 from vla.config.robot import RobotConfig
 from vla.data.questions import QuestionEncoder
 from vla.sft.protocols import ImitablePolicy
-from vla.stages.grounding import Grounding, GroundingSettings, SceneSource
+from vla.simulator import SceneSource, Simulator
+from vla.stages.grounding import Grounding, GroundingSettings
 from vla.stages.texts import Texts
-from vla.stages.world import World
 from vla.train.distributed import Processes
 from vla.train.seed import derive_seed
 
@@ -33,7 +33,7 @@ def everything_beside(
     config: RobotConfig,
     policy: ImitablePolicy,
     encoder: QuestionEncoder,
-    world: World,
+    world: Simulator,
     texts: Texts | None,
     processes: Processes,
 ) -> list[Beside]:

@@ -14,14 +14,14 @@ from vla.data.lerobot_reader import read_action_spec, read_info
 from vla.data.lerobot_writer import LeRobotWriter
 from vla.hub.datasets import local_dataset
 from vla.interrupt import Interrupted
-from vla.stages.world import World
+from vla.simulator import Simulator
 from vla.train.agreement import failing_together
 from vla.train.run import Run
 
 SEEDS_PER_RUN = 10_000
 
 
-def demonstrations(run: Run, config: RobotConfig, world: World) -> Demonstrations:
+def demonstrations(run: Run, config: RobotConfig, world: Simulator) -> Demonstrations:
     """The demonstrations of the run; collecting goes on where an interrupted run stopped."""
     if config.data.path is None:
         folder = run.folder.path / "demonstrations"
@@ -43,7 +43,7 @@ def demonstrations(run: Run, config: RobotConfig, world: World) -> Demonstration
     return found
 
 
-def check_described(config: RobotConfig, world: World) -> None:
+def check_described(config: RobotConfig, world: Simulator) -> None:
     """Refuse a dataset by what it says of itself (cameras, names, rate, state) before a run has a
     folder.
 
@@ -63,7 +63,7 @@ def check_described(config: RobotConfig, world: World) -> None:
         )
 
 
-def _opened(run: Run, config: RobotConfig, world: World, folder: Path) -> Demonstrations:
+def _opened(run: Run, config: RobotConfig, world: Simulator, folder: Path) -> Demonstrations:
     """The dataset, opened by the main process first, which decodes its pictures into a file that
     all read."""
     found = None
@@ -93,7 +93,7 @@ def first_seed(config: RobotConfig) -> int:
     )
 
 
-def _collect(run: Run, config: RobotConfig, world: World, folder: Path) -> None:
+def _collect(run: Run, config: RobotConfig, world: Simulator, folder: Path) -> None:
     environment = world.environment()
     tasks = config.sim.tasks
     task = tasks[0] if len(tasks) == 1 else tasks
@@ -105,10 +105,7 @@ def _collect(run: Run, config: RobotConfig, world: World, folder: Path) -> None:
     with run.progress.stage("demonstrations", wanted, known) as bar:
 
         def show(successes: int, failures: int) -> None:
-            nonlocal known
-            if successes > known:
-                bar.advance(successes - known, failures=failures)
-                known = successes
+            bar.advance_to(successes, failures=failures)
             run.check_stop()
 
         expert = world.expert(environment, config.train.seed, config.data.burst_probability)

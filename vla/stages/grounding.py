@@ -10,53 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
 
 from vla.data.augment import random_light, random_shift
-from vla.data.observations import Seen
 from vla.data.questions import LOCATION_RANGE, PackedQuestions, Question, QuestionEncoder
 from vla.models.vlm import VisionLanguageModel
 from vla.models.vocabulary import NUM_LOCATIONS
 from vla.sft.loop import Metrics, SupervisedSettings, SupervisedTrainer
 from vla.sft.losses import answer_loss, plan_loss, share_of
 from vla.sft.sightings import CellTargets, SightingHead, cell_arrays, mention_loss, sighting_loss
+from vla.simulator import SceneSource
 from vla.train.distributed import ALONE, Processes, own_share
 from vla.train.seed import derive_seed
 from vla.types import Observation, T, map_rows
-
-
-@runtime_checkable
-class SceneSource(Protocol):
-    """The simulator's side: rendered scenes by seed, and questions about them."""
-
-    def scenes(self, seeds: Sequence[int]) -> tuple[Seen, Sequence[Any]]:
-        """Pictures and facts of the scenes that the seeds stand for."""
-
-    def ask(
-        self, facts: Any, rng: np.random.Generator, count: int
-    ) -> Sequence[tuple[str, str | tuple[float, ...], str]]:
-        """Questions about one scene: text, answer and unit, as `vla.data.questions.Question`."""
-
-    @property
-    def sighting_names(self) -> Sequence[str]:
-        """What the kinds of objects that can be seen are called."""
-
-    @property
-    def num_plan_numbers(self) -> int:
-        """How many numbers an instruction comes down to."""
-
-    def plan(self, facts: Any, rng: np.random.Generator) -> Any:
-        """An instruction about a scene: `text`, `numbers` (metres, or scaled like them), and
-        `mentions` of objects: (text up to the name, place from the gripper in metres, heading from
-        the gripper's).
-        """
-
-    def sightings(self, facts: Any) -> Mapping[str, Sequence[Any]]:
-        """By camera, the objects in the picture: (right, down, kind, place, heading), see
-        `vla.sft.sightings`."""
 
 
 def ask_about(

@@ -14,6 +14,7 @@ from vla.config.robot import RobotConfig
 from vla.data.questions import QuestionEncoder
 from vla.files.write import write_json
 from vla.models.pretrained import num_parameters, save_vlm
+from vla.simulator import Simulator
 from vla.stages.grounding import (
     FIRST_FREE_SEED,
     Answers,
@@ -21,7 +22,6 @@ from vla.stages.grounding import (
     GroundingSettings,
     answer_questions,
 )
-from vla.stages.world import World
 from vla.train.metrics import MetricsLog
 from vla.train.progress import Progress
 from vla.train.run_folder import circumstances, open_run, plain
@@ -33,8 +33,8 @@ checkpoint."""
 SAVE_EVERY = 500
 
 
-def run_pretraining(config: RobotConfig, world: World) -> Path:
-    """Train, save and judge; the folder of the checkpoint. `model.checkpoint` is where it goes on
+def run_pretraining(config: RobotConfig, world: Simulator) -> Path:
+    """Train, save and evaluate; the folder of the checkpoint. `model.checkpoint` is where it goes on
     from, if given.
 
     Raises ValueError when a part of the model is not small.
@@ -78,22 +78,25 @@ def run_pretraining(config: RobotConfig, world: World) -> Path:
 
         grounding.train(on_step)
     save_vlm(folder, model, architecture, tokenizer)
-    judged = judge(model, encoder, world).means()
+    accuracy = evaluate_answers(model, encoder, world).means()
     record = {
         "num_parameters": num_parameters(model),
-        "held_out": judged,
+        "held_out": accuracy,
         "num_held_out": NUM_HELD_OUT,
         **circumstances(),
     }
     write_json(folder / "metrics.json", plain(record))
-    for name, value in judged.items():
+    for name, value in accuracy.items():
         progress.say(f"  {name:<48}{value:.4f}")
     log.close()
     return folder
 
 
-def judge(
-    model: torch.nn.Module, encoder: QuestionEncoder, world: World, num_scenes: int = NUM_HELD_OUT
+def evaluate_answers(
+    model: torch.nn.Module,
+    encoder: QuestionEncoder,
+    world: Simulator,
+    num_scenes: int = NUM_HELD_OUT,
 ) -> Answers:
     """Answers to held-out questions that the model writes itself, by the first words of the
     question."""

@@ -22,6 +22,7 @@ from vla.data.demonstrations import Demonstrations
 from vla.data.labels import labelled, without_label
 from vla.data.observations import Observer
 from vla.evaluate.starts import StartManifest
+from vla.evaluation.evaluate import evaluate_policy
 from vla.models.heads import BinnedValue
 from vla.models.vlm import VisionLanguageModel
 from vla.policies.vla_policy import VlaPolicy
@@ -38,7 +39,6 @@ from vla.sft.recap import (
     returns_to_go,
     value_features,
 )
-from vla.stages.evaluation import evaluate_policy
 from vla.stages.imitation import action_tensors
 from vla.stages.refinement import Starts, check_rewards
 from vla.stages.sft import head_settings
@@ -252,7 +252,7 @@ class Recap:
         seeds = self.starts.validation.take(self.config.evaluation.num_quick_starts).tolist()
         return float(
             evaluate_policy(
-                self.policy, self.environment, seeds, acting, greedy=True
+                self.policy, self.environment, seeds, acting, temperature=None
             ).success.mean()
         )
 

@@ -3,24 +3,27 @@ where the time went."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
-
-import numpy as np
 
 from vla.config.robot import RobotConfig
 from vla.data.observations import Observer
 from vla.data.questions import QuestionEncoder
 from vla.evaluate.starts import StartManifest
-from vla.evaluate.success import SuccessRate, compare
+from vla.evaluation.evaluate import evaluate_policy
+from vla.evaluation.result import (
+    EvaluationResult,
+    compare_results,
+    result_of_stage,
+    success_result,
+)
 from vla.rl.protocols import VectorEnvironment
 from vla.sft.protocols import ImitablePolicy
-from vla.stages.evaluation import Episodes, evaluate_policy, record
+from vla.simulator import Simulator
 from vla.stages.grounding import Answers
-from vla.stages.pretrain import judge
+from vla.stages.pretrain import evaluate_answers
 from vla.stages.rl import RlState
 from vla.stages.texts import Texts
-from vla.stages.world import World
 from vla.train.distributed import own_share
 from vla.train.metrics import read_metrics
 from vla.train.pieces import Pieces, forget_pieces
@@ -48,35 +51,28 @@ def evaluation_stage(
     pieces = Pieces(run, f"evaluation_{name}", run.results.get("rl", {}).get("num_iterations", 0))
     with run.progress.stage(f"evaluation {name} RL", num_own * len(kinds)) as bar:
         for greedy in kinds:
-            ended = 0
-
-            def advance(count: int) -> None:
-                nonlocal ended
-                if count > ended:
-                    bar.advance(count - ended)
-                    ended = count
-
-            with run.timer("greedy" if greedy else "sampled"):
-                episodes = evaluate_policy(
+            decoding, begun = ("greedy" if greedy else "sampled"), 0 if greedy else num_own
+            with run.timer(decoding):
+                result = evaluate_policy(
                     policy,
                     environment,
                     seeds,
                     observer,
-                    greedy=greedy,
-                    on_decision=advance,
+                    temperature=None if greedy else policy.temperature,
+                    on_decision=lambda ended, begun=begun: bar.advance_to(begun + ended),
                     processes=run.processes,
                     pieces=pieces,
                 )
-            advance(num_own)  # those that a session before this one lived
-            values |= _rates(episodes, policy.temperature)
+            bar.advance_to(begun + num_own)  # those that a session before this one ran
+            values[decoding] = result.to_dict()
             run.check_stop()
     run.finish(f"evaluation_{name}", values)
     forget_pieces(run, f"evaluation_{name}")
     for decoding in ("greedy", "sampled"):
         if decoding in values:
             run.progress.say(f"  success {name} RL: {values[decoding]['text']}")
-            for task, rate in values[decoding]["tasks"].items():
-                run.progress.say(f"    {task}: {rate['text']}")
+            for task, row in values[decoding]["groups"].items():
+                run.progress.say(f"    {task}: {row['text']}")
 
 
 def answers_stage(
@@ -85,7 +81,7 @@ def answers_stage(
     config: RobotConfig,
     policy: ImitablePolicy,
     encoder: QuestionEncoder,
-    world: World,
+    world: Simulator,
 ) -> None:
     """What the model answers in words about held-out scenes; asked wherever training moves it,
     whether or not it is trained on questions too.
@@ -93,12 +89,10 @@ def answers_stage(
     if not config.sim.kind.has_scenes or not run.processes.is_main:
         return
     with run.timer("answers"):
-        found = judge(policy.model, encoder, world, min(NUM_ANSWERS, config.data.question_scenes))
-    before = (
-        run.results.get("stages", {}).get("answers_before", {}).get("outcomes")
-        if name != "before"
-        else None
-    )
+        num_scenes = min(NUM_ANSWERS, config.data.question_scenes)
+        found = evaluate_answers(policy.model, encoder, world, num_scenes)
+    stages = run.results.get("stages", {})
+    before = None if name == "before" else stages.get("answers_before")
     told = {"when": ANSWERED[name], **tell_answers(found, before)}
     run.finish(f"answers_{name}", told)
     run.progress.say(f"  answers in words {told['when']}: {told.get('text', 'none asked for')}")
@@ -125,71 +119,28 @@ def texts_stage(run: Run, name: str, texts: Texts) -> None:
     run.progress.say(f"  perplexity of held-out texts {ANSWERED[name]}: {told}")
 
 
-def tell_answers(found: Answers, before: Sequence[bool] | None) -> dict[str, Any]:
-    """The share of right answers with its interval, and against `before` question by question;
-    means by kind."""
+def tell_answers(found: Answers, before: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The share of right answers with its interval, and means by kind. `before` is what the stage
+    before SFT told: the result is compared with it question by question."""
     if not found.outcomes:  # a world may ask for numbers only
         return {**found.means()}
-    rate = SuccessRate.of(found.outcomes, None)
-    told: dict[str, Any] = {
-        "text": str(rate),
-        **rate.to_dict(),
-        "outcomes": found.outcomes,
-        **found.means(),
-    }
-    if before is not None:
-        told["against_before"] = str(compare(before, found.outcomes)).replace("starts", "answers")
+    kinds = [kind for kind in sorted(found.right) for _ in found.right[kind]]
+    result = success_result(range(len(kinds)), found.outcomes, None, groups=tuple(kinds))
+    told: dict[str, Any] = {"text": str(result), "result": result.to_dict(), **found.means()}
+    if before is not None and "text" in before:
+        first = EvaluationResult.from_dict(before.get("result", before))
+        told["against_before"] = str(compare_results(first, result, noun="answers"))
     return told
-
-
-def by_task(episodes: Episodes, temperature: float | None) -> dict[str, SuccessRate]:
-    """Success by task, where several take turns: the environment then measures "task/success", NaN
-    elsewhere."""
-    found = {}
-    for name, values in episodes.measures.items():
-        task, _, term = name.rpartition("/")
-        if task and term == "success":
-            found[task] = SuccessRate.of(values[~np.isnan(values)] > 0.5, temperature)
-    return {task: rate for task, rate in found.items() if rate.num_starts}
-
-
-def _rates(episodes: Episodes, temperature: float) -> dict[str, Any]:
-    drawn = None if episodes.greedy else temperature
-    rate = SuccessRate.of(episodes.success, drawn)
-    name = "greedy" if episodes.greedy else "sampled"
-    return {
-        name: {
-            "text": str(rate),
-            **rate.to_dict(),
-            "mean_return": float(episodes.returns.mean()),
-            "mean_decisions": float(episodes.num_decisions.mean()),
-            "outcomes": "".join("1" if s else "0" for s in episodes.success),
-            "tasks": {
-                task: {"text": str(one), **one.to_dict()}
-                for task, one in by_task(episodes, drawn).items()
-            },
-        }
-    }
-
-
-def outcomes(run: Run, name: str, decoding: str) -> list[bool]:
-    """Success of every held-out start in a finished evaluation."""
-    return [c == "1" for c in run.results["stages"][f"evaluation_{name}"][decoding]["outcomes"]]
 
 
 def compare_stage(run: Run) -> None:
     """Before against after on the same starts, by a paired test."""
-    evaluations = run.results["stages"]
+    stages = run.results["stages"]
     for decoding in ("greedy", "sampled"):
-        if (
-            decoding in evaluations["evaluation_before"]
-            and decoding in evaluations["evaluation_after"]
-        ):
-            test = compare(outcomes(run, "before", decoding), outcomes(run, "after", decoding))
-            run.results.setdefault("comparison", {})[decoding] = {
-                "text": str(test),
-                **test.to_dict(),
-            }
+        before, after = (result_of_stage(stages, when, decoding) for when in ("before", "after"))
+        if before is not None and after is not None:
+            test = compare_results(before, after)
+            run.results.setdefault("comparison", {})[decoding] = test.to_dict()
             run.progress.say(f"  after against before ({decoding}): {test}")
     run.write()
 
@@ -199,33 +150,29 @@ def video_stage(
     name: str,
     config: RobotConfig,
     policy: ImitablePolicy,
-    world: World,
+    world: Simulator,
     observer: Observer,
     starts: StartManifest,
 ) -> None:
     """Videos of the first wins and failures of an evaluation."""
-    from vla.evaluate.video import write_video
+    from vla.evaluation.films import film_examples
 
     count = config.evaluation.num_videos
     if count == 0 or run.done(f"videos_{name}") or not run.processes.is_main:
         return
-    greedy = run.results["stages"][f"evaluation_{name}"]["greedy"]["outcomes"]
-    seeds = starts.evaluation_seeds
-    chosen = [
-        int(s)
-        for wanted in "10"
-        for s in [s for s, c in zip(seeds, greedy, strict=True) if c == wanted][:count]
-    ]
-    files = []
-    for episode in record(policy, world.recorder(len(chosen)), chosen, observer):
-        path = (
-            run.folder.videos
-            / f"{name}-{'win' if episode.success else 'failure'}-{episode.seed}.mp4"
-        )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_video(path, episode.frames, episode.instruction, episode.success)
-        files.append(path.name)
-    run.finish(f"videos_{name}", {"files": files})
+    result = result_of_stage(run.results["stages"], name, "greedy")
+    assert result is not None
+    films = film_examples(
+        policy,
+        world.recorder,
+        observer,
+        result,
+        starts.evaluation_seeds,
+        count,
+        run.folder.videos,
+        f"{name}-",
+    )
+    run.finish(f"videos_{name}", {"files": [path.name for _, path in films]})
 
 
 def plot_stage(run: Run, state: RlState, title: str, offset: float | None) -> None:

@@ -16,6 +16,7 @@ from vla.config.whole_episodes import whole_episodes
 from vla.data.observations import Observer
 from vla.evaluate.starts import StartManifest
 from vla.evaluate.success import SuccessRate
+from vla.evaluation.evaluate import evaluate_policy
 from vla.rl.branching import (
     FIRST_FIT,
     Branches,
@@ -32,7 +33,6 @@ from vla.rl.reference import make_reference
 from vla.rl.state_critic import StateCritic
 from vla.rl.update import UpdateSettings
 from vla.sft.protocols import ImitablePolicy, ProbedPolicy
-from vla.stages.evaluation import evaluate_policy
 from vla.stages.recordings import reached, record_update
 from vla.stages.refinement import DynamicSampling, Starts, make_collector
 from vla.train.agreement import failing_together, main_seconds
@@ -283,7 +283,7 @@ class Reinforcement:
                     self.environment,
                     seeds.tolist(),
                     self.observer,
-                    greedy=True,
+                    temperature=None,
                     processes=self.processes,
                 )
                 judged = weights_of(self.policy)

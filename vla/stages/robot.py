@@ -31,6 +31,7 @@ from vla.policies.head import ActionCode
 from vla.policies.vla_policy import rename_weights
 from vla.report.robot import write_report
 from vla.sft.protocols import ImitablePolicy
+from vla.simulator import Simulator
 from vla.stages.beside import everything_beside
 from vla.stages.demonstrate import check_described, demonstrations
 from vla.stages.grounding import Grounding, GroundingSettings
@@ -46,7 +47,6 @@ from vla.stages.reporting import (
 from vla.stages.rl import Reinforcement
 from vla.stages.sft import num_whole_steps, supervised_stage
 from vla.stages.texts import Texts, texts_beside
-from vla.stages.world import World
 from vla.train.agreement import failing_together, from_main
 from vla.train.distributed import same_weights, start_processes
 from vla.train.run import Run, start_run, written
@@ -54,7 +54,7 @@ from vla.train.run_folder import RunFolder, open_run, plain
 from vla.train.seed import derive_seed, seed_everything
 
 
-def run_robot(config: RobotConfig, world: World) -> RunFolder:
+def run_robot(config: RobotConfig, world: Simulator) -> RunFolder:
     """Everything that `mode=robot` does; the folder of the run.
 
     Raises Interrupted where it was asked to stop; what it has by then is saved.
@@ -77,7 +77,7 @@ def run_robot(config: RobotConfig, world: World) -> RunFolder:
     return folder
 
 
-def _stages(run: Run, config: RobotConfig, world: World) -> None:
+def _stages(run: Run, config: RobotConfig, world: Simulator) -> None:
     starts = start_manifest(config)
     if run.processes.is_main:
         starts.save(run.folder.starts)
@@ -133,7 +133,7 @@ def judge_words(
     config: RobotConfig,
     policy: ImitablePolicy,
     encoder: QuestionEncoder,
-    world: World,
+    world: Simulator,
     texts: Texts | None,
 ) -> None:
     """What training did to the words of the model: answers about scenes, and texts."""
@@ -177,7 +177,7 @@ def start_manifest(config: RobotConfig) -> StartManifest:
 
 
 def build_policy(
-    run: Run, config: RobotConfig, world: World, demos: Demonstrations
+    run: Run, config: RobotConfig, world: Simulator, demos: Demonstrations
 ) -> tuple[ImitablePolicy, Observer, QuestionEncoder]:
     """The policy before SFT, what turns environments' answers into its observations, and the writer
     of questions.
@@ -236,7 +236,7 @@ def observer_of(
     return Observer(tokenizer, length, sentence=config.data.sentence, slots=policy.model.slots)
 
 
-def describe(code: ActionCode, world: World, config: RobotConfig) -> dict[str, Any]:
+def describe(code: ActionCode, world: Simulator, config: RobotConfig) -> dict[str, Any]:
     """The passport of a policy: what actions and state mean, how pictures become square, what
     stands for actions."""
     return {
@@ -253,7 +253,7 @@ def describe(code: ActionCode, world: World, config: RobotConfig) -> dict[str, A
 
 
 def ground(
-    run: Run, config: RobotConfig, world: World, model: Any, encoder: QuestionEncoder
+    run: Run, config: RobotConfig, world: Simulator, model: Any, encoder: QuestionEncoder
 ) -> None:
     """Start from nothing: learn to see before learning to act."""
     if config.grounding.num_steps == 0:
@@ -296,7 +296,7 @@ def ground(
 def load_policy(
     folder: Path,
     config: RobotConfig,
-    world: World,
+    world: Simulator,
     weights: Mapping[str, torch.Tensor] | None = None,
 ) -> tuple[ImitablePolicy, Observer]:
     """The policy that a finished run ended with; `weights` where they were read already.

@@ -22,11 +22,12 @@ from torch.nn import functional
 
 from vla.data.chat import ChatFormat
 from vla.decoding.guided import Guided
+from vla.evaluation.result import EvaluationResult, compare_results
 from vla.policies.text import TextPolicy
 from vla.sft.examples import train_on_examples
 from vla.sft.loop import SupervisedSettings
 from vla.sft.stage import TrainingStage
-from vla.text.open_judging import Mean, OpenJudged
+from vla.text.open_ended_evaluation import evaluate_open_answers
 from vla.text.open_mode import OpenMode
 from vla.text.supervised import Example, sequence_logprobs
 from vla.text.topics import say
@@ -103,7 +104,8 @@ def steered(mode: OpenMode, chats: Sequence[ChatFormat], guidance: float) -> dic
     label's against the worst's, prompt by prompt.
     """
     how = "" if guidance == 1 else f", guidance {guidance:g}"
-    width, gold = mode.generation.max_prompt_tokens, []
+    width = mode.generation.max_prompt_tokens
+    results: list[EvaluationResult] = []
     for level, chat in enumerate(chats, start=1):
         said = say(
             mode.speaker,
@@ -114,13 +116,14 @@ def steered(mode: OpenMode, chats: Sequence[ChatFormat], guidance: float) -> dic
             greedy=True,
             asked=mode.prompts.asked,
         )
-        gold.append(OpenJudged.of(said, mode.gold).gold)
+        results.append(evaluate_open_answers(said, mode.gold))
         mode.run.progress.say(
-            f"asked for {code(level, len(chats))}{how}: gold reward {Mean.of(gold[-1])}"
+            f"asked for {code(level, len(chats))}{how}: gold reward {results[-1]}"
         )
-    change = Mean.of(gold[-1] - gold[0])
+    change = compare_results(results[0], results[-1], noun="prompts")
     mode.run.progress.say(f"the best code against the worst{how}: {change}")
     by_code = {
-        code(level, len(chats)): Mean.of(values) for level, values in enumerate(gold, start=1)
+        code(level, len(chats)): result.without_outputs()
+        for level, result in enumerate(results, start=1)
     }
     return {f"gold reward by code{how}": by_code, f"best code against worst{how}": change}

@@ -1,5 +1,5 @@
-"""What the modes on open prompts share: model, prompts, sampling, and judging before and after by
-the gold reward."""
+"""What the modes on open prompts share: model, prompts, sampling, and the evaluation before and after
+by the gold reward."""
 
 from __future__ import annotations
 
@@ -10,10 +10,15 @@ from typing import Any
 from vla.config.text import Generation, Prompts, TextConfig
 from vla.data.rows import RowReader
 from vla.decoding.sampling import Sampling
+from vla.evaluation.result import EvaluationResult
 from vla.policies.text import TextPolicy
 from vla.rewards.gold import Gold, find_gold
 from vla.text.language_model import LanguageParts, context_of, load_language_parts
-from vla.text.open_judging import Mean, OpenJudged, open_pairs, open_results
+from vla.text.open_ended_evaluation import (
+    evaluate_open_answers,
+    open_results,
+    pair_open_answers,
+)
 from vla.text.report import finish
 from vla.text.topics import PromptSets, Said, make_prompt_sets, say
 from vla.train.pieces import Pieces, kept
@@ -88,28 +93,28 @@ class OpenMode:
 
         return kept(self.run, name, list[list[Said]], drawn)
 
-    def judge(self, name: str, of: Any = None) -> OpenJudged:
-        """One greedy answer to every evaluation prompt, kept under the name."""
+    def evaluate(self, name: str, of: Any = None) -> EvaluationResult:
+        """The gold rewards of one greedy answer to every evaluation prompt, kept under the name."""
 
-        def judged(pieces: Pieces) -> OpenJudged:
+        def answer(pieces: Pieces) -> EvaluationResult:
             with self.run.timer("judge"):
-                return OpenJudged.of(
-                    self.say(self.prompts.evaluation, 1, pieces, greedy=True), self.gold
-                )
+                answers = self.say(self.prompts.evaluation, 1, pieces, greedy=True)
+                return evaluate_open_answers(answers, self.gold)
 
-        found = kept(self.run, name, OpenJudged, judged, of)
-        self.run.progress.say(
-            f"{name}: gold reward {Mean.of(found.gold)}, greedy, held-out prompts"
-        )
-        return found
+        result: EvaluationResult = kept(self.run, name, EvaluationResult, answer, of)
+        self.run.progress.say(f"{name}: gold reward {result}, held-out prompts")
+        return result
 
     def finish(
-        self, title: str, before: OpenJudged, more: dict[str, Any], of: Any = None
+        self, title: str, before: EvaluationResult, more: dict[str, Any], of: Any = None
     ) -> dict[str, Any]:
-        """Judge again, write results and report, and last the model: the largest, for which there
+        """Evaluate again, write results and report, and last the model: the largest, for which there
         may be no room."""
-        after = self.judge("after", of)
+        after = self.evaluate("after", of)
         results = {**open_results(before, after), **more, **self.reader.results()}
         change, wins = results["gold change"], results["wins among decided"]
-        self.run.progress.say(f"change: {change}; better among decided: {wins}")
-        return finish(self.run, title, results, open_pairs(before, after), self.parts)
+        decided = (
+            "no answer is better or worse" if wins is None else f"better among decided: {wins}"
+        )
+        self.run.progress.say(f"change: {change}; {decided}")
+        return finish(self.run, title, results, pair_open_answers(before, after), self.parts)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from vla.evaluate.success import PairedComparison, SuccessRate
+from vla.evaluation.result import EvaluationResult, ResultComparison
 from vla.files.read import read_yaml
 from vla.files.write import write_atomically
 from vla.report.charts import Interval, interval_chart
@@ -151,20 +151,18 @@ def headline(results: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     found = nothing_learned(results)
     for when in ("after", "before"):
         rate, gold = results.get(when), results.get(f"gold {when}")
-        if isinstance(rate, SuccessRate):
+        if is_rate(rate):
             low, high = (100 * bound for bound in rate.interval)
-            under = (
-                f"{rate.successes} of {rate.num_starts}; 95 % interval {low:.1f} to {high:.1f} %"
-            )
-            found[f"Right {when}, {rate.decoding}"] = (f"{100 * rate.rate:.1f} %", under)
+            under = f"{rate.num_successes} of {rate.n}; 95 % interval {low:.1f} to {high:.1f} %"
+            found[f"Right {when}, {rate.decoding}"] = (f"{100 * rate.mean:.1f} %", under)
         elif gold is not None:
             low, high = gold.interval
             found[f"Gold reward {when}"] = (
                 f"{gold.mean:.3f}",
-                f"{low:.3f} to {high:.3f}, n = {gold.count}",
+                f"{low:.3f} to {high:.3f}, n = {gold.n}",
             )
     test = results.get("comparison")
-    if isinstance(test, PairedComparison):
+    if isinstance(test, ResultComparison):
         found["Gained"] = (points(test.difference), f"points; McNemar exact p = {test.p_value:.2g}")
     if isinstance(results.get("seconds"), Mapping):
         found["Time"] = spent_on(results["seconds"]["total"], results.get("peak_memory_bytes", 0))
@@ -179,21 +177,24 @@ def rates(results: Mapping[str, Any]) -> list[Interval]:
         Interval(
             name.removeprefix("family "),
             when,
-            rate.rate,
+            rate.mean,
             *rate.interval,
-            f"{100 * rate.rate:.1f} %  ({rate.successes}/{rate.num_starts})",
+            f"{100 * rate.mean:.1f} %  ({rate.num_successes}/{rate.n})",
         )
         for name, pair in pairs.items()
         for when, rate in pair.items()
-        if isinstance(rate, SuccessRate)
+        if is_rate(rate)
     ]
+
+
+def is_rate(value: Any) -> bool:
+    """Whether it is a result of successes."""
+    return isinstance(value, EvaluationResult) and value.metric == "success"
 
 
 def is_pair(value: Any) -> bool:
     """Whether it is a rate before and one after."""
-    return isinstance(value, Mapping) and any(
-        isinstance(item, SuccessRate) for item in value.values()
-    )
+    return isinstance(value, Mapping) and any(map(is_rate, value.values()))
 
 
 def numbers(results: Mapping[str, Any]) -> str:
@@ -248,7 +249,7 @@ def success(rl: Records, results: Mapping[str, Any]) -> str:
     held-out ones."""
     told = [r for r in rl if "episodes" in r]
     ends = [results.get("before"), results.get("after")]
-    if len(told) < 2 or not all(isinstance(end, SuccessRate) for end in ends):
+    if len(told) < 2 or not all(map(is_rate, ends)):
         return ""
     validated = [r for r in rl if r.get("validation_success") is not None]
     sizes = [round(r["validation_starts"]) for r in validated]
@@ -260,7 +261,10 @@ def success(rl: Records, results: Mapping[str, Any]) -> str:
             rate_curve("validation, greedy", validated, "validation_success", sizes),
             rates_over(
                 "held-out, greedy, before and after",
-                list(zip((0.0, told[-1]["step"]), ends, strict=True)),
+                [
+                    (step, end.success_rate)
+                    for step, end in zip((0.0, told[-1]["step"]), ends, strict=True)
+                ],
             ),
         ]
     )

@@ -30,10 +30,10 @@ from vla.sft.stage import TrainingStage
 from vla.text.comparison_rows import read_comparisons, split_by_prompt
 from vla.text.comparison_sources import encode_read, sample_comparisons
 from vla.text.environment import TextEnvironment
-from vla.text.judging import rows_of_rollout
-from vla.text.open_judging import distinct_pairs
+from vla.text.open_ended_evaluation import distinct_pairs
 from vla.text.open_mode import OpenMode
 from vla.text.preferring import Comparison, fit_reward_model, reward_accuracy, rewards_of
+from vla.text.problem_evaluation import rows_of_rollout
 from vla.text.problems import Problem
 from vla.text.refine import Refinement
 from vla.text.rlvr import append_samples, episode_numbers
@@ -87,7 +87,7 @@ def run_rlhf(config: TextConfig, run: Run) -> dict[str, Any]:
         )
     mode = OpenMode.start(config, run, settings.generation, settings.prompts, settings.gold, reader)
     given = None if read is None else encode_read(mode, settings.comparisons, read)
-    before = mode.judge("before")
+    before = mode.evaluate("before")
     if settings.demonstrations:
         learn_demonstrations(mode, settings)
     comparisons, undecided = given, 0

@@ -13,7 +13,7 @@ from vla.config.text import Rlvr, TextConfig
 from vla.data.chat import ChatFormat, observe_prompts
 from vla.data.rows import RowReader
 from vla.decoding.sampling import Sampling
-from vla.evaluate.success import SuccessRate, compare
+from vla.evaluation.result import EvaluationResult, compare_results
 from vla.files.write import write_json
 from vla.policies.text import TextPolicy
 from vla.rewards.compose import CORRECT, Rewards
@@ -27,18 +27,19 @@ from vla.sft.stage import TrainingStage
 from vla.text.calculator import INSTRUCTION, LONGEST_RESULT
 from vla.text.curriculum import Curriculum
 from vla.text.environment import ENDED_ITSELF, Episode, TextEnvironment, calculator_tool
-from vla.text.judging import (
-    Judged,
+from vla.text.language_model import LanguageParts, load_language_parts
+from vla.text.oversampling import Oversampling
+from vla.text.problem_evaluation import (
+    PART,
+    TOKENS,
     check_scorable,
-    judge,
-    judge_samples,
-    pairs_of,
-    rate_of,
+    evaluate_problems,
+    evaluate_samples,
+    num_unscorable,
+    pair_answers,
     rows_at_once,
     rows_of_rollout,
 )
-from vla.text.language_model import LanguageParts, load_language_parts
-from vla.text.oversampling import Oversampling
 from vla.text.problem_sets import ProblemSets, make_problem_sets, shortfalls
 from vla.text.problems import Problem, room_for_answers
 from vla.text.refine import Refinement, algorithm_of
@@ -96,24 +97,23 @@ def run_rlvr(config: TextConfig, run: Run) -> dict[str, Any]:
         if processes.is_main:
             write_json(run.folder.path / "problems.json", sets.manifest())
 
-        def judged(pieces: Pieces) -> Judged:
+        def evaluate(pieces: Pieces) -> EvaluationResult:
             with run.stage("judge"):
-                return judge_evaluation(wired, sets, pieces)
+                return evaluate_held_out(wired, sets, pieces)
 
-        before: Judged = kept(run, "before", Judged, judged)
+        before: EvaluationResult = kept(run, "before", EvaluationResult, evaluate)
         check_scorable(before, failures_of(process, processes))
-        run.progress.say(f"before: {rate_of(before)} on held-out problems")
+        run.progress.say(f"before: {before} on held-out problems")
         taught = teach_format(wired, settings, sets, run)
         ended = refine(wired, config, sets, run)
-        after: Judged = kept(run, "after", Judged, judged, of=ended["num_iterations"])
+        of = ended["num_iterations"]
+        after: EvaluationResult = kept(run, "after", EvaluationResult, evaluate, of=of)
 
-        def judged_sampled(pieces: Pieces) -> dict[str, SuccessRate]:
+        def evaluate_sampled(pieces: Pieces) -> dict[str, EvaluationResult]:
             with run.stage("judge"):
-                return judge_sampled(wired, sets, settings, pieces)
+                return evaluate_held_out_samples(wired, sets, settings, pieces)
 
-        sampled = kept(
-            run, "sampled", dict[str, SuccessRate], judged_sampled, of=ended["num_iterations"]
-        )
+        sampled = kept(run, "sampled", dict[str, EvaluationResult], evaluate_sampled, of=of)
         results = {
             **results_of(before, after, sets, failures_of(process, processes)),
             **taught,
@@ -121,10 +121,10 @@ def run_rlvr(config: TextConfig, run: Run) -> dict[str, Any]:
             "rl": ended,
         }
         results |= {"after, sampled": sampled} if sampled else {}
-        run.progress.say(f"after:  {rate_of(after)} on the same problems")
+        run.progress.say(f"after:  {after} on the same problems")
         run.progress.say(f"change: {results['comparison']}")
     title = "Verified rewards: " + ", ".join(settings.families)
-    return finish(run, title, results, pairs_of(before, after), wired.parts)
+    return finish(run, title, results, pair_answers(before, after, sets.evaluation), wired.parts)
 
 
 def sets_of(settings: Rlvr, reader: RowReader) -> ProblemSets:
@@ -221,64 +221,66 @@ def wire(
     )
 
 
-def judge_evaluation(wired: Wired, sets: ProblemSets, pieces: Pieces) -> Judged:
+def evaluate_held_out(wired: Wired, sets: ProblemSets, pieces: Pieces) -> EvaluationResult:
     """Greedy answers to the evaluation problems."""
     first = len(sets.validation)
     numbers = range(first, first + len(sets.evaluation))
     where = (wired.policy, wired.held_out, wired.observe)
-    return judge(*where, numbers, greedy=True, processes=wired.processes, pieces=pieces)
+    return evaluate_problems(*where, numbers, processes=wired.processes, pieces=pieces)
 
 
-def judge_sampled(
+def evaluate_held_out_samples(
     wired: Wired, sets: ProblemSets, settings: Rlvr, pieces: Pieces
-) -> dict[str, SuccessRate]:
+) -> dict[str, EvaluationResult]:
     """Several sampled answers to every evaluation problem, where they are asked for."""
     if settings.num_samples == 0:
         return {}
     first = len(sets.validation)
     numbers, temperature = range(first, first + len(sets.evaluation)), settings.sampling.temperature
     where = (wired.policy, wired.held_out, wired.observe)
-    return judge_samples(
+    return evaluate_samples(
         *where, numbers, settings.num_samples, temperature, wired.processes, pieces
     )
 
 
 def results_of(
-    before: Judged, after: Judged, sets: ProblemSets, failures: dict[str, int]
+    before: EvaluationResult,
+    after: EvaluationResult,
+    sets: ProblemSets,
+    failures: dict[str, int],
 ) -> dict[str, Any]:
     """The numbers of the run, by family where there are several."""
     results: dict[str, Any] = {
-        "before": rate_of(before),
-        "after": rate_of(after),
-        "comparison": compare(before.success, after.success),
-        "mean_tokens": {"before": before.mean_tokens, "after": after.mean_tokens},
+        "before": before.without_outputs(),
+        "after": after.without_outputs(),
+        "comparison": compare_results(before, after, noun="problems"),
+        "mean_tokens": {
+            "before": before.mean_measure(TOKENS),
+            "after": after.mean_measure(TOKENS),
+        },
         "unscorable": {
-            "before": before.num_unscorable,
-            "after": after.num_unscorable,
+            "before": num_unscorable(before),
+            "after": num_unscorable(after),
             "reasons": failures,
         },
     }
-    parts = before.episodes[0].parts
+    parts = [name for name in before.measures if name.startswith(PART)]
     for name in parts if len(parts) > 1 else ():
-        results[f"reward {name}"] = {
-            "before": before.mean_part(name),
-            "after": after.mean_part(name),
+        results[f"reward {name.removeprefix(PART)}"] = {
+            "before": before.mean_measure(name),
+            "after": after.mean_measure(name),
         }
     if len(sets.families) > 1:
-        names = [problem.family for problem in sets.evaluation]
+        one, two = before.without_outputs().by_group(), after.without_outputs().by_group()
         for family in sets.families:
-            rows = [i for i, name in enumerate(names) if name == family]
-            if rows:
-                rates = {"before": before.success[rows], "after": after.success[rows]}
-                results[f"family {family}"] = {
-                    k: SuccessRate.of(v, temperature=None) for k, v in rates.items()
-                }
+            if family in one:
+                results[f"family {family}"] = {"before": one[family], "after": two[family]}
     return results
 
 
 def teach_format(
     wired: Wired, settings: Rlvr, sets: ProblemSets, run: Run
-) -> dict[str, SuccessRate]:
+) -> dict[str, EvaluationResult]:
     """A short SFT on training problems answered between the tags, or by calls of the tool; what it
     alone does on held-out problems, since its examples hold right answers.
 
@@ -304,13 +306,13 @@ def teach_format(
     with TrainingStage(run, "format", settings.format_steps) as stage:
         fit_examples(policy, examples, fitting, run.seed("format"), stage, wired.processes)
 
-    def judged(pieces: Pieces) -> SuccessRate:
+    def evaluate(pieces: Pieces) -> EvaluationResult:
         with run.stage("judge"):
-            return rate_of(judge_evaluation(wired, sets, pieces))
+            return evaluate_held_out(wired, sets, pieces)
 
-    taught: SuccessRate = kept(run, "taught", SuccessRate, judged)
+    taught: EvaluationResult = kept(run, "taught", EvaluationResult, evaluate)
     run.progress.say(f"after the format examples: {taught} on the same problems")
-    return {"after the format examples": taught}
+    return {"after the format examples": taught.without_outputs()}
 
 
 def refine(wired: Wired, config: TextConfig, sets: ProblemSets, run: Run) -> dict[str, Any]:
@@ -373,18 +375,10 @@ def refine(wired: Wired, config: TextConfig, sets: ProblemSets, run: Run) -> dic
     def evaluate(iteration: int) -> dict[str, float]:
         with run.timer("validation"):
             numbers = range(len(sets.validation))
-            judged = judge(
-                wired.policy,
-                wired.held_out,
-                wired.observe,
-                numbers,
-                greedy=True,
-                processes=processes,
+            result = evaluate_problems(
+                wired.policy, wired.held_out, wired.observe, numbers, processes=processes
             )
-        return {
-            "validation_success": rate_of(judged).rate,
-            "validation_starts": float(len(judged.success)),
-        }
+        return {"validation_success": result.mean, "validation_starts": float(result.n)}
 
     with run.stage("rl"):
         return Refinement(

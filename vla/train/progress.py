@@ -47,7 +47,8 @@ class Progress:
         after each."""
         if self.is_terminal:
             with rich_bars(self.stream) as bars:
-                yield BarStage(bars, bars.add_task(name, total=total, completed=done, numbers=""))
+                task = bars.add_task(name, total=total, completed=done, numbers="")
+                yield BarStage(bars, task, done)
         else:
             yield LineStage(name, total, done, self.say, self.clock)
 
@@ -60,6 +61,10 @@ class Stage(Protocol):
         """Note that steps were made, with the numbers of the last one."""
         ...
 
+    def advance_to(self, done: int, **numbers: float) -> None:
+        """Note how many steps of the stage are done; fewer than before change nothing."""
+        ...
+
     def expect(self, total: int) -> None:
         """How many steps it will come to, where that is only known on the way: a stage that ends by
         the clock."""
@@ -67,13 +72,18 @@ class Stage(Protocol):
 
 
 class BarStage:
-    """A rich bar."""
+    """A rich bar; `done` steps were made before a resume."""
 
-    def __init__(self, bars: RichProgress, task: TaskID):
-        self.bars, self.task = bars, task
+    def __init__(self, bars: RichProgress, task: TaskID, done: int = 0):
+        self.bars, self.task, self.done = bars, task, done
 
     def advance(self, num_steps: int = 1, **numbers: float) -> None:
+        self.done += num_steps
         self.bars.update(self.task, advance=num_steps, numbers=format_numbers(numbers))
+
+    def advance_to(self, done: int, **numbers: float) -> None:
+        if done > self.done:
+            self.advance(done - self.done, **numbers)
 
     def expect(self, total: int) -> None:
         self.bars.update(self.task, total=total)
@@ -109,6 +119,10 @@ class LineStage:
         self.say(
             f"{self.name} {self.done}/{self.total}  {took_or_left}  {format_numbers(numbers)}".rstrip()
         )
+
+    def advance_to(self, done: int, **numbers: float) -> None:
+        if done > self.done:
+            self.advance(done - self.done, **numbers)
 
     def expect(self, total: int) -> None:
         self.total = total

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-RATE = ("rate", "num_starts", "wilson_95")
+RATE = ("mean", "n", "interval_95")
 DECODINGS = ("greedy", "sampled")
 JUDGEMENTS = ("evaluation_before", "evaluation_after")
 
@@ -50,7 +50,7 @@ def queries_per_second(found: dict[str, Any], stage: str) -> float | None:
         found.get("seconds", {}).get(f"{stage}/greedy"),
     )
     return (
-        judged["greedy"]["mean_decisions"] * judged["greedy"]["num_starts"] / seconds
+        judged["greedy"]["measures"]["decisions"] * judged["greedy"]["n"] / seconds
         if judged and seconds
         else None
     )
@@ -101,10 +101,8 @@ def write(folder: Path, rows: list[dict[str, Any]], algorithms: list[str]) -> st
 def told(found: dict[str, Any] | None) -> str:
     if found is None:
         return "-"
-    low, high = found["wilson_95"]
-    return (
-        f"{100 * found['rate']:.1f} % [{100 * low:.1f}, {100 * high:.1f}] n={found['num_starts']}"
-    )
+    low, high = found["interval_95"]
+    return f"{100 * found['mean']:.1f} % [{100 * low:.1f}, {100 * high:.1f}] n={found['n']}"
 
 
 def whole(number: float | None) -> str:

@@ -29,7 +29,7 @@ def run_constitution(config: TextConfig, run: Run) -> dict[str, Any]:
     objective = make_objective(**config.preference.model_dump())
     principles = read_constitution(settings.constitution)
     mode = OpenMode.start(config, run, settings.generation, settings.prompts, settings.gold)
-    before = mode.judge("before")
+    before = mode.evaluate("before")
     answers = [said[0] for said in mode.answers("answers", mode.prompts.train, 1)]
 
     def make(pieces: Pieces) -> list[Revision]:

@@ -25,7 +25,7 @@ def run_control(config: TextConfig, run: Run) -> dict[str, Any]:
         chats[-1], settings.generation.max_prompt_tokens, mode.reader
     )
     mode.reader.tell(run.progress.say)
-    before = mode.judge("before")
+    before = mode.evaluate("before")
     drawn = mode.answers("samples", mode.prompts.train, settings.samples_per_prompt)
     answers = [said for group in drawn for said in group]
     rewards = [mode.gold(said.prompt, said.text) for said in answers]

@@ -44,7 +44,7 @@ def run_preference(config: TextConfig, run: Run) -> dict[str, Any]:
         )
     mode = OpenMode.start(config, run, settings.generation, settings.prompts, settings.gold, reader)
     given = None if rows is None else encode_read(mode, settings.comparisons, rows)
-    before = mode.judge("before")
+    before = mode.evaluate("before")
     results = {}
     for number in range(settings.rounds):
         comparisons, num_undecided = given, 0

@@ -10,7 +10,7 @@ from vla.config.text import Rejection, TextConfig
 from vla.data.chat import observe_prompts
 from vla.data.rows import RowReader
 from vla.decoding.sampling import Sampling
-from vla.evaluate.success import compare
+from vla.evaluation.result import EvaluationResult, compare_results
 from vla.files.write import write_json
 from vla.policies.text import TextPolicy
 from vla.rewards.compose import CORRECT, Rewards
@@ -19,8 +19,13 @@ from vla.sft.examples import example_settings
 from vla.sft.stage import TrainingStage
 from vla.text.curriculum import Curriculum
 from vla.text.environment import TextEnvironment
-from vla.text.judging import Judged, check_scorable, judge, pairs_of, rate_of, rows_at_once
 from vla.text.language_model import context_of, load_language_parts
+from vla.text.problem_evaluation import (
+    check_scorable,
+    evaluate_problems,
+    pair_answers,
+    rows_at_once,
+)
 from vla.text.problem_sets import ProblemSets, make_problem_sets, shortfalls
 from vla.text.rejection_sampling import sample_winners
 from vla.text.report import finish
@@ -64,14 +69,14 @@ def run_rejection(config: TextConfig, run: Run) -> dict[str, Any]:
         rows = rows_at_once(width, generation.max_new_tokens)
         environment = TextEnvironment(sets.evaluation, parts.chat, rewards, parts.stop_ids, rows)
 
-        def evaluate(pieces: Pieces) -> Judged:
+        def evaluate(pieces: Pieces) -> EvaluationResult:
             with run.timer("judge"):
                 numbers = range(len(sets.evaluation))
-                return judge(speaker, environment, observe, numbers, greedy=True, pieces=pieces)
+                return evaluate_problems(speaker, environment, observe, numbers, pieces=pieces)
 
-        before: Judged = kept(run, "before", Judged, evaluate)
+        before: EvaluationResult = kept(run, "before", EvaluationResult, evaluate)
         check_scorable(before, process.failures)
-        run.progress.say(f"before: {rate_of(before)} on held-out problems")
+        run.progress.say(f"before: {before} on held-out problems")
         for number in range(settings.rounds):
             name = f"round {number + 1}"
             drawn = curriculum.draw(number, 0, settings.problems_per_round)
@@ -92,17 +97,17 @@ def run_rejection(config: TextConfig, run: Run) -> dict[str, Any]:
                 run.save(name, 1, found)
             if winners:
                 train_round(run, settings, learner, winners, number)
-        after: Judged = kept(run, "after", Judged, evaluate)
-    comparison = compare(before.success, after.success)
-    run.progress.say(f"after:  {rate_of(after)} on the same problems; {comparison}")
+        after: EvaluationResult = kept(run, "after", EvaluationResult, evaluate)
+    comparison = compare_results(before, after, noun="problems")
+    run.progress.say(f"after:  {after} on the same problems; {comparison}")
     results: dict[str, Any] = {
-        "before": rate_of(before),
-        "after": rate_of(after),
+        "before": before.without_outputs(),
+        "after": after.without_outputs(),
         "comparison": comparison,
         **reader.results(),
     }
     title = "Rejection sampling: " + ", ".join(settings.families)
-    return finish(run, title, results, pairs_of(before, after), parts)
+    return finish(run, title, results, pair_answers(before, after, sets.evaluation), parts)
 
 
 def load_problems(settings: Rejection, reader: RowReader) -> ProblemSets:

@@ -1,0 +1,92 @@
+"""The evaluation of a policy: one episode from every named start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from vla.evaluation.result import EvaluationResult, merge_shares, success_result
+from vla.rl.protocols import Observe, Policy, VectorEnvironment
+from vla.rl.rollout import collect_rollout
+from vla.train.agreement import failing_together
+from vla.train.distributed import ALONE, Processes, own_share
+from vla.train.pieces import Pieces
+from vla.types import Rollout
+
+RETURN = "return"
+DECISIONS = "decisions"
+CONTROL_STEPS = "control_steps"
+"""Measures of an episode: its return, how often the policy was asked, and its length."""
+
+
+def evaluate_policy(
+    policy: Policy,
+    environment: VectorEnvironment,
+    seeds: Sequence[int],
+    observe: Observe,
+    *,
+    temperature: float | None,
+    on_decision: Callable[[int], None] | None = None,
+    processes: Processes = ALONE,
+    pieces: Pieces | None = None,
+) -> EvaluationResult:
+    """The successes of one episode from every seed, greedy where `temperature` is None; otherwise
+    it is the temperature that the policy draws at.
+
+    Each process runs its share of the seeds, and all return the whole result. Finished shares are
+    kept among `pieces`.
+    """
+
+    def run_share() -> EvaluationResult:
+        rollout = collect_rollout(
+            policy,
+            environment,
+            own_share(seeds, processes),
+            1,
+            observe,
+            greedy=temperature is None,
+            on_decision=on_decision,
+            keeper=pieces,
+        )
+        return result_of_rollout(rollout, temperature)
+
+    with failing_together(processes), processes.own_draws("evaluation"):
+        own = (
+            run_share()
+            if pieces is None
+            else pieces.take(run_share, EvaluationResult.to_dict, EvaluationResult.from_dict)
+        )
+    return merge_shares(processes.gather(own))
+
+
+def result_of_rollout(
+    rollout: Rollout, temperature: float | None, groups: Sequence[str] = (), **fields: str
+) -> EvaluationResult:
+    """The successes of a rollout with one trajectory a start. `groups` are the starts' tasks, by
+    default those that the environment measured."""
+    assert rollout.success is not None
+    decisions = rollout.trajectory.bincount(minlength=rollout.num_trajectories)
+    measured = {name: values.numpy() for name, values in rollout.episodes.items()}
+    seeds = measured.pop("seed")
+    columns = {RETURN: rollout.returns.numpy(), DECISIONS: decisions.numpy(), **measured}
+    return success_result(
+        seeds.astype(np.int64).tolist(),
+        rollout.success.numpy() > 0.5,
+        temperature,
+        groups=tuple(groups) or tasks_of_episodes(measured),
+        measures={name: tuple(map(float, values)) for name, values in columns.items()},
+        **fields,
+    )
+
+
+def tasks_of_episodes(measures: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    """The task of every episode, where several take turns: the environment then measures
+    "TASK/success", NaN in episodes of other tasks. Empty for a single task."""
+    tasks: dict[int, str] = {}
+    for name, values in measures.items():
+        task, _, term = name.rpartition("/")
+        if task and term == "success":
+            tasks |= dict.fromkeys(np.flatnonzero(~np.isnan(values)).tolist(), task)
+    count = len(next(iter(measures.values()), ()))
+    return tuple(tasks[row] for row in range(count)) if tasks and len(tasks) == count else ()

@@ -1,0 +1,184 @@
+"""The evaluation of a text policy on verified problems: greedy answers, and several sampled ones."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import chain
+
+import numpy as np
+
+from vla.decoding.best_of import majority
+from vla.evaluation.evaluate import RETURN
+from vla.evaluation.result import EvaluationResult, merge_shares, success_result
+from vla.rewards.libraries import final_answer
+from vla.rl.protocols import Observe, Policy
+from vla.rl.rollout import collect_rollout
+from vla.text.environment import Episode, TextEnvironment
+from vla.text.problems import Problem
+from vla.text.report import Pair
+from vla.train.agreement import failing_together
+from vla.train.distributed import ALONE, Processes, own_share
+from vla.train.pieces import Pieces
+
+EVALUATION_TOKENS = 2**15
+"""Tokens of the prompts and answers under way in an evaluation, at their longest."""
+
+
+def rows_at_once(max_prompt_tokens: int, max_new_tokens: int) -> int:
+    """Problems that an evaluation asks at once: products of few rows use little of a processor."""
+    return max(1, EVALUATION_TOKENS // (max_prompt_tokens + max_new_tokens))
+
+
+ROLLOUT_TOKENS = 2**18
+"""Of prompts and completions that are drawn at once in a rollout: between two such batches it can
+be kept."""
+
+
+def rows_of_rollout(
+    num_rows: int, group_size: int, max_prompt_tokens: int, max_new_tokens: int
+) -> int:
+    """Completions of a rollout that are drawn at once: all, or as many whole groups as
+    `ROLLOUT_TOKENS` allow."""
+    groups = ROLLOUT_TOKENS // ((max_prompt_tokens + max_new_tokens) * group_size)
+    return min(num_rows, max(1, groups) * group_size)
+
+
+TOKENS = "tokens"
+PART = "reward/"
+"""Measures of an answer: its length, and the parts of its reward."""
+
+
+def evaluate_problems(
+    policy: Policy,
+    environment: TextEnvironment,
+    observe: Observe,
+    numbers: Sequence[int],
+    *,
+    processes: Processes = ALONE,
+    pieces: Pieces | None = None,
+) -> EvaluationResult:
+    """The successes of one greedy answer to each problem in `numbers`, by family.
+
+    Each process asks its share of the problems, and all return the whole result. Finished shares
+    are kept among `pieces`, of which this is the first.
+    """
+    environment.take_episodes()
+    if pieces is not None:
+        pieces.parts["environment"] = environment
+    share, own = own_share(numbers, processes), success_result((), (), None)
+
+    def run_share() -> EvaluationResult:
+        rollout = collect_rollout(
+            policy, environment, share, 1, observe, greedy=True, keeper=pieces
+        )
+        assert rollout.success is not None
+        episodes = environment.take_episodes()
+        measures = {
+            RETURN: tuple(rollout.returns.tolist()),
+            TOKENS: tuple(float(episode.sample.num_tokens) for episode in episodes),
+        }
+        for name in episodes[0].parts:
+            measures[PART + name] = tuple(float(episode.parts[name]) for episode in episodes)
+        return success_result(
+            [episode.problem.question for episode in episodes],
+            (rollout.success > 0.5).tolist(),
+            None,
+            groups=tuple(episode.problem.family for episode in episodes),
+            outputs=tuple(episode.transcript for episode in episodes),
+            measures=measures,
+        )
+
+    # The seeds of runs depend on the name of the draws.
+    with failing_together(processes), processes.own_draws("judge"):
+        if len(share):
+            own = (
+                run_share()
+                if pieces is None
+                else pieces.take(run_share, EvaluationResult.to_dict, EvaluationResult.from_dict)
+            )
+    return merge_shares(processes.gather(own))
+
+
+def num_unscorable(result: EvaluationResult) -> int:
+    """Problems on which the verifier failed; they count as not solved."""
+    return int(np.isnan(result.measure(RETURN)).sum())
+
+
+def check_scorable(result: EvaluationResult, failures: Mapping[str, int]) -> None:
+    """Raises ValueError with the reasons where not one answer could be scored."""
+    if num_unscorable(result) == result.n:
+        reasons = "; ".join(
+            f"{reason} ({count} times)" for reason, count in Counter(failures).most_common(3)
+        )
+        raise ValueError(
+            f"not one of {result.n} answers could be scored, so nothing could be learned: mend text.rewards"
+            f" or the verifier that the problems name. {reasons}"
+        )
+
+
+def evaluate_samples(
+    policy: Policy,
+    environment: TextEnvironment,
+    observe: Observe,
+    numbers: Sequence[int],
+    count: int,
+    temperature: float,
+    processes: Processes = ALONE,
+    pieces: Pieces | None = None,
+) -> dict[str, EvaluationResult]:
+    """The successes of `count` sampled answers to each problem: of every answer, of any of them
+    (pass@k, Chen 2021), and of the most frequent one (self-consistency, Wang 2022).
+    """
+    environment.take_episodes()
+    if pieces is not None:
+        pieces.parts["environment"] = environment
+    share, own = own_share(numbers, processes), []
+
+    def run_share() -> list[Episode]:
+        collect_rollout(policy, environment, share, count, observe, keeper=pieces)
+        return environment.take_episodes()
+
+    with failing_together(processes), processes.own_draws("samples"):
+        if len(share):
+            own = run_share() if pieces is None else pieces.take_plain(list[Episode], run_share)
+    by_question: dict[str, list[Episode]] = {}
+    for episode in chain(*processes.gather(own)):
+        by_question.setdefault(episode.problem.question, []).append(episode)
+    sampled: list[tuple[str, bool]] = []
+    passed: list[bool] = []
+    elected: list[bool] = []
+    for question, episodes in by_question.items():
+        answers = [
+            final_answer(episode.sample.completion, episode.problem.answer) for episode in episodes
+        ]
+        sampled += [(question, episode.success) for episode in episodes]
+        passed.append(any(episode.success for episode in episodes))
+        elected.append(episodes[answers.index(majority(answers))].success)
+    questions = list(by_question)
+    return {
+        "sampled": success_result(*zip(*sampled, strict=True), temperature),
+        f"any of {count}": success_result(questions, passed, temperature),
+        f"majority of {count}": success_result(questions, elected, temperature),
+    }
+
+
+def pair_answers(
+    before: EvaluationResult, after: EvaluationResult, problems: Sequence[Problem]
+) -> list[Pair]:
+    """The answers to the same problems, those whose success changed first."""
+    answers = {problem.question: problem.answer for problem in problems}
+    earlier = {question: row for row, question in enumerate(before.ids)}
+    pairs = [
+        Pair(
+            str(question),
+            f"answer: {answers[str(question)]}",
+            before.outputs[earlier[question]],
+            after.outputs[row],
+            bool(before.success[earlier[question]]),
+            bool(after.success[row]),
+        )
+        for row, question in enumerate(after.ids)
+        if question in earlier
+    ]
+    return sorted(pairs, key=lambda pair: pair.before_right == pair.after_right)
