@@ -68,7 +68,7 @@ def test_mcnemar_by_hand():
 
 def test_bootstrap_interval_is_near_the_normal_one_for_many_starts():
     # b = 50, c = 150 of 1000: d = .1, variance (.2 - .01) / 1000, 1.96 standard errors = .02702
-    change = np.repeat([-1, 1, 0], [50, 150, 800])
+    change = np.repeat([-1.0, 1.0, 0.0], [50, 150, 800])
     for levels in ((-1, 0, 1), None):
         low, high = bootstrap_interval(change, levels=levels)
         assert low == pytest.approx(0.1 - 0.02702, abs=0.002)
@@ -81,7 +81,7 @@ def test_bootstrap_intervals_are_those_of_earlier_versions():
     shares = np.array([1, 4, 5]) / 10
     counts = np.random.default_rng(0).multinomial(10, shares, size=10_000)
     expected = np.quantile((counts[:, 2] - counts[:, 0]) / 10, [0.025, 0.975])
-    change = np.repeat([-1, 0, 1], [1, 4, 5])
+    change = np.repeat([-1.0, 0.0, 1.0], [1, 4, 5])
     assert bootstrap_interval(change, levels=(-1, 0, 1)) == tuple(expected)
     values = np.array([0.1, 0.5, 0.9])
     rows = np.random.default_rng(0).integers(3, size=(4000, 3))

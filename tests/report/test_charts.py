@@ -138,7 +138,7 @@ def test_a_report_is_made_of_what_stands_in_the_folder(tmp_path: Path, when: str
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     text = write_report(tmp_path).read_text()
     assert "50.0 %" in text
-    assert "5 of 10; 95 % interval 24.0 to 76.0 %" in text
+    assert "5 of 10; 95 % interval 23.7 to 76.3 %" in text
     assert "McNemar exact p = 0.06" in text
     assert "validation starts, greedy: 0.3 at 2" in text
     assert "length: 20 at 1" in text  # 80 control steps of 4 trajectories
