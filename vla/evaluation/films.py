@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
 
 from vla.evaluate.video import write_video
 from vla.evaluation.result import EvaluationResult
@@ -30,7 +31,7 @@ def film_examples(
     make_recorder: Callable[[int], Any],
     observe: Observe,
     result: EvaluationResult,
-    seeds: Sequence[int],
+    seeds: Int[np.ndarray, "n"],
     count: int,
     folder: Path,
     prefix: str = "",
@@ -41,7 +42,7 @@ def film_examples(
     examples = [
         int(seed)
         for verdict in (True, False)
-        for seed in np.asarray(seeds)[success == verdict][:count]
+        for seed in seeds[success == verdict][:count]
     ]
     films = []
     for episode in record_episodes(policy, make_recorder, examples, observe):
