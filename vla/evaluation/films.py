@@ -40,9 +40,7 @@ def film_examples(
     `seeds`, into `folder`: `PREFIXwin-SEED.mp4`. The episodes, each with its file."""
     success = result.success
     examples = [
-        int(seed)
-        for verdict in (True, False)
-        for seed in seeds[success == verdict][:count]
+        int(seed) for verdict in (True, False) for seed in seeds[success == verdict][:count]
     ]
     films = []
     for episode in record_episodes(policy, make_recorder, examples, observe):
