@@ -72,13 +72,13 @@ def main(argv: list[str] | None = None) -> int:
     from vla import runtime
 
     runtime.prepare(offline=not any(runtime.on_hub(str(run)) for run in options.runs))
-    from vla.commands.evaluate_checkpoint import (
+    from vla.config.simulation import all_perturbations
+    from vla.evaluate.settings import chosen_perturbations
+    from vla.interop.evaluate_checkpoint import (
         EvaluationRequest,
         compare_checkpoints,
         run_evaluation,
     )
-    from vla.config.simulation import all_perturbations
-    from vla.evaluate.settings import chosen_perturbations
     from vla.simulator import make_simulator
 
     if options.elo:
