@@ -6,10 +6,15 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
+def nearest_name(wrong: str, known: Iterable[str]) -> str | None:
+    """The known name nearest to a wrong one; None where none is near."""
+    return next(iter(get_close_matches(wrong, list(known), n=1)), None)
+
+
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
-    """`; did you mean NAME?` with the known name nearest to a wrong one; empty without one."""
-    near = get_close_matches(wrong, list(known), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+    """`; did you mean NAME?` with the nearest known name; empty where none is near."""
+    near = nearest_name(wrong, known)
+    return "" if near is None else f"; did you mean {near}?"
 
 
 def suggestion(wrong: str, known: Iterable[str]) -> str:

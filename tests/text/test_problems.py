@@ -69,7 +69,7 @@ def test_unknown_families_are_named():
     with pytest.raises(ValueError, match="family 'add9' is unknown: choose add1 to add4"):
         make_family("add9", 10)
     pytest.importorskip("reasoning_gym")
-    with pytest.raises(ValueError, match="no family 'chain_sums': did you mean chain_sum"):
+    with pytest.raises(ValueError, match="no family 'chain_sums'; did you mean chain_sum"):
         make_family("gym.chain_sums", 10)
 
 

@@ -4,25 +4,21 @@ is wrong."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from vla.config.errors import ConfigError
+from vla.config.renamed import check_renamed
 from vla.config.resuming import unfit
+from vla.config.search_path import CONFIGS, added_folders, groups, option_files, options
 from vla.files.read import DamagedFile, read_yaml
 from vla.files.secrets import masked_settings
+from vla.spelling import nearest_name, suggestion
 
-PACKAGED = Path(__file__).parents[1] / "configs"
-CONFIGS = PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[2] / "configs"
-"""The YAML that ships: inside an installed package, beside `vla` in a checkout."""
 ROOT_CONFIG = "train_vla"
 EMPTY = ("", "''", '""')
-
-
-class ConfigError(ValueError):
-    """A setting that cannot be: the message names it, its value and the remedy, a line for each."""
 
 
 def compose(overrides: Sequence[str]) -> dict[str, Any]:
@@ -60,16 +56,6 @@ def split(overrides: Sequence[str]) -> dict[str, str]:
             raise ConfigError(f"{key!r} is no setting: write key=value{example}")
         given[key] = value
     return given
-
-
-def groups() -> list[str]:
-    """The groups of settings: the folders under configs/."""
-    return sorted(path.name for path in CONFIGS.iterdir() if path.is_dir())
-
-
-def options(group: str) -> list[str]:
-    """What can be chosen in a group: the files of its folder."""
-    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
 
 
 def check_groups(given: Mapping[str, str]) -> None:
@@ -128,15 +114,18 @@ def composed(given: Mapping[str, str]) -> dict[str, Any]:
         key if key.startswith("~") and not value else f"{key}={value}"
         for key, value in given.items()
     ]
+    further = ", ".join(f"'file://{folder}'" for folder in added_folders())
+    search = [f"hydra.searchpath=[{further}]"] if further else []
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         try:
-            config = hydra_compose(ROOT_CONFIG, overrides=overrides)
+            config = hydra_compose(ROOT_CONFIG, overrides=[*search, *overrides])
             return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             parsed({key: value for key, value in given.items() if not key.startswith("~")})
             chosen = {key: value for key, value in given.items() if key in groups()}
             values = hydra_compose(
-                ROOT_CONFIG, overrides=[f"{key}={value}" for key, value in chosen.items()]
+                ROOT_CONFIG,
+                overrides=[*search, *(f"{key}={value}" for key, value in chosen.items())],
             )
             check_keys(given, OmegaConf.to_container(values))  # type: ignore[arg-type]
             check_new_names(given, OmegaConf.to_container(values))  # type: ignore[arg-type]
@@ -167,6 +156,7 @@ def check_keys(given: Mapping[str, str], values: Mapping[str, Any]) -> None:
     for key, value in given.items():
         if key in known or key in groups() or key.startswith(("+", "~")):
             continue
+        check_renamed(key, value)
         group, _, rest = key.partition(".")
         owners = [name for name in options(group) if rest in paths(option_values(group, name))]
         remedy = (
@@ -186,6 +176,7 @@ def check_new_names(given: Mapping[str, str], values: Mapping[str, Any]) -> None
             continue
         for name, number in new.items():
             if name not in there:
+                check_renamed(f"{key}.{name}", number)
                 others = f", and take others away by ~{key}.{next(iter(there))}" if there else ""
                 raise ConfigError(
                     f"{key}={value}: there is no {name} in {key} yet: add it by +{key}.{name}={number}{others}"
@@ -201,7 +192,7 @@ def at(values: Any, path: str) -> Any:
 
 def option_values(group: str, option: str) -> dict[str, Any]:
     """What the file of an option holds for its group; it may bring numbers for others beside."""
-    values = read_yaml(CONFIGS / group / f"{option}.yaml")
+    values = read_yaml(option_files(group)[option])
     own = values.get(group)
     return own if isinstance(own, dict) else values
 
@@ -209,7 +200,7 @@ def option_values(group: str, option: str) -> dict[str, Any]:
 def option_paths(group: str, option: str) -> set[str]:
     """Every dotted path that an option has, by itself or from another one of its group that it
     builds on."""
-    entries = read_yaml(CONFIGS / group / f"{option}.yaml").get("defaults", [])
+    entries = read_yaml(option_files(group)[option]).get("defaults", [])
     builds_on = [entry for entry in entries if isinstance(entry, str) and entry in options(group)]
     return paths(option_values(group, option)).union(
         *(option_paths(group, name) for name in builds_on)
@@ -226,22 +217,13 @@ def paths(values: Mapping[str, Any], prefix: str = "") -> set[str]:
     return found
 
 
-def suggestion(wrong: str, known: Sequence[str]) -> str:
-    """The nearest known name, and all that can be chosen."""
-    near = get_close_matches(wrong, known, n=1)
-    return (f"; did you mean {near[0]}?" if near else "") + (
-        f"; choose from {', '.join(known)}" if known else ""
-    )
-
-
 def nearest(wrong: str, known: Sequence[str]) -> str:
     """The nearest setting among many: one of the same last name in any section, else one spelled
     alike."""
     last = wrong.rsplit(".", 1)[-1]
-    near = [name for name in known if name.rsplit(".", 1)[-1] == last] or get_close_matches(
-        wrong, known, n=1
-    )
-    return f"; did you mean {near[0]}?" if near else "; --cfg job prints all there are"
+    same_last = [name for name in known if name.rsplit(".", 1)[-1] == last]
+    near = same_last[0] if same_last else nearest_name(wrong, known)
+    return f"; did you mean {near}?" if near else "; --cfg job prints all there are"
 
 
 def read_settings(run: Path) -> dict[str, Any]:

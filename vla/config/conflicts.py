@@ -7,7 +7,6 @@ import re
 from importlib.util import find_spec
 from itertools import combinations
 
-from vla.config.compose import suggestion
 from vla.config.explain import shown
 from vla.config.model_conflicts import language_model_conflicts, model_conflicts
 from vla.config.processes import process_conflicts
@@ -23,6 +22,7 @@ from vla.config.training import Evaluation, Train
 from vla.ranges import nearest_divisor
 from vla.rewards.gold import GOLDS
 from vla.rewards.worker import INSIDE_ANSWER, NAMES
+from vla.spelling import suggestion
 
 REWARDS = ("correct", "code", "finished", *NAMES)
 """The rewards of text that have a name of their own."""

@@ -34,7 +34,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union
 from pydantic import Field, GetCoreSchemaHandler, create_model
 from pydantic_core import CoreSchema
 
-from vla.config.compose import ConfigError
+from vla.config.errors import ConfigError
 from vla.config.section import Section
 from vla.plugins import load_target
 

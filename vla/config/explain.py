@@ -9,12 +9,24 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from vla.config.compose import suggestion
+from vla.config.renamed import new_name
+from vla.spelling import suggestion
 
 
 def explain(error: ValidationError, values: Any) -> str:
     """A line for each thing that is wrong with `values`."""
-    return "\n".join(line(problem, values) for problem in error.errors(include_url=False))
+    problems = error.errors(include_url=False)
+    moved = {new_name(setting_name(p, values)) for p in problems if p["type"] == "extra_forbidden"}
+    return "\n".join(
+        line(problem, values)
+        for problem in problems
+        if problem["type"] != "missing" or setting_name(problem, values) not in moved
+    )
+
+
+def setting_name(problem: Mapping[str, Any], values: Any) -> str:
+    """The dotted name of the setting at fault."""
+    return ".".join(locate(problem["loc"][1:], values, problem["type"] == "missing")[0])
 
 
 def line(problem: Mapping[str, Any], values: Any) -> str:
@@ -26,6 +38,9 @@ def line(problem: Mapping[str, Any], values: Any) -> str:
         else ""
     )
     if problem["type"] == "extra_forbidden":
+        new = new_name(name)
+        if new is not None:
+            return f"{name} ({shown(problem['input'])}): this setting is now called {new}"
         return f"{name} ({problem['input']}): no such setting{kind}"
     if problem["type"] == "missing":
         return f"{name} is missing{kind}: every setting needs a value"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vla.config.algorithm import AlgorithmSection
-from vla.config.compose import ConfigError
+from vla.config.errors import ConfigError
 from vla.config.explain import shown
 from vla.config.robot import RobotConfig
 from vla.config.text import TextConfig

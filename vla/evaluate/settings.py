@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from vla.config import ConfigError, RobotConfig, freeze
-from vla.config.compose import check_groups, composed, overridden, read_settings, split, suggestion
+from vla.config.compose import check_groups, composed, overridden, read_settings, split
 from vla.evaluate.starts import StartManifest
+from vla.spelling import nearest_name, suggestion
 
 UNCHANGED = "none"
 """The perturbation that changes nothing."""
@@ -58,9 +58,9 @@ def beside(wrong: Path) -> str:
     """The runs that stand where `wrong` was looked for: the one of the nearest name, else the
     newest."""
     runs = sorted(other.parent for other in wrong.parent.glob("*/config.yaml"))
-    near = get_close_matches(wrong.name, [run.name for run in runs], n=1)
-    if near:
-        return f"; did you mean {wrong.parent / near[0]}?"
+    near = nearest_name(wrong.name, [run.name for run in runs])
+    if near is not None:
+        return f"; did you mean {wrong.parent / near}?"
     return (
         f"; the newest run there is {max(runs, key=lambda run: run.stat().st_mtime)}"
         if runs

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import fields
-from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
@@ -13,6 +12,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
+
+from vla.spelling import did_you_mean
 
 SIGNED = (0.5, 0.5, 0.5)
 """Mean and standard deviation of pixels in [0, 1] that map them to [-1, 1]."""
@@ -194,12 +195,9 @@ def tower_config(name: str, pretrained: bool) -> Any:
             **{f.name: told[f.name] for f in fields(models.PretrainedCfg) if f.name in told}
         )
     if config is None:
-        near = get_close_matches(
-            name, [*timm.list_pretrained(), *timm.list_models()], n=1, cutoff=0.5
-        )
-        hint = f"did you mean {near[0]}? " if near else ""
+        hint = did_you_mean(name, [*timm.list_pretrained(), *timm.list_models()])
         raise ValueError(
-            f"model.vision.repository={name} is no model of timm; {hint}timm.list_models() names all"
+            f"model.vision.repository={name} is no model of timm{hint}; timm.list_models() names all"
         )
     if pretrained and not config.has_weights:
         raise ValueError(

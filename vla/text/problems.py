@@ -18,6 +18,7 @@ from typing import Any
 from vla.data.messages import Message, as_user, prompt_key, split_key
 from vla.data.rows import SUFFIXES, RowReader, is_source
 from vla.rewards.sample import Sample
+from vla.spelling import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -300,13 +301,8 @@ def _reasoning_gym(name: str, num_problems: int) -> list[Problem]:
         ) from error
     family = name.removeprefix(GYM)
     if family not in DATASETS:
-        from difflib import get_close_matches
-
-        near = get_close_matches(family, DATASETS, n=3)
-        raise ValueError(
-            f"reasoning-gym has no family {family!r}"
-            + (f": did you mean {', '.join(near)}?" if near else "")
-        )
+        hint = did_you_mean(family, DATASETS)
+        raise ValueError(f"reasoning-gym has no family {family!r}{hint}")
     dataset = reasoning_gym.create_dataset(family, size=num_problems, seed=0)
     problems = []
     for entry in (dataset[i] for i in range(num_problems)):
