@@ -61,8 +61,9 @@ def read_config(description: str, arguments: Sequence[str] | None = None) -> Con
     """The settings a command line asks for. `--help` and `--cfg job` print and exit; a wrong
     setting exits with 2."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    take_config_folders(given)
     if "--help" in given or "-h" in given:
-        print(help_text(description))
+        print(asked_help(description, given))
         raise SystemExit(0)
     show = take_cfg(given)
     unknown = [argument for argument in given if argument.startswith("-")]
@@ -78,6 +79,28 @@ def read_config(description: str, arguments: Sequence[str] | None = None) -> Con
         print(as_yaml(config), end="")
         raise SystemExit(0)
     return config
+
+
+def take_config_folders(given: list[str]) -> None:
+    """Remove every `--config-dir FOLDER` from the arguments; its YAML groups are searched too."""
+    from vla.config.search_path import add_folder
+
+    while "--config-dir" in given:
+        i = given.index("--config-dir")
+        if i + 1 == len(given):
+            fail("--config-dir takes a folder with groups of YAML files")
+        add_folder(given[i + 1])
+        del given[i : i + 2]
+
+
+def asked_help(description: str, given: Sequence[str]) -> str:
+    """`--help`: the script and the groups; `--help GROUP`: every setting of it."""
+    topics = [word for word in given if word not in ("--help", "-h")]
+    if not topics:
+        return help_text(description)
+    from vla.config.reference import group_help
+
+    return group_help(topics[0], topics[1:])
 
 
 def take_cfg(given: list[str]) -> bool:
@@ -144,7 +167,8 @@ def as_yaml(config: Config) -> str:
 def help_text(description: str) -> str:
     """What the script does, and the groups of settings with their options and what each is, read
     from configs/."""
-    from vla.config.compose import CONFIGS, groups, groups_of, options
+    from vla.config.compose import groups_of
+    from vla.config.search_path import groups, option_files, options
 
     lines = [
         with_command_names(description.strip()),
@@ -162,7 +186,7 @@ def help_text(description: str) -> str:
         for option in options(group):
             first = next(
                 s
-                for s in (CONFIGS / group / f"{option}.yaml").read_text().splitlines()
+                for s in option_files(group)[option].read_text().splitlines()
                 if "@package" not in s
             )
             mark = "*" if option == defaults.get(group) else " "
@@ -183,6 +207,8 @@ def default_options() -> dict[str, str]:
 
 EXAMPLES = (
     "Any setting of a group can be given too (section.setting=value):",
+    "  --help rl                   every setting of a group, with its range and default",
+    "  --config-dir FOLDER         further YAML files of groups, FOLDER/GROUP/OPTION.yaml",
     "  --cfg job                   print every setting of this run, with what is given beside it",
     "  rl.num_iterations=10        one setting",
     "  preset=smoke                everything small, to see that it runs",

@@ -17,7 +17,7 @@ from vla.config.rl_conflicts import (
     text_rl_conflicts,
 )
 from vla.config.robot import RobotConfig
-from vla.config.text import TextConfig
+from vla.config.text import Constitution, TextConfig, TextPreference
 from vla.config.training import Evaluation, Train
 from vla.ranges import nearest_divisor
 from vla.rewards.gold import GOLDS
@@ -130,8 +130,11 @@ def fit_conflicts(config: TextConfig) -> list[str]:
                 f"text.{name}.num_steps ({shown(fit.num_steps)}) and text.{name}.num_epochs ({shown(fit.num_epochs)}) "
                 "say the same thing: give one of them, and set the other to null"
             )
-    of_pairs = text.name in ("preference", "rlaif", "constitution")
-    if of_pairs and config.preference.name == "kto" and text.fit.batch_size < 2:
+    if (
+        isinstance(text, TextPreference | Constitution)
+        and config.preference.name == "kto"
+        and text.fit.batch_size < 2
+    ):
         found.append(
             f"text.fit.batch_size ({text.fit.batch_size}) must be at least 2 under preference=kto, whose baseline "
             "puts the completion of another prompt behind each: raise it"

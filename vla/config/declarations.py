@@ -93,12 +93,12 @@ def section_type(name: str, declaration: type, base: type[S]) -> type[S]:
     value."""
     if not is_dataclass(declaration):
         raise ValueError(f"{declaration.__name__} ({name}) must be a dataclass to declare settings")
-    own: dict[str, Any] = {field.name: (field.type, ...) for field in fields(declaration)}
+    own: dict[str, Any] = {"name": (Literal[name], ...)}
+    own |= {field.name: (field.type, ...) for field in fields(declaration)}
     section = create_model(
         declaration.__name__,
         __base__=base,
         __doc__=declaration.__doc__,
-        name=(Literal[name], ...),
         **own,
     )
     section.declaration = declaration

@@ -296,7 +296,8 @@ def check_given(
     others = compose(
         [override for override in overrides if override.partition("=")[0] not in idles]
     )
-    refused, told = [], []
+    refused: list[str] = []
+    told: list[str] = []
     for key, one in idles.items():
         path = key.lstrip("+~")
         if at(values, path) == at(others, path):
