@@ -61,7 +61,7 @@ def complete(
 def flags(make_parser: Callable[[], argparse.ArgumentParser] | None) -> list[str]:
     """The flags of a command that takes flags; those of a command of settings."""
     if make_parser is None:
-        return ["--cfg", "--completion"]
+        return ["--cfg", "--completion", "--config-dir"]
     actions = make_parser()._actions
     return [flag for action in actions for flag in action.option_strings if flag.startswith("--")]
 

@@ -170,7 +170,7 @@ def all_perturbations() -> tuple[str, ...]:
 
 def section_of_simulator(name: str) -> type[Simulation]:
     """The section derived from the `Settings` of the simulator called `name`."""
-    return derive_section(name, find_simulator(name))
+    return derive_section(name, find_simulator(name))  # type: ignore[arg-type]
 
 
 @cache
