@@ -236,9 +236,10 @@ def recap_conflicts(config: RobotConfig) -> list[str]:
     cannot do."""
     policy, recap, found = config.policy, config.recap, []
     in_one_pass = policy.traits.cache is not None
-    if getattr(policy, "token_weight", 0) and config.sft.probe_steps and config.sft.probe_only:
+    token_weight = getattr(policy, "token_weight", 0)
+    if token_weight and config.sft.probe_steps and config.sft.probe_only:
         found.append(
-            f"policy.token_weight ({policy.token_weight}) trains the vision-language model, which "  # type: ignore[union-attr]
+            f"policy.token_weight ({token_weight}) trains the vision-language model, which "
             "sft.probe_only (true) leaves as it is: set sft.probe_only=false"
         )
     if config.data.texts and config.sft.probe_steps and config.sft.probe_only and in_one_pass:
