@@ -18,8 +18,8 @@ from tests.test_pipeline import TINY
 from vla.data.collect import collect, dataset_spec
 from vla.data.lerobot_writer import LeRobotWriter
 from vla.evaluate.settings import settings_of
+from vla.hub.lerobot_files import lerobot_files
 from vla.hub.pretrained import local_folder
-from vla.lerobot.folder import lerobot_files
 from vla.stages.robot import load_policy
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # LeRobot's own

@@ -22,12 +22,12 @@ from vla.commands import export as export_policy
 from vla.commands import serve as serve_policy
 from vla.commands import train as train_vla
 from vla.commands import view as view_rollouts
+from vla.data.episode_recording import load_recording
 from vla.evaluate.settings import settings_of
 from vla.hub.pretrained import from_pretrained, push_to_hub
 from vla.simulator import make_simulator
 from vla.stages.robot import load_policy
 from vla.viewer.episodes import open_library
-from vla.viewer.recording import load_recording
 
 FEW = [
     "data.num_demonstrations=2",

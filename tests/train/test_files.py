@@ -17,11 +17,11 @@ from safetensors.torch import save_file
 from vla.config import ConfigError, load
 from vla.files import write
 from vla.files.arrays import load_weights, read_safetensors, read_table, read_tokenizer
+from vla.files.policy_manifest import check_export, write_checksums
 from vla.files.read import KEYS, DamagedFile, read_json, read_json_lines, read_text, read_yaml
 from vla.files.secrets import masked
 from vla.files.write import DiskFull, appearing, write_json
 from vla.finite import check_distribution, check_finite
-from vla.hub.export import check_export, write_checksums
 from vla.train.run_folder import new_folder_of, open_run
 
 

@@ -142,9 +142,9 @@ def all_of_it(processes: Processes) -> dict:
         text, 20, lambda rows: text(x[rows]).square().sum(), settings, 0, processes=processes
     )
     where = (Counting(), Countdown(), list(range(1, 8)), observe)
-    episodes = vars(evaluate_policy(*where, temperature=None, processes=processes))
+    evaluation = evaluate_policy(*where, temperature=None, processes=processes).to_dict()
     trained = {"sft": after_sft, "rl": policy.state_dict(), "text": text.state_dict()}
-    return {**trained, "metrics": metrics, "episodes": episodes, "shared draw": torch.rand(1)}
+    return {**trained, "metrics": metrics, "evaluation": evaluation, "shared draw": torch.rand(1)}
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import sim
 from sim.experts import Expert
 from vla.config import load
-from vla.viewer.recording import Recording, save_recording
+from vla.data.episode_recording import Recording, save_recording
 
 CHUNK, ERROR = 4, 0.012
 """Control steps a decision, and metres a step that the second hand is pushed aside."""

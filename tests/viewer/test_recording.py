@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from vla.data.episode_recording import list_recordings, load_recording, save_recording
 from vla.stages.recordings import choose, record, rows_of
 from vla.types import Observation, Rollout
 from vla.viewer.payload import actions_of, planned_path, summaries
-from vla.viewer.recording import list_recordings, load_recording, save_recording
 
 SPEC = {
     "names": ["dx", "dy", "dz", "gripper"],

@@ -13,7 +13,7 @@ from vla.evaluate.starts import StartManifest
 from vla.evaluation.result import result_of_stage
 from vla.files.read import reading
 from vla.files.secrets import masked
-from vla.hub.passport import read_passport
+from vla.policy_spec import read_passport
 from vla.train.run_folder import RunFolder, read_sessions
 
 

@@ -19,12 +19,12 @@ import yaml
 
 from vla.config.robot import RobotConfig
 from vla.evaluate.settings import beside, saved_settings, settings_of
+from vla.files.policy_manifest import WEIGHTS, write_checksums
 from vla.files.secrets import without_secrets
 from vla.files.write import appearing
 from vla.hub.card import model_card
-from vla.hub.export import WEIGHTS, write_checksums
-from vla.hub.passport import PROPRIO, read_passport
-from vla.lerobot.folder import lerobot_files
+from vla.hub.lerobot_files import lerobot_files
+from vla.policy_spec import PROPRIO, read_passport
 from vla.runtime import on_hub
 from vla.train.storage import unshared
 

@@ -26,13 +26,13 @@ from vla.data.meaning import SEEN
 from vla.data.observations import Observer
 from vla.data.pictures import check_resize
 from vla.evaluate.settings import settings_of
+from vla.files.policy_manifest import WEIGHTS, write_checksums
 from vla.files.read import KEYS, read_json_if_there
 from vla.files.write import appearing, write_json
-from vla.hub.export import WEIGHTS, write_checksums
-from vla.hub.passport import PassportWorld, passport_world, read_passport
+from vla.hub.lerobot_files import lerobot_files
 from vla.hub.pretrained import local_folder, portable
 from vla.lerobot.configuration_vla import ACTION, IMAGES, STATE, VlaConfig, robot_settings
-from vla.lerobot.folder import lerobot_files
+from vla.policy_spec import PassportWorld, passport_world, read_passport
 from vla.sft.protocols import ImitablePolicy
 from vla.stages.robot import describe, load_policy, start_manifest, weights_in
 from vla.train.seed import derive_seed

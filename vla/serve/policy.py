@@ -13,8 +13,8 @@ from torch import Tensor
 
 from vla.config.robot import RobotConfig
 from vla.data.observations import Observer
-from vla.hub.passport import read_passport
 from vla.policies.continuing import can_continue, continue_chunk
+from vla.policy_spec import read_passport
 from vla.rl.protocols import Observe, Policy
 from vla.serve.requests import Expected, Going, Shown
 from vla.serve.server import Act

@@ -10,9 +10,9 @@ from vla.config.robot import RobotConfig
 from vla.data.collect import collect, dataset_spec
 from vla.data.dataset_checks import check_meaning, chosen_cameras
 from vla.data.demonstrations import Demonstrations, open_demonstrations
+from vla.data.hub_datasets import local_dataset
 from vla.data.lerobot_reader import read_action_spec, read_info
 from vla.data.lerobot_writer import LeRobotWriter
-from vla.hub.datasets import local_dataset
 from vla.interrupt import Interrupted
 from vla.simulator import Simulator
 from vla.train.agreement import failing_together

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from vla.collectives import ReduceSum, single_process
 from vla.config.simulation import Simulation
+from vla.data.episode_recording import Recording, save_recording
 from vla.policies.head import ChainHead
 from vla.policies.vla_policy import VlaPolicy
 from vla.rl.protocols import Algorithm, Policy, Reference
 from vla.rl.scoring import score_logprobs
 from vla.types import Rollout, map_rows
-from vla.viewer.recording import Recording, save_recording
 
 EPISODES = 16
 """Episodes kept of a rollout."""

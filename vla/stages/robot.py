@@ -24,11 +24,11 @@ from vla.evaluate.starts import SeedRange, StartManifest
 from vla.files.arrays import load_weights, read_safetensors, read_tokenizer
 from vla.files.read import reading
 from vla.files.write import write_json
-from vla.hub.passport import REMEDY, read_passport
 from vla.interrupt import stop_on_interrupt
 from vla.models.pretrained import num_parameters
 from vla.policies.head import ActionCode
 from vla.policies.vla_policy import rename_weights
+from vla.policy_spec import REMEDY, read_passport
 from vla.report.robot import write_report
 from vla.sft.protocols import ImitablePolicy
 from vla.simulator import Simulator
@@ -305,7 +305,7 @@ def load_policy(
     world's.
     """
     from vla.data.meaning import check_action_spec, check_state
-    from vla.hub.passport import alone, ask_as_often, felt_names, planned
+    from vla.policy_spec import alone, ask_as_often, felt_names, planned
 
     written = folder / "policy.json"
     passport = read_passport(folder) if written.exists() else None
@@ -330,7 +330,7 @@ def load_policy(
 
 def weights_in(folder: Path) -> dict[str, torch.Tensor] | None:
     """What a run ended with, or what was exported from one; None where there is neither."""
-    from vla.hub.export import WEIGHTS, check_export
+    from vla.files.policy_manifest import WEIGHTS, check_export
     from vla.train.checkpoint import last_checkpoint, load_checkpoint
 
     if (folder / WEIGHTS).exists():

@@ -11,7 +11,7 @@ import numpy as np
 
 from vla.config.simulation import DEFAULT_SIMULATOR, Simulation, read_section
 from vla.evaluate.settings import beside, settings_of
-from vla.hub.passport import Shown, read_passport
+from vla.policy_spec import Shown, read_passport
 from vla.simulator import EpisodeViewer, make_simulator
 from vla.viewer.library import Library
 from vla.viewer.page import viewer_page

@@ -11,9 +11,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from vla.data.episode_recording import Recording, list_recordings, load_recording
 from vla.files.read import DamagedFile
 from vla.viewer.payload import Replayed, actions_of, episode, summaries, why
-from vla.viewer.recording import Recording, list_recordings, load_recording
 
 
 @runtime_checkable

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from vla.viewer.recording import Recording
+from vla.data.episode_recording import Recording
 
 FILM_QUALITY = 88
 WORKED = 0.5

@@ -14,7 +14,7 @@ def load_settings(folder: Path) -> None:
 
 def load_policy(folder: Path) -> None:
     from vla.evaluate.settings import settings_of
-    from vla.hub.passport import passport_world
+    from vla.policy_spec import passport_world
     from vla.stages import robot
 
     config, weights = settings_of(folder), robot.weights_in(folder)
@@ -36,7 +36,7 @@ def write_card(folder: Path) -> None:
 
 
 def list_episodes(folder: Path) -> None:
-    from vla.hub.passport import Shown, read_passport
+    from vla.policy_spec import Shown, read_passport
     from vla.viewer.library import Library
 
     Library(folder, lambda *_: [], read_passport(folder, Shown)["action_spec"]).lines()
