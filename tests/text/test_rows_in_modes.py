@@ -228,6 +228,9 @@ def test_a_chat_longer_than_the_model_has_positions_for_is_named(tmp_path):
 def test_steps_or_epochs():
     fit = load([*TINY, "text=sft", "text.fit.num_steps=null", "text.fit.num_epochs=1.5"]).text.fit
     assert example_settings(fit, 100, "text.fit").num_steps == math.ceil(1.5 * 100 / 16)
+    limited = ["text.fit.max_seconds=5", "text.fit.ema_decay=0.9", "text.fit.schedule=linear"]
+    training = example_settings(load([*TINY, "text=sft", *limited]).text.fit, 100, "text.fit")
+    assert (training.max_seconds, training.ema_decay, training.schedule) == (5, 0.9, "linear")
     for given in (["text.fit.num_epochs=1"], ["text.fit.num_steps=null"]):
         with pytest.raises(
             ConfigError, match=r"text.fit.num_steps .* and text.fit.num_epochs .* give one of them"

@@ -26,6 +26,8 @@ from vla.ranges import (
     Positive,
     PositiveFraction,
     Rows,
+    Schedule,
+    Seconds,
     Share,
     Size,
     SomeNames,
@@ -110,6 +112,9 @@ class Fit(Section):
     learning_rate: LearningRate
     warmup_fraction: BelowOne
     max_grad_norm: Positive
+    schedule: Schedule
+    max_seconds: Seconds | None
+    ema_decay: Share | None
 
 
 class Prompts(Section):

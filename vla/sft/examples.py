@@ -32,6 +32,9 @@ def example_settings(fit: Fit, num_examples: int, section: str) -> SupervisedSet
         learning_rate=fit.learning_rate,
         warmup_steps=int(fit.warmup_fraction * num_steps),
         max_grad_norm=fit.max_grad_norm,
+        schedule=fit.schedule,
+        max_seconds=fit.max_seconds,
+        ema_decay=fit.ema_decay,
         learning_rate_name=f"{section}.learning_rate",
     )
 
