@@ -186,7 +186,11 @@ def test_every_relative_link_of_the_documentation_resolves():
 
 
 COMMANDS = [path for path in SCRIPTS if "__main__" in (ROOT / path).read_text()]
-COMMANDS += [path for path in SOURCE if path.parts[:2] == ("vla", "commands")]
+COMMANDS += [
+    path
+    for path in SOURCE
+    if path.parts[:2] == ("vla", "commands") and "\ndef main(" in (ROOT / path).read_text()
+]
 LIGHT_MODULES = {"vla.runtime", "vla.command_line", "vla.command_names"}
 LIGHT_MODULES |= {
     ".".join(path.with_suffix("").parts) for path in SOURCE if path.parts[:2] == ("vla", "commands")

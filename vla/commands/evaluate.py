@@ -72,6 +72,20 @@ def main(argv: list[str] | None = None) -> int:
     from vla import runtime
 
     runtime.prepare(offline=not any(runtime.on_hub(str(run)) for run in options.runs))
+    if options.elo:
+        from vla.text.tournament import tournament
+
+        runs = [Path(run) for run in options.elo]
+        print(
+            f"results: {tournament(runs, options.output or Path('elo'), options.judge, options.judge_model)}"
+        )
+        return 0
+    print(f"results: {evaluate_by(options)}")
+    return 0
+
+
+def evaluate_by(options: argparse.Namespace) -> Path:
+    """Evaluate one checkpoint, or compare two; the folder of the results."""
     from vla.config.simulation import all_perturbations
     from vla.evaluate.settings import chosen_perturbations
     from vla.interop.evaluate_checkpoint import (
@@ -81,21 +95,10 @@ def main(argv: list[str] | None = None) -> int:
     )
     from vla.simulator import make_simulator
 
-    if options.elo:
-        from vla.text.tournament import tournament
-
-        runs = [Path(run) for run in options.elo]
-        print(
-            f"results: {tournament(runs, options.output or Path('elo'), options.judge, options.judge_model)}"
-        )
-        return 0
     changes = chosen_perturbations(options.perturb, all_perturbations())
     request = EvaluationRequest(
         options.settings, changes, options.decoding, options.videos, options.output
     )
     if len(options.runs) == 2:
-        folder = compare_checkpoints(options.runs[0], options.runs[1], request, make_simulator)
-    else:
-        folder = run_evaluation(options.runs[0], request, make_simulator)
-    print(f"results: {folder}")
-    return 0
+        return compare_checkpoints(options.runs[0], options.runs[1], request, make_simulator)
+    return run_evaluation(options.runs[0], request, make_simulator)

@@ -1,0 +1,203 @@
+"""The library: load a policy, make environments, train and evaluate, from Python."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vla.acting import LoadedPolicy
+    from vla.evaluation.result import EvaluationResult
+    from vla.gym_env import VectorEnv
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """What a run left: its folder, and the values of its results.json."""
+
+    folder: Path
+    results: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation left: its folder and its results.
+
+    `conditions` has an entry for every perturbation and decoding; the first is unperturbed.
+    """
+
+    folder: Path
+    conditions: list[EvaluationResult]
+
+    def __str__(self) -> str:
+        return "\n".join(f"{each.condition}: {each}" for each in self.conditions)
+
+
+def load_policy(name: str | Path, greedy: bool = True) -> LoadedPolicy:
+    """A policy that is ready to act; no simulator is needed.
+
+    Args:
+        name: the folder of a run, of an exported policy or of a checkpoint of LeRobot, or
+            `user/name` on the hub.
+        greedy: take the likeliest decision; False samples.
+
+    Raises:
+        ValueError: there is no policy, or its files are damaged.
+    """
+    prepare_process(offline=not is_on_hub(name))
+    from vla.acting import LoadedPolicy
+    from vla.hub.pretrained import local_folder
+    from vla.lerobot.checkpoints import declared, lerobot_folder, open_policy
+    from vla.lerobot.made import from_folder
+
+    foreign = lerobot_folder(local_folder(str(name)))
+    if foreign is not None:
+        told = declared(foreign)
+        policy, observe = open_policy(foreign, max_steps=0, device="cpu")
+        numbers = [f"state_{i}" for i in range(told.state_size)]
+        actions = [f"action_{i}" for i in range(told.action_size)]
+        return LoadedPolicy(policy, observe, told.cameras, numbers, actions, greedy)
+    made = from_folder(str(name))
+    size = made.passport["image_size"]
+    return LoadedPolicy(
+        made.policy,
+        made.observer,
+        dict.fromkeys(made.passport["cameras"], (size, size)),
+        made.passport.get("proprio_names") or [f"state_{i}" for i in range(made.proprio_size)],
+        made.passport["action_spec"]["names"],
+        greedy,
+    )
+
+
+def make_env(sim: str = "pick_place", num_envs: int = 1, **settings: Any) -> VectorEnv:
+    """N environments of a simulator.
+
+    Args:
+        sim: an option of the group `sim`, e.g. "pick_place" or "gym".
+        num_envs: environments N.
+        settings: other settings of the section `sim`, e.g. `image_size=96`, `max_steps=40`.
+
+    Raises:
+        ValueError: a setting does not exist, or has a value that cannot be.
+    """
+    from vla.config.compose import check_groups, composed, overridden
+    from vla.config.simulation import read_section
+    from vla.gym_env import VectorEnv
+    from vla.simulator import make_simulator
+
+    check_groups({"sim": sim})
+    values = composed({"sim": sim})
+    given = as_overrides("sim", {"num_envs": num_envs, **settings})
+    section = read_section(overridden(values, given)["sim"])
+    return VectorEnv(make_simulator(section), num_envs)
+
+
+def train(*overrides: str, **settings: Any) -> TrainedRun:
+    """Train a policy as `vla-train` does, in this process.
+
+    Args:
+        overrides: `key=value` as on the command line, e.g. "preset=smoke", "rl.num_iterations=5".
+        settings: the same as keywords: `sim="reach"`, `rl={"num_iterations": 5}`.
+
+    Raises:
+        ValueError: a setting cannot be; the message names it, its value and the remedy.
+    """
+    from vla.config import load
+    from vla.files.read import read_json
+
+    given = [f"{key}={value}" for key, value in as_overrides("", settings).items()]
+    config = load([*overrides, *given], say=lambda line: print(f"note: {line}", file=sys.stderr))
+    prepare_process(offline=not config.needs_hub)
+    if config.mode == "text":
+        from vla.text.run import run
+        from vla.train.distributed import start_processes
+        from vla.train.run_folder import open_run
+
+        processes = start_processes(config.train.device, config.train.precision)
+        folder = open_run(config, processes)
+        run(config, folder, None, processes)
+    else:
+        from vla.simulator import make_simulator
+
+        simulator = make_simulator(config.sim)
+        from vla.stages.robot import run_robot
+
+        folder = run_robot(config, simulator)
+    return TrainedRun(folder.path, read_json(folder.results))
+
+
+def evaluate(
+    run: str | Path,
+    num_starts: int | None = None,
+    perturb: str = "none",
+    decoding: str = "greedy",
+    output: str | Path | None = None,
+    **settings: Any,
+) -> Evaluation:
+    """Success rates of a policy on held-out starts, as `vla-eval` measures them.
+
+    Args:
+        run: what `load_policy` takes.
+        num_starts: starts; None: as the run's settings say.
+        perturb: "none", "all", or names of perturbations with commas.
+        decoding: "greedy", "sampled" or "both".
+        output: folder to write to; None: RUN/evaluations/TIME.
+        settings: settings of the run to replace, e.g. `sim={"max_steps": 80}`.
+
+    Raises:
+        ValueError: there is no policy, or a setting cannot be.
+    """
+    prepare_process(offline=not is_on_hub(run))
+    from vla.commands.evaluate import evaluate_by, parse
+    from vla.evaluation.result import EvaluationResult
+    from vla.files.read import read_json
+
+    given = as_overrides("", settings)
+    if num_starts is not None:
+        given["evaluation.num_starts"] = str(num_starts)
+    words = [f"{key}={value}" for key, value in given.items()]
+    flags = ["--perturb", perturb, "--decoding", decoding, "--videos", "0"]
+    if output is not None:
+        flags += ["--output", str(output)]
+    folder = evaluate_by(parse([str(run), *words, *flags]))
+    values = read_json(folder / "evaluation.json")
+    return Evaluation(folder, [EvaluationResult.from_dict(each) for each in values["conditions"]])
+
+
+def prepare_process(offline: bool) -> None:
+    """Set what must be set before torch loads, where it has not loaded yet."""
+    from vla import runtime
+
+    if "torch" not in sys.modules:
+        runtime.prepare(offline=offline)
+
+
+def is_on_hub(name: str | Path) -> bool:
+    """Whether only the hub can hold what is called so."""
+    from vla.runtime import on_hub
+
+    return on_hub(str(name))
+
+
+def as_overrides(prefix: str, settings: Mapping[str, Any]) -> dict[str, str]:
+    """Nested settings as {dotted key: value of the command line}."""
+    found: dict[str, str] = {}
+    for name, value in settings.items():
+        key = f"{prefix}.{name}" if prefix else name
+        if isinstance(value, Mapping):
+            found |= as_overrides(key, value)
+        else:
+            found[key] = as_word(value)
+    return found
+
+
+def as_word(value: Any) -> str:
+    """A value as the command line writes it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(as_word, value))}]"
+    return str(value)
