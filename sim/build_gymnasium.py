@@ -23,7 +23,8 @@ PACKAGES = {
     "AntMaze": "gymnasium_robotics",
     "Meta-World": "metaworld",
 }
-"""Packages that register environments, by the beginning of the ids. Others are written `module:id`."""
+"""Packages that register environments, by the beginning of the ids. Others are written
+`module:id`."""
 REMEDIES = {
     "gymnasium_robotics": "pip install 'vla[gym]'",
     "metaworld": "pip install --no-deps metaworld (it names an older MuJoCo, and runs on this one)",

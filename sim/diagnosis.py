@@ -1,7 +1,7 @@
 """Reasons of failed episodes, read off where the hand, the fingers and the objects were.
 
-A task composes its `diagnose` of these steps in the order of its motion: each answers with a reason,
-or None where the episode got past it. `Reason.kind` is counted over episodes, `Reason.text`
+A task composes its `diagnose` of these steps in the order of its motion: each answers with a
+reason, or None where the episode got past it. `Reason.kind` is counted over episodes, `Reason.text`
 describes the single one.
 """
 
@@ -152,7 +152,8 @@ def not_lifted(trace: EpisodeTrace) -> Reason | None:
 
 
 def not_placed(trace: EpisodeTrace, within: float = AT_PLACE) -> Reason:
-    """The lifted block does not rest released at its place, within `within` metres of its centre."""
+    """The lifted block does not rest released at its place, within `within` metres of its
+    centre."""
     if trace.held_until() < trace.end:
         return not_put_down(trace, within)
     gap = trace.gap(-1)

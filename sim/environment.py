@@ -58,7 +58,8 @@ def action_space(env: VectorEnvironment) -> spaces.Box:
 
 
 class Environment(gymnasium.Env[dict[str, Any], np.ndarray]):
-    """One environment with the options of `sim.make_vector`; `reset(seed=...)` chooses the start."""
+    """One environment with the options of `sim.make_vector`; `reset(seed=...)` chooses the
+    start."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012 - gymnasium's own convention
 
@@ -100,7 +101,8 @@ class Environment(gymnasium.Env[dict[str, Any], np.ndarray]):
 
 
 class VectorAdapter(GymnasiumVectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
-    """A `VectorEnvironment` for gymnasium; the step after an episode's end resets its environment."""
+    """A `VectorEnvironment` for gymnasium; the step after an episode's end resets its
+    environment."""
 
     metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012 - gymnasium's own convention
 

@@ -149,7 +149,8 @@ class NoScenes:
 
     def scenes(self, *_: object) -> NoReturn:
         raise ValueError(
-            "sim=gym has no scenes to ask about: set grounding.num_steps=0 and data.question_weight=0"
+            "sim=gym has no scenes to ask about: set grounding.num_steps=0 and "
+            "data.question_weight=0"
         )
 
     ask = plan = sightings = scenes

@@ -1,7 +1,7 @@
 """Any gymnasium environment behind the interface of `VectorEnvironment`.
 
-One process holds `num_envs` of them and steps any subset. Settings supply what gymnasium leaves open:
-the instruction, the entry of `info` that means success, and the proprioception.
+One process holds `num_envs` of them and steps any subset. Settings supply what gymnasium leaves
+open: the instruction, the entry of `info` that means success, and the proprioception.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ class GymnasiumVector:
     ) -> None:
         if len(cameras) > 1:
             raise ValueError(
-                f"sim.cameras ({list(cameras)}): a gymnasium environment draws one picture; name one camera"
+                f"sim.cameras ({list(cameras)}): a gymnasium environment draws one picture; name "
+                "one camera"
             )
         self.envs = [make() for _ in range(num_envs)]
         self.task = task
@@ -221,7 +222,8 @@ class GymnasiumVector:
             missing = [name for name in names if name not in observation]
             if missing:
                 raise ValueError(
-                    f"sim.proprio names {missing[0]!r}, but the observation has {', '.join(sorted(observation))}"
+                    f"sim.proprio names {missing[0]!r}, but the observation has "
+                    f"{', '.join(sorted(observation))}"
                 )
             values = np.concatenate([np.ravel(observation[name]) for name in names])
         else:
@@ -240,7 +242,8 @@ class GymnasiumVector:
         picture = self.envs[i].render()
         if not isinstance(picture, np.ndarray) or picture.ndim != 3:
             raise ValueError(
-                f"{self.task.name} draws no picture with render_mode='rgb_array'; choose another environment"
+                f"{self.task.name} draws no picture with render_mode='rgb_array'; choose another "
+                "environment"
             )
         return picture
 
@@ -272,8 +275,8 @@ def action_spec(env: gymnasium.Env[Any, Any]) -> ActionSpec:
 def resize_to_square(picture: np.ndarray, size: int) -> np.ndarray:
     """A uint8 picture [h, w, 3], its proportions kept, centred in a black square [size, size, 3].
 
-    `vla.data.pictures.fitted` gives the same pixels for a dataset's picture. Neither package imports
-    the other, so both hold the code and a test compares them.
+    `vla.data.pictures.fitted` gives the same pixels for a dataset's picture. Neither package
+    imports the other, so both hold the code and a test compares them.
     """
     height, width = picture.shape[:2]
     if height == width == size:

@@ -7,7 +7,7 @@ Since 3.12 a numpy integer is not equal to an enum of MuJoCo's, so `joint_type i
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, SupportsInt
 
 import numpy as np
 
@@ -26,14 +26,14 @@ def accept_integers() -> None:
             kind.__hash__ = _hash  # type: ignore[method-assign,assignment]
 
 
-def _equal(self: Any, other: Any) -> bool:
+def _equal(self: SupportsInt, other: SupportsInt) -> bool:
     try:
         return int(self) == int(other)
     except (TypeError, ValueError):
         return False
 
 
-def _hash(self: Any) -> int:
+def _hash(self: SupportsInt) -> int:
     return hash(int(self))
 
 

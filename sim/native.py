@@ -7,10 +7,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Protocol
 
 import mujoco
 import numpy as np
@@ -25,8 +26,19 @@ FIRST_START = 2_000_000
 APPEARANCE_FIELDS = ("geom_rgba", "geom_size", "light_diffuse", "cam_pos", "cam_quat")
 
 
+class Window(Protocol):
+    """A window of MuJoCo's viewer."""
+
+    def is_running(self) -> bool: ...
+
+    def sync(self) -> None: ...
+
+
 def watch(
-    env: VectorEnvironment, act: Act, launch: Any = None, typed: Iterator[str] | None = None
+    env: VectorEnvironment,
+    act: Act,
+    launch: Callable[..., AbstractContextManager[Window]] | None = None,
+    typed: Iterator[str] | None = None,
 ) -> int:
     """Run episodes in a window until it is closed; returns the number that ended.
 
@@ -38,7 +50,8 @@ def watch(
             os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
         ):
             raise ValueError(
-                "--native needs a display, and there is none: the page works without (leave --native out)"
+                "--native needs a display, and there is none: the page works without (leave "
+                "--native out)"
             )
         from mujoco import viewer
 
@@ -65,7 +78,7 @@ def read_lines(lines: SimpleQueue[str], typed: Iterator[str]) -> None:
 def show_episode(
     env: VectorEnvironment,
     act: Act,
-    window: Any,
+    window: Window,
     data: mujoco.MjData,
     lines: SimpleQueue[str],
     seed: int,
@@ -106,7 +119,7 @@ def copy_appearance(env: VectorEnvironment) -> None:
             getattr(model, name)[:] = env.physics.fields[name][0]
 
 
-def copy_state(env: VectorEnvironment, window: Any, data: mujoco.MjData) -> None:
+def copy_state(env: VectorEnvironment, window: Window, data: mujoco.MjData) -> None:
     """Write the state of environment 0 into the window."""
     physics = env.physics
     data.qpos[:] = physics.qpos[0]

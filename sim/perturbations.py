@@ -15,7 +15,8 @@ PerturbationName = Literal["none", "camera", "light", "texture", "wording", "sta
 
 @dataclass(frozen=True)
 class Perturbation:
-    """A changed property: `ranges` replace those of `Randomization`, `paraphrased` the sentences."""
+    """A changed property: `ranges` replace those of `Randomization`, `paraphrased` the
+    sentences."""
 
     ranges: Mapping[str, Any] = field(default_factory=dict)
     paraphrased: bool = False

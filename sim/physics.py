@@ -1,8 +1,9 @@
-"""Quantities of many simulations at once, such as the hand's position and whether a block is grasped.
+"""Quantities of many simulations at once, such as the hand's position and whether a block is
+grasped.
 
-Every query takes sorted simulation ids [n] and returns arrays whose first dimension is n. Queries use
-positions and velocities only, never contact forces: a restored state gives the same values bit for
-bit.
+Every query takes sorted simulation ids [n] and returns arrays whose first dimension is n. Queries
+use positions and velocities only, never contact forces: a restored state gives the same values bit
+for bit.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from sim.appearance import (
     write_objects,
     write_surroundings,
 )
-from sim.robots.rotations import rpy_to_quat, wrap_angle, yaw_of_quat
+from sim.robots.rotations import quat_to_yaw, rpy_to_quat, wrap_angle
 from sim.scenes.objects import BLOCK_HALF_HEIGHT, BLOCK_SHAPES, PAD_HALF_HEIGHT, PAD_SHAPES
 from sim.scenes.tabletop import Tabletop
 from sim.spec import DEFAULT_ACTION_SPEC
@@ -124,7 +125,7 @@ class Physics:
     def block_yaw(self, ids: np.ndarray, block: np.ndarray | int) -> np.ndarray:
         """Rotation [n] of one block per simulation about the vertical, radians."""
         start = np.broadcast_to(self._block_qpos[block], ids.shape)
-        return yaw_of_quat(self.qpos[ids[:, None], start[:, None] + np.arange(3, 7)])
+        return quat_to_yaw(self.qpos[ids[:, None], start[:, None] + np.arange(3, 7)])
 
     def block_speed(self, ids: np.ndarray, block: np.ndarray | int) -> np.ndarray:
         """Linear speed [n] of one block per simulation, m/s."""
@@ -148,7 +149,7 @@ class Physics:
 
     def pad_yaw(self, ids: np.ndarray, pad: int) -> np.ndarray:
         """Rotation [n] of one pad about the vertical, radians."""
-        return yaw_of_quat(self.mocap_quat[ids, self._pad_mocap[pad]])
+        return quat_to_yaw(self.mocap_quat[ids, self._pad_mocap[pad]])
 
     def project(self, ids: np.ndarray, camera: str, points: np.ndarray) -> np.ndarray:
         """Positions [n, 2] of world points [n, 3] in a camera's image: fractions right and down.
@@ -173,7 +174,8 @@ class Physics:
         return np.einsum("nji,nj->ni", self.hand_matrix(ids), offset)
 
     def grasped(self, ids: np.ndarray, block: np.ndarray | int) -> np.ndarray:
-        """Whether [n] a block is held: closing fingers have stopped with its centre between them."""
+        """Whether [n] a block is held: closing fingers have stopped with its centre between
+        them."""
         between = (np.abs(self.hand_to_block(ids, block)) < GRASP_OFFSET).all(axis=1)
         width = self.grasp_width(ids, block)
         stopped = (self.finger_speed(ids) < STILL_SPEED) & (
@@ -211,10 +213,12 @@ class Physics:
             **looks,
         }
 
-    # -- commands and states ------------------------------------------------------------------------
+    # -- commands and states
+    # ------------------------------------------------------------------------
 
     def apply(self, actions: np.ndarray, ids: np.ndarray) -> None:
-        """Move the commanded poses by `actions` [n, 7], clipped to the action and workspace limits."""
+        """Move the commanded poses by `actions` [n, 7], clipped to the action and workspace
+        limits."""
         spec = DEFAULT_ACTION_SPEC
         actions = np.clip(actions.astype(np.float64), spec.low, spec.high)
         pose = self.commanded[ids] + actions[:, :6] * self.robot.mask

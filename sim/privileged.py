@@ -9,7 +9,8 @@ from sim.scenes.objects import BLOCK_SHAPES
 from sim.task import TARGET
 
 NEAR = 0.025
-"""Metres: offsets of this size decide whether fingers close on a block, so they come enlarged too."""
+"""Metres: offsets of this size decide whether fingers close on a block, so they come enlarged
+too."""
 
 
 def privileged_state(physics: Physics, ids: np.ndarray) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Questions about a scene, with answers from the ground truth: colour, position, number, grasp.
 
 A small vision-language model learns perception from them before it learns to act; PaLM-E and RT-2
-mix such questions with robot data. Positions are vectors in the robot's base frame, from the gripper
-or from the middle of the workspace.
+mix such questions with robot data. Positions are vectors in the robot's base frame, from the
+gripper or from the middle of the workspace.
 """
 
 from __future__ import annotations
@@ -126,7 +126,8 @@ def ask(
     total = sum(weights.values())
     if total <= 0:
         raise ValueError(
-            f"the weights of the questions add up to {total}: give at least one kind a positive weight"
+            f"the weights of the questions add up to {total}: give at least one kind a positive "
+            "weight"
         )
     names = list(weights)
     drawn = rng.choice(len(names), size=count, p=np.array([weights[n] for n in names]) / total)
@@ -238,7 +239,8 @@ def all_texts(tasks: Sequence[str] = ("pick_place",)) -> list[str]:
 
 
 def _sentences(template: InstructionTemplate, first: str, color: str) -> list[str]:
-    """The instructions about the object called `first`, with a second one of `color` where named."""
+    """The instructions about the object called `first`, with a second one of `color` where
+    named."""
     if len(template.kinds) == 1:
         return [template.fill((first,))] if first.startswith(color) else []
     return [template.fill((first, f"{color} {shape}")) for shape in SHAPES[template.kinds[1]]]

@@ -1,8 +1,8 @@
 """Randomized starts: their ranges, and the sampling of scenes.
 
 Every start draws one flat vector of uniform numbers from its own generator. The rest is arithmetic
-over all starts at once. A start therefore depends on its seed alone, not on the order, the ids or the
-number of environments.
+over all starts at once. A start therefore depends on its seed alone, not on the order, the ids or
+the number of environments.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class Randomization:
         hand_height: lowest and highest start of the tcp.
         hand_yaw: largest start rotation either way.
         color_jitter: largest change of each colour channel.
-        camera_position_jitter, camera_angle_jitter: largest change of every camera's position and direction.
+        camera_position_jitter: largest change of every camera's position.
+        camera_angle_jitter: largest change of every camera's direction.
         light_jitter: largest relative change of the lamp's brightness.
         light_tint: largest relative change of each of the lamp's colour channels.
         light_angle_jitter: largest change of the lamp's direction about the horizontal axes.
@@ -147,7 +148,8 @@ def _check_numbers(ranges: Randomization) -> None:
             len(value) != 2 or not 0 <= value[0] <= value[1]
         ):
             raise ValueError(
-                f"sim.randomization.{field.name} ({list(value)}) must be [lowest, highest], from 0 upwards"
+                f"sim.randomization.{field.name} ({list(value)}) must be [lowest, highest], from "
+                "0 upwards"
             )
 
 
@@ -161,7 +163,8 @@ def check_variety(ranges: Randomization, num_blocks: int, num_pads: int) -> None
         if available < wanted:
             raise ValueError(
                 f"the scene needs {wanted} different {kind}s, but sim.randomization.colors and "
-                f"sim.randomization.{kind}_shapes allow {available}; allow more or lower sim.num_distractors"
+                f"sim.randomization.{kind}_shapes allow {available}; allow more or lower "
+                "sim.num_distractors"
             )
 
 

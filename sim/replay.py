@@ -1,7 +1,7 @@
 """Replay: an episode simulated again from its seed and its actions, with poses and pictures.
 
-Physics is deterministic: the same start and actions give the same motion. Training therefore renders
-nothing for the viewer, and a replay renders only the episodes that someone opens.
+Physics is deterministic: the same start and actions give the same motion. Training therefore
+renders nothing for the viewer, and a replay renders only the episodes that someone opens.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ SMALLEST = 0.0012
 
 @dataclass(frozen=True)
 class Shape:
-    """A primitive fixed to a body: MuJoCo's kind and sizes, colour, and pose in the body's frame."""
+    """A primitive fixed to a body: MuJoCo's kind and sizes, colour, and pose in the body's
+    frame."""
 
     kind: str
     size: tuple[float, ...]
@@ -85,8 +86,8 @@ def replay(
 ) -> list[Replay]:
     """The episodes of `seeds` again: `actions[i]` is float32 [decisions, H, A].
 
-    `env.num_envs` of them run at once. Without `look` nothing is rendered. Raises the ValueErrors of
-    `sim.vector.VectorEnvironment.step`.
+    `env.num_envs` of them run at once. Without `look` nothing is rendered. Raises the ValueErrors
+    of `sim.vector.VectorEnvironment.step`.
     """
     replays: list[Replay] = []
     for at in range(0, len(seeds), env.num_envs):
@@ -133,7 +134,8 @@ def _replay_batch(
 
 
 def failure_reason(episode: Replay, task: Task) -> Reason | None:
-    """Why an episode failed, by its task's diagnosis; None for a success or an empty instruction."""
+    """Why an episode failed, by its task's diagnosis; None for a success or an empty
+    instruction."""
     if episode.success or not episode.targets:
         return None
     reached = {

@@ -44,7 +44,8 @@ class ActionSpec:
         sizes = {len(self.names), len(self.units), len(self.kinds), len(self.low), len(self.high)}
         if len(sizes) != 1:
             raise ValueError(
-                f"names, units, kinds, low and high must be equally long, got lengths {sorted(sizes)}"
+                "names, units, kinds, low and high must be equally long, got lengths "
+                f"{sorted(sizes)}"
             )
 
     @property
@@ -66,17 +67,20 @@ class ActionSpec:
         actions = np.asarray(actions, dtype=np.float32)
         if actions.ndim != 3 or actions.shape[0] != len(ids) or actions.shape[2] != self.size:
             raise ValueError(
-                f"actions must be [{len(ids)}, H, {self.size}] (environments, chunk, dimensions), got {actions.shape}"
+                f"actions must be [{len(ids)}, H, {self.size}] (environments, chunk, "
+                f"dimensions), got {actions.shape}"
             )
         if actions.shape[1] == 0 or max_steps % actions.shape[1]:
             raise ValueError(
-                f"the chunk of actions ({actions.shape[1]}) must divide sim.max_steps ({max_steps}); "
+                f"the chunk of actions ({actions.shape[1]}) must divide sim.max_steps "
+                f"({max_steps}); "
                 "change one so that it does"
             )
         bad = ~np.isfinite(actions).all(axis=(1, 2))
         if bad.any():
             raise ValueError(
-                f"actions of environments {ids[bad].tolist()} are NaN or infinite; check the policy's output"
+                f"actions of environments {ids[bad].tolist()} are NaN or infinite; check the "
+                "policy's output"
             )
         return actions
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -29,9 +28,13 @@ class SimState:
     def __len__(self) -> int:
         return len(self.rows["state"])
 
-    def take(self, index: Any) -> SimState:
+    def take(self, index: np.ndarray | Sequence[int] | slice) -> SimState:
         """The rows at `index`; repeat one to start several environments from one state."""
         return SimState({name: values[index] for name, values in self.rows.items()})
+
+
+Initialise = Callable[[Task, list[np.random.Generator], np.ndarray], None]
+"""Writes the starts of one task into simulations, from a generator each."""
 
 
 class VectorEnvironment:
@@ -94,7 +97,8 @@ class VectorEnvironment:
         names = dict.fromkeys(name for task in tasks for name in task.reward_names)
         self._best = {name: np.zeros(self.num_envs) for name in names}
 
-    # -- the interface ------------------------------------------------------------------------------
+    # -- the interface
+    # ------------------------------------------------------------------------------
 
     @property
     def instructions(self) -> list[str]:
@@ -188,7 +192,8 @@ class VectorEnvironment:
         ids = self._checked_ids(ids)
         if len(state) != len(ids):
             raise ValueError(
-                f"the state has {len(state)} rows for {len(ids)} environments; pass one row per environment"
+                f"the state has {len(state)} rows for {len(ids)} environments; pass one row per "
+                "environment"
             )
         for name, values in self._state_arrays().items():
             values[ids] = state.rows[name]
@@ -247,10 +252,11 @@ class VectorEnvironment:
             self._renderer.close()
             self._renderer = None
 
-    # -- implementation -----------------------------------------------------------------------------
+    # -- implementation
+    # -----------------------------------------------------------------------------
 
     def _start(
-        self, seeds: Sequence[int] | np.ndarray, ids: np.ndarray | None, initialise: Any
+        self, seeds: Sequence[int] | np.ndarray, ids: np.ndarray | None, initialise: Initialise
     ) -> np.ndarray:
         seeds = [int(seed) for seed in seeds]
         ids = self._checked_ids(np.arange(len(seeds)) if ids is None else ids)
@@ -345,7 +351,8 @@ class VectorEnvironment:
         ids = np.asarray(ids, dtype=np.int64).reshape(-1)
         if len(ids) and (ids.min() < 0 or ids.max() >= self.num_envs):
             raise ValueError(
-                f"environment ids go from 0 to {self.num_envs - 1} (sim.num_envs - 1), got {ids.tolist()}"
+                f"environment ids go from 0 to {self.num_envs - 1} (sim.num_envs - 1), got "
+                f"{ids.tolist()}"
             )
         if len(np.unique(ids)) != len(ids):
             raise ValueError(f"environment ids must be distinct, got {ids.tolist()}")

@@ -1,4 +1,5 @@
-"""The expert of all environments at once: the tasks' controllers, with disturbances to recover from.
+"""The expert of all environments at once: the tasks' controllers, with disturbances to recover
+from.
 
 Every phase of a controller is a proportional motion of the commanded pose: actions are a smooth
 function of the observation.

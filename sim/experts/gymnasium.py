@@ -21,8 +21,8 @@ FETCH_GAIN = 0.4
 class GymnasiumExpert:
     """The expert of `env` by the controller `act`.
 
-    `noise` is the standard deviation of noise, as a share of the actions' range. `perturbed` marks no
-    step: this expert has no disturbances.
+    `noise` is the standard deviation of noise, as a share of the actions' range. `perturbed` marks
+    no step: this expert has no disturbances.
     """
 
     def __init__(self, env: GymnasiumVector, act: Act, seed: int = 0, noise: float = 0.0) -> None:

@@ -103,7 +103,8 @@ def choose_backend(requested: str) -> Backend:
         )
     os.environ["MUJOCO_GL"] = "disable"
     warnings.warn(
-        f"no EGL ({missing}); drawing with the warp ray tracer, which compiles for some seconds the first time and is "
+        f"no EGL ({missing}); drawing with the warp ray tracer, which compiles for some seconds "
+        "the first time and is "
         f"slower. For EGL, {remedy}",
         stacklevel=2,
     )

@@ -20,7 +20,8 @@ _opening = threading.Lock()
 
 
 class _Canvas:
-    """An OpenGL context with its scratch model, data and scene; it belongs to the thread that made it.
+    """An OpenGL context with its scratch model, data and scene; it belongs to the thread that made
+    it.
 
     The framebuffer holds the cameras of one environment side by side, so that its pixels are read
     once. It never holds several environments: the position in the framebuffer shifts the edges of a
@@ -37,8 +38,8 @@ class _Canvas:
         visual.quality.offsamples = 0
         visual.quality.shadowsize = 0
         visual.quality.numquads = 1
-        # OpenGL computes highlights at vertices, the ray tracer at pixels: without them the pictures
-        # are the same.
+        # OpenGL computes highlights at vertices, the ray tracer at pixels: without them the
+        # pictures are the same.
         visual.headlight.specular[:] = 0
         self._model.light_specular[:] = 0
         self._data = mujoco.MjData(self._model)
@@ -80,7 +81,8 @@ class _Canvas:
         visible: np.ndarray,
         images: list[np.ndarray],
     ) -> None:
-        """Draw rows from the shared iterator `rows` into `images`, an array [n, h, w, 3] per camera.
+        """Draw rows from the shared iterator `rows` into `images`, an array [n, h, w, 3] per
+        camera.
 
         `visible` [n, cameras, geoms] is False for geoms outside a camera's view.
         """
@@ -101,7 +103,8 @@ class _Canvas:
             )
             for (camera, viewport), group in zip(self._views, groups, strict=True):
                 model.geom_group[:] = group
-                # mjv_updateCamera is 0.01 ms cheaper, but leaves the headlight at the previous camera.
+                # mjv_updateCamera is 0.01 ms cheaper, but leaves the headlight at the previous
+                # camera.
                 mujoco.mjv_updateScene(model, data, self._option, None, camera, _EVERYTHING, scene)
                 mujoco.mjr_render(viewport, scene, context)
             mujoco.mjr_readPixels(self._pixels, None, self._whole, context)
@@ -118,9 +121,9 @@ def geoms_in_view(
 ) -> np.ndarray:
     """Whether [n, cameras, geoms] a geom's bounding sphere touches the pyramid of a square picture.
 
-    Let p be the centre in the camera's frame, d = -p_z its depth, a half the field of view and r the
-    radius. Then d > -r and |p_x| cos a - d sin a < r, and the same for p_y. Drawing a geom costs
-    0.02 ms wherever it is, and a close camera shows a third of a robot's geoms.
+    Let p be the centre in the camera's frame, d = -p_z its depth, a half the field of view and r
+    the radius. Then d > -r and |p_x| cos a - d sin a < r, and the same for p_y. Drawing a geom
+    costs 0.02 ms wherever it is, and a close camera shows a third of a robot's geoms.
     """
     sizes = looks.get("geom_size", model.geom_size)
     positions = poses["geom_xpos"]
@@ -147,7 +150,8 @@ def geoms_in_view(
 
 
 class EglDrawer:
-    """The OpenGL back end: threads with a canvas each draw from one shared queue of environments."""
+    """The OpenGL back end: threads with a canvas each draw from one shared queue of
+    environments."""
 
     def __init__(
         self,

@@ -30,9 +30,9 @@ class Drawer(Protocol):
 class Renderer:
     """The renderer of chosen environments of a batch through named cameras.
 
-    It reads the batch's derived fields. Make it before the first `reset` or `forward`, since a field
-    that is bound later reads zero until then. Step with `stage=mujoco.mjtStage.mjSTAGE_VEL`, so that
-    the fields describe the newest state.
+    It reads the batch's derived fields. Make it before the first `reset` or `forward`, since a
+    field that is bound later reads zero until then. Step with `stage=mujoco.mjtStage.mjSTAGE_VEL`,
+    so that the fields describe the newest state.
 
     Args:
         model: the model of the batch.
@@ -60,7 +60,8 @@ class Renderer:
         for camera in cameras:
             if camera not in known:
                 raise ValueError(
-                    f"sim.cameras names {camera!r}, but the scene has {', '.join(known) or 'no camera'}"
+                    f"sim.cameras names {camera!r}, but the scene has "
+                    f"{', '.join(known) or 'no camera'}"
                 )
         if image_size < 1:
             raise ValueError(f"sim.image_size ({image_size}) must be at least 1 pixel")

@@ -104,7 +104,8 @@ class _Tracer:
 
 
 class WarpDrawer:
-    """The ray-tracing back end: a tracer per CPU thread, or one on the GPU, and one shared queue."""
+    """The ray-tracing back end: a tracer per CPU thread, or one on the GPU, and one shared
+    queue."""
 
     def __init__(
         self,

@@ -16,7 +16,8 @@ HINGE = mujoco.mjtJoint.mjJNT_HINGE
 
 
 class Gantry:
-    """Four position servos: the joint coordinates are the tcp's x, y, z (metres) and yaw (radians)."""
+    """Four position servos: the joint coordinates are the tcp's x, y, z (metres) and yaw
+    (radians)."""
 
     name = "gantry"
     timestep = 0.01

@@ -60,8 +60,8 @@ CAPSULES = (
 class Panda:
     """Seven hinges without motors; a weld ties the tcp to a mocap body at the commanded pose.
 
-    The weld acts as a stiff Cartesian controller. It keeps every grasp at a physics step of 5 ms, at
-    a third of the cost of joint servos with inverse kinematics at 2.5 ms.
+    The weld acts as a stiff Cartesian controller. It keeps every grasp at a physics step of 5 ms,
+    at a third of the cost of joint servos with inverse kinematics at 2.5 ms.
     """
 
     name = "panda"

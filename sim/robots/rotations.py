@@ -31,7 +31,7 @@ def quat_to_matrix(quat: np.ndarray) -> np.ndarray:
     return np.stack([np.stack(row, axis=1) for row in rows], axis=1)
 
 
-def yaw_of_quat(quat: np.ndarray) -> np.ndarray:
+def quat_to_yaw(quat: np.ndarray) -> np.ndarray:
     """Rotation [n] about the vertical of unit quaternions [n, 4], in (-pi, pi]."""
     w, x, y, z = (quat[:, i] for i in range(4))
     return np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))

@@ -123,7 +123,8 @@ def _add_surroundings(spec: mujoco.MjSpec) -> None:
 def add_looking_camera(
     spec: mujoco.MjSpec, name: str, eye: tuple[float, ...], target: tuple[float, ...], fovy: float
 ) -> None:
-    """Add a fixed camera at `eye` that looks at `target` (metres), with z upwards; `fovy` in degrees."""
+    """Add a fixed camera at `eye` that looks at `target` (metres), with z upwards; `fovy` in
+    degrees."""
     back = np.array(eye) - np.array(target)
     back = back / np.linalg.norm(back)
     right = np.cross([0.0, 0.0, 1.0], back)

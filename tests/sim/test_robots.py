@@ -9,9 +9,9 @@ from sim.robots.panda import LOWER, UPPER, Panda, forward_kinematics
 from sim.robots.rotations import (
     multiply_quats,
     quat_to_matrix,
+    quat_to_yaw,
     rpy_to_quat,
     wrap_angle,
-    yaw_of_quat,
 )
 from sim.scenes.tabletop import build
 from sim.workspace import POSE_HIGH, POSE_LOW
@@ -94,7 +94,7 @@ def test_rotations_by_hand():
     matrix = quat_to_matrix(quat)
     np.testing.assert_allclose(matrix[0] @ [1, 0, 0], [0, 1, 0], atol=1e-12)
     np.testing.assert_allclose(matrix[1] @ [0, 0, 1], [0, 0, -1], atol=1e-12)
-    np.testing.assert_allclose(yaw_of_quat(quat[:1]), [np.pi / 2])
+    np.testing.assert_allclose(quat_to_yaw(quat[:1]), [np.pi / 2])
     twice = multiply_quats(quat[:1], quat[:1])  # two quarter turns: half a turn about z
     np.testing.assert_allclose(twice, [[0, 0, 0, 1]], atol=1e-12)
 

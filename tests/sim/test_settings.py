@@ -1,5 +1,5 @@
-"""Settings of the simulator are checked by name before MuJoCo loads, and tasks of users' packages are
-found by theirs."""
+"""Settings of the simulator are checked by name before MuJoCo loads, and tasks of users' packages
+are found by theirs."""
 
 import subprocess
 import sys
