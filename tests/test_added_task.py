@@ -11,6 +11,7 @@ import pytest
 import vla.runtime
 from tests.test_pipeline import TINY
 from vla.commands.train import main
+from vla.config import search_path
 
 SOURCE = Path(__file__).parent / "packages" / "hold_over"
 PROGRAM = """
@@ -42,6 +43,7 @@ def package(tmp_path, monkeypatch):
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: hold_over\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[vla.tasks]\nhold_over = hold_over:HoldOver\n")
     monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.setattr(search_path, "ADDED", [])  # --config-dir holds for the whole process
     monkeypatch.setattr(vla.runtime, "prepare", lambda num_threads, offline: None)
 
 
