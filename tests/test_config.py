@@ -130,7 +130,6 @@ WRONG = {
     "mode=text text.tool=calculator": "text.max_turns (1) leaves no turn in which text.tool (calculator) could be",
     "mode=text text.sampling.top_k=1": "text.sampling.top_k (1) leaves one token to draw, so all samples of a prompt",
     "mode=text text=preference text.generation.sampling.top_k=1": "text.generation.sampling.top_k (1) leaves one token",
-    "mode=text rl.average_decay=.9": "rl.average_decay (0.9) is for robots: set it to null in mode=text",
     "rl.max_refills=1": "rl.max_refills (1) must be 0 with rl.num_branches (8)",
     "rl.num_branches=0 rl.group_size=4 rl.num_minibatches=3": (
         "rl.num_minibatches (3) must divide the trajectories of a rollout, rl.starts_per"

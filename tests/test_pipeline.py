@@ -233,7 +233,7 @@ def test_a_finished_run_does_nothing_twice(finished, monkeypatch, capsys):
         }
 
     monkeypatch.setattr("vla.stages.reporting.evaluate_policy", None)
-    monkeypatch.setattr("vla.stages.rl.evaluate_policy", None)
+    monkeypatch.setattr("vla.pipelines.robot.rl.evaluate_policy", None)
     before, stages, records = files(), results(finished)["stages"], read_metrics(finished)
     assert main([f"resume={finished}"]) == 0
     after = files()

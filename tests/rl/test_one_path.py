@@ -51,14 +51,17 @@ def outcome(name, rollout, **settings):
     return output.loss.item(), logprobs.grad, None if values is None else values.grad.flatten()
 
 
-def test_both_modes_run_the_same_loop_on_the_same_algorithms():
-    from vla.rl import catalogue, critic, loop
-    from vla.stages import rl as robot
-    from vla.text import refine, rlvr
+def test_both_modes_train_by_the_same_class():
+    from vla.pipelines.robot import rl as robot
+    from vla.pipelines.text import rlhf, rlvr
+    from vla.rl import loop
+    from vla.training import rl_trainer, rollout_collection
 
-    assert robot.train is refine.train is loop.train
-    assert robot.make_algorithm is refine.make_algorithm is catalogue.make_algorithm
-    assert robot.with_critic is rlvr.with_critic is critic.with_critic
+    for pipeline in (robot, rlvr, rlhf):
+        assert pipeline.RLTrainer is rl_trainer.RLTrainer
+        assert pipeline.RolloutCollector is rollout_collection.RolloutCollector
+        assert pipeline.make_algorithm is make_algorithm
+    assert rl_trainer.train is loop.train
 
 
 def same_bits(a, b) -> bool:

@@ -1,18 +1,22 @@
-"""A text run ends with its last weights, or where it is asked to with those that did best on
-validation prompts."""
+"""A text run ends with its last weights, their average, or those that did best on validation
+prompts."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-import vla.text.rlvr as rlvr
+import vla.pipelines.text.rlvr as rlvr
 from vla.config import load
+from vla.evaluate.success import SuccessRate
 from vla.pipelines.text.run import run
-from vla.text.refine import Refinement
-from vla.train.checkpoint import best_checkpoint
+from vla.train.checkpoint import best_checkpoint, load_checkpoint
 from vla.train.optim import weights_of
 from vla.train.run_folder import open_run
+from vla.training import rl_trainer
+from vla.training.rl_trainer import RLTrainer
 
 TINY = [
     "mode=text",
@@ -27,38 +31,94 @@ TINY = [
     "rl.evaluate_every=1",
     "rl.learning_rate=1e-2",
 ]
-SUCCESS = {0: 0.1, 1: 0.6, 2: 0.3, 3: 0.5}
+SUCCESSES = {0: 1, 1: 6, 2: 3, 3: 5}
+"""Of 10 validation problems, by iteration."""
 
 
-@pytest.mark.parametrize(
-    ("settings", "ends_with", "ended_by"),
-    [
-        (["rl.load_best_at_end=true"], 1, "num_iterations"),
-        ([], 3, "num_iterations"),
-        (["rl.load_best_at_end=true", "rl.target_success=0.6"], 1, "target_success"),
-        (["rl.patience=1"], 2, "patience"),
-    ],
-)
-def test_the_weights_a_run_ends_with(tmp_path, monkeypatch, settings, ends_with, ended_by):
-    seen, made = {}, []
+@pytest.fixture
+def scripted(monkeypatch):
+    """Trainers whose validations come out as scripted, and the weights that each validation had."""
+    validated, trainers = {}, []
 
-    def scripted(iteration: int) -> dict[str, float]:
-        seen[iteration] = weights_of(made[0].policy)
-        return {"validation_success": SUCCESS[iteration], "validation_starts": 2.0}
+    class Scripted(RLTrainer):
+        def __init__(self, run, rl, algorithm, learner, task):
+            super().__init__(run, rl, algorithm, learner, replace(task, validate=self.scripted))
+            trainers.append(self)
 
-    def refinement(*arguments, **named) -> Refinement:
-        made.append(Refinement(*arguments, **{**named, "evaluate": scripted}))
-        return made[0]
+        def scripted(self) -> SuccessRate:
+            iteration = self.loop.iteration
+            validated[iteration] = weights_of(self.actor)
+            return SuccessRate(SUCCESSES[iteration], 10, None)
 
-    monkeypatch.setattr(rlvr, "Refinement", refinement)
+    monkeypatch.setattr(rlvr, "RLTrainer", Scripted)
+    return validated, trainers
+
+
+def go(tmp_path, *settings):
     config = load([*TINY, *settings, f"run_dir={tmp_path / 'run'}"])
     folder = open_run(config)
     run(config, folder)
+    return folder
+
+
+def same(one, other) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+BEST = "rl.load_best_at_end=true"
+AVERAGE = "rl.average_decay=0.5"
+
+
+@pytest.mark.parametrize(
+    ("settings", "validations", "ends_with", "ended_by"),
+    [
+        ([BEST], [0, 1, 2, 3], 1, "num_iterations"),
+        ([], [1, 2, 3], 3, "num_iterations"),
+        ([BEST, "rl.target_success=0.6"], [0, 1], 1, "target_success"),
+        (["rl.patience=1"], [1, 2], 2, "patience"),
+        ([AVERAGE, BEST], [0, 1, 2, 3], 1, "num_iterations"),
+        ([AVERAGE], [1, 2, 3], 3, "num_iterations"),
+    ],
+)
+def test_the_weights_a_run_ends_with(
+    tmp_path, scripted, settings, validations, ends_with, ended_by
+):
+    validated, trainers = scripted
+    folder = go(tmp_path, *settings)
     assert json.loads(folder.results.read_text())["rl"]["ended_by"] == ended_by
-    last = made[0].policy.state_dict()
-    assert all(torch.equal(weights, last[name]) for name, weights in seen[ends_with].items())
-    others = [weights for number, weights in seen.items() if number != ends_with]
-    assert not any(
-        all(torch.equal(weights[name], last[name]) for name in last) for weights in others
-    )
+    assert list(validated) == validations
+    last = trainers[0].actor.state_dict()
+    assert same(validated[ends_with], last)
+    assert not any(same(validated[i], last) for i in validations if i != ends_with)
     assert best_checkpoint(folder.checkpoints / "rl").name == "step-000001"
+    curve = trainers[0].validation_curve
+    assert [(i, rate.successes) for i, rate in curve] == [(i, SUCCESSES[i]) for i in validations]
+
+
+def test_averaged_weights_are_validated_and_kept(tmp_path, scripted):
+    """The average after each iteration is that of the weights the run trained, d = min(.5, 2/11),
+    min(.5, 3/12), ... (`vla.train.optim.EMA`)."""
+    validated, _ = scripted
+    folder = go(tmp_path, AVERAGE, "train.checkpoint_every=1", "train.keep_checkpoints=3")
+    own = [
+        load_checkpoint(folder.checkpoints / "rl" / f"step-{i:06d}")["policy"] for i in (1, 2, 3)
+    ]
+    moved = [name for name in own[0] if not torch.equal(own[0][name], own[2][name])]
+    assert moved
+    for name in moved:
+        average = validated[1][name]
+        for decay, iteration in ((3 / 12, 2), (4 / 13, 3)):
+            average = average + (1 - decay) * (own[iteration - 1][name] - average)
+            torch.testing.assert_close(validated[iteration][name], average)
+    assert not same(validated[3], own[2])
+    exported = load_file(folder.path / "model" / "model.safetensors")
+    ending = {name.removeprefix("model."): value for name, value in validated[3].items()}
+    assert all(torch.equal(exported[name], ending[name]) for name in exported)
+
+
+def test_a_checkpoint_of_another_layout_is_refused(tmp_path, monkeypatch):
+    folder = go(tmp_path, "rl.num_iterations=1")
+    monkeypatch.setattr(rl_trainer, "LAYOUT", 3)
+    config = load([f"resume={folder.path}"])
+    with pytest.raises(ValueError, match="older layout, which RL cannot resume: start a new run"):
+        run(config, open_run(config))

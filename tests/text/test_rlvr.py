@@ -20,7 +20,7 @@ from vla.text.environment import TextEnvironment
 from vla.text.oversampling import Oversampling
 from vla.text.problem_evaluation import evaluate_samples
 from vla.text.problems import Problem
-from vla.text.rlvr import sets_of
+from vla.text.rlvr_setup import make_rlvr_problem_sets
 from vla.text.tiny import tiny_language_model
 from vla.train.run_folder import open_run
 from vla.types import Decision, Observation, Rollout
@@ -140,7 +140,7 @@ def test_training_never_sees_what_it_is_judged_on(finished):
         json.loads(line)["question"] for line in (folder / "samples.jsonl").read_text().splitlines()
     }
     assert trained_on.isdisjoint(manifest["evaluation"])
-    sets = sets_of(load([*TINY, "text.families=[add1,mul1]"]).text, RowReader())
+    sets = make_rlvr_problem_sets(load([*TINY, "text.families=[add1,mul1]"]).text, RowReader())
     train_questions = {problem.question for problem in sets.train}
     assert trained_on <= train_questions
     assert train_questions.isdisjoint(p.question for p in (*sets.validation, *sets.evaluation))
@@ -237,7 +237,7 @@ def test_calls_of_a_tool_are_taught_first_and_what_it_answers_has_room(tmp_path)
     """A model that says all it may before it calls: question, words, and the tool's answer are more
     than a question may take alone.
     """
-    problems = sets_of(load([*TINY, "text.families=[add1]"]).text, RowReader()).train
+    problems = make_rlvr_problem_sets(load([*TINY, "text.families=[add1]"]).text, RowReader()).train
     tokenizer = tiny_language_model([problem.question for problem in problems])[1]
     system = "You can calculate by writing <calc>expression</calc>, for example <calc>7 * 8</calc>."
     asked = [

@@ -112,7 +112,6 @@ def text_rl_conflicts(rl: Rl) -> list[str]:
         f"rl.{setting} ({shown(value)}) is for robots: set it to {off} in mode=text"
         for setting, value, off in (
             ("num_branches", rl.num_branches, 0),
-            ("average_decay", rl.average_decay, "null"),
             ("greedy_every", rl.greedy_every, "null"),
         )
         if value

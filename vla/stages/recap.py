@@ -40,11 +40,11 @@ from vla.sft.recap import (
     value_features,
 )
 from vla.stages.imitation import action_tensors
-from vla.stages.refinement import Starts, check_rewards
 from vla.stages.sft import head_settings
 from vla.train.pieces import Pieces, forget_pieces
 from vla.train.run import Run
 from vla.train.seed import derive_seed
+from vla.training.rollout_collection import SeededStarts, check_rewards
 from vla.types import Observation, concatenate_rows, map_rows
 
 ROWS_AT_ONCE = 128
@@ -91,7 +91,7 @@ class Recap:
             config.data.holdout_fraction, config.train.seed
         )
         self.labels = [observer.words(config.recap.negative), observer.words(config.recap.positive)]
-        self.seeds = Starts(
+        self.seeds = SeededStarts(
             starts.train.first, starts.train.last, derive_seed(config.train.seed, "recap") % 2**32
         )
 
@@ -147,7 +147,7 @@ class Recap:
                 self.policy, self.environment, seeds, 1, observe, version=number, keeper=pieces
             )
         )
-        check_rewards(rollout, number)
+        check_rewards(number, rollout)
         assert rollout.action is not None
         assert rollout.success is not None
         return Experience(

@@ -3,13 +3,14 @@ where the time went."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vla.config.robot import RobotConfig
 from vla.data.observations import Observer
 from vla.data.questions import QuestionEncoder
 from vla.evaluate.starts import StartManifest
+from vla.evaluate.success import SuccessRate
 from vla.evaluation.evaluate import evaluate_policy
 from vla.evaluation.result import (
     EvaluationResult,
@@ -22,7 +23,6 @@ from vla.sft.protocols import ImitablePolicy
 from vla.simulator import Simulator
 from vla.stages.grounding import Answers
 from vla.stages.pretrain import evaluate_answers
-from vla.stages.rl import RlState
 from vla.stages.texts import Texts
 from vla.train.distributed import own_share
 from vla.train.metrics import read_metrics
@@ -175,7 +175,7 @@ def video_stage(
     run.finish(f"videos_{name}", {"files": [path.name for _, path in films]})
 
 
-def plot_stage(run: Run, state: RlState, title: str, offset: float | None) -> None:
+def plot_stage(run: Run, validation: Sequence[tuple[float, SuccessRate]], title: str) -> None:
     """Success over iterations, losses, entropy, and where the time went, as PNG."""
     from vla.evaluate.plots import plot_curves, plot_success, plot_time
 
@@ -183,9 +183,9 @@ def plot_stage(run: Run, state: RlState, title: str, offset: float | None) -> No
         return
     plots = run.folder.plots
     plots.mkdir(parents=True, exist_ok=True)
-    curves = {"validation starts, greedy": state.curve()}
-    if curves["validation starts, greedy"]:
-        plot_success(plots / "success.png", curves, title, "RL iteration", target=offset)
+    if validation:
+        curves = {"validation starts, greedy": list(validation)}
+        plot_success(plots / "success.png", curves, title, "RL iteration")
     records = read_metrics(run.folder.path)
     sft = [r for r in records if r["stage"] == "sft"]
     rl = [r for r in records if r["stage"] == "rl"]

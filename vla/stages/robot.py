@@ -26,6 +26,7 @@ from vla.files.read import reading
 from vla.files.write import write_json
 from vla.interrupt import stop_on_interrupt
 from vla.models.pretrained import num_parameters
+from vla.pipelines.robot.rl import train_robot_rl
 from vla.policies.head import ActionCode
 from vla.policies.vla_policy import rename_weights
 from vla.policy_spec import REMEDY, read_passport
@@ -44,7 +45,6 @@ from vla.stages.reporting import (
     texts_stage,
     video_stage,
 )
-from vla.stages.rl import Reinforcement
 from vla.stages.sft import num_whole_steps, supervised_stage
 from vla.stages.texts import Texts, texts_beside
 from vla.train.agreement import failing_together, from_main
@@ -114,16 +114,16 @@ def _stages(run: Run, config: RobotConfig, world: Simulator) -> None:
     observer = recap_stage(run, *judge, demos)
     judge = (config, policy, environment, observer, starts)
     with run.stage("rl"):
-        learning = Reinforcement(run, *judge)
-        state = learning.train()
-    judged = judge_after(run, learning.loop.iteration, *judge)
-    if judged and learning.loop.iteration and rl_moves_model(config):
+        trainer = train_robot_rl(run, *judge)
+    judged = judge_after(run, trainer.num_iterations, *judge)
+    if judged and trainer.num_iterations and rl_moves_model(config):
         judge_words(run, "after_rl", *words)
     compare_stage(run)
     with run.timer("videos"), failing_together(run.processes):
         if judged:
             video_stage(run, "after", config, policy, world, observer, starts)
-        plot_stage(run, state, f"{config.sim.label}: {config.algorithm.name}", None)
+        title = f"{config.sim.label}: {config.algorithm.name}"
+        plot_stage(run, trainer.validation_curve, title)
     run.progress.say(f"results: {run.folder.results}")
 
 
@@ -336,8 +336,9 @@ def weights_in(folder: Path) -> dict[str, torch.Tensor] | None:
     if (folder / WEIGHTS).exists():
         check_export(folder)
         return read_safetensors(folder / WEIGHTS, REMEDY)
-    for stage, name in (("rl", "best"), ("recap", "policy"), ("sft", "policy")):
+    for stage in ("rl", "recap", "sft"):
         path = last_checkpoint(folder / "checkpoints" / stage)
         if path is not None:
-            return load_checkpoint(path)[name]
+            state = load_checkpoint(path)
+            return state.get("best", state["policy"])
     return None

@@ -7,9 +7,49 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vla.data.chat import ChatFormat
+from vla.decoding.sampling import Sampling
+from vla.evaluation.result import EvaluationResult
+from vla.sft.loop import SupervisedSettings
+from vla.sft.stage import TrainingStage
 from vla.text.calculator import calculate
 from vla.text.problems import Problem
-from vla.text.supervised import Example
+from vla.text.rlvr_evaluation import evaluate_kept
+from vla.text.rlvr_setup import RlvrSetup, max_completion_tokens, max_prompt_tokens
+from vla.text.supervised import Example, fit_examples
+from vla.train.run import Run
+
+BATCH_SIZE = 16
+
+
+def train_format(run: Run, setup: RlvrSetup) -> dict[str, EvaluationResult]:
+    """A short SFT on training problems answered in the format (`text.format_steps`).
+
+    Its examples hold right answers, so what it alone does on held-out problems is a result.
+
+    Raises ValueError when an example is longer than RL lets a prompt or a completion be.
+    """
+    settings, chat = setup.settings, setup.parts.chat
+    if settings.format_steps == 0:
+        return {}
+    make_examples = tag_examples if settings.tool is None else call_examples
+    examples = make_examples(setup.sets.train, chat)
+    room = max_completion_tokens(settings)
+    check_room(examples, room, max_prompt_tokens(settings, chat))
+    batch = min(BATCH_SIZE, len(examples))
+    fitting = SupervisedSettings(
+        num_steps=settings.format_steps,
+        batch_size=batch,
+        learning_rate=settings.format_learning_rate,
+        max_grad_norm=1.0,
+        warmup_steps=int(0.1 * settings.format_steps),
+        learning_rate_name="text.format_learning_rate",
+    )
+    policy = setup.parts.policy(Sampling(), room)  # temperature 1, whatever RL samples at
+    with TrainingStage(run, "format", settings.format_steps) as stage:
+        fit_examples(policy, examples, fitting, run.seed("format"), stage, run.processes)
+    result = evaluate_kept(run, setup, "taught")
+    run.progress.say(f"after the format examples: {result} on the same problems")
+    return {"after the format examples": result.without_outputs()}
 
 
 def tag_examples(problems: Sequence[Problem], chat: ChatFormat) -> list[Example]:

@@ -229,6 +229,17 @@ class EMA:
         """Give the module the averaged weights for good."""
         copy(self.average, module)
 
+    def whole_state(self, module: nn.Module) -> dict[str, Tensor]:
+        """A copy of the module's whole state with the averaged weights in it; the module keeps its
+        own."""
+        state = weights_of(module)
+        names = {id(parameter): name for name, parameter in trainable(module)}
+        # Tied weights have several names in a state and one in the average.
+        for name, parameter in module.named_parameters(remove_duplicate=False):
+            if id(parameter) in names:
+                state[name] = self.average[names[id(parameter)]].clone()
+        return state
+
     def state_dict(self) -> dict[str, Any]:
         return {"num_updates": self.num_updates, "average": self.average}
 

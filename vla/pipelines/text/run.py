@@ -50,7 +50,7 @@ def run_recipe(config: TextConfig, run: Run) -> dict[str, Any]:
     """The recipe of the settings; recipes are loaded only when they run."""
     match config.text:
         case Rlvr():
-            from vla.text.rlvr import run_rlvr
+            from vla.pipelines.text.rlvr import run_rlvr
 
             return run_rlvr(config, run)
         case TextSft():
@@ -62,7 +62,7 @@ def run_recipe(config: TextConfig, run: Run) -> dict[str, Any]:
 
             return run_preference(config, run)
         case Rlhf():
-            from vla.text.rlhf import run_rlhf
+            from vla.pipelines.text.rlhf import run_rlhf
 
             return run_rlhf(config, run)
         case Rejection():

@@ -1,0 +1,251 @@
+"""Reinforcement learning of a robot policy: branches and their critic, validation, recordings.
+
+The loop itself is `vla.training.rl_trainer.RLTrainer`, which text shares.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+
+from vla.config.robot import RobotConfig
+from vla.config.whole_episodes import whole_episodes
+from vla.data.observations import Observer
+from vla.evaluate.starts import StartManifest
+from vla.evaluate.success import SuccessRate
+from vla.evaluation.evaluate import evaluate_policy
+from vla.rl.branching import (
+    FIRST_FIT,
+    Branches,
+    BranchingEnvironment,
+    BranchSettings,
+    RedrawingPolicy,
+)
+from vla.rl.catalogue import make_algorithm
+from vla.rl.critic import with_critic
+from vla.rl.protocols import Algorithm, Reference, VectorEnvironment
+from vla.rl.state_critic import StateCritic
+from vla.sft.protocols import ImitablePolicy, ProbedPolicy
+from vla.stages.recordings import reached, record_update
+from vla.train.agreement import failing_together
+from vla.train.distributed import ALONE, Processes
+from vla.train.run import Run
+from vla.train.seed import derive_seed
+from vla.training.rl_trainer import RLTask, RLTrainer, Sample
+from vla.training.rollout_collection import RolloutCollector, SeededStarts, check_rewards
+from vla.types import Rollout
+
+
+def train_robot_rl(
+    run: Run,
+    config: RobotConfig,
+    policy: ImitablePolicy,
+    environment: VectorEnvironment,
+    observer: Observer,
+    starts: StartManifest,
+) -> RLTrainer:
+    """RL as a stage of a robot run; the trainer when it is over, the policy trained in place."""
+    freeze(policy, config.model.freeze_in_rl)
+    rl = config.rl
+    lack = without_branches(policy, environment) if rl.num_branches and rl.num_iterations else None
+    if lack is not None:
+        config, note = whole_episodes(config, lack)
+        run.progress.say(note)
+    algorithm = make_algorithm(**config.algorithm.model_dump())
+    robot_rl = RobotRL(run, config, policy, algorithm, environment, observer, starts)
+    trainer = RLTrainer(run, config.rl, algorithm, robot_rl.learner, robot_rl.task())
+    summary = trainer.train()
+    if rl.num_iterations:
+        run.results["rl"] = summary
+    return trainer
+
+
+def freeze(policy: ImitablePolicy, what: Literal["nothing", "prefix", "all"]) -> None:
+    """Leave out of RL what reads pictures (`prefix`), or all but the head where a policy has one
+    apart (`all`)."""
+    if what == "all" and isinstance(policy, ProbedPolicy) and policy.can_probe:
+        policy.freeze_model()
+    elif what != "nothing":
+        policy.freeze_prefix()
+
+
+class RobotRL:
+    """The task of a robot for `RLTrainer`: episodes from training starts, or branches of them.
+
+    Its state is that of the branches: their critic, and the rollouts that only the critic learned
+    from.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        config: RobotConfig,
+        policy: ImitablePolicy,
+        algorithm: Algorithm,
+        environment: VectorEnvironment,
+        observer: Observer,
+        starts: StartManifest,
+    ) -> None:
+        self.run, self.config, self.processes = run, config, run.processes
+        self.policy, self.algorithm, self.environment = policy, algorithm, environment
+        self.observer, self.starts = observer, starts
+        rl = config.rl
+        self.learner = with_critic(policy, rl.critic)
+        self.branches: Branches | None = None
+        if rl.num_iterations and rl.num_branches:
+            self.branches = make_branches(config, policy, environment, run.processes)
+        self.num_warmed = 0
+        seeds = SeededStarts(
+            starts.train.first, starts.train.last, config.train.seed, run.processes
+        )
+        num_starts = rl.starts_per_iteration // run.processes.num_processes
+        self.collector = RolloutCollector(
+            self.learner,
+            environment,
+            observer,
+            seeds.draw,
+            lambda: num_starts,
+            rl.group_size,
+            rl.max_refills,
+            check_rewards,
+            None if self.branches is None else self.branches.before_step,
+            self.is_greedy,
+        )
+
+    def task(self) -> RLTask:
+        branches = {} if self.branches is None else {"branches": self.branches}
+        return RLTask(
+            sample=self.collector.collect,
+            metrics=self.metrics,
+            group_size=self.config.rl.num_branches or self.config.rl.group_size,
+            minibatch_seed="rl",
+            evaluation_timer="evaluation_before",
+            validate=self.validate,
+            validate_ends=True,
+            record=self.record,
+            collect=self.collect,
+            saved={} if self.branches is None else {"branches": self},
+            under_way=branches,
+        )
+
+    def is_greedy(self, iteration: int) -> bool:
+        """Whether branches start from where greedy decisions lead: draws seldom come to where those
+        get stuck."""
+        every = self.config.rl.greedy_every
+        return self.branches is not None and every is not None and iteration % every == 0
+
+    def collect(self, iteration: int, sample: Sample) -> Rollout:
+        """Episodes, or what was tried in branches of them; `self.episodes` holds the episodes in
+        either case."""
+        if self.branches is None:
+            with self.run.timer("rollout"):
+                self.episodes = sample(iteration)
+            return self.episodes
+        if not self.branches.critic.ready:
+            self._fit_critic(self.branches, sample)
+        with self.run.timer("rollout"):
+            self.branches.start(iteration)
+            self.episodes = sample(iteration)
+        with self.run.timer("critic"):
+            tried = self.branches.rollout(self.episodes)
+        assert tried is not None, "the critic is fitted"
+        return tried
+
+    def _fit_critic(self, branches: Branches, sample: Sample) -> None:
+        """Some rollouts for the critic alone, from starts that no iteration draws."""
+        rl = self.config.rl
+        with self.run.timer("critic"):
+            first = rl.num_iterations
+            for number in range(first + self.num_warmed, first + rl.branch_warmup):
+                self.run.check_stop()
+                branches.start(number)
+                branches.rollout(sample(number))
+                self.num_warmed += 1
+            branches.critic.fit(FIRST_FIT)
+
+    def metrics(self, iteration: int, rollout: Rollout) -> dict[str, float]:
+        """Success of the episodes of all processes, what the critic of branches came to, and which
+        terms of the task were reached."""
+        episodes, reduce_sum = self.episodes, self.processes.reduce_sum
+        assert episodes.success is not None
+        greedy = self.is_greedy(iteration - 1)
+        num_episodes = reduce_sum(torch.tensor(float(len(episodes.success))))
+        success = float(reduce_sum(episodes.success.sum()) / num_episodes)
+        numbers = {} if self.branches is None else dict(self.branches.fit)
+        numbers["greedy_success" if greedy else "success"] = success
+        numbers["num_episodes"] = float(num_episodes)
+        return numbers if greedy else numbers | reached(episodes, reduce_sum)
+
+    def validate(self) -> SuccessRate:
+        """Greedy success on a few validation starts."""
+        seeds = self.starts.validation.take(self.config.evaluation.num_quick_starts)
+        result = evaluate_policy(
+            self.policy,
+            self.environment,
+            seeds.tolist(),
+            self.observer,
+            temperature=None,
+            processes=self.processes,
+        )
+        return result.success_rate
+
+    def record(self, iteration: int, reference: Reference | None) -> None:
+        """Keep some of the main process's sampled episodes for `vla-view`."""
+        if self.is_greedy(iteration - 1):
+            return
+        with self.run.timer("recordings"), failing_together(self.processes):
+            if not self.processes.is_main:
+                return
+            record_update(
+                self.run.folder.path / "recordings",
+                self.config.sim,
+                self.policy,
+                self.algorithm,
+                reference,
+                self.episodes,
+                iteration,
+                self.config.rl.micro_batch_rows,
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        assert self.branches is not None
+        return {"num_warmed": self.num_warmed, "critic": self.branches.critic.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        assert self.branches is not None
+        self.num_warmed = state["num_warmed"]
+        self.branches.critic.load_state_dict(state["critic"])
+
+
+def make_branches(
+    config: RobotConfig,
+    policy: ImitablePolicy,
+    environment: VectorEnvironment,
+    processes: Processes = ALONE,
+) -> Branches:
+    """What tries several decisions from a state (`rl.num_branches`)."""
+    rl = config.rl
+    assert isinstance(policy, RedrawingPolicy)
+    assert isinstance(environment, BranchingEnvironment)
+    settings = BranchSettings(rl.num_branches, rl.branch_share, rl.branch_discount)
+    critic = StateCritic(derive_seed(config.train.seed, "state critic"))
+    own = ("branches", processes.rank) if processes.rank else ("branches",)
+    return Branches(
+        policy,
+        environment,
+        settings,
+        critic,
+        derive_seed(config.train.seed, *own),
+        processes.gather,
+    )
+
+
+def without_branches(policy: ImitablePolicy, environment: VectorEnvironment) -> str | None:
+    """What policy or simulator lacks for branches; the settings alone tell of ours
+    (`vla.config.whole_episodes`)."""
+    if not isinstance(environment, BranchingEnvironment):
+        return "the simulator cannot be put back into an earlier state"
+    if not isinstance(policy, RedrawingPolicy) or not policy.can_redraw:
+        return "the policy cannot draw again from what it has perceived"
+    return None

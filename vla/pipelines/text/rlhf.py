@@ -1,0 +1,113 @@
+"""The InstructGPT pipeline (Ouyang 2022): SFT, a reward model from preferences, PPO against it with
+a KL penalty.
+
+Every iteration shows the gold reward of the synthetic judge beside the reward model's (Gao 2023).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from vla.config.text import Rlhf, TextConfig
+from vla.data.chat import observe_prompts
+from vla.data.rows import RowReader
+from vla.rewards.reward_model import RewardModel
+from vla.rl.catalogue import make_algorithm
+from vla.rl.critic import with_critic
+from vla.text.comparison_rows import read_comparisons
+from vla.text.comparison_sources import encode_read, sample_comparisons
+from vla.text.environment import TextEnvironment
+from vla.text.episode_metrics import append_samples, episode_metrics
+from vla.text.open_ended_evaluation import distinct_pairs
+from vla.text.open_mode import OpenMode
+from vla.text.problem_evaluation import rows_of_rollout
+from vla.text.problems import Problem
+from vla.text.reward_learning import ProxyReward, fit_demonstrations, train_reward_model
+from vla.train.run import Run
+from vla.training.rl_trainer import RLTask, RLTrainer
+from vla.training.rollout_collection import RolloutCollector
+from vla.types import Rollout
+
+
+def run_rlhf(config: TextConfig, run: Run) -> dict[str, Any]:
+    """SFT, reward model, PPO; gold reward before and after on held-out prompts."""
+    settings = config.text
+    assert isinstance(settings, Rlhf)
+    reader = RowReader(settings.on_bad_row)
+    path = settings.comparisons
+    read = None
+    if path is not None:
+        read = read_comparisons(path, None, settings.prompts.holdout_fraction, None, reader)
+    mode = OpenMode.start(config, run, settings.generation, settings.prompts, settings.gold, reader)
+    comparisons = None if path is None or read is None else encode_read(mode, path, read)
+    before = mode.evaluate("before")
+    if settings.demonstrations:
+        fit_demonstrations(mode, settings)
+    undecided = 0
+    if comparisons is None:
+        comparisons, undecided = sample_comparisons(
+            mode, settings.judge, settings.samples_per_prompt, 0, whole=True
+        )
+    model, numbers = train_reward_model(mode, settings, comparisons)
+    with run.stage("rl"):
+        ended = train_rlhf(mode, settings, model)
+    more = {"rl": ended, "reward model": {**numbers, "undecided prompts": undecided}}
+    return mode.finish("RLHF: proxy and gold reward", before, more, of=ended["num_iterations"])
+
+
+def train_rlhf(mode: OpenMode, settings: Rlhf, model: RewardModel) -> dict[str, Any]:
+    """RL against the reward model; what ended it."""
+    config, parts = mode.config, mode.parts
+    rl = config.rl
+    width = settings.generation.max_prompt_tokens
+    problems = [
+        Problem(prompt, "", "exact", "open", messages=tuple(mode.prompts.asked(prompt)))
+        for prompt in mode.prompts.train
+    ]
+    rewards = ProxyReward(model, mode.gold, settings.unfinished_reward, rl.micro_batch_rows)
+    num_rows = rows_of_rollout(
+        rl.starts_per_iteration * rl.group_size,
+        rl.group_size,
+        width,
+        settings.generation.max_new_tokens,
+    )
+    environment = TextEnvironment(problems, parts.chat, rewards, parts.stop_ids, num_rows)
+    learner = with_critic(mode.speaker, rl.critic)
+
+    def draw_prompts(iteration: int, attempt: int, count: int) -> list[int]:
+        rng = np.random.default_rng([config.train.seed, iteration])
+        return rng.choice(len(problems), size=count, replace=count > len(problems)).tolist()
+
+    def metrics(iteration: int, rollout: Rollout) -> dict[str, float]:
+        episodes = environment.take_episodes()
+        append_samples(mode.run, iteration, episodes[:2])
+        found = episode_metrics(episodes)
+        means = {name: found.pop(f"reward/{name}") for name in ("proxy", "gold")}
+        distinct = distinct_pairs([episode.transcript for episode in episodes])
+        return {**found, **means, "distinct_pairs": distinct}
+
+    collector = RolloutCollector(
+        learner,
+        environment,
+        partial(observe_prompts, width=width, pad_id=parts.pad_id, device=parts.device),
+        draw_prompts,
+        lambda: rl.starts_per_iteration,
+        rl.group_size,
+    )
+    base: Any = mode.speaker.model
+    adapter_is_new = config.language_model.lora is not None and not settings.demonstrations
+    task = RLTask(
+        sample=collector.collect,
+        metrics=metrics,
+        group_size=rl.group_size,
+        minibatch_seed="minibatches",
+        evaluation_timer="judge",
+        under_way={"environment": environment},
+        without_adapter=base.disable_adapter if adapter_is_new else None,
+        threads=mode.speaker.threads,
+    )
+    algorithm = make_algorithm(**config.algorithm.model_dump())
+    return RLTrainer(mode.run, rl, algorithm, learner, task).train()

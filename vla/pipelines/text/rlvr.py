@@ -1,0 +1,119 @@
+"""RL from verified rewards (RLVR): evaluate, train, evaluate again on the same held-out problems."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import Any
+
+from vla.config.text import Rlvr, TextConfig
+from vla.data.rows import RowReader
+from vla.rewards.compose import CORRECT, Rewards
+from vla.rewards.pool import VerifierProcess
+from vla.rl.catalogue import make_algorithm
+from vla.rl.critic import with_critic
+from vla.rl.sampling import mask_trajectories
+from vla.text.environment import ENDED_ITSELF
+from vla.text.episode_metrics import append_samples, episode_metrics
+from vla.text.oversampling import Oversampling
+from vla.text.problem_evaluation import check_scorable, pair_answers
+from vla.text.report import finish
+from vla.text.rlvr_evaluation import (
+    evaluate_kept,
+    evaluate_sampled,
+    evaluate_validation,
+    rlvr_results,
+    verifier_failures,
+)
+from vla.text.rlvr_setup import RlvrSetup, set_up_rlvr
+from vla.text.warm_up import train_format
+from vla.train.run import Run
+from vla.training.rl_trainer import RLTask, RLTrainer
+from vla.training.rollout_collection import RolloutCollector
+from vla.types import Rollout
+
+
+def run_rlvr(config: TextConfig, run: Run) -> dict[str, Any]:
+    """The whole recipe; results, report and the trained model go into the run's folder."""
+    settings = config.text
+    assert isinstance(settings, Rlvr)
+    reader = RowReader(settings.on_bad_row)
+    with VerifierProcess(settings.verifier_timeout_seconds) as process:
+        rewards = Rewards({CORRECT: 0.0, **settings.rewards}, process)
+        setup = set_up_rlvr(run, config, reader, rewards)
+        before = evaluate_kept(run, setup, "before")
+        check_scorable(before, verifier_failures(process, run.processes))
+        run.progress.say(f"before: {before} on held-out problems")
+        formatted = train_format(run, setup)
+        with run.stage("rl"):
+            ended = train_rlvr(run, config, setup)
+        after = evaluate_kept(run, setup, "after", of=ended["num_iterations"])
+        sampled = evaluate_sampled(run, setup, of=ended["num_iterations"])
+        results = rlvr_results(before, after, setup, verifier_failures(process, run.processes))
+    results |= {**formatted, **reader.results(), "rl": ended}
+    results |= {"after, sampled": sampled} if sampled else {}
+    run.progress.say(f"after:  {after} on the same problems")
+    run.progress.say(f"change: {results['comparison']}")
+    title = "Verified rewards: " + ", ".join(settings.families)
+    pairs = pair_answers(before, after, setup.sets.evaluation)
+    return finish(run, title, results, pairs, setup.parts)
+
+
+def train_rlvr(run: Run, config: TextConfig, setup: RlvrSetup) -> dict[str, Any]:
+    """The RL iterations; what ended them."""
+    rl = config.rl
+    settings = setup.settings
+    processes = run.processes
+    environment = setup.training
+    learner = with_critic(setup.policy, rl.critic)
+    oversampling = Oversampling(rl.starts_per_iteration, settings.max_oversampling)
+
+    def num_problems() -> int:
+        total = rl.starts_per_iteration if rl.max_refills else oversampling.count
+        return total // processes.num_processes
+
+    def mask_truncated(iteration: int, rollout: Rollout) -> Rollout:
+        if not settings.mask_truncated_completions:
+            return rollout
+        return mask_trajectories(rollout, rollout.episodes[ENDED_ITSELF] > 0.5)
+
+    def metrics(iteration: int, rollout: Rollout) -> dict[str, float]:
+        # Of all episodes: dynamic sampling leaves in the rollout only groups that differ.
+        episodes = list(chain(*processes.gather(environment.take_episodes())))
+        if not rl.max_refills:
+            oversampling.learn(rollout, processes.reduce_sum)
+        success = sum(episode.success for episode in episodes) / len(episodes)
+        setup.curriculum.learn(success)
+        append_samples(run, iteration, episodes[: 2 * rl.group_size : rl.group_size])
+        return {
+            **episode_metrics(episodes),
+            "success": success,
+            "episodes": float(len(episodes)),
+            "open_families": float(setup.curriculum.num_open),
+        }
+
+    collector = RolloutCollector(
+        learner,
+        environment,
+        setup.observe,
+        setup.draw_problems,
+        num_problems,
+        rl.group_size,
+        rl.max_refills,
+        mask_truncated,
+    )
+    base: Any = setup.policy.model
+    adapter_is_new = config.language_model.lora is not None and not settings.format_steps
+    task = RLTask(
+        sample=collector.collect,
+        metrics=metrics,
+        validate=lambda: evaluate_validation(run, setup),
+        group_size=rl.group_size,
+        minibatch_seed="minibatches",
+        evaluation_timer="judge",
+        saved={"curriculum": setup.curriculum, "oversampling": oversampling},
+        under_way={"environment": environment},
+        without_adapter=base.disable_adapter if adapter_is_new else None,
+        threads=setup.policy.threads,
+    )
+    algorithm = make_algorithm(**config.algorithm.model_dump())
+    return RLTrainer(run, rl, algorithm, learner, task).train()

@@ -1,0 +1,117 @@
+"""Evaluation of an RLVR run on held-out problems, and its results."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from vla.evaluate.success import SuccessRate
+from vla.evaluation.result import EvaluationResult, compare_results
+from vla.rewards.pool import VerifierProcess
+from vla.text.problem_evaluation import (
+    PART,
+    TOKENS,
+    evaluate_problems,
+    evaluate_samples,
+    num_unscorable,
+)
+from vla.text.rlvr_setup import RlvrSetup
+from vla.train.distributed import Processes
+from vla.train.pieces import Pieces, kept
+from vla.train.run import Run
+
+
+def evaluate_validation(run: Run, setup: RlvrSetup) -> SuccessRate:
+    """Greedy success on the validation problems."""
+    numbers = range(len(setup.sets.validation))
+    result = evaluate_problems(
+        setup.policy, setup.held_out, setup.observe, numbers, processes=run.processes
+    )
+    return result.success_rate
+
+
+def evaluate_kept(run: Run, setup: RlvrSetup, name: str, of: int | None = None) -> EvaluationResult:
+    """Greedy answers to the evaluation problems, kept under a name; `of` is the number of RL
+    iterations before it."""
+
+    def evaluate(pieces: Pieces) -> EvaluationResult:
+        with run.stage("judge"):
+            return evaluate_problems(
+                setup.policy,
+                setup.held_out,
+                setup.observe,
+                setup.evaluation_numbers,
+                processes=run.processes,
+                pieces=pieces,
+            )
+
+    result: EvaluationResult = kept(run, name, EvaluationResult, evaluate, of=of)
+    return result
+
+
+def evaluate_sampled(run: Run, setup: RlvrSetup, of: int) -> dict[str, EvaluationResult]:
+    """Several sampled answers to every evaluation problem (`text.num_samples`), kept."""
+    settings = setup.settings
+
+    def sample(pieces: Pieces) -> dict[str, EvaluationResult]:
+        with run.stage("judge"):
+            if settings.num_samples == 0:
+                return {}
+            return evaluate_samples(
+                setup.policy,
+                setup.held_out,
+                setup.observe,
+                setup.evaluation_numbers,
+                settings.num_samples,
+                settings.sampling.temperature,
+                run.processes,
+                pieces,
+            )
+
+    results: dict[str, EvaluationResult] = kept(
+        run, "sampled", dict[str, EvaluationResult], sample, of=of
+    )
+    return results
+
+
+def verifier_failures(process: VerifierProcess, processes: Processes) -> dict[str, int]:
+    """How often verifiers failed in all processes, by reason."""
+    counts = (Counter(failures) for failures in processes.gather(process.failures))
+    return dict(sum(counts, Counter()))
+
+
+def rlvr_results(
+    before: EvaluationResult, after: EvaluationResult, setup: RlvrSetup, failures: dict[str, int]
+) -> dict[str, Any]:
+    """The numbers of the run, by family where there are several."""
+    results: dict[str, Any] = {
+        "before": before.without_outputs(),
+        "after": after.without_outputs(),
+        "comparison": compare_results(before, after, noun="problems"),
+        "mean_tokens": {
+            "before": before.mean_measure(TOKENS),
+            "after": after.mean_measure(TOKENS),
+        },
+        "unscorable": {
+            "before": num_unscorable(before),
+            "after": num_unscorable(after),
+            "reasons": failures,
+        },
+    }
+    parts = [name for name in before.measures if name.startswith(PART)]
+    for name in parts if len(parts) > 1 else ():
+        results[f"reward {name.removeprefix(PART)}"] = {
+            "before": before.mean_measure(name),
+            "after": after.mean_measure(name),
+        }
+    families = setup.sets.families
+    if len(families) > 1:
+        groups_before = before.without_outputs().by_group()
+        groups_after = after.without_outputs().by_group()
+        for family in families:
+            if family in groups_before:
+                results[f"family {family}"] = {
+                    "before": groups_before[family],
+                    "after": groups_after[family],
+                }
+    return results

@@ -1,0 +1,1 @@
+"""Training loops that robots and text share."""

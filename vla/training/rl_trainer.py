@@ -1,0 +1,388 @@
+"""The RL trainer of robots and text: everything around the core's loop.
+
+The core (`vla.rl.loop.train`) collects, updates and steers the KL. The trainer owns what surrounds
+it: optimizer, schedule, reference, limits, the weights a run ends with, checkpoints, stopping and
+many processes. A robot or a text pipeline hands it an `RLTask`: how to collect, how to validate,
+what to log and what else to save.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, fields
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+
+from vla.config.training import Rl
+from vla.decoding.recall import ENOUGH_BYTES, Recall
+from vla.evaluate.success import SuccessRate
+from vla.rl.budget import Budget, Limits
+from vla.rl.catalogue import check_run
+from vla.rl.critic import ActorCritic
+from vla.rl.loop import LoopSettings, LoopState, train
+from vla.rl.protocols import Algorithm, Reference
+from vla.rl.reference import make_reference
+from vla.rl.update import UpdateSettings
+from vla.threads import ONE, Threads
+from vla.train.agreement import failing_together, main_seconds
+from vla.train.optim import EMA, Schedule, make_optimizer, weights_of
+from vla.train.pieces import Pieces, forget_pieces
+from vla.train.progress import Stage
+from vla.train.run import Run, Stateful
+from vla.train.seed import torch_generator
+from vla.types import Rollout
+
+STAGE = "rl"
+SHOWN = (
+    "success",
+    "greedy_success",
+    "return_mean",
+    "validation_success",
+    "kl_trajectory",
+    "entropy",
+)
+"""Metrics beside the progress bar, those that an iteration has."""
+CRITIC_PREFIXES = ("value_head", "critic.value_head")
+"""Parameters that learn at `rl.critic_learning_rate`."""
+LAYOUT = 2
+"""Version of the checkpoint's layout; older ones cannot be resumed."""
+
+Weights = dict[str, torch.Tensor]
+Sample = Callable[[int], Rollout]
+
+
+@dataclass(frozen=True)
+class RLTask:
+    """What one kind of RL adds to `RLTrainer`.
+
+    Args:
+        sample: this process's rollout of an iteration, made in pieces.
+        metrics: numbers to log after an iteration, from the rollout that it learned from.
+        validate: success of the present weights on held-out starts; None: there is no such measure.
+        validate_ends: validate the first and the last weights even where `rl.load_best_at_end` is
+            off.
+        record: called after a validation with the actor's own weights, e.g. to keep episodes.
+        collect: makes an iteration's rollout out of calls of `sample`; None: a single call.
+        saved: further parts of a checkpoint.
+        under_way: parts that change while a rollout is collected.
+        group_size: trajectories that the algorithm compares.
+        minibatch_seed: purpose of the seed that shuffles minibatches.
+        evaluation_timer: timer of the evaluation before RL; the one after takes about as long.
+        without_adapter: context in which the actor is its base model; None: a copy is the
+            reference.
+        threads: pieces of a minibatch that are scored at once.
+    """
+
+    sample: Callable[[int, Pieces], Rollout]
+    metrics: Callable[[int, Rollout], dict[str, float]]
+    group_size: int
+    minibatch_seed: str
+    evaluation_timer: str
+    validate: Callable[[], SuccessRate] | None = None
+    validate_ends: bool = False
+    record: Callable[[int, Reference | None], None] | None = None
+    collect: Callable[[int, Sample], Rollout] | None = None
+    saved: Mapping[str, Stateful] = field(default_factory=dict)
+    under_way: Mapping[str, Stateful] = field(default_factory=dict)
+    without_adapter: Callable[[], AbstractContextManager[Any]] | None = None
+    threads: Threads = ONE
+
+
+@runtime_checkable
+class RecallingPolicy(Protocol):
+    """A policy that can reuse the rollout's activations in the update (`vla.decoding.recall`)."""
+
+    recall: Recall | None
+
+    def recalling(self, max_bytes: int) -> AbstractContextManager[None]: ...
+
+
+def settings_from[T](kind: type[T], rl: Rl) -> T:
+    """A settings dataclass of the core, filled from the `rl` settings of the same names."""
+    return kind(**{f.name: getattr(rl, f.name) for f in fields(kind)})  # type: ignore[arg-type]
+
+
+class RLTrainer:
+    """Trains a policy by RL until a limit of `vla.rl.budget` or a signal ends it.
+
+    The actor ends with the best weights on validation starts where `rl.load_best_at_end` is on,
+    those before RL among the candidates. Otherwise it ends with the averaged weights
+    (`rl.average_decay`), or with the last ones. Each process samples its own rollout; all
+    validate together, and the main one writes.
+
+    Args:
+        learner: the policy, or an `ActorCritic` around it.
+
+    Raises:
+        ValueError: for an algorithm that cannot learn from this task, and for a checkpoint of an
+            older layout.
+    """
+
+    def __init__(self, run: Run, rl: Rl, algorithm: Algorithm, learner: Any, task: RLTask) -> None:
+        self.run, self.rl, self.algorithm = run, rl, algorithm
+        self.learner, self.task = learner, task
+        self.actor = learner.actor if isinstance(learner, ActorCritic) else learner
+        self.processes = run.processes
+        self.update_settings = settings_from(UpdateSettings, rl)
+        self.loop_settings = settings_from(LoopSettings, rl)
+        self.optimizer = make_optimizer(
+            learner,
+            rl.optimizer,
+            rl.learning_rate,
+            rl.weight_decay,
+            rl.muon_learning_rate,
+            dict.fromkeys(CRITIC_PREFIXES, rl.critic_learning_rate),
+        )
+        self.reference: Reference | None = None
+        if algorithm.needs_reference:
+            self.reference = make_reference(
+                rl.reference, self.actor, rl.micro_batch_rows, task.without_adapter
+            )
+        self.loop = LoopState(torch_generator(run.train.seed, task.minibatch_seed))
+        self.budget = Budget(
+            settings_from(Limits, rl),
+            main_seconds(run.seconds_of(task.evaluation_timer), self.processes),
+        )
+        self.schedule = Schedule(
+            self.optimizer,
+            rl.schedule,
+            rl.num_iterations,
+            rl.num_warmup_iterations,
+            lambda: self.budget.share_of_seconds,
+        )
+        self.average = None if rl.average_decay is None else EMA(self.actor, rl.average_decay)
+        keeps_best = rl.load_best_at_end and task.validate is not None
+        self.best: Weights | None = weights_of(self.actor) if keeps_best else None
+        self.validations: list[tuple[int, int, int]] = []
+        """(iteration, successes, starts) of every validation."""
+        self._num_rollouts = 0
+        self._saved_at: int | None = None
+        self._restore()
+        self._started = run.timer.clock() - self.budget.spent.seconds
+        check_run(
+            algorithm,
+            self.update_settings,
+            group_size=task.group_size,
+            has_critic=getattr(self.actor, "value_head", None) is not None,
+            has_reference=self.reference is not None,
+        )
+
+    @property
+    def num_iterations(self) -> int:
+        """Iterations done, over all sessions."""
+        return self.loop.iteration
+
+    @property
+    def over(self) -> bool:
+        """Whether a limit is reached."""
+        return self.budget.ended_by(self.loop.iteration) is not None
+
+    @property
+    def validation_curve(self) -> list[tuple[float, SuccessRate]]:
+        """Greedy success on validation starts by iteration."""
+        return [
+            (iteration, SuccessRate(successes, num_starts, None))
+            for iteration, successes, num_starts in self.validations
+        ]
+
+    def train(self) -> dict[str, Any]:
+        """Iterate until something ends it; what did, as `Budget.summary` describes it."""
+        run, rl = self.run, self.rl
+        with self._recalling():
+            if self._validates_ends and not self.validations and not self.over:
+                self._validate(0)  # the weights before RL are the first candidate
+            if not self.over:
+                name = f"RL ({type(self.algorithm).__name__})"
+                with run.progress.stage(name, rl.num_iterations, self.loop.iteration) as bar:
+                    self._iterate(bar)
+        run.check_stop()
+        forget_pieces(run, STAGE)
+        ending = self._ending_weights()
+        if ending is not None:
+            self.actor.load_state_dict(ending)
+        return self._summary()
+
+    def _iterate(self, bar: Stage) -> None:
+        train(
+            self.learner,
+            self.algorithm,
+            self._collect,
+            self.optimizer,
+            self.update_settings,
+            self.loop_settings,
+            self.loop,
+            reference=self.reference,
+            scheduler=self.schedule,
+            on_iteration=lambda iteration, rollout, metrics: self._finish_iteration(
+                bar, iteration, rollout, metrics
+            ),
+            reduce_sum=self.processes.reduce_sum,
+            threads=self.task.threads,
+            timed=self.run.timer,
+        )
+
+    def _collect(self, iteration: int) -> Rollout:
+        if self.task.collect is not None:
+            return self.task.collect(iteration, self._sample)
+        with self.run.timer("rollout"):
+            return self._sample(iteration)
+
+    def _sample(self, number: int) -> Rollout:
+        """This process's rollout `number`. What is finished of it is kept where it takes long."""
+        parts = dict(self.task.under_way)
+        recall = self.actor.recall if isinstance(self.actor, RecallingPolicy) else None
+        if recall is not None:
+            # Also where the last update changed no weight: a resumed run begins without any.
+            recall.forget()
+            parts["recall"] = recall
+        pieces = Pieces(self.run, STAGE, self._num_rollouts, parts, self._save_before)
+        with failing_together(self.processes), self.processes.own_draws("rollout", number):
+            rollout = self.task.sample(number, pieces)
+        self._num_rollouts += 1
+        return rollout
+
+    def _recalling(self) -> AbstractContextManager[None]:
+        if isinstance(self.actor, RecallingPolicy):
+            return self.actor.recalling(ENOUGH_BYTES)
+        return nullcontext()
+
+    def _finish_iteration(
+        self, bar: Stage, iteration: int, rollout: Rollout, metrics: dict[str, float]
+    ) -> bool:
+        """Average, validate, log and save after an iteration; whether to stop."""
+        critic_only = iteration <= self.rl.critic_warmup_iterations
+        self.budget.note_iteration(metrics, self._seconds(), critic_only)
+        if self.average is not None:
+            self.average.update(self.actor)
+        numbers = {
+            **metrics,
+            **self.task.metrics(iteration, rollout),
+            "seconds": self.budget.spent.seconds,
+        }
+        is_best = False
+        if self._validates_after(iteration):
+            success, is_best = self._validate(iteration)
+            numbers["validation_success"] = success.rate
+            numbers["validation_starts"] = float(success.num_starts)
+            if self.task.record is not None:
+                self.task.record(iteration, self.reference)
+        self.run.log.write(STAGE, iteration, numbers)
+        bar.expect(self._expected_iterations(iteration))
+        bar.advance(1, **{name: numbers[name] for name in SHOWN if name in numbers})
+        stop = self.run.stop.requested or self.over
+        if stop or is_best or self.run.due(iteration):
+            self._save(numbers.get("validation_success"))
+        return stop
+
+    @property
+    def _validates_ends(self) -> bool:
+        """Whether the first and the last weights are validated."""
+        return self.best is not None or self.task.validate_ends
+
+    def _validates_after(self, iteration: int) -> bool:
+        if self.task.validate is None:
+            return False
+        return iteration % self.rl.evaluate_every == 0 or (self._validates_ends and self.over)
+
+    def _validate(self, iteration: int) -> tuple[SuccessRate, bool]:
+        """Success on validation starts, of the averaged weights where there are some; whether none
+        before did better."""
+        assert self.task.validate is not None
+        averaged = nullcontext() if self.average is None else self.average.swapped(self.actor)
+        with self.run.timer("validation"), averaged:
+            success = self.task.validate()
+        self.validations.append((iteration, success.successes, success.num_starts))
+        is_best = self.budget.note_validation(success.rate, self._seconds(), counts=iteration > 0)
+        if is_best and self.best is not None:
+            self.best = self._candidate_weights()
+        return success, is_best
+
+    def _candidate_weights(self) -> Weights:
+        """A copy of what a validation judges now."""
+        if self.average is None:
+            return weights_of(self.actor)
+        return self.average.whole_state(self.actor)
+
+    def _ending_weights(self) -> Weights | None:
+        """What the actor would end with now; None: its own last weights."""
+        if self.best is not None:
+            return self.best
+        return None if self.average is None else self._candidate_weights()
+
+    def _seconds(self) -> float:
+        """Since the first iteration, over all sessions; the main process's."""
+        return main_seconds(self.run.timer.clock() - self._started, self.processes)
+
+    def _expected_iterations(self, done: int) -> int:
+        """Iterations that there will be: all, or what the seconds allow at the present pace."""
+        if self.over:
+            return done
+        share = self.budget.share_of_seconds
+        if not share:
+            return self.rl.num_iterations
+        return min(self.rl.num_iterations, max(done + 1, round(done / share)))
+
+    def _summary(self) -> dict[str, Any]:
+        """What ended the iterations, also on the console."""
+        summary = self.budget.summary(self.loop.iteration)
+        if self.rl.num_iterations:
+            for line in (summary["text"], summary.get("nothing_learned")):
+                if line:
+                    self.run.progress.say(f"  {line}")
+        return summary
+
+    def _parts(self) -> dict[str, Stateful]:
+        """The parts of a checkpoint that save and restore themselves."""
+        parts: dict[str, Any] = {
+            "policy": self.actor,
+            "optimizer": self.optimizer,
+            "loop": self.loop,
+            "budget": self.budget,
+        }
+        if isinstance(self.learner, ActorCritic):
+            parts["value_model"] = self.learner.critic
+        if self.average is not None:
+            parts["average"] = self.average
+        if self.reference is not None:
+            parts["reference"] = self.reference
+        return parts | {f"task_{name}": part for name, part in self.task.saved.items()}
+
+    def _save_before(self, rng: Mapping[str, Any]) -> None:
+        """Save what a rollout under way belongs to; `rng` is from before it began."""
+        if self._saved_at != self._num_rollouts:
+            self._save(rng=rng)
+
+    def _save(self, score: float | None = None, rng: Mapping[str, Any] | None = None) -> None:
+        """Write a checkpoint; the one of the highest score is kept besides the last ones."""
+        state: dict[str, Any] = {name: part.state_dict() for name, part in self._parts().items()}
+        state["trainer"] = {
+            "layout": LAYOUT,
+            "num_rollouts": self._num_rollouts,
+            "validations": self.validations,
+        }
+        ending = self._ending_weights()
+        if ending is not None:
+            state["best"] = ending
+        self.run.save(STAGE, self.loop.iteration, state, score, rng=rng)
+        self._saved_at = self._num_rollouts
+
+    def _restore(self) -> None:
+        """Continue from the last checkpoint, if there is one."""
+        state = self.run.load(STAGE)
+        if state is None:
+            return
+        if state.get("trainer", {}).get("layout") != LAYOUT:
+            raise ValueError(
+                f"{self.run.checkpoints(STAGE)} holds checkpoints of an older layout, which RL "
+                "cannot resume: start a new run"
+            )
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        self.schedule.resume(self.loop.iteration)
+        self.validations = [tuple(entry) for entry in state["trainer"]["validations"]]
+        self._num_rollouts = state["trainer"]["num_rollouts"]
+        if self.best is not None:
+            self.best = state["best"]
+        self._saved_at = self._num_rollouts

@@ -1,0 +1,105 @@
+"""Rollouts of an iteration, for robots and text: starts drawn by seed, groups, dynamic sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from vla.rl.protocols import Observe, Policy, VectorEnvironment
+from vla.rl.rollout import collect_rollout
+from vla.rl.sampling import collect_informative
+from vla.train.distributed import ALONE, Processes, own_share
+from vla.train.pieces import Pieces
+from vla.types import Decision, Observation, Rollout
+
+DrawStarts = Callable[[int, int, int], Sequence[int]]
+"""This process's starts by (iteration, attempt, count); the same arguments give the same starts."""
+
+
+@dataclass(frozen=True)
+class SeededStarts:
+    """Random seeds in [first, last] as training starts, a pure function of iteration and attempt.
+
+    Many processes split what a single one would draw for all of them.
+    """
+
+    first: int
+    last: int
+    seed: int
+    processes: Processes = ALONE
+
+    def draw(self, iteration: int, attempt: int, count: int) -> list[int]:
+        rng = np.random.default_rng([self.seed, iteration, attempt])
+        drawn = rng.integers(self.first, self.last + 1, size=count * self.processes.num_processes)
+        return own_share(drawn, self.processes).tolist()
+
+
+@dataclass(frozen=True)
+class RolloutCollector:
+    """Collects one rollout: `num_starts()` starts with `group_size` trajectories each.
+
+    With `max_refills` above 0, groups of equal returns are replaced by that many further rollouts at
+    most (dynamic sampling; Yu 2025, DAPO). `finish(iteration, rollout)` checks or masks each rollout
+    before it is kept. `is_greedy(iteration)` chooses the likeliest decisions instead of draws.
+    """
+
+    policy: Policy
+    environment: VectorEnvironment
+    observe: Observe
+    draw_starts: DrawStarts
+    num_starts: Callable[[], int]
+    group_size: int
+    max_refills: int = 0
+    finish: Callable[[int, Rollout], Rollout] = lambda iteration, rollout: rollout
+    before_step: Callable[[Observation, Decision, np.ndarray], None] | None = None
+    is_greedy: Callable[[int], bool] = lambda iteration: False
+
+    def collect(self, iteration: int, pieces: Pieces) -> Rollout:
+        """The rollout of an iteration; `pieces` keeps what is finished of it and what is under
+        way."""
+        attempt = 0
+
+        def sample(count: int) -> Rollout:
+            nonlocal attempt
+            starts = self.draw_starts(iteration, attempt, count)
+            attempt += 1
+            return pieces.take_rollout(lambda: self._roll_out(iteration, starts, pieces))
+
+        num_starts = self.num_starts()
+        if not self.max_refills:
+            return sample(num_starts)
+        return collect_informative(sample, num_starts, self.max_refills)
+
+    def _roll_out(self, iteration: int, starts: Sequence[int], pieces: Pieces) -> Rollout:
+        rollout = collect_rollout(
+            self.policy,
+            self.environment,
+            starts,
+            self.group_size,
+            self.observe,
+            version=iteration,
+            before_step=self.before_step,
+            greedy=self.is_greedy(iteration),
+            keeper=pieces,
+        )
+        return self.finish(iteration, rollout)
+
+
+def check_rewards(iteration: int, rollout: Rollout) -> Rollout:
+    """The rollout, once every reward is finite. A simulator's reward always is; a verifier may give
+    NaN.
+
+    Raises:
+        FloatingPointError: naming how many trajectories have another reward.
+    """
+    bad = int((~torch.isfinite(rollout.returns)).sum())
+    if bad:
+        raise FloatingPointError(
+            f"iteration {iteration}: the reward of {bad} of {rollout.num_trajectories} "
+            "trajectories is not a number: look at sim.reward and at the simulation; the last "
+            "checkpoint is intact, resume goes on from there"
+        )
+    return rollout
