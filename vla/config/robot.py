@@ -41,6 +41,8 @@ Scenes = Annotated[Integer, Field(ge=1, le=10**6)]
 
 
 class SmallVision(Section):
+    """A small vision transformer, trained from random weights; sizes in channels."""
+
     name: Literal["small"]
     width: Size
     depth: Depth
@@ -49,6 +51,8 @@ class SmallVision(Section):
 
 
 class HubVision(Section):
+    """A vision encoder of timm, by its name there."""
+
     name: Literal["hub"]
     repository: Name
     pretrained: bool
@@ -61,6 +65,8 @@ class OwnVision(Section):
 
 
 class SmallBackbone(Section):
+    """A small Llama decoder, trained from random weights."""
+
     name: Literal["small"]
     vocabulary_size: Vocabulary
     width: Size
@@ -70,10 +76,14 @@ class SmallBackbone(Section):
 
 
 class SmolLM2Backbone(Section):
+    """SmolLM2-135M-Instruct as the language backbone."""
+
     name: Literal["smollm2"]
 
 
 class HubBackbone(Section):
+    """A causal language model of transformers, by hub name or folder."""
+
     name: Literal["hub"]
     repository: Name
 
@@ -86,6 +96,8 @@ class VlmBackbone(Section):
 
 
 class Model(Section):
+    """The vision-language model: vision encoder, language backbone, and what of them trains."""
+
     checkpoint: Name | None
     vision: Annotated[SmallVision | HubVision | OwnVision, Field(discriminator="name")]
     backbone: Annotated[
@@ -100,6 +112,8 @@ class Model(Section):
 
 
 class Data(Section):
+    """Demonstrations, and the questions and texts trained beside them."""
+
     path: Name | None
     sentence: Name | None
     failures: Literal["keep", "drop"]
@@ -120,11 +134,15 @@ class Data(Section):
 
 
 class Augment(Section):
+    """Random changes of the images that SFT trains on."""
+
     shift_pixels: FewOrZero
     light: Fraction
 
 
 class Sft(Section):
+    """Supervised fine-tuning on demonstrations: first the head alone, then the whole policy."""
+
     probe_steps: CountOrZero
     probe_passes: Few | None
     probe_batch_size: Rows
@@ -147,6 +165,8 @@ class Sft(Section):
 
 
 class Grounding(Section):
+    """Pretraining of a vision-language model on questions about rendered scenes."""
+
     num_steps: CountOrZero
     max_seconds: Seconds | None
     batch_size: Rows
@@ -163,6 +183,8 @@ class Grounding(Section):
 
 
 class Recap(Section):
+    """Advantage-conditioned training between SFT and RL (RECAP)."""
+
     num_rounds: FewOrZero
     starts_per_round: Rows
     num_bins: Bins

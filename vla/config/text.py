@@ -44,6 +44,8 @@ Timeout = Annotated[float, Field(gt=0, ge=0.1, le=3600)]
 
 
 class TinyLanguageModel(Section):
+    """A tiny Llama with random weights and a tokenizer of its own, for tests."""
+
     name: Literal["tiny"]
     vocabulary_size: MoreTokens
     width: Size
@@ -54,6 +56,8 @@ class TinyLanguageModel(Section):
 
 
 class SmolLM2(Section):
+    """SmolLM2-135M-Instruct."""
+
     name: Literal["smollm2"]
     engine: Literal["own", "vllm"]
     lora: Lora | None
@@ -61,6 +65,8 @@ class SmolLM2(Section):
 
 
 class HubLanguageModel(Section):
+    """A causal language model with a chat template, by hub name or folder."""
+
     name: Literal["hub"]
     repository: Name
     engine: Literal["own", "vllm"]
@@ -74,12 +80,16 @@ LanguageModel = Annotated[
 
 
 class SamplingSettings(Section):
+    """How completions are sampled."""
+
     temperature: Temperature
     top_k: CountOrZero
     top_p: PositiveFraction
 
 
 class Rlvr(Section):
+    """Reinforcement learning on verified rewards."""
+
     name: Literal["rlvr"]
     families: SomeNames
     advance_at: Share | None
@@ -105,6 +115,8 @@ class Rlvr(Section):
 
 
 class Fit(Section):
+    """A supervised fit: its length, batches and learning rate."""
+
     num_steps: CountOrZero | None
     num_epochs: Epochs | None
     batch_size: Rows
@@ -118,6 +130,8 @@ class Fit(Section):
 
 
 class Prompts(Section):
+    """Prompts without reference answers, split into training and evaluation."""
+
     path: Name | None
     num_train: Count | None
     holdout_fraction: Share
@@ -125,6 +139,8 @@ class Prompts(Section):
 
 
 class Generation(Section):
+    """Chat template, limits and sampling of completions."""
+
     system: Name | None
     max_prompt_tokens: Tokens
     max_new_tokens: MoreTokens
@@ -132,6 +148,8 @@ class Generation(Section):
 
 
 class JudgeSettings(Section):
+    """The judge that compares completions: a synthetic reward, the model, or a server."""
+
     name: Literal["gold", "model", "url"]
     noise: BelowHalf
     rubric: Name | None
@@ -140,6 +158,8 @@ class JudgeSettings(Section):
 
 
 class TextSft(Section):
+    """Supervised fine-tuning on conversations."""
+
     name: Literal["sft"]
     sources: SomeNames
     weights: tuple[Positive, ...] | None
@@ -151,6 +171,8 @@ class TextSft(Section):
 
 
 class TextPreference(Section):
+    """Preference optimization on stored or judged comparisons."""
+
     name: Literal["preference", "rlaif"]
     comparisons: Name | None
     rounds: Few
@@ -165,6 +187,8 @@ class TextPreference(Section):
 
 
 class Rlhf(Section):
+    """A reward model fitted to preferences, then RL against it."""
+
     name: Literal["rlhf"]
     comparisons: Name | None
     samples_per_prompt: Samples
@@ -182,6 +206,8 @@ class Rlhf(Section):
 
 
 class Rejection(Section):
+    """Fine-tuning on verified samples of the model itself, in rounds (RAFT)."""
+
     name: Literal["rejection"]
     families: SomeNames
     num_problems: Count | None
@@ -199,6 +225,8 @@ class Rejection(Section):
 
 
 class Control(Section):
+    """Control codes: completions labelled by quality, then steered by the label."""
+
     name: Literal["control"]
     levels: Annotated[Integer, Field(ge=2, le=100)]
     discrimination: NonNegative
@@ -213,6 +241,8 @@ class Control(Section):
 
 
 class Constitution(Section):
+    """Constitutional AI: the model criticizes and revises its own answers."""
+
     name: Literal["constitution"]
     constitution: Name | None
     rounds: Few
@@ -225,34 +255,46 @@ class Constitution(Section):
 
 
 class Dpo(Section):
+    """Direct preference optimization (Rafailov 2023)."""
+
     name: Literal["dpo"]
     beta: Positive
     label_smoothing: BelowHalf
 
 
 class Ipo(Section):
+    """Identity preference optimization (Azar 2023)."""
+
     name: Literal["ipo"]
     beta: Positive
     per_token: bool
 
 
 class Kto(Section):
+    """Kahneman-Tversky optimization (Ethayarajh 2024)."""
+
     name: Literal["kto"]
     beta: Positive
     balance: bool
 
 
 class PlackettLuce(Section):
+    """DPO on whole rankings (Rafailov 2023, eq. 18)."""
+
     name: Literal["plackett_luce"]
     beta: Positive
 
 
 class Orpo(Section):
+    """Odds-ratio preference optimization (Hong 2024)."""
+
     name: Literal["orpo"]
     weight: Positive
 
 
 class SimPo(Section):
+    """Simple preference optimization (Meng 2024)."""
+
     name: Literal["simpo"]
     beta: Positive
     target_margin: NonNegative

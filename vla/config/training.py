@@ -29,11 +29,15 @@ from vla.ranges import (
 
 
 class Lora(Section):
+    """A low-rank adapter: its rank, and the scale alpha / rank of its output."""
+
     rank: Size
     alpha: Positive
 
 
 class Rl(Section):
+    """Rollouts and updates of reinforcement learning, for robots and text."""
+
     num_iterations: CountOrZero
     starts_per_iteration: Rows
     group_size: Few
@@ -92,6 +96,8 @@ class Seeds(Section):
 
 
 class Evaluation(Section):
+    """Held-out starts: how many, and the seed ranges of training, validation and test."""
+
     num_starts: Rows
     sampled: bool
     num_quick_starts: Rows
@@ -102,6 +108,8 @@ class Evaluation(Section):
 
 
 class Train(Section):
+    """What every stage shares: seed, device, checkpoints and metric trackers."""
+
     seed: Seed
     precision: Literal["auto", "fp32", "bf16"]
     device: Literal["auto", "cpu", "cuda"]
