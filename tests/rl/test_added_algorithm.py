@@ -101,3 +101,12 @@ def test_its_yaml_is_found_in_a_folder_too(tmp_path):
     nowhere = train(environment, "--config-dir", str(tmp_path / "nowhere"), *shown)
     assert (nowhere.returncode, "no such folder" in nowhere.stderr) == (2, True)
     assert "epsilon" in train(environment, *folder, "--help", "algorithm=spo").stdout
+
+
+def test_what_an_algorithm_leaves_out_is_named(tmp_path):
+    environment = install(tmp_path / "site", ALGORITHM + OPTIONS)
+    path = tmp_path / "site" / "spo.py"
+    path.write_text(path.read_text().replace("    uses_ratio: ClassVar[bool] = True\n", ""))
+    ran = train(environment, "--cfg", "job")
+    assert ran.returncode == 2
+    assert "error: algorithm spo does not declare uses_ratio" in ran.stderr

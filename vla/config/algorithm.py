@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, ClassVar
 
 from vla.config.declarations import DeclaredSection, OneOf, named_sections
+from vla.config.errors import ConfigError
 from vla.rl.algorithms import algorithm_table
 from vla.rl.traits import AlgorithmTraits
 
@@ -21,6 +22,23 @@ class AlgorithmSection(DeclaredSection):
         return traits
 
 
-ALGORITHM_SECTIONS = named_sections(algorithm_table(), AlgorithmSection)
+def checked_sections() -> dict[str, type[AlgorithmSection]]:
+    """{name of an algorithm: its section}.
+
+    Raises ConfigError where an algorithm leaves out what it has to declare about itself.
+    """
+    sections = named_sections(algorithm_table(), AlgorithmSection)
+    traits = [name for name in vars(AlgorithmTraits) if not name.startswith("_")]
+    for name, section in sections.items():
+        missing = [trait for trait in traits if not hasattr(section.declaration, trait)]
+        if missing:
+            raise ConfigError(
+                f"algorithm {name} does not declare {', '.join(missing)}: "
+                "add class variables or properties (vla.rl.traits.AlgorithmTraits)"
+            )
+    return sections
+
+
+ALGORITHM_SECTIONS = checked_sections()
 """{name of an algorithm: its section}."""
 Algorithm = Annotated[AlgorithmSection, OneOf(tuple(ALGORITHM_SECTIONS.values()))]
