@@ -190,7 +190,7 @@ WRONG = {
     "train.precision=bf16": "train.precision (bf16) is for mode=text",
     "sim.reward={reach:0,grasp:0,lift:0,place:0,success:0}": "sim.reward ({",
     "policy.decoding=autoregressive rl.num_branches=8": "rl.num_branches (8) cannot be had: policy=token with these",
-    "sim=gym rl.num_branches=8": "rl.num_branches (8) cannot be had: sim.id (Reacher-v5) cannot be put back",
+    "sim=gym rl.num_branches=8": "rl.num_branches (8) cannot be had: Reacher-v5 (sim.simulator=gymnasium) cannot be put back",
     "mode=text rl.greedy_every=2": "rl.greedy_every (2) is for robots: set it to null in mode=text",
     "mode=text language_model=tiny language_model.width=7": "language_model.width (7) must be a multiple of 2: 8 is",
     "mode=text language_model=tiny language_model.num_heads=3": "language_model.num_heads (3) must divide",
