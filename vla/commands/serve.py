@@ -8,7 +8,7 @@ openpi's client protocol.
 A client sends {"images": {camera: uint8 [h, w, 3]}, "state": [s], "prompt": text} and gets
 {"actions": [H, A]}. Health is at http://HOST:PORT/healthz, numbers at /status. After Ctrl-C or
 SIGTERM requests in flight are answered, new ones refused; the exit code is 0, or 1 where
---drain-seconds did not suffice. What is promised: docs/security.md.
+--drain-seconds did not suffice. What is promised: docs/reference/security.md.
 """
 
 import argparse

@@ -34,7 +34,7 @@ def make_algorithm(name: str, **settings: Any) -> Algorithm:
     if missing:
         raise ValueError(
             f"{name}.{missing[0]} is missing: give a value "
-            "(docs/algorithms.md says which are usual)"
+            "(docs/reference/algorithms.md says which are usual)"
         )
     algorithm: Algorithm = kind(**settings)
     return algorithm

@@ -4,7 +4,7 @@
 A client connects and is sent the policy's passport; then every message it sends is an observation,
 answered by {"actions": float32 [H, A], "server_timing": {...}}. A request that cannot be answered
 gets a text that says why, and the connection stays. `GET /healthz` answers OK, `GET /status` what
-was served so far. What one client sends is checked before it meets another's: `docs/security.md`
+was served so far. What one client sends is checked before it meets another's: `docs/reference/security.md`
 says what is promised.
 """
 
