@@ -1,5 +1,5 @@
 # `make check` is what a change must pass before it lands; `make fix` writes what can be written by a tool.
-.PHONY: check format lint types imports tests fix
+.PHONY: check format lint types imports tests fix docs
 
 check: format lint types imports tests
 
@@ -21,3 +21,6 @@ tests:
 fix:
 	uv run ruff format .
 	uv run ruff check --fix .
+
+docs:
+	uv run python -m sphinx -W --keep-going -b html docs docs/_build/html

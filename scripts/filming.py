@@ -11,8 +11,10 @@ from vla.evaluate.settings import settings_of
 from vla.evaluate.success import SuccessRate
 from vla.files.read import read_json
 from vla.rl.rollout import collect_rollout
+from vla.simulator import make_simulator
 from vla.stages.robot import load_policy, weights_in
 from vla.train.checkpoint import last_checkpoint, load_checkpoint
+from vla.viewer.episodes import episode_viewer
 from vla.viewer.film import FilmedEpisode, Half, write_film
 
 TITLES = {"before": "before RL", "after": "after RL"}
@@ -30,14 +32,16 @@ def film_run(run: Path, output: Path, num_starts: int, pixels: int) -> int:
     results = read_json(run / "results.json", remedy="finish the run first")
     stages = results.get("stages", {})
     for name, title in TITLES.items():
-        if "greedy" not in stages.get(f"evaluation_{name}", {}):
-            raise ValueError(f"{run} has no evaluation {title}: finish a run with RL first")
+        if "n" not in stages.get(f"evaluation_{name}", {}).get("greedy", {}):
+            raise ValueError(
+                f"{run} has no evaluation {title}, or one of an earlier version: finish a run with RL"
+            )
     config = settings_of(run, [f"sim.num_envs={num_starts}"])
     seeds = [config.evaluation.eval_seeds.first + i for i in range(num_starts)]
     halves = []
     for name, title in TITLES.items():
         greedy = stages[f"evaluation_{name}"]["greedy"]
-        rate = SuccessRate(greedy["successes"], greedy["num_starts"], None)
+        rate = SuccessRate(round(greedy["mean"] * greedy["n"]), greedy["n"], None)
         episodes = film_starts(run, config, weights_of(run, name), seeds, pixels)
         halves.append(Half(title, rate, episodes))
     return write_film(output, halves, control_hz=20.0)
@@ -59,18 +63,15 @@ def film_starts(
     run: Path, config: Any, weights: dict[str, Any], seeds: list[int], pixels: int
 ) -> list[FilmedEpisode]:
     """Greedy episodes from `seeds`, replayed under a camera of `pixels` by `pixels`."""
-    from scripts.world import world_of
-    from sim.replay import replay
-
-    world = world_of(config.sim)
-    policy, observe = load_policy(run, config, world, weights)
-    rollout = collect_rollout(policy, world.environment(), seeds, 1, observe, greedy=True)
+    simulator = make_simulator(config.sim)
+    policy, observe = load_policy(run, config, simulator, weights)
+    rollout = collect_rollout(policy, simulator.environment(), seeds, 1, observe, greedy=True)
     assert rollout.action is not None
     assert rollout.success is not None
     actions = rollout.action.float().cpu().numpy()
     rows = [np.flatnonzero(rollout.trajectory.numpy() == i) for i in range(len(seeds))]
     large = config.sim.model_copy(update={"image_size": pixels, "cameras": (CAMERA,)})
-    replays = replay(world_of(large).environment(), seeds, [actions[row] for row in rows])
+    replays = episode_viewer(large).replay(seeds, [actions[row] for row in rows])
     return [
         FilmedEpisode(np.stack(one.frames[CAMERA]), bool(success > 0.5))
         for one, success in zip(replays, rollout.success.tolist(), strict=True)
