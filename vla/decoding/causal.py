@@ -21,15 +21,10 @@ from transformers.masking_utils import sdpa_mask
 
 from vla.data.branches import Branches, branches_of
 from vla.finite import check_finite
+from vla.models.loading import plain_model
 
 BRANCHES = "vla_branches"
 """The name of `attend` in transformers."""
-
-
-def plain_model(model: nn.Module) -> Any:
-    """The transformers model inside a peft wrapper (its adapters stay active), or the model
-    itself."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def output_head(model: nn.Module) -> nn.Module:

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from vla.decoding.causal import plain_model
+from vla.models.loading import plain_model
 
 ENOUGH_BYTES = 5 * 2**28
 """For the tokens of an iteration of a small model: 2100 of SmolLM2-135M."""

@@ -42,3 +42,9 @@ def check_folder(folder: Path, setting: str) -> None:
     """Hold a folder that one of our runs wrote against its checksums."""
     if (folder / MANIFEST).is_file() and (fault := find_fault(folder)) is not None:
         raise DamagedFile(folder, f"{fault} ({setting})", REMEDY)
+
+
+def plain_model(model: Any) -> Any:
+    """The transformers model inside a peft wrapper (its adapters stay active), or the model
+    itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model

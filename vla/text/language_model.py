@@ -19,10 +19,10 @@ from vla.data.chat import ChatFormat, stop_ids
 from vla.data.messages import as_user
 from vla.decoding.causal import allow_branches, disable_dropout, plain_model
 from vla.decoding.engine import Engine, VllmEngine
-from vla.decoding.lean import make_lean
 from vla.decoding.sampling import Sampling
 from vla.files.manifest import write_manifest
 from vla.files.write import DiskFull, appearing_folder, is_disk_full
+from vla.models.fused_ops import use_fused_ops
 from vla.models.loading import load_pretrained
 from vla.policies.text import TextPolicy
 from vla.text.tiny import tiny_language_model
@@ -187,7 +187,7 @@ def from_folder(name: str, system: str | None = None) -> tuple[Any, Any]:
         )
     ChatFormat(tokenizer, system).render(as_user("x"))
     model = load_pretrained(AutoModelForCausalLM, name, setting, dtype=torch.float32)
-    make_lean(model)
+    use_fused_ops(model)
     return model, tokenizer
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from vla.config.text import Rlhf
-from vla.decoding.causal import plain_model
+from vla.models.loading import plain_model
 from vla.rewards.compose import Scores
 from vla.rewards.gold import Gold
 from vla.rewards.reward_model import RewardModel

@@ -9,7 +9,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from vla.data.tokenizer import train_tokenizer
-from vla.decoding.lean import make_lean
+from vla.models.fused_ops import use_fused_ops
 
 
 def tiny_language_model(
@@ -47,5 +47,5 @@ def tiny_language_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
-    make_lean(model)
+    use_fused_ops(model)
     return model.eval(), tokenizer

@@ -1,16 +1,20 @@
-"""Norms, rotations and gated activations of a decoder with gradients of their own, in float32 on a
-processor.
+"""Fused operations of a Llama-like decoder on a CPU in float32: norms, rotations and gated
+activations with gradients of their own.
 
-Between its products a Llama-like decoder of transformers spends its time in memory: each of these
-parts is a chain of small operations, and autograd keeps a tensor for every link. Written as one
-operation a part keeps what its gradient cannot do without, and passes over it half as often. The
-values are those of the library, to the bit.
+Between its matrix products such a decoder is bound by memory: each of these parts is a chain of
+small operations, and autograd keeps a tensor for every link. As one operation a part keeps only
+what its gradient needs, and passes over memory half as often. The values are those of transformers,
+to the bit.
+
+Only the instances of one model change: each part gets a `forward` of its own, which
+`remove_fused_ops` takes away again. Classes and functions of transformers stay as they are.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -18,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from vla.decoding.causal import plain_model
+from vla.models.loading import plain_model
 
 ROTATION = "apply_rotary_pos_emb"
 """What modelling files of transformers call their rotation of queries and keys."""
@@ -82,31 +86,17 @@ class _Gated(torch.autograd.Function):
         return torch.ops.aten.silu_backward(grads[0] * up, gate), silu(gate).mul_(grads[0])
 
 
-class RMSNorm(nn.Module):
-    """transformers' norm (`weight`, `variance_epsilon`); what does not fit is left to its `own`
-    class."""
-
-    own: type[nn.Module]
-    weight: Tensor
-    variance_epsilon: float
-
-    def forward(self, x: Float[Tensor, "*B d"]) -> Float[Tensor, "*B d"]:
-        if not _fits(x):
-            return self.own.forward(self, x)
-        return _Normed.apply(x, self.weight, self.variance_epsilon)
+def fused_norm(part: Any, x: Float[Tensor, "*B d"]) -> Float[Tensor, "*B d"]:
+    """Forward of an RMS norm of transformers (`weight`, `variance_epsilon`)."""
+    if not _fits(x):
+        return type(part).forward(part, x)
+    return _Normed.apply(x, part.weight, part.variance_epsilon)
 
 
-class GatedMLP(nn.Module):
-    """transformers' MLP with a SiLU gate (`gate_proj`, `up_proj`, `down_proj`)."""
-
-    own: type[nn.Module]
-    gate_proj: nn.Module
-    up_proj: nn.Module
-    down_proj: nn.Module
-
-    def forward(self, x: Float[Tensor, "*B d"]) -> Float[Tensor, "*B d"]:
-        gate, up = self.gate_proj(x), self.up_proj(x)
-        return self.down_proj(_Gated.apply(gate, up) if _fits(gate) else silu(gate) * up)
+def fused_mlp(part: Any, x: Float[Tensor, "*B d"]) -> Float[Tensor, "*B d"]:
+    """Forward of an MLP of transformers with a SiLU gate (`gate_proj`, `up_proj`, `down_proj`)."""
+    gate, up = part.gate_proj(x), part.up_proj(x)
+    return part.down_proj(_Gated.apply(gate, up) if _fits(gate) else silu(gate) * up)
 
 
 def _fits(x: Tensor) -> bool:
@@ -114,7 +104,8 @@ def _fits(x: Tensor) -> bool:
 
 
 class Rotation:
-    """`apply_rotary_pos_emb` of transformers; what does not fit is left to the library's `own`."""
+    """`apply_rotary_pos_emb` of transformers; other types and shapes fall back to the library's
+    `own`."""
 
     def __init__(self, own: Callable[..., tuple[Tensor, Tensor]]) -> None:
         self.own = own
@@ -133,54 +124,83 @@ class Rotation:
 
 
 @torch.no_grad()
-def make_lean(model: nn.Module) -> list[str]:
-    """Give the parts of a decoder on a processor their gradients; the names of the classes that
+def use_fused_ops(model: nn.Module) -> list[str]:
+    """Give the parts of a decoder fused forwards; names of the classes, and of the rotation, that
     have them now.
 
-    A part is changed only if it computes on random numbers what its replacement does. Names of
-    weights stay as they are. The rotation is a function of the model's modelling file, which all
-    models of that file share.
+    A part changes only if the fused forward computes the same bits on random numbers. Names of
+    weights stay as they are.
     """
     changed = set()
     verdicts: dict[type, bool] = {}
-    for part in plain_model(model).get_decoder().modules():
+    plain = plain_model(model)
+    own = getattr(sys.modules[type(plain).__module__], ROTATION, None)
+    rotation = Rotation(own) if own is not None and _rotates_as(own) else None
+    for part in plain.get_decoder().modules():
         kind = type(part)
-        lean = _lean_class(part)
-        if lean is None:
+        if "forward" in vars(part):  # it has been changed
+            continue
+        if rotation is not None and _rotates(part):
+            part.forward = MethodType(_with_rotation(kind.forward, rotation), part)
+            changed.add(ROTATION)
+        fused = _fused_forward(part)
+        if fused is None:
             continue
         if kind not in verdicts:
-            verdicts[kind] = _computes_as(part, lean)
+            verdicts[kind] = _computes_as(part, fused)
         if verdicts[kind]:
-            part.own, part.__class__ = kind, lean
+            part.forward = MethodType(fused, part)
             changed.add(kind.__name__)
-    home: Any = sys.modules[type(plain_model(model)).__module__]
-    own = getattr(home, ROTATION, None)
-    if own is not None and not isinstance(own, Rotation) and _rotates_as(own):
-        setattr(home, ROTATION, Rotation(own))
-        changed.add(ROTATION)
     return sorted(changed)
 
 
-def _lean_class(part: nn.Module) -> type[nn.Module] | None:
-    if isinstance(part, RMSNorm | GatedMLP):  # it has been changed
-        return None
+def remove_fused_ops(model: nn.Module) -> None:
+    """Give the parts of a decoder the forwards of their classes again."""
+    for part in plain_model(model).get_decoder().modules():
+        function = getattr(vars(part).get("forward"), "__func__", None)
+        if function in (fused_norm, fused_mlp) or _has_rotation(function):
+            del part.forward
+
+
+def _fused_forward(part: nn.Module) -> Callable[..., Tensor] | None:
     if hasattr(part, "variance_epsilon") and isinstance(getattr(part, "weight", None), Tensor):
-        return RMSNorm
+        return fused_norm
     if all(hasattr(part, name) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")):
-        return GatedMLP
+        return fused_mlp
     return None
 
 
-def _computes_as(part: nn.Module, lean: type[nn.Module]) -> bool:
-    width = part.weight.shape[0] if lean is RMSNorm else getattr(part.gate_proj, "in_features", 0)
+def _rotates(part: nn.Module) -> bool:
+    """Whether the forward of a part calls the rotation of its modelling file."""
+    function = type(part).forward
+    return isinstance(function, FunctionType) and ROTATION in function.__code__.co_names
+
+
+def _with_rotation(function: Any, rotation: Rotation) -> FunctionType:
+    """The same code with another rotation among its globals: the library's module keeps its own."""
+    rebound = FunctionType(
+        function.__code__,
+        {**function.__globals__, ROTATION: rotation},
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    rebound.__kwdefaults__ = function.__kwdefaults__
+    return rebound
+
+
+def _has_rotation(function: Any) -> bool:
+    found = getattr(function, "__globals__", {}).get(ROTATION)
+    return isinstance(found, Rotation)
+
+
+def _computes_as(part: nn.Module, fused: Callable[..., Tensor]) -> bool:
+    is_norm = fused is fused_norm
+    width = part.weight.shape[0] if is_norm else getattr(part.gate_proj, "in_features", 0)
     if not width or not all(_fits(parameter) for parameter in part.parameters()):
         return False
     x = _numbers(0, 2, 3, width)
-    usual, kind = part(x), type(part)
-    part.__class__ = lean
-    equal = torch.equal(part(x), usual)
-    part.__class__ = kind
-    return equal
+    return torch.equal(fused(part, x), part(x))
 
 
 def _rotates_as(own: Callable[..., tuple[Tensor, Tensor]]) -> bool:

@@ -1,9 +1,8 @@
-"""Lean parts against those of transformers: values, gradients, what is kept, and what is left
-alone."""
+"""Fused operations against those of transformers: values, gradients, memory, and how they are
+undone."""
 
 import copy
 
-import pytest
 import torch
 from transformers import (
     GemmaConfig,
@@ -13,11 +12,9 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
 )
-from transformers.models.gemma import modeling_gemma
 from transformers.models.llama import modeling_llama
-from transformers.models.qwen2 import modeling_qwen2
 
-from vla.decoding.lean import ROTATION, GatedMLP, RMSNorm, make_lean
+from vla.models.fused_ops import ROTATION, remove_fused_ops, use_fused_ops
 
 SIZES = {
     "vocab_size": 50,
@@ -28,14 +25,6 @@ SIZES = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 64,
 }
-
-
-@pytest.fixture(autouse=True)
-def rotations_of_transformers(monkeypatch):
-    """Every test begins with the library's own rotations, and ends with those that were there."""
-    for home in (modeling_llama, modeling_gemma, modeling_qwen2):
-        rotate = getattr(home, ROTATION)
-        monkeypatch.setattr(home, ROTATION, getattr(rotate, "own", rotate))
 
 
 def llama(**changes):
@@ -75,20 +64,36 @@ def test_values_and_every_gradient_are_those_of_transformers_and_less_is_kept():
     model = llama()
     expected, gradients = loss_and_gradients(model)
     before = kept_bytes(model)
-    assert make_lean(model) == ["LlamaMLP", "LlamaRMSNorm", ROTATION]
-    assert {type(model.model.norm), type(model.model.layers[1].mlp)} == {RMSNorm, GatedMLP}
+    assert use_fused_ops(model) == ["LlamaMLP", "LlamaRMSNorm", ROTATION]
+    parts = (model.model.norm, model.model.layers[1].mlp, model.model.layers[1].self_attn)
+    assert all("forward" in vars(part) for part in parts)
     loss, found = loss_and_gradients(model)
     assert torch.equal(loss, expected)
     for name, gradient in gradients.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
     assert kept_bytes(model) < 0.8 * before
-    assert make_lean(model) == []
+    assert use_fused_ops(model) == []
+
+
+def test_one_model_changes_and_no_other_and_it_can_be_undone():
+    rotation = getattr(modeling_llama, ROTATION)
+    model, other = llama(), llama()
+    expected, gradients = loss_and_gradients(model)
+    use_fused_ops(model)
+    assert getattr(modeling_llama, ROTATION) is rotation
+    assert not any("forward" in vars(part) for part in other.modules())
+    assert type(model.model.norm) is modeling_llama.LlamaRMSNorm
+    remove_fused_ops(model)
+    assert not any("forward" in vars(part) for part in model.modules())
+    loss, found = loss_and_gradients(model)
+    assert torch.equal(loss, expected)
+    assert all(torch.equal(found[name], gradient) for name, gradient in gradients.items())
 
 
 def test_autocast_gives_what_transformers_gives():
     model = llama()
     expected, gradients = loss_and_gradients(model, torch.bfloat16)
-    make_lean(model)
+    use_fused_ops(model)
     loss, found = loss_and_gradients(model, torch.bfloat16)
     torch.testing.assert_close(loss, expected, rtol=1e-2, atol=1e-2)
     for name, gradient in gradients.items():
@@ -98,7 +103,7 @@ def test_autocast_gives_what_transformers_gives():
 def test_other_types_are_computed_as_before():
     model = llama().double()
     twin = copy.deepcopy(model)
-    assert make_lean(model.float()) != []
+    assert use_fused_ops(model.float()) != []
     tokens = torch.arange(6)[None]
     torch.testing.assert_close(
         model.double()(input_ids=tokens).logits, twin(input_ids=tokens).logits
@@ -107,7 +112,7 @@ def test_other_types_are_computed_as_before():
 
 def test_a_copy_works_on_its_own_weights():
     model = llama()
-    make_lean(model)
+    use_fused_ops(model)
     copied = copy.deepcopy(model)
     with torch.no_grad():
         copied.model.norm.weight.zero_()
@@ -119,30 +124,30 @@ def test_a_copy_works_on_its_own_weights():
 def test_names_of_weights_stay_and_a_saved_model_is_an_ordinary_one(tmp_path):
     model = llama()
     names = list(model.state_dict())
-    make_lean(model)
+    use_fused_ops(model)
     assert list(model.state_dict()) == names
     model.save_pretrained(tmp_path)
     again = LlamaForCausalLM.from_pretrained(tmp_path)
-    assert type(again.model.norm) is modeling_llama.LlamaRMSNorm
+    assert "forward" not in vars(again.model.norm)
     tokens = torch.arange(6)[None]
     assert torch.equal(model(input_ids=tokens).logits, again(input_ids=tokens).logits)
 
 
 def test_what_computes_something_else_is_left_alone():
     gelu = llama(hidden_act="gelu")
-    assert "LlamaMLP" not in make_lean(gelu)
+    assert "LlamaMLP" not in use_fused_ops(gelu)
     gemma = GemmaForCausalLM(
         GemmaConfig(**SIZES, head_dim=8)
     )  # its norm adds 1 to its weight, its gate is a GELU
-    assert make_lean(gemma) == [ROTATION]
-    assert type(gemma.model.norm) is modeling_gemma.GemmaRMSNorm
+    assert use_fused_ops(gemma) == [ROTATION]
+    assert "forward" not in vars(gemma.model.norm)
 
 
 def test_other_families_of_the_same_parts_are_lean_too():
     torch.manual_seed(0)
     model = Qwen2ForCausalLM(Qwen2Config(**SIZES))
     expected, gradients = loss_and_gradients(model)
-    assert make_lean(model) == ["Qwen2MLP", "Qwen2RMSNorm", ROTATION]
+    assert use_fused_ops(model) == ["Qwen2MLP", "Qwen2RMSNorm", ROTATION]
     loss, found = loss_and_gradients(model)
     assert torch.equal(loss, expected)
     for name, gradient in gradients.items():
@@ -158,7 +163,7 @@ def test_frozen_norms_get_no_gradient_and_what_lies_before_them_its_own():
     model(input_ids=tokens, labels=tokens).loss.backward()
     expected = model.model.embed_tokens.weight.grad.clone()
     model.zero_grad()
-    make_lean(model)
+    use_fused_ops(model)
     model(input_ids=tokens, labels=tokens).loss.backward()
     assert model.model.norm.weight.grad is None
     torch.testing.assert_close(model.model.embed_tokens.weight.grad, expected, rtol=1e-4, atol=1e-6)
