@@ -188,7 +188,7 @@ def test_control(tmp_path, prompts):
         by_code = results[f"gold reward by code{how}"]
         assert list(by_code) == ["quality: 1 of 2", "quality: 2 of 2"]
         worst, best = by_code.values()
-        assert results[f"best code against worst{how}"].mean == pytest.approx(
+        assert results[f"best code against worst{how}"].difference == pytest.approx(
             best.mean - worst.mean
         )
     assert results["gold after"] == results["gold reward by code, guidance 3"]["quality: 2 of 2"]
