@@ -174,7 +174,7 @@ def ends(stages: Mapping[str, Any]) -> list[Interval]:
 def once_or_twice(stages: Mapping[str, Any]) -> str:
     left_out = stages.get("evaluation_after", {}).get("left_out")
     if left_out:
-        return f"Judged once, on starts that training has not seen: {left_out}."
+        return f"Evaluated once, on starts that training has not seen: {left_out}."
     return "The same starts before and after RL, none of them seen in training."
 
 
