@@ -166,6 +166,10 @@ def test_the_readme_names_every_folder_of_the_source():
     assert {name for name in folders if f"{name}/" not in folder_map} == set()
 
 
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_bytes()) <= 10_000
+
+
 LINK = re.compile(r"\]\(<?([^)\s>]+)>?\)")
 
 
