@@ -29,7 +29,7 @@ def evaluation_page(
     """The page of one checkpoint's results, which stand in `folder`; `films` are {condition:
     {caption: file}}. `circumstances` name checkpoint, starts, machine, commit and command."""
     starts = circumstances["starts"]
-    task = starts["scene"].get("task") or starts["scene"]["id"]
+    task = starts["scene"].get("task") or starts["scene"].get("id") or starts["scene"]["robot"]
     lead = (
         f"{circumstances['checkpoint']} on {starts['num_starts']} held-out starts of {show(task)}"
     )

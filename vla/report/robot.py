@@ -116,7 +116,7 @@ def report_page(folder: Path) -> str:
 
 
 def title_of(config: Mapping[str, Any]) -> str:
-    task = config["sim"].get("task") or config["sim"]["id"]
+    task = config["sim"].get("task") or config["sim"].get("id") or config["sim"]["simulator"]
     tasks = task if isinstance(task, str) else ", ".join(task)
     return f"{tasks.replace('_', ' ')}: {config['policy']['name']} policy, {config['algorithm']['name']}"
 

@@ -88,6 +88,10 @@ def spec_of(library: Library, sim: Mapping[str, Any], episode: Episode) -> Datas
         proprio_names=PROPRIO_NAMES,
         action_names=tuple(library.spec["names"]),
         action_spec=library.spec,
-        source={"task": sim["task"], "robot": sim["robot"], "rollouts_of": library.run.name},
+        source={
+            "task": sim.get("task", sim["robot"]),
+            "robot": sim["robot"],
+            "rollouts_of": library.run.name,
+        },
         storage="video",
     )
