@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from vla.command_line import command
+from vla.cli import command
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -53,10 +53,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def drive(options: argparse.Namespace) -> None:
     from vla.config import load
-    from vla.evaluate.success import SuccessRate
     from vla.serve.access import find_token
-    from vla.serve.client import Chunked, RemotePolicy
+    from vla.serve.client import ChunkPlayer, RemotePolicy
     from vla.simulator import make_simulator
+    from vla.statistics import SuccessRate
 
     policy = RemotePolicy(options.address, token=find_token(options.token))
     seen = policy.passport
@@ -67,7 +67,7 @@ def drive(options: argparse.Namespace) -> None:
     ]
     env = make_simulator(load([*told, *options.settings]).sim).environment()
     policy.check(env.action_spec.to_dict())
-    chunks = Chunked(
+    chunks = ChunkPlayer(
         policy.infer, options.ahead, bool(seen.get("real_time_chunking")) and not options.plain
     )
     outcomes = [

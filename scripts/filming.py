@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from vla.evaluate.settings import settings_of
-from vla.evaluate.success import SuccessRate
-from vla.files.read import read_json
+from vla.evaluation.checkpoint_settings import checkpoint_settings
+from vla.files.reading import read_json
+from vla.pipelines.robot.pipeline import find_weights, load_policy
 from vla.rl.rollout import collect_rollout
 from vla.simulator import make_simulator
-from vla.stages.robot import load_policy, weights_in
-from vla.train.checkpoint import last_checkpoint, load_checkpoint
+from vla.statistics import SuccessRate
+from vla.training.checkpoint import last_checkpoint, load_checkpoint
 from vla.viewer.episodes import episode_viewer
 from vla.viewer.film import FilmedEpisode, Half, write_film
 
@@ -36,7 +36,7 @@ def film_run(run: Path, output: Path, num_starts: int, pixels: int) -> int:
             raise ValueError(
                 f"{run} has no evaluation {title}, or one of an earlier version: finish a run with RL"
             )
-    config = settings_of(run, [f"sim.num_envs={num_starts}"])
+    config = checkpoint_settings(run, [f"sim.num_envs={num_starts}"])
     seeds = [config.evaluation.eval_seeds.first + i for i in range(num_starts)]
     halves = []
     for name, title in TITLES.items():
@@ -50,7 +50,7 @@ def film_run(run: Path, output: Path, num_starts: int, pixels: int) -> int:
 def weights_of(run: Path, name: str) -> dict[str, Any]:
     """The weights that the evaluation `name` (before or after) was made with."""
     if name == "after":
-        weights = weights_in(run)
+        weights = find_weights(run)
     else:
         path = last_checkpoint(run / "checkpoints" / "sft")
         weights = None if path is None else load_checkpoint(path)["policy"]

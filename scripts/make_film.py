@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from vla.command_line import command
+from vla.cli import command
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

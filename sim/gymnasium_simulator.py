@@ -111,7 +111,7 @@ class GymnasiumSimulator:
         return NoScenes()
 
     def expert(
-        self, environment: GymnasiumVector, seed: int, burst_probability: float
+        self, environment: GymnasiumVector, seed: int, expert_perturbation_probability: float
     ) -> GymnasiumExpert:
         from sim.experts.gymnasium import GymnasiumExpert, build_act
 

@@ -151,10 +151,14 @@ class TabletopSimulator:
     def scenes(self) -> TabletopScenes:
         return TabletopScenes(self.environment(), QUESTION_WEIGHTS)
 
-    def expert(self, environment: VectorEnvironment, seed: int, burst_probability: float) -> Expert:
+    def expert(
+        self, environment: VectorEnvironment, seed: int, expert_perturbation_probability: float
+    ) -> Expert:
         from sim.experts import Expert
 
-        return Expert(environment, seed=seed, burst_probability=burst_probability)
+        return Expert(
+            environment, seed=seed, expert_perturbation_probability=expert_perturbation_probability
+        )
 
     def texts(self) -> list[str]:
         from sim.questions import all_texts

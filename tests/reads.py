@@ -15,7 +15,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 import vla.config
 from vla.config import Config, ConfigError, load
-from vla.config.effects import idle
+from vla.config.effects import find_unused_settings
 from vla.config.section import Section
 
 CHECKS = {
@@ -30,7 +30,7 @@ CHECKS = {
         "vla.config.processes",
         "vla.config.rl_conflicts",
         "vla.config.whole_episodes",
-        "vla.command_line",
+        "vla.cli",
     ),
 }
 """Who reads settings to check or to print them: that is no effect."""
@@ -69,7 +69,7 @@ def leaves(section: Section, prefix: str = "") -> Iterator[tuple[str, Section, s
 def recorded_reads(reads: Reads) -> Iterator[None]:
     """Remember what code outside the checks reads of settings."""
     plain_dump: Callable[..., Any] = BaseModel.model_dump
-    plain_checked = vla.config.checked
+    plain_checked = vla.config.check_conflicts
 
     def get(self: Section, name: str) -> Any:
         value = object.__getattribute__(self, name)
@@ -111,7 +111,7 @@ def without_effect(reads: Reads, given: list[str], read_elsewhere: set[str]) -> 
     """Settings that a run did not read, that no rule calls without effect, and that are accepted
     when changed."""
     assert reads.config is not None
-    rules = idle(reads.config)
+    rules = find_unused_settings(reads.config)
     unread = {
         path for path in reads.unread - read_elsewhere if not any(one.covers(path) for one in rules)
     }

@@ -10,10 +10,10 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from vla.command_line import as_yaml, read_config
+from vla.cli import read_config, to_yaml
 from vla.config import ConfigError, RobotConfig, TextConfig, freeze, load
 from vla.config.algorithm import ALGORITHM_SECTIONS
-from vla.config.compose import CONFIGS, check_keys, groups, nearest, options, paths
+from vla.config.compose import CONFIGS, check_keys, groups, nearest, options, setting_paths
 from vla.ranges import nearest_divisor
 
 ROOT = Path(__file__).parents[1]
@@ -94,7 +94,7 @@ def test_a_preset_stands_below_what_is_given():
 
 def test_saved_settings_read_back_equal():
     config = load(["algorithm=ppo", "preset=smoke"])
-    assert freeze(yaml.safe_load(as_yaml(config))) == config
+    assert freeze(yaml.safe_load(to_yaml(config))) == config
 
 
 WRONG = {
@@ -113,26 +113,26 @@ WRONG = {
     "algorithm=dapo algorithm.max_length=9": "algorithm.max_length (9) has no meaning while algorithm.over",
     "rl.kl_target=6": "rl.kl_target (6.0) and rl.kl_horizon (null) belong together",
     "rl.kl_target=6 rl.kl_horizon=100": "rl.kl_target (6.0) is about the reference of a KL penalty",
-    "rl.reference_every=5": "rl.reference_every (5) is about the reference of a KL penalty",
+    "rl.reference_refresh_every=5": "rl.reference_refresh_every (5) is about the reference of a KL penalty",
     "rl.reference=copy": "rl.reference (copy) is about a KL penalty, and algorithm.kl_coefficient is 0",
     "algorithm=rloo algorithm.kl_coefficient=.1 rl.reference=rollout": "rl.reference (rollout) takes nothing from the",
     "algorithm=grpo algorithm.kl_coefficient=.1 rl.reference=rollout rl.epochs=1 rl.num_minibatches=1": (
         "rl.reference (rollout) says nothing in the"
     ),
-    "algorithm=grpo algorithm.kl_coefficient=.1 rl.reference=rollout rl.epochs=2 rl.reference_every=1": (
-        "rl.reference_every (1) must be null under rl.reference=rollout"
+    "algorithm=grpo algorithm.kl_coefficient=.1 rl.reference=rollout rl.epochs=2 rl.reference_refresh_every=1": (
+        "rl.reference_refresh_every (1) must be null under rl.reference=rollout"
     ),
     "algorithm=grpo algorithm.kl_coefficient=.1 rl.reference=adapter_off": "rl.reference (adapter_off) is for text",
     "rl.critic=separate": "rl.critic (separate) needs an algorithm with a critic, and algorithm=dr_grpo has none",
     "rl.num_branches=1": "rl.num_branches (1) must be at least 2, or 0 for whole episodes",
-    "mode=text rl.num_branches=4 rl.max_refills=0": "rl.num_branches (4) is for robots: set it to 0 in mode=text",
+    "mode=text rl.num_branches=4 rl.max_resamples=0": "rl.num_branches (4) is for robots: set it to 0 in mode=text",
     "mode=text text.max_turns=4": "text.max_turns (4) must be 1 without text.tool: set it to 1, or name a tool",
     "mode=text text.tool=calculator": "text.max_turns (1) leaves no turn in which text.tool (calculator) could be",
     "mode=text text.sampling.top_k=1": "text.sampling.top_k (1) leaves one token to draw, so all samples of a prompt",
     "mode=text text=preference text.generation.sampling.top_k=1": "text.generation.sampling.top_k (1) leaves one token",
-    "rl.max_refills=1": "rl.max_refills (1) must be 0 with rl.num_branches (8)",
+    "rl.max_resamples=1": "rl.max_resamples (1) must be 0 with rl.num_branches (8)",
     "rl.num_branches=0 rl.group_size=4 rl.num_minibatches=3": (
-        "rl.num_minibatches (3) must divide the trajectories of a rollout, rl.starts_per"
+        "rl.num_minibatches (3) must divide the trajectories of a rollout, rl.num_start"
     ),
     "algorithm.entropy_coefficient=-1": "algorithm.entropy_coefficient (-1) must be greater than or equal to 0",
     "sim.robot=pandaa": "sim.robot (pandaa): no such choice; did you mean panda?; choose from panda, gantry",
@@ -144,7 +144,7 @@ WRONG = {
     "sim.cameras=[": "sim.cameras=[: this cannot be read",
     "sim.max_steps=80 policy.chunk=7": "policy.chunk (7) must divide sim.max_steps (80): 8 does",
     "rl.num_branches=0": "rl.group_size (1) must be at least 2 under algorithm=dr_grpo",
-    "rl.critic_warmup_iterations=2": "rl.critic_warmup_iterations (2) needs a critic",
+    "rl.num_critic_warmup_iterations=2": "rl.num_critic_warmup_iterations (2) needs a critic",
     "sim.image_size=60 model.vision.stem_channels=[8,8,8]": "sim.image_size (60) must be a multiple of the patch",
     "model.backbone.num_heads=5 model.backbone.width=128": "model.backbone.num_heads (5) must divide",
     "policy=flow policy.min_noise=0.5": "policy.min_noise (0.5) must not exceed policy.max_noise (0.16): swap them",
@@ -159,11 +159,11 @@ WRONG = {
     "evaluation.train_seeds.last=-1": "evaluation.train_seeds.last (-1) must be greater than or equal to 0",
     "evaluation.eval_seeds.last=0": "evaluation.eval_seeds (2000000 to 0) is empty: raise `last` to `first` or above",
     "rl.branch_discount=3": "rl.branch_discount (3) must be less than or equal to 1",
-    "rl.branch_share=2": "rl.branch_share (2) must be less than or equal to 1",
-    "rl.average_decay=1": "rl.average_decay (1) must be less than 1",
+    "rl.branch_fraction=2": "rl.branch_fraction (2) must be less than or equal to 1",
+    "rl.ema_decay=1": "rl.ema_decay (1) must be less than 1",
     "rl.learning_rate=true": "rl.learning_rate (true) must be a valid number",
     "rl.group_size=true": "rl.group_size (true) must be a valid integer",
-    "sft.probe_only=1": "sft.probe_only (1) must be a valid boolean",
+    "sft.head_only=1": "sft.head_only (1) must be a valid boolean",
     "sft.learning_rate=1e300": "sft.learning_rate (1e+300) must be less than or equal to 1",
     "sft.learning_rate=1e-300": "sft.learning_rate (1e-300) is too near to 0 to have an effect",
     "policy.temperature=1e12": "policy.temperature (1000000000000.0) must be less than or equal to 10",
@@ -174,13 +174,13 @@ WRONG = {
     "sim.cameras=[]": "sim.cameras ([]) must have at least 1 entries",
     "sim=gym sim.cameras=[a,b]": "sim.cameras ([a,b]) must have at most 1 entries",
     "sim.max_steps=160000481": "sim.max_steps (160000481) must be less than or equal to 100000",
-    "rl.starts_per_iteration=1000000007": "rl.starts_per_iteration (1000000007) must be less than or equal to 100000",
+    "rl.num_start_states=1000000007": "rl.num_start_states (1000000007) must be less than or equal to 100000",
     "train.num_threads=100000": "train.num_threads (100000) must be less than or equal to 1024",
     "train.seed=100000000000000000000": "train.seed (100000000000000000000) must be less than or equal to 922337203",
     "evaluation.eval_seeds.last=1000000000000000000000": "evaluation.eval_seeds.last (1000000000000000000000) must be",
     "recap.num_bins=1e9": "recap.num_bins (1000000000.0) must be less than or equal to 10000",
     "rl.warmup_iterations=400": "rl.warmup_iterations (400) is more than rl.num_iterations (300)",
-    "algorithm=ppo rl.critic_warmup_iterations=301": "rl.critic_warmup_iterations (301) is more than rl.num_iterations",
+    "algorithm=ppo rl.num_critic_warmup_iterations=301": "rl.num_critic_warmup_iterations (301) is more than rl.num_iterations",
     "run_dir=": "run_dir= is empty (an unset variable of the shell?)",
     "resume=": "resume= is empty",
     "model.checkpoint=''": "model.checkpoint () must not be empty: give it a name, or null",
@@ -191,19 +191,19 @@ WRONG = {
     "sim.reward={reach:0,grasp:0,lift:0,place:0,success:0}": "sim.reward ({",
     "policy.decoding=autoregressive rl.num_branches=8": "rl.num_branches (8) cannot be had: policy=token with these",
     "sim=gym rl.num_branches=8": "rl.num_branches (8) cannot be had: Reacher-v5 (sim.simulator=gymnasium) cannot be put back",
-    "mode=text rl.greedy_every=2": "rl.greedy_every (2) is for robots: set it to null in mode=text",
+    "mode=text rl.greedy_branching_every=2": "rl.greedy_branching_every (2) is for robots: set it to null in mode=text",
     "mode=text language_model=tiny language_model.width=7": "language_model.width (7) must be a multiple of 2: 8 is",
     "mode=text language_model=tiny language_model.num_heads=3": "language_model.num_heads (3) must divide",
-    "policy=flow policy.drawn_steps=5": "policy.drawn_steps (5) is more than policy.num_steps (4)",
-    "algorithm=ppo rl.num_branches=0 rl.max_refills=2": "rl.max_refills (2) replaces groups that say nothing",
+    "policy=flow policy.num_stochastic_steps=5": "policy.num_stochastic_steps (5) is more than policy.num_steps (4)",
+    "algorithm=ppo rl.num_branches=0 rl.max_resamples=2": "rl.max_resamples (2) replaces groups that say nothing",
     "mode=text text=sft rl.group_size=4": "rl.group_size=4 has no effect: text=sft runs no reinforcement learning",
     "mode=text text=sft algorithm=ppo_text": "algorithm=ppo_text has no effect: text=sft runs no",
     "mode=text preference.beta=3": "preference.beta=3 has no effect: text=rlvr learns from no preferences",
     "mode=text text=rlhf rl.target_success=.9": "rl.target_success=.9 has no effect: text=rlhf has no verified",
-    "rl.num_branches=0 rl.group_size=8 rl.branch_share=.3": "rl.branch_share=.3 has no effect: rl.num_branches is 0",
+    "rl.num_branches=0 rl.group_size=8 rl.branch_fraction=.3": "rl.branch_fraction=.3 has no effect: rl.num_branches is 0",
     "recap.guidance=3": "recap.guidance=3 has no effect: recap.num_rounds is 0",
     "grounding.num_steps=5": "grounding.num_steps=5 has no effect: model.checkpoint=embedded can see already",
-    "sft.num_steps=5": "sft.num_steps=5 has no effect: sft.probe_only trains the head alone",
+    "sft.num_steps=5": "sft.num_steps=5 has no effect: sft.head_only trains the head alone",
     "rl.muon_learning_rate=.1": "rl.muon_learning_rate=.1 has no effect: rl.optimizer is adamw",
     "algorithm=ppo algorithm.gamma=.9": "algorithm.gamma=.9 has no effect: a branch is one decision",
     "policy=flow policy.max_noise=.3": "policy.max_noise=.3 has no effect: policy.exploration is one_step",
@@ -229,7 +229,7 @@ def test_a_wrong_setting_is_refused_by_name_with_the_remedy(override: str):
 @pytest.mark.parametrize("section", [["front"], 5, "front", None, True])
 def test_a_section_that_is_none_is_refused_in_a_line(section: object):
     for mode in ("robot", "text"):
-        values = yaml.safe_load(as_yaml(load([f"mode={mode}"])))
+        values = yaml.safe_load(to_yaml(load([f"mode={mode}"])))
         for name in values.keys() - {"mode", "run_dir", "resume"}:
             with pytest.raises(ConfigError) as error:
                 freeze({**values, name: section})
@@ -270,7 +270,7 @@ def test_suggestions_prefer_the_same_last_name():
 
 
 def test_paths_name_sections_and_settings():
-    assert paths({"a": {"b": 1, "c": {}}}) == {"a", "a.b", "a.c"}
+    assert setting_paths({"a": {"b": 1, "c": {}}}) == {"a", "a.b", "a.c"}
     with pytest.raises(ConfigError, match="^a.d=1: no such setting"):
         check_keys({"a.d": "1"}, {"a": {"b": 1}})
 
@@ -279,7 +279,7 @@ def test_resume_takes_the_settings_of_the_run(tmp_path: Path):
     run = tmp_path / "first"
     run.mkdir()
     (run / "config.yaml").write_text(
-        as_yaml(load(["algorithm=ppo", "rl.num_iterations=3", f"run_dir={run}"]))
+        to_yaml(load(["algorithm=ppo", "rl.num_iterations=3", f"run_dir={run}"]))
     )
     config = load(
         [f"resume={run}", "rl.num_iterations=9", "rl.max_seconds=null", "train.num_threads=2"]
@@ -295,7 +295,7 @@ def test_resume_takes_the_settings_of_the_run(tmp_path: Path):
 def test_resume_refuses_another_kind_a_wrong_key_and_a_folder_that_is_no_run(tmp_path: Path):
     run = tmp_path / "first"
     run.mkdir()
-    (run / "config.yaml").write_text(as_yaml(load()))
+    (run / "config.yaml").write_text(to_yaml(load()))
     with pytest.raises(ConfigError, match="^algorithm=ppo cannot be chosen anew for resume"):
         load([f"resume={run}", "algorithm=ppo"])
     with pytest.raises(ConfigError, match="did you mean rl.epochs"):
@@ -305,7 +305,7 @@ def test_resume_refuses_another_kind_a_wrong_key_and_a_folder_that_is_no_run(tmp
 
 
 def test_an_algorithm_has_the_settings_of_its_dataclass():
-    from vla.rl.catalogue import algorithm_type
+    from vla.rl.algorithm_factory import algorithm_type
 
     for name, settings in ALGORITHM_SECTIONS.items():
         assert {"name", *(field.name for field in fields(algorithm_type(name)))} == set(
@@ -315,7 +315,7 @@ def test_an_algorithm_has_the_settings_of_its_dataclass():
 
 @pytest.mark.parametrize("option", options("algorithm"))
 def test_every_option_makes_its_algorithm(option: str):
-    from vla.rl.catalogue import make_algorithm
+    from vla.rl.algorithm_factory import make_algorithm
 
     settings = load([f"algorithm={option}"]).algorithm
     algorithm = make_algorithm(**settings.model_dump())

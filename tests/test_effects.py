@@ -10,7 +10,7 @@ import pytest
 from tests.reads import Reads, recorded_reads, without_effect
 from vla.config import load
 from vla.pipelines.text.run import run
-from vla.train.run_folder import open_run
+from vla.training.run_folder import open_run
 
 TINY = [
     "mode=text",
@@ -31,7 +31,7 @@ ONE = "text.{}.num_steps=1"
 RUNS = {
     "rlvr": [
         "rl.num_iterations=1",
-        "rl.starts_per_iteration=2",
+        "rl.num_start_states=2",
         "rl.group_size=2",
         "text.num_evaluation=2",
     ],

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vla.command_line import command
+from vla.cli import command
 from vla.interrupt import Interrupted, stop_on_interrupt
 
 
@@ -51,7 +51,7 @@ def test_outside_the_main_thread_signals_are_left_alone():
 
 SCRIPT = """
 import os, signal, time
-from vla.command_line import command
+from vla.cli import command
 from vla.interrupt import Interrupted, stop_on_interrupt
 
 def end_in(where):

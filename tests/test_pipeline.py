@@ -23,16 +23,16 @@ from sim.vector import VectorEnvironment
 from tests.reads import Reads, recorded_reads, without_effect
 from vla.commands.train import main
 from vla.config import load
-from vla.evaluate.starts import StartManifest
 from vla.evaluation.evaluate import evaluate_policy
+from vla.evaluation.starts import StartManifest
+from vla.pipelines.robot.pipeline import load_policy
 from vla.policies.vla_policy import VlaPolicy
 from vla.simulator import SceneSource, Simulator
-from vla.stages.robot import load_policy
-from vla.train.checkpoint import last_checkpoint, load_checkpoint
-from vla.train.metrics import read_metrics
-from vla.train.pieces import Pieces
-from vla.train.progress import Progress
-from vla.train.run_folder import RunFolder
+from vla.training.checkpoint import last_checkpoint, load_checkpoint
+from vla.training.metrics import read_metrics
+from vla.training.progress import Progress
+from vla.training.resumable_work import ResumableWork
+from vla.training.run_folder import RunFolder
 
 TINY = [
     "preset=smoke",
@@ -52,17 +52,17 @@ TINY = [
     "model.backbone.intermediate=32",
     "policy.num_bins=16",
     "data.num_demonstrations=3",
-    "data.burst_probability=0.0",
-    "data.question_scenes=8",
+    "data.expert_perturbation_probability=0.0",
+    "data.num_question_scenes=8",
     "data.question_batch_size=4",
     "data.questions_per_scene=2",
     "grounding.num_steps=6",
     "grounding.batch_size=4",
     "grounding.pool_size=16",
-    "grounding.fresh_per_step=1",
+    "grounding.num_new_scenes_per_step=1",
     "grounding.max_seconds=null",
-    "sft.probe_steps=5",
-    "sft.probe_only=false",
+    "sft.head_steps=5",
+    "sft.head_only=false",
     "sft.num_steps=8",
     "sft.batch_size=8",
     "sft.evaluate_every=4",
@@ -74,16 +74,16 @@ TINY = [
     "algorithm.kl_coefficient=0.05",
     "rl.num_iterations=4",
     "rl.max_seconds=null",
-    "rl.starts_per_iteration=2",
+    "rl.num_start_states=2",
     "rl.group_size=2",
     "rl.evaluate_every=2",
     "rl.schedule=cosine",
     "rl.warmup_iterations=1",
-    "rl.critic_warmup_iterations=1",
-    "rl.greedy_every=2",
+    "rl.num_critic_warmup_iterations=1",
+    "rl.greedy_branching_every=2",
     "train.checkpoint_every=3",
     "evaluation.num_starts=4",
-    "evaluation.num_quick_starts=2",
+    "evaluation.num_validation_starts=2",
     "evaluation.num_videos=1",
     "train.tensorboard=false",
     "train.seed=3",
@@ -232,7 +232,7 @@ def test_a_finished_run_does_nothing_twice(finished, monkeypatch, capsys):
             if p.is_file() and p.suffix not in anew
         }
 
-    monkeypatch.setattr("vla.stages.reporting.evaluate_policy", None)
+    monkeypatch.setattr("vla.pipelines.robot.evaluation_stages.evaluate_policy", None)
     monkeypatch.setattr("vla.pipelines.robot.rl.evaluate_policy", None)
     before, stages, records = files(), results(finished)["stages"], read_metrics(finished)
     assert main([f"resume={finished}"]) == 0
@@ -285,8 +285,8 @@ def press_control_c(monkeypatch, *at) -> list:
                 os.kill(os.getpid(), signal.SIGINT)
         original_pause(self, state)
 
-    original_pause = Pieces.pause
-    monkeypatch.setattr(Pieces, "pause", pause)
+    original_pause = ResumableWork.pause
+    monkeypatch.setattr(ResumableWork, "pause", pause)
     monkeypatch.setattr(Progress, "stage", stage)
     return pending
 
@@ -381,11 +381,13 @@ def test_a_full_disk_is_said_and_nothing_is_lost(halfway, finished, tmp_path, mo
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("vla.train.checkpoint.write_state", full)
+        patch.setattr("vla.training.checkpoint.write_state", full)
         patch.setattr(
-            "vla.train.run_folder.write_atomically", full
+            "vla.training.run_folder.write_atomically", full
         )  # whatever else is to be written fails as well
-        patch.setattr("vla.stages.robot.open_run", lambda config, processes: RunFolder(folder))
+        patch.setattr(
+            "vla.pipelines.robot.pipeline.open_run", lambda config, processes: RunFolder(folder)
+        )
         with pytest.raises(SystemExit):
             main([f"resume={folder}"])
     error = capsys.readouterr().err

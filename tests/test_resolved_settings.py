@@ -15,7 +15,7 @@ from vla.config import ConfigError, load
         (["sim=gym", "rl.group_size=4"], 4, 128),
         (["policy.decoding=autoregressive", "preset=smoke"], 4, 2),
         (["policy=flow", "model.freeze_in_rl=nothing"], 8, 16),
-        (["policy=regression", "model.freeze_in_rl=prefix", "rl.starts_per_iteration=10"], 8, 10),
+        (["policy=regression", "model.freeze_in_rl=prefix", "rl.num_start_states=10"], 8, 10),
     ],
 )
 def test_whole_episodes_are_learned_from_where_branches_cannot_be_had(
@@ -23,7 +23,7 @@ def test_whole_episodes_are_learned_from_where_branches_cannot_be_had(
 ):
     said: list[str] = []
     rl = load([*given, "rl.num_minibatches=2"], said.append).rl
-    assert (rl.num_branches, rl.group_size, rl.starts_per_iteration) == (0, group_size, starts)
+    assert (rl.num_branches, rl.group_size, rl.num_start_states) == (0, group_size, starts)
     assert len(said) == 1
     assert said[0].startswith("rl.num_branches=0")
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vla.command_line import as_yaml
+from vla.cli import to_yaml
 from vla.config import ConfigError, load
 
 UNFIT = {
@@ -17,7 +17,7 @@ UNFIT = {
         "sim.robot=gantry",
         "evaluation.num_starts=4",
         "train.seed=5",
-        "rl.average_decay=null",
+        "rl.ema_decay=null",
         "rl.num_branches=0",
         "data.num_demonstrations=4",
         "rl.optimizer=muon",
@@ -44,7 +44,7 @@ FIT_OF_RL = ["rl.num_iterations=9", "rl.learning_rate=1e-5", "rl.max_seconds=100
 def test_resume_refuses_what_does_not_fit_the_weights_data_and_judgements_of_the_run(
     tmp_path: Path, begun: str
 ):
-    (tmp_path / "config.yaml").write_text(as_yaml(load([*begun.split(), f"run_dir={tmp_path}"])))
+    (tmp_path / "config.yaml").write_text(to_yaml(load([*begun.split(), f"run_dir={tmp_path}"])))
     for setting in UNFIT[begun]:
         name = setting.split("=")[0]
         with pytest.raises(

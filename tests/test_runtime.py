@@ -58,7 +58,7 @@ def test_a_name_is_the_hubs_only_where_nothing_here_is_called_so(tmp_path, monke
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "a").mkdir(parents=True)
     asked = {
-        name: runtime.on_hub(name)
+        name: runtime.is_hub_name(name)
         for name in ("user/name", "runs/a", "runs/b", "a", "a/b/c", "/runs/a")
     }
     assert [name for name, found in asked.items() if found] == [

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vla.command_line import read_config
+from vla.cli import read_config
 from vla.config import ConfigError, load
 from vla.config.reference import group_help
 from vla.config.search_path import groups, options

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from vla.threads import Threads, add_gradients, even_pieces
+from vla.threads import Threads, add_gradients, split_evenly
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -55,8 +55,8 @@ def test_gradients_are_those_of_one_thread_and_the_same_every_time(count):
 
 def test_pieces_are_even_and_enough_for_the_threads():
     rows = torch.arange(10)
-    assert [len(piece) for piece in even_pieces(rows, 4, Threads(1))] == [4, 3, 3]
-    assert [len(piece) for piece in even_pieces(rows, 4, Threads(2))] == [3, 3, 2, 2]
-    assert [len(piece) for piece in even_pieces(rows, 64, Threads(2))] == [5, 5]
-    assert [len(piece) for piece in even_pieces(rows[:1], 64, Threads(2))] == [1]
-    assert even_pieces(rows[:0], 64, Threads(2)) == []
+    assert [len(piece) for piece in split_evenly(rows, 4, Threads(1))] == [4, 3, 3]
+    assert [len(piece) for piece in split_evenly(rows, 4, Threads(2))] == [3, 3, 2, 2]
+    assert [len(piece) for piece in split_evenly(rows, 64, Threads(2))] == [5, 5]
+    assert [len(piece) for piece in split_evenly(rows[:1], 64, Threads(2))] == [1]
+    assert split_evenly(rows[:0], 64, Threads(2)) == []

@@ -49,18 +49,18 @@ def load_policy(name: str | Path, greedy: bool = True) -> LoadedPolicy:
     """
     prepare_process(offline=not is_on_hub(name))
     from vla.acting import LoadedPolicy
-    from vla.hub.pretrained import local_folder
-    from vla.lerobot.checkpoints import declared, lerobot_folder, open_policy
-    from vla.lerobot.made import from_folder
+    from vla.interop.hub.pretrained import local_folder
+    from vla.interop.lerobot.bundle import load_bundle
+    from vla.interop.lerobot.checkpoints import lerobot_folder, open_policy, read_checkpoint_spec
 
     foreign = lerobot_folder(local_folder(str(name)))
     if foreign is not None:
-        told = declared(foreign)
+        told = read_checkpoint_spec(foreign)
         policy, observe = open_policy(foreign, max_steps=0, device="cpu")
         numbers = [f"state_{i}" for i in range(told.state_size)]
         actions = [f"action_{i}" for i in range(told.action_size)]
         return LoadedPolicy(policy, observe, told.cameras, numbers, actions, greedy)
-    made = from_folder(str(name))
+    made = load_bundle(str(name))
     size = made.passport["image_size"]
     return LoadedPolicy(
         made.policy,
@@ -83,15 +83,15 @@ def make_env(sim: str = "pick_place", num_envs: int = 1, **settings: Any) -> Vec
     Raises:
         ValueError: a setting does not exist, or has a value that cannot be.
     """
-    from vla.config.compose import check_groups, composed, overridden
+    from vla.config.compose import apply_overrides, check_groups, compose_with_hydra
     from vla.config.simulation import read_section
     from vla.gym_env import VectorEnv
     from vla.simulator import make_simulator
 
     check_groups({"sim": sim})
-    values = composed({"sim": sim})
+    values = compose_with_hydra({"sim": sim})
     given = as_overrides("sim", {"num_envs": num_envs, **settings})
-    section = read_section(overridden(values, given)["sim"])
+    section = read_section(apply_overrides(values, given)["sim"])
     return VectorEnv(make_simulator(section), num_envs)
 
 
@@ -106,15 +106,15 @@ def train(*overrides: str, **settings: Any) -> TrainedRun:
         ValueError: a setting cannot be; the message names it, its value and the remedy.
     """
     from vla.config import load
-    from vla.files.read import read_json
+    from vla.files.reading import read_json
 
     given = [f"{key}={value}" for key, value in as_overrides("", settings).items()]
     config = load([*overrides, *given], say=lambda line: print(f"note: {line}", file=sys.stderr))
     prepare_process(offline=not config.needs_hub)
     if config.mode == "text":
         from vla.text.run import run
-        from vla.train.distributed import start_processes
-        from vla.train.run_folder import open_run
+        from vla.training.distributed import start_processes
+        from vla.training.run_folder import open_run
 
         processes = start_processes(config.train.device, config.train.precision)
         folder = open_run(config, processes)
@@ -123,7 +123,7 @@ def train(*overrides: str, **settings: Any) -> TrainedRun:
         from vla.simulator import make_simulator
 
         simulator = make_simulator(config.sim)
-        from vla.stages.robot import run_robot
+        from vla.pipelines.robot.pipeline import run_robot
 
         folder = run_robot(config, simulator)
     return TrainedRun(folder.path, read_json(folder.results))
@@ -153,7 +153,7 @@ def evaluate(
     prepare_process(offline=not is_on_hub(run))
     from vla.commands.evaluate import evaluate_by, parse
     from vla.evaluation.result import EvaluationResult
-    from vla.files.read import read_json
+    from vla.files.reading import read_json
 
     given = as_overrides("", settings)
     if num_starts is not None:
@@ -177,9 +177,9 @@ def prepare_process(offline: bool) -> None:
 
 def is_on_hub(name: str | Path) -> bool:
     """Whether only the hub can hold what is called so."""
-    from vla.runtime import on_hub
+    from vla.runtime import is_hub_name
 
-    return on_hub(str(name))
+    return is_hub_name(str(name))
 
 
 def as_overrides(prefix: str, settings: Mapping[str, Any]) -> dict[str, str]:

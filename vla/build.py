@@ -22,11 +22,11 @@ from vla.config.robot import (
     SmolLM2Backbone,
     VlmBackbone,
 )
+from vla.models.action_queries import ActionQueries
 from vla.models.backbone import Backbone, add_lora, checkpoint_gradients, hub_backbone, small_llama
-from vla.models.existing import ExistingVision, existing_vlm
+from vla.models.checkpoint import EMBEDDED, SmallArchitecture, load_vlm, read_architecture
 from vla.models.loading import BACKBONE, load_pretrained
-from vla.models.pretrained import EMBEDDED, SmallArchitecture, load_vlm, read_architecture
-from vla.models.queries import QueryHead
+from vla.models.pretrained_vlm import PretrainedVision, load_pretrained_vlm
 from vla.models.vision import VisionEncoder, check_tower, hub_vit, small_vit
 from vla.models.vlm import VisionLanguageModel
 from vla.models.vocabulary import NUM_ACTION_IDS, NUM_LOCATIONS, location_ids
@@ -69,7 +69,7 @@ def small_architecture(
 
 
 def checkpoint_folder(checkpoint: str) -> Path:
-    """`embedded` is the checkpoint that ships with the package."""
+    """`data_uri` is the checkpoint that ships with the package."""
     return EMBEDDED if checkpoint == "embedded" else Path(checkpoint)
 
 
@@ -88,7 +88,7 @@ def build_vlm(
         check_architecture(config.model.checkpoint, found, architecture)
     else:
         vision, backbone, tokenizer = _build_halves(config, texts)
-        plan = QueryHead(config.policy.chunk, num_plan_numbers, backbone.width)
+        plan = ActionQueries(config.policy.chunk, num_plan_numbers, backbone.width)
         model = VisionLanguageModel(vision, backbone, config.sim.cameras, proprio_size, plan)
         backbone.order(location_ids(backbone.vocabulary_size).start, NUM_LOCATIONS)
     _freeze(config.model, model)
@@ -135,14 +135,16 @@ def check_architecture(
 
 def _build_halves(
     config: RobotConfig, texts: Sequence[str]
-) -> tuple[VisionEncoder | ExistingVision, Backbone, Any]:
+) -> tuple[VisionEncoder | PretrainedVision, Backbone, Any]:
     """What sees, what reads and writes, and the tokenizer; both halves of one model where it brings
     its own eyes."""
     model = config.model
     if isinstance(model.backbone, VlmBackbone):
         from transformers import AutoTokenizer
 
-        own, reader = existing_vlm(model.backbone.repository, config.sim.image_size, torch.float32)
+        own, reader = load_pretrained_vlm(
+            model.backbone.repository, config.sim.image_size, torch.float32
+        )
         return own, reader, load_pretrained(AutoTokenizer, model.backbone.repository, BACKBONE)
     backbone, tokenizer = _build_backbone(model, texts)
     return _build_vision(model, config.sim.image_size), backbone, tokenizer
@@ -175,7 +177,7 @@ def _build_backbone(model: Model, texts: Sequence[str]) -> tuple[Backbone, Any]:
             )
             return llama, tokenizer
         case SmolLM2Backbone():
-            from vla.text.smollm2 import fetch_smollm2
+            from vla.text.smollm2_download import fetch_smollm2
 
             return _pretrained_backbone(str(fetch_smollm2()), model)
         case HubBackbone() as hub:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 
-from vla.command_line import fail
+from vla.cli import fail
 from vla.command_names import COMMANDS
 
 SCRIPTS = {

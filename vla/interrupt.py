@@ -41,7 +41,7 @@ class Stop:
 
 
 @contextmanager
-def handled(handle: Callable[[int, FrameType | None], Any]) -> Iterator[dict[int, Any]]:
+def handling_signals(handle: Callable[[int, FrameType | None], Any]) -> Iterator[dict[int, Any]]:
     """Within the block, SIGINT and SIGTERM are handled so; the block is given the handlers before
     it.
 
@@ -87,7 +87,7 @@ def stop_on_interrupt() -> Iterator[Stop]:
                 flush=True,
             )
 
-    with handled(handle) as before:
+    with handling_signals(handle) as before:
         outside |= before
         yield stop
 
@@ -106,5 +106,5 @@ def leave_on_interrupt(remark: str = "") -> Iterator[None]:
             os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, line.encode())
         os._exit(128 + number)
 
-    with handled(leave):
+    with handling_signals(leave):
         yield

@@ -14,7 +14,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from vla.config import RobotConfig
-from vla.files.read import KEYS, DamagedFile, read_json
+from vla.files.reading import KEYS, DamagedFile, read_json
 
 PROPRIO, PLAN, QUERIES = "model.proprio_mean", "model.plan.dimensions", "model.plan.queries"
 """The weights whose sizes say how many numbers are felt and planned, and how many queries plan
@@ -34,14 +34,14 @@ class ActionSpec(TypedDict):
     control_hz: float
 
 
-class Shown(TypedDict):
+class ReplaySpec(TypedDict):
     """What the policy.json of an evaluation holds: enough to look at its episodes."""
 
     __pydantic_config__ = KEYS  # type: ignore[misc]
     action_spec: ActionSpec
 
 
-class Passport(Shown):
+class PolicySpec(ReplaySpec):
     """What the policy.json of a run or an export holds."""
 
     cameras: Annotated[list[str], MinLen(1)]
@@ -54,7 +54,7 @@ class Passport(Shown):
     actions: dict[str, Any]
 
 
-def read_passport(folder: Path, kind: Any = Passport) -> dict[str, Any]:
+def read_passport(folder: Path, kind: Any = PolicySpec) -> dict[str, Any]:
     """The policy.json of a run, an export or (kind `Shown`) an evaluation."""
     path = folder / "policy.json"
     passport = read_json(path, kind, REMEDY)
@@ -72,14 +72,14 @@ REMEDY = "restore it, or export the policy again"
 
 
 @dataclass(frozen=True)
-class SilentScenes:
+class NoSceneSource:
     """Where no simulator is, nothing can be asked; only the number of plan numbers is known."""
 
     num_plan_numbers: int
 
 
 @dataclass(frozen=True)
-class PassportWorld:
+class SpecSimulator:
     """A `vla.simulator.World` to load a policy into, made of its passport and the shapes of its
     weights."""
 
@@ -92,8 +92,8 @@ class PassportWorld:
     def proprio_size(self) -> int:
         return len(self.proprio_names)
 
-    def scenes(self) -> SilentScenes:
-        return SilentScenes(self.num_plan_numbers)
+    def scenes(self) -> NoSceneSource:
+        return NoSceneSource(self.num_plan_numbers)
 
     def texts(self) -> list[str]:
         """None: the tokenizer stands beside the weights."""
@@ -108,7 +108,7 @@ class PassportWorld:
     def recorder(self, num_envs: int) -> Any:
         return self.environment()
 
-    def expert(self, environment: Any, seed: int, burst_probability: float) -> Any:
+    def expert(self, environment: Any, seed: int, expert_perturbation_probability: float) -> Any:
         return self.environment()
 
     def kind_of(self, question: str) -> str:
@@ -118,24 +118,26 @@ class PassportWorld:
         return instruction
 
 
-def passport_world(folder: Path, weights: Mapping[str, Tensor]) -> PassportWorld:
+def simulator_from_spec(folder: Path, weights: Mapping[str, Tensor]) -> SpecSimulator:
     """The world that the policy in `folder` was made for, as far as the policy itself knows it."""
     passport = read_passport(folder)
-    return PassportWorld(passport["action_spec"], felt_names(passport, weights), planned(weights))
+    return SpecSimulator(
+        passport["action_spec"], proprio_names(passport, weights), num_plan_numbers(weights)
+    )
 
 
-def felt_names(passport: Mapping[str, Any], weights: Mapping[str, Tensor]) -> list[str]:
+def proprio_names(passport: Mapping[str, Any], weights: Mapping[str, Tensor]) -> list[str]:
     """What each number of the policy's state is; numbered where the passport is of a version that
     did not say."""
     return passport.get("proprio_names") or [f"state_{i}" for i in range(len(weights[PROPRIO]))]
 
 
-def planned(weights: Mapping[str, Tensor]) -> int:
+def num_plan_numbers(weights: Mapping[str, Tensor]) -> int:
     """How many numbers the plan of these weights holds."""
     return len(weights[PLAN]) if PLAN in weights else 1
 
 
-def alone(config: RobotConfig) -> RobotConfig:
+def without_checkpoint(config: RobotConfig) -> RobotConfig:
     """The settings of a model that is loaded whole: without the checkpoint that its run began with,
     which may have become another since.
     """

@@ -12,12 +12,12 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
 
-def whole(value: Any) -> Any:
+def to_integer(value: Any) -> Any:
     """A float without a fraction as the integer that it is: 1e3 is 1000."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def not_tiny(value: float) -> float:
+def check_not_tiny(value: float) -> float:
     """Refuse what is above 0 in name only."""
     if 0 < abs(value) < SMALLEST:
         raise ValueError(
@@ -26,7 +26,7 @@ def not_tiny(value: float) -> float:
     return value
 
 
-def unlike(names: tuple[str, ...]) -> tuple[str, ...]:
+def check_unique(names: tuple[str, ...]) -> tuple[str, ...]:
     """Refuse a name that stands twice in a list."""
     twice = [name for i, name in enumerate(names) if name in names[:i]]
     if twice:
@@ -39,21 +39,21 @@ LARGEST = 1_000_000
 MAX_SEED = 2**63 - 2
 """The largest start or seed: one above it must still be a 64-bit integer."""
 
-Integer = Annotated[int, BeforeValidator(whole)]
-Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST), AfterValidator(not_tiny)]
-Positive = Annotated[float, Field(gt=0, le=LARGEST), AfterValidator(not_tiny)]
-NonNegative = Annotated[float, Field(ge=0, le=LARGEST), AfterValidator(not_tiny)]
-Fraction = Annotated[float, Field(ge=0, le=1), AfterValidator(not_tiny)]
-Share = Annotated[float, Field(gt=0, lt=1), AfterValidator(not_tiny)]
+Integer = Annotated[int, BeforeValidator(to_integer)]
+Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST), AfterValidator(check_not_tiny)]
+Positive = Annotated[float, Field(gt=0, le=LARGEST), AfterValidator(check_not_tiny)]
+NonNegative = Annotated[float, Field(ge=0, le=LARGEST), AfterValidator(check_not_tiny)]
+Fraction = Annotated[float, Field(ge=0, le=1), AfterValidator(check_not_tiny)]
+Share = Annotated[float, Field(gt=0, lt=1), AfterValidator(check_not_tiny)]
 """Strictly between 0 and 1."""
-BelowOne = Annotated[float, Field(ge=0, lt=1), AfterValidator(not_tiny)]
-BelowHalf = Annotated[float, Field(ge=0, lt=0.5), AfterValidator(not_tiny)]
+BelowOne = Annotated[float, Field(ge=0, lt=1), AfterValidator(check_not_tiny)]
+BelowHalf = Annotated[float, Field(ge=0, lt=0.5), AfterValidator(check_not_tiny)]
 """A chance that a label is wrong; at one half labels say nothing."""
-PositiveFraction = Annotated[float, Field(gt=0, le=1), AfterValidator(not_tiny)]
-LearningRate = Annotated[float, Field(gt=0, le=1), AfterValidator(not_tiny)]
-WeightDecay = Annotated[float, Field(ge=0, le=10), AfterValidator(not_tiny)]
+PositiveFraction = Annotated[float, Field(gt=0, le=1), AfterValidator(check_not_tiny)]
+LearningRate = Annotated[float, Field(gt=0, le=1), AfterValidator(check_not_tiny)]
+WeightDecay = Annotated[float, Field(ge=0, le=10), AfterValidator(check_not_tiny)]
 Temperature = Annotated[float, Field(gt=0, ge=0.01, le=10)]
-Seconds = Annotated[float, Field(gt=0, le=10**8), AfterValidator(not_tiny)]
+Seconds = Annotated[float, Field(gt=0, le=10**8), AfterValidator(check_not_tiny)]
 
 OnBadRow = Literal["error", "skip"]
 """What happens at a row of data that cannot be used: it stops the run, or it is left out and
@@ -83,8 +83,8 @@ Seed = Annotated[Integer, Field(ge=0, le=MAX_SEED)]
 
 Name = Annotated[str, StringConstraints(pattern=r"\S")]
 """Something that is named: never empty, as an unset shell variable is."""
-Names = Annotated[tuple[Name, ...], AfterValidator(unlike)]
-SomeNames = Annotated[tuple[Name, ...], Field(min_length=1), AfterValidator(unlike)]
+Names = Annotated[tuple[Name, ...], AfterValidator(check_unique)]
+SomeNames = Annotated[tuple[Name, ...], Field(min_length=1), AfterValidator(check_unique)]
 Weights = Annotated[dict[Name, Number], Field(min_length=1)]
 """{name of a reward: its weight}."""
 

@@ -26,7 +26,7 @@ REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 """How a repository of the hub is called: user/name."""
 
 
-def on_hub(name: str) -> bool:
+def is_hub_name(name: str) -> bool:
     """Whether only the hub can hold what is called so: user/name, where here is neither it nor a
     folder `user`."""
     return (

@@ -14,17 +14,17 @@ from vla.config.simulation import Simulation, find_simulator
 if TYPE_CHECKING:
     import numpy as np
 
-    from vla.data.collect import Expert
-    from vla.data.observations import Seen
+    from vla.data.collection import Expert
+    from vla.data.observations import RawObservation
     from vla.rl.protocols import VectorEnvironment
-    from vla.viewer.payload import Replayed
+    from vla.viewer.payload import ReplayedEpisode
 
 
 @runtime_checkable
 class SceneSource(Protocol):
     """The simulator's side: rendered scenes by seed, and questions about them."""
 
-    def scenes(self, seeds: Sequence[int]) -> tuple[Seen, Sequence[Any]]:
+    def scenes(self, seeds: Sequence[int]) -> tuple[RawObservation, Sequence[Any]]:
         """Pictures and facts of the scenes that the seeds stand for."""
 
     def ask(
@@ -48,7 +48,7 @@ class SceneSource(Protocol):
 
     def sightings(self, facts: Any) -> Mapping[str, Sequence[Any]]:
         """By camera, the objects in the picture: (right, down, kind, place, heading), see
-        `vla.sft.sightings`."""
+        `vla.sft.detection`."""
 
 
 @runtime_checkable
@@ -85,7 +85,7 @@ class Simulator(Protocol):
     def scenes(self) -> SceneSource:
         """Random scenes with questions, for grounding."""
 
-    def expert(self, environment: Any, seed: int, burst_probability: float) -> Expert:
+    def expert(self, environment: Any, seed: int, expert_perturbation_probability: float) -> Expert:
         """The scripted expert for demonstrations in `environment`, disturbed now and then."""
 
     def texts(self) -> list[str]:
@@ -105,7 +105,7 @@ class EpisodeViewer(Protocol):
 
     def replay(
         self, seeds: Sequence[int], actions: Sequence[np.ndarray], render: bool = True
-    ) -> Sequence[Replayed]:
+    ) -> Sequence[ReplayedEpisode]:
         """Episodes again from their seeds and actions; without `render` no picture is drawn."""
 
     def watch(self, act: Callable[[Any], np.ndarray], typed: Iterator[str]) -> int:

@@ -56,20 +56,20 @@ class Threads:
             torch.set_num_threads(before)
 
 
-ONE = Threads(1)
+SINGLE_THREAD = Threads(1)
 """One after another."""
 
 
-def usable(device: torch.device) -> Threads:
+def usable_threads(device: torch.device) -> Threads:
     """As many as help on a processor with the threads that torch may use there; one on a GPU."""
-    return Threads(min(MOST, torch.get_num_threads())) if device.type == "cpu" else ONE
+    return Threads(min(MOST, torch.get_num_threads())) if device.type == "cpu" else SINGLE_THREAD
 
 
 def add_gradients[Piece, Result](
     parameters: Sequence[Parameter],
     pieces: Sequence[Piece],
     loss_of: Callable[[Piece], tuple[Tensor | None, Result]],
-    threads: Threads = ONE,
+    threads: Threads = SINGLE_THREAD,
 ) -> list[Result]:
     """Add to `.grad` the gradients of the losses of all pieces; what `loss_of` gave beside them, in
     their order.
@@ -89,7 +89,9 @@ def add_gradients[Piece, Result](
             if number == 0:  # the others leave .grad alone
                 loss.backward()
             else:
-                total = plus(total, torch.autograd.grad(loss, parameters, allow_unused=True))
+                total = add_gradient_lists(
+                    total, torch.autograd.grad(loss, parameters, allow_unused=True)
+                )
         return results, total
 
     shares = threads.map(share, range(min(threads.count, len(pieces))))
@@ -100,7 +102,9 @@ def add_gradients[Piece, Result](
     return [shares[i % len(shares)][0][i // len(shares)] for i in range(len(pieces))]
 
 
-def plus(total: list[Tensor | None] | None, more: Sequence[Tensor | None]) -> list[Tensor | None]:
+def add_gradient_lists(
+    total: list[Tensor | None] | None, more: Sequence[Tensor | None]
+) -> list[Tensor | None]:
     """The sum of two gradients, in the place of the first."""
     if total is None:
         return list(more)
@@ -108,7 +112,7 @@ def plus(total: list[Tensor | None] | None, more: Sequence[Tensor | None]) -> li
     return [b if a is None else a if b is None else a.add_(b) for a, b in pairs]
 
 
-def even_pieces(rows: Tensor, most: int, threads: Threads) -> list[Tensor]:
+def split_evenly(rows: Tensor, most: int, threads: Threads) -> list[Tensor]:
     """Rows cut into pieces of at most `most` and about the same size, as many for each thread."""
     number = -(-len(rows) // most)
     number = min(-(-number // threads.count) * threads.count, len(rows))

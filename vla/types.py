@@ -90,7 +90,7 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class Scores:
+class ActionScores:
     """How likely a stored trace is under the present weights, with what one forward pass gives
     besides."""
 

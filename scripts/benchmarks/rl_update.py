@@ -49,8 +49,8 @@ def candidates(options):
     from benchmarks.rl.answers import answers
     from benchmarks.rl.trl_loss import trl_loss
 
-    from vla.rl.catalogue import make_algorithm
-    from vla.rl.groups import group_relative
+    from vla.rl.algorithm_factory import make_algorithm
+    from vla.rl.group_advantages import group_relative
     from vla.rl.update import UpdateSettings, update
 
     torch.set_num_threads(

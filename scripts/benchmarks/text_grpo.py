@@ -72,6 +72,6 @@ def measure(options) -> dict[str, float]:
         options, model_folder(options.model)
     )
     measured = sorted(steps[1:], key=lambda step: step["wall"])
-    from vla.train.timing import peak_memory_bytes
+    from vla.training.timing import peak_memory_bytes
 
     return {**measured[len(measured) // 2], "bytes": peak_memory_bytes()}

@@ -21,7 +21,7 @@ class Expert:
         env: the environments.
         seed: seed of the disturbances.
         noise: standard deviation of noise on every action, as a share of the action's limit.
-        burst_probability: chance per control step that a disturbance begins: a few steps of random
+        expert_perturbation_probability: chance per control step that a disturbance begins: a few steps of random
             motion, at times with the fingers moving the wrong way. `perturbed` marks these steps;
             a loss should leave them out.
         burst_steps: shortest and longest disturbance, control steps.
@@ -33,7 +33,7 @@ class Expert:
         env: VectorEnvironment,
         seed: int = 0,
         noise: float = 0.0,
-        burst_probability: float = 0.0,
+        expert_perturbation_probability: float = 0.0,
         burst_steps: tuple[int, int] = (2, 5),
         burst_speed: float = 0.03,
     ) -> None:
@@ -42,7 +42,7 @@ class Expert:
         n = env.num_envs
         self._rng = np.random.default_rng(seed)
         self._noise = noise
-        self._burst_probability = burst_probability
+        self._burst_probability = expert_perturbation_probability
         self._burst_steps = burst_steps
         self._burst_speed = burst_speed
         self.phase = np.zeros(n, dtype=np.int64)

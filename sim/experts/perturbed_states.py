@@ -40,7 +40,7 @@ def sample_perturbed_states(
         env,
         seed=int(seeds[0]),
         noise=0.1,
-        burst_probability=BURST_PROBABILITY,
+        expert_perturbation_probability=BURST_PROBABILITY,
         burst_speed=BURST_SPEED,
     )
     for step in range(MAX_STEPS):

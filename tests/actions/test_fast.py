@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vla.actions.fast import FastCode, coefficients, fit_fast, learn_merges, merge, merge_all
+from vla.actions.fast import FastCode, cosine_coefficients, fit_fast, learn_merges, merge, merge_all
 
 
 def chunks(count: int = 300, horizon: int = 8, seed: int = 0) -> np.ndarray:
@@ -31,7 +31,7 @@ def test_coefficients_by_hand():
     values = np.array([[[1.0, 1.0], [0.0, 1.0]]])
     # Times 10 and rounded, frequency after frequency: dimension 0 gives 7 and 7, dimension 1 gives
     # 14 and 0.
-    assert coefficients(values, 10.0).tolist() == [[7, 14, 7, 0]]
+    assert cosine_coefficients(values, 10.0).tolist() == [[7, 14, 7, 0]]
 
 
 def test_pairs_are_learned_by_frequency():

@@ -8,7 +8,7 @@ import torch
 
 from vla.actions.diffusion import Diffusion
 from vla.actions.flow import LATEST_TRAINED, FlowMatching
-from vla.actions.process import Process, gaussian_entropy, gaussian_logprob
+from vla.actions.generative_process import GenerativeProcess, gaussian_entropy, gaussian_logprob
 
 MEANS = torch.tensor([[1.0, 0.5], [-0.5, -1.0]])
 WEIGHTS, SPREAD = torch.tensor([0.7, 0.3]), 0.2
@@ -88,7 +88,7 @@ def test_diffusion_samples_the_mixture(stochastic):
 
 def test_flow_by_hand():
     process = flow(4)
-    assert isinstance(process, Process)
+    assert isinstance(process, GenerativeProcess)
     assert process.times.tolist() == [0, 0.25, 0.5, 0.75]
     clean, noise = torch.full((1, 1, 1), 2.0), torch.full((1, 1, 1), -1.0)
     noised, target = process.corrupt(clean, noise, torch.tensor([0.25]))
@@ -121,7 +121,7 @@ def test_diffusion_predictions_lead_back_to_the_data(prediction):
     """From a noised chunk, the true prediction and the last step, whose end is the data, give the
     chunk back."""
     process = Diffusion(20, 4, prediction, min_std=0.1, clip=2.0)
-    assert isinstance(process, Process)
+    assert isinstance(process, GenerativeProcess)
     assert process.timesteps == [19, 14, 9, 4]
     torch.testing.assert_close(process.times, torch.tensor([0.05, 0.3, 0.55, 0.8]))
     clean, noise = torch.tensor([[[0.5], [-1.0]]]), torch.tensor([[[1.0], [2.0]]])

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
+from vla.actions.action_range import FARTHEST, describe_rare_jumps
 from vla.actions.bins import ActionBins, fit_bins
 from vla.actions.fast import FastCode, fit_fast
 from vla.actions.normalize import ActionNormalizer, fit_normalizer
-from vla.actions.spread import FARTHEST, rare_jumps
 from vla.build import policy_settings
 from vla.config import load
 
@@ -48,7 +48,7 @@ def test_ordinary_actions_keep_their_quantiles():
     code = fit_normalizer(actions)
     assert code.encode(torch.from_numpy(actions)).abs().max() > 2
     assert (code.low, code.high) == (tuple(low), tuple(high))
-    assert rare_jumps(actions, ("a", "b"), FARTHEST) == []
+    assert describe_rare_jumps(actions, ("a", "b"), FARTHEST) == []
 
 
 @pytest.mark.parametrize("binning", ["quantile", "uniform"])

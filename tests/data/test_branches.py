@@ -4,9 +4,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vla.data.branches import branches_of
-from vla.decoding.causal import allow_branches
-from vla.text.tiny import tiny_language_model
+from vla.data.tree_attention import build_tree_attention
+from vla.generation.hf_decoder import allow_branches
+from vla.text.tiny_language_model import tiny_language_model
 
 
 def ways(parents):
@@ -26,7 +26,7 @@ def seen_by(branches, node):
 
 def test_a_fork_by_hand():
     """0 - 1 - 2 - 3 and 1 - 4: a stretch of four, and one of one whose way is 0, 1, 4."""
-    branches = branches_of([-1, 0, 1, 2, 1], [0, 1, 2, 3, 2])
+    branches = build_tree_attention([-1, 0, 1, 2, 1], [0, 1, 2, 3, 2])
     assert branches.queries.tolist() == [[0, 1, 2, 3], [4, 0, 0, 0]]
     assert branches.keys.tolist() == [[0, 1, 2, 3], [0, 1, 4, 0]]
     assert [seen_by(branches, node) for node in range(5)] == [
@@ -47,7 +47,7 @@ def test_every_place_sees_its_way_once_and_nothing_else(drawn, long_runs):
     depths = []
     for parent in parents:
         depths.append(0 if parent < 0 else depths[parent] + 1)
-    branches = branches_of(parents, depths)
+    branches = build_tree_attention(parents, depths)
     for node, way in enumerate(ways(parents)):
         seen = seen_by(branches, node)
         assert len(seen) == len(way)
@@ -67,10 +67,10 @@ def test_who_allow_branches():
 
 
 def test_the_usual_attention_is_back_after_an_error():
-    from vla.decoding.causal import hidden_states
+    from vla.generation.hf_decoder import hidden_states
 
     model = tiny_language_model(["x"])[0]
-    tree, two = branches_of([-1, 0], [0, 1]), torch.tensor([[1, 2]])
+    tree, two = build_tree_attention([-1, 0], [0, 1]), torch.tensor([[1, 2]])
     with pytest.raises(TypeError):
         hidden_states(model, two, "no positions", tree)
     assert model.config._attn_implementation == "sdpa"

@@ -6,12 +6,12 @@ from tokenizers.processors import TemplateProcessing
 
 from vla.data.chat import ChatFormat, stop_ids
 from vla.data.conversations import Conversation, encode
-from vla.data.messages import as_user
-from vla.data.preferences import Ranking, Thumb
+from vla.data.messages import user_message
+from vla.data.preferences import BinaryFeedback, Ranking
 from vla.data.tokenizer import train_tokenizer
-from vla.text.preferring import encode_ranking, encode_thumb
+from vla.text.format_warmup import tag_examples
+from vla.text.preference_training import encode_ranking, encode_thumb
 from vla.text.problems import Problem
-from vla.text.warm_up import tag_examples
 
 ASK = "{% if add_generation_prompt %}<turn>assistant\n{% endif %}"
 GEMMA = (
@@ -53,7 +53,7 @@ def chat_of(template, system=None):
 
 @pytest.mark.parametrize("template", SAID, ids=["gemma", "phi", "thinking", "no end"])
 def test_every_objective_ends_a_turn_as_the_template_does(template):
-    chat, asked = chat_of(template), tuple(as_user("hi"))
+    chat, asked = chat_of(template), tuple(user_message("hi"))
     completion = chat.encode(SAID[template])
     prompt = chat.encode(chat.render(asked, add_generation_prompt=True))
     learned = encode(
@@ -63,7 +63,7 @@ def test_every_objective_ends_a_turn_as_the_template_does(template):
     assert learned.learned == [False] * len(prompt) + [True] * len(completion)
     comparison = encode_ranking(chat, Ranking(asked, ("you", "no"), None, ""))
     assert (comparison.prompt, comparison.completions[0]) == (prompt, completion)
-    assert encode_thumb(chat, Thumb(asked, "you", True, "")).completion == completion
+    assert encode_thumb(chat, BinaryFeedback(asked, "you", True, "")).completion == completion
     shown = tag_examples([Problem("hi", "4", "exact", "f")], chat)[0]
     assert shown.prompt == prompt
     assert shown.completion[-1] == completion[-1] == chat.turn_end
@@ -72,7 +72,7 @@ def test_every_objective_ends_a_turn_as_the_template_does(template):
 
 
 def test_two_turns_of_gemma():
-    chat, asked = chat_of(GEMMA), as_user("hi")
+    chat, asked = chat_of(GEMMA), user_message("hi")
     said = {"role": "assistant", "content": "you"}
     encoded = encode(chat, Conversation((*asked, said, *asked, said), None, 0, ""))
     text = chat.tokenizer.decode(
@@ -97,10 +97,10 @@ def test_a_template_without_system_messages():
         with pytest.raises(
             ValueError, match=f"no system messages, and text.system, .* or text.tool .*{why}"
         ):
-            chat_of(template, "be kind").prompt(as_user("hi"))
+            chat_of(template, "be kind").prompt(user_message("hi"))
         row = (
             {"role": "system", "content": "be kind"},
-            *as_user("hi"),
+            *user_message("hi"),
             {"role": "assistant", "content": "you"},
         )
         with pytest.raises(
@@ -110,7 +110,7 @@ def test_a_template_without_system_messages():
 
 
 def test_a_template_that_asks_in_another_way_than_it_answers():
-    chat, asked = chat_of(OPENS_THOUGHT), tuple(as_user("hi"))
+    chat, asked = chat_of(OPENS_THOUGHT), tuple(user_message("hi"))
     with pytest.raises(ValueError, match=r"does not write a given answer behind .*<think>"):
         chat.reply(asked, "you")
     with pytest.raises(ValueError, match="line 1: the chat template does not write a given answer"):

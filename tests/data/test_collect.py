@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from vla.data.collect import collect, dataset_spec
+from vla.data.collection import collect, dataset_spec
 from vla.data.demonstrations import open_demonstrations
 from vla.data.lerobot_writer import LeRobotWriter
 

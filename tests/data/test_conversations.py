@@ -6,9 +6,9 @@ import pytest
 from vla.data.chat import ChatFormat
 from vla.data.conversations import (
     Conversation,
-    conversation_of,
     encode,
     mixture_order,
+    parse_conversation,
     read_conversations,
 )
 from vla.data.rows import Row, read_rows
@@ -48,7 +48,7 @@ def test_assistant_turns_are_learned_with_their_end_and_nothing_else(chat):
 
 def test_only_the_completion_is_learned_where_there_is_one(chat):
     row = {"prompt": CHAT[:4], "completion": "see you"}
-    encoded = encode(chat, conversation_of(next(iter([_row(row)]))))
+    encoded = encode(chat, parse_conversation(next(iter([_row(row)]))))
     assert learned_text(chat, encoded) == "see you<|im_end|>"
     assert chat.tokenizer.decode(encoded.ids) == chat.render(CHAT)[:-1]
 
@@ -58,14 +58,16 @@ def _row(values):
 
 
 def test_training_sees_the_ids_that_generation_sees(chat):
-    encoded = encode(chat, conversation_of(_row({"prompt": "What is 2 + 2?", "completion": "4"})))
+    encoded = encode(
+        chat, parse_conversation(_row({"prompt": "What is 2 + 2?", "completion": "4"}))
+    )
     prompt = chat.prompt([{"role": "user", "content": "What is 2 + 2?"}])
     assert encoded.ids[: len(prompt)] == prompt
     assert encoded.ids[len(prompt) :] == [*chat.encode("4"), chat.tokenizer.eos_token_id]
 
 
 def test_plain_text_is_learned_whole(chat):
-    encoded = encode(chat, conversation_of(_row({"text": "hello"})))
+    encoded = encode(chat, parse_conversation(_row({"text": "hello"})))
     assert all(encoded.learned)
     assert encoded.ids[-1] == chat.tokenizer.eos_token_id
 

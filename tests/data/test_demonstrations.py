@@ -16,7 +16,7 @@ from vla.data import frame_cache
 from vla.data import lerobot_format as form
 from vla.data.demonstrations import check_action_spec, open_demonstrations
 from vla.data.lerobot_writer import Episode, LeRobotWriter
-from vla.files.read import DamagedFile
+from vla.files.reading import DamagedFile
 
 SPEC = form.DatasetSpec(
     fps=20,

@@ -304,6 +304,9 @@ def test_other_shapes_of_actions_are_refused(copy):
     ],
 )
 def test_names_in_every_form(names, expected):
-    from vla.data.lerobot_reader import names_of
+    from vla.data.lerobot_reader import dimension_names
 
-    assert names_of({"features": {"action": {"shape": [3], "names": names}}}, "action") == expected
+    assert (
+        dimension_names({"features": {"action": {"shape": [3], "names": names}}}, "action")
+        == expected
+    )

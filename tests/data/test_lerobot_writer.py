@@ -194,7 +194,7 @@ def test_lerobot_reads_ours_and_we_read_lerobots(tmp_path, monkeypatch):
     theirs = LeRobotDataset.create(
         "local/theirs",
         fps=20,
-        features=_visible_features(form.features(replace(SPEC, storage="images"))),
+        features=_visible_features(form.describe_features(replace(SPEC, storage="images"))),
         root=tmp_path / "theirs",
         robot_type="panda",
         use_videos=False,

@@ -4,7 +4,7 @@ silence."""
 import numpy as np
 import pytest
 
-from vla.data.pictures import RESIZE, check_resize, fitted, other_rule
+from vla.data.image_fitting import RESIZE, check_resize, describe_rule_mismatch, fit_to_square
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from vla.data.pictures import RESIZE, check_resize, fitted, other_rule
     ],
 )
 def test_the_whole_picture_stands_in_the_middle(shape, inner):
-    square = fitted(np.full((*shape, 3), 200, np.uint8), 64)
+    square = fit_to_square(np.full((*shape, 3), 200, np.uint8), 64)
     assert square.shape == (64, 64, 3)
     rows, columns = (np.flatnonzero((square[..., 0] > 0).any(axis)) for axis in (1, 0))
     assert (len(rows), len(columns)) == inner
@@ -28,18 +28,18 @@ def test_the_whole_picture_stands_in_the_middle(shape, inner):
 
 def test_a_pixel_is_the_mean_of_those_under_it():
     picture = np.arange(16, dtype=np.uint8).reshape(4, 4)[:, :, None].repeat(3, 2) * 8
-    assert fitted(picture, 2)[..., 0].tolist() == [
+    assert fit_to_square(picture, 2)[..., 0].tolist() == [
         [20, 36],
         [84, 100],
     ]  # (0 + 1 + 4 + 5) * 8 / 4 = 20
 
 
 def test_another_rule_matters_for_other_shapes_only():
-    assert other_rule({"resize": RESIZE}, "it") is None
+    assert describe_rule_mismatch({"resize": RESIZE}, "it") is None
     check_resize({"resize": RESIZE}, 480, 640, "a camera")
     check_resize({}, 64, 64, "a camera")
     for passport, told in (({}, "names no rule"), ({"resize": "crop"}, "names 'crop'")):
-        assert told in other_rule(passport, "it")
+        assert told in describe_rule_mismatch(passport, "it")
         with pytest.raises(
             ValueError, match=f"a camera shows pictures of 480 x 640 pixels.*{told}.*train it again"
         ):

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from vla.data.preferences import Ranking, Thumb, preference_of, read_preferences
+from vla.data.preferences import BinaryFeedback, Ranking, parse_preference, read_preferences
 from vla.data.rows import Row
 
 USER = {"role": "user", "content": "hi"}
@@ -28,7 +28,7 @@ def said(text):
     ],
 )
 def test_pairs_in_every_form(row):
-    ranking = preference_of(Row(row, "here"))
+    ranking = parse_preference(Row(row, "here"))
     assert ranking == Ranking((USER,), ("good", "bad"), None, "here")
 
 
@@ -40,33 +40,37 @@ def test_margins():
         "score_chosen": 8,
         "score_rejected": 5.5,
     }
-    assert preference_of(Row(row, "")).margin == 2.5
+    assert parse_preference(Row(row, "")).margin == 2.5
     assert (
-        preference_of(Row({"prompt": "hi", "chosen": "a", "rejected": "b", "margin": 3}, "")).margin
+        parse_preference(
+            Row({"prompt": "hi", "chosen": "a", "rejected": "b", "margin": 3}, "")
+        ).margin
         == 3.0
     )
 
 
 def test_rankings_by_score_rating_rank_or_order():
     three = {"prompt": "hi", "completions": ["x", "y", "z"]}
-    assert preference_of(Row({**three, "scores": [0.1, 0.9, 0.5]}, "")).completions == (
+    assert parse_preference(Row({**three, "scores": [0.1, 0.9, 0.5]}, "")).completions == (
         "y",
         "z",
         "x",
     )
-    assert preference_of(Row({**three, "scores": [0.1, 0.9, 0.5]}, "")).margin == pytest.approx(0.8)
-    assert preference_of(Row({**three, "ratings": [5, 1, 3]}, "")).completions == ("x", "z", "y")
-    assert preference_of(Row({**three, "ranks": [2, 3, 1]}, "")).completions == ("z", "x", "y")
-    assert preference_of(Row(three, "")).completions == ("x", "y", "z")
+    assert parse_preference(Row({**three, "scores": [0.1, 0.9, 0.5]}, "")).margin == pytest.approx(
+        0.8
+    )
+    assert parse_preference(Row({**three, "ratings": [5, 1, 3]}, "")).completions == ("x", "z", "y")
+    assert parse_preference(Row({**three, "ranks": [2, 3, 1]}, "")).completions == ("z", "x", "y")
+    assert parse_preference(Row(three, "")).completions == ("x", "y", "z")
 
 
 @pytest.mark.parametrize(
     ("label", "liked"), [(True, True), (0, False), ("up", True), ("bad", False)]
 )
 def test_thumbs(label, liked):
-    assert preference_of(Row({"prompt": "hi", "completion": "x", "label": label}, "w")) == Thumb(
-        (USER,), "x", liked, "w"
-    )
+    assert parse_preference(
+        Row({"prompt": "hi", "completion": "x", "label": label}, "w")
+    ) == BinaryFeedback((USER,), "x", liked, "w")
 
 
 @pytest.mark.parametrize(
@@ -95,7 +99,7 @@ def test_thumbs(label, liked):
 )
 def test_a_bad_row_is_named(row, message):
     with pytest.raises(ValueError, match=message) as error:
-        preference_of(Row(row, "data.jsonl, line 7"))
+        parse_preference(Row(row, "data.jsonl, line 7"))
     assert str(error.value).startswith("data.jsonl, line 7: ")
 
 

@@ -8,11 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.questions import all_texts
-from vla.data.questions import (
-    LOCATION_RANGE,
-    Question,
-    QuestionEncoder,
-)
+from vla.data.questions import LOCATION_RANGE, Question, QuestionEncoder
 from vla.data.tokenizer import train_tokenizer
 from vla.models.vocabulary import NUM_ACTION_IDS, NUM_LOCATIONS, location_ids
 

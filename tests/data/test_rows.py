@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from vla.data.messages import as_messages, as_prompt, as_text, prompt_key
+from vla.data.messages import messages_to_text, parse_messages, parse_prompt, prompt_key
 from vla.data.rows import RowError, RowReader, read_rows
 from vla.text.problems import is_held_out, make_family
 
@@ -126,7 +126,7 @@ def test_bad_rows_are_left_out_and_counted(tmp_path):
 
 def test_messages_in_the_forms_that_people_write():
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    assert as_messages([{"role": "user", "content": parts}], "user", "", "x") == [
+    assert parse_messages([{"role": "user", "content": parts}], "user", "", "x") == [
         {"role": "user", "content": "ab"}
     ]
     chat = [
@@ -134,18 +134,18 @@ def test_messages_in_the_forms_that_people_write():
         {"from": "human", "value": "q"},
         {"from": "gpt", "value": "a"},
     ]
-    roles = [message["role"] for message in as_messages(chat, "user", "", "x")]
+    roles = [message["role"] for message in parse_messages(chat, "user", "", "x")]
     assert roles == ["system", "user", "assistant"]
     with pytest.raises(ValueError, match="here: x holds a message without a text"):
-        as_messages([{"role": "user", "content": [{"type": "image"}]}], "user", "here", "x")
+        parse_messages([{"role": "user", "content": [{"type": "image"}]}], "user", "here", "x")
     with pytest.raises(ValueError, match="here: prompt ends with the role 'assistant'"):
-        as_prompt({"prompt": chat}, "here")
-    asked = as_prompt({"prompt": "q", "system": "s"}, "")
+        parse_prompt({"prompt": chat}, "here")
+    asked = parse_prompt({"prompt": "q", "system": "s"}, "")
     assert asked == ({"role": "system", "content": "s"}, {"role": "user", "content": "q"})
     with pytest.raises(
         ValueError, match="here: has a column system and messages that begin with a system message"
     ):
-        as_prompt({"prompt": [asked[0], asked[1]], "system": "other"}, "here")
+        parse_prompt({"prompt": [asked[0], asked[1]], "system": "other"}, "here")
     for wrong in (
         {"from": ["human"], "value": "x"},
         {"role": ["user"], "content": "x"},
@@ -154,7 +154,7 @@ def test_messages_in_the_forms_that_people_write():
         None,
     ):
         with pytest.raises(ValueError, match="here: x "):
-            as_messages([wrong], "user", "here", "x")
+            parse_messages([wrong], "user", "here", "x")
 
 
 def test_the_same_words_are_the_same_prompt():
@@ -167,13 +167,13 @@ def test_the_same_words_are_the_same_prompt():
             [user],
             [system, user],
             [written],
-            as_prompt({"prompt": user["content"]}, ""),
+            parse_prompt({"prompt": user["content"]}, ""),
         )
     }
     assert len(keys) == 1
     assert prompt_key([user]) != prompt_key([user, {"role": "assistant", "content": "."}, user])
-    assert as_text([user]) == user["content"]
-    assert as_text([system, user]) == "system: Be brief.\nuser: What is a café?"
+    assert messages_to_text([user]) == user["content"]
+    assert messages_to_text([system, user]) == "system: Be brief.\nuser: What is a café?"
     assert all(
         is_held_out(user["content"], f) == is_held_out(written["content"], f)
         for f in (0.1, 0.3, 0.5, 0.7, 0.9)

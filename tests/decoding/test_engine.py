@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from vla.config import ConfigError, load
-from vla.decoding.engine import Engine, VllmEngine
-from vla.decoding.generate import generate
-from vla.decoding.sampling import Sampling
+from vla.generation.engine import Engine, VllmEngine
+from vla.generation.generate import generate
+from vla.generation.sampling import Sampling
 from vla.policies.text import TextPolicy
-from vla.text.tiny import tiny_language_model
+from vla.text.tiny_language_model import tiny_language_model
 from vla.types import Observation
 
 

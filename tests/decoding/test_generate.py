@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from vla.decoding.causal import attends_fully, check_model, disable_dropout, make_cache
-from vla.decoding.generate import common_length, generate, group_rows, left_pad
-from vla.decoding.sampling import Sampling
-from vla.text.tiny import tiny_language_model
+from vla.generation.generate import common_length, generate, group_rows, left_pad
+from vla.generation.hf_decoder import check_model, disable_dropout, make_cache, uses_full_attention
+from vla.generation.sampling import Sampling
+from vla.text.tiny_language_model import tiny_language_model
 
 STOP = [2]
 
@@ -97,7 +97,7 @@ def test_a_row_says_the_same_whoever_shares_the_batch(model, prompts, sampling):
 
 
 def naive_sample(model, prompt, sampling, uniform, stops):
-    from vla.decoding.sampling import draw_by_inverse_cdf, shape_logits
+    from vla.generation.sampling import draw_by_inverse_cdf, shape_logits
 
     tokens = prompt[None]
     for u in uniform:
@@ -177,7 +177,7 @@ def test_models_whose_layers_differ_use_the_librarys_cache(prompts):
     )
     torch.manual_seed(0)
     sliding = Gemma3ForCausalLM(config).eval()
-    assert not attends_fully(sliding)
+    assert not uses_full_attention(sliding)
     assert type(make_cache(sliding, 30)).__name__ == "DynamicCache"
     tokens, mask = prompts
     made = generate(sliding, tokens, mask, Sampling(), 12, STOP, pad_id=0, greedy=True)

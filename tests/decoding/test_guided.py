@@ -7,10 +7,10 @@ import torch
 
 from vla.config import ConfigError, load
 from vla.data.chat import pad_prompts
-from vla.decoding.generate import generate
-from vla.decoding.guided import PLAUSIBLE, Guided, guided_logprobs
-from vla.decoding.sampling import Sampling
-from vla.text.tiny import tiny_language_model
+from vla.generation.generate import generate
+from vla.generation.guidance import PLAUSIBLE, GuidedEngine, contrastive_logprobs
+from vla.generation.sampling import Sampling
+from vla.text.tiny_language_model import tiny_language_model
 
 STOP, PAD, LENGTH = [2], 0, 6
 OWN = [(5, 6, 7, 8), (5, 6, 9), (5, 6, 7, 10, 11, 12)]
@@ -40,7 +40,7 @@ def slowly(model, own, guidance):
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 def test_it_says_what_whole_passes_over_every_way_to_ask_would(model, guidance):
-    drawn = Guided(model, OTHERS, guidance)(
+    drawn = GuidedEngine(model, OTHERS, guidance)(
         *pad_prompts(OWN, 8, PAD), Sampling(), LENGTH, STOP, PAD, True
     )
     for row, own in enumerate(OWN):
@@ -53,12 +53,12 @@ def test_it_says_what_whole_passes_over_every_way_to_ask_would(model, guidance):
 def test_a_model_that_recomputes_activations_in_training_still_keeps_its_cache():
     model = tiny_language_model(["what is two plus three"], weight_scale=0.3)[0]
     asked = (*pad_prompts(OWN, 8, PAD), Sampling(), LENGTH, STOP, PAD, True)
-    expected = Guided(model, OTHERS, 4.0)(*asked).tokens
+    expected = GuidedEngine(model, OTHERS, 4.0)(*asked).tokens
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.train()
-    assert torch.equal(Guided(model, OTHERS, 4.0)(*asked).tokens, expected)
+    assert torch.equal(GuidedEngine(model, OTHERS, 4.0)(*asked).tokens, expected)
     assert model.training
 
 
@@ -66,7 +66,7 @@ def test_guidance_changes_what_is_said_and_without_it_nothing_does(model):
     prompts = pad_prompts(OWN, 8, PAD)
     plain = generate(model, *prompts, Sampling(), LENGTH, STOP, PAD, greedy=True).tokens
     same, other = (
-        Guided(model, OTHERS, guidance)(*prompts, Sampling(), LENGTH, STOP, PAD, True).tokens
+        GuidedEngine(model, OTHERS, guidance)(*prompts, Sampling(), LENGTH, STOP, PAD, True).tokens
         for guidance in (1.0, 8.0)
     )
     assert torch.equal(same, plain)
@@ -79,9 +79,9 @@ def test_draws_follow_the_guided_distribution(model):
     heard = torch.stack(
         [model(torch.tensor([list(w)])).logits[0, -1].log_softmax(-1) for w in (own, *OTHERS[own])]
     )
-    expected = guided_logprobs(heard[:, None], 3.0).softmax(-1)[0]
+    expected = contrastive_logprobs(heard[:, None], 3.0).softmax(-1)[0]
     count = 4000
-    drawn = Guided(model, OTHERS, 3.0)(
+    drawn = GuidedEngine(model, OTHERS, 3.0)(
         *pad_prompts([own] * count, 4, PAD), Sampling(), 1, STOP, PAD, False
     )
     found = torch.bincount(drawn.tokens[:, 0], minlength=len(expected)) / count
@@ -91,7 +91,9 @@ def test_draws_follow_the_guided_distribution(model):
 
 def test_a_prompt_that_nobody_can_ask_otherwise_is_an_error(model):
     with pytest.raises(KeyError):
-        Guided(model, OTHERS, 2.0)(*pad_prompts([(40, 41)], 4, PAD), Sampling(), 2, STOP, PAD, True)
+        GuidedEngine(model, OTHERS, 2.0)(
+            *pad_prompts([(40, 41)], 4, PAD), Sampling(), 2, STOP, PAD, True
+        )
 
 
 def test_it_does_not_go_with_another_engine():

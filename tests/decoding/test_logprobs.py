@@ -2,8 +2,8 @@ import math
 
 import torch
 
-from vla.decoding.logprobs import chosen_logprobs, token_logprobs
-from vla.decoding.sampling import Sampling, pack_support, shape_logits
+from vla.generation.logprobs import chosen_logprobs, token_logprobs
+from vla.generation.sampling import Sampling, pack_support, shape_logits
 
 
 def test_by_hand():

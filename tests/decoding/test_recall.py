@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from vla.data.chat import observe_prompts
-from vla.decoding.generate import shares_of
-from vla.decoding.sampling import Sampling
+from vla.generation.generate import split_into_shares
+from vla.generation.sampling import Sampling
 from vla.policies.text import TextPolicy
-from vla.text.tiny import tiny_language_model
+from vla.text.tiny_language_model import tiny_language_model
 from vla.threads import Threads, add_gradients
 from vla.types import concatenate_rows, map_rows
 
@@ -49,7 +49,7 @@ def without_places(trace):
 
 def test_log_probabilities_and_gradients_are_those_of_an_ordinary_pass():
     policy = make_policy()
-    with policy.recalling(PLENTY):
+    with policy.reusing_activations(PLENTY):
         drawn = [
             ask(policy, PROMPTS),
             ask(policy, [PROMPTS[1], [5, 6, 7, 21]]),
@@ -72,7 +72,7 @@ def test_log_probabilities_and_gradients_are_those_of_an_ordinary_pass():
 def test_what_was_kept_is_what_is_handed_out():
     """Values put in place of the kept ones come out: the update does not compute them."""
     policy = make_policy()
-    with policy.recalling(PLENTY):
+    with policy.reusing_activations(PLENTY):
         observation, decision = ask(policy, PROMPTS)
         before = policy.score(observation, decision.trace).logprobs
         for kept in policy.recall._kept:
@@ -93,7 +93,7 @@ def test_several_threads_draw_the_same_and_are_given_their_own(threads):
     found = []
     for policy in (one, many):
         torch.manual_seed(3)
-        with policy.recalling(PLENTY):
+        with policy.reusing_activations(PLENTY):
             observation, decision = ask(policy, asked, group_size=2)
             assert policy.recall.covers(decision.trace["places"][:, 0])
             policy.zero_grad()
@@ -121,16 +121,16 @@ def test_several_threads_draw_the_same_and_are_given_their_own(threads):
 
 def test_shares_keep_a_prompt_together():
     prompt = torch.tensor([0, 1, 0, 2, 2, 1, 3, 0])
-    shares = shares_of(prompt, 2)
+    shares = split_into_shares(prompt, 2)
     assert sorted(torch.cat(shares).tolist()) == list(range(8))
     assert [sorted(set(prompt[rows].tolist())) for rows in shares] == [[0], [1, 2, 3]]
-    assert len(shares_of(torch.zeros(5, dtype=torch.long), 3)) == 1
-    assert len(shares_of(prompt, 1)) == 1
+    assert len(split_into_shares(torch.zeros(5, dtype=torch.long), 3)) == 1
+    assert len(split_into_shares(prompt, 1)) == 1
 
 
 def test_forgotten_when_a_weight_changes():
     policy = make_policy()
-    with policy.recalling(PLENTY):
+    with policy.reusing_activations(PLENTY):
         observation, decision = ask(policy, PROMPTS)
         with torch.no_grad():
             policy.model.model.layers[0].mlp.up_proj.weight.mul_(3.0)
@@ -145,7 +145,7 @@ def test_forgotten_when_a_weight_changes():
 
 def test_a_copy_recalls_nothing_and_little_room_keeps_little():
     policy = make_policy()
-    with policy.recalling(PLENTY):
+    with policy.reusing_activations(PLENTY):
         observation, decision = ask(policy, PROMPTS)
         other = copy.deepcopy(policy)
         assert not other.recall.covers(decision.trace["places"][:, 0])
@@ -154,7 +154,7 @@ def test_a_copy_recalls_nothing_and_little_room_keeps_little():
             policy.score(observation, decision.trace).logprobs,
         )
     layers = 2 * (4 * 32 + 2 * 64 + 32)
-    with policy.recalling(
+    with policy.reusing_activations(
         4 * layers * 9
     ):  # nine places: the prompts' common beginning, and no more
         observation, decision = ask(policy, PROMPTS)
@@ -167,6 +167,6 @@ def test_a_copy_recalls_nothing_and_little_room_keeps_little():
 
 def test_greedy_answers_are_not_kept():
     policy = make_policy()
-    with policy.recalling(PLENTY):
+    with policy.reusing_activations(PLENTY):
         observation = observe_prompts(PROMPTS, 8, policy.pad_id, torch.device("cpu"))
         assert "places" not in policy.act(observation, greedy=True).trace

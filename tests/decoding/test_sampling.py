@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vla.decoding.sampling import (
+from vla.generation.sampling import (
     Sampling,
     draw_by_inverse_cdf,
     pack_support,

@@ -3,10 +3,10 @@ import math
 import pytest
 import torch
 
-from vla.decoding.beam import beam_search
-from vla.decoding.best_of import best_of, best_of_kl, majority
-from vla.decoding.generate import left_pad
-from vla.text.tiny import tiny_language_model
+from vla.generation.beam import beam_search
+from vla.generation.best_of import best_of, best_of_kl, majority_vote
+from vla.generation.generate import left_pad
+from vla.text.tiny_language_model import tiny_language_model
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +104,9 @@ def test_best_of_n():
 
 
 def test_majority():
-    assert majority(["4", "5", None, "5"]) == "5"
-    assert majority(["4", "5"]) == "4"
-    assert majority([None]) is None
+    assert majority_vote(["4", "5", None, "5"]) == "5"
+    assert majority_vote(["4", "5"]) == "4"
+    assert majority_vote([None]) is None
 
 
 def test_a_beam_is_needed(model, prompts):

@@ -4,7 +4,7 @@ truth."""
 import numpy as np
 import pytest
 
-from vla.evaluate.elo import Preferences, standings, strengths
+from vla.evaluation.elo import Preferences, elo_ratings, standings
 
 
 def preferences(rows: list[tuple[int, int, float]]) -> Preferences:
@@ -18,12 +18,14 @@ def test_two_players_stand_apart_by_the_logarithm_of_their_odds():
     # 3 wins to 1, half a win added on both sides: 3.5 to 1.5, and 400 log10(3.5 / 1.5) = 147.19,
     # half of it each way.
     found = preferences([(0, 1, 1), (0, 1, 1), (1, 0, 0), (0, 1, 0)])
-    np.testing.assert_allclose(strengths(found.wins(2)), [1000 + 73.596, 1000 - 73.596], atol=0.01)
+    np.testing.assert_allclose(
+        elo_ratings(found.wins(2)), [1000 + 73.596, 1000 - 73.596], atol=0.01
+    )
 
 
 def test_ten_to_one_is_four_hundred_points():
     np.testing.assert_allclose(
-        np.diff(strengths(np.array([[0.0, 1.0], [10.0, 0.0]]))), [400.0], atol=1e-6
+        np.diff(elo_ratings(np.array([[0.0, 1.0], [10.0, 0.0]]))), [400.0], atol=1e-6
     )
 
 
@@ -33,7 +35,7 @@ def test_three_players_agree_with_the_odds_that_made_them():
     strength = np.array([1.0, 2.0, 6.0])
     wins = strength[:, None] / (strength[:, None] + strength[None])
     np.fill_diagonal(wins, 0)
-    np.testing.assert_allclose(np.diff(strengths(wins)), [120.412, 190.849], atol=0.01)
+    np.testing.assert_allclose(np.diff(elo_ratings(wins)), [120.412, 190.849], atol=0.01)
 
 
 def test_who_never_lost_stays_finite_and_who_never_met_is_refused():
@@ -45,7 +47,7 @@ def test_who_never_lost_stays_finite_and_who_never_met_is_refused():
         "b: Elo 1191 (95 % bootstrap interval 1191 to 1191; preferred in 100.0 % of 4"
     )
     with pytest.raises(ValueError, match="never compared"):
-        strengths(preferences([(0, 1, 1), (2, 3, 1)]).wins(4))
+        elo_ratings(preferences([(0, 1, 1), (2, 3, 1)]).wins(4))
 
 
 def test_the_interval_shrinks_with_more_prompts_and_holds_the_truth():

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vla.evaluate.plots import parts_of, plot_curves, plot_success, plot_time
-from vla.evaluate.success import SuccessRate
-from vla.evaluate.video import caption_strip, side_by_side, with_progress, write_video
+from vla.evaluation.plots import plot_curves, plot_success, plot_time, timing_parts
+from vla.evaluation.video import caption_strip, side_by_side, with_progress, write_video
+from vla.statistics import SuccessRate
 
 
 def colours_in(path: Path) -> set[tuple[int, int, int]]:
@@ -60,8 +60,8 @@ def test_time_is_cut_into_the_parts_of_each_stage(tmp_path: Path):
         "rl/other": 3.0,
         "other": 2.0,
     }
-    assert parts_of("rl", seconds) == {"rollout": 5.0, "other": 3.0}
-    assert parts_of("other", seconds) == {}
+    assert timing_parts("rl", seconds) == {"rollout": 5.0, "other": 3.0}
+    assert timing_parts("other", seconds) == {}
     plot_time(tmp_path / "t.png", seconds, "Where the time went")
     assert BLUE in colours_in(tmp_path / "t.png")
 

@@ -9,13 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vla.evaluate.starts import SeedRange, StartManifest
-from vla.evaluate.success import (
-    SuccessRate,
-    bootstrap_interval,
-    mcnemar_exact,
-    wilson_interval,
-)
+from vla.evaluation.starts import SeedRange, StartManifest
+from vla.statistics import SuccessRate, bootstrap_interval, mcnemar_exact, wilson_interval
 
 
 def test_wilson_interval_of_eight_in_ten():

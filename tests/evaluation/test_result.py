@@ -11,8 +11,8 @@ from vla.evaluation.result import (
     result_of_stage,
     success_result,
 )
-from vla.files.write import write_json
-from vla.train.run_folder import plain
+from vla.files.writing import write_json
+from vla.training.run_folder import to_plain
 
 STARTS = success_result(
     [7, 8, 9, 10],
@@ -37,7 +37,7 @@ def test_every_mode_has_one_json_shape(result, tmp_path):
     values = result.to_dict()
     assert list(values) == list(STARTS.to_dict())
     assert list(values["items"]) == ["id", "value", "group", "output", "measures"]
-    write_json(tmp_path / "results.json", plain({"before": result}))
+    write_json(tmp_path / "results.json", to_plain({"before": result}))
     read = json.loads((tmp_path / "results.json").read_text())["before"]
     assert read == values
     assert EvaluationResult.from_dict(read).to_dict() == values

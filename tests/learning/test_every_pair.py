@@ -17,17 +17,17 @@ import torch
 from tests.policies.kinds import task_of
 from tests.rl.contract import Task
 from tests.rl.toys import SETTINGS
-from vla.decoding.sampling import Sampling
+from vla.generation.sampling import Sampling
 from vla.policies.text import TextPolicy
+from vla.rl.algorithm_factory import make_algorithm
 from vla.rl.algorithms import ALGORITHMS
-from vla.rl.catalogue import make_algorithm
 from vla.rl.critic import with_critic
-from vla.rl.loop import LoopSettings, LoopState, train
+from vla.rl.loop import LoopSettings, LoopState, train_rl
 from vla.rl.rollout import collect_responses
 from vla.rl.update import UpdateSettings
 from vla.sft.losses import imitation_loss
-from vla.text.tiny import tiny_language_model
-from vla.train.optim import make_optimizer
+from vla.text.tiny_language_model import tiny_language_model
+from vla.training.optim import make_optimizer
 from vla.types import Observation
 
 LEARNING = {
@@ -126,7 +126,7 @@ def learn(kind: str, name: str) -> tuple[list[float], list[float]]:
         curve.append(metrics["return_mean"])
         gaps.append(metrics.get("logprob_gap_max", 0.0))
 
-    train(
+    train_rl(
         policy,
         make_algorithm("ppo" if "ppo" in name else name, **LEARNING[name]),
         lambda iteration: collect_responses(

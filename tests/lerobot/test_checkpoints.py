@@ -13,8 +13,8 @@ import vla.runtime
 from tests.lerobot.tiny import CHUNK, SIZE, make_checkpoint
 from vla.commands import evaluate
 from vla.config import load
-from vla.lerobot.checkpoints import declared, lerobot_folder, open_policy
-from vla.lerobot.places import PlacedEnvironment
+from vla.interop.lerobot.checkpoints import lerobot_folder, open_policy, read_checkpoint_spec
+from vla.interop.lerobot.episode_tracking import EpisodeTrackingEnvironment
 from vla.rl.rollout import collect_rollout
 from vla.simulator import make_simulator
 
@@ -67,7 +67,7 @@ def as_lerobot_does(folder, seed: int) -> np.ndarray:
 def ours(folder, seeds: list[int]) -> list[np.ndarray]:
     """The actions of every episode in a rollout whose two places are refilled."""
     policy, observer = open_policy(folder, max_steps=12, device="cpu")
-    environment = PlacedEnvironment(make_simulator(load(SIM).sim).environment(), count())
+    environment = EpisodeTrackingEnvironment(make_simulator(load(SIM).sim).environment(), count())
     rollout = collect_rollout(policy, environment, seeds, 1, observer)
     return [
         rollout.action[rollout.trajectory == i].flatten(0, 1).numpy() for i in range(len(seeds))
@@ -93,7 +93,7 @@ def test_rows_that_begin_later_remember_only_their_own(tmp_path):
 
 def test_a_policy_that_remembers_sees_every_control_step(checkpoint):
     policy, _ = open_policy(checkpoint, max_steps=12, device="cpu")
-    assert policy.block == (CHUNK if declared(checkpoint).kind == "act" else 1)
+    assert policy.block == (CHUNK if read_checkpoint_spec(checkpoint).kind == "act" else 1)
 
 
 def test_the_command_judges_it_and_writes_the_same_files(checkpoint, tmp_path, capsys, monkeypatch):
@@ -111,7 +111,9 @@ def test_the_command_judges_it_and_writes_the_same_files(checkpoint, tmp_path, c
     assert evaluate.main([str(checkpoint), *few]) == 0
     result = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     (row,) = result["conditions"]
-    assert row["decoding"] == ("greedy" if declared(checkpoint).kind == "act" else "sampled")
+    assert row["decoding"] == (
+        "greedy" if read_checkpoint_spec(checkpoint).kind == "act" else "sampled"
+    )
     assert row["n"] == 3
     assert (tmp_path / "out" / "evaluation.html").exists()
     assert list((tmp_path / "out" / "videos").glob("*.mp4"))
@@ -137,7 +139,7 @@ def test_a_checkpoint_for_another_robot_is_refused(tmp_path, name, shape, messag
     (folder / "config.json").write_text(json.dumps(values))
     world = make_simulator(load(SIM).sim)
     with pytest.raises(ValueError, match=re.escape(message)):
-        declared(folder).check(world.action_spec, world.proprio_size)
+        read_checkpoint_spec(folder).check(world.action_spec, world.proprio_size)
 
 
 def test_a_folder_of_a_training_is_found_and_ours_is_not_taken_for_it(tmp_path):

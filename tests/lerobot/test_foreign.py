@@ -11,7 +11,7 @@ import torch
 
 from tests.data.foreign import foreign, put
 from tests.test_pipeline import TINY
-from vla.data.pictures import fitted
+from vla.data.image_fitting import fit_to_square
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # LeRobot's own
 SETTINGS = " ".join(
@@ -28,8 +28,8 @@ def made(folder, settings=SETTINGS):
     from lerobot.utils.collate import lerobot_collate_fn
     from lerobot.utils.feature_utils import dataset_to_policy_features
 
-    from vla.lerobot.configuration_vla import VlaConfig
-    from vla.lerobot.modeling_vla import VlaPolicy
+    from vla.interop.lerobot.configuration_vla import VlaConfig
+    from vla.interop.lerobot.modeling_vla import VlaPolicy
 
     config = VlaConfig(settings=settings, device="cpu")
     meta = LeRobotDataset("local/x", root=folder).meta
@@ -58,7 +58,7 @@ def test_pictures_become_square_as_in_our_own_training(two_arms):
     seen = policy.observe(batch).images["cam_high"]
     assert seen.shape == (4, 32, 32, 3)
     original = (batch["observation.images.cam_high"][0] * 255).round().byte().movedim(0, -1).numpy()
-    np.testing.assert_array_equal(seen[0], fitted(original, 32))
+    np.testing.assert_array_equal(seen[0], fit_to_square(original, 32))
     as_bytes = (batch["observation.images.cam_high"] * 255).round().byte()
     again = policy.observe({**batch, "observation.images.cam_high": as_bytes}).images["cam_high"]
     assert torch.equal(again, seen)
@@ -81,13 +81,13 @@ def test_it_learns_acts_and_says_what_it_was_made_for(two_arms, tmp_path):
 
 @pytest.mark.parametrize("key", ["action", "observation.state"])
 def test_a_batch_that_is_not_finite_is_refused(two_arms, key):
-    from vla.lerobot.refusal import Refused
+    from vla.interop.lerobot.refusal import RefusedInput
 
     policy, batch = two_arms
     broken = {**batch, key: batch[key].clone()}
     broken[key][1, ..., 2] = torch.nan
     with pytest.raises(
-        Refused, match=rf"{key} holds \d numbers that are NaN or infinite .the first in row 1"
+        RefusedInput, match=rf"{key} holds \d numbers that are NaN or infinite .the first in row 1"
     ):
         policy.forward(broken)
 
@@ -118,10 +118,12 @@ def test_a_policy_of_a_version_that_named_no_rule_takes_square_pictures_only(two
 
 
 def test_datasets_that_cannot_be_learned_are_refused(tmp_path):
-    from vla.lerobot.refusal import Refused
+    from vla.interop.lerobot.refusal import RefusedInput
 
     broken = foreign(tmp_path / "nan", cameras=("front",), change=put("action", 1, np.nan, 1, 2))
-    with pytest.raises(Refused, match="action: dy .dimension 1. is nan in frame 2 of episode 1"):
+    with pytest.raises(
+        RefusedInput, match="action: dy .dimension 1. is nan in frame 2 of episode 1"
+    ):
         made(broken)
 
     def failing(frame, episode, step):
@@ -130,18 +132,20 @@ def test_datasets_that_cannot_be_learned_are_refused(tmp_path):
     extra = {"next.success": {"dtype": "bool", "shape": (1,), "names": None}}
     failed = foreign(tmp_path / "failed", cameras=("front",), extra=extra, change=failing)
     with pytest.raises(
-        Refused, match=r"data.failures=drop.*give it --dataset.episodes=\[1\] instead"
+        RefusedInput, match=r"data.failures=drop.*give it --dataset.episodes=\[1\] instead"
     ):
         made(failed, f"{SETTINGS} data.failures=drop")
-    with pytest.raises(Refused, match="policy.type=vla needs .*record the dataset again with them"):
+    with pytest.raises(
+        RefusedInput, match="policy.type=vla needs .*record the dataset again with them"
+    ):
         made(foreign(tmp_path / "blind", cameras=()))
-    with pytest.raises(Refused, match="data.failure"):
+    with pytest.raises(RefusedInput, match="data.failure"):
         made(failed, f"{SETTINGS} data.failure=drop")
 
 
 def test_a_refusal_is_shown_in_one_line():
     code = """
-from vla.lerobot.refusal import refusing, show_refusals_in_one_line
+from vla.interop.lerobot.refusal import refusing, show_refusals_in_one_line
 show_refusals_in_one_line()
 with refusing():
     raise ValueError("the dataset D has no pictures: record it again")

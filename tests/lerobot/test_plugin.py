@@ -15,12 +15,12 @@ import torch
 import sim
 from sim.experts import Expert
 from tests.test_pipeline import TINY
-from vla.data.collect import collect, dataset_spec
+from vla.data.collection import collect, dataset_spec
 from vla.data.lerobot_writer import LeRobotWriter
-from vla.evaluate.settings import settings_of
-from vla.hub.lerobot_files import lerobot_files
-from vla.hub.pretrained import local_folder
-from vla.stages.robot import load_policy
+from vla.evaluation.checkpoint_settings import checkpoint_settings
+from vla.interop.hub.lerobot_files import lerobot_files
+from vla.interop.hub.pretrained import local_folder
+from vla.pipelines.robot.pipeline import load_policy
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # LeRobot's own
 PLUGIN = Path(__file__).parents[2] / "scripts" / "lerobot_plugin"
@@ -56,7 +56,13 @@ def dataset(tmp_path_factory) -> Path:
     writer = LeRobotWriter(
         folder, dataset_spec(env, "gantry", "video", {"task": "reach", "seed": 0})
     )
-    collect(env, Expert(env, seed=0, burst_probability=0.0), writer, num_episodes=2, first_seed=0)
+    collect(
+        env,
+        Expert(env, seed=0, expert_perturbation_probability=0.0),
+        writer,
+        num_episodes=2,
+        first_seed=0,
+    )
     writer.finish()
     env.close()
     return folder
@@ -102,7 +108,10 @@ def test_lerobot_finds_the_policy_and_the_environment():
     from lerobot.envs.configs import EnvConfig
 
     assert "lerobot_policy_vla" in sys.modules
-    assert PreTrainedConfig.get_choice_class("vla").__module__ == "vla.lerobot.configuration_vla"
+    assert (
+        PreTrainedConfig.get_choice_class("vla").__module__
+        == "vla.interop.lerobot.configuration_vla"
+    )
     assert EnvConfig.get_choice_class("vla").__name__ == "VlaEnv"
 
 
@@ -139,7 +148,7 @@ def test_what_lerobot_saved_acts_alike_there_and_in_our_own_commands(trained, da
     again.reset()
     first = torch.stack([again.select_action(batch) for _ in range(policy.policy.chunk)], dim=1)
     np.testing.assert_allclose(first, expected, atol=1e-6)
-    own = settings_of(folder, ["sim.num_envs=2"])
+    own = checkpoint_settings(folder, ["sim.num_envs=2"])
     assert own.data.path == str(dataset)
     loaded, observe = load_policy(folder, own, make_simulator(own.sim))
     np.testing.assert_allclose(loaded.act(observe(seen), greedy=True).action, expected, atol=1e-6)

@@ -7,7 +7,7 @@ import torch
 
 from vla.build import build_vlm, checkpoint_folder, resolve_device, small_architecture
 from vla.config import load
-from vla.models.pretrained import EMBEDDED, save_vlm, small_vlm
+from vla.models.checkpoint import EMBEDDED, save_vlm, small_vlm
 from vla.models.vocabulary import location_ids
 
 SMALL = (

@@ -16,7 +16,7 @@ from tests.policies.tiny import token_policy
 from vla.actions.bins import fit_bins
 from vla.actions.flow import FlowMatching
 from vla.actions.normalize import fit_normalizer
-from vla.models.existing import KINDS, existing_vlm, taken_apart
+from vla.models.pretrained_vlm import KINDS, load_pretrained_vlm, split_vlm
 from vla.models.vlm import VisionLanguageModel
 from vla.policies.denoising import DenoisingHead
 from vla.policies.vla_policy import VlaPolicy
@@ -114,7 +114,7 @@ def pixels_for(kind: str, images: torch.Tensor) -> dict:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_halves_compute_what_the_whole_does(kind):
     model, images = whole(kind), pictures()
-    vision, backbone = taken_apart(copy.deepcopy(model), image_size=16)
+    vision, backbone = split_vlm(copy.deepcopy(model), image_size=16)
     tokens = torch.randint(3, 50, (2, 5), generator=torch.Generator().manual_seed(1))
     count = vision.num_patches
     ids = torch.cat([torch.full((2, count), IMAGE_TOKEN), tokens], dim=1)
@@ -152,7 +152,7 @@ def seen(rows: int) -> Observation:
 def test_policies_act_on_it_and_say_again_how_likely_that_was(kind):
     torch.manual_seed(0)
     frames = np.random.default_rng(0).uniform(-1, 1, (50, 2)).astype(np.float32)
-    model = VisionLanguageModel(*taken_apart(whole(kind), image_size=16), CAMERAS, PROPRIO_SIZE)
+    model = VisionLanguageModel(*split_vlm(whole(kind), image_size=16), CAMERAS, PROPRIO_SIZE)
     flow = FlowMatching(num_steps=4, time_alpha=1.5, time_beta=1.0, noise_level=0.5)
     policies = (
         token_policy(model, fit_bins(frames, 8, "uniform"), 2, "parallel", 1.0),
@@ -177,7 +177,7 @@ def test_policies_act_on_it_and_say_again_how_likely_that_was(kind):
 
 def test_it_loads_by_name_and_refuses_what_it_does_not_know(tmp_path):
     whole("smolvlm").save_pretrained(tmp_path / "smol")
-    vision, backbone = existing_vlm(str(tmp_path / "smol"), 8, torch.float32)
+    vision, backbone = load_pretrained_vlm(str(tmp_path / "smol"), 8, torch.float32)
     assert vision(torch.zeros(1, 8, 8, 3, dtype=torch.uint8)).shape == (
         1,
         vision.num_patches,
@@ -189,4 +189,4 @@ def test_it_loads_by_name_and_refuses_what_it_does_not_know(tmp_path):
     with pytest.raises(
         ValueError, match=r"llama\) is a llama; of vision-language models these are known: idefics3"
     ):
-        existing_vlm(str(tmp_path / "llama"), 8, torch.float32)
+        load_pretrained_vlm(str(tmp_path / "llama"), 8, torch.float32)

@@ -7,7 +7,7 @@ import torch
 
 from tests.models.tiny import tiny_architecture, tiny_observation
 from vla.data.tokenizer import train_tokenizer
-from vla.models.pretrained import load_vlm, num_parameters, save_vlm, small_vlm
+from vla.models.checkpoint import load_vlm, num_parameters, save_vlm, small_vlm
 
 
 @pytest.fixture(scope="module")

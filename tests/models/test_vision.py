@@ -12,8 +12,8 @@ from vla.models.vision import (
     check_tower,
     hub_vit,
     small_vit,
-    tower_arguments,
-    tower_config,
+    timm_arguments,
+    timm_config,
 )
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -60,10 +60,10 @@ def test_our_own_model_sees_pixels_from_minus_1_to_1_to_the_bit():
 
 def test_pictures_are_enlarged_to_whole_patches():
     name = "vit_small_patch14_dinov2.lvd142m"
-    config = tower_config(name, pretrained=True)
+    config = timm_config(name, pretrained=True)
     assert (config.mean, config.std) == IMAGENET
-    assert tower_arguments(name, config, 64) == ({"img_size": 70}, 70)
-    assert tower_arguments("resnet10t", tower_config("resnet10t", False), 64) == ({}, 64)
+    assert timm_arguments(name, config, 64) == ({"img_size": 70}, 70)
+    assert timm_arguments("resnet10t", timm_config("resnet10t", False), 64) == ({}, 64)
 
 
 def test_maps_are_read_row_by_row():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from vla.models.pretrained import SmallArchitecture, small_vlm
+from vla.models.checkpoint import SmallArchitecture, small_vlm
 from vla.models.vlm import VisionLanguageModel
 from vla.types import Observation
 

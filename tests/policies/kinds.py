@@ -29,11 +29,11 @@ Make = Callable[[np.ndarray], nn.Module]
 
 def settings(exploration: str = "all_steps", **given) -> DenoisingSettings:
     values = {
-        "drawn_steps": 4,
+        "num_stochastic_steps": 4,
         "samples": 4,
         "min_noise": 0.1,
         "max_noise": 0.4,
-        "insulate": False,
+        "stop_gradient_to_vlm": False,
     }
     return DenoisingSettings(CHUNK, 16, 32, exploration, **{**values, **given})
 

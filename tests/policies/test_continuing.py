@@ -8,9 +8,15 @@ import torch
 from tests.policies.kinds import CHUNK, flow
 from tests.policies.tiny import named_number
 from vla.actions.flow import FlowMatching
-from vla.policies.continuing import can_continue, continue_chunk, guided, soft_mask, strength
-from vla.serve.policy import plans, serve_rows
-from vla.serve.requests import Going, Shown
+from vla.policies.real_time_chunking import (
+    can_continue,
+    continue_chunk,
+    guidance_strength,
+    guided_velocity,
+    soft_mask,
+)
+from vla.serve.policy_service import remaining_plans, serve_rows
+from vla.serve.requests import ExecutingPlan, ObservationBatch
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +42,8 @@ def test_the_mask_falls_from_what_is_executed_to_what_is_free():
 
 def test_the_strength_is_the_papers():
     # t = 0.5: r^2 = 0.25 / 0.5 = 0.5, and 0.5 / (0.5 * 0.5) = 2. Near noise it is bounded by 5.
-    assert strength(0.5) == pytest.approx(2.0)
-    assert strength(0.0) == strength(0.01) == 5.0
+    assert guidance_strength(0.5) == pytest.approx(2.0)
+    assert guidance_strength(0.0) == guidance_strength(0.01) == 5.0
 
 
 def test_the_pull_is_the_gradient_of_the_difference(policy):
@@ -45,7 +51,7 @@ def test_the_pull_is_the_gradient_of_the_difference(policy):
     reading = policy.reading(policy.perceive(observation), observation)
     state, wanted = torch.randn(4, CHUNK, 1), torch.zeros(4, CHUNK, 1)
     mask = torch.tensor([1.0, 0.5])[None, :, None].expand(4, -1, -1)
-    velocity, pull = guided(policy.head, reading, state, wanted, mask, 0.3)
+    velocity, pull = guided_velocity(policy.head, reading, state, wanted, mask, 0.3)
 
     @torch.no_grad()
     def half_squared_difference(at: torch.Tensor) -> float:
@@ -85,13 +91,13 @@ def test_a_server_goes_on_for_those_who_say_what_they_do(policy):
     _, observation, _ = named_number("parallel")
     plan = policy.act(observation, greedy=True).action[1].numpy() + 0.5
 
-    going = (None, Going(plan, 2), None, None)
-    shown = Shown({}, np.zeros((4, 3), np.float32), ["go"] * 4, going)
+    going = (None, ExecutingPlan(plan, 2), None, None)
+    shown = ObservationBatch({}, np.zeros((4, 3), np.float32), ["go"] * 4, going)
     answered = serve_rows(policy, lambda shown: observation, greedy=True)(shown)
     free = policy.act(observation, greedy=True).action.numpy()
     np.testing.assert_allclose(answered[[0, 2, 3]], free[[0, 2, 3]], atol=1e-5)
     assert np.abs(answered[1] - plan).mean() < 0.1 * np.abs(free[1] - plan).mean()
-    rows, planned, late = plans(going, 3)
+    rows, planned, late = remaining_plans(going, 3)
     assert (rows.shape, planned.tolist(), late.tolist()) == ((4, 3, 1), [0, 2, 0, 0], [0, 2, 0, 0])
 
 

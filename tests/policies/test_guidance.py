@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.policies.kinds import task_of
-from vla.data.labels import labelled
+from vla.data.advantage_tokens import with_advantage_token
 from vla.types import Observation
 
 GUIDED = ("token_parallel", "regression", "flow_all_steps", "diffusion")
@@ -22,7 +22,9 @@ def with_label(observation: Observation) -> Observation:
         tokens=pad(observation.tokens, (0, 2)),
         token_mask=pad(observation.token_mask, (0, 2)),
     )
-    return labelled(wider, [[60, 61]], torch.zeros(len(observation.tokens), dtype=torch.long))
+    return with_advantage_token(
+        wider, [[60, 61]], torch.zeros(len(observation.tokens), dtype=torch.long)
+    )
 
 
 @pytest.fixture(params=GUIDED)

@@ -11,11 +11,11 @@ from tests.models.tiny import tiny_observation
 from tests.policies.kinds import CONTINUOUS, KINDS, MAKERS, flow, task_of
 from tests.rl.contract import check_policy
 from vla.actions.fast import fit_fast
-from vla.models.action_expert import read_by
+from vla.models.action_expert import prefix_cache_for
 from vla.policies.denoising import DenoisingHead
 from vla.policies.fast import score_tokens
-from vla.rl.branching import RedrawingPolicy
-from vla.sft.protocols import ImitablePolicy, ProbedPolicy
+from vla.rl.branching import ResamplingPolicy
+from vla.sft.protocols import HeadPretrainablePolicy, ImitablePolicy
 from vla.types import map_rows
 
 
@@ -117,7 +117,7 @@ def test_more_draws_from_what_was_perceived(kind):
     """Branches try several decisions from one state: each is scored as it was drawn, and nobody
     looks again."""
     policy = restless(task_of(kind)[0].policy)
-    assert isinstance(policy, RedrawingPolicy)
+    assert isinstance(policy, ResamplingPolicy)
     assert not policy.can_redraw
     policy.freeze_model()
     assert policy.can_redraw
@@ -159,15 +159,15 @@ def test_branches_differ_in_what_the_policy_draws_alone(kind):
 def test_only_the_last_steps_are_draws_where_the_settings_say_so(kind):
     policy = restless(task_of(kind)[0].policy)
     observation, steps = tiny_observation([3, 2, 4, 1] * 8), policy.head.process.num_steps
-    policy.head.settings = dataclasses.replace(policy.head.settings, drawn_steps=2)
+    policy.head.settings = dataclasses.replace(policy.head.settings, num_stochastic_steps=2)
     decision = policy.act(observation)
     assert policy.num_draws == decision.logprobs.shape[1] == (1 if kind == "flow_one_step" else 2)
     assert set(decision.trace["step"].flatten().tolist()) == {steps - 2, steps - 1}
     scores = policy.score(observation, decision.trace)
     assert (scores.logprobs - decision.logprobs).abs().max() <= 1e-4
     for wrong in (0, steps + 1):
-        refused = dataclasses.replace(policy.head.settings, drawn_steps=wrong)
-        with pytest.raises(ValueError, match="drawn_steps"):
+        refused = dataclasses.replace(policy.head.settings, num_stochastic_steps=wrong)
+        with pytest.raises(ValueError, match="num_stochastic_steps"):
             DenoisingHead(policy.model, policy.head.process, policy.head.normalizer, refused)
 
 
@@ -190,13 +190,17 @@ def test_an_insulated_expert_leaves_the_language_model_alone():
     """Knowledge insulation: the expert's loss gives its own weights a gradient, and the model
     none."""
     reached = {}
-    for insulate in (True, False):
-        policy = restless(flow("all_steps", insulate=insulate)(torch.rand(8, 2, 1).numpy()))
+    for stop_gradient_to_vlm in (True, False):
+        policy = restless(
+            flow("all_steps", stop_gradient_to_vlm=stop_gradient_to_vlm)(
+                torch.rand(8, 2, 1).numpy()
+            )
+        )
         terms, _ = policy.imitation_terms(
             tiny_observation([3]), torch.rand(1, 2, 1), torch.ones(1, 2, dtype=torch.bool)
         )
         terms.sum().backward()
-        reached[insulate] = any(
+        reached[stop_gradient_to_vlm] = any(
             p.grad is not None and bool(p.grad.any()) for p in policy.model.backbone.parameters()
         )
         assert all(p.grad is not None for p in policy.head.expert.layers.parameters())
@@ -210,7 +214,9 @@ def test_tokens_teach_the_model_that_the_expert_leaves_alone():
     observation, actions = tiny_observation([3, 2]), torch.rand(2, 2, 1) * 3
     mask = torch.tensor([[True, True], [True, False]])
     code = fit_fast(chunks, 24, 2.0)
-    policy = restless(flow("all_steps", insulate=True, token_weight=1.0, code=code)(chunks))
+    policy = restless(
+        flow("all_steps", stop_gradient_to_vlm=True, token_weight=1.0, code=code)(chunks)
+    )
     writer, found = policy.head.writer, {}
     for taught in (False, True):
         policy.head.writer = writer if taught else None
@@ -228,7 +234,9 @@ def test_tokens_teach_the_model_that_the_expert_leaves_alone():
     # Row 0 is imitated whole: what is added is the mean cross-entropy of its tokens. Row 1 is not,
     # and gets nothing.
     ids, there = code.encode(actions)
-    read = read_by(policy.model, policy.head.readout, policy.perceive(observation), observation)
+    read = prefix_cache_for(
+        policy.model, policy.head.readout, policy.perceive(observation), observation
+    )
     logprobs, _ = score_tokens(policy.head.writer, policy.model, read, ids, there, 1.0)
     added = found[True][0] - found[False][0]
     assert logprobs[0].sum() < 0
@@ -283,7 +291,7 @@ def test_what_the_model_has_seen_can_be_kept(kind):
     """The loss on kept features is the loss, its gradient stays in the head; and RL may freeze the
     model."""
     policy = restless(task_of(kind)[0].policy)
-    assert isinstance(policy, ProbedPolicy)
+    assert isinstance(policy, HeadPretrainablePolicy)
     assert policy.can_probe
     observation, actions, mask = (
         tiny_observation([3, 2]),

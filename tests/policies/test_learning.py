@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from tests.policies.tiny import DECODINGS, identity_task, named_number
-from vla.rl.catalogue import make_algorithm
-from vla.rl.loop import LoopSettings, LoopState, train
+from vla.rl.algorithm_factory import make_algorithm
+from vla.rl.loop import LoopSettings, LoopState, train_rl
 from vla.rl.rollout import collect_responses
 from vla.rl.update import UpdateSettings
 from vla.sft.loop import SupervisedSettings, SupervisedTrainer
 from vla.sft.losses import imitation_loss
-from vla.train.optim import make_optimizer
+from vla.training.optim import make_optimizer
 
 
 @pytest.mark.parametrize("decoding", DECODINGS)
@@ -62,7 +62,7 @@ def test_by_reward(decoding, name, settings):
         curve.append(metrics["return_mean"])
         gaps.append(metrics.get("logprob_gap_max", 0.0))  # none where every group agrees
 
-    train(
+    train_rl(
         task.policy,
         make_algorithm(name, **settings),
         lambda iteration: collect_responses(

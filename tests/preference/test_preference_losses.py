@@ -5,14 +5,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vla.preference.pairs import dpo_terms, ipo_terms, log_odds, orpo_terms, simpo_terms
-from vla.preference.rankings import (
+from vla.preference.kto import balanced_weights, kto_baseline, kto_terms, mismatched_prompts
+from vla.preference.listwise import (
     bradley_terry_terms,
     pairwise_terms,
     plackett_luce_terms,
     ranks_from_scores,
 )
-from vla.preference.thumbs import balanced_weights, kto_baseline, kto_terms, next_others
+from vla.preference.pairwise import dpo_terms, ipo_terms, log_odds, orpo_terms, simpo_terms
 
 
 def t(*values):
@@ -120,7 +120,7 @@ def test_the_baseline_of_kto():
     assert kto_baseline(t(-5.0, -6.0), t(-4.0, -4.5)) == 0
     logprobs = t(-3.0, -4.0).requires_grad_()
     assert not kto_baseline(logprobs, t(-4.0, -4.5)).requires_grad
-    assert next_others(list("aab")) == [2, 2, 0]
+    assert mismatched_prompts(list("aab")) == [2, 2, 0]
     with pytest.raises(ValueError, match="batch_size .1. must be at least 2 for kto"):
         kto_baseline(t(-3.0), t(-4.0))
 
@@ -168,12 +168,15 @@ def test_plackett_luce_sums_to_one_over_all_rankings_and_ignores_what_is_absent(
 
 
 def test_bradley_terry_by_hand():
-    # r_c - r_r = .5: log(1 + e^-.5) = .4740770; margin .5 makes it log 2; centring .01 (2 + 1.5)^2
+    # r_c - r_r = .5: log(1 + e^-.5) = .4740770; margin .5 makes it log 2; reward_centering_weight .01 (2 + 1.5)^2
     # = .1225
     torch.testing.assert_close(bradley_terry_terms(t(2.0), t(1.5)), t(0.4740770), rtol=1e-6, atol=0)
     torch.testing.assert_close(bradley_terry_terms(t(2.0), t(1.5), margin=t(0.5)), t(math.log(2)))
     torch.testing.assert_close(
-        bradley_terry_terms(t(2.0), t(1.5), centring=0.01), t(0.5965770), rtol=1e-6, atol=0
+        bradley_terry_terms(t(2.0), t(1.5), reward_centering_weight=0.01),
+        t(0.5965770),
+        rtol=1e-6,
+        atol=0,
     )
 
 
@@ -184,7 +187,7 @@ def test_all_pairs_of_a_ranking_weigh_as_much_as_one_pair():
     expected = [(0.4740770 + 0.1269280 + 0.2014133) / 3, 0.4740770]
     torch.testing.assert_close(pairwise_terms(rewards, present), t(*expected), rtol=1e-6, atol=0)
     pair = rewards[:, :2]
-    same = bradley_terry_terms(pair[:, 0], pair[:, 1], centring=0.01)
+    same = bradley_terry_terms(pair[:, 0], pair[:, 1], reward_centering_weight=0.01)
     torch.testing.assert_close(pairwise_terms(pair, present[:, :2], 0.01), same)
 
 

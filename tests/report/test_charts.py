@@ -17,7 +17,7 @@ from vla.report.charts import (
     share_chart,
     ticks,
 )
-from vla.report.page import Markup, embedded, facts, page, section, show, table, tiles
+from vla.report.page import Markup, data_uri, fact_list, number_tiles, page, section, show, table
 
 
 def test_ticks_are_round_and_cover():
@@ -81,13 +81,13 @@ def test_what_is_shown_is_escaped_unless_it_is_markup():
     assert show(Markup("<b>")) == "<b>"
     assert show({"a": 1.23456, "b": None}) == "a: 1.235<br>b: –"
     assert "&lt;script&gt;" in table(["<script>"], [["x"]])
-    assert table(["x"], []) == facts({}) == tiles({}) == section("Empty") == ""
+    assert table(["x"], []) == fact_list({}) == number_tiles({}) == section("Empty") == ""
 
 
 def test_a_page_holds_everything_itself(tmp_path: Path):
     picture = tmp_path / "p.png"
     picture.write_bytes(b"abc")
-    assert embedded(picture) == "data:image/png;base64,YWJj"
+    assert data_uri(picture) == "data:image/png;base64,YWJj"
     text = page("A <title>", "lead", [section("One", "<p>inside</p>")])
     assert "<title>A &lt;title&gt;</title>" in text
     assert "prefers-color-scheme: dark" in text
@@ -100,13 +100,13 @@ def test_a_report_is_made_of_what_stands_in_the_folder(tmp_path: Path, when: str
 
     import yaml
 
-    from vla.report.robot import write_report
+    from vla.report.robot_report import write_report
 
     settings = {
         "sim": {"task": "pick_place"},
         "policy": {"name": "token"},
         "algorithm": {"name": "grpo"},
-        "evaluation": {"num_quick_starts": 10},
+        "evaluation": {"num_validation_starts": 10},
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
     if when == "begun":

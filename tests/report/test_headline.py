@@ -2,8 +2,8 @@
 
 import pytest
 
-import vla.report.robot as robot
-import vla.text.report as text
+import vla.report.robot_report as robot
+import vla.text.text_report as text
 from vla.rl.budget import Budget, Limits
 
 IDLE = {

@@ -4,14 +4,14 @@ import math
 
 import pytest
 
-from vla.rewards.code import program_of
-from vla.rewards.kinds import final_answer_of, verifier_for
-from vla.rewards.libraries import math_equal
-from vla.rewards.match import last_number
-from vla.rewards.numbers import read_number, whole_number
+from vla.rewards.code import extract_program
 from vla.rewards.sample import Sample
-from vla.rewards.structure import json_value
-from vla.rewards.worker import find_verifier
+from vla.rewards.verifier_worker import find_verifier
+from vla.rewards.verifiers.answer_types import extract_final_answer, select_verifier
+from vla.rewards.verifiers.exact_match import last_number
+from vla.rewards.verifiers.external_verifiers import math_equal
+from vla.rewards.verifiers.format_rewards import json_value
+from vla.rewards.verifiers.numbers import read_number, whole_number
 
 CASES = {
     "last_number": {
@@ -169,8 +169,8 @@ ALL = [
 
 @pytest.mark.parametrize(("verifier", "answer", "right", "wrong"), ALL)
 def test_a_verifier_is_chosen_by_what_the_answer_is(verifier, answer, right, wrong):
-    text = final_answer_of(answer)
-    assert verifier_for(text) == verifier
+    text = extract_final_answer(answer)
+    assert select_verifier(text) == verifier
     verify = find_verifier(verifier)
     assert [said for said in right if verify(Sample("", said, text)) != 1] == []
     assert [said for said in wrong if verify(Sample("", said, text)) != 0] == []
@@ -267,7 +267,7 @@ CODE = "def f(x):\n    return x + 1\n"
     ],
 )
 def test_fences_of_every_kind(text):
-    assert program_of(text).rstrip() == CODE.rstrip()
+    assert extract_program(text).rstrip() == CODE.rstrip()
 
 
 def test_json_in_fences_of_every_kind():
@@ -307,6 +307,6 @@ def test_json_in_fences_of_every_kind():
 def test_no_text_takes_long_to_read(piece):
     text = piece * (6000 // len(piece)) + "~"
     for answer in ("1", "B", "12 May 1999", "5 km", "x + 1"):
-        find_verifier(verifier_for(answer))(Sample("", text, answer))
-    assert verifier_for(text) in ("exact", "last_number", "math_equal")
-    assert program_of(text)
+        find_verifier(select_verifier(answer))(Sample("", text, answer))
+    assert select_verifier(text) in ("exact", "last_number", "math_equal")
+    assert extract_program(text)

@@ -18,16 +18,16 @@ from pathlib import Path
 
 import pytest
 
-from vla.rewards import jail as jails
 from vla.rewards.code import score_code
-from vla.rewards.jail import available, why_not
 from vla.rewards.sample import Sample
-from vla.rewards.sandbox import Limits, run_python
+from vla.rewards.sandbox import jail as jails
+from vla.rewards.sandbox.jail import available_jails, explain_unavailable
+from vla.rewards.sandbox.run_python import ProgramLimits, run_python
 
 PROGRAMS = runpy.run_path(str(Path(__file__).with_name("attack_programs.py")))
 SURVIVORS, TAKERS, FORBIDDEN = PROGRAMS["SURVIVORS"], PROGRAMS["TAKERS"], PROGRAMS["FORBIDDEN"]
 MB = 2**20
-LIMITS = Limits(
+LIMITS = ProgramLimits(
     seconds=10, memory_bytes=256 * MB, disk_bytes=8 * MB, num_files=100, num_processes=6
 )
 SHORT = replace(LIMITS, seconds=1.0)
@@ -36,8 +36,8 @@ MARK = f"attack{os.getpid()}"
 
 @pytest.fixture(params=["unshare", "root", "bwrap"], scope="module")
 def jail(request):
-    if request.param not in available():
-        pytest.skip(f"no jail of kind {request.param} here: {why_not(request.param)}")
+    if request.param not in available_jails():
+        pytest.skip(f"no jail of kind {request.param} here: {explain_unavailable(request.param)}")
     return request.param
 
 
@@ -77,7 +77,8 @@ def test_nothing_outlives_whoever_runs_it(jail, tmp_path):
     source = marked("os.setsid()\nprint('on', flush=True)\nwhile True: pass")
     script = tmp_path / "trainer.py"
     script.write_text(
-        f"from vla.rewards.sandbox import Limits, run_python\nrun_python({source!r}, Limits(seconds=60), jail={jail!r})"
+        "from vla.rewards.sandbox.run_python import ProgramLimits, run_python\n"
+        f"run_python({source!r}, ProgramLimits(seconds=60), jail={jail!r})"
     )
     trainer = subprocess.Popen(
         [sys.executable, str(script)], env={**os.environ, "PYTHONPATH": os.getcwd()}
@@ -119,7 +120,7 @@ if __name__ == "__main__":
     with tempfile.NamedTemporaryFile() as file: print(file.write(b"x" * 10**6))
     print(len(bytearray(2 * 10**8)))
 """
-    outcome = run_python(source, Limits(seconds=60), jail=jail)
+    outcome = run_python(source, ProgramLimits(seconds=60), jail=jail)
     expected = "[1, 4, 9]\nsub\npython\n" + "thread\n" * 4 + "later\n1000000\n200000000\n"
     assert outcome.output.decode() == expected, outcome
 
@@ -178,8 +179,8 @@ def add(a, b):
 
 
 def test_bubblewrap_without_capabilities_counts_files(monkeypatch):
-    if "bwrap" not in available():
-        pytest.skip(f"no bubblewrap here: {why_not('bwrap')}")
+    if "bwrap" not in available_jails():
+        pytest.skip(f"no bubblewrap here: {explain_unavailable('bwrap')}")
     monkeypatch.setattr(jails, "_SETUP", ())  # as under Ubuntu's AppArmor profile for bwrap
     source = (
         "import os\nfor i in range(10**6):\n  os.mkdir(str(i))\n  if i == 90: os.write(1, b'90')"
@@ -195,9 +196,9 @@ def test_bubblewrap_without_capabilities_counts_files(monkeypatch):
     os.geteuid() != 0 or not shutil.which("setpriv"), reason="only root can give up a capability"
 )
 def test_root_of_a_plain_container_has_a_user_namespace():
-    if "unshare" not in available():
-        pytest.skip(f"no user namespaces here: {why_not('unshare')}")
-    script = "from vla.rewards.sandbox import *\nprint(choose_jail(), run_python('print(5)', Limits(seconds=30)).output)"
+    if "unshare" not in available_jails():
+        pytest.skip(f"no user namespaces here: {explain_unavailable('unshare')}")
+    script = "from vla.rewards.sandbox.run_python import *\nprint(choose_jail(), run_python('print(5)', ProgramLimits(seconds=30)).output)"
     command = ["setpriv", "--bounding-set=-sys_admin", sys.executable, "-c", script]
     result = subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.getcwd()}

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import pytest
 
-from vla.rewards.gold import brief, concise_kind, find_gold
+from vla.rewards.gold_rewards import brief, concise_kind, find_gold
 from vla.rewards.judge import (
     BothOrders,
     GoldJudge,

@@ -3,9 +3,9 @@ import copy
 import pytest
 import torch
 
-from vla.preference.rankings import bradley_terry_terms
+from vla.preference.listwise import bradley_terry_terms
 from vla.rewards.reward_model import RewardModel
-from vla.text.tiny import tiny_language_model
+from vla.text.tiny_language_model import tiny_language_model
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,9 @@ def test_it_learns_which_token_is_liked():
 
     for _ in range(80):
         rewards = rewarder(*pairs(16))
-        loss = bradley_terry_terms(rewards[0::2], rewards[1::2], centring=0.01).mean()
+        loss = bradley_terry_terms(
+            rewards[0::2], rewards[1::2], reward_centering_weight=0.01
+        ).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -5,15 +5,15 @@ import time
 import numpy as np
 import pytest
 
-from vla.rewards import jail as jails
-from vla.rewards.code import program_of, read_tests, score_code
+from vla.rewards.code import extract_program, read_tests, score_code
 from vla.rewards.compose import Rewards
-from vla.rewards.jail import available
 from vla.rewards.sample import Sample
-from vla.rewards.sandbox import Limits, run_python
+from vla.rewards.sandbox import jail as jails
+from vla.rewards.sandbox.jail import available_jails
+from vla.rewards.sandbox.run_python import ProgramLimits, run_python
 
-JAILS = available()
-LIMITS = Limits(seconds=1.0)
+JAILS = available_jails()
+LIMITS = ProgramLimits(seconds=1.0)
 pytestmark = pytest.mark.skipif(
     not JAILS, reason="neither bubblewrap nor namespaces are available to this user"
 )
@@ -26,7 +26,7 @@ def jail(request):
 
 def test_an_honest_program(jail):
     outcome = run_python(
-        "import math\nprint(math.factorial(int(input())))", Limits(), b"5\n", jail=jail
+        "import math\nprint(math.factorial(int(input())))", ProgramLimits(), b"5\n", jail=jail
     )
     assert outcome.started
     assert (outcome.output, outcome.returncode, outcome.stopped) == (b"120\n", 0, None)
@@ -53,7 +53,7 @@ def test_a_memory_bomb_fails_alone(jail):
 
 def test_a_gigabyte_of_output_is_cut(jail):
     source = "import sys\nfor _ in range(1024): sys.stdout.write('x' * 2 ** 20)"
-    outcome = run_python(source, Limits(seconds=20), jail=jail)
+    outcome = run_python(source, ProgramLimits(seconds=20), jail=jail)
     assert outcome.stopped == "output"
     assert len(outcome.output) == LIMITS.output_bytes
 
@@ -72,7 +72,7 @@ def test_loopback_is_out_of_reach(jail):
         source = f"import socket\ns = socket.socket()\ns.settimeout(.5)\nprint(s.connect_ex(('127.0.0.1', {port})))"
         with socket.socket() as client:  # outside it is within reach
             assert client.connect_ex(("127.0.0.1", port)) == 0
-        outcome = run_python(source, Limits(), jail=jail)
+        outcome = run_python(source, ProgramLimits(), jail=jail)
     assert outcome.output.strip().isdigit()
     assert outcome.output.strip() != b"0"
 
@@ -99,7 +99,7 @@ for path in {targets!r}:
 open("mine", "w").write("own folder")
 print(open("mine").read())
 """
-    outcome = run_python(source, Limits(), jail=jail)
+    outcome = run_python(source, ProgramLimits(), jail=jail)
     assert outcome.output == b"own folder\n"
     assert list(tmp_path.iterdir()) == []
 
@@ -125,14 +125,14 @@ for pid in os.listdir("/proc"):
             except OSError:
                 pass
 """
-    outcome = run_python(source, Limits(), jail=jail)
+    outcome = run_python(source, ProgramLimits(), jail=jail)
     assert b"read " not in outcome.output
     assert b"hunter2" not in outcome.output
     assert outcome.returncode == 0
 
 
 def test_no_capabilities_and_no_way_to_gain_any(jail):
-    outcome = run_python("print(open('/proc/self/status').read())", Limits(), jail=jail)
+    outcome = run_python("print(open('/proc/self/status').read())", ProgramLimits(), jail=jail)
     status = dict(
         line.split(":\t") for line in outcome.output.decode().splitlines() if ":\t" in line
     )
@@ -179,7 +179,9 @@ def test_without_tests_or_sandbox_a_program_is_unscorable(jail, monkeypatch):
         (["/bin/false"], "the jail ended at once"),
         (["/no/such/file"], "No such file"),
     ):
-        monkeypatch.setattr("vla.rewards.jail._command", lambda *_, command=command: command)
+        monkeypatch.setattr(
+            "vla.rewards.sandbox.jail._command", lambda *_, command=command: command
+        )
         failures = {}
         samples = [Sample("", "add = sum", "", facts=TESTS)] * 2
         assert np.isnan(score_code(samples, LIMITS, jail=jail, failures=failures)).all()
@@ -187,7 +189,7 @@ def test_without_tests_or_sandbox_a_program_is_unscorable(jail, monkeypatch):
 
 
 def test_code_is_never_run_unconfined(monkeypatch):
-    import vla.rewards.sandbox as sandbox
+    import vla.rewards.sandbox.run_python as sandbox
 
     monkeypatch.setattr(sandbox, "available", list)
     with pytest.raises(ValueError, match="code rewards need a sandbox.*install bubblewrap"):
@@ -212,14 +214,14 @@ SWITCHES = {
 def test_the_remedy_is_the_switch_that_forbids(monkeypatch, switch):
     value, remedy = SWITCHES[switch]
     monkeypatch.setattr(jails, "_reads", lambda path: value if path == switch else None)
-    assert f"{remedy})" in jails.remedies()
+    assert f"{remedy})" in jails.jail_remedies()
     monkeypatch.setattr(jails, "_reads", lambda path: None)
-    assert "sysctl" not in jails.remedies()
+    assert "sysctl" not in jails.jail_remedies()
 
 
 def test_the_last_block_is_the_program():
-    assert program_of("```python\na = 1\n```\nbetter:\n```\na = 2\n```") == "a = 2\n"
-    assert program_of("a = 3") == "a = 3"
+    assert extract_program("```python\na = 1\n```\nbetter:\n```\na = 2\n```") == "a = 2\n"
+    assert extract_program("a = 3") == "a = 3"
 
 
 @pytest.mark.parametrize(
@@ -272,4 +274,4 @@ def test_programs_that_are_no_text_score_0(jail):
         "add = lambda a, b: 10**6000",
     ]
     samples = [Sample("", program, "", facts=TESTS) for program in programs]
-    assert score_code(samples, Limits(), jail=jail) == [0, 0, 0, 1, 0]
+    assert score_code(samples, ProgramLimits(), jail=jail) == [0, 0, 0, 1, 0]

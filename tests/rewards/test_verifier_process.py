@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from vla.rewards.compose import Rewards
-from vla.rewards.pool import VerifierProcess
 from vla.rewards.sample import Sample
-from vla.rewards.worker import NAMES, find_verifier
+from vla.rewards.verifier_process import VerifierProcess
+from vla.rewards.verifier_worker import NAMES, find_verifier
 
 HERE = "bad_verifiers:"
 

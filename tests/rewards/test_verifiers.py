@@ -3,11 +3,17 @@ import math
 
 import pytest
 
-from vla.rewards.libraries import final_answer
-from vla.rewards.match import contains, exact, last_number, only_number, read_number
-from vla.rewards.overlap import bleu, chrf, rouge_l
 from vla.rewards.sample import Sample
-from vla.rewards.structure import inside_answer, json_value, think_format, think_tags, tool_call
+from vla.rewards.verifiers.exact_match import contains, exact, last_number, only_number, read_number
+from vla.rewards.verifiers.external_verifiers import parse_final_answer
+from vla.rewards.verifiers.format_rewards import (
+    inside_answer,
+    json_value,
+    think_format,
+    think_tags,
+    tool_call,
+)
+from vla.rewards.verifiers.text_metrics import bleu, chrf, rouge_l
 
 
 @pytest.mark.parametrize(
@@ -141,5 +147,5 @@ def test_overlap_by_hand():
 
 
 def test_final_answer():
-    assert final_answer("So the sum is 12 - 3 = 9.", "-4") == "9"
-    assert final_answer("  Alice \n", "Alice") == "Alice"
+    assert parse_final_answer("So the sum is 12 - 3 = 9.", "-4") == "9"
+    assert parse_final_answer("  Alice \n", "Alice") == "Alice"

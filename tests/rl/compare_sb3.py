@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from control import BALANCING, Gymnasium, StatePolicy, balance, observe
 
-from vla.rl.catalogue import make_algorithm
-from vla.rl.loop import LoopSettings, LoopState, train
+from vla.rl.algorithm_factory import make_algorithm
+from vla.rl.loop import LoopSettings, LoopState, train_rl
 from vla.rl.rollout import collect_rollout
 from vla.rl.update import UpdateSettings
 from vla.types import Rollout
@@ -48,7 +48,7 @@ def ours(seed: int, num_iterations: int) -> tuple[list[float], Act]:
             policy, environment, range(first, first + EPISODES), 1, observe, version=iteration
         )
 
-    train(
+    train_rl(
         policy,
         make_algorithm(
             "ppo", clip_low=0.2, clip_high=0.2, gamma=0.9, gae_lambda=0.95, value_coefficient=0.5

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from vla.rl.catalogue import make_algorithm
-from vla.rl.loop import LoopSettings, LoopState, train
+from vla.rl.algorithm_factory import make_algorithm
+from vla.rl.loop import LoopSettings, LoopState, train_rl
 from vla.rl.rollout import collect_rollout
 from vla.rl.update import UpdateSettings
-from vla.types import Decision, Observation, Scores, Trace
+from vla.types import ActionScores, Decision, Observation, Trace
 
 
 @dataclass(frozen=True)
@@ -109,10 +109,10 @@ class StatePolicy(nn.Module):
         values = None if self.critic is None else self.value(observation)
         return Decision(action, {"draw": draw}, logprobs, mask, values)
 
-    def score(self, observation: Observation, trace: Trace) -> Scores:
+    def score(self, observation: Observation, trace: Trace) -> ActionScores:
         distribution = self.distribution(observation)
         values = None if self.critic is None else self.value(observation)
-        return Scores(distribution.log_prob(trace["draw"]), distribution.entropy(), values)
+        return ActionScores(distribution.log_prob(trace["draw"]), distribution.entropy(), values)
 
     def value(self, observation: Observation) -> Tensor:
         assert self.critic is not None
@@ -182,7 +182,7 @@ def balance(
         curve.append((so_far + int(metrics["control_steps"]), metrics["return_mean"]))
         return curve[-1][1] > enough
 
-    train(
+    train_rl(
         policy,
         make_algorithm(name, **how.settings),
         collect,

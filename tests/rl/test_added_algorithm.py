@@ -23,8 +23,8 @@ SMALL = (
 TEXT = ("mode=text", "rl.num_minibatches=2", "+text.rewards.chrf=1.0")  # of varying value
 ROBOT = (
     "sim.reward.reach=0.5",
-    *("sim=reach", "sim.robot=gantry", "sim.num_threads=1", "sft.probe_steps=2"),
-    *("sft.num_steps=2", "data.num_demonstrations=2", "data.question_scenes=8"),
+    *("sim=reach", "sim.robot=gantry", "sim.num_threads=1", "sft.head_steps=2"),
+    *("sft.num_steps=2", "data.num_demonstrations=2", "data.num_question_scenes=8"),
     *("evaluation.num_starts=4", "evaluation.num_videos=0"),
 )
 

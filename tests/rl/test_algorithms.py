@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from tests.rl.toys import SETTINGS, make_rollout
+from vla.rl.algorithm_factory import make_algorithm
 from vla.rl.algorithms import ALGORITHMS
 from vla.rl.algorithms.dapo import overlong_penalty
 from vla.rl.batch import reduction_weights
-from vla.rl.catalogue import make_algorithm
 from vla.rl.losses import clip_shares
-from vla.types import Scores
+from vla.types import ActionScores
 
 nan = float("nan")
 close = {"rtol": 1e-5, "atol": 1e-7}
@@ -29,7 +29,9 @@ def loss_at_ratios(name, ratios=RATIOS, rollout=None, **settings):
     rollout = rollout or one_success_in_four()
     algorithm = make_algorithm(name, **{**SETTINGS[name], **settings})
     batch = algorithm.prepare(rollout)
-    return algorithm.loss(batch, Scores(rollout.logprobs + ratios.log(), torch.ones_like(ratios)))
+    return algorithm.loss(
+        batch, ActionScores(rollout.logprobs + ratios.log(), torch.ones_like(ratios))
+    )
 
 
 @pytest.mark.parametrize(
@@ -68,7 +70,7 @@ def test_grpo_with_kl_as_a_loss_by_hand():
     rollout = one_success_in_four()
     algorithm = make_algorithm("grpo", **SETTINGS["grpo"], kl_coefficient=0.04)
     batch = algorithm.prepare(rollout, rollout.logprobs - torch.tensor(2.0).log())
-    output = algorithm.loss(batch, Scores(rollout.logprobs))
+    output = algorithm.loss(batch, ActionScores(rollout.logprobs))
     assert output.loss.item() == pytest.approx(0.04 * 0.1931472, rel=1e-4)
     assert output.metrics["kl_reference"].item() == pytest.approx(6 * 0.1931472, rel=1e-5)
 
@@ -112,7 +114,7 @@ def test_gspo_gradient_flows_through_the_mean_log_ratio():
     rollout = one_success_in_four()
     algorithm = make_algorithm("gspo", clip_low=0.5, clip_high=0.5)
     batch, logprobs = algorithm.prepare(rollout), (rollout.logprobs + 0.1).requires_grad_()
-    algorithm.loss(batch, Scores(logprobs)).loss.backward()
+    algorithm.loss(batch, ActionScores(logprobs)).loss.backward()
     # d/dlogp of -A s / 4 with s = e^.1: -A e^.1 / (4 |y|): 1.5 over 2 draws, .5 over 1, .5 over 2,
     # .5 over 1.
     slope = torch.tensor(0.1).exp() / 4
@@ -152,7 +154,7 @@ def test_rloo_gradient_is_that_of_the_summed_log_prob_averaged_over_trajectories
     rollout = one_success_in_four()
     algorithm = make_algorithm("rloo", **SETTINGS["rloo"])
     batch, logprobs = algorithm.prepare(rollout), rollout.logprobs.clone().requires_grad_()
-    algorithm.loss(batch, Scores(logprobs)).loss.backward()
+    algorithm.loss(batch, ActionScores(logprobs)).loss.backward()
     expected = -batch.advantages * torch.tensor(MASK) / 4
     torch.testing.assert_close(logprobs.grad, expected.expand(4, 2), rtol=1e-5, atol=1e-7)
 
@@ -183,7 +185,7 @@ def test_ppo_by_hand():
     algorithm = make_algorithm("ppo", **SETTINGS["ppo"], normalize_advantages=False, value_clip=0.2)
     rollout = two_trajectories()
     batch = algorithm.prepare(rollout)
-    scores = Scores(rollout.logprobs + torch.tensor(1.1).log(), values=rollout.values + 0.1)
+    scores = ActionScores(rollout.logprobs + torch.tensor(1.1).log(), values=rollout.values + 0.1)
     output = algorithm.loss(batch, scores)
     assert output.policy.sum().item() == pytest.approx(-1.1 * 0.3459, rel=1e-5)
     assert output.value.sum().item() == pytest.approx(0.5 * 0.422518560 / 8, rel=1e-5)
@@ -219,7 +221,7 @@ def test_ppo_clips_and_discounts_the_first_draws_more():
         [1.62, 1.8, 2.0]
     )  # .9^2, .9 and 1 times the reward
     output = algorithm.loss(
-        batch, Scores(rollout.logprobs + torch.tensor(1.5).log(), values=torch.zeros(1))
+        batch, ActionScores(rollout.logprobs + torch.tensor(1.5).log(), values=torch.zeros(1))
     )
     held = -(1.62 * 1.02 + 1.8 * 1.0528366 + 2.0 * 1.2) / 3
     assert output.policy.sum().item() == pytest.approx(held, rel=1e-5)
@@ -290,7 +292,7 @@ def test_reinforce_by_hand():
     torch.testing.assert_close(
         batch.advantages[:, 0], torch.tensor([0.0, 0.075, -0.25, 0.6]), **close
     )
-    output = critic.loss(batch, Scores(rollout.logprobs, values=rollout.values))
+    output = critic.loss(batch, ActionScores(rollout.logprobs, values=rollout.values))
     expected = -(batch.advantages * rollout.logprobs).sum() / 8
     assert output.policy.sum().item() == pytest.approx(expected.item(), rel=1e-5)
     assert output.value.sum().item() == pytest.approx(
@@ -356,7 +358,7 @@ def test_rows_that_say_nothing_leave_every_denominator(name):
     batch = alone.prepare(crowd)
     assert batch.active_rows.tolist() == [0, 1, 2, 3]
     moved = crowd.logprobs + torch.cat([RATIOS, torch.full((4, 2), 1.7)]).log()
-    assert alone.loss(batch, Scores(moved)).loss.item() == pytest.approx(expected, rel=1e-6)
+    assert alone.loss(batch, ActionScores(moved)).loss.item() == pytest.approx(expected, rel=1e-6)
     assert batch.metrics["trajectories_unscorable"] == 1
     if name != "rloo":
         assert batch.metrics["groups_singleton"] == 1

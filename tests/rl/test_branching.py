@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from tests.rl.toys import GaussianPolicy, proprio_observation
-from vla.rl.branching import Branches, BranchSettings, discounted_returns
-from vla.rl.catalogue import make_algorithm
+from vla.rl.algorithm_factory import make_algorithm
+from vla.rl.branching import BranchCollector, BranchSettings, discounted_returns
 from vla.rl.rollout import collect_rollout
 from vla.rl.state_critic import StateCritic
 from vla.rl.trust_region import step_to_kl
@@ -93,7 +93,7 @@ def made(monkeypatch):
     environment, policy = Line(), Redrawing(1, 1)
     critic = StateCritic(0)
     return (
-        Branches(policy, environment, BranchSettings(4, 0.5, 0.9), critic, 0),
+        BranchCollector(policy, environment, BranchSettings(4, 0.5, 0.9), critic, 0),
         policy,
         environment,
         critic,
@@ -160,7 +160,7 @@ def test_branches_teach_to_reach_a_point(made, name):
     branches, policy, environment, critic = made
     algorithm = make_algorithm(name, **SETTINGS[name])
     optimizer = torch.optim.SGD(policy.parameters(), lr=1e-3, momentum=0.7)
-    settings = UpdateSettings(1, 1, 512, step_kl=0.1)
+    settings = UpdateSettings(1, 1, 512, target_step_kl=0.1)
     for iteration in range(2):
         branches.rollout(collect(branches, policy, environment, iteration))
     critic.fit(200)
@@ -176,7 +176,7 @@ def test_branches_teach_to_reach_a_point(made, name):
             settings,
             generator=torch.Generator().manual_seed(0),
         )
-        assert metrics["step_kl"] == pytest.approx(0.1, rel=0.2)
+        assert metrics["target_step_kl"] == pytest.approx(0.1, rel=0.2)
     assert np.mean(returns[-3:]) > np.mean(returns[:3]) + 0.2
 
 
@@ -224,4 +224,4 @@ def test_a_step_is_as_long_as_it_is_asked_to_be(rate):
         lambda: float(theta.detach().square().sum() / 2),
     )
     assert float(theta.detach()) == pytest.approx(-0.2, rel=0.1)
-    assert found["step_kl"] == pytest.approx(0.02, rel=0.16)
+    assert found["target_step_kl"] == pytest.approx(0.02, rel=0.16)

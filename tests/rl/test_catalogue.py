@@ -3,8 +3,8 @@
 import pytest
 
 from tests.rl.toys import SETTINGS
-from vla.rl import checks
-from vla.rl.catalogue import algorithm_type, check_run, make_algorithm
+from vla.rl import validation as checks
+from vla.rl.algorithm_factory import algorithm_type, check_run, make_algorithm
 from vla.rl.loop import LoopSettings
 from vla.rl.update import UpdateSettings
 
@@ -74,7 +74,7 @@ def test_a_good_run_passes():
 
 def test_a_choice_that_is_none_is_refused_with_the_choices():
     with pytest.raises(ValueError, match="scale.*'variance'.*std, none"):
-        checks.one_of("scale", "variance", ("std", "none"))
+        checks.check_one_of("scale", "variance", ("std", "none"))
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_bad_update_settings_are_refused_by_name(settings, message):
     ("settings", "message"),
     [
         ({"num_iterations": -1}, "num_iterations"),
-        ({"reference_every": 0}, "reference_every"),
+        ({"reference_refresh_every": 0}, "reference_refresh_every"),
         ({"kl_target": 6.0}, "kl_target.*kl_horizon"),
         ({"kl_target": 0.0, "kl_horizon": 10.0}, "kl_target"),
     ],

@@ -17,9 +17,9 @@ from tests.rl.toys import (
     proprio_observation,
     text_observation,
 )
+from vla.rl.algorithm_factory import make_algorithm
 from vla.rl.algorithms import ALGORITHMS
-from vla.rl.catalogue import make_algorithm
-from vla.rl.loop import LoopSettings, LoopState, train
+from vla.rl.loop import LoopSettings, LoopState, train_rl
 from vla.rl.rollout import collect_responses
 from vla.rl.update import UpdateSettings
 
@@ -68,7 +68,7 @@ def learn(task: Task, name: str, iterations: int = 15) -> list[float]:
         return collect_responses(task.policy, task.observation, 8, task.reward, version=iteration)
 
     passes = 1 if name == "reinforce" else 2
-    train(
+    train_rl(
         task.policy,
         make_algorithm(name, **LEARNING[name]),
         collect,

@@ -10,13 +10,13 @@ from torch import nn
 from tests.rl.contract import Task, check_policy
 from tests.rl.toys import SETTINGS, Descent, text_observation
 from vla.models.heads import ValueHead
-from vla.rl.catalogue import make_algorithm
+from vla.rl.algorithm_factory import make_algorithm
 from vla.rl.critic import copy_trained, with_critic
-from vla.rl.loop import LoopSettings, LoopState, train
+from vla.rl.loop import LoopSettings, LoopState, train_rl
 from vla.rl.reference import FrozenCopy
 from vla.rl.rollout import collect_responses
 from vla.rl.update import UpdateSettings, update
-from vla.types import Decision, Scores
+from vla.types import ActionScores, Decision
 
 PROMPT = torch.tensor([[0, 1], [2, 3], [1, 2], [3, 0]])
 OBSERVATION = text_observation(PROMPT)
@@ -53,7 +53,7 @@ class OneBody(nn.Module):
     def score(self, observation, trace):
         hidden = self.hidden(observation)
         categorical = torch.distributions.Categorical(logits=self.logits(hidden))
-        return Scores(
+        return ActionScores(
             categorical.log_prob(trace["draw"]), categorical.entropy(), self.value_head(hidden)
         )
 
@@ -154,7 +154,7 @@ def test_a_reference_beside_frozen_weights_stays_and_comes_back():
 def test_ppo_learns_the_identity_with_either_critic(kind):
     learner, metrics = with_critic(OneBody(detach=False), kind), []
     torch.manual_seed(0)
-    train(
+    train_rl(
         learner,
         make_algorithm("ppo", **PPO),
         lambda iteration: collect_responses(learner, OBSERVATION, 16, reward, version=iteration),

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vla.rl.groups import group_relative, leave_one_out, maximum_likelihood
+from vla.rl.group_advantages import group_relative, leave_one_out, maximum_likelihood
 
 ESTIMATORS = {
     "std": lambda returns, group: group_relative(returns, group, "std"),

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.rl.toys import make_rollout
-from vla.rl.credit import trajectory_kl
 from vla.rl.kl import AdaptiveKL, kl_terms, masked_kl
+from vla.rl.rewards import trajectory_kl
 
 
 def test_estimators_by_hand():

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from tests.rl.toys import SETTINGS, Descent, GaussianPolicy, make_rollout, proprio_observation
-from vla.rl.catalogue import make_algorithm
+from vla.rl.algorithm_factory import make_algorithm
 from vla.rl.diagnostics import NonFiniteError
-from vla.rl.loop import LoopSettings, LoopState, train
+from vla.rl.loop import LoopSettings, LoopState, train_rl
 from vla.rl.normalize import RunningMoments, normalize_rewards
 from vla.rl.reference import AdapterOff, Cached, FrozenCopy, make_reference
 from vla.rl.rollout import collect_responses
@@ -40,7 +40,7 @@ def collector(policy, scale=1.0):
 def run(policy, settings, state, algorithm=None, lr=0.05, **kwargs):
     """Train with plain descent; the metrics of every iteration."""
     seen = []
-    train(
+    train_rl(
         policy,
         algorithm or make_algorithm("grpo", **SETTINGS["grpo"]),
         kwargs.pop("collect", None) or collector(policy),
@@ -107,7 +107,7 @@ def test_kl_coefficient_follows_ziegler():
 def test_iterative_grpo_refreshes_its_reference():
     policy = GaussianPolicy(critic=False)
     algorithm = make_algorithm("grpo", **SETTINGS["grpo"], kl_coefficient=0.01)
-    settings = LoopSettings(num_iterations=4, reference_every=2)
+    settings = LoopSettings(num_iterations=4, reference_refresh_every=2)
     metrics = run(policy, settings, LoopState(), algorithm, reference=FrozenCopy(policy, 8), lr=0.2)
     kl = [abs(one["kl_trajectory"]) for one in metrics]
     assert kl[0] < 1e-6 < kl[1]
@@ -119,7 +119,7 @@ def test_critic_warmup_lasts_as_long_as_it_should():
     means = []
     run(
         policy,
-        LoopSettings(num_iterations=4, critic_warmup_iterations=2),
+        LoopSettings(num_iterations=4, num_critic_warmup_iterations=2),
         LoopState(),
         make_algorithm("ppo", **SETTINGS["ppo"]),
         on_iteration=lambda i, rollout, metrics: means.append(policy.mean.bias.item()) and None,
@@ -185,7 +185,7 @@ def test_an_adapter_switched_off_is_the_reference():
         reference.logprobs(rollout), frozen.score(rollout.observation, rollout.trace).logprobs
     )
     assert policy.mean.bias.item() == pytest.approx(0.3)
-    with pytest.raises(ValueError, match="reference_every"):
+    with pytest.raises(ValueError, match="reference_refresh_every"):
         reference.refresh()
 
 
@@ -200,7 +200,7 @@ def test_the_rollout_as_reference_is_a_copy_refreshed_every_iteration():
     copied, kept = GaussianPolicy(critic=False), GaussianPolicy(critic=False)
     free = copy.deepcopy(copied)
     algorithm = make_algorithm("grpo", **SETTINGS["grpo"], kl_coefficient=0.5)
-    every = LoopSettings(num_iterations=3, reference_every=1)
+    every = LoopSettings(num_iterations=3, reference_refresh_every=1)
     run(copied, every, LoopState(), algorithm, reference=make_reference("copy", copied, 8), lr=0.2)
     run(
         kept,
@@ -229,9 +229,9 @@ def test_a_reference_without_the_adapter_needs_one():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"reference_every": 2}, "reference_every.*reference"),
+        ({"reference_refresh_every": 2}, "reference_refresh_every.*reference"),
         ({"kl_target": 6.0, "kl_horizon": 100.0}, "kl_target.*kl_coefficient"),
-        ({"critic_warmup_iterations": 2}, "critic_warmup_iterations.*critic"),
+        ({"num_critic_warmup_iterations": 2}, "num_critic_warmup_iterations.*critic"),
     ],
 )
 def test_what_cannot_work_is_refused_before_the_first_rollout(settings, message):

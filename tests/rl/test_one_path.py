@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from tests.rl.toys import SETTINGS, make_rollout, text_observation
+from vla.rl.algorithm_factory import make_algorithm
 from vla.rl.algorithms import ALGORITHMS
-from vla.rl.catalogue import make_algorithm
-from vla.types import Observation, Rollout, Scores
+from vla.types import ActionScores, Observation, Rollout
 
 
 def dressed_as_robot(num_rows: int) -> Observation:
@@ -46,7 +46,7 @@ def outcome(name, rollout, **settings):
     moved = rollout.logprobs + 0.3 * torch.randn(rollout.logprobs.shape, generator=generator)
     logprobs = moved.requires_grad_()
     values = None if rollout.values is None else (rollout.values + 0.05).requires_grad_()
-    output = algorithm.loss(batch, Scores(logprobs, torch.ones_like(logprobs), values))
+    output = algorithm.loss(batch, ActionScores(logprobs, torch.ones_like(logprobs), values))
     output.loss.backward()
     return output.loss.item(), logprobs.grad, None if values is None else values.grad.flatten()
 
@@ -61,7 +61,7 @@ def test_both_modes_train_by_the_same_class():
         assert pipeline.RLTrainer is rl_trainer.RLTrainer
         assert pipeline.RolloutCollector is rollout_collection.RolloutCollector
         assert pipeline.make_algorithm is make_algorithm
-    assert rl_trainer.train is loop.train
+    assert rl_trainer.train is loop.train_rl
 
 
 def same_bits(a, b) -> bool:

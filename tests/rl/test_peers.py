@@ -15,9 +15,9 @@ import torch
 
 from tests.rl.toys import make_rollout
 from vla.rl.advantages import generalized_advantages
-from vla.rl.catalogue import make_algorithm
-from vla.rl.credit import explained_variance
-from vla.types import Scores
+from vla.rl.algorithm_factory import make_algorithm
+from vla.rl.rewards import explained_variance
+from vla.types import ActionScores
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 MASK = [[True, True, True], [True, False, False], [True, True, False], [True, True, True]]
@@ -110,7 +110,7 @@ def test_trl_has_the_same_loss_and_gradient(name, ours, theirs):
         if peer:
             loss = trl_loss(trainer, moved, rollout, batch.advantages[:, 0], reference, **theirs)
         else:
-            loss = algorithm.loss(batch, Scores(moved)).loss
+            loss = algorithm.loss(batch, ActionScores(moved)).loss
         loss.backward()
         results.append((loss.detach(), moved.grad * rollout.mask))
     torch.testing.assert_close(results[0][0], results[1][0], rtol=1e-5, atol=1e-7)

@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.rl.toys import SETTINGS, make_rollout
-from vla.rl.catalogue import make_algorithm
-from vla.rl.sampling import (
+from vla.rl.algorithm_factory import make_algorithm
+from vla.rl.dynamic_sampling import (
     collect_informative,
     informative_groups,
     keep_trajectories,
     merge_rollouts,
 )
-from vla.types import Scores
+from vla.types import ActionScores
 
 nan = float("nan")
 
@@ -90,7 +90,7 @@ def test_refills_ask_for_what_is_missing_and_stop_when_full():
     sample, asked = sampler(
         rollout_of([1.0, 0.0], [1.0, 1.0], [0.0, 0.0]), rollout_of([0.0, 1.0], [0.0, 1.0])
     )
-    rollout = collect_informative(sample, num_groups=3, max_refills=5)
+    rollout = collect_informative(sample, num_groups=3, max_resamples=5)
     assert asked == [3, 2]
     assert rollout.group.tolist() == [0, 0, 1, 1, 2, 2]
     assert rollout.metrics["groups_sampled"] == 5
@@ -102,12 +102,12 @@ def test_refills_ask_for_what_is_missing_and_stop_when_full():
 def test_refills_are_bounded_and_surplus_is_dropped():
     dull = rollout_of([0.0, 0.0])
     sample, asked = sampler(dull, dull, dull)
-    rollout = collect_informative(sample, num_groups=2, max_refills=2)
+    rollout = collect_informative(sample, num_groups=2, max_resamples=2)
     assert asked == [2, 2, 2]
     assert rollout.num_trajectories == 2  # the last one as it came: its metrics are not lost
     assert rollout.metrics["groups_kept"] == 0
     sample, _ = sampler(rollout_of([0.0, 1.0], [0.0, 1.0], [0.0, 1.0]))
-    assert collect_informative(sample, num_groups=2, max_refills=0).group.tolist() == [0, 0, 1, 1]
+    assert collect_informative(sample, num_groups=2, max_resamples=0).group.tolist() == [0, 0, 1, 1]
 
 
 def test_dropping_groups_and_giving_them_no_weight_are_the_same_loss():
@@ -115,7 +115,7 @@ def test_dropping_groups_and_giving_them_no_weight_are_the_same_loss():
     algorithm = make_algorithm("dapo", **SETTINGS["dapo"])
     dropped = keep_trajectories(rollout, informative_groups(rollout))
     losses = [
-        algorithm.loss(algorithm.prepare(r), Scores(r.logprobs + 0.1)).loss.item()
+        algorithm.loss(algorithm.prepare(r), ActionScores(r.logprobs + 0.1)).loss.item()
         for r in (rollout, dropped)
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
@@ -123,4 +123,4 @@ def test_dropping_groups_and_giving_them_no_weight_are_the_same_loss():
 
 def test_asking_for_nothing_is_refused():
     with pytest.raises(ValueError, match="num_groups.*0"):
-        collect_informative(sampler()[0], num_groups=0, max_refills=1)
+        collect_informative(sampler()[0], num_groups=0, max_resamples=1)

@@ -17,10 +17,10 @@ from tests.rl.toys import (
     make_rollout,
     text_observation,
 )
+from vla.rl.algorithm_factory import make_algorithm
 from vla.rl.algorithms import ALGORITHMS
-from vla.rl.catalogue import make_algorithm
 from vla.rl.diagnostics import NonFiniteError
-from vla.rl.update import UpdateSettings, minibatches, units, update
+from vla.rl.update import UpdateSettings, minibatches, shuffle_units, update
 from vla.types import Decision
 
 WHOLE = UpdateSettings(epochs=1, num_minibatches=1, micro_batch_rows=1000)
@@ -87,9 +87,9 @@ def test_minibatches_keep_what_is_scored_together_together():
 def test_only_trajectories_of_one_decision_are_kept_together():
     rollout = gaussian_rollout(GaussianPolicy())
     assert rollout.num_trajectories < len(rollout.trajectory)
-    assert len(units(rollout).unique()) == len(rollout.trajectory)
+    assert len(shuffle_units(rollout).unique()) == len(rollout.trajectory)
     text = make_rollout([1.0, 0.0, 1.0, 0.0], [0, 1, 2, 3], [0, 0, 1, 1])
-    assert units(text).tolist() == [0, 0, 1, 1]
+    assert shuffle_units(text).tolist() == [0, 0, 1, 1]
 
 
 def test_one_pass_reports_the_loss_of_the_batch():
@@ -171,7 +171,7 @@ def test_critic_warmup_moves_the_critic_alone():
     ("name", "settings", "kwargs", "message"),
     [
         ("grpo", {"kl_coefficient": 0.1}, {}, "kl_coefficient"),
-        ("grpo", {}, {"critic_warmup": True}, "critic_warmup_iterations"),
+        ("grpo", {}, {"critic_warmup": True}, "num_critic_warmup_iterations"),
     ],
 )
 def test_what_is_missing_is_named(name, settings, kwargs, message):

@@ -9,10 +9,10 @@ import torch
 
 from tests.rl.toys import make_rollout
 from vla.config import load
+from vla.rl.algorithm_factory import make_algorithm
 from vla.rl.batch import reduction_weights
-from vla.rl.catalogue import make_algorithm
-from vla.rl.sampling import mask_trajectories
-from vla.types import Scores
+from vla.rl.dynamic_sampling import mask_trajectories
+from vla.types import ActionScores
 
 SETTINGS = {"clip_low": 0.2, "clip_high": 0.2, "kl_coefficient": 1.0}
 
@@ -32,7 +32,7 @@ def gradient(algorithm, rollout, reference):
     """Of the loss by the log-probability of each answer."""
     batch = algorithm.prepare(rollout, reference)
     logprobs = rollout.logprobs.clone().requires_grad_()
-    algorithm.loss(batch, Scores(logprobs, None, None)).loss.backward()
+    algorithm.loss(batch, ActionScores(logprobs, None, None)).loss.backward()
     return logprobs.grad[:, 0]
 
 
@@ -75,7 +75,7 @@ def test_an_outlier_of_the_kl_is_capped(name):
     torch.testing.assert_close(capped[:2], torch.tensor([-0.35355, 0.35355]), rtol=1e-4, atol=1e-5)
     batch = make_algorithm(name, **settings, kl_cap=10.0).prepare(rollout, reference)
     assert make_algorithm(name, **settings, kl_cap=10.0).loss(
-        batch, Scores(rollout.logprobs, None, None)
+        batch, ActionScores(rollout.logprobs, None, None)
     ).metrics["kl_reference"] == pytest.approx(10.0)
 
 
@@ -123,8 +123,8 @@ def test_cut_completions_leave_every_average_but_that_of_their_group():
             r"algorithm.kl_cap \(10.0\) bounds the KL penalty, and kl_coefficient is 0",
         ),
         (
-            ["algorithm.keep_equal_groups=true", "rl.max_refills=2"],
-            r"rl.max_refills \(2\) drops the groups that algorithm.keep_equal_groups \(true\) keeps",
+            ["algorithm.keep_equal_groups=true", "rl.max_resamples=2"],
+            r"rl.max_resamples \(2\) drops the groups that algorithm.keep_equal_groups \(true\) keeps",
         ),
     ],
 )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from vla.types import Decision, Observation, Rollout, Scores, Trace
+from vla.types import ActionScores, Decision, Observation, Rollout, Trace
 
 
 def text_observation(tokens: Tensor) -> Observation:
@@ -56,10 +56,10 @@ class GaussianPolicy(nn.Module):
             values,
         )
 
-    def score(self, observation: Observation, trace: Trace) -> Scores:
+    def score(self, observation: Observation, trace: Trace) -> ActionScores:
         normal = self.distribution(observation)
         values = None if self.critic is None else self.value(observation)
-        return Scores(normal.log_prob(trace["draw"]), normal.entropy(), values)
+        return ActionScores(normal.log_prob(trace["draw"]), normal.entropy(), values)
 
     def value(self, observation: Observation) -> Tensor:
         assert self.critic is not None
@@ -108,10 +108,10 @@ class TokenPolicy(nn.Module):
             draw, {"draw": draw}, categorical.log_prob(draw), observation.token_mask, values
         )
 
-    def score(self, observation: Observation, trace: Trace) -> Scores:
+    def score(self, observation: Observation, trace: Trace) -> ActionScores:
         categorical = torch.distributions.Categorical(logits=self.logits(observation.tokens))
         values = None if self.critic is None else self.critic(observation.tokens).squeeze(-1)
-        return Scores(categorical.log_prob(trace["draw"]), categorical.entropy(), values)
+        return ActionScores(categorical.log_prob(trace["draw"]), categorical.entropy(), values)
 
     def value(self, observation: Observation) -> Tensor:
         assert self.critic is not None

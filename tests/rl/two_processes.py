@@ -8,9 +8,9 @@ import torch.distributed as dist
 from toys import SETTINGS, Descent, GaussianPolicy, gaussian_rollout
 
 from vla.collectives import single_process
+from vla.rl.algorithm_factory import make_algorithm
 from vla.rl.algorithms import ALGORITHMS
-from vla.rl.catalogue import make_algorithm
-from vla.rl.sampling import keep_trajectories
+from vla.rl.dynamic_sampling import keep_trajectories
 from vla.rl.update import UpdateSettings, update
 
 

@@ -83,7 +83,7 @@ def test_a_setting_behind_a_policys_name_is_for_that_policy_alone(main):
         main(["nothing"])
     from benchmarks.policies import settings_of
 
-    given = ["sim=push", "flow:policy.num_steps=8", "token:rl.step_kl=0.1", "data.path=a:b"]
+    given = ["sim=push", "flow:policy.num_steps=8", "token:rl.target_step_kl=0.1", "data.path=a:b"]
     assert settings_of("flow", given) == ["sim=push", "data.path=a:b", "policy.num_steps=8"]
     assert settings_of("fast", given) == ["sim=push", "data.path=a:b"]
 
@@ -119,7 +119,7 @@ def test_the_oracle_finds_what_is_odd():
 
     wrong = {
         Change("rl.group_size", 4, True): "a boolean is no number",
-        Change("sft.probe_only", True, 1): "no boolean",
+        Change("sft.head_only", True, 1): "no boolean",
         Change("rl.learning_rate", 1e-4, 1e300): "too large",
         Change("rl.learning_rate", 1e-4, 3.0): "no learning rate",
         Change("rl.branch_discount", 0.9, 3): "no share",

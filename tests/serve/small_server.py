@@ -9,13 +9,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from vla.serve.access import Access
-from vla.serve.limits import Limits
-from vla.serve.requests import Expected, Shown
+from vla.serve.access import AccessPolicy
+from vla.serve.limits import ServerLimits
+from vla.serve.requests import ExpectedObservation, ObservationBatch
 from vla.serve.server import PolicyServer
 
 SIZE, STATE = 4, 3
-EXPECTED = Expected(("front",), SIZE, STATE)
+EXPECTED = ExpectedObservation(("front",), SIZE, STATE)
 SPEC = {"names": ["dx", "gripper"], "control_hz": 20.0}
 
 
@@ -30,7 +30,7 @@ def observation(state: float = 0.0, prompt: str = "go") -> dict:
 class Named:
     """Acts by a rule that names its request."""
 
-    def __call__(self, shown: Shown) -> np.ndarray:
+    def __call__(self, shown: ObservationBatch) -> np.ndarray:
         if "fail" in shown.instruction:
             raise RuntimeError("the weights are gone")
         return np.repeat(shown.proprio[:, None, :2], 5, axis=1)  # [B, H = 5, A = 2]
@@ -38,7 +38,7 @@ class Named:
 
 @contextmanager
 def served(
-    act, access: Access | None = None, expected: Expected = EXPECTED, **changes
+    act, access: AccessPolicy | None = None, expected: ExpectedObservation = EXPECTED, **changes
 ) -> Iterator[SimpleNamespace]:
     numbers = {
         "max_clients": 8,
@@ -49,7 +49,7 @@ def served(
     }
     passport = {"action_spec": SPEC, "chunk": 5}
     server = PolicyServer(
-        act, expected, passport, Limits(**(numbers | changes)), access or Access()
+        act, expected, passport, ServerLimits(**(numbers | changes)), access or AccessPolicy()
     )
     ready, ports, loop = threading.Event(), [], asyncio.new_event_loop()
     task = loop.create_task(

@@ -13,8 +13,8 @@ from websockets.sync.client import connect
 from scripts import drive_remote
 from tests.serve.small_server import Named, observation, served
 from vla.commands import serve as serve_policy
-from vla.hosts import is_loopback, is_own_host
-from vla.serve.access import Access, check_reach, find_token, tls_context
+from vla.network_hosts import is_local_host, is_loopback
+from vla.serve.access import AccessPolicy, check_reach, find_token, tls_context
 from vla.serve.client import RemotePolicy
 from vla.serve.options import read_access, read_limits
 
@@ -58,14 +58,14 @@ def handshake(address: str, **headers: str) -> int:
     ],
 )
 def test_a_token_opens_in_the_forms_of_both_clients(header, status):
-    with served(Named(), Access(TOKEN)) as at:
+    with served(Named(), AccessPolicy(TOKEN)) as at:
         assert handshake(at.address, Authorization=header) == status
         if status == 101:
             assert status_of(at.port, "/status", Authorization=header) == 200
 
 
 def test_without_its_token_a_server_answers_for_its_health_only():
-    with served(Named(), Access(TOKEN)) as at:
+    with served(Named(), AccessPolicy(TOKEN)) as at:
         assert status_of(at.port, "/healthz") == 200
         assert status_of(at.port, "/status") == 401
         with pytest.raises(
@@ -75,11 +75,11 @@ def test_without_its_token_a_server_answers_for_its_health_only():
         policy = RemotePolicy(at.address, token=TOKEN)
         assert policy.infer(observation(1.0))[0, 0] == 1.0
         policy.close()
-    assert TOKEN not in repr(Access(TOKEN))
+    assert TOKEN not in repr(AccessPolicy(TOKEN))
 
 
 def test_web_pages_and_other_names_are_turned_away():
-    access = Access(hosts=("gpu.example",), origins=("https://panel.example",))
+    access = AccessPolicy(hosts=("gpu.example",), origins=("https://panel.example",))
     with served(Named(), access) as at:
         assert handshake(at.address) == 101  # programs send no origin
         assert handshake(at.address, Origin="http://evil.example") == 403
@@ -105,8 +105,8 @@ def test_web_pages_and_other_names_are_turned_away():
     ],
 )
 def test_addresses_and_own_names_are_a_machines_and_no_others(header, is_own):
-    assert is_own_host(header) == is_own
-    assert is_own_host("name:1", ("NAME",))
+    assert is_local_host(header) == is_own
+    assert is_local_host("name:1", ("NAME",))
     assert is_loopback("127.0.0.1")
     assert is_loopback("::1")
     assert not is_loopback("0.0.0.0")
@@ -114,7 +114,7 @@ def test_addresses_and_own_names_are_a_machines_and_no_others(header, is_own):
 
 
 def test_connections_can_be_encrypted(monkeypatch):
-    with served(Named(), Access(tls=tls_context(PEM, PEM))) as at:
+    with served(Named(), AccessPolicy(tls=tls_context(PEM, PEM))) as at:
         monkeypatch.setenv("SSL_CERT_FILE", str(PEM))
         policy = RemotePolicy(at.address.replace("ws://127.0.0.1", "wss://localhost"))
         assert policy.infer(observation(1.0))[0, 0] == 1.0
@@ -141,17 +141,19 @@ def test_a_network_is_served_with_a_token_or_by_an_explicit_word():
     with pytest.raises(
         ValueError, match=r"--host 0.0.0.0 lets other machines in, and no token.*--no-token"
     ):
-        check_reach("0.0.0.0", Access(), allow_anyone=False)
+        check_reach("0.0.0.0", AccessPolicy(), allow_anyone=False)
     assert [
-        warning.split(":")[0] for warning in check_reach("0.0.0.0", Access(), allow_anyone=True)
+        warning.split(":")[0]
+        for warning in check_reach("0.0.0.0", AccessPolicy(), allow_anyone=True)
     ] == [
         "whoever reaches 0.0.0.0 may use this policy",
         "messages and tokens are not encrypted",
     ]
     assert (
-        check_reach("0.0.0.0", Access(TOKEN, tls=tls_context(PEM, PEM)), allow_anyone=False) == []
+        check_reach("0.0.0.0", AccessPolicy(TOKEN, tls=tls_context(PEM, PEM)), allow_anyone=False)
+        == []
     )
-    assert check_reach("127.0.0.1", Access(), allow_anyone=False) == []
+    assert check_reach("127.0.0.1", AccessPolicy(), allow_anyone=False) == []
 
 
 def read_both(options) -> None:
@@ -199,7 +201,7 @@ def test_a_port_is_a_port(port, capsys):
 
 def test_the_client_of_the_simulator_sends_a_token(monkeypatch):
     monkeypatch.setenv("VLA_SERVE_TOKEN", "wrong")
-    with served(Named(), Access(TOKEN)) as at:
+    with served(Named(), AccessPolicy(TOKEN)) as at:
         for flags in ([], ["--token", "wrong"]):
             with pytest.raises(ValueError, match=r"refuses \(401\)"):
                 drive_remote.drive(drive_remote.parse([at.address, *flags]))

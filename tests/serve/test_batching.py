@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from vla.serve.batching import Batcher, Busy, Client
+from vla.serve.batching import Batcher, Client, ServerBusy
 
 
 def test_requests_that_arrive_together_share_a_call_and_more_than_may_wait_are_refused():
@@ -18,7 +18,7 @@ def test_requests_that_arrive_together_share_a_call_and_more_than_may_wait_are_r
         batcher = Batcher(infer, max_batch=3, wait_seconds=0.0, max_waiting=4)
         asked = [asyncio.create_task(batcher.ask(i)) for i in range(4)]
         await asyncio.sleep(0)  # now all four wait
-        with pytest.raises(Busy, match="4 requests wait already"):
+        with pytest.raises(ServerBusy, match="4 requests wait already"):
             await batcher.ask(99)
         serving = asyncio.create_task(batcher.run())
         answers = await asyncio.gather(*asked)
@@ -126,7 +126,7 @@ def test_requests_of_clients_that_left_take_no_place_and_are_not_computed():
     scenario, gone = Scenario(), Client(has_left=True)
     (found,) = scenario.run([*((i, gone) for i in range(8)), (9, Client())])
     assert found[-1] == 90
-    assert all(isinstance(one, Busy) for one in found[:-1])
+    assert all(isinstance(one, ServerBusy) for one in found[:-1])
     assert scenario.calls == [[9]]
 
 
@@ -136,7 +136,7 @@ def test_giving_up_answers_everybody():
         asked = asyncio.create_task(batcher.ask(1))
         await asyncio.sleep(0)
         batcher.give_up()
-        with pytest.raises(Busy, match="the server stopped"):
+        with pytest.raises(ServerBusy, match="the server stopped"):
             await asked
         await batcher.settle()
         batcher.thread.shutdown()

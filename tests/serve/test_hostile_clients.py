@@ -13,8 +13,8 @@ from websockets.frames import Frame, Opcode
 from tests.serve.small_server import EXPECTED, STATE, Named, observation, served
 from vla.serve.client import RemotePolicy
 from vla.serve.codec import pack
-from vla.serve.connections import MAX_STRANGERS, SMALL_FRAMES, address_of
-from vla.serve.requests import Expected
+from vla.serve.connections import MAX_STRANGERS, SMALL_FRAMES, client_address
+from vla.serve.requests import ExpectedObservation
 from vla.serve.server import MAX_TEXT
 
 
@@ -83,7 +83,7 @@ def test_answers_in_words_are_short():
     def encode(text):
         raise ValueError(text * 1000)
 
-    expected = Expected(("front",), 4, STATE, encode=encode)
+    expected = ExpectedObservation(("front",), 4, STATE, encode=encode)
     with served(Named(), expected=expected) as at:
         policy = RemotePolicy(at.address)
         policy.connection.send(pack(observation(prompt="long " * 100)))
@@ -125,10 +125,10 @@ def test_one_address_takes_no_more_than_its_share():
             RemotePolicy(at.address)
         for policy in policies:
             policy.close()
-    assert address_of(("127.0.0.1", 5)) == address_of(("::ffff:127.0.0.1", 5, 0, 0))
-    assert address_of(("2001:db8::1", 5, 0, 0)) == address_of(("2001:db8::2", 5, 0, 0))
-    assert address_of(("2001:db8:0:1::1", 5, 0, 0)) != address_of(("2001:db8::1", 5, 0, 0))
-    assert address_of(None) == "unknown"
+    assert client_address(("127.0.0.1", 5)) == client_address(("::ffff:127.0.0.1", 5, 0, 0))
+    assert client_address(("2001:db8::1", 5, 0, 0)) == client_address(("2001:db8::2", 5, 0, 0))
+    assert client_address(("2001:db8:0:1::1", 5, 0, 0)) != client_address(("2001:db8::1", 5, 0, 0))
+    assert client_address(None) == "unknown"
 
 
 def test_handshakes_that_never_end_take_no_place():

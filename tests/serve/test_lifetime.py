@@ -18,13 +18,13 @@ import pytest
 from tests.serve.small_server import observation
 from vla.serve.client import RemotePolicy
 from vla.serve.codec import pack
-from vla.serve.lifetime import allow_files
+from vla.serve.server_process import allow_files
 
 ROOT = Path(__file__).parents[2]
 SERVER = """
 import os, sys, time
 import numpy as np
-from vla.serve.lifetime import serve_until_signal
+from vla.serve.server_process import serve_until_signal
 from vla.serve.limits import Limits
 from vla.serve.requests import Expected
 from vla.serve.server import PolicyServer

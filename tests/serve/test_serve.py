@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.serve.small_server import EXPECTED, SPEC, Named, observation, served
-from vla.serve.client import Chunked, RemotePolicy
+from vla.serve.client import ChunkPlayer, RemotePolicy
 from vla.serve.codec import pack, unpack
 from vla.serve.requests import BadRequest
 
@@ -161,7 +161,7 @@ def counting():
 
 def test_without_looking_ahead_chunks_follow_each_other_whole():
     infer, calls = counting()
-    chunks = Chunked(infer, ahead=0)
+    chunks = ChunkPlayer(infer, ahead=0)
     actions = [int(chunks.next({"step": t})[0]) for t in range(7)]
     assert actions == [100, 101, 102, 103, 104, 200, 201]
     assert [c["step"] for c in calls] == [0, 5]
@@ -169,7 +169,7 @@ def test_without_looking_ahead_chunks_follow_each_other_whole():
 
 def test_a_chunk_that_was_asked_for_early_is_entered_where_time_has_come_to():
     infer, calls = counting()
-    chunks = Chunked(infer, ahead=2)
+    chunks = ChunkPlayer(infer, ahead=2)
     actions = []
     for t in range(8):
         actions.append(int(chunks.next({"step": t})[0]))
@@ -191,7 +191,7 @@ def test_a_chunk_that_is_late_is_waited_for_and_counted():
         assert gate.wait(30)
         return infer(observation)
 
-    chunks = Chunked(slow, ahead=1)
+    chunks = ChunkPlayer(slow, ahead=1)
     actions = [int(chunks.next({})[0]) for _ in range(3)]
     gate.clear()
     actions += [

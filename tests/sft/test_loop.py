@@ -11,7 +11,7 @@ from torch import nn
 import vla.sft.loop
 from vla.sft.loop import SupervisedSettings, SupervisedTrainer
 from vla.threads import Threads
-from vla.train.checkpoint import load_checkpoint, save_checkpoint
+from vla.training.checkpoint import load_checkpoint, save_checkpoint
 
 
 class Net(nn.Module):

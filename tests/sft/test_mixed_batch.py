@@ -9,16 +9,16 @@ import torch
 
 from tests.models.tiny import CAMERAS, IMAGE_SIZE, PROPRIO_SIZE
 from tests.policies.kinds import task_of
-from vla.data.conversations import Encoded
+from vla.data.conversations import EncodedConversation
 from vla.data.questions import PackedQuestions
 from vla.models.vlm import VisionLanguageModel
+from vla.pipelines.robot.cotraining import AuxiliaryTask
+from vla.pipelines.robot.cotraining_text import TextCoTraining
+from vla.pipelines.robot.grounding import Grounding, GroundingBatch
+from vla.pipelines.robot.imitation import ImitationBatch, mixed_loss
 from vla.sft.loop import SupervisedSettings, SupervisedTrainer
 from vla.sft.losses import answer_loss
-from vla.stages.beside import Beside
-from vla.stages.grounding import Grounding, GroundingBatch
-from vla.stages.imitation import ImitationBatch, mixed_loss
-from vla.stages.texts import Texts
-from vla.train.distributed import ALONE
+from vla.training.distributed import SINGLE_PROCESS
 from vla.types import Observation, map_rows
 
 QUESTION, DARK, BRIGHT = 50, 51, 52
@@ -58,22 +58,24 @@ class Answers(Grounding):
         return loss, {"answer_accuracy": float(accuracy)}
 
 
-SAID = [Encoded([30, 31, 40 + i, 33], [False, False, True, True]) for i in range(2)]
+SAID = [EncodedConversation([30, 31, 40 + i, 33], [False, False, True, True]) for i in range(2)]
 """Two texts that begin alike; which of them it is, nobody can know."""
 
 
-class Said(Texts):
+class Said(TextCoTraining):
     """The texts' side of a mixed batch, without files to read them from."""
 
     def __init__(self, model: VisionLanguageModel):
-        self.model, self.row_tokens, self.processes = model, 8, ALONE
+        self.model, self.row_tokens, self.processes = model, 8, SINGLE_PROCESS
 
 
 def train(task, actions, num_steps: int, weight: float, text_weight: float = 0.0) -> None:
     """Actions, answers and texts in one step, by weight."""
     beside = [
-        Beside(weight, lambda step: questions(16, seed=step), Answers(task.policy.model).loss),
-        Beside(text_weight, lambda step: SAID, Said(task.policy.model).loss),
+        AuxiliaryTask(
+            weight, lambda step: questions(16, seed=step), Answers(task.policy.model).loss
+        ),
+        AuxiliaryTask(text_weight, lambda step: SAID, Said(task.policy.model).loss),
     ]
     rows = torch.arange(4).repeat(4)
     mask = torch.ones(len(rows), *actions.shape[1:2], dtype=torch.bool)
@@ -145,8 +147,8 @@ def test_the_loss_of_a_step_is_the_weighted_sum_of_its_parts():
         torch.ones(4, actions.shape[1], dtype=torch.bool),
     )
     beside = [
-        Beside(0.25, lambda step: asked, Answers(model).loss),
-        Beside(3.0, lambda step: SAID, Said(model).loss),
+        AuxiliaryTask(0.25, lambda step: asked, Answers(model).loss),
+        AuxiliaryTask(3.0, lambda step: SAID, Said(model).loss),
     ]
     batch = ImitationBatch(task.observation, actions[:4], mask, (asked, SAID))
     with torch.no_grad():

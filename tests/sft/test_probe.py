@@ -5,8 +5,8 @@ import torch
 
 from tests.models.tiny import tiny_observation
 from tests.policies.test_token import tiny_policy
+from vla.sft.head_pretraining import extract_features, train_head, train_head_only
 from vla.sft.loop import SupervisedSettings
-from vla.sft.probe import features_of, only_the_head, probe
 
 
 def demonstrated(policy):
@@ -20,13 +20,13 @@ def test_the_head_learns_and_the_model_stands_still():
     policy = tiny_policy("parallel")
     observation, actions, mask = demonstrated(policy)
     before = {name: p.clone() for name, p in policy.named_parameters()}
-    features = features_of(policy, iter([(observation, actions, mask)]))
+    features = extract_features(policy, iter([(observation, actions, mask)]))
     assert features.observation.images == {}
     losses = []
     settings = SupervisedSettings(
         num_steps=60, batch_size=8, learning_rate=1e-2, warmup_steps=6, max_grad_norm=1.0
     )
-    probe(policy, features, settings, lambda step, metrics: losses.append(metrics["loss"]))
+    train_head(policy, features, settings, lambda step, metrics: losses.append(metrics["loss"]))
     assert losses[-1] < 0.25 * losses[0]
     changed = {name for name, p in policy.named_parameters() if not torch.equal(p, before[name])}
     assert changed
@@ -40,7 +40,7 @@ def test_the_head_learns_and_the_model_stands_still():
 def test_what_was_frozen_before_stays_frozen():
     policy = tiny_policy("parallel")
     policy.model.vision.requires_grad_(False)
-    with only_the_head(policy):
+    with train_head_only(policy):
         assert not any(p.requires_grad for p in policy.model.parameters())
         assert policy.head.head.mixer[0].weight.requires_grad
     assert not any(p.requires_grad for p in policy.model.vision.parameters())

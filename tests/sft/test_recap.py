@@ -9,16 +9,16 @@ import torch
 from tests.models.tiny import tiny_observation
 from tests.policies.kinds import task_of
 from tests.policies.test_kinds import restless
-from vla.data.labels import labelled, without_label
+from vla.data.advantage_tokens import with_advantage_token, without_advantage_token
 from vla.models.heads import BinnedValue
 from vla.policies.denoising import DenoisingHead
-from vla.sft.recap import (
+from vla.sft.advantage_conditioning import (
     advantages,
-    are_positive,
     expected_value,
     fit_values,
     nearest_bins,
     returns_to_go,
+    select_positive,
     value_features,
 )
 
@@ -55,25 +55,25 @@ def test_advantages_by_hand():
 
 
 def test_the_largest_advantages_are_positive():
-    assert are_positive(torch.arange(10.0), 0.3).tolist() == [False] * 7 + [True] * 3
-    assert not are_positive(torch.zeros(4), 0.5).any()
+    assert select_positive(torch.arange(10.0), 0.3).tolist() == [False] * 7 + [True] * 3
+    assert not select_positive(torch.zeros(4), 0.5).any()
 
 
 def test_labels_stand_behind_the_words_and_come_off_again():
     observation = tiny_observation([3, 2, 4], padding=3)
     labels = [[7], [8, 9]]
-    found = labelled(observation, labels, torch.tensor([1, 0, -1]))
+    found = with_advantage_token(observation, labels, torch.tensor([1, 0, -1]))
     assert found.token_mask.sum(1).tolist() == [5, 3, 4]
     assert found.tokens[0, 3:5].tolist() == [8, 9]
     assert found.tokens[1, 2] == 7
     assert torch.equal(found.tokens[2], observation.tokens[2])
     assert torch.equal(found.instruction_mask, observation.token_mask)
-    both = labelled(observation, labels, torch.tensor([1, 1, 1]))
-    assert torch.equal(without_label(both).token_mask, observation.token_mask)
+    both = with_advantage_token(observation, labels, torch.tensor([1, 1, 1]))
+    assert torch.equal(without_advantage_token(both).token_mask, observation.token_mask)
     with pytest.raises(
         ValueError, match=r"policy.instruction_length \(7\) has no room for 4 tokens of a label"
     ):
-        labelled(observation, [[1, 2, 3, 4]], torch.tensor([0, 0, 0]))
+        with_advantage_token(observation, [[1, 2, 3, 4]], torch.tensor([0, 0, 0]))
 
 
 def test_a_value_model_tells_starts_apart():
@@ -93,7 +93,9 @@ def test_a_label_is_told_to_the_head_and_hidden_from_what_reads_the_scene(kind):
     decided still differs."""
     policy = restless(task_of(kind)[0].policy)
     plain = tiny_observation([3, 2], padding=2)
-    good, bad = (labelled(plain, [[11, 12], [13]], torch.full((2,), which)) for which in (0, 1))
+    good, bad = (
+        with_advantage_token(plain, [[11, 12], [13]], torch.full((2,), which)) for which in (0, 1)
+    )
     queries = (policy.head.head if kind == "token_parallel" else policy.head.readout).queries
     prefix = policy.model.prefix(plain)
     seen = policy.model.read(prefix, plain, queries)
@@ -116,7 +118,7 @@ def test_guidance_goes_further_than_the_label(kind):
     """
     policy = restless(task_of(kind)[0].policy)
     plain = tiny_observation([3, 2], padding=2)
-    asked = labelled(plain, [[11, 12]], torch.tensor([0, 0]))
+    asked = with_advantage_token(plain, [[11, 12]], torch.tensor([0, 0]))
     state, time = torch.randn(2, 1, 2, 1), torch.full((2, 1), 0.5)
     found = {}
     for guidance in (0.0, 1.0, 3.0):

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from vla.sft.sightings import CellTargets, SightingHead, cell_arrays, mention_loss, sighting_loss
+from vla.sft.detection import (
+    CellTargets,
+    DetectionHead,
+    build_cell_targets,
+    detection_loss,
+    grounded_phrase_loss,
+)
 
 NORTH = (0.0, 1.0)
 
@@ -21,7 +27,7 @@ def test_objects_fall_into_cells():
             "wrist": [(0.2, 0.7, 1, (0.4, 0.0, 0.0), NORTH), (0.0, 0.0, 3, (0.5, 0.0, 0.0), NORTH)],
         },
     ]
-    kinds, places, headings, occupied = cell_arrays(seen, ("front", "wrist"), 2)
+    kinds, places, headings, occupied = build_cell_targets(seen, ("front", "wrist"), 2)
     assert occupied.astype(int).tolist() == [[0, 1, 0, 0, 0, 0, 0, 1], [0, 0, 0, 0, 1, 0, 1, 0]]
     assert kinds[0, [1, 7]].tolist() == [5, 2]
     assert kinds[1, [4, 6]].tolist() == [3, 1]
@@ -32,7 +38,7 @@ def test_objects_fall_into_cells():
 
 
 def test_a_token_names_the_words_it_resembles():
-    head = SightingHead(4, [[0, 1], [2]])
+    head = DetectionHead(4, [[0, 1], [2]])
     embeddings = torch.eye(4)
     # "red cube" is e0 + e1, "disc" is e2; the first token is e0 + e1 itself, the second lies
     # between e1 and e2.
@@ -46,7 +52,7 @@ def test_a_token_names_the_words_it_resembles():
 
 
 def test_the_loss_by_hand():
-    head = SightingHead(2, [[0], [1]])
+    head = DetectionHead(2, [[0], [1]])
     torch.nn.init.zeros_(head.place[1].weight)
     head.place[1].bias.data = torch.tensor(
         [1.0, 0.0, 0.0, 0.6, 0.8]
@@ -58,7 +64,7 @@ def test_the_loss_by_hand():
         headings=torch.tensor([[[1.0, 0.0], [9.0, 9.0]]]),
         occupied=torch.tensor([[True, False]]),
     )
-    loss, metrics = sighting_loss(head, tokens, torch.eye(2), targets)
+    loss, metrics = detection_loss(head, tokens, torch.eye(2), targets)
     # Both cells have logits 20, 0, 0. The first should say kind 0: nearly no loss. The second
     # should say "nothing": log(e^20 + 2) - 0 = 20. Places count in the occupied cell only: |1 - 1|,
     # |0 - 2|, 0 in 10 cm, a mean of 2/3; so do headings: |.6 - 1|, |.8 - 0|, a mean of .6.
@@ -72,11 +78,11 @@ NONE = torch.zeros(1, 2, dtype=torch.bool)
 
 
 def test_no_object_in_any_picture_is_no_error():
-    head = SightingHead(2, [[0], [1]])
+    head = DetectionHead(2, [[0], [1]])
     empty = CellTargets(
         torch.zeros(1, 2, dtype=torch.long), torch.zeros(1, 2, 3), torch.zeros(1, 2, 2), NONE
     )
-    loss, _ = sighting_loss(head, torch.randn(1, 2, 2), torch.eye(2), empty)
+    loss, _ = detection_loss(head, torch.randn(1, 2, 2), torch.eye(2), empty)
     assert torch.isfinite(loss)
 
 
@@ -87,6 +93,6 @@ def test_words_say_where_and_how_turned_by_hand():
         [[[0.1, 0.1, 0.0], [0.0, 0.2, 0.0]]]
     )  # 1, 1, 0 and 0, 2, 0 in units of 10 cm
     headings = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
-    loss = mention_loss(head, states, torch.tensor([[1, 2]]), places, headings)
+    loss = grounded_phrase_loss(head, states, torch.tensor([[1, 2]]), places, headings)
     # Places: one of six numbers is off by 1. Headings: one of four is off by a half.
     assert loss.item() == pytest.approx(1 / 6 + 0.5 / 4)

@@ -57,7 +57,7 @@ def test_expert_succeeds_with_more_distractors_and_one_hand_pose():
 def test_expert_recovers_from_disturbances_and_marks_them():
     env = sim.make_vector(robot="gantry", num_envs=60, cameras=(), num_threads=1, max_steps=120)
     env.reset(range(60))
-    expert = Expert(env, seed=1, burst_probability=0.03)
+    expert = Expert(env, seed=1, expert_perturbation_probability=0.03)
     marked = 0
     for _ in range(120):
         action = expert.act()

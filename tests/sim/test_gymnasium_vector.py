@@ -171,10 +171,10 @@ def test_pictures_become_small_squares_whole_and_padded():
 )
 @pytest.mark.parametrize("size", [64, 70, 1])
 def test_environments_and_datasets_make_one_picture_square_alike(shape, size):
-    from vla.data.pictures import fitted
+    from vla.data.image_fitting import fit_to_square
 
     picture = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(resize_to_square(picture, size), fitted(picture, size))
+    np.testing.assert_array_equal(resize_to_square(picture, size), fit_to_square(picture, size))
 
 
 def test_errors():

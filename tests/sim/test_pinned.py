@@ -35,7 +35,7 @@ def gather() -> dict:
         "blocks": env.physics.block_position(np.arange(4), 0).ravel().tolist(),
         "pads": env.physics.pad_position(np.arange(4), 0).ravel().tolist(),
     }
-    expert, actions = Expert(env, seed=3, burst_probability=0.03, noise=0.01), []
+    expert, actions = Expert(env, seed=3, expert_perturbation_probability=0.03, noise=0.01), []
     for _ in range(20):
         actions.append(expert.act())
         env.step(actions[-1][:, None], render=False)

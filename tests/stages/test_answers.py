@@ -5,11 +5,15 @@ import pytest
 import vla.runtime
 from tests.test_pipeline import TINY
 from vla.commands.train import main
-from vla.stages.grounding import Answers
-from vla.stages.reporting import tell_answers
+from vla.pipelines.robot.evaluation_stages import tell_answers
+from vla.pipelines.robot.grounding import QuestionAnswers
 
-BEFORE = Answers({"is_there": [True, False, True], "color_of": [False]}, {"where": [0.25, 0.75]})
-AFTER = Answers({"color_of": [True], "is_there": [True, True, False]}, {"where": [0.0, 0.5]})
+BEFORE = QuestionAnswers(
+    {"is_there": [True, False, True], "color_of": [False]}, {"where": [0.25, 0.75]}
+)
+AFTER = QuestionAnswers(
+    {"color_of": [True], "is_there": [True, True, False]}, {"where": [0.0, 0.5]}
+)
 
 
 def test_outcomes_are_in_the_same_order_whatever_order_they_were_asked_in():
@@ -36,7 +40,7 @@ def test_answers_are_compared_question_by_question():
 
 
 def test_a_world_that_asks_for_numbers_only_has_no_share_of_right_answers():
-    assert tell_answers(Answers({}, {"where": [0.5]}), None) == {"error/where": 0.5}
+    assert tell_answers(QuestionAnswers({}, {"where": [0.5]}), None) == {"error/where": 0.5}
 
 
 @pytest.mark.parametrize(("frozen", "asked"), [("nothing", ["before", "after_rl"]), ("all", [])])
@@ -48,8 +52,8 @@ def test_answers_are_asked_before_the_first_stage_that_moves_the_model(
     monkeypatch.setattr(vla.runtime, "prepare", lambda *arguments, **settings: None)
     folder = tmp_path / "run"
     few = [
-        "sft.probe_only=true",
-        "sft.probe_steps=2",
+        "sft.head_only=true",
+        "sft.head_steps=2",
         "grounding.num_steps=2",
         "evaluation.num_videos=0",
     ]

@@ -13,14 +13,14 @@ import pytest
 from sim.simulator import TabletopSimulator
 from vla.config import load
 from vla.data import lerobot_format as form
-from vla.data.collect import PROPRIO_NAMES
+from vla.data.collection import PROPRIO_NAMES
 from vla.data.lerobot_writer import Episode, LeRobotWriter
 from vla.interrupt import Stop
-from vla.stages.demonstrate import demonstrations
-from vla.train.metrics import NoLog
-from vla.train.progress import Progress
-from vla.train.run import Run
-from vla.train.run_folder import RunFolder
+from vla.pipelines.robot.demonstrations import load_or_collect_demonstrations
+from vla.training.metrics import NullLog
+from vla.training.progress import Progress
+from vla.training.run import Run
+from vla.training.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("dx", "dy", "dz", "droll", "dpitch", "dyaw", "gripper")
@@ -63,8 +63,8 @@ def run_with(folder, tmp_path, *settings, world=TabletopSimulator):
     config = load([f"data.path={folder}", "sim.image_size=16", *settings])
     (tmp_path / "run").mkdir(exist_ok=True)
     said = io.StringIO()
-    run = Run(RunFolder(tmp_path / "run"), NoLog(), Stop(), config.train, progress=Progress(said))
-    demos = demonstrations(run, config, world(config.sim))
+    run = Run(RunFolder(tmp_path / "run"), NullLog(), Stop(), config.train, progress=Progress(said))
+    demos = load_or_collect_demonstrations(run, config, world(config.sim))
     return demos, said.getvalue().splitlines(), run.results["stages"]["demonstrations"]
 
 
@@ -105,7 +105,7 @@ def test_it_is_refused_before_a_simulator_loads(folder):
 import sys
 from vla.simulator import make_simulator
 from vla.config import load
-from vla.stages.demonstrate import check_described
+from vla.pipelines.robot.demonstrations import check_described
 
 for settings, part in (([], "control_hz is 30"), (["sim.cameras=[front]"], "control_hz is 30")):
     config = load(["data.path={folder}", *settings])

@@ -13,10 +13,10 @@ import vla.runtime
 from tests.test_pipeline import TINY
 from vla.commands.train import main
 from vla.config import ConfigError, load
-from vla.evaluate.settings import settings_of
+from vla.evaluation.checkpoint_settings import checkpoint_settings
+from vla.pipelines.robot.pipeline import load_policy
 from vla.simulator import make_simulator
-from vla.stages.robot import load_policy
-from vla.train.checkpoint import last_checkpoint, load_checkpoint
+from vla.training.checkpoint import last_checkpoint, load_checkpoint
 
 FEW = [
     *(setting for setting in TINY if not setting.startswith("policy.num_bins")),
@@ -27,8 +27,8 @@ FEW = [
     "policy.samples=2",
     "data.num_demonstrations=2",
     "grounding.num_steps=2",
-    "sft.probe_steps=2",
-    "sft.probe_only=true",
+    "sft.head_steps=2",
+    "sft.head_only=true",
     "recap.starts_per_round=3",
     "recap.num_bins=11",
     "recap.value_steps=3",
@@ -67,7 +67,7 @@ def test_rounds_go_on_where_they_stopped_and_the_policy_is_read_back(tmp_path: P
     )  # the vision-language model stands still
 
     policy, observer = load_policy(
-        folder, settings_of(folder), make_simulator(settings_of(folder).sim)
+        folder, checkpoint_settings(folder), make_simulator(checkpoint_settings(folder).sim)
     )
     assert (policy.guidance, observer.label) == (1.5, " yes")
     assert len(observer.words(" yes")) > 0
@@ -83,4 +83,4 @@ def test_settings_that_cannot_go_together_are_refused():
     with pytest.raises(
         ConfigError, match=r"policy.token_weight \(1.0\) trains the vision-language model"
     ):
-        load(["policy=flow", "policy.token_weight=1", "policy.insulate=true"])
+        load(["policy=flow", "policy.token_weight=1", "policy.stop_gradient_to_vlm=true"])

@@ -3,7 +3,7 @@
 import pytest
 
 from vla.config import load
-from vla.stages.sft import num_probe_steps
+from vla.pipelines.robot.sft import num_head_steps
 
 
 @pytest.mark.parametrize(
@@ -16,9 +16,9 @@ from vla.stages.sft import num_probe_steps
 )
 def test_few_frames_are_not_learned_by_heart(num_frames, steps):
     assert (
-        num_probe_steps(load(["sft.probe_steps=1000", "sft.probe_passes=60"]), num_frames) == steps
+        num_head_steps(load(["sft.head_steps=1000", "sft.max_head_epochs=60"]), num_frames) == steps
     )
 
 
 def test_the_limit_can_be_lifted():
-    assert num_probe_steps(load(["sft.probe_steps=1000", "sft.probe_passes=null"]), 100) == 1000
+    assert num_head_steps(load(["sft.head_steps=1000", "sft.max_head_epochs=null"]), 100) == 1000

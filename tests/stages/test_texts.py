@@ -15,9 +15,9 @@ from vla.commands.train import main
 from vla.config import ConfigError, load
 from vla.data.rows import RowReader
 from vla.data.tokenizer import train_tokenizer
-from vla.stages.texts import MOST_JUDGED, Texts
+from vla.pipelines.robot.cotraining_text import MOST_JUDGED, TextCoTraining
 from vla.text.sources import read_source
-from vla.train.distributed import Processes
+from vla.training.distributed import Processes
 
 WORDS = [
     "red",
@@ -57,7 +57,7 @@ def texts_of(names, **given):
     values = {"batch_size": 8, "row_tokens": 128, "num_steps": 5, "seed": 0, **given}
     tokenizer = values.pop("tokenizer", None) or train_tokenizer(LINES, 400)
     sources = [read_source(n, 0.2, reader=values.get("reader")) for n in names]
-    return Texts(tiny_vlm(vocabulary_size=448), tokenizer, sources, **values)
+    return TextCoTraining(tiny_vlm(vocabulary_size=448), tokenizer, sources, **values)
 
 
 def test_a_text_is_read_without_picture_or_state_and_blind_to_its_neighbours(told):
@@ -136,10 +136,10 @@ def test_texts_that_cannot_be_used_are_counted_where_that_is_asked_for(told):
 
 def test_texts_need_a_model_that_learns():
     with pytest.raises(
-        ConfigError, match=r"data.texts=\[add2\] train the language model, which sft.probe_only"
+        ConfigError, match=r"data.texts=\[add2\] train the language model, which sft.head_only"
     ):
         load(["data.texts=[add2]"])
-    assert load(["data.texts=[add2]", "sft.probe_only=false"]).data.texts == ("add2",)
+    assert load(["data.texts=[add2]", "sft.head_only=false"]).data.texts == ("add2",)
     assert load(["data.texts=[add2]", "policy.decoding=autoregressive"]).data.texts == (
         "add2",
     )  # all of it learns
@@ -153,7 +153,7 @@ def test_a_run_learns_texts_while_it_learns_to_act_and_reports_both(told, tmp_pa
         "evaluation.num_videos=0",
         "rl.num_iterations=1",
         "evaluation.num_starts=2",
-        "evaluation.num_quick_starts=1",
+        "evaluation.num_validation_starts=1",
     ]
     found = {}
     for weight in (0.0, 1.0):

@@ -23,23 +23,23 @@ from vla.commands import serve as serve_policy
 from vla.commands import train as train_vla
 from vla.commands import view as view_rollouts
 from vla.data.episode_recording import load_recording
-from vla.evaluate.settings import settings_of
-from vla.hub.pretrained import from_pretrained, push_to_hub
+from vla.evaluation.checkpoint_settings import checkpoint_settings
+from vla.interop.hub.pretrained import from_pretrained, push_to_hub
+from vla.pipelines.robot.pipeline import load_policy
 from vla.simulator import make_simulator
-from vla.stages.robot import load_policy
 from vla.viewer.episodes import open_library
 
 FEW = [
     "data.num_demonstrations=2",
     "grounding.num_steps=2",
-    "sft.probe_steps=2",
+    "sft.head_steps=2",
     "sft.num_steps=2",
     "sft.evaluate_every=2",
     "rl.num_iterations=1",
     "rl.evaluate_every=1",
     "rl.warmup_iterations=0",
-    "rl.critic_warmup_iterations=0",
-    "rl.greedy_every=null",
+    "rl.num_critic_warmup_iterations=0",
+    "rl.greedy_branching_every=null",
     "evaluation.num_starts=3",
     "evaluation.num_videos=1",
 ]
@@ -229,7 +229,7 @@ def test_an_exported_policy_decides_as_the_run_does(run, exported):
         "manifest.json",
     }
     policy, observe, world, _ = from_pretrained(str(exported), make_simulator)
-    own, own_observe = load_policy(run, settings_of(run), world)
+    own, own_observe = load_policy(run, checkpoint_settings(run), world)
     seen = world.environment().reset([2_000_000, 2_000_001], np.arange(2))
     one, other = policy.act(observe(seen), greedy=True), own.act(own_observe(seen), greedy=True)
     np.testing.assert_array_equal(one.action.numpy(), other.action.numpy())
@@ -295,7 +295,7 @@ def test_what_goes_to_the_hub_comes_back_and_nothing_that_could_run(
     assert not {name for name in there if name.endswith((".py", ".pt", ".bin", ".pkl"))}
     assert {"README.md", "model.safetensors", "policy.json", "tokenizer/tokenizer.json"} <= there
     policy, observe, world, config = from_pretrained("me/picker", make_simulator)
-    own, own_observe = load_policy(run, settings_of(run), world)
+    own, own_observe = load_policy(run, checkpoint_settings(run), world)
     seen = world.environment().reset([2_000_000], np.arange(1))
     one, other = policy.act(observe(seen), greedy=True), own.act(own_observe(seen), greedy=True)
     np.testing.assert_array_equal(one.action.numpy(), other.action.numpy())
@@ -309,7 +309,7 @@ def test_what_goes_to_the_hub_comes_back_and_nothing_that_could_run(
 def test_a_served_run_drives_the_simulator_as_it_does_at_home(exported):
     import asyncio
 
-    from vla.serve.client import Chunked, RemotePolicy
+    from vla.serve.client import ChunkPlayer, RemotePolicy
 
     server = serve_policy.open_server(serve_policy.parse([str(exported), "--port", "0"]))
     ready, ports, loop = threading.Event(), [], asyncio.new_event_loop()
@@ -330,7 +330,7 @@ def test_a_served_run_drives_the_simulator_as_it_does_at_home(exported):
         env = world.environment()
         remote = RemotePolicy(f"ws://127.0.0.1:{ports[0]}")
         remote.check(env.action_spec.to_dict())
-        chunks = Chunked(remote.infer, ahead=0)
+        chunks = ChunkPlayer(remote.infer, ahead=0)
         seen = env.reset([2_000_000], np.array([0]))
         images = {name: pictures[0] for name, pictures in seen.images.items()}
         message = {"images": images, "state": seen.proprio[0], "prompt": seen.instruction[0]}

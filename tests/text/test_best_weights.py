@@ -10,13 +10,13 @@ from safetensors.torch import load_file
 
 import vla.pipelines.text.rlvr as rlvr
 from vla.config import load
-from vla.evaluate.success import SuccessRate
 from vla.pipelines.text.run import run
-from vla.train.checkpoint import best_checkpoint, load_checkpoint
-from vla.train.optim import weights_of
-from vla.train.run_folder import open_run
+from vla.statistics import SuccessRate
 from vla.training import rl_trainer
+from vla.training.checkpoint import best_checkpoint, load_checkpoint
+from vla.training.optim import copy_weights
 from vla.training.rl_trainer import RLTrainer
+from vla.training.run_folder import open_run
 
 TINY = [
     "mode=text",
@@ -47,7 +47,7 @@ def scripted(monkeypatch):
 
         def scripted(self) -> SuccessRate:
             iteration = self.loop.iteration
-            validated[iteration] = weights_of(self.actor)
+            validated[iteration] = copy_weights(self.actor)
             return SuccessRate(SUCCESSES[iteration], 10, None)
 
     monkeypatch.setattr(rlvr, "RLTrainer", Scripted)
@@ -66,7 +66,7 @@ def same(one, other) -> bool:
 
 
 BEST = "rl.load_best_at_end=true"
-AVERAGE = "rl.average_decay=0.5"
+AVERAGE = "rl.ema_decay=0.5"
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_the_weights_a_run_ends_with(
 
 def test_averaged_weights_are_validated_and_kept(tmp_path, scripted):
     """The average after each iteration is that of the weights the run trained, d = min(.5, 2/11),
-    min(.5, 3/12), ... (`vla.train.optim.EMA`)."""
+    min(.5, 3/12), ... (`vla.training.optim.EMA`)."""
     validated, _ = scripted
     folder = go(tmp_path, AVERAGE, "train.checkpoint_every=1", "train.keep_checkpoints=3")
     own = [

@@ -6,16 +6,16 @@ import json
 import pytest
 
 from vla.data.chat import ChatFormat
-from vla.data.messages import as_user, prompt_key
+from vla.data.messages import prompt_key, user_message
 from vla.data.preferences import Ranking
 from vla.data.rows import RowReader
 from vla.data.tokenizer import train_tokenizer
 from vla.preference.objective import DPO, IPO, KTO
 from vla.text.comparison_rows import encode_comparisons, read_comparisons, split_by_prompt
-from vla.text.labelling import compare_by_judge
-from vla.text.preferring import Comparison, LikedExample
+from vla.text.comparisons import compare_by_judge
+from vla.text.preference_training import Comparison, LikedExample
 from vla.text.problems import is_held_out, split_position
-from vla.text.topics import Said
+from vla.text.prompts import Completion
 
 DPO_1, FRACTION = DPO(0.1, 0.0), 0.2
 
@@ -75,8 +75,10 @@ def test_what_was_drawn_is_read_again_as_it_was(chat, tmp_path):
         "hello": [*chat.encode("hel"), *chat.encode("lo"), chat.turn_end],
         "see": chat.encode("see"),
     }
-    prompt = chat.prompt(as_user("hi"))
-    drawn = [Said("hi", prompt, text, ids[text], ids[text][-1] == chat.turn_end) for text in ids]
+    prompt = chat.prompt(user_message("hi"))
+    drawn = [
+        Completion("hi", prompt, text, ids[text], ids[text][-1] == chat.turn_end) for text in ids
+    ]
     labels = compare_by_judge(LongestIsBest(), [drawn], whole=True)
     assert ids["hello"][:-1] != chat.encode("hello")
     file = lines(tmp_path / "a.jsonl", *labels.rows)
@@ -198,7 +200,7 @@ def test_equal_ties_and_broken_rows_can_be_skipped_and_repeats_are_told(tmp_path
 
 
 def test_a_system_message_does_not_decide_the_side():
-    asked = tuple(as_user("What is a cup for?"))
+    asked = tuple(user_message("What is a cup for?"))
     told = ({"role": "system", "content": "Be kind."}, *asked)
     keys = {Ranking(prompt, ("a", "b"), None, "").key for prompt in (asked, told)}
     assert keys == {prompt_key(asked)} == {"What is a cup for?"}

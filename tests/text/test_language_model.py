@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from vla.config import load
-from vla.text import smollm2
-from vla.text.labelling import LetterReader
+from vla.text import smollm2_download as smollm2
+from vla.text.comparisons import LetterReader
 from vla.text.language_model import load_language_model, load_language_parts, save_language_model
 
 TINY = [

@@ -6,7 +6,7 @@ import pytest
 
 from vla.config import load
 from vla.pipelines.text.run import run
-from vla.train.run_folder import open_run
+from vla.training.run_folder import open_run
 
 SMALL = [
     "mode=text",
@@ -17,7 +17,7 @@ SMALL = [
     "language_model.depth=1",
     "language_model.num_heads=2",
 ]
-RL = ["rl.num_iterations=1", "rl.starts_per_iteration=1", "rl.group_size=2"]
+RL = ["rl.num_iterations=1", "rl.num_start_states=1", "rl.group_size=2"]
 RLVR = [*RL, "text.num_evaluation=1", "text.num_validation=1"]
 
 

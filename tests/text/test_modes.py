@@ -10,15 +10,15 @@ from safetensors import SafetensorError
 from vla.config import ConfigError, load
 from vla.config.text import Prompts
 from vla.data.chat import ChatFormat
-from vla.files.write import DiskFull
+from vla.files.writing import DiskFull
 from vla.pipelines.text.run import run
-from vla.rewards.gold import GOLDS
-from vla.text.control_codes import coded, levels_of
-from vla.text.labelling import clearest, compare_by_judge, read_rubric
-from vla.text.preferring import Comparison
-from vla.text.tiny import tiny_language_model
-from vla.text.topics import Said, make_prompt_sets
-from vla.train.run_folder import open_run
+from vla.rewards.gold_rewards import GOLDS
+from vla.text.comparisons import compare_by_judge, read_rubric, select_clearest
+from vla.text.control_codes import reward_levels, with_level_label
+from vla.text.preference_training import Comparison
+from vla.text.prompts import Completion, make_prompt_sets
+from vla.text.tiny_language_model import tiny_language_model
+from vla.training.run_folder import open_run
 
 TINY = [
     "mode=text",
@@ -134,10 +134,10 @@ def test_rlhf_shows_proxy_and_gold(tmp_path, prompts):
         *OPEN,
         "text.demonstrations=8",
         "rl.num_iterations=3",
-        "rl.starts_per_iteration=4",
+        "rl.num_start_states=4",
         "rl.group_size=2",
         "rl.micro_batch_rows=8",
-        "text.unfinished_reward=null",
+        "text.truncation_reward=null",
     )
     check(tmp_path / "run", results)
     records = [
@@ -221,7 +221,7 @@ def test_a_disk_without_room_for_the_model_costs_the_model_only(
 def test_a_code_stands_behind_the_question():
     tokenizer = tiny_language_model(["hello"])[1]
     asked = [{"role": "user", "content": "Say it."}]
-    text = tokenizer.decode(coded(ChatFormat(tokenizer), 2, 3).prompt(asked))
+    text = tokenizer.decode(with_level_label(ChatFormat(tokenizer), 2, 3).prompt(asked))
     assert text == tokenizer.decode(ChatFormat(tokenizer).prompt(asked)).replace(
         "Say it.", "Say it. (quality: 2 of 3)"
     )
@@ -240,8 +240,8 @@ def test_prompts_are_split_by_their_text_and_cut():
 
 
 def test_quantiles():
-    assert levels_of([0.1, 0.5, 0.9, 0.4], 2) == [1, 2, 2, 1]
-    assert levels_of([1, 2, 3, 4, 5, 6], 3) == [1, 1, 2, 2, 3, 3]
+    assert reward_levels([0.1, 0.5, 0.9, 0.4], 2) == [1, 2, 2, 1]
+    assert reward_levels([1, 2, 3, 4, 5, 6], 3) == [1, 1, 2, 2, 3, 3]
 
 
 def test_rlaif_asks_a_model_for_its_opinion(tmp_path, prompts):
@@ -287,7 +287,7 @@ def test_constitution(tmp_path, prompts):
 
 
 def said(text):
-    return Said("p", [1], text, list(text.encode()), True)
+    return Completion("p", [1], text, list(text.encode()), True)
 
 
 def test_labels():
@@ -304,8 +304,8 @@ def test_labels():
 
 
 def test_the_clearest_comparisons_are_kept_in_their_order():
-    assert clearest((0.2, 0.9, 0.5, 0.1), 0.5) == [1, 2]
-    assert len(clearest((0.2, 0.9, 0.5, 0.1), 0.01)) == 1
+    assert select_clearest((0.2, 0.9, 0.5, 0.1), 0.5) == [1, 2]
+    assert len(select_clearest((0.2, 0.9, 0.5, 0.1), 0.01)) == 1
 
 
 def test_mistakes_are_named(tmp_path, prompts):

@@ -3,10 +3,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vla.data.packing import pack_completions, pack_texts, plant
-from vla.decoding.causal import allow_branches, hidden_states, output_head
-from vla.decoding.logprobs import token_logprobs
-from vla.text.tiny import tiny_language_model
+from vla.data.prefix_tree import build_prefix_trees, pack_completions, pack_texts
+from vla.generation.hf_decoder import allow_branches, hidden_states, output_head
+from vla.generation.logprobs import token_logprobs
+from vla.text.tiny_language_model import tiny_language_model
 
 PROMPTS = torch.tensor([[11, 12, 13], [21, 0, 0], [11, 12, 13]])
 PROMPT_MASK = torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 1]]).bool()
@@ -57,7 +57,7 @@ SEQUENCES = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=8), min_si
 @settings(max_examples=80, deadline=None)
 @given(SEQUENCES, st.sampled_from([0.0, 0.25, 1.0]))
 def test_every_place_sees_its_own_beginning_and_nothing_else(sequences, min_shared):
-    trees, found = plant(sequences, 10, min_shared)
+    trees, found = build_prefix_trees(sequences, 10, min_shared)
     assert all(len(tree.tokens) <= 10 for tree in trees)
     for sequence, (number, places) in zip(sequences, found, strict=True):
         tree = trees[number]
@@ -79,16 +79,23 @@ def test_every_place_sees_its_own_beginning_and_nothing_else(sequences, min_shar
 def test_sequences_join_the_row_that_holds_most_of_them():
     # [1 2 3 4] and [5 6 7] share nothing; [1 2 9] has two of three in the first row; [5 8] half in
     # the second
-    trees, found = plant([[5, 8], [1, 2, 3, 4], [1, 2, 9], [5, 6, 7]], 100, min_shared=0.25)
+    trees, found = build_prefix_trees(
+        [[5, 8], [1, 2, 3, 4], [1, 2, 9], [5, 6, 7]], 100, min_shared=0.25
+    )
     assert [tree.tokens for tree in trees] == [[1, 2, 3, 4, 9], [5, 6, 7, 8]]
     assert [number for number, _ in found] == [1, 0, 0, 1]
     # with no need to share, all of them stand in one row
-    assert len(plant([[5, 8], [1, 2, 3, 4], [1, 2, 9], [5, 6, 7]], 100, min_shared=0.0)[0]) == 1
+    assert (
+        len(
+            build_prefix_trees([[5, 8], [1, 2, 3, 4], [1, 2, 9], [5, 6, 7]], 100, min_shared=0.0)[0]
+        )
+        == 1
+    )
 
 
 def test_rows_are_of_one_size_where_that_saves_padding():
     # 6 x 4 tokens, at most 20 a row: 20 and 4 would be padded to 40; 12 and 12 need none
-    trees, _ = plant([[i, i, i, i] for i in range(6)], 20, min_shared=0.0)
+    trees, _ = build_prefix_trees([[i, i, i, i] for i in range(6)], 20, min_shared=0.0)
     assert [len(tree.tokens) for tree in trees] == [12, 12]
 
 

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from vla.data.chat import ChatFormat
-from vla.data.preferences import Ranking, Thumb
-from vla.decoding.sampling import Sampling
+from vla.data.preferences import BinaryFeedback, Ranking
+from vla.generation.sampling import Sampling
 from vla.policies.text import TextPolicy
+from vla.preference.kto import mismatched_prompts
 from vla.preference.objective import (
     DPO,
     IPO,
@@ -18,23 +19,22 @@ from vla.preference.objective import (
     comparison_terms,
     make_objective,
 )
-from vla.preference.thumbs import next_others
 from vla.sft.examples import ShuffledBatches, train_on_examples
 from vla.sft.loop import SupervisedSettings
-from vla.text.control_codes import Coded, fit_codes
-from vla.text.preferring import (
+from vla.text.control_codes import LabelledCompletion, fit_codes
+from vla.text.preference_training import (
     Comparison,
     LikedExample,
-    as_liked,
     comparison_logprobs,
     encode_ranking,
     encode_thumb,
     fit_comparisons,
     fit_thumbs,
     preference_accuracy,
+    to_binary_feedback,
 )
-from vla.text.supervised import Example, fit_examples, mean_loss, sequence_logprobs
-from vla.text.tiny import tiny_language_model
+from vla.text.sft_losses import Example, fit_examples, mean_loss, sequence_logprobs
+from vla.text.tiny_language_model import tiny_language_model
 
 
 def settings_for(num_steps, learning_rate=1e-2, micro_batch_size=8):
@@ -137,14 +137,14 @@ def test_pairs_take_the_best_and_the_worst_that_is_there():
 
 
 def test_the_baseline_pairs_another_prompt():
-    assert next_others([1, 1, 2, 3, 3]) == [2, 2, 3, 0, 0]
-    assert next_others([1, 2, 1, 1]) == [1, 2, 1, 1]
+    assert mismatched_prompts([1, 1, 2, 3, 3]) == [2, 2, 3, 0, 0]
+    assert mismatched_prompts([1, 2, 1, 1]) == [1, 2, 1, 1]
     prompts = torch.randint(3, (5000,), generator=torch.Generator().manual_seed(0)).tolist()
-    assert all(prompts[i] != prompts[j] for i, j in enumerate(next_others(prompts)))
+    assert all(prompts[i] != prompts[j] for i, j in enumerate(mismatched_prompts(prompts)))
     with pytest.raises(
         ValueError, match="all 3 examples have the same prompt, and the baseline of kto"
     ):
-        next_others([1, 1, 1])
+        mismatched_prompts([1, 1, 1])
 
 
 def test_files_become_ids_that_end_with_the_stop_token(parts):
@@ -158,9 +158,10 @@ def test_files_become_ids_that_end_with_the_stop_token(parts):
     ]
     assert comparison.margin == 1.5
     assert (
-        encode_thumb(chat, Thumb((user,), "no", False, "")).completion == comparison.completions[1]
+        encode_thumb(chat, BinaryFeedback((user,), "no", False, "")).completion
+        == comparison.completions[1]
     )
-    assert [example.liked for example in as_liked([comparison])] == [True, False]
+    assert [example.liked for example in to_binary_feedback([comparison])] == [True, False]
 
 
 def test_supervised_fine_tuning_lowers_the_loss_on_completions(parts):
@@ -229,7 +230,9 @@ def told_apart(parts, discrimination, steps=30):
         question = torch.randint(40, 280, (4,), generator=generator).tolist()
         row = torch.randint(40, 280, (4,), generator=generator).tolist()
         made.append(
-            Coded([[*question, 30], [*question, 31]], [row[0], 7 + i % 2, *row[2:], 2], i % 2)
+            LabelledCompletion(
+                [[*question, 30], [*question, 31]], [row[0], 7 + i % 2, *row[2:], 2], i % 2
+            )
         )
     fit_codes(policy, made[:48], discrimination, 0.1, settings_for(steps, 3e-3), 0)
     with torch.no_grad():

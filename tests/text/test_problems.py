@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from vla.rewards.libraries import reasoning_gym_score
-from vla.rewards.pool import VerifierProcess
+from vla.rewards.verifier_process import VerifierProcess
+from vla.rewards.verifiers.external_verifiers import reasoning_gym_score
 from vla.text.calculator import calculate, evaluate_calls
 from vla.text.problem_sets import make_problem_sets
 from vla.text.problems import is_held_out, make_family, split
@@ -119,16 +119,16 @@ def test_text_without_a_call_calls_nothing():
 
 def test_code_is_right_when_its_tests_pass():
     from vla.rewards.code import score_code
-    from vla.rewards.jail import available
-    from vla.rewards.sandbox import Limits
+    from vla.rewards.sandbox.jail import available_jails
+    from vla.rewards.sandbox.run_python import ProgramLimits
 
-    if not available():
+    if not available_jails():
         pytest.skip("no sandbox here")
     problem = next(p for p in make_family("code", 100) if "x - 5." in p.question)
     # 0 - 5 = -5, 1 - 5 = -4, 7 - 5 = 2, -12 - 5 = -17; abs(x - 5) is right on the third only
     assert [test["output"] for test in problem.facts["tests"]] == ["-5", "-4", "2", "-17"]
     texts = [f"```python\n{problem.answer}\n```", "def f(x): return abs(x - 5)", "x - 5"]
-    assert score_code([problem.sample(text, True, 9) for text in texts], Limits()) == [
+    assert score_code([problem.sample(text, True, 9) for text in texts], ProgramLimits()) == [
         1.0,
         0.25,
         0.0,

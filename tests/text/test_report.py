@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from vla.evaluation.result import EvaluationResult, compare_results, success_result
-from vla.text.report import Pair, charts, numbers, rates, write_report
-from vla.train.metrics import read_metrics
-from vla.train.run_folder import RunFolder
+from vla.text.text_report import Pair, charts, numbers, rates, write_report
+from vla.training.metrics import read_metrics
+from vla.training.run_folder import RunFolder
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from vla.config import load
 from vla.interrupt import Interrupted
 from vla.pipelines.text.run import run
-from vla.rewards.gold import GOLDS
-from vla.train import pieces as pieces_module
-from vla.train.run import Run
-from vla.train.run_folder import open_run
+from vla.rewards.gold_rewards import GOLDS
+from vla.training import resumable_work as pieces_module
+from vla.training.run import Run
+from vla.training.run_folder import open_run
 
 TINY = [
     "mode=text",
@@ -36,7 +36,7 @@ OPEN = [
 ]
 RL = [
     "rl.num_iterations=3",
-    "rl.starts_per_iteration=2",
+    "rl.num_start_states=2",
     "rl.group_size=2",
     "rl.micro_batch_rows=8",
     "rl.learning_rate=1e-2",
@@ -58,10 +58,10 @@ MODES = {
         "text.num_validation=2",
         "text.max_prompt_tokens=160",
         "text.max_new_tokens=40",
-        "text.format_steps=3",
+        "text.format_sft_steps=3",
         "text.num_samples=2",
-        "rl.max_refills=1",
-        "text.advance_at=0.5",
+        "rl.max_resamples=1",
+        "text.curriculum_threshold=0.5",
     ],
     "sft": ["text.sources=[add1]", "text.row_tokens=200", *FIT],
     "preference": [*OPEN, *FIT, "text.rounds=2"],
@@ -74,7 +74,7 @@ MODES = {
         "text.demonstrations=4",
         "text.sft.num_steps=3",
         "text.reward_model.num_steps=3",
-        "text.unfinished_reward=null",
+        "text.truncation_reward=null",
         "text.sft.micro_batch_size=4",
     ],
     "control": [*OPEN, *FIT, "text.levels=2"],

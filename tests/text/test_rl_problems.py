@@ -9,7 +9,7 @@ import pytest
 from vla.config import load
 from vla.pipelines.text.run import run
 from vla.text.problem_files import read_problems
-from vla.train.run_folder import open_run
+from vla.training.run_folder import open_run
 
 SMALL = [
     "mode=text",

@@ -7,22 +7,22 @@ import torch
 from vla.config import load
 from vla.data.chat import ChatFormat, observe_prompts
 from vla.data.rows import RowReader
-from vla.decoding.sampling import Sampling
+from vla.generation.sampling import Sampling
 from vla.pipelines.text.run import run
 from vla.policies.text import TextPolicy
-from vla.rewards.compose import Scores
-from vla.rl.catalogue import make_algorithm
-from vla.rl.loop import LoopSettings, LoopState, train
+from vla.rewards.compose import RewardScores
+from vla.rl.algorithm_factory import make_algorithm
+from vla.rl.loop import LoopSettings, LoopState, train_rl
 from vla.rl.rollout import collect_rollout
 from vla.rl.update import UpdateSettings
+from vla.text.adaptive_batch_size import AdaptiveBatchSize
 from vla.text.curriculum import Curriculum
 from vla.text.environment import TextEnvironment
-from vla.text.oversampling import Oversampling
 from vla.text.problem_evaluation import evaluate_samples
 from vla.text.problems import Problem
 from vla.text.rlvr_setup import make_rlvr_problem_sets
-from vla.text.tiny import tiny_language_model
-from vla.train.run_folder import open_run
+from vla.text.tiny_language_model import tiny_language_model
+from vla.training.run_folder import open_run
 from vla.types import Decision, Observation, Rollout
 
 TINY = [
@@ -117,7 +117,7 @@ def test_several_answers_are_judged_together():
 
     def correct(samples):
         right = np.array([s.completion.endswith(s.answer) for s in samples], np.float32)
-        return Scores(right, {"correct": right})
+        return RewardScores(right, {"correct": right})
 
     environment = TextEnvironment(problems, chat, correct, [2], 6)
     policy = SaysInTurn(chat, ["is 5", "is 4", "5", "so 7", "6", "is 6"])
@@ -216,17 +216,17 @@ def test_adapters_train_against_the_model_without_them(tmp_path):
 
 def test_tags_are_taught_first_and_what_that_does_is_told_apart(tmp_path):
     tags = [
-        "text.format_steps=40",
+        "text.format_sft_steps=40",
         "+text.rewards.think_format=0.5",
         "text.families=[add1]",
         "rl.num_iterations=1",
     ]
     with pytest.raises(
-        ValueError, match=r"text.max_new_tokens .6. is too short for text.format_steps"
+        ValueError, match=r"text.max_new_tokens .6. is too short for text.format_sft_steps"
     ):
         go(tmp_path / "short", *tags)
     results = go(
-        tmp_path / "run", *tags, "text.max_new_tokens=64", "text.format_learning_rate=3e-3"
+        tmp_path / "run", *tags, "text.max_new_tokens=64", "text.format_sft_learning_rate=3e-3"
     )
     assert results["after the format examples"].n == results["before"].n
     assert results["reward think_format"]["before"] == 0.0
@@ -254,8 +254,8 @@ def test_calls_of_a_tool_are_taught_first_and_what_it_answers_has_room(tmp_path)
         *tool,
         "text.families=[add1]",
         "text.max_new_tokens=60",
-        "text.format_steps=30",
-        "text.format_learning_rate=3e-3",
+        "text.format_sft_steps=30",
+        "text.format_sft_learning_rate=3e-3",
         "rl.num_iterations=1",
     )
     assert results["after the format examples"].n == results["before"].n
@@ -266,7 +266,7 @@ class ShareOfA:
 
     def __call__(self, samples):
         shares = [s.completion.count("a") / max(len(s.completion), 1) for s in samples]
-        return Scores(np.array(shares, np.float32), {})
+        return RewardScores(np.array(shares, np.float32), {})
 
 
 @pytest.mark.parametrize(("name", "epochs"), [("grpo", 1), ("ppo", 2)])
@@ -293,7 +293,7 @@ def test_a_random_model_learns_to_say_a(name, epochs):
 
     torch.manual_seed(0)
     returns = []
-    train(
+    train_rl(
         policy,
         make_algorithm(name, **settings),
         lambda iteration: collect_rollout(
@@ -310,7 +310,9 @@ def test_a_random_model_learns_to_say_a(name, epochs):
 
 
 def test_a_curriculum_opens_families_as_they_are_mastered():
-    curriculum = Curriculum([range(10), range(10, 20), range(20, 30)], advance_at=0.8, seed=3)
+    curriculum = Curriculum(
+        [range(10), range(10, 20), range(20, 30)], curriculum_threshold=0.8, seed=3
+    )
     assert max(curriculum.draw(0, 0, 8)) < 10
     for success in (0.9, 0.7, 0.7, 0.9):  # means of three: .77, .77
         curriculum.learn(success)
@@ -322,10 +324,10 @@ def test_a_curriculum_opens_families_as_they_are_mastered():
     assert sum(number < 10 for number in drawn) == 4
     assert drawn == curriculum.draw(5, 0, 8)
     assert drawn != curriculum.draw(5, 1, 8)
-    kept = Curriculum([range(10), range(10, 20), range(20, 30)], advance_at=0.8, seed=3)
+    kept = Curriculum([range(10), range(10, 20), range(20, 30)], curriculum_threshold=0.8, seed=3)
     kept.load_state_dict(curriculum.state_dict())
     assert kept.draw(6, 0, 8) == curriculum.draw(6, 0, 8)
-    assert Curriculum([range(10), range(10, 20)], advance_at=None, seed=0).num_open == 2
+    assert Curriculum([range(10), range(10, 20)], curriculum_threshold=None, seed=0).num_open == 2
 
 
 def test_a_family_that_is_unknown_is_named_before_a_model_loads(tmp_path):
@@ -363,7 +365,7 @@ def test_more_problems_are_asked_the_less_they_cost():
     """
     first = two_groups([[5, 9], [6, 9], [7, 9], [8, 9]] * 2, [0.0, 1.0, 0.0, 0.0] * 2)
     later = two_groups([[5, 9]] * 7 + [[6, 9]], [0.0] * 7 + [1.0])
-    oversampling = Oversampling(8, 1.5)
+    oversampling = AdaptiveBatchSize(8, 1.5)
     assert oversampling.count == 8
     oversampling.learn(first)
     assert oversampling.count == 8
@@ -371,6 +373,6 @@ def test_more_problems_are_asked_the_less_they_cost():
     assert oversampling.count == 11
     oversampling.learn(later)
     assert oversampling.count == 12
-    resumed = Oversampling(8, 100.0)
+    resumed = AdaptiveBatchSize(8, 100.0)
     resumed.load_state_dict(oversampling.state_dict())
     assert resumed.count == 15

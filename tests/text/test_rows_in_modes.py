@@ -13,12 +13,12 @@ from vla.data.chat import ChatFormat
 from vla.data.rows import RowReader
 from vla.data.tokenizer import train_tokenizer
 from vla.pipelines.text.run import run
-from vla.rewards.gold import GOLDS
+from vla.rewards.gold_rewards import GOLDS
 from vla.sft.examples import example_settings
 from vla.text.problems import is_held_out
+from vla.text.prompts import make_prompt_sets
 from vla.text.sources import Room, encode_all, read_source
-from vla.text.topics import make_prompt_sets
-from vla.train.run_folder import open_run
+from vla.training.run_folder import open_run
 
 TINY = [
     "mode=text",
@@ -162,7 +162,7 @@ def test_of_one_pair_nothing_is_held_out_and_the_run_says_so(tmp_path, capsys):
 
 
 def test_comparisons_are_refused_before_anything_loads(tmp_path, monkeypatch):
-    monkeypatch.setattr("vla.text.open_mode.load_language_parts", None)
+    monkeypatch.setattr("vla.text.open_ended_run.load_language_parts", None)
     thumbs = f"text.comparisons={lines(tmp_path / 'a.jsonl', {'prompt': 'p', 'completion': 'x', 'label': 1})}"
     for name, more, message in (
         ("rlhf", [], "a reward model needs comparisons"),

@@ -6,16 +6,16 @@ import pytest
 import torch
 
 from vla.data.chat import ChatFormat, observe_prompts, pad_prompts, stop_ids
-from vla.decoding.sampling import Sampling
+from vla.generation.sampling import Sampling
 from vla.policies.text import TextPolicy
 from vla.rewards.compose import Rewards
-from vla.rewards.pool import VerifierProcess
+from vla.rewards.verifier_process import VerifierProcess
 from vla.rl.protocols import StepResult, VectorEnvironment
 from vla.rl.rollout import collect_rollout
 from vla.text.environment import TextEnvironment, calculator_tool
+from vla.text.format_warmup import call_examples, check_room
 from vla.text.problems import Problem
-from vla.text.tiny import tiny_language_model
-from vla.text.warm_up import call_examples, check_room
+from vla.text.tiny_language_model import tiny_language_model
 
 PROBLEMS = [
     Problem("What is 2 + 3?", "5", "last_number", "toy"),

@@ -3,11 +3,11 @@ import copy
 import pytest
 import torch
 
-from vla.decoding.beam import beam_search
-from vla.decoding.sampling import Sampling
+from vla.generation.beam import beam_search
+from vla.generation.sampling import Sampling
 from vla.policies.text import TextPolicy
 from vla.rl.protocols import Critic, Policy
-from vla.text.tiny import tiny_language_model
+from vla.text.tiny_language_model import tiny_language_model
 from vla.types import Observation, map_rows
 
 STOPS = list(range(2, 30))

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from vla.files import write
-from vla.files.write import DiskFull
-from vla.train.checkpoint import (
+from vla.files import writing as write
+from vla.files.writing import DiskFull
+from vla.training.checkpoint import (
     CorruptCheckpoint,
     best_checkpoint,
     last_checkpoint,
@@ -23,8 +23,8 @@ from vla.train.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from vla.train.seed import derive_seed, restore_rng, rng_state, seed_everything, torch_generator
-from vla.train.storage import read_state, write_state
+from vla.training.seed import derive_seed, restore_rng, rng_state, seed_everything, torch_generator
+from vla.training.state_files import read_state, write_state
 
 
 def equal(a: object, b: object) -> bool:
@@ -261,15 +261,15 @@ def test_a_corrupt_checkpoint_is_named_with_the_last_good_one(
 
 
 def test_files_are_not_cut_back_to_what_a_corrupt_checkpoint_says(tmp_path: Path):
-    from vla.train.run import seen_by_checkpoints
-    from vla.train.run_folder import RunFolder
+    from vla.training.run import lines_at_last_checkpoint
+    from vla.training.run_folder import RunFolder
 
     seen = {"num_records": 7, "lines": {"samples.jsonl": 3}}
     path = save_checkpoint(tmp_path / "checkpoints" / "rl", 1, {**STATE, **seen}, keep=1)
-    assert seen_by_checkpoints(RunFolder(tmp_path)) == (7, {"samples.jsonl": 3})
+    assert lines_at_last_checkpoint(RunFolder(tmp_path)) == (7, {"samples.jsonl": 3})
     (path / "state.json").write_text("{}")
     with pytest.raises(CorruptCheckpoint, match="state.json has 2 bytes"):
-        seen_by_checkpoints(RunFolder(tmp_path))
+        lines_at_last_checkpoint(RunFolder(tmp_path))
 
 
 def test_another_format_is_refused(tmp_path: Path):

@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from vla.collectives import single_process, sum_gradients
-from vla.train.distributed import (
+from vla.training.distributed import (
     SingleProcess,
+    broadcast_weights,
     choose_device,
-    own_share,
-    same_weights,
+    process_share,
     start_processes,
-    wants_bf16,
+    uses_bf16,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -88,10 +88,10 @@ def test_a_single_process_adds_nothing():
     layer(torch.ones(1, 2)).sum().backward()
     weight, gradient = layer.weight, layer.weight.grad
     sum_gradients(layer.parameters(), processes.reduce_sum)
-    same_weights(layer, processes)
+    broadcast_weights(layer, processes)
     assert layer.weight is weight
     assert layer.weight.grad is gradient
-    assert own_share([1, 2, 3], processes) == [1, 2, 3]
+    assert process_share([1, 2, 3], processes) == [1, 2, 3]
 
 
 def test_bf16_is_the_precision_of_the_forward_pass_only():
@@ -105,7 +105,7 @@ def test_bf16_is_the_precision_of_the_forward_pass_only():
 
 def test_precision_and_device_by_setting():
     cpu = torch.device("cpu")
-    assert [wants_bf16(precision, cpu) for precision in ("auto", "fp32", "bf16")] == [
+    assert [uses_bf16(precision, cpu) for precision in ("auto", "fp32", "bf16")] == [
         False,
         False,
         True,

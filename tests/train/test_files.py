@@ -15,14 +15,14 @@ import torch
 from safetensors.torch import save_file
 
 from vla.config import ConfigError, load
-from vla.files import write
+from vla.files import writing as write
 from vla.files.arrays import load_weights, read_safetensors, read_table, read_tokenizer
 from vla.files.policy_manifest import check_export, write_checksums
-from vla.files.read import KEYS, DamagedFile, read_json, read_json_lines, read_text, read_yaml
-from vla.files.secrets import masked
-from vla.files.write import DiskFull, appearing, write_json
-from vla.finite import check_distribution, check_finite
-from vla.train.run_folder import new_folder_of, open_run
+from vla.files.reading import KEYS, DamagedFile, read_json, read_json_lines, read_text, read_yaml
+from vla.files.secrets import mask_secrets
+from vla.files.writing import DiskFull, atomic_file, write_json
+from vla.finite_checks import check_distribution, check_finite
+from vla.training.run_folder import make_numbered_folder, open_run
 
 
 class Needed(TypedDict):
@@ -170,7 +170,7 @@ def test_a_file_that_cannot_be_finished_leaves_the_old_one(
     )
     with (
         pytest.raises(DiskFull, match=re.escape(f"the disk is full, {path} was not written")),
-        appearing(path) as new,
+        atomic_file(path) as new,
     ):
         new.write_text("half")
     assert read_json(path) == {"a": 1}
@@ -201,15 +201,15 @@ def test_a_file_that_cannot_be_finished_leaves_the_old_one(
     ],
 )
 def test_secrets_in_addresses_are_masked(address: str, left: str):
-    assert masked(address) == left
-    assert masked(left) == left
+    assert mask_secrets(address) == left
+    assert mask_secrets(left) == left
 
 
 def test_a_run_writes_no_secret_and_asks_for_it_when_it_is_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    from vla.command_line import read_config
-    from vla.train.trackers import settings_in
+    from vla.cli import read_config
+    from vla.training.trackers import read_run_settings
 
     monkeypatch.chdir(tmp_path)
     url = "text.judge.url='https://me:k3y@host/v1?api_key=k3y'"
@@ -225,7 +225,7 @@ def test_a_run_writes_no_secret_and_asks_for_it_when_it_is_resumed(
     config = load(given)
     assert config.text.judge.url == "https://me:k3y@host/v1?api_key=k3y"
     folder = open_run(config).path
-    assert settings_in(folder)["text"]["judge"]["url"] == "https://***@host/v1?api_key=***"
+    assert read_run_settings(folder)["text"]["judge"]["url"] == "https://***@host/v1?api_key=***"
     for file in folder.iterdir():
         assert "k3y" not in file.read_text(), file
     with pytest.raises(SystemExit):
@@ -243,14 +243,14 @@ def test_a_run_writes_no_secret_and_asks_for_it_when_it_is_resumed(
 
 
 def test_folders_of_one_moment_are_different_ones(tmp_path: Path):
-    made = [new_folder_of(tmp_path, "now") for _ in range(3)]
+    made = [make_numbered_folder(tmp_path, "now") for _ in range(3)]
     assert [path.name for path in made] == ["now", "now-2", "now-3"]
 
 
 def test_a_folder_belongs_to_the_process_that_lives(tmp_path: Path):
     """It is free again when the process has been killed."""
     script = (
-        "import sys, time; from pathlib import Path; from vla.train.claim import claim; "
+        "import sys, time; from pathlib import Path; from vla.training.run_lock import claim; "
         "claim(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen(
@@ -258,13 +258,13 @@ def test_a_folder_belongs_to_the_process_that_lives(tmp_path: Path):
     ) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "held\n"
-        from vla.train.claim import claim
+        from vla.training.run_lock import lock_run_folder
 
         with pytest.raises(ValueError, match=f"process {child.pid} is writing to"):
-            claim(tmp_path)
+            lock_run_folder(tmp_path)
         child.kill()
         child.wait()
-    claim(tmp_path)
+    lock_run_folder(tmp_path)
     assert (tmp_path / ".process").read_text().split()[0] == str(os.getpid())
 
 

@@ -10,8 +10,8 @@ from tests.train.test_distributed import run_in
 from vla.config import ConfigError, load
 from vla.config.processes import launcher_conflicts
 from vla.interrupt import Stop
-from vla.train.agreement import OtherProcessFailed, failing_together, shared
-from vla.train.distributed import ALONE, in_order, own_share
+from vla.training.distributed import SINGLE_PROCESS, merge_shares, process_share
+from vla.training.process_agreement import OtherProcessFailed, failing_together, share_stop
 
 
 class Two:
@@ -23,7 +23,7 @@ class Two:
     def __init__(self, rank: int, other=None):
         self.rank, self.other = rank, other
 
-    def own_draws(self, *names):
+    def process_rng(self, *names):
         return nullcontext()
 
     def autocast(self):
@@ -70,7 +70,7 @@ def test_numbers_are_those_of_the_whole(learned: list[dict]):
     for name in alone.keys() - own:
         assert shared_numbers[name] == pytest.approx(alone[name], rel=1e-3, abs=1e-6), name
     assert alone["num_trajectories"] == 24
-    assert alone["step_kl"] == pytest.approx(0.05, rel=0.2)
+    assert alone["target_step_kl"] == pytest.approx(0.05, rel=0.2)
 
 
 def test_an_evaluation_is_shared_and_known_to_all(learned: list[dict]):
@@ -83,10 +83,10 @@ def test_an_evaluation_is_shared_and_known_to_all(learned: list[dict]):
 
 
 def test_shares_are_put_together_again():
-    shares = [own_share(list("abcde"), Two(rank)) for rank in (0, 1)]
+    shares = [process_share(list("abcde"), Two(rank)) for rank in (0, 1)]
     assert shares == [["a", "c", "e"], ["b", "d"]]
-    assert in_order(shares) == list("abcde")
-    assert in_order([["a"]]) == ["a"]
+    assert merge_shares(shares) == list("abcde")
+    assert merge_shares([["a"]]) == ["a"]
 
 
 def test_an_error_in_one_process_ends_all():
@@ -99,36 +99,36 @@ def test_an_error_in_one_process_ends_all():
         raise FloatingPointError("mine")
     with failing_together(Two(0)):
         pass
-    with pytest.raises(KeyError), failing_together(ALONE):
+    with pytest.raises(KeyError), failing_together(SINGLE_PROCESS):
         raise KeyError
 
 
 def test_a_stop_in_one_process_stops_all():
-    assert shared(Stop(), Two(0, 1.0)).requested
-    assert not shared(Stop(), Two(0, 0.0)).requested
-    assert shared(Stop(requested=True), Two(0, 0.0)).requested
+    assert share_stop(Stop(), Two(0, 1.0)).requested
+    assert not share_stop(Stop(), Two(0, 0.0)).requested
+    assert share_stop(Stop(requested=True), Two(0, 0.0)).requested
     alone = Stop()
-    assert shared(alone, ALONE) is alone
+    assert share_stop(alone, SINGLE_PROCESS) is alone
 
 
 def test_what_cannot_be_shared_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(
-        ConfigError, match=r"rl.starts_per_iteration \(32\) must be a multiple .* \(3\).*: 33 is"
+        ConfigError, match=r"rl.num_start_states \(32\) must be a multiple .* \(3\).*: 33 is"
     ):
-        load(["rl.starts_per_iteration=32"])
+        load(["rl.num_start_states=32"])
     with pytest.raises(
         ConfigError, match=r"sft.batch_size \(2\) is less than the number of processes \(3\)"
     ):
-        load(["rl.starts_per_iteration=33", "sft.batch_size=2"])
+        load(["rl.num_start_states=33", "sft.batch_size=2"])
     with pytest.raises(
         ConfigError, match=r"recap.num_rounds \(1\) runs in one process, and there are 3"
     ):
-        load(["rl.starts_per_iteration=33", "recap.num_rounds=1"])
+        load(["rl.num_start_states=33", "recap.num_rounds=1"])
     with pytest.raises(ConfigError, match=r"text=control runs in one process, and there are 3"):
-        load(["mode=text", "text=control", "rl.starts_per_iteration=33"])
+        load(["mode=text", "text=control", "rl.num_start_states=33"])
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert load(["rl.starts_per_iteration=32"]).mode == "robot"
+    assert load(["rl.num_start_states=32"]).mode == "robot"
 
 
 def test_a_launcher_that_starts_one_process_in_place_of_many_is_named():

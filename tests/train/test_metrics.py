@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vla.train.metrics import MetricsLog, read_metrics
+from vla.training.metrics import MetricsLog, read_metrics
 
 
 def test_records_are_lines_and_read_back_by_stage(tmp_path: Path):

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from vla.train.muon import Muon, orthogonalise
-from vla.train.optim import EMA, Schedule, make_optimizer, schedule_scale, trainable
+from vla.training.muon import Muon, orthogonalise
+from vla.training.optim import EMA, Schedule, make_optimizer, schedule_scale, trainable_parameters
 
 
 class Model(nn.Module):
@@ -65,7 +65,9 @@ def test_muon_takes_hidden_matrices_only():
     assert isinstance(muon, Muon)
     assert names_of(model, muon.param_groups[0]["params"]) == {"hidden.weight"}
     everything = [parameter for group in adamw.param_groups for parameter in group["params"]]
-    assert names_of(model, everything) == {name for name, _ in trainable(model)} - {"hidden.weight"}
+    assert names_of(model, everything) == {name for name, _ in trainable_parameters(model)} - {
+        "hidden.weight"
+    }
 
 
 def test_a_frozen_model_is_refused():

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from vla.train.progress import Progress, format_numbers, format_seconds
-from vla.train.timing import Timer, peak_memory_bytes
+from vla.training.progress import Progress, format_numbers, format_seconds
+from vla.training.timing import Timer, peak_memory_bytes
 
 
 class Clock:

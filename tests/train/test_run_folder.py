@@ -14,8 +14,8 @@ import yaml
 
 from vla.config import freeze, load
 from vla.evaluation.result import success_result
-from vla.train.claim import start_of
-from vla.train.run_folder import RunFolder, open_run, plain
+from vla.training.run_folder import RunFolder, open_run, to_plain
+from vla.training.run_lock import process_start_time
 
 
 @pytest.fixture(autouse=True)
@@ -55,15 +55,16 @@ def test_resuming_opens_the_same_folder_and_notes_the_session():
 )
 def test_two_processes_do_not_write_to_one_folder():
     path = open_run(load(["run_dir=here"])).path
-    (path / ".process").write_text(f"{os.getppid()} {start_of(str(os.getppid()))}")
+    (path / ".process").write_text(f"{os.getppid()} {process_start_time(str(os.getppid()))}")
     with pytest.raises(ValueError, match=rf"process {os.getppid()} is writing to here"):
         open_run(load(["resume=here"]))
     for gone in (f"{os.getppid()} 1", "999999999 12345"):
         (path / ".process").write_text(gone)
         open_run(load(["resume=here"]))
         assert (
-            path / ".process"
-        ).read_text() == f"{os.getpid()} {start_of(str(os.getpid()))} {socket.gethostname()}"
+            (path / ".process").read_text()
+            == f"{os.getpid()} {process_start_time(str(os.getpid()))} {socket.gethostname()}"
+        )
     (path / ".process").write_text("1 12345 another-host")
     with pytest.raises(
         ValueError, match=r"process 1 on another-host .* delete here/.process once it is over"
@@ -95,4 +96,4 @@ def test_results_are_plain_json():
         "array": [[1.0, 0.0], [0.0, 1.0]],
         "3": [1, True],
     }
-    assert plain(np.float32(math.inf)) is None
+    assert to_plain(np.float32(math.inf)) is None

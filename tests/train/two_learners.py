@@ -11,22 +11,28 @@ from tests.policies.tiny import named_number
 from tests.rl.test_rollout import Countdown, Counting, observe
 from tests.sft.test_mixed_batch import questions
 from vla.evaluation.evaluate import evaluate_policy
+from vla.pipelines.robot.cotraining import AuxiliaryTask
+from vla.pipelines.robot.grounding import Grounding
+from vla.pipelines.robot.imitation import ImitationBatch, mixed_loss
 from vla.policies.vla_policy import VlaPolicy
-from vla.rl.catalogue import make_algorithm
-from vla.rl.loop import LoopSettings, LoopState, train
+from vla.rl.algorithm_factory import make_algorithm
+from vla.rl.dynamic_sampling import keep_trajectories
+from vla.rl.loop import LoopSettings, LoopState, train_rl
 from vla.rl.reference import FrozenCopy
 from vla.rl.rollout import collect_responses
-from vla.rl.sampling import keep_trajectories
 from vla.rl.update import UpdateSettings
+from vla.sft.detection import CellTargets
 from vla.sft.examples import train_on_examples
+from vla.sft.head_pretraining import extract_features, train_head
 from vla.sft.loop import SupervisedSettings, SupervisedTrainer
-from vla.sft.probe import features_of, probe
-from vla.sft.sightings import CellTargets
-from vla.stages.beside import Beside
-from vla.stages.grounding import Grounding
-from vla.stages.imitation import ImitationBatch, mixed_loss
-from vla.train.distributed import ALONE, Processes, own_share, same_weights, start_processes
-from vla.train.optim import make_optimizer
+from vla.training.distributed import (
+    SINGLE_PROCESS,
+    Processes,
+    broadcast_weights,
+    process_share,
+    start_processes,
+)
+from vla.training.optim import make_optimizer
 from vla.types import Observation, map_rows
 
 ROWS = 15
@@ -38,7 +44,7 @@ class Asking(Grounding):
 
     def __init__(self, model: torch.nn.Module, processes: Processes):
         self.model, self.processes = model, processes
-        self.settings = SimpleNamespace(sighting_weight=0.0)
+        self.settings = SimpleNamespace(detection_weight=0.0)
 
     def __call__(self, step: int):
         asked, none = questions(ROWS, seed=step), torch.zeros(ROWS, 4, dtype=torch.long)
@@ -64,7 +70,7 @@ def imitate(
     By plain SGD first: Muon makes much of gradients that are nothing but rounding.
     """
     asking = Asking(policy.model, processes)
-    beside = [Beside(0.5, asking, asking.loss)]
+    beside = [AuxiliaryTask(0.5, asking, asking.loss)]
 
     def rows_of(rows: torch.Tensor) -> tuple[Observation, torch.Tensor, torch.Tensor]:
         mask = (rows[:, None] + torch.arange(2)) % 5 > 0
@@ -82,7 +88,7 @@ def imitate(
 
     def batch_at(step: int) -> ImitationBatch:
         return ImitationBatch(
-            *rows_of(own_share(torch.arange(ROWS) + step, processes)), (asking(step),)
+            *rows_of(process_share(torch.arange(ROWS) + step, processes)), (asking(step),)
         )
 
     def loss_of(batch: ImitationBatch):
@@ -91,8 +97,8 @@ def imitate(
     SupervisedTrainer(policy, sgd, processes=processes).train(
         lambda step: [batch_at(step)], loss_of
     )
-    features = features_of(policy, iter([rows_of(own_share(torch.arange(40), processes))]))
-    probe(policy, features, adamw, lambda step, metrics: None, processes)
+    features = extract_features(policy, iter([rows_of(process_share(torch.arange(40), processes))]))
+    train_head(policy, features, adamw, lambda step, metrics: None, processes)
 
 
 def reinforce(
@@ -110,12 +116,12 @@ def reinforce(
         rollout = collect_responses(policy, map_rows(seen, lambda t: t[:3]), 8, reward)
         return keep_trajectories(rollout, rollout.group % processes.num_processes == processes.rank)
 
-    train(
+    train_rl(
         policy,
         make_algorithm("grpo", clip_low=0.2, clip_high=0.2, kl_coefficient=0.1),
         collect,
         make_optimizer(policy, "sgd", 0.01, 0.0),
-        UpdateSettings(2, 1, 4, 1.0, step_kl=0.05),
+        UpdateSettings(2, 1, 4, 1.0, target_step_kl=0.05),
         LoopSettings(1),
         LoopState(),
         reference=FrozenCopy(policy, 8),
@@ -127,13 +133,13 @@ def reinforce(
 
 def all_of_it(processes: Processes) -> dict:
     policy, seen, actions = named_number("parallel", seed=processes.rank)
-    same_weights(policy, processes)
+    broadcast_weights(policy, processes)
     torch.manual_seed(0)
     imitate(policy, seen, actions, processes)
     after_sft = {name: value.clone() for name, value in policy.state_dict().items()}
     metrics = reinforce(policy, seen, actions, processes)
     text = torch.nn.Linear(3, 1)
-    same_weights(text, processes)
+    broadcast_weights(text, processes)
     x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
     settings = SupervisedSettings(
         num_steps=5, batch_size=7, micro_batch_size=2, learning_rate=0.01, max_grad_norm=1.0
@@ -150,7 +156,7 @@ def all_of_it(processes: Processes) -> dict:
 def main() -> None:
     processes = start_processes("cpu", "fp32")
     shared = all_of_it(processes)
-    alone = all_of_it(ALONE) if processes.is_main else {}
+    alone = all_of_it(SINGLE_PROCESS) if processes.is_main else {}
     torch.save({"shared": shared, "alone": alone}, f"rank-{processes.rank}.pt")
     processes.wait()
 

@@ -11,7 +11,7 @@ import numpy as np
 import sim
 from sim.experts import Expert
 from vla.config import load
-from vla.data.episode_recording import Recording, save_recording
+from vla.data.episode_recording import EpisodeRecording, save_recording
 
 CHUNK, ERROR = 4, 0.012
 """Control steps a decision, and metres a step that the second hand is pushed aside."""
@@ -74,7 +74,7 @@ def make_run(folder: Path, robot: str = "gantry", image_size: int = 32) -> Path:
     reward = np.zeros(rows, np.float32)
     reward[np.cumsum(counts) - 1] = returns
     advantage = np.repeat(np.where(success, 1.0, -1.0), counts).astype(np.float32)[:, None]
-    recording = Recording(
+    recording = EpisodeRecording(
         "rl",
         10,
         settings.model_dump(mode="json"),

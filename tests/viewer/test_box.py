@@ -6,7 +6,7 @@ import urllib.request
 
 import pytest
 
-from vla.viewer.box import MAX_BYTES, InstructionBox
+from vla.viewer.instruction_box import MAX_BYTES, InstructionBox
 
 
 def post(box: InstructionBox, text: str, origin: str | None = None) -> int:

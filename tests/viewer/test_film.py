@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vla.evaluate.success import SuccessRate
+from vla.statistics import SuccessRate
 from vla.viewer.film import CAPTION_PIXELS, GREEN, RED, FilmedEpisode, Half, write_film
 
 

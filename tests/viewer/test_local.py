@@ -14,14 +14,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from vla.viewer import local
-from vla.viewer.library import Library
-from vla.viewer.local import LocalHandler, LocalServer
-from vla.viewer.page import as_json, viewer_page
+from vla.viewer import local_server as local
+from vla.viewer.library import EpisodeLibrary
+from vla.viewer.local_server import LocalHandler, LocalServer
+from vla.viewer.page import to_script_json, viewer_page
 from vla.viewer.server import make_server
 
 
-class Episodes(Library):
+class Episodes(EpisodeLibrary):
     """A library of no run; `threads` collects who asked it."""
 
     def __init__(self):
@@ -153,6 +153,6 @@ def test_no_text_of_an_episode_ends_or_swallows_the_pages_scripts(text):
 
 def test_numbers_that_are_not_finite_become_null():
     assert (
-        as_json({"a": [float("nan"), (1.5, -float("inf"))], "b": True})
+        to_script_json({"a": [float("nan"), (1.5, -float("inf"))], "b": True})
         == '{"a":[null,[1.5,null]],"b":true}'
     )

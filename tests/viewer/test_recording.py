@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from vla.data.episode_recording import list_recordings, load_recording, save_recording
-from vla.stages.recordings import choose, record, rows_of
+from vla.pipelines.robot.recordings import choose, record_trajectories, trajectory_rows
 from vla.types import Observation, Rollout
-from vla.viewer.payload import actions_of, planned_path, summaries
+from vla.viewer.payload import episode_actions, episode_summaries, planned_path
 
 SPEC = {
     "names": ["dx", "dy", "dz", "gripper"],
@@ -52,7 +52,7 @@ def rollout(success: list[float], group: list[int], trajectory: list[int]) -> Ro
 
 def test_an_episodes_rows_stand_together_in_the_order_of_time():
     # rows of trajectory 2 are 1 and 3, of trajectory 0 are 0 and 4
-    found = record(
+    found = record_trajectories(
         rollout([1, 0, 1], [0, 0, 1], [0, 2, 1, 2, 0]),
         torch.tensor([2, 0]),
         "rl",
@@ -65,16 +65,16 @@ def test_an_episodes_rows_stand_together_in_the_order_of_time():
     assert found.reward.tolist() == [1, 3, 0, 4]
     assert found.values is not None
     assert found.values.tolist() == [0.5, 1.5, 0, 2]
-    assert [a[:, 0, 0].tolist() for a in actions_of(found)] == [[1, 3], [0, 4]]
-    lines = summaries(found, "recordings/rl-000007")
+    assert [a[:, 0, 0].tolist() for a in episode_actions(found)] == [[1, 3], [0, 4]]
+    lines = episode_summaries(found, "recordings/rl-000007")
     assert [line["return"] for line in lines] == [4, 4]
     assert lines[0]["id"] == "recordings/rl-000007/0"
     assert lines[0]["reached"] == {"reach": 1.0}
 
 
 def test_a_recording_reads_back_bit_for_bit(tmp_path: Path):
-    rows = rows_of(rollout([1, 0], [0, 0], [0, 1, 0]), torch.tensor([1, 0]))
-    found = record(
+    rows = trajectory_rows(rollout([1, 0], [0, 0], [0, 1, 0]), torch.tensor([1, 0]))
+    found = record_trajectories(
         rollout([1, 0], [0, 0], [0, 1, 0]),
         torch.tensor([1, 0]),
         "rl",
@@ -133,13 +133,13 @@ def test_a_plan_adds_up_moves_within_their_limits():
 def test_damaged_recordings_are_left_out_and_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    from vla.viewer.library import Library
+    from vla.viewer.library import EpisodeLibrary
 
     rows = rollout([1, 0], [0, 0], [0, 1, 0])
     for number in range(6):
         save_recording(
             tmp_path / "recordings",
-            record(rows, torch.tensor([1, 0]), "rl", number, {"task": "x"}, "s"),
+            record_trajectories(rows, torch.tensor([1, 0]), "rl", number, {"task": "x"}, "s"),
         )
     files = list_recordings(tmp_path)
     for file, change in zip(
@@ -154,7 +154,7 @@ def test_damaged_recordings_are_left_out_and_counted(
         strict=True,
     ):
         file.write_bytes(change(file.read_bytes()))
-    library = Library(tmp_path, lambda *_: [], {})
+    library = EpisodeLibrary(tmp_path, lambda *_: [], {})
     assert len(library.lines()) == 2
     assert len(library.left_out) == 5
     assert all(

@@ -6,13 +6,13 @@ import builtins
 import numpy as np
 import pytest
 
-from vla.viewer.payload import film
-from vla.viewer.rerun_file import unfilmed, write_rerun
+from vla.viewer.payload import encode_film
+from vla.viewer.rerun_file import decode_film, write_rerun
 
 
 def test_a_film_is_taken_apart_again():
     pictures = np.stack([np.full((4, 6, 3), 40 * i, np.uint8) for i in range(5)])
-    back = unfilmed(film(pictures), 5)
+    back = decode_film(encode_film(pictures), 5)
     assert back.shape == pictures.shape
     assert np.abs(back.astype(int) - pictures).max() <= 4
 
@@ -48,7 +48,7 @@ def episode() -> dict:
         "poses": base64.b64encode(poses.tobytes()).decode(),
         "shapes": shapes,
         "terms": {"reach": [0.0, 1.0]},
-        "films": {"front": film(np.zeros((2, 4, 4, 3), np.uint8))},
+        "films": {"front": encode_film(np.zeros((2, 4, 4, 3), np.uint8))},
         "decisions": [decision],
     }
 

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
-from vla.actions.spread import CONSTANT_RANGE, check_dimensions, spread_of
+from vla.actions.action_range import CONSTANT_RANGE, check_dimensions, measure_action_range
 
 FAR = 5.0
 """Values further than this from the middle of the quantiles, in halves of the distance between
@@ -100,7 +100,7 @@ def fit_bins(actions: Num[np.ndarray, "N A"], num_bins: int, binning: str) -> Ac
     Raises ValueError when no dimension moves, a number is NaN or infinite, or `binning` is neither
     "quantile" nor "uniform".
     """
-    found = spread_of(actions)
+    found = measure_action_range(actions)
     active, edges, centers = np.flatnonzero(found.moves).tolist(), [], []
     for dimension in active:
         values = actions[:, dimension].astype(np.float64)

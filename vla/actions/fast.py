@@ -27,8 +27,8 @@ from jaxtyping import Bool, Float, Int
 from scipy.fft import dct, idct
 from torch import Tensor
 
+from vla.actions.action_range import FARTHEST
 from vla.actions.normalize import ActionNormalizer, fit_normalizer
-from vla.actions.spread import FARTHEST
 
 Pair = tuple[int, int]
 ROOM_FOR_FAR = 3 / 8
@@ -85,7 +85,7 @@ class FastCode:
         values = self.normalizer.encode(
             torch.from_numpy(np.asarray(actions, dtype=np.float32))
         ).numpy()
-        return np.clip(coefficients(values, self.scale), self.low, self.high)
+        return np.clip(cosine_coefficients(values, self.scale), self.low, self.high)
 
     def encode(
         self, actions: Float[Tensor, "B H A"]
@@ -132,7 +132,7 @@ class FastCode:
         )
 
 
-def coefficients(values: Float[np.ndarray, "N H a"], scale: float) -> Int[np.ndarray, "N S"]:
+def cosine_coefficients(values: Float[np.ndarray, "N H a"], scale: float) -> Int[np.ndarray, "N S"]:
     """Rounded cosine coefficients of normalised chunks, row after row of frequencies."""
     transformed = dct(values.astype(np.float64), axis=1, norm="ortho")
     return np.rint(transformed * scale).astype(np.int64).reshape(len(values), -1)
@@ -146,10 +146,10 @@ def fit_fast(actions: Float[np.ndarray, "N H A"], num_tokens: int, scale: float)
     """
     chunk = actions.shape[1]
     normalizer = fit_normalizer(
-        actions.reshape(-1, actions.shape[-1]), farthest_of(num_tokens, scale, chunk)
+        actions.reshape(-1, actions.shape[-1]), max_normalized_value(num_tokens, scale, chunk)
     )
     values = normalizer.encode(torch.from_numpy(np.asarray(actions, dtype=np.float32))).numpy()
-    integers = coefficients(values, scale)
+    integers = cosine_coefficients(values, scale)
     low, high = int(integers.min()), int(integers.max())
     room = num_tokens - (high - low + 1)
     if room < 0:
@@ -163,7 +163,7 @@ def fit_fast(actions: Float[np.ndarray, "N H A"], num_tokens: int, scale: float)
     return FastCode(normalizer, chunk, scale, low, high, merges)
 
 
-def farthest_of(num_tokens: int, scale: float, chunk: int) -> float:
+def max_normalized_value(num_tokens: int, scale: float, chunk: int) -> float:
     """How far out normalised values may lie: a chunk that stays there is a coefficient of
     sqrt(chunk) times as much."""
     return max(1.0, min(FARTHEST, ROOM_FOR_FAR * num_tokens / (scale * math.sqrt(chunk))))

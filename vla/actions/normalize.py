@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Num
 from torch import Tensor
 
-from vla.actions.spread import FARTHEST, check_dimensions, spread_of
+from vla.actions.action_range import FARTHEST, check_dimensions, measure_action_range
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def fit_normalizer(actions: Num[np.ndarray, "N A"], farthest: float = FARTHEST) 
     Raises:
         ValueError: no dimension moves, or a number is NaN or infinite.
     """
-    found = spread_of(actions)
+    found = measure_action_range(actions)
     widened = np.maximum(found.reach / farthest, 1.0)
     middle, half = (found.low + found.high) / 2, (found.high - found.low) / 2
     far = widened > 1

@@ -9,7 +9,7 @@ Interrupted (Ctrl-C, a full disk), the same command continues where it stopped.
 import argparse
 from pathlib import Path
 
-from vla.command_line import command
+from vla.cli import command
 from vla.command_names import with_command_names
 
 
@@ -61,15 +61,15 @@ def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     from rich import progress as rich
 
-    from vla.config.compose import composed
+    from vla.config.compose import compose_with_hydra
     from vla.config.simulation import read_section
-    from vla.data.collect import collect, dataset_spec
+    from vla.data.collection import collect, dataset_spec
     from vla.data.lerobot_writer import LeRobotWriter
     from vla.simulator import make_simulator
 
     source = {
         name: getattr(options, name)
-        for name in ("task", "robot", "seed", "max_steps", "burst_probability")
+        for name in ("task", "robot", "seed", "max_steps", "expert_perturbation_probability")
     }
     chosen = {
         name: getattr(options, name)
@@ -83,9 +83,9 @@ def main(argv: list[str] | None = None) -> int:
             "renderer",
         )
     }
-    simulator = make_simulator(read_section({**composed({})["sim"], **chosen}))
+    simulator = make_simulator(read_section({**compose_with_hydra({})["sim"], **chosen}))
     environments = simulator.environment()
-    expert = simulator.expert(environments, options.seed, options.burst_probability)
+    expert = simulator.expert(environments, options.seed, options.expert_perturbation_probability)
     writer = LeRobotWriter(
         options.output, dataset_spec(environments, options.robot, options.format, source)
     )

@@ -16,7 +16,7 @@ vla-view.
 import argparse
 from pathlib import Path
 
-from vla.command_line import command
+from vla.cli import command
 from vla.command_names import with_command_names
 
 
@@ -71,13 +71,13 @@ def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     from vla import runtime
 
-    runtime.prepare(offline=not any(runtime.on_hub(str(run)) for run in options.runs))
+    runtime.prepare(offline=not any(runtime.is_hub_name(str(run)) for run in options.runs))
     if options.elo:
-        from vla.text.tournament import tournament
+        from vla.text.elo_tournament import run_tournament
 
         runs = [Path(run) for run in options.elo]
         print(
-            f"results: {tournament(runs, options.output or Path('elo'), options.judge, options.judge_model)}"
+            f"results: {run_tournament(runs, options.output or Path('elo'), options.judge, options.judge_model)}"
         )
         return 0
     print(f"results: {evaluate_by(options)}")
@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
 def evaluate_by(options: argparse.Namespace) -> Path:
     """Evaluate one checkpoint, or compare two; the folder of the results."""
     from vla.config.simulation import all_perturbations
-    from vla.evaluate.settings import chosen_perturbations
+    from vla.evaluation.checkpoint_settings import select_perturbations
     from vla.interop.evaluate_checkpoint import (
         EvaluationRequest,
         compare_checkpoints,
@@ -95,7 +95,7 @@ def evaluate_by(options: argparse.Namespace) -> Path:
     )
     from vla.simulator import make_simulator
 
-    changes = chosen_perturbations(options.perturb, all_perturbations())
+    changes = select_perturbations(options.perturb, all_perturbations())
     request = EvaluationRequest(
         options.settings, changes, options.decoding, options.videos, options.output
     )

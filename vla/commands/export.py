@@ -10,7 +10,7 @@ a run.
 import argparse
 from pathlib import Path
 
-from vla.command_line import command
+from vla.cli import command
 from vla.command_names import with_command_names
 
 
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     from vla import runtime
 
     runtime.prepare(offline=options.push is None)
-    from vla.hub.pretrained import push_to_hub, save_pretrained
+    from vla.interop.hub.pretrained import push_to_hub, save_pretrained
     from vla.simulator import make_simulator
 
     save_pretrained(options.run, options.folder, make_simulator)

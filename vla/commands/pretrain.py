@@ -8,7 +8,7 @@ vla-train model.checkpoint=runs/vlm                        # use it
 
 import sys
 
-from vla.command_line import command, fail, read_config
+from vla.cli import command, fail, read_config
 
 
 @command(takes_settings=True)
@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     from vla.simulator import make_simulator
 
     simulator = make_simulator(config.sim)
-    from vla.stages.pretrain import run_pretraining
+    from vla.pipelines.robot.pretrain_vlm import run_pretraining
 
     run_pretraining(config, simulator)
     return 0

@@ -14,7 +14,7 @@ SIGTERM requests in flight are answered, new ones refused; the exit code is 0, o
 import argparse
 from typing import TYPE_CHECKING
 
-from vla.command_line import command
+from vla.cli import command
 from vla.command_names import with_command_names
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     from vla import runtime
 
-    runtime.prepare(offline=not runtime.on_hub(options.run))
-    from vla.serve.lifetime import serve_until_signal
+    runtime.prepare(offline=not runtime.is_hub_name(options.run))
+    from vla.serve.server_process import serve_until_signal
 
     return serve_until_signal(open_server(options), options.host, options.port, options.run)
 
@@ -60,21 +60,21 @@ def open_server(options: argparse.Namespace) -> "PolicyServer":
 
     access = read_access(options)  # before anything loads
     read_limits(options, 0)
-    from vla.evaluate.settings import settings_of
-    from vla.hub.pretrained import local_folder
-    from vla.policies.continuing import can_continue
-    from vla.serve.policy import expected_of, passport_of, serve_rows
+    from vla.evaluation.checkpoint_settings import checkpoint_settings
+    from vla.interop.hub.pretrained import local_folder
+    from vla.pipelines.robot.pipeline import load_policy
+    from vla.policies.real_time_chunking import can_continue
+    from vla.serve.policy_service import expected_observation, serve_rows, server_metadata
     from vla.serve.server import PolicyServer
     from vla.simulator import make_simulator
-    from vla.stages.robot import load_policy
 
     folder = local_folder(options.run)
-    config = settings_of(folder, ["sim.num_envs=1"])
+    config = checkpoint_settings(folder, ["sim.num_envs=1"])
     world = make_simulator(config.sim)
     policy, observer = load_policy(folder, config, world)
-    expected = expected_of(config, world, observer)
+    expected = expected_observation(config, world, observer)
     limits = read_limits(options, expected.num_bytes)
-    passport = passport_of(folder) | {"real_time_chunking": can_continue(policy)}
+    passport = server_metadata(folder) | {"real_time_chunking": can_continue(policy)}
     return PolicyServer(
         serve_rows(policy, observer, not options.sampled), expected, passport, limits, access
     )

@@ -9,7 +9,7 @@ vla-train resume=runs/NAME          # go on with a run
 
 import sys
 
-from vla.command_line import command, read_config
+from vla.cli import command, read_config
 
 
 @command(takes_settings=True)
@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     from vla.simulator import make_simulator
 
     simulator = make_simulator(config.sim)  # unknown names are refused before torch loads
-    from vla.stages.robot import run_robot
+    from vla.pipelines.robot.pipeline import run_robot
 
     run_robot(config, simulator)
     return 0

@@ -13,15 +13,15 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vla.command_line import command
+from vla.cli import command
 from vla.command_names import with_command_names
 
 if TYPE_CHECKING:
-    from vla.viewer.library import Library
+    from vla.viewer.library import EpisodeLibrary
 
 
 def make_parser() -> argparse.ArgumentParser:
-    from vla.hosts import port_number
+    from vla.network_hosts import port_number
 
     parser = argparse.ArgumentParser(
         description=with_command_names(__doc__ or ""),
@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def serve(library: "Library", port: int, browser: bool) -> None:
+def serve(library: "EpisodeLibrary", port: int, browser: bool) -> None:
     """The page of a run's episodes, until Ctrl-C."""
     import webbrowser
 

@@ -33,12 +33,12 @@ def load(overrides: Sequence[str] = (), say: Callable[[str], None] = lambda line
 
     Raises `ConfigError`, a ValueError, that names each setting at fault, its value and the remedy.
     """
-    config, note = validated(compose(overrides)), None
+    config, note = validate(compose(overrides)), None
     if isinstance(config, RobotConfig):
         config, note = with_whole_episodes(config, split(overrides))
         if note is not None:
             say(note)
-    checked(config)
+    check_conflicts(config)
     for line in check_given(config, overrides, note is not None):
         say(line)
     return config
@@ -46,10 +46,10 @@ def load(overrides: Sequence[str] = (), say: Callable[[str], None] = lambda line
 
 def freeze(values: Any) -> Config:
     """Validated settings from plain values, e.g. of a saved config.yaml."""
-    return checked(validated(values))
+    return check_conflicts(validate(values))
 
 
-def validated(values: Any) -> Config:
+def validate(values: Any) -> Config:
     """Values of the right kinds and ranges, each by itself."""
     try:
         return CONFIG.validate_python(values)
@@ -57,7 +57,7 @@ def validated(values: Any) -> Config:
         raise ConfigError(explain(error, values)) from None
 
 
-def checked(config: Config) -> Config:
+def check_conflicts(config: Config) -> Config:
     """The same settings, which go together."""
     found = conflicts(config)
     if found:

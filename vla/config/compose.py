@@ -11,10 +11,10 @@ import yaml
 
 from vla.config.errors import ConfigError
 from vla.config.renamed import check_renamed
-from vla.config.resuming import unfit
+from vla.config.resuming import incompatible_changes
 from vla.config.search_path import CONFIGS, added_folders, groups, option_files, options
-from vla.files.read import DamagedFile, read_yaml
-from vla.files.secrets import masked_settings
+from vla.files.reading import DamagedFile, read_yaml
+from vla.files.secrets import find_masked_settings
 from vla.spelling import nearest_name, suggestion
 
 ROOT_CONFIG = "train_vla"
@@ -34,12 +34,12 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
             f"{empty}= is empty (an unset variable of the shell?): give a folder, or leave {empty} out"
         )
     if given.get("resume", "null") != "null":
-        return resumed(given.pop("resume"), given)
+        return resumed_values(given.pop("resume"), given)
     if given.get("mode") == "text" and "preference" in given:
         given = {"text": "preference", **given}  # the mode that learns by a loss on preferences
     preset = given.pop("preset", "default")
     check_groups({"preset": preset, **given})
-    return composed({**preset_values(preset, given.get("mode", "robot"), given), **given})
+    return compose_with_hydra({**preset_values(preset, given.get("mode", "robot"), given), **given})
 
 
 def split(overrides: Sequence[str]) -> dict[str, str]:
@@ -100,7 +100,7 @@ def preset_values(preset: str, mode: str, given: Mapping[str, str]) -> dict[str,
     }
 
 
-def composed(given: Mapping[str, str]) -> dict[str, Any]:
+def compose_with_hydra(given: Mapping[str, str]) -> dict[str, Any]:
     """What Hydra makes of the overrides; a key that is not there gets a suggestion."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
@@ -121,7 +121,7 @@ def composed(given: Mapping[str, str]) -> dict[str, Any]:
             config = hydra_compose(ROOT_CONFIG, overrides=[*search, *overrides])
             return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
         except (HydraException, OmegaConfBaseException, ValueError) as error:
-            parsed({key: value for key, value in given.items() if not key.startswith("~")})
+            parse_overrides({key: value for key, value in given.items() if not key.startswith("~")})
             chosen = {key: value for key, value in given.items() if key in groups()}
             values = hydra_compose(
                 ROOT_CONFIG,
@@ -132,7 +132,7 @@ def composed(given: Mapping[str, str]) -> dict[str, Any]:
             raise ConfigError(str(error).split("\n")[0]) from None
 
 
-def parsed(given: Mapping[str, str]) -> dict[str, Any]:
+def parse_overrides(given: Mapping[str, str]) -> dict[str, Any]:
     """{key: value} with the values that Hydra's grammar reads in the strings; one that cannot be
     read is named."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -152,13 +152,15 @@ def parsed(given: Mapping[str, str]) -> dict[str, Any]:
 def check_keys(given: Mapping[str, str], values: Mapping[str, Any]) -> None:
     """Refuse a key that is not among the values, with the option that has it or the nearest key
     that is there."""
-    known = paths(values)
+    known = setting_paths(values)
     for key, value in given.items():
         if key in known or key in groups() or key.startswith(("+", "~")):
             continue
         check_renamed(key, value)
         group, _, rest = key.partition(".")
-        owners = [name for name in options(group) if rest in paths(option_values(group, name))]
+        owners = [
+            name for name in options(group) if rest in setting_paths(option_values(group, name))
+        ]
         remedy = (
             f"; it belongs to {group}={' or '.join(owners)}"
             if owners
@@ -171,7 +173,10 @@ def check_new_names(given: Mapping[str, str], values: Mapping[str, Any]) -> None
     """Refuse `section={name: value}` where the section has no such name yet, with the way to add
     it."""
     for key, value in given.items():
-        there, new = at(values, key), parsed({key: value})[key] if key in paths(values) else None
+        there, new = (
+            value_at(values, key),
+            parse_overrides({key: value})[key] if key in setting_paths(values) else None,
+        )
         if not isinstance(there, Mapping) or not isinstance(new, Mapping):
             continue
         for name, number in new.items():
@@ -183,7 +188,7 @@ def check_new_names(given: Mapping[str, str], values: Mapping[str, Any]) -> None
                 )
 
 
-def at(values: Any, path: str) -> Any:
+def value_at(values: Any, path: str) -> Any:
     """What stands at a dotted path in nested values; None where there is nothing."""
     for part in path.split("."):
         values = values.get(part) if isinstance(values, Mapping) else None
@@ -202,18 +207,18 @@ def option_paths(group: str, option: str) -> set[str]:
     builds on."""
     entries = read_yaml(option_files(group)[option]).get("defaults", [])
     builds_on = [entry for entry in entries if isinstance(entry, str) and entry in options(group)]
-    return paths(option_values(group, option)).union(
+    return setting_paths(option_values(group, option)).union(
         *(option_paths(group, name) for name in builds_on)
     )
 
 
-def paths(values: Mapping[str, Any], prefix: str = "") -> set[str]:
+def setting_paths(values: Mapping[str, Any], prefix: str = "") -> set[str]:
     """Every dotted path in nested values, sections and settings alike."""
     found = set()
     for key, value in values.items():
         found.add(prefix + str(key))
         if isinstance(value, Mapping):
-            found |= paths(value, f"{prefix}{key}.")
+            found |= setting_paths(value, f"{prefix}{key}.")
     return found
 
 
@@ -254,13 +259,13 @@ def read_settings(run: Path) -> dict[str, Any]:
     return values
 
 
-def overridden(values: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
+def apply_overrides(values: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
     """Plain values with those of `key=value` strings in place of theirs."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     check_keys(given, values)
-    asked = parsed(given)
+    asked = parse_overrides(given)
     try:
         config = OmegaConf.create(dict(values))
         for key, value in asked.items():
@@ -270,7 +275,7 @@ def overridden(values: Mapping[str, Any], given: Mapping[str, str]) -> dict[str,
         raise ConfigError(str(error).split("\n")[0]) from None
 
 
-def resumed(run: str, given: Mapping[str, str]) -> dict[str, Any]:
+def resumed_values(run: str, given: Mapping[str, str]) -> dict[str, Any]:
     """The values a run was started with, and those given beside `resume=RUN`; its kind (groups)
     stays what it was."""
     if not (Path(run) / "config.yaml").exists():
@@ -282,14 +287,14 @@ def resumed(run: str, given: Mapping[str, str]) -> dict[str, Any]:
     if any(
         name not in values for name in groups_of(values["mode"])
     ):  # sections that came after the run was made
-        values = {**composed({"mode": values["mode"]}), **values}
+        values = {**compose_with_hydra({"mode": values["mode"]}), **values}
     chosen = [f"{key}={value}" for key, value in given.items() if key in groups()]
     if chosen:
         raise ConfigError(
             f"{chosen[0]} cannot be chosen anew for resume ({run}): leave it out, or start a new run"
         )
-    anew = {**overridden(values, given), "resume": run, "run_dir": run}
-    for name in masked_settings(anew):
+    anew = {**apply_overrides(values, given), "resume": run, "run_dir": run}
+    for name in find_masked_settings(anew):
         raise ConfigError(
             f"{name} was saved without its secret in {run}: give {name}=... beside resume=, or an address without a "
             "secret, with the key in the environment (OPENAI_API_KEY)"
@@ -304,8 +309,8 @@ def check_fits(run: str, values: Mapping[str, Any], anew: Mapping[str, Any]) -> 
     refused = [
         f"{name} ({new}) does not fit resume={run}: what it has made so far belongs to {old}; leave it out, or start a"
         " new run"
-        for name, old, new in unfit({**values, "resume": run, "run_dir": run}, anew)
-        if name not in masked_settings(values)
+        for name, old, new in incompatible_changes({**values, "resume": run, "run_dir": run}, anew)
+        if name not in find_masked_settings(values)
     ]
     if refused:
         raise ConfigError("\n".join(refused))

@@ -7,7 +7,7 @@ import re
 from importlib.util import find_spec
 from itertools import combinations
 
-from vla.config.explain import shown
+from vla.config.explain import format_setting
 from vla.config.model_conflicts import language_model_conflicts, model_conflicts
 from vla.config.processes import process_conflicts
 from vla.config.rl_conflicts import (
@@ -20,8 +20,8 @@ from vla.config.robot import RobotConfig
 from vla.config.text import Constitution, TextConfig, TextPreference
 from vla.config.training import Evaluation, Train
 from vla.ranges import nearest_divisor
-from vla.rewards.gold import GOLDS
-from vla.rewards.worker import INSIDE_ANSWER, NAMES
+from vla.rewards.gold_rewards import GOLDS
+from vla.rewards.verifier_worker import INSIDE_ANSWER, NAMES
 from vla.spelling import suggestion
 
 REWARDS = ("correct", "code", "finished", *NAMES)
@@ -67,7 +67,7 @@ def zero_conflicts(setting: str, weights: dict[str, float]) -> list[str]:
     if any(weights.values()):
         return []
     return [
-        f"{setting} ({shown(weights)}) weighs every reward 0, so there is nothing to learn: give one a weight"
+        f"{setting} ({format_setting(weights)}) weighs every reward 0, so there is nothing to learn: give one a weight"
     ]
 
 
@@ -78,7 +78,7 @@ def reward_conflicts(config: TextConfig) -> list[str]:
         return []
     found = zero_conflicts("text.rewards", text.rewards)
     return found + [
-        f"text.rewards.{name} ({shown(weight)}): verifier {name!r} is unknown{suggestion(name, REWARDS)}, or "
+        f"text.rewards.{name} ({format_setting(weight)}): verifier {name!r} is unknown{suggestion(name, REWARDS)}, or "
         "package.module:function of an installed package"
         for name, weight in text.rewards.items()
         if not is_verifier(name)
@@ -88,7 +88,7 @@ def reward_conflicts(config: TextConfig) -> list[str]:
 def gold_conflicts(config: TextConfig) -> list[str]:
     """A gold reward that does not exist."""
     name = getattr(config.text, "gold", None)
-    if name is None or name in GOLDS or is_function(name):
+    if name is None or name in GOLDS or names_function(name):
         return []
     return [
         f"text.gold ({name}): gold {name!r} is unknown{suggestion(name, tuple(GOLDS))}, or "
@@ -99,10 +99,10 @@ def gold_conflicts(config: TextConfig) -> list[str]:
 def is_verifier(name: str) -> bool:
     """Whether a reward is one of ours, or a function of a package that is there."""
     name = name.removeprefix(INSIDE_ANSWER)
-    return name in REWARDS or is_function(name)
+    return name in REWARDS or names_function(name)
 
 
-def is_function(name: str) -> bool:
+def names_function(name: str) -> bool:
     """Whether `package.module:function` (or a dot there) begins with a package that can be
     imported; nothing is."""
     package = re.match(r"([a-zA-Z]\w*)[.:].", name)
@@ -114,7 +114,7 @@ def mixture_conflicts(config: TextConfig) -> list[str]:
     if text.name != "sft" or text.weights is None or len(text.weights) == len(text.sources):
         return []
     return [
-        f"text.weights={shown(text.weights)} must be as many as text.sources={shown(text.sources)}: give one for "
+        f"text.weights={format_setting(text.weights)} must be as many as text.sources={format_setting(text.sources)}: give one for "
         "each, or null"
     ]
 
@@ -127,7 +127,7 @@ def fit_conflicts(config: TextConfig) -> list[str]:
         fit = getattr(text, name, None)
         if fit is not None and (fit.num_steps is None) == (fit.num_epochs is None):
             found.append(
-                f"text.{name}.num_steps ({shown(fit.num_steps)}) and text.{name}.num_epochs ({shown(fit.num_epochs)}) "
+                f"text.{name}.num_steps ({format_setting(fit.num_steps)}) and text.{name}.num_epochs ({format_setting(fit.num_epochs)}) "
                 "say the same thing: give one of them, and set the other to null"
             )
     if (
@@ -237,15 +237,15 @@ def recap_conflicts(config: RobotConfig) -> list[str]:
     policy, recap, found = config.policy, config.recap, []
     in_one_pass = policy.traits.cache is not None
     token_weight = getattr(policy, "token_weight", 0)
-    if token_weight and config.sft.probe_steps and config.sft.probe_only:
+    if token_weight and config.sft.head_steps and config.sft.head_only:
         found.append(
             f"policy.token_weight ({token_weight}) trains the vision-language model, which "
-            "sft.probe_only (true) leaves as it is: set sft.probe_only=false"
+            "sft.head_only (true) leaves as it is: set sft.head_only=false"
         )
-    if config.data.texts and config.sft.probe_steps and config.sft.probe_only and in_one_pass:
+    if config.data.texts and config.sft.head_steps and config.sft.head_only and in_one_pass:
         found.append(
-            f"data.texts={shown(config.data.texts)} train the language model, which sft.probe_only (true) "
-            "leaves as it is: set sft.probe_only=false"
+            f"data.texts={format_setting(config.data.texts)} train the language model, which sft.head_only (true) "
+            "leaves as it is: set sft.head_only=false"
         )
     if recap.num_rounds and not in_one_pass:
         found.append(
@@ -284,7 +284,10 @@ def seed_conflicts(evaluation: Evaluation) -> list[str]:
                 f"evaluation.{other} ({others.first} to {others.last}) overlap evaluation.{name} ({seeds.first} to "
                 f"{seeds.last}): a start seen before proves nothing, keep the ranges apart"
             )
-    for setting, name in (("num_starts", "eval_seeds"), ("num_quick_starts", "validation_seeds")):
+    for setting, name in (
+        ("num_starts", "eval_seeds"),
+        ("num_validation_starts", "validation_seeds"),
+    ):
         number, room = getattr(evaluation, setting), ranges[name].last - ranges[name].first + 1
         if not found and number > room:
             found.append(

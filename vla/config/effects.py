@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from vla.config.compose import ConfigError, at, compose, split
+from vla.config.compose import ConfigError, compose, split, value_at
 from vla.config.robot import RobotConfig
 from vla.config.text import Rlhf, Rlvr, TextConfig, TextPreference, TextSft
 
@@ -17,11 +17,16 @@ BRANCHES = "rl.num_branches"
 NO_VALIDATION = (
     "rl.evaluate_every is more than rl.num_iterations, so nothing is validated in between"
 )
-BRANCH_SETTINGS = ("branch_share", "branch_discount", "branch_warmup", "greedy_every")
+BRANCH_SETTINGS = (
+    "branch_fraction",
+    "branch_discount",
+    "num_branch_warmup_iterations",
+    "greedy_branching_every",
+)
 
 
 @dataclass(frozen=True)
-class Idle:
+class UnusedSetting:
     """A setting or a whole section without effect. `switch` is the number, flag or path that
     switches it off: whoever gives that by name too is told, not refused, for one launch script
     serves many runs.
@@ -36,57 +41,61 @@ class Idle:
         return path == self.path or path.startswith(f"{self.path}.")
 
 
-def idle(config: RobotConfig | TextConfig) -> list[Idle]:
+def find_unused_settings(config: RobotConfig | TextConfig) -> list[UnusedSetting]:
     """Everything in the settings that has no effect in this run."""
     found = [*rl_rules(config)]
     found += robot_rules(config) if isinstance(config, RobotConfig) else text_rules(config)
     return found
 
 
-def each(section: str, names: Iterable[str], why: str, switch: str | None = None) -> Iterator[Idle]:
+def unused_settings(
+    section: str, names: Iterable[str], why: str, switch: str | None = None
+) -> Iterator[UnusedSetting]:
     """Several settings of a section, for one reason."""
-    return (Idle(f"{section}.{name}", why, switch) for name in names)
+    return (UnusedSetting(f"{section}.{name}", why, switch) for name in names)
 
 
-def rl_rules(config: RobotConfig | TextConfig) -> Iterator[Idle]:
+def rl_rules(config: RobotConfig | TextConfig) -> Iterator[UnusedSetting]:
     """What holds for robots and text alike."""
     rl, algorithm = config.rl, config.algorithm
     if isinstance(config, TextConfig) and not isinstance(config.text, Rlvr | Rlhf):
         yield from (
-            Idle(name, f"text={config.text.name} runs no reinforcement learning")
+            UnusedSetting(name, f"text={config.text.name} runs no reinforcement learning")
             for name in ("rl", "algorithm")
         )
         return
     if rl.num_iterations == 0:
         others = (name for name in type(rl).model_fields if name != "num_iterations")
-        yield from each("rl", others, "rl.num_iterations is 0", "rl.num_iterations")
-        yield Idle("algorithm", "rl.num_iterations is 0", "rl.num_iterations")
+        yield from unused_settings("rl", others, "rl.num_iterations is 0", "rl.num_iterations")
+        yield UnusedSetting("algorithm", "rl.num_iterations is 0", "rl.num_iterations")
         return
     if not rl.num_branches:
-        yield from each("rl", BRANCH_SETTINGS, "rl.num_branches is 0", BRANCHES)
+        yield from unused_settings("rl", BRANCH_SETTINGS, "rl.num_branches is 0", BRANCHES)
     if rl.optimizer != "muon":
-        yield Idle("rl.muon_learning_rate", f"rl.optimizer is {rl.optimizer}")
+        yield UnusedSetting("rl.muon_learning_rate", f"rl.optimizer is {rl.optimizer}")
     if not algorithm.traits.needs_values:
-        yield Idle("rl.critic_learning_rate", f"algorithm={algorithm.name} has no critic here")
+        yield UnusedSetting(
+            "rl.critic_learning_rate", f"algorithm={algorithm.name} has no critic here"
+        )
     if rl.importance_cap is None:
-        yield Idle("rl.importance_level", "rl.importance_cap is null")
+        yield UnusedSetting("rl.importance_level", "rl.importance_cap is null")
     if rl.epochs * rl.num_minibatches == 1:
-        yield Idle(
+        yield UnusedSetting(
             "rl.target_kl",
             "a rollout is learned from in one optimizer step (rl.epochs and rl.num_minibatches)",
         )
     if rl.evaluate_every > rl.num_iterations:
-        yield Idle("rl.patience", NO_VALIDATION)
+        yield UnusedSetting("rl.patience", NO_VALIDATION)
     yield from algorithm_rules(config)
 
 
-def algorithm_rules(config: RobotConfig | TextConfig) -> Iterator[Idle]:
+def algorithm_rules(config: RobotConfig | TextConfig) -> Iterator[UnusedSetting]:
     """Settings of the algorithm that others switch off."""
     algorithm = config.algorithm
     names = type(algorithm).model_fields
     if not algorithm.traits.needs_reference:
         others = (n for n in names if n.startswith("kl_") and n != "kl_coefficient")
-        yield from each("algorithm", others, "algorithm.kl_coefficient is 0")
+        yield from unused_settings("algorithm", others, "algorithm.kl_coefficient is 0")
     # without a setting `along`, credit runs where the critic's values stand: a robot's decisions
     along_decisions = getattr(algorithm, "along", None) == "decision"
     if isinstance(config, RobotConfig):
@@ -96,10 +105,10 @@ def algorithm_rules(config: RobotConfig | TextConfig) -> Iterator[Idle]:
         one_turn = not isinstance(config.text, Rlvr) or config.text.max_turns == 1
         why = "an answer is one decision" if one_turn else None
     if why is not None and along_decisions:
-        yield from each("algorithm", ("gamma", "gae_lambda"), why)
+        yield from unused_settings("algorithm", ("gamma", "gae_lambda"), why)
 
 
-def robot_rules(config: RobotConfig) -> Iterator[Idle]:
+def robot_rules(config: RobotConfig) -> Iterator[UnusedSetting]:
     """What a robot run leaves unused."""
     yield from grounding_rules(config)
     yield from sft_rules(config)
@@ -108,26 +117,30 @@ def robot_rules(config: RobotConfig) -> Iterator[Idle]:
     recap, rl = config.recap, config.rl
     if not recap.num_rounds:
         others = (name for name in type(recap).model_fields if name != "num_rounds")
-        yield from each("recap", others, "recap.num_rounds is 0", "recap.num_rounds")
+        yield from unused_settings("recap", others, "recap.num_rounds is 0", "recap.num_rounds")
     if not rl.num_iterations:
-        yield Idle("model.freeze_in_rl", "rl.num_iterations is 0", "rl.num_iterations")
+        yield UnusedSetting("model.freeze_in_rl", "rl.num_iterations is 0", "rl.num_iterations")
         if not recap.num_rounds:
-            yield Idle("evaluation.num_quick_starts", "rl.num_iterations is 0", "rl.num_iterations")
+            yield UnusedSetting(
+                "evaluation.num_validation_starts", "rl.num_iterations is 0", "rl.num_iterations"
+            )
     if not rl.num_iterations or not config.algorithm.traits.needs_values:
-        yield Idle(
+        yield UnusedSetting(
             "model.detach_critic", f"algorithm={config.algorithm.name} trains no critic here"
         )
 
 
-def grounding_rules(config: RobotConfig) -> Iterator[Idle]:
+def grounding_rules(config: RobotConfig) -> Iterator[UnusedSetting]:
     grounding, checkpoint = config.grounding, config.model.checkpoint
     if checkpoint is not None:
-        yield Idle(
+        yield UnusedSetting(
             "grounding", f"model.checkpoint={checkpoint} can see already", "model.checkpoint"
         )
     elif not grounding.num_steps:
         others = (name for name in type(grounding).model_fields if name != "num_steps")
-        yield from each("grounding", others, "grounding.num_steps is 0", "grounding.num_steps")
+        yield from unused_settings(
+            "grounding", others, "grounding.num_steps is 0", "grounding.num_steps"
+        )
 
 
 WHOLE_SETTINGS = (
@@ -145,81 +158,83 @@ WHOLE_SETTINGS = (
 """Of the steps of the whole policy, which follow those of the head alone."""
 
 
-def can_probe(config: RobotConfig) -> bool:
+def has_separate_head(config: RobotConfig) -> bool:
     """Whether the policy has a head apart."""
     return config.policy.traits.cache is not None
 
 
-def moves_whole(config: RobotConfig) -> bool:
+def trains_whole_policy(config: RobotConfig) -> bool:
     """Whether SFT trains more than the head."""
-    head_alone = config.sft.probe_only and config.sft.probe_steps > 0 and can_probe(config)
+    head_alone = config.sft.head_only and config.sft.head_steps > 0 and has_separate_head(config)
     return not head_alone and config.sft.num_steps > 0
 
 
-def sft_rules(config: RobotConfig) -> Iterator[Idle]:
+def sft_rules(config: RobotConfig) -> Iterator[UnusedSetting]:
     sft = config.sft
-    if sft.probe_only and sft.probe_steps and can_probe(config):
-        yield from each(
-            "sft", WHOLE_SETTINGS, "sft.probe_only trains the head alone", "sft.probe_only"
+    if sft.head_only and sft.head_steps and has_separate_head(config):
+        yield from unused_settings(
+            "sft", WHOLE_SETTINGS, "sft.head_only trains the head alone", "sft.head_only"
         )
     elif not sft.num_steps:
-        yield from each("sft", WHOLE_SETTINGS[1:], "sft.num_steps is 0", "sft.num_steps")
+        yield from unused_settings("sft", WHOLE_SETTINGS[1:], "sft.num_steps is 0", "sft.num_steps")
     elif sft.optimizer != "muon":
-        yield Idle("sft.muon_learning_rate", f"sft.optimizer is {sft.optimizer}")
-    if not can_probe(config):
-        yield from each(
+        yield UnusedSetting("sft.muon_learning_rate", f"sft.optimizer is {sft.optimizer}")
+    if not has_separate_head(config):
+        yield from unused_settings(
             "sft",
-            ("probe_steps", "probe_passes", "probe_only"),
+            ("head_steps", "max_head_epochs", "head_only"),
             "policy.decoding has no head apart",
         )
-    elif not sft.probe_steps:
-        yield from each(
-            "sft", ("probe_passes", "probe_only"), "sft.probe_steps is 0", "sft.probe_steps"
+    elif not sft.head_steps:
+        yield from unused_settings(
+            "sft", ("max_head_epochs", "head_only"), "sft.head_steps is 0", "sft.head_steps"
         )
-    if not config.recap.num_rounds and not (sft.probe_steps and can_probe(config)):
-        yield from each(
+    if not config.recap.num_rounds and not (sft.head_steps and has_separate_head(config)):
+        yield from unused_settings(
             "sft",
-            ("probe_batch_size", "probe_learning_rate"),
-            "nothing trains the head alone (sft.probe_steps)",
+            ("head_batch_size", "head_learning_rate"),
+            "nothing trains the head alone (sft.head_steps)",
         )
 
 
-def data_rules(config: RobotConfig) -> Iterator[Idle]:
+def data_rules(config: RobotConfig) -> Iterator[UnusedSetting]:
     data = config.data
     if data.path is not None:
-        own = ("num_demonstrations", "image_format", "burst_probability")
-        yield from each(
+        own = ("num_demonstrations", "image_format", "expert_perturbation_probability")
+        yield from unused_settings(
             "data", own, f"data.path={data.path} has demonstrations of its own", "data.path"
         )
     questions = ("question_batch_size", "questions_per_scene")
-    if not moves_whole(config):
-        why = "SFT trains the head alone (sft.probe_only), questions train the model"
-        yield from each("data", ("question_weight", *questions), why, "sft.probe_only")
+    if not trains_whole_policy(config):
+        why = "SFT trains the head alone (sft.head_only), questions train the model"
+        yield from unused_settings("data", ("question_weight", *questions), why, "sft.head_only")
     elif not data.question_weight:
-        yield from each("data", questions, "data.question_weight is 0", "data.question_weight")
+        yield from unused_settings(
+            "data", questions, "data.question_weight is 0", "data.question_weight"
+        )
     if not config.sim.kind.has_scenes:
         why = f"sim.simulator={config.sim.simulator} has no scenes to ask about"
-        yield Idle("data.question_scenes", why)
+        yield UnusedSetting("data.num_question_scenes", why)
     if not data.texts:
         names = ("text_weight", "text_batch_size", "text_tokens", "on_bad_row")
-        yield from each("data", names, "data.texts is []", "data.texts")
+        yield from unused_settings("data", names, "data.texts is []", "data.texts")
 
 
-def policy_rules(config: RobotConfig) -> Iterator[Idle]:
+def policy_rules(config: RobotConfig) -> Iterator[UnusedSetting]:
     """Settings that another setting of the policy leaves without effect."""
     policy = config.policy
     for cause, names in policy.traits.unused.items():
         value = getattr(policy, cause)
         shown = f"{value:g}" if isinstance(value, float) else value
         switch = None if isinstance(value, str) else f"policy.{cause}"
-        yield from each("policy", names, f"policy.{cause} is {shown}", switch)
+        yield from unused_settings("policy", names, f"policy.{cause} is {shown}", switch)
 
 
-def text_rules(config: TextConfig) -> Iterator[Idle]:
+def text_rules(config: TextConfig) -> Iterator[UnusedSetting]:
     """What a text run leaves unused."""
     text = config.text
     if text.name not in ("preference", "rlaif", "constitution"):
-        yield Idle(
+        yield UnusedSetting(
             "preference", f"text={text.name} learns from no preferences by a loss of their own"
         )
     match text:
@@ -231,52 +246,62 @@ def text_rules(config: TextConfig) -> Iterator[Idle]:
         case TextPreference():
             yield from judge_rules(text)
             if text.comparisons is not None:
-                yield from each(
+                yield from unused_settings(
                     "text", ("samples_per_prompt",), "text.comparisons brings what is compared"
                 )
                 if config.language_model.name != "tiny":  # whose tokenizer is made of these prompts
-                    yield Idle("text.prompts.num_train", "text.comparisons brings what is compared")
-                yield Idle("text.generation.sampling", "text.comparisons brings what is compared")
+                    yield UnusedSetting(
+                        "text.prompts.num_train", "text.comparisons brings what is compared"
+                    )
+                yield UnusedSetting(
+                    "text.generation.sampling", "text.comparisons brings what is compared"
+                )
         case TextSft() if text.weights is not None and len(text.sources) == 1:
-            yield Idle("text.weights", "text.sources has one source")
+            yield UnusedSetting("text.weights", "text.sources has one source")
 
 
-def rlvr_rules(config: TextConfig, text: Rlvr) -> Iterator[Idle]:
+def rlvr_rules(config: TextConfig, text: Rlvr) -> Iterator[UnusedSetting]:
     rl = config.rl
     if rl.evaluate_every > rl.num_iterations and not rl.load_best_at_end:
-        yield Idle("rl.target_success", NO_VALIDATION)
-    if rl.max_refills:
-        yield Idle("text.max_oversampling", "rl.max_refills asks again where groups said nothing")
+        yield UnusedSetting("rl.target_success", NO_VALIDATION)
+    if rl.max_resamples:
+        yield UnusedSetting(
+            "text.max_batch_growth", "rl.max_resamples asks again where groups said nothing"
+        )
     if len(text.families) == 1:
-        yield Idle("text.advance_at", "text.families has one family")
-    if not text.format_steps:
-        yield Idle("text.format_learning_rate", "text.format_steps is 0", "text.format_steps")
+        yield UnusedSetting("text.curriculum_threshold", "text.families has one family")
+    if not text.format_sft_steps:
+        yield UnusedSetting(
+            "text.format_sft_learning_rate", "text.format_sft_steps is 0", "text.format_sft_steps"
+        )
 
 
-def rlhf_rules(text: Rlhf) -> Iterator[Idle]:
-    unused = ("max_refills", "evaluate_every", "target_success", "patience", "load_best_at_end")
-    yield from each(
+def rlhf_rules(text: Rlhf) -> Iterator[UnusedSetting]:
+    unused = ("max_resamples", "evaluate_every", "target_success", "patience", "load_best_at_end")
+    yield from unused_settings(
         "rl",
         unused,
         "text=rlhf has no verified success, so neither validation nor groups to refill",
     )
     if not text.demonstrations:
-        yield Idle("text.sft", "text.demonstrations is 0", "text.demonstrations")
+        yield UnusedSetting("text.sft", "text.demonstrations is 0", "text.demonstrations")
         if text.comparisons is not None:
-            yield Idle("text.samples_per_prompt", "text.comparisons brings what is compared")
+            yield UnusedSetting(
+                "text.samples_per_prompt", "text.comparisons brings what is compared"
+            )
 
 
-def judge_rules(text: Rlhf | TextPreference) -> Iterator[Idle]:
+def judge_rules(text: Rlhf | TextPreference) -> Iterator[UnusedSetting]:
     """What the judge that was chosen does not ask for."""
     if text.comparisons is not None:
-        yield Idle("text.judge", "text.comparisons has been judged already")
+        yield UnusedSetting("text.judge", "text.comparisons has been judged already")
         return
     unused = {
         "gold": ("rubric", "url", "model"),
         "model": ("noise", "url", "model"),
         "url": ("noise",),
     }[text.judge.name]
-    yield from each("text.judge", unused, f"text.judge.name is {text.judge.name}")
+    yield from unused_settings("text.judge", unused, f"text.judge.name is {text.judge.name}")
 
 
 def check_given(
@@ -289,7 +314,12 @@ def check_given(
     Raises ConfigError that names each setting, its value and what it depends on.
     """
     given = split(overrides)
-    idles = {key: one for key in given for one in idle(config) if one.covers(key.lstrip("+~"))}
+    idles = {
+        key: one
+        for key in given
+        for one in find_unused_settings(config)
+        if one.covers(key.lstrip("+~"))
+    }
     if not idles:
         return []
     values = config.model_dump(mode="json")
@@ -300,7 +330,7 @@ def check_given(
     told: list[str] = []
     for key, one in idles.items():
         path = key.lstrip("+~")
-        if at(values, path) == at(others, path):
+        if value_at(values, path) == value_at(others, path):
             continue
         by_name = one.switch in given and one.switch != BRANCHES
         line = f"{key}={given[key]} has no effect: {one.why}"

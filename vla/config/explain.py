@@ -26,11 +26,11 @@ def explain(error: ValidationError, values: Any) -> str:
 
 def setting_name(problem: Mapping[str, Any], values: Any) -> str:
     """The dotted name of the setting at fault."""
-    return ".".join(locate(problem["loc"][1:], values, problem["type"] == "missing")[0])
+    return ".".join(locate_key(problem["loc"][1:], values, problem["type"] == "missing")[0])
 
 
 def line(problem: Mapping[str, Any], values: Any) -> str:
-    path, parent = locate(problem["loc"][1:], values, problem["type"] == "missing")
+    path, parent = locate_key(problem["loc"][1:], values, problem["type"] == "missing")
     name = ".".join(path)
     kind = (
         f" under {'.'.join(path[:-1])}={parent['name']}"
@@ -40,7 +40,7 @@ def line(problem: Mapping[str, Any], values: Any) -> str:
     if problem["type"] == "extra_forbidden":
         new = new_name(name)
         if new is not None:
-            return f"{name} ({shown(problem['input'])}): this setting is now called {new}"
+            return f"{name} ({format_setting(problem['input'])}): this setting is now called {new}"
         return f"{name} ({problem['input']}): no such setting{kind}"
     if problem["type"] == "missing":
         return f"{name} is missing{kind}: every setting needs a value"
@@ -53,13 +53,13 @@ def line(problem: Mapping[str, Any], values: Any) -> str:
         return f"{'.'.join([*path, by])} ({tag}): no such kind{suggestion(tag, known)}"
     if problem["type"] == "literal_error":
         choices = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
-        return f"{name} ({shown(problem['input'])}): no such choice{suggestion(str(problem['input']), choices)}"
+        return f"{name} ({format_setting(problem['input'])}): no such choice{suggestion(str(problem['input']), choices)}"
     if problem["type"] == "simulator":
         return str(problem["msg"])
-    return f"{name or 'the settings'} ({shown(problem['input'])}) {said(problem)}"
+    return f"{name or 'the settings'} ({format_setting(problem['input'])}) {explain_fault(problem)}"
 
 
-def said(problem: Mapping[str, Any]) -> str:
+def explain_fault(problem: Mapping[str, Any]) -> str:
     """What is wrong, in our words where the library's are about its own types."""
     match problem["type"]:
         case "string_pattern_mismatch":
@@ -76,7 +76,9 @@ def said(problem: Mapping[str, Any]) -> str:
     return problem["msg"].replace("Input should be", "must be").replace("Value error, ", "")
 
 
-def locate(location: Sequence[str | int], values: Any, is_missing: bool) -> tuple[list[str], Any]:
+def locate_key(
+    location: Sequence[str | int], values: Any, is_missing: bool
+) -> tuple[list[str], Any]:
     """The path of keys that stand in `values`, without the names that pydantic adds for members of
     a union; the last one is not there where it `is_missing`. `location` begins behind the mode.
     """
@@ -94,10 +96,10 @@ def locate(location: Sequence[str | int], values: Any, is_missing: bool) -> tupl
     return path, parent
 
 
-def shown(value: Any) -> str:
+def format_setting(value: Any) -> str:
     """A value as it is written in the settings."""
     if isinstance(value, tuple | list):
-        return f"[{','.join(map(shown, value))}]"
+        return f"[{','.join(map(format_setting, value))}]"
     return (
         "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     )

@@ -21,15 +21,15 @@ def process_conflicts(config: RobotConfig | TextConfig) -> list[str]:
     number = num_launched()
     if number == 1:
         return found
-    for setting, count in counted(config).items():
+    for setting, count in shared_counts(config).items():
         if count < number:
             found.append(
                 f"{setting} ({count}) is less than the number of processes ({number}): raise it to {number}"
             )
-    starts = config.rl.starts_per_iteration
+    starts = config.rl.num_start_states
     if config.rl.num_iterations and starts % number:
         found.append(
-            f"rl.starts_per_iteration ({starts}) must be a multiple of the number of processes ({number}), which take "
+            f"rl.num_start_states ({starts}) must be a multiple of the number of processes ({number}), which take "
             f"equal shares of it: {number * max(1, round(starts / number))} is"
         )
     if isinstance(config, RobotConfig):
@@ -51,7 +51,7 @@ def process_conflicts(config: RobotConfig | TextConfig) -> list[str]:
     return found
 
 
-def counted(config: RobotConfig | TextConfig) -> dict[str, int]:
+def shared_counts(config: RobotConfig | TextConfig) -> dict[str, int]:
     """What is shared among processes, each of which needs at least one."""
     if isinstance(config, RobotConfig):
         asked = (
@@ -66,7 +66,7 @@ def counted(config: RobotConfig | TextConfig) -> dict[str, int]:
         return {
             "sft.batch_size": config.sft.batch_size,
             "evaluation.num_starts": config.evaluation.num_starts,
-            "evaluation.num_quick_starts": config.evaluation.num_quick_starts,
+            "evaluation.num_validation_starts": config.evaluation.num_validation_starts,
             **asked,
         }
     return {"text.fit.batch_size": config.text.fit.batch_size} if config.text.name == "sft" else {}

@@ -13,9 +13,9 @@ from typing import Any
 
 from vla.config import ConfigError, load
 from vla.config.compose import groups_of, option_values, split
-from vla.config.explain import shown
+from vla.config.explain import format_setting
 from vla.config.search_path import groups, option_files, options
-from vla.files.read import read_yaml
+from vla.files.reading import read_yaml
 from vla.spelling import suggestion
 
 Schema = Mapping[str, Any]
@@ -94,7 +94,10 @@ def settings(config: Any, group: str, option: str) -> Iterator[Setting]:
     ):
         unit = next((f", {unit}" for suffix, unit in UNITS.items() if name.endswith(suffix)), "")
         yield Setting(
-            name, type_text(of, schema.get("$defs", {})) + unit, shown(value), texts.get(name, "")
+            name,
+            type_text(of, schema.get("$defs", {})) + unit,
+            format_setting(value),
+            texts.get(name, ""),
         )
 
 
@@ -128,7 +131,7 @@ def type_text(of: Schema, defs: Schema) -> str:
         if several in of:
             return " or ".join(dict.fromkeys(type_text(one, defs) for one in of[several]))
     if "const" in of or "enum" in of:
-        return " | ".join(map(shown, of.get("enum", [of.get("const")])))
+        return " | ".join(map(format_setting, of.get("enum", [of.get("const")])))
     match of.get("type"):
         case "integer" | "number" as kind:
             return kind + bounds(of)

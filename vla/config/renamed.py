@@ -5,7 +5,40 @@ from __future__ import annotations
 
 from vla.config.errors import ConfigError
 
-RENAMED: dict[str, str] = {}
+RENAMED = {
+    "rl.starts_per_iteration": "rl.num_start_states",
+    "rl.max_refills": "rl.max_resamples",
+    "rl.step_kl": "rl.target_step_kl",
+    "rl.average_decay": "rl.ema_decay",
+    "rl.greedy_every": "rl.greedy_branching_every",
+    "rl.branch_share": "rl.branch_fraction",
+    "rl.branch_warmup": "rl.num_branch_warmup_iterations",
+    "rl.critic_warmup_iterations": "rl.num_critic_warmup_iterations",
+    "rl.reference_every": "rl.reference_refresh_every",
+    "sft.probe_steps": "sft.head_steps",
+    "sft.probe_passes": "sft.max_head_epochs",
+    "sft.probe_batch_size": "sft.head_batch_size",
+    "sft.probe_learning_rate": "sft.head_learning_rate",
+    "sft.probe_only": "sft.head_only",
+    "data.burst_probability": "data.expert_perturbation_probability",
+    "data.question_scenes": "data.num_question_scenes",
+    "grounding.fresh_per_step": "grounding.num_new_scenes_per_step",
+    "grounding.sighting_share": "grounding.detection_fraction",
+    "grounding.sighting_weight": "grounding.detection_weight",
+    "grounding.plan_share": "grounding.plan_fraction",
+    "recap.positive_share": "recap.positive_fraction",
+    "recap.positive": "recap.positive_label",
+    "recap.negative": "recap.negative_label",
+    "policy.drawn_steps": "policy.num_stochastic_steps",
+    "policy.insulate": "policy.stop_gradient_to_vlm",
+    "text.advance_at": "text.curriculum_threshold",
+    "text.format_steps": "text.format_sft_steps",
+    "text.format_learning_rate": "text.format_sft_learning_rate",
+    "text.max_oversampling": "text.max_batch_growth",
+    "text.centring": "text.reward_centering_weight",
+    "text.unfinished_reward": "text.truncation_reward",
+    "evaluation.num_quick_starts": "evaluation.num_validation_starts",
+}
 """{old dotted key: new dotted key}; a section stands for all that is in it."""
 
 

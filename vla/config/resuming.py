@@ -37,30 +37,32 @@ FIXED = (
     "rl.critic",
     "rl.reference",
     "rl.load_best_at_end",
-    "rl.branch_warmup",
+    "rl.num_branch_warmup_iterations",
     "sft.optimizer",
     "sft.probe_*",
     "sft.batch_size",
     "sft.augment*",
 )
 """What a checkpoint holds is made for these."""
-SWITCHES = ("rl.average_decay", "rl.num_branches", "sft.ema_decay", "algorithm.kl_coefficient")
+SWITCHES = ("rl.ema_decay", "rl.num_branches", "sft.ema_decay", "algorithm.kl_coefficient")
 """Above 0 a checkpoint holds a part more: they may change, but not from or to 0 or null."""
 
 
-def unfit(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+def incompatible_changes(
+    before: Mapping[str, Any], after: Mapping[str, Any]
+) -> list[tuple[str, Any, Any]]:
     """(setting, its value, the one asked for) of every change that does not fit what a run has
     made."""
-    old, new = flat(before), flat(after)
+    old, new = flatten_settings(before), flatten_settings(after)
     changed = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
     return [
         (name, old.get(name), new.get(name))
         for name in changed
-        if not fits(name, old.get(name), new.get(name))
+        if not is_compatible_change(name, old.get(name), new.get(name))
     ]
 
 
-def fits(name: str, old: Any, new: Any) -> bool:
+def is_compatible_change(name: str, old: Any, new: Any) -> bool:
     """Whether a run may go on with another value of a setting."""
     if name in SWITCHES:
         return bool(old) == bool(new)
@@ -69,12 +71,12 @@ def fits(name: str, old: Any, new: Any) -> bool:
     )
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Every setting by its dotted name; a list is one setting."""
     found: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{name}.")
+            found |= flatten_settings(value, f"{prefix}{name}.")
         else:
             found[prefix + name] = list(value) if isinstance(value, tuple) else value
     return found

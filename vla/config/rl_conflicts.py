@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from vla.config.algorithm import AlgorithmSection
 from vla.config.errors import ConfigError
-from vla.config.explain import shown
+from vla.config.explain import format_setting
 from vla.config.robot import RobotConfig
 from vla.config.text import TextConfig
 from vla.config.training import Rl
-from vla.config.whole_episodes import why_no_branches
+from vla.config.whole_episodes import explain_missing_branches
 from vla.ranges import nearest_divisor
 from vla.rl.traits import AlgorithmTraits
 
@@ -24,19 +24,19 @@ def rl_conflicts(rl: Rl, algorithm: AlgorithmSection) -> list[str]:
             f"rl.group_size ({rl.group_size}) must be at least 2 under algorithm={algorithm.name}, which compares "
             "the trajectories of a group: raise it, or choose algorithm=ppo"
         )
-    if rl.max_refills and getattr(algorithm, "keep_equal_groups", False):
+    if rl.max_resamples and getattr(algorithm, "keep_equal_groups", False):
         found.append(
-            f"rl.max_refills ({rl.max_refills}) drops the groups that algorithm.keep_equal_groups (true) keeps: set it "
+            f"rl.max_resamples ({rl.max_resamples}) drops the groups that algorithm.keep_equal_groups (true) keeps: set it "
             "to 0, or algorithm.keep_equal_groups to false"
         )
-    if rl.max_refills and rl.group_size < 2 and not rl.num_branches:
+    if rl.max_resamples and rl.group_size < 2 and not rl.num_branches:
         found.append(
-            f"rl.max_refills ({rl.max_refills}) replaces groups that say nothing, and those of rl.group_size (1) never "
+            f"rl.max_resamples ({rl.max_resamples}) replaces groups that say nothing, and those of rl.group_size (1) never "
             "say anything: set it to 0, or rl.group_size to 8"
         )
-    if rl.critic_warmup_iterations and not traits.needs_values:
+    if rl.num_critic_warmup_iterations and not traits.needs_values:
         found.append(
-            f"rl.critic_warmup_iterations ({rl.critic_warmup_iterations}) needs a critic, and "
+            f"rl.num_critic_warmup_iterations ({rl.num_critic_warmup_iterations}) needs a critic, and "
             f"algorithm={algorithm.name} has none: set it to 0, or choose algorithm=ppo"
         )
     if not traits.uses_ratio and (rl.epochs > 1 or rl.num_minibatches > 1):
@@ -47,14 +47,14 @@ def rl_conflicts(rl: Rl, algorithm: AlgorithmSection) -> list[str]:
         )
     if (rl.kl_target is None) != (rl.kl_horizon is None):
         found.append(
-            f"rl.kl_target ({shown(rl.kl_target)}) and rl.kl_horizon ({shown(rl.kl_horizon)}) belong together: "
+            f"rl.kl_target ({format_setting(rl.kl_target)}) and rl.kl_horizon ({format_setting(rl.kl_horizon)}) belong together: "
             "give both (6 and 10000 are usual) or neither"
         )
-    num_trajectories = rl.starts_per_iteration * rl.group_size
+    num_trajectories = rl.num_start_states * rl.group_size
     if num_trajectories % rl.num_minibatches and not rl.num_branches:
         found.append(
             f"rl.num_minibatches ({rl.num_minibatches}) must divide the trajectories of a rollout, "
-            f"rl.starts_per_iteration x rl.group_size ({num_trajectories}): "
+            f"rl.num_start_states x rl.group_size ({num_trajectories}): "
             f"{nearest_divisor(rl.num_minibatches, num_trajectories)} does"
         )
     return (
@@ -74,9 +74,9 @@ def length_conflicts(rl: Rl) -> list[str]:
             f"rl.warmup_iterations ({rl.warmup_iterations}) is more than rl.num_iterations ({rl.num_iterations}): the "
             "learning rate would never be reached, give a hundredth of the iterations (null)"
         )
-    if rl.critic_warmup_iterations > rl.num_iterations:
+    if rl.num_critic_warmup_iterations > rl.num_iterations:
         found.append(
-            f"rl.critic_warmup_iterations ({rl.critic_warmup_iterations}) is more than "
+            f"rl.num_critic_warmup_iterations ({rl.num_critic_warmup_iterations}) is more than "
             f"rl.num_iterations ({rl.num_iterations}): give fewer, or 0"
         )
     return found
@@ -93,11 +93,11 @@ def branch_conflicts(config: RobotConfig) -> list[str]:
         found.append(
             f"rl.num_branches ({rl.num_branches}) must be at least 2, or 0 for whole episodes: 8 is usual"
         )
-    if rl.max_refills:
+    if rl.max_resamples:
         found.append(
-            f"rl.max_refills ({rl.max_refills}) must be 0 with rl.num_branches ({rl.num_branches})"
+            f"rl.max_resamples ({rl.max_resamples}) must be 0 with rl.num_branches ({rl.num_branches})"
         )
-    why = why_no_branches(config)
+    why = explain_missing_branches(config)
     if why:
         found.append(
             f"rl.num_branches ({rl.num_branches}) cannot be had: {why}. Learn from whole episodes: rl.num_branches=0 "
@@ -109,10 +109,10 @@ def branch_conflicts(config: RobotConfig) -> list[str]:
 def text_rl_conflicts(rl: Rl) -> list[str]:
     """What only robots do."""
     return [
-        f"rl.{setting} ({shown(value)}) is for robots: set it to {off} in mode=text"
+        f"rl.{setting} ({format_setting(value)}) is for robots: set it to {off} in mode=text"
         for setting, value, off in (
             ("num_branches", rl.num_branches, 0),
-            ("greedy_every", rl.greedy_every, "null"),
+            ("greedy_branching_every", rl.greedy_branching_every, "null"),
         )
         if value
     ]
@@ -123,11 +123,11 @@ def missing_conflicts(rl: Rl, name: str, traits: AlgorithmTraits) -> list[str]:
     found = []
     if not traits.needs_reference:
         found = [
-            f"rl.{setting} ({shown(value)}) is about the reference of a KL penalty, and algorithm.kl_coefficient is 0 "
+            f"rl.{setting} ({format_setting(value)}) is about the reference of a KL penalty, and algorithm.kl_coefficient is 0 "
             f"or no setting of algorithm={name}: start it above 0, or set rl.{setting} to null"
             for setting, value in (
                 ("kl_target", rl.kl_target),
-                ("reference_every", rl.reference_every),
+                ("reference_refresh_every", rl.reference_refresh_every),
             )
             if value is not None
         ]
@@ -162,9 +162,9 @@ def reference_conflicts(rl: Rl, name: str, traits: AlgorithmTraits) -> list[str]
             f"rl.kl_target ({rl.kl_target}) steers by the KL that a rollout has come to, which is 0 under "
             "rl.reference=rollout: set it to null, or rl.reference=copy"
         )
-    if rl.reference_every is not None:
+    if rl.reference_refresh_every is not None:
         found.append(
-            f"rl.reference_every ({rl.reference_every}) must be null under rl.reference=rollout, which follows the "
+            f"rl.reference_refresh_every ({rl.reference_refresh_every}) must be null under rl.reference=rollout, which follows the "
             "policy anyway"
         )
     if rl.epochs * rl.num_minibatches == 1:
@@ -184,7 +184,7 @@ def adapter_conflicts(config: RobotConfig | TextConfig) -> list[str]:
             "rl.reference (adapter_off) is for text: a robot policy trains its head beside the adapter; set "
             "rl.reference to copy, which shares all weights that do not train"
         ]
-    warm = (config.text.name == "rlvr" and config.text.format_steps) or (
+    warm = (config.text.name == "rlvr" and config.text.format_sft_steps) or (
         config.text.name == "rlhf" and config.text.demonstrations
     )
     if config.language_model.lora is None or warm:

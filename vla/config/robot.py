@@ -120,9 +120,9 @@ class Data(Section):
     max_outside_limits: Fraction
     num_demonstrations: Annotated[Integer, Field(ge=2, le=10**5)]
     image_format: Literal["images", "video"]
-    burst_probability: Fraction
+    expert_perturbation_probability: Fraction
     question_weight: NonNegative
-    question_scenes: Scenes
+    num_question_scenes: Scenes
     question_batch_size: Rows
     questions_per_scene: Few
     texts: Names
@@ -143,11 +143,11 @@ class Augment(Section):
 class Sft(Section):
     """Supervised fine-tuning on demonstrations: first the head alone, then the whole policy."""
 
-    probe_steps: CountOrZero
-    probe_passes: Few | None
-    probe_batch_size: Rows
-    probe_learning_rate: LearningRate
-    probe_only: bool
+    head_steps: CountOrZero
+    max_head_epochs: Few | None
+    head_batch_size: Rows
+    head_learning_rate: LearningRate
+    head_only: bool
     num_steps: CountOrZero
     batch_size: Rows
     learning_rate: LearningRate
@@ -172,10 +172,10 @@ class Grounding(Section):
     batch_size: Rows
     questions_per_scene: Few
     pool_size: Scenes
-    fresh_per_step: FewOrZero
-    sighting_share: Fraction
-    sighting_weight: NonNegative
-    plan_share: Fraction
+    num_new_scenes_per_step: FewOrZero
+    detection_fraction: Fraction
+    detection_weight: NonNegative
+    plan_fraction: Fraction
     learning_rate: LearningRate
     muon_learning_rate: LearningRate
     weight_decay: WeightDecay
@@ -190,10 +190,10 @@ class Recap(Section):
     num_bins: Bins
     value_steps: Count
     lookahead: Few | None
-    positive_share: Share
+    positive_fraction: Share
     label_dropout: Fraction
-    positive: str
-    negative: str
+    positive_label: str
+    negative_label: str
     guidance: Positive
 
 

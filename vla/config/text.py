@@ -92,8 +92,8 @@ class Rlvr(Section):
 
     name: Literal["rlvr"]
     families: SomeNames
-    advance_at: Share | None
-    max_oversampling: Annotated[float, Field(ge=1, le=100)]
+    curriculum_threshold: Share | None
+    max_batch_growth: Annotated[float, Field(ge=1, le=100)]
     num_problems: Count | None
     on_bad_row: OnBadRow
     holdout_fraction: Share
@@ -105,8 +105,8 @@ class Rlvr(Section):
     tool: Literal["calculator"] | None
     max_turns: Few
     system: Name | None
-    format_steps: CountOrZero
-    format_learning_rate: LearningRate
+    format_sft_steps: CountOrZero
+    format_sft_learning_rate: LearningRate
     max_prompt_tokens: Tokens
     max_new_tokens: MoreTokens | None
     mask_truncated_completions: bool
@@ -193,7 +193,7 @@ class Rlhf(Section):
     comparisons: Name | None
     samples_per_prompt: Samples
     demonstrations: CountOrZero
-    unfinished_reward: Number | None
+    truncation_reward: Number | None
     judge: JudgeSettings
     gold: Name
     on_bad_row: OnBadRow
@@ -202,7 +202,7 @@ class Rlhf(Section):
     sft: Fit
     reward_model: Fit
     head_learning_rate: LearningRate
-    centring: NonNegative
+    reward_centering_weight: NonNegative
 
 
 class Rejection(Section):

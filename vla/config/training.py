@@ -24,7 +24,7 @@ from vla.ranges import (
     Size,
     Threads,
     WeightDecay,
-    unlike,
+    check_unique,
 )
 
 
@@ -39,7 +39,7 @@ class Rl(Section):
     """Rollouts and updates of reinforcement learning, for robots and text."""
 
     num_iterations: CountOrZero
-    starts_per_iteration: Rows
+    num_start_states: Rows
     group_size: Few
     epochs: Few
     num_minibatches: Count
@@ -54,20 +54,20 @@ class Rl(Section):
     warmup_iterations: CountOrZero | None
     max_grad_norm: Positive
     target_kl: Positive | None
-    step_kl: Positive | None
-    average_decay: Share | None
-    critic_warmup_iterations: CountOrZero
+    target_step_kl: Positive | None
+    ema_decay: Share | None
+    num_critic_warmup_iterations: CountOrZero
     importance_cap: Positive | None
     importance_level: Literal["draw", "decision"]
-    max_refills: FewOrZero
+    max_resamples: FewOrZero
     num_branches: FewOrZero
-    branch_share: PositiveFraction
+    branch_fraction: PositiveFraction
     branch_discount: PositiveFraction
-    branch_warmup: Few
-    greedy_every: Count | None
+    num_branch_warmup_iterations: Few
+    greedy_branching_every: Count | None
     normalize_rewards: bool
     reference: Literal["auto", "copy", "adapter_off", "rollout"]
-    reference_every: Count | None
+    reference_refresh_every: Count | None
     kl_target: Positive | None
     kl_horizon: Positive | None
     evaluate_every: Count
@@ -100,7 +100,7 @@ class Evaluation(Section):
 
     num_starts: Rows
     sampled: bool
-    num_quick_starts: Rows
+    num_validation_starts: Rows
     train_seeds: Seeds
     validation_seeds: Seeds
     eval_seeds: Seeds
@@ -118,4 +118,4 @@ class Train(Section):
     checkpoint_seconds: Positive
     keep_checkpoints: Few
     tensorboard: bool
-    trackers: Annotated[tuple[Literal["trackio", "wandb"], ...], AfterValidator(unlike)]
+    trackers: Annotated[tuple[Literal["trackio", "wandb"], ...], AfterValidator(check_unique)]

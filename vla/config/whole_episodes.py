@@ -16,7 +16,7 @@ from vla.config.robot import RobotConfig
 GROUP_SIZE = 8
 
 
-def why_no_branches(config: RobotConfig) -> str | None:
+def explain_missing_branches(config: RobotConfig) -> str | None:
     """What makes branches impossible, None where nothing does."""
     policy, frozen = config.policy, config.model.freeze_in_rl
     if not config.sim.kind.restores_states:
@@ -38,7 +38,7 @@ def with_whole_episodes(
 ) -> tuple[RobotConfig, str | None]:
     """The settings of a run that can learn, and what was changed and why; what was `given` by name
     stays."""
-    why = why_no_branches(config)
+    why = explain_missing_branches(config)
     if (
         not config.rl.num_branches
         or not config.rl.num_iterations
@@ -59,7 +59,7 @@ def whole_episodes(
     if config.algorithm.traits.needs_groups and rl.group_size == 1:
         groups = {
             "group_size": GROUP_SIZE,
-            "starts_per_iteration": max(1, rl.starts_per_iteration // GROUP_SIZE),
+            "num_start_states": max(1, rl.num_start_states // GROUP_SIZE),
         }
         changes |= {name: value for name, value in groups.items() if f"rl.{name}" not in given}
     written = " ".join(f"rl.{name}={value}" for name, value in changes.items())

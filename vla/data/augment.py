@@ -21,7 +21,7 @@ def random_shift(images: UInt8[Tensor, "B h w 3"], pixels: int) -> UInt8[Tensor,
 
 
 def random_light(images: UInt8[Tensor, "B h w 3"], strength: float) -> UInt8[Tensor, "B h w 3"]:
-    """Scale the contrast of every image by up to `strength` either way and shift its channels by up
+    """Scale the contrast of every image by up to `guidance_strength` either way and shift its channels by up
     to a third of that.
 
     Hue is nearly kept: an instruction names colours.

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Int
 from jinja2 import TemplateError
 from torch import Tensor
 
-from vla.data.messages import Message, as_user
+from vla.data.messages import Message, user_message
 from vla.types import Observation
 
 MARK = "8f3a"
@@ -84,7 +84,7 @@ class ChatFormat:
 
     @cached_property
     def _behind_an_answer(self) -> str:
-        answered = self.render([*as_user("x"), {"role": "assistant", "content": MARK}])
+        answered = self.render([*user_message("x"), {"role": "assistant", "content": MARK}])
         return answered[answered.rindex(MARK) + len(MARK) :]
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
@@ -116,7 +116,7 @@ class ChatFormat:
 
         `finished`: the completion ended with its stop token; if not, the turn is closed first.
         """
-        answered = [*as_user("x"), {"role": "assistant", "content": MARK}]
+        answered = [*user_message("x"), {"role": "assistant", "content": MARK}]
         before, end = self.render(answered), self.tokenizer.decode([self.turn_end])
         after = self.render([*answered, message], add_generation_prompt=True)
         closing = self._behind_an_answer

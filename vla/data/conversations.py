@@ -17,7 +17,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from vla.data.chat import ChatFormat
-from vla.data.messages import Message, as_messages, prompt_key, split_key, with_system
+from vla.data.messages import (
+    Message,
+    add_system_message,
+    normalize_for_split,
+    parse_messages,
+    prompt_key,
+)
 from vla.data.rows import Row, RowReader
 
 
@@ -37,7 +43,7 @@ class Conversation:
         """What decides on which side of a split it falls: the prompt, a chat's first user message,
         or the text."""
         if self.text is not None:
-            return split_key(self.text)
+            return normalize_for_split(self.text)
         if self.first_learned:
             return prompt_key(self.messages[: self.first_learned])
         return prompt_key(
@@ -46,7 +52,7 @@ class Conversation:
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedConversation:
     """Token ids; `learned[i]`: token i is predicted from what stands before it, and carries
     loss."""
 
@@ -60,23 +66,27 @@ def read_conversations(source: str, reader: RowReader | None = None) -> list[Con
     Raises ValueError naming the row and the column at fault, and when there are no rows.
     """
     reader = reader or RowReader()
-    found = reader.read(source, conversation_of)
-    reader.note_repeats(
+    found = reader.read(source, parse_conversation)
+    reader.report_repeats(
         source, [(c.text, tuple((m["role"], m["content"]) for m in c.messages)) for c in found]
     )
     return found
 
 
-def conversation_of(row: Row) -> Conversation:
+def parse_conversation(row: Row) -> Conversation:
     """A row with `messages` (or `conversations`), `prompt` and `completion`, or `text`."""
     values, where = row.values, row.where
     column = next((name for name in ("messages", "conversations") if name in values), None)
     if column is not None:
-        messages = with_system(as_messages(values[column], "user", where, column), values, where)
+        messages = add_system_message(
+            parse_messages(values[column], "user", where, column), values, where
+        )
         return _with_something_said(Conversation(tuple(messages), None, 0, where), column)
     if "prompt" in values and "completion" in values:
-        prompt = with_system(as_messages(values["prompt"], "user", where, "prompt"), values, where)
-        completion = as_messages(values["completion"], "assistant", where, "completion")
+        prompt = add_system_message(
+            parse_messages(values["prompt"], "user", where, "prompt"), values, where
+        )
+        completion = parse_messages(values["completion"], "assistant", where, "completion")
         return _with_something_said(
             Conversation((*prompt, *completion), None, len(prompt), where), "completion"
         )
@@ -97,7 +107,7 @@ def _with_something_said(conversation: Conversation, column: str) -> Conversatio
     return conversation
 
 
-def encode(chat: ChatFormat, conversation: Conversation) -> Encoded:
+def encode(chat: ChatFormat, conversation: Conversation) -> EncodedConversation:
     """Ids by the chat template. An assistant turn is learned from its first token to its
     end-of-turn token; nothing else is.
 
@@ -107,14 +117,14 @@ def encode(chat: ChatFormat, conversation: Conversation) -> Encoded:
     """
     if conversation.text is not None:
         ids = chat.plain_text(conversation.text)
-        return Encoded(ids, [True] * len(ids))
+        return EncodedConversation(ids, [True] * len(ids))
     try:
         return _encode_turns(chat, conversation)
     except ValueError as error:
         raise ValueError(f"{conversation.where}: {error}") from None
 
 
-def _encode_turns(chat: ChatFormat, conversation: Conversation) -> Encoded:
+def _encode_turns(chat: ChatFormat, conversation: Conversation) -> EncodedConversation:
     ids, learned, done = list[int](), list[bool](), ""
     messages = conversation.messages
     for i, message in enumerate(messages):
@@ -137,7 +147,7 @@ def _encode_turns(chat: ChatFormat, conversation: Conversation) -> Encoded:
     while learned and not learned[-1]:
         ids.pop()
         learned.pop()
-    return Encoded(ids, learned)
+    return EncodedConversation(ids, learned)
 
 
 def mixture_order(

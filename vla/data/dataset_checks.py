@@ -12,13 +12,18 @@ import numpy as np
 from jaxtyping import Int
 
 from vla.data import lerobot_format as form
-from vla.data.lerobot_reader import Columns, cameras_of, names_of, read_columns, read_tasks
-from vla.data.meaning import WITHOUT_SIMULATOR, check_action_spec, check_state, unsaid
-from vla.data.pictures import RESIZE
+from vla.data.image_fitting import RESIZE
+from vla.data.lerobot_reader import Columns, dimension_names, find_cameras, read_columns, read_tasks
+from vla.data.spec_checks import (
+    WITHOUT_SIMULATOR,
+    check_action_spec,
+    check_state,
+    describe_missing_spec,
+)
 
 
 @dataclass(frozen=True)
-class Learnable:
+class TrainableRows:
     """The numbers of a dataset, the rows to learn from, the instructions by task index, and what to
     know of them."""
 
@@ -28,23 +33,23 @@ class Learnable:
     notes: tuple[str, ...]
 
 
-def read_learnable(
+def read_trainable_rows(
     folder: Path, info: Mapping[str, Any], failures: Literal["keep", "drop"]
-) -> Learnable:
+) -> TrainableRows:
     """Read everything but pictures.
 
     Raises:
         ValueError: numbers that are NaN or infinite, tasks without instruction, nothing but failures to leave out.
     """
     columns = read_columns(folder, info)
-    rows, told = chosen_rows(columns, failures, f"the dataset {folder}")
+    rows, told = select_rows(columns, failures, f"the dataset {folder}")
     check_finite(info, columns, rows, f"the dataset {folder}")
     instructions = read_tasks(folder, columns.task_index)
-    notes = (told, empty_tasks(columns, rows, instructions))
-    return Learnable(columns, rows, instructions, tuple(note for note in notes if note))
+    notes = (told, find_empty_tasks(columns, rows, instructions))
+    return TrainableRows(columns, rows, instructions, tuple(note for note in notes if note))
 
 
-def chosen_cameras(
+def select_cameras(
     folder: Path,
     info: Mapping[str, Any],
     wanted: Sequence[str] | None,
@@ -54,7 +59,7 @@ def chosen_cameras(
 
     Raises ValueError where one is not there, with what can be done about it.
     """
-    keys = cameras_of(info)
+    keys = find_cameras(info)
     missing = [camera for camera in wanted or () if camera not in keys]
     if missing:
         shared = [camera for camera in keys if drawable is None or camera in drawable]
@@ -82,14 +87,17 @@ def check_meaning(
 
     Raises ValueError naming the field that differs.
     """
-    fields = stated or {"names": list(names_of(info, form.ACTION_KEY)), "control_hz": info["fps"]}
+    fields = stated or {
+        "names": list(dimension_names(info, form.ACTION_KEY)),
+        "control_hz": info["fps"],
+    }
     check_action_spec(fields, action_spec, owner)
     if proprio_names is not None:
-        check_state(names_of(info, form.STATE_KEY), proprio_names, owner)
-    return unsaid(fields, action_spec, owner)
+        check_state(dimension_names(info, form.STATE_KEY), proprio_names, owner)
+    return describe_missing_spec(fields, action_spec, owner)
 
 
-def chosen_rows(
+def select_rows(
     columns: Columns, failures: Literal["keep", "drop"], owner: str
 ) -> tuple[Int[np.ndarray, "N"], str | None]:
     """The rows to learn from, and a sentence about the episodes that are marked as failed, where
@@ -125,14 +133,14 @@ def check_finite(
             episode = int(columns.episode_index[rows[at]])
             frame = int(rows[at] - np.flatnonzero(columns.episode_index == episode)[0])
             raise ValueError(
-                f"{key}: {names_of(info, key)[dimension]} (dimension {dimension}) is {values[rows[at], dimension]} in "
+                f"{key}: {dimension_names(info, key)[dimension]} (dimension {dimension}) is {values[rows[at], dimension]} in "
                 f"frame {frame} of episode {episode} of {owner} ({int(bad.sum())} such numbers, in episodes "
                 f"{np.unique(columns.episode_index[rows[bad.any(1)]]).tolist()}): repair it, or delete these episodes "
                 "with LeRobot's lerobot-edit-dataset"
             )
 
 
-def empty_tasks(
+def find_empty_tasks(
     columns: Columns, rows: Int[np.ndarray, "N"], instructions: Mapping[int, str]
 ) -> str | None:
     blank = [index for index, text in instructions.items() if not text.strip()]
@@ -144,7 +152,7 @@ def empty_tasks(
     )
 
 
-def padded(sizes: Mapping[str, tuple[int, int]]) -> str | None:
+def describe_padding(sizes: Mapping[str, tuple[int, int]]) -> str | None:
     """Says by which rule pictures become square, where some are not."""
     odd = [
         f"{camera} {height} x {width}"

@@ -12,18 +12,23 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8
 
 from vla.data import lerobot_format as form
-from vla.data.dataset_checks import check_meaning, chosen_cameras, padded, read_learnable
-from vla.data.frame_cache import cached_frames, picture_size
+from vla.data.dataset_checks import (
+    check_meaning,
+    describe_padding,
+    read_trainable_rows,
+    select_cameras,
+)
+from vla.data.frame_cache import open_frame_cache
 from vla.data.lerobot_reader import (
     Columns,
-    names_of,
+    dimension_names,
     read_action_spec,
     read_columns,
     read_episodes,
     read_info,
     read_statistics,
 )
-from vla.data.meaning import check_action_spec, check_limits
+from vla.data.spec_checks import check_action_spec, check_limits
 
 __all__ = [
     "Columns",
@@ -170,7 +175,7 @@ def open_demonstrations(
         drawable: the cameras that the caller's environment can draw, for the remedy; None where it takes any name.
         action_spec: what the caller's actions mean; the dataset must agree in every field it states.
         proprio_names: what the caller's state means; the dataset's must be as long, and agree where it says something.
-        image_size: resize images to this height and width (`vla.data.pictures`); None keeps them.
+        image_size: resize images to this height and width (`vla.data.image_fitting`); None keeps them.
         cache: where decoded frames are kept; None for a hidden folder inside the dataset.
         failures: "drop" leaves out the episodes that the dataset marks as failed.
         max_outside_limits: the largest share of frames whose action may lie outside the limits of `action_spec`.
@@ -180,18 +185,18 @@ def open_demonstrations(
     """
     folder = Path(folder)
     owner, info = f"the dataset {folder}", read_info(folder)
-    keys = chosen_cameras(folder, info, cameras, drawable)
+    keys = select_cameras(folder, info, cameras, drawable)
     spec = read_action_spec(folder)
     expected = action_spec or {}
     open_fields = check_meaning(info, spec, expected, proprio_names, owner)
-    found = read_learnable(folder, info, failures)
+    found = read_trainable_rows(folder, info, failures)
     columns, rows = found.columns, found.rows
-    sizes = {camera: picture_size(info["features"][key]) for camera, key in keys.items()}
+    sizes = {camera: image_size(info["features"][key]) for camera, key in keys.items()}
     learned = columns.actions[rows[~columns.perturbed[rows]]]
     limits = check_limits(learned, expected, max_outside_limits, owner)
-    notes = [*found.notes, padded(sizes), open_fields, limits]
+    notes = [*found.notes, describe_padding(sizes), open_fields, limits]
     episodes = read_episodes(folder)
-    decoded = cached_frames(
+    decoded = open_frame_cache(
         folder, info, episodes, list(keys.values()), image_size, Path(cache) if cache else None
     )
     return Demonstrations(
@@ -199,8 +204,8 @@ def open_demonstrations(
         cameras=tuple(keys),
         fps=info["fps"],
         robot=info.get("robot_type"),
-        proprio_names=names_of(info, form.STATE_KEY),
-        action_names=names_of(info, form.ACTION_KEY),
+        proprio_names=dimension_names(info, form.STATE_KEY),
+        action_names=dimension_names(info, form.ACTION_KEY),
         action_spec=spec,
         statistics=read_statistics(folder, columns),
         instructions=found.instructions,

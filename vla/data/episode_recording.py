@@ -18,14 +18,14 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from vla.files.arrays import read_with_metadata
-from vla.files.read import MAPPING, DamagedFile, checked, reading
-from vla.files.write import appearing
+from vla.files.reading import MAPPING, DamagedFile, validate_values, validating_file
+from vla.files.writing import atomic_file
 
 FORMAT = "1"
 
 
 @dataclass(frozen=True)
-class Recording:
+class EpisodeRecording:
     """`N` episodes of `D` decisions, an episode's decisions in the order of time.
 
     `episode` [D] numbers 0..N-1. `values`, `advantages` and `logprobs_after` (under the weights
@@ -61,7 +61,7 @@ ARRAYS = ("seed", "group", "success", "episode", "action", "reward", "logprobs",
 OPTIONAL = ("values", "advantages", "logprobs_after", "chain")
 
 
-def save_recording(folder: Path, recording: Recording) -> Path:
+def save_recording(folder: Path, recording: EpisodeRecording) -> Path:
     """Write `folder/NAME.safetensors`; the file appears when it is complete."""
     from safetensors.numpy import save_file
 
@@ -73,7 +73,7 @@ def save_recording(folder: Path, recording: Recording) -> Path:
     arrays |= {f"measure/{name}": values for name, values in recording.measures.items()}
     about = {
         "format": FORMAT,
-        "sha256": digest_of(arrays),
+        "sha256": recording_digest(arrays),
         "stage": recording.stage,
         "iteration": str(recording.iteration),
         "decoding": recording.decoding,
@@ -81,7 +81,7 @@ def save_recording(folder: Path, recording: Recording) -> Path:
         "measures": json.dumps(list(recording.measures)),
     }
     path = folder / f"{recording.name}.safetensors"
-    with appearing(path) as unfinished:
+    with atomic_file(path) as unfinished:
         save_file(
             {name: np.ascontiguousarray(values) for name, values in arrays.items()},
             unfinished,
@@ -90,7 +90,7 @@ def save_recording(folder: Path, recording: Recording) -> Path:
     return path
 
 
-def load_recording(path: Path) -> Recording:
+def load_recording(path: Path) -> EpisodeRecording:
     """Read it back; ValueError when it was written by another version."""
     found, about = read_with_metadata(path, DELETE)
     if about.get("format") != FORMAT:
@@ -99,9 +99,9 @@ def load_recording(path: Path) -> Recording:
             f"it is a recording of format {about.get('format')}, this version reads {FORMAT}",
             DELETE,
         )
-    if about.get("sha256", digest_of(found)) != digest_of(found):
+    if about.get("sha256", recording_digest(found)) != recording_digest(found):
         raise DamagedFile(path, "its arrays do not have the checksum that was written", DELETE)
-    with reading(path, DELETE):
+    with validating_file(path, DELETE):
         # In the order of the task, which the file itself does not keep.
         there = [name.removeprefix("measure/") for name in found if name.startswith("measure/")]
         measures = {
@@ -111,10 +111,10 @@ def load_recording(path: Path) -> Recording:
         arrays = {name: found[name] for name in ARRAYS} | {
             name: found.get(name) for name in OPTIONAL
         }
-        recording = Recording(
+        recording = EpisodeRecording(
             about["stage"],
             int(about["iteration"]),
-            checked(path, json.loads(about["sim"]), MAPPING, DELETE),
+            validate_values(path, json.loads(about["sim"]), MAPPING, DELETE),
             about["decoding"],
             measures=measures,
             **arrays,
@@ -123,7 +123,7 @@ def load_recording(path: Path) -> Recording:
     return recording
 
 
-def check_sizes(recording: Recording) -> None:
+def check_sizes(recording: EpisodeRecording) -> None:
     """ValueError where the arrays do not belong together."""
     episodes, decisions = len(recording.seed), len(recording.episode)
     sized = dict.fromkeys(("seed", "group", "success"), episodes)
@@ -138,7 +138,7 @@ def check_sizes(recording: Recording) -> None:
         )
 
 
-def digest_of(arrays: Mapping[str, np.ndarray]) -> str:
+def recording_digest(arrays: Mapping[str, np.ndarray]) -> str:
     """The sha256 of all arrays, in the order of their names."""
     digest = hashlib.sha256()
     for name in sorted(arrays):

@@ -23,15 +23,22 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from vla.data import lerobot_format as form
-from vla.data.pictures import RESIZE, fitted
-from vla.files.arrays import opened_by_library
-from vla.files.exclusive import exclusive
-from vla.files.manifest import digest
-from vla.files.read import DamagedFile, read_json, reading
-from vla.files.write import DiskFull, appearing, clear_unfinished, is_disk_full, remove, write_json
+from vla.data.image_fitting import RESIZE, fit_to_square
+from vla.files.arrays import translating_library_errors
+from vla.files.file_lock import hold_file_lock
+from vla.files.manifest import file_sha256
+from vla.files.reading import DamagedFile, read_json, validating_file
+from vla.files.writing import (
+    DiskFull,
+    atomic_file,
+    is_disk_full,
+    remove,
+    remove_unfinished,
+    write_json,
+)
 
 
-def cached_frames(
+def open_frame_cache(
     folder: Path,
     info: Mapping[str, Any],
     episodes: Sequence[Mapping[str, Any]],
@@ -59,9 +66,9 @@ def cached_frames(
     paths = {key: home / f"{key}.npy" for key in keys}
     try:
         home.mkdir(parents=True, exist_ok=True)
-        with exclusive(home) as alone:  # a second process waits for what the first decodes
+        with hold_file_lock(home) as alone:  # a second process waits for what the first decodes
             if alone:
-                clear_unfinished(home)
+                remove_unfinished(home)
             _fill(folder, info, episodes, image_size, paths)
     except OSError as error:
         if isinstance(error, DiskFull) or not is_disk_full(error):
@@ -82,7 +89,7 @@ def _fill(
     """Decode what is not there, or is not what was written."""
     missing = [key for key, path in paths.items() if not _is_whole(path)]
     sizes = {
-        key: picture_size(info["features"][key]) if image_size is None else (image_size, image_size)
+        key: image_size(info["features"][key]) if image_size is None else (image_size, image_size)
         for key in missing
     }
     shapes = {key: (int(info["total_frames"]), *size, 3) for key, size in sizes.items()}
@@ -99,7 +106,7 @@ def _fill(
             )
 
 
-class Whole(TypedDict):
+class CompleteArray(TypedDict):
     """What is kept beside an array: the checksum of its file."""
 
     sha256: str
@@ -111,10 +118,10 @@ def _is_whole(path: Path) -> bool:
     if not path.exists():
         return False
     try:
-        written = read_json(path.with_suffix(".json"), Whole)["sha256"]
+        written = read_json(path.with_suffix(".json"), CompleteArray)["sha256"]
         fault = (
             None
-            if path.is_file() and digest(path) == written
+            if path.is_file() and file_sha256(path) == written
             else "it does not have the checksum that was written"
         )
     except DamagedFile as error:
@@ -144,11 +151,11 @@ def _fingerprint(folder: Path) -> str:
     were."""
     patterns = ("data/*/*", "videos/*/*/*", "meta/episodes/*/*", form.INFO_PATH)
     files = sorted(file for pattern in patterns for file in folder.glob(pattern) if file.is_file())
-    facts = [(file.relative_to(folder).as_posix(), digest(file)) for file in files]
+    facts = [(file.relative_to(folder).as_posix(), file_sha256(file)) for file in files]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
-def picture_size(feature: Mapping[str, Any]) -> tuple[int, int]:
+def image_size(feature: Mapping[str, Any]) -> tuple[int, int]:
     """Height and width of an image feature, which may be described with its channels first."""
     shape, names = feature["shape"], feature.get("names") or []
     height, width = shape[-2:] if "channels" in names[:1] or shape[0] in (1, 3) else shape[:2]
@@ -174,9 +181,9 @@ def _decode(
     shape: tuple[int, ...],
     path: Path,
 ) -> None:
-    with appearing(path) as draft:
+    with atomic_file(path) as draft:
         _write_frames(folder, info, episodes, key, shape, draft)
-        written = digest(draft)
+        written = file_sha256(draft)
     write_json(path.with_suffix(".json"), {"sha256": written})
 
 
@@ -245,10 +252,10 @@ def _rows_of_videos(
     Raises DamagedFile where the episodes do not say it, or some row has no frame of its own.
     """
     files: dict[Path, dict[int, int]] = {}
-    with reading(folder / form.INFO_PATH, form.COPY_AGAIN):
+    with validating_file(folder / form.INFO_PATH, form.COPY_AGAIN):
         pattern = info["video_path"]
         pattern.format(video_key=key, chunk_index=0, file_index=0)
-    with reading(folder / "meta" / "episodes", form.COPY_AGAIN):
+    with validating_file(folder / "meta" / "episodes", form.COPY_AGAIN):
         for episode in episodes:
             chunk, file = (
                 int(episode[f"videos/{key}/chunk_index"]),
@@ -281,7 +288,7 @@ def _video_frames(path: Path, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
 
 def _stored_images(folder: Path, key: str) -> Iterator[np.ndarray]:
     for path in sorted(folder.glob("data/*/*.parquet")):
-        with opened_by_library(path, form.COPY_AGAIN):
+        with translating_library_errors(path, form.COPY_AGAIN):
             for batch in pq.ParquetFile(path).iter_batches(batch_size=64, columns=[key]):
                 for cell in batch.column(0).to_pylist():
                     if cell is None or cell.get("bytes") is None:
@@ -300,4 +307,4 @@ def _resized(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         raise ValueError(
             f"a picture has {image.shape[:2]} pixels, {form.INFO_PATH} says {shape[1:3]}: it is damaged"
         )
-    return fitted(image, shape[1])
+    return fit_to_square(image, shape[1])

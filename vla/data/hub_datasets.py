@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vla.runtime import on_hub
+from vla.runtime import is_hub_name
 
 
 def local_dataset(name: str) -> Path:
@@ -15,7 +15,7 @@ def local_dataset(name: str) -> Path:
     folder = Path(name)
     if folder.exists():
         return folder
-    if not on_hub(name):
+    if not is_hub_name(name):
         raise ValueError(
             f"data.path={name} is neither a folder nor the name of a dataset on the hub (user/name)"
         )

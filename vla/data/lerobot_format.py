@@ -80,8 +80,8 @@ def image_key(camera: str) -> str:
     return IMAGE_PREFIX + camera
 
 
-def features(spec: DatasetSpec) -> dict[str, dict[str, Any]]:
-    """The `features` of `meta/info.json`."""
+def describe_features(spec: DatasetSpec) -> dict[str, dict[str, Any]]:
+    """The `describe_features` of `meta/info.json`."""
     height, width = spec.image_size
     described: dict[str, dict[str, Any]] = {}
     for camera in spec.cameras:
@@ -122,12 +122,14 @@ def _video_info(spec: DatasetSpec) -> dict[str, Any]:
     }
 
 
-def info(spec: DatasetSpec, num_episodes: int, num_frames: int, num_tasks: int) -> dict[str, Any]:
+def build_info(
+    spec: DatasetSpec, num_episodes: int, num_frames: int, num_tasks: int
+) -> dict[str, Any]:
     """The content of `meta/info.json`."""
     return {
         "codebase_version": VERSION,
         "fps": spec.fps,
-        "features": features(spec),
+        "features": describe_features(spec),
         "total_episodes": num_episodes,
         "total_frames": num_frames,
         "total_tasks": num_tasks,
@@ -144,7 +146,7 @@ def info(spec: DatasetSpec, num_episodes: int, num_frames: int, num_tasks: int) 
 def frame_schema(spec: DatasetSpec) -> pa.Schema:
     """Columns of the data files, with the description that the `datasets` library looks for."""
     fields, described = [], {}
-    for key, feature in features(spec).items():
+    for key, feature in describe_features(spec).items():
         if feature["dtype"] == "video":
             continue
         if feature["dtype"] == "image":
@@ -166,7 +168,7 @@ def frame_schema(spec: DatasetSpec) -> pa.Schema:
     )
 
 
-def tasks_table(tasks: Sequence[str]) -> pa.Table:
+def build_tasks_table(tasks: Sequence[str]) -> pa.Table:
     """`meta/tasks.parquet`: the instruction is the index that pandas sees."""
     columns = [
         {

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vla.data import lerobot_format as form
-from vla.files.arrays import opened_by_library, read_table
-from vla.files.read import KEYS, read_json
-from vla.files.write import write_json
+from vla.files.arrays import read_table, translating_library_errors
+from vla.files.reading import KEYS, read_json
+from vla.files.writing import write_json
 
 
 class Shard(TypedDict):
@@ -106,7 +106,7 @@ def _join_rows(
     for index, (shard, row) in enumerate(zip(shards, rows, strict=True)):
         path, remedy = shard / "rows.parquet", f"remove {shard}: its episode is collected again"
         table = read_table(path, remedy=remedy)
-        with opened_by_library(path, remedy):
+        with translating_library_errors(path, remedy):
             table = table.select(schema.names).cast(schema)
         length = row["length"]
         replaced = {
@@ -217,8 +217,8 @@ def _write_meta(
     episodes = folder / form.EPISODES_PATH
     episodes.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows), episodes, compression="snappy")
-    pq.write_table(form.tasks_table(tasks), folder / form.TASKS_PATH)
+    pq.write_table(form.build_tasks_table(tasks), folder / form.TASKS_PATH)
     (folder / form.STATS_PATH).write_text(form.statistics_to_json(statistics))
     write_json(folder / form.ACTION_SPEC_PATH, dict(spec.action_spec))
     write_json(folder / form.SOURCE_PATH, dict(spec.source))
-    write_json(folder / form.INFO_PATH, form.info(spec, len(rows), num_frames, len(tasks)))
+    write_json(folder / form.INFO_PATH, form.build_info(spec, len(rows), num_frames, len(tasks)))

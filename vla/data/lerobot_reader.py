@@ -15,7 +15,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from vla.data import lerobot_format as form
 from vla.data.lerobot_join import column_to_numpy
 from vla.files.arrays import column_names, read_table
-from vla.files.read import KEYS, DamagedFile, checked, read_json, reading
+from vla.files.reading import KEYS, DamagedFile, read_json, validate_values, validating_file
 
 EPISODES = "meta/episodes/*/*.parquet"
 DATA = "data/*/*.parquet"
@@ -50,7 +50,7 @@ class Feature(TypedDict):
     video_info: NotRequired[dict[str, Any] | None]
 
 
-class Info(TypedDict):
+class DatasetInfo(TypedDict):
     """What is needed of meta/info.json."""
 
     __pydantic_config__ = KEYS  # type: ignore[misc]
@@ -60,7 +60,7 @@ class Info(TypedDict):
     video_path: NotRequired[str | None]
 
 
-class Episode(TypedDict):
+class EpisodeRow(TypedDict):
     """What is needed of a row of meta/episodes."""
 
     __pydantic_config__ = KEYS  # type: ignore[misc]
@@ -91,7 +91,7 @@ def read_info(folder: Path) -> dict[str, Any]:
         raise ValueError(
             f"{folder}: codebase_version {version!r} of {form.INFO_PATH} is not known; v3.0 is"
         )
-    checked(path, info, Info, form.COPY_AGAIN)
+    validate_values(path, info, DatasetInfo, form.COPY_AGAIN)
     for key, use in (
         (form.ACTION_KEY, "there is nothing to imitate"),
         (form.STATE_KEY, "every policy reads one"),
@@ -104,7 +104,7 @@ def read_info(folder: Path) -> dict[str, Any]:
             raise ValueError(
                 f"{folder}: {key} has shape {list(info['features'][key]['shape'])}; record it as one row of numbers"
             )
-    for key in cameras_of(info).values():
+    for key in find_cameras(info).values():
         if len(info["features"][key]["shape"]) != 3:
             raise DamagedFile(
                 path,
@@ -118,7 +118,7 @@ def read_info(folder: Path) -> dict[str, Any]:
     return info
 
 
-def cameras_of(info: Mapping[str, Any]) -> dict[str, str]:
+def find_cameras(info: Mapping[str, Any]) -> dict[str, str]:
     """Camera name -> feature key of everything that is a colour picture; depth maps are left out,
     as LeRobot does."""
     keys = {}
@@ -134,7 +134,7 @@ def is_depth(feature: Mapping[str, Any]) -> bool:
     return any(place.get("is_depth_map") or place.get("video.is_depth_map") for place in places)
 
 
-def names_of(info: Mapping[str, Any], key: str) -> tuple[str, ...]:
+def dimension_names(info: Mapping[str, Any], key: str) -> tuple[str, ...]:
     """One name per dimension: a list, or a mapping of lists ({"motors": [...]}) or of places
     ({"dx": 0, ...})."""
     feature = info["features"][key]
@@ -166,10 +166,10 @@ def read_episodes(folder: Path) -> list[dict[str, Any]]:
         names = [
             name for name in column_names(path, form.COPY_AGAIN) if not name.startswith("stats/")
         ]
-        rows += checked(
+        rows += validate_values(
             path,
             read_table(path, names, form.COPY_AGAIN).to_pylist(),
-            list[Episode],
+            list[EpisodeRow],
             form.COPY_AGAIN,
         )
     return sorted(rows, key=lambda row: row["episode_index"])
@@ -247,7 +247,7 @@ def read_statistics(folder: Path, columns: Columns) -> form.Statistics:
         if path.exists()
         else {}
     )
-    with reading(path, form.COPY_AGAIN):
+    with validating_file(path, form.COPY_AGAIN):
         statistics = {
             key: {n: np.asarray(v) for n, v in values.items()} for key, values in stored.items()
         }
@@ -258,7 +258,7 @@ def read_statistics(folder: Path, columns: Columns) -> form.Statistics:
 def _column(folder: Path, joined: Any, name: str) -> np.ndarray:
     """One row a frame; those that number episodes, tasks and frames are whole numbers, none
     missing."""
-    with reading(f"{folder / 'data'}, column {name},", form.COPY_AGAIN):
+    with validating_file(f"{folder / 'data'}, column {name},", form.COPY_AGAIN):
         values = column_to_numpy(joined.column(name))
         if name.endswith("index") and values.dtype.kind not in "iu":
             raise ValueError("it holds something other than whole numbers")

@@ -28,8 +28,8 @@ from PIL import Image
 
 from vla.data import lerobot_format as form
 from vla.data.lerobot_join import join, read_shard
-from vla.files.read import read_json
-from vla.files.write import flush_folder, flush_tree, is_disk_full, write_json
+from vla.files.reading import read_json
+from vla.files.writing import flush_folder, flush_tree, is_disk_full, write_json
 
 # RGB without loss: simulator pictures are flat, so it is as fast as lossy coding and 2 to 3 times
 # as large, and a policy trains on exactly the pixels that it will act on. Every second frame is a
@@ -73,7 +73,7 @@ class LeRobotWriter:
                 f"{self.folder} exists already: remove it or choose another output folder"
             )
         self._episodes = self.partial / "episodes"
-        with disk_full_explained(self.partial, 2**20):
+        with explaining_disk_full(self.partial, 2**20):
             self._episodes.mkdir(parents=True, exist_ok=True)
             self._check_spec()
         for stale in self._episodes.glob(".*"):
@@ -109,7 +109,7 @@ class LeRobotWriter:
             raise ValueError(f"an episode with seed {episode.seed} is already in {self.partial}")
         shard, draft = self._episodes / str(episode.seed), self._episodes / f".{episode.seed}"
         needed = sum(image.nbytes for image in episode.images.values()) + 2**16
-        with disk_full_explained(self.partial, needed):
+        with explaining_disk_full(self.partial, needed):
             shutil.rmtree(draft, ignore_errors=True)  # of an attempt that failed
             draft.mkdir()
             if self.spec.storage == "video":
@@ -133,7 +133,7 @@ class LeRobotWriter:
 
     def note_failure(self, seed: int) -> None:
         """Remember that a seed gave no episode, so that a later run need not try it again."""
-        with disk_full_explained(self.partial, 2**12), self._failures_path.open("a") as file:
+        with explaining_disk_full(self.partial, 2**12), self._failures_path.open("a") as file:
             file.write(f"{seed}\n")
         self._failed.add(seed)
 
@@ -152,10 +152,10 @@ class LeRobotWriter:
         shards = [self._episodes / str(seed) for seed in sorted(self._lengths)]
         needed = sum(file.stat().st_size for shard in shards for file in shard.iterdir()) + 2**20
         if shutil.disk_usage(self.partial).free < needed:
-            raise disk_full(self.partial, needed)
+            raise disk_full_error(self.partial, needed)
         joined = self.partial / "joined"
         shutil.rmtree(joined, ignore_errors=True)
-        with disk_full_explained(self.partial, needed):
+        with explaining_disk_full(self.partial, needed):
             join(shards, self.spec, joined)
             flush_tree(joined)
             os.rename(joined, self.folder)
@@ -194,7 +194,7 @@ def encode_video(path: Path, images: UInt8[np.ndarray, "T h w 3"], fps: int) -> 
         container.mux(stream.encode())
 
 
-def disk_full(path: Path, needed: int) -> OSError:
+def disk_full_error(path: Path, needed: int) -> OSError:
     """The error that says where, how much is needed, and that nothing is lost."""
     free = shutil.disk_usage(path if path.exists() else path.parent).free
     message = (
@@ -205,13 +205,13 @@ def disk_full(path: Path, needed: int) -> OSError:
 
 
 @contextmanager
-def disk_full_explained(path: Path, needed: int) -> Iterator[None]:
+def explaining_disk_full(path: Path, needed: int) -> Iterator[None]:
     """Turn "no space left on device", wherever it comes from, into an error for people."""
     try:
         yield
     except OSError as error:
         if is_disk_full(error):
-            raise disk_full(path, needed) from error
+            raise disk_full_error(path, needed) from error
         raise
 
 

@@ -19,12 +19,12 @@ SHAREGPT_ROLES = {
 """The roles of ShareGPT's messages, {"from": ..., "value": ...}, that have another name there."""
 
 
-def as_user(text: str) -> list[Message]:
+def user_message(text: str) -> list[Message]:
     """A text that a user says."""
     return [{"role": "user", "content": text}]
 
 
-def as_messages(value: Any, role: str, where: str, column: str) -> list[Message]:
+def parse_messages(value: Any, role: str, where: str, column: str) -> list[Message]:
     """Messages from a list of messages, or from a text that `role` says.
 
     Raises ValueError naming the row, the column and what is wrong.
@@ -73,13 +73,17 @@ def _joined(parts: Sequence[Any]) -> str | None:
     return "".join(texts) if texts and all(isinstance(text, str) for text in texts) else None
 
 
-def as_prompt(values: Mapping[str, Any], where: str, column: str = "prompt") -> tuple[Message, ...]:
+def parse_prompt(
+    values: Mapping[str, Any], where: str, column: str = "prompt"
+) -> tuple[Message, ...]:
     """The messages of the prompt in a row's column, a text or messages that end with what is asked,
     behind its column `system` where it has one.
 
     Raises ValueError naming the row and what is wrong.
     """
-    messages = with_system(as_messages(values[column], "user", where, column), values, where)
+    messages = add_system_message(
+        parse_messages(values[column], "user", where, column), values, where
+    )
     if messages[-1]["role"] not in ("user", "tool"):
         raise ValueError(
             f"{where}: {column} ends with the role {messages[-1]['role']!r}; the last must be user or tool"
@@ -89,7 +93,7 @@ def as_prompt(values: Mapping[str, Any], where: str, column: str = "prompt") -> 
     return tuple(messages)
 
 
-def with_system(
+def add_system_message(
     messages: Sequence[Message], values: Mapping[str, Any], where: str
 ) -> list[Message]:
     """The messages behind the row's column `system`, where it has one.
@@ -108,7 +112,7 @@ def with_system(
     return [{"role": "system", "content": system}, *messages]
 
 
-def as_text(messages: Sequence[Message]) -> str:
+def messages_to_text(messages: Sequence[Message]) -> str:
     """What is asked, for people, judges and verifiers: a user's single message as it is, else every
     message behind its role.
     """
@@ -122,16 +126,16 @@ def prompt_key(messages: Sequence[Message]) -> str:
     message says that the model is, and however white space and characters are written.
     """
     asked = [message for message in messages if message["role"] != "system"] or list(messages)
-    return split_key(as_text(asked))
+    return normalize_for_split(messages_to_text(asked))
 
 
-def same_words(text: str) -> str:
+def normalize_words(text: str) -> str:
     """A text as it is compared with others of a source: Unicode's form NFC, white space as single
     blanks."""
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def split_key(text: str) -> str:
+def normalize_for_split(text: str) -> str:
     """A text as a split sees it: in Unicode's form NFKC, white space as single blanks. Texts that
     differ in nothing else fall on one side.
     """

@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 
-from vla.data.labels import labelled
+from vla.data.advantage_tokens import with_advantage_token
 from vla.types import Observation
 
 REMEMBERED = 4096
@@ -20,7 +20,7 @@ REMEMBERED = 4096
 
 
 @runtime_checkable
-class Seen(Protocol):
+class RawObservation(Protocol):
     """What every environment and dataset shows (`sim.task.SimObservation`,
     `DemonstrationBatch`)."""
 
@@ -87,7 +87,7 @@ class Observer:
         """The tokens of a text, without any of the tokenizer's own."""
         return self.tokenizer.encode(text, add_special_tokens=False) if text else []
 
-    def __call__(self, seen: Seen) -> Observation:
+    def __call__(self, seen: RawObservation) -> Observation:
         rows = [self.encode(text) for text in seen.instruction]
         tokens = torch.full((len(rows), self._room), self.tokenizer.pad_token_id, dtype=torch.long)
         mask = torch.zeros(len(rows), self._room, dtype=torch.bool)
@@ -105,7 +105,7 @@ class Observer:
         )
         label = self.words(self.label)
         return (
-            labelled(observation, [label], torch.zeros(len(rows), dtype=torch.long))
+            with_advantage_token(observation, [label], torch.zeros(len(rows), dtype=torch.long))
             if label
             else observation
         )

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vla.data.messages import Message, as_messages, as_prompt, prompt_key
+from vla.data.messages import Message, parse_messages, parse_prompt, prompt_key
 from vla.data.rows import Row, RowReader
 
 LIKED = {
@@ -50,7 +50,7 @@ class Ranking:
 
 
 @dataclass(frozen=True)
-class Thumb:
+class BinaryFeedback:
     """A completion that was liked or not."""
 
     prompt: tuple[Message, ...]
@@ -64,7 +64,9 @@ class Thumb:
         return prompt_key(self.prompt)
 
 
-def read_preferences(source: str, reader: RowReader | None = None) -> list[Ranking] | list[Thumb]:
+def read_preferences(
+    source: str, reader: RowReader | None = None
+) -> list[Ranking] | list[BinaryFeedback]:
     """All rows of a source, which must be of one kind.
 
     Raises ValueError naming the row and what is wrong with it.
@@ -72,9 +74,9 @@ def read_preferences(source: str, reader: RowReader | None = None) -> list[Ranki
     reader = reader or RowReader()
     kind: type | None = None
 
-    def use(row: Row) -> Ranking | Thumb:
+    def use(row: Row) -> Ranking | BinaryFeedback:
         nonlocal kind
-        found = preference_of(row)
+        found = parse_preference(row)
         kind = kind or type(found)
         if type(found) is not kind:
             raise ValueError(
@@ -83,16 +85,16 @@ def read_preferences(source: str, reader: RowReader | None = None) -> list[Ranki
         return found
 
     rows = reader.read(source, use)
-    reader.note_repeats(source, [_content(row) for row in rows])
+    reader.report_repeats(source, [_content(row) for row in rows])
     return rows  # type: ignore[return-value]
 
 
-def _content(row: Ranking | Thumb) -> tuple[Any, ...]:
+def _content(row: Ranking | BinaryFeedback) -> tuple[Any, ...]:
     said = row.completions if isinstance(row, Ranking) else (row.completion, row.liked)
     return tuple((message["role"], message["content"]) for message in row.prompt), said
 
 
-def preference_of(row: Row) -> Ranking | Thumb:
+def parse_preference(row: Row) -> Ranking | BinaryFeedback:
     """A row of any of the kinds."""
     values, where = row.values, row.where
     asked = next((name for name in PROMPTS if name in values), None)
@@ -108,7 +110,7 @@ def preference_of(row: Row) -> Ranking | Thumb:
                 f"{where}: label ({values['label']!r}) must be true or false, 1 or 0, up or down"
             )
         completion = _one_text(values["completion"], where, "completion")
-        return Thumb(as_prompt(values, where, asked), completion, LIKED[label], where)
+        return BinaryFeedback(parse_prompt(values, where, asked), completion, LIKED[label], where)
     raise ValueError(
         f"{where}: has the columns {', '.join(values) or 'none'}; needed are chosen and rejected, or prompt,"
         " completions and scores, or prompt, completion and label"
@@ -118,7 +120,7 @@ def preference_of(row: Row) -> Ranking | Thumb:
 def _pair(row: Row, asked: str | None) -> Ranking:
     values, where = row.values, row.where
     if asked:
-        prompt = as_prompt(values, where, asked)
+        prompt = parse_prompt(values, where, asked)
         chosen = _one_text(values["chosen"], where, "chosen", prompt)
         rejected = _one_text(values["rejected"], where, "rejected", prompt)
     else:
@@ -142,15 +144,15 @@ def _implicit_prompt(values: Mapping[str, Any], where: str) -> tuple[tuple[Messa
     must follow in each."""
     if isinstance(values["chosen"], str) or isinstance(values["rejected"], str):
         raise ValueError(f"{where}: chosen and rejected are texts, so the row needs a prompt")
-    chosen = as_messages(values["chosen"], "assistant", where, "chosen")
-    rejected = as_messages(values["rejected"], "assistant", where, "rejected")
+    chosen = parse_messages(values["chosen"], "assistant", where, "chosen")
+    rejected = parse_messages(values["rejected"], "assistant", where, "rejected")
     if chosen == rejected:
         raise ValueError(f"{where}: chosen and rejected are equal, so the row says nothing")
     shared = next((i for i, (a, b) in enumerate(zip(chosen, rejected)) if a != b), 0)
     if shared == 0 or len(chosen) != shared + 1 or len(rejected) != shared + 1:
         raise ValueError(f"{where}: chosen and rejected must differ in their last message only")
     beginning = "what chosen and rejected begin with"
-    prompt = as_prompt({**values, beginning: chosen[:shared]}, where, beginning)
+    prompt = parse_prompt({**values, beginning: chosen[:shared]}, where, beginning)
     return (
         prompt,
         _one_text(chosen[-1:], where, "chosen"),
@@ -190,7 +192,7 @@ def _ranking(row: Row, asked: str) -> Ranking:
     margin = None if column in (None, "ranks") else scores[order[0]] - scores[order[-1]]
     said = tuple(completions[i] for i in order)
     return Ranking(
-        as_prompt(values, where, asked), said, margin, where, None, *_as_drawn(row, order)
+        parse_prompt(values, where, asked), said, margin, where, None, *_as_drawn(row, order)
     )
 
 
@@ -249,7 +251,7 @@ def _number(value: Any, where: str, column: str) -> float:
 def _one_text(value: Any, where: str, column: str, prompt: tuple[Message, ...] = ()) -> str:
     """What the assistant says: a text, or messages of one assistant turn, perhaps behind the
     prompt."""
-    messages = as_messages(value, "assistant", where, column)
+    messages = parse_messages(value, "assistant", where, column)
     if tuple(messages[: len(prompt)]) == prompt and len(messages) > len(prompt):
         messages = messages[len(prompt) :]
     if len(messages) != 1 or messages[0]["role"] != "assistant":

@@ -68,14 +68,14 @@ class RowReader:
         """
         count = self.counts.setdefault(source, SourceCount())
         used, count.num_rows = list[T](), 0
-        for row in scan(source):
+        for row in scan_rows(source):
             count.num_rows += 1
             try:
                 if isinstance(row, RowError):
                     raise row
                 used.append(use(row))
             except ValueError as error:
-                self.leave_out(source, str(error))
+                self.skip_row(source, str(error))
         if count.num_rows == 0:
             raise ValueError(f"{source} has no rows")
         if not used:
@@ -84,7 +84,7 @@ class RowReader:
             )
         return used
 
-    def leave_out(self, source: str, fault: str) -> None:
+    def skip_row(self, source: str, fault: str) -> None:
         """Count a row that cannot be used, also one that shows only later, or raise RowError.
         `fault` names the row."""
         fault = fault.replace("\n", " ")
@@ -98,7 +98,7 @@ class RowReader:
         part of a split."""
         self.counts.setdefault(source, SourceCount()).notes[text] = None
 
-    def note_repeats(self, source: str, contents: Sequence[Hashable]) -> None:
+    def report_repeats(self, source: str, contents: Sequence[Hashable]) -> None:
         """Say how many rows stand in a source again; each of them counts."""
         again = len(contents) - len(set(contents))
         if again:
@@ -144,13 +144,13 @@ def is_source(name: str) -> bool:
 
 def read_rows(source: str) -> Iterator[Row]:
     """The rows of a source; RowError at the first that is none."""
-    for row in scan(source):
+    for row in scan_rows(source):
         if isinstance(row, RowError):
             raise row
         yield row
 
 
-def scan(source: str) -> Iterator[Row | RowError]:
+def scan_rows(source: str) -> Iterator[Row | RowError]:
     """The rows of a source, and an error in the place of each that is no object with columns.
 
     Raises ValueError for a source that cannot be read at all.

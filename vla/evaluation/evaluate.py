@@ -9,9 +9,9 @@ import numpy as np
 from vla.evaluation.result import EvaluationResult, merge_shares, success_result
 from vla.rl.protocols import Observe, Policy, VectorEnvironment
 from vla.rl.rollout import collect_rollout
-from vla.train.agreement import failing_together
-from vla.train.distributed import ALONE, Processes, own_share
-from vla.train.pieces import Pieces
+from vla.training.distributed import SINGLE_PROCESS, Processes, process_share
+from vla.training.process_agreement import failing_together
+from vla.training.resumable_work import ResumableWork
 from vla.types import Rollout
 
 RETURN = "return"
@@ -28,8 +28,8 @@ def evaluate_policy(
     *,
     temperature: float | None,
     on_decision: Callable[[int], None] | None = None,
-    processes: Processes = ALONE,
-    pieces: Pieces | None = None,
+    processes: Processes = SINGLE_PROCESS,
+    pieces: ResumableWork | None = None,
 ) -> EvaluationResult:
     """The successes of one episode from every seed, greedy where `temperature` is None; otherwise
     it is the temperature that the policy draws at.
@@ -42,7 +42,7 @@ def evaluate_policy(
         rollout = collect_rollout(
             policy,
             environment,
-            own_share(seeds, processes),
+            process_share(seeds, processes),
             1,
             observe,
             greedy=temperature is None,
@@ -51,7 +51,7 @@ def evaluate_policy(
         )
         return result_of_rollout(rollout, temperature)
 
-    with failing_together(processes), processes.own_draws("evaluation"):
+    with failing_together(processes), processes.process_rng("evaluation"):
         own = (
             run_share()
             if pieces is None

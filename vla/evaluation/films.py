@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
-from vla.evaluate.video import write_video
 from vla.evaluation.result import EvaluationResult
+from vla.evaluation.video import write_video
 from vla.rl.protocols import Observe, Policy
 
 

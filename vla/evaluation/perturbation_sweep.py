@@ -11,20 +11,15 @@ import numpy as np
 import torch
 
 from vla.config.simulation import Simulation
-from vla.evaluate.settings import UNCHANGED
-from vla.evaluate.starts import StartManifest
+from vla.evaluation.checkpoint_settings import UNCHANGED
 from vla.evaluation.evaluate import result_of_rollout
-from vla.evaluation.result import (
-    NOMINAL,
-    EvaluationResult,
-    ResultComparison,
-    compare_results,
-)
+from vla.evaluation.result import NOMINAL, EvaluationResult, ResultComparison, compare_results
+from vla.evaluation.starts import StartManifest
 from vla.rl.protocols import Observe, Policy
 from vla.rl.rollout import collect_rollout
 from vla.simulator import MakeSimulator, Simulator
-from vla.train.progress import Progress
-from vla.train.seed import derive_seed, seed_everything
+from vla.training.progress import Progress
+from vla.training.seed import derive_seed, seed_everything
 from vla.types import Rollout, map_rows
 
 NUM_TIMED_QUERIES = 10

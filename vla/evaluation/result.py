@@ -32,12 +32,7 @@ from jaxtyping import Bool, Float
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from vla.evaluate.success import (
-    SuccessRate,
-    bootstrap_interval,
-    describe_decoding,
-    mcnemar_exact,
-)
+from vla.statistics import SuccessRate, bootstrap_interval, describe_decoding, mcnemar_exact
 
 NOMINAL = "as trained"
 """The condition in which nothing is perturbed."""

@@ -1,7 +1,7 @@
 """The readers of larger files that an interrupted copy can damage: safetensors, parquet tables,
 tokenizers.
 
-As in `vla.files.read`: what the file holds, or `DamagedFile` with path, fault and remedy in one
+As in `vla.files.validating_file`: what the file holds, or `DamagedFile` with path, fault and remedy in one
 line.
 """
 
@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vla.files.read import RESTORE, DamagedFile, read_json, read_text
+from vla.files.reading import RESTORE, DamagedFile, read_json, read_text
 
 
 @contextmanager
-def opened_by_library(path: Path | str, remedy: str = RESTORE) -> Iterator[None]:
+def translating_library_errors(path: Path | str, remedy: str = RESTORE) -> Iterator[None]:
     """Within the block, whatever a library raises is a fault of the file: they raise errors of many
     kinds."""
     try:
@@ -49,7 +49,7 @@ def read_with_metadata(
     from safetensors import safe_open
 
     check_file(path, remedy)
-    with opened_by_library(path, remedy), safe_open(path, framework) as opened:
+    with translating_library_errors(path, remedy), safe_open(path, framework) as opened:
         return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
 
 
@@ -88,9 +88,9 @@ def read_table(
         missing = [name for name in columns or () if name not in column_names(path, remedy)]
         if missing:
             raise DamagedFile(path, f"it has no column {', '.join(missing)}", remedy)
-        with opened_by_library(path, remedy):
+        with translating_library_errors(path, remedy):
             tables.append(pq.read_table(path, columns=columns))
-    with opened_by_library(paths if isinstance(paths, Path) else paths[0].parent, remedy):
+    with translating_library_errors(paths if isinstance(paths, Path) else paths[0].parent, remedy):
         return pa.concat_tables(tables, promote_options="permissive")
 
 
@@ -99,7 +99,7 @@ def column_names(path: Path, remedy: str = RESTORE) -> list[str]:
     import pyarrow.parquet as pq
 
     check_file(path, remedy)
-    with opened_by_library(path, remedy):
+    with translating_library_errors(path, remedy):
         return list(pq.read_schema(path).names)
 
 
@@ -113,5 +113,5 @@ def read_tokenizer(folder: Path, remedy: str = RESTORE) -> Any:
         read_json(path, remedy=remedy)
     if (folder / "chat_template.jinja").exists():
         read_text(folder / "chat_template.jinja", remedy)
-    with opened_by_library(folder / "tokenizer.json", remedy):
+    with translating_library_errors(folder / "tokenizer.json", remedy):
         return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)

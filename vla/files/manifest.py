@@ -8,14 +8,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypedDict
 
-from vla.files.read import KEYS, DamagedFile, read_json
-from vla.files.write import write_json
+from vla.files.reading import KEYS, DamagedFile, read_json
+from vla.files.writing import write_json
 
 MANIFEST = "manifest.json"
 FORMAT = 1
 
 
-class Written(TypedDict):
+class FileRecord(TypedDict):
     """What was written into a file."""
 
     bytes: int
@@ -27,13 +27,16 @@ class Manifest(TypedDict):
 
     __pydantic_config__ = KEYS  # type: ignore[misc]
     format: int
-    files: dict[str, Written]
+    files: dict[str, FileRecord]
 
 
 def write_manifest(folder: Path, files: Iterable[Path], **more: Any) -> None:
     """Write `folder/manifest.json` about files under it; `more` stands beside."""
     written = {
-        file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": digest(file)}
+        file.relative_to(folder).as_posix(): {
+            "bytes": file.stat().st_size,
+            "sha256": file_sha256(file),
+        }
         for file in files
     }
     write_json(
@@ -55,12 +58,12 @@ def find_fault(folder: Path) -> str | None:
             return f"{name} is missing"
         if file.stat().st_size != written["bytes"]:
             return f"{name} has {file.stat().st_size} bytes, {written['bytes']} were written"
-        if digest(file) != written["sha256"]:
+        if file_sha256(file) != written["sha256"]:
             return f"{name} does not have the checksum that was written"
     return None
 
 
-def digest(file: Path) -> str:
+def file_sha256(file: Path) -> str:
     """The sha256 of a file's bytes."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()

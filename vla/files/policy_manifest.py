@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from vla.files.manifest import MANIFEST, find_fault, write_manifest
-from vla.files.read import DamagedFile
+from vla.files.reading import DamagedFile
 
 WEIGHTS = "model.safetensors"
 CHECKED = (WEIGHTS, "policy.json", "starts.json", "tokenizer/*")

@@ -27,12 +27,12 @@ PARAMETER = re.compile(
 """In an address that is a parameter of another, its signs are written as %3F, %26 and %3D."""
 
 
-def masked(text: str) -> str:
+def mask_secrets(text: str) -> str:
     """A text without the secrets of the addresses in it."""
-    return PARAMETER.sub(lambda found: found["name"] + MASK, ADDRESS.sub(without_user, text))
+    return PARAMETER.sub(lambda found: found["name"] + MASK, ADDRESS.sub(mask_user, text))
 
 
-def without_user(found: re.Match[str]) -> str:
+def mask_user(found: re.Match[str]) -> str:
     """An address without what stands before its host; a password may hold an unescaped slash."""
     rest = found["rest"]
     host = rest.partition("/")[0]
@@ -42,18 +42,16 @@ def without_user(found: re.Match[str]) -> str:
     return found["scheme"] + MASK + "@" + after + (rest[len(host) :] if "@" in host else "")
 
 
-def without_secrets(values: Any) -> Any:
+def mask_nested(values: Any) -> Any:
     """Plain values at any depth, every text in them masked."""
     if isinstance(values, str):
-        return masked(values)
+        return mask_secrets(values)
     if isinstance(values, Mapping):
-        return {key: without_secrets(value) for key, value in values.items()}
-    return (
-        [without_secrets(value) for value in values] if isinstance(values, list | tuple) else values
-    )
+        return {key: mask_nested(value) for key, value in values.items()}
+    return [mask_nested(value) for value in values] if isinstance(values, list | tuple) else values
 
 
-def masked_settings(values: Any, path: str = "") -> list[str]:
+def find_masked_settings(values: Any, path: str = "") -> list[str]:
     """The paths of settings that hold an address which was masked when they were saved."""
     if isinstance(values, str):
         return [path] if any(MASK in found["rest"] for found in ADDRESS.finditer(values)) else []
@@ -67,5 +65,5 @@ def masked_settings(values: Any, path: str = "") -> list[str]:
     return [
         found
         for key, value in items
-        for found in masked_settings(value, f"{path}.{key}" if path else str(key))
+        for found in find_masked_settings(value, f"{path}.{key}" if path else str(key))
     ]

@@ -18,8 +18,7 @@ from vla.build import resolve_device
 from vla.config import load
 from vla.config.robot import RobotConfig
 from vla.config.simulation import Simulation
-from vla.evaluate.settings import UNCHANGED, apart_from_training, settings_of
-from vla.evaluate.starts import StartManifest
+from vla.evaluation.checkpoint_settings import UNCHANGED, check_held_out, checkpoint_settings
 from vla.evaluation.films import film_examples
 from vla.evaluation.perturbation_sweep import (
     compare_with_nominal,
@@ -27,17 +26,23 @@ from vla.evaluation.perturbation_sweep import (
     measure_query_seconds,
 )
 from vla.evaluation.result import EvaluationResult, ResultComparison, compare_results
-from vla.files.write import write_atomically, write_json
-from vla.hub.pretrained import local_folder
-from vla.lerobot.checkpoints import DETERMINISTIC, declared, lerobot_folder, open_policy
-from vla.lerobot.places import placed_worlds
+from vla.evaluation.starts import StartManifest
+from vla.files.writing import write_atomically, write_json
+from vla.interop.hub.pretrained import local_folder
+from vla.interop.lerobot.checkpoints import (
+    DETERMINISTIC,
+    lerobot_folder,
+    open_policy,
+    read_checkpoint_spec,
+)
+from vla.interop.lerobot.episode_tracking import make_tracking_simulators
+from vla.pipelines.robot.pipeline import load_policy, start_manifest
+from vla.pipelines.robot.recordings import record_evaluation
 from vla.report.evaluation import comparison_page, evaluation_page
 from vla.rl.protocols import Observe
 from vla.simulator import MakeSimulator, Simulator
-from vla.stages.recordings import record_evaluation
-from vla.stages.robot import load_policy, start_manifest
-from vla.train.progress import Progress
-from vla.train.run_folder import circumstances, new_folder_of, plain
+from vla.training.progress import Progress
+from vla.training.run_folder import describe_environment, make_numbered_folder, to_plain
 from vla.types import Rollout
 
 
@@ -68,7 +73,7 @@ class LoadedCheckpoint:
 
     def held_out_starts(self) -> StartManifest:
         """The starts of the evaluation. Raises ValueError where training used one of them."""
-        return apart_from_training(start_manifest(self.config), self.path, self.config)
+        return check_held_out(start_manifest(self.config), self.path, self.config)
 
 
 def load_checkpoint(
@@ -80,7 +85,7 @@ def load_checkpoint(
     lerobot = lerobot_folder(folder)
     if lerobot is not None:
         return load_lerobot_checkpoint(lerobot, request, make_world)
-    config = settings_of(folder, request.settings)
+    config = checkpoint_settings(folder, request.settings)
     world = make_world(config.sim)
     policy, observe = load_policy(folder, config, world)
     sampled = policy.temperature
@@ -98,10 +103,10 @@ def load_lerobot_checkpoint(
     Raises ValueError where it was made for other cameras, states or actions than the simulator has,
     or does not have the requested decoding.
     """
-    declaration = declared(folder)
+    declaration = read_checkpoint_spec(folder)
     config = load([*declaration.settings(), *request.settings])
     assert isinstance(config, RobotConfig)
-    placed = placed_worlds(make_world)
+    placed = make_tracking_simulators(make_world)
     world: Any = placed(config.sim)
     declaration.check(world.action_spec, world.proprio_size)
     if declaration.dataset is None:
@@ -178,7 +183,7 @@ def compare_checkpoints(
         "b_against_a": tests,
         "starts": manifests[0].to_dict(),
     }
-    write_json(folder / "comparison.json", plain(comparison))
+    write_json(folder / "comparison.json", to_plain(comparison))
     page = comparison_page(one.results, two.results, tests, one.circumstances, two.circumstances)
     write_atomically(folder / "comparison.html", page)
     return folder
@@ -264,13 +269,13 @@ def evaluate_checkpoint(
         "checkpoint": str(checkpoint.path),
         "starts": starts.to_dict(),
         "seconds_per_query": seconds,
-        **circumstances(),
+        **describe_environment(),
     }
     evaluation = CheckpointEvaluation(results, compare_with_nominal(results), facts)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "policy.json", plain({"action_spec": checkpoint.world.action_spec}))
+    write_json(folder / "policy.json", to_plain({"action_spec": checkpoint.world.action_spec}))
     starts.save(folder / "starts.json")
-    write_json(folder / "evaluation.json", plain(evaluation))
+    write_json(folder / "evaluation.json", to_plain(evaluation))
     return evaluation
 
 
@@ -279,4 +284,4 @@ def new_folder(parent: Path) -> Path:
     parent.mkdir(parents=True, exist_ok=True)
     if parent.name != "evaluations":
         return parent
-    return new_folder_of(parent, f"{datetime.now():%Y%m%d-%H%M%S}")
+    return make_numbered_folder(parent, f"{datetime.now():%Y%m%d-%H%M%S}")

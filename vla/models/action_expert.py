@@ -22,7 +22,7 @@ from torch.nn import functional
 from transformers import DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from vla.models.readout import Readout
+from vla.models.plan_head import ActionReadout
 from vla.models.vlm import VisionLanguageModel
 from vla.types import Observation, map_rows
 
@@ -31,7 +31,7 @@ SHORTEST_PERIOD, LONGEST_PERIOD = 4e-3, 4.0
 
 
 @dataclass(frozen=True)
-class Context:
+class ExpertContext:
     """What the expert attends to, computed once a query: rotated keys and values of every layer,
     which tokens are there, the rotation at the places behind them, and the states of the queries.
     `plain` is the same without the label of an advantage, for classifier-free guidance.
@@ -42,7 +42,7 @@ class Context:
     visible: Bool[Tensor, "B T"]
     rotation: tuple[Float[Tensor, "B H e"], Float[Tensor, "B H e"]]
     states: Float[Tensor, "B H d"]
-    plain: Context | None = None
+    plain: ExpertContext | None = None
 
 
 class KeysAndValues(DynamicCache):
@@ -61,7 +61,7 @@ class KeysAndValues(DynamicCache):
         return key_states, value_states
 
 
-class Behind(DynamicCache):
+class AppendingCache(DynamicCache):
     """Puts what was read before each layer's new keys and values, and keeps nothing."""
 
     def __init__(self, keys: Float[Tensor, "l B g T e"], values: Float[Tensor, "l B g T e"]):
@@ -82,9 +82,9 @@ def allow_checkpoints(decoder: nn.Module) -> None:
             layer._can_checkpoint_with_cache = True
 
 
-def see(
+def build_prefix_cache(
     model: VisionLanguageModel,
-    readout: Readout,
+    readout: ActionReadout,
     prefix: Float[Tensor, "B P d"],
     observation: Observation,
 ) -> Float[Tensor, "B T D"]:
@@ -102,9 +102,9 @@ def see(
     return torch.cat([padded, packed], dim=2)
 
 
-def see_once(
+def build_prefix_cache_deduplicated(
     model: VisionLanguageModel,
-    readout: Readout,
+    readout: ActionReadout,
     prefix: Float[Tensor, "B P d"],
     observation: Observation,
 ) -> Float[Tensor, "B T D"]:
@@ -119,11 +119,11 @@ def see_once(
     first = torch.full((len(different),), len(seen), device=which.device)
     first = first.scatter_reduce(0, which, torch.arange(len(seen), device=which.device), "amin")
     blind = map_rows(replace(observation, images={}), lambda tensor: tensor[first])
-    return see(model, readout, prefix[first], blind)[which]
+    return build_prefix_cache(model, readout, prefix[first], blind)[which]
 
 
 @dataclass(frozen=True)
-class Read:
+class PrefixCache:
     """What `see` gave, taken apart: rotated keys and values of every layer, which tokens are there,
     and the states of the queries with the plan in them.
     """
@@ -133,10 +133,10 @@ class Read:
     visible: Bool[Tensor, "B T"]
     states: Float[Tensor, "B q d"]
 
-    def behind(self, model: VisionLanguageModel) -> Behind:
+    def behind(self, model: VisionLanguageModel) -> AppendingCache:
         """A cache for tokens that stand behind what was read, all of them in one call."""
         allow_checkpoints(model.backbone.model.get_decoder())
-        return Behind(self.keys, self.values)
+        return AppendingCache(self.keys, self.values)
 
     def growing(self) -> DynamicCache:
         """A cache for tokens that are written one after another."""
@@ -146,17 +146,17 @@ class Read:
         return cache
 
 
-def read_by(
+def prefix_cache_for(
     model: VisionLanguageModel,
-    readout: Readout,
+    readout: ActionReadout,
     seen: Float[Tensor, "B T D"],
     observation: Observation,
-    insulate: bool = False,
-) -> Read:
-    """What `see` gave, for a head to attend to. With `insulate` the head's gradient ends here
+    stop_gradient_to_vlm: bool = False,
+) -> PrefixCache:
+    """What `see` gave, for a head to attend to. With `stop_gradient_to_vlm` the head's gradient ends here
     (knowledge insulation, Driess et al. 2025).
     """
-    seen = seen.detach() if insulate else seen
+    seen = seen.detach() if stop_gradient_to_vlm else seen
     mask, num_queries, heads = observation.token_mask, len(readout.queries), model.backbone.heads
     hidden, rest = seen[:, -num_queries:, : model.width], seen[..., model.width :]
     both = rest.unflatten(2, (2, heads.num_layers, heads.num_key_value_heads, heads.size)).permute(
@@ -165,23 +165,28 @@ def read_by(
     num_prefix = seen.shape[1] - mask.shape[1] - num_queries
     visible = torch.ones(seen.shape[:2], dtype=torch.bool, device=mask.device)
     visible[:, num_prefix : num_prefix + mask.shape[1]] = mask
-    return Read(both[0], both[1], visible, readout.interpret(model, hidden, observation, insulate))
+    return PrefixCache(
+        both[0],
+        both[1],
+        visible,
+        readout.interpret(model, hidden, observation, stop_gradient_to_vlm),
+    )
 
 
-def context_of(
+def unpack_prefix_cache(
     model: VisionLanguageModel,
-    readout: Readout,
+    readout: ActionReadout,
     seen: Float[Tensor, "B T D"],
     observation: Observation,
-    insulate: bool = False,
-) -> Context:
+    stop_gradient_to_vlm: bool = False,
+) -> ExpertContext:
     """What the expert attends to, from what `see` gave."""
-    read = read_by(model, readout, seen, observation, insulate)
+    read = prefix_cache_for(model, readout, seen, observation, stop_gradient_to_vlm)
     positions = read.visible.sum(1, keepdim=True) + torch.arange(
         len(readout.queries), device=seen.device
     )
     rotation = model.backbone.rotation(positions, read.states)
-    return Context(read.keys, read.values, read.visible, rotation, read.states)
+    return ExpertContext(read.keys, read.values, read.visible, rotation, read.states)
 
 
 class ActionExpert(nn.Module):
@@ -213,11 +218,11 @@ class ActionExpert(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(
-        self, noised: Float[Tensor, "B S H a"], time: Float[Tensor, "B S"], context: Context
+        self, noised: Float[Tensor, "B S H a"], time: Float[Tensor, "B S"], context: ExpertContext
     ) -> tuple[Float[Tensor, "B S H a"], Float[Tensor, "B S H a"]]:
         samples, steps = noised.shape[1:3]
         hidden = self.enter(noised) + self.place + self.read(context.states)[:, None]
-        condition = self.time(waves(time, self.width))[:, :, None]
+        condition = self.time(sinusoidal_embedding(time, self.width))[:, :, None]
         rotation = tuple(part.repeat(1, samples, 1)[:, None] for part in context.rotation)
         block = torch.arange(samples, device=noised.device).repeat_interleave(steps)
         own = (block[:, None] == block).expand(len(noised), -1, -1)
@@ -306,7 +311,7 @@ def rotate(
     return heads * cos + torch.cat([-second, first], dim=-1) * sin
 
 
-def waves(time: Float[Tensor, "*rows"], width: int) -> Float[Tensor, "*rows w"]:
+def sinusoidal_embedding(time: Float[Tensor, "*rows"], width: int) -> Float[Tensor, "*rows w"]:
     """Sines and cosines of a time in [0, 1], their periods spaced evenly in their logarithm."""
     share = torch.linspace(0, 1, width // 2, device=time.device)
     period = SHORTEST_PERIOD * (LONGEST_PERIOD / SHORTEST_PERIOD) ** share

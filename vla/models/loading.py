@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vla.files.manifest import MANIFEST, find_fault
-from vla.files.read import DamagedFile, short
+from vla.files.reading import DamagedFile, short_message
 
 BACKBONE = "model.backbone.repository"
 REMEDY = "copy or fetch it again, or give another one"
@@ -26,7 +26,7 @@ def load_pretrained(kind: Any, name: str, setting: str, **options: Any) -> Any:
         )
     except Exception as error:  # readers of every format raise errors of their own
         raise ValueError(
-            f"{setting} ({name}) cannot be loaded: {short(error)}; {REMEDY}"
+            f"{setting} ({name}) cannot be loaded: {short_message(error)}; {REMEDY}"
         ) from error
     if not is_model:
         return found

@@ -82,7 +82,7 @@ class VisionEncoder(nn.Module):
                 pixels, (self.pixels, self.pixels), mode="bilinear", align_corners=False
             )
         pixels = pixels.div(self.pixel_std.to(dtype)).sub(self.pixel_shift.to(dtype))
-        return tokens_of(self.model, pixels.contiguous(memory_format=torch.channels_last))
+        return patch_tokens(self.model, pixels.contiguous(memory_format=torch.channels_last))
 
     def train(self, mode: bool = True) -> VisionEncoder:
         """Batch normalisation keeps the statistics it was trained with: a picture's features depend
@@ -94,7 +94,7 @@ class VisionEncoder(nn.Module):
         return self
 
 
-def tokens_of(model: nn.Module, pixels: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B p d"]:
+def patch_tokens(model: nn.Module, pixels: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B p d"]:
     """The patch features of any timm model: tokens without the prefix, or the cells of a map."""
     features: Tensor = model.forward_features(pixels)  # type: ignore[operator]
     if features.ndim == 4:
@@ -135,8 +135,8 @@ def hub_vit(name: str, image_size: int, pretrained: bool) -> VisionEncoder:
     weights."""
     import timm
 
-    config = tower_config(name, pretrained)
-    arguments, pixels = tower_arguments(name, config, image_size)
+    config = timm_config(name, pretrained)
+    arguments, pixels = timm_arguments(name, config, image_size)
     model = timm.create_model(name, pretrained=pretrained, num_classes=0, **arguments)
     return VisionEncoder(model, image_size, config.mean, config.std, pixels)
 
@@ -148,12 +148,12 @@ def check_tower(name: str, image_size: int, pretrained: bool) -> None:
     """
     import timm
 
-    config = tower_config(name, pretrained)
+    config = timm_config(name, pretrained)
     try:
         with torch.device("meta"):
-            arguments, pixels = tower_arguments(name, config, image_size)
+            arguments, pixels = timm_arguments(name, config, image_size)
             model = timm.create_model(name, pretrained=False, num_classes=0, **arguments).eval()
-            found = tokens_of(model, torch.zeros(1, 3, pixels, pixels))
+            found = patch_tokens(model, torch.zeros(1, 3, pixels, pixels))
     except (TypeError, AttributeError, AssertionError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
@@ -168,7 +168,7 @@ def check_tower(name: str, image_size: int, pretrained: bool) -> None:
         )
 
 
-def tower_config(name: str, pretrained: bool) -> Any:
+def timm_config(name: str, pretrained: bool) -> Any:
     """What timm knows of a model: mean and standard deviation of its pixels, whether its size is
     fixed.
 
@@ -206,7 +206,7 @@ def tower_config(name: str, pretrained: bool) -> Any:
     return config
 
 
-def tower_arguments(name: str, config: Any, image_size: int) -> tuple[dict[str, Any], int]:
+def timm_arguments(name: str, config: Any, image_size: int) -> tuple[dict[str, Any], int]:
     """What makes a model take pictures of a size, and the pixels that it is then given: whole
     patches of them."""
     import timm

@@ -23,10 +23,10 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
+from vla.models.action_queries import ActionQueries
 from vla.models.backbone import Backbone
-from vla.models.existing import ExistingVision
+from vla.models.pretrained_vlm import PretrainedVision
 from vla.models.projector import mlp_projector
-from vla.models.queries import QueryHead
 from vla.models.vision import VisionEncoder
 from vla.models.vocabulary import NUM_ACTION_IDS, NUM_LOCATIONS, action_ids, location_ids
 from vla.types import Observation
@@ -91,11 +91,11 @@ class VisionLanguageModel(nn.Module):
 
     def __init__(
         self,
-        vision: VisionEncoder | ExistingVision,
+        vision: VisionEncoder | PretrainedVision,
         backbone: Backbone,
         cameras: tuple[str, ...],
         proprio_size: int,
-        plan: QueryHead | None = None,
+        plan: ActionQueries | None = None,
     ):
         super().__init__()
         if plan is not None and location_ids(backbone.vocabulary_size).start < 0:
@@ -157,10 +157,10 @@ class VisionLanguageModel(nn.Module):
 
     def prefix(self, observation: Observation) -> Float[Tensor, "B P d"]:
         """Embeddings of what is seen and felt, before the language model."""
-        felt = self.proprio_projector(self.felt(observation))
+        felt = self.proprio_projector(self.normalized_proprio(observation))
         return torch.cat([self.image_tokens(observation.images), felt[:, None]], dim=1)
 
-    def felt(self, observation: Observation) -> Float[Tensor, "B s"]:
+    def normalized_proprio(self, observation: Observation) -> Float[Tensor, "B s"]:
         """Proprioception, normalised."""
         if observation.proprio is None:
             raise ValueError("the model takes proprioception and the observation has none")

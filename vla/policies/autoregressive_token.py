@@ -18,8 +18,15 @@ from torch import Tensor, nn
 from vla.actions.bins import ActionBins
 from vla.models.backbone import Backbone
 from vla.models.vlm import VisionLanguageModel, attention_mask, text_positions
-from vla.policies.head import Draws, DrawScores, Reading
-from vla.policies.token import add_plan, claim_ids, draw_ids, make_queries, restrict, score_ids
+from vla.policies.head import Draws, DrawScores, HeadInput
+from vla.policies.token import (
+    add_plan,
+    draw_ids,
+    make_queries,
+    reserve_action_ids,
+    restrict_to_valid,
+    score_ids,
+)
 from vla.policies.traits import Cache
 from vla.types import Observation, Trace
 
@@ -47,7 +54,7 @@ class AutoregressiveTokenHead(nn.Module):
         self.bins = bins
         self.chunk = chunk
         self.temperature = temperature
-        self.first_id = claim_ids(model, bins, temperature)
+        self.first_id = reserve_action_ids(model, bins, temperature)
         self.head, self.reader = make_queries(model, 1, bins.num_active)
         self.register_buffer("valid", bins.valid(), persistent=False)
 
@@ -72,12 +79,12 @@ class AutoregressiveTokenHead(nn.Module):
     ) -> Prompt:
         return Prompt(perceived, observation)
 
-    def summarize(self, reading: Reading[Prompt]) -> Float[Tensor, "B d"]:
+    def summarize(self, reading: HeadInput[Prompt]) -> Float[Tensor, "B d"]:
         prefix = reading.context.prefix
         start = torch.zeros(len(prefix), 1, dtype=torch.long, device=prefix.device)
         return self._teacher_forced(reading.model, reading.context, start)[1]
 
-    def score(self, reading: Reading[Prompt], trace: Trace) -> DrawScores:
+    def score(self, reading: HeadInput[Prompt], trace: Trace) -> DrawScores:
         distribution, state = self._teacher_forced(reading.model, reading.context, trace["ids"])
         return DrawScores(*score_ids(distribution, trace["ids"]), state)
 
@@ -123,7 +130,7 @@ class AutoregressiveTokenHead(nn.Module):
         first = add_plan(self.reader, model, hidden[:, :1], observation)
         states = hidden + (first - hidden[:, :1])
         logits = self._logits(model, states)
-        return restrict(logits, self.valid, self.temperature), first[:, 0]
+        return restrict_to_valid(logits, self.valid, self.temperature), first[:, 0]
 
     def _logits(
         self, model: VisionLanguageModel, hidden: Float[Tensor, "B l d"], first_draw: int = 0
@@ -133,7 +140,7 @@ class AutoregressiveTokenHead(nn.Module):
         dimensions = self.head.dimensions[draws % self.bins.num_active].expand_as(hidden)
         return model.backbone.logits(self.head.mix(hidden, dimensions), self.first_id)
 
-    def draw(self, reading: Reading[Prompt], greedy: bool) -> Draws:
+    def draw(self, reading: HeadInput[Prompt], greedy: bool) -> Draws:
         """Token after token; the cache holds the keys and values of everything before it."""
         model, prompt = reading.model, reading.context
         backbone, mask, prefix = model.backbone, prompt.observation.token_mask, prompt.prefix

@@ -11,7 +11,7 @@ diffusion.
                    trace keeps, stands for its log-probability (L = 1): FPO (McAllister et al. 2025), a surrogate
 
 The first three are exact: the log-probability of the Gaussian steps that the trace holds. Only the
-last `drawn_steps` of the chain may be draws (DPPO's K'): where an observation leaves little doubt,
+last `num_stochastic_steps` of the chain may be draws (DPPO's K'): where an observation leaves little doubt,
 what was drawn early is gone at the end, and a draw without consequence is noise in a gradient. The
 prefix and the language model are computed once a decision, however many steps there are.
 
@@ -30,16 +30,23 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from vla.actions.fast import FastCode, farthest_of, fit_fast
+from vla.actions.action_range import FARTHEST, describe_widened_scales
+from vla.actions.fast import FastCode, fit_fast, max_normalized_value
+from vla.actions.generative_process import GenerativeProcess, gaussian_entropy, gaussian_logprob
 from vla.actions.normalize import ActionNormalizer, fit_normalizer
-from vla.actions.process import Process, gaussian_entropy, gaussian_logprob
-from vla.actions.spread import FARTHEST, widened_scales
-from vla.finite import check_finite
-from vla.models.action_expert import ActionExpert, Context, context_of, read_by, see, see_once
-from vla.models.readout import Readout
+from vla.finite_checks import check_finite
+from vla.models.action_expert import (
+    ActionExpert,
+    ExpertContext,
+    build_prefix_cache,
+    build_prefix_cache_deduplicated,
+    prefix_cache_for,
+    unpack_prefix_cache,
+)
+from vla.models.plan_head import ActionReadout
 from vla.models.vlm import VisionLanguageModel
 from vla.policies.fast import make_writer, score_tokens
-from vla.policies.head import Draws, DrawScores, Reading
+from vla.policies.head import Draws, DrawScores, HeadInput
 from vla.policies.traits import Cache
 from vla.types import Observation, Trace
 
@@ -50,7 +57,7 @@ SURROGATE_LIMIT = 3.0
 
 @dataclass(frozen=True)
 class DenoisingSettings:
-    """`samples` noise draws a frame in supervised training, and of a surrogate. With `insulate` the
+    """`samples` noise draws a frame in supervised training, and of a surrogate. With `stop_gradient_to_vlm` the
     expert's gradient does not reach the language model, which learns actions from the cross-entropy
     of compressed tokens instead, by `token_weight` (knowledge insulation, Driess et al. 2025).
     Learned noise lies between `min_noise` and `max_noise`.
@@ -60,9 +67,9 @@ class DenoisingSettings:
     width: int
     intermediate: int
     exploration: Exploration
-    drawn_steps: int
+    num_stochastic_steps: int
     samples: int
-    insulate: bool
+    stop_gradient_to_vlm: bool
     min_noise: float = 0.1
     max_noise: float = 0.1
     token_weight: float = 0.0
@@ -80,7 +87,7 @@ class DenoisingHead(nn.Module):
     def __init__(
         self,
         model: VisionLanguageModel,
-        process: Process,
+        process: GenerativeProcess,
         normalizer: ActionNormalizer,
         settings: DenoisingSettings,
         code: FastCode | None = None,
@@ -90,9 +97,9 @@ class DenoisingHead(nn.Module):
             raise ValueError(
                 f"policy.min_noise ({settings.min_noise}) must not exceed policy.max_noise ({settings.max_noise})"
             )
-        if not 1 <= settings.drawn_steps <= process.num_steps:
+        if not 1 <= settings.num_stochastic_steps <= process.num_steps:
             raise ValueError(
-                f"policy.drawn_steps ({settings.drawn_steps}) must lie between 1 and policy.num_steps "
+                f"policy.num_stochastic_steps ({settings.num_stochastic_steps}) must lie between 1 and policy.num_steps "
                 f"({process.num_steps}): so many of the last steps may be draws"
             )
         self.process = process
@@ -102,7 +109,7 @@ class DenoisingHead(nn.Module):
         self.code = code
         needs_writer = code is not None and settings.token_weight != 0
         self.writer = make_writer(model, code) if needs_writer else None
-        self.readout = Readout(model, settings.chunk)
+        self.readout = ActionReadout(model, settings.chunk)
         self.expert = ActionExpert(
             model, settings.chunk, normalizer.num_active, settings.width, settings.intermediate
         )
@@ -119,12 +126,12 @@ class DenoisingHead(nn.Module):
     @property
     def num_draws(self) -> int:
         single = self.settings.exploration in ("one_step", "matching")
-        return 1 if single else self.settings.drawn_steps
+        return 1 if single else self.settings.num_stochastic_steps
 
     @property
     def _first_drawn(self) -> int:
         """The first step of the chain that may be a draw."""
-        return self.process.num_steps - self.settings.drawn_steps
+        return self.process.num_steps - self.settings.num_stochastic_steps
 
     def perceive(
         self,
@@ -134,22 +141,26 @@ class DenoisingHead(nn.Module):
         dedup: bool,
     ) -> Float[Tensor, "B T D"]:
         """States of the queries, and the keys and values of everything before them."""
-        return (see_once if dedup else see)(model, self.readout, prefix, observation)
+        return (build_prefix_cache_deduplicated if dedup else build_prefix_cache)(
+            model, self.readout, prefix, observation
+        )
 
     def interpret(
         self,
         model: VisionLanguageModel,
         perceived: Float[Tensor, "B T D"],
         observation: Observation,
-    ) -> Context:
-        return context_of(model, self.readout, perceived, observation, self.settings.insulate)
+    ) -> ExpertContext:
+        return unpack_prefix_cache(
+            model, self.readout, perceived, observation, self.settings.stop_gradient_to_vlm
+        )
 
-    def summarize(self, reading: Reading[Context]) -> Float[Tensor, "B d"]:
+    def summarize(self, reading: HeadInput[ExpertContext]) -> Float[Tensor, "B d"]:
         return reading.context.states.mean(1)
 
     def predict(
         self,
-        reading: Reading[Context],
+        reading: HeadInput[ExpertContext],
         state: Float[Tensor, "B S H a"],
         time: Float[Tensor, "B S"],
     ) -> tuple[Float[Tensor, "B S H a"], Float[Tensor, "B S H a"]]:
@@ -172,7 +183,7 @@ class DenoisingHead(nn.Module):
             return self.process.move(step, state, prediction), spread
         return self.process.transition(step, state, prediction)
 
-    def draw(self, reading: Reading[Context], greedy: bool) -> Draws:
+    def draw(self, reading: HeadInput[ExpertContext], greedy: bool) -> Draws:
         """Greedy: from no noise, without noise."""
         start = self._start(reading, greedy)
         if self.settings.exploration == "matching":
@@ -188,7 +199,7 @@ class DenoisingHead(nn.Module):
             summary=self.summarize(reading),
         )
 
-    def _start(self, reading: Reading[Context], greedy: bool) -> Float[Tensor, "B H a"]:
+    def _start(self, reading: HeadInput[ExpertContext], greedy: bool) -> Float[Tensor, "B H a"]:
         """Noise at the head of the chain. Decisions of one state share it: it is no draw of the
         policy, and where it differed, so would what is compared."""
         states = reading.context.states
@@ -207,7 +218,7 @@ class DenoisingHead(nn.Module):
         return torch.arange(first, last, device=device).expand(rows, -1)
 
     def _denoise(
-        self, state: Float[Tensor, "B H a"], reading: Reading[Context], greedy: bool
+        self, state: Float[Tensor, "B H a"], reading: HeadInput[ExpertContext], greedy: bool
     ) -> tuple[Float[Tensor, "B H a"], dict[str, Tensor], Float[Tensor, "B L"]]:
         """Walk the chain: its end, the steps that are draws with the states around them, and their
         log-probs."""
@@ -234,7 +245,7 @@ class DenoisingHead(nn.Module):
         return state, trace, torch.stack(logprobs, dim=1)[rows, steps]
 
     def _match(
-        self, state: Float[Tensor, "B H a"], reading: Reading[Context]
+        self, state: Float[Tensor, "B H a"], reading: HeadInput[ExpertContext]
     ) -> tuple[Float[Tensor, "B H a"], dict[str, Tensor], Float[Tensor, "B 1"]]:
         """Walk the chain without noise, and keep the noise and times of the surrogate."""
         for k, time in enumerate(self.times):
@@ -249,7 +260,7 @@ class DenoisingHead(nn.Module):
         trace["surrogate"] = self._surrogate(trace, reading)
         return state, trace, trace["surrogate"]
 
-    def _surrogate(self, trace: Trace, reading: Reading[Context]) -> Float[Tensor, "B 1"]:
+    def _surrogate(self, trace: Trace, reading: HeadInput[ExpertContext]) -> Float[Tensor, "B 1"]:
         """Minus the loss of matching, summed over a chunk's numbers, a mean over the kept noise and
         times."""
         noised, target = self.process.corrupt(
@@ -258,7 +269,7 @@ class DenoisingHead(nn.Module):
         prediction, _ = self.predict(reading, noised, trace["time"])
         return -(prediction - target).square().sum((-1, -2)).mean(1, keepdim=True)
 
-    def score(self, reading: Reading[Context], trace: Trace) -> DrawScores:
+    def score(self, reading: HeadInput[ExpertContext], trace: Trace) -> DrawScores:
         """There is an entropy only where the policy can change it: with learned noise."""
         summary = self.summarize(reading)
         if self.settings.exploration == "matching":
@@ -289,7 +300,7 @@ class DenoisingHead(nn.Module):
         control step. Several draws of noise share one pass of the language model, which costs more
         than all of them.
         """
-        reading = Reading(model, self.interpret(model, perceived, observation))
+        reading = HeadInput(model, self.interpret(model, perceived, observation))
         clean = self.normalizer.encode(actions)[:, None]
         shape = (len(actions), self.settings.samples)
         noise = torch.randn(*shape, *clean.shape[2:], device=clean.device)
@@ -299,7 +310,7 @@ class DenoisingHead(nn.Module):
         terms = (prediction - target).square().mean((1, 3))
         if self.writer is None or not trains_model:
             return terms, action_mask
-        read = read_by(model, self.readout, perceived, observation)  # without insulation
+        read = prefix_cache_for(model, self.readout, perceived, observation)  # without insulation
         ids, there = self.code.encode(actions)
         logprobs, _ = score_tokens(self.writer, model, read, ids, there, 1.0)
         # A token concerns all control steps: only chunks count that are to be imitated whole.
@@ -340,13 +351,15 @@ def denoising_code_notes(
 ) -> list[str]:
     """Sentences about dimensions whose scale is widened."""
     if isinstance(code, FastCode):
-        return widened_scales(frames, names, farthest_of(num_tokens, code.scale, code.chunk))
-    return widened_scales(frames, names, FARTHEST)
+        return describe_widened_scales(
+            frames, names, max_normalized_value(num_tokens, code.scale, code.chunk)
+        )
+    return describe_widened_scales(frames, names, FARTHEST)
 
 
 def make_denoising_head(
     model: VisionLanguageModel,
-    process: Process,
+    process: GenerativeProcess,
     settings: DenoisingSettings,
     code: ActionNormalizer | FastCode,
 ) -> DenoisingHead:

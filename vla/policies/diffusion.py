@@ -46,21 +46,21 @@ class DiffusionSettings:
     num_steps: Few
     num_train_steps: Few
     prediction: Literal["epsilon", "sample", "v_prediction"]
-    drawn_steps: Few
+    num_stochastic_steps: Few
     min_std: Positive
     clip: Positive
     width: Even
     intermediate: Size
     samples: Few
-    insulate: bool
+    stop_gradient_to_vlm: bool
     token_weight: NonNegative
     num_tokens: ActionTokens
     token_scale: Positive
 
     def __post_init__(self) -> None:
-        if self.drawn_steps > self.num_steps:
+        if self.num_stochastic_steps > self.num_steps:
             raise ValueError(
-                f"drawn_steps ({self.drawn_steps}) is more than num_steps ({self.num_steps}): the "
+                f"num_stochastic_steps ({self.num_stochastic_steps}) is more than num_steps ({self.num_steps}): the "
                 "chain has no more to draw"
             )
         if self.num_train_steps % self.num_steps:
@@ -103,9 +103,9 @@ class DiffusionSettings:
             width=self.width,
             intermediate=self.intermediate,
             exploration="all_steps",
-            drawn_steps=self.drawn_steps,
+            num_stochastic_steps=self.num_stochastic_steps,
             samples=self.samples,
-            insulate=self.insulate,
+            stop_gradient_to_vlm=self.stop_gradient_to_vlm,
             token_weight=self.token_weight,
         )
         return make_denoising_head(model, process, settings, code)

@@ -19,13 +19,18 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from vla.actions.fast import FastCode, farthest_of, fit_fast
-from vla.actions.spread import widened_scales
-from vla.models.action_expert import Read, read_by, see, see_once
-from vla.models.readout import Readout
-from vla.models.token_writer import TokenWriter
+from vla.actions.action_range import describe_widened_scales
+from vla.actions.fast import FastCode, fit_fast, max_normalized_value
+from vla.models.action_expert import (
+    PrefixCache,
+    build_prefix_cache,
+    build_prefix_cache_deduplicated,
+    prefix_cache_for,
+)
+from vla.models.fast_decoder import FastDecoder
+from vla.models.plan_head import ActionReadout
 from vla.models.vlm import VisionLanguageModel
-from vla.policies.head import Draws, DrawScores, Reading
+from vla.policies.head import Draws, DrawScores, HeadInput
 from vla.policies.token import draw_ids
 from vla.policies.traits import Cache
 from vla.ranges import ActionTokens, Few, InstructionLength, Positive, Temperature
@@ -52,8 +57,8 @@ class FastSettings:
         return FastCode.from_dict(dict(values))
 
     def code_notes(self, code: Any, frames: np.ndarray, names: Sequence[str]) -> list[str]:
-        farthest = farthest_of(self.num_tokens, code.scale, code.chunk)
-        return widened_scales(frames, names, farthest)
+        farthest = max_normalized_value(self.num_tokens, code.scale, code.chunk)
+        return describe_widened_scales(frames, names, farthest)
 
     def make_head(self, model: VisionLanguageModel, code: FastCode) -> FastHead:
         return FastHead(model, code, self.temperature)
@@ -73,7 +78,7 @@ class FastHead(nn.Module):
         self.code = code
         self.temperature = temperature
         self.chunk = code.chunk
-        self.readout = Readout(model, code.chunk)
+        self.readout = ActionReadout(model, code.chunk)
         self.writer = make_writer(model, code)
 
     @property
@@ -88,20 +93,22 @@ class FastHead(nn.Module):
         dedup: bool,
     ) -> Float[Tensor, "B T D"]:
         """States of the queries, and the keys and values of everything before them."""
-        return (see_once if dedup else see)(model, self.readout, prefix, observation)
+        return (build_prefix_cache_deduplicated if dedup else build_prefix_cache)(
+            model, self.readout, prefix, observation
+        )
 
     def interpret(
         self,
         model: VisionLanguageModel,
         perceived: Float[Tensor, "B T D"],
         observation: Observation,
-    ) -> Read:
-        return read_by(model, self.readout, perceived, observation)
+    ) -> PrefixCache:
+        return prefix_cache_for(model, self.readout, perceived, observation)
 
-    def summarize(self, reading: Reading[Read]) -> Float[Tensor, "B d"]:
+    def summarize(self, reading: HeadInput[PrefixCache]) -> Float[Tensor, "B d"]:
         return reading.context.states.mean(1)
 
-    def draw(self, reading: Reading[Read], greedy: bool) -> Draws:
+    def draw(self, reading: HeadInput[PrefixCache], greedy: bool) -> Draws:
         draw = partial(draw_ids, greedy=greedy)
         ids, there, logprobs = self.writer.write(
             reading.model, reading.context, self.temperature, draw
@@ -114,7 +121,7 @@ class FastHead(nn.Module):
             summary=self.summarize(reading),
         )
 
-    def score(self, reading: Reading[Read], trace: Trace) -> DrawScores:
+    def score(self, reading: HeadInput[PrefixCache], trace: Trace) -> DrawScores:
         """0 where nothing was drawn."""
         logprobs, entropy = score_tokens(
             self.writer,
@@ -148,15 +155,15 @@ class FastHead(nn.Module):
         yield self.writer.begin
 
 
-def make_writer(model: VisionLanguageModel, code: FastCode) -> TokenWriter:
+def make_writer(model: VisionLanguageModel, code: FastCode) -> FastDecoder:
     """A decoder of the tokens of `code`."""
-    return TokenWriter(model, code.chunk, code.expansions, code.num_symbols)
+    return FastDecoder(model, code.chunk, code.expansions, code.num_symbols)
 
 
 def score_tokens(
-    writer: TokenWriter,
+    writer: FastDecoder,
     model: VisionLanguageModel,
-    read: Read,
+    read: PrefixCache,
     ids: Int[Tensor, "B L"],
     there: Bool[Tensor, "B L"],
     temperature: float,

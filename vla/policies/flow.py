@@ -35,7 +35,7 @@ class FlowSettings:
     instruction_length: InstructionLength
     num_steps: Few
     exploration: Literal["one_step", "all_steps", "learned_noise", "matching"]
-    drawn_steps: Few
+    num_stochastic_steps: Few
     noise_level: Positive
     min_noise: Positive
     max_noise: Positive
@@ -44,7 +44,7 @@ class FlowSettings:
     samples: Few
     time_alpha: Positive
     time_beta: Positive
-    insulate: bool
+    stop_gradient_to_vlm: bool
     token_weight: NonNegative
     num_tokens: ActionTokens
     token_scale: Positive
@@ -54,9 +54,9 @@ class FlowSettings:
             raise ValueError(
                 f"min_noise ({self.min_noise}) must not exceed max_noise ({self.max_noise}): swap them"
             )
-        if self.drawn_steps > self.num_steps:
+        if self.num_stochastic_steps > self.num_steps:
             raise ValueError(
-                f"drawn_steps ({self.drawn_steps}) is more than num_steps ({self.num_steps}): the "
+                f"num_stochastic_steps ({self.num_stochastic_steps}) is more than num_steps ({self.num_steps}): the "
                 "chain has no more to draw"
             )
 
@@ -66,7 +66,7 @@ class FlowSettings:
             "one_step": ("min_noise", "max_noise"),
             "all_steps": ("min_noise", "max_noise"),
             "learned_noise": ("noise_level",),
-            "matching": ("min_noise", "max_noise", "noise_level", "drawn_steps"),
+            "matching": ("min_noise", "max_noise", "noise_level", "num_stochastic_steps"),
         }
         found = {} if self.token_weight else {"token_weight": ("num_tokens", "token_scale")}
         return {**found, "exploration": ignored[self.exploration]}
@@ -89,9 +89,9 @@ class FlowSettings:
             width=self.width,
             intermediate=self.intermediate,
             exploration=self.exploration,
-            drawn_steps=self.drawn_steps,
+            num_stochastic_steps=self.num_stochastic_steps,
             samples=self.samples,
-            insulate=self.insulate,
+            stop_gradient_to_vlm=self.stop_gradient_to_vlm,
             min_noise=self.min_noise,
             max_noise=self.max_noise,
             token_weight=self.token_weight,

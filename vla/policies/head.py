@@ -28,7 +28,7 @@ C = TypeVar("C")
 
 
 @dataclass(frozen=True)
-class Reading(Generic[C]):
+class HeadInput(Generic[C]):
     """Input of a head's decisions: `context` is its interpretation of what the model perceived.
 
     `plain` is the same without the advantage label (None: no guidance). `rows` is the row of the
@@ -116,13 +116,13 @@ class Head(Protocol[C]):
         """The context of decisions: what was perceived, with the plan and the label in it."""
         ...
 
-    def summarize(self, reading: Reading[C]) -> Float[Tensor, "S d"]:
+    def summarize(self, reading: HeadInput[C]) -> Float[Tensor, "S d"]:
         """Input of the value head."""
         ...
 
-    def draw(self, reading: Reading[C], greedy: bool) -> Draws: ...
+    def draw(self, reading: HeadInput[C], greedy: bool) -> Draws: ...
 
-    def score(self, reading: Reading[C], trace: Trace) -> DrawScores: ...
+    def score(self, reading: HeadInput[C], trace: Trace) -> DrawScores: ...
 
     def imitation_terms(
         self,

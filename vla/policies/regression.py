@@ -19,12 +19,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from vla.actions.action_range import FARTHEST, describe_widened_scales
 from vla.actions.normalize import ActionNormalizer, fit_normalizer
-from vla.actions.spread import FARTHEST, widened_scales
-from vla.finite import check_finite
-from vla.models.readout import Readout
+from vla.finite_checks import check_finite
+from vla.models.plan_head import ActionReadout
 from vla.models.vlm import VisionLanguageModel
-from vla.policies.head import Draws, DrawScores, Reading
+from vla.policies.head import Draws, DrawScores, HeadInput
 from vla.policies.traits import Cache
 from vla.ranges import Few, InstructionLength, Positive, Temperature
 from vla.types import Observation, Trace
@@ -49,7 +49,7 @@ class RegressionSettings:
         return ActionNormalizer.from_dict(dict(values))
 
     def code_notes(self, code: Any, frames: np.ndarray, names: Sequence[str]) -> list[str]:
-        return widened_scales(frames, names, FARTHEST)
+        return describe_widened_scales(frames, names, FARTHEST)
 
     def make_head(self, model: VisionLanguageModel, code: ActionNormalizer) -> RegressionHead:
         return RegressionHead(model, code, self.chunk, self.min_scale, self.temperature)
@@ -78,7 +78,7 @@ class RegressionHead(nn.Module):
         self.chunk = chunk
         self.min_scale = min_scale
         self.temperature = temperature
-        self.readout = Readout(model, chunk)
+        self.readout = ActionReadout(model, chunk)
         values = normalizer.num_active
         self.head = nn.Sequential(
             nn.LayerNorm(model.width),
@@ -117,7 +117,7 @@ class RegressionHead(nn.Module):
     ) -> Float[Tensor, "B H d"]:
         return self.readout.interpret(model, perceived, observation)
 
-    def summarize(self, reading: Reading[Tensor]) -> Float[Tensor, "S d"]:
+    def summarize(self, reading: HeadInput[Tensor]) -> Float[Tensor, "S d"]:
         return reading.context.mean(1)
 
     def _score(
@@ -129,10 +129,10 @@ class RegressionHead(nn.Module):
         logprobs = -(drawn - means).abs() / scale - normaliser
         return logprobs.flatten(1), (1 + normaliser).expand_as(drawn).flatten(1)
 
-    def _means(self, reading: Reading[Tensor]) -> Float[Tensor, "B H a"]:
+    def _means(self, reading: HeadInput[Tensor]) -> Float[Tensor, "B H a"]:
         return reading.per_decision(reading.guided(self.head(reading.context), self.head))
 
-    def draw(self, reading: Reading[Tensor], greedy: bool) -> Draws:
+    def draw(self, reading: HeadInput[Tensor], greedy: bool) -> Draws:
         """Greedy: the prediction itself."""
         means = self._means(reading)
         drawn = means if greedy else means + self.scale * self.temperature * draw_laplace(means)
@@ -146,7 +146,7 @@ class RegressionHead(nn.Module):
             summary=self.summarize(reading),
         )
 
-    def score(self, reading: Reading[Tensor], trace: Trace) -> DrawScores:
+    def score(self, reading: HeadInput[Tensor], trace: Trace) -> DrawScores:
         means = self._means(reading)
         return DrawScores(*self._score(trace["drawn"], means), self.summarize(reading))
 

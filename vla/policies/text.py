@@ -9,26 +9,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vla.data.packing import PackedRows, pack_completions
-from vla.decoding.beam import beam_search
-from vla.decoding.causal import (
+from vla.data.prefix_tree import PackedRows, pack_completions
+from vla.finite_checks import check_finite
+from vla.generation.activation_cache import ActivationCache
+from vla.generation.beam import beam_search
+from vla.generation.engine import Engine
+from vla.generation.generate import generate, prefill
+from vla.generation.hf_decoder import (
     allow_branches,
-    attends_fully,
     check_model,
     disable_dropout,
-    evaluating,
+    evaluation_mode,
     hidden_states,
     output_head,
     plain_model,
+    uses_full_attention,
 )
-from vla.decoding.engine import Engine
-from vla.decoding.generate import generate, prefill
-from vla.decoding.logprobs import token_logprobs
-from vla.decoding.recall import Recall
-from vla.decoding.sampling import Sampling
-from vla.finite import check_finite
-from vla.threads import ONE, Threads
-from vla.types import Decision, Observation, Scores, Trace
+from vla.generation.logprobs import token_logprobs
+from vla.generation.sampling import Sampling
+from vla.threads import SINGLE_THREAD, Threads
+from vla.types import ActionScores, Decision, Observation, Trace
 
 
 class TextPolicy(nn.Module):
@@ -63,7 +63,7 @@ class TextPolicy(nn.Module):
         autocast: torch.dtype | None = None,
         engine: Engine | None = None,
         num_beams: int = 1,
-        threads: Threads = ONE,
+        threads: Threads = SINGLE_THREAD,
     ) -> None:
         super().__init__()
         if max_new_tokens < 1:
@@ -77,7 +77,7 @@ class TextPolicy(nn.Module):
         self.model = model
         self.sampling, self.max_new_tokens = sampling, max_new_tokens
         self.stop_ids, self.pad_id = tuple(stop_ids), pad_id
-        self.share_prompts = share_prompts and attends_fully(model)
+        self.share_prompts = share_prompts and uses_full_attention(model)
         self.branches = branches and self.share_prompts and allow_branches(model)
         self.max_row_tokens, self.max_logits_bytes = max_row_tokens, max_logits_bytes
         self.autocast, self.engine, self.num_beams, self.threads = (
@@ -86,7 +86,7 @@ class TextPolicy(nn.Module):
             num_beams,
             threads,
         )
-        self.recall: Recall | None = None
+        self.recall: ActivationCache | None = None
         self.value_head: nn.Linear | None = None
         if value_head:
             self.value_head = nn.Linear(plain_model(model).config.hidden_size, 1)
@@ -95,7 +95,7 @@ class TextPolicy(nn.Module):
             self.value_head.to(next(model.parameters()).device)
 
     @contextmanager
-    def recalling(self, max_bytes: int) -> Iterator[None]:
+    def reusing_activations(self, max_bytes: int) -> Iterator[None]:
         """Within the block, what the model computes while it draws is kept (at most `max_bytes`),
         so that `score` need not compute it again before a weight changes. Only for what is exact:
         no adapters, one precision, no checkpointing of activations.
@@ -107,7 +107,7 @@ class TextPolicy(nn.Module):
             getattr(part, "gradient_checkpointing", False) for part in self.model.modules()
         )
         if plain and self.share_prompts and not checkpoints:
-            self.recall = Recall(self.model, max_bytes)
+            self.recall = ActivationCache(self.model, max_bytes)
         try:
             yield
         finally:
@@ -123,7 +123,7 @@ class TextPolicy(nn.Module):
         recall = None if greedy else self.recall
         with (
             self._precision(),
-            evaluating(self.model),
+            evaluation_mode(self.model),
             nullcontext() if recall is None else recall.keeping(),
         ):
             drawn = generate(
@@ -160,7 +160,7 @@ class TextPolicy(nn.Module):
     def _act_by_beams(self, observation: Observation) -> Decision:
         """The best hypothesis of every prompt."""
         prompts, limit = (observation.tokens, observation.token_mask), self.max_new_tokens
-        with self._precision(), evaluating(self.model):
+        with self._precision(), evaluation_mode(self.model):
             found = beam_search(self.model, *prompts, self.num_beams, limit, self.stop_ids)
         best = [list(hypotheses[0].tokens) for hypotheses in found]
         tokens = torch.tensor(
@@ -175,7 +175,7 @@ class TextPolicy(nn.Module):
         check_finite("log-probabilities", scores.logprobs)
         return Decision(tokens, trace, scores.logprobs, trace["mask"], scores.values)
 
-    def score(self, observation: Observation, trace: Trace) -> Scores:
+    def score(self, observation: Observation, trace: Trace) -> ActionScores:
         """Log-probability, entropy and value of every draw in one pass; 0 where nothing was
         drawn."""
         mask = trace["mask"]
@@ -191,12 +191,12 @@ class TextPolicy(nn.Module):
                 self.max_logits_bytes,
             )
         values = None if self.value_head is None else _spread(self._values(hidden[slots]), mask)
-        return Scores(_spread(logprobs, mask), _spread(entropy, mask), values)
+        return ActionScores(_spread(logprobs, mask), _spread(entropy, mask), values)
 
     @torch.no_grad()
     def value(self, observation: Observation) -> Float[Tensor, "B"]:
         """The critic's estimate before the first draw."""
-        with self._precision(), evaluating(self.model):
+        with self._precision(), evaluation_mode(self.model):
             prompts = prefill(
                 self.model, observation.tokens, observation.token_mask, max_new_tokens=0
             )

@@ -20,12 +20,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from vla.actions.action_range import describe_rare_jumps
 from vla.actions.bins import FAR, ActionBins, fit_bins
-from vla.actions.spread import rare_jumps
-from vla.finite import check_distribution
-from vla.models.queries import PlanReader, QueryHead, plan_moments
+from vla.finite_checks import check_distribution
+from vla.models.action_queries import ActionQueries, PlanReader, plan_moments
 from vla.models.vlm import VisionLanguageModel
-from vla.policies.head import Draws, DrawScores, Head, Reading
+from vla.policies.head import Draws, DrawScores, Head, HeadInput
 from vla.policies.traits import Cache
 from vla.ranges import Bins, Few, InstructionLength, Temperature
 from vla.types import Observation, Trace
@@ -58,7 +58,7 @@ class TokenSettings:
         return ActionBins.from_dict(dict(values))
 
     def code_notes(self, code: Any, frames: np.ndarray, names: Sequence[str]) -> list[str]:
-        jumps = rare_jumps(frames, names, FAR)
+        jumps = describe_rare_jumps(frames, names, FAR)
         return [f"{jump}: far values have bins of their own" for jump, _ in jumps]
 
     def make_head(self, model: VisionLanguageModel, code: ActionBins) -> Head[Any]:
@@ -85,7 +85,7 @@ class TokenHead(nn.Module):
         self.bins = bins
         self.chunk = chunk
         self.temperature = temperature
-        self.first_id = claim_ids(model, bins, temperature)
+        self.first_id = reserve_action_ids(model, bins, temperature)
         self.head, self.reader = make_queries(model, chunk, bins.num_active)
         self.register_buffer("valid", bins.valid(), persistent=False)
 
@@ -111,10 +111,10 @@ class TokenHead(nn.Module):
     ) -> Float[Tensor, "B q d"]:
         return add_plan(self.reader, model, perceived, observation)
 
-    def summarize(self, reading: Reading[Tensor]) -> Float[Tensor, "S d"]:
+    def summarize(self, reading: HeadInput[Tensor]) -> Float[Tensor, "S d"]:
         return reading.context.mean(1)
 
-    def _distribution(self, reading: Reading[Tensor]) -> Float[Tensor, "S L K"]:
+    def _distribution(self, reading: HeadInput[Tensor]) -> Float[Tensor, "S L K"]:
         """Log-probabilities of all draws, from one pass over the states."""
 
         def logits(states: Tensor) -> Tensor:
@@ -122,9 +122,9 @@ class TokenHead(nn.Module):
             return reading.model.backbone.logits(numbers, self.first_id)
 
         found = reading.guided(logits(reading.context), logits)
-        return restrict(found, self.valid, self.temperature)
+        return restrict_to_valid(found, self.valid, self.temperature)
 
-    def draw(self, reading: Reading[Tensor], greedy: bool) -> Draws:
+    def draw(self, reading: HeadInput[Tensor], greedy: bool) -> Draws:
         distribution = reading.per_decision(self._distribution(reading))
         ids = draw_ids(distribution, greedy)
         return Draws(
@@ -135,7 +135,7 @@ class TokenHead(nn.Module):
             summary=self.summarize(reading),
         )
 
-    def score(self, reading: Reading[Tensor], trace: Trace) -> DrawScores:
+    def score(self, reading: HeadInput[Tensor], trace: Trace) -> DrawScores:
         distribution = self._distribution(reading)
         logprobs, entropy = score_ids(distribution, trace["ids"], reading.rows)
         return DrawScores(logprobs, entropy, self.summarize(reading))
@@ -150,7 +150,7 @@ class TokenHead(nn.Module):
         trains_model: bool,
     ) -> tuple[Float[Tensor, "B L"], Bool[Tensor, "B L"]]:
         """Cross-entropy of every demonstrated action token."""
-        reading = Reading(model, self.interpret(model, perceived, observation))
+        reading = HeadInput(model, self.interpret(model, perceived, observation))
         ids = self.bins.encode(actions).flatten(1)
         logprobs, _ = score_ids(self._distribution(reading), ids)
         return -logprobs, action_mask.repeat_interleave(self.bins.num_active, dim=1)
@@ -159,7 +159,7 @@ class TokenHead(nn.Module):
         yield self.head.queries
 
 
-def claim_ids(model: VisionLanguageModel, bins: ActionBins, temperature: float) -> int:
+def reserve_action_ids(model: VisionLanguageModel, bins: ActionBins, temperature: float) -> int:
     """The first of the vocabulary's last ids, which stand for the bins from now on; neighbouring
     bins get similar embeddings."""
     if bins.num_bins > model.backbone.vocabulary_size:
@@ -179,10 +179,10 @@ def claim_ids(model: VisionLanguageModel, bins: ActionBins, temperature: float) 
 
 def make_queries(
     model: VisionLanguageModel, num_queries: int, num_numbers: int
-) -> tuple[QueryHead, PlanReader | None]:
+) -> tuple[ActionQueries, PlanReader | None]:
     """Queries for an action's numbers, and a reader of the plan where the model has a plan head;
     the queries start from those of the plan head."""
-    head = QueryHead(num_queries, num_numbers, model.width)
+    head = ActionQueries(num_queries, num_numbers, model.width)
     if model.plan is None:
         return head, None
     head.start_from(model.plan)
@@ -202,10 +202,10 @@ def add_plan(
         return labelled
     # The plan is read from the bare states: grounding trained its head on those, without labels.
     plan = plan_moments(model.plan_logits(hidden))
-    return hidden + reader(plan, model.felt(observation), labelled)
+    return hidden + reader(plan, model.normalized_proprio(observation), labelled)
 
 
-def restrict(
+def restrict_to_valid(
     logits: Float[Tensor, "B L K"], valid: Bool[Tensor, "a K"], temperature: float
 ) -> Float[Tensor, "B L K"]:
     """Log-probabilities over the valid ids of each draw's dimension, at a temperature."""

@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from vla.data.labels import without_label
+from vla.data.advantage_tokens import without_advantage_token
 from vla.models.heads import ValueHead
 from vla.models.vlm import VisionLanguageModel
-from vla.policies.head import Draws, Head, Reading, distinct
-from vla.types import Decision, Observation, Scores, Trace, map_rows
+from vla.policies.head import Draws, Head, HeadInput, distinct
+from vla.types import ActionScores, Decision, Observation, Trace, map_rows
 
 C = TypeVar("C")
 
@@ -82,14 +82,14 @@ class VlaPolicy(nn.Module, Generic[C]):
         guided: bool = True,
         rows: Int[Tensor, "B"] | None = None,
         repeats: int = 1,
-    ) -> Reading[C]:
+    ) -> HeadInput[C]:
         """Input of the head's decisions. The model perceives nothing of a label, so with guidance
         only the interpretation is done twice."""
         context = self.head.interpret(self.model, perceived, observation)
         plain = None
         if guided and self.guidance != 1:
-            plain = self.head.interpret(self.model, perceived, without_label(observation))
-        return Reading(self.model, context, plain, self.guidance, rows, repeats)
+            plain = self.head.interpret(self.model, perceived, without_advantage_token(observation))
+        return HeadInput(self.model, context, plain, self.guidance, rows, repeats)
 
     @torch.no_grad()
     def act(self, observation: Observation, *, greedy: bool = False) -> Decision:
@@ -114,7 +114,7 @@ class VlaPolicy(nn.Module, Generic[C]):
         kept = {key: trace[key][rows] for key in TRACE_KEYS.values() if key in trace}
         return self._decide(reading, self.head.draw(reading, greedy=False), kept)
 
-    def _decide(self, reading: Reading[C], draws: Draws, kept: Trace) -> Decision:
+    def _decide(self, reading: HeadInput[C], draws: Draws, kept: Trace) -> Decision:
         return Decision(
             action=draws.action,
             trace=draws.trace | dict(kept),
@@ -124,7 +124,7 @@ class VlaPolicy(nn.Module, Generic[C]):
             exact=self.head.exact,
         )
 
-    def score(self, observation: Observation, trace: Trace) -> Scores:
+    def score(self, observation: Observation, trace: Trace) -> ActionScores:
         """Log-probabilities [B, L], entropies [B, L] and values [B] of stored draws under the
         present weights."""
         perceived, rows = self.perceive(observation, trace), None
@@ -135,7 +135,7 @@ class VlaPolicy(nn.Module, Generic[C]):
         reading = self.reading(perceived, observation, rows=rows)
         scores = self.head.score(reading, trace)
         values = reading.per_decision(self.value_head(scores.summary))
-        return Scores(scores.logprobs, scores.entropy, values)
+        return ActionScores(scores.logprobs, scores.entropy, values)
 
     def imitation_terms(
         self,

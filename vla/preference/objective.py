@@ -8,8 +8,8 @@ from typing import Any, assert_never
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vla.preference.pairs import dpo_terms, ipo_terms, orpo_terms, simpo_terms
-from vla.preference.rankings import plackett_luce_terms
+from vla.preference.listwise import plackett_luce_terms
+from vla.preference.pairwise import dpo_terms, ipo_terms, orpo_terms, simpo_terms
 
 
 @dataclass(frozen=True)

@@ -78,18 +78,18 @@ def line_chart(
     if not values:
         return ""
     xs = [v for c in shown for v in c.x]
-    y_ticks = ticks(*(bounds or padded(min(values), max(values))))
+    y_ticks = ticks(*(bounds or pad_range(min(values), max(values))))
     x_axis = Axis(min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1, LEFT, WIDTH - RIGHT)
     y_axis = Axis(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
-    parts = [*rules(y_ticks, y_axis), *x_marks(x_axis, x_label)]
+    parts = [*grid_lines(y_ticks, y_axis), *x_axis_labels(x_axis, x_label)]
     for i, curve in enumerate(shown):
-        parts.append(drawn(curve, x_axis, y_axis, f"var(--c{i % NUM_COLOURS})"))
-    return framed(
+        parts.append(draw_curve(curve, x_axis, y_axis, f"var(--c{i % NUM_COLOURS})"))
+    return frame_figure(
         title, unit, legend([c.name for c in shown]) if len(shown) > 1 else "", parts, WIDTH, HEIGHT
     )
 
 
-def padded(low: float, high: float) -> tuple[float, float]:
+def pad_range(low: float, high: float) -> tuple[float, float]:
     """A range that is not empty."""
     if high > low:
         return low, high
@@ -97,7 +97,7 @@ def padded(low: float, high: float) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def rules(marks: Sequence[float], y_axis: Axis) -> list[str]:
+def grid_lines(marks: Sequence[float], y_axis: Axis) -> list[str]:
     """Horizontal lines with their values."""
     return [
         f'<line class=rule x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y_axis(v):.1f}" y2="{y_axis(v):.1f}"/>'
@@ -106,7 +106,7 @@ def rules(marks: Sequence[float], y_axis: Axis) -> list[str]:
     ]
 
 
-def x_marks(x_axis: Axis, label: str) -> list[str]:
+def x_axis_labels(x_axis: Axis, label: str) -> list[str]:
     """Whole numbers along the foot, and what they count."""
     inside = [
         v
@@ -123,7 +123,7 @@ def x_marks(x_axis: Axis, label: str) -> list[str]:
     ]
 
 
-def drawn(curve: Curve, x_axis: Axis, y_axis: Axis, colour: str) -> str:
+def draw_curve(curve: Curve, x_axis: Axis, y_axis: Axis, colour: str) -> str:
     """A curve with its band; few points are marked, each tells its value when pointed at. Two
     points, or one, are marks with bars: nobody has measured what lies between them.
     """
@@ -191,7 +191,7 @@ def interval_chart(title: str, unit: str, rows: Sequence[Interval]) -> str:
             f'stroke-width="5" stroke-linecap="round" opacity=".3"/><circle cx="{axis(row.rate):.1f}" cy="{y}" r="5" '
             f'fill="{colour}"/><text x="{width - right + 22}" y="{y + 4}">{escape(row.text)}</text>'
         )
-    return framed(
+    return frame_figure(
         title, unit, legend(groups) if len(groups) > 1 else "", parts, width, height, full=True
     )
 
@@ -230,7 +230,7 @@ def share_chart(
             at += size
         label = f"{value:.1f} s, {100 * value / total:.0f} %"
         drawn_rows.append(f'<text x="{axis(value) + 8:.1f}" y="{y + 14}">{label}</text>')
-    return framed(title, f"{total:.0f} s in all", "", drawn_rows, width, height, full=True)
+    return frame_figure(title, f"{total:.0f} s in all", "", drawn_rows, width, height, full=True)
 
 
 def legend(names: Sequence[str]) -> str:
@@ -242,7 +242,7 @@ def legend(names: Sequence[str]) -> str:
     return f"<div class=legend>{''.join(marks)}</div>"
 
 
-def framed(
+def frame_figure(
     title: str,
     unit: str,
     key: str,

@@ -11,8 +11,18 @@ from typing import Any
 from vla.command_names import command_name
 from vla.evaluation.result import EvaluationResult, ResultComparison
 from vla.report.charts import Interval, interval_chart
-from vla.report.page import Markup, command, facts, page, section, show, table, tiles, videos
-from vla.report.run import points
+from vla.report.page import (
+    Markup,
+    command,
+    fact_list,
+    number_tiles,
+    page,
+    section,
+    show,
+    table,
+    videos,
+)
+from vla.report.run_sections import format_points
 
 Results = Sequence[EvaluationResult]
 REACHED = 0.5
@@ -27,14 +37,14 @@ def evaluation_page(
     folder: Path,
 ) -> str:
     """The page of one checkpoint's results, which stand in `folder`; `films` are {condition:
-    {caption: file}}. `circumstances` name checkpoint, starts, machine, commit and command."""
+    {caption: file}}. `describe_environment` name checkpoint, starts, machine, commit and command."""
     starts = circumstances["starts"]
     task = starts["scene"].get("task") or starts["scene"].get("id") or starts["scene"]["robot"]
     lead = (
         f"{circumstances['checkpoint']} on {starts['num_starts']} held-out starts of {show(task)}"
     )
     parts = [
-        tiles(headline(results, circumstances)),
+        number_tiles(headline(results, circumstances)),
         section(
             "Success by condition",
             interval_chart("Success rate", "95 % Wilson interval", rows(results)),
@@ -132,7 +142,7 @@ def changes_table(changes: Sequence[ResultComparison]) -> str:
 
 def signed(share: float) -> str:
     """A difference of rates in points."""
-    return f"{points(share)} points"
+    return f"{format_points(share)} points"
 
 
 def span(interval: Sequence[float]) -> str:
@@ -186,7 +196,7 @@ def how_it_was_made(circumstances: Mapping[str, Any]) -> str:
     return section(
         "How it was made",
         command(circumstances["command"]),
-        facts(made),
+        fact_list(made),
         note="Starts for training, for choosing and for evaluation come from ranges of seeds that share none.",
     )
 
@@ -217,17 +227,17 @@ def comparison_page(
     ]
     best = {
         f"B against A, {test.condition}, {test.decoding}": (
-            points(test.difference),
+            format_points(test.difference),
             significance(test),
         )
         for test in tests[:4]
     }
     names = {"A": first_circumstances["checkpoint"], "B": second_circumstances["checkpoint"]}
     parts = [
-        tiles(best),
+        number_tiles(best),
         section("Success", interval_chart("Success rate", "95 % Wilson interval", intervals)),
         section("B against A, start by start", changes_table(tests)),
-        section("Which is which", facts(names)),
+        section("Which is which", fact_list(names)),
         how_it_was_made(first_circumstances),
     ]
     return page("Comparison", f"{names['A']} and {names['B']} on the same starts", parts)

@@ -41,7 +41,7 @@ def section(title: str, *parts: str, note: str = "") -> str:
     return f"<section><h2>{escape(title)}</h2>{explained}{inside}</section>" if inside else ""
 
 
-def folded(title: str, *parts: str) -> str:
+def folded_section(title: str, *parts: str) -> str:
     """What only some want to see: closed until it is clicked."""
     return f"<details><summary>{escape(title)}</summary>{''.join(parts)}</details>"
 
@@ -65,7 +65,7 @@ def show(value: Any) -> str:
     return escape(str(value))
 
 
-def facts(values: Mapping[str, Any]) -> str:
+def fact_list(values: Mapping[str, Any]) -> str:
     """{name: value} as a list of two columns; values that are mappings are shown in lines."""
     rows = "".join(
         f"<dt>{escape(name)}</dt><dd>{show(value)}</dd>" for name, value in values.items()
@@ -84,7 +84,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]], classes: str = "
     return f'<div class=wide><table class="{classes}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def tiles(values: Mapping[str, tuple[str, str]]) -> str:
+def number_tiles(values: Mapping[str, tuple[str, str]]) -> str:
     """The few numbers that matter, large: {what: (number, what stands under it)}."""
     inside = "".join(
         f"<div class=tile><p>{escape(name)}</p><b>{show(number)}</b><small>{show(under)}</small></div>"
@@ -98,7 +98,7 @@ def command(text: str) -> str:
     return f"<pre class=command>{escape(text)}</pre>"
 
 
-def embedded(path: Path) -> str:
+def data_uri(path: Path) -> str:
     """A file as a data URI."""
     kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
     return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
@@ -107,7 +107,7 @@ def embedded(path: Path) -> str:
 def videos(paths: Mapping[str, Path]) -> str:
     """Films inside the page, each with its caption."""
     inside = "".join(
-        f'<figure><video src="{embedded(path)}" controls muted loop playsinline preload=metadata></video>'
+        f'<figure><video src="{data_uri(path)}" controls muted loop playsinline preload=metadata></video>'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
         for caption, path in paths.items()
     )

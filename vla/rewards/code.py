@@ -15,10 +15,10 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from vla.rewards.fences import Block, blocks
-from vla.rewards.jail import Kind
+from vla.rewards.code_blocks import CodeBlock, find_code_blocks
 from vla.rewards.sample import UNSCORABLE, Sample
-from vla.rewards.sandbox import Limits, Outcome, choose_jail, run_python
+from vla.rewards.sandbox.jail import Kind
+from vla.rewards.sandbox.run_python import ProgramLimits, ProgramResult, choose_jail, run_python
 
 _CALL = """
 import json as _json, sys as _sys
@@ -109,14 +109,14 @@ def _short(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def program_of(completion: str) -> str:
+def extract_program(completion: str) -> str:
     """The last fenced block that is labelled as Python, or has no label and holds more than values,
     as output would.
 
     Without one it is the last block that has no label, then the last of any, then the whole
     completion.
     """
-    found = blocks(completion)
+    found = find_code_blocks(completion)
     python = [block for block in found if re.fullmatch("i?py.*", block.label) or _is_program(block)]
     for fitting in (python, [block for block in found if not block.label], found):
         if fitting:
@@ -124,7 +124,7 @@ def program_of(completion: str) -> str:
     return completion
 
 
-def _is_program(block: Block) -> bool:
+def _is_program(block: CodeBlock) -> bool:
     try:
         module = _parse(block.content, "exec")
     except _UNREADABLE:
@@ -139,7 +139,7 @@ class _Unscorable(Exception):
 
 def score_code(
     samples: Sequence[Sample],
-    limits: Limits,
+    limits: ProgramLimits,
     num_parallel: int = 2,
     jail: Kind | None = None,
     failures: dict[str, int] | None = None,
@@ -155,7 +155,7 @@ def score_code(
     NoSandbox where programs cannot be confined.
     """
     kind = jail or choose_jail()
-    programs = [program_of(sample.completion) for sample in samples]
+    programs = [extract_program(sample.completion) for sample in samples]
     tests = [_tests_of(sample) for sample in samples]
     with ThreadPoolExecutor(num_parallel) as threads:
         results = list(
@@ -174,7 +174,9 @@ def _tests_of(sample: Sample) -> list[CodeTest] | str:
         return f"code: {error}"
 
 
-def _score(program: str, tests: list[CodeTest] | str, limits: Limits, jail: Kind) -> float | str:
+def _score(
+    program: str, tests: list[CodeTest] | str, limits: ProgramLimits, jail: Kind
+) -> float | str:
     """The share of tests passed, or why there is none."""
     if isinstance(tests, str):
         return tests
@@ -190,21 +192,27 @@ def _score(program: str, tests: list[CodeTest] | str, limits: Limits, jail: Kind
 
 
 def _run(
-    source: str, limits: Limits, jail: Kind, stdin: str = "", files: Mapping[str, str] | None = None
-) -> Outcome:
+    source: str,
+    limits: ProgramLimits,
+    jail: Kind,
+    stdin: str = "",
+    files: Mapping[str, str] | None = None,
+) -> ProgramResult:
     outcome = run_python(source, limits, stdin.encode(), files, jail)
     if not outcome.started:
         raise _Unscorable(outcome.errors.decode(errors="replace").split("\n")[0][:200])
     return outcome
 
 
-def _passes_input(program: str, test: CodeTest, limits: Limits, jail: Kind) -> bool:
+def _passes_input(program: str, test: CodeTest, limits: ProgramLimits, jail: Kind) -> bool:
     outcome = _run(program, limits, jail, stdin=test.input)
     same = _lines(outcome.output.decode(errors="replace")) == _lines(test.output)
     return same and outcome.returncode == 0 and outcome.stopped is None
 
 
-def _passed_calls(program: str, tests: Sequence[CodeTest], limits: Limits, jail: Kind) -> int:
+def _passed_calls(
+    program: str, tests: Sequence[CodeTest], limits: ProgramLimits, jail: Kind
+) -> int:
     """How many calls gave the value expected; all of them run in one process, up to the first that
     never ends."""
     files = {"program.py": program, "calls.json": json.dumps([test.call for test in tests])}

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla.rewards.code import score_code
-from vla.rewards.pool import VerifierProcess
 from vla.rewards.sample import UNSCORABLE, Sample
-from vla.rewards.sandbox import Limits, choose_jail
+from vla.rewards.sandbox.run_python import ProgramLimits, choose_jail
+from vla.rewards.verifier_process import VerifierProcess
 
 CORRECT = "correct"
 """Stands for the verifier that a problem brings with it, `facts["verifier"]`."""
@@ -22,7 +22,7 @@ SHORT = "finished"
 
 
 @dataclass(frozen=True)
-class Scores:
+class RewardScores:
     """One value a sample: the weighted sum, and each part by its name. NaN is unscorable."""
 
     total: NDArray[np.float32]
@@ -41,7 +41,7 @@ class Rewards:
         self,
         weights: Mapping[str, float],
         process: VerifierProcess | None = None,
-        limits: Limits | None = None,
+        limits: ProgramLimits | None = None,
     ) -> None:
         if not weights:
             raise ValueError("rewards is empty: give at least one, e.g. rewards={correct: 1.0}")
@@ -50,9 +50,9 @@ class Rewards:
                 raise ValueError(f"rewards.{name} ({weight}) must be a finite weight")
         self.weights = dict(weights)
         self.process = process or VerifierProcess()
-        self.limits = limits or Limits()
+        self.limits = limits or ProgramLimits()
 
-    def __call__(self, samples: Sequence[Sample]) -> Scores:
+    def __call__(self, samples: Sequence[Sample]) -> RewardScores:
         parts = {
             name: np.array(self._part(name, samples), dtype=np.float32) for name in self.weights
         }
@@ -61,7 +61,7 @@ class Rewards:
                 sum(weight * parts[name] for name, weight in self.weights.items() if weight != 0)
             )
         finite = np.where(np.isfinite(total), total, np.float32(UNSCORABLE))
-        return Scores(np.broadcast_to(finite, len(samples)).copy(), parts)
+        return RewardScores(np.broadcast_to(finite, len(samples)).copy(), parts)
 
     def check(self) -> None:
         """Raises ValueError naming a reward that cannot be imported."""

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from vla.rewards.gold import Gold
+from vla.rewards.gold_rewards import Gold
 from vla.rewards.sample import UNSCORABLE
 
 

@@ -19,7 +19,7 @@ from vla.collectives import ReduceSum, single_process
 
 @dataclass(frozen=True)
 class Timeline:
-    """Counted positions of `R` rows packed as [N, T]: trajectory by rank in time. `counted` lists
+    """Counted positions of `R` rows packed as [N, T]: trajectory by rank in time. `shared_counts` lists
     them in the flat order.
 
     `carry` says for every position at which rank its reward counts; -1 stands before the first

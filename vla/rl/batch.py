@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vla.collectives import ReduceSum, single_process, sum_counts
 from vla.rl.choices import Reduction
-from vla.rl.groups import GroupCredit
+from vla.rl.group_advantages import GroupCredit
 from vla.types import Observation, Rollout, Trace, map_rows
 
 

@@ -48,7 +48,7 @@ class BranchingEnvironment(VectorEnvironment, Protocol):
 
 
 @runtime_checkable
-class RedrawingPolicy(Policy, Protocol):
+class ResamplingPolicy(Policy, Protocol):
     """A policy that draws again from what it has perceived, without looking again."""
 
     @property
@@ -64,7 +64,7 @@ class RedrawingPolicy(Policy, Protocol):
 
 @dataclass(frozen=True)
 class BranchSettings:
-    """`num_branches` draws from a share `share` of the states; `discount` of what follows a
+    """`num_branches` draws from a share `share` of the states; `check_discount` of what follows a
     decision."""
 
     num_branches: int
@@ -72,7 +72,7 @@ class BranchSettings:
     discount: float
 
 
-class Branches:
+class BranchCollector:
     """Branches of the rollout that is being collected: `before_step` is called with every decision
     before it is executed, `rollout` turns what was tried into a rollout to learn from. `gather`
     gives what all processes have: the critic learns from all of it, in every process alike. `fit`
@@ -81,7 +81,7 @@ class Branches:
 
     def __init__(
         self,
-        policy: RedrawingPolicy,
+        policy: ResamplingPolicy,
         environment: BranchingEnvironment,
         settings: BranchSettings,
         critic: StateCritic,

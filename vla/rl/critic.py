@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from vla.types import Decision, Observation, Scores, Trace
+from vla.types import ActionScores, Decision, Observation, Trace
 
 CriticKind = Literal["shared", "separate"]
 
@@ -46,7 +46,7 @@ class ActorCritic(nn.Module):
             values=None if greedy else self.critic.score(observation, decision.trace).values,
         )
 
-    def score(self, observation: Observation, trace: Trace) -> Scores:
+    def score(self, observation: Observation, trace: Trace) -> ActionScores:
         """The actor's log-probabilities and entropy, the critic's values."""
         values = self.critic.score(observation, trace).values
         return replace(self.actor.score(observation, trace), values=values)

@@ -14,7 +14,7 @@ from vla.collectives import ReduceSum
 from vla.rl.batch import Batch, LossOutput
 from vla.rl.losses import draw_log_ratio
 from vla.rl.protocols import Algorithm, Policy
-from vla.types import Scores
+from vla.types import ActionScores
 
 
 class NonFiniteError(FloatingPointError):
@@ -72,7 +72,7 @@ class Diagnostics:
 
     @torch.no_grad()
     def observe(
-        self, rows: Int[Tensor, "B"], batch: Batch, scores: Scores, output: LossOutput
+        self, rows: Int[Tensor, "B"], batch: Batch, scores: ActionScores, output: LossOutput
     ) -> None:
         """Add a micro-batch."""
         counted = batch.weights != 0
@@ -94,7 +94,7 @@ class Diagnostics:
         if self.num_optimizer_steps == 0:
             self._observe_gap(rows, batch, scores)
 
-    def _observe_gap(self, rows: Int[Tensor, "B"], batch: Batch, scores: Scores) -> None:
+    def _observe_gap(self, rows: Int[Tensor, "B"], batch: Batch, scores: ActionScores) -> None:
         """Before any optimizer step the log-probabilities must be those the draws were made
         with."""
         sampled = self.sampled_logprobs[rows].to(scores.logprobs.device)

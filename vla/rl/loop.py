@@ -11,13 +11,13 @@ from typing import Any
 import torch
 
 from vla.collectives import ReduceSum, single_process, sum_counts
-from vla.rl import checks
-from vla.rl.credit import trajectory_kl
+from vla.rl import validation as checks
 from vla.rl.kl import AdaptiveKL
 from vla.rl.normalize import RunningMoments, normalize_rewards
 from vla.rl.protocols import Algorithm, Optimizer, Policy, Reference, Scheduler
+from vla.rl.rewards import trajectory_kl
 from vla.rl.update import UpdateSettings, check_needs, update
-from vla.threads import ONE, Threads
+from vla.threads import SINGLE_THREAD, Threads
 from vla.types import Rollout
 
 
@@ -25,28 +25,34 @@ from vla.types import Rollout
 class LoopSettings:
     """How long, and what changes on the way.
 
-    `critic_warmup_iterations` first iterations train the critic alone. `reference_every` iterations
+    `num_critic_warmup_iterations` first iterations train the critic alone. `reference_refresh_every` iterations
     the reference becomes the present policy (iterative GRPO). With `kl_target` (nats a trajectory)
     and `kl_horizon` the KL coefficient adapts.
     """
 
     num_iterations: int
-    critic_warmup_iterations: int = 0
-    reference_every: int | None = None
+    num_critic_warmup_iterations: int = 0
+    reference_refresh_every: int | None = None
     kl_target: float | None = None
     kl_horizon: float | None = None
     normalize_rewards: bool = False
 
     def __post_init__(self) -> None:
-        checks.at_least(
+        checks.check_at_least(
             "num_iterations", self.num_iterations, 0, "it counts rollouts with their updates"
         )
-        checks.at_least(
-            "critic_warmup_iterations", self.critic_warmup_iterations, 0, "0 switches warm-up off"
+        checks.check_at_least(
+            "num_critic_warmup_iterations",
+            self.num_critic_warmup_iterations,
+            0,
+            "0 switches warm-up off",
         )
-        if self.reference_every is not None:
-            checks.at_least(
-                "reference_every", self.reference_every, 1, "null keeps the first reference"
+        if self.reference_refresh_every is not None:
+            checks.check_at_least(
+                "reference_refresh_every",
+                self.reference_refresh_every,
+                1,
+                "null keeps the first reference",
             )
         if (self.kl_target is None) != (self.kl_horizon is None):
             raise ValueError(
@@ -55,7 +61,9 @@ class LoopSettings:
             )
         for setting in ("kl_target", "kl_horizon"):
             if getattr(self, setting) is not None:
-                checks.positive(setting, getattr(self, setting), "null keeps kl_coefficient fixed")
+                checks.check_positive(
+                    setting, getattr(self, setting), "null keeps kl_coefficient fixed"
+                )
 
 
 @dataclass
@@ -82,7 +90,7 @@ class LoopState:
         self.moments = RunningMoments(**state["moments"])
 
 
-def train(
+def train_rl(
     policy: Policy,
     algorithm: Algorithm,
     collect: Callable[[int], Rollout],
@@ -97,7 +105,7 @@ def train(
         [int, Rollout, dict[str, float]], bool | None
     ] = lambda iteration, rollout, metrics: None,
     reduce_sum: ReduceSum = single_process,
-    threads: Threads = ONE,
+    threads: Threads = SINGLE_THREAD,
     timed: Callable[[str], AbstractContextManager[Any]] = nullcontext,
 ) -> None:
     """Run from `state.iteration` to the last iteration. `collect(iteration)` makes the rollout of
@@ -126,7 +134,10 @@ def train(
         if scheduler is not None:
             scheduler.step()
         state.iteration += 1
-        if settings.reference_every is not None and state.iteration % settings.reference_every == 0:
+        if (
+            settings.reference_refresh_every is not None
+            and state.iteration % settings.reference_refresh_every == 0
+        ):
             assert reference is not None
             reference.refresh()
         if on_iteration(state.iteration, rollout, metrics):
@@ -159,7 +170,7 @@ def run_iteration(
     if state.kl_coefficient is not None:
         algorithm = replace(algorithm, kl_coefficient=state.kl_coefficient)  # type: ignore[type-var]
         metrics["kl_coefficient"] = state.kl_coefficient
-    warmup = state.iteration < settings.critic_warmup_iterations
+    warmup = state.iteration < settings.num_critic_warmup_iterations
     metrics |= update(
         policy,
         algorithm,
@@ -216,16 +227,16 @@ def describe(rollout: Rollout, iteration: int, reduce_sum: ReduceSum) -> dict[st
 def check_loop(algorithm: Algorithm, settings: LoopSettings, reference: Reference | None) -> None:
     """Refuse what cannot work before the first rollout."""
     check_needs(algorithm, has_reference=reference is not None)
-    if settings.reference_every is not None and reference is None:
+    if settings.reference_refresh_every is not None and reference is None:
         raise ValueError(
-            f"reference_every ({settings.reference_every}) needs a reference policy: give one or set it to null"
+            f"reference_refresh_every ({settings.reference_refresh_every}) needs a reference policy: give one or set it to null"
         )
     if settings.kl_target is not None and not algorithm.needs_reference:
         raise ValueError(
             f"kl_target ({settings.kl_target}) steers kl_coefficient, which is 0 or not a setting of this algorithm: "
             "start it above 0 (.15 is OpenAI's) or set kl_target to null"
         )
-    if settings.critic_warmup_iterations and not algorithm.needs_values:
+    if settings.num_critic_warmup_iterations and not algorithm.needs_values:
         raise ValueError(
-            f"critic_warmup_iterations ({settings.critic_warmup_iterations}) needs a critic: set it to 0"
+            f"num_critic_warmup_iterations ({settings.num_critic_warmup_iterations}) needs a critic: set it to 0"
         )

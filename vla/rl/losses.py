@@ -15,7 +15,7 @@ from torch import Tensor
 from vla.rl.batch import Batch, LossOutput
 from vla.rl.choices import KLEstimator, Level
 from vla.rl.kl import LOG_RATIO_LIMIT, kl_terms
-from vla.types import Scores
+from vla.types import ActionScores
 
 
 def draw_log_ratio(
@@ -153,7 +153,7 @@ def value_terms(
 
 def combine(
     batch: Batch,
-    scores: Scores,
+    scores: ActionScores,
     terms: Float[Tensor, "B _"],
     clipped: Bool[Tensor, "B _"] | None = None,
     *,
@@ -165,7 +165,7 @@ def combine(
     """Rows of sum(weights (terms + beta KL - c entropy)): one reduction for all three, folded into
     the weights.
 
-    `kl_cap` bounds the estimate of a draw (10 in verl, NeMo-RL and OpenRLHF); beyond it no gradient
+    `check_kl_cap` bounds the estimate of a draw (10 in verl, NeMo-RL and OpenRLHF); beyond it no gradient
     flows.
     """
     counted = batch.weights != 0

@@ -18,7 +18,7 @@ from torch.nn import Parameter
 from vla.collectives import ReduceSum, single_process
 from vla.rl.batch import Batch, LossOutput
 from vla.rl.traits import AlgorithmTraits
-from vla.types import Decision, Observation, Rollout, Scores, Trace
+from vla.types import ActionScores, Decision, Observation, Rollout, Trace
 
 
 @runtime_checkable
@@ -34,7 +34,7 @@ class Policy(Protocol):
         """Decide for every row, without gradient."""
         ...
 
-    def score(self, observation: Observation, trace: Trace) -> Scores:
+    def score(self, observation: Observation, trace: Trace) -> ActionScores:
         """Log-probabilities, entropy and values of stored draws from one forward pass, with
         gradient."""
         ...
@@ -137,7 +137,7 @@ class Algorithm(AlgorithmTraits, Protocol):
         reduce_sum: ReduceSum = single_process,
     ) -> Batch: ...
 
-    def loss(self, batch: Batch, scores: Scores) -> LossOutput: ...
+    def loss(self, batch: Batch, scores: ActionScores) -> LossOutput: ...
 
 
 @runtime_checkable

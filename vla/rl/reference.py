@@ -90,7 +90,7 @@ class AdapterOff:
 
     def refresh(self) -> None:
         raise ValueError(
-            "reference_every cannot refresh a reference that is the policy without its adapter: merge the adapter and "
+            "reference_refresh_every cannot refresh a reference that is the policy without its adapter: merge the adapter and "
             "start a new one, or keep a frozen copy (rl.reference=copy)"
         )
 
@@ -119,7 +119,7 @@ class Cached:
 
     def refresh(self) -> None:
         raise ValueError(
-            "reference_every cannot refresh cached log-probs: keep a frozen copy (rl.reference=copy)"
+            "reference_refresh_every cannot refresh cached log-probs: keep a frozen copy (rl.reference=copy)"
         )
 
     def state_dict(self) -> dict[str, Any]:

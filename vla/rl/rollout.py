@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vla.rl.protocols import Critic, Keeper, Observe, Policy, VectorEnvironment
-from vla.rl.under_way import Store, resumed, under_way
+from vla.rl.rollout_state import RolloutBuffer, restore_rollout, rollout_state
 from vla.types import Decision, Observation, Rollout, concatenate_rows, map_rows
 
 
@@ -46,14 +46,14 @@ def collect_rollout(
             f"group_size ({group_size}) and the number of seeds ({len(seeds)}) must be at least 1"
         )
     starts = np.repeat(np.asarray(seeds, dtype=np.int64), group_size)
-    store = Store(torch.from_numpy(starts))
+    store = RolloutBuffer(torch.from_numpy(starts))
     running = torch.arange(min(environment.num_envs, len(starts)))  # trajectory in each place
     ids, pending = np.arange(len(running)), len(running)
     kept = None if keeper is None else keeper.load()
     if kept is None:
         observation = observe(environment.reset(starts[: len(ids)].tolist(), ids))
     else:
-        observation = resumed(kept, store, environment, next(policy.parameters()).device)
+        observation = restore_rollout(kept, store, environment, next(policy.parameters()).device)
         running, ids, pending = kept["running"], kept["ids"], kept["pending"]
     while len(running):
         decision = policy.act(observation, greedy=greedy)
@@ -79,12 +79,12 @@ def collect_rollout(
         if on_decision is not None:
             on_decision(int((store.terminated | store.truncated).sum()))
         if keeper is not None and len(running):
-            keeper.pause(partial(under_way, store, running, ids, pending, observation))
+            keeper.pause(partial(rollout_state, store, running, ids, pending, observation))
     return _assemble(store, group_size, version)
 
 
 def _record(
-    store: Store,
+    store: RolloutBuffer,
     policy: Policy,
     observation: Observation,
     decision: Decision,
@@ -117,7 +117,7 @@ def _record(
     return ended
 
 
-def _assemble(store: Store, group_size: int, version: int) -> Rollout:
+def _assemble(store: RolloutBuffer, group_size: int, version: int) -> Rollout:
     decision = concatenate_rows(store.decisions)
     trajectory = torch.cat(store.trajectories)
     return Rollout(

@@ -10,7 +10,7 @@ from vla.rl.protocols import Policy
 from vla.types import Observation, Trace, map_rows
 
 
-def device_of(policy: Policy) -> torch.device:
+def module_device(policy: Policy) -> torch.device:
     """Where the policy lives; rows are moved there as they are scored."""
     first = next(iter(policy.parameters()), None)
     return torch.device("cpu") if first is None else first.device
@@ -21,7 +21,7 @@ def score_logprobs(
     policy: Policy, observation: Observation, trace: Trace, num_rows: int, micro_batch_rows: int
 ) -> Float[Tensor, "R L"]:
     """Log-probabilities under the present weights, on the CPU."""
-    device = device_of(policy)
+    device = module_device(policy)
 
     def rows_of(piece: Tensor) -> tuple[Observation, Trace]:
         def take(tensor: Tensor) -> Tensor:

@@ -17,17 +17,17 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from vla.collectives import ReduceSum, single_process, sum_gradients
-from vla.rl import checks
+from vla.rl import validation as checks
 from vla.rl.batch import Batch, LossOutput
 from vla.rl.choices import Level
 from vla.rl.diagnostics import Diagnostics, NonFiniteError, rows_with_bad_gradients
 from vla.rl.kl import masked_kl
 from vla.rl.losses import importance_weights
 from vla.rl.protocols import Algorithm, Critic, Optimizer, Policy
-from vla.rl.scoring import device_of, score_logprobs
+from vla.rl.scoring import module_device, score_logprobs
 from vla.rl.trust_region import take_step
-from vla.threads import ONE, Threads, add_gradients, even_pieces
-from vla.types import Rollout, Scores, map_rows
+from vla.threads import SINGLE_THREAD, Threads, add_gradients, split_evenly
+from vla.types import ActionScores, Rollout, map_rows
 
 STEP_KL_ROWS = 1024
 """Rows on which the length of a step is measured."""
@@ -39,7 +39,7 @@ class UpdateSettings:
 
     `num_minibatches` optimizer steps per epoch; `micro_batch_rows` rows per forward pass, which
     changes memory and nothing else. `target_kl` stops before an optimizer step once the mean KL
-    (k3, nats per draw) from the acting policy exceeds it. `step_kl` makes every optimizer step as
+    (k3, nats per draw) from the acting policy exceeds it. `target_step_kl` makes every optimizer step as
     long as moves the policy by that much: mean KL (k3) of a decision in nats, over some rows of the
     batch. `importance_cap` scores the rollout again first and corrects for the gap to the acting
     policy (truncated importance sampling).
@@ -50,28 +50,28 @@ class UpdateSettings:
     micro_batch_rows: int
     max_grad_norm: float | None = None
     target_kl: float | None = None
-    step_kl: float | None = None
+    target_step_kl: float | None = None
     importance_cap: float | None = None
     importance_level: Level = "draw"
 
     def __post_init__(self) -> None:
-        checks.at_least("epochs", self.epochs, 1, "it is the number of passes over a rollout")
-        checks.at_least(
+        checks.check_at_least("epochs", self.epochs, 1, "it is the number of passes over a rollout")
+        checks.check_at_least(
             "num_minibatches",
             self.num_minibatches,
             1,
             "it is the number of optimizer steps per epoch",
         )
-        checks.at_least(
+        checks.check_at_least(
             "micro_batch_rows",
             self.micro_batch_rows,
             1,
             "it is the number of rows per forward pass",
         )
-        for setting in ("max_grad_norm", "target_kl", "step_kl", "importance_cap"):
+        for setting in ("max_grad_norm", "target_kl", "target_step_kl", "importance_cap"):
             if getattr(self, setting) is not None:
-                checks.positive(setting, getattr(self, setting), "null switches it off")
-        checks.one_of("importance_level", self.importance_level, ("draw", "decision"))
+                checks.check_positive(setting, getattr(self, setting), "null switches it off")
+        checks.check_one_of("importance_level", self.importance_level, ("draw", "decision"))
 
 
 def update(
@@ -85,7 +85,7 @@ def update(
     ref_logprobs: Float[Tensor, "R L"] | None = None,
     critic_warmup: bool = False,
     reduce_sum: ReduceSum = single_process,
-    threads: Threads = ONE,
+    threads: Threads = SINGLE_THREAD,
 ) -> dict[str, float]:
     """Improve the policy on a rollout; metrics of the update.
 
@@ -104,8 +104,12 @@ def update(
     if settings.importance_cap is not None:
         batch = correct_for_behaviour(policy, batch, settings, reduce_sum)
     parameters = [p for p in policy.parameters() if p.requires_grad]
-    movable = critic_only(policy) if critic_warmup else parameters
-    rows, unit, diagnostics = batch.active_rows, units(rollout), Diagnostics(rollout.logprobs)
+    movable = freeze_all_but_critic(policy) if critic_warmup else parameters
+    rows, unit, diagnostics = (
+        batch.active_rows,
+        shuffle_units(rollout),
+        Diagnostics(rollout.logprobs),
+    )
     num_active = float(reduce_sum(torch.tensor(float(len(rows)), dtype=torch.float64)))
     diagnostics.rows_active, steps = num_active, dict[str, float]()
     for _ in range(settings.epochs):
@@ -118,7 +122,7 @@ def update(
             if share == 0:
                 continue
             scale = num_active / share
-            accumulate(
+            accumulate_gradients(
                 policy,
                 algorithm,
                 batch,
@@ -142,22 +146,24 @@ def update(
                 found = rows_with_bad_gradients(policy, algorithm, batch, part, movable)
                 raise NonFiniteError("gradient", found, diagnostics.num_optimizer_steps)
             kl = partial(
-                moved_kl, policy, batch, rows[:: 1 + len(rows) // STEP_KL_ROWS], reduce_sum
+                policy_shift_kl, policy, batch, rows[:: 1 + len(rows) // STEP_KL_ROWS], reduce_sum
             )
-            steps = take_step(optimizer, movable, None if critic_warmup else settings.step_kl, kl)
+            steps = take_step(
+                optimizer, movable, None if critic_warmup else settings.target_step_kl, kl
+            )
             diagnostics.took_step(float(norm))
     optimizer.zero_grad()
     return {**batch.metrics, **diagnostics.summary(), **steps}
 
 
 @torch.no_grad()
-def moved_kl(
+def policy_shift_kl(
     policy: Policy, batch: Batch, rows: Int[Tensor, "K"], reduce_sum: ReduceSum = single_process
 ) -> float:
     """Mean KL (k3 estimate) of a decision from the policy that acted, nats, over `rows`."""
     kl = torch.zeros((), dtype=torch.float64)
     if len(rows):  # another process may have rows where this one has none
-        part = batch.select(rows).map(lambda tensor: tensor.to(device_of(policy)))
+        part = batch.select(rows).map(lambda tensor: tensor.to(module_device(policy)))
         scores = policy.score(part.observation, part.trace)
         kl = masked_kl(part.old_logprobs, scores.logprobs, part.mask, "k3").sum().double().cpu()
     total, count = reduce_sum(
@@ -180,7 +186,7 @@ def check_needs(
         )
     if critic_warmup and not algorithm.needs_values:
         raise ValueError(
-            "critic warm-up was asked for but the algorithm has no critic: set critic_warmup_iterations to 0"
+            "critic warm-up was asked for but the algorithm has no critic: set num_critic_warmup_iterations to 0"
         )
     if critic_warmup and not has_critic:
         raise ValueError(
@@ -188,7 +194,7 @@ def check_needs(
         )
 
 
-def units(rollout: Rollout) -> Int[Tensor, "R"]:
+def shuffle_units(rollout: Rollout) -> Int[Tensor, "R"]:
     """What stays together when rows are shuffled: answers to one prompt and draws from one state,
     which share most of the work of scoring them, where every trajectory is one decision; else each
     row by itself.
@@ -207,12 +213,12 @@ def minibatches(
     return [rows[place * count // max(len(found), 1) == part] for part in range(count)]
 
 
-def critic_only(policy: Any) -> list[Parameter]:
+def freeze_all_but_critic(policy: Any) -> list[Parameter]:
     """What value warm-up may move."""
     return [p for p in policy.critic_parameters() if p.requires_grad]
 
 
-def accumulate(
+def accumulate_gradients(
     policy: Policy,
     algorithm: Algorithm,
     batch: Batch,
@@ -226,9 +232,11 @@ def accumulate(
 ) -> None:
     """Add the gradient of a minibatch, micro-batch by micro-batch. A non-finite loss adds nothing
     and is remembered."""
-    device = device_of(policy)
+    device = module_device(policy)
 
-    def loss_of(piece: Tensor) -> tuple[Tensor | None, tuple[Batch, Scores, LossOutput, Tensor]]:
+    def loss_of(
+        piece: Tensor,
+    ) -> tuple[Tensor | None, tuple[Batch, ActionScores, LossOutput, Tensor]]:
         part = batch.select(piece).map(lambda tensor: tensor.to(device))
         scores = policy.score(part.observation, part.trace)
         output = algorithm.loss(part, scores)
@@ -241,7 +249,7 @@ def accumulate(
 
     # Within a minibatch the order is free; neighbours come from one start and may be scored
     # together.
-    pieces = even_pieces(rows.sort().values, settings.micro_batch_rows, threads)
+    pieces = split_evenly(rows.sort().values, settings.micro_batch_rows, threads)
     for piece, (part, scores, output, bad) in zip(
         pieces, add_gradients(parameters, pieces, loss_of, threads), strict=True
     ):

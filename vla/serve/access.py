@@ -11,7 +11,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vla.hosts import is_loopback, is_own_host
+from vla.network_hosts import is_local_host, is_loopback
 
 if TYPE_CHECKING:
     from websockets.http11 import Request
@@ -24,7 +24,7 @@ openpi's client."""
 
 
 @dataclass(frozen=True)
-class Access:
+class AccessPolicy:
     """`token` None lets everybody in. `hosts` are names of this machine besides its own, `origins`
     the web pages that may connect, `tls` what encrypts connections.
     """
@@ -41,7 +41,7 @@ class Access:
         )
         if max(len(host), len(origin), len(authorization)) > 1:
             return HTTPStatus.BAD_REQUEST, "Host, Origin and Authorization may be given once"
-        if not (host and is_own_host(host[0], self.hosts)):
+        if not (host and is_local_host(host[0], self.hosts)):
             return (
                 HTTPStatus.FORBIDDEN,
                 "this server has no such name: call it by its address, or serve with --allow-host",
@@ -111,7 +111,7 @@ def tls_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext | 
     return context
 
 
-def check_reach(host: str, access: Access, allow_anyone: bool) -> list[str]:
+def check_reach(host: str, access: AccessPolicy, allow_anyone: bool) -> list[str]:
     """What to warn of when a server binds to `host`. Raises ValueError where every machine of the
     network could move the robot.
     """

@@ -17,12 +17,12 @@ REMEMBERED = 1000
 SETTLE_SECONDS = 1.0
 
 
-class Busy(RuntimeError):
+class ServerBusy(RuntimeError):
     """More requests wait than may."""
 
 
 @dataclass(frozen=True)
-class Timed(Generic[Answer]):
+class TimedAnswer(Generic[Answer]):
     """An answer, how long it waited for its batch, how long the batch took, and how many shared it
     (seconds)."""
 
@@ -81,13 +81,13 @@ class Client:
 
 
 @dataclass(frozen=True, eq=False)
-class Waiting(Generic[Request, Answer]):
+class PendingRequest(Generic[Request, Answer]):
     """A request in the queue, since when, and where its answer goes."""
 
     request: Request
     client: Client
     arrived: float
-    answer: asyncio.Future[Timed[Answer]]
+    answer: asyncio.Future[TimedAnswer[Answer]]
 
 
 class Batcher(Generic[Request, Answer]):
@@ -113,26 +113,28 @@ class Batcher(Generic[Request, Answer]):
             wait_seconds,
             max_waiting,
         )
-        self.waiting: deque[Waiting[Request, Answer]] = deque()
-        self.unanswered: set[asyncio.Future[Timed[Answer]]] = set()
+        self.waiting: deque[PendingRequest[Request, Answer]] = deque()
+        self.unanswered: set[asyncio.Future[TimedAnswer[Answer]]] = set()
         self.arrived = asyncio.Event()
         self.idle = asyncio.Event()
         self.idle.set()
         self.statistics = Statistics()
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="policy")
 
-    async def ask(self, request: Request, client: Client | None = None) -> Timed[Answer]:
+    async def ask(self, request: Request, client: Client | None = None) -> TimedAnswer[Answer]:
         """The answer to one request. Raises Busy when too many wait already, and whatever `infer`
         raises for it."""
         if len(self.waiting) >= self.max_waiting:
             self._forget_those_who_left()
         if len(self.waiting) >= self.max_waiting:
             self.statistics.refused += 1
-            raise Busy(
+            raise ServerBusy(
                 f"{len(self.waiting)} requests wait already: ask again later, or serve with more --max-waiting"
             )
-        answer: asyncio.Future[Timed[Answer]] = asyncio.get_running_loop().create_future()
-        self.waiting.append(Waiting(request, client or Client(), time.perf_counter(), answer))
+        answer: asyncio.Future[TimedAnswer[Answer]] = asyncio.get_running_loop().create_future()
+        self.waiting.append(
+            PendingRequest(request, client or Client(), time.perf_counter(), answer)
+        )
         self.unanswered.add(answer)
         self.arrived.set()
         try:
@@ -152,7 +154,7 @@ class Batcher(Generic[Request, Answer]):
     def give_up(self) -> None:
         """Answer no more: whoever still waits hears so."""
         for answer in self.unanswered:
-            tell(answer, Busy("the server stopped before it could answer"))
+            settle_answer(answer, ServerBusy("the server stopped before it could answer"))
         self.waiting.clear()
         self.arrived.clear()
         self.idle.set()
@@ -176,7 +178,7 @@ class Batcher(Generic[Request, Answer]):
         while len(self.waiting) < self.max_batch and (left := end - time.perf_counter()) > 0:
             await asyncio.sleep(min(left, 0.001))
 
-    def _next_batch(self) -> list[Waiting[Request, Answer]]:
+    def _next_batch(self) -> list[PendingRequest[Request, Answer]]:
         """The requests that have waited longest: a suspect's alone, others' together."""
         self._forget_those_who_left()
         if not self.waiting:
@@ -190,10 +192,10 @@ class Batcher(Generic[Request, Answer]):
     def _forget_those_who_left(self) -> None:
         for one in self.waiting:
             if one.client.has_left:
-                tell(one.answer, Busy("the client has left"))
+                settle_answer(one.answer, ServerBusy("the client has left"))
         self.waiting = deque(one for one in self.waiting if not one.client.has_left)
 
-    async def _answer(self, batch: list[Waiting[Request, Answer]]) -> None:
+    async def _answer(self, batch: list[PendingRequest[Request, Answer]]) -> None:
         begin = time.perf_counter()
         requests = [one.request for one in batch]
         try:
@@ -213,11 +215,13 @@ class Batcher(Generic[Request, Answer]):
             one.client.is_suspect = False
             if isinstance(answer, Exception):
                 self.statistics.failed += 1
-                tell(one.answer, answer)
+                settle_answer(one.answer, answer)
             else:
-                tell(one.answer, Timed(answer, begin - one.arrived, took, len(batch)))
+                settle_answer(
+                    one.answer, TimedAnswer(answer, begin - one.arrived, took, len(batch))
+                )
 
-    async def _blame(self, batch: list[Waiting[Request, Answer]], error: Exception) -> None:
+    async def _blame(self, batch: list[PendingRequest[Request, Answer]], error: Exception) -> None:
         """Find whose request made the batch fail, and answer the others."""
         if len(batch) > 1:
             for one in batch:
@@ -225,10 +229,12 @@ class Batcher(Generic[Request, Answer]):
             return
         self.statistics.failed += 1
         batch[0].client.is_suspect = True
-        tell(batch[0].answer, error)
+        settle_answer(batch[0].answer, error)
 
 
-def tell(answer: asyncio.Future[Timed[Answer]], found: Timed[Answer] | Exception) -> None:
+def settle_answer(
+    answer: asyncio.Future[TimedAnswer[Answer]], found: TimedAnswer[Answer] | Exception
+) -> None:
     """Settle an answer that is still awaited."""
     if answer.done():
         return

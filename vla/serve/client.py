@@ -99,7 +99,7 @@ class RemotePolicy:
                 "the policy server does not say what its actions mean: it has no action_spec"
             )
         for name, value in action_spec.items():
-            if as_lists(theirs.get(name)) != as_lists(value):
+            if to_lists(theirs.get(name)) != to_lists(value):
                 raise ValueError(
                     f"action_spec.{name} is {theirs.get(name)} on the server, {value} here"
                 )
@@ -108,11 +108,11 @@ class RemotePolicy:
         self._open.close()
 
 
-def as_lists(value: Any) -> Any:
-    return [as_lists(item) for item in value] if isinstance(value, list | tuple) else value
+def to_lists(value: Any) -> Any:
+    return [to_lists(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-class Chunked:
+class ChunkPlayer:
     """One action at a time from chunks. With `ahead` 0 the robot waits for each chunk; above it the
     next chunk is asked for when `ahead` actions are left, and those go on being executed while it
     is computed.

@@ -15,7 +15,7 @@ from websockets.protocol import Event
 from websockets.server import ServerProtocol
 
 from vla.serve.batching import Client
-from vla.serve.limits import Limits, Pace
+from vla.serve.limits import RateLimiter, ServerLimits
 
 WRITE_BYTES = 2**20
 """Bytes that may wait to be read by a client. No answer is so long."""
@@ -42,7 +42,7 @@ class Connection(ServerConnection):
     ):
         super().__init__(protocol, server, **settings)
         self.connections = connections
-        self.small_frames = Pace(connections.limits.max_rate, SMALL_FRAMES)
+        self.small_frames = RateLimiter(connections.limits.max_rate, SMALL_FRAMES)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -86,7 +86,7 @@ class Connections:
     """Clients and strangers. An address has at most `max_per_address` clients, all together there
     are `max_clients`."""
 
-    def __init__(self, limits: Limits):
+    def __init__(self, limits: ServerLimits):
         self.limits = limits
         self.clients: dict[ServerConnection, Client] = {}
         self.strangers: dict[ServerConnection, None] = {}
@@ -112,7 +112,7 @@ class Connections:
 
     def admit(self, connection: ServerConnection) -> Client | str:
         """The client that a connection becomes, or why there is no room for it."""
-        now, address = time.monotonic(), address_of(connection.remote_address)
+        now, address = time.monotonic(), client_address(connection.remote_address)
         same = [one for one, client in self.clients.items() if client.address == address]
         candidates = []
         if len(same) >= self.limits.max_per_address:
@@ -164,7 +164,7 @@ class Connections:
         return sum(client.is_asking for client in self.clients.values())
 
 
-def address_of(remote: Any) -> str:
+def client_address(remote: Any) -> str:
     """Whom a connection comes from: an IPv4 address, or the network of an IPv6 address."""
     try:
         address = ipaddress.ip_address(str(remote[0]).partition("%")[0])

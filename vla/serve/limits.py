@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Limits:
+class ServerLimits:
     """Clients, requests a batch and requests in waiting; bytes of a message; seconds that a batch
     waits for company.
 
@@ -45,7 +45,7 @@ class Limits:
                 raise ValueError(f"{flag} must be finite and not negative")
 
 
-class Pace:
+class RateLimiter:
     """At most `rate` events a second, of which `burst` may come at once."""
 
     def __init__(self, rate: float, burst: float):

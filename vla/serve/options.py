@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vla.hosts import LOCAL, port_number
-from vla.serve.limits import Limits
+from vla.network_hosts import LOCAL, port_number
+from vla.serve.limits import ServerLimits
 
 if TYPE_CHECKING:
-    from vla.serve.access import Access
+    from vla.serve.access import AccessPolicy
 
 MIN_MESSAGE_MB = 4.0
 
@@ -73,13 +73,13 @@ def add_limit_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--max-per-address",
         type=int,
-        default=Limits.max_per_address,
+        default=ServerLimits.max_per_address,
         help="clients of one address; a proxy counts as one (default %(default)s)",
     )
     group.add_argument(
         "--max-rate",
         type=float,
-        default=Limits.max_rate,
+        default=ServerLimits.max_rate,
         help="messages a second of one client; it waits beyond that (default %(default)s)",
     )
     group.add_argument(
@@ -90,32 +90,32 @@ def add_limit_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--idle-seconds",
         type=float,
-        default=Limits.idle_seconds,
+        default=ServerLimits.idle_seconds,
         help="a client that is silent for longer gives way to a newcomer when there is no room (default %(default)s)",
     )
     group.add_argument(
         "--drain-seconds",
         type=float,
-        default=Limits.drain_seconds,
+        default=ServerLimits.drain_seconds,
         help="for requests in flight after a signal (default %(default)s)",
     )
 
 
-def read_access(options: argparse.Namespace) -> Access:
+def read_access(options: argparse.Namespace) -> AccessPolicy:
     """Who may talk to the server, and what to warn of. Raises ValueError for what cannot be."""
-    from vla.serve.access import Access, check_reach, find_token, tls_context
+    from vla.serve.access import AccessPolicy, check_reach, find_token, tls_context
 
     token = find_token(options.token, options.token_file)
     if options.no_token and token is not None:
         raise ValueError("--no-token goes with no token: take away one of the two")
     tls = tls_context(options.tls_certificate, options.tls_key)
-    access = Access(token, tuple(options.allow_host), tuple(options.allow_origin), tls)
+    access = AccessPolicy(token, tuple(options.allow_host), tuple(options.allow_origin), tls)
     for warning in check_reach(options.host, access, options.no_token):
         print(f"warning: {warning}", file=sys.stderr)
     return access
 
 
-def read_limits(options: argparse.Namespace, observation_bytes: int) -> Limits:
+def read_limits(options: argparse.Namespace, observation_bytes: int) -> ServerLimits:
     """How much may be asked of the server. Raises ValueError for a limit under which nothing could
     be asked."""
     megabytes = options.max_message_mb
@@ -126,7 +126,7 @@ def read_limits(options: argparse.Namespace, observation_bytes: int) -> Limits:
             f"--max-message-mb {megabytes} holds no observation of this policy, or has no end: give at least "
             f"{observation_bytes / 2**20:.2f}"
         )
-    return Limits(
+    return ServerLimits(
         max_clients=options.max_clients,
         max_batch=options.max_batch,
         max_waiting=options.max_waiting,

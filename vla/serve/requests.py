@@ -22,7 +22,7 @@ class BadRequest(ValueError):
 
 
 @dataclass(frozen=True)
-class Going:
+class ExecutingPlan:
     """What a robot is doing while it asks: the actions [n, A] that it would execute from now on,
     and how many of them it will have executed when the answer comes.
     """
@@ -32,28 +32,28 @@ class Going:
 
 
 @dataclass(frozen=True)
-class Shown:
+class ObservationBatch:
     """Rows of several clients, as `vla.data.observations.Observer` takes them; `going` is None
     where one waits."""
 
     images: Mapping[str, np.ndarray]
     proprio: np.ndarray
     instruction: Sequence[str]
-    going: Sequence[Going | None] = ()
+    going: Sequence[ExecutingPlan | None] = ()
 
 
-Parts = tuple[dict[str, np.ndarray], np.ndarray, str, Going | None]
+Parts = tuple[dict[str, np.ndarray], np.ndarray, str, ExecutingPlan | None]
 """One observation: images by camera, state, prompt, what goes on."""
 
 
 @dataclass(frozen=True)
-class Expected:
+class ExpectedObservation:
     """What every observation must hold: uint8 pictures [size, size, 3] by camera, `state` of so
     many numbers, `prompt`.
 
     A picture may come as "front", "images/front", "observation/front" or inside "images"; `state`
     and `prompt` alike. There may be `going/plan` [n, action_size] and `going/late` besides
-    (`Going`). `encode` turns a prompt into tokens and raises ValueError for one that the policy has
+    (`ExecutingPlan`). `encode` turns a prompt into tokens and raises ValueError for one that the policy has
     no room for, so that no such prompt reaches a batch.
     """
 
@@ -74,10 +74,10 @@ class Expected:
         """The parts of one observation. Raises BadRequest."""
         if not isinstance(message, Mapping):
             raise BadRequest(f"an observation is a mapping, this is a {type(message).__name__}")
-        flat = flattened(message)
-        images = {camera: self._image(camera, find(flat, camera)) for camera in self.cameras}
-        state = finite("state", find(flat, "state"), (self.state_size,))
-        prompt = self._prompt(find(flat, "prompt"))
+        flat = flatten_message(message)
+        images = {camera: self._image(camera, find_entry(flat, camera)) for camera in self.cameras}
+        state = parse_finite("state", find_entry(flat, "state"), (self.state_size,))
+        prompt = self._prompt(find_entry(flat, "prompt"))
         return images, state, prompt, self._going(flat)
 
     def _prompt(self, prompt: Any) -> str:
@@ -95,11 +95,11 @@ class Expected:
                 raise BadRequest(f"prompt: {error}") from None
         return prompt
 
-    def _going(self, flat: Mapping[str, Any]) -> Going | None:
+    def _going(self, flat: Mapping[str, Any]) -> ExecutingPlan | None:
         if "going/plan" not in flat:
             return None
         plan, late = (
-            finite("going/plan", flat["going/plan"], (None, self.action_size)),
+            parse_finite("going/plan", flat["going/plan"], (None, self.action_size)),
             flat.get("going/late"),
         )
         if not isinstance(late, int | np.integer) or not 0 <= late <= len(plan):
@@ -107,7 +107,7 @@ class Expected:
             raise BadRequest(
                 f"going/late must be a whole number from 0 to the {len(plan)} of the plan, this is {found}"
             )
-        return Going(plan, int(late))
+        return ExecutingPlan(plan, int(late))
 
     def _image(self, camera: str, value: Any) -> np.ndarray:
         size = self.image_size
@@ -121,14 +121,14 @@ class Expected:
             )
         return value
 
-    def join(self, parts: Sequence[Parts]) -> Shown:
+    def join(self, parts: Sequence[Parts]) -> ObservationBatch:
         """Observations of several clients as rows."""
         _, states, prompts, going = zip(*parts, strict=True)
         images = {camera: np.stack([part[0][camera] for part in parts]) for camera in self.cameras}
-        return Shown(images, np.stack(states), list(prompts), list(going))
+        return ObservationBatch(images, np.stack(states), list(prompts), list(going))
 
 
-def finite(name: str, value: Any, shape: tuple[int | None, ...]) -> np.ndarray:
+def parse_finite(name: str, value: Any, shape: tuple[int | None, ...]) -> np.ndarray:
     """Numbers of that shape (None: any size) as float32. Raises BadRequest."""
     numbers = " x ".join("n" if size is None else str(size) for size in shape)
     expected = f"{name} must be {numbers} finite numbers"
@@ -146,7 +146,7 @@ def finite(name: str, value: Any, shape: tuple[int | None, ...]) -> np.ndarray:
     return array.astype(np.float32)
 
 
-def flattened(message: Mapping[Any, Any]) -> dict[str, Any]:
+def flatten_message(message: Mapping[Any, Any]) -> dict[str, Any]:
     """Nested mappings as {"a/b": value}. Raises BadRequest for more, longer or deeper keys than an
     observation has: a name is as long as all the keys above it, so the work is their product.
     """
@@ -182,7 +182,7 @@ def key_text(key: Any) -> str:
     return raw.decode(errors="backslashreplace")
 
 
-def find(flat: Mapping[str, Any], name: str) -> Any:
+def find_entry(flat: Mapping[str, Any], name: str) -> Any:
     """The entry whose last part is `name`."""
     found = [value for key, value in flat.items() if key == name or key.endswith(f"/{name}")]
     if len(found) != 1:

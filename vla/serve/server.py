@@ -24,17 +24,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vla.serve.access import Access
-from vla.serve.batching import Batcher, Busy, Client, Timed
+from vla.serve.access import AccessPolicy
+from vla.serve.batching import Batcher, Client, ServerBusy, TimedAnswer
 from vla.serve.codec import pack, unpack
-from vla.serve.limits import Limits, Pace
-from vla.serve.requests import Expected, Parts, Shown
+from vla.serve.limits import RateLimiter, ServerLimits
+from vla.serve.requests import ExpectedObservation, ObservationBatch, Parts
 
 if TYPE_CHECKING:
     from websockets.asyncio.server import Server, ServerConnection
     from websockets.http11 import Request, Response
 
-Act = Callable[[Shown], np.ndarray]
+Act = Callable[[ObservationBatch], np.ndarray]
 """Decides for every row: actions float32 [B, H, A]."""
 MAX_TEXT = 500
 """Characters of an answer in words, however long what it complains of."""
@@ -50,10 +50,10 @@ class PolicyServer:
     """A policy (`act`), what it expects, its passport, how much it may be asked, and by whom."""
 
     act: Act
-    expected: Expected
+    expected: ExpectedObservation
     passport: Mapping[str, Any]
-    limits: Limits
-    access: Access = field(default_factory=Access)
+    limits: ServerLimits
+    access: AccessPolicy = field(default_factory=AccessPolicy)
 
     def __post_init__(self) -> None:
         from vla.serve.connections import Connections
@@ -71,7 +71,7 @@ class PolicyServer:
 
     def _infer(self, requests: Sequence[Parts]) -> Sequence[np.ndarray | Exception]:
         actions = np.asarray(self.act(self.expected.join(requests)), dtype=np.float32)
-        return [row if np.isfinite(row).all() else not_finite(row) for row in actions]
+        return [row if np.isfinite(row).all() else not_finite_answer(row) for row in actions]
 
     async def run(
         self, host: str, port: int, on_ready: Callable[[int], None] = lambda port: None
@@ -102,7 +102,7 @@ class PolicyServer:
                 ssl=self.access.tls,
             ) as server:
                 queue_connections(server)
-                on_ready(port_of(server))
+                on_ready(bound_port(server))
                 try:
                     await asyncio.wait({batches, told}, return_when=asyncio.FIRST_COMPLETED)
                     if batches.done():
@@ -136,7 +136,7 @@ class PolicyServer:
             return
         with suppress(ConnectionClosed):
             await connection.send(pack(dict(self.passport)))
-            pace = Pace(self.limits.max_rate, burst=self.limits.max_rate)
+            pace = RateLimiter(self.limits.max_rate, burst=self.limits.max_rate)
             async for message in connection:
                 with client.asking():
                     await connection.send(await self._reply(message, client))
@@ -151,7 +151,7 @@ class PolicyServer:
             if isinstance(message, str):
                 raise ValueError("observations come as msgpack in binary messages, this was text")
             timed = await self.batcher.ask(self.expected.read(unpack(message)), client)
-        except (ValueError, Busy) as error:
+        except (ValueError, ServerBusy) as error:
             answer = str(error)
         except (
             Exception
@@ -159,7 +159,7 @@ class PolicyServer:
             answer = f"the policy failed: {error.__class__.__name__}: {error}"
         else:
             client.was_answered = True
-            return pack({"actions": timed.answer, **timing(timed)})
+            return pack({"actions": timed.answer, **timing_fields(timed)})
         await self.batcher.settle()
         return answer if len(answer) <= MAX_TEXT else f"{answer[:MAX_TEXT]} ..."
 
@@ -188,7 +188,7 @@ class PolicyServer:
         return None
 
 
-def not_finite(actions: np.ndarray) -> Exception:
+def not_finite_answer(actions: np.ndarray) -> Exception:
     """What is answered in place of actions that no robot may be sent."""
     wrong = int((~np.isfinite(actions)).sum())
     return FloatingPointError(
@@ -205,11 +205,11 @@ def queue_connections(server: Server) -> None:
             same.listen(QUEUED)
 
 
-def port_of(server: Server) -> int:
+def bound_port(server: Server) -> int:
     return next(iter(server.sockets)).getsockname()[1]
 
 
-def timing(timed: Timed[np.ndarray]) -> dict[str, Any]:
+def timing_fields(timed: TimedAnswer[np.ndarray]) -> dict[str, Any]:
     """What openpi's clients read, and how many shared the call."""
     numbers = {"infer_ms": 1000 * timed.took, "wait_ms": 1000 * timed.waited, "batch": timed.batch}
     return {"server_timing": numbers, "policy_timing": {"infer_ms": 1000 * timed.took}}

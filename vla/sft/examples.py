@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from vla.config.text import Fit
 from vla.sft.loop import Metrics, SupervisedSettings, SupervisedTrainer
 from vla.sft.stage import TrainingStage
-from vla.threads import ONE, Threads, even_pieces
-from vla.train.distributed import ALONE, Processes, own_share
+from vla.threads import SINGLE_THREAD, Threads, split_evenly
+from vla.training.distributed import SINGLE_PROCESS, Processes, process_share
 
 Rows = Sequence[int]
 """Numbers of examples."""
@@ -66,8 +66,8 @@ def train_on_examples(
     *,
     weight_of: Callable[[Rows], float] = len,
     before_batch: Callable[[Rows], None] = lambda rows: None,
-    processes: Processes = ALONE,
-    threads: Threads = ONE,
+    processes: Processes = SINGLE_PROCESS,
+    threads: Threads = SINGLE_THREAD,
     learning_rates: Mapping[str, float] | None = None,
 ) -> None:
     """Train `module` in place.
@@ -94,9 +94,9 @@ def train_on_examples(
         batch = batches(step)
         before_batch(batch)
         total = weight_of(batch)
-        own = torch.tensor(own_share(batch, processes))
+        own = torch.tensor(process_share(batch, processes))
         return [
-            (rows.tolist(), total) for rows in even_pieces(own, settings.rows_per_pass, threads)
+            (rows.tolist(), total) for rows in split_evenly(own, settings.rows_per_pass, threads)
         ]
 
     def piece_loss(piece: tuple[list[int], float]) -> tuple[Tensor, Metrics]:
@@ -116,7 +116,7 @@ def train_on_examples(
 
 @torch.no_grad()
 def evaluate_rows(
-    count: int, size: int, values_of: Callable[[Rows], Tensor], threads: Threads = ONE
+    count: int, size: int, values_of: Callable[[Rows], Tensor], threads: Threads = SINGLE_THREAD
 ) -> Tensor:
     """`values_of` of all rows below `count`, `size` rows at a time, on the CPU."""
     pieces = [range(i, min(i + size, count)) for i in range(0, count, size)]

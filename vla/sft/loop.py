@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from vla.collectives import sum_gradients
-from vla.threads import ONE, Threads, add_gradients
-from vla.train.agreement import main_seconds
-from vla.train.distributed import ALONE, Processes
-from vla.train.optim import EMA, ScheduleKind, Together, make_optimizer, schedule_scale
+from vla.threads import SINGLE_THREAD, Threads, add_gradients
+from vla.training.distributed import SINGLE_PROCESS, Processes
+from vla.training.optim import EMA, CombinedOptimizer, ScheduleKind, make_optimizer, schedule_scale
+from vla.training.process_agreement import main_process_seconds
 
 Metrics = dict[str, float]
 
@@ -71,8 +71,8 @@ class SupervisedTrainer:
         module: nn.Module,
         settings: SupervisedSettings,
         *,
-        processes: Processes = ALONE,
-        threads: Threads = ONE,
+        processes: Processes = SINGLE_PROCESS,
+        threads: Threads = SINGLE_THREAD,
         learning_rates: Mapping[str, float] | None = None,
     ) -> None:
         self.module = module
@@ -126,7 +126,7 @@ class SupervisedTrainer:
             start = time.monotonic()
             pieces = micro_batches(self.step)
             self.optimizer.zero_grad()
-            with self.processes.own_draws("fit", self.step):
+            with self.processes.process_rng("fit", self.step):
                 parts = add_gradients(parameters, pieces, with_numbers(loss_of), self.threads)
             sum_gradients(parameters, self.processes.reduce_sum)
             norm = float(nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm))
@@ -140,7 +140,7 @@ class SupervisedTrainer:
             if self.ema is not None:
                 self.ema.update(self.module)
             self.step += 1
-            self.seconds += main_seconds(time.monotonic() - start, self.processes)
+            self.seconds += main_process_seconds(time.monotonic() - start, self.processes)
             loss = metrics.pop("loss")
             if on_step(self.step, {"loss": loss, "grad_norm": norm, "lr_scale": scale, **metrics}):
                 break
@@ -205,7 +205,7 @@ def sum_metrics(parts: Sequence[Metrics], processes: Processes) -> Metrics:
 
 
 @contextmanager
-def scaled_rates(optimizer: Together, scale: float) -> Iterator[None]:
+def scaled_rates(optimizer: CombinedOptimizer, scale: float) -> Iterator[None]:
     """Learning rates scaled within the block. Outside it they are the settings', so that an
     optimizer saved between two steps does not carry the schedule with it.
     """

@@ -12,7 +12,7 @@ from vla.sft.protocols import ImitablePolicy
 from vla.types import Observation
 
 
-def share_of(count: Tensor | int, reduce_sum: ReduceSum) -> Float[Tensor, ""] | float:
+def global_fraction(count: Tensor | int, reduce_sum: ReduceSum) -> Float[Tensor, ""] | float:
     """What part of all that counts, in the batches of all processes together, counts here: the mean
     over all is the sum of every process's own mean times its share.
     """
@@ -33,7 +33,7 @@ def imitation_loss(
     that count; of many processes, this one's part of it.
     """
     terms, mask = policy.imitation_terms(observation, actions, action_mask)
-    return (terms * mask).sum() / mask.sum().clamp(min=1) * share_of(mask.sum(), reduce_sum)
+    return (terms * mask).sum() / mask.sum().clamp(min=1) * global_fraction(mask.sum(), reduce_sum)
 
 
 def plan_loss(
@@ -62,7 +62,7 @@ def plan_loss(
     places = torch.arange(logits.shape[-1], dtype=logits.dtype, device=logits.device)
     expected = logits.softmax(-1) @ places
     distance = (expected - wanted).abs().mean()
-    share = share_of(len(numbers), reduce_sum)
+    share = global_fraction(len(numbers), reduce_sum)
     return (loss + distance / EXPECTED_SCALE) * share, distance.detach() * share
 
 
@@ -90,5 +90,5 @@ def answer_loss(
     logits = model.backbone.logits(hidden[rows, columns])
     targets = observation.tokens[rows, columns + 1]
     loss = torch.nn.functional.cross_entropy(logits, targets)
-    share = share_of(len(targets), reduce_sum)
+    share = global_fraction(len(targets), reduce_sum)
     return loss * share, (logits.argmax(-1) == targets).float().mean() * share

@@ -48,7 +48,7 @@ class ImitablePolicy(Policy, Critic, Protocol):
 
 
 @runtime_checkable
-class ProbedPolicy(ImitablePolicy, Protocol):
+class HeadPretrainablePolicy(ImitablePolicy, Protocol):
     """A policy whose head can be trained on what its model has seen, `hidden`, without running the
     model again."""
 

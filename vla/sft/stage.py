@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from vla.sft.loop import SupervisedTrainer
-from vla.train.run import Run
+from vla.training.run import Run
 
 
 class TrainingStage:

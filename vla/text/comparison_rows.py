@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from vla.data.chat import ChatFormat
-from vla.data.preferences import Ranking, Thumb, read_preferences
+from vla.data.preferences import BinaryFeedback, Ranking, read_preferences
 from vla.data.rows import RowReader
+from vla.preference.kto import balanced_weights, mismatched_prompts
 from vla.preference.objective import KTO, Objective, uses_margin
-from vla.preference.thumbs import balanced_weights, next_others
-from vla.text.labelling import clearest
-from vla.text.preferring import Comparison, LikedExample, encode_ranking, encode_thumb
+from vla.text.comparisons import select_clearest
+from vla.text.preference_training import Comparison, LikedExample, encode_ranking, encode_thumb
 from vla.text.problems import split_position
 
 HELD_OUT = 0.1
 """Share of the prompts that are held out where no comparison is on a held-out prompt."""
 
 
-T = TypeVar("T", Ranking, Thumb, Comparison, LikedExample)
+T = TypeVar("T", Ranking, BinaryFeedback, Comparison, LikedExample)
 
 
 def split_by_prompt(
@@ -54,7 +54,7 @@ def read_comparisons(
     fraction: float,
     keep_fraction: float | None,
     reader: RowReader,
-) -> list[Ranking] | list[Thumb]:
+) -> list[Ranking] | list[BinaryFeedback]:
     """The rows of `text.comparisons` that an objective learns from, and those held out. None: a
     reward model.
 
@@ -62,12 +62,12 @@ def read_comparisons(
     learn nothing from.
     """
     rows = read_preferences(source, reader)
-    if isinstance(rows[0], Thumb):
+    if isinstance(rows[0], BinaryFeedback):
         return _checked_thumbs(source, rows, objective, fraction, reader)  # type: ignore[arg-type]
     rankings = [row for row in rows if isinstance(row, Ranking)]
     _check_margins(rankings, objective, keep_fraction)
     if keep_fraction is not None:
-        kept = clearest([row.margin or 0.0 for row in rankings], keep_fraction)
+        kept = select_clearest([row.margin or 0.0 for row in rankings], keep_fraction)
         reader.note(
             source, f"{len(kept)} of {len(rankings)} comparisons are kept (text.keep_fraction)"
         )
@@ -85,11 +85,11 @@ def read_comparisons(
 
 def _checked_thumbs(
     source: str,
-    thumbs: list[Thumb],
+    thumbs: list[BinaryFeedback],
     objective: Objective | None,
     fraction: float,
     reader: RowReader,
-) -> list[Thumb]:
+) -> list[BinaryFeedback]:
     """The thumbs on training prompts."""
     if not isinstance(objective, KTO):
         who = (
@@ -116,9 +116,9 @@ def _checked_thumbs(
     return learned
 
 
-def _check_prompts(source: str, rows: Sequence[Ranking | Thumb]) -> None:
+def _check_prompts(source: str, rows: Sequence[Ranking | BinaryFeedback]) -> None:
     try:
-        next_others([row.key for row in rows])
+        mismatched_prompts([row.key for row in rows])
     except ValueError as error:
         raise ValueError(f"text.comparisons ({source}): {error}") from None
 
@@ -148,7 +148,7 @@ def _check_margins(
 def encode_comparisons(
     chat: ChatFormat,
     source: str,
-    rows: Sequence[Ranking | Thumb],
+    rows: Sequence[Ranking | BinaryFeedback],
     context: int | None,
     reader: RowReader,
 ) -> list[Comparison] | list[LikedExample]:
@@ -160,14 +160,14 @@ def encode_comparisons(
         try:
             found.append(_encoded(chat, row, context))
         except ValueError as error:
-            reader.leave_out(source, f"{row.where}: {error}")
+            reader.skip_row(source, f"{row.where}: {error}")
     if not found:
         raise ValueError(f"text.comparisons ({source}): none of {len(rows)} rows can be used")
     return found  # type: ignore[return-value]
 
 
 def _encoded(
-    chat: ChatFormat, row: Ranking | Thumb, context: int | None
+    chat: ChatFormat, row: Ranking | BinaryFeedback, context: int | None
 ) -> Comparison | LikedExample:
     made = encode_ranking(chat, row) if isinstance(row, Ranking) else encode_thumb(chat, row)
     said = made.completions if isinstance(made, Comparison) else (made.completion,)

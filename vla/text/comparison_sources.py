@@ -9,17 +9,17 @@ from dataclasses import replace
 
 from vla.config.text import JudgeSettings
 from vla.data.messages import prompt_key
-from vla.data.preferences import Ranking, Thumb
-from vla.files.write import write_atomically
+from vla.data.preferences import BinaryFeedback, Ranking
+from vla.files.writing import write_atomically
 from vla.text.comparison_rows import encode_comparisons
-from vla.text.labelling import Labels, clearest, compare_by_judge, make_judge
-from vla.text.open_mode import OpenMode
-from vla.text.preferring import Comparison, LikedExample
-from vla.train.pieces import Pieces, kept
+from vla.text.comparisons import LabelledComparisons, compare_by_judge, make_judge, select_clearest
+from vla.text.open_ended_run import OpenMode
+from vla.text.preference_training import Comparison, LikedExample
+from vla.training.resumable_work import ResumableWork, load_or_compute
 
 
 def encode_read(
-    mode: OpenMode, source: str, rows: Sequence[Ranking | Thumb]
+    mode: OpenMode, source: str, rows: Sequence[Ranking | BinaryFeedback]
 ) -> list[Comparison] | list[LikedExample]:
     """Token ids of the rows of `text.comparisons`; what was left out is said."""
     found = encode_comparisons(mode.parts.chat, source, rows, mode.parts.context, mode.reader)
@@ -44,17 +44,21 @@ def sample_comparisons(
     judging = make_judge(judge, mode.gold, mode.parts, mode.run.seed("labels"))
     answers = mode.answers(f"answers {number + 1}", mode.prompts.train, per_prompt)
 
-    def judged(pieces: Pieces) -> Labels:
+    def judged(pieces: ResumableWork) -> LabelledComparisons:
         with mode.run.timer("judge"):
             return compare_by_judge(judging, answers, whole, pieces)
 
-    labels: Labels = kept(mode.run, f"labels {number + 1}", Labels, judged)
+    labels: LabelledComparisons = load_or_compute(
+        mode.run, f"labels {number + 1}", LabelledComparisons, judged
+    )
     if not labels.comparisons:
         raise ValueError(
             f"the judge found no difference between any of {len(answers)} x {per_prompt} completions: raise"
             " text.generation.sampling.temperature or text.samples_per_prompt, or choose another judge"
         )
-    clear = clearest([comparison.margin or 0.0 for comparison in labels.comparisons], keep_fraction)
+    clear = select_clearest(
+        [comparison.margin or 0.0 for comparison in labels.comparisons], keep_fraction
+    )
     asked = {i: mode.prompts.asked(labels.rows[i]["prompt"]) for i in clear}
     lines = "".join(json.dumps({**labels.rows[i], "prompt": list(asked[i])}) + "\n" for i in clear)
     write_atomically(mode.run.folder.path / f"comparisons_{number + 1}.jsonl", lines)

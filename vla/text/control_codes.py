@@ -21,30 +21,30 @@ from torch import Tensor
 from torch.nn import functional
 
 from vla.data.chat import ChatFormat
-from vla.decoding.guided import Guided
 from vla.evaluation.result import EvaluationResult, compare_results
+from vla.generation.guidance import GuidedEngine
 from vla.policies.text import TextPolicy
 from vla.sft.examples import train_on_examples
 from vla.sft.loop import SupervisedSettings
 from vla.sft.stage import TrainingStage
 from vla.text.open_ended_evaluation import evaluate_open_answers
-from vla.text.open_mode import OpenMode
-from vla.text.supervised import Example, sequence_logprobs
-from vla.text.topics import say
+from vla.text.open_ended_run import OpenMode
+from vla.text.prompts import sample_completions
+from vla.text.sft_losses import Example, sequence_logprobs
 
 
-def code(level: int, num_levels: int) -> str:
+def level_label(level: int, num_levels: int) -> str:
     """The label of a level, 1 the worst."""
     return f"quality: {level} of {num_levels}"
 
 
-def coded(chat: ChatFormat, level: int, num_levels: int) -> ChatFormat:
+def with_level_label(chat: ChatFormat, level: int, num_levels: int) -> ChatFormat:
     """A chat format that puts the label behind the question, so that one reading of it serves all
     labels."""
-    return replace(chat, closing=f"({code(level, num_levels)})")
+    return replace(chat, closing=f"({level_label(level, num_levels)})")
 
 
-def levels_of(rewards: Sequence[float], num_levels: int) -> list[int]:
+def reward_levels(rewards: Sequence[float], num_levels: int) -> list[int]:
     """The quantile (1 worst ... num_levels best) that each reward falls into; equal rewards share a
     level."""
     inner = np.quantile(rewards, np.arange(1, num_levels) / num_levels)
@@ -52,7 +52,7 @@ def levels_of(rewards: Sequence[float], num_levels: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Coded:
+class LabelledCompletion:
     """A completion, the prompts with every label, and the number of the label that is its own."""
 
     prompts: list[list[int]]
@@ -62,7 +62,7 @@ class Coded:
 
 def fit_codes(
     policy: TextPolicy,
-    samples: Sequence[Coded],
+    samples: Sequence[LabelledCompletion],
     discrimination: float,
     beta: float,
     settings: SupervisedSettings,
@@ -90,16 +90,20 @@ def fit_codes(
     train_on_examples(policy, len(samples), loss_of, settings, seed, stage, threads=policy.threads)
 
 
-def guided(mode: OpenMode, chats: Sequence[ChatFormat], guidance: float) -> Guided:
+def answer_with_guidance(
+    mode: OpenMode, chats: Sequence[ChatFormat], guidance: float
+) -> GuidedEngine:
     """Who answers the held-out prompts behind one label against the others."""
     others = {}
     for question in mode.prompts.evaluation:
         asked = [tuple(chat.prompt(mode.prompts.asked(question))) for chat in chats]
         others |= {own: [ids for ids in asked if ids != own] for own in asked}
-    return Guided(mode.parts.model, others, guidance, mode.parts.autocast)
+    return GuidedEngine(mode.parts.model, others, guidance, mode.parts.autocast)
 
 
-def steered(mode: OpenMode, chats: Sequence[ChatFormat], guidance: float) -> dict[str, Any]:
+def evaluate_steering(
+    mode: OpenMode, chats: Sequence[ChatFormat], guidance: float
+) -> dict[str, Any]:
     """Gold reward of the greedy answers to the held-out prompts behind every label, and of the best
     label's against the worst's, prompt by prompt.
     """
@@ -107,7 +111,7 @@ def steered(mode: OpenMode, chats: Sequence[ChatFormat], guidance: float) -> dic
     width = mode.generation.max_prompt_tokens
     results: list[EvaluationResult] = []
     for level, chat in enumerate(chats, start=1):
-        said = say(
+        said = sample_completions(
             mode.speaker,
             chat,
             mode.prompts.evaluation,
@@ -118,12 +122,12 @@ def steered(mode: OpenMode, chats: Sequence[ChatFormat], guidance: float) -> dic
         )
         results.append(evaluate_open_answers(said, mode.gold))
         mode.run.progress.say(
-            f"asked for {code(level, len(chats))}{how}: gold reward {results[-1]}"
+            f"asked for {level_label(level, len(chats))}{how}: gold reward {results[-1]}"
         )
     change = compare_results(results[0], results[-1], noun="prompts")
     mode.run.progress.say(f"the best code against the worst{how}: {change}")
     by_code = {
-        code(level, len(chats)): result.without_outputs()
+        level_label(level, len(chats)): result.without_outputs()
         for level, result in enumerate(results, start=1)
     }
     return {f"gold reward by code{how}": by_code, f"best code against worst{how}": change}

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import yaml
 
-from vla.files.read import read_yaml
-from vla.text.language_model import context_of
-from vla.text.open_mode import OpenMode
-from vla.text.topics import Said, continue_prompts
-from vla.train.pieces import Pieces
+from vla.files.reading import read_yaml
+from vla.text.language_model import context_length
+from vla.text.open_ended_run import OpenMode
+from vla.text.prompts import Completion, continue_prompts
+from vla.training.resumable_work import ResumableWork
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ BUILT_IN = (
 class Revision:
     """A first answer, its critiques, and the last rewritten answer."""
 
-    first: Said
+    first: Completion
     critiques: tuple[str, ...]
-    last: Said
+    last: Completion
 
 
 def read_constitution(path: str | None) -> tuple[Principle, ...]:
@@ -71,10 +71,10 @@ def read_constitution(path: str | None) -> tuple[Principle, ...]:
 
 def revise(
     mode: OpenMode,
-    answers: list[Said],
+    answers: list[Completion],
     principles: tuple[Principle, ...],
     rounds: int,
-    pieces: Pieces,
+    pieces: ResumableWork,
 ) -> list[Revision]:
     """`rounds` times: criticize every answer by a principle drawn for it, then rewrite it."""
     rng = random.Random(mode.run.seed("principles"))
@@ -86,7 +86,7 @@ def revise(
     room = width + 2 * (
         mode.generation.max_new_tokens + longest
     )  # question, answer, request, critique, request
-    _, asking = context_of(mode.generation)
+    _, asking = context_length(mode.generation)
     mode.parts.check_context(
         room + mode.generation.max_new_tokens, f"{asking} with critiques and revisions"
     )
@@ -112,7 +112,9 @@ def revise(
             own.append(critique.text)
         # the next round, and training, see the revision as the answer to the bare question
         last = [
-            Said(first.prompt, first.prompt_ids, revision.text, revision.ids, revision.finished)
+            Completion(
+                first.prompt, first.prompt_ids, revision.text, revision.ids, revision.finished
+            )
             for first, revision in zip(answers, revisions, strict=True)
         ]
     return [Revision(a, tuple(c), b) for a, c, b in zip(answers, critiques, last, strict=True)]

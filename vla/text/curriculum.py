@@ -15,27 +15,27 @@ _RECENT = 3
 class Curriculum:
     """`families[k]` are the numbers of the problems of family k, from easy to hard.
 
-    With `advance_at` the next family joins when the mean sampled success of the last three
+    With `curriculum_threshold` the next family joins when the mean sampled success of the last three
     iterations reaches it; without, all are open from the start and drawn alike. Iteration `i` draws
     the same problems in a resumed run.
     """
 
     def __init__(
-        self, families: Sequence[Sequence[int]], advance_at: float | None, seed: int
+        self, families: Sequence[Sequence[int]], curriculum_threshold: float | None, seed: int
     ) -> None:
-        self.families, self.advance_at, self.seed = (
+        self.families, self.curriculum_threshold, self.seed = (
             [list(family) for family in families],
-            advance_at,
+            curriculum_threshold,
             seed,
         )
-        self.num_open = len(self.families) if advance_at is None else 1
+        self.num_open = len(self.families) if curriculum_threshold is None else 1
         self.recent: list[float] = []
 
     def draw(self, iteration: int, attempt: int, count: int) -> list[int]:
         """Numbers of `count` problems, different ones where there are enough."""
         rng = np.random.default_rng([self.seed, iteration, attempt])
         open_families = self.families[: self.num_open]
-        if self.advance_at is None or self.num_open == 1:
+        if self.curriculum_threshold is None or self.num_open == 1:
             shares = rng.multinomial(count, [1 / len(open_families)] * len(open_families))
         else:
             newest = (count + 1) // 2
@@ -49,10 +49,10 @@ class Curriculum:
     def learn(self, success: float) -> None:
         """Hear the mean sampled success of an iteration; maybe open the next family."""
         self.recent = [*self.recent, success][-_RECENT:]
-        mastered = self.advance_at is not None and len(self.recent) == _RECENT
+        mastered = self.curriculum_threshold is not None and len(self.recent) == _RECENT
         if (
             mastered
-            and float(np.mean(self.recent)) >= (self.advance_at or 0.0)
+            and float(np.mean(self.recent)) >= (self.curriculum_threshold or 0.0)
             and self.num_open < len(self.families)
         ):
             self.num_open += 1

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import TypeAdapter
 
 from vla.data.chat import ChatFormat
-from vla.rewards.compose import CORRECT, Scores
+from vla.rewards.compose import CORRECT, RewardScores
 from vla.rewards.sample import Sample
 from vla.text.calculator import evaluate_calls
 from vla.text.problems import Problem
@@ -44,7 +44,7 @@ class TextResult:
 
 
 @dataclass(frozen=True)
-class Episode:
+class TextEpisode:
     """One finished episode, for metrics and reports: what was asked and said, the reward and its
     parts."""
 
@@ -59,7 +59,7 @@ class Episode:
         return self.parts.get(CORRECT, 0.0) >= 1.0
 
 
-EPISODES = TypeAdapter(list[Episode])
+EPISODES = TypeAdapter(list[TextEpisode])
 
 
 @dataclass
@@ -85,7 +85,7 @@ class TextEnvironment:
         self,
         problems: Sequence[Problem],
         chat: ChatFormat,
-        rewards: Callable[[Sequence[Sample]], Scores],
+        rewards: Callable[[Sequence[Sample]], RewardScores],
         stop_ids: Sequence[int],
         num_envs: int,
         tool: Tool | None = None,
@@ -100,7 +100,7 @@ class TextEnvironment:
         self.problems, self.chat, self.rewards = list(problems), chat, rewards
         self.stop_ids, self.num_envs = frozenset(stop_ids), num_envs
         self.tool, self.max_turns = tool, max_turns
-        self.episodes: list[Episode] = []
+        self.episodes: list[TextEpisode] = []
         self._chats: dict[int, _Chat] = {}
         self._prompts: dict[int, list[int]] = {}
 
@@ -153,7 +153,7 @@ class TextEnvironment:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.episodes = EPISODES.validate_python(state["episodes"])
 
-    def take_episodes(self) -> list[Episode]:
+    def take_episodes(self) -> list[TextEpisode]:
         """The episodes that ended since the last call."""
         episodes, self.episodes = self.episodes, []
         return episodes
@@ -180,9 +180,11 @@ class TextEnvironment:
         chat.texts.append(answer)
         return None
 
-    def _finish(self, env: int, sample: Sample, reward: float, parts: dict[str, float]) -> Episode:
+    def _finish(
+        self, env: int, sample: Sample, reward: float, parts: dict[str, float]
+    ) -> TextEpisode:
         chat = self._chats[env]
-        episode = Episode(chat.problem, "\n".join(chat.texts), sample, reward, parts)
+        episode = TextEpisode(chat.problem, "\n".join(chat.texts), sample, reward, parts)
         self.episodes.append(episode)
         return episode
 

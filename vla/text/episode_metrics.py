@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vla.text.environment import Episode
-from vla.train.run import Run
+from vla.text.environment import TextEpisode
+from vla.training.run import Run
 
 
-def episode_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
+def episode_metrics(episodes: Sequence[TextEpisode]) -> dict[str, float]:
     """Means over the episodes: every part of the reward, completion length, the share that ended by
     themselves, the share of distinct completions."""
     count = len(episodes)
@@ -25,7 +25,7 @@ def episode_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
     return metrics
 
 
-def append_samples(run: Run, iteration: int, episodes: Sequence[Episode]) -> None:
+def append_samples(run: Run, iteration: int, episodes: Sequence[TextEpisode]) -> None:
     """Append episodes to samples.jsonl."""
     rows = [
         {

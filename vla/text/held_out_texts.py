@@ -12,14 +12,14 @@ import numpy as np
 from torch import Tensor
 
 from vla.data.chat import ChatFormat
-from vla.data.conversations import Encoded
-from vla.data.messages import Message, as_text
-from vla.decoding.sampling import Sampling
+from vla.data.conversations import EncodedConversation
+from vla.data.messages import Message, messages_to_text
+from vla.generation.sampling import Sampling
 from vla.text.language_model import LanguageParts
-from vla.text.report import Pair
+from vla.text.prompts import sample_completions
 from vla.text.sources import Source, cross_entropy
-from vla.text.topics import say
-from vla.train.distributed import Processes
+from vla.text.text_report import Pair
+from vla.training.distributed import Processes
 
 NUM_SAMPLES = 8
 SAMPLE_TOKENS = 32
@@ -42,8 +42,8 @@ class TextEvaluation:
 def evaluate_texts(
     parts: LanguageParts,
     sources: Sequence[Source],
-    held_out: Sequence[Sequence[Encoded]],
-    logprobs_of: Callable[[Sequence[Encoded]], tuple[Tensor, Tensor]],
+    held_out: Sequence[Sequence[EncodedConversation]],
+    logprobs_of: Callable[[Sequence[EncodedConversation]], tuple[Tensor, Tensor]],
     texts_per_pass: int,
     processes: Processes,
 ) -> TextEvaluation:
@@ -71,7 +71,7 @@ def samples(parts: LanguageParts, sources: Sequence[Source]) -> list[tuple[str, 
             takewhile(lambda message: message["role"] != "assistant", conversation.messages)
         )
         if before and is_short(parts.chat, before):
-            asked[as_text(before)] = before
+            asked[messages_to_text(before)] = before
     questions = list(asked)
     picked = [
         questions[i]
@@ -80,7 +80,7 @@ def samples(parts: LanguageParts, sources: Sequence[Source]) -> list[tuple[str, 
     if not picked:
         return []
     policy = parts.policy(Sampling(), SAMPLE_TOKENS)
-    said = say(
+    said = sample_completions(
         policy, parts.chat, picked, 1, SAMPLE_PROMPT_TOKENS, greedy=True, asked=asked.__getitem__
     )
     return [(question, answers[0].text) for question, answers in zip(picked, said, strict=True)]

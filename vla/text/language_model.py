@@ -16,17 +16,17 @@ from torch import nn
 from vla.config.text import Generation, HubLanguageModel, LanguageModel, SmolLM2, TinyLanguageModel
 from vla.config.training import Train
 from vla.data.chat import ChatFormat, stop_ids
-from vla.data.messages import as_user
-from vla.decoding.causal import allow_branches, disable_dropout, plain_model
-from vla.decoding.engine import Engine, VllmEngine
-from vla.decoding.sampling import Sampling
+from vla.data.messages import user_message
 from vla.files.manifest import write_manifest
-from vla.files.write import DiskFull, appearing_folder, is_disk_full
+from vla.files.writing import DiskFull, atomic_folder, is_disk_full
+from vla.generation.engine import Engine, VllmEngine
+from vla.generation.hf_decoder import allow_branches, disable_dropout, plain_model
+from vla.generation.sampling import Sampling
 from vla.models.fused_ops import use_fused_ops
 from vla.models.loading import load_pretrained
 from vla.policies.text import TextPolicy
-from vla.text.tiny import tiny_language_model
-from vla.threads import ONE, Threads, usable
+from vla.text.tiny_language_model import tiny_language_model
+from vla.threads import SINGLE_THREAD, Threads, usable_threads
 
 WORTH_THREADS = 20_000_000
 """Weights from which on two batches at once are faster than one after the other."""
@@ -45,7 +45,7 @@ class LanguageParts:
     device: torch.device
     autocast: torch.dtype | None
     engine: Engine | None = None
-    threads: Threads = ONE
+    threads: Threads = SINGLE_THREAD
 
     @property
     def context(self) -> int | None:
@@ -90,7 +90,7 @@ class LanguageParts:
         )
 
 
-def context_of(generation: Generation) -> tuple[int, str]:
+def context_length(generation: Generation) -> tuple[int, str]:
     """The most tokens of a prompt and its completion, and the settings that say so."""
     asked, said = generation.max_prompt_tokens, generation.max_new_tokens
     return (
@@ -134,7 +134,7 @@ def threads_for(model: nn.Module, device: torch.device, settings: LanguageModel)
     products, and where activations are computed again in the backward pass.
     """
     small = sum(parameter.numel() for parameter in model.parameters()) < WORTH_THREADS
-    return ONE if small or settings.gradient_checkpointing else usable(device)
+    return SINGLE_THREAD if small or settings.gradient_checkpointing else usable_threads(device)
 
 
 def make_engine(settings: LanguageModel, model: nn.Module) -> Engine | None:
@@ -146,7 +146,7 @@ def make_engine(settings: LanguageModel, model: nn.Module) -> Engine | None:
         return None
     if isinstance(settings, HubLanguageModel):
         return VllmEngine(model, settings.repository)
-    from vla.text.smollm2 import fetch_smollm2
+    from vla.text.smollm2_download import fetch_smollm2
 
     return VllmEngine(model, str(fetch_smollm2()))
 
@@ -162,16 +162,16 @@ def load_language_model(
                 texts, tiny.vocabulary_size, tiny.width, tiny.depth, tiny.num_heads, seed=seed
             )
         case SmolLM2():
-            from vla.text.smollm2 import fetch_smollm2
+            from vla.text.smollm2_download import fetch_smollm2
 
-            return from_folder(str(fetch_smollm2()), system)
+            return load_from_folder(str(fetch_smollm2()), system)
         case HubLanguageModel() as hub:
-            return from_folder(hub.repository, system)
+            return load_from_folder(hub.repository, system)
         case other:
             assert_never(other)
 
 
-def from_folder(name: str, system: str | None = None) -> tuple[Any, Any]:
+def load_from_folder(name: str, system: str | None = None) -> tuple[Any, Any]:
     """A causal language model and its tokenizer by hub name or folder.
 
     Raises ValueError when it is neither on this machine nor to be fetched, has no chat template, or
@@ -185,7 +185,7 @@ def from_folder(name: str, system: str | None = None) -> tuple[Any, Any]:
         raise ValueError(
             f"language_model ({name}) has no chat template: choose an instruction-tuned model"
         )
-    ChatFormat(tokenizer, system).render(as_user("x"))
+    ChatFormat(tokenizer, system).render(user_message("x"))
     model = load_pretrained(AutoModelForCausalLM, name, setting, dtype=torch.float32)
     use_fused_ops(model)
     return model, tokenizer
@@ -228,7 +228,7 @@ def save_language_model(parts: LanguageParts, folder: Path) -> None:
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with appearing_folder(folder) as draft:
+        with atomic_folder(folder) as draft:
             parts.model.save_pretrained(draft)
             parts.tokenizer.save_pretrained(draft)
             write_manifest(

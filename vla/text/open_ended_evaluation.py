@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 
 from vla.evaluation.result import EvaluationResult, compare_results, success_result
-from vla.rewards.gold import Gold
-from vla.text.report import Pair
-from vla.text.topics import Said
+from vla.rewards.gold_rewards import Gold
+from vla.text.prompts import Completion
+from vla.text.text_report import Pair
 
 WORDS = "words"
 FINISHED = "finished"
 """Measures of an answer: its number of words, and whether it ended by itself."""
 
 
-def evaluate_open_answers(answers: Sequence[Sequence[Said]], gold: Gold) -> EvaluationResult:
+def evaluate_open_answers(answers: Sequence[Sequence[Completion]], gold: Gold) -> EvaluationResult:
     """The gold rewards of the first answer to every prompt; the answers are greedy."""
     first = [completions[0] for completions in answers]
     return EvaluationResult(

@@ -8,18 +8,18 @@ from itertools import chain
 
 import numpy as np
 
-from vla.decoding.best_of import majority
 from vla.evaluation.evaluate import RETURN
 from vla.evaluation.result import EvaluationResult, merge_shares, success_result
-from vla.rewards.libraries import final_answer
+from vla.generation.best_of import majority_vote
+from vla.rewards.verifiers.external_verifiers import parse_final_answer
 from vla.rl.protocols import Observe, Policy
 from vla.rl.rollout import collect_rollout
-from vla.text.environment import Episode, TextEnvironment
+from vla.text.environment import TextEnvironment, TextEpisode
 from vla.text.problems import Problem
-from vla.text.report import Pair
-from vla.train.agreement import failing_together
-from vla.train.distributed import ALONE, Processes, own_share
-from vla.train.pieces import Pieces
+from vla.text.text_report import Pair
+from vla.training.distributed import SINGLE_PROCESS, Processes, process_share
+from vla.training.process_agreement import failing_together
+from vla.training.resumable_work import ResumableWork
 
 EVALUATION_TOKENS = 2**15
 """Tokens of the prompts and answers under way in an evaluation, at their longest."""
@@ -55,8 +55,8 @@ def evaluate_problems(
     observe: Observe,
     numbers: Sequence[int],
     *,
-    processes: Processes = ALONE,
-    pieces: Pieces | None = None,
+    processes: Processes = SINGLE_PROCESS,
+    pieces: ResumableWork | None = None,
 ) -> EvaluationResult:
     """The successes of one greedy answer to each problem in `numbers`, by family.
 
@@ -66,7 +66,7 @@ def evaluate_problems(
     environment.take_episodes()
     if pieces is not None:
         pieces.parts["environment"] = environment
-    share, own = own_share(numbers, processes), success_result((), (), None)
+    share, own = process_share(numbers, processes), success_result((), (), None)
 
     def run_share() -> EvaluationResult:
         rollout = collect_rollout(
@@ -90,7 +90,7 @@ def evaluate_problems(
         )
 
     # The seeds of runs depend on the name of the draws.
-    with failing_together(processes), processes.own_draws("judge"):
+    with failing_together(processes), processes.process_rng("judge"):
         if len(share):
             own = (
                 run_share()
@@ -124,8 +124,8 @@ def evaluate_samples(
     numbers: Sequence[int],
     count: int,
     temperature: float,
-    processes: Processes = ALONE,
-    pieces: Pieces | None = None,
+    processes: Processes = SINGLE_PROCESS,
+    pieces: ResumableWork | None = None,
 ) -> dict[str, EvaluationResult]:
     """The successes of `count` sampled answers to each problem: of every answer, of any of them
     (pass@k, Chen 2021), and of the most frequent one (self-consistency, Wang 2022).
@@ -133,16 +133,16 @@ def evaluate_samples(
     environment.take_episodes()
     if pieces is not None:
         pieces.parts["environment"] = environment
-    share, own = own_share(numbers, processes), []
+    share, own = process_share(numbers, processes), []
 
-    def run_share() -> list[Episode]:
+    def run_share() -> list[TextEpisode]:
         collect_rollout(policy, environment, share, count, observe, keeper=pieces)
         return environment.take_episodes()
 
-    with failing_together(processes), processes.own_draws("samples"):
+    with failing_together(processes), processes.process_rng("samples"):
         if len(share):
-            own = run_share() if pieces is None else pieces.take_plain(list[Episode], run_share)
-    by_question: dict[str, list[Episode]] = {}
+            own = run_share() if pieces is None else pieces.take_plain(list[TextEpisode], run_share)
+    by_question: dict[str, list[TextEpisode]] = {}
     for episode in chain(*processes.gather(own)):
         by_question.setdefault(episode.problem.question, []).append(episode)
     sampled: list[tuple[str, bool]] = []
@@ -150,11 +150,12 @@ def evaluate_samples(
     elected: list[bool] = []
     for question, episodes in by_question.items():
         answers = [
-            final_answer(episode.sample.completion, episode.problem.answer) for episode in episodes
+            parse_final_answer(episode.sample.completion, episode.problem.answer)
+            for episode in episodes
         ]
         sampled += [(question, episode.success) for episode in episodes]
         passed.append(any(episode.success for episode in episodes))
-        elected.append(episodes[answers.index(majority(answers))].success)
+        elected.append(episodes[answers.index(majority_vote(answers))].success)
     questions = list(by_question)
     return {
         "sampled": success_result(*zip(*sampled, strict=True), temperature),

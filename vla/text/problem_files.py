@@ -14,13 +14,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from vla.data.messages import as_prompt, as_text, same_words
+from vla.data.messages import messages_to_text, normalize_words, parse_prompt
 from vla.data.rows import Row, RowReader
 from vla.rewards.code import read_tests
 from vla.rewards.compose import CODE
-from vla.rewards.kinds import final_answer_of, verifier_for
-from vla.rewards.numbers import last_box
-from vla.rewards.worker import INSIDE_ANSWER, NAMES
+from vla.rewards.verifier_worker import INSIDE_ANSWER, NAMES
+from vla.rewards.verifiers.answer_types import extract_final_answer, select_verifier
+from vla.rewards.verifiers.numbers import last_box
 from vla.text.problems import Problem
 
 FACTS = {
@@ -50,8 +50,8 @@ def read_problems(
     reader, first = reader or RowReader(), dict[str, Problem]()
 
     def use(row: Row) -> Problem:
-        problem = problem_of(row, source)
-        earlier = first.setdefault(same_words(problem.question), problem)
+        problem = parse_problem(row, source)
+        earlier = first.setdefault(normalize_words(problem.question), problem)
         if _answers(earlier) != _answers(problem):
             raise ValueError(
                 f"{row.where}: asks what {earlier.where} asks, and gives another answer"
@@ -72,14 +72,14 @@ def _answers(problem: Problem) -> tuple[Any, ...]:
     return problem.answer, problem.verifier, problem.facts
 
 
-def problem_of(row: Row, family: str) -> Problem:
+def parse_problem(row: Row, family: str) -> Problem:
     """A problem from a row of any of the kinds."""
     values, where = row.values, row.where
     column = next((name for name in QUESTIONS if name in values), None)
     if column is None:
         raise ValueError(f"{where}: has no text in the column prompt (or question)")
-    messages = as_prompt(values, where, column)
-    check_choices(values, as_text(messages), where)
+    messages = parse_prompt(values, where, column)
+    check_choices(values, messages_to_text(messages), where)
     facts = {name: values[name] for name in (*FACTS, "call") if name in values}
     name, answer = answer_in(values)
     if answer is None and not facts:
@@ -90,11 +90,17 @@ def problem_of(row: Row, family: str) -> Problem:
         isinstance(answer, float) and not math.isfinite(answer)
     ):
         raise ValueError(f"{where}: {name} ({answer!r}) must be a text or a number")
-    text = "" if answer is None else final_answer_of(str(answer))
-    verifier = verifier_of(values, text, where)
+    text = "" if answer is None else extract_final_answer(str(answer))
+    verifier = choose_verifier(values, text, where)
     check_verifier(verifier, text, facts, where)
     return Problem(
-        as_text(messages), text, verifier, family, checked_facts(facts, where), messages, where
+        messages_to_text(messages),
+        text,
+        verifier,
+        family,
+        validate_facts(facts, where),
+        messages,
+        where,
     )
 
 
@@ -126,7 +132,7 @@ def answer_in(values: Mapping[str, Any]) -> tuple[str, Any]:
     return "solution", (last_box(solution) or solution) if isinstance(solution, str) else solution
 
 
-def verifier_of(values: Any, answer: str, where: str) -> str:
+def choose_verifier(values: Any, answer: str, where: str) -> str:
     """The verifier a row names, or the one that fits what it has: first its columns, then what the
     answer is."""
     named = values.get("verifier")
@@ -137,7 +143,7 @@ def verifier_of(values: Any, answer: str, where: str) -> str:
     for column, verifier in FACTS.items():
         if values.get(column) is not None:
             return verifier
-    return verifier_for(answer)
+    return select_verifier(answer)
 
 
 def check_verifier(name: str, answer: str, facts: Mapping[str, Any], where: str) -> None:
@@ -157,7 +163,7 @@ def check_verifier(name: str, answer: str, facts: Mapping[str, Any], where: str)
         raise ValueError(f"{where}: verifier {name!r} needs an answer")
 
 
-def checked_facts(facts: Mapping[str, Any], where: str) -> dict[str, Any]:
+def validate_facts(facts: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The columns that verifiers read, each of the form that they read; a text is one word, or one
     reference.
 

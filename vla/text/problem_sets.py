@@ -66,7 +66,7 @@ class ProblemSets:
                 )
         except ValueError as error:
             where = problem.where or f"{problem.family}, {problem.question!r}"
-            reader.leave_out(problem.family, f"{where}: {error}")
+            reader.skip_row(problem.family, f"{where}: {error}")
             return False
         return True
 
@@ -93,7 +93,7 @@ class ProblemSets:
         }
 
 
-def shortfalls(asked: Mapping[str, tuple[int, int]]) -> list[str]:
+def describe_shortfalls(asked: Mapping[str, tuple[int, int]]) -> list[str]:
     """A line for every setting that asks for more problems than there are: {setting: (its value,
     their number)}."""
     return [

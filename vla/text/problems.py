@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vla.data.messages import Message, as_user, prompt_key, split_key
+from vla.data.messages import Message, normalize_for_split, prompt_key, user_message
 from vla.data.rows import SUFFIXES, RowReader, is_source
 from vla.rewards.sample import Sample
 from vla.spelling import did_you_mean
@@ -23,7 +23,7 @@ from vla.spelling import did_you_mean
 
 @dataclass(frozen=True)
 class Problem:
-    """`verifier` is a name that `vla.rewards.worker.find_verifier` knows, or `code`; `facts` is
+    """`verifier` is a name that `vla.rewards.verifier_worker.find_verifier` knows, or `code`; `facts` is
     what it needs. `messages`: what is asked, where a row gives messages; empty: the question, as a
     user's. `where` names the row.
     """
@@ -39,7 +39,7 @@ class Problem:
     @property
     def asked(self) -> Sequence[Message]:
         """The messages of the prompt."""
-        return self.messages or as_user(self.question)
+        return self.messages or user_message(self.question)
 
     @property
     def key(self) -> str:
@@ -103,13 +103,13 @@ def make_family(
             f" reasoning-gym, or a file ({', '.join(SUFFIXES)})"
         )
     unique = {problem.question: problem for problem in problems}
-    return in_fixed_order(list(unique.values()))[:count]
+    return sort_by_hash(list(unique.values()))[:count]
 
 
 def _problems_of_file(name: str, num_problems: int | None, reader: RowReader) -> list[Problem]:
     from vla.text.problem_files import read_problems
 
-    problems = in_fixed_order(read_problems(name, None, reader))
+    problems = sort_by_hash(read_problems(name, None, reader))
     if num_problems is not None and num_problems < len(problems):
         reader.note(
             name, f"{num_problems} of {len(problems)} problems are used (text.num_problems)"
@@ -117,12 +117,12 @@ def _problems_of_file(name: str, num_problems: int | None, reader: RowReader) ->
     return problems[:num_problems]
 
 
-def in_fixed_order(problems: Sequence[Problem]) -> list[Problem]:
+def sort_by_hash(problems: Sequence[Problem]) -> list[Problem]:
     """The problems by the hash of their question, so that fewer of them are a part of more."""
     return sorted(problems, key=lambda problem: _digest(problem.question))
 
 
-def room_for_answers(families: Sequence[str]) -> int:
+def max_answer_tokens(families: Sequence[str]) -> int:
     """Tokens that an answer to any of these families may take. A model repeats a sum before its
     result: 4 d + 5 for numbers of d digits, its stop token included. What is said beyond is paid
     for in every rollout, and teaches nothing.
@@ -140,7 +140,7 @@ def is_held_out(question: str, fraction: float) -> bool:
 def split_position(question: str) -> float:
     """Where a question stands between 0 and 1: a hash of its words. Held-out questions stand below
     their share."""
-    return int.from_bytes(_digest("held out: " + split_key(question))[:8], "big") / 2**64
+    return int.from_bytes(_digest("held out: " + normalize_for_split(question))[:8], "big") / 2**64
 
 
 def split(problems: Sequence[Problem], fraction: float) -> tuple[list[Problem], list[Problem]]:

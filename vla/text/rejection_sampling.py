@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vla.data.chat import ChatFormat
-from vla.decoding.best_of import best_of
+from vla.generation.best_of import best_of
 from vla.policies.text import TextPolicy
 from vla.rewards.compose import Rewards
 from vla.text.problems import Problem
-from vla.text.supervised import Example
-from vla.text.topics import Said, say
-from vla.train.pieces import Pieces, kept
-from vla.train.run import Run
+from vla.text.prompts import Completion, sample_completions
+from vla.text.sft_losses import Example
+from vla.training.resumable_work import ResumableWork, load_or_compute
+from vla.training.run import Run
 
 
 def sample_winners(
@@ -33,9 +33,9 @@ def sample_winners(
     """
     messages = {problem.question: problem.asked for problem in problems}
 
-    def sample(pieces: Pieces) -> list[Example]:
+    def sample(pieces: ResumableWork) -> list[Example]:
         with run.stage(name):
-            completions = say(
+            completions = sample_completions(
                 policy,
                 chat,
                 [problem.question for problem in problems],
@@ -46,14 +46,14 @@ def sample_winners(
             )
             return pick_winners(problems, completions, rewards, min_reward)
 
-    winners: list[Example] = kept(run, name, list[Example], sample)
+    winners: list[Example] = load_or_compute(run, name, list[Example], sample)
     run.progress.say(f"{name}: {len(winners)} of {len(problems)} problems have a winner")
     return winners
 
 
 def pick_winners(
     problems: Sequence[Problem],
-    completions: Sequence[Sequence[Said]],
+    completions: Sequence[Sequence[Completion]],
     rewards: Rewards,
     min_reward: float,
 ) -> list[Example]:

@@ -12,16 +12,21 @@ import torch
 
 from vla.config.text import Rlhf
 from vla.models.loading import plain_model
-from vla.rewards.compose import Scores
-from vla.rewards.gold import Gold
+from vla.rewards.compose import RewardScores
+from vla.rewards.gold_rewards import Gold
 from vla.rewards.reward_model import RewardModel
 from vla.rewards.sample import Sample
 from vla.sft.examples import evaluate_rows, example_settings
 from vla.sft.stage import TrainingStage
 from vla.text.comparison_rows import split_by_prompt
-from vla.text.open_mode import OpenMode
-from vla.text.preferring import Comparison, fit_reward_model, reward_accuracy, rewards_of
-from vla.text.supervised import Example, fit_examples
+from vla.text.open_ended_run import OpenMode
+from vla.text.preference_training import (
+    Comparison,
+    completion_rewards,
+    fit_reward_model,
+    reward_accuracy,
+)
+from vla.text.sft_losses import Example, fit_examples
 
 HELD_OUT = 0.15
 """Share of the sampled prompts kept for the reward model's accuracy."""
@@ -31,19 +36,19 @@ class ProxyReward:
     """The reward model's reward of completions, with the gold reward beside it for the metrics."""
 
     def __init__(
-        self, model: RewardModel, gold: Gold, unfinished_reward: float | None, rows_at_once: int
+        self, model: RewardModel, gold: Gold, truncation_reward: float | None, rows_at_once: int
     ) -> None:
         self.model, self.gold = model, gold
-        self.unfinished_reward, self.rows_at_once = unfinished_reward, rows_at_once
+        self.truncation_reward, self.rows_at_once = truncation_reward, rows_at_once
 
     @torch.no_grad()
-    def __call__(self, samples: Sequence[Sample]) -> Scores:
+    def __call__(self, samples: Sequence[Sample]) -> RewardScores:
         """Scores by the ids that were read and drawn; completions cut at the limit get
-        `unfinished_reward`."""
+        `truncation_reward`."""
 
         def scored(rows: Sequence[int]) -> torch.Tensor:
             part = [samples[i] for i in rows]
-            return rewards_of(
+            return completion_rewards(
                 self.model,
                 [list(s.prompt_ids) for s in part],
                 [list(s.completion_ids) for s in part],
@@ -52,9 +57,9 @@ class ProxyReward:
         proxy = evaluate_rows(len(samples), self.rows_at_once, scored).numpy().astype(np.float32)
         gold = np.array([self.gold(s.prompt, s.completion) for s in samples], np.float32)
         total = proxy.copy()
-        if self.unfinished_reward is not None:
-            total[[not sample.finished for sample in samples]] = self.unfinished_reward
-        return Scores(total, {"proxy": proxy, "gold": gold})
+        if self.truncation_reward is not None:
+            total[[not sample.finished for sample in samples]] = self.truncation_reward
+        return RewardScores(total, {"proxy": proxy, "gold": gold})
 
 
 def fit_demonstrations(mode: OpenMode, settings: Rlhf) -> None:
@@ -87,7 +92,7 @@ def train_reward_model(
             train,
             fit,
             settings.head_learning_rate,
-            settings.centring,
+            settings.reward_centering_weight,
             mode.run.seed("reward model"),
             stage,
             mode.learner.threads,
@@ -118,7 +123,9 @@ def normalize_rewards(
     values = evaluate_rows(
         len(rows),
         rows_per_pass,
-        lambda part: rewards_of(model, [rows[i][0] for i in part], [rows[i][1] for i in part]),
+        lambda part: completion_rewards(
+            model, [rows[i][0] for i in part], [rows[i][1] for i in part]
+        ),
         mode.learner.threads,
     )
     model.normalize(values.to(mode.parts.device))

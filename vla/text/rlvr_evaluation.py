@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from vla.evaluate.success import SuccessRate
 from vla.evaluation.result import EvaluationResult, compare_results
-from vla.rewards.pool import VerifierProcess
+from vla.rewards.verifier_process import VerifierProcess
+from vla.statistics import SuccessRate
 from vla.text.problem_evaluation import (
     PART,
     TOKENS,
@@ -16,9 +16,9 @@ from vla.text.problem_evaluation import (
     num_unscorable,
 )
 from vla.text.rlvr_setup import RlvrSetup
-from vla.train.distributed import Processes
-from vla.train.pieces import Pieces, kept
-from vla.train.run import Run
+from vla.training.distributed import Processes
+from vla.training.resumable_work import ResumableWork, load_or_compute
+from vla.training.run import Run
 
 
 def evaluate_validation(run: Run, setup: RlvrSetup) -> SuccessRate:
@@ -34,7 +34,7 @@ def evaluate_kept(run: Run, setup: RlvrSetup, name: str, of: int | None = None) 
     """Greedy answers to the evaluation problems, kept under a name; `of` is the number of RL
     iterations before it."""
 
-    def evaluate(pieces: Pieces) -> EvaluationResult:
+    def evaluate(pieces: ResumableWork) -> EvaluationResult:
         with run.stage("judge"):
             return evaluate_problems(
                 setup.policy,
@@ -45,7 +45,7 @@ def evaluate_kept(run: Run, setup: RlvrSetup, name: str, of: int | None = None) 
                 pieces=pieces,
             )
 
-    result: EvaluationResult = kept(run, name, EvaluationResult, evaluate, of=of)
+    result: EvaluationResult = load_or_compute(run, name, EvaluationResult, evaluate, of=of)
     return result
 
 
@@ -53,7 +53,7 @@ def evaluate_sampled(run: Run, setup: RlvrSetup, of: int) -> dict[str, Evaluatio
     """Several sampled answers to every evaluation problem (`text.num_samples`), kept."""
     settings = setup.settings
 
-    def sample(pieces: Pieces) -> dict[str, EvaluationResult]:
+    def sample(pieces: ResumableWork) -> dict[str, EvaluationResult]:
         with run.stage("judge"):
             if settings.num_samples == 0:
                 return {}
@@ -68,7 +68,7 @@ def evaluate_sampled(run: Run, setup: RlvrSetup, of: int) -> dict[str, Evaluatio
                 pieces,
             )
 
-    results: dict[str, EvaluationResult] = kept(
+    results: dict[str, EvaluationResult] = load_or_compute(
         run, "sampled", dict[str, EvaluationResult], sample, of=of
     )
     return results

@@ -9,8 +9,8 @@ from functools import partial
 from vla.config.text import Rlvr, TextConfig
 from vla.data.chat import ChatFormat, observe_prompts
 from vla.data.rows import RowReader
-from vla.decoding.sampling import Sampling
-from vla.files.write import write_json
+from vla.files.writing import write_json
+from vla.generation.sampling import Sampling
 from vla.policies.text import TextPolicy
 from vla.rewards.compose import Rewards
 from vla.rl.protocols import Observe
@@ -19,10 +19,10 @@ from vla.text.curriculum import Curriculum
 from vla.text.environment import TextEnvironment, calculator_tool
 from vla.text.language_model import LanguageParts, load_language_parts
 from vla.text.problem_evaluation import rows_at_once, rows_of_rollout
-from vla.text.problem_sets import ProblemSets, make_problem_sets, shortfalls
-from vla.text.problems import Problem, room_for_answers
-from vla.train.distributed import Processes, own_share, same_weights
-from vla.train.run import Run
+from vla.text.problem_sets import ProblemSets, describe_shortfalls, make_problem_sets
+from vla.text.problems import Problem, max_answer_tokens
+from vla.training.distributed import Processes, broadcast_weights, process_share
+from vla.training.run import Run
 
 CALL_TOKENS = 8
 """Tokens of <calc> and </calc> beside the expression."""
@@ -52,7 +52,7 @@ class RlvrSetup:
     def draw_problems(self, iteration: int, attempt: int, count: int) -> list[int]:
         """Numbers of `count` training problems for this process, as the curriculum draws them."""
         total = count * self.processes.num_processes
-        return own_share(self.curriculum.draw(iteration, attempt, total), self.processes)
+        return process_share(self.curriculum.draw(iteration, attempt, total), self.processes)
 
 
 def set_up_rlvr(run: Run, config: TextConfig, reader: RowReader, rewards: Rewards) -> RlvrSetup:
@@ -74,9 +74,9 @@ def set_up_rlvr(run: Run, config: TextConfig, reader: RowReader, rewards: Reward
     asked = {
         "text.num_evaluation": (settings.num_evaluation, len(sets.evaluation)),
         "text.num_validation": (settings.num_validation, len(sets.validation)),
-        "rl.starts_per_iteration": (config.rl.starts_per_iteration, len(sets.train)),
+        "rl.num_start_states": (config.rl.num_start_states, len(sets.train)),
     }
-    for line in shortfalls(asked):
+    for line in describe_shortfalls(asked):
         run.progress.say(line)
     if run.processes.is_main:
         write_json(run.folder.path / "problems.json", sets.manifest())
@@ -119,7 +119,7 @@ def make_setup(
     sampling = Sampling(**settings.sampling.model_dump())
     value_head = config.algorithm.traits.needs_values
     policy = parts.policy(sampling, room, value_head, settings.num_beams)
-    same_weights(policy, run.processes)
+    broadcast_weights(policy, run.processes)
     names = (
         f"text.max_prompt_tokens ({settings.max_prompt_tokens}) and text.max_new_tokens ({room})"
     )
@@ -134,7 +134,7 @@ def make_setup(
         )
 
     group_size = config.rl.group_size
-    num_starts = int(config.rl.starts_per_iteration * settings.max_oversampling)
+    num_starts = int(config.rl.num_start_states * settings.max_batch_growth)
     num_rows = rows_of_rollout(num_starts * group_size, group_size, width, room)
     return RlvrSetup(
         settings=settings,
@@ -144,25 +144,25 @@ def make_setup(
         observe=partial(observe_prompts, width=width, pad_id=parts.pad_id, device=parts.device),
         training=environment(sets.train, num_rows),
         held_out=environment([*sets.validation, *sets.evaluation], rows_at_once(width, room)),
-        curriculum=make_curriculum(sets, settings.advance_at, run.seed("problems")),
+        curriculum=make_curriculum(sets, settings.curriculum_threshold, run.seed("problems")),
         processes=run.processes,
     )
 
 
-def make_curriculum(sets: ProblemSets, advance_at: float | None, seed: int) -> Curriculum:
+def make_curriculum(sets: ProblemSets, curriculum_threshold: float | None, seed: int) -> Curriculum:
     """The families in their order, by the numbers of their problems."""
     numbers = []
     start = 0
     for family in sets.families.values():
         numbers.append(range(start, start + len(family)))
         start += len(family)
-    return Curriculum(numbers, advance_at, seed)
+    return Curriculum(numbers, curriculum_threshold, seed)
 
 
 def max_completion_tokens(settings: Rlvr) -> int:
     """Tokens that a completion may take; the tags of a call need some."""
     tags = 0 if settings.tool is None else CALL_TOKENS
-    return settings.max_new_tokens or room_for_answers(settings.families) + tags
+    return settings.max_new_tokens or max_answer_tokens(settings.families) + tags
 
 
 def max_prompt_tokens(settings: Rlvr, chat: ChatFormat) -> int:

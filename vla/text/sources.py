@@ -11,14 +11,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vla.data.chat import ChatFormat
-from vla.data.conversations import Conversation, Encoded, encode, mixture_order, read_conversations
-from vla.data.messages import as_user
-from vla.data.packing import pack_texts
+from vla.data.conversations import (
+    Conversation,
+    EncodedConversation,
+    encode,
+    mixture_order,
+    read_conversations,
+)
+from vla.data.messages import user_message
+from vla.data.prefix_tree import pack_texts
 from vla.data.rows import RowReader
-from vla.decoding.causal import attends_fully, hidden_states, output_head
-from vla.decoding.logprobs import token_logprobs
+from vla.generation.hf_decoder import hidden_states, output_head, uses_full_attention
+from vla.generation.logprobs import token_logprobs
 from vla.text.problems import ARITHMETIC, GYM, WORD_FAMILIES, is_held_out, make_family
-from vla.train.distributed import ALONE, Processes, own_share
+from vla.training.distributed import SINGLE_PROCESS, Processes, process_share
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,10 @@ def read_source(
     if ARITHMETIC.fullmatch(name) or name in WORD_FAMILIES or name.startswith(GYM):
         conversations = [
             Conversation(
-                (*as_user(p.question), {"role": "assistant", "content": p.answer}), None, 1, name
+                (*user_message(p.question), {"role": "assistant", "content": p.answer}),
+                None,
+                1,
+                name,
             )
             for p in make_family(name, None)
         ]
@@ -65,7 +74,7 @@ def read_source(
 
 def packed_logprobs(
     model: nn.Module,
-    texts: Sequence[Encoded],
+    texts: Sequence[EncodedConversation],
     row_tokens: int,
     branches: bool = False,
     autocast: torch.dtype | None = None,
@@ -74,7 +83,7 @@ def packed_logprobs(
     for models with sliding windows; one row for those that go along `branches`.
     """
     device, pairs = next(model.parameters()).device, [(text.ids, text.learned) for text in texts]
-    packed = pack_texts(pairs, row_tokens, attends_fully(model), device, branches)
+    packed = pack_texts(pairs, row_tokens, uses_full_attention(model), device, branches)
     rows = packed.rows
     with torch.autocast(device.type, autocast, enabled=autocast is not None):
         hidden = hidden_states(model, rows.tokens, rows.positions, rows.attention).flatten(0, 1)
@@ -82,7 +91,7 @@ def packed_logprobs(
     return logprobs, packed.sequence
 
 
-def num_learned(texts: Sequence[Encoded]) -> int:
+def num_learned(texts: Sequence[EncodedConversation]) -> int:
     """Tokens that carry loss; the first token of a text is predicted from nothing and carries
     none."""
     return sum(sum(text.learned[1:]) for text in texts)
@@ -90,15 +99,15 @@ def num_learned(texts: Sequence[Encoded]) -> int:
 
 @torch.no_grad()
 def cross_entropy(
-    logprobs_of: Callable[[Sequence[Encoded]], tuple[Tensor, Tensor]],
-    texts: Sequence[Encoded],
+    logprobs_of: Callable[[Sequence[EncodedConversation]], tuple[Tensor, Tensor]],
+    texts: Sequence[EncodedConversation],
     at_once: int,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> float:
     """Nats per learned token; `logprobs_of` gives what `packed_logprobs` does."""
     total = sum(
         -float(logprobs_of(texts[i : i + at_once])[0].sum())
-        for i in own_share(range(0, len(texts), at_once), processes)
+        for i in process_share(range(0, len(texts), at_once), processes)
     )
     return float(processes.reduce_sum(torch.tensor(total, dtype=torch.float64))) / num_learned(
         texts
@@ -134,13 +143,13 @@ def encode_all(
     conversations: Sequence[Conversation],
     room: Room,
     reader: RowReader | None = None,
-) -> list[Encoded]:
+) -> list[EncodedConversation]:
     """Token ids of conversations of a source; those that the template refuses, or that are too
     long, are rows that cannot be used.
 
     Raises ValueError naming the first of them, and where none is left.
     """
-    reader, found = reader or RowReader(), list[Encoded]()
+    reader, found = reader or RowReader(), list[EncodedConversation]()
     for conversation in conversations:
         try:
             encoded = encode(chat, conversation)
@@ -150,7 +159,7 @@ def encode_all(
                     " it, or shorten the text"
                 )
         except ValueError as error:
-            reader.leave_out(source, str(error))
+            reader.skip_row(source, str(error))
         else:
             found.append(encoded)
     if not found:
@@ -161,8 +170,11 @@ def encode_all(
 
 
 def draw(
-    train: Sequence[Sequence[Encoded]], weights: Sequence[float] | None, count: int, seed: int
-) -> list[Encoded]:
+    train: Sequence[Sequence[EncodedConversation]],
+    weights: Sequence[float] | None,
+    count: int,
+    seed: int,
+) -> list[EncodedConversation]:
     """`count` texts of the sources, by weight; at least one."""
     order = mixture_order(
         [len(texts) for texts in train], weights or [1.0] * len(train), max(count, 1), seed

@@ -1,6 +1,6 @@
 """The RL trainer of robots and text: everything around the core's loop.
 
-The core (`vla.rl.loop.train`) collects, updates and steers the KL. The trainer owns what surrounds
+The core (`vla.rl.loop.train_rl`) collects, updates and steers the KL. The trainer owns what surrounds
 it: optimizer, schedule, reference, limits, the weights a run ends with, checkpoints, stopping and
 many processes. A robot or a text pipeline hands it an `RLTask`: how to collect, how to validate,
 what to log and what else to save.
@@ -16,22 +16,22 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from vla.config.training import Rl
-from vla.decoding.recall import ENOUGH_BYTES, Recall
-from vla.evaluate.success import SuccessRate
+from vla.generation.activation_cache import ENOUGH_BYTES, ActivationCache
+from vla.rl.algorithm_factory import check_run
 from vla.rl.budget import Budget, Limits
-from vla.rl.catalogue import check_run
 from vla.rl.critic import ActorCritic
-from vla.rl.loop import LoopSettings, LoopState, train
+from vla.rl.loop import LoopSettings, LoopState, train_rl
 from vla.rl.protocols import Algorithm, Reference
 from vla.rl.reference import make_reference
 from vla.rl.update import UpdateSettings
-from vla.threads import ONE, Threads
-from vla.train.agreement import failing_together, main_seconds
-from vla.train.optim import EMA, Schedule, make_optimizer, weights_of
-from vla.train.pieces import Pieces, forget_pieces
-from vla.train.progress import Stage
-from vla.train.run import Run, Stateful
-from vla.train.seed import torch_generator
+from vla.statistics import SuccessRate
+from vla.threads import SINGLE_THREAD, Threads
+from vla.training.optim import EMA, Schedule, copy_weights, make_optimizer
+from vla.training.process_agreement import failing_together, main_process_seconds
+from vla.training.progress import ProgressStage
+from vla.training.resumable_work import ResumableWork, remove_finished_work
+from vla.training.run import Run, Stateful
+from vla.training.seed import torch_generator
 from vla.types import Rollout
 
 STAGE = "rl"
@@ -75,7 +75,7 @@ class RLTask:
         threads: pieces of a minibatch that are scored at once.
     """
 
-    sample: Callable[[int, Pieces], Rollout]
+    sample: Callable[[int, ResumableWork], Rollout]
     metrics: Callable[[int, Rollout], dict[str, float]]
     group_size: int
     minibatch_seed: str
@@ -87,16 +87,16 @@ class RLTask:
     saved: Mapping[str, Stateful] = field(default_factory=dict)
     under_way: Mapping[str, Stateful] = field(default_factory=dict)
     without_adapter: Callable[[], AbstractContextManager[Any]] | None = None
-    threads: Threads = ONE
+    threads: Threads = SINGLE_THREAD
 
 
 @runtime_checkable
 class RecallingPolicy(Protocol):
-    """A policy that can reuse the rollout's activations in the update (`vla.decoding.recall`)."""
+    """A policy that can reuse the rollout's activations in the update (`vla.generation.activation_cache`)."""
 
-    recall: Recall | None
+    recall: ActivationCache | None
 
-    def recalling(self, max_bytes: int) -> AbstractContextManager[None]: ...
+    def reusing_activations(self, max_bytes: int) -> AbstractContextManager[None]: ...
 
 
 def settings_from[T](kind: type[T], rl: Rl) -> T:
@@ -109,7 +109,7 @@ class RLTrainer:
 
     The actor ends with the best weights on validation starts where `rl.load_best_at_end` is on,
     those before RL among the candidates. Otherwise it ends with the averaged weights
-    (`rl.average_decay`), or with the last ones. Each process samples its own rollout; all
+    (`rl.ema_decay`), or with the last ones. Each process samples its own rollout; all
     validate together, and the main one writes.
 
     Args:
@@ -143,7 +143,7 @@ class RLTrainer:
         self.loop = LoopState(torch_generator(run.train.seed, task.minibatch_seed))
         self.budget = Budget(
             settings_from(Limits, rl),
-            main_seconds(run.seconds_of(task.evaluation_timer), self.processes),
+            main_process_seconds(run.seconds_of(task.evaluation_timer), self.processes),
         )
         self.schedule = Schedule(
             self.optimizer,
@@ -152,9 +152,9 @@ class RLTrainer:
             rl.num_warmup_iterations,
             lambda: self.budget.share_of_seconds,
         )
-        self.average = None if rl.average_decay is None else EMA(self.actor, rl.average_decay)
+        self.average = None if rl.ema_decay is None else EMA(self.actor, rl.ema_decay)
         keeps_best = rl.load_best_at_end and task.validate is not None
-        self.best: Weights | None = weights_of(self.actor) if keeps_best else None
+        self.best: Weights | None = copy_weights(self.actor) if keeps_best else None
         self.validations: list[tuple[int, int, int]] = []
         """(iteration, successes, starts) of every validation."""
         self._num_rollouts = 0
@@ -198,14 +198,14 @@ class RLTrainer:
                 with run.progress.stage(name, rl.num_iterations, self.loop.iteration) as bar:
                     self._iterate(bar)
         run.check_stop()
-        forget_pieces(run, STAGE)
+        remove_finished_work(run, STAGE)
         ending = self._ending_weights()
         if ending is not None:
             self.actor.load_state_dict(ending)
         return self._summary()
 
-    def _iterate(self, bar: Stage) -> None:
-        train(
+    def _iterate(self, bar: ProgressStage) -> None:
+        train_rl(
             self.learner,
             self.algorithm,
             self._collect,
@@ -237,22 +237,22 @@ class RLTrainer:
             # Also where the last update changed no weight: a resumed run begins without any.
             recall.forget()
             parts["recall"] = recall
-        pieces = Pieces(self.run, STAGE, self._num_rollouts, parts, self._save_before)
-        with failing_together(self.processes), self.processes.own_draws("rollout", number):
+        pieces = ResumableWork(self.run, STAGE, self._num_rollouts, parts, self._save_before)
+        with failing_together(self.processes), self.processes.process_rng("rollout", number):
             rollout = self.task.sample(number, pieces)
         self._num_rollouts += 1
         return rollout
 
     def _recalling(self) -> AbstractContextManager[None]:
         if isinstance(self.actor, RecallingPolicy):
-            return self.actor.recalling(ENOUGH_BYTES)
+            return self.actor.reusing_activations(ENOUGH_BYTES)
         return nullcontext()
 
     def _finish_iteration(
-        self, bar: Stage, iteration: int, rollout: Rollout, metrics: dict[str, float]
+        self, bar: ProgressStage, iteration: int, rollout: Rollout, metrics: dict[str, float]
     ) -> bool:
         """Average, validate, log and save after an iteration; whether to stop."""
-        critic_only = iteration <= self.rl.critic_warmup_iterations
+        critic_only = iteration <= self.rl.num_critic_warmup_iterations
         self.budget.note_iteration(metrics, self._seconds(), critic_only)
         if self.average is not None:
             self.average.update(self.actor)
@@ -302,7 +302,7 @@ class RLTrainer:
     def _candidate_weights(self) -> Weights:
         """A copy of what a validation judges now."""
         if self.average is None:
-            return weights_of(self.actor)
+            return copy_weights(self.actor)
         return self.average.whole_state(self.actor)
 
     def _ending_weights(self) -> Weights | None:
@@ -313,7 +313,7 @@ class RLTrainer:
 
     def _seconds(self) -> float:
         """Since the first iteration, over all sessions; the main process's."""
-        return main_seconds(self.run.timer.clock() - self._started, self.processes)
+        return main_process_seconds(self.run.timer.clock() - self._started, self.processes)
 
     def _expected_iterations(self, done: int) -> int:
         """Iterations that there will be: all, or what the seconds allow at the present pace."""

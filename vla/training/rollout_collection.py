@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from vla.rl.dynamic_sampling import collect_informative
 from vla.rl.protocols import Observe, Policy, VectorEnvironment
 from vla.rl.rollout import collect_rollout
-from vla.rl.sampling import collect_informative
-from vla.train.distributed import ALONE, Processes, own_share
-from vla.train.pieces import Pieces
+from vla.training.distributed import SINGLE_PROCESS, Processes, process_share
+from vla.training.resumable_work import ResumableWork
 from vla.types import Decision, Observation, Rollout
 
 DrawStarts = Callable[[int, int, int], Sequence[int]]
@@ -29,19 +29,19 @@ class SeededStarts:
     first: int
     last: int
     seed: int
-    processes: Processes = ALONE
+    processes: Processes = SINGLE_PROCESS
 
     def draw(self, iteration: int, attempt: int, count: int) -> list[int]:
         rng = np.random.default_rng([self.seed, iteration, attempt])
         drawn = rng.integers(self.first, self.last + 1, size=count * self.processes.num_processes)
-        return own_share(drawn, self.processes).tolist()
+        return process_share(drawn, self.processes).tolist()
 
 
 @dataclass(frozen=True)
 class RolloutCollector:
     """Collects one rollout: `num_starts()` starts with `group_size` trajectories each.
 
-    With `max_refills` above 0, groups of equal returns are replaced by that many further rollouts at
+    With `max_resamples` above 0, groups of equal returns are replaced by that many further rollouts at
     most (dynamic sampling; Yu 2025, DAPO). `finish(iteration, rollout)` checks or masks each rollout
     before it is kept. `is_greedy(iteration)` chooses the likeliest decisions instead of draws.
     """
@@ -52,12 +52,12 @@ class RolloutCollector:
     draw_starts: DrawStarts
     num_starts: Callable[[], int]
     group_size: int
-    max_refills: int = 0
+    max_resamples: int = 0
     finish: Callable[[int, Rollout], Rollout] = lambda iteration, rollout: rollout
     before_step: Callable[[Observation, Decision, np.ndarray], None] | None = None
     is_greedy: Callable[[int], bool] = lambda iteration: False
 
-    def collect(self, iteration: int, pieces: Pieces) -> Rollout:
+    def collect(self, iteration: int, pieces: ResumableWork) -> Rollout:
         """The rollout of an iteration; `pieces` keeps what is finished of it and what is under
         way."""
         attempt = 0
@@ -69,11 +69,11 @@ class RolloutCollector:
             return pieces.take_rollout(lambda: self._roll_out(iteration, starts, pieces))
 
         num_starts = self.num_starts()
-        if not self.max_refills:
+        if not self.max_resamples:
             return sample(num_starts)
-        return collect_informative(sample, num_starts, self.max_refills)
+        return collect_informative(sample, num_starts, self.max_resamples)
 
-    def _roll_out(self, iteration: int, starts: Sequence[int], pieces: Pieces) -> Rollout:
+    def _roll_out(self, iteration: int, starts: Sequence[int], pieces: ResumableWork) -> Rollout:
         rollout = collect_rollout(
             self.policy,
             self.environment,

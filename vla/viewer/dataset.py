@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from vla.data.collect import PROPRIO_NAMES
+from vla.data.collection import PROPRIO_NAMES
 from vla.data.lerobot_format import DatasetSpec
 from vla.data.lerobot_writer import Episode, LeRobotWriter
-from vla.viewer.library import Library
-from vla.viewer.payload import Replayed, actions_of
+from vla.viewer.library import EpisodeLibrary
+from vla.viewer.payload import ReplayedEpisode, episode_actions
 
 
-def write_dataset(library: Library, folder: Path, limit: int, only_successes: bool) -> int:
+def write_dataset(library: EpisodeLibrary, folder: Path, limit: int, only_successes: bool) -> int:
     """Write the newest `limit` episodes, one of each start (a success where there is one); how many
     they were.
 
@@ -35,14 +35,18 @@ def write_dataset(library: Library, folder: Path, limit: int, only_successes: bo
         name, _, number = line["id"].rpartition("/")
         recording = library.known[library.run / f"{name}.safetensors"]
         (lived,) = library.replayer(
-            recording.sim, [line["seed"]], [actions_of(recording)[int(number)]]
+            recording.sim, [line["seed"]], [episode_actions(recording)[int(number)]]
         )
         if lived.success != line["success"]:
             raise ValueError(
                 f"{line['id']} comes to another end in this simulator: it has changed since"
             )
-        episode = episode_of(lived, actions_of(recording)[int(number)], line["seed"], library.spec)
-        writer = writer or LeRobotWriter(folder, spec_of(library, recording.sim, episode))
+        episode = episode_from_replay(
+            lived, episode_actions(recording)[int(number)], line["seed"], library.spec
+        )
+        writer = writer or LeRobotWriter(
+            folder, dataset_spec_from_run(library, recording.sim, episode)
+        )
         writer.add(episode)
     assert writer is not None
     print(f"{writer.finish()}: {len(chosen)} episodes, one of each start")
@@ -58,7 +62,9 @@ def one_of_each_start(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, A
     return list(found.values())
 
 
-def episode_of(lived: Replayed, actions: np.ndarray, seed: int, spec: Mapping[str, Any]) -> Episode:
+def episode_from_replay(
+    lived: ReplayedEpisode, actions: np.ndarray, seed: int, spec: Mapping[str, Any]
+) -> Episode:
     """What was seen before every control step, and what was done: actions as the environment
     clipped them."""
     count = len(lived.reward)
@@ -77,7 +83,9 @@ def episode_of(lived: Replayed, actions: np.ndarray, seed: int, spec: Mapping[st
     )
 
 
-def spec_of(library: Library, sim: Mapping[str, Any], episode: Episode) -> DatasetSpec:
+def dataset_spec_from_run(
+    library: EpisodeLibrary, sim: Mapping[str, Any], episode: Episode
+) -> DatasetSpec:
     """What the dataset says of itself."""
     pictures = next(iter(episode.images.values()))
     return DatasetSpec(

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from vla.config.simulation import DEFAULT_SIMULATOR, Simulation, read_section
-from vla.evaluate.settings import beside, settings_of
-from vla.policy_spec import Shown, read_passport
+from vla.evaluation.checkpoint_settings import checkpoint_settings, suggest_runs
+from vla.policy_spec import ReplaySpec, read_passport
 from vla.simulator import EpisodeViewer, make_simulator
-from vla.viewer.library import Library
+from vla.viewer.library import EpisodeLibrary
 from vla.viewer.page import viewer_page
-from vla.viewer.payload import Replayed
+from vla.viewer.payload import ReplayedEpisode
 
 
 class Replayer:
@@ -30,7 +30,7 @@ class Replayer:
         seeds: Sequence[int],
         actions: Sequence[np.ndarray],
         look: bool = True,
-    ) -> Sequence[Replayed]:
+    ) -> Sequence[ReplayedEpisode]:
         key = repr(sorted(settings.items()))
         if key not in self.simulators:
             self.simulators[key] = episode_viewer(single_environment(settings))
@@ -51,7 +51,7 @@ def episode_viewer(settings: Simulation) -> EpisodeViewer:
     return simulator
 
 
-def open_library(run: Path, wait: bool = False) -> Library:
+def open_library(run: Path, wait: bool = False) -> EpisodeLibrary:
     """The episodes of a run; ValueError when the folder is none. `wait` for one that only
     begins."""
     passport = run / "policy.json"
@@ -61,19 +61,19 @@ def open_library(run: Path, wait: bool = False) -> Library:
             time.sleep(1)
     if not passport.exists():
         raise ValueError(
-            f"{run} is no run of a robot policy: there is no policy.json in it{beside(run)}"
+            f"{run} is no run of a robot policy: there is no policy.json in it{suggest_runs(run)}"
         )
-    return Library(run, Replayer(), read_passport(run, Shown)["action_spec"])
+    return EpisodeLibrary(run, Replayer(), read_passport(run, ReplaySpec)["action_spec"])
 
 
-def write_html(library: Library, path: Path, limit: int) -> None:
+def write_html(library: EpisodeLibrary, path: Path, limit: int) -> None:
     """One page that opens from disk, with the newest episodes inside."""
     data = library.everything(limit)
     path.write_text(viewer_page(library.run.name, data))
     print(f"{path}: {len(data['list'])} episodes, {path.stat().st_size / 1e6:.1f} MB")
 
 
-def write_rrd(library: Library, path: Path, limit: int) -> None:
+def write_rrd(library: EpisodeLibrary, path: Path, limit: int) -> None:
     """A recording for Rerun's viewer."""
     from vla.viewer.rerun_file import write_rerun
 
@@ -85,10 +85,10 @@ def write_rrd(library: Library, path: Path, limit: int) -> None:
 def watch_native(run: Path) -> None:
     """MuJoCo's viewer with the policy acting live; instructions come from a page with a text box,
     or the terminal."""
-    from vla.stages.robot import load_policy
-    from vla.viewer.box import InstructionBox
+    from vla.pipelines.robot.pipeline import load_policy
+    from vla.viewer.instruction_box import InstructionBox
 
-    config = settings_of(run, ["sim.num_envs=1"])
+    config = checkpoint_settings(run, ["sim.num_envs=1"])
     simulator = make_simulator(config.sim)
     policy, observe = load_policy(run, config, simulator)
     box = InstructionBox()

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import UInt8
 
-from vla.evaluate.success import SuccessRate
-from vla.files.write import appearing
+from vla.files.writing import atomic_file
+from vla.statistics import SuccessRate
 
 if TYPE_CHECKING:
     from PIL import Image as Images
@@ -70,7 +70,7 @@ def write_film(path: Path, halves: Sequence[Half], control_hz: float, stride: in
     milliseconds[-1] += round(1000 * HOLD_SECONDS)
     path.parent.mkdir(parents=True, exist_ok=True)
     for quality in QUALITIES:
-        with appearing(path) as unfinished:
+        with atomic_file(path) as unfinished:
             pictures[0].save(
                 unfinished,
                 format="WEBP",

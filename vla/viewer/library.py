@@ -11,9 +11,15 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from vla.data.episode_recording import Recording, list_recordings, load_recording
-from vla.files.read import DamagedFile
-from vla.viewer.payload import Replayed, actions_of, episode, summaries, why
+from vla.data.episode_recording import EpisodeRecording, list_recordings, load_recording
+from vla.files.reading import DamagedFile
+from vla.viewer.payload import (
+    ReplayedEpisode,
+    episode,
+    episode_actions,
+    episode_summaries,
+    failure_reason,
+)
 
 
 @runtime_checkable
@@ -28,17 +34,17 @@ class Replayer(Protocol):
         seeds: Sequence[int],
         actions: Sequence[np.ndarray],
         look: bool = True,
-    ) -> Sequence[Replayed]: ...
+    ) -> Sequence[ReplayedEpisode]: ...
 
 
 @dataclass
-class Library:
+class EpisodeLibrary:
     """What there is to see of a run. `spec` is what its actions mean (`policy.json`)."""
 
     run: Path
     replayer: Replayer
     spec: Mapping[str, Any]
-    known: dict[Path, Recording] = field(default_factory=dict)
+    known: dict[Path, EpisodeRecording] = field(default_factory=dict)
     reasons: dict[str, dict[str, str] | None] = field(default_factory=dict)
     left_out: dict[Path, str] = field(default_factory=dict)
 
@@ -68,14 +74,14 @@ class Library:
         return [
             line
             for path, found in reversed(self.known.items())
-            for line in summaries(found, self.name_of(path))
+            for line in episode_summaries(found, self.name_of(path))
         ]
 
     def episode(self, identity: str) -> dict[str, Any]:
         """All there is to play one; KeyError when there is none of that name."""
         recording, name, i = self.found(identity)
         (lived,) = self.replayer(
-            recording.sim, [int(recording.seed[i])], [actions_of(recording)[i]]
+            recording.sim, [int(recording.seed[i])], [episode_actions(recording)[i]]
         )
         return episode(recording, name, i, lived, self.spec)
 
@@ -84,12 +90,12 @@ class Library:
         recording, _, i = self.found(identity)
         if identity not in self.reasons:
             (lived,) = self.replayer(
-                recording.sim, [int(recording.seed[i])], [actions_of(recording)[i]], look=False
+                recording.sim, [int(recording.seed[i])], [episode_actions(recording)[i]], look=False
             )
-            self.reasons[identity] = why(lived)
+            self.reasons[identity] = failure_reason(lived)
         return self.reasons[identity]
 
-    def found(self, identity: str) -> tuple[Recording, str, int]:
+    def found(self, identity: str) -> tuple[EpisodeRecording, str, int]:
         """The recording that holds an episode, its name, and the episode's number in it; KeyError
         when none does."""
         name, _, number = identity.rpartition("/")

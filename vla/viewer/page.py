@@ -24,24 +24,24 @@ def viewer_page(title: str, data: Mapping[str, Any] | None) -> str:
         title=escape(title),
         style=COLOURS + (STATIC / "style.css").read_text(),
         script="\n".join((STATIC / name).read_text() for name in SCRIPTS),
-        data=as_json(data),
+        data=to_script_json(data),
     )
 
 
-def as_json(value: Any) -> str:
+def to_script_json(value: Any) -> str:
     """JSON that stands in a page or is sent to one. "<" is written as its number: "</script>" and
     "<!--<script" in a text would end or swallow the page's scripts. NaN and infinity, which JSON
     has no words for, become null.
     """
-    return json.dumps(without_nan(value), separators=(",", ":"), allow_nan=False).replace(
+    return json.dumps(replace_non_finite(value), separators=(",", ":"), allow_nan=False).replace(
         "<", "\\u003c"
     )
 
 
-def without_nan(value: Any) -> Any:
+def replace_non_finite(value: Any) -> Any:
     """Nested mappings and lists with None in place of numbers that are not finite."""
     if isinstance(value, Mapping):
-        return {key: without_nan(inner) for key, inner in value.items()}
+        return {key: replace_non_finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [without_nan(inner) for inner in value]
+        return [replace_non_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from vla.data.episode_recording import Recording
+from vla.data.episode_recording import EpisodeRecording
 
 FILM_QUALITY = 88
 WORKED = 0.5
@@ -26,7 +26,7 @@ class FailureReason(Protocol):
 
 
 @runtime_checkable
-class Replayed(Protocol):
+class ReplayedEpisode(Protocol):
     """An episode lived again (`sim.replay.Replay`); entries of T + 1 begin with the start."""
 
     instruction: str
@@ -46,7 +46,7 @@ class Replayed(Protocol):
     reason: FailureReason | None
 
 
-def summaries(recording: Recording, name: str) -> list[dict[str, Any]]:
+def episode_summaries(recording: EpisodeRecording, name: str) -> list[dict[str, Any]]:
     """A line for each episode of the recording `name`: what the list shows and filters by."""
     returns = np.bincount(recording.episode, recording.reward, minlength=len(recording.seed))
     return [
@@ -71,13 +71,13 @@ def summaries(recording: Recording, name: str) -> list[dict[str, Any]]:
     ]
 
 
-def actions_of(recording: Recording) -> list[np.ndarray]:
+def episode_actions(recording: EpisodeRecording) -> list[np.ndarray]:
     """The actions of every episode, [decisions, H, A] each."""
     return [recording.action[recording.episode == i] for i in range(len(recording.seed))]
 
 
 def episode(
-    recording: Recording, name: str, i: int, lived: Replayed, spec: Mapping[str, Any]
+    recording: EpisodeRecording, name: str, i: int, lived: ReplayedEpisode, spec: Mapping[str, Any]
 ) -> dict[str, Any]:
     """All there is to play episode `i`. `faithful` is False where living it again came to another
     end: then the simulator is not the one that it was recorded in, and what is shown is not what
@@ -90,35 +90,37 @@ def episode(
     )
     poses = np.stack(lived.poses).astype(np.float32)
     return {
-        **summaries(recording, name)[i],
+        **episode_summaries(recording, name)[i],
         "instruction": lived.instruction,
         "faithful": faithful,
         "control_hz": spec["control_hz"],
         "names": list(spec["names"]),
         "shapes": [vars(shape) for shape in lived.shapes],
-        "poses": packed(poses),
+        "poses": encode_float32(poses),
         "num_bodies": poses.shape[1],
-        "films": {camera: film(np.stack(pictures)) for camera, pictures in lived.frames.items()},
-        "hand": rounded(lived.hand),
-        "commanded": rounded(lived.commanded),
-        "opening": rounded(lived.opening),
-        "targets": {name: rounded(places) for name, places in lived.targets.items()},
-        "terms": {name: rounded(values, 3) for name, values in lived.terms.items()},
-        "why": why(lived),
-        "reward": rounded(lived.reward, 5),
+        "films": {
+            camera: encode_film(np.stack(pictures)) for camera, pictures in lived.frames.items()
+        },
+        "hand": round_nested(lived.hand),
+        "commanded": round_nested(lived.commanded),
+        "opening": round_nested(lived.opening),
+        "targets": {name: round_nested(places) for name, places in lived.targets.items()},
+        "terms": {name: round_nested(values, 3) for name, values in lived.terms.items()},
+        "why": failure_reason(lived),
+        "reward": round_nested(lived.reward, 5),
         "decision": list(lived.decision),
         "decisions": decisions(recording, rows, lived, spec),
     }
 
 
-def why(lived: Replayed) -> dict[str, str] | None:
+def failure_reason(lived: ReplayedEpisode) -> dict[str, str] | None:
     """The reason of a failed episode for the page; None for a success."""
     found = lived.reason
     return None if found is None else {"kind": found.kind, "text": found.text}
 
 
 def decisions(
-    recording: Recording, rows: np.ndarray, lived: Replayed, spec: Mapping[str, Any]
+    recording: EpisodeRecording, rows: np.ndarray, lived: ReplayedEpisode, spec: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """What the policy thought at each decision. `path` is where the chunk would lead the hand, [H +
     1, 3]."""
@@ -130,33 +132,35 @@ def decisions(
         found.append(
             {
                 "step": start,
-                "logprobs": rounded(recording.logprobs[row].tolist(), 3),
+                "logprobs": round_nested(recording.logprobs[row].tolist(), 3),
                 "chosen": recording.mask[row].astype(int).tolist(),
-                "value": optional(recording.values, row),
-                "advantage": optional(recording.advantages, row),
-                "ratio": ratio_of(recording, row),
-                "action": rounded(action),
-                "path": rounded(planned_path(action, np.asarray(lived.commanded[start]), spec)),
+                "value": optional_row(recording.values, row),
+                "advantage": optional_row(recording.advantages, row),
+                "ratio": update_ratios(recording, row),
+                "action": round_nested(action),
+                "path": round_nested(
+                    planned_path(action, np.asarray(lived.commanded[start]), spec)
+                ),
                 "chain": None
                 if recording.chain is None
-                else rounded(recording.chain[row].tolist(), 3),
+                else round_nested(recording.chain[row].tolist(), 3),
             }
         )
     return found
 
 
-def ratio_of(recording: Recording, row: int) -> list[float] | None:
+def update_ratios(recording: EpisodeRecording, row: int) -> list[float] | None:
     """How much likelier each draw became through the update."""
     if recording.logprobs_after is None:
         return None
-    return rounded(np.exp(recording.logprobs_after[row] - recording.logprobs[row]).tolist(), 4)
+    return round_nested(np.exp(recording.logprobs_after[row] - recording.logprobs[row]).tolist(), 4)
 
 
-def optional(values: np.ndarray | None, row: int) -> list[float] | float | None:
+def optional_row(values: np.ndarray | None, row: int) -> list[float] | float | None:
     """A row of what not every recording has."""
     if values is None:
         return None
-    found = rounded(values[row].tolist(), 4)
+    found = round_nested(values[row].tolist(), 4)
     return found[0] if isinstance(found, list) and len(found) == 1 else found
 
 
@@ -169,21 +173,21 @@ def planned_path(action: np.ndarray, commanded: np.ndarray, spec: Mapping[str, A
     return commanded[:3] + np.concatenate([np.zeros((1, 3)), np.cumsum(moves, axis=0)])
 
 
-def packed(values: np.ndarray) -> str:
+def encode_float32(values: np.ndarray) -> str:
     """float32 numbers as base64."""
     return base64.b64encode(np.ascontiguousarray(values, dtype="<f4").tobytes()).decode()
 
 
-def rounded(values: Any, digits: int = 4) -> Any:
+def round_nested(values: Any, digits: int = 4) -> Any:
     """Numbers with few digits, nested as they were; NaN becomes null."""
     if isinstance(values, np.ndarray):
         values = values.tolist()
     if isinstance(values, list | tuple):
-        return [rounded(value, digits) for value in values]
+        return [round_nested(value, digits) for value in values]
     return None if values != values else round(float(values), digits)
 
 
-def film(pictures: np.ndarray) -> dict[str, Any]:
+def encode_film(pictures: np.ndarray) -> dict[str, Any]:
     """uint8 [T, h, w, 3] as one picture of many tiles, row by row: any moment can be shown at
     once."""
     from PIL import Image

@@ -52,7 +52,7 @@ def _write_episode(rerun: Any, stream: Any, episode: Mapping[str, Any], begin: i
     )
     for i, shape in enumerate(episode["shapes"]):
         stream.log(f"{name}/scene/body_{shape['body']}/{i}", _primitive(rerun, shape))
-    pictures = {camera: unfilmed(film, len(poses)) for camera, film in episode["films"].items()}
+    pictures = {camera: decode_film(film, len(poses)) for camera, film in episode["films"].items()}
     for t in range(len(poses)):
         stream.set_time("control step", sequence=begin + t)
         for body, pose in enumerate(poses[t]):
@@ -115,8 +115,8 @@ def _primitive(rerun: Any, shape: Mapping[str, Any]) -> Any:
             return rerun.Ellipsoids3D(half_sizes=[radii], centers=[place], **looks)
 
 
-def unfilmed(film: Mapping[str, Any], count: int) -> np.ndarray:
-    """The pictures of a film (`vla.viewer.payload.film`), uint8 [count, h, w, 3]."""
+def decode_film(film: Mapping[str, Any], count: int) -> np.ndarray:
+    """The pictures of a film (`vla.viewer.payload.encode_film`), uint8 [count, h, w, 3]."""
     from PIL import Image
 
     data = base64.b64decode(film["data"].partition(",")[2])

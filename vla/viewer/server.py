@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from urllib.parse import unquote
 
-from vla.viewer.library import Library
-from vla.viewer.local import LocalHandler, LocalServer
-from vla.viewer.page import as_json, viewer_page
+from vla.viewer.library import EpisodeLibrary
+from vla.viewer.local_server import LocalHandler, LocalServer
+from vla.viewer.page import to_script_json, viewer_page
 
 
-def make_server(library: Library, port: int = 0) -> LocalServer:
+def make_server(library: EpisodeLibrary, port: int = 0) -> LocalServer:
     """A server on this machine only; port 0 takes a free one. Call `serve_forever()`."""
     title = library.run.name
     drawing = ThreadPoolExecutor(1, thread_name_prefix="drawing")
@@ -31,7 +31,7 @@ def make_server(library: Library, port: int = 0) -> LocalServer:
             except ValueError as error:
                 self.answer(HTTPStatus.INTERNAL_SERVER_ERROR, "text/plain", str(error))
             else:
-                self.answer(HTTPStatus.OK, "application/json", as_json(found))
+                self.answer(HTTPStatus.OK, "application/json", to_script_json(found))
 
     def ask(path: str) -> object:
         kind, _, identity = path.removeprefix("/api/").partition("/")

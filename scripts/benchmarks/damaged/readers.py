@@ -13,33 +13,33 @@ def load_settings(folder: Path) -> None:
 
 
 def load_policy(folder: Path) -> None:
-    from vla.evaluate.settings import settings_of
-    from vla.policy_spec import passport_world
-    from vla.stages import robot
+    from vla.evaluation.checkpoint_settings import checkpoint_settings
+    from vla.pipelines.robot import pipeline as robot
+    from vla.policy_spec import simulator_from_spec
 
-    config, weights = settings_of(folder), robot.weights_in(folder)
+    config, weights = checkpoint_settings(folder), robot.find_weights(folder)
     if weights is None:
         raise ValueError(f"{folder} holds no policy")
-    robot.load_policy(folder, config, passport_world(folder, weights), weights)
+    robot.load_policy(folder, config, simulator_from_spec(folder, weights), weights)
 
 
 def write_report(folder: Path) -> None:
-    from vla.report.robot import write_report
+    from vla.report.robot_report import write_report
 
     write_report(folder)
 
 
 def write_card(folder: Path) -> None:
-    from vla.hub.card import model_card
+    from vla.interop.hub.card import model_card
 
     model_card(folder, 1)
 
 
 def list_episodes(folder: Path) -> None:
-    from vla.policy_spec import Shown, read_passport
-    from vla.viewer.library import Library
+    from vla.policy_spec import ReplaySpec, read_passport
+    from vla.viewer.library import EpisodeLibrary
 
-    Library(folder, lambda *_: [], read_passport(folder, Shown)["action_spec"]).lines()
+    EpisodeLibrary(folder, lambda *_: [], read_passport(folder, ReplaySpec)["action_spec"]).lines()
 
 
 def open_data(folder: Path) -> None:
@@ -49,14 +49,14 @@ def open_data(folder: Path) -> None:
 
 
 def load_text(folder: Path) -> None:
-    from vla.text.language_model import from_folder
+    from vla.text.language_model import load_from_folder
 
-    from_folder(str(folder / "model"), None)
+    load_from_folder(str(folder / "model"), None)
 
 
 def open_again(folder: Path) -> None:
-    from vla.train.metrics import read_metrics
-    from vla.train.run_folder import RunFolder, read_sessions
+    from vla.training.metrics import read_metrics
+    from vla.training.run_folder import RunFolder, read_sessions
 
     RunFolder(folder).read_results(), read_sessions(folder), read_metrics(folder)
 

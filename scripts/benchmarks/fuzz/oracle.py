@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from benchmarks.fuzz.draw import Change
 
 SHARES = re.compile(
-    r"gamma|lambda|discount|share|fraction|average_decay|ema_decay|probability|dropout|top_p|smoothing"
+    r"gamma|lambda|discount|share|fraction|ema_decay|ema_decay|probability|dropout|top_p|smoothing"
 )
 RATES = re.compile(r"learning_rate$")
 SEEDS = re.compile(r"(seed|first|last)$")

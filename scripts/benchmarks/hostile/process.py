@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[3]
 
 TWIN = """
 import numpy as np
-from vla.serve.lifetime import serve_until_signal
+from vla.serve.server_process import serve_until_signal
 from vla.serve.limits import Limits
 from vla.serve.requests import Expected
 from vla.serve.server import PolicyServer

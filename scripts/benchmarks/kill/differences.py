@@ -28,7 +28,7 @@ def differences(one: Path, other: Path) -> list[str]:
 def files(run: Path) -> dict[str, Path]:
     """The files of a run by their names in it; of every stage the last checkpoint, under one
     name."""
-    from vla.train.checkpoint import last_checkpoint
+    from vla.training.checkpoint import last_checkpoint
 
     found = {}
     stages = sorted((run / "checkpoints").glob("*/"))

@@ -6,9 +6,9 @@ from pathlib import Path
 def draw(folder: Path, runs: dict[str, dict[str, Path]], algorithms: list[str]) -> None:
     """A picture for each algorithm: sampled success of the training episodes by iteration, a curve
     for each policy."""
-    from vla.evaluate.plots import plot_success
-    from vla.evaluate.success import SuccessRate
-    from vla.train.metrics import read_metrics
+    from vla.evaluation.plots import plot_success
+    from vla.statistics import SuccessRate
+    from vla.training.metrics import read_metrics
 
     for algorithm in algorithms:
         curves = {}

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from vla.types import Observation, Rollout, Scores
+from vla.types import ActionScores, Observation, Rollout
 
 
 class Head(nn.Module):
@@ -18,7 +18,7 @@ class Head(nn.Module):
         before = getattr(observation, "tokens", observation)
         logprobs = self.logits(self.body(before)).log_softmax(-1)
         entropy = -(logprobs.detach().exp() * logprobs.detach()).sum(-1)
-        return Scores(logprobs.gather(-1, trace["draw"].unsqueeze(-1)).squeeze(-1), entropy)
+        return ActionScores(logprobs.gather(-1, trace["draw"].unsqueeze(-1)).squeeze(-1), entropy)
 
 
 def answers(options):

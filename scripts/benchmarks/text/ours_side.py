@@ -12,23 +12,23 @@ def steps_of(options, folder: Path) -> list[dict[str, float]]:
     import torch
 
     from vla.data.chat import ChatFormat, observe_prompts, stop_ids
-    from vla.decoding.recall import ENOUGH_BYTES
-    from vla.decoding.sampling import Sampling
+    from vla.generation.activation_cache import ENOUGH_BYTES
+    from vla.generation.sampling import Sampling
     from vla.policies.text import TextPolicy
-    from vla.rewards.compose import Scores
-    from vla.rl.catalogue import make_algorithm
+    from vla.rewards.compose import RewardScores
+    from vla.rl.algorithm_factory import make_algorithm
     from vla.rl.rollout import collect_rollout
     from vla.rl.update import UpdateSettings, update
     from vla.text.environment import TextEnvironment
-    from vla.text.language_model import from_folder
+    from vla.text.language_model import load_from_folder
     from vla.text.problems import Problem
-    from vla.threads import usable
-    from vla.train.optim import make_optimizer
+    from vla.threads import usable_threads
+    from vla.training.optim import make_optimizer
 
     torch.manual_seed(SEED)
-    model, tokenizer = from_folder(str(folder))
+    model, tokenizer = load_from_folder(str(folder))
     pad = tokenizer.pad_token_id
-    threads = usable(torch.device("cpu"))
+    threads = usable_threads(torch.device("cpu"))
     autocast = torch.bfloat16 if options.precision == "bfloat16" else None
     ends = stop_ids(tokenizer, model)
     policy = TextPolicy(
@@ -39,7 +39,9 @@ def steps_of(options, folder: Path) -> list[dict[str, float]]:
     ]
 
     def score(samples):
-        return Scores(np.array([reward(sample.completion) for sample in samples], np.float32), {})
+        return RewardScores(
+            np.array([reward(sample.completion) for sample in samples], np.float32), {}
+        )
 
     rows = options.prompts * options.group_size
     environment = TextEnvironment(asked, ChatFormat(tokenizer), score, policy.stop_ids, rows)
@@ -57,7 +59,7 @@ def steps_of(options, folder: Path) -> list[dict[str, float]]:
     for step in range(options.steps + 1):
         wall, cpu = time.perf_counter(), time.process_time()
         numbers = range(step * options.prompts, (step + 1) * options.prompts)
-        with policy.recalling(ENOUGH_BYTES):
+        with policy.reusing_activations(ENOUGH_BYTES):
             rollout = collect_rollout(
                 policy, environment, list(numbers), options.group_size, observe
             )

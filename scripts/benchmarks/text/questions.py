@@ -25,10 +25,10 @@ def reward(text: str) -> float:
 def model_folder(name: str) -> Path:
     """A transformers folder of the model."""
     if name == "smollm2":
-        from vla.text.smollm2 import fetch_smollm2
+        from vla.text.smollm2_download import fetch_smollm2
 
         return fetch_smollm2()
-    from vla.text.tiny import tiny_language_model
+    from vla.text.tiny_language_model import tiny_language_model
 
     folder = Path(tempfile.mkdtemp(prefix="tiny-"))
     model, tokenizer = tiny_language_model(questions(50), vocab_size=400)

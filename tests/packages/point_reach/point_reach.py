@@ -190,7 +190,9 @@ class PointSimulator:
     def scenes(self) -> NoScenes:
         return NoScenes()
 
-    def expert(self, environment: Points, seed: int, burst_probability: float) -> PointExpert:
+    def expert(
+        self, environment: Points, seed: int, expert_perturbation_probability: float
+    ) -> PointExpert:
         return PointExpert(environment)
 
     def texts(self) -> list[str]:

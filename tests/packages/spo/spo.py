@@ -11,9 +11,9 @@ from vla.collectives import ReduceSum, single_process
 from vla.ranges import NonNegative, Positive
 from vla.rl.batch import Batch, LossOutput, trajectory_batch
 from vla.rl.choices import KLPlacement
-from vla.rl.groups import group_relative
+from vla.rl.group_advantages import group_relative
 from vla.rl.losses import combine, draw_log_ratio
-from vla.types import Rollout, Scores
+from vla.types import ActionScores, Rollout
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class SPO:
         credit = group_relative(rollout.returns, rollout.group, "std")
         return trajectory_batch(rollout, credit, "token", None, ref_logprobs, reduce_sum)
 
-    def loss(self, batch: Batch, scores: Scores) -> LossOutput:
+    def loss(self, batch: Batch, scores: ActionScores) -> LossOutput:
         ratio = draw_log_ratio(scores.logprobs, batch.old_logprobs, batch.mask).exp()
         price = batch.advantages.abs() * (ratio - 1).square() / (2 * self.epsilon)
         terms = price - batch.advantages * ratio

@@ -12,28 +12,28 @@ import torch
 from vla.config.robot import RobotConfig
 from vla.config.whole_episodes import whole_episodes
 from vla.data.observations import Observer
-from vla.evaluate.starts import StartManifest
-from vla.evaluate.success import SuccessRate
 from vla.evaluation.evaluate import evaluate_policy
+from vla.evaluation.starts import StartManifest
+from vla.pipelines.robot.recordings import record_update, term_success_rates
+from vla.rl.algorithm_factory import make_algorithm
 from vla.rl.branching import (
     FIRST_FIT,
-    Branches,
+    BranchCollector,
     BranchingEnvironment,
     BranchSettings,
-    RedrawingPolicy,
+    ResamplingPolicy,
 )
-from vla.rl.catalogue import make_algorithm
 from vla.rl.critic import with_critic
 from vla.rl.protocols import Algorithm, Reference, VectorEnvironment
 from vla.rl.state_critic import StateCritic
-from vla.sft.protocols import ImitablePolicy, ProbedPolicy
-from vla.stages.recordings import reached, record_update
-from vla.train.agreement import failing_together
-from vla.train.distributed import ALONE, Processes
-from vla.train.run import Run
-from vla.train.seed import derive_seed
+from vla.sft.protocols import HeadPretrainablePolicy, ImitablePolicy
+from vla.statistics import SuccessRate
+from vla.training.distributed import SINGLE_PROCESS, Processes
+from vla.training.process_agreement import failing_together
 from vla.training.rl_trainer import RLTask, RLTrainer, Sample
 from vla.training.rollout_collection import RolloutCollector, SeededStarts, check_rewards
+from vla.training.run import Run
+from vla.training.seed import derive_seed
 from vla.types import Rollout
 
 
@@ -64,7 +64,7 @@ def train_robot_rl(
 def freeze(policy: ImitablePolicy, what: Literal["nothing", "prefix", "all"]) -> None:
     """Leave out of RL what reads pictures (`prefix`), or all but the head where a policy has one
     apart (`all`)."""
-    if what == "all" and isinstance(policy, ProbedPolicy) and policy.can_probe:
+    if what == "all" and isinstance(policy, HeadPretrainablePolicy) and policy.can_probe:
         policy.freeze_model()
     elif what != "nothing":
         policy.freeze_prefix()
@@ -92,14 +92,14 @@ class RobotRL:
         self.observer, self.starts = observer, starts
         rl = config.rl
         self.learner = with_critic(policy, rl.critic)
-        self.branches: Branches | None = None
+        self.branches: BranchCollector | None = None
         if rl.num_iterations and rl.num_branches:
             self.branches = make_branches(config, policy, environment, run.processes)
         self.num_warmed = 0
         seeds = SeededStarts(
             starts.train.first, starts.train.last, config.train.seed, run.processes
         )
-        num_starts = rl.starts_per_iteration // run.processes.num_processes
+        num_starts = rl.num_start_states // run.processes.num_processes
         self.collector = RolloutCollector(
             self.learner,
             environment,
@@ -107,7 +107,7 @@ class RobotRL:
             seeds.draw,
             lambda: num_starts,
             rl.group_size,
-            rl.max_refills,
+            rl.max_resamples,
             check_rewards,
             None if self.branches is None else self.branches.before_step,
             self.is_greedy,
@@ -132,7 +132,7 @@ class RobotRL:
     def is_greedy(self, iteration: int) -> bool:
         """Whether branches start from where greedy decisions lead: draws seldom come to where those
         get stuck."""
-        every = self.config.rl.greedy_every
+        every = self.config.rl.greedy_branching_every
         return self.branches is not None and every is not None and iteration % every == 0
 
     def collect(self, iteration: int, sample: Sample) -> Rollout:
@@ -152,12 +152,12 @@ class RobotRL:
         assert tried is not None, "the critic is fitted"
         return tried
 
-    def _fit_critic(self, branches: Branches, sample: Sample) -> None:
+    def _fit_critic(self, branches: BranchCollector, sample: Sample) -> None:
         """Some rollouts for the critic alone, from starts that no iteration draws."""
         rl = self.config.rl
         with self.run.timer("critic"):
             first = rl.num_iterations
-            for number in range(first + self.num_warmed, first + rl.branch_warmup):
+            for number in range(first + self.num_warmed, first + rl.num_branch_warmup_iterations):
                 self.run.check_stop()
                 branches.start(number)
                 branches.rollout(sample(number))
@@ -175,11 +175,11 @@ class RobotRL:
         numbers = {} if self.branches is None else dict(self.branches.fit)
         numbers["greedy_success" if greedy else "success"] = success
         numbers["num_episodes"] = float(num_episodes)
-        return numbers if greedy else numbers | reached(episodes, reduce_sum)
+        return numbers if greedy else numbers | term_success_rates(episodes, reduce_sum)
 
     def validate(self) -> SuccessRate:
         """Greedy success on a few validation starts."""
-        seeds = self.starts.validation.take(self.config.evaluation.num_quick_starts)
+        seeds = self.starts.validation.take(self.config.evaluation.num_validation_starts)
         result = evaluate_policy(
             self.policy,
             self.environment,
@@ -222,16 +222,16 @@ def make_branches(
     config: RobotConfig,
     policy: ImitablePolicy,
     environment: VectorEnvironment,
-    processes: Processes = ALONE,
-) -> Branches:
+    processes: Processes = SINGLE_PROCESS,
+) -> BranchCollector:
     """What tries several decisions from a state (`rl.num_branches`)."""
     rl = config.rl
-    assert isinstance(policy, RedrawingPolicy)
+    assert isinstance(policy, ResamplingPolicy)
     assert isinstance(environment, BranchingEnvironment)
-    settings = BranchSettings(rl.num_branches, rl.branch_share, rl.branch_discount)
+    settings = BranchSettings(rl.num_branches, rl.branch_fraction, rl.branch_discount)
     critic = StateCritic(derive_seed(config.train.seed, "state critic"))
     own = ("branches", processes.rank) if processes.rank else ("branches",)
-    return Branches(
+    return BranchCollector(
         policy,
         environment,
         settings,
@@ -246,6 +246,6 @@ def without_branches(policy: ImitablePolicy, environment: VectorEnvironment) -> 
     (`vla.config.whole_episodes`)."""
     if not isinstance(environment, BranchingEnvironment):
         return "the simulator cannot be put back into an earlier state"
-    if not isinstance(policy, RedrawingPolicy) or not policy.can_redraw:
+    if not isinstance(policy, ResamplingPolicy) or not policy.can_redraw:
         return "the policy cannot draw again from what it has perceived"
     return None

@@ -13,12 +13,12 @@ from vla.preference.objective import make_objective
 from vla.sft.examples import example_settings
 from vla.sft.stage import TrainingStage
 from vla.text.critique import Revision, read_constitution, revise, usable
-from vla.text.open_mode import OpenMode
-from vla.text.preferring import Comparison, fit_comparisons
-from vla.text.supervised import Example, fit_examples
-from vla.text.topics import Said
-from vla.train.pieces import Pieces, kept
-from vla.train.run import Run
+from vla.text.open_ended_run import OpenMode
+from vla.text.preference_training import Comparison, fit_comparisons
+from vla.text.prompts import Completion
+from vla.text.sft_losses import Example, fit_examples
+from vla.training.resumable_work import ResumableWork, load_or_compute
+from vla.training.run import Run
 
 
 def run_constitution(config: TextConfig, run: Run) -> dict[str, Any]:
@@ -32,11 +32,11 @@ def run_constitution(config: TextConfig, run: Run) -> dict[str, Any]:
     before = mode.evaluate("before")
     answers = [said[0] for said in mode.answers("answers", mode.prompts.train, 1)]
 
-    def make(pieces: Pieces) -> list[Revision]:
+    def make(pieces: ResumableWork) -> list[Revision]:
         with run.stage("revise"):
             return revise(mode, answers, principles, settings.rounds, pieces)
 
-    revisions: list[Revision] = kept(run, "revised", list[Revision], make)
+    revisions: list[Revision] = load_or_compute(run, "revised", list[Revision], make)
     examples = [Example(r.first.prompt_ids, r.last.ids) for r in usable(revisions)]
     comparisons = [
         Comparison(r.first.prompt_ids, (r.last.ids, r.first.ids))
@@ -61,6 +61,6 @@ def run_constitution(config: TextConfig, run: Run) -> dict[str, Any]:
     return mode.finish("Constitution: critique, revision, SFT and preference", before, results)
 
 
-def mean_gold(mode: OpenMode, answers: list[Said]) -> float:
+def mean_gold(mode: OpenMode, answers: list[Completion]) -> float:
     """Mean gold reward of answers."""
     return sum(mode.gold(answer.prompt, answer.text) for answer in answers) / len(answers)

@@ -9,9 +9,16 @@ from typing import Any
 from vla.config.text import Control, TextConfig
 from vla.sft.examples import example_settings
 from vla.sft.stage import TrainingStage
-from vla.text.control_codes import Coded, coded, fit_codes, guided, levels_of, steered
-from vla.text.open_mode import OpenMode
-from vla.train.run import Run
+from vla.text.control_codes import (
+    LabelledCompletion,
+    answer_with_guidance,
+    evaluate_steering,
+    fit_codes,
+    reward_levels,
+    with_level_label,
+)
+from vla.text.open_ended_run import OpenMode
+from vla.training.run import Run
 
 
 def run_control(config: TextConfig, run: Run) -> dict[str, Any]:
@@ -20,7 +27,9 @@ def run_control(config: TextConfig, run: Run) -> dict[str, Any]:
     assert isinstance(settings, Control)
     mode = OpenMode.start(config, run, settings.generation, settings.prompts, settings.gold)
     num_levels = settings.levels
-    chats = [coded(mode.parts.chat, level, num_levels) for level in range(1, num_levels + 1)]
+    chats = [
+        with_level_label(mode.parts.chat, level, num_levels) for level in range(1, num_levels + 1)
+    ]
     mode.prompts = mode.prompts.fitting(
         chats[-1], settings.generation.max_prompt_tokens, mode.reader
     )
@@ -34,8 +43,10 @@ def run_control(config: TextConfig, run: Run) -> dict[str, Any]:
             "all samples have the same gold reward: raise text.generation.sampling.temperature"
         )
     samples = [
-        Coded([chat.prompt(mode.prompts.asked(said.prompt)) for chat in chats], said.ids, level - 1)
-        for said, level in zip(answers, levels_of(rewards, num_levels), strict=True)
+        LabelledCompletion(
+            [chat.prompt(mode.prompts.asked(said.prompt)) for chat in chats], said.ids, level - 1
+        )
+        for said, level in zip(answers, reward_levels(rewards, num_levels), strict=True)
     ]
     training = example_settings(settings.fit, len(samples), "text.fit")
     with TrainingStage(run, "fit", training.num_steps) as stage:
@@ -48,9 +59,9 @@ def run_control(config: TextConfig, run: Run) -> dict[str, Any]:
             run.seed("fit"),
             stage,
         )
-    results = steered(mode, chats, 1.0)
+    results = evaluate_steering(mode, chats, 1.0)
     if settings.guidance != 1:
-        mode.speaker.engine = guided(mode, chats, settings.guidance)
-        results |= steered(mode, chats, settings.guidance)
+        mode.speaker.engine = answer_with_guidance(mode, chats, settings.guidance)
+        results |= evaluate_steering(mode, chats, settings.guidance)
     mode.parts = replace(mode.parts, chat=chats[-1])
     return mode.finish("Control codes: before, and asked for the best", before, results)

@@ -14,8 +14,8 @@ from vla.sft.examples import example_settings
 from vla.sft.stage import TrainingStage
 from vla.text.comparison_rows import read_comparisons, split_by_prompt
 from vla.text.comparison_sources import encode_read, sample_comparisons
-from vla.text.open_mode import OpenMode
-from vla.text.preferring import (
+from vla.text.open_ended_run import OpenMode
+from vla.text.preference_training import (
     Comparison,
     LikedExample,
     fit_comparisons,
@@ -23,7 +23,7 @@ from vla.text.preferring import (
     held_out_reference,
     preference_accuracy,
 )
-from vla.train.run import Run
+from vla.training.run import Run
 
 KEPT = 0.75
 """Share of the sampled comparisons that are learned, those with the largest margins, where nothing

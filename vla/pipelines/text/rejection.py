@@ -9,29 +9,29 @@ from typing import Any
 from vla.config.text import Rejection, TextConfig
 from vla.data.chat import observe_prompts
 from vla.data.rows import RowReader
-from vla.decoding.sampling import Sampling
 from vla.evaluation.result import EvaluationResult, compare_results
-from vla.files.write import write_json
+from vla.files.writing import write_json
+from vla.generation.sampling import Sampling
 from vla.policies.text import TextPolicy
 from vla.rewards.compose import CORRECT, Rewards
-from vla.rewards.pool import VerifierProcess
+from vla.rewards.verifier_process import VerifierProcess
 from vla.sft.examples import example_settings
 from vla.sft.stage import TrainingStage
 from vla.text.curriculum import Curriculum
 from vla.text.environment import TextEnvironment
-from vla.text.language_model import context_of, load_language_parts
+from vla.text.language_model import context_length, load_language_parts
 from vla.text.problem_evaluation import (
     check_scorable,
     evaluate_problems,
     pair_answers,
     rows_at_once,
 )
-from vla.text.problem_sets import ProblemSets, make_problem_sets, shortfalls
+from vla.text.problem_sets import ProblemSets, describe_shortfalls, make_problem_sets
 from vla.text.rejection_sampling import sample_winners
-from vla.text.report import finish
-from vla.text.supervised import Example, fit_examples
-from vla.train.pieces import Pieces, kept
-from vla.train.run import Run
+from vla.text.sft_losses import Example, fit_examples
+from vla.text.text_report import finish
+from vla.training.resumable_work import ResumableWork, load_or_compute
+from vla.training.run import Run
 
 
 def run_rejection(config: TextConfig, run: Run) -> dict[str, Any]:
@@ -51,14 +51,14 @@ def run_rejection(config: TextConfig, run: Run) -> dict[str, Any]:
         sampling = Sampling(**generation.sampling.model_dump())
         speaker = parts.policy(sampling, generation.max_new_tokens)
         learner = parts.policy(Sampling(), generation.max_new_tokens)
-    parts.check_context(*context_of(generation))
+    parts.check_context(*context_length(generation))
     sets = sets.fitting(parts.chat, width, "text.generation.max_prompt_tokens", reader)
     reader.tell(run.progress.say)
     counts = {
         "text.num_evaluation": (settings.num_evaluation, len(sets.evaluation)),
         "text.problems_per_round": (settings.problems_per_round, len(sets.train)),
     }
-    for line in shortfalls(counts):
+    for line in describe_shortfalls(counts):
         run.progress.say(line)
     write_json(run.folder.path / "problems.json", sets.manifest())
 
@@ -69,12 +69,12 @@ def run_rejection(config: TextConfig, run: Run) -> dict[str, Any]:
         rows = rows_at_once(width, generation.max_new_tokens)
         environment = TextEnvironment(sets.evaluation, parts.chat, rewards, parts.stop_ids, rows)
 
-        def evaluate(pieces: Pieces) -> EvaluationResult:
+        def evaluate(pieces: ResumableWork) -> EvaluationResult:
             with run.timer("judge"):
                 numbers = range(len(sets.evaluation))
                 return evaluate_problems(speaker, environment, observe, numbers, pieces=pieces)
 
-        before: EvaluationResult = kept(run, "before", EvaluationResult, evaluate)
+        before: EvaluationResult = load_or_compute(run, "before", EvaluationResult, evaluate)
         check_scorable(before, process.failures)
         run.progress.say(f"before: {before} on held-out problems")
         for number in range(settings.rounds):
@@ -97,7 +97,7 @@ def run_rejection(config: TextConfig, run: Run) -> dict[str, Any]:
                 run.save(name, 1, found)
             if winners:
                 train_round(run, settings, learner, winners, number)
-        after: EvaluationResult = kept(run, "after", EvaluationResult, evaluate)
+        after: EvaluationResult = load_or_compute(run, "after", EvaluationResult, evaluate)
     comparison = compare_results(before, after, noun="problems")
     run.progress.say(f"after:  {after} on the same problems; {comparison}")
     results: dict[str, Any] = {

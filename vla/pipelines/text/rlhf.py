@@ -15,20 +15,20 @@ from vla.config.text import Rlhf, TextConfig
 from vla.data.chat import observe_prompts
 from vla.data.rows import RowReader
 from vla.rewards.reward_model import RewardModel
-from vla.rl.catalogue import make_algorithm
+from vla.rl.algorithm_factory import make_algorithm
 from vla.rl.critic import with_critic
 from vla.text.comparison_rows import read_comparisons
 from vla.text.comparison_sources import encode_read, sample_comparisons
 from vla.text.environment import TextEnvironment
 from vla.text.episode_metrics import append_samples, episode_metrics
 from vla.text.open_ended_evaluation import distinct_pairs
-from vla.text.open_mode import OpenMode
+from vla.text.open_ended_run import OpenMode
 from vla.text.problem_evaluation import rows_of_rollout
 from vla.text.problems import Problem
 from vla.text.reward_learning import ProxyReward, fit_demonstrations, train_reward_model
-from vla.train.run import Run
 from vla.training.rl_trainer import RLTask, RLTrainer
 from vla.training.rollout_collection import RolloutCollector
+from vla.training.run import Run
 from vla.types import Rollout
 
 
@@ -67,9 +67,9 @@ def train_rlhf(mode: OpenMode, settings: Rlhf, model: RewardModel) -> dict[str, 
         Problem(prompt, "", "exact", "open", messages=tuple(mode.prompts.asked(prompt)))
         for prompt in mode.prompts.train
     ]
-    rewards = ProxyReward(model, mode.gold, settings.unfinished_reward, rl.micro_batch_rows)
+    rewards = ProxyReward(model, mode.gold, settings.truncation_reward, rl.micro_batch_rows)
     num_rows = rows_of_rollout(
-        rl.starts_per_iteration * rl.group_size,
+        rl.num_start_states * rl.group_size,
         rl.group_size,
         width,
         settings.generation.max_new_tokens,
@@ -94,7 +94,7 @@ def train_rlhf(mode: OpenMode, settings: Rlhf, model: RewardModel) -> dict[str, 
         environment,
         partial(observe_prompts, width=width, pad_id=parts.pad_id, device=parts.device),
         draw_prompts,
-        lambda: rl.starts_per_iteration,
+        lambda: rl.num_start_states,
         rl.group_size,
     )
     base: Any = mode.speaker.model

@@ -8,15 +8,15 @@ from typing import Any
 from vla.config.text import Rlvr, TextConfig
 from vla.data.rows import RowReader
 from vla.rewards.compose import CORRECT, Rewards
-from vla.rewards.pool import VerifierProcess
-from vla.rl.catalogue import make_algorithm
+from vla.rewards.verifier_process import VerifierProcess
+from vla.rl.algorithm_factory import make_algorithm
 from vla.rl.critic import with_critic
-from vla.rl.sampling import mask_trajectories
+from vla.rl.dynamic_sampling import mask_trajectories
+from vla.text.adaptive_batch_size import AdaptiveBatchSize
 from vla.text.environment import ENDED_ITSELF
 from vla.text.episode_metrics import append_samples, episode_metrics
-from vla.text.oversampling import Oversampling
+from vla.text.format_warmup import train_format
 from vla.text.problem_evaluation import check_scorable, pair_answers
-from vla.text.report import finish
 from vla.text.rlvr_evaluation import (
     evaluate_kept,
     evaluate_sampled,
@@ -25,10 +25,10 @@ from vla.text.rlvr_evaluation import (
     verifier_failures,
 )
 from vla.text.rlvr_setup import RlvrSetup, set_up_rlvr
-from vla.text.warm_up import train_format
-from vla.train.run import Run
+from vla.text.text_report import finish
 from vla.training.rl_trainer import RLTask, RLTrainer
 from vla.training.rollout_collection import RolloutCollector
+from vla.training.run import Run
 from vla.types import Rollout
 
 
@@ -65,10 +65,10 @@ def train_rlvr(run: Run, config: TextConfig, setup: RlvrSetup) -> dict[str, Any]
     processes = run.processes
     environment = setup.training
     learner = with_critic(setup.policy, rl.critic)
-    oversampling = Oversampling(rl.starts_per_iteration, settings.max_oversampling)
+    oversampling = AdaptiveBatchSize(rl.num_start_states, settings.max_batch_growth)
 
     def num_problems() -> int:
-        total = rl.starts_per_iteration if rl.max_refills else oversampling.count
+        total = rl.num_start_states if rl.max_resamples else oversampling.count
         return total // processes.num_processes
 
     def mask_truncated(iteration: int, rollout: Rollout) -> Rollout:
@@ -79,7 +79,7 @@ def train_rlvr(run: Run, config: TextConfig, setup: RlvrSetup) -> dict[str, Any]
     def metrics(iteration: int, rollout: Rollout) -> dict[str, float]:
         # Of all episodes: dynamic sampling leaves in the rollout only groups that differ.
         episodes = list(chain(*processes.gather(environment.take_episodes())))
-        if not rl.max_refills:
+        if not rl.max_resamples:
             oversampling.learn(rollout, processes.reduce_sum)
         success = sum(episode.success for episode in episodes) / len(episodes)
         setup.curriculum.learn(success)
@@ -98,11 +98,11 @@ def train_rlvr(run: Run, config: TextConfig, setup: RlvrSetup) -> dict[str, Any]
         setup.draw_problems,
         num_problems,
         rl.group_size,
-        rl.max_refills,
+        rl.max_resamples,
         mask_truncated,
     )
     base: Any = setup.policy.model
-    adapter_is_new = config.language_model.lora is not None and not settings.format_steps
+    adapter_is_new = config.language_model.lora is not None and not settings.format_sft_steps
     task = RLTask(
         sample=collector.collect,
         metrics=metrics,

@@ -15,18 +15,18 @@ from vla.config.text import (
     TextSft,
 )
 from vla.interrupt import stop_on_interrupt
-from vla.train.distributed import ALONE, Processes, start_processes
-from vla.train.progress import Progress
-from vla.train.run import Run, start_run, written
-from vla.train.run_folder import RunFolder, open_run
-from vla.train.seed import seed_everything
+from vla.training.distributed import SINGLE_PROCESS, Processes, start_processes
+from vla.training.progress import Progress
+from vla.training.run import Run, save_on_exit, start_run
+from vla.training.run_folder import RunFolder, open_run
+from vla.training.seed import seed_everything
 
 
 def run(
     config: TextConfig,
     folder: RunFolder,
     progress: Progress | None = None,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> dict[str, Any]:
     """Do what `mode=text` was asked for; the results, which also stand in the folder with report
     and trained model.
@@ -42,7 +42,7 @@ def run(
     seed_everything(config.train.seed)
     with stop_on_interrupt() as stop:
         started = start_run(folder, stop, processes, config.train, progress)
-        with written(started, lambda: folder.path / "report.html"):
+        with save_on_exit(started, lambda: folder.path / "report.html"):
             return run_recipe(config, started)
 
 

@@ -10,13 +10,12 @@ from typing import Any
 from torch import Tensor
 
 from vla.config.text import TextConfig, TextSft
-from vla.data.conversations import Encoded
+from vla.data.conversations import EncodedConversation
 from vla.data.rows import RowReader
 from vla.sft.examples import example_settings, train_on_examples
 from vla.sft.stage import TrainingStage
 from vla.text.held_out_texts import TextEvaluation, answer_pairs, evaluate_texts
 from vla.text.language_model import load_language_parts
-from vla.text.report import finish
 from vla.text.sources import (
     Room,
     draw,
@@ -26,9 +25,10 @@ from vla.text.sources import (
     read_source,
     training_texts,
 )
-from vla.train.distributed import same_weights
-from vla.train.pieces import Pieces, kept
-from vla.train.run import Run
+from vla.text.text_report import finish
+from vla.training.distributed import broadcast_weights
+from vla.training.resumable_work import ResumableWork, load_or_compute
+from vla.training.run import Run
 
 
 def run_sft(config: TextConfig, run: Run) -> dict[str, Any]:
@@ -52,24 +52,24 @@ def run_sft(config: TextConfig, run: Run) -> dict[str, Any]:
             encode_all(parts.chat, source.name, source.held_out, room, reader) for source in sources
         ]
     reader.tell(run.progress.say)
-    same_weights(parts.model, run.processes)
+    broadcast_weights(parts.model, run.processes)
     num_texts = sum(map(len, train))
     training = example_settings(settings.fit, num_texts, "text.fit")
     num_epochs = training.num_epochs(num_texts)
     run.progress.say(f"{training.num_steps} steps see {num_texts} texts {num_epochs:.3g} times")
 
-    def logprobs_of(texts: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
+    def logprobs_of(texts: Sequence[EncodedConversation]) -> tuple[Tensor, Tensor]:
         return packed_logprobs(
             parts.model, texts, settings.row_tokens, parts.by_branches, parts.autocast
         )
 
-    def evaluate(pieces: Pieces) -> TextEvaluation:
+    def evaluate(pieces: ResumableWork) -> TextEvaluation:
         with run.timer("judge"):
             return evaluate_texts(
                 parts, sources, held_out, logprobs_of, training.rows_per_pass, run.processes
             )
 
-    before: TextEvaluation = kept(run, "before", TextEvaluation, evaluate)
+    before: TextEvaluation = load_or_compute(run, "before", TextEvaluation, evaluate)
     run.progress.say(f"before: perplexity {before} on held-out texts")
     seed = run.seed("mixture")
     drawn = draw(train, settings.weights, training.num_steps * training.batch_size, seed)
@@ -85,7 +85,7 @@ def run_sft(config: TextConfig, run: Run) -> dict[str, Any]:
             processes=run.processes,
             threads=parts.threads,
         )
-    after: TextEvaluation = kept(run, "after", TextEvaluation, evaluate)
+    after: TextEvaluation = load_or_compute(run, "after", TextEvaluation, evaluate)
     run.progress.say(f"after:  perplexity {after} on the same texts")
     results: dict[str, Any] = {
         name: {

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from vla.collectives import ReduceSum, single_process
 from vla.ranges import Fraction, NonNegative
-from vla.rl import checks
+from vla.rl import validation as checks
 from vla.rl.batch import Batch, LossOutput, trajectory_batch
 from vla.rl.choices import EntropyCoefficient, KLPlacement
-from vla.rl.groups import group_relative
+from vla.rl.group_advantages import group_relative
 from vla.rl.losses import cispo_terms, combine, draw_log_ratio
-from vla.types import Rollout, Scores
+from vla.types import ActionScores, Rollout
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class CISPO:
 
     def __post_init__(self) -> None:
         checks.clip_range(self.clip_low, self.clip_high)
-        checks.penalty(0.0, "k3", self.entropy_coefficient)
+        checks.check_penalty(0.0, "k3", self.entropy_coefficient)
 
     def prepare(
         self,
@@ -50,7 +50,7 @@ class CISPO:
         credit = group_relative(rollout.returns, rollout.group, "std")
         return trajectory_batch(rollout, credit, "token", None, ref_logprobs, reduce_sum)
 
-    def loss(self, batch: Batch, scores: Scores) -> LossOutput:
+    def loss(self, batch: Batch, scores: ActionScores) -> LossOutput:
         """Weighted REINFORCE and entropy bonus."""
         log_ratio = draw_log_ratio(scores.logprobs, batch.old_logprobs, batch.mask)
         terms, clipped = cispo_terms(

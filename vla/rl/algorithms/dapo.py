@@ -12,12 +12,12 @@ from torch import Tensor
 
 from vla.collectives import ReduceSum, single_process
 from vla.ranges import Count, CountOrZero, Fraction, NonNegative
-from vla.rl import checks
+from vla.rl import validation as checks
 from vla.rl.batch import Batch, LossOutput, trajectory_batch
 from vla.rl.choices import EntropyCoefficient, KLPlacement
-from vla.rl.groups import group_relative
+from vla.rl.group_advantages import group_relative
 from vla.rl.losses import clipped_terms, combine, draw_log_ratio
-from vla.types import Rollout, Scores
+from vla.types import ActionScores, Rollout
 
 
 def overlong_penalty(
@@ -50,8 +50,8 @@ class DAPO:
 
     def __post_init__(self) -> None:
         checks.clip_range(self.clip_low, self.clip_high)
-        checks.penalty(0.0, "k3", self.entropy_coefficient)
-        checks.at_least(
+        checks.check_penalty(0.0, "k3", self.entropy_coefficient)
+        checks.check_at_least(
             "overlong_buffer",
             self.overlong_buffer,
             0,
@@ -86,7 +86,7 @@ class DAPO:
         credit = group_relative(returns, rollout.group, "std")
         return trajectory_batch(rollout, credit, "token", None, ref_logprobs, reduce_sum)
 
-    def loss(self, batch: Batch, scores: Scores) -> LossOutput:
+    def loss(self, batch: Batch, scores: ActionScores) -> LossOutput:
         """Clipped surrogate and entropy bonus."""
         log_ratio = draw_log_ratio(scores.logprobs, batch.old_logprobs, batch.mask)
         terms, clipped = clipped_terms(log_ratio, batch.advantages, self.clip_low, self.clip_high)

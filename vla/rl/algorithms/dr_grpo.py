@@ -11,12 +11,12 @@ from torch import Tensor
 
 from vla.collectives import ReduceSum, single_process
 from vla.ranges import Count, Fraction, NonNegative
-from vla.rl import checks
+from vla.rl import validation as checks
 from vla.rl.batch import Batch, LossOutput, trajectory_batch
 from vla.rl.choices import EntropyCoefficient, KLPlacement
-from vla.rl.groups import group_relative
+from vla.rl.group_advantages import group_relative
 from vla.rl.losses import clipped_terms, combine, draw_log_ratio
-from vla.types import Rollout, Scores
+from vla.types import ActionScores, Rollout
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class DrGRPO:
     def __post_init__(self) -> None:
         checks.clip_range(self.clip_low, self.clip_high)
         if self.max_length is not None:
-            checks.reduction("constant", self.max_length)
-        checks.penalty(0.0, "k3", self.entropy_coefficient)
+            checks.check_reduction("constant", self.max_length)
+        checks.check_penalty(0.0, "k3", self.entropy_coefficient)
 
     def prepare(
         self,
@@ -57,7 +57,7 @@ class DrGRPO:
         length = rollout.mask.shape[1] if self.max_length is None else self.max_length
         return trajectory_batch(rollout, credit, "constant", length, ref_logprobs, reduce_sum)
 
-    def loss(self, batch: Batch, scores: Scores) -> LossOutput:
+    def loss(self, batch: Batch, scores: ActionScores) -> LossOutput:
         """Clipped surrogate and entropy bonus."""
         log_ratio = draw_log_ratio(scores.logprobs, batch.old_logprobs, batch.mask)
         terms, clipped = clipped_terms(log_ratio, batch.advantages, self.clip_low, self.clip_high)

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from vla.collectives import ReduceSum, single_process
 from vla.ranges import Count, Fraction, NonNegative, Positive
-from vla.rl import checks
+from vla.rl import validation as checks
 from vla.rl.batch import Batch, LossOutput, trajectory_batch
 from vla.rl.choices import DualClip, EntropyCoefficient, KLEstimator, KLPlacement, Level, Reduction
-from vla.rl.groups import group_relative
+from vla.rl.group_advantages import group_relative
 from vla.rl.losses import clipped_terms, combine, log_ratio_at
-from vla.types import Rollout, Scores
+from vla.types import ActionScores, Rollout
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class GRPO:
 
     def __post_init__(self) -> None:
         checks.clip_range(self.clip_low, self.clip_high, self.dual_clip)
-        checks.one_of("scale", self.scale, ("std", "none"))
-        checks.reduction(self.reduction, self.max_length)
-        checks.one_of("ratio_level", self.ratio_level, ("draw", "decision"))
-        checks.penalty(self.kl_coefficient, self.kl_estimator, self.entropy_coefficient)
-        checks.kl_cap(self.kl_cap, self.kl_coefficient)
+        checks.check_one_of("scale", self.scale, ("std", "none"))
+        checks.check_reduction(self.reduction, self.max_length)
+        checks.check_one_of("ratio_level", self.ratio_level, ("draw", "decision"))
+        checks.check_penalty(self.kl_coefficient, self.kl_estimator, self.entropy_coefficient)
+        checks.check_kl_cap(self.kl_cap, self.kl_coefficient)
 
     @property
     def needs_reference(self) -> bool:
@@ -70,7 +70,7 @@ class GRPO:
             rollout, credit, self.reduction, self.max_length, ref_logprobs, reduce_sum
         )
 
-    def loss(self, batch: Batch, scores: Scores) -> LossOutput:
+    def loss(self, batch: Batch, scores: ActionScores) -> LossOutput:
         """Clipped surrogate, KL as a loss, entropy bonus."""
         log_ratio = log_ratio_at(self.ratio_level, scores.logprobs, batch.old_logprobs, batch.mask)
         terms, clipped = clipped_terms(

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from vla.collectives import ReduceSum, single_process
 from vla.ranges import Fraction, NonNegative, Positive
-from vla.rl import checks
+from vla.rl import validation as checks
 from vla.rl.batch import Batch, LossOutput, trajectory_batch
 from vla.rl.choices import EntropyCoefficient, KLEstimator, KLPlacement
-from vla.rl.groups import group_relative
+from vla.rl.group_advantages import group_relative
 from vla.rl.losses import clipped_terms, combine, mean_log_ratio
-from vla.types import Rollout, Scores
+from vla.types import ActionScores, Rollout
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class GSPO:
 
     def __post_init__(self) -> None:
         checks.clip_range(self.clip_low, self.clip_high)
-        checks.penalty(self.kl_coefficient, self.kl_estimator, self.entropy_coefficient)
-        checks.kl_cap(self.kl_cap, self.kl_coefficient)
+        checks.check_penalty(self.kl_coefficient, self.kl_estimator, self.entropy_coefficient)
+        checks.check_kl_cap(self.kl_cap, self.kl_coefficient)
 
     @property
     def needs_reference(self) -> bool:
@@ -60,7 +60,7 @@ class GSPO:
         credit = group_relative(rollout.returns, rollout.group, "std", self.keep_equal_groups)
         return trajectory_batch(rollout, credit, "sequence", None, ref_logprobs, reduce_sum)
 
-    def loss(self, batch: Batch, scores: Scores) -> LossOutput:
+    def loss(self, batch: Batch, scores: ActionScores) -> LossOutput:
         """Clipped surrogate of the sequence ratio, KL as a loss, entropy bonus."""
         log_ratio = mean_log_ratio(scores.logprobs, batch.old_logprobs, batch.mask)
         terms, clipped = clipped_terms(log_ratio, batch.advantages, self.clip_low, self.clip_high)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vla.collectives import ReduceSum, single_process, sum_counts
 from vla.ranges import Count, Fraction, NonNegative, Positive
-from vla.rl import checks
+from vla.rl import validation as checks
 from vla.rl.advantages import bootstrap_values, generalized_advantages, whiten
 from vla.rl.batch import Batch, LossOutput, reduction_weights
 from vla.rl.choices import (
@@ -25,15 +25,15 @@ from vla.rl.choices import (
     Level,
     Reduction,
 )
-from vla.rl.credit import (
-    as_advantages,
-    critic_rows,
-    explained_variance,
-    lay_out_rewards,
-    position_weights,
-)
 from vla.rl.losses import clip_shares, clipped_terms, combine, log_ratio_at
-from vla.types import Rollout, Scores
+from vla.rl.rewards import (
+    critic_loss_rows,
+    explained_variance,
+    position_weights,
+    rewards_with_kl,
+    to_advantages,
+)
+from vla.types import ActionScores, Rollout
 
 
 @dataclass(frozen=True)
@@ -74,29 +74,31 @@ class PPO:
 
     def __post_init__(self) -> None:
         checks.clip_range(self.clip_low, self.clip_high, self.dual_clip)
-        checks.discount(self.gamma, self.gae_lambda)
-        checks.positive(
+        checks.check_discount(self.gamma, self.gae_lambda)
+        checks.check_positive(
             "value_coefficient",
             self.value_coefficient,
             ".5 is usual; an algorithm without a critic is not ppo",
         )
         if self.value_clip is not None:
-            checks.positive("value_clip", self.value_clip, ".2 is usual, null switches it off")
-        checks.reduction(self.reduction, self.max_length)
-        checks.one_of("ratio_level", self.ratio_level, ("draw", "decision"))
-        checks.within(
+            checks.check_positive(
+                "value_clip", self.value_clip, ".2 is usual, null switches it off"
+            )
+        checks.check_reduction(self.reduction, self.max_length)
+        checks.check_one_of("ratio_level", self.ratio_level, ("draw", "decision"))
+        checks.check_within(
             "clip_first_draw",
             self.clip_first_draw,
             0.0,
             1.0,
             "it is a share of the clip; 1 is plain PPO",
         )
-        checks.within(
+        checks.check_within(
             "draw_discount", self.draw_discount, 0.0, 1.0, ".99 is DPPO's, 1 is plain PPO"
         )
         checks.draw_by_draw(self.ratio_level, self.clip_first_draw, self.draw_discount)
-        checks.one_of("kl_placement", self.kl_placement, ("reward", "loss"))
-        checks.penalty(self.kl_coefficient, self.kl_estimator, self.entropy_coefficient)
+        checks.check_one_of("kl_placement", self.kl_placement, ("reward", "loss"))
+        checks.check_penalty(self.kl_coefficient, self.kl_estimator, self.entropy_coefficient)
 
     @property
     def needs_reference(self) -> bool:
@@ -120,7 +122,7 @@ class PPO:
             )
         in_reward = self.kl_coefficient if self.kl_placement == "reward" else 0.0
         along: Along = "draw" if rollout.values.dim() == 2 else "decision"
-        credit = lay_out_rewards(rollout, along, ref_logprobs, in_reward, self.kl_estimator)
+        credit = rewards_with_kl(rollout, along, ref_logprobs, in_reward, self.kl_estimator)
         rewards = credit.rewards
         if self.whiten_rewards:
             rewards = whiten(rewards, credit.counted, shift_mean=False, reduce_sum=reduce_sum)
@@ -143,7 +145,7 @@ class PPO:
             trace=rollout.trace,
             old_logprobs=rollout.logprobs,
             mask=rollout.mask,
-            advantages=self._discounted(as_advantages(advantages), rollout.mask.shape[1]),
+            advantages=self._discounted(to_advantages(advantages), rollout.mask.shape[1]),
             weights=reduction_weights(
                 rollout.mask,
                 rollout.trajectory,
@@ -159,7 +161,7 @@ class PPO:
             metrics={**sum_counts(credit.metrics, reduce_sum), "explained_variance": fit},
         )
 
-    def loss(self, batch: Batch, scores: Scores) -> LossOutput:
+    def loss(self, batch: Batch, scores: ActionScores) -> LossOutput:
         """Clipped surrogate and entropy bonus as the policy's part, clipped squared error as the
         critic's."""
         log_ratio = log_ratio_at(self.ratio_level, scores.logprobs, batch.old_logprobs, batch.mask)
@@ -178,7 +180,7 @@ class PPO:
             kl_estimator=self.kl_estimator,
             entropy_coefficient=self.entropy_coefficient,
         )
-        return replace(policy, value=critic_rows(batch, scores, self.value_clip))
+        return replace(policy, value=critic_loss_rows(batch, scores, self.value_clip))
 
     def _discounted(self, advantages: Float[Tensor, "R _"], num_draws: int) -> Float[Tensor, "R _"]:
         """Advantages times the discount of the draws that follow in the same decision."""

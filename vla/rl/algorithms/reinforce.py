@@ -12,20 +12,20 @@ from torch import Tensor
 
 from vla.collectives import ReduceSum, single_process, sum_counts
 from vla.ranges import Count, Fraction, NonNegative, Positive
-from vla.rl import checks
+from vla.rl import validation as checks
 from vla.rl.advantages import bootstrap_values, generalized_advantages, rewards_to_go, whiten
 from vla.rl.batch import Batch, LossOutput, reduction_weights
 from vla.rl.choices import Along, EntropyCoefficient, KLEstimator, KLPlacement, Reduction
-from vla.rl.credit import (
-    Credit,
-    as_advantages,
-    critic_rows,
-    explained_variance,
-    lay_out_rewards,
-    position_weights,
-)
 from vla.rl.losses import combine, reinforce_terms
-from vla.types import Rollout, Scores
+from vla.rl.rewards import (
+    PositionRewards,
+    critic_loss_rows,
+    explained_variance,
+    position_weights,
+    rewards_with_kl,
+    to_advantages,
+)
+from vla.types import ActionScores, Rollout
 
 
 @dataclass(frozen=True)
@@ -53,16 +53,16 @@ class REINFORCE:
     uses_ratio: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        checks.discount(self.gamma)
-        checks.one_of("along", self.along, ("decision", "draw"))
-        checks.one_of("baseline", self.baseline, ("none", "mean", "critic"))
+        checks.check_discount(self.gamma)
+        checks.check_one_of("along", self.along, ("decision", "draw"))
+        checks.check_one_of("baseline", self.baseline, ("none", "mean", "critic"))
         if (self.value_coefficient is not None) != (self.baseline == "critic"):
             raise ValueError(
                 f"value_coefficient ({checks.shown(self.value_coefficient)}) belongs to "
                 f"baseline=critic, and baseline is {self.baseline}: give both or neither"
             )
-        checks.reduction(self.reduction, self.max_length)
-        checks.penalty(self.kl_coefficient, self.kl_estimator, self.entropy_coefficient)
+        checks.check_reduction(self.reduction, self.max_length)
+        checks.check_penalty(self.kl_coefficient, self.kl_estimator, self.entropy_coefficient)
 
     @property
     def needs_reference(self) -> bool:
@@ -79,7 +79,7 @@ class REINFORCE:
         reduce_sum: ReduceSum = single_process,
     ) -> Batch:
         """Rewards-to-go (with KL in the reward) minus the baseline."""
-        credit = lay_out_rewards(
+        credit = rewards_with_kl(
             rollout, self.along, ref_logprobs, self.kl_coefficient, self.kl_estimator
         )
         weights = reduction_weights(
@@ -106,10 +106,10 @@ class REINFORCE:
             advantages = self._against_mean(rollout, credit, reduce_sum)
         if self.normalize_advantages:
             advantages = whiten(advantages, credit.counted, reduce_sum=reduce_sum)
-        return replace(batch, advantages=as_advantages(advantages))
+        return replace(batch, advantages=to_advantages(advantages))
 
     def _against_mean(
-        self, rollout: Rollout, credit: Credit, reduce_sum: ReduceSum
+        self, rollout: Rollout, credit: PositionRewards, reduce_sum: ReduceSum
     ) -> Float[Tensor, "R *L"]:
         """Rewards-to-go minus nothing, or minus their mean over the counted positions of the global
         batch."""
@@ -123,7 +123,7 @@ class REINFORCE:
         return torch.where(counted, to_go - mean.to(to_go.dtype), torch.zeros_like(to_go))
 
     def _against_critic(
-        self, rollout: Rollout, credit: Credit, batch: Batch, reduce_sum: ReduceSum
+        self, rollout: Rollout, credit: PositionRewards, batch: Batch, reduce_sum: ReduceSum
     ) -> tuple[Float[Tensor, "R *L"], Batch]:
         """Rewards-to-go minus the critic's values, and the batch with what the critic learns
         from."""
@@ -152,12 +152,12 @@ class REINFORCE:
             metrics={**batch.metrics, "explained_variance": fit},
         )
 
-    def loss(self, batch: Batch, scores: Scores) -> LossOutput:
+    def loss(self, batch: Batch, scores: ActionScores) -> LossOutput:
         """-A log pi and entropy bonus; the critic's squared error apart."""
         terms = reinforce_terms(scores.logprobs, batch.advantages, batch.mask)
         output = combine(batch, scores, terms, entropy_coefficient=self.entropy_coefficient)
         return (
-            replace(output, value=critic_rows(batch, scores, None))
+            replace(output, value=critic_loss_rows(batch, scores, None))
             if self.baseline == "critic"
             else output
         )

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from vla.collectives import ReduceSum, single_process, sum_counts
 from vla.ranges import Fraction, NonNegative
-from vla.rl import checks
+from vla.rl import validation as checks
 from vla.rl.advantages import rewards_to_go, whiten
 from vla.rl.batch import Batch, LossOutput, reduction_weights
 from vla.rl.choices import Along, EntropyCoefficient, KLPlacement
-from vla.rl.credit import as_advantages, lay_out_rewards
-from vla.rl.groups import group_statistics
+from vla.rl.group_advantages import group_statistics
 from vla.rl.losses import clipped_terms, combine, draw_log_ratio
-from vla.types import Rollout, Scores
+from vla.rl.rewards import rewards_with_kl, to_advantages
+from vla.types import ActionScores, Rollout
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class REINFORCEPlusPlus:
 
     def __post_init__(self) -> None:
         checks.clip_range(self.clip_low, self.clip_high)
-        checks.discount(self.gamma)
-        checks.one_of("along", self.along, ("decision", "draw"))
-        checks.one_of("baseline", self.baseline, ("none", "group"))
-        checks.penalty(self.kl_coefficient, "k1", self.entropy_coefficient)
+        checks.check_discount(self.gamma)
+        checks.check_one_of("along", self.along, ("decision", "draw"))
+        checks.check_one_of("baseline", self.baseline, ("none", "group"))
+        checks.check_penalty(self.kl_coefficient, "k1", self.entropy_coefficient)
 
     @property
     def needs_reference(self) -> bool:
@@ -69,7 +69,7 @@ class REINFORCEPlusPlus:
     ) -> Batch:
         """Rewards-to-go, minus the group's mean return if asked, whitened over the global batch."""
         in_reward = self.kl_coefficient if self.baseline == "none" else 0.0
-        credit = lay_out_rewards(rollout, self.along, ref_logprobs, in_reward, "k1")
+        credit = rewards_with_kl(rollout, self.along, ref_logprobs, in_reward, "k1")
         keep, counted, metrics = credit.keep, credit.counted, credit.metrics
         raw = rewards_to_go(
             credit.rewards, counted, rollout.trajectory, rollout.num_trajectories, self.gamma
@@ -87,7 +87,7 @@ class REINFORCEPlusPlus:
             trace=rollout.trace,
             old_logprobs=rollout.logprobs,
             mask=rollout.mask,
-            advantages=as_advantages(whiten(raw, counted, reduce_sum=reduce_sum)),
+            advantages=to_advantages(whiten(raw, counted, reduce_sum=reduce_sum)),
             weights=reduction_weights(
                 rollout.mask, rollout.trajectory, keep, "token", None, reduce_sum
             ),
@@ -95,7 +95,7 @@ class REINFORCEPlusPlus:
             metrics=sum_counts(metrics, reduce_sum),
         )
 
-    def loss(self, batch: Batch, scores: Scores) -> LossOutput:
+    def loss(self, batch: Batch, scores: ActionScores) -> LossOutput:
         """Clipped surrogate, k2 KL with the group baseline, entropy bonus."""
         log_ratio = draw_log_ratio(scores.logprobs, batch.old_logprobs, batch.mask)
         terms, clipped = clipped_terms(log_ratio, batch.advantages, self.clip_low, self.clip_high)

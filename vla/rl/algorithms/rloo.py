@@ -12,13 +12,13 @@ from torch import Tensor
 
 from vla.collectives import ReduceSum, single_process
 from vla.ranges import Fraction, NonNegative
-from vla.rl import checks
+from vla.rl import validation as checks
 from vla.rl.batch import Batch, LossOutput, trajectory_batch
 from vla.rl.choices import EntropyCoefficient, KLPlacement
-from vla.rl.credit import lay_out_rewards
-from vla.rl.groups import leave_one_out
+from vla.rl.group_advantages import leave_one_out
 from vla.rl.losses import clipped_terms, combine, decision_log_ratio
-from vla.types import Rollout, Scores
+from vla.rl.rewards import rewards_with_kl
+from vla.types import ActionScores, Rollout
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class RLOO:
 
     def __post_init__(self) -> None:
         checks.clip_range(self.clip_low, self.clip_high)
-        checks.penalty(self.kl_coefficient, "k1", self.entropy_coefficient)
+        checks.check_penalty(self.kl_coefficient, "k1", self.entropy_coefficient)
 
     @property
     def needs_reference(self) -> bool:
@@ -55,7 +55,7 @@ class RLOO:
     ) -> Batch:
         """Leave-one-out advantages; each decision weighs 1 / number of trajectories, spread over
         its draws."""
-        rewards = lay_out_rewards(rollout, "decision", ref_logprobs, self.kl_coefficient, "k1")
+        rewards = rewards_with_kl(rollout, "decision", ref_logprobs, self.kl_coefficient, "k1")
         returns = torch.zeros(rollout.num_trajectories).index_add(
             0, rollout.trajectory, rewards.rewards
         )
@@ -63,7 +63,7 @@ class RLOO:
         batch = trajectory_batch(rollout, credit, "constant", 1, ref_logprobs, reduce_sum)
         return replace(batch, weights=batch.weights / batch.mask.sum(1, keepdim=True).clamp(min=1))
 
-    def loss(self, batch: Batch, scores: Scores) -> LossOutput:
+    def loss(self, batch: Batch, scores: ActionScores) -> LossOutput:
         """Clipped surrogate of the decision's ratio and entropy bonus (mean over a decision's
         draws)."""
         log_ratio = decision_log_ratio(scores.logprobs, batch.old_logprobs, batch.mask)

@@ -1,0 +1,219 @@
+"""The command line of a script: settings as `key=value`, `--help`, `--cfg job`. Nothing heavy is
+loaded here."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import TYPE_CHECKING
+
+from vla.command_names import with_command_names
+from vla.interrupt import SIGNALS, Interrupted, leave_on_interrupt
+
+if TYPE_CHECKING:
+    from vla.config import Config
+
+
+def command(
+    remark: str = "",
+    make_parser: Callable[[], argparse.ArgumentParser] | None = None,
+    takes_settings: bool = False,
+) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Decorator of a command's main function: one line and exit code 2 in place of a traceback.
+
+    A signal ends the command in one line, with `remark`, at any moment; a run that was stopped and
+    has saved ends with the signal's exit code. A fault of a setting, a file or the machine is one
+    line and exit code 2. `make_parser` gives the flags that a shell completes, `takes_settings`
+    whether it completes settings too (`vla.completion`).
+    """
+
+    def marked(main: Callable[..., int]) -> Callable[..., int]:
+        @wraps(main)
+        def whole(arguments: list[str] | None = None) -> int:
+            given = sys.argv[1:] if arguments is None else arguments
+            try:
+                with leave_on_interrupt(remark):
+                    if given[:1] in (["--completion"], ["--complete"]):
+                        from vla.completion import complete
+
+                        print(complete(given, make_parser, takes_settings))
+                        return 0
+                    return main(arguments)
+            except Interrupted as stopped:
+                return stopped.exit_code
+            except (ValueError, OSError, ImportError, FloatingPointError) as error:
+                fail(explain_error(error))
+            finally:
+                if arguments is None:  # a KeyboardInterrupt while Python ends is a traceback
+                    for number in SIGNALS:
+                        signal.signal(number, signal.SIG_DFL)
+
+        return whole
+
+    return marked
+
+
+def read_config(description: str, arguments: Sequence[str] | None = None) -> Config:
+    """The settings a command line asks for. `--help` and `--cfg job` print and exit; a wrong
+    setting exits with 2."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    take_config_folders(given)
+    if "--help" in given or "-h" in given:
+        print(asked_help(description, given))
+        raise SystemExit(0)
+    show = take_cfg(given)
+    unknown = [argument for argument in given if argument.startswith("-")]
+    if unknown:
+        fail(f"{unknown[0]}: no such flag; settings are written key=value, --help shows them")
+    from vla.config import ConfigError, load
+
+    try:
+        config = load(given, say=lambda line: print(f"note: {line}", file=sys.stderr))
+    except ConfigError as error:
+        fail(str(error))
+    if show:
+        print(to_yaml(config), end="")
+        raise SystemExit(0)
+    return config
+
+
+def take_config_folders(given: list[str]) -> None:
+    """Remove every `--config-dir FOLDER` from the arguments; its YAML groups are searched too."""
+    from vla.config.search_path import add_folder
+
+    while "--config-dir" in given:
+        i = given.index("--config-dir")
+        if i + 1 == len(given):
+            fail("--config-dir takes a folder with groups of YAML files")
+        add_folder(given[i + 1])
+        del given[i : i + 2]
+
+
+def asked_help(description: str, given: Sequence[str]) -> str:
+    """`--help`: the script and the groups; `--help GROUP`: every setting of it."""
+    topics = [word for word in given if word not in ("--help", "-h")]
+    if not topics:
+        return help_text(description)
+    from vla.config.reference import group_help
+
+    return group_help(topics[0], topics[1:])
+
+
+def take_cfg(given: list[str]) -> bool:
+    """Remove `--cfg job` (or `-c job`) from the arguments; whether it was there."""
+    for flag in ("--cfg", "-c"):
+        if flag in given:
+            i = given.index(flag)
+            if given[i + 1 : i + 2] != ["job"]:
+                fail(f"{flag} takes one word: {flag} job prints the settings of this run")
+            del given[i : i + 2]
+            return True
+    return False
+
+
+def fail(message: str) -> None:
+    """Say what is wrong on the error stream and exit with status 2."""
+    from vla.files.secrets import mask_secrets
+
+    print(
+        "\n".join(f"error: {line}" for line in mask_secrets(message).splitlines()), file=sys.stderr
+    )
+    raise SystemExit(2)
+
+
+def explain_error(error: Exception) -> str:
+    """What an error says; path, fault and remedy where it is the system's own ("[Errno 30]
+    ...")."""
+    if (
+        not isinstance(error, OSError)
+        or error.errno is None
+        or error.strerror is None
+        or error.filename is None
+    ):
+        return str(error)
+    return f"{error.filename}: {error.strerror.lower()}; {REMEDIES.get(error.errno, 'look at the path, then run again')}"
+
+
+WRITABLE = "give yourself the right to read and write there, or choose another folder"
+REMEDIES = {
+    errno.EACCES: WRITABLE,
+    errno.EPERM: WRITABLE,
+    errno.EROFS: "choose a folder on a disk that can be written",
+    errno.ENOENT: "look for a slip in the path",
+    errno.ENOTDIR: "a part of the path is a file: choose another",
+    errno.EISDIR: "give a file, not a folder",
+    errno.EEXIST: "a file has this name: choose another path",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOSPC: "make room on the disk",
+    errno.EDQUOT: "make room in your share of the disk",
+    errno.EMFILE: "raise the number of files that a process may open (ulimit -n)",
+}
+"""What a person can do about an error of the system."""
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved settings, as they are saved beside every checkpoint; secrets in addresses are
+    masked."""
+    import yaml
+
+    from vla.files.secrets import mask_nested
+
+    values = mask_nested(config.model_dump(mode="json"))
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
+
+
+def help_text(description: str) -> str:
+    """What the script does, and the groups of settings with their options and what each is, read
+    from configs/."""
+    from vla.config.compose import groups_of
+    from vla.config.search_path import groups, option_files, options
+
+    lines = [
+        with_command_names(description.strip()),
+        "",
+        "Groups (group=option); the option marked * is the default:",
+    ]
+    defaults = default_options()
+    in_order = [
+        "mode",
+        *dict.fromkeys(g for mode in options("mode") for g in groups_of(mode)),
+        "preset",
+    ]
+    for group in [*in_order, *(g for g in groups() if g not in in_order)]:
+        lines.append(f"\n  {group}")
+        for option in options(group):
+            first = next(
+                s
+                for s in option_files(group)[option].read_text().splitlines()
+                if "@package" not in s
+            )
+            mark = "*" if option == defaults.get(group) else " "
+            lines.append(f"   {mark} {option:<24}{first.removeprefix('# ')}")
+    return "\n".join([*lines, "", *EXAMPLES])
+
+
+def default_options() -> dict[str, str]:
+    """{group: option} that the first mode chooses by default."""
+    from vla.config.compose import option_values
+
+    chosen = {"mode": "robot", "preset": "default"}
+    for mode in ("text", "robot"):
+        for entry in option_values("mode", mode)["defaults"]:
+            chosen |= {key.lstrip("/"): option for key, option in entry.items()}
+    return chosen
+
+
+EXAMPLES = (
+    "Any setting of a group can be given too (section.setting=value):",
+    "  --help rl                   every setting of a group, with its range and default",
+    "  --config-dir FOLDER         further YAML files of groups, FOLDER/GROUP/OPTION.yaml",
+    "  --cfg job                   print every setting of this run, with what is given beside it",
+    "  rl.num_iterations=10        one setting",
+    "  preset=smoke                everything small, to see that it runs",
+    "  resume=runs/NAME            continue a run from its last checkpoint",
+    "  run_dir=runs/NAME           where to write; by default runs/<time>-<name>",
+)

@@ -1,0 +1,202 @@
+"""Collects demonstrations: an expert acts in many environments at once until enough episodes have
+succeeded.
+
+Seeds are tried in their order and every failure adds one more, so the episodes kept are the first
+`num_episodes` seeds on which the expert succeeds, however many environments run and however often
+the run was interrupted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from vla.data.lerobot_format import DatasetSpec, Storage
+from vla.data.lerobot_writer import Episode, LeRobotWriter
+
+PROPRIO_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper_opening")
+MAX_FAILURES = 50
+"""An expert that failed this often, and more often than it succeeded, is given up."""
+
+
+@runtime_checkable
+class Environments(Protocol):
+    """The part of a vector environment that collecting needs; `sim.vector.VectorEnvironment` has
+    it."""
+
+    num_envs: int
+    cameras: tuple[str, ...]
+    image_size: int
+    action_spec: Any
+
+    def reset(self, seeds: Sequence[int], ids: Any, *, render: bool) -> Any: ...
+    def step(self, actions: Any, ids: Any, *, render: bool) -> Any: ...
+    def observe(self, ids: Any) -> Any: ...
+
+
+@runtime_checkable
+class Expert(Protocol):
+    """Acts for all environments; `perturbed` [num_envs] marks the last actions that were
+    disturbances."""
+
+    perturbed: Any
+
+    def reset(self, ids: Any) -> None: ...
+    def act(self, ids: Any) -> Any: ...
+
+
+@dataclass(frozen=True)
+class CollectionSummary:
+    """What a run of `collect` did."""
+
+    num_episodes: int
+    num_frames: int
+    num_failures: int
+    seconds: float
+
+
+@dataclass
+class _Recording:
+    """One environment's episode so far."""
+
+    seed: int
+    instruction: str = ""
+    images: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    proprio: list[np.ndarray] = field(default_factory=list)
+    actions: list[np.ndarray] = field(default_factory=list)
+    perturbed: list[bool] = field(default_factory=list)
+
+    def append(self, observation: Any, row: int, action: np.ndarray, perturbed: bool) -> None:
+        for camera, images in observation.images.items():
+            self.images.setdefault(camera, []).append(images[row])
+        self.instruction = observation.instruction[row]
+        self.proprio.append(observation.proprio[row])
+        self.actions.append(action)
+        self.perturbed.append(perturbed)
+
+    def episode(self) -> Episode:
+        return Episode(
+            images={camera: np.stack(images) for camera, images in self.images.items()},
+            proprio=np.stack(self.proprio).astype(np.float32),
+            actions=np.stack(self.actions).astype(np.float32),
+            perturbed=np.array(self.perturbed, dtype=bool),
+            instruction=self.instruction,
+            seed=self.seed,
+            success=True,
+        )
+
+
+def dataset_spec(
+    environments: Environments, robot: str, storage: Storage, source: Mapping[str, Any]
+) -> DatasetSpec:
+    """The spec of a dataset collected in `environments`, whose action spec goes with it."""
+    spec = environments.action_spec
+    return DatasetSpec(
+        fps=round(spec.control_hz),
+        robot=robot,
+        cameras=tuple(environments.cameras),
+        image_size=(environments.image_size, environments.image_size),
+        proprio_names=getattr(environments, "proprio_names", PROPRIO_NAMES),
+        action_names=tuple(spec.names),
+        action_spec=spec.to_dict(),
+        source=source,
+        storage=storage,
+    )
+
+
+def collect(
+    environments: Environments,
+    expert: Expert,
+    writer: LeRobotWriter,
+    *,
+    num_episodes: int,
+    first_seed: int,
+    on_episode: Callable[[int, int], None] = lambda successes, failures: None,
+) -> CollectionSummary:
+    """Write successful episodes until there are `num_episodes`, counting those that `writer`
+    already holds.
+
+    Args:
+        environments: where the expert acts; every control step is rendered and recorded.
+        expert: acts for those environments.
+        writer: keeps what succeeded; calling again with a reopened writer continues.
+        num_episodes: successes wanted.
+        first_seed: seeds are tried upwards from here.
+        on_episode: called with the successes and failures so far, at the start and after every episode.
+
+    Raises:
+        ValueError: the expert fails more often than it succeeds.
+    """
+    begin = time.perf_counter()
+    on_episode(len(writer.finished_seeds), len(writer.failed_seeds))
+    seeds = _untried(first_seed, writer.finished_seeds | writer.failed_seeds)
+    recordings: dict[int, _Recording] = {}
+    free = list(range(environments.num_envs))
+    while True:
+        wanted = num_episodes - len(writer.finished_seeds) - len(recordings)
+        started = {free.pop(0): _Recording(next(seeds)) for _ in range(min(wanted, len(free)))}
+        if started:
+            ids = np.array(list(started))
+            environments.reset(
+                [recording.seed for recording in started.values()], ids, render=False
+            )
+            expert.reset(ids)
+            recordings |= started
+        if not recordings:
+            break
+        for env in _advance(environments, expert, recordings, writer):
+            del recordings[env]
+            free.append(env)
+            on_episode(len(writer.finished_seeds), len(writer.failed_seeds))
+        _check_expert(writer)
+    seconds = time.perf_counter() - begin
+    return CollectionSummary(
+        len(writer.finished_seeds), writer.num_frames, len(writer.failed_seeds), seconds
+    )
+
+
+def _advance(
+    environments: Environments,
+    expert: Expert,
+    recordings: Mapping[int, _Recording],
+    writer: LeRobotWriter,
+) -> list[int]:
+    """One control step of every recorded environment; returns those whose episode ended."""
+    ids = np.array(sorted(recordings))
+    observation = environments.observe(ids)
+    actions = expert.act(ids)
+    perturbed = np.asarray(expert.perturbed)[ids]
+    for row, env in enumerate(ids):
+        recordings[int(env)].append(observation, row, actions[row], bool(perturbed[row]))
+    result = environments.step(
+        actions[:, None], ids, render=False
+    )  # looked at only where the episode goes on
+    ended = np.flatnonzero(result.terminated | result.truncated)
+    for row in ended:
+        recording = recordings[int(ids[row])]
+        if result.success[row]:
+            writer.add(recording.episode())
+        else:
+            writer.note_failure(recording.seed)
+    return [int(env) for env in ids[ended]]
+
+
+def _untried(first: int, tried: frozenset[int]) -> Iterator[int]:
+    seed = first
+    while True:
+        if seed not in tried:
+            yield seed
+        seed += 1
+
+
+def _check_expert(writer: LeRobotWriter) -> None:
+    failures, successes = len(writer.failed_seeds), len(writer.finished_seeds)
+    if failures >= MAX_FAILURES and failures > successes:
+        raise ValueError(
+            f"the expert failed on {failures} of {failures + successes} starts: raise sim.max_steps, or lower the "
+            f"expert's noise or its burst probability"
+        )

@@ -1,1 +1,0 @@
-"""Token generation: sampling, beam search, prefix trees and activation reuse."""

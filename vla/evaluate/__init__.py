@@ -1,1 +1,0 @@
-"""Evaluation: success rates with intervals, paired tests, held-out starts and plots."""

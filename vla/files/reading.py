@@ -1,0 +1,179 @@
+"""The readers of text files that a person or an interrupted copy can damage: text, JSON, JSON
+lines, YAML.
+
+Each returns what the file holds, or raises `DamagedFile` with path, fault and remedy in one line.
+What a caller needs is a type that pydantic checks: `dict`, `list[dict]`, or a TypedDict with the
+keys and their kinds.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+RESTORE = "restore it from a copy"
+MAPPING = dict[str, Any]
+KEYS = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+"""`__pydantic_config__` of a TypedDict that says which keys a file needs."""
+LONGEST = 200
+"""Characters of a library's message that are repeated."""
+
+
+class DamagedFile(ValueError):
+    """A file that cannot be what was written: its path, the fault and the remedy. `fault` may be
+    another error, of which the first line is told.
+    """
+
+    def __init__(self, path: Path | str, fault: object, remedy: str = RESTORE) -> None:
+        self.fault = short_message(fault)
+        super().__init__(f"{path} cannot be read: {self.fault}; {remedy}")
+
+
+def short_message(fault: object) -> str:
+    """The first line of what a library says, or the kind of its error."""
+    lines = str(fault).strip().splitlines()
+    told = lines[0][:LONGEST] if lines else type(fault).__name__
+    return f"{told} is missing" if isinstance(fault, KeyError) else told
+
+
+@contextmanager
+def validating_file(path: Path | str, remedy: str = RESTORE) -> Iterator[None]:
+    """Within the block, what cannot be made of a file's values is a fault of the file."""
+    try:
+        yield
+    except DamagedFile:
+        raise
+    except OSError as error:
+        raise DamagedFile(path, error.strerror or error, remedy) from None
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        OverflowError,
+        RecursionError,
+    ) as error:
+        raise DamagedFile(path, error, remedy) from error
+
+
+def read_text(path: Path, remedy: str = RESTORE) -> str:
+    """The text of a file in UTF-8."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise DamagedFile(path, "it does not exist", remedy) from None
+    except IsADirectoryError:
+        raise DamagedFile(path, "it is a folder, a file is expected", remedy) from None
+    except UnicodeDecodeError as error:
+        raise DamagedFile(path, f"byte {error.start + 1} is no text in UTF-8", remedy) from None
+    except OSError as error:
+        raise DamagedFile(path, error.strerror or error, remedy) from None
+
+
+def read_json(
+    path: Path, kind: Any = MAPPING, remedy: str = RESTORE, *, finite: bool = True
+) -> Any:
+    """What a JSON file holds, checked against `kind`; NaN and infinity are refused where
+    `finite`."""
+    return validate_values(
+        path, parse_json(read_text(path, remedy), path, remedy, finite), kind, remedy
+    )
+
+
+def read_json_if_there(
+    path: Path, otherwise: Any, kind: Any = MAPPING, remedy: str = RESTORE
+) -> Any:
+    """What a JSON file holds, or `otherwise` where nothing has that name."""
+    return read_json(path, kind, remedy) if path.exists() else otherwise
+
+
+def read_yaml(path: Path, kind: Any = MAPPING, remedy: str = RESTORE) -> Any:
+    """What a YAML file holds, checked against `kind`."""
+    text = read_text(path, remedy)
+    try:
+        values = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = "" if mark is None else f" in line {mark.line + 1}, column {mark.column + 1}"
+        raise DamagedFile(
+            path, f"no YAML ({error.problem or error.context}{where})", remedy
+        ) from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise DamagedFile(path, f"no YAML ({short_message(error)})", remedy) from None
+    return validate_values(path, values, kind, remedy)
+
+
+def read_json_lines(path: Path, kind: Any = MAPPING, remedy: str = RESTORE) -> list[Any]:
+    """A value for every line that is not blank; a last line without its end, which a crash cut
+    short, is left out."""
+    lines = read_text(path, remedy).split("\n")
+    numbered = [(f"{path}, line {i}", line) for i, line in enumerate(lines[:-1], 1) if line.strip()]
+    return [
+        validate_values(where, parse_json(line, where, remedy, finite=True), kind, remedy)
+        for where, line in numbered
+    ]
+
+
+def parse_json(text: str, where: Path | str, remedy: str, finite: bool) -> Any:
+    def refuse(constant: str) -> NoReturn:
+        raise DamagedFile(where, f"no JSON (it holds {constant})", remedy)
+
+    def number(digits: str) -> float:
+        return value if math.isfinite(value := float(digits)) else refuse(digits)
+
+    if not text.strip("\0 \t\r\n"):
+        raise DamagedFile(where, "it is empty", remedy)
+    strict: dict[str, Callable[[str], Any]] = (
+        {"parse_constant": refuse, "parse_float": number} if finite else {}
+    )
+    try:
+        return json.loads(text, **strict)
+    except json.JSONDecodeError as error:
+        raise DamagedFile(
+            where, f"no JSON ({error.msg}, line {error.lineno}, column {error.colno})", remedy
+        ) from None
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, DamagedFile):
+            raise
+        raise DamagedFile(where, f"no JSON ({short_message(error)})", remedy) from None
+
+
+def validate_values(path: Path | str, values: Any, kind: Any, remedy: str = RESTORE) -> Any:
+    """The values, once they are of the kind that is needed."""
+    try:
+        type_adapter(kind).validate_python(values, strict=True)
+    except ValidationError as error:
+        raise DamagedFile(path, describe_fault(error), remedy) from None
+    return values
+
+
+@lru_cache(maxsize=64)
+def type_adapter(kind: Any) -> TypeAdapter:
+    return TypeAdapter(kind)
+
+
+def describe_fault(error: ValidationError) -> str:
+    """The first thing that a file lacks or holds in another form."""
+    first = error.errors(include_url=False)[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "missing":
+        return f"{name} is missing"
+    wanted = (
+        first["msg"].replace("Input should be", "it must be").replace("valid dictionary", "mapping")
+    )
+    return f"{name or 'it'} is {format_value(first['input'])}, {wanted}"
+
+
+def format_value(value: Any) -> str:
+    if isinstance(value, dict | list):
+        return f"a {'mapping' if isinstance(value, dict) else 'list'} of {len(value)}"
+    return "empty" if value is None else repr(value)[:40]

@@ -1,0 +1,320 @@
+"""Batched generation with a key-value cache: what begins alike is read once, finished rows leave
+the batch.
+
+The rows of the cache are the distinct histories: the samples of a prompt share one until their
+first different token, and a beginning that all prompts have (a system message) is read once for
+all. Log-probabilities are those of the distribution that was drawn from, kept as the draw is made.
+The uniform numbers behind the draws are made beforehand, one a row and position, so what a row says
+does not depend on which other rows have finished.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor, nn
+from transformers import Cache
+
+from vla.finite_checks import check_distribution
+from vla.generation.activation_cache import ActivationCache
+from vla.generation.hf_decoder import hidden_states, make_cache, output_head, uses_full_attention
+from vla.generation.sampling import Sampling, draw_each, pack_support, shape_logits
+from vla.threads import SINGLE_THREAD, Threads
+from vla.types import concatenate_rows, map_rows
+
+_COMPACT_BELOW = 0.9
+"""Share of unfinished histories under which the finished ones are dropped: copying the cache costs
+about a tenth of a pass.
+"""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """`L` tokens a row, right-padded; `mask` is True where a token was drawn (the stop token
+    included).
+
+    `support` holds the tokens that filters left (`pack_support`), where filters are on; `values`
+    the critic's estimate before each draw; `places` where each token of prompt and completion was
+    kept (`ActivationCache`), -1 where it was not.
+    """
+
+    tokens: Int[Tensor, "B L"]
+    mask: Bool[Tensor, "B L"]
+    logprobs: Float[Tensor, "B L"]
+    values: Float[Tensor, "B L"] | None
+    support: UInt8[Tensor, "B L V8"] | None
+    places: Int[Tensor, "B nL"] | None = None
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Prompts after one pass: the last hidden state, and the cache under a mask of its filled
+    slots. Left-padded.
+
+    `places`: where the outputs of the last pass are kept, of its tokens or, of a prefill, of all
+    slots.
+    """
+
+    hidden: Float[Tensor, "N d"]
+    cache: Cache
+    mask: Bool[Tensor, "N m"]
+    lengths: Int[Tensor, "N"]
+    places: Int[Tensor, "N s"] | None = None
+
+
+def group_rows(
+    tokens: Int[Tensor, "B n"], mask: Bool[Tensor, "B n"]
+) -> tuple[Int[Tensor, "N"], Int[Tensor, "B"]]:
+    """(a row of each distinct prompt, the number of each row's prompt), in order of first
+    appearance."""
+    _, inverse = torch.unique(tokens.masked_fill(~mask, -1), dim=0, return_inverse=True)
+    rows = torch.arange(len(tokens), device=tokens.device)
+    first = torch.full((int(inverse.max()) + 1,), len(tokens), device=tokens.device).scatter_reduce(
+        0, inverse, rows, "amin"
+    )
+    order = first.argsort()
+    return first[order], order.argsort()[inverse]
+
+
+def left_pad(
+    tokens: Int[Tensor, "B n"], mask: Bool[Tensor, "B n"]
+) -> tuple[Int[Tensor, "B m"], Bool[Tensor, "B m"]]:
+    """Move right-padding to the left, cut to the longest row: every row then ends at the same
+    slot."""
+    longest = int(mask.sum(1).max())
+    order = mask.to(torch.int8).argsort(dim=1, stable=True)
+    return tokens.gather(1, order)[:, -longest:], mask.gather(1, order)[:, -longest:]
+
+
+def prefill(
+    model: nn.Module,
+    tokens: Int[Tensor, "N n"],
+    mask: Bool[Tensor, "N n"],
+    max_new_tokens: int,
+    recall: ActivationCache | None = None,
+) -> Prefix:
+    """Read right-padded prompts once, and what all of them begin with once for all, leaving room
+    for `max_new_tokens`.
+    """
+    common = common_length(tokens, mask) if len(tokens) > 1 and uses_full_attention(model) else 0
+    rest, rest_mask = left_pad(tokens[:, common:], mask[:, common:])
+    cache, places = make_cache(model, common + rest.shape[1] + max_new_tokens), []
+    if common:
+        place = torch.arange(common, device=tokens.device)[None]
+        if recall is not None:
+            places.append(recall.number(1, common, tokens.device).expand(len(tokens), -1))
+        hidden_states(
+            model, tokens[:1, :common], place, torch.ones_like(place, dtype=torch.bool), cache
+        )
+        cache.batch_select_indices(torch.zeros(len(tokens), dtype=torch.long, device=tokens.device))
+    positions = common + (rest_mask.cumsum(1) - 1).clamp(min=0)
+    seen = torch.nn.functional.pad(rest_mask, (common, 0), value=True)
+    if recall is not None:
+        places.append(recall.number(*rest.shape, tokens.device))
+    hidden = hidden_states(model, rest, positions, seen, cache)
+    return Prefix(hidden[:, -1], cache, seen, mask.sum(1), torch.cat(places, 1) if places else None)
+
+
+def common_length(tokens: Int[Tensor, "N n"], mask: Bool[Tensor, "N n"]) -> int:
+    """How many tokens all prompts begin with; each keeps at least one of its own."""
+    same = ((tokens == tokens[:1]) & mask).all(0).long().cumprod(0)
+    return min(int(same.sum()), int(mask.sum(1).min()) - 1)
+
+
+def select_rows(prefix: Prefix, rows: Int[Tensor, "B"]) -> Prefix:
+    """The prefixes `rows`, repeats allowed. The cache is changed in place: the old prefix must not
+    be used again."""
+    prefix.cache.batch_select_indices(rows)
+    places = None if prefix.places is None else prefix.places[rows]
+    return Prefix(
+        prefix.hidden[rows], prefix.cache, prefix.mask[rows], prefix.lengths[rows], places
+    )
+
+
+def advance(
+    model: nn.Module,
+    prefix: Prefix,
+    tokens: Int[Tensor, "B"],
+    recall: ActivationCache | None = None,
+) -> Prefix:
+    """Read one more token in every row."""
+    mask = torch.nn.functional.pad(prefix.mask, (0, 1), value=True)
+    places = None if recall is None else recall.number(len(tokens), 1, tokens.device)
+    hidden = hidden_states(model, tokens[:, None], prefix.lengths[:, None], mask, prefix.cache)
+    return Prefix(hidden[:, -1], prefix.cache, mask, prefix.lengths + 1, places)
+
+
+@torch.no_grad()
+def generate(
+    model: nn.Module,
+    tokens: Int[Tensor, "B n"],
+    mask: Bool[Tensor, "B n"],
+    sampling: Sampling,
+    max_new_tokens: int,
+    stop_ids: Sequence[int],
+    pad_id: int,
+    greedy: bool = False,
+    value_head: Callable[[Tensor], Tensor] | None = None,
+    recall: ActivationCache | None = None,
+    threads: Threads = SINGLE_THREAD,
+) -> Generation:
+    """Continue every right-padded prompt until a stop token or `max_new_tokens`.
+
+    Greedy takes the likeliest token; its log-probabilities are still those of the distribution that
+    `sampling` describes. `recall` keeps what the model computes. `threads` share the prompts.
+    """
+    uniform = torch.rand(len(tokens), max_new_tokens).to(tokens.device)
+
+    def some(rows: Tensor) -> Generation:
+        return _generate(
+            model,
+            tokens[rows],
+            mask[rows],
+            uniform[rows],
+            sampling,
+            stop_ids,
+            pad_id,
+            greedy,
+            value_head,
+            recall,
+        )
+
+    shares = split_into_shares(group_rows(tokens, mask)[1], threads.count)
+    drawn = threads.map(some, shares)
+    back = torch.cat(shares).argsort()
+    return map_rows(concatenate_rows(drawn), lambda tensor: tensor[back])
+
+
+def split_into_shares(prompt: Int[Tensor, "B"], count: int) -> list[Int[Tensor, "S"]]:
+    """Numbers of the rows in at most `count` shares of about equal size; rows of one prompt stay
+    together."""
+    ordered, rows = torch.sort(prompt, stable=True)
+    starts = torch.cat(
+        [
+            torch.zeros(1, dtype=torch.long),
+            (ordered[1:] != ordered[:-1]).nonzero().flatten().cpu() + 1,
+        ]
+    )
+    wanted = torch.arange(1, count) * len(prompt) / count
+    cuts = (
+        torch.unique(starts[(starts[None] - wanted[:, None]).abs().argmin(1)])
+        if count > 1
+        else starts[:0]
+    )
+    return list(rows.tensor_split(cuts[cuts > 0].tolist()))
+
+
+def _generate(
+    model: nn.Module,
+    tokens: Int[Tensor, "B n"],
+    mask: Bool[Tensor, "B n"],
+    uniform: Float[Tensor, "B L"],
+    sampling: Sampling,
+    stop_ids: Sequence[int],
+    pad_id: int,
+    greedy: bool,
+    value_head: Callable[[Tensor], Tensor] | None,
+    recall: ActivationCache | None,
+) -> Generation:
+    max_new_tokens = uniform.shape[1]
+    first, history = group_rows(tokens, mask)
+    prefix = prefill(model, tokens[first], mask[first], max_new_tokens, recall)
+    head, stop = output_head(model), torch.tensor(list(stop_ids), device=tokens.device)
+    out = empty_generation(
+        len(tokens), max_new_tokens, pad_id, tokens.device, value_head is not None
+    )
+    places = _places_of_prompts(prefix, history, mask, max_new_tokens)
+    support: list[Tensor] = []
+    live = torch.arange(
+        len(tokens), device=tokens.device
+    )  # rows under way; `history` is the cache row of each
+    for t in range(max_new_tokens):
+        logits = shape_logits(head(prefix.hidden), sampling)
+        logprobs = logits.log_softmax(-1)
+        check_distribution(logprobs)
+        drawn = (
+            logits.argmax(-1)[history]
+            if greedy
+            else draw_each(logprobs.exp(), history, uniform[live, t])
+        )
+        out.tokens[live, t] = drawn
+        out.mask[live, t] = True
+        out.logprobs[live, t] = logprobs[history, drawn]
+        if out.values is not None and value_head is not None:
+            out.values[live, t] = value_head(prefix.hidden)[history]
+        if sampling.filters:
+            support.append(_scatter_rows(pack_support(logits)[history], live, len(tokens)))
+        going = ~torch.isin(drawn, stop)
+        live, history, drawn = live[going], history[going], drawn[going]
+        if t + 1 == max_new_tokens or not len(live):
+            break
+        prefix, history, fed = branch(prefix, history, drawn, logits.shape[1])
+        prefix = advance(model, prefix, fed, recall)
+        if places is not None and prefix.places is not None:
+            places[live, prefix.lengths[history] - 1] = prefix.places[history, 0]
+    return Generation(
+        out.tokens,
+        out.mask,
+        out.logprobs,
+        out.values,
+        _stack_support(support, max_new_tokens),
+        places,
+    )
+
+
+def branch(
+    prefix: Prefix, history: Int[Tensor, "B"], drawn: Int[Tensor, "B"], vocab_size: int
+) -> tuple[Prefix, Int[Tensor, "B"], Int[Tensor, "N"]]:
+    """(cache rows, the cache row of each row, the token to feed to each cache row): a cache row for
+    every distinct history after a draw.
+
+    The cache is copied only where histories part, or where many have ended.
+    """
+    count = len(prefix.hidden)
+    distinct, number = torch.unique(history * vocab_size + drawn, return_inverse=True)
+    parents, tokens = distinct // vocab_size, distinct % vocab_size
+    parted = bool((parents[1:] == parents[:-1]).any())
+    if parted or len(distinct) <= _COMPACT_BELOW * count:
+        return select_rows(prefix, parents), number, tokens
+    fed = torch.zeros(count, dtype=tokens.dtype, device=tokens.device).index_copy(
+        0, parents, tokens
+    )
+    return prefix, history, fed  # histories that have ended are fed token 0, and nobody looks
+
+
+def empty_generation(
+    rows: int, length: int, pad_id: int, device: torch.device, with_values: bool
+) -> Generation:
+    """A generation to fill in: padding, no mask."""
+    return Generation(
+        torch.full((rows, length), pad_id, device=device),
+        torch.zeros(rows, length, dtype=torch.bool, device=device),
+        torch.zeros(rows, length, device=device),
+        torch.zeros(rows, length, device=device) if with_values else None,
+        None,
+    )
+
+
+def _places_of_prompts(
+    prefix: Prefix, history: Int[Tensor, "B"], mask: Bool[Tensor, "B n"], max_new_tokens: int
+) -> Int[Tensor, "B nL"] | None:
+    """Where the tokens of each row's prompt are kept, and -1 for those that will follow."""
+    if prefix.places is None:
+        return None
+    places = torch.full((len(mask), mask.shape[1] + max_new_tokens), -1, device=mask.device)
+    prompts = torch.nn.functional.pad(mask, (0, max_new_tokens))
+    return places.masked_scatter_(prompts, prefix.places[history][prefix.mask[history]])
+
+
+def _scatter_rows(values: Tensor, rows: Tensor, count: int) -> Tensor:
+    return values.new_zeros(count, values.shape[1]).index_copy(0, rows, values)
+
+
+def _stack_support(support: list[Tensor], length: int) -> Tensor | None:
+    if not support:
+        return None
+    stacked = torch.stack(support, dim=1)
+    return torch.nn.functional.pad(stacked, (0, 0, 0, length - stacked.shape[1]))

@@ -1,0 +1,130 @@
+"""The model card of a policy, written from what its run measured: nothing in it is from memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vla.config.compose import read_settings
+from vla.evaluation.result import result_of_stage
+from vla.evaluation.starts import StartManifest
+from vla.files.reading import validating_file
+from vla.files.secrets import mask_secrets
+from vla.policy_spec import read_passport
+from vla.training.run_folder import RunFolder, read_sessions
+
+
+def model_card(run: Path, num_parameters: int) -> str:
+    """README.md for the hub: results with n and interval, what actions mean, how it was made, how
+    to use it."""
+    with validating_file(
+        f"{run} (config.yaml, results.json, run.json)", "restore the file that is damaged"
+    ):
+        return build_model_card(run, num_parameters)
+
+
+def build_model_card(run: Path, num_parameters: int) -> str:
+    config, passport = read_settings(run), read_passport(run)
+    results, starts = (
+        RunFolder(run).read_results(),
+        StartManifest.load(run / "starts.json").to_dict(),
+    )
+    task = config["sim"].get("task", config["sim"].get("id"))
+    title = ", ".join(task) if isinstance(task, list) else str(task)
+    head = {
+        "license": "apache-2.0",
+        "library_name": "vla",
+        "pipeline_tag": "robotics",
+        "tags": [
+            "robotics",
+            "vla",
+            "mujoco",
+            config["policy"]["name"],
+            config["algorithm"]["name"],
+        ],
+    }
+    parts = [
+        f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
+        f"# {title}, {config['policy']['name']} policy",
+        f"A vision-language-action policy of {num_parameters / 1e6:.2f} million parameters: {config['sim']['robot']} "
+        f"in MuJoCo, demonstrations, supervised fine-tuning{describe_training(config)}.",
+        "## Results",
+        results_table(results, starts),
+        "## What an action means",
+        action_table(passport["action_spec"]),
+        f"{passport['chunk']} actions are decided at once from {len(passport['cameras'])} cameras "
+        f"({', '.join(passport['cameras'])}, {passport['image_size']} pixels square, by "
+        f"{passport.get('resize', 'a rule that is not named')} from other shapes), {describe_frame(passport)}.",
+        "## How to use it",
+        "```\n"
+        "vla-eval FOLDER     # on held-out starts\n"
+        "vla-serve FOLDER    # actions over a websocket\n"
+        "```",
+        "Loading it holds the table above against the environment, and refuses one where a field differs.",
+        "## Limits",
+        "Trained and judged in simulation only, on the scenes its settings describe (`config.yaml`). It was never run "
+        "on a real robot.",
+        "## How it was made",
+        describe_origin(run, starts),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def describe_training(config: Mapping[str, Any]) -> str:
+    """What came after supervised fine-tuning, if anything did."""
+    advantages = (
+        ", then on its own episodes by advantage (RECAP)"
+        if config.get("recap", {}).get("num_rounds")
+        else ""
+    )
+    algorithm = config["algorithm"]["name"].upper().replace("_", " ")
+    return advantages + (f", then {algorithm}" if config["rl"]["num_iterations"] else "")
+
+
+def results_table(results: Mapping[str, Any], starts: Mapping[str, Any]) -> str:
+    """Success before and after RL, as it was measured; or that nothing was."""
+    rows = [
+        f"| {when} RL | {result.success_rate.decoding} | {100 * result.mean:.1f} % | "
+        f"{result.num_successes}/{result.n} | "
+        f"{100 * result.interval[0]:.1f} to {100 * result.interval[1]:.1f} % |"
+        for when in ("before", "after")
+        for decoding in ("greedy", "sampled")
+        if (result := result_of_stage(results.get("stages", {}), when, decoding)) is not None
+    ]
+    if not rows:
+        return "Nothing was measured: the run was not judged on held-out starts."
+    head = "| | decoding | success | n | 95 % Wilson interval |\n|---|---|---|---|---|"
+    told = f"Held-out starts: seeds from {starts['evaluation'][0]}, sha256 `{starts['sha256'][:16]}`; none was trained on."
+    return "\n".join([head, *rows]) + f"\n\n{told}"
+
+
+def action_table(spec: Mapping[str, Any]) -> str:
+    names = zip(spec["names"], spec["units"], spec["kinds"], spec["low"], spec["high"], strict=True)
+    rows = [
+        f"| {name} | {unit} | {kind} | {low:g} to {high:g} |"
+        for name, unit, kind, low, high in names
+    ]
+    return "\n".join(["| dimension | unit | kind | limits |", "|---|---|---|---|", *rows])
+
+
+def describe_frame(passport: Mapping[str, Any]) -> str:
+    spec = passport["action_spec"]
+    told = f"{spec['control_hz']:g} actions a second in the frame of the {spec['frame']}"
+    sign = spec.get("gripper_sign")
+    return told + (f"; a positive gripper value means {sign}" if sign else "")
+
+
+def describe_origin(run: Path, starts: Mapping[str, Any]) -> str:
+    """Command, commit and machine of the last session."""
+    last = (read_sessions(run) or [{}])[-1]
+    libraries = ", ".join(
+        f"{name} {version}" for name, version in last.get("libraries", {}).items()
+    )
+    return (
+        f"```\n{mask_secrets(str(last.get('command', 'unknown')))}\n```\n\n"
+        f"Commit `{last.get('commit')}`, {last.get('machine')}; {libraries}. "
+        f"Training seeds {starts['train'][0]} to {starts['train'][1]}."
+    )

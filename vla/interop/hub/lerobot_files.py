@@ -1,0 +1,67 @@
+"""The files by which LeRobot recognises a folder with one of our policies. Written as plain JSON:
+LeRobot takes fifteen seconds to load, an export should not; a test holds them to what LeRobot
+itself would write.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+Features = Mapping[str, Mapping[str, Any]]
+"""{name: {"type": VISUAL, STATE or ACTION, "shape": sizes}}."""
+IDENTITY = dict.fromkeys(("VISUAL", "STATE", "ACTION"), "IDENTITY")
+
+
+def input_features(passport: Mapping[str, Any], proprio_size: int) -> Features:
+    """What the policy is shown, channels first."""
+    size = passport["image_size"]
+    images = {
+        f"observation.images.{name}": describe_feature("VISUAL", 3, size, size)
+        for name in passport["cameras"]
+    }
+    return {**images, "observation.state": describe_feature("STATE", proprio_size)}
+
+
+def output_features(passport: Mapping[str, Any]) -> Features:
+    return {"action": describe_feature("ACTION", len(passport["action_spec"]["names"]))}
+
+
+def describe_feature(kind: str, *shape: int) -> dict[str, Any]:
+    return {"type": kind, "shape": list(shape)}
+
+
+def lerobot_files(
+    passport: Mapping[str, Any], proprio_size: int, num_parameters: int
+) -> dict[str, str]:
+    """{file: text}: the settings as `VlaConfig` reads them, and the pipelines before and after the
+    policy, which only name and move (the policy normalises by itself).
+    """
+    shown, decided = input_features(passport, proprio_size), output_features(passport)
+    config = {
+        "type": "vla",
+        "input_features": shown,
+        "output_features": decided,
+        "device": "cpu",
+        "chunk": passport["chunk"],
+        "num_parameters": num_parameters,
+    }
+    move = step("device_processor", device="cpu", float_dtype=None)
+    before = [
+        step("rename_observations_processor", rename_map={}),
+        step("to_batch_processor"),
+        move,
+        step("normalizer_processor", eps=1e-8, features={**shown, **decided}, norm_map=IDENTITY),
+    ]
+    after = [step("unnormalizer_processor", eps=1e-8, features=decided, norm_map=IDENTITY), move]
+    pipelines = {"policy_preprocessor": before, "policy_postprocessor": after}
+    files = {f"{name}.json": {"name": name, "steps": steps} for name, steps in pipelines.items()}
+    return {
+        name: json.dumps(values, indent=1) + "\n"
+        for name, values in {"config.json": config, **files}.items()
+    }
+
+
+def step(name: str, **config: Any) -> dict[str, Any]:
+    return {"registry_name": name, "config": config}

@@ -1,0 +1,38 @@
+"""What our policies refuse within LeRobot's commands, shown as one line: those print a traceback of
+everything."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+
+class RefusedInput(ValueError):
+    """A dataset, setting or batch that cannot be right; the message names it and the remedy."""
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Within the block, every ValueError is `RefusedInput`."""
+    try:
+        yield
+    except RefusedInput:
+        raise
+    except ValueError as error:
+        raise RefusedInput(str(error)) from error
+
+
+def show_refusals_in_one_line() -> None:
+    """Have the interpreter end on `RefusedInput` with its message alone; every other error is shown as
+    before."""
+    shown_before = sys.excepthook
+
+    def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if isinstance(error, RefusedInput):
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            shown_before(kind, error, trace)
+
+    sys.excepthook = show

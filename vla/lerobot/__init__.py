@@ -1,1 +1,0 @@
-"""Adapters in both directions between our policies and LeRobot's."""

@@ -1,0 +1,63 @@
+"""What a vision-language model has to say to a head of continuous actions: a state for every
+control step.
+
+One learned query a control step stands behind the instruction, `[prefix | text | queries]`, and
+becomes a hidden state; where the model has a plan head, what the queries say the instruction comes
+down to is read into them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vla.models.action_queries import PlanReader, plan_moments
+from vla.models.vlm import VisionLanguageModel
+from vla.types import Observation
+
+
+class ActionReadout(nn.Module):
+    """`num_queries` queries for `model`, which start from those of its plan head."""
+
+    def __init__(self, model: VisionLanguageModel, num_queries: int):
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(num_queries, model.width) * 0.02)
+        self.reader = None
+        if model.plan is not None:
+            nearest = torch.linspace(0, len(model.plan.queries) - 1, num_queries).round().long()
+            self.queries.data.copy_(model.plan.queries.detach()[nearest])
+            numbers, felt = len(model.plan.dimensions), len(model.proprio_mean)
+            self.reader = PlanReader(numbers, felt, num_queries, model.width)
+
+    def see(
+        self,
+        model: VisionLanguageModel,
+        prefix: Float[Tensor, "B P d"],
+        observation: Observation,
+        cache: Any = None,
+    ) -> Float[Tensor, "B q d"]:
+        """What the queries have seen; `cache` is given the keys and values of the whole
+        sequence."""
+        return model.read(prefix, observation, self.queries, cache)
+
+    def interpret(
+        self,
+        model: VisionLanguageModel,
+        hidden: Float[Tensor, "B q d"],
+        observation: Observation,
+        stop_gradient_to_vlm: bool = False,
+    ) -> Float[Tensor, "B q d"]:
+        """States of the queries from what they have seen; with `stop_gradient_to_vlm` no gradient reaches the
+        model."""
+        if self.reader is None:
+            return model.told(hidden, observation)
+        plan = plan_moments(model.plan_logits(hidden))
+        told = model.told(hidden, observation)
+        return hidden + self.reader(
+            plan.detach() if stop_gradient_to_vlm else plan,
+            model.normalized_proprio(observation),
+            told,
+        )

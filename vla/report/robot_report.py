@@ -1,0 +1,331 @@
+"""The report of a robot run: one page made from what stands in its folder, so that it can be made
+anew at any time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from vla.command_names import command_name
+from vla.evaluation.result import EvaluationResult, result_of_stage
+from vla.evaluation.starts import StartManifest
+from vla.files.reading import read_json_if_there, read_yaml, validating_file
+from vla.files.writing import write_atomically
+from vla.report.charts import Curve, Interval, interval_chart, line_chart
+from vla.report.page import Markup, fact_list, grid, number_tiles, page, section, table, videos
+from vla.report.run_sections import (
+    Records,
+    chart,
+    cost_tile,
+    curve,
+    format_points,
+    nothing_learned,
+    rate_curve,
+    reproduction_section,
+    run_summary,
+    stage_records,
+    stop_reason,
+    success_chart,
+    time_chart,
+)
+from vla.training.metrics import read_metrics
+from vla.training.run_folder import RunFolder, read_sessions
+
+CURVES: tuple[tuple[str, str, dict[str, str]], ...] = (
+    ("Return", "a trajectory", {"return_mean": "return"}),
+    ("Entropy", "nats a draw", {"entropy": "entropy"}),
+    (
+        "Step size",
+        "KL, nats a draw",
+        {"approx_kl": "to the acting policy", "kl_reference": "to the reference"},
+    ),
+    ("Trust region", "KL, nats a decision", {"target_step_kl": "of a step"}),
+    ("Clipped", "share of draws", {"clip_fraction": "clip fraction"}),
+    ("Ratios", "after over before", {"ratio_max": "largest", "ratio_min": "smallest"}),
+    (
+        "Critic",
+        "",
+        {
+            "explained_variance": "explained variance",
+            "critic_explained_variance": "of the critic of branches",
+        },
+    ),
+    ("Gradient", "norm before clipping", {"grad_norm": "mean", "grad_norm_max": "largest"}),
+    ("Acting against scoring", "nats", {"logprob_gap_max": "largest gap"}),
+)
+"""Curves over RL iterations: title, unit, {metric: name}; those whose metrics are not there are
+left out."""
+REACHED = "reached_"
+"""What the share of trajectories is logged under that ever fulfilled a term of the task."""
+
+
+def write_report(folder: Path) -> Path:
+    """Write `report.html` into the folder of a run, finished or not."""
+    path = folder / "report.html"
+    with validating_file(
+        f"{folder} (config.yaml, results.json, metrics.jsonl)", "restore the file that is damaged"
+    ):
+        text = report_page(folder)
+    write_atomically(path, text)
+    return path
+
+
+def report_page(folder: Path) -> str:
+    """The whole page."""
+    results, config = RunFolder(folder).read_results(), read_yaml(folder / "config.yaml")
+    sessions = read_sessions(folder) or [{}]
+    stages, records = results.get("stages", {}), read_metrics(folder)
+    parts = [
+        number_tiles(headline(results)),
+        section(
+            "Before and after",
+            interval_chart(
+                "Success on held-out starts", "95 % Wilson interval", success_intervals(stages)
+            ),
+            comparisons(results),
+            note=once_or_twice(stages),
+        ),
+        section(
+            "Reinforcement learning",
+            *rl_charts(stage_records(records, "rl"), config),
+            note=stop_reason(results),
+        ),
+        section("Supervised fine-tuning", grid(*sft_charts(stage_records(records, "sft")))),
+        section(
+            "Answers in words",
+            answers(stages),
+            note="One held-out question a scene, the same each time.",
+        ),
+        section("Texts", texts(stages), note="Perplexity of held-out texts, lower is better."),
+        section("Grounding", grid(*grounding_charts(records))),
+        section(
+            "What it looks like",
+            videos(films(folder)),
+            note=Markup(
+                "The first wins and failures. Episodes in step with what the policy thought: "
+                f"<code>{command_name('vla-view')} {escape(str(folder))}</code>"
+            ),
+        ),
+        section("Where the time went", time_chart(results.get("seconds", {}))),
+        section("Data", fact_list(data_card(folder, stages))),
+        reproduction_section(folder, config, sessions, results, {"starts": start_seeds(folder)}),
+    ]
+    over = "finished" if "evaluation_after" in stages else "not finished"
+    return page(report_title(config), run_summary(sessions, over), parts)
+
+
+def report_title(config: Mapping[str, Any]) -> str:
+    task = config["sim"].get("task") or config["sim"].get("id") or config["sim"]["simulator"]
+    tasks = task if isinstance(task, str) else ", ".join(task)
+    return f"{tasks.replace('_', ' ')}: {config['policy']['name']} policy, {config['algorithm']['name']}"
+
+
+def headline(results: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """The numbers that matter."""
+    found = nothing_learned(results)
+    stages = results.get("stages", {})
+    for when in ("after", "before"):
+        greedy = result_of_stage(stages, when, "greedy")
+        if greedy is not None:
+            told = "" if "left_out" in stages.get("evaluation_after", {}) else f" {when} RL"
+            found[f"Success{told}, greedy"] = (f"{100 * greedy.mean:.1f} %", counts(greedy))
+    test = results.get("comparison", {}).get("greedy")
+    if test:
+        found["Gained by RL"] = (
+            format_points(test["difference"]),
+            f"points; McNemar exact p = {test['mcnemar_exact_p']:.2g}",
+        )
+    seconds = results.get("seconds", {}).get("total")
+    if seconds:
+        found["Time"] = cost_tile(seconds, results.get("peak_memory_bytes", 0))
+    size = results.get("model", {}).get("num_parameters")
+    if size:
+        found["Model"] = (
+            f"{size / 1e6:.1f} M",
+            f"parameters; {results['model']['num_draws']} draws a decision",
+        )
+    return dict(list(found.items())[:5])
+
+
+def counts(result: EvaluationResult) -> str:
+    low, high = result.interval
+    return (
+        f"{result.num_successes} of {result.n}; 95 % interval {100 * low:.1f} to {100 * high:.1f} %"
+    )
+
+
+def success_intervals(stages: Mapping[str, Any]) -> list[Interval]:
+    """Success before and after, by decoding."""
+    return [
+        Interval(
+            f"{when} RL",
+            decoding,
+            result.mean,
+            *result.interval,
+            f"{100 * result.mean:.1f} %  ({result.num_successes}/{result.n})",
+        )
+        for when in ("before", "after")
+        for decoding in ("greedy", "sampled")
+        if (result := result_of_stage(stages, when, decoding)) is not None
+    ]
+
+
+def once_or_twice(stages: Mapping[str, Any]) -> str:
+    left_out = stages.get("evaluation_after", {}).get("left_out")
+    if left_out:
+        return f"Evaluated once, on starts that training has not seen: {left_out}."
+    return "The same starts before and after RL, none of them seen in training."
+
+
+def comparisons(results: Mapping[str, Any]) -> str:
+    rows = [(decoding, test["text"]) for decoding, test in results.get("comparison", {}).items()]
+    return table(("decoding", "after against before"), rows)
+
+
+def answers(stages: Mapping[str, Any]) -> str:
+    """How many questions the model answers right, before and after training moved it."""
+    found = [
+        values
+        for name, values in stages.items()
+        if name.startswith("answers_") and "text" in values
+    ]
+    rows = [(each["when"], each["text"], each.get("against_before", "")) for each in found]
+    return table(("", "right", "against before SFT"), rows)
+
+
+def texts(stages: Mapping[str, Any]) -> str:
+    """How well the model predicts the texts of every source, before and after training moved it."""
+    found = [values for name, values in stages.items() if name.startswith("texts_")]
+    sources = list(found[0]["perplexity"]) if found else []
+    rows = [(each["when"], *(each["text"][source] for source in sources)) for each in found]
+    return table(("", *sources), rows)
+
+
+def rl_charts(records: Records, config: Mapping[str, Any]) -> list[str]:
+    """Success with its interval first, then how far trajectories come, then the health of the
+    updates."""
+    if not records:
+        return []
+    steps = [r["step"] for r in records]
+    sizes = [round(r.get("num_episodes", r.get("num_trajectories", 1))) for r in records]
+    quick = config["evaluation"]["num_validation_starts"]
+    curves = [
+        rate_curve("training starts, sampled", records, "success", sizes),
+        rate_curve("training starts, greedy", records, "greedy_success", sizes),
+        rate_curve(
+            "validation starts, greedy", records, "validation_success", [quick] * len(records)
+        ),
+    ]
+    reached = dict.fromkeys(name for r in records for name in r if name.startswith(REACHED))
+    terms = [curve(name.removeprefix(REACHED), records, name) for name in reached]
+    stages = line_chart(
+        "How far trajectories come", "share that fulfilled a term", "iteration", terms, (0.0, 1.0)
+    )
+    lengths = [
+        r["control_steps"] / n if "control_steps" in r else float("nan")
+        for r, n in zip(records, sizes)
+    ]
+    length = line_chart(
+        "Length", "control steps a trajectory", "iteration", [Curve("length", steps, lengths)]
+    )
+    return [
+        grid(
+            success_chart(curves),
+            stages,
+            *(chart(records, *which) for which in CURVES),
+            length,
+            throughput(records),
+        )
+    ]
+
+
+def throughput(records: Records) -> str:
+    """Control steps a second of each iteration, everything counted."""
+    pairs = [
+        (two["step"], two["control_steps"] / (two["seconds"] - one["seconds"]))
+        for one, two in pairwise(records)
+        if two.get("control_steps") and two.get("seconds", 0) > one.get("seconds", 0)
+    ]
+    found = Curve("throughput", [step for step, _ in pairs], [rate for _, rate in pairs])
+    return line_chart(
+        "Throughput",
+        "control steps a second, updates and evaluations counted",
+        "iteration",
+        [found],
+    )
+
+
+def sft_charts(records: Records) -> list[str]:
+    losses = {"action_loss": "training", "held_out_loss": "held-out demonstrations"}
+    return [
+        chart(records, "Action loss", "a draw", losses, "step"),
+        chart(records, "Gradient", "norm before clipping", {"grad_norm": "norm"}, "step"),
+    ]
+
+
+def grounding_charts(records: Records) -> list[str]:
+    """What was learned by answering questions, by part."""
+    parts = dict.fromkeys(r["stage"] for r in records if r["stage"].startswith("grounding"))
+    return [
+        chart(
+            stage_records(records, part),
+            part.replace("_", " ").capitalize(),
+            "",
+            {"loss": "loss"},
+            "step",
+        )
+        for part in parts
+    ]
+
+
+def films(folder: Path) -> dict[str, Path]:
+    """{caption: file}, before RL first, wins first."""
+    order = {"before": 0, "after": 1, "win": 0, "failure": 1}
+    found = {}
+    for path in (folder / "videos").glob("*.mp4"):
+        when, _, rest = path.stem.partition("-")
+        verdict, _, seed = rest.partition("-")
+        found[(order.get(when, 2), order.get(verdict, 2), seed)] = (
+            f"{when} RL, {verdict}, start {seed}",
+            path,
+        )
+    return dict(found[key] for key in sorted(found))
+
+
+def data_card(folder: Path, stages: Mapping[str, Any]) -> dict[str, Any]:
+    """What the policy learned from."""
+    meta = folder / "demonstrations" / "meta"
+    info, source = (read_json_if_there(meta / name, {}) for name in ("info.json", "source.json"))
+    known = stages.get("demonstrations", {})
+    card = {
+        "episodes": info.get("total_episodes", known.get("num_episodes")),
+        "marked as failures": known.get("num_failures"),
+        "frames": info.get("total_frames", known.get("num_frames")),
+        "rate": f"{info['fps']} a second" if "fps" in info else None,
+        "cameras": [
+            name.removeprefix("observation.images.")
+            for name in info.get("features", {})
+            if "images" in name
+        ],
+        "made by": source or None,
+        "format": f"LeRobotDataset {info['codebase_version']}"
+        if "codebase_version" in info
+        else None,
+        "stands in": folder / "demonstrations" if info else None,
+        "to know": known.get("notes"),
+    }
+    return {name: value for name, value in card.items() if value}
+
+
+def start_seeds(folder: Path) -> str | None:
+    """The starts of the run, with their hash."""
+    if not (folder / "starts.json").exists():
+        return None
+    starts = StartManifest.load(folder / "starts.json").to_dict()
+    return (
+        f"sha256 {starts['sha256'][:16]}; train {starts['train']}, validation {starts['validation']}, "
+        f"evaluation {starts['evaluation']}"
+    )

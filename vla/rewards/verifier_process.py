@@ -1,0 +1,201 @@
+"""Verifiers in a process that can be killed: a time limit, a memory limit, and NaN when one of them
+strikes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from vla.rewards.sample import UNSCORABLE, Sample
+from vla.rewards.verifier_worker import INSIDE_ANSWER, NAMES
+
+_MAX_REPLY_BYTES = 2**16
+ENOUGH_SAMPLES, ENOUGH_PROMPTS = 16, 4
+"""Failures, and prompts they belong to, after which a verifier that has never worked ends the
+run."""
+
+
+class VerifierProcess:
+    """Runs verifiers by name (`worker.find_verifier`) on samples, one after the other.
+
+    A verifier that takes longer than `timeout_seconds`, asks for more than `memory_bytes`, raises,
+    kills its process or gives no finite number makes its sample unscorable (NaN) and is counted in
+    `failures` under its name and reason. `startup_seconds` is allowed to import its module, and for
+    the libraries of ours; a function of the user's that imports when it is called does so within
+    `timeout_seconds`.
+    """
+
+    def __init__(
+        self,
+        timeout_seconds: float = 5.0,
+        memory_bytes: int = 2**32,
+        startup_seconds: float = 120.0,
+    ) -> None:
+        if timeout_seconds <= 0:
+            raise ValueError(f"verifier_timeout_seconds ({timeout_seconds}) must be positive")
+        self.timeout_seconds, self.memory_bytes, self.startup_seconds = (
+            timeout_seconds,
+            memory_bytes,
+            startup_seconds,
+        )
+        self.failures: dict[str, int] = {}
+        self._tried: dict[str, set[str]] = {}
+        self._worked: set[str] = set()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ready: set[str] = set()
+        self._unread = b""
+
+    def score(self, verifier: str, samples: Sequence[Sample]) -> list[float]:
+        """A score for each sample; NaN where the verifier failed.
+
+        Raises ValueError when there is no such verifier, and for one that has failed on every
+        sample so far, once it was tried on `ENOUGH_SAMPLES` of `ENOUGH_PROMPTS` prompts.
+        """
+        return [self._score_one(verifier, sample) for sample in samples]
+
+    def check(self, verifier: str) -> None:
+        """Raises ValueError when there is no such verifier, or it cannot be imported."""
+        if verifier not in self._ready:
+            self._warm_up(verifier)
+
+    def _score_one(self, verifier: str, sample: Sample) -> float:
+        self.check(verifier)
+        reply = self._ask({"verifier": verifier, "sample": asdict(sample)}, self.timeout_seconds)
+        score = reply.get("score", UNSCORABLE)
+        if math.isfinite(score):
+            self._worked.add(verifier)
+            return float(score)
+        reason = (
+            f"{verifier}: {reply.get('error', f'gave {score}, a score is a finite number')}".split(
+                "\n"
+            )[0][:200]
+        )
+        self.failures[reason] = self.failures.get(reason, 0) + 1
+        if verifier not in self._worked and ("error" in reply or math.isinf(score)):
+            self._note_failure(verifier, sample.prompt, reason)
+        return UNSCORABLE
+
+    def _note_failure(self, verifier: str, prompt: str, reason: str) -> None:
+        """Count a failure of a verifier that has never worked; one that only cannot tell (NaN) may
+        find other rows."""
+        self._tried.setdefault(verifier, set()).add(prompt)
+        failed = sum(
+            count for name, count in self.failures.items() if name.startswith(f"{verifier}: ")
+        )
+        if failed >= ENOUGH_SAMPLES and len(self._tried[verifier]) >= ENOUGH_PROMPTS:
+            raise ValueError(
+                f"verifier {verifier} failed on all of its {failed} samples, at last: {reason}"
+            )
+
+    def _warm_up(self, verifier: str) -> None:
+        reply = self._ask({"verifier": verifier, "warm_up": True}, self.startup_seconds)
+        if "error" in reply:
+            known = "ValueError: "
+            fault = reply["error"].removeprefix(known)
+            raise ValueError(
+                fault
+                if reply["error"].startswith(known)
+                else f"verifier {verifier!r} cannot be imported: {fault}"
+            )
+        if (
+            verifier.removeprefix(INSIDE_ANSWER) in NAMES
+        ):  # our libraries are imported by the first call
+            self._ask(
+                {"verifier": verifier, "sample": asdict(Sample("1", "1", "1"))},
+                self.startup_seconds,
+            )
+        self._ready.add(verifier)
+
+    def _ask(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
+        process = self._process or self._start()
+        assert process.stdin is not None
+        try:
+            process.stdin.write(json.dumps(request).encode() + b"\n")
+            process.stdin.flush()
+            line = self._read_line(process, time.monotonic() + seconds)
+        except BrokenPipeError:
+            line = None
+        if line is None:
+            timed_out = process.poll() is None
+            self.close()
+            return {
+                "error": f"no answer in {seconds:g} s"
+                if timed_out
+                else "the verifier ended its process"
+            }
+        return json.loads(line)
+
+    def _read_line(self, process: subprocess.Popen[bytes], deadline: float) -> bytes | None:
+        """The next line, or None when the deadline passes, the process ends or the line grows
+        without end."""
+        assert process.stdout is not None
+        while b"\n" not in self._unread:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0 or len(self._unread) > _MAX_REPLY_BYTES:
+                return None
+            if select.select([process.stdout], [], [], remaining)[0]:
+                piece = os.read(process.stdout.fileno(), 2**16)
+                if not piece:
+                    process.wait(timeout=1)
+                    return None
+                self._unread += piece
+        line, self._unread = self._unread.split(b"\n", 1)
+        return line
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        root = str(Path(__file__).parents[2])
+        paths = [root, *[p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]]
+        self._process = subprocess.Popen(
+            [
+                sys.executable,
+                "-W",
+                "ignore",
+                "-m",
+                "vla.rewards.verifier_worker",
+                str(self.memory_bytes),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
+            start_new_session=True,
+        )
+        return self._process
+
+    def close(self) -> None:
+        """End the process and whatever it started."""
+        process, self._process = self._process, None
+        self._ready.clear()
+        self._unread = b""
+        if process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+
+    def __enter__(self) -> VerifierProcess:
+        return self
+
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()

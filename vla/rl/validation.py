@@ -1,0 +1,119 @@
+"""Settings refused by name, with the value and the remedy, before anything heavy loads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def shown(value: float | None) -> str:
+    """A number as YAML writes it."""
+    return "null" if value is None else str(value)
+
+
+def check_at_least(setting: str, value: float | int, low: float | int, remedy: str) -> None:
+    """Refuse a value below `low` (or NaN)."""
+    if not value >= low:
+        raise ValueError(f"{setting} ({value}) must be at least {low}: {remedy}")
+
+
+def check_positive(setting: str, value: float | int, remedy: str) -> None:
+    """Refuse zero, a negative value or NaN."""
+    if not value > 0:
+        raise ValueError(f"{setting} ({value}) must be greater than 0: {remedy}")
+
+
+def check_within(
+    setting: str, value: float | int, low: float | int, high: float, remedy: str
+) -> None:
+    """Refuse a value outside [low, high]."""
+    if not low <= value <= high:
+        raise ValueError(f"{setting} ({value}) must lie in [{low}, {high}]: {remedy}")
+
+
+def check_one_of(setting: str, value: str, choices: Sequence[str]) -> None:
+    """Refuse a value that is not among `choices`."""
+    if value not in choices:
+        raise ValueError(f"{setting} ({value!r}) must be one of {', '.join(choices)}")
+
+
+def clip_range(low: float, high: float, dual: float | None = None) -> None:
+    """The clip keeps the ratio in [1 - low, 1 + high]; a dual clip must lie above 1."""
+    check_within(
+        "clip_low",
+        low,
+        0.0,
+        1.0,
+        "the ratio is kept above 1 - clip_low; .2 is usual, 1 is no lower limit",
+    )
+    check_at_least(
+        "clip_high", high, 0.0, "the ratio is kept below 1 + clip_high; .2 is usual, .28 is DAPO's"
+    )
+    if dual is not None and not dual > 1:
+        raise ValueError(
+            f"dual_clip ({dual}) must be greater than 1: 3 is usual, null switches it off"
+        )
+
+
+def draw_by_draw(ratio_level: str, clip_first_draw: float, draw_discount: float) -> None:
+    """What differs from draw to draw needs a ratio for each."""
+    if ratio_level == "decision" and (clip_first_draw < 1 or draw_discount < 1):
+        raise ValueError(
+            f"ratio_level (decision) has one ratio for all draws, and clip_first_draw ({clip_first_draw}) and "
+            f"draw_discount ({draw_discount}) tell them apart: set both to 1, or ratio_level to draw"
+        )
+
+
+def check_reduction(choice: str, max_length: int | None) -> None:
+    """`constant` divides by max_length, the others have none."""
+    check_one_of("reduction", choice, ("token", "sequence", "constant"))
+    if choice == "constant":
+        if max_length is None:
+            raise ValueError(
+                "max_length (null) is needed by reduction 'constant': give the most draws a trajectory can have"
+            )
+        check_at_least("max_length", max_length, 1, "it is the most draws a trajectory can have")
+    elif max_length is not None:
+        raise ValueError(
+            f"max_length ({max_length}) has no meaning for reduction {choice!r}: set it to null"
+        )
+
+
+def check_penalty(kl_coefficient: float, kl_estimator: str, entropy_coefficient: float) -> None:
+    """Coefficients are prices, never rewards for drifting."""
+    check_at_least(
+        "kl_coefficient",
+        kl_coefficient,
+        0.0,
+        "it is a price on leaving the reference; 0 switches it off",
+    )
+    check_one_of("kl_estimator", kl_estimator, ("k1", "k2", "k3"))
+    check_at_least(
+        "entropy_coefficient",
+        entropy_coefficient,
+        0.0,
+        "it is a bonus for entropy; 0 switches it off",
+    )
+
+
+def check_kl_cap(cap: float | None, kl_coefficient: float) -> None:
+    """A bound on a penalty that there is."""
+    if cap is None:
+        return
+    check_positive("kl_cap", cap, "10 is usual, null switches it off")
+    if not kl_coefficient:
+        raise ValueError(
+            f"kl_cap ({cap}) bounds the KL penalty, and kl_coefficient is 0: raise it, or set kl_cap to null"
+        )
+
+
+def check_discount(gamma: float, gae_lambda: float | None = None) -> None:
+    """Discounts lie in [0, 1]."""
+    check_within("gamma", gamma, 0.0, 1.0, "1 is usual for text, .99 for robots")
+    if gae_lambda is not None:
+        check_within(
+            "gae_lambda",
+            gae_lambda,
+            0.0,
+            1.0,
+            ".95 is usual, 1 is Monte Carlo, 0 is one step of TD",
+        )

@@ -1,0 +1,116 @@
+"""What the modes on open prompts share: model, prompts, sampling, and the evaluation before and after
+by the gold reward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vla.config.text import Generation, Prompts, TextConfig
+from vla.data.rows import RowReader
+from vla.evaluation.result import EvaluationResult
+from vla.generation.sampling import Sampling
+from vla.policies.text import TextPolicy
+from vla.rewards.gold_rewards import Gold, find_gold
+from vla.text.language_model import LanguageParts, context_length, load_language_parts
+from vla.text.open_ended_evaluation import evaluate_open_answers, open_results, pair_open_answers
+from vla.text.prompts import Completion, PromptSets, make_prompt_sets, sample_completions
+from vla.text.text_report import finish
+from vla.training.resumable_work import ResumableWork, load_or_compute
+from vla.training.run import Run
+
+
+@dataclass
+class OpenMode:
+    """A run on open prompts. `speaker` draws as the settings say; `learner` is the same model at
+    temperature 1, which is what supervised losses are about.
+    """
+
+    config: TextConfig
+    run: Run
+    generation: Generation
+    parts: LanguageParts
+    prompts: PromptSets
+    gold: Gold
+    speaker: TextPolicy
+    learner: TextPolicy
+    reader: RowReader
+
+    @classmethod
+    def start(
+        cls,
+        config: TextConfig,
+        run: Run,
+        generation: Generation,
+        prompts: Prompts,
+        gold: str,
+        reader: RowReader | None = None,
+    ) -> OpenMode:
+        """Load everything; `reader` counts the rows of files."""
+        reader = reader or RowReader(config.text.on_bad_row)
+        sets, reward = make_prompt_sets(prompts, reader), find_gold(gold)
+        with run.timer("load"):
+            parts = load_language_parts(
+                config.language_model, config.train, generation.system, sets.train
+            )
+            parts.check_context(*context_length(generation))
+            sets = sets.fitting(parts.chat, generation.max_prompt_tokens, reader)
+            value_head = config.text.name == "rlhf" and config.algorithm.traits.needs_values
+            sampling = Sampling(**generation.sampling.model_dump())
+            speaker = parts.policy(sampling, generation.max_new_tokens, value_head)
+            learner = parts.policy(Sampling(), generation.max_new_tokens)
+        reader.tell(run.progress.say)
+        return cls(config, run, generation, parts, sets, reward, speaker, learner, reader)
+
+    def say(
+        self, prompts: Sequence[str], count: int, pieces: ResumableWork, greedy: bool = False
+    ) -> list[list[Completion]]:
+        """`count` completions of every prompt."""
+        width, asked = self.generation.max_prompt_tokens, self.prompts.asked
+        return sample_completions(
+            self.speaker,
+            self.parts.chat,
+            prompts,
+            count,
+            width,
+            greedy=greedy,
+            asked=asked,
+            pieces=pieces,
+        )
+
+    def answers(self, name: str, prompts: Sequence[str], count: int) -> list[list[Completion]]:
+        """`count` completions of every prompt, drawn in a stage of their own and kept under its
+        name."""
+
+        def drawn(pieces: ResumableWork) -> list[list[Completion]]:
+            with self.run.stage(name):
+                return self.say(prompts, count, pieces)
+
+        return load_or_compute(self.run, name, list[list[Completion]], drawn)
+
+    def evaluate(self, name: str, of: Any = None) -> EvaluationResult:
+        """The gold rewards of one greedy answer to every evaluation prompt, kept under the name."""
+
+        def answer(pieces: ResumableWork) -> EvaluationResult:
+            with self.run.timer("judge"):
+                answers = self.say(self.prompts.evaluation, 1, pieces, greedy=True)
+                return evaluate_open_answers(answers, self.gold)
+
+        result: EvaluationResult = load_or_compute(self.run, name, EvaluationResult, answer, of)
+        self.run.progress.say(f"{name}: gold reward {result}, held-out prompts")
+        return result
+
+    def finish(
+        self, title: str, before: EvaluationResult, more: dict[str, Any], of: Any = None
+    ) -> dict[str, Any]:
+        """Evaluate again, write results and report, and last the model: the largest, for which there
+        may be no room."""
+        after = self.evaluate("after", of)
+        results = {**open_results(before, after), **more, **self.reader.results()}
+        change, wins = results["gold change"], results["wins among decided"]
+        decided = (
+            "no answer is better or worse" if wins is None else f"better among decided: {wins}"
+        )
+        self.run.progress.say(f"change: {change}; {decided}")
+        return finish(self.run, title, results, pair_open_answers(before, after), self.parts)

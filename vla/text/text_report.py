@@ -1,0 +1,296 @@
+"""The report of a text run: one HTML page with the numbers, the curves, and what the model said
+before and after."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from vla.evaluation.result import EvaluationResult, ResultComparison
+from vla.files.reading import read_yaml
+from vla.files.writing import write_atomically
+from vla.report.charts import Interval, interval_chart
+from vla.report.page import Markup, fact_list, grid, number_tiles, page, section, show, table
+from vla.report.run_sections import (
+    Records,
+    chart,
+    cost_tile,
+    format_points,
+    nothing_learned,
+    rate_curve,
+    rates_with_intervals,
+    reproduction_section,
+    run_summary,
+    stage_records,
+    stop_reason,
+    success_chart,
+    time_chart,
+)
+from vla.text.language_model import LanguageParts, save_language_model
+from vla.training.metrics import read_metrics
+from vla.training.run import Run
+from vla.training.run_folder import RunFolder, read_sessions, to_plain
+
+CURVES: tuple[tuple[str, str, Mapping[str, str]], ...] = (
+    ("Reward", "of a completion", {"return_mean": "mean reward"}),
+    ("Proxy against gold reward", "", {"proxy": "proxy: the reward model", "gold": "gold"}),
+    (
+        "Distance from the policy before RL",
+        "KL, nats a completion",
+        {"kl_trajectory": "KL to the reference"},
+    ),
+    (
+        "Diversity",
+        "share",
+        {
+            "distinct_completions": "distinct completions",
+            "distinct_pairs": "distinct pairs of words",
+        },
+    ),
+    ("Length", "tokens of a completion", {"completion_tokens": "tokens"}),
+    ("Entropy", "nats a token", {"entropy": "entropy"}),
+    ("Clipped", "share of tokens", {"clip_fraction": "clip fraction"}),
+    ("Curriculum", "families open", {"open_families": "families"}),
+    (
+        "Acting against scoring",
+        "nats",
+        {"logprob_gap_max": "largest gap", "logprob_gap_mean": "mean gap"},
+    ),
+    (
+        "Step size",
+        "KL, nats a token",
+        {"approx_kl": "to the acting policy", "kl_reference": "to the reference"},
+    ),
+)
+"""Curves over iterations of RL: title, unit, {metric: name}; those whose metrics are not there are
+left out."""
+LEAST = {"open_families": 1.0, "approx_kl": 1e-6, "clip_fraction": 0.0}
+"""A metric that never passes this says nothing: one family all along, or rounding where every
+update is on-policy."""
+NUM_SHOWN = 12
+OF_THE_DATA = (
+    "name",
+    "families",
+    "path",
+    "num_problems",
+    "holdout_fraction",
+    "num_evaluation",
+    "prompts",
+    "sources",
+    "weights",
+    "comparisons",
+    "pairs",
+    "rewards",
+    "gold",
+)
+"""The settings of a text run that say what it learned from and was judged on."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What was said to one question before and after; whether it was right, where that means
+    something."""
+
+    question: str
+    note: str
+    before: str
+    after: str
+    before_right: bool | None
+    after_right: bool | None
+
+
+def write_report(
+    folder: RunFolder, title: str, results: Mapping[str, Any], pairs: Sequence[Pair]
+) -> None:
+    """Write report.html, complete in itself. The first `pairs` are shown side by side."""
+    sessions, path = read_sessions(folder.path) or [{}], folder.path / "config.yaml"
+    settings = read_yaml(path) if path.exists() else {}
+    data = {name: value for name, value in settings.get("text", {}).items() if name in OF_THE_DATA}
+    parts = [
+        number_tiles(headline(results)),
+        section(
+            "Before and after",
+            interval_chart("Share that is right", "95 % Wilson interval", rates(results)),
+            numbers(results),
+            note="The same held-out prompts before and after, none of them seen in training.",
+        ),
+        section(
+            "Over training",
+            grid(*charts(read_metrics(folder.path), results)),
+            note=stop_reason(results),
+        ),
+        section("The same questions, before and after", samples_table(pairs)),
+        section("Where the time went", time_chart(results.get("seconds", {}))),
+        section("Data", fact_list(data)),
+        reproduction_section(folder.path, settings, sessions, to_plain(dict(results)), {}),
+    ]
+    write_atomically(folder.path / "report.html", page(title, run_summary(sessions), parts))
+
+
+def finish(
+    run: Run, title: str, results: Mapping[str, Any], pairs: Sequence[Pair], parts: LanguageParts
+) -> dict[str, Any]:
+    """Write results and report, and last the model: the largest, for which there may be no room.
+    The results, with what all sessions of the run have cost.
+    """
+    run.results |= results
+    run.write()
+    whole = {name: value for name, value in run.results.items() if name != "stages"}
+    if run.processes.is_main:
+        write_report(run.folder, title, whole, pairs)
+        save_language_model(parts, run.folder.path / "model")
+    return whole
+
+
+def headline(results: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """The numbers that matter: success or gold reward after and before, the change, time and
+    memory."""
+    found = nothing_learned(results)
+    for when in ("after", "before"):
+        rate, gold = results.get(when), results.get(f"gold {when}")
+        if is_rate(rate):
+            low, high = (100 * bound for bound in rate.interval)
+            under = f"{rate.num_successes} of {rate.n}; 95 % interval {low:.1f} to {high:.1f} %"
+            found[f"Right {when}, {rate.decoding}"] = (f"{100 * rate.mean:.1f} %", under)
+        elif gold is not None:
+            low, high = gold.interval
+            found[f"Gold reward {when}"] = (
+                f"{gold.mean:.3f}",
+                f"{low:.3f} to {high:.3f}, n = {gold.n}",
+            )
+    test = results.get("comparison")
+    if isinstance(test, ResultComparison):
+        found["Gained"] = (
+            format_points(test.difference),
+            f"points; McNemar exact p = {test.p_value:.2g}",
+        )
+    if isinstance(results.get("seconds"), Mapping):
+        found["Time"] = cost_tile(results["seconds"]["total"], results.get("peak_memory_bytes", 0))
+    return found
+
+
+def rates(results: Mapping[str, Any]) -> list[Interval]:
+    """Every rate of before and after: of all problems, then of each family."""
+    pairs = {"all problems": {when: results.get(when) for when in ("before", "after")}}
+    pairs |= {name: value for name, value in results.items() if is_pair(value)}
+    return [
+        Interval(
+            name.removeprefix("family "),
+            when,
+            rate.mean,
+            *rate.interval,
+            f"{100 * rate.mean:.1f} %  ({rate.num_successes}/{rate.n})",
+        )
+        for name, pair in pairs.items()
+        for when, rate in pair.items()
+        if is_rate(rate)
+    ]
+
+
+def is_rate(value: Any) -> bool:
+    """Whether it is a result of successes."""
+    return isinstance(value, EvaluationResult) and value.metric == "success"
+
+
+def is_pair(value: Any) -> bool:
+    """Whether it is a rate before and one after."""
+    return isinstance(value, Mapping) and any(map(is_rate, value.values()))
+
+
+def numbers(results: Mapping[str, Any]) -> str:
+    """{name: value} in two columns; the time has a chart of its own."""
+    known = {name: value for name, value in results.items() if name not in ("seconds", "rl")}
+    return fact_list(
+        {
+            name.removesuffix("_bytes").replace("_", " "): said_of(value, name)
+            for name, value in known.items()
+        }
+    )
+
+
+def said_of(value: Any, name: str = "") -> Any:
+    """A value as it is read: before and after in one line, bytes as GiB."""
+    if isinstance(value, Mapping) and set(value) == {"before", "after"}:
+        return Markup(f"{show(value['before'])} before, {show(value['after'])} after")
+    return f"{value / 2**30:.2f} GiB" if name.endswith("_bytes") else value
+
+
+def charts(records: Records, results: Mapping[str, Any]) -> list[str]:
+    """What there are at least two points of, and what says something: success first, losses
+    last."""
+    rl = stage_records(records, "rl")
+    same = all(
+        r.get("return_mean") == r.get("success") for r in rl
+    )  # the reward is success: one chart says it all
+    drawn = [success(rl, results)]
+    for title, unit, names in CURVES:
+        telling = {key: name for key, name in names.items() if says_something(rl, key)}
+        if telling and not (title == "Reward" and same):
+            drawn.append(chart(rl, title, unit, telling))
+    for stage in dict.fromkeys(str(record.get("stage")) for record in records if "loss" in record):
+        rows = stage_records(records, stage)
+        if stage != "rl" and len(rows) > 1:
+            drawn.append(
+                chart(
+                    rows, f"Loss: {stage.replace('_', ' ')}", "", {"loss": "training loss"}, "step"
+                )
+            )
+    return [one for one in drawn if one]
+
+
+def says_something(records: Records, key: str) -> bool:
+    """Whether a metric has a curve that passes the least it must."""
+    values = [record[key] for record in records if record.get(key) is not None]
+    return len(values) > 1 and max(values) > LEAST.get(key, -math.inf)
+
+
+def success(rl: Records, results: Mapping[str, Any]) -> str:
+    """Success over training: sampled, on what is trained; greedy on validation; before and after on
+    held-out ones."""
+    told = [r for r in rl if "episodes" in r]
+    ends = [results.get("before"), results.get("after")]
+    if len(told) < 2 or not all(map(is_rate, ends)):
+        return ""
+    validated = [r for r in rl if r.get("validation_success") is not None]
+    sizes = [round(r["validation_starts"]) for r in validated]
+    return success_chart(
+        [
+            rate_curve(
+                "training problems, sampled", told, "success", [round(r["episodes"]) for r in told]
+            ),
+            rate_curve("validation, greedy", validated, "validation_success", sizes),
+            rates_with_intervals(
+                "held-out, greedy, before and after",
+                [
+                    (step, end.success_rate)
+                    for step, end in zip((0.0, told[-1]["step"]), ends, strict=True)
+                ],
+            ),
+        ]
+    )
+
+
+def samples_table(pairs: Sequence[Pair]) -> str:
+    """Answers side by side."""
+    rows = [
+        (
+            Markup(f"{escape(pair.question)}<br><small>{escape(pair.note)}</small>"),
+            said(pair.before, pair.before_right),
+            said(pair.after, pair.after_right),
+        )
+        for pair in pairs[:NUM_SHOWN]
+    ]
+    return table(("question", "before", "after"), rows, "said")
+
+
+def said(text: str, right: bool | None) -> Markup:
+    """What was said, and whether it is right."""
+    mark = (
+        ""
+        if right is None
+        else f'<span class="{"yes" if right else "no"}">{"right" if right else "wrong"}</span> '
+    )
+    return Markup(f"{mark}{escape(text)}")

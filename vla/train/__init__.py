@@ -1,1 +1,0 @@
-"""Tools of every training loop: optimizers, checkpoints, metrics, seeds and processes."""

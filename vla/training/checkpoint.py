@@ -1,0 +1,170 @@
+"""Checkpoints that are whole or absent: written beside, flushed, renamed, and verified by checksum
+when they are read.
+
+    checkpoints/
+      step-000020/  model.safetensors optimizer.safetensors ... state.json config.yaml manifest.json
+      best.json     which one scored highest
+
+A crash or a full disk while writing leaves the older checkpoints as they were. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+from vla.files.manifest import find_fault, write_manifest
+from vla.files.reading import KEYS, read_json_if_there
+from vla.files.writing import (
+    ASIDE,
+    DiskFull,
+    atomic_folder,
+    is_disk_full,
+    restore_folders,
+    write_json,
+)
+from vla.training.state_files import num_bytes, read_state, write_state
+
+SPARE_BYTES = 2**20
+"""Room for what is written beside the tensors."""
+
+
+class CorruptCheckpoint(ValueError):
+    """A checkpoint whose files are not those that were written."""
+
+
+class BestCheckpoint(TypedDict):
+    """What best.json holds; nothing before the first score."""
+
+    __pydantic_config__ = KEYS  # type: ignore[misc]
+    checkpoint: NotRequired[str]
+    score: NotRequired[float]
+
+
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    state: Mapping[str, Any],
+    *,
+    keep: int,
+    score: float | None = None,
+    texts: Mapping[str, str] | None = None,
+) -> Path:
+    """Write `folder/step-NNNNNN` and remove old ones, all but the last `keep` and the best.
+
+    `state` maps names to tensors and plain values nested at will; every name with tensors becomes a
+    safetensors file. The highest `score` marks the best checkpoint. `texts` are files to stand
+    beside, e.g. the settings. Raises `DiskFull`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    restore_folders(folder)
+    final = folder / f"step-{step:06d}"
+    try:
+        check_room(folder, num_bytes(list(state.values())) + SPARE_BYTES)
+        with atomic_folder(final) as unfinished:
+            write_state(unfinished, state)
+            for name, text in (texts or {}).items():
+                (unfinished / name).write_text(text)
+            write_manifest(unfinished, list(unfinished.iterdir()), step=step)
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        raise DiskFull(disk_full_message(final, error)) from None
+    if score is not None:
+        mark_best(folder, final.name, score)
+    prune(folder, keep)
+    return final
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """The state that was saved, once every file is found to be what was written; else
+    `CorruptCheckpoint`."""
+    check_checkpoint(path)
+    return read_state(path)
+
+
+def check_checkpoint(path: Path) -> None:
+    """Raise `CorruptCheckpoint` where a file is not what was written, with what can be done."""
+    fault = find_fault(path)
+    if fault is None:
+        return
+    others = [
+        other
+        for other in reversed(list_checkpoints(path.parent))
+        if other != path and find_fault(other) is None
+    ]
+    remedy = (
+        f"the last good one is {others[0]}: delete {path.name} and resume again"
+        if others
+        else "no other is left"
+    )
+    raise CorruptCheckpoint(f"checkpoint {path} is corrupt: {fault}; {remedy}")
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """All checkpoints, oldest step first; one that was set aside counts while its successor is not
+    there."""
+    found = {path.name: path for path in folder.glob("step-*")}
+    aside = {path.name.removeprefix(ASIDE): path for path in folder.glob(f"{ASIDE}step-*")}
+    return [
+        path for name, path in sorted((aside | found).items()) if re.fullmatch(r"step-\d{6,}", name)
+    ]
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint of the highest step."""
+    found = list_checkpoints(folder)
+    return found[-1] if found else None
+
+
+def best_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint of the highest score."""
+    name = read_best(folder).get("checkpoint")
+    return folder / name if name and (folder / name).exists() else None
+
+
+def read_best(folder: Path) -> BestCheckpoint:
+    return read_json_if_there(
+        folder / "best.json", {}, BestCheckpoint, "delete it: the next score marks the best anew"
+    )
+
+
+def mark_best(folder: Path, name: str, score: float) -> None:
+    """Mark a checkpoint as the best unless another that is still there scored higher; the later of
+    two equals wins."""
+    best = read_best(folder)
+    beaten = (
+        "score" not in best
+        or score >= best["score"]
+        or best["checkpoint"] == name
+        or not best_checkpoint(folder)
+    )
+    if beaten:
+        write_json(folder / "best.json", {"checkpoint": name, "score": score})
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Remove all but the last `keep` checkpoints and the best."""
+    best = best_checkpoint(folder)
+    for path in list_checkpoints(folder)[: -max(keep, 1)]:
+        if path != best:
+            shutil.rmtree(path)
+
+
+def check_room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(
+            errno.ENOSPC, f"{needed / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free"
+        )
+
+
+def disk_full_message(final: Path, error: Exception) -> str:
+    older = last_checkpoint(final.parent)
+    kept = f"{older} is intact" if older else "there is no older one"
+    reason = getattr(error, "strerror", None) or error
+    return f"the disk is full, checkpoint {final} was not written ({reason}); {kept}: make room, then resume"

@@ -1,0 +1,267 @@
+"""How weights move: parameter groups, AdamW and Muon, schedules of the learning rate, and averaged
+weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from vla.training.muon import Muon
+
+ScheduleKind = Literal["cosine", "linear", "constant"]
+Group = dict[str, Any]
+
+
+SGD_MOMENTUM = 0.7
+
+
+class CombinedOptimizer:
+    """Several optimizers behind one face: AdamW for some parameters, Muon for others."""
+
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer]):
+        self.optimizers = list(optimizers)
+
+    @property
+    def param_groups(self) -> list[Group]:
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
+
+    def step(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for optimizer, part in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(part)
+            for parameter, kept in optimizer.state.items():
+                for name, value in kept.items():
+                    if torch.is_tensor(value) and value.shape == parameter.shape:
+                        # Fused kernels walk memory: moments must lie as their weights do (channels
+                        # last, say).
+                        kept[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def make_optimizer(
+    module: nn.Module,
+    kind: Literal["adamw", "muon", "sgd"],
+    learning_rate: float,
+    weight_decay: float,
+    muon_learning_rate: float | None = None,
+    learning_rates: Mapping[str, float] | None = None,
+) -> CombinedOptimizer:
+    """AdamW for all trainable parameters, Muon for the matrices of hidden layers and AdamW for the
+    rest, or plain SGD with momentum .7 (`SGD_MOMENTUM`), which alone does not lift the noise of
+    small gradients to the size of large ones.
+
+    `learning_rates` gives parameters whose name begins with a key (e.g. "value_head") a rate of
+    their own, under AdamW. Weight decay falls on the weights of linear and convolution layers only.
+    """
+    own_rates = dict(learning_rates or {})
+    matrices: list[Parameter] = []
+    groups: dict[tuple[float, float], Group] = {}
+    decayed = decayed_names(module)
+    for name, parameter in trainable_parameters(module):
+        prefix = next((p for p in own_rates if name.startswith(p)), None)
+        if (
+            kind == "muon"
+            and prefix is None
+            and name in decayed
+            and is_hidden_matrix(name, parameter)
+        ):
+            matrices.append(parameter)
+            continue
+        rate = learning_rate if prefix is None else own_rates[prefix]
+        decay = weight_decay if name in decayed else 0.0
+        group = groups.setdefault((rate, decay), {"params": [], "lr": rate, "weight_decay": decay})
+        group["params"].append(parameter)
+    optimizers: list[torch.optim.Optimizer] = []
+    if groups:
+        if kind == "sgd":
+            return CombinedOptimizer(
+                [torch.optim.SGD(list(groups.values()), lr=learning_rate, momentum=SGD_MOMENTUM)]
+            )
+        # one pass over weights, gradients and moments: several times faster where they do not fit
+        # in a cache
+        optimizers.append(torch.optim.AdamW(list(groups.values()), lr=learning_rate, fused=True))
+    if matrices:
+        assert muon_learning_rate is not None, "muon needs its own learning rate"
+        optimizers.append(Muon(matrices, lr=muon_learning_rate, weight_decay=weight_decay))
+    if not optimizers:
+        raise ValueError(
+            "nothing is left to train: every part of the model is frozen, unfreeze one or add model.lora"
+        )
+    return CombinedOptimizer(optimizers)
+
+
+def trainable_parameters(module: nn.Module) -> Iterator[tuple[str, Parameter]]:
+    """The parameters that take a gradient, each once, with their names."""
+    return (
+        (name, parameter)
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad
+    )
+
+
+def decayed_names(module: nn.Module) -> frozenset[str]:
+    """Names of the weights that decay: those of linear and convolution layers, not biases, norms or
+    embeddings."""
+    layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    embeddings = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
+    return frozenset(
+        f"{name}.weight" if name else "weight"
+        for name, part in module.named_modules()
+        if isinstance(part, layers) and id(part.weight) not in embeddings
+    )
+
+
+def is_hidden_matrix(name: str, parameter: Parameter) -> bool:
+    """Whether Muon fits: a matrix between hidden layers, not the one that makes logits, nor a
+    single row or column."""
+    return parameter.ndim == 2 and min(parameter.shape) > 1 and "lm_head" not in name
+
+
+def schedule_scale(
+    kind: ScheduleKind, progress: float, step: int = 0, warmup_steps: int = 0
+) -> float:
+    """The factor on the learning rate: linear warm-up over the first steps, times a decay to 0 over
+    `progress` 0 to 1.
+
+    cosine (1 + cos(pi progress)) / 2;  linear 1 - progress;  constant 1. `step` counts from 0.
+    """
+    warm = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
+    progress = min(max(progress, 0.0), 1.0)
+    if kind == "cosine":
+        return warm * 0.5 * (1 + math.cos(math.pi * progress))
+    return warm * (1 - progress) if kind == "linear" else warm
+
+
+class Schedule:
+    """Scales the learning rates of an optimizer, from the first step on; call `step()` after each
+    optimizer step.
+
+    `elapsed()` is the share of the time that is used up, for what ends by the clock: the schedule
+    follows steps or time, whichever is further on.
+    """
+
+    def __init__(
+        self,
+        optimizer: Any,
+        kind: ScheduleKind,
+        num_steps: int,
+        warmup_steps: int = 0,
+        elapsed: Callable[[], float] = lambda: 0.0,
+    ):
+        self.optimizer, self.kind, self.elapsed = optimizer, kind, elapsed
+        self.num_steps, self.warmup_steps = num_steps, warmup_steps
+        self.rates = [group["lr"] for group in optimizer.param_groups]
+        self.num_done = 0
+        self._apply()
+
+    def step(self) -> None:
+        self.num_done += 1
+        self._apply()
+
+    def _apply(self) -> None:
+        progress = max(self.num_done / max(self.num_steps, 1), self.elapsed())
+        scale = schedule_scale(self.kind, progress, self.num_done, self.warmup_steps)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * scale
+
+    def resume(self, num_done: int) -> None:
+        """Go on after so many steps."""
+        self.num_done = num_done
+        self._apply()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"num_done": self.num_done, "rates": self.rates}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.num_done, self.rates = state["num_done"], list(state["rates"])
+        self._apply()
+
+
+class EMA:
+    """An exponential moving average of the trainable weights: average <- average + (1 - d) (weights
+    - average).
+
+    d = min(decay, (1 + n) / (10 + n)) after n updates, so that the first weights are soon
+    forgotten.
+    """
+
+    def __init__(self, module: nn.Module, decay: float):
+        self.decay = decay
+        self.num_updates = 0
+        self.average = {
+            name: parameter.detach().clone() for name, parameter in trainable_parameters(module)
+        }
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        """Move the average towards the weights; call it after each optimizer step."""
+        self.num_updates += 1
+        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        weights = dict(trainable_parameters(module))
+        torch._foreach_lerp_(
+            list(self.average.values()), [weights[name] for name in self.average], 1 - decay
+        )
+
+    @contextmanager
+    def swapped(self, module: nn.Module) -> Iterator[None]:
+        """Within the block the module has the averaged weights; after it, its own again."""
+        own = {name: parameter.detach().clone() for name, parameter in trainable_parameters(module)}
+        self.copy_to(module)
+        try:
+            yield
+        finally:
+            load_weights(own, module)
+
+    def copy_to(self, module: nn.Module) -> None:
+        """Give the module the averaged weights for good."""
+        load_weights(self.average, module)
+
+    def whole_state(self, module: nn.Module) -> dict[str, Tensor]:
+        """A copy of the module's whole state with the averaged weights in it; the module keeps its
+        own."""
+        state = copy_weights(module)
+        names = {id(parameter): name for name, parameter in trainable_parameters(module)}
+        # Tied weights have several names in a state and one in the average.
+        for name, parameter in module.named_parameters(remove_duplicate=False):
+            if id(parameter) in names:
+                state[name] = self.average[names[id(parameter)]].clone()
+        return state
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"num_updates": self.num_updates, "average": self.average}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if set(state["average"]) != set(self.average):
+            raise ValueError(
+                "the averaged weights are those of another model: resume with the model of the run"
+            )
+        self.num_updates = state["num_updates"]
+        for name, tensor in self.average.items():
+            tensor.copy_(state["average"][name])
+
+
+def copy_weights(module: nn.Module) -> dict[str, Tensor]:
+    """A copy of all weights and buffers."""
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+
+@torch.no_grad()
+def load_weights(weights: Mapping[str, Tensor], module: nn.Module) -> None:
+    """Write weights into the module's parameters of the same names."""
+    for name, parameter in trainable_parameters(module):
+        parameter.copy_(weights[name])

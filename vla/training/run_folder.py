@@ -1,0 +1,209 @@
+"""The folder of a run: what was asked, what came of it, and all that lets a person look at it or
+continue it.
+
+runs/20261121-130455-pick_place-token-grpo/
+  config.yaml  run.json  starts.json  metrics.jsonl  results.json
+  checkpoints/ tensorboard/ videos/ plots/
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+from vla.cli import to_yaml
+from vla.config import Config
+from vla.files.reading import KEYS, read_json_if_there
+from vla.files.secrets import mask_secrets
+from vla.files.writing import remove_unfinished, write_atomically, write_json
+from vla.training.distributed import SINGLE_PROCESS, Processes
+from vla.training.metrics import json_value
+from vla.training.process_agreement import broadcast_from_main, failing_together
+from vla.training.run_lock import lock_run_folder
+
+LIBRARIES = ("torch", "transformers", "timm", "mujoco", "mujoco-warp", "lerobot", "numpy")
+
+
+class StoredResults(TypedDict):
+    """What is needed of results.json: values of every stage, and seconds by what they were spent
+    on."""
+
+    __pydantic_config__ = KEYS  # type: ignore[misc]
+    stages: NotRequired[dict[str, dict[str, Any]]]
+    seconds: NotRequired[dict[str, float]]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where things stand in the folder of a run."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def videos(self) -> Path:
+        return self.path / "videos"
+
+    @property
+    def plots(self) -> Path:
+        return self.path / "plots"
+
+    @property
+    def starts(self) -> Path:
+        return self.path / "starts.json"
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results.json"
+
+    def write_results(self, values: Mapping[str, Any]) -> None:
+        """Replace results.json; values may be dataclasses, objects with `to_dict`, arrays and
+        numbers at any depth."""
+        write_json(self.results, to_plain(values))
+
+    def read_results(self) -> dict[str, Any]:
+        """What results.json holds; empty before the first result."""
+        return read_json_if_there(
+            self.results, {}, StoredResults, "restore it, or delete it and evaluate the run again"
+        )
+
+
+def read_sessions(path: Path) -> list[dict[str, Any]]:
+    """What run.json says of every session of a run; none where there is no such file."""
+    remedy = "delete it: only the record of earlier sessions is lost"
+    return read_json_if_there(path / "run.json", [], list[dict[str, Any]], remedy)
+
+
+def open_run(config: Config, processes: Processes = SINGLE_PROCESS) -> RunFolder:
+    """Make the folder that a configuration asks for, or open that of the run it resumes, and write
+    the settings in it.
+
+    The main process does; all know it. Raises ValueError when `run_dir` holds another run already,
+    or another run is writing to it.
+    """
+    folder = None
+    with failing_together(processes):
+        if processes.is_main:
+            folder = _open(config)
+    return broadcast_from_main(folder, processes)
+
+
+def _open(config: Config) -> RunFolder:
+    path = Path(config.resume) if config.resume else make_run_folder(config)
+    lock_run_folder(path)
+    if not config.resume:
+        refuse_run(path)  # another may have begun since it was looked for
+    for written in (path, path / "recordings", path / "videos"):
+        remove_unfinished(written)
+    write_atomically(path / "config.yaml", to_yaml(config))
+    write_json(path / "run.json", [*read_sessions(path), describe_environment()])
+    return RunFolder(path)
+
+
+def refuse_run(path: Path) -> None:
+    """ValueError where a folder holds a run already."""
+    if (path / "config.yaml").exists():
+        raise ValueError(
+            f"run_dir ({path}) holds a run: resume={path} continues it, or choose another folder"
+        )
+
+
+def make_run_folder(config: Config) -> Path:
+    """`run_dir`, or runs/<time>-<name> with a number behind it when that is taken: made here, by
+    one run alone."""
+    if config.run_dir is not None:
+        path = Path(config.run_dir)
+        refuse_run(path)
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+    parent, name = Path("runs"), f"{datetime.now():%Y%m%d-%H%M%S}-{config.name}"
+    parent.mkdir(exist_ok=True)
+    return make_numbered_folder(parent, name)
+
+
+def make_numbered_folder(parent: Path, name: str) -> Path:
+    """Make a folder of that name, with a number behind it when another process was faster."""
+    for path in (parent / name, *(parent / f"{name}-{i}" for i in range(2, 1000))):
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        return path
+    raise ValueError(f"{parent / name} and 998 folders after it are taken: choose another run_dir")
+
+
+def describe_environment() -> dict[str, Any]:
+    """The command, the commit, the machine and the libraries: what a person needs to repeat a
+    run."""
+    return {
+        "command": mask_secrets(" ".join([Path(sys.executable).name, *sys.argv])),
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "commit": git_output("rev-parse", "HEAD"),
+        "uncommitted_changes": bool(git_output("status", "--porcelain", "--untracked-files=no")),
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {processor_name()}, {count_cores(available_cores())}",
+        "libraries": {name: found for name in LIBRARIES if (found := installed_version(name))},
+    }
+
+
+def count_cores(count: int) -> str:
+    return "1 core" if count == 1 else f"{count} cores"
+
+
+def git_output(*arguments: str) -> str | None:
+    """What git says of the source tree, or None where there is none."""
+    command = ["git", "-C", str(Path(__file__).parents[2]), *arguments]
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def processor_name() -> str:
+    """The processor's own name where the system tells it."""
+    table = Path("/proc/cpuinfo")
+    lines = table.read_text().splitlines() if table.exists() else []
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
+        "unknown processor",
+    )
+
+
+def available_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def installed_version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def to_plain(value: Any) -> Any:
+    """`value` as JSON can say it: dataclasses and objects with `to_dict` become dicts, arrays
+    lists, NaN null."""
+    if hasattr(value, "to_dict"):
+        return to_plain(value.to_dict())
+    if hasattr(value, "__dataclass_fields__"):
+        return to_plain(vars(value))
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | range):
+        return [to_plain(item) for item in value]
+    if hasattr(value, "tolist") and getattr(value, "ndim", 0) > 0:
+        return to_plain(value.tolist())
+    return str(value) if isinstance(value, Path) else json_value(value)

@@ -1,0 +1,73 @@
+"""A text box for instructions beside MuJoCo's own viewer, which has none: a page on this machine,
+and the terminal."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from http import HTTPStatus
+from pathlib import Path
+from queue import SimpleQueue
+from string import Template
+
+from vla.report.page import COLOURS
+from vla.viewer.local_server import LocalHandler, LocalServer
+
+MAX_BYTES = 2000
+PAGE = Template((Path(__file__).parent / "static" / "box.html").read_text())
+
+
+class InstructionBox:
+    """Lines that were typed into the page at `address`, or into `terminal`, in the order of
+    time."""
+
+    def __init__(self, terminal: Iterable[str] = sys.stdin) -> None:
+        self.typed: SimpleQueue[str] = SimpleQueue()
+        box = self
+
+        class Handler(LocalHandler):
+            def do_GET(self) -> None:
+                self.answer(HTTPStatus.OK, "text/html", PAGE.substitute(colours=COLOURS))
+
+            def do_POST(self) -> None:
+                # Only a page from this address may type: another site's would come with another
+                # origin.
+                origin, length = self.headers.get("Origin"), self.headers.get("Content-Length", "0")
+                is_ours = origin in (None, box.server.address.rstrip("/"))
+                if (
+                    not is_ours
+                    or not length.isdecimal()
+                    or len(length) > 9
+                    or int(length) > MAX_BYTES
+                ):
+                    self.answer(HTTPStatus.FORBIDDEN, "text/plain", "no")
+                    return
+                box.typed.put(
+                    " ".join(self.rfile.read(int(length)).decode(errors="replace").split())
+                )
+                self.answer(HTTPStatus.OK, "text/plain", "said")
+
+        self.server = LocalServer(0, Handler)
+        self.address = self.server.address
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._read, args=(terminal,), daemon=True).start()
+
+    def open(self) -> None:
+        """Say where the page is, and show it."""
+        import webbrowser
+
+        print(f"instructions: {self.address}, or typed here", flush=True)
+        webbrowser.open(self.address)
+
+    def _read(self, terminal: Iterable[str]) -> None:
+        for line in terminal:
+            self.typed.put(line.strip())
+
+    def __iter__(self) -> Iterator[str]:
+        while True:
+            yield self.typed.get()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()

@@ -1,0 +1,77 @@
+"""Pages served to a browser on this machine, one thread a connection."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from vla.network_hosts import LOCAL, is_local_host
+
+SILENT_SECONDS = 20.0
+"""A connection that neither sends nor takes anything for so long is closed."""
+MAX_CONNECTIONS = 64
+
+
+class LocalHandler(BaseHTTPRequestHandler):
+    """Answers requests that call this machine by a name of its own (`vla.network_hosts`); others get
+    403."""
+
+    timeout = SILENT_SECONDS
+
+    def parse_request(self) -> bool:
+        if not super().parse_request():
+            return False
+        # A browser says which name brought it here. Without one it is no browser, and no page can
+        # read the answer.
+        if is_local_host(self.headers.get("Host", LOCAL)):
+            return True
+        self.answer(
+            HTTPStatus.FORBIDDEN, "text/plain", f"this page is at {LOCAL} or localhost only"
+        )
+        return False
+
+    def answer(self, status: HTTPStatus, kind: str, text: str) -> None:
+        body = text.encode()
+        self.send_response(status)
+        self.send_header("Content-Type", f"{kind}; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Requests are not news."""
+
+
+class LocalServer(ThreadingHTTPServer):
+    """A server that this machine alone can reach; port 0 takes a free one. Call
+    `serve_forever()`."""
+
+    def __init__(self, port: int, handler: type[LocalHandler]):
+        super().__init__((LOCAL, port), handler)
+        self.room = threading.BoundedSemaphore(MAX_CONNECTIONS)
+
+    @property
+    def address(self) -> str:
+        return f"http://{LOCAL}:{self.server_address[1]}/"
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self.room.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self.room.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A tab that was closed while an answer came is no fault; everything else is printed."""
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
+            super().handle_error(request, client_address)
