@@ -18,7 +18,7 @@ from vla.data.dataset_checks import (
     read_trainable_rows,
     select_cameras,
 )
-from vla.data.frame_cache import open_frame_cache
+from vla.data.frame_cache import open_frame_cache, stored_image_size
 from vla.data.lerobot_reader import (
     Columns,
     dimension_names,
@@ -191,7 +191,7 @@ def open_demonstrations(
     open_fields = check_meaning(info, spec, expected, proprio_names, owner)
     found = read_trainable_rows(folder, info, failures)
     columns, rows = found.columns, found.rows
-    sizes = {camera: image_size(info["features"][key]) for camera, key in keys.items()}
+    sizes = {camera: stored_image_size(info["features"][key]) for camera, key in keys.items()}
     learned = columns.actions[rows[~columns.perturbed[rows]]]
     limits = check_limits(learned, expected, max_outside_limits, owner)
     notes = [*found.notes, describe_padding(sizes), open_fields, limits]

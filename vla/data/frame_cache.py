@@ -89,7 +89,9 @@ def _fill(
     """Decode what is not there, or is not what was written."""
     missing = [key for key, path in paths.items() if not _is_whole(path)]
     sizes = {
-        key: image_size(info["features"][key]) if image_size is None else (image_size, image_size)
+        key: stored_image_size(info["features"][key])
+        if image_size is None
+        else (image_size, image_size)
         for key in missing
     }
     shapes = {key: (int(info["total_frames"]), *size, 3) for key, size in sizes.items()}
@@ -155,7 +157,7 @@ def _fingerprint(folder: Path) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
-def image_size(feature: Mapping[str, Any]) -> tuple[int, int]:
+def stored_image_size(feature: Mapping[str, Any]) -> tuple[int, int]:
     """Height and width of an image feature, which may be described with its channels first."""
     shape, names = feature["shape"], feature.get("names") or []
     height, width = shape[-2:] if "channels" in names[:1] or shape[0] in (1, 3) else shape[:2]
