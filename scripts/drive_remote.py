@@ -59,7 +59,7 @@ def drive(options: argparse.Namespace) -> None:
     from vla.statistics import SuccessRate
 
     policy = RemotePolicy(options.address, token=find_token(options.token))
-    seen = policy.passport
+    seen = policy.policy_spec
     told = [
         f"sim.image_size={seen['image_size']}",
         f"sim.cameras=[{','.join(seen['cameras'])}]",
@@ -76,7 +76,7 @@ def drive(options: argparse.Namespace) -> None:
     ]
     took = policy.timing.get("infer_ms", float("nan"))
     print(
-        f"success {SuccessRate.of(outcomes, None)}; {chunks.num_chunks} chunks, the last took {took:.0f} ms"
+        f"success {SuccessRate.from_outcomes(outcomes, None)}; {chunks.num_chunks} chunks, the last took {took:.0f} ms"
     )
     print(f"{chunks.waited} control steps waited for a chunk that was late")
     if chunks.seams:

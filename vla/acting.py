@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rows:
-    """Checked inputs of n environments. `row` [n] numbers them, `episode` [n] their episodes."""
+    """Checked inputs of n environments. `row` [n] numbers them, `episode_payload` [n] their episodes."""
 
     images: Mapping[str, np.ndarray]
     proprio: np.ndarray

@@ -61,13 +61,13 @@ def load_policy(name: str | Path, greedy: bool = True) -> LoadedPolicy:
         actions = [f"action_{i}" for i in range(told.action_size)]
         return LoadedPolicy(policy, observe, told.cameras, numbers, actions, greedy)
     made = load_bundle(str(name))
-    size = made.passport["image_size"]
+    size = made.policy_spec["image_size"]
     return LoadedPolicy(
         made.policy,
         made.observer,
-        dict.fromkeys(made.passport["cameras"], (size, size)),
-        made.passport.get("proprio_names") or [f"state_{i}" for i in range(made.proprio_size)],
-        made.passport["action_spec"]["names"],
+        dict.fromkeys(made.policy_spec["cameras"], (size, size)),
+        made.policy_spec.get("proprio_names") or [f"state_{i}" for i in range(made.proprio_size)],
+        made.policy_spec["action_spec"]["names"],
         greedy,
     )
 

@@ -13,22 +13,22 @@ import ipaddress
 import socket
 from collections.abc import Collection
 
-LOCAL = "127.0.0.1"
+LOOPBACK = "127.0.0.1"
 """Where a server listens that only this machine may reach."""
 
 
 def is_local_host(header: str, more: Collection[str] = ()) -> bool:
     """Whether a `Host` header ("name", "name:port", "[address]:port") names this machine; `more`
     are further names."""
-    name = host_name(header)
-    return is_address(name) or name in {
+    name = parse_host_name(header)
+    return is_ip_address(name) or name in {
         "localhost",
         socket.gethostname().lower(),
         *(other.lower() for other in more),
     }
 
 
-def host_name(header: str) -> str:
+def parse_host_name(header: str) -> str:
     """The name or address of a `Host` header, without its port, in lower case."""
     text = header.strip().lower()
     if text.startswith("["):
@@ -36,7 +36,7 @@ def host_name(header: str) -> str:
     return text.partition(":")[0]
 
 
-def is_address(name: str) -> bool:
+def is_ip_address(name: str) -> bool:
     """Whether a name is an IP address."""
     try:
         ipaddress.ip_address(name)
@@ -47,10 +47,10 @@ def is_address(name: str) -> bool:
 
 def is_loopback(host: str) -> bool:
     """Whether a server bound to `host` can be reached from this machine only."""
-    return host == "localhost" or (is_address(host) and ipaddress.ip_address(host).is_loopback)
+    return host == "localhost" or (is_ip_address(host) and ipaddress.ip_address(host).is_loopback)
 
 
-def port_number(text: str) -> int:
+def parse_port(text: str) -> int:
     """A port from the command line."""
     if not text.isdecimal() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text} is no port: give a whole number from 0 to 65535")

@@ -54,18 +54,18 @@ class PolicySpec(ReplaySpec):
     actions: dict[str, Any]
 
 
-def read_passport(folder: Path, kind: Any = PolicySpec) -> dict[str, Any]:
+def read_policy_spec(folder: Path, kind: Any = PolicySpec) -> dict[str, Any]:
     """The policy.json of a run, an export or (kind `Shown`) an evaluation."""
     path = folder / "policy.json"
-    passport = read_json(path, kind, REMEDY)
-    spec = passport["action_spec"]
+    policy_spec = read_json(path, kind, REMEDY)
+    spec = policy_spec["action_spec"]
     if len({len(spec[name]) for name in ("names", "units", "kinds", "low", "high")}) != 1:
         raise DamagedFile(
             path,
             "names, units, kinds, low and high of its action_spec are not equally long",
             REMEDY,
         )
-    return passport
+    return policy_spec
 
 
 REMEDY = "restore it, or export the policy again"
@@ -80,7 +80,7 @@ class NoSceneSource:
 
 @dataclass(frozen=True)
 class SpecSimulator:
-    """A `vla.simulator.World` to load a policy into, made of its passport and the shapes of its
+    """A `vla.simulator.World` to load a policy into, made of its policy spec and the shapes of its
     weights."""
 
     action_spec: Mapping[str, Any]
@@ -101,9 +101,7 @@ class SpecSimulator:
 
     def environment(self) -> Any:
         """Raises ValueError, as all that needs a simulator."""
-        raise ValueError(
-            "there is no simulator here: this world is known from a policy's passport only"
-        )
+        raise ValueError("there is no simulator here: only the policy's policy.json is known")
 
     def recorder(self, num_envs: int) -> Any:
         return self.environment()
@@ -120,16 +118,16 @@ class SpecSimulator:
 
 def simulator_from_spec(folder: Path, weights: Mapping[str, Tensor]) -> SpecSimulator:
     """The world that the policy in `folder` was made for, as far as the policy itself knows it."""
-    passport = read_passport(folder)
+    policy_spec = read_policy_spec(folder)
     return SpecSimulator(
-        passport["action_spec"], proprio_names(passport, weights), num_plan_numbers(weights)
+        policy_spec["action_spec"], proprio_names(policy_spec, weights), num_plan_numbers(weights)
     )
 
 
-def proprio_names(passport: Mapping[str, Any], weights: Mapping[str, Tensor]) -> list[str]:
-    """What each number of the policy's state is; numbered where the passport is of a version that
+def proprio_names(policy_spec: Mapping[str, Any], weights: Mapping[str, Tensor]) -> list[str]:
+    """What each number of the policy's state is; numbered where the policy spec is of a version that
     did not say."""
-    return passport.get("proprio_names") or [f"state_{i}" for i in range(len(weights[PROPRIO]))]
+    return policy_spec.get("proprio_names") or [f"state_{i}" for i in range(len(weights[PROPRIO]))]
 
 
 def num_plan_numbers(weights: Mapping[str, Tensor]) -> int:
@@ -144,7 +142,7 @@ def without_checkpoint(config: RobotConfig) -> RobotConfig:
     return config.model_copy(update={"model": config.model.model_copy(update={"checkpoint": None})})
 
 
-def ask_as_often(model: Any, weights: Mapping[str, Tensor]) -> None:
+def match_query_count(model: Any, weights: Mapping[str, Tensor]) -> None:
     """Give a model built anew as many plan queries as the weights have: those of the checkpoint
     that a run began with, which need not be as many as its policy's chunk has control steps.
     """

@@ -46,7 +46,7 @@ class SuccessRate:
     temperature: float | None
 
     @classmethod
-    def of(cls, outcomes: Outcomes, temperature: float | None) -> SuccessRate:
+    def from_outcomes(cls, outcomes: Outcomes, temperature: float | None) -> SuccessRate:
         return cls(int(np.sum(outcomes)), len(outcomes), temperature)
 
     @property

@@ -5,7 +5,7 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 
 from vla.data.chat import ChatFormat, stop_ids
-from vla.data.conversations import Conversation, encode
+from vla.data.conversations import Conversation, encode_conversation
 from vla.data.messages import user_message
 from vla.data.preferences import BinaryFeedback, Ranking
 from vla.data.tokenizer import train_tokenizer
@@ -56,7 +56,7 @@ def test_every_objective_ends_a_turn_as_the_template_does(template):
     chat, asked = chat_of(template), tuple(user_message("hi"))
     completion = chat.encode(SAID[template])
     prompt = chat.encode(chat.render(asked, add_generation_prompt=True))
-    learned = encode(
+    learned = encode_conversation(
         chat, Conversation((*asked, {"role": "assistant", "content": "you"}), None, 0, "")
     )
     assert learned.ids == [*prompt, *completion]
@@ -74,7 +74,7 @@ def test_every_objective_ends_a_turn_as_the_template_does(template):
 def test_two_turns_of_gemma():
     chat, asked = chat_of(GEMMA), user_message("hi")
     said = {"role": "assistant", "content": "you"}
-    encoded = encode(chat, Conversation((*asked, said, *asked, said), None, 0, ""))
+    encoded = encode_conversation(chat, Conversation((*asked, said, *asked, said), None, 0, ""))
     text = chat.tokenizer.decode(
         [i for i, counts in zip(encoded.ids, encoded.learned, strict=True) if counts]
     )
@@ -106,7 +106,7 @@ def test_a_template_without_system_messages():
         with pytest.raises(
             ValueError, match=f"a.jsonl, line 3: the model's chat template has no system.*{why}"
         ):
-            encode(chat_of(template), Conversation(row, None, 0, "a.jsonl, line 3"))
+            encode_conversation(chat_of(template), Conversation(row, None, 0, "a.jsonl, line 3"))
 
 
 def test_a_template_that_asks_in_another_way_than_it_answers():
@@ -114,7 +114,7 @@ def test_a_template_that_asks_in_another_way_than_it_answers():
     with pytest.raises(ValueError, match=r"does not write a given answer behind .*<think>"):
         chat.reply(asked, "you")
     with pytest.raises(ValueError, match="line 1: the chat template does not write a given answer"):
-        encode(
+        encode_conversation(
             chat, Conversation((*asked, {"role": "assistant", "content": "you"}), None, 0, "line 1")
         )
 
@@ -130,4 +130,4 @@ def test_plain_texts_begin_as_the_tokenizer_wants():
     )
     assert chat.plain_text("hello you") == [bos, *words, eos]
     assert chat.plain_text(f"{beginning[0][0]}hello you") == [bos, *words, eos]
-    assert encode(chat, Conversation((), "hello you", 0, "")).ids == [bos, *words, eos]
+    assert encode_conversation(chat, Conversation((), "hello you", 0, "")).ids == [bos, *words, eos]

@@ -6,7 +6,7 @@ import pytest
 from vla.data.chat import ChatFormat
 from vla.data.conversations import (
     Conversation,
-    encode,
+    encode_conversation,
     mixture_order,
     parse_conversation,
     read_conversations,
@@ -40,7 +40,7 @@ def learned_text(chat, encoded):
 
 
 def test_assistant_turns_are_learned_with_their_end_and_nothing_else(chat):
-    encoded = encode(chat, Conversation(tuple(CHAT), None, 0, ""))
+    encoded = encode_conversation(chat, Conversation(tuple(CHAT), None, 0, ""))
     assert learned_text(chat, encoded) == "hello<|im_end|>see you<|im_end|>"
     # the line break after the last turn is not asked of the model, so the sequence ends before it
     assert chat.tokenizer.decode(encoded.ids) == chat.render(CHAT)[:-1]
@@ -48,7 +48,7 @@ def test_assistant_turns_are_learned_with_their_end_and_nothing_else(chat):
 
 def test_only_the_completion_is_learned_where_there_is_one(chat):
     row = {"prompt": CHAT[:4], "completion": "see you"}
-    encoded = encode(chat, parse_conversation(next(iter([_row(row)]))))
+    encoded = encode_conversation(chat, parse_conversation(next(iter([_row(row)]))))
     assert learned_text(chat, encoded) == "see you<|im_end|>"
     assert chat.tokenizer.decode(encoded.ids) == chat.render(CHAT)[:-1]
 
@@ -58,7 +58,7 @@ def _row(values):
 
 
 def test_training_sees_the_ids_that_generation_sees(chat):
-    encoded = encode(
+    encoded = encode_conversation(
         chat, parse_conversation(_row({"prompt": "What is 2 + 2?", "completion": "4"}))
     )
     prompt = chat.prompt([{"role": "user", "content": "What is 2 + 2?"}])
@@ -67,7 +67,7 @@ def test_training_sees_the_ids_that_generation_sees(chat):
 
 
 def test_plain_text_is_learned_whole(chat):
-    encoded = encode(chat, parse_conversation(_row({"text": "hello"})))
+    encoded = encode_conversation(chat, parse_conversation(_row({"text": "hello"})))
     assert all(encoded.learned)
     assert encoded.ids[-1] == chat.tokenizer.eos_token_id
 

@@ -63,7 +63,7 @@ def test_the_folder_appears_whole_or_not_at_all(tmp_path):
 
 def test_an_interrupted_run_continues_and_episodes_stand_in_the_order_of_seeds(tmp_path):
     folder = tmp_path / "data"
-    write(folder, [7, 2]).note_failure(3)
+    write(folder, [7, 2]).record_failure(3)
     (
         partial_folder(folder) / "episodes" / ".5"
     ).mkdir()  # an episode that was being written when the power went

@@ -38,9 +38,9 @@ def test_another_rule_matters_for_other_shapes_only():
     assert describe_rule_mismatch({"resize": RESIZE}, "it") is None
     check_resize({"resize": RESIZE}, 480, 640, "a camera")
     check_resize({}, 64, 64, "a camera")
-    for passport, told in (({}, "names no rule"), ({"resize": "crop"}, "names 'crop'")):
-        assert told in describe_rule_mismatch(passport, "it")
+    for policy_spec, told in (({}, "names no rule"), ({"resize": "crop"}, "names 'crop'")):
+        assert told in describe_rule_mismatch(policy_spec, "it")
         with pytest.raises(
             ValueError, match=f"a camera shows pictures of 480 x 640 pixels.*{told}.*train it again"
         ):
-            check_resize(passport, 480, 640, "a camera")
+            check_resize(policy_spec, 480, 640, "a camera")

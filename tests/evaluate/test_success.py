@@ -42,7 +42,7 @@ def test_impossible_counts_are_refused(successes: int, n: int):
 
 
 def test_a_rate_tells_all_that_makes_it_a_number():
-    rate = SuccessRate.of([True] * 8 + [False] * 2, temperature=None)
+    rate = SuccessRate.from_outcomes([True] * 8 + [False] * 2, temperature=None)
     assert str(rate) == "80.0 % (8/10, 95 % Wilson interval 49.0 to 94.3, greedy)"
     assert SuccessRate(8, 10, 0.7).decoding == "sampled at temperature 0.7"
 

@@ -207,7 +207,7 @@ def test_another_robots_shapes_are_refused_by_name(trained):
 
 def test_what_an_export_writes_is_what_lerobot_would_write(trained):
     policy, _, folder = trained
-    files = lerobot_files(policy.made.passport, 7, 1)
+    files = lerobot_files(policy.made.policy_spec, 7, 1)
     for name in ("policy_preprocessor.json", "policy_postprocessor.json"):
         assert json.loads(files[name]) == json.loads((folder / name).read_text()), name
     ours, theirs = (

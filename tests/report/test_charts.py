@@ -11,21 +11,28 @@ from vla.report.charts import (
     Axis,
     Curve,
     Interval,
+    format_tick,
     interval_chart,
     line_chart,
-    number,
-    share_chart,
-    ticks,
+    tick_values,
+    time_share_chart,
 )
-from vla.report.page import Markup, data_uri, fact_list, number_tiles, page, section, show, table
+from vla.report.page import Markup, data_uri, fact_list, number_tiles, page, section, table, to_html
 
 
 def test_ticks_are_round_and_cover():
-    assert ticks(0.0, 1.0) == [0.0, 0.5, 1.0] or ticks(0.0, 1.0) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
-    assert ticks(0.13, 0.42)[0] <= 0.13
-    assert ticks(0.13, 0.42)[-1] >= 0.42
-    assert ticks(-3.0, 7.0) == [-5.0, 0.0, 5.0, 10.0]
-    assert [number(v) for v in (0.25, 12_000.0, 200.0)] == ["0.25", "12k", "200"]
+    assert tick_values(0.0, 1.0) == [0.0, 0.5, 1.0] or tick_values(0.0, 1.0) == [
+        0.0,
+        0.2,
+        0.4,
+        0.6,
+        0.8,
+        1.0,
+    ]
+    assert tick_values(0.13, 0.42)[0] <= 0.13
+    assert tick_values(0.13, 0.42)[-1] >= 0.42
+    assert tick_values(-3.0, 7.0) == [-5.0, 0.0, 5.0, 10.0]
+    assert [format_tick(v) for v in (0.25, 12_000.0, 200.0)] == ["0.25", "12k", "200"]
 
 
 def test_an_axis_maps_its_ends_to_its_ends():
@@ -67,19 +74,19 @@ def test_an_interval_lies_between_its_bounds_on_the_axis():
 
 
 def test_time_is_shown_by_stage_with_its_share():
-    drawn = share_chart(
+    drawn = time_share_chart(
         "Time", {"sft": 30.0, "rl": 10.0, "tiny": 0.01}, {"rl": {"rollout": 6.0, "other": 4.0}}
     )
     assert "30.0 s, 75 %" in drawn
     assert "rollout: 6.0 s" in drawn
     assert "tiny" not in drawn
-    assert share_chart("Time", {}, {}) == ""
+    assert time_share_chart("Time", {}, {}) == ""
 
 
 def test_what_is_shown_is_escaped_unless_it_is_markup():
-    assert show("<b>") == "&lt;b&gt;"
-    assert show(Markup("<b>")) == "<b>"
-    assert show({"a": 1.23456, "b": None}) == "a: 1.235<br>b: –"
+    assert to_html("<b>") == "&lt;b&gt;"
+    assert to_html(Markup("<b>")) == "<b>"
+    assert to_html({"a": 1.23456, "b": None}) == "a: 1.235<br>b: –"
     assert "&lt;script&gt;" in table(["<script>"], [["x"]])
     assert table(["x"], []) == fact_list({}) == number_tiles({}) == section("Empty") == ""
 

@@ -47,9 +47,9 @@ def served(
         "max_message_bytes": 2**20,
         "wait_seconds": 0.0,
     }
-    passport = {"action_spec": SPEC, "chunk": 5}
+    policy_spec = {"action_spec": SPEC, "chunk": 5}
     server = PolicyServer(
-        act, expected, passport, ServerLimits(**(numbers | changes)), access or AccessPolicy()
+        act, expected, policy_spec, ServerLimits(**(numbers | changes)), access or AccessPolicy()
     )
     ready, ports, loop = threading.Event(), [], asyncio.new_event_loop()
     task = loop.create_task(

@@ -80,7 +80,7 @@ def test_openpi_style_names_are_understood():
 def test_a_client_is_told_who_it_speaks_to_and_gets_actions():
     with served(Named()) as at:
         policy = RemotePolicy(at.address)
-        assert policy.passport == {"action_spec": SPEC, "chunk": 5}
+        assert policy.policy_spec == {"action_spec": SPEC, "chunk": 5}
         policy.check(SPEC)
         with pytest.raises(
             ValueError, match=r"action_spec.control_hz is 20.0 on the server, 10.0 here"

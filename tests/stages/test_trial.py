@@ -201,7 +201,7 @@ def test_training_records_episodes_that_can_be_lived_again(run):
     assert found.logprobs_after is not None
     assert found.values is not None
     library = open_library(run)
-    identities = [line["id"] for line in library.lines() if line["stage"] == "rl"]
+    identities = [line["id"] for line in library.summaries() if line["stage"] == "rl"]
     for identity in identities:
         assert library.episode(identity)["faithful"], identity
 
@@ -240,11 +240,11 @@ def test_an_exported_policy_decides_as_the_run_does(run, exported):
     assert str(run.parent) not in (exported / "config.yaml").read_text()
 
 
-def test_a_passport_that_does_not_fit_is_refused(exported, tmp_path):
+def test_a_policy_spec_that_does_not_fit_is_refused(exported, tmp_path):
     copy = shutil.copytree(exported, tmp_path / "other")
-    passport = json.loads((copy / "policy.json").read_text())
-    passport["action_spec"]["gripper_sign"] = "open"
-    (copy / "policy.json").write_text(json.dumps(passport))
+    policy_spec = json.loads((copy / "policy.json").read_text())
+    policy_spec["action_spec"]["gripper_sign"] = "open"
+    (copy / "policy.json").write_text(json.dumps(policy_spec))
     with pytest.raises(ValueError, match="action spec: gripper_sign is 'open' in the policy in"):
         from_pretrained(str(copy), make_simulator)
     with pytest.raises(ValueError, match="neither a folder nor a repository on the hub"):

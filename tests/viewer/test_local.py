@@ -25,7 +25,7 @@ class Episodes(EpisodeLibrary):
     """A library of no run; `threads` collects who asked it."""
 
     def __init__(self):
-        super().__init__(Path("nowhere"), lambda settings, seeds, actions, look=True: [], {})
+        super().__init__(Path("nowhere"), lambda settings, seeds, actions, render=True: [], {})
         self.threads = []
 
     def lines(self):

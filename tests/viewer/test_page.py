@@ -37,7 +37,7 @@ def page(run, tmp_path_factory) -> Path:
 
 def test_an_episode_lived_again_is_the_one_that_was_recorded(run):
     library = open_library(run)
-    lines = library.lines()
+    lines = library.summaries()
     assert [line["success"] for line in lines] == [True, False, True, False]
     good, bad = (library.episode(line["id"]) for line in lines[:2])
     assert good["faithful"]
@@ -55,11 +55,11 @@ def test_an_episode_lived_again_is_the_one_that_was_recorded(run):
     # e^.1 for what did well, e^-.1 for what did not
     assert good["decisions"][0]["ratio"][0] == pytest.approx(1.1052, abs=1e-4)
     assert bad["decisions"][0]["ratio"][0] == pytest.approx(0.9048, abs=1e-4)
-    assert library.why(lines[0]["id"]) is None
-    assert library.why(lines[1]["id"]) == bad["why"]
+    assert library.failure(lines[0]["id"]) is None
+    assert library.failure(lines[1]["id"]) == bad["why"]
     assert bad["why"]["kind"] == "never closed the fingers"
     with pytest.raises(KeyError):
-        library.why("recordings/rl-000010/4")
+        library.failure("recordings/rl-000010/4")
     with pytest.raises(KeyError):
         library.episode("recordings/rl-000010/4")
     with pytest.raises(KeyError):
@@ -68,7 +68,7 @@ def test_an_episode_lived_again_is_the_one_that_was_recorded(run):
 
 def test_bodies_are_where_the_objects_are_at_every_moment(run):
     library = open_library(run)
-    good = library.episode(library.lines()[0]["id"])
+    good = library.episode(library.summaries()[0]["id"])
     poses = np.frombuffer(base64.b64decode(good["poses"]), "<f4").reshape(-1, good["num_bodies"], 7)
     assert len(poses) == len(good["hand"])
     for places in good["targets"].values():
@@ -81,9 +81,9 @@ def test_bodies_are_where_the_objects_are_at_every_moment(run):
 
 def test_a_simulator_that_has_changed_is_told(run):
     library = open_library(run)
-    library.lines()
-    path = next(iter(library.known))
-    library.known[path].action[0] += 0.02
+    library.summaries()
+    path = next(iter(library.recordings))
+    library.recordings[path].action[0] += 0.02
     assert not library.episode("recordings/rl-000010/0")["faithful"]
 
 
@@ -96,7 +96,7 @@ def test_rollouts_become_a_dataset_that_lerobot_reads(run, tmp_path, capsys, mon
     found = open_demonstrations(folder, action_spec=library.spec)
     assert found.num_episodes == 2
     assert found.columns.success.all()
-    wins = [line for line in library.lines() if line["success"]]
+    wins = [line for line in library.summaries() if line["success"]]
     assert sorted(set(found.columns.seed.tolist())) == sorted(line["seed"] for line in wins)
     lived = library.episode(min(wins, key=lambda line: line["seed"])["id"])
     # The first frame shows the start, and the hand is told to be where it is.

@@ -155,14 +155,14 @@ def test_damaged_recordings_are_left_out_and_counted(
     ):
         file.write_bytes(change(file.read_bytes()))
     library = EpisodeLibrary(tmp_path, lambda *_: [], {})
-    assert len(library.lines()) == 2
+    assert len(library.summaries()) == 2
     assert len(library.left_out) == 5
     assert all(
         str(file) in reason
-        for file, reason in zip(files[1:], library.listing()["left_out"], strict=True)
+        for file, reason in zip(files[1:], library.list_episodes()["left_out"], strict=True)
     )
     said = capsys.readouterr().err
     assert said.count("left out, ") == 5
     assert "left out, 5 of 6 recordings so far: " in said
-    library.lines()
+    library.summaries()
     assert capsys.readouterr().err == ""

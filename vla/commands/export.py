@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     from vla.simulator import make_simulator
 
     save_pretrained(options.run, options.folder, make_simulator)
-    print(f"{options.folder}: weights, passport, tokenizer and model card")
+    print(f"{options.folder}: weights, policy spec, tokenizer and model card")
     if options.push:
         print(push_to_hub(options.folder, options.push, options.private))
     return 0

@@ -74,7 +74,7 @@ def open_server(options: argparse.Namespace) -> "PolicyServer":
     policy, observer = load_policy(folder, config, world)
     expected = expected_observation(config, world, observer)
     limits = read_limits(options, expected.num_bytes)
-    passport = server_metadata(folder) | {"real_time_chunking": can_continue(policy)}
+    policy_spec = server_metadata(folder) | {"real_time_chunking": can_continue(policy)}
     return PolicyServer(
-        serve_rows(policy, observer, not options.sampled), expected, passport, limits, access
+        serve_rows(policy, observer, not options.sampled), expected, policy_spec, limits, access
     )

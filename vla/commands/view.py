@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    from vla.network_hosts import port_number
+    from vla.network_hosts import parse_port
 
     parser = argparse.ArgumentParser(
         description=with_command_names(__doc__ or ""),
@@ -42,7 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--episodes", type=int, default=24, help="in a file, the newest (default %(default)s)"
     )
     parser.add_argument(
-        "--port", type=port_number, default=0, help="of the page (default: a free one)"
+        "--port", type=parse_port, default=0, help="of the page (default: a free one)"
     )
     parser.add_argument("--no-browser", action="store_true", help="only say where the page is")
     return parser
@@ -86,7 +86,7 @@ def serve(library: "EpisodeLibrary", port: int, browser: bool) -> None:
     from vla.viewer.server import make_server
 
     server = make_server(library, port)
-    print(f"{len(library.lines())} episodes at {server.address} (Ctrl-C ends)", flush=True)
+    print(f"{len(library.summaries())} episodes at {server.address} (Ctrl-C ends)", flush=True)
     if browser:
         webbrowser.open(server.address)
     server.serve_forever()

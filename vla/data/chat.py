@@ -19,7 +19,7 @@ from torch import Tensor
 from vla.data.messages import Message, user_message
 from vla.types import Observation
 
-MARK = "8f3a"
+PLACEHOLDER = "8f3a"
 """Stands for what an assistant says where only the template's own words around it are looked at."""
 
 
@@ -84,8 +84,8 @@ class ChatFormat:
 
     @cached_property
     def _behind_an_answer(self) -> str:
-        answered = self.render([*user_message("x"), {"role": "assistant", "content": MARK}])
-        return answered[answered.rindex(MARK) + len(MARK) :]
+        answered = self.render([*user_message("x"), {"role": "assistant", "content": PLACEHOLDER}])
+        return answered[answered.rindex(PLACEHOLDER) + len(PLACEHOLDER) :]
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
         """The text that the template makes of the messages.
@@ -116,7 +116,7 @@ class ChatFormat:
 
         `finished`: the completion ended with its stop token; if not, the turn is closed first.
         """
-        answered = [*user_message("x"), {"role": "assistant", "content": MARK}]
+        answered = [*user_message("x"), {"role": "assistant", "content": PLACEHOLDER}]
         before, end = self.render(answered), self.tokenizer.decode([self.turn_end])
         after = self.render([*answered, message], add_generation_prompt=True)
         closing = self._behind_an_answer

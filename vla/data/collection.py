@@ -181,7 +181,7 @@ def _advance(
         if result.success[row]:
             writer.add(recording.episode())
         else:
-            writer.note_failure(recording.seed)
+            writer.record_failure(recording.seed)
     return [int(env) for env in ids[ended]]
 
 

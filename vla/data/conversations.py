@@ -107,7 +107,7 @@ def _with_something_said(conversation: Conversation, column: str) -> Conversatio
     return conversation
 
 
-def encode(chat: ChatFormat, conversation: Conversation) -> EncodedConversation:
+def encode_conversation(chat: ChatFormat, conversation: Conversation) -> EncodedConversation:
     """Ids by the chat template. An assistant turn is learned from its first token to its
     end-of-turn token; nothing else is.
 

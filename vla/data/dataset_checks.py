@@ -43,7 +43,7 @@ def read_trainable_rows(
     """
     columns = read_columns(folder, info)
     rows, told = select_rows(columns, failures, f"the dataset {folder}")
-    check_finite(info, columns, rows, f"the dataset {folder}")
+    check_finite_columns(info, columns, rows, f"the dataset {folder}")
     instructions = read_tasks(folder, columns.task_index)
     notes = (told, find_empty_tasks(columns, rows, instructions))
     return TrainableRows(columns, rows, instructions, tuple(note for note in notes if note))
@@ -75,7 +75,7 @@ def select_cameras(
     return {camera: keys[camera] for camera in (keys if wanted is None else wanted)}
 
 
-def check_meaning(
+def check_dataset_spec(
     info: Mapping[str, Any],
     stated: Mapping[str, Any] | None,
     action_spec: Mapping[str, Any],
@@ -118,7 +118,7 @@ def select_rows(
     return every[columns.success], f"{told} and are left out (data.failures=drop)"
 
 
-def check_finite(
+def check_finite_columns(
     info: Mapping[str, Any], columns: Columns, rows: Int[np.ndarray, "N"], owner: str
 ) -> None:
     """Refuse state and actions that are NaN or infinite: one such number becomes a command.

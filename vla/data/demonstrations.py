@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float32, Int, UInt8
 
 from vla.data import lerobot_format as form
 from vla.data.dataset_checks import (
-    check_meaning,
+    check_dataset_spec,
     describe_padding,
     read_trainable_rows,
     select_cameras,
@@ -188,7 +188,7 @@ def open_demonstrations(
     keys = select_cameras(folder, info, cameras, drawable)
     spec = read_action_spec(folder)
     expected = action_spec or {}
-    open_fields = check_meaning(info, spec, expected, proprio_names, owner)
+    open_fields = check_dataset_spec(info, spec, expected, proprio_names, owner)
     found = read_trainable_rows(folder, info, failures)
     columns, rows = found.columns, found.rows
     sizes = {camera: stored_image_size(info["features"][key]) for camera, key in keys.items()}

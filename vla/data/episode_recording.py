@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from vla.files.arrays import read_with_metadata
+from vla.files.arrays import read_safetensors_with_metadata
 from vla.files.reading import MAPPING, DamagedFile, validate_values, validating_file
 from vla.files.writing import atomic_file
 
@@ -28,7 +28,7 @@ FORMAT = "1"
 class EpisodeRecording:
     """`N` episodes of `D` decisions, an episode's decisions in the order of time.
 
-    `episode` [D] numbers 0..N-1. `values`, `advantages` and `logprobs_after` (under the weights
+    `episode_payload` [D] numbers 0..N-1. `values`, `advantages` and `logprobs_after` (under the weights
     after the update) are None where there are none. `chain` are states of the denoising of flow and
     diffusion policies, as actions. `measures` holds the environment's own number for each episode.
     """
@@ -92,16 +92,18 @@ def save_recording(folder: Path, recording: EpisodeRecording) -> Path:
 
 def load_recording(path: Path) -> EpisodeRecording:
     """Read it back; ValueError when it was written by another version."""
-    found, about = read_with_metadata(path, DELETE)
+    found, about = read_safetensors_with_metadata(path, DELETE_REMEDY)
     if about.get("format") != FORMAT:
         raise DamagedFile(
             path,
             f"it is a recording of format {about.get('format')}, this version reads {FORMAT}",
-            DELETE,
+            DELETE_REMEDY,
         )
     if about.get("sha256", recording_digest(found)) != recording_digest(found):
-        raise DamagedFile(path, "its arrays do not have the checksum that was written", DELETE)
-    with validating_file(path, DELETE):
+        raise DamagedFile(
+            path, "its arrays do not have the checksum that was written", DELETE_REMEDY
+        )
+    with validating_file(path, DELETE_REMEDY):
         # In the order of the task, which the file itself does not keep.
         there = [name.removeprefix("measure/") for name in found if name.startswith("measure/")]
         measures = {
@@ -114,7 +116,7 @@ def load_recording(path: Path) -> EpisodeRecording:
         recording = EpisodeRecording(
             about["stage"],
             int(about["iteration"]),
-            validate_values(path, json.loads(about["sim"]), MAPPING, DELETE),
+            validate_values(path, json.loads(about["sim"]), MAPPING, DELETE_REMEDY),
             about["decoding"],
             measures=measures,
             **arrays,
@@ -147,7 +149,7 @@ def recording_digest(arrays: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-DELETE = "delete it, its episodes are lost"
+DELETE_REMEDY = "delete it, its episodes are lost"
 
 
 def list_recordings(run: Path) -> list[Path]:

@@ -74,7 +74,7 @@ def open_frame_cache(
         if isinstance(error, DiskFull) or not is_disk_full(error):
             raise
         raise DiskFull(
-            f"the disk is full, {home} was not written ({error.strerror}): {MAKE_ROOM}"
+            f"the disk is full, {home} was not written ({error.strerror}): {DISK_FULL_REMEDY}"
         ) from error
     return {key: np.asarray(np.load(path, mmap_mode="r")) for key, path in paths.items()}
 
@@ -168,11 +168,11 @@ def _check_room(home: Path, needed: int) -> None:
     free = shutil.disk_usage(home).free
     if free < needed:
         raise DiskFull(
-            f"disk full: the decoded frames need {needed:,} bytes in {home} and {free:,} are free: {MAKE_ROOM}"
+            f"disk full: the decoded frames need {needed:,} bytes in {home} and {free:,} are free: {DISK_FULL_REMEDY}"
         )
 
 
-MAKE_ROOM = "make room, set sim.image_size to something smaller, or move the dataset (data.path) to a disk with room"
+DISK_FULL_REMEDY = "make room, set sim.image_size to something smaller, or move the dataset (data.path) to a disk with room"
 
 
 def _decode(

@@ -32,10 +32,10 @@ def fit_to_square(
     return square
 
 
-def describe_rule_mismatch(passport: Mapping[str, Any], owner: str) -> str | None:
+def describe_rule_mismatch(policy_spec: Mapping[str, Any], owner: str) -> str | None:
     """A sentence where a policy was trained by another rule, or by a version that named none; None
     where by ours."""
-    rule = passport.get("resize")
+    rule = policy_spec.get("resize")
     if rule == RESIZE:
         return None
     told = "names no rule" if rule is None else f"names {rule!r}"
@@ -45,14 +45,14 @@ def describe_rule_mismatch(passport: Mapping[str, Any], owner: str) -> str | Non
     )
 
 
-def check_resize(passport: Mapping[str, Any], height: int, width: int, owner: str) -> None:
+def check_resize(policy_spec: Mapping[str, Any], height: int, width: int, owner: str) -> None:
     """Refuse a picture that the policy's own rule would make square in another way; square ones are
     alike by all.
 
     Raises:
         ValueError: the policy was trained by another rule, or by a version that named none.
     """
-    told = describe_rule_mismatch(passport, "the policy's policy.json")
+    told = describe_rule_mismatch(policy_spec, "the policy's policy.json")
     if height != width and told:
         raise ValueError(
             f"{owner} shows pictures of {height} x {width} pixels, and {told}; train it again, or give square pictures"

@@ -34,7 +34,7 @@ def read_shard(shard: Path) -> dict[str, Any]:
     )
 
 
-def join(shards: Sequence[Path], spec: form.DatasetSpec, folder: Path) -> None:
+def join_shards(shards: Sequence[Path], spec: form.DatasetSpec, folder: Path) -> None:
     """Write the whole dataset of `shards`, one folder an episode, in their order."""
     about = [read_shard(shard) for shard in shards]
     tasks = list(dict.fromkeys(episode["instruction"] for episode in about))

@@ -27,7 +27,7 @@ from jaxtyping import Bool, Float32, UInt8
 from PIL import Image
 
 from vla.data import lerobot_format as form
-from vla.data.lerobot_join import join, read_shard
+from vla.data.lerobot_join import join_shards, read_shard
 from vla.files.reading import read_json
 from vla.files.writing import flush_folder, flush_tree, is_disk_full, write_json
 
@@ -131,7 +131,7 @@ class LeRobotWriter:
             flush_folder(self._episodes)
         self._lengths[episode.seed] = len(episode)
 
-    def note_failure(self, seed: int) -> None:
+    def record_failure(self, seed: int) -> None:
         """Remember that a seed gave no episode, so that a later run need not try it again."""
         with explaining_disk_full(self.partial, 2**12), self._failures_path.open("a") as file:
             file.write(f"{seed}\n")
@@ -156,7 +156,7 @@ class LeRobotWriter:
         joined = self.partial / "joined"
         shutil.rmtree(joined, ignore_errors=True)
         with explaining_disk_full(self.partial, needed):
-            join(shards, self.spec, joined)
+            join_shards(shards, self.spec, joined)
             flush_tree(joined)
             os.rename(joined, self.folder)
             flush_folder(self.folder.absolute().parent)

@@ -15,7 +15,7 @@ import torch
 from vla.data.advantage_tokens import with_advantage_token
 from vla.types import Observation
 
-REMEMBERED = 4096
+INSTRUCTION_CACHE_SIZE = 4096
 """Instructions that an `Observer` keeps as tokens."""
 
 
@@ -34,7 +34,7 @@ class RawObservation(Protocol):
 
 @dataclass
 class Observer:
-    """Turns rows of an environment into an `Observation`; the last `REMEMBERED` instructions are
+    """Turns rows of an environment into an `Observation`; the last `INSTRUCTION_CACHE_SIZE` instructions are
     kept as tokens.
 
     All instructions are padded to `length` tokens on the right, so that rows of different calls can
@@ -52,7 +52,7 @@ class Observer:
 
     def __post_init__(self) -> None:
         # Whoever sends instructions to a served policy must not fill its memory with them.
-        self.encode = lru_cache(REMEMBERED)(self._encode)
+        self.encode = lru_cache(INSTRUCTION_CACHE_SIZE)(self._encode)
 
     def _encode(self, text: str) -> list[int]:
         words = self.words(text) if self.sentence is None else self._written(text)

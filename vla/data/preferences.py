@@ -17,13 +17,13 @@ from typing import Any
 from vla.data.messages import Message, parse_messages, parse_prompt, prompt_key
 from vla.data.rows import Row, RowReader
 
-LIKED = {
+LIKED_BY_LABEL = {
     **dict.fromkeys((True, "true", "1", "up", "good"), True),
     **dict.fromkeys((False, "false", "0", "down", "bad"), False),
 }
 
 
-PROMPTS = ("prompt", "question", "conversations", "messages")
+PROMPT_COLUMNS = ("prompt", "question", "conversations", "messages")
 """Columns that may hold the prompt; a column `system` beside it is its system message."""
 
 
@@ -97,7 +97,7 @@ def _content(row: Ranking | BinaryFeedback) -> tuple[Any, ...]:
 def parse_preference(row: Row) -> Ranking | BinaryFeedback:
     """A row of any of the kinds."""
     values, where = row.values, row.where
-    asked = next((name for name in PROMPTS if name in values), None)
+    asked = next((name for name in PROMPT_COLUMNS if name in values), None)
     if "chosen" in values and "rejected" in values:
         return _pair(row, asked)
     if asked and "completions" in values:
@@ -105,12 +105,14 @@ def parse_preference(row: Row) -> Ranking | BinaryFeedback:
     if asked and {"completion", "label"} <= set(values):
         label = values["label"]
         label = label.strip().casefold() if isinstance(label, str) else label
-        if not isinstance(label, bool | int | float | str) or label not in LIKED:
+        if not isinstance(label, bool | int | float | str) or label not in LIKED_BY_LABEL:
             raise ValueError(
                 f"{where}: label ({values['label']!r}) must be true or false, 1 or 0, up or down"
             )
         completion = _one_text(values["completion"], where, "completion")
-        return BinaryFeedback(parse_prompt(values, where, asked), completion, LIKED[label], where)
+        return BinaryFeedback(
+            parse_prompt(values, where, asked), completion, LIKED_BY_LABEL[label], where
+        )
     raise ValueError(
         f"{where}: has the columns {', '.join(values) or 'none'}; needed are chosen and rejected, or prompt,"
         " completions and scores, or prompt, completion and label"

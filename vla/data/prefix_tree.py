@@ -20,7 +20,7 @@ from torch import Tensor
 
 from vla.data.tree_attention import TreeAttention, build_tree_attention
 
-MIN_SHARED = 0.25
+MIN_SHARED_FRACTION = 0.25
 """Share of a sequence that must stand in a row already for it to join: every place of a row pays
 for the row's whole width in attention, so sequences that have little in common are better off
 apart.
@@ -29,7 +29,7 @@ apart.
 
 @dataclass(frozen=True)
 class PackedRows:
-    """`attention` says who may attend to whom: (query, key), or by branches for one row that holds
+    """`attention` says who may attend to whom: (query, key), or by one_tree for one row that holds
     everything; or, for rows of one sequence each, which places are real.
 
     `slots` are the places where the draws are predicted, in the P * S flattened places, draws in
@@ -138,10 +138,10 @@ def pack_completions(
     share: bool,
     max_row_tokens: int,
     sources: Int[Tensor, "B nL"] | None = None,
-    branches: bool = False,
+    one_tree: bool = False,
 ) -> PackedRows:
     """Prompts and what follows them. `share`: as trees of at most `max_row_tokens`; if not, a row
-    each. `branches`: as one tree, however large.
+    each. `one_tree`: as one tree, however large.
 
     The last token of a completion predicts nothing and is left out. Prompts and completions must be
     right-padded: draw t stands in column t. Draws behind equal beginnings have the same slot.
@@ -155,14 +155,14 @@ def pack_completions(
     ):
         paths.append([*prompt[:n], *completion[: max(length - 1, 0)]])
         places.append(slice(n - 1, n - 1 + length))
-    trees, found = _planted(paths, max_row_tokens, MIN_SHARED, share, branches)
+    trees, found = _planted(paths, max_row_tokens, MIN_SHARED_FRACTION, share, one_tree)
     width = max(len(tree.tokens) for tree in trees)
     slots = [
         tree * width + place
         for (tree, nodes), kept in zip(found, places, strict=True)
         for place in nodes[kept]
     ]
-    rows = _to_tensors(trees, width, slots, share, branches, prompts.device)
+    rows = _to_tensors(trees, width, slots, share, one_tree, prompts.device)
     return (
         rows if sources is None else replace(rows, source=_source_of(rows.tokens, found, sources))
     )
@@ -181,9 +181,9 @@ def _source_of(
 
 
 def _planted(
-    paths: Sequence[Sequence[int]], row_tokens: int, min_shared: float, share: bool, branches: bool
+    paths: Sequence[Sequence[int]], row_tokens: int, min_shared: float, share: bool, one_tree: bool
 ) -> tuple[list[PrefixTree], list[tuple[int, list[int]]]]:
-    if branches:
+    if one_tree:
         return _plant(paths, sum(map(len, paths)), min_shared=0.0)
     return build_prefix_trees(paths, row_tokens, min_shared) if share else _apart(paths)
 
@@ -200,14 +200,14 @@ def _to_tensors(
     width: int,
     slots: Sequence[int],
     share: bool,
-    branches: bool,
+    one_tree: bool,
     device: torch.device,
 ) -> PackedRows:
     def pad(rows: list[list[int]]) -> Tensor:
         return torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
 
     attention: Tensor | TreeAttention
-    if branches:
+    if one_tree:
         attention = build_tree_attention(trees[0].parents, trees[0].depths).map(
             lambda tensor: tensor.to(device)
         )
@@ -239,10 +239,10 @@ def pack_texts(
     row_tokens: int,
     share: bool,
     device: torch.device,
-    branches: bool = False,
+    one_tree: bool = False,
 ) -> PackedTexts:
     """Sequences (ids, which of them are learned), each blind to its neighbours, in rows of at most
-    `row_tokens`; not `share`: in a row each; `branches`: in one row.
+    `row_tokens`; not `share`: in a row each; `one_tree`: in one row.
 
     Raises ValueError for a sequence that fits in no row.
     """
@@ -252,7 +252,7 @@ def pack_texts(
             f"a sequence takes {longest} tokens, row_tokens is {row_tokens}: raise it or shorten the data"
         )
     sequences = [ids for ids, _ in texts]
-    trees, found = _planted(sequences, row_tokens, 0.0, share, branches)
+    trees, found = _planted(sequences, row_tokens, 0.0, share, one_tree)
     width = max(len(tree.tokens) for tree in trees)
     slots, targets, owners = [], [], []
     for number, ((ids, learned), (tree, nodes)) in enumerate(zip(texts, found, strict=True)):
@@ -264,4 +264,4 @@ def pack_texts(
     as_tensor = [
         torch.tensor(values, dtype=torch.long, device=device) for values in (targets, owners)
     ]
-    return PackedTexts(_to_tensors(trees, width, slots, share, branches, device), *as_tensor)
+    return PackedTexts(_to_tensors(trees, width, slots, share, one_tree, device), *as_tensor)

@@ -36,7 +36,7 @@ class Question(NamedTuple):
 
 @dataclass(frozen=True)
 class PackedQuestions:
-    """Tokens [B, n] of several questions a row. `answers` marks what is predicted; `segments`
+    """Tokens [B, n] of several questions a row. `answer_table` marks what is predicted; `segments`
     numbers the questions."""
 
     tokens: Int[Tensor, "B n"]

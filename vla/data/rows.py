@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
-NUM_NAMED = 5
+NUM_LISTED_FAULTS = 5
 """Rows left out that are named one by one in the results."""
-LONGEST_FAULT = 600
+MAX_FAULT_CHARACTERS = 600
 """Characters that are shown of a fault: a row may be a book."""
 OnBadRow = Literal["error", "skip"]
 T = TypeVar("T")
@@ -88,7 +88,11 @@ class RowReader:
         """Count a row that cannot be used, also one that shows only later, or raise RowError.
         `fault` names the row."""
         fault = fault.replace("\n", " ")
-        fault = fault if len(fault) <= LONGEST_FAULT else f"{fault[: LONGEST_FAULT - 3]}..."
+        fault = (
+            fault
+            if len(fault) <= MAX_FAULT_CHARACTERS
+            else f"{fault[: MAX_FAULT_CHARACTERS - 3]}..."
+        )
         if self.on_bad_row == "error":
             raise RowError(f"{fault} ({self.setting}=skip leaves such rows out and counts them)")
         self.counts.setdefault(source, SourceCount()).left_out[fault] = None
@@ -116,7 +120,7 @@ class RowReader:
             found += [f"{source}: {note}" for note in count.notes]
         return found
 
-    def tell(self, say: Callable[[str], None]) -> None:
+    def report_lines(self, write: Callable[[str], None]) -> None:
         """Say the lines that were not said before."""
         for line in self.lines():
             if line not in self._told:
@@ -129,7 +133,11 @@ class RowReader:
             source: {
                 "rows": count.num_rows,
                 "left out": len(count.left_out),
-                **({"first left out": list(count.left_out)[:NUM_NAMED]} if count.left_out else {}),
+                **(
+                    {"first left out": list(count.left_out)[:NUM_LISTED_FAULTS]}
+                    if count.left_out
+                    else {}
+                ),
                 **({"notes": list(count.notes)} if count.notes else {}),
             }
             for source, count in self.counts.items()

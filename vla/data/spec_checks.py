@@ -14,12 +14,12 @@ from jaxtyping import Bool, Float32
 NUMBERED = re.compile(
     r"((observation[._])?(action|state|proprio|motor|dim|value|feature)s?[._ -]?)?\d+"
 )
-SILENT = ("unknown", "environment's own", "")
-SEEN = "seen in the demonstrations"
+UNINFORMATIVE = ("unknown", "environment's own", "")
+LIMITS_FROM_DATA = "seen in the demonstrations"
 """Under `limits` of an action spec whose `low` and `high` nobody stated: no limits to hold others
 against."""
 WITHOUT_SIMULATOR = 'lerobot-train --policy.type=vla --policy.settings="model.checkpoint=null" trains on a dataset without a simulator'
-MEANINGS = ("names", "units", "kinds", "frame", "gripper_sign")
+MEANING_FIELDS = ("names", "units", "kinds", "frame", "gripper_sign")
 """What numbers alone cannot tell."""
 
 
@@ -29,7 +29,7 @@ def is_uninformative(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(is_uninformative(item) for item in value)
     return value is None or (
-        isinstance(value, str) and (value in SILENT or bool(NUMBERED.fullmatch(value)))
+        isinstance(value, str) and (value in UNINFORMATIVE or bool(NUMBERED.fullmatch(value)))
     )
 
 
@@ -42,7 +42,9 @@ def check_action_spec(found: Mapping[str, Any], expected: Mapping[str, Any], own
         ValueError: naming the first field that differs, with both values.
     """
     mine, theirs = json.loads(json.dumps(dict(expected))), json.loads(json.dumps(dict(found)))
-    only_seen = ("low", "high") if SEEN in (mine.get("limits"), theirs.get("limits")) else ()
+    only_seen = (
+        ("low", "high") if LIMITS_FROM_DATA in (mine.get("limits"), theirs.get("limits")) else ()
+    )
     for field, value in mine.items():
         if field not in theirs or theirs[field] == value or field in only_seen:
             continue
@@ -140,7 +142,7 @@ def describe_missing_spec(
     `expected` does."""
     open_fields = [
         field.replace("_", " ")
-        for field in MEANINGS
+        for field in MEANING_FIELDS
         if not is_uninformative(expected.get(field)) and is_uninformative(stated.get(field))
     ]
     if not open_fields:

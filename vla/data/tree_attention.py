@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-LENGTHS = (4, 8, 16, 32, 64)
+SEGMENT_LENGTHS = (4, 8, 16, 32, 64)
 """Stretches are cut to one of these lengths, whichever leaves the least padding."""
 _OVERHEAD = 4
 """Places of padding that one more stretch is worth."""
@@ -49,7 +49,8 @@ def build_tree_attention(parents: Sequence[int], depths: Sequence[int]) -> TreeA
     starts = [i for i in range(count) if i == 0 or parents[i] != i - 1]
     runs = list(zip(starts, [*starts[1:], count], strict=True))
     length = min(
-        LENGTHS, key=lambda size: sum(-((a - b) // size) for a, b in runs) * (size + _OVERHEAD)
+        SEGMENT_LENGTHS,
+        key=lambda size: sum(-((a - b) // size) for a, b in runs) * (size + _OVERHEAD),
     )
     pieces = [
         (start, min(start + length, end))

@@ -39,10 +39,10 @@ def check_file(path: Path, remedy: str = RESTORE) -> None:
 
 def read_safetensors(path: Path, remedy: str = RESTORE, framework: str = "pt") -> dict[str, Any]:
     """Tensors on the CPU by name; `framework` "np" for NumPy arrays."""
-    return read_with_metadata(path, remedy, framework)[0]
+    return read_safetensors_with_metadata(path, remedy, framework)[0]
 
 
-def read_with_metadata(
+def read_safetensors_with_metadata(
     path: Path, remedy: str = RESTORE, framework: str = "np"
 ) -> tuple[dict[str, Any], Mapping[str, str]]:
     """Tensors by name, and the texts in the header of their file."""

@@ -23,7 +23,7 @@ RESTORE = "restore it from a copy"
 MAPPING = dict[str, Any]
 KEYS = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 """`__pydantic_config__` of a TypedDict that says which keys a file needs."""
-LONGEST = 200
+MAX_MESSAGE_CHARACTERS = 200
 """Characters of a library's message that are repeated."""
 
 
@@ -40,7 +40,7 @@ class DamagedFile(ValueError):
 def short_message(fault: object) -> str:
     """The first line of what a library says, or the kind of its error."""
     lines = str(fault).strip().splitlines()
-    told = lines[0][:LONGEST] if lines else type(fault).__name__
+    told = lines[0][:MAX_MESSAGE_CHARACTERS] if lines else type(fault).__name__
     return f"{told} is missing" if isinstance(fault, KeyError) else told
 
 
@@ -89,7 +89,7 @@ def read_json(
     )
 
 
-def read_json_if_there(
+def read_optional_json(
     path: Path, otherwise: Any, kind: Any = MAPPING, remedy: str = RESTORE
 ) -> Any:
     """What a JSON file holds, or `otherwise` where nothing has that name."""

@@ -17,7 +17,7 @@ UNFINISHED = ".unfinished-"
 """What the name of a file begins with while it is being written."""
 NUMBERS = re.compile(r"\[\n\s+(?:(?:-?\d[\d.eE+-]*|null)(?:,\n\s+)?)+\n\s*\]")
 """A JSON list of numbers, one a line."""
-FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 
 
 class DiskFull(OSError):
@@ -27,7 +27,9 @@ class DiskFull(OSError):
 def is_disk_full(error: BaseException) -> bool:
     """Whether the error says that the disk, or the user's share of it, is full (safetensors says so
     only in words)."""
-    full = isinstance(error, DiskFull) or (isinstance(error, OSError) and error.errno in FULL)
+    full = isinstance(error, DiskFull) or (
+        isinstance(error, OSError) and error.errno in DISK_FULL_ERRNOS
+    )
     return full or "No space left" in str(error)
 
 
@@ -57,7 +59,7 @@ def write_atomically(path: Path, text: str) -> None:
         unfinished.write_text(text, encoding="utf-8")
 
 
-def on_one_line(numbers: re.Match[str]) -> str:
+def join_number_list(numbers: re.Match[str]) -> str:
     """A list of numbers without its line breaks."""
     return f"[{' '.join(numbers[0][1:-1].split())}]"
 
@@ -66,7 +68,7 @@ def write_json(path: Path, values: Any) -> None:
     """Replace a JSON file; ValueError for NaN and infinity, which are no JSON. A list of numbers
     stands on one line."""
     text = json.dumps(values, indent=1, allow_nan=False)
-    write_atomically(path, NUMBERS.sub(on_one_line, text) + "\n")
+    write_atomically(path, NUMBERS.sub(join_number_list, text) + "\n")
 
 
 @contextmanager
@@ -77,7 +79,7 @@ def atomic_folder(final: Path) -> Iterator[Path]:
     A folder that was there is set aside first and removed last, so that at every moment one of the
     two is whole (`restore_folders` puts back what a crash between the two renames left aside).
     """
-    unfinished, aside = (final.with_name(f"{kind}{final.name}") for kind in (UNFINISHED, ASIDE))
+    unfinished, aside = (final.with_name(f"{kind}{final.name}") for kind in (UNFINISHED, REPLACED))
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
     try:
@@ -93,15 +95,15 @@ def atomic_folder(final: Path) -> Iterator[Path]:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-ASIDE = ".replaced-"
+REPLACED = ".replaced-"
 """What the name of a folder begins with while its successor takes its place."""
 
 
 def restore_folders(parent: Path) -> None:
     """Put back folders whose successor never took their place, and remove what a crash while
     writing left."""
-    for aside in parent.glob(f"{ASIDE}*"):
-        final = parent / aside.name.removeprefix(ASIDE)
+    for aside in parent.glob(f"{REPLACED}*"):
+        final = parent / aside.name.removeprefix(REPLACED)
         shutil.rmtree(aside) if final.exists() else aside.rename(final)
     remove_unfinished(parent)
 

@@ -26,7 +26,7 @@ class PretrainedVision(nn.Module):
     """Images to tokens of the language model's width: uint8 [B, h, w, 3] -> float [B, tokens,
     width].
 
-    `tower` is the inner model of transformers without its language model. Pictures of `image_size`
+    `tower` is the inner model of transformers without its language model. Pictures of `stored_image_size`
     pixels are enlarged to `pixels`, a side that the tower knows.
     """
 

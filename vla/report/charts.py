@@ -38,7 +38,7 @@ class Axis:
         return self.start + share * (self.end - self.start)
 
 
-def ticks(low: float, high: float, count: int = 5) -> list[float]:
+def tick_values(low: float, high: float, count: int = 5) -> list[float]:
     """About `count` round numbers (1, 2 or 5 times a power of ten) that cover low to high."""
     span = max(high - low, 1e-12)
     raw = span / max(count - 1, 1)
@@ -49,7 +49,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [round(i * step, 12) for i in range(first, last + 1)]
 
 
-def number(value: float) -> str:
+def format_tick(value: float) -> str:
     """A tick's label: short, thousands as k."""
     if abs(value) >= 10_000:
         return f"{value / 1000:g}k"
@@ -78,7 +78,7 @@ def line_chart(
     if not values:
         return ""
     xs = [v for c in shown for v in c.x]
-    y_ticks = ticks(*(bounds or pad_range(min(values), max(values))))
+    y_ticks = tick_values(*(bounds or pad_range(min(values), max(values))))
     x_axis = Axis(min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1, LEFT, WIDTH - RIGHT)
     y_axis = Axis(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
     parts = [*grid_lines(y_ticks, y_axis), *x_axis_labels(x_axis, x_label)]
@@ -101,7 +101,7 @@ def grid_lines(marks: Sequence[float], y_axis: Axis) -> list[str]:
     """Horizontal lines with their values."""
     return [
         f'<line class=rule x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y_axis(v):.1f}" y2="{y_axis(v):.1f}"/>'
-        f'<text x="{LEFT - 6}" y="{y_axis(v) + 3.5:.1f}" text-anchor="end">{number(v)}</text>'
+        f'<text x="{LEFT - 6}" y="{y_axis(v) + 3.5:.1f}" text-anchor="end">{format_tick(v)}</text>'
         for v in marks
     ]
 
@@ -110,11 +110,11 @@ def x_axis_labels(x_axis: Axis, label: str) -> list[str]:
     """Whole numbers along the foot, and what they count."""
     inside = [
         v
-        for v in ticks(x_axis.first, x_axis.last, 6)
+        for v in tick_values(x_axis.first, x_axis.last, 6)
         if x_axis.first <= v <= x_axis.last and v == round(v)
     ]
     marks = [
-        f'<text x="{x_axis(v):.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{number(v)}</text>'
+        f'<text x="{x_axis(v):.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{format_tick(v)}</text>'
         for v in inside
     ]
     return [
@@ -196,7 +196,7 @@ def interval_chart(title: str, unit: str, rows: Sequence[Interval]) -> str:
     )
 
 
-def share_chart(
+def time_share_chart(
     title: str, seconds: Mapping[str, float], parts: Mapping[str, Mapping[str, float]]
 ) -> str:
     """Where the time went: a bar for each stage, cut into its parts, longest names first come

@@ -13,13 +13,13 @@ from vla.evaluation.result import EvaluationResult, ResultComparison
 from vla.report.charts import Interval, interval_chart
 from vla.report.page import (
     Markup,
-    command,
+    command_block,
     fact_list,
     number_tiles,
     page,
     section,
-    show,
     table,
+    to_html,
     videos,
 )
 from vla.report.run_sections import format_points
@@ -40,14 +40,12 @@ def evaluation_page(
     {caption: file}}. `describe_environment` name checkpoint, starts, machine, commit and command."""
     starts = circumstances["starts"]
     task = starts["scene"].get("task") or starts["scene"].get("id") or starts["scene"]["robot"]
-    lead = (
-        f"{circumstances['checkpoint']} on {starts['num_starts']} held-out starts of {show(task)}"
-    )
+    lead = f"{circumstances['checkpoint']} on {starts['num_starts']} held-out starts of {to_html(task)}"
     parts = [
-        number_tiles(headline(results, circumstances)),
+        number_tiles(headline_tiles(results, circumstances)),
         section(
             "Success by condition",
-            interval_chart("Success rate", "95 % Wilson interval", rows(results)),
+            interval_chart("Success rate", "95 % Wilson interval", success_intervals(results)),
             note="The same starts under every condition: one thing is changed, the rest stays as it was.",
         ),
         section(
@@ -62,15 +60,15 @@ def evaluation_page(
         ),
         section("By task", task_table(results)),
         *(
-            section(f"Videos: {name}", videos(found), note=look_closer(folder))
+            section(f"Videos: {name}", videos(found), note=viewer_hint(folder))
             for name, found in films.items()
         ),
-        how_it_was_made(circumstances),
+        reproduction_section(circumstances),
     ]
     return page("Evaluation", lead, parts)
 
 
-def look_closer(folder: Path) -> Markup:
+def viewer_hint(folder: Path) -> Markup:
     """Where every episode can be seen."""
     return Markup(
         "The first wins and failures. Every episode, and why the failures failed: "
@@ -78,10 +76,12 @@ def look_closer(folder: Path) -> Markup:
     )
 
 
-def headline(results: Results, circumstances: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+def headline_tiles(
+    results: Results, circumstances: Mapping[str, Any]
+) -> dict[str, tuple[str, str]]:
     """The numbers that matter."""
     nominal = [result for result in results if result.condition == results[0].condition]
-    found = {f"Success, {r.decoding}": (percent(r.mean), counts(r)) for r in nominal}
+    found = {f"Success, {r.decoding}": (format_rate(r.mean), counts(r)) for r in nominal}
     first = nominal[0]
     steps = first.measure("control_steps")[first.success]
     length = ("–", "no success")
@@ -95,28 +95,28 @@ def headline(results: Results, circumstances: Mapping[str, Any]) -> dict[str, tu
     return {**found, "Length": length, "Time per query": asked}
 
 
-def percent(rate: float) -> str:
+def format_rate(rate: float) -> str:
     return f"{100 * rate:.1f} %"
 
 
 def counts(result: EvaluationResult) -> str:
     """n and interval, as they stand under every rate."""
-    return f"{result.num_successes} of {result.n}; 95 % interval {bounds(result)}"
+    return f"{result.num_successes} of {result.n}; 95 % interval {format_rate_interval(result)}"
 
 
-def bounds(result: EvaluationResult) -> str:
+def format_rate_interval(result: EvaluationResult) -> str:
     low, high = result.interval
     return f"{100 * low:.1f} to {100 * high:.1f} %"
 
 
-def rows(results: Results) -> list[Interval]:
+def success_intervals(results: Results) -> list[Interval]:
     return [
         Interval(
             result.condition.replace("_", " "),
             result.decoding,
             result.mean,
             *result.interval,
-            f"{percent(result.mean)}  ({result.num_successes}/{result.n})",
+            f"{format_rate(result.mean)}  ({result.num_successes}/{result.n})",
         )
         for result in results
     ]
@@ -129,8 +129,8 @@ def changes_table(changes: Sequence[ResultComparison]) -> str:
             (
                 change.condition.replace("_", " "),
                 change.decoding,
-                signed(change.difference),
-                span(change.interval),
+                format_difference(change.difference),
+                format_difference_interval(change.interval),
                 change.gained,
                 change.lost,
                 f"{change.p_value:.2g}",
@@ -140,12 +140,12 @@ def changes_table(changes: Sequence[ResultComparison]) -> str:
     )
 
 
-def signed(share: float) -> str:
+def format_difference(share: float) -> str:
     """A difference of rates in points."""
     return f"{format_points(share)} points"
 
 
-def span(interval: Sequence[float]) -> str:
+def format_difference_interval(interval: Sequence[float]) -> str:
     return f"{100 * interval[0]:+.1f} to {100 * interval[1]:+.1f}"
 
 
@@ -159,7 +159,7 @@ def reached_table(results: Results) -> str:
             (
                 result.condition.replace("_", " "),
                 result.decoding,
-                *(percent(float((result.measure(n) > REACHED).mean())) for n in names),
+                *(format_rate(float((result.measure(n) > REACHED).mean())) for n in names),
                 f"{result.mean_measure('return'):.3f}",
                 f"{result.mean_measure('control_steps'):.1f}",
             )
@@ -174,14 +174,14 @@ def task_table(results: Results) -> str:
     return table(
         ("task", "decoding", "success", "n", "95 % interval"),
         [
-            (task, row.decoding, percent(row.mean), row.n, bounds(row))
+            (task, row.decoding, format_rate(row.mean), row.n, format_rate_interval(row))
             for result in nominal
             for task, row in result.by_group().items()
         ],
     )
 
 
-def how_it_was_made(circumstances: Mapping[str, Any]) -> str:
+def reproduction_section(circumstances: Mapping[str, Any]) -> str:
     """The facts that repeat and support the numbers."""
     starts = circumstances["starts"]
     made = {
@@ -195,7 +195,7 @@ def how_it_was_made(circumstances: Mapping[str, Any]) -> str:
     }
     return section(
         "How it was made",
-        command(circumstances["command"]),
+        command_block(circumstances["command"]),
         fact_list(made),
         note="Starts for training, for choosing and for evaluation come from ranges of seeds that share none.",
     )
@@ -219,7 +219,7 @@ def comparison_page(
             name,
             result.mean,
             *result.interval,
-            f"{percent(result.mean)}  {result.decoding}",
+            f"{format_rate(result.mean)}  {result.decoding}",
         )
         for name, result in sorted(
             named, key=lambda pair: (order.index(pair[1].condition), pair[1].decoding[:1])
@@ -228,7 +228,7 @@ def comparison_page(
     best = {
         f"B against A, {test.condition}, {test.decoding}": (
             format_points(test.difference),
-            significance(test),
+            describe_significance(test),
         )
         for test in tests[:4]
     }
@@ -238,15 +238,15 @@ def comparison_page(
         section("Success", interval_chart("Success rate", "95 % Wilson interval", intervals)),
         section("B against A, start by start", changes_table(tests)),
         section("Which is which", fact_list(names)),
-        how_it_was_made(first_circumstances),
+        reproduction_section(first_circumstances),
     ]
     return page("Comparison", f"{names['A']} and {names['B']} on the same starts", parts)
 
 
-def significance(test: ResultComparison) -> Markup:
+def describe_significance(test: ResultComparison) -> Markup:
     """A paired test in words."""
     assert test.p_value is not None
     word = "chance explains it" if test.p_value >= 0.05 else "chance does not explain it"
     return Markup(
-        f"points; 95 % interval {span(test.interval)}; McNemar p = {test.p_value:.2g}: {word}"
+        f"points; 95 % interval {format_difference_interval(test.interval)}; McNemar p = {test.p_value:.2g}: {word}"
     )

@@ -29,7 +29,7 @@ def page(title: str, lead: str, parts: Sequence[str]) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{escape(title)}</title><style>{STYLE}</style></head>"
-        f"<body><main><header><h1>{escape(title)}</h1><p class=lead>{show(lead)}</p></header>\n{body}\n</main></body>"
+        f"<body><main><header><h1>{escape(title)}</h1><p class=lead>{to_html(lead)}</p></header>\n{body}\n</main></body>"
         "</html>\n"
     )
 
@@ -37,7 +37,7 @@ def page(title: str, lead: str, parts: Sequence[str]) -> str:
 def section(title: str, *parts: str, note: str = "") -> str:
     """A heading with what stands under it; nothing when there is nothing."""
     inside = "\n".join(part for part in parts if part)
-    explained = f"<p class=note>{show(note)}</p>" if note else ""
+    explained = f"<p class=note>{to_html(note)}</p>" if note else ""
     return f"<section><h2>{escape(title)}</h2>{explained}{inside}</section>" if inside else ""
 
 
@@ -46,14 +46,14 @@ def folded_section(title: str, *parts: str) -> str:
     return f"<details><summary>{escape(title)}</summary>{''.join(parts)}</details>"
 
 
-def show(value: Any) -> str:
+def to_html(value: Any) -> str:
     """A value as HTML: markup as it is, numbers to four digits, mappings in lines, everything else
     escaped."""
     if isinstance(value, Markup):
         return str(value)
     if isinstance(value, Mapping):
         return (
-            "<br>".join(f"{escape(str(key))}: {show(item)}" for key, item in value.items())
+            "<br>".join(f"{escape(str(key))}: {to_html(item)}" for key, item in value.items())
             or "none"
         )
     if isinstance(value, bool) or value is None:
@@ -61,14 +61,14 @@ def show(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list | tuple):
-        return ", ".join(show(item) for item in value)
+        return ", ".join(to_html(item) for item in value)
     return escape(str(value))
 
 
 def fact_list(values: Mapping[str, Any]) -> str:
     """{name: value} as a list of two columns; values that are mappings are shown in lines."""
     rows = "".join(
-        f"<dt>{escape(name)}</dt><dd>{show(value)}</dd>" for name, value in values.items()
+        f"<dt>{escape(name)}</dt><dd>{to_html(value)}</dd>" for name, value in values.items()
     )
     return f"<dl>{rows}</dl>" if rows else ""
 
@@ -77,9 +77,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]], classes: str = "
     """A table; a cell is shown as `show` does."""
     if not rows:
         return ""
-    head = "".join(f"<th>{show(name)}</th>" for name in header)
+    head = "".join(f"<th>{to_html(name)}</th>" for name in header)
     body = "".join(
-        "<tr>" + "".join(f"<td>{show(cell)}</td>" for cell in row) + "</tr>" for row in rows
+        "<tr>" + "".join(f"<td>{to_html(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
     return f'<div class=wide><table class="{classes}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
@@ -87,13 +87,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]], classes: str = "
 def number_tiles(values: Mapping[str, tuple[str, str]]) -> str:
     """The few numbers that matter, large: {what: (number, what stands under it)}."""
     inside = "".join(
-        f"<div class=tile><p>{escape(name)}</p><b>{show(number)}</b><small>{show(under)}</small></div>"
+        f"<div class=tile><p>{escape(name)}</p><b>{to_html(number)}</b><small>{to_html(under)}</small></div>"
         for name, (number, under) in values.items()
     )
     return f"<div class=tiles>{inside}</div>" if inside else ""
 
 
-def command(text: str) -> str:
+def command_block(text: str) -> str:
     """A command to copy."""
     return f"<pre class=command>{escape(text)}</pre>"
 

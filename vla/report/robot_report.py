@@ -12,17 +12,17 @@ from typing import Any
 from vla.command_names import command_name
 from vla.evaluation.result import EvaluationResult, result_of_stage
 from vla.evaluation.starts import StartManifest
-from vla.files.reading import read_json_if_there, read_yaml, validating_file
+from vla.files.reading import read_optional_json, read_yaml, validating_file
 from vla.files.writing import write_atomically
 from vla.report.charts import Curve, Interval, interval_chart, line_chart
 from vla.report.page import Markup, fact_list, grid, number_tiles, page, section, table, videos
 from vla.report.run_sections import (
     Records,
-    chart,
     cost_tile,
-    curve,
     format_points,
-    nothing_learned,
+    metric_chart,
+    metric_curve,
+    nothing_learned_tile,
     rate_curve,
     reproduction_section,
     run_summary,
@@ -79,14 +79,14 @@ def report_page(folder: Path) -> str:
     sessions = read_sessions(folder) or [{}]
     stages, records = results.get("stages", {}), read_metrics(folder)
     parts = [
-        number_tiles(headline(results)),
+        number_tiles(headline_tiles(results)),
         section(
             "Before and after",
             interval_chart(
                 "Success on held-out starts", "95 % Wilson interval", success_intervals(stages)
             ),
-            comparisons(results),
-            note=once_or_twice(stages),
+            comparison_table(results),
+            note=evaluation_note(stages),
         ),
         section(
             "Reinforcement learning",
@@ -96,22 +96,26 @@ def report_page(folder: Path) -> str:
         section("Supervised fine-tuning", grid(*sft_charts(stage_records(records, "sft")))),
         section(
             "Answers in words",
-            answers(stages),
+            answer_table(stages),
             note="One held-out question a scene, the same each time.",
         ),
-        section("Texts", texts(stages), note="Perplexity of held-out texts, lower is better."),
+        section(
+            "Texts", perplexity_table(stages), note="Perplexity of held-out texts, lower is better."
+        ),
         section("Grounding", grid(*grounding_charts(records))),
         section(
             "What it looks like",
-            videos(films(folder)),
+            videos(find_films(folder)),
             note=Markup(
                 "The first wins and failures. Episodes in step with what the policy thought: "
                 f"<code>{command_name('vla-view')} {escape(str(folder))}</code>"
             ),
         ),
         section("Where the time went", time_chart(results.get("seconds", {}))),
-        section("Data", fact_list(data_card(folder, stages))),
-        reproduction_section(folder, config, sessions, results, {"starts": start_seeds(folder)}),
+        section("Data", fact_list(data_facts(folder, stages))),
+        reproduction_section(
+            folder, config, sessions, results, {"starts": describe_starts(folder)}
+        ),
     ]
     over = "finished" if "evaluation_after" in stages else "not finished"
     return page(report_title(config), run_summary(sessions, over), parts)
@@ -123,9 +127,9 @@ def report_title(config: Mapping[str, Any]) -> str:
     return f"{tasks.replace('_', ' ')}: {config['policy']['name']} policy, {config['algorithm']['name']}"
 
 
-def headline(results: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+def headline_tiles(results: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """The numbers that matter."""
-    found = nothing_learned(results)
+    found = nothing_learned_tile(results)
     stages = results.get("stages", {})
     for when in ("after", "before"):
         greedy = result_of_stage(stages, when, "greedy")
@@ -173,19 +177,19 @@ def success_intervals(stages: Mapping[str, Any]) -> list[Interval]:
     ]
 
 
-def once_or_twice(stages: Mapping[str, Any]) -> str:
+def evaluation_note(stages: Mapping[str, Any]) -> str:
     left_out = stages.get("evaluation_after", {}).get("left_out")
     if left_out:
         return f"Evaluated once, on starts that training has not seen: {left_out}."
     return "The same starts before and after RL, none of them seen in training."
 
 
-def comparisons(results: Mapping[str, Any]) -> str:
+def comparison_table(results: Mapping[str, Any]) -> str:
     rows = [(decoding, test["text"]) for decoding, test in results.get("comparison", {}).items()]
     return table(("decoding", "after against before"), rows)
 
 
-def answers(stages: Mapping[str, Any]) -> str:
+def answer_table(stages: Mapping[str, Any]) -> str:
     """How many questions the model answers right, before and after training moved it."""
     found = [
         values
@@ -196,7 +200,7 @@ def answers(stages: Mapping[str, Any]) -> str:
     return table(("", "right", "against before SFT"), rows)
 
 
-def texts(stages: Mapping[str, Any]) -> str:
+def perplexity_table(stages: Mapping[str, Any]) -> str:
     """How well the model predicts the texts of every source, before and after training moved it."""
     found = [values for name, values in stages.items() if name.startswith("texts_")]
     sources = list(found[0]["perplexity"]) if found else []
@@ -220,7 +224,7 @@ def rl_charts(records: Records, config: Mapping[str, Any]) -> list[str]:
         ),
     ]
     reached = dict.fromkeys(name for r in records for name in r if name.startswith(REACHED))
-    terms = [curve(name.removeprefix(REACHED), records, name) for name in reached]
+    terms = [metric_curve(name.removeprefix(REACHED), records, name) for name in reached]
     stages = line_chart(
         "How far trajectories come", "share that fulfilled a term", "iteration", terms, (0.0, 1.0)
     )
@@ -235,14 +239,14 @@ def rl_charts(records: Records, config: Mapping[str, Any]) -> list[str]:
         grid(
             success_chart(curves),
             stages,
-            *(chart(records, *which) for which in CURVES),
+            *(metric_chart(records, *which) for which in CURVES),
             length,
-            throughput(records),
+            throughput_chart(records),
         )
     ]
 
 
-def throughput(records: Records) -> str:
+def throughput_chart(records: Records) -> str:
     """Control steps a second of each iteration, everything counted."""
     pairs = [
         (two["step"], two["control_steps"] / (two["seconds"] - one["seconds"]))
@@ -261,8 +265,8 @@ def throughput(records: Records) -> str:
 def sft_charts(records: Records) -> list[str]:
     losses = {"action_loss": "training", "held_out_loss": "held-out demonstrations"}
     return [
-        chart(records, "Action loss", "a draw", losses, "step"),
-        chart(records, "Gradient", "norm before clipping", {"grad_norm": "norm"}, "step"),
+        metric_chart(records, "Action loss", "a draw", losses, "step"),
+        metric_chart(records, "Gradient", "norm before clipping", {"grad_norm": "norm"}, "step"),
     ]
 
 
@@ -270,7 +274,7 @@ def grounding_charts(records: Records) -> list[str]:
     """What was learned by answering questions, by part."""
     parts = dict.fromkeys(r["stage"] for r in records if r["stage"].startswith("grounding"))
     return [
-        chart(
+        metric_chart(
             stage_records(records, part),
             part.replace("_", " ").capitalize(),
             "",
@@ -281,7 +285,7 @@ def grounding_charts(records: Records) -> list[str]:
     ]
 
 
-def films(folder: Path) -> dict[str, Path]:
+def find_films(folder: Path) -> dict[str, Path]:
     """{caption: file}, before RL first, wins first."""
     order = {"before": 0, "after": 1, "win": 0, "failure": 1}
     found = {}
@@ -295,10 +299,10 @@ def films(folder: Path) -> dict[str, Path]:
     return dict(found[key] for key in sorted(found))
 
 
-def data_card(folder: Path, stages: Mapping[str, Any]) -> dict[str, Any]:
+def data_facts(folder: Path, stages: Mapping[str, Any]) -> dict[str, Any]:
     """What the policy learned from."""
     meta = folder / "demonstrations" / "meta"
-    info, source = (read_json_if_there(meta / name, {}) for name in ("info.json", "source.json"))
+    info, source = (read_optional_json(meta / name, {}) for name in ("info.json", "source.json"))
     known = stages.get("demonstrations", {})
     card = {
         "episodes": info.get("total_episodes", known.get("num_episodes")),
@@ -320,7 +324,7 @@ def data_card(folder: Path, stages: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in card.items() if value}
 
 
-def start_seeds(folder: Path) -> str | None:
+def describe_starts(folder: Path) -> str | None:
     """The starts of the run, with their hash."""
     if not (folder / "starts.json").exists():
         return None

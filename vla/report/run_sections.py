@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 
 from vla.files.secrets import mask_nested, mask_secrets
-from vla.report.charts import Curve, line_chart, share_chart
-from vla.report.page import Markup, command, fact_list, folded_section, section
+from vla.report.charts import Curve, line_chart, time_share_chart
+from vla.report.page import Markup, command_block, fact_list, folded_section, section
 from vla.statistics import SuccessRate
 
 Records = Sequence[Mapping[str, Any]]
@@ -30,16 +30,16 @@ def run_summary(sessions: Records, *more: str) -> str:
     return ", ".join(str(part) for part in (started, last.get("machine", ""), *more) if part)
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def cost_tile(seconds: float, peak_memory_bytes: float) -> tuple[str, str]:
     """Time and memory as a tile."""
-    return duration(seconds), f"peak memory {peak_memory_bytes / 2**30:.1f} GiB"
+    return format_duration(seconds), f"peak memory {peak_memory_bytes / 2**30:.1f} GiB"
 
 
-def nothing_learned(results: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+def nothing_learned_tile(results: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """A tile that says so where no optimizer step of RL moved the policy."""
     told = results.get("rl", {}).get("nothing_learned")
     return {} if told is None else {"RL": ("nothing was learned", told.partition(": ")[2])}
@@ -55,17 +55,17 @@ def format_points(difference: float) -> str:
     return f"{100 * difference:+.1f}"
 
 
-def curve(name: str, records: Records, key: str) -> Curve:
+def metric_curve(name: str, records: Records, key: str) -> Curve:
     there = [r for r in records if r.get(key) is not None]
     return Curve(name, [r["step"] for r in there], [r[key] for r in there])
 
 
-def chart(
+def metric_chart(
     records: Records, title: str, unit: str, names: Mapping[str, str], x_label: str = "iteration"
 ) -> str:
     """A chart of those metrics that are there."""
     return line_chart(
-        title, unit, x_label, [curve(label, records, key) for key, label in names.items()]
+        title, unit, x_label, [metric_curve(label, records, key) for key, label in names.items()]
     )
 
 
@@ -104,7 +104,7 @@ def time_chart(seconds: Mapping[str, float]) -> str:
         }
         for stage in stages
     }
-    return share_chart("Time by stage", stages, parts)
+    return time_share_chart("Time by stage", stages, parts)
 
 
 def without_items(values: Any) -> Any:
@@ -135,14 +135,15 @@ def reproduction_section(
         **more,
         "folder": folder,
     }
-    every = Markup(command(yaml.safe_dump(mask_nested(settings), sort_keys=False, width=110)))
+    every = Markup(command_block(yaml.safe_dump(mask_nested(settings), sort_keys=False, width=110)))
     return section(
         "How it was made",
-        command(mask_secrets(str(last.get("command", "")))),
+        command_block(mask_secrets(str(last.get("command", "")))),
         fact_list({k: v for k, v in made.items() if v}),
         folded_section("Every setting", every) if settings else "",
         folded_section(
-            "Every result", command(mask_secrets(json.dumps(without_items(results), indent=1)))
+            "Every result",
+            command_block(mask_secrets(json.dumps(without_items(results), indent=1))),
         )
         if results
         else "",

@@ -58,7 +58,7 @@ class RewardModel(nn.Module):
         mask = torch.arange(completions.shape[1], device=mask.device) <= lengths[:, None]
         share, branches = self.share_prompts, self.share_prompts and self.branches
         rows = pack_completions(
-            prompts, prompt_mask, completions, mask, share, max_row_tokens=256, branches=branches
+            prompts, prompt_mask, completions, mask, share, max_row_tokens=256, one_tree=branches
         )
         device = prompts.device.type
         with torch.autocast(device, self.autocast, enabled=self.autocast is not None):

@@ -19,7 +19,7 @@ Infer = Callable[[Mapping[str, Any]], np.ndarray]
 
 
 class RemotePolicy:
-    """A connection to a policy server of ours or of openpi's. `passport` is what the server says of
+    """A connection to a policy server of ours or of openpi's. `policy_spec` is what the server says of
     its policy.
 
     `token` is what the server asks for. Raises ValueError when nothing is served at the address, or
@@ -51,7 +51,7 @@ class RemotePolicy:
         self.connection = self._open.enter_context(asked)
         self.timing: dict[str, float] = {}
         try:
-            self.passport: dict[str, Any] = self._receive()
+            self.policy_spec: dict[str, Any] = self._receive()
         except BaseException:
             self.close()
             raise
@@ -93,7 +93,7 @@ class RemotePolicy:
 
     def check(self, action_spec: Mapping[str, Any]) -> None:
         """Refuse a policy whose actions mean something else; ValueError names the field."""
-        theirs = self.passport.get("action_spec")
+        theirs = self.policy_spec.get("action_spec")
         if theirs is None:
             raise ValueError(
                 "the policy server does not say what its actions mean: it has no action_spec"

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vla.network_hosts import LOCAL, port_number
+from vla.network_hosts import LOOPBACK, parse_port
 from vla.serve.limits import ServerLimits
 
 if TYPE_CHECKING:
@@ -23,12 +23,12 @@ def add_access_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("access")
     group.add_argument(
         "--host",
-        default=LOCAL,
+        default=LOOPBACK,
         help="the address to listen at: 127.0.0.1 is reached from this machine only, 0.0.0.0 from every network that "
         "this machine is in, and asks for a token (default %(default)s)",
     )
     group.add_argument(
-        "--port", type=port_number, default=8000, help="0 takes a free one (default %(default)s)"
+        "--port", type=parse_port, default=8000, help="0 takes a free one (default %(default)s)"
     )
     group.add_argument(
         "--token", help="what clients must send; other users of this machine can read it here"

@@ -1,4 +1,4 @@
-"""A policy of ours behind a server: rows of clients in, chunks of actions out, and the passport
+"""A policy of ours behind a server: rows of clients in, chunks of actions out, and the policy spec
 that goes before."""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from vla.config.robot import RobotConfig
 from vla.data.observations import Observer
 from vla.policies.real_time_chunking import can_continue, continue_chunk
-from vla.policy_spec import read_passport
+from vla.policy_spec import read_policy_spec
 from vla.rl.protocols import Observe, Policy
 from vla.serve.requests import ExecutingPlan, ExpectedObservation, ObservationBatch
 from vla.serve.server import Act
@@ -26,7 +26,7 @@ it is tokenised."""
 
 
 UNNAMED = "not named by the version that trained it: give pictures that are square from the start"
-"""What a passport says in place of the rule that makes pictures square
+"""What a policy spec says in place of the rule that makes pictures square
 (`vla.data.image_fitting.RESIZE`)."""
 
 
@@ -85,7 +85,7 @@ def expected_observation(
 def server_metadata(folder: Path) -> dict[str, Any]:
     """What a client must know to use the policy: what actions and state mean, cameras, pixels and
     chunk."""
-    values = {"resize": UNNAMED, **read_passport(folder)}
+    values = {"resize": UNNAMED, **read_policy_spec(folder)}
     told = ("policy", "action_spec", "proprio_names", "cameras", "image_size", "resize", "chunk")
     return {name: values[name] for name in told if name in values} | {
         "checkpoint": folder.name,

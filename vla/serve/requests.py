@@ -117,7 +117,7 @@ class ExpectedObservation:
         if value.dtype != np.uint8 or value.shape != (size, size, 3):
             raise BadRequest(
                 f"{expected}, this is {value.dtype} {list(value.shape)}: resize it on the client by the rule that the "
-                "passport calls `resize`"
+                "policy spec calls `resize`"
             )
         return value
 

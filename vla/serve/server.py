@@ -1,7 +1,7 @@
 """Serves a policy over a websocket, in the protocol of openpi's clients
 (`openpi_client.WebsocketClientPolicy`).
 
-A client connects and is sent the policy's passport; then every message it sends is an observation,
+A client connects and is sent its policy spec; then every message it sends is an observation,
 answered by {"actions": float32 [H, A], "server_timing": {...}}. A request that cannot be answered
 gets a text that says why, and the connection stays. `GET /healthz` answers OK, `GET /status` what
 was served so far. What one client sends is checked before it meets another's: `docs/reference/security.md`
@@ -47,11 +47,11 @@ OPEN_SECONDS, CLOSE_SECONDS = 5.0, 2.0
 
 @dataclass
 class PolicyServer:
-    """A policy (`act`), what it expects, its passport, how much it may be asked, and by whom."""
+    """A policy (`act`), what it expects, its policy spec, how much it may be asked, and by whom."""
 
     act: Act
     expected: ExpectedObservation
-    passport: Mapping[str, Any]
+    policy_spec: Mapping[str, Any]
     limits: ServerLimits
     access: AccessPolicy = field(default_factory=AccessPolicy)
 
@@ -135,7 +135,7 @@ class PolicyServer:
             await connection.close(CloseCode.TRY_AGAIN_LATER, client)
             return
         with suppress(ConnectionClosed):
-            await connection.send(pack(dict(self.passport)))
+            await connection.send(pack(dict(self.policy_spec)))
             pace = RateLimiter(self.limits.max_rate, burst=self.limits.max_rate)
             async for message in connection:
                 with client.asking():

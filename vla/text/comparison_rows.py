@@ -55,7 +55,7 @@ def read_comparisons(
     keep_fraction: float | None,
     reader: RowReader,
 ) -> list[Ranking] | list[BinaryFeedback]:
-    """The rows of `text.comparisons` that an objective learns from, and those held out. None: a
+    """The rows of `text.comparison_table` that an objective learns from, and those held out. None: a
     reward model.
 
     Raises ValueError naming the row or the column that cannot be used, and thumbs that KTO can

@@ -21,9 +21,9 @@ from vla.training.resumable_work import ResumableWork, load_or_compute
 def encode_read(
     mode: OpenMode, source: str, rows: Sequence[Ranking | BinaryFeedback]
 ) -> list[Comparison] | list[LikedExample]:
-    """Token ids of the rows of `text.comparisons`; what was left out is said."""
+    """Token ids of the rows of `text.comparison_table`; what was left out is said."""
     found = encode_comparisons(mode.parts.chat, source, rows, mode.parts.context, mode.reader)
-    mode.reader.tell(mode.run.progress.say)
+    mode.reader.report_lines(mode.run.progress.say)
     return found
 
 
@@ -37,7 +37,7 @@ def sample_comparisons(
 ) -> tuple[list[Comparison], int]:
     """Completions of the training prompts, compared by the judge, those with the largest margins
     kept; how many prompts gave no comparison. The rankings are kept in the run's folder, as a file
-    that `text.comparisons` reads.
+    that `text.comparison_table` reads.
 
     Raises ValueError when none did.
     """

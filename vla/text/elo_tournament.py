@@ -19,7 +19,7 @@ from vla.evaluation.elo import CENTRE, Preferences, Standing, standings
 from vla.files.writing import write_atomically, write_json
 from vla.generation.sampling import Sampling
 from vla.report.charts import Interval, interval_chart
-from vla.report.page import command, fact_list, page, section, table
+from vla.report.page import command_block, fact_list, page, section, table
 from vla.rewards.gold_rewards import find_gold
 from vla.rewards.judge import BothOrders, GoldJudge, Judge, UrlJudge
 from vla.text.comparisons import read_rubric
@@ -206,7 +206,7 @@ def elo_page(found: Sequence[Standing], result: dict[str, Any]) -> str:
             note=note,
         ),
         section("What they said", table(("prompt", *(s.name for s in found)), said)),
-        section("How it was made", command(result["command"]), fact_list(made)),
+        section("How it was made", command_block(result["command"]), fact_list(made)),
     ]
     return page("Elo", f"{len(found)} models on {len(result['prompts'])} held-out prompts", parts)
 

@@ -60,7 +60,7 @@ class OpenMode:
             sampling = Sampling(**generation.sampling.model_dump())
             speaker = parts.policy(sampling, generation.max_new_tokens, value_head)
             learner = parts.policy(Sampling(), generation.max_new_tokens)
-        reader.tell(run.progress.say)
+        reader.report_lines(run.progress.say)
         return cls(config, run, generation, parts, sets, reward, speaker, learner, reader)
 
     def say(

@@ -70,7 +70,7 @@ def set_up_rlvr(run: Run, config: TextConfig, reader: RowReader, rewards: Reward
         width = settings.max_prompt_tokens
         sets = sets.fitting(parts.chat, width, "text.max_prompt_tokens", reader)
         setup = make_setup(run, config, settings, sets, parts, rewards)
-    reader.tell(run.progress.say)
+    reader.report_lines(run.progress.say)
     asked = {
         "text.num_evaluation": (settings.num_evaluation, len(sets.evaluation)),
         "text.num_validation": (settings.num_validation, len(sets.validation)),

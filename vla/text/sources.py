@@ -14,7 +14,7 @@ from vla.data.chat import ChatFormat
 from vla.data.conversations import (
     Conversation,
     EncodedConversation,
-    encode,
+    encode_conversation,
     mixture_order,
     read_conversations,
 )
@@ -152,7 +152,7 @@ def encode_all(
     reader, found = reader or RowReader(), list[EncodedConversation]()
     for conversation in conversations:
         try:
-            encoded = encode(chat, conversation)
+            encoded = encode_conversation(chat, conversation)
             if len(encoded.ids) > room.num_tokens:
                 raise ValueError(
                     f"{conversation.where}: takes {len(encoded.ids)} tokens, {room.name} is {room.num_tokens}: raise"

@@ -13,13 +13,13 @@ from vla.evaluation.result import EvaluationResult, ResultComparison
 from vla.files.reading import read_yaml
 from vla.files.writing import write_atomically
 from vla.report.charts import Interval, interval_chart
-from vla.report.page import Markup, fact_list, grid, number_tiles, page, section, show, table
+from vla.report.page import Markup, fact_list, grid, number_tiles, page, section, table, to_html
 from vla.report.run_sections import (
     Records,
-    chart,
     cost_tile,
     format_points,
-    nothing_learned,
+    metric_chart,
+    nothing_learned_tile,
     rate_curve,
     rates_with_intervals,
     reproduction_section,
@@ -148,7 +148,7 @@ def finish(
 def headline(results: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """The numbers that matter: success or gold reward after and before, the change, time and
     memory."""
-    found = nothing_learned(results)
+    found = nothing_learned_tile(results)
     for when in ("after", "before"):
         rate, gold = results.get(when), results.get(f"gold {when}")
         if is_rate(rate):
@@ -214,7 +214,7 @@ def numbers(results: Mapping[str, Any]) -> str:
 def said_of(value: Any, name: str = "") -> Any:
     """A value as it is read: before and after in one line, bytes as GiB."""
     if isinstance(value, Mapping) and set(value) == {"before", "after"}:
-        return Markup(f"{show(value['before'])} before, {show(value['after'])} after")
+        return Markup(f"{to_html(value['before'])} before, {to_html(value['after'])} after")
     return f"{value / 2**30:.2f} GiB" if name.endswith("_bytes") else value
 
 
@@ -229,12 +229,12 @@ def charts(records: Records, results: Mapping[str, Any]) -> list[str]:
     for title, unit, names in CURVES:
         telling = {key: name for key, name in names.items() if says_something(rl, key)}
         if telling and not (title == "Reward" and same):
-            drawn.append(chart(rl, title, unit, telling))
+            drawn.append(metric_chart(rl, title, unit, telling))
     for stage in dict.fromkeys(str(record.get("stage")) for record in records if "loss" in record):
         rows = stage_records(records, stage)
         if stage != "rl" and len(rows) > 1:
             drawn.append(
-                chart(
+                metric_chart(
                     rows, f"Loss: {stage.replace('_', ' ')}", "", {"loss": "training loss"}, "step"
                 )
             )

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from vla.files.manifest import find_fault, write_manifest
-from vla.files.reading import KEYS, read_json_if_there
+from vla.files.reading import KEYS, read_optional_json
 from vla.files.writing import (
-    ASIDE,
+    REPLACED,
     DiskFull,
     atomic_folder,
     is_disk_full,
@@ -109,7 +109,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
     """All checkpoints, oldest step first; one that was set aside counts while its successor is not
     there."""
     found = {path.name: path for path in folder.glob("step-*")}
-    aside = {path.name.removeprefix(ASIDE): path for path in folder.glob(f"{ASIDE}step-*")}
+    aside = {path.name.removeprefix(REPLACED): path for path in folder.glob(f"{REPLACED}step-*")}
     return [
         path for name, path in sorted((aside | found).items()) if re.fullmatch(r"step-\d{6,}", name)
     ]
@@ -128,7 +128,7 @@ def best_checkpoint(folder: Path) -> Path | None:
 
 
 def read_best(folder: Path) -> BestCheckpoint:
-    return read_json_if_there(
+    return read_optional_json(
         folder / "best.json", {}, BestCheckpoint, "delete it: the next score marks the best anew"
     )
 

@@ -21,7 +21,7 @@ from typing import Any, NotRequired, TypedDict
 
 from vla.cli import to_yaml
 from vla.config import Config
-from vla.files.reading import KEYS, read_json_if_there
+from vla.files.reading import KEYS, read_optional_json
 from vla.files.secrets import mask_secrets
 from vla.files.writing import remove_unfinished, write_atomically, write_json
 from vla.training.distributed import SINGLE_PROCESS, Processes
@@ -74,7 +74,7 @@ class RunFolder:
 
     def read_results(self) -> dict[str, Any]:
         """What results.json holds; empty before the first result."""
-        return read_json_if_there(
+        return read_optional_json(
             self.results, {}, StoredResults, "restore it, or delete it and evaluate the run again"
         )
 
@@ -82,7 +82,7 @@ class RunFolder:
 def read_sessions(path: Path) -> list[dict[str, Any]]:
     """What run.json says of every session of a run; none where there is no such file."""
     remedy = "delete it: only the record of earlier sessions is lost"
-    return read_json_if_there(path / "run.json", [], list[dict[str, Any]], remedy)
+    return read_optional_json(path / "run.json", [], list[dict[str, Any]], remedy)
 
 
 def open_run(config: Config, processes: Processes = SINGLE_PROCESS) -> RunFolder:

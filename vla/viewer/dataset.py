@@ -23,8 +23,8 @@ def write_dataset(library: EpisodeLibrary, folder: Path, limit: int, only_succes
     Raises ValueError when the folder exists already, there is nothing to write, or an episode was
     recorded in another simulator and comes to another end.
     """
-    chosen = one_of_each_start(
-        [line for line in library.lines() if line["success"] or not only_successes]
+    chosen = select_one_per_start(
+        [line for line in library.summaries() if line["success"] or not only_successes]
     )[:limit]
     if not chosen:
         raise ValueError(
@@ -33,7 +33,7 @@ def write_dataset(library: EpisodeLibrary, folder: Path, limit: int, only_succes
     writer = None
     for line in chosen:
         name, _, number = line["id"].rpartition("/")
-        recording = library.known[library.run / f"{name}.safetensors"]
+        recording = library.recordings[library.run / f"{name}.safetensors"]
         (lived,) = library.replayer(
             recording.sim, [line["seed"]], [episode_actions(recording)[int(number)]]
         )
@@ -53,7 +53,7 @@ def write_dataset(library: EpisodeLibrary, folder: Path, limit: int, only_succes
     return len(chosen)
 
 
-def one_of_each_start(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def select_one_per_start(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The first line of every start, a success before a failure."""
     found: dict[int, Mapping[str, Any]] = {}
     for line in lines:

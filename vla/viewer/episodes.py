@@ -11,7 +11,7 @@ import numpy as np
 
 from vla.config.simulation import DEFAULT_SIMULATOR, Simulation, read_section
 from vla.evaluation.checkpoint_settings import checkpoint_settings, suggest_runs
-from vla.policy_spec import ReplaySpec, read_passport
+from vla.policy_spec import ReplaySpec, read_policy_spec
 from vla.simulator import EpisodeViewer, make_simulator
 from vla.viewer.library import EpisodeLibrary
 from vla.viewer.page import viewer_page
@@ -29,12 +29,12 @@ class Replayer:
         settings: Mapping[str, Any],
         seeds: Sequence[int],
         actions: Sequence[np.ndarray],
-        look: bool = True,
+        render: bool = True,
     ) -> Sequence[ReplayedEpisode]:
         key = repr(sorted(settings.items()))
         if key not in self.simulators:
             self.simulators[key] = episode_viewer(single_environment(settings))
-        return self.simulators[key].replay(seeds, actions, look)
+        return self.simulators[key].replay(seeds, actions, render)
 
 
 def single_environment(settings: Mapping[str, Any]) -> Simulation:
@@ -54,21 +54,21 @@ def episode_viewer(settings: Simulation) -> EpisodeViewer:
 def open_library(run: Path, wait: bool = False) -> EpisodeLibrary:
     """The episodes of a run; ValueError when the folder is none. `wait` for one that only
     begins."""
-    passport = run / "policy.json"
-    if wait and not passport.exists():
+    path = run / "policy.json"
+    if wait and not path.exists():
         print(f"waiting for {run} to make its policy (Ctrl-C ends)", flush=True)
-        while not passport.exists():
+        while not path.exists():
             time.sleep(1)
-    if not passport.exists():
+    if not path.exists():
         raise ValueError(
             f"{run} is no run of a robot policy: there is no policy.json in it{suggest_runs(run)}"
         )
-    return EpisodeLibrary(run, Replayer(), read_passport(run, ReplaySpec)["action_spec"])
+    return EpisodeLibrary(run, Replayer(), read_policy_spec(run, ReplaySpec)["action_spec"])
 
 
 def write_html(library: EpisodeLibrary, path: Path, limit: int) -> None:
     """One page that opens from disk, with the newest episodes inside."""
-    data = library.everything(limit)
+    data = library.page_data(limit)
     path.write_text(viewer_page(library.run.name, data))
     print(f"{path}: {len(data['list'])} episodes, {path.stat().st_size / 1e6:.1f} MB")
 
@@ -77,7 +77,7 @@ def write_rrd(library: EpisodeLibrary, path: Path, limit: int) -> None:
     """A recording for Rerun's viewer."""
     from vla.viewer.rerun_file import write_rerun
 
-    episodes = [library.episode(line["id"]) for line in library.lines()[:limit]]
+    episodes = [library.episode(line["id"]) for line in library.summaries()[:limit]]
     write_rerun(path, library.run.name, episodes)
     print(f"{path}: {len(episodes)} episodes, {path.stat().st_size / 1e6:.1f} MB")
 

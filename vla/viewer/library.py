@@ -15,17 +15,17 @@ from vla.data.episode_recording import EpisodeRecording, list_recordings, load_r
 from vla.files.reading import DamagedFile
 from vla.viewer.payload import (
     ReplayedEpisode,
-    episode,
     episode_actions,
+    episode_payload,
     episode_summaries,
-    failure_reason,
+    failure_payload,
 )
 
 
 @runtime_checkable
 class Replayer(Protocol):
     """Lives episodes again, from the settings of their simulation, seeds and actions
-    (`vla.viewer.episodes.Replayer`); without `look` no picture is drawn.
+    (`vla.viewer.episodes.Replayer`); without `render` no picture is drawn.
     """
 
     def __call__(
@@ -33,7 +33,7 @@ class Replayer(Protocol):
         settings: Mapping[str, Any],
         seeds: Sequence[int],
         actions: Sequence[np.ndarray],
-        look: bool = True,
+        render: bool = True,
     ) -> Sequence[ReplayedEpisode]: ...
 
 
@@ -44,7 +44,7 @@ class EpisodeLibrary:
     run: Path
     replayer: Replayer
     spec: Mapping[str, Any]
-    known: dict[Path, EpisodeRecording] = field(default_factory=dict)
+    recordings: dict[Path, EpisodeRecording] = field(default_factory=dict)
     reasons: dict[str, dict[str, str] | None] = field(default_factory=dict)
     left_out: dict[Path, str] = field(default_factory=dict)
 
@@ -52,71 +52,74 @@ class EpisodeLibrary:
         """Find recordings that were written since; one that is damaged is left out, counted, and
         named once."""
         for path in list_recordings(self.run):
-            if path not in self.known and path not in self.left_out:
+            if path not in self.recordings and path not in self.left_out:
                 try:
-                    self.known[path] = load_recording(path)
+                    self.recordings[path] = load_recording(path)
                 except DamagedFile as error:
                     self.left_out[path] = str(error)
                     count = len(self.left_out)
                     print(
-                        f"left out, {count} of {count + len(self.known)} recordings so far: {error}",
+                        f"left out, {count} of {count + len(self.recordings)} recordings so far: {error}",
                         file=sys.stderr,
                     )
 
-    def name_of(self, path: Path) -> str:
+    def recording_name(self, path: Path) -> str:
         """How a recording is called in the identity of its episodes: its path without the
         suffix."""
         return path.relative_to(self.run).with_suffix("").as_posix()
 
-    def lines(self) -> list[dict[str, Any]]:
+    def summaries(self) -> list[dict[str, Any]]:
         """A line for every episode, those of the newest recordings first."""
         self.refresh()
         return [
             line
-            for path, found in reversed(self.known.items())
-            for line in episode_summaries(found, self.name_of(path))
+            for path, found in reversed(self.recordings.items())
+            for line in episode_summaries(found, self.recording_name(path))
         ]
 
     def episode(self, identity: str) -> dict[str, Any]:
         """All there is to play one; KeyError when there is none of that name."""
-        recording, name, i = self.found(identity)
+        recording, name, i = self._find(identity)
         (lived,) = self.replayer(
             recording.sim, [int(recording.seed[i])], [episode_actions(recording)[i]]
         )
-        return episode(recording, name, i, lived, self.spec)
+        return episode_payload(recording, name, i, lived, self.spec)
 
-    def why(self, identity: str) -> dict[str, str] | None:
+    def failure(self, identity: str) -> dict[str, str] | None:
         """Why one failed; KeyError when there is none of that name. Lived again once, unseen."""
-        recording, _, i = self.found(identity)
+        recording, _, i = self._find(identity)
         if identity not in self.reasons:
             (lived,) = self.replayer(
-                recording.sim, [int(recording.seed[i])], [episode_actions(recording)[i]], look=False
+                recording.sim,
+                [int(recording.seed[i])],
+                [episode_actions(recording)[i]],
+                render=False,
             )
-            self.reasons[identity] = failure_reason(lived)
+            self.reasons[identity] = failure_payload(lived)
         return self.reasons[identity]
 
-    def found(self, identity: str) -> tuple[EpisodeRecording, str, int]:
+    def _find(self, identity: str) -> tuple[EpisodeRecording, str, int]:
         """The recording that holds an episode, its name, and the episode's number in it; KeyError
         when none does."""
         name, _, number = identity.rpartition("/")
         path = self.run / f"{name}.safetensors"
         if (
-            path not in self.known
+            path not in self.recordings
             or not number.isdigit()
-            or int(number) >= len(self.known[path].seed)
+            or int(number) >= len(self.recordings[path].seed)
         ):
             raise KeyError(identity)
-        return self.known[path], name, int(number)
+        return self.recordings[path], name, int(number)
 
-    def listing(self) -> dict[str, Any]:
+    def list_episodes(self) -> dict[str, Any]:
         """What the page lists: a line for every episode, and why each recording that is left out
         is."""
-        return {"list": self.lines(), "left_out": list(self.left_out.values())}
+        return {"list": self.summaries(), "left_out": list(self.left_out.values())}
 
-    def everything(self, limit: int) -> dict[str, Any]:
+    def page_data(self, limit: int) -> dict[str, Any]:
         """The first `limit` episodes with all there is to play them, for a page that opens from
         disk."""
-        found = self.listing()
+        found = self.list_episodes()
         lines = found["list"][:limit]
         return {
             **found,

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from vla.network_hosts import LOCAL, is_local_host
+from vla.network_hosts import LOOPBACK, is_local_host
 
 SILENT_SECONDS = 20.0
 """A connection that neither sends nor takes anything for so long is closed."""
@@ -26,10 +26,10 @@ class LocalHandler(BaseHTTPRequestHandler):
             return False
         # A browser says which name brought it here. Without one it is no browser, and no page can
         # read the answer.
-        if is_local_host(self.headers.get("Host", LOCAL)):
+        if is_local_host(self.headers.get("Host", LOOPBACK)):
             return True
         self.answer(
-            HTTPStatus.FORBIDDEN, "text/plain", f"this page is at {LOCAL} or localhost only"
+            HTTPStatus.FORBIDDEN, "text/plain", f"this page is at {LOOPBACK} or localhost only"
         )
         return False
 
@@ -52,12 +52,12 @@ class LocalServer(ThreadingHTTPServer):
     `serve_forever()`."""
 
     def __init__(self, port: int, handler: type[LocalHandler]):
-        super().__init__((LOCAL, port), handler)
+        super().__init__((LOOPBACK, port), handler)
         self.room = threading.BoundedSemaphore(MAX_CONNECTIONS)
 
     @property
     def address(self) -> str:
-        return f"http://{LOCAL}:{self.server_address[1]}/"
+        return f"http://{LOOPBACK}:{self.server_address[1]}/"
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if self.room.acquire(blocking=False):

@@ -13,7 +13,7 @@ import numpy as np
 from vla.data.episode_recording import EpisodeRecording
 
 FILM_QUALITY = 88
-WORKED = 0.5
+REACHED_VALUE = 0.5
 """A term of the task counts as reached above this."""
 
 
@@ -76,7 +76,7 @@ def episode_actions(recording: EpisodeRecording) -> list[np.ndarray]:
     return [recording.action[recording.episode == i] for i in range(len(recording.seed))]
 
 
-def episode(
+def episode_payload(
     recording: EpisodeRecording, name: str, i: int, lived: ReplayedEpisode, spec: Mapping[str, Any]
 ) -> dict[str, Any]:
     """All there is to play episode `i`. `faithful` is False where living it again came to another
@@ -106,20 +106,20 @@ def episode(
         "opening": round_nested(lived.opening),
         "targets": {name: round_nested(places) for name, places in lived.targets.items()},
         "terms": {name: round_nested(values, 3) for name, values in lived.terms.items()},
-        "why": failure_reason(lived),
+        "why": failure_payload(lived),
         "reward": round_nested(lived.reward, 5),
         "decision": list(lived.decision),
-        "decisions": decisions(recording, rows, lived, spec),
+        "decisions": decision_payloads(recording, rows, lived, spec),
     }
 
 
-def failure_reason(lived: ReplayedEpisode) -> dict[str, str] | None:
+def failure_payload(lived: ReplayedEpisode) -> dict[str, str] | None:
     """The reason of a failed episode for the page; None for a success."""
     found = lived.reason
     return None if found is None else {"kind": found.kind, "text": found.text}
 
 
-def decisions(
+def decision_payloads(
     recording: EpisodeRecording, rows: np.ndarray, lived: ReplayedEpisode, spec: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """What the policy thought at each decision. `path` is where the chunk would lead the hand, [H +

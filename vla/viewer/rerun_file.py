@@ -18,7 +18,7 @@ SCALARS = ("value", "advantage")
 
 
 def write_rerun(path: Path, title: str, episodes: Sequence[Mapping[str, Any]]) -> None:
-    """Write episodes (`vla.viewer.payload.episode`) one after another on the timeline "control
+    """Write episodes (`vla.viewer.payload.episode_payload`) one after another on the timeline "control
     step".
 
     Raises ImportError with the remedy where Rerun is not installed.

@@ -37,11 +37,11 @@ def make_server(library: EpisodeLibrary, port: int = 0) -> LocalServer:
         kind, _, identity = path.removeprefix("/api/").partition("/")
         match kind:
             case "episodes":
-                return library.listing()
+                return library.list_episodes()
             case "episode":
                 return library.episode(identity)
             case "why":
-                return library.why(identity)
+                return library.failure(identity)
         raise KeyError(path)
 
     return LocalServer(port, Handler)

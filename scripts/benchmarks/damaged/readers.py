@@ -36,10 +36,12 @@ def write_card(folder: Path) -> None:
 
 
 def list_episodes(folder: Path) -> None:
-    from vla.policy_spec import ReplaySpec, read_passport
+    from vla.policy_spec import ReplaySpec, read_policy_spec
     from vla.viewer.library import EpisodeLibrary
 
-    EpisodeLibrary(folder, lambda *_: [], read_passport(folder, ReplaySpec)["action_spec"]).lines()
+    EpisodeLibrary(
+        folder, lambda *_: [], read_policy_spec(folder, ReplaySpec)["action_spec"]
+    ).summaries()
 
 
 def open_data(folder: Path) -> None:

@@ -13,12 +13,12 @@ from vla.serve.client import RemotePolicy
 PERIOD_SECONDS = 0.1
 
 
-def observation(passport: dict[str, Any], state_size: int) -> dict[str, Any]:
+def observation(policy_spec: dict[str, Any], state_size: int) -> dict[str, Any]:
     """An observation of the right shapes."""
-    size = passport["image_size"]
+    size = policy_spec["image_size"]
     picture = np.full((size, size, 3), 128, np.uint8)
     return {
-        "images": dict.fromkeys(passport["cameras"], picture),
+        "images": dict.fromkeys(policy_spec["cameras"], picture),
         "state": np.zeros(state_size, np.float32),
         "prompt": "pick it up",
     }
@@ -27,7 +27,7 @@ def observation(passport: dict[str, Any], state_size: int) -> dict[str, Any]:
 def find_state_size(policy: RemotePolicy) -> int:
     """How many numbers a state has: the server says so when it is told another number."""
     try:
-        policy.infer(observation(policy.passport, 0))
+        policy.infer(observation(policy.policy_spec, 0))
     except ValueError as error:
         return int(str(error).split("state must be ")[1].split()[0])
     return 0
@@ -46,7 +46,7 @@ def drive(address: str, end: float, phase: float) -> list[float]:
     do."""
     found: list[float] = []
     policy = RemotePolicy(address)
-    asked = observation(policy.passport, find_state_size(policy))
+    asked = observation(policy.policy_spec, find_state_size(policy))
     next_turn = time.monotonic() + phase * PERIOD_SECONDS
     while next_turn < end:
         time.sleep(max(0.0, next_turn - time.monotonic()))

@@ -13,7 +13,7 @@ from vla.evaluation.result import result_of_stage
 from vla.evaluation.starts import StartManifest
 from vla.files.reading import validating_file
 from vla.files.secrets import mask_secrets
-from vla.policy_spec import read_passport
+from vla.policy_spec import read_policy_spec
 from vla.training.run_folder import RunFolder, read_sessions
 
 
@@ -27,7 +27,7 @@ def model_card(run: Path, num_parameters: int) -> str:
 
 
 def build_model_card(run: Path, num_parameters: int) -> str:
-    config, passport = read_settings(run), read_passport(run)
+    config, policy_spec = read_settings(run), read_policy_spec(run)
     results, starts = (
         RunFolder(run).read_results(),
         StartManifest.load(run / "starts.json").to_dict(),
@@ -54,10 +54,10 @@ def build_model_card(run: Path, num_parameters: int) -> str:
         "## Results",
         results_table(results, starts),
         "## What an action means",
-        action_table(passport["action_spec"]),
-        f"{passport['chunk']} actions are decided at once from {len(passport['cameras'])} cameras "
-        f"({', '.join(passport['cameras'])}, {passport['image_size']} pixels square, by "
-        f"{passport.get('resize', 'a rule that is not named')} from other shapes), {describe_frame(passport)}.",
+        action_table(policy_spec["action_spec"]),
+        f"{policy_spec['chunk']} actions are decided at once from {len(policy_spec['cameras'])} cameras "
+        f"({', '.join(policy_spec['cameras'])}, {policy_spec['image_size']} pixels square, by "
+        f"{policy_spec.get('resize', 'a rule that is not named')} from other shapes), {describe_frame(policy_spec)}.",
         "## How to use it",
         "```\n"
         "vla-eval FOLDER     # on held-out starts\n"
@@ -110,8 +110,8 @@ def action_table(spec: Mapping[str, Any]) -> str:
     return "\n".join(["| dimension | unit | kind | limits |", "|---|---|---|---|", *rows])
 
 
-def describe_frame(passport: Mapping[str, Any]) -> str:
-    spec = passport["action_spec"]
+def describe_frame(policy_spec: Mapping[str, Any]) -> str:
+    spec = policy_spec["action_spec"]
     told = f"{spec['control_hz']:g} actions a second in the frame of the {spec['frame']}"
     sign = spec.get("gripper_sign")
     return told + (f"; a positive gripper value means {sign}" if sign else "")

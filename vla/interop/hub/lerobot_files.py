@@ -14,18 +14,18 @@ Features = Mapping[str, Mapping[str, Any]]
 IDENTITY = dict.fromkeys(("VISUAL", "STATE", "ACTION"), "IDENTITY")
 
 
-def input_features(passport: Mapping[str, Any], proprio_size: int) -> Features:
+def input_features(policy_spec: Mapping[str, Any], proprio_size: int) -> Features:
     """What the policy is shown, channels first."""
-    size = passport["image_size"]
+    size = policy_spec["image_size"]
     images = {
         f"observation.images.{name}": describe_feature("VISUAL", 3, size, size)
-        for name in passport["cameras"]
+        for name in policy_spec["cameras"]
     }
     return {**images, "observation.state": describe_feature("STATE", proprio_size)}
 
 
-def output_features(passport: Mapping[str, Any]) -> Features:
-    return {"action": describe_feature("ACTION", len(passport["action_spec"]["names"]))}
+def output_features(policy_spec: Mapping[str, Any]) -> Features:
+    return {"action": describe_feature("ACTION", len(policy_spec["action_spec"]["names"]))}
 
 
 def describe_feature(kind: str, *shape: int) -> dict[str, Any]:
@@ -33,18 +33,18 @@ def describe_feature(kind: str, *shape: int) -> dict[str, Any]:
 
 
 def lerobot_files(
-    passport: Mapping[str, Any], proprio_size: int, num_parameters: int
+    policy_spec: Mapping[str, Any], proprio_size: int, num_parameters: int
 ) -> dict[str, str]:
     """{file: text}: the settings as `VlaConfig` reads them, and the pipelines before and after the
     policy, which only name and move (the policy normalises by itself).
     """
-    shown, decided = input_features(passport, proprio_size), output_features(passport)
+    shown, decided = input_features(policy_spec, proprio_size), output_features(policy_spec)
     config = {
         "type": "vla",
         "input_features": shown,
         "output_features": decided,
         "device": "cpu",
-        "chunk": passport["chunk"],
+        "chunk": policy_spec["chunk"],
         "num_parameters": num_parameters,
     }
     move = step("device_processor", device="cpu", float_dtype=None)

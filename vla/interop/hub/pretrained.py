@@ -1,5 +1,5 @@
 """A policy as a folder that goes to the hub and comes back: safetensors and JSON, a model card, and
-the passport that is held against the environment whenever the policy is loaded.
+the policy spec that is held against the environment whenever the policy is loaded.
 
     README.md  config.json  config.yaml  policy.json  starts.json  model.safetensors  tokenizer/
     manifest.json  policy_preprocessor.json  policy_postprocessor.json
@@ -24,7 +24,7 @@ from vla.files.secrets import mask_nested
 from vla.files.writing import atomic_file
 from vla.interop.hub.card import model_card
 from vla.interop.hub.lerobot_files import lerobot_files
-from vla.policy_spec import PROPRIO, read_passport
+from vla.policy_spec import PROPRIO, read_policy_spec
 from vla.runtime import is_hub_name
 from vla.training.state_files import make_contiguous
 
@@ -57,8 +57,8 @@ def save_pretrained(run: Path, folder: Path, make_world: Callable[[Any], Any]) -
     (folder / "config.yaml").write_text(
         yaml.safe_dump(mask_nested(portable_settings(saved_settings(run))), sort_keys=False)
     )
-    size, passport = sum(tensor.numel() for tensor in weights.values()), read_passport(run)
-    for name, text in lerobot_files(passport, len(weights[PROPRIO]), size).items():
+    size, policy_spec = sum(tensor.numel() for tensor in weights.values()), read_policy_spec(run)
+    for name, text in lerobot_files(policy_spec, len(weights[PROPRIO]), size).items():
         (folder / name).write_text(text)
     (folder / "README.md").write_text(model_card(run, size))
     write_checksums(folder)

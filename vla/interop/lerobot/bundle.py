@@ -24,16 +24,16 @@ from vla.data.demonstrations import undisturbed_chunks
 from vla.data.image_fitting import check_resize
 from vla.data.lerobot_reader import Columns, dimension_names, read_action_spec, read_info
 from vla.data.observations import Observer
-from vla.data.spec_checks import SEEN
+from vla.data.spec_checks import LIMITS_FROM_DATA
 from vla.evaluation.checkpoint_settings import checkpoint_settings
 from vla.files.policy_manifest import WEIGHTS, write_checksums
-from vla.files.reading import KEYS, read_json_if_there
+from vla.files.reading import KEYS, read_optional_json
 from vla.files.writing import atomic_file, write_json
 from vla.interop.hub.lerobot_files import lerobot_files
 from vla.interop.hub.pretrained import local_folder, portable_settings
 from vla.interop.lerobot.configuration_vla import ACTION, IMAGES, STATE, VlaConfig, robot_settings
 from vla.pipelines.robot.pipeline import describe, find_weights, load_policy, start_manifest
-from vla.policy_spec import SpecSimulator, read_passport, simulator_from_spec
+from vla.policy_spec import SpecSimulator, read_policy_spec, simulator_from_spec
 from vla.sft.protocols import ImitablePolicy
 from vla.training.seed import derive_seed
 from vla.training.state_files import make_contiguous
@@ -41,29 +41,29 @@ from vla.training.state_files import make_contiguous
 
 @dataclass(frozen=True)
 class PolicyBundle:
-    """A policy, what turns observations into its own, its settings and passport. `folder` is where
+    """A policy, what turns observations into its own, its settings and policy spec. `folder` is where
     it was read from, `dataset` where its demonstrations stand.
     """
 
     policy: ImitablePolicy
     observer: Observer
     settings: RobotConfig
-    passport: Mapping[str, Any]
+    policy_spec: Mapping[str, Any]
     proprio_size: int
     folder: Path | None = None
     dataset: Path | None = None
 
     def check(self, config: VlaConfig) -> None:
-        """Hold the passport against what LeRobot's environment or dataset shows; ValueError names
+        """Hold the policy spec against what LeRobot's environment or dataset shows; ValueError names
         what differs."""
         shown = {**(config.input_features or {}), **(config.output_features or {})}
-        sizes = {STATE: self.proprio_size, ACTION: len(self.passport["action_spec"]["names"])}
-        for name in [*(IMAGES + camera for camera in self.passport["cameras"]), *sizes]:
+        sizes = {STATE: self.proprio_size, ACTION: len(self.policy_spec["action_spec"]["names"])}
+        for name in [*(IMAGES + camera for camera in self.policy_spec["cameras"]), *sizes]:
             if name not in shown:
                 raise ValueError(f"the policy needs {name}, which is not among {', '.join(shown)}")
             shape = tuple(shown[name].shape)
             if name not in sizes:
-                check_resize(self.passport, *shape[-2:], name)
+                check_resize(self.policy_spec, *shape[-2:], name)
             elif shape != (sizes[name],):
                 raise ValueError(
                     f"{name} is {list(shape)}, the policy was made for {[sizes[name]]}"
@@ -80,15 +80,15 @@ def load_bundle(name: str) -> PolicyBundle:
         )
     settings, world = checkpoint_settings(folder), simulator_from_spec(folder, weights)
     policy, observer = load_policy(folder, settings, world, weights)  # type: ignore[arg-type]
-    passport = read_passport(folder)
-    return PolicyBundle(policy, observer, settings, passport, world.proprio_size, folder)
+    policy_spec = read_policy_spec(folder)
+    return PolicyBundle(policy, observer, settings, policy_spec, world.proprio_size, folder)
 
 
 def bundle_from_dataset(config: VlaConfig, dataset: Any) -> PolicyBundle:
     """A policy to be trained on a LeRobot dataset (its metadata), by the settings that `config`
     holds.
 
-    Pictures become `sim.image_size` pixels square when they are looked at (`VlaPolicy.observe`).
+    Pictures become `sim.stored_image_size` pixels square when they are looked at (`VlaPolicy.observe`).
 
     Raises ValueError where there is no dataset, it holds numbers that cannot be learned, or its
     cameras are not those of the model's checkpoint.
@@ -113,10 +113,15 @@ def bundle_from_dataset(config: VlaConfig, dataset: Any) -> PolicyBundle:
     code = kind.fit_code(chunks)
     for note in kind.code_notes(code, chunks[:, 0], world.action_spec["names"]):
         logging.getLogger(__name__).warning(note)
-    passport = json.loads(json.dumps(describe(code, world, settings)))  # type: ignore[arg-type]
+    policy_spec = json.loads(json.dumps(describe(code, world, settings)))  # type: ignore[arg-type]
     observer = Observer(tokenizer, settings.policy.instruction_length)
     return PolicyBundle(
-        make_policy(settings, model, code), observer, settings, passport, proprio_size, dataset=root
+        make_policy(settings, model, code),
+        observer,
+        settings,
+        policy_spec,
+        proprio_size,
+        dataset=root,
     )
 
 
@@ -133,7 +138,7 @@ def plan_numbers(settings: RobotConfig) -> int:
     if settings.model.checkpoint is None:
         return 1
     architecture = checkpoint_folder(settings.model.checkpoint) / "architecture.json"
-    return read_json_if_there(architecture, {"num_plan_numbers": 1}, CheckpointArchitecture)[
+    return read_optional_json(architecture, {"num_plan_numbers": 1}, CheckpointArchitecture)[
         "num_plan_numbers"
     ]
 
@@ -167,7 +172,7 @@ def dataset_action_spec(root: Path, dataset: Any) -> dict[str, Any]:
         "kinds": unknown,
         "low": low,
         "high": high,
-        "limits": SEEN,
+        "limits": LIMITS_FROM_DATA,
     }
     return {**told, "frame": "unknown", "control_hz": float(dataset.fps)}
 
@@ -178,13 +183,13 @@ def write_folder(folder: Path, made: PolicyBundle, weights: Mapping[str, Tensor]
     from safetensors.torch import save_file
 
     for name, text in lerobot_files(
-        made.passport, made.proprio_size, num_elements(weights)
+        made.policy_spec, made.proprio_size, num_elements(weights)
     ).items():
         if not (folder / name).exists():
             (folder / name).write_text(text)
     with atomic_file(folder / WEIGHTS) as unfinished:
         save_file(make_contiguous(dict(weights)), unfinished, {"format": "pt"})
-    write_json(folder / "policy.json", dict(made.passport))
+    write_json(folder / "policy.json", dict(made.policy_spec))
     made.observer.tokenizer.save_pretrained(folder / "tokenizer")
     settings = portable_settings(yaml.safe_load(to_yaml(made.settings)))
     if made.dataset is not None:

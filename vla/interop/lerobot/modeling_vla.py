@@ -53,7 +53,7 @@ class VlaPolicy(PreTrainedPolicy):
     def from_pretrained(  # type: ignore[override]
         cls, pretrained_name_or_path: str | Path, *, config: VlaConfig | None = None, **_: Any
     ) -> VlaPolicy:
-        """The policy of a folder or of `user/name` on the hub; ValueError where its passport does
+        """The policy of a folder or of `user/name` on the hub; ValueError where its policy spec does
         not fit."""
         with refusing():
             made = load_bundle(str(pretrained_name_or_path))
@@ -88,14 +88,14 @@ class VlaPolicy(PreTrainedPolicy):
     def observe(self, batch: Mapping[str, Any]) -> Observation:
         """LeRobot's batch (images in [0, 1], channels first, any size) as our observation, on the
         policy's device."""
-        passport = self.made.passport
-        images = {camera: pixels(batch[IMAGES + camera]) for camera in passport["cameras"]}
+        policy_spec = self.made.policy_spec
+        images = {camera: pixels(batch[IMAGES + camera]) for camera in policy_spec["cameras"]}
         with refusing():
             for camera, rows in images.items():
-                check_resize(passport, *rows.shape[1:3], IMAGES + camera)
+                check_resize(policy_spec, *rows.shape[1:3], IMAGES + camera)
         shown = ObservationBatch(
             {
-                n: np.stack([fit_to_square(picture, passport["image_size"]) for picture in rows])
+                n: np.stack([fit_to_square(picture, policy_spec["image_size"]) for picture in rows])
                 for n, rows in images.items()
             },
             finite(batch[STATE].float(), STATE).cpu().numpy(),

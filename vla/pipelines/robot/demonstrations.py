@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vla.config.robot import RobotConfig
 from vla.data.collection import collect, dataset_spec
-from vla.data.dataset_checks import check_meaning, select_cameras
+from vla.data.dataset_checks import check_dataset_spec, select_cameras
 from vla.data.demonstrations import Demonstrations, open_demonstrations
 from vla.data.hub_datasets import local_dataset
 from vla.data.lerobot_reader import read_action_spec, read_info
@@ -56,7 +56,7 @@ def check_described(config: RobotConfig, world: Simulator) -> None:
         folder = local_dataset(config.data.path)
         info = read_info(folder)
         select_cameras(folder, info, config.sim.cameras, world.cameras)
-        check_meaning(
+        check_dataset_spec(
             info,
             read_action_spec(folder),
             world.action_spec,

@@ -111,7 +111,7 @@ def texts_stage(run: Run, name: str, texts: TextCoTraining) -> None:
         f"texts_{name}",
         {"when": ANSWERED[name], "perplexity": found, "text": shown, **texts.reader.results()},
     )
-    texts.reader.tell(run.progress.say)
+    texts.reader.report_lines(run.progress.say)
     told = ", ".join(f"{source} {value}" for source, value in shown.items())
     run.progress.say(f"  perplexity of held-out texts {ANSWERED[name]}: {told}")
 

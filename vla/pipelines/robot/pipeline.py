@@ -43,7 +43,7 @@ from vla.pipelines.robot.rl import train_robot_rl
 from vla.pipelines.robot.sft import num_full_steps, supervised_stage
 from vla.policies.head import ActionCode
 from vla.policies.vla_policy import rename_weights
-from vla.policy_spec import REMEDY, read_passport
+from vla.policy_spec import REMEDY, read_policy_spec
 from vla.report.robot_report import write_report
 from vla.sft.protocols import ImitablePolicy
 from vla.simulator import Simulator
@@ -197,10 +197,12 @@ def build_policy(
         if not run.done("sft") and run.load("sft") is None:
             ground_model(run, config, world, model, encoder)
     if known:
-        passport = read_passport(written.parent)
+        policy_spec = read_policy_spec(written.parent)
         for camera, (height, width) in demos.picture_sizes.items():
-            check_resize(passport, height, width, f"camera {camera} of the dataset {demos.folder}")
-        code = load_action_code(config.policy, passport, written)
+            check_resize(
+                policy_spec, height, width, f"camera {camera} of the dataset {demos.folder}"
+            )
+        code = load_action_code(config.policy, policy_spec, written)
     else:
         training, _ = demos.split(config.data.holdout_fraction, config.train.seed)
         chunks = undisturbed_chunks(training.columns, config.policy.chunk, training.rows)
@@ -221,11 +223,11 @@ def build_policy(
     )
 
 
-def load_action_code(policy: Any, passport: Mapping[str, Any], path: Path) -> ActionCode:
-    """What stands for actions, as the passport that was read from `path` says."""
+def load_action_code(policy: Any, policy_spec: Mapping[str, Any], path: Path) -> ActionCode:
+    """What stands for actions, as the policy spec that was read from `path` says."""
     with validating_file(path, REMEDY):
-        code: ActionCode = policy_settings(policy).read_code(passport["actions"])
-        names = passport["action_spec"]["names"]
+        code: ActionCode = policy_settings(policy).read_code(policy_spec["actions"])
+        names = policy_spec["action_spec"]["names"]
         if len(code.constants) != len(names):
             raise ValueError(
                 f"its code of actions has {len(code.constants)} dimensions, its action_spec names {len(names)}"
@@ -241,7 +243,7 @@ def make_observer(
 
 
 def describe(code: ActionCode, world: Simulator, config: RobotConfig) -> dict[str, Any]:
-    """The passport of a policy: what actions and state mean, how pictures become square, what
+    """The policy spec of a policy: what actions and state mean, how pictures become square, what
     stands for actions."""
     return {
         "action_spec": dict(world.action_spec),
@@ -309,29 +311,34 @@ def load_policy(
     world's.
     """
     from vla.data.spec_checks import check_action_spec, check_state
-    from vla.policy_spec import ask_as_often, num_plan_numbers, proprio_names, without_checkpoint
+    from vla.policy_spec import (
+        match_query_count,
+        num_plan_numbers,
+        proprio_names,
+        without_checkpoint,
+    )
 
     written = folder / "policy.json"
-    passport = read_passport(folder) if written.exists() else None
-    if passport is not None:
-        check_action_spec(passport["action_spec"], world.action_spec, f"the policy in {folder}")
+    policy_spec = read_policy_spec(folder) if written.exists() else None
+    if policy_spec is not None:
+        check_action_spec(policy_spec["action_spec"], world.action_spec, f"the policy in {folder}")
     weights = find_weights(folder) if weights is None else weights
-    if passport is None or weights is None:
+    if policy_spec is None or weights is None:
         raise ValueError(f"{folder} holds no policy: finish the run, or give another folder")
-    check_state(proprio_names(passport, weights), world.proprio_names, f"the policy in {folder}")
-    told = describe_rule_mismatch(passport, str(written))
+    check_state(proprio_names(policy_spec, weights), world.proprio_names, f"the policy in {folder}")
+    told = describe_rule_mismatch(policy_spec, str(written))
     if told and world.cameras is None:  # our own simulator draws squares
         logging.getLogger(__name__).warning(told)
     model, _ = build_vlm(
         without_checkpoint(config), world.proprio_size, num_plan_numbers(weights), world.texts()
     )
-    ask_as_often(model, weights)
+    match_query_count(model, weights)
     tokenizer = read_tokenizer(folder / "tokenizer", REMEDY)
-    policy = make_policy(config, model, load_action_code(config.policy, passport, written))
+    policy = make_policy(config, model, load_action_code(config.policy, policy_spec, written))
     load_weights(policy, rename_weights(policy.state_dict(), weights), folder)
     return policy, prompting_for_success(
         policy,
-        make_observer(config, tokenizer, passport["instruction_length"], policy),
+        make_observer(config, tokenizer, policy_spec["instruction_length"], policy),
         config.recap,
     )
 

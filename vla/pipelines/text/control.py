@@ -33,7 +33,7 @@ def run_control(config: TextConfig, run: Run) -> dict[str, Any]:
     mode.prompts = mode.prompts.fitting(
         chats[-1], settings.generation.max_prompt_tokens, mode.reader
     )
-    mode.reader.tell(run.progress.say)
+    mode.reader.report_lines(run.progress.say)
     before = mode.evaluate("before")
     drawn = mode.answers("samples", mode.prompts.train, settings.samples_per_prompt)
     answers = [said for group in drawn for said in group]

@@ -53,7 +53,7 @@ def run_rejection(config: TextConfig, run: Run) -> dict[str, Any]:
         learner = parts.policy(Sampling(), generation.max_new_tokens)
     parts.check_context(*context_length(generation))
     sets = sets.fitting(parts.chat, width, "text.generation.max_prompt_tokens", reader)
-    reader.tell(run.progress.say)
+    reader.report_lines(run.progress.say)
     counts = {
         "text.num_evaluation": (settings.num_evaluation, len(sets.evaluation)),
         "text.problems_per_round": (settings.problems_per_round, len(sets.train)),

@@ -51,7 +51,7 @@ def run_sft(config: TextConfig, run: Run) -> dict[str, Any]:
         held_out = [
             encode_all(parts.chat, source.name, source.held_out, room, reader) for source in sources
         ]
-    reader.tell(run.progress.say)
+    reader.report_lines(run.progress.say)
     broadcast_weights(parts.model, run.processes)
     num_texts = sum(map(len, train))
     training = example_settings(settings.fit, num_texts, "text.fit")
