@@ -125,7 +125,7 @@ class RowReader:
         for line in self.lines():
             if line not in self._told:
                 self._told.add(line)
-                say(line)
+                write(line)
 
     def results(self) -> dict[str, Any]:
         """{"rows": the counts by source} for results.json; empty where no source was read."""
