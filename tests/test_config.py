@@ -320,7 +320,7 @@ def test_every_option_makes_its_algorithm(option: str):
     settings = load([f"algorithm={option}"]).algorithm
     algorithm = make_algorithm(**settings.model_dump())
     assert settings.name in option  # a variant has a name of its own: ppo_text, dppo
-    for trait in ("needs_groups", "needs_values", "needs_reference", "kl_in", "uses_ratio"):
+    for trait in ("needs_groups", "needs_values", "needs_reference", "kl_placement", "uses_ratio"):
         assert getattr(algorithm, trait) == getattr(settings.traits, trait)
     assert (
         load(["mode=text", f"algorithm={option}"]).algorithm == settings

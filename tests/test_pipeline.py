@@ -262,32 +262,32 @@ class Interrupting:
         if done > self.done:
             self.advance(done - self.done, **numbers)
 
-    def expect(self, total):
-        self.inner.expect(total)
+    def set_total(self, total):
+        self.inner.set_total(total)
 
 
 def press_control_c(monkeypatch, *at) -> list:
     """`at` is the name of a stage and a number of its steps, or "rollout" and a number of decisions
     in RL; the list is empty once it was pressed.
     """
-    pending, original = list(at), Progress.stage
+    pending, original = list(at), Progress.bar
 
     @contextmanager
     def stage(self, name, total, done=0):
         with original(self, name, total, done) as inner:
             yield Interrupting(inner, name, done, pending)
 
-    def pause(self, state):
+    def save_if_due(self, state):
         if pending[:1] == ["rollout"] and self.folder.parent.name == "rl":
             pending[1] -= 1
             if pending[1] == 0:
                 pending.clear()
                 os.kill(os.getpid(), signal.SIGINT)
-        original_pause(self, state)
+        original_save_if_due(self, state)
 
-    original_pause = ResumableWork.pause
-    monkeypatch.setattr(ResumableWork, "pause", pause)
-    monkeypatch.setattr(Progress, "stage", stage)
+    original_save_if_due = ResumableWork.save_if_due
+    monkeypatch.setattr(ResumableWork, "save_if_due", save_if_due)
+    monkeypatch.setattr(Progress, "bar", stage)
     return pending
 
 

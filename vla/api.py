@@ -113,10 +113,10 @@ def train(*overrides: str, **settings: Any) -> TrainedRun:
     prepare_process(offline=not config.needs_hub)
     if config.mode == "text":
         from vla.text.run import run
-        from vla.training.distributed import start_processes
+        from vla.training.distributed import init_processes
         from vla.training.run_folder import open_run
 
-        processes = start_processes(config.train.device, config.train.precision)
+        processes = init_processes(config.train.device, config.train.precision)
         folder = open_run(config, processes)
         run(config, folder, None, processes)
     else:

@@ -12,7 +12,7 @@ from functools import wraps
 from typing import TYPE_CHECKING
 
 from vla.command_names import with_command_names
-from vla.interrupt import SIGNALS, Interrupted, leave_on_interrupt
+from vla.interrupt import SIGNALS, Interrupted, exit_on_interrupt
 
 if TYPE_CHECKING:
     from vla.config import Config
@@ -36,7 +36,7 @@ def command(
         def whole(arguments: list[str] | None = None) -> int:
             given = sys.argv[1:] if arguments is None else arguments
             try:
-                with leave_on_interrupt(remark):
+                with exit_on_interrupt(remark):
                     if given[:1] in (["--completion"], ["--complete"]):
                         from vla.completion import complete
 

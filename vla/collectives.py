@@ -12,7 +12,7 @@ ReduceSum = Callable[[Tensor], Tensor]
 """Sums a tensor over all processes, e.g. `lambda x: accelerator.reduce(x, "sum")`."""
 
 
-BUCKET = 2**24
+BUCKET_SIZE = 2**24
 """Numbers that cross processes at once: few calls for many small tensors, little memory beside
 large ones."""
 
@@ -32,7 +32,7 @@ def sum_over_processes(tensors: Sequence[Tensor], reduce_sum: ReduceSum) -> list
         fits = (
             last
             and last[0].dtype == tensor.dtype
-            and sum(map(Tensor.numel, last)) + tensor.numel() <= BUCKET
+            and sum(map(Tensor.numel, last)) + tensor.numel() <= BUCKET_SIZE
         )
         if fits:
             last.append(tensor)

@@ -33,7 +33,7 @@ class Interrupted(Exception):
 
 
 @dataclass
-class Stop:
+class StopRequest:
     """Whether someone asked a loop to save and stop. `number`: the signal that did."""
 
     requested: bool = False
@@ -41,7 +41,7 @@ class Stop:
 
 
 @contextmanager
-def handling_signals(handle: Callable[[int, FrameType | None], Any]) -> Iterator[dict[int, Any]]:
+def handle_signals(handle: Callable[[int, FrameType | None], Any]) -> Iterator[dict[int, Any]]:
     """Within the block, SIGINT and SIGTERM are handled so; the block is given the handlers before
     it.
 
@@ -61,7 +61,7 @@ def handling_signals(handle: Callable[[int, FrameType | None], Any]) -> Iterator
 
 
 @contextmanager
-def stop_on_interrupt() -> Iterator[Stop]:
+def stop_on_interrupt() -> Iterator[StopRequest]:
     """Within the block, SIGINT and SIGTERM set `stop.requested`; a second one does what it would do
     outside.
 
@@ -72,7 +72,7 @@ def stop_on_interrupt() -> Iterator[Stop]:
                 save()
                 break
     """
-    stop, outside = Stop(), dict.fromkeys(SIGNALS, signal.SIG_DFL)
+    stop, outside = StopRequest(), dict.fromkeys(SIGNALS, signal.SIG_DFL)
 
     def handle(number: int, frame: FrameType | None) -> None:
         if stop.requested:
@@ -87,13 +87,13 @@ def stop_on_interrupt() -> Iterator[Stop]:
                 flush=True,
             )
 
-    with handling_signals(handle) as before:
+    with handle_signals(handle) as before:
         outside |= before
         yield stop
 
 
 @contextmanager
-def leave_on_interrupt(remark: str = "") -> Iterator[None]:
+def exit_on_interrupt(remark: str = "") -> Iterator[None]:
     """Within the block, SIGINT and SIGTERM end the process at once, in one line with `remark` in
     it."""
 
@@ -106,5 +106,5 @@ def leave_on_interrupt(remark: str = "") -> Iterator[None]:
             os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, line.encode())
         os._exit(128 + number)
 
-    with handling_signals(leave):
+    with handle_signals(leave):
         yield

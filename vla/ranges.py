@@ -63,12 +63,12 @@ Count = Annotated[Integer, Field(ge=1, le=10**8)]
 CountOrZero = Annotated[Integer, Field(ge=0, le=10**8)]
 Rows = Annotated[Integer, Field(ge=1, le=10**5)]
 """Things that are worked on together: a batch, the starts of an iteration, environments."""
-Few = Annotated[Integer, Field(ge=1, le=10**4)]
-FewOrZero = Annotated[Integer, Field(ge=0, le=10**4)]
+SmallCount = Annotated[Integer, Field(ge=1, le=10**4)]
+SmallCountOrZero = Annotated[Integer, Field(ge=0, le=10**4)]
 Size = Annotated[Integer, Field(ge=1, le=16384)]
 """A dimension of a model."""
 Depth = Annotated[Integer, Field(ge=1, le=256)]
-Even = Annotated[Integer, Field(ge=2, le=16384, multiple_of=2)]
+EvenSize = Annotated[Integer, Field(ge=2, le=16384, multiple_of=2)]
 Steps = Annotated[Integer, Field(ge=1, le=10**5)]
 """Steps of an episode or of a chain, and tokens of a text."""
 Tokens = Annotated[Integer, Field(ge=16, le=10**6)]
@@ -78,13 +78,13 @@ InstructionLength = Annotated[Integer, Field(ge=4, le=10**4)]
 ActionTokens = Annotated[Integer, Field(ge=2, le=256)]
 """Tokens of a code of actions; they take the vocabulary's last ids."""
 Bins = Annotated[Integer, Field(ge=2, le=10**4)]
-Threads = Annotated[Integer, Field(ge=0, le=1024)]
+NumThreads = Annotated[Integer, Field(ge=0, le=1024)]
 Seed = Annotated[Integer, Field(ge=0, le=MAX_SEED)]
 
 Name = Annotated[str, StringConstraints(pattern=r"\S")]
 """Something that is named: never empty, as an unset shell variable is."""
 Names = Annotated[tuple[Name, ...], AfterValidator(check_unique)]
-SomeNames = Annotated[tuple[Name, ...], Field(min_length=1), AfterValidator(check_unique)]
+NonEmptyNames = Annotated[tuple[Name, ...], Field(min_length=1), AfterValidator(check_unique)]
 Weights = Annotated[dict[Name, Number], Field(min_length=1)]
 """{name of a reward: its weight}."""
 

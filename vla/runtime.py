@@ -53,7 +53,7 @@ def prepare(num_threads: int | None = None, offline: bool = True) -> None:
     keep_freed_memory()
 
 
-def num_launched() -> int:
+def world_size() -> int:
     """How many processes a launcher (accelerate, torchrun) started: it says so in WORLD_SIZE."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-MOST = 2
+MAX_THREADS = 2
 """Pieces at once that are worth the memory of a gradient each; more than two have not been
 measured."""
 
@@ -62,7 +62,11 @@ SINGLE_THREAD = Threads(1)
 
 def usable_threads(device: torch.device) -> Threads:
     """As many as help on a processor with the threads that torch may use there; one on a GPU."""
-    return Threads(min(MOST, torch.get_num_threads())) if device.type == "cpu" else SINGLE_THREAD
+    return (
+        Threads(min(MAX_THREADS, torch.get_num_threads()))
+        if device.type == "cpu"
+        else SINGLE_THREAD
+    )
 
 
 def add_gradients[Piece, Result](

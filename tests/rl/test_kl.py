@@ -99,10 +99,10 @@ def test_adaptive_controller_by_hand():
     # Ziegler's values. KL 9 against 6: error +.5, held at .2; 256 trajectories of 10000: .15 (1 +
     # .2*.0256) = .150768.
     start = AdaptiveKL(0.15, target=6.0, horizon=10_000.0)
-    assert start.updated(9.0, 256).coefficient == pytest.approx(0.150768, rel=1e-9)
-    assert start.updated(0.0, 256).coefficient == pytest.approx(0.149232, rel=1e-9)
-    assert start.updated(6.6, 1000).coefficient == pytest.approx(0.15 * 1.01, rel=1e-9)
-    assert start.updated(6.0, 256) == start
+    assert start.update(9.0, 256).coefficient == pytest.approx(0.150768, rel=1e-9)
+    assert start.update(0.0, 256).coefficient == pytest.approx(0.149232, rel=1e-9)
+    assert start.update(6.6, 1000).coefficient == pytest.approx(0.15 * 1.01, rel=1e-9)
+    assert start.update(6.0, 256) == start
 
 
 def test_adaptive_controller_refuses_a_target_of_zero():

@@ -12,7 +12,7 @@ from vla.rl.algorithm_factory import make_algorithm
 from vla.rl.diagnostics import NonFiniteError
 from vla.rl.loop import LoopSettings, LoopState, train_rl
 from vla.rl.normalize import RunningMoments, normalize_rewards
-from vla.rl.reference import AdapterOff, Cached, FrozenCopy, make_reference
+from vla.rl.reference import AdapterOff, CachedReference, FrozenCopy, make_reference
 from vla.rl.rollout import collect_responses
 from vla.rl.update import UpdateSettings
 
@@ -191,9 +191,11 @@ def test_an_adapter_switched_off_is_the_reference():
 
 def test_cached_log_probs_must_belong_to_the_draws():
     rollout = collector(GaussianPolicy())(0)
-    assert torch.equal(Cached(lambda r: r.logprobs - 1).logprobs(rollout), rollout.logprobs - 1)
+    assert torch.equal(
+        CachedReference(lambda r: r.logprobs - 1).logprobs(rollout), rollout.logprobs - 1
+    )
     with pytest.raises(ValueError, match=r"\(2, 1\)"):
-        Cached(lambda r: r.logprobs[:2]).logprobs(rollout)
+        CachedReference(lambda r: r.logprobs[:2]).logprobs(rollout)
 
 
 def test_the_rollout_as_reference_is_a_copy_refreshed_every_iteration():
@@ -249,7 +251,7 @@ def test_what_cannot_work_is_refused_before_the_first_rollout(settings, message)
 
 def test_running_moments_are_those_of_everything_seen():
     values = torch.tensor([1.0, 4.0, float("nan"), 2.0, 9.0])
-    moments = RunningMoments().updated(values[:2]).updated(values[2:3]).updated(values[3:])
+    moments = RunningMoments().update(values[:2]).update(values[2:3]).update(values[3:])
     seen = values[[0, 1, 3, 4]]  # mean 4, squares 9 + 0 + 4 + 25 = 38
     assert moments.count == 4
     assert moments.mean == pytest.approx(seen.mean().item())
@@ -260,7 +262,7 @@ def test_running_moments_are_those_of_everything_seen():
 def test_normalized_rewards_by_hand():
     # Returns 3 and 5 have mean 4 and std sqrt(2); the mean comes off each trajectory's last row.
     rollout = make_rollout([1.0, 5.0, 2.0], [0, 1, 0], [0, 1])
-    moments = RunningMoments().updated(rollout.returns)
+    moments = RunningMoments().update(rollout.returns)
     plain = normalize_rewards(rollout, moments, shift_mean=False)
     torch.testing.assert_close(plain.rewards, torch.tensor([1.0, 5.0, 2.0]) / 2**0.5)
     shifted = normalize_rewards(rollout, moments, shift_mean=True)

@@ -197,7 +197,7 @@ class Killing:
         torch.set_rng_state(rng)
         return state
 
-    def pause(self, state):
+    def save_if_due(self, state):
         self.left -= 1
         if self.left == 0:
             self.kept = state(), torch.get_rng_state()
@@ -207,21 +207,21 @@ class Killing:
 def test_a_rollout_goes_on_in_another_process_after_any_decision():
     """Seven trajectories in three places: of 5, 2, 3, 4, 1, 6 and 2 chunks."""
 
-    def collect(keeper=None):
+    def collect(saver=None):
         return collect_rollout(
-            Counting(), Countdown(), [5, 2, 3, 4, 1, 6, 2], 1, observe, keeper=keeper
+            Counting(), Countdown(), [5, 2, 3, 4, 1, 6, 2], 1, observe, saver=saver
         )
 
     torch.manual_seed(0)
     whole = collect()
     for step in range(1, 9):
         torch.manual_seed(0)
-        keeper = Killing()
-        keeper.left = step
+        saver = Killing()
+        saver.left = step
         with pytest.raises(InterruptedError):
-            collect(keeper)
+            collect(saver)
         torch.manual_seed(7)
-        again = collect(keeper)
+        again = collect(saver)
         for name in (
             "logprobs",
             "rewards",

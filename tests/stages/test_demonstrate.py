@@ -15,7 +15,7 @@ from vla.config import load
 from vla.data import lerobot_format as form
 from vla.data.collection import PROPRIO_NAMES
 from vla.data.lerobot_writer import Episode, LeRobotWriter
-from vla.interrupt import Stop
+from vla.interrupt import StopRequest
 from vla.pipelines.robot.demonstrations import load_or_collect_demonstrations
 from vla.training.metrics import NullLog
 from vla.training.progress import Progress
@@ -63,7 +63,9 @@ def run_with(folder, tmp_path, *settings, world=TabletopSimulator):
     config = load([f"data.path={folder}", "sim.image_size=16", *settings])
     (tmp_path / "run").mkdir(exist_ok=True)
     said = io.StringIO()
-    run = Run(RunFolder(tmp_path / "run"), NullLog(), Stop(), config.train, progress=Progress(said))
+    run = Run(
+        RunFolder(tmp_path / "run"), NullLog(), StopRequest(), config.train, progress=Progress(said)
+    )
     demos = load_or_collect_demonstrations(run, config, world(config.sim))
     return demos, said.getvalue().splitlines(), run.results["stages"]["demonstrations"]
 

@@ -6,7 +6,7 @@ import yaml
 import vla.pipelines.robot.pipeline as robot
 from vla.config import load
 from vla.evaluation.result import success_result
-from vla.interrupt import Stop
+from vla.interrupt import StopRequest
 from vla.report.robot_report import write_report
 from vla.training.metrics import NullLog
 from vla.training.run import Run
@@ -15,7 +15,7 @@ from vla.training.run_folder import RunFolder
 
 @pytest.fixture
 def run(tmp_path):
-    return Run(RunFolder(tmp_path), NullLog(), Stop(), load([]).train)
+    return Run(RunFolder(tmp_path), NullLog(), StopRequest(), load([]).train)
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def judged(monkeypatch):
 
     def evaluation_stage(run, name, config, *judge) -> None:
         calls.append(judge)
-        run.finish("evaluation_after", {"greedy": {}})
+        run.finish_stage("evaluation_after", {"greedy": {}})
 
     monkeypatch.setattr(robot, "evaluation_stage", evaluation_stage)
     return calls
@@ -56,7 +56,7 @@ def test_a_run_that_goes_on_with_rl_is_judged_after_it(run, judged):
 def test_the_report_says_that_it_was_judged_once(run, tmp_path):
     rate = success_result(range(10), [True] * 5 + [False] * 5, None).to_dict()
     robot.evaluate_after(run, 0, load(["rl.num_iterations=0"]))
-    run.finish("evaluation_before", {"greedy": rate})
+    run.finish_stage("evaluation_before", {"greedy": rate})
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(load([]).model_dump(mode="json")))
     page = write_report(tmp_path).read_text()
     assert (

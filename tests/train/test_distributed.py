@@ -16,8 +16,8 @@ from vla.training.distributed import (
     SingleProcess,
     broadcast_weights,
     choose_device,
-    process_share,
-    start_processes,
+    init_processes,
+    shard_rows,
     uses_bf16,
 )
 
@@ -81,7 +81,7 @@ def test_two_processes_make_the_gradient_of_one(tmp_path: Path):
 
 
 def test_a_single_process_adds_nothing():
-    processes = start_processes("cpu", "auto")
+    processes = init_processes("cpu", "auto")
     assert isinstance(processes, SingleProcess)
     assert processes.reduce_sum is single_process
     layer = nn.Linear(2, 1)
@@ -91,7 +91,7 @@ def test_a_single_process_adds_nothing():
     broadcast_weights(layer, processes)
     assert layer.weight is weight
     assert layer.weight.grad is gradient
-    assert process_share([1, 2, 3], processes) == [1, 2, 3]
+    assert shard_rows([1, 2, 3], processes) == [1, 2, 3]
 
 
 def test_bf16_is_the_precision_of_the_forward_pass_only():

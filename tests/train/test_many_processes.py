@@ -9,9 +9,9 @@ import torch
 from tests.train.test_distributed import run_in
 from vla.config import ConfigError, load
 from vla.config.processes import launcher_conflicts
-from vla.interrupt import Stop
-from vla.training.distributed import SINGLE_PROCESS, merge_shares, process_share
-from vla.training.process_agreement import OtherProcessFailed, failing_together, share_stop
+from vla.interrupt import StopRequest
+from vla.training.distributed import SINGLE_PROCESS, merge_shards, shard_rows
+from vla.training.synchronization import OtherProcessFailed, propagate_errors, share_stop
 
 
 class Two:
@@ -83,31 +83,31 @@ def test_an_evaluation_is_shared_and_known_to_all(learned: list[dict]):
 
 
 def test_shares_are_put_together_again():
-    shares = [process_share(list("abcde"), Two(rank)) for rank in (0, 1)]
+    shares = [shard_rows(list("abcde"), Two(rank)) for rank in (0, 1)]
     assert shares == [["a", "c", "e"], ["b", "d"]]
-    assert merge_shares(shares) == list("abcde")
-    assert merge_shares([["a"]]) == ["a"]
+    assert merge_shards(shares) == list("abcde")
+    assert merge_shards([["a"]]) == ["a"]
 
 
 def test_an_error_in_one_process_ends_all():
     with (
         pytest.raises(OtherProcessFailed, match="process 1 of 2: the disk is full"),
-        failing_together(Two(0, "the disk is full")),
+        propagate_errors(Two(0, "the disk is full")),
     ):
         pass
-    with pytest.raises(FloatingPointError, match="mine"), failing_together(Two(0)):
+    with pytest.raises(FloatingPointError, match="mine"), propagate_errors(Two(0)):
         raise FloatingPointError("mine")
-    with failing_together(Two(0)):
+    with propagate_errors(Two(0)):
         pass
-    with pytest.raises(KeyError), failing_together(SINGLE_PROCESS):
+    with pytest.raises(KeyError), propagate_errors(SINGLE_PROCESS):
         raise KeyError
 
 
 def test_a_stop_in_one_process_stops_all():
-    assert share_stop(Stop(), Two(0, 1.0)).requested
-    assert not share_stop(Stop(), Two(0, 0.0)).requested
-    assert share_stop(Stop(requested=True), Two(0, 0.0)).requested
-    alone = Stop()
+    assert share_stop(StopRequest(), Two(0, 1.0)).requested
+    assert not share_stop(StopRequest(), Two(0, 0.0)).requested
+    assert share_stop(StopRequest(requested=True), Two(0, 0.0)).requested
+    alone = StopRequest()
     assert share_stop(alone, SINGLE_PROCESS) is alone
 
 

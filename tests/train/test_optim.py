@@ -188,7 +188,7 @@ def test_swapping_gives_the_average_and_gives_back():
     ema = EMA(layer, decay=0.9)
     own = layer.weight.detach().clone()
     ema.average["weight"].fill_(7.0)
-    with suppress(KeyError), ema.swapped(layer):
+    with suppress(KeyError), ema.use_average(layer):
         seen = layer.weight.detach().clone()
         raise KeyError
     assert torch.equal(seen, torch.full((2, 2), 7.0))

@@ -24,7 +24,7 @@ class Clock:
 
 def test_lines_come_first_last_and_every_ten_seconds():
     stream, clock = io.StringIO(), Clock()
-    with Progress(stream, clock).stage("sft", total=8) as stage:
+    with Progress(stream, clock).bar("sft", total=8) as stage:
         for step in range(8):
             clock.now += 4.0
             stage.advance(loss=1 / (step + 1), success_rate=0.5)
@@ -41,7 +41,7 @@ def test_lines_come_first_last_and_every_ten_seconds():
 
 def test_a_resumed_stage_estimates_from_its_own_steps():
     stream, clock = io.StringIO(), Clock()
-    with Progress(stream, clock).stage("rl", total=10, done=8) as stage:
+    with Progress(stream, clock).bar("rl", total=10, done=8) as stage:
         clock.now += 3.0
         stage.advance()
     assert stream.getvalue() == "rl 9/10  0:03 left\n"
@@ -49,10 +49,10 @@ def test_a_resumed_stage_estimates_from_its_own_steps():
 
 def test_a_stage_that_ends_by_the_clock_says_what_it_will_come_to():
     stream, clock = io.StringIO(), Clock()
-    with Progress(stream, clock).stage("rl", total=300) as stage:
+    with Progress(stream, clock).bar("rl", total=300) as stage:
         for _ in range(2):
             clock.now += 20.0
-            stage.expect(4)  # at 20 s a step, 80 s are enough for four
+            stage.set_total(4)  # at 20 s a step, 80 s are enough for four
             stage.advance()
     assert stream.getvalue().splitlines() == ["rl 1/4  1:00 left", "rl 2/4  0:40 left"]
 
@@ -60,8 +60,8 @@ def test_a_stage_that_ends_by_the_clock_says_what_it_will_come_to():
 def test_bars_are_drawn_on_a_terminal():
     stream = io.StringIO()
     stream.isatty = lambda: True
-    with Progress(stream).stage("rl", total=300) as stage:
-        stage.expect(2)
+    with Progress(stream).bar("rl", total=300) as stage:
+        stage.set_total(2)
         stage.advance(success=0.75)
         stage.advance(success=0.875)
     assert "rl" in stream.getvalue()

@@ -29,8 +29,8 @@ from vla.training.distributed import (
     SINGLE_PROCESS,
     Processes,
     broadcast_weights,
-    process_share,
-    start_processes,
+    init_processes,
+    shard_rows,
 )
 from vla.training.optim import make_optimizer
 from vla.types import Observation, map_rows
@@ -88,7 +88,7 @@ def imitate(
 
     def batch_at(step: int) -> ImitationBatch:
         return ImitationBatch(
-            *rows_of(process_share(torch.arange(ROWS) + step, processes)), (asking(step),)
+            *rows_of(shard_rows(torch.arange(ROWS) + step, processes)), (asking(step),)
         )
 
     def loss_of(batch: ImitationBatch):
@@ -97,7 +97,7 @@ def imitate(
     SupervisedTrainer(policy, sgd, processes=processes).train(
         lambda step: [batch_at(step)], loss_of
     )
-    features = extract_features(policy, iter([rows_of(process_share(torch.arange(40), processes))]))
+    features = extract_features(policy, iter([rows_of(shard_rows(torch.arange(40), processes))]))
     train_head(policy, features, adamw, lambda step, metrics: None, processes)
 
 
@@ -154,7 +154,7 @@ def all_of_it(processes: Processes) -> dict:
 
 
 def main() -> None:
-    processes = start_processes("cpu", "fp32")
+    processes = init_processes("cpu", "fp32")
     shared = all_of_it(processes)
     alone = all_of_it(SINGLE_PROCESS) if processes.is_main else {}
     torch.save({"shared": shared, "alone": alone}, f"rank-{processes.rank}.pt")

@@ -7,17 +7,17 @@ import torch
 from torch import nn
 
 from vla.collectives import sum_gradients
-from vla.training.distributed import broadcast_weights, process_share, start_processes
+from vla.training.distributed import broadcast_weights, init_processes, shard_rows
 
 
 def main() -> None:
-    processes = start_processes("cpu", "fp32")
+    processes = init_processes("cpu", "fp32")
     torch.manual_seed(processes.rank)
     layer = nn.Linear(3, 1)
     broadcast_weights(layer, processes)
     rows = torch.arange(15.0).reshape(5, 3)
     weights = torch.tensor([0.1, 0.2, 0.3, 0.25, 0.15])
-    mine = process_share(list(range(5)), processes)
+    mine = shard_rows(list(range(5)), processes)
     (layer(rows[mine]).tanh().squeeze(1) * weights[mine]).sum().backward()
     sum_gradients(layer.parameters(), processes.reduce_sum)
     total = processes.reduce_sum(torch.tensor(float(len(mine))))

@@ -11,7 +11,7 @@ so what they import is never loaded.
 
     @dataclass(frozen=True)
     class FlowSettings:
-        num_steps: Few
+        num_steps: SmallCount
         noise_level: Positive
 
     class PolicySection(DeclaredSection):

@@ -7,14 +7,14 @@ from typing import Annotated, ClassVar
 from vla.config.declarations import DeclaredSection, OneOf, named_sections
 from vla.policies import policy_table
 from vla.policies.traits import PolicyTraits
-from vla.ranges import Few, InstructionLength
+from vla.ranges import InstructionLength, SmallCount
 
 
 class PolicySection(DeclaredSection):
     """Settings of a policy kind; the fields are those of its dataclass."""
 
     group: ClassVar[str] = "policy"
-    chunk: Few
+    chunk: SmallCount
     instruction_length: InstructionLength
 
     @property

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from vla.config.robot import RobotConfig
 from vla.config.text import TextConfig
-from vla.runtime import num_launched
+from vla.runtime import world_size
 
 SHARING_MODES = ("rlvr", "sft")
 """Text modes that run in many processes."""
@@ -18,7 +18,7 @@ def process_conflicts(config: RobotConfig | TextConfig) -> list[str]:
     """What is wrong in as many processes as a launcher started, a line apiece: setting, value,
     remedy."""
     found = launcher_conflicts(os.environ)
-    number = num_launched()
+    number = world_size()
     if number == 1:
         return found
     for setting, count in shared_counts(config).items():

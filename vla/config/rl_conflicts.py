@@ -151,7 +151,7 @@ def reference_conflicts(rl: Rl, name: str, traits: AlgorithmTraits) -> list[str]
     if rl.reference != "rollout":
         return []
     found = []
-    if traits.kl_in != "loss":
+    if traits.kl_placement != "loss":
         found.append(
             f"rl.reference (rollout) takes nothing from the rewards of algorithm={name}, for whoever sampled "
             "is its own reference: choose a KL in the loss (algorithm=grpo, or ppo with algorithm.kl_placement=loss), "

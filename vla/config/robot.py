@@ -17,8 +17,6 @@ from vla.ranges import (
     Count,
     CountOrZero,
     Depth,
-    Few,
-    FewOrZero,
     Fraction,
     Integer,
     LearningRate,
@@ -32,6 +30,8 @@ from vla.ranges import (
     Seconds,
     Share,
     Size,
+    SmallCount,
+    SmallCountOrZero,
     Tokens,
     WeightDecay,
 )
@@ -124,7 +124,7 @@ class Data(Section):
     question_weight: NonNegative
     num_question_scenes: Scenes
     question_batch_size: Rows
-    questions_per_scene: Few
+    questions_per_scene: SmallCount
     texts: Names
     text_weight: NonNegative
     text_batch_size: Rows
@@ -136,7 +136,7 @@ class Data(Section):
 class Augment(Section):
     """Random changes of the images that SFT trains on."""
 
-    shift_pixels: FewOrZero
+    shift_pixels: SmallCountOrZero
     light: Fraction
 
 
@@ -144,7 +144,7 @@ class Sft(Section):
     """Supervised fine-tuning on demonstrations: first the head alone, then the whole policy."""
 
     head_steps: CountOrZero
-    max_head_epochs: Few | None
+    max_head_epochs: SmallCount | None
     head_batch_size: Rows
     head_learning_rate: LearningRate
     head_only: bool
@@ -170,9 +170,9 @@ class Grounding(Section):
     num_steps: CountOrZero
     max_seconds: Seconds | None
     batch_size: Rows
-    questions_per_scene: Few
+    questions_per_scene: SmallCount
     pool_size: Scenes
-    num_new_scenes_per_step: FewOrZero
+    num_new_scenes_per_step: SmallCountOrZero
     detection_fraction: Fraction
     detection_weight: NonNegative
     plan_fraction: Fraction
@@ -185,11 +185,11 @@ class Grounding(Section):
 class Recap(Section):
     """Advantage-conditioned training between SFT and RL (RECAP)."""
 
-    num_rounds: FewOrZero
+    num_rounds: SmallCountOrZero
     starts_per_round: Rows
     num_bins: Bins
     value_steps: Count
-    lookahead: Few | None
+    lookahead: SmallCount | None
     positive_fraction: Share
     label_dropout: Fraction
     positive_label: str

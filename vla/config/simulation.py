@@ -42,7 +42,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from vla.config.section import Section
 from vla.plugins import extend_table, find_target, load_target
-from vla.ranges import Integer, Name, Names, Number, SomeNames, Steps, Weights
+from vla.ranges import Integer, Name, Names, NonEmptyNames, Number, Steps, Weights
 
 GROUP = "vla.simulators"
 DEFAULT_SIMULATOR = "tabletop"
@@ -100,7 +100,7 @@ class Simulation(Section):
     simulator: Name
     robot: Name
     num_envs: Envs
-    cameras: SomeNames
+    cameras: NonEmptyNames
     image_size: Pixels
     max_steps: Steps
     reward: Weights
@@ -261,6 +261,6 @@ def one_or_several(value: Any) -> str:
 
 
 OneOrSeveral = Annotated[
-    Annotated[Name, Tag("one")] | Annotated[SomeNames, Tag("several")],
+    Annotated[Name, Tag("one")] | Annotated[NonEmptyNames, Tag("several")],
     Discriminator(one_or_several),
 ]

@@ -15,11 +15,10 @@ from vla.ranges import (
     Count,
     CountOrZero,
     Depth,
-    Few,
-    FewOrZero,
     Integer,
     LearningRate,
     Name,
+    NonEmptyNames,
     NonNegative,
     Number,
     OnBadRow,
@@ -30,7 +29,8 @@ from vla.ranges import (
     Seconds,
     Share,
     Size,
-    SomeNames,
+    SmallCount,
+    SmallCountOrZero,
     Temperature,
     Tokens,
     Weights,
@@ -91,7 +91,7 @@ class Rlvr(Section):
     """Reinforcement learning on verified rewards."""
 
     name: Literal["rlvr"]
-    families: SomeNames
+    families: NonEmptyNames
     curriculum_threshold: Share | None
     max_batch_growth: Annotated[float, Field(ge=1, le=100)]
     num_problems: Count | None
@@ -99,11 +99,11 @@ class Rlvr(Section):
     holdout_fraction: Share
     num_evaluation: Count
     num_validation: Count
-    num_beams: Few
-    num_samples: FewOrZero
+    num_beams: SmallCount
+    num_samples: SmallCountOrZero
     rewards: Weights
     tool: Literal["calculator"] | None
-    max_turns: Few
+    max_turns: SmallCount
     system: Name | None
     format_sft_steps: CountOrZero
     format_sft_learning_rate: LearningRate
@@ -161,7 +161,7 @@ class TextSft(Section):
     """Supervised fine-tuning on conversations."""
 
     name: Literal["sft"]
-    sources: SomeNames
+    sources: NonEmptyNames
     weights: tuple[Positive, ...] | None
     on_bad_row: OnBadRow
     holdout_fraction: Share
@@ -175,7 +175,7 @@ class TextPreference(Section):
 
     name: Literal["preference", "rlaif"]
     comparisons: Name | None
-    rounds: Few
+    rounds: SmallCount
     samples_per_prompt: Samples
     keep_fraction: PositiveFraction | None
     judge: JudgeSettings
@@ -209,16 +209,16 @@ class Rejection(Section):
     """Fine-tuning on verified samples of the model itself, in rounds (RAFT)."""
 
     name: Literal["rejection"]
-    families: SomeNames
+    families: NonEmptyNames
     num_problems: Count | None
     on_bad_row: OnBadRow
     holdout_fraction: Share
     num_evaluation: Count
     rewards: Weights
     min_reward: Number
-    rounds: Few
+    rounds: SmallCount
     problems_per_round: Rows
-    samples_per_prompt: Few
+    samples_per_prompt: SmallCount
     verifier_timeout_seconds: Timeout
     generation: Generation
     fit: Fit
@@ -232,7 +232,7 @@ class Control(Section):
     discrimination: NonNegative
     beta: Positive
     guidance: Positive
-    samples_per_prompt: Few
+    samples_per_prompt: SmallCount
     gold: Name
     on_bad_row: OnBadRow
     prompts: Prompts
@@ -245,7 +245,7 @@ class Constitution(Section):
 
     name: Literal["constitution"]
     constitution: Name | None
-    rounds: Few
+    rounds: SmallCount
     gold: Name
     on_bad_row: OnBadRow
     prompts: Prompts

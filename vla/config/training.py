@@ -11,9 +11,8 @@ from vla.config.section import Section
 from vla.ranges import (
     Count,
     CountOrZero,
-    Few,
-    FewOrZero,
     LearningRate,
+    NumThreads,
     Positive,
     PositiveFraction,
     Rows,
@@ -22,7 +21,8 @@ from vla.ranges import (
     Seed,
     Share,
     Size,
-    Threads,
+    SmallCount,
+    SmallCountOrZero,
     WeightDecay,
     check_unique,
 )
@@ -40,8 +40,8 @@ class Rl(Section):
 
     num_iterations: CountOrZero
     num_start_states: Rows
-    group_size: Few
-    epochs: Few
+    group_size: SmallCount
+    epochs: SmallCount
     num_minibatches: Count
     micro_batch_rows: Count
     learning_rate: LearningRate
@@ -59,11 +59,11 @@ class Rl(Section):
     num_critic_warmup_iterations: CountOrZero
     importance_cap: Positive | None
     importance_level: Literal["draw", "decision"]
-    max_resamples: FewOrZero
-    num_branches: FewOrZero
+    max_resamples: SmallCountOrZero
+    num_branches: SmallCountOrZero
     branch_fraction: PositiveFraction
     branch_discount: PositiveFraction
-    num_branch_warmup_iterations: Few
+    num_branch_warmup_iterations: SmallCount
     greedy_branching_every: Count | None
     normalize_rewards: bool
     reference: Literal["auto", "copy", "adapter_off", "rollout"]
@@ -73,8 +73,8 @@ class Rl(Section):
     evaluate_every: Count
     load_best_at_end: bool
     target_success: PositiveFraction | None
-    patience: Few | None
-    max_idle_iterations: Few | None
+    patience: SmallCount | None
+    max_idle_iterations: SmallCount | None
     max_decisions: Count | None
     max_seconds: Seconds | None
 
@@ -104,7 +104,7 @@ class Evaluation(Section):
     train_seeds: Seeds
     validation_seeds: Seeds
     eval_seeds: Seeds
-    num_videos: FewOrZero
+    num_videos: SmallCountOrZero
 
 
 class Train(Section):
@@ -113,9 +113,9 @@ class Train(Section):
     seed: Seed
     precision: Literal["auto", "fp32", "bf16"]
     device: Literal["auto", "cpu", "cuda"]
-    num_threads: Threads
+    num_threads: NumThreads
     checkpoint_every: Count
     checkpoint_seconds: Positive
-    keep_checkpoints: Few
+    keep_checkpoints: SmallCount
     tensorboard: bool
     trackers: Annotated[tuple[Literal["trackio", "wandb"], ...], AfterValidator(check_unique)]

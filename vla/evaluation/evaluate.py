@@ -9,9 +9,9 @@ import numpy as np
 from vla.evaluation.result import EvaluationResult, merge_shares, success_result
 from vla.rl.protocols import Observe, Policy, VectorEnvironment
 from vla.rl.rollout import collect_rollout
-from vla.training.distributed import SINGLE_PROCESS, Processes, process_share
-from vla.training.process_agreement import failing_together
+from vla.training.distributed import SINGLE_PROCESS, Processes, shard_rows
 from vla.training.resumable_work import ResumableWork
+from vla.training.synchronization import propagate_errors
 from vla.types import Rollout
 
 RETURN = "return"
@@ -42,20 +42,20 @@ def evaluate_policy(
         rollout = collect_rollout(
             policy,
             environment,
-            process_share(seeds, processes),
+            shard_rows(seeds, processes),
             1,
             observe,
             greedy=temperature is None,
             on_decision=on_decision,
-            keeper=pieces,
+            saver=pieces,
         )
         return result_of_rollout(rollout, temperature)
 
-    with failing_together(processes), processes.process_rng("evaluation"):
+    with propagate_errors(processes), processes.process_rng("evaluation"):
         own = (
             run_share()
             if pieces is None
-            else pieces.take(run_share, EvaluationResult.to_dict, EvaluationResult.from_dict)
+            else pieces.next_piece(run_share, EvaluationResult.to_dict, EvaluationResult.from_dict)
         )
     return merge_shares(processes.gather(own))
 

@@ -85,7 +85,7 @@ def evaluate_conditions(
             seed_everything(derive_seed(0, f"evaluation of {perturbation}"))
             name = f"{condition}, {'greedy' if temperature is None else 'sampled'}"
             environment = InstructionRecorder(world.environment())
-            with progress.stage(name, len(seeds)) as bar:
+            with progress.bar(name, len(seeds)) as bar:
                 rollout = collect_rollout(
                     policy,
                     environment,
@@ -97,7 +97,7 @@ def evaluate_conditions(
                 )
             tasks = [world.task_of(environment.instructions[seed]) for seed in seeds]
             result = result_of_rollout(rollout, temperature, tasks, condition=condition)
-            progress.say(f"  {name}: {result}")
+            progress.print_line(f"  {name}: {result}")
             if on_rollout is not None:
                 on_rollout(result, rollout, perturbed)
             results.append(result)

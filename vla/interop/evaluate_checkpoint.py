@@ -110,7 +110,7 @@ def load_lerobot_checkpoint(
     world: Any = placed(config.sim)
     declaration.check(world.action_spec, world.proprio_size)
     if declaration.dataset is None:
-        Progress().say(
+        Progress().print_line(
             f"  {folder} does not name its training starts, or its dataset is gone: cannot verify "
             "that the evaluation starts are held out"
         )
@@ -176,7 +176,9 @@ def compare_checkpoints(
     )
     tests = [compare_results(*pair) for pair in pair_results(one.results, two.results)]
     for test in tests:
-        Progress().say(f"  {second} against {first}, {test.condition} ({test.decoding}): {test}")
+        Progress().print_line(
+            f"  {second} against {first}, {test.condition} ({test.decoding}): {test}"
+        )
     comparison = {
         "a": str(first),
         "b": str(second),
@@ -236,7 +238,7 @@ def evaluate_checkpoint(
     """The results of one checkpoint, written to `folder` with starts, recordings and what the
     viewer needs to know of the actions."""
     progress = Progress()
-    progress.say(
+    progress.print_line(
         f"{checkpoint.path}: {starts.num_starts} starts of {checkpoint.config.sim.label}, "
         f"sha256 {starts.sha256[:12]}"
     )

@@ -25,12 +25,12 @@ from vla.policies.denoising import (
 from vla.policies.traits import Cache
 from vla.ranges import (
     ActionTokens,
-    Even,
-    Few,
+    EvenSize,
     InstructionLength,
     NonNegative,
     Positive,
     Size,
+    SmallCount,
     nearest_divisor,
 )
 
@@ -41,17 +41,17 @@ class DiffusionSettings:
 
     cache: ClassVar[Cache | None] = "prefix"
     can_guide: ClassVar[bool] = True
-    chunk: Few
+    chunk: SmallCount
     instruction_length: InstructionLength
-    num_steps: Few
-    num_train_steps: Few
+    num_steps: SmallCount
+    num_train_steps: SmallCount
     prediction: Literal["epsilon", "sample", "v_prediction"]
-    num_stochastic_steps: Few
+    num_stochastic_steps: SmallCount
     min_std: Positive
     clip: Positive
-    width: Even
+    width: EvenSize
     intermediate: Size
-    samples: Few
+    samples: SmallCount
     stop_gradient_to_vlm: bool
     token_weight: NonNegative
     num_tokens: ActionTokens

@@ -33,7 +33,7 @@ from vla.models.vlm import VisionLanguageModel
 from vla.policies.head import Draws, DrawScores, HeadInput
 from vla.policies.token import draw_ids
 from vla.policies.traits import Cache
-from vla.ranges import ActionTokens, Few, InstructionLength, Positive, Temperature
+from vla.ranges import ActionTokens, InstructionLength, Positive, SmallCount, Temperature
 from vla.types import Observation, Trace
 
 
@@ -44,7 +44,7 @@ class FastSettings:
     cache: ClassVar[Cache | None] = "prefix"
     can_guide: ClassVar[bool] = False  # two half-written sequences cannot be combined
     unused: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    chunk: Few
+    chunk: SmallCount
     instruction_length: InstructionLength
     num_tokens: ActionTokens
     scale: Positive

@@ -22,7 +22,15 @@ from vla.policies.denoising import (
     read_denoising_code,
 )
 from vla.policies.traits import Cache
-from vla.ranges import ActionTokens, Even, Few, InstructionLength, NonNegative, Positive, Size
+from vla.ranges import (
+    ActionTokens,
+    EvenSize,
+    InstructionLength,
+    NonNegative,
+    Positive,
+    Size,
+    SmallCount,
+)
 
 
 @dataclass(frozen=True)
@@ -31,17 +39,17 @@ class FlowSettings:
 
     cache: ClassVar[Cache | None] = "prefix"
     can_guide: ClassVar[bool] = True
-    chunk: Few
+    chunk: SmallCount
     instruction_length: InstructionLength
-    num_steps: Few
+    num_steps: SmallCount
     exploration: Literal["one_step", "all_steps", "learned_noise", "matching"]
-    num_stochastic_steps: Few
+    num_stochastic_steps: SmallCount
     noise_level: Positive
     min_noise: Positive
     max_noise: Positive
-    width: Even
+    width: EvenSize
     intermediate: Size
-    samples: Few
+    samples: SmallCount
     time_alpha: Positive
     time_beta: Positive
     stop_gradient_to_vlm: bool

@@ -26,7 +26,7 @@ from vla.models.plan_head import ActionReadout
 from vla.models.vlm import VisionLanguageModel
 from vla.policies.head import Draws, DrawScores, HeadInput
 from vla.policies.traits import Cache
-from vla.ranges import Few, InstructionLength, Positive, Temperature
+from vla.ranges import InstructionLength, Positive, SmallCount, Temperature
 from vla.types import Observation, Trace
 
 
@@ -37,7 +37,7 @@ class RegressionSettings:
     cache: ClassVar[Cache | None] = "perceived"
     can_guide: ClassVar[bool] = True
     unused: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    chunk: Few
+    chunk: SmallCount
     instruction_length: InstructionLength
     min_scale: Positive
     temperature: Temperature

@@ -27,7 +27,7 @@ from vla.models.action_queries import ActionQueries, PlanReader, plan_moments
 from vla.models.vlm import VisionLanguageModel
 from vla.policies.head import Draws, DrawScores, Head, HeadInput
 from vla.policies.traits import Cache
-from vla.ranges import Bins, Few, InstructionLength, Temperature
+from vla.ranges import Bins, InstructionLength, SmallCount, Temperature
 from vla.types import Observation, Trace
 
 
@@ -36,7 +36,7 @@ class TokenSettings:
     """Settings of `policy=token`."""
 
     unused: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    chunk: Few
+    chunk: SmallCount
     num_bins: Bins
     binning: Literal["quantile", "uniform"]
     decoding: Literal["parallel", "autoregressive"]

@@ -174,7 +174,7 @@ class BranchCollector:
             ended = torch.as_tensor(np.asarray(result.terminated) | np.asarray(result.truncated))
             after = torch.from_numpy(self.environment.privileged(ids))
             reward = torch.as_tensor(np.asarray(result.reward), dtype=torch.float32)
-            mine = map_rows(draws, partial(every, first=branch, count=count))
+            mine = map_rows(draws, partial(take_every, first=branch, count=count))
             self._tried.append((first_row + chosen, seen, mine, reward, after, ended))
             self.environment.set_state(start, ids)
 
@@ -209,7 +209,7 @@ class BranchCollector:
         )
 
 
-def every(tensor: Tensor, first: int, count: int) -> Tensor:
+def take_every(tensor: Tensor, first: int, count: int) -> Tensor:
     """Every `count`-th row from `first` on."""
     return tensor[first::count].cpu()
 

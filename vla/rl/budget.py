@@ -71,7 +71,7 @@ class Budget:
     def note_iteration(
         self, metrics: Mapping[str, float], seconds: float, critic_only: bool = False
     ) -> None:
-        """An iteration is over, `seconds` after the first began. `freeze_all_but_critic` ones are no reason
+        """An iteration is over, `seconds` after the first began. `trainable_critic_parameters` ones are no reason
         to stop."""
         spent = self.spent
         spent.recent_seconds = [*spent.recent_seconds, seconds - spent.seconds][-NUM_RECENT:]

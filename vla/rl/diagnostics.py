@@ -127,7 +127,7 @@ class Diagnostics:
         )
         return num_bad > 0
 
-    def took_step(self, norm: float) -> None:
+    def note_step(self, norm: float) -> None:
         """Note an optimizer step and its gradient norm before clipping."""
         self.num_optimizer_steps += 1
         self.norms.append(norm)

@@ -69,7 +69,7 @@ class AdaptiveKL:
                     f"kl_{setting} ({getattr(self, setting)}) must be greater than 0: 6 and 10000 are usual"
                 )
 
-    def updated(self, kl: float, num_trajectories: int) -> AdaptiveKL:
+    def update(self, kl: float, num_trajectories: int) -> AdaptiveKL:
         """The controller after `num_trajectories` trajectories with this mean KL."""
         error = min(max(kl / self.target - 1, -0.2), 0.2)
         return AdaptiveKL(

@@ -157,9 +157,9 @@ def run_iteration(
     threads: Threads,
 ) -> dict[str, float]:
     """One update from one rollout, with its reference log-probs and the KL controller after it."""
-    metrics = describe(rollout, state.iteration, reduce_sum)
+    metrics = rollout_metrics(rollout, state.iteration, reduce_sum)
     if settings.normalize_rewards:
-        state.moments = state.moments.updated(rollout.returns, reduce_sum)
+        state.moments = state.moments.update(rollout.returns, reduce_sum)
         rollout = normalize_rewards(rollout, state.moments, shift_mean=not algorithm.needs_groups)
     ref_logprobs = None
     if reference is not None:
@@ -188,13 +188,13 @@ def run_iteration(
         assert settings.kl_horizon is not None
         controller = AdaptiveKL(state.kl_coefficient, settings.kl_target, settings.kl_horizon)
         num_trajectories = int(metrics["num_trajectories"])
-        state.kl_coefficient = controller.updated(
+        state.kl_coefficient = controller.update(
             metrics["kl_trajectory"], num_trajectories
         ).coefficient
     return metrics
 
 
-def describe(rollout: Rollout, iteration: int, reduce_sum: ReduceSum) -> dict[str, float]:
+def rollout_metrics(rollout: Rollout, iteration: int, reduce_sum: ReduceSum) -> dict[str, float]:
     """Mean return and success of the global rollout, its size, and how many updates old its
     decisions are."""
     returns = rollout.returns.double()

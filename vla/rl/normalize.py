@@ -28,7 +28,7 @@ class RunningMoments:
         variance = self.squares / (self.count - 1) if self.count > 1 else 0.0
         return variance**0.5 if variance > 0 else 1.0
 
-    def updated(
+    def update(
         self, values: Float[Tensor, "K"], reduce_sum: ReduceSum = single_process
     ) -> RunningMoments:
         """The moments with these values (of all processes) added; NaN are left out."""

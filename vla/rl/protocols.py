@@ -95,14 +95,14 @@ class VectorEnvironment(Protocol):
 
 
 @runtime_checkable
-class Keeper(Protocol):
+class RolloutSaver(Protocol):
     """Where a rollout under way is kept, so that another process can go on with it."""
 
     def load(self) -> Any:
         """What was kept of the rollout that begins; None: it begins at its starts."""
         ...
 
-    def pause(self, state: Callable[[], Any]) -> None:
+    def save_if_due(self, state: Callable[[], Any]) -> None:
         """Between two decisions: maybe keep the state."""
         ...
 

@@ -101,7 +101,7 @@ class AdapterOff:
         """Nothing to restore: the base weights are the reference."""
 
 
-class Cached:
+class CachedReference:
     """Log-probs from elsewhere: kept with the rollout (`rollout_logprobs`), from another process,
     or from a file."""
 
@@ -140,14 +140,14 @@ def make_reference(
     policy: Any,
     micro_batch_rows: int,
     without_adapter: Callable[[], AbstractContextManager[Any]] | None = None,
-) -> FrozenCopy | AdapterOff | Cached:
+) -> FrozenCopy | AdapterOff | CachedReference:
     """The reference called `kind`; "auto" is the adapter off where `without_adapter` says how, else
     a frozen copy.
 
     Raises ValueError for "adapter_off" without an adapter.
     """
     if kind == "rollout":
-        return Cached(rollout_logprobs)
+        return CachedReference(rollout_logprobs)
     if kind == "adapter_off" and without_adapter is None:
         raise ValueError(
             "rl.reference (adapter_off) needs a policy that is its base without the adapter, a language model with "

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vla.rl.protocols import Critic, Keeper, Observe, Policy, VectorEnvironment
+from vla.rl.protocols import Critic, Observe, Policy, RolloutSaver, VectorEnvironment
 from vla.rl.rollout_state import RolloutBuffer, restore_rollout, rollout_state
 from vla.types import Decision, Observation, Rollout, concatenate_rows, map_rows
 
@@ -29,7 +29,7 @@ def collect_rollout(
     version: int = 0,
     on_decision: Callable[[int], None] | None = None,
     before_step: Callable[[Observation, Decision, np.ndarray], None] | None = None,
-    keeper: Keeper | None = None,
+    saver: RolloutSaver | None = None,
 ) -> Rollout:
     """Run `group_size` trajectories from every seed to their end; trajectory `i` starts from
     `seeds[i // group_size]`.
@@ -38,7 +38,7 @@ def collect_rollout(
     start, so the batch stays full to the end. Rows of different trajectories are interleaved, each
     trajectory's in the order of time. A policy with a critic is asked once more for the value of
     the final observation of truncated trajectories. `on_decision` hears how many trajectories have
-    ended, `before_step` every decision before it is executed, with the environments' ids. `keeper`
+    ended, `before_step` every decision before it is executed, with the environments' ids. `saver`
     is told between two decisions, and knows of a rollout that another process began.
     """
     if group_size < 1 or not len(seeds):
@@ -49,7 +49,7 @@ def collect_rollout(
     store = RolloutBuffer(torch.from_numpy(starts))
     running = torch.arange(min(environment.num_envs, len(starts)))  # trajectory in each place
     ids, pending = np.arange(len(running)), len(running)
-    kept = None if keeper is None else keeper.load()
+    kept = None if saver is None else saver.load()
     if kept is None:
         observation = observe(environment.reset(starts[: len(ids)].tolist(), ids))
     else:
@@ -78,8 +78,8 @@ def collect_rollout(
             ids, running = np.concatenate([ids, places]), torch.cat([running, fresh])
         if on_decision is not None:
             on_decision(int((store.terminated | store.truncated).sum()))
-        if keeper is not None and len(running):
-            keeper.pause(partial(rollout_state, store, running, ids, pending, observation))
+        if saver is not None and len(running):
+            saver.save_if_due(partial(rollout_state, store, running, ids, pending, observation))
     return _assemble(store, group_size, version)
 
 

@@ -27,7 +27,7 @@ class AlgorithmTraits(Protocol):
         ...
 
     @property
-    def kl_in(self) -> KLPlacement | None:
+    def kl_placement(self) -> KLPlacement | None:
         """Where that penalty enters; None for an algorithm that has no such setting."""
         ...
 

@@ -104,7 +104,7 @@ def update(
     if settings.importance_cap is not None:
         batch = correct_for_behaviour(policy, batch, settings, reduce_sum)
     parameters = [p for p in policy.parameters() if p.requires_grad]
-    movable = freeze_all_but_critic(policy) if critic_warmup else parameters
+    movable = trainable_critic_parameters(policy) if critic_warmup else parameters
     rows, unit, diagnostics = (
         batch.active_rows,
         shuffle_units(rollout),
@@ -151,7 +151,7 @@ def update(
             steps = take_step(
                 optimizer, movable, None if critic_warmup else settings.target_step_kl, kl
             )
-            diagnostics.took_step(float(norm))
+            diagnostics.note_step(float(norm))
     optimizer.zero_grad()
     return {**batch.metrics, **diagnostics.summary(), **steps}
 
@@ -213,7 +213,7 @@ def minibatches(
     return [rows[place * count // max(len(found), 1) == part] for part in range(count)]
 
 
-def freeze_all_but_critic(policy: Any) -> list[Parameter]:
+def trainable_critic_parameters(policy: Any) -> list[Parameter]:
     """What value warm-up may move."""
     return [p for p in policy.critic_parameters() if p.requires_grad]
 

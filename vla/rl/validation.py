@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def shown(value: float | None) -> str:
+def format_value(value: float | None) -> str:
     """A number as YAML writes it."""
     return "null" if value is None else str(value)
 
@@ -36,7 +36,7 @@ def check_one_of(setting: str, value: str, choices: Sequence[str]) -> None:
         raise ValueError(f"{setting} ({value!r}) must be one of {', '.join(choices)}")
 
 
-def clip_range(low: float, high: float, dual: float | None = None) -> None:
+def check_clip_range(low: float, high: float, dual: float | None = None) -> None:
     """The clip keeps the ratio in [1 - low, 1 + high]; a dual clip must lie above 1."""
     check_within(
         "clip_low",
@@ -54,7 +54,7 @@ def clip_range(low: float, high: float, dual: float | None = None) -> None:
         )
 
 
-def draw_by_draw(ratio_level: str, clip_first_draw: float, draw_discount: float) -> None:
+def check_per_draw_settings(ratio_level: str, clip_first_draw: float, draw_discount: float) -> None:
     """What differs from draw to draw needs a ratio for each."""
     if ratio_level == "decision" and (clip_first_draw < 1 or draw_discount < 1):
         raise ValueError(

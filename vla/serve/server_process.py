@@ -12,7 +12,7 @@ import sys
 from types import FrameType
 from typing import Any
 
-from vla.interrupt import handling_signals
+from vla.interrupt import handle_signals
 from vla.serve.connections import MAX_STRANGERS
 from vla.serve.server import PolicyServer
 
@@ -83,6 +83,6 @@ async def _serve(server: PolicyServer, host: str, port: int, name: str) -> bool:
         address = f"[{host}]" if ":" in host else host
         print(f"{name} is served at {scheme}://{address}:{taken} (Ctrl-C ends)", flush=True)
 
-    with handling_signals(stop) as outside:
+    with handle_signals(stop) as outside:
         before |= outside
         return await server.run(host, port, announce)

@@ -13,7 +13,7 @@ from vla.config.text import Fit
 from vla.sft.loop import Metrics, SupervisedSettings, SupervisedTrainer
 from vla.sft.stage import TrainingStage
 from vla.threads import SINGLE_THREAD, Threads, split_evenly
-from vla.training.distributed import SINGLE_PROCESS, Processes, process_share
+from vla.training.distributed import SINGLE_PROCESS, Processes, shard_rows
 
 Rows = Sequence[int]
 """Numbers of examples."""
@@ -94,7 +94,7 @@ def train_on_examples(
         batch = batches(step)
         before_batch(batch)
         total = weight_of(batch)
-        own = torch.tensor(process_share(batch, processes))
+        own = torch.tensor(shard_rows(batch, processes))
         return [
             (rows.tolist(), total) for rows in split_evenly(own, settings.rows_per_pass, threads)
         ]

@@ -20,7 +20,7 @@ from vla.collectives import sum_gradients
 from vla.threads import SINGLE_THREAD, Threads, add_gradients
 from vla.training.distributed import SINGLE_PROCESS, Processes
 from vla.training.optim import EMA, CombinedOptimizer, ScheduleKind, make_optimizer, schedule_scale
-from vla.training.process_agreement import main_process_seconds
+from vla.training.synchronization import main_process_seconds
 
 Metrics = dict[str, float]
 

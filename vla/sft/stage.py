@@ -33,12 +33,12 @@ class TrainingStage:
         self.saved = self.run.load(self.name)
         if self.saved is not None and "state" not in self.saved:
             raise ValueError(
-                f"{self.run.checkpoints(self.name)} was written by an earlier version, in another "
+                f"{self.run.checkpoint_folder(self.name)} was written by an earlier version, in another "
                 "form: start the run anew, without resume"
             )
         self.constants: dict[str, Tensor] = {} if self.saved is None else self.saved["constants"]
         done = 0 if self.saved is None else self.saved["state"]["step"]
-        self._shown = self.run.progress.stage(self.name, self.num_steps, done)
+        self._shown = self.run.progress.bar(self.name, self.num_steps, done)
         self._bar = self._shown.__enter__()
         return self
 
@@ -65,7 +65,7 @@ class TrainingStage:
         self._bar.advance(loss=loss)
         is_over = self._trainer.is_over
         stop = self.run.stop.requested
-        if is_over or stop or self.run.due(step):
+        if is_over or stop or self.run.checkpoint_due(step):
             self._save(is_over)
         if stop:
             self.run.check_stop()

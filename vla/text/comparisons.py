@@ -165,7 +165,7 @@ def compare_by_judge(
             rank_by_judge, judge, completions[0].prompt, [said.text for said in completions]
         )
         scores = torch.tensor(
-            ranked() if pieces is None else pieces.take_plain(list[float], ranked)
+            ranked() if pieces is None else pieces.next_value(list[float], ranked)
         )
         found = ranks_from_scores(scores)
         if found is None or completions[found[0]].ids == completions[found[1]].ids:

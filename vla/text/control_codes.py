@@ -121,11 +121,11 @@ def evaluate_steering(
             asked=mode.prompts.asked,
         )
         results.append(evaluate_open_answers(said, mode.gold))
-        mode.run.progress.say(
+        mode.run.progress.print_line(
             f"asked for {level_label(level, len(chats))}{how}: gold reward {results[-1]}"
         )
     change = compare_results(results[0], results[-1], noun="prompts")
-    mode.run.progress.say(f"the best code against the worst{how}: {change}")
+    mode.run.progress.print_line(f"the best code against the worst{how}: {change}")
     by_code = {
         level_label(level, len(chats)): result.without_outputs()
         for level, result in enumerate(results, start=1)

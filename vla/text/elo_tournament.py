@@ -142,12 +142,12 @@ def run_tournament(runs: Sequence[Path], output: Path, url: str | None, model: s
     players = find_players(runs)
     sets, progress = held_out_prompts(players), Progress()
     prompts = sets.evaluation
-    progress.say(f"{len(players)} models answer {len(prompts)} held-out prompts")
+    progress.print_line(f"{len(players)} models answer {len(prompts)} held-out prompts")
     answers = [answer_prompts(player, sets) for player in players]
     preferences = compare_answers(answers, prompts, make_judge(url, model, players[0].config))
     found = standings([player.name for player in players], preferences)
     for standing in found:
-        progress.say(f"  {standing}")
+        progress.print_line(f"  {standing}")
     judge = (
         f"gold reward {players[0].config.text.gold}"
         if url is None

@@ -37,4 +37,4 @@ def append_samples(run: Run, iteration: int, episodes: Sequence[TextEpisode]) ->
         }
         for episode in episodes
     ]
-    run.append("samples.jsonl", rows)
+    run.append_lines("samples.jsonl", rows)

@@ -48,7 +48,7 @@ def train_format(run: Run, setup: RlvrSetup) -> dict[str, EvaluationResult]:
     with TrainingStage(run, "format", settings.format_sft_steps) as stage:
         fit_examples(policy, examples, fitting, run.seed("format"), stage, run.processes)
     result = evaluate_kept(run, setup, "taught")
-    run.progress.say(f"after the format examples: {result} on the same problems")
+    run.progress.print_line(f"after the format examples: {result} on the same problems")
     return {"after the format examples": result.without_outputs()}
 
 

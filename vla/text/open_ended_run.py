@@ -93,12 +93,12 @@ class OpenMode:
         """The gold rewards of one greedy answer to every evaluation prompt, kept under the name."""
 
         def answer(pieces: ResumableWork) -> EvaluationResult:
-            with self.run.timer("judge"):
+            with self.run.timer("evaluation"):
                 answers = self.say(self.prompts.evaluation, 1, pieces, greedy=True)
                 return evaluate_open_answers(answers, self.gold)
 
         result: EvaluationResult = load_or_compute(self.run, name, EvaluationResult, answer, of)
-        self.run.progress.say(f"{name}: gold reward {result}, held-out prompts")
+        self.run.progress.print_line(f"{name}: gold reward {result}, held-out prompts")
         return result
 
     def finish(
@@ -112,5 +112,5 @@ class OpenMode:
         decided = (
             "no answer is better or worse" if wins is None else f"better among decided: {wins}"
         )
-        self.run.progress.say(f"change: {change}; {decided}")
+        self.run.progress.print_line(f"change: {change}; {decided}")
         return finish(self.run, title, results, pair_open_answers(before, after), self.parts)

@@ -17,9 +17,9 @@ from vla.rl.rollout import collect_rollout
 from vla.text.environment import TextEnvironment, TextEpisode
 from vla.text.problems import Problem
 from vla.text.text_report import Pair
-from vla.training.distributed import SINGLE_PROCESS, Processes, process_share
-from vla.training.process_agreement import failing_together
+from vla.training.distributed import SINGLE_PROCESS, Processes, shard_rows
 from vla.training.resumable_work import ResumableWork
+from vla.training.synchronization import propagate_errors
 
 EVALUATION_TOKENS = 2**15
 """Tokens of the prompts and answers under way in an evaluation, at their longest."""
@@ -66,12 +66,10 @@ def evaluate_problems(
     environment.take_episodes()
     if pieces is not None:
         pieces.parts["environment"] = environment
-    share, own = process_share(numbers, processes), success_result((), (), None)
+    share, own = shard_rows(numbers, processes), success_result((), (), None)
 
     def run_share() -> EvaluationResult:
-        rollout = collect_rollout(
-            policy, environment, share, 1, observe, greedy=True, keeper=pieces
-        )
+        rollout = collect_rollout(policy, environment, share, 1, observe, greedy=True, saver=pieces)
         assert rollout.success is not None
         episodes = environment.take_episodes()
         measures = {
@@ -90,12 +88,14 @@ def evaluate_problems(
         )
 
     # The seeds of runs depend on the name of the draws.
-    with failing_together(processes), processes.process_rng("judge"):
+    with propagate_errors(processes), processes.process_rng("judge"):
         if len(share):
             own = (
                 run_share()
                 if pieces is None
-                else pieces.take(run_share, EvaluationResult.to_dict, EvaluationResult.from_dict)
+                else pieces.next_piece(
+                    run_share, EvaluationResult.to_dict, EvaluationResult.from_dict
+                )
             )
     return merge_shares(processes.gather(own))
 
@@ -133,15 +133,15 @@ def evaluate_samples(
     environment.take_episodes()
     if pieces is not None:
         pieces.parts["environment"] = environment
-    share, own = process_share(numbers, processes), []
+    share, own = shard_rows(numbers, processes), []
 
     def run_share() -> list[TextEpisode]:
-        collect_rollout(policy, environment, share, count, observe, keeper=pieces)
+        collect_rollout(policy, environment, share, count, observe, saver=pieces)
         return environment.take_episodes()
 
-    with failing_together(processes), processes.process_rng("samples"):
+    with propagate_errors(processes), processes.process_rng("samples"):
         if len(share):
-            own = run_share() if pieces is None else pieces.take_plain(list[TextEpisode], run_share)
+            own = run_share() if pieces is None else pieces.next_value(list[TextEpisode], run_share)
     by_question: dict[str, list[TextEpisode]] = {}
     for episode in chain(*processes.gather(own)):
         by_question.setdefault(episode.problem.question, []).append(episode)

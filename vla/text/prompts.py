@@ -230,7 +230,7 @@ def _complete(
 
     batches = [partial(batch, start) for start in range(0, len(prompts), step)]
     said = [
-        made() if pieces is None else pieces.take_plain(list[list[Completion]], made)
+        made() if pieces is None else pieces.next_value(list[list[Completion]], made)
         for made in batches
     ]
     return list(chain.from_iterable(said))

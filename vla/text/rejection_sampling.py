@@ -47,7 +47,7 @@ def sample_winners(
             return pick_winners(problems, completions, rewards, min_reward)
 
     winners: list[Example] = load_or_compute(run, name, list[Example], sample)
-    run.progress.say(f"{name}: {len(winners)} of {len(problems)} problems have a winner")
+    run.progress.print_line(f"{name}: {len(winners)} of {len(problems)} problems have a winner")
     return winners
 
 

@@ -104,7 +104,7 @@ def train_reward_model(
     if pairs:
         share = f"{right} of {pairs} pairs ({100 * right / pairs:.0f} %)"
         text = f"orders {share} of {len(held_out)} held-out rankings right"
-    mode.run.progress.say(f"reward model: {text}")
+    mode.run.progress.print_line(f"reward model: {text}")
     return model, {
         "rankings": len(train),
         "held-out rankings": len(held_out),

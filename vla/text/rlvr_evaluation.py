@@ -35,7 +35,7 @@ def evaluate_kept(run: Run, setup: RlvrSetup, name: str, of: int | None = None) 
     iterations before it."""
 
     def evaluate(pieces: ResumableWork) -> EvaluationResult:
-        with run.stage("judge"):
+        with run.stage("evaluation", seed_name="judge"):
             return evaluate_problems(
                 setup.policy,
                 setup.held_out,
@@ -45,7 +45,7 @@ def evaluate_kept(run: Run, setup: RlvrSetup, name: str, of: int | None = None) 
                 pieces=pieces,
             )
 
-    result: EvaluationResult = load_or_compute(run, name, EvaluationResult, evaluate, of=of)
+    result: EvaluationResult = load_or_compute(run, name, EvaluationResult, evaluate, depends_on=of)
     return result
 
 
@@ -54,7 +54,7 @@ def evaluate_sampled(run: Run, setup: RlvrSetup, of: int) -> dict[str, Evaluatio
     settings = setup.settings
 
     def sample(pieces: ResumableWork) -> dict[str, EvaluationResult]:
-        with run.stage("judge"):
+        with run.stage("evaluation", seed_name="judge"):
             if settings.num_samples == 0:
                 return {}
             return evaluate_samples(
@@ -69,7 +69,7 @@ def evaluate_sampled(run: Run, setup: RlvrSetup, of: int) -> dict[str, Evaluatio
             )
 
     results: dict[str, EvaluationResult] = load_or_compute(
-        run, "sampled", dict[str, EvaluationResult], sample, of=of
+        run, "sampled", dict[str, EvaluationResult], sample, depends_on=of
     )
     return results
 

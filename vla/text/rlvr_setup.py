@@ -21,7 +21,7 @@ from vla.text.language_model import LanguageParts, load_language_parts
 from vla.text.problem_evaluation import rows_at_once, rows_of_rollout
 from vla.text.problem_sets import ProblemSets, describe_shortfalls, make_problem_sets
 from vla.text.problems import Problem, max_answer_tokens
-from vla.training.distributed import Processes, broadcast_weights, process_share
+from vla.training.distributed import Processes, broadcast_weights, shard_rows
 from vla.training.run import Run
 
 CALL_TOKENS = 8
@@ -52,7 +52,7 @@ class RlvrSetup:
     def draw_problems(self, iteration: int, attempt: int, count: int) -> list[int]:
         """Numbers of `count` training problems for this process, as the curriculum draws them."""
         total = count * self.processes.num_processes
-        return process_share(self.curriculum.draw(iteration, attempt, total), self.processes)
+        return shard_rows(self.curriculum.draw(iteration, attempt, total), self.processes)
 
 
 def set_up_rlvr(run: Run, config: TextConfig, reader: RowReader, rewards: Rewards) -> RlvrSetup:
@@ -77,7 +77,7 @@ def set_up_rlvr(run: Run, config: TextConfig, reader: RowReader, rewards: Reward
         "rl.num_start_states": (config.rl.num_start_states, len(sets.train)),
     }
     for line in describe_shortfalls(asked):
-        run.progress.say(line)
+        run.progress.print_line(line)
     if run.processes.is_main:
         write_json(run.folder.path / "problems.json", sets.manifest())
     return setup

@@ -24,7 +24,7 @@ from vla.data.rows import RowReader
 from vla.generation.hf_decoder import hidden_states, output_head, uses_full_attention
 from vla.generation.logprobs import token_logprobs
 from vla.text.problems import ARITHMETIC, GYM, WORD_FAMILIES, is_held_out, make_family
-from vla.training.distributed import SINGLE_PROCESS, Processes, process_share
+from vla.training.distributed import SINGLE_PROCESS, Processes, shard_rows
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def cross_entropy(
     """Nats per learned token; `logprobs_of` gives what `packed_logprobs` does."""
     total = sum(
         -float(logprobs_of(texts[i : i + at_once])[0].sum())
-        for i in process_share(range(0, len(texts), at_once), processes)
+        for i in shard_rows(range(0, len(texts), at_once), processes)
     )
     return float(processes.reduce_sum(torch.tensor(total, dtype=torch.float64))) / num_learned(
         texts

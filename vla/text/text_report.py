@@ -137,7 +137,7 @@ def finish(
     The results, with what all sessions of the run have cost.
     """
     run.results |= results
-    run.write()
+    run.write_results()
     whole = {name: value for name, value in run.results.items() if name != "stages"}
     if run.processes.is_main:
         write_report(run.folder, title, whole, pairs)

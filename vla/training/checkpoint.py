@@ -27,7 +27,7 @@ from vla.files.writing import (
     restore_folders,
     write_json,
 )
-from vla.training.state_files import num_bytes, read_state, write_state
+from vla.training.state_files import read_state, tensor_bytes, write_state
 
 SPARE_BYTES = 2**20
 """Room for what is written beside the tensors."""
@@ -64,7 +64,7 @@ def save_checkpoint(
     restore_folders(folder)
     final = folder / f"step-{step:06d}"
     try:
-        check_room(folder, num_bytes(list(state.values())) + SPARE_BYTES)
+        check_disk_space(folder, tensor_bytes(list(state.values())) + SPARE_BYTES)
         with atomic_folder(final) as unfinished:
             write_state(unfinished, state)
             for name, text in (texts or {}).items():
@@ -76,7 +76,7 @@ def save_checkpoint(
         raise DiskFull(disk_full_message(final, error)) from None
     if score is not None:
         mark_best(folder, final.name, score)
-    prune(folder, keep)
+    prune_checkpoints(folder, keep)
     return final
 
 
@@ -147,7 +147,7 @@ def mark_best(folder: Path, name: str, score: float) -> None:
         write_json(folder / "best.json", {"checkpoint": name, "score": score})
 
 
-def prune(folder: Path, keep: int) -> None:
+def prune_checkpoints(folder: Path, keep: int) -> None:
     """Remove all but the last `keep` checkpoints and the best."""
     best = best_checkpoint(folder)
     for path in list_checkpoints(folder)[: -max(keep, 1)]:
@@ -155,7 +155,7 @@ def prune(folder: Path, keep: int) -> None:
             shutil.rmtree(path)
 
 
-def check_room(folder: Path, needed: int) -> None:
+def check_disk_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OSError(

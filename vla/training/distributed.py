@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from vla.collectives import single_process
-from vla.runtime import num_launched
+from vla.runtime import world_size
 from vla.training.seed import derive_seed
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -94,7 +94,7 @@ class SingleProcess:
 SINGLE_PROCESS = SingleProcess(torch.device("cpu"), bf16=False)
 """What functions run in that are told of no processes."""
 
-PATIENCE = timedelta(days=1)
+COLLECTIVE_TIMEOUT = timedelta(days=1)
 """How long a process waits for the others: one of them may make demonstrations meanwhile. The
 launcher ends all when one of them dies.
 """
@@ -111,7 +111,7 @@ class ManyProcesses:
         self.accelerator = Accelerator(
             cpu=chosen.type == "cpu",
             mixed_precision="bf16" if bf16 else "no",
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=COLLECTIVE_TIMEOUT)],
         )
         self.device = self.accelerator.device
         self.rank = self.accelerator.process_index
@@ -154,9 +154,9 @@ def end_process_group() -> None:
         torch.distributed.destroy_process_group()
 
 
-def start_processes(device: DeviceName, precision: Precision) -> Processes:
+def init_processes(device: DeviceName, precision: Precision) -> Processes:
     """This process alone, or as one of those that a launcher started."""
-    if num_launched() > 1:
+    if world_size() > 1:
         return ManyProcesses(device, precision)
     chosen = choose_device(device)
     return SingleProcess(chosen, uses_bf16(precision, chosen))
@@ -189,14 +189,14 @@ def broadcast_weights(module: nn.Module, processes: Processes) -> None:
         )
 
 
-def process_share(rows: Any, processes: Processes) -> Any:
+def shard_rows(rows: Any, processes: Processes) -> Any:
     """The rows of a global list, array or tensor that this process handles: every
     `num_processes`-th."""
     return rows[processes.rank :: processes.num_processes]
 
 
-def merge_shares(shares: Sequence[Any]) -> list[Any]:
-    """The global list that `process_share` cut: what was made of its shares, in the order of the rows
+def merge_shards(shares: Sequence[Any]) -> list[Any]:
+    """The global list that `shard_rows` cut: what was made of its shares, in the order of the rows
     again."""
     total = sum(map(len, shares))
     return [shares[i % len(shares)][i // len(shares)] for i in range(total)]

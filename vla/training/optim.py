@@ -218,7 +218,7 @@ class EMA:
         )
 
     @contextmanager
-    def swapped(self, module: nn.Module) -> Iterator[None]:
+    def use_average(self, module: nn.Module) -> Iterator[None]:
         """Within the block the module has the averaged weights; after it, its own again."""
         own = {name: parameter.detach().clone() for name, parameter in trainable_parameters(module)}
         self.copy_to(module)
@@ -231,7 +231,7 @@ class EMA:
         """Give the module the averaged weights for good."""
         load_weights(self.average, module)
 
-    def whole_state(self, module: nn.Module) -> dict[str, Tensor]:
+    def averaged_state_dict(self, module: nn.Module) -> dict[str, Tensor]:
         """A copy of the module's whole state with the averaged weights in it; the module keeps its
         own."""
         state = copy_weights(module)

@@ -37,24 +37,24 @@ class Progress:
         """One that nobody sees."""
         return cls(open(os.devnull, "w"))  # type: ignore[arg-type]
 
-    def say(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         """Print a line of its own."""
         print(text, file=self.stream, flush=True)
 
     @contextmanager
-    def stage(self, name: str, total: int, done: int = 0) -> Iterator[ProgressStage]:
+    def bar(self, name: str, total: int, done: int = 0) -> Iterator[ProgressBar]:
         """A stage of `total` steps, `done` of them before a resume; call `stage.advance(loss=...)`
         after each."""
         if self.is_terminal:
             with rich_bars(self.stream) as bars:
                 task = bars.add_task(name, total=total, completed=done, numbers="")
-                yield BarStage(bars, task, done)
+                yield RichBar(bars, task, done)
         else:
-            yield LineStage(name, total, done, self.say, self.clock)
+            yield LineBar(name, total, done, self.print_line, self.clock)
 
 
 @runtime_checkable
-class ProgressStage(Protocol):
+class ProgressBar(Protocol):
     """A stage under way."""
 
     def advance(self, num_steps: int = 1, **numbers: float) -> None:
@@ -65,13 +65,13 @@ class ProgressStage(Protocol):
         """Note how many steps of the stage are done; fewer than before change nothing."""
         ...
 
-    def expect(self, total: int) -> None:
+    def set_total(self, total: int) -> None:
         """How many steps it will come to, where that is only known on the way: a stage that ends by
         the clock."""
         ...
 
 
-class BarStage:
+class RichBar:
     """A rich bar; `done` steps were made before a resume."""
 
     def __init__(self, bars: RichProgress, task: TaskID, done: int = 0):
@@ -85,11 +85,11 @@ class BarStage:
         if done > self.done:
             self.advance(done - self.done, **numbers)
 
-    def expect(self, total: int) -> None:
+    def set_total(self, total: int) -> None:
         self.bars.update(self.task, total=total)
 
 
-class LineStage:
+class LineBar:
     """Prints the first step, the last, and between them one line every ten seconds."""
 
     def __init__(
@@ -97,10 +97,10 @@ class LineStage:
         name: str,
         total: int,
         done: int,
-        say: Callable[[str], None],
+        print_line: Callable[[str], None],
         clock: Callable[[], float],
     ):
-        self.name, self.total, self.say, self.clock = name, total, say, clock
+        self.name, self.total, self.print_line, self.clock = name, total, print_line, clock
         self.done = self.resumed_at = done
         self.started, self.last_line = clock(), float("-inf")
 
@@ -116,7 +116,7 @@ class LineStage:
             if left <= 0
             else f"{format_seconds(left)} left"
         )
-        self.say(
+        self.print_line(
             f"{self.name} {self.done}/{self.total}  {took_or_left}  {format_numbers(numbers)}".rstrip()
         )
 
@@ -124,7 +124,7 @@ class LineStage:
         if done > self.done:
             self.advance(done - self.done, **numbers)
 
-    def expect(self, total: int) -> None:
+    def set_total(self, total: int) -> None:
         self.total = total
 
 

@@ -19,10 +19,10 @@ from vla.files.reading import read_json, type_adapter, validating_file
 from vla.files.writing import write_atomically
 from vla.rl.rollout_state import decode_rollout, encode_rollout
 from vla.training.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
-from vla.training.process_agreement import broadcast_from_main
 from vla.training.run import Run, Stateful
 from vla.training.seed import restore_rng, rng_state
 from vla.training.state_files import TensorCollector, decode_state, encode_state
+from vla.training.synchronization import broadcast_from_main
 from vla.types import Rollout
 
 T = TypeVar("T")
@@ -42,7 +42,7 @@ class ResumableWork:
     `before_save` is called with the random numbers that the pieces began with: the stage saves what
     they depend on, if it has not yet.
 
-    It is the `Keeper` of `vla.rl.protocols` for the piece under way.
+    It is the `RolloutSaver` of `vla.rl.protocols` for the piece under way.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class ResumableWork:
     ) -> None:
         self.run, self.key, self.parts, self.before_save = run, key, dict(parts or {}), before_save
         rank = run.processes.rank
-        self.folder = run.checkpoints(stage) / ("pieces" if rank == 0 else f"pieces-{rank}")
+        self.folder = run.checkpoint_folder(stage) / ("pieces" if rank == 0 else f"pieces-{rank}")
         self.rng = rng_state()
         newest = last_checkpoint(self.folder)
         saved = None if newest is None else load_checkpoint(newest)
@@ -64,7 +64,7 @@ class ResumableWork:
         self.finished: list[Callable[[], Any]] = []
         self._current: Any = None
 
-    def take(
+    def next_piece(
         self, make: Callable[[], T], encode: Callable[[T], Any], decode: Callable[[Any], T]
     ) -> T:
         """The next piece: as a checkpoint holds it, or made."""
@@ -77,16 +77,16 @@ class ResumableWork:
         made = make()
         self.finished.append(lambda: encode(made))
         self._current = None
-        self.pause(lambda: None)
+        self.save_if_due(lambda: None)
         return made
 
-    def take_rollout(self, make: Callable[[], Rollout]) -> Rollout:
-        return self.take(make, encode_rollout, decode_rollout)
+    def next_rollout(self, make: Callable[[], Rollout]) -> Rollout:
+        return self.next_piece(make, encode_rollout, decode_rollout)
 
-    def take_plain(self, kind: Any, make: Callable[[], Any]) -> Any:
+    def next_value(self, kind: Any, make: Callable[[], Any]) -> Any:
         """A piece of this type: dataclasses, lists and mappings of plain values."""
         plain = type_adapter(kind)
-        return self.take(
+        return self.next_piece(
             make, lambda made: plain.dump_python(made, mode="json"), plain.validate_python
         )
 
@@ -95,13 +95,13 @@ class ResumableWork:
         current, self._current = self._current, None
         return current
 
-    def pause(self, state: Callable[[], Any]) -> None:
+    def save_if_due(self, state: Callable[[], Any]) -> None:
         """Between two steps of the work: save where it is time to or someone asked to stop, and
         leave then. `state` is that of the piece under way. Of many processes each saves its own,
         and all leave together later.
         """
         stop = self.run.processes.num_processes == 1 and self.run.stop.requested
-        if not (stop or self.run.late):
+        if not (stop or self.run.checkpoint_overdue):
             return
         self.before_save(self.rng)
         whole = {
@@ -129,7 +129,7 @@ class ResumableWork:
 
 def remove_finished_work(run: Run, stage: str) -> None:
     """Remove what is kept of the pieces of a stage that is over."""
-    of_stage = run.checkpoints(stage)
+    of_stage = run.checkpoint_folder(stage)
     for folder in of_stage.glob("pieces*"):
         shutil.rmtree(folder, ignore_errors=True)
     with suppress(OSError):  # it holds checkpoints too, or there is none

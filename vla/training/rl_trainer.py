@@ -27,15 +27,15 @@ from vla.rl.update import UpdateSettings
 from vla.statistics import SuccessRate
 from vla.threads import SINGLE_THREAD, Threads
 from vla.training.optim import EMA, Schedule, copy_weights, make_optimizer
-from vla.training.process_agreement import failing_together, main_process_seconds
-from vla.training.progress import ProgressStage
+from vla.training.progress import ProgressBar
 from vla.training.resumable_work import ResumableWork, remove_finished_work
 from vla.training.run import Run, Stateful
 from vla.training.seed import torch_generator
+from vla.training.synchronization import main_process_seconds, propagate_errors
 from vla.types import Rollout
 
 STAGE = "rl"
-SHOWN = (
+PROGRESS_METRICS = (
     "success",
     "greedy_success",
     "return_mean",
@@ -65,8 +65,8 @@ class RLTask:
             off.
         record: called after a validation with the actor's own weights, e.g. to keep episodes.
         collect: makes an iteration's rollout out of calls of `sample`; None: a single call.
-        saved: further parts of a checkpoint.
-        under_way: parts that change while a rollout is collected.
+        checkpoint_parts: further parts of a checkpoint.
+        rollout_parts: parts that change while a rollout is collected.
         group_size: trajectories that the algorithm compares.
         minibatch_seed: purpose of the seed that shuffles minibatches.
         evaluation_timer: timer of the evaluation before RL; the one after takes about as long.
@@ -84,14 +84,14 @@ class RLTask:
     validate_ends: bool = False
     record: Callable[[int, Reference | None], None] | None = None
     collect: Callable[[int, Sample], Rollout] | None = None
-    saved: Mapping[str, Stateful] = field(default_factory=dict)
-    under_way: Mapping[str, Stateful] = field(default_factory=dict)
+    checkpoint_parts: Mapping[str, Stateful] = field(default_factory=dict)
+    rollout_parts: Mapping[str, Stateful] = field(default_factory=dict)
     without_adapter: Callable[[], AbstractContextManager[Any]] | None = None
     threads: Threads = SINGLE_THREAD
 
 
 @runtime_checkable
-class RecallingPolicy(Protocol):
+class ActivationReusingPolicy(Protocol):
     """A policy that can reuse the rollout's activations in the update (`vla.generation.activation_cache`)."""
 
     recall: ActivationCache | None
@@ -143,7 +143,7 @@ class RLTrainer:
         self.loop = LoopState(torch_generator(run.train.seed, task.minibatch_seed))
         self.budget = Budget(
             settings_from(Limits, rl),
-            main_process_seconds(run.seconds_of(task.evaluation_timer), self.processes),
+            main_process_seconds(run.stage_seconds(task.evaluation_timer), self.processes),
         )
         self.schedule = Schedule(
             self.optimizer,
@@ -195,7 +195,7 @@ class RLTrainer:
                 self._validate(0)  # the weights before RL are the first candidate
             if not self.over:
                 name = f"RL ({type(self.algorithm).__name__})"
-                with run.progress.stage(name, rl.num_iterations, self.loop.iteration) as bar:
+                with run.progress.bar(name, rl.num_iterations, self.loop.iteration) as bar:
                     self._iterate(bar)
         run.check_stop()
         remove_finished_work(run, STAGE)
@@ -204,7 +204,7 @@ class RLTrainer:
             self.actor.load_state_dict(ending)
         return self._summary()
 
-    def _iterate(self, bar: ProgressStage) -> None:
+    def _iterate(self, bar: ProgressBar) -> None:
         train_rl(
             self.learner,
             self.algorithm,
@@ -231,25 +231,25 @@ class RLTrainer:
 
     def _sample(self, number: int) -> Rollout:
         """This process's rollout `number`. What is finished of it is kept where it takes long."""
-        parts = dict(self.task.under_way)
-        recall = self.actor.recall if isinstance(self.actor, RecallingPolicy) else None
+        parts = dict(self.task.rollout_parts)
+        recall = self.actor.recall if isinstance(self.actor, ActivationReusingPolicy) else None
         if recall is not None:
             # Also where the last update changed no weight: a resumed run begins without any.
             recall.forget()
             parts["recall"] = recall
         pieces = ResumableWork(self.run, STAGE, self._num_rollouts, parts, self._save_before)
-        with failing_together(self.processes), self.processes.process_rng("rollout", number):
+        with propagate_errors(self.processes), self.processes.process_rng("rollout", number):
             rollout = self.task.sample(number, pieces)
         self._num_rollouts += 1
         return rollout
 
     def _recalling(self) -> AbstractContextManager[None]:
-        if isinstance(self.actor, RecallingPolicy):
+        if isinstance(self.actor, ActivationReusingPolicy):
             return self.actor.reusing_activations(ENOUGH_BYTES)
         return nullcontext()
 
     def _finish_iteration(
-        self, bar: ProgressStage, iteration: int, rollout: Rollout, metrics: dict[str, float]
+        self, bar: ProgressBar, iteration: int, rollout: Rollout, metrics: dict[str, float]
     ) -> bool:
         """Average, validate, log and save after an iteration; whether to stop."""
         critic_only = iteration <= self.rl.num_critic_warmup_iterations
@@ -269,10 +269,10 @@ class RLTrainer:
             if self.task.record is not None:
                 self.task.record(iteration, self.reference)
         self.run.log.write(STAGE, iteration, numbers)
-        bar.expect(self._expected_iterations(iteration))
-        bar.advance(1, **{name: numbers[name] for name in SHOWN if name in numbers})
+        bar.set_total(self._expected_iterations(iteration))
+        bar.advance(1, **{name: numbers[name] for name in PROGRESS_METRICS if name in numbers})
         stop = self.run.stop.requested or self.over
-        if stop or is_best or self.run.due(iteration):
+        if stop or is_best or self.run.checkpoint_due(iteration):
             self._save(numbers.get("validation_success"))
         return stop
 
@@ -290,7 +290,7 @@ class RLTrainer:
         """Success on validation starts, of the averaged weights where there are some; whether none
         before did better."""
         assert self.task.validate is not None
-        averaged = nullcontext() if self.average is None else self.average.swapped(self.actor)
+        averaged = nullcontext() if self.average is None else self.average.use_average(self.actor)
         with self.run.timer("validation"), averaged:
             success = self.task.validate()
         self.validations.append((iteration, success.successes, success.num_starts))
@@ -303,7 +303,7 @@ class RLTrainer:
         """A copy of what a validation judges now."""
         if self.average is None:
             return copy_weights(self.actor)
-        return self.average.whole_state(self.actor)
+        return self.average.averaged_state_dict(self.actor)
 
     def _ending_weights(self) -> Weights | None:
         """What the actor would end with now; None: its own last weights."""
@@ -330,7 +330,7 @@ class RLTrainer:
         if self.rl.num_iterations:
             for line in (summary["text"], summary.get("nothing_learned")):
                 if line:
-                    self.run.progress.say(f"  {line}")
+                    self.run.progress.print_line(f"  {line}")
         return summary
 
     def _parts(self) -> dict[str, Stateful]:
@@ -347,7 +347,7 @@ class RLTrainer:
             parts["average"] = self.average
         if self.reference is not None:
             parts["reference"] = self.reference
-        return parts | {f"task_{name}": part for name, part in self.task.saved.items()}
+        return parts | {f"task_{name}": part for name, part in self.task.checkpoint_parts.items()}
 
     def _save_before(self, rng: Mapping[str, Any]) -> None:
         """Save what a rollout under way belongs to; `rng` is from before it began."""
@@ -375,7 +375,7 @@ class RLTrainer:
             return
         if state.get("trainer", {}).get("layout") != LAYOUT:
             raise ValueError(
-                f"{self.run.checkpoints(STAGE)} holds checkpoints of an older layout, which RL "
+                f"{self.run.checkpoint_folder(STAGE)} holds checkpoints of an older layout, which RL "
                 "cannot resume: start a new run"
             )
         for name, part in self._parts().items():

@@ -11,7 +11,7 @@ import torch
 from vla.rl.dynamic_sampling import collect_informative
 from vla.rl.protocols import Observe, Policy, VectorEnvironment
 from vla.rl.rollout import collect_rollout
-from vla.training.distributed import SINGLE_PROCESS, Processes, process_share
+from vla.training.distributed import SINGLE_PROCESS, Processes, shard_rows
 from vla.training.resumable_work import ResumableWork
 from vla.types import Decision, Observation, Rollout
 
@@ -34,7 +34,7 @@ class SeededStarts:
     def draw(self, iteration: int, attempt: int, count: int) -> list[int]:
         rng = np.random.default_rng([self.seed, iteration, attempt])
         drawn = rng.integers(self.first, self.last + 1, size=count * self.processes.num_processes)
-        return process_share(drawn, self.processes).tolist()
+        return shard_rows(drawn, self.processes).tolist()
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class RolloutCollector:
             nonlocal attempt
             starts = self.draw_starts(iteration, attempt, count)
             attempt += 1
-            return pieces.take_rollout(lambda: self._roll_out(iteration, starts, pieces))
+            return pieces.next_rollout(lambda: self._roll_out(iteration, starts, pieces))
 
         num_starts = self.num_starts()
         if not self.max_resamples:
@@ -83,7 +83,7 @@ class RolloutCollector:
             version=iteration,
             before_step=self.before_step,
             greedy=self.is_greedy(iteration),
-            keeper=pieces,
+            saver=pieces,
         )
         return self.finish(iteration, rollout)
 

@@ -18,7 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from vla.config.training import Train
 from vla.files.writing import DiskFull, is_disk_full
-from vla.interrupt import Interrupted, Stop
+from vla.interrupt import Interrupted, StopRequest
 from vla.training.checkpoint import (
     check_checkpoint,
     last_checkpoint,
@@ -27,11 +27,11 @@ from vla.training.checkpoint import (
 )
 from vla.training.distributed import SINGLE_PROCESS, Processes
 from vla.training.metrics import MetricsLog, NullLog, truncate_metrics
-from vla.training.process_agreement import SharedStop, StopFlag, broadcast_from_main, share_stop
 from vla.training.progress import Progress
 from vla.training.run_folder import RunFolder, to_plain
 from vla.training.seed import derive_seed, restore_rng, rng_state, seed_everything
-from vla.training.state_files import read_plain
+from vla.training.state_files import read_plain_state
+from vla.training.synchronization import SharedStop, StopFlag, broadcast_from_main, share_stop
 from vla.training.timing import Timer, peak_memory_bytes
 
 
@@ -47,7 +47,7 @@ class Stateful(Protocol):
 @dataclass
 class Run:
     """What every stage of a run shares. `results` is what results.json holds, written whenever
-    something is finished; `earlier` are the seconds that sessions before this one took. `lines`
+    something is finished; `earlier_results` are the seconds that sessions before this one took. `lines`
     counts what stands in files that are appended to. Of many processes the main one alone writes
     and prints; all of them read.
     """
@@ -60,18 +60,19 @@ class Run:
     progress: Progress = field(default_factory=Progress)
     timer: Timer = field(default_factory=Timer)
     results: dict[str, Any] = field(default_factory=dict)
-    earlier: Mapping[str, Any] = field(default_factory=dict)
+    earlier_results: Mapping[str, Any] = field(default_factory=dict)
     lines: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.saved_at = self.timer.clock()
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """A timed stage with random numbers of its own: what it draws does not depend on which
-        stages ran in this session.
+    def stage(self, name: str, seed_name: str | None = None) -> Iterator[None]:
+        """A timed stage with its own random numbers, seeded by `seed_name` (`name` where None).
+
+        Its draws do not depend on the stages that ran before it in this session.
         """
-        seed_everything(self.seed(name))
+        seed_everything(self.seed(seed_name or name))
         with self.timer(name):
             yield
 
@@ -79,22 +80,22 @@ class Run:
         """A seed for a named purpose."""
         return derive_seed(self.train.seed, *names)
 
-    def done(self, stage: str) -> bool:
+    def is_finished(self, stage: str) -> bool:
         """Whether a stage was finished, now or before the run was resumed."""
         return stage in self.results.get("stages", {})
 
-    def finish(self, stage: str, values: Mapping[str, Any]) -> None:
+    def finish_stage(self, stage: str, values: Mapping[str, Any]) -> None:
         """Note what a stage came to, and write it down."""
         self.results.setdefault("stages", {})[stage] = dict(values)
-        self.write()
+        self.write_results()
 
-    def seconds_of(self, stage: str) -> float:
+    def stage_seconds(self, stage: str) -> float:
         """What a stage took, over all sessions."""
-        return self.timer.seconds().get(stage, 0.0) + self.earlier.get("seconds", {}).get(
+        return self.timer.seconds().get(stage, 0.0) + self.earlier_results.get("seconds", {}).get(
             stage, 0.0
         )
 
-    def append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    def append_lines(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add lines of JSON to a file of the folder. A resumed run cuts it back to what its
         checkpoint had seen."""
         self.lines[name] = self.lines.get(name, 0) + len(rows)
@@ -102,33 +103,35 @@ class Run:
             with (self.folder.path / name).open("a") as file:
                 file.writelines(json.dumps(to_plain(row), allow_nan=False) + "\n" for row in rows)
 
-    def write(self) -> None:
+    def write_results(self) -> None:
         """Write results.json, with the time and memory used so far."""
-        before = self.earlier.get("seconds", {})
+        before = self.earlier_results.get("seconds", {})
         spent = self.timer.seconds()
         self.results["seconds"] = {
             name: spent.get(name, 0.0) + before.get(name, 0.0) for name in {**before, **spent}
         }
-        self.results["cpu_seconds"] = self.earlier.get("cpu_seconds", 0.0) + time.process_time()
+        self.results["cpu_seconds"] = (
+            self.earlier_results.get("cpu_seconds", 0.0) + time.process_time()
+        )
         self.results["peak_memory_bytes"] = max(
-            peak_memory_bytes(), self.earlier.get("peak_memory_bytes", 0)
+            peak_memory_bytes(), self.earlier_results.get("peak_memory_bytes", 0)
         )
         if not self.processes.is_main:
             return
         self.folder.write_results(self.results)
 
-    def checkpoints(self, stage: str) -> Path:
+    def checkpoint_folder(self, stage: str) -> Path:
         """Where the checkpoints of a stage stand."""
         return self.folder.checkpoints / stage.replace(" ", "_")
 
-    def due(self, step: int) -> bool:
+    def checkpoint_due(self, step: int) -> bool:
         """Whether a checkpoint is to be written after so many steps of a stage: it is every
         `train.checkpoint_every`, and where the last one is `train.checkpoint_seconds` old.
         """
-        return step % self.train.checkpoint_every == 0 or self.late
+        return step % self.train.checkpoint_every == 0 or self.checkpoint_overdue
 
     @property
-    def late(self) -> bool:
+    def checkpoint_overdue(self) -> bool:
         """Whether the last checkpoint is older than it may be."""
         return self.timer.clock() - self.saved_at >= self.train.checkpoint_seconds
 
@@ -155,7 +158,7 @@ class Run:
             "lines": self.lines,
         }
         save_checkpoint(
-            self.checkpoints(stage),
+            self.checkpoint_folder(stage),
             step,
             whole,
             keep=keep or self.train.keep_checkpoints,
@@ -166,11 +169,11 @@ class Run:
     def note_saved(self) -> None:
         """Something was saved: the seconds up to here count if this session is killed."""
         self.saved_at = self.timer.clock()
-        self.write()
+        self.write_results()
 
     def load(self, stage: str) -> dict[str, Any] | None:
         """The last checkpoint of a stage, its random numbers put back; None when there is none."""
-        path = broadcast_from_main(last_checkpoint(self.checkpoints(stage)), self.processes)
+        path = broadcast_from_main(last_checkpoint(self.checkpoint_folder(stage)), self.processes)
         if path is None:
             return None
         state = load_checkpoint(path)
@@ -180,10 +183,10 @@ class Run:
     def check_stop(self) -> None:
         """Leave the run when someone asked for it."""
         if self.stop.requested:
-            self.write()
+            self.write_results()
             raise Interrupted(self.stop.number)
 
-    def alone(self) -> Run:
+    def for_main_process(self) -> Run:
         """The run as the main process sees it while the others wait: nothing in it asks them
         anything."""
         stop = self.stop.own if isinstance(self.stop, SharedStop) else self.stop
@@ -192,7 +195,7 @@ class Run:
 
 def start_run(
     folder: RunFolder,
-    stop: Stop,
+    stop: StopRequest,
     processes: Processes,
     train: Train,
     progress: Progress | None = None,
@@ -217,7 +220,7 @@ def start_run(
         processes,
         said,
         results=results,
-        earlier=dict(results),
+        earlier_results=dict(results),
         lines=lines,
     )
 
@@ -230,18 +233,18 @@ def save_on_exit(run: Run, report: Callable[[], object]) -> Iterator[None]:
     try:
         yield
         run.check_stop()
-        run.write()
+        run.write_results()
         if run.processes.is_main:
-            run.progress.say(f"report: {report()}")
+            run.progress.print_line(f"report: {report()}")
     except Interrupted:
-        run.write()
+        run.write_results()
         if run.processes.is_main:
             report()
-        run.progress.say(f"stopped; continue with resume={run.folder.path}")
+        run.progress.print_line(f"stopped; continue with resume={run.folder.path}")
         raise
     except BaseException as error:
         with suppress(OSError):
-            run.write()
+            run.write_results()
         if isinstance(error, OSError) and is_disk_full(error) and not isinstance(error, DiskFull):
             raise DiskFull(
                 f"the disk is full ({error}): make room, then resume={run.folder.path}"
@@ -265,7 +268,7 @@ def lines_at_last_checkpoint(folder: RunFolder) -> tuple[int, dict[str, int]]:
         if path is None:
             continue
         check_checkpoint(path)  # files are cut back to what it says
-        state = read_plain(path)
+        state = read_plain_state(path)
         num_records = max(num_records, state["num_records"])
         for name, count in state["lines"].items():
             lines[name] = max(lines.get(name, 0), count)

@@ -26,8 +26,8 @@ from vla.files.secrets import mask_secrets
 from vla.files.writing import remove_unfinished, write_atomically, write_json
 from vla.training.distributed import SINGLE_PROCESS, Processes
 from vla.training.metrics import json_value
-from vla.training.process_agreement import broadcast_from_main, failing_together
 from vla.training.run_lock import lock_run_folder
+from vla.training.synchronization import broadcast_from_main, propagate_errors
 
 LIBRARIES = ("torch", "transformers", "timm", "mujoco", "mujoco-warp", "lerobot", "numpy")
 
@@ -93,7 +93,7 @@ def open_run(config: Config, processes: Processes = SINGLE_PROCESS) -> RunFolder
     or another run is writing to it.
     """
     folder = None
-    with failing_together(processes):
+    with propagate_errors(processes):
         if processes.is_main:
             folder = _open(config)
     return broadcast_from_main(folder, processes)
@@ -103,7 +103,7 @@ def _open(config: Config) -> RunFolder:
     path = Path(config.resume) if config.resume else make_run_folder(config)
     lock_run_folder(path)
     if not config.resume:
-        refuse_run(path)  # another may have begun since it was looked for
+        check_unused(path)  # another may have begun since it was looked for
     for written in (path, path / "recordings", path / "videos"):
         remove_unfinished(written)
     write_atomically(path / "config.yaml", to_yaml(config))
@@ -111,7 +111,7 @@ def _open(config: Config) -> RunFolder:
     return RunFolder(path)
 
 
-def refuse_run(path: Path) -> None:
+def check_unused(path: Path) -> None:
     """ValueError where a folder holds a run already."""
     if (path / "config.yaml").exists():
         raise ValueError(
@@ -124,7 +124,7 @@ def make_run_folder(config: Config) -> Path:
     one run alone."""
     if config.run_dir is not None:
         path = Path(config.run_dir)
-        refuse_run(path)
+        check_unused(path)
         path.mkdir(parents=True, exist_ok=True)
         return path
     parent, name = Path("runs"), f"{datetime.now():%Y%m%d-%H%M%S}-{config.name}"
@@ -152,12 +152,12 @@ def describe_environment() -> dict[str, Any]:
         "commit": git_output("rev-parse", "HEAD"),
         "uncommitted_changes": bool(git_output("status", "--porcelain", "--untracked-files=no")),
         "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}, {processor_name()}, {count_cores(available_cores())}",
+        "machine": f"{platform.system()} {platform.machine()}, {processor_name()}, {format_cores(available_cores())}",
         "libraries": {name: found for name in LIBRARIES if (found := installed_version(name))},
     }
 
 
-def count_cores(count: int) -> str:
+def format_cores(count: int) -> str:
     return "1 core" if count == 1 else f"{count} cores"
 
 

@@ -10,14 +10,14 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
-NOTE = ".process"
+LOCK_FILE = ".process"
 
 
 def lock_run_folder(path: Path) -> None:
     """Note that this process writes to the folder; ValueError when another one that still lives
     does, or one of another machine, of which nothing is known here.
     """
-    note = (path / NOTE).absolute()
+    note = (path / LOCK_FILE).absolute()
     mine = f"{os.getpid()} {process_start_time(str(os.getpid()))} {socket.gethostname()}"
     with note.open("a+", encoding="utf-8", errors="replace") as opened:
         with suppress(OSError):  # a file system without locks: the note alone decides
@@ -37,7 +37,7 @@ def check_owner(path: Path, written: str) -> None:
     if host not in ("", socket.gethostname()):
         raise ValueError(
             f"process {owner} on {host} is writing to {path}, or was when that machine stopped: wait for it, or delete "
-            f"{path / NOTE} once it is over"
+            f"{path / LOCK_FILE} once it is over"
         )
     if owner != str(os.getpid()) and started == process_start_time(owner) != "unknown":
         raise ValueError(

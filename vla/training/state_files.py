@@ -59,19 +59,19 @@ def read_state(folder: Path) -> dict[str, Any]:
     again."""
     path = folder / "state.json"
     state = {}
-    for name, value in read_plain(folder).items():
+    for name, value in read_plain_state(folder).items():
         file = folder / f"{name}.safetensors"
         with validating_file(path):
             state[name] = decode_state(value, read_safetensors(file) if file.exists() else {})
     return state
 
 
-def read_plain(folder: Path) -> dict[str, Any]:
+def read_plain_state(folder: Path) -> dict[str, Any]:
     """The plain values of what `write_state` wrote, without its tensors."""
     return read_json(folder / "state.json", finite=False)  # NaN stood in those of earlier versions
 
 
-def num_bytes(state: Any) -> int:
+def tensor_bytes(state: Any) -> int:
     """Bytes of the tensors in `state`: a lower bound of what writing it takes."""
     if isinstance(state, Tensor):
         return state.nbytes
@@ -82,7 +82,7 @@ def num_bytes(state: Any) -> int:
         if isinstance(state, list | tuple)
         else ()
     )
-    return sum(num_bytes(part) for part in parts)
+    return sum(tensor_bytes(part) for part in parts)
 
 
 def encode_state(value: Any, path: str, collected: TensorCollector) -> Any:

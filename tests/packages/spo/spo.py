@@ -25,7 +25,7 @@ class SPO:
     needs_values: ClassVar[bool] = False
     needs_groups: ClassVar[bool] = True
     uses_ratio: ClassVar[bool] = True
-    kl_in: ClassVar[KLPlacement | None] = "loss"
+    kl_placement: ClassVar[KLPlacement | None] = "loss"
 
     @property
     def needs_reference(self) -> bool:

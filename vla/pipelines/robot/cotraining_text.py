@@ -27,7 +27,7 @@ from vla.text.sources import (
     packed_logprobs,
     read_source,
 )
-from vla.training.distributed import SINGLE_PROCESS, Processes, process_share
+from vla.training.distributed import SINGLE_PROCESS, Processes, shard_rows
 from vla.training.seed import derive_seed
 
 MOST_JUDGED = 256
@@ -86,7 +86,7 @@ class TextCoTraining:
 
     def batch(self, step: int) -> list[EncodedConversation]:
         """The texts of a step; of many processes, this one's share of them."""
-        return process_share(
+        return shard_rows(
             self.drawn[step * self.batch_size : (step + 1) * self.batch_size], self.processes
         )
 

@@ -15,8 +15,8 @@ from vla.data.lerobot_reader import read_action_spec, read_info
 from vla.data.lerobot_writer import LeRobotWriter
 from vla.interrupt import Interrupted
 from vla.simulator import Simulator
-from vla.training.process_agreement import failing_together
 from vla.training.run import Run
+from vla.training.synchronization import propagate_errors
 
 SEEDS_PER_RUN = 10_000
 
@@ -27,18 +27,18 @@ def load_or_collect_demonstrations(
     """The demonstrations of the run; collecting goes on where an interrupted run stopped."""
     if config.data.path is None:
         folder = run.folder.path / "demonstrations"
-        with failing_together(run.processes), suppress(Interrupted):
+        with propagate_errors(run.processes), suppress(Interrupted):
             if run.processes.is_main and not (folder / "meta" / "info.json").exists():
-                _collect(run.alone(), config, world, folder)
+                _collect(run.for_main_process(), config, world, folder)
         run.check_stop()
     else:
         folder = local_dataset(config.data.path)
     found = _opened(run, config, world, folder)
     for note in found.notes:
-        run.progress.say(f"demonstrations: {note}")
-    if not run.done("demonstrations"):
+        run.progress.print_line(f"demonstrations: {note}")
+    if not run.is_finished("demonstrations"):
         counts = {"num_episodes": found.num_episodes, "num_frames": found.num_frames}
-        run.finish(
+        run.finish_stage(
             "demonstrations",
             {**counts, "num_failures": found.num_failures, "notes": list(found.notes)},
         )
@@ -70,7 +70,7 @@ def _opened(run: Run, config: RobotConfig, world: Simulator, folder: Path) -> De
     all read."""
     found = None
     for mine in (run.processes.is_main, not run.processes.is_main):
-        with failing_together(run.processes):
+        with propagate_errors(run.processes):
             if mine:
                 found = open_demonstrations(
                     folder,
@@ -104,7 +104,7 @@ def _collect(run: Run, config: RobotConfig, world: Simulator, folder: Path) -> N
         folder, dataset_spec(environment, config.sim.robot, config.data.image_format, source)
     )
     wanted, known = config.data.num_demonstrations, len(writer.finished_seeds)
-    with run.progress.stage("demonstrations", wanted, known) as bar:
+    with run.progress.bar("demonstrations", wanted, known) as bar:
 
         def show(successes: int, failures: int) -> None:
             bar.advance_to(successes, failures=failures)

@@ -19,7 +19,7 @@ from vla.rl.protocols import VectorEnvironment
 from vla.sft.protocols import ImitablePolicy
 from vla.simulator import Simulator
 from vla.statistics import SuccessRate
-from vla.training.distributed import process_share
+from vla.training.distributed import shard_rows
 from vla.training.metrics import read_metrics
 from vla.training.resumable_work import ResumableWork, remove_finished_work
 from vla.training.run import Run
@@ -41,12 +41,12 @@ def evaluation_stage(
     """Greedy and sampled success on the held-out starts, written with every start's outcome."""
     seeds = starts.evaluation_seeds.tolist()
     kinds = (True, False) if config.evaluation.sampled else (True,)
-    num_own = len(process_share(seeds, run.processes))
+    num_own = len(shard_rows(seeds, run.processes))
     values: dict[str, Any] = {"starts_sha256": starts.sha256}
     pieces = ResumableWork(
         run, f"evaluation_{name}", run.results.get("rl", {}).get("num_iterations", 0)
     )
-    with run.progress.stage(f"evaluation {name} RL", num_own * len(kinds)) as bar:
+    with run.progress.bar(f"evaluation {name} RL", num_own * len(kinds)) as bar:
         for greedy in kinds:
             decoding, begun = ("greedy" if greedy else "sampled"), 0 if greedy else num_own
             with run.timer(decoding):
@@ -63,13 +63,13 @@ def evaluation_stage(
             bar.advance_to(begun + num_own)  # those that a session before this one ran
             values[decoding] = result.to_dict()
             run.check_stop()
-    run.finish(f"evaluation_{name}", values)
+    run.finish_stage(f"evaluation_{name}", values)
     remove_finished_work(run, f"evaluation_{name}")
     for decoding in ("greedy", "sampled"):
         if decoding in values:
-            run.progress.say(f"  success {name} RL: {values[decoding]['text']}")
+            run.progress.print_line(f"  success {name} RL: {values[decoding]['text']}")
             for task, row in values[decoding]["groups"].items():
-                run.progress.say(f"    {task}: {row['text']}")
+                run.progress.print_line(f"    {task}: {row['text']}")
 
 
 def answers_stage(
@@ -91,10 +91,12 @@ def answers_stage(
     stages = run.results.get("stages", {})
     before = None if name == "before" else stages.get("answers_before")
     told = {"when": ANSWERED[name], **tell_answers(found, before)}
-    run.finish(f"answers_{name}", told)
-    run.progress.say(f"  answers in words {told['when']}: {told.get('text', 'none asked for')}")
+    run.finish_stage(f"answers_{name}", told)
+    run.progress.print_line(
+        f"  answers in words {told['when']}: {told.get('text', 'none asked for')}"
+    )
     if "against_before" in told:
-        run.progress.say(f"    against before SFT: {told['against_before']}")
+        run.progress.print_line(f"    against before SFT: {told['against_before']}")
 
 
 def texts_stage(run: Run, name: str, texts: TextCoTraining) -> None:
@@ -107,13 +109,13 @@ def texts_stage(run: Run, name: str, texts: TextCoTraining) -> None:
         source: f"{value:.2f}" if value < 10_000 else f"{value:.2g}"
         for source, value in found.items()
     }
-    run.finish(
+    run.finish_stage(
         f"texts_{name}",
         {"when": ANSWERED[name], "perplexity": found, "text": shown, **texts.reader.results()},
     )
     texts.reader.report_lines(run.progress.say)
     told = ", ".join(f"{source} {value}" for source, value in shown.items())
-    run.progress.say(f"  perplexity of held-out texts {ANSWERED[name]}: {told}")
+    run.progress.print_line(f"  perplexity of held-out texts {ANSWERED[name]}: {told}")
 
 
 def tell_answers(found: QuestionAnswers, before: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -138,8 +140,8 @@ def compare_stage(run: Run) -> None:
         if before is not None and after is not None:
             test = compare_results(before, after)
             run.results.setdefault("comparison", {})[decoding] = test.to_dict()
-            run.progress.say(f"  after against before ({decoding}): {test}")
-    run.write()
+            run.progress.print_line(f"  after against before ({decoding}): {test}")
+    run.write_results()
 
 
 def video_stage(
@@ -155,7 +157,7 @@ def video_stage(
     from vla.evaluation.films import film_examples
 
     count = config.evaluation.num_videos
-    if count == 0 or run.done(f"videos_{name}") or not run.processes.is_main:
+    if count == 0 or run.is_finished(f"videos_{name}") or not run.processes.is_main:
         return
     result = result_of_stage(run.results["stages"], name, "greedy")
     assert result is not None
@@ -169,7 +171,7 @@ def video_stage(
         run.folder.videos,
         f"{name}-",
     )
-    run.finish(f"videos_{name}", {"files": [path.name for _, path in films]})
+    run.finish_stage(f"videos_{name}", {"files": [path.name for _, path in films]})
 
 
 def plot_stage(run: Run, validation: Sequence[tuple[float, SuccessRate]], title: str) -> None:
@@ -203,5 +205,5 @@ def plot_stage(run: Run, validation: Sequence[tuple[float, SuccessRate]], title:
         plot_curves(
             plots / "entropy.png", rl, {"entropy": "entropy"}, title, "iteration", "nats per draw"
         )
-    run.write()  # the time of all sessions up to now
+    run.write_results()  # the time of all sessions up to now
     plot_time(plots / "time.png", run.results["seconds"], "Where the time went")

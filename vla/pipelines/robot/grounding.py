@@ -29,7 +29,7 @@ from vla.sft.detection import (
 from vla.sft.loop import Metrics, SupervisedSettings, SupervisedTrainer
 from vla.sft.losses import answer_loss, global_fraction, plan_loss
 from vla.simulator import SceneSource
-from vla.training.distributed import SINGLE_PROCESS, Processes, process_share
+from vla.training.distributed import SINGLE_PROCESS, Processes, shard_rows
 from vla.training.seed import derive_seed
 from vla.types import Observation, T, map_rows
 
@@ -350,7 +350,7 @@ class Grounding:
             name: getattr(batch, name, None) for name in ("observation", "questions", "cells")
         }
         parts = {name: self._own(part) for name, part in within.items() if part is not None}
-        rows = map_rows(batch, lambda tensor: process_share(tensor, self.processes))
+        rows = map_rows(batch, lambda tensor: shard_rows(tensor, self.processes))
         return replace(rows, **parts)  # type: ignore[type-var]
 
     def mixed_batch(self, step: int) -> GroundingBatch | PlanBatch:

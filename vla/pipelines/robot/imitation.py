@@ -17,7 +17,7 @@ from vla.data.observations import Observer
 from vla.pipelines.robot.cotraining import AuxiliaryTask
 from vla.sft.losses import imitation_loss
 from vla.sft.protocols import ImitablePolicy
-from vla.training.distributed import SINGLE_PROCESS, Processes, process_share
+from vla.training.distributed import SINGLE_PROCESS, Processes, shard_rows
 from vla.types import Observation
 
 
@@ -73,9 +73,7 @@ class ImitationBatches:
         return np.array([orders[i // count][i % count] for i in at])
 
     def __call__(self, step: int) -> ImitationBatch:
-        batch = self.demonstrations.batch(
-            process_share(self.frames(step), self.processes), self.chunk
-        )
+        batch = self.demonstrations.batch(shard_rows(self.frames(step), self.processes), self.chunk)
         beside = tuple(each.batch(step) for each in self.beside)
         with self.processes.process_rng("augmentation", step):
             seen = self.augmentation.apply(self.observer(batch))
@@ -120,7 +118,7 @@ def held_out_loss(
     total = counted = 0.0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        for at in process_share(range(0, count, rows_at_once), processes):
+        for at in shard_rows(range(0, count, rows_at_once), processes):
             batch = demonstrations.batch(frames[at : at + rows_at_once], policy.chunk)
             terms, mask = policy.imitation_terms(observer(batch), *action_tensors(batch))
             total += float((terms * mask).sum())

@@ -47,11 +47,11 @@ from vla.policy_spec import REMEDY, read_policy_spec
 from vla.report.robot_report import write_report
 from vla.sft.protocols import ImitablePolicy
 from vla.simulator import Simulator
-from vla.training.distributed import broadcast_weights, start_processes
-from vla.training.process_agreement import broadcast_from_main, failing_together
+from vla.training.distributed import broadcast_weights, init_processes
 from vla.training.run import Run, save_on_exit, start_run
 from vla.training.run_folder import RunFolder, open_run, to_plain
 from vla.training.seed import derive_seed, seed_everything
+from vla.training.synchronization import broadcast_from_main, propagate_errors
 
 
 def run_robot(config: RobotConfig, world: Simulator) -> RunFolder:
@@ -60,16 +60,16 @@ def run_robot(config: RobotConfig, world: Simulator) -> RunFolder:
     Raises Interrupted where it was asked to stop; what it has by then is saved.
     """
     train = config.train
-    processes = start_processes(train.device, train.precision)
+    processes = init_processes(train.device, train.precision)
     seed_everything(train.seed)
     check_model(config)
     check_described(config, world)
     folder = open_run(config, processes)
     with stop_on_interrupt() as stop:
         run = start_run(folder, stop, processes, train)
-        run.progress.say(f"run {folder.path}")
+        run.progress.print_line(f"run {folder.path}")
         if torch.cuda.is_available():
-            run.progress.say(
+            run.progress.print_line(
                 "a robot policy trains on the CPU in float32; the GPU of this machine is not used"
             )
         with save_on_exit(run, lambda: write_report(folder.path)):
@@ -88,10 +88,10 @@ def _stages(run: Run, config: RobotConfig, world: Simulator) -> None:
         texts = text_cotraining(config, policy.model, encoder.tokenizer, run.processes)
     words = (config, policy, encoder, world, texts)
     environment = world.environment()
-    if not run.done("sft"):
+    if not run.is_finished("sft"):
         with run.stage("sft"):
             moves = bool(num_full_steps(config, policy))
-            if (moves or rl_moves_model(config)) and not run.done("answers_before"):
+            if (moves or rl_moves_model(config)) and not run.is_finished("answers_before"):
                 evaluate_answers(run, "before", *words)
             beside = (
                 auxiliary_tasks(config, policy, encoder, world, texts, run.processes)
@@ -106,10 +106,10 @@ def _stages(run: Run, config: RobotConfig, world: Simulator) -> None:
         assert saved is not None
         policy.load_state_dict(saved["policy"])
     judge = (config, policy, environment, observer, starts)
-    if not run.done("evaluation_before"):
+    if not run.is_finished("evaluation_before"):
         with run.stage("evaluation_before"):
             evaluation_stage(run, "before", *judge)
-    with run.timer("videos"), failing_together(run.processes):
+    with run.timer("videos"), propagate_errors(run.processes):
         video_stage(run, "before", config, policy, world, observer, starts)
     observer = recap_stage(run, *judge, demos)
     judge = (config, policy, environment, observer, starts)
@@ -119,12 +119,12 @@ def _stages(run: Run, config: RobotConfig, world: Simulator) -> None:
     if judged and trainer.num_iterations and rl_moves_model(config):
         evaluate_answers(run, "after_rl", *words)
     compare_stage(run)
-    with run.timer("videos"), failing_together(run.processes):
+    with run.timer("videos"), propagate_errors(run.processes):
         if judged:
             video_stage(run, "after", config, policy, world, observer, starts)
         title = f"{config.sim.label}: {config.algorithm.name}"
         plot_stage(run, trainer.validation_curve, title)
-    run.progress.say(f"results: {run.folder.results}")
+    run.progress.print_line(f"results: {run.folder.results}")
 
 
 def evaluate_answers(
@@ -152,7 +152,7 @@ def evaluate_after(run: Run, num_iterations: int, config: RobotConfig, *judge: A
     left out, and said so, where nothing has changed the policy since the one before.
     """
     if config.rl.num_iterations == 0 and config.recap.num_rounds == 0:
-        run.finish(
+        run.finish_stage(
             "evaluation_after",
             {"left_out": "nothing changed the policy after the evaluation before"},
         )
@@ -162,7 +162,7 @@ def evaluate_after(run: Run, num_iterations: int, config: RobotConfig, *judge: A
         with run.stage("evaluation_after"):
             evaluation_stage(run, "after", config, *judge)
         found = run.results["stages"]["evaluation_after"]
-        run.finish("evaluation_after", {**found, "num_iterations": num_iterations})
+        run.finish_stage("evaluation_after", {**found, "num_iterations": num_iterations})
     return True
 
 
@@ -194,7 +194,7 @@ def build_policy(
     known = broadcast_from_main(written.exists(), run.processes)
     if config.model.checkpoint is None:
         model.fit_proprio(torch.from_numpy(demos.columns.proprio[demos.rows]))
-        if not run.done("sft") and run.load("sft") is None:
+        if not run.is_finished("sft") and run.load("sft") is None:
             ground_model(run, config, world, model, encoder)
     if known:
         policy_spec = read_policy_spec(written.parent)
@@ -209,7 +209,7 @@ def build_policy(
         kind = policy_settings(config.policy)
         code = kind.fit_code(chunks)
         for note in kind.code_notes(code, chunks[:, 0], demos.action_names):
-            run.progress.say(f"actions: {note}")
+            run.progress.print_line(f"actions: {note}")
         if run.processes.is_main:
             tokenizer.save_pretrained(run.folder.path / "tokenizer")
             write_json(written, to_plain(describe(code, world, config)))
@@ -271,7 +271,7 @@ def ground_model(
     saved = run.load("grounding")
     done = 0 if saved is None else saved["done"]
     save_every = max(1, settings.num_steps // 10)
-    with run.progress.stage("grounding", settings.num_steps, done) as bar, run.timer("grounding"):
+    with run.progress.bar("grounding", settings.num_steps, done) as bar, run.timer("grounding"):
         if saved is None:
             grounding.fill(min(settings.pool_size, 4 * config.sim.num_envs), config.sim.num_envs)
         else:
@@ -291,7 +291,7 @@ def ground_model(
             if step % 20 == 0:
                 run.log.write(f"grounding_{part}", step, metrics)
             stop = run.stop.requested
-            if stop or run.late or done % save_every == 0:
+            if stop or run.checkpoint_overdue or done % save_every == 0:
                 run.save("grounding", done, {**grounding.state_dict(), "done": done})
             if stop:
                 run.check_stop()

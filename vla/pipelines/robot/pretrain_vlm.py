@@ -60,7 +60,7 @@ def run_pretraining(config: RobotConfig, world: Simulator) -> Path:
     grounding.fill(4 * config.sim.num_envs, config.sim.num_envs)
     if config.model.checkpoint is None:
         model.fit_proprio(torch.from_numpy(grounding.pool.proprio().copy()))
-    with progress.stage("grounding", settings.num_steps) as bar:
+    with progress.bar("grounding", settings.num_steps) as bar:
 
         def on_step(part: str, step: int, metrics: dict[str, float]) -> None:
             bar.advance(
@@ -87,7 +87,7 @@ def run_pretraining(config: RobotConfig, world: Simulator) -> Path:
     }
     write_json(folder / "metrics.json", to_plain(record))
     for name, value in accuracy.items():
-        progress.say(f"  {name:<48}{value:.4f}")
+        progress.print_line(f"  {name:<48}{value:.4f}")
     log.close()
     return folder
 

@@ -117,7 +117,7 @@ class Recap:
                 for part in saved["experience"]
             ]
             acting = prompting_for_success(self.policy, self.observer, settings)
-        with self.run.progress.stage("RECAP", settings.num_rounds, done) as bar:
+        with self.run.progress.bar("RECAP", settings.num_rounds, done) as bar:
             for number in range(done, settings.num_rounds):
                 experience.append(self._collect(number, acting))
                 metrics = self._learn(number, first, experience)
@@ -140,16 +140,16 @@ class Recap:
                 self.run.results.setdefault("recap", []).append(metrics)
                 self.run.check_stop()
         remove_finished_work(self.run, "recap")
-        self.run.finish("recap", {"num_rounds": settings.num_rounds})
+        self.run.finish_stage("recap", {"num_rounds": settings.num_rounds})
         return acting
 
     def _collect(self, number: int, observe: Observer) -> LabelledExperience:
         """Sampled episodes of the present policy, the labels it was asked with taken away."""
         seeds = self.seeds.draw(number, 0, self.config.recap.starts_per_round)
         pieces = ResumableWork(self.run, "recap", number)
-        rollout = pieces.take_rollout(
+        rollout = pieces.next_rollout(
             lambda: collect_rollout(
-                self.policy, self.environment, seeds, 1, observe, version=number, keeper=pieces
+                self.policy, self.environment, seeds, 1, observe, version=number, saver=pieces
             )
         )
         check_rewards(number, rollout)

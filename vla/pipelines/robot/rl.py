@@ -29,11 +29,11 @@ from vla.rl.state_critic import StateCritic
 from vla.sft.protocols import HeadPretrainablePolicy, ImitablePolicy
 from vla.statistics import SuccessRate
 from vla.training.distributed import SINGLE_PROCESS, Processes
-from vla.training.process_agreement import failing_together
 from vla.training.rl_trainer import RLTask, RLTrainer, Sample
 from vla.training.rollout_collection import RolloutCollector, SeededStarts, check_rewards
 from vla.training.run import Run
 from vla.training.seed import derive_seed
+from vla.training.synchronization import propagate_errors
 from vla.types import Rollout
 
 
@@ -51,7 +51,7 @@ def train_robot_rl(
     lack = without_branches(policy, environment) if rl.num_branches and rl.num_iterations else None
     if lack is not None:
         config, note = whole_episodes(config, lack)
-        run.progress.say(note)
+        run.progress.print_line(note)
     algorithm = make_algorithm(**config.algorithm.model_dump())
     robot_rl = RobotRL(run, config, policy, algorithm, environment, observer, starts)
     trainer = RLTrainer(run, config.rl, algorithm, robot_rl.learner, robot_rl.task())
@@ -125,8 +125,8 @@ class RobotRL:
             validate_ends=True,
             record=self.record,
             collect=self.collect,
-            saved={} if self.branches is None else {"branches": self},
-            under_way=branches,
+            checkpoint_parts={} if self.branches is None else {"branches": self},
+            rollout_parts=branches,
         )
 
     def is_greedy(self, iteration: int) -> bool:
@@ -194,7 +194,7 @@ class RobotRL:
         """Keep some of the main process's sampled episodes for `vla-view`."""
         if self.is_greedy(iteration - 1):
             return
-        with self.run.timer("recordings"), failing_together(self.processes):
+        with self.run.timer("recordings"), propagate_errors(self.processes):
             if not self.processes.is_main:
                 return
             record_update(

@@ -25,8 +25,8 @@ from vla.pipelines.robot.imitation import (
 from vla.sft.head_pretraining import extract_features, train_head
 from vla.sft.loop import Metrics, SupervisedSettings, SupervisedTrainer
 from vla.sft.protocols import HeadPretrainablePolicy, ImitablePolicy
-from vla.training.distributed import process_share
-from vla.training.progress import ProgressStage
+from vla.training.distributed import shard_rows
+from vla.training.progress import ProgressBar
 from vla.training.run import Run
 from vla.types import Observation
 
@@ -136,21 +136,21 @@ def supervised_stage(
             processes,
         )
         loss_of = partial(mixed_loss, policy, beside=beside, reduce_sum=processes.reduce_sum)
-        with run.progress.stage("SFT", settings.num_steps, trainer.step) as bar:
+        with run.progress.bar("SFT", settings.num_steps, trainer.step) as bar:
             on_step = watch_training(run, config, trainer, bar, evaluate)
             trainer.train(lambda step: [batches(step)], loss_of, on_step)
     run.check_stop()
     trainer.use_averaged_weights()
     save(run, trainer)
     values = {"num_steps": trainer.step, "held_out_loss": evaluate()}
-    run.finish("sft", {**values, "num_frames": training.num_frames})
+    run.finish_stage("sft", {**values, "num_frames": training.num_frames})
 
 
 def watch_training(
     run: Run,
     config: RobotConfig,
     trainer: SupervisedTrainer,
-    bar: ProgressStage,
+    bar: ProgressBar,
     evaluate: Callable[[], float],
 ) -> Callable[[int, Metrics], bool]:
     """A callback after every step: shows, evaluates, logs and saves; True where the run was asked
@@ -165,7 +165,7 @@ def watch_training(
         if step % sft.log_every == 0 or "held_out_loss" in metrics:
             run.log.write("sft", step, metrics)
         stop = run.stop.requested
-        if stop or run.late or step % save_every == 0:
+        if stop or run.checkpoint_overdue or step % save_every == 0:
             save(run, trainer)
         return stop
 
@@ -188,7 +188,7 @@ def head_stage(
     """Train the head on what the model, as it is, computes of the demonstrations. Stopped half-way,
     it begins anew."""
     batch_size = config.sft.batch_size
-    frames = process_share(np.arange(training.num_frames), run.processes)
+    frames = shard_rows(np.arange(training.num_frames), run.processes)
 
     def batches() -> Iterator[tuple[Observation, Tensor, Tensor]]:
         for at in range(0, len(frames), batch_size):
@@ -197,13 +197,13 @@ def head_stage(
             yield augmentation.apply(observer(batch)), *action_tensors(batch)
 
     with (
-        run.progress.stage("looking at the demonstrations", len(frames)) as bar,
+        run.progress.bar("looking at the demonstrations", len(frames)) as bar,
         run.processes.process_rng("features"),
     ):
         features = extract_features(policy, batches())
     run.check_stop()
     settings = head_settings(config, training.num_frames)
-    with run.progress.stage("learning of the head", settings.num_steps) as bar:
+    with run.progress.bar("learning of the head", settings.num_steps) as bar:
 
         def on_step(step: int, metrics: Metrics) -> bool:
             bar.advance(1, loss=metrics["loss"])

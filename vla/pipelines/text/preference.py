@@ -60,7 +60,7 @@ def run_preference(config: TextConfig, run: Run) -> dict[str, Any]:
         values = train_round(mode, comparisons, objective, settings, number)
         results[f"round {number + 1}"] = {"undecided prompts": num_undecided, **values}
         shown = ", ".join(f"{k} {v}" for k, v in results[f"round {number + 1}"].items())
-        run.progress.say(f"round {number + 1}: {shown}")
+        run.progress.print_line(f"round {number + 1}: {shown}")
     return mode.finish(f"Preferences: {config.preference.name}", before, results)
 
 
@@ -92,7 +92,7 @@ def train_round(
     if held_out:
         accuracy = preference_accuracy(mode.learner, held_out, reference, training.rows_per_pass)
     else:
-        run.progress.say(
+        run.progress.print_line(
             f"all {len(train)} comparisons have one prompt: none is held out, there is no accuracy"
         )
     return {

@@ -59,7 +59,7 @@ def run_rejection(config: TextConfig, run: Run) -> dict[str, Any]:
         "text.problems_per_round": (settings.problems_per_round, len(sets.train)),
     }
     for line in describe_shortfalls(counts):
-        run.progress.say(line)
+        run.progress.print_line(line)
     write_json(run.folder.path / "problems.json", sets.manifest())
 
     observe = partial(observe_prompts, width=width, pad_id=parts.pad_id, device=parts.device)
@@ -70,13 +70,13 @@ def run_rejection(config: TextConfig, run: Run) -> dict[str, Any]:
         environment = TextEnvironment(sets.evaluation, parts.chat, rewards, parts.stop_ids, rows)
 
         def evaluate(pieces: ResumableWork) -> EvaluationResult:
-            with run.timer("judge"):
+            with run.timer("evaluation"):
                 numbers = range(len(sets.evaluation))
                 return evaluate_problems(speaker, environment, observe, numbers, pieces=pieces)
 
         before: EvaluationResult = load_or_compute(run, "before", EvaluationResult, evaluate)
         check_scorable(before, process.failures)
-        run.progress.say(f"before: {before} on held-out problems")
+        run.progress.print_line(f"before: {before} on held-out problems")
         for number in range(settings.rounds):
             name = f"round {number + 1}"
             drawn = curriculum.draw(number, 0, settings.problems_per_round)
@@ -99,7 +99,7 @@ def run_rejection(config: TextConfig, run: Run) -> dict[str, Any]:
                 train_round(run, settings, learner, winners, number)
         after: EvaluationResult = load_or_compute(run, "after", EvaluationResult, evaluate)
     comparison = compare_results(before, after, noun="problems")
-    run.progress.say(f"after:  {after} on the same problems; {comparison}")
+    run.progress.print_line(f"after:  {after} on the same problems; {comparison}")
     results: dict[str, Any] = {
         "before": before.without_outputs(),
         "after": after.without_outputs(),

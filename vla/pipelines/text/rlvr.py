@@ -42,7 +42,7 @@ def run_rlvr(config: TextConfig, run: Run) -> dict[str, Any]:
         setup = set_up_rlvr(run, config, reader, rewards)
         before = evaluate_kept(run, setup, "before")
         check_scorable(before, verifier_failures(process, run.processes))
-        run.progress.say(f"before: {before} on held-out problems")
+        run.progress.print_line(f"before: {before} on held-out problems")
         formatted = train_format(run, setup)
         with run.stage("rl"):
             ended = train_rlvr(run, config, setup)
@@ -51,8 +51,8 @@ def run_rlvr(config: TextConfig, run: Run) -> dict[str, Any]:
         results = rlvr_results(before, after, setup, verifier_failures(process, run.processes))
     results |= {**formatted, **reader.results(), "rl": ended}
     results |= {"after, sampled": sampled} if sampled else {}
-    run.progress.say(f"after:  {after} on the same problems")
-    run.progress.say(f"change: {results['comparison']}")
+    run.progress.print_line(f"after:  {after} on the same problems")
+    run.progress.print_line(f"change: {results['comparison']}")
     title = "Verified rewards: " + ", ".join(settings.families)
     pairs = pair_answers(before, after, setup.sets.evaluation)
     return finish(run, title, results, pairs, setup.parts)
@@ -109,9 +109,9 @@ def train_rlvr(run: Run, config: TextConfig, setup: RlvrSetup) -> dict[str, Any]
         validate=lambda: evaluate_validation(run, setup),
         group_size=rl.group_size,
         minibatch_seed="minibatches",
-        evaluation_timer="judge",
-        saved={"curriculum": setup.curriculum, "oversampling": oversampling},
-        under_way={"environment": environment},
+        evaluation_timer="evaluation",
+        checkpoint_parts={"curriculum": setup.curriculum, "oversampling": oversampling},
+        rollout_parts={"environment": environment},
         without_adapter=base.disable_adapter if adapter_is_new else None,
         threads=setup.policy.threads,
     )

@@ -15,7 +15,7 @@ from vla.config.text import (
     TextSft,
 )
 from vla.interrupt import stop_on_interrupt
-from vla.training.distributed import SINGLE_PROCESS, Processes, start_processes
+from vla.training.distributed import SINGLE_PROCESS, Processes, init_processes
 from vla.training.progress import Progress
 from vla.training.run import Run, save_on_exit, start_run
 from vla.training.run_folder import RunFolder, open_run
@@ -83,6 +83,6 @@ def run_recipe(config: TextConfig, run: Run) -> dict[str, Any]:
 
 def run_text(config: TextConfig) -> dict[str, Any]:
     """Open the run's folder and do what was asked for."""
-    processes = start_processes(config.train.device, config.train.precision)
+    processes = init_processes(config.train.device, config.train.precision)
     folder = open_run(config, processes)
     return run(config, folder, None, processes)

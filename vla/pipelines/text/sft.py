@@ -56,7 +56,9 @@ def run_sft(config: TextConfig, run: Run) -> dict[str, Any]:
     num_texts = sum(map(len, train))
     training = example_settings(settings.fit, num_texts, "text.fit")
     num_epochs = training.num_epochs(num_texts)
-    run.progress.say(f"{training.num_steps} steps see {num_texts} texts {num_epochs:.3g} times")
+    run.progress.print_line(
+        f"{training.num_steps} steps see {num_texts} texts {num_epochs:.3g} times"
+    )
 
     def logprobs_of(texts: Sequence[EncodedConversation]) -> tuple[Tensor, Tensor]:
         return packed_logprobs(
@@ -64,13 +66,13 @@ def run_sft(config: TextConfig, run: Run) -> dict[str, Any]:
         )
 
     def evaluate(pieces: ResumableWork) -> TextEvaluation:
-        with run.timer("judge"):
+        with run.timer("evaluation"):
             return evaluate_texts(
                 parts, sources, held_out, logprobs_of, training.rows_per_pass, run.processes
             )
 
     before: TextEvaluation = load_or_compute(run, "before", TextEvaluation, evaluate)
-    run.progress.say(f"before: perplexity {before} on held-out texts")
+    run.progress.print_line(f"before: perplexity {before} on held-out texts")
     seed = run.seed("mixture")
     drawn = draw(train, settings.weights, training.num_steps * training.batch_size, seed)
     with TrainingStage(run, "sft", training.num_steps) as stage:
@@ -86,7 +88,7 @@ def run_sft(config: TextConfig, run: Run) -> dict[str, Any]:
             threads=parts.threads,
         )
     after: TextEvaluation = load_or_compute(run, "after", TextEvaluation, evaluate)
-    run.progress.say(f"after:  perplexity {after} on the same texts")
+    run.progress.print_line(f"after:  perplexity {after} on the same texts")
     results: dict[str, Any] = {
         name: {
             "perplexity before": math.exp(loss),

@@ -45,11 +45,11 @@ class DAPO:
     needs_reference: ClassVar[bool] = False
     needs_values: ClassVar[bool] = False
     needs_groups: ClassVar[bool] = True
-    kl_in: ClassVar[KLPlacement | None] = None
+    kl_placement: ClassVar[KLPlacement | None] = None
     uses_ratio: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        checks.clip_range(self.clip_low, self.clip_high)
+        checks.check_clip_range(self.clip_low, self.clip_high)
         checks.check_penalty(0.0, "k3", self.entropy_coefficient)
         checks.check_at_least(
             "overlong_buffer",
@@ -61,7 +61,7 @@ class DAPO:
             self.max_length is None or self.max_length < self.overlong_buffer
         ):
             raise ValueError(
-                f"max_length ({checks.shown(self.max_length)}) must be at least overlong_buffer ({self.overlong_buffer}): "
+                f"max_length ({checks.format_value(self.max_length)}) must be at least overlong_buffer ({self.overlong_buffer}): "
                 "it is the most draws a trajectory can have"
             )
         if not self.overlong_buffer and self.max_length is not None:

@@ -42,11 +42,11 @@ class GRPO:
     keep_equal_groups: bool = False
     needs_values: ClassVar[bool] = False
     needs_groups: ClassVar[bool] = True
-    kl_in: ClassVar[KLPlacement | None] = "loss"
+    kl_placement: ClassVar[KLPlacement | None] = "loss"
     uses_ratio: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        checks.clip_range(self.clip_low, self.clip_high, self.dual_clip)
+        checks.check_clip_range(self.clip_low, self.clip_high, self.dual_clip)
         checks.check_one_of("scale", self.scale, ("std", "none"))
         checks.check_reduction(self.reduction, self.max_length)
         checks.check_one_of("ratio_level", self.ratio_level, ("draw", "decision"))

@@ -38,11 +38,11 @@ class GSPO:
     keep_equal_groups: bool = False
     needs_values: ClassVar[bool] = False
     needs_groups: ClassVar[bool] = True
-    kl_in: ClassVar[KLPlacement | None] = "loss"
+    kl_placement: ClassVar[KLPlacement | None] = "loss"
     uses_ratio: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        checks.clip_range(self.clip_low, self.clip_high)
+        checks.check_clip_range(self.clip_low, self.clip_high)
         checks.check_penalty(self.kl_coefficient, self.kl_estimator, self.entropy_coefficient)
         checks.check_kl_cap(self.kl_cap, self.kl_coefficient)
 

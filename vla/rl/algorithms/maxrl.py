@@ -35,11 +35,11 @@ class MaxRL:
     needs_reference: ClassVar[bool] = False
     needs_values: ClassVar[bool] = False
     needs_groups: ClassVar[bool] = True
-    kl_in: ClassVar[KLPlacement | None] = None
+    kl_placement: ClassVar[KLPlacement | None] = None
     uses_ratio: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        checks.clip_range(self.clip_low, self.clip_high)
+        checks.check_clip_range(self.clip_low, self.clip_high)
         checks.check_reduction(self.reduction, self.max_length)
         checks.check_penalty(0.0, "k3", self.entropy_coefficient)
 

@@ -73,7 +73,7 @@ class PPO:
     uses_ratio: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        checks.clip_range(self.clip_low, self.clip_high, self.dual_clip)
+        checks.check_clip_range(self.clip_low, self.clip_high, self.dual_clip)
         checks.check_discount(self.gamma, self.gae_lambda)
         checks.check_positive(
             "value_coefficient",
@@ -96,17 +96,13 @@ class PPO:
         checks.check_within(
             "draw_discount", self.draw_discount, 0.0, 1.0, ".99 is DPPO's, 1 is plain PPO"
         )
-        checks.draw_by_draw(self.ratio_level, self.clip_first_draw, self.draw_discount)
+        checks.check_per_draw_settings(self.ratio_level, self.clip_first_draw, self.draw_discount)
         checks.check_one_of("kl_placement", self.kl_placement, ("reward", "loss"))
         checks.check_penalty(self.kl_coefficient, self.kl_estimator, self.entropy_coefficient)
 
     @property
     def needs_reference(self) -> bool:
         return self.kl_coefficient > 0
-
-    @property
-    def kl_in(self) -> KLPlacement:
-        return self.kl_placement
 
     def prepare(
         self,

@@ -48,7 +48,7 @@ class REINFORCE:
     kl_coefficient: NonNegative = 0.0
     kl_estimator: KLEstimator = "k1"
     entropy_coefficient: EntropyCoefficient = 0.0
-    kl_in: ClassVar[KLPlacement | None] = "reward"
+    kl_placement: ClassVar[KLPlacement | None] = "reward"
     needs_groups: ClassVar[bool] = False
     uses_ratio: ClassVar[bool] = False
 
@@ -58,7 +58,7 @@ class REINFORCE:
         checks.check_one_of("baseline", self.baseline, ("none", "mean", "critic"))
         if (self.value_coefficient is not None) != (self.baseline == "critic"):
             raise ValueError(
-                f"value_coefficient ({checks.shown(self.value_coefficient)}) belongs to "
+                f"value_coefficient ({checks.format_value(self.value_coefficient)}) belongs to "
                 f"baseline=critic, and baseline is {self.baseline}: give both or neither"
             )
         checks.check_reduction(self.reduction, self.max_length)

@@ -43,7 +43,7 @@ class REINFORCEPlusPlus:
     uses_ratio: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        checks.clip_range(self.clip_low, self.clip_high)
+        checks.check_clip_range(self.clip_low, self.clip_high)
         checks.check_discount(self.gamma)
         checks.check_one_of("along", self.along, ("decision", "draw"))
         checks.check_one_of("baseline", self.baseline, ("none", "group"))
@@ -58,7 +58,7 @@ class REINFORCEPlusPlus:
         return self.baseline == "group"
 
     @property
-    def kl_in(self) -> KLPlacement:
+    def kl_placement(self) -> KLPlacement:
         return "loss" if self.baseline == "group" else "reward"
 
     def prepare(

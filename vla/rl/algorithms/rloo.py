@@ -36,11 +36,11 @@ class RLOO:
     entropy_coefficient: EntropyCoefficient = 0.0
     needs_values: ClassVar[bool] = False
     needs_groups: ClassVar[bool] = True
-    kl_in: ClassVar[KLPlacement | None] = "reward"
+    kl_placement: ClassVar[KLPlacement | None] = "reward"
     uses_ratio: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        checks.clip_range(self.clip_low, self.clip_high)
+        checks.check_clip_range(self.clip_low, self.clip_high)
         checks.check_penalty(self.kl_coefficient, "k1", self.entropy_coefficient)
 
     @property

@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from vla.interrupt import Stop
+from vla.interrupt import StopRequest
 from vla.training.distributed import Processes
 
 
@@ -39,7 +39,7 @@ class StopFlag(Protocol):
 class SharedStop:
     """Requested as soon as it was in any process; every process has to ask equally often."""
 
-    def __init__(self, own: Stop, processes: Processes):
+    def __init__(self, own: StopRequest, processes: Processes):
         self.own, self.processes = own, processes
         self._agreed = False
 
@@ -56,7 +56,7 @@ class SharedStop:
         return self.own.number
 
 
-def share_stop(stop: Stop, processes: Processes) -> StopFlag:
+def share_stop(stop: StopRequest, processes: Processes) -> StopFlag:
     """The stop flag that all processes see alike."""
     return stop if processes.num_processes == 1 else SharedStop(stop, processes)
 
@@ -78,7 +78,7 @@ def main_process_seconds(seconds: float, processes: Processes) -> float:
 
 
 @contextmanager
-def failing_together(processes: Processes) -> Iterator[None]:
+def propagate_errors(processes: Processes) -> Iterator[None]:
     """Work that every process, or the main one, does by itself: an error in one of them ends all of
     them.
 
