@@ -23,7 +23,13 @@ from vla.config.robot import (
     VlmBackbone,
 )
 from vla.models.action_queries import ActionQueries
-from vla.models.backbone import Backbone, add_lora, checkpoint_gradients, hub_backbone, small_llama
+from vla.models.backbone import (
+    Backbone,
+    add_lora,
+    enable_gradient_checkpointing,
+    hub_backbone,
+    small_llama,
+)
 from vla.models.checkpoint import EMBEDDED, SmallArchitecture, load_vlm, read_architecture
 from vla.models.loading import BACKBONE, load_pretrained
 from vla.models.pretrained_vlm import PretrainedVision, load_pretrained_vlm
@@ -90,10 +96,10 @@ def build_vlm(
         vision, backbone, tokenizer = _build_halves(config, texts)
         plan = ActionQueries(config.policy.chunk, num_plan_numbers, backbone.width)
         model = VisionLanguageModel(vision, backbone, config.sim.cameras, proprio_size, plan)
-        backbone.order(location_ids(backbone.vocabulary_size).start, NUM_LOCATIONS)
+        backbone.order_embeddings(location_ids(backbone.vocabulary_size).start, NUM_LOCATIONS)
     _freeze(config.model, model)
     if config.model.gradient_checkpointing:
-        checkpoint_gradients(model.backbone)
+        enable_gradient_checkpointing(model.backbone)
     return model, tokenizer
 
 

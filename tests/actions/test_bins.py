@@ -60,7 +60,7 @@ def test_a_gripper_gets_two_ids_and_what_stands_still_none():
     assert (bins.num_active, bins.num_bins) == (2, 16)
     assert bins.edges[1] == (0.0,)
     assert bins.centers[1] == (-1.0, 1.0)
-    assert bins.valid().tolist() == [[True] * 16, [True] * 2 + [False] * 14]
+    assert bins.valid_ids().tolist() == [[True] * 16, [True] * 2 + [False] * 14]
     decoded = bins.decode(torch.tensor([[[3, 1], [3, 0]]]))
     assert decoded.shape == (1, 2, 4)
     assert decoded[0, :, 3].tolist() == [1.0, -1.0]

@@ -7,7 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vla.actions.fast import FastCode, cosine_coefficients, fit_fast, learn_merges, merge, merge_all
+from vla.actions.fast import (
+    FastCode,
+    apply_merges,
+    cosine_coefficients,
+    fit_fast,
+    learn_merges,
+    merge_pair,
+)
 
 
 def chunks(count: int = 300, horizon: int = 8, seed: int = 0) -> np.ndarray:
@@ -41,8 +48,8 @@ def test_pairs_are_learned_by_frequency():
     merges = learn_merges(rows, 3, 10)
     assert merges == ((0, 1), (3, 3))
     ranks = {pair: i for i, pair in enumerate(merges)}
-    assert merge_all([0, 1, 0, 1, 2], ranks, 3) == [4, 2]
-    assert merge([7, 7, 7], (7, 7), 9) == [9, 7]
+    assert apply_merges([0, 1, 0, 1, 2], ranks, 3) == [4, 2]
+    assert merge_pair([7, 7, 7], (7, 7), 9) == [9, 7]
     assert learn_merges(rows, 3, 1) == ((0, 1),)
 
 

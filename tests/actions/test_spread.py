@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from vla.actions.action_range import FARTHEST, describe_rare_jumps
+from vla.actions.action_range import MAX_NORMALIZED, describe_rare_jumps
 from vla.actions.bins import ActionBins, fit_bins
 from vla.actions.fast import FastCode, fit_fast
 from vla.actions.normalize import ActionNormalizer, fit_normalizer
@@ -37,7 +37,7 @@ def test_a_rare_jump_stays_within_reach_of_the_normaliser(tremble, jump):
     actions = trembling(tremble, jump)
     code = fit_normalizer(actions)
     values = code.encode(torch.from_numpy(actions))
-    assert values.abs().max() <= FARTHEST + 1e-3
+    assert values.abs().max() <= MAX_NORMALIZED + 1e-3
     assert values[0, 2].abs() >= 0.99  # and is no small movement either
     np.testing.assert_allclose(code.decode(values), actions, atol=1e-6)
 
@@ -48,7 +48,7 @@ def test_ordinary_actions_keep_their_quantiles():
     code = fit_normalizer(actions)
     assert code.encode(torch.from_numpy(actions)).abs().max() > 2
     assert (code.low, code.high) == (tuple(low), tuple(high))
-    assert describe_rare_jumps(actions, ("a", "b"), FARTHEST) == []
+    assert describe_rare_jumps(actions, ("a", "b"), MAX_NORMALIZED) == []
 
 
 @pytest.mark.parametrize("binning", ["quantile", "uniform"])

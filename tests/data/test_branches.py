@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vla.data.tree_attention import build_tree_attention
-from vla.generation.hf_decoder import allow_branches
+from vla.generation.hf_decoder import enable_tree_attention
 from vla.text.tiny_language_model import tiny_language_model
 
 
@@ -58,12 +58,12 @@ def test_every_place_sees_its_way_once_and_nothing_else(drawn, long_runs):
 
 def test_who_allow_branches():
     model = tiny_language_model(["x"])[0]
-    assert allow_branches(model)
+    assert enable_tree_attention(model)
     model.model.gradient_checkpointing = True
-    assert not allow_branches(model)
+    assert not enable_tree_attention(model)
     model.model.gradient_checkpointing = False
     model.config._attn_implementation = "eager"
-    assert not allow_branches(model)
+    assert not enable_tree_attention(model)
 
 
 def test_the_usual_attention_is_back_after_an_error():

@@ -49,14 +49,14 @@ def without_places(trace):
 
 def test_log_probabilities_and_gradients_are_those_of_an_ordinary_pass():
     policy = make_policy()
-    with policy.reusing_activations(PLENTY):
+    with policy.reuse_activations(PLENTY):
         drawn = [
             ask(policy, PROMPTS),
             ask(policy, [PROMPTS[1], [5, 6, 7, 21]]),
         ]  # two rollouts before an update
         observation = concatenate_rows([o for o, _ in drawn])
         trace = concatenate_rows([d.trace for _, d in drawn])
-        assert policy.recall.covers(trace["places"][:, 0])
+        assert policy.activation_cache.covers(trace["places"][:, 0])
         logprobs, found = gradients(policy, observation, trace)
         assert "forward" not in policy.model.model.layers[0].self_attn.q_proj.__dict__
     expected_logprobs, expected = gradients(policy, observation, without_places(trace))
@@ -72,12 +72,15 @@ def test_log_probabilities_and_gradients_are_those_of_an_ordinary_pass():
 def test_what_was_kept_is_what_is_handed_out():
     """Values put in place of the kept ones come out: the update does not compute them."""
     policy = make_policy()
-    with policy.reusing_activations(PLENTY):
+    with policy.reuse_activations(PLENTY):
         observation, decision = ask(policy, PROMPTS)
         before = policy.score(observation, decision.trace).logprobs
-        for kept in policy.recall._kept:
+        for kept in policy.activation_cache._kept:
             kept[:] = [
-                (policy.recall.first, torch.zeros_like(torch.cat([output for _, output in kept])))
+                (
+                    policy.activation_cache.first,
+                    torch.zeros_like(torch.cat([output for _, output in kept])),
+                )
             ]
         assert not torch.allclose(policy.score(observation, decision.trace).logprobs, before)
 
@@ -93,9 +96,9 @@ def test_several_threads_draw_the_same_and_are_given_their_own(threads):
     found = []
     for policy in (one, many):
         torch.manual_seed(3)
-        with policy.reusing_activations(PLENTY):
+        with policy.reuse_activations(PLENTY):
             observation, decision = ask(policy, asked, group_size=2)
-            assert policy.recall.covers(decision.trace["places"][:, 0])
+            assert policy.activation_cache.covers(decision.trace["places"][:, 0])
             policy.zero_grad()
 
             def loss_of(rows, policy=policy, observation=observation, decision=decision):
@@ -130,31 +133,31 @@ def test_shares_keep_a_prompt_together():
 
 def test_forgotten_when_a_weight_changes():
     policy = make_policy()
-    with policy.reusing_activations(PLENTY):
+    with policy.reuse_activations(PLENTY):
         observation, decision = ask(policy, PROMPTS)
         with torch.no_grad():
             policy.model.model.layers[0].mlp.up_proj.weight.mul_(3.0)
-        assert not policy.recall.covers(decision.trace["places"][:, 0])
+        assert not policy.activation_cache.covers(decision.trace["places"][:, 0])
         now = policy.score(observation, decision.trace).logprobs
         torch.testing.assert_close(
             now, policy.score(observation, without_places(decision.trace)).logprobs
         )
         ask(policy, PROMPTS)  # begins anew
-        assert not policy.recall.covers(decision.trace["places"][:, 0])
+        assert not policy.activation_cache.covers(decision.trace["places"][:, 0])
 
 
 def test_a_copy_recalls_nothing_and_little_room_keeps_little():
     policy = make_policy()
-    with policy.reusing_activations(PLENTY):
+    with policy.reuse_activations(PLENTY):
         observation, decision = ask(policy, PROMPTS)
         other = copy.deepcopy(policy)
-        assert not other.recall.covers(decision.trace["places"][:, 0])
+        assert not other.activation_cache.covers(decision.trace["places"][:, 0])
         torch.testing.assert_close(
             other.score(observation, decision.trace).logprobs,
             policy.score(observation, decision.trace).logprobs,
         )
     layers = 2 * (4 * 32 + 2 * 64 + 32)
-    with policy.reusing_activations(
+    with policy.reuse_activations(
         4 * layers * 9
     ):  # nine places: the prompts' common beginning, and no more
         observation, decision = ask(policy, PROMPTS)
@@ -167,6 +170,6 @@ def test_a_copy_recalls_nothing_and_little_room_keeps_little():
 
 def test_greedy_answers_are_not_kept():
     policy = make_policy()
-    with policy.reusing_activations(PLENTY):
+    with policy.reuse_activations(PLENTY):
         observation = observe_prompts(PROMPTS, 8, policy.pad_id, torch.device("cpu"))
         assert "places" not in policy.act(observation, greedy=True).trace

@@ -7,7 +7,7 @@ import torch
 from vla.build import check_model
 from vla.config import load
 from vla.models.vision import (
-    SIGNED,
+    HALF,
     VisionEncoder,
     check_tower,
     hub_vit,
@@ -30,8 +30,8 @@ def pictures(size=64):
     [
         ("resnet10t", IMAGENET, 4),
         ("mobilenetv3_small_050", IMAGENET, 4),
-        ("test_vit", (SIGNED, SIGNED), 16),
-        ("test_convnext", (SIGNED, SIGNED), 4),
+        ("test_vit", (HALF, HALF), 16),
+        ("test_convnext", (HALF, HALF), 4),
     ],
 )
 def test_every_model_has_its_own_mean_and_standard_deviation(name, scale, tokens):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.models.tiny import CAMERAS, VOCABULARY, tiny_observation, tiny_vlm
-from vla.models.vlm import SMALLEST_SPREAD, attention_mask, text_positions
+from vla.models.vlm import MIN_PROPRIO_STD, attention_mask, text_positions
 from vla.models.vocabulary import action_ids
 from vla.types import map_rows
 
@@ -205,7 +205,7 @@ def test_proprioception_is_normalised_by_the_data():
     model.fit_proprio(torch.tensor([[1.0, 5.0, 2.0], [3.0, 5.0, 4.0]]))
     assert model.proprio_mean.tolist() == [2.0, 5.0, 3.0]
     # Standard deviations by hand: sqrt(2), 0 raised to the floor, sqrt(2).
-    torch.testing.assert_close(model.proprio_std, torch.tensor([2**0.5, SMALLEST_SPREAD, 2**0.5]))
+    torch.testing.assert_close(model.proprio_std, torch.tensor([2**0.5, MIN_PROPRIO_STD, 2**0.5]))
     assert "proprio_mean" in model.state_dict()
 
 

@@ -48,14 +48,14 @@ def test_the_strength_is_the_papers():
 
 def test_the_pull_is_the_gradient_of_the_difference(policy):
     _, observation, _ = named_number("parallel")
-    reading = policy.reading(policy.perceive(observation), observation)
+    inputs = policy.head_input(policy.perceive(observation), observation)
     state, wanted = torch.randn(4, CHUNK, 1), torch.zeros(4, CHUNK, 1)
     mask = torch.tensor([1.0, 0.5])[None, :, None].expand(4, -1, -1)
-    velocity, pull = guided_velocity(policy.head, reading, state, wanted, mask, 0.3)
+    velocity, pull = guided_velocity(policy.head, inputs, state, wanted, mask, 0.3)
 
     @torch.no_grad()
     def half_squared_difference(at: torch.Tensor) -> float:
-        spoken = policy.head.predict(reading, at[:, None], torch.full((4, 1), 0.3))[0][:, 0]
+        spoken = policy.head.predict(inputs, at[:, None], torch.full((4, 1), 0.3))[0][:, 0]
         return float((mask * (wanted - (at + 0.7 * spoken)).square()).sum() / 2)
 
     change = torch.zeros_like(state)

@@ -11,7 +11,7 @@ from tests.models.tiny import tiny_observation
 from tests.policies.kinds import CONTINUOUS, KINDS, MAKERS, flow, task_of
 from tests.rl.contract import check_policy
 from vla.actions.fast import fit_fast
-from vla.models.action_expert import prefix_cache_for
+from vla.models.action_expert import unpack_prefix_cache
 from vla.policies.denoising import DenoisingHead
 from vla.policies.fast import score_tokens
 from vla.rl.branching import ResamplingPolicy
@@ -234,7 +234,7 @@ def test_tokens_teach_the_model_that_the_expert_leaves_alone():
     # Row 0 is imitated whole: what is added is the mean cross-entropy of its tokens. Row 1 is not,
     # and gets nothing.
     ids, there = code.encode(actions)
-    read = prefix_cache_for(
+    read = unpack_prefix_cache(
         policy.model, policy.head.readout, policy.perceive(observation), observation
     )
     logprobs, _ = score_tokens(policy.head.writer, policy.model, read, ids, there, 1.0)
@@ -268,13 +268,13 @@ def test_adapters_on_the_model_and_the_head_in_full(kind):
 
 def test_gradient_checkpointing_changes_no_gradient():
     """The expert reads keys and values of layers that are computed again in the backward pass."""
-    from vla.models.backbone import checkpoint_gradients
+    from vla.models.backbone import enable_gradient_checkpointing
 
     found = []
     for checkpointed in (False, True):
         policy = restless(task_of("flow_all_steps")[0].policy)
         if checkpointed:
-            checkpoint_gradients(policy.model.backbone)
+            enable_gradient_checkpointing(policy.model.backbone)
         torch.manual_seed(2)
         everything = torch.ones(2, 2, dtype=torch.bool)
         terms, _ = policy.imitation_terms(tiny_observation([3, 2]), torch.ones(2, 2, 1), everything)
@@ -292,7 +292,7 @@ def test_what_the_model_has_seen_can_be_kept(kind):
     model."""
     policy = restless(task_of(kind)[0].policy)
     assert isinstance(policy, HeadPretrainablePolicy)
-    assert policy.can_probe
+    assert policy.can_train_head
     observation, actions, mask = (
         tiny_observation([3, 2]),
         torch.rand(2, 2, 1),

@@ -98,9 +98,9 @@ def test_a_label_is_told_to_the_head_and_hidden_from_what_reads_the_scene(kind):
     )
     queries = (policy.head.head if kind == "token_parallel" else policy.head.readout).queries
     prefix = policy.model.prefix(plain)
-    seen = policy.model.read(prefix, plain, queries)
-    assert torch.equal(policy.model.read(prefix, good, queries), seen)
-    assert torch.equal(policy.model.told(seen, plain), seen)
+    seen = policy.model.encode_queries(prefix, plain, queries)
+    assert torch.equal(policy.model.encode_queries(prefix, good, queries), seen)
+    assert torch.equal(policy.model.with_advantage_label(seen, plain), seen)
     actions = torch.rand(2, 2, 1)
     known = torch.ones(2, 2, dtype=torch.bool)
     losses = []
@@ -138,7 +138,7 @@ def test_guidance_goes_further_than_the_label(kind):
 
 def predicted(policy, observation, state, time):
     """What a policy makes of an observation: its means, or what it says of a noised chunk."""
-    reading = policy.reading(policy.perceive(observation), observation)
+    inputs = policy.head_input(policy.perceive(observation), observation)
     if isinstance(policy.head, DenoisingHead):
-        return policy.head.predict(reading, state, time)[0]
-    return policy.head._means(reading)
+        return policy.head.predict(inputs, state, time)[0]
+    return policy.head._means(inputs)

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vla.data.prefix_tree import build_prefix_trees, pack_completions, pack_texts
-from vla.generation.hf_decoder import allow_branches, hidden_states, output_head
+from vla.generation.hf_decoder import enable_tree_attention, hidden_states, output_head
 from vla.generation.logprobs import token_logprobs
 from vla.text.tiny_language_model import tiny_language_model
 
@@ -115,7 +115,7 @@ def test_packed_texts_are_as_likely_as_alone_gradients_included():
     ]
     texts.append(([*texts[2][0][:6], 5, 6], texts[2][1][:8]))  # begins like another
     gradients, losses = [], []
-    assert allow_branches(model)
+    assert enable_tree_attention(model)
     for row_tokens, share, branches in (
         (16, True, False),
         (100, True, False),

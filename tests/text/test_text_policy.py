@@ -81,15 +81,15 @@ def test_log_probabilities_are_those_of_the_model_itself(model, observation):
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"branches": False}, {"branches": False, "max_row_tokens": 20}], ids=str
+    "settings", [{}, {"tree_attention": False}, {"tree_attention": False, "max_row_tokens": 20}], ids=str
 )
 def test_sharing_prompts_changes_neither_scores_nor_gradients(model, observation, settings):
     plain = make(model, share_prompts=False, value_head=True)
     shared = make(model, value_head=True, **settings)
     trace = plain.act(observation).trace
     assert shared.share_prompts
-    assert shared.branches == (not settings)
-    assert not plain.branches
+    assert shared.tree_attention == (not settings)
+    assert not plain.tree_attention
     gradients = []
     for policy in (plain, shared):
         torch.nn.init.constant_(policy.value_head.weight, 0.1)

@@ -2,7 +2,7 @@
 others.
 
 One rare jump of a dimension that else only trembles must neither blow up a loss nor vanish. What
-lies far out is kept within reach: normalised values stay within `FARTHEST`, and bins give the far
+lies far out is kept within reach: normalised values stay within `MAX_NORMALIZED`, and bins give the far
 values edges of their own.
 """
 
@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Num
 
 CONSTANT_RANGE = 1e-5
 """A dimension whose values span less than this (metres, radians) is constant."""
-FARTHEST = 10.0
+MAX_NORMALIZED = 10.0
 """No normalised value lies further from 0 than this; those between the 1 % and 99 % quantiles lie
 within 1."""
 

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from vla.actions.action_range import CONSTANT_RANGE, check_dimensions, measure_action_range
 
-FAR = 5.0
+OUTLIER_DISTANCE = 5.0
 """Values further than this from the middle of the quantiles, in halves of the distance between
 them, are far."""
-FAR_SHARE = 8
+OUTLIER_BINS_DIVISOR = 8
 """One bin in so many is for the far values of either side."""
 
 
@@ -53,7 +53,7 @@ class ActionBins:
     def num_active(self) -> int:
         return len(self.active)
 
-    def valid(self) -> Bool[Tensor, "a k"]:
+    def valid_ids(self) -> Bool[Tensor, "a k"]:
         """Which ids mean something for which active dimension."""
         counts = torch.tensor([len(c) for c in self.centers])
         return torch.arange(self.num_bins) < counts[:, None]
@@ -121,14 +121,14 @@ def _interior_edges(values: np.ndarray, num_bins: int, binning: str) -> np.ndarr
     if binning not in ("quantile", "uniform"):
         raise ValueError(f"policy.binning ({binning}) must be quantile or uniform")
     low, high = np.quantile(values, [0.01, 0.99])
-    far = FAR * max(high - low, CONSTANT_RANGE) / 2
+    far = OUTLIER_DISTANCE * max(high - low, CONSTANT_RANGE) / 2
     side = np.sign(values - (low + high) / 2) * (np.abs(values - (low + high) / 2) > far)
     groups = {which: values[side == which] for which in (-1, 0, 1) if (side == which).any()}
     few = len(np.unique(values.round(6))) <= num_bins
-    if few or len(groups) == 1 or num_bins < FAR_SHARE:
+    if few or len(groups) == 1 or num_bins < OUTLIER_BINS_DIVISOR:
         return _edges_within(values, num_bins, binning)
-    rooms = dict.fromkeys(groups, num_bins // FAR_SHARE)
-    rooms[0] = num_bins - (len(groups) - 1) * (num_bins // FAR_SHARE)
+    rooms = dict.fromkeys(groups, num_bins // OUTLIER_BINS_DIVISOR)
+    rooms[0] = num_bins - (len(groups) - 1) * (num_bins // OUTLIER_BINS_DIVISOR)
     between = [(one.max() + other.min()) / 2 for one, other in pairwise(groups.values())]
     inner = [_edges_within(group, rooms[which], binning) for which, group in groups.items()]
     return np.sort(np.concatenate([*inner, between]))

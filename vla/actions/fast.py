@@ -27,11 +27,11 @@ from jaxtyping import Bool, Float, Int
 from scipy.fft import dct, idct
 from torch import Tensor
 
-from vla.actions.action_range import FARTHEST
+from vla.actions.action_range import MAX_NORMALIZED
 from vla.actions.normalize import ActionNormalizer, fit_normalizer
 
 Pair = tuple[int, int]
-ROOM_FOR_FAR = 3 / 8
+OUTLIER_TOKEN_FRACTION = 3 / 8
 """Rare jumps are kept so near that a chunk of them takes this share of the tokens, either way."""
 
 
@@ -92,7 +92,7 @@ class FastCode:
     ) -> tuple[Int[Tensor, "B S"], Bool[Tensor, "B S"]]:
         """Tokens of chunks, padded with 0 to `num_symbols`, and which of them are there."""
         rows = [
-            merge_all((row - self.low).tolist(), self._ranks, self.high - self.low + 1)
+            apply_merges((row - self.low).tolist(), self._ranks, self.high - self.low + 1)
             for row in self.integers(actions.cpu().numpy())
         ]
         tokens = torch.zeros(len(rows), self.num_symbols, dtype=torch.long)
@@ -166,7 +166,9 @@ def fit_fast(actions: Float[np.ndarray, "N H A"], num_tokens: int, scale: float)
 def max_normalized_value(num_tokens: int, scale: float, chunk: int) -> float:
     """How far out normalised values may lie: a chunk that stays there is a coefficient of
     sqrt(chunk) times as much."""
-    return max(1.0, min(FARTHEST, ROOM_FOR_FAR * num_tokens / (scale * math.sqrt(chunk))))
+    return max(
+        1.0, min(MAX_NORMALIZED, OUTLIER_TOKEN_FRACTION * num_tokens / (scale * math.sqrt(chunk)))
+    )
 
 
 def learn_merges(rows: list[list[int]], first: int, count: int) -> tuple[Pair, ...]:
@@ -192,7 +194,7 @@ def learn_merges(rows: list[list[int]], first: int, count: int) -> tuple[Pair, .
         for i in where.pop(best):
             for pair in zip(words[i], words[i][1:]):
                 pairs[pair] -= weights[i]
-            words[i] = merge(words[i], best, token)
+            words[i] = merge_pair(words[i], best, token)
             for pair in zip(words[i], words[i][1:]):
                 pairs[pair] += weights[i]
                 where.setdefault(pair, set()).add(i)
@@ -200,7 +202,7 @@ def learn_merges(rows: list[list[int]], first: int, count: int) -> tuple[Pair, .
     return tuple(merges)
 
 
-def merge(word: list[int], pair: Pair, token: int) -> list[int]:
+def merge_pair(word: list[int], pair: Pair, token: int) -> list[int]:
     """Every occurrence of the pair as one token, from left to right."""
     merged: list[int] = []
     i = 0
@@ -214,11 +216,11 @@ def merge(word: list[int], pair: Pair, token: int) -> list[int]:
     return merged
 
 
-def merge_all(word: list[int], ranks: dict[Pair, int], first: int) -> list[int]:
+def apply_merges(word: list[int], ranks: dict[Pair, int], first: int) -> list[int]:
     """A word in tokens: the earliest learned pair that is there is merged, until none is."""
     while len(word) > 1:
         best = min(pairwise(word), key=lambda pair: ranks.get(pair, len(ranks)))
         if best not in ranks:
             break
-        word = merge(word, best, first + ranks[best])
+        word = merge_pair(word, best, first + ranks[best])
     return word

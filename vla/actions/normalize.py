@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Num
 from torch import Tensor
 
-from vla.actions.action_range import FARTHEST, check_dimensions, measure_action_range
+from vla.actions.action_range import MAX_NORMALIZED, check_dimensions, measure_action_range
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,9 @@ class ActionNormalizer:
         )
 
 
-def fit_normalizer(actions: Num[np.ndarray, "N A"], farthest: float = FARTHEST) -> ActionNormalizer:
+def fit_normalizer(
+    actions: Num[np.ndarray, "N A"], farthest: float = MAX_NORMALIZED
+) -> ActionNormalizer:
     """The normaliser of `actions` (frames that the policy should imitate); none of them lies beyond
     +-`farthest`.
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from vla.models.loading import plain_model
 
-ENOUGH_BYTES = 5 * 2**28
+DEFAULT_BYTES = 5 * 2**28
 """For the tokens of an iteration of a small model: 2100 of SmolLM2-135M."""
 
 
@@ -67,13 +67,13 @@ class ActivationCache:
         self._kept: list[list[tuple[int, Tensor]]] = []
         self._weights = -1
         self._lock, self._mine, self._givers = Lock(), local(), 0
-        self.forget()
+        self.clear()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ActivationCache:
         """A copy of the policy has weights of its own, and nothing to recall."""
         return ActivationCache(memo.get(id(self.model), self.model), 0)
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Let go of everything."""
         self.first = self.next
         self._kept = [[] for _ in self.layers]
@@ -94,10 +94,10 @@ class ActivationCache:
         self._weights = self._version()
 
     @contextmanager
-    def keeping(self) -> Iterator[None]:
+    def record(self) -> Iterator[None]:
         """Within the block, passes announced by `number` are kept."""
         if self._weights != self._version():
-            self.forget()
+            self.clear()
             self._weights = self._version()
         hooks = [
             layer.register_forward_hook(self._hook(kept))
@@ -109,7 +109,9 @@ class ActivationCache:
             for hook in hooks:
                 hook.remove()
 
-    def number(self, rows: int, length: int, device: torch.device) -> Int[Tensor, "rows length"]:
+    def assign_slots(
+        self, rows: int, length: int, device: torch.device
+    ) -> Int[Tensor, "rows length"]:
         """Numbers of the places of this thread's pass that follows, -1 where there is no room for
         them."""
         room = self.max_bytes // max(1, sum(4 * layer.out_features for layer in self.layers))
@@ -128,7 +130,7 @@ class ActivationCache:
         return known and self._weights == self._version()
 
     @contextmanager
-    def given(self, places: Int[Tensor, "P S"]) -> Iterator[None]:
+    def replay(self, places: Int[Tensor, "P S"]) -> Iterator[None]:
         """Within the block the layers hand out what they gave at these places, in this thread."""
         with self._lock:
             for layer, kept in zip(self.layers, self._kept, strict=True):

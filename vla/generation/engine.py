@@ -94,7 +94,7 @@ class VllmEngine:
         said = [
             output.outputs[0] for output in self._llm.generate(prompts, settings, use_tqdm=False)
         ]
-        return collect(
+        return make_generation(
             [(list(s.token_ids), s.logprobs) for s in said], max_new_tokens, pad_id, tokens.device
         )
 
@@ -115,7 +115,7 @@ class VllmEngine:
         self._handed_over = self._version()
 
 
-def collect(
+def make_generation(
     said: Sequence[tuple[list[int], Sequence[Any]]], length: int, pad_id: int, device: torch.device
 ) -> Generation:
     """Token ids with {id: log-probability} of each draw, as a generation."""

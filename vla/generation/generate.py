@@ -21,7 +21,7 @@ from transformers import Cache
 from vla.finite_checks import check_distribution
 from vla.generation.activation_cache import ActivationCache
 from vla.generation.hf_decoder import hidden_states, make_cache, output_head, uses_full_attention
-from vla.generation.sampling import Sampling, draw_each, pack_support, shape_logits
+from vla.generation.sampling import Sampling, draw_from_rows, pack_support, shape_logits
 from vla.threads import SINGLE_THREAD, Threads
 from vla.types import concatenate_rows, map_rows
 
@@ -94,7 +94,7 @@ def prefill(
     tokens: Int[Tensor, "N n"],
     mask: Bool[Tensor, "N n"],
     max_new_tokens: int,
-    recall: ActivationCache | None = None,
+    activation_cache: ActivationCache | None = None,
 ) -> Prefix:
     """Read right-padded prompts once, and what all of them begin with once for all, leaving room
     for `max_new_tokens`.
@@ -104,16 +104,18 @@ def prefill(
     cache, places = make_cache(model, common + rest.shape[1] + max_new_tokens), []
     if common:
         place = torch.arange(common, device=tokens.device)[None]
-        if recall is not None:
-            places.append(recall.number(1, common, tokens.device).expand(len(tokens), -1))
+        if activation_cache is not None:
+            places.append(
+                activation_cache.assign_slots(1, common, tokens.device).expand(len(tokens), -1)
+            )
         hidden_states(
             model, tokens[:1, :common], place, torch.ones_like(place, dtype=torch.bool), cache
         )
         cache.batch_select_indices(torch.zeros(len(tokens), dtype=torch.long, device=tokens.device))
     positions = common + (rest_mask.cumsum(1) - 1).clamp(min=0)
     seen = torch.nn.functional.pad(rest_mask, (common, 0), value=True)
-    if recall is not None:
-        places.append(recall.number(*rest.shape, tokens.device))
+    if activation_cache is not None:
+        places.append(activation_cache.assign_slots(*rest.shape, tokens.device))
     hidden = hidden_states(model, rest, positions, seen, cache)
     return Prefix(hidden[:, -1], cache, seen, mask.sum(1), torch.cat(places, 1) if places else None)
 
@@ -138,11 +140,15 @@ def advance(
     model: nn.Module,
     prefix: Prefix,
     tokens: Int[Tensor, "B"],
-    recall: ActivationCache | None = None,
+    activation_cache: ActivationCache | None = None,
 ) -> Prefix:
     """Read one more token in every row."""
     mask = torch.nn.functional.pad(prefix.mask, (0, 1), value=True)
-    places = None if recall is None else recall.number(len(tokens), 1, tokens.device)
+    places = (
+        None
+        if activation_cache is None
+        else activation_cache.assign_slots(len(tokens), 1, tokens.device)
+    )
     hidden = hidden_states(model, tokens[:, None], prefix.lengths[:, None], mask, prefix.cache)
     return Prefix(hidden[:, -1], prefix.cache, mask, prefix.lengths + 1, places)
 
@@ -158,13 +164,13 @@ def generate(
     pad_id: int,
     greedy: bool = False,
     value_head: Callable[[Tensor], Tensor] | None = None,
-    recall: ActivationCache | None = None,
+    activation_cache: ActivationCache | None = None,
     threads: Threads = SINGLE_THREAD,
 ) -> Generation:
     """Continue every right-padded prompt until a stop token or `max_new_tokens`.
 
     Greedy takes the likeliest token; its log-probabilities are still those of the distribution that
-    `sampling` describes. `recall` keeps what the model computes. `threads` share the prompts.
+    `sampling` describes. `activation_cache` keeps what the model computes. `threads` share the prompts.
     """
     uniform = torch.rand(len(tokens), max_new_tokens).to(tokens.device)
 
@@ -179,7 +185,7 @@ def generate(
             pad_id,
             greedy,
             value_head,
-            recall,
+            activation_cache,
         )
 
     shares = split_into_shares(group_rows(tokens, mask)[1], threads.count)
@@ -217,11 +223,11 @@ def _generate(
     pad_id: int,
     greedy: bool,
     value_head: Callable[[Tensor], Tensor] | None,
-    recall: ActivationCache | None,
+    activation_cache: ActivationCache | None,
 ) -> Generation:
     max_new_tokens = uniform.shape[1]
     first, history = group_rows(tokens, mask)
-    prefix = prefill(model, tokens[first], mask[first], max_new_tokens, recall)
+    prefix = prefill(model, tokens[first], mask[first], max_new_tokens, activation_cache)
     head, stop = output_head(model), torch.tensor(list(stop_ids), device=tokens.device)
     out = empty_generation(
         len(tokens), max_new_tokens, pad_id, tokens.device, value_head is not None
@@ -238,7 +244,7 @@ def _generate(
         drawn = (
             logits.argmax(-1)[history]
             if greedy
-            else draw_each(logprobs.exp(), history, uniform[live, t])
+            else draw_from_rows(logprobs.exp(), history, uniform[live, t])
         )
         out.tokens[live, t] = drawn
         out.mask[live, t] = True
@@ -251,8 +257,8 @@ def _generate(
         live, history, drawn = live[going], history[going], drawn[going]
         if t + 1 == max_new_tokens or not len(live):
             break
-        prefix, history, fed = branch(prefix, history, drawn, logits.shape[1])
-        prefix = advance(model, prefix, fed, recall)
+        prefix, history, fed = fork_histories(prefix, history, drawn, logits.shape[1])
+        prefix = advance(model, prefix, fed, activation_cache)
         if places is not None and prefix.places is not None:
             places[live, prefix.lengths[history] - 1] = prefix.places[history, 0]
     return Generation(
@@ -265,7 +271,7 @@ def _generate(
     )
 
 
-def branch(
+def fork_histories(
     prefix: Prefix, history: Int[Tensor, "B"], drawn: Int[Tensor, "B"], vocab_size: int
 ) -> tuple[Prefix, Int[Tensor, "B"], Int[Tensor, "N"]]:
     """(cache rows, the cache row of each row, the token to feed to each cache row): a cache row for

@@ -23,7 +23,7 @@ from vla.data.tree_attention import TreeAttention, build_tree_attention
 from vla.finite_checks import check_finite
 from vla.models.loading import plain_model
 
-BRANCHES = "vla_branches"
+TREE_ATTENTION = "vla_branches"
 """The name of `attend` in transformers."""
 
 
@@ -40,7 +40,7 @@ def hidden_states(
     cache: Cache | None = None,
 ) -> Float[Tensor, "B n d"]:
     """Last hidden states. `mask` [B, m] marks real tokens among those cached and given; [B, 1, n,
-    m] is the whole attention; branches are those of the one row, for models that `allow_branches`
+    m] is the whole attention; branches are those of the one row, for models that `enable_tree_attention`
     lets.
     """
     decoder = plain_model(model).get_decoder()
@@ -65,7 +65,7 @@ def hidden_states(
     return output.last_hidden_state
 
 
-def attend(
+def tree_attention_forward(
     module: nn.Module,
     query: Float[Tensor, "B H N d"],
     key: Float[Tensor, "B G M d"],
@@ -79,10 +79,10 @@ def attend(
     of transformers."""
     if branches is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
-    return attend_along_branches(query, key, value, branches, settings.get("scaling")), None
+    return attend_in_tree(query, key, value, branches, settings.get("scaling")), None
 
 
-def attend_along_branches(
+def attend_in_tree(
     query: Float[Tensor, "1 H N d"],
     key: Float[Tensor, "1 G N d"],
     value: Float[Tensor, "1 G N d"],
@@ -108,12 +108,12 @@ def attend_along_branches(
     return flat.view(1, query.shape[2], query.shape[1], -1)
 
 
-AttentionInterface.register(BRANCHES, attend)
-AttentionMaskInterface.register(BRANCHES, sdpa_mask)
+AttentionInterface.register(TREE_ATTENTION, tree_attention_forward)
+AttentionMaskInterface.register(TREE_ATTENTION, sdpa_mask)
 
 
 @torch.no_grad()
-def allow_branches(model: nn.Module) -> bool:
+def enable_tree_attention(model: nn.Module) -> bool:
     """Let a tree of tokens go through the model by its branches, if that is possible: all layers
     see all earlier tokens, nothing is computed again in the backward pass, and the hidden states of
     a small tree are those of an ordinary mask.
@@ -123,7 +123,7 @@ def allow_branches(model: nn.Module) -> bool:
     if checkpoints or not uses_full_attention(model):
         return False
     if config._attn_implementation != "sdpa":
-        return config._attn_implementation == BRANCHES
+        return config._attn_implementation == TREE_ATTENTION
     device = next(model.parameters()).device
     tree = build_tree_attention([-1, 0, 1, 0], [0, 1, 2, 1]).map(lambda tensor: tensor.to(device))
     tokens, positions = (
@@ -133,7 +133,7 @@ def allow_branches(model: nn.Module) -> bool:
     mask = torch.ones(4, 4, dtype=torch.bool, device=device).tril()
     mask[3, 1:3] = False
     usual = hidden_states(model, tokens, positions, mask[None, None])
-    config._attn_implementation = BRANCHES
+    config._attn_implementation = TREE_ATTENTION
     equal = torch.allclose(
         hidden_states(model, tokens, positions, tree), usual, rtol=1e-3, atol=1e-3
     )

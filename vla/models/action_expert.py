@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache
@@ -34,7 +34,6 @@ SHORTEST_PERIOD, LONGEST_PERIOD = 4e-3, 4.0
 class ExpertContext:
     """What the expert attends to, computed once a query: rotated keys and values of every layer,
     which tokens are there, the rotation at the places behind them, and the states of the queries.
-    `plain` is the same without the label of an advantage, for classifier-free guidance.
     """
 
     keys: Float[Tensor, "l B g T e"]
@@ -42,26 +41,25 @@ class ExpertContext:
     visible: Bool[Tensor, "B T"]
     rotation: tuple[Float[Tensor, "B H e"], Float[Tensor, "B H e"]]
     states: Float[Tensor, "B H d"]
-    plain: ExpertContext | None = None
 
 
-class KeysAndValues(DynamicCache):
+class RecordingCache(DynamicCache):
     """Takes note of each layer's rotated keys and values, once: when gradient checkpointing
     computes a layer again, nothing is added, so the two go together.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.noted: dict[int, tuple[Tensor, Tensor]] = {}
+        self.recorded: dict[int, tuple[Tensor, Tensor]] = {}
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> Any:
-        self.noted.setdefault(layer_idx, (key_states, value_states))
+        self.recorded.setdefault(layer_idx, (key_states, value_states))
         return key_states, value_states
 
 
-class AppendingCache(DynamicCache):
+class FrozenPrefixCache(DynamicCache):
     """Puts what was read before each layer's new keys and values, and keeps nothing."""
 
     def __init__(self, keys: Float[Tensor, "l B g T e"], values: Float[Tensor, "l B g T e"]):
@@ -75,7 +73,7 @@ class AppendingCache(DynamicCache):
         return torch.cat([keys, key_states], dim=2), torch.cat([values, value_states], dim=2)
 
 
-def allow_checkpoints(decoder: nn.Module) -> None:
+def allow_checkpointing_with_cache(decoder: nn.Module) -> None:
     """Tell a decoder's layers that gradient checkpointing may keep a cache that does not change."""
     for layer in decoder.modules():
         if isinstance(layer, GradientCheckpointingLayer):
@@ -87,39 +85,43 @@ def build_prefix_cache(
     readout: ActionReadout,
     prefix: Float[Tensor, "B P d"],
     observation: Observation,
+    *,
+    dedup: bool = False,
 ) -> Float[Tensor, "B T D"]:
-    """Run the language model over `[prefix | text | queries]`: for every token what the queries
-    have seen (zeros before them), then the keys and the values of all layers, in one tensor that
-    can be kept.
+    """Run the language model over `[prefix | text | queries]` and pack the result into one tensor.
+
+    For every token: the query states [d] (zeros for other tokens), then keys and values of all
+    layers. With `dedup`, equal rows are computed once: rows of branched rollouts come from few
+    states, and computing each again would take most of an update.
     """
-    cache = KeysAndValues()
-    allow_checkpoints(model.backbone.model.get_decoder())
-    hidden = readout.see(model, prefix, observation, cache)
-    noted = [cache.noted[layer] for layer in sorted(cache.noted)]
-    both = torch.stack([keys for keys, _ in noted] + [values for _, values in noted])
+    if dedup:
+        first, inverse = _unique_rows(prefix, observation)
+        distinct = map_rows(replace(observation, images={}), lambda tensor: tensor[first])
+        return build_prefix_cache(model, readout, prefix[first], distinct)[inverse]
+    cache = RecordingCache()
+    allow_checkpointing_with_cache(model.backbone.model.get_decoder())
+    hidden = readout.encode(model, prefix, observation, cache)
+    layers = [cache.recorded[layer] for layer in sorted(cache.recorded)]
+    both = torch.stack([keys for keys, _ in layers] + [values for _, values in layers])
+    # [2 l, B, g, T, e] -> [B, T, 2 l g e]: a trace indexes rows first, so tokens stay rows.
     packed = both.permute(1, 3, 0, 2, 4).flatten(2)
     padded = functional.pad(hidden, (0, 0, packed.shape[1] - hidden.shape[1], 0))
     return torch.cat([padded, packed], dim=2)
 
 
-def build_prefix_cache_deduplicated(
-    model: VisionLanguageModel,
-    readout: ActionReadout,
-    prefix: Float[Tensor, "B P d"],
-    observation: Observation,
-) -> Float[Tensor, "B T D"]:
-    """The same, where rows are decisions from fewer states: what is alike is read once. (Branches
-    try several decisions from a state; reading again what they saw would take most of an update.)
-    """
-    tokens, mask = observation.tokens, observation.token_mask
-    seen = torch.cat(
-        [prefix.detach().flatten(1), tokens.to(prefix.dtype), mask.to(prefix.dtype)], dim=1
-    )
-    different, which = torch.unique(seen, dim=0, return_inverse=True)
-    first = torch.full((len(different),), len(seen), device=which.device)
-    first = first.scatter_reduce(0, which, torch.arange(len(seen), device=which.device), "amin")
-    blind = map_rows(replace(observation, images={}), lambda tensor: tensor[first])
-    return build_prefix_cache(model, readout, prefix[first], blind)[which]
+def _unique_rows(
+    prefix: Float[Tensor, "B P d"], observation: Observation
+) -> tuple[Int[Tensor, "S"], Int[Tensor, "B"]]:
+    """First row of each distinct (prefix, text), and the number of the distinct row of every
+    row."""
+    tokens = observation.tokens.to(prefix.dtype)
+    mask = observation.token_mask.to(prefix.dtype)
+    content = torch.cat([prefix.detach().flatten(1), tokens, mask], dim=1)
+    unique, inverse = torch.unique(content, dim=0, return_inverse=True)
+    rows = torch.arange(len(content), device=inverse.device)
+    # torch.unique gives no index of a first occurrence: the least row number of each group is it.
+    first = torch.full((len(unique),), len(content), device=inverse.device)
+    return first.scatter_reduce(0, inverse, rows, "amin"), inverse
 
 
 @dataclass(frozen=True)
@@ -133,12 +135,12 @@ class PrefixCache:
     visible: Bool[Tensor, "B T"]
     states: Float[Tensor, "B q d"]
 
-    def behind(self, model: VisionLanguageModel) -> AppendingCache:
+    def frozen_cache(self, model: VisionLanguageModel) -> FrozenPrefixCache:
         """A cache for tokens that stand behind what was read, all of them in one call."""
-        allow_checkpoints(model.backbone.model.get_decoder())
-        return AppendingCache(self.keys, self.values)
+        allow_checkpointing_with_cache(model.backbone.model.get_decoder())
+        return FrozenPrefixCache(self.keys, self.values)
 
-    def growing(self) -> DynamicCache:
+    def growing_cache(self) -> DynamicCache:
         """A cache for tokens that are written one after another."""
         cache = DynamicCache()
         for layer, (keys, values) in enumerate(zip(self.keys, self.values, strict=True)):
@@ -146,7 +148,7 @@ class PrefixCache:
         return cache
 
 
-def prefix_cache_for(
+def unpack_prefix_cache(
     model: VisionLanguageModel,
     readout: ActionReadout,
     seen: Float[Tensor, "B T D"],
@@ -173,7 +175,7 @@ def prefix_cache_for(
     )
 
 
-def unpack_prefix_cache(
+def make_expert_context(
     model: VisionLanguageModel,
     readout: ActionReadout,
     seen: Float[Tensor, "B T D"],
@@ -181,7 +183,7 @@ def unpack_prefix_cache(
     stop_gradient_to_vlm: bool = False,
 ) -> ExpertContext:
     """What the expert attends to, from what `see` gave."""
-    read = prefix_cache_for(model, readout, seen, observation, stop_gradient_to_vlm)
+    read = unpack_prefix_cache(model, readout, seen, observation, stop_gradient_to_vlm)
     positions = read.visible.sum(1, keepdim=True) + torch.arange(
         len(readout.queries), device=seen.device
     )

@@ -37,7 +37,7 @@ class ActionQueries(nn.Module):
         )
 
     @torch.no_grad()
-    def start_from(self, other: ActionQueries) -> None:
+    def initialize_from(self, other: ActionQueries) -> None:
         """Take over what another head's queries have learned to look at; a query between two of its
         own takes the nearer.
         """

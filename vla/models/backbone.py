@@ -107,7 +107,7 @@ class Backbone(nn.Module):
         return nn.functional.linear(hidden, head.weight[first:last]).float()
 
     @torch.no_grad()
-    def order(self, first: int, count: int) -> None:
+    def order_embeddings(self, first: int, count: int) -> None:
         """Give `count` ids from `first` embeddings that say their order: neighbours start out
         alike.
 
@@ -131,7 +131,7 @@ class Backbone(nn.Module):
             head[first : first + count] = rows
 
     @torch.no_grad()
-    def compose(self, first: int, count: int, parts: Sequence[Sequence[int]]) -> None:
+    def compose_embeddings(self, first: int, count: int, parts: Sequence[Sequence[int]]) -> None:
         """Give the ids behind `count` ordered ones from `first` embeddings made of those they stand
         for (`parts`, as numbers from `first` on), each turned by its place: what begins or ends
         alike starts out alike.
@@ -191,11 +191,11 @@ def hub_backbone(name_or_path: str, dtype: torch.dtype, gradient_checkpointing: 
     model = load_pretrained(AutoModelForCausalLM, name_or_path, BACKBONE, dtype=dtype)
     backbone = Backbone(model)
     if gradient_checkpointing:
-        checkpoint_gradients(backbone)
+        enable_gradient_checkpointing(backbone)
     return backbone
 
 
-def checkpoint_gradients(backbone: Backbone) -> None:
+def enable_gradient_checkpointing(backbone: Backbone) -> None:
     """Keep only what enters each layer for the backward pass, and compute the rest again (Chen et
     al. 2016)."""
     backbone.model.activation_checkpointing_enable()

@@ -49,9 +49,9 @@ class FastDecoder(nn.Module):
         )
         lengths, low = torch.tensor([len(token) for token in expansions]), expansions[0][0]
         num_integers = int((lengths == 1).sum())
-        model.backbone.order(self.first_id, num_integers)
+        model.backbone.order_embeddings(self.first_id, num_integers)
         parts = [[value - low for value in token] for token in expansions[num_integers:]]
-        model.backbone.compose(self.first_id, num_integers, parts)
+        model.backbone.compose_embeddings(self.first_id, num_integers, parts)
         width = model.width
         self.begin = nn.Parameter(torch.randn(1, width) * 0.02)
         self.gist = nn.Linear(num_queries * width, width)
@@ -66,7 +66,7 @@ class FastDecoder(nn.Module):
         self.register_buffer("lengths", lengths, persistent=False)
         self.register_buffer("integers", torch.tensor(padded) / largest, persistent=False)
 
-    def teacher_forced(
+    def teacher_forced_logprobs(
         self,
         model: VisionLanguageModel,
         read: PrefixCache,
@@ -76,7 +76,7 @@ class FastDecoder(nn.Module):
         """Log-probabilities of every token given the true ones before it."""
         begin = self.begin.to(read.states.dtype).expand(len(ids), 1, -1)
         embedded = torch.cat([begin, model.backbone.embed(ids[:, :-1] + self.first_id)], dim=1)
-        hidden = _behind(model, embedded, read, read.behind(model))
+        hidden = _behind(model, embedded, read, read.frozen_cache(model))
         left = self._left(ids)
         known = (
             torch.arange(self.num_symbols, device=ids.device) < (self.num_symbols - left)[..., None]
@@ -85,7 +85,7 @@ class FastDecoder(nn.Module):
             model, hidden, read, self._put(ids, left)[:, None] * known, left, temperature
         )
 
-    def write(
+    def generate(
         self,
         model: VisionLanguageModel,
         read: PrefixCache,
@@ -102,7 +102,7 @@ class FastDecoder(nn.Module):
             torch.zeros_like(ids, dtype=torch.bool),
             torch.zeros(ids.shape, device=device),
         )
-        cache, embedded = read.growing(), self.begin.to(read.states.dtype).expand(rows, 1, -1)
+        cache, embedded = read.growing_cache(), self.begin.to(read.states.dtype).expand(rows, 1, -1)
         for at in range(self.num_symbols):
             hidden = _behind(model, embedded, read, cache, at)
             distribution = self._distribution(

@@ -18,7 +18,7 @@ def load_pretrained(kind: Any, name: str, setting: str, **options: Any) -> Any:
     Raises ValueError naming the setting: the name leads nowhere, a file is damaged, or weights are
     missing.
     """
-    check_folder(Path(name), setting)
+    check_manifest(Path(name), setting)
     is_model = "Model" in kind.__name__
     try:
         found = kind.from_pretrained(
@@ -38,7 +38,7 @@ def load_pretrained(kind: Any, name: str, setting: str, **options: Any) -> Any:
     return model
 
 
-def check_folder(folder: Path, setting: str) -> None:
+def check_manifest(folder: Path, setting: str) -> None:
     """Hold a folder that one of our runs wrote against its checksums."""
     if (folder / MANIFEST).is_file() and (fault := find_fault(folder)) is not None:
         raise DamagedFile(folder, f"{fault} ({setting})", REMEDY)

@@ -32,7 +32,7 @@ class ActionReadout(nn.Module):
             numbers, felt = len(model.plan.dimensions), len(model.proprio_mean)
             self.reader = PlanReader(numbers, felt, num_queries, model.width)
 
-    def see(
+    def encode(
         self,
         model: VisionLanguageModel,
         prefix: Float[Tensor, "B P d"],
@@ -41,7 +41,7 @@ class ActionReadout(nn.Module):
     ) -> Float[Tensor, "B q d"]:
         """What the queries have seen; `cache` is given the keys and values of the whole
         sequence."""
-        return model.read(prefix, observation, self.queries, cache)
+        return model.encode_queries(prefix, observation, self.queries, cache)
 
     def interpret(
         self,
@@ -53,9 +53,9 @@ class ActionReadout(nn.Module):
         """States of the queries from what they have seen; with `stop_gradient_to_vlm` no gradient reaches the
         model."""
         if self.reader is None:
-            return model.told(hidden, observation)
+            return model.with_advantage_label(hidden, observation)
         plan = plan_moments(model.plan_logits(hidden))
-        told = model.told(hidden, observation)
+        told = model.with_advantage_label(hidden, observation)
         return hidden + self.reader(
             plan.detach() if stop_gradient_to_vlm else plan,
             model.normalized_proprio(observation),

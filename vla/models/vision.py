@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from vla.spelling import did_you_mean
 
-SIGNED = (0.5, 0.5, 0.5)
+HALF = (0.5, 0.5, 0.5)
 """Mean and standard deviation of pixels in [0, 1] that map them to [-1, 1]."""
 
 
@@ -52,8 +52,8 @@ class VisionEncoder(nn.Module):
         self,
         model: nn.Module,
         image_size: int,
-        mean: Sequence[float] = SIGNED,
-        std: Sequence[float] = SIGNED,
+        mean: Sequence[float] = HALF,
+        std: Sequence[float] = HALF,
         pixels: int | None = None,
     ):
         super().__init__()

@@ -31,7 +31,7 @@ from vla.models.vision import VisionEncoder
 from vla.models.vocabulary import NUM_ACTION_IDS, NUM_LOCATIONS, action_ids, location_ids
 from vla.types import Observation
 
-SMALLEST_SPREAD = 1e-3
+MIN_PROPRIO_STD = 1e-3
 """Floor of a proprioceptive dimension's standard deviation: a joint that hardly moved in the data
 must not be blown up.
 """
@@ -128,7 +128,7 @@ class VisionLanguageModel(nn.Module):
     def fit_proprio(self, proprio: Float[Tensor, "N s"]) -> None:
         """Take the normalisation of proprioception from data."""
         self.proprio_mean.copy_(proprio.mean(0))
-        self.proprio_std.copy_(proprio.std(0).clamp(min=SMALLEST_SPREAD))
+        self.proprio_std.copy_(proprio.std(0).clamp(min=MIN_PROPRIO_STD))
 
     def prefix_parameters(self) -> list[nn.Parameter]:
         """What the prefix embeddings depend on: vision, projectors, camera embeddings."""
@@ -250,7 +250,7 @@ class VisionLanguageModel(nn.Module):
         )
         return hidden[:, :length], hidden[:, length:]
 
-    def read(
+    def encode_queries(
         self,
         prefix: Float[Tensor, "B P d"],
         observation: Observation,
@@ -266,7 +266,7 @@ class VisionLanguageModel(nn.Module):
             1
         ]
 
-    def told(
+    def with_advantage_label(
         self, hidden: Float[Tensor, "B q d"], observation: Observation
     ) -> Float[Tensor, "B q d"]:
         """The states with the label added, the mean of its words on the scale of a normalised

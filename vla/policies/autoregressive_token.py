@@ -56,7 +56,7 @@ class AutoregressiveTokenHead(nn.Module):
         self.temperature = temperature
         self.first_id = reserve_action_ids(model, bins, temperature)
         self.head, self.reader = make_queries(model, 1, bins.num_active)
-        self.register_buffer("valid", bins.valid(), persistent=False)
+        self.register_buffer("valid", bins.valid_ids(), persistent=False)
 
     @property
     def num_draws(self) -> int:
@@ -79,13 +79,13 @@ class AutoregressiveTokenHead(nn.Module):
     ) -> Prompt:
         return Prompt(perceived, observation)
 
-    def summarize(self, reading: HeadInput[Prompt]) -> Float[Tensor, "B d"]:
-        prefix = reading.context.prefix
+    def summarize(self, inputs: HeadInput[Prompt]) -> Float[Tensor, "B d"]:
+        prefix = inputs.context.prefix
         start = torch.zeros(len(prefix), 1, dtype=torch.long, device=prefix.device)
-        return self._teacher_forced(reading.model, reading.context, start)[1]
+        return self._teacher_forced(inputs.model, inputs.context, start)[1]
 
-    def score(self, reading: HeadInput[Prompt], trace: Trace) -> DrawScores:
-        distribution, state = self._teacher_forced(reading.model, reading.context, trace["ids"])
+    def score(self, inputs: HeadInput[Prompt], trace: Trace) -> DrawScores:
+        distribution, state = self._teacher_forced(inputs.model, inputs.context, trace["ids"])
         return DrawScores(*score_ids(distribution, trace["ids"]), state)
 
     def imitation_terms(
@@ -140,9 +140,9 @@ class AutoregressiveTokenHead(nn.Module):
         dimensions = self.head.dimensions[draws % self.bins.num_active].expand_as(hidden)
         return model.backbone.logits(self.head.mix(hidden, dimensions), self.first_id)
 
-    def draw(self, reading: HeadInput[Prompt], greedy: bool) -> Draws:
+    def draw(self, inputs: HeadInput[Prompt], greedy: bool) -> Draws:
         """Token after token; the cache holds the keys and values of everything before it."""
-        model, prompt = reading.model, reading.context
+        model, prompt = inputs.model, inputs.context
         backbone, mask, prefix = model.backbone, prompt.observation.token_mask, prompt.prefix
         rows, num_prefix, length = len(mask), prefix.shape[1], mask.shape[1]
         cache = Backbone.new_cache()

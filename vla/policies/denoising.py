@@ -30,7 +30,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from vla.actions.action_range import FARTHEST, describe_widened_scales
+from vla.actions.action_range import MAX_NORMALIZED, describe_widened_scales
 from vla.actions.fast import FastCode, fit_fast, max_normalized_value
 from vla.actions.generative_process import GenerativeProcess, gaussian_entropy, gaussian_logprob
 from vla.actions.normalize import ActionNormalizer, fit_normalizer
@@ -39,13 +39,12 @@ from vla.models.action_expert import (
     ActionExpert,
     ExpertContext,
     build_prefix_cache,
-    build_prefix_cache_deduplicated,
-    prefix_cache_for,
+    make_expert_context,
     unpack_prefix_cache,
 )
 from vla.models.plan_head import ActionReadout
 from vla.models.vlm import VisionLanguageModel
-from vla.policies.fast import make_writer, score_tokens
+from vla.policies.fast import make_fast_decoder, score_tokens
 from vla.policies.head import Draws, DrawScores, HeadInput
 from vla.policies.traits import Cache
 from vla.types import Observation, Trace
@@ -108,7 +107,7 @@ class DenoisingHead(nn.Module):
         assert code is not None or settings.token_weight == 0, "the loss of tokens needs their code"
         self.code = code
         needs_writer = code is not None and settings.token_weight != 0
-        self.writer = make_writer(model, code) if needs_writer else None
+        self.writer = make_fast_decoder(model, code) if needs_writer else None
         self.readout = ActionReadout(model, settings.chunk)
         self.expert = ActionExpert(
             model, settings.chunk, normalizer.num_active, settings.width, settings.intermediate
@@ -141,9 +140,7 @@ class DenoisingHead(nn.Module):
         dedup: bool,
     ) -> Float[Tensor, "B T D"]:
         """States of the queries, and the keys and values of everything before them."""
-        return (build_prefix_cache_deduplicated if dedup else build_prefix_cache)(
-            model, self.readout, prefix, observation
-        )
+        return build_prefix_cache(model, self.readout, prefix, observation, dedup=dedup)
 
     def interpret(
         self,
@@ -151,23 +148,23 @@ class DenoisingHead(nn.Module):
         perceived: Float[Tensor, "B T D"],
         observation: Observation,
     ) -> ExpertContext:
-        return unpack_prefix_cache(
+        return make_expert_context(
             model, self.readout, perceived, observation, self.settings.stop_gradient_to_vlm
         )
 
-    def summarize(self, reading: HeadInput[ExpertContext]) -> Float[Tensor, "B d"]:
-        return reading.context.states.mean(1)
+    def summarize(self, inputs: HeadInput[ExpertContext]) -> Float[Tensor, "B d"]:
+        return inputs.context.states.mean(1)
 
     def predict(
         self,
-        reading: HeadInput[ExpertContext],
+        inputs: HeadInput[ExpertContext],
         state: Float[Tensor, "B S H a"],
         time: Float[Tensor, "B S"],
     ) -> tuple[Float[Tensor, "B S H a"], Float[Tensor, "B S H a"]]:
         """The expert's prediction, and the standard deviation of learned noise, which is linear in
         its logarithm and takes no guidance."""
-        labelled, share = self.expert(state, time, reading.context)
-        prediction = reading.guided(labelled, lambda plain: self.expert(state, time, plain)[0])
+        labelled, share = self.expert(state, time, inputs.context)
+        prediction = inputs.guide(labelled, lambda plain: self.expert(state, time, plain)[0])
         low, high = self.settings.min_noise, self.settings.max_noise
         return prediction, low * (high / low) ** share
 
@@ -183,32 +180,32 @@ class DenoisingHead(nn.Module):
             return self.process.move(step, state, prediction), spread
         return self.process.transition(step, state, prediction)
 
-    def draw(self, reading: HeadInput[ExpertContext], greedy: bool) -> Draws:
+    def draw(self, inputs: HeadInput[ExpertContext], greedy: bool) -> Draws:
         """Greedy: from no noise, without noise."""
-        start = self._start(reading, greedy)
+        start = self._start(inputs, greedy)
         if self.settings.exploration == "matching":
-            final, trace, logprobs = self._match(start, reading)
+            final, trace, logprobs = self._match(start, inputs)
         else:
-            final, trace, logprobs = self._denoise(start, reading, greedy)
+            final, trace, logprobs = self._denoise(start, inputs, greedy)
         check_finite("actions", final)
         return Draws(
             action=self.normalizer.decode(final),
             trace=trace,
             logprobs=logprobs,
             mask=torch.ones_like(logprobs, dtype=torch.bool),
-            summary=self.summarize(reading),
+            summary=self.summarize(inputs),
         )
 
-    def _start(self, reading: HeadInput[ExpertContext], greedy: bool) -> Float[Tensor, "B H a"]:
+    def _start(self, inputs: HeadInput[ExpertContext], greedy: bool) -> Float[Tensor, "B H a"]:
         """Noise at the head of the chain. Decisions of one state share it: it is no draw of the
         policy, and where it differed, so would what is compared."""
-        states = reading.context.states
-        shape = (len(states) // reading.repeats, self.chunk, self.normalizer.num_active)
+        states = inputs.context.states
+        shape = (len(states) // inputs.repeats, self.chunk, self.normalizer.num_active)
         if greedy:
             noise = torch.zeros(shape, device=states.device)
         else:
             noise = torch.randn(shape, device=states.device)
-        return noise.repeat_interleave(reading.repeats, 0)
+        return noise.repeat_interleave(inputs.repeats, 0)
 
     def _chosen_steps(self, rows: int, device: torch.device) -> Int[Tensor, "B L"]:
         """Steps of the chain that are draws."""
@@ -218,7 +215,7 @@ class DenoisingHead(nn.Module):
         return torch.arange(first, last, device=device).expand(rows, -1)
 
     def _denoise(
-        self, state: Float[Tensor, "B H a"], reading: HeadInput[ExpertContext], greedy: bool
+        self, state: Float[Tensor, "B H a"], inputs: HeadInput[ExpertContext], greedy: bool
     ) -> tuple[Float[Tensor, "B H a"], dict[str, Tensor], Float[Tensor, "B L"]]:
         """Walk the chain: its end, the steps that are draws with the states around them, and their
         log-probs."""
@@ -230,7 +227,7 @@ class DenoisingHead(nn.Module):
         for k, time in enumerate(self.times):
             prediction, spread = (
                 part[:, 0]
-                for part in self.predict(reading, state[:, None], time.expand(len(state), 1))
+                for part in self.predict(inputs, state[:, None], time.expand(len(state), 1))
             )
             mean, std = self._transition(k, state, prediction, spread)
             moved = self.process.move(k, state, prediction)
@@ -245,11 +242,11 @@ class DenoisingHead(nn.Module):
         return state, trace, torch.stack(logprobs, dim=1)[rows, steps]
 
     def _match(
-        self, state: Float[Tensor, "B H a"], reading: HeadInput[ExpertContext]
+        self, state: Float[Tensor, "B H a"], inputs: HeadInput[ExpertContext]
     ) -> tuple[Float[Tensor, "B H a"], dict[str, Tensor], Float[Tensor, "B 1"]]:
         """Walk the chain without noise, and keep the noise and times of the surrogate."""
         for k, time in enumerate(self.times):
-            prediction, _ = self.predict(reading, state[:, None], time.expand(len(state), 1))
+            prediction, _ = self.predict(inputs, state[:, None], time.expand(len(state), 1))
             state = self.process.move(k, state, prediction[:, 0])
         shape = (len(state), self.settings.samples)
         trace = {
@@ -257,27 +254,27 @@ class DenoisingHead(nn.Module):
             "noise": torch.randn(*shape, *state.shape[1:], device=state.device),
             "time": self.process.draw_times(shape, state.device),
         }
-        trace["surrogate"] = self._surrogate(trace, reading)
+        trace["surrogate"] = self._surrogate(trace, inputs)
         return state, trace, trace["surrogate"]
 
-    def _surrogate(self, trace: Trace, reading: HeadInput[ExpertContext]) -> Float[Tensor, "B 1"]:
+    def _surrogate(self, trace: Trace, inputs: HeadInput[ExpertContext]) -> Float[Tensor, "B 1"]:
         """Minus the loss of matching, summed over a chunk's numbers, a mean over the kept noise and
         times."""
         noised, target = self.process.corrupt(
             trace["action"][:, None], trace["noise"], trace["time"]
         )
-        prediction, _ = self.predict(reading, noised, trace["time"])
+        prediction, _ = self.predict(inputs, noised, trace["time"])
         return -(prediction - target).square().sum((-1, -2)).mean(1, keepdim=True)
 
-    def score(self, reading: HeadInput[ExpertContext], trace: Trace) -> DrawScores:
+    def score(self, inputs: HeadInput[ExpertContext], trace: Trace) -> DrawScores:
         """There is an entropy only where the policy can change it: with learned noise."""
-        summary = self.summarize(reading)
+        summary = self.summarize(inputs)
         if self.settings.exploration == "matching":
-            change = self._surrogate(trace, reading) - trace["surrogate"]
+            change = self._surrogate(trace, inputs) - trace["surrogate"]
             limited = change.clamp(-SURROGATE_LIMIT, SURROGATE_LIMIT)
             return DrawScores(trace["surrogate"] + limited, None, summary)
         steps, before, after = trace["step"], trace["before"], trace["after"]
-        prediction, spread = self.predict(reading, before, self.times[steps])
+        prediction, spread = self.predict(inputs, before, self.times[steps])
         logprobs = torch.zeros_like(self.times[steps])
         # A step's transition takes its number as a constant, so all are computed for every draw and
         # each draw takes that of its own step.
@@ -300,17 +297,19 @@ class DenoisingHead(nn.Module):
         control step. Several draws of noise share one pass of the language model, which costs more
         than all of them.
         """
-        reading = HeadInput(model, self.interpret(model, perceived, observation))
+        inputs = HeadInput(model, self.interpret(model, perceived, observation))
         clean = self.normalizer.encode(actions)[:, None]
         shape = (len(actions), self.settings.samples)
         noise = torch.randn(*shape, *clean.shape[2:], device=clean.device)
         time = self.process.draw_times(shape, clean.device)
         noised, target = self.process.corrupt(clean, noise, time)
-        prediction, _ = self.predict(reading, noised, time)
+        prediction, _ = self.predict(inputs, noised, time)
         terms = (prediction - target).square().mean((1, 3))
         if self.writer is None or not trains_model:
             return terms, action_mask
-        read = prefix_cache_for(model, self.readout, perceived, observation)  # without insulation
+        read = unpack_prefix_cache(
+            model, self.readout, perceived, observation
+        )  # without insulation
         ids, there = self.code.encode(actions)
         logprobs, _ = score_tokens(self.writer, model, read, ids, there, 1.0)
         # A token concerns all control steps: only chunks count that are to be imitated whole.
@@ -354,7 +353,7 @@ def denoising_code_notes(
         return describe_widened_scales(
             frames, names, max_normalized_value(num_tokens, code.scale, code.chunk)
         )
-    return describe_widened_scales(frames, names, FARTHEST)
+    return describe_widened_scales(frames, names, MAX_NORMALIZED)
 
 
 def make_denoising_head(

@@ -24,8 +24,7 @@ from vla.actions.fast import FastCode, fit_fast, max_normalized_value
 from vla.models.action_expert import (
     PrefixCache,
     build_prefix_cache,
-    build_prefix_cache_deduplicated,
-    prefix_cache_for,
+    unpack_prefix_cache,
 )
 from vla.models.fast_decoder import FastDecoder
 from vla.models.plan_head import ActionReadout
@@ -79,7 +78,7 @@ class FastHead(nn.Module):
         self.temperature = temperature
         self.chunk = code.chunk
         self.readout = ActionReadout(model, code.chunk)
-        self.writer = make_writer(model, code)
+        self.writer = make_fast_decoder(model, code)
 
     @property
     def num_draws(self) -> int:
@@ -93,9 +92,7 @@ class FastHead(nn.Module):
         dedup: bool,
     ) -> Float[Tensor, "B T D"]:
         """States of the queries, and the keys and values of everything before them."""
-        return (build_prefix_cache_deduplicated if dedup else build_prefix_cache)(
-            model, self.readout, prefix, observation
-        )
+        return build_prefix_cache(model, self.readout, prefix, observation, dedup=dedup)
 
     def interpret(
         self,
@@ -103,35 +100,35 @@ class FastHead(nn.Module):
         perceived: Float[Tensor, "B T D"],
         observation: Observation,
     ) -> PrefixCache:
-        return prefix_cache_for(model, self.readout, perceived, observation)
+        return unpack_prefix_cache(model, self.readout, perceived, observation)
 
-    def summarize(self, reading: HeadInput[PrefixCache]) -> Float[Tensor, "B d"]:
-        return reading.context.states.mean(1)
+    def summarize(self, inputs: HeadInput[PrefixCache]) -> Float[Tensor, "B d"]:
+        return inputs.context.states.mean(1)
 
-    def draw(self, reading: HeadInput[PrefixCache], greedy: bool) -> Draws:
+    def draw(self, inputs: HeadInput[PrefixCache], greedy: bool) -> Draws:
         draw = partial(draw_ids, greedy=greedy)
-        ids, there, logprobs = self.writer.write(
-            reading.model, reading.context, self.temperature, draw
+        ids, there, logprobs = self.writer.generate(
+            inputs.model, inputs.context, self.temperature, draw
         )
         return Draws(
             action=self.code.decode(ids, there),
             trace={"ids": ids, "there": there},
             logprobs=logprobs,
             mask=there,
-            summary=self.summarize(reading),
+            summary=self.summarize(inputs),
         )
 
-    def score(self, reading: HeadInput[PrefixCache], trace: Trace) -> DrawScores:
+    def score(self, inputs: HeadInput[PrefixCache], trace: Trace) -> DrawScores:
         """0 where nothing was drawn."""
         logprobs, entropy = score_tokens(
             self.writer,
-            reading.model,
-            reading.context,
+            inputs.model,
+            inputs.context,
             trace["ids"],
             trace["there"],
             self.temperature,
         )
-        return DrawScores(logprobs, entropy, self.summarize(reading))
+        return DrawScores(logprobs, entropy, self.summarize(inputs))
 
     def imitation_terms(
         self,
@@ -155,7 +152,7 @@ class FastHead(nn.Module):
         yield self.writer.begin
 
 
-def make_writer(model: VisionLanguageModel, code: FastCode) -> FastDecoder:
+def make_fast_decoder(model: VisionLanguageModel, code: FastCode) -> FastDecoder:
     """A decoder of the tokens of `code`."""
     return FastDecoder(model, code.chunk, code.expansions, code.num_symbols)
 
@@ -170,7 +167,7 @@ def score_tokens(
 ) -> tuple[Float[Tensor, "B L"], Float[Tensor, "B L"]]:
     """Log-probabilities and entropies of written tokens, 0 where there is none."""
     longest = int(there.sum(1).max())
-    distribution = writer.teacher_forced(model, read, ids[:, :longest], temperature)
+    distribution = writer.teacher_forced_logprobs(model, read, ids[:, :longest], temperature)
     probabilities = distribution.exp()
     entropy = -(probabilities * distribution.masked_fill(probabilities == 0, 0.0)).sum(-1)
     logprobs = distribution.gather(-1, ids[:, :longest, None])[..., 0]

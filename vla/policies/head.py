@@ -31,27 +31,27 @@ C = TypeVar("C")
 class HeadInput(Generic[C]):
     """Input of a head's decisions: `context` is its interpretation of what the model perceived.
 
-    `plain` is the same without the advantage label (None: no guidance). `rows` is the row of the
+    `unlabelled` is the same without the advantage label (None: no guidance). `rows` is the row of the
     context that each decision is drawn from (None: its own). `repeats` decisions of one state stand
     together.
     """
 
     model: VisionLanguageModel
     context: C
-    plain: C | None = None
+    unlabelled: C | None = None
     guidance: float = 1.0
     rows: Int[Tensor, "B"] | None = None
     repeats: int = 1
 
-    def guided(self, labelled: Tensor, predict: Callable[[C], Tensor]) -> Tensor:
+    def guide(self, labelled: Tensor, predict: Callable[[C], Tensor]) -> Tensor:
         """Classifier-free guidance (Ho and Salimans 2022): plain + guidance (labelled - plain), of
-        a prediction from the context and one from `plain`."""
-        if self.plain is None:
+        a prediction from the context and one from `unlabelled`."""
+        if self.unlabelled is None:
             return labelled
-        plain = predict(self.plain)
-        return plain + self.guidance * (labelled - plain)
+        unlabelled = predict(self.unlabelled)
+        return unlabelled + self.guidance * (labelled - unlabelled)
 
-    def per_decision(self, values: Tensor) -> Tensor:
+    def expand_to_decisions(self, values: Tensor) -> Tensor:
         """Values of states [S, ...] as values of decisions [B, ...]."""
         return values if self.rows is None else values[self.rows]
 
@@ -80,7 +80,7 @@ class DrawScores:
 class Head(Protocol[C]):
     """An action head, which is a `torch.nn.Module` too.
 
-    Contract: `score(reading, draw(reading, greedy).trace)` gives the log-probabilities of the
+    Contract: `score(inputs, draw(inputs, greedy).trace)` gives the log-probabilities of the
     draws, for equal weights.
     """
 
@@ -116,13 +116,13 @@ class Head(Protocol[C]):
         """The context of decisions: what was perceived, with the plan and the label in it."""
         ...
 
-    def summarize(self, reading: HeadInput[C]) -> Float[Tensor, "S d"]:
+    def summarize(self, inputs: HeadInput[C]) -> Float[Tensor, "S d"]:
         """Input of the value head."""
         ...
 
-    def draw(self, reading: HeadInput[C], greedy: bool) -> Draws: ...
+    def draw(self, inputs: HeadInput[C], greedy: bool) -> Draws: ...
 
-    def score(self, reading: HeadInput[C], trace: Trace) -> DrawScores: ...
+    def score(self, inputs: HeadInput[C], trace: Trace) -> DrawScores: ...
 
     def imitation_terms(
         self,
@@ -192,7 +192,7 @@ class PolicySettings(PolicyTraits, Protocol):
     def make_head(self, model: VisionLanguageModel, code: Any) -> Head[Any]: ...
 
 
-def distinct(
+def unique_consecutive_rows(
     perceived: Float[Tensor, "B ..."], observation: Observation
 ) -> tuple[Int[Tensor, "S"], Int[Tensor, "B"]]:
     """First row of each run of equal neighbours, and the run that every row belongs to.

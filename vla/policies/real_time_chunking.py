@@ -2,7 +2,7 @@
 will have led.
 
 While a chunk is computed the robot executes what is left of the last one. The new chunk is guided
-towards those actions: fully for the `late` first, which will have been executed when it arrives,
+towards those actions: fully for the `delay` first, which will have been executed when it arrives,
 less and less for the others, not at all where nothing was planned (Black, Galliker and Levine 2025,
 "Real-Time Execution of Action Chunking Flow Policies", alg. 1). No training is needed: the guidance
 is the gradient of the squared difference between the plan and the chunk that the flow is heading
@@ -38,13 +38,13 @@ def can_continue(policy: object) -> TypeGuard[VlaPolicy[ExpertContext]]:
 
 
 def soft_mask(
-    late: Int[Tensor, "B"], planned: Int[Tensor, "B"], chunk: int
+    delay: Int[Tensor, "B"], num_planned: Int[Tensor, "B"], chunk: int
 ) -> Float[Tensor, "B H"]:
-    """How firmly each action of a new chunk is held to the plan: 1 for the first `late`, then c
-    (e^c - 1) / (e - 1) with a c that falls to 0 at the end of the `num_plan_numbers` actions (eq. 5).
+    """How firmly each action of a new chunk is tied to the plan: 1 for the first `delay`, then c
+    (e^c - 1) / (e - 1) with a c that falls to 0 at the end of the `num_planned` actions (eq. 5).
     """
-    step = torch.arange(chunk, device=late.device, dtype=torch.float32)[None]
-    first, last = late[:, None].float(), planned[:, None].float()
+    step = torch.arange(chunk, device=delay.device, dtype=torch.float32)[None]
+    first, last = delay[:, None].float(), num_planned[:, None].float()
     c = ((last - step) / (last - first + 1)).clamp(0, 1)
     falling = c * torch.expm1(c) / (torch.e - 1)
     return torch.where(
@@ -56,25 +56,25 @@ def continue_chunk(
     policy: VlaPolicy[ExpertContext],
     observation: Observation,
     plan: Float[Tensor, "B H A"],
-    planned: Int[Tensor, "B"],
-    late: Int[Tensor, "B"],
+    num_planned: Int[Tensor, "B"],
+    delay: Int[Tensor, "B"],
     *,
     greedy: bool = False,
 ) -> Float[Tensor, "B H A"]:
-    """Chunks of actions (physical units). `plan` holds `num_plan_numbers` actions that were to be executed
-    from now on (the rest of it is ignored), of which `late` will have been. With nothing planned
+    """Chunks of actions (physical units). `plan` holds `num_planned` actions that were to be executed
+    from now on (the rest of it is ignored), of which `delay` will have been. With nothing planned
     these are the chunks that `act` draws.
     """
     head = policy.head
     assert isinstance(head, DenoisingHead)
     with torch.no_grad():
-        reading = policy.reading(policy.perceive(observation), observation)
-        wanted = head.normalizer.encode(plan)
+        inputs = policy.head_input(policy.perceive(observation), observation)
+        target = head.normalizer.encode(plan)
         state = torch.zeros(len(plan), head.chunk, head.normalizer.num_active, device=plan.device)
         state = state if greedy else torch.randn_like(state)
-    mask = soft_mask(late, planned, head.chunk)[..., None]
+    mask = soft_mask(delay, num_planned, head.chunk)[..., None]
     for step, time in enumerate(head.times.tolist()):
-        velocity, pull = guided_velocity(head, reading, state, wanted, mask, time)
+        velocity, pull = guided_velocity(head, inputs, state, target, mask, time)
         state = head.process.move(step, state, velocity + guidance_strength(time) * pull)
     check_finite("actions", state)
     return head.normalizer.decode(state.detach())
@@ -82,21 +82,21 @@ def continue_chunk(
 
 def guided_velocity(
     head: DenoisingHead,
-    reading: HeadInput[ExpertContext],
+    inputs: HeadInput[ExpertContext],
     state: Float[Tensor, "B H a"],
-    wanted: Float[Tensor, "B H a"],
+    target: Float[Tensor, "B H a"],
     mask: Float[Tensor, "B H 1"],
     time: float,
 ) -> tuple[Float[Tensor, "B H a"], Float[Tensor, "B H a"]]:
     """The flow's velocity, and the direction in which its end comes nearer to the plan."""
     with torch.enable_grad():
-        held = state.detach().requires_grad_()
+        point = state.detach().requires_grad_()
         at = torch.full((len(state), 1), time, device=state.device)
-        velocity = head.predict(reading, held[:, None], at)[0][:, 0]
+        velocity = head.predict(inputs, point[:, None], at)[0][:, 0]
         # The end of a straight path from here; pulling it towards the plan, not the present state,
         # is what makes early steps count.
-        end = held + (1 - time) * velocity
-        (pull,) = torch.autograd.grad(end, held, grad_outputs=(mask * (wanted - end)).detach())
+        end = point + (1 - time) * velocity
+        (pull,) = torch.autograd.grad(end, point, grad_outputs=(mask * (target - end)).detach())
     return velocity.detach(), pull
 
 

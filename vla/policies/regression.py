@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from vla.actions.action_range import FARTHEST, describe_widened_scales
+from vla.actions.action_range import MAX_NORMALIZED, describe_widened_scales
 from vla.actions.normalize import ActionNormalizer, fit_normalizer
 from vla.finite_checks import check_finite
 from vla.models.plan_head import ActionReadout
@@ -49,7 +49,7 @@ class RegressionSettings:
         return ActionNormalizer.from_dict(dict(values))
 
     def code_notes(self, code: Any, frames: np.ndarray, names: Sequence[str]) -> list[str]:
-        return describe_widened_scales(frames, names, FARTHEST)
+        return describe_widened_scales(frames, names, MAX_NORMALIZED)
 
     def make_head(self, model: VisionLanguageModel, code: ActionNormalizer) -> RegressionHead:
         return RegressionHead(model, code, self.chunk, self.min_scale, self.temperature)
@@ -107,7 +107,7 @@ class RegressionHead(nn.Module):
         dedup: bool,
     ) -> Float[Tensor, "B H d"]:
         """States of the queries."""
-        return self.readout.see(model, prefix, observation)
+        return self.readout.encode(model, prefix, observation)
 
     def interpret(
         self,
@@ -117,8 +117,8 @@ class RegressionHead(nn.Module):
     ) -> Float[Tensor, "B H d"]:
         return self.readout.interpret(model, perceived, observation)
 
-    def summarize(self, reading: HeadInput[Tensor]) -> Float[Tensor, "S d"]:
-        return reading.context.mean(1)
+    def summarize(self, inputs: HeadInput[Tensor]) -> Float[Tensor, "S d"]:
+        return inputs.context.mean(1)
 
     def _score(
         self, drawn: Float[Tensor, "B H a"], means: Float[Tensor, "B H a"]
@@ -129,12 +129,12 @@ class RegressionHead(nn.Module):
         logprobs = -(drawn - means).abs() / scale - normaliser
         return logprobs.flatten(1), (1 + normaliser).expand_as(drawn).flatten(1)
 
-    def _means(self, reading: HeadInput[Tensor]) -> Float[Tensor, "B H a"]:
-        return reading.per_decision(reading.guided(self.head(reading.context), self.head))
+    def _means(self, inputs: HeadInput[Tensor]) -> Float[Tensor, "B H a"]:
+        return inputs.expand_to_decisions(inputs.guide(self.head(inputs.context), self.head))
 
-    def draw(self, reading: HeadInput[Tensor], greedy: bool) -> Draws:
+    def draw(self, inputs: HeadInput[Tensor], greedy: bool) -> Draws:
         """Greedy: the prediction itself."""
-        means = self._means(reading)
+        means = self._means(inputs)
         drawn = means if greedy else means + self.scale * self.temperature * draw_laplace(means)
         check_finite("actions", drawn)
         logprobs, _ = self._score(drawn, means)
@@ -143,12 +143,12 @@ class RegressionHead(nn.Module):
             trace={"drawn": drawn},
             logprobs=logprobs,
             mask=torch.ones_like(logprobs, dtype=torch.bool),
-            summary=self.summarize(reading),
+            summary=self.summarize(inputs),
         )
 
-    def score(self, reading: HeadInput[Tensor], trace: Trace) -> DrawScores:
-        means = self._means(reading)
-        return DrawScores(*self._score(trace["drawn"], means), self.summarize(reading))
+    def score(self, inputs: HeadInput[Tensor], trace: Trace) -> DrawScores:
+        means = self._means(inputs)
+        return DrawScores(*self._score(trace["drawn"], means), self.summarize(inputs))
 
     def imitation_terms(
         self,

@@ -16,9 +16,9 @@ from vla.generation.beam import beam_search
 from vla.generation.engine import Engine
 from vla.generation.generate import generate, prefill
 from vla.generation.hf_decoder import (
-    allow_branches,
     check_model,
     disable_dropout,
+    enable_tree_attention,
     evaluation_mode,
     hidden_states,
     output_head,
@@ -57,7 +57,7 @@ class TextPolicy(nn.Module):
         pad_id: int,
         value_head: bool = False,
         share_prompts: bool = True,
-        branches: bool = True,
+        tree_attention: bool = True,
         max_row_tokens: int = 256,
         max_logits_bytes: int = 2**29,
         autocast: torch.dtype | None = None,
@@ -78,7 +78,7 @@ class TextPolicy(nn.Module):
         self.sampling, self.max_new_tokens = sampling, max_new_tokens
         self.stop_ids, self.pad_id = tuple(stop_ids), pad_id
         self.share_prompts = share_prompts and uses_full_attention(model)
-        self.branches = branches and self.share_prompts and allow_branches(model)
+        self.tree_attention = tree_attention and self.share_prompts and enable_tree_attention(model)
         self.max_row_tokens, self.max_logits_bytes = max_row_tokens, max_logits_bytes
         self.autocast, self.engine, self.num_beams, self.threads = (
             autocast,
@@ -86,7 +86,7 @@ class TextPolicy(nn.Module):
             num_beams,
             threads,
         )
-        self.recall: ActivationCache | None = None
+        self.activation_cache: ActivationCache | None = None
         self.value_head: nn.Linear | None = None
         if value_head:
             self.value_head = nn.Linear(plain_model(model).config.hidden_size, 1)
@@ -95,7 +95,7 @@ class TextPolicy(nn.Module):
             self.value_head.to(next(model.parameters()).device)
 
     @contextmanager
-    def reusing_activations(self, max_bytes: int) -> Iterator[None]:
+    def reuse_activations(self, max_bytes: int) -> Iterator[None]:
         """Within the block, what the model computes while it draws is kept (at most `max_bytes`),
         so that `score` need not compute it again before a weight changes. Only for what is exact:
         no adapters, one precision, no checkpointing of activations.
@@ -107,11 +107,11 @@ class TextPolicy(nn.Module):
             getattr(part, "gradient_checkpointing", False) for part in self.model.modules()
         )
         if plain and self.share_prompts and not checkpoints:
-            self.recall = ActivationCache(self.model, max_bytes)
+            self.activation_cache = ActivationCache(self.model, max_bytes)
         try:
             yield
         finally:
-            self.recall = None
+            self.activation_cache = None
 
     def act(self, observation: Observation, *, greedy: bool = False) -> Decision:
         """Complete every prompt. `action` and `trace["tokens"]` are the same token ids;
@@ -120,11 +120,11 @@ class TextPolicy(nn.Module):
             return self._act_by_beams(observation)
         if self.engine is not None:
             return self._act_by(self.engine, observation, greedy)
-        recall = None if greedy else self.recall
+        cache = None if greedy else self.activation_cache
         with (
             self._precision(),
             evaluation_mode(self.model),
-            nullcontext() if recall is None else recall.keeping(),
+            nullcontext() if cache is None else cache.record(),
         ):
             drawn = generate(
                 self.model,
@@ -136,7 +136,7 @@ class TextPolicy(nn.Module):
                 self.pad_id,
                 greedy,
                 None if self.value_head is None else self._values,
-                recall,
+                cache,
                 self.threads,
             )
         trace = {"tokens": drawn.tokens, "mask": drawn.mask}
@@ -219,17 +219,21 @@ class TextPolicy(nn.Module):
             self.share_prompts,
             self.max_row_tokens,
             trace.get("places"),
-            self.branches,
+            self.tree_attention,
         )
-        with self._recalled(rows):
+        with self._replayed(rows):
             hidden = hidden_states(self.model, rows.tokens, rows.positions, rows.attention)
         return hidden.flatten(0, 1), rows.slots
 
-    def _recalled(self, rows: PackedRows) -> AbstractContextManager[None]:
+    def _replayed(self, rows: PackedRows) -> AbstractContextManager[None]:
         """Where all that the rows need is kept, it is handed out."""
-        if self.recall is None or rows.source is None or not self.recall.covers(rows.source):
+        if (
+            self.activation_cache is None
+            or rows.source is None
+            or not self.activation_cache.covers(rows.source)
+        ):
             return nullcontext()
-        return self.recall.given(rows.source)
+        return self.activation_cache.replay(rows.source)
 
     def _values(self, hidden: Tensor) -> Tensor:
         assert self.value_head is not None

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from vla.actions.action_range import describe_rare_jumps
-from vla.actions.bins import FAR, ActionBins, fit_bins
+from vla.actions.bins import OUTLIER_DISTANCE, ActionBins, fit_bins
 from vla.finite_checks import check_distribution
 from vla.models.action_queries import ActionQueries, PlanReader, plan_moments
 from vla.models.vlm import VisionLanguageModel
@@ -58,7 +58,7 @@ class TokenSettings:
         return ActionBins.from_dict(dict(values))
 
     def code_notes(self, code: Any, frames: np.ndarray, names: Sequence[str]) -> list[str]:
-        jumps = describe_rare_jumps(frames, names, FAR)
+        jumps = describe_rare_jumps(frames, names, OUTLIER_DISTANCE)
         return [f"{jump}: far values have bins of their own" for jump, _ in jumps]
 
     def make_head(self, model: VisionLanguageModel, code: ActionBins) -> Head[Any]:
@@ -87,7 +87,7 @@ class TokenHead(nn.Module):
         self.temperature = temperature
         self.first_id = reserve_action_ids(model, bins, temperature)
         self.head, self.reader = make_queries(model, chunk, bins.num_active)
-        self.register_buffer("valid", bins.valid(), persistent=False)
+        self.register_buffer("valid", bins.valid_ids(), persistent=False)
 
     @property
     def num_draws(self) -> int:
@@ -101,7 +101,7 @@ class TokenHead(nn.Module):
         dedup: bool,
     ) -> Float[Tensor, "B q d"]:
         """States of the queries."""
-        return model.read(prefix, observation, self.head.queries)
+        return model.encode_queries(prefix, observation, self.head.queries)
 
     def interpret(
         self,
@@ -111,34 +111,34 @@ class TokenHead(nn.Module):
     ) -> Float[Tensor, "B q d"]:
         return add_plan(self.reader, model, perceived, observation)
 
-    def summarize(self, reading: HeadInput[Tensor]) -> Float[Tensor, "S d"]:
-        return reading.context.mean(1)
+    def summarize(self, inputs: HeadInput[Tensor]) -> Float[Tensor, "S d"]:
+        return inputs.context.mean(1)
 
-    def _distribution(self, reading: HeadInput[Tensor]) -> Float[Tensor, "S L K"]:
+    def _distribution(self, inputs: HeadInput[Tensor]) -> Float[Tensor, "S L K"]:
         """Log-probabilities of all draws, from one pass over the states."""
 
         def logits(states: Tensor) -> Tensor:
             numbers = self.head(states).flatten(1, 2)
-            return reading.model.backbone.logits(numbers, self.first_id)
+            return inputs.model.backbone.logits(numbers, self.first_id)
 
-        found = reading.guided(logits(reading.context), logits)
+        found = inputs.guide(logits(inputs.context), logits)
         return restrict_to_valid(found, self.valid, self.temperature)
 
-    def draw(self, reading: HeadInput[Tensor], greedy: bool) -> Draws:
-        distribution = reading.per_decision(self._distribution(reading))
+    def draw(self, inputs: HeadInput[Tensor], greedy: bool) -> Draws:
+        distribution = inputs.expand_to_decisions(self._distribution(inputs))
         ids = draw_ids(distribution, greedy)
         return Draws(
             action=self.bins.decode(ids.unflatten(1, (self.chunk, -1))),
             trace={"ids": ids},
             logprobs=distribution.gather(-1, ids[..., None])[..., 0],
             mask=torch.ones_like(ids, dtype=torch.bool),
-            summary=self.summarize(reading),
+            summary=self.summarize(inputs),
         )
 
-    def score(self, reading: HeadInput[Tensor], trace: Trace) -> DrawScores:
-        distribution = self._distribution(reading)
-        logprobs, entropy = score_ids(distribution, trace["ids"], reading.rows)
-        return DrawScores(logprobs, entropy, self.summarize(reading))
+    def score(self, inputs: HeadInput[Tensor], trace: Trace) -> DrawScores:
+        distribution = self._distribution(inputs)
+        logprobs, entropy = score_ids(distribution, trace["ids"], inputs.rows)
+        return DrawScores(logprobs, entropy, self.summarize(inputs))
 
     def imitation_terms(
         self,
@@ -150,9 +150,9 @@ class TokenHead(nn.Module):
         trains_model: bool,
     ) -> tuple[Float[Tensor, "B L"], Bool[Tensor, "B L"]]:
         """Cross-entropy of every demonstrated action token."""
-        reading = HeadInput(model, self.interpret(model, perceived, observation))
+        inputs = HeadInput(model, self.interpret(model, perceived, observation))
         ids = self.bins.encode(actions).flatten(1)
-        logprobs, _ = score_ids(self._distribution(reading), ids)
+        logprobs, _ = score_ids(self._distribution(inputs), ids)
         return -logprobs, action_mask.repeat_interleave(self.bins.num_active, dim=1)
 
     def perception_parameters(self) -> Iterator[nn.Parameter]:
@@ -173,7 +173,7 @@ def reserve_action_ids(model: VisionLanguageModel, bins: ActionBins, temperature
             "where it is asked to"
         )
     first = model.backbone.vocabulary_size - bins.num_bins
-    model.backbone.order(first, bins.num_bins)
+    model.backbone.order_embeddings(first, bins.num_bins)
     return first
 
 
@@ -185,7 +185,7 @@ def make_queries(
     head = ActionQueries(num_queries, num_numbers, model.width)
     if model.plan is None:
         return head, None
-    head.start_from(model.plan)
+    head.initialize_from(model.plan)
     num_plan_numbers, proprio_size = len(model.plan.dimensions), len(model.proprio_mean)
     return head, PlanReader(num_plan_numbers, proprio_size, num_queries, model.width)
 
@@ -197,7 +197,7 @@ def add_plan(
     observation: Observation,
 ) -> Float[Tensor, "B q d"]:
     """States of the queries with the label and the plan added."""
-    labelled = model.told(hidden, observation)
+    labelled = model.with_advantage_label(hidden, observation)
     if reader is None:
         return labelled
     # The plan is read from the bare states: grounding trained its head on those, without labels.

@@ -17,21 +17,21 @@ from torch import Tensor, nn
 from vla.data.advantage_tokens import without_advantage_token
 from vla.models.heads import ValueHead
 from vla.models.vlm import VisionLanguageModel
-from vla.policies.head import Draws, Head, HeadInput, distinct
+from vla.policies.head import Draws, Head, HeadInput, unique_consecutive_rows
 from vla.types import ActionScores, Decision, Observation, Trace, map_rows
 
 C = TypeVar("C")
 
 HEAD = "head."
 TRACE_KEYS = {"perceived": "hidden", "prefix": "prefix"}
-"""The key of a trace under which each kind of frozen computation is kept."""
+"""The key of a trace under which each kind of frozen computation is carried."""
 
 
 class VlaPolicy(nn.Module, Generic[C]):
     """A vision-language model (`model`) with an action `head` and a `value_head`.
 
     With `guidance` other than 1, predictions are extrapolated from those without the advantage
-    label (`Reading.guided`), when acting and when scoring. `cached` says what traces carry since a
+    label (`HeadInput.guide`), when acting and when scoring. `cached` says what traces carry since a
     part was frozen.
     """
 
@@ -56,7 +56,7 @@ class VlaPolicy(nn.Module, Generic[C]):
         return self.head.temperature
 
     @property
-    def can_probe(self) -> bool:
+    def can_train_head(self) -> bool:
         """Whether the head can be trained on perception that was computed beforehand."""
         return self.head.cache is not None
 
@@ -66,15 +66,15 @@ class VlaPolicy(nn.Module, Generic[C]):
 
     def perceive(self, observation: Observation, trace: Trace | None = None) -> Tensor:
         """What the head takes from the model; what a trace carries is not computed again."""
-        kept = trace or {}
-        if "hidden" in kept:
-            return kept["hidden"]
+        carried = trace or {}
+        if "hidden" in carried:
+            return carried["hidden"]
         # Rows of a stored trace often come from fewer states, so equal ones are worth finding.
-        dedup = "prefix" in kept
-        prefix = kept["prefix"] if dedup else self.model.prefix(observation)
+        dedup = "prefix" in carried
+        prefix = carried["prefix"] if dedup else self.model.prefix(observation)
         return self.head.perceive(self.model, prefix, observation, dedup)
 
-    def reading(
+    def head_input(
         self,
         perceived: Tensor,
         observation: Observation,
@@ -86,19 +86,21 @@ class VlaPolicy(nn.Module, Generic[C]):
         """Input of the head's decisions. The model perceives nothing of a label, so with guidance
         only the interpretation is done twice."""
         context = self.head.interpret(self.model, perceived, observation)
-        plain = None
+        unlabelled = None
         if guided and self.guidance != 1:
-            plain = self.head.interpret(self.model, perceived, without_advantage_token(observation))
-        return HeadInput(self.model, context, plain, self.guidance, rows, repeats)
+            unlabelled = self.head.interpret(
+                self.model, perceived, without_advantage_token(observation)
+            )
+        return HeadInput(self.model, context, unlabelled, self.guidance, rows, repeats)
 
     @torch.no_grad()
     def act(self, observation: Observation, *, greedy: bool = False) -> Decision:
         """Draw a chunk of actions [B, H, A] (physical units) for every row."""
         prefix = self.model.prefix(observation)
         perceived = self.perceive(observation, {"prefix": prefix})
-        reading = self.reading(perceived, observation)
-        kept = {"nothing": {}, "prefix": {"prefix": prefix}, "perceived": {"hidden": perceived}}
-        return self._decide(reading, self.head.draw(reading, greedy), kept[self.cached])
+        inputs = self.head_input(perceived, observation)
+        carried = {"nothing": {}, "prefix": {"prefix": prefix}, "perceived": {"hidden": perceived}}
+        return self._decide(inputs, self.head.draw(inputs, greedy), carried[self.cached])
 
     @torch.no_grad()
     def redraw(self, observation: Observation, trace: Trace, count: int) -> Decision:
@@ -107,20 +109,20 @@ class VlaPolicy(nn.Module, Generic[C]):
         perceived = self.perceive(observation, trace)
         rows = torch.arange(len(perceived), device=perceived.device).repeat_interleave(count)
         if self.head.one_prediction:
-            reading = self.reading(perceived, observation, rows=rows, repeats=count)
+            inputs = self.head_input(perceived, observation, rows=rows, repeats=count)
         else:
             again = map_rows(observation, lambda tensor: tensor[rows])
-            reading = self.reading(perceived[rows], again, repeats=count)
-        kept = {key: trace[key][rows] for key in TRACE_KEYS.values() if key in trace}
-        return self._decide(reading, self.head.draw(reading, greedy=False), kept)
+            inputs = self.head_input(perceived[rows], again, repeats=count)
+        carried = {key: trace[key][rows] for key in TRACE_KEYS.values() if key in trace}
+        return self._decide(inputs, self.head.draw(inputs, greedy=False), carried)
 
-    def _decide(self, reading: HeadInput[C], draws: Draws, kept: Trace) -> Decision:
+    def _decide(self, inputs: HeadInput[C], draws: Draws, carried: Trace) -> Decision:
         return Decision(
             action=draws.action,
-            trace=draws.trace | dict(kept),
+            trace=draws.trace | dict(carried),
             logprobs=draws.logprobs,
             mask=draws.mask,
-            values=reading.per_decision(self.value_head(draws.summary)),
+            values=inputs.expand_to_decisions(self.value_head(draws.summary)),
             exact=self.head.exact,
         )
 
@@ -129,12 +131,12 @@ class VlaPolicy(nn.Module, Generic[C]):
         present weights."""
         perceived, rows = self.perceive(observation, trace), None
         if self.head.one_prediction:
-            first, rows = distinct(perceived, observation)
+            first, rows = unique_consecutive_rows(perceived, observation)
             perceived = perceived[first]
             observation = map_rows(replace(observation, images={}), lambda tensor: tensor[first])
-        reading = self.reading(perceived, observation, rows=rows)
-        scores = self.head.score(reading, trace)
-        values = reading.per_decision(self.value_head(scores.summary))
+        inputs = self.head_input(perceived, observation, rows=rows)
+        scores = self.head.score(inputs, trace)
+        values = inputs.expand_to_decisions(self.value_head(scores.summary))
         return ActionScores(scores.logprobs, scores.entropy, values)
 
     def imitation_terms(
@@ -154,8 +156,8 @@ class VlaPolicy(nn.Module, Generic[C]):
     @torch.no_grad()
     def value(self, observation: Observation) -> Float[Tensor, "B"]:
         """The critic's estimate of the return from here."""
-        reading = self.reading(self.perceive(observation), observation, guided=False)
-        return self.value_head(self.head.summarize(reading))
+        inputs = self.head_input(self.perceive(observation), observation, guided=False)
+        return self.value_head(self.head.summarize(inputs))
 
     def critic_parameters(self) -> Iterator[nn.Parameter]:
         return self.value_head.parameters()

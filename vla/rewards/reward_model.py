@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from vla.data.prefix_tree import pack_completions
 from vla.generation.hf_decoder import (
-    allow_branches,
     disable_dropout,
+    enable_tree_attention,
     hidden_states,
     plain_model,
     uses_full_attention,
@@ -34,7 +34,7 @@ class RewardModel(nn.Module):
         super().__init__()
         disable_dropout(model)
         self.model, self.pad_id, self.autocast = model, pad_id, autocast
-        self.share_prompts, self.branches = uses_full_attention(model), allow_branches(model)
+        self.share_prompts, self.branches = uses_full_attention(model), enable_tree_attention(model)
         width = plain_model(model).config.hidden_size
         self.head = nn.Linear(width, 1)
         nn.init.zeros_(self.head.weight)

@@ -52,7 +52,7 @@ class HeadPretrainablePolicy(ImitablePolicy, Protocol):
     """A policy whose head can be trained on what its model has seen, `hidden`, without running the
     model again."""
 
-    can_probe: bool
+    can_train_head: bool
 
     def perceive(self, observation: Observation) -> Float[Tensor, "B q d"]: ...
 

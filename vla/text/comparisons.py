@@ -135,7 +135,7 @@ class LetterReader:
             texts.append((ids, [False] * (len(ids) - 1) + [True]))
         room = max(JUDGE_ROW_TOKENS, *(len(ids) for ids, _ in texts))
         packed = pack_texts(
-            texts, room, uses_full_attention(model), self.parts.device, self.parts.by_branches
+            texts, room, uses_full_attention(model), self.parts.device, self.parts.tree_attention
         )
         rows = packed.rows
         with evaluation_mode(model):

@@ -20,7 +20,7 @@ from vla.data.messages import user_message
 from vla.files.manifest import write_manifest
 from vla.files.writing import DiskFull, atomic_folder, is_disk_full
 from vla.generation.engine import Engine, VllmEngine
-from vla.generation.hf_decoder import allow_branches, disable_dropout, plain_model
+from vla.generation.hf_decoder import disable_dropout, enable_tree_attention, plain_model
 from vla.generation.sampling import Sampling
 from vla.models.fused_ops import use_fused_ops
 from vla.models.loading import load_pretrained
@@ -68,9 +68,9 @@ class LanguageParts:
             )
 
     @cached_property
-    def by_branches(self) -> bool:
+    def tree_attention(self) -> bool:
         """Whether a tree of tokens can go through the model by its branches."""
-        return allow_branches(self.model)
+        return enable_tree_attention(self.model)
 
     def policy(
         self, sampling: Sampling, max_new_tokens: int, value_head: bool = False, num_beams: int = 1

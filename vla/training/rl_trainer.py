@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from vla.config.training import Rl
-from vla.generation.activation_cache import ENOUGH_BYTES, ActivationCache
+from vla.generation.activation_cache import DEFAULT_BYTES, ActivationCache
 from vla.rl.algorithm_factory import check_run
 from vla.rl.budget import Budget, Limits
 from vla.rl.critic import ActorCritic
@@ -94,9 +94,9 @@ class RLTask:
 class ActivationReusingPolicy(Protocol):
     """A policy that can reuse the rollout's activations in the update (`vla.generation.activation_cache`)."""
 
-    recall: ActivationCache | None
+    activation_cache: ActivationCache | None
 
-    def reusing_activations(self, max_bytes: int) -> AbstractContextManager[None]: ...
+    def reuse_activations(self, max_bytes: int) -> AbstractContextManager[None]: ...
 
 
 def settings_from[T](kind: type[T], rl: Rl) -> T:
@@ -190,7 +190,7 @@ class RLTrainer:
     def train(self) -> dict[str, Any]:
         """Iterate until something ends it; what did, as `Budget.summary` describes it."""
         run, rl = self.run, self.rl
-        with self._recalling():
+        with self._reusing_activations():
             if self._validates_ends and not self.validations and not self.over:
                 self._validate(0)  # the weights before RL are the first candidate
             if not self.over:
@@ -232,20 +232,22 @@ class RLTrainer:
     def _sample(self, number: int) -> Rollout:
         """This process's rollout `number`. What is finished of it is kept where it takes long."""
         parts = dict(self.task.rollout_parts)
-        recall = self.actor.recall if isinstance(self.actor, ActivationReusingPolicy) else None
-        if recall is not None:
+        cache = (
+            self.actor.activation_cache if isinstance(self.actor, ActivationReusingPolicy) else None
+        )
+        if cache is not None:
             # Also where the last update changed no weight: a resumed run begins without any.
-            recall.forget()
-            parts["recall"] = recall
+            cache.clear()
+            parts["recall"] = cache
         pieces = ResumableWork(self.run, STAGE, self._num_rollouts, parts, self._save_before)
         with propagate_errors(self.processes), self.processes.process_rng("rollout", number):
             rollout = self.task.sample(number, pieces)
         self._num_rollouts += 1
         return rollout
 
-    def _recalling(self) -> AbstractContextManager[None]:
+    def _reusing_activations(self) -> AbstractContextManager[None]:
         if isinstance(self.actor, ActivationReusingPolicy):
-            return self.actor.reusing_activations(ENOUGH_BYTES)
+            return self.actor.reuse_activations(DEFAULT_BYTES)
         return nullcontext()
 
     def _finish_iteration(

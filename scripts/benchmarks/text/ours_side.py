@@ -12,7 +12,7 @@ def steps_of(options, folder: Path) -> list[dict[str, float]]:
     import torch
 
     from vla.data.chat import ChatFormat, observe_prompts, stop_ids
-    from vla.generation.activation_cache import ENOUGH_BYTES
+    from vla.generation.activation_cache import DEFAULT_BYTES
     from vla.generation.sampling import Sampling
     from vla.policies.text import TextPolicy
     from vla.rewards.compose import RewardScores
@@ -59,7 +59,7 @@ def steps_of(options, folder: Path) -> list[dict[str, float]]:
     for step in range(options.steps + 1):
         wall, cpu = time.perf_counter(), time.process_time()
         numbers = range(step * options.prompts, (step + 1) * options.prompts)
-        with policy.reusing_activations(ENOUGH_BYTES):
+        with policy.reuse_activations(DEFAULT_BYTES):
             rollout = collect_rollout(
                 policy, environment, list(numbers), options.group_size, observe
             )

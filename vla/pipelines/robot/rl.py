@@ -64,7 +64,7 @@ def train_robot_rl(
 def freeze(policy: ImitablePolicy, what: Literal["nothing", "prefix", "all"]) -> None:
     """Leave out of RL what reads pictures (`prefix`), or all but the head where a policy has one
     apart (`all`)."""
-    if what == "all" and isinstance(policy, HeadPretrainablePolicy) and policy.can_probe:
+    if what == "all" and isinstance(policy, HeadPretrainablePolicy) and policy.can_train_head:
         policy.freeze_model()
     elif what != "nothing":
         policy.freeze_prefix()

@@ -40,7 +40,7 @@ def starts_with_head(
     return (
         bool(config.sft.head_steps)
         and isinstance(policy, HeadPretrainablePolicy)
-        and policy.can_probe
+        and policy.can_train_head
     )
 
 

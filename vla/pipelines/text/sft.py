@@ -62,7 +62,7 @@ def run_sft(config: TextConfig, run: Run) -> dict[str, Any]:
 
     def logprobs_of(texts: Sequence[EncodedConversation]) -> tuple[Tensor, Tensor]:
         return packed_logprobs(
-            parts.model, texts, settings.row_tokens, parts.by_branches, parts.autocast
+            parts.model, texts, settings.row_tokens, parts.tree_attention, parts.autocast
         )
 
     def evaluate(pieces: ResumableWork) -> TextEvaluation:
