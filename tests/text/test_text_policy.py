@@ -81,7 +81,9 @@ def test_log_probabilities_are_those_of_the_model_itself(model, observation):
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"tree_attention": False}, {"tree_attention": False, "max_row_tokens": 20}], ids=str
+    "settings",
+    [{}, {"tree_attention": False}, {"tree_attention": False, "max_row_tokens": 20}],
+    ids=str,
 )
 def test_sharing_prompts_changes_neither_scores_nor_gradients(model, observation, settings):
     plain = make(model, share_prompts=False, value_head=True)
