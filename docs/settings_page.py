@@ -27,8 +27,12 @@ def settings_page() -> str:
     """The page in Markdown."""
     sys.path.insert(0, str(ROOT))
     from vla.config import RobotConfig, TextConfig
+    from vla.config.simulation import section_of_simulator, simulators
 
     schemas = [RobotConfig.model_json_schema(), TextConfig.model_json_schema()]
+    for name in simulators():
+        section = section_of_simulator(name).model_json_schema()
+        schemas.append({"properties": {"sim": section}, "$defs": section.get("$defs", {})})
     lines = [
         "# Settings",
         "",
@@ -65,13 +69,24 @@ def option_lines(path: Path, schemas: list[dict[str, Any]]) -> list[str]:
     settings = list(read_settings(text, path.parent.name))
     if settings:
         lines += ["| setting | value | kind | meaning |", "|---|---|---|---|"]
-    name = next((s.value for s in settings if s.name == f"{path.parent.name}.name"), None)
+    name = kind_name(path)
     for setting in settings:
         kind = kind_of_setting(setting.name, name, schemas)
         cells = [f"`{setting.name}`", f"`{setting.value}`" if setting.value else "", kind]
         cells.append(setting.meaning)
         lines.append("| " + " | ".join(escape(cell) for cell in cells) + " |")
     return [*lines, ""]
+
+
+def kind_name(path: Path) -> str | None:
+    """The setting `name` of an option, its own or that of the option that it extends."""
+    text = path.read_text()
+    group = path.parent.name
+    own = [one.value for one in read_settings(text, group) if one.name == f"{group}.name"]
+    parents = re.findall(r"^  - ([\w-]+)$", text, re.MULTILINE)
+    files = [path.with_stem(parent) for parent in parents if parent != "_self_"]
+    inherited = [kind_name(file) for file in files if file.exists()]
+    return next(iter([*own, *inherited]), None)
 
 
 def escape(cell: str) -> str:
@@ -81,8 +96,8 @@ def escape(cell: str) -> str:
 def description(text: str) -> str:
     """The first comment of a file that is not an instruction to Hydra."""
     comments = [line[1:].strip() for line in text.splitlines() if line.startswith("#")]
-    found = [comment for comment in comments if not comment.startswith("@package")]
-    return escape(found[0]).rstrip(".") + "." if found else ""
+    texts = [comment for comment in comments if not comment.startswith("@package")]
+    return escape(texts[0]).rstrip(".") + "." if texts else ""
 
 
 def read_settings(text: str, group: str) -> Iterator[Setting]:
@@ -107,60 +122,30 @@ def read_settings(text: str, group: str) -> Iterator[Setting]:
 
 
 def kind_of_setting(name: str, option: str | None, schemas: list[dict[str, Any]]) -> str:
-    """The kind and range of a setting, from the first schema that knows it."""
-    for schema in schemas:
-        found = find_property(schema, schema, name.split("."), option)
-        if found is not None:
-            return kind_text(found, schema)
-    return ""
+    """The kind and range of a setting, as `--help` prints it; all kinds where it has several."""
+    from vla.config.reference import type_text
+
+    kinds = [
+        type_text(node, schema["$defs"])
+        for schema in schemas
+        for node in find_properties(schema, schema, name.split("."), option)
+    ]
+    return " or ".join(dict.fromkeys(kinds))
 
 
-def find_property(
+def find_properties(
     node: Mapping[str, Any], schema: Mapping[str, Any], names: list[str], option: str | None
-) -> Mapping[str, Any] | None:
-    """The schema of the setting at `names`, through references and unions."""
+) -> Iterator[Mapping[str, Any]]:
+    """The schemas of the setting at `names`, through references and unions."""
     if "$ref" in node:
-        return find_property(
-            schema["$defs"][node["$ref"].rpartition("/")[2]], schema, names, option
-        )
-    if not names:
-        return node
-    choices = node.get("oneOf") or node.get("anyOf")
-    if choices:
+        target = schema["$defs"][node["$ref"].rpartition("/")[2]]
+        yield from find_properties(target, schema, names, option)
+    elif not names:
+        yield node
+    elif choices := node.get("oneOf") or node.get("anyOf"):
         mapping = node.get("discriminator", {}).get("mapping", {})
-        if option in mapping:
-            choices = [{"$ref": mapping[option]}]
-        found = (find_property(choice, schema, names, option) for choice in choices)
-        return next((each for each in found if each is not None), None)
-    properties = node.get("properties", {})
-    if names[0] not in properties:
-        return None
-    return find_property(properties[names[0]], schema, names[1:], option)
-
-
-def kind_text(node: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
-    """A kind as a reader writes it: `integer, 1 to 100000`, `a | b`, `or null`."""
-    if "anyOf" in node:
-        kinds = [kind_text(choice, schema) for choice in node["anyOf"]]
-        return " or ".join(dict.fromkeys(kind for kind in kinds if kind))
-    if "enum" in node:
-        return ", ".join(f"`{value}`" for value in node["enum"])
-    if "const" in node:
-        return f"`{node['const']}`"
-    if node.get("type") == "array":
-        inner = kind_text(node.get("items", {}), schema)
-        return f"list of {inner}" if inner else "list"
-    names = {"string": "text", "boolean": "true or false", "object": "mapping"}
-    kind = names.get(node.get("type", ""), node.get("type", ""))
-    return ", ".join(part for part in (kind, range_text(node)) if part)
-
-
-def range_text(node: Mapping[str, Any]) -> str:
-    """The range of a number."""
-    low = node.get("minimum", node.get("ge"))
-    high = node.get("maximum", node.get("le"))
-    below = node.get("exclusiveMaximum", node.get("lt"))
-    above = node.get("exclusiveMinimum", node.get("gt"))
-    lower = f"from {low:g}" if low is not None else f"above {above:g}" if above is not None else ""
-    upper = f"to {high:g}" if high is not None else f"below {below:g}" if below is not None else ""
-    return " ".join(part for part in (lower, upper) if part)
+        chosen = [{"$ref": mapping[option]}] if option in mapping else choices
+        for choice in chosen:
+            yield from find_properties(choice, schema, names, option)
+    elif names[0] in node.get("properties", {}):
+        yield from find_properties(node["properties"][names[0]], schema, names[1:], option)

@@ -159,11 +159,31 @@ def test_the_module_list_names_every_module_by_its_path():
     assert [str(path) for path in modules if f"| `{path}` |" not in page] == []
 
 
-def test_the_readme_names_every_folder_of_the_source():
+def folder_map() -> set[str]:
+    """The folders of the README's map as paths; an indented line lists folders of the last one."""
     readme = (ROOT / "README.md").read_text()
-    folder_map = readme[readme.index("## Folders") :]
-    folders = {path.parts[1] for path in SOURCE if len(path.parts) > 2 and path.parts[0] in FLOORS}
-    assert {name for name in folders if f"{name}/" not in folder_map} == set()
+    section = readme[readme.index("## Folders") :].split("\n## ")[0]
+    paths: set[str] = set()
+    parent = ""
+    for line in re.findall(r"^    .*", section, re.MULTILINE):
+        names = re.findall(r"\b([\w-]+)/(?=\s|$)", re.split(r"\s{3,}", line.strip())[0])
+        if line.startswith("      "):
+            paths |= {f"{parent}/{name}" for name in names}
+        else:
+            parent = names[0]
+            paths |= set(names)
+    return paths
+
+
+def test_the_readme_names_every_folder_of_the_source():
+    folders = {"/".join(path.parts[:2]) for path in SOURCE if len(path.parts) > 2}
+    missing = {name for name in folders if name.split("/")[0] in FLOORS} - folder_map()
+    assert missing == set()
+
+
+def test_the_readme_names_no_folder_that_does_not_exist():
+    folders = {str(parent) for path in FILES for parent in path.parents}
+    assert folder_map() - folders == set()
 
 
 def test_the_readme_is_short():
