@@ -9,7 +9,7 @@ import pytest
 
 from tests.reads import Reads, recorded_reads, without_effect
 from vla.config import load
-from vla.pipelines.text.run import run
+from vla.pipelines.text.run import run_in_folder
 from vla.training.run_folder import open_run
 
 TINY = [
@@ -75,5 +75,5 @@ def test_what_a_text_run_does_not_read_is_refused_by_name(name: str, tmp_path: P
     reads = Reads()
     with recorded_reads(reads):
         config = load(given)
-        run(config, open_run(config))
+        run_in_folder(config, open_run(config))
     assert without_effect(reads, given, READ_ELSEWHERE) == set()

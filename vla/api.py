@@ -112,13 +112,13 @@ def train(*overrides: str, **settings: Any) -> TrainedRun:
     config = load([*overrides, *given], say=lambda line: print(f"note: {line}", file=sys.stderr))
     prepare_process(offline=not config.needs_hub)
     if config.mode == "text":
-        from vla.text.run import run
+        from vla.pipelines.text.run import run_in_folder
         from vla.training.distributed import init_processes
         from vla.training.run_folder import open_run
 
         processes = init_processes(config.train.device, config.train.precision)
         folder = open_run(config, processes)
-        run(config, folder, None, processes)
+        run_in_folder(config, folder, None, processes)
     else:
         from vla.simulator import make_simulator
 

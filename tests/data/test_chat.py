@@ -10,8 +10,8 @@ from vla.data.messages import user_message
 from vla.data.preferences import BinaryFeedback, Ranking
 from vla.data.tokenizer import train_tokenizer
 from vla.text.format_warmup import tag_examples
-from vla.text.preference_training import encode_ranking, encode_thumb
-from vla.text.problems import Problem
+from vla.text.preference_training import encode_feedback, encode_ranking
+from vla.text.problem import Problem
 
 ASK = "{% if add_generation_prompt %}<turn>assistant\n{% endif %}"
 GEMMA = (
@@ -63,7 +63,7 @@ def test_every_objective_ends_a_turn_as_the_template_does(template):
     assert learned.learned == [False] * len(prompt) + [True] * len(completion)
     comparison = encode_ranking(chat, Ranking(asked, ("you", "no"), None, ""))
     assert (comparison.prompt, comparison.completions[0]) == (prompt, completion)
-    assert encode_thumb(chat, BinaryFeedback(asked, "you", True, "")).completion == completion
+    assert encode_feedback(chat, BinaryFeedback(asked, "you", True, "")).completion == completion
     shown = tag_examples([Problem("hi", "4", "exact", "f")], chat)[0]
     assert shown.prompt == prompt
     assert shown.completion[-1] == completion[-1] == chat.turn_end

@@ -4,7 +4,8 @@ import pytest
 
 from vla.data.messages import messages_to_text, parse_messages, parse_prompt, prompt_key
 from vla.data.rows import RowError, RowReader, read_rows
-from vla.text.problems import is_held_out, make_family
+from vla.text.hash_split import is_held_out
+from vla.text.problem_families import make_family
 
 FINE = {"prompt": "hi", "answer": "1"}
 
@@ -206,7 +207,7 @@ def test_problems_of_a_file_are_used_whole_and_once(tmp_path):
 def test_a_problem_may_be_asked_by_messages(tmp_path):
     asked = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1 + 1?"}]
     problem = make_family(lines(tmp_path / "a.jsonl", {"prompt": asked, "answer": 2}), None)[0]
-    assert list(problem.asked) == asked
+    assert list(problem.prompt_messages) == asked
     assert problem.where == f"{tmp_path / 'a.jsonl'}, line 1"
     plain = make_family(lines(tmp_path / "b.jsonl", {"prompt": asked[1:], "answer": 2}), None)[0]
     assert (plain.question, plain.key) == ("1 + 1?", problem.key)

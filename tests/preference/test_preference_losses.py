@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from vla.preference.kto import balanced_weights, kto_baseline, kto_terms, mismatched_prompts
 from vla.preference.listwise import (
+    best_and_worst_index,
     bradley_terry_terms,
     pairwise_terms,
     plackett_luce_terms,
-    ranks_from_scores,
 )
 from vla.preference.pairwise import dpo_terms, ipo_terms, log_odds, orpo_terms, simpo_terms
 
@@ -192,10 +192,10 @@ def test_all_pairs_of_a_ranking_weigh_as_much_as_one_pair():
 
 
 def test_best_and_worst():
-    assert ranks_from_scores(t(0.2, 0.9, 0.1)) == (1, 2)
-    assert ranks_from_scores(t(0.2, 0.9, 0.1), min_margin=0.8) is None
-    assert ranks_from_scores(t(0.5, 0.5)) is None
-    assert ranks_from_scores(t(0.5, math.nan)) is None
+    assert best_and_worst_index(t(0.2, 0.9, 0.1)) == (1, 2)
+    assert best_and_worst_index(t(0.2, 0.9, 0.1), min_margin=0.8) is None
+    assert best_and_worst_index(t(0.5, 0.5)) is None
+    assert best_and_worst_index(t(0.5, math.nan)) is None
 
 
 def test_mistakes_are_named():

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 import vla.pipelines.text.rlvr as rlvr
 from vla.config import load
-from vla.pipelines.text.run import run
+from vla.pipelines.text.run import run_in_folder
 from vla.statistics import SuccessRate
 from vla.training import rl_trainer
 from vla.training.checkpoint import best_checkpoint, load_checkpoint
@@ -57,7 +57,7 @@ def scripted(monkeypatch):
 def go(tmp_path, *settings):
     config = load([*TINY, *settings, f"run_dir={tmp_path / 'run'}"])
     folder = open_run(config)
-    run(config, folder)
+    run_in_folder(config, folder)
     return folder
 
 
@@ -121,4 +121,4 @@ def test_a_checkpoint_of_another_layout_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(rl_trainer, "LAYOUT", 3)
     config = load([f"resume={folder.path}"])
     with pytest.raises(ValueError, match="older layout, which RL cannot resume: start a new run"):
-        run(config, open_run(config))
+        run_in_folder(config, open_run(config))

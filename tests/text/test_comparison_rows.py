@@ -13,8 +13,8 @@ from vla.data.tokenizer import train_tokenizer
 from vla.preference.objective import DPO, IPO, KTO
 from vla.text.comparison_rows import encode_comparisons, read_comparisons, split_by_prompt
 from vla.text.comparisons import compare_by_judge
-from vla.text.preference_training import Comparison, LikedExample
-from vla.text.problems import is_held_out, split_position
+from vla.text.hash_split import is_held_out, split_position
+from vla.text.preference_training import BinaryExample, Comparison
 from vla.text.prompts import Completion
 
 DPO_1, FRACTION = DPO(0.1, 0.0), 0.2
@@ -181,8 +181,8 @@ def test_rows_that_are_too_long_or_become_equal_are_named_or_counted(tmp_path, c
     file = lines(tmp_path / "b.jsonl", thumb, {**thumb, "prompt": "Greet 0.", "label": "0"})
     made = encode_comparisons(chat, file, read(file, KTO(0.1, True)), None, RowReader())
     assert [(type(example), example.liked) for example in made] == [
-        (LikedExample, True),
-        (LikedExample, False),
+        (BinaryExample, True),
+        (BinaryExample, False),
     ]
 
 

@@ -9,7 +9,7 @@ import torch
 
 from vla.config import load
 from vla.text import smollm2_download as smollm2
-from vla.text.comparisons import LetterReader
+from vla.text.comparisons import LetterScorer
 from vla.text.language_model import load_language_model, load_language_parts, save_language_model
 
 TINY = [
@@ -50,7 +50,7 @@ def test_a_judge_reads_many_questions_as_it_reads_each(tmp_path):
     with torch.no_grad():
         for parameter in parts.model.parameters():
             parameter.mul_(8)  # a random model is as good as indifferent
-    read = LetterReader(parts)
+    read = LetterScorer(parts)
     questions = ["what is better: two", "what is better: two plus three", "what is two"]
     together, apart = read(questions), [read([question])[0] for question in questions]
     assert len({a for a, _ in together}) == 3

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from vla.config import load
-from vla.pipelines.text.run import run
+from vla.pipelines.text.run import run_in_folder
 from vla.training.run_folder import open_run
 
 SMALL = [
@@ -23,7 +23,7 @@ RLVR = [*RL, "text.num_evaluation=1", "text.num_validation=1"]
 
 def go(folder, *overrides):
     config = load([*SMALL, f"run_dir={folder}", *overrides])
-    return run(config, open_run(config))
+    return run_in_folder(config, open_run(config))
 
 
 @pytest.mark.parametrize("new_tokens", [16, 128, 512, 2048])

@@ -11,10 +11,10 @@ from vla.config import ConfigError, load
 from vla.config.text import Prompts
 from vla.data.chat import ChatFormat
 from vla.files.writing import DiskFull
-from vla.pipelines.text.run import run
+from vla.pipelines.text.run import run_in_folder
 from vla.rewards.gold_rewards import GOLDS
 from vla.text.comparisons import compare_by_judge, read_rubric, select_clearest
-from vla.text.control_codes import reward_levels, with_level_label
+from vla.text.control_codes import reward_levels, with_control_code
 from vla.text.preference_training import Comparison
 from vla.text.prompts import Completion, make_prompt_sets
 from vla.text.tiny_language_model import tiny_language_model
@@ -55,7 +55,7 @@ def go(folder, name, *overrides):
     rates = [f"text.{key}.learning_rate=1e-2" for key in QUICK if key in overrides]
     given = [o for o in overrides if o not in QUICK]
     config = load([*TINY, f"text={name}", f"run_dir={folder}", *fits, *rates, *given])
-    return run(config, open_run(config))
+    return run_in_folder(config, open_run(config))
 
 
 def check(folder, results):
@@ -81,7 +81,7 @@ def test_sft(tmp_path):
     config = load(
         [*TINY, "text=sft", f"run_dir={tmp_path / 'run'}", "text.fit.learning_rate=1e-2", *given]
     )
-    results = run(config, open_run(config))
+    results = run_in_folder(config, open_run(config))
     check(tmp_path / "run", results)
     for name in (str(data), "add1"):
         assert results[name]["perplexity after"] < 0.2 * results[name]["perplexity before"]
@@ -221,7 +221,7 @@ def test_a_disk_without_room_for_the_model_costs_the_model_only(
 def test_a_code_stands_behind_the_question():
     tokenizer = tiny_language_model(["hello"])[1]
     asked = [{"role": "user", "content": "Say it."}]
-    text = tokenizer.decode(with_level_label(ChatFormat(tokenizer), 2, 3).prompt(asked))
+    text = tokenizer.decode(with_control_code(ChatFormat(tokenizer), 2, 3).prompt(asked))
     assert text == tokenizer.decode(ChatFormat(tokenizer).prompt(asked)).replace(
         "Say it.", "Say it. (quality: 2 of 3)"
     )

@@ -21,15 +21,15 @@ from vla.preference.objective import (
 )
 from vla.sft.examples import ShuffledBatches, train_on_examples
 from vla.sft.loop import SupervisedSettings
-from vla.text.control_codes import LabelledCompletion, fit_codes
+from vla.text.control_codes import LabelledCompletion, fit_control_codes
 from vla.text.preference_training import (
+    BinaryExample,
     Comparison,
-    LikedExample,
     comparison_logprobs,
+    encode_feedback,
     encode_ranking,
-    encode_thumb,
     fit_comparisons,
-    fit_thumbs,
+    fit_kto,
     preference_accuracy,
     to_binary_feedback,
 )
@@ -158,7 +158,7 @@ def test_files_become_ids_that_end_with_the_stop_token(parts):
     ]
     assert comparison.margin == 1.5
     assert (
-        encode_thumb(chat, BinaryFeedback((user,), "no", False, "")).completion
+        encode_feedback(chat, BinaryFeedback((user,), "no", False, "")).completion
         == comparison.completions[1]
     )
     assert [example.liked for example in to_binary_feedback([comparison])] == [True, False]
@@ -213,8 +213,8 @@ def test_a_loss_that_is_not_finite_stops_with_the_weights_as_they_were():
 
 def test_thumbs_of_one_kind_are_refused(parts):
     with pytest.raises(ValueError, match="2 liked and 0 disliked"):
-        fit_thumbs(
-            policy_of(parts), [LikedExample([3], [4, 2], True)] * 2, KTO(0.1, True), FIT, seed=0
+        fit_kto(
+            policy_of(parts), [BinaryExample([3], [4, 2], True)] * 2, KTO(0.1, True), FIT, seed=0
         )
     assert make_objective("dpo", beta=0.2, label_smoothing=0.0) == DPO(0.2, 0.0)
 
@@ -234,7 +234,7 @@ def told_apart(parts, discrimination, steps=30):
                 [[*question, 30], [*question, 31]], [row[0], 7 + i % 2, *row[2:], 2], i % 2
             )
         )
-    fit_codes(policy, made[:48], discrimination, 0.1, settings_for(steps, 3e-3), 0)
+    fit_control_codes(policy, made[:48], discrimination, 0.1, settings_for(steps, 3e-3), 0)
     with torch.no_grad():
         held = made[48:]
         rows = [Example(prompt, sample.completion) for sample in held for prompt in sample.prompts]

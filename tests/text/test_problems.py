@@ -5,8 +5,9 @@ import pytest
 from vla.rewards.verifier_process import VerifierProcess
 from vla.rewards.verifiers.external_verifiers import reasoning_gym_score
 from vla.text.calculator import calculate, evaluate_calls
+from vla.text.hash_split import is_held_out, split_problems
+from vla.text.problem_families import make_family
 from vla.text.problem_sets import make_problem_sets
-from vla.text.problems import is_held_out, make_family, split
 
 FAMILIES = [
     *("add1", "add2", "add3", "sub1", "sub2", "mul1", "mul2"),
@@ -20,7 +21,7 @@ def test_problems_are_different_repeatable_and_split_without_overlap(name):
     assert problems == make_family(name, 500)
     questions = [problem.question for problem in problems]
     assert len(set(questions)) == len(questions)
-    train, held_out = split(problems, 0.25)
+    train, held_out = split_problems(problems, 0.25)
     assert {p.question for p in train}.isdisjoint(p.question for p in held_out)
     assert len(train) + len(held_out) == len(problems)
     # asking for fewer problems moves none to the other side
@@ -88,7 +89,7 @@ def test_a_split_that_leaves_nothing_is_refused():
     with pytest.raises(
         ValueError, match="holdout_fraction .0.0. leaves 64 training and 0 evaluation problems"
     ):
-        split(make_family("mul1", 100), 0.0)
+        split_problems(make_family("mul1", 100), 0.0)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 
 from vla.evaluation.result import EvaluationResult, compare_results, success_result
-from vla.text.text_report import Pair, charts, numbers, rates, write_report
+from vla.text.text_report import (
+    AnswerPair,
+    rate_intervals,
+    result_facts,
+    training_charts,
+    write_report,
+)
 from vla.training.metrics import read_metrics
 from vla.training.run_folder import RunFolder
 
@@ -49,7 +55,7 @@ RESULTS = {
 
 
 def test_the_page_holds_all_there_is(folder):
-    pairs = [Pair("2 < 3?", "answer: yes", "<no>", "yes", False, True)]
+    pairs = [AnswerPair("2 < 3?", "answer: yes", "<no>", "yes", False, True)]
     write_report(folder, "A run", RESULTS, pairs)
     page = (folder.path / "report.html").read_text()
     assert "python x.py a&lt;b" in page  # what a user or a model wrote is never markup
@@ -82,20 +88,20 @@ def test_only_charts_that_say_something_are_drawn(folder):
     records = read_metrics(folder.path)
     # the reward is success, one family is open all along, every update is on-policy: no charts of
     # those
-    drawn = charts(records, RESULTS)
+    drawn = training_charts(records, RESULTS)
     titles = [re.search("<figcaption>([^<]*)<", one)[1] for one in drawn]
     assert titles == ["Success", "Entropy", "Loss: reward model"]
     assert "held-out, greedy, before and after: 0.8 at 3" in drawn[0]
-    assert charts(records[:1], {}) == []
+    assert training_charts(records[:1], {}) == []
 
 
 def test_rates_are_drawn_by_family_and_numbers_as_they_are_read():
     families = {"family sums": {"before": rate(1, 4), "after": rate(3, 4)}}
-    drawn = [(row.name, row.group, row.rate) for row in rates({**RESULTS, **families})]
+    drawn = [(row.name, row.group, row.rate) for row in rate_intervals({**RESULTS, **families})]
     assert drawn[:2] == [("all problems", "before", 0.3), ("all problems", "after", 0.8)]
     assert drawn[2:] == [("sums", "before", 0.25), ("sums", "after", 0.75)]
-    told = numbers(RESULTS)
+    told = result_facts(RESULTS)
     assert "<dt>mean tokens</dt><dd>13.52 before, 11 after</dd>" in told
     assert "<dt>peak memory</dt><dd>1.50 GiB</dd>" in told
     assert "total" not in told  # the time has a chart of its own
-    assert "<dd>0.1235</dd>" in numbers({"a": np.float64(0.123456)})
+    assert "<dd>0.1235</dd>" in result_facts({"a": np.float64(0.123456)})

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from vla.config import load
 from vla.interrupt import Interrupted
-from vla.pipelines.text.run import run
+from vla.pipelines.text.run import run_in_folder
 from vla.rewards.gold_rewards import GOLDS
 from vla.training import resumable_work as pieces_module
 from vla.training.run import Run
@@ -125,7 +125,7 @@ def go(folder: Path, prompts: Path, mode: str, *more: str) -> None:
             *more,
         ]
     config = load(asked)
-    run(config, open_run(config))
+    run_in_folder(config, open_run(config))
 
 
 def dying(write: Callable[..., None], left: list[int]) -> Callable[..., None]:

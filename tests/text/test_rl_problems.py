@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vla.config import load
-from vla.pipelines.text.run import run
+from vla.pipelines.text.run import run_in_folder
 from vla.text.problem_files import read_problems
 from vla.training.run_folder import open_run
 
@@ -26,7 +26,7 @@ RLVR = [*SMALL, "rl.num_iterations=1"]
 def go(folder, *overrides):
     small = SMALL if "text=rejection" in overrides else RLVR
     config = load([*small, f"run_dir={folder}", *overrides])
-    return run(config, open_run(config))
+    return run_in_folder(config, open_run(config))
 
 
 def write(path, *rows):
@@ -127,7 +127,7 @@ def test_a_ground_truth_of_another_form_is_named(tmp_path):
 def test_a_system_message_of_a_row_is_asked(tmp_path):
     row = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "6 x 7?"}]
     [problem] = read_problems(write(tmp_path / "mine.jsonl", {"prompt": row, "answer": 42}), None)
-    assert list(problem.asked) == row
+    assert list(problem.prompt_messages) == row
 
 
 def test_cut_completions_can_be_left_out_of_the_update(tmp_path):

@@ -8,7 +8,7 @@ from vla.config import load
 from vla.data.chat import ChatFormat, observe_prompts
 from vla.data.rows import RowReader
 from vla.generation.sampling import Sampling
-from vla.pipelines.text.run import run
+from vla.pipelines.text.run import run_in_folder
 from vla.policies.text import TextPolicy
 from vla.rewards.compose import RewardScores
 from vla.rl.algorithm_factory import make_algorithm
@@ -18,8 +18,8 @@ from vla.rl.update import UpdateSettings
 from vla.text.adaptive_batch_size import AdaptiveBatchSize
 from vla.text.curriculum import Curriculum
 from vla.text.environment import TextEnvironment
+from vla.text.problem import Problem
 from vla.text.problem_evaluation import evaluate_samples
-from vla.text.problems import Problem
 from vla.text.rlvr_setup import make_rlvr_problem_sets
 from vla.text.tiny_language_model import tiny_language_model
 from vla.training.run_folder import open_run
@@ -41,7 +41,7 @@ def go(folder, *overrides):
         if not any(o.startswith("resume") for o in given)
         else overrides
     )
-    return run(config, open_run(config))
+    return run_in_folder(config, open_run(config))
 
 
 @pytest.fixture(scope="module")

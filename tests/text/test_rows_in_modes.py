@@ -12,12 +12,12 @@ from vla.config.text import Prompts
 from vla.data.chat import ChatFormat
 from vla.data.rows import RowReader
 from vla.data.tokenizer import train_tokenizer
-from vla.pipelines.text.run import run
+from vla.pipelines.text.run import run_in_folder
 from vla.rewards.gold_rewards import GOLDS
 from vla.sft.examples import example_settings
-from vla.text.problems import is_held_out
+from vla.text.hash_split import is_held_out
 from vla.text.prompts import make_prompt_sets
-from vla.text.sources import Room, encode_all, read_source
+from vla.text.sources import TokenLimit, encode_conversations, read_source
 from vla.training.run_folder import open_run
 
 TINY = [
@@ -57,7 +57,7 @@ def learned(monkeypatch):
 
 def go(folder, name, *overrides):
     config = load([*TINY, f"text={name}", f"run_dir={folder}", *overrides])
-    return run(config, open_run(config))
+    return run_in_folder(config, open_run(config))
 
 
 def lines(path, *rows):
@@ -196,7 +196,7 @@ def test_prompts_may_be_messages_and_long_ones_are_found_before_training(tmp_pat
     assert list(reader.counts[file].notes)[1].startswith("9 of ")
     whole = make_prompt_sets(settings.model_copy(update={"num_train": None}), reader)
     both = "system: Be brief.\nuser: say 1"
-    assert list(whole.asked(both)) == [system, user]
+    assert list(whole.messages_for(both)) == [system, user]
     side = whole.train if "say 1" in whole.train else whole.evaluation
     assert both in side  # the system message does not decide
     chat = ChatFormat(train_tokenizer(["say 1"], 300))
@@ -204,8 +204,8 @@ def test_prompts_may_be_messages_and_long_ones_are_found_before_training(tmp_pat
         ValueError,
         match=r"p.jsonl, line 33: takes \d+ tokens, text.generation.max_prompt_tokens is 90",
     ):
-        whole.fitting(chat, 90, RowReader())
-    fitting = whole.fitting(chat, 90, reader)
+        whole.keep_usable(chat, 90, RowReader())
+    fitting = whole.keep_usable(chat, 90, reader)
     assert (
         len(fitting.train) + len(fitting.evaluation) == len(whole.train) + len(whole.evaluation) - 1
     )
@@ -216,13 +216,15 @@ def test_a_chat_longer_than_the_model_has_positions_for_is_named(tmp_path):
     rows = [{"prompt": f"q{i}", "completion": "a" * 30 * i} for i in range(20)]
     source = read_source(lines(tmp_path / "a.jsonl", *rows), 0.3)
     chat, reader = ChatFormat(train_tokenizer(["q"], 300)), RowReader("skip")
-    room = Room(512, "text.row_tokens").within(200)
+    room = TokenLimit(512, "text.row_tokens").within(200)
     with pytest.raises(ValueError, match="the number of positions of the model is 200"):
-        encode_all(chat, source.name, source.train, room)
-    kept = encode_all(chat, source.name, source.train, room, reader)
+        encode_conversations(chat, source.name, source.train, room)
+    kept = encode_conversations(chat, source.name, source.train, room, reader)
     assert max(len(text.ids) for text in kept) <= 200
     assert len(kept) + len(reader.counts[source.name].left_out) == len(source.train)
-    assert Room(512, "text.row_tokens").within(None) == Room(512, "text.row_tokens").within(4096)
+    assert TokenLimit(512, "text.row_tokens").within(None) == TokenLimit(
+        512, "text.row_tokens"
+    ).within(4096)
 
 
 def test_steps_or_epochs():

@@ -13,8 +13,8 @@ from vla.rewards.verifier_process import VerifierProcess
 from vla.rl.protocols import StepResult, VectorEnvironment
 from vla.rl.rollout import collect_rollout
 from vla.text.environment import TextEnvironment, calculator_tool
-from vla.text.format_warmup import call_examples, check_room
-from vla.text.problems import Problem
+from vla.text.format_warmup import check_lengths, tool_call_examples
+from vla.text.problem import Problem
 from vla.text.tiny_language_model import tiny_language_model
 
 PROBLEMS = [
@@ -145,7 +145,7 @@ def test_examples_of_calls_are_the_ids_of_an_episode(parts):
     reward."""
     tokenizer = parts[1]
     problem = Problem("What is 2 + 3?", "5", "last_number", "toy", {"expression": "2 + 3"})
-    call, answer = call_examples([problem, PROBLEMS[1]], ChatFormat(tokenizer))
+    call, answer = tool_call_examples([problem, PROBLEMS[1]], ChatFormat(tokenizer))
     environment = make(parts, tool=calculator_tool, max_turns=2)
     assert environment.reset([0], np.array([0])) == [call.prompt]
     between = environment.step(np.array([call.completion], np.float32), np.array([0]))
@@ -154,19 +154,19 @@ def test_examples_of_calls_are_the_ids_of_an_episode(parts):
     ended = environment.step(np.array([answer.completion], np.float32), np.array([0]))
     assert ended.terminated.tolist() == [True]
     assert ended.success.tolist() == [True]
-    check_room([call, answer], len(call.completion), len(answer.prompt))
+    check_lengths([call, answer], len(call.completion), len(answer.prompt))
     with pytest.raises(
         ValueError, match=r"text.max_new_tokens \(2\) is too short .* up to \d+ tokens"
     ):
-        check_room([call, answer], 2, 999)
+        check_lengths([call, answer], 2, 999)
     with pytest.raises(
         ValueError, match=r"text.max_prompt_tokens \(9\) is too short .* up to \d+ tokens"
     ):
-        check_room([call, answer], 99, 9)
+        check_lengths([call, answer], 99, 9)
     with pytest.raises(
         ValueError, match=r"no family of text.families says what: add one of arithmetic"
     ):
-        call_examples(PROBLEMS, ChatFormat(tokenizer))
+        tool_call_examples(PROBLEMS, ChatFormat(tokenizer))
 
 
 class Scripted:

@@ -71,7 +71,7 @@ def ranked_pairs(
     return rewards[:, first], rewards[:, second], present[:, second]
 
 
-def ranks_from_scores(
+def best_and_worst_index(
     scores: Float[Tensor, "K"], min_margin: float = 0.0
 ) -> tuple[int, int] | None:
     """(best, worst) of K scored completions; None when they differ by `min_margin` or less, or a

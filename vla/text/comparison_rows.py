@@ -12,14 +12,14 @@ from vla.data.rows import RowReader
 from vla.preference.kto import balanced_weights, mismatched_prompts
 from vla.preference.objective import KTO, Objective, uses_margin
 from vla.text.comparisons import select_clearest
-from vla.text.preference_training import Comparison, LikedExample, encode_ranking, encode_thumb
-from vla.text.problems import split_position
+from vla.text.hash_split import split_position
+from vla.text.preference_training import BinaryExample, Comparison, encode_feedback, encode_ranking
 
 HELD_OUT = 0.1
 """Share of the prompts that are held out where no comparison is on a held-out prompt."""
 
 
-T = TypeVar("T", Ranking, BinaryFeedback, Comparison, LikedExample)
+T = TypeVar("T", Ranking, BinaryFeedback, Comparison, BinaryExample)
 
 
 def split_by_prompt(
@@ -55,7 +55,7 @@ def read_comparisons(
     keep_fraction: float | None,
     reader: RowReader,
 ) -> list[Ranking] | list[BinaryFeedback]:
-    """The rows of `text.comparison_table` that an objective learns from, and those held out. None: a
+    """The rows of `text.comparisons` that an objective learns from, and those held out. None: a
     reward model.
 
     Raises ValueError naming the row or the column that cannot be used, and thumbs that KTO can
@@ -151,11 +151,11 @@ def encode_comparisons(
     rows: Sequence[Ranking | BinaryFeedback],
     context: int | None,
     reader: RowReader,
-) -> list[Comparison] | list[LikedExample]:
+) -> list[Comparison] | list[BinaryExample]:
     """Token ids of the rows. What the chat template refuses, and what is longer than the model's
     context, is a row that cannot be used.
     """
-    found: list[Comparison | LikedExample] = []
+    found: list[Comparison | BinaryExample] = []
     for row in rows:
         try:
             found.append(_encoded(chat, row, context))
@@ -168,8 +168,8 @@ def encode_comparisons(
 
 def _encoded(
     chat: ChatFormat, row: Ranking | BinaryFeedback, context: int | None
-) -> Comparison | LikedExample:
-    made = encode_ranking(chat, row) if isinstance(row, Ranking) else encode_thumb(chat, row)
+) -> Comparison | BinaryExample:
+    made = encode_ranking(chat, row) if isinstance(row, Ranking) else encode_feedback(chat, row)
     said = made.completions if isinstance(made, Comparison) else (made.completion,)
     longest = len(made.prompt) + max(map(len, said))
     if context is not None and longest > context:

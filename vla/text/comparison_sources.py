@@ -13,22 +13,22 @@ from vla.data.preferences import BinaryFeedback, Ranking
 from vla.files.writing import write_atomically
 from vla.text.comparison_rows import encode_comparisons
 from vla.text.comparisons import LabelledComparisons, compare_by_judge, make_judge, select_clearest
-from vla.text.open_ended_run import OpenMode
-from vla.text.preference_training import Comparison, LikedExample
+from vla.text.open_ended_run import OpenEndedRun
+from vla.text.preference_training import BinaryExample, Comparison
 from vla.training.resumable_work import ResumableWork, load_or_compute
 
 
-def encode_read(
-    mode: OpenMode, source: str, rows: Sequence[Ranking | BinaryFeedback]
-) -> list[Comparison] | list[LikedExample]:
-    """Token ids of the rows of `text.comparison_table`; what was left out is said."""
+def encode_file_rows(
+    mode: OpenEndedRun, source: str, rows: Sequence[Ranking | BinaryFeedback]
+) -> list[Comparison] | list[BinaryExample]:
+    """Token ids of the rows of `text.comparisons`; what was left out is said."""
     found = encode_comparisons(mode.parts.chat, source, rows, mode.parts.context, mode.reader)
-    mode.reader.report_lines(mode.run.progress.say)
+    mode.reader.report_lines(mode.run.progress.print_line)
     return found
 
 
 def sample_comparisons(
-    mode: OpenMode,
+    mode: OpenEndedRun,
     judge: JudgeSettings,
     per_prompt: int,
     number: int,
@@ -37,12 +37,12 @@ def sample_comparisons(
 ) -> tuple[list[Comparison], int]:
     """Completions of the training prompts, compared by the judge, those with the largest margins
     kept; how many prompts gave no comparison. The rankings are kept in the run's folder, as a file
-    that `text.comparison_table` reads.
+    that `text.comparisons` reads.
 
     Raises ValueError when none did.
     """
     judging = make_judge(judge, mode.gold, mode.parts, mode.run.seed("labels"))
-    answers = mode.answers(f"answers {number + 1}", mode.prompts.train, per_prompt)
+    answers = mode.sample_answers(f"answers {number + 1}", mode.prompts.train, per_prompt)
 
     def judged(pieces: ResumableWork) -> LabelledComparisons:
         with mode.run.timer("judge"):
@@ -59,7 +59,7 @@ def sample_comparisons(
     clear = select_clearest(
         [comparison.margin or 0.0 for comparison in labels.comparisons], keep_fraction
     )
-    asked = {i: mode.prompts.asked(labels.rows[i]["prompt"]) for i in clear}
+    asked = {i: mode.prompts.messages_for(labels.rows[i]["prompt"]) for i in clear}
     lines = "".join(json.dumps({**labels.rows[i], "prompt": list(asked[i])}) + "\n" for i in clear)
     write_atomically(mode.run.folder.path / f"comparisons_{number + 1}.jsonl", lines)
     return [

@@ -21,7 +21,7 @@ from vla.generation.hf_decoder import (
     output_head,
     uses_full_attention,
 )
-from vla.preference.listwise import ranks_from_scores
+from vla.preference.listwise import best_and_worst_index
 from vla.rewards.gold_rewards import Gold
 from vla.rewards.judge import (
     BothOrders,
@@ -37,7 +37,7 @@ from vla.text.preference_training import Comparison
 from vla.text.prompts import Completion
 from vla.training.resumable_work import ResumableWork
 
-BUILT_IN = Rubric(
+BUILT_IN_RUBRIC = Rubric(
     principles=(
         "A better answer does what the question asks.",
         "A better answer is kind and polite.",
@@ -80,7 +80,7 @@ def make_judge(settings: JudgeSettings, gold: Gold, parts: LanguageParts, seed: 
         case "gold":
             return GoldJudge(gold, settings.noise, seed)
         case "model":
-            return BothOrders(ModelJudge(read_rubric(settings.rubric), LetterReader(parts)))
+            return BothOrders(ModelJudge(read_rubric(settings.rubric), LetterScorer(parts)))
         case "url":
             if not settings.url or not settings.model:
                 raise ValueError(
@@ -95,7 +95,7 @@ def read_rubric(path: str | None) -> Rubric:
     """Principles and examples from YAML: {principles: [...], examples: [{prompt, first, second,
     better: A}]}."""
     if path is None:
-        return BUILT_IN
+        return BUILT_IN_RUBRIC
     try:
         values = read_yaml(Path(path), remedy="give a rubric with principles and examples")
         examples = [
@@ -108,7 +108,7 @@ def read_rubric(path: str | None) -> Rubric:
         ) from error
 
 
-class LetterReader:
+class LetterScorer:
     """Log-probabilities of "A" and "B" as the model's next token, behind questions put as a user's
     message.
 
@@ -135,7 +135,11 @@ class LetterReader:
             texts.append((ids, [False] * (len(ids) - 1) + [True]))
         room = max(JUDGE_ROW_TOKENS, *(len(ids) for ids, _ in texts))
         packed = pack_texts(
-            texts, room, uses_full_attention(model), self.parts.device, self.parts.tree_attention
+            texts,
+            room,
+            uses_full_attention(model),
+            self.parts.device,
+            self.parts.tree_attention,
         )
         rows = packed.rows
         with evaluation_mode(model):
@@ -167,7 +171,7 @@ def compare_by_judge(
         scores = torch.tensor(
             ranked() if pieces is None else pieces.next_value(list[float], ranked)
         )
-        found = ranks_from_scores(scores)
+        found = best_and_worst_index(scores)
         if found is None or completions[found[0]].ids == completions[found[1]].ids:
             undecided += 1
             continue

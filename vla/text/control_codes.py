@@ -28,20 +28,20 @@ from vla.sft.examples import train_on_examples
 from vla.sft.loop import SupervisedSettings
 from vla.sft.stage import TrainingStage
 from vla.text.open_ended_evaluation import evaluate_open_answers
-from vla.text.open_ended_run import OpenMode
+from vla.text.open_ended_run import OpenEndedRun
 from vla.text.prompts import sample_completions
 from vla.text.sft_losses import Example, sequence_logprobs
 
 
-def level_label(level: int, num_levels: int) -> str:
+def control_code(level: int, num_levels: int) -> str:
     """The label of a level, 1 the worst."""
     return f"quality: {level} of {num_levels}"
 
 
-def with_level_label(chat: ChatFormat, level: int, num_levels: int) -> ChatFormat:
+def with_control_code(chat: ChatFormat, level: int, num_levels: int) -> ChatFormat:
     """A chat format that puts the label behind the question, so that one reading of it serves all
     labels."""
-    return replace(chat, closing=f"({level_label(level, num_levels)})")
+    return replace(chat, closing=f"({control_code(level, num_levels)})")
 
 
 def reward_levels(rewards: Sequence[float], num_levels: int) -> list[int]:
@@ -60,7 +60,7 @@ class LabelledCompletion:
     own: int
 
 
-def fit_codes(
+def fit_control_codes(
     policy: TextPolicy,
     samples: Sequence[LabelledCompletion],
     discrimination: float,
@@ -90,19 +90,19 @@ def fit_codes(
     train_on_examples(policy, len(samples), loss_of, settings, seed, stage, threads=policy.threads)
 
 
-def answer_with_guidance(
-    mode: OpenMode, chats: Sequence[ChatFormat], guidance: float
+def make_guided_engine(
+    mode: OpenEndedRun, chats: Sequence[ChatFormat], guidance: float
 ) -> GuidedEngine:
     """Who answers the held-out prompts behind one label against the others."""
     others = {}
     for question in mode.prompts.evaluation:
-        asked = [tuple(chat.prompt(mode.prompts.asked(question))) for chat in chats]
+        asked = [tuple(chat.prompt(mode.prompts.messages_for(question))) for chat in chats]
         others |= {own: [ids for ids in asked if ids != own] for own in asked}
     return GuidedEngine(mode.parts.model, others, guidance, mode.parts.autocast)
 
 
-def evaluate_steering(
-    mode: OpenMode, chats: Sequence[ChatFormat], guidance: float
+def evaluate_control_codes(
+    mode: OpenEndedRun, chats: Sequence[ChatFormat], guidance: float
 ) -> dict[str, Any]:
     """Gold reward of the greedy answers to the held-out prompts behind every label, and of the best
     label's against the worst's, prompt by prompt.
@@ -112,22 +112,22 @@ def evaluate_steering(
     results: list[EvaluationResult] = []
     for level, chat in enumerate(chats, start=1):
         said = sample_completions(
-            mode.speaker,
+            mode.sampling_policy,
             chat,
             mode.prompts.evaluation,
             1,
             width,
             greedy=True,
-            asked=mode.prompts.asked,
+            messages_for=mode.prompts.messages_for,
         )
         results.append(evaluate_open_answers(said, mode.gold))
         mode.run.progress.print_line(
-            f"asked for {level_label(level, len(chats))}{how}: gold reward {results[-1]}"
+            f"asked for {control_code(level, len(chats))}{how}: gold reward {results[-1]}"
         )
     change = compare_results(results[0], results[-1], noun="prompts")
     mode.run.progress.print_line(f"the best code against the worst{how}: {change}")
     by_code = {
-        level_label(level, len(chats)): result.without_outputs()
+        control_code(level, len(chats)): result.without_outputs()
         for level, result in enumerate(results, start=1)
     }
     return {f"gold reward by code{how}": by_code, f"best code against worst{how}": change}

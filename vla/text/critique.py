@@ -10,8 +10,8 @@ from pathlib import Path
 import yaml
 
 from vla.files.reading import read_yaml
-from vla.text.language_model import context_length
-from vla.text.open_ended_run import OpenMode
+from vla.text.language_model import required_context
+from vla.text.open_ended_run import OpenEndedRun
 from vla.text.prompts import Completion, continue_prompts
 from vla.training.resumable_work import ResumableWork
 
@@ -24,7 +24,7 @@ class Principle:
     revision: str
 
 
-BUILT_IN = (
+BUILT_IN_PRINCIPLES = (
     Principle(
         "Say in one sentence whether your answer is friendly, and what is unfriendly in it.",
         "Rewrite your answer so that it is friendlier. Write only the new answer.",
@@ -51,7 +51,7 @@ def read_constitution(path: str | None) -> tuple[Principle, ...]:
     Raises ValueError naming the file when it holds none or something else.
     """
     if path is None:
-        return BUILT_IN
+        return BUILT_IN_PRINCIPLES
     try:
         entries = read_yaml(Path(path), remedy="give principles: [{critique: ..., revision: ...}]")[
             "principles"
@@ -70,7 +70,7 @@ def read_constitution(path: str | None) -> tuple[Principle, ...]:
 
 
 def revise(
-    mode: OpenMode,
+    mode: OpenEndedRun,
     answers: list[Completion],
     principles: tuple[Principle, ...],
     rounds: int,
@@ -86,7 +86,7 @@ def revise(
     room = width + 2 * (
         mode.generation.max_new_tokens + longest
     )  # question, answer, request, critique, request
-    _, asking = context_length(mode.generation)
+    _, asking = required_context(mode.generation)
     mode.parts.check_context(
         room + mode.generation.max_new_tokens, f"{asking} with critiques and revisions"
     )
@@ -98,7 +98,7 @@ def revise(
             [*said.prompt_ids, *said.ids, *chat.next_turn(_user(principle.critique), said.finished)]
             for said, principle in zip(last, drawn, strict=True)
         ]
-        said_critiques = continue_prompts(mode.speaker, chat, prompts, ids, room, pieces)
+        said_critiques = continue_prompts(mode.sampling_policy, chat, prompts, ids, room, pieces)
         ids = [
             [
                 *critique.prompt_ids,
@@ -107,7 +107,7 @@ def revise(
             ]
             for critique, principle in zip(said_critiques, drawn, strict=True)
         ]
-        revisions = continue_prompts(mode.speaker, chat, prompts, ids, room, pieces)
+        revisions = continue_prompts(mode.sampling_policy, chat, prompts, ids, room, pieces)
         for own, critique in zip(critiques, said_critiques, strict=True):
             own.append(critique.text)
         # the next round, and training, see the revision as the answer to the bare question
@@ -124,6 +124,6 @@ def _user(text: str) -> dict[str, str]:
     return {"role": "user", "content": text}
 
 
-def usable(revisions: list[Revision]) -> list[Revision]:
+def complete_revisions(revisions: list[Revision]) -> list[Revision]:
     """Revisions that ended by themselves and hold some text."""
     return [r for r in revisions if r.last.finished and r.last.text.strip()]

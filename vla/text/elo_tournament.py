@@ -71,9 +71,13 @@ def held_out_prompts(players: Sequence[Player]) -> PromptSets:
         for player in players
     ]
     for player, own in zip(players, sets, strict=True):
-        judged_by = {prompt_key(sets[0].asked(prompt)): prompt for prompt in sets[0].evaluation}
+        judged_by = {
+            prompt_key(sets[0].messages_for(prompt)): prompt for prompt in sets[0].evaluation
+        }
         seen = {
-            judged_by[key] for key in map(prompt_key, map(own.asked, own.train)) if key in judged_by
+            judged_by[key]
+            for key in map(prompt_key, map(own.messages_for, own.train))
+            if key in judged_by
         }
         if seen:
             raise ValueError(
@@ -106,7 +110,7 @@ def answer_prompts(player: Player, sets: PromptSets) -> list[str]:
         1,
         generation.max_prompt_tokens,
         greedy=True,
-        asked=sets.asked,
+        messages_for=sets.messages_for,
     )
     return [completions[0].text for completions in said]
 
@@ -129,7 +133,7 @@ def compare_answers(
     )
 
 
-def make_judge(url: str | None, model: str, config: TextConfig) -> Judge:
+def make_tournament_judge(url: str | None, model: str, config: TextConfig) -> Judge:
     """The run's gold reward, or a server that speaks OpenAI's protocol, asked in both orders."""
     if url is None:
         return GoldJudge(find_gold(config.text.gold))
@@ -144,7 +148,9 @@ def run_tournament(runs: Sequence[Path], output: Path, url: str | None, model: s
     prompts = sets.evaluation
     progress.print_line(f"{len(players)} models answer {len(prompts)} held-out prompts")
     answers = [answer_prompts(player, sets) for player in players]
-    preferences = compare_answers(answers, prompts, make_judge(url, model, players[0].config))
+    preferences = compare_answers(
+        answers, prompts, make_tournament_judge(url, model, players[0].config)
+    )
     found = standings([player.name for player in players], preferences)
     for standing in found:
         progress.print_line(f"  {standing}")

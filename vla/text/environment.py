@@ -19,7 +19,7 @@ from vla.data.chat import ChatFormat
 from vla.rewards.compose import CORRECT, RewardScores
 from vla.rewards.sample import Sample
 from vla.text.calculator import evaluate_calls
-from vla.text.problems import Problem
+from vla.text.problem import Problem
 
 ENDED_ITSELF = "ended itself"
 """Among the metrics of an episode: 1 where its last completion stopped, 0 where the length limit
@@ -108,7 +108,7 @@ class TextEnvironment:
         """Ask problem number `seeds[i]` in environment `ids[i]`; the prompts' ids."""
         for env, seed in zip(self._rows(ids), seeds, strict=True):
             if seed not in self._prompts:
-                self._prompts[seed] = self.chat.prompt(self.problems[seed].asked)
+                self._prompts[seed] = self.chat.prompt(self.problems[seed].prompt_messages)
             self._chats[env] = _Chat(self.problems[seed], list(self._prompts[seed]))
         return [self._chats[env].ids for env in self._rows(ids)]
 

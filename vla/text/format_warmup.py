@@ -12,8 +12,8 @@ from vla.generation.sampling import Sampling
 from vla.sft.loop import SupervisedSettings
 from vla.sft.stage import TrainingStage
 from vla.text.calculator import calculate
-from vla.text.problems import Problem
-from vla.text.rlvr_evaluation import evaluate_kept
+from vla.text.problem import Problem
+from vla.text.rlvr_evaluation import load_or_evaluate
 from vla.text.rlvr_setup import RlvrSetup, max_completion_tokens, max_prompt_tokens
 from vla.text.sft_losses import Example, fit_examples
 from vla.training.run import Run
@@ -31,10 +31,10 @@ def train_format(run: Run, setup: RlvrSetup) -> dict[str, EvaluationResult]:
     settings, chat = setup.settings, setup.parts.chat
     if settings.format_sft_steps == 0:
         return {}
-    make_examples = tag_examples if settings.tool is None else call_examples
+    make_examples = tag_examples if settings.tool is None else tool_call_examples
     examples = make_examples(setup.sets.train, chat)
     room = max_completion_tokens(settings)
-    check_room(examples, room, max_prompt_tokens(settings, chat))
+    check_lengths(examples, room, max_prompt_tokens(settings, chat))
     batch = min(BATCH_SIZE, len(examples))
     fitting = SupervisedSettings(
         num_steps=settings.format_sft_steps,
@@ -47,7 +47,7 @@ def train_format(run: Run, setup: RlvrSetup) -> dict[str, EvaluationResult]:
     policy = setup.parts.policy(Sampling(), room)  # temperature 1, whatever RL samples at
     with TrainingStage(run, "format", settings.format_sft_steps) as stage:
         fit_examples(policy, examples, fitting, run.seed("format"), stage, run.processes)
-    result = evaluate_kept(run, setup, "taught")
+    result = load_or_evaluate(run, setup, "taught")
     run.progress.print_line(f"after the format examples: {result} on the same problems")
     return {"after the format examples": result.without_outputs()}
 
@@ -59,11 +59,13 @@ def tag_examples(problems: Sequence[Problem], chat: ChatFormat) -> list[Example]
         thought = problem.facts.get("expression")
         thought = f"{thought} = {problem.answer}" if thought else f"The answer is {problem.answer}."
         text = f"<think>{thought}</think>\n<answer>{problem.answer}</answer>"
-        examples.append(Example(chat.prompt(problem.asked), chat.reply(problem.asked, text)))
+        examples.append(
+            Example(chat.prompt(problem.prompt_messages), chat.reply(problem.prompt_messages, text))
+        )
     return examples
 
 
-def call_examples(problems: Sequence[Problem], chat: ChatFormat) -> list[Example]:
+def tool_call_examples(problems: Sequence[Problem], chat: ChatFormat) -> list[Example]:
     """Calls of the calculator and, as further examples, what is said once it has answered; its
     words carry no loss.
 
@@ -78,9 +80,12 @@ def call_examples(problems: Sequence[Problem], chat: ChatFormat) -> list[Example
             f"<calc>{expression}</calc>",
             {"role": "tool", "content": calculate(str(expression))},
         )
-        asked, called = chat.prompt(problem.asked), chat.reply(problem.asked, call)
+        asked, called = (
+            chat.prompt(problem.prompt_messages),
+            chat.reply(problem.prompt_messages, call),
+        )
         told = [*asked, *called, *chat.next_turn(result, finished=True)]
-        behind = [*problem.asked, {"role": "assistant", "content": call}, result]
+        behind = [*problem.prompt_messages, {"role": "assistant", "content": call}, result]
         examples += [Example(asked, called), Example(told, chat.reply(behind, problem.answer))]
     if not examples:
         raise ValueError(
@@ -90,7 +95,7 @@ def call_examples(problems: Sequence[Problem], chat: ChatFormat) -> list[Example
     return examples
 
 
-def check_room(examples: Sequence[Example], room: int, width: int) -> None:
+def check_lengths(examples: Sequence[Example], room: int, width: int) -> None:
     """Raises ValueError naming the setting where an example is longer than what RL would let the
     model read or say."""
     longest = max(len(example.completion) for example in examples)

@@ -18,7 +18,7 @@ from vla.generation.sampling import Sampling
 from vla.text.language_model import LanguageParts
 from vla.text.prompts import sample_completions
 from vla.text.sources import Source, cross_entropy
-from vla.text.text_report import Pair
+from vla.text.text_report import AnswerPair
 from vla.training.distributed import Processes
 
 NUM_SAMPLES = 8
@@ -52,18 +52,18 @@ def evaluate_texts(
         source.name: cross_entropy(logprobs_of, texts, texts_per_pass, processes)
         for source, texts in zip(sources, held_out, strict=True)
     }
-    return TextEvaluation(losses, samples(parts, sources) if processes.is_main else [])
+    return TextEvaluation(losses, sample_answers(parts, sources) if processes.is_main else [])
 
 
-def answer_pairs(before: TextEvaluation, after: TextEvaluation) -> list[Pair]:
+def pair_text_answers(before: TextEvaluation, after: TextEvaluation) -> list[AnswerPair]:
     """Answers to the same questions side by side."""
     return [
-        Pair(question, "", answer, later, None, None)
+        AnswerPair(question, "", answer, later, None, None)
         for (question, answer), (_, later) in zip(before.said, after.said, strict=True)
     ]
 
 
-def samples(parts: LanguageParts, sources: Sequence[Source]) -> list[tuple[str, str]]:
+def sample_answers(parts: LanguageParts, sources: Sequence[Source]) -> list[tuple[str, str]]:
     """Greedy answers to a few held-out questions that are not too long."""
     asked: dict[str, Sequence[Message]] = {}
     for conversation in (c for source in sources for c in source.held_out):
@@ -81,7 +81,13 @@ def samples(parts: LanguageParts, sources: Sequence[Source]) -> list[tuple[str, 
         return []
     policy = parts.policy(Sampling(), SAMPLE_TOKENS)
     said = sample_completions(
-        policy, parts.chat, picked, 1, SAMPLE_PROMPT_TOKENS, greedy=True, asked=asked.__getitem__
+        policy,
+        parts.chat,
+        picked,
+        1,
+        SAMPLE_PROMPT_TOKENS,
+        greedy=True,
+        messages_for=asked.__getitem__,
     )
     return [(question, answers[0].text) for question, answers in zip(picked, said, strict=True)]
 

@@ -28,7 +28,7 @@ from vla.policies.text import TextPolicy
 from vla.text.tiny_language_model import tiny_language_model
 from vla.threads import SINGLE_THREAD, Threads, usable_threads
 
-WORTH_THREADS = 20_000_000
+MIN_WEIGHTS_FOR_THREADS = 20_000_000
 """Weights from which on two batches at once are faster than one after the other."""
 
 
@@ -90,7 +90,7 @@ class LanguageParts:
         )
 
 
-def context_length(generation: Generation) -> tuple[int, str]:
+def required_context(generation: Generation) -> tuple[int, str]:
     """The most tokens of a prompt and its completion, and the settings that say so."""
     asked, said = generation.max_prompt_tokens, generation.max_new_tokens
     return (
@@ -125,15 +125,15 @@ def load_language_parts(
     chat = ChatFormat(tokenizer, system)
     autocast = autocast_type(train.precision, device)
     wrapped = wrapped.to(device)
-    engine, threads = make_engine(settings, wrapped), threads_for(wrapped, device, settings)
+    engine, threads = make_engine(settings, wrapped), choose_threads(wrapped, device, settings)
     return LanguageParts(wrapped, tokenizer, chat, ends, pad_id, device, autocast, engine, threads)
 
 
-def threads_for(model: nn.Module, device: torch.device, settings: LanguageModel) -> Threads:
+def choose_threads(model: nn.Module, device: torch.device, settings: LanguageModel) -> Threads:
     """How many batches the model may work on at once: one where Python takes longer than its
     products, and where activations are computed again in the backward pass.
     """
-    small = sum(parameter.numel() for parameter in model.parameters()) < WORTH_THREADS
+    small = sum(parameter.numel() for parameter in model.parameters()) < MIN_WEIGHTS_FOR_THREADS
     return SINGLE_THREAD if small or settings.gradient_checkpointing else usable_threads(device)
 
 

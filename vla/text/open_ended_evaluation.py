@@ -11,7 +11,7 @@ import numpy as np
 from vla.evaluation.result import EvaluationResult, compare_results, success_result
 from vla.rewards.gold_rewards import Gold
 from vla.text.prompts import Completion
-from vla.text.text_report import Pair
+from vla.text.text_report import AnswerPair
 
 WORDS = "words"
 FINISHED = "finished"
@@ -34,7 +34,7 @@ def evaluate_open_answers(answers: Sequence[Sequence[Completion]], gold: Gold) -
     )
 
 
-def open_results(before: EvaluationResult, after: EvaluationResult) -> dict[str, Any]:
+def open_ended_results(before: EvaluationResult, after: EvaluationResult) -> dict[str, Any]:
     """The numbers of a run on open prompts; the same prompts before and after."""
     change = after.scores - before.scores
     decided = np.flatnonzero(change != 0)
@@ -63,11 +63,11 @@ def distinct_pairs(texts: Sequence[str]) -> float:
     return len(set(pairs)) / len(pairs) if pairs else 0.0
 
 
-def pair_open_answers(before: EvaluationResult, after: EvaluationResult) -> list[Pair]:
+def pair_open_answers(before: EvaluationResult, after: EvaluationResult) -> list[AnswerPair]:
     """Answers side by side, the largest changes first."""
     order = np.argsort(-np.abs(after.scores - before.scores))
     return [
-        Pair(
+        AnswerPair(
             str(before.ids[row]),
             f"gold {before.values[row]:.2f}, then {after.values[row]:.2f}",
             before.outputs[row],

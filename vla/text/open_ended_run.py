@@ -13,16 +13,20 @@ from vla.evaluation.result import EvaluationResult
 from vla.generation.sampling import Sampling
 from vla.policies.text import TextPolicy
 from vla.rewards.gold_rewards import Gold, find_gold
-from vla.text.language_model import LanguageParts, context_length, load_language_parts
-from vla.text.open_ended_evaluation import evaluate_open_answers, open_results, pair_open_answers
+from vla.text.language_model import LanguageParts, load_language_parts, required_context
+from vla.text.open_ended_evaluation import (
+    evaluate_open_answers,
+    open_ended_results,
+    pair_open_answers,
+)
 from vla.text.prompts import Completion, PromptSets, make_prompt_sets, sample_completions
-from vla.text.text_report import finish
+from vla.text.text_report import finish_run
 from vla.training.resumable_work import ResumableWork, load_or_compute
 from vla.training.run import Run
 
 
 @dataclass
-class OpenMode:
+class OpenEndedRun:
     """A run on open prompts. `speaker` draws as the settings say; `learner` is the same model at
     temperature 1, which is what supervised losses are about.
     """
@@ -33,8 +37,8 @@ class OpenMode:
     parts: LanguageParts
     prompts: PromptSets
     gold: Gold
-    speaker: TextPolicy
-    learner: TextPolicy
+    sampling_policy: TextPolicy
+    training_policy: TextPolicy
     reader: RowReader
 
     @classmethod
@@ -46,7 +50,7 @@ class OpenMode:
         prompts: Prompts,
         gold: str,
         reader: RowReader | None = None,
-    ) -> OpenMode:
+    ) -> OpenEndedRun:
         """Load everything; `reader` counts the rows of files."""
         reader = reader or RowReader(config.text.on_bad_row)
         sets, reward = make_prompt_sets(prompts, reader), find_gold(gold)
@@ -54,38 +58,42 @@ class OpenMode:
             parts = load_language_parts(
                 config.language_model, config.train, generation.system, sets.train
             )
-            parts.check_context(*context_length(generation))
-            sets = sets.fitting(parts.chat, generation.max_prompt_tokens, reader)
+            parts.check_context(*required_context(generation))
+            sets = sets.keep_usable(parts.chat, generation.max_prompt_tokens, reader)
             value_head = config.text.name == "rlhf" and config.algorithm.traits.needs_values
             sampling = Sampling(**generation.sampling.model_dump())
-            speaker = parts.policy(sampling, generation.max_new_tokens, value_head)
-            learner = parts.policy(Sampling(), generation.max_new_tokens)
-        reader.report_lines(run.progress.say)
-        return cls(config, run, generation, parts, sets, reward, speaker, learner, reader)
+            sampling_policy = parts.policy(sampling, generation.max_new_tokens, value_head)
+            training_policy = parts.policy(Sampling(), generation.max_new_tokens)
+        reader.report_lines(run.progress.print_line)
+        return cls(
+            config, run, generation, parts, sets, reward, sampling_policy, training_policy, reader
+        )
 
-    def say(
+    def complete(
         self, prompts: Sequence[str], count: int, pieces: ResumableWork, greedy: bool = False
     ) -> list[list[Completion]]:
         """`count` completions of every prompt."""
-        width, asked = self.generation.max_prompt_tokens, self.prompts.asked
+        width, asked = self.generation.max_prompt_tokens, self.prompts.messages_for
         return sample_completions(
-            self.speaker,
+            self.sampling_policy,
             self.parts.chat,
             prompts,
             count,
             width,
             greedy=greedy,
-            asked=asked,
+            messages_for=asked,
             pieces=pieces,
         )
 
-    def answers(self, name: str, prompts: Sequence[str], count: int) -> list[list[Completion]]:
+    def sample_answers(
+        self, name: str, prompts: Sequence[str], count: int
+    ) -> list[list[Completion]]:
         """`count` completions of every prompt, drawn in a stage of their own and kept under its
         name."""
 
         def drawn(pieces: ResumableWork) -> list[list[Completion]]:
             with self.run.stage(name):
-                return self.say(prompts, count, pieces)
+                return self.complete(prompts, count, pieces)
 
         return load_or_compute(self.run, name, list[list[Completion]], drawn)
 
@@ -94,7 +102,7 @@ class OpenMode:
 
         def answer(pieces: ResumableWork) -> EvaluationResult:
             with self.run.timer("evaluation"):
-                answers = self.say(self.prompts.evaluation, 1, pieces, greedy=True)
+                answers = self.complete(self.prompts.evaluation, 1, pieces, greedy=True)
                 return evaluate_open_answers(answers, self.gold)
 
         result: EvaluationResult = load_or_compute(self.run, name, EvaluationResult, answer, of)
@@ -107,10 +115,10 @@ class OpenMode:
         """Evaluate again, write results and report, and last the model: the largest, for which there
         may be no room."""
         after = self.evaluate("after", of)
-        results = {**open_results(before, after), **more, **self.reader.results()}
+        results = {**open_ended_results(before, after), **more, **self.reader.results()}
         change, wins = results["gold change"], results["wins among decided"]
         decided = (
             "no answer is better or worse" if wins is None else f"better among decided: {wins}"
         )
         self.run.progress.print_line(f"change: {change}; {decided}")
-        return finish(self.run, title, results, pair_open_answers(before, after), self.parts)
+        return finish_run(self.run, title, results, pair_open_answers(before, after), self.parts)

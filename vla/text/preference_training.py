@@ -38,7 +38,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class LikedExample:
+class BinaryExample:
     """A completion as token ids, liked or not. `key`: what decides on which side of a split it
     falls."""
 
@@ -78,22 +78,22 @@ def encode_ranking(chat: ChatFormat, ranking: Ranking) -> Comparison:
     return Comparison(prompt, tuple(said), ranking.margin, target, ranking.key)
 
 
-def encode_thumb(chat: ChatFormat, thumb: BinaryFeedback) -> LikedExample:
+def encode_feedback(chat: ChatFormat, thumb: BinaryFeedback) -> BinaryExample:
     """Token ids of a thumb read from a file."""
     said = chat.reply(thumb.prompt, thumb.completion)
-    return LikedExample(chat.prompt(thumb.prompt), said, thumb.liked, thumb.key)
+    return BinaryExample(chat.prompt(thumb.prompt), said, thumb.liked, thumb.key)
 
 
-def to_binary_feedback(comparisons: Sequence[Comparison]) -> list[LikedExample]:
+def to_binary_feedback(comparisons: Sequence[Comparison]) -> list[BinaryExample]:
     """The best of each comparison liked, the worst disliked."""
     return [
-        LikedExample(c.prompt, c.completions[i], i == 0, c.key)
+        BinaryExample(c.prompt, c.completions[i], i == 0, c.key)
         for c in comparisons
         for i in (0, -1)
     ]
 
 
-def best_and_worst(comparison: Comparison) -> Comparison:
+def keep_best_and_worst(comparison: Comparison) -> Comparison:
     """All that a loss on pairs looks at."""
     return replace(comparison, completions=(comparison.completions[0], comparison.completions[-1]))
 
@@ -129,10 +129,10 @@ def fit_comparisons(
     log-probabilities are computed once and kept, so one model is in memory.
     """
     if isinstance(objective, KTO):
-        fit_thumbs(policy, to_binary_feedback(comparisons), objective, settings, seed, stage)
+        fit_kto(policy, to_binary_feedback(comparisons), objective, settings, seed, stage)
         return
     if not isinstance(objective, PlackettLuce):
-        comparisons = [best_and_worst(comparison) for comparison in comparisons]
+        comparisons = [keep_best_and_worst(comparison) for comparison in comparisons]
     width = max(len(c.completions) for c in comparisons)
     margins = torch.tensor([c.target_margin or 0.0 for c in comparisons])
     reference = torch.zeros(len(comparisons), width)
@@ -159,9 +159,9 @@ def fit_comparisons(
     )
 
 
-def fit_thumbs(
+def fit_kto(
     policy: TextPolicy,
-    examples: Sequence[LikedExample],
+    examples: Sequence[BinaryExample],
     objective: KTO,
     settings: SupervisedSettings,
     seed: int,

@@ -15,8 +15,8 @@ from vla.rewards.verifiers.external_verifiers import parse_final_answer
 from vla.rl.protocols import Observe, Policy
 from vla.rl.rollout import collect_rollout
 from vla.text.environment import TextEnvironment, TextEpisode
-from vla.text.problems import Problem
-from vla.text.text_report import Pair
+from vla.text.problem import Problem
+from vla.text.text_report import AnswerPair
 from vla.training.distributed import SINGLE_PROCESS, Processes, shard_rows
 from vla.training.resumable_work import ResumableWork
 from vla.training.synchronization import propagate_errors
@@ -25,7 +25,7 @@ EVALUATION_TOKENS = 2**15
 """Tokens of the prompts and answers under way in an evaluation, at their longest."""
 
 
-def rows_at_once(max_prompt_tokens: int, max_new_tokens: int) -> int:
+def evaluation_batch_size(max_prompt_tokens: int, max_new_tokens: int) -> int:
     """Problems that an evaluation asks at once: products of few rows use little of a processor."""
     return max(1, EVALUATION_TOKENS // (max_prompt_tokens + max_new_tokens))
 
@@ -35,7 +35,7 @@ ROLLOUT_TOKENS = 2**18
 be kept."""
 
 
-def rows_of_rollout(
+def rollout_batch_size(
     num_rows: int, group_size: int, max_prompt_tokens: int, max_new_tokens: int
 ) -> int:
     """Completions of a rollout that are drawn at once: all, or as many whole groups as
@@ -100,14 +100,14 @@ def evaluate_problems(
     return merge_shares(processes.gather(own))
 
 
-def num_unscorable(result: EvaluationResult) -> int:
+def count_unscorable(result: EvaluationResult) -> int:
     """Problems on which the verifier failed; they count as not solved."""
     return int(np.isnan(result.measure(RETURN)).sum())
 
 
 def check_scorable(result: EvaluationResult, failures: Mapping[str, int]) -> None:
     """Raises ValueError with the reasons where not one answer could be scored."""
-    if num_unscorable(result) == result.n:
+    if count_unscorable(result) == result.n:
         reasons = "; ".join(
             f"{reason} ({count} times)" for reason, count in Counter(failures).most_common(3)
         )
@@ -166,12 +166,12 @@ def evaluate_samples(
 
 def pair_answers(
     before: EvaluationResult, after: EvaluationResult, problems: Sequence[Problem]
-) -> list[Pair]:
+) -> list[AnswerPair]:
     """The answers to the same problems, those whose success changed first."""
     answers = {problem.question: problem.answer for problem in problems}
     earlier = {question: row for row, question in enumerate(before.ids)}
     pairs = [
-        Pair(
+        AnswerPair(
             str(question),
             f"answer: {answers[str(question)]}",
             before.outputs[earlier[question]],

@@ -21,7 +21,7 @@ from vla.rewards.compose import CODE
 from vla.rewards.verifier_worker import INSIDE_ANSWER, NAMES
 from vla.rewards.verifiers.answer_types import extract_final_answer, select_verifier
 from vla.rewards.verifiers.numbers import last_box
-from vla.text.problems import Problem
+from vla.text.problem import Problem
 
 FACTS = {
     "tests": CODE,
@@ -81,7 +81,7 @@ def parse_problem(row: Row, family: str) -> Problem:
     messages = parse_prompt(values, where, column)
     check_choices(values, messages_to_text(messages), where)
     facts = {name: values[name] for name in (*FACTS, "call") if name in values}
-    name, answer = answer_in(values)
+    name, answer = find_answer(values)
     if answer is None and not facts:
         raise ValueError(
             f"{where}: nothing says which completion is right; needed is one of answer, {', '.join(FACTS)}"
@@ -119,7 +119,7 @@ def check_choices(values: Mapping[str, Any], question: str, where: str) -> None:
             )
 
 
-def answer_in(values: Mapping[str, Any]) -> tuple[str, Any]:
+def find_answer(values: Mapping[str, Any]) -> tuple[str, Any]:
     """(column, what it holds) of the answer; verl has it in reward_model, a worked solution in its
     last \\boxed{}."""
     for name in ("answer", "ground_truth"):

@@ -12,7 +12,9 @@ from typing import Any
 from vla.data.chat import ChatFormat
 from vla.data.rows import RowReader
 from vla.rewards.compose import Rewards
-from vla.text.problems import Problem, make_family, split
+from vla.text.hash_split import split_problems
+from vla.text.problem import Problem
+from vla.text.problem_families import make_family
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,10 @@ class ProblemSets:
         return [problem for family in self.families.values() for problem in family]
 
     @property
-    def everything(self) -> list[Problem]:
+    def all_problems(self) -> list[Problem]:
         return [*self.train, *self.validation, *self.evaluation]
 
-    def fitting(
+    def keep_usable(
         self, chat: ChatFormat, max_tokens: int, setting: str, reader: RowReader
     ) -> ProblemSets:
         """The problems whose prompt the template takes, in at most `max_tokens`; `setting` is what
@@ -59,7 +61,7 @@ class ProblemSets:
         problem: Problem, chat: ChatFormat, max_tokens: int, setting: str, reader: RowReader
     ) -> bool:
         try:
-            length = len(chat.prompt(problem.asked))
+            length = len(chat.prompt(problem.prompt_messages))
             if length > max_tokens:
                 raise ValueError(
                     f"the prompt takes {length} tokens, {setting} is {max_tokens}: raise it"
@@ -75,7 +77,7 @@ class ProblemSets:
         that cannot be."""
         rewards.check()
         for problem in {
-            problem.verifier: problem for problem in reversed(self.everything)
+            problem.verifier: problem for problem in reversed(self.all_problems)
         }.values():
             try:
                 rewards.check_verifier(problem.verifier)
@@ -116,7 +118,9 @@ def make_problem_sets(
     """
     families, held_out = {}, []
     for name in names:
-        families[name], rest = split(make_family(name, num_problems, reader), holdout_fraction)
+        families[name], rest = split_problems(
+            make_family(name, num_problems, reader), holdout_fraction
+        )
         held_out.append(rest)
     longest = max(map(len, held_out))
     turns = [family[i] for i in range(longest) for family in held_out if i < len(family)]

@@ -23,7 +23,8 @@ from vla.data.messages import (
 )
 from vla.data.rows import Row, RowReader
 from vla.policies.text import TextPolicy
-from vla.text.problems import WORDS, is_held_out
+from vla.text.hash_split import is_held_out
+from vla.text.problem_families import WORDS
 from vla.training.resumable_work import ResumableWork
 
 REQUESTS = (
@@ -45,11 +46,11 @@ class PromptSets:
     source: str = "built-in prompts"
     rows: Mapping[str, PromptRow] = field(default_factory=dict)
 
-    def asked(self, prompt: str) -> Sequence[Message]:
+    def messages_for(self, prompt: str) -> Sequence[Message]:
         """The messages of a prompt."""
         return self.rows[prompt].messages if prompt in self.rows else user_message(prompt)
 
-    def fitting(self, chat: ChatFormat, width: int, reader: RowReader) -> PromptSets:
+    def keep_usable(self, chat: ChatFormat, width: int, reader: RowReader) -> PromptSets:
         """The prompts that take at most `width` tokens; others are rows that cannot be used.
 
         Raises ValueError naming the first of them, and when none is left on one side.
@@ -57,7 +58,7 @@ class PromptSets:
 
         def fits(prompt: str) -> bool:
             try:
-                count = len(chat.prompt(self.asked(prompt)))
+                count = len(chat.prompt(self.messages_for(prompt)))
                 if count > width:
                     limit = f"text.generation.max_prompt_tokens is {width}: raise it"
                     raise ValueError(f"takes {count} tokens, {limit}")
@@ -171,13 +172,13 @@ def sample_completions(
     *,
     greedy: bool = False,
     rows_at_once: int = 64,
-    asked: Callable[[str], Sequence[Message]] = user_message,
+    messages_for: Callable[[str], Sequence[Message]] = user_message,
     pieces: ResumableWork | None = None,
 ) -> list[list[Completion]]:
-    """`count` completions of every prompt; `asked` gives its messages. Every batch is one of
+    """`count` completions of every prompt; `messages_for` gives its messages. Every batch is one of
     `pieces`."""
     device = next(policy.parameters()).device
-    encoded = [chat.prompt(asked(prompt)) for prompt in prompts]
+    encoded = [chat.prompt(messages_for(prompt)) for prompt in prompts]
     return _complete(
         policy, chat, list(prompts), encoded, count, width, greedy, rows_at_once, device, pieces
     )

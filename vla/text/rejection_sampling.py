@@ -8,7 +8,7 @@ from vla.data.chat import ChatFormat
 from vla.generation.best_of import best_of
 from vla.policies.text import TextPolicy
 from vla.rewards.compose import Rewards
-from vla.text.problems import Problem
+from vla.text.problem import Problem
 from vla.text.prompts import Completion, sample_completions
 from vla.text.sft_losses import Example
 from vla.training.resumable_work import ResumableWork, load_or_compute
@@ -31,7 +31,7 @@ def sample_winners(
 
     Problems without a completion of at least `min_reward` have no winner.
     """
-    messages = {problem.question: problem.asked for problem in problems}
+    messages = {problem.question: problem.prompt_messages for problem in problems}
 
     def sample(pieces: ResumableWork) -> list[Example]:
         with run.stage(name):
@@ -41,7 +41,7 @@ def sample_winners(
                 [problem.question for problem in problems],
                 num_samples,
                 max_prompt_tokens,
-                asked=messages.__getitem__,
+                messages_for=messages.__getitem__,
                 pieces=pieces,
             )
             return pick_winners(problems, completions, rewards, min_reward)

@@ -19,7 +19,7 @@ from vla.rewards.sample import Sample
 from vla.sft.examples import evaluate_rows, example_settings
 from vla.sft.stage import TrainingStage
 from vla.text.comparison_rows import split_by_prompt
-from vla.text.open_ended_run import OpenMode
+from vla.text.open_ended_run import OpenEndedRun
 from vla.text.preference_training import (
     Comparison,
     completion_rewards,
@@ -62,10 +62,10 @@ class ProxyReward:
         return RewardScores(total, {"proxy": proxy, "gold": gold})
 
 
-def fit_demonstrations(mode: OpenMode, settings: Rlhf) -> None:
+def fit_demonstrations(mode: OpenEndedRun, settings: Rlhf) -> None:
     """SFT on the best of several samples of each prompt, by the gold reward."""
     prompts = mode.prompts.train[: settings.demonstrations]
-    answers = mode.answers("demonstrations", prompts, settings.samples_per_prompt)
+    answers = mode.sample_answers("demonstrations", prompts, settings.samples_per_prompt)
     best = [
         max(completions, key=lambda said: mode.gold(said.prompt, said.text))
         for completions in answers
@@ -73,11 +73,11 @@ def fit_demonstrations(mode: OpenMode, settings: Rlhf) -> None:
     examples = [Example(said.prompt_ids, said.ids) for said in best]
     fit = example_settings(settings.sft, len(examples), "text.sft")
     with TrainingStage(mode.run, "sft", fit.num_steps) as stage:
-        fit_examples(mode.learner, examples, fit, mode.run.seed("sft"), stage)
+        fit_examples(mode.training_policy, examples, fit, mode.run.seed("sft"), stage)
 
 
 def train_reward_model(
-    mode: OpenMode, settings: Rlhf, comparisons: Sequence[Comparison]
+    mode: OpenEndedRun, settings: Rlhf, comparisons: Sequence[Comparison]
 ) -> tuple[RewardModel, dict[str, Any]]:
     """A reward model on a copy of the policy, with rewards of mean 0 and deviation 1 on the
     completions compared; its results."""
@@ -95,7 +95,7 @@ def train_reward_model(
             settings.reward_centering_weight,
             mode.run.seed("reward model"),
             stage,
-            mode.learner.threads,
+            mode.training_policy.threads,
         )
     right, pairs = reward_accuracy(model, held_out, fit.rows_per_pass)
     normalize_rewards(mode, model, [*held_out, *train], fit.rows_per_pass)
@@ -116,7 +116,7 @@ def train_reward_model(
 
 @torch.no_grad()
 def normalize_rewards(
-    mode: OpenMode, model: RewardModel, comparisons: Sequence[Comparison], rows_per_pass: int
+    mode: OpenEndedRun, model: RewardModel, comparisons: Sequence[Comparison], rows_per_pass: int
 ) -> None:
     """Scale the rewards to mean 0 and deviation 1 on these completions."""
     rows = [(c.prompt, completion) for c in comparisons for completion in c.completions]
@@ -126,6 +126,6 @@ def normalize_rewards(
         lambda part: completion_rewards(
             model, [rows[i][0] for i in part], [rows[i][1] for i in part]
         ),
-        mode.learner.threads,
+        mode.training_policy.threads,
     )
     model.normalize(values.to(mode.parts.device))

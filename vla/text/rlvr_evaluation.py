@@ -11,9 +11,9 @@ from vla.statistics import SuccessRate
 from vla.text.problem_evaluation import (
     PART,
     TOKENS,
+    count_unscorable,
     evaluate_problems,
     evaluate_samples,
-    num_unscorable,
 )
 from vla.text.rlvr_setup import RlvrSetup
 from vla.training.distributed import Processes
@@ -30,7 +30,9 @@ def evaluate_validation(run: Run, setup: RlvrSetup) -> SuccessRate:
     return result.success_rate
 
 
-def evaluate_kept(run: Run, setup: RlvrSetup, name: str, of: int | None = None) -> EvaluationResult:
+def load_or_evaluate(
+    run: Run, setup: RlvrSetup, name: str, of: int | None = None
+) -> EvaluationResult:
     """Greedy answers to the evaluation problems, kept under a name; `of` is the number of RL
     iterations before it."""
 
@@ -45,7 +47,7 @@ def evaluate_kept(run: Run, setup: RlvrSetup, name: str, of: int | None = None) 
                 pieces=pieces,
             )
 
-    result: EvaluationResult = load_or_compute(run, name, EvaluationResult, evaluate, depends_on=of)
+    result: EvaluationResult = load_or_compute(run, name, EvaluationResult, evaluate, of)
     return result
 
 
@@ -69,7 +71,7 @@ def evaluate_sampled(run: Run, setup: RlvrSetup, of: int) -> dict[str, Evaluatio
             )
 
     results: dict[str, EvaluationResult] = load_or_compute(
-        run, "sampled", dict[str, EvaluationResult], sample, depends_on=of
+        run, "sampled", dict[str, EvaluationResult], sample, of
     )
     return results
 
@@ -93,8 +95,8 @@ def rlvr_results(
             "after": after.mean_measure(TOKENS),
         },
         "unscorable": {
-            "before": num_unscorable(before),
-            "after": num_unscorable(after),
+            "before": count_unscorable(before),
+            "after": count_unscorable(after),
             "reasons": failures,
         },
     }

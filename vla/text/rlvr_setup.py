@@ -18,9 +18,10 @@ from vla.text.calculator import INSTRUCTION, LONGEST_RESULT
 from vla.text.curriculum import Curriculum
 from vla.text.environment import TextEnvironment, calculator_tool
 from vla.text.language_model import LanguageParts, load_language_parts
-from vla.text.problem_evaluation import rows_at_once, rows_of_rollout
+from vla.text.problem import Problem
+from vla.text.problem_evaluation import evaluation_batch_size, rollout_batch_size
+from vla.text.problem_families import max_answer_tokens
 from vla.text.problem_sets import ProblemSets, describe_shortfalls, make_problem_sets
-from vla.text.problems import Problem, max_answer_tokens
 from vla.training.distributed import Processes, broadcast_weights, shard_rows
 from vla.training.run import Run
 
@@ -68,9 +69,9 @@ def set_up_rlvr(run: Run, config: TextConfig, reader: RowReader, rewards: Reward
         sets.check_verifiers(rewards)
         parts = load_parts(config, settings, sets)
         width = settings.max_prompt_tokens
-        sets = sets.fitting(parts.chat, width, "text.max_prompt_tokens", reader)
+        sets = sets.keep_usable(parts.chat, width, "text.max_prompt_tokens", reader)
         setup = make_setup(run, config, settings, sets, parts, rewards)
-    reader.report_lines(run.progress.say)
+    reader.report_lines(run.progress.print_line)
     asked = {
         "text.num_evaluation": (settings.num_evaluation, len(sets.evaluation)),
         "text.num_validation": (settings.num_validation, len(sets.validation)),
@@ -135,7 +136,7 @@ def make_setup(
 
     group_size = config.rl.group_size
     num_starts = int(config.rl.num_start_states * settings.max_batch_growth)
-    num_rows = rows_of_rollout(num_starts * group_size, group_size, width, room)
+    num_rows = rollout_batch_size(num_starts * group_size, group_size, width, room)
     return RlvrSetup(
         settings=settings,
         sets=sets,
@@ -143,7 +144,9 @@ def make_setup(
         parts=parts,
         observe=partial(observe_prompts, width=width, pad_id=parts.pad_id, device=parts.device),
         training=environment(sets.train, num_rows),
-        held_out=environment([*sets.validation, *sets.evaluation], rows_at_once(width, room)),
+        held_out=environment(
+            [*sets.validation, *sets.evaluation], evaluation_batch_size(width, room)
+        ),
         curriculum=make_curriculum(sets, settings.curriculum_threshold, run.seed("problems")),
         processes=run.processes,
     )

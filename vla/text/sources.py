@@ -23,7 +23,8 @@ from vla.data.prefix_tree import pack_texts
 from vla.data.rows import RowReader
 from vla.generation.hf_decoder import hidden_states, output_head, uses_full_attention
 from vla.generation.logprobs import token_logprobs
-from vla.text.problems import ARITHMETIC, GYM, WORD_FAMILIES, is_held_out, make_family
+from vla.text.hash_split import is_held_out
+from vla.text.problem_families import ARITHMETIC, GYM_PREFIX, WORD_FAMILIES, make_family
 from vla.training.distributed import SINGLE_PROCESS, Processes, shard_rows
 
 
@@ -48,7 +49,7 @@ def read_source(
 
     Raises ValueError when one side of the split is empty.
     """
-    if ARITHMETIC.fullmatch(name) or name in WORD_FAMILIES or name.startswith(GYM):
+    if ARITHMETIC.fullmatch(name) or name in WORD_FAMILIES or name.startswith(GYM_PREFIX):
         conversations = [
             Conversation(
                 (*user_message(p.question), {"role": "assistant", "content": p.answer}),
@@ -91,7 +92,7 @@ def packed_logprobs(
     return logprobs, packed.sequence
 
 
-def num_learned(texts: Sequence[EncodedConversation]) -> int:
+def count_loss_tokens(texts: Sequence[EncodedConversation]) -> int:
     """Tokens that carry loss; the first token of a text is predicted from nothing and carries
     none."""
     return sum(sum(text.learned[1:]) for text in texts)
@@ -109,9 +110,9 @@ def cross_entropy(
         -float(logprobs_of(texts[i : i + at_once])[0].sum())
         for i in shard_rows(range(0, len(texts), at_once), processes)
     )
-    return float(processes.reduce_sum(torch.tensor(total, dtype=torch.float64))) / num_learned(
-        texts
-    )
+    return float(
+        processes.reduce_sum(torch.tensor(total, dtype=torch.float64))
+    ) / count_loss_tokens(texts)
 
 
 def training_texts(sources: Sequence[Source]) -> list[str]:
@@ -124,24 +125,24 @@ def training_texts(sources: Sequence[Source]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Room:
+class TokenLimit:
     """The most tokens that a text may take, and what people call that number."""
 
     num_tokens: int
     name: str
 
-    def within(self, context: int | None) -> Room:
+    def within(self, context: int | None) -> TokenLimit:
         """No more than the model has positions for; None: it has any number of them."""
         if context is None or context >= self.num_tokens:
             return self
-        return Room(context, "the number of positions of the model")
+        return TokenLimit(context, "the number of positions of the model")
 
 
-def encode_all(
+def encode_conversations(
     chat: ChatFormat,
     source: str,
     conversations: Sequence[Conversation],
-    room: Room,
+    room: TokenLimit,
     reader: RowReader | None = None,
 ) -> list[EncodedConversation]:
     """Token ids of conversations of a source; those that the template refuses, or that are too
@@ -169,7 +170,7 @@ def encode_all(
     return found
 
 
-def draw(
+def draw_mixture(
     train: Sequence[Sequence[EncodedConversation]],
     weights: Sequence[float] | None,
     count: int,

@@ -67,11 +67,11 @@ CURVES: tuple[tuple[str, str, Mapping[str, str]], ...] = (
 )
 """Curves over iterations of RL: title, unit, {metric: name}; those whose metrics are not there are
 left out."""
-LEAST = {"open_families": 1.0, "approx_kl": 1e-6, "clip_fraction": 0.0}
+MIN_INFORMATIVE = {"open_families": 1.0, "approx_kl": 1e-6, "clip_fraction": 0.0}
 """A metric that never passes this says nothing: one family all along, or rounding where every
 update is on-policy."""
-NUM_SHOWN = 12
-OF_THE_DATA = (
+NUM_ANSWERS = 12
+DATA_SETTINGS = (
     "name",
     "families",
     "path",
@@ -90,7 +90,7 @@ OF_THE_DATA = (
 
 
 @dataclass(frozen=True)
-class Pair:
+class AnswerPair:
     """What was said to one question before and after; whether it was right, where that means
     something."""
 
@@ -103,26 +103,28 @@ class Pair:
 
 
 def write_report(
-    folder: RunFolder, title: str, results: Mapping[str, Any], pairs: Sequence[Pair]
+    folder: RunFolder, title: str, results: Mapping[str, Any], pairs: Sequence[AnswerPair]
 ) -> None:
     """Write report.html, complete in itself. The first `pairs` are shown side by side."""
     sessions, path = read_sessions(folder.path) or [{}], folder.path / "config.yaml"
     settings = read_yaml(path) if path.exists() else {}
-    data = {name: value for name, value in settings.get("text", {}).items() if name in OF_THE_DATA}
+    data = {
+        name: value for name, value in settings.get("text", {}).items() if name in DATA_SETTINGS
+    }
     parts = [
-        number_tiles(headline(results)),
+        number_tiles(headline_numbers(results)),
         section(
             "Before and after",
-            interval_chart("Share that is right", "95 % Wilson interval", rates(results)),
-            numbers(results),
+            interval_chart("Share that is right", "95 % Wilson interval", rate_intervals(results)),
+            result_facts(results),
             note="The same held-out prompts before and after, none of them seen in training.",
         ),
         section(
             "Over training",
-            grid(*charts(read_metrics(folder.path), results)),
+            grid(*training_charts(read_metrics(folder.path), results)),
             note=stop_reason(results),
         ),
-        section("The same questions, before and after", samples_table(pairs)),
+        section("The same questions, before and after", answers_table(pairs)),
         section("Where the time went", time_chart(results.get("seconds", {}))),
         section("Data", fact_list(data)),
         reproduction_section(folder.path, settings, sessions, to_plain(dict(results)), {}),
@@ -130,8 +132,12 @@ def write_report(
     write_atomically(folder.path / "report.html", page(title, run_summary(sessions), parts))
 
 
-def finish(
-    run: Run, title: str, results: Mapping[str, Any], pairs: Sequence[Pair], parts: LanguageParts
+def finish_run(
+    run: Run,
+    title: str,
+    results: Mapping[str, Any],
+    pairs: Sequence[AnswerPair],
+    parts: LanguageParts,
 ) -> dict[str, Any]:
     """Write results and report, and last the model: the largest, for which there may be no room.
     The results, with what all sessions of the run have cost.
@@ -145,7 +151,7 @@ def finish(
     return whole
 
 
-def headline(results: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+def headline_numbers(results: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """The numbers that matter: success or gold reward after and before, the change, time and
     memory."""
     found = nothing_learned_tile(results)
@@ -172,10 +178,10 @@ def headline(results: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     return found
 
 
-def rates(results: Mapping[str, Any]) -> list[Interval]:
+def rate_intervals(results: Mapping[str, Any]) -> list[Interval]:
     """Every rate of before and after: of all problems, then of each family."""
     pairs = {"all problems": {when: results.get(when) for when in ("before", "after")}}
-    pairs |= {name: value for name, value in results.items() if is_pair(value)}
+    pairs |= {name: value for name, value in results.items() if is_rate_pair(value)}
     return [
         Interval(
             name.removeprefix("family "),
@@ -195,39 +201,39 @@ def is_rate(value: Any) -> bool:
     return isinstance(value, EvaluationResult) and value.metric == "success"
 
 
-def is_pair(value: Any) -> bool:
+def is_rate_pair(value: Any) -> bool:
     """Whether it is a rate before and one after."""
     return isinstance(value, Mapping) and any(map(is_rate, value.values()))
 
 
-def numbers(results: Mapping[str, Any]) -> str:
+def result_facts(results: Mapping[str, Any]) -> str:
     """{name: value} in two columns; the time has a chart of its own."""
     known = {name: value for name, value in results.items() if name not in ("seconds", "rl")}
     return fact_list(
         {
-            name.removesuffix("_bytes").replace("_", " "): said_of(value, name)
+            name.removesuffix("_bytes").replace("_", " "): format_value(value, name)
             for name, value in known.items()
         }
     )
 
 
-def said_of(value: Any, name: str = "") -> Any:
+def format_value(value: Any, name: str = "") -> Any:
     """A value as it is read: before and after in one line, bytes as GiB."""
     if isinstance(value, Mapping) and set(value) == {"before", "after"}:
         return Markup(f"{to_html(value['before'])} before, {to_html(value['after'])} after")
     return f"{value / 2**30:.2f} GiB" if name.endswith("_bytes") else value
 
 
-def charts(records: Records, results: Mapping[str, Any]) -> list[str]:
+def training_charts(records: Records, results: Mapping[str, Any]) -> list[str]:
     """What there are at least two points of, and what says something: success first, losses
     last."""
     rl = stage_records(records, "rl")
     same = all(
         r.get("return_mean") == r.get("success") for r in rl
     )  # the reward is success: one chart says it all
-    drawn = [success(rl, results)]
+    drawn = [success_over_training(rl, results)]
     for title, unit, names in CURVES:
-        telling = {key: name for key, name in names.items() if says_something(rl, key)}
+        telling = {key: name for key, name in names.items() if is_informative(rl, key)}
         if telling and not (title == "Reward" and same):
             drawn.append(metric_chart(rl, title, unit, telling))
     for stage in dict.fromkeys(str(record.get("stage")) for record in records if "loss" in record):
@@ -241,13 +247,13 @@ def charts(records: Records, results: Mapping[str, Any]) -> list[str]:
     return [one for one in drawn if one]
 
 
-def says_something(records: Records, key: str) -> bool:
+def is_informative(records: Records, key: str) -> bool:
     """Whether a metric has a curve that passes the least it must."""
     values = [record[key] for record in records if record.get(key) is not None]
-    return len(values) > 1 and max(values) > LEAST.get(key, -math.inf)
+    return len(values) > 1 and max(values) > MIN_INFORMATIVE.get(key, -math.inf)
 
 
-def success(rl: Records, results: Mapping[str, Any]) -> str:
+def success_over_training(rl: Records, results: Mapping[str, Any]) -> str:
     """Success over training: sampled, on what is trained; greedy on validation; before and after on
     held-out ones."""
     told = [r for r in rl if "episodes" in r]
@@ -273,20 +279,20 @@ def success(rl: Records, results: Mapping[str, Any]) -> str:
     )
 
 
-def samples_table(pairs: Sequence[Pair]) -> str:
+def answers_table(pairs: Sequence[AnswerPair]) -> str:
     """Answers side by side."""
     rows = [
         (
             Markup(f"{escape(pair.question)}<br><small>{escape(pair.note)}</small>"),
-            said(pair.before, pair.before_right),
-            said(pair.after, pair.after_right),
+            answer_cell(pair.before, pair.before_right),
+            answer_cell(pair.after, pair.after_right),
         )
-        for pair in pairs[:NUM_SHOWN]
+        for pair in pairs[:NUM_ANSWERS]
     ]
     return table(("question", "before", "after"), rows, "said")
 
 
-def said(text: str, right: bool | None) -> Markup:
+def answer_cell(text: str, right: bool | None) -> Markup:
     """What was said, and whether it is right."""
     mark = (
         ""

@@ -21,7 +21,7 @@ def steps_of(options, folder: Path) -> list[dict[str, float]]:
     from vla.rl.update import UpdateSettings, update
     from vla.text.environment import TextEnvironment
     from vla.text.language_model import load_from_folder
-    from vla.text.problems import Problem
+    from vla.text.problem import Problem
     from vla.threads import usable_threads
     from vla.training.optim import make_optimizer
 

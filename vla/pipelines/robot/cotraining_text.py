@@ -18,12 +18,12 @@ from vla.data.rows import RowReader
 from vla.models.vlm import VisionLanguageModel
 from vla.sft.losses import global_fraction
 from vla.text.sources import (
-    Room,
     Source,
+    TokenLimit,
+    count_loss_tokens,
     cross_entropy,
-    draw,
-    encode_all,
-    num_learned,
+    draw_mixture,
+    encode_conversations,
     packed_logprobs,
     read_source,
 )
@@ -72,17 +72,18 @@ class TextCoTraining:
                         f"data.texts: {source.name} holds conversations, and the model's tokenizer has no chat "
                         "template: give plain texts (a column `text`), or an instruction-tuned model"
                     )
-        room = Room(row_tokens, "data.text_tokens")
+        room = TokenLimit(row_tokens, "data.text_tokens")
         train = [
-            encode_all(chat, source.name, source.train, room, self.reader) for source in sources
+            encode_conversations(chat, source.name, source.train, room, self.reader)
+            for source in sources
         ]
         self.held_out = {
-            source.name: encode_all(
+            source.name: encode_conversations(
                 chat, source.name, evenly_spaced(source.held_out, MOST_JUDGED), room, self.reader
             )
             for source in sources
         }
-        self.drawn = draw(train, None, num_steps * batch_size, seed)
+        self.drawn = draw_mixture(train, None, num_steps * batch_size, seed)
 
     def batch(self, step: int) -> list[EncodedConversation]:
         """The texts of a step; of many processes, this one's share of them."""
@@ -93,7 +94,7 @@ class TextCoTraining:
     def loss(self, batch: Sequence[EncodedConversation]) -> tuple[Tensor, dict[str, float]]:
         """Cross-entropy of the learned tokens, nats each; of many processes, this one's part of
         it."""
-        count = num_learned(batch)
+        count = count_loss_tokens(batch)
         loss = (
             -self.logprobs(batch)[0].sum()
             / max(count, 1)

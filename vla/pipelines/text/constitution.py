@@ -12,8 +12,8 @@ from vla.config.text import Constitution, TextConfig
 from vla.preference.objective import make_objective
 from vla.sft.examples import example_settings
 from vla.sft.stage import TrainingStage
-from vla.text.critique import Revision, read_constitution, revise, usable
-from vla.text.open_ended_run import OpenMode
+from vla.text.critique import Revision, complete_revisions, read_constitution, revise
+from vla.text.open_ended_run import OpenEndedRun
 from vla.text.preference_training import Comparison, fit_comparisons
 from vla.text.prompts import Completion
 from vla.text.sft_losses import Example, fit_examples
@@ -28,19 +28,19 @@ def run_constitution(config: TextConfig, run: Run) -> dict[str, Any]:
     assert isinstance(settings, Constitution)
     objective = make_objective(**config.preference.model_dump())
     principles = read_constitution(settings.constitution)
-    mode = OpenMode.start(config, run, settings.generation, settings.prompts, settings.gold)
+    mode = OpenEndedRun.start(config, run, settings.generation, settings.prompts, settings.gold)
     before = mode.evaluate("before")
-    answers = [said[0] for said in mode.answers("answers", mode.prompts.train, 1)]
+    answers = [said[0] for said in mode.sample_answers("answers", mode.prompts.train, 1)]
 
     def make(pieces: ResumableWork) -> list[Revision]:
         with run.stage("revise"):
             return revise(mode, answers, principles, settings.rounds, pieces)
 
     revisions: list[Revision] = load_or_compute(run, "revised", list[Revision], make)
-    examples = [Example(r.first.prompt_ids, r.last.ids) for r in usable(revisions)]
+    examples = [Example(r.first.prompt_ids, r.last.ids) for r in complete_revisions(revisions)]
     comparisons = [
         Comparison(r.first.prompt_ids, (r.last.ids, r.first.ids))
-        for r in usable(revisions)
+        for r in complete_revisions(revisions)
         if r.last.ids != r.first.ids
     ]
     if not comparisons:
@@ -49,10 +49,10 @@ def run_constitution(config: TextConfig, run: Run) -> dict[str, Any]:
         )
     sft = example_settings(settings.sft, len(examples), "text.sft")
     with TrainingStage(run, "sft", sft.num_steps) as stage:
-        fit_examples(mode.learner, examples, sft, run.seed("sft"), stage)
+        fit_examples(mode.training_policy, examples, sft, run.seed("sft"), stage)
     fit = example_settings(settings.fit, len(comparisons), "text.fit")
     with TrainingStage(run, "fit", fit.num_steps) as stage:
-        fit_comparisons(mode.learner, comparisons, objective, fit, run.seed("fit"), stage)
+        fit_comparisons(mode.training_policy, comparisons, objective, fit, run.seed("fit"), stage)
     gold = {
         "first": mean_gold(mode, [r.first for r in revisions]),
         "last": mean_gold(mode, [r.last for r in revisions]),
@@ -61,6 +61,6 @@ def run_constitution(config: TextConfig, run: Run) -> dict[str, Any]:
     return mode.finish("Constitution: critique, revision, SFT and preference", before, results)
 
 
-def mean_gold(mode: OpenMode, answers: list[Completion]) -> float:
+def mean_gold(mode: OpenEndedRun, answers: list[Completion]) -> float:
     """Mean gold reward of answers."""
     return sum(mode.gold(answer.prompt, answer.text) for answer in answers) / len(answers)

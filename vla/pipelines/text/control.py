@@ -11,13 +11,13 @@ from vla.sft.examples import example_settings
 from vla.sft.stage import TrainingStage
 from vla.text.control_codes import (
     LabelledCompletion,
-    answer_with_guidance,
-    evaluate_steering,
-    fit_codes,
+    evaluate_control_codes,
+    fit_control_codes,
+    make_guided_engine,
     reward_levels,
-    with_level_label,
+    with_control_code,
 )
-from vla.text.open_ended_run import OpenMode
+from vla.text.open_ended_run import OpenEndedRun
 from vla.training.run import Run
 
 
@@ -25,17 +25,17 @@ def run_control(config: TextConfig, run: Run) -> dict[str, Any]:
     """Sample, label by quantile, learn, and report the gold reward under every label."""
     settings = config.text
     assert isinstance(settings, Control)
-    mode = OpenMode.start(config, run, settings.generation, settings.prompts, settings.gold)
+    mode = OpenEndedRun.start(config, run, settings.generation, settings.prompts, settings.gold)
     num_levels = settings.levels
     chats = [
-        with_level_label(mode.parts.chat, level, num_levels) for level in range(1, num_levels + 1)
+        with_control_code(mode.parts.chat, level, num_levels) for level in range(1, num_levels + 1)
     ]
-    mode.prompts = mode.prompts.fitting(
+    mode.prompts = mode.prompts.keep_usable(
         chats[-1], settings.generation.max_prompt_tokens, mode.reader
     )
-    mode.reader.report_lines(run.progress.say)
+    mode.reader.report_lines(run.progress.print_line)
     before = mode.evaluate("before")
-    drawn = mode.answers("samples", mode.prompts.train, settings.samples_per_prompt)
+    drawn = mode.sample_answers("samples", mode.prompts.train, settings.samples_per_prompt)
     answers = [said for group in drawn for said in group]
     rewards = [mode.gold(said.prompt, said.text) for said in answers]
     if len(set(rewards)) < 2:
@@ -44,14 +44,16 @@ def run_control(config: TextConfig, run: Run) -> dict[str, Any]:
         )
     samples = [
         LabelledCompletion(
-            [chat.prompt(mode.prompts.asked(said.prompt)) for chat in chats], said.ids, level - 1
+            [chat.prompt(mode.prompts.messages_for(said.prompt)) for chat in chats],
+            said.ids,
+            level - 1,
         )
         for said, level in zip(answers, reward_levels(rewards, num_levels), strict=True)
     ]
     training = example_settings(settings.fit, len(samples), "text.fit")
     with TrainingStage(run, "fit", training.num_steps) as stage:
-        fit_codes(
-            mode.learner,
+        fit_control_codes(
+            mode.training_policy,
             samples,
             settings.discrimination,
             settings.beta,
@@ -59,9 +61,9 @@ def run_control(config: TextConfig, run: Run) -> dict[str, Any]:
             run.seed("fit"),
             stage,
         )
-    results = evaluate_steering(mode, chats, 1.0)
+    results = evaluate_control_codes(mode, chats, 1.0)
     if settings.guidance != 1:
-        mode.speaker.engine = answer_with_guidance(mode, chats, settings.guidance)
-        results |= evaluate_steering(mode, chats, settings.guidance)
+        mode.sampling_policy.engine = make_guided_engine(mode, chats, settings.guidance)
+        results |= evaluate_control_codes(mode, chats, settings.guidance)
     mode.parts = replace(mode.parts, chat=chats[-1])
     return mode.finish("Control codes: before, and asked for the best", before, results)

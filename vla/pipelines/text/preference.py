@@ -13,19 +13,19 @@ from vla.preference.objective import KTO, Objective, PlackettLuce, make_objectiv
 from vla.sft.examples import example_settings
 from vla.sft.stage import TrainingStage
 from vla.text.comparison_rows import read_comparisons, split_by_prompt
-from vla.text.comparison_sources import encode_read, sample_comparisons
-from vla.text.open_ended_run import OpenMode
+from vla.text.comparison_sources import encode_file_rows, sample_comparisons
+from vla.text.open_ended_run import OpenEndedRun
 from vla.text.preference_training import (
+    BinaryExample,
     Comparison,
-    LikedExample,
     fit_comparisons,
-    fit_thumbs,
+    fit_kto,
     held_out_reference,
     preference_accuracy,
 )
 from vla.training.run import Run
 
-KEPT = 0.75
+DEFAULT_KEEP_FRACTION = 0.75
 """Share of the sampled comparisons that are learned, those with the largest margins, where nothing
 else is said."""
 
@@ -42,8 +42,10 @@ def run_preference(config: TextConfig, run: Run) -> dict[str, Any]:
         rows = read_comparisons(
             settings.comparisons, objective, held_out, settings.keep_fraction, reader
         )
-    mode = OpenMode.start(config, run, settings.generation, settings.prompts, settings.gold, reader)
-    given = None if rows is None else encode_read(mode, settings.comparisons, rows)
+    mode = OpenEndedRun.start(
+        config, run, settings.generation, settings.prompts, settings.gold, reader
+    )
+    given = None if rows is None else encode_file_rows(mode, settings.comparisons, rows)
     before = mode.evaluate("before")
     results = {}
     for number in range(settings.rounds):
@@ -54,7 +56,7 @@ def run_preference(config: TextConfig, run: Run) -> dict[str, Any]:
                 settings.judge,
                 settings.samples_per_prompt,
                 number,
-                settings.keep_fraction or KEPT,
+                settings.keep_fraction or DEFAULT_KEEP_FRACTION,
                 whole=isinstance(objective, PlackettLuce),
             )
         values = train_round(mode, comparisons, objective, settings, number)
@@ -65,8 +67,8 @@ def run_preference(config: TextConfig, run: Run) -> dict[str, Any]:
 
 
 def train_round(
-    mode: OpenMode,
-    comparisons: Sequence[Comparison] | Sequence[LikedExample],
+    mode: OpenEndedRun,
+    comparisons: Sequence[Comparison] | Sequence[BinaryExample],
     objective: Objective,
     settings: TextPreference,
     number: int,
@@ -76,21 +78,23 @@ def train_round(
     run = mode.run
     name = f"fit {number + 1}" if settings.rounds > 1 else "fit"
     seed = run.seed("fit", number)
-    if are_thumbs(comparisons):
+    if is_binary_feedback(comparisons):
         assert isinstance(objective, KTO), "rows were checked"
         training = example_settings(settings.fit, len(comparisons), "text.fit")
         with TrainingStage(run, name, training.num_steps) as stage:
-            fit_thumbs(mode.learner, comparisons, objective, training, seed, stage)
+            fit_kto(mode.training_policy, comparisons, objective, training, seed, stage)
         epochs = round(training.num_epochs(len(comparisons)), 3)
         return {"thumbs": len(comparisons), "epochs": epochs}
     train, held_out = split_by_prompt(comparisons, settings.prompts.holdout_fraction)  # type: ignore[type-var]
     training = example_settings(settings.fit, len(train), "text.fit")
     with TrainingStage(run, name, training.num_steps) as stage:
-        reference = held_out_reference(mode.learner, held_out, objective, training, stage)
-        fit_comparisons(mode.learner, train, objective, training, seed, stage)
+        reference = held_out_reference(mode.training_policy, held_out, objective, training, stage)
+        fit_comparisons(mode.training_policy, train, objective, training, seed, stage)
     accuracy = None
     if held_out:
-        accuracy = preference_accuracy(mode.learner, held_out, reference, training.rows_per_pass)
+        accuracy = preference_accuracy(
+            mode.training_policy, held_out, reference, training.rows_per_pass
+        )
     else:
         run.progress.print_line(
             f"all {len(train)} comparisons have one prompt: none is held out, there is no accuracy"
@@ -103,8 +107,8 @@ def train_round(
     }
 
 
-def are_thumbs(
-    rows: Sequence[Comparison] | Sequence[LikedExample],
-) -> TypeGuard[Sequence[LikedExample]]:
+def is_binary_feedback(
+    rows: Sequence[Comparison] | Sequence[BinaryExample],
+) -> TypeGuard[Sequence[BinaryExample]]:
     """Whether the rows are single completions, liked or not."""
-    return isinstance(rows[0], LikedExample)
+    return isinstance(rows[0], BinaryExample)

@@ -19,17 +19,17 @@ from vla.sft.examples import example_settings
 from vla.sft.stage import TrainingStage
 from vla.text.curriculum import Curriculum
 from vla.text.environment import TextEnvironment
-from vla.text.language_model import context_length, load_language_parts
+from vla.text.language_model import load_language_parts, required_context
 from vla.text.problem_evaluation import (
     check_scorable,
     evaluate_problems,
+    evaluation_batch_size,
     pair_answers,
-    rows_at_once,
 )
 from vla.text.problem_sets import ProblemSets, describe_shortfalls, make_problem_sets
 from vla.text.rejection_sampling import sample_winners
 from vla.text.sft_losses import Example, fit_examples
-from vla.text.text_report import finish
+from vla.text.text_report import finish_run
 from vla.training.resumable_work import ResumableWork, load_or_compute
 from vla.training.run import Run
 
@@ -51,9 +51,9 @@ def run_rejection(config: TextConfig, run: Run) -> dict[str, Any]:
         sampling = Sampling(**generation.sampling.model_dump())
         speaker = parts.policy(sampling, generation.max_new_tokens)
         learner = parts.policy(Sampling(), generation.max_new_tokens)
-    parts.check_context(*context_length(generation))
-    sets = sets.fitting(parts.chat, width, "text.generation.max_prompt_tokens", reader)
-    reader.report_lines(run.progress.say)
+    parts.check_context(*required_context(generation))
+    sets = sets.keep_usable(parts.chat, width, "text.generation.max_prompt_tokens", reader)
+    reader.report_lines(run.progress.print_line)
     counts = {
         "text.num_evaluation": (settings.num_evaluation, len(sets.evaluation)),
         "text.problems_per_round": (settings.problems_per_round, len(sets.train)),
@@ -66,7 +66,7 @@ def run_rejection(config: TextConfig, run: Run) -> dict[str, Any]:
     curriculum = Curriculum([range(len(sets.train))], None, run.seed("problems"))
     with VerifierProcess(settings.verifier_timeout_seconds) as process:
         rewards = Rewards({CORRECT: 0.0, **settings.rewards}, process)
-        rows = rows_at_once(width, generation.max_new_tokens)
+        rows = evaluation_batch_size(width, generation.max_new_tokens)
         environment = TextEnvironment(sets.evaluation, parts.chat, rewards, parts.stop_ids, rows)
 
         def evaluate(pieces: ResumableWork) -> EvaluationResult:
@@ -107,7 +107,7 @@ def run_rejection(config: TextConfig, run: Run) -> dict[str, Any]:
         **reader.results(),
     }
     title = "Rejection sampling: " + ", ".join(settings.families)
-    return finish(run, title, results, pair_answers(before, after, sets.evaluation), parts)
+    return finish_run(run, title, results, pair_answers(before, after, sets.evaluation), parts)
 
 
 def load_problems(settings: Rejection, reader: RowReader) -> ProblemSets:

@@ -18,13 +18,13 @@ from vla.rewards.reward_model import RewardModel
 from vla.rl.algorithm_factory import make_algorithm
 from vla.rl.critic import with_critic
 from vla.text.comparison_rows import read_comparisons
-from vla.text.comparison_sources import encode_read, sample_comparisons
+from vla.text.comparison_sources import encode_file_rows, sample_comparisons
 from vla.text.environment import TextEnvironment
 from vla.text.episode_metrics import append_samples, episode_metrics
 from vla.text.open_ended_evaluation import distinct_pairs
-from vla.text.open_ended_run import OpenMode
-from vla.text.problem_evaluation import rows_of_rollout
-from vla.text.problems import Problem
+from vla.text.open_ended_run import OpenEndedRun
+from vla.text.problem import Problem
+from vla.text.problem_evaluation import rollout_batch_size
 from vla.text.reward_learning import ProxyReward, fit_demonstrations, train_reward_model
 from vla.training.rl_trainer import RLTask, RLTrainer
 from vla.training.rollout_collection import RolloutCollector
@@ -41,8 +41,10 @@ def run_rlhf(config: TextConfig, run: Run) -> dict[str, Any]:
     read = None
     if path is not None:
         read = read_comparisons(path, None, settings.prompts.holdout_fraction, None, reader)
-    mode = OpenMode.start(config, run, settings.generation, settings.prompts, settings.gold, reader)
-    comparisons = None if path is None or read is None else encode_read(mode, path, read)
+    mode = OpenEndedRun.start(
+        config, run, settings.generation, settings.prompts, settings.gold, reader
+    )
+    comparisons = None if path is None or read is None else encode_file_rows(mode, path, read)
     before = mode.evaluate("before")
     if settings.demonstrations:
         fit_demonstrations(mode, settings)
@@ -58,24 +60,24 @@ def run_rlhf(config: TextConfig, run: Run) -> dict[str, Any]:
     return mode.finish("RLHF: proxy and gold reward", before, more, of=ended["num_iterations"])
 
 
-def train_rlhf(mode: OpenMode, settings: Rlhf, model: RewardModel) -> dict[str, Any]:
+def train_rlhf(mode: OpenEndedRun, settings: Rlhf, model: RewardModel) -> dict[str, Any]:
     """RL against the reward model; what ended it."""
     config, parts = mode.config, mode.parts
     rl = config.rl
     width = settings.generation.max_prompt_tokens
     problems = [
-        Problem(prompt, "", "exact", "open", messages=tuple(mode.prompts.asked(prompt)))
+        Problem(prompt, "", "exact", "open", messages=tuple(mode.prompts.messages_for(prompt)))
         for prompt in mode.prompts.train
     ]
     rewards = ProxyReward(model, mode.gold, settings.truncation_reward, rl.micro_batch_rows)
-    num_rows = rows_of_rollout(
+    num_rows = rollout_batch_size(
         rl.num_start_states * rl.group_size,
         rl.group_size,
         width,
         settings.generation.max_new_tokens,
     )
     environment = TextEnvironment(problems, parts.chat, rewards, parts.stop_ids, num_rows)
-    learner = with_critic(mode.speaker, rl.critic)
+    learner = with_critic(mode.sampling_policy, rl.critic)
 
     def draw_prompts(iteration: int, attempt: int, count: int) -> list[int]:
         rng = np.random.default_rng([config.train.seed, iteration])
@@ -97,7 +99,7 @@ def train_rlhf(mode: OpenMode, settings: Rlhf, model: RewardModel) -> dict[str, 
         lambda: rl.num_start_states,
         rl.group_size,
     )
-    base: Any = mode.speaker.model
+    base: Any = mode.sampling_policy.model
     adapter_is_new = config.language_model.lora is not None and not settings.demonstrations
     task = RLTask(
         sample=collector.collect,
@@ -107,7 +109,7 @@ def train_rlhf(mode: OpenMode, settings: Rlhf, model: RewardModel) -> dict[str, 
         evaluation_timer="evaluation",
         rollout_parts={"environment": environment},
         without_adapter=base.disable_adapter if adapter_is_new else None,
-        threads=mode.speaker.threads,
+        threads=mode.sampling_policy.threads,
     )
     algorithm = make_algorithm(**config.algorithm.model_dump())
     return RLTrainer(mode.run, rl, algorithm, learner, task).train()

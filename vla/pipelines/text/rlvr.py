@@ -18,14 +18,14 @@ from vla.text.episode_metrics import append_samples, episode_metrics
 from vla.text.format_warmup import train_format
 from vla.text.problem_evaluation import check_scorable, pair_answers
 from vla.text.rlvr_evaluation import (
-    evaluate_kept,
     evaluate_sampled,
     evaluate_validation,
+    load_or_evaluate,
     rlvr_results,
     verifier_failures,
 )
 from vla.text.rlvr_setup import RlvrSetup, set_up_rlvr
-from vla.text.text_report import finish
+from vla.text.text_report import finish_run
 from vla.training.rl_trainer import RLTask, RLTrainer
 from vla.training.rollout_collection import RolloutCollector
 from vla.training.run import Run
@@ -40,13 +40,13 @@ def run_rlvr(config: TextConfig, run: Run) -> dict[str, Any]:
     with VerifierProcess(settings.verifier_timeout_seconds) as process:
         rewards = Rewards({CORRECT: 0.0, **settings.rewards}, process)
         setup = set_up_rlvr(run, config, reader, rewards)
-        before = evaluate_kept(run, setup, "before")
+        before = load_or_evaluate(run, setup, "before")
         check_scorable(before, verifier_failures(process, run.processes))
         run.progress.print_line(f"before: {before} on held-out problems")
         formatted = train_format(run, setup)
         with run.stage("rl"):
             ended = train_rlvr(run, config, setup)
-        after = evaluate_kept(run, setup, "after", of=ended["num_iterations"])
+        after = load_or_evaluate(run, setup, "after", of=ended["num_iterations"])
         sampled = evaluate_sampled(run, setup, of=ended["num_iterations"])
         results = rlvr_results(before, after, setup, verifier_failures(process, run.processes))
     results |= {**formatted, **reader.results(), "rl": ended}
@@ -55,7 +55,7 @@ def run_rlvr(config: TextConfig, run: Run) -> dict[str, Any]:
     run.progress.print_line(f"change: {results['comparison']}")
     title = "Verified rewards: " + ", ".join(settings.families)
     pairs = pair_answers(before, after, setup.sets.evaluation)
-    return finish(run, title, results, pairs, setup.parts)
+    return finish_run(run, title, results, pairs, setup.parts)
 
 
 def train_rlvr(run: Run, config: TextConfig, setup: RlvrSetup) -> dict[str, Any]:

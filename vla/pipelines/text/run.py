@@ -22,7 +22,7 @@ from vla.training.run_folder import RunFolder, open_run
 from vla.training.seed import seed_everything
 
 
-def run(
+def run_in_folder(
     config: TextConfig,
     folder: RunFolder,
     progress: Progress | None = None,
@@ -85,4 +85,4 @@ def run_text(config: TextConfig) -> dict[str, Any]:
     """Open the run's folder and do what was asked for."""
     processes = init_processes(config.train.device, config.train.precision)
     folder = open_run(config, processes)
-    return run(config, folder, None, processes)
+    return run_in_folder(config, folder, None, processes)

@@ -14,18 +14,18 @@ from vla.data.conversations import EncodedConversation
 from vla.data.rows import RowReader
 from vla.sft.examples import example_settings, train_on_examples
 from vla.sft.stage import TrainingStage
-from vla.text.held_out_texts import TextEvaluation, answer_pairs, evaluate_texts
+from vla.text.held_out_texts import TextEvaluation, evaluate_texts, pair_text_answers
 from vla.text.language_model import load_language_parts
 from vla.text.sources import (
-    Room,
-    draw,
-    encode_all,
-    num_learned,
+    TokenLimit,
+    count_loss_tokens,
+    draw_mixture,
+    encode_conversations,
     packed_logprobs,
     read_source,
     training_texts,
 )
-from vla.text.text_report import finish
+from vla.text.text_report import finish_run
 from vla.training.distributed import broadcast_weights
 from vla.training.resumable_work import ResumableWork, load_or_compute
 from vla.training.run import Run
@@ -44,14 +44,16 @@ def run_sft(config: TextConfig, run: Run) -> dict[str, Any]:
         parts = load_language_parts(
             config.language_model, config.train, settings.system, training_texts(sources)
         )
-        room = Room(settings.row_tokens, "text.row_tokens").within(parts.context)
+        room = TokenLimit(settings.row_tokens, "text.row_tokens").within(parts.context)
         train = [
-            encode_all(parts.chat, source.name, source.train, room, reader) for source in sources
+            encode_conversations(parts.chat, source.name, source.train, room, reader)
+            for source in sources
         ]
         held_out = [
-            encode_all(parts.chat, source.name, source.held_out, room, reader) for source in sources
+            encode_conversations(parts.chat, source.name, source.held_out, room, reader)
+            for source in sources
         ]
-    reader.report_lines(run.progress.say)
+    reader.report_lines(run.progress.print_line)
     broadcast_weights(parts.model, run.processes)
     num_texts = sum(map(len, train))
     training = example_settings(settings.fit, num_texts, "text.fit")
@@ -74,7 +76,7 @@ def run_sft(config: TextConfig, run: Run) -> dict[str, Any]:
     before: TextEvaluation = load_or_compute(run, "before", TextEvaluation, evaluate)
     run.progress.print_line(f"before: perplexity {before} on held-out texts")
     seed = run.seed("mixture")
-    drawn = draw(train, settings.weights, training.num_steps * training.batch_size, seed)
+    drawn = draw_mixture(train, settings.weights, training.num_steps * training.batch_size, seed)
     with TrainingStage(run, "sft", training.num_steps) as stage:
         train_on_examples(
             parts.model,
@@ -83,7 +85,7 @@ def run_sft(config: TextConfig, run: Run) -> dict[str, Any]:
             training,
             seed,
             stage,
-            weight_of=lambda rows: num_learned([drawn[i] for i in rows]),
+            weight_of=lambda rows: count_loss_tokens([drawn[i] for i in rows]),
             processes=run.processes,
             threads=parts.threads,
         )
@@ -100,4 +102,6 @@ def run_sft(config: TextConfig, run: Run) -> dict[str, Any]:
         source.name: len(texts) for source, texts in zip(sources, held_out, strict=True)
     }
     results |= {"epochs": num_epochs, **reader.results()}
-    return finish(run, "Supervised fine-tuning", results, answer_pairs(before, after), parts)
+    return finish_run(
+        run, "Supervised fine-tuning", results, pair_text_answers(before, after), parts
+    )

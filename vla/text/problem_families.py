@@ -7,52 +7,18 @@ order or the number asked for.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from vla.data.messages import Message, normalize_for_split, prompt_key, user_message
 from vla.data.rows import SUFFIXES, RowReader, is_source
-from vla.rewards.sample import Sample
 from vla.spelling import did_you_mean
+from vla.text.hash_split import digest
+from vla.text.problem import Problem
+from vla.text.problem_files import read_problems
 
-
-@dataclass(frozen=True)
-class Problem:
-    """`verifier` is a name that `vla.rewards.verifier_worker.find_verifier` knows, or `code`; `facts` is
-    what it needs. `messages`: what is asked, where a row gives messages; empty: the question, as a
-    user's. `where` names the row.
-    """
-
-    question: str
-    answer: str
-    verifier: str
-    family: str
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    messages: tuple[Message, ...] = ()
-    where: str = ""
-
-    @property
-    def asked(self) -> Sequence[Message]:
-        """The messages of the prompt."""
-        return self.messages or user_message(self.question)
-
-    @property
-    def key(self) -> str:
-        """What decides on which side of a split the problem falls."""
-        return prompt_key(self.asked)
-
-    def sample(self, completion: str, finished: bool, num_tokens: int) -> Sample:
-        """A completion of this problem, for a verifier."""
-        facts = {"verifier": self.verifier, **self.facts}
-        return Sample(self.question, completion, self.answer, finished, num_tokens, facts)
-
-
-NUM_MADE = 2000
+DEFAULT_NUM_PROBLEMS = 2000
 """Problems of a family that is made, where nothing else is said."""
 MAX_PROBLEMS = 20_000
 """More than this many problems of a family are not enumerated but drawn."""
@@ -60,7 +26,7 @@ ARITHMETIC = re.compile(r"(add|sub|mul)([1-4])")
 WORD_FAMILIES = ("contains", "json", "sort3", "tool_call", "code")
 ANSWER_TOKENS = 48
 """Room for an answer that is not a number: a short sentence, a JSON object, a function."""
-GYM = "gym."
+GYM_PREFIX = "gym."
 """`gym.chain_sum` is the family chain_sum of reasoning-gym."""
 WORDS = (
     "apple river chair cloud tiger bread music window garden pencil rabbit silver bridge candle forest hammer island"
@@ -77,7 +43,7 @@ def make_family(
     name: str, num_problems: int | None, reader: RowReader | None = None
 ) -> list[Problem]:
     """At most `num_problems` different problems of a family, the same at every call; None: all rows
-    of a file, and `NUM_MADE` of a family that is made. `reader` counts the rows of files.
+    of a file, and `DEFAULT_NUM_PROBLEMS` of a family that is made. `reader` counts the rows of files.
 
     add1 ... mul4   arithmetic on numbers of that many digits. add2 and sub2 use 10 to 49, so that sums have two digits
     contains        a sentence with a given word                json        an object with two keys
@@ -87,19 +53,19 @@ def make_family(
 
     Raises ValueError for an unknown name, or when reasoning-gym is asked for and missing.
     """
-    match, count = ARITHMETIC.fullmatch(name), num_problems or NUM_MADE
+    match, count = ARITHMETIC.fullmatch(name), num_problems or DEFAULT_NUM_PROBLEMS
     if match:
         problems = _arithmetic(name, match[1], int(match[2]), count)
     elif name in WORD_FAMILIES:
         problems = _WORD_PROBLEMS[name]()
-    elif name.startswith(GYM):
+    elif name.startswith(GYM_PREFIX):
         problems = _reasoning_gym(name, count)
     elif is_source(name):
         return _problems_of_file(name, num_problems, reader or RowReader())
     else:
         known = ", ".join(("add1 to add4", "sub1 to sub4", "mul1 to mul4", *WORD_FAMILIES))
         raise ValueError(
-            f"family {name!r} is unknown: choose {known}, {GYM}NAME for a family of"
+            f"family {name!r} is unknown: choose {known}, {GYM_PREFIX}NAME for a family of"
             f" reasoning-gym, or a file ({', '.join(SUFFIXES)})"
         )
     unique = {problem.question: problem for problem in problems}
@@ -107,8 +73,6 @@ def make_family(
 
 
 def _problems_of_file(name: str, num_problems: int | None, reader: RowReader) -> list[Problem]:
-    from vla.text.problem_files import read_problems
-
     problems = sort_by_hash(read_problems(name, None, reader))
     if num_problems is not None and num_problems < len(problems):
         reader.note(
@@ -119,7 +83,7 @@ def _problems_of_file(name: str, num_problems: int | None, reader: RowReader) ->
 
 def sort_by_hash(problems: Sequence[Problem]) -> list[Problem]:
     """The problems by the hash of their question, so that fewer of them are a part of more."""
-    return sorted(problems, key=lambda problem: _digest(problem.question))
+    return sorted(problems, key=lambda problem: digest(problem.question))
 
 
 def max_answer_tokens(families: Sequence[str]) -> int:
@@ -129,37 +93,6 @@ def max_answer_tokens(families: Sequence[str]) -> int:
     """
     matches = [ARITHMETIC.fullmatch(name) for name in families]
     return max(4 * int(match[2]) + 5 if match else ANSWER_TOKENS for match in matches)
-
-
-def is_held_out(question: str, fraction: float) -> bool:
-    """Whether a question belongs to evaluation: decided by the hash of its words, for this share of
-    all questions."""
-    return split_position(question) < fraction
-
-
-def split_position(question: str) -> float:
-    """Where a question stands between 0 and 1: a hash of its words. Held-out questions stand below
-    their share."""
-    return int.from_bytes(_digest("held out: " + normalize_for_split(question))[:8], "big") / 2**64
-
-
-def split(problems: Sequence[Problem], fraction: float) -> tuple[list[Problem], list[Problem]]:
-    """(training, evaluation) problems.
-
-    Raises ValueError when one of them is empty.
-    """
-    train = [problem for problem in problems if not is_held_out(problem.key, fraction)]
-    held_out = [problem for problem in problems if is_held_out(problem.key, fraction)]
-    if not train or not held_out:
-        raise ValueError(
-            f"holdout_fraction ({fraction}) leaves {len(train)} training and {len(held_out)} evaluation problems of"
-            f" {len(problems)}: choose a fraction nearer to 0.5, or more problems"
-        )
-    return train, held_out
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()
 
 
 _OPERATION: dict[str, tuple[str, Callable[[int, int], int]]] = {
@@ -299,7 +232,7 @@ def _reasoning_gym(name: str, num_problems: int) -> list[Problem]:
         raise ValueError(
             f"family {name!r} needs reasoning-gym: install the optional extra `reasoning`"
         ) from error
-    family = name.removeprefix(GYM)
+    family = name.removeprefix(GYM_PREFIX)
     if family not in DATASETS:
         hint = did_you_mean(family, DATASETS)
         raise ValueError(f"reasoning-gym has no family {family!r}{hint}")
