@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from vla.cli import read_config, to_yaml
 from vla.config import ConfigError, RobotConfig, TextConfig, freeze, load
 from vla.config.algorithm import ALGORITHM_SECTIONS
-from vla.config.compose import CONFIGS, check_keys, groups, nearest, options, setting_paths
+from vla.config.compose import CONFIGS, check_keys, groups, options, setting_paths, suggest_setting
 from vla.ranges import nearest_divisor
 
 ROOT = Path(__file__).parents[1]
@@ -265,8 +265,8 @@ def test_every_conflict_is_told_at_once():
 
 def test_suggestions_prefer_the_same_last_name():
     # `seed` is spelled more like `need` than like `train.seed`.
-    assert nearest("seed", ["need", "train.seed"]) == "; did you mean train.seed?"
-    assert nearest("zzz", ["need"]) == "; --cfg job prints all there are"
+    assert suggest_setting("seed", ["need", "train.seed"]) == "; did you mean train.seed?"
+    assert suggest_setting("zzz", ["need"]) == "; --cfg job prints all there are"
 
 
 def test_paths_name_sections_and_settings():

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Checked inputs of n environments. `row` [n] numbers them, `episode_payload` [n] their episodes."""
+class PolicyInput:
+    """Checked inputs of n environments. `row` [n] numbers them, `episode` [n] their episodes."""
 
     images: Mapping[str, np.ndarray]
     proprio: np.ndarray
@@ -41,7 +41,7 @@ class LoadedPolicy:
     """
 
     policy: Policy
-    observe: Callable[[Rows], Observation]
+    observe: Callable[[PolicyInput], Observation]
     image_size: Mapping[str, tuple[int, int]]
     state_names: Sequence[str]
     action_names: Sequence[str]
@@ -81,7 +81,7 @@ class LoadedPolicy:
         rows, single = self._read(images, state, instruction)
         waiting = [row for row in range(len(rows.place)) if not self._pending.get(row)]
         if waiting:
-            for row, chunk in zip(waiting, self._decide(take(rows, waiting)), strict=True):
+            for row, chunk in zip(waiting, self._decide(take_rows(rows, waiting)), strict=True):
                 self._pending[row] = deque(chunk)
         actions = np.stack([self._pending[row].popleft() for row in range(len(rows.place))])
         return actions[0] if single else actions
@@ -97,7 +97,7 @@ class LoadedPolicy:
         chunks = self._decide(rows)
         return chunks[0] if single else chunks
 
-    def _decide(self, rows: Rows) -> np.ndarray:
+    def _decide(self, rows: PolicyInput) -> np.ndarray:
         decision = self.policy.act(self.observe(rows), greedy=self.greedy)
         return decision.action.float().cpu().numpy()
 
@@ -106,7 +106,7 @@ class LoadedPolicy:
         images: Mapping[str, np.ndarray],
         state: np.ndarray | Sequence[float],
         instruction: str | Sequence[str],
-    ) -> tuple[Rows, bool]:
+    ) -> tuple[PolicyInput, bool]:
         """The inputs as rows, and whether they are one robot's."""
         if set(images) != set(self.cameras):
             raise ValueError(
@@ -128,7 +128,9 @@ class LoadedPolicy:
         if not np.isfinite(values).all():
             raise ValueError("state holds NaN or infinite numbers: check what reads the robot")
         place = np.arange(size)
-        rows = Rows(pictures, values.reshape(size, -1), sentences, place, self._episodes(size))
+        rows = PolicyInput(
+            pictures, values.reshape(size, -1), sentences, place, self._episodes(size)
+        )
         return rows, single
 
     def _picture(self, name: str, picture: np.ndarray, size: int, single: bool) -> np.ndarray:
@@ -151,10 +153,10 @@ class LoadedPolicy:
         return np.array([self._episode[row] for row in range(size)], dtype=np.int64)
 
 
-def take(rows: Rows, numbers: Sequence[int]) -> Rows:
+def take_rows(rows: PolicyInput, numbers: Sequence[int]) -> PolicyInput:
     """Some of the rows."""
     chosen = list(numbers)
-    return Rows(
+    return PolicyInput(
         {name: picture[chosen] for name, picture in rows.images.items()},
         rows.proprio[chosen],
         [rows.instruction[i] for i in chosen],

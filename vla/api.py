@@ -90,7 +90,7 @@ def make_env(sim: str = "pick_place", num_envs: int = 1, **settings: Any) -> Vec
 
     check_groups({"sim": sim})
     values = compose_with_hydra({"sim": sim})
-    given = as_overrides("sim", {"num_envs": num_envs, **settings})
+    given = to_overrides("sim", {"num_envs": num_envs, **settings})
     section = read_section(apply_overrides(values, given)["sim"])
     return VectorEnv(make_simulator(section), num_envs)
 
@@ -108,7 +108,7 @@ def train(*overrides: str, **settings: Any) -> TrainedRun:
     from vla.config import load
     from vla.files.reading import read_json
 
-    given = [f"{key}={value}" for key, value in as_overrides("", settings).items()]
+    given = [f"{key}={value}" for key, value in to_overrides("", settings).items()]
     config = load([*overrides, *given], say=lambda line: print(f"note: {line}", file=sys.stderr))
     prepare_process(offline=not config.needs_hub)
     if config.mode == "text":
@@ -151,18 +151,18 @@ def evaluate(
         ValueError: there is no policy, or a setting cannot be.
     """
     prepare_process(offline=not is_on_hub(run))
-    from vla.commands.evaluate import evaluate_by, parse
+    from vla.commands.evaluate import evaluate_from_options, parse
     from vla.evaluation.result import EvaluationResult
     from vla.files.reading import read_json
 
-    given = as_overrides("", settings)
+    given = to_overrides("", settings)
     if num_starts is not None:
         given["evaluation.num_starts"] = str(num_starts)
     words = [f"{key}={value}" for key, value in given.items()]
     flags = ["--perturb", perturb, "--decoding", decoding, "--videos", "0"]
     if output is not None:
         flags += ["--output", str(output)]
-    folder = evaluate_by(parse([str(run), *words, *flags]))
+    folder = evaluate_from_options(parse([str(run), *words, *flags]))
     values = read_json(folder / "evaluation.json")
     return Evaluation(folder, [EvaluationResult.from_dict(each) for each in values["conditions"]])
 
@@ -182,13 +182,13 @@ def is_on_hub(name: str | Path) -> bool:
     return is_hub_name(str(name))
 
 
-def as_overrides(prefix: str, settings: Mapping[str, Any]) -> dict[str, str]:
+def to_overrides(prefix: str, settings: Mapping[str, Any]) -> dict[str, str]:
     """Nested settings as {dotted key: value of the command line}."""
     found: dict[str, str] = {}
     for name, value in settings.items():
         key = f"{prefix}.{name}" if prefix else name
         if isinstance(value, Mapping):
-            found |= as_overrides(key, value)
+            found |= to_overrides(key, value)
         else:
             found[key] = as_word(value)
     return found

@@ -61,11 +61,11 @@ def read_config(description: str, arguments: Sequence[str] | None = None) -> Con
     """The settings a command line asks for. `--help` and `--cfg job` print and exit; a wrong
     setting exits with 2."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    take_config_folders(given)
+    pop_config_folders(given)
     if "--help" in given or "-h" in given:
-        print(asked_help(description, given))
+        print(requested_help(description, given))
         raise SystemExit(0)
-    show = take_cfg(given)
+    show = pop_cfg_flag(given)
     unknown = [argument for argument in given if argument.startswith("-")]
     if unknown:
         fail(f"{unknown[0]}: no such flag; settings are written key=value, --help shows them")
@@ -81,7 +81,7 @@ def read_config(description: str, arguments: Sequence[str] | None = None) -> Con
     return config
 
 
-def take_config_folders(given: list[str]) -> None:
+def pop_config_folders(given: list[str]) -> None:
     """Remove every `--config-dir FOLDER` from the arguments; its YAML groups are searched too."""
     from vla.config.search_path import add_folder
 
@@ -93,7 +93,7 @@ def take_config_folders(given: list[str]) -> None:
         del given[i : i + 2]
 
 
-def asked_help(description: str, given: Sequence[str]) -> str:
+def requested_help(description: str, given: Sequence[str]) -> str:
     """`--help`: the script and the groups; `--help GROUP`: every setting of it."""
     topics = [word for word in given if word not in ("--help", "-h")]
     if not topics:
@@ -103,7 +103,7 @@ def asked_help(description: str, given: Sequence[str]) -> str:
     return group_help(topics[0], topics[1:])
 
 
-def take_cfg(given: list[str]) -> bool:
+def pop_cfg_flag(given: list[str]) -> bool:
     """Remove `--cfg job` (or `-c job`) from the arguments; whether it was there."""
     for flag in ("--cfg", "-c"):
         if flag in given:
@@ -169,7 +169,7 @@ def to_yaml(config: Config) -> str:
 def help_text(description: str) -> str:
     """What the script does, and the groups of settings with their options and what each is, read
     from configs/."""
-    from vla.config.compose import groups_of
+    from vla.config.compose import mode_groups
     from vla.config.search_path import groups, option_files, options
 
     lines = [
@@ -180,7 +180,7 @@ def help_text(description: str) -> str:
     defaults = default_options()
     in_order = [
         "mode",
-        *dict.fromkeys(g for mode in options("mode") for g in groups_of(mode)),
+        *dict.fromkeys(g for mode in options("mode") for g in mode_groups(mode)),
         "preset",
     ]
     for group in [*in_order, *(g for g in groups() if g not in in_order)]:

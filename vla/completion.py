@@ -52,13 +52,13 @@ def complete(
         if word not in SCRIPTS:
             fail(f"--completion {word}: choose from {', '.join(SCRIPTS)}")
         return SCRIPTS[word].replace("COMMANDS", " ".join(COMMANDS))
-    known = ["--help", *flags(make_parser)] if word.startswith("-") else []
+    known = ["--help", *flag_candidates(make_parser)] if word.startswith("-") else []
     if takes_settings and not word.startswith("-"):
-        known = settings(word)
+        known = setting_candidates(word)
     return "\n".join(sorted(name for name in known if name.startswith(word)))
 
 
-def flags(make_parser: Callable[[], argparse.ArgumentParser] | None) -> list[str]:
+def flag_candidates(make_parser: Callable[[], argparse.ArgumentParser] | None) -> list[str]:
     """The flags of a command that takes flags; those of a command of settings."""
     if make_parser is None:
         return ["--cfg", "--completion", "--config-dir"]
@@ -66,7 +66,7 @@ def flags(make_parser: Callable[[], argparse.ArgumentParser] | None) -> list[str
     return [flag for action in actions for flag in action.option_strings if flag.startswith("--")]
 
 
-def settings(word: str) -> list[str]:
+def setting_candidates(word: str) -> list[str]:
     """`group=option` behind a group's name; else groups and settings that can be given."""
     from vla.config.compose import groups, option_paths, options
 

@@ -145,9 +145,9 @@ def test_datasets_that_cannot_be_learned_are_refused(tmp_path):
 
 def test_a_refusal_is_shown_in_one_line():
     code = """
-from vla.interop.lerobot.refusal import refusing, show_refusals_in_one_line
-show_refusals_in_one_line()
-with refusing():
+from vla.interop.lerobot.refusal import install_one_line_refusals, refuse_value_errors
+install_one_line_refusals()
+with refuse_value_errors():
     raise ValueError("the dataset D has no pictures: record it again")
 """
     root = Path(__file__).parents[2]

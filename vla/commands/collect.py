@@ -40,7 +40,10 @@ def make_parser() -> argparse.ArgumentParser:
         "--max-steps", type=int, default=80, help="control steps an episode (default %(default)s)"
     )
     parser.add_argument(
-        "--burst-probability", type=float, default=0.02, help="of a disturbance, per control step"
+        "--expert-perturbation-probability",
+        type=float,
+        default=0.02,
+        help="of a short disturbance of the expert, per control step (default %(default)s)",
     )
     parser.add_argument("--num-envs", type=int, default=32)
     parser.add_argument("--renderer", choices=["auto", "egl", "warp"], default="auto")

@@ -80,14 +80,16 @@ def main(argv: list[str] | None = None) -> int:
             f"results: {run_tournament(runs, options.output or Path('elo'), options.judge, options.judge_model)}"
         )
         return 0
-    print(f"results: {evaluate_by(options)}")
+    print(f"results: {evaluate_from_options(options)}")
     return 0
 
 
-def evaluate_by(options: argparse.Namespace) -> Path:
+def evaluate_from_options(options: argparse.Namespace) -> Path:
     """Evaluate one checkpoint, or compare two; the folder of the results."""
     from vla.config.simulation import all_perturbations
     from vla.evaluation.checkpoint_settings import select_perturbations
+
+    select_perturbations(options.perturb, all_perturbations())  # a misspelled name, before torch
     from vla.interop.evaluate_checkpoint import (
         EvaluationRequest,
         compare_checkpoints,
@@ -95,9 +97,8 @@ def evaluate_by(options: argparse.Namespace) -> Path:
     )
     from vla.simulator import make_simulator
 
-    changes = select_perturbations(options.perturb, all_perturbations())
     request = EvaluationRequest(
-        options.settings, changes, options.decoding, options.videos, options.output
+        options.settings, options.perturb, options.decoding, options.videos, options.output
     )
     if len(options.runs) == 2:
         return compare_checkpoints(options.runs[0], options.runs[1], request, make_simulator)

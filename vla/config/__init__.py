@@ -3,7 +3,7 @@ hold none.
 
 `load(overrides)` is the only way in. A choice between kinds of a thing is a union discriminated by
 its `name`, so that a setting of one kind is refused under another (`gae_lambda` under grpo).
-`conflicts` says what single settings cannot.
+`find_conflicts` says what single settings cannot.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from vla.config.compose import ConfigError, compose, split
-from vla.config.conflicts import conflicts
-from vla.config.effects import check_given
+from vla.config.compose import ConfigError, compose, split_overrides
+from vla.config.conflicts import find_conflicts
+from vla.config.effects import check_unused_settings
 from vla.config.explain import explain
 from vla.config.robot import RobotConfig
 from vla.config.text import TextConfig
@@ -35,11 +35,11 @@ def load(overrides: Sequence[str] = (), say: Callable[[str], None] = lambda line
     """
     config, note = validate(compose(overrides)), None
     if isinstance(config, RobotConfig):
-        config, note = with_whole_episodes(config, split(overrides))
+        config, note = with_whole_episodes(config, split_overrides(overrides))
         if note is not None:
             say(note)
     check_conflicts(config)
-    for line in check_given(config, overrides, note is not None):
+    for line in check_unused_settings(config, overrides, note is not None):
         say(line)
     return config
 
@@ -59,7 +59,7 @@ def validate(values: Any) -> Config:
 
 def check_conflicts(config: Config) -> Config:
     """The same settings, which go together."""
-    found = conflicts(config)
+    found = find_conflicts(config)
     if found:
         raise ConfigError("\n".join(found))
     return config

@@ -24,7 +24,7 @@ EMPTY = ("", "''", '""')
 def compose(overrides: Sequence[str]) -> dict[str, Any]:
     """The plain values of a run: those of `resume=RUN` if it is given, else of the files under
     configs/."""
-    given = split(overrides)
+    given = split_overrides(overrides)
     empty = next(
         (key for key in ("resume", "run_dir", "preset") if given.get(key, "null").strip() in EMPTY),
         None,
@@ -42,7 +42,7 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
     return compose_with_hydra({**preset_values(preset, given.get("mode", "robot"), given), **given})
 
 
-def split(overrides: Sequence[str]) -> dict[str, str]:
+def split_overrides(overrides: Sequence[str]) -> dict[str, str]:
     """{key: value} of strings, the last of two equal keys; Hydra's `+key` (add) and `~key` (remove)
     keep their sign."""
     given = {}
@@ -66,15 +66,15 @@ def check_groups(given: Mapping[str, str]) -> None:
         if key in known and value not in options(key):
             raise ConfigError(f"{key}={value}: no such option{suggestion(value, options(key))}")
     mode = given.get("mode", "robot")
-    of_mode = groups_of(mode)
+    of_mode = mode_groups(mode)
     for key in given:
         if key in known and key not in {"mode", "preset", *of_mode}:
-            others = [name for name in options("mode") if key in groups_of(name)]
+            others = [name for name in options("mode") if key in mode_groups(name)]
             remedy = f"; it belongs to mode={others[0]}" if others else ""
             raise ConfigError(f"{key}={given[key]}: mode={mode} has no group {key!r}{remedy}")
 
 
-def groups_of(mode: str) -> list[str]:
+def mode_groups(mode: str) -> list[str]:
     """The groups a mode is made of, read from its list of defaults."""
     return [key.lstrip("/") for entry in option_values("mode", mode)["defaults"] for key in entry]
 
@@ -86,7 +86,7 @@ def preset_values(preset: str, mode: str, given: Mapping[str, str]) -> dict[str,
     text option has settings of its own.
     """
     values = option_values("preset", preset)[mode]
-    for group in {key for key in given if key in groups_of(mode)}:
+    for group in {key for key in given if key in mode_groups(mode)}:
         others = set().union(*(option_paths(group, name) for name in options(group)))
         foreign = others - option_paths(group, given[group])
         values = {
@@ -164,7 +164,7 @@ def check_keys(given: Mapping[str, str], values: Mapping[str, Any]) -> None:
         remedy = (
             f"; it belongs to {group}={' or '.join(owners)}"
             if owners
-            else nearest(key, sorted(known | {*groups()}))
+            else suggest_setting(key, sorted(known | {*groups()}))
         )
         raise ConfigError(f"{key}={value}: no such setting{remedy}")
 
@@ -222,7 +222,7 @@ def setting_paths(values: Mapping[str, Any], prefix: str = "") -> set[str]:
     return found
 
 
-def nearest(wrong: str, known: Sequence[str]) -> str:
+def suggest_setting(wrong: str, known: Sequence[str]) -> str:
     """The nearest setting among many: one of the same last name in any section, else one spelled
     alike."""
     last = wrong.rsplit(".", 1)[-1]
@@ -247,7 +247,7 @@ def read_settings(run: Path) -> dict[str, Any]:
             raise DamagedFile(
                 path, f"mode ({values.get('mode')}) is none of {', '.join(options('mode'))}", remedy
             )
-        for group in groups_of(values["mode"]):
+        for group in mode_groups(values["mode"]):
             if not isinstance(values.get(group, {}), Mapping):
                 raise DamagedFile(
                     path, f"{group} ({values[group]}) is no section of settings", remedy
@@ -285,7 +285,7 @@ def resumed_values(run: str, given: Mapping[str, str]) -> dict[str, Any]:
         )
     values = read_settings(Path(run))
     if any(
-        name not in values for name in groups_of(values["mode"])
+        name not in values for name in mode_groups(values["mode"])
     ):  # sections that came after the run was made
         values = {**compose_with_hydra({"mode": values["mode"]}), **values}
     chosen = [f"{key}={value}" for key, value in given.items() if key in groups()]

@@ -28,7 +28,7 @@ REWARDS = ("correct", "code", "finished", *NAMES)
 """The rewards of text that have a name of their own."""
 
 
-def conflicts(config: RobotConfig | TextConfig) -> list[str]:
+def find_conflicts(config: RobotConfig | TextConfig) -> list[str]:
     """What is wrong between settings that are each right, a line apiece: setting, value, remedy."""
     found = (
         rl_conflicts(config.rl, config.algorithm)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from vla.config.compose import ConfigError, compose, split, value_at
+from vla.config.compose import ConfigError, compose, split_overrides, value_at
 from vla.config.robot import RobotConfig
 from vla.config.text import Rlhf, Rlvr, TextConfig, TextPreference, TextSft
 
@@ -304,7 +304,7 @@ def judge_rules(text: Rlhf | TextPreference) -> Iterator[UnusedSetting]:
     yield from unused_settings("text.judge", unused, f"text.judge.name is {text.judge.name}")
 
 
-def check_given(
+def check_unused_settings(
     config: RobotConfig | TextConfig, overrides: Sequence[str], without_branches: bool
 ) -> list[str]:
     """What was given by name and has no effect: refused, or told where its stage is switched off by
@@ -313,7 +313,7 @@ def check_given(
 
     Raises ConfigError that names each setting, its value and what it depends on.
     """
-    given = split(overrides)
+    given = split_overrides(overrides)
     idles = {
         key: one
         for key in given

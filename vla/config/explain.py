@@ -18,7 +18,7 @@ def explain(error: ValidationError, values: Any) -> str:
     problems = error.errors(include_url=False)
     moved = {new_name(setting_name(p, values)) for p in problems if p["type"] == "extra_forbidden"}
     return "\n".join(
-        line(problem, values)
+        problem_line(problem, values)
         for problem in problems
         if problem["type"] != "missing" or setting_name(problem, values) not in moved
     )
@@ -29,7 +29,7 @@ def setting_name(problem: Mapping[str, Any], values: Any) -> str:
     return ".".join(locate_key(problem["loc"][1:], values, problem["type"] == "missing")[0])
 
 
-def line(problem: Mapping[str, Any], values: Any) -> str:
+def problem_line(problem: Mapping[str, Any], values: Any) -> str:
     path, parent = locate_key(problem["loc"][1:], values, problem["type"] == "missing")
     name = ".".join(path)
     kind = (

@@ -12,7 +12,7 @@ from textwrap import wrap
 from typing import Any
 
 from vla.config import ConfigError, load
-from vla.config.compose import groups_of, option_values, split
+from vla.config.compose import mode_groups, option_values, split_overrides
 from vla.config.explain import format_setting
 from vla.config.search_path import groups, option_files, options
 from vla.files.reading import read_yaml
@@ -46,8 +46,8 @@ def group_help(topic: str, overrides: Sequence[str] = ()) -> str:
     if group not in groups():
         raise ConfigError(f"--help {topic}: no such group{suggestion(group, groups())}")
     given = [*overrides, topic] if chosen else list(overrides)
-    mode = split(given).get("mode") or next(
-        (mode for mode in ("robot", "text") if group in groups_of(mode)), None
+    mode = split_overrides(given).get("mode") or next(
+        (mode for mode in ("robot", "text") if group in mode_groups(mode)), None
     )
     lines = []
     if len(options(group)) > 1 and path == group:
@@ -58,7 +58,7 @@ def group_help(topic: str, overrides: Sequence[str] = ()) -> str:
         ]
     if mode is None:
         return "\n".join(lines)
-    option = split(given).get(group) or default_option(mode, group)
+    option = split_overrides(given).get(group) or default_option(mode, group)
     config = load([f"mode={mode}", *(one for one in given if not one.startswith("mode="))])
     found = [s for s in settings(config, group, option) if f"{s.name}.".startswith(f"{path}.")]
     if not found:

@@ -39,7 +39,8 @@ FIXED = (
     "rl.load_best_at_end",
     "rl.num_branch_warmup_iterations",
     "sft.optimizer",
-    "sft.probe_*",
+    "sft.head_*",
+    "sft.max_head_epochs",
     "sft.batch_size",
     "sft.augment*",
 )

@@ -197,11 +197,11 @@ def validate_section(values: Any) -> Any:
         return values
     name = values.get("simulator")
     if name is None:
-        raise at_simulator("missing", values)
+        raise simulator_error("missing", values)
     try:
         section = section_of_simulator(str(name))
     except ValueError as error:
-        raise at_simulator(
+        raise simulator_error(
             PydanticCustomError("simulator", "{why}", {"why": str(error)}), name
         ) from None
     return section.model_validate(values)
@@ -219,7 +219,7 @@ def read_section(values: Mapping[str, Any]) -> Simulation:
     return section
 
 
-def at_simulator(fault: PydanticCustomError | str, value: Any) -> ValidationError:
+def simulator_error(fault: PydanticCustomError | str, value: Any) -> ValidationError:
     """The error of a setting that names no simulator."""
     where = InitErrorDetails(type=fault, loc=("simulator",), input=value)
     return ValidationError.from_exception_data("sim", [where])
@@ -255,12 +255,12 @@ def setting_type(annotation: Any) -> Any:
     return origin[tuple(map(setting_type, arguments))]
 
 
-def one_or_several(value: Any) -> str:
+def list_tag(value: Any) -> str:
     """Whether a setting is a name or a list of names."""
     return "several" if isinstance(value, list | tuple) else "one"
 
 
 OneOrSeveral = Annotated[
     Annotated[Name, Tag("one")] | Annotated[NonEmptyNames, Tag("several")],
-    Discriminator(one_or_several),
+    Discriminator(list_tag),
 ]

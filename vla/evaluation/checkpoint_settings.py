@@ -14,7 +14,7 @@ from vla.config.compose import (
     check_groups,
     compose_with_hydra,
     read_settings,
-    split,
+    split_overrides,
 )
 from vla.evaluation.starts import StartManifest
 from vla.spelling import nearest_name, suggestion
@@ -32,7 +32,7 @@ def checkpoint_settings(run: Path, overrides: Sequence[str] = ()) -> RobotConfig
     Raises ConfigError (a ValueError) when the folder is no run of a robot policy, or a setting
     cannot be.
     """
-    given = split(overrides)
+    given = split_overrides(overrides)
     check_groups(given)
     task = given.pop("sim", None)
     values = fill_new_settings(saved_settings(run))
@@ -134,13 +134,16 @@ def check_demonstrations(manifest: StartManifest, folder: Path | None) -> None:
             )
 
 
-def select_perturbations(wanted: str, known: Sequence[str]) -> list[str]:
+def select_perturbations(
+    wanted: str, known: Sequence[str], simulator: str | None = None
+) -> list[str]:
     """Names among the simulator's perturbations: `all`, `none`, or names with commas; nothing
     changed always first."""
     names = [name for name in known if name != UNCHANGED] if wanted == "all" else wanted.split(",")
+    owner = "" if simulator is None else f" of sim.simulator={simulator}"
     for name in names:
         if name not in (*known, UNCHANGED):
             raise ConfigError(
-                f"--perturb {name}: no such perturbation{suggestion(name, sorted(known))}"
+                f"--perturb {name}: no such perturbation{owner}{suggestion(name, sorted(known))}"
             )
     return [UNCHANGED, *(name for name in names if name != UNCHANGED)]

@@ -1,5 +1,7 @@
-"""The implementation of `vla-eval`: a checkpoint from its folder to results, page,
-videos and recordings, or two checkpoints compared.
+"""Evaluation of a checkpoint, or of two on the same starts: the implementation of `vla-eval`.
+
+`run_evaluation` writes results, page, videos and recordings of one checkpoint;
+`compare_checkpoints` writes those of two, and their paired comparison.
 
 evaluation.json holds {"checkpoint", "starts", "conditions": [EvaluationResult], "changes":
 [ResultComparison], "seconds_per_query", ...}; comparison.json holds {"a", "b", "starts",
@@ -18,7 +20,11 @@ from vla.build import resolve_device
 from vla.config import load
 from vla.config.robot import RobotConfig
 from vla.config.simulation import Simulation
-from vla.evaluation.checkpoint_settings import UNCHANGED, check_held_out, checkpoint_settings
+from vla.evaluation.checkpoint_settings import (
+    check_held_out,
+    checkpoint_settings,
+    select_perturbations,
+)
 from vla.evaluation.films import film_examples
 from vla.evaluation.perturbation_sweep import (
     compare_with_nominal,
@@ -35,11 +41,11 @@ from vla.interop.lerobot.checkpoints import (
     open_policy,
     read_checkpoint_spec,
 )
-from vla.interop.lerobot.episode_tracking import make_tracking_simulators
+from vla.interop.lerobot.episode_tracking import with_episode_tracking
 from vla.pipelines.robot.pipeline import load_policy, start_manifest
 from vla.pipelines.robot.recordings import record_evaluation
 from vla.report.evaluation import comparison_page, evaluation_page
-from vla.rl.protocols import Observe
+from vla.rl.protocols import Observe, Policy
 from vla.simulator import MakeSimulator, Simulator
 from vla.training.progress import Progress
 from vla.training.run_folder import describe_environment, make_numbered_folder, to_plain
@@ -48,11 +54,18 @@ from vla.types import Rollout
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """The options of the command line: `settings` are key=value strings, `perturbations` names of
-    the simulator's, `decoding` greedy, sampled or both."""
+    """The options of the command line.
+
+    Attributes:
+        settings: key=value strings that replace settings of the run.
+        perturb: "all", "none", or names of perturbations with commas.
+        decoding: "greedy", "sampled" or "both".
+        num_videos: films of successes, and as many of failures.
+        output: folder to write to; None: `evaluations/TIME` in the folder of the run.
+    """
 
     settings: Sequence[str]
-    perturbations: Sequence[str]
+    perturb: str
     decoding: str
     num_videos: int
     output: Path | None
@@ -60,55 +73,95 @@ class EvaluationRequest:
 
 @dataclass(frozen=True)
 class LoadedCheckpoint:
-    """A policy with its settings and simulator, and the temperatures to evaluate it at (None:
-    greedy)."""
+    """A policy with its settings, its simulator, and the conditions to evaluate it under.
+
+    Attributes:
+        perturbations: names of the simulator's perturbations; the first is "none".
+        temperatures: a sampling temperature for each decoding; None is greedy decoding.
+    """
 
     path: Path
     config: RobotConfig
-    policy: Any
+    policy: Policy
     observe: Observe
-    world: Simulator
-    make_world: MakeSimulator
+    simulator: Simulator
+    make_simulator: MakeSimulator
+    perturbations: Sequence[str]
     temperatures: Sequence[float | None]
 
     def held_out_starts(self) -> StartManifest:
-        """The starts of the evaluation. Raises ValueError where training used one of them."""
+        """The starts of the evaluation.
+
+        Raises:
+            ValueError: training used one of them.
+        """
         return check_held_out(start_manifest(self.config), self.path, self.config)
 
 
 def load_checkpoint(
-    path: Path, request: EvaluationRequest, make_world: MakeSimulator
+    path: Path, request: EvaluationRequest, make_simulator: MakeSimulator
 ) -> LoadedCheckpoint:
-    """The final policy of a run, an exported policy (a folder or on the hub), or a checkpoint of
-    LeRobot, in the simulator of its settings."""
+    """A checkpoint in the simulator of its settings.
+
+    `path` is a run, an exported policy (a folder, or `user/name` on the hub), or a checkpoint of
+    LeRobot.
+
+    Raises:
+        ValueError: there is no policy, a setting cannot be, or the simulator lacks a perturbation.
+    """
     folder = local_folder(str(path))
     lerobot = lerobot_folder(folder)
     if lerobot is not None:
-        return load_lerobot_checkpoint(lerobot, request, make_world)
+        return load_lerobot_checkpoint(lerobot, request, make_simulator)
     config = checkpoint_settings(folder, request.settings)
-    world = make_world(config.sim)
-    policy, observe = load_policy(folder, config, world)
+    perturbations = requested_perturbations(request, config)
+    simulator = make_simulator(config.sim)
+    policy, observe = load_policy(folder, config, simulator)
     sampled = policy.temperature
-    temperatures = {"greedy": [None], "sampled": [sampled], "both": [None, sampled]}
+    temperatures: dict[str, list[float | None]] = {
+        "greedy": [None],
+        "sampled": [sampled],
+        "both": [None, sampled],
+    }
     return LoadedCheckpoint(
-        folder, config, policy, observe, world, make_world, temperatures[request.decoding]
+        folder,
+        config,
+        policy,
+        observe,
+        simulator,
+        make_simulator,
+        perturbations,
+        temperatures[request.decoding],
+    )
+
+
+def requested_perturbations(request: EvaluationRequest, config: RobotConfig) -> list[str]:
+    """The requested perturbations of the run's simulator; "none" comes first.
+
+    Raises:
+        ConfigError: the simulator has no perturbation of that name.
+    """
+    return select_perturbations(
+        request.perturb, config.sim.kind.perturbations, config.sim.simulator
     )
 
 
 def load_lerobot_checkpoint(
-    folder: Path, request: EvaluationRequest, make_world: MakeSimulator
+    folder: Path, request: EvaluationRequest, make_simulator: MakeSimulator
 ) -> LoadedCheckpoint:
-    """A checkpoint of LeRobot.
+    """A checkpoint of LeRobot in the simulator of the requested settings.
 
-    Raises ValueError where it was made for other cameras, states or actions than the simulator has,
-    or does not have the requested decoding.
+    Raises:
+        ValueError: cameras, state or action differ from the simulator's; the requested decoding or
+            perturbation does not exist.
     """
     declaration = read_checkpoint_spec(folder)
     config = load([*declaration.settings(), *request.settings])
     assert isinstance(config, RobotConfig)
-    placed = make_tracking_simulators(make_world)
-    world: Any = placed(config.sim)
-    declaration.check(world.action_spec, world.proprio_size)
+    perturbations = requested_perturbations(request, config)
+    make_tracking_simulator = with_episode_tracking(make_simulator)
+    simulator = make_tracking_simulator(config.sim)
+    declaration.check(simulator.action_spec, simulator.proprio_size)
     if declaration.dataset is None:
         Progress().print_line(
             f"  {folder} does not name its training starts, or its dataset is gone: cannot verify "
@@ -124,19 +177,28 @@ def load_lerobot_checkpoint(
             "way to act"
         )
     temperatures = [policy.temperature if sampled else None]
-    return LoadedCheckpoint(folder, config, policy, observe, world, placed, temperatures)
+    return LoadedCheckpoint(
+        folder,
+        config,
+        policy,
+        observe,
+        simulator,
+        make_tracking_simulator,
+        perturbations,
+        temperatures,
+    )
 
 
-def run_evaluation(path: Path, request: EvaluationRequest, make_world: MakeSimulator) -> Path:
-    """Evaluate one checkpoint; the folder of its files."""
-    checkpoint = load_checkpoint(path, request, make_world)
+def run_evaluation(path: Path, request: EvaluationRequest, make_simulator: MakeSimulator) -> Path:
+    """Evaluate one checkpoint and return the folder of its files."""
+    checkpoint = load_checkpoint(path, request, make_simulator)
     folder = new_folder(request.output or (path if path.exists() else Path()) / "evaluations")
     starts = checkpoint.held_out_starts()
-    evaluation = evaluate_checkpoint(checkpoint, starts, request, folder)
+    evaluation = evaluate_checkpoint(checkpoint, starts, folder)
     nominal = evaluation.results[0]
     films = film_examples(
         checkpoint.policy,
-        checkpoint.world.recorder,
+        checkpoint.simulator.recorder,
         checkpoint.observe,
         nominal,
         starts.evaluation_seeds,
@@ -159,22 +221,23 @@ def run_evaluation(path: Path, request: EvaluationRequest, make_world: MakeSimul
 
 
 def compare_checkpoints(
-    first: Path, second: Path, request: EvaluationRequest, make_world: MakeSimulator
+    first: Path, second: Path, request: EvaluationRequest, make_simulator: MakeSimulator
 ) -> Path:
-    """Evaluate two checkpoints on the same starts, and compare the second with the first; the
-    folder of the files.
+    """Evaluate two checkpoints on the same starts, compare the second with the first, and return
+    the folder of the files.
 
-    Raises ValueError when one was trained on a start that the other is evaluated on.
+    Raises:
+        ValueError: the starts of the two runs differ, or training of one used a start.
     """
-    checkpoints = [load_checkpoint(path, request, make_world) for path in (first, second)]
+    checkpoints = [load_checkpoint(path, request, make_simulator) for path in (first, second)]
     manifests = [checkpoint.held_out_starts() for checkpoint in checkpoints]
-    check_same_starts(*manifests)
+    check_same_starts(manifests[0], manifests[1])
     folder = new_folder(request.output or (second if second.exists() else Path()) / "evaluations")
     one, two = (
-        evaluate_checkpoint(checkpoint, manifests[0], request, folder / name)
+        evaluate_checkpoint(checkpoint, manifests[0], folder / name)
         for name, checkpoint in zip("ab", checkpoints, strict=True)
     )
-    tests = [compare_results(*pair) for pair in pair_results(one.results, two.results)]
+    tests = [compare_results(a, b) for a, b in pair_results(one.results, two.results)]
     for test in tests:
         Progress().print_line(
             f"  {second} against {first}, {test.condition} ({test.decoding}): {test}"
@@ -194,8 +257,10 @@ def compare_checkpoints(
 def pair_results(
     first: Sequence[EvaluationResult], second: Sequence[EvaluationResult]
 ) -> list[tuple[EvaluationResult, EvaluationResult]]:
-    """Results under the same condition and decoding; of any decoding where the two have none in
-    common."""
+    """Pairs of results under the same condition and decoding.
+
+    Where the two checkpoints share no decoding, results of any decoding are paired.
+    """
     common = {result.decoding for result in first} & {result.decoding for result in second}
     return [
         (one, two)
@@ -206,23 +271,33 @@ def pair_results(
 
 
 def check_same_starts(first: StartManifest, second: StartManifest) -> None:
-    """Refuse two sets of starts that differ."""
+    """Refuse two sets of starts that differ.
+
+    Raises:
+        ValueError: names the settings that differ.
+    """
     if first.sha256 == second.sha256:
         return
-    wrong = [name for name in first.scene if first.scene[name] != second.scene.get(name)]
-    named = (
-        ", ".join(f"sim.{n} ({first.scene[n]} and {second.scene.get(n)})" for n in wrong)
+    differing = [name for name in first.scene if first.scene[name] != second.scene.get(name)]
+    settings = (
+        ", ".join(f"sim.{n} ({first.scene[n]} and {second.scene.get(n)})" for n in differing)
         or "evaluation.eval_seeds"
     )
     raise ValueError(
-        f"the two runs ask for different starts: {named} differ; give it once, beside --compare, for both"
+        f"the two runs have different starts: {settings} differ; give one value for both runs "
+        "beside --compare"
     )
 
 
 @dataclass(frozen=True)
 class CheckpointEvaluation:
-    """The results of a checkpoint by condition and decoding, every change against the nominal
-    condition, and the facts that repeat them."""
+    """The evaluation of one checkpoint.
+
+    Attributes:
+        results: one for each condition and decoding; the first is the nominal condition.
+        changes: paired comparisons of each perturbed condition with the nominal one.
+        circumstances: checkpoint, starts, seconds per query, machine and libraries.
+    """
 
     results: Sequence[EvaluationResult]
     changes: Sequence[ResultComparison]
@@ -233,10 +308,13 @@ class CheckpointEvaluation:
 
 
 def evaluate_checkpoint(
-    checkpoint: LoadedCheckpoint, starts: StartManifest, request: EvaluationRequest, folder: Path
+    checkpoint: LoadedCheckpoint, starts: StartManifest, folder: Path
 ) -> CheckpointEvaluation:
-    """The results of one checkpoint, written to `folder` with starts, recordings and what the
-    viewer needs to know of the actions."""
+    """Evaluate one checkpoint under every requested condition, and write the files to `folder`.
+
+    The files are evaluation.json, starts.json, recordings/, and policy.json, which holds the action
+    spec for the viewer.
+    """
     progress = Progress()
     progress.print_line(
         f"{checkpoint.path}: {starts.num_starts} starts of {checkpoint.config.sim.label}, "
@@ -249,14 +327,13 @@ def evaluate_checkpoint(
             folder / "recordings", sim, checkpoint.policy, rollout, name, result.decoding
         )
 
-    possible = (UNCHANGED, *checkpoint.config.sim.kind.perturbations)
     results = evaluate_conditions(
         checkpoint.policy,
         checkpoint.observe,
         checkpoint.config.sim,
-        checkpoint.make_world,
+        checkpoint.make_simulator,
         starts,
-        [name for name in request.perturbations if name in possible],
+        checkpoint.perturbations,
         checkpoint.temperatures,
         progress,
         record,
@@ -264,7 +341,7 @@ def evaluate_checkpoint(
     seconds = measure_query_seconds(
         checkpoint.policy,
         checkpoint.observe,
-        checkpoint.world,
+        checkpoint.simulator,
         int(starts.evaluation_seeds[0]),
     )
     facts = {
@@ -275,14 +352,14 @@ def evaluate_checkpoint(
     }
     evaluation = CheckpointEvaluation(results, compare_with_nominal(results), facts)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "policy.json", to_plain({"action_spec": checkpoint.world.action_spec}))
+    write_json(folder / "policy.json", to_plain({"action_spec": checkpoint.simulator.action_spec}))
     starts.save(folder / "starts.json")
     write_json(folder / "evaluation.json", to_plain(evaluation))
     return evaluation
 
 
 def new_folder(parent: Path) -> Path:
-    """A folder named by the time under `evaluations`, or the requested one."""
+    """Make a folder named by the time in a folder `evaluations`; any other `parent` is used itself."""
     parent.mkdir(parents=True, exist_ok=True)
     if parent.name != "evaluations":
         return parent

@@ -2,7 +2,7 @@
 
 from lerobot_policy_vla.simulated import VlaEnv
 from vla.interop.lerobot.configuration_vla import VlaConfig
-from vla.interop.lerobot.refusal import show_refusals_in_one_line
+from vla.interop.lerobot.refusal import install_one_line_refusals
 
 __all__ = ["VlaConfig", "VlaEnv"]
-show_refusals_in_one_line()
+install_one_line_refusals()

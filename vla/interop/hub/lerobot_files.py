@@ -47,14 +47,19 @@ def lerobot_files(
         "chunk": policy_spec["chunk"],
         "num_parameters": num_parameters,
     }
-    move = step("device_processor", device="cpu", float_dtype=None)
+    move = processor_step("device_processor", device="cpu", float_dtype=None)
     before = [
-        step("rename_observations_processor", rename_map={}),
-        step("to_batch_processor"),
+        processor_step("rename_observations_processor", rename_map={}),
+        processor_step("to_batch_processor"),
         move,
-        step("normalizer_processor", eps=1e-8, features={**shown, **decided}, norm_map=IDENTITY),
+        processor_step(
+            "normalizer_processor", eps=1e-8, features={**shown, **decided}, norm_map=IDENTITY
+        ),
     ]
-    after = [step("unnormalizer_processor", eps=1e-8, features=decided, norm_map=IDENTITY), move]
+    after = [
+        processor_step("unnormalizer_processor", eps=1e-8, features=decided, norm_map=IDENTITY),
+        move,
+    ]
     pipelines = {"policy_preprocessor": before, "policy_postprocessor": after}
     files = {f"{name}.json": {"name": name, "steps": steps} for name, steps in pipelines.items()}
     return {
@@ -63,5 +68,5 @@ def lerobot_files(
     }
 
 
-def step(name: str, **config: Any) -> dict[str, Any]:
+def processor_step(name: str, **config: Any) -> dict[str, Any]:
     return {"registry_name": name, "config": config}

@@ -102,7 +102,7 @@ def bundle_from_dataset(config: VlaConfig, dataset: Any) -> PolicyBundle:
     columns = read_columns_checked(root, settings)
     proprio_size = columns.proprio.shape[1]
     felt = dimension_names({"features": dataset.features}, STATE)
-    world = SpecSimulator(dataset_action_spec(root, dataset), felt, plan_numbers(settings))
+    world = SpecSimulator(dataset_action_spec(root, dataset), felt, read_num_plan_numbers(settings))
     torch.manual_seed(derive_seed(settings.train.seed, "model") % 2**63)
     instructions = [str(task) for task in dataset.tasks.index]
     model, tokenizer = build_vlm(settings, proprio_size, world.num_plan_numbers, instructions)
@@ -132,7 +132,7 @@ class CheckpointArchitecture(TypedDict):
     num_plan_numbers: int
 
 
-def plan_numbers(settings: RobotConfig) -> int:
+def read_num_plan_numbers(settings: RobotConfig) -> int:
     """How many numbers the plan of the settings' model holds: its checkpoint's, or one where
     nothing is planned."""
     if settings.model.checkpoint is None:

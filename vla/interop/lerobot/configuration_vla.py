@@ -11,7 +11,7 @@ from lerobot.configs.types import NormalizationMode
 from lerobot.optim.optimizers import AdamWConfig
 
 from vla.config import RobotConfig, load
-from vla.interop.lerobot.refusal import RefusedInput, refusing
+from vla.interop.lerobot.refusal import RefusedInput, refuse_value_errors
 
 IMAGES, STATE, ACTION = "observation.images.", "observation.state", "action"
 NOTHING = dict.fromkeys(("VISUAL", "STATE", "ACTION"), NormalizationMode.IDENTITY)
@@ -89,7 +89,7 @@ class VlaConfig(PreTrainedConfig):
 @lru_cache(maxsize=8)
 def robot_settings(settings: str) -> RobotConfig:
     """Our settings of a string of `key=value` words; Refused, a ValueError, names a wrong one."""
-    with refusing():
+    with refuse_value_errors():
         config = load(settings.split())
     assert isinstance(config, RobotConfig)
     return config

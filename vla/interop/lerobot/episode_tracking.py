@@ -112,7 +112,7 @@ class EpisodeTrackingSimulator:
         )
 
 
-def make_tracking_simulators(
+def with_episode_tracking(
     make_world: Callable[[Any], Simulator],
 ) -> Callable[[Any], EpisodeTrackingSimulator]:
     """Makes worlds that never number two episodes alike."""

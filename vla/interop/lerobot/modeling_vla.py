@@ -20,7 +20,7 @@ from torch import Tensor
 from vla.data.image_fitting import check_resize, fit_to_square
 from vla.interop.lerobot.bundle import PolicyBundle, bundle_from_dataset, load_bundle, write_folder
 from vla.interop.lerobot.configuration_vla import ACTION, IMAGES, STATE, VlaConfig
-from vla.interop.lerobot.refusal import RefusedInput, refusing
+from vla.interop.lerobot.refusal import RefusedInput, refuse_value_errors
 from vla.serve.requests import ObservationBatch
 from vla.sft.losses import imitation_loss
 from vla.types import Observation, map_rows
@@ -44,7 +44,7 @@ class VlaPolicy(PreTrainedPolicy):
     ) -> None:
         super().__init__(config)
         config.validate_features()
-        with refusing():
+        with refuse_value_errors():
             self.made = bundle_from_dataset(config, dataset_meta) if made is None else made
         self.policy = self.made.policy
         self.reset()
@@ -55,7 +55,7 @@ class VlaPolicy(PreTrainedPolicy):
     ) -> VlaPolicy:
         """The policy of a folder or of `user/name` on the hub; ValueError where its policy spec does
         not fit."""
-        with refusing():
+        with refuse_value_errors():
             made = load_bundle(str(pretrained_name_or_path))
             config = VlaConfig.from_pretrained(made.folder) if config is None else config
             made.check(config)
@@ -89,8 +89,10 @@ class VlaPolicy(PreTrainedPolicy):
         """LeRobot's batch (images in [0, 1], channels first, any size) as our observation, on the
         policy's device."""
         policy_spec = self.made.policy_spec
-        images = {camera: pixels(batch[IMAGES + camera]) for camera in policy_spec["cameras"]}
-        with refusing():
+        images = {
+            camera: to_uint8_images(batch[IMAGES + camera]) for camera in policy_spec["cameras"]
+        }
+        with refuse_value_errors():
             for camera, rows in images.items():
                 check_resize(policy_spec, *rows.shape[1:3], IMAGES + camera)
         shown = ObservationBatch(
@@ -98,7 +100,7 @@ class VlaPolicy(PreTrainedPolicy):
                 n: np.stack([fit_to_square(picture, policy_spec["image_size"]) for picture in rows])
                 for n, rows in images.items()
             },
-            finite(batch[STATE].float(), STATE).cpu().numpy(),
+            check_finite_batch(batch[STATE].float(), STATE).cpu().numpy(),
             batch["task"],
         )
         device = next(self.parameters()).device
@@ -106,7 +108,7 @@ class VlaPolicy(PreTrainedPolicy):
 
     def forward(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, float]]:
         """The loss of imitation over the actions inside their episode."""
-        actions = finite(batch[ACTION].float(), ACTION)
+        actions = check_finite_batch(batch[ACTION].float(), ACTION)
         padding = batch.get(
             "action_is_pad", torch.zeros(actions.shape[:2], dtype=torch.bool, device=actions.device)
         )
@@ -118,7 +120,7 @@ class VlaPolicy(PreTrainedPolicy):
         """Actions in physical units. Raises Refused where one is NaN or infinite: it must not
         become a command."""
         self.eval()
-        return finite(
+        return check_finite_batch(
             self.policy.act(self.observe(batch), greedy=self.config.greedy).action.float(),
             "the policy",
         )
@@ -131,7 +133,7 @@ class VlaPolicy(PreTrainedPolicy):
         return self.left.popleft()
 
 
-def pixels(
+def to_uint8_images(
     images: Float[Tensor, "B 3 h w"] | UInt8[Tensor, "B 3 h w"],
 ) -> UInt8[np.ndarray, "B h w 3"]:
     """Images of LeRobot as the bytes they were."""
@@ -140,7 +142,7 @@ def pixels(
     return images.movedim(1, -1).contiguous().cpu().numpy()
 
 
-def finite(values: Tensor, owner: str) -> Tensor:
+def check_finite_batch(values: Tensor, owner: str) -> Tensor:
     """The same values. Raises Refused where one is NaN or infinite, naming its row and
     dimension."""
     bad = ~values.isfinite()

@@ -14,7 +14,7 @@ class RefusedInput(ValueError):
 
 
 @contextmanager
-def refusing() -> Iterator[None]:
+def refuse_value_errors() -> Iterator[None]:
     """Within the block, every ValueError is `RefusedInput`."""
     try:
         yield
@@ -24,7 +24,7 @@ def refusing() -> Iterator[None]:
         raise RefusedInput(str(error)) from error
 
 
-def show_refusals_in_one_line() -> None:
+def install_one_line_refusals() -> None:
     """Have the interpreter end on `RefusedInput` with its message alone; every other error is shown as
     before."""
     shown_before = sys.excepthook
