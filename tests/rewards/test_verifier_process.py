@@ -8,7 +8,8 @@ import pytest
 from vla.rewards.compose import Rewards
 from vla.rewards.sample import Sample
 from vla.rewards.verifier_process import VerifierProcess
-from vla.rewards.verifier_worker import NAMES, find_verifier
+from vla.rewards.verifier_worker import find_verifier
+from vla.rewards.verifiers import VERIFIERS
 
 HERE = "bad_verifiers:"
 
@@ -86,12 +87,12 @@ def test_unknown_names_are_refused(process):
         process.score("lastnumber", [Sample("", "", "")])
     with pytest.raises(ValueError, match="verifier 'no.such:thing' cannot be imported"):
         find_verifier("no.such:thing")
-    with pytest.raises(ValueError, match="verifier 'math.pi' is no function but 3.14"):
+    with pytest.raises(ValueError, match="verifier 'math.pi' must be a function, this is 3.14"):
         find_verifier("math.pi")
 
 
 def test_every_name_is_a_function():
-    assert all(callable(find_verifier(name)) for name in NAMES)
+    assert all(callable(find_verifier(name)) for name in VERIFIERS)
 
 
 def test_libraries(process):

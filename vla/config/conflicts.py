@@ -21,11 +21,8 @@ from vla.config.text import Constitution, TextConfig, TextPreference
 from vla.config.training import Evaluation, Train
 from vla.ranges import nearest_divisor
 from vla.rewards.gold_rewards import GOLDS
-from vla.rewards.verifier_worker import INSIDE_ANSWER, NAMES
+from vla.rewards.verifiers import ANSWER_PREFIX, verifier_table
 from vla.spelling import suggestion
-
-REWARDS = ("correct", "code", "finished", *NAMES)
-"""The rewards of text that have a name of their own."""
 
 
 def find_conflicts(config: RobotConfig | TextConfig) -> list[str]:
@@ -78,11 +75,16 @@ def reward_conflicts(config: TextConfig) -> list[str]:
         return []
     found = zero_conflicts("text.rewards", text.rewards)
     return found + [
-        f"text.rewards.{name} ({format_setting(weight)}): verifier {name!r} is unknown{suggestion(name, REWARDS)}, or "
+        f"text.rewards.{name} ({format_setting(weight)}): verifier {name!r} is unknown{suggestion(name, reward_names())}, or "
         "package.module:function of an installed package"
         for name, weight in text.rewards.items()
         if not is_verifier(name)
     ]
+
+
+def reward_names() -> tuple[str, ...]:
+    """The rewards of text that have a name: the built-in ones, and every verifier of the table."""
+    return ("correct", "code", "finished", *verifier_table())
 
 
 def gold_conflicts(config: TextConfig) -> list[str]:
@@ -97,9 +99,9 @@ def gold_conflicts(config: TextConfig) -> list[str]:
 
 
 def is_verifier(name: str) -> bool:
-    """Whether a reward is one of ours, or a function of a package that is there."""
-    name = name.removeprefix(INSIDE_ANSWER)
-    return name in REWARDS or names_function(name)
+    """Check that a reward has a name of `reward_names`, or names a function of a package."""
+    name = name.removeprefix(ANSWER_PREFIX)
+    return name in reward_names() or names_function(name)
 
 
 def names_function(name: str) -> bool:

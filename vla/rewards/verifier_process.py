@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any
 
 from vla.rewards.sample import UNSCORABLE, Sample
-from vla.rewards.verifier_worker import INSIDE_ANSWER, NAMES
+from vla.rewards.verifiers import ANSWER_PREFIX, VERIFIERS
 
 _MAX_REPLY_BYTES = 2**16
 ENOUGH_SAMPLES, ENOUGH_PROMPTS = 16, 4
@@ -28,7 +28,7 @@ run."""
 
 
 class VerifierProcess:
-    """Runs verifiers by name (`worker.find_verifier`) on samples, one after the other.
+    """Runs verifiers by name (`verifier_worker.find_verifier`) on samples, one after the other.
 
     A verifier that takes longer than `timeout_seconds`, asks for more than `memory_bytes`, raises,
     kills its process or gives no finite number makes its sample unscorable (NaN) and is counted in
@@ -109,9 +109,8 @@ class VerifierProcess:
                 if reply["error"].startswith(known)
                 else f"verifier {verifier!r} cannot be imported: {fault}"
             )
-        if (
-            verifier.removeprefix(INSIDE_ANSWER) in NAMES
-        ):  # our libraries are imported by the first call
+        if verifier.removeprefix(ANSWER_PREFIX) in VERIFIERS:
+            # The first call imports the libraries of our own verifiers.
             self._ask(
                 {"verifier": verifier, "sample": asdict(Sample("1", "1", "1"))},
                 self.startup_seconds,

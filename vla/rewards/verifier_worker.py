@@ -8,60 +8,49 @@ It limits its own memory, writes no files, and loads no torch, so it starts in a
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import os
 import resource
 import sys
+from importlib import import_module
 from typing import Any
 
 from vla.rewards.sample import Sample, Verifier
-
-MODULES = {
-    "match": ("exact", "contains", "last_number", "only_number"),
-    "forms": ("choice", "date", "quantity"),
-    "structure": ("think_format", "think_tags", "json_value", "tool_call"),
-    "overlap": ("bleu", "chrf", "rouge_l"),
-    "libraries": ("math_equal", "reasoning_gym_score"),
-}
-"""The verifiers that have a name of their own, by module; any other is `package.module.function` (a
-colon before the function is as good).
-"""
-NAMES = tuple(name for names in MODULES.values() for name in names)
-INSIDE_ANSWER = "answer."
-"""`answer.last_number` looks between the answer tags only."""
-
+from vla.rewards.verifiers import ANSWER_PREFIX, VERIFIERS, verifier_table
 
 def find_verifier(name: str) -> Verifier:
-    """The verifier of this name.
+    """Find a verifier by its name in `verifier_table`, or import `package.module:function`.
 
-    Raises ValueError for a name that is neither known nor importable.
+    A dot before the function does as well as a colon. `answer.NAME` applies the verifier NAME to
+    the text between the answer tags.
+
+    Raises:
+        ValueError: No verifier has this name, or its module cannot be imported.
     """
-    if name.startswith(INSIDE_ANSWER):
+    if name.startswith(ANSWER_PREFIX):
         from vla.rewards.verifiers.format_rewards import inside_answer
 
-        return inside_answer(find_verifier(name.removeprefix(INSIDE_ANSWER)))
-    module = next(
-        (f"vla.rewards.{module}" for module, names in MODULES.items() if name in names), None
-    )
-    function = name
-    if module is None:
-        module, _, function = name.rpartition(":" if ":" in name else ".")
-        if not module:
-            raise ValueError(
-                f"verifier {name!r} is unknown: choose one of {', '.join(NAMES)}, or package.module.function"
-            )
+        return inside_answer(find_verifier(name.removeprefix(ANSWER_PREFIX)))
+    # Our own names first: scanning the installed packages takes tens of milliseconds.
+    target = VERIFIERS.get(name) or verifier_table().get(name, name)
+    module, _, function = target.rpartition(":" if ":" in target else ".")
+    if not module:
+        raise ValueError(
+            f"verifier {name!r} is unknown: choose one of {', '.join(verifier_table())}, "
+            "or package.module:function"
+        )
     try:
-        verifier = getattr(importlib.import_module(module), function)
-    except Exception as error:  # whatever the module does when it is imported
-        raise ValueError(f"verifier {name!r} cannot be imported: {_described(error)}") from error
+        verifier = getattr(import_module(module), function)
+    except Exception as error:  # importing a user's module may raise anything
+        message = describe_error(error)
+        raise ValueError(f"verifier {name!r} cannot be imported: {message}") from error
     if not callable(verifier):
-        raise ValueError(f"verifier {name!r} is no function but {verifier!r}")
+        raise ValueError(f"verifier {name!r} must be a function, this is {verifier!r}")
     return verifier
 
 
-def _described(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     try:
         return f"{type(error).__name__}: {error}"
     except Exception:
@@ -81,7 +70,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     except MemoryError:
         return {"error": "out of memory"}
     except Exception as error:
-        return {"error": _described(error)}
+        return {"error": describe_error(error)}
 
 
 def limit_resources(memory_bytes: int) -> None:

@@ -18,7 +18,7 @@ from vla.data.messages import messages_to_text, normalize_words, parse_prompt
 from vla.data.rows import Row, RowReader
 from vla.rewards.code import read_tests
 from vla.rewards.compose import CODE
-from vla.rewards.verifier_worker import INSIDE_ANSWER, NAMES
+from vla.rewards.verifiers import ANSWER_PREFIX, verifier_table
 from vla.rewards.verifiers.answer_types import extract_final_answer, select_verifier
 from vla.rewards.verifiers.numbers import last_box
 from vla.text.problem import Problem
@@ -150,8 +150,8 @@ def check_verifier(name: str, answer: str, facts: Mapping[str, Any], where: str)
     """Refuse a verifier that does not exist, and one that the row lacks something for. Whether a
     function of the user's can be imported is seen by the process that will run it.
     """
-    plain = name.removeprefix(INSIDE_ANSWER)
-    known = (*NAMES, CODE)
+    plain = name.removeprefix(ANSWER_PREFIX)
+    known = (*verifier_table(), CODE)
     if plain not in known and "." not in plain and ":" not in plain:
         raise ValueError(
             f"{where}: verifier {name!r} is unknown: choose one of {', '.join(known)}, or package.module.function"

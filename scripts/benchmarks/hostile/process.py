@@ -18,13 +18,13 @@ ROOT = Path(__file__).parents[3]
 TWIN = """
 import numpy as np
 from vla.serve.server_process import serve_until_signal
-from vla.serve.limits import Limits
-from vla.serve.requests import Expected
+from vla.serve.limits import ServerLimits
+from vla.serve.requests import ExpectedObservation
 from vla.serve.server import PolicyServer
 
 act = lambda shown: np.zeros((len(shown.instruction), 4, 7), np.float32)
-limits = Limits(64, 16, 64, 4 * 2**20, 0.003)
-serve_until_signal(PolicyServer(act, Expected(("front", "wrist"), 64, 7, 7), {}, limits), "127.0.0.1", 0, "twin")
+limits = ServerLimits(64, 16, 64, 4 * 2**20, 0.003)
+serve_until_signal(PolicyServer(act, ExpectedObservation(("front", "wrist"), 64, 7, 7), {}, limits), "127.0.0.1", 0, "twin")
 """
 """A server that nobody asks anything: what an attack on it costs everybody is the machine's time
 alone."""
