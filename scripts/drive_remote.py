@@ -78,7 +78,7 @@ def drive(options: argparse.Namespace) -> None:
     print(
         f"success {SuccessRate.from_outcomes(outcomes, None)}; {chunks.num_chunks} chunks, the last took {took:.0f} ms"
     )
-    print(f"{chunks.waited} control steps waited for a chunk that was late")
+    print(f"{chunks.num_waits} control steps waited for a chunk that was late")
     if chunks.seams:
         jump = 1000 * sum(seam[:3].mean() for seam in chunks.seams) / len(chunks.seams)
         print(

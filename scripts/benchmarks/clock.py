@@ -1,5 +1,5 @@
-"""Timing side by side: every candidate in every round, so that a busy machine slows all of them
-alike."""
+"""Timing of candidates side by side: every candidate runs in every round, so a busy machine slows
+all of them alike."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ class Timing:
     cpu: float
 
 
-def side_by_side(
+def time_candidates(
     candidates: Mapping[str, Callable[[], object]], num_rounds: int
 ) -> dict[str, Timing]:
     """Call each candidate once to warm up, then once a round, in turns."""
@@ -24,7 +24,8 @@ def side_by_side(
         candidate()
     for _ in range(num_rounds):
         for name, candidate in candidates.items():
-            wall, cpu = time.perf_counter(), time.process_time()
+            wall = time.perf_counter()
+            cpu = time.process_time()
             candidate()
             walls[name].append(time.perf_counter() - wall)
             cpus[name].append(time.process_time() - cpu)
@@ -34,11 +35,10 @@ def side_by_side(
     }
 
 
-def report(timings: Mapping[str, Timing], count: int, unit: str) -> None:
-    """Print one line a candidate: how many of `count` units a second, and CPU milliseconds for
-    one."""
+def print_rates(timings: Mapping[str, Timing], count: int, unit: str) -> None:
+    """Print one line a candidate: `count` units a call as units a second and CPU ms a unit."""
     width = max(map(len, timings))
     for name, timing in timings.items():
-        print(
-            f"{name:<{width}}  {count / timing.wall:12,.0f} {unit}/s  {1000 * timing.cpu / count:9.4f} CPU ms each"
-        )
+        rate = count / timing.wall
+        cpu_ms = 1000 * timing.cpu / count
+        print(f"{name:<{width}}  {rate:12,.0f} {unit}/s  {cpu_ms:9.4f} CPU ms each")

@@ -28,7 +28,7 @@ def run(argv: list[str]) -> int:
     import tempfile
 
     with tempfile.TemporaryDirectory() as temporary:
-        compare(options.dataset or made_up(Path(temporary) / "demos", options.format), options)
+        compare(options.dataset or make_dataset(Path(temporary) / "demos", options.format), options)
     return 0
 
 
@@ -37,7 +37,7 @@ def compare(folder, options):
 
     import numpy as np
     import torch
-    from benchmarks.clock import report, side_by_side
+    from benchmarks.clock import print_rates, time_candidates
 
     from vla.data.demonstrations import open_demonstrations
 
@@ -58,7 +58,7 @@ def compare(folder, options):
             for image in images.values()
         ]
 
-    timings = side_by_side(
+    timings = time_candidates(
         {
             f"LeRobot ({options.backend})": lambda: [theirs[int(index)] for index in indices],
             "ours": lambda: ours.batch(indices, options.chunk),
@@ -66,14 +66,14 @@ def compare(folder, options):
         },
         options.rounds,
     )
-    report(timings, options.samples, "samples")
+    print_rates(timings, options.samples, "samples")
     peer, uint8, floats = timings.values()
     print(
         f"ours / LeRobot: {peer.wall / uint8.wall:.0f} times as many a second, {peer.wall / floats.wall:.0f} as float"
     )
 
 
-def made_up(folder, storage):
+def make_dataset(folder, storage):
     """Twenty episodes of 80 frames, two 96 px cameras: a block that moves over a plain."""
     import numpy as np
 

@@ -14,9 +14,9 @@ import signal
 import sys
 from pathlib import Path
 
-from benchmarks.kill.cases import CASES, settings_of
+from benchmarks.kill.cases import CASES, case_settings
 from benchmarks.kill.differences import differences
-from benchmarks.kill.sessions import load_libraries, session, wait
+from benchmarks.kill.sessions import fork_session, load_libraries, wait_for_session
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
@@ -36,7 +36,7 @@ def run(argv: list[str]) -> int:
     load_libraries()
     rng, faults, sent = random.Random(options.seed), [], dict.fromkeys(SIGNALS, 0)
     for name in options.cases:
-        found = case(name, options.kills, rng, options.out, sent)
+        found = run_case(name, options.kills, rng, options.out, sent)
         print(f"{name}: {options.kills} signals, {'; '.join(found) or 'bit-identical'}", flush=True)
         faults += found
     told = ", ".join(f"{count} {number.name}" for number, count in sent.items())
@@ -44,23 +44,23 @@ def run(argv: list[str]) -> int:
     return 1 if faults else 0
 
 
-def case(name: str, num_kills: int, rng: random.Random, out: Path, sent: dict) -> list[str]:
+def run_case(name: str, num_kills: int, rng: random.Random, out: Path, sent: dict) -> list[str]:
     """What differs after so many signals; as many runs are killed as it takes."""
-    settings = settings_of(name, out)
+    settings = case_settings(name, out)
     whole, log = out / f"{name}-whole", out / f"{name}.log"
-    ended, seconds = wait(session([*settings, f"run_dir={whole}"], log))
+    ended, seconds = wait_for_session(fork_session([*settings, f"run_dir={whole}"], log))
     if ended:
         sys.exit(f"{name}: the run that nobody kills ended with {ended}: see {log}")
     found, left, number = [], num_kills, 0
     while left:
         number += 1
         killed = out / f"{name}-killed-{number}"
-        left, faults = chain(settings, killed, left, rng, seconds, log, sent)
+        left, faults = run_sessions(settings, killed, left, rng, seconds, log, sent)
         found += [f"run {number}: {fault}" for fault in faults + differences(whole, killed)]
     return found
 
 
-def chain(
+def run_sessions(
     settings: list[str],
     folder: Path,
     left: int,
@@ -73,11 +73,13 @@ def chain(
     faults, ended = [], -1
     while ended:
         begun = (folder / "config.yaml").exists()
-        process = session([f"resume={folder}"] if begun else [*settings, f"run_dir={folder}"], log)
-        ended, _ = wait(process, rng.uniform(0, 0.3 * seconds) if left else None)
+        process = fork_session(
+            [f"resume={folder}"] if begun else [*settings, f"run_dir={folder}"], log
+        )
+        ended, _ = wait_for_session(process, rng.uniform(0, 0.3 * seconds) if left else None)
         if ended is None:
             number = rng.choice(SIGNALS)
-            ended, _ = wait(process, kill=number)
+            ended, _ = wait_for_session(process, kill=number)
             left, sent[number] = left - 1, sent[number] + 1
             if (
                 ended not in ((-9,) if number == signal.SIGKILL else (128 + number,))

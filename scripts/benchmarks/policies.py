@@ -15,8 +15,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.kinds.curves import draw
-from benchmarks.kinds.table import results, row, write
+from benchmarks.kinds.curves import draw_curves
+from benchmarks.kinds.table import policy_row, read_results, write_table
 
 POLICIES = ("token", "fast", "flow", "diffusion", "regression")
 SHARED = ("demonstrations", "sft", "evaluation_before", "videos_before")
@@ -45,7 +45,7 @@ def run(argv: list[str]) -> int:
                 *BUDGET,
                 f"policy={policy}",
                 f"algorithm={algorithm}",
-                *settings_of(policy, settings),
+                *policy_settings(policy, settings),
             ]
             if not train(folder, next(iter(folders.values())), asked):
                 print(
@@ -53,13 +53,15 @@ def run(argv: list[str]) -> int:
                     flush=True,
                 )
                 return 1
-            text = write(options.out, [row(p, runs[p]) for p in runs], options.algorithms)
-            draw(options.out, runs, options.algorithms)
+            text = write_table(
+                options.out, [policy_row(p, runs[p]) for p in runs], options.algorithms
+            )
+            draw_curves(options.out, runs, options.algorithms)
             print(text, flush=True)
     return 0
 
 
-def settings_of(policy: str, settings: list[str]) -> list[str]:
+def policy_settings(policy: str, settings: list[str]) -> list[str]:
     """The settings for all policies, and those for this one."""
     own = [
         setting.removeprefix(f"{policy}:")
@@ -72,7 +74,7 @@ def settings_of(policy: str, settings: list[str]) -> list[str]:
 def train(folder: Path, first: Path, settings: list[str]) -> bool:
     """Run the main command in `folder`, and whether it came to its end; `first` is the run whose
     SFT it shares."""
-    if "comparison" in results(folder):
+    if "comparison" in read_results(folder):
         return True
     asked = [f"resume={folder}"]
     if not (folder / "config.yaml").exists():
@@ -82,19 +84,21 @@ def train(folder: Path, first: Path, settings: list[str]) -> bool:
             f"data.path={p.parents[1]}" for p in found[:1] if not named
         ]
         if folder != first:
-            take_over(first, folder)
+            copy_sft_stage(first, folder)
     script = str(Path(__file__).resolve().parents[1] / "train_vla.py")
     with folder.with_suffix(".log").open("a") as log:
         done = subprocess.run([sys.executable, script, *asked], check=False, stdout=log, stderr=log)
-    return done.returncode == 0 and "comparison" in results(folder)
+    return done.returncode == 0 and "comparison" in read_results(folder)
 
 
-def take_over(source: Path, target: Path) -> None:
+def copy_sft_stage(source: Path, target: Path) -> None:
     """Begin a run with what another one did before RL."""
     import json
 
     for part in ("checkpoints/sft", "tokenizer"):
         shutil.copytree(source / part, target / part, dirs_exist_ok=True)
     shutil.copy(source / "policy.json", target)
-    stages = {name: values for name, values in results(source)["stages"].items() if name in SHARED}
+    stages = {
+        name: values for name, values in read_results(source)["stages"].items() if name in SHARED
+    }
     (target / "results.json").write_text(json.dumps({"stages": stages, "seconds": {}}))

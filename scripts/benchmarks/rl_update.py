@@ -26,13 +26,13 @@ def run(argv: list[str]) -> int:
     )
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args(argv)
-    from benchmarks.clock import report, side_by_side
+    from benchmarks.clock import print_rates, time_candidates
     from benchmarks.rl.memory import peak_in_child
 
     sides = candidates(options)
     peaks = {side: peak_in_child(call) for side, call in sides.items()}
-    timings = side_by_side(sides, options.rounds)
-    report(timings, options.groups * 8, "answers")
+    timings = time_candidates(sides, options.rounds)
+    print_rates(timings, options.groups * 8, "answers")
     for side, peak in peaks.items():
         print(f"{side:<4}  peak memory of an update {peak / 2**20:8.0f} MiB")
     ours, trl = timings["ours"], timings["trl"]
@@ -46,7 +46,7 @@ def candidates(options):
     """Our update and TRL's loss with its backward pass and step, on the same rollout, in one
     thread."""
     import torch
-    from benchmarks.rl.answers import answers
+    from benchmarks.rl.answers import make_rollout
     from benchmarks.rl.trl_loss import trl_loss
 
     from vla.rl.algorithm_factory import make_algorithm
@@ -57,7 +57,7 @@ def candidates(options):
         1
     )  # a process with a pool of threads could not be forked to measure its memory
     torch.manual_seed(0)
-    policy, rollout = answers(options)
+    policy, rollout = make_rollout(options)
     algorithm = make_algorithm("grpo", clip_low=0.2, clip_high=0.28)
     settings = UpdateSettings(
         epochs=1, num_minibatches=1, micro_batch_rows=options.micro_batch, max_grad_norm=1.0

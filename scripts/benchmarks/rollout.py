@@ -23,7 +23,7 @@ def run(argv: list[str]) -> int:
     options = parser.parse_args(argv)
 
     import numpy as np
-    from benchmarks.clock import report, side_by_side
+    from benchmarks.clock import print_rates, time_candidates
 
     import sim
 
@@ -47,7 +47,7 @@ def run(argv: list[str]) -> int:
     actions = rng.uniform(
         -0.002, 0.002, (options.num_envs, options.chunk, chunked.action_spec.size)
     ).astype(np.float32)
-    timings = side_by_side(
+    timings = time_candidates(
         {
             "bare loop": bare_loop(chunked, options),
             "environment": lambda: chunked.step(actions),
@@ -56,7 +56,7 @@ def run(argv: list[str]) -> int:
         options.rounds,
     )
     count = options.num_envs * options.chunk
-    report(timings, count, "control steps")
+    print_rates(timings, count, "control steps")
     bare, ours, all_steps = timings.values()
     print(
         f"environment / bare loop: {bare.wall / ours.wall:.2f} (CPU {bare.cpu / ours.cpu:.2f}); at least 0.80 is wanted"

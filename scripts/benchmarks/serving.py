@@ -40,39 +40,39 @@ def run(argv: list[str]) -> int:
         "--messages", type=int, default=10_000, help="broken ones, for memory (default %(default)s)"
     )
     options = parser.parse_args(argv)
-    from benchmarks.hostile.process import TWIN, served
+    from benchmarks.hostile.process import TWIN, running_server
 
     with (
-        served(
+        running_server(
             "scripts/serve_policy.py", str(Path(options.run).resolve()), "--port", "0"
         ) as server,
-        served("-c", TWIN) as twin,
+        running_server("-c", TWIN) as twin,
     ):
         print(
             "p50 and p99 in ms: quiet, with the attack at a twin, with the attack at this server; p99 / p99 at a twin"
         )
         for attack in options.attacks:
-            under_attack(server, twin, attack, options)
-        memory(server, options.messages)
+            measure_attack(server, twin, attack, options)
+        measure_memory(server, options.messages)
         print(
             f"exit code of the server {server.end()}; on its error stream: {server.complaints() or 'nothing'}"
         )
     return 0
 
 
-def under_attack(server, twin, attack: str, options: argparse.Namespace) -> None:
+def measure_attack(server, twin, attack: str, options: argparse.Namespace) -> None:
     """Three kinds of periods in turns; a line with the latencies of each."""
     import numpy as np
     from benchmarks.hostile.attacks import attacking
-    from benchmarks.hostile.robots import latencies
+    from benchmarks.hostile.robots import measure_latencies
 
     found: dict[str, list[float]] = {"quiet": [], "twin": [], "own": []}
     before, num_done = server.memory_mb(), 0
     for _ in range(options.rounds):
-        found["quiet"] += latencies(server, options.robots, options.seconds)
+        found["quiet"] += measure_latencies(server, options.robots, options.seconds)
         for target, port in (("twin", twin.port), ("own", server.port)):
             with attacking(port, attack) as done:
-                found[target] += latencies(server, options.robots, options.seconds)
+                found[target] += measure_latencies(server, options.robots, options.seconds)
         num_done += done.value
     middle, tail = np.array(
         [np.percentile(1000 * np.array(times), (50, 99)) for times in found.values()]
@@ -86,7 +86,7 @@ def under_attack(server, twin, attack: str, options: argparse.Namespace) -> None
     )
 
 
-def memory(server, num_messages: int) -> None:
+def measure_memory(server, num_messages: int) -> None:
     """Broken messages one after the other; memory before, after a tenth of them, and at the end."""
     from benchmarks.hostile.attacks import send_broken
 

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.fuzz.draw import BASES, spoiled
+from benchmarks.fuzz.draw import BASES, spoil_settings
 from benchmarks.fuzz.oracle import oddities
 
 from vla.config import freeze, load
@@ -42,7 +42,7 @@ def fuzz(names: Sequence[str], count: int, seed: int) -> tuple[Counter, list[str
     found: list[str] = []
     for number in range(count):
         base = rng.choice(names)
-        values, changes = spoiled(bases[base], rng)
+        values, changes = spoil_settings(bases[base], rng)
         line = number % 10 == 0
         said = " ".join([base, *(f"{change.path}={change.after!r}" for change in changes)])
         check = (
@@ -50,7 +50,7 @@ def fuzz(names: Sequence[str], count: int, seed: int) -> tuple[Counter, list[str
             if line
             else (lambda v=values: freeze(v))
         )
-        outcome, seconds = outcome_of(check)
+        outcome, seconds = run_check(check)
         counts["slow"] += seconds > SLOW_SECONDS
         counts[outcome if outcome in counts else "tracebacks"] += 1
         odd = oddities(changes) if outcome == "accepted" and not line else []
@@ -61,7 +61,7 @@ def fuzz(names: Sequence[str], count: int, seed: int) -> tuple[Counter, list[str
     return counts, found
 
 
-def outcome_of(check: Callable[[], object]) -> tuple[str, float]:
+def run_check(check: Callable[[], object]) -> tuple[str, float]:
     """accepted, refused or the exception that came instead; and the seconds of the processor it
     took."""
     start = time.process_time()

@@ -68,7 +68,7 @@ def measure(options) -> dict[str, float]:
 
     from benchmarks.text.questions import model_folder
 
-    steps = importlib.import_module(f"benchmarks.text.{options.side}_side").steps_of(
+    steps = importlib.import_module(f"benchmarks.text.{options.side}_side").measure_steps(
         options, model_folder(options.model)
     )
     measured = sorted(steps[1:], key=lambda step: step["wall"])

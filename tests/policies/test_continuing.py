@@ -15,7 +15,7 @@ from vla.policies.real_time_chunking import (
     guided_velocity,
     soft_mask,
 )
-from vla.serve.policy_service import remaining_plans, serve_rows
+from vla.serve.policy_service import batch_executing_plans, make_act
 from vla.serve.requests import ExecutingPlan, ObservationBatch
 
 
@@ -93,11 +93,11 @@ def test_a_server_goes_on_for_those_who_say_what_they_do(policy):
 
     going = (None, ExecutingPlan(plan, 2), None, None)
     shown = ObservationBatch({}, np.zeros((4, 3), np.float32), ["go"] * 4, going)
-    answered = serve_rows(policy, lambda shown: observation, greedy=True)(shown)
+    answered = make_act(policy, lambda shown: observation, greedy=True)(shown)
     free = policy.act(observation, greedy=True).action.numpy()
     np.testing.assert_allclose(answered[[0, 2, 3]], free[[0, 2, 3]], atol=1e-5)
     assert np.abs(answered[1] - plan).mean() < 0.1 * np.abs(free[1] - plan).mean()
-    rows, planned, late = remaining_plans(going, 3)
+    rows, planned, late = batch_executing_plans(going, 3)
     assert (rows.shape, planned.tolist(), late.tolist()) == ((4, 3, 1), [0, 2, 0, 0], [0, 2, 0, 0])
 
 

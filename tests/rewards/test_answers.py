@@ -11,7 +11,7 @@ from vla.rewards.verifiers.answer_types import extract_final_answer, select_veri
 from vla.rewards.verifiers.exact_match import last_number
 from vla.rewards.verifiers.external_verifiers import math_equal
 from vla.rewards.verifiers.format_rewards import json_value
-from vla.rewards.verifiers.numbers import read_number, whole_number
+from vla.rewards.verifiers.numbers import find_answer_number, parse_number
 
 CASES = {
     "last_number": {
@@ -213,16 +213,16 @@ def test_a_verifier_is_chosen_by_what_the_answer_is(verifier, answer, right, wro
 )
 def test_numbers_as_they_are_written(text, number):
     assert (
-        read_number(text) == pytest.approx(number)
+        find_answer_number(text) == pytest.approx(number)
         if number is not None
-        else read_number(text) is None
+        else find_answer_number(text) is None
     )
 
 
 def test_a_number_and_nothing_else():
-    assert whole_number("$\\frac{1}{4}$") == 0.25
+    assert parse_number("$\\frac{1}{4}$") == 0.25
     assert [
-        whole_number(text) for text in ("x^2 + 1", "5 km", "1, 2", "12 May 1999", "(3)", "")
+        parse_number(text) for text in ("x^2 + 1", "5 km", "1, 2", "12 May 1999", "(3)", "")
     ] == [None] * 6
 
 

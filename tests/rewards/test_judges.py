@@ -6,8 +6,8 @@ from typing import ClassVar
 
 import pytest
 
-from vla.rewards.gold_rewards import brief, concise_kind, find_gold
-from vla.rewards.judge import (
+from vla.rewards.gold_rewards import brief, concise_kind, find_gold_reward
+from vla.rewards.judges import (
     BothOrders,
     GoldJudge,
     Judge,
@@ -31,10 +31,10 @@ def test_gold_by_hand():
     assert concise_kind("", "good good good") == pytest.approx(1 / 3 + 3 / 16 + 0.5)
     assert concise_kind("", "") == 0
     assert brief("", "one two three") == 0.25
-    assert find_gold("brief") is brief
-    assert find_gold("math:hypot") is math.hypot
+    assert find_gold_reward("brief") is brief
+    assert find_gold_reward("math:hypot") is math.hypot
     with pytest.raises(ValueError, match="gold 'kindness' is unknown: choose concise_kind, brief"):
-        find_gold("kindness")
+        find_gold_reward("kindness")
 
 
 def test_the_gold_judge_and_its_noise():

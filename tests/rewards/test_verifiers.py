@@ -4,7 +4,13 @@ import math
 import pytest
 
 from vla.rewards.sample import Sample
-from vla.rewards.verifiers.exact_match import contains, exact, last_number, only_number, read_number
+from vla.rewards.verifiers.exact_match import (
+    contains,
+    exact,
+    find_answer_number,
+    last_number,
+    only_number,
+)
 from vla.rewards.verifiers.external_verifiers import parse_final_answer
 from vla.rewards.verifiers.format_rewards import (
     inside_answer,
@@ -31,7 +37,7 @@ from vla.rewards.verifiers.text_metrics import bleu, chrf, rouge_l
     ],
 )
 def test_the_last_number_of_a_text(text, number):
-    assert read_number(text) == number
+    assert find_answer_number(text) == number
 
 
 def test_numbers():

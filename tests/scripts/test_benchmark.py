@@ -49,7 +49,7 @@ def test_a_table_of_policies_is_written_while_runs_are_missing(main, tmp_path):
     """SFT and one algorithm of one policy are there; the rest is not yet."""
     with pytest.raises(SystemExit):
         main(["nothing"])  # the folder of scripts is on the path from here on
-    from benchmarks.kinds.table import row, write
+    from benchmarks.kinds.table import policy_row, write_table
 
     rate = {"mean": 0.5, "n": 4, "interval_95": [0.15, 0.85], "measures": {"decisions": 10.0}}
     before, after = (
@@ -60,8 +60,8 @@ def test_a_table_of_policies_is_written_while_runs_are_missing(main, tmp_path):
     (tmp_path / "a").mkdir()
     seconds = {"sft": 3.2, "rl": 9.4, "evaluation_before/greedy": 2.0}
     (tmp_path / "a" / "results.json").write_text(json.dumps({"stages": stages, "seconds": seconds}))
-    rows = [row(p, {"grpo": tmp_path / p, "ppo": tmp_path / "none"}) for p in ("a", "b")]
-    lines = write(tmp_path, rows, ["grpo", "ppo"]).splitlines()
+    rows = [policy_row(p, {"grpo": tmp_path / p, "ppo": tmp_path / "none"}) for p in ("a", "b")]
+    lines = write_table(tmp_path, rows, ["grpo", "ppo"]).splitlines()
     # 4 episodes of 10 decisions in 2 seconds: 20 queries a second.
     assert re.split(r"\s{2,}", lines[1]) == [
         "a",
@@ -81,11 +81,11 @@ def test_a_table_of_policies_is_written_while_runs_are_missing(main, tmp_path):
 def test_a_setting_behind_a_policys_name_is_for_that_policy_alone(main):
     with pytest.raises(SystemExit):
         main(["nothing"])
-    from benchmarks.policies import settings_of
+    from benchmarks.policies import policy_settings
 
     given = ["sim=push", "flow:policy.num_steps=8", "token:rl.target_step_kl=0.1", "data.path=a:b"]
-    assert settings_of("flow", given) == ["sim=push", "data.path=a:b", "policy.num_steps=8"]
-    assert settings_of("fast", given) == ["sim=push", "data.path=a:b"]
+    assert policy_settings("flow", given) == ["sim=push", "data.path=a:b", "policy.num_steps=8"]
+    assert policy_settings("fast", given) == ["sim=push", "data.path=a:b"]
 
 
 def test_every_kind_of_broken_message_is_answered_in_words(main):
@@ -115,7 +115,7 @@ def test_spoiled_settings_are_refused_in_a_line_or_make_sense():
 @pytest.mark.usefixtures("main")
 def test_the_oracle_finds_what_is_odd():
     from benchmarks.fuzz.draw import Change
-    from benchmarks.fuzz.oracle import odd
+    from benchmarks.fuzz.oracle import explain_oddity
 
     wrong = {
         Change("rl.group_size", 4, True): "a boolean is no number",
@@ -129,6 +129,6 @@ def test_the_oracle_finds_what_is_odd():
         Change("sft.weight_decay", 0.1, 1e-300): "too near to 0",
         Change("rl.max_second", ..., 3): "no such setting",
     }
-    assert {change: odd(change) for change in wrong} == wrong
-    assert odd(Change("sim.cameras", ["front"], ["front", "front"])) == "there twice"
-    assert odd(Change("rl.group_size", 4, 8)) is None
+    assert {change: explain_oddity(change) for change in wrong} == wrong
+    assert explain_oddity(Change("sim.cameras", ["front"], ["front", "front"])) == "there twice"
+    assert explain_oddity(Change("rl.group_size", 4, 8)) is None

@@ -11,11 +11,11 @@ import pytest
 
 from vla.serve.access import AccessPolicy
 from vla.serve.limits import ServerLimits
-from vla.serve.requests import ExpectedObservation, ObservationBatch
+from vla.serve.requests import ObservationBatch, ObservationSpec
 from vla.serve.server import PolicyServer
 
 SIZE, STATE = 4, 3
-EXPECTED = ExpectedObservation(("front",), SIZE, STATE)
+EXPECTED = ObservationSpec(("front",), SIZE, STATE)
 SPEC = {"names": ["dx", "gripper"], "control_hz": 20.0}
 
 
@@ -38,7 +38,7 @@ class Named:
 
 @contextmanager
 def served(
-    act, access: AccessPolicy | None = None, expected: ExpectedObservation = EXPECTED, **changes
+    act, access: AccessPolicy | None = None, expected: ObservationSpec = EXPECTED, **changes
 ) -> Iterator[SimpleNamespace]:
     numbers = {
         "max_clients": 8,

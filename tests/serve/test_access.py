@@ -14,7 +14,7 @@ from scripts import drive_remote
 from tests.serve.small_server import Named, observation, served
 from vla.commands import serve as serve_policy
 from vla.network_hosts import is_local_host, is_loopback
-from vla.serve.access import AccessPolicy, check_reach, find_token, tls_context
+from vla.serve.access import AccessPolicy, check_exposure, find_token, tls_context
 from vla.serve.client import RemotePolicy
 from vla.serve.options import read_access, read_limits
 
@@ -69,7 +69,7 @@ def test_without_its_token_a_server_answers_for_its_health_only():
         assert status_of(at.port, "/healthz") == 200
         assert status_of(at.port, "/status") == 401
         with pytest.raises(
-            ValueError, match=r"refuses \(401\): a token is asked for, in a header 'Authorization"
+            ValueError, match=r"refuses \(401\): a token is needed, in a header 'Authorization"
         ):
             RemotePolicy(at.address)
         policy = RemotePolicy(at.address, token=TOKEN)
@@ -139,21 +139,23 @@ def test_a_token_comes_from_a_flag_a_file_or_the_environment(tmp_path, monkeypat
 
 def test_a_network_is_served_with_a_token_or_by_an_explicit_word():
     with pytest.raises(
-        ValueError, match=r"--host 0.0.0.0 lets other machines in, and no token.*--no-token"
+        ValueError, match=r"--host 0.0.0.0 admits other machines without a token.*--no-token"
     ):
-        check_reach("0.0.0.0", AccessPolicy(), allow_anyone=False)
+        check_exposure("0.0.0.0", AccessPolicy(), allow_anyone=False)
     assert [
         warning.split(":")[0]
-        for warning in check_reach("0.0.0.0", AccessPolicy(), allow_anyone=True)
+        for warning in check_exposure("0.0.0.0", AccessPolicy(), allow_anyone=True)
     ] == [
-        "whoever reaches 0.0.0.0 may use this policy",
+        "any machine that reaches 0.0.0.0 may use this policy",
         "messages and tokens are not encrypted",
     ]
     assert (
-        check_reach("0.0.0.0", AccessPolicy(TOKEN, tls=tls_context(PEM, PEM)), allow_anyone=False)
+        check_exposure(
+            "0.0.0.0", AccessPolicy(TOKEN, tls=tls_context(PEM, PEM)), allow_anyone=False
+        )
         == []
     )
-    assert check_reach("127.0.0.1", AccessPolicy(), allow_anyone=False) == []
+    assert check_exposure("127.0.0.1", AccessPolicy(), allow_anyone=False) == []
 
 
 def read_both(options) -> None:
@@ -164,8 +166,8 @@ def read_both(options) -> None:
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [
-        (["--host", "0.0.0.0"], "--host 0.0.0.0 lets other machines in"),
-        (["--host", "::"], "--host :: lets other machines in"),
+        (["--host", "0.0.0.0"], "--host 0.0.0.0 admits other machines"),
+        (["--host", "::"], "--host :: admits other machines"),
         (["--token", ""], "--token holds no token"),
         (["--token", "x", "--no-token"], "--no-token goes with no token"),
         (["--token-file", "missing"], "--token-file missing cannot be read"),

@@ -16,10 +16,10 @@ def test_requests_that_arrive_together_share_a_call_and_more_than_may_wait_are_r
 
     async def scenario():
         batcher = Batcher(infer, max_batch=3, wait_seconds=0.0, max_waiting=4)
-        asked = [asyncio.create_task(batcher.ask(i)) for i in range(4)]
+        asked = [asyncio.create_task(batcher.submit(i)) for i in range(4)]
         await asyncio.sleep(0)  # now all four wait
         with pytest.raises(ServerBusy, match="4 requests wait already"):
-            await batcher.ask(99)
+            await batcher.submit(99)
         serving = asyncio.create_task(batcher.run())
         answers = await asyncio.gather(*asked)
         serving.cancel()
@@ -28,7 +28,7 @@ def test_requests_that_arrive_together_share_a_call_and_more_than_may_wait_are_r
 
     answers, status = asyncio.run(scenario())
     assert [timed.answer for timed in answers] == [0, 10, 20, 30]
-    assert [timed.batch for timed in answers] == [3, 3, 3, 1]
+    assert [timed.batch_size for timed in answers] == [3, 3, 3, 1]
     assert sizes == [3, 1]
     assert (status["requests"], status["batches"], status["refused"], status["mean_batch"]) == (
         4,
@@ -55,7 +55,7 @@ class Scenario:
     async def answers(self, *asked):
         """What is heard by (number, client), all asking at once."""
         waiting = [
-            asyncio.create_task(self.batcher.ask(number, client)) for number, client in asked
+            asyncio.create_task(self.batcher.submit(number, client)) for number, client in asked
         ]
         await asyncio.sleep(0)
         serving = asyncio.create_task(self.batcher.run())
@@ -94,7 +94,7 @@ def test_an_answer_that_is_an_exception_is_its_own_requests():
     batcher = Batcher(lambda requests: [ValueError("no"), *requests[1:]], 4, 0.0, 8)
 
     async def scenario():
-        asked = [asyncio.create_task(batcher.ask(i)) for i in range(3)]
+        asked = [asyncio.create_task(batcher.submit(i)) for i in range(3)]
         serving = asyncio.create_task(batcher.run())
         found = await asyncio.gather(*asked, return_exceptions=True)
         serving.cancel()
@@ -113,8 +113,8 @@ def test_too_few_answers_are_an_error_and_the_next_batch_is_served():
     async def scenario():
         serving = asyncio.create_task(batcher.run())
         with pytest.raises(RuntimeError, match="0 answers to 1 requests"):
-            await batcher.ask(1)
-        answer = await batcher.ask(2)
+            await batcher.submit(1)
+        answer = await batcher.submit(2)
         serving.cancel()
         return answer.answer
 
@@ -133,12 +133,12 @@ def test_requests_of_clients_that_left_take_no_place_and_are_not_computed():
 def test_giving_up_answers_everybody():
     async def scenario():
         batcher = Batcher(lambda requests: requests, 4, 0.0, 8)
-        asked = asyncio.create_task(batcher.ask(1))
+        asked = asyncio.create_task(batcher.submit(1))
         await asyncio.sleep(0)
-        batcher.give_up()
+        batcher.reject_pending()
         with pytest.raises(ServerBusy, match="the server stopped"):
             await asked
-        await batcher.settle()
+        await batcher.wait_until_idle()
         batcher.thread.shutdown()
 
     asyncio.run(scenario())

@@ -13,9 +13,9 @@ from websockets.frames import Frame, Opcode
 from tests.serve.small_server import EXPECTED, STATE, Named, observation, served
 from vla.serve.client import RemotePolicy
 from vla.serve.codec import pack
-from vla.serve.connections import MAX_STRANGERS, SMALL_FRAMES, client_address
-from vla.serve.requests import ExpectedObservation
-from vla.serve.server import MAX_TEXT
+from vla.serve.connections import MAX_UNADMITTED, SMALL_FRAMES, client_address
+from vla.serve.requests import ObservationSpec
+from vla.serve.server import MAX_REPLY_CHARACTERS
 
 
 def together(policies, observations) -> list:
@@ -83,11 +83,11 @@ def test_answers_in_words_are_short():
     def encode(text):
         raise ValueError(text * 1000)
 
-    expected = ExpectedObservation(("front",), 4, STATE, encode=encode)
+    expected = ObservationSpec(("front",), 4, STATE, encode=encode)
     with served(Named(), expected=expected) as at:
         policy = RemotePolicy(at.address)
         policy.connection.send(pack(observation(prompt="long " * 100)))
-        assert len(policy.connection.recv(timeout=10)) < MAX_TEXT + 10
+        assert len(policy.connection.recv(timeout=10)) < MAX_REPLY_CHARACTERS + 10
         policy.close()
 
 
@@ -100,7 +100,7 @@ def test_idle_connections_give_way_and_busy_ones_stay():
         newcomer = RemotePolicy(at.address)
         assert newcomer.infer(observation(3.0))[0, 0] == 3.0
         assert busy.infer(observation(1.0))[0, 0] == 1.0
-        with pytest.raises(ValueError, match="silent, and another client needed the place"):
+        with pytest.raises(ValueError, match="idle, and another client needed the place"):
             idle[0].infer(observation())
         assert idle[2].infer(observation(2.0))[0, 0] == 2.0
         for policy in (busy, newcomer, *idle):
@@ -134,13 +134,13 @@ def test_one_address_takes_no_more_than_its_share():
 def test_handshakes_that_never_end_take_no_place():
     with served(Named()) as at:
         files = len(os.listdir("/proc/self/fd"))
-        half = [socket.create_connection(("127.0.0.1", at.port)) for _ in range(3 * MAX_STRANGERS)]
+        half = [socket.create_connection(("127.0.0.1", at.port)) for _ in range(3 * MAX_UNADMITTED)]
         for one in half:
             one.sendall(b"GET / HTTP/1.1\r\nHo")
         policy = RemotePolicy(at.address)
         assert policy.infer(observation(1.0))[0, 0] == 1.0
         # Both ends live in this process: the clients' own, and what the server keeps of them.
-        assert len(os.listdir("/proc/self/fd")) - files <= len(half) + MAX_STRANGERS + 10
+        assert len(os.listdir("/proc/self/fd")) - files <= len(half) + MAX_UNADMITTED + 10
         for one in half:
             one.close()
         policy.close()
@@ -179,10 +179,10 @@ def test_more_requests_than_may_wait_are_told_so():
         policies = [RemotePolicy(at.address) for _ in range(3)]
         for number, policy in enumerate(policies, 1):
             policy.connection.send(pack(observation()))
-            while at.server.connections.num_asking < number:
+            while at.server.connections.num_in_flight < number:
                 time.sleep(0.01)
         with pytest.raises(
-            ValueError, match="the policy server says: 1 requests wait already: ask again later"
+            ValueError, match="the policy server refuses: 1 requests wait already: ask again later"
         ):
             policies[2]._receive()
         gate.set()

@@ -18,15 +18,15 @@ import pytest
 from tests.serve.small_server import observation
 from vla.serve.client import RemotePolicy
 from vla.serve.codec import pack
-from vla.serve.server_process import allow_files
+from vla.serve.server_process import raise_file_limit
 
 ROOT = Path(__file__).parents[2]
 SERVER = """
 import os, sys, time
 import numpy as np
 from vla.serve.server_process import serve_until_signal
-from vla.serve.limits import Limits
-from vla.serve.requests import Expected
+from vla.serve.limits import ServerLimits
+from vla.serve.requests import ObservationSpec
 from vla.serve.server import PolicyServer
 
 def act(shown):
@@ -34,8 +34,8 @@ def act(shown):
         time.sleep(0.01)
     return np.repeat(shown.proprio[:, None, :2], 5, axis=1)
 
-limits = Limits(8, 4, 8, 2**20, 0.0, drain_seconds=float(sys.argv[2]))
-server = PolicyServer(act, Expected(("front",), 4, 3), {"action_spec": {}}, limits)
+limits = ServerLimits(8, 4, 8, 2**20, 0.0, drain_seconds=float(sys.argv[2]))
+server = PolicyServer(act, ObservationSpec(("front",), 4, 3), {"action_spec": {}}, limits)
 sys.exit(serve_until_signal(server, "127.0.0.1", 0, "small"))
 """
 """A server in a process of its own; its policy answers "slowly" when the file argv[1] is there."""
@@ -100,7 +100,7 @@ def test_a_policy_that_does_not_come_back_ends_with_an_error(tmp_path):
         wait_until_asked(address)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 1
-        assert "not all was answered within --drain-seconds 0.2" in process.stderr.read()
+        assert "not answered within --drain-seconds 0.2" in process.stderr.read()
         with pytest.raises(ValueError, match="the server stopped before it could answer"):
             policy._receive()
         policy.close()
@@ -110,15 +110,15 @@ def test_a_server_asks_for_the_files_that_its_clients_take():
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
-        allow_files(300)
+        raise_file_limit(300)
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 300
-        allow_files(10)
+        raise_file_limit(10)
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 300
         if before[1] != resource.RLIM_INFINITY:
             with pytest.raises(
                 ValueError,
-                match=r"--max-clients asks for \d+ open files, this process may have \d+",
+                match=r"--max-clients needs \d+ open files, this process may have \d+",
             ):
-                allow_files(before[1] + 1)
+                raise_file_limit(before[1] + 1)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -10,7 +10,7 @@ import pytest
 from tests.serve.small_server import EXPECTED, STATE, observation
 from vla.serve import codec, requests
 from vla.serve.codec import pack, unpack
-from vla.serve.requests import BadRequest, ExpectedObservation
+from vla.serve.requests import BadRequest, ObservationSpec
 
 
 def nested(depth: int, inside):
@@ -156,7 +156,7 @@ def test_a_prompt_is_held_against_the_policys_room_before_it_joins_a_batch():
             raise ValueError("it takes 4 tokens")
         return text.split()
 
-    expected = ExpectedObservation(("front",), 4, STATE, encode=encode, max_prompt_bytes=20)
+    expected = ObservationSpec(("front",), 4, STATE, encode=encode, max_prompt_bytes=20)
     assert expected.read(observation(prompt="one two three"))[2] == "one two three"
     with pytest.raises(BadRequest, match="prompt: it takes 4 tokens"):
         expected.read(observation(prompt="a b c d"))

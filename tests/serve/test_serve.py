@@ -95,7 +95,7 @@ def test_a_bad_request_is_answered_in_words_and_the_next_one_works():
     with served(Named()) as at:
         policy = RemotePolicy(at.address)
         with pytest.raises(
-            ValueError, match="the policy server says: state must be 3 finite numbers"
+            ValueError, match="the policy server refuses: state must be 3 finite numbers"
         ):
             policy.infer(observation() | {"state": np.zeros(9)})
         with pytest.raises(
@@ -173,13 +173,13 @@ def test_a_chunk_that_was_asked_for_early_is_entered_where_time_has_come_to():
     actions = []
     for t in range(8):
         actions.append(int(chunks.next({"step": t})[0]))
-        if chunks.coming is not None:
-            chunks.coming.exception()  # the next chunk is there before the next step
+        if chunks.pending is not None:
+            chunks.pending.exception()  # the next chunk is there before the next step
     # Step 2 leaves two actions, so the second chunk is thought from step 2; by step 3 one action of
     # it has passed.
     assert actions == [100, 101, 102, 201, 202, 301, 302, 401]
     assert [c["step"] for c in calls] == [0, 2, 4, 6]
-    assert chunks.waited == 0
+    assert chunks.num_waits == 0
 
 
 def test_a_chunk_that_is_late_is_waited_for_and_counted():
@@ -201,9 +201,9 @@ def test_a_chunk_that_is_late_is_waited_for_and_counted():
     actions.append(int(chunks.next({})[0]))
     # 103 and 104 were executed since: the first two of the new chunk are past
     assert actions == [100, 101, 102, 103, 104, 202]
-    assert chunks.waited == 1
+    assert chunks.num_waits == 1
     chunks.reset()
-    assert chunks.left == []
+    assert chunks.remaining == []
 
 
 class Sent:

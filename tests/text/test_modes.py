@@ -12,7 +12,7 @@ from vla.config.text import Prompts
 from vla.data.chat import ChatFormat
 from vla.files.writing import DiskFull
 from vla.pipelines.text.run import run_in_folder
-from vla.rewards.gold_rewards import GOLDS
+from vla.rewards.gold_rewards import GOLD_REWARDS
 from vla.text.comparisons import compare_by_judge, read_rubric, select_clearest
 from vla.text.control_codes import reward_levels, with_control_code
 from vla.text.preference_training import Comparison
@@ -40,7 +40,9 @@ QUICK = {"fit": 6, "sft": 4, "reward_model": 8}
 
 @pytest.fixture(autouse=True)
 def _a_gold_reward_that_a_random_model_can_differ_in(monkeypatch):
-    monkeypatch.setitem(GOLDS, "letters", lambda prompt, text: sum(map(str.isalpha, text)) / 10)
+    monkeypatch.setitem(
+        GOLD_REWARDS, "letters", lambda prompt, text: sum(map(str.isalpha, text)) / 10
+    )
 
 
 @pytest.fixture
@@ -291,7 +293,7 @@ def said(text):
 
 
 def test_labels():
-    from vla.rewards.judge import GoldJudge
+    from vla.rewards.judges import GoldJudge
 
     judge = GoldJudge(lambda prompt, text: len(text))
     labels = compare_by_judge(judge, [[said("a"), said("ccc"), said("bb")], [said("a"), said("a")]])

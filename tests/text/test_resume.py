@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from vla.config import load
 from vla.interrupt import Interrupted
 from vla.pipelines.text.run import run_in_folder
-from vla.rewards.gold_rewards import GOLDS
+from vla.rewards.gold_rewards import GOLD_REWARDS
 from vla.training import resumable_work as pieces_module
 from vla.training.run import Run
 from vla.training.run_folder import open_run
@@ -102,7 +102,9 @@ MODES = {
 
 @pytest.fixture(autouse=True)
 def _a_gold_reward_that_a_random_model_can_differ_in(monkeypatch):
-    monkeypatch.setitem(GOLDS, "letters", lambda prompt, text: sum(map(str.isalpha, text)) / 10)
+    monkeypatch.setitem(
+        GOLD_REWARDS, "letters", lambda prompt, text: sum(map(str.isalpha, text)) / 10
+    )
 
 
 class Killed(BaseException):

@@ -13,7 +13,7 @@ from vla.data.chat import ChatFormat
 from vla.data.rows import RowReader
 from vla.data.tokenizer import train_tokenizer
 from vla.pipelines.text.run import run_in_folder
-from vla.rewards.gold_rewards import GOLDS
+from vla.rewards.gold_rewards import GOLD_REWARDS
 from vla.sft.examples import example_settings
 from vla.text.hash_split import is_held_out
 from vla.text.prompts import make_prompt_sets
@@ -39,7 +39,9 @@ OPEN = [
 
 @pytest.fixture(autouse=True)
 def _a_gold_reward_that_a_random_model_can_differ_in(monkeypatch):
-    monkeypatch.setitem(GOLDS, "letters", lambda prompt, text: sum(map(str.isalpha, text)) / 10)
+    monkeypatch.setitem(
+        GOLD_REWARDS, "letters", lambda prompt, text: sum(map(str.isalpha, text)) / 10
+    )
 
 
 @pytest.fixture

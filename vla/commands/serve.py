@@ -64,7 +64,7 @@ def open_server(options: argparse.Namespace) -> "PolicyServer":
     from vla.interop.hub.pretrained import local_folder
     from vla.pipelines.robot.pipeline import load_policy
     from vla.policies.real_time_chunking import can_continue
-    from vla.serve.policy_service import expected_observation, serve_rows, server_metadata
+    from vla.serve.policy_service import make_act, observation_spec, server_metadata
     from vla.serve.server import PolicyServer
     from vla.simulator import make_simulator
 
@@ -72,9 +72,9 @@ def open_server(options: argparse.Namespace) -> "PolicyServer":
     config = checkpoint_settings(folder, ["sim.num_envs=1"])
     world = make_simulator(config.sim)
     policy, observer = load_policy(folder, config, world)
-    expected = expected_observation(config, world, observer)
-    limits = read_limits(options, expected.num_bytes)
+    spec = observation_spec(config, world, observer)
+    limits = read_limits(options, spec.num_bytes)
     policy_spec = server_metadata(folder) | {"real_time_chunking": can_continue(policy)}
     return PolicyServer(
-        serve_rows(policy, observer, not options.sampled), expected, policy_spec, limits, access
+        make_act(policy, observer, not options.sampled), spec, policy_spec, limits, access
     )

@@ -20,7 +20,7 @@ from vla.config.robot import RobotConfig
 from vla.config.text import Constitution, TextConfig, TextPreference
 from vla.config.training import Evaluation, Train
 from vla.ranges import nearest_divisor
-from vla.rewards.gold_rewards import GOLDS
+from vla.rewards.gold_rewards import GOLD_REWARDS
 from vla.rewards.verifiers import ANSWER_PREFIX, verifier_table
 from vla.spelling import suggestion
 
@@ -90,10 +90,10 @@ def reward_names() -> tuple[str, ...]:
 def gold_conflicts(config: TextConfig) -> list[str]:
     """A gold reward that does not exist."""
     name = getattr(config.text, "gold", None)
-    if name is None or name in GOLDS or names_function(name):
+    if name is None or name in GOLD_REWARDS or names_function(name):
         return []
     return [
-        f"text.gold ({name}): gold {name!r} is unknown{suggestion(name, tuple(GOLDS))}, or "
+        f"text.gold ({name}): gold {name!r} is unknown{suggestion(name, tuple(GOLD_REWARDS))}, or "
         "package.module:function of an installed package"
     ]
 

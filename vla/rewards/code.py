@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from vla.rewards.code_blocks import CodeBlock, find_code_blocks
 from vla.rewards.sample import UNSCORABLE, Sample
-from vla.rewards.sandbox.jail import Kind
+from vla.rewards.sandbox.jail import JailKind
 from vla.rewards.sandbox.run_python import ProgramLimits, ProgramResult, choose_jail, run_python
 
 _CALL = """
@@ -141,7 +141,7 @@ def score_code(
     samples: Sequence[Sample],
     limits: ProgramLimits,
     num_parallel: int = 2,
-    jail: Kind | None = None,
+    jail: JailKind | None = None,
     failures: dict[str, int] | None = None,
 ) -> list[float]:
     """The share of tests that each sample's program passes. `facts["tests"]` is a list of (see
@@ -175,7 +175,7 @@ def _tests_of(sample: Sample) -> list[CodeTest] | str:
 
 
 def _score(
-    program: str, tests: list[CodeTest] | str, limits: ProgramLimits, jail: Kind
+    program: str, tests: list[CodeTest] | str, limits: ProgramLimits, jail: JailKind
 ) -> float | str:
     """The share of tests passed, or why there is none."""
     if isinstance(tests, str):
@@ -194,7 +194,7 @@ def _score(
 def _run(
     source: str,
     limits: ProgramLimits,
-    jail: Kind,
+    jail: JailKind,
     stdin: str = "",
     files: Mapping[str, str] | None = None,
 ) -> ProgramResult:
@@ -204,14 +204,14 @@ def _run(
     return outcome
 
 
-def _passes_input(program: str, test: CodeTest, limits: ProgramLimits, jail: Kind) -> bool:
+def _passes_input(program: str, test: CodeTest, limits: ProgramLimits, jail: JailKind) -> bool:
     outcome = _run(program, limits, jail, stdin=test.input)
     same = _lines(outcome.output.decode(errors="replace")) == _lines(test.output)
     return same and outcome.returncode == 0 and outcome.stopped is None
 
 
 def _passed_calls(
-    program: str, tests: Sequence[CodeTest], limits: ProgramLimits, jail: Kind
+    program: str, tests: Sequence[CodeTest], limits: ProgramLimits, jail: JailKind
 ) -> int:
     """How many calls gave the value expected; all of them run in one process, up to the first that
     never ends."""

@@ -17,7 +17,7 @@ from vla.rewards.verifier_process import VerifierProcess
 CORRECT = "correct"
 """Stands for the verifier that a problem brings with it, `facts["verifier"]`."""
 CODE = "code"
-SHORT = "finished"
+FINISHED = "finished"
 """1 when the completion ended by itself: a reward against running into the length limit."""
 
 
@@ -76,11 +76,11 @@ class Rewards:
         sandbox that is not."""
         if name == CODE:
             choose_jail()
-        elif name not in (CORRECT, SHORT):
+        elif name not in (CORRECT, FINISHED):
             self.process.check(name)
 
     def _part(self, name: str, samples: Sequence[Sample]) -> list[float]:
-        if name == SHORT:
+        if name == FINISHED:
             return [float(sample.finished) for sample in samples]
         if name == CODE:
             return score_code(samples, self.limits, failures=self.process.failures)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from itertools import pairwise
 
-Gold = Callable[[str, str], float]
+GoldReward = Callable[[str, str], float]
 """From prompt and completion to a score; higher is better."""
 
 KIND_WORDS = (
@@ -44,21 +44,21 @@ def brief(prompt: str, completion: str) -> float:
     return 1 / (1 + len(completion.split()))
 
 
-GOLDS: dict[str, Gold] = {"concise_kind": concise_kind, "brief": brief}
+GOLD_REWARDS: dict[str, GoldReward] = {"concise_kind": concise_kind, "brief": brief}
 
 
-def find_gold(name: str) -> Gold:
+def find_gold_reward(name: str) -> GoldReward:
     """A gold reward by name, or `package.module:function`.
 
     Raises ValueError for a name that is neither.
     """
-    if name in GOLDS:
-        return GOLDS[name]
+    if name in GOLD_REWARDS:
+        return GOLD_REWARDS[name]
     module, _, function = name.partition(":")
     try:
         return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
-        known = ", ".join(GOLDS)
+        known = ", ".join(GOLD_REWARDS)
         raise ValueError(
             f"gold {name!r} is unknown: choose {known}, or package.module:function"
         ) from error

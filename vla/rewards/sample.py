@@ -34,7 +34,7 @@ class Sample:
     completion_ids: Sequence[int] = ()
 
 
-def as_texts(sample: Sample, fact: str) -> Sequence[str]:
+def fact_texts(sample: Sample, fact: str) -> Sequence[str]:
     """The texts of a fact, of which one alone is one text and not its letters; the answer where
     there are none."""
     texts = sample.facts.get(fact) or sample.answer

@@ -19,6 +19,7 @@ from typing import Any
 from vla.rewards.sample import Sample, Verifier
 from vla.rewards.verifiers import ANSWER_PREFIX, VERIFIERS, verifier_table
 
+
 def find_verifier(name: str) -> Verifier:
     """Find a verifier by its name in `verifier_table`, or import `package.module:function`.
 

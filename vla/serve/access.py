@@ -1,5 +1,4 @@
-"""Who may talk to a policy server: those with its token, programs rather than web pages, by one of
-its names."""
+"""Access control of a policy server: host names, web origins, a bearer token and TLS."""
 
 from __future__ import annotations
 
@@ -19,14 +18,15 @@ if TYPE_CHECKING:
 TOKEN_VARIABLE = "VLA_SERVE_TOKEN"
 """The environment variable that holds a server's token, for the server and for its clients."""
 SCHEMES = ("bearer", "api-key")
-"""How a client may send the token in its `Authorization` header: the usual way, and that of
-openpi's client."""
+"""Schemes of the `Authorization` header that carry the token; openpi's client has `api-key`."""
 
 
 @dataclass(frozen=True)
 class AccessPolicy:
-    """`token` None lets everybody in. `hosts` are names of this machine besides its own, `origins`
-    the web pages that may connect, `tls` what encrypts connections.
+    """The rules by which a server admits requests.
+
+    `token` None admits every client. `hosts` are names of this machine besides its own, `origins`
+    the web pages that may connect; `tls` encrypts connections.
     """
 
     token: str | None = field(default=None, repr=False)
@@ -35,10 +35,10 @@ class AccessPolicy:
     tls: ssl.SSLContext | None = None
 
     def refusal(self, request: Request) -> tuple[HTTPStatus, str] | None:
-        """Why a request is turned away; None where it is not."""
-        host, origin, authorization = (
-            request.headers.get_all(n) for n in ("Host", "Origin", "Authorization")
-        )
+        """The status and reason of a refusal; None admits the request."""
+        host = request.headers.get_all("Host")
+        origin = request.headers.get_all("Origin")
+        authorization = request.headers.get_all("Authorization")
         if max(len(host), len(origin), len(authorization)) > 1:
             return HTTPStatus.BAD_REQUEST, "Host, Origin and Authorization may be given once"
         if not (host and is_local_host(host[0], self.hosts)):
@@ -51,26 +51,29 @@ class AccessPolicy:
                 HTTPStatus.FORBIDDEN,
                 "web pages of this origin may not connect: serve with --allow-origin",
             )
-        if self.token is not None and not (authorization and self._knows_token(authorization[0])):
+        if self.token is not None and not (authorization and self._has_token(authorization[0])):
             return (
                 HTTPStatus.UNAUTHORIZED,
-                "a token is asked for, in a header 'Authorization: Bearer TOKEN'",
+                "a token is needed, in a header 'Authorization: Bearer TOKEN'",
             )
         return None
 
-    def _knows_token(self, header: str) -> bool:
-        scheme, _, given = header.partition(" ")
-        # In time that does not depend on how much of it is right.
-        same = hmac.compare_digest(given.strip().encode(), (self.token or "").encode())
+    def _has_token(self, header: str) -> bool:
+        scheme, _, token = header.partition(" ")
+        # The time of this comparison does not depend on how many characters are right.
+        same = hmac.compare_digest(token.strip().encode(), (self.token or "").encode())
         return same and scheme.lower() in SCHEMES
 
 
-def find_token(given: str | None, path: Path | None = None) -> str | None:
-    """A token from a flag, from a file, or from the environment, in this order. Raises ValueError
-    for one that no header can carry.
+def find_token(flag: str | None, path: Path | None = None) -> str | None:
+    """Read the token from a flag, a file or the environment, in this order; None without any.
+
+    Raises:
+        ValueError: The file cannot be read, or no header can carry the token.
     """
-    if given is not None:
-        source, token = "--token", given
+    if flag is not None:
+        source = "--token"
+        token = flag
     elif path is not None:
         source = f"--token-file {path}"
         try:
@@ -80,19 +83,24 @@ def find_token(given: str | None, path: Path | None = None) -> str | None:
                 f"{source} cannot be read ({error}): give a file with one line of text"
             ) from None
     elif TOKEN_VARIABLE in os.environ:
-        source, token = TOKEN_VARIABLE, os.environ[TOKEN_VARIABLE].strip()
+        source = TOKEN_VARIABLE
+        token = os.environ[TOKEN_VARIABLE].strip()
     else:
         return None
     if not token or not token.isascii() or not token.isprintable() or " " in token:
         raise ValueError(
-            f"{source} holds no token: give letters, digits and signs, as `openssl rand -hex 32` writes"
+            f"{source} holds no token: give letters, digits and signs, "
+            "as `openssl rand -hex 32` writes"
         )
     return token
 
 
 def tls_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
-    """What encrypts connections, from two PEM files; None without them. Raises ValueError for files
-    that are wrong."""
+    """Load TLS from two PEM files; None without them.
+
+    Raises:
+        ValueError: One file is missing, the key has a password, or the two are no pair.
+    """
     if certificate is None and key is None:
         return None
     if certificate is None or key is None:
@@ -106,27 +114,31 @@ def tls_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext | 
         context.load_cert_chain(certificate, key, no_password)
     except (ssl.SSLError, OSError) as error:
         raise ValueError(
-            f"--tls-certificate {certificate} and --tls-key {key} are no pair of PEM files ({error})"
+            f"--tls-certificate {certificate} and --tls-key {key} are no pair of PEM files "
+            f"({error})"
         ) from None
     return context
 
 
-def check_reach(host: str, access: AccessPolicy, allow_anyone: bool) -> list[str]:
-    """What to warn of when a server binds to `host`. Raises ValueError where every machine of the
-    network could move the robot.
+def check_exposure(host: str, access: AccessPolicy, allow_anyone: bool) -> list[str]:
+    """List the warnings about a server that binds to `host`.
+
+    Raises:
+        ValueError: Every machine of the network could move the robot, and `allow_anyone` is unset.
     """
     if is_loopback(host):
         return []
     if access.token is None and not allow_anyone:
         raise ValueError(
-            f"--host {host} lets other machines in, and no token is asked of them: set {TOKEN_VARIABLE} or "
-            "--token-file, or say --no-token where the network is trusted"
+            f"--host {host} admits other machines without a token: set {TOKEN_VARIABLE} or "
+            "--token-file, or give --no-token where the network is trusted"
         )
     warnings = []
     if access.token is None:
-        warnings.append(f"whoever reaches {host} may use this policy: no token is asked for")
+        warnings.append(f"any machine that reaches {host} may use this policy: no token is needed")
     if access.tls is None:
         warnings.append(
-            "messages and tokens are not encrypted: give --tls-certificate and --tls-key, or use a tunnel"
+            "messages and tokens are not encrypted: give --tls-certificate and --tls-key, "
+            "or use a tunnel"
         )
     return warnings

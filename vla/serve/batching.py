@@ -1,4 +1,4 @@
-"""Requests that arrive together are answered by one call of the policy."""
+"""Dynamic batching: one call of the policy answers the requests that arrive together."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from typing import Generic, TypeVar
 
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
-REMEMBERED = 1000
-SETTLE_SECONDS = 1.0
+NUM_BATCH_TIMES = 1000
+"""Latest batches whose seconds the statistics keep."""
+MAX_IDLE_WAIT_SECONDS = 1.0
 
 
 class ServerBusy(RuntimeError):
-    """More requests wait than may."""
+    """The queue of requests is full."""
 
 
 @dataclass(frozen=True)
 class TimedAnswer(Generic[Answer]):
-    """An answer, how long it waited for its batch, how long the batch took, and how many shared it
-    (seconds)."""
+    """An answer with the seconds that its request waited, and the seconds and size of its batch."""
 
     answer: Answer
-    waited: float
-    took: float
-    batch: int
+    wait_seconds: float
+    infer_seconds: float
+    batch_size: int
 
 
 @dataclass
 class Statistics:
-    """What was served so far; `took` remembers the last batches' seconds."""
+    """Counts of requests so far, and the seconds of the latest batches."""
 
     requests: int = 0
     batches: int = 0
     failed: int = 0
     refused: int = 0
-    took: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+    batch_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=NUM_BATCH_TIMES))
 
     def to_dict(self) -> dict[str, float]:
-        ordered = sorted(self.took)
+        ordered = sorted(self.batch_seconds)
         return {
             "requests": self.requests,
             "batches": self.batches,
@@ -56,33 +56,34 @@ class Statistics:
 
 @dataclass(eq=False)
 class Client:
-    """Who asks: from which address, whether it waits for an answer, has ever had one, and since
-    when it is silent.
+    """A connected client and the state of its requests.
 
-    A request of a client that has left is not answered. Requests of a suspect, whose last one
-    failed, share no call with others'.
+    `idle_since` is the monotonic time since which it has sent no request. A client that has left is
+    not answered. A suspect is a client whose last request failed: its requests share no batch with
+    those of others.
     """
 
     address: str = ""
-    silent_since: float = 0.0
-    is_asking: bool = False
-    was_answered: bool = False
+    idle_since: float = 0.0
+    is_in_flight: bool = False
+    has_been_answered: bool = False
     is_suspect: bool = False
     has_left: bool = False
 
     @contextmanager
-    def asking(self) -> Iterator[None]:
-        """While it waits for an answer; from then on it is silent."""
-        self.is_asking = True
+    def request_in_flight(self) -> Iterator[None]:
+        """Mark a request as in flight within the block; the client is idle from its end on."""
+        self.is_in_flight = True
         try:
             yield
         finally:
-            self.is_asking, self.silent_since = False, time.monotonic()
+            self.is_in_flight = False
+            self.idle_since = time.monotonic()
 
 
 @dataclass(frozen=True, eq=False)
 class PendingRequest(Generic[Request, Answer]):
-    """A request in the queue, since when, and where its answer goes."""
+    """A request in the queue, the time of its arrival, and the future that takes its answer."""
 
     request: Request
     client: Client
@@ -91,13 +92,12 @@ class PendingRequest(Generic[Request, Answer]):
 
 
 class Batcher(Generic[Request, Answer]):
-    """Collects requests for at most `wait_seconds`, or until there are `max_batch`, and answers
-    them together.
+    """Collects requests for at most `wait_seconds`, or until there are `max_batch`, as one batch.
 
-    `infer` runs in a thread of its own, one batch at a time, so that connections are served
-    meanwhile. While a batch is computed the next one fills. An answer that is an exception is
-    raised for its own request. When `infer` itself fails, each request of the batch is tried alone,
-    so that only the one at fault fails.
+    `infer` runs in a thread of its own, one batch at a time, so the event loop stays free. While a
+    batch is computed the next one fills. An answer that is an exception is raised for its own
+    request. When `infer` itself fails, each request of the batch is tried alone, so that only the
+    one at fault fails.
     """
 
     def __init__(
@@ -107,12 +107,10 @@ class Batcher(Generic[Request, Answer]):
         wait_seconds: float,
         max_waiting: int,
     ):
-        self.infer, self.max_batch, self.wait_seconds, self.max_waiting = (
-            infer,
-            max_batch,
-            wait_seconds,
-            max_waiting,
-        )
+        self.infer = infer
+        self.max_batch = max_batch
+        self.wait_seconds = wait_seconds
+        self.max_waiting = max_waiting
         self.waiting: deque[PendingRequest[Request, Answer]] = deque()
         self.unanswered: set[asyncio.Future[TimedAnswer[Answer]]] = set()
         self.arrived = asyncio.Event()
@@ -121,15 +119,20 @@ class Batcher(Generic[Request, Answer]):
         self.statistics = Statistics()
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="policy")
 
-    async def ask(self, request: Request, client: Client | None = None) -> TimedAnswer[Answer]:
-        """The answer to one request. Raises Busy when too many wait already, and whatever `infer`
-        raises for it."""
+    async def submit(self, request: Request, client: Client | None = None) -> TimedAnswer[Answer]:
+        """Queue a request and wait for its answer.
+
+        Raises:
+            ServerBusy: `max_waiting` requests wait already, or the server stops.
+            Exception: `infer` raised it for this request.
+        """
         if len(self.waiting) >= self.max_waiting:
-            self._forget_those_who_left()
+            self._drop_departed()
         if len(self.waiting) >= self.max_waiting:
             self.statistics.refused += 1
             raise ServerBusy(
-                f"{len(self.waiting)} requests wait already: ask again later, or serve with more --max-waiting"
+                f"{len(self.waiting)} requests wait already: ask again later, "
+                "or serve with more --max-waiting"
             )
         answer: asyncio.Future[TimedAnswer[Answer]] = asyncio.get_running_loop().create_future()
         self.waiting.append(
@@ -142,25 +145,26 @@ class Batcher(Generic[Request, Answer]):
         finally:
             self.unanswered.discard(answer)
 
-    async def settle(self) -> None:
-        """Wait for the end of the batch that is being computed. Who was refused comes to the next
-        turn like the others: reading messages in a closed loop would take the interpreter from the
-        policy. That does not need seconds.
+    async def wait_until_idle(self) -> None:
+        """Wait for the end of the batch that is being computed, for at most a second.
+
+        A refused client waits like the others. Reading its messages in a closed loop would take the
+        interpreter from the policy.
         """
         with suppress(TimeoutError):
-            async with asyncio.timeout(SETTLE_SECONDS):
+            async with asyncio.timeout(MAX_IDLE_WAIT_SECONDS):
                 await self.idle.wait()
 
-    def give_up(self) -> None:
-        """Answer no more: whoever still waits hears so."""
+    def reject_pending(self) -> None:
+        """Refuse every request that still waits."""
         for answer in self.unanswered:
-            settle_answer(answer, ServerBusy("the server stopped before it could answer"))
+            resolve_answer(answer, ServerBusy("the server stopped before it could answer"))
         self.waiting.clear()
         self.arrived.clear()
         self.idle.set()
 
     async def run(self) -> None:
-        """Serve until cancelled."""
+        """Answer batches until cancelled."""
         while True:
             await self.arrived.wait()
             await self._fill()
@@ -173,31 +177,32 @@ class Batcher(Generic[Request, Answer]):
             self.idle.set()
 
     async def _fill(self) -> None:
-        """Wait for company, from the arrival of the first."""
+        """Wait for the batch to fill, for at most `wait_seconds` from the first arrival."""
         end = self.waiting[0].arrived + self.wait_seconds
         while len(self.waiting) < self.max_batch and (left := end - time.perf_counter()) > 0:
             await asyncio.sleep(min(left, 0.001))
 
     def _next_batch(self) -> list[PendingRequest[Request, Answer]]:
-        """The requests that have waited longest: a suspect's alone, others' together."""
-        self._forget_those_who_left()
+        """Take the oldest requests; a request of a suspect makes a batch alone."""
+        self._drop_departed()
         if not self.waiting:
             return []
         if self.waiting[0].client.is_suspect:
             return [self.waiting.popleft()]
-        batch = [one for one in self.waiting if not one.client.is_suspect][: self.max_batch]
-        self.waiting = deque(one for one in self.waiting if one not in batch)
+        trusted = [pending for pending in self.waiting if not pending.client.is_suspect]
+        batch = trusted[: self.max_batch]
+        self.waiting = deque(pending for pending in self.waiting if pending not in batch)
         return batch
 
-    def _forget_those_who_left(self) -> None:
-        for one in self.waiting:
-            if one.client.has_left:
-                settle_answer(one.answer, ServerBusy("the client has left"))
-        self.waiting = deque(one for one in self.waiting if not one.client.has_left)
+    def _drop_departed(self) -> None:
+        for pending in self.waiting:
+            if pending.client.has_left:
+                resolve_answer(pending.answer, ServerBusy("the client has left"))
+        self.waiting = deque(pending for pending in self.waiting if not pending.client.has_left)
 
     async def _answer(self, batch: list[PendingRequest[Request, Answer]]) -> None:
         begin = time.perf_counter()
-        requests = [one.request for one in batch]
+        requests = [pending.request for pending in batch]
         try:
             answers = list(
                 await asyncio.get_running_loop().run_in_executor(self.thread, self.infer, requests)
@@ -205,40 +210,41 @@ class Batcher(Generic[Request, Answer]):
             if len(answers) != len(batch):
                 raise RuntimeError(f"{len(answers)} answers to {len(batch)} requests")
         except Exception as error:
-            await self._blame(batch, error)
+            await self._isolate_failure(batch, error)
             return
-        took = time.perf_counter() - begin
+        infer_seconds = time.perf_counter() - begin
         self.statistics.requests += len(batch)
         self.statistics.batches += 1
-        self.statistics.took.append(took)
-        for one, answer in zip(batch, answers, strict=True):
-            one.client.is_suspect = False
+        self.statistics.batch_seconds.append(infer_seconds)
+        for pending, answer in zip(batch, answers, strict=True):
+            pending.client.is_suspect = False
             if isinstance(answer, Exception):
                 self.statistics.failed += 1
-                settle_answer(one.answer, answer)
-            else:
-                settle_answer(
-                    one.answer, TimedAnswer(answer, begin - one.arrived, took, len(batch))
-                )
+                resolve_answer(pending.answer, answer)
+                continue
+            timed = TimedAnswer(answer, begin - pending.arrived, infer_seconds, len(batch))
+            resolve_answer(pending.answer, timed)
 
-    async def _blame(self, batch: list[PendingRequest[Request, Answer]], error: Exception) -> None:
-        """Find whose request made the batch fail, and answer the others."""
+    async def _isolate_failure(
+        self, batch: list[PendingRequest[Request, Answer]], error: Exception
+    ) -> None:
+        """Run the requests of a failed batch one by one; a single one takes the error."""
         if len(batch) > 1:
-            for one in batch:
-                await self._answer([one])
+            for pending in batch:
+                await self._answer([pending])
             return
         self.statistics.failed += 1
         batch[0].client.is_suspect = True
-        settle_answer(batch[0].answer, error)
+        resolve_answer(batch[0].answer, error)
 
 
-def settle_answer(
-    answer: asyncio.Future[TimedAnswer[Answer]], found: TimedAnswer[Answer] | Exception
+def resolve_answer(
+    answer: asyncio.Future[TimedAnswer[Answer]], result: TimedAnswer[Answer] | Exception
 ) -> None:
-    """Settle an answer that is still awaited."""
+    """Set the result of an answer, unless it is done or cancelled."""
     if answer.done():
         return
-    if isinstance(found, Exception):
-        answer.set_exception(found)
+    if isinstance(result, Exception):
+        answer.set_exception(result)
     else:
-        answer.set_result(found)
+        answer.set_result(result)

@@ -1,5 +1,4 @@
-"""A client of a served policy, and a way to keep moving while the next chunk of actions is
-computed."""
+"""The client of a policy server, and a player of action chunks that requests the next one early."""
 
 from __future__ import annotations
 
@@ -14,16 +13,18 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from vla.command_names import command_name
 from vla.serve.codec import pack, unpack
 
-Infer = Callable[[Mapping[str, Any]], np.ndarray]
-"""Asks for a chunk of actions [H, A]."""
+Infer = Callable[[Mapping[str, object]], np.ndarray]
+"""From an observation to a chunk of actions [H, A]."""
 
 
 class RemotePolicy:
-    """A connection to a policy server of ours or of openpi's. `policy_spec` is what the server says of
-    its policy.
+    """A connection to a policy server of ours or of openpi's.
 
-    `token` is what the server asks for. Raises ValueError when nothing is served at the address, or
-    the server does not let this client in.
+    `policy_spec` is the metadata that the server sends first. `timing` holds the server's times of
+    the last answer.
+
+    Raises:
+        ValueError: No server answers at the address, or it refuses this client or its `token`.
     """
 
     def __init__(self, address: str, patience_seconds: float = 60.0, token: str | None = None):
@@ -32,7 +33,7 @@ class RemotePolicy:
         self.patience_seconds = patience_seconds
         self._open = ExitStack()
         try:
-            asked = connect(
+            connected = connect(
                 address,
                 compression=None,
                 max_size=None,
@@ -40,15 +41,16 @@ class RemotePolicy:
                 additional_headers={} if token is None else {"Authorization": f"Bearer {token}"},
             )
         except InvalidStatus as refused:
-            said = refused.response.body.decode(errors="replace").strip()
+            reason = refused.response.body.decode(errors="replace").strip()
             raise ValueError(
-                f"{address} refuses ({refused.response.status_code}): {said}"
+                f"{address} refuses ({refused.response.status_code}): {reason}"
             ) from None
         except (OSError, InvalidURI, InvalidHandshake) as error:
             raise ValueError(
-                f"no policy is served at {address} ({error}): start {command_name('vla-serve')}, or give its ws://HOST:PORT"
+                f"no policy is served at {address} ({error}): "
+                f"start {command_name('vla-serve')}, or give its ws://HOST:PORT"
             ) from None
-        self.connection = self._open.enter_context(asked)
+        self.connection = self._open.enter_context(connected)
         self.timing: dict[str, float] = {}
         try:
             self.policy_spec: dict[str, Any] = self._receive()
@@ -56,27 +58,32 @@ class RemotePolicy:
             self.close()
             raise
 
-    def _receive(self) -> Any:
+    def _receive(self) -> dict[str, Any]:
         try:
             answer = self.connection.recv(timeout=self.patience_seconds)
         except ConnectionClosed as closed:
-            why = closed.rcvd.reason if closed.rcvd else "without a word"
+            reason = closed.rcvd.reason if closed.rcvd else ""
             raise ValueError(
-                f"the policy server ended the connection: {why or 'without a word'}"
+                f"the policy server ended the connection: {reason or 'without a reason'}"
             ) from None
         if isinstance(answer, str):
-            raise ValueError(f"the policy server says: {answer}")
-        found = unpack(answer)
-        if not isinstance(found, dict):
+            raise ValueError(f"the policy server refuses: {answer}")
+        message = unpack(answer)
+        if not isinstance(message, dict):
             raise ValueError(
-                f"the policy server sent a {type(found).__name__} in place of a mapping: is it one of ours?"
+                f"the policy server sent a {type(message).__name__} in place of a mapping: "
+                "is it one of ours?"
             )
-        return found
+        return message
 
-    def infer(self, observation: Mapping[str, Any]) -> np.ndarray:
-        """Actions float32 [H, A], all finite. Raises ValueError with the server's words where it
-        refuses."""
-        with suppress(ConnectionError, ConnectionClosed):  # what it said last is still to be read
+    def infer(self, observation: Mapping[str, object]) -> np.ndarray:
+        """Request actions float32 [H, A], all finite.
+
+        Raises:
+            ValueError: The server refuses (with its reason), or sends no finite actions.
+        """
+        # The last message of a server that closed is still to be read.
+        with suppress(ConnectionError, ConnectionClosed):
             self.connection.send(pack(dict(observation)))
         answer = self._receive()
         self.timing = answer.get("server_timing") or {}
@@ -87,92 +94,112 @@ class RemotePolicy:
             )
         if not np.isfinite(actions).all():
             raise ValueError(
-                "the policy server sent actions that are NaN or infinite: the robot must not execute them"
+                "the policy server sent actions that are NaN or infinite: "
+                "the robot must not execute them"
             )
         return actions
 
-    def check(self, action_spec: Mapping[str, Any]) -> None:
-        """Refuse a policy whose actions mean something else; ValueError names the field."""
-        theirs = self.policy_spec.get("action_spec")
-        if theirs is None:
-            raise ValueError(
-                "the policy server does not say what its actions mean: it has no action_spec"
-            )
+    def check(self, action_spec: Mapping[str, object]) -> None:
+        """Compare the server's action space with the one here.
+
+        Raises:
+            ValueError: A field differs (the message names it), or the server has no action_spec.
+        """
+        served = self.policy_spec.get("action_spec")
+        if served is None:
+            raise ValueError("the policy server has no action_spec, so its actions are unknown")
         for name, value in action_spec.items():
-            if to_lists(theirs.get(name)) != to_lists(value):
+            if to_lists(served.get(name)) != to_lists(value):
                 raise ValueError(
-                    f"action_spec.{name} is {theirs.get(name)} on the server, {value} here"
+                    f"action_spec.{name} is {served.get(name)} on the server, {value} here"
                 )
 
     def close(self) -> None:
         self._open.close()
 
 
-def to_lists(value: Any) -> Any:
+def to_lists(value: object) -> object:
+    """Turn tuples into lists, inside too: msgpack has no tuples."""
     return [to_lists(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 class ChunkPlayer:
-    """One action at a time from chunks. With `ahead` 0 the robot waits for each chunk; above it the
-    next chunk is asked for when `ahead` actions are left, and those go on being executed while it
-    is computed.
+    """Plays chunks of actions one control step at a time.
 
-    The new chunk was thought from an observation that is some control steps old when it arrives;
-    its first so many actions lie in the past and are skipped. With `continuing` the policy is told
-    what is being executed and how late its answer will be, as late as the last one was, so that the
-    new chunk goes on from there (real-time chunking). `waited` counts the steps for which no action
-    was ready in time; `seams` holds by how much a new chunk's first action differed from the old
-    chunk's for the same moment [A].
+    With `ahead` 0 the robot waits for each chunk. Above 0 the next chunk is requested when `ahead`
+    actions remain, which are executed while it is computed.
+
+    A new chunk belongs to an observation some control steps in the past. Its actions for those
+    steps are skipped. With `real_time_chunking` the request carries the actions being executed and
+    the expected delay (that of the last answer), and the policy continues from them.
+
+    `num_waits` counts the steps for which no action was ready in time. `seams` holds, for each new
+    chunk, the absolute difference of its first action from the old chunk's at the same step [A].
+
+    Raises:
+        ValueError: `ahead` is negative.
     """
 
-    def __init__(self, infer: Infer, ahead: int, continuing: bool = False):
+    def __init__(self, infer: Infer, ahead: int, real_time_chunking: bool = False):
         if ahead < 0:
             raise ValueError(f"ahead ({ahead}) counts control steps: 0 waits for every chunk")
-        self.infer, self.ahead, self.continuing = infer, ahead, continuing
+        self.infer = infer
+        self.ahead = ahead
+        self.real_time_chunking = real_time_chunking
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="next-chunk")
-        self.left: list[np.ndarray] = []
-        self.coming: Future[np.ndarray] | None = None
-        self.steps_since, self.waited, self.num_chunks, self.late = 0, 0, 0, ahead
+        self.remaining: list[np.ndarray] = []
+        self.pending: Future[np.ndarray] | None = None
+        self.steps_since_request = 0
+        self.expected_delay = ahead
+        self.num_waits = 0
+        self.num_chunks = 0
         self.seams: list[np.ndarray] = []
 
-    def next(self, observation: Mapping[str, Any]) -> np.ndarray:
+    def next(self, observation: Mapping[str, object]) -> np.ndarray:
         """The action [A] of this control step."""
-        self._take_over(wait=False)
-        if not self.left:
-            if self.coming is None:
-                self._ask(observation)
+        self._switch_chunk(wait=False)
+        if not self.remaining:
+            if self.pending is None:
+                self._request(observation)
             else:
-                self.waited += 1
-            self._take_over(wait=True)
-        action = self.left.pop(0)
-        if self.ahead and self.coming is None and len(self.left) <= self.ahead:
-            self._ask(observation, [action, *self.left])
-        if self.coming is not None:
-            self.steps_since += 1
+                self.num_waits += 1
+            self._switch_chunk(wait=True)
+        action = self.remaining.pop(0)
+        if self.ahead and self.pending is None and len(self.remaining) <= self.ahead:
+            self._request(observation, [action, *self.remaining])
+        if self.pending is not None:
+            self.steps_since_request += 1
         return action
 
-    def _ask(self, observation: Mapping[str, Any], doing: list[np.ndarray] | None = None) -> None:
-        if self.continuing and doing:
-            going = {"plan": np.stack(doing).astype(np.float32), "late": min(self.late, len(doing))}
-            observation = {**observation, "going": going}
-        self.coming, self.steps_since = self.thread.submit(self.infer, observation), 0
+    def _request(
+        self, observation: Mapping[str, object], executing: list[np.ndarray] | None = None
+    ) -> None:
+        if self.real_time_chunking and executing:
+            plan = np.stack(executing).astype(np.float32)
+            delay = min(self.expected_delay, len(executing))
+            observation = {**observation, "going": {"plan": plan, "late": delay}}
+        self.pending = self.thread.submit(self.infer, observation)
+        self.steps_since_request = 0
         self.num_chunks += 1
 
-    def _take_over(self, wait: bool) -> None:
-        """Go over to the chunk that was asked for, if it is there."""
-        if self.coming is None or not (wait or self.coming.done()):
+    def _switch_chunk(self, wait: bool) -> None:
+        """Switch to the requested chunk once it has arrived, or wait for it."""
+        if self.pending is None or not (wait or self.pending.done()):
             return
-        chunk = self.coming.result()
-        # At least one action is left to execute, however late the chunk is.
-        past = min(self.steps_since, len(chunk) - 1)
-        if self.left:
-            self.seams.append(np.abs(chunk[past] - self.left[0]))
-        if self.steps_since:
-            self.late = self.steps_since
-        self.left, self.coming = list(chunk[past:]), None
+        chunk = self.pending.result()
+        # At least one action remains, however late the chunk is.
+        num_past = min(self.steps_since_request, len(chunk) - 1)
+        if self.remaining:
+            self.seams.append(np.abs(chunk[num_past] - self.remaining[0]))
+        if self.steps_since_request:
+            self.expected_delay = self.steps_since_request
+        self.remaining = list(chunk[num_past:])
+        self.pending = None
 
     def reset(self) -> None:
-        """Forget everything: another episode begins."""
-        if self.coming is not None:
-            self.coming.result()
-        self.left, self.coming, self.steps_since = [], None, 0
+        """Drop the current chunk and any request: another episode begins."""
+        if self.pending is not None:
+            self.pending.result()
+        self.remaining = []
+        self.pending = None
+        self.steps_since_request = 0

@@ -1,21 +1,24 @@
-"""Messages of nested mappings, text, numbers and arrays as msgpack, as openpi's clients and servers
-write them.
+"""Messages as msgpack: nested mappings, text, numbers and arrays, in the form of openpi's clients.
 
 An array is the map {b"__ndarray__": True, b"data": bytes, b"dtype": text, b"shape": sizes}, a NumPy
-scalar {b"__npgeneric__": True, b"data": number, b"dtype": text}. Nothing is ever executed by
-reading one. Time and memory of reading grow with the bytes of a message: what it may hold besides
-arrays and text is bounded.
+scalar {b"__npgeneric__": True, b"data": number, b"dtype": text}. Reading a message executes
+nothing. Time and memory of reading grow with the bytes of a message: the number of its lists,
+mappings and entries is bounded.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from typing import Any
+from collections.abc import Collection
 
 import numpy as np
 
-ARRAY, SCALAR, DATA, DTYPE, SHAPE = b"__ndarray__", b"__npgeneric__", b"data", b"dtype", b"shape"
+ARRAY = b"__ndarray__"
+SCALAR = b"__npgeneric__"
+DATA = b"data"
+DTYPE = b"dtype"
+SHAPE = b"shape"
 KINDS = "biuf"
 """Arrays of a message hold booleans, whole numbers or floating-point numbers."""
 NUMBERS = re.compile(rf"[<>|=]?[{KINDS}]\d{{1,2}}")
@@ -28,21 +31,28 @@ memory."""
 MAX_DIMENSIONS = 8
 
 
-def pack(message: Any) -> bytes:
-    """A message as bytes; ValueError when it holds an array of objects, text or complex numbers."""
+def pack(message: object) -> bytes:
+    """Serialize a message.
+
+    Raises:
+        ValueError: It holds an object, or an array of objects, text or complex numbers.
+    """
     import msgpack
 
-    return msgpack.packb(message, default=_plain)
+    return msgpack.packb(message, default=_encode_numpy)
 
 
-def unpack(data: bytes) -> Any:
-    """The message that the bytes stand for; ValueError when they stand for none, or for more than
-    one may hold."""
+def unpack(data: bytes) -> object:
+    """Parse a message.
+
+    Raises:
+        ValueError: The bytes are no message, or hold more entries than one may have.
+    """
     import msgpack
 
     num_entries = 0
 
-    def count(entries: dict[Any, Any] | list[Any]) -> None:
+    def count(entries: Collection[object]) -> None:
         nonlocal num_entries
         num_entries += 1 + len(entries)
         if num_entries > MAX_ENTRIES:
@@ -50,11 +60,11 @@ def unpack(data: bytes) -> Any:
                 f"lists and mappings hold more than {MAX_ENTRIES} entries: send arrays"
             )
 
-    def read_mapping(value: dict[Any, Any]) -> Any:
+    def read_mapping(value: dict[object, object]) -> object:
         count(value)
-        return _array(value)
+        return _decode_mapping(value)
 
-    def read_list(value: list[Any]) -> list[Any]:
+    def read_list(value: list[object]) -> list[object]:
         count(value)
         return value
 
@@ -71,7 +81,7 @@ def unpack(data: bytes) -> Any:
         raise ValueError(f"these {len(data)} bytes are no message in msgpack: {error}") from None
 
 
-def _plain(value: Any) -> Any:
+def _encode_numpy(value: object) -> dict[bytes, object]:
     if not isinstance(value, np.ndarray | np.generic):
         raise ValueError(
             f"a message cannot hold a {type(value).__name__}: arrays, numbers and text only"
@@ -85,11 +95,12 @@ def _plain(value: Any) -> Any:
     return {SCALAR: True, DATA: value.item(), DTYPE: value.dtype.str}
 
 
-def _array(value: dict[Any, Any]) -> Any:
-    """A mapping as it is, or the array or number that it stands for."""
+def _decode_mapping(value: dict[object, object]) -> object:
+    """Decode an array or a NumPy scalar; any other mapping stays."""
     if ARRAY not in value and SCALAR not in value:
         return value
-    dtype, data = _dtype(value[DTYPE]), value[DATA]
+    dtype = _parse_dtype(value[DTYPE])
+    data = value[DATA]
     if SCALAR in value:
         if not isinstance(data, bool | int | float):
             raise ValueError(f"a number cannot be a {type(data).__name__}")
@@ -104,9 +115,11 @@ def _array(value: dict[Any, Any]) -> Any:
     return np.frombuffer(data, dtype=dtype).reshape(shape)
 
 
-def _dtype(name: Any) -> np.dtype[Any]:
-    """A type of numbers by its name in NumPy. NumPy reads more into such a text than a name, so its
-    form is fixed."""
+def _parse_dtype(name: object) -> np.dtype[np.generic]:
+    """A numeric dtype by its name.
+
+    `np.dtype` also parses lists of fields and shapes, so the form of the name is checked first.
+    """
     if not isinstance(name, str) or not NUMBERS.fullmatch(name):
         raise ValueError(
             "the type of an array is written as '<f4': booleans, whole or floating-point numbers"

@@ -1,4 +1,4 @@
-"""How much may be asked of a policy server, in all and by one client."""
+"""Limits of a policy server: clients, requests, rates, sizes and times."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ServerLimits:
-    """Clients, requests a batch and requests in waiting; bytes of a message; seconds that a batch
-    waits for company.
+    """The limits of a server, in all and per client.
 
-    Of the clients, at most `max_per_address` may come from one address. A connection asks one thing
-    at a time, at most `max_rate` times a second. One that has been silent for `idle_seconds`, or
-    has never been answered, gives way when a newcomer finds no room. Requests in flight are
-    answered for `drain_seconds` after the server was told to stop.
+    `max_batch` requests share a call, for which the first waits at most `wait_seconds`. A client
+    has one request in flight, and sends at most `max_rate` requests a second. A client that was
+    idle for `idle_seconds`, or was never answered, is evicted when a newcomer finds no room. After
+    `stop`, requests in flight are answered for `drain_seconds`.
+
+    Raises:
+        ValueError: A count is below 1, or a rate or time is negative or infinite.
     """
 
     max_clients: int
@@ -49,11 +51,12 @@ class RateLimiter:
     """At most `rate` events a second, of which `burst` may come at once."""
 
     def __init__(self, rate: float, burst: float):
-        self.rate, self.burst = rate, burst
+        self.rate = rate
+        self.burst = burst
         self.next = time.monotonic() - burst / rate
 
     def take(self) -> float:
-        """One more event; by how many seconds it is too early."""
+        """Count one more event; the seconds by which it is too early."""
         now = time.monotonic()
         self.next = max(self.next, now - self.burst / self.rate) + 1.0 / self.rate
         return max(0.0, self.next - now)

@@ -1,5 +1,4 @@
-"""The flags of `vla-serve`: who may talk to a policy server, and how much it may be
-asked."""
+"""The flags of `vla-serve`: access to the server and its limits."""
 
 from __future__ import annotations
 
@@ -19,13 +18,13 @@ MIN_MESSAGE_MB = 4.0
 
 
 def add_access_flags(parser: argparse.ArgumentParser) -> None:
-    """Where the server listens, and who may talk to it."""
+    """Add the flags for the address, the token, TLS, host names and web origins."""
     group = parser.add_argument_group("access")
     group.add_argument(
         "--host",
         default=LOOPBACK,
-        help="the address to listen at: 127.0.0.1 is reached from this machine only, 0.0.0.0 from every network that "
-        "this machine is in, and asks for a token (default %(default)s)",
+        help="the address to listen at: 127.0.0.1 is reached from this machine only, 0.0.0.0 from "
+        "every network of this machine, which needs a token (default %(default)s)",
     )
     group.add_argument(
         "--port", type=parse_port, default=8000, help="0 takes a free one (default %(default)s)"
@@ -37,7 +36,7 @@ def add_access_flags(parser: argparse.ArgumentParser) -> None:
         "--token-file", type=Path, help="the token in a file (or in the variable VLA_SERVE_TOKEN)"
     )
     group.add_argument(
-        "--no-token", action="store_true", help="let everybody in who reaches --host"
+        "--no-token", action="store_true", help="admit every client that reaches --host"
     )
     group.add_argument("--tls-certificate", type=Path, help="PEM; clients then connect to wss://")
     group.add_argument("--tls-key", type=Path, help="PEM, without a password")
@@ -56,13 +55,13 @@ def add_access_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_limit_flags(parser: argparse.ArgumentParser) -> None:
-    """How much may be asked of the server."""
+    """Add the flags for the limits of the server."""
     group = parser.add_argument_group("limits")
     group.add_argument(
         "--max-batch", type=int, default=16, help="requests a call (default %(default)s)"
     )
     group.add_argument(
-        "--wait-ms", type=float, default=3.0, help="a batch waits for company (default %(default)s)"
+        "--wait-ms", type=float, default=3.0, help="a batch waits to fill (default %(default)s)"
     )
     group.add_argument(
         "--max-waiting", type=int, default=64, help="more are refused (default %(default)s)"
@@ -91,7 +90,8 @@ def add_limit_flags(parser: argparse.ArgumentParser) -> None:
         "--idle-seconds",
         type=float,
         default=ServerLimits.idle_seconds,
-        help="a client that is silent for longer gives way to a newcomer when there is no room (default %(default)s)",
+        help="a client that is idle for longer is closed when a newcomer finds no room "
+        "(default %(default)s)",
     )
     group.add_argument(
         "--drain-seconds",
@@ -102,29 +102,36 @@ def add_limit_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def read_access(options: argparse.Namespace) -> AccessPolicy:
-    """Who may talk to the server, and what to warn of. Raises ValueError for what cannot be."""
-    from vla.serve.access import AccessPolicy, check_reach, find_token, tls_context
+    """Read the access flags and print their warnings.
+
+    Raises:
+        ValueError: The token, the TLS files or the address are wrong, or contradict each other.
+    """
+    from vla.serve.access import AccessPolicy, check_exposure, find_token, tls_context
 
     token = find_token(options.token, options.token_file)
     if options.no_token and token is not None:
         raise ValueError("--no-token goes with no token: take away one of the two")
     tls = tls_context(options.tls_certificate, options.tls_key)
     access = AccessPolicy(token, tuple(options.allow_host), tuple(options.allow_origin), tls)
-    for warning in check_reach(options.host, access, options.no_token):
+    for warning in check_exposure(options.host, access, options.no_token):
         print(f"warning: {warning}", file=sys.stderr)
     return access
 
 
 def read_limits(options: argparse.Namespace, observation_bytes: int) -> ServerLimits:
-    """How much may be asked of the server. Raises ValueError for a limit under which nothing could
-    be asked."""
+    """Read the limit flags.
+
+    Raises:
+        ValueError: A limit is out of range, or no observation fits into --max-message-mb.
+    """
     megabytes = options.max_message_mb
     if megabytes is None:
         megabytes = max(MIN_MESSAGE_MB, 2 * observation_bytes / 2**20)
     elif not observation_bytes <= megabytes * 2**20 < math.inf:
         raise ValueError(
-            f"--max-message-mb {megabytes} holds no observation of this policy, or has no end: give at least "
-            f"{observation_bytes / 2**20:.2f}"
+            f"--max-message-mb {megabytes} holds no observation of this policy, or has no end: "
+            f"give at least {observation_bytes / 2**20:.2f}"
         )
     return ServerLimits(
         max_clients=options.max_clients,

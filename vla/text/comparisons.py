@@ -22,8 +22,8 @@ from vla.generation.hf_decoder import (
     uses_full_attention,
 )
 from vla.preference.listwise import best_and_worst_index
-from vla.rewards.gold_rewards import Gold
-from vla.rewards.judge import (
+from vla.rewards.gold_rewards import GoldReward
+from vla.rewards.judges import (
     BothOrders,
     GoldJudge,
     Judge,
@@ -71,7 +71,7 @@ class LabelledComparisons:
     rows: list[dict[str, Any]]
 
 
-def make_judge(settings: JudgeSettings, gold: Gold, parts: LanguageParts, seed: int) -> Judge:
+def make_judge(settings: JudgeSettings, gold: GoldReward, parts: LanguageParts, seed: int) -> Judge:
     """The judge that the settings name; models and servers are asked in both orders.
 
     Raises ValueError for a server without url or model, or a rubric that cannot be read.

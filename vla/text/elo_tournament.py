@@ -20,8 +20,8 @@ from vla.files.writing import write_atomically, write_json
 from vla.generation.sampling import Sampling
 from vla.report.charts import Interval, interval_chart
 from vla.report.page import command_block, fact_list, page, section, table
-from vla.rewards.gold_rewards import find_gold
-from vla.rewards.judge import BothOrders, GoldJudge, Judge, UrlJudge
+from vla.rewards.gold_rewards import find_gold_reward
+from vla.rewards.judges import BothOrders, GoldJudge, Judge, UrlJudge
 from vla.text.comparisons import read_rubric
 from vla.text.language_model import load_language_parts
 from vla.text.prompts import PromptSets, make_prompt_sets, sample_completions
@@ -136,7 +136,7 @@ def compare_answers(
 def make_tournament_judge(url: str | None, model: str, config: TextConfig) -> Judge:
     """The run's gold reward, or a server that speaks OpenAI's protocol, asked in both orders."""
     if url is None:
-        return GoldJudge(find_gold(config.text.gold))
+        return GoldJudge(find_gold_reward(config.text.gold))
     return BothOrders(UrlJudge(url, model, read_rubric(None)))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vla.evaluation.result import EvaluationResult, compare_results, success_result
-from vla.rewards.gold_rewards import Gold
+from vla.rewards.gold_rewards import GoldReward
 from vla.text.prompts import Completion
 from vla.text.text_report import AnswerPair
 
@@ -18,7 +18,9 @@ FINISHED = "finished"
 """Measures of an answer: its number of words, and whether it ended by itself."""
 
 
-def evaluate_open_answers(answers: Sequence[Sequence[Completion]], gold: Gold) -> EvaluationResult:
+def evaluate_open_answers(
+    answers: Sequence[Sequence[Completion]], gold: GoldReward
+) -> EvaluationResult:
     """The gold rewards of the first answer to every prompt; the answers are greedy."""
     first = [completions[0] for completions in answers]
     return EvaluationResult(

@@ -12,7 +12,7 @@ from vla.data.rows import RowReader
 from vla.evaluation.result import EvaluationResult
 from vla.generation.sampling import Sampling
 from vla.policies.text import TextPolicy
-from vla.rewards.gold_rewards import Gold, find_gold
+from vla.rewards.gold_rewards import GoldReward, find_gold_reward
 from vla.text.language_model import LanguageParts, load_language_parts, required_context
 from vla.text.open_ended_evaluation import (
     evaluate_open_answers,
@@ -36,7 +36,7 @@ class OpenEndedRun:
     generation: Generation
     parts: LanguageParts
     prompts: PromptSets
-    gold: Gold
+    gold: GoldReward
     sampling_policy: TextPolicy
     training_policy: TextPolicy
     reader: RowReader
@@ -53,7 +53,7 @@ class OpenEndedRun:
     ) -> OpenEndedRun:
         """Load everything; `reader` counts the rows of files."""
         reader = reader or RowReader(config.text.on_bad_row)
-        sets, reward = make_prompt_sets(prompts, reader), find_gold(gold)
+        sets, reward = make_prompt_sets(prompts, reader), find_gold_reward(gold)
         with run.timer("load"):
             parts = load_language_parts(
                 config.language_model, config.train, generation.system, sets.train

@@ -20,7 +20,7 @@ from vla.rewards.code import read_tests
 from vla.rewards.compose import CODE
 from vla.rewards.verifiers import ANSWER_PREFIX, verifier_table
 from vla.rewards.verifiers.answer_types import extract_final_answer, select_verifier
-from vla.rewards.verifiers.numbers import last_box
+from vla.rewards.verifiers.numbers import find_last_box
 from vla.text.problem import Problem
 
 FACTS = {
@@ -129,7 +129,9 @@ def find_answer(values: Mapping[str, Any]) -> tuple[str, Any]:
     if isinstance(model, Mapping) and model.get("ground_truth") is not None:
         return "reward_model.ground_truth", model["ground_truth"]
     solution = values.get("solution")
-    return "solution", (last_box(solution) or solution) if isinstance(solution, str) else solution
+    return "solution", (find_last_box(solution) or solution) if isinstance(
+        solution, str
+    ) else solution
 
 
 def choose_verifier(values: Any, answer: str, where: str) -> str:

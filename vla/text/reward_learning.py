@@ -13,7 +13,7 @@ import torch
 from vla.config.text import Rlhf
 from vla.models.loading import plain_model
 from vla.rewards.compose import RewardScores
-from vla.rewards.gold_rewards import Gold
+from vla.rewards.gold_rewards import GoldReward
 from vla.rewards.reward_model import RewardModel
 from vla.rewards.sample import Sample
 from vla.sft.examples import evaluate_rows, example_settings
@@ -36,7 +36,11 @@ class ProxyReward:
     """The reward model's reward of completions, with the gold reward beside it for the metrics."""
 
     def __init__(
-        self, model: RewardModel, gold: Gold, truncation_reward: float | None, rows_at_once: int
+        self,
+        model: RewardModel,
+        gold: GoldReward,
+        truncation_reward: float | None,
+        rows_at_once: int,
     ) -> None:
         self.model, self.gold = model, gold
         self.truncation_reward, self.rows_at_once = truncation_reward, rows_at_once

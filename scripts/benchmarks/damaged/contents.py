@@ -1,4 +1,4 @@
-"""What can happen to the content of a file."""
+"""Damaged contents of a file: bytes, texts and values that went wrong."""
 
 from __future__ import annotations
 
@@ -6,62 +6,64 @@ import json
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-TEXTS = (".json", ".yaml", ".jsonl", ".jinja")
-WRONG = (None, 5, "x", [], {}, [None], {"x": 1}, -1.5, True)
+Values = dict[str, object]
+TEXT_SUFFIXES = (".json", ".yaml", ".jsonl", ".jinja")
+WRONG_VALUES = (None, 5, "x", [], {}, [None], {"x": 1}, -1.5, True)
 
 
-def flipped(content: bytes) -> bytes:
+def flip_bytes(content: bytes) -> bytes:
     changed = bytearray(content or b"\0")
-    for place in random.Random(len(content)).sample(range(len(changed)), min(8, len(changed))):
-        changed[place] ^= 0x5A
+    for index in random.Random(len(content)).sample(range(len(changed)), min(8, len(changed))):
+        changed[index] ^= 0x5A
     return bytes(changed)
 
 
-BYTES: dict[str, Callable[[bytes], bytes]] = {
+BYTE_DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda content: b"",
     "truncated": lambda content: content[: len(content) // 2],
     "cut by one": lambda content: content[:-1],
     "garbage": lambda content: random.Random(1).randbytes(300),
     "zeros": lambda content: bytes(len(content)),
-    "flipped": flipped,
+    "flipped": flip_bytes,
 }
-OF_TEXTS: dict[str, Callable[[bytes], bytes]] = {
-    **{
-        text.decode(): lambda content, text=text: text
-        for text in (b"[]", b"{}", b"null", b"5", b'"x"')
-    },
+
+
+def replace_by(text: bytes) -> Callable[[bytes], bytes]:
+    return lambda content: text
+
+
+TEXT_DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    **{text.decode(): replace_by(text) for text in (b"[]", b"{}", b"null", b"5", b'"x"')},
     "latin1": lambda content: b"\xff\xfe" + content,
     "nan": lambda content: content.replace(b"0", b"NaN", 3),
     "deep": lambda content: b"[" * 100_000,
 }
 
 
-def damages(path: Path) -> Iterator[tuple[str, bytes | None]]:
-    """(name, new content) of all that can happen to a file; None: it is missing."""
+def damaged_contents(path: Path) -> Iterator[tuple[str, bytes | None]]:
+    """(damage, new content) of every damage to a file; None: the file is missing."""
     content = path.read_bytes()
     yield "missing", None
-    for name, change in (BYTES | OF_TEXTS if path.suffix in TEXTS else BYTES).items():
+    is_text = path.suffix in TEXT_SUFFIXES
+    for name, change in (BYTE_DAMAGES | TEXT_DAMAGES if is_text else BYTE_DAMAGES).items():
         yield name, change(content)
-    if path.suffix in (".json", ".yaml"):
-        values = yaml.safe_load(content)
-        for name, changed in wrong_values(values) if isinstance(values, dict) else ():
-            yield (
-                name,
-                (
-                    json.dumps(changed) if path.suffix == ".json" else yaml.safe_dump(changed)
-                ).encode(),
-            )
+    if path.suffix not in (".json", ".yaml"):
+        return
+    values = yaml.safe_load(content)
+    if isinstance(values, dict):
+        write = json.dumps if path.suffix == ".json" else yaml.safe_dump
+        for name, changed in spoil_values(values):
+            yield name, write(changed).encode()
 
 
-def wrong_values(values: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The values with one key, or one below it, gone or of another kind."""
+def spoil_values(values: Values) -> Iterator[tuple[str, Values]]:
+    """The values with one key, or one below it, missing or of another kind."""
     for key, value in values.items():
         yield f"without {key}", {name: other for name, other in values.items() if name != key}
-        for wrong in WRONG:
+        for wrong in WRONG_VALUES:
             yield f"{key}={wrong!r}", {**values, key: wrong}
-        for below, changed in wrong_values(value) if isinstance(value, dict) else ():
-            yield f"{key}.{below}", {**values, key: changed}
+        for name, changed in spoil_values(value) if isinstance(value, dict) else ():
+            yield f"{key}.{name}", {**values, key: changed}

@@ -1,9 +1,12 @@
-"""All that reads the files of a run or an export, without a simulator."""
+"""Readers of the files of a run or an export; none needs a simulator."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+
+Reader = Callable[[Path], None]
+"""Reads a folder. Raises ValueError or OSError where it cannot."""
 
 
 def load_settings(folder: Path) -> None:
@@ -17,7 +20,8 @@ def load_policy(folder: Path) -> None:
     from vla.pipelines.robot import pipeline as robot
     from vla.policy_spec import simulator_from_spec
 
-    config, weights = checkpoint_settings(folder), robot.find_weights(folder)
+    config = checkpoint_settings(folder)
+    weights = robot.find_weights(folder)
     if weights is None:
         raise ValueError(f"{folder} holds no policy")
     robot.load_policy(folder, config, simulator_from_spec(folder, weights), weights)
@@ -56,20 +60,22 @@ def load_text(folder: Path) -> None:
     load_from_folder(str(folder / "model"), None)
 
 
-def open_again(folder: Path) -> None:
+def read_run_files(folder: Path) -> None:
     from vla.training.metrics import read_metrics
     from vla.training.run_folder import RunFolder, read_sessions
 
-    RunFolder(folder).read_results(), read_sessions(folder), read_metrics(folder)
+    RunFolder(folder).read_results()
+    read_sessions(folder)
+    read_metrics(folder)
 
 
-READERS: dict[str, tuple[Callable[[Path], None], ...]] = {
+READERS: dict[str, tuple[Reader, ...]] = {
     "config.yaml": (load_settings, load_policy, write_report, write_card),
     "policy.json": (load_policy, write_card, list_episodes),
     "starts.json": (write_report, write_card),
-    "results.json": (open_again, write_report, write_card),
-    "run.json": (open_again, write_report, write_card),
-    "metrics.jsonl": (open_again, write_report),
+    "results.json": (read_run_files, write_report, write_card),
+    "run.json": (read_run_files, write_report, write_card),
+    "metrics.jsonl": (read_run_files, write_report),
     "manifest.json": (load_policy,),
     "model.safetensors": (load_policy,),
     "tokenizer": (load_policy,),
@@ -78,4 +84,4 @@ READERS: dict[str, tuple[Callable[[Path], None], ...]] = {
     "demonstrations": (open_data, write_report),
     "model": (load_text,),
 }
-"""What reads a file, by the first part of its path; others (films, plots) are for people."""
+"""Readers by the first part of a file's path. Films and plots have none."""

@@ -105,20 +105,22 @@ class Change:
     after: Any
 
 
-def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def setting_paths(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     """Dotted paths of everything, sections too."""
     for key, value in values.items():
         yield prefix + key
         if isinstance(value, Mapping):
-            yield from leaves(value, f"{prefix}{key}.")
+            yield from setting_paths(value, f"{prefix}{key}.")
 
 
-def spoiled(values: Mapping[str, Any], rng: random.Random) -> tuple[dict[str, Any], list[Change]]:
+def spoil_settings(
+    values: Mapping[str, Any], rng: random.Random
+) -> tuple[dict[str, Any], list[Change]]:
     """The values with one to three settings replaced, and which."""
     found: dict[str, Any] = copy.deepcopy(dict(values))
     changes = []
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
-        path = rng.choice(list(leaves(found)))
+        path = rng.choice(list(setting_paths(found)))
         if rng.random() < 0.03:
             path += "_x"
         *sections, name = path.split(".")
@@ -126,12 +128,12 @@ def spoiled(values: Mapping[str, Any], rng: random.Random) -> tuple[dict[str, An
         for part in sections:
             section = section[part]
         before = section.get(name, ...)
-        section[name] = another(before, rng)
+        section[name] = draw_replacement(before, rng)
         changes.append(Change(path, before, section[name]))
     return found, changes
 
 
-def another(value: Any, rng: random.Random) -> Any:
+def draw_replacement(value: Any, rng: random.Random) -> Any:
     """Something in place of a value: near to it, at the end of a range, or of another kind."""
     kind = rng.random()
     if isinstance(value, list) and value and kind < 0.4:

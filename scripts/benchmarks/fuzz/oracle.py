@@ -18,13 +18,13 @@ LARGEST, SMALLEST, LARGEST_SEED = 1e8, 1e-12, 2**63 - 1
 def oddities(changes: Sequence[Change]) -> list[str]:
     """What is odd about changes that were accepted, a line each."""
     last = {change.path: change for change in changes}
-    found = [(change, why) for change in last.values() if (why := odd(change))]
+    found = [(change, why) for change in last.values() if (why := explain_oddity(change))]
     return [
         f"{change.path}={change.after!r} (was {change.before!r}): {why}" for change, why in found
     ]
 
 
-def odd(change: Change) -> str | None:
+def explain_oddity(change: Change) -> str | None:
     """Why a change should have been refused; None where it is sane."""
     path, before, after = change.path, change.before, change.after
     if before is ... and not re.search(r"\.(make|randomization|reward|rewards)\.", path):
@@ -42,11 +42,11 @@ def odd(change: Change) -> str | None:
     ):
         return "there twice"
     if isinstance(after, int | float) and not isinstance(after, bool):
-        return odd_number(path, after)
+        return explain_odd_number(path, after)
     return None
 
 
-def odd_number(path: str, value: float) -> str | None:
+def explain_odd_number(path: str, value: float) -> str | None:
     if re.search(r"\.(make|randomization)\.", path):
         return None
     if SEEDS.search(path):

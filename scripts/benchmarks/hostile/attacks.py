@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 from benchmarks.hostile import floods
-from benchmarks.hostile.messages import LARGEST, broken
+from benchmarks.hostile.messages import LARGEST, draw_broken_message
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 
@@ -27,7 +27,7 @@ def send_broken(port: int, count: int, seed: int) -> Counter[str]:
         with closing(RemotePolicy(f"ws://127.0.0.1:{port}")) as policy:
             try:
                 while answers.total() < count:
-                    policy.connection.send(broken(draw))
+                    policy.connection.send(draw_broken_message(draw))
                     answer = policy.connection.recv(timeout=60)
                     answers[
                         "answered in words" if isinstance(answer, str) else "answered with actions"
@@ -47,7 +47,8 @@ def messages(port: int, done: Any) -> None:
 def pipelined(port: int, done: Any) -> None:
     """Broken messages without waiting for an answer."""
     frames = [
-        Frame(Opcode.BINARY, broken(random.Random(i))).serialize(mask=True) for i in range(300)
+        Frame(Opcode.BINARY, draw_broken_message(random.Random(i))).serialize(mask=True)
+        for i in range(300)
     ]
     floods.send_frames(port, frames, done)
 

@@ -23,7 +23,7 @@ def open_socket(port: int, sent: bytes = HANDSHAKE) -> socket.socket:
     return opened
 
 
-def read_what_is_there(opened: socket.socket) -> None:
+def discard_input(opened: socket.socket) -> None:
     with suppress(BlockingIOError):
         while opened.recv(65536, socket.MSG_DONTWAIT):
             pass
@@ -36,7 +36,7 @@ def send_frames(port: int, frames: list[bytes], done: Any) -> None:
             while True:
                 for frame in frames:
                     opened.sendall(frame)
-                    read_what_is_there(opened)
+                    discard_input(opened)
                     done.value += 1
 
 
@@ -60,15 +60,15 @@ def connections(port: int, done: Any) -> None:
 
 def half_handshakes(port: int, done: Any) -> None:
     """Handshakes that never end, begun anew as they are dropped (slow loris)."""
-    hold(port, b"GET / HTTP/1.1\r\nHo", 0.002, done)
+    hold_sockets(port, b"GET / HTTP/1.1\r\nHo", 0.002, done)
 
 
 def idle(port: int, done: Any) -> None:
     """Clients that never ask for anything."""
-    hold(port, HANDSHAKE, 0.01, done)
+    hold_sockets(port, HANDSHAKE, 0.01, done)
 
 
-def hold(port: int, sent: bytes, pause: float, done: Any) -> None:
+def hold_sockets(port: int, sent: bytes, pause: float, done: Any) -> None:
     """Keep the last sockets open, and open more."""
     held: deque[socket.socket] = deque()
     while True:

@@ -44,7 +44,7 @@ LARGEST = b"\xdc\x03\xe8" + (b"\xdc\x03\xe8" + b"\x80" * 1000) * 1000 + b"\xc0" 
 """Four megabytes that begin with a million empty mappings."""
 
 
-def good() -> Message:
+def valid_message() -> Message:
     picture = np.zeros((SIZE, SIZE, 3), np.uint8)
     return {
         "images": {"front": picture, "wrist": picture},
@@ -54,41 +54,41 @@ def good() -> Message:
 
 
 def flip_bytes(draw: random.Random) -> bytes:
-    data = bytearray(pack(good()))
+    data = bytearray(pack(valid_message()))
     for _ in range(draw.randrange(1, 8)):
         data[draw.randrange(len(data))] = draw.randrange(256)
     return bytes(data)
 
 
-def cut(draw: random.Random) -> bytes:
-    data = pack(good())
+def truncate(draw: random.Random) -> bytes:
+    data = pack(valid_message())
     return data[: draw.randrange(len(data))]
 
 
-def odd_entry(draw: random.Random) -> bytes:
+def replace_entry(draw: random.Random) -> bytes:
     """One entry replaced by something else."""
-    message = good()
+    message = valid_message()
     place = draw.choice(("state", "prompt", "images", "front", "going", "observation/state"))
     return pack({**message, place: draw.choice((*WORDS, *NUMBERS, *ARRAYS))})
 
 
-def odd_array(draw: random.Random) -> bytes:
+def contradict_array(draw: random.Random) -> bytes:
     """An array that is not what it states."""
     array = {b"__ndarray__": True, b"data": draw.randbytes(8), b"dtype": "<f4", b"shape": [2]}
     array[draw.choice((b"dtype", b"shape"))] = draw.choice((*DTYPES, *SHAPES))
     return msgpack.packb({"front": array, "state": array, "prompt": "go"})
 
 
-def deep(draw: random.Random) -> bytes:
+def nest_deeply(draw: random.Random) -> bytes:
     return b"\x81\xa1a" * draw.choice((3, 10, 300, 1100, 50_000)) + b"\x01"
 
 
-def wide(draw: random.Random) -> bytes:
+def repeat_long_keys(draw: random.Random) -> bytes:
     outer, inner = draw.choice((("k", 2000), ("k" * 10_000, 900), ("k" * 100_000, 5000)))
     return msgpack.packb({outer: {f"{i}": 0 for i in range(inner)}})
 
 
-def announced(draw: random.Random) -> bytes:  # lengths that never come
+def announce_lengths(draw: random.Random) -> bytes:  # lengths that never come
     return (
         draw.choice((b"\xdd", b"\xdf", b"\xc6", b"\xdb", b"\xc9"))
         + b"\xff\xff\xff\xff"
@@ -98,14 +98,14 @@ def announced(draw: random.Random) -> bytes:  # lengths that never come
 
 KINDS: tuple[Callable[[random.Random], bytes], ...] = (
     flip_bytes,
-    cut,
-    odd_entry,
-    odd_array,
-    deep,
-    wide,
-    announced,
+    truncate,
+    replace_entry,
+    contradict_array,
+    nest_deeply,
+    repeat_long_keys,
+    announce_lengths,
 )
 
 
-def broken(draw: random.Random) -> bytes:
+def draw_broken_message(draw: random.Random) -> bytes:
     return draw.choice(KINDS)(draw)

@@ -19,12 +19,12 @@ TWIN = """
 import numpy as np
 from vla.serve.server_process import serve_until_signal
 from vla.serve.limits import ServerLimits
-from vla.serve.requests import ExpectedObservation
+from vla.serve.requests import ObservationSpec
 from vla.serve.server import PolicyServer
 
 act = lambda shown: np.zeros((len(shown.instruction), 4, 7), np.float32)
 limits = ServerLimits(64, 16, 64, 4 * 2**20, 0.003)
-serve_until_signal(PolicyServer(act, ExpectedObservation(("front", "wrist"), 64, 7, 7), {}, limits), "127.0.0.1", 0, "twin")
+serve_until_signal(PolicyServer(act, ObservationSpec(("front", "wrist"), 64, 7, 7), {}, limits), "127.0.0.1", 0, "twin")
 """
 """A server that nobody asks anything: what an attack on it costs everybody is the machine's time
 alone."""
@@ -57,7 +57,7 @@ class ServerProcess:
 
 
 @contextmanager
-def served(*command: str) -> Iterator[ServerProcess]:
+def running_server(*command: str) -> Iterator[ServerProcess]:
     """A server on this machine, started by the arguments of Python."""
     command = (sys.executable, *command)
     with tempfile.TemporaryFile() as errors:
@@ -66,7 +66,7 @@ def served(*command: str) -> Iterator[ServerProcess]:
         ) as process:
             try:
                 line = process.stdout.readline()
-                if "is served at" not in line:
+                if "is running_server at" not in line:
                     errors.seek(0)
                     raise SystemExit(
                         errors.read().decode(errors="replace").strip()

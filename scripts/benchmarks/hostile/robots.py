@@ -33,15 +33,17 @@ def find_state_size(policy: RemotePolicy) -> int:
     return 0
 
 
-def latencies(server: Any, num_robots: int, seconds: float) -> list[float]:
+def measure_latencies(server: Any, num_robots: int, seconds: float) -> list[float]:
     """Seconds from question to answer, of all robots for so many seconds."""
     end = time.monotonic() + seconds
     with ThreadPoolExecutor(num_robots) as pool:
-        answers = pool.map(lambda i: drive(server.address, end, i / num_robots), range(num_robots))
+        answers = pool.map(
+            lambda i: run_robot(server.address, end, i / num_robots), range(num_robots)
+        )
         return [waited for robot in answers for waited in robot]
 
 
-def drive(address: str, end: float, phase: float) -> list[float]:
+def run_robot(address: str, end: float, phase: float) -> list[float]:
     """One robot. Raises ValueError when it is refused: who asks rightly is served whatever others
     do."""
     found: list[float] = []

@@ -72,7 +72,7 @@ OPEN = [
     "text.generation.max_prompt_tokens=100",
     "text.generation.max_new_tokens=24",
     "text.prompts.num_evaluation=8",
-    "text.gold=benchmarks.kill.cases:letters",
+    "text.gold=benchmarks.kill.cases:num_letters",
 ]
 FIT = [
     "text.fit.num_steps=30",
@@ -165,16 +165,16 @@ CASES = {
 }
 
 
-def settings_of(name: str, out: Path) -> list[str]:
+def case_settings(name: str, out: Path) -> list[str]:
     """The settings of a case; prompts of its own where it needs some."""
     settings = [*CASES[name], *SAVED]
-    if "text.gold=benchmarks.kill.cases:letters" not in settings:
+    if "text.gold=benchmarks.kill.cases:num_letters" not in settings:
         return settings
     prompts = out / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": f"say {i}"}) + "\n" for i in range(60)))
     return [*settings, f"text.prompts.path={prompts}"]
 
 
-def letters(prompt: str, text: str) -> float:
-    """A gold reward that the answers of a random model differ in: how many letters they hold."""
+def num_letters(prompt: str, text: str) -> float:
+    """A gold reward that the answers of a random model differ in: how many num_letters they hold."""
     return sum(map(str.isalpha, text)) / 10

@@ -56,13 +56,13 @@ def read(path: Path) -> Any:
 
         return {name: (str(v.dtype), v.shape, v.tobytes()) for name, v in load_file(path).items()}
     if path.suffix == ".json":
-        return list(told(json.loads(path.read_text())))
+        return list(comparable_values(json.loads(path.read_text())))
     if path.suffix == ".jsonl":
-        return [list(told(json.loads(line))) for line in path.read_text().splitlines()]
+        return [list(comparable_values(json.loads(line))) for line in path.read_text().splitlines()]
     return path.read_bytes()
 
 
-def told(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+def comparable_values(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
     """Every plain value by its path, but for what a run costs."""
     if any(cost in name for cost in COSTS):
         return
@@ -77,4 +77,4 @@ def told(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
         yield name, repr(value)
         return
     for key, item in inner:
-        yield from told(item, f"{name}/{key}")
+        yield from comparable_values(item, f"{name}/{key}")

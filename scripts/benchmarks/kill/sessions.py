@@ -24,7 +24,7 @@ def load_libraries() -> None:
     import transformers.models.llama.tokenization_llama  # noqa: F401
 
 
-def session(arguments: list[str], log: Path) -> int:
+def fork_session(arguments: list[str], log: Path) -> int:
     """Start the main command in a process of its own; its number."""
     process = os.fork()
     if process:
@@ -46,7 +46,7 @@ def session(arguments: list[str], log: Path) -> int:
     os._exit(code)
 
 
-def wait(
+def wait_for_session(
     process: int, seconds: float | None = None, kill: signal.Signals | None = None
 ) -> tuple[int | None, float]:
     """How a session ended (a signal's number is negative; None: it has not after `seconds`), and

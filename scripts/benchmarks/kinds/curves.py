@@ -3,7 +3,7 @@
 from pathlib import Path
 
 
-def draw(folder: Path, runs: dict[str, dict[str, Path]], algorithms: list[str]) -> None:
+def draw_curves(folder: Path, runs: dict[str, dict[str, Path]], algorithms: list[str]) -> None:
     """A picture for each algorithm: sampled success of the training episodes by iteration, a curve
     for each policy."""
     from vla.evaluation.plots import plot_success

@@ -6,19 +6,19 @@ from typing import Any
 
 RATE = ("mean", "n", "interval_95")
 DECODINGS = ("greedy", "sampled")
-JUDGEMENTS = ("evaluation_before", "evaluation_after")
+EVALUATION_STAGES = ("evaluation_before", "evaluation_after")
 
 
-def results(folder: Path) -> dict[str, Any]:
+def read_results(folder: Path) -> dict[str, Any]:
     """What a run has written so far."""
     path = folder / "results.json"
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def row(policy: str, folders: dict[str, Path]) -> dict[str, Any]:
+def policy_row(policy: str, folders: dict[str, Path]) -> dict[str, Any]:
     """Rates before and after RL by decoding, seconds, and queries a second; null where a run is not
     there yet."""
-    found = {algorithm: results(folder) for algorithm, folder in folders.items()}
+    found = {algorithm: read_results(folder) for algorithm, folder in folders.items()}
     first = next(
         (each for each in found.values() if "evaluation_before" in each.get("stages", {})), None
     )
@@ -29,15 +29,17 @@ def row(policy: str, folders: dict[str, Path]) -> dict[str, Any]:
         "queries_per_second": None,
     }
     if first is not None:
-        numbers["sft"] = rates(first["stages"]["evaluation_before"])
+        numbers["sft"] = evaluation_rates(first["stages"]["evaluation_before"])
         numbers["sft_seconds"] = first["seconds"].get("sft")
         speeds = [
-            queries_per_second(each, stage) for each in found.values() for stage in JUDGEMENTS
+            queries_per_second(each, stage)
+            for each in found.values()
+            for stage in EVALUATION_STAGES
         ]
         numbers["queries_per_second"] = next((speed for speed in speeds if speed), None)
     for algorithm, each in found.items():
         after = each.get("stages", {}).get("evaluation_after")
-        numbers[algorithm] = {} if after is None else rates(after)
+        numbers[algorithm] = {} if after is None else evaluation_rates(after)
         numbers[f"{algorithm}_seconds"] = None if after is None else each["seconds"].get("rl")
     return numbers
 
@@ -56,7 +58,7 @@ def queries_per_second(found: dict[str, Any], stage: str) -> float | None:
     )
 
 
-def rates(evaluation: dict[str, Any]) -> dict[str, Any]:
+def evaluation_rates(evaluation: dict[str, Any]) -> dict[str, Any]:
     """What an evaluation found, by decoding."""
     return {
         how: {name: evaluation[how][name] for name in RATE}
@@ -65,7 +67,7 @@ def rates(evaluation: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def write(folder: Path, rows: list[dict[str, Any]], algorithms: list[str]) -> str:
+def write_table(folder: Path, rows: list[dict[str, Any]], algorithms: list[str]) -> str:
     """Write table.json and table.txt, a line for each policy and decoding; the text."""
     (folder / "table.json").write_text(json.dumps(rows, indent=1) + "\n")
     heads = [
@@ -79,11 +81,11 @@ def write(folder: Path, rows: list[dict[str, Any]], algorithms: list[str]) -> st
     ]
     lines = [heads]
     for each in rows:
-        spent = "/".join(whole(each[f"{a}_seconds"]) for a in algorithms)
-        times = [whole(each["sft_seconds"]), spent, whole(each["queries_per_second"])]
+        spent = "/".join(format_whole(each[f"{a}_seconds"]) for a in algorithms)
+        times = [format_whole(each["sft_seconds"]), spent, format_whole(each["queries_per_second"])]
         there = [how for how in DECODINGS if how in each["sft"]] or DECODINGS[:1]
         for how in there:
-            told_rates = [told(each[name].get(how)) for name in ("sft", *algorithms)]
+            told_rates = [format_rate(each[name].get(how)) for name in ("sft", *algorithms)]
             lines.append(
                 [each["policy"], how, *told_rates, *(times if how == there[0] else [""] * 3)]
             )
@@ -98,12 +100,12 @@ def write(folder: Path, rows: list[dict[str, Any]], algorithms: list[str]) -> st
     return text
 
 
-def told(found: dict[str, Any] | None) -> str:
+def format_rate(found: dict[str, Any] | None) -> str:
     if found is None:
         return "-"
     low, high = found["interval_95"]
     return f"{100 * found['mean']:.1f} % [{100 * low:.1f}, {100 * high:.1f}] n={found['n']}"
 
 
-def whole(number: float | None) -> str:
+def format_whole(number: float | None) -> str:
     return "-" if number is None else f"{number:.0f}"

@@ -21,7 +21,7 @@ class Head(nn.Module):
         return ActionScores(logprobs.gather(-1, trace["draw"].unsqueeze(-1)).squeeze(-1), entropy)
 
 
-def answers(options):
+def make_rollout(options):
     """A policy and a rollout it could have made."""
     policy, num_rows = Head(options.vocabulary), options.groups * 8
     before, draw = torch.randint(0, options.vocabulary, (2, num_rows, options.draws))

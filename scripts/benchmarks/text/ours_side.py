@@ -6,7 +6,7 @@ from pathlib import Path
 from benchmarks.text.questions import SEED, questions, reward
 
 
-def steps_of(options, folder: Path) -> list[dict[str, float]]:
+def measure_steps(options, folder: Path) -> list[dict[str, float]]:
     """What every step took; the first warms up."""
     import numpy as np
     import torch

@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.text.questions import SEED, questions, reward
 
 
-def steps_of(options, folder: Path) -> list[dict[str, float]]:
+def measure_steps(options, folder: Path) -> list[dict[str, float]]:
     """What every step took; a step ends with its optimizer step, the first warms up."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback

@@ -27,7 +27,7 @@ from typing import Any, Literal
 from vla.rewards.sandbox import cgroup, confine
 from vla.rewards.sandbox.syscall_filter import filter_for_this_machine
 
-Kind = Literal["unshare", "bwrap", "root"]
+JailKind = Literal["unshare", "bwrap", "root"]
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 """All that a jail's own commands are told."""
 _START_SECONDS = 60.0
@@ -107,7 +107,7 @@ class Jail:
 
 
 @contextlib.contextmanager
-def start(kind: Kind, files: Mapping[str, bytes], limits: ProgramLimits) -> Iterator[Jail]:
+def start_jail(kind: JailKind, files: Mapping[str, bytes], limits: ProgramLimits) -> Iterator[Jail]:
     """A jail in which `main.py` of `files` runs, with `stdin` of them as its standard input.
 
     When the block ends, so do the program and all that it started.
@@ -147,7 +147,7 @@ def _code() -> CodeType:
 
 
 def _request(
-    kind: Kind, files: Mapping[str, bytes], limits: ProgramLimits, control: int
+    kind: JailKind, files: Mapping[str, bytes], limits: ProgramLimits, control: int
 ) -> dict[str, Any]:
     python = _python_inside()
     return {
@@ -176,7 +176,7 @@ def _python_inside() -> str:
     return os.path.join(confine.PREFIX, os.path.relpath(python, prefix))
 
 
-def _command(kind: Kind, limits: ProgramLimits) -> list[str]:
+def _command(kind: JailKind, limits: ProgramLimits) -> list[str]:
     python = [os.path.realpath(sys.executable), "-I", "-S", "-B", "-c", _BOOT]
     return _bwrap(limits, [_python_inside(), *python[1:]]) if kind == "bwrap" else python
 
@@ -215,24 +215,24 @@ def _bwrap(limits: ProgramLimits, command: list[str]) -> list[str]:
     return [*arguments, "--", *command]
 
 
-def available_jails() -> list[Kind]:
+def available_jails() -> list[JailKind]:
     """The kinds of jail that work here, best first; found by running one."""
     return [kind for kind in _kinds() if explain_unavailable(kind) is None]
 
 
-def _kinds() -> tuple[Kind, ...]:
+def _kinds() -> tuple[JailKind, ...]:
     return ("unshare", "root", "bwrap") if os.geteuid() == 0 else ("unshare", "bwrap")
 
 
 @cache
-def explain_unavailable(kind: Kind) -> str | None:
+def explain_unavailable(kind: JailKind) -> str | None:
     """Why this kind of jail does not work here; None: it works."""
     if not sys.platform.startswith("linux"):
         return "it needs Linux"
     if kind == "bwrap" and shutil.which("bwrap", path=ENVIRONMENT["PATH"]) is None:
         return "not found"
     try:
-        with start(kind, {"main.py": b"print('alive')"}, ProgramLimits()) as jail:
+        with start_jail(kind, {"main.py": b"print('alive')"}, ProgramLimits()) as jail:
             output, errors = jail.process.communicate(timeout=20)
             ended = jail.end()
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vla.rewards.sandbox.jail import Kind, available_jails, jail_remedies, start
+from vla.rewards.sandbox.jail import JailKind, available_jails, jail_remedies, start_jail
 from vla.rewards.sandbox.jail import ProgramLimits as ProgramLimits
 
 
@@ -34,7 +34,7 @@ class SandboxUnavailable(ValueError):
     """This machine can confine no program, so none is run."""
 
 
-def choose_jail() -> Kind:
+def choose_jail() -> JailKind:
     """The kind of jail to use.
 
     Raises NoSandbox (a ValueError) with the remedy when there is none: code is never run
@@ -53,7 +53,7 @@ def run_python(
     limits: ProgramLimits,
     stdin: bytes = b"",
     files: Mapping[str, str] | None = None,
-    jail: Kind | None = None,
+    jail: JailKind | None = None,
 ) -> ProgramResult:
     """Run a program with `files` beside it in a folder of its own.
 
@@ -64,7 +64,7 @@ def run_python(
     contents = {name: text.encode(errors="surrogatepass") for name, text in texts.items()}
     kind = jail or choose_jail()
     try:
-        with start(kind, {**contents, "stdin": stdin}, limits) as running:
+        with start_jail(kind, {**contents, "stdin": stdin}, limits) as running:
             output, errors, stopped = _read_capped(running.process, limits)
             ended = running.end()
     except OSError as error:  # this process may start no other, or has no descriptors left

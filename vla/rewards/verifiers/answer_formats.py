@@ -169,7 +169,7 @@ def quantity(sample: Sample) -> float:
     right = read_quantity(sample.answer)
     if right is None:
         return UNSCORABLE
-    found = last_quantity(final_answer_text(sample.completion))
+    found = find_last_quantity(final_answer_text(sample.completion))
     return float(found is not None and _without_percent(found) == _without_percent(right))
 
 
@@ -193,7 +193,7 @@ def read_quantity(text: str) -> Quantity | None:
     )
 
 
-def last_quantity(text: str) -> Quantity | None:
+def find_last_quantity(text: str) -> Quantity | None:
     """The number that a text ends on, with the unit before or behind it ("" where there is
     none)."""
     text = strip_math_dollars(normalize_number_text(text))

@@ -6,7 +6,7 @@ import re
 
 from vla.rewards.verifiers.answer_formats import is_date, read_choice, read_quantity
 from vla.rewards.verifiers.external_verifiers import is_expression
-from vla.rewards.verifiers.numbers import final_answer_text, normalize_number_text, whole_number
+from vla.rewards.verifiers.numbers import final_answer_text, normalize_number_text, parse_number
 
 
 def select_verifier(answer: str) -> str:
@@ -14,7 +14,7 @@ def select_verifier(answer: str) -> str:
     with a unit (`quantity`); LaTeX or another expression (`math_equal`); any other text (`exact`).
     """
     text = answer.strip()
-    if whole_number(text) is not None:
+    if parse_number(text) is not None:
         return "last_number"
     if read_choice(text) is not None:
         return "choice"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 
-from vla.rewards.sample import UNSCORABLE, Sample, as_texts
+from vla.rewards.sample import UNSCORABLE, Sample, fact_texts
 from vla.rewards.verifiers.numbers import (
     final_answer_text,
+    find_answer_number,
     normalize_number_text,
-    read_number,
-    whole_number,
+    parse_number,
 )
 
 
@@ -34,7 +34,7 @@ def contains(sample: Sample) -> float:
     """1 when every word of `facts["words"]` (the answer, when there are none) occurs as a whole
     word, whatever the case.
     """
-    words = as_texts(sample, "words")
+    words = fact_texts(sample, "words")
     return float(all(_occurs(word, sample.completion) for word in words))
 
 
@@ -43,18 +43,18 @@ def _occurs(word: str, text: str) -> bool:
 
 
 def last_number(sample: Sample) -> float:
-    """1 when the number that the completion gives (`numbers.read_number`) equals the answer's;
+    """1 when the number that the completion gives (`numbers.find_answer_number`) equals the answer's;
     words around are ignored. Unscorable when the answer holds no number.
     """
-    expected = read_number(sample.answer)
+    expected = find_answer_number(sample.answer)
     if expected is None:
         return UNSCORABLE
-    return float(read_number(sample.completion) == expected)
+    return float(find_answer_number(sample.completion) == expected)
 
 
 def only_number(sample: Sample) -> float:
     """1 when the completion is the answer's number and nothing else."""
-    expected = read_number(sample.answer)
+    expected = find_answer_number(sample.answer)
     if expected is None:
         return UNSCORABLE
-    return float(whole_number(sample.completion) == expected)
+    return float(parse_number(sample.completion) == expected)

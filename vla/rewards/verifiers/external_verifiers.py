@@ -11,7 +11,7 @@ from vla.rewards.verifiers.numbers import (
     final_answer_text,
     find_last_number,
     normalize_number_text,
-    whole_number,
+    parse_number,
 )
 
 MAX_CHARACTERS, MAX_BRACKETS = 500, 50
@@ -64,7 +64,7 @@ def to_latex(text: str) -> str:
     return re.sub(rf"(?<![a-zA-Z\\])({_FUNCTIONS})(?![a-zA-Z])", r"\\\1", text)
 
 
-def final_expression(text: str) -> str | None:
+def find_final_expression(text: str) -> str | None:
     """The expression that a text ends on: what it gives as its answer, the last in dollars or
     brackets of LaTeX, else the longest run of pieces of an expression at the end of its last line.
     """
@@ -108,7 +108,7 @@ def math_equal(sample: Sample) -> float:
     answer = parse(f"${to_latex(sample.answer).strip('$')}$", parsing_timeout=None)
     if not answer:
         return UNSCORABLE
-    said = final_expression(sample.completion)
+    said = find_final_expression(sample.completion)
     text = sample.completion[-MAX_CHARACTERS:] if said is None else said
     if is_too_large(text):
         return 0.0
@@ -137,7 +137,7 @@ def parse_final_answer(completion: str, answer: str) -> str:
     as its answer (in a box, behind "answer is"), or the whole text trimmed.
     """
     text = completion.strip()
-    if whole_number(answer) is None:
+    if parse_number(answer) is None:
         return final_answer_text(text).strip()
     said = normalize_number_text(final_answer_text(text))
     term = find_last_number(said)

@@ -95,14 +95,14 @@ def final_answer_text(text: str) -> str:
     """What a text gives as its answer: inside the last \\boxed{}, else the sentence behind the last
     "####" or "answer is" up to its reason, else all of the text.
     """
-    box = last_box(text)
+    box = find_last_box(text)
     marks = list(_MARKED.finditer(text))
     rest = text[marks[-1].end() :].strip() if marks else ""
     said = _REST.split(rest)[0] if box is None else box
     return re.sub(r"^[-\u2212]\s+(?=[\d.$\\])", "-", said.strip()) or (text if box is None else box)
 
 
-def last_box(text: str) -> str | None:
+def find_last_box(text: str) -> str | None:
     """What the last closed \\boxed{...} (or \\fbox) holds."""
     found, opened = None, []
     for match in re.finditer(r"\\(?:boxed|fbox)\s*\{|(?<!\\)[{}]", text):
@@ -134,7 +134,7 @@ def find_last_number(text: str) -> NumberSpan | None:
     return found[-1] if found else None
 
 
-def read_number(text: str) -> Fraction | None:
+def find_answer_number(text: str) -> Fraction | None:
     """The number that a text gives as its answer (`final`), or its last one. A minus that follows a
     digit, a letter or a bracket (12-7, x-7) is no sign.
     """
@@ -142,7 +142,7 @@ def read_number(text: str) -> Fraction | None:
     return None if term is None else term.value
 
 
-def whole_number(text: str) -> Fraction | None:
+def parse_number(text: str) -> Fraction | None:
     """The value of a text that is a number and nothing else."""
     text = strip_math_dollars(normalize_number_text(text)).strip()
     found = find_numbers(text)

@@ -9,21 +9,21 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from vla.rewards.sample import Sample, as_texts
+from vla.rewards.sample import Sample, fact_texts
 
 
 def bleu(sample: Sample) -> float:
     """Sentence BLEU (Papineni et al. 2002) with exponential smoothing and effective order."""
     from sacrebleu import sentence_bleu
 
-    return sentence_bleu(sample.completion, list(as_texts(sample, "references"))).score / 100
+    return sentence_bleu(sample.completion, list(fact_texts(sample, "references"))).score / 100
 
 
 def chrf(sample: Sample) -> float:
     """chrF2 (Popovic 2015): F-score of character n-grams up to 6, recall counted twice."""
     from sacrebleu import sentence_chrf
 
-    return sentence_chrf(sample.completion, list(as_texts(sample, "references"))).score / 100
+    return sentence_chrf(sample.completion, list(fact_texts(sample, "references"))).score / 100
 
 
 def rouge_l(sample: Sample) -> float:
@@ -31,7 +31,7 @@ def rouge_l(sample: Sample) -> float:
     counts."""
     scores = [
         _rouge().score(reference, sample.completion)["rougeL"].fmeasure
-        for reference in list(as_texts(sample, "references"))
+        for reference in list(fact_texts(sample, "references"))
     ]
     return max(scores)
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from vla.rewards.gold_rewards import Gold
+from vla.rewards.gold_rewards import GoldReward
 from vla.rewards.sample import UNSCORABLE
 
 
@@ -30,7 +30,7 @@ class Judge(Protocol):
     def prefer(self, prompt: str, first: str, second: str) -> float: ...
 
 
-Case = tuple[str, str, str]
+AnswerPair = tuple[str, str, str]
 """A prompt and two answers to it."""
 
 
@@ -38,10 +38,10 @@ Case = tuple[str, str, str]
 class BatchJudge(Protocol):
     """A judge that is faster when it is asked many things at once."""
 
-    def prefer_all(self, cases: Sequence[Case]) -> list[float]: ...
+    def prefer_all(self, cases: Sequence[AnswerPair]) -> list[float]: ...
 
 
-def prefer_all(judge: Judge, cases: Sequence[Case]) -> list[float]:
+def prefer_all(judge: Judge, cases: Sequence[AnswerPair]) -> list[float]:
     """The judge's answer to every case."""
     return (
         judge.prefer_all(cases)
@@ -56,7 +56,7 @@ class GoldJudge:
     the same ones every time.
     """
 
-    gold: Gold
+    gold: GoldReward
     noise: float = 0.0
     seed: int = 0
 
@@ -109,7 +109,7 @@ class ModelJudge:
     def prefer(self, prompt: str, first: str, second: str) -> float:
         return self.prefer_all([(prompt, first, second)])[0]
 
-    def prefer_all(self, cases: Sequence[Case]) -> list[float]:
+    def prefer_all(self, cases: Sequence[AnswerPair]) -> list[float]:
         letters = self.letter_logprobs([self.rubric.question(*case) for case in cases])
         return [1 / (1 + math.exp(min(b - a, 700))) for a, b in letters]
 
@@ -170,7 +170,7 @@ class BothOrders:
     def prefer(self, prompt: str, first: str, second: str) -> float:
         return self.prefer_all([(prompt, first, second)])[0]
 
-    def prefer_all(self, cases: Sequence[Case]) -> list[float]:
+    def prefer_all(self, cases: Sequence[AnswerPair]) -> list[float]:
         turned = [(prompt, second, first) for prompt, first, second in cases]
         answers, count = prefer_all(self.judge, [*cases, *turned]), len(cases)
         return [
