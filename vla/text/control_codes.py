@@ -104,7 +104,7 @@ def make_guided_engine(
 def evaluate_control_codes(
     mode: OpenEndedRun, chats: Sequence[ChatFormat], guidance: float
 ) -> dict[str, Any]:
-    """GoldReward reward of the greedy answers to the held-out prompts behind every label, and of the best
+    """Gold reward of the greedy answers to the held-out prompts behind every label, and of the best
     label's against the worst's, prompt by prompt.
     """
     how = "" if guidance == 1 else f", guidance {guidance:g}"

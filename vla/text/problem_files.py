@@ -129,9 +129,9 @@ def find_answer(values: Mapping[str, Any]) -> tuple[str, Any]:
     if isinstance(model, Mapping) and model.get("ground_truth") is not None:
         return "reward_model.ground_truth", model["ground_truth"]
     solution = values.get("solution")
-    return "solution", (find_last_box(solution) or solution) if isinstance(
-        solution, str
-    ) else solution
+    if isinstance(solution, str):
+        solution = find_last_box(solution) or solution
+    return "solution", solution
 
 
 def choose_verifier(values: Any, answer: str, where: str) -> str:
