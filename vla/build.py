@@ -25,13 +25,13 @@ from vla.config.robot import (
 from vla.models.action_queries import ActionQueries
 from vla.models.backbone import (
     Backbone,
-    add_lora,
     enable_gradient_checkpointing,
     hub_backbone,
     small_llama,
 )
 from vla.models.checkpoint import EMBEDDED, SmallArchitecture, load_vlm, read_architecture
 from vla.models.loading import BACKBONE, load_pretrained
+from vla.models.lora import add_lora
 from vla.models.pretrained_vlm import PretrainedVision, load_pretrained_vlm
 from vla.models.vision import VisionEncoder, check_tower, hub_vit, small_vit
 from vla.models.vlm import VisionLanguageModel
@@ -206,7 +206,7 @@ def _freeze(settings: Model, model: VisionLanguageModel) -> None:
     if settings.freeze_vision:
         model.vision.requires_grad_(False)
     if settings.lora is not None:
-        add_lora(model.backbone, settings.lora.rank, settings.lora.alpha)
+        add_lora(model.backbone.model, settings.lora.rank, settings.lora.alpha)
     elif settings.freeze_backbone:
         model.backbone.requires_grad_(False)
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from vla.models.backbone import ORDER_SCALES, add_lora, small_llama
+from vla.models.backbone import ORDER_SCALES, small_llama
 from vla.models.heads import ValueHead
+from vla.models.lora import add_lora
 from vla.models.vision import VisionEncoder, hub_vit, small_vit
 
 
@@ -109,7 +110,8 @@ def test_ids_that_stand_for_others_resemble_those_with_which_they_share_a_place(
 
 def test_adapters_change_nothing_until_they_learn(llama):
     plain = copy.deepcopy(llama)
-    adapted = add_lora(copy.deepcopy(llama), rank=2, alpha=4.0)
+    adapted = copy.deepcopy(llama)
+    add_lora(adapted.model, rank=2, alpha=4.0)
     embeddings, attend = torch.randn(1, 4, 256), torch.ones(1, 4, 4, dtype=torch.bool).tril()
     positions = torch.arange(4)[None]
     torch.testing.assert_close(
@@ -120,6 +122,13 @@ def test_adapters_change_nothing_until_they_learn(llama):
     assert all("lora_" in name for name in free)
     # q, k, v, o and the three of the MLP, two matrices each
     assert len(free) == 14
+    # text models take the same layers, rank and scale, behind the wrapper that peft saves
+    wrapped = add_lora(copy.deepcopy(llama).model, rank=2, alpha=4.0, wrap=True)
+    inside = {name.removeprefix("base_model.model.") for name, _ in wrapped.named_parameters()}
+    assert inside == {name for name, _ in adapted.model.named_parameters()}
+    names = [name for name, _ in adapted.model.named_modules() if name.endswith("q_proj")]
+    layer = adapted.model.get_submodule(names[0])
+    assert layer.scaling == wrapped.base_model.model.get_submodule(names[0]).scaling
 
 
 def test_the_value_head_starts_at_zero_and_keeps_to_itself():

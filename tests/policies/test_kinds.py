@@ -250,10 +250,10 @@ def test_tokens_teach_the_model_that_the_expert_leaves_alone():
 def test_adapters_on_the_model_and_the_head_in_full(kind):
     """LoRA freezes the language model but for its adapters; the head and the expert keep training
     in full."""
-    from vla.models.backbone import add_lora
+    from vla.models.lora import add_lora
 
     policy = task_of(kind)[0].policy
-    add_lora(policy.model.backbone, rank=2, alpha=4.0)
+    add_lora(policy.model.backbone.model, rank=2, alpha=4.0)
     trained = {name for name, p in policy.named_parameters() if p.requires_grad}
     inside = {name for name in trained if name.startswith("model.backbone.")}
     assert inside

@@ -16,7 +16,7 @@ from tests.policies.tiny import (
     token_policy,
 )
 from tests.rl.contract import check_policy
-from vla.policies.token import draw_ids
+from vla.policies.action_tokens import draw_ids
 from vla.types import map_rows
 
 LENGTHS = [5, 2, 4, 1]

@@ -199,15 +199,3 @@ def enable_gradient_checkpointing(backbone: Backbone) -> None:
     """Keep only what enters each layer for the backward pass, and compute the rest again (Chen et
     al. 2016)."""
     backbone.model.activation_checkpointing_enable()
-
-
-def add_lora(backbone: Backbone, rank: int, alpha: float) -> Backbone:
-    """Freeze the backbone's weights and add trainable low-rank adapters to every linear layer (Hu
-    et al. 2021)."""
-    from peft import LoraConfig, inject_adapter_in_model
-
-    for parameter in backbone.parameters():
-        parameter.requires_grad_(False)
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear")
-    inject_adapter_in_model(config, backbone.model.get_decoder())
-    return backbone

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from vla.actions.bins import ActionBins
 from vla.models.backbone import Backbone
 from vla.models.vlm import VisionLanguageModel, attention_mask, text_positions
-from vla.policies.head import Draws, DrawScores, HeadInput
-from vla.policies.token import (
+from vla.policies.action_tokens import (
     add_plan,
     draw_ids,
     make_queries,
@@ -27,6 +26,7 @@ from vla.policies.token import (
     restrict_to_valid,
     score_ids,
 )
+from vla.policies.head import Draws, DrawScores, HeadInput
 from vla.policies.traits import Cache
 from vla.types import Observation, Trace
 

@@ -29,8 +29,8 @@ from vla.models.action_expert import (
 from vla.models.fast_decoder import FastDecoder
 from vla.models.plan_head import ActionReadout
 from vla.models.vlm import VisionLanguageModel
+from vla.policies.action_tokens import draw_ids
 from vla.policies.head import Draws, DrawScores, HeadInput
-from vla.policies.token import draw_ids
 from vla.policies.traits import Cache
 from vla.ranges import ActionTokens, InstructionLength, Positive, SmallCount, Temperature
 from vla.types import Observation, Trace

@@ -17,14 +17,21 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from vla.actions.action_range import describe_rare_jumps
 from vla.actions.bins import OUTLIER_DISTANCE, ActionBins, fit_bins
-from vla.finite_checks import check_distribution
-from vla.models.action_queries import ActionQueries, PlanReader, plan_moments
 from vla.models.vlm import VisionLanguageModel
+from vla.policies.action_tokens import (
+    add_plan,
+    draw_ids,
+    make_queries,
+    reserve_action_ids,
+    restrict_to_valid,
+    score_ids,
+)
+from vla.policies.autoregressive_token import AutoregressiveTokenHead
 from vla.policies.head import Draws, DrawScores, Head, HeadInput
 from vla.policies.traits import Cache
 from vla.ranges import Bins, InstructionLength, SmallCount, Temperature
@@ -64,8 +71,6 @@ class TokenSettings:
     def make_head(self, model: VisionLanguageModel, code: ActionBins) -> Head[Any]:
         if self.decoding == "parallel":
             return TokenHead(model, code, self.chunk, self.temperature)
-        from vla.policies.autoregressive_token import AutoregressiveTokenHead
-
         return AutoregressiveTokenHead(model, code, self.chunk, self.temperature)
 
 
@@ -157,89 +162,3 @@ class TokenHead(nn.Module):
 
     def perception_parameters(self) -> Iterator[nn.Parameter]:
         yield self.head.queries
-
-
-def reserve_action_ids(model: VisionLanguageModel, bins: ActionBins, temperature: float) -> int:
-    """The first of the vocabulary's last ids, which stand for the bins from now on; neighbouring
-    bins get similar embeddings."""
-    if bins.num_bins > model.backbone.vocabulary_size:
-        raise ValueError(
-            f"policy.num_bins ({bins.num_bins}) exceeds the vocabulary "
-            f"({model.backbone.vocabulary_size}): choose fewer bins"
-        )
-    if temperature <= 0:
-        raise ValueError(
-            f"policy.temperature ({temperature}) must be positive; evaluation decodes greedily "
-            "where it is asked to"
-        )
-    first = model.backbone.vocabulary_size - bins.num_bins
-    model.backbone.order_embeddings(first, bins.num_bins)
-    return first
-
-
-def make_queries(
-    model: VisionLanguageModel, num_queries: int, num_numbers: int
-) -> tuple[ActionQueries, PlanReader | None]:
-    """Queries for an action's numbers, and a reader of the plan where the model has a plan head;
-    the queries start from those of the plan head."""
-    head = ActionQueries(num_queries, num_numbers, model.width)
-    if model.plan is None:
-        return head, None
-    head.initialize_from(model.plan)
-    num_plan_numbers, proprio_size = len(model.plan.dimensions), len(model.proprio_mean)
-    return head, PlanReader(num_plan_numbers, proprio_size, num_queries, model.width)
-
-
-def add_plan(
-    reader: PlanReader | None,
-    model: VisionLanguageModel,
-    hidden: Float[Tensor, "B q d"],
-    observation: Observation,
-) -> Float[Tensor, "B q d"]:
-    """States of the queries with the label and the plan added."""
-    labelled = model.with_advantage_label(hidden, observation)
-    if reader is None:
-        return labelled
-    # The plan is read from the bare states: grounding trained its head on those, without labels.
-    plan = plan_moments(model.plan_logits(hidden))
-    return hidden + reader(plan, model.normalized_proprio(observation), labelled)
-
-
-def restrict_to_valid(
-    logits: Float[Tensor, "B L K"], valid: Bool[Tensor, "a K"], temperature: float
-) -> Float[Tensor, "B L K"]:
-    """Log-probabilities over the valid ids of each draw's dimension, at a temperature."""
-    # Draws run over the dimensions of one control step after another.
-    dimension = torch.arange(logits.shape[1], device=logits.device) % len(valid)
-    return (logits / temperature).masked_fill(~valid[dimension], -torch.inf).log_softmax(-1)
-
-
-def score_ids(
-    distribution: Float[Tensor, "S L K"],
-    ids: Int[Tensor, "B L"],
-    rows: Int[Tensor, "B"] | None = None,
-) -> tuple[Float[Tensor, "B L"], Float[Tensor, "B L"]]:
-    """Log-probabilities of drawn ids, and entropies; `rows` is the row of `distribution` that each
-    was drawn from (None: its own)."""
-    rows = torch.arange(len(ids), device=ids.device) if rows is None else rows
-    probabilities = distribution.exp()
-    # Invalid ids have a log-probability of -inf, and 0 times -inf would be NaN.
-    entropy = -(probabilities * distribution.masked_fill(probabilities == 0, 0.0)).sum(-1)
-    draws = torch.arange(ids.shape[1], device=ids.device)
-    return distribution[rows[:, None], draws, ids], entropy[rows]
-
-
-def draw_ids(distribution: Float[Tensor, "*rows K"], greedy: bool) -> Int[Tensor, "*rows"]:
-    """Draw from log-probabilities by inverting the cumulative distribution (15x faster than
-    torch.multinomial on a CPU). Raises FloatingPointError where they are NaN.
-    """
-    check_distribution(distribution)
-    if greedy:
-        return distribution.argmax(-1)
-    cumulative = distribution.exp().cumsum(-1)
-    uniform = torch.rand(
-        *cumulative.shape[:-1], 1, device=cumulative.device, dtype=cumulative.dtype
-    )
-    # Rounding must not lift the threshold to the total: the ids above it have probability zero.
-    threshold = uniform * cumulative[..., -1:] * (1 - 1e-6)
-    return torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)

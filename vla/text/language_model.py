@@ -24,6 +24,7 @@ from vla.generation.hf_decoder import disable_dropout, enable_tree_attention, pl
 from vla.generation.sampling import Sampling
 from vla.models.fused_ops import use_fused_ops
 from vla.models.loading import load_pretrained
+from vla.models.lora import add_lora
 from vla.policies.text import TextPolicy
 from vla.text.tiny_language_model import tiny_language_model
 from vla.threads import SINGLE_THREAD, Threads, usable_threads
@@ -120,7 +121,7 @@ def load_language_parts(
     wrapped = (
         model
         if settings.lora is None
-        else add_adapter(model, settings.lora.rank, settings.lora.alpha)
+        else add_lora(model, settings.lora.rank, settings.lora.alpha, wrap=True)
     )
     chat = ChatFormat(tokenizer, system)
     autocast = autocast_type(train.precision, device)
@@ -189,27 +190,6 @@ def load_from_folder(name: str, system: str | None = None) -> tuple[Any, Any]:
     model = load_pretrained(AutoModelForCausalLM, name, setting, dtype=torch.float32)
     use_fused_ops(model)
     return model, tokenizer
-
-
-def add_adapter(model: Any, rank: int, alpha: float) -> Any:
-    """The model behind peft, with low-rank adapters on every linear layer; only they train (Hu et
-    al. 2021)."""
-    import warnings
-
-    from peft import LoraConfig, get_peft_model
-
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", FutureWarning
-        )  # peft 0.21 reads a property that transformers renames
-        config = LoraConfig(
-            r=rank,
-            lora_alpha=alpha,
-            lora_dropout=0.0,
-            target_modules="all-linear",
-            task_type="CAUSAL_LM",
-        )
-        return get_peft_model(model, config)
 
 
 def autocast_type(precision: str, device: torch.device) -> torch.dtype | None:
