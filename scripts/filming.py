@@ -9,7 +9,7 @@ import numpy as np
 
 from vla.evaluation.checkpoint_settings import checkpoint_settings
 from vla.files.reading import read_json
-from vla.pipelines.robot.pipeline import find_weights, load_policy
+from vla.pipelines.robot.policy import find_weights, load_policy
 from vla.rl.rollout import collect_rollout
 from vla.simulator import make_simulator
 from vla.statistics import SuccessRate

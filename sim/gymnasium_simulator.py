@@ -122,10 +122,10 @@ class GymnasiumSimulator:
 
         return [*all_texts(), self.settings.instruction]
 
-    def kind_of(self, question: str) -> str:
+    def question_kind(self, question: str) -> str:
         return "unknown"
 
-    def task_of(self, instruction: str) -> str:
+    def task_name(self, instruction: str) -> str:
         return self.settings.id
 
     def replay(
@@ -144,7 +144,7 @@ class GymnasiumSimulator:
 class NoScenes:
     """The scene source of environments whose contents are unknown: every request is refused."""
 
-    sighting_names: Sequence[str] = ()
+    object_names: Sequence[str] = ()
     num_plan_numbers = 1
 
     def scenes(self, *_: object) -> NoReturn:
@@ -153,4 +153,4 @@ class NoScenes:
             "data.question_weight=0"
         )
 
-    ask = plan = sightings = scenes
+    sample_questions = sample_instruction = detected_objects = scenes

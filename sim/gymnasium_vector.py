@@ -106,7 +106,7 @@ class GymnasiumVector:
         """The instruction of every environment."""
         return [self.task.instruction] * self.num_envs
 
-    def task_of(self, seed: int) -> str:
+    def task_name(self, seed: int) -> str:
         """The name of the task, whatever the seed."""
         return self.task.name
 

@@ -147,17 +147,17 @@ PHRASES = {
 }
 
 
-def kind_of(text: str) -> str:
+def question_kind(text: str) -> str:
     """The kind of a question, from its words."""
     return next(kind for phrase, kind in PHRASES.items() if phrase in text)
 
 
-class Sighting(NamedTuple):
+class DetectedObject(NamedTuple):
     """An object in a picture.
 
     Attributes:
         right, down: its centre in the picture, as fractions.
-        kind: index into `SIGHTING_KINDS`.
+        kind: index into `OBJECT_KINDS`.
         place: its position (metres) in a frame that the picture alone determines: from the middle
             of the workspace for a fixed camera, in the gripper's frame for the wrist camera.
         heading: cosine and sine of its yaw in that frame, times the number of rotations that look
@@ -171,13 +171,13 @@ class Sighting(NamedTuple):
     heading: tuple[float, float]
 
 
-SIGHTING_KINDS = tuple(
+OBJECT_KINDS = tuple(
     f"{color} {shape}" for color in COLORS for shape in (*BLOCK_SHAPES, *PAD_SHAPES)
 )
 """Every kind of object: colour and shape."""
 
 
-def sightings(facts: SceneFacts, camera: str) -> list[Sighting]:
+def detected_objects(facts: SceneFacts, camera: str) -> list[DetectedObject]:
     """The objects whose centre is in the picture of `camera`."""
     cos = np.cos(facts.hand_yaw)
     sin = np.sin(facts.hand_yaw)
@@ -195,7 +195,7 @@ def sightings(facts: SceneFacts, camera: str) -> list[Sighting]:
             yaw = thing.yaw
         place = (float(x), float(y), float(z))
         found.append(
-            Sighting(*pixel, SIGHTING_KINDS.index(thing.name), place, _heading(thing, yaw))
+            DetectedObject(*pixel, OBJECT_KINDS.index(thing.name), place, _heading(thing, yaw))
         )
     return found
 
@@ -258,7 +258,7 @@ PLAN_NUMBERS = (
 
 Vectors (metres) from the gripper to the named block, and to the pad or block that it goes to (the
 first again where only one is named); the yaw left to turn (rad / 5); held (0.3) or not (-0.3); the
-block's heading from the gripper's (see `Sighting`) times 0.25. The heading has no jump where a turn
+block's heading from the gripper's (see `DetectedObject`) times 0.25. The heading has no jump where a turn
 either way is as long.
 """
 TURN_SCALE = 0.2
@@ -273,7 +273,7 @@ class Plan(NamedTuple):
         text: the instruction.
         numbers: see `PLAN_NUMBERS`.
         mentions: per named object the text up to its name, its position from the gripper (metres)
-            and its heading from the gripper's (see `Sighting`).
+            and its heading from the gripper's (see `DetectedObject`).
     """
 
     text: str

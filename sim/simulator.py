@@ -165,12 +165,12 @@ class TabletopSimulator:
 
         return all_texts(self.task_names(self.settings))
 
-    def kind_of(self, question: str) -> str:
-        from sim.questions import kind_of
+    def question_kind(self, question: str) -> str:
+        from sim.questions import question_kind
 
-        return kind_of(question)
+        return question_kind(question)
 
-    def task_of(self, instruction: str) -> str:
+    def task_name(self, instruction: str) -> str:
         from sim.scenes.objects import COLORS
 
         return " ".join(word for word in instruction.split() if word not in COLORS)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from numpy.random import Generator
 
-    from sim.questions import Plan, Question, Sighting
+    from sim.questions import DetectedObject, Plan, Question
     from sim.task import SceneFacts, SimObservation
     from sim.vector import VectorEnvironment
 
@@ -56,16 +56,16 @@ class TabletopScenes:
         )
         return joined, [fact for _, facts in parts for fact in facts]
 
-    def ask(self, facts: SceneFacts, rng: Generator, count: int) -> Sequence[Question]:
+    def sample_questions(self, facts: SceneFacts, rng: Generator, count: int) -> Sequence[Question]:
         from sim.questions import ask
 
         return ask(facts, rng, count, dict(self.weights))
 
     @property
-    def sighting_names(self) -> Sequence[str]:
-        from sim.questions import SIGHTING_KINDS
+    def object_names(self) -> Sequence[str]:
+        from sim.questions import OBJECT_KINDS
 
-        return SIGHTING_KINDS
+        return OBJECT_KINDS
 
     @property
     def num_plan_numbers(self) -> int:
@@ -73,12 +73,12 @@ class TabletopScenes:
 
         return len(PLAN_NUMBERS)
 
-    def plan(self, facts: SceneFacts, rng: Generator) -> Plan:
+    def sample_instruction(self, facts: SceneFacts, rng: Generator) -> Plan:
         from sim.questions import plan
 
         return plan(facts, rng)
 
-    def sightings(self, facts: SceneFacts) -> dict[str, Sequence[Sighting]]:
-        from sim.questions import sightings
+    def detected_objects(self, facts: SceneFacts) -> dict[str, Sequence[DetectedObject]]:
+        from sim.questions import detected_objects
 
-        return {camera: sightings(facts, camera) for camera in self.environment.cameras}
+        return {camera: detected_objects(facts, camera) for camera in self.environment.cameras}

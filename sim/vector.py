@@ -105,7 +105,7 @@ class VectorEnvironment:
         """The instruction of every environment."""
         return self._instructions(np.arange(self.num_envs))
 
-    def task_of(self, seed: int) -> str:
+    def task_name(self, seed: int) -> str:
         """The name of the task that starts from `seed`."""
         return self.tasks[seed % len(self.tasks)].name
 

@@ -25,7 +25,7 @@ from vla.commands.train import main
 from vla.config import load
 from vla.evaluation.evaluate import evaluate_policy
 from vla.evaluation.starts import StartManifest
-from vla.pipelines.robot.pipeline import load_policy
+from vla.pipelines.robot.policy import load_policy
 from vla.policies.vla_policy import VlaPolicy
 from vla.simulator import SceneSource, Simulator
 from vla.training.checkpoint import last_checkpoint, load_checkpoint

@@ -109,10 +109,10 @@ class SpecSimulator:
     def expert(self, environment: Any, seed: int, expert_perturbation_probability: float) -> Any:
         return self.environment()
 
-    def kind_of(self, question: str) -> str:
+    def question_kind(self, question: str) -> str:
         return "unknown"
 
-    def task_of(self, instruction: str) -> str:
+    def task_name(self, instruction: str) -> str:
         return instruction
 
 

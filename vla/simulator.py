@@ -1,7 +1,7 @@
-"""The simulator protocol: what a robot run needs from a simulator, and finding one by name.
+"""The simulator protocol: environments, scenes and experts of a robot run, found by name.
 
 A package registers its simulators in the entry-point group `vla.simulators`; `sim.simulator` names
-the one to use. Nothing of vla is imported by a simulator: the protocol is met by structure.
+the one to use. A simulator imports nothing of vla: it satisfies the protocol by structure.
 """
 
 from __future__ import annotations
@@ -19,53 +19,75 @@ if TYPE_CHECKING:
     from vla.rl.protocols import VectorEnvironment
     from vla.viewer.payload import ReplayedEpisode
 
+SceneFacts = object
+"""The state of a scene in the simulator's own form; only the simulator reads it."""
+DetectedObject = tuple[float, float, int, tuple[float, float, float], tuple[float, float]]
+"""An object in an image: right and down (fractions of the image), kind (index into `object_names`),
+position (metres) and heading (cosine, sine) in a frame that the image alone determines."""
+
+
+@runtime_checkable
+class SceneInstruction(Protocol):
+    """An instruction about a scene with its targets."""
+
+    @property
+    def text(self) -> str:
+        """The instruction."""
+
+    @property
+    def numbers(self) -> Sequence[float]:
+        """The numbers that the plan head predicts (metres, or scaled to metres)."""
+
+    @property
+    def mentions(
+        self,
+    ) -> Sequence[tuple[str, tuple[float, float, float], tuple[float, float]]]:
+        """Each named object: text up to the end of its name, position (metres) and heading (cosine,
+        sine) relative to the gripper."""
+
 
 @runtime_checkable
 class SceneSource(Protocol):
-    """The simulator's side: rendered scenes by seed, and questions about them."""
+    """Rendered scenes by seed, with questions, instructions and detections."""
 
-    def scenes(self, seeds: Sequence[int]) -> tuple[RawObservation, Sequence[Any]]:
-        """Pictures and facts of the scenes that the seeds stand for."""
+    def scenes(self, seeds: Sequence[int]) -> tuple[RawObservation, Sequence[SceneFacts]]:
+        """Observations and facts of the scenes with these seeds."""
 
-    def ask(
-        self, facts: Any, rng: np.random.Generator, count: int
+    def sample_questions(
+        self, facts: SceneFacts, rng: np.random.Generator, count: int
     ) -> Sequence[tuple[str, str | tuple[float, ...], str]]:
         """Questions about one scene: text, answer and unit, as `vla.data.questions.Question`."""
 
     @property
-    def sighting_names(self) -> Sequence[str]:
-        """What the kinds of objects that can be seen are called."""
+    def object_names(self) -> Sequence[str]:
+        """Names of the kinds of objects."""
 
     @property
     def num_plan_numbers(self) -> int:
-        """How many numbers an instruction comes down to."""
+        """Number of targets of an instruction."""
 
-    def plan(self, facts: Any, rng: np.random.Generator) -> Any:
-        """An instruction about a scene: `text`, `numbers` (metres, or scaled like them), and
-        `mentions` of objects: (text up to the name, place from the gripper in metres, heading from
-        the gripper's).
-        """
+    def sample_instruction(self, facts: SceneFacts, rng: np.random.Generator) -> SceneInstruction:
+        """An instruction about one scene."""
 
-    def sightings(self, facts: Any) -> Mapping[str, Sequence[Any]]:
-        """By camera, the objects in the picture: (right, down, kind, place, heading), see
-        `vla.sft.detection`."""
+    def detected_objects(self, facts: SceneFacts) -> Mapping[str, Sequence[DetectedObject]]:
+        """Visible objects by camera."""
 
 
 @runtime_checkable
 class Simulator(Protocol):
-    """Environments of a task, with everything that training asks about them.
+    """Environments of a task, and everything else that training takes from a simulator.
 
-    `reset` and `step` of an environment take `render=False`; its observations have `images`
-    {camera: uint8 [n, h, w, 3]}, `proprio` float32 [n, s] and `instruction` (n sentences).
+    `reset` and `step` of an environment accept `render=False`. Its observations have `images`
+    {camera: uint8 [n, h, w, 3]}, `proprio` float32 [n, s] and `instruction` (n strings).
     """
 
     @property
     def action_spec(self) -> Mapping[str, Any]:
-        """Names, units, kinds, low, high, frame and control_hz of an action's dimensions."""
+        """Names, units, kinds, low, high, frame and control_hz of the action dimensions."""
 
     @property
     def proprio_names(self) -> Sequence[str]:
-        """The name of each proprioceptive value."""
+        """Names of the proprioceptive values."""
 
     @property
     def proprio_size(self) -> int:
@@ -73,54 +95,67 @@ class Simulator(Protocol):
 
     @property
     def cameras(self) -> Sequence[str] | None:
-        """The cameras that can be drawn; None where any name goes."""
+        """Names of the cameras; None where any name is accepted."""
 
     def environment(self) -> VectorEnvironment:
-        """The environments that a policy acts in; made at the first call."""
+        """The environments a policy acts in; created by the first call."""
 
     def recorder(self, num_envs: int) -> VectorEnvironment:
-        """Environments whose steps also give a picture after every control step
-        (`StepResult.frames`)."""
+        """Environments that also render every control step (`StepResult.frames`)."""
 
     def scenes(self) -> SceneSource:
-        """Random scenes with questions, for grounding."""
+        """Random scenes for grounding."""
 
-    def expert(self, environment: Any, seed: int, expert_perturbation_probability: float) -> Expert:
-        """The scripted expert for demonstrations in `environment`, disturbed now and then."""
+    def expert(
+        self,
+        environment: VectorEnvironment,
+        seed: int,
+        expert_perturbation_probability: float,
+    ) -> Expert:
+        """The scripted expert for demonstrations in `environment`.
+
+        A short disturbance of its actions begins with `expert_perturbation_probability` per
+        control step.
+        """
 
     def texts(self) -> list[str]:
-        """Everything that instructions, questions and answers can say, for training a
-        tokenizer."""
+        """All instructions, questions and answers, for training a tokenizer."""
 
-    def kind_of(self, question: str) -> str:
-        """The name of a question's kind, for reports."""
+    def question_kind(self, question: str) -> str:
+        """Name of a question's kind, for reports."""
 
-    def task_of(self, instruction: str) -> str:
-        """The task that an instruction asks for, without colours and the like, for reports."""
+    def task_name(self, instruction: str) -> str:
+        """Name of an instruction's task, for reports."""
 
 
 @runtime_checkable
 class EpisodeViewer(Protocol):
-    """A simulator whose recorded episodes can be shown."""
+    """A simulator that can show recorded and live episodes."""
 
     def replay(
         self, seeds: Sequence[int], actions: Sequence[np.ndarray], render: bool = True
     ) -> Sequence[ReplayedEpisode]:
-        """Episodes again from their seeds and actions; without `render` no picture is drawn."""
+        """Simulate episodes again from their seeds and actions; without images where `render` is
+        False."""
 
     def watch(self, act: Callable[[Any], np.ndarray], typed: Iterator[str]) -> int:
-        """The simulator's own viewer with `act` deciding live; number of ended episodes."""
+        """Open the simulator's own viewer, controlled by `act`; the number of finished episodes.
+
+        `typed` yields new instructions.
+        """
 
 
 MakeSimulator = Callable[[Simulation], Simulator]
 
 
 def make_simulator(settings: Simulation) -> Simulator:
-    """The simulator that the section `sim` describes.
+    """Make the simulator that the section `sim` describes.
 
-    Nothing heavy loads here: environments are made at their first use. Raises ValueError where the
-    settings name what does not exist.
+    Environments are created at their first use.
+
+    Raises:
+        ValueError: the settings name a simulator, task or camera that does not exist.
     """
-    kind = find_simulator(settings.simulator)
-    kind.check(settings)
-    return kind(settings)
+    simulator = find_simulator(settings.simulator)
+    simulator.check(settings)
+    return simulator(settings)

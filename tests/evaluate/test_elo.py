@@ -4,7 +4,7 @@ truth."""
 import numpy as np
 import pytest
 
-from vla.evaluation.elo import Preferences, elo_ratings, standings
+from vla.evaluation.elo import Preferences, elo_ratings, rank_players
 
 
 def preferences(rows: list[tuple[int, int, float]]) -> Preferences:
@@ -40,7 +40,7 @@ def test_three_players_agree_with_the_odds_that_made_them():
 
 def test_who_never_lost_stays_finite_and_who_never_met_is_refused():
     # 4 to 0 is 4.5 to 0.5: 400 log10(9) = 381.70.
-    best, worst = standings(["a", "b"], preferences([(1, 0, 1)] * 4))
+    best, worst = rank_players(["a", "b"], preferences([(1, 0, 1)] * 4))
     assert (best.name, best.win_rate, best.num_comparisons) == ("b", 1.0, 4)
     assert best.rating - worst.rating == pytest.approx(381.70, abs=0.01)
     assert str(best).startswith(
@@ -55,7 +55,7 @@ def test_the_interval_shrinks_with_more_prompts_and_holds_the_truth():
 
     def width(count: int) -> tuple[float, bool]:
         rows = [(0, 1, float(generator.random() < 0.7)) for _ in range(count)]
-        (first, *_) = [s for s in standings(["a", "b"], preferences(rows)) if s.name == "a"]
+        (first, *_) = [s for s in rank_players(["a", "b"], preferences(rows)) if s.name == "a"]
         truth = 1000 + 200 * np.log10(0.7 / 0.3)
         return first.interval[1] - first.interval[0], first.interval[0] <= truth <= first.interval[
             1
@@ -67,5 +67,5 @@ def test_the_interval_shrinks_with_more_prompts_and_holds_the_truth():
 
 
 def test_an_undecided_judge_makes_equals():
-    found = standings(["a", "b"], preferences([(0, 1, 0.5)] * 8))
+    found = rank_players(["a", "b"], preferences([(0, 1, 0.5)] * 8))
     assert [s.rating for s in found] == pytest.approx([1000, 1000])

@@ -8,7 +8,7 @@ from vla.evaluation.result import (
     EvaluationResult,
     compare_results,
     merge_shares,
-    result_of_stage,
+    stage_result,
     success_result,
 )
 from vla.files.writing import write_json
@@ -99,9 +99,9 @@ def test_an_earlier_version_is_read_or_refused_in_one_line():
         "outcomes": "0110",
     }
     stages = {"evaluation_before": {"sampled": earlier}}
-    result = result_of_stage(stages, "before", "sampled")
+    result = stage_result(stages, "before", "sampled")
     assert str(result).startswith("50.0 % (2/4, 95 % Wilson interval 15.0 to 85.0, sampled at")
     assert compare_results(result, STARTS).gained == 2
-    assert result_of_stage(stages, "after", "sampled") is None
+    assert stage_result(stages, "after", "sampled") is None
     with pytest.raises(ValueError, match="without items, metric is of another version"):
         EvaluationResult.from_dict({"condition": "as trained", "temperature": None})

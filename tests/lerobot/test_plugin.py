@@ -20,7 +20,7 @@ from vla.data.lerobot_writer import LeRobotWriter
 from vla.evaluation.checkpoint_settings import checkpoint_settings
 from vla.interop.hub.lerobot_files import lerobot_files
 from vla.interop.hub.pretrained import local_folder
-from vla.pipelines.robot.pipeline import load_policy
+from vla.pipelines.robot.policy import load_policy
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # LeRobot's own
 PLUGIN = Path(__file__).parents[2] / "scripts" / "lerobot_plugin"

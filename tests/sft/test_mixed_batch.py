@@ -14,8 +14,9 @@ from vla.data.questions import PackedQuestions
 from vla.models.vlm import VisionLanguageModel
 from vla.pipelines.robot.cotraining import AuxiliaryTask
 from vla.pipelines.robot.cotraining_text import TextCoTraining
-from vla.pipelines.robot.grounding import Grounding, GroundingBatch
-from vla.pipelines.robot.imitation import ImitationBatch, mixed_loss
+from vla.pipelines.robot.grounding.scene_pool import GroundingBatch
+from vla.pipelines.robot.grounding.trainer import GroundingTrainer
+from vla.pipelines.robot.imitation import ImitationBatch, cotraining_loss
 from vla.sft.loop import SupervisedSettings, SupervisedTrainer
 from vla.sft.losses import answer_loss
 from vla.training.distributed import SINGLE_PROCESS
@@ -45,7 +46,7 @@ def questions(rows: int, seed: int) -> GroundingBatch:
     return GroundingBatch(Observation(images, felt, tokens, there), packed)
 
 
-class Answers(Grounding):
+class Answers(GroundingTrainer):
     """The questions' side of a mixed batch, without scenes to draw them from and without
     detection."""
 
@@ -87,7 +88,7 @@ def train(task, actions, num_steps: int, weight: float, text_weight: float = 0.0
         )
 
     def loss_of(batch: ImitationBatch):
-        return mixed_loss(task.policy, batch, beside)
+        return cotraining_loss(task.policy, batch, beside)
 
     settings = SupervisedSettings(
         num_steps=num_steps,
@@ -152,8 +153,10 @@ def test_the_loss_of_a_step_is_the_weighted_sum_of_its_parts():
     ]
     batch = ImitationBatch(task.observation, actions[:4], mask, (asked, SAID))
     with torch.no_grad():
-        acted, _ = mixed_loss(task.policy, ImitationBatch(task.observation, actions[:4], mask), [])
-        whole, metrics = mixed_loss(task.policy, batch, beside)
+        acted, _ = cotraining_loss(
+            task.policy, ImitationBatch(task.observation, actions[:4], mask), []
+        )
+        whole, metrics = cotraining_loss(task.policy, batch, beside)
         parts = acted + 0.25 * Answers(model).loss(asked)[0] + 3.0 * Said(model).loss(SAID)[0]
     torch.testing.assert_close(whole, parts)
     assert {"action_loss", "answer_accuracy", "text_loss"} <= set(metrics)

@@ -13,9 +13,9 @@ from vla.data.advantage_tokens import with_advantage_token, without_advantage_to
 from vla.models.heads import BinnedValue
 from vla.policies.denoising import DenoisingHead
 from vla.sft.advantage_conditioning import (
-    advantages,
     expected_value,
     fit_values,
+    lookahead_advantages,
     nearest_bins,
     returns_to_go,
     select_positive,
@@ -45,13 +45,13 @@ def test_advantages_by_hand():
     returns = returns_to_go(TRAJECTORY, SUCCESS, 4)
     values = torch.tensor([-0.6, -0.7, -0.5, -0.9, -0.1])
     to_the_end = torch.tensor([0.1, -0.3, 0.25, -0.1, 0.1])
-    torch.testing.assert_close(advantages(values, returns, TRAJECTORY, None), to_the_end)
+    torch.testing.assert_close(lookahead_advantages(values, returns, TRAJECTORY, None), to_the_end)
     # One decision ahead: rows 0 and 2 go on in trajectory 0, row 1 in trajectory 1; the last rows
     # as above. Row 0: -.5 + .25 - .5 + .6 = -.15; row 1: -1 + 1 - .9 + .7 = -.2; row 2: -.25 - 0 -
     # .1 + .5 = .15.
     ahead = torch.tensor([-0.15, -0.2, 0.15, -0.1, 0.1])
-    torch.testing.assert_close(advantages(values, returns, TRAJECTORY, 1), ahead)
-    torch.testing.assert_close(advantages(values, returns, TRAJECTORY, 3), to_the_end)
+    torch.testing.assert_close(lookahead_advantages(values, returns, TRAJECTORY, 1), ahead)
+    torch.testing.assert_close(lookahead_advantages(values, returns, TRAJECTORY, 3), to_the_end)
 
 
 def test_the_largest_advantages_are_positive():

@@ -21,7 +21,9 @@ def test_the_seed_says_which_task_it_is(env):
     seen = env.reset([5, 8, 3, 2], np.array([7, 0, 3, 2]))
     words = [text.split()[0] for text in seen.instruction]
     assert (
-        words == [env.task_of(seed) for seed in (5, 8, 3, 2)] == ["push", "reach", "stack", "lift"]
+        words
+        == [env.task_name(seed) for seed in (5, 8, 3, 2)]
+        == ["push", "reach", "stack", "lift"]
     )
 
 

@@ -7,13 +7,13 @@ import sim
 from sim.questions import (
     KINDS,
     NUMBER_WORDS,
+    OBJECT_KINDS,
     PLAN_NUMBERS,
-    SIGHTING_KINDS,
     all_texts,
     ask,
-    kind_of,
+    detected_objects,
     plan,
-    sightings,
+    question_kind,
 )
 from sim.task import ObjectFacts, SceneFacts
 from sim.tasks.pick_place import PickPlace
@@ -172,7 +172,7 @@ def test_a_plan_is_what_an_instruction_comes_down_to():
     assert plan(facts, Chosen(shares=[0.71, 0.0])).numbers[PLAN_NUMBERS.index("held")] == -0.3
 
 
-def test_sightings_are_what_a_picture_alone_can_tell():
+def test_detected_objects_are_what_a_picture_alone_can_tell():
     seen = {"front": (0.2, 0.7), "wrist": (0.5, 0.4)}
     objects = (
         thing("block", "red", "cube", (0.5, 0.15, 0.02), pixels=seen),
@@ -181,11 +181,11 @@ def test_sightings_are_what_a_picture_alone_can_tell():
     facts = SceneFacts(
         objects, (0.5, 0.05, 0.2), np.pi / 2, 0.04, None, "", False, PickPlace.template
     )
-    (front,) = sightings(facts, "front")
-    assert (front.right, front.down, SIGHTING_KINDS[front.kind]) == (0.2, 0.7, "red cube")
+    (front,) = detected_objects(facts, "front")
+    assert (front.right, front.down, OBJECT_KINDS[front.kind]) == (0.2, 0.7, "red cube")
     assert front.place == pytest.approx((0.0, 0.15, 0.02))
     # The hand is turned a quarter: what lies 0.1 along the table's y lies 0.1 along the hand's x.
-    (wrist,) = sightings(facts, "wrist")
+    (wrist,) = detected_objects(facts, "wrist")
     assert wrist.place == pytest.approx((0.1, 0.0, -0.18))
 
 
@@ -197,7 +197,7 @@ def test_a_cube_turned_by_a_quarter_has_the_same_heading():
         facts = SceneFacts(
             objects, (0.5, 0.05, 0.2), hand_yaw, 0.04, None, "", False, PickPlace.template
         )
-        return [sightings(facts, camera)[0].heading for camera in ("front", "wrist")]
+        return [detected_objects(facts, camera)[0].heading for camera in ("front", "wrist")]
 
     # A cube looks the same four times a turn: an eighth of a turn is half a period.
     front, wrist = headings("cube", np.pi / 4, np.pi / 8)
@@ -216,7 +216,7 @@ def test_the_kind_of_a_question_is_told_from_its_words():
     for name in KINDS:
         for _ in range(60):
             facts = scene(held=rng.choice([None, 0, 1]), success=bool(rng.random() < 0.5))
-            names[name].add(kind_of(KINDS[name](facts, rng).text))
+            names[name].add(question_kind(KINDS[name](facts, rng).text))
     assert names.pop("color_of") == {"color_of", "is_there"}
     assert names == {name: {name} for name in names}
 
@@ -224,7 +224,7 @@ def test_the_kind_of_a_question_is_told_from_its_words():
 def test_weights_decide_what_is_asked():
     rng = np.random.default_rng(0)
     asked = ask(scene(), rng, 400, {"held": 3.0, "done": 1.0, "how_many": 0.0})
-    kinds = [kind_of(question.text) for question in asked]
+    kinds = [question_kind(question.text) for question in asked]
     assert set(kinds) == {"held", "done"}
     assert kinds.count("held") == pytest.approx(300, abs=35)  # four standard deviations
     with pytest.raises(

@@ -5,8 +5,8 @@ import pytest
 import vla.runtime
 from tests.test_pipeline import TINY
 from vla.commands.train import main
-from vla.pipelines.robot.evaluation_stages import tell_answers
-from vla.pipelines.robot.grounding import QuestionAnswers
+from vla.pipelines.robot.evaluation_stages import summarize_answers
+from vla.pipelines.robot.grounding.answers import QuestionAnswers
 
 BEFORE = QuestionAnswers(
     {"is_there": [True, False, True], "color_of": [False]}, {"where": [0.25, 0.75]}
@@ -27,20 +27,20 @@ def test_outcomes_are_in_the_same_order_whatever_order_they_were_asked_in():
 
 
 def test_answers_are_compared_question_by_question():
-    before = tell_answers(BEFORE, None)
+    before = summarize_answers(BEFORE, None)
     assert before["result"]["items"]["value"] == [0, 1, 0, 1]
     assert "against_before" not in before
-    after = tell_answers(AFTER, before)
+    after = summarize_answers(AFTER, before)
     assert (after["result"]["mean"], after["result"]["n"]) == (0.75, 4)
     assert after["result"]["groups"]["is_there"]["n"] == 3
     # The stage of an earlier version held the outcomes alone.
     earlier = {"text": before["text"], "decoding": "greedy", "outcomes": BEFORE.outcomes}
-    assert tell_answers(AFTER, earlier)["against_before"] == after["against_before"]
+    assert summarize_answers(AFTER, earlier)["against_before"] == after["against_before"]
     assert "2 answers gained, 1 lost of 4" in after["against_before"]
 
 
 def test_a_world_that_asks_for_numbers_only_has_no_share_of_right_answers():
-    assert tell_answers(QuestionAnswers({}, {"where": [0.5]}), None) == {"error/where": 0.5}
+    assert summarize_answers(QuestionAnswers({}, {"where": [0.5]}), None) == {"error/where": 0.5}
 
 
 @pytest.mark.parametrize(("frozen", "asked"), [("nothing", ["before", "after_rl"]), ("all", [])])

@@ -107,12 +107,12 @@ def test_it_is_refused_before_a_simulator_loads(folder):
 import sys
 from vla.simulator import make_simulator
 from vla.config import load
-from vla.pipelines.robot.demonstrations import check_described
+from vla.pipelines.robot.demonstrations import check_dataset
 
 for settings, part in (([], "control_hz is 30"), (["sim.cameras=[front]"], "control_hz is 30")):
     config = load(["data.path={folder}", *settings])
     try:
-        check_described(config, make_simulator(config.sim))
+        check_dataset(config, make_simulator(config.sim))
     except ValueError as error:
         assert part in str(error), error
     else:

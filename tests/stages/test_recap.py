@@ -14,7 +14,7 @@ from tests.test_pipeline import TINY
 from vla.commands.train import main
 from vla.config import ConfigError, load
 from vla.evaluation.checkpoint_settings import checkpoint_settings
-from vla.pipelines.robot.pipeline import load_policy
+from vla.pipelines.robot.policy import load_policy
 from vla.simulator import make_simulator
 from vla.training.checkpoint import last_checkpoint, load_checkpoint
 

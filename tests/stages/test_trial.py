@@ -25,7 +25,7 @@ from vla.commands import view as view_rollouts
 from vla.data.episode_recording import load_recording
 from vla.evaluation.checkpoint_settings import checkpoint_settings
 from vla.interop.hub.pretrained import from_pretrained, push_to_hub
-from vla.pipelines.robot.pipeline import load_policy
+from vla.pipelines.robot.policy import load_policy
 from vla.simulator import make_simulator
 from vla.viewer.episodes import open_library
 

@@ -12,8 +12,8 @@ from tests.rl.test_rollout import Countdown, Counting, observe
 from tests.sft.test_mixed_batch import questions
 from vla.evaluation.evaluate import evaluate_policy
 from vla.pipelines.robot.cotraining import AuxiliaryTask
-from vla.pipelines.robot.grounding import Grounding
-from vla.pipelines.robot.imitation import ImitationBatch, mixed_loss
+from vla.pipelines.robot.grounding.trainer import GroundingTrainer
+from vla.pipelines.robot.imitation import ImitationBatch, cotraining_loss
 from vla.policies.vla_policy import VlaPolicy
 from vla.rl.algorithm_factory import make_algorithm
 from vla.rl.dynamic_sampling import keep_trajectories
@@ -39,7 +39,7 @@ ROWS = 15
 """Of a batch: one more in the first of two processes than in the second."""
 
 
-class Asking(Grounding):
+class Asking(GroundingTrainer):
     """Questions beside the demonstrations, without scenes to draw them from."""
 
     def __init__(self, model: torch.nn.Module, processes: Processes):
@@ -92,7 +92,7 @@ def imitate(
         )
 
     def loss_of(batch: ImitationBatch):
-        return mixed_loss(policy, batch, beside, processes.reduce_sum)
+        return cotraining_loss(policy, batch, beside, processes.reduce_sum)
 
     SupervisedTrainer(policy, sgd, processes=processes).train(
         lambda step: [batch_at(step)], loss_of

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vla.data.episode_recording import list_recordings, load_recording, save_recording
-from vla.pipelines.robot.recordings import choose, record_trajectories, trajectory_rows
+from vla.pipelines.robot.recordings import choose_trajectories, record_trajectories, trajectory_rows
 from vla.types import Observation, Rollout
 from vla.viewer.payload import episode_actions, episode_summaries, planned_path
 
@@ -110,17 +110,17 @@ def test_groups_that_disagree_come_first_and_come_whole():
     # group 0: both fail; group 1: one of two succeeds
     two = rollout([0, 0, 1, 0], [0, 0, 1, 1], [0, 1, 2, 3])
     two = Rollout(**{**vars(two), "rewards": torch.tensor([0.0, 0.0, 1.0, 0.0])})
-    assert choose(two, 2).tolist() == [2, 3]
-    assert choose(two, 3).tolist() == [2, 3]
-    assert choose(two, 4).tolist() == [2, 3, 0, 1]
-    assert choose(two, 1).tolist() == [2, 3]
+    assert choose_trajectories(two, 2).tolist() == [2, 3]
+    assert choose_trajectories(two, 3).tolist() == [2, 3]
+    assert choose_trajectories(two, 4).tolist() == [2, 3, 0, 1]
+    assert choose_trajectories(two, 1).tolist() == [2, 3]
 
 
 def test_without_groups_half_are_wins_and_the_rest_failures():
     alone = rollout([1, 1, 1, 0, 0, 1], [0, 1, 2, 3, 4, 5], list(range(6)))
-    assert choose(alone, 4).tolist() == [0, 1, 3, 4]
-    assert choose(alone, 5).tolist() == [0, 1, 2, 3, 4]  # there are but two failures
-    assert choose(alone, 100).tolist() == [0, 1, 2, 5, 3, 4]
+    assert choose_trajectories(alone, 4).tolist() == [0, 1, 3, 4]
+    assert choose_trajectories(alone, 5).tolist() == [0, 1, 2, 3, 4]  # there are but two failures
+    assert choose_trajectories(alone, 100).tolist() == [0, 1, 2, 5, 3, 4]
 
 
 def test_a_plan_adds_up_moves_within_their_limits():

@@ -62,7 +62,7 @@ def open_server(options: argparse.Namespace) -> "PolicyServer":
     read_limits(options, 0)
     from vla.evaluation.checkpoint_settings import checkpoint_settings
     from vla.interop.hub.pretrained import local_folder
-    from vla.pipelines.robot.pipeline import load_policy
+    from vla.pipelines.robot.policy import load_policy
     from vla.policies.real_time_chunking import can_continue
     from vla.serve.policy_service import make_act, observation_spec, server_metadata
     from vla.serve.server import PolicyServer

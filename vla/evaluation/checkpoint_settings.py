@@ -19,9 +19,9 @@ from vla.config.compose import (
 from vla.evaluation.starts import StartManifest
 from vla.spelling import nearest_name, suggestion
 
-UNCHANGED = "none"
+NO_PERTURBATION = "none"
 """The perturbation that changes nothing."""
-OF_THE_POLICY = ("cameras", "image_size", "num_envs", "renderer", "num_threads")
+POLICY_SETTINGS = ("cameras", "image_size", "num_envs", "renderer", "num_threads")
 """What `sim=NAME` leaves as the run has it: what the policy sees, and how this machine draws it."""
 
 
@@ -40,7 +40,7 @@ def checkpoint_settings(run: Path, overrides: Sequence[str] = ()) -> RobotConfig
         asked = compose_with_hydra({"sim": task})["sim"]
         values["sim"] = asked | {
             name: values["sim"][name]
-            for name in OF_THE_POLICY
+            for name in POLICY_SETTINGS
             if name in asked and name in values["sim"]
         }
     config = freeze(apply_overrides(values, given))
@@ -139,11 +139,15 @@ def select_perturbations(
 ) -> list[str]:
     """Names among the simulator's perturbations: `all`, `none`, or names with commas; nothing
     changed always first."""
-    names = [name for name in known if name != UNCHANGED] if wanted == "all" else wanted.split(",")
+    names = (
+        [name for name in known if name != NO_PERTURBATION]
+        if wanted == "all"
+        else wanted.split(",")
+    )
     owner = "" if simulator is None else f" of sim.simulator={simulator}"
     for name in names:
-        if name not in (*known, UNCHANGED):
+        if name not in (*known, NO_PERTURBATION):
             raise ConfigError(
                 f"--perturb {name}: no such perturbation{owner}{suggestion(name, sorted(known))}"
             )
-    return [UNCHANGED, *(name for name in names if name != UNCHANGED)]
+    return [NO_PERTURBATION, *(name for name in names if name != NO_PERTURBATION)]

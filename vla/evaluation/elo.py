@@ -69,7 +69,7 @@ def elo_ratings(wins: Float[np.ndarray, "N N"], num_steps: int = 50) -> Float[np
 
 
 @dataclass(frozen=True)
-class Standing:
+class PlayerRating:
     """A player's rating with its 95 % bootstrap interval over prompts, and its share of wins
     against all others."""
 
@@ -94,9 +94,9 @@ class Standing:
         }
 
 
-def standings(
+def rank_players(
     names: Sequence[str], preferences: Preferences, num_resamples: int = 400, seed: int = 0
-) -> list[Standing]:
+) -> list[PlayerRating]:
     """The players, strongest first. Whole prompts are resampled: comparisons on one prompt are not
     independent."""
     ratings = elo_ratings(preferences.wins(len(names)))
@@ -115,5 +115,7 @@ def standings(
         mine, theirs = preferences.first == i, preferences.second == i
         scores = np.concatenate([preferences.score[mine], 1 - preferences.score[theirs]])
         interval = (float(low[i]), float(high[i]))
-        found.append(Standing(name, float(ratings[i]), interval, float(scores.mean()), len(scores)))
+        found.append(
+            PlayerRating(name, float(ratings[i]), interval, float(scores.mean()), len(scores))
+        )
     return sorted(found, key=lambda standing: -standing.rating)

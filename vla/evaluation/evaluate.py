@@ -49,7 +49,7 @@ def evaluate_policy(
             on_decision=on_decision,
             saver=pieces,
         )
-        return result_of_rollout(rollout, temperature)
+        return rollout_result(rollout, temperature)
 
     with propagate_errors(processes), processes.process_rng("evaluation"):
         own = (
@@ -60,7 +60,7 @@ def evaluate_policy(
     return merge_shares(processes.gather(own))
 
 
-def result_of_rollout(
+def rollout_result(
     rollout: Rollout, temperature: float | None, groups: Sequence[str] = (), **fields: str
 ) -> EvaluationResult:
     """The successes of a rollout with one trajectory a start. `groups` are the starts' tasks, by
@@ -74,13 +74,13 @@ def result_of_rollout(
         seeds.astype(np.int64).tolist(),
         rollout.success.numpy() > 0.5,
         temperature,
-        groups=tuple(groups) or tasks_of_episodes(measured),
+        groups=tuple(groups) or episode_tasks(measured),
         measures={name: tuple(map(float, values)) for name, values in columns.items()},
         **fields,
     )
 
 
-def tasks_of_episodes(measures: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+def episode_tasks(measures: Mapping[str, np.ndarray]) -> tuple[str, ...]:
     """The task of every episode, where several take turns: the environment then measures
     "TASK/success", NaN in episodes of other tasks. Empty for a single task."""
     tasks: dict[int, str] = {}

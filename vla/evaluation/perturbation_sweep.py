@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from vla.config.simulation import Simulation
-from vla.evaluation.checkpoint_settings import UNCHANGED
-from vla.evaluation.evaluate import result_of_rollout
+from vla.evaluation.checkpoint_settings import NO_PERTURBATION
+from vla.evaluation.evaluate import rollout_result
 from vla.evaluation.result import NOMINAL, EvaluationResult, ResultComparison, compare_results
 from vla.evaluation.starts import StartManifest
 from vla.rl.protocols import Observe, Policy
@@ -76,11 +76,11 @@ def evaluate_conditions(
     for perturbation in perturbations:
         perturbed = (
             sim
-            if perturbation == UNCHANGED
+            if perturbation == NO_PERTURBATION
             else sim.model_copy(update={"perturbation": perturbation})
         )
         world = make_world(perturbed)
-        condition = NOMINAL if perturbation == UNCHANGED else perturbation
+        condition = NOMINAL if perturbation == NO_PERTURBATION else perturbation
         for temperature in temperatures:
             seed_everything(derive_seed(0, f"evaluation of {perturbation}"))
             name = f"{condition}, {'greedy' if temperature is None else 'sampled'}"
@@ -95,8 +95,8 @@ def evaluate_conditions(
                     greedy=temperature is None,
                     on_decision=bar.advance_to,
                 )
-            tasks = [world.task_of(environment.instructions[seed]) for seed in seeds]
-            result = result_of_rollout(rollout, temperature, tasks, condition=condition)
+            tasks = [world.task_name(environment.instructions[seed]) for seed in seeds]
+            result = rollout_result(rollout, temperature, tasks, condition=condition)
             progress.print_line(f"  {name}: {result}")
             if on_rollout is not None:
                 on_rollout(result, rollout, perturbed)

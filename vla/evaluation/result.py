@@ -334,7 +334,7 @@ def merge_shares(shares: Sequence[EvaluationResult]) -> EvaluationResult:
     )
 
 
-def result_of_stage(stages: Mapping[str, Any], when: str, decoding: str) -> EvaluationResult | None:
+def stage_result(stages: Mapping[str, Any], when: str, decoding: str) -> EvaluationResult | None:
     """The result of the evaluation `when` ("before", "after") among the stages of results.json;
     None where there is none."""
     values = stages.get(f"evaluation_{when}", {}).get(decoding)

@@ -39,7 +39,7 @@ class SeedRange:
         return np.arange(self.first, self.first + number, dtype=np.int64)
 
 
-class Starts(TypedDict):
+class StartManifestFile(TypedDict):
     """What a manifest holds as a file; ranges are their first and last seed."""
 
     __pydantic_config__ = KEYS  # type: ignore[misc]
@@ -110,7 +110,9 @@ class StartManifest:
     @classmethod
     def load(cls, path: Path) -> StartManifest:
         """Read a manifest back; ValueError when it was edited, for then its hash does not fit."""
-        values = read_json(path, Starts, "restore it: it says which starts were trained on")
+        values = read_json(
+            path, StartManifestFile, "restore it: it says which starts were trained on"
+        )
         with validating_file(path):
             ranges = {name: SeedRange(*values[name]) for name in RANGES}
             manifest = cls(scene=values["scene"], num_starts=values["num_starts"], **ranges)

@@ -25,7 +25,7 @@ from vla.evaluation.checkpoint_settings import (
     checkpoint_settings,
     select_perturbations,
 )
-from vla.evaluation.films import film_examples
+from vla.evaluation.example_videos import write_example_videos
 from vla.evaluation.perturbation_sweep import (
     compare_with_nominal,
     evaluate_conditions,
@@ -42,7 +42,8 @@ from vla.interop.lerobot.checkpoints import (
     read_checkpoint_spec,
 )
 from vla.interop.lerobot.episode_tracking import with_episode_tracking
-from vla.pipelines.robot.pipeline import load_policy, start_manifest
+from vla.pipelines.robot.pipeline import start_manifest
+from vla.pipelines.robot.policy import load_policy
 from vla.pipelines.robot.recordings import record_evaluation
 from vla.report.evaluation import comparison_page, evaluation_page
 from vla.rl.protocols import Observe, Policy
@@ -196,7 +197,7 @@ def run_evaluation(path: Path, request: EvaluationRequest, make_simulator: MakeS
     starts = checkpoint.held_out_starts()
     evaluation = evaluate_checkpoint(checkpoint, starts, folder)
     nominal = evaluation.results[0]
-    films = film_examples(
+    films = write_example_videos(
         checkpoint.policy,
         checkpoint.simulator.recorder,
         checkpoint.observe,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vla.command_names import command_name
-from vla.evaluation.result import EvaluationResult, result_of_stage
+from vla.evaluation.result import EvaluationResult, stage_result
 from vla.evaluation.starts import StartManifest
 from vla.files.reading import read_optional_json, read_yaml, validating_file
 from vla.files.writing import write_atomically
@@ -132,7 +132,7 @@ def headline_tiles(results: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     found = nothing_learned_tile(results)
     stages = results.get("stages", {})
     for when in ("after", "before"):
-        greedy = result_of_stage(stages, when, "greedy")
+        greedy = stage_result(stages, when, "greedy")
         if greedy is not None:
             told = "" if "left_out" in stages.get("evaluation_after", {}) else f" {when} RL"
             found[f"Success{told}, greedy"] = (f"{100 * greedy.mean:.1f} %", counts(greedy))
@@ -173,7 +173,7 @@ def success_intervals(stages: Mapping[str, Any]) -> list[Interval]:
         )
         for when in ("before", "after")
         for decoding in ("greedy", "sampled")
-        if (result := result_of_stage(stages, when, decoding)) is not None
+        if (result := stage_result(stages, when, decoding)) is not None
     ]
 
 

@@ -59,7 +59,7 @@ def expected_value(logits: Float[Tensor, "R K"]) -> Float[Tensor, "R"]:
     return logits.softmax(-1) @ torch.linspace(-1, 0, logits.shape[-1], device=logits.device)
 
 
-def advantages(
+def lookahead_advantages(
     values: Float[Tensor, "R"],
     returns: Float[Tensor, "R"],
     trajectory: Int[Tensor, "R"],

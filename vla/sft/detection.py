@@ -24,7 +24,7 @@ PLACE_SCALE = 0.1
 """Places are predicted in units of 10 cm."""
 
 
-SightingRow = tuple[float, float, int, tuple[float, float, float], tuple[float, float]]
+DetectedObject = tuple[float, float, int, tuple[float, float, float], tuple[float, float]]
 """How far right and down in the picture (fractions), kind, place (metres), heading."""
 
 
@@ -87,7 +87,7 @@ def grounded_phrase_loss(
 
 
 def build_cell_targets(
-    seen: Sequence[Mapping[str, Sequence[SightingRow]]],
+    seen: Sequence[Mapping[str, Sequence[DetectedObject]]],
     cameras: Sequence[str],
     grid: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -133,8 +133,8 @@ def detection_loss(
     with torch.no_grad():
         hit = logits[..., :-1].argmax(-1) == targets.kinds
         metrics = {
-            "sighting_accuracy": float(hit[targets.occupied].float().sum() / count),
-            "sighting_error": float(place) * PLACE_SCALE,
+            "detection_accuracy": float(hit[targets.occupied].float().sum() / count),
+            "detection_error": float(place) * PLACE_SCALE,
             "heading_error": float(heading),
         }
     return kind + place + heading, metrics

@@ -64,7 +64,7 @@ def train_on_examples(
     seed: int,
     stage: TrainingStage | None = None,
     *,
-    weight_of: Callable[[Rows], float] = len,
+    batch_weight: Callable[[Rows], float] = len,
     before_batch: Callable[[Rows], None] = lambda rows: None,
     processes: Processes = SINGLE_PROCESS,
     threads: Threads = SINGLE_THREAD,
@@ -72,7 +72,7 @@ def train_on_examples(
 ) -> None:
     """Train `module` in place.
 
-    `loss_of(rows)` is a sum of terms; it is divided by `weight_of(batch)` of the whole batch, the
+    `loss_of(rows)` is a sum of terms; it is divided by `batch_weight(batch)` of the whole batch, the
     number of examples by default. `before_batch` gets a whole batch before it is cut. `stage` shows
     and saves the steps, and resumes. Every process has all examples and handles its share of a
     batch.
@@ -93,7 +93,7 @@ def train_on_examples(
     def micro_batches(step: int) -> list[tuple[list[int], float]]:
         batch = batches(step)
         before_batch(batch)
-        total = weight_of(batch)
+        total = batch_weight(batch)
         own = torch.tensor(shard_rows(batch, processes))
         return [
             (rows.tolist(), total) for rows in split_evenly(own, settings.rows_per_pass, threads)
@@ -107,7 +107,7 @@ def train_on_examples(
         if trainer.is_over:
             trainer.use_averaged_weights()
         if stage is not None:
-            stage.note_step(step, metrics["loss"])
+            stage.record_step(step, metrics["loss"])
 
     if stage is not None:
         stage.resume(trainer)

@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from vla.policies.vla_policy import VlaPolicy
 from vla.sft.loop import Metrics, SupervisedSettings, SupervisedTrainer
 from vla.sft.losses import global_fraction
-from vla.sft.protocols import HeadPretrainablePolicy
 from vla.training.distributed import SINGLE_PROCESS, Processes
 from vla.types import Observation, concatenate_rows, map_rows
 
@@ -46,7 +46,7 @@ class CachedFeatures:
 
 @torch.no_grad()
 def extract_features(
-    policy: HeadPretrainablePolicy, batches: Iterator[tuple[Observation, Tensor, Tensor]]
+    policy: VlaPolicy, batches: Iterator[tuple[Observation, Tensor, Tensor]]
 ) -> CachedFeatures:
     """Run the model once over all batches of (observation, actions, mask); the pictures are not
     kept."""
@@ -72,7 +72,7 @@ def compress_features(hidden: Float[Tensor, "B q d"]) -> Float[Tensor, "B q d"]:
 
 
 def train_head(
-    policy: HeadPretrainablePolicy,
+    policy: VlaPolicy,
     features: CachedFeatures,
     settings: SupervisedSettings,
     on_step: Callable[[int, Metrics], bool | None],
@@ -102,7 +102,7 @@ def train_head(
 
 
 @contextmanager
-def train_head_only(policy: HeadPretrainablePolicy) -> Iterator[None]:
+def train_head_only(policy: VlaPolicy) -> Iterator[None]:
     """Within the block nothing but the head is trained."""
     frozen = [p for p in policy.model_parameters() if p.requires_grad]
     for parameter in frozen:

@@ -127,7 +127,7 @@ class SupervisedTrainer:
             pieces = micro_batches(self.step)
             self.optimizer.zero_grad()
             with self.processes.process_rng("fit", self.step):
-                parts = add_gradients(parameters, pieces, with_numbers(loss_of), self.threads)
+                parts = add_gradients(parameters, pieces, with_loss_metric(loss_of), self.threads)
             sum_gradients(parameters, self.processes.reduce_sum)
             norm = float(nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm))
             metrics = sum_metrics(parts, self.processes)
@@ -135,7 +135,7 @@ class SupervisedTrainer:
             scale = schedule_scale(
                 self.settings.schedule, self.progress, self.step, self.settings.warmup_steps
             )
-            with scaled_rates(self.optimizer, scale):
+            with scaled_learning_rates(self.optimizer, scale):
                 self.optimizer.step()
             if self.ema is not None:
                 self.ema.update(self.module)
@@ -181,7 +181,7 @@ class SupervisedTrainer:
             self.ema.load_state_dict(state["ema"])
 
 
-def with_numbers[Piece](
+def with_loss_metric[Piece](
     loss_of: Callable[[Piece], tuple[Tensor, Metrics]],
 ) -> Callable[[Piece], tuple[Tensor, Metrics]]:
     """`loss_of` whose loss, as a number, stands among its metrics."""
@@ -205,7 +205,7 @@ def sum_metrics(parts: Sequence[Metrics], processes: Processes) -> Metrics:
 
 
 @contextmanager
-def scaled_rates(optimizer: CombinedOptimizer, scale: float) -> Iterator[None]:
+def scaled_learning_rates(optimizer: CombinedOptimizer, scale: float) -> Iterator[None]:
     """Learning rates scaled within the block. Outside it they are the settings', so that an
     optimizer saved between two steps does not carry the schedule with it.
     """

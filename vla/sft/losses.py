@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vla.collectives import ReduceSum, single_process
 from vla.models.vlm import VisionLanguageModel
-from vla.sft.protocols import ImitablePolicy
+from vla.policies.vla_policy import VlaPolicy
 from vla.types import Observation
 
 
@@ -23,7 +23,7 @@ def global_fraction(count: Tensor | int, reduce_sum: ReduceSum) -> Float[Tensor,
 
 
 def imitation_loss(
-    policy: ImitablePolicy,
+    policy: VlaPolicy,
     observation: Observation,
     actions: Float[Tensor, "B H A"],
     action_mask: Bool[Tensor, "B H"],

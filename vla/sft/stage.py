@@ -19,7 +19,7 @@ class TrainingStage:
         fit_examples(policy, examples, settings, seed, stage)
 
     A run that was stopped within the stage, or after it, loads the weights it had. `constants`: see
-    `constant`.
+    `checkpointed_constant`.
     """
 
     def __init__(self, run: Run, name: str, num_steps: int) -> None:
@@ -58,7 +58,7 @@ class TrainingStage:
             trainer.module.load_state_dict(self.saved["module"])
             trainer.load_state_dict(self.saved)
 
-    def note_step(self, step: int, loss: float) -> None:
+    def record_step(self, step: int, loss: float) -> None:
         """Log a step that was made, save where a checkpoint is due, and leave the run where someone
         asked to stop."""
         self.run.log.write(self.name, step, {"loss": loss})
@@ -81,7 +81,9 @@ class TrainingStage:
         self.run.save(self.name, self._trainer.step, state, keep=1 if is_over else None)
 
 
-def constant(stage: TrainingStage | None, name: str, make: Callable[[], Tensor]) -> Tensor:
+def checkpointed_constant(
+    stage: TrainingStage | None, name: str, make: Callable[[], Tensor]
+) -> Tensor:
     """A tensor that follows from the weights a training begins with: made once, kept beside every
     checkpoint of its stage."""
     if stage is None:

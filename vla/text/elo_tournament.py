@@ -15,7 +15,7 @@ from vla.config import TextConfig, freeze
 from vla.config.compose import read_settings
 from vla.data.messages import prompt_key
 from vla.data.rows import RowReader
-from vla.evaluation.elo import CENTRE, Preferences, Standing, standings
+from vla.evaluation.elo import CENTRE, PlayerRating, Preferences, rank_players
 from vla.files.writing import write_atomically, write_json
 from vla.generation.sampling import Sampling
 from vla.report.charts import Interval, interval_chart
@@ -151,7 +151,7 @@ def run_tournament(runs: Sequence[Path], output: Path, url: str | None, model: s
     preferences = compare_answers(
         answers, prompts, make_tournament_judge(url, model, players[0].config)
     )
-    found = standings([player.name for player in players], preferences)
+    found = rank_players([player.name for player in players], preferences)
     for standing in found:
         progress.print_line(f"  {standing}")
     judge = (
@@ -173,7 +173,7 @@ def run_tournament(runs: Sequence[Path], output: Path, url: str | None, model: s
     return output
 
 
-def elo_page(found: Sequence[Standing], result: dict[str, Any]) -> str:
+def elo_page(found: Sequence[PlayerRating], result: dict[str, Any]) -> str:
     """Who is stronger, and what they said."""
     shown = [
         Interval(

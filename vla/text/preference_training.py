@@ -18,7 +18,7 @@ from vla.preference.objective import KTO, Objective, PlackettLuce, comparison_te
 from vla.rewards.reward_model import RewardModel
 from vla.sft.examples import evaluate_rows, train_on_examples
 from vla.sft.loop import SupervisedSettings
-from vla.sft.stage import TrainingStage, constant
+from vla.sft.stage import TrainingStage, checkpointed_constant
 from vla.text.sft_losses import Example, sequence_logprobs
 from vla.threads import SINGLE_THREAD, Threads
 
@@ -142,7 +142,7 @@ def fit_comparisons(
             values = comparison_logprobs(policy, [comparisons[i] for i in rows])[0]
             return torch.nn.functional.pad(values, (0, width - values.shape[1]))
 
-        reference = constant(
+        reference = checkpointed_constant(
             stage,
             "reference",
             lambda: evaluate_rows(len(comparisons), settings.rows_per_pass, scored, policy.threads),
@@ -191,8 +191,8 @@ def fit_kto(
         return evaluate_rows(len(rows), size, said, policy.threads)
 
     everyone = range(len(examples))
-    ref_own = constant(stage, "reference", lambda: scores(own, everyone))
-    ref_other = constant(stage, "reference of others", lambda: scores(other, everyone))
+    ref_own = checkpointed_constant(stage, "reference", lambda: scores(own, everyone))
+    ref_other = checkpointed_constant(stage, "reference of others", lambda: scores(other, everyone))
 
     def before_batch(rows: Sequence[int]) -> None:
         baseline[0] = kto_baseline(scores(other, rows), ref_other[list(rows)])
@@ -233,7 +233,7 @@ def held_out_reference(
         logprobs = comparison_logprobs(policy, [held_out[i] for i in rows])[0]
         return torch.nn.functional.pad(logprobs, (0, width - logprobs.shape[1]))
 
-    return constant(
+    return checkpointed_constant(
         stage,
         "held-out reference",
         lambda: evaluate_rows(len(held_out), settings.rows_per_pass, scored),

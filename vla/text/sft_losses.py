@@ -79,7 +79,7 @@ def fit_examples(
         settings,
         seed,
         stage,
-        weight_of=lambda rows: sum(len(examples[i].completion) for i in rows),
+        batch_weight=lambda rows: sum(len(examples[i].completion) for i in rows),
         processes=processes,
         threads=policy.threads,
     )

@@ -85,7 +85,7 @@ def write_rrd(library: EpisodeLibrary, path: Path, limit: int) -> None:
 def watch_native(run: Path) -> None:
     """MuJoCo's viewer with the policy acting live; instructions come from a page with a text box,
     or the terminal."""
-    from vla.pipelines.robot.pipeline import load_policy
+    from vla.pipelines.robot.policy import load_policy
     from vla.viewer.instruction_box import InstructionBox
 
     config = checkpoint_settings(run, ["sim.num_envs=1"])

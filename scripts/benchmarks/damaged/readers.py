@@ -17,14 +17,14 @@ def load_settings(folder: Path) -> None:
 
 def load_policy(folder: Path) -> None:
     from vla.evaluation.checkpoint_settings import checkpoint_settings
-    from vla.pipelines.robot import pipeline as robot
+    from vla.pipelines.robot import policy as robot_policy
     from vla.policy_spec import simulator_from_spec
 
     config = checkpoint_settings(folder)
-    weights = robot.find_weights(folder)
+    weights = robot_policy.find_weights(folder)
     if weights is None:
         raise ValueError(f"{folder} holds no policy")
-    robot.load_policy(folder, config, simulator_from_spec(folder, weights), weights)
+    robot_policy.load_policy(folder, config, simulator_from_spec(folder, weights), weights)
 
 
 def write_report(folder: Path) -> None:

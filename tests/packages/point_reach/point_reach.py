@@ -148,7 +148,7 @@ class NoScenes:
     """There is nothing to ask about."""
 
     num_plan_numbers: int = 1
-    sighting_names: tuple[str, ...] = ()
+    object_names: tuple[str, ...] = ()
 
 
 @dataclass
@@ -198,8 +198,8 @@ class PointSimulator:
     def texts(self) -> list[str]:
         return ["go to the mark"]
 
-    def kind_of(self, question: str) -> str:
+    def question_kind(self, question: str) -> str:
         return "unknown"
 
-    def task_of(self, instruction: str) -> str:
+    def task_name(self, instruction: str) -> str:
         return instruction

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from vla.config.compose import read_settings
-from vla.evaluation.result import result_of_stage
+from vla.evaluation.result import stage_result
 from vla.evaluation.starts import StartManifest
 from vla.files.reading import validating_file
 from vla.files.secrets import mask_secrets
@@ -92,7 +92,7 @@ def results_table(results: Mapping[str, Any], starts: Mapping[str, Any]) -> str:
         f"{100 * result.interval[0]:.1f} to {100 * result.interval[1]:.1f} % |"
         for when in ("before", "after")
         for decoding in ("greedy", "sampled")
-        if (result := result_of_stage(results.get("stages", {}), when, decoding)) is not None
+        if (result := stage_result(results.get("stages", {}), when, decoding)) is not None
     ]
     if not rows:
         return "Nothing was measured: the run was not judged on held-out starts."

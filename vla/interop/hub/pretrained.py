@@ -41,7 +41,7 @@ def save_pretrained(run: Path, folder: Path, make_world: Callable[[Any], Any]) -
     """
     from safetensors.torch import save_file
 
-    from vla.pipelines.robot.pipeline import load_policy
+    from vla.pipelines.robot.policy import load_policy
 
     if folder.exists() and any(folder.iterdir()) and not (folder / WEIGHTS).exists():
         raise ValueError(f"{folder} holds something else: choose an empty folder")
@@ -82,7 +82,7 @@ def from_pretrained(
     Raises ValueError when there is none, or its actions mean something else than those of the world
     it is put into.
     """
-    from vla.pipelines.robot.pipeline import load_policy
+    from vla.pipelines.robot.policy import load_policy
 
     folder = local_folder(name)
     config = checkpoint_settings(folder)

@@ -32,9 +32,10 @@ from vla.files.writing import atomic_file, write_json
 from vla.interop.hub.lerobot_files import lerobot_files
 from vla.interop.hub.pretrained import local_folder, portable_settings
 from vla.interop.lerobot.configuration_vla import ACTION, IMAGES, STATE, VlaConfig, robot_settings
-from vla.pipelines.robot.pipeline import describe, find_weights, load_policy, start_manifest
+from vla.pipelines.robot.pipeline import start_manifest
+from vla.pipelines.robot.policy import describe_policy, find_weights, load_policy
+from vla.policies.vla_policy import VlaPolicy
 from vla.policy_spec import SpecSimulator, read_policy_spec, simulator_from_spec
-from vla.sft.protocols import ImitablePolicy
 from vla.training.seed import derive_seed
 from vla.training.state_files import make_contiguous
 
@@ -45,7 +46,7 @@ class PolicyBundle:
     it was read from, `dataset` where its demonstrations stand.
     """
 
-    policy: ImitablePolicy
+    policy: VlaPolicy
     observer: Observer
     settings: RobotConfig
     policy_spec: Mapping[str, Any]
@@ -113,7 +114,7 @@ def bundle_from_dataset(config: VlaConfig, dataset: Any) -> PolicyBundle:
     code = kind.fit_code(chunks)
     for note in kind.code_notes(code, chunks[:, 0], world.action_spec["names"]):
         logging.getLogger(__name__).warning(note)
-    policy_spec = json.loads(json.dumps(describe(code, world, settings)))  # type: ignore[arg-type]
+    policy_spec = json.loads(json.dumps(describe_policy(code, world, settings)))  # type: ignore[arg-type]
     observer = Observer(tokenizer, settings.policy.instruction_length)
     return PolicyBundle(
         make_policy(settings, model, code),

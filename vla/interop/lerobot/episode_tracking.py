@@ -94,11 +94,11 @@ class EpisodeTrackingSimulator:
     def texts(self) -> list[str]:
         return self.world.texts()
 
-    def kind_of(self, question: str) -> str:
-        return self.world.kind_of(question)
+    def question_kind(self, question: str) -> str:
+        return self.world.question_kind(question)
 
-    def task_of(self, instruction: str) -> str:
-        return self.world.task_of(instruction)
+    def task_name(self, instruction: str) -> str:
+        return self.world.task_name(instruction)
 
     def environment(self) -> EpisodeTrackingEnvironment:
         return self._placed(self.world.environment())

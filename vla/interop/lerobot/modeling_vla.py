@@ -76,7 +76,7 @@ class VlaPolicy(PreTrainedPolicy):
 
     def get_optim_params(self) -> list[torch.nn.Parameter]:  # type: ignore[override]
         """What learns: the head alone where the settings say so (`sft.head_only`)."""
-        if self.made.settings.sft.head_only and getattr(self.policy, "can_train_head", False):
+        if self.made.settings.sft.head_only and self.policy.can_train_head:
             for parameter in self.policy.model_parameters():
                 parameter.requires_grad_(False)
         return [parameter for parameter in self.policy.parameters() if parameter.requires_grad]

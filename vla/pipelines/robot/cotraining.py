@@ -1,5 +1,4 @@
-"""What a model goes on learning beside demonstrations, in the same steps: questions about scenes,
-and texts."""
+"""Auxiliary tasks of SFT, trained in the same steps as the demonstrations: scenes and texts."""
 
 from __future__ import annotations
 
@@ -11,55 +10,57 @@ from torch import Tensor
 
 from vla.config.robot import RobotConfig
 from vla.data.questions import QuestionEncoder
+from vla.models.vlm import VisionLanguageModel
 from vla.pipelines.robot.cotraining_text import TextCoTraining
-from vla.pipelines.robot.grounding import Grounding, GroundingSettings
-from vla.sft.protocols import ImitablePolicy
-from vla.simulator import SceneSource, Simulator
+from vla.pipelines.robot.grounding.settings import GroundingSettings
+from vla.pipelines.robot.grounding.trainer import GroundingTrainer
+from vla.sft.loop import Metrics
+from vla.simulator import Simulator
 from vla.training.distributed import Processes
 from vla.training.seed import derive_seed
 
 
 @dataclass(frozen=True)
 class AuxiliaryTask:
-    """Something to learn: `batch(step)` depends on nothing but the step, and its `loss` counts
-    `weight` times."""
+    """A task trained beside the demonstrations; its `loss` is scaled by `weight`.
+
+    `batch(step)` depends on the step alone, so a resumed run gets the same batches.
+    """
 
     weight: float
     batch: Callable[[int], Any]
-    loss: Callable[[Any], tuple[Tensor, dict[str, float]]]
+    loss: Callable[[Any], tuple[Tensor, Metrics]]
 
 
 def auxiliary_tasks(
     config: RobotConfig,
-    policy: ImitablePolicy,
+    model: VisionLanguageModel,
     encoder: QuestionEncoder,
-    world: Simulator,
+    simulator: Simulator,
     texts: TextCoTraining | None,
     processes: Processes,
 ) -> list[AuxiliaryTask]:
-    """What `data` asks for by a weight above 0."""
-    found = []
+    """The auxiliary tasks whose weight in the section `data` is above 0."""
+    tasks = []
     if config.data.question_weight:
-        asking = scene_question_task(config, policy, encoder, world.scenes(), processes)
-        found.append(AuxiliaryTask(config.data.question_weight, asking.mixed_batch, asking.loss))
+        scenes = scene_task(config, model, encoder, simulator, processes)
+        tasks.append(AuxiliaryTask(config.data.question_weight, scenes.step_batch, scenes.loss))
     if texts is not None and config.data.text_weight:
-        found.append(AuxiliaryTask(config.data.text_weight, texts.batch, texts.loss))
-    return found
+        tasks.append(AuxiliaryTask(config.data.text_weight, texts.batch, texts.loss))
+    return tasks
 
 
-def scene_question_task(
+def scene_task(
     config: RobotConfig,
-    policy: ImitablePolicy,
+    model: VisionLanguageModel,
     encoder: QuestionEncoder,
-    source: SceneSource,
+    simulator: Simulator,
     processes: Processes,
-) -> Grounding:
-    """Questions and plans about scenes other than the demonstrations', so that the model keeps what
-    it can see."""
+) -> GroundingTrainer:
+    """Questions and instructions about random scenes, against forgetting of grounding."""
     data = config.data
-    settings = GroundingSettings(**config.grounding.model_dump())
     settings = replace(
-        settings,
+        GroundingSettings.from_section(config.grounding),
         batch_size=data.question_batch_size,
         questions_per_scene=data.questions_per_scene,
         pool_size=data.num_question_scenes,
@@ -67,6 +68,6 @@ def scene_question_task(
         detection_weight=0.0,
     )
     seed = derive_seed(config.train.seed, "beside") % 2**32
-    beside = Grounding(policy.model, encoder, source, settings, seed, processes)
-    beside.fill(data.num_question_scenes, config.sim.num_envs)
-    return beside
+    trainer = GroundingTrainer(model, encoder, simulator.scenes(), settings, seed, processes)
+    trainer.fill(data.num_question_scenes, config.sim.num_envs)
+    return trainer

@@ -45,7 +45,7 @@ def load_or_collect_demonstrations(
     return found
 
 
-def check_described(config: RobotConfig, world: Simulator) -> None:
+def check_dataset(config: RobotConfig, world: Simulator) -> None:
     """Refuse a dataset by what it says of itself (cameras, names, rate, state) before a run has a
     folder.
 

@@ -15,8 +15,8 @@ from vla.data.augment import random_light, random_shift
 from vla.data.demonstrations import DemonstrationBatch, Demonstrations
 from vla.data.observations import Observer
 from vla.pipelines.robot.cotraining import AuxiliaryTask
+from vla.policies.vla_policy import VlaPolicy
 from vla.sft.losses import imitation_loss
-from vla.sft.protocols import ImitablePolicy
 from vla.training.distributed import SINGLE_PROCESS, Processes, shard_rows
 from vla.types import Observation
 
@@ -84,8 +84,8 @@ def action_tensors(batch: DemonstrationBatch) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(batch.actions), torch.from_numpy(batch.action_mask)
 
 
-def mixed_loss(
-    policy: ImitablePolicy,
+def cotraining_loss(
+    policy: VlaPolicy,
     batch: ImitationBatch,
     beside: Sequence[AuxiliaryTask],
     reduce_sum: ReduceSum = single_process,
@@ -101,7 +101,7 @@ def mixed_loss(
 
 @torch.no_grad()
 def held_out_loss(
-    policy: ImitablePolicy,
+    policy: VlaPolicy,
     demonstrations: Demonstrations,
     observer: Observer,
     rows_at_once: int,

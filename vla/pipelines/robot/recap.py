@@ -31,16 +31,15 @@ from vla.policies.vla_policy import VlaPolicy
 from vla.rl.protocols import VectorEnvironment
 from vla.rl.rollout import collect_rollout
 from vla.sft.advantage_conditioning import (
-    advantages,
     expected_value,
     fit_values,
+    lookahead_advantages,
     nearest_bins,
     returns_to_go,
     select_positive,
     value_features,
 )
 from vla.sft.head_pretraining import extract_features, train_head
-from vla.sft.protocols import HeadPretrainablePolicy, ImitablePolicy
 from vla.training.resumable_work import ResumableWork, remove_finished_work
 from vla.training.rollout_collection import SeededStarts, check_rewards
 from vla.training.run import Run
@@ -52,7 +51,7 @@ NEGATIVE, POSITIVE = 0, 1
 
 
 @dataclass(frozen=True)
-class LabelledExperience:
+class Experience:
     """Decisions [R] of N trajectories, without labels: what was seen and done, and whether it led
     to success."""
 
@@ -62,26 +61,23 @@ class LabelledExperience:
     success: Bool[Tensor, "N"]
 
 
-def prompting_for_success(
-    policy: ImitablePolicy, observer: Observer, settings: Settings
-) -> Observer:
+def conditioned_observer(policy: VlaPolicy, observer: Observer, settings: Settings) -> Observer:
     """What a policy acts on after the stage: instructions with the label of good decisions, and
     guidance."""
     if not settings.num_rounds:
         return observer
-    if isinstance(policy, VlaPolicy):
-        policy.guidance = settings.guidance
+    policy.guidance = settings.guidance
     return replace(observer, label=settings.positive_label)
 
 
-class Recap:
+class RecapTrainer:
     """The stage; `train` gives back the observer that asks for good decisions."""
 
     def __init__(
         self,
         run: Run,
         config: RobotConfig,
-        policy: HeadPretrainablePolicy,
+        policy: VlaPolicy,
         environment: VectorEnvironment,
         observer: Observer,
         starts: StartManifest,
@@ -108,20 +104,20 @@ class Recap:
             {k: v.clone() for k, v in self.policy.state_dict().items()},
         )
         saved, acting, done = self.run.load("recap"), self.observer, 0
-        experience: list[LabelledExperience] = []
+        experience: list[Experience] = []
         if saved is not None:
             done, first = saved["round"], saved["first"]
             self.policy.load_state_dict(saved["policy"])
             experience = [
-                LabelledExperience(Observation(**part.pop("observation")), **part)
+                Experience(Observation(**part.pop("observation")), **part)
                 for part in saved["experience"]
             ]
-            acting = prompting_for_success(self.policy, self.observer, settings)
+            acting = conditioned_observer(self.policy, self.observer, settings)
         with self.run.progress.bar("RECAP", settings.num_rounds, done) as bar:
             for number in range(done, settings.num_rounds):
                 experience.append(self._collect(number, acting))
                 metrics = self._learn(number, first, experience)
-                acting = prompting_for_success(
+                acting = conditioned_observer(
                     self.policy, self.observer, settings
                 )  # SFT had never seen a label
                 metrics["validation_success"] = self._validate(acting)
@@ -143,7 +139,7 @@ class Recap:
         self.run.finish_stage("recap", {"num_rounds": settings.num_rounds})
         return acting
 
-    def _collect(self, number: int, observe: Observer) -> LabelledExperience:
+    def _collect(self, number: int, observe: Observer) -> Experience:
         """Sampled episodes of the present policy, the labels it was asked with taken away."""
         seeds = self.seeds.draw(number, 0, self.config.recap.starts_per_round)
         pieces = ResumableWork(self.run, "recap", number)
@@ -155,7 +151,7 @@ class Recap:
         check_rewards(number, rollout)
         assert rollout.action is not None
         assert rollout.success is not None
-        return LabelledExperience(
+        return Experience(
             without_advantage_token(rollout.observation),
             rollout.action,
             rollout.trajectory,
@@ -168,14 +164,14 @@ class Recap:
         return self.config.sim.max_steps // self.policy.chunk
 
     def _learn(
-        self, number: int, first: dict[str, Tensor], experience: list[LabelledExperience]
+        self, number: int, first: dict[str, Tensor], experience: list[Experience]
     ) -> dict[str, float]:
         """Value model, labels and head, from all experience so far; what came of it."""
         settings, rollouts = self.config.recap, concat_experience(experience)
         self.policy.load_state_dict(first)
         returns = returns_to_go(rollouts.trajectory, rollouts.success, self._longest)
         values, metrics = self._values(rollouts.observation, returns)
-        found = advantages(values, returns, rollouts.trajectory, settings.lookahead)
+        found = lookahead_advantages(values, returns, rollouts.trajectory, settings.lookahead)
         good = select_positive(found, settings.positive_fraction)
         torch.manual_seed(derive_seed(self.config.train.seed, f"recap {number}") % 2**63)
         self._imitate(rollouts, good)
@@ -222,7 +218,7 @@ class Recap:
         returns = torch.from_numpy(-left / self.config.sim.max_steps).float().clamp(min=-1)
         return features, returns
 
-    def _imitate(self, rollouts: LabelledExperience, good: Bool[Tensor, "R"]) -> None:
+    def _imitate(self, rollouts: Experience, good: Bool[Tensor, "R"]) -> None:
         """Train the head on rollouts with their labels and demonstrations, which are all good; some
         without a label."""
         settings = self.config.recap
@@ -267,7 +263,7 @@ class Recap:
 def recap_stage(
     run: Run,
     config: RobotConfig,
-    policy: ImitablePolicy,
+    policy: VlaPolicy,
     environment: VectorEnvironment,
     observer: Observer,
     starts: StartManifest,
@@ -277,9 +273,10 @@ def recap_stage(
     here on."""
     if not config.recap.num_rounds:
         return observer
-    assert isinstance(policy, HeadPretrainablePolicy), "settings were checked"
     with run.stage("recap"):
-        return Recap(run, config, policy, environment, observer, starts, demonstrations).train()
+        return RecapTrainer(
+            run, config, policy, environment, observer, starts, demonstrations
+        ).train()
 
 
 def split_rows(observation: Observation) -> list[Observation]:
@@ -291,10 +288,10 @@ def split_rows(observation: Observation) -> list[Observation]:
     ]
 
 
-def concat_experience(experience: list[LabelledExperience]) -> LabelledExperience:
+def concat_experience(experience: list[Experience]) -> Experience:
     """All rounds as one; trajectories are numbered on."""
     before = np.cumsum([0, *(len(part.success) for part in experience)])
-    return LabelledExperience(
+    return Experience(
         concatenate_rows([part.observation for part in experience]),
         torch.cat([part.actions for part in experience]),
         torch.cat([part.trajectory + int(n) for part, n in zip(experience, before)]),

@@ -30,7 +30,7 @@ def trajectory_rows(rollout: Rollout, trajectories: Int[Tensor, "N"]) -> Int[Ten
     return torch.cat([(rollout.trajectory == int(i)).nonzero().squeeze(1) for i in trajectories])
 
 
-def choose(rollout: Rollout, count: int) -> Int[Tensor, "N"]:
+def choose_trajectories(rollout: Rollout, count: int) -> Int[Tensor, "N"]:
     """About `count` trajectories worth looking at: whole groups, those first in which some succeed
     and some fail; of trajectories without siblings half wins and half failures, as far as there
     are.
@@ -147,7 +147,7 @@ def record_update(
     """Some groups of the rollout that `policy` was just updated from, with the advantages that the
     algorithm gave them and the log-probabilities after the update.
     """
-    chosen = choose(rollout, EPISODES)
+    chosen = choose_trajectories(rollout, EPISODES)
     rows = trajectory_rows(rollout, chosen)
     batch = algorithm.prepare(rollout, None if reference is None else reference.logprobs(rollout))
     observation, trace = (
@@ -172,7 +172,7 @@ def record_evaluation(
     folder: Path, sim: Simulation, policy: Policy, rollout: Rollout, name: str, decoding: str
 ) -> Path:
     """Some wins and some failures of an evaluation."""
-    chosen = choose(rollout, EPISODES)
+    chosen = choose_trajectories(rollout, EPISODES)
     chain = denoising_chain(policy, rollout, trajectory_rows(rollout, chosen))
     return save_recording(
         folder,

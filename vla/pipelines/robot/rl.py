@@ -15,6 +15,7 @@ from vla.data.observations import Observer
 from vla.evaluation.evaluate import evaluate_policy
 from vla.evaluation.starts import StartManifest
 from vla.pipelines.robot.recordings import record_update, term_success_rates
+from vla.policies.vla_policy import VlaPolicy
 from vla.rl.algorithm_factory import make_algorithm
 from vla.rl.branching import (
     FIRST_FIT,
@@ -26,7 +27,6 @@ from vla.rl.branching import (
 from vla.rl.critic import with_critic
 from vla.rl.protocols import Algorithm, Reference, VectorEnvironment
 from vla.rl.state_critic import StateCritic
-from vla.sft.protocols import HeadPretrainablePolicy, ImitablePolicy
 from vla.statistics import SuccessRate
 from vla.training.distributed import SINGLE_PROCESS, Processes
 from vla.training.rl_trainer import RLTask, RLTrainer, Sample
@@ -40,15 +40,19 @@ from vla.types import Rollout
 def train_robot_rl(
     run: Run,
     config: RobotConfig,
-    policy: ImitablePolicy,
+    policy: VlaPolicy,
     environment: VectorEnvironment,
     observer: Observer,
     starts: StartManifest,
 ) -> RLTrainer:
     """RL as a stage of a robot run; the trainer when it is over, the policy trained in place."""
-    freeze(policy, config.model.freeze_in_rl)
+    freeze_for_rl(policy, config.model.freeze_in_rl)
     rl = config.rl
-    lack = without_branches(policy, environment) if rl.num_branches and rl.num_iterations else None
+    lack = (
+        missing_branch_support(policy, environment)
+        if rl.num_branches and rl.num_iterations
+        else None
+    )
     if lack is not None:
         config, note = whole_episodes(config, lack)
         run.progress.print_line(note)
@@ -61,10 +65,10 @@ def train_robot_rl(
     return trainer
 
 
-def freeze(policy: ImitablePolicy, what: Literal["nothing", "prefix", "all"]) -> None:
+def freeze_for_rl(policy: VlaPolicy, what: Literal["nothing", "prefix", "all"]) -> None:
     """Leave out of RL what reads pictures (`prefix`), or all but the head where a policy has one
     apart (`all`)."""
-    if what == "all" and isinstance(policy, HeadPretrainablePolicy) and policy.can_train_head:
+    if what == "all" and policy.can_train_head:
         policy.freeze_model()
     elif what != "nothing":
         policy.freeze_prefix()
@@ -81,7 +85,7 @@ class RobotRL:
         self,
         run: Run,
         config: RobotConfig,
-        policy: ImitablePolicy,
+        policy: VlaPolicy,
         algorithm: Algorithm,
         environment: VectorEnvironment,
         observer: Observer,
@@ -94,7 +98,7 @@ class RobotRL:
         self.learner = with_critic(policy, rl.critic)
         self.branches: BranchCollector | None = None
         if rl.num_iterations and rl.num_branches:
-            self.branches = make_branches(config, policy, environment, run.processes)
+            self.branches = make_branch_collector(config, policy, environment, run.processes)
         self.num_warmed = 0
         seeds = SeededStarts(
             starts.train.first, starts.train.last, config.train.seed, run.processes
@@ -218,9 +222,9 @@ class RobotRL:
         self.branches.critic.load_state_dict(state["critic"])
 
 
-def make_branches(
+def make_branch_collector(
     config: RobotConfig,
-    policy: ImitablePolicy,
+    policy: VlaPolicy,
     environment: VectorEnvironment,
     processes: Processes = SINGLE_PROCESS,
 ) -> BranchCollector:
@@ -241,7 +245,7 @@ def make_branches(
     )
 
 
-def without_branches(policy: ImitablePolicy, environment: VectorEnvironment) -> str | None:
+def missing_branch_support(policy: VlaPolicy, environment: VectorEnvironment) -> str | None:
     """What policy or simulator lacks for branches; the settings alone tell of ours
     (`vla.config.whole_episodes`)."""
     if not isinstance(environment, BranchingEnvironment):

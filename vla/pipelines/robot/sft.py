@@ -6,7 +6,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TypeGuard
 
 import numpy as np
 from torch import Tensor
@@ -19,12 +18,12 @@ from vla.pipelines.robot.imitation import (
     Augmentation,
     ImitationBatches,
     action_tensors,
+    cotraining_loss,
     held_out_loss,
-    mixed_loss,
 )
+from vla.policies.vla_policy import VlaPolicy
 from vla.sft.head_pretraining import extract_features, train_head
 from vla.sft.loop import Metrics, SupervisedSettings, SupervisedTrainer
-from vla.sft.protocols import HeadPretrainablePolicy, ImitablePolicy
 from vla.training.distributed import shard_rows
 from vla.training.progress import ProgressBar
 from vla.training.run import Run
@@ -33,15 +32,9 @@ from vla.types import Observation
 SHOWN = ("loss", "action_loss", "plan_error", "text_loss")
 
 
-def starts_with_head(
-    config: RobotConfig, policy: ImitablePolicy
-) -> TypeGuard[HeadPretrainablePolicy]:
+def pretrains_head(config: RobotConfig, policy: VlaPolicy) -> bool:
     """Whether SFT begins with the head alone."""
-    return (
-        bool(config.sft.head_steps)
-        and isinstance(policy, HeadPretrainablePolicy)
-        and policy.can_train_head
-    )
+    return config.sft.head_steps > 0 and policy.can_train_head
 
 
 def num_head_steps(config: RobotConfig, num_frames: int) -> int:
@@ -57,12 +50,12 @@ def num_head_steps(config: RobotConfig, num_frames: int) -> int:
     )
 
 
-def num_full_steps(config: RobotConfig, policy: ImitablePolicy) -> int:
+def num_full_steps(config: RobotConfig, policy: VlaPolicy) -> int:
     """Optimizer steps of the whole policy: none where the head was all that should learn."""
-    return 0 if config.sft.head_only and starts_with_head(config, policy) else config.sft.num_steps
+    return 0 if config.sft.head_only and pretrains_head(config, policy) else config.sft.num_steps
 
 
-def whole_settings(config: RobotConfig, num_steps: int) -> SupervisedSettings:
+def full_model_settings(config: RobotConfig, num_steps: int) -> SupervisedSettings:
     """How the whole policy is trained."""
     sft = config.sft
     return SupervisedSettings(
@@ -96,10 +89,10 @@ def head_settings(config: RobotConfig, num_frames: int) -> SupervisedSettings:
     )
 
 
-def supervised_stage(
+def sft_stage(
     run: Run,
     config: RobotConfig,
-    policy: ImitablePolicy,
+    policy: VlaPolicy,
     demonstrations: Demonstrations,
     observer: Observer,
     beside: Sequence[AuxiliaryTask],
@@ -109,18 +102,18 @@ def supervised_stage(
     processes = run.processes
     training, held_out = demonstrations.split(config.data.holdout_fraction, config.train.seed)
     augmentation = Augmentation(sft.augment.shift_pixels, sft.augment.light)
-    settings = whole_settings(config, num_full_steps(config, policy))
+    settings = full_model_settings(config, num_full_steps(config, policy))
     saved = run.load("sft")
-    begins_with_head = saved is None and starts_with_head(config, policy)
+    begins_with_head = saved is None and pretrains_head(config, policy)
     if begins_with_head:
-        head_stage(run, config, policy, training, observer, augmentation)
+        head_pretraining_stage(run, config, policy, training, observer, augmentation)
     # Made after the head is trained: the average begins with the weights of this moment.
     trainer = SupervisedTrainer(policy, settings, processes=processes)
     if saved is not None:
         policy.load_state_dict(saved["policy"])
         trainer.load_state_dict(saved)
     if begins_with_head:
-        save(run, trainer)
+        save_checkpoint(run, trainer)
     evaluate = partial(
         held_out_loss, policy, held_out, observer, sft.batch_size, processes=processes
     )
@@ -135,18 +128,18 @@ def supervised_stage(
             beside,
             processes,
         )
-        loss_of = partial(mixed_loss, policy, beside=beside, reduce_sum=processes.reduce_sum)
+        loss_of = partial(cotraining_loss, policy, beside=beside, reduce_sum=processes.reduce_sum)
         with run.progress.bar("SFT", settings.num_steps, trainer.step) as bar:
-            on_step = watch_training(run, config, trainer, bar, evaluate)
+            on_step = make_step_callback(run, config, trainer, bar, evaluate)
             trainer.train(lambda step: [batches(step)], loss_of, on_step)
     run.check_stop()
     trainer.use_averaged_weights()
-    save(run, trainer)
+    save_checkpoint(run, trainer)
     values = {"num_steps": trainer.step, "held_out_loss": evaluate()}
     run.finish_stage("sft", {**values, "num_frames": training.num_frames})
 
 
-def watch_training(
+def make_step_callback(
     run: Run,
     config: RobotConfig,
     trainer: SupervisedTrainer,
@@ -166,21 +159,21 @@ def watch_training(
             run.log.write("sft", step, metrics)
         stop = run.stop.requested
         if stop or run.checkpoint_overdue or step % save_every == 0:
-            save(run, trainer)
+            save_checkpoint(run, trainer)
         return stop
 
     return on_step
 
 
-def save(run: Run, trainer: SupervisedTrainer) -> None:
+def save_checkpoint(run: Run, trainer: SupervisedTrainer) -> None:
     """A checkpoint of the stage."""
     run.save("sft", trainer.step, {"policy": trainer.module.state_dict(), **trainer.state_dict()})
 
 
-def head_stage(
+def head_pretraining_stage(
     run: Run,
     config: RobotConfig,
-    policy: HeadPretrainablePolicy,
+    policy: VlaPolicy,
     training: Demonstrations,
     observer: Observer,
     augmentation: Augmentation,
@@ -208,7 +201,7 @@ def head_stage(
         def on_step(step: int, metrics: Metrics) -> bool:
             bar.advance(1, loss=metrics["loss"])
             if step % config.sft.log_every == 0:
-                run.log.write("probe", step, metrics)
+                run.log.write("head", step, metrics)
             return run.stop.requested
 
         train_head(policy, features, settings, on_step, run.processes)

@@ -85,7 +85,7 @@ def run_sft(config: TextConfig, run: Run) -> dict[str, Any]:
             training,
             seed,
             stage,
-            weight_of=lambda rows: count_loss_tokens([drawn[i] for i in rows]),
+            batch_weight=lambda rows: count_loss_tokens([drawn[i] for i in rows]),
             processes=run.processes,
             threads=parts.threads,
         )

@@ -70,8 +70,8 @@ def test_the_loss_by_hand():
     # |0 - 2|, 0 in 10 cm, a mean of 2/3; so do headings: |.6 - 1|, |.8 - 0|, a mean of .6.
     assert loss.item() == pytest.approx(20 + 2 / 3 + 0.6, abs=1e-4)
     assert metrics["heading_error"] == pytest.approx(0.6)
-    assert metrics["sighting_accuracy"] == 1.0
-    assert metrics["sighting_error"] == pytest.approx(0.1 * 2 / 3)
+    assert metrics["detection_accuracy"] == 1.0
+    assert metrics["detection_error"] == pytest.approx(0.1 * 2 / 3)
 
 
 NONE = torch.zeros(1, 2, dtype=torch.bool)

@@ -26,7 +26,7 @@ class EpisodeFrames:
     frames: dict[str, np.ndarray]
 
 
-def film_examples(
+def write_example_videos(
     policy: Policy,
     make_recorder: Callable[[int], Any],
     observe: Observe,

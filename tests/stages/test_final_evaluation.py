@@ -1,4 +1,4 @@
-"""A policy that nothing has changed is not judged a second time, and the report says so."""
+"""A policy that nothing has changed is not evaluated a second time, and the report says so."""
 
 import pytest
 import yaml
@@ -7,10 +7,13 @@ import vla.pipelines.robot.pipeline as robot
 from vla.config import load
 from vla.evaluation.result import success_result
 from vla.interrupt import StopRequest
+from vla.pipelines.robot.evaluation_stages import PolicyEvaluation
 from vla.report.robot_report import write_report
 from vla.training.metrics import NullLog
 from vla.training.run import Run
 from vla.training.run_folder import RunFolder
+
+EVALUATION = object.__new__(PolicyEvaluation)  # only handed on
 
 
 @pytest.fixture
@@ -19,11 +22,12 @@ def run(tmp_path):
 
 
 @pytest.fixture
-def judged(monkeypatch):
+def evaluated(monkeypatch):
     calls = []
 
-    def evaluation_stage(run, name, config, *judge) -> None:
-        calls.append(judge)
+    def evaluation_stage(run, name, evaluation) -> None:
+        assert evaluation is EVALUATION
+        calls.append(evaluation)
         run.finish_stage("evaluation_after", {"greedy": {}})
 
     monkeypatch.setattr(robot, "evaluation_stage", evaluation_stage)
@@ -38,24 +42,24 @@ def judged(monkeypatch):
         (["policy=flow", "rl.num_iterations=0", "recap.num_rounds=1"], 1),
     ],
 )
-def test_the_second_judgement_is_for_a_policy_that_has_changed(run, judged, settings, count):
-    assert robot.evaluate_after(run, 1, load(settings), "policy") == bool(count)
-    assert judged == [("policy",)] * count
+def test_the_second_evaluation_is_for_a_policy_that_has_changed(run, evaluated, settings, count):
+    assert robot.final_evaluation_stage(run, load(settings), 1, EVALUATION) == bool(count)
+    assert len(evaluated) == count
     assert ("left_out" in run.results["stages"]["evaluation_after"]) == (count == 0)
 
 
-def test_a_run_that_goes_on_with_rl_is_judged_after_it(run, judged):
-    robot.evaluate_after(run, 0, load(["rl.num_iterations=0"]), "policy")
-    assert robot.evaluate_after(run, 2, load(["rl.num_iterations=2"]), "policy")
-    assert robot.evaluate_after(run, 2, load(["rl.num_iterations=2"]), "policy")
-    assert len(judged) == 1  # what was judged once is not judged again
-    assert robot.evaluate_after(run, 5, load(["rl.num_iterations=5"]), "policy")
-    assert len(judged) == 2  # three more iterations have changed it
+def test_a_run_that_goes_on_with_rl_is_evaluated_after_it(run, evaluated):
+    robot.final_evaluation_stage(run, load(["rl.num_iterations=0"]), 0, EVALUATION)
+    assert robot.final_evaluation_stage(run, load(["rl.num_iterations=2"]), 2, EVALUATION)
+    assert robot.final_evaluation_stage(run, load(["rl.num_iterations=2"]), 2, EVALUATION)
+    assert len(evaluated) == 1  # the same policy is not evaluated again
+    assert robot.final_evaluation_stage(run, load(["rl.num_iterations=5"]), 5, EVALUATION)
+    assert len(evaluated) == 2  # three more iterations have changed it
 
 
-def test_the_report_says_that_it_was_judged_once(run, tmp_path):
+def test_the_report_says_that_it_was_evaluated_once(run, tmp_path):
     rate = success_result(range(10), [True] * 5 + [False] * 5, None).to_dict()
-    robot.evaluate_after(run, 0, load(["rl.num_iterations=0"]))
+    robot.final_evaluation_stage(run, load(["rl.num_iterations=0"]), 0, EVALUATION)
     run.finish_stage("evaluation_before", {"greedy": rate})
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(load([]).model_dump(mode="json")))
     page = write_report(tmp_path).read_text()

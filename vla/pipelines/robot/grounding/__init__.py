@@ -1,0 +1,1 @@
+"""Grounding of a small vision-language model: question answering about rendered scenes."""

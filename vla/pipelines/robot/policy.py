@@ -1,0 +1,188 @@
+"""The policy of a robot run: built before SFT, described in `policy.json`, and loaded again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vla.build import build_vlm, make_policy, policy_settings
+from vla.config.policy import PolicySection
+from vla.config.robot import RobotConfig
+from vla.data.demonstrations import Demonstrations, undisturbed_chunks
+from vla.data.image_fitting import RESIZE, check_resize, describe_rule_mismatch
+from vla.data.observations import Observer
+from vla.data.questions import QuestionEncoder
+from vla.data.spec_checks import check_action_spec, check_state
+from vla.files.arrays import load_weights, read_safetensors, read_tokenizer
+from vla.files.policy_manifest import WEIGHTS, check_export
+from vla.files.reading import validating_file
+from vla.files.writing import write_json
+from vla.models.checkpoint import num_parameters
+from vla.pipelines.robot.grounding.stage import grounding_stage
+from vla.pipelines.robot.recap import conditioned_observer
+from vla.policies.head import ActionCode
+from vla.policies.vla_policy import VlaPolicy, rename_weights
+from vla.policy_spec import (
+    REMEDY,
+    match_query_count,
+    num_plan_numbers,
+    proprio_names,
+    read_policy_spec,
+    without_checkpoint,
+)
+from vla.simulator import Simulator
+from vla.training.checkpoint import last_checkpoint, load_checkpoint
+from vla.training.distributed import broadcast_weights
+from vla.training.run import Run
+from vla.training.run_folder import to_plain
+from vla.training.seed import derive_seed
+from vla.training.synchronization import broadcast_from_main
+
+SPEC_FILE = "policy.json"
+TOKENIZER_FOLDER = "tokenizer"
+STAGES_WITH_WEIGHTS = ("rl", "recap", "sft")
+"""Stages whose checkpoints hold the policy, the last one first."""
+
+
+def build_policy(
+    run: Run, config: RobotConfig, simulator: Simulator, demonstrations: Demonstrations
+) -> tuple[VlaPolicy, Observer, QuestionEncoder]:
+    """Build the policy before SFT, its observer, and the encoder of its questions.
+
+    A new run writes `policy.json` and `tokenizer/`, which a later process needs to load the policy.
+    A resumed run reads its action code from there.
+    """
+    torch.manual_seed(derive_seed(config.train.seed, "model") % 2**63)
+    model, tokenizer = build_vlm(
+        config, simulator.proprio_size, simulator.scenes().num_plan_numbers, simulator.texts()
+    )
+    encoder = QuestionEncoder(tokenizer, model.backbone.vocabulary_size)
+    path = run.folder.path / SPEC_FILE
+    is_resumed = broadcast_from_main(path.exists(), run.processes)
+    if config.model.checkpoint is None:
+        model.fit_proprio(torch.from_numpy(demonstrations.columns.proprio[demonstrations.rows]))
+        if not run.is_finished("sft") and run.load("sft") is None:
+            grounding_stage(run, config, simulator, model, encoder)
+    if is_resumed:
+        code = _read_code(path, config.policy, demonstrations)
+    else:
+        code = _fit_code(run, config, demonstrations)
+        if run.processes.is_main:
+            tokenizer.save_pretrained(run.folder.path / TOKENIZER_FOLDER)
+            write_json(path, to_plain(describe_policy(code, simulator, config)))
+    policy = make_policy(config, model, code)
+    broadcast_weights(policy, run.processes)
+    run.results["model"] = {"num_parameters": num_parameters(policy), "num_draws": policy.num_draws}
+    observer = make_observer(config, tokenizer, config.policy.instruction_length, policy)
+    return policy, observer, encoder
+
+
+def _read_code(path: Path, settings: PolicySection, demonstrations: Demonstrations) -> ActionCode:
+    """The action code of a resumed run; images must be resized as before."""
+    spec = read_policy_spec(path.parent)
+    for camera, (height, width) in demonstrations.picture_sizes.items():
+        dataset = f"camera {camera} of the dataset {demonstrations.folder}"
+        check_resize(spec, height, width, dataset)
+    return load_action_code(settings, spec, path)
+
+
+def _fit_code(run: Run, config: RobotConfig, demonstrations: Demonstrations) -> ActionCode:
+    """Fit the action code of a new run to its demonstrations."""
+    training, _ = demonstrations.split(config.data.holdout_fraction, config.train.seed)
+    chunks = undisturbed_chunks(training.columns, config.policy.chunk, training.rows)
+    settings = policy_settings(config.policy)
+    code = settings.fit_code(chunks)
+    for note in settings.code_notes(code, chunks[:, 0], demonstrations.action_names):
+        run.progress.print_line(f"actions: {note}")
+    return code
+
+
+def load_action_code(settings: PolicySection, spec: Mapping[str, Any], path: Path) -> ActionCode:
+    """The action code in a policy's spec, which was read from `path`.
+
+    Raises:
+        ValueError: the code is damaged, or its number of dimensions is not the action_spec's.
+    """
+    with validating_file(path, REMEDY):
+        code: ActionCode = policy_settings(settings).read_code(spec["actions"])
+        names = spec["action_spec"]["names"]
+        if len(code.constants) != len(names):
+            raise ValueError(
+                f"its code of actions has {len(code.constants)} dimensions, its action_spec names "
+                f"{len(names)}"
+            )
+        return code
+
+
+def make_observer(config: RobotConfig, tokenizer: Any, length: int, policy: VlaPolicy) -> Observer:
+    """The observer of a policy: instructions of `length` tokens in `data.sentence`."""
+    return Observer(tokenizer, length, sentence=config.data.sentence, slots=policy.model.slots)
+
+
+def describe_policy(code: ActionCode, simulator: Simulator, config: RobotConfig) -> dict[str, Any]:
+    """The spec of a policy, as in `policy.json`: actions, state, cameras, and the action code."""
+    return {
+        "action_spec": dict(simulator.action_spec),
+        "proprio_names": list(simulator.proprio_names),
+        "cameras": list(config.sim.cameras),
+        "image_size": config.sim.image_size,
+        "resize": RESIZE,
+        "chunk": config.policy.chunk,
+        "instruction_length": config.policy.instruction_length,
+        "policy": config.policy.name,
+        "actions": code.to_dict(),
+    }
+
+
+def load_policy(
+    folder: Path,
+    config: RobotConfig,
+    simulator: Simulator,
+    weights: Mapping[str, torch.Tensor] | None = None,
+) -> tuple[VlaPolicy, Observer]:
+    """Load the final policy of a run or an export; `weights` where they have been read already.
+
+    Raises:
+        ValueError: the folder holds no policy, or one with other actions or another state than the
+            simulator's.
+    """
+    path = folder / SPEC_FILE
+    spec = read_policy_spec(folder) if path.exists() else None
+    if spec is not None:
+        check_action_spec(spec["action_spec"], simulator.action_spec, f"the policy in {folder}")
+    weights = find_weights(folder) if weights is None else weights
+    if spec is None or weights is None:
+        raise ValueError(f"{folder} holds no policy: finish the run, or give another folder")
+    check_state(proprio_names(spec, weights), simulator.proprio_names, f"the policy in {folder}")
+    mismatch = describe_rule_mismatch(spec, str(path))
+    if mismatch and simulator.cameras is None:  # our own simulator renders squares
+        logging.getLogger(__name__).warning(mismatch)
+    model, _ = build_vlm(
+        without_checkpoint(config),
+        simulator.proprio_size,
+        num_plan_numbers(weights),
+        simulator.texts(),
+    )
+    match_query_count(model, weights)
+    tokenizer = read_tokenizer(folder / TOKENIZER_FOLDER, REMEDY)
+    policy = make_policy(config, model, load_action_code(config.policy, spec, path))
+    load_weights(policy, rename_weights(policy.state_dict(), weights), folder)
+    observer = make_observer(config, tokenizer, spec["instruction_length"], policy)
+    return policy, conditioned_observer(policy, observer, config.recap)
+
+
+def find_weights(folder: Path) -> dict[str, torch.Tensor] | None:
+    """The final weights in a run or an export; None where there are none."""
+    if (folder / WEIGHTS).exists():
+        check_export(folder)
+        return read_safetensors(folder / WEIGHTS, REMEDY)
+    for stage in STAGES_WITH_WEIGHTS:
+        path = last_checkpoint(folder / "checkpoints" / stage)
+        if path is not None:
+            state = load_checkpoint(path)
+            return state.get("best", state["policy"])
+    return None
