@@ -127,8 +127,8 @@ WRONG = {
     "rl.num_branches=1": "rl.num_branches (1) must be at least 2, or 0 for whole episodes",
     "mode=text rl.num_branches=4 rl.max_resamples=0": "rl.num_branches (4) is for robots: set it to 0 in mode=text",
     "mode=text text.max_turns=4": "text.max_turns (4) must be 1 without text.tool: set it to 1, or name a tool",
-    "mode=text text.tool=calculator": "text.max_turns (1) leaves no turn in which text.tool (calculator) could be",
-    "mode=text text.sampling.top_k=1": "text.sampling.top_k (1) leaves one token to draw, so all samples of a prompt",
+    "mode=text text.tool=calculator": "text.max_turns (1) leaves no turn after a call of text.tool (calculator)",
+    "mode=text text.sampling.top_k=1": "text.sampling.top_k (1) leaves one token to sample, so all samples of a prompt",
     "mode=text text=preference text.generation.sampling.top_k=1": "text.generation.sampling.top_k (1) leaves one token",
     "rl.max_resamples=1": "rl.max_resamples (1) must be 0 with rl.num_branches (8)",
     "rl.num_branches=0 rl.group_size=4 rl.num_minibatches=3": (
@@ -210,7 +210,7 @@ WRONG = {
     "mode=text text.max_prompt_tokens=1": "text.max_prompt_tokens (1) must be greater than or equal to 16",
     "mode=text text.verifier_timeout_seconds=1e-9": "text.verifier_timeout_seconds (1e-09) must be greater than or",
     "mode=text text.sampling.temperature=1e12": "text.sampling.temperature (1000000000000.0) must be less than",
-    "mode=text text.rewards={bleu:1}": "text.rewards={bleu:1}: there is no bleu in text.rewards yet: add it by "
+    "mode=text text.rewards={bleu:1}": "text.rewards={bleu:1}: text.rewards has no bleu yet: add it by "
     "+text.rewards.bleu=1",
     "mode=text ++text.rewards={nope.nope:1}": "text.rewards.nope.nope (1.0): verifier 'nope.nope' is unknown",
     "mode=text text=control text.gold=kind": "text.gold (kind): gold 'kind' is unknown",
@@ -266,7 +266,7 @@ def test_every_conflict_is_told_at_once():
 def test_suggestions_prefer_the_same_last_name():
     # `seed` is spelled more like `need` than like `train.seed`.
     assert suggest_setting("seed", ["need", "train.seed"]) == "; did you mean train.seed?"
-    assert suggest_setting("zzz", ["need"]) == "; --cfg job prints all there are"
+    assert suggest_setting("zzz", ["need"]) == "; --cfg job prints all settings"
 
 
 def test_paths_name_sections_and_settings():
@@ -296,7 +296,7 @@ def test_resume_refuses_another_kind_a_wrong_key_and_a_folder_that_is_no_run(tmp
     run = tmp_path / "first"
     run.mkdir()
     (run / "config.yaml").write_text(to_yaml(load()))
-    with pytest.raises(ConfigError, match="^algorithm=ppo cannot be chosen anew for resume"):
+    with pytest.raises(ConfigError, match="^algorithm=ppo cannot change under resume"):
         load([f"resume={run}", "algorithm=ppo"])
     with pytest.raises(ConfigError, match="did you mean rl.epochs"):
         load([f"resume={run}", "rl.epoch=2"])

@@ -49,7 +49,7 @@ def test_resume_refuses_what_does_not_fit_the_weights_data_and_judgements_of_the
         name = setting.split("=")[0]
         with pytest.raises(
             ConfigError,
-            match=rf"{name}[. (].* does not fit resume={tmp_path}: what it has made so far",
+            match=rf"{name}[. (].* does not fit resume={tmp_path}: the files of the run were made with",
         ):
             load([f"resume={tmp_path}", setting])
     for setting in FIT + FIT_OF_RL * ("preference" not in begun):

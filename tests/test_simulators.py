@@ -45,11 +45,11 @@ def test_what_a_world_of_gymnasium_lacks_is_said():
     [
         (
             ["sim=gym", "model.checkpoint=embedded"],
-            "model.checkpoint \\(embedded\\) knows our two cameras",
+            "model.checkpoint \\(embedded\\) was trained on the two cameras",
         ),
         (
             ["sim=gym", "grounding.num_steps=5"],
-            "grounding.num_steps asks about scenes, and sim.simulator=gymnasium has none",
+            "grounding.num_steps needs scenes, and sim.simulator=gymnasium has none",
         ),
         (
             ["sim=gym", "data.question_weight=0.5"],

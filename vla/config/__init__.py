@@ -1,15 +1,14 @@
-"""Frozen, validated settings of a run. The YAML under configs/ holds every value once; these types
-hold none.
+"""Frozen, validated settings of a run: `load` composes and checks them.
 
-`load(overrides)` is the only way in. A choice between kinds of a thing is a union discriminated by
-its `name`, so that a setting of one kind is refused under another (`gae_lambda` under grpo).
-`find_conflicts` says what single settings cannot.
+The YAML under configs/ holds every default once; the types hold none. A choice between kinds is a
+union discriminated by `name`. A setting of one kind is therefore refused under another, e.g.
+`gae_lambda` under grpo. `find_conflicts` checks settings against each other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -28,12 +27,17 @@ CONFIG = TypeAdapter(Annotated[Config, Field(discriminator="mode")])
 
 
 def load(overrides: Sequence[str] = (), say: Callable[[str], None] = lambda line: None) -> Config:
-    """Settings from `key=value` and `group=option` strings, as on the command line. `say` is told
-    in a line of what could not be had and what is done instead.
+    """Compose and check settings from `key=value` and `group=option` strings.
 
-    Raises `ConfigError`, a ValueError, that names each setting at fault, its value and the remedy.
+    Args:
+        overrides: the strings, as on the command line.
+        say: receives one line for each setting that was replaced or has no effect.
+
+    Raises:
+        ConfigError: a setting cannot be; the message names it, its value and the remedy.
     """
-    config, note = validate(compose(overrides)), None
+    config = validate(compose(overrides))
+    note = None
     if isinstance(config, RobotConfig):
         config, note = with_whole_episodes(config, split_overrides(overrides))
         if note is not None:
@@ -44,13 +48,17 @@ def load(overrides: Sequence[str] = (), say: Callable[[str], None] = lambda line
     return config
 
 
-def freeze(values: Any) -> Config:
-    """Validated settings from plain values, e.g. of a saved config.yaml."""
+def freeze(values: object) -> Config:
+    """Check plain values, e.g. of a saved config.yaml, and return them as settings.
+
+    Raises:
+        ConfigError: a value cannot be, or two settings conflict.
+    """
     return check_conflicts(validate(values))
 
 
-def validate(values: Any) -> Config:
-    """Values of the right kinds and ranges, each by itself."""
+def validate(values: object) -> Config:
+    """Check the type and range of every value; conflicts between settings are not checked."""
     try:
         return CONFIG.validate_python(values)
     except ValidationError as error:
@@ -58,8 +66,8 @@ def validate(values: Any) -> Config:
 
 
 def check_conflicts(config: Config) -> Config:
-    """The same settings, which go together."""
-    found = find_conflicts(config)
-    if found:
-        raise ConfigError("\n".join(found))
+    """Return the settings unchanged, or raise ConfigError where two of them conflict."""
+    problems = find_conflicts(config)
+    if problems:
+        raise ConfigError("\n".join(problems))
     return config

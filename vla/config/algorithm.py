@@ -17,15 +17,16 @@ class AlgorithmSection(DeclaredSection):
 
     @property
     def traits(self) -> AlgorithmTraits:
-        """What the algorithm declares about itself with these settings."""
+        """Properties that the algorithm declares for these settings."""
         traits: AlgorithmTraits = self.declared
         return traits
 
 
 def checked_sections() -> dict[str, type[AlgorithmSection]]:
-    """{name of an algorithm: its section}.
+    """The section of every algorithm, {name: section}.
 
-    Raises ConfigError where an algorithm leaves out what it has to declare about itself.
+    Raises:
+        ConfigError: an algorithm lacks a class variable or property of `AlgorithmTraits`.
     """
     sections = named_sections(algorithm_table(), AlgorithmSection)
     traits = [name for name in vars(AlgorithmTraits) if not name.startswith("_")]

@@ -1,5 +1,7 @@
-"""From `key=value` strings to plain values: presets, Hydra, resumed runs, and an answer when a name
-is wrong."""
+"""Composition of settings: `key=value` strings, presets, YAML groups and resumed runs as plain values.
+
+A misspelled name is refused with the nearest one that exists.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,11 @@ EMPTY = ("", "''", '""')
 
 
 def compose(overrides: Sequence[str]) -> dict[str, Any]:
-    """The plain values of a run: those of `resume=RUN` if it is given, else of the files under
-    configs/."""
+    """Plain values of a run: those saved in RUN under `resume=RUN`, otherwise those of configs/.
+
+    Raises:
+        ConfigError: a string is no setting, a name or value cannot be, or RUN is damaged.
+    """
     given = split_overrides(overrides)
     empty = next(
         (key for key in ("resume", "run_dir", "preset") if given.get(key, "null").strip() in EMPTY),
@@ -36,15 +41,17 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
     if given.get("resume", "null") != "null":
         return resumed_values(given.pop("resume"), given)
     if given.get("mode") == "text" and "preference" in given:
-        given = {"text": "preference", **given}  # the mode that learns by a loss on preferences
+        given = {"text": "preference", **given}  # the text mode that takes a preference loss
     preset = given.pop("preset", "default")
     check_groups({"preset": preset, **given})
     return compose_with_hydra({**preset_values(preset, given.get("mode", "robot"), given), **given})
 
 
 def split_overrides(overrides: Sequence[str]) -> dict[str, str]:
-    """{key: value} of strings, the last of two equal keys; Hydra's `+key` (add) and `~key` (remove)
-    keep their sign."""
+    """Split `key=value` strings into {key: value}; of two equal keys the last one counts.
+
+    Hydra's `+key` (add) and `~key` (remove) keep their sign.
+    """
     given = {}
     for override in overrides:
         key, equals, value = override.partition("=")
@@ -59,31 +66,30 @@ def split_overrides(overrides: Sequence[str]) -> dict[str, str]:
 
 
 def check_groups(given: Mapping[str, str]) -> None:
-    """Refuse an option that its group does not have, and a group that the chosen mode does not
-    have."""
+    """Refuse an option that its group lacks, and a group that the chosen mode lacks."""
     known = groups()
     for key, value in given.items():
         if key in known and value not in options(key):
             raise ConfigError(f"{key}={value}: no such option{suggestion(value, options(key))}")
     mode = given.get("mode", "robot")
-    of_mode = mode_groups(mode)
+    own_groups = mode_groups(mode)
     for key in given:
-        if key in known and key not in {"mode", "preset", *of_mode}:
+        if key in known and key not in {"mode", "preset", *own_groups}:
             others = [name for name in options("mode") if key in mode_groups(name)]
             remedy = f"; it belongs to mode={others[0]}" if others else ""
             raise ConfigError(f"{key}={given[key]}: mode={mode} has no group {key!r}{remedy}")
 
 
 def mode_groups(mode: str) -> list[str]:
-    """The groups a mode is made of, read from its list of defaults."""
+    """The groups that a mode consists of, read from the list of defaults in its YAML."""
     return [key.lstrip("/") for entry in option_values("mode", mode)["defaults"] for key in entry]
 
 
 def preset_values(preset: str, mode: str, given: Mapping[str, str]) -> dict[str, str]:
-    """The preset's `key=value` pairs for a mode; what the user gives besides comes after them.
+    """The {key: value} pairs of a preset for a mode; settings of the user override them.
 
-    What another option of a group has is left out where the one that was chosen has it not: every
-    text option has settings of its own.
+    A pair is dropped where the chosen option of its group lacks the setting and another option has
+    it. Every option of the group `text` has settings of its own.
     """
     values = option_values("preset", preset)[mode]
     for group in {key for key in given if key in mode_groups(mode)}:
@@ -101,7 +107,11 @@ def preset_values(preset: str, mode: str, given: Mapping[str, str]) -> dict[str,
 
 
 def compose_with_hydra(given: Mapping[str, str]) -> dict[str, Any]:
-    """What Hydra makes of the overrides; a key that is not there gets a suggestion."""
+    """Compose the overrides with Hydra.
+
+    Raises:
+        ConfigError: a key or option does not exist; the message suggests the nearest one.
+    """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -133,8 +143,11 @@ def compose_with_hydra(given: Mapping[str, str]) -> dict[str, Any]:
 
 
 def parse_overrides(given: Mapping[str, str]) -> dict[str, Any]:
-    """{key: value} with the values that Hydra's grammar reads in the strings; one that cannot be
-    read is named."""
+    """Parse the strings by Hydra's grammar into {key: value}.
+
+    Raises:
+        ConfigError: names the string that cannot be parsed.
+    """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -144,14 +157,13 @@ def parse_overrides(given: Mapping[str, str]) -> dict[str, Any]:
             values[key] = OverridesParser.create().parse_override(f"{key}={value}").value()
         except HydraException as error:
             raise ConfigError(
-                f"{key}={value}: this cannot be read: {str(error).splitlines()[0]}"
+                f"{key}={value}: the value cannot be parsed: {str(error).splitlines()[0]}"
             ) from None
     return values
 
 
 def check_keys(given: Mapping[str, str], values: Mapping[str, Any]) -> None:
-    """Refuse a key that is not among the values, with the option that has it or the nearest key
-    that is there."""
+    """Refuse a key that does not exist; suggest the option that has it, or the nearest key."""
     known = setting_paths(values)
     for key, value in given.items():
         if key in known or key in groups() or key.startswith(("+", "~")):
@@ -170,41 +182,40 @@ def check_keys(given: Mapping[str, str], values: Mapping[str, Any]) -> None:
 
 
 def check_new_names(given: Mapping[str, str], values: Mapping[str, Any]) -> None:
-    """Refuse `section={name: value}` where the section has no such name yet, with the way to add
-    it."""
+    """Refuse a new name in `section={name: value}`; the message shows how to add it."""
     for key, value in given.items():
-        there, new = (
-            value_at(values, key),
-            parse_overrides({key: value})[key] if key in setting_paths(values) else None,
-        )
-        if not isinstance(there, Mapping) or not isinstance(new, Mapping):
+        if key not in setting_paths(values):
+            continue
+        present = value_at(values, key)
+        new = parse_overrides({key: value})[key]
+        if not isinstance(present, Mapping) or not isinstance(new, Mapping):
             continue
         for name, number in new.items():
-            if name not in there:
+            if name not in present:
                 check_renamed(f"{key}.{name}", number)
-                others = f", and take others away by ~{key}.{next(iter(there))}" if there else ""
+                others = f", and remove others by ~{key}.{next(iter(present))}" if present else ""
                 raise ConfigError(
-                    f"{key}={value}: there is no {name} in {key} yet: add it by +{key}.{name}={number}{others}"
+                    f"{key}={value}: {key} has no {name} yet: add it by "
+                    f"+{key}.{name}={number}{others}"
                 )
 
 
 def value_at(values: Any, path: str) -> Any:
-    """What stands at a dotted path in nested values; None where there is nothing."""
+    """The value at a dotted path in nested values; None where the path does not exist."""
     for part in path.split("."):
         values = values.get(part) if isinstance(values, Mapping) else None
     return values
 
 
 def option_values(group: str, option: str) -> dict[str, Any]:
-    """What the file of an option holds for its group; it may bring numbers for others beside."""
+    """The values of an option for its own group; the file may set other groups too."""
     values = read_yaml(option_files(group)[option])
     own = values.get(group)
     return own if isinstance(own, dict) else values
 
 
 def option_paths(group: str, option: str) -> set[str]:
-    """Every dotted path that an option has, by itself or from another one of its group that it
-    builds on."""
+    """Every dotted path of an option, those of the options it inherits from included."""
     entries = read_yaml(option_files(group)[option]).get("defaults", [])
     builds_on = [entry for entry in entries if isinstance(entry, str) and entry in options(group)]
     return setting_paths(option_values(group, option)).union(
@@ -214,33 +225,30 @@ def option_paths(group: str, option: str) -> set[str]:
 
 def setting_paths(values: Mapping[str, Any], prefix: str = "") -> set[str]:
     """Every dotted path in nested values, sections and settings alike."""
-    found = set()
+    paths = set()
     for key, value in values.items():
-        found.add(prefix + str(key))
+        paths.add(prefix + str(key))
         if isinstance(value, Mapping):
-            found |= setting_paths(value, f"{prefix}{key}.")
-    return found
+            paths |= setting_paths(value, f"{prefix}{key}.")
+    return paths
 
 
 def suggest_setting(wrong: str, known: Sequence[str]) -> str:
-    """The nearest setting among many: one of the same last name in any section, else one spelled
-    alike."""
+    """Suggest a setting with the same last name in any section, otherwise one of similar spelling."""
     last = wrong.rsplit(".", 1)[-1]
     same_last = [name for name in known if name.rsplit(".", 1)[-1] == last]
     near = same_last[0] if same_last else nearest_name(wrong, known)
-    return f"; did you mean {near}?" if near else "; --cfg job prints all there are"
+    return f"; did you mean {near}?" if near else "; --cfg job prints all settings"
 
 
 def read_settings(run: Path) -> dict[str, Any]:
-    """What stands in the config.yaml of a run: its mode, and a mapping for every group that is
-    there.
+    """Read the config.yaml of a run and check its structure: a mode, and a mapping for each group.
 
-    Raises ConfigError where the file is damaged.
+    Raises:
+        ConfigError: the file is damaged.
     """
-    path, remedy = (
-        run / "config.yaml",
-        "restore it (every checkpoint of the run holds a copy), or start a new run",
-    )
+    path = run / "config.yaml"
+    remedy = "restore it (every checkpoint of the run holds a copy), or start a new run"
     try:
         values = read_yaml(path, remedy=remedy)
         if values.get("mode") not in options("mode"):
@@ -253,22 +261,22 @@ def read_settings(run: Path) -> dict[str, Any]:
                     path, f"{group} ({values[group]}) is no section of settings", remedy
                 )
         if not all(isinstance(key, str) for key in values):
-            raise DamagedFile(path, "a setting has no name", remedy)
+            raise DamagedFile(path, "the key of a setting is not text", remedy)
     except DamagedFile as error:
         raise ConfigError(str(error)) from None
     return values
 
 
 def apply_overrides(values: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
-    """Plain values with those of `key=value` strings in place of theirs."""
+    """Plain values updated by `key=value` strings; every key must exist."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     check_keys(given, values)
-    asked = parse_overrides(given)
+    new_values = parse_overrides(given)
     try:
         config = OmegaConf.create(dict(values))
-        for key, value in asked.items():
+        for key, value in new_values.items():
             OmegaConf.update(config, key, value, merge=False)
         return OmegaConf.to_container(config)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
@@ -276,40 +284,45 @@ def apply_overrides(values: Mapping[str, Any], given: Mapping[str, str]) -> dict
 
 
 def resumed_values(run: str, given: Mapping[str, str]) -> dict[str, Any]:
-    """The values a run was started with, and those given beside `resume=RUN`; its kind (groups)
-    stays what it was."""
+    """The saved values of a run, updated by the settings given beside `resume=RUN`.
+
+    Raises:
+        ConfigError: RUN is no run, or a setting does not fit its checkpoints.
+    """
     if not (Path(run) / "config.yaml").exists():
-        beside = sorted(str(path.parent) for path in Path(run).parent.glob("*/config.yaml"))
+        others = sorted(str(path.parent) for path in Path(run).parent.glob("*/config.yaml"))
         raise ConfigError(
-            f"resume ({run}) is no run: there is no config.yaml in it{suggestion(run, beside)}"
+            f"resume ({run}) is no run: there is no config.yaml in it{suggestion(run, others)}"
         )
     values = read_settings(Path(run))
-    if any(
-        name not in values for name in mode_groups(values["mode"])
-    ):  # sections that came after the run was made
+    # A run of an earlier version lacks the groups that were added since.
+    if any(name not in values for name in mode_groups(values["mode"])):
         values = {**compose_with_hydra({"mode": values["mode"]}), **values}
     chosen = [f"{key}={value}" for key, value in given.items() if key in groups()]
     if chosen:
         raise ConfigError(
-            f"{chosen[0]} cannot be chosen anew for resume ({run}): leave it out, or start a new run"
+            f"{chosen[0]} cannot change under resume ({run}): leave it out, or start a new run"
         )
-    anew = {**apply_overrides(values, given), "resume": run, "run_dir": run}
-    for name in find_masked_settings(anew):
+    resumed = {**apply_overrides(values, given), "resume": run, "run_dir": run}
+    for name in find_masked_settings(resumed):
         raise ConfigError(
-            f"{name} was saved without its secret in {run}: give {name}=... beside resume=, or an address without a "
-            "secret, with the key in the environment (OPENAI_API_KEY)"
+            f"{name} was saved without its secret in {run}: give {name}=... beside resume=, or an "
+            "address without a secret and the key in the environment (OPENAI_API_KEY)"
         )
-    check_fits(run, values, anew)
-    return anew
+    check_fits(run, values, resumed)
+    return resumed
 
 
-def check_fits(run: str, values: Mapping[str, Any], anew: Mapping[str, Any]) -> None:
-    """Refuse settings that do not fit what a run has made; those saved without their secret have to
-    be given anew."""
+def check_fits(run: str, values: Mapping[str, Any], resumed: Mapping[str, Any]) -> None:
+    """Refuse changes that do not fit the checkpoints and data of a run.
+
+    Settings saved without their secret are exempt, because they have to be given again.
+    """
+    saved = {**values, "resume": run, "run_dir": run}
     refused = [
-        f"{name} ({new}) does not fit resume={run}: what it has made so far belongs to {old}; leave it out, or start a"
-        " new run"
-        for name, old, new in incompatible_changes({**values, "resume": run, "run_dir": run}, anew)
+        f"{name} ({new}) does not fit resume={run}: the files of the run were made with {old}; "
+        "leave it out, or start a new run"
+        for name, old, new in incompatible_changes(saved, resumed)
         if name not in find_masked_settings(values)
     ]
     if refused:

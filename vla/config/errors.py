@@ -1,7 +1,7 @@
-"""The error of a setting."""
+"""The exception of a wrong setting."""
 
 from __future__ import annotations
 
 
 class ConfigError(ValueError):
-    """A setting that cannot be: the message names it, its value and the remedy, a line for each."""
+    """One or more wrong settings; each line names the setting, its value and the remedy."""

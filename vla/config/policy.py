@@ -19,7 +19,7 @@ class PolicySection(DeclaredSection):
 
     @property
     def traits(self) -> PolicyTraits:
-        """What the policy kind declares about itself with these settings."""
+        """Properties that the policy kind declares for these settings."""
         traits: PolicyTraits = self.declared
         return traits
 
