@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from vla.config.renamed import RENAMED
+
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ROOT / "docs" / "notebooks"
 EXECUTE = """
@@ -48,6 +50,17 @@ def test_the_settings_page_has_the_kind_of_both_modes_and_of_every_simulator():
     assert any(line.startswith("| `sim.id` | `Reacher-v5` | text |") for line in lines)
     baseline = [line for line in lines if line.startswith("| `algorithm.baseline` | `group`")]
     assert [line.split(" | ")[2] for line in baseline] == [r"none \| group"]
+
+
+def test_no_page_has_the_old_name_of_a_setting():
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("[!_]*/*.md")]
+    old = {
+        f"{page.relative_to(ROOT)}: {name}"
+        for page in pages
+        for name in RENAMED
+        if re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", page.read_text())
+    }
+    assert old == set()
 
 
 @pytest.fixture(scope="module", params=["robot", "text"])
