@@ -1,4 +1,4 @@
-"""Sums over processes: the function that the core is handed, and the identity of a single process."""
+"""Sums over processes: the reduction passed to the RL core, and its identity for one process."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ ReduceSum = Callable[[Tensor], Tensor]
 
 
 BUCKET_SIZE = 2**24
-"""Numbers that cross processes at once: few calls for many small tensors, little memory beside
-large ones."""
+"""Elements per collective call: few calls for many small tensors, little extra memory for large
+ones."""
 
 
 def single_process(value: Tensor) -> Tensor:
-    """The sum over processes when there is one."""
+    """The `ReduceSum` of a single process: the identity."""
     return value
 
 
 def sum_over_processes(tensors: Sequence[Tensor], reduce_sum: ReduceSum) -> list[Tensor]:
-    """The sums of tensors over processes, many of them in one call; each lies in memory as its
-    tensor does."""
+    """Sums of tensors over processes, several tensors per collective call.
+
+    Each sum has the memory layout of its tensor.
+    """
     sums: list[Tensor] = []
     buckets: list[list[Tensor]] = []
     for tensor in tensors:
@@ -49,18 +51,17 @@ def sum_over_processes(tensors: Sequence[Tensor], reduce_sum: ReduceSum) -> list
 
 
 def sum_gradients(parameters: Iterable[Parameter], reduce_sum: ReduceSum) -> None:
-    """Sum gradients over processes; a parameter without one counts as zero. One process leaves them
-    as they are."""
+    """Sum gradients over processes in place. A missing gradient counts as zero."""
     if reduce_sum is single_process:
         return
-    summed = list(parameters)
-    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in summed]
-    for parameter, total in zip(summed, sum_over_processes(gradients, reduce_sum), strict=True):
+    trained = list(parameters)
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
+    for parameter, total in zip(trained, sum_over_processes(gradients, reduce_sum), strict=True):
         parameter.grad = total
 
 
 def sum_counts(numbers: Mapping[str, float], reduce_sum: ReduceSum) -> dict[str, float]:
-    """Counts of all processes, which know the same names."""
+    """Sums of counts over processes. Every process must pass the same names."""
     if reduce_sum is single_process or not numbers:
         return dict(numbers)
     names = sorted(numbers)

@@ -1,5 +1,7 @@
-"""Ctrl-C and SIGTERM: a command ends in one line with exit code 130 or 143; within a run the first
-signal saves."""
+"""Handling of SIGINT (Ctrl-C) and SIGTERM: save and stop within a run, else exit with one line.
+
+The exit code of a command is 130 or 143.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +13,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+
+Handler = Callable[[int, FrameType | None], object] | int | None
+"""A signal handler of Python, `signal.SIG_DFL` or `signal.SIG_IGN`; None: set outside Python."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SHOW_CURSOR = "\x1b[?25h"
-"""A progress bar hides the cursor of a terminal."""
+"""Terminal code that restores the cursor hidden by a progress bar."""
 
 
 class Interrupted(Exception):
-    """A run that was asked to stop and has saved. `number`: the signal, None where another process
-    heard it."""
+    """End of a saved run after a stop request.
+
+    `number` is the signal's number; None where another process received it.
+    """
 
     def __init__(self, number: int | None = None):
         self.number = signal.SIGINT if number is None else number
@@ -28,42 +34,43 @@ class Interrupted(Exception):
 
     @property
     def exit_code(self) -> int:
-        """What a shell expects of a process that a signal ended."""
+        """Exit code of a process that a signal ended, by the convention of shells."""
         return 128 + self.number
 
 
 @dataclass
 class StopRequest:
-    """Whether someone asked a loop to save and stop. `number`: the signal that did."""
+    """A request to save and stop. `number` is the signal's number."""
 
     requested: bool = False
     number: int | None = None
 
 
 @contextmanager
-def handle_signals(handle: Callable[[int, FrameType | None], Any]) -> Iterator[dict[int, Any]]:
-    """Within the block, SIGINT and SIGTERM are handled so; the block is given the handlers before
-    it.
+def handle_signals(
+    handle: Callable[[int, FrameType | None], object],
+) -> Iterator[dict[int, Handler]]:
+    """Handle SIGINT and SIGTERM by `handle` within the block; yields the previous handlers.
 
-    Signals can only be caught in the main thread: in another one the block runs as it is.
+    Python delivers signals to the main thread only. In another thread nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield {}
         return
-    before: dict[int, Any] = {}
+    before: dict[int, Handler] = {}
     try:
         for number in SIGNALS:
             before[number] = signal.signal(number, handle)
         yield before
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for signal_number, handler in before.items():
+            signal.signal(signal_number, handler)
 
 
 @contextmanager
 def stop_on_interrupt() -> Iterator[StopRequest]:
-    """Within the block, SIGINT and SIGTERM set `stop.requested`; a second one does what it would do
-    outside.
+    """Set `stop.requested` on SIGINT or SIGTERM within the block. A second signal has its usual
+    effect.
 
     with stop_on_interrupt() as stop:
         for step in steps:
@@ -72,15 +79,17 @@ def stop_on_interrupt() -> Iterator[StopRequest]:
                 save()
                 break
     """
-    stop, outside = StopRequest(), dict.fromkeys(SIGNALS, signal.SIG_DFL)
+    stop = StopRequest()
+    outside: dict[int, Handler] = dict.fromkeys(SIGNALS, signal.SIG_DFL)
 
     def handle(number: int, frame: FrameType | None) -> None:
         if stop.requested:
             signal.signal(number, outside[number])
             signal.raise_signal(number)
             return
-        stop.requested, stop.number = True, number
-        with suppress(RuntimeError):  # the signal may have come within a write to the same stream
+        stop.requested = True
+        stop.number = number
+        with suppress(RuntimeError):  # the signal may interrupt a write to the same stream
             print(
                 "\nstopping: the run is being saved (once more to stop at once)",
                 file=sys.stderr,
@@ -94,8 +103,7 @@ def stop_on_interrupt() -> Iterator[StopRequest]:
 
 @contextmanager
 def exit_on_interrupt(remark: str = "") -> Iterator[None]:
-    """Within the block, SIGINT and SIGTERM end the process at once, in one line with `remark` in
-    it."""
+    """End the process on SIGINT or SIGTERM within the block, with one line that holds `remark`."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         line = f"\nstopped by {signal.Signals(number).name}{remark}\n"

@@ -1,24 +1,28 @@
-"""Value types of settings: numbers with their ranges, names, lists of names.
+"""Value types of settings: numbers with ranges, names, lists of names.
 
-A range ends where a value stops to mean something: counts at what a large machine holds, rates and
-weights where floating point gives out. A boolean is no number, and a number is no boolean.
+The limit of a count is the capacity of a large machine; the limit of a rate or weight is floating
+point. A boolean is no number, and a number is no boolean.
 """
 
 from __future__ import annotations
 
 from math import isqrt
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
 
-def to_integer(value: Any) -> Any:
-    """A float without a fraction as the integer that it is: 1e3 is 1000."""
+def to_integer(value: object) -> object:
+    """Convert a float without a fraction to an integer: 1e3 is 1000."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def check_not_tiny(value: float) -> float:
-    """Refuse what is above 0 in name only."""
+    """Refuse a value too near to 0 to have an effect.
+
+    Raises:
+        ValueError: between 0 and `SMALLEST` in magnitude.
+    """
     if 0 < abs(value) < SMALLEST:
         raise ValueError(
             f"is too near to 0 to have an effect: give 0 where it may be 0, or {SMALLEST} and above"
@@ -27,10 +31,14 @@ def check_not_tiny(value: float) -> float:
 
 
 def check_unique(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Refuse a name that stands twice in a list."""
-    twice = [name for i, name in enumerate(names) if name in names[:i]]
-    if twice:
-        raise ValueError(f"names {twice[0]} twice: leave one of them out")
+    """Refuse a list with a repeated name.
+
+    Raises:
+        ValueError: with the first repeated name.
+    """
+    repeated = [name for i, name in enumerate(names) if name in names[:i]]
+    if repeated:
+        raise ValueError(f"names {repeated[0]} twice: leave one of them out")
     return names
 
 
@@ -48,7 +56,7 @@ Share = Annotated[float, Field(gt=0, lt=1), AfterValidator(check_not_tiny)]
 """Strictly between 0 and 1."""
 BelowOne = Annotated[float, Field(ge=0, lt=1), AfterValidator(check_not_tiny)]
 BelowHalf = Annotated[float, Field(ge=0, lt=0.5), AfterValidator(check_not_tiny)]
-"""A chance that a label is wrong; at one half labels say nothing."""
+"""Probability that a label is wrong; below one half, where labels carry no information."""
 PositiveFraction = Annotated[float, Field(gt=0, le=1), AfterValidator(check_not_tiny)]
 LearningRate = Annotated[float, Field(gt=0, le=1), AfterValidator(check_not_tiny)]
 WeightDecay = Annotated[float, Field(ge=0, le=10), AfterValidator(check_not_tiny)]
@@ -56,13 +64,12 @@ Temperature = Annotated[float, Field(gt=0, ge=0.01, le=10)]
 Seconds = Annotated[float, Field(gt=0, le=10**8), AfterValidator(check_not_tiny)]
 
 OnBadRow = Literal["error", "skip"]
-"""What happens at a row of data that cannot be used: it stops the run, or it is left out and
-counted."""
+"""Treatment of an unusable row of data: stop the run, or leave the row out and count it."""
 
 Count = Annotated[Integer, Field(ge=1, le=10**8)]
 CountOrZero = Annotated[Integer, Field(ge=0, le=10**8)]
 Rows = Annotated[Integer, Field(ge=1, le=10**5)]
-"""Things that are worked on together: a batch, the starts of an iteration, environments."""
+"""Number of rows processed together: a batch, the starts of an iteration, environments."""
 SmallCount = Annotated[Integer, Field(ge=1, le=10**4)]
 SmallCountOrZero = Annotated[Integer, Field(ge=0, le=10**4)]
 Size = Annotated[Integer, Field(ge=1, le=16384)]
@@ -72,17 +79,17 @@ EvenSize = Annotated[Integer, Field(ge=2, le=16384, multiple_of=2)]
 Steps = Annotated[Integer, Field(ge=1, le=10**5)]
 """Steps of an episode or of a chain, and tokens of a text."""
 Tokens = Annotated[Integer, Field(ge=16, le=10**6)]
-"""Room for a text; a chat template alone takes some ten tokens."""
+"""Most tokens of a text; a chat template alone takes about ten."""
 InstructionLength = Annotated[Integer, Field(ge=4, le=10**4)]
-"""In tokens."""
+"""Length of an instruction in tokens."""
 ActionTokens = Annotated[Integer, Field(ge=2, le=256)]
-"""Tokens of a code of actions; they take the vocabulary's last ids."""
+"""Number of tokens of an action code; they take the vocabulary's last ids."""
 Bins = Annotated[Integer, Field(ge=2, le=10**4)]
 NumThreads = Annotated[Integer, Field(ge=0, le=1024)]
 Seed = Annotated[Integer, Field(ge=0, le=MAX_SEED)]
 
 Name = Annotated[str, StringConstraints(pattern=r"\S")]
-"""Something that is named: never empty, as an unset shell variable is."""
+"""A name; never empty, as an unset shell variable would be."""
 Names = Annotated[tuple[Name, ...], AfterValidator(check_unique)]
 NonEmptyNames = Annotated[tuple[Name, ...], Field(min_length=1), AfterValidator(check_unique)]
 Weights = Annotated[dict[Name, Number], Field(min_length=1)]
@@ -92,9 +99,10 @@ Schedule = Literal["cosine", "linear", "constant"]
 """Course of a learning rate."""
 
 
-def nearest_divisor(wanted: int, number: int) -> int:
-    """The divisor of `number` nearest to `wanted`; the larger of two that are equally near. Found
-    in pairs d, number/d, so in as many steps as the root of `number`.
+def nearest_divisor(target: int, number: int) -> int:
+    """The divisor of `number` nearest to `target`; the larger of two equally near ones.
+
+    Divisors come in pairs d, number / d, so sqrt(number) steps suffice.
     """
     small = [d for d in range(1, isqrt(number) + 1) if number % d == 0]
-    return min(small + [number // d for d in small], key=lambda d: (abs(d - wanted), -d))
+    return min(small + [number // d for d in small], key=lambda d: (abs(d - target), -d))

@@ -1,13 +1,12 @@
-"""The process a script runs in: threads, memory allocator, hub. To be called before torch is
-loaded.
+"""Process settings to make before torch loads: threads, memory allocator, offline hub.
 
     from vla import runtime
     runtime.prepare()
 
-OpenMP threads that spin while another process runs cost 5-10x in wall time, the C allocator returns
-large blocks to the system after every step and faults them in again, and a hub that cannot be
-reached is asked for minutes: each is a default that does not fit training on a small machine. A
-variable the user has set is left alone.
+Three defaults do not fit training on a small machine. OpenMP threads that spin while another process
+runs cost 5-10x in wall time. The C allocator returns large blocks to the system after every step
+and faults them in again. Requests to an unreachable hub take minutes. A variable that the user has
+set stays.
 """
 
 from __future__ import annotations
@@ -18,17 +17,19 @@ import re
 import sys
 from pathlib import Path
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
+M_TRIM_THRESHOLD = -1
+M_TOP_PAD = -2
+M_MMAP_MAX = -4
+M_ARENA_MAX = -8
 """Parameters of glibc's `mallopt` (malloc.h)."""
 
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
-"""How a repository of the hub is called: user/name."""
+"""Pattern of a hub repository: user/name."""
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether only the hub can hold what is called so: user/name, where here is neither it nor a
-    folder `user`."""
+    """True for user/name where neither that path nor a folder `user` exists here."""
     return (
         REPOSITORY.fullmatch(name) is not None
         and not Path(name).exists()
@@ -37,8 +38,15 @@ def is_hub_name(name: str) -> bool:
 
 
 def prepare(num_threads: int | None = None, offline: bool = True) -> None:
-    """Set what must be set before torch loads. `num_threads` None: torch decides; `offline`: the
-    hub is not asked."""
+    """Make the process settings.
+
+    Args:
+        num_threads: OpenMP threads; None: torch's default.
+        offline: make no request to the hub.
+
+    Raises:
+        RuntimeError: after torch was imported.
+    """
     if "torch" in sys.modules:
         raise RuntimeError(
             "vla.runtime.prepare() must run before torch is imported: its settings would have no effect"
@@ -54,18 +62,17 @@ def prepare(num_threads: int | None = None, offline: bool = True) -> None:
 
 
 def world_size() -> int:
-    """How many processes a launcher (accelerate, torchrun) started: it says so in WORLD_SIZE."""
+    """Number of processes that a launcher (accelerate, torchrun) started, from WORLD_SIZE."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def keep_freed_memory() -> bool:
-    """Make the C allocator keep large freed blocks for the next step; returns whether it could be
-    done (glibc only).
+    """Make the C allocator keep large freed blocks for the next step; True on success (glibc only).
 
-    The tensors of a training step have the same sizes as those of the step before. By default each
-    block of more than 32 MiB is mapped and unmapped, and its pages are faulted in anew: a quarter
-    of the time of a step on some machines. All threads share one arena: in arenas of their own they
-    fault pages in anew with every pass.
+    The tensors of a training step have the sizes of the previous step. By default each block of
+    more than 32 MiB is mapped and unmapped, and its pages are faulted in again: a quarter of a
+    step's time on some machines. All threads share one arena, because separate arenas fault pages
+    in again with every pass.
     """
     if not sys.platform.startswith("linux"):
         return False

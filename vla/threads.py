@@ -1,9 +1,8 @@
-"""Several pieces of one piece of work at once, each in a thread of its own.
+"""Threads that score several micro-batches at once and sum their gradients.
 
-Torch spreads every single operation over the processor's cores. The operations of a small model are
-too short for that: two threads are hardly faster than one. Two batches at once, each with half of
-the threads, are. The weights are shared; what a thread adds is the gradient of its own pieces, so
-there are few of them.
+Torch spreads each operation over the cores. The operations of a small model are too short for that:
+two threads are hardly faster than one. Two micro-batches at once, each with half of the threads,
+are faster. Threads share the weights, but each needs memory for its own gradients.
 """
 
 from __future__ import annotations
@@ -16,13 +15,15 @@ from torch import Tensor
 from torch.nn import Parameter
 
 MAX_THREADS = 2
-"""Pieces at once that are worth the memory of a gradient each; more than two have not been
-measured."""
+"""Most micro-batches at once: each needs memory for a gradient. More than two were not measured."""
 
 
 class Threads:
-    """`count` pieces of work at once. Grad mode and precision are those of the caller in every
-    thread."""
+    """`count` threads with the caller's grad mode and autocast precision.
+
+    Raises:
+        ValueError: for a `count` below 1.
+    """
 
     def __init__(self, count: int) -> None:
         if count < 1:
@@ -32,13 +33,15 @@ class Threads:
     def map[Item, Result](
         self, function: Callable[[Item], Result], items: Sequence[Item]
     ) -> list[Result]:
-        """What `function` gives for every item, in their order. One thread: one after another, in
-        the caller's."""
+        """Apply `function` to every item, in order. A single thread runs in the caller's thread."""
         if self.count == 1 or len(items) < 2:
             return [function(item) for item in items]
-        gradients, autocast = torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")
-        precision, before = torch.get_autocast_dtype("cpu"), torch.get_num_threads()
-        each = max(1, before // self.count)
+        # Grad mode and autocast are thread-local in torch: read them here, set them in each thread.
+        gradients = torch.is_grad_enabled()
+        autocast = torch.is_autocast_enabled("cpu")
+        precision = torch.get_autocast_dtype("cpu")
+        num_torch_threads = torch.get_num_threads()
+        per_thread = max(1, num_torch_threads // self.count)
 
         def work(item: Item) -> Result:
             with (
@@ -49,19 +52,19 @@ class Threads:
 
         try:
             with ThreadPoolExecutor(
-                self.count, initializer=torch.set_num_threads, initargs=(each,)
+                self.count, initializer=torch.set_num_threads, initargs=(per_thread,)
             ) as pool:
                 return list(pool.map(work, items))
         finally:
-            torch.set_num_threads(before)
+            torch.set_num_threads(num_torch_threads)
 
 
 SINGLE_THREAD = Threads(1)
-"""One after another."""
+"""A single thread."""
 
 
 def usable_threads(device: torch.device) -> Threads:
-    """As many as help on a processor with the threads that torch may use there; one on a GPU."""
+    """The threads that speed up training: up to `MAX_THREADS` on a CPU, one on a GPU."""
     return (
         Threads(min(MAX_THREADS, torch.get_num_threads()))
         if device.type == "cpu"
@@ -72,25 +75,25 @@ def usable_threads(device: torch.device) -> Threads:
 def add_gradients[Piece, Result](
     parameters: Sequence[Parameter],
     pieces: Sequence[Piece],
-    loss_of: Callable[[Piece], tuple[Tensor | None, Result]],
+    compute_loss: Callable[[Piece], tuple[Tensor | None, Result]],
     threads: Threads = SINGLE_THREAD,
 ) -> list[Result]:
-    """Add to `.grad` the gradients of the losses of all pieces; what `loss_of` gave beside them, in
-    their order.
+    """Add the gradients of all pieces' losses to `.grad`; return the results in order of the pieces.
 
-    Every thread has fixed pieces and sums their gradients by itself, and the sums are added in a
-    fixed order: the result is the same to the bit, whichever thread is faster. None is a piece
-    without a gradient.
+    `compute_loss(piece)` returns a loss and a result; the loss is None for a piece without a
+    gradient. Each thread sums the gradients of fixed pieces, and the sums are added in a fixed
+    order. So the result is bit-identical, whichever thread is faster.
     """
 
-    def share(number: int) -> tuple[list[Result], list[Tensor | None] | None]:
-        results, total = [], None
+    def run_share(number: int) -> tuple[list[Result], list[Tensor | None] | None]:
+        results: list[Result] = []
+        total: list[Tensor | None] | None = None
         for piece in pieces[number :: threads.count]:
-            loss, result = loss_of(piece)
+            loss, result = compute_loss(piece)
             results.append(result)
             if loss is None:
                 continue
-            if number == 0:  # the others leave .grad alone
+            if number == 0:  # only one thread may write to .grad
                 loss.backward()
             else:
                 total = add_gradient_lists(
@@ -98,7 +101,7 @@ def add_gradients[Piece, Result](
                 )
         return results, total
 
-    shares = threads.map(share, range(min(threads.count, len(pieces))))
+    shares = threads.map(run_share, range(min(threads.count, len(pieces))))
     for _, total in shares[1:]:
         for parameter, more in zip(parameters, total or (), strict=bool(total)):
             if more is not None:
@@ -109,15 +112,15 @@ def add_gradients[Piece, Result](
 def add_gradient_lists(
     total: list[Tensor | None] | None, more: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
-    """The sum of two gradients, in the place of the first."""
+    """The sum of two lists of gradients, in place of the first."""
     if total is None:
         return list(more)
     pairs = zip(total, more, strict=True)
     return [b if a is None else a if b is None else a.add_(b) for a, b in pairs]
 
 
-def split_evenly(rows: Tensor, most: int, threads: Threads) -> list[Tensor]:
-    """Rows cut into pieces of at most `most` and about the same size, as many for each thread."""
-    number = -(-len(rows) // most)
+def split_evenly(rows: Tensor, max_rows: int, threads: Threads) -> list[Tensor]:
+    """Split rows into pieces of nearly equal size, at most `max_rows`, equally many per thread."""
+    number = -(-len(rows) // max_rows)
     number = min(-(-number // threads.count) * threads.count, len(rows))
     return list(rows.tensor_split(number)) if number else []

@@ -1,8 +1,8 @@
-"""The data that move between policies, environments and algorithms.
+"""Data types shared by policies, environments and algorithms.
 
-Every policy acts in *draws*: text tokens, action tokens or denoising steps. A row is one decision,
-made of `L` draws. The reinforcement-learning core sees log-probabilities, masks, rewards, values
-and group ids, and never opens a trace.
+Every policy acts in *draws*: text tokens, action tokens or denoising steps. A row is one decision
+of `L` draws. The reinforcement-learning core uses log-probabilities, masks, rewards, values and
+group ids. It never reads a trace.
 
 Shapes: `B` rows, `L` draws a decision, `N` trajectories, `n` text tokens, `h`, `w` pixels, `s`
 proprioceptive values.
@@ -19,15 +19,17 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 Trace = Mapping[str, Tensor]
-"""What a policy must remember to score its own draws again: any tensors whose first dimension is
-the row."""
+"""Tensors a policy needs to score its own draws again. The first dimension is the row."""
+
+StateDict = dict[str, Any]
+"""Nested state of a part of a run: tensors and plain values (`vla.training.state_files`)."""
 
 T = TypeVar("T")
 
 
 def map_rows(value: T, function: Callable[[Tensor], Tensor]) -> T:
-    """Apply `function` to every tensor in a tensor, mapping, dataclass or None, keeping the
-    structure."""
+    """Apply `function` to every tensor of a tensor, mapping, dataclass or None; the structure
+    stays."""
     if value is None:
         return None  # type: ignore[return-value]
     if isinstance(value, Tensor):
@@ -39,7 +41,7 @@ def map_rows(value: T, function: Callable[[Tensor], Tensor]) -> T:
 
 
 def concatenate_rows(values: list[T]) -> T:
-    """Join a list of equal structures along their rows; tensors must agree in every other
+    """Concatenate equal structures along their rows. Tensors must agree in every other
     dimension."""
     first = values[0]
     if first is None:
@@ -56,9 +58,10 @@ def concatenate_rows(values: list[T]) -> T:
 
 @dataclass(frozen=True)
 class Observation:
-    """What a policy sees. `images` are uint8 RGB; `tokens` are the instruction or prompt,
-    right-padded. `label_mask` says which of those tokens are no instruction but tell how good a
-    decision is (None: none): only heads read them.
+    """Input of a policy.
+
+    `images` are uint8 RGB. `tokens` are the instruction or prompt, right-padded. `label_mask` marks
+    the tokens of an advantage label (None: there are none); only heads attend to them.
     """
 
     images: Mapping[str, UInt8[Tensor, "B h w 3"]]
@@ -69,16 +72,16 @@ class Observation:
 
     @property
     def instruction_mask(self) -> Bool[Tensor, "B n"]:
-        """The tokens that are neither padding nor a label."""
+        """Mask of the tokens that are neither padding nor label."""
         return self.token_mask if self.label_mask is None else self.token_mask & ~self.label_mask
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What a policy does: the action the world executes, and how likely each draw behind it was.
+    """Output of a policy: the action to execute, and the log-probability of each of its draws.
 
-    `mask` is True where the policy chose. `values` is the critic's estimate, one a decision or one
-    a draw. `exact` is False when `logprobs` are a surrogate (the flow-matching ratio).
+    `mask` is True where the policy chose. `values` is the critic's estimate, one per decision or
+    one per draw. `exact` is False where `logprobs` are a surrogate (the flow-matching ratio).
     """
 
     action: Tensor
@@ -91,8 +94,8 @@ class Decision:
 
 @dataclass(frozen=True)
 class ActionScores:
-    """How likely a stored trace is under the present weights, with what one forward pass gives
-    besides."""
+    """Log-probabilities of a stored trace under the present weights, with entropy and values of the
+    same forward pass."""
 
     logprobs: Float[Tensor, "B L"]
     entropy: Float[Tensor, "B L"] | None = None
@@ -101,18 +104,17 @@ class ActionScores:
 
 @dataclass(frozen=True)
 class Rollout:
-    """`R` decisions of `N` trajectories, row by row; a trajectory's rows stand in the order of
-    time.
+    """`R` decisions of `N` trajectories; the rows of a trajectory are in order of time.
 
-    `trajectory` [R] numbers 0..N-1; `group` [N] is equal for trajectories from one start (simulator
-    seed or prompt). `terminated` and `truncated` are never merged; `final_values` [N] is the
-    critic's value of the observation after the last row, used where a trajectory was truncated.
-    `rewards` [R] may hold NaN: unscorable. `version` [R] counts the updates the acting policy had
-    seen. A text completion is a trajectory of one row.
+    `trajectory` [R] holds numbers 0..N-1. `group` [N] is equal for trajectories from one start
+    (simulator seed or prompt). `terminated` and `truncated` are never merged. `final_values` [N] is
+    the critic's value of the observation after the last row, used where a trajectory was truncated.
+    `rewards` [R] may hold NaN: unscorable. `version` [R] counts the updates before the acting
+    policy's weights. A text completion is a trajectory of one row.
 
-    `action` [R, ...] is what the world was told to execute, and `episodes` holds a number per
-    trajectory [N] under each name ("seed", "control_steps", the environment's own metrics): for
-    reports and viewers, algorithms ignore both.
+    `action` [R, ...] is the action sent to the environment. `episodes` holds one number per
+    trajectory [N] under each name: "seed", "control_steps", the environment's metrics. Both serve
+    reports and viewers; algorithms ignore them.
     """
 
     observation: Observation
@@ -128,7 +130,7 @@ class Rollout:
     success: Float[Tensor, "N"] | None = None
     values: Float[Tensor, "R"] | Float[Tensor, "R L"] | None = None
     final_values: Float[Tensor, "N"] | None = None
-    metrics: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
     exact: bool = True
     action: Tensor | None = None
     episodes: Mapping[str, Tensor] = field(default_factory=dict)
@@ -139,7 +141,7 @@ class Rollout:
 
     @property
     def returns(self) -> Float[Tensor, "N"]:
-        """Undiscounted sum of rewards of each trajectory; NaN where any of its rewards is."""
+        """Undiscounted sum of rewards per trajectory; NaN where any of its rewards is NaN."""
         return torch.zeros(self.num_trajectories, dtype=self.rewards.dtype).index_add(
             0, self.trajectory, self.rewards
         )

@@ -205,7 +205,7 @@ def test_an_average_resumes_and_refuses_another_model():
     other.load_state_dict(ema.state_dict())
     assert other.num_updates == 1
     assert torch.equal(other.average["weight"], ema.average["weight"])
-    with pytest.raises(ValueError, match="those of another model"):
+    with pytest.raises(ValueError, match="belong to another model"):
         EMA(nn.Linear(2, 2, bias=False), decay=0.9).load_state_dict(ema.state_dict())
 
 

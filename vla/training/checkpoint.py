@@ -1,11 +1,11 @@
-"""Checkpoints that are whole or absent: written beside, flushed, renamed, and verified by checksum
-when they are read.
+"""Atomic checkpoints: written to a temporary folder, flushed, renamed, verified by checksum on
+reading.
 
     checkpoints/
       step-000020/  model.safetensors optimizer.safetensors ... state.json config.yaml manifest.json
-      best.json     which one scored highest
+      best.json     name and score of the best one
 
-A crash or a full disk while writing leaves the older checkpoints as they were. Nothing is pickled.
+A crash or a full disk while writing leaves the older checkpoints intact. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 from vla.files.manifest import find_fault, write_manifest
 from vla.files.reading import KEYS, read_optional_json
@@ -28,17 +28,18 @@ from vla.files.writing import (
     write_json,
 )
 from vla.training.state_files import read_state, tensor_bytes, write_state
+from vla.types import StateDict
 
 SPARE_BYTES = 2**20
-"""Room for what is written beside the tensors."""
+"""Disk space for files without tensors."""
 
 
 class CorruptCheckpoint(ValueError):
-    """A checkpoint whose files are not those that were written."""
+    """A checkpoint with a missing or changed file."""
 
 
 class BestCheckpoint(TypedDict):
-    """What best.json holds; nothing before the first score."""
+    """Contents of best.json; empty before the first score."""
 
     __pydantic_config__ = KEYS  # type: ignore[misc]
     checkpoint: NotRequired[str]
@@ -48,17 +49,22 @@ class BestCheckpoint(TypedDict):
 def save_checkpoint(
     folder: Path,
     step: int,
-    state: Mapping[str, Any],
+    state: StateDict,
     *,
     keep: int,
     score: float | None = None,
     texts: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write `folder/step-NNNNNN` and remove old ones, all but the last `keep` and the best.
+    """Write `folder/step-NNNNNN`, then remove all but the last `keep` checkpoints and the best.
 
-    `state` maps names to tensors and plain values nested at will; every name with tensors becomes a
-    safetensors file. The highest `score` marks the best checkpoint. `texts` are files to stand
-    beside, e.g. the settings. Raises `DiskFull`.
+    Args:
+        state: nested tensors and plain values by name; a name with tensors becomes a safetensors
+            file.
+        score: the highest score marks the best checkpoint.
+        texts: further text files by name, e.g. the settings.
+
+    Raises:
+        DiskFull: where the disk is full; older checkpoints stay.
     """
     folder.mkdir(parents=True, exist_ok=True)
     restore_folders(folder)
@@ -80,15 +86,22 @@ def save_checkpoint(
     return final
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """The state that was saved, once every file is found to be what was written; else
-    `CorruptCheckpoint`."""
+def load_checkpoint(path: Path) -> StateDict:
+    """Read the state of a checkpoint after verifying its files.
+
+    Raises:
+        CorruptCheckpoint: for a missing or changed file.
+    """
     check_checkpoint(path)
     return read_state(path)
 
 
 def check_checkpoint(path: Path) -> None:
-    """Raise `CorruptCheckpoint` where a file is not what was written, with what can be done."""
+    """Verify the files of a checkpoint by checksum.
+
+    Raises:
+        CorruptCheckpoint: for a missing or changed file, with a remedy.
+    """
     fault = find_fault(path)
     if fault is None:
         return
@@ -106,19 +119,20 @@ def check_checkpoint(path: Path) -> None:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """All checkpoints, oldest step first; one that was set aside counts while its successor is not
-    there."""
-    found = {path.name: path for path in folder.glob("step-*")}
+    """All checkpoints, oldest first. A replaced checkpoint counts until its successor exists."""
+    complete = {path.name: path for path in folder.glob("step-*")}
     aside = {path.name.removeprefix(REPLACED): path for path in folder.glob(f"{REPLACED}step-*")}
     return [
-        path for name, path in sorted((aside | found).items()) if re.fullmatch(r"step-\d{6,}", name)
+        path
+        for name, path in sorted((aside | complete).items())
+        if re.fullmatch(r"step-\d{6,}", name)
     ]
 
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The checkpoint of the highest step."""
-    found = list_checkpoints(folder)
-    return found[-1] if found else None
+    checkpoints = list_checkpoints(folder)
+    return checkpoints[-1] if checkpoints else None
 
 
 def best_checkpoint(folder: Path) -> Path | None:
@@ -129,13 +143,13 @@ def best_checkpoint(folder: Path) -> Path | None:
 
 def read_best(folder: Path) -> BestCheckpoint:
     return read_optional_json(
-        folder / "best.json", {}, BestCheckpoint, "delete it: the next score marks the best anew"
+        folder / "best.json", {}, BestCheckpoint, "delete it: the next score marks the best again"
     )
 
 
 def mark_best(folder: Path, name: str, score: float) -> None:
-    """Mark a checkpoint as the best unless another that is still there scored higher; the later of
-    two equals wins."""
+    """Mark a checkpoint as the best unless an existing one scored higher; the later of two equals
+    wins."""
     best = read_best(folder)
     beaten = (
         "score" not in best
@@ -165,6 +179,6 @@ def check_disk_space(folder: Path, needed: int) -> None:
 
 def disk_full_message(final: Path, error: Exception) -> str:
     older = last_checkpoint(final.parent)
-    kept = f"{older} is intact" if older else "there is no older one"
+    state = f"{older} is intact" if older else "there is no older one"
     reason = getattr(error, "strerror", None) or error
-    return f"the disk is full, checkpoint {final} was not written ({reason}); {kept}: make room, then resume"
+    return f"the disk is full, checkpoint {final} was not written ({reason}); {state}: make room, then resume"

@@ -1,12 +1,10 @@
-"""One process or many behind one face: where tensors live, in which precision, and how sums cross
-processes.
+"""Interface to one or many processes: device, precision, sums, gathered values and shards.
 
-A loss is a sum of terms whose weights are fixed over the global batch, so gradients are summed over
-processes, never averaged. Many processes are started by `accelerate launch` or `torchrun`;
-accelerate is loaded only then.
+A loss is a sum of terms whose weights are fixed over the global batch. So gradients are summed over
+processes, never averaged. `accelerate launch` or `torchrun` starts several processes; accelerate is
+loaded only then.
 
-Torch's global generators are the same in every process (equal seeds, equal draws) but inside
-`process_rng`.
+Torch's global generators draw the same numbers in every process, except inside `process_rng`.
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ import atexit
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +28,7 @@ DeviceName = Literal["auto", "cpu", "cuda"]
 
 @runtime_checkable
 class Processes(Protocol):
-    """What a training loop asks of the processes it runs in."""
+    """The processes of a training loop, from the point of view of one of them."""
 
     device: torch.device
     rank: int
@@ -38,37 +36,39 @@ class Processes(Protocol):
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and talks to the person."""
+        """True in the process that writes files and prints."""
         ...
 
     def reduce_sum(self, value: Tensor) -> Tensor:
-        """The sum of a tensor over all processes; the argument keeps its value."""
+        """The sum of a tensor over all processes. The argument keeps its value."""
         ...
 
-    def gather(self, value: Any) -> list[Any]:
-        """The values that the processes gave, in the order of their ranks; anything that
-        pickles."""
+    def gather[T](self, value: T) -> list[T]:
+        """The values of all processes, in order of rank; any value that pickles."""
         ...
 
-    def process_rng(self, *names: str | int) -> AbstractContextManager[Any]:
-        """Within the block torch's generators are this process's own, seeded by the run's last
-        seed, its rank and these names (a purpose and a step, say); after it all go on where they
-        were, alike.
+    def process_rng(self, *names: str | int) -> AbstractContextManager[None]:
+        """Give torch's generators a seed of this process within the block.
+
+        The seed derives from torch's initial seed, `names` (e.g. a purpose and a step) and the
+        rank. After the block the generators continue from their earlier, common state.
         """
         ...
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """The precision of forward passes."""
+    def autocast(self) -> AbstractContextManager[object]:
+        """Context with the precision of forward passes."""
         ...
 
     def wait(self) -> None:
-        """Wait until every process is here."""
+        """Wait until every process has reached this call."""
         ...
 
 
 class SingleProcess:
-    """The one process there is. `reduce_sum` is the core's own identity: nothing is added to a run
-    on one machine."""
+    """A run in a single process, without communication.
+
+    `reduce_sum` is the identity of `vla.collectives`.
+    """
 
     rank = 0
     num_processes = 1
@@ -76,15 +76,16 @@ class SingleProcess:
     reduce_sum = staticmethod(single_process)
 
     def __init__(self, device: torch.device, bf16: bool):
-        self.device, self.bf16 = device, bf16
+        self.device = device
+        self.bf16 = bf16
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather[T](self, value: T) -> list[T]:
         return [value]
 
-    def process_rng(self, *names: str | int) -> AbstractContextManager[Any]:
+    def process_rng(self, *names: str | int) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def autocast(self) -> AbstractContextManager[Any]:
+    def autocast(self) -> AbstractContextManager[object]:
         return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
 
     def wait(self) -> None:
@@ -92,16 +93,16 @@ class SingleProcess:
 
 
 SINGLE_PROCESS = SingleProcess(torch.device("cpu"), bf16=False)
-"""What functions run in that are told of no processes."""
+"""Default of functions with an argument `processes`."""
 
 COLLECTIVE_TIMEOUT = timedelta(days=1)
-"""How long a process waits for the others: one of them may make demonstrations meanwhile. The
-launcher ends all when one of them dies.
+"""Longest wait for the other processes: the main one may collect demonstrations meanwhile. The
+launcher ends all processes when one of them dies.
 """
 
 
 class ManyProcesses:
-    """This process among those that `accelerate launch` (or torchrun) started."""
+    """One of several processes started by `accelerate launch` or torchrun."""
 
     def __init__(self, device: DeviceName, precision: Precision):
         from accelerate import Accelerator, InitProcessGroupKwargs
@@ -116,8 +117,8 @@ class ManyProcesses:
         self.device = self.accelerator.device
         self.rank = self.accelerator.process_index
         self.num_processes = self.accelerator.num_processes
-        # before the interpreter takes its modules down: a communication thread that outlives them
-        # aborts the process
+        # Leave the group before the interpreter unloads its modules: a communication thread that
+        # outlives them aborts the process.
         atexit.register(end_process_group)
 
     @property
@@ -129,8 +130,8 @@ class ManyProcesses:
             value.device
         )
 
-    def gather(self, value: Any) -> list[Any]:
-        values: list[Any] = [None] * self.num_processes
+    def gather[T](self, value: T) -> list[T]:
+        values = [value] * self.num_processes  # overwritten in place, in order of rank
         torch.distributed.all_gather_object(values, value)
         return values
 
@@ -141,7 +142,7 @@ class ManyProcesses:
             torch.manual_seed(seed)
             yield
 
-    def autocast(self) -> AbstractContextManager[Any]:
+    def autocast(self) -> AbstractContextManager[object]:
         return self.accelerator.autocast()
 
     def wait(self) -> None:
@@ -149,13 +150,13 @@ class ManyProcesses:
 
 
 def end_process_group() -> None:
-    """Leave the group of processes, if this one is in any."""
+    """Leave the process group, if this process is in one."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
 def init_processes(device: DeviceName, precision: Precision) -> Processes:
-    """This process alone, or as one of those that a launcher started."""
+    """This process alone, or connected to the others that a launcher started."""
     if world_size() > 1:
         return ManyProcesses(device, precision)
     chosen = choose_device(device)
@@ -163,7 +164,11 @@ def init_processes(device: DeviceName, precision: Precision) -> Processes:
 
 
 def choose_device(device: DeviceName) -> torch.device:
-    """The device of this process; ValueError when a GPU is asked for and there is none."""
+    """The device of this process.
+
+    Raises:
+        ValueError: for "cuda" without a visible GPU.
+    """
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError(
             "train.device (cuda): no GPU is visible here; use train.device=cpu, or auto"
@@ -172,7 +177,10 @@ def choose_device(device: DeviceName) -> torch.device:
 
 
 def uses_bf16(precision: Precision, device: torch.device) -> bool:
-    """`auto` is bf16 on a GPU that has it and fp32 on a CPU, where elementwise bf16 is slower."""
+    """True where forward passes run in bf16.
+
+    `auto` is bf16 on a GPU that supports it, and fp32 on a CPU, where elementwise bf16 is slower.
+    """
     if precision == "auto":
         return device.type == "cuda" and torch.cuda.is_bf16_supported()
     return precision == "bf16"
@@ -180,7 +188,7 @@ def uses_bf16(precision: Precision, device: torch.device) -> bool:
 
 @torch.no_grad()
 def broadcast_weights(module: nn.Module, processes: Processes) -> None:
-    """Give every process the weights and buffers of the main one."""
+    """Copy the main process's weights and buffers to every process."""
     if processes.num_processes == 1:
         return
     for tensor in [*module.parameters(), *module.buffers()]:
@@ -189,14 +197,19 @@ def broadcast_weights(module: nn.Module, processes: Processes) -> None:
         )
 
 
-def shard_rows(rows: Any, processes: Processes) -> Any:
-    """The rows of a global list, array or tensor that this process handles: every
-    `num_processes`-th."""
+@runtime_checkable
+class Sliceable[Rows](Protocol):
+    """A list, range, array or tensor."""
+
+    def __getitem__(self, rows: slice, /) -> Rows: ...
+
+
+def shard_rows[Rows](rows: Sliceable[Rows], processes: Processes) -> Rows:
+    """This process's rows of a global list, array or tensor: every `num_processes`-th."""
     return rows[processes.rank :: processes.num_processes]
 
 
-def merge_shards(shares: Sequence[Any]) -> list[Any]:
-    """The global list that `shard_rows` cut: what was made of its shares, in the order of the rows
-    again."""
-    total = sum(map(len, shares))
-    return [shares[i % len(shares)][i // len(shares)] for i in range(total)]
+def merge_shards[Row](shards: Sequence[Sequence[Row]]) -> list[Row]:
+    """Merge the processes' shards in order of rank: the inverse of `shard_rows`."""
+    total = sum(map(len, shards))
+    return [shards[i % len(shards)][i // len(shards)] for i in range(total)]

@@ -1,9 +1,7 @@
-"""The numbers of a run, a JSON line for each record, and the same to TensorBoard and to trackers
-that are asked for.
+"""Metrics of a run: metrics.jsonl, TensorBoard and experiment trackers.
 
-A line is appended whole, so a crash costs at most the line being written. A resumed run cuts the
-file back to the record its checkpoint had reached (`num_records`), so that no step stands in it
-twice.
+A record is appended as one line, so a crash costs at most the last line. A resumed run truncates the
+file to the records of its checkpoint (`num_records`), so that no step occurs twice.
 """
 
 from __future__ import annotations
@@ -12,19 +10,26 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, SupportsFloat, TypedDict
+from typing import Any, Protocol, SupportsFloat, TypedDict, runtime_checkable
 
 from vla.files.reading import KEYS, read_json_lines, read_text
 from vla.files.writing import write_atomically
 from vla.training.trackers import open_trackers
 
 Value = SupportsFloat | str | None
-"""A number, also a tensor or NumPy scalar of one element, or a word."""
+"""A number, a tensor or NumPy scalar of one element, or a string."""
 Plain = float | int | str | bool | None
 
 
+@runtime_checkable
+class HasItem(Protocol):
+    """A tensor or NumPy scalar of one element."""
+
+    def item(self) -> Plain: ...
+
+
 class MetricsRecord(TypedDict):
-    """A line of metrics.jsonl; the numbers stand beside."""
+    """Required keys of a line of metrics.jsonl. Further keys are metrics."""
 
     __pydantic_config__ = KEYS  # type: ignore[misc]
     stage: str
@@ -32,12 +37,11 @@ class MetricsRecord(TypedDict):
 
 
 class MetricsLog:
-    """Appends records {"stage", "step", name: value, ...} to `metrics.jsonl` in the folder of a
-    run.
+    """Appends records {"stage", "step", name: value, ...} to `metrics.jsonl` of a run folder.
 
-    `num_records` is what a checkpoint has to keep; a resumed run passes it. TensorBoard files stand
-    in `tensorboard/STAGE` and show numbers only; the library loads with the first record.
-    `trackers` are names of `vla.training.trackers`; they begin a run of their own in every session.
+    `num_records` counts the records; a checkpoint saves it and a resumed run passes it. TensorBoard
+    files are in `tensorboard/STAGE` and hold numbers only; the library loads with the first record.
+    `trackers` are names of `vla.training.trackers`; each session opens a new run there.
     """
 
     def __init__(
@@ -51,12 +55,12 @@ class MetricsLog:
         self.path = folder / "metrics.jsonl"
         self.num_records = num_records
         self.tensorboard = folder / "tensorboard" if tensorboard else None
-        self.writers: dict[str, Any] = {}
+        self.writers: dict[str, TensorBoard] = {}
         self.trackers = open_trackers(trackers, folder)
         truncate_metrics(self.path, num_records)
 
     def write(self, stage: str, step: int, values: Mapping[str, Value]) -> None:
-        """Append one record; a value that is not finite is written as null."""
+        """Append one record. NaN and infinity become null."""
         plain = {name: json_value(value) for name, value in values.items()}
         line = json.dumps({"stage": stage, "step": step, **plain}, allow_nan=False)
         with self.path.open("a") as opened:
@@ -78,12 +82,12 @@ class MetricsLog:
             writer.close()
         for tracker in self.trackers:
             tracker.close()
-        self.writers, self.trackers = {}, []
+        self.writers = {}
+        self.trackers = []
 
 
 class NullLog:
-    """What a process that is not the main one writes its numbers to: it counts them and keeps
-    none."""
+    """The log of every process but the main one: it counts records and writes none."""
 
     def __init__(self, num_records: int = 0):
         self.num_records = num_records
@@ -95,19 +99,8 @@ class NullLog:
         return None
 
 
-def open_log(folder: Path, num_records: int, train: Any, is_main: bool) -> MetricsLog | NullLog:
-    """Where a process writes its numbers, by the settings `tensorboard` and `trackers` of
-    `train`."""
-    return (
-        MetricsLog(folder, num_records, train.tensorboard, train.trackers)
-        if is_main
-        else NullLog(num_records)
-    )
-
-
 class TensorBoard:
-    """Scalars of one stage as TensorBoard reads them; steps from `first_step` on are shown anew
-    after a resume."""
+    """TensorBoard scalars of one stage. A resume replaces the steps from `first_step` on."""
 
     def __init__(self, folder: Path, first_step: int):
         from torch.utils.tensorboard import SummaryWriter
@@ -124,22 +117,23 @@ class TensorBoard:
 
 
 def read_metrics(folder: Path, stage: str | None = None) -> list[dict[str, Any]]:
-    """The records of a run, or of one of its stages; a last line that a crash cut short is left
-    out."""
+    """Records of a run, or of one stage. An incomplete last line is left out."""
     path = folder / "metrics.jsonl"
     records = read_json_lines(path, MetricsRecord, "delete that line") if path.exists() else []
     return [record for record in records if stage in (None, record["stage"])]
 
 
 def truncate_metrics(path: Path, num_records: int) -> None:
-    """Keep the first `num_records` whole lines; the file is replaced at once."""
+    """Keep the first `num_records` complete lines; the file is replaced atomically."""
     if not path.exists():
         return
-    lines = read_text(path, "delete it: the curves of the run begin anew").splitlines(keepends=True)
+    lines = read_text(path, "delete it: the curves of the run start again").splitlines(
+        keepends=True
+    )
     write_atomically(path, "".join(line for line in lines[:num_records] if line.endswith("\n")))
 
 
 def json_value(value: Value) -> Plain:
-    """The value as JSON can say it."""
-    plain = value.item() if hasattr(value, "item") else value
-    return None if isinstance(plain, float) and not math.isfinite(plain) else plain
+    """The value in a type of JSON: scalars of arrays as numbers, NaN and infinity as null."""
+    plain = value.item() if isinstance(value, HasItem) else value
+    return None if isinstance(plain, float) and not math.isfinite(plain) else plain  # type: ignore[return-value]

@@ -1,28 +1,37 @@
-"""How weights move: parameter groups, AdamW and Muon, schedules of the learning rate, and averaged
-weights."""
+"""Optimizers, parameter groups, learning-rate schedules and averaged weights."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
 from vla.training.muon import Muon
+from vla.types import StateDict
 
 ScheduleKind = Literal["cosine", "linear", "constant"]
 Group = dict[str, Any]
+"""A parameter group of torch."""
 
 
 SGD_MOMENTUM = 0.7
 
 
+@runtime_checkable
+class HasGroups(Protocol):
+    """An optimizer with parameter groups."""
+
+    @property
+    def param_groups(self) -> list[Group]: ...
+
+
 class CombinedOptimizer:
-    """Several optimizers behind one face: AdamW for some parameters, Muon for others."""
+    """Several optimizers with the interface of one: AdamW for some parameters, Muon for others."""
 
     def __init__(self, optimizers: Sequence[torch.optim.Optimizer]):
         self.optimizers = list(optimizers)
@@ -39,18 +48,18 @@ class CombinedOptimizer:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=set_to_none)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         return {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         for optimizer, part in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(part)
-            for parameter, kept in optimizer.state.items():
-                for name, value in kept.items():
+            for parameter, moments in optimizer.state.items():
+                for name, value in moments.items():
                     if torch.is_tensor(value) and value.shape == parameter.shape:
-                        # Fused kernels walk memory: moments must lie as their weights do (channels
-                        # last, say).
-                        kept[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+                        # Fused kernels walk memory in order: moments need the memory layout of
+                        # their weights (e.g. channels last).
+                        moments[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def make_optimizer(
@@ -61,12 +70,19 @@ def make_optimizer(
     muon_learning_rate: float | None = None,
     learning_rates: Mapping[str, float] | None = None,
 ) -> CombinedOptimizer:
-    """AdamW for all trainable parameters, Muon for the matrices of hidden layers and AdamW for the
-    rest, or plain SGD with momentum .7 (`SGD_MOMENTUM`), which alone does not lift the noise of
-    small gradients to the size of large ones.
+    """Make the optimizer of a module's trainable parameters.
 
-    `learning_rates` gives parameters whose name begins with a key (e.g. "value_head") a rate of
-    their own, under AdamW. Weight decay falls on the weights of linear and convolution layers only.
+    adamw  AdamW for all of them
+    muon   Muon for the matrices of hidden layers, AdamW for the rest
+    sgd    SGD with momentum `SGD_MOMENTUM`; it does not scale up the noise of small gradients
+
+    Weight decay applies to the weights of linear and convolution layers only.
+
+    Args:
+        learning_rates: learning rate by name prefix, e.g. "value_head"; these parameters use AdamW.
+
+    Raises:
+        ValueError: where no parameter is trainable.
     """
     own_rates = dict(learning_rates or {})
     matrices: list[Parameter] = []
@@ -92,8 +108,8 @@ def make_optimizer(
             return CombinedOptimizer(
                 [torch.optim.SGD(list(groups.values()), lr=learning_rate, momentum=SGD_MOMENTUM)]
             )
-        # one pass over weights, gradients and moments: several times faster where they do not fit
-        # in a cache
+        # Fused: one pass over weights, gradients and moments, several times faster where they do
+        # not fit in a cache.
         optimizers.append(torch.optim.AdamW(list(groups.values()), lr=learning_rate, fused=True))
     if matrices:
         assert muon_learning_rate is not None, "muon needs its own learning rate"
@@ -106,7 +122,7 @@ def make_optimizer(
 
 
 def trainable_parameters(module: nn.Module) -> Iterator[tuple[str, Parameter]]:
-    """The parameters that take a gradient, each once, with their names."""
+    """Names and parameters that take a gradient, each parameter once."""
     return (
         (name, parameter)
         for name, parameter in module.named_parameters()
@@ -115,7 +131,7 @@ def trainable_parameters(module: nn.Module) -> Iterator[tuple[str, Parameter]]:
 
 
 def decayed_names(module: nn.Module) -> frozenset[str]:
-    """Names of the weights that decay: those of linear and convolution layers, not biases, norms or
+    """Names of the weights with weight decay: linear and convolution layers, not biases, norms or
     embeddings."""
     layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
     embeddings = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
@@ -127,16 +143,14 @@ def decayed_names(module: nn.Module) -> frozenset[str]:
 
 
 def is_hidden_matrix(name: str, parameter: Parameter) -> bool:
-    """Whether Muon fits: a matrix between hidden layers, not the one that makes logits, nor a
-    single row or column."""
+    """True for a matrix of a hidden layer: neither the output layer nor a single row or column."""
     return parameter.ndim == 2 and min(parameter.shape) > 1 and "lm_head" not in name
 
 
 def schedule_scale(
     kind: ScheduleKind, progress: float, step: int = 0, warmup_steps: int = 0
 ) -> float:
-    """The factor on the learning rate: linear warm-up over the first steps, times a decay to 0 over
-    `progress` 0 to 1.
+    """Factor on the learning rate: linear warm-up times a decay over `progress` from 0 to 1.
 
     cosine (1 + cos(pi progress)) / 2;  linear 1 - progress;  constant 1. `step` counts from 0.
     """
@@ -148,23 +162,25 @@ def schedule_scale(
 
 
 class Schedule:
-    """Scales the learning rates of an optimizer, from the first step on; call `step()` after each
-    optimizer step.
+    """Learning-rate schedule of an optimizer; call `step()` after each optimizer step.
 
-    `elapsed()` is the share of the time that is used up, for what ends by the clock: the schedule
-    follows steps or time, whichever is further on.
+    `elapsed()` is the used fraction of a time limit. The schedule follows steps or time, whichever
+    is further on.
     """
 
     def __init__(
         self,
-        optimizer: Any,
+        optimizer: HasGroups,
         kind: ScheduleKind,
         num_steps: int,
         warmup_steps: int = 0,
         elapsed: Callable[[], float] = lambda: 0.0,
     ):
-        self.optimizer, self.kind, self.elapsed = optimizer, kind, elapsed
-        self.num_steps, self.warmup_steps = num_steps, warmup_steps
+        self.optimizer = optimizer
+        self.kind = kind
+        self.elapsed = elapsed
+        self.num_steps = num_steps
+        self.warmup_steps = warmup_steps
         self.rates = [group["lr"] for group in optimizer.param_groups]
         self.num_done = 0
         self._apply()
@@ -180,24 +196,25 @@ class Schedule:
             group["lr"] = rate * scale
 
     def resume(self, num_done: int) -> None:
-        """Go on after so many steps."""
+        """Continue after `num_done` steps."""
         self.num_done = num_done
         self._apply()
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         return {"num_done": self.num_done, "rates": self.rates}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.num_done, self.rates = state["num_done"], list(state["rates"])
+    def load_state_dict(self, state: StateDict) -> None:
+        self.num_done = state["num_done"]
+        self.rates = list(state["rates"])
         self._apply()
 
 
 class EMA:
-    """An exponential moving average of the trainable weights: average <- average + (1 - d) (weights
-    - average).
+    """Exponential moving average of the trainable weights.
 
-    d = min(decay, (1 + n) / (10 + n)) after n updates, so that the first weights are soon
-    forgotten.
+        average <- average + (1 - d) (weights - average),    d = min(decay, (1 + n) / (10 + n))
+
+    `n` counts updates: the smaller decay at the start removes the first weights soon.
     """
 
     def __init__(self, module: nn.Module, decay: float):
@@ -219,7 +236,7 @@ class EMA:
 
     @contextmanager
     def use_average(self, module: nn.Module) -> Iterator[None]:
-        """Within the block the module has the averaged weights; after it, its own again."""
+        """Give the module the averaged weights within the block, and its own after it."""
         own = {name: parameter.detach().clone() for name, parameter in trainable_parameters(module)}
         self.copy_to(module)
         try:
@@ -228,12 +245,11 @@ class EMA:
             load_weights(own, module)
 
     def copy_to(self, module: nn.Module) -> None:
-        """Give the module the averaged weights for good."""
+        """Copy the averaged weights into the module."""
         load_weights(self.average, module)
 
     def averaged_state_dict(self, module: nn.Module) -> dict[str, Tensor]:
-        """A copy of the module's whole state with the averaged weights in it; the module keeps its
-        own."""
+        """A copy of the module's state with the averaged weights; the module stays as it is."""
         state = copy_weights(module)
         names = {id(parameter): name for name, parameter in trainable_parameters(module)}
         # Tied weights have several names in a state and one in the average.
@@ -242,13 +258,13 @@ class EMA:
                 state[name] = self.average[names[id(parameter)]].clone()
         return state
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         return {"num_updates": self.num_updates, "average": self.average}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         if set(state["average"]) != set(self.average):
             raise ValueError(
-                "the averaged weights are those of another model: resume with the model of the run"
+                "the averaged weights belong to another model: resume with the model of the run"
             )
         self.num_updates = state["num_updates"]
         for name, tensor in self.average.items():
@@ -256,12 +272,12 @@ class EMA:
 
 
 def copy_weights(module: nn.Module) -> dict[str, Tensor]:
-    """A copy of all weights and buffers."""
+    """A copy of all weights and buffers by name."""
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
 
 @torch.no_grad()
 def load_weights(weights: Mapping[str, Tensor], module: nn.Module) -> None:
-    """Write weights into the module's parameters of the same names."""
+    """Copy weights into the module's trainable parameters of the same names."""
     for name, parameter in trainable_parameters(module):
         parameter.copy_(weights[name])

@@ -1,7 +1,6 @@
-"""What a person sees while a run goes on: a bar with the time that is left and the few numbers that
-matter.
+"""Progress bars of a run: steps, remaining time and a few metrics.
 
-On a terminal the bars are rich's; elsewhere (a file, CI) a plain line is printed now and then.
+On a terminal the bars are rich's. Elsewhere (a file, CI) a plain line is printed every ten seconds.
 """
 
 from __future__ import annotations
@@ -12,39 +11,40 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import TextIOBase
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TextIO, runtime_checkable
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
 SECONDS_BETWEEN_LINES = 10.0
+Stream = TextIO | TextIOBase
 
 
 class Progress:
-    """Shows the stages of a run. `stream` decides: bars on a terminal, lines elsewhere. `clock`
-    returns seconds."""
+    """Progress output on a stream: bars on a terminal, lines elsewhere.
 
-    def __init__(
-        self, stream: TextIOBase | None = None, clock: Callable[[], float] = time.monotonic
-    ):
-        self.stream = stream if stream is not None else sys.stdout
+    `stream` None is stdout. `clock` returns seconds.
+    """
+
+    def __init__(self, stream: Stream | None = None, clock: Callable[[], float] = time.monotonic):
+        self.stream: Stream = stream if stream is not None else sys.stdout
         self.clock = clock
         self.is_terminal = self.stream.isatty()
 
     @classmethod
     def silent(cls) -> Progress:
-        """One that nobody sees."""
-        return cls(open(os.devnull, "w"))  # type: ignore[arg-type]
+        """Progress without output."""
+        return cls(open(os.devnull, "w"))
 
     def print_line(self, text: str) -> None:
-        """Print a line of its own."""
+        """Print a line."""
         print(text, file=self.stream, flush=True)
 
     @contextmanager
     def bar(self, name: str, total: int, done: int = 0) -> Iterator[ProgressBar]:
-        """A stage of `total` steps, `done` of them before a resume; call `stage.advance(loss=...)`
-        after each."""
+        """A bar of `total` steps, `done` of them before a resume; call `bar.advance(loss=...)` after
+        each."""
         if self.is_terminal:
             with rich_bars(self.stream) as bars:
                 task = bars.add_task(name, total=total, completed=done, numbers="")
@@ -55,27 +55,28 @@ class Progress:
 
 @runtime_checkable
 class ProgressBar(Protocol):
-    """A stage under way."""
+    """A bar of `Progress.bar`."""
 
     def advance(self, num_steps: int = 1, **numbers: float) -> None:
-        """Note that steps were made, with the numbers of the last one."""
+        """Add finished steps, with the metrics of the last one."""
         ...
 
     def advance_to(self, done: int, **numbers: float) -> None:
-        """Note how many steps of the stage are done; fewer than before change nothing."""
+        """Set the number of finished steps; a smaller number than before changes nothing."""
         ...
 
     def set_total(self, total: int) -> None:
-        """How many steps it will come to, where that is only known on the way: a stage that ends by
-        the clock."""
+        """Set the expected number of steps, e.g. of a stage that ends by the clock."""
         ...
 
 
 class RichBar:
-    """A rich bar; `done` steps were made before a resume."""
+    """A bar of rich; `done` steps come from earlier sessions."""
 
     def __init__(self, bars: RichProgress, task: TaskID, done: int = 0):
-        self.bars, self.task, self.done = bars, task, done
+        self.bars = bars
+        self.task = task
+        self.done = done
 
     def advance(self, num_steps: int = 1, **numbers: float) -> None:
         self.done += num_steps
@@ -90,7 +91,7 @@ class RichBar:
 
 
 class LineBar:
-    """Prints the first step, the last, and between them one line every ten seconds."""
+    """Lines for the first step, the last, and one every ten seconds between them."""
 
     def __init__(
         self,
@@ -100,9 +101,13 @@ class LineBar:
         print_line: Callable[[str], None],
         clock: Callable[[], float],
     ):
-        self.name, self.total, self.print_line, self.clock = name, total, print_line, clock
+        self.name = name
+        self.total = total
+        self.print_line = print_line
+        self.clock = clock
         self.done = self.resumed_at = done
-        self.started, self.last_line = clock(), float("-inf")
+        self.started = clock()
+        self.last_line = float("-inf")
 
     def advance(self, num_steps: int = 1, **numbers: float) -> None:
         self.done += num_steps
@@ -128,7 +133,7 @@ class LineBar:
         self.total = total
 
 
-def rich_bars(stream: TextIOBase) -> RichProgress:
+def rich_bars(stream: Stream) -> RichProgress:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -147,17 +152,17 @@ def rich_bars(stream: TextIOBase) -> RichProgress:
         TextColumn("left"),
         TimeRemainingColumn(),
         TextColumn("{task.fields[numbers]}"),
-        console=Console(file=stream),
+        console=Console(file=stream),  # type: ignore[arg-type]
     )
 
 
 def format_numbers(numbers: dict[str, float]) -> str:
     """`loss 0.213  success 0.5`: three significant digits, and no fraction from a thousand on."""
-    shown = {
+    texts = {
         name: f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
         for name, value in numbers.items()
     }
-    return "  ".join(f"{name.replace('_', ' ')} {text}" for name, text in shown.items())
+    return "  ".join(f"{name.replace('_', ' ')} {text}" for name, text in texts.items())
 
 
 def format_seconds(seconds: float) -> str:

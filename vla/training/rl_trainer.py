@@ -1,9 +1,10 @@
-"""The RL trainer of robots and text: everything around the core's loop.
+"""RL trainer of robots and text: optimizer, limits, validation, checkpoints and resume around the
+RL core.
 
-The core (`vla.rl.loop.train_rl`) collects, updates and steers the KL. The trainer owns what surrounds
-it: optimizer, schedule, reference, limits, the weights a run ends with, checkpoints, stopping and
-many processes. A robot or a text pipeline hands it an `RLTask`: how to collect, how to validate,
-what to log and what else to save.
+The core (`vla.rl.loop.train_rl`) collects rollouts, updates the policy and adapts the KL
+coefficient. The trainer adds optimizer, schedule, reference, limits, final weights, checkpoints,
+stop requests and several processes. A robot or text pipeline passes an `RLTask` with its functions
+to collect, validate and log, and its state to save.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from vla.training.resumable_work import ResumableWork, remove_finished_work
 from vla.training.run import Run, Stateful
 from vla.training.seed import torch_generator
 from vla.training.synchronization import main_process_seconds, propagate_errors
-from vla.types import Rollout
+from vla.types import Rollout, StateDict
 
 STAGE = "rl"
 PROGRESS_METRICS = (
@@ -43,11 +44,11 @@ PROGRESS_METRICS = (
     "kl_trajectory",
     "entropy",
 )
-"""Metrics beside the progress bar, those that an iteration has."""
+"""Metrics shown beside the progress bar where an iteration has them."""
 CRITIC_PREFIXES = ("value_head", "critic.value_head")
-"""Parameters that learn at `rl.critic_learning_rate`."""
+"""Name prefixes of parameters trained at `rl.critic_learning_rate`."""
 LAYOUT = 2
-"""Version of the checkpoint's layout; older ones cannot be resumed."""
+"""Version of the checkpoint layout; older ones cannot be resumed."""
 
 Weights = dict[str, torch.Tensor]
 Sample = Callable[[int], Rollout]
@@ -55,24 +56,23 @@ Sample = Callable[[int], Rollout]
 
 @dataclass(frozen=True)
 class RLTask:
-    """What one kind of RL adds to `RLTrainer`.
+    """The task-specific functions, settings and state of an `RLTrainer`.
 
     Args:
-        sample: this process's rollout of an iteration, made in pieces.
-        metrics: numbers to log after an iteration, from the rollout that it learned from.
-        validate: success of the present weights on held-out starts; None: there is no such measure.
+        sample: collects this process's rollout of an iteration, in pieces.
+        metrics: metrics to log after an iteration, from its rollout.
+        group_size: number of trajectories per group.
+        minibatch_seed: purpose of the seed that shuffles minibatches.
+        evaluation_timer: timer of the evaluation before RL; the one after RL takes about as long.
+        validate: success of the present weights on held-out starts; None: no validation.
         validate_ends: validate the first and the last weights even where `rl.load_best_at_end` is
             off.
-        record: called after a validation with the actor's own weights, e.g. to keep episodes.
-        collect: makes an iteration's rollout out of calls of `sample`; None: a single call.
+        record: called after a validation with the actor's own weights, e.g. to record episodes.
+        collect: composes an iteration's rollout of calls of `sample`; None: a single call.
         checkpoint_parts: further parts of a checkpoint.
-        rollout_parts: parts that change while a rollout is collected.
-        group_size: trajectories that the algorithm compares.
-        minibatch_seed: purpose of the seed that shuffles minibatches.
-        evaluation_timer: timer of the evaluation before RL; the one after takes about as long.
-        without_adapter: context in which the actor is its base model; None: a copy is the
-            reference.
-        threads: pieces of a minibatch that are scored at once.
+        rollout_parts: parts whose state changes while a rollout is collected.
+        without_adapter: context in which the actor is its base model; None: the reference is a copy.
+        threads: micro-batches scored at once.
     """
 
     sample: Callable[[int, ResumableWork], Rollout]
@@ -86,13 +86,14 @@ class RLTask:
     collect: Callable[[int, Sample], Rollout] | None = None
     checkpoint_parts: Mapping[str, Stateful] = field(default_factory=dict)
     rollout_parts: Mapping[str, Stateful] = field(default_factory=dict)
-    without_adapter: Callable[[], AbstractContextManager[Any]] | None = None
+    without_adapter: Callable[[], AbstractContextManager[object]] | None = None
     threads: Threads = SINGLE_THREAD
 
 
 @runtime_checkable
 class ActivationReusingPolicy(Protocol):
-    """A policy that can reuse the rollout's activations in the update (`vla.generation.activation_cache`)."""
+    """A policy that reuses activations of the rollout in the update
+    (`vla.generation.activation_cache`)."""
 
     activation_cache: ActivationCache | None
 
@@ -100,29 +101,32 @@ class ActivationReusingPolicy(Protocol):
 
 
 def settings_from[T](kind: type[T], rl: Rl) -> T:
-    """A settings dataclass of the core, filled from the `rl` settings of the same names."""
+    """Make a settings dataclass of the core from the `rl` settings of the same names."""
     return kind(**{f.name: getattr(rl, f.name) for f in fields(kind)})  # type: ignore[arg-type]
 
 
 class RLTrainer:
-    """Trains a policy by RL until a limit of `vla.rl.budget` or a signal ends it.
+    """RL training of a policy until a limit of `vla.rl.budget` or a stop request.
 
-    The actor ends with the best weights on validation starts where `rl.load_best_at_end` is on,
-    those before RL among the candidates. Otherwise it ends with the averaged weights
-    (`rl.ema_decay`), or with the last ones. Each process samples its own rollout; all
-    validate together, and the main one writes.
+    The actor ends with the best weights on validation starts where `rl.load_best_at_end` is on; the
+    weights before RL are a candidate. Otherwise it ends with the averaged weights (`rl.ema_decay`)
+    or the last ones. Each process samples its own rollout, all processes validate together, and the
+    main process writes.
 
     Args:
         learner: the policy, or an `ActorCritic` around it.
 
     Raises:
-        ValueError: for an algorithm that cannot learn from this task, and for a checkpoint of an
-            older layout.
+        ValueError: for an algorithm that this task does not support, or a checkpoint of an older
+            layout.
     """
 
     def __init__(self, run: Run, rl: Rl, algorithm: Algorithm, learner: Any, task: RLTask) -> None:
-        self.run, self.rl, self.algorithm = run, rl, algorithm
-        self.learner, self.task = learner, task
+        self.run = run
+        self.rl = rl
+        self.algorithm = algorithm
+        self.learner = learner
+        self.task = task
         self.actor = learner.actor if isinstance(learner, ActorCritic) else learner
         self.processes = run.processes
         self.update_settings = settings_from(UpdateSettings, rl)
@@ -176,7 +180,7 @@ class RLTrainer:
 
     @property
     def over(self) -> bool:
-        """Whether a limit is reached."""
+        """True once a limit is reached."""
         return self.budget.ended_by(self.loop.iteration) is not None
 
     @property
@@ -187,15 +191,15 @@ class RLTrainer:
             for iteration, successes, num_starts in self.validations
         ]
 
-    def train(self) -> dict[str, Any]:
-        """Iterate until something ends it; what did, as `Budget.summary` describes it."""
-        run, rl = self.run, self.rl
+    def train(self) -> StateDict:
+        """Train to the end; return `Budget.summary`."""
+        run = self.run
         with self._reusing_activations():
             if self._validates_ends and not self.validations and not self.over:
                 self._validate(0)  # the weights before RL are the first candidate
             if not self.over:
                 name = f"RL ({type(self.algorithm).__name__})"
-                with run.progress.bar(name, rl.num_iterations, self.loop.iteration) as bar:
+                with run.progress.bar(name, self.rl.num_iterations, self.loop.iteration) as bar:
                     self._iterate(bar)
         run.check_stop()
         remove_finished_work(run, STAGE)
@@ -230,13 +234,14 @@ class RLTrainer:
             return self._sample(iteration)
 
     def _sample(self, number: int) -> Rollout:
-        """This process's rollout `number`. What is finished of it is kept where it takes long."""
+        """Collect this process's rollout `number`, saving its pieces."""
         parts = dict(self.task.rollout_parts)
         cache = (
             self.actor.activation_cache if isinstance(self.actor, ActivationReusingPolicy) else None
         )
         if cache is not None:
-            # Also where the last update changed no weight: a resumed run begins without any.
+            # Clear also where the last update changed no weight: a resumed run starts with an
+            # empty cache, and both must draw the same.
             cache.clear()
             parts["recall"] = cache
         pieces = ResumableWork(self.run, STAGE, self._num_rollouts, parts, self._save_before)
@@ -253,7 +258,7 @@ class RLTrainer:
     def _finish_iteration(
         self, bar: ProgressBar, iteration: int, rollout: Rollout, metrics: dict[str, float]
     ) -> bool:
-        """Average, validate, log and save after an iteration; whether to stop."""
+        """Average, validate, log and save after an iteration; return True to stop."""
         critic_only = iteration <= self.rl.num_critic_warmup_iterations
         self.budget.note_iteration(metrics, self._seconds(), critic_only)
         if self.average is not None:
@@ -280,7 +285,7 @@ class RLTrainer:
 
     @property
     def _validates_ends(self) -> bool:
-        """Whether the first and the last weights are validated."""
+        """True where the first and the last weights are validated."""
         return self.best is not None or self.task.validate_ends
 
     def _validates_after(self, iteration: int) -> bool:
@@ -289,8 +294,10 @@ class RLTrainer:
         return iteration % self.rl.evaluate_every == 0 or (self._validates_ends and self.over)
 
     def _validate(self, iteration: int) -> tuple[SuccessRate, bool]:
-        """Success on validation starts, of the averaged weights where there are some; whether none
-        before did better."""
+        """Success on validation starts, and True where no earlier validation was better.
+
+        Averaged weights are validated in place of the actor's own where `rl.ema_decay` is set.
+        """
         assert self.task.validate is not None
         averaged = nullcontext() if self.average is None else self.average.use_average(self.actor)
         with self.run.timer("validation"), averaged:
@@ -302,23 +309,23 @@ class RLTrainer:
         return success, is_best
 
     def _candidate_weights(self) -> Weights:
-        """A copy of what a validation judges now."""
+        """A copy of the weights that a validation evaluates."""
         if self.average is None:
             return copy_weights(self.actor)
         return self.average.averaged_state_dict(self.actor)
 
     def _ending_weights(self) -> Weights | None:
-        """What the actor would end with now; None: its own last weights."""
+        """The final weights if training ended now; None: the actor's own weights."""
         if self.best is not None:
             return self.best
         return None if self.average is None else self._candidate_weights()
 
     def _seconds(self) -> float:
-        """Since the first iteration, over all sessions; the main process's."""
+        """Seconds since the first iteration, over all sessions, by the main process's clock."""
         return main_process_seconds(self.run.timer.clock() - self._started, self.processes)
 
     def _expected_iterations(self, done: int) -> int:
-        """Iterations that there will be: all, or what the seconds allow at the present pace."""
+        """Expected number of iterations: all, or as many as fit in `rl.max_seconds` at this pace."""
         if self.over:
             return done
         share = self.budget.share_of_seconds
@@ -326,8 +333,8 @@ class RLTrainer:
             return self.rl.num_iterations
         return min(self.rl.num_iterations, max(done + 1, round(done / share)))
 
-    def _summary(self) -> dict[str, Any]:
-        """What ended the iterations, also on the console."""
+    def _summary(self) -> StateDict:
+        """The reason for the end of training and its counts; prints the reason."""
         summary = self.budget.summary(self.loop.iteration)
         if self.rl.num_iterations:
             for line in (summary["text"], summary.get("nothing_learned")):
@@ -336,8 +343,8 @@ class RLTrainer:
         return summary
 
     def _parts(self) -> dict[str, Stateful]:
-        """The parts of a checkpoint that save and restore themselves."""
-        parts: dict[str, Any] = {
+        """The parts of a checkpoint by name."""
+        parts: dict[str, Stateful] = {
             "policy": self.actor,
             "optimizer": self.optimizer,
             "loop": self.loop,
@@ -351,14 +358,14 @@ class RLTrainer:
             parts["reference"] = self.reference
         return parts | {f"task_{name}": part for name, part in self.task.checkpoint_parts.items()}
 
-    def _save_before(self, rng: Mapping[str, Any]) -> None:
-        """Save what a rollout under way belongs to; `rng` is from before it began."""
+    def _save_before(self, rng: StateDict) -> None:
+        """Save the trainer's state before a rollout; `rng` is from before its start."""
         if self._saved_at != self._num_rollouts:
             self._save(rng=rng)
 
-    def _save(self, score: float | None = None, rng: Mapping[str, Any] | None = None) -> None:
-        """Write a checkpoint; the one of the highest score is kept besides the last ones."""
-        state: dict[str, Any] = {name: part.state_dict() for name, part in self._parts().items()}
+    def _save(self, score: float | None = None, rng: StateDict | None = None) -> None:
+        """Write a checkpoint; the one with the highest score is kept besides the last ones."""
+        state: StateDict = {name: part.state_dict() for name, part in self._parts().items()}
         state["trainer"] = {
             "layout": LAYOUT,
             "num_rollouts": self._num_rollouts,
@@ -371,7 +378,7 @@ class RLTrainer:
         self._saved_at = self._num_rollouts
 
     def _restore(self) -> None:
-        """Continue from the last checkpoint, if there is one."""
+        """Restore the last checkpoint, if there is one."""
         state = self.run.load(STAGE)
         if state is None:
             return

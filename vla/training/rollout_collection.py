@@ -1,4 +1,4 @@
-"""Rollouts of an iteration, for robots and text: starts drawn by seed, groups, dynamic sampling."""
+"""Rollout collection of an iteration, for robots and text: seeded starts, groups, dynamic sampling."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from vla.training.resumable_work import ResumableWork
 from vla.types import Decision, Observation, Rollout
 
 DrawStarts = Callable[[int, int, int], Sequence[int]]
-"""This process's starts by (iteration, attempt, count); the same arguments give the same starts."""
+"""This process's starts by (iteration, attempt, count): a pure function."""
 
 
 @dataclass(frozen=True)
 class SeededStarts:
-    """Random seeds in [first, last] as training starts, a pure function of iteration and attempt.
+    """Training starts: random seeds in [first, last], a pure function of iteration and attempt.
 
-    Many processes split what a single one would draw for all of them.
+    Several processes split the draw of a single one.
     """
 
     first: int
@@ -39,11 +39,13 @@ class SeededStarts:
 
 @dataclass(frozen=True)
 class RolloutCollector:
-    """Collects one rollout: `num_starts()` starts with `group_size` trajectories each.
+    """Collector of one rollout: `num_starts()` starts with `group_size` trajectories each.
 
-    With `max_resamples` above 0, groups of equal returns are replaced by that many further rollouts at
-    most (dynamic sampling; Yu 2025, DAPO). `finish(iteration, rollout)` checks or masks each rollout
-    before it is kept. `is_greedy(iteration)` chooses the likeliest decisions instead of draws.
+    Args:
+        max_resamples: above 0, groups of equal returns are replaced by at most that many further
+            rollouts (dynamic sampling; Yu 2025, DAPO).
+        finish: called with (iteration, rollout); checks or masks each rollout before it is saved.
+        is_greedy: for an iteration, take the likeliest decisions instead of draws.
     """
 
     policy: Policy
@@ -58,8 +60,7 @@ class RolloutCollector:
     is_greedy: Callable[[int], bool] = lambda iteration: False
 
     def collect(self, iteration: int, pieces: ResumableWork) -> Rollout:
-        """The rollout of an iteration; `pieces` keeps what is finished of it and what is under
-        way."""
+        """The rollout of an iteration; `pieces` saves its finished parts and the unfinished one."""
         attempt = 0
 
         def sample(count: int) -> Rollout:
@@ -89,16 +90,16 @@ class RolloutCollector:
 
 
 def check_rewards(iteration: int, rollout: Rollout) -> Rollout:
-    """The rollout, once every reward is finite. A simulator's reward always is; a verifier may give
+    """Return a rollout whose rewards are all finite, as a simulator's must be. A verifier may give
     NaN.
 
     Raises:
-        FloatingPointError: naming how many trajectories have another reward.
+        FloatingPointError: with the number of trajectories that have another reward.
     """
-    bad = int((~torch.isfinite(rollout.returns)).sum())
-    if bad:
+    num_bad = int((~torch.isfinite(rollout.returns)).sum())
+    if num_bad:
         raise FloatingPointError(
-            f"iteration {iteration}: the reward of {bad} of {rollout.num_trajectories} "
+            f"iteration {iteration}: the reward of {num_bad} of {rollout.num_trajectories} "
             "trajectories is not a number: look at sim.reward and at the simulation; the last "
             "checkpoint is intact, resume goes on from there"
         )

@@ -1,9 +1,8 @@
-"""A run under way: its folder, its clock, what it prints, its stages, and how it saves, stops and
-goes on.
+"""The run object of every mode: folder, stages, seeds, results, checkpoints, stop and resume.
 
-A run is a sequence of stages. Each draws random numbers of its own, and leaves what a resumed run
-picks up: a note in results.json (`finish`), a checkpoint (`save`), or a value in a file
-(`vla.training.resumable_work.load_or_compute`).
+A run is a sequence of stages. Each stage has its own random numbers. A resumed run continues from
+one of three records of a stage: an entry in results.json (`finish_stage`), a checkpoint (`save`) or
+a result file (`vla.training.resumable_work.load_or_compute`).
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from vla.config.training import Train
 from vla.files.writing import DiskFull, is_disk_full
@@ -31,25 +30,36 @@ from vla.training.progress import Progress
 from vla.training.run_folder import RunFolder, to_plain
 from vla.training.seed import derive_seed, restore_rng, rng_state, seed_everything
 from vla.training.state_files import read_plain_state
-from vla.training.synchronization import SharedStop, StopFlag, broadcast_from_main, share_stop
+from vla.training.synchronization import (
+    SharedStop,
+    StopFlag,
+    broadcast_from_main,
+    compute_on_main,
+    share_stop,
+)
 from vla.training.timing import Timer, peak_memory_bytes
+from vla.types import StateDict
 
 
 @runtime_checkable
 class Stateful(Protocol):
-    """What a checkpoint keeps besides weights and optimizer."""
+    """A part of a run that a checkpoint saves and restores."""
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> StateDict: ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def load_state_dict(self, state: StateDict, /) -> object: ...
 
 
 @dataclass
 class Run:
-    """What every stage of a run shares. `results` is what results.json holds, written whenever
-    something is finished; `earlier_results` are the seconds that sessions before this one took. `lines`
-    counts what stands in files that are appended to. Of many processes the main one alone writes
-    and prints; all of them read.
+    """Shared state of all stages of a run.
+
+    Only the main process writes and prints; all processes read.
+
+    Args:
+        results: contents of results.json, written after each stage.
+        earlier_results: results at the start of this session, for times and peak memory.
+        lines: number of lines of each file that `append_lines` extends.
     """
 
     folder: RunFolder
@@ -59,8 +69,8 @@ class Run:
     processes: Processes = SINGLE_PROCESS
     progress: Progress = field(default_factory=Progress)
     timer: Timer = field(default_factory=Timer)
-    results: dict[str, Any] = field(default_factory=dict)
-    earlier_results: Mapping[str, Any] = field(default_factory=dict)
+    results: StateDict = field(default_factory=dict)
+    earlier_results: StateDict = field(default_factory=dict)
     lines: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -77,34 +87,36 @@ class Run:
             yield
 
     def seed(self, *names: str | int) -> int:
-        """A seed for a named purpose."""
+        """The seed of a named purpose (`derive_seed`)."""
         return derive_seed(self.train.seed, *names)
 
     def is_finished(self, stage: str) -> bool:
-        """Whether a stage was finished, now or before the run was resumed."""
+        """True once a stage is finished, in this session or an earlier one."""
         return stage in self.results.get("stages", {})
 
-    def finish_stage(self, stage: str, values: Mapping[str, Any]) -> None:
-        """Note what a stage came to, and write it down."""
+    def finish_stage(self, stage: str, values: Mapping[str, object]) -> None:
+        """Record the results of a stage and write results.json."""
         self.results.setdefault("stages", {})[stage] = dict(values)
         self.write_results()
 
     def stage_seconds(self, stage: str) -> float:
-        """What a stage took, over all sessions."""
+        """Seconds of a stage, over all sessions."""
         return self.timer.seconds().get(stage, 0.0) + self.earlier_results.get("seconds", {}).get(
             stage, 0.0
         )
 
-    def append_lines(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add lines of JSON to a file of the folder. A resumed run cuts it back to what its
-        checkpoint had seen."""
+    def append_lines(self, name: str, rows: Sequence[Mapping[str, object]]) -> None:
+        """Append JSON lines to a file of the run folder.
+
+        A resumed run truncates the file to the number of lines in its checkpoint.
+        """
         self.lines[name] = self.lines.get(name, 0) + len(rows)
         if self.processes.is_main:
             with (self.folder.path / name).open("a") as file:
                 file.writelines(json.dumps(to_plain(row), allow_nan=False) + "\n" for row in rows)
 
     def write_results(self) -> None:
-        """Write results.json, with the time and memory used so far."""
+        """Write results.json, with the time and peak memory so far."""
         before = self.earlier_results.get("seconds", {})
         spent = self.timer.seconds()
         self.results["seconds"] = {
@@ -121,32 +133,36 @@ class Run:
         self.folder.write_results(self.results)
 
     def checkpoint_folder(self, stage: str) -> Path:
-        """Where the checkpoints of a stage stand."""
+        """Folder of a stage's checkpoints."""
         return self.folder.checkpoints / stage.replace(" ", "_")
 
     def checkpoint_due(self, step: int) -> bool:
-        """Whether a checkpoint is to be written after so many steps of a stage: it is every
-        `train.checkpoint_every`, and where the last one is `train.checkpoint_seconds` old.
+        """True where a checkpoint is due after `step` steps of a stage.
+
+        One is due every `train.checkpoint_every` steps, and when it is overdue.
         """
         return step % self.train.checkpoint_every == 0 or self.checkpoint_overdue
 
     @property
     def checkpoint_overdue(self) -> bool:
-        """Whether the last checkpoint is older than it may be."""
+        """True where the last checkpoint is at least `train.checkpoint_seconds` old."""
         return self.timer.clock() - self.saved_at >= self.train.checkpoint_seconds
 
     def save(
         self,
         stage: str,
         step: int,
-        state: Mapping[str, Any],
+        state: StateDict,
         score: float | None = None,
         keep: int | None = None,
-        rng: Mapping[str, Any] | None = None,
+        rng: StateDict | None = None,
     ) -> None:
-        """A checkpoint of a stage: its own state, and the random numbers (`rng`, or the present
-        ones) and counts that go with it. The last `keep` are kept, as the settings say where it is
-        None.
+        """Write a checkpoint of a stage: its state, the generators and the line counts.
+
+        Args:
+            score: validation score; the best checkpoint is kept besides the last ones.
+            keep: number of last checkpoints to keep; None: `train.keep_checkpoints`.
+            rng: state of the generators; None: the present one.
         """
         self.saved_at = self.timer.clock()
         if not self.processes.is_main:
@@ -167,12 +183,12 @@ class Run:
         self.note_saved()
 
     def note_saved(self) -> None:
-        """Something was saved: the seconds up to here count if this session is killed."""
+        """Restart the checkpoint clock and write the time so far to results.json."""
         self.saved_at = self.timer.clock()
         self.write_results()
 
-    def load(self, stage: str) -> dict[str, Any] | None:
-        """The last checkpoint of a stage, its random numbers put back; None when there is none."""
+    def load(self, stage: str) -> StateDict | None:
+        """The last checkpoint of a stage, with the generators restored; None where there is none."""
         path = broadcast_from_main(last_checkpoint(self.checkpoint_folder(stage)), self.processes)
         if path is None:
             return None
@@ -181,14 +197,13 @@ class Run:
         return state
 
     def check_stop(self) -> None:
-        """Leave the run when someone asked for it."""
+        """Raise `Interrupted` after a stop request."""
         if self.stop.requested:
             self.write_results()
             raise Interrupted(self.stop.number)
 
     def for_main_process(self) -> Run:
-        """The run as the main process sees it while the others wait: nothing in it asks them
-        anything."""
+        """A copy of the run without communication, for work that only the main process does."""
         stop = self.stop.own if isinstance(self.stop, SharedStop) else self.stop
         return replace(self, stop=stop, processes=SINGLE_PROCESS)
 
@@ -200,25 +215,21 @@ def start_run(
     train: Train,
     progress: Progress | None = None,
 ) -> Run:
-    """The run in this process, with what it has come to so far."""
-    agreed = share_stop(stop, processes)
-    num_records, lines = broadcast_from_main(
-        lines_at_last_checkpoint(folder) if processes.is_main else None, processes
-    )
+    """Open the run in this process, with its results and logs so far."""
+    num_records, lines = compute_on_main(lambda: lines_at_last_checkpoint(folder), processes)
     log: MetricsLog | NullLog = NullLog(num_records)
     if processes.is_main:
         log = MetricsLog(folder.path, num_records, train.tensorboard, train.trackers)
         for name, count in lines.items():
             truncate_metrics(folder.path / name, count)
-    said = progress or (Progress() if processes.is_main else Progress.silent())
-    results = broadcast_from_main(folder.read_results() if processes.is_main else None, processes)
+    results = compute_on_main(folder.read_results, processes)
     return Run(
         folder,
         log,
-        agreed,
+        share_stop(stop, processes),
         train,
         processes,
-        said,
+        progress or (Progress() if processes.is_main else Progress.silent()),
         results=results,
         earlier_results=dict(results),
         lines=lines,
@@ -227,8 +238,13 @@ def start_run(
 
 @contextmanager
 def save_on_exit(run: Run, report: Callable[[], object]) -> Iterator[None]:
-    """Whatever ends the block, what the run came to is written; the report too where it was no
-    error. An error keeps its own words where a full disk lets nothing more be written.
+    """Write the results when the block ends, fails or is interrupted; close the log.
+
+    `report()` writes the report and returns its path. It is called after the end and after an
+    interrupt, not after an error. A full disk while writing does not replace the block's own error.
+
+    Raises:
+        DiskFull: in place of an `OSError` of a full disk.
     """
     try:
         yield
@@ -254,20 +270,20 @@ def save_on_exit(run: Run, report: Callable[[], object]) -> Iterator[None]:
         run.log.close()
 
 
-REMEDY = "delete it, and it is made anew"
 APPENDED = ("samples.jsonl",)
-"""Files that are cut back to nothing where no checkpoint has seen them."""
+"""Files of `append_lines` that are emptied where no checkpoint counts their lines."""
 
 
 def lines_at_last_checkpoint(folder: RunFolder) -> tuple[int, dict[str, int]]:
-    """How many records of the metrics, and lines of other files, the newest checkpoint of all
-    stages had seen."""
-    num_records, lines = 0, dict.fromkeys(APPENDED, 0)
+    """Numbers of metrics records and of lines of other files at the newest checkpoint of all
+    stages."""
+    num_records = 0
+    lines = dict.fromkeys(APPENDED, 0)
     for stage in sorted(folder.checkpoints.glob("*/")):
         path = last_checkpoint(stage)
         if path is None:
             continue
-        check_checkpoint(path)  # files are cut back to what it says
+        check_checkpoint(path)  # a damaged count would truncate files
         state = read_plain_state(path)
         num_records = max(num_records, state["num_records"])
         for name, count in state["lines"].items():

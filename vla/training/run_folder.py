@@ -1,5 +1,4 @@
-"""The folder of a run: what was asked, what came of it, and all that lets a person look at it or
-continue it.
+"""The run folder: settings, environment, results, checkpoints, and paths of all other outputs.
 
 runs/20261121-130455-pick_place-token-grpo/
   config.yaml  run.json  starts.json  metrics.jsonl  results.json
@@ -33,8 +32,7 @@ LIBRARIES = ("torch", "transformers", "timm", "mujoco", "mujoco-warp", "lerobot"
 
 
 class StoredResults(TypedDict):
-    """What is needed of results.json: values of every stage, and seconds by what they were spent
-    on."""
+    """Required keys of results.json: values by stage, and seconds by timer."""
 
     __pydantic_config__ = KEYS  # type: ignore[misc]
     stages: NotRequired[dict[str, dict[str, Any]]]
@@ -43,7 +41,7 @@ class StoredResults(TypedDict):
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where things stand in the folder of a run."""
+    """Paths in a run folder."""
 
     path: Path
 
@@ -67,52 +65,57 @@ class RunFolder:
     def results(self) -> Path:
         return self.path / "results.json"
 
-    def write_results(self, values: Mapping[str, Any]) -> None:
-        """Replace results.json; values may be dataclasses, objects with `to_dict`, arrays and
-        numbers at any depth."""
+    def write_results(self, values: Mapping[str, object]) -> None:
+        """Replace results.json. Values may nest dataclasses, objects with `to_dict`, arrays and
+        numbers."""
         write_json(self.results, to_plain(values))
 
     def read_results(self) -> dict[str, Any]:
-        """What results.json holds; empty before the first result."""
+        """Contents of results.json; empty before the first result."""
         return read_optional_json(
             self.results, {}, StoredResults, "restore it, or delete it and evaluate the run again"
         )
 
 
 def read_sessions(path: Path) -> list[dict[str, Any]]:
-    """What run.json says of every session of a run; none where there is no such file."""
+    """The sessions of a run from run.json, oldest first; empty without that file."""
     remedy = "delete it: only the record of earlier sessions is lost"
     return read_optional_json(path / "run.json", [], list[dict[str, Any]], remedy)
 
 
 def open_run(config: Config, processes: Processes = SINGLE_PROCESS) -> RunFolder:
-    """Make the folder that a configuration asks for, or open that of the run it resumes, and write
-    the settings in it.
+    """Make the run folder of a configuration, or open the folder it resumes, and write the settings.
 
-    The main process does; all know it. Raises ValueError when `run_dir` holds another run already,
-    or another run is writing to it.
+    The main process writes; every process gets the folder.
+
+    Raises:
+        ValueError: where `run_dir` holds another run, or another process is writing to it.
     """
-    folder = None
+    path = Path()
     with propagate_errors(processes):
         if processes.is_main:
-            folder = _open(config)
-    return broadcast_from_main(folder, processes)
+            path = _open(config)
+    return RunFolder(broadcast_from_main(path, processes))
 
 
-def _open(config: Config) -> RunFolder:
+def _open(config: Config) -> Path:
     path = Path(config.resume) if config.resume else make_run_folder(config)
     lock_run_folder(path)
     if not config.resume:
-        check_unused(path)  # another may have begun since it was looked for
-    for written in (path, path / "recordings", path / "videos"):
-        remove_unfinished(written)
+        check_unused(path)  # another run may have started since the first check
+    for folder in (path, path / "recordings", path / "videos"):
+        remove_unfinished(folder)
     write_atomically(path / "config.yaml", to_yaml(config))
     write_json(path / "run.json", [*read_sessions(path), describe_environment()])
-    return RunFolder(path)
+    return path
 
 
 def check_unused(path: Path) -> None:
-    """ValueError where a folder holds a run already."""
+    """Check that a folder holds no run.
+
+    Raises:
+        ValueError: where it does.
+    """
     if (path / "config.yaml").exists():
         raise ValueError(
             f"run_dir ({path}) holds a run: resume={path} continues it, or choose another folder"
@@ -120,20 +123,23 @@ def check_unused(path: Path) -> None:
 
 
 def make_run_folder(config: Config) -> Path:
-    """`run_dir`, or runs/<time>-<name> with a number behind it when that is taken: made here, by
-    one run alone."""
+    """Make `run_dir`, or runs/<time>-<name> with a number appended where that name is taken."""
     if config.run_dir is not None:
         path = Path(config.run_dir)
         check_unused(path)
         path.mkdir(parents=True, exist_ok=True)
         return path
-    parent, name = Path("runs"), f"{datetime.now():%Y%m%d-%H%M%S}-{config.name}"
+    parent = Path("runs")
     parent.mkdir(exist_ok=True)
-    return make_numbered_folder(parent, name)
+    return make_numbered_folder(parent, f"{datetime.now():%Y%m%d-%H%M%S}-{config.name}")
 
 
 def make_numbered_folder(parent: Path, name: str) -> Path:
-    """Make a folder of that name, with a number behind it when another process was faster."""
+    """Make a folder `name`, with a number appended where it exists.
+
+    Raises:
+        ValueError: where 999 such folders exist.
+    """
     for path in (parent / name, *(parent / f"{name}-{i}" for i in range(2, 1000))):
         try:
             path.mkdir()
@@ -143,9 +149,8 @@ def make_numbered_folder(parent: Path, name: str) -> Path:
     raise ValueError(f"{parent / name} and 998 folders after it are taken: choose another run_dir")
 
 
-def describe_environment() -> dict[str, Any]:
-    """The command, the commit, the machine and the libraries: what a person needs to repeat a
-    run."""
+def describe_environment() -> dict[str, object]:
+    """Command, commit, machine and library versions of this session."""
     return {
         "command": mask_secrets(" ".join([Path(sys.executable).name, *sys.argv])),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -153,7 +158,7 @@ def describe_environment() -> dict[str, Any]:
         "uncommitted_changes": bool(git_output("status", "--porcelain", "--untracked-files=no")),
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {processor_name()}, {format_cores(available_cores())}",
-        "libraries": {name: found for name in LIBRARIES if (found := installed_version(name))},
+        "libraries": {name: text for name in LIBRARIES if (text := installed_version(name))},
     }
 
 
@@ -162,7 +167,7 @@ def format_cores(count: int) -> str:
 
 
 def git_output(*arguments: str) -> str | None:
-    """What git says of the source tree, or None where there is none."""
+    """Output of a git command in the source tree; None outside a repository."""
     command = ["git", "-C", str(Path(__file__).parents[2]), *arguments]
     try:
         return subprocess.run(
@@ -173,7 +178,7 @@ def git_output(*arguments: str) -> str | None:
 
 
 def processor_name() -> str:
-    """The processor's own name where the system tells it."""
+    """Model name of the processor from /proc/cpuinfo, or "unknown processor"."""
     table = Path("/proc/cpuinfo")
     lines = table.read_text().splitlines() if table.exists() else []
     return next(
@@ -194,8 +199,8 @@ def installed_version(name: str) -> str | None:
 
 
 def to_plain(value: Any) -> Any:
-    """`value` as JSON can say it: dataclasses and objects with `to_dict` become dicts, arrays
-    lists, NaN null."""
+    """Convert a value to types of JSON: dataclasses and objects with `to_dict` to dicts, arrays to
+    lists, NaN to null."""
     if hasattr(value, "to_dict"):
         return to_plain(value.to_dict())
     if hasattr(value, "__dataclass_fields__"):

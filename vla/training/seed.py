@@ -1,44 +1,44 @@
-"""Randomness that can be told, derived and put back: every source a run draws from, in one
-place."""
+"""Random generators of a run: seeding, derived seeds, and state for a checkpoint."""
 
 from __future__ import annotations
 
 import hashlib
 import random
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
+
+from vla.types import StateDict
 
 Generator = torch.Generator | np.random.Generator
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python's, NumPy's and torch's global generators (all devices)."""
+    """Seed the global generators of Python, NumPy and torch (all devices)."""
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - libraries draw from NumPy's global generator
     torch.manual_seed(seed)
 
 
 def derive_seed(seed: int, *names: str | int) -> int:
-    """A seed in [0, 2^63) for the named purpose: SHA-256 of the run's seed and the names.
+    """A seed in [0, 2^63) for a named purpose: SHA-256 of the run's seed and the names.
 
-    Independent of the order in which purposes are asked for, so that one more consumer does not
-    change the others.
+    It does not depend on other purposes, so a new consumer changes no other seed.
     """
     text = "/".join([str(seed), *(str(name) for name in names)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def torch_generator(seed: int, *names: str | int) -> torch.Generator:
-    """A torch generator (CPU) for the named purpose."""
+    """A torch generator (CPU) for a named purpose, seeded by `derive_seed`."""
     return torch.Generator().manual_seed(derive_seed(seed, *names))
 
 
-def rng_state(generators: Mapping[str, Generator] | None = None) -> dict[str, Any]:
-    """The state of the global generators and of `generators`, as a checkpoint can hold it."""
-    kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+def rng_state(generators: Mapping[str, Generator] | None = None) -> StateDict:
+    """State of the global generators and of `generators`, in the types of a checkpoint."""
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002
+    assert isinstance(keys, np.ndarray)
     return {
         "python": random.getstate(),
         "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
@@ -50,8 +50,8 @@ def rng_state(generators: Mapping[str, Generator] | None = None) -> dict[str, An
     }
 
 
-def generator_state(generator: Generator) -> Any:
-    """Where a generator stands: a byte tensor for torch, a nested dict for NumPy."""
+def generator_state(generator: Generator) -> object:
+    """State of a generator: a byte tensor for torch, a nested dict for NumPy."""
     return (
         generator.get_state()
         if isinstance(generator, torch.Generator)
@@ -59,11 +59,12 @@ def generator_state(generator: Generator) -> Any:
     )
 
 
-def restore_rng(
-    state: Mapping[str, Any], generators: Mapping[str, Generator] | None = None
-) -> None:
-    """Put every generator back to `state`; ValueError when `generators` are not those that were
-    saved."""
+def restore_rng(state: StateDict, generators: Mapping[str, Generator] | None = None) -> None:
+    """Restore every generator from `state`.
+
+    Raises:
+        ValueError: where `generators` are not the saved ones.
+    """
     generators = generators or {}
     if set(generators) != set(state["generators"]):
         raise ValueError(

@@ -1,7 +1,7 @@
-"""Nested training state as safetensors and JSON, without pickle: what a checkpoint's files hold.
+"""Files of a nested training state: safetensors and JSON, without pickle.
 
-Each entry of the state gets a `NAME.safetensors` with its tensors; `state.json` holds everything
-else and, where a tensor stood, its name. Types that JSON lacks are marked: {"$tensor": name},
+Each entry of the state has a `NAME.safetensors` with its tensors. `state.json` holds the plain
+values, and the name of a tensor in its place. Types that JSON lacks are marked: {"$tensor": name},
 {"$array": name}, {"$tuple": [...]}, {"$items": [[key, value], ...]}, {"$float": "nan"}.
 """
 
@@ -20,17 +20,18 @@ from torch import Tensor
 from vla.files.arrays import read_safetensors
 from vla.files.reading import read_json, validating_file
 from vla.files.writing import write_json
+from vla.types import StateDict
 
 
 @dataclass(frozen=True)
 class TensorCollector:
-    """Tensors by their path in the state, and the path by memory: tied weights are written once."""
+    """Tensors by their path in the state. Tied weights share one path, so they are written once."""
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
-    paths: dict[tuple[Any, ...], str] = field(default_factory=dict)
+    paths: dict[tuple[object, ...], str] = field(default_factory=dict)
 
     def add(self, tensor: Tensor, path: str) -> str:
-        """Keep a tensor; returns its path, or that under which the same memory is kept already."""
+        """Add a tensor; return its path, or the path of a tensor with the same memory."""
         memory = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
         if tensor.numel() == 0 or memory not in self.paths:
             assert path not in self.tensors, f"two tensors have the path {path}"
@@ -40,9 +41,13 @@ class TensorCollector:
         return self.paths[memory]
 
 
-def write_state(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write `state` to `folder`: tensors, arrays, numbers, strings, None, and lists, tuples and
-    dicts of them."""
+def write_state(folder: Path, state: StateDict) -> None:
+    """Write a state to `folder`: tensors, arrays, numbers, strings, None, and lists, tuples and dicts
+    of them.
+
+    Raises:
+        TypeError: for a value of another type.
+    """
     from safetensors.torch import save_file
 
     plain = {}
@@ -54,8 +59,8 @@ def write_state(folder: Path, state: Mapping[str, Any]) -> None:
     write_json(folder / "state.json", plain)
 
 
-def read_state(folder: Path) -> dict[str, Any]:
-    """What `write_state` wrote, tensors on the CPU; tensors that were the same memory are so
+def read_state(folder: Path) -> StateDict:
+    """Read the state that `write_state` wrote, with tensors on the CPU. Tied tensors share memory
     again."""
     path = folder / "state.json"
     state = {}
@@ -66,13 +71,13 @@ def read_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def read_plain_state(folder: Path) -> dict[str, Any]:
-    """The plain values of what `write_state` wrote, without its tensors."""
-    return read_json(folder / "state.json", finite=False)  # NaN stood in those of earlier versions
+def read_plain_state(folder: Path) -> StateDict:
+    """Read the plain values of a state, with markers in place of its tensors."""
+    return read_json(folder / "state.json", finite=False)  # earlier versions wrote NaN
 
 
-def tensor_bytes(state: Any) -> int:
-    """Bytes of the tensors in `state`: a lower bound of what writing it takes."""
+def tensor_bytes(state: object) -> int:
+    """Bytes of the tensors in `state`: a lower bound of the size of its files."""
     if isinstance(state, Tensor):
         return state.nbytes
     parts = (
@@ -85,8 +90,8 @@ def tensor_bytes(state: Any) -> int:
     return sum(tensor_bytes(part) for part in parts)
 
 
-def encode_state(value: Any, path: str, collected: TensorCollector) -> Any:
-    """JSON for `value`; its tensors go to `collected` under their path in the state."""
+def encode_state(value: object, path: str, collected: TensorCollector) -> Any:
+    """Encode `value` as JSON and add its tensors to `collected` under their path in the state."""
     if isinstance(value, Tensor):
         return {"$tensor": collected.add(value, path)}
     if isinstance(value, np.ndarray):
@@ -112,29 +117,29 @@ def encode_state(value: Any, path: str, collected: TensorCollector) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise TypeError(
-        f"a checkpoint cannot hold {path or 'this'}, a {type(value).__name__}: only tensors and plain values"
+        f"a checkpoint cannot hold {path or 'this value'}, a {type(value).__name__}: it holds only "
+        "tensors and plain values"
     )
 
 
 def make_contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous CPU tensors, none of which shares memory with another; safetensors takes no
-    others."""
-    seen: set[int] = set()
+    """Contiguous CPU tensors that share no memory, as safetensors requires."""
+    storages: set[int] = set()
     separate = {}
     for name, tensor in tensors.items():
         storage = tensor.untyped_storage()
         whole = (
             tensor.is_contiguous()
             and storage.nbytes() == tensor.nbytes
-            and storage.data_ptr() not in seen
+            and storage.data_ptr() not in storages
         )
         separate[name] = tensor.cpu() if whole else tensor.cpu().contiguous().clone()
-        seen.add(storage.data_ptr())
+        storages.add(storage.data_ptr())
     return separate
 
 
 def decode_state(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """The inverse of `encode`."""
+    """Decode JSON of `encode_state`, with its tensors."""
     if isinstance(value, list):
         return [decode_state(item, tensors) for item in value]
     if not isinstance(value, dict):

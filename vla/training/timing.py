@@ -1,4 +1,4 @@
-"""Where the time goes: nested timers that sum to the wall clock, and the peak of memory."""
+"""Nested timers that sum to the wall clock, and peak memory."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ OTHER = "other"
 
 @dataclass
 class TimedPart:
-    """Seconds spent under one name, and the parts that were timed inside it."""
+    """Seconds spent under one name, and its nested parts."""
 
     seconds: float = 0.0
     parts: dict[str, TimedPart] = field(default_factory=dict)
 
 
 class Timer:
-    """Times nested blocks: `with timer("rollout"): ... with timer("render"): ...`.
+    """Timer of nested blocks: `with timer("rollout"): ... with timer("render"): ...`.
 
-    Blocks of one name inside the same block add up. What a block spends outside its own parts is
+    Blocks of one name inside the same block add up. The time of a block outside its parts is
     reported as "other", so the numbers sum to the total at every level. `clock` returns seconds.
     """
 
@@ -45,14 +45,13 @@ class Timer:
             self.stack.pop()
 
     def seconds(self) -> dict[str, float]:
-        """{"total": ..., "rollout": ..., "rollout/render": ..., "rollout/other": ..., "other": ...}
-        so far."""
+        """Seconds so far by path: {"total": 9, "rollout": 8, "rollout/render": 3, "other": 1, ...}."""
         total = self.clock() - self.start
         return {"total": total, **flatten(self.root, "", total)}
 
 
 def flatten(part: TimedPart, prefix: str, seconds: float) -> dict[str, float]:
-    """The parts of a part under their paths, and the rest of its seconds."""
+    """Seconds of nested parts by path, with the rest under "other"."""
     flat = {}
     for name, inner in part.parts.items():
         flat[prefix + name] = inner.seconds
@@ -63,6 +62,6 @@ def flatten(part: TimedPart, prefix: str, seconds: float) -> dict[str, float]:
 
 
 def peak_memory_bytes() -> int:
-    """The most memory this process has held (resident set), since it started."""
+    """Peak resident memory of this process, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
