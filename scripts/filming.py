@@ -34,7 +34,8 @@ def film_run(run: Path, output: Path, num_starts: int, pixels: int) -> int:
     for name, title in TITLES.items():
         if "n" not in stages.get(f"evaluation_{name}", {}).get("greedy", {}):
             raise ValueError(
-                f"{run} has no evaluation {title}, or one of an earlier version: finish a run with RL"
+                f"{run} has no evaluation {title}, or one of an earlier version: finish a run "
+                "with RL"
             )
     config = checkpoint_settings(run, [f"sim.num_envs={num_starts}"])
     seeds = [config.evaluation.eval_seeds.first + i for i in range(num_starts)]

@@ -11,7 +11,8 @@ def check_finite(what: str, values: Tensor) -> None:
     pass over them."""
     if not bool(values.isfinite().all()):
         raise FloatingPointError(
-            f"the policy refuses to act: its {what} are not finite. Its weights or what it was shown are damaged: "
+            f"the policy refuses to act: its {what} are not finite. Its weights or what it was "
+            "shown are damaged: "
             "choose another checkpoint, or look at the observation"
         )
 

@@ -16,7 +16,9 @@ from torch import Tensor
 from vla.config import RobotConfig
 from vla.files.reading import KEYS, DamagedFile, read_json
 
-PROPRIO, PLAN, QUERIES = "model.proprio_mean", "model.plan.dimensions", "model.plan.queries"
+PROPRIO = "model.proprio_mean"
+PLAN = "model.plan.dimensions"
+QUERIES = "model.plan.queries"
 """The weights whose sizes say how many numbers are felt and planned, and how many queries plan
 them."""
 

@@ -26,9 +26,11 @@ def wilson_interval(successes: int, num_starts: int, z: float = Z_95) -> tuple[f
     """
     if not 0 <= successes <= num_starts or num_starts < 1:
         raise ValueError(
-            f"successes ({successes}) must lie in 0 to num_starts ({num_starts}), and num_starts above 0"
+            f"successes ({successes}) must lie in 0 to num_starts ({num_starts}), and num_starts "
+            "above 0"
         )
-    rate, spread = successes / num_starts, z * z / num_starts
+    rate = successes / num_starts
+    spread = z * z / num_starts
     centre = rate + spread / 2
     half = math.sqrt(spread * rate * (1 - rate) + spread * spread / 4)
     # At 0 and n the bound is exact; rounding would put it a hair outside.
@@ -79,7 +81,8 @@ def mcnemar_exact(only_before: int, only_after: int) -> float:
 
     p = min(1, 2 sum_{i <= min(b, c)} C(b + c, i) / 2^(b + c))
     """
-    changed, fewer = only_before + only_after, min(only_before, only_after)
+    changed = only_before + only_after
+    fewer = min(only_before, only_after)
     tail = sum(math.comb(changed, i) for i in range(fewer + 1))
     return min(1.0, 2 * tail / 2**changed)
 

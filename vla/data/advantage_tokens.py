@@ -20,14 +20,16 @@ def with_advantage_token(
 
     Raises ValueError where there is no room.
     """
-    tokens, mask = observation.tokens.clone(), observation.token_mask.clone()
+    tokens = observation.tokens.clone()
+    mask = observation.token_mask.clone()
     marked = torch.zeros_like(mask)
     for row, label in enumerate(which.tolist()):
         ids = list(labels[label]) if label >= 0 else []
         first = int(mask[row].sum())
         if first + len(ids) > tokens.shape[1]:
             raise ValueError(
-                f"policy.instruction_length ({tokens.shape[1]}) has no room for {len(ids)} tokens of a label: raise it"
+                f"policy.instruction_length ({tokens.shape[1]}) has no room for {len(ids)} "
+                "tokens of a label: raise it"
             )
         tokens[row, first : first + len(ids)] = torch.tensor(ids, dtype=tokens.dtype)
         marked[row, first : first + len(ids)] = True

@@ -55,7 +55,8 @@ class ChatFormat:
         see `reply`."""
         if not whole.startswith(asked):
             raise ValueError(
-                "the chat template does not write a given answer behind the words with which it asks for one"
+                "the chat template does not write a given answer behind the words with which it "
+                "asks for one"
                 f" ({asked[-20:]!r}): choose a model whose template does"
             )
         ids = self.encode(whole[len(asked) :])
@@ -78,7 +79,8 @@ class ChatFormat:
         )
         if end is None:
             raise ValueError(
-                "the tokenizer has no eos_token, and its chat template ends a turn with no special token"
+                "the tokenizer has no eos_token, and its chat template ends a turn with no "
+                "special token"
             )
         return end
 
@@ -117,12 +119,14 @@ class ChatFormat:
         `finished`: the completion ended with its stop token; if not, the turn is closed first.
         """
         answered = [*user_message("x"), {"role": "assistant", "content": PLACEHOLDER}]
-        before, end = self.render(answered), self.tokenizer.decode([self.turn_end])
+        before = self.render(answered)
+        end = self.tokenizer.decode([self.turn_end])
         after = self.render([*answered, message], add_generation_prompt=True)
         closing = self._behind_an_answer
         if not after.startswith(before) or end not in closing:
             raise ValueError(
-                f"the chat template cannot continue a chat after {end!r}; use a model with a ChatML template"
+                f"the chat template cannot continue a chat after {end!r}; use a model with a "
+                "ChatML template"
             )
         if finished:
             closing = closing[closing.index(end) + len(end) :]

@@ -194,9 +194,11 @@ def _untried(first: int, tried: frozenset[int]) -> Iterator[int]:
 
 
 def _check_expert(writer: LeRobotWriter) -> None:
-    failures, successes = len(writer.failed_seeds), len(writer.finished_seeds)
+    failures = len(writer.failed_seeds)
+    successes = len(writer.finished_seeds)
     if failures >= MAX_FAILURES and failures > successes:
         raise ValueError(
-            f"the expert failed on {failures} of {failures + successes} starts: raise sim.max_steps, or lower the "
+            f"the expert failed on {failures} of {failures + successes} starts: raise "
+            "sim.max_steps, or lower the "
             f"expert's noise or its burst probability"
         )

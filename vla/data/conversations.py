@@ -75,7 +75,8 @@ def read_conversations(source: str, reader: RowReader | None = None) -> list[Con
 
 def parse_conversation(row: Row) -> Conversation:
     """A row with `messages` (or `conversations`), `prompt` and `completion`, or `text`."""
-    values, where = row.values, row.where
+    values = row.values
+    where = row.where
     column = next((name for name in ("messages", "conversations") if name in values), None)
     if column is not None:
         messages = add_system_message(
@@ -93,7 +94,8 @@ def parse_conversation(row: Row) -> Conversation:
     if isinstance(values.get("text"), str) and values["text"].strip():
         return Conversation((), values["text"], 0, where)
     raise ValueError(
-        f"{where}: has the columns {', '.join(values) or 'none'}; needed are messages, or prompt and completion, or"
+        f"{where}: has the columns {', '.join(values) or 'none'}; needed are messages, or prompt "
+        "and completion, or"
         " text, with something in them"
     )
 
@@ -125,7 +127,9 @@ def encode_conversation(chat: ChatFormat, conversation: Conversation) -> Encoded
 
 
 def _encode_turns(chat: ChatFormat, conversation: Conversation) -> EncodedConversation:
-    ids, learned, done = list[int](), list[bool](), ""
+    ids = list[int]()
+    learned = list[bool]()
+    done = ""
     messages = conversation.messages
     for i, message in enumerate(messages):
         if message["role"] != "assistant":
@@ -134,7 +138,8 @@ def _encode_turns(chat: ChatFormat, conversation: Conversation) -> EncodedConver
         after = chat.render(messages[: i + 1])
         if not before.startswith(done):
             raise ValueError("the chat template rewrites earlier turns; train on single turns")
-        asked, said = chat.encode(before[len(done) :]), chat.turn(before, after)
+        asked = chat.encode(before[len(done) :])
+        said = chat.turn(before, after)
         written = chat.encode(after[len(before) :])
         rest = written[len(said) :] if written[: len(said)] == said else []
         ids += [*asked, *said, *rest]
@@ -160,7 +165,8 @@ def mixture_order(
     """
     if len(sizes) != len(weights) or min(weights) <= 0 or min(sizes) < 1:
         raise ValueError(
-            f"weights ({list(weights)}) must be positive, one for each of {len(sizes)} sources with rows"
+            f"weights ({list(weights)}) must be positive, one for each of {len(sizes)} sources "
+            "with rows"
         )
     rng = np.random.default_rng(seed)
     sources = rng.choice(len(sizes), size=count, p=np.asarray(weights, float) / sum(weights))

@@ -70,7 +70,8 @@ def select_cameras(
         else:
             remedy = "record it again with cameras: every policy looks at pictures"
         raise ValueError(
-            f"cameras: {', '.join(missing)} wanted, but the dataset {folder} has {', '.join(keys) or 'none'}; {remedy}"
+            f"cameras: {', '.join(missing)} wanted, but the dataset {folder} has "
+            f"{', '.join(keys) or 'none'}; {remedy}"
         )
     return {camera: keys[camera] for camera in (keys if wanted is None else wanted)}
 
@@ -102,10 +103,8 @@ def select_rows(
 ) -> tuple[Int[np.ndarray, "N"], str | None]:
     """The rows to learn from, and a sentence about the episodes that are marked as failed, where
     there are some."""
-    every, failed = (
-        np.arange(len(columns.actions)),
-        len(np.unique(columns.episode_index[~columns.success])),
-    )
+    every = np.arange(len(columns.actions))
+    failed = len(np.unique(columns.episode_index[~columns.success]))
     if not failed:
         return every, None
     told = f"{failed} of {len(np.unique(columns.episode_index))} episodes of {owner} are marked as failures"
@@ -113,7 +112,8 @@ def select_rows(
         return every, f"{told} and are imitated too; data.failures=drop leaves them out"
     if not columns.success.any():
         raise ValueError(
-            f"{told}: data.failures=drop leaves nothing to imitate, set it to keep or use other data"
+            f"{told}: data.failures=drop leaves nothing to imitate, set it to keep or use other "
+            "data"
         )
     return every[columns.success], f"{told} and are left out (data.failures=drop)"
 
@@ -133,9 +133,12 @@ def check_finite_columns(
             episode = int(columns.episode_index[rows[at]])
             frame = int(rows[at] - np.flatnonzero(columns.episode_index == episode)[0])
             raise ValueError(
-                f"{key}: {dimension_names(info, key)[dimension]} (dimension {dimension}) is {values[rows[at], dimension]} in "
-                f"frame {frame} of episode {episode} of {owner} ({int(bad.sum())} such numbers, in episodes "
-                f"{np.unique(columns.episode_index[rows[bad.any(1)]]).tolist()}): repair it, or delete these episodes "
+                f"{key}: {dimension_names(info, key)[dimension]} (dimension {dimension}) is "
+                f"{values[rows[at], dimension]} in "
+                f"frame {frame} of episode {episode} of {owner} ({int(bad.sum())} such numbers, "
+                "in episodes "
+                f"{np.unique(columns.episode_index[rows[bad.any(1)]]).tolist()}): repair it, or "
+                "delete these episodes "
                 "with LeRobot's lerobot-edit-dataset"
             )
 
@@ -146,7 +149,8 @@ def find_empty_tasks(
     blank = [index for index, text in instructions.items() if not text.strip()]
     count = int(np.isin(columns.task_index[rows], blank).sum())
     return (
-        f"{count} of {len(rows)} frames have an empty instruction: the policy is told nothing in them"
+        f"{count} of {len(rows)} frames have an empty instruction: the policy is told nothing in "
+        "them"
         if count
         else None
     )
@@ -162,6 +166,7 @@ def describe_padding(sizes: Mapping[str, tuple[int, int]]) -> str | None:
     if not odd:
         return None
     return (
-        f"pictures are not square ({', '.join(odd)}): each is shrunk as a whole and padded with black ({RESIZE}); an "
+        f"pictures are not square ({', '.join(odd)}): each is shrunk as a whole and padded with "
+        f"black ({RESIZE}); an "
         "environment must draw the same shape (sim=gym: sim.make.width and sim.make.height)"
     )

@@ -139,7 +139,8 @@ class Demonstrations:
         unknown = set(np.asarray(episodes).tolist()) - set(self.episodes.tolist())
         if unknown:
             raise ValueError(
-                f"{self.folder} has no episodes {sorted(unknown)} among the chosen {self.num_episodes}"
+                f"{self.folder} has no episodes {sorted(unknown)} among the chosen "
+                f"{self.num_episodes}"
             )
         return replace(self, rows=self.rows[np.isin(self.episode_index, episodes)])
 
@@ -148,8 +149,10 @@ class Demonstrations:
         one)."""
         if not 0.0 < fraction < 1.0 or self.num_episodes < 2:
             raise ValueError(
-                f"data.holdout_fraction ({fraction}) must lie between 0 and 1, and the dataset's {self.num_episodes} "
-                "episodes must be at least 2: record more, or keep failures too (data.failures=keep)"
+                f"data.holdout_fraction ({fraction}) must lie between 0 and 1, and the dataset's "
+                f"{self.num_episodes} "
+                "episodes must be at least 2: record more, or keep failures too "
+                "(data.failures=keep)"
             )
         shuffled = np.random.default_rng(seed).permutation(self.episodes)
         count = min(max(1, round(fraction * len(shuffled))), len(shuffled) - 1)
@@ -184,13 +187,15 @@ def open_demonstrations(
         ValueError: no dataset there; another version, cameras, state or actions; numbers that are NaN or infinite.
     """
     folder = Path(folder)
-    owner, info = f"the dataset {folder}", read_info(folder)
+    owner = f"the dataset {folder}"
+    info = read_info(folder)
     keys = select_cameras(folder, info, cameras, drawable)
     spec = read_action_spec(folder)
     expected = action_spec or {}
     open_fields = check_dataset_spec(info, spec, expected, proprio_names, owner)
     found = read_trainable_rows(folder, info, failures)
-    columns, rows = found.columns, found.rows
+    columns = found.columns
+    rows = found.rows
     sizes = {camera: stored_image_size(info["features"][key]) for camera, key in keys.items()}
     learned = columns.actions[rows[~columns.perturbed[rows]]]
     limits = check_limits(learned, expected, max_outside_limits, owner)

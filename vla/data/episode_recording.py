@@ -127,7 +127,8 @@ def load_recording(path: Path) -> EpisodeRecording:
 
 def check_sizes(recording: EpisodeRecording) -> None:
     """ValueError where the arrays do not belong together."""
-    episodes, decisions = len(recording.seed), len(recording.episode)
+    episodes = len(recording.seed)
+    decisions = len(recording.episode)
     sized = dict.fromkeys(("seed", "group", "success"), episodes)
     for name in (*ARRAYS, *OPTIONAL):
         values = getattr(recording, name)

@@ -159,7 +159,8 @@ def _fingerprint(folder: Path) -> str:
 
 def stored_image_size(feature: Mapping[str, Any]) -> tuple[int, int]:
     """Height and width of an image feature, which may be described with its channels first."""
-    shape, names = feature["shape"], feature.get("names") or []
+    shape = feature["shape"]
+    names = feature.get("names") or []
     height, width = shape[-2:] if "channels" in names[:1] or shape[0] in (1, 3) else shape[:2]
     return int(height), int(width)
 
@@ -168,7 +169,8 @@ def _check_room(home: Path, needed: int) -> None:
     free = shutil.disk_usage(home).free
     if free < needed:
         raise DiskFull(
-            f"disk full: the decoded frames need {needed:,} bytes in {home} and {free:,} are free: {DISK_FULL_REMEDY}"
+            f"disk full: the decoded frames need {needed:,} bytes in {home} and {free:,} are "
+            f"free: {DISK_FULL_REMEDY}"
         )
 
 
@@ -240,7 +242,8 @@ def _fill_from_videos(
                 filled += 1
         if count != max(rows) + 1:
             raise ValueError(
-                f"{path} holds {count} frames, but the episodes in it have {max(rows) + 1} rows (a recorder that drops "
+                f"{path} holds {count} frames, but the episodes in it have {max(rows) + 1} rows "
+                "(a recorder that drops "
                 f"frames shifts every later one): record it again or convert it without streaming"
             )
     return filled
@@ -259,10 +262,8 @@ def _rows_of_videos(
         pattern.format(video_key=key, chunk_index=0, file_index=0)
     with validating_file(folder / "meta" / "episodes", form.COPY_AGAIN):
         for episode in episodes:
-            chunk, file = (
-                int(episode[f"videos/{key}/chunk_index"]),
-                int(episode[f"videos/{key}/file_index"]),
-            )
+            chunk = int(episode[f"videos/{key}/chunk_index"])
+            file = int(episode[f"videos/{key}/file_index"])
             path = folder / pattern.format(video_key=key, chunk_index=chunk, file_index=file)
             begin = round(float(episode[f"videos/{key}/from_timestamp"]) * info["fps"])
             first = episode["dataset_from_index"]
@@ -272,7 +273,8 @@ def _rows_of_videos(
         total = info["total_frames"]
         if sorted(row for rows in files.values() for row in rows.values()) != list(range(total)):
             raise ValueError(
-                f"the frames that its episodes name for {key} are not those of rows 0 to {total - 1}"
+                f"the frames that its episodes name for {key} are not those of rows 0 to "
+                f"{total - 1}"
             )
     return files
 
@@ -307,6 +309,7 @@ def _resized(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         return image
     if shape[1] != shape[2]:
         raise ValueError(
-            f"a picture has {image.shape[:2]} pixels, {form.INFO_PATH} says {shape[1:3]}: it is damaged"
+            f"a picture has {image.shape[:2]} pixels, {form.INFO_PATH} says {shape[1:3]}: it is "
+            "damaged"
         )
     return fit_to_square(image, shape[1])

@@ -27,7 +27,8 @@ def fit_to_square(
     inner = max(1, height * size // longer), max(1, width * size // longer)
     shrunk = Image.fromarray(picture).resize((inner[1], inner[0]), Image.Resampling.BOX)
     square = np.zeros((size, size, 3), np.uint8)
-    top, left = (size - inner[0]) // 2, (size - inner[1]) // 2
+    top = (size - inner[0]) // 2
+    left = (size - inner[1]) // 2
     square[top : top + inner[0], left : left + inner[1]] = np.asarray(shrunk)
     return square
 
@@ -40,7 +41,8 @@ def describe_rule_mismatch(policy_spec: Mapping[str, Any], owner: str) -> str | 
         return None
     told = "names no rule" if rule is None else f"names {rule!r}"
     return (
-        f"{owner} {told} to make pictures square, this version has {RESIZE}: what is not square is shown "
+        f"{owner} {told} to make pictures square, this version has {RESIZE}: what is not square "
+        "is shown "
         "in another way than in its training"
     )
 
@@ -55,5 +57,6 @@ def check_resize(policy_spec: Mapping[str, Any], height: int, width: int, owner:
     told = describe_rule_mismatch(policy_spec, "the policy's policy.json")
     if height != width and told:
         raise ValueError(
-            f"{owner} shows pictures of {height} x {width} pixels, and {told}; train it again, or give square pictures"
+            f"{owner} shows pictures of {height} x {width} pixels, and {told}; train it again, "
+            "or give square pictures"
         )

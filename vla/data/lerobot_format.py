@@ -19,15 +19,20 @@ import pyarrow as pa
 
 VERSION = "v3.0"
 IMAGE_PREFIX = "observation.images."
-STATE_KEY, ACTION_KEY = "observation.state", "action"
+STATE_KEY = "observation.state"
+ACTION_KEY = "action"
 COPY_AGAIN = "the dataset is damaged, copy or download it again"
 """The remedy where a file of a dataset is missing or cannot be read."""
-INFO_PATH, STATS_PATH, TASKS_PATH = "meta/info.json", "meta/stats.json", "meta/tasks.parquet"
-ACTION_SPEC_PATH, SOURCE_PATH = "meta/action_spec.json", "meta/source.json"
+INFO_PATH = "meta/info.json"
+STATS_PATH = "meta/stats.json"
+TASKS_PATH = "meta/tasks.parquet"
+ACTION_SPEC_PATH = "meta/action_spec.json"
+SOURCE_PATH = "meta/source.json"
 EPISODES_PATH = "meta/episodes/chunk-000/file-000.parquet"
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
-MAX_DATA_BYTES, MAX_VIDEO_BYTES = 100 * 2**20, 200 * 2**20
+MAX_DATA_BYTES = 100 * 2**20
+MAX_VIDEO_BYTES = 200 * 2**20
 """A file that has grown past this is closed and the next episode begins another."""
 
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
@@ -145,7 +150,8 @@ def build_info(
 
 def frame_schema(spec: DatasetSpec) -> pa.Schema:
     """Columns of the data files, with the description that the `datasets` library looks for."""
-    fields, described = [], {}
+    fields = []
+    described = {}
     for key, feature in describe_features(spec).items():
         if feature["dtype"] == "video":
             continue

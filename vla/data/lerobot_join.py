@@ -102,9 +102,11 @@ def _join_rows(
         f.name: [] for f in schema if not pa.types.is_struct(f.type)
     }
     writer: pq.ParquetWriter | None = None
-    file_index, written = -1, 0
+    file_index = -1
+    written = 0
     for index, (shard, row) in enumerate(zip(shards, rows, strict=True)):
-        path, remedy = shard / "rows.parquet", f"remove {shard}: its episode is collected again"
+        path = shard / "rows.parquet"
+        remedy = f"remove {shard}: its episode is collected again"
         table = read_table(path, remedy=remedy)
         with translating_library_errors(path, remedy):
             table = table.select(schema.names).cast(schema)
@@ -121,7 +123,8 @@ def _join_rows(
         if writer is None or written > form.MAX_DATA_BYTES:
             if writer is not None:
                 writer.close()
-            file_index, written = file_index + 1, 0
+            file_index = file_index + 1
+            written = 0
             path = folder / form.DATA_PATH.format(
                 chunk_index=file_index // 1000, file_index=file_index % 1000
             )
@@ -129,7 +132,8 @@ def _join_rows(
             writer = pq.ParquetWriter(path, schema, compression="snappy")
         writer.write_table(table)
         written += (shard / "rows.parquet").stat().st_size
-        row["data/chunk_index"], row["data/file_index"] = file_index // 1000, file_index % 1000
+        row["data/chunk_index"] = file_index // 1000
+        row["data/file_index"] = file_index % 1000
         for name, parts in numeric.items():
             parts.append(column_to_numpy(table.column(name)))
     if writer is not None:
@@ -156,9 +160,11 @@ def _join_videos(
 ) -> None:
     """Append the parts' packets to as few files as the size limit allows, noting in `rows` where
     each episode lies."""
-    file_index, first = 0, 0
+    file_index = 0
+    first = 0
     while first < len(parts):
-        last, size = first, 0
+        last = first
+        size = 0
         while last < len(parts) and size <= form.MAX_VIDEO_BYTES:
             size += parts[last].stat().st_size
             last += 1
@@ -170,13 +176,15 @@ def _join_videos(
         for row, part, count in zip(rows[first:last], parts[first:last], counts, strict=True):
             if count != row["length"]:
                 raise ValueError(
-                    f"{part} holds {count} frames for {row['length']} rows; remove {part.parent} and rerun"
+                    f"{part} holds {count} frames for {row['length']} rows; remove {part.parent} "
+                    "and rerun"
                 )
             row |= {f"videos/{key}/{name}": value for name, value in place.items()}
             row[f"videos/{key}/from_timestamp"] = begin / fps
             row[f"videos/{key}/to_timestamp"] = (begin + count) / fps
             begin += count
-        file_index, first = file_index + 1, last
+        file_index = file_index + 1
+        first = last
 
 
 def concatenate_videos(parts: Sequence[Path], path: Path, fps: int) -> list[int]:

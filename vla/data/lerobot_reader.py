@@ -78,14 +78,16 @@ def read_info(folder: Path) -> dict[str, Any]:
     path = folder / form.INFO_PATH
     if not path.exists():
         raise ValueError(
-            f"{folder} is no LeRobotDataset: {form.INFO_PATH} is missing; make one with collect_demos.py"
+            f"{folder} is no LeRobotDataset: {form.INFO_PATH} is missing; make one with "
+            "collect_demos.py"
         )
     info = read_json(path, remedy=form.COPY_AGAIN, finite=False)
     version = str(info.get("codebase_version", "unknown"))
     if version.startswith(("v2.", "v1.")):
         raise ValueError(
             f"{folder} is a LeRobotDataset {version}; v3.0 is needed. Convert it with "
-            f"`python -m lerobot.scripts.convert_dataset_v21_to_v30 --repo-id=NAME --root={folder} --push-to-hub=false`"
+            "`python -m lerobot.scripts.convert_dataset_v21_to_v30 --repo-id=NAME "
+            f"--root={folder} --push-to-hub=false`"
         )
     if not version.startswith("v3."):
         raise ValueError(
@@ -102,7 +104,8 @@ def read_info(folder: Path) -> dict[str, Any]:
             )
         if len(info["features"][key]["shape"]) != 1:
             raise ValueError(
-                f"{folder}: {key} has shape {list(info['features'][key]['shape'])}; record it as one row of numbers"
+                f"{folder}: {key} has shape {list(info['features'][key]['shape'])}; record it as "
+                "one row of numbers"
             )
     for key in find_cameras(info).values():
         if len(info["features"][key]["shape"]) != 3:
@@ -113,7 +116,8 @@ def read_info(folder: Path) -> dict[str, Any]:
             )
     if not info["total_frames"]:
         raise ValueError(
-            f"{folder} holds no episodes: the recording stopped before the first was saved, record again"
+            f"{folder} holds no episodes: the recording stopped before the first was saved, "
+            "record again"
         )
     return info
 
@@ -138,7 +142,8 @@ def dimension_names(info: Mapping[str, Any], key: str) -> tuple[str, ...]:
     """One name per dimension: a list, or a mapping of lists ({"motors": [...]}) or of places
     ({"dx": 0, ...})."""
     feature = info["features"][key]
-    names, size = feature.get("names") or [], int(feature["shape"][0])
+    names = feature.get("names") or []
+    size = int(feature["shape"][0])
     if isinstance(names, Mapping):
         places = all(isinstance(value, int) for value in names.values())
         lists = [value if isinstance(value, list) else [value] for value in names.values()]
@@ -194,7 +199,8 @@ def read_tasks(folder: Path, task_index: Int[np.ndarray, "M"]) -> dict[int, str]
     for index, count in zip(named.tolist(), counts.tolist(), strict=True):
         if not isinstance(by_index.get(index), str):
             raise ValueError(
-                f"{path} has no instruction for task {index}, which {count} frames name (it has {sorted(by_index)}): "
+                f"{path} has no instruction for task {index}, which {count} frames name (it has "
+                f"{sorted(by_index)}): "
                 "add the task there, or delete its episodes with LeRobot's lerobot-edit-dataset"
             )
     return by_index

@@ -66,7 +66,8 @@ class LeRobotWriter:
     """
 
     def __init__(self, folder: str | Path, spec: form.DatasetSpec) -> None:
-        self.folder, self.spec = Path(folder), spec
+        self.folder = Path(folder)
+        self.spec = spec
         self.partial = partial_folder(self.folder)
         if self.folder.exists():
             raise ValueError(
@@ -107,7 +108,8 @@ class LeRobotWriter:
         _check_episode(episode, self.spec)
         if episode.seed in self._lengths:
             raise ValueError(f"an episode with seed {episode.seed} is already in {self.partial}")
-        shard, draft = self._episodes / str(episode.seed), self._episodes / f".{episode.seed}"
+        shard = self._episodes / str(episode.seed)
+        draft = self._episodes / f".{episode.seed}"
         needed = sum(image.nbytes for image in episode.images.values()) + 2**16
         with explaining_disk_full(self.partial, needed):
             shutil.rmtree(draft, ignore_errors=True)  # of an attempt that failed
@@ -165,7 +167,8 @@ class LeRobotWriter:
 
     def _check_spec(self) -> None:
         """Write the spec of a new partial dataset, or hold it against the one that is there."""
-        path, mine = self.partial / "spec.json", self.spec.to_dict()
+        path = self.partial / "spec.json"
+        mine = self.spec.to_dict()
         if not path.exists():
             write_json(path, mine)
             return
@@ -173,7 +176,8 @@ class LeRobotWriter:
         for field, value in mine.items():
             if theirs.get(field) != value:
                 raise ValueError(
-                    f"{self.partial} holds an unfinished dataset with {field} = {theirs.get(field)!r}, not {value!r}: "
+                    f"{self.partial} holds an unfinished dataset with {field} = "
+                    f"{theirs.get(field)!r}, not {value!r}: "
                     f"run with the same settings to continue it, or remove that folder"
                 )
 
@@ -187,7 +191,9 @@ def encode_video(path: Path, images: UInt8[np.ndarray, "T h w 3"], fps: int) -> 
     """Write frames as one lossless video."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(CODEC, rate=fps, options=CODEC_OPTIONS)
-        stream.height, stream.width, stream.pix_fmt = images.shape[1], images.shape[2], "rgb24"
+        stream.height = images.shape[1]
+        stream.width = images.shape[2]
+        stream.pix_fmt = "rgb24"
         stream.codec_context.thread_count = 1
         for image in images:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
@@ -199,7 +205,8 @@ def disk_full_error(path: Path, needed: int) -> OSError:
     free = shutil.disk_usage(path if path.exists() else path.parent).free
     message = (
         f"disk full: writing to {path} needs about {needed:,} bytes and {free:,} are free. "
-        f"All finished episodes are kept there: make room and run the same command again to continue"
+        "All finished episodes are kept there: make room and run the same command again to "
+        "continue"
     )
     return OSError(errno.ENOSPC, message)
 
@@ -276,5 +283,6 @@ def _check_episode(episode: Episode, spec: form.DatasetSpec) -> None:
     for name, shape in (wanted | {"perturbed": (length,)}).items():
         if found[name] != shape:
             raise ValueError(
-                f"episode seed {episode.seed}: {name} has shape {found[name]}, the dataset wants {shape}"
+                f"episode seed {episode.seed}: {name} has shape {found[name]}, the dataset wants "
+                f"{shape}"
             )

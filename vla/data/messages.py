@@ -86,7 +86,8 @@ def parse_prompt(
     )
     if messages[-1]["role"] not in ("user", "tool"):
         raise ValueError(
-            f"{where}: {column} ends with the role {messages[-1]['role']!r}; the last must be user or tool"
+            f"{where}: {column} ends with the role {messages[-1]['role']!r}; the last must be "
+            "user or tool"
         )
     if not messages[-1]["content"].strip():
         raise ValueError(f"{where}: has no text in the column {column}")
@@ -107,7 +108,8 @@ def add_system_message(
         raise ValueError(f"{where}: system ({system!r}) must be a text")
     if messages[0]["role"] == "system":
         raise ValueError(
-            f"{where}: has a column system and messages that begin with a system message: leave one out"
+            f"{where}: has a column system and messages that begin with a system message: leave "
+            "one out"
         )
     return [{"role": "system", "content": system}, *messages]
 

@@ -60,7 +60,8 @@ class Observer:
         taken = sum(token >= 0 for token in ids)
         if taken > self.length:
             raise ValueError(
-                f"the instruction {text!r} takes {taken} tokens, policy.instruction_length is {self.length}: raise it"
+                f"the instruction {text!r} takes {taken} tokens, policy.instruction_length is "
+                f"{self.length}: raise it"
             )
         return ids
 

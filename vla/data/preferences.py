@@ -96,7 +96,8 @@ def _content(row: Ranking | BinaryFeedback) -> tuple[Any, ...]:
 
 def parse_preference(row: Row) -> Ranking | BinaryFeedback:
     """A row of any of the kinds."""
-    values, where = row.values, row.where
+    values = row.values
+    where = row.where
     asked = next((name for name in PROMPT_COLUMNS if name in values), None)
     if "chosen" in values and "rejected" in values:
         return _pair(row, asked)
@@ -114,13 +115,15 @@ def parse_preference(row: Row) -> Ranking | BinaryFeedback:
             parse_prompt(values, where, asked), completion, LIKED_BY_LABEL[label], where
         )
     raise ValueError(
-        f"{where}: has the columns {', '.join(values) or 'none'}; needed are chosen and rejected, or prompt,"
+        f"{where}: has the columns {', '.join(values) or 'none'}; needed are chosen and "
+        "rejected, or prompt,"
         " completions and scores, or prompt, completion and label"
     )
 
 
 def _pair(row: Row, asked: str | None) -> Ranking:
-    values, where = row.values, row.where
+    values = row.values
+    where = row.where
     if asked:
         prompt = parse_prompt(values, where, asked)
         chosen = _one_text(values["chosen"], where, "chosen", prompt)
@@ -136,7 +139,8 @@ def _pair(row: Row, asked: str | None) -> Ranking:
         margin = scores[0] - scores[1]
     if margin is not None and margin < 0:
         raise ValueError(
-            f"{where}: rejected is better than chosen by {-margin:g}; swap them, or correct the numbers"
+            f"{where}: rejected is better than chosen by {-margin:g}; swap them, or correct the "
+            "numbers"
         )
     return Ranking(prompt, (chosen, rejected), margin, where, target)
 
@@ -163,10 +167,12 @@ def _implicit_prompt(values: Mapping[str, Any], where: str) -> tuple[tuple[Messa
 
 
 def _ranking(row: Row, asked: str) -> Ranking:
-    values, where = row.values, row.where
+    values = row.values
+    where = row.where
     if "margin" in values:
         raise ValueError(
-            f"{where}: margin goes with chosen and rejected; completions have scores, ratings or ranks"
+            f"{where}: margin goes with chosen and rejected; completions have scores, ratings or "
+            "ranks"
         )
     completions = [
         _one_text(text, where, "completions")
@@ -228,7 +234,8 @@ def _as_many(row: Row, column: str, count: int) -> Sequence[Any]:
     values = _list(row.values[column], row.where, column)
     if len(values) != count:
         raise ValueError(
-            f"{row.where}: {count} completions with {len(values)} {column}; needed are as many of one as of the other"
+            f"{row.where}: {count} completions with {len(values)} {column}; needed are as many "
+            "of one as of the other"
         )
     return values
 

@@ -66,7 +66,8 @@ class PrefixTree:
 
     def add(self, sequence: Sequence[int]) -> list[int]:
         """Put a sequence in; the place of each of its tokens."""
-        node, places = -1, []
+        node = -1
+        places = []
         for depth, token in enumerate(sequence):
             following = self._child.setdefault((node, token), len(self.tokens))
             if following == len(self.tokens):
@@ -117,12 +118,14 @@ def _plant(
     found: list[tuple[int, list[int]]] = [(-1, [])] * len(sequences)
     for i in sorted(range(len(sequences)), key=lambda i: -len(sequences[i])):
         sequence = sequences[i]
-        best, most = -1, -1
+        best = -1
+        most = -1
         for number, tree in enumerate(trees):
             shared = tree.num_shared(sequence)
             fits = len(tree.tokens) + len(sequence) - shared <= row_tokens
             if fits and shared > most and shared >= min_shared * len(sequence):
-                best, most = number, shared
+                best = number
+                most = shared
         if best < 0:
             best = len(trees)
             trees.append(PrefixTree())
@@ -149,7 +152,8 @@ def pack_completions(
     other; equal beginnings may take it from any of their rows.
     """
     sizes = zip(prompt_mask.sum(1).tolist(), mask.sum(1).tolist(), strict=True)
-    paths, places = [], []
+    paths = []
+    places = []
     for prompt, completion, (n, length) in zip(
         prompts.tolist(), completions.tolist(), sizes, strict=True
     ):
@@ -173,7 +177,8 @@ def _source_of(
 ) -> Int[Tensor, "P S"]:
     """Of several known sources of a place the largest; padding has that of its row's first
     token."""
-    kept, known = torch.full_like(tokens, -1), torch.zeros_like(tokens, dtype=torch.bool)
+    kept = torch.full_like(tokens, -1)
+    known = torch.zeros_like(tokens, dtype=torch.bool)
     for (tree, nodes), source in zip(found, sources, strict=True):
         kept[tree, nodes] = torch.maximum(kept[tree, nodes], source[: len(nodes)])
         known[tree, nodes] = True
@@ -218,7 +223,8 @@ def _to_tensors(
     else:
         sizes = torch.tensor([len(tree.tokens) for tree in trees], device=device)
         attention = torch.arange(width, device=device) < sizes[:, None]
-    tokens, positions = pad([tree.tokens for tree in trees]), pad([tree.depths for tree in trees])
+    tokens = pad([tree.tokens for tree in trees])
+    positions = pad([tree.depths for tree in trees])
     return PackedRows(
         tokens, positions, attention, torch.tensor(slots, dtype=torch.long, device=device)
     )
@@ -249,12 +255,15 @@ def pack_texts(
     longest = max((len(ids) for ids, _ in texts), default=0)
     if longest > row_tokens:
         raise ValueError(
-            f"a sequence takes {longest} tokens, row_tokens is {row_tokens}: raise it or shorten the data"
+            f"a sequence takes {longest} tokens, row_tokens is {row_tokens}: raise it or shorten "
+            "the data"
         )
     sequences = [ids for ids, _ in texts]
     trees, found = _planted(sequences, row_tokens, 0.0, share, one_tree)
     width = max(len(tree.tokens) for tree in trees)
-    slots, targets, owners = [], [], []
+    slots = []
+    targets = []
+    owners = []
     for number, ((ids, learned), (tree, nodes)) in enumerate(zip(texts, found, strict=True)):
         for i in range(1, len(ids)):
             if learned[i]:

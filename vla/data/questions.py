@@ -103,7 +103,8 @@ class QuestionEncoder:
         written = [[(self.prompt(q), self.answer(q)) for q in row] for row in rows]
         length = max(sum(len(p) + len(a) for p, a in row) for row in written)
         tokens = np.full((len(rows), length), self.tokenizer.pad_token_id, dtype=np.int64)
-        answers, mask = np.zeros(tokens.shape, dtype=bool), np.zeros(tokens.shape, dtype=bool)
+        answers = np.zeros(tokens.shape, dtype=bool)
+        mask = np.zeros(tokens.shape, dtype=bool)
         segments = np.full(tokens.shape, -1, dtype=np.int64)
         for i, row in enumerate(written):
             at = 0

@@ -57,7 +57,8 @@ class RowReader:
     """
 
     def __init__(self, on_bad_row: OnBadRow = "error", setting: str = "text.on_bad_row") -> None:
-        self.on_bad_row, self.setting = on_bad_row, setting
+        self.on_bad_row = on_bad_row
+        self.setting = setting
         self.counts: dict[str, SourceCount] = {}
         self._told: set[str] = set()
 
@@ -67,7 +68,8 @@ class RowReader:
         Raises ValueError naming the row, and when no row can be used.
         """
         count = self.counts.setdefault(source, SourceCount())
-        used, count.num_rows = list[T](), 0
+        used = list[T]()
+        count.num_rows = 0
         for row in scan_rows(source):
             count.num_rows += 1
             try:
@@ -80,7 +82,8 @@ class RowReader:
             raise ValueError(f"{source} has no rows")
         if not used:
             raise ValueError(
-                f"{source}: none of its {count.num_rows} rows can be used; the first: {next(iter(count.left_out))}"
+                f"{source}: none of its {count.num_rows} rows can be used; the first: "
+                f"{next(iter(count.left_out))}"
             )
         return used
 
@@ -175,7 +178,8 @@ def scan_rows(source: str) -> Iterator[Row | RowError]:
             return _parquet_rows(_existing(path))
         case suffix if path.is_file():
             raise ValueError(
-                f"{path}: the ending {suffix or '(none)'} is not read: give one of {', '.join(SUFFIXES)}"
+                f"{path}: the ending {suffix or '(none)'} is not read: give one of "
+                f"{', '.join(SUFFIXES)}"
             )
         case _:
             return _hub_rows(source)
@@ -308,7 +312,8 @@ def _row(values: Any, where: str) -> Row | RowError:
     kept = {name: value for name, value in values.items() if value is not None}
     if _has_half_character(kept):
         return RowError(
-            f"{where}: holds half of a surrogate pair, which is no character: write the text as UTF-8"
+            f"{where}: holds half of a surrogate pair, which is no character: write the text as "
+            "UTF-8"
         )
     return Row(kept, where)
 

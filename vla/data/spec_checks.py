@@ -41,7 +41,8 @@ def check_action_spec(found: Mapping[str, Any], expected: Mapping[str, Any], own
     Raises:
         ValueError: naming the first field that differs, with both values.
     """
-    mine, theirs = json.loads(json.dumps(dict(expected))), json.loads(json.dumps(dict(found)))
+    mine = json.loads(json.dumps(dict(expected)))
+    theirs = json.loads(json.dumps(dict(found)))
     only_seen = (
         ("low", "high") if LIMITS_FROM_DATA in (mine.get("limits"), theirs.get("limits")) else ()
     )
@@ -53,7 +54,8 @@ def check_action_spec(found: Mapping[str, Any], expected: Mapping[str, Any], own
             continue
         raise ValueError(
             f"action spec: {field} is {theirs[field]!r} in {owner}, but {value!r} is expected. "
-            f"Collect the demonstrations again with these settings, or use a model and environment that fit them"
+            "Collect the demonstrations again with these settings, or use a model and "
+            "environment that fit them"
         )
 
 
@@ -69,7 +71,8 @@ def check_state(found: Sequence[str], expected: Sequence[str], owner: str) -> No
     ):
         return
     raise ValueError(
-        f"observation.state: {len(found)} numbers {list(found)} in {owner}, but {len(expected)} {list(expected)} are "
+        f"observation.state: {len(found)} numbers {list(found)} in {owner}, but {len(expected)} "
+        f"{list(expected)} are "
         f"expected. Use data and an environment whose states are the same; {WITHOUT_SIMULATOR}"
     )
 
@@ -91,13 +94,15 @@ def check_limits(
     """
     if "low" not in spec or "high" not in spec:
         return None
-    low, high = np.asarray(spec["low"], np.float64), np.asarray(spec["high"], np.float64)
+    low = np.asarray(spec["low"], np.float64)
+    high = np.asarray(spec["high"], np.float64)
     outside = outside_limits(actions, low, high)
     share = float(outside.any(1).mean())
     if not share:
         return None
     worst = [
-        f"{spec['names'][d]}: {format_percent(outside[:, d].mean())} of frames outside {low[d]:g} to {high[d]:g}, it spans "
+        f"{spec['names'][d]}: {format_percent(outside[:, d].mean())} of frames outside "
+        f"{low[d]:g} to {high[d]:g}, it spans "
         f"{actions[:, d].min():.3g} to {actions[:, d].max():.3g}"
         for d in np.argsort(-outside.mean(0), kind="stable")[:3]
         if outside[:, d].any()
@@ -106,7 +111,8 @@ def check_limits(
     if share <= allowed:
         return f"{told}: the environment cuts them there, a policy that imitates them does less than was shown"
     raise ValueError(
-        f"{told}, data.max_outside_limits ({allowed:g}) allows {format_percent(allowed)}: {guess_unit(actions, spec, outside)}"
+        f"{told}, data.max_outside_limits ({allowed:g}) allows {format_percent(allowed)}: "
+        f"{guess_unit(actions, spec, outside)}"
         "scale them to the environment's units, or raise data.max_outside_limits if they may be cut"
     )
 
@@ -148,7 +154,8 @@ def describe_missing_spec(
     if not open_fields:
         return None
     return (
-        f"{owner} does not say {', '.join(open_fields)} of its actions (it has no meta/action_spec.json with them): "
+        f"{owner} does not say {', '.join(open_fields)} of its actions (it has no "
+        "meta/action_spec.json with them): "
         "they are taken as the environment's"
     )
 

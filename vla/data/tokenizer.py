@@ -13,7 +13,9 @@ from collections.abc import Iterable, Sequence
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-PAD, TURN_START, TURN_END = "<|pad|>", "<|im_start|>", "<|im_end|>"
+PAD = "<|pad|>"
+TURN_START = "<|im_start|>"
+TURN_END = "<|im_end|>"
 SPECIAL_TOKENS = (PAD, TURN_START, TURN_END)
 """Ids 0, 1 and 2 of every tokenizer trained here: padding, start of a chat turn (bos), end of a
 turn (eos)."""
@@ -44,7 +46,8 @@ def train_tokenizer(
     smallest = len(specials) + _NUM_BYTES + reserve_last
     if vocab_size < smallest:
         raise ValueError(
-            f"vocab_size ({vocab_size}) is too small: {len(specials)} special tokens, {_NUM_BYTES} bytes and"
+            f"vocab_size ({vocab_size}) is too small: {len(specials)} special tokens, "
+            f"{_NUM_BYTES} bytes and"
             f" reserve_last ({reserve_last}) need at least {smallest}"
         )
     core = Tokenizer(models.BPE())

@@ -70,7 +70,8 @@ def build_tree_attention(parents: Sequence[int], depths: Sequence[int]) -> TreeA
 def _to_tensors(
     pieces: Sequence[tuple[int, int]], ways: Sequence[list[int]], depths: np.ndarray
 ) -> TreeAttention:
-    width, reach = max(end - start for start, end in pieces), max(map(len, ways))
+    width = max(end - start for start, end in pieces)
+    reach = max(map(len, ways))
     queries = np.zeros((len(pieces), width), dtype=np.int64)
     keys = np.zeros((len(pieces), reach), dtype=np.int64)
     seen = np.zeros(

@@ -27,7 +27,8 @@ def check_export(folder: Path) -> None:
     """
     if not (folder / MANIFEST).exists():
         print(
-            f"{folder} has no {MANIFEST}: it was exported by an earlier version, its files are not checked",
+            f"{folder} has no {MANIFEST}: it was exported by an earlier version, its files are "
+            "not checked",
             file=sys.stderr,
         )
         return

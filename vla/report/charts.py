@@ -9,8 +9,12 @@ from dataclasses import dataclass
 from html import escape
 
 NUM_COLOURS = 6
-WIDTH, HEIGHT = 520, 210
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 12, 26
+WIDTH = 520
+HEIGHT = 210
+LEFT = 46
+RIGHT = 10
+TOP = 12
+BOTTOM = 26
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,9 @@ def draw_curve(curve: Curve, x_axis: Axis, y_axis: Axis, colour: str) -> str:
     good = [i for i, v in enumerate(curve.y) if math.isfinite(v)]
     points = [(x_axis(curve.x[i]), y_axis(curve.y[i])) for i in good]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    few, band, line = len(curve.y) <= 2, "", ""
+    few = len(curve.y) <= 2
+    band = ""
+    line = ""
     if curve.low is not None and curve.high is not None and few:
         ends = [(x_axis(curve.x[i]), y_axis(curve.low[i]), y_axis(curve.high[i])) for i in good]
         bars = " ".join(f"M{x:.1f},{low:.1f}V{high:.1f}" for x, low, high in ends)
@@ -169,7 +175,10 @@ def interval_chart(title: str, unit: str, rows: Sequence[Interval]) -> str:
     if not rows:
         return ""
     groups = list(dict.fromkeys(row.group for row in rows))
-    left, right, step, width = 168, 200, 24, 900
+    left = 168
+    right = 200
+    step = 24
+    width = 900
     height = 24 + step * len(rows)
     axis = Axis(0.0, 1.0, left, width - right)
     parts = [
@@ -179,7 +188,8 @@ def interval_chart(title: str, unit: str, rows: Sequence[Interval]) -> str:
     ]
     before = None
     for i, row in enumerate(rows):
-        y, colour = 16 + step * i, f"var(--c{groups.index(row.group) % NUM_COLOURS})"
+        y = 16 + step * i
+        colour = f"var(--c{groups.index(row.group) % NUM_COLOURS})"
         name = (
             ""
             if row.name == before
@@ -205,11 +215,16 @@ def time_share_chart(
     rows = [(name, value) for name, value in seconds.items() if value >= 0.005 * total]
     if not rows:
         return ""
-    left, right, step, width = 168, 130, 30, 900
+    left = 168
+    right = 130
+    step = 30
+    width = 900
     axis = Axis(0.0, max(value for _, value in rows), left, width - right)
-    drawn_rows, height = [], 8 + step * len(rows)
+    drawn_rows = []
+    height = 8 + step * len(rows)
     for i, (name, value) in enumerate(rows):
-        y, at = 4 + step * i, 0.0
+        y = 4 + step * i
+        at = 0.0
         drawn_rows.append(
             f'<text class=name x="0" y="{y + 15}">{escape(name.replace("_", " "))}</text>'
         )

@@ -248,5 +248,6 @@ def describe_significance(test: ResultComparison) -> Markup:
     assert test.p_value is not None
     word = "chance explains it" if test.p_value >= 0.05 else "chance does not explain it"
     return Markup(
-        f"points; 95 % interval {format_difference_interval(test.interval)}; McNemar p = {test.p_value:.2g}: {word}"
+        f"points; 95 % interval {format_difference_interval(test.interval)}; McNemar p = "
+        f"{test.p_value:.2g}: {word}"
     )

@@ -29,7 +29,8 @@ def page(title: str, lead: str, parts: Sequence[str]) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{escape(title)}</title><style>{STYLE}</style></head>"
-        f"<body><main><header><h1>{escape(title)}</h1><p class=lead>{to_html(lead)}</p></header>\n{body}\n</main></body>"
+        f"<body><main><header><h1>{escape(title)}</h1><p "
+        f"class=lead>{to_html(lead)}</p></header>\n{body}\n</main></body>"
         "</html>\n"
     )
 
@@ -87,7 +88,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]], classes: str = "
 def number_tiles(values: Mapping[str, tuple[str, str]]) -> str:
     """The few numbers that matter, large: {what: (number, what stands under it)}."""
     inside = "".join(
-        f"<div class=tile><p>{escape(name)}</p><b>{to_html(number)}</b><small>{to_html(under)}</small></div>"
+        "<div "
+        f"class=tile><p>{escape(name)}</p><b>{to_html(number)}</b><small>{to_html(under)}</small></div>"
         for name, (number, under) in values.items()
     )
     return f"<div class=tiles>{inside}</div>" if inside else ""

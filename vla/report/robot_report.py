@@ -75,9 +75,11 @@ def write_report(folder: Path) -> Path:
 
 def report_page(folder: Path) -> str:
     """The whole page."""
-    results, config = RunFolder(folder).read_results(), read_yaml(folder / "config.yaml")
+    results = RunFolder(folder).read_results()
+    config = read_yaml(folder / "config.yaml")
     sessions = read_sessions(folder) or [{}]
-    stages, records = results.get("stages", {}), read_metrics(folder)
+    stages = results.get("stages", {})
+    records = read_metrics(folder)
     parts = [
         number_tiles(headline_tiles(results)),
         section(
@@ -330,6 +332,7 @@ def describe_starts(folder: Path) -> str | None:
         return None
     starts = StartManifest.load(folder / "starts.json").to_dict()
     return (
-        f"sha256 {starts['sha256'][:16]}; train {starts['train']}, validation {starts['validation']}, "
+        f"sha256 {starts['sha256'][:16]}; train {starts['train']}, validation "
+        f"{starts['validation']}, "
         f"evaluation {starts['evaluation']}"
     )

@@ -33,7 +33,8 @@ class InstructionBox:
             def do_POST(self) -> None:
                 # Only a page from this address may type: another site's would come with another
                 # origin.
-                origin, length = self.headers.get("Origin"), self.headers.get("Content-Length", "0")
+                origin = self.headers.get("Origin")
+                length = self.headers.get("Content-Length", "0")
                 is_ours = origin in (None, box.server.address.rstrip("/"))
                 if (
                     not is_ours

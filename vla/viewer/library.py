@@ -59,7 +59,8 @@ class EpisodeLibrary:
                     self.left_out[path] = str(error)
                     count = len(self.left_out)
                     print(
-                        f"left out, {count} of {count + len(self.recordings)} recordings so far: {error}",
+                        f"left out, {count} of {count + len(self.recordings)} recordings so far: "
+                        f"{error}",
                         file=sys.stderr,
                     )
 

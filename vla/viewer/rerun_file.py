@@ -83,7 +83,8 @@ def _write_decision(rerun: Any, stream: Any, name: str, episode: Mapping[str, An
 def _primitive(rerun: Any, shape: Mapping[str, Any]) -> Any:
     """A shape in its body's frame."""
     w, x, y, z = shape["quaternion"]
-    place, size = list(shape["position"]), list(shape["size"])
+    place = list(shape["position"])
+    size = list(shape["size"])
     looks = {
         "colors": [[round(255 * v) for v in shape["rgba"]]],
         "quaternions": [rerun.Quaternion(xyzw=[x, y, z, w])],
@@ -121,7 +122,9 @@ def decode_film(film: Mapping[str, Any], count: int) -> np.ndarray:
 
     data = base64.b64decode(film["data"].partition(",")[2])
     sheet = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-    height, width, columns = film["height"], film["width"], film["columns"]
+    height = film["height"]
+    width = film["width"]
+    columns = film["columns"]
     tiles = (
         sheet.reshape(-1, height, columns, width, 3).swapaxes(1, 2).reshape(-1, height, width, 3)
     )
