@@ -315,7 +315,7 @@ def test_a_damaged_cache_is_told_and_decoded_anew(copy, capsys):
     ):
         harm()
         np.testing.assert_array_equal(open_demonstrations(copy).frames["front"], whole)
-        assert f"{array} is decoded anew: " in capsys.readouterr().err
+        assert f"{array} is decoded again: " in capsys.readouterr().err
     np.testing.assert_array_equal(open_demonstrations(copy).frames["front"], whole)
     assert capsys.readouterr().err == ""
 

@@ -41,6 +41,6 @@ def test_another_rule_matters_for_other_shapes_only():
     for policy_spec, told in (({}, "names no rule"), ({"resize": "crop"}, "names 'crop'")):
         assert told in describe_rule_mismatch(policy_spec, "it")
         with pytest.raises(
-            ValueError, match=f"a camera shows pictures of 480 x 640 pixels.*{told}.*train it again"
+            ValueError, match=f"a camera has images of 480 x 640 pixels.*{told}.*train it again"
         ):
             check_resize(policy_spec, 480, 640, "a camera")

@@ -1,5 +1,4 @@
-"""Image augmentation on uint8 batches: small shifts and changes of light that keep what a picture
-says."""
+"""Image augmentation of uint8 batches: small shifts and small changes of brightness and contrast."""
 
 from __future__ import annotations
 
@@ -9,8 +8,8 @@ from torch import Tensor
 
 
 def random_shift(images: UInt8[Tensor, "B h w 3"], pixels: int) -> UInt8[Tensor, "B h w 3"]:
-    """Move every image by up to `pixels` each way, repeating the border (Kostrikov et al. 2020,
-    DrQ)."""
+    """Shift every image by up to `pixels` in each direction, with border pixels repeated (Kostrikov
+    et al. 2020, DrQ)."""
     if pixels == 0:
         return images
     batch, height, width, _ = images.shape
@@ -21,10 +20,10 @@ def random_shift(images: UInt8[Tensor, "B h w 3"], pixels: int) -> UInt8[Tensor,
 
 
 def random_light(images: UInt8[Tensor, "B h w 3"], strength: float) -> UInt8[Tensor, "B h w 3"]:
-    """Scale the contrast of every image by up to `guidance_strength` either way and shift its channels by up
-    to a third of that.
+    """Scale the contrast of every image by up to 1 ± `strength` and shift its channels by up to a
+    third of that.
 
-    Hue is nearly kept: an instruction names colours.
+    The hue is nearly preserved because instructions name colours.
     """
     if strength == 0:
         return images

@@ -1,7 +1,7 @@
-"""Conversations as token ids, by the chat template that belongs to the tokenizer.
+"""Conversations as token ids, by the tokenizer's own chat template.
 
-A completion stays the ids that were drawn: what follows it (a tool's answer, the next turn) is put
-behind as ids of its own, and nothing is ever read back into text and tokenized again.
+A completion keeps the ids that were sampled. Later turns are appended as ids. Nothing is decoded
+and tokenized a second time.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ from vla.data.messages import Message, user_message
 from vla.types import Observation
 
 PLACEHOLDER = "8f3a"
-"""Stands for what an assistant says where only the template's own words around it are looked at."""
+"""Placeholder for an assistant's text where only the template's text around it matters."""
 
 
 @dataclass(frozen=True)
 class ChatFormat:
-    """How a tokenizer writes chats: what its template renders decides, also how a turn ends.
-    `system`: a system message put before every chat (None: what the template does by itself).
-    `closing`: words that stand behind the last message of every prompt.
+    """The chat format of a tokenizer, defined by its template; the template also defines the end of
+    a turn.
+
+    `system` is a system message before every chat; None keeps the template's default. `closing` is
+    text appended to the last message of every prompt.
     """
 
     tokenizer: Any
@@ -35,46 +37,45 @@ class ChatFormat:
     closing: str = ""
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """Ids of the messages and of the beginning of the assistant's turn."""
+        """Ids of the messages and of the start of the assistant's turn."""
         return self.encode(self.render(self._closed(messages), add_generation_prompt=True))
 
     def reply(self, messages: Sequence[Message], text: str, finished: bool = True) -> list[int]:
-        """Ids of what the assistant says behind a prompt, up to the token that ends its turn;
-        without that token where the answer was cut (`finished` False).
+        """Ids of the assistant's turn `text` after a prompt, up to its end-of-turn token.
 
-        Raises ValueError for a template that writes a given answer in another way than it asks for
-        one.
+        Where the answer was cut (`finished` False) the end-of-turn token is left out. Raises
+        ValueError where the template renders a complete chat differently from a prompt.
         """
         messages = self._closed(messages)
-        asked = self.render(messages, add_generation_prompt=True)
+        prompt = self.render(messages, add_generation_prompt=True)
         whole = self.render([*messages, {"role": "assistant", "content": text}])
-        return self.turn(asked, whole, finished)
+        return self.turn(prompt, whole, finished)
 
-    def turn(self, asked: str, whole: str, finished: bool = True) -> list[int]:
-        """Ids of the assistant's turn with which the rendered chat `whole` goes on behind `asked`;
-        see `reply`."""
-        if not whole.startswith(asked):
+    def turn(self, prompt: str, whole: str, finished: bool = True) -> list[int]:
+        """Ids of the assistant's turn in the rendered chat `whole` after the rendered `prompt`; see
+        `reply`."""
+        if not whole.startswith(prompt):
             raise ValueError(
-                "the chat template does not write a given answer behind the words with which it "
-                "asks for one"
-                f" ({asked[-20:]!r}): choose a model whose template does"
+                "the chat template renders a complete chat differently from the prompt "
+                "of its last turn"
+                f" ({prompt[-20:]!r}): choose a model whose template extends the prompt"
             )
-        ids = self.encode(whole[len(asked) :])
+        ids = self.encode(whole[len(prompt) :])
         if self.turn_end in ids:
             ids = ids[: len(ids) - 1 - ids[::-1].index(self.turn_end)]
         return [*ids, self.turn_end] if finished else ids
 
     @cached_property
     def turn_end(self) -> int:
-        """The token that ends a turn: the first special one that the template puts behind an
-        assistant's words; the tokenizer's own where there is none.
+        """The end-of-turn token.
 
-        Raises ValueError where there is neither.
+        It is the first special token that the template puts after an assistant's text, or else the
+        tokenizer's eos_token. Raises ValueError where there is neither.
         """
         special = {*self.tokenizer.all_special_ids}
         special |= {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
         end = next(
-            (i for i in self.encode(self._behind_an_answer) if i in special),
+            (i for i in self.encode(self._after_assistant_text) if i in special),
             self.tokenizer.eos_token_id,
         )
         if end is None:
@@ -85,18 +86,18 @@ class ChatFormat:
         return end
 
     @cached_property
-    def _behind_an_answer(self) -> str:
+    def _after_assistant_text(self) -> str:
         answered = self.render([*user_message("x"), {"role": "assistant", "content": PLACEHOLDER}])
         return answered[answered.rindex(PLACEHOLDER) + len(PLACEHOLDER) :]
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
-        """The text that the template makes of the messages.
+        """The text of the messages by the template.
 
         Raises ValueError for messages that the template refuses, and for a system message that it
-        leaves out.
+        ignores.
         """
-        own = self.system is not None and messages[0]["role"] != "system"
-        if own:
+        from_settings = self.system is not None and messages[0]["role"] != "system"
+        if from_settings:
             messages = [{"role": "system", "content": str(self.system)}, *messages]
         try:
             text = self.tokenizer.apply_chat_template(
@@ -106,23 +107,23 @@ class ChatFormat:
             )
         except TemplateError as error:
             if messages[0]["role"] == "system":
-                raise ValueError(f"{_no_system(own)} ({error})") from None
+                raise ValueError(f"{_system_message_error(from_settings)} ({error})") from None
             raise ValueError(f"the chat template refuses these messages: {error}") from None
         if messages[0]["role"] == "system" and messages[0]["content"].strip() not in text:
-            raise ValueError(f"{_no_system(own)} (it leaves the message out)")
+            raise ValueError(f"{_system_message_error(from_settings)} (it ignores the message)")
         return text
 
     def next_turn(self, message: Message, finished: bool) -> list[int]:
-        """Ids that lead from the end of a completion through `message` to the beginning of the next
-        completion.
+        """Ids from the end of a completion through `message` to the start of the next completion.
 
         `finished`: the completion ended with its stop token; if not, the turn is closed first.
+        Raises ValueError where the template cannot continue a chat.
         """
         answered = [*user_message("x"), {"role": "assistant", "content": PLACEHOLDER}]
         before = self.render(answered)
         end = self.tokenizer.decode([self.turn_end])
         after = self.render([*answered, message], add_generation_prompt=True)
-        closing = self._behind_an_answer
+        closing = self._after_assistant_text
         if not after.startswith(before) or end not in closing:
             raise ValueError(
                 f"the chat template cannot continue a chat after {end!r}; use a model with a "
@@ -133,12 +134,10 @@ class ChatFormat:
         return self.encode(closing + after[len(before) :])
 
     def plain_text(self, text: str) -> list[int]:
-        """Ids of a text that is no chat: with the beginning that the tokenizer gives texts, and its
-        end."""
+        """Ids of a text that is no chat, with the tokenizer's own start tokens and its end token."""
         ids = list(self.tokenizer(text).input_ids)
-        if (
-            len(ids) > 1 and ids[0] == ids[1] == self.tokenizer.bos_token_id
-        ):  # the text names it, too
+        # The text itself may begin with the start token that the tokenizer adds.
+        if len(ids) > 1 and ids[0] == ids[1] == self.tokenizer.bos_token_id:
             del ids[0]
         end = self.tokenizer.eos_token_id
         return ids if end is None or (ids and ids[-1] == end) else [*ids, end]
@@ -150,27 +149,26 @@ class ChatFormat:
         return [*messages[:-1], {**last, "content": f"{last['content']} {self.closing}"}]
 
     def completion_text(self, ids: Sequence[int]) -> str:
-        """What a completion says, special tokens left out."""
+        """The text of a completion, without special tokens."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text in which special tokens may stand; none are added."""
+        """Ids of a text that may contain special tokens; none are added."""
         return self.tokenizer(text, add_special_tokens=False).input_ids
 
 
-def _no_system(own: bool) -> str:
+def _system_message_error(from_settings: bool) -> str:
     where = (
         "text.system, text.generation.system or text.tool gives one: set it to null"
-        if own
+        if from_settings
         else "this is one"
     )
     return f"the model's chat template has no system messages, and {where}, and put its words into the user's message"
 
 
 def stop_ids(tokenizer: Any, model: Any) -> list[int]:
-    """The ids that end a completion: the tokenizer's, those of the model's generation settings, and
-    the one with which the chat template ends a turn.
-    """
+    """The ids that end a completion: of the tokenizer, of the model's generation settings, and of
+    the chat template's end of turn."""
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     own = configured if isinstance(configured, list) else [configured]
     turn_end = ChatFormat(tokenizer).turn_end if tokenizer.chat_template else None
@@ -180,9 +178,9 @@ def stop_ids(tokenizer: Any, model: Any) -> list[int]:
 def pad_prompts(
     prompts: Sequence[Sequence[int]], width: int, pad_id: int
 ) -> tuple[Int[Tensor, "B n"], Bool[Tensor, "B n"]]:
-    """(ids, mask), right-padded to `width`.
+    """Prompts right-padded to `width`, as (ids, mask).
 
-    Raises ValueError for a prompt that is longer.
+    Raises ValueError for a prompt longer than `width`.
     """
     longest = max(map(len, prompts))
     if longest > width:
@@ -196,6 +194,7 @@ def pad_prompts(
 def observe_prompts(
     prompts: Sequence[Sequence[int]], width: int, pad_id: int, device: torch.device
 ) -> Observation:
-    """The prompts as a policy sees them."""
+    """The observation of a batch of prompts: tokens [B, width] and their mask, without images and
+    state."""
     tokens, mask = pad_prompts(prompts, width, pad_id)
     return Observation({}, None, tokens.to(device), mask.to(device))

@@ -1,9 +1,7 @@
-"""Collects demonstrations: an expert acts in many environments at once until enough episodes have
-succeeded.
+"""Collection of demonstrations: an expert acts in many environments until enough episodes succeed.
 
-Seeds are tried in their order and every failure adds one more, so the episodes kept are the first
-`num_episodes` seeds on which the expert succeeds, however many environments run and however often
-the run was interrupted.
+Seeds are tried in order and every failure adds one more. The episodes are therefore the first
+`num_episodes` seeds on which the expert succeeds, for any number of environments and interruptions.
 """
 
 from __future__ import annotations
@@ -20,12 +18,12 @@ from vla.data.lerobot_writer import Episode, LeRobotWriter
 
 PROPRIO_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper_opening")
 MAX_FAILURES = 50
-"""An expert that failed this often, and more often than it succeeded, is given up."""
+"""Collection stops after this many failures if they outnumber the successes."""
 
 
 @runtime_checkable
 class Environments(Protocol):
-    """The part of a vector environment that collecting needs; `sim.vector.VectorEnvironment` has
+    """The part of a vector environment that collection needs; `sim.vector.VectorEnvironment` has
     it."""
 
     num_envs: int
@@ -40,8 +38,8 @@ class Environments(Protocol):
 
 @runtime_checkable
 class Expert(Protocol):
-    """Acts for all environments; `perturbed` [num_envs] marks the last actions that were
-    disturbances."""
+    """A scripted policy for all environments; `perturbed` [num_envs] marks last actions that were
+    perturbations."""
 
     perturbed: Any
 
@@ -51,7 +49,7 @@ class Expert(Protocol):
 
 @dataclass(frozen=True)
 class CollectionSummary:
-    """What a run of `collect` did."""
+    """The counts and the duration of one call of `collect`."""
 
     num_episodes: int
     num_frames: int
@@ -93,7 +91,7 @@ class _Recording:
 def dataset_spec(
     environments: Environments, robot: str, storage: Storage, source: Mapping[str, Any]
 ) -> DatasetSpec:
-    """The spec of a dataset collected in `environments`, whose action spec goes with it."""
+    """The spec of a dataset that is collected in `environments`, with their action spec."""
     spec = environments.action_spec
     return DatasetSpec(
         fps=round(spec.control_hz),
@@ -117,14 +115,13 @@ def collect(
     first_seed: int,
     on_episode: Callable[[int, int], None] = lambda successes, failures: None,
 ) -> CollectionSummary:
-    """Write successful episodes until there are `num_episodes`, counting those that `writer`
-    already holds.
+    """Write successful episodes until there are `num_episodes`, including those in `writer`.
 
     Args:
-        environments: where the expert acts; every control step is rendered and recorded.
-        expert: acts for those environments.
-        writer: keeps what succeeded; calling again with a reopened writer continues.
-        num_episodes: successes wanted.
+        environments: of the expert; every control step is rendered and recorded.
+        expert: the policy for those environments.
+        writer: stores the successes; a reopened writer continues an interrupted collection.
+        num_episodes: number of successes.
         first_seed: seeds are tried upwards from here.
         on_episode: called with the successes and failures so far, at the start and after every episode.
 
@@ -137,8 +134,8 @@ def collect(
     recordings: dict[int, _Recording] = {}
     free = list(range(environments.num_envs))
     while True:
-        wanted = num_episodes - len(writer.finished_seeds) - len(recordings)
-        started = {free.pop(0): _Recording(next(seeds)) for _ in range(min(wanted, len(free)))}
+        num_missing = num_episodes - len(writer.finished_seeds) - len(recordings)
+        started = {free.pop(0): _Recording(next(seeds)) for _ in range(min(num_missing, len(free)))}
         if started:
             ids = np.array(list(started))
             environments.reset(
@@ -165,16 +162,15 @@ def _advance(
     recordings: Mapping[int, _Recording],
     writer: LeRobotWriter,
 ) -> list[int]:
-    """One control step of every recorded environment; returns those whose episode ended."""
+    """Step every recorded environment once; the environments whose episode ended."""
     ids = np.array(sorted(recordings))
     observation = environments.observe(ids)
     actions = expert.act(ids)
     perturbed = np.asarray(expert.perturbed)[ids]
     for row, env in enumerate(ids):
         recordings[int(env)].append(observation, row, actions[row], bool(perturbed[row]))
-    result = environments.step(
-        actions[:, None], ids, render=False
-    )  # looked at only where the episode goes on
+    # `observe` renders at the next step, and only where the episode continues.
+    result = environments.step(actions[:, None], ids, render=False)
     ended = np.flatnonzero(result.terminated | result.truncated)
     for row in ended:
         recording = recordings[int(ids[row])]

@@ -29,9 +29,8 @@ from vla.data.rows import Row, RowReader
 
 @dataclass(frozen=True)
 class Conversation:
-    """Messages of which the assistant's from number `first_learned` on are learned; or plain text,
-    learned as a whole.
-    """
+    """Messages, trained on in the assistant's turns from `first_learned` on; or plain text, trained
+    on as a whole."""
 
     messages: tuple[Message, ...]
     text: str | None
@@ -40,8 +39,8 @@ class Conversation:
 
     @property
     def key(self) -> str:
-        """What decides on which side of a split it falls: the prompt, a chat's first user message,
-        or the text."""
+        """The key by which splits assign a conversation: its prompt, its first user message, or its
+        text."""
         if self.text is not None:
             return normalize_for_split(self.text)
         if self.first_learned:
@@ -53,8 +52,7 @@ class Conversation:
 
 @dataclass(frozen=True)
 class EncodedConversation:
-    """Token ids; `learned[i]`: token i is predicted from what stands before it, and carries
-    loss."""
+    """Token ids; `learned[i]` marks the tokens that carry loss, each predicted from its prefix."""
 
     ids: list[int]
     learned: list[bool]
@@ -63,18 +61,20 @@ class EncodedConversation:
 def read_conversations(source: str, reader: RowReader | None = None) -> list[Conversation]:
     """All conversations of a source.
 
-    Raises ValueError naming the row and the column at fault, and when there are no rows.
+    Raises ValueError with the row and the column at fault, and when there are no rows.
     """
     reader = reader or RowReader()
-    found = reader.read(source, parse_conversation)
+    conversations = reader.read(source, parse_conversation)
     reader.report_repeats(
-        source, [(c.text, tuple((m["role"], m["content"]) for m in c.messages)) for c in found]
+        source,
+        [(c.text, tuple((m["role"], m["content"]) for m in c.messages)) for c in conversations],
     )
-    return found
+    return conversations
 
 
 def parse_conversation(row: Row) -> Conversation:
-    """A row with `messages` (or `conversations`), `prompt` and `completion`, or `text`."""
+    """A conversation from a row with `messages` (or `conversations`), `prompt` and `completion`, or
+    `text`."""
     values = row.values
     where = row.where
     column = next((name for name in ("messages", "conversations") if name in values), None)
@@ -82,13 +82,13 @@ def parse_conversation(row: Row) -> Conversation:
         messages = add_system_message(
             parse_messages(values[column], "user", where, column), values, where
         )
-        return _with_something_said(Conversation(tuple(messages), None, 0, where), column)
+        return _require_assistant_turn(Conversation(tuple(messages), None, 0, where), column)
     if "prompt" in values and "completion" in values:
         prompt = add_system_message(
             parse_messages(values["prompt"], "user", where, "prompt"), values, where
         )
         completion = parse_messages(values["completion"], "assistant", where, "completion")
-        return _with_something_said(
+        return _require_assistant_turn(
             Conversation((*prompt, *completion), None, len(prompt), where), "completion"
         )
     if isinstance(values.get("text"), str) and values["text"].strip():
@@ -100,7 +100,7 @@ def parse_conversation(row: Row) -> Conversation:
     )
 
 
-def _with_something_said(conversation: Conversation, column: str) -> Conversation:
+def _require_assistant_turn(conversation: Conversation, column: str) -> Conversation:
     learned = conversation.messages[conversation.first_learned :]
     if not any(message["role"] == "assistant" for message in learned):
         raise ValueError(
@@ -110,12 +110,12 @@ def _with_something_said(conversation: Conversation, column: str) -> Conversatio
 
 
 def encode_conversation(chat: ChatFormat, conversation: Conversation) -> EncodedConversation:
-    """Ids by the chat template. An assistant turn is learned from its first token to its
-    end-of-turn token; nothing else is.
+    """Ids by the chat template; the loss covers each assistant turn from its first to its
+    end-of-turn token.
 
-    What precedes each assistant turn is tokenized apart from it, exactly as when the model is
-    asked, so training and generation see the same ids. Raises ValueError naming the row for a
-    template that rewrites earlier turns, or that refuses the messages.
+    The text before an assistant turn is tokenized separately, as it is during generation, so
+    training and generation share their ids. Raises ValueError with the row for a template that
+    rewrites earlier turns or refuses the messages.
     """
     if conversation.text is not None:
         ids = chat.plain_text(conversation.text)
@@ -129,26 +129,26 @@ def encode_conversation(chat: ChatFormat, conversation: Conversation) -> Encoded
 def _encode_turns(chat: ChatFormat, conversation: Conversation) -> EncodedConversation:
     ids = list[int]()
     learned = list[bool]()
-    done = ""
+    rendered = ""
     messages = conversation.messages
     for i, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
         before = chat.render(messages[:i], add_generation_prompt=True)
         after = chat.render(messages[: i + 1])
-        if not before.startswith(done):
+        if not before.startswith(rendered):
             raise ValueError("the chat template rewrites earlier turns; train on single turns")
-        asked = chat.encode(before[len(done) :])
-        said = chat.turn(before, after)
-        written = chat.encode(after[len(before) :])
-        rest = written[len(said) :] if written[: len(said)] == said else []
-        ids += [*asked, *said, *rest]
+        prompt_ids = chat.encode(before[len(rendered) :])
+        turn_ids = chat.turn(before, after)
+        answer_ids = chat.encode(after[len(before) :])
+        rest = answer_ids[len(turn_ids) :] if answer_ids[: len(turn_ids)] == turn_ids else []
+        ids += [*prompt_ids, *turn_ids, *rest]
         learned += (
-            [False] * len(asked)
-            + [i >= conversation.first_learned] * len(said)
+            [False] * len(prompt_ids)
+            + [i >= conversation.first_learned] * len(turn_ids)
             + [False] * len(rest)
         )
-        done = after
+        rendered = after
     while learned and not learned[-1]:
         ids.pop()
         learned.pop()
@@ -158,8 +158,8 @@ def _encode_turns(chat: ChatFormat, conversation: Conversation) -> EncodedConver
 def mixture_order(
     sizes: Sequence[int], weights: Sequence[float], count: int, seed: int
 ) -> list[tuple[int, int]]:
-    """`count` draws (source, row): sources by weight, each source's rows all once before any comes
-    again.
+    """`count` draws (source, row): sources by weight, and every row of a source once before any
+    repeats.
 
     Raises ValueError for a weight that is not positive or a source without rows.
     """

@@ -1,5 +1,4 @@
-"""What of a dataset can be learned from: its cameras, the episodes that count, numbers that are
-finite."""
+"""Checks of a dataset before training: cameras, episodes, meaning of the numbers, finite values."""
 
 from __future__ import annotations
 
@@ -24,8 +23,8 @@ from vla.data.spec_checks import (
 
 @dataclass(frozen=True)
 class TrainableRows:
-    """The numbers of a dataset, the rows to learn from, the instructions by task index, and what to
-    know of them."""
+    """The numbers of a dataset, its rows for training, its instructions by task index, and notes
+    for the user."""
 
     columns: Columns
     rows: Int[np.ndarray, "N"]
@@ -36,31 +35,32 @@ class TrainableRows:
 def read_trainable_rows(
     folder: Path, info: Mapping[str, Any], failures: Literal["keep", "drop"]
 ) -> TrainableRows:
-    """Read everything but pictures.
+    """Read and check everything except images.
 
     Raises:
-        ValueError: numbers that are NaN or infinite, tasks without instruction, nothing but failures to leave out.
+        ValueError: NaN or infinite numbers, tasks without instruction, or no episode besides failures.
     """
     columns = read_columns(folder, info)
-    rows, told = select_rows(columns, failures, f"the dataset {folder}")
+    rows, failure_note = select_rows(columns, failures, f"the dataset {folder}")
     check_finite_columns(info, columns, rows, f"the dataset {folder}")
     instructions = read_tasks(folder, columns.task_index)
-    notes = (told, find_empty_tasks(columns, rows, instructions))
+    notes = (failure_note, find_empty_tasks(columns, rows, instructions))
     return TrainableRows(columns, rows, instructions, tuple(note for note in notes if note))
 
 
 def select_cameras(
     folder: Path,
     info: Mapping[str, Any],
-    wanted: Sequence[str] | None,
+    requested: Sequence[str] | None,
     drawable: Sequence[str] | None,
 ) -> dict[str, str]:
-    """Camera name -> feature key, in the wanted order.
+    """Map camera names to feature keys, in the order of `requested`.
 
-    Raises ValueError where one is not there, with what can be done about it.
+    `drawable` names the cameras of the simulator; None is any. Raises ValueError with a remedy
+    where a camera is missing.
     """
     keys = find_cameras(info)
-    missing = [camera for camera in wanted or () if camera not in keys]
+    missing = [camera for camera in requested or () if camera not in keys]
     if missing:
         shared = [camera for camera in keys if drawable is None or camera in drawable]
         if shared:
@@ -73,7 +73,7 @@ def select_cameras(
             f"cameras: {', '.join(missing)} wanted, but the dataset {folder} has "
             f"{', '.join(keys) or 'none'}; {remedy}"
         )
-    return {camera: keys[camera] for camera in (keys if wanted is None else wanted)}
+    return {camera: keys[camera] for camera in (keys if requested is None else requested)}
 
 
 def check_dataset_spec(
@@ -83,10 +83,10 @@ def check_dataset_spec(
     proprio_names: Sequence[str] | None,
     owner: str,
 ) -> str | None:
-    """Hold what a dataset says of its actions and state against what is expected; a sentence about
-    what it leaves open.
+    """Compare a dataset's action and state spec with the expected one; a note about fields that it
+    leaves open.
 
-    Raises ValueError naming the field that differs.
+    Raises ValueError with the field that differs.
     """
     fields = stated or {
         "names": list(dimension_names(info, form.ACTION_KEY)),
@@ -101,30 +101,29 @@ def check_dataset_spec(
 def select_rows(
     columns: Columns, failures: Literal["keep", "drop"], owner: str
 ) -> tuple[Int[np.ndarray, "N"], str | None]:
-    """The rows to learn from, and a sentence about the episodes that are marked as failed, where
-    there are some."""
-    every = np.arange(len(columns.actions))
-    failed = len(np.unique(columns.episode_index[~columns.success]))
-    if not failed:
-        return every, None
-    told = f"{failed} of {len(np.unique(columns.episode_index))} episodes of {owner} are marked as failures"
+    """The rows to train on, and a note about episodes marked as failed; None where there are none."""
+    rows = np.arange(len(columns.actions))
+    num_failed = len(np.unique(columns.episode_index[~columns.success]))
+    if not num_failed:
+        return rows, None
+    note = f"{num_failed} of {len(np.unique(columns.episode_index))} episodes of {owner} are marked as failures"
     if failures == "keep":
-        return every, f"{told} and are imitated too; data.failures=drop leaves them out"
+        return rows, f"{note} and are imitated too; data.failures=drop leaves them out"
     if not columns.success.any():
         raise ValueError(
-            f"{told}: data.failures=drop leaves nothing to imitate, set it to keep or use other "
+            f"{note}: data.failures=drop leaves nothing to imitate, set it to keep or use other "
             "data"
         )
-    return every[columns.success], f"{told} and are left out (data.failures=drop)"
+    return rows[columns.success], f"{note} and are left out (data.failures=drop)"
 
 
 def check_finite_columns(
     info: Mapping[str, Any], columns: Columns, rows: Int[np.ndarray, "N"], owner: str
 ) -> None:
-    """Refuse state and actions that are NaN or infinite: one such number becomes a command.
+    """Refuse NaN and infinity in state and actions: one such number becomes a command.
 
     Raises:
-        ValueError: naming feature, dimension, episode and frame of the first.
+        ValueError: with feature, dimension, episode and frame of the first.
     """
     for key, values in ((form.ACTION_KEY, columns.actions), (form.STATE_KEY, columns.proprio)):
         bad = ~np.isfinite(values[rows])
@@ -146,27 +145,27 @@ def check_finite_columns(
 def find_empty_tasks(
     columns: Columns, rows: Int[np.ndarray, "N"], instructions: Mapping[int, str]
 ) -> str | None:
+    """A note about frames whose instruction is empty; None where there are none."""
     blank = [index for index, text in instructions.items() if not text.strip()]
     count = int(np.isin(columns.task_index[rows], blank).sum())
     return (
-        f"{count} of {len(rows)} frames have an empty instruction: the policy is told nothing in "
-        "them"
+        f"{count} of {len(rows)} frames have an empty instruction: the policy gets no text in them"
         if count
         else None
     )
 
 
 def describe_padding(sizes: Mapping[str, tuple[int, int]]) -> str | None:
-    """Says by which rule pictures become square, where some are not."""
-    odd = [
+    """A note about the rule that makes images square; None where all are square already."""
+    not_square = [
         f"{camera} {height} x {width}"
         for camera, (height, width) in sizes.items()
         if height != width
     ]
-    if not odd:
+    if not not_square:
         return None
     return (
-        f"pictures are not square ({', '.join(odd)}): each is shrunk as a whole and padded with "
+        f"pictures are not square ({', '.join(not_square)}): each is shrunk as a whole and padded with "
         f"black ({RESIZE}); an "
-        "environment must draw the same shape (sim=gym: sim.make.width and sim.make.height)"
+        "environment must render the same shape (sim=gym: sim.make.width and sim.make.height)"
     )

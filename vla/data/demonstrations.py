@@ -1,5 +1,5 @@
-"""Demonstrations to learn from: any LeRobotDataset v3, with fast random access to frames and the
-actions after them."""
+"""Demonstrations from any LeRobotDataset v3, with random access to frames and the actions after
+them."""
 
 from __future__ import annotations
 
@@ -62,15 +62,15 @@ class Demonstrations:
         folder: of the dataset.
         cameras: camera names.
         fps: frames, and so control steps, per second.
-        robot: name of the robot, if the dataset says.
+        robot: name of the robot, if the dataset has it.
         proprio_names, action_names: one name per dimension.
-        action_spec: what an action means, if the dataset says.
-        statistics: per feature ("action", "observation.state", ...) min, max, mean, std, q01 ... q99 of the dataset.
+        action_spec: meaning of an action's numbers, if the dataset has it.
+        statistics: min, max, mean, std, q01 ... q99 of every feature ("action", ...).
         instructions: the tasks, by task index.
         columns, frames: every row of the dataset, and its images uint8 [M, h, w, 3] by camera.
         rows: the rows [num_frames] that belong to the chosen episodes.
-        picture_sizes: height and width of every camera's pictures as the dataset stores them.
-        notes: what somebody who trains on it should know, a sentence each.
+        picture_sizes: stored height and width of every camera's images.
+        notes: remarks for the user, a sentence each.
     """
 
     folder: Path
@@ -98,7 +98,7 @@ class Demonstrations:
 
     @property
     def num_failures(self) -> int:
-        """How many of the chosen episodes the dataset marks as failed."""
+        """Number of the chosen episodes that the dataset marks as failed."""
         return len(np.unique(self.episode_index[~self.columns.success[self.rows]]))
 
     @property
@@ -114,10 +114,10 @@ class Demonstrations:
     def batch(
         self, indices: Sequence[int] | Int[np.ndarray, "B"], horizon: int
     ) -> DemonstrationBatch:
-        """The frames `indices`, in any order and repeated at will, each with its next `horizon`
-        actions.
+        """The frames `indices`, in any order, each with its next `horizon` actions.
 
-        Past its episode's end a chunk repeats the last action, with the mask False.
+        Past its episode's end a chunk repeats the last action, with the mask False. Raises
+        ValueError for a horizon below 1.
         """
         if horizon < 1:
             raise ValueError(f"policy.chunk ({horizon}) must be at least 1")
@@ -135,7 +135,10 @@ class Demonstrations:
         )
 
     def choose(self, episodes: Sequence[int] | Int[np.ndarray, "n"]) -> Demonstrations:
-        """Only these episodes."""
+        """The given episodes only.
+
+        Raises ValueError for an episode outside the current choice.
+        """
         unknown = set(np.asarray(episodes).tolist()) - set(self.episodes.tolist())
         if unknown:
             raise ValueError(
@@ -145,8 +148,10 @@ class Demonstrations:
         return replace(self, rows=self.rows[np.isin(self.episode_index, episodes)])
 
     def split(self, fraction: float, seed: int) -> tuple[Demonstrations, Demonstrations]:
-        """Two disjoint sets of whole episodes, the second with `fraction` of them (at least
-        one)."""
+        """Two disjoint sets of whole episodes, the second with `fraction` of them (at least one).
+
+        Raises ValueError for a fraction outside (0, 1) or fewer than two episodes.
+        """
         if not 0.0 < fraction < 1.0 or self.num_episodes < 2:
             raise ValueError(
                 f"data.holdout_fraction ({fraction}) must lie between 0 and 1, and the dataset's "
@@ -175,16 +180,19 @@ def open_demonstrations(
 
     Args:
         cameras: the cameras to load, in this order; None for all.
-        drawable: the cameras that the caller's environment can draw, for the remedy; None where it takes any name.
-        action_spec: what the caller's actions mean; the dataset must agree in every field it states.
-        proprio_names: what the caller's state means; the dataset's must be as long, and agree where it says something.
-        image_size: resize images to this height and width (`vla.data.image_fitting`); None keeps them.
-        cache: where decoded frames are kept; None for a hidden folder inside the dataset.
+        drawable: cameras that the environment can render, for messages; None for any name.
+        action_spec: the caller's action spec; the dataset must agree in every field it has.
+        proprio_names: the caller's state names; the dataset's must have the same number, and
+            agree unless they are uninformative.
+        image_size: height and width to resize to (`vla.data.image_fitting`); None keeps them.
+        cache: folder of decoded frames; None for a hidden folder inside the dataset.
         failures: "drop" leaves out the episodes that the dataset marks as failed.
-        max_outside_limits: the largest share of frames whose action may lie outside the limits of `action_spec`.
+        max_outside_limits: largest fraction of frames with an action outside the limits of
+            `action_spec`.
 
     Raises:
-        ValueError: no dataset there; another version, cameras, state or actions; numbers that are NaN or infinite.
+        ValueError: no dataset in the folder; another version, cameras, state or actions; NaN or
+            infinite numbers.
     """
     folder = Path(folder)
     owner = f"the dataset {folder}"
@@ -193,13 +201,13 @@ def open_demonstrations(
     spec = read_action_spec(folder)
     expected = action_spec or {}
     open_fields = check_dataset_spec(info, spec, expected, proprio_names, owner)
-    found = read_trainable_rows(folder, info, failures)
-    columns = found.columns
-    rows = found.rows
+    trainable = read_trainable_rows(folder, info, failures)
+    columns = trainable.columns
+    rows = trainable.rows
     sizes = {camera: stored_image_size(info["features"][key]) for camera, key in keys.items()}
     learned = columns.actions[rows[~columns.perturbed[rows]]]
     limits = check_limits(learned, expected, max_outside_limits, owner)
-    notes = [*found.notes, describe_padding(sizes), open_fields, limits]
+    notes = [*trainable.notes, describe_padding(sizes), open_fields, limits]
     episodes = read_episodes(folder)
     decoded = open_frame_cache(
         folder, info, episodes, list(keys.values()), image_size, Path(cache) if cache else None
@@ -213,7 +221,7 @@ def open_demonstrations(
         action_names=dimension_names(info, form.ACTION_KEY),
         action_spec=spec,
         statistics=read_statistics(folder, columns),
-        instructions=found.instructions,
+        instructions=trainable.instructions,
         columns=columns,
         frames={camera: decoded[key] for camera, key in keys.items()},
         rows=rows,
@@ -225,7 +233,7 @@ def open_demonstrations(
 def undisturbed_chunks(
     columns: Columns, horizon: int, rows: np.ndarray | None = None
 ) -> np.ndarray:
-    """The chunks of actions [N, H, A] that begin at `rows` (None: all frames), except at disturbed
+    """Chunks of actions [N, H, A] that begin at `rows` (None: all frames), without perturbed
     frames.
 
     Past its episode's end a chunk repeats the last action.

@@ -1,8 +1,10 @@
-"""Recorded episodes: seeds, actions and what the policy thought, a few kilobytes each. Pictures are
-made anew when someone looks, by giving the same actions to the same start.
+"""Recorded episodes: seeds, actions and decisions in a few kilobytes, without images.
+
+The viewer renders an episode again from its start and its actions.
 
 recordings/
-  rl-000010.safetensors    episodes of one iteration; the settings of their simulation in the file's metadata
+  rl-000010.safetensors    the episodes of one iteration; its metadata holds the simulator's
+      settings
 """
 
 from __future__ import annotations
@@ -26,11 +28,11 @@ FORMAT = "1"
 
 @dataclass(frozen=True)
 class EpisodeRecording:
-    """`N` episodes of `D` decisions, an episode's decisions in the order of time.
+    """`N` episodes of `D` decisions, in the order of time within an episode.
 
-    `episode_payload` [D] numbers 0..N-1. `values`, `advantages` and `logprobs_after` (under the weights
-    after the update) are None where there are none. `chain` are states of the denoising of flow and
-    diffusion policies, as actions. `measures` holds the environment's own number for each episode.
+    `episode` [D] numbers 0..N-1. `values`, `advantages` and `logprobs_after` (under the weights
+    after the update) are None where there are none. `chain` holds the denoising states of flow and
+    diffusion policies, as actions. `measures` holds the environment's own numbers, one an episode.
     """
 
     stage: str
@@ -53,7 +55,7 @@ class EpisodeRecording:
 
     @property
     def name(self) -> str:
-        """The stem of its file."""
+        """The stem of the file."""
         return f"{self.stage}-{self.iteration:06d}"
 
 
@@ -62,7 +64,7 @@ OPTIONAL = ("values", "advantages", "logprobs_after", "chain")
 
 
 def save_recording(folder: Path, recording: EpisodeRecording) -> Path:
-    """Write `folder/NAME.safetensors`; the file appears when it is complete."""
+    """Write `folder/NAME.safetensors` atomically; its path."""
     from safetensors.numpy import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,7 +73,7 @@ def save_recording(folder: Path, recording: EpisodeRecording) -> Path:
         name: getattr(recording, name) for name in OPTIONAL if getattr(recording, name) is not None
     }
     arrays |= {f"measure/{name}": values for name, values in recording.measures.items()}
-    about = {
+    metadata = {
         "format": FORMAT,
         "sha256": recording_digest(arrays),
         "stage": recording.stage,
@@ -85,39 +87,42 @@ def save_recording(folder: Path, recording: EpisodeRecording) -> Path:
         save_file(
             {name: np.ascontiguousarray(values) for name, values in arrays.items()},
             unfinished,
-            about,
+            metadata,
         )
     return path
 
 
 def load_recording(path: Path) -> EpisodeRecording:
-    """Read it back; ValueError when it was written by another version."""
-    found, about = read_safetensors_with_metadata(path, DELETE_REMEDY)
-    if about.get("format") != FORMAT:
+    """Read a recording.
+
+    Raises DamagedFile, a ValueError, for a damaged file or another version's format.
+    """
+    tensors, metadata = read_safetensors_with_metadata(path, DELETE_REMEDY)
+    if metadata.get("format") != FORMAT:
         raise DamagedFile(
             path,
-            f"it is a recording of format {about.get('format')}, this version reads {FORMAT}",
+            f"it is a recording of format {metadata.get('format')}, this version reads {FORMAT}",
             DELETE_REMEDY,
         )
-    if about.get("sha256", recording_digest(found)) != recording_digest(found):
+    if metadata.get("sha256", recording_digest(tensors)) != recording_digest(tensors):
         raise DamagedFile(
             path, "its arrays do not have the checksum that was written", DELETE_REMEDY
         )
     with validating_file(path, DELETE_REMEDY):
         # In the order of the task, which the file itself does not keep.
-        there = [name.removeprefix("measure/") for name in found if name.startswith("measure/")]
+        names = [name.removeprefix("measure/") for name in tensors if name.startswith("measure/")]
         measures = {
-            name: found[f"measure/{name}"]
-            for name in json.loads(about.get("measures", "null")) or there
+            name: tensors[f"measure/{name}"]
+            for name in json.loads(metadata.get("measures", "null")) or names
         }
-        arrays = {name: found[name] for name in ARRAYS} | {
-            name: found.get(name) for name in OPTIONAL
+        arrays = {name: tensors[name] for name in ARRAYS} | {
+            name: tensors.get(name) for name in OPTIONAL
         }
         recording = EpisodeRecording(
-            about["stage"],
-            int(about["iteration"]),
-            validate_values(path, json.loads(about["sim"]), MAPPING, DELETE_REMEDY),
-            about["decoding"],
+            metadata["stage"],
+            int(metadata["iteration"]),
+            validate_values(path, json.loads(metadata["sim"]), MAPPING, DELETE_REMEDY),
+            metadata["decoding"],
             measures=measures,
             **arrays,
         )
@@ -126,15 +131,15 @@ def load_recording(path: Path) -> EpisodeRecording:
 
 
 def check_sizes(recording: EpisodeRecording) -> None:
-    """ValueError where the arrays do not belong together."""
+    """Check that the arrays belong together; ValueError where they do not."""
     episodes = len(recording.seed)
     decisions = len(recording.episode)
     sized = dict.fromkeys(("seed", "group", "success"), episodes)
     for name in (*ARRAYS, *OPTIONAL):
         values = getattr(recording, name)
-        wanted = sized.get(name, decisions)
-        if values is not None and len(values) != wanted:
-            raise ValueError(f"its array {name} has {len(values)} rows, {wanted} are expected")
+        expected = sized.get(name, decisions)
+        if values is not None and len(values) != expected:
+            raise ValueError(f"its array {name} has {len(values)} rows, {expected} are expected")
     if decisions and not 0 <= recording.episode.min() <= recording.episode.max() < episodes:
         raise ValueError(
             f"its decisions belong to other episodes than the {episodes} that are there"
@@ -154,8 +159,7 @@ DELETE_REMEDY = "delete it, its episodes are lost"
 
 
 def list_recordings(run: Path) -> list[Path]:
-    """The recordings of a run and of the evaluations under it, those of training first, oldest
-    first."""
+    """The recordings of a run and of its evaluations: those of training first, oldest first."""
     return [
         *sorted(run.glob("recordings/*.safetensors")),
         *sorted(run.glob("evaluations/*/recordings/*.safetensors")),

@@ -1,7 +1,6 @@
-"""Decodes a dataset's images once, into one uint8 array a camera that is read through memory
-mapping ever after.
+"""Decoded images of a dataset, cached as one memory-mapped uint8 array for each camera.
 
-A random frame then costs a copy of its bytes instead of a seek and a decode: about 100 times less.
+A random frame costs a copy of its bytes instead of a seek and a decode: about 100 times less.
 """
 
 from __future__ import annotations
@@ -46,8 +45,7 @@ def open_frame_cache(
     image_size: int | None,
     cache: Path | None,
 ) -> dict[str, np.ndarray]:
-    """Every frame of the image features `keys`: uint8 [N, h, w, 3] each, decoded now unless an
-    earlier call did.
+    """Every frame of the image features `keys`: uint8 [N, h, w, 3] each, decoded at the first call.
 
     Args:
         folder: of the dataset.
@@ -55,11 +53,11 @@ def open_frame_cache(
         episodes: its episode rows, in order.
         keys: image or video features.
         image_size: height and width to resize to; None keeps the stored size.
-        cache: where the decoded arrays are kept; None for `.frames` inside the dataset's folder.
+        cache: folder of the decoded arrays; None for `.frames` inside the dataset's folder.
 
     Raises:
-        OSError: there is no room for the decoded frames.
-        ValueError: a video's frames and the rows do not match.
+        OSError: the disk has no room for the decoded frames.
+        ValueError: the frames of a video and the rows do not match.
     """
     size = "stored" if image_size is None else f"{image_size}-{RESIZE}"
     home = _cache_home(folder, cache) / f"{size}-{_fingerprint(folder)}"
@@ -86,7 +84,7 @@ def _fill(
     image_size: int | None,
     paths: Mapping[str, Path],
 ) -> None:
-    """Decode what is not there, or is not what was written."""
+    """Decode the arrays that are missing or damaged."""
     missing = [key for key, path in paths.items() if not _is_whole(path)]
     sizes = {
         key: stored_image_size(info["features"][key])
@@ -109,14 +107,13 @@ def _fill(
 
 
 class CompleteArray(TypedDict):
-    """What is kept beside an array: the checksum of its file."""
+    """The JSON file beside an array: the checksum of the array's file."""
 
     sha256: str
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether an array is there and what was written; one that is damaged is told, and decoded
-    anew."""
+    """True where an array exists and matches its checksum; a damaged one is reported and removed."""
     if not path.exists():
         return False
     try:
@@ -129,7 +126,7 @@ def _is_whole(path: Path) -> bool:
     except DamagedFile as error:
         fault = f"its checksum cannot be read ({error.fault})"
     if fault is not None:
-        print(f"{path} is decoded anew: {fault}", file=sys.stderr)
+        print(f"{path} is decoded again: {fault}", file=sys.stderr)
         remove(path)
         remove(path.with_suffix(".json"))
     return fault is None
@@ -149,8 +146,8 @@ def _cache_home(folder: Path, cache: Path | None) -> Path:
 
 
 def _fingerprint(folder: Path) -> str:
-    """Changes when any data or video file does, by what is in it: times and sizes can stay as they
-    were."""
+    """A hash of the contents of all data and video files; modification times and sizes do not
+    suffice."""
     patterns = ("data/*/*", "videos/*/*/*", "meta/episodes/*/*", form.INFO_PATH)
     files = sorted(file for pattern in patterns for file in folder.glob(pattern) if file.is_file())
     facts = [(file.relative_to(folder).as_posix(), file_sha256(file)) for file in files]
@@ -216,7 +213,7 @@ def _write_frames(
 
 
 def _reserve(draft: Path) -> None:
-    """Take the room of a mapped file before it is written: on a full disk a mapping ends the
+    """Allocate a mapped file before it is written: on a full disk a write to a mapping kills the
     process."""
     if hasattr(os, "posix_fallocate"):
         with draft.open("r+b") as opened:
@@ -230,8 +227,8 @@ def _fill_from_videos(
     key: str,
     frames: np.ndarray,
 ) -> int:
-    """Decode every file once, front to back; an episode's frames lie from its `from_timestamp`
-    on."""
+    """Decode every file once, front to back; an episode's frames begin at its `from_timestamp`. The
+    number of frames."""
     filled = 0
     for path, rows in _rows_of_videos(folder, info, episodes, key).items():
         count = 0
@@ -252,9 +249,9 @@ def _fill_from_videos(
 def _rows_of_videos(
     folder: Path, info: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]], key: str
 ) -> dict[Path, dict[int, int]]:
-    """For every video file the row of the dataset that each of its frames belongs to.
+    """The dataset row of each frame of every video file.
 
-    Raises DamagedFile where the episodes do not say it, or some row has no frame of its own.
+    Raises DamagedFile where the episodes lack it, or a row has no frame of its own.
     """
     files: dict[Path, dict[int, int]] = {}
     with validating_file(folder / form.INFO_PATH, form.COPY_AGAIN):
@@ -304,7 +301,7 @@ def _stored_images(folder: Path, key: str) -> Iterator[np.ndarray]:
 
 
 def _resized(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """A picture in the height and width of an array [N, h, w, 3] of them."""
+    """An image in the height and width of an array [N, h, w, 3]."""
     if image.shape[:2] == shape[1:3]:
         return image
     if shape[1] != shape[2]:

@@ -1,4 +1,4 @@
-"""Datasets of the hub: `user/name` where a folder could stand."""
+"""Datasets of the Hugging Face Hub: a name `user/name` in the place of a folder."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from vla.runtime import is_hub_name
 
 
 def local_dataset(name: str) -> Path:
-    """The folder of that name, or what the hub holds under it, in the hub's own cache.
+    """The folder of a dataset: `name` itself, or the hub's download in the hub's own cache.
 
-    Raises ValueError when there is neither.
+    Raises ValueError where there is neither.
     """
     folder = Path(name)
     if folder.exists():
@@ -26,5 +26,5 @@ def local_dataset(name: str) -> Path:
         return Path(snapshot_download(name, repo_type="dataset"))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise ValueError(
-            f"data.path={name} is no folder here, and the hub does not give it: {error}"
+            f"data.path={name} is no local folder, and its download from the hub failed: {error}"
         ) from None

@@ -1,10 +1,11 @@
-"""The LeRobotDataset v3 format: names, feature descriptions, parquet schemas and statistics, as
-LeRobot 0.6 reads them.
+"""The LeRobotDataset v3 format, as LeRobot 0.6 reads it: names, features, parquet schemas,
+statistics.
 
-A dataset is a folder: `meta/info.json` (features, counts, path patterns), `meta/stats.json`,
-`meta/tasks.parquet`, `meta/episodes/*.parquet` (one row an episode), `data/*.parquet` (one row a
-frame, one row group an episode) and, when images are stored as video, `videos/<key>/*.mp4` with
-many episodes in a file. Source: huggingface/lerobot, `lerobot/datasets` (codebase version v3.0).
+A dataset is a folder. `meta/info.json` holds features, counts and path patterns; `meta/stats.json`
+and `meta/tasks.parquet` the statistics and instructions. `meta/episodes/*.parquet` has one row an
+episode. `data/*.parquet` has one row a frame and one row group an episode. Images stored as video
+are in `videos/<key>/*.mp4`, many episodes in a file. Source: huggingface/lerobot,
+`lerobot/datasets` (codebase version v3.0).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 MAX_DATA_BYTES = 100 * 2**20
 MAX_VIDEO_BYTES = 200 * 2**20
-"""A file that has grown past this is closed and the next episode begins another."""
+"""A file larger than this is closed; the next episode begins another."""
 
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
 _EXTRA = {"perturbed": "bool", "seed": "int64", "success": "bool"}
@@ -52,7 +53,7 @@ Statistics = dict[str, dict[str, np.ndarray]]
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """What every episode of a dataset has in common.
+    """The facts that all episodes of a dataset share.
 
     Attributes:
         fps: control steps, and so frames, per second.
@@ -60,8 +61,8 @@ class DatasetSpec:
         cameras: camera names; the feature is `observation.images.<camera>`.
         image_size: height and width, pixels.
         proprio_names, action_names: one name per dimension.
-        action_spec: what an action means (units, frame, limits ...); written to `meta/action_spec.json`.
-        source: where the episodes come from (task, first seed ...); written to `meta/source.json`.
+        action_spec: units, frame, limits ... of an action; written to `meta/action_spec.json`.
+        source: origin of the episodes (task, first seed ...); written to `meta/source.json`.
         storage: "video" for lossless H.264, "images" for PNG inside the parquet files.
     """
 
@@ -76,17 +77,17 @@ class DatasetSpec:
     storage: Storage
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as they come back from JSON."""
+        """Plain values, equal to those after a round trip through JSON."""
         return json.loads(json.dumps(asdict(self)))
 
 
 def image_key(camera: str) -> str:
-    """The feature that holds a camera's images."""
+    """The feature of a camera's images."""
     return IMAGE_PREFIX + camera
 
 
 def describe_features(spec: DatasetSpec) -> dict[str, dict[str, Any]]:
-    """The `describe_features` of `meta/info.json`."""
+    """The `features` of `meta/info.json`."""
     height, width = spec.image_size
     described: dict[str, dict[str, Any]] = {}
     for camera in spec.cameras:
@@ -149,7 +150,7 @@ def build_info(
 
 
 def frame_schema(spec: DatasetSpec) -> pa.Schema:
-    """Columns of the data files, with the description that the `datasets` library looks for."""
+    """The schema of the data files, with the metadata of the `datasets` library."""
     fields = []
     described = {}
     for key, feature in describe_features(spec).items():
@@ -175,7 +176,7 @@ def frame_schema(spec: DatasetSpec) -> pa.Schema:
 
 
 def build_tasks_table(tasks: Sequence[str]) -> pa.Table:
-    """`meta/tasks.parquet`: the instruction is the index that pandas sees."""
+    """`meta/tasks.parquet`; the instruction is the pandas index."""
     columns = [
         {
             "name": "task_index",
@@ -203,8 +204,7 @@ def build_tasks_table(tasks: Sequence[str]) -> pa.Table:
 
 
 def column_statistics(values: np.ndarray) -> dict[str, np.ndarray]:
-    """Statistics of a numeric column [n] or [n, d], per dimension; quantiles interpolate linearly
-    between samples."""
+    """Statistics of a numeric column [n] or [n, d] per dimension; quantiles interpolate linearly."""
     columns = values.reshape(len(values), -1).astype(np.float64)
     quantiles = np.quantile(columns, list(QUANTILES.values()), axis=0)
     return {
@@ -218,8 +218,8 @@ def column_statistics(values: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def channel_histogram(images: np.ndarray) -> np.ndarray:
-    """Counts [3, 256] of every value in every channel of uint8 [n, h, w, 3], at every second row
-    and column."""
+    """Counts [3, 256] of each channel's values in uint8 [n, h, w, 3], at every second row and
+    column."""
     pixels = images[:, ::2, ::2].reshape(-1, 3)
     return np.stack([np.bincount(pixels[:, channel], minlength=256) for channel in range(3)])
 
@@ -231,10 +231,10 @@ def image_statistics(histogram: np.ndarray, num_frames: int) -> dict[str, np.nda
     share = histogram / histogram.sum(axis=1, keepdims=True)
     mean = share @ levels
     cumulative = np.cumsum(share, axis=1)
-    seen = histogram > 0
+    occurs = histogram > 0
     result = {
-        "min": levels[seen.argmax(axis=1)],
-        "max": levels[255 - seen[:, ::-1].argmax(axis=1)],
+        "min": levels[occurs.argmax(axis=1)],
+        "max": levels[255 - occurs[:, ::-1].argmax(axis=1)],
         "mean": mean,
         "std": np.sqrt(np.maximum(share @ levels**2 - mean**2, 0.0)),
     }

@@ -1,5 +1,4 @@
-"""Joins episode shards into the files of a LeRobotDataset v3; video packets are copied, not encoded
-again."""
+"""Joining of episode shards into a LeRobotDataset v3; video packets are copied without encoding."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ from vla.files.writing import write_json
 
 
 class Shard(TypedDict):
-    """What the episode.json of a shard holds: histograms [channel][value] by camera."""
+    """The episode.json of a shard; histograms [channel][value] by camera."""
 
     __pydantic_config__ = KEYS  # type: ignore[misc]
     instruction: str
@@ -28,14 +27,14 @@ class Shard(TypedDict):
 
 
 def read_shard(shard: Path) -> dict[str, Any]:
-    """What is known of an episode beside its rows and videos."""
+    """The instruction, length and histograms of a shard."""
     return read_json(
         shard / "episode.json", Shard, f"remove {shard}: its episode is collected again"
     )
 
 
 def join_shards(shards: Sequence[Path], spec: form.DatasetSpec, folder: Path) -> None:
-    """Write the whole dataset of `shards`, one folder an episode, in their order."""
+    """Write the dataset of `shards`, one folder an episode, in their order."""
     about = [read_shard(shard) for shard in shards]
     tasks = list(dict.fromkeys(episode["instruction"] for episode in about))
     lengths = [episode["length"] for episode in about]
@@ -95,15 +94,14 @@ def _join_rows(
     rows: list[dict[str, Any]],
     task_indices: list[int],
 ) -> dict[str, np.ndarray]:
-    """Write the data files, one row group an episode; returns every numeric column [n, d] of the
-    dataset."""
+    """Write the data files, one row group an episode; every numeric column [n, d] of the dataset."""
     schema = form.frame_schema(spec)
     numeric: dict[str, list[np.ndarray]] = {
         f.name: [] for f in schema if not pa.types.is_struct(f.type)
     }
     writer: pq.ParquetWriter | None = None
     file_index = -1
-    written = 0
+    num_bytes = 0
     for index, (shard, row) in enumerate(zip(shards, rows, strict=True)):
         path = shard / "rows.parquet"
         remedy = f"remove {shard}: its episode is collected again"
@@ -120,18 +118,18 @@ def _join_rows(
             table = table.set_column(
                 schema.get_field_index(name), schema.field(name), pa.array(values, pa.int64())
             )
-        if writer is None or written > form.MAX_DATA_BYTES:
+        if writer is None or num_bytes > form.MAX_DATA_BYTES:
             if writer is not None:
                 writer.close()
             file_index = file_index + 1
-            written = 0
+            num_bytes = 0
             path = folder / form.DATA_PATH.format(
                 chunk_index=file_index // 1000, file_index=file_index % 1000
             )
             path.parent.mkdir(parents=True, exist_ok=True)
             writer = pq.ParquetWriter(path, schema, compression="snappy")
         writer.write_table(table)
-        written += (shard / "rows.parquet").stat().st_size
+        num_bytes += (shard / "rows.parquet").stat().st_size
         row["data/chunk_index"] = file_index // 1000
         row["data/file_index"] = file_index % 1000
         for name, parts in numeric.items():
@@ -158,8 +156,8 @@ def column_to_numpy(column: pa.ChunkedArray) -> np.ndarray:
 def _join_videos(
     parts: list[Path], key: str, fps: int, folder: Path, rows: list[dict[str, Any]]
 ) -> None:
-    """Append the parts' packets to as few files as the size limit allows, noting in `rows` where
-    each episode lies."""
+    """Append the packets to as few files as the size limit allows; store each episode's place in
+    `rows`."""
     file_index = 0
     first = 0
     while first < len(parts):
@@ -188,8 +186,7 @@ def _join_videos(
 
 
 def concatenate_videos(parts: Sequence[Path], path: Path, fps: int) -> list[int]:
-    """Copy the packets of equally encoded videos without B-frames, one after the other; returns
-    frames a part."""
+    """Concatenate equally encoded videos without B-frames by copying packets; the frames of each."""
     counts = []
     with av.open(str(path), "w") as output:
         stream: av.VideoStream | None = None

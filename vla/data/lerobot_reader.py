@@ -1,5 +1,4 @@
-"""The files of a LeRobotDataset v3 folder as arrays; what is missing or damaged is said in one line
-with its path."""
+"""Readers of the files of a LeRobotDataset v3; errors name the path, the fault and the remedy."""
 
 from __future__ import annotations
 
@@ -20,14 +19,15 @@ from vla.files.reading import KEYS, DamagedFile, read_json, validate_values, val
 EPISODES = "meta/episodes/*/*.parquet"
 DATA = "data/*/*.parquet"
 SUCCESS = ("success", "next.success")
-"""Columns that mark what an episode came to: ours in all its frames, LeRobot's in the frame that
-succeeds."""
+"""Columns that mark success: ours in every frame, LeRobot's in the frame that succeeds."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """One row a frame of the whole dataset: `episode_end` is the row after the last of its
-    episode."""
+    """The numeric columns of a dataset, one row a frame.
+
+    `episode_end` is the row after the episode's last.
+    """
 
     proprio: Float32[np.ndarray, "M s"]
     actions: Float32[np.ndarray, "M A"]
@@ -40,7 +40,7 @@ class Columns:
 
 
 class Feature(TypedDict):
-    """What info.json says of a column."""
+    """A feature of info.json."""
 
     __pydantic_config__ = KEYS  # type: ignore[misc]
     dtype: str
@@ -51,7 +51,7 @@ class Feature(TypedDict):
 
 
 class DatasetInfo(TypedDict):
-    """What is needed of meta/info.json."""
+    """The required keys of meta/info.json."""
 
     __pydantic_config__ = KEYS  # type: ignore[misc]
     features: dict[str, Feature]
@@ -61,7 +61,7 @@ class DatasetInfo(TypedDict):
 
 
 class EpisodeRow(TypedDict):
-    """What is needed of a row of meta/episodes."""
+    """The required columns of meta/episodes."""
 
     __pydantic_config__ = KEYS  # type: ignore[misc]
     episode_index: int
@@ -70,10 +70,10 @@ class EpisodeRow(TypedDict):
 
 
 def read_info(folder: Path) -> dict[str, Any]:
-    """`meta/info.json`, with everything in it that is needed to read the rest.
+    """`meta/info.json`, checked for the keys that the other readers need.
 
     Raises:
-        ValueError: no dataset there, another version, no episodes, or no state or action to learn from.
+        ValueError: no dataset, another version, no episodes, or no state or action to learn from.
     """
     path = folder / form.INFO_PATH
     if not path.exists():
@@ -91,12 +91,12 @@ def read_info(folder: Path) -> dict[str, Any]:
         )
     if not version.startswith("v3."):
         raise ValueError(
-            f"{folder}: codebase_version {version!r} of {form.INFO_PATH} is not known; v3.0 is"
+            f"{folder}: codebase_version {version!r} of {form.INFO_PATH} is unknown; v3.0 is needed"
         )
     validate_values(path, info, DatasetInfo, form.COPY_AGAIN)
     for key, use in (
         (form.ACTION_KEY, "there is nothing to imitate"),
-        (form.STATE_KEY, "every policy reads one"),
+        (form.STATE_KEY, "every policy needs a state"),
     ):
         if key not in info["features"]:
             raise ValueError(
@@ -123,8 +123,7 @@ def read_info(folder: Path) -> dict[str, Any]:
 
 
 def find_cameras(info: Mapping[str, Any]) -> dict[str, str]:
-    """Camera name -> feature key of everything that is a colour picture; depth maps are left out,
-    as LeRobot does."""
+    """Camera names to feature keys of all colour images; depth maps are left out, as in LeRobot."""
     keys = {}
     for key, feature in info["features"].items():
         if feature["dtype"] in ("image", "video") and not is_depth(feature):
@@ -133,13 +132,13 @@ def find_cameras(info: Mapping[str, Any]) -> dict[str, str]:
 
 
 def is_depth(feature: Mapping[str, Any]) -> bool:
-    """Whether a picture is a depth map, by LeRobot's mark or its older one."""
+    """True for a depth map, by LeRobot's mark or its older one."""
     places = [feature.get("info") or {}, feature.get("video_info") or {}]
     return any(place.get("is_depth_map") or place.get("video.is_depth_map") for place in places)
 
 
 def dimension_names(info: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    """One name per dimension: a list, or a mapping of lists ({"motors": [...]}) or of places
+    """One name per dimension, from a list, a mapping of lists ({"motors": [...]}) or of indices
     ({"dx": 0, ...})."""
     feature = info["features"][key]
     names = feature.get("names") or []
@@ -158,14 +157,13 @@ def dimension_names(info: Mapping[str, Any], key: str) -> tuple[str, ...]:
 
 
 def read_action_spec(folder: Path) -> dict[str, Any] | None:
-    """What the dataset says its actions mean, beyond LeRobot's format; None where it says
-    nothing."""
+    """The dataset's own action spec, an extension of LeRobot's format; None where it has none."""
     path = folder / form.ACTION_SPEC_PATH
     return read_json(path, remedy=form.COPY_AGAIN, finite=False) if path.exists() else None
 
 
 def read_episodes(folder: Path) -> list[dict[str, Any]]:
-    """Where the pictures of every episode lie."""
+    """The rows of meta/episodes without statistics: length and place of every episode."""
     rows: list[dict[str, Any]] = []
     for path in _parts(folder, EPISODES):
         names = [
@@ -181,7 +179,10 @@ def read_episodes(folder: Path) -> list[dict[str, Any]]:
 
 
 def read_tasks(folder: Path, task_index: Int[np.ndarray, "M"]) -> dict[int, str]:
-    """The instruction of every task that a frame names."""
+    """The instruction of every task index that a frame has.
+
+    Raises ValueError where one is missing.
+    """
     path = folder / form.TASKS_PATH
     if not path.exists():
         raise ValueError(f"{path} is missing, and it holds the instructions: {form.COPY_AGAIN}")
@@ -207,19 +208,19 @@ def read_tasks(folder: Path, task_index: Int[np.ndarray, "M"]) -> dict[int, str]
 
 
 def read_columns(folder: Path, info: Mapping[str, Any] | None = None) -> Columns:
-    """The numbers of every frame, without its images.
+    """The numeric columns of every frame, without images.
 
     Raises:
-        ValueError: no dataset v3, or files that are missing, damaged or do not fit each other.
+        ValueError: no dataset v3, or files that are missing, damaged or inconsistent.
     """
     info = read_info(folder) if info is None else info
     required = {form.STATE_KEY, form.ACTION_KEY, "episode_index", "task_index", "index"}
-    wanted = required | {"perturbed", "seed", *SUCCESS}
-    names = [name for name in info["features"] if name in wanted]
-    joined = read_table(_parts(folder, DATA), sorted(required | set(names)), form.COPY_AGAIN)
+    readable = required | {"perturbed", "seed", *SUCCESS}
+    names = [name for name in info["features"] if name in readable]
+    table = read_table(_parts(folder, DATA), sorted(required | set(names)), form.COPY_AGAIN)
     total = int(info["total_frames"])
-    columns = {name: _column(folder, joined, name) for name in names}
-    if len(joined) != total or not np.array_equal(columns["index"], np.arange(total)):
+    columns = {name: _column(folder, table, name) for name in names}
+    if len(table) != total or not np.array_equal(columns["index"], np.arange(total)):
         raise DamagedFile(
             folder / "data",
             f"its rows are not 0 to {total - 1}, as {form.INFO_PATH} says",
@@ -231,11 +232,11 @@ def read_columns(folder: Path, info: Mapping[str, Any] | None = None) -> Columns
             folder / "data", "the frames of an episode do not follow each other", form.COPY_AGAIN
         )
     starts = np.concatenate([[0], np.flatnonzero(np.diff(episode)) + 1, [total]])
-    nothing = np.zeros(total, dtype=bool)
+    none_perturbed = np.zeros(total, dtype=bool)
     return Columns(
         proprio=_numbers(folder, info, form.STATE_KEY, columns),
         actions=_numbers(folder, info, form.ACTION_KEY, columns),
-        perturbed=columns.get("perturbed", nothing).astype(bool),
+        perturbed=columns.get("perturbed", none_perturbed).astype(bool),
         success=_success(columns, starts),
         seed=columns.get("seed", np.full(total, -1)).astype(np.int64),
         episode_index=episode,
@@ -245,8 +246,8 @@ def read_columns(folder: Path, info: Mapping[str, Any] | None = None) -> Columns
 
 
 def read_statistics(folder: Path, columns: Columns) -> form.Statistics:
-    """The dataset's own, those of actions and state from its frames: what is written of them may be
-    of others."""
+    """The stored statistics, with those of actions and state recomputed because stored ones may be
+    stale."""
     path = folder / form.STATS_PATH
     stored = (
         read_json(path, dict[str, dict[str, Any]], form.COPY_AGAIN, finite=False)
@@ -261,11 +262,10 @@ def read_statistics(folder: Path, columns: Columns) -> form.Statistics:
     return statistics | {key: form.column_statistics(values) for key, values in own}
 
 
-def _column(folder: Path, joined: Any, name: str) -> np.ndarray:
-    """One row a frame; those that number episodes, tasks and frames are whole numbers, none
-    missing."""
+def _column(folder: Path, table: Any, name: str) -> np.ndarray:
+    """A column with one row a frame; index columns must be whole numbers without gaps."""
     with validating_file(f"{folder / 'data'}, column {name},", form.COPY_AGAIN):
-        values = column_to_numpy(joined.column(name))
+        values = column_to_numpy(table.column(name))
         if name.endswith("index") and values.dtype.kind not in "iu":
             raise ValueError("it holds something other than whole numbers")
         return values
@@ -274,9 +274,11 @@ def _column(folder: Path, joined: Any, name: str) -> np.ndarray:
 def _numbers(
     folder: Path, info: Mapping[str, Any], key: str, columns: Mapping[str, np.ndarray]
 ) -> Float32[np.ndarray, "M d"]:
-    """A column of state or action as float32, whatever kind of number it was stored as."""
+    """A column of state or action as float32, converted from any stored number type."""
     size = int(info["features"][key]["shape"][0])
-    with np.errstate(over="ignore"):  # beyond float32 is infinite, and refused as that
+    with np.errstate(
+        over="ignore"
+    ):  # numbers beyond float32 become infinite; a later check refuses them
         try:
             return columns[key].astype(np.float32).reshape(len(columns["index"]), size)
         except (ValueError, TypeError) as error:
@@ -286,7 +288,7 @@ def _numbers(
 
 
 def _success(columns: Mapping[str, np.ndarray], starts: np.ndarray) -> Bool[np.ndarray, "M"]:
-    """Whether the episode of every frame succeeded: where nothing says so, it did."""
+    """Success of every frame's episode; True where the dataset has no such column."""
     marked = next(
         (columns[name].astype(bool).reshape(-1) for name in SUCCESS if name in columns), None
     )
@@ -296,7 +298,7 @@ def _success(columns: Mapping[str, np.ndarray], starts: np.ndarray) -> Bool[np.n
 
 
 def _parts(folder: Path, pattern: str) -> Sequence[Path]:
-    found = sorted(folder.glob(pattern))
-    if not found:
+    paths = sorted(folder.glob(pattern))
+    if not paths:
         raise ValueError(f"{folder} has no {pattern}: {form.COPY_AGAIN}")
-    return found
+    return paths

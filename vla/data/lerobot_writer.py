@@ -1,11 +1,10 @@
-"""Writes a LeRobotDataset v3, episode by episode, so that an interruption or a full disk loses no
-finished episode.
+"""A writer of LeRobotDataset v3 that keeps finished episodes through interruptions and full disks.
 
-Every finished episode is a shard of its own in `.<name>.partial/episodes/` beside the dataset's
-folder: its rows as parquet and its frames as one lossless video a camera (or PNG in the rows).
-`finish` joins the shards (packets are copied, nothing is encoded twice) and renames the result into
-place: the folder is a whole dataset or is not there. Writing costs about a tenth of LeRobot's own
-writer and never drops a frame.
+Every finished episode is a shard in `.<name>.partial/episodes/` beside the dataset's folder: its
+rows as parquet and its frames as one lossless video a camera (or PNG in the rows). `finish` joins
+the shards without encoding again and renames the result into place. The folder therefore holds a
+whole dataset or does not exist. Writing costs about a tenth of LeRobot's own writer and drops no
+frame.
 """
 
 from __future__ import annotations
@@ -40,8 +39,8 @@ CODEC_OPTIONS = {"preset": "ultrafast", "crf": "0", "g": "2", "bf": "0"}
 
 @dataclass(frozen=True)
 class Episode:
-    """One trajectory of T control steps; row t holds what was seen before action t and the action
-    itself.
+    """One trajectory of T control steps; row t holds the observation before action t and the
+    action.
 
     `perturbed` marks actions that no policy should imitate.
     """
@@ -59,7 +58,7 @@ class Episode:
 
 
 class LeRobotWriter:
-    """Opens or resumes the dataset that will stand in `folder`.
+    """A writer that opens or resumes the dataset in `folder`.
 
     Raises:
         ValueError: `folder` exists already, or a partial dataset with another spec is in the way.
@@ -81,8 +80,10 @@ class LeRobotWriter:
             shutil.rmtree(stale)
         self._lengths = {int(shard.name): _length(shard) for shard in self._episodes.iterdir()}
         self._failures_path = self.partial / "failures.txt"
-        known = self._failures_path.read_text().split() if self._failures_path.exists() else []
-        self._failed = {int(seed) for seed in known}
+        stored_seeds = (
+            self._failures_path.read_text().split() if self._failures_path.exists() else []
+        )
+        self._failed = {int(seed) for seed in stored_seeds}
 
     @property
     def finished_seeds(self) -> frozenset[int]:
@@ -91,7 +92,7 @@ class LeRobotWriter:
 
     @property
     def failed_seeds(self) -> frozenset[int]:
-        """Seeds that were tried and gave no episode worth keeping."""
+        """Seeds that failed."""
         return frozenset(self._failed)
 
     @property
@@ -99,11 +100,11 @@ class LeRobotWriter:
         return sum(self._lengths.values())
 
     def add(self, episode: Episode) -> None:
-        """Store an episode; when this returns, it survives whatever happens next.
+        """Store an episode; after the call it survives a crash.
 
         Raises:
             ValueError: the episode does not fit the spec.
-            OSError: the disk is full; nothing that was stored is lost.
+            OSError: the disk is full; stored episodes are intact.
         """
         _check_episode(episode, self.spec)
         if episode.seed in self._lengths:
@@ -122,26 +123,25 @@ class LeRobotWriter:
                 camera: form.channel_histogram(episode.images[camera]).tolist()
                 for camera in self.spec.cameras
             }
-            about = {
+            metadata = {
                 "instruction": episode.instruction,
                 "length": len(episode),
                 "histograms": histograms,
             }
-            write_json(draft / "episode.json", about)
+            write_json(draft / "episode.json", metadata)
             flush_tree(draft)
             os.rename(draft, shard)
             flush_folder(self._episodes)
         self._lengths[episode.seed] = len(episode)
 
     def record_failure(self, seed: int) -> None:
-        """Remember that a seed gave no episode, so that a later run need not try it again."""
+        """Record a failed seed, so that a resumed collection does not try it again."""
         with explaining_disk_full(self.partial, 2**12), self._failures_path.open("a") as file:
             file.write(f"{seed}\n")
         self._failed.add(seed)
 
     def finish(self) -> Path:
-        """Join all episodes, in the order of their seeds, into the dataset's folder and remove the
-        partial one.
+        """Join all episodes, in the order of their seeds, and remove the partial folder.
 
         Raises:
             ValueError: there is no episode.
@@ -155,35 +155,35 @@ class LeRobotWriter:
         needed = sum(file.stat().st_size for shard in shards for file in shard.iterdir()) + 2**20
         if shutil.disk_usage(self.partial).free < needed:
             raise disk_full_error(self.partial, needed)
-        joined = self.partial / "joined"
-        shutil.rmtree(joined, ignore_errors=True)
+        dataset = self.partial / "joined"
+        shutil.rmtree(dataset, ignore_errors=True)
         with explaining_disk_full(self.partial, needed):
-            join_shards(shards, self.spec, joined)
-            flush_tree(joined)
-            os.rename(joined, self.folder)
+            join_shards(shards, self.spec, dataset)
+            flush_tree(dataset)
+            os.rename(dataset, self.folder)
             flush_folder(self.folder.absolute().parent)
         shutil.rmtree(self.partial)
         return self.folder
 
     def _check_spec(self) -> None:
-        """Write the spec of a new partial dataset, or hold it against the one that is there."""
+        """Write the spec of a new partial dataset, or compare it with the existing one."""
         path = self.partial / "spec.json"
-        mine = self.spec.to_dict()
+        spec = self.spec.to_dict()
         if not path.exists():
-            write_json(path, mine)
+            write_json(path, spec)
             return
-        theirs = read_json(path, remedy=f"remove {self.partial} and collect anew")
-        for field, value in mine.items():
-            if theirs.get(field) != value:
+        stored = read_json(path, remedy=f"remove {self.partial} and collect anew")
+        for field, value in spec.items():
+            if stored.get(field) != value:
                 raise ValueError(
                     f"{self.partial} holds an unfinished dataset with {field} = "
-                    f"{theirs.get(field)!r}, not {value!r}: "
+                    f"{stored.get(field)!r}, not {value!r}: "
                     f"run with the same settings to continue it, or remove that folder"
                 )
 
 
 def partial_folder(folder: Path) -> Path:
-    """Where the unfinished dataset of `folder` is kept."""
+    """The folder of the unfinished dataset of `folder`."""
     return folder.absolute().parent / f".{folder.name}.partial"
 
 
@@ -201,7 +201,7 @@ def encode_video(path: Path, images: UInt8[np.ndarray, "T h w 3"], fps: int) -> 
 
 
 def disk_full_error(path: Path, needed: int) -> OSError:
-    """The error that says where, how much is needed, and that nothing is lost."""
+    """The error of a full disk, with path, bytes needed and bytes free."""
     free = shutil.disk_usage(path if path.exists() else path.parent).free
     message = (
         f"disk full: writing to {path} needs about {needed:,} bytes and {free:,} are free. "
@@ -213,7 +213,7 @@ def disk_full_error(path: Path, needed: int) -> OSError:
 
 @contextmanager
 def explaining_disk_full(path: Path, needed: int) -> Iterator[None]:
-    """Turn "no space left on device", wherever it comes from, into an error for people."""
+    """Turn "no space left on device" from any library into an error with a remedy."""
     try:
         yield
     except OSError as error:
@@ -227,7 +227,7 @@ def _length(shard: Path) -> int:
 
 
 def _rows(episode: Episode, spec: form.DatasetSpec) -> pa.Table:
-    """The episode's rows; indices that depend on the other episodes are filled in by `join`."""
+    """The episode's rows; `join_shards` fills the indices that depend on other episodes."""
     length = len(episode)
     values: dict[str, object] = {
         form.STATE_KEY: episode.proprio,
@@ -269,20 +269,20 @@ def _check_episode(episode: Episode, spec: form.DatasetSpec) -> None:
         raise ValueError(
             f"the episode has cameras {sorted(episode.images)}, the dataset {sorted(spec.cameras)}"
         )
-    wanted = {f"images[{camera}]": (length, *spec.image_size, 3) for camera in spec.cameras}
-    wanted |= {
+    expected = {f"images[{camera}]": (length, *spec.image_size, 3) for camera in spec.cameras}
+    expected |= {
         "proprio": (length, len(spec.proprio_names)),
         "actions": (length, len(spec.action_names)),
     }
-    found = {f"images[{camera}]": image.shape for camera, image in episode.images.items()}
-    found |= {
+    shapes = {f"images[{camera}]": image.shape for camera, image in episode.images.items()}
+    shapes |= {
         "proprio": episode.proprio.shape,
         "actions": episode.actions.shape,
         "perturbed": episode.perturbed.shape,
     }
-    for name, shape in (wanted | {"perturbed": (length,)}).items():
-        if found[name] != shape:
+    for name, shape in (expected | {"perturbed": (length,)}).items():
+        if shapes[name] != shape:
             raise ValueError(
-                f"episode seed {episode.seed}: {name} has shape {found[name]}, the dataset wants "
+                f"episode seed {episode.seed}: {name} has shape {shapes[name]}, the dataset expects "
                 f"{shape}"
             )

@@ -1,5 +1,4 @@
-"""Messages of a chat: read from rows in the forms that people write, as one text, and as what tells
-prompts apart."""
+"""Chat messages: parsing from the common row formats, rendering as text, and keys for splits."""
 
 from __future__ import annotations
 
@@ -16,18 +15,18 @@ SHAREGPT_ROLES = {
     "observation": "tool",
     "function_response": "tool",
 }
-"""The roles of ShareGPT's messages, {"from": ..., "value": ...}, that have another name there."""
+"""Roles of ShareGPT's messages, {"from": ..., "value": ...}, by their names there."""
 
 
 def user_message(text: str) -> list[Message]:
-    """A text that a user says."""
+    """A chat of one user message."""
     return [{"role": "user", "content": text}]
 
 
 def parse_messages(value: Any, role: str, where: str, column: str) -> list[Message]:
-    """Messages from a list of messages, or from a text that `role` says.
+    """Messages from a list of messages, or from the text of one message of `role`.
 
-    Raises ValueError naming the row, the column and what is wrong.
+    Raises ValueError with the row, the column and the fault.
     """
     if isinstance(value, str):
         return [{"role": role, "content": value}]
@@ -51,7 +50,7 @@ def _message(message: Any, where: str, column: str) -> Message:
         message = {"role": role, "content": message.get("value")}
     content = message.get("content")
     if isinstance(content, Sequence) and not isinstance(content, str):
-        content = _joined(content)
+        content = _text_content(content)
     if not isinstance(content, str):
         raise ValueError(
             f"{where}: {column} holds a message without a text `content`: {dict(message)!r}"
@@ -63,9 +62,9 @@ def _message(message: Any, where: str, column: str) -> Message:
     return {"role": message["role"], "content": content}
 
 
-def _joined(parts: Sequence[Any]) -> str | None:
-    """The text of a content in parts, [{"type": "text", "text": ...}]; None where a part is
-    something else."""
+def _text_content(parts: Sequence[Any]) -> str | None:
+    """The text of a content in parts, [{"type": "text", "text": ...}]; None where a part is no
+    text."""
     texts = [
         part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None
         for part in parts
@@ -76,10 +75,10 @@ def _joined(parts: Sequence[Any]) -> str | None:
 def parse_prompt(
     values: Mapping[str, Any], where: str, column: str = "prompt"
 ) -> tuple[Message, ...]:
-    """The messages of the prompt in a row's column, a text or messages that end with what is asked,
-    behind its column `system` where it has one.
+    """The messages of a prompt column, preceded by the row's column `system` where there is one.
 
-    Raises ValueError naming the row and what is wrong.
+    The column holds a text, or messages that end with the user or a tool. Raises ValueError with
+    the row and the fault.
     """
     messages = add_system_message(
         parse_messages(values[column], "user", where, column), values, where
@@ -97,9 +96,9 @@ def parse_prompt(
 def add_system_message(
     messages: Sequence[Message], values: Mapping[str, Any], where: str
 ) -> list[Message]:
-    """The messages behind the row's column `system`, where it has one.
+    """Put the row's column `system`, where there is one, before the messages.
 
-    Raises ValueError where it is no text, or where the messages begin with another one.
+    Raises ValueError where it is no text, or where the messages begin with a system message.
     """
     system = values.get("system")
     if system is None:
@@ -115,8 +114,9 @@ def add_system_message(
 
 
 def messages_to_text(messages: Sequence[Message]) -> str:
-    """What is asked, for people, judges and verifiers: a user's single message as it is, else every
-    message behind its role.
+    """A prompt as text for people, judges and verifiers.
+
+    A single user message stays as it is; otherwise every message follows its role.
     """
     if len(messages) == 1 and messages[0]["role"] == "user":
         return messages[0]["content"]
@@ -124,21 +124,20 @@ def messages_to_text(messages: Sequence[Message]) -> str:
 
 
 def prompt_key(messages: Sequence[Message]) -> str:
-    """What tells prompts apart when they are split: the words that were asked, whoever the system
-    message says that the model is, and however white space and characters are written.
-    """
-    asked = [message for message in messages if message["role"] != "system"] or list(messages)
-    return normalize_for_split(messages_to_text(asked))
+    """The key of a prompt for splits: its text without system messages, normalized by
+    `normalize_for_split`."""
+    turns = [message for message in messages if message["role"] != "system"] or list(messages)
+    return normalize_for_split(messages_to_text(turns))
 
 
 def normalize_words(text: str) -> str:
-    """A text as it is compared with others of a source: Unicode's form NFC, white space as single
-    blanks."""
+    """A text for comparisons within a source: Unicode form NFC, white space as single blanks."""
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def normalize_for_split(text: str) -> str:
-    """A text as a split sees it: in Unicode's form NFKC, white space as single blanks. Texts that
-    differ in nothing else fall on one side.
+    """A text for splits: Unicode form NFKC, white space as single blanks.
+
+    Texts that differ in nothing else get one side of a split.
     """
     return " ".join(unicodedata.normalize("NFKC", text).split())

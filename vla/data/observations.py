@@ -1,5 +1,4 @@
-"""From what an environment shows to what a model takes: text becomes tokens, arrays become
-tensors."""
+"""Conversion of raw observations to model inputs: text to tokens, arrays to tensors."""
 
 from __future__ import annotations
 
@@ -16,12 +15,12 @@ from vla.data.advantage_tokens import with_advantage_token
 from vla.types import Observation
 
 INSTRUCTION_CACHE_SIZE = 4096
-"""Instructions that an `Observer` keeps as tokens."""
+"""Number of instructions whose tokens an `Observer` caches."""
 
 
 @runtime_checkable
 class RawObservation(Protocol):
-    """What every environment and dataset shows (`sim.task.SimObservation`,
+    """The observation of every environment and dataset (`sim.task.SimObservation`,
     `DemonstrationBatch`)."""
 
     @property
@@ -34,13 +33,14 @@ class RawObservation(Protocol):
 
 @dataclass
 class Observer:
-    """Turns rows of an environment into an `Observation`; the last `INSTRUCTION_CACHE_SIZE` instructions are
-    kept as tokens.
+    """A converter of environment rows to an `Observation`, with a cache of tokenized instructions.
 
-    All instructions are padded to `length` tokens on the right, so that rows of different calls can
-    be joined. Tokens of `label` stand behind every instruction, marked as no part of it. A
-    `sentence` has "{instruction}" in it and names `slots`, as "<front>": pictures and state then
-    stand there in the text (`vla.models.vlm`), in room of their own beside `length`.
+    All instructions are right-padded to `length` tokens, so that rows of different calls can be
+    joined. The tokens of `label` follow every instruction, marked as a label. A `sentence` contains
+    "{instruction}" and names `slots`, as "<front>": images and state take those positions in the
+    text (`vla.models.vlm`), in addition to `length`.
+
+    Raises ValueError for an instruction longer than `length` and for an unknown slot.
     """
 
     tokenizer: Any
@@ -51,11 +51,11 @@ class Observer:
     encode: Callable[[str], list[int]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        # Whoever sends instructions to a served policy must not fill its memory with them.
+        # A client of a served policy must not fill its memory with instructions.
         self.encode = lru_cache(INSTRUCTION_CACHE_SIZE)(self._encode)
 
     def _encode(self, text: str) -> list[int]:
-        words = self.words(text) if self.sentence is None else self._written(text)
+        words = self.words(text) if self.sentence is None else self._sentence_tokens(text)
         ids = [self.tokenizer.bos_token_id, *words]
         taken = sum(token >= 0 for token in ids)
         if taken > self.length:
@@ -65,31 +65,32 @@ class Observer:
             )
         return ids
 
-    def _written(self, text: str) -> list[int]:
-        """The sentence around an instruction; token -1 - k is a slot for token k of the prefix."""
+    def _sentence_tokens(self, text: str) -> list[int]:
+        """The tokens of the sentence around an instruction; token -1 - k is the slot of prefix
+        token k."""
         ids: list[int] = []
         for part in re.split(r"(<\w+>)", self.sentence or ""):
             if part[1:-1] in self.slots:
                 ids += [-1 - place for place in self.slots[part[1:-1]]]
             elif re.fullmatch(r"<\w+>", part):
-                known = ", ".join(f"<{name}>" for name in self.slots)
-                raise ValueError(f"data.sentence ({self.sentence}) names {part}; there are {known}")
+                slots = ", ".join(f"<{name}>" for name in self.slots)
+                raise ValueError(f"data.sentence ({self.sentence}) names {part}; there are {slots}")
             else:
                 ids += self.words(part.replace("{instruction}", text))
         return ids
 
     @property
     def _room(self) -> int:
-        """Tokens of a row: those for words and those of the slots that the sentence names."""
+        """Tokens of a row: those of the text and those of the slots in the sentence."""
         named = re.findall(r"<(\w+)>", self.sentence or "")
         return self.length + sum(len(self.slots[name]) for name in named)
 
     def words(self, text: str) -> list[int]:
-        """The tokens of a text, without any of the tokenizer's own."""
+        """The tokens of a text, without special tokens."""
         return self.tokenizer.encode(text, add_special_tokens=False) if text else []
 
-    def __call__(self, seen: RawObservation) -> Observation:
-        rows = [self.encode(text) for text in seen.instruction]
+    def __call__(self, raw: RawObservation) -> Observation:
+        rows = [self.encode(text) for text in raw.instruction]
         tokens = torch.full((len(rows), self._room), self.tokenizer.pad_token_id, dtype=torch.long)
         mask = torch.zeros(len(rows), self._room, dtype=torch.bool)
         for i, ids in enumerate(rows):
@@ -98,9 +99,9 @@ class Observer:
         observation = Observation(
             images={
                 name: torch.from_numpy(np.ascontiguousarray(image))
-                for name, image in seen.images.items()
+                for name, image in raw.images.items()
             },
-            proprio=torch.from_numpy(np.asarray(seen.proprio, dtype=np.float32)),
+            proprio=torch.from_numpy(np.asarray(raw.proprio, dtype=np.float32)),
             tokens=tokens,
             token_mask=mask,
         )
