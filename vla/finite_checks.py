@@ -1,5 +1,5 @@
-"""What a policy decides is finite, or it refuses to act: on a robot, NaN logits would be a motion
-like any other."""
+"""Checks that a policy's decisions are finite; on a robot, NaN logits would move it like any
+others."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from torch import Tensor
 
 
 def check_finite(what: str, values: Tensor) -> None:
-    """Raise FloatingPointError where `values`, which lead to a decision, hold NaN or infinity: one
-    pass over them."""
+    """Refuse NaN and infinity in `values`, in one pass.
+
+    Raises FloatingPointError.
+    """
     if not bool(values.isfinite().all()):
         raise FloatingPointError(
-            f"the policy refuses to act: its {what} are not finite. Its weights or what it was "
-            "shown are damaged: "
+            f"the policy refuses to act: its {what} are not finite. Its weights or its "
+            "observation are damaged: "
             "choose another checkpoint, or look at the observation"
         )
 
 
 def check_distribution(logprobs: Tensor) -> None:
-    """The same of log-probabilities [..., K] over what can be drawn: where one is NaN, softmax made
-    all of them so."""
+    """Check log-probabilities [..., K]; one entry suffices, because softmax spreads a NaN to all."""
     check_finite("log-probabilities", logprobs[..., 0].exp())

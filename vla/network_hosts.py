@@ -1,9 +1,8 @@
-"""Names and ports of servers on this machine, and the names that a request may call it by in its
-`Host` header.
+"""Host names and ports of local servers, and the check of a request's `Host` header.
 
-A web page whose name is made to resolve to this machine (DNS rebinding) may read what a server on
-it answers. Such a request carries the page's name, so a server accepts IP addresses, `localhost`,
-the machine's own name, and no other.
+With DNS rebinding a web page's name resolves to this machine, and the page could read a local
+server's answers. Such a request carries the page's name. Servers therefore accept IP addresses,
+`localhost`, the machine's own name, and no other.
 """
 
 from __future__ import annotations
@@ -14,12 +13,14 @@ import socket
 from collections.abc import Collection
 
 LOOPBACK = "127.0.0.1"
-"""Where a server listens that only this machine may reach."""
+"""The address of servers that only this machine can reach."""
 
 
 def is_local_host(header: str, more: Collection[str] = ()) -> bool:
-    """Whether a `Host` header ("name", "name:port", "[address]:port") names this machine; `more`
-    are further names."""
+    """True where a `Host` header ("name", "name:port", "[address]:port") names this machine.
+
+    `more` are further accepted names.
+    """
     name = parse_host_name(header)
     return is_ip_address(name) or name in {
         "localhost",
@@ -37,7 +38,7 @@ def parse_host_name(header: str) -> str:
 
 
 def is_ip_address(name: str) -> bool:
-    """Whether a name is an IP address."""
+    """True for an IP address."""
     try:
         ipaddress.ip_address(name)
     except ValueError:
@@ -46,12 +47,12 @@ def is_ip_address(name: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a server bound to `host` can be reached from this machine only."""
+    """True where only this machine can reach a server bound to `host`."""
     return host == "localhost" or (is_ip_address(host) and ipaddress.ip_address(host).is_loopback)
 
 
 def parse_port(text: str) -> int:
-    """A port from the command line."""
+    """A port from the command line, 0 to 65535."""
     if not text.isdecimal() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text} is no port: give a whole number from 0 to 65535")
     return int(text)

@@ -1,5 +1,5 @@
-"""What a policy says of the world it was made for: enough to load it without a simulator, as on a
-real robot."""
+"""The policy spec (policy.json): action spec, cameras and sizes that load a policy without its
+simulator."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ from vla.files.reading import KEYS, DamagedFile, read_json
 PROPRIO = "model.proprio_mean"
 PLAN = "model.plan.dimensions"
 QUERIES = "model.plan.queries"
-"""The weights whose sizes say how many numbers are felt and planned, and how many queries plan
-them."""
+"""Weights whose lengths are the numbers of state values, plan values and plan queries."""
 
 
 class ActionSpec(TypedDict):
-    """What an action means: a name, unit, kind and limits for every dimension."""
+    """The action spec: name, unit, kind and limits of every dimension, reference frame and rate."""
 
     __pydantic_config__ = KEYS  # type: ignore[misc]
     names: list[str]
@@ -37,14 +36,14 @@ class ActionSpec(TypedDict):
 
 
 class ReplaySpec(TypedDict):
-    """What the policy.json of an evaluation holds: enough to look at its episodes."""
+    """The policy.json of an evaluation, sufficient to show its episodes."""
 
     __pydantic_config__ = KEYS  # type: ignore[misc]
     action_spec: ActionSpec
 
 
 class PolicySpec(ReplaySpec):
-    """What the policy.json of a run or an export holds."""
+    """The policy.json of a run or an export."""
 
     cameras: Annotated[list[str], MinLen(1)]
     image_size: PositiveInt
@@ -57,11 +56,14 @@ class PolicySpec(ReplaySpec):
 
 
 def read_policy_spec(folder: Path, kind: Any = PolicySpec) -> dict[str, Any]:
-    """The policy.json of a run, an export or (kind `Shown`) an evaluation."""
+    """The policy.json of a run, an export or (kind `ReplaySpec`) an evaluation.
+
+    Raises DamagedFile where it is missing, malformed, or its lists differ in length.
+    """
     path = folder / "policy.json"
     policy_spec = read_json(path, kind, REMEDY)
-    spec = policy_spec["action_spec"]
-    if len({len(spec[name]) for name in ("names", "units", "kinds", "low", "high")}) != 1:
+    action_spec = policy_spec["action_spec"]
+    if len({len(action_spec[name]) for name in ("names", "units", "kinds", "low", "high")}) != 1:
         raise DamagedFile(
             path,
             "names, units, kinds, low and high of its action_spec are not equally long",
@@ -75,14 +77,14 @@ REMEDY = "restore it, or export the policy again"
 
 @dataclass(frozen=True)
 class NoSceneSource:
-    """Where no simulator is, nothing can be asked; only the number of plan numbers is known."""
+    """The scene source of a policy without a simulator: the number of plan values alone."""
 
     num_plan_numbers: int
 
 
 @dataclass(frozen=True)
 class SpecSimulator:
-    """A `vla.simulator.World` to load a policy into, made of its policy spec and the shapes of its
+    """A `vla.simulator.Simulator` to load a policy into, made from its spec and the shapes of its
     weights."""
 
     action_spec: Mapping[str, Any]
@@ -98,12 +100,15 @@ class SpecSimulator:
         return NoSceneSource(self.num_plan_numbers)
 
     def texts(self) -> list[str]:
-        """None: the tokenizer stands beside the weights."""
+        """No texts: the tokenizer is stored with the weights."""
         return []
 
     def environment(self) -> Any:
-        """Raises ValueError, as all that needs a simulator."""
-        raise ValueError("there is no simulator here: only the policy's policy.json is known")
+        """Refuse with ValueError, as everything that needs a simulator."""
+        raise ValueError(
+            "the policy was loaded from its policy.json alone, without a simulator: choose one by "
+            "sim.simulator"
+        )
 
     def recorder(self, num_envs: int) -> Any:
         return self.environment()
@@ -119,7 +124,7 @@ class SpecSimulator:
 
 
 def simulator_from_spec(folder: Path, weights: Mapping[str, Tensor]) -> SpecSimulator:
-    """The world that the policy in `folder` was made for, as far as the policy itself knows it."""
+    """A stand-in for the simulator of the policy in `folder`, made from its spec and its weights."""
     policy_spec = read_policy_spec(folder)
     return SpecSimulator(
         policy_spec["action_spec"], proprio_names(policy_spec, weights), num_plan_numbers(weights)
@@ -127,26 +132,27 @@ def simulator_from_spec(folder: Path, weights: Mapping[str, Tensor]) -> SpecSimu
 
 
 def proprio_names(policy_spec: Mapping[str, Any], weights: Mapping[str, Tensor]) -> list[str]:
-    """What each number of the policy's state is; numbered where the policy spec is of a version that
-    did not say."""
+    """The name of every state value; numbered where the policy spec is of a version without names."""
     return policy_spec.get("proprio_names") or [f"state_{i}" for i in range(len(weights[PROPRIO]))]
 
 
 def num_plan_numbers(weights: Mapping[str, Tensor]) -> int:
-    """How many numbers the plan of these weights holds."""
+    """The number of plan values of these weights."""
     return len(weights[PLAN]) if PLAN in weights else 1
 
 
 def without_checkpoint(config: RobotConfig) -> RobotConfig:
-    """The settings of a model that is loaded whole: without the checkpoint that its run began with,
-    which may have become another since.
+    """The settings of a model without its initial checkpoint, for weights that are loaded whole.
+
+    The checkpoint may have changed since the run began.
     """
     return config.model_copy(update={"model": config.model.model_copy(update={"checkpoint": None})})
 
 
 def match_query_count(model: Any, weights: Mapping[str, Tensor]) -> None:
-    """Give a model built anew as many plan queries as the weights have: those of the checkpoint
-    that a run began with, which need not be as many as its policy's chunk has control steps.
+    """Resize a new model's plan queries to the number in the weights.
+
+    A run's initial checkpoint may have another number of queries than the policy's chunk has steps.
     """
     if model.plan is not None and QUERIES in weights:
         model.plan.queries = torch.nn.Parameter(torch.zeros_like(weights[QUERIES]))

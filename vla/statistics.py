@@ -1,4 +1,4 @@
-"""The statistics of evaluations: Wilson interval, McNemar's exact test, bootstrap interval."""
+"""Statistics of evaluations: Wilson interval, McNemar's exact test, bootstrap interval."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ NUM_COUNT_RESAMPLES = 10_000
 
 
 def wilson_interval(successes: int, num_starts: int, z: float = Z_95) -> tuple[float, float]:
-    """The Wilson score interval of a proportion (Wilson 1927); 95 % unless `z` says otherwise.
+    """The Wilson score interval of a proportion (Wilson 1927), 95 % by default.
 
     (p + z^2/2n +- z sqrt(p (1 - p)/n + z^2/4n^2)) / (1 + z^2/n), with p = successes / n.
+
+    Raises ValueError unless 0 <= successes <= num_starts and num_starts > 0.
     """
     if not 0 <= successes <= num_starts or num_starts < 1:
         raise ValueError(
@@ -33,7 +35,7 @@ def wilson_interval(successes: int, num_starts: int, z: float = Z_95) -> tuple[f
     spread = z * z / num_starts
     centre = rate + spread / 2
     half = math.sqrt(spread * rate * (1 - rate) + spread * spread / 4)
-    # At 0 and n the bound is exact; rounding would put it a hair outside.
+    # At 0 and n the bound is exact; rounding would put it slightly outside [0, 1].
     low = 0.0 if successes == 0 else (centre - half) / (1 + spread)
     high = 1.0 if successes == num_starts else (centre + half) / (1 + spread)
     return low, high
@@ -41,7 +43,7 @@ def wilson_interval(successes: int, num_starts: int, z: float = Z_95) -> tuple[f
 
 @dataclass(frozen=True)
 class SuccessRate:
-    """The counts of a success rate, for curves; `temperature` is None for greedy decoding."""
+    """A success rate by its counts; `temperature` is None for greedy decoding."""
 
     successes: int
     num_starts: int
@@ -49,6 +51,7 @@ class SuccessRate:
 
     @classmethod
     def from_outcomes(cls, outcomes: Outcomes, temperature: float | None) -> SuccessRate:
+        """The rate of the outcomes of all starts."""
         return cls(int(np.sum(outcomes)), len(outcomes), temperature)
 
     @property
@@ -76,8 +79,8 @@ def describe_decoding(temperature: float | None) -> str:
 
 
 def mcnemar_exact(only_before: int, only_after: int) -> float:
-    """Two-sided exact p-value that starts change either way equally often (McNemar 1947): a fair
-    coin's tail, doubled.
+    """McNemar's exact two-sided p-value (McNemar 1947) of starts that succeed only before or only
+    after.
 
     p = min(1, 2 sum_{i <= min(b, c)} C(b + c, i) / 2^(b + c))
     """
@@ -92,8 +95,8 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """95 % percentile interval of the mean of `values` over resampled items (Efron 1979).
 
-    Values that only take a few `levels` are resampled by their counts, which are multinomial: that
-    needs no [resamples, n] table, so it takes more resamples.
+    Values of a few `levels` are resampled by their counts, which are multinomial. That needs no
+    [resamples, n] table, so more resamples are drawn.
     """
     generator = np.random.default_rng(seed)
     if levels is None:

@@ -59,7 +59,7 @@ def edit_data(folder, **columns):
 def test_what_a_dataset_leaves_open_is_said_in_one_line(plain):
     demos = opened(plain)
     (note,) = demos.notes
-    assert "does not say units, kinds, frame, gripper sign of its actions" in note
+    assert "does not state the units, kinds, frame, gripper sign of its actions" in note
     assert (demos.num_episodes, demos.num_failures) == (2, 0)
 
 
@@ -119,7 +119,7 @@ def test_names_that_say_nothing_are_held_by_their_number(tmp_path):
     folder = foreign(tmp_path / "odd", state=silent, actions=silent, cameras=("front",))
     demos = opened(folder, cameras=("front",))
     assert demos.action_names[0] == "motor_0"
-    assert told(demos, "does not say names, units")
+    assert told(demos, "does not state the names, units")
     with pytest.raises(ValueError, match="action spec: names is"):
         opened(folder, cameras=("front",), action_spec={"names": list(OURS[:6])})
 
@@ -137,7 +137,7 @@ def test_actions_outside_the_limits_are_refused_or_said(tmp_path):
         opened(folder, cameras=("front",))
     assert told(
         opened(folder, cameras=("front",), max_outside_limits=1.0),
-        "the environment cuts them there",
+        "the environment clips them",
     )
     one = foreign(
         tmp_path / "one", cameras=("front",), lengths=(20,), change=put("action", 2, 0.06, 0, 3)

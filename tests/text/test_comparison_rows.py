@@ -196,7 +196,7 @@ def test_equal_ties_and_broken_rows_can_be_skipped_and_repeats_are_told(tmp_path
     reader = RowReader("skip")
     assert len(read(file, reader=reader)) == 3
     assert reader.results()["rows"][file]["left out"] == 2
-    assert f"{file}: 1 of 3 rows stand there again, each counts" in reader.lines()
+    assert f"{file}: 1 of 3 rows are repeats, each counts" in reader.lines()
 
 
 def test_a_system_message_does_not_decide_the_side():

@@ -115,7 +115,7 @@ def test_chats_with_one_system_message_are_learned_in_epochs(tmp_path, capsys):
     assert (
         f"{file}: 2 of 43 rows left out (text.on_bad_row=skip), the first: {file}, line 42" in said
     )
-    assert "1 of 42 rows stand there again, each counts" in said
+    assert "1 of 42 rows are repeats, each counts" in said
 
 
 def test_sampled_comparisons_are_the_same_when_they_are_read_again(tmp_path, learned):

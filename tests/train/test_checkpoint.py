@@ -276,7 +276,7 @@ def test_another_format_is_refused(tmp_path: Path):
     path = save_checkpoint(tmp_path, 1, STATE, keep=1)
     manifest = json.loads((path / "manifest.json").read_text())
     (path / "manifest.json").write_text(json.dumps({**manifest, "format": 9}))
-    with pytest.raises(CorruptCheckpoint, match="says format 9, this version reads 1"):
+    with pytest.raises(CorruptCheckpoint, match="has format 9, this version reads 1"):
         load_checkpoint(path)
 
 

@@ -123,7 +123,7 @@ def test_weights_are_all_there_of_their_shapes_and_finite(tmp_path: Path):
     assert float(model.weight.detach().sum()) == 3.0
     for wrong, fault in (
         ({"weight": whole["weight"]}, "the tensor bias is missing"),
-        ({**whole, "bias": torch.zeros(4)}, r"bias has the shape \[4\], the model wants \[3\]"),
+        ({**whole, "bias": torch.zeros(4)}, r"bias has the shape \[4\], the model expects \[3\]"),
         ({**whole, "more": torch.zeros(1)}, "the tensor more is not of this model"),
         (
             {**whole, "bias": torch.tensor([0.0, float("nan"), 0.0])},

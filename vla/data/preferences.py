@@ -1,10 +1,12 @@
-"""Preferences from files or hub data sets: pairs, rankings, scores or ratings, and thumbs.
+"""Preference data from files or hub data sets: pairs, rankings with scores or ranks, and thumbs.
 
-prompt, chosen, rejected             texts or messages; without prompt, both begin with the same messages. `margin`, or
-                                     score_chosen and score_rejected: by how much they differ
-prompt, completions, scores          any number of completions with scores, ratings or `ranks` (1 is best); without,
-                                     they stand from best to worst. `completion_ids`, `finished`: as they were drawn
-prompt, completion, label            a thumb: true, 1 or "up" is liked
+prompt, chosen, rejected         texts or messages; without prompt, both share their first
+                                 messages. `margin`, or score_chosen and score_rejected,
+                                 is the difference in quality
+prompt, completions, scores      any number of completions with scores, ratings or `ranks`
+                                 (1 is best); without, from best to worst.
+                                 `completion_ids`, `finished`: as they were sampled
+prompt, completion, label        a thumb: true, 1 or "up" is liked
 """
 
 from __future__ import annotations
@@ -24,15 +26,16 @@ LIKED_BY_LABEL = {
 
 
 PROMPT_COLUMNS = ("prompt", "question", "conversations", "messages")
-"""Columns that may hold the prompt; a column `system` beside it is its system message."""
+"""Columns that may hold the prompt; a column `system` is its system message."""
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Completions of one prompt from best to worst; a pair is a ranking of two. `margin`: by how
-    much best and worst differ. `target_margin`: what the row asks of the loss, the column `margin`.
-    `ids`: the token ids that were drawn, `finished`: whether each completion ended by itself; None:
-    not said, a completion ends where its text does.
+    """Completions of one prompt from best to worst; a pair is a ranking of two.
+
+    `margin` is the difference between best and worst. `target_margin` is the column `margin`, which
+    the loss should reach. `ids` are the sampled token ids, and `finished` marks completions that
+    ended by themselves; None where the row lacks them, and a completion then ends with its text.
     """
 
     prompt: tuple[Message, ...]
@@ -45,13 +48,13 @@ class Ranking:
 
     @property
     def key(self) -> str:
-        """What decides on which side of a split it falls."""
+        """The key by which splits assign a row."""
         return prompt_key(self.prompt)
 
 
 @dataclass(frozen=True)
 class BinaryFeedback:
-    """A completion that was liked or not."""
+    """A completion with a thumb up or down."""
 
     prompt: tuple[Message, ...]
     completion: str
@@ -60,7 +63,7 @@ class BinaryFeedback:
 
     @property
     def key(self) -> str:
-        """What decides on which side of a split it falls."""
+        """The key by which splits assign a row."""
         return prompt_key(self.prompt)
 
 
@@ -69,20 +72,20 @@ def read_preferences(
 ) -> list[Ranking] | list[BinaryFeedback]:
     """All rows of a source, which must be of one kind.
 
-    Raises ValueError naming the row and what is wrong with it.
+    Raises ValueError with the row and its fault.
     """
     reader = reader or RowReader()
     kind: type | None = None
 
     def use(row: Row) -> Ranking | BinaryFeedback:
         nonlocal kind
-        found = parse_preference(row)
-        kind = kind or type(found)
-        if type(found) is not kind:
+        preference = parse_preference(row)
+        kind = kind or type(preference)
+        if type(preference) is not kind:
             raise ValueError(
                 f"{row.where}: thumbs and comparisons are mixed in one source; give them apart"
             )
-        return found
+        return preference
 
     rows = reader.read(source, use)
     reader.report_repeats(source, [_content(row) for row in rows])
@@ -90,20 +93,23 @@ def read_preferences(
 
 
 def _content(row: Ranking | BinaryFeedback) -> tuple[Any, ...]:
-    said = row.completions if isinstance(row, Ranking) else (row.completion, row.liked)
-    return tuple((message["role"], message["content"]) for message in row.prompt), said
+    completions = row.completions if isinstance(row, Ranking) else (row.completion, row.liked)
+    return tuple((message["role"], message["content"]) for message in row.prompt), completions
 
 
 def parse_preference(row: Row) -> Ranking | BinaryFeedback:
-    """A row of any of the kinds."""
+    """A preference from a row of any kind.
+
+    Raises ValueError with the row and its fault.
+    """
     values = row.values
     where = row.where
-    asked = next((name for name in PROMPT_COLUMNS if name in values), None)
+    prompt_column = next((name for name in PROMPT_COLUMNS if name in values), None)
     if "chosen" in values and "rejected" in values:
-        return _pair(row, asked)
-    if asked and "completions" in values:
-        return _ranking(row, asked)
-    if asked and {"completion", "label"} <= set(values):
+        return _pair(row, prompt_column)
+    if prompt_column and "completions" in values:
+        return _ranking(row, prompt_column)
+    if prompt_column and {"completion", "label"} <= set(values):
         label = values["label"]
         label = label.strip().casefold() if isinstance(label, str) else label
         if not isinstance(label, bool | int | float | str) or label not in LIKED_BY_LABEL:
@@ -112,7 +118,7 @@ def parse_preference(row: Row) -> Ranking | BinaryFeedback:
             )
         completion = _one_text(values["completion"], where, "completion")
         return BinaryFeedback(
-            parse_prompt(values, where, asked), completion, LIKED_BY_LABEL[label], where
+            parse_prompt(values, where, prompt_column), completion, LIKED_BY_LABEL[label], where
         )
     raise ValueError(
         f"{where}: has the columns {', '.join(values) or 'none'}; needed are chosen and "
@@ -121,17 +127,17 @@ def parse_preference(row: Row) -> Ranking | BinaryFeedback:
     )
 
 
-def _pair(row: Row, asked: str | None) -> Ranking:
+def _pair(row: Row, prompt_column: str | None) -> Ranking:
     values = row.values
     where = row.where
-    if asked:
-        prompt = parse_prompt(values, where, asked)
+    if prompt_column:
+        prompt = parse_prompt(values, where, prompt_column)
         chosen = _one_text(values["chosen"], where, "chosen", prompt)
         rejected = _one_text(values["rejected"], where, "rejected", prompt)
     else:
         prompt, chosen, rejected = _implicit_prompt(values, where)
     if chosen == rejected:
-        raise ValueError(f"{where}: chosen and rejected are equal, so the row says nothing")
+        raise ValueError(f"{where}: chosen and rejected are equal, so the row has no preference")
     target = _number(values["margin"], where, "margin") if "margin" in values else None
     margin = target
     if margin is None and {"score_chosen", "score_rejected"} <= set(values):
@@ -146,14 +152,13 @@ def _pair(row: Row, asked: str | None) -> Ranking:
 
 
 def _implicit_prompt(values: Mapping[str, Any], where: str) -> tuple[tuple[Message, ...], str, str]:
-    """The messages with which chosen and rejected both begin are the prompt; one assistant turn
-    must follow in each."""
+    """The prompt that chosen and rejected share, and the one assistant turn after it in each."""
     if isinstance(values["chosen"], str) or isinstance(values["rejected"], str):
         raise ValueError(f"{where}: chosen and rejected are texts, so the row needs a prompt")
     chosen = parse_messages(values["chosen"], "assistant", where, "chosen")
     rejected = parse_messages(values["rejected"], "assistant", where, "rejected")
     if chosen == rejected:
-        raise ValueError(f"{where}: chosen and rejected are equal, so the row says nothing")
+        raise ValueError(f"{where}: chosen and rejected are equal, so the row has no preference")
     shared = next((i for i, (a, b) in enumerate(zip(chosen, rejected)) if a != b), 0)
     if shared == 0 or len(chosen) != shared + 1 or len(rejected) != shared + 1:
         raise ValueError(f"{where}: chosen and rejected must differ in their last message only")
@@ -166,7 +171,7 @@ def _implicit_prompt(values: Mapping[str, Any], where: str) -> tuple[tuple[Messa
     )
 
 
-def _ranking(row: Row, asked: str) -> Ranking:
+def _ranking(row: Row, prompt_column: str) -> Ranking:
     values = row.values
     where = row.where
     if "margin" in values:
@@ -183,14 +188,13 @@ def _ranking(row: Row, asked: str) -> Ranking:
             f"{where}: completions ({len(completions)}) must be two or more different ones"
         )
     column = next((name for name in ("scores", "ratings", "ranks") if name in values), None)
-    scores = [
-        float(len(completions) - i) for i in range(len(completions))
-    ]  # no numbers: from best to worst
+    # Without numbers the order of the completions is the ranking.
+    scores = [float(len(completions) - i) for i in range(len(completions))]
     if column is not None:
         sign = -1 if column == "ranks" else 1
         scores = [
             sign * _number(value, where, column)
-            for value in _as_many(row, column, len(completions))
+            for value in _column_of_length(row, column, len(completions))
         ]
     if len(set(scores)) != len(scores):
         raise ValueError(
@@ -198,20 +202,20 @@ def _ranking(row: Row, asked: str) -> Ranking:
         )
     order = sorted(range(len(scores)), key=lambda i: -scores[i])
     margin = None if column in (None, "ranks") else scores[order[0]] - scores[order[-1]]
-    said = tuple(completions[i] for i in order)
-    return Ranking(
-        parse_prompt(values, where, asked), said, margin, where, None, *_as_drawn(row, order)
-    )
+    ordered = tuple(completions[i] for i in order)
+    ids, finished = _sampled_ids(row, order)
+    prompt = parse_prompt(values, where, prompt_column)
+    return Ranking(prompt, ordered, margin, where, None, ids, finished)
 
 
-def _as_drawn(
+def _sampled_ids(
     row: Row, order: Sequence[int]
 ) -> tuple[tuple[tuple[int, ...], ...] | None, tuple[bool, ...] | None]:
-    """(token ids, whether it was finished) of every completion, in the order given; None where a
-    row does not say."""
+    """Token ids and finished flags of every completion, in the given order; None where a row lacks
+    them."""
     ids = finished = None
     if "completion_ids" in row.values:
-        drawn = _as_many(row, "completion_ids", len(order))
+        drawn = _column_of_length(row, "completion_ids", len(order))
         if not all(
             isinstance(one, Sequence) and one and all(type(i) is int and i >= 0 for i in one)
             for one in drawn
@@ -221,7 +225,7 @@ def _as_drawn(
             )
         ids = tuple(tuple(drawn[i]) for i in order)
     if "finished" in row.values:
-        ended = _as_many(row, "finished", len(order))
+        ended = _column_of_length(row, "finished", len(order))
         if not all(isinstance(one, bool) for one in ended):
             raise ValueError(
                 f"{row.where}: finished ({ended!r}) must be true or false for every completion"
@@ -230,7 +234,7 @@ def _as_drawn(
     return ids, finished
 
 
-def _as_many(row: Row, column: str, count: int) -> Sequence[Any]:
+def _column_of_length(row: Row, column: str, count: int) -> Sequence[Any]:
     values = _list(row.values[column], row.where, column)
     if len(values) != count:
         raise ValueError(
@@ -247,19 +251,18 @@ def _list(value: Any, where: str, column: str) -> Sequence[Any]:
 
 
 def _number(value: Any, where: str, column: str) -> float:
-    """A finite number, also as the text that it is in a CSV."""
+    """A finite number, or the text of one as in a CSV."""
     try:
         number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise ValueError(f"{where}: {column} holds {value!r}, which is not finite or no number")
+        raise ValueError(f"{where}: {column} holds {value!r}, which is no finite number")
     return number
 
 
 def _one_text(value: Any, where: str, column: str, prompt: tuple[Message, ...] = ()) -> str:
-    """What the assistant says: a text, or messages of one assistant turn, perhaps behind the
-    prompt."""
+    """The assistant's text: a text, or messages of one assistant turn, with or without the prompt."""
     messages = parse_messages(value, "assistant", where, column)
     if tuple(messages[: len(prompt)]) == prompt and len(messages) > len(prompt):
         messages = messages[len(prompt) :]

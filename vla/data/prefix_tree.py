@@ -1,10 +1,9 @@
-"""Several sequences in one row, as a tree of tokens: what begins alike is read once.
+"""Packing of sequences as prefix trees of tokens, so that shared beginnings are computed once.
 
-Every distinct beginning (a prefix of token ids) of the sequences in a row has one place, and each
-place attends to the places on its way back to the first token, itself included. Positions count
-along that way. A causal model then gives every token the hidden state it has in a row of its own,
-gradients included, while a system message that all prompts share, a prompt that G completions
-share, or an answer that is given twice costs one pass instead of many.
+A row has one place for every distinct prefix of its sequences. Each place attends to the places on
+its path to the first token, itself included. Positions count along that path. A causal model then
+gives every token the hidden state and the gradient of a row of its own. A shared system message, a
+prompt of G completions or a repeated answer costs one pass.
 """
 
 from __future__ import annotations
@@ -21,20 +20,21 @@ from torch import Tensor
 from vla.data.tree_attention import TreeAttention, build_tree_attention
 
 MIN_SHARED_FRACTION = 0.25
-"""Share of a sequence that must stand in a row already for it to join: every place of a row pays
-for the row's whole width in attention, so sequences that have little in common are better off
-apart.
+"""Least fraction of a sequence that a row must already hold for the sequence to join it.
+
+Every place pays for the row's whole width in attention, so sequences that share little are cheaper
+in rows of their own.
 """
 
 
 @dataclass(frozen=True)
 class PackedRows:
-    """`attention` says who may attend to whom: (query, key), or by one_tree for one row that holds
-    everything; or, for rows of one sequence each, which places are real.
+    """Rows of packed sequences.
 
-    `slots` are the places where the draws are predicted, in the P * S flattened places, draws in
-    the order of the mask's True entries. `source` is what was known of each token
-    (`pack_completions`).
+    `attention` is a mask (query, key), or a `TreeAttention` for one row with all sequences, or the
+    mask of real tokens for rows of one sequence each. `slots` are the places, among the P * S
+    flattened ones, that predict the sampled tokens, in the order of the mask's True entries.
+    `source` holds one given number a token (`pack_completions`).
     """
 
     tokens: Int[Tensor, "P S"]
@@ -46,8 +46,8 @@ class PackedRows:
 
 @dataclass
 class PrefixTree:
-    """The distinct beginnings of the sequences put in; parents stand before their children, -1 is
-    no parent."""
+    """The distinct prefixes of the added sequences; parents precede their children, -1 is no
+    parent."""
 
     tokens: list[int] = field(default_factory=list)
     depths: list[int] = field(default_factory=list)
@@ -55,7 +55,7 @@ class PrefixTree:
     _child: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def num_shared(self, sequence: Sequence[int]) -> int:
-        """How many tokens at the beginning of a sequence stand in the tree already."""
+        """Number of tokens at the start of a sequence that are already in the tree."""
         node = -1
         for depth, token in enumerate(sequence):
             following = self._child.get((node, token))
@@ -65,7 +65,7 @@ class PrefixTree:
         return len(sequence)
 
     def add(self, sequence: Sequence[int]) -> list[int]:
-        """Put a sequence in; the place of each of its tokens."""
+        """Add a sequence; the place of each of its tokens."""
         node = -1
         places = []
         for depth, token in enumerate(sequence):
@@ -79,9 +79,10 @@ class PrefixTree:
         return places
 
     def attention(self, width: int) -> np.ndarray:
-        """Who attends to whom, bool [width, width]: the way back to the first token; padding sees
+        """The mask bool [width, width] of each place's path to the first token; padding attends to
         itself."""
         allowed = np.eye(width, dtype=bool)
+        # Parents precede children, so a parent's row is complete when a child copies it.
         for node, parent in enumerate(self.parents):
             if parent >= 0:
                 allowed[node] |= allowed[parent]
@@ -91,31 +92,32 @@ class PrefixTree:
 def build_prefix_trees(
     sequences: Sequence[Sequence[int]], row_tokens: int, min_shared: float
 ) -> tuple[list[PrefixTree], list[tuple[int, list[int]]]]:
-    """(trees of at most `row_tokens` tokens, for each sequence the number of its tree and its
-    places there).
+    """Trees of at most `row_tokens` tokens, and for each sequence its tree's number and its places
+    there.
 
-    Longest first, each into the tree with room that holds most of it, at least `min_shared` of it;
-    a sequence longer than `row_tokens` gets a tree of its own. Rows are as wide as the widest, so
-    trees of one size are tried as well.
+    The longest sequence comes first. Each joins the tree with room that holds most of it, if that
+    is at least `min_shared` of it. A sequence longer than `row_tokens` gets a tree of its own. Rows
+    are as wide as the widest tree, so a second packing into trees of equal size is tried, and the
+    cheaper one is kept.
     """
-    first = _plant(sequences, row_tokens, min_shared)
-    sizes = [len(tree.tokens) for tree in first[0]]
-    even = max(math.ceil(1.05 * sum(sizes) / len(sizes)), max(map(len, sequences)))
-    if even >= max(sizes):
-        return first
-    second = _plant(sequences, even, min_shared)
+    packed = _pack_greedily(sequences, row_tokens, min_shared)
+    sizes = [len(tree.tokens) for tree in packed[0]]
+    even_size = max(math.ceil(1.05 * sum(sizes) / len(sizes)), max(map(len, sequences)))
+    if even_size >= max(sizes):
+        return packed
+    balanced = _pack_greedily(sequences, even_size, min_shared)
     return min(
-        first,
-        second,
-        key=lambda planted: len(planted[0]) * max(len(tree.tokens) for tree in planted[0]),
+        packed,
+        balanced,
+        key=lambda packing: len(packing[0]) * max(len(tree.tokens) for tree in packing[0]),
     )
 
 
-def _plant(
+def _pack_greedily(
     sequences: Sequence[Sequence[int]], row_tokens: int, min_shared: float
 ) -> tuple[list[PrefixTree], list[tuple[int, list[int]]]]:
     trees: list[PrefixTree] = []
-    found: list[tuple[int, list[int]]] = [(-1, [])] * len(sequences)
+    assignment: list[tuple[int, list[int]]] = [(-1, [])] * len(sequences)
     for i in sorted(range(len(sequences)), key=lambda i: -len(sequences[i])):
         sequence = sequences[i]
         best = -1
@@ -129,8 +131,8 @@ def _plant(
         if best < 0:
             best = len(trees)
             trees.append(PrefixTree())
-        found[i] = (best, trees[best].add(sequence))
-    return trees, found
+        assignment[i] = (best, trees[best].add(sequence))
+    return trees, assignment
 
 
 def pack_completions(
@@ -143,13 +145,15 @@ def pack_completions(
     sources: Int[Tensor, "B nL"] | None = None,
     one_tree: bool = False,
 ) -> PackedRows:
-    """Prompts and what follows them. `share`: as trees of at most `max_row_tokens`; if not, a row
-    each. `one_tree`: as one tree, however large.
+    """Pack prompts with their completions.
+
+    With `share`, rows are trees of at most `max_row_tokens`, else one sequence each. With
+    `one_tree`, all sequences form one tree.
 
     The last token of a completion predicts nothing and is left out. Prompts and completions must be
-    right-padded: draw t stands in column t. Draws behind equal beginnings have the same slot.
-    `sources` says something of every token of a row's prompt and completion, put one behind the
-    other; equal beginnings may take it from any of their rows.
+    right-padded: completion token t stands in column t. Tokens after equal prefixes have the same
+    slot. `sources` holds a number for every token of a row's prompt and completion, concatenated;
+    equal prefixes may take it from any of their rows.
     """
     sizes = zip(prompt_mask.sum(1).tolist(), mask.sum(1).tolist(), strict=True)
     paths = []
@@ -159,41 +163,46 @@ def pack_completions(
     ):
         paths.append([*prompt[:n], *completion[: max(length - 1, 0)]])
         places.append(slice(n - 1, n - 1 + length))
-    trees, found = _planted(paths, max_row_tokens, MIN_SHARED_FRACTION, share, one_tree)
+    trees, assignment = _pack(paths, max_row_tokens, MIN_SHARED_FRACTION, share, one_tree)
     width = max(len(tree.tokens) for tree in trees)
     slots = [
         tree * width + place
-        for (tree, nodes), kept in zip(found, places, strict=True)
-        for place in nodes[kept]
+        for (tree, nodes), places_predicting in zip(assignment, places, strict=True)
+        for place in nodes[places_predicting]
     ]
     rows = _to_tensors(trees, width, slots, share, one_tree, prompts.device)
     return (
-        rows if sources is None else replace(rows, source=_source_of(rows.tokens, found, sources))
+        rows
+        if sources is None
+        else replace(rows, source=_place_sources(rows.tokens, assignment, sources))
     )
 
 
-def _source_of(
-    tokens: Int[Tensor, "P S"], found: Sequence[tuple[int, list[int]]], sources: Int[Tensor, "B nL"]
+def _place_sources(
+    tokens: Int[Tensor, "P S"],
+    assignment: Sequence[tuple[int, list[int]]],
+    sources: Int[Tensor, "B nL"],
 ) -> Int[Tensor, "P S"]:
-    """Of several known sources of a place the largest; padding has that of its row's first
-    token."""
-    kept = torch.full_like(tokens, -1)
-    known = torch.zeros_like(tokens, dtype=torch.bool)
-    for (tree, nodes), source in zip(found, sources, strict=True):
-        kept[tree, nodes] = torch.maximum(kept[tree, nodes], source[: len(nodes)])
-        known[tree, nodes] = True
-    return torch.where(known, kept, kept[:, :1])
+    """The largest of a place's known sources; padding has the source of its row's first token."""
+    largest = torch.full_like(tokens, -1)
+    is_known = torch.zeros_like(tokens, dtype=torch.bool)
+    for (tree, nodes), source in zip(assignment, sources, strict=True):
+        largest[tree, nodes] = torch.maximum(largest[tree, nodes], source[: len(nodes)])
+        is_known[tree, nodes] = True
+    return torch.where(is_known, largest, largest[:, :1])
 
 
-def _planted(
+def _pack(
     paths: Sequence[Sequence[int]], row_tokens: int, min_shared: float, share: bool, one_tree: bool
 ) -> tuple[list[PrefixTree], list[tuple[int, list[int]]]]:
     if one_tree:
-        return _plant(paths, sum(map(len, paths)), min_shared=0.0)
-    return build_prefix_trees(paths, row_tokens, min_shared) if share else _apart(paths)
+        return _pack_greedily(paths, sum(map(len, paths)), min_shared=0.0)
+    return build_prefix_trees(paths, row_tokens, min_shared) if share else _pack_separately(paths)
 
 
-def _apart(paths: Sequence[Sequence[int]]) -> tuple[list[PrefixTree], list[tuple[int, list[int]]]]:
+def _pack_separately(
+    paths: Sequence[Sequence[int]],
+) -> tuple[list[PrefixTree], list[tuple[int, list[int]]]]:
     trees = [PrefixTree() for _ in paths]
     return trees, [
         (i, tree.add(path)) for i, (tree, path) in enumerate(zip(trees, paths, strict=True))
@@ -232,7 +241,7 @@ def _to_tensors(
 
 @dataclass(frozen=True)
 class PackedTexts:
-    """`targets[k]` is to be predicted at slot `rows.slots[k]`, and belongs to sequence
+    """Packed sequences: slot `rows.slots[k]` predicts `targets[k]`, a token of sequence
     `sequence[k]`."""
 
     rows: PackedRows
@@ -247,10 +256,11 @@ def pack_texts(
     device: torch.device,
     one_tree: bool = False,
 ) -> PackedTexts:
-    """Sequences (ids, which of them are learned), each blind to its neighbours, in rows of at most
-    `row_tokens`; not `share`: in a row each; `one_tree`: in one row.
+    """Pack sequences (ids, loss mask) into rows of at most `row_tokens`, each blind to its
+    neighbours.
 
-    Raises ValueError for a sequence that fits in no row.
+    Without `share` every sequence has its own row; with `one_tree` all are in one row. Raises
+    ValueError for a sequence that is longer than a row.
     """
     longest = max((len(ids) for ids, _ in texts), default=0)
     if longest > row_tokens:
@@ -259,12 +269,12 @@ def pack_texts(
             "the data"
         )
     sequences = [ids for ids, _ in texts]
-    trees, found = _planted(sequences, row_tokens, 0.0, share, one_tree)
+    trees, assignment = _pack(sequences, row_tokens, 0.0, share, one_tree)
     width = max(len(tree.tokens) for tree in trees)
     slots = []
     targets = []
     owners = []
-    for number, ((ids, learned), (tree, nodes)) in enumerate(zip(texts, found, strict=True)):
+    for number, ((ids, learned), (tree, nodes)) in enumerate(zip(texts, assignment, strict=True)):
         for i in range(1, len(ids)):
             if learned[i]:
                 slots.append(tree * width + nodes[i - 1])

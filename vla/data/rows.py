@@ -1,11 +1,10 @@
-"""Rows of a data source, each with its file and line. A row is checked when it is read.
+"""Rows of a data source, each with its file and line, checked as they are read.
 
-.jsonl .ndjson     an object a line                      .json      a list of objects, or an object a line
-.csv .tsv          a header, then a row a record         .parquet   a table
+.jsonl .ndjson     an object a line                .json      a list of objects, or an object a line
+.csv .tsv          a header, then a row a record   .parquet   a table
 owner/name         the training split of a data set by hub name, or of a folder
 
-Text is UTF-8, with or without a byte-order mark. A column that is null or empty is a column that
-the row has not.
+Text is UTF-8, with or without a byte-order mark. A null or empty column counts as absent.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from typing import Any, Literal, TypeVar
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 NUM_LISTED_FAULTS = 5
-"""Rows left out that are named one by one in the results."""
+"""Number of skipped rows that the results list with their faults."""
 MAX_FAULT_CHARACTERS = 600
-"""Characters that are shown of a fault: a row may be a book."""
+"""Longest fault that is printed, in characters: a row may be very long."""
 OnBadRow = Literal["error", "skip"]
 T = TypeVar("T")
 
@@ -33,8 +32,10 @@ class RowError(ValueError):
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a data source. `where` names it for people: file and line, or data set and
-    number."""
+    """One row of a data source.
+
+    `where` is its place for messages: file and line, or data set and number.
+    """
 
     values: Mapping[str, Any]
     where: str
@@ -42,9 +43,7 @@ class Row:
 
 @dataclass
 class SourceCount:
-    """What became of the rows of a source: how many there were, which were left out and why, what
-    else to say. A source that is read for two purposes says each thing once.
-    """
+    """The counts of a source: its rows, the faults of skipped rows, and notes, each listed once."""
 
     num_rows: int = 0
     left_out: dict[str, None] = field(default_factory=dict)
@@ -52,20 +51,22 @@ class SourceCount:
 
 
 class RowReader:
-    """Reads sources and counts. `on_bad_row`: "error" stops at the first row that cannot be used,
-    "skip" leaves such rows out. `setting` is what people call `on_bad_row`.
+    """A reader of sources that counts rows and skipped rows.
+
+    With `on_bad_row` "error" the first bad row raises; with "skip" bad rows are skipped and
+    counted. `setting` is the name of `on_bad_row` in messages.
     """
 
     def __init__(self, on_bad_row: OnBadRow = "error", setting: str = "text.on_bad_row") -> None:
         self.on_bad_row = on_bad_row
         self.setting = setting
         self.counts: dict[str, SourceCount] = {}
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def read(self, source: str, use: Callable[[Row], T]) -> list[T]:
-        """What `use` makes of every row; a ValueError of `use` is a row that cannot be used.
+        """The results of `use` on every row; a ValueError of `use` marks a bad row.
 
-        Raises ValueError naming the row, and when no row can be used.
+        Raises ValueError with the row, and when no row can be used.
         """
         count = self.counts.setdefault(source, SourceCount())
         used = list[T]()
@@ -88,8 +89,7 @@ class RowReader:
         return used
 
     def skip_row(self, source: str, fault: str) -> None:
-        """Count a row that cannot be used, also one that shows only later, or raise RowError.
-        `fault` names the row."""
+        """Count a bad row, or raise RowError by `on_bad_row`. `fault` begins with the row."""
         fault = fault.replace("\n", " ")
         fault = (
             fault
@@ -101,38 +101,38 @@ class RowReader:
         self.counts.setdefault(source, SourceCount()).left_out[fault] = None
 
     def note(self, source: str, text: str) -> None:
-        """Say something about a source that is no fault: duplicates, rows that belong to another
-        part of a split."""
+        """Add a note about a source that is no fault, such as duplicates."""
         self.counts.setdefault(source, SourceCount()).notes[text] = None
 
     def report_repeats(self, source: str, contents: Sequence[Hashable]) -> None:
-        """Say how many rows stand in a source again; each of them counts."""
+        """Note the number of repeated rows of a source; each of them counts."""
         again = len(contents) - len(set(contents))
         if again:
-            self.note(source, f"{again} of {len(contents)} rows stand there again, each counts")
+            self.note(source, f"{again} of {len(contents)} rows are repeats, each counts")
 
     def lines(self) -> list[str]:
-        """A line for every source of which there is something to say."""
-        found = []
+        """One line for every fault count and note of a source."""
+        lines = []
         for source, count in self.counts.items():
             if count.left_out:
                 left_out = (
                     f"{len(count.left_out)} of {count.num_rows} rows left out ({self.setting}=skip)"
                 )
-                found.append(f"{source}: {left_out}, the first: {next(iter(count.left_out))}")
-            found += [f"{source}: {note}" for note in count.notes]
-        return found
+                lines.append(f"{source}: {left_out}, the first: {next(iter(count.left_out))}")
+            lines += [f"{source}: {note}" for note in count.notes]
+        return lines
 
     def report_lines(self, write: Callable[[str], None]) -> None:
-        """Say the lines that were not said before."""
+        """Write the lines that were not written before."""
         for line in self.lines():
-            if line not in self._told:
-                self._told.add(line)
+            if line not in self._reported:
+                self._reported.add(line)
                 write(line)
 
     def results(self) -> dict[str, Any]:
-        """{"rows": the counts by source} for results.json; empty where no source was read."""
-        found = {
+        """The counts by source for results.json, {"rows": {source: ...}}; empty where no source was
+        read."""
+        counts = {
             source: {
                 "rows": count.num_rows,
                 "left out": len(count.left_out),
@@ -145,16 +145,16 @@ class RowReader:
             }
             for source, count in self.counts.items()
         }
-        return {"rows": found} if found else {}
+        return {"rows": counts} if counts else {}
 
 
 def is_source(name: str) -> bool:
-    """Whether a name is that of a file or a hub data set."""
+    """True for the name of a file or of a hub data set."""
     return "/" in name or Path(name).suffix.lower() in SUFFIXES
 
 
 def read_rows(source: str) -> Iterator[Row]:
-    """The rows of a source; RowError at the first that is none."""
+    """The rows of a source; RowError at the first bad one."""
     for row in scan_rows(source):
         if isinstance(row, RowError):
             raise row
@@ -162,20 +162,20 @@ def read_rows(source: str) -> Iterator[Row]:
 
 
 def scan_rows(source: str) -> Iterator[Row | RowError]:
-    """The rows of a source, and an error in the place of each that is no object with columns.
+    """The rows of a source, with a RowError in the place of each bad one.
 
     Raises ValueError for a source that cannot be read at all.
     """
     path = Path(source)
     match path.suffix.lower():
         case ".jsonl" | ".ndjson":
-            return _json_lines(_existing(path))
+            return _json_lines(_require_file(path))
         case ".json":
-            return _json_file(_existing(path))
+            return _json_file(_require_file(path))
         case ".csv" | ".tsv" as suffix:
-            return _csv_rows(_existing(path), "\t" if suffix == ".tsv" else ",")
+            return _csv_rows(_require_file(path), "\t" if suffix == ".tsv" else ",")
         case ".parquet":
-            return _parquet_rows(_existing(path))
+            return _parquet_rows(_require_file(path))
         case suffix if path.is_file():
             raise ValueError(
                 f"{path}: the ending {suffix or '(none)'} is not read: give one of "
@@ -185,7 +185,7 @@ def scan_rows(source: str) -> Iterator[Row | RowError]:
             return _hub_rows(source)
 
 
-def _existing(path: Path) -> Path:
+def _require_file(path: Path) -> Path:
     if not path.is_file():
         raise ValueError(
             f"{path} does not exist: give a file ({', '.join(SUFFIXES)}), or a data set by hub name"
@@ -199,20 +199,18 @@ def _json_lines(path: Path) -> Iterator[Row | RowError]:
             if number == 1:
                 line = line.removeprefix(b"\xef\xbb\xbf")
             if line.strip():
-                yield _parsed(line, f"{path}, line {number}")
+                yield _parse_line(line, f"{path}, line {number}")
 
 
-def _parsed(line: bytes, where: str) -> Row | RowError:
+def _parse_line(line: bytes, where: str) -> Row | RowError:
     try:
-        return _row(json.loads(_decoded(line, where)), where)
+        return _make_row(json.loads(_decode_utf8(line, where)), where)
     except RowError as error:
         return error
     except json.JSONDecodeError as error:
         return RowError(f"{where}: no JSON ({error.msg} at column {error.colno})")
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # a number of thousands of digits, brackets thousands deep
+    except (ValueError, RecursionError) as error:
+        # Numbers of thousands of digits, or brackets nested thousands deep.
         return RowError(f"{where}: no JSON that can be read ({error})")
 
 
@@ -222,7 +220,7 @@ def _json_file(path: Path) -> Iterator[Row | RowError]:
         yield from _json_lines(path)
         return
     try:
-        values = json.loads(_decoded(content, str(path)))
+        values = json.loads(_decode_utf8(content, str(path)))
     except json.JSONDecodeError as error:
         raise ValueError(
             f"{path}, line {error.lineno}: no JSON ({error.msg} at column {error.colno})"
@@ -230,13 +228,15 @@ def _json_file(path: Path) -> Iterator[Row | RowError]:
     except RecursionError as error:
         raise ValueError(f"{path}: no JSON that can be read ({error})") from None
     for number, entry in enumerate(values, start=1):
-        yield _row(entry, f"{path}, entry {number}")
+        yield _make_row(entry, f"{path}, entry {number}")
 
 
 def _csv_rows(path: Path, delimiter: str) -> Iterator[Row | RowError]:
-    """The header's names are the columns, every value is a text. A row is named by the line on
-    which it begins."""
-    text = _decoded(path.read_bytes().removeprefix(b"\xef\xbb\xbf"), str(path))
+    """The rows of a CSV by its header; every value is a text.
+
+    A row's line is the one on which it begins.
+    """
+    text = _decode_utf8(path.read_bytes().removeprefix(b"\xef\xbb\xbf"), str(path))
     csv.field_size_limit(2**31 - 1)
     records = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header: list[str] | None = None
@@ -257,7 +257,9 @@ def _csv_rows(path: Path, delimiter: str) -> Iterator[Row | RowError]:
                 f"{where}: has {len(record)} values, the header names {len(header)} columns"
             )
         else:
-            yield _row(dict(zip(header, (value or None for value in record), strict=True)), where)
+            yield _make_row(
+                dict(zip(header, (value or None for value in record), strict=True)), where
+            )
 
 
 def _parquet_rows(path: Path) -> Iterator[Row | RowError]:
@@ -269,7 +271,7 @@ def _parquet_rows(path: Path) -> Iterator[Row | RowError]:
         for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
             for values in batch.to_pylist():
                 number += 1
-                yield _row(_without_nulls(values), f"{path}, row {number}")
+                yield _make_row(_without_nulls(values), f"{path}, row {number}")
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).split("\n")[0]
         raise ValueError(
@@ -282,18 +284,18 @@ def _hub_rows(name: str) -> Iterator[Row | RowError]:
 
     try:
         dataset = load_dataset(name, split="train")
-    except (
-        Exception
-    ) as error:  # the library raises many kinds for a name, a network or a format it does not like
+    except Exception as error:  # the library raises many kinds of errors for names and networks
         reason = str(error).split("\n")[0]
         raise ValueError(f"data set {name!r} cannot be loaded: {reason}") from error
     for number, values in enumerate(dataset, start=1):
-        yield _row(_without_nulls(values), f"{name}, row {number}")
+        yield _make_row(_without_nulls(values), f"{name}, row {number}")
 
 
-def _decoded(content: bytes, where: str) -> str:
-    """The text in UTF-8; RowError naming the first byte that is none, by its line where there are
-    several."""
+def _decode_utf8(content: bytes, where: str) -> str:
+    """The text in UTF-8.
+
+    Raises RowError with the line of the first invalid byte.
+    """
     try:
         return content.decode()
     except UnicodeDecodeError as error:
@@ -304,31 +306,29 @@ def _decoded(content: bytes, where: str) -> str:
         ) from None
 
 
-def _row(values: Any, where: str) -> Row | RowError:
+def _make_row(values: Any, where: str) -> Row | RowError:
     if not isinstance(values, Mapping):
         return RowError(
             f"{where}: a row must be an object with columns, not {type(values).__name__}"
         )
-    kept = {name: value for name, value in values.items() if value is not None}
-    if _has_half_character(kept):
+    columns = {name: value for name, value in values.items() if value is not None}
+    if _has_half_character(columns):
         return RowError(
             f"{where}: holds half of a surrogate pair, which is no character: write the text as "
             "UTF-8"
         )
-    return Row(kept, where)
+    return Row(columns, where)
 
 
 def _without_nulls(value: Any) -> Any:
-    """A value of a table without the fields that are null: every object of a column has the fields
-    of all others."""
+    """A value of a table without null fields: in a table every object has the fields of all others."""
     if isinstance(value, Mapping):
         return {name: _without_nulls(item) for name, item in value.items() if item is not None}
     return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def _has_half_character(value: Any) -> bool:
-    """Whether a text anywhere in the value holds a code point that no tokenizer and no file can
-    write."""
+    """True where a text in the value holds half of a surrogate pair, which cannot be encoded."""
     if isinstance(value, str):
         return not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value)
     if isinstance(value, Mapping):

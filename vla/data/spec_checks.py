@@ -1,5 +1,4 @@
-"""Datasets and policies held against what actions and state mean elsewhere: names, units, rate,
-limits."""
+"""Checks of a dataset's or policy's action and state spec against an environment's."""
 
 from __future__ import annotations
 
@@ -16,16 +15,14 @@ NUMBERED = re.compile(
 )
 UNINFORMATIVE = ("unknown", "environment's own", "")
 LIMITS_FROM_DATA = "seen in the demonstrations"
-"""Under `limits` of an action spec whose `low` and `high` nobody stated: no limits to hold others
-against."""
+"""Value of `limits` in an action spec whose `low` and `high` are the range of the data, no limits."""
 WITHOUT_SIMULATOR = 'lerobot-train --policy.type=vla --policy.settings="model.checkpoint=null" trains on a dataset without a simulator'
 MEANING_FIELDS = ("names", "units", "kinds", "frame", "gripper_sign")
-"""What numbers alone cannot tell."""
+"""Fields that cannot be inferred from the numbers."""
 
 
 def is_uninformative(value: Any) -> bool:
-    """Whether a field of an action spec, or a name, leaves its meaning open: null, "unknown",
-    "action_3"."""
+    """True where a field of an action spec, or a name, is open: null, "unknown", "action_3"."""
     if isinstance(value, list | tuple):
         return all(is_uninformative(item) for item in value)
     return value is None or (
@@ -33,45 +30,47 @@ def is_uninformative(value: Any) -> bool:
     )
 
 
-def check_action_spec(found: Mapping[str, Any], expected: Mapping[str, Any], owner: str) -> None:
-    """Hold two action specs against each other, field by field. Fields that `found` does not state
-    pass, and what says nothing on either side is not held against what the other says; the number
-    of names must agree all the same.
+def check_action_spec(stated: Mapping[str, Any], expected: Mapping[str, Any], owner: str) -> None:
+    """Compare two action specs field by field.
+
+    Fields that `stated` lacks pass, and so do uninformative ones on either side. The number of
+    names must agree all the same.
 
     Raises:
-        ValueError: naming the first field that differs, with both values.
+        ValueError: with the first field that differs, and both values.
     """
-    mine = json.loads(json.dumps(dict(expected)))
-    theirs = json.loads(json.dumps(dict(found)))
-    only_seen = (
-        ("low", "high") if LIMITS_FROM_DATA in (mine.get("limits"), theirs.get("limits")) else ()
+    expected_values = json.loads(json.dumps(dict(expected)))
+    stated_values = json.loads(json.dumps(dict(stated)))
+    unstated_limits = (
+        ("low", "high")
+        if LIMITS_FROM_DATA in (expected_values.get("limits"), stated_values.get("limits"))
+        else ()
     )
-    for field, value in mine.items():
-        if field not in theirs or theirs[field] == value or field in only_seen:
+    for field, value in expected_values.items():
+        if field not in stated_values or stated_values[field] == value or field in unstated_limits:
             continue
-        sizes = {len(each) for each in (theirs[field], value) if isinstance(each, list)}
-        if len(sizes) <= 1 and (is_uninformative(theirs[field]) or is_uninformative(value)):
+        sizes = {len(each) for each in (stated_values[field], value) if isinstance(each, list)}
+        if len(sizes) <= 1 and (is_uninformative(stated_values[field]) or is_uninformative(value)):
             continue
         raise ValueError(
-            f"action spec: {field} is {theirs[field]!r} in {owner}, but {value!r} is expected. "
+            f"action spec: {field} is {stated_values[field]!r} in {owner}, but {value!r} is expected. "
             "Collect the demonstrations again with these settings, or use a model and "
             "environment that fit them"
         )
 
 
-def check_state(found: Sequence[str], expected: Sequence[str], owner: str) -> None:
-    """Hold the names of two states against each other; names that say nothing are held by their
-    number alone.
+def check_state(stated: Sequence[str], expected: Sequence[str], owner: str) -> None:
+    """Compare the names of two states; uninformative names are compared by their number alone.
 
     Raises:
         ValueError: another size, or other names.
     """
-    if len(found) == len(expected) and (
-        is_uninformative(found) or is_uninformative(expected) or [*found] == [*expected]
+    if len(stated) == len(expected) and (
+        is_uninformative(stated) or is_uninformative(expected) or [*stated] == [*expected]
     ):
         return
     raise ValueError(
-        f"observation.state: {len(found)} numbers {list(found)} in {owner}, but {len(expected)} "
+        f"observation.state: {len(stated)} numbers {list(stated)} in {owner}, but {len(expected)} "
         f"{list(expected)} are "
         f"expected. Use data and an environment whose states are the same; {WITHOUT_SIMULATOR}"
     )
@@ -80,14 +79,13 @@ def check_state(found: Sequence[str], expected: Sequence[str], owner: str) -> No
 def check_limits(
     actions: Float32[np.ndarray, "N A"], spec: Mapping[str, Any], allowed: float, owner: str
 ) -> str | None:
-    """Hold actions against the limits that the environment cuts them to; a sentence where some lie
-    outside.
+    """Compare actions with the environment's limits; a note where some lie outside.
 
     Args:
         actions: of the frames that are imitated.
         spec: an action spec with `names`, `low` and `high`.
-        allowed: the largest share of frames with a number outside (`data.max_outside_limits`).
-        owner: what the dataset is called in messages.
+        allowed: largest fraction of frames with a number outside (`data.max_outside_limits`).
+        owner: the dataset's name in messages.
 
     Raises:
         ValueError: more frames than that have a number outside.
@@ -107,11 +105,14 @@ def check_limits(
         for d in np.argsort(-outside.mean(0), kind="stable")[:3]
         if outside[:, d].any()
     ]
-    told = f"{format_percent(share)} of the frames of {owner} have an action outside the limits ({'; '.join(worst)})"
+    summary = f"{format_percent(share)} of the frames of {owner} have an action outside the limits ({'; '.join(worst)})"
     if share <= allowed:
-        return f"{told}: the environment cuts them there, a policy that imitates them does less than was shown"
+        return (
+            f"{summary}: the environment clips them, so a policy that imitates them moves less than "
+            "the demonstrations"
+        )
     raise ValueError(
-        f"{told}, data.max_outside_limits ({allowed:g}) allows {format_percent(allowed)}: "
+        f"{summary}, data.max_outside_limits ({allowed:g}) allows {format_percent(allowed)}: "
         f"{guess_unit(actions, spec, outside)}"
         "scale them to the environment's units, or raise data.max_outside_limits if they may be cut"
     )
@@ -120,7 +121,7 @@ def check_limits(
 def outside_limits(
     actions: Float32[np.ndarray, "N A"], low: np.ndarray, high: np.ndarray
 ) -> Bool[np.ndarray, "N A"]:
-    """Which numbers lie outside, beyond what rounding explains."""
+    """The numbers outside the limits, beyond rounding errors."""
     slack = 1e-4 * (high - low)
     return (actions < low - slack) | (actions > high + slack)
 
@@ -128,7 +129,7 @@ def outside_limits(
 def guess_unit(
     actions: Float32[np.ndarray, "N A"], spec: Mapping[str, Any], outside: Bool[np.ndarray, "N A"]
 ) -> str:
-    """A guess at the unit of dimensions that lie outside, from how far they reach."""
+    """A guess at the unit of the dimensions outside the limits, by their largest values."""
     dimensions = np.flatnonzero(outside.mean(0) > 0.01)
     reach = np.abs(actions).max(0)[dimensions]
     units = spec.get("units") or [None] * actions.shape[1]
@@ -144,8 +145,7 @@ def guess_unit(
 def describe_missing_spec(
     stated: Mapping[str, Any], expected: Mapping[str, Any], owner: str
 ) -> str | None:
-    """What a dataset does not say of its actions, in a sentence; None where it says all that
-    `expected` does."""
+    """A note about fields of `expected` that a dataset leaves open; None where it leaves none."""
     open_fields = [
         field.replace("_", " ")
         for field in MEANING_FIELDS
@@ -154,11 +154,11 @@ def describe_missing_spec(
     if not open_fields:
         return None
     return (
-        f"{owner} does not say {', '.join(open_fields)} of its actions (it has no "
-        "meta/action_spec.json with them): "
-        "they are taken as the environment's"
+        f"{owner} does not state the {', '.join(open_fields)} of its actions (it has no "
+        "meta/action_spec.json with them): the environment's are assumed"
     )
 
 
 def format_percent(share: float) -> str:
+    """A fraction in percent, three digits."""
     return f"{100 * share:.3g} %"

@@ -1,9 +1,8 @@
-"""Byte-level BPE tokenizers trained by us, for tiny models that must not download anything.
+"""Byte-level BPE tokenizers for tiny models that must work without a download.
 
-A byte-level alphabet means that every string can be written and read back. Digits are split one by
-one, as SmolLM2 and Llama 3 do for arithmetic. Ids at the END of the vocabulary can be reserved for
-what is not text: locations and action tokens (RT-2, Brohan et al. 2023, overwrites the least used
-ids; here they are free from the start).
+A byte-level alphabet can encode and decode every string. Digits are split one by one for
+arithmetic, as in SmolLM2 and Llama 3. Ids at the end of the vocabulary can be reserved for
+locations and action tokens. RT-2 (Brohan et al. 2023) overwrites the least used ids instead.
 """
 
 from __future__ import annotations
@@ -33,14 +32,12 @@ _NUM_BYTES = 256
 def train_tokenizer(
     texts: Iterable[str], vocab_size: int, special_tokens: Sequence[str] = (), reserve_last: int = 0
 ) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of exactly `vocab_size` ids, the same for the same texts.
+    """A byte-level BPE tokenizer of exactly `vocab_size` ids, deterministic for equal texts.
 
-    Layout of the ids: `SPECIAL_TOKENS`, then `special_tokens`, then bytes and merges (filled up
-    with unused tokens when the texts offer too few merges), and last `reserve_last` reserved ids,
-    `reserved_ids(tokenizer)`.
+    Order of the ids: `SPECIAL_TOKENS`, `special_tokens`, bytes and merges, then `reserve_last`
+    reserved ids (`reserved_ids`). Unused tokens fill up where the texts offer too few merges.
 
-    Raises ValueError when `vocab_size` cannot hold the special tokens, the 256 bytes and the
-    reserved ids.
+    Raises ValueError where `vocab_size` cannot hold special tokens, 256 bytes and reserved ids.
     """
     specials = list(dict.fromkeys((*SPECIAL_TOKENS, *special_tokens)))
     smallest = len(specials) + _NUM_BYTES + reserve_last
@@ -82,8 +79,8 @@ def train_tokenizer(
 
 
 def reserved_ids(tokenizer: PreTrainedTokenizerFast) -> range:
-    """The ids set aside by `reserve_last`: the last ones of the vocabulary, in order; empty when
-    none were."""
+    """The ids that `reserve_last` set aside: the last of the vocabulary, in order; empty without
+    any."""
     vocabulary = tokenizer.get_vocab()
     count = 0
     while _reserved(count) in vocabulary:

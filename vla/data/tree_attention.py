@@ -1,8 +1,7 @@
-"""A tree of tokens cut into stretches without a fork, so that attention looks only along the ways
-back to the root.
+"""Attention over a token tree by segments without a fork, each with its path from the root.
 
-A square mask makes every place pay for the width of its row. A stretch pays for its own way: its
-places attend to those before the stretch, and to each other in order.
+With a square mask every place pays for the width of its row. A segment pays for its own path only:
+its places attend to those before the segment, and to each other in order.
 """
 
 from __future__ import annotations
@@ -16,19 +15,19 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 SEGMENT_LENGTHS = (4, 8, 16, 32, 64)
-"""Stretches are cut to one of these lengths, whichever leaves the least padding."""
+"""Lengths of segments; the one with the least padding is chosen."""
 _OVERHEAD = 4
-"""Places of padding that one more stretch is worth."""
+"""Cost of one more segment, in places of padding."""
 
 
 @dataclass(frozen=True)
 class TreeAttention:
-    """Who attends to whom in a row of N places, by S stretches of at most s places with ways of at
-    most p.
+    """The attention of a row of N places, by S segments of at most s places with paths of at most
+    p.
 
-    `queries` are the places of a stretch, `keys` its way from the first token to its end (padding:
-    place 0), `visible` which of them each query sees, `order` where each place stands among the
-    flattened queries.
+    `queries` are the places of a segment. `keys` are its path from the first token to its end
+    (padding: place 0). `visible` masks the keys of each query. `order` is the position of each
+    place among the flattened queries.
     """
 
     queries: Int[Tensor, "S s"]
@@ -37,14 +36,18 @@ class TreeAttention:
     order: Int[Tensor, "N"]
 
     def map(self, change: Callable[[Tensor], Tensor]) -> TreeAttention:
+        """The same attention with `change` applied to every tensor."""
         return TreeAttention(
-            change(self.queries), change(self.keys), change(self.visible), change(self.order)
+            queries=change(self.queries),
+            keys=change(self.keys),
+            visible=change(self.visible),
+            order=change(self.order),
         )
 
 
 def build_tree_attention(parents: Sequence[int], depths: Sequence[int]) -> TreeAttention:
-    """The stretches of a tree whose parents stand before their children; -1 is no parent, depths
-    count from 0."""
+    """The segments of a tree whose parents precede their children; -1 is no parent, depths count
+    from 0."""
     count = len(parents)
     starts = [i for i in range(count) if i == 0 or parents[i] != i - 1]
     runs = list(zip(starts, [*starts[1:], count], strict=True))
@@ -52,36 +55,40 @@ def build_tree_attention(parents: Sequence[int], depths: Sequence[int]) -> TreeA
         SEGMENT_LENGTHS,
         key=lambda size: sum(-((a - b) // size) for a, b in runs) * (size + _OVERHEAD),
     )
-    pieces = [
+    segments = [
         (start, min(start + length, end))
         for first, end in runs
         for start in range(first, end, length)
     ]
-    ways: list[list[int]] = []
-    piece_of = np.empty(count, dtype=np.int64)
-    for number, (start, end) in enumerate(pieces):
-        piece_of[start:end] = number
+    paths: list[list[int]] = []
+    segment_index = np.empty(count, dtype=np.int64)
+    for number, (start, end) in enumerate(segments):
+        segment_index[start:end] = number
         parent = parents[start]
-        before = [] if parent < 0 else ways[piece_of[parent]][: depths[parent] + 1]
-        ways.append([*before, *range(start, end)])
-    return _to_tensors(pieces, ways, np.asarray(depths))
+        before = [] if parent < 0 else paths[segment_index[parent]][: depths[parent] + 1]
+        paths.append([*before, *range(start, end)])
+    return _to_tensors(segments, paths, np.asarray(depths))
 
 
 def _to_tensors(
-    pieces: Sequence[tuple[int, int]], ways: Sequence[list[int]], depths: np.ndarray
+    segments: Sequence[tuple[int, int]], paths: Sequence[list[int]], depths: np.ndarray
 ) -> TreeAttention:
-    width = max(end - start for start, end in pieces)
-    reach = max(map(len, ways))
-    queries = np.zeros((len(pieces), width), dtype=np.int64)
-    keys = np.zeros((len(pieces), reach), dtype=np.int64)
-    seen = np.zeros(
-        (len(pieces), width), dtype=np.int64
-    )  # the depth up to which a query looks; padding sees place 0
+    width = max(end - start for start, end in segments)
+    reach = max(map(len, paths))
+    queries = np.zeros((len(segments), width), dtype=np.int64)
+    keys = np.zeros((len(segments), reach), dtype=np.int64)
+    # The largest depth that a query attends to; padding attends to place 0.
+    last_depth = np.zeros((len(segments), width), dtype=np.int64)
     order = np.empty(len(depths), dtype=np.int64)
-    for number, ((start, end), way) in enumerate(zip(pieces, ways, strict=True)):
+    for number, ((start, end), path) in enumerate(zip(segments, paths, strict=True)):
         queries[number, : end - start] = np.arange(start, end)
-        keys[number, : len(way)] = way
-        seen[number, : end - start] = depths[start:end]
+        keys[number, : len(path)] = path
+        last_depth[number, : end - start] = depths[start:end]
         order[start:end] = number * width + np.arange(end - start)
-    visible = np.arange(reach) <= seen[:, None, :, None]
-    return TreeAttention(*(torch.from_numpy(values) for values in (queries, keys, visible, order)))
+    visible = np.arange(reach) <= last_depth[:, None, :, None]
+    return TreeAttention(
+        queries=torch.from_numpy(queries),
+        keys=torch.from_numpy(keys),
+        visible=torch.from_numpy(visible),
+        order=torch.from_numpy(order),
+    )

@@ -1,1 +1,1 @@
-"""Files that are written whole and whose damage is found when they are read."""
+"""Atomic writing and checked reading of files."""

@@ -1,8 +1,6 @@
-"""The readers of larger files that an interrupted copy can damage: safetensors, parquet tables,
-tokenizers.
+"""Checked readers of larger files: safetensors, parquet tables and tokenizers.
 
-As in `vla.files.validating_file`: what the file holds, or `DamagedFile` with path, fault and remedy in one
-line.
+Like the readers of `vla.files.reading` they raise `DamagedFile` with path, fault and remedy.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ from vla.files.reading import RESTORE, DamagedFile, read_json, read_text
 
 @contextmanager
 def translating_library_errors(path: Path | str, remedy: str = RESTORE) -> Iterator[None]:
-    """Within the block, whatever a library raises is a fault of the file: they raise errors of many
+    """Turn any error of a library within the block into a `DamagedFile`: libraries raise many
     kinds."""
     try:
         yield
@@ -28,7 +26,10 @@ def translating_library_errors(path: Path | str, remedy: str = RESTORE) -> Itera
 
 
 def check_file(path: Path, remedy: str = RESTORE) -> None:
-    """Say what is no file, or an empty one, before a library says it in its own words."""
+    """Refuse a path that is missing, a folder or empty.
+
+    Raises DamagedFile.
+    """
     if path.is_dir():
         raise DamagedFile(path, "it is a folder, a file is expected", remedy)
     if not path.exists():
@@ -38,14 +39,14 @@ def check_file(path: Path, remedy: str = RESTORE) -> None:
 
 
 def read_safetensors(path: Path, remedy: str = RESTORE, framework: str = "pt") -> dict[str, Any]:
-    """Tensors on the CPU by name; `framework` "np" for NumPy arrays."""
+    """Tensors on the CPU by name; NumPy arrays with `framework` "np"."""
     return read_safetensors_with_metadata(path, remedy, framework)[0]
 
 
 def read_safetensors_with_metadata(
     path: Path, remedy: str = RESTORE, framework: str = "np"
 ) -> tuple[dict[str, Any], Mapping[str, str]]:
-    """Tensors by name, and the texts in the header of their file."""
+    """Tensors by name, and the metadata in the header of their file."""
     from safetensors import safe_open
 
     check_file(path, remedy)
@@ -54,20 +55,22 @@ def read_safetensors_with_metadata(
 
 
 def load_weights(model: Any, weights: Mapping[str, Any], path: Path, remedy: str = RESTORE) -> None:
-    """Give a model the weights that were read from `path`, once they are all there, of its shapes,
-    and finite."""
-    own = model.state_dict()
-    there = {own[name].data_ptr() for name in weights if name in own}
-    for name, tensor in own.items():
+    """Load weights that were read from `path` into a model.
+
+    Raises DamagedFile unless they are complete, of the model's shapes, and finite.
+    """
+    state = model.state_dict()
+    storages = {state[name].data_ptr() for name in weights if name in state}
+    for name, tensor in state.items():
         if name in weights and weights[name].shape != tensor.shape:
-            shapes = f"{list(weights[name].shape)}, the model wants {list(tensor.shape)}"
+            shapes = f"{list(weights[name].shape)}, the model expects {list(tensor.shape)}"
             raise DamagedFile(path, f"the tensor {name} has the shape {shapes}", remedy)
-        if name not in weights and (
-            tensor.numel() == 0 or tensor.data_ptr() not in there
-        ):  # tied ones are kept once
+        # Tied weights are stored once, under one of their names.
+        is_tied = tensor.numel() > 0 and tensor.data_ptr() in storages
+        if name not in weights and not is_tied:
             raise DamagedFile(path, f"the tensor {name} is missing", remedy)
     for name, tensor in weights.items():
-        if name not in own:
+        if name not in state:
             raise DamagedFile(path, f"the tensor {name} is not of this model", remedy)
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise DamagedFile(path, f"the tensor {name} holds numbers that are not finite", remedy)
@@ -77,8 +80,10 @@ def load_weights(model: Any, weights: Mapping[str, Any], path: Path, remedy: str
 def read_table(
     paths: Path | Sequence[Path], columns: Sequence[str] | None = None, remedy: str = RESTORE
 ) -> Any:
-    """The rows of parquet files as one pyarrow table; columns that a file lacks are a fault of
-    it."""
+    """The rows of parquet files as one pyarrow table.
+
+    Raises DamagedFile where a file lacks one of `columns`.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -95,7 +100,7 @@ def read_table(
 
 
 def column_names(path: Path, remedy: str = RESTORE) -> list[str]:
-    """The columns of a parquet file."""
+    """The column names of a parquet file."""
     import pyarrow.parquet as pq
 
     check_file(path, remedy)
@@ -104,7 +109,7 @@ def column_names(path: Path, remedy: str = RESTORE) -> list[str]:
 
 
 def read_tokenizer(folder: Path, remedy: str = RESTORE) -> Any:
-    """A fast tokenizer that `save_pretrained` wrote."""
+    """A fast tokenizer, saved by `save_pretrained`."""
     from transformers import PreTrainedTokenizerFast
 
     if not folder.is_dir():

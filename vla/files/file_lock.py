@@ -1,4 +1,4 @@
-"""A lock on a folder, for what several processes would otherwise make at once."""
+"""A lock on a folder for work that one process at a time may do."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from pathlib import Path
 
 @contextmanager
 def hold_file_lock(folder: Path) -> Iterator[bool]:
-    """Within the block no other process is in such a block; the kernel unlocks what a process
-    leaves behind. False on a file system without locks, where nothing is held: what is made must
-    then appear at once, by a rename.
+    """Hold the lock of a folder within the block; the kernel releases it when a process ends.
+
+    Yields False on a file system without locks. The result must then appear atomically, by a
+    rename.
     """
     descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:

@@ -1,5 +1,4 @@
-"""A manifest: the sizes and sha256 checksums of the files of a folder, by which damage is found
-when they are read."""
+"""Manifests: sizes and sha256 checksums of the files of a folder, which reveal damage."""
 
 from __future__ import annotations
 
@@ -16,14 +15,14 @@ FORMAT = 1
 
 
 class FileRecord(TypedDict):
-    """What was written into a file."""
+    """The size and the checksum of a file."""
 
     bytes: int
     sha256: str
 
 
 class Manifest(TypedDict):
-    """What a manifest holds."""
+    """The content of manifest.json."""
 
     __pydantic_config__ = KEYS  # type: ignore[misc]
     format: int
@@ -31,8 +30,8 @@ class Manifest(TypedDict):
 
 
 def write_manifest(folder: Path, files: Iterable[Path], **more: Any) -> None:
-    """Write `folder/manifest.json` about files under it; `more` stands beside."""
-    written = {
+    """Write `folder/manifest.json` for files under it, with the further keys `more`."""
+    records = {
         file.relative_to(folder).as_posix(): {
             "bytes": file.stat().st_size,
             "sha256": file_sha256(file),
@@ -40,25 +39,25 @@ def write_manifest(folder: Path, files: Iterable[Path], **more: Any) -> None:
         for file in files
     }
     write_json(
-        folder / MANIFEST, {"format": FORMAT, **more, "files": dict(sorted(written.items()))}
+        folder / MANIFEST, {"format": FORMAT, **more, "files": dict(sorted(records.items()))}
     )
 
 
 def find_fault(folder: Path) -> str | None:
-    """What is wrong with the files that the manifest of a folder names, or None."""
+    """The first difference between a folder's files and its manifest; None where they agree."""
     try:
         manifest = read_json(folder / MANIFEST, Manifest)
     except DamagedFile as error:
         return f"{MANIFEST} cannot be read ({error.fault})"
     if manifest["format"] != FORMAT:
-        return f"{MANIFEST} says format {manifest['format']}, this version reads {FORMAT}"
-    for name, written in manifest["files"].items():
+        return f"{MANIFEST} has format {manifest['format']}, this version reads {FORMAT}"
+    for name, record in manifest["files"].items():
         file = folder / name
         if not file.is_file():
             return f"{name} is missing"
-        if file.stat().st_size != written["bytes"]:
-            return f"{name} has {file.stat().st_size} bytes, {written['bytes']} were written"
-        if file_sha256(file) != written["sha256"]:
+        if file.stat().st_size != record["bytes"]:
+            return f"{name} has {file.stat().st_size} bytes, {record['bytes']} were written"
+        if file_sha256(file) != record["sha256"]:
             return f"{name} does not have the checksum that was written"
     return None
 

@@ -1,5 +1,4 @@
-"""The files of an exported policy and their checksums: what was cut short, changed or lost on the
-way is refused."""
+"""Checksums of the files of an exported policy, by which damaged exports are refused."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ from vla.files.reading import DamagedFile
 
 WEIGHTS = "model.safetensors"
 CHECKED = (WEIGHTS, "policy.json", "starts.json", "tokenizer/*")
-"""What decides which action follows; the card and the settings may be edited."""
+"""Files that determine the actions; the card and the settings may be edited."""
 
 
 def write_checksums(folder: Path) -> None:
@@ -20,10 +19,10 @@ def write_checksums(folder: Path) -> None:
 
 
 def check_export(folder: Path) -> None:
-    """Hold the files of an exported policy against its manifest: 1 GB takes 0.7 s of a processor.
+    """Compare an exported policy with its manifest; 1 GB takes 0.7 s of a processor.
 
-    Raises DamagedFile where one differs. An export of an earlier version has no manifest, and that
-    is said.
+    Raises DamagedFile where a file differs. An export of an earlier version has no manifest, which
+    is printed.
     """
     if not (folder / MANIFEST).exists():
         print(

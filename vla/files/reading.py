@@ -1,9 +1,7 @@
-"""The readers of text files that a person or an interrupted copy can damage: text, JSON, JSON
-lines, YAML.
+"""Checked readers of text files: text, JSON, JSON lines and YAML.
 
-Each returns what the file holds, or raises `DamagedFile` with path, fault and remedy in one line.
-What a caller needs is a type that pydantic checks: `dict`, `list[dict]`, or a TypedDict with the
-keys and their kinds.
+Each returns the content, or raises `DamagedFile` with path, fault and remedy in one line. `kind` is
+a type that pydantic checks: `dict`, `list[dict]`, or a TypedDict of required keys.
 """
 
 from __future__ import annotations
@@ -22,14 +20,15 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 RESTORE = "restore it from a copy"
 MAPPING = dict[str, Any]
 KEYS = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
-"""`__pydantic_config__` of a TypedDict that says which keys a file needs."""
+"""`__pydantic_config__` of a TypedDict of a file's required keys; others are allowed."""
 MAX_MESSAGE_CHARACTERS = 200
-"""Characters of a library's message that are repeated."""
+"""Longest part of a library's message that is repeated, in characters."""
 
 
 class DamagedFile(ValueError):
-    """A file that cannot be what was written: its path, the fault and the remedy. `fault` may be
-    another error, of which the first line is told.
+    """A file that is missing, unreadable or malformed, with path, fault and remedy.
+
+    `fault` may be another error; its first line is used.
     """
 
     def __init__(self, path: Path | str, fault: object, remedy: str = RESTORE) -> None:
@@ -38,15 +37,15 @@ class DamagedFile(ValueError):
 
 
 def short_message(fault: object) -> str:
-    """The first line of what a library says, or the kind of its error."""
+    """The first line of a library's message, or the kind of its error."""
     lines = str(fault).strip().splitlines()
-    told = lines[0][:MAX_MESSAGE_CHARACTERS] if lines else type(fault).__name__
-    return f"{told} is missing" if isinstance(fault, KeyError) else told
+    message = lines[0][:MAX_MESSAGE_CHARACTERS] if lines else type(fault).__name__
+    return f"{message} is missing" if isinstance(fault, KeyError) else message
 
 
 @contextmanager
 def validating_file(path: Path | str, remedy: str = RESTORE) -> Iterator[None]:
-    """Within the block, what cannot be made of a file's values is a fault of the file."""
+    """Turn errors from a file's values within the block into a `DamagedFile`."""
     try:
         yield
     except DamagedFile:
@@ -82,8 +81,7 @@ def read_text(path: Path, remedy: str = RESTORE) -> str:
 def read_json(
     path: Path, kind: Any = MAPPING, remedy: str = RESTORE, *, finite: bool = True
 ) -> Any:
-    """What a JSON file holds, checked against `kind`; NaN and infinity are refused where
-    `finite`."""
+    """The content of a JSON file, checked against `kind`; `finite` refuses NaN and infinity."""
     return validate_values(
         path, parse_json(read_text(path, remedy), path, remedy, finite), kind, remedy
     )
@@ -92,12 +90,12 @@ def read_json(
 def read_optional_json(
     path: Path, otherwise: Any, kind: Any = MAPPING, remedy: str = RESTORE
 ) -> Any:
-    """What a JSON file holds, or `otherwise` where nothing has that name."""
+    """The content of a JSON file, or `otherwise` where the file does not exist."""
     return read_json(path, kind, remedy) if path.exists() else otherwise
 
 
 def read_yaml(path: Path, kind: Any = MAPPING, remedy: str = RESTORE) -> Any:
-    """What a YAML file holds, checked against `kind`."""
+    """The content of a YAML file, checked against `kind`."""
     text = read_text(path, remedy)
     try:
         values = yaml.safe_load(text)
@@ -113,8 +111,7 @@ def read_yaml(path: Path, kind: Any = MAPPING, remedy: str = RESTORE) -> Any:
 
 
 def read_json_lines(path: Path, kind: Any = MAPPING, remedy: str = RESTORE) -> list[Any]:
-    """A value for every line that is not blank; a last line without its end, which a crash cut
-    short, is left out."""
+    """One value for every non-blank line; a last line without its end, cut by a crash, is left out."""
     lines = read_text(path, remedy).split("\n")
     numbered = [(f"{path}, line {i}", line) for i, line in enumerate(lines[:-1], 1) if line.strip()]
     return [
@@ -124,6 +121,8 @@ def read_json_lines(path: Path, kind: Any = MAPPING, remedy: str = RESTORE) -> l
 
 
 def parse_json(text: str, where: Path | str, remedy: str, finite: bool) -> Any:
+    """The value of a JSON text; `where` is its place in error messages."""
+
     def refuse(constant: str) -> NoReturn:
         raise DamagedFile(where, f"no JSON (it holds {constant})", remedy)
 
@@ -148,7 +147,10 @@ def parse_json(text: str, where: Path | str, remedy: str, finite: bool) -> Any:
 
 
 def validate_values(path: Path | str, values: Any, kind: Any, remedy: str = RESTORE) -> Any:
-    """The values, once they are of the kind that is needed."""
+    """The values, checked against `kind`.
+
+    Raises DamagedFile.
+    """
     try:
         type_adapter(kind).validate_python(values, strict=True)
     except ValidationError as error:
@@ -162,15 +164,15 @@ def type_adapter(kind: Any) -> TypeAdapter:
 
 
 def describe_fault(error: ValidationError) -> str:
-    """The first thing that a file lacks or holds in another form."""
+    """The first missing or malformed value, as a clause."""
     first = error.errors(include_url=False)[0]
     name = ".".join(str(part) for part in first["loc"])
     if first["type"] == "missing":
         return f"{name} is missing"
-    wanted = (
+    expectation = (
         first["msg"].replace("Input should be", "it must be").replace("valid dictionary", "mapping")
     )
-    return f"{name or 'it'} is {format_value(first['input'])}, {wanted}"
+    return f"{name or 'it'} is {format_value(first['input'])}, {expectation}"
 
 
 def format_value(value: Any) -> str:

@@ -1,9 +1,7 @@
-"""Secrets in addresses, which no file, report or message may repeat: they are masked wherever they
-are written.
+"""Masking of secrets in addresses before they are written to files, reports or messages.
 
-A secret is what stands before the host (`https://user:key@host`) and the value of a parameter that
-is called like one (`?api_key=...`). A masked address still says where it leads, and cannot be used
-any more.
+Secrets are the text before the host (`https://user:key@host`) and the values of parameters with a
+telling name (`?api_key=...`). A masked address still shows its host, and no longer works.
 """
 
 from __future__ import annotations
@@ -28,22 +26,22 @@ PARAMETER = re.compile(
 
 
 def mask_secrets(text: str) -> str:
-    """A text without the secrets of the addresses in it."""
-    return PARAMETER.sub(lambda found: found["name"] + MASK, ADDRESS.sub(mask_user, text))
+    """A text with the secrets of its addresses masked."""
+    return PARAMETER.sub(lambda match: match["name"] + MASK, ADDRESS.sub(mask_user, text))
 
 
-def mask_user(found: re.Match[str]) -> str:
-    """An address without what stands before its host; a password may hold an unescaped slash."""
-    rest = found["rest"]
+def mask_user(match: re.Match[str]) -> str:
+    """An address with the text before its host masked; a password may hold an unescaped slash."""
+    rest = match["rest"]
     host = rest.partition("/")[0]
     _, at, after = (host if "@" in host else rest).rpartition("@")
     if not at or ("@" not in host and not PASSWORD.match(rest)):
-        return found[0]
-    return found["scheme"] + MASK + "@" + after + (rest[len(host) :] if "@" in host else "")
+        return match[0]
+    return match["scheme"] + MASK + "@" + after + (rest[len(host) :] if "@" in host else "")
 
 
 def mask_nested(values: Any) -> Any:
-    """Plain values at any depth, every text in them masked."""
+    """Plain values at any depth, with every text masked."""
     if isinstance(values, str):
         return mask_secrets(values)
     if isinstance(values, Mapping):
@@ -52,9 +50,9 @@ def mask_nested(values: Any) -> Any:
 
 
 def find_masked_settings(values: Any, path: str = "") -> list[str]:
-    """The paths of settings that hold an address which was masked when they were saved."""
+    """The paths of settings that hold an address whose secrets were masked when saved."""
     if isinstance(values, str):
-        return [path] if any(MASK in found["rest"] for found in ADDRESS.finditer(values)) else []
+        return [path] if any(MASK in match["rest"] for match in ADDRESS.finditer(values)) else []
     items = (
         values.items()
         if isinstance(values, Mapping)
@@ -63,7 +61,7 @@ def find_masked_settings(values: Any, path: str = "") -> list[str]:
         else ()
     )
     return [
-        found
+        masked
         for key, value in items
-        for found in find_masked_settings(value, f"{path}.{key}" if path else str(key))
+        for masked in find_masked_settings(value, f"{path}.{key}" if path else str(key))
     ]

@@ -1,5 +1,5 @@
-"""How files are written so that a crash, a power cut or a full disk leaves the old one or the new
-one, never half."""
+"""Atomic writing: after a crash, a power cut or a full disk a file is the old or the new one,
+whole."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from pathlib import Path
 from typing import Any
 
 UNFINISHED = ".unfinished-"
-"""What the name of a file begins with while it is being written."""
+"""Prefix of a file's name while it is written."""
 NUMBERS = re.compile(r"\[\n\s+(?:(?:-?\d[\d.eE+-]*|null)(?:,\n\s+)?)+\n\s*\]")
 """A JSON list of numbers, one a line."""
 DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 
 
 class DiskFull(OSError):
-    """There is no room on a disk; the message names the path, and what is intact."""
+    """A full disk; the message names the path and the files that are intact."""
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether the error says that the disk, or the user's share of it, is full (safetensors says so
-    only in words)."""
+    """True for an error of a full disk or an exhausted quota; safetensors reports it only in its
+    message."""
     full = isinstance(error, DiskFull) or (
         isinstance(error, OSError) and error.errno in DISK_FULL_ERRNOS
     )
@@ -35,10 +35,9 @@ def is_disk_full(error: BaseException) -> bool:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """A path to write a file to; after the block it is on the disk and stands at `path`, replacing
-    what was there.
+    """A path to write to; after the block the file is on the disk and replaces `path`.
 
-    Raises DiskFull, after which the old file stands as it was.
+    Raises DiskFull, after which the old file is intact.
     """
     unfinished = path.with_name(f"{UNFINISHED}{os.getpid()}-{path.name}")
     try:
@@ -54,30 +53,31 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace a small file so that a reader, or a crash, sees the old text or the new one."""
+    """Replace a small file so that readers and crashes leave the old text or the new one."""
     with atomic_file(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
 
 
 def join_number_list(numbers: re.Match[str]) -> str:
-    """A list of numbers without its line breaks."""
+    """A JSON list of numbers without its line breaks."""
     return f"[{' '.join(numbers[0][1:-1].split())}]"
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Replace a JSON file; ValueError for NaN and infinity, which are no JSON. A list of numbers
-    stands on one line."""
+    """Replace a JSON file; a list of numbers is on one line.
+
+    Raises ValueError for NaN and infinity.
+    """
     text = json.dumps(values, indent=1, allow_nan=False)
     write_atomically(path, NUMBERS.sub(join_number_list, text) + "\n")
 
 
 @contextmanager
 def atomic_folder(final: Path) -> Iterator[Path]:
-    """An empty folder to write files to; after the block they are on the disk and the folder stands
-    at `final`.
+    """An empty folder to write to; after the block it is on the disk and replaces `final`.
 
-    A folder that was there is set aside first and removed last, so that at every moment one of the
-    two is whole (`restore_folders` puts back what a crash between the two renames left aside).
+    The old folder is set aside first and removed last, so one of the two is whole at every moment.
+    `restore_folders` puts back a folder that a crash between the two renames left aside.
     """
     unfinished, aside = (final.with_name(f"{kind}{final.name}") for kind in (UNFINISHED, REPLACED))
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -96,12 +96,11 @@ def atomic_folder(final: Path) -> Iterator[Path]:
 
 
 REPLACED = ".replaced-"
-"""What the name of a folder begins with while its successor takes its place."""
+"""Prefix of a folder's name while its successor replaces it."""
 
 
 def restore_folders(parent: Path) -> None:
-    """Put back folders whose successor never took their place, and remove what a crash while
-    writing left."""
+    """Put back folders whose replacement did not finish, and remove unfinished files."""
     for aside in parent.glob(f"{REPLACED}*"):
         final = parent / aside.name.removeprefix(REPLACED)
         shutil.rmtree(aside) if final.exists() else aside.rename(final)
@@ -109,7 +108,7 @@ def restore_folders(parent: Path) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what a crash while writing left."""
+    """Remove the unfinished files of a folder."""
     for path in folder.glob(f"{UNFINISHED}*"):
         remove(path)
 
@@ -120,19 +119,19 @@ def remove(path: Path) -> None:
 
 
 def flush_file(path: Path) -> None:
-    """Make sure that a file is on the disk."""
+    """Flush a file to the disk."""
     with path.open("rb") as opened:
         os.fsync(opened.fileno())
 
 
 def flush_tree(folder: Path) -> None:
-    """Make sure that all that is under a folder is on the disk."""
+    """Flush all files under a folder to the disk."""
     for path in [*folder.rglob("*"), folder]:
         flush_folder(path) if path.is_dir() else flush_file(path)
 
 
 def flush_folder(folder: Path) -> None:
-    """Make sure that the names in a folder are on the disk."""
+    """Flush the names in a folder to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
