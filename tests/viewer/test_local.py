@@ -28,7 +28,7 @@ class Episodes(EpisodeLibrary):
         super().__init__(Path("nowhere"), lambda settings, seeds, actions, render=True: [], {})
         self.threads = []
 
-    def lines(self):
+    def summaries(self):
         self.threads.append(threading.current_thread().name)
         return [{"id": "recordings/a/0", "return": float("nan")}]
 

@@ -1,1 +1,1 @@
-"""The episode viewer."""
+"""The viewer of recorded episodes: a local server, standalone pages and exports."""

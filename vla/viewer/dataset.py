@@ -1,5 +1,4 @@
-"""Recorded episodes as a LeRobotDataset: lived again and written with pictures, to train on or look
-at elsewhere."""
+"""Export of recorded episodes as a LeRobotDataset: replayed, with images."""
 
 from __future__ import annotations
 
@@ -17,76 +16,79 @@ from vla.viewer.payload import ReplayedEpisode, episode_actions
 
 
 def write_dataset(library: EpisodeLibrary, folder: Path, limit: int, only_successes: bool) -> int:
-    """Write the newest `limit` episodes, one of each start (a success where there is one); how many
-    they were.
+    """Write the newest `limit` episodes, one for each start (a success where there is one); their
+    number.
 
-    Raises ValueError when the folder exists already, there is nothing to write, or an episode was
-    recorded in another simulator and comes to another end.
+    Raises ValueError where the folder exists, no episode qualifies, or a replay has another outcome
+    than the recording.
     """
-    chosen = select_one_per_start(
+    selected = select_one_per_start(
         [line for line in library.summaries() if line["success"] or not only_successes]
     )[:limit]
-    if not chosen:
+    if not selected:
         raise ValueError(
             f"{library.run} holds no {'success' if only_successes else 'episode'} to write"
         )
     writer = None
-    for line in chosen:
+    for line in selected:
         name, _, number = line["id"].rpartition("/")
         recording = library.recordings[library.run / f"{name}.safetensors"]
-        (lived,) = library.replayer(
+        (replay,) = library.replayer(
             recording.sim, [line["seed"]], [episode_actions(recording)[int(number)]]
         )
-        if lived.success != line["success"]:
+        if replay.success != line["success"]:
             raise ValueError(
-                f"{line['id']} comes to another end in this simulator: it has changed since"
+                f"{line['id']} has another outcome when replayed: the simulator has changed since"
             )
         episode = episode_from_replay(
-            lived, episode_actions(recording)[int(number)], line["seed"], library.spec
+            replay, episode_actions(recording)[int(number)], line["seed"], library.spec
         )
         writer = writer or LeRobotWriter(
             folder, dataset_spec_from_run(library, recording.sim, episode)
         )
         writer.add(episode)
     assert writer is not None
-    print(f"{writer.finish()}: {len(chosen)} episodes, one of each start")
-    return len(chosen)
+    print(f"{writer.finish()}: {len(selected)} episodes, one of each start")
+    return len(selected)
 
 
 def select_one_per_start(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The first line of every start, a success before a failure."""
-    found: dict[int, Mapping[str, Any]] = {}
+    """The first episode of every start, a success before a failure."""
+    by_seed: dict[int, Mapping[str, Any]] = {}
     for line in lines:
-        if line["seed"] not in found or (line["success"] and not found[line["seed"]]["success"]):
-            found[line["seed"]] = line
-    return list(found.values())
+        if line["seed"] not in by_seed or (
+            line["success"] and not by_seed[line["seed"]]["success"]
+        ):
+            by_seed[line["seed"]] = line
+    return list(by_seed.values())
 
 
 def episode_from_replay(
-    lived: ReplayedEpisode, actions: np.ndarray, seed: int, spec: Mapping[str, Any]
+    replay: ReplayedEpisode, actions: np.ndarray, seed: int, spec: Mapping[str, Any]
 ) -> Episode:
-    """What was seen before every control step, and what was done: actions as the environment
-    clipped them."""
-    count = len(lived.reward)
-    done = np.clip(np.concatenate(list(actions))[:count], spec["low"], spec["high"]).astype(
+    """The observations and actions of a replay; actions as the environment clipped them."""
+    count = len(replay.reward)
+    clipped = np.clip(np.concatenate(list(actions))[:count], spec["low"], spec["high"]).astype(
         np.float32
     )
-    felt = np.concatenate([np.stack(lived.commanded), np.array(lived.opening)[:, None]], axis=1)
+    proprio = np.concatenate(
+        [np.stack(replay.commanded), np.array(replay.opening)[:, None]], axis=1
+    )
     return Episode(
-        images={camera: np.stack(pictures[:count]) for camera, pictures in lived.frames.items()},
-        proprio=felt[:count].astype(np.float32),
-        actions=done,
+        images={camera: np.stack(pictures[:count]) for camera, pictures in replay.frames.items()},
+        proprio=proprio[:count].astype(np.float32),
+        actions=clipped,
         perturbed=np.zeros(count, dtype=bool),
-        instruction=lived.instruction,
+        instruction=replay.instruction,
         seed=seed,
-        success=lived.success,
+        success=replay.success,
     )
 
 
 def dataset_spec_from_run(
     library: EpisodeLibrary, sim: Mapping[str, Any], episode: Episode
 ) -> DatasetSpec:
-    """What the dataset says of itself."""
+    """The spec of the exported dataset."""
     pictures = next(iter(episode.images.values()))
     return DatasetSpec(
         fps=round(library.spec["control_hz"]),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from vla.config.simulation import DEFAULT_SIMULATOR, Simulation, read_section
+from vla.data.observations import RawObservation
 from vla.evaluation.checkpoint_settings import checkpoint_settings, suggest_runs
 from vla.policy_spec import ReplaySpec, read_policy_spec
 from vla.simulator import EpisodeViewer, make_simulator
@@ -19,7 +20,7 @@ from vla.viewer.payload import ReplayedEpisode
 
 
 class Replayer:
-    """Replays recorded episodes, in one environment per simulation that they were recorded in."""
+    """A replayer of recorded episodes, with one environment for each of their simulations."""
 
     def __init__(self) -> None:
         self.simulators: dict[str, EpisodeViewer] = {}
@@ -38,13 +39,16 @@ class Replayer:
 
 
 def single_environment(settings: Mapping[str, Any]) -> Simulation:
-    """Recorded settings of a simulator with one environment and one thread."""
-    alone = {name: 1 for name in ("num_envs", "num_threads") if name in settings}
-    return read_section({"simulator": DEFAULT_SIMULATOR, **settings, **alone})
+    """Recorded settings of a simulator, with one environment and one thread."""
+    ones = {name: 1 for name in ("num_envs", "num_threads") if name in settings}
+    return read_section({"simulator": DEFAULT_SIMULATOR, **settings, **ones})
 
 
 def episode_viewer(settings: Simulation) -> EpisodeViewer:
-    """The simulator of these settings; ValueError where it cannot show episodes."""
+    """The simulator of the settings.
+
+    Raises ValueError where it cannot show episodes.
+    """
     simulator = make_simulator(settings)
     if not isinstance(simulator, EpisodeViewer):
         raise ValueError(f"sim.simulator={settings.simulator} cannot show episodes")
@@ -52,11 +56,14 @@ def episode_viewer(settings: Simulation) -> EpisodeViewer:
 
 
 def open_library(run: Path, wait: bool = False) -> EpisodeLibrary:
-    """The episodes of a run; ValueError when the folder is none. `wait` for one that only
-    begins."""
+    """The recorded episodes of a run.
+
+    `wait` waits for a run that has just begun to write its policy.json. Raises ValueError where the
+    folder is no robot run.
+    """
     path = run / "policy.json"
     if wait and not path.exists():
-        print(f"waiting for {run} to make its policy (Ctrl-C ends)", flush=True)
+        print(f"waiting for {run} to write its policy.json (Ctrl-C ends)", flush=True)
         while not path.exists():
             time.sleep(1)
     if not path.exists():
@@ -67,14 +74,14 @@ def open_library(run: Path, wait: bool = False) -> EpisodeLibrary:
 
 
 def write_html(library: EpisodeLibrary, path: Path, limit: int) -> None:
-    """One page that opens from disk, with the newest episodes inside."""
+    """Write a standalone page with the newest `limit` episodes."""
     data = library.page_data(limit)
     path.write_text(viewer_page(library.run.name, data))
     print(f"{path}: {len(data['list'])} episodes, {path.stat().st_size / 1e6:.1f} MB")
 
 
 def write_rrd(library: EpisodeLibrary, path: Path, limit: int) -> None:
-    """A recording for Rerun's viewer."""
+    """Write the newest `limit` episodes as a recording for Rerun's viewer."""
     from vla.viewer.rerun_file import write_rerun
 
     episodes = [library.episode(line["id"]) for line in library.summaries()[:limit]]
@@ -83,8 +90,11 @@ def write_rrd(library: EpisodeLibrary, path: Path, limit: int) -> None:
 
 
 def watch_native(run: Path) -> None:
-    """MuJoCo's viewer with the policy acting live; instructions come from a page with a text box,
-    or the terminal."""
+    """Run MuJoCo's viewer with the policy acting live.
+
+    Instructions come from a page with a text box, or the terminal. Raises ValueError where the
+    simulator has no viewer.
+    """
     from vla.pipelines.robot.policy import load_policy
     from vla.viewer.instruction_box import InstructionBox
 
@@ -93,7 +103,10 @@ def watch_native(run: Path) -> None:
     policy, observe = load_policy(run, config, simulator)
     box = InstructionBox()
     box.open()
-    act = lambda seen: policy.act(observe(seen), greedy=True).action.float().cpu().numpy()  # noqa: E731
     if not isinstance(simulator, EpisodeViewer):
         raise ValueError(f"sim.simulator={config.sim.simulator} has no viewer of its own")
+
+    def act(raw: RawObservation) -> np.ndarray:
+        return policy.act(observe(raw), greedy=True).action.float().cpu().numpy()
+
     simulator.watch(act, iter(box))

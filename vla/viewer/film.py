@@ -1,5 +1,4 @@
-"""A film of a policy before and after reinforcement learning: the same starts side by side, as
-WebP."""
+"""Films of a policy before and after reinforcement learning: the same starts side by side, as WebP."""
 
 from __future__ import annotations
 
@@ -18,13 +17,13 @@ if TYPE_CHECKING:
     from PIL import Image as Images
 
 MAX_BYTES = 2_000_000
-"""A film is small enough for the front page of a repository."""
+"""Largest size of a film, small enough for the front page of a repository."""
 QUALITIES = (80, 70, 60, 50, 40, 30, 20, 10)
 CAPTION_PIXELS = 46
 GAP_PIXELS = 4
 HALF_GAP_PIXELS = 16
 HOLD_SECONDS = 1.5
-"""The last picture stays this long, so that the outcomes can be read."""
+"""Duration of the last frame, so that the outcomes can be read."""
 DARK = (24, 27, 31)
 LIGHT = (236, 239, 243)
 GREY = (150, 158, 168)
@@ -34,7 +33,7 @@ RED = (222, 88, 82)
 
 @dataclass(frozen=True)
 class FilmedEpisode:
-    """Pictures of one episode [T, h, w, 3] and whether it succeeded."""
+    """Images of one episode [T, h, w, 3] and its success."""
 
     frames: UInt8[np.ndarray, "T h w 3"]
     success: bool
@@ -42,8 +41,7 @@ class FilmedEpisode:
 
 @dataclass(frozen=True)
 class Half:
-    """One side of a film: its title, the success rate of the whole evaluation, and a few of its
-    episodes."""
+    """One side of a film: its title, the success rate of the whole evaluation, and a few episodes."""
 
     title: str
     rate: SuccessRate
@@ -60,10 +58,10 @@ class Half:
 
 
 def write_film(path: Path, halves: Sequence[Half], control_hz: float, stride: int = 2) -> int:
-    """Write the film at `control_hz`, every `stride`-th picture kept; its size in bytes.
+    """Write the film at `control_hz` with every `stride`-th frame; its size in bytes.
 
-    The quality of the pictures falls until the film is below `MAX_BYTES`. Raises ValueError where
-    the lowest quality does not suffice.
+    The image quality falls until the film is below `MAX_BYTES`. Raises ValueError where the lowest
+    quality does not suffice.
     """
     pictures = draw_film(halves, stride)
     milliseconds = [round(1000 * stride / control_hz)] * len(pictures)
@@ -85,12 +83,12 @@ def write_film(path: Path, halves: Sequence[Half], control_hz: float, stride: in
             return path.stat().st_size
     raise ValueError(
         f"{path} has {path.stat().st_size} bytes at the lowest quality, more than {MAX_BYTES}: "
-        "film fewer starts, or smaller pictures"
+        "film fewer starts, or smaller images"
     )
 
 
 def draw_film(halves: Sequence[Half], stride: int) -> list[Images.Image]:
-    """Every `stride`-th picture of the film; an episode that has ended shows its last picture."""
+    """Every `stride`-th frame of the film; an ended episode shows its last image."""
     from PIL import Image
 
     length = max(len(episode.frames) for half in halves for episode in half.episodes)
@@ -113,7 +111,7 @@ def draw_half(half: Half, t: int) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def draw_tile(episode: FilmedEpisode, t: int) -> UInt8[np.ndarray, "H W 3"]:
-    """An episode's picture in a frame, which is coloured by the outcome once the episode ends."""
+    """An episode's image in a frame, coloured by the outcome once the episode has ended."""
     ended = t >= len(episode.frames) - 1
     picture = episode.frames[min(t, len(episode.frames) - 1)]
     colour = (GREEN if episode.success else RED) if ended else DARK

@@ -1,5 +1,5 @@
-"""A text box for instructions beside MuJoCo's own viewer, which has none: a page on this machine,
-and the terminal."""
+"""A text box for instructions beside MuJoCo's viewer, which has none: a local page, and the
+terminal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAGE = Template((Path(__file__).parent / "static" / "box.html").read_text())
 
 
 class InstructionBox:
-    """Lines that were typed into the page at `address`, or into `terminal`, in the order of
+    """A stream of instructions from the page at `address` and from `terminal`, in the order of
     time."""
 
     def __init__(self, terminal: Iterable[str] = sys.stdin) -> None:
@@ -31,8 +31,7 @@ class InstructionBox:
                 self.answer(HTTPStatus.OK, "text/html", PAGE.substitute(colours=COLOURS))
 
             def do_POST(self) -> None:
-                # Only a page from this address may type: another site's would come with another
-                # origin.
+                # Only this page may send instructions; another site's page has another origin.
                 origin = self.headers.get("Origin")
                 length = self.headers.get("Content-Length", "0")
                 is_ours = origin in (None, box.server.address.rstrip("/"))
@@ -42,12 +41,12 @@ class InstructionBox:
                     or len(length) > 9
                     or int(length) > MAX_BYTES
                 ):
-                    self.answer(HTTPStatus.FORBIDDEN, "text/plain", "no")
+                    self.answer(HTTPStatus.FORBIDDEN, "text/plain", "refused")
                     return
                 box.typed.put(
                     " ".join(self.rfile.read(int(length)).decode(errors="replace").split())
                 )
-                self.answer(HTTPStatus.OK, "text/plain", "said")
+                self.answer(HTTPStatus.OK, "text/plain", "accepted")
 
         self.server = LocalServer(0, Handler)
         self.address = self.server.address
@@ -55,7 +54,7 @@ class InstructionBox:
         threading.Thread(target=self._read, args=(terminal,), daemon=True).start()
 
     def open(self) -> None:
-        """Say where the page is, and show it."""
+        """Print the page's address and open it in a browser."""
         import webbrowser
 
         print(f"instructions: {self.address}, or typed here", flush=True)

@@ -1,5 +1,4 @@
-"""The recorded episodes of a run: listed at once, lived again when someone wants to see one, new
-ones found."""
+"""The recorded episodes of a run: listed from their files, and replayed on demand."""
 
 from __future__ import annotations
 
@@ -24,8 +23,10 @@ from vla.viewer.payload import (
 
 @runtime_checkable
 class Replayer(Protocol):
-    """Lives episodes again, from the settings of their simulation, seeds and actions
-    (`vla.viewer.episodes.Replayer`); without `render` no picture is drawn.
+    """A replayer of episodes from simulator settings, seeds and actions
+    (`vla.viewer.episodes.Replayer`).
+
+    Without `render` no image is drawn.
     """
 
     def __call__(
@@ -39,7 +40,10 @@ class Replayer(Protocol):
 
 @dataclass
 class EpisodeLibrary:
-    """What there is to see of a run. `spec` is what its actions mean (`policy.json`)."""
+    """The recorded episodes of a run.
+
+    `spec` is the action spec of its `policy.json`.
+    """
 
     run: Path
     replayer: Replayer
@@ -49,8 +53,7 @@ class EpisodeLibrary:
     left_out: dict[Path, str] = field(default_factory=dict)
 
     def refresh(self) -> None:
-        """Find recordings that were written since; one that is damaged is left out, counted, and
-        named once."""
+        """Load recordings written since the last call; a damaged one is left out and reported once."""
         for path in list_recordings(self.run):
             if path not in self.recordings and path not in self.left_out:
                 try:
@@ -65,43 +68,50 @@ class EpisodeLibrary:
                     )
 
     def recording_name(self, path: Path) -> str:
-        """How a recording is called in the identity of its episodes: its path without the
-        suffix."""
+        """The name of a recording in its episodes' ids: its path without the suffix."""
         return path.relative_to(self.run).with_suffix("").as_posix()
 
     def summaries(self) -> list[dict[str, Any]]:
-        """A line for every episode, those of the newest recordings first."""
+        """A summary of every episode, those of the newest recordings first."""
         self.refresh()
         return [
-            line
-            for path, found in reversed(self.recordings.items())
-            for line in episode_summaries(found, self.recording_name(path))
+            summary
+            for path, recording in reversed(self.recordings.items())
+            for summary in episode_summaries(recording, self.recording_name(path))
         ]
 
     def episode(self, identity: str) -> dict[str, Any]:
-        """All there is to play one; KeyError when there is none of that name."""
+        """The payload that plays one episode.
+
+        Raises KeyError for an unknown id.
+        """
         recording, name, i = self._find(identity)
-        (lived,) = self.replayer(
+        (replay,) = self.replayer(
             recording.sim, [int(recording.seed[i])], [episode_actions(recording)[i]]
         )
-        return episode_payload(recording, name, i, lived, self.spec)
+        return episode_payload(recording, name, i, replay, self.spec)
 
     def failure(self, identity: str) -> dict[str, str] | None:
-        """Why one failed; KeyError when there is none of that name. Lived again once, unseen."""
+        """The reason of a failure, replayed once without images; None for a success.
+
+        Raises KeyError for an unknown id.
+        """
         recording, _, i = self._find(identity)
         if identity not in self.reasons:
-            (lived,) = self.replayer(
+            (replay,) = self.replayer(
                 recording.sim,
                 [int(recording.seed[i])],
                 [episode_actions(recording)[i]],
                 render=False,
             )
-            self.reasons[identity] = failure_payload(lived)
+            self.reasons[identity] = failure_payload(replay)
         return self.reasons[identity]
 
     def _find(self, identity: str) -> tuple[EpisodeRecording, str, int]:
-        """The recording that holds an episode, its name, and the episode's number in it; KeyError
-        when none does."""
+        """The recording of an episode, its name, and the episode's number in it.
+
+        Raises KeyError for an unknown id.
+        """
         name, _, number = identity.rpartition("/")
         path = self.run / f"{name}.safetensors"
         if (
@@ -113,17 +123,15 @@ class EpisodeLibrary:
         return self.recordings[path], name, int(number)
 
     def list_episodes(self) -> dict[str, Any]:
-        """What the page lists: a line for every episode, and why each recording that is left out
-        is."""
+        """The list of the page: a summary of every episode, and the faults of damaged recordings."""
         return {"list": self.summaries(), "left_out": list(self.left_out.values())}
 
     def page_data(self, limit: int) -> dict[str, Any]:
-        """The first `limit` episodes with all there is to play them, for a page that opens from
-        disk."""
-        found = self.list_episodes()
-        lines = found["list"][:limit]
+        """The first `limit` episodes with their payloads, for a standalone page."""
+        listing = self.list_episodes()
+        summaries = listing["list"][:limit]
         return {
-            **found,
-            "list": lines,
-            "details": {line["id"]: self.episode(line["id"]) for line in lines},
+            **listing,
+            "list": summaries,
+            "details": {summary["id"]: self.episode(summary["id"]) for summary in summaries},
         }

@@ -1,4 +1,4 @@
-"""Pages served to a browser on this machine, one thread a connection."""
+"""An HTTP server for pages on this machine, one thread a connection."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ from typing import Any
 from vla.network_hosts import LOOPBACK, is_local_host
 
 SILENT_SECONDS = 20.0
-"""A connection that neither sends nor takes anything for so long is closed."""
+"""Idle time after which a connection is closed."""
 MAX_CONNECTIONS = 64
 
 
 class LocalHandler(BaseHTTPRequestHandler):
-    """Answers requests that call this machine by a name of its own (`vla.network_hosts`); others get
-    403."""
+    """A handler for requests with a local host name (`vla.network_hosts`); others get 403."""
 
     timeout = SILENT_SECONDS
 
     def parse_request(self) -> bool:
         if not super().parse_request():
             return False
-        # A browser says which name brought it here. Without one it is no browser, and no page can
-        # read the answer.
+        # Browsers send the host name of the page's address. A client without one is no browser,
+        # so no foreign page can read the answer.
         if is_local_host(self.headers.get("Host", LOOPBACK)):
             return True
         self.answer(
@@ -44,12 +43,14 @@ class LocalHandler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Requests are not news."""
+        """Requests are not logged."""
 
 
 class LocalServer(ThreadingHTTPServer):
-    """A server that this machine alone can reach; port 0 takes a free one. Call
-    `serve_forever()`."""
+    """A server that only this machine can reach; port 0 takes a free one.
+
+    Start it by `serve_forever()`.
+    """
 
     def __init__(self, port: int, handler: type[LocalHandler]):
         super().__init__((LOOPBACK, port), handler)
@@ -72,6 +73,6 @@ class LocalServer(ThreadingHTTPServer):
             self.room.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A tab that was closed while an answer came is no fault; everything else is printed."""
+        """Print errors except closed connections: a browser tab may close during an answer."""
         if not isinstance(sys.exception(), ConnectionError | TimeoutError):
             super().handle_error(request, client_address)

@@ -1,5 +1,4 @@
-"""The viewer's page: one HTML file with style and scripts inside, and its episodes where it is to
-open from disk."""
+"""The viewer's page: one HTML file with style, scripts and, in standalone pages, the episodes."""
 
 from __future__ import annotations
 
@@ -18,8 +17,7 @@ SCRIPTS = ("scene.js", "plots.js", "episode.js", "app.js")
 
 
 def viewer_page(title: str, data: Mapping[str, Any] | None) -> str:
-    """The page; `data` None asks the server that shows it, else the page holds its episodes and
-    needs nobody."""
+    """The page; with `data` None it fetches its episodes from the server, else it contains them."""
     return Template((STATIC / "page.html").read_text()).substitute(
         title=escape(title),
         style=COLOURS + (STATIC / "style.css").read_text(),
@@ -29,9 +27,10 @@ def viewer_page(title: str, data: Mapping[str, Any] | None) -> str:
 
 
 def to_script_json(value: Any) -> str:
-    """JSON that stands in a page or is sent to one. "<" is written as its number: "</script>" and
-    "<!--<script" in a text would end or swallow the page's scripts. NaN and infinity, which JSON
-    has no words for, become null.
+    """JSON for a page's script.
+
+    "<" is escaped, because "</script>" or "<!--<script" in a text would end or hide the page's
+    scripts. NaN and infinity, which JSON lacks, become null.
     """
     return json.dumps(replace_non_finite(value), separators=(",", ":"), allow_nan=False).replace(
         "<", "\\u003c"

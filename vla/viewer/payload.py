@@ -1,5 +1,5 @@
-"""What the page of the viewer is given: a line for every recorded episode, and all there is to play
-one."""
+"""The data of the viewer's page: a summary of every recorded episode, and the payload that plays
+it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from vla.data.episode_recording import EpisodeRecording
 
 FILM_QUALITY = 88
 REACHED_VALUE = 0.5
-"""A term of the task counts as reached above this."""
+"""Value above which a term of the task counts as reached."""
 
 
 @runtime_checkable
 class FailureReason(Protocol):
-    """Why an episode failed (`sim.diagnosis.Reason`): a kind to count by, and a sentence."""
+    """The reason of a failure (`sim.diagnosis.Reason`): a kind for statistics, and a sentence."""
 
     kind: str
     text: str
@@ -27,7 +27,7 @@ class FailureReason(Protocol):
 
 @runtime_checkable
 class ReplayedEpisode(Protocol):
-    """An episode lived again (`sim.replay.Replay`); entries of T + 1 begin with the start."""
+    """A replayed episode (`sim.replay.Replay`); sequences of T + 1 entries begin with the start."""
 
     instruction: str
     shapes: Any
@@ -47,7 +47,8 @@ class ReplayedEpisode(Protocol):
 
 
 def episode_summaries(recording: EpisodeRecording, name: str) -> list[dict[str, Any]]:
-    """A line for each episode of the recording `name`: what the list shows and filters by."""
+    """A summary of each episode of the recording `name`: the columns that the page lists and
+    filters."""
     returns = np.bincount(recording.episode, recording.reward, minlength=len(recording.seed))
     return [
         {
@@ -77,59 +78,62 @@ def episode_actions(recording: EpisodeRecording) -> list[np.ndarray]:
 
 
 def episode_payload(
-    recording: EpisodeRecording, name: str, i: int, lived: ReplayedEpisode, spec: Mapping[str, Any]
+    recording: EpisodeRecording, name: str, i: int, replay: ReplayedEpisode, spec: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """All there is to play episode `i`. `faithful` is False where living it again came to another
-    end: then the simulator is not the one that it was recorded in, and what is shown is not what
-    happened.
+    """The payload that plays episode `i`.
+
+    `faithful` is False where the replay has another outcome than the recording. The simulator has
+    then changed, and the replay is not the recorded episode.
     """
     rows = np.flatnonzero(recording.episode == i)
     recorded = float(recording.reward[rows].sum())
     faithful = (
-        lived.success == bool(recording.success[i]) and abs(sum(lived.reward) - recorded) < 1e-3
+        replay.success == bool(recording.success[i]) and abs(sum(replay.reward) - recorded) < 1e-3
     )
-    poses = np.stack(lived.poses).astype(np.float32)
+    poses = np.stack(replay.poses).astype(np.float32)
     return {
         **episode_summaries(recording, name)[i],
-        "instruction": lived.instruction,
+        "instruction": replay.instruction,
         "faithful": faithful,
         "control_hz": spec["control_hz"],
         "names": list(spec["names"]),
-        "shapes": [vars(shape) for shape in lived.shapes],
+        "shapes": [vars(shape) for shape in replay.shapes],
         "poses": encode_float32(poses),
         "num_bodies": poses.shape[1],
         "films": {
-            camera: encode_film(np.stack(pictures)) for camera, pictures in lived.frames.items()
+            camera: encode_film(np.stack(pictures)) for camera, pictures in replay.frames.items()
         },
-        "hand": round_nested(lived.hand),
-        "commanded": round_nested(lived.commanded),
-        "opening": round_nested(lived.opening),
-        "targets": {name: round_nested(places) for name, places in lived.targets.items()},
-        "terms": {name: round_nested(values, 3) for name, values in lived.terms.items()},
-        "why": failure_payload(lived),
-        "reward": round_nested(lived.reward, 5),
-        "decision": list(lived.decision),
-        "decisions": decision_payloads(recording, rows, lived, spec),
+        "hand": round_nested(replay.hand),
+        "commanded": round_nested(replay.commanded),
+        "opening": round_nested(replay.opening),
+        "targets": {name: round_nested(places) for name, places in replay.targets.items()},
+        "terms": {name: round_nested(values, 3) for name, values in replay.terms.items()},
+        "why": failure_payload(replay),
+        "reward": round_nested(replay.reward, 5),
+        "decision": list(replay.decision),
+        "decisions": decision_payloads(recording, rows, replay, spec),
     }
 
 
-def failure_payload(lived: ReplayedEpisode) -> dict[str, str] | None:
+def failure_payload(replay: ReplayedEpisode) -> dict[str, str] | None:
     """The reason of a failed episode for the page; None for a success."""
-    found = lived.reason
-    return None if found is None else {"kind": found.kind, "text": found.text}
+    reason = replay.reason
+    return None if reason is None else {"kind": reason.kind, "text": reason.text}
 
 
 def decision_payloads(
-    recording: EpisodeRecording, rows: np.ndarray, lived: ReplayedEpisode, spec: Mapping[str, Any]
+    recording: EpisodeRecording, rows: np.ndarray, replay: ReplayedEpisode, spec: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """What the policy thought at each decision. `path` is where the chunk would lead the hand, [H +
-    1, 3]."""
-    begins = np.searchsorted(np.asarray(lived.decision), np.arange(len(rows)))
-    found = []
+    """The numbers of each decision.
+
+    `path` [H + 1, 3] holds the hand's positions if it followed the chunk.
+    """
+    begins = np.searchsorted(np.asarray(replay.decision), np.arange(len(rows)))
+    payloads = []
     for number, row in enumerate(rows.tolist()):
-        start = int(min(begins[number], len(lived.commanded) - 1))
+        start = int(min(begins[number], len(replay.commanded) - 1))
         action = recording.action[row]
-        found.append(
+        payloads.append(
             {
                 "step": start,
                 "logprobs": round_nested(recording.logprobs[row].tolist(), 3),
@@ -139,34 +143,34 @@ def decision_payloads(
                 "ratio": update_ratios(recording, row),
                 "action": round_nested(action),
                 "path": round_nested(
-                    planned_path(action, np.asarray(lived.commanded[start]), spec)
+                    planned_path(action, np.asarray(replay.commanded[start]), spec)
                 ),
                 "chain": None
                 if recording.chain is None
                 else round_nested(recording.chain[row].tolist(), 3),
             }
         )
-    return found
+    return payloads
 
 
 def update_ratios(recording: EpisodeRecording, row: int) -> list[float] | None:
-    """How much likelier each draw became through the update."""
+    """The probability ratios of the sampled values, after over before the update."""
     if recording.logprobs_after is None:
         return None
     return round_nested(np.exp(recording.logprobs_after[row] - recording.logprobs[row]).tolist(), 4)
 
 
 def optional_row(values: np.ndarray | None, row: int) -> list[float] | float | None:
-    """A row of what not every recording has."""
+    """A row of an array that not every recording has; None without."""
     if values is None:
         return None
-    found = round_nested(values[row].tolist(), 4)
-    return found[0] if isinstance(found, list) and len(found) == 1 else found
+    rounded = round_nested(values[row].tolist(), 4)
+    return rounded[0] if isinstance(rounded, list) and len(rounded) == 1 else rounded
 
 
 def planned_path(action: np.ndarray, commanded: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
-    """Positions [H + 1, 3] that a chunk of actions [H, A] asks for, from where the hand was told to
-    be."""
+    """Hand positions [H + 1, 3] commanded by a chunk of actions [H, A], from the last commanded
+    pose."""
     moves = np.clip(action, spec["low"], spec["high"])[:, :3]
     if tuple(spec["kinds"][:3]) != ("delta",) * 3:
         return np.concatenate([commanded[None, :3], moves])
@@ -179,7 +183,7 @@ def encode_float32(values: np.ndarray) -> str:
 
 
 def round_nested(values: Any, digits: int = 4) -> Any:
-    """Numbers with few digits, nested as they were; NaN becomes null."""
+    """Nested numbers with few digits; NaN becomes null."""
     if isinstance(values, np.ndarray):
         values = values.tolist()
     if isinstance(values, list | tuple):
@@ -188,8 +192,7 @@ def round_nested(values: Any, digits: int = 4) -> Any:
 
 
 def encode_film(pictures: np.ndarray) -> dict[str, Any]:
-    """uint8 [T, h, w, 3] as one picture of many tiles, row by row: any moment can be shown at
-    once."""
+    """uint8 [T, h, w, 3] as one WebP image of tiles, row by row, for random access in a browser."""
     from PIL import Image
 
     count, height, width, _ = pictures.shape
@@ -197,14 +200,14 @@ def encode_film(pictures: np.ndarray) -> dict[str, Any]:
     rows = -(-count // columns)
     sheet = np.zeros((rows * columns, height, width, 3), np.uint8)
     sheet[:count] = pictures
-    joined = (
+    mosaic = (
         sheet.reshape(rows, columns, height, width, 3)
         .swapaxes(1, 2)
         .reshape(rows * height, columns * width, 3)
     )
-    written = io.BytesIO()
-    Image.fromarray(joined).save(written, format="WEBP", quality=FILM_QUALITY, method=3)
-    data = base64.b64encode(written.getvalue()).decode()
+    buffer = io.BytesIO()
+    Image.fromarray(mosaic).save(buffer, format="WEBP", quality=FILM_QUALITY, method=3)
+    data = base64.b64encode(buffer.getvalue()).decode()
     return {
         "width": width,
         "height": height,

@@ -1,5 +1,4 @@
-"""Episodes as a recording for Rerun (`.rrd`): the scene, the cameras, and the policy's numbers on
-one timeline.
+"""Export of episodes for Rerun (`.rrd`): scene, cameras and the policy's numbers on one timeline.
 
 Rerun is an optional dependency: `pip install rerun-sdk`.
 """
@@ -18,8 +17,8 @@ SCALARS = ("value", "advantage")
 
 
 def write_rerun(path: Path, title: str, episodes: Sequence[Mapping[str, Any]]) -> None:
-    """Write episodes (`vla.viewer.payload.episode_payload`) one after another on the timeline "control
-    step".
+    """Write episodes (`vla.viewer.payload.episode_payload`) one after another on the timeline
+    "control step".
 
     Raises ImportError with the remedy where Rerun is not installed.
     """
@@ -57,10 +56,10 @@ def _write_episode(rerun: Any, stream: Any, episode: Mapping[str, Any], begin: i
         stream.set_time("control step", sequence=begin + t)
         for body, pose in enumerate(poses[t]):
             x, y, z, w = (float(v) for v in (*pose[4:7], pose[3]))
-            placed = rerun.Transform3D(
+            transform = rerun.Transform3D(
                 translation=pose[:3], quaternion=rerun.Quaternion(xyzw=[x, y, z, w])
             )
-            stream.log(f"{name}/scene/body_{body}", placed)
+            stream.log(f"{name}/scene/body_{body}", transform)
         for camera, images in pictures.items():
             stream.log(f"{name}/camera/{camera}", rerun.Image(images[t]))
         for term, values in episode["terms"].items():
@@ -69,7 +68,7 @@ def _write_episode(rerun: Any, stream: Any, episode: Mapping[str, Any], begin: i
 
 
 def _write_decision(rerun: Any, stream: Any, name: str, episode: Mapping[str, Any], t: int) -> None:
-    """The numbers of a decision, where one begins at this step."""
+    """Log the numbers of a decision that begins at this step."""
     for decision in episode["decisions"]:
         if decision["step"] != t:
             continue
@@ -117,7 +116,7 @@ def _primitive(rerun: Any, shape: Mapping[str, Any]) -> Any:
 
 
 def decode_film(film: Mapping[str, Any], count: int) -> np.ndarray:
-    """The pictures of a film (`vla.viewer.payload.encode_film`), uint8 [count, h, w, 3]."""
+    """The images of a film (`vla.viewer.payload.encode_film`), uint8 [count, h, w, 3]."""
     from PIL import Image
 
     data = base64.b64decode(film["data"].partition(",")[2])

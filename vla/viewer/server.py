@@ -1,5 +1,7 @@
-"""Shows a library of episodes on this machine. Requests come in threads; one other thread reads and
-draws episodes, because drawing belongs to the thread that began it.
+"""A local server for a library of episodes.
+
+Requests come in threads. One other thread reads and renders episodes, because a renderer belongs to
+the thread that created it.
 """
 
 from __future__ import annotations
@@ -14,7 +16,10 @@ from vla.viewer.page import to_script_json, viewer_page
 
 
 def make_server(library: EpisodeLibrary, port: int = 0) -> LocalServer:
-    """A server on this machine only; port 0 takes a free one. Call `serve_forever()`."""
+    """A server that only this machine can reach; port 0 takes a free one.
+
+    Start it by `serve_forever()`.
+    """
     title = library.run.name
     drawing = ThreadPoolExecutor(1, thread_name_prefix="drawing")
 
@@ -25,15 +30,15 @@ def make_server(library: EpisodeLibrary, port: int = 0) -> LocalServer:
                 self.answer(HTTPStatus.OK, "text/html", viewer_page(title, None))
                 return
             try:
-                found = drawing.submit(ask, path).result()
+                answer = drawing.submit(answer_request, path).result()
             except KeyError as error:
                 self.answer(HTTPStatus.NOT_FOUND, "text/plain", f"there is no {error}")
             except ValueError as error:
                 self.answer(HTTPStatus.INTERNAL_SERVER_ERROR, "text/plain", str(error))
             else:
-                self.answer(HTTPStatus.OK, "application/json", to_script_json(found))
+                self.answer(HTTPStatus.OK, "application/json", to_script_json(answer))
 
-    def ask(path: str) -> object:
+    def answer_request(path: str) -> object:
         kind, _, identity = path.removeprefix("/api/").partition("/")
         match kind:
             case "episodes":

@@ -1,4 +1,4 @@
-// The page: a list of episodes with filters, a clock that all shown episodes share, one episode or two beside each other.
+// The page: a list of episodes with filters, a clock that all shown episodes share, one episode or two side by side.
 "use strict";
 
 const $ = id => document.getElementById(id);
@@ -21,7 +21,7 @@ const store = {
     return answer.ok ? answer.json() : null;
   },
 };
-const MOST_EXPLAINED = 60;  // failures: each is lived again, unseen
+const MOST_EXPLAINED = 60;  // failures: each is replayed without images
 
 const label = e => e.stage.replaceAll("_", " ") + (e.iteration ? `, iteration ${e.iteration}` : "");
 
@@ -38,7 +38,7 @@ function drawList() {
     row.dataset.id = e.id;
     const how = e.success ? `done in ${e.control_steps}` : state.why[e.id]?.kind ?? `no ${stuck ?? "success"}`;
     row.append(make("i", e.success ? "good" : "bad"), make("b", "", `start ${e.seed}`), make("span", "", label(e)), make("span", "how", how));
-    const beside = make("u", "", "beside"); beside.title = "show beside the other episode"; row.append(beside);
+    const beside = make("u", "", "compare"); beside.title = "show next to the other episode"; row.append(beside);
     row.onclick = event => open(e.id, event.shiftKey || event.target === beside);
     list.append(row);
   }
@@ -48,7 +48,7 @@ function drawList() {
   explain();
 }
 
-// Why they fail: the failures of the selection counted by their reason; a click lists those of one.
+// Reasons of failure: the failures of the selection counted by reason; a click lists those of one reason.
 function drawReasons() {
   const failures = selected().filter(e => !e.success), known = failures.filter(e => state.why[e.id]), counts = {};
   for (const e of known) (counts[state.why[e.id].kind] ??= []).push(e.id);
@@ -57,15 +57,15 @@ function drawReasons() {
   for (const [kind, ids] of order) {
     const row = make("button", state.reason === kind ? "on" : ""), track = make("span"), bar = make("i");
     bar.style.width = `${100 * ids.length / known.length}%`; track.append(bar);
-    row.append(make("b", "", kind), make("em", "", `${ids.length}`), track); row.title = "list these";
+    row.append(make("b", "", kind), make("em", "", `${ids.length}`), track); row.title = "list these episodes";
     row.onclick = () => { state.reason = state.reason === kind ? null : kind; drawList(); };
     box.append(row);
   }
   $("why").hidden = !failures.length;
-  $("explained").textContent = known.length < failures.length ? `${known.length} of ${failures.length} failures looked at` : "";
+  $("explained").textContent = known.length < failures.length ? `${known.length} of ${failures.length} failures diagnosed` : "";
 }
 
-// Failures are explained one after another, the newest first, while the page is looked at.
+// Failures are diagnosed one after another, the newest first, while the page is visible.
 async function explain() {
   if (state.explaining) return;
   state.explaining = true;
@@ -81,7 +81,7 @@ async function explain() {
   } finally { state.explaining = false; }
 }
 
-// How far episodes come: the share that ever fulfilled each term of the task.
+// Terms reached: the fraction of episodes that ever fulfilled each term of the task.
 function drawFunnel(rows) {
   const names = [...new Set(rows.flatMap(e => Object.keys(e.reached)))], funnel = $("funnel");
   funnel.innerHTML = "";
@@ -94,7 +94,7 @@ function drawFunnel(rows) {
     const track = make("span"); track.append(bar);
     row.append(make("b", "", name), track, make("em", "", `${(100 * shares[i]).toFixed(0)} %`)); funnel.append(row);
   });
-  $("lost").textContent = worst && worst.drop > 0 ? `Most are lost at “${worst.name}”.` : "";
+  $("lost").textContent = worst && worst.drop > 0 ? `Most episodes fail at “${worst.name}”.` : "";
 }
 
 function drawSources() {
@@ -120,12 +120,12 @@ async function open(id, beside = false) {
   $("waiting").hidden = true;
 }
 
-// Another episode from the same start, one that ended otherwise first: what went differently is seen beside each other.
+// Another episode from the same start, preferably with the other outcome, for comparison.
 function offerSibling(e) {
   const same = state.episodes.filter(o => o.id !== e.id && o.seed === e.seed && label(o) === label(e));
   const other = same.find(o => o.success !== e.success) ?? same[0];
   if (!other) return;
-  const button = make("button", "sibling", `show beside a ${other.success ? "success" : "failure"} from the same start`);
+  const button = make("button", "sibling", `compare with a ${other.success ? "success" : "failure"} from the same start`);
   button.onclick = () => open(other.id, true);
   state.views[0].root.querySelector(".asked").append(button);
 }
@@ -185,7 +185,7 @@ async function refresh() {
   if (!state.shown.length) await openFirst();
 }
 
-// What the address asks for, else the newest failure.
+// The episode that the address names, else the newest failure.
 async function openFirst() {
   const asked = location.hash.slice(1).split("+").filter(id => state.episodes.some(e => e.id === id));
   const start = asked[0] ?? (state.episodes.find(e => !e.success) ?? state.episodes[0])?.id;

@@ -1,4 +1,4 @@
-// One episode on the page: its cameras, its scene, and what the policy thought, all at one moment `t` (a control step).
+// One episode on the page: its cameras, its scene and the policy's numbers, all at one moment `t` (a control step).
 "use strict";
 
 const make = (tag, classes = "", text = "") => { const e = document.createElement(tag); e.className = classes; e.textContent = text; return e; };
@@ -8,7 +8,7 @@ const rgba = (name, alpha = 1) => {
   return [0, 2, 4].map(i => parseInt(hex.slice(i, i + 2), 16) / 255).concat(alpha);
 };
 
-// Where an episode stopped short: the terms of a task come in its order, the first that was never fulfilled is it.
+// The term at which an episode failed: the first of the task, in its order, that was never fulfilled.
 function stuckAt(reached) {
   const open = Object.entries(reached).find(([, best]) => best <= 0.5);
   return open ? open[0] : null;
@@ -55,7 +55,7 @@ class EpisodeView {
     head.append(make("h2", "", e.instruction), make("span", `verdict ${e.success ? "good" : "bad"}`, e.success ? "success" : "failure"));
     const facts = [`start ${e.seed}`, `${e.stage.replaceAll("_", " ")}${e.iteration ? `, iteration ${e.iteration}` : ""}`, e.decoding, `return ${number(e.return)}`, `${e.reward.length} control steps`, `${e.decisions.length} decisions`];
     head.append(make("p", "facts", facts.join("  ·  ")), make("p", "diagnosis", diagnosis(e)));
-    if (!e.faithful) head.append(make("p", "warning", "The simulator has changed since this was recorded: living it again came to another end. What is shown is not what happened."));
+    if (!e.faithful) head.append(make("p", "warning", "The simulator has changed since this episode was recorded: the replay has another outcome and is not the recorded episode."));
     this.root.append(head);
   }
 
@@ -81,18 +81,18 @@ class EpisodeView {
     const series = thought.map(([key, name]) => ({ name, values: per(key), at: starts }));
     add("Reward, value, advantage", "a decision", "lines", { series: [{ name: "reward", values: summed(e), at: starts, thin: true }, ...series] });
     if (e.decisions.some(d => d.chosen.some(Boolean))) add("Log-prob of every draw", "by decision; dark: unlikely", "cells", { cells: e.decisions.map(d => masked(d.logprobs, d.chosen)), scale: likelihoods(e) });
-    if (e.decisions.some(d => d.ratio)) add("Ratio after the update", "orange: likelier, blue: less", "cells", { cells: e.decisions.map(d => masked(d.ratio ?? [], d.chosen)), scale: v => [v > 1 ? "--c1" : "--c0", Math.min(1, 0.04 + Math.abs(Math.log(v)) / 0.3)] });
+    if (e.decisions.some(d => d.ratio)) add("Ratio after the update", "orange: more likely, blue: less likely", "cells", { cells: e.decisions.map(d => masked(d.ratio ?? [], d.chosen)), scale: v => [v > 1 ? "--c1" : "--c0", Math.min(1, 0.04 + Math.abs(Math.log(v)) / 0.3)] });
     for (const axis of [0, 1, 2]) add(`${e.names[axis]}: planned and executed`, "cm a control step", "lines", { series: [
       { name: "planned", values: e.reward.map((_, t) => 100 * this.planned(t)[axis]), colour: "--c1" },
       { name: "executed", values: e.reward.map((_, t) => 100 * (e.hand[t + 1][axis] - e.hand[t][axis])), colour: "--c0" }] });
     const grip = e.names.indexOf("gripper"), wide = 100 * Math.max(...e.opening);
-    if (grip >= 0) add("Gripper: told and measured", "cm between the fingers", "lines", { low: 0, series: [
-      { name: "told", values: e.reward.map((_, t) => this.planned(t)[grip] > 0 ? 0 : wide), colour: "--c1" },
+    if (grip >= 0) add("Gripper: commanded and measured", "cm between the fingers", "lines", { low: 0, series: [
+      { name: "commanded", values: e.reward.map((_, t) => this.planned(t)[grip] > 0 ? 0 : wide), colour: "--c1" },
       { name: "measured", values: e.opening.slice(1).map(v => 100 * v), colour: "--c0" }] });
-    if (e.decisions.some(d => d.chain)) this.chain = new Plot(grid, "Denoising of this decision", "cm the chunk leads, from noise (left) to actions", "lines", () => {});
+    if (e.decisions.some(d => d.chain)) this.chain = new Plot(grid, "Denoising of this decision", "displacement in cm, from noise (left) to actions", "lines", () => {});
   }
 
-  // From noise to actions: how far the chunk of the decision at hand leads along each axis, step by step of the chain.
+  // From noise to actions: displacement of the current chunk along each axis, for each step of the chain.
   drawChain(d) {
     if (!this.chain || !d?.chain) return;
     const lead = axis => d.chain.map(chunk => 100 * chunk.reduce((sum, move) => sum + move[axis], 0));
@@ -138,7 +138,7 @@ function likelihoods(e) {
 }
 const masked = (values, chosen) => values.map((v, i) => chosen[i] ? v : null);
 const summed = e => e.decisions.map((d, k) => e.reward.filter((_, t) => e.decision[t] === k).reduce((a, b) => a + b, 0));
-// A chunk of moves as places, from where the hand was told to be.
+// A chunk of moves as positions, from the last commanded position of the hand.
 function walked(from, chunk) {
   const points = [from];
   for (const move of chunk) points.push(points.at(-1).map((v, i) => v + move[i]));

@@ -17,7 +17,7 @@ function surface(canvas) {
 }
 
 class Plot {
-  // `kind` is "lines" or "cells"; `onseek(t)` hears where it was clicked or dragged.
+  // `kind` is "lines" or "cells"; `onseek(t)` is called with the time that was clicked or dragged to.
   constructor(parent, title, note, kind, onseek) {
     this.box = document.createElement("figure");
     this.box.className = "plot";
