@@ -1,4 +1,4 @@
-"""Films of a run: the held-out starts before and after reinforcement learning, drawn anew."""
+"""Films of a run: held-out starts before and after reinforcement learning, rendered again."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from vla.evaluation.checkpoint_settings import checkpoint_settings
+from vla.evaluation.result import stage_result
 from vla.files.reading import read_json
 from vla.pipelines.robot.policy import find_weights, load_policy
+from vla.policy_spec import read_policy_spec
 from vla.rl.rollout import collect_rollout
 from vla.simulator import make_simulator
 from vla.statistics import SuccessRate
@@ -29,27 +31,25 @@ def film_run(run: Path, output: Path, num_starts: int, pixels: int) -> int:
     """
     if num_starts < 2 or num_starts % 2:
         raise ValueError(f"--starts ({num_starts}) must be an even number of at least 2")
-    results = read_json(run / "results.json", remedy="finish the run first")
-    stages = results.get("stages", {})
+    stages = read_json(run / "results.json", remedy="finish the run first").get("stages", {})
+    rates: dict[str, SuccessRate] = {}
     for name, title in TITLES.items():
-        if "n" not in stages.get(f"evaluation_{name}", {}).get("greedy", {}):
-            raise ValueError(
-                f"{run} has no evaluation {title}, or one of an earlier version: finish a run "
-                "with RL"
-            )
+        result = stage_result(stages, name, "greedy")
+        if result is None:
+            raise ValueError(f"{run} has no evaluation {title}: finish a run with RL")
+        rates[name] = result.success_rate
     config = checkpoint_settings(run, [f"sim.num_envs={num_starts}"])
     seeds = [config.evaluation.eval_seeds.first + i for i in range(num_starts)]
     halves = []
     for name, title in TITLES.items():
-        greedy = stages[f"evaluation_{name}"]["greedy"]
-        rate = SuccessRate(round(greedy["mean"] * greedy["n"]), greedy["n"], None)
-        episodes = film_starts(run, config, weights_of(run, name), seeds, pixels)
-        halves.append(Half(title, rate, episodes))
-    return write_film(output, halves, control_hz=20.0)
+        episodes = film_starts(run, config, evaluated_weights(run, name), seeds, pixels)
+        halves.append(Half(title, rates[name], episodes))
+    control_hz = read_policy_spec(run)["action_spec"]["control_hz"]
+    return write_film(output, halves, control_hz)
 
 
-def weights_of(run: Path, name: str) -> dict[str, Any]:
-    """The weights that the evaluation `name` (before or after) was made with."""
+def evaluated_weights(run: Path, name: str) -> dict[str, Any]:
+    """The weights of the evaluation `name` (before or after)."""
     if name == "after":
         weights = find_weights(run)
     else:
@@ -74,6 +74,6 @@ def film_starts(
     large = config.sim.model_copy(update={"image_size": pixels, "cameras": (CAMERA,)})
     replays = episode_viewer(large).replay(seeds, [actions[row] for row in rows])
     return [
-        FilmedEpisode(np.stack(one.frames[CAMERA]), bool(success > 0.5))
-        for one, success in zip(replays, rollout.success.tolist(), strict=True)
+        FilmedEpisode(np.stack(replay.frames[CAMERA]), bool(success > 0.5))
+        for replay, success in zip(replays, rollout.success.tolist(), strict=True)
     ]

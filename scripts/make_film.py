@@ -24,7 +24,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--starts", type=int, default=4, help="how many starts, an even number (default 4)"
     )
     parser.add_argument(
-        "--pixels", type=int, default=160, help="of a square picture (default %(default)s)"
+        "--pixels", type=int, default=160, help="of a square image (default %(default)s)"
     )
     return parser.parse_args(argv)
 

@@ -62,7 +62,7 @@ def test_time_is_cut_into_the_parts_of_each_stage(tmp_path: Path):
     }
     assert timing_parts("rl", seconds) == {"rollout": 5.0, "other": 3.0}
     assert timing_parts("other", seconds) == {}
-    plot_time(tmp_path / "t.png", seconds, "Where the time went")
+    plot_time(tmp_path / "t.png", seconds, "Time by stage")
     assert BLUE in colours_in(tmp_path / "t.png")
 
 

@@ -1,1 +1,1 @@
-"""Reports: one HTML page for each run."""
+"""Reports: one standalone HTML page for each run, evaluation or comparison."""

@@ -1,5 +1,4 @@
-"""Charts as SVG inside a page: crisp at any size, in the page's colours, readable without a
-script."""
+"""Charts as SVG inside a page: scalable, in the page's colours, without scripts."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ BOTTOM = 26
 
 @dataclass(frozen=True)
 class Curve:
-    """Points (x, y) under a name; `low` and `high` draw a band around them."""
+    """A named curve of points (x, y); `low` and `high` draw a band around it."""
 
     name: str
     x: Sequence[float]
@@ -30,7 +29,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Axis:
-    """Maps values to pixels, linearly."""
+    """A linear map of values to pixels."""
 
     first: float
     last: float
@@ -54,7 +53,7 @@ def tick_values(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def format_tick(value: float) -> str:
-    """A tick's label: short, thousands as k."""
+    """A short tick label, thousands as k."""
     if abs(value) >= 10_000:
         return f"{value / 1000:g}k"
     return f"{value:.6g}"
@@ -67,29 +66,31 @@ def line_chart(
     curves: Sequence[Curve],
     bounds: tuple[float, float] | None = None,
 ) -> str:
-    """Curves over x, each with a band where it has one; nothing when there is no point. `bounds`
-    fixes the y axis."""
-    shown = [curve for curve in curves if len(curve.x)]
-    if not shown:
+    """Curves over x with their bands; empty without points.
+
+    `bounds` fixes the y axis.
+    """
+    drawn = [curve for curve in curves if len(curve.x)]
+    if not drawn:
         return ""
     values = [
         v
-        for c in shown
+        for c in drawn
         for part in (c.y, c.low or (), c.high or ())
         for v in part
         if math.isfinite(v)
     ]
     if not values:
         return ""
-    xs = [v for c in shown for v in c.x]
+    xs = [v for c in drawn for v in c.x]
     y_ticks = tick_values(*(bounds or pad_range(min(values), max(values))))
     x_axis = Axis(min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1, LEFT, WIDTH - RIGHT)
     y_axis = Axis(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
     parts = [*grid_lines(y_ticks, y_axis), *x_axis_labels(x_axis, x_label)]
-    for i, curve in enumerate(shown):
+    for i, curve in enumerate(drawn):
         parts.append(draw_curve(curve, x_axis, y_axis, f"var(--c{i % NUM_COLOURS})"))
     return frame_figure(
-        title, unit, legend([c.name for c in shown]) if len(shown) > 1 else "", parts, WIDTH, HEIGHT
+        title, unit, legend([c.name for c in drawn]) if len(drawn) > 1 else "", parts, WIDTH, HEIGHT
     )
 
 
@@ -102,7 +103,7 @@ def pad_range(low: float, high: float) -> tuple[float, float]:
 
 
 def grid_lines(marks: Sequence[float], y_axis: Axis) -> list[str]:
-    """Horizontal lines with their values."""
+    """Horizontal grid lines with their values."""
     return [
         f'<line class=rule x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y_axis(v):.1f}" y2="{y_axis(v):.1f}"/>'
         f'<text x="{LEFT - 6}" y="{y_axis(v) + 3.5:.1f}" text-anchor="end">{format_tick(v)}</text>'
@@ -111,7 +112,7 @@ def grid_lines(marks: Sequence[float], y_axis: Axis) -> list[str]:
 
 
 def x_axis_labels(x_axis: Axis, label: str) -> list[str]:
-    """Whole numbers along the foot, and what they count."""
+    """Whole numbers along the x axis, and the axis label."""
     inside = [
         v
         for v in tick_values(x_axis.first, x_axis.last, 6)
@@ -128,8 +129,9 @@ def x_axis_labels(x_axis: Axis, label: str) -> list[str]:
 
 
 def draw_curve(curve: Curve, x_axis: Axis, y_axis: Axis, colour: str) -> str:
-    """A curve with its band; few points are marked, each tells its value when pointed at. Two
-    points, or one, are marks with bars: nobody has measured what lies between them.
+    """A curve with its band; a curve of few points has marks with their values as tooltips.
+
+    One or two points are drawn as marks with bars, because nothing was measured between them.
     """
     good = [i for i, v in enumerate(curve.y) if math.isfinite(v)]
     points = [(x_axis(curve.x[i]), y_axis(curve.y[i])) for i in good]
@@ -158,8 +160,8 @@ def draw_curve(curve: Curve, x_axis: Axis, y_axis: Axis, colour: str) -> str:
 
 @dataclass(frozen=True)
 class Interval:
-    """A rate with its interval, in a row of its own: `group` decides the colour, `text` stands at
-    the right."""
+    """A rate with its interval, in a row of its own; `group` selects the colour, `text` is at the
+    right."""
 
     name: str
     group: str
@@ -170,8 +172,7 @@ class Interval:
 
 
 def interval_chart(title: str, unit: str, rows: Sequence[Interval]) -> str:
-    """Rates as dots with their intervals on a common axis from 0 to 100 %, a row for each name and
-    group."""
+    """Rates as dots with their intervals on an axis from 0 to 100 %, a row for each name and group."""
     if not rows:
         return ""
     groups = list(dict.fromkeys(row.group for row in rows))
@@ -209,8 +210,10 @@ def interval_chart(title: str, unit: str, rows: Sequence[Interval]) -> str:
 def time_share_chart(
     title: str, seconds: Mapping[str, float], parts: Mapping[str, Mapping[str, float]]
 ) -> str:
-    """Where the time went: a bar for each stage, cut into its parts, longest names first come
-    first."""
+    """Durations: a bar for each stage, divided into its parts.
+
+    Stages under 0.5 % of the total are left out.
+    """
     total = max(sum(seconds.values()), 1e-9)
     rows = [(name, value) for name, value in seconds.items() if value >= 0.005 * total]
     if not rows:
@@ -249,7 +252,7 @@ def time_share_chart(
 
 
 def legend(names: Sequence[str]) -> str:
-    """Colours and what they stand for."""
+    """The colours and their names."""
     marks = [
         f'<span><i style="background:var(--c{i % NUM_COLOURS})"></i>{escape(n)}</span>'
         for i, n in enumerate(names)

@@ -1,5 +1,4 @@
-"""The page of an evaluation: success with its interval, what changed it, where it fails, and how to
-repeat it."""
+"""The pages of an evaluation and of a comparison: success rates, conditions, tasks, reproduction."""
 
 from __future__ import annotations
 
@@ -22,11 +21,17 @@ from vla.report.page import (
     to_html,
     videos,
 )
-from vla.report.run_sections import format_points
+from vla.report.run_sections import (
+    format_counts,
+    format_points,
+    format_rate,
+    format_rate_interval,
+    interval_row,
+)
 
 Results = Sequence[EvaluationResult]
 REACHED = 0.5
-"""A term of the task is fulfilled above this value."""
+"""Value above which a term of the task counts as fulfilled."""
 
 
 def evaluation_page(
@@ -36,8 +41,11 @@ def evaluation_page(
     films: Mapping[str, Mapping[str, Path]],
     folder: Path,
 ) -> str:
-    """The page of one checkpoint's results, which stand in `folder`; `films` are {condition:
-    {caption: file}}. `describe_environment` name checkpoint, starts, machine, commit and command."""
+    """The page of one checkpoint's results in `folder`.
+
+    `films` are {condition: {caption: file}}. `circumstances` hold checkpoint, starts, machine,
+    commit and command.
+    """
     starts = circumstances["starts"]
     task = starts["scene"].get("task") or starts["scene"].get("id") or starts["scene"]["robot"]
     lead = f"{circumstances['checkpoint']} on {starts['num_starts']} held-out starts of {to_html(task)}"
@@ -46,22 +54,22 @@ def evaluation_page(
         section(
             "Success by condition",
             interval_chart("Success rate", "95 % Wilson interval", success_intervals(results)),
-            note="The same starts under every condition: one thing is changed, the rest stays as it was.",
+            note="The same starts under every condition; each condition changes one thing.",
         ),
         section(
-            "What a change costs",
+            "Effect of each condition",
             changes_table(changes),
             note="Paired, start by start: McNemar's exact test, and the bootstrap interval of the difference.",
         ),
         section(
-            "How far episodes come",
+            "Terms reached",
             reached_table(results),
-            note="Share of episodes in which each term of the task was ever fulfilled (above one half).",
+            note="Fraction of episodes that ever fulfilled each term of the task (value above 0.5).",
         ),
         section("By task", task_table(results)),
         *(
-            section(f"Videos: {name}", videos(found), note=viewer_hint(folder))
-            for name, found in films.items()
+            section(f"Videos: {name}", videos(paths), note=viewer_hint(folder))
+            for name, paths in films.items()
         ),
         reproduction_section(circumstances),
     ]
@@ -69,9 +77,9 @@ def evaluation_page(
 
 
 def viewer_hint(folder: Path) -> Markup:
-    """Where every episode can be seen."""
+    """The command that shows every episode."""
     return Markup(
-        "The first wins and failures. Every episode, and why the failures failed: "
+        "The first successes and failures. All episodes, with the reasons of failures: "
         f"<code>{command_name('vla-view')} {escape(str(folder))}</code>"
     )
 
@@ -79,45 +87,26 @@ def viewer_hint(folder: Path) -> Markup:
 def headline_tiles(
     results: Results, circumstances: Mapping[str, Any]
 ) -> dict[str, tuple[str, str]]:
-    """The numbers that matter."""
+    """The tiles at the top: success rates, episode length, time per query."""
     nominal = [result for result in results if result.condition == results[0].condition]
-    found = {f"Success, {r.decoding}": (format_rate(r.mean), counts(r)) for r in nominal}
+    rates = {f"Success, {r.decoding}": (format_rate(r.mean), format_counts(r)) for r in nominal}
     first = nominal[0]
     steps = first.measure("control_steps")[first.success]
     length = ("–", "no success")
     if len(steps):
         length = (f"{steps.mean():.0f}", "control steps of a success, mean")
     seconds = circumstances["seconds_per_query"]
-    asked = (
+    latency = (
         f"{1000 * seconds['median']:.0f} ms",
         f"one robot, median of {seconds['num_calls']}; {circumstances['machine']}",
     )
-    return {**found, "Length": length, "Time per query": asked}
-
-
-def format_rate(rate: float) -> str:
-    return f"{100 * rate:.1f} %"
-
-
-def counts(result: EvaluationResult) -> str:
-    """n and interval, as they stand under every rate."""
-    return f"{result.num_successes} of {result.n}; 95 % interval {format_rate_interval(result)}"
-
-
-def format_rate_interval(result: EvaluationResult) -> str:
-    low, high = result.interval
-    return f"{100 * low:.1f} to {100 * high:.1f} %"
+    return {**rates, "Length": length, "Time per query": latency}
 
 
 def success_intervals(results: Results) -> list[Interval]:
+    """Success by condition and decoding."""
     return [
-        Interval(
-            result.condition.replace("_", " "),
-            result.decoding,
-            result.mean,
-            *result.interval,
-            f"{format_rate(result.mean)}  ({result.num_successes}/{result.n})",
-        )
+        interval_row(result.condition.replace("_", " "), result.decoding, result)
         for result in results
     ]
 
@@ -141,7 +130,7 @@ def changes_table(changes: Sequence[ResultComparison]) -> str:
 
 
 def format_difference(share: float) -> str:
-    """A difference of rates in points."""
+    """A difference of rates in percentage points."""
     return f"{format_points(share)} points"
 
 
@@ -150,7 +139,7 @@ def format_difference_interval(interval: Sequence[float]) -> str:
 
 
 def reached_table(results: Results) -> str:
-    """The share of episodes that reached each reward term, with return and length."""
+    """The fraction of episodes that reached each reward term, with return and length."""
     own = ("return", "decisions", "control_steps")
     names = [name for name in results[0].measures if name not in own and "/" not in name]
     return table(
@@ -169,7 +158,7 @@ def reached_table(results: Results) -> str:
 
 
 def task_table(results: Results) -> str:
-    """The nominal condition by task."""
+    """Success by task, unperturbed."""
     nominal = [result for result in results if result.condition == results[0].condition]
     return table(
         ("task", "decoding", "success", "n", "95 % interval"),
@@ -182,22 +171,22 @@ def task_table(results: Results) -> str:
 
 
 def reproduction_section(circumstances: Mapping[str, Any]) -> str:
-    """The facts that repeat and support the numbers."""
+    """The command and the facts that reproduce the numbers."""
     starts = circumstances["starts"]
-    made = {
+    facts = {
         "checkpoint": circumstances["checkpoint"],
         "starts": f"seeds {starts['evaluation'][0]} on, {starts['num_starts']} of them; sha256 {starts['sha256'][:16]}",
-        "trained on seeds": f"{starts['train'][0]} to {starts['train'][1]}",
-        "chosen by seeds": f"{starts['validation'][0]} to {starts['validation'][1]}",
+        "training seeds": f"{starts['train'][0]} to {starts['train'][1]}",
+        "validation seeds": f"{starts['validation'][0]} to {starts['validation'][1]}",
         "commit": circumstances["commit"] or "not a git checkout",
         "machine": circumstances["machine"],
         "time": circumstances["started"],
     }
     return section(
-        "How it was made",
+        "Reproduction",
         command_block(circumstances["command"]),
-        fact_list(made),
-        note="Starts for training, for choosing and for evaluation come from ranges of seeds that share none.",
+        fact_list(facts),
+        note="Training, validation and evaluation starts come from disjoint ranges of seeds.",
     )
 
 
@@ -208,17 +197,16 @@ def comparison_page(
     first_circumstances: Mapping[str, Any],
     second_circumstances: Mapping[str, Any],
 ) -> str:
-    """Two checkpoints on the same starts."""
+    """The page of two checkpoints on the same starts."""
     named = [
         (name, result) for name, results in (("A", first), ("B", second)) for result in results
     ]
     order = list(dict.fromkeys(result.condition for _, result in named))
     intervals = [
-        Interval(
+        interval_row(
             result.condition.replace("_", " "),
             name,
-            result.mean,
-            *result.interval,
+            result,
             f"{format_rate(result.mean)}  {result.decoding}",
         )
         for name, result in sorted(
@@ -237,16 +225,16 @@ def comparison_page(
         number_tiles(best),
         section("Success", interval_chart("Success rate", "95 % Wilson interval", intervals)),
         section("B against A, start by start", changes_table(tests)),
-        section("Which is which", fact_list(names)),
+        section("Checkpoints", fact_list(names)),
         reproduction_section(first_circumstances),
     ]
     return page("Comparison", f"{names['A']} and {names['B']} on the same starts", parts)
 
 
 def describe_significance(test: ResultComparison) -> Markup:
-    """A paired test in words."""
+    """The result of a paired test in words."""
     assert test.p_value is not None
-    word = "chance explains it" if test.p_value >= 0.05 else "chance does not explain it"
+    word = "not significant" if test.p_value >= 0.05 else "significant at 5 %"
     return Markup(
         f"points; 95 % interval {format_difference_interval(test.interval)}; McNemar p = "
         f"{test.p_value:.2g}: {word}"

@@ -1,5 +1,4 @@
-"""A page that opens from disk: one HTML file, its style, pictures and videos inside, light and
-dark."""
+"""A standalone HTML page with its style, images and videos inside, light and dark."""
 
 from __future__ import annotations
 
@@ -12,18 +11,18 @@ from typing import Any
 
 HERE = Path(__file__).parent
 COLOURS = (HERE / "colours.css").read_text()
-"""The colours of everything that opens in a browser, light and dark, as CSS variables."""
+"""The colours of all pages, light and dark, as CSS variables."""
 STYLE = COLOURS + (HERE / "page.css").read_text()
 
 
 class Markup(str):
-    """Text that is HTML already; everything else is escaped where it is shown."""
+    """Text that is HTML already; all other text is escaped."""
 
     __slots__ = ()
 
 
 def page(title: str, lead: str, parts: Sequence[str]) -> str:
-    """A whole document: a title, a line under it, and sections."""
+    """A whole document: a title, a lead line, and sections."""
     body = "\n".join(part for part in parts if part)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -36,19 +35,19 @@ def page(title: str, lead: str, parts: Sequence[str]) -> str:
 
 
 def section(title: str, *parts: str, note: str = "") -> str:
-    """A heading with what stands under it; nothing when there is nothing."""
+    """A heading with its parts; empty without parts."""
     inside = "\n".join(part for part in parts if part)
     explained = f"<p class=note>{to_html(note)}</p>" if note else ""
     return f"<section><h2>{escape(title)}</h2>{explained}{inside}</section>" if inside else ""
 
 
 def folded_section(title: str, *parts: str) -> str:
-    """What only some want to see: closed until it is clicked."""
+    """A section that is closed until it is clicked."""
     return f"<details><summary>{escape(title)}</summary>{''.join(parts)}</details>"
 
 
 def to_html(value: Any) -> str:
-    """A value as HTML: markup as it is, numbers to four digits, mappings in lines, everything else
+    """A value as HTML: markup unchanged, numbers with four digits, mappings in lines, the rest
     escaped."""
     if isinstance(value, Markup):
         return str(value)
@@ -67,7 +66,7 @@ def to_html(value: Any) -> str:
 
 
 def fact_list(values: Mapping[str, Any]) -> str:
-    """{name: value} as a list of two columns; values that are mappings are shown in lines."""
+    """{name: value} as a list of two columns; mappings are shown in lines."""
     rows = "".join(
         f"<dt>{escape(name)}</dt><dd>{to_html(value)}</dd>" for name, value in values.items()
     )
@@ -75,7 +74,7 @@ def fact_list(values: Mapping[str, Any]) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]], classes: str = "") -> str:
-    """A table; a cell is shown as `show` does."""
+    """A table with cells by `to_html`; empty without rows."""
     if not rows:
         return ""
     head = "".join(f"<th>{to_html(name)}</th>" for name in header)
@@ -86,7 +85,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]], classes: str = "
 
 
 def number_tiles(values: Mapping[str, tuple[str, str]]) -> str:
-    """The few numbers that matter, large: {what: (number, what stands under it)}."""
+    """A few large numbers: {title: (number, text below)}."""
     inside = "".join(
         "<div "
         f"class=tile><p>{escape(name)}</p><b>{to_html(number)}</b><small>{to_html(under)}</small></div>"
@@ -107,7 +106,7 @@ def data_uri(path: Path) -> str:
 
 
 def videos(paths: Mapping[str, Path]) -> str:
-    """Films inside the page, each with its caption."""
+    """Videos inside the page, each with its caption."""
     inside = "".join(
         f'<figure><video src="{data_uri(path)}" controls muted loop playsinline preload=metadata></video>'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
@@ -117,6 +116,6 @@ def videos(paths: Mapping[str, Path]) -> str:
 
 
 def grid(*parts: str) -> str:
-    """Charts beside each other where there is room."""
+    """Charts side by side where there is room."""
     inside = "".join(part for part in parts if part)
     return f"<div class=grid>{inside}</div>" if inside else ""

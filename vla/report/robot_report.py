@@ -1,5 +1,4 @@
-"""The report of a robot run: one page made from what stands in its folder, so that it can be made
-anew at any time."""
+"""The report of a robot run: one page, made from the files of the run's folder at any time."""
 
 from __future__ import annotations
 
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vla.command_names import command_name
-from vla.evaluation.result import EvaluationResult, stage_result
+from vla.evaluation.result import stage_result
 from vla.evaluation.starts import StartManifest
 from vla.files.reading import read_optional_json, read_yaml, validating_file
 from vla.files.writing import write_atomically
@@ -19,7 +18,10 @@ from vla.report.page import Markup, fact_list, grid, number_tiles, page, section
 from vla.report.run_sections import (
     Records,
     cost_tile,
+    format_counts,
     format_points,
+    format_rate,
+    interval_row,
     metric_chart,
     metric_curve,
     nothing_learned_tile,
@@ -50,20 +52,22 @@ CURVES: tuple[tuple[str, str, dict[str, str]], ...] = (
         "",
         {
             "explained_variance": "explained variance",
-            "critic_explained_variance": "of the critic of branches",
+            "critic_explained_variance": "of the branching critic",
         },
     ),
     ("Gradient", "norm before clipping", {"grad_norm": "mean", "grad_norm_max": "largest"}),
-    ("Acting against scoring", "nats", {"logprob_gap_max": "largest gap"}),
+    ("Log-probabilities of rollout and update", "nats", {"logprob_gap_max": "largest difference"}),
 )
-"""Curves over RL iterations: title, unit, {metric: name}; those whose metrics are not there are
-left out."""
+"""Curves over RL iterations: title, unit, {metric: name}; missing metrics are left out."""
 REACHED = "reached_"
-"""What the share of trajectories is logged under that ever fulfilled a term of the task."""
+"""Prefix of the metrics with the fraction of trajectories that ever fulfilled a term."""
 
 
 def write_report(folder: Path) -> Path:
-    """Write `report.html` into the folder of a run, finished or not."""
+    """Write `report.html` into the folder of a run, finished or not.
+
+    Raises DamagedFile where config.yaml, results.json or metrics.jsonl is damaged.
+    """
     path = folder / "report.html"
     with validating_file(
         f"{folder} (config.yaml, results.json, metrics.jsonl)", "restore the file that is damaged"
@@ -74,7 +78,7 @@ def write_report(folder: Path) -> Path:
 
 
 def report_page(folder: Path) -> str:
-    """The whole page."""
+    """The report as one HTML document."""
     results = RunFolder(folder).read_results()
     config = read_yaml(folder / "config.yaml")
     sessions = read_sessions(folder) or [{}]
@@ -97,23 +101,25 @@ def report_page(folder: Path) -> str:
         ),
         section("Supervised fine-tuning", grid(*sft_charts(stage_records(records, "sft")))),
         section(
-            "Answers in words",
+            "Question answering",
             answer_table(stages),
-            note="One held-out question a scene, the same each time.",
+            note="One held-out question a scene, the same at every evaluation.",
         ),
         section(
-            "Texts", perplexity_table(stages), note="Perplexity of held-out texts, lower is better."
+            "Text co-training",
+            perplexity_table(stages),
+            note="Perplexity of held-out texts; lower is better.",
         ),
         section("Grounding", grid(*grounding_charts(records))),
         section(
-            "What it looks like",
+            "Videos",
             videos(find_films(folder)),
             note=Markup(
-                "The first wins and failures. Episodes in step with what the policy thought: "
+                "The first successes and failures. All episodes with the policy's numbers: "
                 f"<code>{command_name('vla-view')} {escape(str(folder))}</code>"
             ),
         ),
-        section("Where the time went", time_chart(results.get("seconds", {}))),
+        section("Time", time_chart(results.get("seconds", {}))),
         section("Data", fact_list(data_facts(folder, stages))),
         reproduction_section(
             folder, config, sessions, results, {"starts": describe_starts(folder)}
@@ -130,49 +136,36 @@ def report_title(config: Mapping[str, Any]) -> str:
 
 
 def headline_tiles(results: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """The numbers that matter."""
-    found = nothing_learned_tile(results)
+    """The tiles at the top: success rates, gain by RL, time, model size."""
+    tiles = nothing_learned_tile(results)
     stages = results.get("stages", {})
     for when in ("after", "before"):
         greedy = stage_result(stages, when, "greedy")
         if greedy is not None:
-            told = "" if "left_out" in stages.get("evaluation_after", {}) else f" {when} RL"
-            found[f"Success{told}, greedy"] = (f"{100 * greedy.mean:.1f} %", counts(greedy))
+            suffix = "" if "left_out" in stages.get("evaluation_after", {}) else f" {when} RL"
+            tiles[f"Success{suffix}, greedy"] = (format_rate(greedy.mean), format_counts(greedy))
     test = results.get("comparison", {}).get("greedy")
     if test:
-        found["Gained by RL"] = (
+        tiles["Gained by RL"] = (
             format_points(test["difference"]),
             f"points; McNemar exact p = {test['mcnemar_exact_p']:.2g}",
         )
     seconds = results.get("seconds", {}).get("total")
     if seconds:
-        found["Time"] = cost_tile(seconds, results.get("peak_memory_bytes", 0))
+        tiles["Time"] = cost_tile(seconds, results.get("peak_memory_bytes", 0))
     size = results.get("model", {}).get("num_parameters")
     if size:
-        found["Model"] = (
+        tiles["Model"] = (
             f"{size / 1e6:.1f} M",
             f"parameters; {results['model']['num_draws']} draws a decision",
         )
-    return dict(list(found.items())[:5])
-
-
-def counts(result: EvaluationResult) -> str:
-    low, high = result.interval
-    return (
-        f"{result.num_successes} of {result.n}; 95 % interval {100 * low:.1f} to {100 * high:.1f} %"
-    )
+    return dict(list(tiles.items())[:5])
 
 
 def success_intervals(stages: Mapping[str, Any]) -> list[Interval]:
     """Success before and after, by decoding."""
     return [
-        Interval(
-            f"{when} RL",
-            decoding,
-            result.mean,
-            *result.interval,
-            f"{100 * result.mean:.1f} %  ({result.num_successes}/{result.n})",
-        )
+        interval_row(f"{when} RL", decoding, result)
         for when in ("before", "after")
         for decoding in ("greedy", "sampled")
         if (result := stage_result(stages, when, decoding)) is not None
@@ -180,10 +173,11 @@ def success_intervals(stages: Mapping[str, Any]) -> list[Interval]:
 
 
 def evaluation_note(stages: Mapping[str, Any]) -> str:
+    """The note about the starts of the evaluations."""
     left_out = stages.get("evaluation_after", {}).get("left_out")
     if left_out:
-        return f"Evaluated once, on starts that training has not seen: {left_out}."
-    return "The same starts before and after RL, none of them seen in training."
+        return f"Evaluated once, on held-out starts: {left_out}."
+    return "The same held-out starts before and after RL."
 
 
 def comparison_table(results: Mapping[str, Any]) -> str:
@@ -192,27 +186,32 @@ def comparison_table(results: Mapping[str, Any]) -> str:
 
 
 def answer_table(stages: Mapping[str, Any]) -> str:
-    """How many questions the model answers right, before and after training moved it."""
-    found = [
+    """The fraction of questions that the model answers correctly, before and after training."""
+    evaluations = [
         values
         for name, values in stages.items()
         if name.startswith("answers_") and "text" in values
     ]
-    rows = [(each["when"], each["text"], each.get("against_before", "")) for each in found]
-    return table(("", "right", "against before SFT"), rows)
+    rows = [
+        (evaluation["when"], evaluation["text"], evaluation.get("against_before", ""))
+        for evaluation in evaluations
+    ]
+    return table(("", "correct", "change from before SFT"), rows)
 
 
 def perplexity_table(stages: Mapping[str, Any]) -> str:
-    """How well the model predicts the texts of every source, before and after training moved it."""
-    found = [values for name, values in stages.items() if name.startswith("texts_")]
-    sources = list(found[0]["perplexity"]) if found else []
-    rows = [(each["when"], *(each["text"][source] for source in sources)) for each in found]
+    """The perplexity of every text source, before and after training."""
+    evaluations = [values for name, values in stages.items() if name.startswith("texts_")]
+    sources = list(evaluations[0]["perplexity"]) if evaluations else []
+    rows = [
+        (evaluation["when"], *(evaluation["text"][source] for source in sources))
+        for evaluation in evaluations
+    ]
     return table(("", *sources), rows)
 
 
 def rl_charts(records: Records, config: Mapping[str, Any]) -> list[str]:
-    """Success with its interval first, then how far trajectories come, then the health of the
-    updates."""
+    """Success with its interval, terms reached, and the diagnostics of the updates."""
     if not records:
         return []
     steps = [r["step"] for r in records]
@@ -227,21 +226,22 @@ def rl_charts(records: Records, config: Mapping[str, Any]) -> list[str]:
     ]
     reached = dict.fromkeys(name for r in records for name in r if name.startswith(REACHED))
     terms = [metric_curve(name.removeprefix(REACHED), records, name) for name in reached]
-    stages = line_chart(
-        "How far trajectories come", "share that fulfilled a term", "iteration", terms, (0.0, 1.0)
-    )
+    stages = line_chart("Terms reached", "fraction of trajectories", "iteration", terms, (0.0, 1.0))
     lengths = [
         r["control_steps"] / n if "control_steps" in r else float("nan")
         for r, n in zip(records, sizes)
     ]
     length = line_chart(
-        "Length", "control steps a trajectory", "iteration", [Curve("length", steps, lengths)]
+        "Length",
+        "control steps of a trajectory, mean",
+        "iteration",
+        [Curve("length", steps, lengths)],
     )
     return [
         grid(
             success_chart(curves),
             stages,
-            *(metric_chart(records, *which) for which in CURVES),
+            *(metric_chart(records, title, unit, names) for title, unit, names in CURVES),
             length,
             throughput_chart(records),
         )
@@ -249,18 +249,18 @@ def rl_charts(records: Records, config: Mapping[str, Any]) -> list[str]:
 
 
 def throughput_chart(records: Records) -> str:
-    """Control steps a second of each iteration, everything counted."""
-    pairs = [
-        (two["step"], two["control_steps"] / (two["seconds"] - one["seconds"]))
-        for one, two in pairwise(records)
-        if two.get("control_steps") and two.get("seconds", 0) > one.get("seconds", 0)
+    """Control steps a second of each iteration, with updates and evaluations."""
+    rates = [
+        (current["step"], current["control_steps"] / (current["seconds"] - previous["seconds"]))
+        for previous, current in pairwise(records)
+        if current.get("control_steps") and current.get("seconds", 0) > previous.get("seconds", 0)
     ]
-    found = Curve("throughput", [step for step, _ in pairs], [rate for _, rate in pairs])
+    curve = Curve("throughput", [step for step, _ in rates], [rate for _, rate in rates])
     return line_chart(
         "Throughput",
-        "control steps a second, updates and evaluations counted",
+        "control steps a second, updates and evaluations included",
         "iteration",
-        [found],
+        [curve],
     )
 
 
@@ -273,7 +273,7 @@ def sft_charts(records: Records) -> list[str]:
 
 
 def grounding_charts(records: Records) -> list[str]:
-    """What was learned by answering questions, by part."""
+    """The losses of grounding, by part."""
     parts = dict.fromkeys(r["stage"] for r in records if r["stage"].startswith("grounding"))
     return [
         metric_chart(
@@ -288,46 +288,46 @@ def grounding_charts(records: Records) -> list[str]:
 
 
 def find_films(folder: Path) -> dict[str, Path]:
-    """{caption: file}, before RL first, wins first."""
+    """The videos of a run, {caption: file}: before RL first, successes first."""
     order = {"before": 0, "after": 1, "win": 0, "failure": 1}
-    found = {}
+    by_order = {}
     for path in (folder / "videos").glob("*.mp4"):
         when, _, rest = path.stem.partition("-")
         verdict, _, seed = rest.partition("-")
-        found[(order.get(when, 2), order.get(verdict, 2), seed)] = (
-            f"{when} RL, {verdict}, start {seed}",
+        by_order[(order.get(when, 2), order.get(verdict, 2), seed)] = (
+            f"{when} RL, {'success' if verdict == 'win' else verdict}, start {seed}",
             path,
         )
-    return dict(found[key] for key in sorted(found))
+    return dict(by_order[key] for key in sorted(by_order))
 
 
 def data_facts(folder: Path, stages: Mapping[str, Any]) -> dict[str, Any]:
-    """What the policy learned from."""
+    """The facts about the demonstrations."""
     meta = folder / "demonstrations" / "meta"
     info, source = (read_optional_json(meta / name, {}) for name in ("info.json", "source.json"))
-    known = stages.get("demonstrations", {})
-    card = {
-        "episodes": info.get("total_episodes", known.get("num_episodes")),
-        "marked as failures": known.get("num_failures"),
-        "frames": info.get("total_frames", known.get("num_frames")),
+    stage = stages.get("demonstrations", {})
+    facts = {
+        "episodes": info.get("total_episodes", stage.get("num_episodes")),
+        "marked as failures": stage.get("num_failures"),
+        "frames": info.get("total_frames", stage.get("num_frames")),
         "rate": f"{info['fps']} a second" if "fps" in info else None,
         "cameras": [
             name.removeprefix("observation.images.")
             for name in info.get("features", {})
             if "images" in name
         ],
-        "made by": source or None,
+        "source": source or None,
         "format": f"LeRobotDataset {info['codebase_version']}"
         if "codebase_version" in info
         else None,
-        "stands in": folder / "demonstrations" if info else None,
-        "to know": known.get("notes"),
+        "folder": folder / "demonstrations" if info else None,
+        "notes": stage.get("notes"),
     }
-    return {name: value for name, value in card.items() if value}
+    return {name: value for name, value in facts.items() if value}
 
 
 def describe_starts(folder: Path) -> str | None:
-    """The starts of the run, with their hash."""
+    """The seed ranges of the run's starts, with the manifest's hash."""
     if not (folder / "starts.json").exists():
         return None
     starts = StartManifest.load(folder / "starts.json").to_dict()

@@ -1,6 +1,4 @@
-"""What the report of any run is made of: curves over its records, rates with intervals, where the
-time went, and what it takes to repeat it.
-"""
+"""Sections that all run reports share: curves of metrics, rates with intervals, time, reproduction."""
 
 from __future__ import annotations
 
@@ -11,8 +9,9 @@ from typing import Any
 
 import yaml
 
+from vla.evaluation.result import EvaluationResult
 from vla.files.secrets import mask_nested, mask_secrets
-from vla.report.charts import Curve, line_chart, time_share_chart
+from vla.report.charts import Curve, Interval, line_chart, time_share_chart
 from vla.report.page import Markup, command_block, fact_list, folded_section, section
 from vla.statistics import SuccessRate
 
@@ -24,7 +23,7 @@ def stage_records(records: Records, stage: str) -> Records:
 
 
 def run_summary(sessions: Records, *more: str) -> str:
-    """When and where it ran."""
+    """Date and machine of the last session, with further facts."""
     last = sessions[-1]
     started = str(last.get("started", ""))[:16].replace("T", " ")
     return ", ".join(str(part) for part in (started, last.get("machine", ""), *more) if part)
@@ -40,30 +39,56 @@ def cost_tile(seconds: float, peak_memory_bytes: float) -> tuple[str, str]:
 
 
 def nothing_learned_tile(results: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """A tile that says so where no optimizer step of RL moved the policy."""
-    told = results.get("rl", {}).get("nothing_learned")
-    return {} if told is None else {"RL": ("nothing was learned", told.partition(": ")[2])}
+    """A tile for runs in which no optimizer step of RL changed the policy; empty otherwise."""
+    reason = results.get("rl", {}).get("nothing_learned")
+    return {} if reason is None else {"RL": ("nothing was learned", reason.partition(": ")[2])}
 
 
 def stop_reason(results: Mapping[str, Any]) -> str:
-    """What ended the iterations of RL."""
+    """The reason for which RL ended."""
     return results.get("rl", {}).get("text", "")
 
 
+def format_rate(rate: float) -> str:
+    """A rate in percent."""
+    return f"{100 * rate:.1f} %"
+
+
+def format_rate_interval(result: EvaluationResult) -> str:
+    """The 95 % interval of a rate in percent."""
+    low, high = result.interval
+    return f"{100 * low:.1f} to {100 * high:.1f} %"
+
+
+def format_counts(result: EvaluationResult) -> str:
+    """Successes, starts and interval of a rate."""
+    return f"{result.num_successes} of {result.n}; 95 % interval {format_rate_interval(result)}"
+
+
+def interval_row(
+    name: str, group: str, result: EvaluationResult, text: str | None = None
+) -> Interval:
+    """The row of an interval chart for a success rate; `text` defaults to rate and counts."""
+    low, high = result.interval
+    if text is None:
+        text = f"{format_rate(result.mean)}  ({result.num_successes}/{result.n})"
+    return Interval(name, group, result.mean, low, high, text)
+
+
 def format_points(difference: float) -> str:
-    """A difference of rates, in points."""
+    """A difference of rates in percentage points."""
     return f"{100 * difference:+.1f}"
 
 
 def metric_curve(name: str, records: Records, key: str) -> Curve:
-    there = [r for r in records if r.get(key) is not None]
-    return Curve(name, [r["step"] for r in there], [r[key] for r in there])
+    logged = [r for r in records if r.get(key) is not None]
+    return Curve(name, [r["step"] for r in logged], [r[key] for r in logged])
 
 
 def metric_chart(
     records: Records, title: str, unit: str, names: Mapping[str, str], x_label: str = "iteration"
 ) -> str:
-    """A chart of those metrics that are there."""
+    """A chart of the metrics that were logged."""
     return line_chart(
         title, unit, x_label, [metric_curve(label, records, key) for key, label in names.items()]
     )
@@ -82,21 +107,20 @@ def rate_curve(name: str, records: Records, key: str, sizes: Sequence[int]) -> C
 
 
 def rates_with_intervals(name: str, rates: Sequence[tuple[float, SuccessRate]]) -> Curve:
-    """Rates at places along x, each with its interval."""
+    """A curve of rates at positions along x, with their intervals."""
     low, high = ([rate.interval[side] for _, rate in rates] for side in (0, 1))
     return Curve(name, [step for step, _ in rates], [rate.rate for _, rate in rates], low, high)
 
 
 def success_chart(curves: Sequence[Curve]) -> str:
-    """Success over iterations; the axis ends at a round bound above all intervals, so that no curve
-    is a flat line."""
+    """Success over iterations; the axis ends at a round bound above all intervals."""
     top = max((v for c in curves for v in (c.high or ())), default=1.0)
     bound = next(bound for bound in (0.1, 0.2, 0.5, 1.0) if top <= bound + 1e-9)
     return line_chart("Success", "with 95 % Wilson intervals", "iteration", curves, (0.0, bound))
 
 
 def time_chart(seconds: Mapping[str, float]) -> str:
-    """A bar for each stage, cut into its parts."""
+    """A bar for each stage, divided into its parts."""
     stages = {name: value for name, value in seconds.items() if "/" not in name and name != "total"}
     parts = {
         stage: {
@@ -108,7 +132,7 @@ def time_chart(seconds: Mapping[str, float]) -> str:
 
 
 def without_items(values: Any) -> Any:
-    """Results without what evaluations hold of every item: a page shows the summaries."""
+    """Results without the items of their evaluations, for a readable page."""
     if isinstance(values, Mapping):
         return {name: without_items(value) for name, value in values.items() if name != "items"}
     return [without_items(value) for value in values] if isinstance(values, list) else values
@@ -121,11 +145,11 @@ def reproduction_section(
     results: Mapping[str, Any],
     more: Mapping[str, Any],
 ) -> str:
-    """What it takes to repeat the run: command, commit, machine, libraries, every setting; `more`
-    facts of its kind."""
+    """The facts that reproduce the run: command, commit, machine, libraries and settings; `more`
+    adds facts."""
     last = sessions[-1]
     commit = f"{last.get('commit')}{', with uncommitted changes' if last.get('uncommitted_changes') else ''}"
-    made = {
+    facts = {
         "commit": commit,
         "machine": last.get("machine"),
         "libraries": ", ".join(
@@ -135,17 +159,19 @@ def reproduction_section(
         **more,
         "folder": folder,
     }
-    every = Markup(command_block(yaml.safe_dump(mask_nested(settings), sort_keys=False, width=110)))
+    all_settings = Markup(
+        command_block(yaml.safe_dump(mask_nested(settings), sort_keys=False, width=110))
+    )
     return section(
-        "How it was made",
+        "Reproduction",
         command_block(mask_secrets(str(last.get("command", "")))),
-        fact_list({k: v for k, v in made.items() if v}),
-        folded_section("Every setting", every) if settings else "",
+        fact_list({k: v for k, v in facts.items() if v}),
+        folded_section("All settings", all_settings) if settings else "",
         folded_section(
-            "Every result",
+            "All results",
             command_block(mask_secrets(json.dumps(without_items(results), indent=1))),
         )
         if results
         else "",
-        note="The command repeats the run; the settings below are those it resolved to.",
+        note="The command repeats the run; the settings below are the resolved ones.",
     )

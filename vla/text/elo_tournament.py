@@ -212,7 +212,7 @@ def elo_page(found: Sequence[PlayerRating], result: dict[str, Any]) -> str:
             note=note,
         ),
         section("What they said", table(("prompt", *(s.name for s in found)), said)),
-        section("How it was made", command_block(result["command"]), fact_list(made)),
+        section("Reproduction", command_block(result["command"]), fact_list(made)),
     ]
     return page("Elo", f"{len(found)} models on {len(result['prompts'])} held-out prompts", parts)
 
