@@ -112,34 +112,20 @@ def write_report(
         name: value for name, value in settings.get("text", {}).items() if name in DATA_SETTINGS
     }
     parts = [
-<<<<<<< HEAD
-        number_tiles(headline_numbers(results)),
+        number_tiles(headline_tiles(results)),
         section(
             "Before and after",
             interval_chart("Share that is right", "95 % Wilson interval", rate_intervals(results)),
             result_facts(results),
-            note="The same held-out prompts before and after, none of them seen in training.",
-=======
-        number_tiles(headline_tiles(results)),
-        section(
-            "Before and after",
-            interval_chart("Share that is right", "95 % Wilson interval", rates(results)),
-            numbers(results),
             note="The same held-out prompts before and after.",
->>>>>>> d990261 (Reports: headings, prose and names; the film reads evaluation results of every version)
         ),
         section(
             "Over training",
             grid(*training_charts(read_metrics(folder.path), results)),
             note=stop_reason(results),
         ),
-<<<<<<< HEAD
         section("The same questions, before and after", answers_table(pairs)),
-        section("Where the time went", time_chart(results.get("seconds", {}))),
-=======
-        section("The same questions, before and after", samples_table(pairs)),
         section("Time", time_chart(results.get("seconds", {}))),
->>>>>>> d990261 (Reports: headings, prose and names; the film reads evaluation results of every version)
         section("Data", fact_list(data)),
         reproduction_section(folder.path, settings, sessions, to_plain(dict(results)), {}),
     ]
@@ -165,11 +151,7 @@ def finish_run(
     return whole
 
 
-<<<<<<< HEAD
-def headline_numbers(results: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-=======
 def headline_tiles(results: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
->>>>>>> d990261 (Reports: headings, prose and names; the film reads evaluation results of every version)
     """The numbers that matter: success or gold reward after and before, the change, time and
     memory."""
     found = nothing_learned_tile(results)
