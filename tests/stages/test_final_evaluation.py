@@ -63,8 +63,6 @@ def test_the_report_says_that_it_was_evaluated_once(run, tmp_path):
     run.finish_stage("evaluation_before", {"greedy": rate})
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(load([]).model_dump(mode="json")))
     page = write_report(tmp_path).read_text()
-    assert (
-        "Evaluated once, on held-out starts: nothing changed the policy" in page
-    )
+    assert "Evaluated once, on held-out starts: nothing changed the policy" in page
     assert "<p>Success, greedy</p><b>50.0 %</b>" in page
     assert "not finished" not in page
