@@ -1,4 +1,4 @@
-"""Fine-tune vision-language-action models and language models with one reinforcement-learning core.
+"""Fine-tuning of vision-language-action and language models with one reinforcement-learning core.
 
     import vla
 
@@ -11,13 +11,13 @@
     run = vla.train("preset=smoke", sim="reach")       # the folder and the results of a run
     result = vla.evaluate(run.folder, num_starts=16)   # success rates on held-out starts
 
-Nothing heavy loads before one of these functions is used.
+`import vla` loads neither torch nor a simulator; the first use of a function does.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vla.acting import LoadedPolicy
@@ -47,8 +47,8 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """A public name, from its module at the first use."""
+def __getattr__(name: str) -> object:
+    """Import a public name from its module at the first use."""
     if name not in EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(EXPORTS[name]), name)

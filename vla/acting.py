@@ -1,4 +1,4 @@
-"""A loaded policy: pictures, state and an instruction in, actions in the environment's units out."""
+"""A loaded policy: images, state and an instruction in, actions in physical units out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PolicyInput:
-    """Checked inputs of n environments. `row` [n] numbers them, `episode` [n] their episodes."""
+    """Checked inputs of n rows, one for each robot.
+
+    Attributes:
+        images: uint8 [n, h, w, 3] by camera.
+        proprio: float32 [n, s].
+        instruction: n sentences.
+        place: int [n], the number of the row.
+        episode: int [n], the number of the episode in each row; no two episodes share one.
+    """
 
     images: Mapping[str, np.ndarray]
     proprio: np.ndarray
@@ -29,15 +37,15 @@ class PolicyInput:
 class LoadedPolicy:
     """A policy that acts for one robot or for several at once.
 
-    A policy decides on a chunk of actions. `act` executes it one action a call; `act_chunk` returns
-    it whole. `reset` begins new episodes: the rest of their chunks is dropped.
+    A policy decides on a chunk of actions. `act` returns its actions one by one, `act_chunk` the
+    whole chunk. `reset` begins new episodes and drops the rest of their chunks.
 
     Attributes:
-        cameras: name of every picture that `images` must hold.
-        image_size: height and width of every picture in pixels, by camera.
+        cameras: names of the cameras that `images` must hold.
+        image_size: height and width in pixels, by camera.
         state_names: the name of every number of `state`.
         action_names: the name of every dimension of an action.
-        greedy: whether the likeliest decision is taken; otherwise it is sampled.
+        greedy: True takes the most likely decision, False samples one.
     """
 
     policy: Policy
@@ -55,7 +63,7 @@ class LoadedPolicy:
         return tuple(self.image_size)
 
     def reset(self, rows: Sequence[int] | np.ndarray | None = None) -> None:
-        """Begin new episodes in `rows` (numbers, or a mask); None: in all."""
+        """Begin new episodes in `rows` (row numbers, or a boolean mask); None: in all rows."""
         chosen = np.asarray([*self._episode] if rows is None else rows)
         numbers = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
         for row in numbers.astype(int).tolist():
@@ -68,7 +76,7 @@ class LoadedPolicy:
         state: np.ndarray | Sequence[float],
         instruction: str | Sequence[str],
     ) -> np.ndarray:
-        """The next action, float32 [A]; [B, A] for a batch.
+        """Return the next action, float32 [A]; [B, A] for a batch.
 
         Args:
             images: uint8 [h, w, 3] by camera, RGB; [B, h, w, 3] for a batch.
@@ -76,7 +84,7 @@ class LoadedPolicy:
             instruction: a sentence; a list of B for a batch.
 
         Raises:
-            ValueError: a camera is missing or unknown, or a shape or type is wrong.
+            ValueError: a camera is missing or unknown; a shape or type is wrong; the state is not finite.
         """
         rows, single = self._read(images, state, instruction)
         waiting = [row for row in range(len(rows.place)) if not self._pending.get(row)]
@@ -92,7 +100,7 @@ class LoadedPolicy:
         state: np.ndarray | Sequence[float],
         instruction: str | Sequence[str],
     ) -> np.ndarray:
-        """A whole chunk of actions, float32 [H, A]; [B, H, A] for a batch. Inputs as of `act`."""
+        """Return a whole chunk, float32 [H, A]; [B, H, A] for a batch. Arguments as for `act`."""
         rows, single = self._read(images, state, instruction)
         chunks = self._decide(rows)
         return chunks[0] if single else chunks
@@ -107,7 +115,7 @@ class LoadedPolicy:
         state: np.ndarray | Sequence[float],
         instruction: str | Sequence[str],
     ) -> tuple[PolicyInput, bool]:
-        """The inputs as rows, and whether they are one robot's."""
+        """Check the inputs; return them as rows, with True where they are of a single robot."""
         if set(images) != set(self.cameras):
             raise ValueError(
                 f"images has the cameras {sorted(images)}, the policy needs {sorted(self.cameras)}"
@@ -117,35 +125,37 @@ class LoadedPolicy:
         if not sentences or not all(isinstance(text, str) for text in sentences):
             raise ValueError("instruction must be a sentence, or a list of one per row")
         size = len(sentences)
-        pictures = {name: self._picture(name, images[name], size, single) for name in self.cameras}
+        checked_images = {
+            name: self._picture(name, images[name], size, single) for name in self.cameras
+        }
         values = np.asarray(state, dtype=np.float32)
-        wanted = (len(self.state_names),) if single else (size, len(self.state_names))
-        if values.shape != wanted:
+        expected = (len(self.state_names),) if single else (size, len(self.state_names))
+        if values.shape != expected:
             raise ValueError(
-                f"state has the shape {list(values.shape)}, {list(wanted)} is expected: "
+                f"state has the shape {list(values.shape)}, {list(expected)} is expected: "
                 f"{', '.join(self.state_names)}"
             )
         if not np.isfinite(values).all():
-            raise ValueError("state holds NaN or infinite numbers: check what reads the robot")
+            raise ValueError("state holds NaN or infinite numbers: check the sensors of the robot")
         place = np.arange(size)
         rows = PolicyInput(
-            pictures, values.reshape(size, -1), sentences, place, self._episodes(size)
+            checked_images, values.reshape(size, -1), sentences, place, self._episodes(size)
         )
         return rows, single
 
     def _picture(self, name: str, picture: np.ndarray, size: int, single: bool) -> np.ndarray:
         height, width = self.image_size[name]
         values = np.asarray(picture)
-        wanted = (height, width, 3) if single else (size, height, width, 3)
-        if values.dtype != np.uint8 or values.shape != wanted:
+        expected = (height, width, 3) if single else (size, height, width, 3)
+        if values.dtype != np.uint8 or values.shape != expected:
             raise ValueError(
-                f"images[{name!r}] is {values.dtype} {list(values.shape)}, uint8 {list(wanted)} "
+                f"images[{name!r}] is {values.dtype} {list(values.shape)}, uint8 {list(expected)} "
                 "(height, width, RGB) is expected: resize it, and keep 0 to 255"
             )
         return values.reshape(size, height, width, 3)
 
     def _episodes(self, size: int) -> np.ndarray:
-        """The number of each row's episode; no two episodes share one."""
+        """Episode numbers of the rows; a new row gets the next number."""
         for row in range(size):
             if row not in self._episode:
                 self._episode[row] = self._num_episodes
@@ -154,7 +164,7 @@ class LoadedPolicy:
 
 
 def take_rows(rows: PolicyInput, numbers: Sequence[int]) -> PolicyInput:
-    """Some of the rows."""
+    """Select rows by number."""
     chosen = list(numbers)
     return PolicyInput(
         {name: picture[chosen] for name, picture in rows.images.items()},

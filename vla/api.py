@@ -1,4 +1,4 @@
-"""The library: load a policy, make environments, train and evaluate, from Python."""
+"""The Python API: `load_policy`, `make_env`, `train` and `evaluate`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """What a run left: its folder, and the values of its results.json."""
+    """A finished run.
+
+    Attributes:
+        folder: folder of the run.
+        results: values of its results.json.
+    """
 
     folder: Path
     results: Mapping[str, Any]
@@ -24,9 +29,11 @@ class TrainedRun:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation left: its folder and its results.
+    """A finished evaluation.
 
-    `conditions` has an entry for every perturbation and decoding; the first is unperturbed.
+    Attributes:
+        folder: folder with evaluation.json, evaluation.html and recordings.
+        conditions: a result for every perturbation and decoding; the first is unperturbed.
     """
 
     folder: Path
@@ -37,17 +44,19 @@ class Evaluation:
 
 
 def load_policy(name: str | Path, greedy: bool = True) -> LoadedPolicy:
-    """A policy that is ready to act; no simulator is needed.
+    """Load a policy that is ready to act; no simulator is needed.
 
     Args:
         name: the folder of a run, of an exported policy or of a checkpoint of LeRobot, or
             `user/name` on the hub.
-        greedy: take the likeliest decision; False samples.
+        greedy: True takes the most likely decision, False samples one.
 
     Raises:
         ValueError: there is no policy, or its files are damaged.
     """
-    prepare_process(offline=not is_on_hub(name))
+    from vla.runtime import is_hub_name
+
+    prepare_process(offline=not is_hub_name(str(name)))
     from vla.acting import LoadedPolicy
     from vla.interop.hub.pretrained import local_folder
     from vla.interop.lerobot.bundle import load_bundle
@@ -55,25 +64,31 @@ def load_policy(name: str | Path, greedy: bool = True) -> LoadedPolicy:
 
     foreign = lerobot_folder(local_folder(str(name)))
     if foreign is not None:
-        told = read_checkpoint_spec(foreign)
+        checkpoint = read_checkpoint_spec(foreign)
         policy, observe = open_policy(foreign, max_steps=0, device="cpu")
-        numbers = [f"state_{i}" for i in range(told.state_size)]
-        actions = [f"action_{i}" for i in range(told.action_size)]
-        return LoadedPolicy(policy, observe, told.cameras, numbers, actions, greedy)
-    made = load_bundle(str(name))
-    size = made.policy_spec["image_size"]
+        return LoadedPolicy(
+            policy,
+            observe,
+            checkpoint.cameras,
+            [f"state_{i}" for i in range(checkpoint.state_size)],
+            [f"action_{i}" for i in range(checkpoint.action_size)],
+            greedy,
+        )
+    bundle = load_bundle(str(name))
+    spec = bundle.policy_spec
+    size = spec["image_size"]
     return LoadedPolicy(
-        made.policy,
-        made.observer,
-        dict.fromkeys(made.policy_spec["cameras"], (size, size)),
-        made.policy_spec.get("proprio_names") or [f"state_{i}" for i in range(made.proprio_size)],
-        made.policy_spec["action_spec"]["names"],
+        bundle.policy,
+        bundle.observer,
+        dict.fromkeys(spec["cameras"], (size, size)),
+        spec.get("proprio_names") or [f"state_{i}" for i in range(bundle.proprio_size)],
+        spec["action_spec"]["names"],
         greedy,
     )
 
 
 def make_env(sim: str = "pick_place", num_envs: int = 1, **settings: Any) -> VectorEnv:
-    """N environments of a simulator.
+    """Make N environments of a simulator.
 
     Args:
         sim: an option of the group `sim`, e.g. "pick_place" or "gym".
@@ -137,20 +152,22 @@ def evaluate(
     output: str | Path | None = None,
     **settings: Any,
 ) -> Evaluation:
-    """Success rates of a policy on held-out starts, as `vla-eval` measures them.
+    """Measure the success rates of a policy on held-out starts, as `vla-eval` does.
 
     Args:
-        run: what `load_policy` takes.
-        num_starts: starts; None: as the run's settings say.
+        run: folder or hub name, as for `load_policy`.
+        num_starts: number of starts; None: that of the settings of the run.
         perturb: "none", "all", or names of perturbations with commas.
         decoding: "greedy", "sampled" or "both".
         output: folder to write to; None: RUN/evaluations/TIME.
         settings: settings of the run to replace, e.g. `sim={"max_steps": 80}`.
 
     Raises:
-        ValueError: there is no policy, or a setting cannot be.
+        ValueError: there is no policy, a setting cannot be, or the simulator lacks a perturbation.
     """
-    prepare_process(offline=not is_on_hub(run))
+    from vla.runtime import is_hub_name
+
+    prepare_process(offline=not is_hub_name(str(run)))
     from vla.commands.evaluate import evaluate_from_options, parse
     from vla.evaluation.result import EvaluationResult
     from vla.files.reading import read_json
@@ -168,36 +185,22 @@ def evaluate(
 
 
 def prepare_process(offline: bool) -> None:
-    """Set what must be set before torch loads, where it has not loaded yet."""
+    """Configure the process (threads, offline mode) unless torch has loaded already."""
     from vla import runtime
 
     if "torch" not in sys.modules:
         runtime.prepare(offline=offline)
 
 
-def is_on_hub(name: str | Path) -> bool:
-    """Whether only the hub can hold what is called so."""
-    from vla.runtime import is_hub_name
-
-    return is_hub_name(str(name))
-
-
 def to_overrides(prefix: str, settings: Mapping[str, Any]) -> dict[str, str]:
-    """Nested settings as {dotted key: value of the command line}."""
-    found: dict[str, str] = {}
+    """Flatten nested settings to {dotted key: value as the command line writes it}."""
+    from vla.config.explain import format_setting
+
+    flat: dict[str, str] = {}
     for name, value in settings.items():
         key = f"{prefix}.{name}" if prefix else name
         if isinstance(value, Mapping):
-            found |= to_overrides(key, value)
+            flat |= to_overrides(key, value)
         else:
-            found[key] = as_word(value)
-    return found
-
-
-def as_word(value: Any) -> str:
-    """A value as the command line writes it."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, list | tuple):
-        return f"[{','.join(map(as_word, value))}]"
-    return str(value)
+            flat[key] = format_setting(value)
+    return flat

@@ -1,5 +1,7 @@
-"""The command line of a script: settings as `key=value`, `--help`, `--cfg job`. Nothing heavy is
-loaded here."""
+"""Command lines: settings as `key=value`, `--help`, `--cfg job`, errors in one line.
+
+This module imports nothing heavy.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from vla.command_names import with_command_names
 from vla.interrupt import SIGNALS, Interrupted, exit_on_interrupt
@@ -23,17 +25,20 @@ def command(
     make_parser: Callable[[], argparse.ArgumentParser] | None = None,
     takes_settings: bool = False,
 ) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Decorator of a command's main function: one line and exit code 2 in place of a traceback.
+    """Decorator of the main function of a command: errors in one line in place of a traceback.
 
-    A signal ends the command in one line, with `remark`, at any moment; a run that was stopped and
-    has saved ends with the signal's exit code. A fault of a setting, a file or the machine is one
-    line and exit code 2. `make_parser` gives the flags that a shell completes, `takes_settings`
-    whether it completes settings too (`vla.completion`).
+    An error of a setting, a file or the machine gives exit code 2. A signal ends the command at any
+    moment; a run that was stopped and has saved ends with the exit code of the signal.
+
+    Args:
+        remark: appended to the line that reports a signal.
+        make_parser: makes the parser whose flags the shell completes (`vla.completion`).
+        takes_settings: the shell completes settings too.
     """
 
-    def marked(main: Callable[..., int]) -> Callable[..., int]:
+    def decorate(main: Callable[..., int]) -> Callable[..., int]:
         @wraps(main)
-        def whole(arguments: list[str] | None = None) -> int:
+        def run(arguments: list[str] | None = None) -> int:
             given = sys.argv[1:] if arguments is None else arguments
             try:
                 with exit_on_interrupt(remark):
@@ -52,14 +57,16 @@ def command(
                     for number in SIGNALS:
                         signal.signal(number, signal.SIG_DFL)
 
-        return whole
+        return run
 
-    return marked
+    return decorate
 
 
 def read_config(description: str, arguments: Sequence[str] | None = None) -> Config:
-    """The settings a command line asks for. `--help` and `--cfg job` print and exit; a wrong
-    setting exits with 2."""
+    """Read the settings of a command line.
+
+    `--help` and `--cfg job` print and exit; a wrong setting exits with status 2.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     pop_config_folders(given)
     if "--help" in given or "-h" in given:
@@ -82,7 +89,7 @@ def read_config(description: str, arguments: Sequence[str] | None = None) -> Con
 
 
 def pop_config_folders(given: list[str]) -> None:
-    """Remove every `--config-dir FOLDER` from the arguments; its YAML groups are searched too."""
+    """Remove every `--config-dir FOLDER` from the arguments, and search its YAML groups too."""
     from vla.config.search_path import add_folder
 
     while "--config-dir" in given:
@@ -94,7 +101,7 @@ def pop_config_folders(given: list[str]) -> None:
 
 
 def requested_help(description: str, given: Sequence[str]) -> str:
-    """`--help`: the script and the groups; `--help GROUP`: every setting of it."""
+    """Text of `--help` (command and groups) or of `--help GROUP` (every setting of a group)."""
     topics = [word for word in given if word not in ("--help", "-h")]
     if not topics:
         return help_text(description)
@@ -104,7 +111,7 @@ def requested_help(description: str, given: Sequence[str]) -> str:
 
 
 def pop_cfg_flag(given: list[str]) -> bool:
-    """Remove `--cfg job` (or `-c job`) from the arguments; whether it was there."""
+    """Remove `--cfg job` (or `-c job`) from the arguments; True where it was given."""
     for flag in ("--cfg", "-c"):
         if flag in given:
             i = given.index(flag)
@@ -115,8 +122,8 @@ def pop_cfg_flag(given: list[str]) -> bool:
     return False
 
 
-def fail(message: str) -> None:
-    """Say what is wrong on the error stream and exit with status 2."""
+def fail(message: str) -> NoReturn:
+    """Print the message on the error stream and exit with status 2."""
     from vla.files.secrets import mask_secrets
 
     print(
@@ -126,8 +133,7 @@ def fail(message: str) -> None:
 
 
 def explain_error(error: Exception) -> str:
-    """What an error says; path, fault and remedy where it is the system's own ("[Errno 30]
-    ...")."""
+    """The message of an error; path, fault and remedy for an error of the operating system."""
     if (
         not isinstance(error, OSError)
         or error.errno is None
@@ -135,15 +141,15 @@ def explain_error(error: Exception) -> str:
         or error.filename is None
     ):
         return str(error)
-    return f"{error.filename}: {error.strerror.lower()}; {REMEDIES.get(error.errno, 'look at the path, then run again')}"
+    return f"{error.filename}: {error.strerror.lower()}; {REMEDIES.get(error.errno, 'check the path, then run again')}"
 
 
-WRITABLE = "give yourself the right to read and write there, or choose another folder"
+WRITABLE = "check the permissions of the folder, or choose another one"
 REMEDIES = {
     errno.EACCES: WRITABLE,
     errno.EPERM: WRITABLE,
     errno.EROFS: "choose a folder on a disk that can be written",
-    errno.ENOENT: "look for a slip in the path",
+    errno.ENOENT: "check the path for a misspelling",
     errno.ENOTDIR: "a part of the path is a file: choose another",
     errno.EISDIR: "give a file, not a folder",
     errno.EEXIST: "a file has this name: choose another path",
@@ -152,12 +158,11 @@ REMEDIES = {
     errno.EDQUOT: "make room in your share of the disk",
     errno.EMFILE: "raise the number of files that a process may open (ulimit -n)",
 }
-"""What a person can do about an error of the system."""
+"""{errno: remedy} of errors of the operating system."""
 
 
 def to_yaml(config: Config) -> str:
-    """The resolved settings, as they are saved beside every checkpoint; secrets in addresses are
-    masked."""
+    """Format the settings as YAML, as saved with every checkpoint; secrets are masked."""
     import yaml
 
     from vla.files.secrets import mask_nested
@@ -167,8 +172,7 @@ def to_yaml(config: Config) -> str:
 
 
 def help_text(description: str) -> str:
-    """What the script does, and the groups of settings with their options and what each is, read
-    from configs/."""
+    """Text of `--help`: the command, then every group with its options and their summaries."""
     from vla.config.compose import mode_groups
     from vla.config.search_path import groups, option_files, options
 
@@ -197,7 +201,7 @@ def help_text(description: str) -> str:
 
 
 def default_options() -> dict[str, str]:
-    """{group: option} that the first mode chooses by default."""
+    """Default option of every group, {group: option}; mode=robot decides for shared groups."""
     from vla.config.compose import option_values
 
     chosen = {"mode": "robot", "preset": "default"}

@@ -1,4 +1,4 @@
-"""Names of the console commands, as the user can type them."""
+"""Names of the console commands: `vla-train` where installed, a script in a checkout."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ COMMANDS = {
     "vla-collect": "python scripts/collect_demos.py",
     "vla-pretrain": "python scripts/pretrain_vlm.py",
 }
-"""The console commands, and how a checkout starts them without an installation."""
+"""{console command: its start from a checkout that is not installed}."""
 
 
 def command_name(name: str) -> str:
-    """A console command as the user can type it: the script's where a script was started."""
+    """The console command, or the script where the process was started by a script."""
     return COMMANDS[name] if Path(sys.argv[0]).suffix == ".py" else name
 
 
 def with_command_names(text: str) -> str:
-    """A text in which every console command stands as the user can type it."""
+    """Replace every console command in a text by its `command_name`."""
     return re.sub(
         r"\bvla-(train|eval|view|serve|export|collect|pretrain)\b(?!\.)",
-        lambda found: command_name(found[0]),
+        lambda match: command_name(match[0]),
         text,
     )

@@ -3,7 +3,7 @@
     eval "$(vla-train --completion bash)"          # zsh: the same with zsh
     vla-train --completion fish | source
 
-The printed script asks the command itself: `vla-train --complete WORD` prints what WORD can become.
+The printed script calls the command: `vla-train --complete WORD` prints the completions of WORD.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 
-from vla.cli import fail
 from vla.command_names import COMMANDS
 
 SCRIPTS = {
@@ -46,11 +45,16 @@ def complete(
     make_parser: Callable[[], argparse.ArgumentParser] | None,
     takes_settings: bool,
 ) -> str:
-    """The answer to `--completion SHELL` (a script) or `--complete WORD` (candidates by line)."""
-    flag, word = given[0], given[1] if len(given) > 1 else ""
+    """Output of `--completion SHELL` (a script) or `--complete WORD` (one candidate a line).
+
+    Raises:
+        ValueError: there is no script for the shell.
+    """
+    flag = given[0]
+    word = given[1] if len(given) > 1 else ""
     if flag == "--completion":
         if word not in SCRIPTS:
-            fail(f"--completion {word}: choose from {', '.join(SCRIPTS)}")
+            raise ValueError(f"--completion {word}: choose from {', '.join(SCRIPTS)}")
         return SCRIPTS[word].replace("COMMANDS", " ".join(COMMANDS))
     known = ["--help", *flag_candidates(make_parser)] if word.startswith("-") else []
     if takes_settings and not word.startswith("-"):
@@ -59,7 +63,7 @@ def complete(
 
 
 def flag_candidates(make_parser: Callable[[], argparse.ArgumentParser] | None) -> list[str]:
-    """The flags of a command that takes flags; those of a command of settings."""
+    """Flags of the parser; the flags of every settings command where there is no parser."""
     if make_parser is None:
         return ["--cfg", "--completion", "--config-dir"]
     actions = make_parser()._actions
@@ -67,7 +71,7 @@ def flag_candidates(make_parser: Callable[[], argparse.ArgumentParser] | None) -
 
 
 def setting_candidates(word: str) -> list[str]:
-    """`group=option` behind a group's name; else groups and settings that can be given."""
+    """`group=option` after `group=`, settings after `section.`, otherwise group names."""
     from vla.config.compose import groups, option_paths, options
 
     group, equals, _ = word.partition("=")

@@ -1,4 +1,4 @@
-"""A simulator's environments with gymnasium's five results of a step."""
+"""`VectorEnv`: environments of a simulator with the interface of gymnasium."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from vla.data.observations import RawObservation
     from vla.rl.protocols import VectorEnvironment
     from vla.simulator import Simulator
 
@@ -18,13 +19,13 @@ class VectorEnv:
 
     An observation is {"images": {camera: uint8 [N, h, w, 3]}, "state": float32 [N, s],
     "instruction": N sentences}: the arguments of `LoadedPolicy.act`. An environment whose episode
-    ends begins the next one in the same step, from the next seed; `info["ended"]` marks it, and
-    `info["success"]` says whether the episode was a success.
+    ends starts the next one in the same step, from the next seed. `info["ended"]` marks it, and
+    `info["success"]` is True where the episode succeeded.
 
     Attributes:
-        simulator: where the environments come from.
-        num_envs: N.
-        seed: the start of the next episode.
+        simulator: makes the environments.
+        num_envs: number of environments N.
+        seed: seed of the next episode.
     """
 
     simulator: Simulator
@@ -52,7 +53,10 @@ class VectorEnv:
         return np.array(self.simulator.action_spec["high"], np.float32)
 
     def reset(self, seed: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
-        """N starts from `seed` upwards (None: the next ones). A seed always gives one start."""
+        """Start N episodes from seeds `seed` to `seed + N - 1`; None: from the next seeds.
+
+        A seed always gives the same start.
+        """
         if seed is not None:
             self.seed = seed
         self._observation = as_arguments(self._environment.reset(self._next_seeds(self.num_envs)))
@@ -61,7 +65,7 @@ class VectorEnv:
     def step(
         self, actions: np.ndarray
     ) -> tuple[dict[str, Any], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Execute an action [N, A], or a chunk of them [N, H, A], in every environment.
+        """Execute an action [N, A], or a chunk of actions [N, H, A], in every environment.
 
         Returns observation, reward float32 [N], terminated and truncated bool [N], and info.
 
@@ -83,7 +87,7 @@ class VectorEnv:
         return self._copy(), result.reward, result.terminated, result.truncated, info
 
     def close(self) -> None:
-        """Free what the environments hold."""
+        """Release the resources of the environments."""
         close = getattr(self._environment, "close", None)
         if close is not None:
             close()
@@ -94,12 +98,12 @@ class VectorEnv:
         return seeds
 
     def _copy(self) -> dict[str, Any]:
-        seen = self._observation
-        images = {name: picture.copy() for name, picture in seen["images"].items()}
+        current = self._observation
+        images = {name: picture.copy() for name, picture in current["images"].items()}
         return {
             "images": images,
-            "state": seen["state"].copy(),
-            "instruction": list(seen["instruction"]),
+            "state": current["state"].copy(),
+            "instruction": list(current["instruction"]),
         }
 
     def _replace(self, numbers: np.ndarray, begun: dict[str, Any]) -> None:
@@ -112,10 +116,10 @@ class VectorEnv:
         self._observation = merged
 
 
-def as_arguments(seen: Any) -> dict[str, Any]:
-    """An observation by the names of `LoadedPolicy.act`'s arguments."""
+def as_arguments(observation: RawObservation) -> dict[str, Any]:
+    """Convert an observation to the keyword arguments of `LoadedPolicy.act`."""
     return {
-        "images": dict(seen.images),
-        "state": np.asarray(seen.proprio),
-        "instruction": list(seen.instruction),
+        "images": dict(observation.images),
+        "state": np.asarray(observation.proprio),
+        "instruction": list(observation.instruction),
     }

@@ -1,4 +1,4 @@
-"""Tables of named parts: ours, extended by the entry points of installed packages.
+"""Tables of named parts: the built-in ones, extended by entry points of installed packages.
 
 A table is {name: "module:attribute"}, so that listing names imports none of the modules. A package
 adds a part under the group of its kind, e.g. in its pyproject.toml:
@@ -20,9 +20,10 @@ from vla.spelling import suggestion
 
 
 def extend_table(table: Mapping[str, str], group: str) -> dict[str, str]:
-    """The table together with the entry points of a group.
+    """Merge a table with the entry points of a group.
 
-    Raises ValueError where two parts have one name.
+    Raises:
+        ValueError: two parts have the same name.
     """
     merged = dict(table)
     owners = dict.fromkeys(table, "vla")
@@ -39,9 +40,10 @@ def extend_table(table: Mapping[str, str], group: str) -> dict[str, str]:
 
 
 def find_target(table: Mapping[str, str], kind: str, name: str) -> str:
-    """The "module:attribute" of a name.
+    """Look up the "module:attribute" of a name.
 
-    Raises ValueError with the nearest name where there is none.
+    Raises:
+        ValueError: the name is unknown; the message suggests the nearest one.
     """
     if name not in table:
         raise ValueError(f"{kind} ({name}) is unknown{suggestion(name, table)}")
@@ -49,9 +51,10 @@ def find_target(table: Mapping[str, str], kind: str, name: str) -> str:
 
 
 def load_target(target: str) -> Any:
-    """The object that "module:attribute" names; imports its module.
+    """Import the module of "module:attribute" and return the attribute.
 
-    Raises ValueError where the module has no such attribute.
+    Raises:
+        ValueError: the module has no such attribute.
     """
     module, _, attribute = target.partition(":")
     loaded = import_module(module)

@@ -1,5 +1,4 @@
-"""The console commands: `vla-train`, `vla-eval`, `vla-view`, `vla-serve`, `vla-export`,
-`vla-collect`.
+"""Console commands: `vla-train`, `vla-eval`, `vla-view`, `vla-serve`, `vla-export` and more.
 
 `scripts/*.py` start the same functions from a checkout that is not installed.
 """

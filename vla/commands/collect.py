@@ -1,9 +1,8 @@
-"""Make demonstrations in the simulator: a LeRobotDataset v3 of a scripted expert's successful
-episodes.
+"""Collect demonstrations in the simulator: a LeRobotDataset v3 of successful expert episodes.
 
     vla-collect --num 100 --image-size 96 --output datasets/generated/pick_place
 
-Interrupted (Ctrl-C, a full disk), the same command continues where it stopped.
+After an interruption (Ctrl-C, a full disk) the same command continues where it stopped.
 """
 
 import argparse
@@ -25,7 +24,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--num", type=int, default=100, help="successful episodes (default %(default)s)"
     )
     parser.add_argument(
-        "--task", nargs="+", default=["pick_place"], help="one, or several that take turns"
+        "--task", nargs="+", default=["pick_place"], help="one task, or several in turn"
     )
     parser.add_argument("--robot", default="panda", help="panda or gantry (default %(default)s)")
     parser.add_argument("--cameras", nargs="+", default=["front", "wrist"])
@@ -62,6 +61,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 )
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
+    from typing import Any
+
     from rich import progress as rich
 
     from vla.config.compose import compose_with_hydra
@@ -87,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
         )
     }
     simulator = make_simulator(read_section({**compose_with_hydra({})["sim"], **chosen}))
-    environments = simulator.environment()
+    environments: Any = simulator.environment()
     expert = simulator.expert(environments, options.seed, options.expert_perturbation_probability)
     writer = LeRobotWriter(
         options.output, dataset_spec(environments, options.robot, options.format, source)
@@ -112,6 +113,7 @@ def main(argv: list[str] | None = None) -> int:
     writer.finish()
     environments.close()
     print(
-        f"{options.output}: {done.num_episodes} episodes, {done.num_frames} frames, {done.num_failures} failed starts"
+        f"{options.output}: {done.num_episodes} episodes, {done.num_frames} frames, "
+        f"{done.num_failures} failed starts"
     )
     return 0

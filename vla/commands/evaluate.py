@@ -1,16 +1,15 @@
-"""Evaluate a checkpoint on held-out starts: success with n, interval and decoding, under every
-perturbation.
+"""Evaluate a checkpoint on held-out starts: success rates with n, interval and decoding.
 
     vla-eval runs/NAME                                # 500 starts, greedy and sampled
     vla-eval runs/NAME evaluation.num_starts=100 --perturb camera,light
     vla-eval runs/NAME sim.num_distractors=2          # another scene
-    vla-eval --compare runs/A runs/B                  # both on the same starts, paired
+    vla-eval --compare runs/A runs/B                  # paired comparison on the same starts
     vla-eval exported/NAME                            # or user/NAME, from the hub
-    vla-eval outputs/train/act sim=pick_place         # a policy that lerobot-train made
-    vla-eval --elo runs/A runs/B                      # text models, by a judge's preferences
+    vla-eval outputs/train/act sim=pick_place         # a policy trained by lerobot-train
+    vla-eval --elo runs/A runs/B                      # text models, ranked by a judge
 
-Writes evaluation.json, evaluation.html, starts.json, videos/ and recordings/ for
-vla-view.
+Every perturbation of the simulator is evaluated too, unless --perturb names others. The command
+writes evaluation.json, evaluation.html, starts.json, videos/, and recordings/ for vla-view.
 """
 
 import argparse
@@ -29,25 +28,30 @@ def make_parser() -> argparse.ArgumentParser:
         "run", nargs="*", help="the folder of a run or of a checkpoint, then key=value settings"
     )
     parser.add_argument(
-        "--compare", nargs="+", default=[], metavar="RUN", help="evaluate these (too) and compare"
+        "--compare", nargs="+", default=[], metavar="RUN", help="evaluate these runs and compare"
     )
     parser.add_argument(
         "--elo",
         nargs="+",
         default=[],
         metavar="RUN",
-        help="runs on open prompts, against each other",
+        help="rank runs on open prompts against each other",
     )
     parser.add_argument(
         "--judge", metavar="URL", help="of --elo: an OpenAI server (default: the runs' gold reward)"
     )
-    parser.add_argument("--judge-model", default="default", help="what that server calls its model")
+    parser.add_argument("--judge-model", default="default", help="name of the model on that server")
     parser.add_argument(
-        "--perturb", default="all", help="all, none, or some of camera,light,texture,wording,start"
+        "--perturb",
+        default="all",
+        help="all, none, or some of the simulator's: camera,light,texture,wording,start (default all)",
     )
     parser.add_argument("--decoding", choices=["both", "greedy", "sampled"], default="both")
     parser.add_argument(
-        "--videos", type=int, default=3, help="of wins and of failures (default %(default)s)"
+        "--videos",
+        type=int,
+        default=3,
+        help="films of successes, and as many of failures (default %(default)s)",
     )
     parser.add_argument(
         "--output", type=Path, help="folder to write to (default RUN/evaluations/TIME)"
@@ -62,7 +66,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     options.settings = [word for word in words if "=" in word]
     options.runs = [Path(word) for word in words if "=" not in word]
     if not options.elo and len(options.runs) not in (1, 2):
-        parser.error(f"give one run to evaluate, or two to compare; these are {len(options.runs)}")
+        parser.error(f"give one run to evaluate, or two to compare, not {len(options.runs)}")
     return options
 
 
@@ -76,16 +80,20 @@ def main(argv: list[str] | None = None) -> int:
         from vla.text.elo_tournament import run_tournament
 
         runs = [Path(run) for run in options.elo]
-        print(
-            f"results: {run_tournament(runs, options.output or Path('elo'), options.judge, options.judge_model)}"
-        )
+        output = options.output or Path("elo")
+        folder = run_tournament(runs, output, options.judge, options.judge_model)
+        print(f"results: {folder}")
         return 0
     print(f"results: {evaluate_from_options(options)}")
     return 0
 
 
 def evaluate_from_options(options: argparse.Namespace) -> Path:
-    """Evaluate one checkpoint, or compare two; the folder of the results."""
+    """Evaluate one checkpoint or compare two, and return the folder of the results.
+
+    Raises:
+        ValueError: a perturbation, setting or checkpoint does not exist.
+    """
     from vla.config.simulation import all_perturbations
     from vla.evaluation.checkpoint_settings import select_perturbations
 

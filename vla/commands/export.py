@@ -1,10 +1,9 @@
-"""A run's policy as a folder of its own, with a model card; and to the hub, if you say so.
+"""Export the policy of a run to a folder with a model card, and optionally to the hub.
 
     vla-export runs/NAME exported/pick_place
     vla-export runs/NAME exported/pick_place --push user/pick_place --private
 
-vla-eval and vla-serve take such a folder, or `user/name`, where they take
-a run.
+vla-eval and vla-serve accept such a folder, or `user/name`, in place of a run.
 """
 
 import argparse
@@ -20,11 +19,11 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=Path, help="the folder of a run")
-    parser.add_argument("folder", type=Path, help="where to write")
+    parser.add_argument("folder", type=Path, help="folder to write to")
     parser.add_argument(
-        "--push", metavar="USER/NAME", help="put it on the hub; needs huggingface-cli login"
+        "--push", metavar="USER/NAME", help="upload to the hub; needs huggingface-cli login"
     )
-    parser.add_argument("--private", action="store_true", help="a repository that only you see")
+    parser.add_argument("--private", action="store_true", help="make the repository private")
     return parser
 
 

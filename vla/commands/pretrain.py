@@ -1,8 +1,9 @@
-"""Teach a tiny vision-language model to see: questions about rendered scenes, answered in words and
-location tokens.
+"""Pretrain a tiny vision-language model on questions about rendered scenes.
 
-vla-pretrain run_dir=runs/vlm                              # from nothing
-vla-pretrain run_dir=runs/vlm model.checkpoint=embedded    # go on from the one that ships
+Answers are words and location tokens.
+
+vla-pretrain run_dir=runs/vlm                              # from random weights
+vla-pretrain run_dir=runs/vlm model.checkpoint=embedded    # continue from the embedded model
 vla-train model.checkpoint=runs/vlm                        # use it
 """
 
@@ -16,10 +17,11 @@ def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     config = read_config(__doc__ or "", ["model.checkpoint=null", *given])
     from vla import runtime
+    from vla.config import RobotConfig
 
     runtime.prepare(config.train.num_threads or None, offline=not config.needs_hub)
-    if config.mode != "robot":
-        fail("mode=text: pretraining is about pictures; leave mode at robot")
+    if not isinstance(config, RobotConfig):
+        fail("mode=text: vla-pretrain trains a vision-language model; use mode=robot")
     from vla.simulator import make_simulator
 
     simulator = make_simulator(config.sim)

@@ -1,14 +1,13 @@
-"""Serve the policy of a run over a websocket: actions for robots and simulators elsewhere, in
-openpi's client protocol.
+"""Serve the policy of a run over a websocket, in the client protocol of openpi.
 
     vla-serve runs/NAME --port 8000
-    python scripts/drive_remote.py ws://localhost:8000            # a client: the simulator, driven through it
+    python scripts/drive_remote.py ws://localhost:8000            # a client in the simulator
     VLA_SERVE_TOKEN=... vla-serve runs/NAME --host 0.0.0.0 --tls-certificate C.pem --tls-key K.pem
 
 A client sends {"images": {camera: uint8 [h, w, 3]}, "state": [s], "prompt": text} and gets
 {"actions": [H, A]}. Health is at http://HOST:PORT/healthz, numbers at /status. After Ctrl-C or
-SIGTERM requests in flight are answered, new ones refused; the exit code is 0, or 1 where
---drain-seconds did not suffice. What is promised: docs/reference/security.md.
+SIGTERM the server answers requests in flight and refuses new ones. The exit code is 0, or 1 where
+--drain-seconds was too short. docs/reference/security.md lists the guarantees.
 """
 
 import argparse
@@ -55,10 +54,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def open_server(options: argparse.Namespace) -> "PolicyServer":
-    """The policy of a run behind a server that does not listen yet."""
+    """Load the policy of a run into a server that does not listen yet."""
     from vla.serve.options import read_access, read_limits
 
-    access = read_access(options)  # before anything loads
+    access = read_access(options)  # refuse wrong flags before torch loads
     read_limits(options, 0)
     from vla.evaluation.checkpoint_settings import checkpoint_settings
     from vla.interop.hub.pretrained import local_folder
@@ -70,9 +69,9 @@ def open_server(options: argparse.Namespace) -> "PolicyServer":
 
     folder = local_folder(options.run)
     config = checkpoint_settings(folder, ["sim.num_envs=1"])
-    world = make_simulator(config.sim)
-    policy, observer = load_policy(folder, config, world)
-    spec = observation_spec(config, world, observer)
+    simulator = make_simulator(config.sim)
+    policy, observer = load_policy(folder, config, simulator)
+    spec = observation_spec(config, simulator, observer)
     limits = read_limits(options, spec.num_bytes)
     policy_spec = server_metadata(folder) | {"real_time_chunking": can_continue(policy)}
     return PolicyServer(

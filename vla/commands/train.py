@@ -1,10 +1,9 @@
-"""Train a policy: demonstrations, supervised fine-tuning, reinforcement learning, evaluation on
-held-out starts, report.
+"""Train a policy by supervised fine-tuning and reinforcement learning, then evaluate and report.
 
 vla-train sim=pick_place            # a robot in MuJoCo
-vla-train mode=text                 # a language model, by the same core
-vla-train preset=smoke              # everything small, in about a minute
-vla-train resume=runs/NAME          # go on with a run
+vla-train mode=text                 # a language model
+vla-train preset=smoke              # a small run of about a minute
+vla-train resume=runs/NAME          # continue a run
 """
 
 import sys

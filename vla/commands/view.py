@@ -1,11 +1,10 @@
-"""Look at the episodes of a run in the browser: cameras, the scene in 3-D, and what the policy
-thought at every moment.
+"""Show the episodes of a run in the browser: cameras, the 3-D scene, and the policy's outputs.
 
 vla-view runs/NAME                   # opens the browser
-vla-view runs/NAME --live            # follows a run that is still training
-vla-view runs/NAME --html page.html  # one file that opens from disk
+vla-view runs/NAME --live            # follows a run during training
+vla-view runs/NAME --html page.html  # a page in one file
 vla-view runs/NAME --rrd rollouts.rrd
-vla-view runs/NAME --dataset FOLDER  # a LeRobotDataset v3 of one episode a start
+vla-view runs/NAME --dataset FOLDER  # a LeRobotDataset v3, an episode for each start
 vla-view runs/NAME --native          # MuJoCo's own viewer, the policy acting live
 """
 
@@ -29,22 +28,28 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("run", type=Path, help="the folder of a run")
     parser.add_argument(
-        "--live", action="store_true", help="wait for a run that only begins; its episodes appear"
+        "--live",
+        action="store_true",
+        help="wait for a run to begin, and add its episodes as they appear",
     )
     parser.add_argument(
         "--html", type=Path, metavar="FILE", help="write one page that needs no server"
     )
     parser.add_argument("--rrd", type=Path, metavar="FILE", help="write a recording for Rerun")
     parser.add_argument("--dataset", type=Path, metavar="FOLDER", help="write a LeRobotDataset v3")
-    parser.add_argument("--successes", action="store_true", help="of --dataset: no failures")
+    parser.add_argument(
+        "--successes", action="store_true", help="for --dataset: successful episodes only"
+    )
     parser.add_argument("--native", action="store_true", help="MuJoCo's viewer; needs a display")
     parser.add_argument(
-        "--episodes", type=int, default=24, help="in a file, the newest (default %(default)s)"
+        "--episodes", type=int, default=24, help="newest episodes in a file (default %(default)s)"
     )
     parser.add_argument(
-        "--port", type=parse_port, default=0, help="of the page (default: a free one)"
+        "--port", type=parse_port, default=0, help="port of the page (default: a free one)"
     )
-    parser.add_argument("--no-browser", action="store_true", help="only say where the page is")
+    parser.add_argument(
+        "--no-browser", action="store_true", help="print the address, open no browser"
+    )
     return parser
 
 
@@ -80,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def serve(library: "EpisodeLibrary", port: int, browser: bool) -> None:
-    """The page of a run's episodes, until Ctrl-C."""
+    """Serve the page of a run's episodes until Ctrl-C."""
     import webbrowser
 
     from vla.viewer.server import make_server

@@ -64,7 +64,7 @@ class PolicyBundle:
                 raise ValueError(f"the policy needs {name}, which is not among {', '.join(shown)}")
             shape = tuple(shown[name].shape)
             if name not in sizes:
-                check_resize(self.policy_spec, *shape[-2:], name)
+                check_resize(self.policy_spec, shape[-2], shape[-1], name)
             elif shape != (sizes[name],):
                 raise ValueError(
                     f"{name} is {list(shape)}, the policy was made for {[sizes[name]]}"

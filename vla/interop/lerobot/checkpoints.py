@@ -243,11 +243,11 @@ def positive_crops() -> Iterator[None]:
     def crop(layer: Any, tokens: int) -> None:
         original(layer, min(0, tokens - layer.get_seq_length()) if tokens > 0 else tokens)
 
-    DynamicLayer.crop = crop  # type: ignore[method-assign]
+    DynamicLayer.crop = crop  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
-        DynamicLayer.crop = original  # type: ignore[method-assign]
+        DynamicLayer.crop = original  # type: ignore[method-assign, assignment]
 
 
 def open_policy(

@@ -1,6 +1,7 @@
-"""Environments that say which place and which episode every row belongs to: LeRobot's policies
-remember what they saw and what they still mean to do, row by row, while our rollouts refill a place
-as soon as it falls free.
+"""Environments whose observations carry the slot and the episode of every row.
+
+Policies of LeRobot keep queues of past observations and pending actions for each row. Our rollouts
+reuse a slot for the next episode as soon as it is free, so the queues need both numbers.
 """
 
 from __future__ import annotations
@@ -14,16 +15,17 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
+from vla.acting import PolicyInput
 from vla.simulator import Simulator
 from vla.types import Observation
 
 Episodes = Iterator[int]
-"""Numbers that no two episodes share."""
+"""A counter of episodes; no two get the same number."""
 
 
 @dataclass(frozen=True)
 class TrackedObservation:
-    """What n environments show, with the place [n] and the episode [n] of each."""
+    """Observations of n environments, with the slot [n] (`place`) and the episode [n] of each."""
 
     images: Mapping[str, np.ndarray]
     proprio: np.ndarray
@@ -33,10 +35,11 @@ class TrackedObservation:
 
 
 class EpisodeTrackingEnvironment:
-    """A vector environment whose observations are `TrackedObservation`."""
+    """A vector environment with `TrackedObservation` in place of plain observations."""
 
     def __init__(self, environment: Any, episodes: Episodes):
-        self.environment, self.episodes = environment, episodes
+        self.environment = environment
+        self.episodes = episodes
         self.episode = np.zeros(environment.num_envs, dtype=np.int64)
 
     @property
@@ -46,102 +49,110 @@ class EpisodeTrackingEnvironment:
     def reset(self, seeds: Sequence[int], ids: np.ndarray | None = None) -> TrackedObservation:
         places = np.arange(len(seeds)) if ids is None else ids
         self.episode[places] = [next(self.episodes) for _ in seeds]
-        return self.placed(self.environment.reset(seeds, places), places)
+        return self.track(self.environment.reset(seeds, places), places)
 
     def step(self, actions: np.ndarray, ids: np.ndarray | None = None) -> Any:
         places = np.arange(self.environment.num_envs) if ids is None else ids
         result = self.environment.step(actions, places)
-        return replace(result, observation=self.placed(result.observation, places))
+        return replace(result, observation=self.track(result.observation, places))
 
     def observe(self, ids: np.ndarray) -> TrackedObservation:
-        return self.placed(self.environment.observe(ids), ids)
+        return self.track(self.environment.observe(ids), ids)
 
-    def placed(self, seen: Any, places: np.ndarray) -> TrackedObservation:
+    def track(self, observation: Any, places: np.ndarray) -> TrackedObservation:
+        """Add slots and episodes to an observation."""
         return TrackedObservation(
-            seen.images, seen.proprio, seen.instruction, places.copy(), self.episode[places]
+            observation.images,
+            observation.proprio,
+            observation.instruction,
+            places.copy(),
+            self.episode[places],
         )
 
 
 class EpisodeTrackingSimulator:
-    """A world whose environments are placed."""
+    """A simulator with `EpisodeTrackingEnvironment`s; everything else is forwarded."""
 
-    def __init__(self, world: Simulator, episodes: Episodes):
-        self.world, self.episodes = world, episodes
-        self.known: dict[int, EpisodeTrackingEnvironment] = {}
+    def __init__(self, simulator: Simulator, episodes: Episodes):
+        self.simulator = simulator
+        self.episodes = episodes
+        self.tracked: dict[int, EpisodeTrackingEnvironment] = {}
 
     @property
     def action_spec(self) -> Mapping[str, Any]:
-        return self.world.action_spec
+        return self.simulator.action_spec
 
     @property
     def proprio_names(self) -> Sequence[str]:
-        return self.world.proprio_names
+        return self.simulator.proprio_names
 
     @property
     def proprio_size(self) -> int:
-        return self.world.proprio_size
+        return self.simulator.proprio_size
 
     @property
     def cameras(self) -> Sequence[str] | None:
-        return self.world.cameras
+        return self.simulator.cameras
 
     def scenes(self) -> Any:
-        return self.world.scenes()
+        return self.simulator.scenes()
 
     def expert(self, environment: Any, seed: int, expert_perturbation_probability: float) -> Any:
-        return self.world.expert(environment, seed, expert_perturbation_probability)
+        return self.simulator.expert(environment, seed, expert_perturbation_probability)
 
     def texts(self) -> list[str]:
-        return self.world.texts()
+        return self.simulator.texts()
 
     def question_kind(self, question: str) -> str:
-        return self.world.question_kind(question)
+        return self.simulator.question_kind(question)
 
     def task_name(self, instruction: str) -> str:
-        return self.world.task_name(instruction)
+        return self.simulator.task_name(instruction)
 
     def environment(self) -> EpisodeTrackingEnvironment:
-        return self._placed(self.world.environment())
+        return self._tracked(self.simulator.environment())
 
     def recorder(self, num_envs: int) -> EpisodeTrackingEnvironment:
-        return self._placed(self.world.recorder(num_envs))
+        return self._tracked(self.simulator.recorder(num_envs))
 
-    def _placed(self, environment: Any) -> EpisodeTrackingEnvironment:
-        return self.known.setdefault(
+    def _tracked(self, environment: Any) -> EpisodeTrackingEnvironment:
+        return self.tracked.setdefault(
             id(environment), EpisodeTrackingEnvironment(environment, self.episodes)
         )
 
 
 def with_episode_tracking(
-    make_world: Callable[[Any], Simulator],
+    make_simulator: Callable[[Any], Simulator],
 ) -> Callable[[Any], EpisodeTrackingSimulator]:
-    """Makes worlds that never number two episodes alike."""
+    """Wrap a factory of simulators; all simulators it makes share one counter of episodes."""
     episodes = count()
-    return lambda settings: EpisodeTrackingSimulator(make_world(settings), episodes)
+    return lambda settings: EpisodeTrackingSimulator(make_simulator(settings), episodes)
 
 
 @dataclass
 class EpisodeTrackingObserver:
-    """Turns `TrackedObservation` into an `Observation` whose tokens [B, 3] are place, episode and number of the
-    instruction, which `texts` holds: LeRobot's policies read text by their own tokenizers.
+    """Converts `TrackedObservation`s to `Observation`s for policies of LeRobot.
+
+    Tokens [B, 3] are slot, episode and number of the instruction in `texts`, because these policies
+    tokenize text themselves.
     """
 
     texts: list[str] = field(default_factory=list)
 
-    def __call__(self, seen: TrackedObservation) -> Observation:
-        for text in seen.instruction:
+    def __call__(self, rows: TrackedObservation | PolicyInput) -> Observation:
+        for text in rows.instruction:
             if text not in self.texts:
                 self.texts.append(text)
-        numbers = [self.texts.index(text) for text in seen.instruction]
+        numbers = [self.texts.index(text) for text in rows.instruction]
         tokens = torch.from_numpy(
-            np.stack([seen.place, seen.episode, np.array(numbers, dtype=np.int64)], axis=1)
+            np.stack([rows.place, rows.episode, np.array(numbers, dtype=np.int64)], axis=1)
         )
         return Observation(
             images={
                 name: torch.from_numpy(np.ascontiguousarray(image))
-                for name, image in seen.images.items()
+                for name, image in rows.images.items()
             },
-            proprio=torch.from_numpy(np.asarray(seen.proprio, dtype=np.float32)),
+            proprio=torch.from_numpy(np.asarray(rows.proprio, dtype=np.float32)),
             tokens=tokens,
             token_mask=torch.ones_like(tokens, dtype=torch.bool),
         )

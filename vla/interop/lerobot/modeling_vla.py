@@ -94,7 +94,7 @@ class VlaPolicy(PreTrainedPolicy):
         }
         with refuse_value_errors():
             for camera, rows in images.items():
-                check_resize(policy_spec, *rows.shape[1:3], IMAGES + camera)
+                check_resize(policy_spec, rows.shape[1], rows.shape[2], IMAGES + camera)
         shown = ObservationBatch(
             {
                 n: np.stack([fit_to_square(picture, policy_spec["image_size"]) for picture in rows])
