@@ -1,22 +1,29 @@
-"""Random access to demonstrations: samples per second of our loader against LeRobot's own, on the
-same dataset.
+"""Random access to demonstrations: samples per second of our loader and of LeRobot's, on one
+dataset.
 
 A sample is one frame of every camera and the action chunk that begins there. LeRobot gives float
-images; ours is timed as it is used (uint8, converted on the device) and with the conversion to
-float as well.
+images. Ours is timed as training uses it (uint8, converted on the device), and with the conversion.
 """
+
+from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from vla.data.lerobot_format import Storage
 
 
 def run(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="benchmark.py data", description=__doc__)
     parser.add_argument(
-        "--dataset", type=Path, help="a LeRobotDataset v3 folder; without it one is made up"
+        "--dataset", type=Path, help="a LeRobotDataset v3 folder; without it one is generated"
     )
     parser.add_argument(
-        "--format", choices=["video", "images"], default="video", help="of the dataset made up"
+        "--format", choices=["video", "images"], default="video", help="of the generated dataset"
     )
     parser.add_argument("--chunk", type=int, default=16, help="actions a sample")
     parser.add_argument(
@@ -32,7 +39,8 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def compare(folder, options):
+def compare(folder: Path, options: argparse.Namespace) -> None:
+    """Time both loaders on the same random samples, and print the ratios."""
     import warnings
 
     import numpy as np
@@ -46,12 +54,12 @@ def compare(folder, options):
 
     ours = open_demonstrations(folder)
     chunk = {"action": [step / ours.fps for step in range(options.chunk)]}
-    theirs = LeRobotDataset(
+    lerobot = LeRobotDataset(
         "local/x", root=folder, delta_timestamps=chunk, video_backend=options.backend
     )
     indices = np.random.default_rng(0).integers(0, ours.num_frames, options.samples)
 
-    def as_float():
+    def batch_as_float() -> list[torch.Tensor]:
         images = ours.batch(indices, options.chunk).images
         return [
             torch.from_numpy(image).permute(0, 3, 1, 2).float().div_(255)
@@ -60,21 +68,22 @@ def compare(folder, options):
 
     timings = time_candidates(
         {
-            f"LeRobot ({options.backend})": lambda: [theirs[int(index)] for index in indices],
+            f"LeRobot ({options.backend})": lambda: [lerobot[int(index)] for index in indices],
             "ours": lambda: ours.batch(indices, options.chunk),
-            "ours, as float": as_float,
+            "ours, as float": batch_as_float,
         },
         options.rounds,
     )
     print_rates(timings, options.samples, "samples")
     peer, uint8, floats = timings.values()
     print(
-        f"ours / LeRobot: {peer.wall / uint8.wall:.0f} times as many a second, {peer.wall / floats.wall:.0f} as float"
+        f"ours / LeRobot: {peer.wall / uint8.wall:.0f} times as many a second, "
+        f"{peer.wall / floats.wall:.0f} as float"
     )
 
 
-def make_dataset(folder, storage):
-    """Twenty episodes of 80 frames, two 96 px cameras: a block that moves over a plain."""
+def make_dataset(folder: Path, storage: Storage) -> Path:
+    """Generate twenty episodes of 80 frames, two 96 px cameras: a block that moves over a plain."""
     import numpy as np
 
     from vla.data.lerobot_format import DatasetSpec
@@ -92,7 +101,8 @@ def make_dataset(folder, storage):
         storage,
     )
     writer = LeRobotWriter(folder, spec)
-    rng, steps = np.random.default_rng(0), np.arange(80)
+    rng = np.random.default_rng(0)
+    steps = np.arange(80)
     for seed in range(20):
         image = np.full((80, 96, 96, 3), 150, np.uint8)
         for step in steps:
@@ -101,7 +111,8 @@ def make_dataset(folder, storage):
         writer.add(
             Episode(
                 {"front": image, "wrist": image},
-                *vectors,
+                vectors[0],
+                vectors[1],
                 np.zeros(80, bool),
                 "put it there",
                 seed,

@@ -1,11 +1,9 @@
-"""Kill runs at random moments, resume them each time, and compare what they end with to a run that
-nobody killed.
+"""Kill runs at random moments, resume them, and compare the results to an uninterrupted run.
 
-Each case is run once as a whole and then again in sessions that are killed (SIGKILL) or asked to
-stop (SIGTERM, SIGINT) after a random time, until so many signals were sent. Sessions are forked
-from one process that has loaded the libraries. Everything is compared bit for bit but times,
-memory, plots and what a session says about itself. A signal that can be heard has to end its
-session with 130 or 143 and without a traceback.
+Each case runs once as a whole, and again in sessions that end by SIGKILL, SIGTERM or SIGINT after a
+random time, until `--kills` signals were sent. Sessions are forked from one process that has loaded
+the libraries. All files are compared bit for bit, without times, memory, plots and records of
+sessions. SIGTERM and SIGINT must end a session with 143 or 130 and without a traceback.
 """
 
 import argparse
@@ -18,6 +16,7 @@ from benchmarks.kill.cases import CASES, case_settings
 from benchmarks.kill.differences import differences
 from benchmarks.kill.sessions import fork_session, load_libraries, wait_for_session
 
+SignalCounts = dict[signal.Signals, int]
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 
@@ -34,53 +33,62 @@ def run(argv: list[str]) -> int:
         parser.error(f"--out {options.out} exists: give a new folder")
     options.out.mkdir(parents=True)
     load_libraries()
-    rng, faults, sent = random.Random(options.seed), [], dict.fromkeys(SIGNALS, 0)
+    rng = random.Random(options.seed)
+    faults: list[str] = []
+    num_sent = dict.fromkeys(SIGNALS, 0)
     for name in options.cases:
-        found = run_case(name, options.kills, rng, options.out, sent)
-        print(f"{name}: {options.kills} signals, {'; '.join(found) or 'bit-identical'}", flush=True)
-        faults += found
-    told = ", ".join(f"{count} {number.name}" for number, count in sent.items())
-    print(f"{sum(sent.values())} signals ({told}): {len(faults)} differences", flush=True)
+        own = run_case(name, options.kills, rng, options.out, num_sent)
+        print(f"{name}: {options.kills} signals, {'; '.join(own) or 'bit-identical'}", flush=True)
+        faults += own
+    counts = ", ".join(f"{count} {number.name}" for number, count in num_sent.items())
+    print(f"{sum(num_sent.values())} signals ({counts}): {len(faults)} differences", flush=True)
     return 1 if faults else 0
 
 
-def run_case(name: str, num_kills: int, rng: random.Random, out: Path, sent: dict) -> list[str]:
-    """What differs after so many signals; as many runs are killed as it takes."""
+def run_case(
+    name: str, num_kills: int, rng: random.Random, out: Path, num_sent: SignalCounts
+) -> list[str]:
+    """The differences after `num_kills` signals, over as many runs as they need."""
     settings = case_settings(name, out)
-    whole, log = out / f"{name}-whole", out / f"{name}.log"
+    whole = out / f"{name}-whole"
+    log = out / f"{name}.log"
     ended, seconds = wait_for_session(fork_session([*settings, f"run_dir={whole}"], log))
     if ended:
-        sys.exit(f"{name}: the run that nobody kills ended with {ended}: see {log}")
-    found, left, number = [], num_kills, 0
-    while left:
+        sys.exit(f"{name}: the uninterrupted run ended with {ended}: see {log}")
+    differing: list[str] = []
+    num_left = num_kills
+    number = 0
+    while num_left:
         number += 1
         killed = out / f"{name}-killed-{number}"
-        left, faults = run_sessions(settings, killed, left, rng, seconds, log, sent)
-        found += [f"run {number}: {fault}" for fault in faults + differences(whole, killed)]
-    return found
+        num_left, faults = run_sessions(settings, killed, num_left, rng, seconds, log, num_sent)
+        differing += [f"run {number}: {fault}" for fault in faults + differences(whole, killed)]
+    return differing
 
 
 def run_sessions(
     settings: list[str],
     folder: Path,
-    left: int,
+    num_left: int,
     rng: random.Random,
     seconds: float,
     log: Path,
-    sent: dict,
-):
-    """Sessions of one run to its end; how many signals are left, and what they did wrong."""
-    faults, ended = [], -1
+    num_sent: SignalCounts,
+) -> tuple[int, list[str]]:
+    """Run the sessions of one run to its end; the number of signals left, and the faults."""
+    faults: list[str] = []
+    ended: int | None = -1
     while ended:
         begun = (folder / "config.yaml").exists()
         process = fork_session(
             [f"resume={folder}"] if begun else [*settings, f"run_dir={folder}"], log
         )
-        ended, _ = wait_for_session(process, rng.uniform(0, 0.3 * seconds) if left else None)
+        ended, _ = wait_for_session(process, rng.uniform(0, 0.3 * seconds) if num_left else None)
         if ended is None:
             number = rng.choice(SIGNALS)
             ended, _ = wait_for_session(process, kill=number)
-            left, sent[number] = left - 1, sent[number] + 1
+            num_left -= 1
+            num_sent[number] += 1
             if (
                 ended not in ((-9,) if number == signal.SIGKILL else (128 + number,))
                 or "Traceback" in log.read_text()
@@ -90,4 +98,4 @@ def run_sessions(
                 )
         elif ended:
             return 0, [*faults, f"a session failed: {log.read_text()[-300:]!r}"]
-    return left, faults
+    return num_left, faults

@@ -1,12 +1,11 @@
-"""Every kind of policy on the same demonstrations and budget: success after SFT and after RL,
-seconds, queries/s.
+"""Comparison of all kinds of policies on the same demonstrations and budget: success, seconds,
+queries/s.
 
-Each policy is trained by the main command, once for every algorithm; the second algorithm starts
-from the first one's SFT. What is written as key=value is a setting of scripts/train_vla.py for all:
-`sim=pick_place rl.max_seconds=600`; behind a policy's name it is one for that policy alone:
-`flow:policy.noise_level=0.3`. The table and a curve for each policy are written anew after every
-run. A finished run is read and not repeated; an unfinished one goes on: start the same command
-again.
+The main command trains each policy once for every algorithm; the second algorithm starts from the
+SFT of the first. Arguments key=value are settings of scripts/train_vla.py for all policies:
+`sim=pick_place rl.max_seconds=600`. With a policy's name in front they hold for that policy alone:
+`flow:policy.noise_level=0.3`. The table and the curves are updated after every run. The same
+command again continues: finished runs are read, an unfinished one is resumed.
 """
 
 import argparse
@@ -26,7 +25,7 @@ BUDGET = (
     "evaluation.num_videos=0",
     "rl.evaluate_every=1000",
 )
-"""What a setting of the same name replaces."""
+"""Default budget; a setting of the same name replaces it."""
 
 
 def run(argv: list[str]) -> int:
@@ -41,15 +40,16 @@ def run(argv: list[str]) -> int:
     runs = {p: {a: options.out / f"{p}-{a}" for a in options.algorithms} for p in options.policies}
     for policy, folders in runs.items():
         for algorithm, folder in folders.items():
-            asked = [
+            run_settings = [
                 *BUDGET,
                 f"policy={policy}",
                 f"algorithm={algorithm}",
                 *policy_settings(policy, settings),
             ]
-            if not train(folder, next(iter(folders.values())), asked):
+            if not train(folder, next(iter(folders.values())), run_settings):
                 print(
-                    f"{folder} stopped; {folder.with_suffix('.log')} says why. The same command goes on.",
+                    f"{folder} stopped: see {folder.with_suffix('.log')}. "
+                    "The same command resumes it.",
                     flush=True,
                 )
                 return 1
@@ -62,7 +62,7 @@ def run(argv: list[str]) -> int:
 
 
 def policy_settings(policy: str, settings: list[str]) -> list[str]:
-    """The settings for all policies, and those for this one."""
+    """The settings for all policies and for this one."""
     own = [
         setting.removeprefix(f"{policy}:")
         for setting in settings
@@ -72,27 +72,31 @@ def policy_settings(policy: str, settings: list[str]) -> list[str]:
 
 
 def train(folder: Path, first: Path, settings: list[str]) -> bool:
-    """Run the main command in `folder`, and whether it came to its end; `first` is the run whose
-    SFT it shares."""
+    """Run the main command in `folder`; `first` is the run whose SFT it shares.
+
+    Returns:
+        True where the run finished.
+    """
     if "comparison" in read_results(folder):
         return True
-    asked = [f"resume={folder}"]
+    arguments = [f"resume={folder}"]
     if not (folder / "config.yaml").exists():
-        found = sorted(folder.parent.glob("*/demonstrations/meta/info.json"))
-        named = any(setting.startswith("data.path=") for setting in settings)
-        asked = [f"run_dir={folder}", *settings] + [
-            f"data.path={p.parents[1]}" for p in found[:1] if not named
-        ]
+        datasets = sorted(folder.parent.glob("*/demonstrations/meta/info.json"))
+        arguments = [f"run_dir={folder}", *settings]
+        if datasets and not any(setting.startswith("data.path=") for setting in settings):
+            arguments.append(f"data.path={datasets[0].parents[1]}")
         if folder != first:
             copy_sft_stage(first, folder)
     script = str(Path(__file__).resolve().parents[1] / "train_vla.py")
     with folder.with_suffix(".log").open("a") as log:
-        done = subprocess.run([sys.executable, script, *asked], check=False, stdout=log, stderr=log)
+        done = subprocess.run(
+            [sys.executable, script, *arguments], check=False, stdout=log, stderr=log
+        )
     return done.returncode == 0 and "comparison" in read_results(folder)
 
 
 def copy_sft_stage(source: Path, target: Path) -> None:
-    """Begin a run with what another one did before RL."""
+    """Begin a run with the SFT stages of another one."""
     import json
 
     for part in ("checkpoints/sft", "tokenizer"):

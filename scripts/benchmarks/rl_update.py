@@ -1,15 +1,15 @@
-"""One reinforcement-learning update against TRL's loss on the same tensors: seconds and peak
-memory, in one run.
+"""One update of our RL core and of TRL's loss on the same tensors: seconds and peak memory.
 
-Both sides score the same answers with the same small language head (embedding, two layers, a
-vocabulary), take GRPO's loss, go backward through the same micro-batches and step the same
-optimizer. Ours is the whole `update`: advantages, weights, diagnostics, shuffling. TRL is asked for
-`GRPOTrainer._compute_loss` alone; its advantages are given to it. Memory is what the first update
-adds, at its peak, to the resident set of a process that did nothing before. TRL is not among our
-dependencies: `pip install --no-deps trl` in an environment of its own.
+Both sides score the same answers with the same small language model (embedding, two layers, a
+vocabulary). They take GRPO's loss, its gradient by the same micro-batches, and a step of the same
+optimizer. Ours is the whole `update`: advantages, weights, diagnostics, shuffling. TRL's side is
+`GRPOTrainer._compute_loss` alone, with given advantages. Memory is the peak growth of the resident
+set by the first update of a fresh process. TRL is not a dependency: `pip install --no-deps trl` in
+an environment of its own.
 """
 
 import argparse
+from collections.abc import Callable
 
 
 def run(argv: list[str]) -> int:
@@ -22,7 +22,7 @@ def run(argv: list[str]) -> int:
         "--dull",
         type=float,
         default=0.0,
-        help="share of the groups whose answers are all worth the same",
+        help="share of the groups whose rewards are all equal",
     )
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args(argv)
@@ -37,14 +37,14 @@ def run(argv: list[str]) -> int:
         print(f"{side:<4}  peak memory of an update {peak / 2**20:8.0f} MiB")
     ours, trl = timings["ours"], timings["trl"]
     print(
-        f"ours / TRL: {ours.cpu / trl.cpu:.2f} of the CPU time, {peaks['ours'] / peaks['trl']:.2f} of the memory"
+        f"ours / TRL: {ours.cpu / trl.cpu:.2f} of the CPU time, "
+        f"{peaks['ours'] / peaks['trl']:.2f} of the memory"
     )
     return 0
 
 
-def candidates(options):
-    """Our update and TRL's loss with its backward pass and step, on the same rollout, in one
-    thread."""
+def candidates(options: argparse.Namespace) -> dict[str, Callable[[], None]]:
+    """Our update, and TRL's loss with backward pass and step, on the same rollout in one thread."""
     import torch
     from benchmarks.rl.answers import make_rollout
     from benchmarks.rl.trl_loss import trl_loss
@@ -53,32 +53,30 @@ def candidates(options):
     from vla.rl.group_advantages import group_relative
     from vla.rl.update import UpdateSettings, update
 
-    torch.set_num_threads(
-        1
-    )  # a process with a pool of threads could not be forked to measure its memory
+    # A process with a pool of threads cannot be forked to measure its memory.
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     policy, rollout = make_rollout(options)
     algorithm = make_algorithm("grpo", clip_low=0.2, clip_high=0.28)
     settings = UpdateSettings(
         epochs=1, num_minibatches=1, micro_batch_rows=options.micro_batch, max_grad_norm=1.0
     )
-    optimizer, generator = (
-        torch.optim.SGD(policy.parameters(), lr=1e-6),
-        torch.Generator().manual_seed(0),
-    )
+    optimizer = torch.optim.SGD(policy.parameters(), lr=1e-6)
+    generator = torch.Generator().manual_seed(0)
     advantages = group_relative(rollout.returns, rollout.group, "std").advantages
-    loss_of = trl_loss(-(-len(rollout.mask) // options.micro_batch))
+    loss = trl_loss(-(-len(rollout.mask) // options.micro_batch))
 
-    def ours():
-        update(policy, algorithm, rollout, optimizer, settings, generator=generator)
+    def ours() -> None:
+        # An update only scores, so the policy needs no `act`.
+        update(policy, algorithm, rollout, optimizer, settings, generator=generator)  # type: ignore[arg-type]
 
-    def trl():
+    def trl() -> None:
         optimizer.zero_grad()
         for rows in torch.arange(len(rollout.mask)).split(options.micro_batch):
             scores = policy.score(
                 rollout.observation.tokens[rows], {"draw": rollout.trace["draw"][rows]}
             )
-            loss_of(
+            loss(
                 scores, rollout.mask[rows].long(), rollout.logprobs[rows], advantages[rows]
             ).backward()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)

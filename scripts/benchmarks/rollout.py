@@ -1,12 +1,21 @@
-"""Control steps per second of the vector environment against a bare loop of `Batch.step` and
-`Renderer.render`.
+"""Control steps per second of the vector environment and of a bare loop of physics and rendering.
 
-The bare loop knows no action, task, reward or end of episode: it is the most that physics and
-rendering allow. Both take chunks and draw every camera once a chunk; a third run draws after every
-control step.
+The bare loop calls `Batch.step` and `Renderer.render` without actions, task, reward or episodes: it
+is the upper bound of the speed. Both take chunks and render every camera once a chunk; a third run
+renders after every control step.
 """
 
+from __future__ import annotations
+
 import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+
+    from sim import VectorEnvironment
 
 
 def run(argv: list[str]) -> int:
@@ -51,7 +60,7 @@ def run(argv: list[str]) -> int:
         {
             "bare loop": bare_loop(chunked, options),
             "environment": lambda: chunked.step(actions),
-            "environment, drawing every control step": lambda: every_step.step(actions),
+            "environment, rendering every control step": lambda: every_step.step(actions),
         },
         options.rounds,
     )
@@ -59,17 +68,20 @@ def run(argv: list[str]) -> int:
     print_rates(timings, count, "control steps")
     bare, ours, all_steps = timings.values()
     print(
-        f"environment / bare loop: {bare.wall / ours.wall:.2f} (CPU {bare.cpu / ours.cpu:.2f}); at least 0.80 is wanted"
+        f"environment / bare loop: {bare.wall / ours.wall:.2f} (CPU {bare.cpu / ours.cpu:.2f}); "
+        "the goal is at least 0.80"
     )
     print(
-        f"drawing once a chunk of {options.chunk} / every control step: {all_steps.wall / ours.wall:.2f} times as fast"
+        f"rendering once a chunk of {options.chunk} / every control step: "
+        f"{all_steps.wall / ours.wall:.2f} times as fast"
     )
     return 0
 
 
-def bare_loop(environment, options):
-    """The same scenes, held still: physics for a whole chunk in one call, then every camera
-    once."""
+def bare_loop(
+    environment: VectorEnvironment, options: argparse.Namespace
+) -> Callable[[], dict[str, np.ndarray]]:
+    """A call of physics for a whole chunk and of every camera once, on the same scenes at rest."""
     import mujoco
     from mujoco.batch import Batch
 
@@ -91,7 +103,7 @@ def bare_loop(environment, options):
     batch.state[:] = physics.batch.state
     num_substeps = physics.num_substeps * options.chunk
 
-    def advance():
+    def advance() -> dict[str, np.ndarray]:
         batch.step(nstep=num_substeps, stage=mujoco.mjtStage.mjSTAGE_VEL)
         return renderer.render()
 

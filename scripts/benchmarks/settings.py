@@ -1,9 +1,10 @@
-"""Spoil settings at random: each is refused in a line or makes sense: `python scripts/benchmark.py
-settings`.
+"""Fuzzing of settings: every spoiled setting is refused in one line or is valid.
 
-Counted are tracebacks, checks of more than two seconds of processor time, and accepted oddities:
-values of another kind, past every sane end, empty, or there twice. Every tenth goes through the
-whole command line. It ends with 1 where anything is found.
+    python scripts/benchmark.py settings
+
+It counts tracebacks, checks of more than two CPU seconds, and accepted oddities: values of another
+kind, out of range, empty or repeated. Every tenth sample goes through the whole command line. The
+exit code is 1 where a fault was found.
 """
 
 import argparse
@@ -14,9 +15,9 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
 
-from benchmarks.fuzz.draw import BASES, spoil_settings
+from benchmarks.fuzz.draw import BASES, Change, spoil_settings
 from benchmarks.fuzz.oracle import oddities
 
 from vla.config import freeze, load
@@ -29,60 +30,61 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--count", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
-    counts, found = fuzz(BASES, options.count, options.seed)
-    print("\n".join(found))
+    counts, faults = fuzz(BASES, options.count, options.seed)
+    print("\n".join(faults))
     print(", ".join(f"{number} {name}" for name, number in counts.items()))
-    return int(bool(found))
+    return int(bool(faults))
 
 
-def fuzz(names: Sequence[str], count: int, seed: int) -> tuple[Counter, list[str]]:
-    """How many were accepted and refused, and a line for everything that should not be."""
-    rng, counts = random.Random(seed), Counter(accepted=0, refused=0, tracebacks=0, slow=0, odd=0)
+def fuzz(names: Sequence[str], count: int, seed: int) -> tuple[Counter[str], list[str]]:
+    """Count the outcomes of `count` samples, with a line for every fault."""
+    rng = random.Random(seed)
+    counts = Counter(accepted=0, refused=0, tracebacks=0, slow=0, odd=0)
     bases = {base: load(base.split()).model_dump(mode="json") for base in names}
-    found: list[str] = []
+    faults: list[str] = []
     for number in range(count):
         base = rng.choice(names)
         values, changes = spoil_settings(bases[base], rng)
-        line = number % 10 == 0
-        said = " ".join([base, *(f"{change.path}={change.after!r}" for change in changes)])
+        by_command_line = number % 10 == 0
+        line = " ".join([base, *(f"{change.path}={change.after!r}" for change in changes)])
         check = (
-            (lambda b=base, c=changes: through_command_line(b, c))
-            if line
-            else (lambda v=values: freeze(v))
+            partial(load_command_line, base, changes)
+            if by_command_line
+            else partial(freeze, values)
         )
-        outcome, seconds = run_check(check)
+        verdict, seconds = run_check(check)
         counts["slow"] += seconds > SLOW_SECONDS
-        counts[outcome if outcome in counts else "tracebacks"] += 1
-        odd = oddities(changes) if outcome == "accepted" and not line else []
+        counts[verdict if verdict in counts else "tracebacks"] += 1
+        # The command line parses text, so a change may arrive as another value.
+        odd = oddities(changes) if verdict == "accepted" and not by_command_line else []
         counts["odd"] += bool(odd)
-        found += [f"{said}: {what}" for what in odd]
-        found += [f"{said}: {outcome}"] if outcome not in counts else []
-        found += [f"{said}: {seconds:.1f} s"] if seconds > SLOW_SECONDS else []
-    return counts, found
+        faults += [f"{line}: {oddity}" for oddity in odd]
+        faults += [f"{line}: {verdict}"] if verdict not in counts else []
+        faults += [f"{line}: {seconds:.1f} s"] if seconds > SLOW_SECONDS else []
+    return counts, faults
 
 
 def run_check(check: Callable[[], object]) -> tuple[str, float]:
-    """accepted, refused or the exception that came instead; and the seconds of the processor it
-    took."""
+    """Run a check: "accepted", "refused" or the repr of another exception, and its CPU seconds."""
     start = time.process_time()
     try:
         check()
-        outcome = "accepted"
+        verdict = "accepted"
     except ValueError as error:
-        outcome = (
+        verdict = (
             "refused"
             if type(error).__name__ == "ConfigError" and str(error).strip()
             else repr(error)
         )
     except Exception as error:
-        outcome = repr(error)
-    return outcome, time.process_time() - start
+        verdict = repr(error)
+    return verdict, time.process_time() - start
 
 
-def through_command_line(base: str, changes: Sequence[Any]) -> None:
-    """The same changes as a person types them."""
-    typed = [
+def load_command_line(base: str, changes: Sequence[Change]) -> None:
+    """Load the changes as settings of a command line."""
+    arguments = [
         f"{change.path}={json.dumps(change.after).replace('Infinity', 'inf')}" for change in changes
     ]
     with contextlib.redirect_stderr(io.StringIO()):
-        load([*base.split(), *typed])
+        load([*base.split(), *arguments])

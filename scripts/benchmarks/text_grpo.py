@@ -1,12 +1,11 @@
-"""A GRPO step on a language model against TRL's GRPOTrainer: seconds, tokens a second and peak
-memory, in one run.
+"""A GRPO step on a language model by our core and by TRL: seconds, tokens a second, peak memory.
 
-Both sides do the same work: the same model, prompts, group size, completion length, temperature 1
-and AdamW in float32 (`--precision bfloat16`: products in bfloat16, for processors with units for
-it), with a reward that differs between completions, so that no group is skipped. Each side runs in
-a process of its own, with the same allocator settings; TRL gets the micro-batch it is fastest with,
-our side has one. The first step of each warms up and is left out. TRL is not among our
-dependencies: `pip install --no-deps trl` in an environment of its own.
+Both sides have the same model, prompts, group size, completion length, temperature 1 and AdamW in
+float32 (`--precision bfloat16`: matrix products in bfloat16, for processors with units for it). The
+reward differs between completions, so that no group is skipped. Each side runs in a process of its
+own, with the same allocator settings. TRL gets its fastest micro-batch, our side has one. The first
+step of each warms up and does not count. TRL is not a dependency: `pip install --no-deps trl` in an
+environment of its own.
 """
 
 import argparse
@@ -39,28 +38,30 @@ def run(argv: list[str]) -> int:
         print(json.dumps(measure(options)))
         return 0
     script = [sys.executable, str(Path(__file__).parents[1] / "benchmark.py"), "text_grpo", *argv]
-    found = {}
+    results = {}
     for side in ("trl", "ours"):
         done = subprocess.run([*script, "--side", side], capture_output=True, text=True)
         if done.returncode:
             print(done.stderr, file=sys.stderr)
             return 1
-        found[side] = json.loads(done.stdout.splitlines()[-1])
-        step = found[side]
+        results[side] = json.loads(done.stdout.splitlines()[-1])
+        step = results[side]
         print(
             f"{side:<4}  {step['wall']:7.2f} s a step  {step['cpu']:7.2f} CPU s a step"
             f"  {step['tokens'] / step['wall']:6.0f} tokens/s  peak {step['bytes'] / 2**30:.2f} GiB"
         )
-    ours, trl = found["ours"], found["trl"]
+    ours = results["ours"]
+    trl = results["trl"]
     print(
-        f"TRL / ours: {trl['wall'] / ours['wall']:.2f} of the time, {trl['cpu'] / ours['cpu']:.2f} of the CPU time,"
-        f" {trl['bytes'] / ours['bytes']:.2f} of the memory"
+        f"TRL / ours: {trl['wall'] / ours['wall']:.2f} of the time, "
+        f"{trl['cpu'] / ours['cpu']:.2f} of the CPU time, "
+        f"{trl['bytes'] / ours['bytes']:.2f} of the memory"
     )
     return 0
 
 
-def measure(options) -> dict[str, float]:
-    """Median seconds of a step of one side, the tokens it drew, and the peak of its memory."""
+def measure(options: argparse.Namespace) -> dict[str, float]:
+    """The step of median time of one side: seconds, tokens, and the peak memory of the process."""
     from vla import runtime
 
     runtime.prepare(options.threads)

@@ -213,9 +213,9 @@ SWITCHES = {
 @pytest.mark.parametrize("switch", SWITCHES)
 def test_the_remedy_is_the_switch_that_forbids(monkeypatch, switch):
     value, remedy = SWITCHES[switch]
-    monkeypatch.setattr(jails, "_reads", lambda path: value if path == switch else None)
+    monkeypatch.setattr(jails, "_read_switch", lambda path: value if path == switch else None)
     assert f"{remedy})" in jails.jail_remedies()
-    monkeypatch.setattr(jails, "_reads", lambda path: None)
+    monkeypatch.setattr(jails, "_read_switch", lambda path: None)
     assert "sysctl" not in jails.jail_remedies()
 
 

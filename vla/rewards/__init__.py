@@ -1,1 +1,1 @@
-"""Rewards: verifiers, the sandbox, reward models and judges."""
+"""Rewards of text: verifiers, the code sandbox, reward models and judges."""

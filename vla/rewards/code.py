@@ -1,5 +1,5 @@
-"""Code rewards: the program in a completion is run on tests in a sandbox, and what it answers is
-compared outside of it.
+"""Code rewards: the program of a completion runs on tests in a sandbox; its output is compared
+outside.
 
 The expected values never enter the sandbox, so a program cannot pass by reading them, by printing a
 verdict or by leaving early.
@@ -51,11 +51,11 @@ class CodeTest:
 
 
 def read_tests(tests: object) -> list[CodeTest]:
-    """The tests of a row, as `score_code` documents them; a key whose value is None counts as
-    absent.
+    """Read the tests of a row in the form of `score_code`; a key with the value None is absent.
 
-    Raises ValueError with what is wrong and in which test, for the reader of the row to name file
-    and line.
+    Raises:
+        ValueError: The tests have another form. The message names the test; the reader of the row
+            adds file and line.
     """
     if not isinstance(tests, Sequence) or isinstance(tests, str | bytes) or not tests:
         raise ValueError(
@@ -70,13 +70,14 @@ def read_tests(tests: object) -> list[CodeTest]:
 def _read_test(test: object, where: str) -> CodeTest:
     if not isinstance(test, Mapping):
         raise ValueError(f'{where} must be a mapping, e.g. {{"call": "add(1, 2)", "output": "3"}}')
-    given = {name: value for name, value in test.items() if value is not None}
-    if set(given) not in ({"call", "output"}, {"input", "output"}):
+    fields = {name: value for name, value in test.items() if value is not None}
+    if set(fields) not in ({"call", "output"}, {"input", "output"}):
         raise ValueError(f"{where} must have output and one of call, input, and nothing else")
-    for name, value in given.items():
+    for name, value in fields.items():
         if not isinstance(value, str):
             raise ValueError(
-                f"{where}: {name} must be a text; write the value as it is printed, e.g. {str(value)!r}"
+                f"{where}: {name} must be a text; write the value as it is printed, "
+                f"e.g. {str(value)!r}"
             )
         try:
             value.encode()
@@ -84,9 +85,9 @@ def _read_test(test: object, where: str) -> CodeTest:
             raise ValueError(
                 f"{where}: {name} has half of a surrogate pair, which no text can hold"
             ) from None
-    if "call" in given:
-        _check_expression(given["call"], where)
-    return CodeTest(given.get("call"), given.get("input", ""), given["output"])
+    if "call" in fields:
+        _check_expression(fields["call"], where)
+    return CodeTest(fields.get("call"), fields.get("input", ""), fields["output"])
 
 
 def _check_expression(call: str, where: str) -> None:
@@ -110,17 +111,20 @@ def _short(value: object) -> str:
 
 
 def extract_program(completion: str) -> str:
-    """The last fenced block that is labelled as Python, or has no label and holds more than values,
-    as output would.
+    """Extract the program of a completion.
 
-    Without one it is the last block that has no label, then the last of any, then the whole
-    completion.
+    It is the last fenced block with a label of Python, or without a label and with a statement.
+    (A block of mere values is output.) The fallbacks are the last block without a label, the last
+    block, and the whole completion.
     """
-    found = find_code_blocks(completion)
-    python = [block for block in found if re.fullmatch("i?py.*", block.label) or _is_program(block)]
-    for fitting in (python, [block for block in found if not block.label], found):
-        if fitting:
-            return fitting[-1].content
+    blocks = find_code_blocks(completion)
+    python = [
+        block for block in blocks if re.fullmatch("i?py.*", block.label) or _is_program(block)
+    ]
+    unlabelled = [block for block in blocks if not block.label]
+    for candidates in (python, unlabelled, blocks):
+        if candidates:
+            return candidates[-1].content
     return completion
 
 
@@ -134,7 +138,7 @@ def _is_program(block: CodeBlock) -> bool:
 
 
 class _Unscorable(Exception):
-    """Nothing is known about the program, and why."""
+    """The sandbox failed, so the program has no score; the message is the reason."""
 
 
 def score_code(
@@ -144,19 +148,23 @@ def score_code(
     jail: JailKind | None = None,
     failures: dict[str, int] | None = None,
 ) -> list[float]:
-    """The share of tests that each sample's program passes. `facts["tests"]` is a list of (see
-    `read_tests`)
+    """The share of tests that each sample's program passes.
 
-        {"call": "add(2, 3)", "output": "5"}        an expression in the program's names, and the repr of its value
-        {"input": "2 3\\n", "output": "5"}          standard input, and standard output up to white space at line ends
+    `facts["tests"]` is a list (see `read_tests`) of
 
-    A program that runs too long, asks for too much memory or floods its output fails the test. NaN,
-    counted in `failures` by reason: the tests cannot be read, or the sandbox itself failed. Raises
-    NoSandbox where programs cannot be confined.
+        {"call": "add(2, 3)", "output": "5"}     an expression in the program's names, and its repr
+        {"input": "2 3\\n", "output": "5"}       standard input and output
+
+    White space at line ends of an output does not count. A program that exceeds a limit of time,
+    memory or output fails the test. A score is NaN, and counted in `failures` by reason, where the
+    tests cannot be read or the sandbox itself failed.
+
+    Raises:
+        SandboxUnavailable: This machine cannot confine programs.
     """
     kind = jail or choose_jail()
     programs = [extract_program(sample.completion) for sample in samples]
-    tests = [_tests_of(sample) for sample in samples]
+    tests = [_read_sample_tests(sample) for sample in samples]
     with ThreadPoolExecutor(num_parallel) as threads:
         results = list(
             threads.map(lambda program, own: _score(program, own, limits, kind), programs, tests)
@@ -167,7 +175,7 @@ def score_code(
     return [UNSCORABLE if isinstance(result, str) else result for result in results]
 
 
-def _tests_of(sample: Sample) -> list[CodeTest] | str:
+def _read_sample_tests(sample: Sample) -> list[CodeTest] | str:
     try:
         return read_tests(sample.facts.get("tests"))
     except ValueError as error:
@@ -177,12 +185,12 @@ def _tests_of(sample: Sample) -> list[CodeTest] | str:
 def _score(
     program: str, tests: list[CodeTest] | str, limits: ProgramLimits, jail: JailKind
 ) -> float | str:
-    """The share of tests passed, or why there is none."""
+    """The share of tests passed, or the reason why there is no score."""
     if isinstance(tests, str):
         return tests
     calls = [test for test in tests if test.call is not None]
     try:
-        passed = _passed_calls(program, calls, limits, jail) if calls else 0
+        passed = _count_passed_calls(program, calls, limits, jail) if calls else 0
         passed += sum(
             _passes_input(program, test, limits, jail) for test in tests if test.call is None
         )
@@ -198,27 +206,27 @@ def _run(
     stdin: str = "",
     files: Mapping[str, str] | None = None,
 ) -> ProgramResult:
-    outcome = run_python(source, limits, stdin.encode(), files, jail)
-    if not outcome.started:
-        raise _Unscorable(outcome.errors.decode(errors="replace").split("\n")[0][:200])
-    return outcome
+    result = run_python(source, limits, stdin.encode(), files, jail)
+    if not result.started:
+        raise _Unscorable(result.errors.decode(errors="replace").split("\n")[0][:200])
+    return result
 
 
 def _passes_input(program: str, test: CodeTest, limits: ProgramLimits, jail: JailKind) -> bool:
-    outcome = _run(program, limits, jail, stdin=test.input)
-    same = _lines(outcome.output.decode(errors="replace")) == _lines(test.output)
-    return same and outcome.returncode == 0 and outcome.stopped is None
+    result = _run(program, limits, jail, stdin=test.input)
+    same = _lines(result.output.decode(errors="replace")) == _lines(test.output)
+    return same and result.returncode == 0 and result.stopped is None
 
 
-def _passed_calls(
+def _count_passed_calls(
     program: str, tests: Sequence[CodeTest], limits: ProgramLimits, jail: JailKind
 ) -> int:
-    """How many calls gave the value expected; all of them run in one process, up to the first that
+    """Count the calls that gave the expected value; they run in one process, up to the first that
     never ends."""
     files = {"program.py": program, "calls.json": json.dumps([test.call for test in tests])}
-    outcome = _run(_CALL, limits, jail, files=files)
+    result = _run(_CALL, limits, jail, files=files)
     values = []
-    for line in outcome.output.decode(errors="replace").split("\n"):
+    for line in result.output.decode(errors="replace").split("\n"):
         if line.startswith("\x02"):
             try:
                 values.append(json.loads(line[1:]))

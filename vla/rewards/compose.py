@@ -1,4 +1,4 @@
-"""Several verifiers as one reward: a weighted sum, with every part kept for the metrics."""
+"""Weighted sums of verifiers as one reward; the metrics keep every part."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from vla.rewards.sandbox.run_python import ProgramLimits, choose_jail
 from vla.rewards.verifier_process import VerifierProcess
 
 CORRECT = "correct"
-"""Stands for the verifier that a problem brings with it, `facts["verifier"]`."""
+"""The reward by the problem's own verifier, `facts["verifier"]`."""
 CODE = "code"
+"""The reward by the problem's tests (`vla.rewards.code`)."""
 FINISHED = "finished"
 """1 when the completion ended by itself: a reward against running into the length limit."""
 
 
 @dataclass(frozen=True)
 class RewardScores:
-    """One value a sample: the weighted sum, and each part by its name. NaN is unscorable."""
+    """One value per sample: the weighted sum and each part by name. NaN is unscorable."""
 
     total: NDArray[np.float32]
     parts: Mapping[str, NDArray[np.float32]]
@@ -34,7 +35,10 @@ class Rewards:
     weight.
 
     A sample is unscorable when any part with a weight other than 0 is, and when the sum is not
-    finite. Raises ValueError for no weights, or a weight that is not finite.
+    finite.
+
+    Raises:
+        ValueError: There are no weights, or a weight is not finite.
     """
 
     def __init__(
@@ -64,7 +68,11 @@ class Rewards:
         return RewardScores(np.broadcast_to(finite, len(samples)).copy(), parts)
 
     def check(self) -> None:
-        """Raises ValueError naming a reward that cannot be imported."""
+        """Check every reward before the model loads.
+
+        Raises:
+            ValueError: A reward cannot be imported; the message names it.
+        """
         for name in self.weights:
             try:
                 self.check_verifier(name)
@@ -72,8 +80,11 @@ class Rewards:
                 raise ValueError(f"text.rewards.{name}: {error}") from None
 
     def check_verifier(self, name: str) -> None:
-        """Raises ValueError for a verifier that is neither ours nor can be imported, or needs a
-        sandbox that is not."""
+        """Check one verifier.
+
+        Raises:
+            ValueError: It is unknown, cannot be imported, or needs a sandbox that is not there.
+        """
         if name == CODE:
             choose_jail()
         elif name not in (CORRECT, FINISHED):

@@ -1,7 +1,8 @@
-"""Who prefers which of two answers: a gold reward with noise, a language model, or a server that
-speaks OpenAI's protocol.
+"""Judges that compare two answers: a gold reward with noise, a language model, or a server with
+OpenAI's protocol.
 
-A language model leans towards the answer it reads first, so `both_orders` asks twice and averages.
+A language model prefers the answer that comes first (position bias); `BothOrders` averages over
+both orders.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ from vla.rewards.sample import UNSCORABLE
 
 @runtime_checkable
 class Judge(Protocol):
-    """Gives the probability that `first` is the better answer to `prompt`; NaN when it cannot
-    say."""
+    """A comparison of two answers to a prompt."""
 
-    def prefer(self, prompt: str, first: str, second: str) -> float: ...
+    def prefer(self, prompt: str, first: str, second: str) -> float:
+        """The probability that `first` is better than `second`; NaN where the judge has none."""
+        ...
 
 
 AnswerPair = tuple[str, str, str]
@@ -36,24 +38,25 @@ AnswerPair = tuple[str, str, str]
 
 @runtime_checkable
 class BatchJudge(Protocol):
-    """A judge that is faster when it is asked many things at once."""
+    """A judge that compares many pairs in one call."""
 
-    def prefer_all(self, cases: Sequence[AnswerPair]) -> list[float]: ...
+    def prefer_all(self, pairs: Sequence[AnswerPair]) -> list[float]: ...
 
 
-def prefer_all(judge: Judge, cases: Sequence[AnswerPair]) -> list[float]:
-    """The judge's answer to every case."""
+def prefer_all(judge: Judge, pairs: Sequence[AnswerPair]) -> list[float]:
+    """The judge's preference for every pair, in one call where the judge allows it."""
     return (
-        judge.prefer_all(cases)
+        judge.prefer_all(pairs)
         if isinstance(judge, BatchJudge)
-        else [judge.prefer(*case) for case in cases]
+        else [judge.prefer(prompt, first, second) for prompt, first, second in pairs]
     )
 
 
 @dataclass(frozen=True)
 class GoldJudge:
-    """Prefers the answer with the higher gold reward; a share of `noise` of the labels is flipped,
-    the same ones every time.
+    """A judge by gold reward; a share of `noise` of its labels is flipped.
+
+    The pair and the seed decide which ones, so a label is the same at every call.
     """
 
     gold: GoldReward
@@ -69,7 +72,7 @@ class GoldJudge:
 
 @dataclass(frozen=True)
 class ScriptedJudge:
-    """A judge that is a function, for tests and for rules of one's own."""
+    """A judge that is a function, for tests and for rules of a user."""
 
     function: Callable[[str, str, str], float]
 
@@ -79,28 +82,39 @@ class ScriptedJudge:
 
 @dataclass(frozen=True)
 class Rubric:
-    """What a language model is told to judge by: principles, and solved examples (prompt, first,
-    second, "A" or "B").
+    """The instructions of a language-model judge: principles and solved examples.
+
+    An example is (prompt, first, second, "A" or "B").
     """
 
     principles: Sequence[str]
     examples: Sequence[tuple[str, str, str, str]] = ()
 
     def question(self, prompt: str, first: str, second: str) -> str:
-        """The text that asks for one letter."""
+        """The prompt whose completion is the letter of the better answer."""
         rules = "\n".join(f"- {principle}" for principle in self.principles)
-        solved = "".join(f"{_case(p, a, b)}{letter}\n\n" for p, a, b, letter in self.examples)
-        return f"Which answer is better? Judge by these principles:\n{rules}\n\n{solved}{_case(prompt, first, second)}"
+        solved = "".join(
+            f"{_format_pair(p, a, b)}{letter}\n\n" for p, a, b, letter in self.examples
+        )
+        return (
+            f"Which answer is better? Judge by these principles:\n{rules}\n\n"
+            f"{solved}{_format_pair(prompt, first, second)}"
+        )
 
 
-def _case(prompt: str, first: str, second: str) -> str:
-    return f"Question: {prompt}\nAnswer A: {first.strip()}\nAnswer B: {second.strip()}\nThe better answer is "
+def _format_pair(prompt: str, first: str, second: str) -> str:
+    return (
+        f"Question: {prompt}\nAnswer A: {first.strip()}\nAnswer B: {second.strip()}\n"
+        "The better answer is "
+    )
 
 
 @dataclass(frozen=True)
 class ModelJudge:
-    """A language model asked for "A" or "B": `letter_logprobs(questions)` gives their
-    log-probabilities as its next token behind each question.
+    """A language model that answers "A" or "B".
+
+    `letter_logprobs(questions)` gives the log-probabilities of both letters as the next token after
+    each question. The preference is their softmax.
     """
 
     rubric: Rubric
@@ -109,18 +123,19 @@ class ModelJudge:
     def prefer(self, prompt: str, first: str, second: str) -> float:
         return self.prefer_all([(prompt, first, second)])[0]
 
-    def prefer_all(self, cases: Sequence[AnswerPair]) -> list[float]:
-        letters = self.letter_logprobs([self.rubric.question(*case) for case in cases])
-        return [1 / (1 + math.exp(min(b - a, 700))) for a, b in letters]
+    def prefer_all(self, pairs: Sequence[AnswerPair]) -> list[float]:
+        questions = [self.rubric.question(prompt, first, second) for prompt, first, second in pairs]
+        # The bound keeps exp from overflowing.
+        return [1 / (1 + math.exp(min(b - a, 700))) for a, b in self.letter_logprobs(questions)]
 
 
 @dataclass(frozen=True)
 class UrlJudge:
-    """A server that answers OpenAI's chat completions at `url`; the key, where one is needed,
-    stands in `key_variable`.
+    """A server with OpenAI's chat completions at `url`.
 
-    Answers without a single A or B, and servers that do not answer in `timeout_seconds`, are NaN:
-    unscorable.
+    The environment variable `key_variable` holds the key, where the server needs one. The
+    preference is NaN (unscorable) where the reply has no single A or B, or the server does not
+    answer within `timeout_seconds`.
     """
 
     url: str
@@ -162,31 +177,31 @@ class UrlJudge:
 
 @dataclass(frozen=True)
 class BothOrders:
-    """Asks a judge in both orders and averages, which cancels a lean towards the first or the
-    second answer."""
+    """A judge averaged over both orders of the answers, which cancels its position bias."""
 
     judge: Judge
 
     def prefer(self, prompt: str, first: str, second: str) -> float:
         return self.prefer_all([(prompt, first, second)])[0]
 
-    def prefer_all(self, cases: Sequence[AnswerPair]) -> list[float]:
-        turned = [(prompt, second, first) for prompt, first, second in cases]
-        answers, count = prefer_all(self.judge, [*cases, *turned]), len(cases)
-        return [
-            (there + 1 - back) / 2
-            for there, back in zip(answers[:count], answers[count:], strict=True)
-        ]
+    def prefer_all(self, pairs: Sequence[AnswerPair]) -> list[float]:
+        swapped = [(prompt, second, first) for prompt, first, second in pairs]
+        preferences = prefer_all(self.judge, [*pairs, *swapped])
+        forward = preferences[: len(pairs)]
+        backward = preferences[len(pairs) :]
+        return [(p + 1 - q) / 2 for p, q in zip(forward, backward, strict=True)]
 
 
 def rank_by_judge(judge: Judge, prompt: str, completions: Sequence[str]) -> list[float]:
-    """A score for each completion: the mean probability of being preferred to each of the others;
-    NaN where a judgement is.
+    """Score each completion by its mean probability of being preferred to each of the others.
+
+    A score is NaN where one of its comparisons is.
     """
     count = len(completions)
     pairs = list(itertools.combinations(range(count), 2))
     answers = prefer_all(judge, [(prompt, completions[i], completions[j]) for i, j in pairs])
     wins = [[0.0] * count for _ in range(count)]
     for (i, j), preference in zip(pairs, answers, strict=True):
-        wins[i][j], wins[j][i] = preference, 1 - preference
+        wins[i][j] = preference
+        wins[j][i] = 1 - preference
     return [sum(row) / max(count - 1, 1) for row in wins]

@@ -1,4 +1,4 @@
-"""A reward model: a language model with a scalar head that says how good a completion is (Ziegler
+"""Reward models: a language model with a scalar head on the last token of a completion (Ziegler
 2019, Stiennon 2020).
 """
 
@@ -21,10 +21,10 @@ from vla.generation.hf_decoder import (
 class RewardModel(nn.Module):
     """Reward = (head(hidden state of the completion's last token) - offset) / scale.
 
-    The head starts at zero: a random one (Stiennon 2020) spreads rewards further than one epoch of
-    few comparisons brings back. `normalize` sets offset and scale after training, so that rewards
-    have mean 0 and standard deviation 1 on reference completions. `model` is trained with it: give
-    a copy where the policy must stay as it is.
+    The head starts at zero: one epoch of few comparisons cannot undo the spread of a random head
+    (Stiennon 2020). `normalize` sets offset and scale after training, so that rewards have mean 0
+    and standard deviation 1 on reference completions. Training changes `model` too: give a copy
+    where the policy must stay as it is.
     """
 
     offset: Tensor
@@ -33,7 +33,9 @@ class RewardModel(nn.Module):
     def __init__(self, model: nn.Module, pad_id: int, autocast: torch.dtype | None = None) -> None:
         super().__init__()
         disable_dropout(model)
-        self.model, self.pad_id, self.autocast = model, pad_id, autocast
+        self.model = model
+        self.pad_id = pad_id
+        self.autocast = autocast
         self.share_prompts, self.branches = uses_full_attention(model), enable_tree_attention(model)
         width = plain_model(model).config.hidden_size
         self.head = nn.Linear(width, 1)
@@ -50,15 +52,20 @@ class RewardModel(nn.Module):
         completions: Int[Tensor, "B L"],
         mask: Bool[Tensor, "B L"],
     ) -> Float[Tensor, "B"]:
-        """The reward of every completion, right-padded ids; equal beginnings are read once."""
+        """The reward of every completion (right-padded ids); shared prompts are encoded once."""
         # A last token that is never fed makes the packer keep the slot of the completion's real
         # last token.
         completions = torch.nn.functional.pad(completions, (0, 1))
         lengths = mask.sum(1)
         mask = torch.arange(completions.shape[1], device=mask.device) <= lengths[:, None]
-        share, branches = self.share_prompts, self.share_prompts and self.branches
         rows = pack_completions(
-            prompts, prompt_mask, completions, mask, share, max_row_tokens=256, one_tree=branches
+            prompts,
+            prompt_mask,
+            completions,
+            mask,
+            self.share_prompts,
+            max_row_tokens=256,
+            one_tree=self.share_prompts and self.branches,
         )
         device = prompts.device.type
         with torch.autocast(device, self.autocast, enabled=self.autocast is not None):
@@ -70,7 +77,7 @@ class RewardModel(nn.Module):
 
     @torch.no_grad()
     def normalize(self, rewards: Float[Tensor, "K"]) -> None:
-        """Make rewards like these have mean 0 and standard deviation 1."""
+        """Set offset and scale so that these rewards have mean 0 and standard deviation 1."""
         self.offset += rewards.mean() * self.scale
         if len(rewards) > 1 and float(rewards.std()) > 0:
             self.scale *= rewards.std()

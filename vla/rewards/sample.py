@@ -1,8 +1,8 @@
-"""What a verifier sees, and what it says.
+"""Samples and scores of verifiers.
 
-A verifier is a plain function from a `Sample` to a score in [0, 1]; NaN says that it could not tell
-(`UNSCORABLE`), which is not the same as wrong. This module and its neighbours load no torch:
-verifiers run in a process of their own (`pool.py`).
+A verifier is a plain function from a `Sample` to a score in [0, 1]. NaN (`UNSCORABLE`) means that
+the sample cannot be scored, which is not the same as wrong. This module and its neighbours load no
+torch: verifiers run in a process of their own (`verifier_process.py`).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ UNSCORABLE = math.nan
 
 @dataclass(frozen=True)
 class Sample:
-    """One completion of one prompt, as text, with what is known about the right answer.
+    """One completion of one prompt, as text, with the right answer.
 
-    `finished`: the completion ended by itself, not at the length limit. `facts` is what a verifier
-    may need besides the answer: a schema, tests, the entry of a data set. Everything must survive
-    JSON. The ids are those that were read and drawn, for rewards that are models themselves.
+    `finished`: the completion ended by itself, not at the length limit. `facts` are the other
+    columns of the problem: a schema, tests, the entry of a data set. Every field must survive JSON.
+    The token ids are for rewards that are models themselves.
     """
 
     prompt: str
@@ -35,8 +35,8 @@ class Sample:
 
 
 def fact_texts(sample: Sample, fact: str) -> Sequence[str]:
-    """The texts of a fact, of which one alone is one text and not its letters; the answer where
-    there are none."""
+    """The texts of a fact; a single text counts as a list of one, and the answer stands in for a
+    missing fact."""
     texts = sample.facts.get(fact) or sample.answer
     return [texts] if isinstance(texts, str) else texts
 

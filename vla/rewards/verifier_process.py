@@ -1,5 +1,4 @@
-"""Verifiers in a process that can be killed: a time limit, a memory limit, and NaN when one of them
-strikes."""
+"""The verifier process: verifiers under limits of time and memory."""
 
 from __future__ import annotations
 
@@ -22,19 +21,22 @@ from vla.rewards.sample import UNSCORABLE, Sample
 from vla.rewards.verifiers import ANSWER_PREFIX, VERIFIERS
 
 _MAX_REPLY_BYTES = 2**16
-ENOUGH_SAMPLES, ENOUGH_PROMPTS = 16, 4
-"""Failures, and prompts they belong to, after which a verifier that has never worked ends the
-run."""
+ENOUGH_SAMPLES = 16
+"""Failures after which a verifier that never gave a score ends the run."""
+ENOUGH_PROMPTS = 4
+"""Prompts to which those failures belong at least."""
 
 
 class VerifierProcess:
-    """Runs verifiers by name (`verifier_worker.find_verifier`) on samples, one after the other.
+    """A process that runs verifiers by name (`verifier_worker.find_verifier`), sample by sample.
 
-    A verifier that takes longer than `timeout_seconds`, asks for more than `memory_bytes`, raises,
-    kills its process or gives no finite number makes its sample unscorable (NaN) and is counted in
-    `failures` under its name and reason. `startup_seconds` is allowed to import its module, and for
-    the libraries of ours; a function of the user's that imports when it is called does so within
-    `timeout_seconds`.
+    A sample is unscorable (NaN) where its verifier exceeds `timeout_seconds` or `memory_bytes`,
+    raises, kills the process or gives no finite number. `failures` counts these by name and reason.
+    Importing a verifier's module may take `startup_seconds`, the libraries of our own verifiers
+    included. A user's function that imports when it is called has `timeout_seconds` for it.
+
+    Raises:
+        ValueError: `timeout_seconds` is not positive.
     """
 
     def __init__(
@@ -45,37 +47,42 @@ class VerifierProcess:
     ) -> None:
         if timeout_seconds <= 0:
             raise ValueError(f"verifier_timeout_seconds ({timeout_seconds}) must be positive")
-        self.timeout_seconds, self.memory_bytes, self.startup_seconds = (
-            timeout_seconds,
-            memory_bytes,
-            startup_seconds,
-        )
+        self.timeout_seconds = timeout_seconds
+        self.memory_bytes = memory_bytes
+        self.startup_seconds = startup_seconds
         self.failures: dict[str, int] = {}
-        self._tried: dict[str, set[str]] = {}
-        self._worked: set[str] = set()
+        self._failed_prompts: dict[str, set[str]] = {}
+        self._proven: set[str] = set()
         self._process: subprocess.Popen[bytes] | None = None
         self._ready: set[str] = set()
         self._unread = b""
 
     def score(self, verifier: str, samples: Sequence[Sample]) -> list[float]:
-        """A score for each sample; NaN where the verifier failed.
+        """Score each sample; NaN where the verifier failed.
 
-        Raises ValueError when there is no such verifier, and for one that has failed on every
-        sample so far, once it was tried on `ENOUGH_SAMPLES` of `ENOUGH_PROMPTS` prompts.
+        Raises:
+            ValueError: There is no such verifier, or it failed on every sample so far
+                (`ENOUGH_SAMPLES` of `ENOUGH_PROMPTS` prompts).
         """
         return [self._score_one(verifier, sample) for sample in samples]
 
     def check(self, verifier: str) -> None:
-        """Raises ValueError when there is no such verifier, or it cannot be imported."""
+        """Import a verifier in the process.
+
+        Raises:
+            ValueError: There is no such verifier, or it cannot be imported.
+        """
         if verifier not in self._ready:
             self._warm_up(verifier)
 
     def _score_one(self, verifier: str, sample: Sample) -> float:
         self.check(verifier)
-        reply = self._ask({"verifier": verifier, "sample": asdict(sample)}, self.timeout_seconds)
+        reply = self._request(
+            {"verifier": verifier, "sample": asdict(sample)}, self.timeout_seconds
+        )
         score = reply.get("score", UNSCORABLE)
         if math.isfinite(score):
-            self._worked.add(verifier)
+            self._proven.add(verifier)
             return float(score)
         reason = (
             f"{verifier}: {reply.get('error', f'gave {score}, a score is a finite number')}".split(
@@ -83,41 +90,41 @@ class VerifierProcess:
             )[0][:200]
         )
         self.failures[reason] = self.failures.get(reason, 0) + 1
-        if verifier not in self._worked and ("error" in reply or math.isinf(score)):
+        if verifier not in self._proven and ("error" in reply or math.isinf(score)):
             self._note_failure(verifier, sample.prompt, reason)
         return UNSCORABLE
 
     def _note_failure(self, verifier: str, prompt: str, reason: str) -> None:
-        """Count a failure of a verifier that has never worked; one that only cannot tell (NaN) may
-        find other rows."""
-        self._tried.setdefault(verifier, set()).add(prompt)
-        failed = sum(
+        """Count a failure of a verifier that never gave a score.
+
+        NaN does not count: the verifier may score other rows.
+        """
+        self._failed_prompts.setdefault(verifier, set()).add(prompt)
+        num_failed = sum(
             count for name, count in self.failures.items() if name.startswith(f"{verifier}: ")
         )
-        if failed >= ENOUGH_SAMPLES and len(self._tried[verifier]) >= ENOUGH_PROMPTS:
+        if num_failed >= ENOUGH_SAMPLES and len(self._failed_prompts[verifier]) >= ENOUGH_PROMPTS:
             raise ValueError(
-                f"verifier {verifier} failed on all of its {failed} samples, at last: {reason}"
+                f"verifier {verifier} failed on all of its {num_failed} samples, at last: {reason}"
             )
 
     def _warm_up(self, verifier: str) -> None:
-        reply = self._ask({"verifier": verifier, "warm_up": True}, self.startup_seconds)
+        reply = self._request({"verifier": verifier, "warm_up": True}, self.startup_seconds)
         if "error" in reply:
-            known = "ValueError: "
-            fault = reply["error"].removeprefix(known)
-            raise ValueError(
-                fault
-                if reply["error"].startswith(known)
-                else f"verifier {verifier!r} cannot be imported: {fault}"
-            )
+            error: str = reply["error"]
+            explained = "ValueError: "  # of `find_verifier`: the message is complete
+            if error.startswith(explained):
+                raise ValueError(error.removeprefix(explained))
+            raise ValueError(f"verifier {verifier!r} cannot be imported: {error}")
         if verifier.removeprefix(ANSWER_PREFIX) in VERIFIERS:
             # The first call imports the libraries of our own verifiers.
-            self._ask(
+            self._request(
                 {"verifier": verifier, "sample": asdict(Sample("1", "1", "1"))},
                 self.startup_seconds,
             )
         self._ready.add(verifier)
 
-    def _ask(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
+    def _request(self, request: dict[str, object], seconds: float) -> dict[str, Any]:
         process = self._process or self._start()
         assert process.stdin is not None
         try:
@@ -134,11 +141,12 @@ class VerifierProcess:
                 if timed_out
                 else "the verifier ended its process"
             }
-        return json.loads(line)
+        reply: dict[str, Any] = json.loads(line)
+        return reply
 
     def _read_line(self, process: subprocess.Popen[bytes], deadline: float) -> bytes | None:
-        """The next line, or None when the deadline passes, the process ends or the line grows
-        without end."""
+        """The next line; None where the deadline passes, the process ends or the line is too
+        long."""
         assert process.stdout is not None
         while b"\n" not in self._unread:
             remaining = deadline - time.monotonic()
@@ -174,8 +182,9 @@ class VerifierProcess:
         return self._process
 
     def close(self) -> None:
-        """End the process and whatever it started."""
-        process, self._process = self._process, None
+        """Kill the process and its children."""
+        process = self._process
+        self._process = None
         self._ready.clear()
         self._unread = b""
         if process is None:

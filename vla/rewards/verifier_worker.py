@@ -1,7 +1,7 @@
-"""The process in which verifiers run: one request a line on standard input, one answer a line on
-what was standard output.
+"""The program of the verifier process: JSON lines on standard input, replies on standard output.
 
-    request  {"verifier": "math_equal", "sample": {...}}     answer  {"score": 1.0} or {"error": "..."}
+    request  {"verifier": "math_equal", "sample": {...}}
+    reply    {"score": 1.0} or {"error": "..."}
 
 It limits its own memory, writes no files, and loads no torch, so it starts in a tenth of a second.
 """
@@ -58,8 +58,8 @@ def describe_error(error: Exception) -> str:
         return type(error).__name__
 
 
-def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """What to answer a request; an exception of the verifier becomes an error, never a score."""
+def handle_request(request: dict[str, Any]) -> dict[str, object]:
+    """Score a request; an exception of the verifier becomes an error, never a score."""
     try:
         verify = find_verifier(request["verifier"])
         if request.get("warm_up"):
@@ -75,18 +75,20 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def limit_resources(memory_bytes: int) -> None:
+    """Limit the address space of this process, and write no core dumps."""
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def main() -> None:
     limit_resources(int(sys.argv[1]))
-    requests, replies = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
+    requests = os.fdopen(os.dup(0))
+    replies = os.fdopen(os.dup(1), "w")
     silent = os.open(os.devnull, os.O_RDWR)
-    os.dup2(silent, 0)  # a verifier that reads must not take the next request
-    os.dup2(silent, 1)  # a verifier that prints must not be taken for an answer
+    os.dup2(silent, 0)  # a verifier that reads standard input must not take the next request
+    os.dup2(silent, 1)  # printed text must not be read as a reply
     for line in requests:
-        replies.write(json.dumps(answer(json.loads(line))) + "\n")
+        replies.write(json.dumps(handle_request(json.loads(line))) + "\n")
         replies.flush()
 
 

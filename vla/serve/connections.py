@@ -176,11 +176,13 @@ class Connections:
         return sum(client.is_in_flight for client in self.clients.values())
 
 
-def client_address(remote: Sequence[object]) -> str:
+def client_address(remote: Sequence[object] | None) -> str:
     """The IPv4 address of a client, or the network of its IPv6 address."""
+    if remote is None:
+        return "unknown"
     try:
         address = ipaddress.ip_address(str(remote[0]).partition("%")[0])
-    except (ValueError, TypeError, IndexError):
+    except (ValueError, IndexError):
         return "unknown"
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:

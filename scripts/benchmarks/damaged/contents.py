@@ -11,7 +11,7 @@ import yaml
 
 Values = dict[str, object]
 TEXT_SUFFIXES = (".json", ".yaml", ".jsonl", ".jinja")
-WRONG_VALUES = (None, 5, "x", [], {}, [None], {"x": 1}, -1.5, True)
+WRONG_VALUES: tuple[object, ...] = (None, 5, "x", [], {}, [None], {"x": 1}, -1.5, True)
 
 
 def flip_bytes(content: bytes) -> bytes:

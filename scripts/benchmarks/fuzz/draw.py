@@ -1,4 +1,4 @@
-"""Settings gone wrong, drawn by a seed: plain values of a run with some of them replaced."""
+"""Random spoiled settings: plain values of a run with some of them replaced, drawn by a seed."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ BASES = (
     ),
 )
 """Command lines whose settings are spoiled."""
-NUMBERS = (
+NUMBERS: tuple[object, ...] = (
     0,
     -1,
     1,
@@ -69,7 +69,7 @@ NUMBERS = (
     2**63,
     10**21,
 )
-NO_NUMBERS = (
+NO_NUMBERS: tuple[object, ...] = (
     float("nan"),
     float("inf"),
     -float("inf"),
@@ -82,7 +82,7 @@ NO_NUMBERS = (
     "1",
     "nope.nope",
 )
-OTHERS = (
+OTHERS: tuple[object, ...] = (
     [],
     {},
     [1],
@@ -98,15 +98,15 @@ OTHERS = (
 
 @dataclass(frozen=True)
 class Change:
-    """A setting that was replaced, or added where there was none (`before` is then Ellipsis)."""
+    """A setting that was replaced, or added (`before` is then Ellipsis)."""
 
     path: str
-    before: Any
-    after: Any
+    before: object
+    after: object
 
 
-def setting_paths(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Dotted paths of everything, sections too."""
+def setting_paths(values: Mapping[str, object], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted paths of all settings and sections."""
     for key, value in values.items():
         yield prefix + key
         if isinstance(value, Mapping):
@@ -116,25 +116,25 @@ def setting_paths(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 def spoil_settings(
     values: Mapping[str, Any], rng: random.Random
 ) -> tuple[dict[str, Any], list[Change]]:
-    """The values with one to three settings replaced, and which."""
-    found: dict[str, Any] = copy.deepcopy(dict(values))
+    """Replace one to three settings; the new values and the changes."""
+    result: dict[str, Any] = copy.deepcopy(dict(values))
     changes = []
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
-        path = rng.choice(list(setting_paths(found)))
+        path = rng.choice(list(setting_paths(result)))
         if rng.random() < 0.03:
             path += "_x"
         *sections, name = path.split(".")
-        section = found
+        section = result
         for part in sections:
             section = section[part]
         before = section.get(name, ...)
         section[name] = draw_replacement(before, rng)
         changes.append(Change(path, before, section[name]))
-    return found, changes
+    return result, changes
 
 
-def draw_replacement(value: Any, rng: random.Random) -> Any:
-    """Something in place of a value: near to it, at the end of a range, or of another kind."""
+def draw_replacement(value: object, rng: random.Random) -> object:
+    """Draw a value in place of another: near to it, at the end of a range, or of another kind."""
     kind = rng.random()
     if isinstance(value, list) and value and kind < 0.4:
         return [*value, value[0]]

@@ -1,4 +1,5 @@
-"""Which accepted settings are odd: of another kind, past every sane end, empty, or there twice."""
+"""The oracle of the settings fuzzer: accepted values of another kind, out of range, empty or
+repeated."""
 
 from __future__ import annotations
 
@@ -8,25 +9,30 @@ from collections.abc import Sequence
 from benchmarks.fuzz.draw import Change
 
 SHARES = re.compile(
-    r"gamma|lambda|discount|share|fraction|ema_decay|ema_decay|probability|dropout|top_p|smoothing"
+    r"gamma|lambda|discount|share|fraction|ema_decay|probability|dropout|top_p|smoothing"
 )
 RATES = re.compile(r"learning_rate$")
 SEEDS = re.compile(r"(seed|first|last)$")
-LARGEST, SMALLEST, LARGEST_SEED = 1e8, 1e-12, 2**63 - 1
+LARGEST = 1e8
+SMALLEST = 1e-12
+LARGEST_SEED = 2**63 - 1
 
 
 def oddities(changes: Sequence[Change]) -> list[str]:
-    """What is odd about changes that were accepted, a line each."""
+    """A line for each accepted change that is odd."""
     last = {change.path: change for change in changes}
-    found = [(change, why) for change in last.values() if (why := explain_oddity(change))]
+    reasons = [(change, reason) for change in last.values() if (reason := explain_oddity(change))]
     return [
-        f"{change.path}={change.after!r} (was {change.before!r}): {why}" for change, why in found
+        f"{change.path}={change.after!r} (was {change.before!r}): {reason}"
+        for change, reason in reasons
     ]
 
 
 def explain_oddity(change: Change) -> str | None:
-    """Why a change should have been refused; None where it is sane."""
-    path, before, after = change.path, change.before, change.after
+    """The reason why a change should be refused; None where it is valid."""
+    path = change.path
+    before = change.before
+    after = change.after
     if before is ... and not re.search(r"\.(make|randomization|reward|rewards)\.", path):
         return "no such setting"
     if isinstance(after, bool) != isinstance(before, bool) and before not in (None, ...):
@@ -47,6 +53,7 @@ def explain_oddity(change: Change) -> str | None:
 
 
 def explain_odd_number(path: str, value: float) -> str | None:
+    """The reason why a number is out of the range of its setting; None where it is valid."""
     if re.search(r"\.(make|randomization)\.", path):
         return None
     if SEEDS.search(path):

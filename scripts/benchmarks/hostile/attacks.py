@@ -1,4 +1,4 @@
-"""What an attacker does, in a process of its own until it is ended."""
+"""Attacks on a policy server by messages, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from typing import Any
+from ctypes import c_longlong
 
 from benchmarks.hostile import floods
 from benchmarks.hostile.messages import LARGEST, draw_broken_message
@@ -21,31 +21,31 @@ SPAWN = multiprocessing.get_context("spawn")
 
 
 def send_broken(port: int, count: int, seed: int) -> Counter[str]:
-    """So many broken messages, each after the answer to the last; how they were answered."""
-    draw, answers = random.Random(seed), Counter[str]()
+    """Send broken messages, each after the answer to the last; counts of the kinds of answers."""
+    draw = random.Random(seed)
+    answers = Counter[str]()
     while answers.total() < count:
         with closing(RemotePolicy(f"ws://127.0.0.1:{port}")) as policy:
             try:
                 while answers.total() < count:
                     policy.connection.send(draw_broken_message(draw))
                     answer = policy.connection.recv(timeout=60)
-                    answers[
-                        "answered in words" if isinstance(answer, str) else "answered with actions"
-                    ] += 1
+                    is_text = isinstance(answer, str)
+                    answers["answered in words" if is_text else "answered with actions"] += 1
             except ConnectionClosed:
                 answers["ended by closing"] += 1
     return answers
 
 
-def messages(port: int, done: Any) -> None:
-    """Broken messages, each after the answer to the one before."""
+def messages(port: int, done: c_longlong) -> None:
+    """Send broken messages, each after the answer to the last."""
     while True:
         send_broken(port, 20, seed=done.value)
         done.value += 20
 
 
-def pipelined(port: int, done: Any) -> None:
-    """Broken messages without waiting for an answer."""
+def pipelined(port: int, done: c_longlong) -> None:
+    """Send broken messages without waiting for answers."""
     frames = [
         Frame(Opcode.BINARY, draw_broken_message(random.Random(i))).serialize(mask=True)
         for i in range(300)
@@ -53,12 +53,12 @@ def pipelined(port: int, done: Any) -> None:
     floods.send_frames(port, frames, done)
 
 
-def large(port: int, done: Any) -> None:
-    """The largest messages that are read, of the entries that cost most."""
+def large(port: int, done: c_longlong) -> None:
+    """Send the largest messages that the server reads, with the most expensive entries."""
     floods.send_frames(port, [Frame(Opcode.BINARY, LARGEST).serialize(mask=True)], done)
 
 
-ATTACKS: dict[str, Callable[[int, Any], None]] = {
+ATTACKS: dict[str, Callable[[int, c_longlong], None]] = {
     "messages": messages,
     "pipelined": pipelined,
     "large": large,
@@ -71,11 +71,11 @@ ATTACKS: dict[str, Callable[[int, Any], None]] = {
 
 
 @contextmanager
-def attacking(port: int, name: str) -> Iterator[Any]:
-    """Within the block an attack goes on, from its first success; the block is given the number of
-    things done."""
+def attacking(port: int, name: str) -> Iterator[c_longlong]:
+    """Run an attack within the block, from its first success; yields the number of its actions."""
     done = SPAWN.Value("q", 0, lock=False)
-    (attacker := SPAWN.Process(target=ATTACKS[name], args=(port, done), daemon=True)).start()
+    attacker = SPAWN.Process(target=ATTACKS[name], args=(port, done), daemon=True)
+    attacker.start()
     try:
         while attacker.is_alive() and not done.value:
             time.sleep(0.05)

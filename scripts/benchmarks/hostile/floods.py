@@ -1,5 +1,5 @@
-"""Attacks below the level of messages: sockets, handshakes and control frames. Each goes on until
-it is ended."""
+"""Floods below the level of messages: sockets, handshakes and control frames. Each runs until its
+process is killed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import socket
 import time
 from collections import deque
 from contextlib import suppress
-from typing import Any
+from ctypes import c_longlong
 
 from websockets.frames import Frame, Opcode
 
@@ -17,64 +17,66 @@ HANDSHAKE = (
 )
 
 
-def open_socket(port: int, sent: bytes = HANDSHAKE) -> socket.socket:
-    opened = socket.create_connection(("127.0.0.1", port))
-    opened.sendall(sent)
-    return opened
+def open_socket(port: int, message: bytes = HANDSHAKE) -> socket.socket:
+    """Open a connection and send the first bytes."""
+    connection = socket.create_connection(("127.0.0.1", port))
+    connection.sendall(message)
+    return connection
 
 
-def discard_input(opened: socket.socket) -> None:
+def discard_input(connection: socket.socket) -> None:
+    """Read and drop the bytes that have arrived."""
     with suppress(BlockingIOError):
-        while opened.recv(65536, socket.MSG_DONTWAIT):
+        while connection.recv(65536, socket.MSG_DONTWAIT):
             pass
 
 
-def send_frames(port: int, frames: list[bytes], done: Any) -> None:
-    """Frames one behind the other without waiting for an answer, on one connection at a time."""
+def send_frames(port: int, frames: list[bytes], done: c_longlong) -> None:
+    """Send frames without waiting for answers, on one connection at a time."""
     while True:
-        with suppress(OSError), open_socket(port) as opened:
+        with suppress(OSError), open_socket(port) as connection:
             while True:
                 for frame in frames:
-                    opened.sendall(frame)
-                    discard_input(opened)
+                    connection.sendall(frame)
+                    discard_input(connection)
                     done.value += 1
 
 
-def pings(port: int, done: Any) -> None:
-    """Pings, each of which is to be answered."""
+def pings(port: int, done: c_longlong) -> None:
+    """Send pings, each of which needs an answer."""
     send_frames(port, [Frame(Opcode.PING, b"x" * 125).serialize(mask=True)], done)
 
 
-def fragments(port: int, done: Any) -> None:
-    """A message in empty parts that never ends."""
+def fragments(port: int, done: c_longlong) -> None:
+    """Send a message of empty fragments that never ends."""
     send_frames(port, [Frame(Opcode.CONT, b"", fin=False).serialize(mask=True)], done)
 
 
-def connections(port: int, done: Any) -> None:
-    """Connections that are opened and left at once."""
+def connections(port: int, done: c_longlong) -> None:
+    """Open connections and close them at once."""
     while True:
         with suppress(OSError):
             open_socket(port).close()
             done.value += 1
 
 
-def half_handshakes(port: int, done: Any) -> None:
-    """Handshakes that never end, begun anew as they are dropped (slow loris)."""
+def half_handshakes(port: int, done: c_longlong) -> None:
+    """Begin handshakes that never end (slow loris)."""
     hold_sockets(port, b"GET / HTTP/1.1\r\nHo", 0.002, done)
 
 
-def idle(port: int, done: Any) -> None:
-    """Clients that never ask for anything."""
+def idle(port: int, done: c_longlong) -> None:
+    """Open clients that never send a request."""
     hold_sockets(port, HANDSHAKE, 0.01, done)
 
 
-def hold_sockets(port: int, sent: bytes, pause: float, done: Any) -> None:
-    """Keep the last sockets open, and open more."""
-    held: deque[socket.socket] = deque()
+def hold_sockets(port: int, message: bytes, pause: float, done: c_longlong) -> None:
+    """Open sockets one after the other, and keep the last 300 open."""
+    sockets: deque[socket.socket] = deque()
     while True:
         with suppress(OSError):
-            held.append(open_socket(port, sent))
+            sockets.append(open_socket(port, message))
             done.value += 1
-        if len(held) > 300:
-            held.popleft().close()
+        if len(sockets) > 300:
+            sockets.popleft().close()
         time.sleep(pause)

@@ -1,20 +1,18 @@
-"""Messages that no client should send: bytes, structure, arrays and entries that are wrong
-somewhere."""
+"""Broken messages: wrong bytes, structure, arrays and entries."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Any
 
 import msgpack
 import numpy as np
 
 from vla.serve.codec import pack
 
-Message = dict[str, Any]
+Message = dict[str, object]
 SIZE = 64
-DTYPES = (
+DTYPES: tuple[object, ...] = (
     "|O",
     "V8",
     "<c8",
@@ -30,10 +28,32 @@ DTYPES = (
     ["<f4"],
     "<U1000000000",
 )
-SHAPES = ([2], [-1], [10**18], [0, 10**18], [-1, -1], "x", None, [1.5], [[2]], {})
-WORDS = (None, "x", b"x", "long " * 20_000, "\0", "\u202e", {"a": 1}, [], ["1"] * 7, [[1] * 7])
-NUMBERS = (3, -1, 1e308, 2**63, True)
-ARRAYS = (
+SHAPES: tuple[object, ...] = (
+    [2],
+    [-1],
+    [10**18],
+    [0, 10**18],
+    [-1, -1],
+    "x",
+    None,
+    [1.5],
+    [[2]],
+    {},
+)
+WORDS: tuple[object, ...] = (
+    None,
+    "x",
+    b"x",
+    "long " * 20_000,
+    "\0",
+    "\u202e",
+    {"a": 1},
+    [],
+    ["1"] * 7,
+    [[1] * 7],
+)
+NUMBERS: tuple[object, ...] = (3, -1, 1e308, 2**63, True)
+ARRAYS: tuple[object, ...] = (
     np.full(7, np.nan),
     np.full(7, np.inf),
     np.zeros(0),
@@ -45,6 +65,7 @@ LARGEST = b"\xdc\x03\xe8" + (b"\xdc\x03\xe8" + b"\x80" * 1000) * 1000 + b"\xc0" 
 
 
 def valid_message() -> Message:
+    """An observation that the server takes."""
     picture = np.zeros((SIZE, SIZE, 3), np.uint8)
     return {
         "images": {"front": picture, "wrist": picture},
@@ -66,17 +87,22 @@ def truncate(draw: random.Random) -> bytes:
 
 
 def replace_entry(draw: random.Random) -> bytes:
-    """One entry replaced by something else."""
+    """Replace one entry by another value."""
     message = valid_message()
-    place = draw.choice(("state", "prompt", "images", "front", "going", "observation/state"))
-    return pack({**message, place: draw.choice((*WORDS, *NUMBERS, *ARRAYS))})
+    name = draw.choice(("state", "prompt", "images", "front", "going", "observation/state"))
+    return pack({**message, name: draw.choice((*WORDS, *NUMBERS, *ARRAYS))})
 
 
 def contradict_array(draw: random.Random) -> bytes:
-    """An array that is not what it states."""
-    array = {b"__ndarray__": True, b"data": draw.randbytes(8), b"dtype": "<f4", b"shape": [2]}
+    """Write an array whose type or shape contradicts its data."""
+    array: dict[bytes, object] = {
+        b"__ndarray__": True,
+        b"data": draw.randbytes(8),
+        b"dtype": "<f4",
+        b"shape": [2],
+    }
     array[draw.choice((b"dtype", b"shape"))] = draw.choice((*DTYPES, *SHAPES))
-    return msgpack.packb({"front": array, "state": array, "prompt": "go"})
+    return bytes(msgpack.packb({"front": array, "state": array, "prompt": "go"}))
 
 
 def nest_deeply(draw: random.Random) -> bytes:
@@ -85,10 +111,11 @@ def nest_deeply(draw: random.Random) -> bytes:
 
 def repeat_long_keys(draw: random.Random) -> bytes:
     outer, inner = draw.choice((("k", 2000), ("k" * 10_000, 900), ("k" * 100_000, 5000)))
-    return msgpack.packb({outer: {f"{i}": 0 for i in range(inner)}})
+    return bytes(msgpack.packb({outer: {f"{i}": 0 for i in range(inner)}}))
 
 
-def announce_lengths(draw: random.Random) -> bytes:  # lengths that never come
+def announce_lengths(draw: random.Random) -> bytes:
+    """Announce a length beyond the data."""
     return (
         draw.choice((b"\xdd", b"\xdf", b"\xc6", b"\xdb", b"\xc9"))
         + b"\xff\xff\xff\xff"

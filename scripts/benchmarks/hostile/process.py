@@ -1,4 +1,4 @@
-"""The server under attack, as users start it: a process of its own."""
+"""The server under attack, in a process of its own as users start it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 ROOT = Path(__file__).parents[3]
 
@@ -22,31 +22,33 @@ from vla.serve.limits import ServerLimits
 from vla.serve.requests import ObservationSpec
 from vla.serve.server import PolicyServer
 
-act = lambda shown: np.zeros((len(shown.instruction), 4, 7), np.float32)
+act = lambda batch: np.zeros((len(batch.instruction), 4, 7), np.float32)
+spec = ObservationSpec(("front", "wrist"), 64, 7, 7)
 limits = ServerLimits(64, 16, 64, 4 * 2**20, 0.003)
-serve_until_signal(PolicyServer(act, ObservationSpec(("front", "wrist"), 64, 7, 7), {}, limits), "127.0.0.1", 0, "twin")
+serve_until_signal(PolicyServer(act, spec, {}, limits), "127.0.0.1", 0, "twin")
 """
-"""A server that nobody asks anything: what an attack on it costs everybody is the machine's time
-alone."""
+"""A server without clients: an attack on it costs the others only the time of the machine."""
 
 
 class ServerProcess:
     """A running `scripts/serve_policy.py`."""
 
-    def __init__(self, process: subprocess.Popen, port: int, errors: Any):
-        self.process, self.port, self.errors = process, port, errors
+    def __init__(self, process: subprocess.Popen[str], port: int, errors: IO[bytes]):
+        self.process = process
+        self.port = port
+        self.errors = errors
 
     @property
     def address(self) -> str:
         return f"ws://127.0.0.1:{self.port}"
 
     def memory_mb(self) -> float:
-        """Resident memory."""
+        """Resident memory in MB (2**20 bytes)."""
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
     def end(self) -> int:
-        """The exit code after SIGTERM."""
+        """Send SIGTERM; the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)
 
@@ -58,13 +60,13 @@ class ServerProcess:
 
 @contextmanager
 def running_server(*command: str) -> Iterator[ServerProcess]:
-    """A server on this machine, started by the arguments of Python."""
-    command = (sys.executable, *command)
+    """Run a server on this machine by the arguments of Python."""
     with tempfile.TemporaryFile() as errors:
         with subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True
+            [sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True
         ) as process:
             try:
+                assert process.stdout is not None
                 line = process.stdout.readline()
                 if "is running_server at" not in line:
                     errors.seek(0)

@@ -1,5 +1,5 @@
-"""The runs that are killed: every mode at a size of seconds, saved so often that a session gets
-on."""
+"""The runs of the kill benchmark: every mode at a size of seconds, saved often enough to make
+progress."""
 
 import json
 from pathlib import Path
@@ -166,7 +166,7 @@ CASES = {
 
 
 def case_settings(name: str, out: Path) -> list[str]:
-    """The settings of a case; prompts of its own where it needs some."""
+    """The settings of a case; writes its prompts where it needs some."""
     settings = [*CASES[name], *SAVED]
     if "text.gold=benchmarks.kill.cases:num_letters" not in settings:
         return settings
@@ -176,5 +176,5 @@ def case_settings(name: str, out: Path) -> list[str]:
 
 
 def num_letters(prompt: str, text: str) -> float:
-    """A gold reward that the answers of a random model differ in: how many num_letters they hold."""
+    """A gold reward that differs between the answers of a random model: their number of letters."""
     return sum(map(str.isalpha, text)) / 10

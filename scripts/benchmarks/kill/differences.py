@@ -1,10 +1,8 @@
-"""What differs between two run folders, but for times, memory, plots and what a session says about
-itself."""
+"""The differences between two run folders, without times, memory, plots and records of sessions."""
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 IGNORED = {".process", "config.yaml", "run.json", "manifest.json", "report.html", "evaluation.html"}
 FOLDERS = {"plots", "tensorboard", ".frames"}
@@ -12,30 +10,30 @@ COSTS = ("seconds", "memory")
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """A line for every file that only one has, or that holds other values."""
-    left, right = files(one), files(other)
-    found = [
+    """A line for every file that only one folder has, or whose values differ."""
+    left = list_files(one)
+    right = list_files(other)
+    missing = [
         f"{name} is in {'one' if name in left else 'the other'} alone"
         for name in sorted(left.keys() ^ right.keys())
     ]
-    return found + [
+    return missing + [
         f"{name} differs"
         for name in sorted(left.keys() & right.keys())
-        if read(left[name]) != read(right[name])
+        if read_values(left[name]) != read_values(right[name])
     ]
 
 
-def files(run: Path) -> dict[str, Path]:
-    """The files of a run by their names in it; of every stage the last checkpoint, under one
-    name."""
+def list_files(run: Path) -> dict[str, Path]:
+    """The files of a run by relative path; the last checkpoint of every stage has a fixed name."""
     from vla.training.checkpoint import last_checkpoint
 
-    found = {}
+    files: dict[str, Path] = {}
     stages = sorted((run / "checkpoints").glob("*/"))
     for stage in stages:
         last = last_checkpoint(stage)
-        kept = [] if last is None else [path for path in last.iterdir() if path.name not in IGNORED]
-        found |= {f"checkpoints/{stage.name}/last/{path.name}": path for path in kept}
+        paths = [] if last is None else [p for p in last.iterdir() if p.name not in IGNORED]
+        files |= {f"checkpoints/{stage.name}/last/{path.name}": path for path in paths}
     for path in run.rglob("*"):
         name = path.relative_to(run)
         if (
@@ -44,13 +42,13 @@ def files(run: Path) -> dict[str, Path]:
             and path.name not in IGNORED
             and not FOLDERS & {*name.parts}
         ):
-            found[str(name)] = path
-    return found
+            files[str(name)] = path
+    return files
 
 
-def read(path: Path) -> Any:
-    """The values of a file that can be compared: of safetensors the bytes of every array, else what
-    it holds."""
+def read_values(path: Path) -> object:
+    """Read the comparable values of a file: the bytes of every array of safetensors, the values of
+    JSON, or all bytes."""
     if path.suffix == ".safetensors":
         from safetensors.numpy import load_file
 
@@ -62,19 +60,12 @@ def read(path: Path) -> Any:
     return path.read_bytes()
 
 
-def comparable_values(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Every plain value by its path, but for what a run costs."""
+def comparable_values(value: object, name: str = "") -> Iterator[tuple[str, str]]:
+    """Yield every plain value with its path, without times and memory."""
     if any(cost in name for cost in COSTS):
         return
-    inner = (
-        value.items()
-        if isinstance(value, dict)
-        else enumerate(value)
-        if isinstance(value, list)
-        else None
-    )
-    if inner is None:
+    if not isinstance(value, dict | list):
         yield name, repr(value)
         return
-    for key, item in inner:
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
         yield from comparable_values(item, f"{name}/{key}")

@@ -1,4 +1,4 @@
-"""Sessions of the main command as forked processes: the libraries are loaded once."""
+"""Sessions of the main command as forked processes, so that the libraries are loaded once."""
 
 import os
 import signal
@@ -9,13 +9,12 @@ from pathlib import Path
 
 
 def load_libraries() -> None:
-    """All that takes long to import, in this process."""
+    """Import the slow libraries in this process."""
     from vla import runtime
 
     runtime.prepare(1)
-    runtime.prepare = lambda num_threads=None, offline=True: (
-        None
-    )  # it has to run once, before torch is loaded
+    # It has to run once, before torch is loaded: the sessions must not run it again.
+    runtime.prepare = lambda num_threads=None, offline=True: None
     import torch
 
     torch.set_num_threads(1)
@@ -25,7 +24,7 @@ def load_libraries() -> None:
 
 
 def fork_session(arguments: list[str], log: Path) -> int:
-    """Start the main command in a process of its own; its number."""
+    """Start the main command in a forked process; its process id."""
     process = os.fork()
     if process:
         return process
@@ -34,12 +33,13 @@ def fork_session(arguments: list[str], log: Path) -> int:
         out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(out, 1)
         os.dup2(out, 2)
-        sys.stdout, sys.stderr = (open(n, "w", buffering=1, closefd=False) for n in (1, 2))  # noqa: SIM115
+        sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
         from scripts.train_vla import main
 
         code = main(arguments)
     except SystemExit as ended:
-        code = ended.code or 0
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except BaseException:
         traceback.print_exc()
     sys.stdout.flush()
@@ -49,8 +49,12 @@ def fork_session(arguments: list[str], log: Path) -> int:
 def wait_for_session(
     process: int, seconds: float | None = None, kill: signal.Signals | None = None
 ) -> tuple[int | None, float]:
-    """How a session ended (a signal's number is negative; None: it has not after `seconds`), and
-    how long it took."""
+    """Wait for a session, or send it a signal first.
+
+    Returns:
+        The exit code (negative: a signal; None: it still runs after `seconds`), and the seconds of
+        the wait.
+    """
     begun = time.monotonic()
     if kill is not None:
         os.kill(process, kill)

@@ -1,17 +1,16 @@
-"""Runs of every kind of policy as curves, a picture for each algorithm."""
+"""Curves of runs of every kind of policy, a picture for each algorithm."""
 
 from pathlib import Path
 
 
 def draw_curves(folder: Path, runs: dict[str, dict[str, Path]], algorithms: list[str]) -> None:
-    """A picture for each algorithm: sampled success of the training episodes by iteration, a curve
-    for each policy."""
+    """Draw sampled success of the training episodes by iteration, a curve for each policy."""
     from vla.evaluation.plots import plot_success
     from vla.statistics import SuccessRate
     from vla.training.metrics import read_metrics
 
     for algorithm in algorithms:
-        curves = {}
+        curves: dict[str, list[tuple[float, SuccessRate]]] = {}
         for policy, run in ((p, folders[algorithm]) for p, folders in runs.items()):
             if (run / "metrics.jsonl").exists():
                 points = [r for r in read_metrics(run) if r["stage"] == "rl" and "success" in r]
@@ -20,7 +19,7 @@ def draw_curves(folder: Path, runs: dict[str, dict[str, Path]], algorithms: list
                     (float(r["step"]), SuccessRate(round(r["success"] * n), n, None))
                     for r, n in zip(points, sizes)
                 ]
-        shown = {policy: curve for policy, curve in curves.items() if curve}
-        if shown:
+        nonempty = {policy: curve for policy, curve in curves.items() if curve}
+        if nonempty:
             title = f"{algorithm}: sampled training episodes"
-            plot_success(folder / f"{algorithm}.png", shown, title, "RL iteration", target=None)
+            plot_success(folder / f"{algorithm}.png", nonempty, title, "RL iteration", target=None)

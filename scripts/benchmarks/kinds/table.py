@@ -1,4 +1,4 @@
-"""What runs of every kind of policy came to, as text and JSON."""
+"""The table of results of every kind of policy, as text and JSON."""
 
 import json
 from pathlib import Path
@@ -10,17 +10,18 @@ EVALUATION_STAGES = ("evaluation_before", "evaluation_after")
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    """What a run has written so far."""
+    """The results that a run has written so far."""
     path = folder / "results.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    values: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return values
 
 
 def policy_row(policy: str, folders: dict[str, Path]) -> dict[str, Any]:
-    """Rates before and after RL by decoding, seconds, and queries a second; null where a run is not
-    there yet."""
-    found = {algorithm: read_results(folder) for algorithm, folder in folders.items()}
+    """Rates before and after RL by decoding, seconds, and queries a second; null for a missing
+    run."""
+    results = {algorithm: read_results(folder) for algorithm, folder in folders.items()}
     first = next(
-        (each for each in found.values() if "evaluation_before" in each.get("stages", {})), None
+        (each for each in results.values() if "evaluation_before" in each.get("stages", {})), None
     )
     numbers: dict[str, Any] = {
         "policy": policy,
@@ -33,33 +34,29 @@ def policy_row(policy: str, folders: dict[str, Path]) -> dict[str, Any]:
         numbers["sft_seconds"] = first["seconds"].get("sft")
         speeds = [
             queries_per_second(each, stage)
-            for each in found.values()
+            for each in results.values()
             for stage in EVALUATION_STAGES
         ]
         numbers["queries_per_second"] = next((speed for speed in speeds if speed), None)
-    for algorithm, each in found.items():
+    for algorithm, each in results.items():
         after = each.get("stages", {}).get("evaluation_after")
         numbers[algorithm] = {} if after is None else evaluation_rates(after)
         numbers[f"{algorithm}_seconds"] = None if after is None else each["seconds"].get("rl")
     return numbers
 
 
-def queries_per_second(found: dict[str, Any], stage: str) -> float | None:
-    """Decisions a second of a run's greedy evaluation; None where it took it over from another run,
-    or has none."""
-    judged, seconds = (
-        found.get("stages", {}).get(stage),
-        found.get("seconds", {}).get(f"{stage}/greedy"),
-    )
-    return (
-        judged["greedy"]["measures"]["decisions"] * judged["greedy"]["n"] / seconds
-        if judged and seconds
-        else None
-    )
+def queries_per_second(results: dict[str, Any], stage: str) -> float | None:
+    """Decisions a second of a run's greedy evaluation; None where the run has none of its own."""
+    evaluation = results.get("stages", {}).get(stage)
+    seconds = results.get("seconds", {}).get(f"{stage}/greedy")
+    if not evaluation or not seconds:
+        return None
+    greedy = evaluation["greedy"]
+    return float(greedy["measures"]["decisions"] * greedy["n"] / seconds)
 
 
 def evaluation_rates(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """What an evaluation found, by decoding."""
+    """The rates of an evaluation by decoding."""
     return {
         how: {name: evaluation[how][name] for name in RATE}
         for how in DECODINGS
@@ -68,7 +65,7 @@ def evaluation_rates(evaluation: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_table(folder: Path, rows: list[dict[str, Any]], algorithms: list[str]) -> str:
-    """Write table.json and table.txt, a line for each policy and decoding; the text."""
+    """Write table.json and table.txt, a line for each policy and decoding; returns the text."""
     (folder / "table.json").write_text(json.dumps(rows, indent=1) + "\n")
     heads = [
         "policy",
@@ -83,11 +80,11 @@ def write_table(folder: Path, rows: list[dict[str, Any]], algorithms: list[str])
     for each in rows:
         spent = "/".join(format_whole(each[f"{a}_seconds"]) for a in algorithms)
         times = [format_whole(each["sft_seconds"]), spent, format_whole(each["queries_per_second"])]
-        there = [how for how in DECODINGS if how in each["sft"]] or DECODINGS[:1]
-        for how in there:
-            told_rates = [format_rate(each[name].get(how)) for name in ("sft", *algorithms)]
+        decodings = [how for how in DECODINGS if how in each["sft"]] or list(DECODINGS[:1])
+        for how in decodings:
+            rates = [format_rate(each[name].get(how)) for name in ("sft", *algorithms)]
             lines.append(
-                [each["policy"], how, *told_rates, *(times if how == there[0] else [""] * 3)]
+                [each["policy"], how, *rates, *(times if how == decodings[0] else [""] * 3)]
             )
     widths = [max(len(line[i]) for line in lines) + 2 for i in range(len(heads))]
     text = (
@@ -100,11 +97,11 @@ def write_table(folder: Path, rows: list[dict[str, Any]], algorithms: list[str])
     return text
 
 
-def format_rate(found: dict[str, Any] | None) -> str:
-    if found is None:
+def format_rate(rate: dict[str, Any] | None) -> str:
+    if rate is None:
         return "-"
-    low, high = found["interval_95"]
-    return f"{100 * found['mean']:.1f} % [{100 * low:.1f}, {100 * high:.1f}] n={found['n']}"
+    low, high = rate["interval_95"]
+    return f"{100 * rate['mean']:.1f} % [{100 * low:.1f}, {100 * high:.1f}] n={rate['n']}"
 
 
 def format_whole(number: float | None) -> str:

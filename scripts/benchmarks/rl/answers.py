@@ -1,29 +1,33 @@
-"""A small language head and a rollout it could have made."""
+"""A small language model and a rollout of it."""
+
+import argparse
+from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vla.types import ActionScores, Observation, Rollout
 
 
 class Head(nn.Module):
-    """Log-probs and entropy of given words, each from the word before it."""
+    """Log-probs and entropy of given tokens, each from the previous token."""
 
-    def __init__(self, vocabulary):
+    def __init__(self, vocabulary: int) -> None:
         super().__init__()
         self.body = nn.Sequential(nn.Embedding(vocabulary, 128), nn.Linear(128, 256), nn.GELU())
         self.logits = nn.Linear(256, vocabulary)
 
-    def score(self, observation, trace):
-        before = getattr(observation, "tokens", observation)
+    def score(self, observation: Observation | Tensor, trace: Mapping[str, Tensor]) -> ActionScores:
+        before = observation if isinstance(observation, Tensor) else observation.tokens
         logprobs = self.logits(self.body(before)).log_softmax(-1)
         entropy = -(logprobs.detach().exp() * logprobs.detach()).sum(-1)
         return ActionScores(logprobs.gather(-1, trace["draw"].unsqueeze(-1)).squeeze(-1), entropy)
 
 
-def make_rollout(options):
-    """A policy and a rollout it could have made."""
-    policy, num_rows = Head(options.vocabulary), options.groups * 8
+def make_rollout(options: argparse.Namespace) -> tuple[Head, Rollout]:
+    """A policy and a rollout of it: `groups` of 8 answers with random lengths."""
+    policy = Head(options.vocabulary)
+    num_rows = options.groups * 8
     before, draw = torch.randint(0, options.vocabulary, (2, num_rows, options.draws))
     mask = torch.arange(options.draws) < torch.randint(
         options.draws // 2, options.draws + 1, (num_rows, 1)
@@ -36,7 +40,7 @@ def make_rollout(options):
     rewards = torch.where(
         group < options.dull * options.groups, 1.0, torch.arange(num_rows) % 8 / 8
     )
-    over = torch.ones(num_rows, dtype=torch.bool)
+    ended = torch.ones(num_rows, dtype=torch.bool)
     rollout = Rollout(
         observation=Observation({}, None, before, torch.ones_like(before, dtype=torch.bool)),
         trace={"draw": draw},
@@ -44,8 +48,8 @@ def make_rollout(options):
         mask=mask,
         rewards=rewards,
         trajectory=torch.arange(num_rows),
-        terminated=over,
-        truncated=~over,
+        terminated=ended,
+        truncated=~ended,
         group=group,
         version=torch.zeros(num_rows, dtype=torch.long),
     )

@@ -1,13 +1,22 @@
 """Our GRPO steps for `text_grpo`: rollout and update by the shared core."""
 
+from __future__ import annotations
+
+import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.text.questions import SEED, questions, reward
 
+if TYPE_CHECKING:
+    from vla.rewards.sample import Sample
+    from vla.types import Observation
 
-def measure_steps(options, folder: Path) -> list[dict[str, float]]:
-    """What every step took; the first warms up."""
+
+def measure_steps(options: argparse.Namespace, folder: Path) -> list[dict[str, float]]:
+    """Seconds and tokens of every step; the first one warms up."""
     import numpy as np
     import torch
 
@@ -34,30 +43,29 @@ def measure_steps(options, folder: Path) -> list[dict[str, float]]:
     policy = TextPolicy(
         model, Sampling(), options.new_tokens, ends, pad, autocast=autocast, threads=threads
     )
-    asked = [
+    problems = [
         Problem(text, "", "exact", "") for text in questions(options.prompts * (options.steps + 1))
     ]
 
-    def score(samples):
+    def score(samples: Sequence[Sample]) -> RewardScores:
         return RewardScores(
             np.array([reward(sample.completion) for sample in samples], np.float32), {}
         )
 
     rows = options.prompts * options.group_size
-    environment = TextEnvironment(asked, ChatFormat(tokenizer), score, policy.stop_ids, rows)
+    environment = TextEnvironment(problems, ChatFormat(tokenizer), score, policy.stop_ids, rows)
     algorithm = make_algorithm("grpo", clip_low=0.2, clip_high=0.2, reduction="token")
     settings = UpdateSettings(1, 1, rows, max_grad_norm=1.0)
-    optimizer, generator = (
-        make_optimizer(policy, "adamw", 1e-6, 0.0),
-        torch.Generator().manual_seed(SEED),
-    )
+    optimizer = make_optimizer(policy, "adamw", 1e-6, 0.0)
+    generator = torch.Generator().manual_seed(SEED)
 
-    def observe(prompts):
+    def observe(prompts: Sequence[Sequence[int]]) -> Observation:
         return observe_prompts(prompts, 200, pad, torch.device("cpu"))
 
     steps = []
     for step in range(options.steps + 1):
-        wall, cpu = time.perf_counter(), time.process_time()
+        wall = time.perf_counter()
+        cpu = time.process_time()
         numbers = range(step * options.prompts, (step + 1) * options.prompts)
         with policy.reuse_activations(DEFAULT_BYTES):
             rollout = collect_rollout(

@@ -1,4 +1,4 @@
-"""What both sides of `text_grpo` are asked, rewarded with, and made of."""
+"""Prompts, reward and model of both sides of `text_grpo`."""
 
 import hashlib
 import random
@@ -9,7 +9,7 @@ SEED = 0
 
 
 def questions(count: int) -> list[str]:
-    """Two-digit additions."""
+    """Prompts for additions of two-digit numbers."""
     rng = random.Random(SEED)
     return [
         f"What is {rng.randint(10, 49)} + {rng.randint(10, 49)}? Answer with just the number."
@@ -18,12 +18,12 @@ def questions(count: int) -> list[str]:
 
 
 def reward(text: str) -> float:
-    """A number in [0, 1) that differs between texts: every group says something."""
+    """A number in [0, 1) that differs between texts, so every group has a gradient."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") / 2**32
 
 
 def model_folder(name: str) -> Path:
-    """A transformers folder of the model."""
+    """The transformers folder of a model; the tiny one is generated."""
     if name == "smollm2":
         from vla.text.smollm2_download import fetch_smollm2
 

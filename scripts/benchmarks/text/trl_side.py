@@ -1,5 +1,6 @@
 """TRL's GRPO steps for `text_grpo`."""
 
+import argparse
 import tempfile
 import time
 from contextlib import redirect_stdout
@@ -9,31 +10,37 @@ from pathlib import Path
 from benchmarks.text.questions import SEED, questions, reward
 
 
-def measure_steps(options, folder: Path) -> list[dict[str, float]]:
-    """What every step took; a step ends with its optimizer step, the first warms up."""
+def measure_steps(options: argparse.Namespace, folder: Path) -> list[dict[str, float]]:
+    """Seconds and tokens of every step, which ends with its optimizer step; the first warms up."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
-    from datasets import Dataset
+    from datasets import Dataset  # type: ignore[attr-defined]
 
-    asked = questions(options.prompts * (options.steps + 1))
-    prompts = Dataset.from_list([{"prompt": [{"role": "user", "content": text}]} for text in asked])
-    lengths, steps = [], []
+    texts = questions(options.prompts * (options.steps + 1))
+    prompts = Dataset.from_list([{"prompt": [{"role": "user", "content": text}]} for text in texts])
+    lengths: list[int] = []
+    steps: list[dict[str, float]] = []
 
-    def score(completions, completion_ids, **_):
+    def score(
+        completions: list[list[dict[str, str]]], completion_ids: list[list[int]], **_: object
+    ) -> list[float]:
         lengths.append(sum(map(len, completion_ids)))
         return [reward(completion[0]["content"]) for completion in completions]
 
     class Clock(TrainerCallback):
-        def on_train_begin(self, *_, **__):
-            self.wall, self.cpu = time.perf_counter(), time.process_time()
+        def on_train_begin(self, *_: object, **__: object) -> None:
+            self.wall = time.perf_counter()
+            self.cpu = time.process_time()
 
-        def on_step_end(self, *_, **__):
-            wall, cpu = time.perf_counter(), time.process_time()
+        def on_step_end(self, *_: object, **__: object) -> None:
+            wall = time.perf_counter()
+            cpu = time.process_time()
             steps.append({"wall": wall - self.wall, "cpu": cpu - self.cpu, "tokens": sum(lengths)})
             lengths.clear()
-            self.wall, self.cpu = wall, cpu
+            self.wall = wall
+            self.cpu = cpu
 
     rows = options.prompts * options.group_size
     micro = min(options.micro_batch, rows)

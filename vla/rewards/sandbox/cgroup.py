@@ -1,5 +1,4 @@
-"""A control group (cgroup v2) for a jail: the kernel's own limit on the memory and processes of all
-of it."""
+"""The control group (cgroup v2) of a jail: the kernel's limits on its memory and processes."""
 
 from __future__ import annotations
 
@@ -11,14 +10,14 @@ from functools import cache
 from pathlib import Path
 
 OWN_BYTES = 2**26
-"""For the jail's first processes, and what the kernel keeps for each."""
+"""Memory for the jail's own processes and their kernel structures."""
 OWN_PROCESSES = 4
 
 
 @cache
 def find_parent_group() -> Path | None:
-    """The nearest group above this process that hands out memory and pids and may be written; None:
-    there is none."""
+    """Find the nearest group above this process that delegates memory and pids and is writable;
+    None without one."""
     try:
         mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
         root = next(Path(fields[1]) for fields in mounts if fields[2] == "cgroup2")
@@ -38,8 +37,8 @@ def find_parent_group() -> Path | None:
 
 @contextlib.contextmanager
 def command_in_group(memory_bytes: int, num_processes: int) -> Iterator[list[str]]:
-    """A command that starts another one in a group with these limits; it is empty where there can
-    be no group."""
+    """Yield a command prefix that starts a program in a group with these limits; empty without a
+    group."""
     folder = _make(memory_bytes, num_processes)
     try:
         yield (
@@ -61,7 +60,7 @@ def _make(memory_bytes: int, num_processes: int) -> Path | None:
         folder = Path(tempfile.mkdtemp(prefix="sandbox-", dir=above))
         (folder / "memory.max").write_text(str(memory_bytes + OWN_BYTES))
         (folder / "pids.max").write_text(str(num_processes + OWN_PROCESSES))
-    except OSError:  # whoever owns the group above allows no more
+    except OSError:  # the owner of the group above forbids it
         return None
     with contextlib.suppress(OSError):  # without swap there is no such file
         (folder / "memory.swap.max").write_text("0")

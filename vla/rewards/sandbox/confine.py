@@ -1,10 +1,9 @@
-"""The first process of a jail: it makes the namespaces and folders, starts the program, and watches
-all it starts.
+"""The first process of a jail: it makes namespaces and folders, starts the program, and traces it.
 
 `jail.py` sends this module's code object with a request, so it imports only the standard library.
-The program's processes are traced (ptrace), which stops each at its birth: then the memory is
-shared out anew, so that all of them together cannot pass the limit. When this process ends, the
-kernel ends whatever is left in its process namespace.
+ptrace stops each process of the program at its birth. The memory is then divided anew, so that all
+of them together stay within the limit. When this process ends, the kernel kills the rest of its
+process namespace.
 """
 
 from __future__ import annotations
@@ -21,10 +20,9 @@ from typing import Any
 SYSTEM_FOLDERS = ("/usr", "/bin", "/lib", "/lib64", "/etc/alternatives")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
 PREFIX, WORK = "/python", "/sandbox"
-"""Where the program sees the Python installation and its own folder."""
+"""Paths of the Python installation and of the program's folder inside the jail."""
 SOCKET_BYTES = 2**24
-"""What 64 open sockets of a process can hold in the kernel; each process but the first is charged
-with it."""
+"""Kernel memory of 64 open sockets of a process; each process but the first is charged with it."""
 SPARE_USER = 61184
 """The first of 4096 user numbers that no account has."""
 
@@ -56,7 +54,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def _call(name: str, *arguments: Any) -> None:
-    """A function of the C library that answers 0, or fails with errno."""
+    """Call a function of the C library that returns 0, or fails with errno."""
     typed = [ctypes.c_long(value) if isinstance(value, int) else value for value in arguments]
     if getattr(_libc, name)(*typed):
         code = ctypes.get_errno()
@@ -68,8 +66,8 @@ def _mount(source: str, target: str, kind: str = "", flags: int = 0, options: st
 
 
 def run(request: dict[str, Any]) -> None:
-    """Run the program of a request; say on its `control` socket whether it started (+ or -), and
-    how it ended."""
+    """Run the program of a request; report its start (+ or -) and its end on the `control`
+    socket."""
     control = request["control"]
     os.set_inheritable(control, False)
     try:
@@ -86,8 +84,8 @@ def run(request: dict[str, Any]) -> None:
 
 
 def _enter_namespaces(request: dict[str, Any]) -> None:
-    """Go on as the first process of new namespaces; the process before waits until they are empty,
-    and ends."""
+    """Continue as the first process of new namespaces; the previous process waits until they are
+    empty, and ends."""
     spaces = (
         os.CLONE_NEWNS
         | os.CLONE_NEWPID
@@ -122,8 +120,11 @@ def _enter_namespaces(request: dict[str, Any]) -> None:
 
 
 def _with_user_namespace(spaces: int, spare: int) -> None:
-    """Root maps the program to a user of its own; anyone else, and root without that capability, to
-    themselves."""
+    """Enter a user namespace.
+
+    Root maps the program to a user of its own. Other users, and root without the capability, map it
+    to themselves.
+    """
     ready, go = os.pipe()
     process = os.getpid()
     helper = os.fork()
@@ -159,8 +160,8 @@ def _map_users(process: str, several: str) -> None:
 
 
 def _make_root(request: dict[str, Any]) -> None:
-    """A root of read-only system files, the Python installation, three devices and the processes of
-    this jail."""
+    """Make a root of read-only system files, the Python installation, three devices and the
+    processes of this jail."""
     base = "/mnt" if os.path.isdir("/mnt") else "/tmp"
     _mount("", "/", flags=_MS_REC | _MS_PRIVATE)
     installation = os.open(".", os.O_PATH)
@@ -195,13 +196,13 @@ def _make_root(request: dict[str, Any]) -> None:
 
 
 def _mount_overlay(target: str, empty: str) -> None:
-    """The working folder once more: an overlay's source is shown as it was given, that of a bind
-    mount as it is."""
+    """Mount the working folder as an overlay, which shows its source as given (a relative path); a
+    bind mount shows the real one."""
     _mount("python", target, "overlay", _MS_RDONLY | _MS_NOSUID | _MS_NODEV, f"lowerdir=.:{empty}")
 
 
 def _hide_bind_mount() -> None:
-    """Put an overlay in the place of what bubblewrap bound."""
+    """Replace bubblewrap's bind mount by an overlay."""
     os.chdir(PREFIX)
     _mount_overlay(WORK, WORK)
     _call("umount2", PREFIX.encode(), _MNT_DETACH)
@@ -224,10 +225,10 @@ def _bind_read_only(source: str, target: str) -> None:
 
 
 def _make_work_folder(request: dict[str, Any]) -> bool:
-    """The program's folder, in memory, with its files: whether the kernel limits how many more it
-    may make.
+    """Make the program's folder in memory with its files.
 
-    Its size leaves the program `disk_bytes` and `num_files` beyond what it is given.
+    Its size leaves the program `disk_bytes` and `num_files` beyond the given files. The result is
+    True where the kernel limits the number of files.
     """
     files, limits, user = request["files"], request["limits"], request["user"]
     pages = sum((len(content) + 4095) // 4096 for content in files.values())
@@ -246,7 +247,8 @@ def _make_work_folder(request: dict[str, Any]) -> bool:
     except PermissionError:
         if request["kind"] != "bwrap":
             raise
-        limited = False  # bubblewrap without capabilities, by AppArmor; its own folder has a size and no count
+        # Bubblewrap without capabilities, by AppArmor: its own folder has a size and no count.
+        limited = False
     os.chdir(WORK)
     for name, content in files.items():
         with open(name, "wb") as file:
@@ -295,7 +297,7 @@ class _Program:
             raise RuntimeError(reason.decode(errors="replace"))
 
     def watch(self) -> dict[str, Any]:
-        """Wait for the program's end, and say how it ended."""
+        """Wait for the end of the program, and return its exit code and the exceeded limit."""
         while not self.stopped:
             try:
                 process, status = os.waitpid(-1, _WAIT_FOR_THREADS)
@@ -314,8 +316,8 @@ class _Program:
         return {"returncode": -_SIGKILL, "stopped": self.stopped}
 
     def _listen(self, control: int) -> None:
-        """End the jail when the other side of `control` says so or is gone, or long after its time;
-        count files."""
+        """End the jail when the other side of `control` closes, or long after its time; count
+        files."""
         until = time.monotonic() + self.limits["seconds"] + 10
         while (left := until - time.monotonic()) > 0:
             if select.select([control], [], [], 0.001 if self.polled else left)[0]:
@@ -345,8 +347,8 @@ class _Program:
             self._trace(_PTRACE_CONT, process, 0 if event else number)
 
     def _half_born(self, process: int) -> None:
-        """A new process goes on when both are there: its parent's word and its own stop, which come
-        in any order."""
+        """Continue a new process once its parent's event and its own stop have both arrived, in any
+        order."""
         if process in self.half_born:
             self.half_born.remove(process)
             self.known.add(process)
@@ -359,11 +361,11 @@ class _Program:
             _libc.ptrace(ctypes.c_long(request), ctypes.c_long(process), ctypes.c_long(0), data)
 
     def _share_memory(self) -> None:
-        """Let each process grow by an equal share of what is left, or stop the program when nothing
-        is.
+        """Let each process grow by an equal share of the free memory, or stop the program without
+        any.
 
-        A process may have grown between being measured and being limited, so it is measured again.
-        One that is born meanwhile is stopped until this was done for it.
+        A process may grow between its measurement and its limit, so it is measured again. A process
+        born meanwhile stays stopped until it has a limit.
         """
         total = self.limits["memory_bytes"]
         for _ in range(4):
@@ -384,8 +386,8 @@ class _Program:
         self.stopped = "memory"
 
     def _weigh_as_one(self, processes: list[int]) -> None:
-        """Twice as many processes get half as much of a processor each, which is three steps of
-        priority."""
+        """Lower the priority by three steps, half the processor time, for each doubling of the
+        processes."""
         if len(processes) >= 2 * self.most_processes:
             self.most_processes *= 2
             self.priority += 3
@@ -396,8 +398,8 @@ class _Program:
                     continue
 
     def _sizes(self) -> dict[int, int]:
-        """Bytes of address space by process; also counts threads, where the kernel's own limit does
-        not hold."""
+        """Measure the address space of each process in bytes; count threads too, where the kernel's
+        own limit does not hold."""
         sizes, tasks = {}, 0
         for name in os.listdir("/proc"):
             if not name.isdigit() or name == "1":

@@ -1,10 +1,9 @@
-"""Jails: a program with nothing but read-only system files, a folder of its own in memory, and no
-network.
+"""Jails: a program with read-only system files, a folder of its own in memory, and no network.
 
-Three kinds. `unshare`: namespaces that `confine.py` makes by itself, with a user namespace around
-them. `bwrap`: the same by bubblewrap, for machines that let nobody else make user namespaces.
-`root`: without a user namespace, for root on machines that have none. In each the program is a user
-without capabilities, and `confine.py` is its first process.
+There are three kinds. `unshare`: namespaces by `confine.py` inside a user namespace. `bwrap`: the
+same by bubblewrap, for machines where only bubblewrap may make user namespaces. `root`: no user
+namespace, for root on machines without them. In each the program runs as a user without
+capabilities, and `confine.py` is its first process.
 """
 
 from __future__ import annotations
@@ -29,13 +28,14 @@ from vla.rewards.sandbox.syscall_filter import filter_for_this_machine
 
 JailKind = Literal["unshare", "bwrap", "root"]
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
-"""All that a jail's own commands are told."""
+"""The environment of a jail's own commands."""
 _START_SECONDS = 60.0
 PROGRAM_ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",
     "HOME": confine.WORK,
     "LANG": "C.UTF-8",
-    "MALLOC_ARENA_MAX": "1",  # else each thread reserves 64 MB of address space, which is what is limited
+    # Without it each thread reserves 64 MB of address space, which is the limited quantity.
+    "MALLOC_ARENA_MAX": "1",
 }
 _BOOT = """import marshal
 code, request = marshal.load(open(0, "rb", closefd=False))
@@ -47,12 +47,11 @@ scope["run"](request)
 
 @dataclass(frozen=True)
 class ProgramLimits:
-    """What a program and all that it starts may take together, but for `file_bytes`, which is for
-    each file.
+    """The limits of a program and its child processes together; `file_bytes` holds for each file.
 
-    `seconds` of wall time; bytes of memory (address space), of files and of output kept; numbers of
-    files and folders, and of processes and threads. Files are kept in memory, in addition to
-    `memory_bytes`.
+    `seconds` is wall time. `memory_bytes` is address space, `disk_bytes` the size of all files,
+    `output_bytes` the output that is kept. `num_files` counts files and folders, `num_processes`
+    processes and threads. Files are kept in memory, in addition to `memory_bytes`.
     """
 
     seconds: float = 5.0
@@ -66,25 +65,24 @@ class ProgramLimits:
 
 @dataclass
 class Jail:
-    """A program that runs in a jail, and the socket to `confine.py`: it reports there, and its end
-    ends the jail."""
+    """A program in a jail, and the socket for the reports of `confine.py`; closing it ends the
+    jail."""
 
     process: subprocess.Popen[bytes]
     control: socket.socket
     first: bytes = b""
 
     def wait_for_start(self) -> None:
-        """Wait until the program runs or the jail has failed: under load that takes time which is
-        not the program's."""
+        """Wait until the program runs or the jail has failed; this time is not the program's."""
         self.control.settimeout(_START_SECONDS)
         with contextlib.suppress(TimeoutError):
             self.first = self.control.recv(1)
 
     def end(self) -> dict[str, Any]:
-        """End the program and all that it started. `failure` says why it did not start; else
-        `returncode`, `stopped`.
+        """End the program and its child processes.
 
-        The process that is waited for ends after the last one of its process namespace.
+        The report holds `returncode` and `stopped`, or `failure`: the reason why the program did
+        not start. The process waited for ends after the last one of its process namespace.
         """
         with contextlib.suppress(OSError):
             self.control.shutdown(socket.SHUT_WR)
@@ -108,9 +106,9 @@ class Jail:
 
 @contextlib.contextmanager
 def start_jail(kind: JailKind, files: Mapping[str, bytes], limits: ProgramLimits) -> Iterator[Jail]:
-    """A jail in which `main.py` of `files` runs, with `stdin` of them as its standard input.
+    """Start a jail that runs `main.py` of `files`, with the file `stdin` as its standard input.
 
-    When the block ends, so do the program and all that it started.
+    The end of the block ends the program and its child processes.
     """
     ours, theirs = socket.socketpair()
     with (
@@ -164,12 +162,12 @@ def _request(
 
 
 def _libraries(prefix: str) -> dict[str, str]:
-    """For a Python that is linked with its own library."""
+    """The environment of a Python that is linked with a shared library."""
     return {"LD_LIBRARY_PATH": f"{prefix}/lib"}
 
 
 def _python_inside() -> str:
-    """Where the program finds this Python: where it is, or in the installation's place inside."""
+    """The path of this Python inside the jail."""
     python, prefix = os.path.realpath(sys.executable), os.path.realpath(sys.base_prefix)
     if any(Path(python).is_relative_to(folder) for folder in confine.SYSTEM_FOLDERS):
         return python
@@ -185,7 +183,7 @@ _SETUP = ("CAP_SYS_ADMIN", "CAP_SETPCAP")
 
 
 def _bwrap(limits: ProgramLimits, command: list[str]) -> list[str]:
-    """Capabilities are for `confine.py`, where bubblewrap can give any; the program has none."""
+    """The command of bubblewrap; its capabilities are for `confine.py`, the program has none."""
     # Out of memory, the kernel ends the jail and not the process that trains.
     arguments = ["/bin/sh", "-c", 'echo 1000 > /proc/$$/oom_score_adj; exec "$@"', "jail"]
     arguments += [
@@ -216,7 +214,7 @@ def _bwrap(limits: ProgramLimits, command: list[str]) -> list[str]:
 
 
 def available_jails() -> list[JailKind]:
-    """The kinds of jail that work here, best first; found by running one."""
+    """The kinds of jail that work on this machine, best first; each is tried by a program."""
     return [kind for kind in _kinds() if explain_unavailable(kind) is None]
 
 
@@ -226,7 +224,7 @@ def _kinds() -> tuple[JailKind, ...]:
 
 @cache
 def explain_unavailable(kind: JailKind) -> str | None:
-    """Why this kind of jail does not work here; None: it works."""
+    """The reason why a kind of jail fails on this machine; None where it works."""
     if not sys.platform.startswith("linux"):
         return "it needs Linux"
     if kind == "bwrap" and shutil.which("bwrap", path=ENVIRONMENT["PATH"]) is None:
@@ -245,16 +243,15 @@ def explain_unavailable(kind: JailKind) -> str | None:
 
 
 def jail_remedies() -> str:
-    """What would allow a jail on this machine, by what its kernel says, and how each kind
-    failed."""
-    found = [remedy for switch, forbids, remedy in _SWITCHES if _reads(switch) == forbids]
-    found.append("install bubblewrap (bwrap)")
-    found.append(
+    """The remedies for this machine by the switches of its kernel, and the failure of each kind."""
+    remedies = [remedy for switch, value, remedy in _SWITCHES if _read_switch(switch) == value]
+    remedies.append("install bubblewrap (bwrap)")
+    remedies.append(
         "in a container, allow user namespaces (docker run --security-opt seccomp=unconfined"
         " --security-opt systempaths=unconfined, or --privileged)"
     )
-    tried = ", ".join(f"{kind}: {explain_unavailable(kind)}" for kind in _kinds())
-    return f"{'; or '.join(found)}. Tried were {tried}"
+    failures = ", ".join(f"{kind}: {explain_unavailable(kind)}" for kind in _kinds())
+    return f"{'; or '.join(remedies)}. Tried were {failures}"
 
 
 _SWITCHES = (
@@ -281,7 +278,7 @@ _SWITCHES = (
 )
 
 
-def _reads(switch: str) -> str | None:
+def _read_switch(switch: str) -> str | None:
     try:
         return Path(switch).read_text().strip()
     except OSError:

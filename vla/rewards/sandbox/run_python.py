@@ -1,4 +1,4 @@
-"""Running Python that nobody has read: in a jail, with limits on time, memory, processes, files and
+"""Execution of untrusted Python in a jail, with limits on time, memory, processes, files and
 output."""
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from vla.rewards.sandbox.jail import ProgramLimits as ProgramLimits
 
 @dataclass(frozen=True)
 class ProgramResult:
-    """How a program ended. `started` is False when the jail itself failed; then nothing is known
-    about the program.
+    """The end of a program. `started` is False when the jail itself failed, so the program never
+    ran.
 
-    `stopped` says which limit ended it: "time", "output", "memory", "processes", "files" or None. A
-    limit that the program is told of, by an error of what it asked for, does not end it.
+    `stopped` is the limit that ended it: "time", "output", "memory", "processes", "files" or None.
+    A limit that reaches the program as an error of a call does not end it.
     """
 
     output: bytes
@@ -31,14 +31,14 @@ class ProgramResult:
 
 
 class SandboxUnavailable(ValueError):
-    """This machine can confine no program, so none is run."""
+    """This machine cannot confine a program, so none runs."""
 
 
 def choose_jail() -> JailKind:
-    """The kind of jail to use.
+    """Choose the kind of jail; code never runs unconfined.
 
-    Raises NoSandbox (a ValueError) with the remedy when there is none: code is never run
-    unconfined.
+    Raises:
+        SandboxUnavailable: No kind works on this machine; the message holds the remedies.
     """
     kinds = available_jails()
     if not kinds:
@@ -57,8 +57,10 @@ def run_python(
 ) -> ProgramResult:
     """Run a program with `files` beside it in a folder of its own.
 
-    Whatever it does, this returns within `limits.seconds` and a moment, and everything it started
-    is gone.
+    The call returns shortly after `limits.seconds` at the latest, and ends all child processes.
+
+    Raises:
+        SandboxUnavailable: This machine cannot confine programs.
     """
     texts = {"main.py": source, **(files or {})}
     contents = {name: text.encode(errors="surrogatepass") for name, text in texts.items()}
@@ -77,14 +79,15 @@ def run_python(
 def _read_capped(
     process: subprocess.Popen[bytes], limits: ProgramLimits
 ) -> tuple[bytes, bytes, str | None]:
-    """(stdout, stderr, what stopped it): until both end, the time is over, or more comes than is
-    kept."""
+    """Read stdout and stderr up to their end, the time limit or the output limit; the third value
+    is the limit reached."""
     assert process.stdout is not None
     assert process.stderr is not None
-    kept = {process.stdout: bytearray(), process.stderr: bytearray()}
-    deadline, stopped = time.monotonic() + limits.seconds, None
+    outputs = {process.stdout: bytearray(), process.stderr: bytearray()}
+    deadline = time.monotonic() + limits.seconds
+    stopped = None
     with selectors.DefaultSelector() as selector:
-        for stream in kept:
+        for stream in outputs:
             selector.register(stream, selectors.EVENT_READ)
         while selector.get_map() and stopped is None:
             ready = selector.select(max(0.0, deadline - time.monotonic()))
@@ -94,8 +97,8 @@ def _read_capped(
                 piece = os.read(key.fd, 2**16)
                 if not piece:
                     selector.unregister(key.fileobj)
-                kept[key.fileobj] += piece  # type: ignore[index]
-            if sum(map(len, kept.values())) > limits.output_bytes:
+                outputs[key.fileobj] += piece  # type: ignore[index]
+            if sum(map(len, outputs.values())) > limits.output_bytes:
                 stopped = "output"
-    cut = limits.output_bytes
-    return bytes(kept[process.stdout][:cut]), bytes(kept[process.stderr][:cut]), stopped
+    size = limits.output_bytes
+    return bytes(outputs[process.stdout][:size]), bytes(outputs[process.stderr][:size]), stopped

@@ -1,8 +1,8 @@
-"""The system calls that a jailed program may not make, as a seccomp filter (classic BPF).
+"""The seccomp filter (classic BPF) of system calls that a jailed program must not make.
 
-Denied is what makes namespaces or mounts, looks into other processes, slows down the process that
-watches, or holds memory that no limit counts: memfd, System V, larger pipes and sockets,
-connections that nobody accepts.
+It denies calls that make namespaces or mounts, read other processes, or slow down the tracing
+process. It also denies calls that hold memory outside all limits: memfd, System V, larger pipes and
+sockets, connections that nothing accepts.
 """
 
 from __future__ import annotations
@@ -82,9 +82,10 @@ value."""
 
 @cache
 def filter_for_this_machine() -> bytes:
-    """The filter's instructions.
+    """The instructions of the filter.
 
-    Raises ValueError on a processor whose system calls are not known here.
+    Raises:
+        ValueError: The system calls of this processor are not in the tables of this module.
     """
     machine = platform.machine()
     if machine not in ARCHITECTURES:
@@ -107,8 +108,8 @@ def filter_for_this_machine() -> bytes:
 
 
 def _rules() -> list[tuple[tuple[int, int], list[Condition], int]]:
-    """(system call, what its arguments must be, errno): the call is denied where all conditions
-    hold."""
+    """The rules (system call, conditions on its arguments, errno): a call is denied where all
+    conditions hold."""
     return [
         *((call, [], errno.EPERM) for call in _DENIED.values()),
         (

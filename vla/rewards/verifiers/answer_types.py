@@ -1,4 +1,4 @@
-"""Which verifier compares an answer, by what the answer is."""
+"""Selection of the verifier by the form of the answer."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from vla.rewards.verifiers.numbers import final_answer_text, normalize_number_te
 
 
 def select_verifier(answer: str) -> str:
-    """A number, also a fraction (`last_number`); one letter (`choice`); a date (`date`); a number
-    with a unit (`quantity`); LaTeX or another expression (`math_equal`); any other text (`exact`).
+    """Select the verifier for an answer.
+
+    A number or fraction has `last_number`; one letter `choice`; a date `date`; a number with a unit
+    `quantity`; LaTeX or another expression `math_equal`; any other text `exact`.
     """
     text = answer.strip()
     if parse_number(text) is not None:
@@ -26,8 +28,8 @@ def select_verifier(answer: str) -> str:
 
 
 def extract_final_answer(answer: str) -> str:
-    """What of an answer's text is the answer: behind the last #### (GSM8K), inside a \\boxed{} that
-    is all there is."""
+    """Extract the answer of a solution: after the last #### (GSM8K), or inside a \\boxed{} that is
+    the whole text."""
     if "####" in answer:
         return answer.rsplit("####", 1)[1].strip() or answer
     boxed = re.fullmatch(r"\s*\$*\\boxed\s*\{.*\}\$*\s*", answer, re.DOTALL)

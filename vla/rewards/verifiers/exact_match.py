@@ -14,37 +14,38 @@ from vla.rewards.verifiers.numbers import (
 
 
 def exact(sample: Sample) -> float:
-    """1 when the completion, or what it gives as its answer (`numbers.final`), is the answer, but
-    for letter case, white space, and what Markdown and LaTeX only use to set it.
+    """1 when the completion or its final answer (`numbers.final_answer_text`) equals the answer.
+
+    Letter case, white space, and the markup of Markdown and LaTeX do not count.
     """
-    said, right = final_answer_text(sample.completion), _words_of(sample.answer)
-    if said is sample.completion:
-        return float(_words_of(said) == right)
-    return float(
-        right in (_words_of(said), _words_of(said.rstrip(" .*")), _words_of(sample.completion))
-    )
+    final = final_answer_text(sample.completion)
+    right = _normalize(sample.answer)
+    if final is sample.completion:
+        return float(_normalize(final) == right)
+    texts = (final, final.rstrip(" .*"), sample.completion)
+    return float(right in map(_normalize, texts))
 
 
-def _words_of(text: str) -> str:
+def _normalize(text: str) -> str:
     text = re.sub(r"_\{(\w+)\}", r"_\1", normalize_number_text(text.strip(" \t\r\n*$")))
     return " ".join(text.split()).casefold()
 
 
 def contains(sample: Sample) -> float:
-    """1 when every word of `facts["words"]` (the answer, when there are none) occurs as a whole
-    word, whatever the case.
-    """
+    """1 when every word of `facts["words"]` (default: the answer) occurs as a whole word, in any
+    case."""
     words = fact_texts(sample, "words")
-    return float(all(_occurs(word, sample.completion) for word in words))
+    return float(all(_contains_word(word, sample.completion) for word in words))
 
 
-def _occurs(word: str, text: str) -> bool:
+def _contains_word(word: str, text: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None
 
 
 def last_number(sample: Sample) -> float:
-    """1 when the number that the completion gives (`numbers.find_answer_number`) equals the answer's;
-    words around are ignored. Unscorable when the answer holds no number.
+    """1 when the number of the completion (`numbers.find_answer_number`) equals that of the answer.
+
+    Unscorable when the answer holds no number.
     """
     expected = find_answer_number(sample.answer)
     if expected is None:
@@ -53,7 +54,7 @@ def last_number(sample: Sample) -> float:
 
 
 def only_number(sample: Sample) -> float:
-    """1 when the completion is the answer's number and nothing else."""
+    """1 when the completion is the number of the answer and nothing else."""
     expected = find_answer_number(sample.answer)
     if expected is None:
         return UNSCORABLE

@@ -1,5 +1,4 @@
-"""Verifiers that ask a library: equal mathematical expressions (math-verify), answers of
-reasoning-gym."""
+"""Verifiers by external libraries: equal expressions (math-verify) and reasoning-gym scores."""
 
 from __future__ import annotations
 
@@ -14,11 +13,17 @@ from vla.rewards.verifiers.numbers import (
     parse_number,
 )
 
-MAX_CHARACTERS, MAX_BRACKETS = 500, 50
-"""Of an expression; the library takes minutes over thousands of brackets."""
-_FUNCTIONS = "sqrt|sin|cos|tan|cot|sec|csc|log|ln|exp|pi|infty|inf|arcsin|arccos|arctan|sinh|cosh|tanh|max|min|abs|theta"
+MAX_CHARACTERS = 500
+"""Characters of an expression."""
+MAX_BRACKETS = 50
+"""Brackets of an expression; the library takes minutes over thousands of them."""
+_FUNCTIONS = (
+    "sqrt|sin|cos|tan|cot|sec|csc|log|ln|exp|pi|infty|inf|arcsin|arccos|arctan|sinh|cosh|tanh"
+    "|max|min|abs|theta"
+)
 _PIECE = (
-    rf"\d++(?:\.\d++)?+|\.\d++|(?<![a-zA-Z])(?:{_FUNCTIONS})(?![a-zA-Z])|(?<![a-zA-Z])[a-zA-Z](?![a-zA-Z])"
+    rf"\d++(?:\.\d++)?+|\.\d++|(?<![a-zA-Z])(?:{_FUNCTIONS})(?![a-zA-Z])"
+    r"|(?<![a-zA-Z])[a-zA-Z](?![a-zA-Z])"
     r"|[-+*/^=<>()\[\]{}|,!_:;\u2264\u2265\u2260]"
 )
 _EXPRESSION = re.compile(rf"(?:(?:{_PIECE})\s*+)++")
@@ -39,12 +44,12 @@ _LATEX = (
 
 
 def is_expression(text: str) -> bool:
-    """Whether a text is LaTeX or reads as an expression: single letters, numbers, names of
-    functions, an operator."""
+    """Check that a text is LaTeX or an expression: single letters, numbers, names of functions and
+    an operator."""
     text = to_latex(text)
     if re.search(r"\\[a-zA-Z{]|^\$.+\$$", text):
         return True
-    score = re.fullmatch(r"\d+\s*[-:]\s*\d+", text)  # 3-2, 10:30: as it is written, and no sum
+    score = re.fullmatch(r"\d+\s*[-:]\s*\d+", text)  # 3-2 and 10:30 are scores and times
     return (
         score is None
         and _EXPRESSION.fullmatch(text) is not None
@@ -53,10 +58,10 @@ def is_expression(text: str) -> bool:
 
 
 def to_latex(text: str) -> str:
-    """Signs and roots of Unicode and names of functions as LaTeX writes them."""
+    """Convert signs and roots of Unicode and names of functions to LaTeX."""
     text = normalize_number_text(text).strip()
     text = re.sub(
-        r"\u221a\s*(?:\(([^()]*)\)|(\w+))", lambda found: rf"\sqrt{{{found[1] or found[2]}}}", text
+        r"\u221a\s*(?:\(([^()]*)\)|(\w+))", lambda match: rf"\sqrt{{{match[1] or match[2]}}}", text
     )
     for sign, command in _LATEX:
         text = text.replace(sign, command)
@@ -65,25 +70,27 @@ def to_latex(text: str) -> str:
 
 
 def find_final_expression(text: str) -> str | None:
-    """The expression that a text ends on: what it gives as its answer, the last in dollars or
-    brackets of LaTeX, else the longest run of pieces of an expression at the end of its last line.
+    """Find the last expression of a text.
+
+    It is the last LaTeX span of the final answer, else the final answer itself, else the longest
+    run of parts of an expression at the end of the last line.
     """
-    said = final_answer_text(text)
-    spans = [next(filter(None, found.groups())) for found in _SPAN.finditer(said)]
+    answer = final_answer_text(text)
+    spans: list[str] = [next(filter(None, span.groups())) for span in _SPAN.finditer(answer)]
     if spans:
         return spans[-1]
-    bare = to_latex(said)
-    if said is not text and is_expression(bare):
+    bare = to_latex(answer)
+    if answer is not text and is_expression(bare):
         return bare
     line = next((line for line in reversed(bare.splitlines()) if line.strip()), "").rstrip(" .")
     if "\\" in line:
         return re.split(r"(?<![a-zA-Z\\])[a-zA-Z]{2,}(?![a-zA-Z}])[:,]?\s", line)[-1]
-    ends = [found for found in _EXPRESSION.finditer(line) if found.end() == len(line)]
+    ends = [match for match in _EXPRESSION.finditer(line) if match.end() == len(line)]
     return ends[-1][0] if ends else None
 
 
 def is_too_large(text: str) -> bool:
-    """Whether an expression is none that the library should compute."""
+    """Check whether an expression is too long, nested or large for the library."""
     brackets = sum(map(text.count, "([{"))
     return (
         len(text) > MAX_CHARACTERS
@@ -96,36 +103,37 @@ def math_equal(sample: Sample) -> float:
     """1 when the completion's final expression equals the answer's mathematically (1/2 and 0.5, 2x
     and x + x).
 
-    Unscorable when the answer itself cannot be read. Towers of powers, other numbers that would not
-    fit into memory and what is as long or as nested as no answer is are not computed and equal
-    nothing. The library's own time limits use signals, which work in the main thread only; the time
-    limit here is that of the process (`pool.py`), so they are off.
+    Unscorable when the answer itself cannot be parsed. An expression that is too long, too nested
+    or too large (`is_too_large`) is not computed and equals nothing.
     """
     from math_verify import parse, verify
 
     if is_too_large(sample.answer):
         return UNSCORABLE
+    # The library's own time limits use signals, which need the main thread; the verifier process
+    # has a limit of its own.
     answer = parse(f"${to_latex(sample.answer).strip('$')}$", parsing_timeout=None)
     if not answer:
         return UNSCORABLE
-    said = find_final_expression(sample.completion)
-    text = sample.completion[-MAX_CHARACTERS:] if said is None else said
+    expression = find_final_expression(sample.completion)
+    text = sample.completion[-MAX_CHARACTERS:] if expression is None else expression
     if is_too_large(text):
         return 0.0
-    asked = text if said is None else f"${to_latex(said).strip('$')}$"
-    completion = parse(asked, parsing_timeout=None)
+    latex = text if expression is None else f"${to_latex(expression).strip('$')}$"
+    completion = parse(latex, parsing_timeout=None)
     return float(verify(answer, completion, timeout_seconds=None))
 
 
 def reasoning_gym_score(sample: Sample) -> float:
-    """The score that the problem's own reasoning-gym family gives; the last number counts where the
-    answer is one.
+    """The score by the problem's reasoning-gym family.
 
-    `facts["family"]` names the family, `facts["entry"]` is the data set's entry.
+    `facts["family"]` names the family, `facts["entry"]` is the entry of the data set. The last
+    number of the completion is scored where the answer is a number.
     """
     import reasoning_gym
 
-    family, entry = sample.facts["family"], dict(sample.facts["entry"])
+    family = sample.facts["family"]
+    entry = dict(sample.facts["entry"])
     dataset: Any = reasoning_gym.create_dataset(family, size=1, seed=0)
     return float(
         dataset.score_answer(parse_final_answer(sample.completion, str(entry["answer"])), entry)
@@ -133,12 +141,11 @@ def reasoning_gym_score(sample: Sample) -> float:
 
 
 def parse_final_answer(completion: str, answer: str) -> str:
-    """What the completion answers: its last number when the answer is a number, else what it gives
-    as its answer (in a box, behind "answer is"), or the whole text trimmed.
-    """
+    """Extract the answer of a completion: its last number when the answer is a number, else its
+    final answer (`numbers.final_answer_text`)."""
     text = completion.strip()
     if parse_number(answer) is None:
         return final_answer_text(text).strip()
-    said = normalize_number_text(final_answer_text(text))
-    term = find_last_number(said)
-    return text if term is None else said[term.start : term.end]
+    final = normalize_number_text(final_answer_text(text))
+    term = find_last_number(final)
+    return text if term is None else final[term.start : term.end]

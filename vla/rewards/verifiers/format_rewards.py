@@ -1,4 +1,4 @@
-"""Verifiers of form: tags around thoughts and answers, and tool calls as JSON against a schema."""
+"""Format rewards: tags around reasoning and answer, JSON against a schema, and tool calls."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from vla.rewards.code_blocks import find_code_blocks
 from vla.rewards.sample import Sample, Verifier
@@ -19,8 +18,8 @@ TOOL_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
 
 
 def think_format(sample: Sample) -> float:
-    """1 when the completion is exactly <think>thoughts</think> <answer>answer</answer>, each tag
-    once, neither part empty.
+    """1 when the completion is exactly <think>...</think> <answer>...</answer>, each tag once and
+    neither part empty.
 
     The format reward of DeepSeek-R1 (Guo et al. 2025, section 2.2.2).
     """
@@ -31,18 +30,17 @@ def think_format(sample: Sample) -> float:
 
 
 def think_tags(sample: Sample) -> float:
-    """A quarter for each of the four tags that occurs exactly once: a slope towards
+    """A quarter for each of the four tags that occurs exactly once: a dense form of
     `think_format`."""
     return sum(sample.completion.count(tag) == 1 for tag in TAGS) / len(TAGS)
 
 
 def inside_answer(verifier: Verifier) -> Verifier:
-    """The verifier applied to what stands between the last <answer> and </answer>; 0 without
-    them."""
+    """Apply a verifier to the text between the last <answer> and </answer>; 0 without them."""
 
     def verify(sample: Sample) -> float:
-        found = re.findall(r"<answer>(.*?)</answer>", sample.completion, re.DOTALL)
-        return verifier(replace(sample, completion=found[-1])) if found else 0.0
+        answers = re.findall(r"<answer>(.*?)</answer>", sample.completion, re.DOTALL)
+        return verifier(replace(sample, completion=answers[-1])) if answers else 0.0
 
     return verify
 
@@ -55,20 +53,21 @@ def json_value(sample: Sample) -> float:
 
 
 def tool_call(sample: Sample) -> float:
-    """1 when the completion holds exactly one <tool_call>{"name": ..., "arguments":
-    {...}}</tool_call> that fits.
+    """1 when the completion holds exactly one valid <tool_call>{"name": ..., "arguments":
+    {...}}</tool_call>.
 
-    `facts["tools"]` maps the name of each tool to the JSON schema of its arguments.
-    `facts["call"]`, where given, is the call that is right: name and arguments must then be equal
-    to it. Malformed JSON, an unknown tool or arguments against the schema score 0.
+    `facts["tools"]` maps the name of each tool to the JSON schema of its arguments. `facts["call"]`
+    is optional: the right call, which name and arguments must equal. Malformed JSON, an unknown
+    tool or arguments against the schema score 0.
     """
-    found = TOOL_CALL.findall(sample.completion)
-    if len(found) != 1:
+    calls = TOOL_CALL.findall(sample.completion)
+    if len(calls) != 1:
         return 0.0
-    value, ok = _parse(found[0])
+    value, ok = _parse(calls[0])
     if not ok or not isinstance(value, Mapping) or set(value) != {"name", "arguments"}:
         return 0.0
-    tools, right = sample.facts.get("tools", {}), sample.facts.get("call")
+    tools = sample.facts.get("tools", {})
+    right = sample.facts.get("call")
     if not isinstance(value["name"], str) or value["name"] not in tools:
         return 0.0
     if not _satisfies(value["arguments"], tools[value["name"]]):
@@ -77,18 +76,18 @@ def tool_call(sample: Sample) -> float:
 
 
 def _without_fence(text: str) -> str:
-    found = find_code_blocks(text)
-    return found[0].content if len(found) == 1 and found[0].is_all else text
+    blocks = find_code_blocks(text)
+    return blocks[0].content if len(blocks) == 1 and blocks[0].is_all else text
 
 
-def _parse(text: str) -> tuple[Any, bool]:
+def _parse(text: str) -> tuple[object, bool]:
     try:
         return json.loads(text), True
     except (ValueError, RecursionError):
         return None, False
 
 
-def _satisfies(value: Any, schema: Mapping[str, Any]) -> bool:
+def _satisfies(value: object, schema: Mapping[str, object]) -> bool:
     from jsonschema import Draft202012Validator
 
     return Draft202012Validator(schema).is_valid(value)

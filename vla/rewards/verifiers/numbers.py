@@ -1,5 +1,5 @@
-"""Numbers as people and models write them, read exactly: 1,000 and 1 000, .5, 1e5, 6.02 x 10^23,
-3/4, 1 1/2, \\frac{3}{4}, with any of Unicode's minus signs, and the number that a text ends on.
+"""Exact parsing of numbers in text: 1,000 and 1 000, .5, 1e5, 6.02 x 10^23, 3/4, 1 1/2,
+\\frac{3}{4}, with any minus sign of Unicode; and extraction of the final answer.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 MAX_DIGITS = 400
-"""Digits of a number, or size of an exponent, beyond which nothing is computed: such a number
-equals none."""
+"""Largest number of digits, and largest exponent; a larger number has no value and equals none."""
 
 _PLAIN = str.maketrans(
     {
@@ -41,11 +40,13 @@ TERM = re.compile(
     rf"(?P<fraction>[-+]?\\[dtc]?frac{_PART}{_PART})"
     rf"|(?P<mixed>[-+]?\d+)[ \u2009](?P<over>\d+)\s?/\s?(?P<under>\d+)(?![\d.])"
     rf"|(?P<number>{_NUMBER})(?!\.?\d)"
-    rf"(?:\s*(?:\\times|\\cdot|[x*\u00d7\u00b7])\s*10\s*{_POWER}|{_POWER}|\s?/\s?(?P<divisor>{_UNSIGNED})(?!\.?\d))?"
+    rf"(?:\s*(?:\\times|\\cdot|[x*\u00d7\u00b7])\s*10\s*{_POWER}|{_POWER}"
+    rf"|\s?/\s?(?P<divisor>{_UNSIGNED})(?!\.?\d))?"
 )
 _REMARK = re.compile(
     r"\([^()]*[^\W\d_][^()]*\)|(?<=\S)\s*\[\d+\]"
-    r"|\b(?:steps?|lines?|parts?|equations?|eq\.|sections?|pages?|examples?|figures?|tables?|chapters?|footnotes?)"
+    r"|\b(?:steps?|lines?|parts?|equations?|eq\.|sections?|pages?|examples?|figures?|tables?"
+    r"|chapters?|footnotes?)"
     r"\s+\(?\d+(?:\.\d+)*\)?:?",
     re.IGNORECASE,
 )
@@ -56,8 +57,7 @@ _REST = re.compile(r"\n|[.;!?]\s+(?=[A-Z])|[,\s]\s*(?:because|since)\b")
 
 @dataclass(frozen=True)
 class NumberSpan:
-    """A number in a text, from `start` to `end`. `value` None: one that is not computed, such as
-    9^9^9 or x/2."""
+    """A number in a text, from `start` to `end`; `value` is None where it has none (9^9^9, x/2)."""
 
     value: Fraction | None
     start: int
@@ -65,8 +65,8 @@ class NumberSpan:
 
 
 def normalize_number_text(text: str) -> str:
-    """The text with one minus sign, one thin space, ^{2} for raised digits, a/b for fractions of
-    one character, and without what LaTeX only uses to set it.
+    """Normalize a text: one minus sign, one thin space, ^{2} for superscripts, a/b for fractions of
+    one character, no markup of LaTeX.
     """
     text = re.sub(r"\\!\s*", "", text.translate(_PLAIN).replace("{,}", ",")).replace("**", "^")
     text = re.sub(r"(?<!\\)\\[,;: ]", "\u2009", text).replace(r"\%", "%").replace(r"\$", "$")
@@ -76,10 +76,10 @@ def normalize_number_text(text: str) -> str:
     text = re.sub(r"\\(?:text|mathrm|textbf|mathbf|mbox|operatorname)\s*\{([^{}]*)\}", r"\1", text)
     text = re.sub(
         f"[{''.join(_RAISED)}]+",
-        lambda found: f"^{{{''.join(map(_RAISED.__getitem__, found[0]))}}}",
+        lambda match: f"^{{{''.join(map(_RAISED.__getitem__, match[0]))}}}",
         text,
     )
-    return re.sub("[\u00bc-\u00be\u2150-\u215e]", lambda found: _small_fraction(found[0]), text)
+    return re.sub("[\u00bc-\u00be\u2150-\u215e]", lambda match: _small_fraction(match[0]), text)
 
 
 def _small_fraction(character: str) -> str:
@@ -87,81 +87,85 @@ def _small_fraction(character: str) -> str:
 
 
 def strip_math_dollars(text: str) -> str:
-    """The text without the dollar signs around mathematics; those of money stay."""
+    """Remove the dollar signs around mathematics; those of money stay."""
     return re.sub(r"\$(\S[^$]*?)(?<=\S)\$(?!\d)", r" \1 ", text.replace("$$", "$"))
 
 
 def final_answer_text(text: str) -> str:
-    """What a text gives as its answer: inside the last \\boxed{}, else the sentence behind the last
-    "####" or "answer is" up to its reason, else all of the text.
+    """Extract the final answer of a text.
+
+    It is the content of the last \\boxed{}, else the sentence after the last "####" or "answer is"
+    up to a reason ("because"), else the whole text.
     """
     box = find_last_box(text)
     marks = list(_MARKED.finditer(text))
     rest = text[marks[-1].end() :].strip() if marks else ""
-    said = _REST.split(rest)[0] if box is None else box
-    return re.sub(r"^[-\u2212]\s+(?=[\d.$\\])", "-", said.strip()) or (text if box is None else box)
+    answer = _REST.split(rest)[0] if box is None else box
+    fallback = text if box is None else box
+    return re.sub(r"^[-\u2212]\s+(?=[\d.$\\])", "-", answer.strip()) or fallback
 
 
 def find_last_box(text: str) -> str | None:
-    """What the last closed \\boxed{...} (or \\fbox) holds."""
-    found, opened = None, []
+    """Find the content of the last closed \\boxed{...} or \\fbox{...}."""
+    content = None
+    starts: list[int | None] = []  # of open braces; None for one that opens no box
     for match in re.finditer(r"\\(?:boxed|fbox)\s*\{|(?<!\\)[{}]", text):
         if match[0] != "}":
-            opened.append(match.end() if match[0] != "{" else None)
-        elif opened and (start := opened.pop()) is not None:
-            found = text[start : match.start()]
-    return found
+            starts.append(match.end() if match[0] != "{" else None)
+        elif starts and (start := starts.pop()) is not None:
+            content = text[start : match.start()]
+    return content
 
 
 def find_numbers(text: str) -> list[NumberSpan]:
-    """All numbers of a `plain` text in their order; an exponent is none."""
-    found = []
+    """Find the numbers of a normalized text in their order; an exponent is none."""
+    numbers = []
     for match in TERM.finditer(text):
-        before, after = text[: match.start()].rstrip(" {("), text[match.end() :]
+        before = text[: match.start()].rstrip(" {(")
+        after = text[match.end() :]
         if before.endswith(("^", "_")):
             continue
         part_of_more = before.endswith("/") or re.match(r"\s?\^|\s?/\s?[\d(]", after)
-        found.append(
-            NumberSpan(None if part_of_more else _value(match, text), match.start(), match.end())
-        )
-    return found
+        value = None if part_of_more else _value(match, text)
+        numbers.append(NumberSpan(value, match.start(), match.end()))
+    return numbers
 
 
 def find_last_number(text: str) -> NumberSpan | None:
-    """The number that a `plain` text ends on; remarks in parentheses and "step 3" are not meant."""
-    blanked = _REMARK.sub(lambda found: " " * len(found[0]), text)
-    found = find_numbers(blanked) or find_numbers(text)
-    return found[-1] if found else None
+    """Find the last number of a normalized text, without remarks in parentheses and "step 3"."""
+    blanked = _REMARK.sub(lambda match: " " * len(match[0]), text)
+    numbers = find_numbers(blanked) or find_numbers(text)
+    return numbers[-1] if numbers else None
 
 
 def find_answer_number(text: str) -> Fraction | None:
-    """The number that a text gives as its answer (`final`), or its last one. A minus that follows a
-    digit, a letter or a bracket (12-7, x-7) is no sign.
+    """Find the number of the final answer (`final_answer_text`), or the last number.
+
+    A minus after a digit, a letter or a bracket (12-7, x-7) is no sign.
     """
     term = find_last_number(normalize_number_text(final_answer_text(text)))
     return None if term is None else term.value
 
 
 def parse_number(text: str) -> Fraction | None:
-    """The value of a text that is a number and nothing else."""
+    """Parse a text that is a number and nothing else."""
     text = strip_math_dollars(normalize_number_text(text)).strip()
-    found = find_numbers(text)
-    return (
-        found[0].value
-        if len(found) == 1 and (found[0].start, found[0].end) == (0, len(text))
-        else None
-    )
+    numbers = find_numbers(text)
+    if len(numbers) != 1 or (numbers[0].start, numbers[0].end) != (0, len(text)):
+        return None
+    return numbers[0].value
 
 
 def _value(match: re.Match[str], text: str) -> Fraction | None:
-    signed = match.start() > 0 and (
+    is_operator = match.start() > 0 and (
         text[match.start() - 1].isalnum() or text[match.start() - 1] in ")}]"
     )
-    sign = -1 if match[0][0] == "-" and not signed else 1
+    sign = -1 if match[0][0] == "-" and not is_operator else 1
     try:
         if match["fraction"]:
-            above, below = (_number(part) for part in (match[2] or match[3], match[4] or match[5]))
-            return sign * above / below
+            numerator = _number(match[2] or match[3])
+            denominator = _number(match[4] or match[5])
+            return sign * numerator / denominator
         if match["mixed"]:
             return sign * (
                 abs(_number(match["mixed"])) + _number(match["over"]) / _number(match["under"])

@@ -1,5 +1,4 @@
-"""How much a completion overlaps with a reference text: BLEU and chrF by sacrebleu, ROUGE by
-rouge-score, in [0, 1].
+"""Text metrics against references, in [0, 1]: BLEU and chrF by sacrebleu, ROUGE by rouge-score.
 
 `facts["references"]` may hold several references; the answer is the only one otherwise.
 """
@@ -27,8 +26,7 @@ def chrf(sample: Sample) -> float:
 
 
 def rouge_l(sample: Sample) -> float:
-    """ROUGE-L F-score (Lin 2004): longest common subsequence of words, the best reference
-    counts."""
+    """ROUGE-L F-score (Lin 2004): longest common subsequence of words, maximum over references."""
     scores = [
         _rouge().score(reference, sample.completion)["rougeL"].fmeasure
         for reference in list(fact_texts(sample, "references"))
