@@ -191,7 +191,7 @@ def test_without_tests_or_sandbox_a_program_is_unscorable(jail, monkeypatch):
 def test_code_is_never_run_unconfined(monkeypatch):
     import vla.rewards.sandbox.run_python as sandbox
 
-    monkeypatch.setattr(sandbox, "available", list)
+    monkeypatch.setattr(sandbox, "available_jails", list)
     with pytest.raises(ValueError, match="code rewards need a sandbox.*install bubblewrap"):
         score_code([Sample("", "x = 1", "", facts=TESTS)], LIMITS)
     rewards = Rewards({"correct": 1.0})

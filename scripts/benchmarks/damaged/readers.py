@@ -24,12 +24,8 @@ def load_policy(folder: Path) -> None:
     weights = robot_policy.find_weights(folder)
     if weights is None:
         raise ValueError(f"{folder} holds no policy")
-<<<<<<< HEAD
-    robot_policy.load_policy(folder, config, simulator_from_spec(folder, weights), weights)
-=======
     simulator = simulator_from_spec(folder, weights)
     robot_policy.load_policy(folder, config, simulator, weights)  # type: ignore[arg-type]
->>>>>>> c46c0d6 (Prose, names and types of rewards, the policy server and the benchmarks)
 
 
 def write_report(folder: Path) -> None:
