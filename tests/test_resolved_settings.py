@@ -36,7 +36,7 @@ def test_what_a_stage_that_is_off_by_name_would_read_is_told():
     )
     assert said == [
         "rl.epochs=2 has no effect: rl.num_iterations is 0",
-        "data.num_demonstrations=9 has no effect: data.path=demos has demonstrations of its own",
+        "data.num_demonstrations=9 has no effect: data.path=demos gives the demonstrations",
     ]
     load(["mode=text", "text=sft", "rl.group_size=8"], pytest.fail)  # what would be there anyway
 

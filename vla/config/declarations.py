@@ -40,7 +40,7 @@ from vla.plugins import load_target
 
 
 class DeclaredSection(Section):
-    """Base of the sections of one kind of part, told apart by `name`; a `group` of the settings."""
+    """Base of the sections of one kind of part; `name` discriminates, `group` is the settings group."""
 
     group: ClassVar[str]
     declaration: ClassVar[type[Any]]
@@ -48,10 +48,10 @@ class DeclaredSection(Section):
 
     @property
     def declared(self) -> Any:
-        """The dataclass with the values of this section: its `__post_init__` has checked that they
-        go together, its properties say what follows from them.
+        """The dataclass with the values of this section, checked by its `__post_init__`.
 
-        Raises ConfigError where they do not.
+        Raises:
+            ConfigError: two values conflict.
         """
         values = {field.name: getattr(self, field.name) for field in fields(self.declaration)}
         try:
@@ -66,7 +66,7 @@ S = TypeVar("S", bound=DeclaredSection)
 
 @dataclass(frozen=True)
 class OneOf:
-    """Annotation of a field that holds one of several sections, told apart by `name`.
+    """Annotation of a field that holds one of several sections, discriminated by `name`.
 
     `algorithm: Annotated[AlgorithmSection, OneOf(sections)]` has the common base as its static
     type.
@@ -82,15 +82,18 @@ class OneOf:
 
 
 def named_sections(table: Mapping[str, str], base: type[S]) -> dict[str, type[S]]:
-    """{name: its section} of a table {name: "module:Dataclass"}."""
+    """Derive the section of every entry of a table {name: "module:Dataclass"}."""
     return {
         name: section_type(name, read_declaration(target), base) for name, target in table.items()
     }
 
 
 def section_type(name: str, declaration: type, base: type[S]) -> type[S]:
-    """The section `name` with the fields of a dataclass; it has no defaults, for YAML holds every
-    value."""
+    """Derive the section `name` from the fields of a dataclass, without defaults.
+
+    Raises:
+        ValueError: `declaration` is no dataclass.
+    """
     if not is_dataclass(declaration):
         raise ValueError(f"{declaration.__name__} ({name}) must be a dataclass to declare settings")
     own: dict[str, Any] = {"name": (Literal[name], ...)}
@@ -106,12 +109,13 @@ def section_type(name: str, declaration: type, base: type[S]) -> type[S]:
 
 
 def read_declaration(target: str) -> type:
-    """The dataclass "module:Class", from the slice of the module's source that it needs.
+    """Execute the slice of a module's source that defines the dataclass "module:Class".
 
-    Its methods, but for properties and `__post_init__`, are left out. A module without source is
+    Properties and `__post_init__` are kept, other methods are left out. A module without source is
     imported.
 
-    Raises ValueError where the module or the class is not there.
+    Raises:
+        ValueError: the module or the class does not exist.
     """
     module, _, name = target.partition(":")
     source = _read_source(module)
@@ -124,7 +128,7 @@ def read_declaration(target: str) -> type:
 
 
 def _read_source(module: str) -> str | None:
-    """Source of a module that is not executed; its parent packages are."""
+    """Read the source of a module without executing it; its parent packages are imported."""
     try:
         spec = find_spec(module)
     except ModuleNotFoundError:
@@ -136,7 +140,7 @@ def _read_source(module: str) -> str | None:
 
 
 def _slice(tree: ast.Module, name: str, target: str) -> ast.Module:
-    """The statements that define a class and, transitively, all that it refers to."""
+    """The statements that define a class and, transitively, every name it refers to."""
     definitions: dict[str, ast.stmt] = {}
     for statement in tree.body:
         definitions |= _bindings(statement)
@@ -145,18 +149,19 @@ def _slice(tree: ast.Module, name: str, target: str) -> ast.Module:
     needed: dict[str, ast.stmt] = {}
     waiting = [name]
     while waiting:
-        wanted = waiting.pop()
-        if wanted in needed or wanted not in definitions:  # a builtin, or a local name
+        current = waiting.pop()
+        if current in needed or current not in definitions:  # a builtin, or a local name
             continue
-        needed[wanted] = _without_annotations(_reduce(definitions[wanted]))
-        waiting += [n.id for n in ast.walk(needed[wanted]) if isinstance(n, ast.Name)]
+        needed[current] = _without_annotations(_reduce(definitions[current]))
+        waiting += [n.id for n in ast.walk(needed[current]) if isinstance(n, ast.Name)]
     body = [needed[key] for key in definitions if key in needed]
     return ast.fix_missing_locations(ast.Module(body, []))
 
 
 def _bindings(statement: ast.stmt) -> dict[str, ast.stmt]:
-    """{name: statement that binds it} of a statement of a module; an import is cut into one for
-    each name. `from __future__` is dropped: annotations are evaluated where they stand.
+    """Names that a statement binds, {name: statement}; an import is split by name.
+
+    `from __future__` is dropped, because annotations must be evaluated here.
     """
     match statement:
         case ast.Import(names=names):
@@ -175,21 +180,21 @@ def _bindings(statement: ast.stmt) -> dict[str, ast.stmt]:
 
 
 def _reduce(statement: ast.stmt) -> ast.stmt:
-    """A class without the methods that its settings do not need; other statements unchanged."""
+    """Drop the methods of a class that its settings do not need."""
     if not isinstance(statement, ast.ClassDef):
         return statement
     methods = {m.name: m for m in statement.body if isinstance(m, ast.FunctionDef)}
-    kept = {n for n, m in methods.items() if n == "__post_init__" or _is_property(m)}
-    waiting = list(kept)
-    while waiting:  # and the methods that those call
+    required = {n for n, m in methods.items() if n == "__post_init__" or _is_property(m)}
+    waiting = list(required)
+    while waiting:  # required methods call others
         called = {n.attr for n in ast.walk(methods[waiting.pop()]) if isinstance(n, ast.Attribute)}
-        new = (called & methods.keys()) - kept
-        kept |= new
+        new = (called & methods.keys()) - required
+        required |= new
         waiting += new
     statement.body = [
         part
         for part in statement.body
-        if not isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef) or part.name in kept
+        if not isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef) or part.name in required
     ] or [ast.Pass()]
     return statement
 
@@ -202,7 +207,7 @@ def _is_property(method: ast.FunctionDef) -> bool:
 
 
 def _without_annotations(statement: ast.stmt) -> ast.stmt:
-    """A statement whose functions have no annotations: those of fields are all that is needed."""
+    """Drop the annotations of functions; only those of fields are needed."""
     for node in ast.walk(statement):
         if isinstance(node, ast.FunctionDef):
             node.returns = None

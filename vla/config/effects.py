@@ -1,7 +1,7 @@
-"""Which settings have no effect in a run, and why: given by name, such a setting is refused.
+"""Settings without effect in a run, and the reasons; one that the user gives is refused.
 
 The rules follow the choices of a run: its mode, its algorithm, its policy, and the stages that are
-switched off by a number. `tests/config/test_effects.py` holds them against what runs really read.
+switched off by a number. `tests/config/test_effects.py` compares them with the settings that runs read.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ from vla.config.robot import RobotConfig
 from vla.config.text import Rlhf, Rlvr, TextConfig, TextPreference, TextSft
 
 BRANCHES = "rl.num_branches"
-NO_VALIDATION = (
-    "rl.evaluate_every is more than rl.num_iterations, so nothing is validated in between"
-)
+NO_VALIDATION = "rl.evaluate_every is more than rl.num_iterations, so no validation runs"
 BRANCH_SETTINGS = (
     "branch_fraction",
     "branch_discount",
@@ -27,9 +25,13 @@ BRANCH_SETTINGS = (
 
 @dataclass(frozen=True)
 class UnusedSetting:
-    """A setting or a whole section without effect. `switch` is the number, flag or path that
-    switches it off: whoever gives that by name too is told, not refused, for one launch script
-    serves many runs.
+    """A setting or a whole section without effect.
+
+    Attributes:
+        path: dotted name of the setting or section.
+        why: the reason.
+        switch: the setting that switches it off. A user who gives the switch too gets a note in
+            place of an error, so that one launch script serves many runs.
     """
 
     path: str
@@ -37,15 +39,15 @@ class UnusedSetting:
     switch: str | None = None
 
     def covers(self, path: str) -> bool:
-        """Whether a setting is meant, or a section that it stands in."""
+        """True where `path` is the setting, or inside the section."""
         return path == self.path or path.startswith(f"{self.path}.")
 
 
 def find_unused_settings(config: RobotConfig | TextConfig) -> list[UnusedSetting]:
-    """Everything in the settings that has no effect in this run."""
-    found = [*rl_rules(config)]
-    found += robot_rules(config) if isinstance(config, RobotConfig) else text_rules(config)
-    return found
+    """List every setting without effect in this run."""
+    unused = [*rl_rules(config)]
+    unused += robot_rules(config) if isinstance(config, RobotConfig) else text_rules(config)
+    return unused
 
 
 def unused_settings(
@@ -56,8 +58,9 @@ def unused_settings(
 
 
 def rl_rules(config: RobotConfig | TextConfig) -> Iterator[UnusedSetting]:
-    """What holds for robots and text alike."""
-    rl, algorithm = config.rl, config.algorithm
+    """Settings of RL without effect, for robots and text."""
+    rl = config.rl
+    algorithm = config.algorithm
     if isinstance(config, TextConfig) and not isinstance(config.text, Rlvr | Rlhf):
         yield from (
             UnusedSetting(name, f"text={config.text.name} runs no reinforcement learning")
@@ -82,7 +85,7 @@ def rl_rules(config: RobotConfig | TextConfig) -> Iterator[UnusedSetting]:
     if rl.epochs * rl.num_minibatches == 1:
         yield UnusedSetting(
             "rl.target_kl",
-            "a rollout is learned from in one optimizer step (rl.epochs and rl.num_minibatches)",
+            "a rollout gives a single optimizer step (rl.epochs and rl.num_minibatches)",
         )
     if rl.evaluate_every > rl.num_iterations:
         yield UnusedSetting("rl.patience", NO_VALIDATION)
@@ -90,13 +93,13 @@ def rl_rules(config: RobotConfig | TextConfig) -> Iterator[UnusedSetting]:
 
 
 def algorithm_rules(config: RobotConfig | TextConfig) -> Iterator[UnusedSetting]:
-    """Settings of the algorithm that others switch off."""
+    """Settings of the algorithm that other settings switch off."""
     algorithm = config.algorithm
     names = type(algorithm).model_fields
     if not algorithm.traits.needs_reference:
         others = (n for n in names if n.startswith("kl_") and n != "kl_coefficient")
         yield from unused_settings("algorithm", others, "algorithm.kl_coefficient is 0")
-    # without a setting `along`, credit runs where the critic's values stand: a robot's decisions
+    # An algorithm without a setting `along` assigns credit along the decisions of a robot.
     along_decisions = getattr(algorithm, "along", None) == "decision"
     if isinstance(config, RobotConfig):
         why = "a branch is one decision (rl.num_branches)" if config.rl.num_branches else None
@@ -109,12 +112,13 @@ def algorithm_rules(config: RobotConfig | TextConfig) -> Iterator[UnusedSetting]
 
 
 def robot_rules(config: RobotConfig) -> Iterator[UnusedSetting]:
-    """What a robot run leaves unused."""
+    """Settings without effect in a robot run."""
     yield from grounding_rules(config)
     yield from sft_rules(config)
     yield from data_rules(config)
     yield from policy_rules(config)
-    recap, rl = config.recap, config.rl
+    recap = config.recap
+    rl = config.rl
     if not recap.num_rounds:
         others = (name for name in type(recap).model_fields if name != "num_rounds")
         yield from unused_settings("recap", others, "recap.num_rounds is 0", "recap.num_rounds")
@@ -131,10 +135,12 @@ def robot_rules(config: RobotConfig) -> Iterator[UnusedSetting]:
 
 
 def grounding_rules(config: RobotConfig) -> Iterator[UnusedSetting]:
-    grounding, checkpoint = config.grounding, config.model.checkpoint
+    """Settings of grounding without effect."""
+    grounding = config.grounding
+    checkpoint = config.model.checkpoint
     if checkpoint is not None:
         yield UnusedSetting(
-            "grounding", f"model.checkpoint={checkpoint} can see already", "model.checkpoint"
+            "grounding", f"model.checkpoint={checkpoint} is pretrained already", "model.checkpoint"
         )
     elif not grounding.num_steps:
         others = (name for name in type(grounding).model_fields if name != "num_steps")
@@ -144,32 +150,31 @@ def grounding_rules(config: RobotConfig) -> Iterator[UnusedSetting]:
 
 
 WHOLE_SETTINGS = (
-    *(
-        "num_steps",
-        "learning_rate",
-        "optimizer",
-        "muon_learning_rate",
-        "schedule",
-        "ema_decay",
-        "evaluate_every",
-    ),
+    "num_steps",
+    "learning_rate",
+    "optimizer",
+    "muon_learning_rate",
+    "schedule",
+    "ema_decay",
+    "evaluate_every",
     "max_seconds",
 )
-"""Of the steps of the whole policy, which follow those of the head alone."""
+"""Settings of the steps that train the whole policy, after the steps of the head."""
 
 
 def has_separate_head(config: RobotConfig) -> bool:
-    """Whether the policy has a head apart."""
+    """True where the policy has a head that trains on cached features."""
     return config.policy.traits.cache is not None
 
 
 def trains_whole_policy(config: RobotConfig) -> bool:
-    """Whether SFT trains more than the head."""
+    """True where SFT trains more than the head."""
     head_alone = config.sft.head_only and config.sft.head_steps > 0 and has_separate_head(config)
     return not head_alone and config.sft.num_steps > 0
 
 
 def sft_rules(config: RobotConfig) -> Iterator[UnusedSetting]:
+    """Settings of SFT without effect."""
     sft = config.sft
     if sft.head_only and sft.head_steps and has_separate_head(config):
         yield from unused_settings(
@@ -183,7 +188,7 @@ def sft_rules(config: RobotConfig) -> Iterator[UnusedSetting]:
         yield from unused_settings(
             "sft",
             ("head_steps", "max_head_epochs", "head_only"),
-            "policy.decoding has no head apart",
+            "this policy.decoding has no separate head",
         )
     elif not sft.head_steps:
         yield from unused_settings(
@@ -198,11 +203,12 @@ def sft_rules(config: RobotConfig) -> Iterator[UnusedSetting]:
 
 
 def data_rules(config: RobotConfig) -> Iterator[UnusedSetting]:
+    """Settings of demonstrations, questions and texts without effect."""
     data = config.data
     if data.path is not None:
         own = ("num_demonstrations", "image_format", "expert_perturbation_probability")
         yield from unused_settings(
-            "data", own, f"data.path={data.path} has demonstrations of its own", "data.path"
+            "data", own, f"data.path={data.path} gives the demonstrations", "data.path"
         )
     questions = ("question_batch_size", "questions_per_scene")
     if not trains_whole_policy(config):
@@ -231,12 +237,10 @@ def policy_rules(config: RobotConfig) -> Iterator[UnusedSetting]:
 
 
 def text_rules(config: TextConfig) -> Iterator[UnusedSetting]:
-    """What a text run leaves unused."""
+    """Settings without effect in a text run."""
     text = config.text
     if text.name not in ("preference", "rlaif", "constitution"):
-        yield UnusedSetting(
-            "preference", f"text={text.name} learns from no preferences by a loss of their own"
-        )
+        yield UnusedSetting("preference", f"text={text.name} has no preference loss")
     match text:
         case Rlvr():
             yield from rlvr_rules(config, text)
@@ -247,26 +251,29 @@ def text_rules(config: TextConfig) -> Iterator[UnusedSetting]:
             yield from judge_rules(text)
             if text.comparisons is not None:
                 yield from unused_settings(
-                    "text", ("samples_per_prompt",), "text.comparisons brings what is compared"
+                    "text", ("samples_per_prompt",), "text.comparisons gives the completions"
                 )
-                if config.language_model.name != "tiny":  # whose tokenizer is made of these prompts
+                if (
+                    config.language_model.name != "tiny"
+                ):  # its tokenizer is trained on these prompts
                     yield UnusedSetting(
-                        "text.prompts.num_train", "text.comparisons brings what is compared"
+                        "text.prompts.num_train", "text.comparisons gives the completions"
                     )
                 yield UnusedSetting(
-                    "text.generation.sampling", "text.comparisons brings what is compared"
+                    "text.generation.sampling", "text.comparisons gives the completions"
                 )
         case TextSft() if text.weights is not None and len(text.sources) == 1:
             yield UnusedSetting("text.weights", "text.sources has one source")
 
 
 def rlvr_rules(config: TextConfig, text: Rlvr) -> Iterator[UnusedSetting]:
+    """Settings without effect in RL on verified rewards."""
     rl = config.rl
     if rl.evaluate_every > rl.num_iterations and not rl.load_best_at_end:
         yield UnusedSetting("rl.target_success", NO_VALIDATION)
     if rl.max_resamples:
         yield UnusedSetting(
-            "text.max_batch_growth", "rl.max_resamples asks again where groups said nothing"
+            "text.max_batch_growth", "rl.max_resamples replaces groups of equal rewards already"
         )
     if len(text.families) == 1:
         yield UnusedSetting("text.curriculum_threshold", "text.families has one family")
@@ -277,24 +284,23 @@ def rlvr_rules(config: TextConfig, text: Rlvr) -> Iterator[UnusedSetting]:
 
 
 def rlhf_rules(text: Rlhf) -> Iterator[UnusedSetting]:
+    """Settings without effect in RLHF."""
     unused = ("max_resamples", "evaluate_every", "target_success", "patience", "load_best_at_end")
     yield from unused_settings(
         "rl",
         unused,
-        "text=rlhf has no verified success, so neither validation nor groups to refill",
+        "text=rlhf has no verified success, so neither validation nor resampling of groups",
     )
     if not text.demonstrations:
         yield UnusedSetting("text.sft", "text.demonstrations is 0", "text.demonstrations")
         if text.comparisons is not None:
-            yield UnusedSetting(
-                "text.samples_per_prompt", "text.comparisons brings what is compared"
-            )
+            yield UnusedSetting("text.samples_per_prompt", "text.comparisons gives the completions")
 
 
 def judge_rules(text: Rlhf | TextPreference) -> Iterator[UnusedSetting]:
-    """What the judge that was chosen does not ask for."""
+    """Settings that the chosen judge does not use."""
     if text.comparisons is not None:
-        yield UnusedSetting("text.judge", "text.comparisons has been judged already")
+        yield UnusedSetting("text.judge", "text.comparisons holds judged pairs")
         return
     unused = {
         "gold": ("rubric", "url", "model"),
@@ -307,34 +313,37 @@ def judge_rules(text: Rlhf | TextPreference) -> Iterator[UnusedSetting]:
 def check_unused_settings(
     config: RobotConfig | TextConfig, overrides: Sequence[str], without_branches: bool
 ) -> list[str]:
-    """What was given by name and has no effect: refused, or told where its stage is switched off by
-    name too (or by the fall back `without_branches`). A value that would be there anyway harms
-    nobody.
+    """Refuse given settings without effect; return notes on those whose switch was given too.
 
-    Raises ConfigError that names each setting, its value and what it depends on.
+    A setting that the fallback `without_branches` switches off gives a note as well. A value equal
+    to the default passes.
+
+    Raises:
+        ConfigError: names each setting, its value and the setting it depends on.
     """
     given = split_overrides(overrides)
-    idles = {
+    unused = {
         key: one
         for key in given
         for one in find_unused_settings(config)
         if one.covers(key.lstrip("+~"))
     }
-    if not idles:
+    if not unused:
         return []
     values = config.model_dump(mode="json")
     others = compose(
-        [override for override in overrides if override.partition("=")[0] not in idles]
+        [override for override in overrides if override.partition("=")[0] not in unused]
     )
     refused: list[str] = []
-    told: list[str] = []
-    for key, one in idles.items():
+    notes: list[str] = []
+    for key, one in unused.items():
         path = key.lstrip("+~")
         if value_at(values, path) == value_at(others, path):
             continue
         by_name = one.switch in given and one.switch != BRANCHES
         line = f"{key}={given[key]} has no effect: {one.why}"
-        (told if by_name or (one.switch == BRANCHES and without_branches) else refused).append(line)
+        by_fallback = one.switch == BRANCHES and without_branches
+        (notes if by_name or by_fallback else refused).append(line)
     if refused:
         raise ConfigError("\n".join(f"{line}; leave it out" for line in refused))
-    return told
+    return notes

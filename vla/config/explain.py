@@ -1,5 +1,4 @@
-"""A validation error as a person reads it: the setting as the command line writes it, its value,
-what is wrong."""
+"""Messages of validation errors: setting as on the command line, its value, and the fault."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ from vla.spelling import suggestion
 
 
 def explain(error: ValidationError, values: Any) -> str:
-    """A line for each thing that is wrong with `values`."""
+    """One line for every wrong setting in `values`."""
     problems = error.errors(include_url=False)
     moved = {new_name(setting_name(p, values)) for p in problems if p["type"] == "extra_forbidden"}
     return "\n".join(
@@ -25,11 +24,12 @@ def explain(error: ValidationError, values: Any) -> str:
 
 
 def setting_name(problem: Mapping[str, Any], values: Any) -> str:
-    """The dotted name of the setting at fault."""
+    """Dotted name of the wrong setting."""
     return ".".join(locate_key(problem["loc"][1:], values, problem["type"] == "missing")[0])
 
 
 def problem_line(problem: Mapping[str, Any], values: Any) -> str:
+    """The message of one problem that pydantic reports."""
     path, parent = locate_key(problem["loc"][1:], values, problem["type"] == "missing")
     name = ".".join(path)
     kind = (
@@ -45,10 +45,8 @@ def problem_line(problem: Mapping[str, Any], values: Any) -> str:
     if problem["type"] == "missing":
         return f"{name} is missing{kind}: every setting needs a value"
     if problem["type"] == "union_tag_invalid":
-        tag, known = (
-            problem["ctx"]["tag"],
-            problem["ctx"]["expected_tags"].replace("'", "").split(", "),
-        )
+        tag = problem["ctx"]["tag"]
+        known = problem["ctx"]["expected_tags"].replace("'", "").split(", ")
         by = problem["ctx"]["discriminator"].strip("'")
         return f"{'.'.join([*path, by])} ({tag}): no such kind{suggestion(tag, known)}"
     if problem["type"] == "literal_error":
@@ -60,10 +58,10 @@ def problem_line(problem: Mapping[str, Any], values: Any) -> str:
 
 
 def explain_fault(problem: Mapping[str, Any]) -> str:
-    """What is wrong, in our words where the library's are about its own types."""
+    """The fault in plain words, in place of pydantic's words about Python types."""
     match problem["type"]:
         case "string_pattern_mismatch":
-            return "must not be empty: give it a name, or null where it may be left out"
+            return "must not be empty: give a name, or null where the setting is optional"
         case "too_long" | "too_short":
             bound = "at most" if problem["type"] == "too_long" else "at least"
             return f"must have {bound} {problem['ctx'].get('max_length', problem['ctx'].get('min_length'))} entries"
@@ -79,25 +77,27 @@ def explain_fault(problem: Mapping[str, Any]) -> str:
 def locate_key(
     location: Sequence[str | int], values: Any, is_missing: bool
 ) -> tuple[list[str], Any]:
-    """The path of keys that stand in `values`, without the names that pydantic adds for members of
-    a union; the last one is not there where it `is_missing`. `location` begins behind the mode.
+    """Path of keys in `values` for a location of pydantic, and the mapping that holds the last key.
+
+    Pydantic adds names for members of a union, which are left out. The last key may be missing
+    (`is_missing`). `location` begins after the mode.
     """
-    path, parent = [], values
+    path: list[str] = []
+    parent = values
     for i, part in enumerate(location):
         last = i == len(location) - 1
         inside = part in values if isinstance(values, Mapping) else isinstance(part, int)
         if not inside and not (last and is_missing):
             continue
         path.append(str(part))
-        parent, values = (
-            values,
-            values[part] if inside and not isinstance(values, str | int | float | None) else None,
-        )
+        parent = values
+        is_scalar = isinstance(values, str | int | float | None)
+        values = values[part] if inside and not is_scalar else None
     return path, parent
 
 
 def format_setting(value: Any) -> str:
-    """A value as it is written in the settings."""
+    """Write a value as on the command line."""
     if isinstance(value, tuple | list):
         return f"[{','.join(map(format_setting, value))}]"
     return (

@@ -26,8 +26,14 @@ WIDTH = 100
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting: its dotted name, its type with the range and unit, its value in the run that was
-    asked for, and the comment beside it in the YAML."""
+    """One setting of the reference.
+
+    Attributes:
+        name: dotted name.
+        type: type with range and unit.
+        value: value in the requested run.
+        comment: the comment beside it in the YAML.
+    """
 
     name: str
     type: str
@@ -36,13 +42,17 @@ class Setting:
 
 
 def group_help(topic: str, overrides: Sequence[str] = ()) -> str:
-    """Every setting of a group, a section in it or a single one, with the values that a run with
-    `overrides` has. `topic` may choose an option of the group: `policy=flow`.
+    """Text of `--help TOPIC`: the settings of a group, a section or a single setting.
 
-    Raises ConfigError where there is no such group.
+    Args:
+        topic: dotted name of a group, section or setting; `policy=flow` chooses an option.
+        overrides: `key=value` strings; values are those of a run with them.
+
+    Raises:
+        ConfigError: there is no such group or setting.
     """
-    group, _, chosen = topic.partition("=")
-    group, path = group.split(".")[0], group
+    path, _, chosen = topic.partition("=")
+    group = path.split(".")[0]
     if group not in groups():
         raise ConfigError(f"--help {topic}: no such group{suggestion(group, groups())}")
     given = [*overrides, topic] if chosen else list(overrides)
@@ -60,12 +70,12 @@ def group_help(topic: str, overrides: Sequence[str] = ()) -> str:
         return "\n".join(lines)
     option = split_overrides(given).get(group) or default_option(mode, group)
     config = load([f"mode={mode}", *(one for one in given if not one.startswith("mode="))])
-    found = [s for s in settings(config, group, option) if f"{s.name}.".startswith(f"{path}.")]
-    if not found:
+    selected = [s for s in settings(config, group, option) if f"{s.name}.".startswith(f"{path}.")]
+    if not selected:
         known = [s.name for s in settings(config, group, option)]
         raise ConfigError(f"--help {topic}: no such setting{suggestion(path, known)}")
     lines.append(f"{group}={option}: {summary(group, option)}")
-    for setting in found:
+    for setting in selected:
         lines += ["", f"{setting.name}={setting.value}"]
         for text in (setting.type, setting.comment):
             lines += wrap(text, WIDTH, initial_indent="    ", subsequent_indent="    ")
@@ -73,19 +83,19 @@ def group_help(topic: str, overrides: Sequence[str] = ()) -> str:
 
 
 def default_option(mode: str, group: str) -> str:
-    """The option of a group that a mode chooses by itself."""
+    """The default option of a group in a mode."""
     entries = option_values("mode", mode)["defaults"]
     return next(entry[f"/{group}"] for entry in entries if f"/{group}" in entry)
 
 
 def summary(group: str, option: str) -> str:
-    """The first line of an option's file: what it is."""
+    """The first comment line of the file of an option."""
     lines = option_files(group)[option].read_text().splitlines()
     return next(line for line in lines if "@package" not in line).removeprefix("# ")
 
 
 def settings(config: Any, group: str, option: str) -> Iterator[Setting]:
-    """The settings of a group of a run, in the order of its section."""
+    """Yield the settings of a group, in the order of its section."""
     section = getattr(config, group)
     schema = type(section).model_json_schema()
     texts = comments(group, option)
@@ -104,7 +114,7 @@ def settings(config: Any, group: str, option: str) -> Iterator[Setting]:
 def leaves(
     values: Mapping[str, Any], schema: Schema, defs: Schema, prefix: str
 ) -> Iterator[tuple[str, Any, Schema]]:
-    """(dotted name, value, its schema) of every setting in a section and the sections in it."""
+    """Yield (dotted name, value, schema) of every setting in a section and its sections."""
     for key, of in schema.get("properties", {}).items():
         inner = section_schema(of, values[key], defs)
         if inner is None:
@@ -114,16 +124,16 @@ def leaves(
 
 
 def section_schema(of: Schema, value: Any, defs: Schema) -> Schema | None:
-    """The schema of the section that a value is; None where it is no section."""
+    """The schema of the section that `value` belongs to; None where it is no section."""
     if not isinstance(value, Mapping):
         return None
     candidates = [of, *of.get("oneOf", ()), *of.get("anyOf", ())]
-    found = [defs[c["$ref"].rsplit("/", 1)[-1]] for c in candidates if "$ref" in c]
-    return next((s for s in found if set(s["properties"]) == set(value)), None)
+    sections = [defs[c["$ref"].rsplit("/", 1)[-1]] for c in candidates if "$ref" in c]
+    return next((s for s in sections if set(s["properties"]) == set(value)), None)
 
 
 def type_text(of: Schema, defs: Schema) -> str:
-    """A schema in words: `integer, 1 to 100`, `a | b`, `list of names`."""
+    """Describe a schema: `integer, 1 to 100`, `a | b`, `list of: text`."""
     if "$ref" in of:
         section = defs[of["$ref"].rsplit("/", 1)[-1]]["properties"]
         return f"{{{', '.join(f'{key}: {type_text(one, defs)}' for key, one in section.items())}}}"
@@ -149,7 +159,10 @@ def type_text(of: Schema, defs: Schema) -> str:
 
 
 def bounds(of: Schema) -> str:
-    """The range of a number. Behind a validator of ours pydantic writes `ge` for `minimum`."""
+    """Describe the range of a number.
+
+    After a custom validator pydantic writes `ge` in place of `minimum`.
+    """
     low = of.get("minimum", of.get("ge"))
     high = of.get("maximum", of.get("le"))
     above = of.get("exclusiveMinimum", of.get("gt"))
@@ -164,12 +177,12 @@ def bounds(of: Schema) -> str:
 
 
 def comments(group: str, option: str) -> dict[str, str]:
-    """{dotted name: the comment beside it} in the file of an option and those that it builds on."""
+    """{dotted name: YAML comment} of an option and of the options it inherits from."""
     path = option_files(group)[option]
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for entry in read_yaml(path).get("defaults", []):
         if isinstance(entry, str) and entry in options(group):
-            found |= comments(group, entry)
+            texts |= comments(group, entry)
     stack: list[tuple[int, str]] = []
     for line in path.read_text().splitlines():
         parts = LINE.match(line)
@@ -180,5 +193,5 @@ def comments(group: str, option: str) -> dict[str, str]:
         if parts["comment"]:
             name = ".".join(key for _, key in stack)
             own = name if name.split(".")[0] == group else f"{group}.{name}"
-            found[own] = parts["comment"].strip()
-    return found
+            texts[own] = parts["comment"].strip()
+    return texts

@@ -1,5 +1,7 @@
-"""Settings that have a new name: an old one is refused with it, on the command line, in a YAML file
-and in the folder of an earlier run."""
+"""Former names of settings; using one is an error that gives the new name.
+
+This covers the command line, YAML files and folders of earlier runs.
+"""
 
 from __future__ import annotations
 
@@ -39,11 +41,11 @@ RENAMED = {
     "text.unfinished_reward": "text.truncation_reward",
     "evaluation.num_quick_starts": "evaluation.num_validation_starts",
 }
-"""{old dotted key: new dotted key}; a section stands for all that is in it."""
+"""{old dotted key: new dotted key}; a section stands for all its settings."""
 
 
 def new_name(key: str) -> str | None:
-    """The present name of a setting that was renamed, else None."""
+    """The present name of a renamed setting; None for any other name."""
     parts = key.split(".")
     for i in range(len(parts), 0, -1):
         section = RENAMED.get(".".join(parts[:i]))
@@ -53,9 +55,10 @@ def new_name(key: str) -> str | None:
 
 
 def check_renamed(key: str, value: object) -> None:
-    """Refuse the old name of a setting.
+    """Refuse the former name of a setting.
 
-    Raises ConfigError that says the new one.
+    Raises:
+        ConfigError: gives the new name.
     """
     new = new_name(key)
     if new is not None:

@@ -1,8 +1,7 @@
-"""What a resumed run may be told anew: how long and how fast it learns, and how it is saved and
-shown.
+"""Settings that a resumed run may change: length, learning rates, saving and reporting.
 
-Weights, data and judgements that a run has made belong to its other settings. A change there would
-be found out hours later, or never.
+Weights, data and evaluations of a run depend on its other settings. A change of those would show
+hours later, or never.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ FREE = (
     "*.max_grad_norm",
     "*.gradient_checkpointing",
 )
-"""Settings that may change, but for those below."""
+"""Patterns of settings that may change, except those of `FIXED`."""
 FIXED = (
     "train.seed",
     "rl.optimizer",
@@ -44,17 +43,20 @@ FIXED = (
     "sft.batch_size",
     "sft.augment*",
 )
-"""What a checkpoint holds is made for these."""
+"""Patterns of settings that the content of a checkpoint depends on."""
 SWITCHES = ("rl.ema_decay", "rl.num_branches", "sft.ema_decay", "algorithm.kl_coefficient")
-"""Above 0 a checkpoint holds a part more: they may change, but not from or to 0 or null."""
+"""Settings that may change, but not from or to 0 or null.
+
+Above 0 a checkpoint holds an additional part.
+"""
 
 
 def incompatible_changes(
     before: Mapping[str, Any], after: Mapping[str, Any]
 ) -> list[tuple[str, Any, Any]]:
-    """(setting, its value, the one asked for) of every change that does not fit what a run has
-    made."""
-    old, new = flatten_settings(before), flatten_settings(after)
+    """Changes that do not fit a checkpoint: (setting, saved value, requested value) of each."""
+    old = flatten_settings(before)
+    new = flatten_settings(after)
     changed = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
     return [
         (name, old.get(name), new.get(name))
@@ -64,7 +66,7 @@ def incompatible_changes(
 
 
 def is_compatible_change(name: str, old: Any, new: Any) -> bool:
-    """Whether a run may go on with another value of a setting."""
+    """True where a run may continue with the new value of a setting."""
     if name in SWITCHES:
         return bool(old) == bool(new)
     return any(fnmatchcase(name, pattern) for pattern in FREE) and not any(
@@ -73,11 +75,11 @@ def is_compatible_change(name: str, old: Any, new: Any) -> bool:
 
 
 def flatten_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Every setting by its dotted name; a list is one setting."""
-    found: dict[str, Any] = {}
+    """{dotted name: value} of every setting; a list is one setting."""
+    flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            found |= flatten_settings(value, f"{prefix}{name}.")
+            flat |= flatten_settings(value, f"{prefix}{name}.")
         else:
-            found[prefix + name] = list(value) if isinstance(value, tuple) else value
-    return found
+            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return flat

@@ -1,4 +1,4 @@
-"""What is wrong between the settings of reinforcement learning and of its algorithm."""
+"""Conflicts between the settings of reinforcement learning and of its algorithm."""
 
 from __future__ import annotations
 
@@ -14,100 +14,100 @@ from vla.rl.traits import AlgorithmTraits
 
 
 def rl_conflicts(rl: Rl, algorithm: AlgorithmSection) -> list[str]:
+    """Conflicts of the section `rl` with itself and with the algorithm, one message each."""
     try:
         traits = algorithm.traits
     except ConfigError as error:
         return [str(error)]
-    found = length_conflicts(rl)
+    problems = length_conflicts(rl)
     if traits.needs_groups and rl.group_size < 2 and not rl.num_branches:
-        found.append(
+        problems.append(
             f"rl.group_size ({rl.group_size}) must be at least 2 under algorithm={algorithm.name}, which compares "
             "the trajectories of a group: raise it, or choose algorithm=ppo"
         )
     if rl.max_resamples and getattr(algorithm, "keep_equal_groups", False):
-        found.append(
+        problems.append(
             f"rl.max_resamples ({rl.max_resamples}) drops the groups that algorithm.keep_equal_groups (true) keeps: set it "
             "to 0, or algorithm.keep_equal_groups to false"
         )
     if rl.max_resamples and rl.group_size < 2 and not rl.num_branches:
-        found.append(
-            f"rl.max_resamples ({rl.max_resamples}) replaces groups that say nothing, and those of rl.group_size (1) never "
-            "say anything: set it to 0, or rl.group_size to 8"
+        problems.append(
+            f"rl.max_resamples ({rl.max_resamples}) replaces groups of equal rewards, and groups of "
+            "rl.group_size (1) are always equal: set it to 0, or rl.group_size to 8"
         )
     if rl.num_critic_warmup_iterations and not traits.needs_values:
-        found.append(
+        problems.append(
             f"rl.num_critic_warmup_iterations ({rl.num_critic_warmup_iterations}) needs a critic, and "
             f"algorithm={algorithm.name} has none: set it to 0, or choose algorithm=ppo"
         )
     if not traits.uses_ratio and (rl.epochs > 1 or rl.num_minibatches > 1):
-        found.append(
+        problems.append(
             f"rl.epochs ({rl.epochs}) and rl.num_minibatches ({rl.num_minibatches}) must be 1 under "
             f"algorithm={algorithm.name}, which has no ratio to correct for steps already taken: set both to 1, or choose "
             "reinforce_plus_plus"
         )
     if (rl.kl_target is None) != (rl.kl_horizon is None):
-        found.append(
+        problems.append(
             f"rl.kl_target ({format_setting(rl.kl_target)}) and rl.kl_horizon ({format_setting(rl.kl_horizon)}) belong together: "
             "give both (6 and 10000 are usual) or neither"
         )
     num_trajectories = rl.num_start_states * rl.group_size
     if num_trajectories % rl.num_minibatches and not rl.num_branches:
-        found.append(
+        problems.append(
             f"rl.num_minibatches ({rl.num_minibatches}) must divide the trajectories of a rollout, "
             f"rl.num_start_states x rl.group_size ({num_trajectories}): "
             f"{nearest_divisor(rl.num_minibatches, num_trajectories)} does"
         )
     return (
-        found
+        problems
         + missing_conflicts(rl, algorithm.name, traits)
         + reference_conflicts(rl, algorithm.name, traits)
     )
 
 
 def length_conflicts(rl: Rl) -> list[str]:
-    """Warm-ups that take the whole run."""
+    """Warm-ups longer than the run."""
     if not rl.num_iterations:
         return []
-    found = []
+    problems = []
     if rl.warmup_iterations is not None and rl.warmup_iterations > rl.num_iterations:
-        found.append(
+        problems.append(
             f"rl.warmup_iterations ({rl.warmup_iterations}) is more than rl.num_iterations ({rl.num_iterations}): the "
             "learning rate would never be reached, give a hundredth of the iterations (null)"
         )
     if rl.num_critic_warmup_iterations > rl.num_iterations:
-        found.append(
+        problems.append(
             f"rl.num_critic_warmup_iterations ({rl.num_critic_warmup_iterations}) is more than "
             f"rl.num_iterations ({rl.num_iterations}): give fewer, or 0"
         )
-    return found
+    return problems
 
 
 def branch_conflicts(config: RobotConfig) -> list[str]:
-    """Branches are groups of their own: what does not go with them, and what makes them
-    impossible."""
+    """Settings that branches exclude, and reasons that rule out branches."""
     rl = config.rl
     if not rl.num_branches or not rl.num_iterations:
         return []
-    found = []
+    problems = []
     if rl.num_branches < 2:
-        found.append(
+        problems.append(
             f"rl.num_branches ({rl.num_branches}) must be at least 2, or 0 for whole episodes: 8 is usual"
         )
     if rl.max_resamples:
-        found.append(
+        problems.append(
             f"rl.max_resamples ({rl.max_resamples}) must be 0 with rl.num_branches ({rl.num_branches})"
         )
     why = explain_missing_branches(config)
     if why:
-        found.append(
-            f"rl.num_branches ({rl.num_branches}) cannot be had: {why}. Learn from whole episodes: rl.num_branches=0 "
+        problems.append(
+            f"rl.num_branches ({rl.num_branches}) is not possible: {why}. Learn from whole episodes: rl.num_branches=0 "
             "rl.group_size=8"
         )
-    return found
+    return problems
 
 
 def text_rl_conflicts(rl: Rl) -> list[str]:
-    """What only robots do."""
+    """Settings of RL that only robots use."""
     return [
         f"rl.{setting} ({format_setting(value)}) is for robots: set it to {off} in mode=text"
         for setting, value, off in (
@@ -119,10 +119,10 @@ def text_rl_conflicts(rl: Rl) -> list[str]:
 
 
 def missing_conflicts(rl: Rl, name: str, traits: AlgorithmTraits) -> list[str]:
-    """What is asked of a reference or a critic that the algorithm does not have."""
-    found = []
+    """Settings of a reference or critic that the algorithm lacks."""
+    problems = []
     if not traits.needs_reference:
-        found = [
+        problems = [
             f"rl.{setting} ({format_setting(value)}) is about the reference of a KL penalty, and algorithm.kl_coefficient is 0 "
             f"or no setting of algorithm={name}: start it above 0, or set rl.{setting} to null"
             for setting, value in (
@@ -132,15 +132,15 @@ def missing_conflicts(rl: Rl, name: str, traits: AlgorithmTraits) -> list[str]:
             if value is not None
         ]
     if rl.critic == "separate" and not traits.needs_values:
-        found.append(
+        problems.append(
             f"rl.critic (separate) needs an algorithm with a critic, and algorithm={name} has none: set it "
             "to shared, or choose algorithm=ppo"
         )
-    return found
+    return problems
 
 
 def reference_conflicts(rl: Rl, name: str, traits: AlgorithmTraits) -> list[str]:
-    """A reference that nothing asks, or that could only answer 0."""
+    """A reference without use, or whose KL would always be 0."""
     if rl.reference == "auto":
         return []
     if not traits.needs_reference:
@@ -150,38 +150,38 @@ def reference_conflicts(rl: Rl, name: str, traits: AlgorithmTraits) -> list[str]
         ]
     if rl.reference != "rollout":
         return []
-    found = []
+    problems = []
     if traits.kl_placement != "loss":
-        found.append(
-            f"rl.reference (rollout) takes nothing from the rewards of algorithm={name}, for whoever sampled "
-            "is its own reference: choose a KL in the loss (algorithm=grpo, or ppo with algorithm.kl_placement=loss), "
+        problems.append(
+            f"rl.reference (rollout) has no effect on the rewards of algorithm={name}: the policy that sampled "
+            "is its own reference; choose a KL in the loss (algorithm=grpo, or ppo with algorithm.kl_placement=loss), "
             "or rl.reference=copy"
         )
     if rl.kl_target is not None:
-        found.append(
-            f"rl.kl_target ({rl.kl_target}) steers by the KL that a rollout has come to, which is 0 under "
+        problems.append(
+            f"rl.kl_target ({rl.kl_target}) controls the KL of a rollout, which is 0 under "
             "rl.reference=rollout: set it to null, or rl.reference=copy"
         )
     if rl.reference_refresh_every is not None:
-        found.append(
-            f"rl.reference_refresh_every ({rl.reference_refresh_every}) must be null under rl.reference=rollout, which follows the "
-            "policy anyway"
+        problems.append(
+            f"rl.reference_refresh_every ({rl.reference_refresh_every}) must be null under rl.reference=rollout, which "
+            "follows the policy anyway"
         )
     if rl.epochs * rl.num_minibatches == 1:
-        found.append(
-            "rl.reference (rollout) says nothing in the first optimizer step after a rollout, and rl.epochs (1) x "
+        problems.append(
+            "rl.reference (rollout) has no effect in the first optimizer step after a rollout, and rl.epochs (1) x "
             "rl.num_minibatches (1) makes no other: set either to 2 or more, or rl.reference=copy"
         )
-    return found
+    return problems
 
 
 def adapter_conflicts(config: RobotConfig | TextConfig) -> list[str]:
-    """Only a language model that trains nothing but its adapter is its own reference without it."""
+    """rl.reference=adapter_off in a run whose model without adapter is no reference."""
     if config.rl.reference != "adapter_off":
         return []
     if isinstance(config, RobotConfig):
         return [
-            "rl.reference (adapter_off) is for text: a robot policy trains its head beside the adapter; set "
+            "rl.reference (adapter_off) is for text: a robot policy trains its head too; set "
             "rl.reference to copy, which shares all weights that do not train"
         ]
     warm = (config.text.name == "rlvr" and config.text.format_sft_steps) or (

@@ -112,7 +112,7 @@ class Model(Section):
 
 
 class Data(Section):
-    """Demonstrations, and the questions and texts trained beside them."""
+    """Demonstrations, and the questions and texts of co-training."""
 
     path: Name | None
     sentence: Name | None
@@ -198,7 +198,7 @@ class Recap(Section):
 
 
 class RobotConfig(Section):
-    """Everything a run of a robot policy was told."""
+    """All settings of a robot run."""
 
     mode: Literal["robot"]
     run_dir: Name | None
@@ -221,7 +221,7 @@ class RobotConfig(Section):
 
     @property
     def needs_hub(self) -> bool:
-        """Whether something is named that only the hub, or its local cache, can hold."""
+        """True where a model or dataset is on the hub or in its local cache."""
         names = {self.model.vision.name, self.model.backbone.name}
         named = (
             isinstance(self.model.backbone, VlmBackbone)

@@ -1,4 +1,4 @@
-"""Folders with YAML groups: ours, those of installed packages, those named by --config-dir.
+"""Folders of YAML groups: built-in, of installed packages, and of --config-dir.
 
 A package adds options by an entry point of the group `vla.config` that names a package or folder
 of it with groups inside, e.g. `my_package/configs/algorithm/spo.yaml`:
@@ -18,16 +18,17 @@ from vla.plugins import extend_table
 
 PACKAGED = Path(__file__).parents[1] / "configs"
 CONFIGS = PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[2] / "configs"
-"""The YAML that ships: inside an installed package, beside `vla` in a checkout."""
+"""The built-in YAML: inside an installed package, beside `vla` in a checkout."""
 GROUP = "vla.config"
 ADDED: list[Path] = []
 """Folders of --config-dir, in order."""
 
 
 def add_folder(folder: str | Path) -> None:
-    """Search a further folder in this process.
+    """Add a folder to the search path of this process.
 
-    Raises ConfigError where it is not there or holds no group.
+    Raises:
+        ConfigError: the folder does not exist or holds no group.
     """
     path = Path(folder).resolve()
     if not path.is_dir():
@@ -41,7 +42,7 @@ def add_folder(folder: str | Path) -> None:
 
 
 def added_folders() -> Iterator[Path]:
-    """The folders besides ours."""
+    """Yield the folders besides the built-in one."""
     for name, module in extend_table({}, GROUP).items():
         spec = find_spec(module)
         if spec is None or not spec.submodule_search_locations:
@@ -53,25 +54,26 @@ def added_folders() -> Iterator[Path]:
 
 
 def groups() -> list[str]:
-    """The groups of settings: the folders of ours."""
+    """Names of the groups of settings: the built-in folders."""
     return sorted(path.name for path in CONFIGS.iterdir() if path.is_dir())
 
 
 def options(group: str) -> list[str]:
-    """What can be chosen in a group: the YAML files of its folders."""
+    """Options of a group: the YAML files of its folders."""
     return sorted(option_files(group))
 
 
 def option_files(group: str) -> dict[str, Path]:
-    """{option of a group: its file}.
+    """{option: file} of a group.
 
-    Raises ConfigError where two folders have one option.
+    Raises:
+        ConfigError: two folders have the same option.
     """
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for folder in (CONFIGS, *added_folders()):
         for path in sorted((folder / group).glob("*.yaml")):
-            if found.setdefault(path.stem, path) != path:
+            if files.setdefault(path.stem, path) != path:
                 raise ConfigError(
-                    f"{group}={path.stem} stands in {found[path.stem]} and in {path}: rename one"
+                    f"{group}={path.stem} stands in {files[path.stem]} and in {path}: rename one"
                 )
-    return found
+    return files

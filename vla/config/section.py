@@ -1,4 +1,4 @@
-"""Base of every section of the settings: frozen, strict, complete."""
+"""`Section`, the base class of all sections of the settings."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class Section(BaseModel):
-    """A part of the settings: nothing can be added to it, left out of it or changed in it."""
+    """A section of the settings: frozen, strictly typed, without defaults or unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
     @model_validator(mode="before")
     @classmethod
     def _lists_are_tuples(cls, values: Any) -> Any:
-        """YAML has lists where the settings, which cannot be changed, have tuples."""
+        """Convert the lists of YAML to tuples, because sections are immutable."""
         if not isinstance(values, Mapping):
             return values
         return {

@@ -46,7 +46,7 @@ from vla.ranges import Integer, Name, Names, NonEmptyNames, Number, Steps, Weigh
 
 GROUP = "vla.simulators"
 DEFAULT_SIMULATOR = "tabletop"
-"""The simulator of recordings that were made before they named one."""
+"""The simulator of recordings of earlier versions, which name none."""
 CHECKOUT = Path(__file__).parents[2] / "pyproject.toml"
 
 Pixels = Annotated[Integer, Field(ge=8, le=4096)]
@@ -55,8 +55,9 @@ Envs = Annotated[Integer, Field(ge=1, le=4096)]
 
 @runtime_checkable
 class SimulatorClass(Protocol):
-    """What a simulator's class tells before anything heavy loads (`vla.simulator.Simulator` is what
-    its objects do).
+    """Class of a simulator, which is imported before anything heavy loads.
+
+    `vla.simulator.Simulator` is the protocol of its instances.
 
     Attributes:
         Settings: a dataclass with a field per setting, among them those of `Simulation`.
@@ -78,7 +79,7 @@ class SimulatorClass(Protocol):
 
     @staticmethod
     def task_names(settings: Any) -> tuple[str, ...]:
-        """The tasks that take turns by start; their names label the run."""
+        """Names of the tasks that alternate over starts; they label the run."""
 
     def __call__(self, settings: Any) -> Any:
         """The simulator of these settings; environments are made at their first use."""
@@ -89,10 +90,10 @@ class Simulation(Section):
 
     Attributes:
         simulator: its name in the entry-point group `vla.simulators`.
-        robot: what datasets call the robot.
+        robot: name of the robot in datasets.
         num_envs: environments stepped and rendered together.
-        cameras: names of the pictures that a policy gets.
-        image_size: height and width of a picture, pixels.
+        cameras: names of the cameras whose images a policy gets.
+        image_size: height and width of an image, pixels.
         max_steps: control steps of an episode.
         reward: weight per reward term.
     """
@@ -112,19 +113,19 @@ class Simulation(Section):
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """The tasks that take turns."""
+        """The tasks that alternate over starts."""
         return self.kind.task_names(self)
 
     @property
     def label(self) -> str:
-        """The tasks in one word, fit for the name of a folder."""
+        """The names of the tasks, joined for the name of a folder."""
         return "+".join(self.tasks)
 
     @property
     def start_settings(self) -> dict[str, Any]:
-        """What decides a start besides its seed."""
-        found = self.model_dump(mode="json", include=set(self.kind.start_settings))
-        return {name: v for name, v in found.items() if (name, v) != ("perturbation", "none")}
+        """The settings that decide a start besides its seed, {name: value}."""
+        values = self.model_dump(mode="json", include=set(self.kind.start_settings))
+        return {name: v for name, v in values.items() if (name, v) != ("perturbation", "none")}
 
 
 @cache
@@ -146,20 +147,24 @@ def simulators() -> dict[str, str]:
 
 
 def find_simulator(name: str) -> SimulatorClass:
-    """The class of the simulator called `name`; ValueError where no package registers it."""
+    """Import the class of the simulator `name`.
+
+    Raises:
+        ValueError: no package registers it, or its class lacks an attribute.
+    """
     target = find_target(simulators(), "sim.simulator", name)
     try:
-        found: SimulatorClass = load_target(target)
+        kind: SimulatorClass = load_target(target)
     except ImportError as error:
         raise ValueError(
             f"sim.simulator ({name}) is registered as {target}, which does not import: {error}"
         ) from error
-    missing = [part for part in SimulatorClass.__annotations__ if not hasattr(found, part)]
+    missing = [part for part in SimulatorClass.__annotations__ if not hasattr(kind, part)]
     if missing:
         raise ValueError(
             f"sim.simulator ({name}) is registered as {target}, which lacks {', '.join(missing)}"
         )
-    return found
+    return kind
 
 
 def all_perturbations() -> tuple[str, ...]:
@@ -169,13 +174,13 @@ def all_perturbations() -> tuple[str, ...]:
 
 
 def section_of_simulator(name: str) -> type[Simulation]:
-    """The section derived from the `Settings` of the simulator called `name`."""
+    """The section of the simulator `name`, derived from its `Settings`."""
     return derive_section(name, find_simulator(name))  # type: ignore[arg-type]
 
 
 @cache
 def derive_section(name: str, kind: SimulatorClass) -> type[Simulation]:
-    """The section with the fields of a simulator's `Settings`."""
+    """Derive a section from the fields of a simulator's `Settings`."""
     hints = get_type_hints(kind.Settings, include_extras=True)
     names = [field.name for field in fields(kind.Settings)]
     lacking = [part for part in Simulation.model_fields if part not in ("simulator", *names)]
@@ -192,7 +197,7 @@ def derive_section(name: str, kind: SimulatorClass) -> type[Simulation]:
 
 
 def validate_section(values: Any) -> Any:
-    """The section of the simulator that plain values name."""
+    """Check plain values as the section of the simulator they name."""
     if not isinstance(values, Mapping):
         return values
     name = values.get("simulator")
@@ -208,7 +213,11 @@ def validate_section(values: Any) -> Any:
 
 
 def read_section(values: Mapping[str, Any]) -> Simulation:
-    """The section of plain values, e.g. of a recording."""
+    """Check plain values, e.g. of a recording, and return them as a section.
+
+    Raises:
+        ConfigError: a value cannot be.
+    """
     from vla.config.compose import ConfigError
     from vla.config.explain import explain
 
@@ -220,7 +229,7 @@ def read_section(values: Mapping[str, Any]) -> Simulation:
 
 
 def simulator_error(fault: PydanticCustomError | str, value: Any) -> ValidationError:
-    """The error of a setting that names no simulator."""
+    """The validation error of a wrong `sim.simulator`."""
     where = InitErrorDetails(type=fault, loc=("simulator",), input=value)
     return ValidationError.from_exception_data("sim", [where])
 
@@ -230,7 +239,7 @@ AnySimulation = SerializeAsAny[Annotated[Simulation, BeforeValidator(validate_se
 
 
 def is_general(name: str, annotation: Any) -> bool:
-    """Whether the common section says all there is about a setting."""
+    """True where `Simulation` already has the field, and the annotation adds no range."""
     return name in Simulation.model_fields and get_origin(annotation) not in (Annotated, Literal)
 
 
@@ -238,8 +247,10 @@ PLAIN = {int: Integer, float: Number, str: Name, tuple[str, ...]: Names}
 
 
 def setting_type(annotation: Any) -> Any:
-    """A plain annotation with the rules that all settings follow: no empty names, no number out of
-    bounds, no boolean for a number."""
+    """Add the rules of all settings to an annotation.
+
+    They refuse empty names, numbers out of bounds and booleans in place of numbers.
+    """
     if annotation in PLAIN:
         return PLAIN[annotation]
     origin = get_origin(annotation)
@@ -256,7 +267,7 @@ def setting_type(annotation: Any) -> Any:
 
 
 def list_tag(value: Any) -> str:
-    """Whether a setting is a name or a list of names."""
+    """Tag of a value: "several" for a list of names, "one" for a name."""
     return "several" if isinstance(value, list | tuple) else "one"
 
 

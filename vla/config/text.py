@@ -40,7 +40,7 @@ Epochs = Annotated[Positive, Field(le=10**4)]
 Samples = Annotated[Integer, Field(ge=2, le=10**4)]
 MoreTokens = Annotated[Integer, Field(ge=1, le=10**6)]
 Timeout = Annotated[float, Field(gt=0, ge=0.1, le=3600)]
-"""Seconds; a process takes some hundredths to answer."""
+"""Seconds; a verifier process answers within hundredths of a second."""
 
 
 class TinyLanguageModel(Section):
@@ -80,7 +80,7 @@ LanguageModel = Annotated[
 
 
 class SamplingSettings(Section):
-    """How completions are sampled."""
+    """Sampling of completions."""
 
     temperature: Temperature
     top_k: CountOrZero
@@ -308,7 +308,7 @@ Preference = Annotated[Dpo | Ipo | Kto | PlackettLuce | Orpo | SimPo, Field(disc
 
 
 class TextConfig(Section):
-    """Everything a run of a language model was told."""
+    """All settings of a text run."""
 
     mode: Literal["text"]
     run_dir: Name | None

@@ -89,7 +89,7 @@ class Rl(Section):
 
 
 class Seeds(Section):
-    """The seeds `first` to `last`, both counted."""
+    """The seeds `first` to `last`, both included."""
 
     first: Seed
     last: Seed
@@ -108,7 +108,7 @@ class Evaluation(Section):
 
 
 class Train(Section):
-    """What every stage shares: seed, device, checkpoints and metric trackers."""
+    """Settings of all stages: seed, device, checkpoints and metric trackers."""
 
     seed: Seed
     precision: Literal["auto", "fp32", "bf16"]

@@ -1,10 +1,8 @@
-"""Learning from whole episodes where branches cannot be had: why, and what the settings become
-then.
+"""Fallback from branches to groups of whole episodes.
 
-Branches need a simulator that can be put back into a state, and a policy that draws again from what
-it has perceived (`vla.rl.branching`). Where the settings tell that either is missing, and nobody
-asked for branches by name, RL compares whole episodes from one start instead, as many an iteration
-as before.
+Branches need a simulator that can restore a state, and a policy that samples again from cached
+features (`vla.rl.branching`). Where either is missing and the user did not set rl.num_branches, RL
+compares whole episodes from one start. The number of episodes in an iteration stays the same.
 """
 
 from __future__ import annotations
@@ -17,10 +15,11 @@ GROUP_SIZE = 8
 
 
 def explain_missing_branches(config: RobotConfig) -> str | None:
-    """What makes branches impossible, None where nothing does."""
-    policy, frozen = config.policy, config.model.freeze_in_rl
+    """The reason that rules out branches; None where they are possible."""
+    policy = config.policy
+    frozen = config.model.freeze_in_rl
     if not config.sim.kind.restores_states:
-        return f"{config.sim.label} (sim.simulator={config.sim.simulator}) cannot be put back into an earlier state"
+        return f"{config.sim.label} (sim.simulator={config.sim.simulator}) cannot restore an earlier state"
     cache = policy.traits.cache
     if cache is None:
         return f"policy={policy.name} with these settings runs the model again for every draw"
@@ -36,8 +35,10 @@ def explain_missing_branches(config: RobotConfig) -> str | None:
 def with_whole_episodes(
     config: RobotConfig, given: Collection[str]
 ) -> tuple[RobotConfig, str | None]:
-    """The settings of a run that can learn, and what was changed and why; what was `given` by name
-    stays."""
+    """Switch to whole episodes where branches are impossible; return the settings and a note.
+
+    Settings that the user gave (`given`) stay. The note is None where nothing changed.
+    """
     why = explain_missing_branches(config)
     if (
         not config.rl.num_branches
@@ -52,8 +53,10 @@ def with_whole_episodes(
 def whole_episodes(
     config: RobotConfig, why: str, given: Collection[str] = ()
 ) -> tuple[RobotConfig, str]:
-    """The settings without branches, in groups where the algorithm compares, and a line that says
-    so."""
+    """Replace branches by groups of whole episodes; return the settings and a note.
+
+    Groups are needed only by algorithms that compare trajectories.
+    """
     rl = config.rl
     changes = {"num_branches": 0}
     if config.algorithm.traits.needs_groups and rl.group_size == 1:
