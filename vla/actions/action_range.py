@@ -46,7 +46,8 @@ class ActionRange:
     def reach(self) -> Float[np.ndarray, "A"]:
         """How far the extremes lie from the middle of the quantiles, in halves of the distance
         between these."""
-        middle, half = (self.high + self.low) / 2, (self.high - self.low) / 2
+        middle = (self.high + self.low) / 2
+        half = (self.high - self.low) / 2
         return np.maximum(self.most - middle, middle - self.least) / np.maximum(
             half, CONSTANT_RANGE / 2
         )

@@ -101,7 +101,9 @@ def fit_bins(actions: Num[np.ndarray, "N A"], num_bins: int, binning: str) -> Ac
     "quantile" nor "uniform".
     """
     found = measure_action_range(actions)
-    active, edges, centers = np.flatnonzero(found.moves).tolist(), [], []
+    active = np.flatnonzero(found.moves).tolist()
+    edges = []
+    centers = []
     for dimension in active:
         values = actions[:, dimension].astype(np.float64)
         # In the precision in which actions are compared with them, so that a bin's centre lies in

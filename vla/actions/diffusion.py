@@ -55,13 +55,12 @@ class Diffusion:
         self.sampler = cast(Any, DDIMScheduler(**settings, timestep_spacing="trailing"))
         self.sampler.set_timesteps(num_steps)
         self.timesteps: list[int] = self.sampler.timesteps.tolist()
-        self.num_train_steps, self.num_steps, self.prediction, self.min_std = (
-            num_train_steps,
-            num_steps,
-            prediction,
-            min_std,
-        )
-        nothing, one = torch.zeros(1), torch.ones(1)
+        self.num_train_steps = num_train_steps
+        self.num_steps = num_steps
+        self.prediction = prediction
+        self.min_std = min_std
+        nothing = torch.zeros(1)
+        one = torch.ones(1)
         self.stds = [
             max(
                 float(
@@ -102,10 +101,8 @@ class Diffusion:
     ) -> tuple[Float[Tensor, "*#rows H a"], Float[Tensor, "*#rows H a"]]:
         steps = ((1 - time) * self.num_train_steps).round().long().flatten()
         shape = torch.broadcast_shapes(actions.shape, noise.shape)
-        flat, flat_noise = (
-            actions.expand(shape).reshape(-1, *shape[-2:]),
-            noise.expand(shape).reshape(-1, *shape[-2:]),
-        )
+        flat = actions.expand(shape).reshape(-1, *shape[-2:])
+        flat_noise = noise.expand(shape).reshape(-1, *shape[-2:])
         noised = self.noising.add_noise(flat, flat_noise, steps).view(shape)
         if self.prediction == "epsilon":
             return noised, noise.expand(shape)

@@ -150,7 +150,8 @@ def fit_fast(actions: Float[np.ndarray, "N H A"], num_tokens: int, scale: float)
     )
     values = normalizer.encode(torch.from_numpy(np.asarray(actions, dtype=np.float32))).numpy()
     integers = cosine_coefficients(values, scale)
-    low, high = int(integers.min()), int(integers.max())
+    low = int(integers.min())
+    high = int(integers.max())
     room = num_tokens - (high - low + 1)
     if room < 0:
         widest = normalizer.active[int(np.abs(integers).max(0).argmax()) % normalizer.num_active]
@@ -177,7 +178,8 @@ def learn_merges(rows: list[list[int]], first: int, count: int) -> tuple[Pair, .
     pairs the smallest comes first.
     """
     rows_by_content = Counter(tuple(row) for row in rows)
-    words, weights = [list(row) for row in rows_by_content], list(rows_by_content.values())
+    words = [list(row) for row in rows_by_content]
+    weights = list(rows_by_content.values())
     merges: list[Pair] = []
     pairs: Counter[Pair] = Counter()
     where: dict[Pair, set[int]] = {}

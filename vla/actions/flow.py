@@ -63,7 +63,8 @@ class FlowMatching:
     def transition(
         self, step: int, state: Float[Tensor, "*rows H a"], prediction: Float[Tensor, "*rows H a"]
     ) -> tuple[Float[Tensor, "*rows H a"], float]:
-        length, time = 1 / self.num_steps, step / self.num_steps
+        length = 1 / self.num_steps
+        time = step / self.num_steps
         variance = self.noise_level**2 * (1 - time) / max(time, length)
         noise = state - time * prediction
         mean = state + length * prediction - variance * length / (2 * (1 - time)) * noise

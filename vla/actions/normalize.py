@@ -40,14 +40,16 @@ class ActionNormalizer:
     def encode(self, actions: Num[Tensor, "*rows A"]) -> Float[Tensor, "*rows a"]:
         """Actions (physical units) as values near [-1, 1]."""
         actions = actions.float()  # of whole numbers or bfloat16 the limits would be rounded too
-        low, high = actions.new_tensor(self.low), actions.new_tensor(self.high)
+        low = actions.new_tensor(self.low)
+        high = actions.new_tensor(self.high)
         return 2 * (actions[..., list(self.active)] - low) / (high - low) - 1
 
     def decode(self, values: Float[Tensor, "*rows a"]) -> Float[Tensor, "*rows A"]:
         """Values near [-1, 1] as actions, constants elsewhere. Nothing is clipped: the environment
         does that."""
         values = values.float()
-        low, high = values.new_tensor(self.low), values.new_tensor(self.high)
+        low = values.new_tensor(self.low)
+        high = values.new_tensor(self.high)
         actions = values.new_tensor(self.constants).repeat(*values.shape[:-1], 1)
         actions[..., list(self.active)] = low + (values + 1) / 2 * (high - low)
         return actions
@@ -84,7 +86,8 @@ def fit_normalizer(
     """
     found = measure_action_range(actions)
     widened = np.maximum(found.reach / farthest, 1.0)
-    middle, half = (found.low + found.high) / 2, (found.high - found.low) / 2
+    middle = (found.low + found.high) / 2
+    half = (found.high - found.low) / 2
     far = widened > 1
     low = np.where(found.rare, found.least, np.where(far, middle - half * widened, found.low))
     high = np.where(found.rare, found.most, np.where(far, middle + half * widened, found.high))

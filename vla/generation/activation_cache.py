@@ -57,7 +57,8 @@ class ActivationCache:
     """
 
     def __init__(self, model: nn.Module, max_bytes: int) -> None:
-        self.model, self.max_bytes = model, max_bytes
+        self.model = model
+        self.max_bytes = max_bytes
         self.layers = [
             part
             for part in plain_model(model).get_decoder().modules()
@@ -66,7 +67,9 @@ class ActivationCache:
         self.first = self.next = 0
         self._kept: list[list[tuple[int, Tensor]]] = []
         self._weights = -1
-        self._lock, self._mine, self._givers = Lock(), local(), 0
+        self._lock = Lock()
+        self._mine = local()
+        self._givers = 0
         self.clear()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ActivationCache:
@@ -89,7 +92,9 @@ class ActivationCache:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.first, self.next, self._full = state["first"], state["next"], state["full"]
+        self.first = state["first"]
+        self.next = state["next"]
+        self._full = state["full"]
         self._kept = [[(start, output) for start, output in kept] for kept in state["kept"]]
         self._weights = self._version()
 
@@ -120,7 +125,8 @@ class ActivationCache:
             self._mine.start = None if self._full else self.next
             if self._full:
                 return torch.full((rows, length), -1, device=device)
-            start, self.next = self.next, self.next + rows * length
+            start = self.next
+            self.next = self.next + rows * length
         return torch.arange(start, start + rows * length, device=device).view(rows, length)
 
     def covers(self, places: Int[Tensor, "*B"]) -> bool:

@@ -42,7 +42,8 @@ def beam_search(
     """
     if num_beams < 1:
         raise ValueError(f"num_beams ({num_beams}) must be at least 1")
-    count, stops = len(tokens), frozenset(stop_ids)
+    count = len(tokens)
+    stops = frozenset(stop_ids)
     first = torch.arange(count, device=tokens.device).repeat_interleave(num_beams)
     prefix = select_rows(prefill(model, tokens, mask, max_new_tokens), first)
     totals = torch.full((count, num_beams), -torch.inf, device=tokens.device)
@@ -55,7 +56,8 @@ def beam_search(
         vocabulary = logprobs.shape[1]
         sums = (totals[:, :, None] + logprobs.view(count, num_beams, -1)).flatten(1)
         best, places = sums.topk(min(2 * num_beams, sums.shape[1]), dim=1)
-        rows, drawn = [], []
+        rows = []
+        drawn = []
         for b in range(count):
             kept = _extend(
                 best[b].tolist(),

@@ -56,7 +56,8 @@ class VllmEngine:
                 "language_model.engine=vllm needs the package vllm, which is not installed: `pip install vllm` on a"
                 " machine with a GPU, or language_model.engine=own"
             ) from error
-        self.model, self._vllm = model, vllm
+        self.model = model
+        self._vllm = vllm
         self._llm = vllm.LLM(
             model=source, logprobs_mode="processed_logprobs", gpu_memory_utilization=0.4
         )
@@ -120,10 +121,8 @@ def make_generation(
 ) -> Generation:
     """Token ids with {id: log-probability} of each draw, as a generation."""
     tokens = torch.full((len(said), length), pad_id)
-    mask, logprobs = (
-        torch.zeros(len(said), length, dtype=torch.bool),
-        torch.zeros(len(said), length),
-    )
+    mask = torch.zeros(len(said), length, dtype=torch.bool)
+    logprobs = torch.zeros(len(said), length)
     for row, (ids, own) in enumerate(said):
         tokens[row, : len(ids)] = torch.tensor(ids)
         mask[row, : len(ids)] = True

@@ -101,7 +101,8 @@ def prefill(
     """
     common = common_length(tokens, mask) if len(tokens) > 1 and uses_full_attention(model) else 0
     rest, rest_mask = left_pad(tokens[:, common:], mask[:, common:])
-    cache, places = make_cache(model, common + rest.shape[1] + max_new_tokens), []
+    cache = make_cache(model, common + rest.shape[1] + max_new_tokens)
+    places = []
     if common:
         place = torch.arange(common, device=tokens.device)[None]
         if activation_cache is not None:
@@ -228,7 +229,8 @@ def _generate(
     max_new_tokens = uniform.shape[1]
     first, history = group_rows(tokens, mask)
     prefix = prefill(model, tokens[first], mask[first], max_new_tokens, activation_cache)
-    head, stop = output_head(model), torch.tensor(list(stop_ids), device=tokens.device)
+    head = output_head(model)
+    stop = torch.tensor(list(stop_ids), device=tokens.device)
     out = empty_generation(
         len(tokens), max_new_tokens, pad_id, tokens.device, value_head is not None
     )
@@ -254,7 +256,9 @@ def _generate(
         if sampling.filters:
             support.append(_scatter_rows(pack_support(logits)[history], live, len(tokens)))
         going = ~torch.isin(drawn, stop)
-        live, history, drawn = live[going], history[going], drawn[going]
+        live = live[going]
+        history = history[going]
+        drawn = drawn[going]
         if t + 1 == max_new_tokens or not len(live):
             break
         prefix, history, fed = fork_histories(prefix, history, drawn, logits.shape[1])
@@ -281,7 +285,8 @@ def fork_histories(
     """
     count = len(prefix.hidden)
     distinct, number = torch.unique(history * vocab_size + drawn, return_inverse=True)
-    parents, tokens = distinct // vocab_size, distinct % vocab_size
+    parents = distinct // vocab_size
+    tokens = distinct % vocab_size
     parted = bool((parents[1:] == parents[:-1]).any())
     if parted or len(distinct) <= _COMPACT_BELOW * count:
         return select_rows(prefix, parents), number, tokens

@@ -29,7 +29,8 @@ def contrastive_logprobs(logprobs: Float[Tensor, "K B V"], guidance: float) -> F
     """Of K prompts a row, the own one first: mean + guidance * (own - mean), -inf where the own one
     finds it implausible. A guidance of 1 leaves the own distribution, but for that.
     """
-    own, mean = logprobs[0], logprobs.mean(0)
+    own = logprobs[0]
+    mean = logprobs.mean(0)
     likely = own >= own.max(-1, keepdim=True).values + torch.log(torch.tensor(PLAUSIBLE))
     return (mean + guidance * (own - mean)).masked_fill(~likely, -torch.inf)
 
@@ -61,10 +62,8 @@ class GuidedEngine:
         greedy: bool,
     ) -> Generation:
         uniform = torch.rand(len(tokens), max_new_tokens).to(tokens.device)
-        rows, stop = (
-            torch.arange(len(tokens), device=tokens.device),
-            torch.tensor(list(stop_ids), device=tokens.device),
-        )
+        rows = torch.arange(len(tokens), device=tokens.device)
+        stop = torch.tensor(list(stop_ids), device=tokens.device)
         out = empty_generation(
             len(tokens), max_new_tokens, pad_id, tokens.device, with_values=False
         )
@@ -89,7 +88,8 @@ class GuidedEngine:
                     if greedy
                     else draw_by_inverse_cdf(logprobs.exp(), uniform[:, t])
                 )
-                out.tokens[going, t], out.mask[:, t] = token[going], going
+                out.tokens[going, t] = token[going]
+                out.mask[:, t] = going
                 out.logprobs[going, t] = logprobs[rows, token][going]
                 going = going & ~torch.isin(token, stop)
                 if t + 1 == max_new_tokens or not bool(going.any()):

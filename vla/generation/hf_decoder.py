@@ -126,10 +126,8 @@ def enable_tree_attention(model: nn.Module) -> bool:
         return config._attn_implementation == TREE_ATTENTION
     device = next(model.parameters()).device
     tree = build_tree_attention([-1, 0, 1, 0], [0, 1, 2, 1]).map(lambda tensor: tensor.to(device))
-    tokens, positions = (
-        torch.arange(4, device=device)[None],
-        torch.tensor([[0, 1, 2, 1]], device=device),
-    )
+    tokens = torch.arange(4, device=device)[None]
+    positions = torch.tensor([[0, 1, 2, 1]], device=device)
     mask = torch.ones(4, 4, dtype=torch.bool, device=device).tril()
     mask[3, 1:3] = False
     usual = hidden_states(model, tokens, positions, mask[None, None])
@@ -200,7 +198,8 @@ class _ReservedLayer(DynamicLayer):
 
     def __init__(self, max_length: int) -> None:
         super().__init__()
-        self.max_length, self.length = max_length, 0
+        self.max_length = max_length
+        self.length = 0
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
@@ -216,7 +215,8 @@ class _ReservedLayer(DynamicLayer):
         self._keys[:, :, self.length : end] = key_states
         self._values[:, :, self.length : end] = value_states
         self.length = end
-        self.keys, self.values = self._keys[:, :, :end], self._values[:, :, :end]
+        self.keys = self._keys[:, :, :end]
+        self.values = self._values[:, :, :end]
         return self.keys, self.values
 
     def get_seq_length(self) -> int:
@@ -229,7 +229,8 @@ class _ReservedLayer(DynamicLayer):
             new = old.new_empty(len(indices), *old.shape[1:])
             torch.index_select(old[:, :, : self.length], 0, indices, out=new[:, :, : self.length])
             setattr(self, name, new)
-        self.keys, self.values = self._keys[:, :, : self.length], self._values[:, :, : self.length]
+        self.keys = self._keys[:, :, : self.length]
+        self.values = self._values[:, :, : self.length]
 
 
 def make_cache(model: nn.Module, max_length: int) -> Cache:

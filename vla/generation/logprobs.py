@@ -33,7 +33,8 @@ class _ChosenLogProbs(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         chosen = logits[rows, targets]
         probabilities = logits.detach() if reuse else torch.empty_like(logits)
-        totals, entropies = [], []
+        totals = []
+        entropies = []
         for z, p in zip(_blocks(logits.detach()), _blocks(probabilities), strict=True):
             largest = z.amax(-1, keepdim=True)
             shifted = (z - largest).clamp_(min=_LOWEST)
@@ -135,7 +136,8 @@ def token_logprobs(
     if len(hidden) <= size:
         logprobs, entropy = one_chunk(hidden, row, targets, support)
         return logprobs, entropy[row]
-    logprobs, entropies = hidden.new_zeros(len(row), dtype=torch.float32), []
+    logprobs = hidden.new_zeros(len(row), dtype=torch.float32)
+    entropies = []
     for start in range(0, len(hidden), size):
         draws = ((row >= start) & (row < start + size)).nonzero().squeeze(1)
         kept = None if support is None else support[start : start + size]

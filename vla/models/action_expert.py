@@ -1,12 +1,15 @@
 """An action expert (Black et al. 2024, pi0): a small transformer beside the language model, with
 weights of its own, whose layer i attends to the keys and values of the language model's layer i.
 
-The language model reads `[prefix | text | queries]` once; the expert's tokens, one a control step,
-see all of it and each other, and nothing of what was read sees them (a block-causal mask). The time
-of the denoising process enters through adaptive norms (Peebles and Xie 2023; pi0.5).
+The language model runs over `[prefix | text | queries]` once. The expert has one token a control
+step. Its tokens attend to that sequence and to each other; the sequence does not attend to them (a
+block-causal mask). The time of the denoising process enters through adaptive norms (Peebles and Xie
+2023; pi0.5).
 
-Shapes: `B` rows, `S` samples of a row that are blind to each other, `H` control steps, `a` values
-of an action, `T` tokens read, `w` width of the expert, `g` key-value heads, `e` size of a head.
+Shapes: `B` rows, `S` samples of a row that do not attend to each other, `H` control steps, `a`
+values of an action, `T` tokens of the sequence, `q` queries, `l` layers, `d` width of the language
+model, `D` numbers of a packed token (d + 2 l g e), `w` width of the expert, `g` key-value heads,
+`e` size of a head, `N` expert tokens (S H), `M` keys (T + N).
 """
 
 from __future__ import annotations
@@ -26,14 +29,17 @@ from vla.models.plan_head import ActionReadout
 from vla.models.vlm import VisionLanguageModel
 from vla.types import Observation, map_rows
 
-SHORTEST_PERIOD, LONGEST_PERIOD = 4e-3, 4.0
-"""Of the sine waves that tell a time in [0, 1]."""
+SHORTEST_PERIOD = 4e-3
+LONGEST_PERIOD = 4.0
+"""Periods of the sine waves that encode a time in [0, 1]."""
 
 
 @dataclass(frozen=True)
 class ExpertContext:
-    """What the expert attends to, computed once a query: rotated keys and values of every layer,
-    which tokens are there, the rotation at the places behind them, and the states of the queries.
+    """The expert's input from the language model, computed once a decision.
+
+    Rotated keys and values of every layer, a mask of the real tokens, the rotation (cosines, sines)
+    at the positions behind them, and the states of the queries.
     """
 
     keys: Float[Tensor, "l B g T e"]
@@ -44,8 +50,9 @@ class ExpertContext:
 
 
 class RecordingCache(DynamicCache):
-    """Takes note of each layer's rotated keys and values, once: when gradient checkpointing
-    computes a layer again, nothing is added, so the two go together.
+    """A cache that records the rotated keys and values of each layer, once.
+
+    Gradient checkpointing runs a layer twice; the second run records nothing.
     """
 
     def __init__(self) -> None:
@@ -60,21 +67,25 @@ class RecordingCache(DynamicCache):
 
 
 class FrozenPrefixCache(DynamicCache):
-    """Puts what was read before each layer's new keys and values, and keeps nothing."""
+    """A cache that prepends the keys and values of a prefix, and stores no new ones."""
 
     def __init__(self, keys: Float[Tensor, "l B g T e"], values: Float[Tensor, "l B g T e"]):
         super().__init__()
-        self.read = keys, values
+        self.prefix = keys, values
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> Any:
-        keys, values = (part[layer_idx] for part in self.read)
+        keys, values = (part[layer_idx] for part in self.prefix)
         return torch.cat([keys, key_states], dim=2), torch.cat([values, value_states], dim=2)
 
 
 def allow_checkpointing_with_cache(decoder: nn.Module) -> None:
-    """Tell a decoder's layers that gradient checkpointing may keep a cache that does not change."""
+    """Allow gradient checkpointing with a cache in a decoder's layers.
+
+    transformers drops the cache otherwise. It is safe here: the caches do not change between the
+    two runs of a layer.
+    """
     for layer in decoder.modules():
         if isinstance(layer, GradientCheckpointingLayer):
             layer._can_checkpoint_with_cache = True
@@ -126,8 +137,10 @@ def _unique_rows(
 
 @dataclass(frozen=True)
 class PrefixCache:
-    """What `see` gave, taken apart: rotated keys and values of every layer, which tokens are there,
-    and the states of the queries with the plan in them.
+    """The unpacked output of `build_prefix_cache`.
+
+    Rotated keys and values of every layer, a mask of the real tokens, and the states of the queries
+    with label and plan added.
     """
 
     keys: Float[Tensor, "l B g T e"]
@@ -136,12 +149,12 @@ class PrefixCache:
     states: Float[Tensor, "B q d"]
 
     def frozen_cache(self, model: VisionLanguageModel) -> FrozenPrefixCache:
-        """A cache for tokens that stand behind what was read, all of them in one call."""
+        """A cache for tokens behind the prefix, all of them in one call."""
         allow_checkpointing_with_cache(model.backbone.model.get_decoder())
         return FrozenPrefixCache(self.keys, self.values)
 
     def growing_cache(self) -> DynamicCache:
-        """A cache for tokens that are written one after another."""
+        """A cache for tokens behind the prefix, one call a token."""
         cache = DynamicCache()
         for layer, (keys, values) in enumerate(zip(self.keys, self.values, strict=True)):
             cache.update(keys, values, layer)
@@ -151,21 +164,27 @@ class PrefixCache:
 def unpack_prefix_cache(
     model: VisionLanguageModel,
     readout: ActionReadout,
-    seen: Float[Tensor, "B T D"],
+    packed: Float[Tensor, "B T D"],
     observation: Observation,
     stop_gradient_to_vlm: bool = False,
 ) -> PrefixCache:
-    """What `see` gave, for a head to attend to. With `stop_gradient_to_vlm` the head's gradient ends here
-    (knowledge insulation, Driess et al. 2025).
+    """Unpack the output of `build_prefix_cache` for a head.
+
+    With `stop_gradient_to_vlm` no gradient passes (knowledge insulation, Driess et al. 2025).
     """
-    seen = seen.detach() if stop_gradient_to_vlm else seen
-    mask, num_queries, heads = observation.token_mask, len(readout.queries), model.backbone.heads
-    hidden, rest = seen[:, -num_queries:, : model.width], seen[..., model.width :]
+    packed = packed.detach() if stop_gradient_to_vlm else packed
+    mask = observation.token_mask
+    num_queries = len(readout.queries)
+    heads = model.backbone.heads
+    # Only the last tokens, the queries, have states; the rows before them are padding.
+    hidden = packed[:, -num_queries:, : model.width]
+    rest = packed[..., model.width :]
     both = rest.unflatten(2, (2, heads.num_layers, heads.num_key_value_heads, heads.size)).permute(
         2, 3, 0, 4, 1, 5
     )
-    num_prefix = seen.shape[1] - mask.shape[1] - num_queries
-    visible = torch.ones(seen.shape[:2], dtype=torch.bool, device=mask.device)
+    # Prefix and queries are always there; of the text, all but its padding.
+    num_prefix = packed.shape[1] - mask.shape[1] - num_queries
+    visible = torch.ones(packed.shape[:2], dtype=torch.bool, device=mask.device)
     visible[:, num_prefix : num_prefix + mask.shape[1]] = mask
     return PrefixCache(
         both[0],
@@ -178,22 +197,25 @@ def unpack_prefix_cache(
 def make_expert_context(
     model: VisionLanguageModel,
     readout: ActionReadout,
-    seen: Float[Tensor, "B T D"],
+    packed: Float[Tensor, "B T D"],
     observation: Observation,
     stop_gradient_to_vlm: bool = False,
 ) -> ExpertContext:
-    """What the expert attends to, from what `see` gave."""
-    read = unpack_prefix_cache(model, readout, seen, observation, stop_gradient_to_vlm)
-    positions = read.visible.sum(1, keepdim=True) + torch.arange(
-        len(readout.queries), device=seen.device
+    """Unpack the output of `build_prefix_cache` for the action expert."""
+    prefix = unpack_prefix_cache(model, readout, packed, observation, stop_gradient_to_vlm)
+    # The expert's tokens take the positions of the queries again, behind the real tokens.
+    positions = prefix.visible.sum(1, keepdim=True) + torch.arange(
+        len(readout.queries), device=packed.device
     )
-    rotation = model.backbone.rotation(positions, read.states)
-    return ExpertContext(read.keys, read.values, read.visible, rotation, read.states)
+    rotation = model.backbone.rotation(positions, prefix.states)
+    return ExpertContext(prefix.keys, prefix.values, prefix.visible, rotation, prefix.states)
 
 
 class ActionExpert(nn.Module):
-    """From noised chunks and their times to predictions, and the log standard deviation of a
-    learned noise, in [0, 1] between its bounds.
+    """A transformer from noised chunks and their times to predictions of the process.
+
+    The second output places the log standard deviation of learned noise between its bounds: 0 is
+    the least, 1 the largest.
     """
 
     def __init__(
@@ -201,7 +223,8 @@ class ActionExpert(nn.Module):
     ):
         super().__init__()
         heads = model.backbone.heads
-        self.width, self.chunk = width, chunk
+        self.width = width
+        self.chunk = chunk
         self.enter = nn.Linear(num_values, width)
         self.place = nn.Parameter(torch.randn(chunk, width) * 0.02)
         self.read = nn.Sequential(nn.LayerNorm(model.width), nn.Linear(model.width, width))
@@ -226,6 +249,7 @@ class ActionExpert(nn.Module):
         hidden = self.enter(noised) + self.place + self.read(context.states)[:, None]
         condition = self.time(sinusoidal_embedding(time, self.width))[:, :, None]
         rotation = tuple(part.repeat(1, samples, 1)[:, None] for part in context.rotation)
+        # All samples of a row go through in one sequence; a token attends to its own sample only.
         block = torch.arange(samples, device=noised.device).repeat_interleave(steps)
         own = (block[:, None] == block).expand(len(noised), -1, -1)
         attend = torch.cat([context.visible[:, None].expand(-1, len(block), -1), own], dim=2)[
@@ -238,7 +262,7 @@ class ActionExpert(nn.Module):
 
 
 class ExpertLayer(nn.Module):
-    """Attention over what was read and the chunk itself, then a gated MLP; both behind adaptive
+    """Attention over the prefix and the chunk itself, then a gated MLP; both behind adaptive
     norms."""
 
     def __init__(
@@ -246,7 +270,8 @@ class ExpertLayer(nn.Module):
     ):
         super().__init__()
         self.size = size
-        self.attention_norm, self.mlp_norm = AdaptiveNorm(width), AdaptiveNorm(width)
+        self.attention_norm = AdaptiveNorm(width)
+        self.mlp_norm = AdaptiveNorm(width)
         self.queries = nn.Linear(width, num_heads * size, bias=False)
         self.keys = nn.Linear(width, num_key_value_heads * size, bias=False)
         self.values = nn.Linear(width, num_key_value_heads * size, bias=False)
@@ -265,12 +290,12 @@ class ExpertLayer(nn.Module):
         attend: Bool[Tensor, "B 1 N M"],
     ) -> Float[Tensor, "B S H w"]:
         normed, gate = self.attention_norm(hidden, condition)
+        # Samples and steps become one token axis: [B, S, H, w] -> [B, S H, w].
         tokens = normed.flatten(1, 2)
         queries = rotate(self._split(self.queries(tokens)), rotation)
-        own_keys, own_values = (
-            rotate(self._split(self.keys(tokens)), rotation),
-            self._split(self.values(tokens)),
-        )
+        own_keys = rotate(self._split(self.keys(tokens)), rotation)
+        own_values = self._split(self.values(tokens))
+        # The prefix may be in another type than the expert, e.g. bfloat16.
         mixed = functional.scaled_dot_product_attention(
             queries,
             torch.cat([keys.to(own_keys.dtype), own_keys], dim=2),
@@ -287,8 +312,10 @@ class ExpertLayer(nn.Module):
 
 
 class AdaptiveNorm(nn.Module):
-    """RMS norm whose scale and shift, and the gate of what follows it, depend on a condition; 1, 0
-    and 1 at first."""
+    """RMS norm with scale, shift and the gate of the next layer from a condition.
+
+    Scale 1, shift 0 and gate 1 at the start.
+    """
 
     def __init__(self, width: int):
         super().__init__()
@@ -307,7 +334,7 @@ class AdaptiveNorm(nn.Module):
 def rotate(
     heads: Float[Tensor, "B h N e"], rotation: tuple[Tensor, ...]
 ) -> Float[Tensor, "B h N e"]:
-    """Rotary position embedding (Su et al. 2021), halves paired as the language model's are."""
+    """Rotary position embedding (Su et al. 2021), halves paired as in Llama."""
     cos, sin = rotation
     first, second = heads.chunk(2, dim=-1)
     return heads * cos + torch.cat([-second, first], dim=-1) * sin

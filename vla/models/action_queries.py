@@ -1,9 +1,10 @@
-"""Queries that read a picture and an instruction at once: the parallel way out of a vision-language
-model.
+"""Learned queries behind an instruction, for parallel decoding, and the reader of a plan.
 
-Each of `q` learned queries stands behind the instruction and becomes a hidden state; each of `a`
-learned dimension vectors turns a hidden state into the state of one number, whose token the
-language model's own head then names.
+Each of `q` queries becomes a hidden state. Each of `a` learned dimension vectors turns a hidden
+state into the state of one number. The language model's own head gives the logits of its token.
+
+Shapes: `B` rows, `q` and `p` queries, `a` dimensions, `c` places, `d` width of the model, `s`
+numbers of proprioception, `n` plan moments (2 a).
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ class ActionQueries(nn.Module):
     def mix(
         self, hidden: Float[Tensor, "*rows d"], dimensions: Float[Tensor, "*rows d"]
     ) -> Float[Tensor, "*rows d"]:
-        """States of numbers from hidden states and the dimensions asked of them."""
+        """States of numbers from hidden states and dimension vectors."""
         states = hidden + dimensions
         return states + self.mixer(states)
 
     def forward(self, hidden: Float[Tensor, "B q d"]) -> Float[Tensor, "B q a d"]:
-        """The states of all numbers of all queries."""
+        """States of all numbers of all queries."""
         return self.mix(
             hidden[:, :, None].expand(-1, -1, len(self.dimensions), -1),
             self.dimensions.expand(*hidden.shape[:2], -1, -1),
@@ -38,31 +39,28 @@ class ActionQueries(nn.Module):
 
     @torch.no_grad()
     def initialize_from(self, other: ActionQueries) -> None:
-        """Take over what another head's queries have learned to look at; a query between two of its
-        own takes the nearer.
-        """
+        """Copy another head's queries and mixer; each query takes the nearest of the other's."""
         nearest = torch.linspace(0, len(other.queries) - 1, len(self.queries)).round().long()
         self.queries.copy_(other.queries[nearest])
         self.mixer.load_state_dict(other.mixer.state_dict())
 
 
 class PlanReader(nn.Module):
-    """What a plan means for every query: an MLP from its numbers, how sure they are, what is felt,
-    and the queries.
+    """An MLP from the plan, proprioception and the queries' states to an offset for every query.
 
-    A plan is a distribution over places for each of `a` numbers. Its mean and spread enter, both on
-    a scale on which the whole line of places is [-1, 1]; thinking first and acting on the thought
-    is the embodied chain of thought of Zawalski et al. 2024, here without writing it out: one pass,
-    and a gradient through the thought.
+    A plan is a distribution over places for each of `a` numbers. Its mean and standard deviation
+    enter (`plan_moments`). As in embodied chain of thought (Zawalski et al. 2024) the policy plans
+    before it acts, but no token is written: it takes one pass, and the gradient flows through the
+    plan.
     """
 
     HIDDEN = 256
 
-    def __init__(self, num_numbers: int, num_felt: int, num_queries: int, width: int):
+    def __init__(self, num_numbers: int, proprio_size: int, num_queries: int, width: int):
         super().__init__()
         self.num_queries = num_queries
         self.layers = nn.Sequential(
-            nn.Linear(2 * num_numbers + num_felt + width, self.HIDDEN),
+            nn.Linear(2 * num_numbers + proprio_size + width, self.HIDDEN),
             nn.GELU(),
             nn.Linear(self.HIDDEN, self.HIDDEN),
             nn.GELU(),
@@ -70,23 +68,28 @@ class PlanReader(nn.Module):
         )
 
     def forward(
-        self, plan: Float[Tensor, "B n"], felt: Float[Tensor, "B s"], hidden: Float[Tensor, "B p d"]
+        self,
+        plan: Float[Tensor, "B n"],
+        proprio: Float[Tensor, "B s"],
+        hidden: Float[Tensor, "B p d"],
     ) -> Float[Tensor, "B q d"]:
-        """What to add to the state of every query. `plan` is `plan_moments`; `hidden` the queries
-        that said it."""
-        read = self.layers(torch.cat([plan, felt, hidden.mean(1)], dim=-1))
-        return read.unflatten(-1, (self.num_queries, -1))
+        """Offsets for the states of the queries. `plan` is `plan_moments`; `hidden` are the states
+        that the plan was predicted from."""
+        offsets = self.layers(torch.cat([plan, proprio, hidden.mean(1)], dim=-1))
+        return offsets.unflatten(-1, (self.num_queries, -1))
 
 
 PLACE_GAIN = 3.0
-"""Places that matter lie within a third of the line; this brings them to [-1, 1]."""
+"""Scale of the line of places: the third of it that objects occupy becomes [-1, 1]."""
 
 
 def plan_moments(logits: Float[Tensor, "B p a c"]) -> Float[Tensor, "B n"]:
-    """Mean and spread of every number of a plan, n = 2a; `p` queries have said it, and are
-    averaged."""
+    """Mean and standard deviation of every number of a plan, n = 2a.
+
+    The distributions that `p` queries predict are averaged first.
+    """
     places = torch.linspace(-PLACE_GAIN, PLACE_GAIN, logits.shape[-1], device=logits.device)
-    chances = logits.softmax(-1).mean(1)
-    mean = chances @ places
-    spread = (chances * (places - mean[..., None]) ** 2).sum(-1).clamp(min=1e-6).sqrt()
+    probabilities = logits.softmax(-1).mean(1)
+    mean = probabilities @ places
+    spread = (probabilities * (places - mean[..., None]) ** 2).sum(-1).clamp(min=1e-6).sqrt()
     return torch.cat([mean, spread], dim=-1)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vla.models.loading import BACKBONE, load_pretrained
 
 ORDER_SCALES = (0.02, 0.08, 0.3)
-"""Length scales, as shares of the whole line, on which ordered ids resemble each other."""
+"""Length scales of the similarity of ordered ids, as fractions of the whole line."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Heads:
 
 
 class Backbone(nn.Module):
-    """A causal LM as embeddings in, hidden states out, and a head that can be asked for part of the
-    vocabulary only."""
+    """A causal LM of transformers: embeddings to hidden states, and logits of any part of the
+    vocabulary."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -51,24 +51,23 @@ class Backbone(nn.Module):
     def rotation(
         self, positions: Int[Tensor, "B T"], like: Float[Tensor, "B T d"]
     ) -> tuple[Float[Tensor, "B T e"], Float[Tensor, "B T e"]]:
-        """Cosines and sines by which keys and queries at these positions are rotated, in the type
-        of `like`.
+        """Cosines and sines of the rotary embedding at these positions, in the type of `like`.
 
         Raises:
-            ValueError: the model marks positions in another way.
+            ValueError: the model has no rotary embedding.
         """
         rotary = getattr(self.model.get_decoder(), "rotary_emb", None)
         if rotary is None:
             kind = type(self.model).__name__
             raise ValueError(
-                f"{kind} has no rotary positions, which an action expert needs: choose a Llama or alike"
+                f"{kind} has no rotary positions, which an action expert needs: "
+                "choose a Llama-like model"
             )
         if "mrope_section" in (
             getattr(self.model.get_decoder().config, "rope_parameters", None) or {}
         ):
-            positions = positions.expand(
-                3, -1, -1
-            )  # time, row and column: here always the same place
+            # Time, row and column (Qwen2.5-VL): text has the same number in all three.
+            positions = positions.expand(3, -1, -1)
         return rotary(like, positions)
 
     def embed(self, tokens: Int[Tensor, "*rows"]) -> Float[Tensor, "*rows d"]:
@@ -82,9 +81,10 @@ class Backbone(nn.Module):
         cache: Any = None,
         layers: list[Tensor] | None = None,
     ) -> Float[Tensor, "B T d"]:
-        """Hidden states after the last norm. `attend[b, i, j]`: token i may look at token j (True);
-        S counts cached tokens. Where a list is given, the states that enter each layer are appended
-        to it.
+        """Hidden states after the last norm.
+
+        `attend[b, i, j]` is True where token i attends to token j; S includes cached tokens. The
+        input of every layer, and the output, is appended to `layers`, if given.
         """
         decoder = self.model.get_decoder()
         output = decoder(
@@ -108,13 +108,11 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def order_embeddings(self, first: int, count: int) -> None:
-        """Give `count` ids from `first` embeddings that say their order: neighbours start out
-        alike.
+        """Set the embeddings of `count` ids from `first` on so that neighbouring ids are similar.
 
-        Location and action ids stand for numbers. From independent random embeddings a model has to
-        learn for each id separately which hidden states mean it; from ordered ones it learns a
-        place on a line. The embeddings are draws of a Gaussian process over the ids, with the
-        spread that the vocabulary has.
+        Location and action ids stand for numbers. With independent random embeddings a model learns
+        each id separately; with ordered ones it learns a position on a line. The embeddings are
+        draws of a Gaussian process over the ids, with the standard deviation of the vocabulary.
         """
         weight = self.model.get_input_embeddings().weight
         spread = weight.std()
@@ -123,29 +121,33 @@ class Backbone(nn.Module):
         kernel = torch.stack([torch.exp(-squared / (2 * scale**2)) for scale in ORDER_SCALES]).mean(
             0
         )
+        # The jitter keeps the kernel positive definite: close ids are almost equal.
         factor = torch.linalg.cholesky(kernel + 1e-6 * torch.eye(count, dtype=torch.float64))
         rows = (factor.float() @ torch.randn(count, self.width)).to(weight) * spread
         weight[first : first + count] = rows
+        # Without tied embeddings the output head needs the same order.
         head = self.model.get_output_embeddings().weight
         if head is not weight:
             head[first : first + count] = rows
 
     @torch.no_grad()
     def compose_embeddings(self, first: int, count: int, parts: Sequence[Sequence[int]]) -> None:
-        """Give the ids behind `count` ordered ones from `first` embeddings made of those they stand
-        for (`parts`, as numbers from `first` on), each turned by its place: what begins or ends
-        alike starts out alike.
+        """Set the embeddings of the ids behind `count` ordered ones from those of their parts.
 
-        Ids that a model was trained with and never saw are all alike: every answer has pushed them
-        the same way.
+        Id `first + count + i` stands for the sequence `parts[i]` of ids, counted from `first`. Its
+        embedding is the sum of theirs, each permuted and signed by its place in the sequence, so
+        sequences with a common beginning or end are similar. Untrained ids of a pretrained model
+        are useless as a start: training has pushed all of them the same way.
         """
         if not parts:
             return
-        weight, longest = self.model.get_input_embeddings().weight, max(len(part) for part in parts)
+        weight = self.model.get_input_embeddings().weight
+        longest = max(len(part) for part in parts)
         order = torch.stack([torch.randperm(self.width) for _ in range(longest)])
         sign = torch.randint(0, 2, (longest, self.width)).to(weight) * 2 - 1
         begin = first + count
         for number, whole in enumerate(parts):
+            # Divided by sqrt(length): a sum of independent vectors keeps their norm.
             turned = [weight[first + part][order[at]] * sign[at] for at, part in enumerate(whole)]
             weight[begin + number] = torch.stack(turned).sum(0) / len(whole) ** 0.5
         head = self.model.get_output_embeddings().weight
@@ -177,9 +179,8 @@ def small_llama(
     )
     model = LlamaForCausalLM(config)
     for layer in model.model.layers:
-        # Keys start as queries are, so attention starts by matching content (Trockman and Kolter
-        # 2023, "Mimetic initialization"): a word finds the patch that looks like it before any
-        # weight has learned to.
+        # Keys start equal to queries, so attention starts by matching content (Trockman and Kolter
+        # 2023, "Mimetic initialization").
         layer.self_attn.k_proj.weight.data.copy_(layer.self_attn.q_proj.weight.data)
     return Backbone(model)
 
@@ -196,6 +197,6 @@ def hub_backbone(name_or_path: str, dtype: torch.dtype, gradient_checkpointing: 
 
 
 def enable_gradient_checkpointing(backbone: Backbone) -> None:
-    """Keep only what enters each layer for the backward pass, and compute the rest again (Chen et
+    """Store only the input of each layer for the backward pass, and recompute the rest (Chen et
     al. 2016)."""
     backbone.model.activation_checkpointing_enable()

@@ -23,15 +23,13 @@ from vla.models.vision import small_vit
 from vla.models.vlm import VisionLanguageModel
 
 EMBEDDED = Path(__file__).parent / "embedded" / "tiny"
-"""The checkpoint that ships with the package: made by `vla-pretrain`, its command and
-metrics beside it."""
+"""The checkpoint that ships with the package, made by `vla-pretrain`."""
 
 
 @dataclass(frozen=True)
 class SmallArchitecture:
-    """The numbers that make a tiny vision-language model. Widths in channels; the patch is
-    `2**len(stem_channels)` pixels.
-    """
+    """Sizes of a tiny vision-language model. Widths in channels; a patch has
+    `2**len(stem_channels)` pixels a side."""
 
     cameras: tuple[str, ...]
     image_size: int
@@ -63,8 +61,7 @@ def small_vlm(architecture: SmallArchitecture) -> VisionLanguageModel:
 def save_vlm(
     folder: Path, model: VisionLanguageModel, architecture: SmallArchitecture, tokenizer: Any
 ) -> None:
-    """Write the model into `folder`; the weights appear under their name only when they are
-    complete."""
+    """Write the model into `folder`; the weights get their name once they are complete."""
     from safetensors.torch import save_model
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -76,7 +73,11 @@ def save_vlm(
 
 
 def read_architecture(folder: Path) -> SmallArchitecture:
-    """The numbers of a model that `save_vlm` wrote; ValueError names what is missing or broken."""
+    """The sizes of a model that `save_vlm` wrote.
+
+    Raises:
+        ValueError: a file is missing or damaged; the message names it.
+    """
     for name in ("architecture.json", "model.safetensors", "tokenizer.json"):
         if not (folder / name).is_file():
             raise ValueError(f"model.checkpoint={folder}: {name} is missing; {REMEDY}")
@@ -89,9 +90,10 @@ def read_architecture(folder: Path) -> SmallArchitecture:
 
 
 def load_vlm(folder: Path) -> tuple[VisionLanguageModel, SmallArchitecture, Any]:
-    """Read what `save_vlm` wrote.
+    """Model, sizes and tokenizer that `save_vlm` wrote.
 
-    Raises ValueError naming the file when one is missing or broken.
+    Raises:
+        ValueError: a file is missing or damaged; the message names it.
     """
     architecture = read_architecture(folder)
     path = folder / "model.safetensors"

@@ -1,12 +1,12 @@
-"""Compressed action tokens written behind what a vision-language model has read, one after another.
+"""An autoregressive decoder of FAST tokens behind the prefix of a vision-language model.
 
-The language model reads what was written so far; every state is told besides what the queries said
-(the plan in it), the integers of the chunk that are there already, and how many are left: a model
-that was never taught these tokens says nothing of them. Only tokens that fit into what is left are
-offered.
+The language model runs over the tokens written so far. Each of its states gets three additions: the
+states of the queries (the plan is in them), the integers of the chunk written so far, and the
+number of integers left. Without these a model that was never trained on the tokens has no use for
+them. Only tokens that fit into the rest of the chunk have a probability.
 
-Shapes: `l` tokens written, `T` tokens read, `q` queries, `K` tokens of the code, `L` integers of a
-chunk.
+Shapes: `B` rows, `l` tokens written, `T` tokens of the prefix, `q` queries, `K` tokens of the code,
+`L` integers of a chunk, `d` width of the model.
 """
 
 from __future__ import annotations
@@ -23,9 +23,13 @@ from vla.models.vlm import VisionLanguageModel
 
 
 class FastDecoder(nn.Module):
-    """Names the tokens of a code whose `expansions` say which integers each stands for; the first
-    ones stand for one each, in their order. The tokens are the last K ids of the vocabulary.
-    `begin`, which the language model reads, is trained and frozen with it.
+    """Distributions of the tokens of a code; the tokens are the last K ids of the vocabulary.
+
+    `expansions` holds the integers of each token; the first tokens are single integers in order.
+    `begin` is the embedding before the first token; it trains and freezes with the language model.
+
+    Raises:
+        ValueError: the code has more tokens than the vocabulary.
     """
 
     lengths: Tensor
@@ -41,13 +45,13 @@ class FastDecoder(nn.Module):
         super().__init__()
         if len(expansions) > model.backbone.vocabulary_size:
             raise ValueError(
-                f"policy.num_tokens ({len(expansions)}) exceeds the vocabulary ({model.backbone.vocabulary_size})"
+                f"policy.num_tokens ({len(expansions)}) exceeds the vocabulary "
+                f"({model.backbone.vocabulary_size}): lower policy.num_tokens"
             )
-        self.num_symbols, self.first_id = (
-            num_symbols,
-            model.backbone.vocabulary_size - len(expansions),
-        )
-        lengths, low = torch.tensor([len(token) for token in expansions]), expansions[0][0]
+        self.num_symbols = num_symbols
+        self.first_id = model.backbone.vocabulary_size - len(expansions)
+        lengths = torch.tensor([len(token) for token in expansions])
+        low = expansions[0][0]
         num_integers = int((lengths == 1).sum())
         model.backbone.order_embeddings(self.first_id, num_integers)
         parts = [[value - low for value in token] for token in expansions[num_integers:]]
@@ -69,90 +73,101 @@ class FastDecoder(nn.Module):
     def teacher_forced_logprobs(
         self,
         model: VisionLanguageModel,
-        read: PrefixCache,
+        prefix: PrefixCache,
         ids: Int[Tensor, "B l"],
         temperature: float,
     ) -> Float[Tensor, "B l K"]:
-        """Log-probabilities of every token given the true ones before it."""
-        begin = self.begin.to(read.states.dtype).expand(len(ids), 1, -1)
+        """Log-probabilities of every token given the true ones before it, in one pass."""
+        begin = self.begin.to(prefix.states.dtype).expand(len(ids), 1, -1)
         embedded = torch.cat([begin, model.backbone.embed(ids[:, :-1] + self.first_id)], dim=1)
-        hidden = _behind(model, embedded, read, read.frozen_cache(model))
+        hidden = _behind(model, embedded, prefix, prefix.frozen_cache(model))
         left = self._left(ids)
-        known = (
+        # All integers of the chunk are at hand; each position may use those before it only.
+        written = (
             torch.arange(self.num_symbols, device=ids.device) < (self.num_symbols - left)[..., None]
         )
         return self._distribution(
-            model, hidden, read, self._put(ids, left)[:, None] * known, left, temperature
+            model, hidden, prefix, self._put(ids, left)[:, None] * written, left, temperature
         )
 
     def generate(
         self,
         model: VisionLanguageModel,
-        read: PrefixCache,
+        prefix: PrefixCache,
         temperature: float,
         draw: Callable[[Float[Tensor, "B K"]], Int[Tensor, "B"]],
     ) -> tuple[Int[Tensor, "B L"], Bool[Tensor, "B L"], Float[Tensor, "B L"]]:
-        """Token after token by `draw` until every chunk is whole: ids, which are draws, and their
-        log-probs."""
-        rows, device = len(read.states), read.states.device
+        """Draw token after token until every chunk is complete.
+
+        `draw` picks ids from log-probabilities. Returns ids, a mask of the draws, and their
+        log-probabilities.
+        """
+        rows = len(prefix.states)
+        device = prefix.states.device
         left = torch.full((rows, 1), self.num_symbols, device=device)
         values = torch.zeros(rows, self.num_symbols, device=device)
         ids = torch.zeros(rows, self.num_symbols, dtype=torch.long, device=device)
-        there, logprobs = (
-            torch.zeros_like(ids, dtype=torch.bool),
-            torch.zeros(ids.shape, device=device),
-        )
-        cache, embedded = read.growing_cache(), self.begin.to(read.states.dtype).expand(rows, 1, -1)
+        mask = torch.zeros_like(ids, dtype=torch.bool)
+        logprobs = torch.zeros(ids.shape, device=device)
+        cache = prefix.growing_cache()
+        embedded = self.begin.to(prefix.states.dtype).expand(rows, 1, -1)
         for at in range(self.num_symbols):
-            hidden = _behind(model, embedded, read, cache, at)
+            hidden = _behind(model, embedded, prefix, cache, at)
             distribution = self._distribution(
-                model, hidden, read, values[:, None], left, temperature
+                model, hidden, prefix, values[:, None], left, temperature
             )[:, 0]
+            # Rows end at different lengths; a finished row gets padding until all are done.
             running = left[:, 0] > 0
             ids[:, at] = draw(distribution) * running
-            there[:, at] = running
+            mask[:, at] = running
             logprobs[:, at] = distribution.gather(-1, ids[:, at, None])[:, 0] * running
             values = values + self._put(ids[:, at : at + 1], left) * running[:, None]
             left = left - (self.lengths[ids[:, at]] * running)[:, None]
             if not (left > 0).any():
                 break
             embedded = model.backbone.embed(ids[:, at] + self.first_id)[:, None]
-        return ids, there, logprobs
+        return ids, mask, logprobs
 
     def _distribution(
         self,
         model: VisionLanguageModel,
         hidden: Float[Tensor, "B l d"],
-        read: PrefixCache,
+        prefix: PrefixCache,
         values: Float[Tensor, "B l L"],
         left: Int[Tensor, "B l"],
         temperature: float,
     ) -> Float[Tensor, "B l K"]:
-        """Log-probabilities of the tokens that fit into what is left, behind the integers `values`
-        of a chunk."""
+        """Log-probabilities of the tokens that fit into the rest of the chunk.
+
+        `values` are the integers written so far, 0 elsewhere.
+        """
+        # A finished row has nothing left, and a distribution over no tokens would be NaN.
         left = left.clamp(min=1)
-        known = (
+        is_written = (
             torch.arange(self.num_symbols, device=left.device)
             < (self.num_symbols - left)[..., None]
         )
-        written = self.written(torch.cat([values, known.to(values.dtype)], dim=-1).to(hidden.dtype))
-        states = hidden + written + self.gist(read.states.flatten(1))[:, None] + self.left(left)
+        written = self.written(
+            torch.cat([values, is_written.to(values.dtype)], dim=-1).to(hidden.dtype)
+        )
+        states = hidden + written + self.gist(prefix.states.flatten(1))[:, None] + self.left(left)
         logits = model.backbone.logits(states + self.mixer(states), self.first_id) / temperature
         return logits.masked_fill(self.lengths > left[..., None], -torch.inf).log_softmax(-1)
 
     def _put(self, ids: Int[Tensor, "B l"], left: Int[Tensor, "B l"]) -> Float[Tensor, "B L"]:
-        """The integers of tokens in their places of the chunk, in [-1, 1]; `left` are those before
-        each."""
+        """The integers of tokens at their places in the chunk, in [-1, 1]; `left` counts the
+        integers left before each token."""
         at = torch.arange(self.integers.shape[1], device=ids.device)
         place = (self.num_symbols - left)[..., None] + at
         place = place.masked_fill(at >= self.lengths[ids][..., None], self.num_symbols).clamp(
             max=self.num_symbols
         )
+        # The extra column takes the padding of short tokens, and is cut off.
         empty = torch.zeros(len(ids), self.num_symbols + 1, device=ids.device)
         return empty.scatter(1, place.flatten(1), self.integers[ids].flatten(1))[:, :-1]
 
     def _left(self, ids: Int[Tensor, "B l"]) -> Int[Tensor, "B l"]:
-        """Integers that are left before each token."""
+        """Integers left before each token."""
         lengths = self.lengths[ids]
         return self.num_symbols - (lengths.cumsum(1) - lengths)
 
@@ -160,16 +175,15 @@ class FastDecoder(nn.Module):
 def _behind(
     model: VisionLanguageModel,
     embedded: Float[Tensor, "B l d"],
-    read: PrefixCache,
+    prefix: PrefixCache,
     cache: Any,
     first: int = 0,
 ) -> Float[Tensor, "B l d"]:
-    """The language model's states of the `first`-th written token and those after it, behind what
-    was read."""
+    """The language model's states of written tokens, from number `first` on."""
     rows, count = embedded.shape[:2]
     at = torch.arange(first, first + count, device=embedded.device)
     own = at[:, None] >= torch.arange(first + count, device=embedded.device)
     attend = torch.cat(
-        [read.visible[:, None].expand(-1, count, -1), own.expand(rows, -1, -1)], dim=2
+        [prefix.visible[:, None].expand(-1, count, -1), own.expand(rows, -1, -1)], dim=2
     )
-    return model.backbone(embedded, attend, read.visible.sum(1, keepdim=True) + at, cache)
+    return model.backbone(embedded, attend, prefix.visible.sum(1, keepdim=True) + at, cache)

@@ -2,9 +2,9 @@
 activations with gradients of their own.
 
 Between its matrix products such a decoder is bound by memory: each of these parts is a chain of
-small operations, and autograd keeps a tensor for every link. As one operation a part keeps only
-what its gradient needs, and passes over memory half as often. The values are those of transformers,
-to the bit.
+small operations, and autograd stores a tensor for each of them. As one operation a part stores only
+the inputs of its gradient, and passes over memory half as often. The values equal those of
+transformers to the bit.
 
 Only the instances of one model change: each part gets a `forward` of its own, which
 `remove_fused_ops` takes away again. Classes and functions of transformers stay as they are.
@@ -25,11 +25,11 @@ from torch.nn.functional import silu
 from vla.models.loading import plain_model
 
 ROTATION = "apply_rotary_pos_emb"
-"""What modelling files of transformers call their rotation of queries and keys."""
+"""Name of the rotation of queries and keys in modelling files of transformers."""
 
 
 class _Normed(torch.autograd.Function):
-    """x / sqrt(mean(x^2) + eps) * w over the last dimension; keeps x and a number a row."""
+    """x / sqrt(mean(x^2) + eps) * w over the last dimension; stores x and one number a row."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -41,39 +41,44 @@ class _Normed(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None]:
         x, weight, factor = ctx.saved_tensors
         normed = x * factor
-        of_scale = grads[0] * normed
-        along = (of_scale @ weight).div_(-len(weight)).unsqueeze(-1)
-        of_x = (grads[0] * weight).addcmul_(normed, along).mul_(factor)
-        return of_x, of_scale.flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None, None
+        scale_grad = grads[0] * normed
+        # The part of the gradient along x: a norm does not change with the length of x.
+        along = (scale_grad @ weight).div_(-len(weight)).unsqueeze(-1)
+        x_grad = (grads[0] * weight).addcmul_(normed, along).mul_(factor)
+        return x_grad, scale_grad.flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None, None
 
 
 class _Rotated(torch.autograd.Function):
-    """x cos + (the halves of x swapped, the first of them negative) sin; keeps cos and sin. Its
-    gradient turns back."""
+    """x cos + (-x2, x1) sin for the halves x1, x2 of x; stores cos and sin.
+
+    The gradient is the rotation by the opposite angle.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        (first, second), (of_first, of_second) = x.chunk(2, -1), sin.chunk(2, -1)
+        first, second = x.chunk(2, -1)
+        sin_first, sin_second = sin.chunk(2, -1)
         out = x * cos
         left, right = out.chunk(2, -1)
-        left.sub_(second * of_first)
-        right.add_(first * of_second)
+        left.sub_(second * sin_first)
+        right.add_(first * sin_second)
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors
-        (first, second), (of_first, of_second) = grads[0].chunk(2, -1), sin.chunk(2, -1)
+        first, second = grads[0].chunk(2, -1)
+        sin_first, sin_second = sin.chunk(2, -1)
         out = grads[0] * cos
         left, right = out.chunk(2, -1)
-        left.addcmul_(second, of_second)
-        right.addcmul_(first, of_first, value=-1)
+        left.addcmul_(second, sin_second)
+        right.addcmul_(first, sin_first, value=-1)
         return out, None, None
 
 
 class _Gated(torch.autograd.Function):
-    """silu(gate) up; keeps the two of them."""
+    """silu(gate) up; stores both inputs."""
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
@@ -95,7 +100,8 @@ def fused_norm(part: Any, x: Float[Tensor, "*B d"]) -> Float[Tensor, "*B d"]:
 
 def fused_mlp(part: Any, x: Float[Tensor, "*B d"]) -> Float[Tensor, "*B d"]:
     """Forward of an MLP of transformers with a SiLU gate (`gate_proj`, `up_proj`, `down_proj`)."""
-    gate, up = part.gate_proj(x), part.up_proj(x)
+    gate = part.gate_proj(x)
+    up = part.up_proj(x)
     return part.down_proj(_Gated.apply(gate, up) if _fits(gate) else silu(gate) * up)
 
 
@@ -104,8 +110,7 @@ def _fits(x: Tensor) -> bool:
 
 
 class Rotation:
-    """`apply_rotary_pos_emb` of transformers; other types and shapes fall back to the library's
-    `own`."""
+    """A fused `apply_rotary_pos_emb`; other types and shapes fall back to the library's `own`."""
 
     def __init__(self, own: Callable[..., tuple[Tensor, Tensor]]) -> None:
         self.own = own
@@ -119,26 +124,26 @@ class Rotation:
             or cos.shape[-1] != q.shape[-1]
         ):
             return self.own(q, k, cos, sin, unsqueeze_dim=unsqueeze_dim)
-        cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
+        cos = cos.unsqueeze(unsqueeze_dim)
+        sin = sin.unsqueeze(unsqueeze_dim)
         return _Rotated.apply(q, cos, sin), _Rotated.apply(k, cos, sin)
 
 
 @torch.no_grad()
 def use_fused_ops(model: nn.Module) -> list[str]:
-    """Give the parts of a decoder fused forwards; names of the classes, and of the rotation, that
-    have them now.
+    """Give the parts of a decoder fused forwards, and return the names of what changed.
 
-    A part changes only if the fused forward computes the same bits on random numbers. Names of
-    weights stay as they are.
+    Names are those of classes, and of the rotation. A part changes only if the fused forward
+    computes the same bits on random numbers. Names of weights stay as they are.
     """
     changed = set()
-    verdicts: dict[type, bool] = {}
+    is_equal: dict[type, bool] = {}
     plain = plain_model(model)
     own = getattr(sys.modules[type(plain).__module__], ROTATION, None)
     rotation = Rotation(own) if own is not None and _rotates_as(own) else None
     for part in plain.get_decoder().modules():
         kind = type(part)
-        if "forward" in vars(part):  # it has been changed
+        if "forward" in vars(part):  # changed before
             continue
         if rotation is not None and _rotates(part):
             part.forward = MethodType(_with_rotation(kind.forward, rotation), part)
@@ -146,9 +151,9 @@ def use_fused_ops(model: nn.Module) -> list[str]:
         fused = _fused_forward(part)
         if fused is None:
             continue
-        if kind not in verdicts:
-            verdicts[kind] = _computes_as(part, fused)
-        if verdicts[kind]:
+        if kind not in is_equal:
+            is_equal[kind] = _computes_as(part, fused)
+        if is_equal[kind]:
             part.forward = MethodType(fused, part)
             changed.add(kind.__name__)
     return sorted(changed)
@@ -190,8 +195,7 @@ def _with_rotation(function: Any, rotation: Rotation) -> FunctionType:
 
 
 def _has_rotation(function: Any) -> bool:
-    found = getattr(function, "__globals__", {}).get(ROTATION)
-    return isinstance(found, Rotation)
+    return isinstance(getattr(function, "__globals__", {}).get(ROTATION), Rotation)
 
 
 def _computes_as(part: nn.Module, fused: Callable[..., Tensor]) -> bool:
@@ -204,8 +208,10 @@ def _computes_as(part: nn.Module, fused: Callable[..., Tensor]) -> bool:
 
 
 def _rotates_as(own: Callable[..., tuple[Tensor, Tensor]]) -> bool:
-    q, k = _numbers(0, 1, 4, 3, 8), _numbers(1, 1, 2, 3, 8)
-    cos, sin = _numbers(2, 1, 3, 8), _numbers(3, 1, 3, 8)
+    q = _numbers(0, 1, 4, 3, 8)
+    k = _numbers(1, 1, 2, 3, 8)
+    cos = _numbers(2, 1, 3, 8)
+    sin = _numbers(3, 1, 3, 8)
     try:
         usual = own(q, k, cos, sin)
     except (TypeError, RuntimeError, ValueError):  # a rotation of another kind

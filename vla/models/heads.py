@@ -1,4 +1,4 @@
-"""Heads on hidden states."""
+"""Value heads: a scalar, or a distribution over returns, from hidden states."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 
 class ValueHead(nn.Module):
-    """State value from a hidden state, zero at the start: the first advantages are then the rewards
-    themselves.
+    """A two-layer MLP from a hidden state to a state value, zero at the start.
 
-    A two-layer MLP; `detach` keeps its gradient out of the shared backbone (measured: a critic that
-    trains the shared weights at the policy's learning rate wrecks the policy).
+    The first advantages are then the rewards themselves. `detach` keeps the gradient out of the
+    shared backbone (measured: a critic that trains the shared weights at the policy's learning rate
+    wrecks the policy).
     """
 
     def __init__(self, width: int, detach: bool):
@@ -28,8 +28,8 @@ class ValueHead(nn.Module):
 
 
 class BinnedValue(nn.Module):
-    """A distribution over returns, as logits of bins (Bellemare et al. 2017; pi*0.6 has 201): a
-    two-layer MLP."""
+    """A two-layer MLP to a distribution over returns, as logits of bins (Bellemare et al. 2017;
+    pi*0.6 has 201)."""
 
     def __init__(self, width: int, num_bins: int):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Models and tokenizers of transformers, by hub name or folder: whole, or refused in one line."""
+"""Loading models and tokenizers of transformers by hub name or folder, with checks."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ REMEDY = "copy or fetch it again, or give another one"
 
 
 def load_pretrained(kind: Any, name: str, setting: str, **options: Any) -> Any:
-    """What `kind.from_pretrained` (an Auto class of transformers) makes of a hub name or a folder.
+    """Load a hub name or folder by `kind.from_pretrained` (`kind` is an Auto class).
 
-    Raises ValueError naming the setting: the name leads nowhere, a file is damaged, or weights are
-    missing.
+    Raises:
+        ValueError: nothing has that name, a file is damaged, or weights are missing. The message
+            names the setting.
     """
     check_manifest(Path(name), setting)
     is_model = "Model" in kind.__name__
     try:
-        found = kind.from_pretrained(
+        loaded = kind.from_pretrained(
             name, **options, **({"output_loading_info": True} if is_model else {})
         )
     except Exception as error:  # readers of every format raise errors of their own
@@ -29,17 +30,21 @@ def load_pretrained(kind: Any, name: str, setting: str, **options: Any) -> Any:
             f"{setting} ({name}) cannot be loaded: {short_message(error)}; {REMEDY}"
         ) from error
     if not is_model:
-        return found
-    model, about = found
-    if about["missing_keys"]:
+        return loaded
+    model, info = loaded
+    if info["missing_keys"]:
         raise ValueError(
-            f"{setting} ({name}) lacks the weights {min(about['missing_keys'])}; {REMEDY}"
+            f"{setting} ({name}) lacks the weights {min(info['missing_keys'])}; {REMEDY}"
         )
     return model
 
 
 def check_manifest(folder: Path, setting: str) -> None:
-    """Hold a folder that one of our runs wrote against its checksums."""
+    """Compare a folder that a run wrote with its checksums.
+
+    Raises:
+        DamagedFile: a file is missing or has changed.
+    """
     if (folder / MANIFEST).is_file() and (fault := find_fault(folder)) is not None:
         raise DamagedFile(folder, f"{fault} ({setting})", REMEDY)
 

@@ -1,9 +1,7 @@
-"""What a vision-language model has to say to a head of continuous actions: a state for every
-control step.
+"""The readout of a vision-language model for continuous actions: one state a control step.
 
 One learned query a control step stands behind the instruction, `[prefix | text | queries]`, and
-becomes a hidden state; where the model has a plan head, what the queries say the instruction comes
-down to is read into them.
+becomes a hidden state. If the model has a plan head, the plan is added to those states.
 """
 
 from __future__ import annotations
@@ -29,8 +27,9 @@ class ActionReadout(nn.Module):
         if model.plan is not None:
             nearest = torch.linspace(0, len(model.plan.queries) - 1, num_queries).round().long()
             self.queries.data.copy_(model.plan.queries.detach()[nearest])
-            numbers, felt = len(model.plan.dimensions), len(model.proprio_mean)
-            self.reader = PlanReader(numbers, felt, num_queries, model.width)
+            num_numbers = len(model.plan.dimensions)
+            proprio_size = len(model.proprio_mean)
+            self.reader = PlanReader(num_numbers, proprio_size, num_queries, model.width)
 
     def encode(
         self,
@@ -39,7 +38,7 @@ class ActionReadout(nn.Module):
         observation: Observation,
         cache: Any = None,
     ) -> Float[Tensor, "B q d"]:
-        """What the queries have seen; `cache` is given the keys and values of the whole
+        """Hidden states of the queries; `cache` receives the keys and values of the whole
         sequence."""
         return model.encode_queries(prefix, observation, self.queries, cache)
 
@@ -50,14 +49,17 @@ class ActionReadout(nn.Module):
         observation: Observation,
         stop_gradient_to_vlm: bool = False,
     ) -> Float[Tensor, "B q d"]:
-        """States of the queries from what they have seen; with `stop_gradient_to_vlm` no gradient reaches the
-        model."""
+        """States of the queries with label and plan added.
+
+        With `stop_gradient_to_vlm` no gradient reaches the model through the plan.
+        """
         if self.reader is None:
             return model.with_advantage_label(hidden, observation)
+        # Grounding trains the plan head on states without labels, so the plan is read from those.
         plan = plan_moments(model.plan_logits(hidden))
-        told = model.with_advantage_label(hidden, observation)
+        labelled = model.with_advantage_label(hidden, observation)
         return hidden + self.reader(
             plan.detach() if stop_gradient_to_vlm else plan,
             model.normalized_proprio(observation),
-            told,
+            labelled,
         )

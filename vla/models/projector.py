@@ -1,4 +1,4 @@
-"""The projector that carries vision features into the language model's space."""
+"""The projector from vision features to the language model's width."""
 
 from __future__ import annotations
 

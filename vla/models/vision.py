@@ -1,4 +1,4 @@
-"""Vision encoders: a timm model, by its name on the hub or small enough to train on a laptop."""
+"""Vision encoders: timm models by name, and a small one that trains on a laptop."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class ConvStem(nn.Sequential):
 class VisionEncoder(nn.Module):
     """Images to patch features: uint8 [B, h, w, 3] -> float [B, patches, width].
 
-    Pixels are scaled by the `mean` and `std` (of pixels in [0, 1]) that the timm model was trained
-    with. Its class and register tokens are dropped; the projector sees patches only. Maps of
-    convolutional models are read row by row. Pictures are enlarged to `pixels`, where the model
-    needs a whole number of patches.
+    Pixels are scaled by the `mean` and `std` (of pixels in [0, 1]) of the timm model's training.
+    Class and register tokens are dropped; the projector takes patches only. Maps of convolutional
+    models become tokens row by row. Pictures are enlarged to `pixels` where the model needs a whole
+    number of patches.
     """
 
     pixel_std: Tensor
@@ -58,7 +58,8 @@ class VisionEncoder(nn.Module):
     ):
         super().__init__()
         self.model = model
-        self.image_size, self.pixels = image_size, pixels or image_size
+        self.image_size = image_size
+        self.pixels = pixels or image_size
         spread = torch.tensor(std)
         self.register_buffer("pixel_std", 255 * spread[:, None, None], persistent=False)
         self.register_buffer(
@@ -67,13 +68,16 @@ class VisionEncoder(nn.Module):
         self.train()
         with torch.no_grad():
             patches = self(torch.zeros(1, image_size, image_size, 3, dtype=torch.uint8))
-        self.num_patches, self.width = patches.shape[1], patches.shape[2]
+        self.num_patches = patches.shape[1]
+        self.width = patches.shape[2]
 
     def forward(self, images: UInt8[Tensor, "B h w 3"]) -> Float[Tensor, "B p d"]:
         if images.shape[1] != self.image_size or images.shape[2] != self.image_size:
             raise ValueError(
                 f"the vision encoder takes {self.image_size} x {self.image_size} pixels, "
-                f"got {tuple(images.shape[1:3])}: set sim.image_size to the model's, or train a model of this size"
+                f"got "
+                f"{tuple(images.shape[1:3])}: set sim.image_size to the model's, or train a model of "
+                "this size"
             )
         dtype = next(self.model.parameters()).dtype
         pixels = images.permute(0, 3, 1, 2).to(dtype)
@@ -85,8 +89,10 @@ class VisionEncoder(nn.Module):
         return patch_tokens(self.model, pixels.contiguous(memory_format=torch.channels_last))
 
     def train(self, mode: bool = True) -> VisionEncoder:
-        """Batch normalisation keeps the statistics it was trained with: a picture's features depend
-        on it alone."""
+        """Set the mode, with batch normalisation always in evaluation mode.
+
+        The features of a picture must not depend on the rest of the batch.
+        """
         super().train(mode)
         for module in self.model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -142,9 +148,10 @@ def hub_vit(name: str, image_size: int, pretrained: bool) -> VisionEncoder:
 
 
 def check_tower(name: str, image_size: int, pretrained: bool) -> None:
-    """Refuse a timm model that is unknown or gives no patches, before its weights are downloaded.
+    """Check a timm model before its weights are downloaded.
 
-    Raises ValueError with the nearest known name, or what the model gives instead.
+    Raises:
+        ValueError: no such model (with the nearest name), or its output is no grid of patches.
     """
     import timm
 
@@ -153,26 +160,26 @@ def check_tower(name: str, image_size: int, pretrained: bool) -> None:
         with torch.device("meta"):
             arguments, pixels = timm_arguments(name, config, image_size)
             model = timm.create_model(name, pretrained=False, num_classes=0, **arguments).eval()
-            found = patch_tokens(model, torch.zeros(1, 3, pixels, pixels))
+            tokens = patch_tokens(model, torch.zeros(1, 3, pixels, pixels))
     except (TypeError, AttributeError, AssertionError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
-            f"model.vision.repository={name} cannot see {image_size} x {image_size} pixels (sim.image_size): {reason}; "
+            f"model.vision.repository={name} cannot take {image_size} x {image_size} pixels (sim.image_size): {reason}; "
             "choose another size or another model, as vit_small_patch14_dinov2.lvd142m"
         ) from error
-    if found.shape[1] < 2 or math.isqrt(found.shape[1]) ** 2 != found.shape[1]:
+    if tokens.shape[1] < 2 or math.isqrt(tokens.shape[1]) ** 2 != tokens.shape[1]:
         raise ValueError(
-            f"model.vision.repository={name} makes {found.shape[1]} tokens of {image_size} x {image_size} pixels "
+            f"model.vision.repository={name} makes {tokens.shape[1]} tokens of {image_size} x {image_size} pixels "
             "(sim.image_size), which are no grid of places: raise sim.image_size, or choose another model, as "
             "vit_small_patch14_dinov2.lvd142m"
         )
 
 
 def timm_config(name: str, pretrained: bool) -> Any:
-    """What timm knows of a model: mean and standard deviation of its pixels, whether its size is
-    fixed.
+    """The pretrained config of a timm model: pixel mean and standard deviation, fixed size or not.
 
-    Raises ValueError with the nearest name where there is no such model, or no weights of it.
+    Raises:
+        ValueError: there is no such model (with the nearest name), or it has no weights.
     """
     import timm
     from timm import models
@@ -183,21 +190,23 @@ def timm_config(name: str, pretrained: bool) -> Any:
     except ValueError as error:
         raise ValueError(f"model.vision.repository: {error}") from error
     except RuntimeError:  # an unknown tag
-        source, config = None, None
+        source = None
+        config = None
     if source:
-        read = (
+        load_config = (
             models.load_model_config_from_hf
             if source == "hf-hub"
             else models.load_model_config_from_path
         )
-        told = read(known_as)[0]
+        config = load_config(known_as)[0]
         return models.PretrainedCfg(
-            **{f.name: told[f.name] for f in fields(models.PretrainedCfg) if f.name in told}
+            **{f.name: config[f.name] for f in fields(models.PretrainedCfg) if f.name in config}
         )
     if config is None:
         hint = did_you_mean(name, [*timm.list_pretrained(), *timm.list_models()])
         raise ValueError(
-            f"model.vision.repository={name} is no model of timm{hint}; timm.list_models() names all"
+            f"model.vision.repository={name} is no model of timm{hint}; "
+            "timm.list_models() lists all"
         )
     if pretrained and not config.has_weights:
         raise ValueError(
@@ -207,8 +216,10 @@ def timm_config(name: str, pretrained: bool) -> Any:
 
 
 def timm_arguments(name: str, config: Any, image_size: int) -> tuple[dict[str, Any], int]:
-    """What makes a model take pictures of a size, and the pixels that it is then given: whole
-    patches of them."""
+    """Arguments of `create_model` for pictures of a size, and the pixels a side of its input.
+
+    The pixels are a whole number of patches.
+    """
     import timm
 
     if not config.fixed_input_size:

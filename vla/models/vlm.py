@@ -4,14 +4,15 @@ model.
 The sequence is `[prefix | text | queries]`. The prefix (image patches of every camera, one
 proprioception token) attends to itself in both directions and to nothing else, so it can be
 computed once and shared by several texts (PaliGemma's prefix, without the text in it). Text is
-causal and sees the prefix. Queries, where there are any, see the prefix, the text and each other
-(parallel decoding as in OpenVLA-OFT).
+causal and attends to the prefix. Queries attend to the prefix, the text and each other (parallel
+decoding as in OpenVLA-OFT).
 
 Images and state may also stand anywhere in the text (PaLM-E's multimodal sentences): a token -1 - k
-is not a word but token k of the prefix, and a text that has such slots is read without the prefix
-before it.
+is no word but token k of the prefix. A text with such slots has no prefix before it.
 
-Shapes: `B` rows, `P` prefix tokens, `n` text tokens, `q` queries, `d` hidden width.
+Shapes: `B` rows, `P` prefix tokens, `p` image tokens, `n` text tokens, `q` queries, `T` tokens of
+the whole sequence, `s` numbers of proprioception, `a` numbers of a plan, `c` places, `m` tokens of
+an answer, `d` hidden width.
 """
 
 from __future__ import annotations
@@ -32,9 +33,8 @@ from vla.models.vocabulary import NUM_ACTION_IDS, NUM_LOCATIONS, action_ids, loc
 from vla.types import Observation
 
 MIN_PROPRIO_STD = 1e-3
-"""Floor of a proprioceptive dimension's standard deviation: a joint that hardly moved in the data
-must not be blown up.
-"""
+"""Floor of the standard deviation of a proprioceptive number: noise of a joint that hardly moved
+must not be amplified."""
 
 
 def attention_mask(
@@ -44,10 +44,10 @@ def attention_mask(
     segments: Int[Tensor, "B n"] | None = None,
     instruction_mask: Bool[Tensor, "B n"] | None = None,
 ) -> Bool[Tensor, "B T T"]:
-    """Who looks at whom in `[prefix | text | queries]`, True where row i may look at column j.
+    """The attention mask of `[prefix | text | queries]`: True where token i attends to token j.
 
-    With `segments`, text tokens of different segments do not see each other: several questions
-    share one prefix. Queries see the text of `instruction_mask`, or all there is.
+    With `segments`, text tokens attend within their segment only: several questions share one
+    prefix. Queries attend to the text of `instruction_mask` (None: `text_mask`).
     """
     batch, length = text_mask.shape
     total = num_prefix + length + num_queries
@@ -82,8 +82,10 @@ class VisionLanguageModel(nn.Module):
     """timm encoder -> MLP projector -> causal LM, with one learned embedding a camera and one
     proprioception token.
 
-    `plan`, where there is one, reads from an instruction what it is about: where its objects are
-    (grounding trains it).
+    `plan`, if given, predicts the locations of an instruction's objects (grounding trains it).
+
+    Raises:
+        ValueError: the vocabulary has no room for the location and action ids of a plan.
     """
 
     proprio_mean: Tensor
@@ -100,7 +102,8 @@ class VisionLanguageModel(nn.Module):
         super().__init__()
         if plan is not None and location_ids(backbone.vocabulary_size).start < 0:
             raise ValueError(
-                f"a vocabulary of {backbone.vocabulary_size} ids has no room for the {NUM_LOCATIONS} places and "
+                f"a vocabulary of {backbone.vocabulary_size} ids has no room for the "
+                f"{NUM_LOCATIONS} locations and "
                 f"{NUM_ACTION_IDS} actions at its end: raise model.backbone.vocabulary_size"
             )
         self.plan = plan
@@ -111,8 +114,8 @@ class VisionLanguageModel(nn.Module):
         self.projector = nn.Identity() if projected else mlp_projector(vision.width, backbone.width)
         self.camera_embedding = nn.Parameter(torch.randn(len(cameras), backbone.width) * 0.02)
         self.proprio_projector = mlp_projector(proprio_size, backbone.width)
-        # A LayerNorm over raw joint values would mix metres with radians; statistics do that job
-        # here.
+        # A LayerNorm over raw joint values would mix metres with radians; `fit_proprio` normalises
+        # each number instead.
         self.proprio_projector[0] = nn.Identity()
         self.register_buffer("proprio_mean", torch.zeros(proprio_size))
         self.register_buffer("proprio_std", torch.ones(proprio_size))
@@ -126,23 +129,28 @@ class VisionLanguageModel(nn.Module):
         return len(self.cameras) * self.vision.num_patches + 1
 
     def fit_proprio(self, proprio: Float[Tensor, "N s"]) -> None:
-        """Take the normalisation of proprioception from data."""
+        """Fit the normalisation of proprioception (metres, radians) to data."""
         self.proprio_mean.copy_(proprio.mean(0))
         self.proprio_std.copy_(proprio.std(0).clamp(min=MIN_PROPRIO_STD))
 
     def prefix_parameters(self) -> list[nn.Parameter]:
-        """What the prefix embeddings depend on: vision, projectors, camera embeddings."""
+        """Parameters of the prefix embeddings: vision, projectors, camera embeddings."""
         modules = (self.vision, self.projector, self.proprio_projector)
         return [p for m in modules for p in m.parameters()] + [self.camera_embedding]
 
     def image_tokens(
         self, images: Mapping[str, UInt8[Tensor, "B h w 3"]]
     ) -> Float[Tensor, "B p d"]:
-        """Projected patches of all cameras, camera after camera."""
+        """Projected patches of all cameras, camera after camera.
+
+        Raises:
+            ValueError: a camera is missing.
+        """
         missing = [camera for camera in self.cameras if camera not in images]
         if missing:
             raise ValueError(
-                f"the model was trained with cameras {list(self.cameras)}, the observation has {sorted(images)}: "
+                f"the model was trained with cameras {list(self.cameras)}, the observation "
+                f"has {sorted(images)}: "
                 f"add {missing} to sim.cameras or the dataset"
             )
         rows = len(images[self.cameras[0]])
@@ -156,18 +164,22 @@ class VisionLanguageModel(nn.Module):
         return patches.transpose(0, 1).reshape(rows, -1, self.width)
 
     def prefix(self, observation: Observation) -> Float[Tensor, "B P d"]:
-        """Embeddings of what is seen and felt, before the language model."""
-        felt = self.proprio_projector(self.normalized_proprio(observation))
-        return torch.cat([self.image_tokens(observation.images), felt[:, None]], dim=1)
+        """Prefix embeddings: image tokens, then one proprioception token."""
+        proprio = self.proprio_projector(self.normalized_proprio(observation))
+        return torch.cat([self.image_tokens(observation.images), proprio[:, None]], dim=1)
 
     def normalized_proprio(self, observation: Observation) -> Float[Tensor, "B s"]:
-        """Proprioception, normalised."""
+        """Proprioception normalised by the mean and standard deviation of the data.
+
+        Raises:
+            ValueError: the observation has none, or another number of values.
+        """
         if observation.proprio is None:
             raise ValueError("the model takes proprioception and the observation has none")
         if observation.proprio.shape[-1] != len(self.proprio_mean):
             raise ValueError(
-                f"observation.state holds {observation.proprio.shape[-1]} numbers, the model was made for "
-                f"{len(self.proprio_mean)}: use data and an environment whose states are the same"
+                f"observation.state holds {observation.proprio.shape[-1]} numbers, the model was made "
+                f"for {len(self.proprio_mean)}: use data and an environment whose states are the same"
             )
         return (observation.proprio - self.proprio_mean) / self.proprio_std
 
@@ -182,23 +194,26 @@ class VisionLanguageModel(nn.Module):
         cache: Any = None,
         instruction_mask: Bool[Tensor, "B n"] | None = None,
     ) -> tuple[Float[Tensor, "B n d"], Float[Tensor, "B q d"]]:
-        """Hidden states of the text and of the queries; `layers` is given those of the whole
-        sequence at every depth, `cache` the keys and values. To queries only the text of
-        `instruction_mask` is there (None: all of it).
+        """Hidden states of the text and of the queries.
+
+        `layers` receives the states of the whole sequence at every depth, `cache` the keys and
+        values. Queries attend to the text of `instruction_mask` only (None: all of it).
         """
         instruction_mask = token_mask if instruction_mask is None else instruction_mask
         if bool((tokens < 0).any()):
             assert segments is None, "questions that share a prefix have no slots"
-            return self._sentence(
+            return self._forward_multimodal(
                 prefix, tokens, token_mask, queries, layers, cache, instruction_mask
             )
         batch, length = tokens.shape
         parts = [prefix, self.backbone.embed(tokens)]
-        num_prefix, num_queries = prefix.shape[1], 0 if queries is None else len(queries)
-        seen = torch.arange(num_prefix, device=tokens.device).expand(batch, -1)
-        positions = [seen, text_positions(num_prefix, token_mask, segments)]
+        num_prefix = prefix.shape[1]
+        num_queries = 0 if queries is None else len(queries)
+        prefix_positions = torch.arange(num_prefix, device=tokens.device).expand(batch, -1)
+        positions = [prefix_positions, text_positions(num_prefix, token_mask, segments)]
         if queries is not None:
             parts.append(queries.to(prefix.dtype).expand(batch, -1, -1))
+            # Queries follow the instruction directly: padding and labels take no positions.
             first = num_prefix + instruction_mask.sum(1, keepdim=True)
             positions.append(first + torch.arange(num_queries, device=tokens.device))
         attend = attention_mask(num_prefix, token_mask, num_queries, segments, instruction_mask)
@@ -209,13 +224,14 @@ class VisionLanguageModel(nn.Module):
 
     @property
     def slots(self) -> dict[str, range]:
-        """Where each camera and the state stand in the prefix: what can be named in a multimodal
-        sentence."""
+        """The range of prefix tokens of each camera and of the state, for multimodal sentences."""
         count = self.vision.num_patches
-        found = {camera: range(i * count, (i + 1) * count) for i, camera in enumerate(self.cameras)}
-        return {**found, "state": range(self.num_prefix - 1, self.num_prefix)}
+        ranges = {
+            camera: range(i * count, (i + 1) * count) for i, camera in enumerate(self.cameras)
+        }
+        return {**ranges, "state": range(self.num_prefix - 1, self.num_prefix)}
 
-    def _sentence(
+    def _forward_multimodal(
         self,
         prefix: Float[Tensor, "B P d"],
         tokens: Int[Tensor, "B n"],
@@ -225,12 +241,15 @@ class VisionLanguageModel(nn.Module):
         cache: Any,
         instruction_mask: Bool[Tensor, "B n"],
     ) -> tuple[Float[Tensor, "B n d"], Float[Tensor, "B q d"]]:
-        """The same for a text with slots: causal, but that the patches of a picture all see each
-        other."""
-        slots, place = tokens < 0, (-1 - tokens).clamp(min=0)
-        shown = prefix.gather(1, place[..., None].expand(-1, -1, prefix.shape[2]))
-        parts = [torch.where(slots[..., None], shown, self.backbone.embed(tokens.clamp(min=0)))]
-        positions, num_queries = [text_positions(0, token_mask, None)], 0
+        """`forward` for a text with slots: causal, but patches of one picture attend to each other
+        in both directions."""
+        slots = tokens < 0
+        # A token -1 - k becomes embedding k of the prefix; words index 0 here and are replaced.
+        place = (-1 - tokens).clamp(min=0)
+        embedded = prefix.gather(1, place[..., None].expand(-1, -1, prefix.shape[2]))
+        parts = [torch.where(slots[..., None], embedded, self.backbone.embed(tokens.clamp(min=0)))]
+        positions = [text_positions(0, token_mask, None)]
+        num_queries = 0
         if queries is not None:
             num_queries = len(queries)
             parts.append(queries.to(prefix.dtype).expand(len(tokens), -1, -1))
@@ -238,10 +257,8 @@ class VisionLanguageModel(nn.Module):
                 instruction_mask.sum(1, keepdim=True)
                 + torch.arange(num_queries, device=tokens.device)
             )
-        attend, length = (
-            attention_mask(0, token_mask, num_queries, None, instruction_mask),
-            tokens.shape[1],
-        )
+        attend = attention_mask(0, token_mask, num_queries, None, instruction_mask)
+        length = tokens.shape[1]
         picture = place // self.vision.num_patches
         together = slots[:, :, None] & slots[:, None] & (picture[:, :, None] == picture[:, None])
         attend[:, :length, :length] |= together & token_mask[:, None]
@@ -257,20 +274,22 @@ class VisionLanguageModel(nn.Module):
         queries: Float[Tensor, "q d"],
         cache: Any = None,
     ) -> Float[Tensor, "B q d"]:
-        """What queries have seen of a picture and its instruction. A label is no part of what there
-        is to see, and a model that never met one would read everything else wrong: heads are `told`
-        it.
+        """Hidden states of the queries behind images and instruction.
+
+        An advantage label is masked out: a model that was never trained with one would process
+        everything else differently. Heads add it afterwards (`with_advantage_label`).
         """
-        asked, mask = observation.instruction_mask, observation.token_mask
-        return self(prefix, observation.tokens, mask, queries, cache=cache, instruction_mask=asked)[
-            1
-        ]
+        instruction = observation.instruction_mask
+        mask = observation.token_mask
+        return self(
+            prefix, observation.tokens, mask, queries, cache=cache, instruction_mask=instruction
+        )[1]
 
     def with_advantage_label(
         self, hidden: Float[Tensor, "B q d"], observation: Observation
     ) -> Float[Tensor, "B q d"]:
-        """The states with the label added, the mean of its words on the scale of a normalised
-        state."""
+        """States of the queries plus the advantage label: the mean embedding of its words, scaled to
+        a root mean square of 1, as normalised states have."""
         if observation.label_mask is None:
             return hidden
         words = (
@@ -282,7 +301,7 @@ class VisionLanguageModel(nn.Module):
         return hidden + nn.functional.rms_norm(label, label.shape[-1:], eps=1e-6).to(hidden.dtype)
 
     def plan_logits(self, hidden: Float[Tensor, "B q d"]) -> Float[Tensor, "B q a c"]:
-        """What queries say an instruction comes down to: logits over the places of every number."""
+        """Logits over the location ids for every number of the plan."""
         assert self.plan is not None, "this model has no plan head"
         places = location_ids(self.backbone.vocabulary_size)
         return self.backbone.logits(self.plan(hidden), places.start, places.stop)
@@ -291,11 +310,12 @@ class VisionLanguageModel(nn.Module):
     def generate(
         self, observation: Observation, max_new_tokens: int, end_token: int
     ) -> Int[Tensor, "B m"]:
-        """Greedy answers to `observation.tokens`, with a KV cache; what follows `end_token` is
-        filled with it. Action ids are no words and are never written (RT-2 writes nothing but them
-        where it acts).
+        """Greedy answers to `observation.tokens`, with a KV cache, padded with `end_token`.
+
+        Action ids are excluded: an answer consists of words.
         """
-        prefix, mask = self.prefix(observation), observation.token_mask
+        prefix = self.prefix(observation)
+        mask = observation.token_mask
         cache = Backbone.new_cache()
         embeddings = torch.cat([prefix, self.backbone.embed(observation.tokens)], dim=1)
         positions = torch.cat(

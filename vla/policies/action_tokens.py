@@ -18,8 +18,13 @@ from vla.types import Observation
 
 
 def reserve_action_ids(model: VisionLanguageModel, bins: ActionBins, temperature: float) -> int:
-    """The first of the vocabulary's last ids, which stand for the bins from now on; neighbouring
-    bins get similar embeddings."""
+    """Reserve the vocabulary's last ids for bins, with similar embeddings for neighbouring bins.
+
+    Returns the first of them.
+
+    Raises:
+        ValueError: more bins than ids, or a temperature that is not positive.
+    """
     if bins.num_bins > model.backbone.vocabulary_size:
         raise ValueError(
             f"policy.num_bins ({bins.num_bins}) exceeds the vocabulary "
@@ -27,8 +32,8 @@ def reserve_action_ids(model: VisionLanguageModel, bins: ActionBins, temperature
         )
     if temperature <= 0:
         raise ValueError(
-            f"policy.temperature ({temperature}) must be positive; evaluation decodes greedily "
-            "where it is asked to"
+            f"policy.temperature ({temperature}) must be positive; greedy decoding is a setting "
+            "of the evaluation"
         )
     first = model.backbone.vocabulary_size - bins.num_bins
     model.backbone.order_embeddings(first, bins.num_bins)
@@ -38,13 +43,16 @@ def reserve_action_ids(model: VisionLanguageModel, bins: ActionBins, temperature
 def make_queries(
     model: VisionLanguageModel, num_queries: int, num_numbers: int
 ) -> tuple[ActionQueries, PlanReader | None]:
-    """Queries for an action's numbers, and a reader of the plan where the model has a plan head;
-    the queries start from those of the plan head."""
+    """Queries for an action's numbers, and a plan reader (None without a plan head).
+
+    The queries start from those of the plan head.
+    """
     head = ActionQueries(num_queries, num_numbers, model.width)
     if model.plan is None:
         return head, None
     head.initialize_from(model.plan)
-    num_plan_numbers, proprio_size = len(model.plan.dimensions), len(model.proprio_mean)
+    num_plan_numbers = len(model.plan.dimensions)
+    proprio_size = len(model.proprio_mean)
     return head, PlanReader(num_plan_numbers, proprio_size, num_queries, model.width)
 
 
@@ -54,7 +62,7 @@ def add_plan(
     hidden: Float[Tensor, "B q d"],
     observation: Observation,
 ) -> Float[Tensor, "B q d"]:
-    """States of the queries with the label and the plan added."""
+    """States of the queries with advantage label and plan added."""
     labelled = model.with_advantage_label(hidden, observation)
     if reader is None:
         return labelled
@@ -66,7 +74,8 @@ def add_plan(
 def restrict_to_valid(
     logits: Float[Tensor, "B L K"], valid: Bool[Tensor, "a K"], temperature: float
 ) -> Float[Tensor, "B L K"]:
-    """Log-probabilities over the valid ids of each draw's dimension, at a temperature."""
+    """Log-probabilities over the valid ids of each draw's dimension, at a temperature; -inf
+    elsewhere."""
     # Draws run over the dimensions of one control step after another.
     dimension = torch.arange(logits.shape[1], device=logits.device) % len(valid)
     return (logits / temperature).masked_fill(~valid[dimension], -torch.inf).log_softmax(-1)
@@ -77,8 +86,10 @@ def score_ids(
     ids: Int[Tensor, "B L"],
     rows: Int[Tensor, "B"] | None = None,
 ) -> tuple[Float[Tensor, "B L"], Float[Tensor, "B L"]]:
-    """Log-probabilities of drawn ids, and entropies; `rows` is the row of `distribution` that each
-    was drawn from (None: its own)."""
+    """Log-probabilities of drawn ids, and entropies of their distributions.
+
+    `rows` is the row of `distribution` of each decision (None: its own).
+    """
     rows = torch.arange(len(ids), device=ids.device) if rows is None else rows
     probabilities = distribution.exp()
     # Invalid ids have a log-probability of -inf, and 0 times -inf would be NaN.
@@ -88,8 +99,12 @@ def score_ids(
 
 
 def draw_ids(distribution: Float[Tensor, "*rows K"], greedy: bool) -> Int[Tensor, "*rows"]:
-    """Draw from log-probabilities by inverting the cumulative distribution (15x faster than
-    torch.multinomial on a CPU). Raises FloatingPointError where they are NaN.
+    """Ids drawn from log-probabilities by inverting the cumulative distribution.
+
+    15 times faster than `torch.multinomial` on a CPU.
+
+    Raises:
+        FloatingPointError: a log-probability is NaN.
     """
     check_distribution(distribution)
     if greedy:

@@ -1,9 +1,9 @@
-"""Action tokens written one after another with a KV cache (`policy.decoding=autoregressive`).
+"""Autoregressive action tokens with a KV cache (`policy.decoding=autoregressive`).
 
-One query begins the sequence `[prefix | text | query, token, token, ...]`; the state at every place
-gives the distribution of the next token.
+One query starts the sequence `[prefix | text | query, token, token, ...]`; the state at every
+position gives the distribution of the next token.
 
-Shapes: as in `token.py`; `P` prefix embeddings, `n` text tokens.
+Shapes: as in `token.py`; `P` prefix tokens, `n` text tokens, `l` positions.
 """
 
 from __future__ import annotations
@@ -33,15 +33,17 @@ from vla.types import Observation, Trace
 
 @dataclass(frozen=True)
 class Prompt:
-    """Everything that stands before the action tokens."""
+    """The sequence before the action tokens: prefix embeddings, and text in an observation."""
 
     prefix: Float[Tensor, "B P d"]
     observation: Observation
 
 
 class AutoregressiveTokenHead(nn.Module):
-    """The language model itself draws action tokens, so nothing of it can be frozen apart, and
-    guidance does not apply (settings refuse both)."""
+    """The language model itself draws action tokens.
+
+    So it cannot be frozen apart from the head, and guidance does not apply; settings refuse both.
+    """
 
     cache: Cache | None = None
     one_prediction = False
@@ -110,9 +112,11 @@ class AutoregressiveTokenHead(nn.Module):
         self, model: VisionLanguageModel, prompt: Prompt, ids: Int[Tensor, "B L"]
     ) -> tuple[Float[Tensor, "B L K"], Float[Tensor, "B d"]]:
         """Log-probabilities of every draw given the true ones before it, and the query's state."""
-        prefix, observation = prompt.prefix, prompt.observation
-        mask, (rows, draws) = observation.token_mask, ids.shape
-        # The last token is predicted and never read, so the query takes its place in the length.
+        prefix = prompt.prefix
+        observation = prompt.observation
+        mask = observation.token_mask
+        rows, draws = ids.shape
+        # The last token is no input, and the query is one more: inputs and draws are equally many.
         written = model.backbone.embed(ids[:, :-1] + self.first_id)
         start = self.head.queries.to(prefix.dtype).expand(rows, -1, -1)
         embeddings = torch.cat(
@@ -121,12 +125,14 @@ class AutoregressiveTokenHead(nn.Module):
         extended = torch.cat(
             [mask, torch.ones(rows, draws, dtype=torch.bool, device=mask.device)], dim=1
         )
-        seen = torch.arange(prefix.shape[1], device=mask.device).expand(rows, -1)
-        positions = torch.cat([seen, text_positions(prefix.shape[1], extended, None)], dim=1)
+        prefix_positions = torch.arange(prefix.shape[1], device=mask.device).expand(rows, -1)
+        positions = torch.cat(
+            [prefix_positions, text_positions(prefix.shape[1], extended, None)], dim=1
+        )
         hidden = model.backbone(embeddings, attention_mask(prefix.shape[1], extended), positions)
         hidden = hidden[:, -draws:]
-        # Plan and label are read once, from the query's state; every later state gets the same
-        # offset.
+        # Plan and label are added to the query's state; every later state gets the same offset, so
+        # that drawing needs them once.
         first = add_plan(self.reader, model, hidden[:, :1], observation)
         states = hidden + (first - hidden[:, :1])
         logits = self._logits(model, states)
@@ -135,20 +141,25 @@ class AutoregressiveTokenHead(nn.Module):
     def _logits(
         self, model: VisionLanguageModel, hidden: Float[Tensor, "B l d"], first_draw: int = 0
     ) -> Float[Tensor, "B l K"]:
-        """Logits of the draws from `first_draw` on, given the states at their places."""
+        """Logits of the draws from number `first_draw` on, from the states at their positions."""
         draws = torch.arange(first_draw, first_draw + hidden.shape[1], device=hidden.device)
         dimensions = self.head.dimensions[draws % self.bins.num_active].expand_as(hidden)
         return model.backbone.logits(self.head.mix(hidden, dimensions), self.first_id)
 
     def draw(self, inputs: HeadInput[Prompt], greedy: bool) -> Draws:
-        """Token after token; the cache holds the keys and values of everything before it."""
-        model, prompt = inputs.model, inputs.context
-        backbone, mask, prefix = model.backbone, prompt.observation.token_mask, prompt.prefix
-        rows, num_prefix, length = len(mask), prefix.shape[1], mask.shape[1]
+        """New decisions, token after token with a KV cache."""
+        model = inputs.model
+        prompt = inputs.context
+        backbone = model.backbone
+        mask = prompt.observation.token_mask
+        prefix = prompt.prefix
+        rows = len(mask)
+        num_prefix = prefix.shape[1]
+        length = mask.shape[1]
         cache = Backbone.new_cache()
         embeddings = torch.cat([prefix, backbone.embed(prompt.observation.tokens)], dim=1)
-        seen = torch.arange(num_prefix, device=mask.device).expand(rows, -1)
-        positions = torch.cat([seen, text_positions(num_prefix, mask, None)], dim=1)
+        prefix_positions = torch.arange(num_prefix, device=mask.device).expand(rows, -1)
+        positions = torch.cat([prefix_positions, text_positions(num_prefix, mask, None)], dim=1)
         backbone(embeddings, attention_mask(num_prefix, mask), positions, cache)
         visible = torch.ones(
             rows, num_prefix + length + self.num_draws, dtype=torch.bool, device=mask.device
@@ -157,10 +168,13 @@ class AutoregressiveTokenHead(nn.Module):
         embedded = self.head.queries.to(prefix.dtype).expand(rows, -1, -1)
         # Positions skip padding, as in `_teacher_forced`: both must give the same rotations.
         position = num_prefix + mask.sum(1, keepdim=True)
-        ids, logprobs, offset = [], [], None
+        ids = []
+        logprobs = []
+        offset = None
         for draw in range(self.num_draws):
             visible_now = visible[:, None, : num_prefix + length + draw + 1]
             hidden = backbone(embedded, visible_now, position + draw, cache)
+            # Only the first state, the query's, predicts the plan (`_teacher_forced`).
             if offset is None:
                 offset = add_plan(self.reader, model, hidden, prompt.observation) - hidden
                 first = (hidden + offset)[:, 0]

@@ -1,22 +1,24 @@
 """Action heads that turn noise into a chunk of actions by an action expert: flow matching (pi0) and
 diffusion.
 
-`exploration` says which steps of the denoising chain are draws to learn from:
+`exploration` chooses the steps of the denoising chain that are draws to learn from:
 
-    one_step       one step of the chain, chosen at random for each decision, is a draw (L = 1), the others move without
-                   noise (pi_RL, Chen et al. 2025: as good as all of them, and twice as fast)
+    one_step       one random step a decision is a draw (L = 1), the others add no noise
+                   (pi_RL, Chen et al. 2025: as good as all of them, and twice as fast)
     all_steps      every step is a draw (L = K'): Flow-SDE, and DPPO for diffusion
-    learned_noise  every step is a draw whose spread the expert predicts (L = K'): Flow-Noise
-    matching       nothing of the chain is a draw; the flow-matching loss of the action, on noise and times that the
-                   trace keeps, stands for its log-probability (L = 1): FPO (McAllister et al. 2025), a surrogate
+    learned_noise  every step is a draw with a standard deviation of the expert (L = K'): Flow-Noise
+    matching       no step is a draw (L = 1); minus the flow-matching loss of the action, on noise
+                   and times from the trace, replaces its log-probability: FPO (McAllister et al.
+                   2025), a surrogate
 
-The first three are exact: the log-probability of the Gaussian steps that the trace holds. Only the
-last `num_stochastic_steps` of the chain may be draws (DPPO's K'): where an observation leaves little doubt,
-what was drawn early is gone at the end, and a draw without consequence is noise in a gradient. The
-prefix and the language model are computed once a decision, however many steps there are.
+The first three are exact: the log-probability of the Gaussian steps in the trace. Only the last
+`num_stochastic_steps` of the chain may be draws (DPPO's K'). Later steps remove most of the effect
+of an early draw, and a draw without effect is noise in a gradient. The prefix and the language
+model are computed once a decision, for any number of steps.
 
-Shapes: `H` control steps a chunk, `A` action dimensions, `a` of them active, `K` denoising steps,
-`K'` of them that may be draws, `L` draws.
+Shapes: `B` decisions, `H` control steps a chunk, `A` action dimensions, `a` of them active, `K`
+denoising steps, `K'` of them that may be draws, `L` draws, `S` samples, `T` tokens and `D` numbers
+of a packed prefix cache, `d` width of the model.
 """
 
 from __future__ import annotations
@@ -51,15 +53,18 @@ from vla.types import Observation, Trace
 
 Exploration = Literal["one_step", "all_steps", "learned_noise", "matching"]
 SURROGATE_LIMIT = 3.0
-"""How far a surrogate log-probability may move in an update (FPO)."""
+"""The largest change of a surrogate log-probability in an update, in nats (FPO)."""
 
 
 @dataclass(frozen=True)
 class DenoisingSettings:
-    """`samples` noise draws a frame in supervised training, and of a surrogate. With `stop_gradient_to_vlm` the
-    expert's gradient does not reach the language model, which learns actions from the cross-entropy
-    of compressed tokens instead, by `token_weight` (knowledge insulation, Driess et al. 2025).
-    Learned noise lies between `min_noise` and `max_noise`.
+    """Settings that flow matching and diffusion share.
+
+    `samples` is the number of noise draws a frame, in supervised training and in a surrogate. With
+    `stop_gradient_to_vlm` the expert's gradient does not reach the language model; it learns
+    actions from the cross-entropy of FAST tokens instead, weighted by `token_weight` (knowledge
+    insulation, Driess et al. 2025). `min_noise` and `max_noise` bound the standard deviation of
+    learned noise, on the normalised scale.
     """
 
     chunk: int
@@ -75,8 +80,12 @@ class DenoisingSettings:
 
 
 class DenoisingHead(nn.Module):
-    """An action expert that attends to the language model's keys and values. `code` holds the
-    tokens that teach the model under `token_weight`.
+    """An action expert that attends to the language model's keys and values.
+
+    `code` holds the FAST tokens of the auxiliary loss under `token_weight`.
+
+    Raises:
+        ValueError: the bounds of noise are swapped, or more steps are draws than there are.
     """
 
     cache: Cache | None = "prefix"  # keys and values would take ten times as much
@@ -94,12 +103,13 @@ class DenoisingHead(nn.Module):
         super().__init__()
         if settings.min_noise > settings.max_noise:
             raise ValueError(
-                f"policy.min_noise ({settings.min_noise}) must not exceed policy.max_noise ({settings.max_noise})"
+                f"policy.min_noise ({settings.min_noise}) must not exceed policy.max_noise "
+                f"({settings.max_noise}): swap them"
             )
         if not 1 <= settings.num_stochastic_steps <= process.num_steps:
             raise ValueError(
-                f"policy.num_stochastic_steps ({settings.num_stochastic_steps}) must lie between 1 and policy.num_steps "
-                f"({process.num_steps}): so many of the last steps may be draws"
+                f"policy.num_stochastic_steps ({settings.num_stochastic_steps}) must lie between "
+                f"1 and policy.num_steps ({process.num_steps}): it counts the last steps that may be draws"
             )
         self.process = process
         self.normalizer = normalizer
@@ -129,7 +139,7 @@ class DenoisingHead(nn.Module):
 
     @property
     def _first_drawn(self) -> int:
-        """The first step of the chain that may be a draw."""
+        """Number of the first step of the chain that may be a draw."""
         return self.process.num_steps - self.settings.num_stochastic_steps
 
     def perceive(
@@ -139,7 +149,7 @@ class DenoisingHead(nn.Module):
         observation: Observation,
         dedup: bool,
     ) -> Float[Tensor, "B T D"]:
-        """States of the queries, and the keys and values of everything before them."""
+        """The packed prefix cache: states of the queries, keys and values of all layers."""
         return build_prefix_cache(model, self.readout, prefix, observation, dedup=dedup)
 
     def interpret(
@@ -161,12 +171,17 @@ class DenoisingHead(nn.Module):
         state: Float[Tensor, "B S H a"],
         time: Float[Tensor, "B S"],
     ) -> tuple[Float[Tensor, "B S H a"], Float[Tensor, "B S H a"]]:
-        """The expert's prediction, and the standard deviation of learned noise, which is linear in
-        its logarithm and takes no guidance."""
-        labelled, share = self.expert(state, time, inputs.context)
-        prediction = inputs.guide(labelled, lambda plain: self.expert(state, time, plain)[0])
-        low, high = self.settings.min_noise, self.settings.max_noise
-        return prediction, low * (high / low) ** share
+        """The expert's prediction (with guidance), and the standard deviation of learned noise.
+
+        The logarithm of the latter lies linearly between its bounds; it takes no guidance.
+        """
+        labelled, fraction = self.expert(state, time, inputs.context)
+        prediction = inputs.guide(
+            labelled, lambda unlabelled: self.expert(state, time, unlabelled)[0]
+        )
+        low = self.settings.min_noise
+        high = self.settings.max_noise
+        return prediction, low * (high / low) ** fraction
 
     def _transition(
         self,
@@ -181,7 +196,7 @@ class DenoisingHead(nn.Module):
         return self.process.transition(step, state, prediction)
 
     def draw(self, inputs: HeadInput[ExpertContext], greedy: bool) -> Draws:
-        """Greedy: from no noise, without noise."""
+        """New decisions. Greedy: from zeros in place of noise, and without noise on the way."""
         start = self._start(inputs, greedy)
         if self.settings.exploration == "matching":
             final, trace, logprobs = self._match(start, inputs)
@@ -197,8 +212,11 @@ class DenoisingHead(nn.Module):
         )
 
     def _start(self, inputs: HeadInput[ExpertContext], greedy: bool) -> Float[Tensor, "B H a"]:
-        """Noise at the head of the chain. Decisions of one state share it: it is no draw of the
-        policy, and where it differed, so would what is compared."""
+        """Noise at the start of the chain, the same for all decisions of a state.
+
+        It is no draw of the policy. If it differed, decisions of a state would differ by more than
+        their draws, and their comparison would credit the draws with it.
+        """
         states = inputs.context.states
         shape = (len(states) // inputs.repeats, self.chunk, self.normalizer.num_active)
         if greedy:
@@ -208,8 +226,9 @@ class DenoisingHead(nn.Module):
         return noise.repeat_interleave(inputs.repeats, 0)
 
     def _chosen_steps(self, rows: int, device: torch.device) -> Int[Tensor, "B L"]:
-        """Steps of the chain that are draws."""
-        first, last = self._first_drawn, self.process.num_steps
+        """Numbers of the steps of the chain that are draws."""
+        first = self._first_drawn
+        last = self.process.num_steps
         if self.settings.exploration == "one_step":
             return torch.randint(first, last, (rows, 1), device=device)
         return torch.arange(first, last, device=device).expand(rows, -1)
@@ -217,13 +236,17 @@ class DenoisingHead(nn.Module):
     def _denoise(
         self, state: Float[Tensor, "B H a"], inputs: HeadInput[ExpertContext], greedy: bool
     ) -> tuple[Float[Tensor, "B H a"], dict[str, Tensor], Float[Tensor, "B L"]]:
-        """Walk the chain: its end, the steps that are draws with the states around them, and their
-        log-probs."""
+        """Run the chain with noise in the steps that are draws.
+
+        Returns its end, a trace (drawn steps, and the states before and after them), and the
+        log-probabilities of the draws.
+        """
         rows = torch.arange(len(state), device=state.device)[:, None]
         steps = self._chosen_steps(len(rows), rows.device)
         if greedy and self.num_draws == 1:
             steps = torch.full_like(rows, self._first_drawn)
-        states, logprobs = [state], []
+        states = [state]
+        logprobs = []
         for k, time in enumerate(self.times):
             prediction, spread = (
                 part[:, 0]
@@ -232,8 +255,10 @@ class DenoisingHead(nn.Module):
             mean, std = self._transition(k, state, prediction, spread)
             moved = self.process.move(k, state, prediction)
             if not greedy:
+                # Every row draws noise in every step, used or not: `one_step` differs by row.
                 drawn = (steps == k).any(1)[:, None, None]
                 moved = torch.where(drawn, mean + std * torch.randn_like(mean), moved)
+            # Of a step that is no draw this number has no meaning; it is dropped below.
             logprobs.append(gaussian_logprob(moved, mean, std))
             state = moved
             states.append(state)
@@ -244,7 +269,7 @@ class DenoisingHead(nn.Module):
     def _match(
         self, state: Float[Tensor, "B H a"], inputs: HeadInput[ExpertContext]
     ) -> tuple[Float[Tensor, "B H a"], dict[str, Tensor], Float[Tensor, "B 1"]]:
-        """Walk the chain without noise, and keep the noise and times of the surrogate."""
+        """Run the chain without noise; the trace holds noise and times of the surrogate."""
         for k, time in enumerate(self.times):
             prediction, _ = self.predict(inputs, state[:, None], time.expand(len(state), 1))
             state = self.process.move(k, state, prediction[:, 0])
@@ -258,8 +283,8 @@ class DenoisingHead(nn.Module):
         return state, trace, trace["surrogate"]
 
     def _surrogate(self, trace: Trace, inputs: HeadInput[ExpertContext]) -> Float[Tensor, "B 1"]:
-        """Minus the loss of matching, summed over a chunk's numbers, a mean over the kept noise and
-        times."""
+        """Minus the flow-matching loss, summed over a chunk's numbers, a mean over the trace's noise
+        and times."""
         noised, target = self.process.corrupt(
             trace["action"][:, None], trace["noise"], trace["time"]
         )
@@ -267,17 +292,20 @@ class DenoisingHead(nn.Module):
         return -(prediction - target).square().sum((-1, -2)).mean(1, keepdim=True)
 
     def score(self, inputs: HeadInput[ExpertContext], trace: Trace) -> DrawScores:
-        """There is an entropy only where the policy can change it: with learned noise."""
+        """Scores of stored draws; an entropy only with learned noise, else no weight changes it."""
         summary = self.summarize(inputs)
         if self.settings.exploration == "matching":
+            # An unbounded change of the surrogate would make an importance ratio of any size.
             change = self._surrogate(trace, inputs) - trace["surrogate"]
             limited = change.clamp(-SURROGATE_LIMIT, SURROGATE_LIMIT)
             return DrawScores(trace["surrogate"] + limited, None, summary)
-        steps, before, after = trace["step"], trace["before"], trace["after"]
+        steps = trace["step"]
+        before = trace["before"]
+        after = trace["after"]
         prediction, spread = self.predict(inputs, before, self.times[steps])
         logprobs = torch.zeros_like(self.times[steps])
-        # A step's transition takes its number as a constant, so all are computed for every draw and
-        # each draw takes that of its own step.
+        # A transition takes its step as a constant, so every draw gets the transitions of all steps,
+        # and `where` picks its own.
         for k in range(self._first_drawn, self.process.num_steps):
             mean, std = self._transition(k, before, prediction, spread)
             logprobs = torch.where(steps == k, gaussian_logprob(after, mean, std), logprobs)
@@ -293,9 +321,10 @@ class DenoisingHead(nn.Module):
         action_mask: Bool[Tensor, "B H"],
         trains_model: bool,
     ) -> tuple[Float[Tensor, "B H"], Bool[Tensor, "B H"]]:
-        """Squared error of the expert's prediction, a mean over noise draws and values, for every
-        control step. Several draws of noise share one pass of the language model, which costs more
-        than all of them.
+        """Squared error of the expert's prediction for every control step, a mean over noise draws
+        and action dimensions.
+
+        All noise draws share one pass of the language model, which costs more than all of them.
         """
         inputs = HeadInput(model, self.interpret(model, perceived, observation))
         clean = self.normalizer.encode(actions)[:, None]
@@ -307,21 +336,19 @@ class DenoisingHead(nn.Module):
         terms = (prediction - target).square().mean((1, 3))
         if self.writer is None or not trains_model:
             return terms, action_mask
-        read = unpack_prefix_cache(
-            model, self.readout, perceived, observation
-        )  # without insulation
-        ids, there = self.code.encode(actions)
-        logprobs, _ = score_tokens(self.writer, model, read, ids, there, 1.0)
-        # A token concerns all control steps: only chunks count that are to be imitated whole.
-        tokens = -(logprobs.sum(1) / there.sum(1) * action_mask.all(1))[:, None]
+        # This loss trains the language model, so its gradient passes whatever the expert's does.
+        prefix = unpack_prefix_cache(model, self.readout, perceived, observation)
+        ids, mask = self.code.encode(actions)
+        logprobs, _ = score_tokens(self.writer, model, prefix, ids, mask, 1.0)
+        # A token encodes all control steps: a chunk counts only if all its actions do.
+        tokens = -(logprobs.sum(1) / mask.sum(1) * action_mask.all(1))[:, None]
         return terms + self.settings.token_weight * tokens, action_mask
 
     def perception_parameters(self) -> Iterator[nn.Parameter]:
         yield self.readout.queries
 
     def chain(self, trace: Trace) -> Float[Tensor, "B K H A"] | None:
-        """States of the denoising chain around the steps that were draws, as actions; None where
-        no step of it is one."""
+        """States of the chain around the steps that were draws, as actions; None without draws."""
         if "before" not in trace:
             return None
         states = torch.cat([trace["before"], trace["after"][:, -1:]], dim=1)
@@ -331,7 +358,7 @@ class DenoisingHead(nn.Module):
 def fit_denoising_code(
     chunks: np.ndarray, token_weight: float, num_tokens: int, token_scale: float
 ) -> ActionNormalizer | FastCode:
-    """A normaliser, within the code of tokens where these teach the language model."""
+    """A normaliser; with `token_weight`, a FAST code that contains one."""
     if token_weight:
         return fit_fast(chunks, num_tokens, token_scale)
     return fit_normalizer(chunks[:, 0])
@@ -340,7 +367,7 @@ def fit_denoising_code(
 def read_denoising_code(
     values: Mapping[str, Any], token_weight: float
 ) -> ActionNormalizer | FastCode:
-    """The same from its `to_dict`."""
+    """The code of `fit_denoising_code`, from its `to_dict`."""
     kind = FastCode if token_weight else ActionNormalizer
     return kind.from_dict(dict(values))
 
@@ -348,7 +375,7 @@ def read_denoising_code(
 def denoising_code_notes(
     code: ActionNormalizer | FastCode, num_tokens: int, frames: np.ndarray, names: Sequence[str]
 ) -> list[str]:
-    """Sentences about dimensions whose scale is widened."""
+    """Sentences about dimensions with a widened scale."""
     if isinstance(code, FastCode):
         return describe_widened_scales(
             frames, names, max_normalized_value(num_tokens, code.scale, code.chunk)
@@ -362,6 +389,7 @@ def make_denoising_head(
     settings: DenoisingSettings,
     code: ActionNormalizer | FastCode,
 ) -> DenoisingHead:
+    """The head of a process, with the FAST decoder where the code has tokens."""
     if isinstance(code, FastCode):
         return DenoisingHead(model, process, code.normalizer, settings, code)
     return DenoisingHead(model, process, code, settings)

@@ -60,8 +60,8 @@ class DiffusionSettings:
     def __post_init__(self) -> None:
         if self.num_stochastic_steps > self.num_steps:
             raise ValueError(
-                f"num_stochastic_steps ({self.num_stochastic_steps}) is more than num_steps ({self.num_steps}): the "
-                "chain has no more to draw"
+                f"num_stochastic_steps ({self.num_stochastic_steps}) is more than "
+                f"num_steps ({self.num_steps}): the chain has no more steps to draw"
             )
         if self.num_train_steps % self.num_steps:
             nearest = nearest_divisor(self.num_steps, self.num_train_steps)
@@ -81,16 +81,17 @@ class DiffusionSettings:
         return read_denoising_code(values, self.token_weight)
 
     def code_notes(self, code: Any, frames: np.ndarray, names: Sequence[str]) -> list[str]:
-        found = denoising_code_notes(code, self.num_tokens, frames, names)
+        notes = denoising_code_notes(code, self.num_tokens, frames, names)
         normalizer = code.normalizer if isinstance(code, FastCode) else code
         values = normalizer.encode(torch.from_numpy(frames)).abs()
-        share = float((values > self.clip).any(-1).float().mean())
-        if share:
-            found.append(
-                f"policy.clip ({self.clip:g}) cuts the actions of {100 * share:.3g} % of the frames, which lie up to "
-                f"{float(values.max()):.3g} out: raise policy.clip to that for them to be executed whole"
+        clipped = float((values > self.clip).any(-1).float().mean())
+        if clipped:
+            notes.append(
+                f"policy.clip ({self.clip:g}) cuts the actions of {100 * clipped:.3g} % of the "
+                f"frames, which lie up to {float(values.max()):.3g} out: raise policy.clip to "
+                "that for them to be executed whole"
             )
-        return found
+        return notes
 
     def make_head(
         self, model: VisionLanguageModel, code: ActionNormalizer | FastCode

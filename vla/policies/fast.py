@@ -1,11 +1,12 @@
-"""Compressed action tokens (FAST, Pertsch et al. 2025), written one after another with a KV cache.
+"""Compressed action tokens (FAST, Pertsch et al. 2025), decoded autoregressively with a KV cache.
 
-A draw is a token of the code of `vla.actions.fast`, under the last ids of the vocabulary. Only
-tokens that fit into what is left of the chunk can be drawn, so every sequence is a whole chunk and
-ends by itself; the draws after its end are padding, which the mask leaves out.
+A draw is a token of the code of `vla.actions.fast`, one of the last ids of the vocabulary. Only
+tokens that fit into the rest of the chunk have a probability, so every sequence is a complete
+chunk. Draws after its end are padding, which the mask leaves out.
 
-Shapes: `H` control steps a chunk, `A` action dimensions, `L` integers of a chunk (the most draws),
-`K` tokens.
+Shapes: `B` decisions, `H` control steps a chunk, `A` action dimensions, `L` integers of a chunk
+(the most draws), `K` tokens, `P` prefix tokens, `T` tokens and `D` numbers of a packed prefix
+cache, `d` width of the model.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class FastSettings:
     """Settings of `policy=fast`."""
 
     cache: ClassVar[Cache | None] = "prefix"
-    can_guide: ClassVar[bool] = False  # two half-written sequences cannot be combined
+    can_guide: ClassVar[bool] = False  # two partial sequences cannot be combined
     unused: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     chunk: SmallCount
     instruction_length: InstructionLength
@@ -64,8 +65,9 @@ class FastSettings:
 
 
 class FastHead(nn.Module):
-    """The language model writes compressed actions behind its queries, one query a control step.
-    Every state gets what the queries read and how much of the chunk is left.
+    """Autoregressive tokens behind one query a control step; the context is the prefix cache.
+
+    `writer` is the decoder of the tokens (`FastDecoder`).
     """
 
     cache: Cache | None = "prefix"  # keys and values would take ten times as much
@@ -91,7 +93,7 @@ class FastHead(nn.Module):
         observation: Observation,
         dedup: bool,
     ) -> Float[Tensor, "B T D"]:
-        """States of the queries, and the keys and values of everything before them."""
+        """The packed prefix cache: states of the queries, keys and values of all layers."""
         return build_prefix_cache(model, self.readout, prefix, observation, dedup=dedup)
 
     def interpret(
@@ -107,19 +109,19 @@ class FastHead(nn.Module):
 
     def draw(self, inputs: HeadInput[PrefixCache], greedy: bool) -> Draws:
         draw = partial(draw_ids, greedy=greedy)
-        ids, there, logprobs = self.writer.generate(
+        ids, mask, logprobs = self.writer.generate(
             inputs.model, inputs.context, self.temperature, draw
         )
         return Draws(
-            action=self.code.decode(ids, there),
-            trace={"ids": ids, "there": there},
+            action=self.code.decode(ids, mask),
+            trace={"ids": ids, "there": mask},
             logprobs=logprobs,
-            mask=there,
+            mask=mask,
             summary=self.summarize(inputs),
         )
 
     def score(self, inputs: HeadInput[PrefixCache], trace: Trace) -> DrawScores:
-        """0 where nothing was drawn."""
+        """Log-probabilities and entropies of stored draws, 0 where nothing was drawn."""
         logprobs, entropy = score_tokens(
             self.writer,
             inputs.model,
@@ -139,15 +141,17 @@ class FastHead(nn.Module):
         action_mask: Bool[Tensor, "B H"],
         trains_model: bool,
     ) -> tuple[Float[Tensor, "B L"], Bool[Tensor, "B L"]]:
-        """Cross-entropy of every token of the demonstrated chunks. A token concerns all control
-        steps, so only chunks count whose every action is to be imitated."""
-        ids, there = self.code.encode(actions)
-        read = self.interpret(model, perceived, observation)
-        logprobs, _ = score_tokens(self.writer, model, read, ids, there, self.temperature)
-        return -logprobs, there & action_mask.all(1, keepdim=True)
+        """Cross-entropy of every token of the demonstrated chunks.
+
+        A token encodes all control steps, so a chunk counts only if all its actions do.
+        """
+        ids, mask = self.code.encode(actions)
+        prefix = self.interpret(model, perceived, observation)
+        logprobs, _ = score_tokens(self.writer, model, prefix, ids, mask, self.temperature)
+        return -logprobs, mask & action_mask.all(1, keepdim=True)
 
     def perception_parameters(self) -> Iterator[nn.Parameter]:
-        """The queries, and what the language model reads before the first token."""
+        """The queries, and the embedding before the first token."""
         yield self.readout.queries
         yield self.writer.begin
 
@@ -160,21 +164,23 @@ def make_fast_decoder(model: VisionLanguageModel, code: FastCode) -> FastDecoder
 def score_tokens(
     writer: FastDecoder,
     model: VisionLanguageModel,
-    read: PrefixCache,
+    prefix: PrefixCache,
     ids: Int[Tensor, "B L"],
-    there: Bool[Tensor, "B L"],
+    mask: Bool[Tensor, "B L"],
     temperature: float,
 ) -> tuple[Float[Tensor, "B L"], Float[Tensor, "B L"]]:
-    """Log-probabilities and entropies of written tokens, 0 where there is none."""
-    longest = int(there.sum(1).max())
-    distribution = writer.teacher_forced_logprobs(model, read, ids[:, :longest], temperature)
+    """Log-probabilities and entropies of written tokens, 0 outside the mask."""
+    # Nothing behind the longest sequence needs a pass of the language model.
+    longest = int(mask.sum(1).max())
+    distribution = writer.teacher_forced_logprobs(model, prefix, ids[:, :longest], temperature)
+    # Tokens that do not fit have a log-probability of -inf, and 0 times -inf would be NaN.
     probabilities = distribution.exp()
     entropy = -(probabilities * distribution.masked_fill(probabilities == 0, 0.0)).sum(-1)
     logprobs = distribution.gather(-1, ids[:, :longest, None])[..., 0]
-    # Where nothing was drawn an id may be impossible; its -inf must not reach the gradient of the
-    # others.
-    counted, rest = there[:, :longest], (0, ids.shape[1] - longest)
+    # A padding id may have probability 0; its -inf must not reach the gradient of the others.
+    counted = mask[:, :longest]
+    padding = (0, ids.shape[1] - longest)
     logprobs, entropy = (
-        nn.functional.pad(part.masked_fill(~counted, 0.0), rest) for part in (logprobs, entropy)
+        nn.functional.pad(part.masked_fill(~counted, 0.0), padding) for part in (logprobs, entropy)
     )
     return logprobs, entropy

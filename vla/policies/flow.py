@@ -60,12 +60,13 @@ class FlowSettings:
     def __post_init__(self) -> None:
         if self.min_noise > self.max_noise:
             raise ValueError(
-                f"min_noise ({self.min_noise}) must not exceed max_noise ({self.max_noise}): swap them"
+                f"min_noise ({self.min_noise}) must not exceed max_noise "
+                f"({self.max_noise}): swap them"
             )
         if self.num_stochastic_steps > self.num_steps:
             raise ValueError(
-                f"num_stochastic_steps ({self.num_stochastic_steps}) is more than num_steps ({self.num_steps}): the "
-                "chain has no more to draw"
+                f"num_stochastic_steps ({self.num_stochastic_steps}) is more than "
+                f"num_steps ({self.num_steps}): the chain has no more steps to draw"
             )
 
     @property
@@ -76,8 +77,8 @@ class FlowSettings:
             "learned_noise": ("noise_level",),
             "matching": ("min_noise", "max_noise", "noise_level", "num_stochastic_steps"),
         }
-        found = {} if self.token_weight else {"token_weight": ("num_tokens", "token_scale")}
-        return {**found, "exploration": ignored[self.exploration]}
+        unused = {} if self.token_weight else {"token_weight": ("num_tokens", "token_scale")}
+        return {**unused, "exploration": ignored[self.exploration]}
 
     def fit_code(self, chunks: np.ndarray) -> ActionNormalizer | FastCode:
         return fit_denoising_code(chunks, self.token_weight, self.num_tokens, self.token_scale)

@@ -1,11 +1,11 @@
-"""The action head of a robot policy: the part that turns what a vision-language model perceived
-into draws, and scores them.
+"""The protocol of an action head: from states of a vision-language model to draws and their scores.
 
-`VlaPolicy` (`policy.py`) runs the model, freezes it, keeps what is frozen in traces, applies
-guidance and estimates values. A head adds what differs between kinds of policies.
+`VlaPolicy` (`vla_policy.py`) runs the model, freezes it, stores frozen computations in traces,
+applies guidance and estimates values. A head adds the parts that differ between kinds of policies.
 
 Shapes: `B` decisions, `S` states (rows of a context), `H` control steps a chunk, `A` action
-dimensions, `L` draws a decision, `d` width of the model.
+dimensions, `L` draws a decision, `K` states of a denoising chain, `P` prefix tokens, `d` width of
+the model.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ C = TypeVar("C")
 
 @dataclass(frozen=True)
 class HeadInput(Generic[C]):
-    """Input of a head's decisions: `context` is its interpretation of what the model perceived.
+    """Input of a head's decisions; `context` is the output of `Head.interpret`.
 
-    `unlabelled` is the same without the advantage label (None: no guidance). `rows` is the row of the
-    context that each decision is drawn from (None: its own). `repeats` decisions of one state stand
-    together.
+    `unlabelled` is the context without the advantage label (None: no guidance). `rows` is the row
+    of the context of each decision (None: its own). `repeats` is the number of adjacent decisions
+    of one state.
     """
 
     model: VisionLanguageModel
@@ -44,21 +44,27 @@ class HeadInput(Generic[C]):
     repeats: int = 1
 
     def guide(self, labelled: Tensor, predict: Callable[[C], Tensor]) -> Tensor:
-        """Classifier-free guidance (Ho and Salimans 2022): plain + guidance (labelled - plain), of
-        a prediction from the context and one from `unlabelled`."""
+        """Classifier-free guidance (Ho and Salimans 2022).
+
+        unlabelled + guidance (labelled - unlabelled), where `labelled` is the prediction from the
+        context and `predict` makes the other one.
+        """
         if self.unlabelled is None:
             return labelled
         unlabelled = predict(self.unlabelled)
         return unlabelled + self.guidance * (labelled - unlabelled)
 
     def expand_to_decisions(self, values: Tensor) -> Tensor:
-        """Values of states [S, ...] as values of decisions [B, ...]."""
+        """Values of states [S, ...] expanded to values of decisions [B, ...]."""
         return values if self.rows is None else values[self.rows]
 
 
 @dataclass(frozen=True)
 class Draws:
-    """New decisions. `summary` [S, d] is the input of the value head."""
+    """New decisions: actions in physical units, a trace for `score`, and log-probabilities.
+
+    `mask` is True for real draws. `summary` is the input of the value head.
+    """
 
     action: Float[Tensor, "B H A"]
     trace: dict[str, Tensor]
@@ -69,7 +75,8 @@ class Draws:
 
 @dataclass(frozen=True)
 class DrawScores:
-    """Log-probabilities and entropies (None: no weight can change them) of stored draws."""
+    """Log-probabilities and entropies of stored draws, in nats; `summary` is the input of the value
+    head. An entropy of None is a constant."""
 
     logprobs: Float[Tensor, "B L"]
     entropy: Float[Tensor, "B _"] | None
@@ -78,26 +85,33 @@ class DrawScores:
 
 @runtime_checkable
 class Head(Protocol[C]):
-    """An action head, which is a `torch.nn.Module` too.
+    """An action head; it is a `torch.nn.Module` too.
 
-    Contract: `score(inputs, draw(inputs, greedy).trace)` gives the log-probabilities of the
-    draws, for equal weights.
+    Contract: for equal weights, `score(inputs, draw(inputs, greedy).trace)` gives the
+    log-probabilities of the draws.
     """
 
     cache: Cache | None
-    """What a frozen model leaves in traces. None: the head runs the language model for every draw,
-    so the model cannot be frozen apart from it."""
+    """The computation that traces store once the model is frozen.
+
+    None: the head runs the language model for every draw, so the model cannot be frozen alone.
+    """
     one_prediction: bool
-    """Whether one prediction serves all decisions from a state, whatever was drawn."""
+    """True if the prediction depends on the state alone, not on the draws."""
     exact: bool
-    """Whether log-probabilities are exact, not a surrogate."""
+    """True if log-probabilities are exact, False if they are a surrogate."""
     temperature: float
+    """Temperature of the draws; 1.0 where the head has none."""
 
     @property
-    def chunk(self) -> int: ...
+    def chunk(self) -> int:
+        """Control steps a chunk, H."""
+        ...
 
     @property
-    def num_draws(self) -> int: ...
+    def num_draws(self) -> int:
+        """Draws a decision, L."""
+        ...
 
     def perceive(
         self,
@@ -106,23 +120,29 @@ class Head(Protocol[C]):
         observation: Observation,
         dedup: bool,
     ) -> Tensor:
-        """What the head takes from the model [B, ...]; with `dedup` equal rows are computed
-        once."""
+        """The head's input from the model, one tensor [B, ...] that a trace can store.
+
+        With `dedup` equal rows may be computed once.
+        """
         ...
 
     def interpret(
         self, model: VisionLanguageModel, perceived: Tensor, observation: Observation
     ) -> C:
-        """The context of decisions: what was perceived, with the plan and the label in it."""
+        """The context of decisions: the output of `perceive` with plan and label added."""
         ...
 
     def summarize(self, inputs: HeadInput[C]) -> Float[Tensor, "S d"]:
         """Input of the value head."""
         ...
 
-    def draw(self, inputs: HeadInput[C], greedy: bool) -> Draws: ...
+    def draw(self, inputs: HeadInput[C], greedy: bool) -> Draws:
+        """New decisions; `greedy` takes the likeliest instead of a draw."""
+        ...
 
-    def score(self, inputs: HeadInput[C], trace: Trace) -> DrawScores: ...
+    def score(self, inputs: HeadInput[C], trace: Trace) -> DrawScores:
+        """Scores of stored draws under the present weights."""
+        ...
 
     def imitation_terms(
         self,
@@ -133,21 +153,24 @@ class Head(Protocol[C]):
         action_mask: Bool[Tensor, "B H"],
         trains_model: bool,
     ) -> tuple[Float[Tensor, "B _"], Bool[Tensor, "B _"]]:
-        """Terms whose mean over the mask is the supervised loss. `trains_model` is False where
-        `perceived` was computed beforehand, so no gradient reaches the model."""
+        """Terms and a mask; their masked mean is the supervised loss.
+
+        `trains_model` is False where `perceived` is a stored tensor, so that no gradient reaches
+        the model.
+        """
         ...
 
     def perception_parameters(self) -> Iterator[Parameter]:
-        """Parameters of the head that `perceive` depends on; they freeze with the model."""
+        """Parameters of the head that `perceive` uses; they freeze with the model."""
         ...
 
 
 @runtime_checkable
 class ChainHead(Protocol):
-    """A head whose traces hold a denoising chain that a viewer can show."""
+    """A head with a denoising chain in its traces, for the viewer."""
 
     def chain(self, trace: Trace) -> Float[Tensor, "B K H A"] | None:
-        """States of the chain as actions; None where the trace holds none of it."""
+        """States of the chain as actions (physical units); None if the trace has none."""
         ...
 
 
@@ -156,7 +179,9 @@ class ActionCode(Protocol):
     """Translation between draws and physical actions, fitted on demonstrations."""
 
     @property
-    def constants(self) -> tuple[float | None, ...]: ...
+    def constants(self) -> tuple[float | None, ...]:
+        """For each action dimension, the value that is executed where no draw decides it."""
+        ...
 
     def to_dict(self) -> dict[str, Any]: ...
 
@@ -167,8 +192,8 @@ class PolicySettings(PolicyTraits, Protocol):
     `vla.policies.POLICIES` or in the entry-point group `vla.policies`.
 
     Fields are the settings of `configs/policy/NAME.yaml`. Properties and `__post_init__` must not
-    need torch: the settings are checked before it loads. `__post_init__` raises ValueError where
-    values do not go together.
+    need torch: the settings are checked before it loads. `__post_init__` raises ValueError for
+    values that contradict each other.
     """
 
     @property
@@ -178,27 +203,29 @@ class PolicySettings(PolicyTraits, Protocol):
     def instruction_length(self) -> int: ...
 
     def fit_code(self, chunks: np.ndarray) -> Any:
-        """The code of actions for demonstrated chunks [N, H, A]."""
+        """An action code fitted to demonstrated chunks [N, H, A]."""
         ...
 
     def read_code(self, values: Mapping[str, Any]) -> Any:
-        """The code of actions from its `to_dict`."""
+        """The action code of a `to_dict`."""
         ...
 
     def code_notes(self, code: Any, frames: np.ndarray, names: Sequence[str]) -> list[str]:
         """Sentences about actions [N, A] that the code represents badly, such as rare jumps."""
         ...
 
-    def make_head(self, model: VisionLanguageModel, code: Any) -> Head[Any]: ...
+    def make_head(self, model: VisionLanguageModel, code: Any) -> Head[Any]:
+        """The head on a model, with new weights."""
+        ...
 
 
 def unique_consecutive_rows(
     perceived: Float[Tensor, "B ..."], observation: Observation
 ) -> tuple[Int[Tensor, "S"], Int[Tensor, "B"]]:
-    """First row of each run of equal neighbours, and the run that every row belongs to.
+    """Runs of equal adjacent rows: the first row of each, and the run of every row.
 
-    Several draws from one state stand together and differ in the draw alone, so one prediction
-    serves them. Rows that carry a gradient are left as they are.
+    Draws from one state are adjacent and differ in the draw alone, so one prediction serves them.
+    With a gradient every row is a run of its own.
     """
     rows = torch.arange(len(perceived), device=perceived.device)
     if perceived.requires_grad or len(perceived) < 2:

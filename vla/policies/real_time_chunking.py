@@ -1,14 +1,13 @@
-"""Real-time chunking: a flow policy's next chunk, drawn so that it goes on where the one under way
-will have led.
+"""Real-time chunking: a flow policy's next chunk continues the chunk under execution.
 
-While a chunk is computed the robot executes what is left of the last one. The new chunk is guided
-towards those actions: fully for the `delay` first, which will have been executed when it arrives,
-less and less for the others, not at all where nothing was planned (Black, Galliker and Levine 2025,
-"Real-Time Execution of Action Chunking Flow Policies", alg. 1). No training is needed: the guidance
-is the gradient of the squared difference between the plan and the chunk that the flow is heading
-for (pseudoinverse guidance, Song et al. 2023).
+The robot executes the rest of the last chunk while the next is computed. The new chunk is guided
+towards those actions: fully for the first `delay`, which will be over when it arrives, less and
+less for the others, and not at all beyond the plan (Black, Galliker and Levine 2025, "Real-Time
+Execution of Action Chunking Flow Policies", alg. 1). No training is needed. The guidance is the
+gradient of the squared difference between the plan and the predicted end of the flow
+(pseudoinverse guidance, Song et al. 2023).
 
-Shapes: `H` control steps a chunk, `A` action dimensions, `a` of them active.
+Shapes: `B` rows, `H` control steps a chunk, `A` action dimensions, `a` of them active.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ from vla.policies.vla_policy import VlaPolicy
 from vla.types import Observation
 
 MAX_GUIDANCE = 5.0
-"""The paper's beta: bounds the guidance near noise, where few steps would otherwise overshoot."""
+"""The paper's beta, a bound on the guidance near noise; few steps would overshoot without it."""
 
 
 def can_continue(policy: object) -> TypeGuard[VlaPolicy[ExpertContext]]:
-    """Whether chunks of this policy can be guided: those of flow matching."""
+    """True for policies of flow matching, whose chunks can be guided."""
     head = policy.head if isinstance(policy, VlaPolicy) else None
     return isinstance(head, DenoisingHead) and isinstance(head.process, FlowMatching)
 
@@ -40,11 +39,14 @@ def can_continue(policy: object) -> TypeGuard[VlaPolicy[ExpertContext]]:
 def soft_mask(
     delay: Int[Tensor, "B"], num_planned: Int[Tensor, "B"], chunk: int
 ) -> Float[Tensor, "B H"]:
-    """How firmly each action of a new chunk is tied to the plan: 1 for the first `delay`, then c
-    (e^c - 1) / (e - 1) with a c that falls to 0 at the end of the `num_planned` actions (eq. 5).
+    """Weights of the plan for each action of a new chunk (eq. 5).
+
+    1 for the first `delay`, then c (e^c - 1) / (e - 1), where c falls linearly to 0 at the end of
+    the `num_planned` actions.
     """
     step = torch.arange(chunk, device=delay.device, dtype=torch.float32)[None]
-    first, last = delay[:, None].float(), num_planned[:, None].float()
+    first = delay[:, None].float()
+    last = num_planned[:, None].float()
     c = ((last - step) / (last - first + 1)).clamp(0, 1)
     falling = c * torch.expm1(c) / (torch.e - 1)
     return torch.where(
@@ -61,9 +63,11 @@ def continue_chunk(
     *,
     greedy: bool = False,
 ) -> Float[Tensor, "B H A"]:
-    """Chunks of actions (physical units). `plan` holds `num_planned` actions that were to be executed
-    from now on (the rest of it is ignored), of which `delay` will have been. With nothing planned
-    these are the chunks that `act` draws.
+    """Chunks of actions (physical units) that continue a plan.
+
+    `plan` holds `num_planned` actions to execute from now on; the rest of it is ignored. The first
+    `delay` of them will be over when the new chunk arrives. Without a plan these are the chunks
+    that `act` draws.
     """
     head = policy.head
     assert isinstance(head, DenoisingHead)
@@ -88,20 +92,20 @@ def guided_velocity(
     mask: Float[Tensor, "B H 1"],
     time: float,
 ) -> tuple[Float[Tensor, "B H a"], Float[Tensor, "B H a"]]:
-    """The flow's velocity, and the direction in which its end comes nearer to the plan."""
+    """The flow's velocity, and the direction that moves its end towards the plan."""
     with torch.enable_grad():
         point = state.detach().requires_grad_()
         at = torch.full((len(state), 1), time, device=state.device)
         velocity = head.predict(inputs, point[:, None], at)[0][:, 0]
-        # The end of a straight path from here; pulling it towards the plan, not the present state,
-        # is what makes early steps count.
+        # The end of a straight path from here. Guiding the end, not the present state, gives early
+        # steps an effect.
         end = point + (1 - time) * velocity
         (pull,) = torch.autograd.grad(end, point, grad_outputs=(mask * (target - end)).detach())
     return velocity.detach(), pull
 
 
 def guidance_strength(time: float) -> float:
-    """min(beta, (1 - t) / (t r^2)) with r^2 = (1 - t)^2 / (t^2 + (1 - t)^2)."""
+    """The weight of the guidance at a time t: min(beta, (1 - t) / (t r^2)) with r^2 = (1 - t)^2 / (t^2 + (1 - t)^2)."""
     if time == 0:
         return MAX_GUIDANCE
     spread = (1 - time) ** 2 / (time**2 + (1 - time) ** 2)

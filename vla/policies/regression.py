@@ -1,11 +1,11 @@
-"""Actions as numbers in one pass (OpenVLA-OFT, Kim et al. 2025): trained by their absolute error.
+"""Continuous actions in one pass, trained by their absolute error (OpenVLA-OFT, Kim et al. 2025).
 
-An L1 error is the log-likelihood of a Laplace distribution around the prediction; with a learned
-scale it is a policy that reinforcement learning can draw from: log p(x) = -|x - mean| / scale -
-log(2 scale), one draw a number.
+Minus the L1 error is the log-likelihood of a Laplace distribution around the prediction. With a
+learned scale it becomes a policy for RL: log p(x) = -|x - mean| / scale - log(2 scale), one draw a
+number.
 
-Shapes: `H` control steps a chunk, `A` action dimensions, `a` of them active, `L = H a` draws, `S`
-states.
+Shapes: `B` decisions, `H` control steps a chunk, `A` action dimensions, `a` of them active, `L = H a` draws, `S`
+states, `d` width of the model.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ class RegressionSettings:
 
 
 class RegressionHead(nn.Module):
-    """An MLP on the states of the queries; the context is those states, with the plan in them.
+    """An MLP on the states of the queries; the context is those states with the plan added.
 
-    `min_scale` keeps draws apart from each other, in units of the normalised action.
+    `min_scale` is the least scale of the distribution, on the normalised scale of actions.
     """
 
     cache: Cache | None = "perceived"
@@ -94,8 +94,10 @@ class RegressionHead(nn.Module):
 
     @property
     def scale(self) -> Float[Tensor, "H a"]:
-        """Of the Laplace distribution, before the temperature. It starts a fortieth of the actions'
-        range above its least; imitation then fits it to the errors.
+        """Scale of the Laplace distribution, before the temperature.
+
+        It starts a fortieth of the actions' range above `min_scale`; imitation fits it to the
+        errors.
         """
         return self.min_scale + nn.functional.softplus(self.raw_scale)
 
@@ -133,7 +135,7 @@ class RegressionHead(nn.Module):
         return inputs.expand_to_decisions(inputs.guide(self.head(inputs.context), self.head))
 
     def draw(self, inputs: HeadInput[Tensor], greedy: bool) -> Draws:
-        """Greedy: the prediction itself."""
+        """New decisions. Greedy: the means themselves."""
         means = self._means(inputs)
         drawn = means if greedy else means + self.scale * self.temperature * draw_laplace(means)
         check_finite("actions", drawn)
@@ -159,10 +161,11 @@ class RegressionHead(nn.Module):
         action_mask: Bool[Tensor, "B H"],
         trains_model: bool,
     ) -> tuple[Float[Tensor, "B H"], Bool[Tensor, "B H"]]:
-        """Absolute error of every control step, a mean over its values, plus the likelihood of that
-        error, which moves the scale alone: predictions are those of plain L1 training."""
+        """Absolute error of every control step plus its negative log-likelihood, means over action
+        dimensions."""
         means = self.head(self.interpret(model, perceived, observation))
         error = (means - self.normalizer.encode(actions)).abs()
+        # Detached: the likelihood trains the scale alone, predictions are those of L1 training.
         fit = error.detach() / self.scale + (2 * self.scale).log()
         return (error + fit).mean(-1), action_mask
 

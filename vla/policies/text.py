@@ -34,18 +34,27 @@ from vla.types import ActionScores, Decision, Observation, Trace
 class TextPolicy(nn.Module):
     """Any causal LM of transformers (or peft around one) under the `Policy` protocol.
 
-    `observation.tokens` is the prompt; the action is the completion, token ids [B, max_new_tokens],
-    right-padded with `pad_id`. A completion that never stops is cut after `max_new_tokens`: the
+    `observation.tokens` is the prompt. The action is the completion, token ids [B, max_new_tokens],
+    right-padded with `pad_id`. A completion without a stop token is cut after `max_new_tokens`: the
     limit is part of the task.
 
-    `share_prompts`: rows that begin alike are scored as a tree of tokens, each distinct beginning
-    once (exact, several times faster); it is left off for models with sliding windows. `branches`:
-    attention goes along the branches of one tree, where the model allows it; else trees are bounded
-    by `max_row_tokens`, because their mask is square. `value_head`: a critic on the model's own
-    hidden states, one value a draw, zero at the start; values are None without it. `autocast`:
-    matrix products in this type (bfloat16), weights stay as they are; None: none. `engine`: who
-    draws in place of `generate`. `num_beams`: of beam search, where it is asked for the likeliest
-    and not for a draw; 1 is greedy. `threads` draw, and may score, at once.
+    Args:
+        value_head: Add a critic on the model's hidden states, one value a draw, zero at the start.
+            Values are None without it.
+        share_prompts: Score rows with a common beginning as a tree of tokens, each distinct
+            beginning once (exact, several times faster). Off for models with sliding windows.
+        tree_attention: Compute attention along the paths of one tree, where the model allows it.
+            Otherwise trees are bounded by `max_row_tokens`, because their mask is square.
+        max_logits_bytes: Bound on float32 logits in memory at a time.
+        autocast: Type of matrix products (bfloat16); weights keep theirs. None: that of the
+            weights.
+        engine: Draws tokens in place of `generate`.
+        num_beams: Beams of greedy decoding; 1 takes the likeliest token each time.
+        threads: Threads that draw, and may score, at once.
+
+    Raises:
+        ValueError: `max_new_tokens` below 1, no stop token, or logits that are not
+            head(hidden states).
     """
 
     def __init__(
@@ -70,22 +79,24 @@ class TextPolicy(nn.Module):
             raise ValueError(f"max_new_tokens ({max_new_tokens}) must be at least 1")
         if not stop_ids:
             raise ValueError(
-                "stop_ids is empty: no completion could end; give at least the end-of-turn token's id"
+                "stop_ids is empty, so no completion could end: give at least the end-of-turn "
+                "token's id"
             )
         disable_dropout(model)
         check_model(model)
         self.model = model
-        self.sampling, self.max_new_tokens = sampling, max_new_tokens
-        self.stop_ids, self.pad_id = tuple(stop_ids), pad_id
+        self.sampling = sampling
+        self.max_new_tokens = max_new_tokens
+        self.stop_ids = tuple(stop_ids)
+        self.pad_id = pad_id
         self.share_prompts = share_prompts and uses_full_attention(model)
         self.tree_attention = tree_attention and self.share_prompts and enable_tree_attention(model)
-        self.max_row_tokens, self.max_logits_bytes = max_row_tokens, max_logits_bytes
-        self.autocast, self.engine, self.num_beams, self.threads = (
-            autocast,
-            engine,
-            num_beams,
-            threads,
-        )
+        self.max_row_tokens = max_row_tokens
+        self.max_logits_bytes = max_logits_bytes
+        self.autocast = autocast
+        self.engine = engine
+        self.num_beams = num_beams
+        self.threads = threads
         self.activation_cache: ActivationCache | None = None
         self.value_head: nn.Linear | None = None
         if value_head:
@@ -96,17 +107,18 @@ class TextPolicy(nn.Module):
 
     @contextmanager
     def reuse_activations(self, max_bytes: int) -> Iterator[None]:
-        """Within the block, what the model computes while it draws is kept (at most `max_bytes`),
-        so that `score` need not compute it again before a weight changes. Only for what is exact:
-        no adapters, one precision, no checkpointing of activations.
+        """Within the block, `score` reuses activations of `act` until a weight changes.
+
+        At most `max_bytes` are stored. Nothing is stored where the reuse would not be exact: with
+        adapters, autocast, another engine or gradient checkpointing.
         """
-        plain = (
+        is_exact = (
             plain_model(self.model) is self.model and self.autocast is None and self.engine is None
         )
         checkpoints = any(
             getattr(part, "gradient_checkpointing", False) for part in self.model.modules()
         )
-        if plain and self.share_prompts and not checkpoints:
+        if is_exact and self.share_prompts and not checkpoints:
             self.activation_cache = ActivationCache(self.model, max_bytes)
         try:
             yield
@@ -148,9 +160,16 @@ class TextPolicy(nn.Module):
 
     @torch.no_grad()
     def _act_by(self, engine: Engine, observation: Observation, greedy: bool) -> Decision:
-        """What another engine drew; values, where there is a critic, from a pass of our own."""
-        limits = (self.sampling, self.max_new_tokens, self.stop_ids, self.pad_id, greedy)
-        drawn = engine(observation.tokens, observation.token_mask, *limits)
+        """Completions of another engine; the critic's values take a pass of the model."""
+        drawn = engine(
+            observation.tokens,
+            observation.token_mask,
+            self.sampling,
+            self.max_new_tokens,
+            self.stop_ids,
+            self.pad_id,
+            greedy,
+        )
         check_finite("log-probabilities", drawn.logprobs)
         trace = {"tokens": drawn.tokens, "mask": drawn.mask}
         values = None if self.value_head is None else self.score(observation, trace).values
@@ -159,12 +178,20 @@ class TextPolicy(nn.Module):
     @torch.no_grad()
     def _act_by_beams(self, observation: Observation) -> Decision:
         """The best hypothesis of every prompt."""
-        prompts, limit = (observation.tokens, observation.token_mask), self.max_new_tokens
+        limit = self.max_new_tokens
         with self._precision(), evaluation_mode(self.model):
-            found = beam_search(self.model, *prompts, self.num_beams, limit, self.stop_ids)
-        best = [list(hypotheses[0].tokens) for hypotheses in found]
+            ranked = beam_search(
+                self.model,
+                observation.tokens,
+                observation.token_mask,
+                self.num_beams,
+                limit,
+                self.stop_ids,
+            )
+        best = [list(hypotheses[0].tokens) for hypotheses in ranked]
         tokens = torch.tensor(
-            [ids + [self.pad_id] * (limit - len(ids)) for ids in best], device=prompts[0].device
+            [ids + [self.pad_id] * (limit - len(ids)) for ids in best],
+            device=observation.tokens.device,
         )
         sizes = torch.tensor([len(ids) for ids in best], device=tokens.device)
         trace = {
@@ -208,8 +235,9 @@ class TextPolicy(nn.Module):
             yield from self.value_head.parameters()
 
     def _hidden_before_draws(self, observation: Observation, trace: Trace) -> tuple[Tensor, Tensor]:
-        """(hidden states [N, d], [K] the one from which each draw was made, draws in the order of
-        the mask's True entries).
+        """Hidden states [N, d], and for each draw the number of its hidden state [K].
+
+        Draws are in the order of the mask's True entries.
         """
         rows = pack_completions(
             observation.tokens,
@@ -226,7 +254,7 @@ class TextPolicy(nn.Module):
         return hidden.flatten(0, 1), rows.slots
 
     def _replayed(self, rows: PackedRows) -> AbstractContextManager[None]:
-        """Where all that the rows need is kept, it is handed out."""
+        """A context that replays stored activations, if all that the rows need are stored."""
         if (
             self.activation_cache is None
             or rows.source is None
@@ -246,7 +274,7 @@ class TextPolicy(nn.Module):
 
 
 def _spread(values: Tensor, mask: Tensor) -> Tensor:
-    """[K] values back to the True entries of `mask` [B, L], 0 elsewhere; differentiable."""
+    """Values [K] at the True entries of `mask` [B, L], 0 elsewhere; differentiable."""
     return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(
         mask, values
     )

@@ -1,12 +1,12 @@
-"""Discretized action tokens (RT-2): the last ids of the language model's own vocabulary.
+"""Discretised action tokens (RT-2): the last ids of the language model's own vocabulary.
 
-`decoding="parallel"` asks one query a control step and gets all its action tokens in one pass
-(OpenVLA-OFT); `"autoregressive"` writes token after token (`autoregressive_token.py`). Only ids
-with a meaning for a dimension can be drawn, at the policy's temperature; scoring applies the same
-restriction and temperature.
+`decoding="parallel"` takes one query a control step and predicts all its action tokens in one pass
+(OpenVLA-OFT). `"autoregressive"` decodes token after token (`autoregressive_token.py`). Only ids
+that are bins of a dimension have a probability, at the policy's temperature; scoring applies the
+same restriction and temperature.
 
-Shapes: `H` control steps a chunk, `A` action dimensions, `a` of them active, `L = H a` draws, `K`
-ids a dimension, `S` states.
+Shapes: `B` decisions, `H` control steps a chunk, `A` action dimensions, `a` of them active, `L = H
+a` draws, `K` ids a dimension, `S` states, `q` queries, `d` width of the model.
 """
 
 from __future__ import annotations
@@ -75,8 +75,9 @@ class TokenSettings:
 
 
 class TokenHead(nn.Module):
-    """Parallel decoding: one query a control step, whose state gives the tokens of all its
-    dimensions. The context is the states of the queries, with the plan in them.
+    """Parallel decoding: the state of one query a control step gives the tokens of all dimensions.
+
+    The context is the states of the queries with the plan added.
     """
 
     cache: Cache | None = "perceived"
@@ -126,8 +127,8 @@ class TokenHead(nn.Module):
             numbers = self.head(states).flatten(1, 2)
             return inputs.model.backbone.logits(numbers, self.first_id)
 
-        found = inputs.guide(logits(inputs.context), logits)
-        return restrict_to_valid(found, self.valid, self.temperature)
+        guided = inputs.guide(logits(inputs.context), logits)
+        return restrict_to_valid(guided, self.valid, self.temperature)
 
     def draw(self, inputs: HeadInput[Tensor], greedy: bool) -> Draws:
         distribution = inputs.expand_to_decisions(self._distribution(inputs))

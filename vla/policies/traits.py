@@ -1,5 +1,4 @@
-"""What the settings of a policy kind declare about it; needs no tensors, so settings are checked by
-it."""
+"""The protocol of properties that a policy kind's settings declare, readable without torch."""
 
 from __future__ import annotations
 
@@ -7,8 +6,11 @@ from collections.abc import Mapping
 from typing import Literal, Protocol, runtime_checkable
 
 Cache = Literal["perceived", "prefix"]
-"""What a trace carries once the model is frozen: what the head perceived, or the prefix embeddings
-where that would take too much memory."""
+"""The computation that traces store once the model is frozen.
+
+`perceived` is the head's input. `prefix` is the prefix embeddings, where the head's input would
+take too much memory.
+"""
 
 
 @runtime_checkable
@@ -17,17 +19,16 @@ class PolicyTraits(Protocol):
 
     @property
     def cache(self) -> Cache | None:
-        """None: the head runs the language model for every draw, so the model cannot be frozen
-        apart from it."""
+        """The computation that traces store; None if the model cannot be frozen alone."""
         ...
 
     @property
     def can_guide(self) -> bool:
-        """Whether predictions with and without an advantage label can be combined
+        """True if predictions with and without an advantage label can be combined
         (`recap.guidance`)."""
         ...
 
     @property
     def unused(self) -> Mapping[str, tuple[str, ...]]:
-        """Settings without effect, by the setting whose value makes them so."""
+        """Settings without effect, by the setting that disables them."""
         ...

@@ -1,7 +1,9 @@
 """The policy of a robot: a vision-language model, an action head, and a critic.
 
-The policy decides what is computed and when: perception, freezing and what traces carry then,
-guidance, values, more draws from one state. The head (`head.py`) decides how actions are drawn.
+`VlaPolicy` owns perception, freezing, the content of traces, guidance, values, and further draws
+from one state. The head (`head.py`) owns the distribution of actions.
+
+Shapes: `B` decisions, `H` control steps a chunk, `A` action dimensions, `L` draws a decision.
 """
 
 from __future__ import annotations
@@ -24,15 +26,15 @@ C = TypeVar("C")
 
 HEAD = "head."
 TRACE_KEYS = {"perceived": "hidden", "prefix": "prefix"}
-"""The key of a trace under which each kind of frozen computation is carried."""
+"""The trace key of each kind of stored computation."""
 
 
 class VlaPolicy(nn.Module, Generic[C]):
     """A vision-language model (`model`) with an action `head` and a `value_head`.
 
-    With `guidance` other than 1, predictions are extrapolated from those without the advantage
-    label (`HeadInput.guide`), when acting and when scoring. `cached` says what traces carry since a
-    part was frozen.
+    With a `guidance` other than 1, predictions are extrapolated from those without the advantage
+    label (`HeadInput.guide`), when acting and when scoring. `cached` is the computation that traces
+    store; freezing a part sets it.
     """
 
     def __init__(self, model: VisionLanguageModel, head: Head[C], detach_critic: bool) -> None:
@@ -57,21 +59,22 @@ class VlaPolicy(nn.Module, Generic[C]):
 
     @property
     def can_train_head(self) -> bool:
-        """Whether the head can be trained on perception that was computed beforehand."""
+        """True if the head can train on stored outputs of `perceive`."""
         return self.head.cache is not None
 
     @property
     def can_redraw(self) -> bool:
+        """True if traces hold all that `redraw` needs."""
         return self.cached == self.head.cache
 
     def perceive(self, observation: Observation, trace: Trace | None = None) -> Tensor:
-        """What the head takes from the model; what a trace carries is not computed again."""
-        carried = trace or {}
-        if "hidden" in carried:
-            return carried["hidden"]
-        # Rows of a stored trace often come from fewer states, so equal ones are worth finding.
-        dedup = "prefix" in carried
-        prefix = carried["prefix"] if dedup else self.model.prefix(observation)
+        """The head's input from the model; parts stored in the trace are not computed again."""
+        stored = trace or {}
+        if "hidden" in stored:
+            return stored["hidden"]
+        # Rows of a stored trace often share a state: comparing them costs less than recomputing.
+        dedup = "prefix" in stored
+        prefix = stored["prefix"] if dedup else self.model.prefix(observation)
         return self.head.perceive(self.model, prefix, observation, dedup)
 
     def head_input(
@@ -83,10 +86,13 @@ class VlaPolicy(nn.Module, Generic[C]):
         rows: Int[Tensor, "B"] | None = None,
         repeats: int = 1,
     ) -> HeadInput[C]:
-        """Input of the head's decisions. The model perceives nothing of a label, so with guidance
-        only the interpretation is done twice."""
+        """Input of the head's decisions.
+
+        `rows` and `repeats` are those of `HeadInput`. `guided=False` omits the unlabelled context.
+        """
         context = self.head.interpret(self.model, perceived, observation)
         unlabelled = None
+        # `perceive` masks the label out, so guidance repeats the interpretation alone.
         if guided and self.guidance != 1:
             unlabelled = self.head.interpret(
                 self.model, perceived, without_advantage_token(observation)
@@ -99,27 +105,27 @@ class VlaPolicy(nn.Module, Generic[C]):
         prefix = self.model.prefix(observation)
         perceived = self.perceive(observation, {"prefix": prefix})
         inputs = self.head_input(perceived, observation)
-        carried = {"nothing": {}, "prefix": {"prefix": prefix}, "perceived": {"hidden": perceived}}
-        return self._decide(inputs, self.head.draw(inputs, greedy), carried[self.cached])
+        stored = {"nothing": {}, "prefix": {"prefix": prefix}, "perceived": {"hidden": perceived}}
+        return self._decide(inputs, self.head.draw(inputs, greedy), stored[self.cached])
 
     @torch.no_grad()
     def redraw(self, observation: Observation, trace: Trace, count: int) -> Decision:
-        """`count` more decisions for every row, from what its trace carries; those of a row stand
-        together."""
+        """`count` further decisions for every row, from its trace; those of a row are adjacent."""
         perceived = self.perceive(observation, trace)
         rows = torch.arange(len(perceived), device=perceived.device).repeat_interleave(count)
         if self.head.one_prediction:
+            # One context a state; its decisions differ in the draw alone.
             inputs = self.head_input(perceived, observation, rows=rows, repeats=count)
         else:
             again = map_rows(observation, lambda tensor: tensor[rows])
             inputs = self.head_input(perceived[rows], again, repeats=count)
-        carried = {key: trace[key][rows] for key in TRACE_KEYS.values() if key in trace}
-        return self._decide(inputs, self.head.draw(inputs, greedy=False), carried)
+        stored = {key: trace[key][rows] for key in TRACE_KEYS.values() if key in trace}
+        return self._decide(inputs, self.head.draw(inputs, greedy=False), stored)
 
-    def _decide(self, inputs: HeadInput[C], draws: Draws, carried: Trace) -> Decision:
+    def _decide(self, inputs: HeadInput[C], draws: Draws, stored: Trace) -> Decision:
         return Decision(
             action=draws.action,
-            trace=draws.trace | dict(carried),
+            trace=draws.trace | dict(stored),
             logprobs=draws.logprobs,
             mask=draws.mask,
             values=inputs.expand_to_decisions(self.value_head(draws.summary)),
@@ -129,8 +135,10 @@ class VlaPolicy(nn.Module, Generic[C]):
     def score(self, observation: Observation, trace: Trace) -> ActionScores:
         """Log-probabilities [B, L], entropies [B, L] and values [B] of stored draws under the
         present weights."""
-        perceived, rows = self.perceive(observation, trace), None
+        perceived = self.perceive(observation, trace)
+        rows = None
         if self.head.one_prediction:
+            # Images are perceived already, and copying them would cost more than the head.
             first, rows = unique_consecutive_rows(perceived, observation)
             perceived = perceived[first]
             observation = map_rows(replace(observation, images={}), lambda tensor: tensor[first])
@@ -146,8 +154,7 @@ class VlaPolicy(nn.Module, Generic[C]):
         action_mask: Bool[Tensor, "B H"],
         hidden: Tensor | None = None,
     ) -> tuple[Float[Tensor, "B _"], Bool[Tensor, "B _"]]:
-        """Terms of the supervised loss and which of them count; `hidden` where `perceive` has
-        run."""
+        """Terms of the supervised loss and their mask; `hidden` is a stored output of `perceive`."""
         perceived = self.perceive(observation) if hidden is None else hidden
         return self.head.imitation_terms(
             self.model, perceived, observation, actions, action_mask, trains_model=hidden is None
@@ -155,32 +162,34 @@ class VlaPolicy(nn.Module, Generic[C]):
 
     @torch.no_grad()
     def value(self, observation: Observation) -> Float[Tensor, "B"]:
-        """The critic's estimate of the return from here."""
+        """The critic's estimate of the return from the observed state."""
         inputs = self.head_input(self.perceive(observation), observation, guided=False)
         return self.value_head(self.head.summarize(inputs))
 
     def critic_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters that only the critic uses."""
         return self.value_head.parameters()
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor], **options: Any) -> Any:  # type: ignore[override]
-        """Weights of this or an earlier version (`rename_weights`)."""
+        """Load weights of this or an earlier version (`rename_weights`)."""
         return super().load_state_dict(rename_weights(self.state_dict(), state_dict), **options)
 
     def model_parameters(self) -> Iterator[nn.Parameter]:
-        """What `perceive` depends on: all but the head proper."""
+        """Parameters that `perceive` uses: the model, and the head's queries."""
         yield from self.model.parameters()
         yield from self.head.perception_parameters()
 
     def freeze_prefix(self) -> None:
-        """Stop training what the prefix depends on; traces carry the prefix from now on."""
+        """Freeze the parameters of the prefix; traces store the prefix from now on."""
         for parameter in self.model.prefix_parameters():
             parameter.requires_grad_(False)
         self.cached = "prefix"
 
     def freeze_model(self) -> None:
-        """Stop training what `perceive` depends on; traces carry what the head can start from.
+        """Freeze the parameters that `perceive` uses; traces store the input of the head.
 
-        Raises ValueError where the head runs the model for every draw.
+        Raises:
+            ValueError: the head runs the language model for every draw.
         """
         if self.head.cache is None:
             raise ValueError(
@@ -194,8 +203,11 @@ class VlaPolicy(nn.Module, Generic[C]):
 
 
 def rename_weights(names: Mapping[str, Any], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under the names of a policy's state dict. Checkpoints from before the head was a
-    module of its own hold its weights without the prefix `head.`."""
+    """Weights under the names of a policy's state dict.
+
+    In checkpoints from before the head was a module of its own, its weights lack the prefix
+    `head.`.
+    """
     renamed = {}
     for name, tensor in weights.items():
         is_old = name not in names and HEAD + name in names
