@@ -1,0 +1,1 @@
+"""Text generation: sampling, beam search, log-probabilities, and the activation cache."""

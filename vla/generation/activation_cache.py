@@ -1,12 +1,13 @@
-"""What the linear layers gave in a rollout, kept for the update, which then has only its backward
-pass to compute.
+"""An activation cache: outputs of linear layers from the rollout, reused in the update.
 
-A rollout has already sent every token of the token tree through the model, with the weights that
-the first optimizer step starts from. A third of an update would repeat those products. The outputs
-of the decoder's linear layers are kept instead, by place (one token behind one beginning); in the
-update each layer hands out what it gave and has the gradient of the product it stands for.
-Everything between linear layers (norms, attention, activations) is computed again, so
-log-probabilities and gradients are those of an ordinary pass.
+A rollout runs every token of the prefix tree through the model with the weights of the first
+optimizer step. A third of an update would repeat those products. The cache stores the outputs of
+the decoder's linear layers by slot, one slot for each token behind one beginning. In the update
+each layer returns its stored output, with the gradient of the product. All other operations (norms,
+attention, activations) run again, so log-probabilities and gradients equal those of an ordinary
+pass.
+
+Shapes: `P` packed rows, `S` tokens a row, `K` stored tokens, `d` outputs of a layer.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from torch import Tensor, nn
 from vla.models.loading import plain_model
 
 DEFAULT_BYTES = 5 * 2**28
-"""For the tokens of an iteration of a small model: 2100 of SmolLM2-135M."""
+"""Room for an iteration of a small model: 2100 tokens of SmolLM2-135M."""
 
 
-class _Given(torch.autograd.Function):
+class _StoredLinear(torch.autograd.Function):
     """`output` as the value of x W^T + b, with the gradient of that product."""
 
     @staticmethod
@@ -42,18 +43,17 @@ class _Given(torch.autograd.Function):
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
         grad = grads[0].flatten(0, -2)
-        of_x = (grad @ weight).view(x.shape) if ctx.needs_input_grad[0] else None
-        of_weight = grad.T @ x.flatten(0, -2) if ctx.needs_input_grad[1] else None
-        return of_x, of_weight, grad.sum(0) if ctx.has_bias else None, None
+        x_grad = (grad @ weight).view(x.shape) if ctx.needs_input_grad[0] else None
+        weight_grad = grad.T @ x.flatten(0, -2) if ctx.needs_input_grad[1] else None
+        return x_grad, weight_grad, grad.sum(0) if ctx.has_bias else None, None
 
 
 class ActivationCache:
-    """Outputs of the linear layers of a model's decoder, `max_bytes` of them at most, for its
-    present weights.
+    """Outputs of the linear layers of a model's decoder for its present weights.
 
-    Places are numbered on, over rollouts, until a weight changes: then all are forgotten. Beyond
-    `max_bytes` a place has the number -1. Several threads may keep, or be given, at once: each its
-    own pass.
+    Slots are numbered consecutively over rollouts until a weight changes; then all are dropped.
+    Beyond `max_bytes` a token gets slot -1 and is not stored. Several threads may record, or
+    replay, at once: each its own pass.
     """
 
     def __init__(self, model: nn.Module, max_bytes: int) -> None:
@@ -65,48 +65,49 @@ class ActivationCache:
             if isinstance(part, nn.Linear)
         ]
         self.first = self.next = 0
-        self._kept: list[list[tuple[int, Tensor]]] = []
+        self._stored: list[list[tuple[int, Tensor]]] = []
         self._weights = -1
         self._lock = Lock()
-        self._mine = local()
-        self._givers = 0
+        self._thread = local()
+        self._num_replays = 0
         self.clear()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ActivationCache:
-        """A copy of the policy has weights of its own, and nothing to recall."""
+        """An empty cache: a copy of the policy has weights of its own."""
         return ActivationCache(memo.get(id(self.model), self.model), 0)
 
     def clear(self) -> None:
-        """Let go of everything."""
+        """Drop everything."""
         self.first = self.next
-        self._kept = [[] for _ in self.layers]
+        self._stored = [[] for _ in self.layers]
         self._full = False
 
     def state_dict(self) -> dict[str, Any]:
-        """What is kept, for another process that has the same weights."""
+        """The stored outputs, for a process with the same weights."""
         return {
             "first": self.first,
             "next": self.next,
             "full": self._full,
-            "kept": [list(k) for k in self._kept],
+            "kept": [list(k) for k in self._stored],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a `state_dict`, as outputs of the present weights."""
         self.first = state["first"]
         self.next = state["next"]
         self._full = state["full"]
-        self._kept = [[(start, output) for start, output in kept] for kept in state["kept"]]
+        self._stored = [[(start, output) for start, output in outputs] for outputs in state["kept"]]
         self._weights = self._version()
 
     @contextmanager
     def record(self) -> Iterator[None]:
-        """Within the block, passes announced by `number` are kept."""
+        """Within the block, passes announced by `assign_slots` are stored."""
         if self._weights != self._version():
             self.clear()
             self._weights = self._version()
         hooks = [
-            layer.register_forward_hook(self._hook(kept))
-            for layer, kept in zip(self.layers, self._kept, strict=True)
+            layer.register_forward_hook(self._hook(outputs))
+            for layer, outputs in zip(self.layers, self._stored, strict=True)
         ]
         try:
             yield
@@ -117,12 +118,11 @@ class ActivationCache:
     def assign_slots(
         self, rows: int, length: int, device: torch.device
     ) -> Int[Tensor, "rows length"]:
-        """Numbers of the places of this thread's pass that follows, -1 where there is no room for
-        them."""
+        """Slots of the tokens of this thread's next pass; -1 if there is no room for them."""
         room = self.max_bytes // max(1, sum(4 * layer.out_features for layer in self.layers))
         with self._lock:
             self._full = self._full or self.next - self.first + rows * length > room
-            self._mine.start = None if self._full else self.next
+            self._thread.start = None if self._full else self.next
             if self._full:
                 return torch.full((rows, length), -1, device=device)
             start = self.next
@@ -130,53 +130,56 @@ class ActivationCache:
         return torch.arange(start, start + rows * length, device=device).view(rows, length)
 
     def covers(self, places: Int[Tensor, "*B"]) -> bool:
-        """Whether the outputs at all these places are there, and are those of the present
-        weights."""
-        known = bool(((places >= self.first) & (places < self.next)).all())
-        return known and self._weights == self._version()
+        """True if the outputs of all these slots are stored, for the present weights."""
+        stored = bool(((places >= self.first) & (places < self.next)).all())
+        return stored and self._weights == self._version()
 
     @contextmanager
     def replay(self, places: Int[Tensor, "P S"]) -> Iterator[None]:
-        """Within the block the layers hand out what they gave at these places, in this thread."""
+        """Within the block, in this thread, the layers return their stored outputs of these slots."""
         with self._lock:
-            for layer, kept in zip(self.layers, self._kept, strict=True):
-                if (
-                    len(kept) > 1 or kept[0][1].dim() > 2
-                ):  # passes end in any order where several threads draw
+            for layer, outputs in zip(self.layers, self._stored, strict=True):
+                if len(outputs) > 1 or outputs[0][1].dim() > 2:
+                    # Passes of several threads end in any order; slots are in that of the starts.
                     passes = [
-                        output.flatten(0, -2) for _, output in sorted(kept, key=itemgetter(0))
+                        output.flatten(0, -2) for _, output in sorted(outputs, key=itemgetter(0))
                     ]
-                    kept[:] = [(self.first, torch.cat(passes))]
-                if self._givers == 0:
-                    layer.forward = self._hand_out(layer, kept[0][1])
-            self._givers += 1
-        self._mine.index = (places - self.first).flatten()
+                    outputs[:] = [(self.first, torch.cat(passes))]
+                if self._num_replays == 0:
+                    layer.forward = self._replaying_forward(layer, outputs[0][1])
+            self._num_replays += 1
+        self._thread.index = (places - self.first).flatten()
         try:
             yield
         finally:
-            self._mine.index = None
+            self._thread.index = None
             with self._lock:
-                self._givers -= 1
-                for layer in self.layers if self._givers == 0 else ():
+                self._num_replays -= 1
+                for layer in self.layers if self._num_replays == 0 else ():
                     layer.__dict__.pop("forward", None)
 
-    def _hook(self, kept: list[tuple[int, Tensor]]) -> Any:
+    def _hook(self, outputs: list[tuple[int, Tensor]]) -> Any:
         def keep(layer: nn.Module, inputs: Any, output: Tensor) -> None:
-            start = getattr(self._mine, "start", None)  # a thread that announced no pass keeps none
+            # A pass that was not announced has no slots.
+            start = getattr(self._thread, "start", None)
             if start is not None:
-                kept.append((start, output))
+                outputs.append((start, output))
 
         return keep
 
-    def _hand_out(self, layer: nn.Linear, kept: Float[Tensor, "K d"]) -> Callable[[Tensor], Tensor]:
+    def _replaying_forward(
+        self, layer: nn.Linear, outputs: Float[Tensor, "K d"]
+    ) -> Callable[[Tensor], Tensor]:
         def forward(x: Tensor) -> Tensor:
-            index = getattr(self._mine, "index", None)
+            index = getattr(self._thread, "index", None)
             if index is None:
                 return nn.functional.linear(x, layer.weight, layer.bias)
-            return _Given.apply(x, layer.weight, layer.bias, kept[index].view(*x.shape[:-1], -1))
+            return _StoredLinear.apply(
+                x, layer.weight, layer.bias, outputs[index].view(*x.shape[:-1], -1)
+            )
 
         return forward
 
     def _version(self) -> int:
-        """Grows with every change of a weight in place."""
+        """A number that grows with every change of a weight in place."""
         return sum(parameter._version for parameter in self.model.parameters())

@@ -1,5 +1,4 @@
-"""Beam search: the likeliest completions a bounded search finds, prompts read once, beams sharing
-their cache rows."""
+"""Beam search over completions, with one prefill of the prompts and shared cache rows."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ from vla.generation.hf_decoder import output_head
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A completion with its summed log-probability; `score` is that divided by length **
+    """A completion with its summed log-probability in nats; `score` is that divided by length **
     length_penalty."""
 
     tokens: tuple[int, ...]
@@ -38,7 +37,10 @@ def beam_search(
     """The best `num_beams` completions of every right-padded prompt, best first.
 
     A completion ends with a stop token or after `max_new_tokens`. A prompt is finished when no open
-    beam can still beat its worst kept completion. Raises ValueError for fewer than one beam.
+    beam can still beat its worst finished completion.
+
+    Raises:
+        ValueError: fewer than one beam.
     """
     if num_beams < 1:
         raise ValueError(f"num_beams ({num_beams}) must be at least 1")
@@ -48,7 +50,7 @@ def beam_search(
     prefix = select_rows(prefill(model, tokens, mask, max_new_tokens), first)
     totals = torch.full((count, num_beams), -torch.inf, device=tokens.device)
     totals[:, 0] = 0.0
-    said: list[list[tuple[int, ...]]] = [[()] * num_beams for _ in range(count)]
+    written: list[list[tuple[int, ...]]] = [[()] * num_beams for _ in range(count)]
     finished: list[list[Hypothesis]] = [[] for _ in range(count)]
     for step in range(1, max_new_tokens + 1):
         logprobs = output_head(model)(prefix.hidden).float().log_softmax(-1)
@@ -59,20 +61,21 @@ def beam_search(
         rows = []
         drawn = []
         for b in range(count):
-            kept = _extend(
+            # Twice as many candidates as beams: up to `num_beams` of them may stop here.
+            extended = _extend(
                 best[b].tolist(),
                 places[b].tolist(),
                 vocabulary,
-                said[b],
+                written[b],
                 finished[b],
                 stops,
                 num_beams,
             )
-            kept += [(0, next(iter(stops)), -torch.inf)] * (num_beams - len(kept))
-            said[b] = [(*said[b][beam], token) for beam, token, _ in kept]
-            totals[b] = torch.tensor([total for _, _, total in kept])
-            rows += [b * num_beams + beam for beam, _, _ in kept]
-            drawn += [token for _, token, _ in kept]
+            extended += [(0, next(iter(stops)), -torch.inf)] * (num_beams - len(extended))
+            written[b] = [(*written[b][beam], token) for beam, token, _ in extended]
+            totals[b] = torch.tensor([total for _, _, total in extended])
+            rows += [b * num_beams + beam for beam, _, _ in extended]
+            drawn += [token for _, token, _ in extended]
             finished[b] = _best(finished[b], num_beams, length_penalty)
         if step == max_new_tokens or all(
             _is_done(finished[b], float(totals[b].max()), num_beams, length_penalty, max_new_tokens)
@@ -85,7 +88,7 @@ def beam_search(
             torch.tensor(drawn, device=tokens.device),
         )
     return [
-        _with_open(finished[b], said[b], totals[b].tolist(), num_beams, length_penalty)
+        _with_open(finished[b], written[b], totals[b].tolist(), num_beams, length_penalty)
         for b in range(count)
     ]
 
@@ -94,25 +97,26 @@ def _extend(
     best: list[float],
     places: list[int],
     vocabulary: int,
-    said: list[tuple[int, ...]],
+    written: list[tuple[int, ...]],
     finished: list[Hypothesis],
     stops: frozenset[int],
     num_beams: int,
 ) -> list[tuple[int, int, float]]:
-    """(beam, token, total) of the beams that go on; candidates that stop join `finished` when they
-    rank among the best.
+    """(beam, token, total) of the beams that continue.
+
+    Candidates with a stop token join `finished` if they rank among the best `num_beams`.
     """
-    going: list[tuple[int, int, float]] = []
+    continuing: list[tuple[int, int, float]] = []
     for rank, (total, place) in enumerate(zip(best, places, strict=True)):
         beam, token = divmod(place, vocabulary)
         if total == -torch.inf:
             break
         if token in stops:
             if rank < num_beams:
-                finished.append(Hypothesis((*said[beam], token), total, 0.0))
-        elif len(going) < num_beams:
-            going.append((beam, token, total))
-    return going
+                finished.append(Hypothesis((*written[beam], token), total, 0.0))
+        elif len(continuing) < num_beams:
+            continuing.append((beam, token, total))
+    return continuing
 
 
 def _best(hypotheses: list[Hypothesis], num_beams: int, length_penalty: float) -> list[Hypothesis]:
@@ -130,8 +134,9 @@ def _is_done(
     length_penalty: float,
     max_length: int,
 ) -> bool:
-    """Whether nothing open can get better than the worst kept: its log-probability only falls, its
-    length ends at the limit.
+    """True if no open beam can beat the worst finished hypothesis.
+
+    A log-probability only falls, and a length ends at the limit.
     """
     if best_open == -torch.inf:
         return True
@@ -142,15 +147,15 @@ def _is_done(
 
 def _with_open(
     finished: list[Hypothesis],
-    said: list[tuple[int, ...]],
+    written: list[tuple[int, ...]],
     totals: list[float],
     num_beams: int,
     length_penalty: float,
 ) -> list[Hypothesis]:
-    """Completions cut at the limit compete with those that stopped."""
-    cut = [
+    """The best of the finished completions and of those cut at the limit."""
+    truncated = [
         Hypothesis(tokens, total, 0.0)
-        for tokens, total in zip(said, totals, strict=True)
+        for tokens, total in zip(written, totals, strict=True)
         if total > -torch.inf
     ]
-    return _best([*finished, *cut], num_beams, length_penalty)
+    return _best([*finished, *truncated], num_beams, length_penalty)

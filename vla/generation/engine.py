@@ -1,5 +1,4 @@
-"""Who draws the tokens: our own generation on the training model, or vLLM on a copy of it that is
-kept the same."""
+"""Generation engines: the protocol, and vLLM on a synchronised copy of the training model."""
 
 from __future__ import annotations
 
@@ -17,8 +16,8 @@ from vla.generation.sampling import Sampling
 
 @runtime_checkable
 class Engine(Protocol):
-    """Continues right-padded prompts until a stop token or `max_new_tokens`, by the present weights
-    of the model."""
+    """A function that continues right-padded prompts until a stop token or `max_new_tokens`, with
+    the model's present weights."""
 
     def __call__(
         self,
@@ -33,12 +32,14 @@ class Engine(Protocol):
 
 
 class VllmEngine:
-    """vLLM in this process on a copy of `model`, whose folder or hub name is `source`; the weights
-    are handed over whenever they have changed.
+    """vLLM in this process on a copy of `model`; `source` is its folder or hub name.
 
-    Its log-probabilities come from other kernels than those of the update, so `rl.importance_cap`
-    must correct for the gap. Raises ValueError without vLLM, for filters (what they left is not
-    told), and for a model with adapters.
+    The weights are copied over whenever they have changed. The log-probabilities come from other
+    kernels than those of the update, so `rl.importance_cap` must correct for the gap.
+
+    Raises:
+        ValueError: vLLM is not installed, the model has adapters, or (in a call) `sampling` has
+            filters, whose support vLLM does not report.
     """
 
     def __init__(self, model: nn.Module, source: str) -> None:
@@ -46,22 +47,21 @@ class VllmEngine:
             raise ValueError(
                 "language_model.engine=vllm does not take adapters: set language_model.lora=null"
             )
-        os.environ.setdefault(
-            "VLLM_ENABLE_V1_MULTIPROCESSING", "0"
-        )  # its model must be within reach
+        # In this process, so that its weights can be set.
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         try:
             import vllm
         except ImportError as error:
             raise ValueError(
-                "language_model.engine=vllm needs the package vllm, which is not installed: `pip install vllm` on a"
-                " machine with a GPU, or language_model.engine=own"
+                "language_model.engine=vllm needs the package vllm, which is not installed: "
+                "`pip install vllm` on a machine with a GPU, or set language_model.engine=own"
             ) from error
         self.model = model
         self._vllm = vllm
         self._llm = vllm.LLM(
             model=source, logprobs_mode="processed_logprobs", gpu_memory_utilization=0.4
         )
-        self._handed_over = self._version()
+        self._copied_version = self._version()
 
     def __call__(
         self,
@@ -73,13 +73,13 @@ class VllmEngine:
         pad_id: int,
         greedy: bool,
     ) -> Generation:
-        """As `Engine`; one request a row, equal prompts share vLLM's prefix cache."""
+        """Continue prompts as `Engine`; one request a row, equal prompts share vLLM's prefix cache."""
         if sampling.filters:
             raise ValueError(
-                f"language_model.engine=vllm draws without filters: set top_k ({sampling.top_k}) to 0 and top_p"
-                f" ({sampling.top_p}) to 1, or language_model.engine=own"
+                f"language_model.engine=vllm draws without filters: set top_k "
+                f"({sampling.top_k}) to 0 and top_p ({sampling.top_p}) to 1, or language_model.engine=own"
             )
-        self._hand_over()
+        self._copy_weights()
         settings = self._vllm.SamplingParams(
             temperature=0.0 if greedy else sampling.temperature,
             max_tokens=max_new_tokens,
@@ -92,38 +92,44 @@ class VllmEngine:
         prompts = [
             {"prompt_token_ids": row[:n]} for row, n in zip(tokens.tolist(), lengths, strict=True)
         ]
-        said = [
+        completions = [
             output.outputs[0] for output in self._llm.generate(prompts, settings, use_tqdm=False)
         ]
         return make_generation(
-            [(list(s.token_ids), s.logprobs) for s in said], max_new_tokens, pad_id, tokens.device
+            [(list(s.token_ids), s.logprobs) for s in completions],
+            max_new_tokens,
+            pad_id,
+            tokens.device,
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> VllmEngine:
-        """A frozen copy of a policy only scores: it shares the engine."""
+        """The engine itself: a frozen copy of a policy only scores, so it shares the engine."""
         return self
 
     def _version(self) -> int:
-        """Grows with every change of a weight in place."""
+        """A number that grows with every change of a weight in place."""
         return sum(parameter._version for parameter in self.model.parameters())
 
-    def _hand_over(self) -> None:
-        if self._version() == self._handed_over:
+    def _copy_weights(self) -> None:
+        if self._version() == self._copied_version:
             return
         worker: Any = self._llm.llm_engine.model_executor.driver_worker
         worker.model_runner.model.load_weights(self.model.state_dict().items())
         self._llm.reset_prefix_cache()
-        self._handed_over = self._version()
+        self._copied_version = self._version()
 
 
 def make_generation(
-    said: Sequence[tuple[list[int], Sequence[Any]]], length: int, pad_id: int, device: torch.device
+    completions: Sequence[tuple[list[int], Sequence[Any]]],
+    length: int,
+    pad_id: int,
+    device: torch.device,
 ) -> Generation:
-    """Token ids with {id: log-probability} of each draw, as a generation."""
-    tokens = torch.full((len(said), length), pad_id)
-    mask = torch.zeros(len(said), length, dtype=torch.bool)
-    logprobs = torch.zeros(len(said), length)
-    for row, (ids, own) in enumerate(said):
+    """A generation from token ids and {id: log-probability} of each draw."""
+    tokens = torch.full((len(completions), length), pad_id)
+    mask = torch.zeros(len(completions), length, dtype=torch.bool)
+    logprobs = torch.zeros(len(completions), length)
+    for row, (ids, own) in enumerate(completions):
         tokens[row, : len(ids)] = torch.tensor(ids)
         mask[row, : len(ids)] = True
         chosen = [draw[token].logprob for token, draw in zip(ids, own, strict=True)]

@@ -1,11 +1,14 @@
-"""Batched generation with a key-value cache: what begins alike is read once, finished rows leave
-the batch.
+"""Batched generation with a key-value cache: common beginnings are computed once, finished rows
+leave the batch.
 
-The rows of the cache are the distinct histories: the samples of a prompt share one until their
-first different token, and a beginning that all prompts have (a system message) is read once for
-all. Log-probabilities are those of the distribution that was drawn from, kept as the draw is made.
-The uniform numbers behind the draws are made beforehand, one a row and position, so what a row says
-does not depend on which other rows have finished.
+The rows of the cache are the distinct histories. The samples of a prompt share one until their
+first different token, and a beginning of all prompts (a system message) is computed once for all.
+Log-probabilities are those of the distribution of the draw. The uniform random numbers of the draws
+are made beforehand, one a row and position, so a completion does not depend on which other rows
+have finished.
+
+Shapes: `B` rows, `N` rows of the cache, `n` prompt tokens, `m` slots of the cache, `s` tokens of a
+pass, `L` new tokens, `d` width of the model, `V` vocabulary, `V8` bytes of a support.
 """
 
 from __future__ import annotations
@@ -26,19 +29,19 @@ from vla.threads import SINGLE_THREAD, Threads
 from vla.types import concatenate_rows, map_rows
 
 _COMPACT_BELOW = 0.9
-"""Share of unfinished histories under which the finished ones are dropped: copying the cache costs
-about a tenth of a pass.
+"""Fraction of unfinished histories below which the finished ones are dropped: copying the cache
+costs about a tenth of a pass.
 """
 
 
 @dataclass(frozen=True)
 class Generation:
-    """`L` tokens a row, right-padded; `mask` is True where a token was drawn (the stop token
-    included).
+    """Completions of `L` tokens a row, right-padded.
 
-    `support` holds the tokens that filters left (`pack_support`), where filters are on; `values`
-    the critic's estimate before each draw; `places` where each token of prompt and completion was
-    kept (`ActivationCache`), -1 where it was not.
+    `mask` is True for drawn tokens, the stop token included. `values` are the critic's estimates
+    before each draw. With filters, `support` holds the tokens that they left (`pack_support`).
+    `places` are the slots of prompt and completion tokens in the `ActivationCache`, -1 where none
+    is.
     """
 
     tokens: Int[Tensor, "B L"]
@@ -51,11 +54,10 @@ class Generation:
 
 @dataclass(frozen=True)
 class Prefix:
-    """Prompts after one pass: the last hidden state, and the cache under a mask of its filled
-    slots. Left-padded.
+    """Prompts after a pass: the last hidden states, and the cache with a mask of its real tokens.
 
-    `places`: where the outputs of the last pass are kept, of its tokens or, of a prefill, of all
-    slots.
+    Left-padded. `places` are slots of the activation cache: of the tokens of the last pass or,
+    after a prefill, of all tokens.
     """
 
     hidden: Float[Tensor, "N d"]
@@ -68,8 +70,10 @@ class Prefix:
 def group_rows(
     tokens: Int[Tensor, "B n"], mask: Bool[Tensor, "B n"]
 ) -> tuple[Int[Tensor, "N"], Int[Tensor, "B"]]:
-    """(a row of each distinct prompt, the number of each row's prompt), in order of first
-    appearance."""
+    """First row of each distinct prompt, and the number of the prompt of every row.
+
+    Prompts are numbered in order of first appearance.
+    """
     _, inverse = torch.unique(tokens.masked_fill(~mask, -1), dim=0, return_inverse=True)
     rows = torch.arange(len(tokens), device=tokens.device)
     first = torch.full((int(inverse.max()) + 1,), len(tokens), device=tokens.device).scatter_reduce(
@@ -82,9 +86,9 @@ def group_rows(
 def left_pad(
     tokens: Int[Tensor, "B n"], mask: Bool[Tensor, "B n"]
 ) -> tuple[Int[Tensor, "B m"], Bool[Tensor, "B m"]]:
-    """Move right-padding to the left, cut to the longest row: every row then ends at the same
-    slot."""
+    """Move right-padding to the left, cut to the longest row, so that all rows end together."""
     longest = int(mask.sum(1).max())
+    # A stable sort of the mask moves padding to the front and leaves tokens in order.
     order = mask.to(torch.int8).argsort(dim=1, stable=True)
     return tokens.gather(1, order)[:, -longest:], mask.gather(1, order)[:, -longest:]
 
@@ -96,40 +100,49 @@ def prefill(
     max_new_tokens: int,
     activation_cache: ActivationCache | None = None,
 ) -> Prefix:
-    """Read right-padded prompts once, and what all of them begin with once for all, leaving room
-    for `max_new_tokens`.
+    """Run the model over right-padded prompts; the cache has room for `max_new_tokens` more.
+
+    A common beginning of all prompts is computed in one row, which is then copied.
     """
     common = common_length(tokens, mask) if len(tokens) > 1 and uses_full_attention(model) else 0
     rest, rest_mask = left_pad(tokens[:, common:], mask[:, common:])
     cache = make_cache(model, common + rest.shape[1] + max_new_tokens)
     places = []
     if common:
-        place = torch.arange(common, device=tokens.device)[None]
+        beginning = torch.arange(common, device=tokens.device)[None]
         if activation_cache is not None:
             places.append(
                 activation_cache.assign_slots(1, common, tokens.device).expand(len(tokens), -1)
             )
         hidden_states(
-            model, tokens[:1, :common], place, torch.ones_like(place, dtype=torch.bool), cache
+            model,
+            tokens[:1, :common],
+            beginning,
+            torch.ones_like(beginning, dtype=torch.bool),
+            cache,
         )
         cache.batch_select_indices(torch.zeros(len(tokens), dtype=torch.long, device=tokens.device))
     positions = common + (rest_mask.cumsum(1) - 1).clamp(min=0)
-    seen = torch.nn.functional.pad(rest_mask, (common, 0), value=True)
+    filled = torch.nn.functional.pad(rest_mask, (common, 0), value=True)
     if activation_cache is not None:
         places.append(activation_cache.assign_slots(*rest.shape, tokens.device))
-    hidden = hidden_states(model, rest, positions, seen, cache)
-    return Prefix(hidden[:, -1], cache, seen, mask.sum(1), torch.cat(places, 1) if places else None)
+    hidden = hidden_states(model, rest, positions, filled, cache)
+    return Prefix(
+        hidden[:, -1], cache, filled, mask.sum(1), torch.cat(places, 1) if places else None
+    )
 
 
 def common_length(tokens: Int[Tensor, "N n"], mask: Bool[Tensor, "N n"]) -> int:
-    """How many tokens all prompts begin with; each keeps at least one of its own."""
+    """Length of the common beginning of all prompts; each keeps at least one token of its own."""
     same = ((tokens == tokens[:1]) & mask).all(0).long().cumprod(0)
     return min(int(same.sum()), int(mask.sum(1).min()) - 1)
 
 
 def select_rows(prefix: Prefix, rows: Int[Tensor, "B"]) -> Prefix:
-    """The prefixes `rows`, repeats allowed. The cache is changed in place: the old prefix must not
-    be used again."""
+    """The prefixes `rows`, repeats allowed.
+
+    The cache changes in place: the old prefix must not be used again.
+    """
     prefix.cache.batch_select_indices(rows)
     places = None if prefix.places is None else prefix.places[rows]
     return Prefix(
@@ -143,7 +156,7 @@ def advance(
     tokens: Int[Tensor, "B"],
     activation_cache: ActivationCache | None = None,
 ) -> Prefix:
-    """Read one more token in every row."""
+    """Run the model over one more token in every row."""
     mask = torch.nn.functional.pad(prefix.mask, (0, 1), value=True)
     places = (
         None
@@ -170,8 +183,8 @@ def generate(
 ) -> Generation:
     """Continue every right-padded prompt until a stop token or `max_new_tokens`.
 
-    Greedy takes the likeliest token; its log-probabilities are still those of the distribution that
-    `sampling` describes. `activation_cache` keeps what the model computes. `threads` share the prompts.
+    Greedy takes the likeliest token; its log-probabilities are still those of the distribution of
+    `sampling`. `activation_cache` stores outputs of layers. `threads` share the prompts.
     """
     uniform = torch.rand(len(tokens), max_new_tokens).to(tokens.device)
 
@@ -196,8 +209,7 @@ def generate(
 
 
 def split_into_shares(prompt: Int[Tensor, "B"], count: int) -> list[Int[Tensor, "S"]]:
-    """Numbers of the rows in at most `count` shares of about equal size; rows of one prompt stay
-    together."""
+    """Row numbers in at most `count` shares of about equal size; rows of a prompt stay together."""
     ordered, rows = torch.sort(prompt, stable=True)
     starts = torch.cat(
         [
@@ -205,9 +217,9 @@ def split_into_shares(prompt: Int[Tensor, "B"], count: int) -> list[Int[Tensor, 
             (ordered[1:] != ordered[:-1]).nonzero().flatten().cpu() + 1,
         ]
     )
-    wanted = torch.arange(1, count) * len(prompt) / count
+    even_cuts = torch.arange(1, count) * len(prompt) / count
     cuts = (
-        torch.unique(starts[(starts[None] - wanted[:, None]).abs().argmin(1)])
+        torch.unique(starts[(starts[None] - even_cuts[:, None]).abs().argmin(1)])
         if count > 1
         else starts[:0]
     )
@@ -236,9 +248,8 @@ def _generate(
     )
     places = _places_of_prompts(prefix, history, mask, max_new_tokens)
     support: list[Tensor] = []
-    live = torch.arange(
-        len(tokens), device=tokens.device
-    )  # rows under way; `history` is the cache row of each
+    # Unfinished rows; `history` is the cache row of each.
+    live = torch.arange(len(tokens), device=tokens.device)
     for t in range(max_new_tokens):
         logits = shape_logits(head(prefix.hidden), sampling)
         logprobs = logits.log_softmax(-1)
@@ -255,10 +266,10 @@ def _generate(
             out.values[live, t] = value_head(prefix.hidden)[history]
         if sampling.filters:
             support.append(_scatter_rows(pack_support(logits)[history], live, len(tokens)))
-        going = ~torch.isin(drawn, stop)
-        live = live[going]
-        history = history[going]
-        drawn = drawn[going]
+        unfinished = ~torch.isin(drawn, stop)
+        live = live[unfinished]
+        history = history[unfinished]
+        drawn = drawn[unfinished]
         if t + 1 == max_new_tokens or not len(live):
             break
         prefix, history, fed = fork_histories(prefix, history, drawn, logits.shape[1])
@@ -278,28 +289,32 @@ def _generate(
 def fork_histories(
     prefix: Prefix, history: Int[Tensor, "B"], drawn: Int[Tensor, "B"], vocab_size: int
 ) -> tuple[Prefix, Int[Tensor, "B"], Int[Tensor, "N"]]:
-    """(cache rows, the cache row of each row, the token to feed to each cache row): a cache row for
-    every distinct history after a draw.
+    """Give every distinct history after a draw a cache row of its own.
 
-    The cache is copied only where histories part, or where many have ended.
+    The cache is copied only if histories diverge, or if many have ended.
+
+    Returns:
+        The cache rows, the cache row of each row [B], and the next token of each cache row [N].
     """
     count = len(prefix.hidden)
+    # One number for each pair of cache row and token; sorted, so pairs of a cache row are adjacent.
     distinct, number = torch.unique(history * vocab_size + drawn, return_inverse=True)
     parents = distinct // vocab_size
     tokens = distinct % vocab_size
-    parted = bool((parents[1:] == parents[:-1]).any())
-    if parted or len(distinct) <= _COMPACT_BELOW * count:
+    diverged = bool((parents[1:] == parents[:-1]).any())
+    if diverged or len(distinct) <= _COMPACT_BELOW * count:
         return select_rows(prefix, parents), number, tokens
     fed = torch.zeros(count, dtype=tokens.dtype, device=tokens.device).index_copy(
         0, parents, tokens
     )
-    return prefix, history, fed  # histories that have ended are fed token 0, and nobody looks
+    # Histories that have ended get token 0; no row uses their states any more.
+    return prefix, history, fed
 
 
 def empty_generation(
     rows: int, length: int, pad_id: int, device: torch.device, with_values: bool
 ) -> Generation:
-    """A generation to fill in: padding, no mask."""
+    """A generation of padding alone, to be filled in."""
     return Generation(
         torch.full((rows, length), pad_id, device=device),
         torch.zeros(rows, length, dtype=torch.bool, device=device),
@@ -312,7 +327,7 @@ def empty_generation(
 def _places_of_prompts(
     prefix: Prefix, history: Int[Tensor, "B"], mask: Bool[Tensor, "B n"], max_new_tokens: int
 ) -> Int[Tensor, "B nL"] | None:
-    """Where the tokens of each row's prompt are kept, and -1 for those that will follow."""
+    """Activation-cache slots of each row's prompt, then -1 for the new tokens."""
     if prefix.places is None:
         return None
     places = torch.full((len(mask), mask.shape[1] + max_new_tokens), -1, device=mask.device)

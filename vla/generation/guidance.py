@@ -1,10 +1,10 @@
-"""Guidance between several ways to ask: what one prompt makes likelier than all of them do is made
-likelier still.
+"""Contrastive guidance between prompts: tokens that one prompt favours over the others gain weight.
 
-Classifier-free guidance (Ho and Salimans 2022; of language models Sanchez et al. 2023) where the
-other side is not a prompt without a label but the mean of all labels. As in contrastive decoding
-(Li et al. 2023), a token that the own prompt finds implausible is never said, however much less the
-others like it.
+Classifier-free guidance (Ho and Salimans 2022; for language models Sanchez et al. 2023), with the
+mean of all prompts in place of an unconditional prompt. As in contrastive decoding (Li et al.
+2023), tokens that are implausible under the row's own prompt have probability 0.
+
+Shapes: `K` prompts a row, `B` rows, `V` vocabulary, `n` prompt tokens.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ from vla.generation.hf_decoder import evaluation_mode, output_head
 from vla.generation.sampling import Sampling, draw_by_inverse_cdf, shape_logits
 
 PLAUSIBLE = 0.1
-"""Share of the likeliest token's probability, behind the own prompt, that a token must have."""
+"""Least probability of a token under the own prompt, as a fraction of the likeliest token's."""
 
 
 def contrastive_logprobs(logprobs: Float[Tensor, "K B V"], guidance: float) -> Float[Tensor, "B V"]:
-    """Of K prompts a row, the own one first: mean + guidance * (own - mean), -inf where the own one
-    finds it implausible. A guidance of 1 leaves the own distribution, but for that.
+    """Guided log-probabilities, not normalised: mean + guidance * (own - mean).
+
+    The first of the K prompts is the row's own. Tokens implausible under it get -inf. A guidance of
+    1 is the own distribution but for those.
     """
     own = logprobs[0]
     mean = logprobs.mean(0)
@@ -37,12 +39,14 @@ def contrastive_logprobs(logprobs: Float[Tensor, "K B V"], guidance: float) -> F
 
 @dataclass(frozen=True)
 class GuidedEngine:
-    """An `Engine`: draws behind a prompt against the other ways to ask the same, `others[prompt
-    ids]`, as many for every prompt. `autocast` is the type of matrix products, None for that of the
-    weights.
+    """An `Engine` that guides a prompt by its alternatives.
 
-    Log-probabilities are those of the guided distribution, which no model scores again. Raises
-    KeyError for a prompt of which no others are known.
+    `others[prompt ids]` are the alternatives, equally many for every prompt. `autocast` is the type
+    of matrix products, None for that of the weights. Log-probabilities are those of the guided
+    distribution; `TextPolicy.score` does not reproduce them.
+
+    Raises:
+        KeyError: a prompt has no alternatives.
     """
 
     model: nn.Module
@@ -67,40 +71,40 @@ class GuidedEngine:
         out = empty_generation(
             len(tokens), max_new_tokens, pad_id, tokens.device, with_values=False
         )
-        going = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
+        unfinished = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
         precision = torch.autocast(
             tokens.device.type, self.autocast, enabled=self.autocast is not None
         )
         with precision, evaluation_mode(self.model):
             prefix = self._read(tokens, mask, max_new_tokens, pad_id)
             for t in range(max_new_tokens):
-                heard = (
+                conditional = (
                     output_head(self.model)(prefix.hidden)
                     .float()
                     .log_softmax(-1)
                     .unflatten(0, (-1, len(tokens)))
                 )
                 logprobs = shape_logits(
-                    contrastive_logprobs(heard, self.guidance), sampling
+                    contrastive_logprobs(conditional, self.guidance), sampling
                 ).log_softmax(-1)
                 token = (
                     logprobs.argmax(-1)
                     if greedy
                     else draw_by_inverse_cdf(logprobs.exp(), uniform[:, t])
                 )
-                out.tokens[going, t] = token[going]
-                out.mask[:, t] = going
-                out.logprobs[going, t] = logprobs[rows, token][going]
-                going = going & ~torch.isin(token, stop)
-                if t + 1 == max_new_tokens or not bool(going.any()):
+                out.tokens[unfinished, t] = token[unfinished]
+                out.mask[:, t] = unfinished
+                out.logprobs[unfinished, t] = logprobs[rows, token][unfinished]
+                unfinished = unfinished & ~torch.isin(token, stop)
+                if t + 1 == max_new_tokens or not bool(unfinished.any()):
                     break
-                prefix = advance(self.model, prefix, token.repeat(len(heard)))
+                prefix = advance(self.model, prefix, token.repeat(len(conditional)))
         return out
 
     def _read(self, tokens: Tensor, mask: Tensor, max_new_tokens: int, pad_id: int) -> Prefix:
-        """Every prompt, then the first of the others of every prompt, then the second."""
-        own = [tuple(row[there].tolist()) for row, there in zip(tokens, mask, strict=True)]
-        asked = [
+        """Prefill of every prompt, then every first alternative, then every second."""
+        own = [tuple(row[real].tolist()) for row, real in zip(tokens, mask, strict=True)]
+        prompts = [
             *own,
             *(
                 list(ids)
@@ -108,7 +112,5 @@ class GuidedEngine:
                 for ids in ways
             ),
         ]
-        padded, there = pad_prompts(asked, max(map(len, asked)), pad_id)
-        return prefill(
-            self.model, padded.to(tokens.device), there.to(tokens.device), max_new_tokens
-        )
+        padded, real = pad_prompts(prompts, max(map(len, prompts)), pad_id)
+        return prefill(self.model, padded.to(tokens.device), real.to(tokens.device), max_new_tokens)

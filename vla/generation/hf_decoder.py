@@ -1,8 +1,10 @@
-"""A causal language model of transformers seen as two parts: hidden states of a sequence, and the
-head that makes logits.
+"""Hidden states and output head of a causal language model of transformers, called separately.
 
 Logits of a whole sequence are the largest tensor of text training (tokens x vocabulary), and most
-are never used, so the head is called apart, on chosen positions.
+are never used. So the head runs on chosen positions only.
+
+Shapes: `B` rows, `n` tokens, `m` tokens with the cached ones; in attention `H` heads, `G` key-value
+heads, `N` queries, `M` keys, `d` size of a head.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ TREE_ATTENTION = "vla_branches"
 
 
 def output_head(model: nn.Module) -> nn.Module:
-    """The layer from hidden states to logits."""
+    """The linear layer from hidden states to logits."""
     return plain_model(model).get_output_embeddings()
 
 
@@ -39,13 +41,14 @@ def hidden_states(
     mask: Bool[Tensor, "B m"] | Bool[Tensor, "B 1 n m"] | TreeAttention,
     cache: Cache | None = None,
 ) -> Float[Tensor, "B n d"]:
-    """Last hidden states. `mask` [B, m] marks real tokens among those cached and given; [B, 1, n,
-    m] is the whole attention; branches are those of the one row, for models that `enable_tree_attention`
-    lets.
+    """Last hidden states.
+
+    `mask` is one of three: real tokens [B, m], cached ones included; the whole attention mask [B,
+    1, n, m]; or the tree of one packed row, for models with `enable_tree_attention`.
     """
     decoder = plain_model(model).get_decoder()
     if isinstance(mask, TreeAttention):
-        # a mask of four dimensions is handed on as it is, and nobody looks at it
+        # transformers passes a mask of four dimensions on as it is; tree attention ignores it.
         ignored = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=tokens.device)
         output = decoder(
             input_ids=tokens,
@@ -75,8 +78,7 @@ def tree_attention_forward(
     branches: TreeAttention | None = None,
     **settings: Any,
 ) -> tuple[Float[Tensor, "B N H d"], None]:
-    """Attention in a row that is a tree; without branches transformers' own. An attention function
-    of transformers."""
+    """An attention function of transformers for a row that is a tree; without one, its SDPA."""
     if branches is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
     return attend_in_tree(query, key, value, branches, settings.get("scaling")), None
@@ -89,17 +91,18 @@ def attend_in_tree(
     branches: TreeAttention,
     scaling: float | None,
 ) -> Float[Tensor, "1 N H d"]:
-    """Attention of every token to those before it on its branch."""
+    """Attention of every token to those before it on its path from the root."""
 
-    def stretches(tensor: Tensor, places: Tensor) -> Tensor:
+    def gather_blocks(tensor: Tensor, slots: Tensor) -> Tensor:
+        # Each block of the tree becomes a row of a dense batch: [1, H, N, d] -> [blocks, H, n, d].
         flat = tensor[0].transpose(0, 1).reshape(tensor.shape[2], -1)
-        taken = flat.index_select(0, places.flatten())
-        return taken.view(*places.shape, tensor.shape[1], tensor.shape[3]).transpose(1, 2)
+        selected = flat.index_select(0, slots.flatten())
+        return selected.view(*slots.shape, tensor.shape[1], tensor.shape[3]).transpose(1, 2)
 
     out = nn.functional.scaled_dot_product_attention(
-        stretches(query, branches.queries),
-        stretches(key, branches.keys),
-        stretches(value, branches.keys),
+        gather_blocks(query, branches.queries),
+        gather_blocks(key, branches.keys),
+        gather_blocks(value, branches.keys),
         attn_mask=branches.visible,
         scale=scaling,
         enable_gqa=query.shape[1] != key.shape[1],
@@ -114,9 +117,10 @@ AttentionMaskInterface.register(TREE_ATTENTION, sdpa_mask)
 
 @torch.no_grad()
 def enable_tree_attention(model: nn.Module) -> bool:
-    """Let a tree of tokens go through the model by its branches, if that is possible: all layers
-    see all earlier tokens, nothing is computed again in the backward pass, and the hidden states of
-    a small tree are those of an ordinary mask.
+    """Switch a model to tree attention if it gives the same results; True if it is on.
+
+    Conditions: all layers attend to all earlier tokens, no gradient checkpointing, and the hidden
+    states of a small tree equal those under a dense mask.
     """
     config = plain_model(model).config
     checkpoints = any(getattr(part, "gradient_checkpointing", False) for part in model.modules())
@@ -141,8 +145,8 @@ def enable_tree_attention(model: nn.Module) -> bool:
 
 
 def disable_dropout(model: nn.Module) -> None:
-    """Set every dropout probability to 0: a policy that drops units cannot say again how likely its
-    draws were."""
+    """Set every dropout probability to 0: with dropout, scores would differ from those of the
+    draws."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -153,8 +157,10 @@ def disable_dropout(model: nn.Module) -> None:
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Within the block the model is in evaluation mode: with gradient checkpointing, training mode
-    has no cache."""
+    """Within the block the model is in evaluation mode.
+
+    With gradient checkpointing, training mode has no cache.
+    """
     was_training = model.training
     model.eval()
     try:
@@ -165,10 +171,11 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def check_model(model: nn.Module) -> None:
-    """Refuse a model whose logits are more than its head on its last hidden states (logit
-    soft-capping or scaling).
+    """Check that a model's logits are its head on its last hidden states.
 
-    Raises ValueError: the log-probabilities computed here would differ from the model's own.
+    Raises:
+        ValueError: they are not (logit soft-capping or scaling), so log-probabilities computed here
+            would differ from the model's own.
     """
     device = next(model.parameters()).device
     tokens = torch.arange(3, device=device)[None]
@@ -179,22 +186,22 @@ def check_model(model: nn.Module) -> None:
     ).float()
     if not torch.allclose(own, ours, rtol=1e-2, atol=1e-2 * float(own.abs().max() + 1e-6)):
         raise ValueError(
-            f"model ({type(plain_model(model)).__name__}) changes its logits after the output head (soft-capping or"
-            " scaling); text policies need logits = head(hidden states)"
+            f"model ({type(plain_model(model)).__name__}) changes its logits after the output "
+            "head (soft-capping or scaling), but text policies need logits = head(hidden states): "
+            "choose another model"
         )
 
 
 def uses_full_attention(model: nn.Module) -> bool:
-    """Whether every layer sees all earlier tokens (no sliding windows, no recurrent state)."""
+    """True if every layer attends to all earlier tokens (no sliding windows, no recurrent state)."""
     kinds = getattr(plain_model(model).config, "layer_types", None)
     window = getattr(plain_model(model).config, "sliding_window", None)
     return all(kind == "full_attention" for kind in kinds) if kinds else window is None
 
 
 class _ReservedLayer(DynamicLayer):
-    """Keys and values of one layer in memory reserved once, so that a new token is written, not the
-    whole cache copied.
-    """
+    """Keys and values of one layer in memory reserved once: a new token costs no copy of the
+    cache."""
 
     def __init__(self, max_length: int) -> None:
         super().__init__()
@@ -223,7 +230,7 @@ class _ReservedLayer(DynamicLayer):
         return self.length
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep the rows `indices` (repeats allowed): copies only what is filled."""
+        """Keep the rows `indices` (repeats allowed); only filled positions are copied."""
         for name in ("_keys", "_values"):
             old = getattr(self, name)
             new = old.new_empty(len(indices), *old.shape[1:])
@@ -234,9 +241,8 @@ class _ReservedLayer(DynamicLayer):
 
 
 def make_cache(model: nn.Module, max_length: int) -> Cache:
-    """An empty cache for `max_length` tokens; the library's own growing cache where layers differ
-    (sliding windows, states).
-    """
+    """An empty cache for `max_length` tokens; for sliding windows and recurrent states, the growing
+    cache of transformers."""
     config = plain_model(model).config
     if not uses_full_attention(model):
         return DynamicCache(config=config)

@@ -1,5 +1,7 @@
-"""Log-probabilities and entropies of chosen tokens without ever holding the logits of every
-position."""
+"""Log-probabilities and entropies of chosen tokens, with bounded memory for logits.
+
+Shapes: `N` hidden states, `K` draws, `V` vocabulary, `V8` bytes of a support, `d` width.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +16,18 @@ from torch.utils.checkpoint import checkpoint
 from vla.generation.sampling import unpack_support
 
 _LOWEST = -1e30
-"""Stands for log 0 where it is multiplied by a probability of 0."""
+"""In place of log 0, so that its product with a probability of 0 is 0, not NaN."""
 _BLOCK_BYTES = 2**20
-"""Logits that are worked on at a time: what a processor's cache holds, because memory is slower
-than arithmetic."""
+"""Size of a block of logits: it fits into a processor's cache, which is faster than memory."""
 
 
 class _ChosenLogProbs(torch.autograd.Function):
     """log softmax(z)[a] of several draws a from each row, and the entropy H of softmax(z).
 
-    d logp / dz_j = [j = a] - p_j;   dH / dz_j = -p_j (log p_j + H). Of all tensors as large as the logits only the
-    probabilities are kept; with `reuse` they take the place of the logits, and the gradient takes theirs.
+    d logp / dz_j = [j = a] - p_j;   dH / dz_j = -p_j (log p_j + H).
+
+    Of all tensors of the size of the logits, only the probabilities are stored. With `reuse` they
+    overwrite the logits, and the gradient overwrites them.
     """
 
     @staticmethod
@@ -57,7 +60,7 @@ class _ChosenLogProbs(torch.autograd.Function):
         probabilities, rows, targets, entropy = ctx.saved_tensors
         grad_rows = torch.zeros_like(entropy).index_add_(0, rows, grad_chosen)
         grad = probabilities if ctx.reuse else torch.empty_like(probabilities)
-        of_entropy = bool(grad_entropy.any())
+        uses_entropy = bool(grad_entropy.any())
         factors = [
             values[:, None].split(_block_rows(grad))
             for values in (-grad_rows, entropy, -grad_entropy)
@@ -65,7 +68,7 @@ class _ChosenLogProbs(torch.autograd.Function):
         for p, out, factor, h, g in zip(
             _blocks(probabilities), _blocks(grad), *factors, strict=True
         ):
-            if of_entropy:
+            if uses_entropy:
                 factor = (p.log().clamp_(min=_LOWEST) + h).mul_(g).add_(factor)
             torch.mul(p, factor, out=out)
         return (
@@ -90,10 +93,10 @@ def chosen_logprobs(
     targets: Int[Tensor, "K"],
     reuse: bool = False,
 ) -> tuple[Float[Tensor, "K"], Float[Tensor, "N"]]:
-    """(log-probability of target k under softmax(logits[rows[k]]), entropy of every row); -inf
-    logits have probability 0.
+    """Log-probabilities of targets under softmax(logits[rows[k]]), and the entropy of every row.
 
-    `reuse`: the logits are nobody else's and are overwritten; the gradient can then be taken once.
+    Logits of -inf have probability 0. `reuse` overwrites the logits; the gradient can then be taken
+    once.
     """
     return _ChosenLogProbs.apply(logits, rows, targets, reuse)
 
@@ -107,19 +110,18 @@ def token_logprobs(
     support: UInt8[Tensor, "K V8"] | None = None,
     max_logits_bytes: int = 2**29,
 ) -> tuple[Float[Tensor, "K"], Float[Tensor, "K"]]:
-    """(log-probability, entropy of the distribution) of draw k from softmax(head(hidden[slots[k]])
-    / temperature), restricted to `support[k]` (`pack_support`) where one is given.
+    """Log-probabilities and entropies in nats of draws from softmax(head(hidden[slots]) /
+    temperature).
 
-    Draws that share a slot share its logits. Logits are made for at most `max_logits_bytes` of
-    float32 at a time; when that takes more than one chunk, each chunk is made again in the backward
-    pass instead of being kept.
+    `support[k]` (`pack_support`) restricts the distribution of draw k. Draws with one slot share
+    its logits. At most `max_logits_bytes` of float32 logits exist at a time; if that takes more
+    than one chunk, each chunk is computed again in the backward pass.
     """
     if support is None:
         slots, row = slots.unique(return_inverse=True)
     else:
-        row = torch.arange(
-            len(slots), device=slots.device
-        )  # what the filter left may differ between draws
+        # Draws from one slot may have different supports, so none share their logits.
+        row = torch.arange(len(slots), device=slots.device)
     hidden = hidden[slots]
 
     def one_chunk(
@@ -140,14 +142,20 @@ def token_logprobs(
     entropies = []
     for start in range(0, len(hidden), size):
         draws = ((row >= start) & (row < start + size)).nonzero().squeeze(1)
-        kept = None if support is None else support[start : start + size]
-        part = (hidden[start : start + size], row[draws] - start, targets[draws], kept)
-        chosen, entropy = checkpoint(one_chunk, *part, use_reentrant=False)
+        part_support = None if support is None else support[start : start + size]
+        chosen, entropy = checkpoint(
+            one_chunk,
+            hidden[start : start + size],
+            row[draws] - start,
+            targets[draws],
+            part_support,
+            use_reentrant=False,
+        )
         logprobs = logprobs.index_put((draws,), chosen)
         entropies.append(entropy)
     return logprobs, torch.cat(entropies)[row]
 
 
 def output_vocab_size(head: Any) -> int:
-    """Number of logits an output head makes (a Linear, or a wrapper around one)."""
+    """Number of logits of an output head (a Linear, or a wrapper around one)."""
     return int(head.out_features if hasattr(head, "out_features") else head.weight.shape[0])
