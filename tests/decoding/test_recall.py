@@ -75,7 +75,7 @@ def test_what_was_kept_is_what_is_handed_out():
     with policy.reuse_activations(PLENTY):
         observation, decision = ask(policy, PROMPTS)
         before = policy.score(observation, decision.trace).logprobs
-        for kept in policy.activation_cache._kept:
+        for kept in policy.activation_cache._stored:
             kept[:] = [
                 (
                     policy.activation_cache.first,

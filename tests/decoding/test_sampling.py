@@ -71,7 +71,10 @@ def test_the_support_is_packed_and_unpacked(vocab_size, top_k, top_p, seed):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"temperature": 0.0}, "temperature .0.0. must be positive; for argmax ask for greedy"),
+        (
+            {"temperature": 0.0},
+            "temperature .0.0. must be positive; for the likeliest token choose greedy",
+        ),
         ({"temperature": math.inf}, "temperature"),
         ({"top_k": -1}, "top_k .-1. must be 0"),
         ({"top_p": 0.0}, "top_p .0.0. must lie in"),

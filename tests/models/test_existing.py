@@ -187,6 +187,6 @@ def test_it_loads_by_name_and_refuses_what_it_does_not_know(tmp_path):
 
     LlamaForCausalLM(LlamaConfig(**TEXT)).save_pretrained(tmp_path / "llama")
     with pytest.raises(
-        ValueError, match=r"llama\) is a llama; of vision-language models these are known: idefics3"
+        ValueError, match=r"llama\) is a llama, which is not supported: choose one of idefics3"
     ):
         load_pretrained_vlm(str(tmp_path / "llama"), 8, torch.float32)

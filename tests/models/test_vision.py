@@ -102,8 +102,8 @@ def test_a_pictures_features_do_not_depend_on_the_others():
             "pit_ti_224",
             "makes 1 tokens of 64 x 64 pixels .sim.image_size., which are no grid of places",
         ),
-        ("coat_tiny", "coat_tiny cannot see 64 x 64 pixels"),
-        ("inception_v3", "inception_v3 cannot see 64 x 64 pixels"),
+        ("coat_tiny", "coat_tiny cannot take 64 x 64 pixels"),
+        ("inception_v3", "inception_v3 cannot take 64 x 64 pixels"),
     ],
 )
 def test_what_cannot_see_here_is_refused_by_name(name, message):

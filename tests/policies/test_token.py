@@ -214,7 +214,7 @@ def test_what_cannot_be_built_says_so():
     with pytest.raises(ValueError, match=r"policy.temperature \(0.0\) must be positive"):
         tiny_policy("parallel", temperature=0.0)
     with pytest.raises(
-        ValueError, match="a vocabulary of 4 ids has no room for the 128 places and 256 actions"
+        ValueError, match="a vocabulary of 4 ids has no room for the 128 locations and 256 actions"
     ):
         tiny_vlm(vocabulary_size=4)
     policy = tiny_policy("autoregressive")

@@ -26,7 +26,7 @@ from vla.finite_checks import check_finite
 from vla.models.loading import plain_model
 
 TREE_ATTENTION = "vla_branches"
-"""The name of `attend` in transformers."""
+"""Name of `tree_attention_forward` among the attention functions of transformers."""
 
 
 def output_head(model: nn.Module) -> nn.Module:
