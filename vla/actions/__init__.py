@@ -1,1 +1,0 @@
-"""Action representations: normalisation, bins, compressed tokens, flow matching and diffusion."""

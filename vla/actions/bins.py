@@ -1,11 +1,11 @@
-"""Discretised actions (Brohan et al. 2023, RT-2): every dimension of every control step becomes one
-token.
+"""Discretised actions (Brohan et al. 2023, RT-2): one token for each dimension of a control step.
 
-Edges come from the data's quantiles (equal mass a bin) or are uniform between its 1 % and 99 %
-quantiles. A dimension that hardly moves in the data gets no token: the constant is executed. A
-dimension with few distinct values (a gripper command) gets one bin a value. Rare values far beyond
-the quantiles get bins of their own, an eighth of all on either side, so that a jump comes back as
-near as it was.
+Edges are quantiles of the data (equal mass a bin), or uniform between its 1 % and 99 % quantiles. A
+constant dimension gets no token: its constant is executed. A dimension with few distinct values (a
+gripper command) gets one bin a value. Rare values far beyond the quantiles get bins of their own,
+an eighth of all on either side, so that a jump is reproduced at about its size.
+
+Shapes: `A` action dimensions, `a` of them active, `k` bins, `N` actions.
 """
 
 from __future__ import annotations
@@ -22,16 +22,21 @@ from torch import Tensor
 from vla.actions.action_range import CONSTANT_RANGE, check_dimensions, measure_action_range
 
 OUTLIER_DISTANCE = 5.0
-"""Values further than this from the middle of the quantiles, in halves of the distance between
-them, are far."""
+"""Distance from the middle of the quantiles beyond which a value is far, in halves of the distance
+between the quantiles."""
 OUTLIER_BINS_DIVISOR = 8
-"""One bin in so many is for the far values of either side."""
+"""Of this many bins, one is for the far values of either side."""
 
 
 @dataclass(frozen=True)
 class ActionBins:
-    """`edges[i]` (interior edges) and `centers[i]` of active dimension i; `constants[j]` for every
-    dimension, used where inactive.
+    """Bins of the active dimensions: `edges[i]` (interior ones) and `centers[i]` of dimension
+    `active[i]`.
+
+    `constants[j]`, for every dimension, is executed where dimension j is inactive.
+
+    Raises:
+        ValueError: the parts have contradictory sizes.
     """
 
     active: tuple[int, ...]
@@ -46,7 +51,7 @@ class ActionBins:
 
     @property
     def num_bins(self) -> int:
-        """Token ids that the widest dimension needs."""
+        """Number of token ids: the bins of the dimension with the most."""
         return max(len(c) for c in self.centers)
 
     @property
@@ -54,7 +59,7 @@ class ActionBins:
         return len(self.active)
 
     def valid_ids(self) -> Bool[Tensor, "a k"]:
-        """Which ids mean something for which active dimension."""
+        """A mask of the ids that are bins of each active dimension."""
         counts = torch.tensor([len(c) for c in self.centers])
         return torch.arange(self.num_bins) < counts[:, None]
 
@@ -97,29 +102,29 @@ class ActionBins:
 def fit_bins(actions: Num[np.ndarray, "N A"], num_bins: int, binning: str) -> ActionBins:
     """Bins for `actions` (frames that the policy should imitate), at most `num_bins` a dimension.
 
-    Raises ValueError when no dimension moves, a number is NaN or infinite, or `binning` is neither
-    "quantile" nor "uniform".
+    Raises:
+        ValueError: no dimension moves, a number is NaN or infinite, or `binning` is neither
+            "quantile" nor "uniform".
     """
-    found = measure_action_range(actions)
-    active = np.flatnonzero(found.moves).tolist()
+    spread = measure_action_range(actions)
+    active = np.flatnonzero(spread.moves).tolist()
     edges = []
     centers = []
     for dimension in active:
         values = actions[:, dimension].astype(np.float64)
-        # In the precision in which actions are compared with them, so that a bin's centre lies in
-        # it.
+        # In float32, as actions are when encoded, so that the centre of a bin lies in it.
         inner = np.unique(_interior_edges(values, num_bins, binning).astype(np.float32)).astype(
             np.float64
         )
         edges.append(tuple(float(e) for e in inner))
         centers.append(_centers(values, inner))
-    constants = tuple(float(c) for c in found.median)
+    constants = tuple(float(c) for c in spread.median)
     return ActionBins(tuple(active), constants, tuple(edges), tuple(centers))
 
 
 def _interior_edges(values: np.ndarray, num_bins: int, binning: str) -> np.ndarray:
-    """Edges between bins; the near values and the far ones of either side have bins of their
-    own."""
+    """Edges between bins, with separate bins for near values and for the far ones of either
+    side."""
     if binning not in ("quantile", "uniform"):
         raise ValueError(f"policy.binning ({binning}) must be quantile or uniform")
     low, high = np.quantile(values, [0.01, 0.99])

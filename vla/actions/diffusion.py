@@ -3,7 +3,9 @@ et al. 2021).
 
 Both sides are schedulers of `diffusers`. As a chain of draws (Ren et al. 2024, DPPO) the sampler is
 DDIM with eta = 1 and a floor under its standard deviation, the last step included; without further
-noise eta = 0. The network is told t = 1 - timestep / T, so that t = 0 is noise here too.
+noise eta = 0. The network's time input is t = 1 - timestep / T, so that t = 0 is noise here too.
+
+Shapes: `H` control steps, `a` values of an action, `K` denoising steps.
 """
 
 from __future__ import annotations
@@ -18,11 +20,14 @@ Prediction = Literal["epsilon", "sample", "v_prediction"]
 
 
 class Diffusion:
-    """`num_train_steps` noise levels T (cosine schedule), `num_steps` of them when sampling.
+    """Diffusion with T = `num_train_steps` noise levels (cosine schedule), a `GenerativeProcess`.
 
-    `prediction` is what the network says: the noise, the actions, or the velocity between them
-    (Salimans and Ho 2022). `min_std` is the least standard deviation of a draw; `clip` bounds what
-    is taken for the actions on the way.
+    Sampling uses `num_steps` of them. `prediction` is the network's target: the noise, the actions,
+    or the velocity between them (Salimans and Ho 2022). `min_std` is the least standard deviation
+    of a draw; `clip` bounds the actions predicted on the way, on the normalised scale.
+
+    Raises:
+        ValueError: `num_steps` exceeds `num_train_steps`, or does not divide it.
     """
 
     def __init__(
@@ -37,12 +42,13 @@ class Diffusion:
 
         if not 1 <= num_steps <= num_train_steps:
             raise ValueError(
-                f"policy.num_steps ({num_steps}) must lie between 1 and policy.num_train_steps ({num_train_steps})"
+                f"policy.num_steps ({num_steps}) must lie between 1 and "
+                f"policy.num_train_steps ({num_train_steps})"
             )
         if num_train_steps % num_steps:
             raise ValueError(
-                f"policy.num_steps ({num_steps}) must divide policy.num_train_steps ({num_train_steps}): the steps are "
-                "equally long"
+                f"policy.num_steps ({num_steps}) must divide policy.num_train_steps "
+                f"({num_train_steps}): the steps are equally long"
             )
         settings = {
             "num_train_timesteps": num_train_steps,
@@ -59,6 +65,7 @@ class Diffusion:
         self.num_steps = num_steps
         self.prediction = prediction
         self.min_std = min_std
+        # The scheduler does not return its standard deviation; unit noise on zeros shows it.
         nothing = torch.zeros(1)
         one = torch.ones(1)
         self.stds = [

@@ -8,10 +8,13 @@ without noise is Euler's x + d v.
 Flow-SDE (Liu et al. 2025, Flow-GRPO, eq. 8 to 12; Chen et al. 2025, pi_RL): the stochastic process
 with the same marginals as the flow,
 
-    dx = [v + s^2 / 2 grad log p_t(x)] dt + s dw,   grad log p_t(x) = -x_0 / (1 - t),   s = a sqrt((1 - t) / t)
+    dx = [v + s^2 / 2 grad log p_t(x)] dt + s dw
+    grad log p_t(x) = -x_0 / (1 - t),   s = a sqrt((1 - t) / t)
 
-taken in steps: mean x + d v - s^2 d / (2 (1 - t)) x_0 and standard deviation s sqrt(d). At t = 0,
-where s has no bound, the t below the line is that of the next step.
+discretised: mean x + d v - s^2 d / (2 (1 - t)) x_0 and standard deviation s sqrt(d). At t = 0 s is
+infinite, so the denominator takes the t of the next step.
+
+Shapes: `H` control steps, `a` values of an action, `K` denoising steps.
 """
 
 from __future__ import annotations
@@ -24,13 +27,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 LATEST_TRAINED = 0.999
-"""Training times lie below this: nearer to the data there is nothing left to learn (pi0's s)."""
+"""Upper bound on training times (pi0's s): nearer to the data there is nothing left to learn."""
 
 
 @dataclass(frozen=True)
 class FlowMatching:
-    """`num_steps` Euler steps; training times 0.999 (1 - u), u ~ Beta(`time_alpha`, `time_beta`):
-    1.5 and 1 see noise more often than data (pi0). `noise_level` is the a of Flow-SDE.
+    """Flow matching with `num_steps` Euler steps, a `GenerativeProcess`.
+
+    Training times are 0.999 (1 - u) with u ~ Beta(`time_alpha`, `time_beta`); 1.5 and 1 put more
+    weight on noise than on data (pi0). `noise_level` is the a of Flow-SDE.
     """
 
     num_steps: int
@@ -65,7 +70,9 @@ class FlowMatching:
     ) -> tuple[Float[Tensor, "*rows H a"], float]:
         length = 1 / self.num_steps
         time = step / self.num_steps
+        # max(): the first step takes the time of the second, where s is finite.
         variance = self.noise_level**2 * (1 - time) / max(time, length)
+        # The predicted noise x_0 = x - t v stands for the score.
         noise = state - time * prediction
         mean = state + length * prediction - variance * length / (2 * (1 - time)) * noise
         return mean, math.sqrt(variance * length)

@@ -1,9 +1,9 @@
-"""What a policy that denoises asks of the process behind it: flow matching (`flow.py`) or diffusion
-(`diffusion.py`).
+"""The protocol of generative processes, flow matching (`flow.py`) and diffusion (`diffusion.py`),
+and Gaussian log-densities.
 
-A process turns noise into a chunk of actions in `K` steps with the help of a network's predictions.
-t = 0 is noise and t = 1 is data. Taken as draws from Gaussians, the steps are a Markov chain whose
-log-probability is exact.
+A process turns noise into a chunk of actions in `K` steps, with predictions of a network. t = 0 is
+noise and t = 1 is data. With Gaussian noise in the steps they form a Markov chain with an exact
+log-probability.
 """
 
 from __future__ import annotations
@@ -18,18 +18,21 @@ from torch import Tensor
 
 @runtime_checkable
 class GenerativeProcess(Protocol):
-    """Shapes: `H` control steps, `a` values of an action, `K` denoising steps."""
+    """A process from noise to actions.
+
+    Shapes: `H` control steps, `a` values of an action, `K` denoising steps.
+    """
 
     @property
     def num_steps(self) -> int:
-        """K."""
+        """Number of denoising steps, K."""
 
     @property
     def times(self) -> Float[Tensor, "K"]:
-        """The time at which each step asks for a prediction, from 0 on."""
+        """The time of each step's prediction, from 0 on."""
 
     def draw_times(self, shape: tuple[int, ...], device: torch.device) -> Float[Tensor, "*shape"]:
-        """Random times to train at."""
+        """Random training times."""
 
     def corrupt(
         self,
@@ -37,12 +40,12 @@ class GenerativeProcess(Protocol):
         noise: Float[Tensor, "*#rows H a"],
         time: Float[Tensor, "*#rows"],
     ) -> tuple[Float[Tensor, "*#rows H a"], Float[Tensor, "*#rows H a"]]:
-        """Actions on their way from noise at `time`, and what the network should predict there."""
+        """Actions mixed with noise at `time`, and the network's target there."""
 
     def move(
         self, step: int, state: Float[Tensor, "*rows H a"], prediction: Float[Tensor, "*rows H a"]
     ) -> Float[Tensor, "*rows H a"]:
-        """The next state without any further noise."""
+        """The next state without further noise."""
 
     def transition(
         self, step: int, state: Float[Tensor, "*rows H a"], prediction: Float[Tensor, "*rows H a"]

@@ -1,10 +1,12 @@
-"""Continuous actions on one scale: [-1, 1] between the 1 % and 99 % quantiles of the data (Black et
-al. 2024, pi0).
+"""Normalised actions: [-1, 1] between the 1 % and 99 % quantiles of the data (Black et al. 2024,
+pi0).
 
-Quantiles, because one disturbed demonstration must not squeeze all others. Values outside them lie
-outside [-1, 1], up to 10, and come back unharmed; where they would lie further out the scale is
-widened, for one number of 1000 squared drowns a batch. A dimension that hardly moves in the data is
-left out: its constant is executed.
+With quantiles, one disturbed demonstration does not compress the range of all others. Values
+outside them lie outside [-1, 1], up to 10, and are decoded exactly. Where they would lie further
+out, the scale is widened: a single value of 1000, squared, dominates the loss of a batch. Constant
+dimensions are left out: their constant is executed.
+
+Shapes: `N` actions, `A` action dimensions, `a` of them active.
 """
 
 from __future__ import annotations
@@ -21,8 +23,13 @@ from vla.actions.action_range import MAX_NORMALIZED, check_dimensions, measure_a
 
 @dataclass(frozen=True)
 class ActionNormalizer:
-    """`low[i]` and `high[i]` of active dimension i become -1 and 1; `constants[j]` for every
-    dimension, used where inactive.
+    """A linear map of active dimensions: `low[i]` and `high[i]` of dimension `active[i]` become -1
+    and 1.
+
+    `constants[j]`, for every dimension, is executed where dimension j is inactive.
+
+    Raises:
+        ValueError: the parts have contradictory sizes.
     """
 
     active: tuple[int, ...]
@@ -39,14 +46,17 @@ class ActionNormalizer:
 
     def encode(self, actions: Num[Tensor, "*rows A"]) -> Float[Tensor, "*rows a"]:
         """Actions (physical units) as values near [-1, 1]."""
-        actions = actions.float()  # of whole numbers or bfloat16 the limits would be rounded too
+        # `new_tensor` takes the type of the actions: integers or bfloat16 would round the limits.
+        actions = actions.float()
         low = actions.new_tensor(self.low)
         high = actions.new_tensor(self.high)
         return 2 * (actions[..., list(self.active)] - low) / (high - low) - 1
 
     def decode(self, values: Float[Tensor, "*rows a"]) -> Float[Tensor, "*rows A"]:
-        """Values near [-1, 1] as actions, constants elsewhere. Nothing is clipped: the environment
-        does that."""
+        """Values near [-1, 1] as actions (physical units), constants elsewhere.
+
+        Nothing is clipped; the environment does that.
+        """
         values = values.float()
         low = values.new_tensor(self.low)
         high = values.new_tensor(self.high)
@@ -72,29 +82,27 @@ class ActionNormalizer:
 
 
 def fit_normalizer(
-    actions: Num[np.ndarray, "N A"], farthest: float = MAX_NORMALIZED
+    actions: Num[np.ndarray, "N A"], max_value: float = MAX_NORMALIZED
 ) -> ActionNormalizer:
-    """The normaliser of `actions` (frames that the policy should imitate); none of them lies beyond
-    +-`farthest`.
+    """The normaliser of `actions` (frames that the policy should imitate), within +-`max_value`.
 
-    A dimension whose quantiles are equal, because it moves in few frames only, spans its extremes.
-    One whose extremes lie further out than `farthest` is widened about its middle until they do
-    not.
+    A dimension that moves in too few frames for its quantiles to differ spans its extremes. One
+    with extremes beyond `max_value` is widened about its middle until they lie within.
 
     Raises:
         ValueError: no dimension moves, or a number is NaN or infinite.
     """
-    found = measure_action_range(actions)
-    widened = np.maximum(found.reach / farthest, 1.0)
-    middle = (found.low + found.high) / 2
-    half = (found.high - found.low) / 2
+    spread = measure_action_range(actions)
+    widened = np.maximum(spread.reach / max_value, 1.0)
+    middle = (spread.low + spread.high) / 2
+    half = (spread.high - spread.low) / 2
     far = widened > 1
-    low = np.where(found.rare, found.least, np.where(far, middle - half * widened, found.low))
-    high = np.where(found.rare, found.most, np.where(far, middle + half * widened, found.high))
-    active = np.flatnonzero(found.moves)
+    low = np.where(spread.rare, spread.least, np.where(far, middle - half * widened, spread.low))
+    high = np.where(spread.rare, spread.most, np.where(far, middle + half * widened, spread.high))
+    active = np.flatnonzero(spread.moves)
     return ActionNormalizer(
         active=tuple(int(d) for d in active),
-        constants=tuple(float(c) for c in found.median),
+        constants=tuple(float(c) for c in spread.median),
         low=tuple(float(v) for v in low[active]),
         high=tuple(float(v) for v in high[active]),
     )
