@@ -87,7 +87,7 @@ def test_compressed_tokens_hold_a_rare_jump(length, chunk):
 def test_what_does_not_fit_the_tokens_is_named_by_its_dimension():
     with pytest.raises(
         ValueError,
-        match=r"those of dimension \d before all, at a scale of 500.0: lower policy.scale",
+        match=r"at a scale of 500.0, most of them in dimension \d: lower policy.scale",
     ):
         fit_fast(chunks_of(trembling(2e-3, 0.2)), 256, 500.0)
 
