@@ -1,9 +1,9 @@
 """Kill runs at random moments, resume them, and compare the results to an uninterrupted run.
 
-Each case runs once as a whole, and again in sessions that end by SIGKILL, SIGTERM or SIGINT after a
-random time, until `--kills` signals were sent. Sessions are forked from one process that has loaded
-the libraries. All files are compared bit for bit, without times, memory, plots and records of
-sessions. SIGTERM and SIGINT must end a session with 143 or 130 and without a traceback.
+Each case runs once as a whole. It then runs again in sessions that end by SIGKILL, SIGTERM or
+SIGINT after a random time, until `--kills` signals were sent. Sessions are forked from one process
+that has loaded the libraries. All files are compared bit for bit, without times, memory, plots and
+records of sessions. SIGTERM and SIGINT must end a session with 143 or 130 and without a traceback.
 """
 
 import argparse

@@ -10,6 +10,7 @@ an environment of its own.
 
 import argparse
 from collections.abc import Callable
+from typing import Any
 
 
 def run(argv: list[str]) -> int:
@@ -35,7 +36,8 @@ def run(argv: list[str]) -> int:
     print_rates(timings, options.groups * 8, "answers")
     for side, peak in peaks.items():
         print(f"{side:<4}  peak memory of an update {peak / 2**20:8.0f} MiB")
-    ours, trl = timings["ours"], timings["trl"]
+    ours = timings["ours"]
+    trl = timings["trl"]
     print(
         f"ours / TRL: {ours.cpu / trl.cpu:.2f} of the CPU time, "
         f"{peaks['ours'] / peaks['trl']:.2f} of the memory"
@@ -68,7 +70,8 @@ def candidates(options: argparse.Namespace) -> dict[str, Callable[[], None]]:
 
     def ours() -> None:
         # An update only scores, so the policy needs no `act`.
-        update(policy, algorithm, rollout, optimizer, settings, generator=generator)  # type: ignore[arg-type]
+        scorer: Any = policy
+        update(scorer, algorithm, rollout, optimizer, settings, generator=generator)
 
     def trl() -> None:
         optimizer.zero_grad()

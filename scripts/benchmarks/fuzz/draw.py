@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+Values = dict[str, Any]
+"""Settings as nested mappings of plain values."""
 BASES = (
     *(
         "",
@@ -113,11 +115,9 @@ def setting_paths(values: Mapping[str, object], prefix: str = "") -> Iterator[st
             yield from setting_paths(value, f"{prefix}{key}.")
 
 
-def spoil_settings(
-    values: Mapping[str, Any], rng: random.Random
-) -> tuple[dict[str, Any], list[Change]]:
+def spoil_settings(values: Mapping[str, Any], rng: random.Random) -> tuple[Values, list[Change]]:
     """Replace one to three settings; the new values and the changes."""
-    result: dict[str, Any] = copy.deepcopy(dict(values))
+    result: Values = copy.deepcopy(dict(values))
     changes = []
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         path = rng.choice(list(setting_paths(result)))

@@ -4,26 +4,28 @@ import json
 from pathlib import Path
 from typing import Any
 
+Values = dict[str, Any]
+"""A mapping of results.json or of a row of the table."""
 RATE = ("mean", "n", "interval_95")
 DECODINGS = ("greedy", "sampled")
 EVALUATION_STAGES = ("evaluation_before", "evaluation_after")
 
 
-def read_results(folder: Path) -> dict[str, Any]:
+def read_results(folder: Path) -> Values:
     """The results that a run has written so far."""
     path = folder / "results.json"
-    values: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    values: Values = json.loads(path.read_text()) if path.exists() else {}
     return values
 
 
-def policy_row(policy: str, folders: dict[str, Path]) -> dict[str, Any]:
+def policy_row(policy: str, folders: dict[str, Path]) -> Values:
     """Rates before and after RL by decoding, seconds, and queries a second; null for a missing
     run."""
     results = {algorithm: read_results(folder) for algorithm, folder in folders.items()}
     first = next(
         (each for each in results.values() if "evaluation_before" in each.get("stages", {})), None
     )
-    numbers: dict[str, Any] = {
+    numbers: Values = {
         "policy": policy,
         "sft": {},
         "sft_seconds": None,
@@ -45,7 +47,7 @@ def policy_row(policy: str, folders: dict[str, Path]) -> dict[str, Any]:
     return numbers
 
 
-def queries_per_second(results: dict[str, Any], stage: str) -> float | None:
+def queries_per_second(results: Values, stage: str) -> float | None:
     """Decisions a second of a run's greedy evaluation; None where the run has none of its own."""
     evaluation = results.get("stages", {}).get(stage)
     seconds = results.get("seconds", {}).get(f"{stage}/greedy")
@@ -55,7 +57,7 @@ def queries_per_second(results: dict[str, Any], stage: str) -> float | None:
     return float(greedy["measures"]["decisions"] * greedy["n"] / seconds)
 
 
-def evaluation_rates(evaluation: dict[str, Any]) -> dict[str, Any]:
+def evaluation_rates(evaluation: Values) -> Values:
     """The rates of an evaluation by decoding."""
     return {
         how: {name: evaluation[how][name] for name in RATE}
@@ -64,7 +66,7 @@ def evaluation_rates(evaluation: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def write_table(folder: Path, rows: list[dict[str, Any]], algorithms: list[str]) -> str:
+def write_table(folder: Path, rows: list[Values], algorithms: list[str]) -> str:
     """Write table.json and table.txt, a line for each policy and decoding; returns the text."""
     (folder / "table.json").write_text(json.dumps(rows, indent=1) + "\n")
     heads = [
@@ -97,7 +99,7 @@ def write_table(folder: Path, rows: list[dict[str, Any]], algorithms: list[str])
     return text
 
 
-def format_rate(rate: dict[str, Any] | None) -> str:
+def format_rate(rate: Values | None) -> str:
     if rate is None:
         return "-"
     low, high = rate["interval_95"]

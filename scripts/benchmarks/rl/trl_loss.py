@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def trl_loss(num_micro_batches: int) -> Loss:
-    """`GRPOTrainer._compute_loss` as a function of given scores, with a stand-in for the trainer."""
+    """`GRPOTrainer._compute_loss` as a function of given scores, by a stand-in for the trainer."""
     warnings.simplefilter("ignore")
     from trl import GRPOTrainer
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from vla.rewards.sample import UNSCORABLE, Sample
 from vla.rewards.verifiers.numbers import (
@@ -72,8 +71,8 @@ def to_latex(text: str) -> str:
 def find_final_expression(text: str) -> str | None:
     """Find the last expression of a text.
 
-    It is the last LaTeX span of the final answer, else the final answer itself, else the longest
-    run of parts of an expression at the end of the last line.
+    It is the last LaTeX span of the final answer, else the final answer itself. The fallback is the
+    longest run of parts of an expression at the end of the last line.
     """
     answer = final_answer_text(text)
     spans: list[str] = [next(filter(None, span.groups())) for span in _SPAN.finditer(answer)]
@@ -134,7 +133,7 @@ def reasoning_gym_score(sample: Sample) -> float:
 
     family = sample.facts["family"]
     entry = dict(sample.facts["entry"])
-    dataset: Any = reasoning_gym.create_dataset(family, size=1, seed=0)
+    dataset = reasoning_gym.create_dataset(family, size=1, seed=0)
     return float(
         dataset.score_answer(parse_final_answer(sample.completion, str(entry["answer"])), entry)
     )

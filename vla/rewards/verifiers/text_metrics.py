@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 from vla.rewards.sample import Sample, fact_texts
+
+if TYPE_CHECKING:
+    from rouge_score.rouge_scorer import RougeScorer
 
 
 def bleu(sample: Sample) -> float:
@@ -35,7 +38,7 @@ def rouge_l(sample: Sample) -> float:
 
 
 @cache
-def _rouge() -> Any:
+def _rouge() -> RougeScorer:
     from rouge_score.rouge_scorer import RougeScorer
 
     return RougeScorer(["rougeL"])
