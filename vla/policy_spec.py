@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Annotated, Any, NoReturn, NotRequired, TypedDict
 
 import torch
 from annotated_types import MinLen
@@ -14,7 +14,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from vla.config import RobotConfig
-from vla.files.reading import KEYS, DamagedFile, read_json
+from vla.files.reading import KEYS, DamagedFile, JsonMapping, JsonObject, read_json
 
 PROPRIO = "model.proprio_mean"
 PLAN = "model.plan.dimensions"
@@ -52,10 +52,10 @@ class PolicySpec(ReplaySpec):
     policy: str
     proprio_names: NotRequired[list[str] | None]
     resize: NotRequired[str | None]
-    actions: dict[str, Any]
+    actions: JsonObject
 
 
-def read_policy_spec(folder: Path, kind: Any = PolicySpec) -> dict[str, Any]:
+def read_policy_spec(folder: Path, kind: object = PolicySpec) -> JsonObject:
     """The policy.json of a run, an export or (kind `ReplaySpec`) an evaluation.
 
     Raises DamagedFile where it is missing, malformed, or its lists differ in length.
@@ -87,7 +87,7 @@ class SpecSimulator:
     """A `vla.simulator.Simulator` to load a policy into, made from its spec and the shapes of its
     weights."""
 
-    action_spec: Mapping[str, Any]
+    action_spec: JsonMapping
     proprio_names: Sequence[str]
     num_plan_numbers: int
     cameras: None = None
@@ -103,18 +103,20 @@ class SpecSimulator:
         """No texts: the tokenizer is stored with the weights."""
         return []
 
-    def environment(self) -> Any:
+    def environment(self) -> NoReturn:
         """Refuse with ValueError, as everything that needs a simulator."""
         raise ValueError(
             "the policy was loaded from its policy.json alone, without a simulator: choose one by "
             "sim.simulator"
         )
 
-    def recorder(self, num_envs: int) -> Any:
-        return self.environment()
+    def recorder(self, num_envs: int) -> NoReturn:
+        self.environment()
 
-    def expert(self, environment: Any, seed: int, expert_perturbation_probability: float) -> Any:
-        return self.environment()
+    def expert(
+        self, environment: object, seed: int, expert_perturbation_probability: float
+    ) -> NoReturn:
+        self.environment()
 
     def question_kind(self, question: str) -> str:
         return "unknown"
@@ -131,7 +133,7 @@ def simulator_from_spec(folder: Path, weights: Mapping[str, Tensor]) -> SpecSimu
     )
 
 
-def proprio_names(policy_spec: Mapping[str, Any], weights: Mapping[str, Tensor]) -> list[str]:
+def proprio_names(policy_spec: JsonMapping, weights: Mapping[str, Tensor]) -> list[str]:
     """The name of every state value; numbered where the policy spec is of a version without names."""
     return policy_spec.get("proprio_names") or [f"state_{i}" for i in range(len(weights[PROPRIO]))]
 

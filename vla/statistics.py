@@ -70,7 +70,10 @@ class SuccessRate:
     def __str__(self) -> str:
         low, high = (f"{100 * bound:.1f}" for bound in self.interval)
         counts = f"{self.successes}/{self.num_starts}"
-        return f"{100 * self.rate:.1f} % ({counts}, 95 % Wilson interval {low} to {high}, {self.decoding})"
+        return (
+            f"{100 * self.rate:.1f} % ({counts}, 95 % Wilson interval {low} to {high}, "
+            f"{self.decoding})"
+        )
 
 
 def describe_decoding(temperature: float | None) -> str:

@@ -163,7 +163,10 @@ def _system_message_error(from_settings: bool) -> str:
         if from_settings
         else "this is one"
     )
-    return f"the model's chat template has no system messages, and {where}, and put its words into the user's message"
+    return (
+        f"the model's chat template has no system messages, and {where}, and put its words into "
+        "the user's message"
+    )
 
 
 def stop_ids(tokenizer: Any, model: Any) -> list[int]:

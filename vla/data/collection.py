@@ -9,16 +9,39 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from vla.data.lerobot_format import DatasetSpec, Storage
 from vla.data.lerobot_writer import Episode, LeRobotWriter
+from vla.data.observations import RawObservation
+from vla.files.reading import JsonMapping, JsonObject
 
 PROPRIO_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper_opening")
 MAX_FAILURES = 50
 """Collection stops after this many failures if they outnumber the successes."""
+
+
+class StepOutcome(Protocol):
+    """The part of a step's result that collection needs: bool [num_envs] each."""
+
+    @property
+    def terminated(self) -> np.ndarray: ...
+    @property
+    def truncated(self) -> np.ndarray: ...
+    @property
+    def success(self) -> np.ndarray: ...
+
+
+class ActionDescription(Protocol):
+    """An environment's action spec; `sim.action_spec.ActionSpec` is one."""
+
+    @property
+    def names(self) -> Sequence[str]: ...
+    @property
+    def control_hz(self) -> float: ...
+    def to_dict(self) -> JsonObject: ...
 
 
 @runtime_checkable
@@ -29,11 +52,12 @@ class Environments(Protocol):
     num_envs: int
     cameras: tuple[str, ...]
     image_size: int
-    action_spec: Any
 
-    def reset(self, seeds: Sequence[int], ids: Any, *, render: bool) -> Any: ...
-    def step(self, actions: Any, ids: Any, *, render: bool) -> Any: ...
-    def observe(self, ids: Any) -> Any: ...
+    @property
+    def action_spec(self) -> ActionDescription: ...
+    def reset(self, seeds: Sequence[int], ids: np.ndarray, *, render: bool) -> object: ...
+    def step(self, actions: np.ndarray, ids: np.ndarray, *, render: bool) -> StepOutcome: ...
+    def observe(self, ids: np.ndarray) -> RawObservation: ...
 
 
 @runtime_checkable
@@ -41,10 +65,10 @@ class Expert(Protocol):
     """A scripted policy for all environments; `perturbed` [num_envs] marks last actions that were
     perturbations."""
 
-    perturbed: Any
-
-    def reset(self, ids: Any) -> None: ...
-    def act(self, ids: Any) -> Any: ...
+    @property
+    def perturbed(self) -> np.ndarray: ...
+    def reset(self, ids: np.ndarray) -> None: ...
+    def act(self, ids: np.ndarray) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -68,7 +92,9 @@ class _Recording:
     actions: list[np.ndarray] = field(default_factory=list)
     perturbed: list[bool] = field(default_factory=list)
 
-    def append(self, observation: Any, row: int, action: np.ndarray, perturbed: bool) -> None:
+    def append(
+        self, observation: RawObservation, row: int, action: np.ndarray, perturbed: bool
+    ) -> None:
         for camera, images in observation.images.items():
             self.images.setdefault(camera, []).append(images[row])
         self.instruction = observation.instruction[row]
@@ -89,7 +115,7 @@ class _Recording:
 
 
 def dataset_spec(
-    environments: Environments, robot: str, storage: Storage, source: Mapping[str, Any]
+    environments: Environments, robot: str, storage: Storage, source: JsonMapping
 ) -> DatasetSpec:
     """The spec of a dataset that is collected in `environments`, with their action spec."""
     spec = environments.action_spec
@@ -123,7 +149,7 @@ def collect(
         writer: stores the successes; a reopened writer continues an interrupted collection.
         num_episodes: number of successes.
         first_seed: seeds are tried upwards from here.
-        on_episode: called with the successes and failures so far, at the start and after every episode.
+        on_episode: called with the counts of successes and failures, first and after every episode.
 
     Raises:
         ValueError: the expert fails more often than it succeeds.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Int
@@ -19,6 +19,7 @@ from vla.data.spec_checks import (
     check_state,
     describe_missing_spec,
 )
+from vla.files.reading import JsonMapping
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,12 @@ class TrainableRows:
 
 
 def read_trainable_rows(
-    folder: Path, info: Mapping[str, Any], failures: Literal["keep", "drop"]
+    folder: Path, info: JsonMapping, failures: Literal["keep", "drop"]
 ) -> TrainableRows:
     """Read and check everything except images.
 
     Raises:
-        ValueError: NaN or infinite numbers, tasks without instruction, or no episode besides failures.
+        ValueError: NaN or infinity, tasks without instruction, or no episode besides failures.
     """
     columns = read_columns(folder, info)
     rows, failure_note = select_rows(columns, failures, f"the dataset {folder}")
@@ -50,7 +51,7 @@ def read_trainable_rows(
 
 def select_cameras(
     folder: Path,
-    info: Mapping[str, Any],
+    info: JsonMapping,
     requested: Sequence[str] | None,
     drawable: Sequence[str] | None,
 ) -> dict[str, str]:
@@ -64,9 +65,15 @@ def select_cameras(
     if missing:
         shared = [camera for camera in keys if drawable is None or camera in drawable]
         if shared:
-            remedy = f"set sim.cameras=[{','.join(shared)}], and model.checkpoint=null where that has other cameras"
+            remedy = (
+                f"set sim.cameras=[{','.join(shared)}], and model.checkpoint=null where that has "
+                "other cameras"
+            )
         elif keys:
-            remedy = f"the simulator draws {', '.join(drawable or ())} and no others; {WITHOUT_SIMULATOR}"
+            remedy = (
+                f"the simulator draws {', '.join(drawable or ())} and no others; "
+                f"{WITHOUT_SIMULATOR}"
+            )
         else:
             remedy = "record it again with cameras: every policy looks at pictures"
         raise ValueError(
@@ -77,9 +84,9 @@ def select_cameras(
 
 
 def check_dataset_spec(
-    info: Mapping[str, Any],
-    stated: Mapping[str, Any] | None,
-    action_spec: Mapping[str, Any],
+    info: JsonMapping,
+    stated: JsonMapping | None,
+    action_spec: JsonMapping,
     proprio_names: Sequence[str] | None,
     owner: str,
 ) -> str | None:
@@ -106,7 +113,10 @@ def select_rows(
     num_failed = len(np.unique(columns.episode_index[~columns.success]))
     if not num_failed:
         return rows, None
-    note = f"{num_failed} of {len(np.unique(columns.episode_index))} episodes of {owner} are marked as failures"
+    note = (
+        f"{num_failed} of {len(np.unique(columns.episode_index))} episodes of {owner} are marked "
+        "as failures"
+    )
     if failures == "keep":
         return rows, f"{note} and are imitated too; data.failures=drop leaves them out"
     if not columns.success.any():
@@ -118,7 +128,7 @@ def select_rows(
 
 
 def check_finite_columns(
-    info: Mapping[str, Any], columns: Columns, rows: Int[np.ndarray, "N"], owner: str
+    info: JsonMapping, columns: Columns, rows: Int[np.ndarray, "N"], owner: str
 ) -> None:
     """Refuse NaN and infinity in state and actions: one such number becomes a command.
 
@@ -165,7 +175,8 @@ def describe_padding(sizes: Mapping[str, tuple[int, int]]) -> str | None:
     if not not_square:
         return None
     return (
-        f"pictures are not square ({', '.join(not_square)}): each is shrunk as a whole and padded with "
+        f"pictures are not square ({', '.join(not_square)}): each is shrunk as a whole and "
+        "padded with "
         f"black ({RESIZE}); an "
         "environment must render the same shape (sim=gym: sim.make.width and sim.make.height)"
     )

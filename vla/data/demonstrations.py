@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8
@@ -29,6 +29,7 @@ from vla.data.lerobot_reader import (
     read_statistics,
 )
 from vla.data.spec_checks import check_action_spec, check_limits
+from vla.files.reading import JsonMapping
 
 __all__ = [
     "Columns",
@@ -79,7 +80,7 @@ class Demonstrations:
     robot: str | None
     proprio_names: tuple[str, ...]
     action_names: tuple[str, ...]
-    action_spec: Mapping[str, Any] | None
+    action_spec: JsonMapping | None
     statistics: form.Statistics
     instructions: Mapping[int, str]
     columns: Columns
@@ -169,7 +170,7 @@ def open_demonstrations(
     *,
     cameras: Sequence[str] | None = None,
     drawable: Sequence[str] | None = None,
-    action_spec: Mapping[str, Any] | None = None,
+    action_spec: JsonMapping | None = None,
     proprio_names: Sequence[str] | None = None,
     image_size: int | None = None,
     cache: str | Path | None = None,

@@ -14,13 +14,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from vla.files.arrays import read_safetensors_with_metadata
-from vla.files.reading import MAPPING, DamagedFile, validate_values, validating_file
+from vla.files.reading import MAPPING, DamagedFile, JsonMapping, validate_values, validating_file
 from vla.files.writing import atomic_file
 
 FORMAT = "1"
@@ -37,7 +36,7 @@ class EpisodeRecording:
 
     stage: str
     iteration: int
-    sim: Mapping[str, Any]
+    sim: JsonMapping
     decoding: str
     seed: Int[np.ndarray, "N"]
     group: Int[np.ndarray, "N"]

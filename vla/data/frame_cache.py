@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import av
 import numpy as np
@@ -26,7 +26,7 @@ from vla.data.image_fitting import RESIZE, fit_to_square
 from vla.files.arrays import translating_library_errors
 from vla.files.file_lock import hold_file_lock
 from vla.files.manifest import file_sha256
-from vla.files.reading import DamagedFile, read_json, validating_file
+from vla.files.reading import DamagedFile, JsonMapping, read_json, validating_file
 from vla.files.writing import (
     DiskFull,
     atomic_file,
@@ -39,8 +39,8 @@ from vla.files.writing import (
 
 def open_frame_cache(
     folder: Path,
-    info: Mapping[str, Any],
-    episodes: Sequence[Mapping[str, Any]],
+    info: JsonMapping,
+    episodes: Sequence[JsonMapping],
     keys: Sequence[str],
     image_size: int | None,
     cache: Path | None,
@@ -79,8 +79,8 @@ def open_frame_cache(
 
 def _fill(
     folder: Path,
-    info: Mapping[str, Any],
-    episodes: Sequence[Mapping[str, Any]],
+    info: JsonMapping,
+    episodes: Sequence[JsonMapping],
     image_size: int | None,
     paths: Mapping[str, Path],
 ) -> None:
@@ -154,7 +154,7 @@ def _fingerprint(folder: Path) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
-def stored_image_size(feature: Mapping[str, Any]) -> tuple[int, int]:
+def stored_image_size(feature: JsonMapping) -> tuple[int, int]:
     """Height and width of an image feature, which may be described with its channels first."""
     shape = feature["shape"]
     names = feature.get("names") or []
@@ -171,13 +171,16 @@ def _check_room(home: Path, needed: int) -> None:
         )
 
 
-DISK_FULL_REMEDY = "make room, set sim.image_size to something smaller, or move the dataset (data.path) to a disk with room"
+DISK_FULL_REMEDY = (
+    "make room, set sim.image_size to something smaller, or move the dataset (data.path) to a "
+    "disk with room"
+)
 
 
 def _decode(
     folder: Path,
-    info: Mapping[str, Any],
-    episodes: Sequence[Mapping[str, Any]],
+    info: JsonMapping,
+    episodes: Sequence[JsonMapping],
     key: str,
     shape: tuple[int, ...],
     path: Path,
@@ -190,8 +193,8 @@ def _decode(
 
 def _write_frames(
     folder: Path,
-    info: Mapping[str, Any],
-    episodes: Sequence[Mapping[str, Any]],
+    info: JsonMapping,
+    episodes: Sequence[JsonMapping],
     key: str,
     shape: tuple[int, ...],
     draft: Path,
@@ -222,8 +225,8 @@ def _reserve(draft: Path) -> None:
 
 def _fill_from_videos(
     folder: Path,
-    info: Mapping[str, Any],
-    episodes: Sequence[Mapping[str, Any]],
+    info: JsonMapping,
+    episodes: Sequence[JsonMapping],
     key: str,
     frames: np.ndarray,
 ) -> int:
@@ -247,7 +250,7 @@ def _fill_from_videos(
 
 
 def _rows_of_videos(
-    folder: Path, info: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]], key: str
+    folder: Path, info: JsonMapping, episodes: Sequence[JsonMapping], key: str
 ) -> dict[Path, dict[int, int]]:
     """The dataset row of each frame of every video file.
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from vla.files.reading import JsonMapping
+
 RESIZE = "resize_with_pad"
-"""Name of the rule in policy.json, after openpi's function: scaled as a whole, centred, padded black."""
+"""Name of the rule in policy.json, after openpi's function: scaled as a whole, centred, padded
+black."""
 
 
 def fit_to_square(
@@ -33,7 +33,7 @@ def fit_to_square(
     return square
 
 
-def describe_rule_mismatch(policy_spec: Mapping[str, Any], owner: str) -> str | None:
+def describe_rule_mismatch(policy_spec: JsonMapping, owner: str) -> str | None:
     """A message where a policy was trained by another rule, or names none; None where the rules
     agree."""
     rule = policy_spec.get("resize")
@@ -46,7 +46,7 @@ def describe_rule_mismatch(policy_spec: Mapping[str, Any], owner: str) -> str | 
     )
 
 
-def check_resize(policy_spec: Mapping[str, Any], height: int, width: int, owner: str) -> None:
+def check_resize(policy_spec: JsonMapping, height: int, width: int, owner: str) -> None:
     """Refuse an image that is not square where the policy was trained by another resize rule.
 
     Raises:

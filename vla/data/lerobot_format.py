@@ -11,12 +11,14 @@ are in `videos/<key>/*.mp4`, many episodes in a file. Source: huggingface/lerobo
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+
+from vla.files.reading import JsonMapping, JsonObject
 
 VERSION = "v3.0"
 IMAGE_PREFIX = "observation.images."
@@ -72,11 +74,11 @@ class DatasetSpec:
     image_size: tuple[int, int]
     proprio_names: tuple[str, ...]
     action_names: tuple[str, ...]
-    action_spec: Mapping[str, Any]
-    source: Mapping[str, Any]
+    action_spec: JsonMapping
+    source: JsonMapping
     storage: Storage
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Plain values, equal to those after a round trip through JSON."""
         return json.loads(json.dumps(asdict(self)))
 
@@ -86,12 +88,12 @@ def image_key(camera: str) -> str:
     return IMAGE_PREFIX + camera
 
 
-def describe_features(spec: DatasetSpec) -> dict[str, dict[str, Any]]:
+def describe_features(spec: DatasetSpec) -> dict[str, JsonObject]:
     """The `features` of `meta/info.json`."""
     height, width = spec.image_size
-    described: dict[str, dict[str, Any]] = {}
+    described: dict[str, JsonObject] = {}
     for camera in spec.cameras:
-        feature = {
+        feature: JsonObject = {
             "dtype": "image",
             "shape": [height, width, 3],
             "names": ["height", "width", "channels"],
@@ -114,7 +116,7 @@ def describe_features(spec: DatasetSpec) -> dict[str, dict[str, Any]]:
     return described
 
 
-def _video_info(spec: DatasetSpec) -> dict[str, Any]:
+def _video_info(spec: DatasetSpec) -> JsonObject:
     height, width = spec.image_size
     return {
         "video.height": height,
@@ -128,9 +130,7 @@ def _video_info(spec: DatasetSpec) -> dict[str, Any]:
     }
 
 
-def build_info(
-    spec: DatasetSpec, num_episodes: int, num_frames: int, num_tasks: int
-) -> dict[str, Any]:
+def build_info(spec: DatasetSpec, num_episodes: int, num_frames: int, num_tasks: int) -> JsonObject:
     """The content of `meta/info.json`."""
     return {
         "codebase_version": VERSION,
@@ -152,7 +152,7 @@ def build_info(
 def frame_schema(spec: DatasetSpec) -> pa.Schema:
     """The schema of the data files, with the metadata of the `datasets` library."""
     fields = []
-    described = {}
+    described: dict[str, JsonObject] = {}
     for key, feature in describe_features(spec).items():
         if feature["dtype"] == "video":
             continue

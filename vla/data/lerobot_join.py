@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import av
 import numpy as np
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from vla.data import lerobot_format as form
 from vla.files.arrays import read_table, translating_library_errors
-from vla.files.reading import KEYS, read_json
+from vla.files.reading import KEYS, JsonObject, read_json
 from vla.files.writing import write_json
 
 
@@ -26,7 +26,7 @@ class Shard(TypedDict):
     histograms: dict[str, list[list[int]]]
 
 
-def read_shard(shard: Path) -> dict[str, Any]:
+def read_shard(shard: Path) -> JsonObject:
     """The instruction, length and histograms of a shard."""
     return read_json(
         shard / "episode.json", Shard, f"remove {shard}: its episode is collected again"
@@ -39,7 +39,7 @@ def join_shards(shards: Sequence[Path], spec: form.DatasetSpec, folder: Path) ->
     tasks = list(dict.fromkeys(episode["instruction"] for episode in about))
     lengths = [episode["length"] for episode in about]
     starts = np.concatenate([[0], np.cumsum(lengths)])
-    rows: list[dict[str, Any]] = []
+    rows: list[JsonObject] = []
     for index, episode in enumerate(about):
         rows.append(
             {
@@ -91,7 +91,7 @@ def _join_rows(
     shards: Sequence[Path],
     spec: form.DatasetSpec,
     folder: Path,
-    rows: list[dict[str, Any]],
+    rows: list[JsonObject],
     task_indices: list[int],
 ) -> dict[str, np.ndarray]:
     """Write the data files, one row group an episode; every numeric column [n, d] of the dataset."""
@@ -154,7 +154,7 @@ def column_to_numpy(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def _join_videos(
-    parts: list[Path], key: str, fps: int, folder: Path, rows: list[dict[str, Any]]
+    parts: list[Path], key: str, fps: int, folder: Path, rows: list[JsonObject]
 ) -> None:
     """Append the packets to as few files as the size limit allows; store each episode's place in
     `rows`."""
@@ -196,7 +196,9 @@ def concatenate_videos(parts: Sequence[Path], path: Path, fps: int) -> list[int]
                 if stream is None:
                     stream = output.add_stream_from_template(source.streams.video[0], opaque=True)
                     stream.time_base = source.streams.video[0].time_base
-                tick = round(1 / (fps * source.streams.video[0].time_base))
+                time_base = source.streams.video[0].time_base
+                assert time_base is not None
+                tick = round(1 / (fps * time_base))
                 count = 0
                 for packet in source.demux(video=0):
                     if packet.size == 0:  # the end-of-stream marker
@@ -214,7 +216,7 @@ def concatenate_videos(parts: Sequence[Path], path: Path, fps: int) -> list[int]
 def _write_meta(
     folder: Path,
     spec: form.DatasetSpec,
-    rows: list[dict[str, Any]],
+    rows: list[JsonObject],
     tasks: list[str],
     statistics: form.Statistics,
     num_frames: int,

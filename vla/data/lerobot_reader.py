@@ -5,16 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Bool, Float32, Int
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from vla.data import lerobot_format as form
 from vla.data.lerobot_join import column_to_numpy
 from vla.files.arrays import column_names, read_table
-from vla.files.reading import KEYS, DamagedFile, read_json, validate_values, validating_file
+from vla.files.reading import (
+    KEYS,
+    DamagedFile,
+    JsonMapping,
+    JsonObject,
+    read_json,
+    validate_values,
+    validating_file,
+)
 
 EPISODES = "meta/episodes/*/*.parquet"
 DATA = "data/*/*.parquet"
@@ -45,9 +54,9 @@ class Feature(TypedDict):
     __pydantic_config__ = KEYS  # type: ignore[misc]
     dtype: str
     shape: list[PositiveInt]
-    names: NotRequired[list[Any] | dict[str, Any] | None]
-    info: NotRequired[dict[str, Any] | None]
-    video_info: NotRequired[dict[str, Any] | None]
+    names: NotRequired[list[object] | JsonObject | None]
+    info: NotRequired[JsonObject | None]
+    video_info: NotRequired[JsonObject | None]
 
 
 class DatasetInfo(TypedDict):
@@ -69,7 +78,7 @@ class EpisodeRow(TypedDict):
     length: PositiveInt
 
 
-def read_info(folder: Path) -> dict[str, Any]:
+def read_info(folder: Path) -> JsonObject:
     """`meta/info.json`, checked for the keys that the other readers need.
 
     Raises:
@@ -122,7 +131,7 @@ def read_info(folder: Path) -> dict[str, Any]:
     return info
 
 
-def find_cameras(info: Mapping[str, Any]) -> dict[str, str]:
+def find_cameras(info: JsonMapping) -> dict[str, str]:
     """Camera names to feature keys of all colour images; depth maps are left out, as in LeRobot."""
     keys = {}
     for key, feature in info["features"].items():
@@ -131,13 +140,13 @@ def find_cameras(info: Mapping[str, Any]) -> dict[str, str]:
     return keys
 
 
-def is_depth(feature: Mapping[str, Any]) -> bool:
+def is_depth(feature: JsonMapping) -> bool:
     """True for a depth map, by LeRobot's mark or its older one."""
     places = [feature.get("info") or {}, feature.get("video_info") or {}]
     return any(place.get("is_depth_map") or place.get("video.is_depth_map") for place in places)
 
 
-def dimension_names(info: Mapping[str, Any], key: str) -> tuple[str, ...]:
+def dimension_names(info: JsonMapping, key: str) -> tuple[str, ...]:
     """One name per dimension, from a list, a mapping of lists ({"motors": [...]}) or of indices
     ({"dx": 0, ...})."""
     feature = info["features"][key]
@@ -156,15 +165,15 @@ def dimension_names(info: Mapping[str, Any], key: str) -> tuple[str, ...]:
     )
 
 
-def read_action_spec(folder: Path) -> dict[str, Any] | None:
+def read_action_spec(folder: Path) -> JsonObject | None:
     """The dataset's own action spec, an extension of LeRobot's format; None where it has none."""
     path = folder / form.ACTION_SPEC_PATH
     return read_json(path, remedy=form.COPY_AGAIN, finite=False) if path.exists() else None
 
 
-def read_episodes(folder: Path) -> list[dict[str, Any]]:
+def read_episodes(folder: Path) -> list[JsonObject]:
     """The rows of meta/episodes without statistics: length and place of every episode."""
-    rows: list[dict[str, Any]] = []
+    rows: list[JsonObject] = []
     for path in _parts(folder, EPISODES):
         names = [
             name for name in column_names(path, form.COPY_AGAIN) if not name.startswith("stats/")
@@ -207,7 +216,7 @@ def read_tasks(folder: Path, task_index: Int[np.ndarray, "M"]) -> dict[int, str]
     return by_index
 
 
-def read_columns(folder: Path, info: Mapping[str, Any] | None = None) -> Columns:
+def read_columns(folder: Path, info: JsonMapping | None = None) -> Columns:
     """The numeric columns of every frame, without images.
 
     Raises:
@@ -250,7 +259,7 @@ def read_statistics(folder: Path, columns: Columns) -> form.Statistics:
     stale."""
     path = folder / form.STATS_PATH
     stored = (
-        read_json(path, dict[str, dict[str, Any]], form.COPY_AGAIN, finite=False)
+        read_json(path, dict[str, JsonObject], form.COPY_AGAIN, finite=False)
         if path.exists()
         else {}
     )
@@ -262,7 +271,7 @@ def read_statistics(folder: Path, columns: Columns) -> form.Statistics:
     return statistics | {key: form.column_statistics(values) for key, values in own}
 
 
-def _column(folder: Path, table: Any, name: str) -> np.ndarray:
+def _column(folder: Path, table: pa.Table, name: str) -> np.ndarray:
     """A column with one row a frame; index columns must be whole numbers without gaps."""
     with validating_file(f"{folder / 'data'}, column {name},", form.COPY_AGAIN):
         values = column_to_numpy(table.column(name))
@@ -272,7 +281,7 @@ def _column(folder: Path, table: Any, name: str) -> np.ndarray:
 
 
 def _numbers(
-    folder: Path, info: Mapping[str, Any], key: str, columns: Mapping[str, np.ndarray]
+    folder: Path, info: JsonMapping, key: str, columns: Mapping[str, np.ndarray]
 ) -> Float32[np.ndarray, "M d"]:
     """A column of state or action as float32, converted from any stored number type."""
     size = int(info["features"][key]["shape"][0])

@@ -191,6 +191,7 @@ def encode_video(path: Path, images: UInt8[np.ndarray, "T h w 3"], fps: int) -> 
     """Write frames as one lossless video."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(CODEC, rate=fps, options=CODEC_OPTIONS)
+        assert isinstance(stream, av.VideoStream)
         stream.height = images.shape[1]
         stream.width = images.shape[2]
         stream.pix_fmt = "rgb24"
@@ -269,12 +270,16 @@ def _check_episode(episode: Episode, spec: form.DatasetSpec) -> None:
         raise ValueError(
             f"the episode has cameras {sorted(episode.images)}, the dataset {sorted(spec.cameras)}"
         )
-    expected = {f"images[{camera}]": (length, *spec.image_size, 3) for camera in spec.cameras}
+    expected: dict[str, tuple[int, ...]] = {
+        f"images[{camera}]": (length, *spec.image_size, 3) for camera in spec.cameras
+    }
     expected |= {
         "proprio": (length, len(spec.proprio_names)),
         "actions": (length, len(spec.action_names)),
     }
-    shapes = {f"images[{camera}]": image.shape for camera, image in episode.images.items()}
+    shapes: dict[str, tuple[int, ...]] = {
+        f"images[{camera}]": image.shape for camera, image in episode.images.items()
+    }
     shapes |= {
         "proprio": episode.proprio.shape,
         "actions": episode.actions.shape,
@@ -283,6 +288,7 @@ def _check_episode(episode: Episode, spec: form.DatasetSpec) -> None:
     for name, shape in (expected | {"perturbed": (length,)}).items():
         if shapes[name] != shape:
             raise ValueError(
-                f"episode seed {episode.seed}: {name} has shape {shapes[name]}, the dataset expects "
+                f"episode seed {episode.seed}: {name} has shape {shapes[name]}, the dataset "
+                "expects "
                 f"{shape}"
             )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Any
+
+from vla.files.reading import JsonMapping
 
 Message = Mapping[str, str]
 """{"role": "system" | "user" | "assistant" | "tool", "content": text}"""
@@ -23,7 +24,7 @@ def user_message(text: str) -> list[Message]:
     return [{"role": "user", "content": text}]
 
 
-def parse_messages(value: Any, role: str, where: str, column: str) -> list[Message]:
+def parse_messages(value: object, role: str, where: str, column: str) -> list[Message]:
     """Messages from a list of messages, or from the text of one message of `role`.
 
     Raises ValueError with the row, the column and the fault.
@@ -39,15 +40,17 @@ def parse_messages(value: Any, role: str, where: str, column: str) -> list[Messa
     return [_message(message, where, column) for message in value]
 
 
-def _message(message: Any, where: str, column: str) -> Message:
+def _message(message: object, where: str, column: str) -> Message:
     if not isinstance(message, Mapping):
         raise ValueError(
             f"{where}: {column} holds {message!r}, which is no message with role and content"
         )
     if "from" in message and "role" not in message:
         name = message["from"]
-        role = SHAREGPT_ROLES.get(name, name) if isinstance(name, str) else name
-        message = {"role": role, "content": message.get("value")}
+        message = {
+            "role": SHAREGPT_ROLES.get(name, name) if isinstance(name, str) else name,
+            "content": message.get("value"),
+        }
     content = message.get("content")
     if isinstance(content, Sequence) and not isinstance(content, str):
         content = _text_content(content)
@@ -55,26 +58,27 @@ def _message(message: Any, where: str, column: str) -> Message:
         raise ValueError(
             f"{where}: {column} holds a message without a text `content`: {dict(message)!r}"
         )
-    if message.get("role") not in ROLES:
-        raise ValueError(
-            f"{where}: {column} has the role {message.get('role')!r}; known are {', '.join(ROLES)}"
-        )
-    return {"role": message["role"], "content": content}
+    role = message.get("role")
+    if not isinstance(role, str) or role not in ROLES:
+        raise ValueError(f"{where}: {column} has the role {role!r}; known are {', '.join(ROLES)}")
+    return {"role": role, "content": content}
 
 
-def _text_content(parts: Sequence[Any]) -> str | None:
+def _text_content(parts: Sequence[object]) -> str | None:
     """The text of a content in parts, [{"type": "text", "text": ...}]; None where a part is no
     text."""
-    texts = [
-        part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None
-        for part in parts
-    ]
-    return "".join(texts) if texts and all(isinstance(text, str) for text in texts) else None
+    texts: list[str] = []
+    for part in parts:
+        text = (
+            part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None
+        )
+        if not isinstance(text, str):
+            return None
+        texts.append(text)
+    return "".join(texts) if texts else None
 
 
-def parse_prompt(
-    values: Mapping[str, Any], where: str, column: str = "prompt"
-) -> tuple[Message, ...]:
+def parse_prompt(values: JsonMapping, where: str, column: str = "prompt") -> tuple[Message, ...]:
     """The messages of a prompt column, preceded by the row's column `system` where there is one.
 
     The column holds a text, or messages that end with the user or a tool. Raises ValueError with
@@ -94,7 +98,7 @@ def parse_prompt(
 
 
 def add_system_message(
-    messages: Sequence[Message], values: Mapping[str, Any], where: str
+    messages: Sequence[Message], values: JsonMapping, where: str
 ) -> list[Message]:
     """Put the row's column `system`, where there is one, before the messages.
 

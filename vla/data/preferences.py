@@ -12,12 +12,13 @@ prompt, completion, label        a thumb: true, 1 or "up" is liked
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from vla.data.messages import Message, parse_messages, parse_prompt, prompt_key
 from vla.data.rows import Row, RowReader
+from vla.files.reading import JsonMapping
 
 LIKED_BY_LABEL = {
     **dict.fromkeys((True, "true", "1", "up", "good"), True),
@@ -92,7 +93,7 @@ def read_preferences(
     return rows  # type: ignore[return-value]
 
 
-def _content(row: Ranking | BinaryFeedback) -> tuple[Any, ...]:
+def _content(row: Ranking | BinaryFeedback) -> tuple[object, ...]:
     completions = row.completions if isinstance(row, Ranking) else (row.completion, row.liked)
     return tuple((message["role"], message["content"]) for message in row.prompt), completions
 
@@ -151,7 +152,7 @@ def _pair(row: Row, prompt_column: str | None) -> Ranking:
     return Ranking(prompt, (chosen, rejected), margin, where, target)
 
 
-def _implicit_prompt(values: Mapping[str, Any], where: str) -> tuple[tuple[Message, ...], str, str]:
+def _implicit_prompt(values: JsonMapping, where: str) -> tuple[tuple[Message, ...], str, str]:
     """The prompt that chosen and rejected share, and the one assistant turn after it in each."""
     if isinstance(values["chosen"], str) or isinstance(values["rejected"], str):
         raise ValueError(f"{where}: chosen and rejected are texts, so the row needs a prompt")
@@ -244,7 +245,7 @@ def _column_of_length(row: Row, column: str, count: int) -> Sequence[Any]:
     return values
 
 
-def _list(value: Any, where: str, column: str) -> Sequence[Any]:
+def _list(value: object, where: str, column: str) -> Sequence[Any]:
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise ValueError(f"{where}: {column} must be a list, not {type(value).__name__}")
     return value
@@ -261,7 +262,7 @@ def _number(value: Any, where: str, column: str) -> float:
     return number
 
 
-def _one_text(value: Any, where: str, column: str, prompt: tuple[Message, ...] = ()) -> str:
+def _one_text(value: object, where: str, column: str, prompt: tuple[Message, ...] = ()) -> str:
     """The assistant's text: a text, or messages of one assistant turn, with or without the prompt."""
     messages = parse_messages(value, "assistant", where, column)
     if tuple(messages[: len(prompt)]) == prompt and len(messages) > len(prompt):

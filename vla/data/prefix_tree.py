@@ -31,8 +31,8 @@ in rows of their own.
 class PackedRows:
     """Rows of packed sequences.
 
-    `attention` is a mask (query, key), or a `TreeAttention` for one row with all sequences, or the
-    mask of real tokens for rows of one sequence each. `slots` are the places, among the P * S
+    `attention` is a mask (query, key), or a `TreeAttention` for one row with all sequences. For
+    rows of one sequence each it is the mask of real tokens. `slots` are the places, among the P * S
     flattened ones, that predict the sampled tokens, in the order of the mask's True entries.
     `source` holds one given number a token (`pack_completions`).
     """

@@ -15,7 +15,9 @@ import json
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
+
+from vla.files.reading import JsonMapping, JsonObject
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 NUM_LISTED_FAULTS = 5
@@ -37,7 +39,7 @@ class Row:
     `where` is its place for messages: file and line, or data set and number.
     """
 
-    values: Mapping[str, Any]
+    values: JsonMapping
     where: str
 
 
@@ -129,7 +131,7 @@ class RowReader:
                 self._reported.add(line)
                 write(line)
 
-    def results(self) -> dict[str, Any]:
+    def results(self) -> JsonObject:
         """The counts by source for results.json, {"rows": {source: ...}}; empty where no source was
         read."""
         counts = {
@@ -280,7 +282,7 @@ def _parquet_rows(path: Path) -> Iterator[Row | RowError]:
 
 
 def _hub_rows(name: str) -> Iterator[Row | RowError]:
-    from datasets import load_dataset
+    from datasets import load_dataset  # type: ignore[attr-defined]
 
     try:
         dataset = load_dataset(name, split="train")
@@ -306,7 +308,7 @@ def _decode_utf8(content: bytes, where: str) -> str:
         ) from None
 
 
-def _make_row(values: Any, where: str) -> Row | RowError:
+def _make_row(values: object, where: str) -> Row | RowError:
     if not isinstance(values, Mapping):
         return RowError(
             f"{where}: a row must be an object with columns, not {type(values).__name__}"
@@ -320,14 +322,14 @@ def _make_row(values: Any, where: str) -> Row | RowError:
     return Row(columns, where)
 
 
-def _without_nulls(value: Any) -> Any:
+def _without_nulls(value: object) -> object:
     """A value of a table without null fields: in a table every object has the fields of all others."""
     if isinstance(value, Mapping):
         return {name: _without_nulls(item) for name, item in value.items() if item is not None}
     return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
-def _has_half_character(value: Any) -> bool:
+def _has_half_character(value: object) -> bool:
     """True where a text in the value holds half of a surrogate pair, which cannot be encoded."""
     if isinstance(value, str):
         return not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value)

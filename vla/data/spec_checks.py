@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float32
+
+from vla.files.reading import JsonMapping
 
 NUMBERED = re.compile(
     r"((observation[._])?(action|state|proprio|motor|dim|value|feature)s?[._ -]?)?\d+"
 )
 UNINFORMATIVE = ("unknown", "environment's own", "")
 LIMITS_FROM_DATA = "seen in the demonstrations"
-"""Value of `limits` in an action spec whose `low` and `high` are the range of the data, no limits."""
-WITHOUT_SIMULATOR = 'lerobot-train --policy.type=vla --policy.settings="model.checkpoint=null" trains on a dataset without a simulator'
+"""Value of `limits` in an action spec whose `low` and `high` are the range of the data, no limits.
+"""
+WITHOUT_SIMULATOR = (
+    'lerobot-train --policy.type=vla --policy.settings="model.checkpoint=null" trains on a '
+    "dataset without a simulator"
+)
 MEANING_FIELDS = ("names", "units", "kinds", "frame", "gripper_sign")
 """Fields that cannot be inferred from the numbers."""
 
 
-def is_uninformative(value: Any) -> bool:
+def is_uninformative(value: object) -> bool:
     """True where a field of an action spec, or a name, is open: null, "unknown", "action_3"."""
     if isinstance(value, list | tuple):
         return all(is_uninformative(item) for item in value)
@@ -30,7 +35,7 @@ def is_uninformative(value: Any) -> bool:
     )
 
 
-def check_action_spec(stated: Mapping[str, Any], expected: Mapping[str, Any], owner: str) -> None:
+def check_action_spec(stated: JsonMapping, expected: JsonMapping, owner: str) -> None:
     """Compare two action specs field by field.
 
     Fields that `stated` lacks pass, and so do uninformative ones on either side. The number of
@@ -53,7 +58,8 @@ def check_action_spec(stated: Mapping[str, Any], expected: Mapping[str, Any], ow
         if len(sizes) <= 1 and (is_uninformative(stated_values[field]) or is_uninformative(value)):
             continue
         raise ValueError(
-            f"action spec: {field} is {stated_values[field]!r} in {owner}, but {value!r} is expected. "
+            f"action spec: {field} is {stated_values[field]!r} in {owner}, but {value!r} is "
+            "expected. "
             "Collect the demonstrations again with these settings, or use a model and "
             "environment that fit them"
         )
@@ -77,7 +83,7 @@ def check_state(stated: Sequence[str], expected: Sequence[str], owner: str) -> N
 
 
 def check_limits(
-    actions: Float32[np.ndarray, "N A"], spec: Mapping[str, Any], allowed: float, owner: str
+    actions: Float32[np.ndarray, "N A"], spec: JsonMapping, allowed: float, owner: str
 ) -> str | None:
     """Compare actions with the environment's limits; a note where some lie outside.
 
@@ -105,10 +111,14 @@ def check_limits(
         for d in np.argsort(-outside.mean(0), kind="stable")[:3]
         if outside[:, d].any()
     ]
-    summary = f"{format_percent(share)} of the frames of {owner} have an action outside the limits ({'; '.join(worst)})"
+    summary = (
+        f"{format_percent(share)} of the frames of {owner} have an action outside the limits "
+        f"({'; '.join(worst)})"
+    )
     if share <= allowed:
         return (
-            f"{summary}: the environment clips them, so a policy that imitates them moves less than "
+            f"{summary}: the environment clips them, so a policy that imitates them moves less "
+            "than "
             "the demonstrations"
         )
     raise ValueError(
@@ -127,7 +137,7 @@ def outside_limits(
 
 
 def guess_unit(
-    actions: Float32[np.ndarray, "N A"], spec: Mapping[str, Any], outside: Bool[np.ndarray, "N A"]
+    actions: Float32[np.ndarray, "N A"], spec: JsonMapping, outside: Bool[np.ndarray, "N A"]
 ) -> str:
     """A guess at the unit of the dimensions outside the limits, by their largest values."""
     dimensions = np.flatnonzero(outside.mean(0) > 0.01)
@@ -142,9 +152,7 @@ def guess_unit(
     return ""
 
 
-def describe_missing_spec(
-    stated: Mapping[str, Any], expected: Mapping[str, Any], owner: str
-) -> str | None:
+def describe_missing_spec(stated: JsonMapping, expected: JsonMapping, owner: str) -> str | None:
     """A note about fields of `expected` that a dataset leaves open; None where it leaves none."""
     open_fields = [
         field.replace("_", " ")

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vla.files.reading import RESTORE, DamagedFile, read_json, read_text
+from vla.files.reading import RESTORE, DamagedFile, JsonMapping, JsonObject, read_json, read_text
 
 
 @contextmanager
@@ -38,14 +38,14 @@ def check_file(path: Path, remedy: str = RESTORE) -> None:
         raise DamagedFile(path, "it is empty", remedy)
 
 
-def read_safetensors(path: Path, remedy: str = RESTORE, framework: str = "pt") -> dict[str, Any]:
+def read_safetensors(path: Path, remedy: str = RESTORE, framework: str = "pt") -> JsonObject:
     """Tensors on the CPU by name; NumPy arrays with `framework` "np"."""
     return read_safetensors_with_metadata(path, remedy, framework)[0]
 
 
 def read_safetensors_with_metadata(
     path: Path, remedy: str = RESTORE, framework: str = "np"
-) -> tuple[dict[str, Any], Mapping[str, str]]:
+) -> tuple[JsonObject, Mapping[str, str]]:
     """Tensors by name, and the metadata in the header of their file."""
     from safetensors import safe_open
 
@@ -54,7 +54,7 @@ def read_safetensors_with_metadata(
         return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
 
 
-def load_weights(model: Any, weights: Mapping[str, Any], path: Path, remedy: str = RESTORE) -> None:
+def load_weights(model: Any, weights: JsonMapping, path: Path, remedy: str = RESTORE) -> None:
     """Load weights that were read from `path` into a model.
 
     Raises DamagedFile unless they are complete, of the model's shapes, and finite.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from vla.files.reading import KEYS, DamagedFile, read_json
 from vla.files.writing import write_json
@@ -29,7 +29,7 @@ class Manifest(TypedDict):
     files: dict[str, FileRecord]
 
 
-def write_manifest(folder: Path, files: Iterable[Path], **more: Any) -> None:
+def write_manifest(folder: Path, files: Iterable[Path], **more: object) -> None:
     """Write `folder/manifest.json` for files under it, with the further keys `more`."""
     records = {
         file.relative_to(folder).as_posix(): {

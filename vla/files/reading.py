@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +18,11 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 RESTORE = "restore it from a copy"
-MAPPING = dict[str, Any]
+JsonObject = dict[str, Any]
+"""The values of a JSON object, checked where they are read."""
+JsonMapping = Mapping[str, Any]
+"""A JSON object that is only read."""
+MAPPING = JsonObject
 KEYS = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 """`__pydantic_config__` of a TypedDict of a file's required keys; others are allowed."""
 MAX_MESSAGE_CHARACTERS = 200
@@ -79,7 +83,7 @@ def read_text(path: Path, remedy: str = RESTORE) -> str:
 
 
 def read_json(
-    path: Path, kind: Any = MAPPING, remedy: str = RESTORE, *, finite: bool = True
+    path: Path, kind: object = MAPPING, remedy: str = RESTORE, *, finite: bool = True
 ) -> Any:
     """The content of a JSON file, checked against `kind`; `finite` refuses NaN and infinity."""
     return validate_values(
@@ -88,13 +92,13 @@ def read_json(
 
 
 def read_optional_json(
-    path: Path, otherwise: Any, kind: Any = MAPPING, remedy: str = RESTORE
+    path: Path, otherwise: object, kind: object = MAPPING, remedy: str = RESTORE
 ) -> Any:
     """The content of a JSON file, or `otherwise` where the file does not exist."""
     return read_json(path, kind, remedy) if path.exists() else otherwise
 
 
-def read_yaml(path: Path, kind: Any = MAPPING, remedy: str = RESTORE) -> Any:
+def read_yaml(path: Path, kind: object = MAPPING, remedy: str = RESTORE) -> Any:
     """The content of a YAML file, checked against `kind`."""
     text = read_text(path, remedy)
     try:
@@ -110,7 +114,7 @@ def read_yaml(path: Path, kind: Any = MAPPING, remedy: str = RESTORE) -> Any:
     return validate_values(path, values, kind, remedy)
 
 
-def read_json_lines(path: Path, kind: Any = MAPPING, remedy: str = RESTORE) -> list[Any]:
+def read_json_lines(path: Path, kind: object = MAPPING, remedy: str = RESTORE) -> list[Any]:
     """One value for every non-blank line; a last line without its end, cut by a crash, is left out."""
     lines = read_text(path, remedy).split("\n")
     numbered = [(f"{path}, line {i}", line) for i, line in enumerate(lines[:-1], 1) if line.strip()]
@@ -131,11 +135,10 @@ def parse_json(text: str, where: Path | str, remedy: str, finite: bool) -> Any:
 
     if not text.strip("\0 \t\r\n"):
         raise DamagedFile(where, "it is empty", remedy)
-    strict: dict[str, Callable[[str], Any]] = (
-        {"parse_constant": refuse, "parse_float": number} if finite else {}
-    )
     try:
-        return json.loads(text, **strict)
+        if not finite:
+            return json.loads(text)
+        return json.loads(text, parse_constant=refuse, parse_float=number)
     except json.JSONDecodeError as error:
         raise DamagedFile(
             where, f"no JSON ({error.msg}, line {error.lineno}, column {error.colno})", remedy
@@ -146,7 +149,7 @@ def parse_json(text: str, where: Path | str, remedy: str, finite: bool) -> Any:
         raise DamagedFile(where, f"no JSON ({short_message(error)})", remedy) from None
 
 
-def validate_values(path: Path | str, values: Any, kind: Any, remedy: str = RESTORE) -> Any:
+def validate_values(path: Path | str, values: object, kind: object, remedy: str = RESTORE) -> Any:
     """The values, checked against `kind`.
 
     Raises DamagedFile.
@@ -159,8 +162,8 @@ def validate_values(path: Path | str, values: Any, kind: Any, remedy: str = REST
 
 
 @lru_cache(maxsize=64)
-def type_adapter(kind: Any) -> TypeAdapter:
-    return TypeAdapter(kind)
+def type_adapter(kind: object) -> TypeAdapter:
+    return TypeAdapter(kind)  # type: ignore[arg-type]  # any type that pydantic checks
 
 
 def describe_fault(error: ValidationError) -> str:
@@ -175,7 +178,7 @@ def describe_fault(error: ValidationError) -> str:
     return f"{name or 'it'} is {format_value(first['input'])}, {expectation}"
 
 
-def format_value(value: Any) -> str:
+def format_value(value: object) -> str:
     if isinstance(value, dict | list):
         return f"a {'mapping' if isinstance(value, dict) else 'list'} of {len(value)}"
     return "empty" if value is None else repr(value)[:40]

@@ -49,7 +49,7 @@ def mask_nested(values: Any) -> Any:
     return [mask_nested(value) for value in values] if isinstance(values, list | tuple) else values
 
 
-def find_masked_settings(values: Any, path: str = "") -> list[str]:
+def find_masked_settings(values: object, path: str = "") -> list[str]:
     """The paths of settings that hold an address whose secrets were masked when saved."""
     if isinstance(values, str):
         return [path] if any(MASK in match["rest"] for match in ADDRESS.finditer(values)) else []

@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 UNFINISHED = ".unfinished-"
 """Prefix of a file's name while it is written."""
@@ -63,7 +62,7 @@ def join_number_list(numbers: re.Match[str]) -> str:
     return f"[{' '.join(numbers[0][1:-1].split())}]"
 
 
-def write_json(path: Path, values: Any) -> None:
+def write_json(path: Path, values: object) -> None:
     """Replace a JSON file; a list of numbers is on one line.
 
     Raises ValueError for NaN and infinity.

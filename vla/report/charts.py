@@ -105,7 +105,8 @@ def pad_range(low: float, high: float) -> tuple[float, float]:
 def grid_lines(marks: Sequence[float], y_axis: Axis) -> list[str]:
     """Horizontal grid lines with their values."""
     return [
-        f'<line class=rule x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y_axis(v):.1f}" y2="{y_axis(v):.1f}"/>'
+        f'<line class=rule x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y_axis(v):.1f}" '
+        f'y2="{y_axis(v):.1f}"/>'
         f'<text x="{LEFT - 6}" y="{y_axis(v) + 3.5:.1f}" text-anchor="end">{format_tick(v)}</text>'
         for v in marks
     ]
@@ -119,7 +120,8 @@ def x_axis_labels(x_axis: Axis, label: str) -> list[str]:
         if x_axis.first <= v <= x_axis.last and v == round(v)
     ]
     marks = [
-        f'<text x="{x_axis(v):.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{format_tick(v)}</text>'
+        f'<text x="{x_axis(v):.1f}" y="{HEIGHT - BOTTOM + 15}" '
+        f'text-anchor="middle">{format_tick(v)}</text>'
         for v in inside
     ]
     return [
@@ -148,10 +150,14 @@ def draw_curve(curve: Curve, x_axis: Axis, y_axis: Axis, colour: str) -> str:
         back = [f"{x_axis(curve.x[i]):.1f},{y_axis(curve.low[i]):.1f}" for i in reversed(good)]
         band = f'<polygon points="{" ".join([*there, *back])}" fill="{colour}" opacity=".15"/>'
     if not few:
-        line = f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8" stroke-linejoin="round"/>'
+        line = (
+            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8" '
+            'stroke-linejoin="round"/>'
+        )
     radius = 2.6 if len(good) <= 40 else 0
     marks = "".join(
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius or 5}" fill="{colour if radius else "transparent"}">'
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius or 5}" '
+        f'fill="{colour if radius else "transparent"}">'
         f"<title>{escape(curve.name)}: {curve.y[i]:.4g} at {curve.x[i]:g}</title></circle>"
         for i, (x, y) in zip(good, points, strict=True)
     )
@@ -198,8 +204,10 @@ def interval_chart(title: str, unit: str, rows: Sequence[Interval]) -> str:
         )
         before = row.name
         parts.append(
-            f'{name}<line x1="{axis(row.low):.1f}" x2="{axis(row.high):.1f}" y1="{y}" y2="{y}" stroke="{colour}" '
-            f'stroke-width="5" stroke-linecap="round" opacity=".3"/><circle cx="{axis(row.rate):.1f}" cy="{y}" r="5" '
+            f'{name}<line x1="{axis(row.low):.1f}" x2="{axis(row.high):.1f}" y1="{y}" y2="{y}" '
+            f'stroke="{colour}" '
+            'stroke-width="5" stroke-linecap="round" opacity=".3"/><circle '
+            f'cx="{axis(row.rate):.1f}" cy="{y}" r="5" '
             f'fill="{colour}"/><text x="{width - right + 22}" y="{y + 4}">{escape(row.text)}</text>'
         )
     return frame_figure(
@@ -235,7 +243,8 @@ def time_share_chart(
             colour = "var(--line)" if part == "other" else f"var(--c{j % NUM_COLOURS})"
             wide = axis(at + size) - axis(at)
             drawn_rows.append(
-                f'<rect x="{axis(at):.1f}" y="{y}" width="{max(wide - 1, 0.5):.1f}" height="20" rx="3" fill="{colour}">'
+                f'<rect x="{axis(at):.1f}" y="{y}" width="{max(wide - 1, 0.5):.1f}" height="20" '
+                f'rx="3" fill="{colour}">'
                 f"<title>{escape(part or name)}: {size:.1f} s</title></rect>"
             )
             if part and wide > 7.2 * len(part):
@@ -272,7 +281,9 @@ def frame_figure(
     """A figure with its caption."""
     classes = "chart full" if full else "chart"
     return (
-        f'<figure class="{classes}"><figcaption>{escape(title)}<small>{escape(unit)}</small></figcaption>{key}'
-        f'<svg viewBox="0 0 {width} {height + 6}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>'
+        "<figure "
+        f'class="{classes}"><figcaption>{escape(title)}<small>{escape(unit)}</small></figcaption>{key}'
+        f'<svg viewBox="0 0 {width} {height + 6}" role="img" '
+        f'aria-label="{escape(title)}">{"".join(parts)}</svg>'
         "</figure>"
     )

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from vla.command_names import command_name
 from vla.evaluation.result import EvaluationResult, ResultComparison
+from vla.files.reading import JsonMapping
 from vla.report.charts import Interval, interval_chart
 from vla.report.page import (
     Markup,
@@ -37,7 +37,7 @@ REACHED = 0.5
 def evaluation_page(
     results: Results,
     changes: Sequence[ResultComparison],
-    circumstances: Mapping[str, Any],
+    circumstances: JsonMapping,
     films: Mapping[str, Mapping[str, Path]],
     folder: Path,
 ) -> str:
@@ -48,7 +48,10 @@ def evaluation_page(
     """
     starts = circumstances["starts"]
     task = starts["scene"].get("task") or starts["scene"].get("id") or starts["scene"]["robot"]
-    lead = f"{circumstances['checkpoint']} on {starts['num_starts']} held-out starts of {to_html(task)}"
+    lead = (
+        f"{circumstances['checkpoint']} on {starts['num_starts']} held-out starts of "
+        f"{to_html(task)}"
+    )
     parts = [
         number_tiles(headline_tiles(results, circumstances)),
         section(
@@ -59,7 +62,10 @@ def evaluation_page(
         section(
             "Effect of each condition",
             changes_table(changes),
-            note="Paired, start by start: McNemar's exact test, and the bootstrap interval of the difference.",
+            note=(
+                "Paired, start by start: McNemar's exact test, and the bootstrap interval of the "
+                "difference."
+            ),
         ),
         section(
             "Terms reached",
@@ -84,9 +90,7 @@ def viewer_hint(folder: Path) -> Markup:
     )
 
 
-def headline_tiles(
-    results: Results, circumstances: Mapping[str, Any]
-) -> dict[str, tuple[str, str]]:
+def headline_tiles(results: Results, circumstances: JsonMapping) -> dict[str, tuple[str, str]]:
     """The tiles at the top: success rates, episode length, time per query."""
     nominal = [result for result in results if result.condition == results[0].condition]
     rates = {f"Success, {r.decoding}": (format_rate(r.mean), format_counts(r)) for r in nominal}
@@ -170,12 +174,15 @@ def task_table(results: Results) -> str:
     )
 
 
-def reproduction_section(circumstances: Mapping[str, Any]) -> str:
+def reproduction_section(circumstances: JsonMapping) -> str:
     """The command and the facts that reproduce the numbers."""
     starts = circumstances["starts"]
     facts = {
         "checkpoint": circumstances["checkpoint"],
-        "starts": f"seeds {starts['evaluation'][0]} on, {starts['num_starts']} of them; sha256 {starts['sha256'][:16]}",
+        "starts": (
+            f"seeds {starts['evaluation'][0]} on, {starts['num_starts']} of them; sha256 "
+            f"{starts['sha256'][:16]}"
+        ),
         "training seeds": f"{starts['train'][0]} to {starts['train'][1]}",
         "validation seeds": f"{starts['validation'][0]} to {starts['validation'][1]}",
         "commit": circumstances["commit"] or "not a git checkout",
@@ -194,8 +201,8 @@ def comparison_page(
     first: Results,
     second: Results,
     tests: Sequence[ResultComparison],
-    first_circumstances: Mapping[str, Any],
-    second_circumstances: Mapping[str, Any],
+    first_circumstances: JsonMapping,
+    second_circumstances: JsonMapping,
 ) -> str:
     """The page of two checkpoints on the same starts."""
     named = [

@@ -7,7 +7,8 @@ import mimetypes
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+
+from vla.files.reading import JsonMapping
 
 HERE = Path(__file__).parent
 COLOURS = (HERE / "colours.css").read_text()
@@ -46,7 +47,7 @@ def folded_section(title: str, *parts: str) -> str:
     return f"<details><summary>{escape(title)}</summary>{''.join(parts)}</details>"
 
 
-def to_html(value: Any) -> str:
+def to_html(value: object) -> str:
     """A value as HTML: markup unchanged, numbers with four digits, mappings in lines, the rest
     escaped."""
     if isinstance(value, Markup):
@@ -65,7 +66,7 @@ def to_html(value: Any) -> str:
     return escape(str(value))
 
 
-def fact_list(values: Mapping[str, Any]) -> str:
+def fact_list(values: JsonMapping) -> str:
     """{name: value} as a list of two columns; mappings are shown in lines."""
     rows = "".join(
         f"<dt>{escape(name)}</dt><dd>{to_html(value)}</dd>" for name, value in values.items()
@@ -73,7 +74,7 @@ def fact_list(values: Mapping[str, Any]) -> str:
     return f"<dl>{rows}</dl>" if rows else ""
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[Any]], classes: str = "") -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[object]], classes: str = "") -> str:
     """A table with cells by `to_html`; empty without rows."""
     if not rows:
         return ""
@@ -81,7 +82,10 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]], classes: str = "
     body = "".join(
         "<tr>" + "".join(f"<td>{to_html(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
-    return f'<div class=wide><table class="{classes}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return (
+        "<div class=wide><table "
+        f'class="{classes}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
 
 
 def number_tiles(values: Mapping[str, tuple[str, str]]) -> str:
@@ -108,7 +112,8 @@ def data_uri(path: Path) -> str:
 def videos(paths: Mapping[str, Path]) -> str:
     """Videos inside the page, each with its caption."""
     inside = "".join(
-        f'<figure><video src="{data_uri(path)}" controls muted loop playsinline preload=metadata></video>'
+        f'<figure><video src="{data_uri(path)}" controls muted loop playsinline '
+        "preload=metadata></video>"
         f"<figcaption>{escape(caption)}</figcaption></figure>"
         for caption, path in paths.items()
     )

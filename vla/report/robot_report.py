@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from html import escape
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from vla.command_names import command_name
 from vla.evaluation.result import stage_result
 from vla.evaluation.starts import StartManifest
-from vla.files.reading import read_optional_json, read_yaml, validating_file
+from vla.files.reading import (
+    JsonMapping,
+    JsonObject,
+    read_optional_json,
+    read_yaml,
+    validating_file,
+)
 from vla.files.writing import write_atomically
 from vla.report.charts import Curve, Interval, interval_chart, line_chart
 from vla.report.page import Markup, fact_list, grid, number_tiles, page, section, table, videos
@@ -129,13 +133,16 @@ def report_page(folder: Path) -> str:
     return page(report_title(config), run_summary(sessions, over), parts)
 
 
-def report_title(config: Mapping[str, Any]) -> str:
+def report_title(config: JsonMapping) -> str:
     task = config["sim"].get("task") or config["sim"].get("id") or config["sim"]["simulator"]
     tasks = task if isinstance(task, str) else ", ".join(task)
-    return f"{tasks.replace('_', ' ')}: {config['policy']['name']} policy, {config['algorithm']['name']}"
+    return (
+        f"{tasks.replace('_', ' ')}: {config['policy']['name']} policy, "
+        f"{config['algorithm']['name']}"
+    )
 
 
-def headline_tiles(results: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+def headline_tiles(results: JsonMapping) -> dict[str, tuple[str, str]]:
     """The tiles at the top: success rates, gain by RL, time, model size."""
     tiles = nothing_learned_tile(results)
     stages = results.get("stages", {})
@@ -162,7 +169,7 @@ def headline_tiles(results: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     return dict(list(tiles.items())[:5])
 
 
-def success_intervals(stages: Mapping[str, Any]) -> list[Interval]:
+def success_intervals(stages: JsonMapping) -> list[Interval]:
     """Success before and after, by decoding."""
     return [
         interval_row(f"{when} RL", decoding, result)
@@ -172,7 +179,7 @@ def success_intervals(stages: Mapping[str, Any]) -> list[Interval]:
     ]
 
 
-def evaluation_note(stages: Mapping[str, Any]) -> str:
+def evaluation_note(stages: JsonMapping) -> str:
     """The note about the starts of the evaluations."""
     left_out = stages.get("evaluation_after", {}).get("left_out")
     if left_out:
@@ -180,12 +187,12 @@ def evaluation_note(stages: Mapping[str, Any]) -> str:
     return "The same held-out starts before and after RL."
 
 
-def comparison_table(results: Mapping[str, Any]) -> str:
+def comparison_table(results: JsonMapping) -> str:
     rows = [(decoding, test["text"]) for decoding, test in results.get("comparison", {}).items()]
     return table(("decoding", "after against before"), rows)
 
 
-def answer_table(stages: Mapping[str, Any]) -> str:
+def answer_table(stages: JsonMapping) -> str:
     """The fraction of questions that the model answers correctly, before and after training."""
     evaluations = [
         values
@@ -199,7 +206,7 @@ def answer_table(stages: Mapping[str, Any]) -> str:
     return table(("", "correct", "change from before SFT"), rows)
 
 
-def perplexity_table(stages: Mapping[str, Any]) -> str:
+def perplexity_table(stages: JsonMapping) -> str:
     """The perplexity of every text source, before and after training."""
     evaluations = [values for name, values in stages.items() if name.startswith("texts_")]
     sources = list(evaluations[0]["perplexity"]) if evaluations else []
@@ -210,7 +217,7 @@ def perplexity_table(stages: Mapping[str, Any]) -> str:
     return table(("", *sources), rows)
 
 
-def rl_charts(records: Records, config: Mapping[str, Any]) -> list[str]:
+def rl_charts(records: Records, config: JsonMapping) -> list[str]:
     """Success with its interval, terms reached, and the diagnostics of the updates."""
     if not records:
         return []
@@ -301,7 +308,7 @@ def find_films(folder: Path) -> dict[str, Path]:
     return dict(by_order[key] for key in sorted(by_order))
 
 
-def data_facts(folder: Path, stages: Mapping[str, Any]) -> dict[str, Any]:
+def data_facts(folder: Path, stages: JsonMapping) -> JsonObject:
     """The facts about the demonstrations."""
     meta = folder / "demonstrations" / "meta"
     info, source = (read_optional_json(meta / name, {}) for name in ("info.json", "source.json"))

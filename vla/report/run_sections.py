@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from vla.evaluation.result import EvaluationResult
+from vla.files.reading import JsonMapping
 from vla.files.secrets import mask_nested, mask_secrets
 from vla.report.charts import Curve, Interval, line_chart, time_share_chart
 from vla.report.page import Markup, command_block, fact_list, folded_section, section
 from vla.statistics import SuccessRate
 
-Records = Sequence[Mapping[str, Any]]
+Records = Sequence[JsonMapping]
 
 
 def stage_records(records: Records, stage: str) -> Records:
@@ -38,13 +38,13 @@ def cost_tile(seconds: float, peak_memory_bytes: float) -> tuple[str, str]:
     return format_duration(seconds), f"peak memory {peak_memory_bytes / 2**30:.1f} GiB"
 
 
-def nothing_learned_tile(results: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+def nothing_learned_tile(results: JsonMapping) -> dict[str, tuple[str, str]]:
     """A tile for runs in which no optimizer step of RL changed the policy; empty otherwise."""
     reason = results.get("rl", {}).get("nothing_learned")
     return {} if reason is None else {"RL": ("nothing was learned", reason.partition(": ")[2])}
 
 
-def stop_reason(results: Mapping[str, Any]) -> str:
+def stop_reason(results: JsonMapping) -> str:
     """The reason for which RL ended."""
     return results.get("rl", {}).get("text", "")
 
@@ -131,7 +131,7 @@ def time_chart(seconds: Mapping[str, float]) -> str:
     return time_share_chart("Time by stage", stages, parts)
 
 
-def without_items(values: Any) -> Any:
+def without_items(values: object) -> object:
     """Results without the items of their evaluations, for a readable page."""
     if isinstance(values, Mapping):
         return {name: without_items(value) for name, value in values.items() if name != "items"}
@@ -140,10 +140,10 @@ def without_items(values: Any) -> Any:
 
 def reproduction_section(
     folder: Path,
-    settings: Mapping[str, Any],
+    settings: JsonMapping,
     sessions: Records,
-    results: Mapping[str, Any],
-    more: Mapping[str, Any],
+    results: JsonMapping,
+    more: JsonMapping,
 ) -> str:
     """The facts that reproduce the run: command, commit, machine, libraries and settings; `more`
     adds facts."""

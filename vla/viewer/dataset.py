@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from vla.data.collection import PROPRIO_NAMES
 from vla.data.lerobot_format import DatasetSpec
 from vla.data.lerobot_writer import Episode, LeRobotWriter
+from vla.files.reading import JsonMapping
 from vla.viewer.library import EpisodeLibrary
 from vla.viewer.payload import ReplayedEpisode, episode_actions
 
@@ -52,9 +52,9 @@ def write_dataset(library: EpisodeLibrary, folder: Path, limit: int, only_succes
     return len(selected)
 
 
-def select_one_per_start(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def select_one_per_start(lines: Sequence[JsonMapping]) -> list[JsonMapping]:
     """The first episode of every start, a success before a failure."""
-    by_seed: dict[int, Mapping[str, Any]] = {}
+    by_seed: dict[int, JsonMapping] = {}
     for line in lines:
         if line["seed"] not in by_seed or (
             line["success"] and not by_seed[line["seed"]]["success"]
@@ -64,7 +64,7 @@ def select_one_per_start(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str
 
 
 def episode_from_replay(
-    replay: ReplayedEpisode, actions: np.ndarray, seed: int, spec: Mapping[str, Any]
+    replay: ReplayedEpisode, actions: np.ndarray, seed: int, spec: JsonMapping
 ) -> Episode:
     """The observations and actions of a replay; actions as the environment clipped them."""
     count = len(replay.reward)
@@ -86,7 +86,7 @@ def episode_from_replay(
 
 
 def dataset_spec_from_run(
-    library: EpisodeLibrary, sim: Mapping[str, Any], episode: Episode
+    library: EpisodeLibrary, sim: JsonMapping, episode: Episode
 ) -> DatasetSpec:
     """The spec of the exported dataset."""
     pictures = next(iter(episode.images.values()))

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from vla.config.simulation import DEFAULT_SIMULATOR, Simulation, read_section
 from vla.data.observations import RawObservation
 from vla.evaluation.checkpoint_settings import checkpoint_settings, suggest_runs
+from vla.files.reading import JsonMapping
 from vla.policy_spec import ReplaySpec, read_policy_spec
 from vla.simulator import EpisodeViewer, make_simulator
 from vla.viewer.library import EpisodeLibrary
@@ -27,7 +27,7 @@ class Replayer:
 
     def __call__(
         self,
-        settings: Mapping[str, Any],
+        settings: JsonMapping,
         seeds: Sequence[int],
         actions: Sequence[np.ndarray],
         render: bool = True,
@@ -38,7 +38,7 @@ class Replayer:
         return self.simulators[key].replay(seeds, actions, render)
 
 
-def single_environment(settings: Mapping[str, Any]) -> Simulation:
+def single_environment(settings: JsonMapping) -> Simulation:
     """Recorded settings of a simulator, with one environment and one thread."""
     ones = {name: 1 for name in ("num_envs", "num_threads") if name in settings}
     return read_section({"simulator": DEFAULT_SIMULATOR, **settings, **ones})

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from vla.data.episode_recording import EpisodeRecording, list_recordings, load_recording
-from vla.files.reading import DamagedFile
+from vla.files.reading import DamagedFile, JsonMapping, JsonObject
 from vla.viewer.payload import (
     ReplayedEpisode,
     episode_actions,
@@ -31,7 +31,7 @@ class Replayer(Protocol):
 
     def __call__(
         self,
-        settings: Mapping[str, Any],
+        settings: JsonMapping,
         seeds: Sequence[int],
         actions: Sequence[np.ndarray],
         render: bool = True,
@@ -47,7 +47,7 @@ class EpisodeLibrary:
 
     run: Path
     replayer: Replayer
-    spec: Mapping[str, Any]
+    spec: JsonMapping
     recordings: dict[Path, EpisodeRecording] = field(default_factory=dict)
     reasons: dict[str, dict[str, str] | None] = field(default_factory=dict)
     left_out: dict[Path, str] = field(default_factory=dict)
@@ -71,7 +71,7 @@ class EpisodeLibrary:
         """The name of a recording in its episodes' ids: its path without the suffix."""
         return path.relative_to(self.run).with_suffix("").as_posix()
 
-    def summaries(self) -> list[dict[str, Any]]:
+    def summaries(self) -> list[JsonObject]:
         """A summary of every episode, those of the newest recordings first."""
         self.refresh()
         return [
@@ -80,7 +80,7 @@ class EpisodeLibrary:
             for summary in episode_summaries(recording, self.recording_name(path))
         ]
 
-    def episode(self, identity: str) -> dict[str, Any]:
+    def episode(self, identity: str) -> JsonObject:
         """The payload that plays one episode.
 
         Raises KeyError for an unknown id.
@@ -122,11 +122,11 @@ class EpisodeLibrary:
             raise KeyError(identity)
         return self.recordings[path], name, int(number)
 
-    def list_episodes(self) -> dict[str, Any]:
+    def list_episodes(self) -> JsonObject:
         """The list of the page: a summary of every episode, and the faults of damaged recordings."""
         return {"list": self.summaries(), "left_out": list(self.left_out.values())}
 
-    def page_data(self, limit: int) -> dict[str, Any]:
+    def page_data(self, limit: int) -> JsonObject:
         """The first `limit` episodes with their payloads, for a standalone page."""
         listing = self.list_episodes()
         summaries = listing["list"][:limit]

@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from string import Template
-from typing import Any
 
+from vla.files.reading import JsonMapping
 from vla.report.page import COLOURS
 
 STATIC = Path(__file__).parent / "static"
 SCRIPTS = ("scene.js", "plots.js", "episode.js", "app.js")
 
 
-def viewer_page(title: str, data: Mapping[str, Any] | None) -> str:
+def viewer_page(title: str, data: JsonMapping | None) -> str:
     """The page; with `data` None it fetches its episodes from the server, else it contains them."""
     return Template((STATIC / "page.html").read_text()).substitute(
         title=escape(title),
@@ -26,7 +26,7 @@ def viewer_page(title: str, data: Mapping[str, Any] | None) -> str:
     )
 
 
-def to_script_json(value: Any) -> str:
+def to_script_json(value: object) -> str:
     """JSON for a page's script.
 
     "<" is escaped, because "</script>" or "<!--<script" in a text would end or hide the page's
@@ -37,7 +37,7 @@ def to_script_json(value: Any) -> str:
     )
 
 
-def replace_non_finite(value: Any) -> Any:
+def replace_non_finite(value: object) -> object:
     """Nested mappings and lists with None in place of numbers that are not finite."""
     if isinstance(value, Mapping):
         return {key: replace_non_finite(inner) for key, inner in value.items()}

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from vla.data.episode_recording import EpisodeRecording
+from vla.files.reading import JsonMapping, JsonObject
 
 FILM_QUALITY = 88
 REACHED_VALUE = 0.5
@@ -30,23 +31,23 @@ class ReplayedEpisode(Protocol):
     """A replayed episode (`sim.replay.Replay`); sequences of T + 1 entries begin with the start."""
 
     instruction: str
-    shapes: Any
-    poses: Any
-    frames: Any
-    hand: Any
-    commanded: Any
-    opening: Any
-    held: Any
-    targets: Any
-    others: Any
-    terms: Any
-    reward: Any
-    decision: Any
+    shapes: Sequence[object]
+    poses: Sequence[np.ndarray]
+    frames: Mapping[str, Sequence[np.ndarray]]
+    hand: Sequence[object]
+    commanded: Sequence[np.ndarray]
+    opening: Sequence[float]
+    held: object
+    targets: Mapping[str, Sequence[object]]
+    others: object
+    terms: Mapping[str, Sequence[float]]
+    reward: Sequence[float]
+    decision: Sequence[int]
     success: bool
     reason: FailureReason | None
 
 
-def episode_summaries(recording: EpisodeRecording, name: str) -> list[dict[str, Any]]:
+def episode_summaries(recording: EpisodeRecording, name: str) -> list[JsonObject]:
     """A summary of each episode of the recording `name`: the columns that the page lists and
     filters."""
     returns = np.bincount(recording.episode, recording.reward, minlength=len(recording.seed))
@@ -78,8 +79,8 @@ def episode_actions(recording: EpisodeRecording) -> list[np.ndarray]:
 
 
 def episode_payload(
-    recording: EpisodeRecording, name: str, i: int, replay: ReplayedEpisode, spec: Mapping[str, Any]
-) -> dict[str, Any]:
+    recording: EpisodeRecording, name: str, i: int, replay: ReplayedEpisode, spec: JsonMapping
+) -> JsonObject:
     """The payload that plays episode `i`.
 
     `faithful` is False where the replay has another outcome than the recording. The simulator has
@@ -122,8 +123,8 @@ def failure_payload(replay: ReplayedEpisode) -> dict[str, str] | None:
 
 
 def decision_payloads(
-    recording: EpisodeRecording, rows: np.ndarray, replay: ReplayedEpisode, spec: Mapping[str, Any]
-) -> list[dict[str, Any]]:
+    recording: EpisodeRecording, rows: np.ndarray, replay: ReplayedEpisode, spec: JsonMapping
+) -> list[JsonObject]:
     """The numbers of each decision.
 
     `path` [H + 1, 3] holds the hand's positions if it followed the chunk.
@@ -168,7 +169,7 @@ def optional_row(values: np.ndarray | None, row: int) -> list[float] | float | N
     return rounded[0] if isinstance(rounded, list) and len(rounded) == 1 else rounded
 
 
-def planned_path(action: np.ndarray, commanded: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
+def planned_path(action: np.ndarray, commanded: np.ndarray, spec: JsonMapping) -> np.ndarray:
     """Hand positions [H + 1, 3] commanded by a chunk of actions [H, A], from the last commanded
     pose."""
     moves = np.clip(action, spec["low"], spec["high"])[:, :3]
@@ -191,7 +192,7 @@ def round_nested(values: Any, digits: int = 4) -> Any:
     return None if values != values else round(float(values), digits)
 
 
-def encode_film(pictures: np.ndarray) -> dict[str, Any]:
+def encode_film(pictures: np.ndarray) -> JsonObject:
     """uint8 [T, h, w, 3] as one WebP image of tiles, row by row, for random access in a browser."""
     from PIL import Image
 

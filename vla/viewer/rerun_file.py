@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from vla.files.reading import JsonMapping
+
 SCALARS = ("value", "advantage")
 
 
-def write_rerun(path: Path, title: str, episodes: Sequence[Mapping[str, Any]]) -> None:
+def write_rerun(path: Path, title: str, episodes: Sequence[JsonMapping]) -> None:
     """Write episodes (`vla.viewer.payload.episode_payload`) one after another on the timeline
     "control step".
 
@@ -38,7 +41,7 @@ def write_rerun(path: Path, title: str, episodes: Sequence[Mapping[str, Any]]) -
         stream.disconnect()
 
 
-def _write_episode(rerun: Any, stream: Any, episode: Mapping[str, Any], begin: int) -> None:
+def _write_episode(rerun: ModuleType, stream: Any, episode: JsonMapping, begin: int) -> None:
     name = f"episodes/{episode['id']}"
     poses = np.frombuffer(base64.b64decode(episode["poses"]), "<f4").reshape(
         -1, episode["num_bodies"], 7
@@ -67,7 +70,9 @@ def _write_episode(rerun: Any, stream: Any, episode: Mapping[str, Any], begin: i
         _write_decision(rerun, stream, name, episode, t)
 
 
-def _write_decision(rerun: Any, stream: Any, name: str, episode: Mapping[str, Any], t: int) -> None:
+def _write_decision(
+    rerun: ModuleType, stream: Any, name: str, episode: JsonMapping, t: int
+) -> None:
     """Log the numbers of a decision that begins at this step."""
     for decision in episode["decisions"]:
         if decision["step"] != t:
@@ -79,7 +84,7 @@ def _write_decision(rerun: Any, stream: Any, name: str, episode: Mapping[str, An
                 stream.log(f"{name}/policy/{key}", rerun.Scalars(float(np.mean(decision[key]))))
 
 
-def _primitive(rerun: Any, shape: Mapping[str, Any]) -> Any:
+def _primitive(rerun: ModuleType, shape: JsonMapping) -> object:
     """A shape in its body's frame."""
     w, x, y, z = shape["quaternion"]
     place = list(shape["position"])
@@ -115,7 +120,7 @@ def _primitive(rerun: Any, shape: Mapping[str, Any]) -> Any:
             return rerun.Ellipsoids3D(half_sizes=[radii], centers=[place], **looks)
 
 
-def decode_film(film: Mapping[str, Any], count: int) -> np.ndarray:
+def decode_film(film: JsonMapping, count: int) -> np.ndarray:
     """The images of a film (`vla.viewer.payload.encode_film`), uint8 [count, h, w, 3]."""
     from PIL import Image
 
