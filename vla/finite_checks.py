@@ -20,5 +20,5 @@ def check_finite(what: str, values: Tensor) -> None:
 
 
 def check_distribution(logprobs: Tensor) -> None:
-    """Check log-probabilities [..., K]; one entry suffices, because softmax spreads a NaN to all."""
+    """Check log-probabilities [..., K]; softmax spreads a NaN, so one entry suffices."""
     check_finite("log-probabilities", logprobs[..., 0].exp())

@@ -126,7 +126,7 @@ class SpecSimulator:
 
 
 def simulator_from_spec(folder: Path, weights: Mapping[str, Tensor]) -> SpecSimulator:
-    """A stand-in for the simulator of the policy in `folder`, made from its spec and its weights."""
+    """A stand-in for the simulator of the policy in `folder`, from its spec and weights."""
     policy_spec = read_policy_spec(folder)
     return SpecSimulator(
         policy_spec["action_spec"], proprio_names(policy_spec, weights), num_plan_numbers(weights)
@@ -134,7 +134,7 @@ def simulator_from_spec(folder: Path, weights: Mapping[str, Tensor]) -> SpecSimu
 
 
 def proprio_names(policy_spec: JsonMapping, weights: Mapping[str, Tensor]) -> list[str]:
-    """The name of every state value; numbered where the policy spec is of a version without names."""
+    """The name of every state value; numbered where the policy spec has no names."""
     return policy_spec.get("proprio_names") or [f"state_{i}" for i in range(len(weights[PROPRIO]))]
 
 

@@ -1,4 +1,4 @@
-"""Image augmentation of uint8 batches: small shifts and small changes of brightness and contrast."""
+"""Image augmentation of uint8 batches: small shifts, small changes of brightness and contrast."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ class ChatFormat:
         return self.encode(closing + after[len(before) :])
 
     def plain_text(self, text: str) -> list[int]:
-        """Ids of a text that is no chat, with the tokenizer's own start tokens and its end token."""
+        """Ids of a text that is no chat, with the tokenizer's start tokens and its end token."""
         ids = list(self.tokenizer(text).input_ids)
         # The text itself may begin with the start token that the tokenizer adds.
         if len(ids) > 1 and ids[0] == ids[1] == self.tokenizer.bos_token_id:

@@ -1,12 +1,11 @@
-"""Texts to learn from: files or hub data sets of conversations, turned into token ids with a mask
-of what carries loss.
+"""Conversations for supervised fine-tuning, as token ids with a loss mask.
 
-The columns are those that users of TRL and `datasets` have:
+Sources are files or hub data sets with the columns of TRL and `datasets`:
 
-    messages                [{"role": ..., "content": ...}, ...]      every assistant turn is learned
-    conversations           the same; also [{"from": "human" | "gpt" | ..., "value": ...}, ...]
-    prompt, completion      texts, or lists of messages                   the completion is learned
-    text                    plain text                                    all of it is learned
+    messages              [{"role": ..., "content": ...}, ...]; every assistant turn carries loss
+    conversations         the same; also [{"from": "human" | "gpt" | ..., "value": ...}, ...]
+    prompt, completion    texts, or lists of messages; the completion carries loss
+    text                  plain text; all of it carries loss
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ class CompleteArray(TypedDict):
 
 
 def _is_whole(path: Path) -> bool:
-    """True where an array exists and matches its checksum; a damaged one is reported and removed."""
+    """True where an array exists and matches its checksum; a damaged one is removed."""
     if not path.exists():
         return False
     try:

@@ -204,7 +204,10 @@ def build_tasks_table(tasks: Sequence[str]) -> pa.Table:
 
 
 def column_statistics(values: np.ndarray) -> dict[str, np.ndarray]:
-    """Statistics of a numeric column [n] or [n, d] per dimension; quantiles interpolate linearly."""
+    """Statistics of a numeric column [n] or [n, d] per dimension.
+
+    Quantiles interpolate linearly.
+    """
     columns = values.reshape(len(values), -1).astype(np.float64)
     quantiles = np.quantile(columns, list(QUANTILES.values()), axis=0)
     return {

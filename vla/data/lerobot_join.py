@@ -94,7 +94,7 @@ def _join_rows(
     rows: list[JsonObject],
     task_indices: list[int],
 ) -> dict[str, np.ndarray]:
-    """Write the data files, one row group an episode; every numeric column [n, d] of the dataset."""
+    """Write the data files, one row group an episode; all numeric columns [n, d]."""
     schema = form.frame_schema(spec)
     numeric: dict[str, list[np.ndarray]] = {
         f.name: [] for f in schema if not pa.types.is_struct(f.type)
@@ -186,7 +186,10 @@ def _join_videos(
 
 
 def concatenate_videos(parts: Sequence[Path], path: Path, fps: int) -> list[int]:
-    """Concatenate equally encoded videos without B-frames by copying packets; the frames of each."""
+    """Concatenate equally encoded videos without B-frames; the frames of each.
+
+    Packets are copied, not encoded again.
+    """
     counts = []
     with av.open(str(path), "w") as output:
         stream: av.VideoStream | None = None

@@ -280,7 +280,8 @@ def pack_texts(
                 slots.append(tree * width + nodes[i - 1])
                 targets.append(ids[i])
                 owners.append(number)
-    as_tensor = [
-        torch.tensor(values, dtype=torch.long, device=device) for values in (targets, owners)
-    ]
-    return PackedTexts(_to_tensors(trees, width, slots, share, one_tree, device), *as_tensor)
+    return PackedTexts(
+        rows=_to_tensors(trees, width, slots, share, one_tree, device),
+        targets=torch.tensor(targets, dtype=torch.long, device=device),
+        sequence=torch.tensor(owners, dtype=torch.long, device=device),
+    )

@@ -323,7 +323,10 @@ def _make_row(values: object, where: str) -> Row | RowError:
 
 
 def _without_nulls(value: object) -> object:
-    """A value of a table without null fields: in a table every object has the fields of all others."""
+    """A value of a table without null fields.
+
+    In a table every object has the fields of all others.
+    """
     if isinstance(value, Mapping):
         return {name: _without_nulls(item) for name, item in value.items() if item is not None}
     return [_without_nulls(item) for item in value] if isinstance(value, list) else value

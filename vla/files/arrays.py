@@ -51,7 +51,8 @@ def read_safetensors_with_metadata(
 
     check_file(path, remedy)
     with translating_library_errors(path, remedy), safe_open(path, framework) as opened:
-        return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
+        names = opened.keys()
+        return {name: opened.get_tensor(name) for name in names}, opened.metadata() or {}
 
 
 def load_weights(model: Any, weights: JsonMapping, path: Path, remedy: str = RESTORE) -> None:

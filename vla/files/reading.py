@@ -115,7 +115,10 @@ def read_yaml(path: Path, kind: object = MAPPING, remedy: str = RESTORE) -> Any:
 
 
 def read_json_lines(path: Path, kind: object = MAPPING, remedy: str = RESTORE) -> list[Any]:
-    """One value for every non-blank line; a last line without its end, cut by a crash, is left out."""
+    """One value for every non-blank line.
+
+    A last line without its end, cut by a crash, is left out.
+    """
     lines = read_text(path, remedy).split("\n")
     numbered = [(f"{path}, line {i}", line) for i, line in enumerate(lines[:-1], 1) if line.strip()]
     return [

@@ -12,7 +12,8 @@ from typing import Any
 
 MASK = "***"
 NAMES = (
-    r"[\w.%-]*(?:key|key[_-]?id|token|jwt|bearer|secret|passw(?:or)?d|passphrase|pwd|auth|authorization|signature|"
+    r"[\w.%-]*(?:key|key[_-]?id|token|jwt|bearer|secret|passw(?:or)?d|passphrase|pwd|auth|"
+    r"authorization|signature|"
     r"credentials?|session)|sig|sas|code|pass|pw"
 )
 """Parameters whose value is a secret: `api_key`, `access_token`, `X-Amz-Signature` and the like."""

@@ -1,4 +1,4 @@
-"""The pages of an evaluation and of a comparison: success rates, conditions, tasks, reproduction."""
+"""The pages of an evaluation and of a comparison: success rates, conditions, tasks."""
 
 from __future__ import annotations
 

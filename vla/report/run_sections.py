@@ -1,4 +1,4 @@
-"""Sections that all run reports share: curves of metrics, rates with intervals, time, reproduction."""
+"""Sections that all run reports share: metric curves, rates with intervals, time, reproduction."""
 
 from __future__ import annotations
 
@@ -148,7 +148,8 @@ def reproduction_section(
     """The facts that reproduce the run: command, commit, machine, libraries and settings; `more`
     adds facts."""
     last = sessions[-1]
-    commit = f"{last.get('commit')}{', with uncommitted changes' if last.get('uncommitted_changes') else ''}"
+    suffix = ", with uncommitted changes" if last.get("uncommitted_changes") else ""
+    commit = f"{last.get('commit')}{suffix}"
     facts = {
         "commit": commit,
         "machine": last.get("machine"),

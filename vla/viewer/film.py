@@ -1,4 +1,4 @@
-"""Films of a policy before and after reinforcement learning: the same starts side by side, as WebP."""
+"""Films of a policy before and after RL: the same starts side by side, as WebP."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class FilmedEpisode:
 
 @dataclass(frozen=True)
 class Half:
-    """One side of a film: its title, the success rate of the whole evaluation, and a few episodes."""
+    """One side of a film: title, success rate of the whole evaluation, and a few episodes."""
 
     title: str
     rate: SuccessRate

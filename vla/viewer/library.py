@@ -53,7 +53,7 @@ class EpisodeLibrary:
     left_out: dict[Path, str] = field(default_factory=dict)
 
     def refresh(self) -> None:
-        """Load recordings written since the last call; a damaged one is left out and reported once."""
+        """Load recordings written since the last call; report a damaged one once."""
         for path in list_recordings(self.run):
             if path not in self.recordings and path not in self.left_out:
                 try:
@@ -123,7 +123,7 @@ class EpisodeLibrary:
         return self.recordings[path], name, int(number)
 
     def list_episodes(self) -> JsonObject:
-        """The list of the page: a summary of every episode, and the faults of damaged recordings."""
+        """The page's list: a summary of every episode, and the faults of damaged recordings."""
         return {"list": self.summaries(), "left_out": list(self.left_out.values())}
 
     def page_data(self, limit: int) -> JsonObject:
