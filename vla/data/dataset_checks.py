@@ -108,15 +108,13 @@ def check_dataset_spec(
 def select_rows(
     columns: Columns, failures: Literal["keep", "drop"], owner: str
 ) -> tuple[Int[np.ndarray, "N"], str | None]:
-    """The rows to train on, and a note about episodes marked as failed; None where there are none."""
+    """The rows to train on, and a note about episodes marked as failed; None without any."""
     rows = np.arange(len(columns.actions))
     num_failed = len(np.unique(columns.episode_index[~columns.success]))
     if not num_failed:
         return rows, None
-    note = (
-        f"{num_failed} of {len(np.unique(columns.episode_index))} episodes of {owner} are marked "
-        "as failures"
-    )
+    num_episodes = len(np.unique(columns.episode_index))
+    note = f"{num_failed} of {num_episodes} episodes of {owner} are marked as failures"
     if failures == "keep":
         return rows, f"{note} and are imitated too; data.failures=drop leaves them out"
     if not columns.success.any():

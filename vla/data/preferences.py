@@ -263,7 +263,7 @@ def _number(value: Any, where: str, column: str) -> float:
 
 
 def _one_text(value: object, where: str, column: str, prompt: tuple[Message, ...] = ()) -> str:
-    """The assistant's text: a text, or messages of one assistant turn, after the prompt or alone."""
+    """The assistant's text: a text, or messages of one assistant turn, with or without prompt."""
     messages = parse_messages(value, "assistant", where, column)
     if tuple(messages[: len(prompt)]) == prompt and len(messages) > len(prompt):
         messages = messages[len(prompt) :]

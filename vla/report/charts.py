@@ -178,7 +178,7 @@ class Interval:
 
 
 def interval_chart(title: str, unit: str, rows: Sequence[Interval]) -> str:
-    """Rates as dots with their intervals on an axis from 0 to 100 %, a row for each name and group."""
+    """Rates as dots with intervals on an axis from 0 to 100 %, a row for each name and group."""
     if not rows:
         return ""
     groups = list(dict.fromkeys(row.group for row in rows))
@@ -282,7 +282,8 @@ def frame_figure(
     classes = "chart full" if full else "chart"
     return (
         "<figure "
-        f'class="{classes}"><figcaption>{escape(title)}<small>{escape(unit)}</small></figcaption>{key}'
+        f'class="{classes}"><figcaption>{escape(title)}<small>{escape(unit)}</small>'
+        f"</figcaption>{key}"
         f'<svg viewBox="0 0 {width} {height + 6}" role="img" '
         f'aria-label="{escape(title)}">{"".join(parts)}</svg>'
         "</figure>"

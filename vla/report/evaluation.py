@@ -70,7 +70,7 @@ def evaluation_page(
         section(
             "Terms reached",
             reached_table(results),
-            note="Fraction of episodes that ever fulfilled each term of the task (value above 0.5).",
+            note="Fraction of episodes that ever fulfilled each term of the task (above 0.5).",
         ),
         section("By task", task_table(results)),
         *(

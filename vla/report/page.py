@@ -92,7 +92,8 @@ def number_tiles(values: Mapping[str, tuple[str, str]]) -> str:
     """A few large numbers: {title: (number, text below)}."""
     inside = "".join(
         "<div "
-        f"class=tile><p>{escape(name)}</p><b>{to_html(number)}</b><small>{to_html(under)}</small></div>"
+        f"class=tile><p>{escape(name)}</p><b>{to_html(number)}</b><small>{to_html(under)}</small>"
+        "</div>"
         for name, (number, under) in values.items()
     )
     return f"<div class=tiles>{inside}</div>" if inside else ""
