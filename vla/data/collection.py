@@ -23,6 +23,7 @@ MAX_FAILURES = 50
 """Collection stops after this many failures if they outnumber the successes."""
 
 
+@runtime_checkable
 class StepOutcome(Protocol):
     """The part of a step's result that collection needs: bool [num_envs] each."""
 
@@ -34,6 +35,7 @@ class StepOutcome(Protocol):
     def success(self) -> np.ndarray: ...
 
 
+@runtime_checkable
 class ActionDescription(Protocol):
     """An environment's action spec; `sim.action_spec.ActionSpec` is one."""
 
