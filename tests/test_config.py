@@ -141,7 +141,7 @@ WRONG = {
     "rl.learning_rate=nan": "rl.learning_rate (nan) must be a finite number",
     "algorithm.clip_low=-0.1": "algorithm.clip_low (-0.1) must be greater than or equal to 0",
     "rl.num_iterations=null": "rl.num_iterations (null) must be a valid integer",
-    "sim.cameras=[": "sim.cameras=[: this cannot be read",
+    "sim.cameras=[": "sim.cameras=[: the value cannot be parsed",
     "sim.max_steps=80 policy.chunk=7": "policy.chunk (7) must divide sim.max_steps (80): 8 does",
     "rl.num_branches=0": "rl.group_size (1) must be at least 2 under algorithm=dr_grpo",
     "rl.num_critic_warmup_iterations=2": "rl.num_critic_warmup_iterations (2) needs a critic",

@@ -69,7 +69,7 @@ def test_it_learns_acts_and_says_what_it_was_made_for(two_arms, tmp_path):
     loss, _ = policy.forward(batch)
     assert torch.isfinite(loss)
     assert policy.predict_action_chunk(batch).shape == (4, policy.policy.chunk, 4)
-    policy_spec = policy.made.policy_spec
+    policy_spec = policy.bundle.policy_spec
     assert (policy_spec["resize"], policy_spec["image_size"]) == ("resize_with_pad", 32)
     assert policy_spec["proprio_names"] == policy_spec["action_spec"]["names"] == ARMS
     policy.save_pretrained(tmp_path / "saved")
@@ -108,7 +108,7 @@ def test_a_policy_whose_actions_are_not_finite_does_not_act(two_arms, monkeypatc
 
 def test_a_policy_of_a_version_that_named_no_rule_takes_square_pictures_only(two_arms, monkeypatch):
     policy, batch = two_arms
-    monkeypatch.delitem(policy.made.policy_spec, "resize")
+    monkeypatch.delitem(policy.bundle.policy_spec, "resize")
     with pytest.raises(
         ValueError, match="30 x 48 pixels, and the policy's policy.json names no rule"
     ):

@@ -188,7 +188,7 @@ def test_lerobots_evaluation_runs_it_in_our_simulation(trained):
         task="reach", robot="gantry", num_envs=1, image_size=32, max_steps=8, num_threads=1
     )
     seen = vector.reset([2_000_001])
-    chunk = policy.policy.act(policy.made.observer(seen), greedy=True).action[0].numpy()
+    chunk = policy.policy.act(policy.bundle.observer(seen), greedy=True).action[0].numpy()
     np.testing.assert_allclose(found["action"][1, : len(chunk)], chunk, atol=1e-6)
     env.close()
     vector.close()
@@ -207,7 +207,7 @@ def test_another_robots_shapes_are_refused_by_name(trained):
 
 def test_what_an_export_writes_is_what_lerobot_would_write(trained):
     policy, _, folder = trained
-    files = lerobot_files(policy.made.policy_spec, 7, 1)
+    files = lerobot_files(policy.bundle.policy_spec, 7, 1)
     for name in ("policy_preprocessor.json", "policy_postprocessor.json"):
         assert json.loads(files[name]) == json.loads((folder / name).read_text()), name
     ours, theirs = (

@@ -301,7 +301,7 @@ def test_what_goes_to_the_hub_comes_back_and_nothing_that_could_run(
     np.testing.assert_array_equal(one.action.numpy(), other.action.numpy())
     assert config.model.checkpoint is None
     with pytest.raises(
-        ValueError, match=r"me/nothing is no folder here, and the hub does not give it"
+        ValueError, match=r"me/nothing is no local folder, and cannot be downloaded from the hub"
     ):
         from_pretrained("me/nothing", make_simulator)
 

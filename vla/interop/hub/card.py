@@ -1,4 +1,4 @@
-"""The model card of a policy, written from what its run measured: nothing in it is from memory."""
+"""Model cards of exported policies, written from the files of the run."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def build_model_card(run: Path, num_parameters: int) -> str:
         results_table(results, starts),
         "## What an action means",
         action_table(policy_spec["action_spec"]),
-        f"{policy_spec['chunk']} actions are decided at once from {len(policy_spec['cameras'])} cameras "
+        f"{policy_spec['chunk']} actions are predicted at once from {len(policy_spec['cameras'])} cameras "
         f"({', '.join(policy_spec['cameras'])}, {policy_spec['image_size']} pixels square, by "
         f"{policy_spec.get('resize', 'a rule that is not named')} from other shapes), {describe_frame(policy_spec)}.",
         "## How to use it",
@@ -63,9 +63,9 @@ def build_model_card(run: Path, num_parameters: int) -> str:
         "vla-eval FOLDER     # on held-out starts\n"
         "vla-serve FOLDER    # actions over a websocket\n"
         "```",
-        "Loading it holds the table above against the environment, and refuses one where a field differs.",
+        "Loading compares the table above with the environment, and refuses one where a field differs.",
         "## Limits",
-        "Trained and judged in simulation only, on the scenes its settings describe (`config.yaml`). It was never run "
+        "Trained and evaluated in simulation only, on the scenes its settings describe (`config.yaml`). It was never run "
         "on a real robot.",
         "## How it was made",
         describe_origin(run, starts),
@@ -74,7 +74,7 @@ def build_model_card(run: Path, num_parameters: int) -> str:
 
 
 def describe_training(config: Mapping[str, Any]) -> str:
-    """What came after supervised fine-tuning, if anything did."""
+    """The stages after supervised fine-tuning, as text; empty where there were none."""
     advantages = (
         ", then on its own episodes by advantage (RECAP)"
         if config.get("recap", {}).get("num_rounds")
@@ -85,7 +85,7 @@ def describe_training(config: Mapping[str, Any]) -> str:
 
 
 def results_table(results: Mapping[str, Any], starts: Mapping[str, Any]) -> str:
-    """Success before and after RL, as it was measured; or that nothing was."""
+    """Table of the success before and after RL, or a note that nothing was measured."""
     rows = [
         f"| {when} RL | {result.success_rate.decoding} | {100 * result.mean:.1f} % | "
         f"{result.num_successes}/{result.n} | "
@@ -95,10 +95,10 @@ def results_table(results: Mapping[str, Any], starts: Mapping[str, Any]) -> str:
         if (result := stage_result(results.get("stages", {}), when, decoding)) is not None
     ]
     if not rows:
-        return "Nothing was measured: the run was not judged on held-out starts."
+        return "Nothing was measured: the run was not evaluated on held-out starts."
     head = "| | decoding | success | n | 95 % Wilson interval |\n|---|---|---|---|---|"
-    told = f"Held-out starts: seeds from {starts['evaluation'][0]}, sha256 `{starts['sha256'][:16]}`; none was trained on."
-    return "\n".join([head, *rows]) + f"\n\n{told}"
+    caption = f"Held-out starts: seeds from {starts['evaluation'][0]}, sha256 `{starts['sha256'][:16]}`; none was trained on."
+    return "\n".join([head, *rows]) + f"\n\n{caption}"
 
 
 def action_table(spec: Mapping[str, Any]) -> str:
@@ -112,9 +112,9 @@ def action_table(spec: Mapping[str, Any]) -> str:
 
 def describe_frame(policy_spec: Mapping[str, Any]) -> str:
     spec = policy_spec["action_spec"]
-    told = f"{spec['control_hz']:g} actions a second in the frame of the {spec['frame']}"
+    text = f"{spec['control_hz']:g} actions a second in the frame of the {spec['frame']}"
     sign = spec.get("gripper_sign")
-    return told + (f"; a positive gripper value means {sign}" if sign else "")
+    return text + (f"; a positive gripper value means {sign}" if sign else "")
 
 
 def describe_origin(run: Path, starts: Mapping[str, Any]) -> str:

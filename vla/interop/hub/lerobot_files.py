@@ -1,6 +1,7 @@
-"""The files by which LeRobot recognises a folder with one of our policies. Written as plain JSON:
-LeRobot takes fifteen seconds to load, an export should not; a test holds them to what LeRobot
-itself would write.
+"""Files that make the folder of a policy a checkpoint of LeRobot.
+
+They are written as plain JSON, because loading LeRobot takes fifteen seconds. A test compares them
+with the files that LeRobot writes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ IDENTITY = dict.fromkeys(("VISUAL", "STATE", "ACTION"), "IDENTITY")
 
 
 def input_features(policy_spec: Mapping[str, Any], proprio_size: int) -> Features:
-    """What the policy is shown, channels first."""
+    """Input features of the policy; images have channels first."""
     size = policy_spec["image_size"]
     images = {
         f"observation.images.{name}": describe_feature("VISUAL", 3, size, size)

@@ -29,24 +29,25 @@ from vla.runtime import is_hub_name
 from vla.training.state_files import make_contiguous
 
 FILES = ("README.md", "*.json", "config.yaml", "*.safetensors", "tokenizer/*")
-"""All that is ever fetched: nothing that could be executed."""
+"""Patterns of the files to download; none of them is executable."""
 LAST_TRAINED = "checkpoints/last/pretrained_model"
 """Where `lerobot-train` leaves a policy in its output folder."""
 
 
-def save_pretrained(run: Path, folder: Path, make_world: Callable[[Any], Any]) -> Path:
-    """Write the policy that `run` ended with into `folder`, with a card that tells its results.
+def save_pretrained(run: Path, folder: Path, make_simulator: Callable[[Any], Any]) -> Path:
+    """Write the policy that `run` ended with into `folder`, with a model card of its results.
 
-    Raises ValueError when the run holds no policy, or the folder something else.
+    Raises:
+        ValueError: the run holds no policy, or the folder holds other files.
     """
     from safetensors.torch import save_file
 
     from vla.pipelines.robot.policy import load_policy
 
     if folder.exists() and any(folder.iterdir()) and not (folder / WEIGHTS).exists():
-        raise ValueError(f"{folder} holds something else: choose an empty folder")
+        raise ValueError(f"{folder} holds other files: choose an empty folder")
     config = checkpoint_settings(run)
-    policy, _ = load_policy(run, config, make_world(config.sim))
+    policy, _ = load_policy(run, config, make_simulator(config.sim))
     folder.mkdir(parents=True, exist_ok=True)
     weights = make_contiguous(policy.state_dict())
     with atomic_file(folder / WEIGHTS) as unfinished:
@@ -66,16 +67,15 @@ def save_pretrained(run: Path, folder: Path, make_world: Callable[[Any], Any]) -
 
 
 def portable_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings without the paths of the machine that the run was made on; the weights hold what a
-    checkpoint gave."""
-    found = {**settings, "run_dir": None, "resume": None}
-    found["model"] = {**settings["model"], "checkpoint": None}
-    found["data"] = {**settings["data"], "path": None}
-    return found
+    """Settings without paths of this machine; the weights include those of model.checkpoint."""
+    portable = {**settings, "run_dir": None, "resume": None}
+    portable["model"] = {**settings["model"], "checkpoint": None}
+    portable["data"] = {**settings["data"], "path": None}
+    return portable
 
 
 def from_pretrained(
-    name: str, make_world: Callable[[Any], Any]
+    name: str, make_simulator: Callable[[Any], Any]
 ) -> tuple[Any, Any, Any, RobotConfig]:
     """Policy, its observer, world and settings, from a folder or `user/name` on the hub.
 
@@ -86,8 +86,8 @@ def from_pretrained(
 
     folder = local_folder(name)
     config = checkpoint_settings(folder)
-    world = make_world(config.sim)
-    return *load_policy(folder, config, world), world, config
+    simulator = make_simulator(config.sim)
+    return *load_policy(folder, config, simulator), simulator, config
 
 
 def local_folder(name: str) -> Path:
@@ -108,13 +108,18 @@ def local_folder(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=list(FILES)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise ValueError(
-            f"{name} is no folder here, and the hub does not give it: {error}"
+            f"{name} is no local folder, and cannot be downloaded from the hub: {error}"
         ) from None
 
 
 def push_to_hub(folder: Path, repository: str, private: bool) -> str:
-    """Put a folder that `save_pretrained` wrote on the hub; the address. Uses the token of
-    `huggingface-cli login`."""
+    """Upload a folder of `save_pretrained` to the hub and return its address.
+
+    The token is that of `huggingface-cli login`.
+
+    Raises:
+        ValueError: the folder holds no weights.
+    """
     from huggingface_hub import HfApi
 
     if not (folder / WEIGHTS).exists():

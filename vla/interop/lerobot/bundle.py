@@ -1,5 +1,4 @@
-"""A policy with all that has to travel beside its weights: made from a LeRobot dataset, or read
-from a folder."""
+"""`PolicyBundle`: a policy with its observer, settings and spec, from a dataset or a folder."""
 
 from __future__ import annotations
 
@@ -127,15 +126,14 @@ def bundle_from_dataset(config: VlaConfig, dataset: Any) -> PolicyBundle:
 
 
 class CheckpointArchitecture(TypedDict):
-    """What is needed of the architecture of a model's checkpoint."""
+    """Required keys of the architecture.json of a model."""
 
     __pydantic_config__ = KEYS  # type: ignore[misc]
     num_plan_numbers: int
 
 
 def read_num_plan_numbers(settings: RobotConfig) -> int:
-    """How many numbers the plan of the settings' model holds: its checkpoint's, or one where
-    nothing is planned."""
+    """Number of plan numbers of the model: that of its checkpoint, or 1 without a checkpoint."""
     if settings.model.checkpoint is None:
         return 1
     architecture = checkpoint_folder(settings.model.checkpoint) / "architecture.json"
@@ -147,27 +145,27 @@ def read_num_plan_numbers(settings: RobotConfig) -> int:
 def read_columns_checked(root: Path, settings: RobotConfig) -> Columns:
     """The numbers of a dataset that LeRobot will draw from, whole: all of its episodes count,
     whichever it draws."""
-    found = read_trainable_rows(root, read_info(root), settings.data.failures)
-    kept = np.unique(found.columns.episode_index[found.rows]).tolist()
-    if len(found.rows) < len(found.columns.actions):
+    trainable = read_trainable_rows(root, read_info(root), settings.data.failures)
+    kept = np.unique(trainable.columns.episode_index[trainable.rows]).tolist()
+    if len(trainable.rows) < len(trainable.columns.actions):
         raise ValueError(
             f"data.failures=drop leaves episodes out, and LeRobot draws the frames here: give it "
             f"--dataset.episodes={kept} instead"
         )
-    for note in found.notes:
+    for note in trainable.notes:
         logging.getLogger(__name__).warning(note)
-    return found.columns
+    return trainable.columns
 
 
 def dataset_action_spec(root: Path, dataset: Any) -> dict[str, Any]:
-    """What the dataset says its actions mean; names, limits seen and rate where it says no more."""
+    """Action spec of a dataset; without one, names, observed limits and rate of its metadata."""
     stated = read_action_spec(root)
     if stated is not None:
         return stated
     names, limits = dimension_names({"features": dataset.features}, ACTION), dataset.stats[ACTION]
     low, high = (np.asarray(limits[bound]).reshape(-1).tolist() for bound in ("min", "max"))
     unknown = ["unknown"] * len(names)
-    told = {
+    spec = {
         "names": list(names),
         "units": unknown,
         "kinds": unknown,
@@ -175,7 +173,7 @@ def dataset_action_spec(root: Path, dataset: Any) -> dict[str, Any]:
         "high": high,
         "limits": LIMITS_FROM_DATA,
     }
-    return {**told, "frame": "unknown", "control_hz": float(dataset.fps)}
+    return {**spec, "frame": "unknown", "control_hz": float(dataset.fps)}
 
 
 def write_folder(folder: Path, made: PolicyBundle, weights: Mapping[str, Tensor]) -> None:

@@ -1,5 +1,4 @@
-"""A checkpoint of LeRobot's own policies (ACT, diffusion, SmolVLA ...) in our evaluations, chunk by
-chunk."""
+"""Checkpoints of LeRobot's own policies (ACT, diffusion, SmolVLA ...) in our evaluations."""
 
 from __future__ import annotations
 
@@ -23,10 +22,9 @@ from vla.types import ActionScores, Decision, Observation, Trace
 
 IMAGES, STATE, ACTION = "observation.images.", "observation.state", "action"
 DETERMINISTIC = ("act",)
-"""Policies that draw nothing when they act; all others do, and cannot be asked for a likeliest
-action."""
+"""Policies that act deterministically; all others sample, and have no greedy decoding."""
 INSIDE = ("", "pretrained_model", "checkpoints/last/pretrained_model")
-"""Where a checkpoint stands in the folder that someone names."""
+"""Subfolders that are searched for a checkpoint."""
 
 
 def lerobot_folder(folder: Path) -> Path | None:
@@ -41,8 +39,9 @@ def lerobot_folder(folder: Path) -> Path | None:
 
 @dataclass(frozen=True)
 class CheckpointSpec:
-    """What a checkpoint says of itself: its kind, cameras {name: (h, w)}, sizes of state and
-    action, and where its dataset stood.
+    """Declaration of a checkpoint: kind, cameras {name: (h, w)}, sizes of state and action.
+
+    `dataset` is the folder of its training data where it still exists.
     """
 
     kind: str
@@ -87,7 +86,7 @@ class FeatureShape(TypedDict):
 
 
 class CheckpointConfig(TypedDict):
-    """What is needed of the config.json of a checkpoint."""
+    """Required keys of the config.json of a checkpoint."""
 
     __pydantic_config__ = KEYS  # type: ignore[misc]
     type: str
@@ -96,14 +95,14 @@ class CheckpointConfig(TypedDict):
 
 
 class TrainingDataset(TypedDict):
-    """What is needed of the dataset in train_config.json."""
+    """Required keys of the dataset in train_config.json."""
 
     __pydantic_config__ = KEYS  # type: ignore[misc]
     root: NotRequired[str | None]
 
 
 class TrainConfig(TypedDict):
-    """What is needed of train_config.json."""
+    """Required keys of train_config.json."""
 
     __pydantic_config__ = KEYS  # type: ignore[misc]
     dataset: NotRequired[TrainingDataset]
@@ -151,7 +150,7 @@ class LeRobotPolicy:
     memory: dict[int, tuple[int, dict[str, list[Tensor]]]] = field(default_factory=dict)
 
     def forget(self) -> None:
-        """Nothing was seen, nothing is left to do: the next decision is computed."""
+        """Clear the queues of all rows."""
         self.memory = {}
 
     @torch.no_grad()
@@ -177,7 +176,7 @@ class LeRobotPolicy:
     def score(self, observation: Observation, trace: Trace) -> ActionScores:
         """Raises ValueError: LeRobot's policies cannot say how likely what they did was."""
         raise ValueError(
-            "a policy of LeRobot can be judged, not refined: it does not score what it drew"
+            "a policy of LeRobot can be evaluated, not trained by RL: it has no log-probabilities"
         )
 
     def parameters(self) -> Iterator[torch.nn.Parameter]:
@@ -224,7 +223,7 @@ class LeRobotPolicy:
 
 
 def policy_queues(policy: Any) -> dict[str, deque[Tensor]]:
-    """What a policy remembers between control steps: deques of [B, ...] tensors by name."""
+    """Queues of a policy between control steps: {name: deque of [B, ...] tensors}."""
     queues = {
         f"queues/{name}": queue for name, queue in (getattr(policy, "_queues", None) or {}).items()
     }
@@ -277,7 +276,7 @@ def open_policy(
     before, after = make_pre_post_processors(
         config, pretrained_path=str(folder), preprocessor_overrides=move
     )
-    # One that remembers observations must see every control step.
+    # A policy with a history of observations needs every control step.
     block = (
         math.gcd(getattr(config, "n_action_steps", 1), max_steps) if config.n_obs_steps == 1 else 1
     )

@@ -1,5 +1,4 @@
-"""Our policies as LeRobot knows policies: `--policy.type=vla`. Importing this module registers the
-type."""
+"""Settings of our policies in LeRobot; importing this module registers `--policy.type=vla`."""
 
 from __future__ import annotations
 
@@ -15,19 +14,19 @@ from vla.interop.lerobot.refusal import RefusedInput, refuse_value_errors
 
 IMAGES, STATE, ACTION = "observation.images.", "observation.state", "action"
 NOTHING = dict.fromkeys(("VISUAL", "STATE", "ACTION"), NormalizationMode.IDENTITY)
-"""What LeRobot normalises: our policies do it themselves."""
+"""The normalization of LeRobot: none, because our policies normalize by themselves."""
 
 
 @PreTrainedConfig.register_subclass("vla")
 @dataclass
 class VlaConfig(PreTrainedConfig):
-    """What `lerobot-train` and `lerobot-eval` may set.
+    """Settings that `lerobot-train` and `lerobot-eval` may set.
 
     Attributes:
         settings: our own settings in one string, e.g. "policy=flow policy.chunk=8"; for training from a dataset.
         chunk: control steps decided at once; None: as the settings say.
-        greedy: the likeliest actions, or drawn ones, when it acts.
-        num_parameters: of a policy that was exported; for reading.
+        greedy: True takes the most likely actions, False samples them.
+        num_parameters: size of an exported policy, for information.
     """
 
     settings: str = ""

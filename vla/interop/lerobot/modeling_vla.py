@@ -1,5 +1,4 @@
-"""One of our policies behind LeRobot's interface: it trains in `lerobot-train`, acts in
-`lerobot-eval` and on robots.
+"""`VlaPolicy`: our policies with the interface of LeRobot, for `lerobot-train` and `lerobot-eval`.
 
 What it saves is a folder that our own commands read too (`vla-eval`, `vla-serve`).
 """
@@ -40,13 +39,13 @@ class VlaPolicy(PreTrainedPolicy):
         config: VlaConfig,
         dataset_stats: Any = None,
         dataset_meta: Any = None,
-        made: PolicyBundle | None = None,
+        bundle: PolicyBundle | None = None,
     ) -> None:
         super().__init__(config)
         config.validate_features()
         with refuse_value_errors():
-            self.made = bundle_from_dataset(config, dataset_meta) if made is None else made
-        self.policy = self.made.policy
+            self.bundle = bundle_from_dataset(config, dataset_meta) if bundle is None else bundle
+        self.policy = self.bundle.policy
         self.reset()
 
     @classmethod
@@ -56,10 +55,10 @@ class VlaPolicy(PreTrainedPolicy):
         """The policy of a folder or of `user/name` on the hub; ValueError where its policy spec does
         not fit."""
         with refuse_value_errors():
-            made = load_bundle(str(pretrained_name_or_path))
-            config = VlaConfig.from_pretrained(made.folder) if config is None else config
-            made.check(config)
-        return cls(config, made=made).to(config.device).eval()
+            bundle = load_bundle(str(pretrained_name_or_path))
+            config = VlaConfig.from_pretrained(bundle.folder) if config is None else config
+            bundle.check(config)
+        return cls(config, bundle=bundle).to(config.device).eval()
 
     def _save_pretrained(
         self, save_directory: Path, state_dict: Mapping[str, Tensor] | None = None
@@ -72,23 +71,23 @@ class VlaPolicy(PreTrainedPolicy):
         }
         self.config.chunk = self.policy.chunk
         self.config._save_pretrained(save_directory)
-        write_folder(save_directory, self.made, own)
+        write_folder(save_directory, self.bundle, own)
 
     def get_optim_params(self) -> list[torch.nn.Parameter]:  # type: ignore[override]
-        """What learns: the head alone where the settings say so (`sft.head_only`)."""
-        if self.made.settings.sft.head_only and self.policy.can_train_head:
+        """Trainable parameters; those of the head alone under `sft.head_only`."""
+        if self.bundle.settings.sft.head_only and self.policy.can_train_head:
             for parameter in self.policy.model_parameters():
                 parameter.requires_grad_(False)
         return [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
 
     def reset(self) -> None:
-        """Forget the chunk that is being executed."""
+        """Drop the rest of the current chunk."""
         self.left: deque[Tensor] = deque()
 
     def observe(self, batch: Mapping[str, Any]) -> Observation:
         """LeRobot's batch (images in [0, 1], channels first, any size) as our observation, on the
         policy's device."""
-        policy_spec = self.made.policy_spec
+        policy_spec = self.bundle.policy_spec
         images = {
             camera: to_uint8_images(batch[IMAGES + camera]) for camera in policy_spec["cameras"]
         }
@@ -104,7 +103,7 @@ class VlaPolicy(PreTrainedPolicy):
             batch["task"],
         )
         device = next(self.parameters()).device
-        return map_rows(self.made.observer(shown), lambda tensor: tensor.to(device))
+        return map_rows(self.bundle.observer(shown), lambda tensor: tensor.to(device))
 
     def forward(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, float]]:
         """The loss of imitation over the actions inside their episode."""
@@ -136,7 +135,7 @@ class VlaPolicy(PreTrainedPolicy):
 def to_uint8_images(
     images: Float[Tensor, "B 3 h w"] | UInt8[Tensor, "B 3 h w"],
 ) -> UInt8[np.ndarray, "B h w 3"]:
-    """Images of LeRobot as the bytes they were."""
+    """Convert images of LeRobot (in [0, 1] or uint8, channels first) to uint8, channels last."""
     if images.dtype != torch.uint8:
         images = (images.float() * 255).round().clamp(0, 255).to(torch.uint8)
     return images.movedim(1, -1).contiguous().cpu().numpy()

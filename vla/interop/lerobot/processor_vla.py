@@ -1,5 +1,7 @@
-"""LeRobot's pipelines around our policies: names, rows and devices; nothing is normalised, the
-policy does that."""
+"""LeRobot's processors around our policies: names, batches and devices.
+
+The policy normalizes by itself.
+"""
 
 from __future__ import annotations
 
@@ -13,5 +15,8 @@ from vla.interop.lerobot.configuration_vla import VlaConfig
 def make_vla_pre_post_processors(
     config: VlaConfig, dataset_stats: dict[str, Any] | None = None
 ) -> tuple[Any, Any]:
-    """Found by LeRobot by its name. Statistics are left out: every mapping is the identity."""
+    """Make the processors; LeRobot finds this function by its name.
+
+    Statistics are left out, because every normalization is the identity.
+    """
     return make_default_pre_post_processors(config, None)

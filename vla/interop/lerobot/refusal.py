@@ -1,5 +1,4 @@
-"""What our policies refuse within LeRobot's commands, shown as one line: those print a traceback of
-everything."""
+"""Errors of our policies within LeRobot's commands, in one line in place of a traceback."""
 
 from __future__ import annotations
 
@@ -10,12 +9,12 @@ from types import TracebackType
 
 
 class RefusedInput(ValueError):
-    """A dataset, setting or batch that cannot be right; the message names it and the remedy."""
+    """A wrong dataset, setting or batch; the message names it and the remedy."""
 
 
 @contextmanager
 def refuse_value_errors() -> Iterator[None]:
-    """Within the block, every ValueError is `RefusedInput`."""
+    """Convert every ValueError of the block to `RefusedInput`."""
     try:
         yield
     except RefusedInput:
