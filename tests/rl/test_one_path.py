@@ -61,7 +61,7 @@ def test_both_modes_train_by_the_same_class():
         assert pipeline.RLTrainer is rl_trainer.RLTrainer
         assert pipeline.RolloutCollector is rollout_collection.RolloutCollector
         assert pipeline.make_algorithm is make_algorithm
-    assert rl_trainer.train is loop.train_rl
+    assert rl_trainer.train_rl is loop.train_rl
 
 
 def same_bits(a, b) -> bool:

@@ -120,7 +120,7 @@ def test_cut_completions_leave_every_average_but_that_of_their_group():
     [
         (
             ["algorithm.kl_cap=10"],
-            r"algorithm.kl_cap \(10.0\) bounds the KL penalty, and kl_coefficient is 0",
+            r"algorithm.kl_cap \(10.0\) bounds the KL penalty, and algorithm.kl_coefficient is 0",
         ),
         (
             ["algorithm.keep_equal_groups=true", "rl.max_resamples=2"],
