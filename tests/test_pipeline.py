@@ -294,7 +294,7 @@ def press_control_c(monkeypatch, *at) -> list:
 STOPS = [
     ("demonstrations", 1),
     ("grounding", 2),
-    ("learning of the head", 3),
+    ("head pretraining", 3),
     ("SFT", 3),
     ("SFT", 7),
     ("evaluation before", 1),

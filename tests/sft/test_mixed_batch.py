@@ -72,7 +72,7 @@ class Said(TextCoTraining):
 
 def train(task, actions, num_steps: int, weight: float, text_weight: float = 0.0) -> None:
     """Actions, answers and texts in one step, by weight."""
-    beside = [
+    tasks = [
         AuxiliaryTask(
             weight, lambda step: questions(16, seed=step), Answers(task.policy.model).loss
         ),
@@ -84,11 +84,11 @@ def train(task, actions, num_steps: int, weight: float, text_weight: float = 0.0
 
     def batch_at(step: int) -> ImitationBatch:
         return ImitationBatch(
-            observation, actions[rows], mask, tuple(each.batch(step) for each in beside)
+            observation, actions[rows], mask, tuple(each.batch(step) for each in tasks)
         )
 
     def loss_of(batch: ImitationBatch):
-        return cotraining_loss(task.policy, batch, beside)
+        return cotraining_loss(task.policy, batch, tasks)
 
     settings = SupervisedSettings(
         num_steps=num_steps,
@@ -147,7 +147,7 @@ def test_the_loss_of_a_step_is_the_weighted_sum_of_its_parts():
         questions(4, seed=0),
         torch.ones(4, actions.shape[1], dtype=torch.bool),
     )
-    beside = [
+    tasks = [
         AuxiliaryTask(0.25, lambda step: asked, Answers(model).loss),
         AuxiliaryTask(3.0, lambda step: SAID, Said(model).loss),
     ]
@@ -156,7 +156,7 @@ def test_the_loss_of_a_step_is_the_weighted_sum_of_its_parts():
         acted, _ = cotraining_loss(
             task.policy, ImitationBatch(task.observation, actions[:4], mask), []
         )
-        whole, metrics = cotraining_loss(task.policy, batch, beside)
+        whole, metrics = cotraining_loss(task.policy, batch, tasks)
         parts = acted + 0.25 * Answers(model).loss(asked)[0] + 3.0 * Said(model).loss(SAID)[0]
     torch.testing.assert_close(whole, parts)
     assert {"action_loss", "answer_accuracy", "text_loss"} <= set(metrics)

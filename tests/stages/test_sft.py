@@ -16,9 +16,12 @@ from vla.pipelines.robot.sft import num_head_steps
 )
 def test_few_frames_are_not_learned_by_heart(num_frames, steps):
     assert (
-        num_head_steps(load(["sft.head_steps=1000", "sft.max_head_epochs=60"]), num_frames) == steps
+        num_head_steps(load(["sft.head_steps=1000", "sft.max_head_epochs=60"]).sft, num_frames)
+        == steps
     )
 
 
 def test_the_limit_can_be_lifted():
-    assert num_head_steps(load(["sft.head_steps=1000", "sft.max_head_epochs=null"]), 100) == 1000
+    assert (
+        num_head_steps(load(["sft.head_steps=1000", "sft.max_head_epochs=null"]).sft, 100) == 1000
+    )

@@ -70,7 +70,7 @@ def imitate(
     By plain SGD first: Muon makes much of gradients that are nothing but rounding.
     """
     asking = Asking(policy.model, processes)
-    beside = [AuxiliaryTask(0.5, asking, asking.loss)]
+    tasks = [AuxiliaryTask(0.5, asking, asking.loss)]
 
     def rows_of(rows: torch.Tensor) -> tuple[Observation, torch.Tensor, torch.Tensor]:
         mask = (rows[:, None] + torch.arange(2)) % 5 > 0
@@ -92,7 +92,7 @@ def imitate(
         )
 
     def loss_of(batch: ImitationBatch):
-        return cotraining_loss(policy, batch, beside, processes.reduce_sum)
+        return cotraining_loss(policy, batch, tasks, processes.reduce_sum)
 
     SupervisedTrainer(policy, sgd, processes=processes).train(
         lambda step: [batch_at(step)], loss_of

@@ -1,5 +1,4 @@
-"""The settings a checkpoint is judged with: those of its run, another task or other starts if they
-are asked for."""
+"""Settings for evaluating a checkpoint: those of its run, with overrides; checks of its starts."""
 
 from __future__ import annotations
 
@@ -20,49 +19,51 @@ from vla.evaluation.starts import StartManifest
 from vla.spelling import nearest_name, suggestion
 
 NO_PERTURBATION = "none"
-"""The perturbation that changes nothing."""
+"""Name of the condition without a perturbation."""
 POLICY_SETTINGS = ("cameras", "image_size", "num_envs", "renderer", "num_threads")
-"""What `sim=NAME` leaves as the run has it: what the policy sees, and how this machine draws it."""
+"""Settings that `sim=NAME` does not change: the policy's images, and how they are rendered."""
 
 
 def checkpoint_settings(run: Path, overrides: Sequence[str] = ()) -> RobotConfig:
-    """The run's own settings with `key=value` strings; `sim=NAME` takes another simulation under
-    the same cameras.
+    """The run's settings with `key=value` overrides; `sim=NAME` keeps the run's cameras.
 
-    Raises ConfigError (a ValueError) when the folder is no run of a robot policy, or a setting
-    cannot be.
+    Raises:
+        ConfigError: the folder is not a run of a robot policy, or an override is not valid.
     """
-    given = split_overrides(overrides)
-    check_groups(given)
-    task = given.pop("sim", None)
+    changes = split_overrides(overrides)
+    check_groups(changes)
+    task = changes.pop("sim", None)
     values = fill_new_settings(saved_settings(run))
     if task is not None:
-        asked = compose_with_hydra({"sim": task})["sim"]
-        values["sim"] = asked | {
+        simulation = compose_with_hydra({"sim": task})["sim"]
+        values["sim"] = simulation | {
             name: values["sim"][name]
             for name in POLICY_SETTINGS
-            if name in asked and name in values["sim"]
+            if name in simulation and name in values["sim"]
         }
-    config = freeze(apply_overrides(values, given))
+    config = freeze(apply_overrides(values, changes))
     assert isinstance(config, RobotConfig)
     return config
 
 
 def saved_settings(run: Path) -> dict[str, Any]:
-    """What stands in the config.yaml of a run of a robot policy."""
+    """Read config.yaml of a run of a robot policy.
+
+    Raises:
+        ConfigError: the folder is not a run, or not one of a robot policy.
+    """
     if not (run / "config.yaml").exists():
         raise ConfigError(f"{run} is no run: there is no config.yaml in it{suggest_runs(run)}")
     values = read_settings(run)
     if values["mode"] != "robot":
         raise ConfigError(
-            f"{run} is a run of mode={values['mode']}: only robot policies are judged in a simulator"
+            f"{run} is a run of mode={values['mode']}: only robot policies are evaluated in a simulator"
         )
     return values
 
 
 def suggest_runs(wrong: Path) -> str:
-    """The runs that stand where `wrong` was looked for: the one of the nearest name, else the
-    newest."""
+    """A hint for errors: the run beside `wrong` with the nearest name, else the newest run."""
     runs = sorted(other.parent for other in wrong.parent.glob("*/config.yaml"))
     near = nearest_name(wrong.name, [run.name for run in runs])
     if near is not None:
@@ -75,7 +76,7 @@ def suggest_runs(wrong: Path) -> str:
 
 
 def fill_new_settings(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that came after the run was made get today's default."""
+    """Add today's defaults of settings that the run's version did not have."""
     today = compose_with_hydra({"mode": values["mode"]})
     sections = [
         "data",
@@ -90,15 +91,17 @@ def fill_new_settings(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_default_simulator(sim: Mapping[str, Any], today: Mapping[str, Any]) -> bool:
-    """Whether saved settings are of the simulator that is the default."""
+    """True where saved settings are of the default simulator."""
     return "task" in sim and sim.get("simulator", today["simulator"]) == today["simulator"]
 
 
 def check_held_out(starts: StartManifest, run: Path, config: RobotConfig) -> StartManifest:
-    """The starts, held against the ranges that the run itself trained on and chose by, and against
-    its demonstrations.
+    """Check evaluation starts against the run's training, validation and demonstration starts.
 
-    Raises ValueError when they overlap.
+    Returns the manifest with the run's own training and validation ranges.
+
+    Raises:
+        ValueError: evaluation starts are not held out.
     """
     if (run / "starts.json").exists():
         trained = StartManifest.load(run / "starts.json")
@@ -108,41 +111,48 @@ def check_held_out(starts: StartManifest, run: Path, config: RobotConfig) -> Sta
 
 
 def find_demonstrations(run: Path, config: RobotConfig) -> Path | None:
-    """Where the demonstrations of a run stand, if they still do."""
+    """Folder of a run's demonstrations; None where it no longer exists."""
     folder = run / "demonstrations" if config.data.path is None else Path(config.data.path)
     return folder if (folder / "meta" / "info.json").exists() else None
 
 
 def check_demonstrations(manifest: StartManifest, folder: Path | None) -> None:
-    """Refuse starts of which the policy has seen a demonstration."""
+    """Check that no evaluation start has a demonstration in `folder`.
+
+    Raises:
+        ValueError: a start has one.
+    """
     if folder is None:
         return
     import numpy as np
 
     from vla.files.arrays import column_names, read_table
 
-    judged = manifest.evaluation_seeds
+    evaluation_seeds = manifest.evaluation_seeds
     for file in sorted((folder / "data").rglob("*.parquet")):
         if "seed" not in column_names(file):
             return
-        seen = np.unique(read_table(file, ["seed"])["seed"].to_numpy())
-        both = np.intersect1d(seen, judged)
+        demonstrated = np.unique(read_table(file, ["seed"])["seed"].to_numpy())
+        both = np.intersect1d(demonstrated, evaluation_seeds)
         if len(both):
             raise ValueError(
-                f"evaluation.eval_seeds holds start {int(both[0])}, of which {folder} has a demonstration: "
-                "choose seeds that the policy has not seen"
+                f"evaluation.eval_seeds holds start {int(both[0])}, of which {folder} has a "
+                "demonstration: choose seeds without demonstrations"
             )
 
 
 def select_perturbations(
-    wanted: str, known: Sequence[str], simulator: str | None = None
+    requested: str, known: Sequence[str], simulator: str | None = None
 ) -> list[str]:
-    """Names among the simulator's perturbations: `all`, `none`, or names with commas; nothing
-    changed always first."""
+    """Parse `--perturb`: `all`, `none`, or names with commas; the nominal condition comes first.
+
+    Raises:
+        ConfigError: the simulator has no such perturbation.
+    """
     names = (
         [name for name in known if name != NO_PERTURBATION]
-        if wanted == "all"
-        else wanted.split(",")
+        if requested == "all"
+        else requested.split(",")
     )
     owner = "" if simulator is None else f" of sim.simulator={simulator}"
     for name in names:

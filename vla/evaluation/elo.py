@@ -1,5 +1,4 @@
-"""Strengths of players from pairwise preferences: Bradley and Terry's model on Elo's scale, with
-intervals."""
+"""Elo ratings from pairwise preferences by the Bradley-Terry model, with bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -11,18 +10,21 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-SCALE, CENTRE = 400 / math.log(10), 1000.0
-"""Elo's scale: 400 points are odds of ten to one. The mean of all players is 1000."""
+SCALE = 400 / math.log(10)
+"""Elo points per nat of log odds: 400 points are odds of ten to one."""
+CENTRE = 1000.0
+"""Mean rating of all players."""
 VIRTUAL = 0.5
-"""Of a win, added to either side of every pair that met: a player that never lost stays finite
-(Jeffreys' prior)."""
+"""Wins added to both players of every compared pair, so that ratings stay finite (Jeffreys'
+prior)."""
 
 
 @dataclass(frozen=True)
 class Preferences:
-    """`n` comparisons: `first` [n] and `second` [n] number the players, `score` [n] is 1 where the
-    first was preferred, 0 where the second was, or a probability between. `question` [n] says which
-    prompt they answered.
+    """`n` comparisons of two players' answers.
+
+    `first` [n] and `second` [n] are indices of players. `score` [n] is 1 where the first was
+    preferred, 0 where the second was, or a probability. `question` [n] is the index of the prompt.
     """
 
     first: Int[np.ndarray, "n"]
@@ -33,8 +35,7 @@ class Preferences:
     def wins(
         self, num_players: int, weight: Float[np.ndarray, "n"] | None = None
     ) -> Float[np.ndarray, "N N"]:
-        """`wins[i, j]`: how often i was preferred to j, half a win added on both sides where the
-        two met."""
+        """Weighted number of times that i was preferred to j, plus `VIRTUAL` for compared pairs."""
         weight = np.ones(len(self.score)) if weight is None else weight
         table = np.zeros((num_players, num_players))
         np.add.at(table, (self.first, self.second), weight * self.score)
@@ -43,11 +44,12 @@ class Preferences:
 
 
 def elo_ratings(wins: Float[np.ndarray, "N N"], num_steps: int = 50) -> Float[np.ndarray, "N"]:
-    """Elo ratings whose mean is 1000, of largest likelihood: P(i beats j) = 1 / (1 + 10^((r_j -
-    r_i) / 400)).
+    """Maximum-likelihood Elo ratings with mean 1000: P(i beats j) = 1 / (1 + 10^((r_j - r_i)/400)).
 
-    Newton's method on log strengths (Bradley and Terry 1952). Raises ValueError where some players
-    never met the others, not even through a third: nothing compares them.
+    Newton's method on log strengths (Bradley and Terry 1952).
+
+    Raises:
+        ValueError: the graph of comparisons is not connected.
     """
     played = wins + wins.T
     reached = np.linalg.matrix_power((played > 0) + np.eye(len(wins)), len(wins)) > 0
@@ -70,8 +72,7 @@ def elo_ratings(wins: Float[np.ndarray, "N N"], num_steps: int = 50) -> Float[np
 
 @dataclass(frozen=True)
 class PlayerRating:
-    """A player's rating with its 95 % bootstrap interval over prompts, and its share of wins
-    against all others."""
+    """A player's rating with its 95 % bootstrap interval over prompts, and its win rate."""
 
     name: str
     rating: float
@@ -82,9 +83,13 @@ class PlayerRating:
     def __str__(self) -> str:
         low, high = self.interval
         share = f"preferred in {100 * self.win_rate:.1f} % of {self.num_comparisons}"
-        return f"{self.name}: Elo {self.rating:.0f} (95 % bootstrap interval {low:.0f} to {high:.0f}; {share})"
+        return (
+            f"{self.name}: Elo {self.rating:.0f} (95 % bootstrap interval {low:.0f} to {high:.0f}; "
+            f"{share})"
+        )
 
     def to_dict(self) -> dict[str, Any]:
+        """The rating as in elo.json."""
         return {
             "name": self.name,
             "elo": self.rating,
@@ -97,25 +102,29 @@ class PlayerRating:
 def rank_players(
     names: Sequence[str], preferences: Preferences, num_resamples: int = 400, seed: int = 0
 ) -> list[PlayerRating]:
-    """The players, strongest first. Whole prompts are resampled: comparisons on one prompt are not
-    independent."""
+    """Rate the players, strongest first.
+
+    The bootstrap resamples whole prompts: comparisons on one prompt are not independent.
+    """
     ratings = elo_ratings(preferences.wins(len(names)))
     questions, which = np.unique(preferences.question, return_inverse=True)
-    generator, drawn = np.random.default_rng(seed), []
+    generator = np.random.default_rng(seed)
+    resampled = []
     for _ in range(num_resamples):
         times = np.bincount(
             generator.integers(len(questions), size=len(questions)), minlength=len(questions)
         )
         wins = preferences.wins(len(names), times[which].astype(np.float64))
-        met = preferences.wins(len(names)) > 0
-        drawn.append(elo_ratings(np.where(met & (wins == 0), VIRTUAL, wins)))
-    low, high = np.quantile(np.array(drawn), [0.025, 0.975], axis=0)
-    found = []
+        compared = preferences.wins(len(names)) > 0
+        resampled.append(elo_ratings(np.where(compared & (wins == 0), VIRTUAL, wins)))
+    low, high = np.quantile(np.array(resampled), [0.025, 0.975], axis=0)
+    players: list[PlayerRating] = []
     for i, name in enumerate(names):
-        mine, theirs = preferences.first == i, preferences.second == i
-        scores = np.concatenate([preferences.score[mine], 1 - preferences.score[theirs]])
+        is_first = preferences.first == i
+        is_second = preferences.second == i
+        scores = np.concatenate([preferences.score[is_first], 1 - preferences.score[is_second]])
         interval = (float(low[i]), float(high[i]))
-        found.append(
+        players.append(
             PlayerRating(name, float(ratings[i]), interval, float(scores.mean()), len(scores))
         )
-    return sorted(found, key=lambda standing: -standing.rating)
+    return sorted(players, key=lambda player: -player.rating)

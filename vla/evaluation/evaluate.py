@@ -1,4 +1,4 @@
-"""The evaluation of a policy: one episode from every named start."""
+"""Evaluation of a policy: one episode from every start."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vla.types import Rollout
 RETURN = "return"
 DECISIONS = "decisions"
 CONTROL_STEPS = "control_steps"
-"""Measures of an episode: its return, how often the policy was asked, and its length."""
+"""Measures of an episode: return, number of decisions, and length in control steps."""
 
 
 def evaluate_policy(
@@ -31,11 +31,11 @@ def evaluate_policy(
     processes: Processes = SINGLE_PROCESS,
     pieces: ResumableWork | None = None,
 ) -> EvaluationResult:
-    """The successes of one episode from every seed, greedy where `temperature` is None; otherwise
-    it is the temperature that the policy draws at.
+    """Run one episode from every seed; the successes.
 
-    Each process runs its share of the seeds, and all return the whole result. Finished shares are
-    kept among `pieces`.
+    Decoding is greedy where `temperature` is None; otherwise `temperature` is the one that the
+    policy samples at. Each process runs its share of the seeds, and all return the whole result.
+    `pieces` saves finished shares for a resumed run.
     """
 
     def run_share() -> EvaluationResult:
@@ -63,15 +63,17 @@ def evaluate_policy(
 def rollout_result(
     rollout: Rollout, temperature: float | None, groups: Sequence[str] = (), **fields: str
 ) -> EvaluationResult:
-    """The successes of a rollout with one trajectory a start. `groups` are the starts' tasks, by
-    default those that the environment measured."""
+    """The successes of a rollout with one trajectory per start.
+
+    `groups` are the tasks of the starts, by default those among the environment's measures.
+    """
     assert rollout.success is not None
     decisions = rollout.trajectory.bincount(minlength=rollout.num_trajectories)
     measured = {name: values.numpy() for name, values in rollout.episodes.items()}
     seeds = measured.pop("seed")
     columns = {RETURN: rollout.returns.numpy(), DECISIONS: decisions.numpy(), **measured}
     return success_result(
-        seeds.astype(np.int64).tolist(),
+        [int(seed) for seed in seeds],
         rollout.success.numpy() > 0.5,
         temperature,
         groups=tuple(groups) or episode_tasks(measured),
@@ -81,8 +83,10 @@ def rollout_result(
 
 
 def episode_tasks(measures: Mapping[str, np.ndarray]) -> tuple[str, ...]:
-    """The task of every episode, where several take turns: the environment then measures
-    "TASK/success", NaN in episodes of other tasks. Empty for a single task."""
+    """The task of every episode in a mixture of tasks; empty for a single task.
+
+    A mixture measures "TASK/success", which is NaN in episodes of other tasks.
+    """
     tasks: dict[int, str] = {}
     for name, values in measures.items():
         task, _, term = name.rpartition("/")

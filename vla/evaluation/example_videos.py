@@ -1,4 +1,4 @@
-"""Videos of the first wins and failures of an evaluation."""
+"""Videos of the first successes and failures of an evaluation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vla.rl.protocols import Observe, Policy
 
 @dataclass(frozen=True)
 class EpisodeFrames:
-    """One episode as pictures: uint8 [T, h, w, 3] by camera, with instruction and success."""
+    """One rendered episode: uint8 [T, h, w, 3] by camera, with instruction and success."""
 
     seed: int
     instruction: str
@@ -36,26 +36,31 @@ def write_example_videos(
     folder: Path,
     prefix: str = "",
 ) -> list[tuple[EpisodeFrames, Path]]:
-    """Write videos of the first `count` wins and `count` failures of `result`, whose items are
-    `seeds`, into `folder`: `PREFIXwin-SEED.mp4`. The episodes, each with its file."""
+    """Write videos of the first `count` successes and failures of `result`; episodes and files.
+
+    `seeds` are the items of `result`. Files are `PREFIXwin-SEED.mp4` and `PREFIXfailure-SEED.mp4`.
+    """
     success = result.success
     examples = [
         int(seed) for verdict in (True, False) for seed in seeds[success == verdict][:count]
     ]
-    films = []
+    videos = []
     for episode in record_episodes(policy, make_recorder, examples, observe):
         verdict = "win" if episode.success else "failure"
         path = folder / f"{prefix}{verdict}-{episode.seed}.mp4"
         write_video(path, episode.frames, episode.instruction, episode.success)
-        films.append((episode, path))
-    return films
+        videos.append((episode, path))
+    return videos
 
 
 @torch.no_grad()
 def record_episodes(
-    policy: Policy, make_recorder: Callable[[int], Any], seeds: Sequence[int], observe: Observe
+    policy: Policy,
+    make_recorder: Callable[[int], Any],
+    seeds: Sequence[int],
+    observe: Observe,
 ) -> Iterator[EpisodeFrames]:
-    """Greedy episodes from `seeds` with a picture after every control step."""
+    """Run greedy episodes from `seeds`, with images after every control step."""
     if not seeds:
         return
     recorder = make_recorder(len(seeds))

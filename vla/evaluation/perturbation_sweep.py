@@ -1,5 +1,4 @@
-"""The evaluation of a policy under perturbations: every condition and decoding on the same starts,
-and the time of one query."""
+"""Evaluation under perturbations: all conditions and decodings on the same starts; query time."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ from vla.evaluation.checkpoint_settings import NO_PERTURBATION
 from vla.evaluation.evaluate import rollout_result
 from vla.evaluation.result import NOMINAL, EvaluationResult, ResultComparison, compare_results
 from vla.evaluation.starts import StartManifest
-from vla.rl.protocols import Observe, Policy
+from vla.rl.protocols import Observe, Policy, StepResult, VectorEnvironment
 from vla.rl.rollout import collect_rollout
 from vla.simulator import MakeSimulator, Simulator
 from vla.training.progress import Progress
@@ -27,16 +26,19 @@ NUM_TIMED_QUERIES = 10
 
 @runtime_checkable
 class StatefulPolicy(Protocol):
-    """A policy that keeps actions for later queries."""
+    """A policy that keeps actions between queries."""
 
     def forget(self) -> None:
-        """Drop the kept actions."""
+        """Discard the kept actions."""
 
 
 class InstructionRecorder:
-    """A vector environment that records the instruction of every seed, for results by task."""
+    """A vector environment that records the instruction of every seed, for results by task.
 
-    def __init__(self, environment: Any):
+    Results are tabulated by task, and a seed stands for a start.
+    """
+
+    def __init__(self, environment: VectorEnvironment):
         self.environment = environment
         self.instructions: dict[int, str] = {}
 
@@ -51,7 +53,7 @@ class InstructionRecorder:
         }
         return observation
 
-    def step(self, actions: np.ndarray, ids: np.ndarray | None = None) -> Any:
+    def step(self, actions: np.ndarray, ids: np.ndarray | None = None) -> StepResult:
         return self.environment.step(actions, ids)
 
 
@@ -59,17 +61,17 @@ def evaluate_conditions(
     policy: Policy,
     observe: Observe,
     sim: Simulation,
-    make_world: MakeSimulator,
+    make_simulator: MakeSimulator,
     starts: StartManifest,
     perturbations: Sequence[str],
     temperatures: Sequence[float | None],
     progress: Progress,
     on_rollout: Callable[[EvaluationResult, Rollout, Simulation], None] | None = None,
 ) -> list[EvaluationResult]:
-    """The results on all starts under every perturbation, at every temperature (None: greedy).
+    """Evaluate all starts under every perturbation, at every temperature (None: greedy).
 
-    The draws of a start depend on the perturbation's name alone, so one checkpoint always gives the
-    same outcomes.
+    Random numbers depend on the perturbation's name alone, so outcomes of a checkpoint are
+    reproducible. `on_rollout` gets each result with its rollout and its simulation settings.
     """
     seeds = starts.evaluation_seeds.tolist()
     results = []
@@ -79,12 +81,12 @@ def evaluate_conditions(
             if perturbation == NO_PERTURBATION
             else sim.model_copy(update={"perturbation": perturbation})
         )
-        world = make_world(perturbed)
+        simulator = make_simulator(perturbed)
         condition = NOMINAL if perturbation == NO_PERTURBATION else perturbation
         for temperature in temperatures:
             seed_everything(derive_seed(0, f"evaluation of {perturbation}"))
             name = f"{condition}, {'greedy' if temperature is None else 'sampled'}"
-            environment = InstructionRecorder(world.environment())
+            environment = InstructionRecorder(simulator.environment())
             with progress.bar(name, len(seeds)) as bar:
                 rollout = collect_rollout(
                     policy,
@@ -95,7 +97,7 @@ def evaluate_conditions(
                     greedy=temperature is None,
                     on_decision=bar.advance_to,
                 )
-            tasks = [world.task_name(environment.instructions[seed]) for seed in seeds]
+            tasks = [simulator.task_name(environment.instructions[seed]) for seed in seeds]
             result = rollout_result(rollout, temperature, tasks, condition=condition)
             progress.print_line(f"  {name}: {result}")
             if on_rollout is not None:
@@ -105,7 +107,7 @@ def evaluate_conditions(
 
 
 def compare_with_nominal(results: Sequence[EvaluationResult]) -> list[ResultComparison]:
-    """Every perturbed condition against the nominal one of the same decoding."""
+    """Compare every perturbed condition with the nominal one of the same decoding."""
     nominal = {result.decoding: result for result in results if result.condition == NOMINAL}
     return [
         compare_results(nominal[result.decoding], result)
@@ -116,22 +118,21 @@ def compare_with_nominal(results: Sequence[EvaluationResult]) -> list[ResultComp
 
 @torch.no_grad()
 def measure_query_seconds(
-    policy: Policy, observe: Observe, world: Simulator, seed: int
+    policy: Policy, observe: Observe, simulator: Simulator, seed: int
 ) -> dict[str, float]:
-    """Seconds of one decision for one robot, over some queries after a first: median and
-    slowest."""
-    observation = observe(world.environment().reset([seed], np.array([0])))
+    """Measure the seconds of one decision for one robot: median and slowest, after a warm-up."""
+    observation = observe(simulator.environment().reset([seed], np.array([0])))
     row = map_rows(observation, lambda tensor: tensor[:1])
     policy.act(row, greedy=True)
-    taken = []
+    seconds = []
     for _ in range(NUM_TIMED_QUERIES):
         if isinstance(policy, StatefulPolicy):
             policy.forget()
         begin = time.perf_counter()
         policy.act(row, greedy=True)
-        taken.append(time.perf_counter() - begin)
+        seconds.append(time.perf_counter() - begin)
     return {
-        "median": float(np.median(taken)),
-        "slowest": max(taken),
+        "median": float(np.median(seconds)),
+        "slowest": max(seconds),
         "num_calls": NUM_TIMED_QUERIES,
     }

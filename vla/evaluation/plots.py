@@ -1,5 +1,4 @@
-"""The pictures of a run: success with its intervals, losses, and where the time went. PNG files, no
-display."""
+"""Plots of a run as PNG files: success with intervals, losses, and seconds by stage."""
 
 from __future__ import annotations
 
@@ -16,8 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLOURS = ("#2f6fb0", "#d9822b", "#3a8f5c", "#a8485e", "#7a5ea8", "#5b6770")
-INK, PALE = "#2b2f36", "#d5d9de"
-STYLE: dict[str, Any] = {
+INK = "#2b2f36"
+PALE = "#d5d9de"
+STYLE: dict[str, object] = {
     "font.size": 10,
     "axes.titlesize": 12,
     "axes.titleweight": "bold",
@@ -41,11 +41,11 @@ STYLE: dict[str, Any] = {
 
 @contextmanager
 def plot_figure(path: Path, width: float, height: float) -> Iterator[Axes]:
-    """Axes to draw on, `width` x `height` inches; the picture is written when the block ends."""
+    """Axes of a figure of `width` x `height` inches, which is saved when the block ends."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context(STYLE):
+    with rc_context(STYLE):  # type: ignore[arg-type]
         canvas = Figure(figsize=(width, height), layout="constrained")
         yield canvas.subplots()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,11 +59,9 @@ def plot_success(
     x_label: str,
     target: float | None = None,
 ) -> None:
-    """Success rates over `x`, a line for each name, with 95 % Wilson intervals; a dashed line at
-    `target`.
+    """Plot success rates by curve, with 95 % Wilson intervals and a dashed line at `target`.
 
-    A curve of one or two points (before, after) is drawn as marks with bars, a longer one with a
-    band.
+    Curves of one or two points (before, after) have error bars, longer ones a band.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -74,7 +72,8 @@ def plot_success(
             rate = [100 * success.rate for _, success in points]
             low, high = ([100 * success.interval[side] for _, success in points] for side in (0, 1))
             sizes = sorted({success.num_starts for _, success in points})
-            label = f"{name} (n = {' to '.join(str(size) for size in dict.fromkeys((sizes[0], sizes[-1])))})"
+            extremes = dict.fromkeys((sizes[0], sizes[-1]))
+            label = f"{name} (n = {' to '.join(map(str, extremes))})"
             if len(points) > 2:
                 axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
                 axes.plot(
@@ -116,8 +115,8 @@ def plot_curves(
     x_label: str,
     y_label: str,
 ) -> None:
-    """Metrics over their step, a line for each {key: label}; a record without the key leaves no
-    gap."""
+    """Plot metrics over steps, one line for each {key: label}; records without the key are
+    skipped."""
     with plot_figure(path, 7.0, 4.0) as axes:
         for colour, (key, label) in zip(COLOURS, names.items(), strict=False):
             points = [
@@ -140,8 +139,7 @@ def plot_curves(
 
 
 def plot_time(path: Path, seconds: Mapping[str, float], title: str) -> None:
-    """Where the time went, from `vla.training.timing.Timer.seconds`: a bar for each stage, cut into
-    its parts."""
+    """Plot seconds (`vla.training.timing.Timer.seconds`): a bar for each stage, split into parts."""
     total = seconds["total"]
     digits = 0 if total >= 100 else 1
     stages = {name: value for name, value in seconds.items() if "/" not in name and name != "total"}
@@ -167,7 +165,7 @@ def plot_time(path: Path, seconds: Mapping[str, float], title: str) -> None:
 
 
 def timing_parts(stage: str, seconds: Mapping[str, float]) -> dict[str, float]:
-    """The parts one level below a stage."""
+    """Seconds of the parts one level below a stage."""
     prefix = f"{stage}/"
     return {
         name.removeprefix(prefix): value
@@ -177,7 +175,7 @@ def timing_parts(stage: str, seconds: Mapping[str, float]) -> dict[str, float]:
 
 
 def draw_parts(axes: Axes, row: int, parts: Mapping[str, float], total: float) -> None:
-    """One horizontal bar of parts, the rest ("other") pale; a part is named where its name fits."""
+    """Draw one horizontal bar of parts; a part has a label where it fits, "other" is pale."""
     left = 0.0
     for i, (name, value) in enumerate(parts.items()):
         colour = PALE if name == "other" else COLOURS[i % len(COLOURS)]

@@ -1,5 +1,4 @@
-"""The result of one evaluation: robot starts, problems and open prompts in one type and one JSON
-shape.
+"""Result of an evaluation: one type and one JSON form for starts, problems and open prompts.
 
     {"metric": "success" or "score",    what `mean` is the mean of
      "condition": "as trained",         the perturbation, where there was one
@@ -15,9 +14,9 @@ shape.
      "items": {"id": [...], "value": [...], "group": [...], "output": [...],
                "measures": {"return": [...]}}}
 
-results.json, evaluation.json and the pieces that a run keeps hold this shape, with the same keys in
-every mode. `id` is the seed of a start, or the words of a problem or prompt. `group` (the task or
-the family of problems) and `output` (what a language model wrote) may be empty.
+results.json, evaluation.json and the pieces of a resumable evaluation have this form, with the same
+keys in every mode. `id` is the seed of a start, or the text of a problem or prompt. `group` (task
+or problem family) and `output` (text of a language model) may be empty.
 """
 
 from __future__ import annotations
@@ -37,19 +36,19 @@ from vla.statistics import SuccessRate, bootstrap_interval, describe_decoding, m
 NOMINAL = "as trained"
 """The condition in which nothing is perturbed."""
 SIGNS = (-1, 0, 1)
-"""The differences that two successes can have."""
+"""Possible differences of two successes."""
 
 Metric = Literal["success", "score"]
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """The values of one policy on `n` items, in the order of the items.
+    """Values of one policy on `n` items, in the order of the items.
 
-    `values` are 1.0 (success) and 0.0, or scores. `temperature` None is greedy decoding. `groups`
-    names the task or family of every item, `outputs` holds what a language model wrote; both may be
-    empty. So may `ids`, in results of an earlier version. `measures` are other numbers of every
-    item ("return", "control_steps", "tokens"), NaN where an item has none.
+    `values` are 1.0 (success) and 0.0, or scores. `temperature` is None for greedy decoding.
+    `groups` are the tasks or problem families of the items, `outputs` the texts of a language
+    model; both may be empty. `ids` are empty in results of an earlier version. `measures` are other
+    numbers of every item ("return", "control_steps", "tokens"), NaN where an item has none.
     """
 
     metric: Metric
@@ -69,14 +68,17 @@ class EvaluationResult:
 
     @property
     def n(self) -> int:
+        """Number of items."""
         return len(self.values)
 
     @property
     def success(self) -> Bool[np.ndarray, "n"]:
+        """True for items with a value above one half."""
         return np.array(self.values) > 0.5
 
     @property
     def scores(self) -> Float[np.ndarray, "n"]:
+        """Values of the items."""
         return np.array(self.values, np.float64)
 
     @property
@@ -85,17 +87,18 @@ class EvaluationResult:
 
     @property
     def success_rate(self) -> SuccessRate:
-        """The counts of a result of successes."""
+        """Counts and rate, for results of successes only."""
         assert self.metric == "success"
         return SuccessRate(self.num_successes, self.n, self.temperature)
 
     @property
     def mean(self) -> float:
+        """Success rate or mean score."""
         return self.success_rate.rate if self.metric == "success" else float(self.scores.mean())
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 %: Wilson's of successes, the bootstrap's over items of scores."""
+        """95 % interval: Wilson's for successes, bootstrap over items for scores."""
         if self.metric == "success":
             return self.success_rate.interval
         return bootstrap_interval(self.scores)
@@ -105,16 +108,17 @@ class EvaluationResult:
         return "greedy" if self.temperature is None else "sampled"
 
     def measure(self, name: str) -> Float[np.ndarray, "n"]:
+        """A measure of all items."""
         return np.array(self.measures[name], np.float64)
 
     def mean_measure(self, name: str) -> float:
-        """The mean over the items that have the measure; NaN where none has."""
+        """Mean over the items that have the measure; NaN where none has it."""
         values = self.measure(name)
-        there = values[~np.isnan(values)]
-        return float(there.mean()) if len(there) else math.nan
+        measured = values[~np.isnan(values)]
+        return float(measured.mean()) if len(measured) else math.nan
 
     def by_group(self) -> dict[str, EvaluationResult]:
-        """The result of every task or family, the largest first."""
+        """Results by task or problem family, the largest group first."""
         rows: dict[str, list[int]] = {}
         for row, name in enumerate(self.groups):
             rows.setdefault(name, []).append(row)
@@ -124,7 +128,7 @@ class EvaluationResult:
     def select(self, rows: Sequence[int]) -> EvaluationResult:
         """The result on some of the items."""
 
-        def pick(column: tuple[Any, ...]) -> tuple[Any, ...]:
+        def pick[Value](column: tuple[Value, ...]) -> tuple[Value, ...]:
             return tuple(column[row] for row in rows) if column else ()
 
         return replace(
@@ -137,7 +141,7 @@ class EvaluationResult:
         )
 
     def without_outputs(self) -> EvaluationResult:
-        """The numbers alone, for a file that people read."""
+        """The result without texts, for results.json."""
         return replace(self, outputs=())
 
     def __str__(self) -> str:
@@ -151,7 +155,7 @@ class EvaluationResult:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON shape of the module's docstring; NaN is null."""
+        """The JSON form of the module's docstring; NaN becomes null."""
         number = int if self.metric == "success" else _finite
         return {
             "metric": self.metric,
@@ -175,7 +179,7 @@ class EvaluationResult:
         }
 
     def summary(self) -> dict[str, Any]:
-        """n, mean, interval and text; without an item there is no mean."""
+        """n, mean, interval and text; the mean of no items is None."""
         if not self.n:
             return {"n": 0, "mean": None, "interval_95": None, "text": "no items"}
         return {
@@ -187,9 +191,10 @@ class EvaluationResult:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EvaluationResult:
-        """A result from its JSON shape, or from that of an earlier version's robot evaluation.
+        """Read the JSON form, or that of a robot evaluation of an earlier version.
 
-        Raises ValueError where it is neither.
+        Raises:
+            ValueError: `values` have neither form.
         """
         if "outcomes" in values:
             return _from_earlier_version(values)
@@ -213,7 +218,7 @@ class EvaluationResult:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Pydantic reads and writes the JSON shape."""
+        """Validation and serialization by pydantic use the JSON form."""
         return core_schema.no_info_plain_validator_function(
             lambda value: value if isinstance(value, cls) else cls.from_dict(value),
             serialization=core_schema.plain_serializer_function_ser_schema(cls.to_dict),
@@ -226,18 +231,18 @@ def success_result(
     temperature: float | None,
     **columns: Any,
 ) -> EvaluationResult:
-    """A result of successes; `columns` are fields of `EvaluationResult`."""
+    """Make a result of successes; `columns` are further fields of `EvaluationResult`."""
     values = tuple(float(bool(outcome)) for outcome in outcomes)
     return EvaluationResult("success", tuple(ids), values, temperature, **columns)
 
 
 @dataclass(frozen=True)
 class ResultComparison:
-    """A second result against a first one on the same items.
+    """Comparison of a second result with a first one on the same items.
 
-    `gained` and `lost` count the items whose value rose and fell. `interval` is the 95 % paired
-    bootstrap interval of the mean difference. `p_value` is McNemar's exact two-sided test of
-    successes; None for scores. `noun` names the items in text.
+    `gained` and `lost` count the items whose value rose or fell. `interval` is the 95 % paired
+    bootstrap interval of the mean difference. `p_value` is that of McNemar's exact two-sided test,
+    None for scores. `noun` names the items in text.
     """
 
     metric: Metric
@@ -281,18 +286,23 @@ class ResultComparison:
 def compare_results(
     first: EvaluationResult, second: EvaluationResult, noun: str = "starts"
 ) -> ResultComparison:
-    """`second` against `first`, item by item. Raises ValueError where their items differ."""
-    alike = first.ids == second.ids or not (first.ids and second.ids)
-    if not alike or first.n != second.n or first.metric != second.metric or not first.n:
+    """Compare `second` with `first` item by item.
+
+    Raises:
+        ValueError: the items or metrics differ.
+    """
+    same_items = first.ids == second.ids or not (first.ids and second.ids)
+    if not same_items or first.n != second.n or first.metric != second.metric or not first.n:
         raise ValueError(
             f"results on {first.n} and {second.n} items cannot be paired: evaluate both on the same "
             f"{noun}"
         )
-    decoding = second.decoding
+    decoding: str = second.decoding
     if first.decoding != second.decoding:
         decoding = f"{second.decoding} against {first.decoding}"
     change = second.scores - first.scores
-    gained, lost = int((change > 0).sum()), int((change < 0).sum())
+    gained = int((change > 0).sum())
+    lost = int((change < 0).sum())
     successes = first.metric == "success"
     return ResultComparison(
         first.metric,
@@ -309,14 +319,14 @@ def compare_results(
 
 
 def merge_shares(shares: Sequence[EvaluationResult]) -> EvaluationResult:
-    """The result on all items, of which process i evaluated items i, i + N, i + 2 N ...
+    """Merge the results of N processes; process i evaluated items i, i + N, i + 2 N ...
 
-    A measure that a process with items lacks is left out.
+    A measure missing in a process that has items is dropped.
     """
     if len(shares) == 1:
         return shares[0]
 
-    def whole(columns: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
+    def interleave[Value](columns: Sequence[tuple[Value, ...]]) -> tuple[Value, ...]:
         total = sum(map(len, columns))
         return tuple(columns[i % len(columns)][i // len(columns)] for i in range(total))
 
@@ -324,19 +334,18 @@ def merge_shares(shares: Sequence[EvaluationResult]) -> EvaluationResult:
     names = [name for name in filled[0].measures if all(name in s.measures for s in filled)]
     return replace(
         filled[0],
-        ids=whole([share.ids for share in shares]),
-        values=whole([share.values for share in shares]),
-        groups=whole([share.groups for share in shares]),
-        outputs=whole([share.outputs for share in shares]),
+        ids=interleave([share.ids for share in shares]),
+        values=interleave([share.values for share in shares]),
+        groups=interleave([share.groups for share in shares]),
+        outputs=interleave([share.outputs for share in shares]),
         measures={
-            name: whole([share.measures.get(name, ()) for share in shares]) for name in names
+            name: interleave([share.measures.get(name, ()) for share in shares]) for name in names
         },
     )
 
 
 def stage_result(stages: Mapping[str, Any], when: str, decoding: str) -> EvaluationResult | None:
-    """The result of the evaluation `when` ("before", "after") among the stages of results.json;
-    None where there is none."""
+    """The evaluation `when` ("before", "after") in the stages of results.json; None without it."""
     values = stages.get(f"evaluation_{when}", {}).get(decoding)
     return None if values is None else EvaluationResult.from_dict(values)
 
@@ -350,9 +359,9 @@ def _number(value: float | None) -> float:
 
 
 def _from_earlier_version(values: Mapping[str, Any]) -> EvaluationResult:
-    """The shape before `items`: "rate", "wilson_95" and "outcomes" ("0110", or a list)."""
+    """Read the form without `items`: "rate", "wilson_95" and "outcomes" ("0110", or a list)."""
     outcomes = [outcome in ("1", True) for outcome in values["outcomes"]]
-    told = str(values.get("decoding", "greedy"))
-    temperature = None if told == "greedy" else float(told.rpartition(" ")[2])
+    decoding = str(values.get("decoding", "greedy"))
+    temperature = None if decoding == "greedy" else float(decoding.rpartition(" ")[2])
     condition = values.get("condition", NOMINAL)
     return success_result((), outcomes, temperature, condition=condition)

@@ -1,5 +1,4 @@
-"""Which starts a run trained on, chose by and was judged on: ranges of seeds that share none, under
-a hash."""
+"""Start manifest of a run: disjoint seed ranges for training, validation and evaluation, hashed."""
 
 from __future__ import annotations
 
@@ -19,28 +18,35 @@ from vla.files.writing import write_json
 
 @dataclass(frozen=True)
 class SeedRange:
-    """The simulator seeds `first` to `last`, both counted."""
+    """The simulator seeds `first` to `last`, both included."""
 
     first: int
     last: int
 
     def __len__(self) -> int:
+        """Number of seeds."""
         return self.last - self.first + 1
 
     def overlaps(self, other: SeedRange) -> bool:
+        """True where the ranges share a seed."""
         return self.first <= other.last and other.first <= self.last
 
     def take(self, number: int) -> np.ndarray:
-        """The first `number` seeds, int64; ValueError when there are fewer."""
+        """The first `number` seeds, int64.
+
+        Raises:
+            ValueError: the range has fewer.
+        """
         if number > len(self):
             raise ValueError(
-                f"{number} starts were asked of {len(self)} seeds ({self.first} to {self.last}): widen them"
+                f"{number} starts need as many seeds, and {self.first} to {self.last} are "
+                f"{len(self)}: widen the range"
             )
         return np.arange(self.first, self.first + number, dtype=np.int64)
 
 
 class StartManifestFile(TypedDict):
-    """What a manifest holds as a file; ranges are their first and last seed."""
+    """A manifest as a file; ranges are lists of first and last seed."""
 
     __pydantic_config__ = KEYS  # type: ignore[misc]
     sha256: str
@@ -53,11 +59,13 @@ class StartManifestFile(TypedDict):
 
 @dataclass(frozen=True)
 class StartManifest:
-    """The starts of a run: what decides a start besides its seed (`scene`), and the seeds of each
-    use.
+    """The starts of a run: the scene settings that determine a start, and the seeds of each use.
 
-    `scene` holds plain values (task, robot, distractors, randomisation ...). Two runs with one hash
-    were judged on the same starts.
+    `scene` holds plain values (task, robot, distractors, randomisation ...). Two runs with the same
+    hash were evaluated on the same starts.
+
+    Raises:
+        ValueError: ranges overlap, or `evaluation` has fewer than `num_starts` seeds.
     """
 
     scene: Mapping[str, Any]
@@ -72,31 +80,24 @@ class StartManifest:
             if seeds.overlaps(others):
                 raise ValueError(
                     f"the {other} seeds ({others.first} to {others.last}) overlap the {name} seeds "
-                    f"({seeds.first} to {seeds.last}): a start seen before proves nothing, keep the ranges apart"
+                    f"({seeds.first} to {seeds.last}): evaluation needs held-out starts, keep the "
+                    "ranges apart"
                 )
         self.evaluation.take(self.num_starts)
 
     @property
     def evaluation_seeds(self) -> np.ndarray:
-        """The seeds that reported numbers come from, int64 [num_starts]."""
+        """Seeds of the reported evaluation, int64 [num_starts]."""
         return self.evaluation.take(self.num_starts)
-
-    def check_training_seeds(self, seeds: np.ndarray) -> None:
-        """Refuse a training start outside the training range, with the seed."""
-        outside = seeds[(seeds < self.train.first) | (seeds > self.train.last)]
-        if len(outside):
-            raise ValueError(
-                f"training asked for the start of seed {int(outside[0])}, outside its range "
-                f"({self.train.first} to {self.train.last}): it may be one that the run is judged on"
-            )
 
     @property
     def sha256(self) -> str:
-        """Hash of what decides the evaluation starts: the scene and their seeds."""
-        decides = {"scene": dict(self.scene), "seeds": [self.evaluation.first, self.num_starts]}
-        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+        """Hash of the evaluation starts: scene settings and seeds."""
+        content = {"scene": dict(self.scene), "seeds": [self.evaluation.first, self.num_starts]}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
+        """The manifest as in `StartManifestFile`."""
         return {
             "sha256": self.sha256,
             "scene": dict(self.scene),
@@ -105,20 +106,26 @@ class StartManifest:
         }
 
     def save(self, path: Path) -> None:
+        """Write starts.json."""
         write_json(path, self.to_dict())
 
     @classmethod
     def load(cls, path: Path) -> StartManifest:
-        """Read a manifest back; ValueError when it was edited, for then its hash does not fit."""
+        """Read starts.json.
+
+        Raises:
+            ValueError: the file is damaged, or its hash does not match its starts.
+        """
         values = read_json(
-            path, StartManifestFile, "restore it: it says which starts were trained on"
+            path, StartManifestFile, "restore it: it holds the starts of the training"
         )
         with validating_file(path):
             ranges = {name: SeedRange(*values[name]) for name in RANGES}
             manifest = cls(scene=values["scene"], num_starts=values["num_starts"], **ranges)
         if manifest.sha256 != values["sha256"]:
             raise ValueError(
-                f"{path} was changed: its hash is not that of its starts; evaluate anew with the settings"
+                f"{path} was changed: its hash does not match its starts; evaluate again with the "
+                "settings"
             )
         return manifest
 

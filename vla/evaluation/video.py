@@ -1,4 +1,4 @@
-"""Episodes as mp4: the cameras side by side, under them what was asked and whether it was done."""
+"""Episodes as mp4 files: the cameras side by side, above the instruction and the outcome."""
 
 from __future__ import annotations
 
@@ -14,20 +14,28 @@ if TYPE_CHECKING:
 
 Frames = Mapping[str, UInt8[np.ndarray, "T h w 3"]]
 
-CAMERA_PIXELS, STRIP_PIXELS, GAP_PIXELS, MARGIN = 288, 44, 4, 12
-DARK, LIGHT, GREY = (24, 27, 31), (236, 239, 243), (120, 128, 138)
-GREEN, RED = (64, 176, 108), (222, 88, 82)
+CAMERA_PIXELS = 288
+STRIP_PIXELS = 44
+GAP_PIXELS = 4
+MARGIN = 12
+DARK = (24, 27, 31)
+LIGHT = (236, 239, 243)
+GREY = (120, 128, 138)
+GREEN = (64, 176, 108)
+RED = (222, 88, 82)
 HOLD_SECONDS = 0.75
-"""The last frame stays this long, so that the end can be seen."""
+"""Duration of the last frame, so that a viewer can see the end."""
 
 
 def write_video(
     path: Path, frames: Frames, instruction: str, success: bool | None, fps: float = 20.0
 ) -> None:
-    """Write one episode: uint8 RGB frames by camera, all of one length T, at `fps` frames a second.
+    """Write one episode: uint8 RGB frames by camera, T of each, at `fps` frames a second.
 
-    `success` None shows no verdict. The file appears when it is complete. Raises ValueError when
-    there is no frame.
+    `success` None shows no outcome. The file appears when it is complete.
+
+    Raises:
+        ValueError: a camera has no frame, or cameras have different numbers of frames.
     """
     lengths = {name: len(images) for name, images in frames.items()}
     if not lengths or 0 in lengths.values() or len(set(lengths.values())) != 1:
@@ -35,7 +43,8 @@ def write_video(
             f"a video needs the same number of frames, at least one, from each camera; got {lengths}"
         )
     num_frames = next(iter(lengths.values()))
-    pictures, strip = [], np.zeros((0, 0, 3), np.uint8)
+    pictures: list[np.ndarray] = []
+    strip = np.zeros((0, 0, 3), np.uint8)
     for t in range(num_frames):
         view = side_by_side([images[t] for images in frames.values()])
         strip = (
@@ -47,8 +56,7 @@ def write_video(
 
 
 def side_by_side(images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> UInt8[np.ndarray, "H W 3"]:
-    """Pictures in a row, each enlarged by a whole factor to about `CAMERA_PIXELS` high, with a dark
-    gap between."""
+    """Images in a row with dark gaps, each enlarged by an integer to about `CAMERA_PIXELS` rows."""
     large = [enlarge(image) for image in images]
     height = max(image.shape[0] for image in large)
     gap = np.full((height, GAP_PIXELS, 3), DARK, np.uint8)
@@ -60,38 +68,38 @@ def side_by_side(images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> UInt8[np.ndarr
 
 
 def enlarge(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "H W 3"]:
-    """Every pixel a square: what the policy saw, not a smoothed version of it."""
+    """The image with every pixel as a square: the policy's input without smoothing."""
     factor = max(1, round(CAMERA_PIXELS / image.shape[0]))
     return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def pad_to_even(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "H W 3"]:
-    """An even number of rows and columns, as the video format asks."""
+    """The image with an even number of rows and columns, as the video format requires."""
     return np.pad(image, ((0, image.shape[0] % 2), (0, image.shape[1] % 2), (0, 0)), mode="edge")
 
 
 def caption_strip(
     width: int, instruction: str, success: bool | None, cameras: Sequence[str]
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """The instruction on the left (shortened until it fits), the verdict on the right, cameras'
-    names below."""
+    """The strip under the images: instruction (shortened), outcome, and names of the cameras."""
     from PIL import Image, ImageDraw, ImageFont
 
     image = Image.new("RGB", (width, STRIP_PIXELS), DARK)
     draw = ImageDraw.Draw(image)
-    verdict = {True: ("success", GREEN), False: ("failure", RED), None: ("", GREY)}[success]
-    large, small = ImageFont.load_default(15), ImageFont.load_default(10)
-    verdict_width = round(large.getlength(verdict[0]))
-    room = width - 3 * MARGIN - verdict_width
+    outcome, color = {True: ("success", GREEN), False: ("failure", RED), None: ("", GREY)}[success]
+    large = ImageFont.load_default(15)
+    small = ImageFont.load_default(10)
+    outcome_width = round(large.getlength(outcome))
+    room = width - 3 * MARGIN - outcome_width
     draw.text((MARGIN, 4), shorten(instruction, large, room), fill=LIGHT, font=large)
-    draw.text((width - MARGIN - verdict_width, 4), verdict[0], fill=verdict[1], font=large)
+    draw.text((width - MARGIN - outcome_width, 4), outcome, fill=color, font=large)
     for i, camera in enumerate(cameras):
         draw.text((MARGIN + i * width // len(cameras), 25), camera, fill=GREY, font=small)
     return np.asarray(image)
 
 
 def shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: int) -> str:
-    """The text, its end replaced by an ellipsis when it is wider than `room` pixels."""
+    """The text, with an ellipsis for its end where it is wider than `room` pixels."""
     if font.getlength(text) <= room:
         return text
     while text and font.getlength(text + "...") > room:
@@ -100,14 +108,14 @@ def shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room:
 
 
 def with_progress(strip: UInt8[np.ndarray, "H W 3"], share: float) -> UInt8[np.ndarray, "H W 3"]:
-    """The strip with a thin line along its foot that shows how much of the episode is over."""
+    """The strip with a line at the bottom whose length is the elapsed share of the episode."""
     drawn = strip.copy()
     drawn[-3:, : round(share * strip.shape[1])] = LIGHT
     return drawn
 
 
 def encode(path: Path, pictures: Sequence[UInt8[np.ndarray, "h w 3"]], fps: float) -> None:
-    """H.264 in an mp4 that every browser plays."""
+    """Write H.264 in mp4, which every browser plays."""
     from fractions import Fraction
 
     import av

@@ -1,1 +1,1 @@
-"""Supervised fine-tuning."""
+"""Supervised training: the loop, its losses, head pretraining and detection."""

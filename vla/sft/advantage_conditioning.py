@@ -1,10 +1,9 @@
-"""Advantage-conditioned training (RECAP; Physical Intelligence 2025, pi*0.6): learn from all, and
-say what was good.
+"""Advantage-conditioned training (RECAP; Physical Intelligence 2025, pi*0.6): values and labels.
 
-A value model, a distribution over the time to success, is fitted to all episodes. A decision whose
-advantage is among the largest gets a word behind its instruction, the others another; a policy that
-imitates all of them, labels and all, is then asked for the good ones. No likelihood of the policy
-is needed: any policy that imitates can be refined.
+A value model, a distribution over the time to success, is fitted to all episodes. Decisions with
+the largest advantages get a positive label behind their instruction, the others a negative one. The
+policy imitates all labelled decisions, and acts with the positive label. RECAP needs no likelihood
+of the policy: it applies to any policy that imitates.
 
 Shapes: `R` decisions of `N` trajectories, rows in the order of time within a trajectory; `K` bins.
 """
@@ -22,40 +21,44 @@ from vla.models.vlm import VisionLanguageModel
 from vla.sft.loop import Metrics, SupervisedSettings, SupervisedTrainer
 from vla.types import Observation
 
-VALUE_LEARNING_RATE, VALUE_BATCH = 1e-3, 256
+VALUE_LEARNING_RATE = 1e-3
+VALUE_BATCH = 256
 
 
 def returns_to_go(
     trajectory: Int[Tensor, "R"], success: Bool[Tensor, "N"], longest: int
 ) -> Float[Tensor, "R"]:
-    """Minus the decisions left until success as a share of `longest`, the most an episode can have;
-    -1 where success never came: reward -1 a decision and 0 at success, a failure at the cost of a
-    whole episode (pi*0.6, eq. 5).
+    """Minus the number of decisions left until success, divided by `longest`; -1 in failures.
+
+    `longest` is the largest number of decisions of an episode. The reward is -1 for a decision and
+    0 at success; a failure costs a whole episode (pi*0.6, eq. 5).
     """
     counts = torch.bincount(trajectory, minlength=len(success))
-    left = counts[trajectory] - 1 - position_in_trajectory(trajectory)
-    return torch.where(success[trajectory], -left / longest, torch.tensor(-1.0)).clamp(min=-1.0)
+    num_left = counts[trajectory] - 1 - position_in_trajectory(trajectory)
+    returns = torch.where(success[trajectory], -num_left / longest, torch.tensor(-1.0))
+    return returns.clamp(min=-1.0)
 
 
 def position_in_trajectory(trajectory: Int[Tensor, "R"]) -> Int[Tensor, "R"]:
-    """How many rows of the same trajectory stand before each row."""
+    """Index of each row within its trajectory, from 0."""
+    # Stable sorting puts the rows of a trajectory together and keeps their order of time.
     order = torch.argsort(trajectory, stable=True)
     counts = torch.bincount(trajectory)
     firsts = counts.cumsum(0) - counts
-    places = torch.empty_like(trajectory)
-    places[order] = (
+    positions = torch.empty_like(trajectory)
+    positions[order] = (
         torch.arange(len(trajectory), device=trajectory.device) - firsts[trajectory[order]]
     )
-    return places
+    return positions
 
 
 def nearest_bins(returns: Float[Tensor, "R"], num_bins: int) -> Int[Tensor, "R"]:
-    """The bin of each return; bins are the points from -1 to 0, evenly spaced, ends included."""
+    """Bin of each return; bins are `num_bins` evenly spaced points from -1 to 0, both included."""
     return ((returns + 1) * (num_bins - 1)).round().long().clamp(0, num_bins - 1)
 
 
 def expected_value(logits: Float[Tensor, "R K"]) -> Float[Tensor, "R"]:
-    """The mean of the distribution over those bins."""
+    """Mean of the distribution over the bins of `nearest_bins`."""
     return logits.softmax(-1) @ torch.linspace(-1, 0, logits.shape[-1], device=logits.device)
 
 
@@ -65,35 +68,39 @@ def lookahead_advantages(
     trajectory: Int[Tensor, "R"],
     lookahead: int | None,
 ) -> Float[Tensor, "R"]:
-    """What came minus what was expected: A_t = (G_t - G_{t+m}) + V_{t+m} - V_t with m =
-    `lookahead`, where the trajectory is that long; G_t - V_t where it is not, or without a
-    lookahead (pi*0.6, eq. 2).
+    """Advantages A_t = (G_t - G_{t+m}) + V_{t+m} - V_t with m = `lookahead` (pi*0.6, eq. 2).
+
+    G are the returns, V the values. A_t = G_t - V_t where the trajectory ends before t + m, and
+    where `lookahead` is None.
     """
     if lookahead is None:
         return returns - values
     order = torch.argsort(trajectory, stable=True)
-    at = torch.arange(len(order), device=order.device)
-    later = (at + lookahead).clamp(max=len(order) - 1)
-    goes_on = (at + lookahead < len(order)) & (trajectory[order[later]] == trajectory[order])
-    ahead = values[order[later]] - returns[order[later]]
-    found = torch.empty_like(values)
-    found[order] = (
-        returns[order] - values[order] + torch.where(goes_on, ahead, torch.zeros_like(ahead))
-    )
-    return found
+    # In sorted order the decision m steps later is m rows further, if the trajectory is the same.
+    index = torch.arange(len(order), device=order.device)
+    later = (index + lookahead).clamp(max=len(order) - 1)
+    is_same = (index + lookahead < len(order)) & (trajectory[order[later]] == trajectory[order])
+    bootstrap = values[order[later]] - returns[order[later]]
+    bootstrap = torch.where(is_same, bootstrap, torch.zeros_like(bootstrap))
+    advantages = torch.empty_like(values)
+    advantages[order] = returns[order] - values[order] + bootstrap
+    return advantages
 
 
-def select_positive(found: Float[Tensor, "R"], share: float) -> Bool[Tensor, "R"]:
-    """The `share` of rows with the largest advantages; ties at the threshold are not among them."""
-    return found > torch.quantile(found.float(), 1 - share)
+def select_positive(advantages: Float[Tensor, "R"], fraction: float) -> Bool[Tensor, "R"]:
+    """Mask of the `fraction` of rows with the largest advantages; ties at the threshold are
+    excluded."""
+    return advantages > torch.quantile(advantages.float(), 1 - fraction)
 
 
 @torch.no_grad()
 def value_features(model: VisionLanguageModel, observation: Observation) -> Float[Tensor, "B f"]:
-    """What the value model sees: the state of the instruction's last token, what is felt, and the
-    plan with the state behind it where the model has one.
+    """Features of the value model: hidden state of the last instruction token and proprioception.
+
+    A model with a plan head adds the mean query state and the moments of the plan.
     """
-    prefix, plan = model.prefix(observation), model.plan
+    prefix = model.prefix(observation)
+    plan = model.plan
     queries = None if plan is None else plan.queries
     text, hidden = model(prefix, observation.tokens, observation.token_mask, queries)
     rows = torch.arange(len(text), device=text.device)
@@ -106,10 +113,10 @@ def value_features(model: VisionLanguageModel, observation: Observation) -> Floa
 def fit_values(
     head: BinnedValue, features: Float[Tensor, "M f"], bins: Int[Tensor, "M"], num_steps: int
 ) -> float:
-    """Train the head in place by cross-entropy on random batches; the last loss."""
+    """Train the value head in place by cross-entropy on random batches; the last loss."""
     losses: list[float] = []
 
-    def loss_of(rows: Tensor) -> tuple[Tensor, Metrics]:
+    def compute_loss(rows: Tensor) -> tuple[Tensor, Metrics]:
         return functional.cross_entropy(head(features[rows]), bins[rows]), {}
 
     settings = SupervisedSettings(
@@ -122,7 +129,7 @@ def fit_values(
     )
     SupervisedTrainer(head, settings).train(
         lambda step: [torch.randint(len(features), (settings.batch_size,))],
-        loss_of,
+        compute_loss,
         lambda step, metrics: losses.append(metrics["loss"]),
     )
     return losses[-1]

@@ -1,10 +1,9 @@
-"""Detection beside question answering: every image token says which objects lie in its cell, and
-where they are.
+"""Dense detection head on image tokens: an auxiliary objective of grounding.
 
-Question answering alone has to find the way from a word to a patch before any gradient says what a
-patch should hold; measured on the tiny model, 300 steps of 64 scenes did not leave the plateau of
-guessing places. A linear head on the image tokens gives each of them its own target (as dense
-detectors do: Redmon et al. 2016, YOLO); it is thrown away after grounding.
+Question answering alone must link words to patches before gradients teach patches what to encode.
+Measured on the tiny model, 300 steps of 64 scenes did not learn to localise. A linear head gives
+each image token its own target, as dense detectors do (Redmon et al. 2016, YOLO). The head is
+discarded after grounding.
 """
 
 from __future__ import annotations
@@ -19,19 +18,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vla.collectives import ReduceSum, single_process
+from vla.simulator import DetectedObject
 
 PLACE_SCALE = 0.1
 """Places are predicted in units of 10 cm."""
 
 
-DetectedObject = tuple[float, float, int, tuple[float, float, float], tuple[float, float]]
-"""How far right and down in the picture (fractions), kind, place (metres), heading."""
-
-
 @dataclass(frozen=True)
 class CellTargets:
-    """For every image token: the kind, place (metres) and heading (cosine, sine) of an object whose
-    centre lies in its cell, where it is `occupied`.
+    """Detection targets of the image tokens [B, p].
+
+    A token is `occupied` where an object's centre lies in its cell. It has the object's kind,
+    position (metres) and heading (cosine, sine).
     """
 
     kinds: Int[Tensor, "B p"]
@@ -41,11 +39,12 @@ class CellTargets:
 
 
 class DetectionHead(nn.Module):
-    """Image tokens [B, p, d] to kinds (logits [B, p, K + 1], the last one: nothing), places [B, p,
-    3] in units of 10 cm, and headings [B, p, 2].
+    """Head from image tokens [B, p, d] to kinds, positions and headings of objects.
 
-    A token names a kind by its likeness to the sum of the words' embeddings, so image tokens come
-    to look like the words for what they show (as in CLIP, Radford et al. 2021).
+    Outputs are logits [B, p, K + 1] (the last class: no object), positions [B, p, 3] in units of
+    10 cm, and headings [B, p, 2]. The logit of a kind is the scaled cosine similarity of the token
+    and the sum of the name's word embeddings. This aligns image tokens with words, as CLIP does
+    (Radford et al. 2021).
     """
 
     def __init__(self, width: int, words: Sequence[Sequence[int]]):
@@ -59,13 +58,14 @@ class DetectionHead(nn.Module):
         self, tokens: Float[Tensor, "B p d"], embeddings: Float[Tensor, "V d"]
     ) -> tuple[Float[Tensor, "B p k"], Float[Tensor, "B p 3"], Float[Tensor, "B p 2"]]:
         names = torch.stack([embeddings[ids].sum(0) for ids in self.words])
-        likeness = (
+        similarity = (
             self.scale
             * functional.normalize(tokens, dim=-1)
             @ functional.normalize(names, dim=-1).T
         )
-        kinds = torch.cat([likeness, self.nothing.expand(*tokens.shape[:2], 1)], dim=-1)
-        return kinds, *self.place(tokens).split((3, 2), dim=-1)
+        kinds = torch.cat([similarity, self.nothing.expand(*tokens.shape[:2], 1)], dim=-1)
+        places, headings = self.place(tokens).split((3, 2), dim=-1)
+        return kinds, places, headings
 
 
 def grounded_phrase_loss(
@@ -75,11 +75,10 @@ def grounded_phrase_loss(
     places: Float[Tensor, "B m 3"],
     headings: Float[Tensor, "B m 2"],
 ) -> Float[Tensor, ""]:
-    """Absolute error, in units of 10 cm, of where the objects are that the words at `positions`
-    name, and of how they are turned.
+    """Mean absolute error of position (units of 10 cm) and heading, predicted at object names.
 
-    `states` enter one of the later layers: what a name has looked up there, queries behind it can
-    read.
+    `positions` [B, m] index the last token of each name in `states` [B, T, d], the input of a late
+    layer. Query tokens after the name can attend to the object's location from there.
     """
     rows = torch.arange(len(positions))[:, None]
     place, heading = head(states[rows, positions]).split((3, 2), dim=-1)
@@ -87,19 +86,20 @@ def grounded_phrase_loss(
 
 
 def build_cell_targets(
-    seen: Sequence[Mapping[str, Sequence[DetectedObject]]],
+    scenes: Sequence[Mapping[str, Sequence[DetectedObject]]],
     cameras: Sequence[str],
     grid: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Targets of scenes as arrays (kinds, places, headings, occupied) over `len(cameras) * grid *
-    grid` cells, cameras first.
+    """Targets of scenes: the arrays (kinds, places, headings, occupied) of `CellTargets`.
+
+    Cells are ordered by camera, row and column: `len(cameras) * grid * grid` for each scene.
     """
     cells = grid * grid
-    kinds = np.zeros((len(seen), len(cameras) * cells), dtype=np.int64)
+    kinds = np.zeros((len(scenes), len(cameras) * cells), dtype=np.int64)
     places = np.zeros((*kinds.shape, 3), dtype=np.float32)
     headings = np.zeros((*kinds.shape, 2), dtype=np.float32)
     occupied = np.zeros(kinds.shape, dtype=bool)
-    for row, by_camera in enumerate(seen):
+    for row, by_camera in enumerate(scenes):
         for number, camera in enumerate(cameras):
             for right, down, kind, place, heading in by_camera[camera]:
                 cell = (
@@ -107,7 +107,9 @@ def build_cell_targets(
                     + min(int(down * grid), grid - 1) * grid
                     + min(int(right * grid), grid - 1)
                 )
-                kinds[row, cell], places[row, cell], headings[row, cell] = kind, place, heading
+                kinds[row, cell] = kind
+                places[row, cell] = place
+                headings[row, cell] = heading
                 occupied[row, cell] = True
     return kinds, places, headings, occupied
 
@@ -119,17 +121,18 @@ def detection_loss(
     targets: CellTargets,
     reduce_sum: ReduceSum = single_process,
 ) -> tuple[Float[Tensor, ""], dict[str, float]]:
-    """Cross-entropy of kinds over all cells plus absolute errors of places and headings in occupied
-    ones, per occupied cell.
+    """Cross-entropy of kinds in all cells plus absolute errors of positions and headings in
+    occupied cells, divided by the number of occupied cells in all processes.
     """
     logits, places, headings = head(tokens, embeddings)
     count = reduce_sum(targets.occupied.sum()).clamp(min=1)
-    wanted = torch.where(targets.occupied, targets.kinds, logits.shape[-1] - 1)
-    kind = functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="sum") / count
-    wrong = (places - targets.places / PLACE_SCALE).abs().mean(-1)
-    place = (wrong * targets.occupied).sum() / count
-    turned = (headings - targets.headings).abs().mean(-1)
-    heading = (turned * targets.occupied).sum() / count
+    # The last class stands for an empty cell.
+    kinds = torch.where(targets.occupied, targets.kinds, logits.shape[-1] - 1)
+    kind = functional.cross_entropy(logits.flatten(0, 1), kinds.flatten(), reduction="sum") / count
+    place_errors = (places - targets.places / PLACE_SCALE).abs().mean(-1)
+    place = (place_errors * targets.occupied).sum() / count
+    heading_errors = (headings - targets.headings).abs().mean(-1)
+    heading = (heading_errors * targets.occupied).sum() / count
     with torch.no_grad():
         hit = logits[..., :-1].argmax(-1) == targets.kinds
         metrics = {

@@ -1,4 +1,4 @@
-"""Supervised training on a fixed list of examples: shuffled epochs, cut into micro-batches."""
+"""Supervised training on a fixed list of examples, in shuffled epochs and micro-batches."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from vla.threads import SINGLE_THREAD, Threads, split_evenly
 from vla.training.distributed import SINGLE_PROCESS, Processes, shard_rows
 
 Rows = Sequence[int]
-"""Numbers of examples."""
+"""Indices of examples."""
 
 
 def example_settings(fit: Fit, num_examples: int, section: str) -> SupervisedSettings:
-    """The settings of a section for so many examples: its `num_epochs` become steps."""
+    """Settings of the supervised loop from a section; `num_epochs` is converted to steps."""
     num_steps = fit.num_steps
     if fit.num_epochs is not None:
         num_steps = math.ceil(fit.num_epochs * num_examples / fit.batch_size)
@@ -40,7 +40,7 @@ def example_settings(fit: Fit, num_examples: int, section: str) -> SupervisedSet
 
 
 class ShuffledBatches:
-    """Batches of numbers below `count`: every example once an epoch, in a new order each."""
+    """Batches of indices below `count`; every epoch visits each example once, in a new order."""
 
     def __init__(self, count: int, batch_size: int, seed: int) -> None:
         self.count = count
@@ -49,17 +49,17 @@ class ShuffledBatches:
         self._epochs: list[np.ndarray] = []
 
     def __call__(self, step: int) -> list[int]:
-        """The batch of a step, counted from 0."""
-        places = range(step * self.batch_size, (step + 1) * self.batch_size)
-        while len(self._epochs) * self.count < places.stop:
+        """Indices in the batch of a step, from 0."""
+        indices = range(step * self.batch_size, (step + 1) * self.batch_size)
+        while len(self._epochs) * self.count < indices.stop:
             self._epochs.append(self._rng.permutation(self.count))
-        return [int(self._epochs[i // self.count][i % self.count]) for i in places]
+        return [int(self._epochs[i // self.count][i % self.count]) for i in indices]
 
 
 def train_on_examples(
     module: nn.Module,
     num_examples: int,
-    loss_of: Callable[[Rows], Tensor],
+    compute_loss: Callable[[Rows], Tensor],
     settings: SupervisedSettings,
     seed: int,
     stage: TrainingStage | None = None,
@@ -70,12 +70,12 @@ def train_on_examples(
     threads: Threads = SINGLE_THREAD,
     learning_rates: Mapping[str, float] | None = None,
 ) -> None:
-    """Train `module` in place.
+    """Train `module` in place on examples 0 to `num_examples` - 1.
 
-    `loss_of(rows)` is a sum of terms; it is divided by `batch_weight(batch)` of the whole batch, the
-    number of examples by default. `before_batch` gets a whole batch before it is cut. `stage` shows
-    and saves the steps, and resumes. Every process has all examples and handles its share of a
-    batch.
+    `compute_loss(rows)` is a sum over terms. It is divided by `batch_weight(batch)` of the whole
+    batch, by default its number of examples. `before_batch` is called with a whole batch before
+    it is split into micro-batches. `stage` logs, saves and resumes. Every process holds all
+    examples and computes its share of a batch.
 
     Raises:
         ValueError: there are no examples.
@@ -101,7 +101,7 @@ def train_on_examples(
 
     def piece_loss(piece: tuple[list[int], float]) -> tuple[Tensor, Metrics]:
         rows, total = piece
-        return loss_of(rows) / total, {}
+        return compute_loss(rows) / total, {}
 
     def on_step(step: int, metrics: Metrics) -> None:
         if trainer.is_over:
@@ -116,8 +116,11 @@ def train_on_examples(
 
 @torch.no_grad()
 def evaluate_rows(
-    count: int, size: int, values_of: Callable[[Rows], Tensor], threads: Threads = SINGLE_THREAD
+    count: int,
+    size: int,
+    compute_values: Callable[[Rows], Tensor],
+    threads: Threads = SINGLE_THREAD,
 ) -> Tensor:
-    """`values_of` of all rows below `count`, `size` rows at a time, on the CPU."""
+    """`compute_values` of rows 0 to `count` - 1, in pieces of `size` rows, on the CPU."""
     pieces = [range(i, min(i + size, count)) for i in range(0, count, size)]
-    return torch.cat(threads.map(lambda rows: values_of(rows).float().cpu(), pieces))
+    return torch.cat(threads.map(lambda rows: compute_values(rows).float().cpu(), pieces))

@@ -1,9 +1,8 @@
-"""The head first: what a frozen model has seen is computed once, and the head learns from that.
+"""Head pretraining: the policy head is trained on cached features of the frozen model (LP-FT).
 
-A head of random weights sends the gradients of a beginner through a model that already knows how to
-see; probing before fine-tuning avoids it (Kumar et al. 2022, "Fine-tuning can distort pretrained
-features"). It is also cheap: on a CPU a step on stored features takes a fiftieth of one through the
-vision-language model.
+Gradients of a randomly initialised head distort pretrained features; training the head first avoids
+this (Kumar et al. 2022, "Fine-tuning can distort pretrained features"). It is also cheap: on a CPU
+a step on cached features takes a fiftieth of a step through the vision-language model.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from vla.types import Observation, concatenate_rows, map_rows
 
 @dataclass(frozen=True)
 class CachedFeatures:
-    """What a frozen model has seen of N frames, with the actions after each."""
+    """Features `hidden` of N frames from the frozen model, with the action chunk after each."""
 
     hidden: Float[Tensor, "N q d"]
     observation: Observation
@@ -36,9 +35,9 @@ class CachedFeatures:
         return len(self.hidden)
 
     def batch(self, rows: Tensor) -> tuple[Tensor, Observation, Tensor, Tensor]:
-        seen = self.observation
-        assert seen.proprio is not None
-        part = map_rows(seen, lambda tensor: tensor[rows])
+        """Features in float32, observation, actions and mask of some rows."""
+        assert self.observation.proprio is not None
+        part = map_rows(self.observation, lambda tensor: tensor[rows])
         hidden = self.hidden[rows]
         hidden = hidden.float() if hidden.dtype == torch.float16 else hidden
         return hidden, part, self.actions[rows], self.action_mask[rows]
@@ -48,27 +47,33 @@ class CachedFeatures:
 def extract_features(
     policy: VlaPolicy, batches: Iterator[tuple[Observation, Tensor, Tensor]]
 ) -> CachedFeatures:
-    """Run the model once over all batches of (observation, actions, mask); the pictures are not
-    kept."""
-    kept = [
-        (compress_features(policy.perceive(seen)), replace(seen, images={}), actions, mask)
-        for seen, actions, mask in batches
+    """Run the model once over batches of (observation, actions, mask); images are not cached."""
+    parts = [
+        CachedFeatures(
+            compress_features(policy.perceive(observation)),
+            replace(observation, images={}),
+            actions,
+            mask,
+        )
+        for observation, actions, mask in batches
     ]
-    hidden, seen, actions, mask = zip(*kept, strict=True)
     return CachedFeatures(
-        torch.cat(hidden), concatenate_rows(list(seen)), torch.cat(actions), torch.cat(mask)
+        torch.cat([part.hidden for part in parts]),
+        concatenate_rows([part.observation for part in parts]),
+        torch.cat([part.actions for part in parts]),
+        torch.cat([part.action_mask for part in parts]),
     )
 
 
-MOST_IN_FULL = 8192
-"""Numbers of a frame up to which they are kept in float32: keys and values of all layers are more,
-and take half."""
+MAX_FLOAT32_VALUES = 8192
+"""Most values of a frame that are cached in float32. Keys and values of all layers are more, and
+are cached in float16."""
 
 
 def compress_features(hidden: Float[Tensor, "B q d"]) -> Float[Tensor, "B q d"]:
-    """What is kept of a batch: as it is, or in float16 where it is much."""
-    much = hidden.dtype == torch.float32 and hidden[0].numel() > MOST_IN_FULL
-    return hidden.half() if much else hidden
+    """Features as they are cached: in float16 above `MAX_FLOAT32_VALUES` values of a frame."""
+    is_large = hidden.dtype == torch.float32 and hidden[0].numel() > MAX_FLOAT32_VALUES
+    return hidden.half() if is_large else hidden
 
 
 def train_head(
@@ -78,32 +83,38 @@ def train_head(
     on_step: Callable[[int, Metrics], bool | None],
     processes: Processes = SINGLE_PROCESS,
 ) -> None:
-    """Train the head of `policy` in place, on random batches of the features. Of many
-    processes each has the features of its share of the frames, and handles the rows of a batch that
-    are among them.
+    """Train the head of `policy` in place on random batches of cached features.
+
+    Each of several processes caches its share of the frames, and computes the rows of a batch that
+    are in its cache.
     """
     num_frames = int(processes.reduce_sum(torch.tensor(len(features))))
 
-    def loss_of(rows: Tensor) -> tuple[Tensor, Metrics]:
-        hidden, seen, actions, mask = features.batch(
-            rows if len(rows) else torch.zeros(1, dtype=torch.long)
+    def compute_loss(rows: Tensor) -> tuple[Tensor, Metrics]:
+        # A process without a row of the batch computes one masked row: its loss is 0, and it still
+        # takes part in the sums over processes.
+        has_rows = len(rows) > 0
+        hidden, observation, actions, mask = features.batch(
+            rows if has_rows else torch.zeros(1, dtype=torch.long)
         )
-        terms, counts = policy.imitation_terms(seen, actions, mask & bool(len(rows)), hidden)
-        return (terms * counts).sum() / counts.sum().clamp(min=1) * global_fraction(
-            counts.sum(), processes.reduce_sum
-        ), {}
+        terms, counts = policy.imitation_terms(observation, actions, mask & has_rows, hidden)
+        own_mean = (terms * counts).sum() / counts.sum().clamp(min=1)
+        return own_mean * global_fraction(counts.sum(), processes.reduce_sum), {}
 
     def batches(step: int) -> list[Tensor]:
+        # All processes draw the same rows: row r is in the cache of process r % num_processes.
         rows = torch.randint(num_frames, (min(settings.batch_size, num_frames),))
         return [rows[rows % processes.num_processes == processes.rank] // processes.num_processes]
 
     with train_head_only(policy):
-        SupervisedTrainer(policy, settings, processes=processes).train(batches, loss_of, on_step)
+        SupervisedTrainer(policy, settings, processes=processes).train(
+            batches, compute_loss, on_step
+        )
 
 
 @contextmanager
 def train_head_only(policy: VlaPolicy) -> Iterator[None]:
-    """Within the block nothing but the head is trained."""
+    """Freeze all parameters but the head's within the block."""
     frozen = [p for p in policy.model_parameters() if p.requires_grad]
     for parameter in frozen:
         parameter.requires_grad_(False)

@@ -1,7 +1,7 @@
-"""The supervised training loop, for robots and text: any micro-batches, any loss.
+"""The supervised training loop of robots and text: any micro-batches, any loss.
 
-Schedule, clipping, averaged weights, a clock that can end it, many processes, and a state that a
-resumed run loads.
+It has a schedule, gradient clipping, averaged weights, a time limit, several processes, and a
+resumable state.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ Metrics = dict[str, float]
 
 @dataclass(frozen=True, kw_only=True)
 class SupervisedSettings:
-    """How long, how much at a time, and how fast.
+    """Settings of supervised training: length, batch sizes, optimizer and schedule.
 
-    With `max_seconds` the schedule follows whichever is further on, steps or seconds.
-    `micro_batch_size` examples go through the model in one pass (None: a whole batch): it changes
-    memory, not the result. `learning_rate_name` is what the setting of the rate is called.
+    With `max_seconds` the schedule follows steps or seconds, whichever is nearer to its end.
+    `micro_batch_size` examples pass through the model at once (None: the whole batch); the result
+    does not depend on it, memory does. `learning_rate_name` is the name of the setting in errors.
     """
 
     num_steps: int
@@ -50,20 +50,20 @@ class SupervisedSettings:
 
     @property
     def rows_per_pass(self) -> int:
-        """Examples of one pass through the model."""
+        """Number of examples in one pass through the model."""
         return self.micro_batch_size or self.batch_size
 
     def num_epochs(self, num_examples: int) -> float:
-        """Passes over so many examples."""
+        """Number of epochs over `num_examples` examples."""
         return self.num_steps * self.batch_size / num_examples
 
 
 class SupervisedTrainer:
-    """A module under supervised training, with its optimizer and averaged weights.
+    """Trainer of a module, with its optimizer and averaged weights.
 
-    `step` counts the optimizer steps that were made, `seconds` the time they took, over all
-    sessions. `learning_rates` gives parameters whose name begins with a key a rate of their own.
-    `threads` handle micro-batches at once.
+    `step` counts optimizer steps and `seconds` their time, over all sessions. `learning_rates`
+    gives parameters whose name begins with a key their own rate. `threads` compute micro-batches
+    in parallel.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class SupervisedTrainer:
 
     @property
     def progress(self) -> float:
-        """Share of the work that is done, 0 to 1 and beyond."""
+        """Finished fraction of the training, 0 to 1 and beyond."""
         settings = self.settings
         by_steps = self.step / settings.num_steps if settings.num_steps else 1.0
         by_time = self.seconds / settings.max_seconds if settings.max_seconds else 0.0
@@ -101,25 +101,24 @@ class SupervisedTrainer:
 
     @property
     def is_over(self) -> bool:
-        """Whether steps or seconds are used up."""
+        """True where all steps or seconds are used."""
         return self.progress >= 1
 
     def train[Piece](
         self,
         micro_batches: Callable[[int], Sequence[Piece]],
-        loss_of: Callable[[Piece], tuple[Tensor, Metrics]],
+        compute_loss: Callable[[Piece], tuple[Tensor, Metrics]],
         on_step: Callable[[int, Metrics], bool | None] = lambda step, metrics: None,
     ) -> None:
-        """Optimizer steps until steps or seconds are used up, or `on_step(steps made, metrics)`
-        returns True.
+        """Train until all steps or seconds are used, or `on_step(steps made, metrics)` is True.
 
-        `micro_batches(step)` is this process's part of the batch of a step, in pieces, and depends
-        on nothing but the step: a resumed run gets the batches it would have got. Losses and
-        metrics of all pieces, in all processes, add up to those of the batch.
+        `micro_batches(step)` is this process's part of the batch of a step, in pieces. It depends
+        on the step alone, so a resumed run gets the same batches. Losses and metrics of all pieces
+        in all processes add up to those of the batch.
 
         Raises:
-            FloatingPointError: a loss or gradient is not finite; the weights are those of the step
-                before.
+            FloatingPointError: a loss or gradient is not finite; the weights are those after the
+                previous step.
         """
         parameters = [p for p in self.module.parameters() if p.requires_grad]
         while not self.is_over:
@@ -127,7 +126,9 @@ class SupervisedTrainer:
             pieces = micro_batches(self.step)
             self.optimizer.zero_grad()
             with self.processes.process_rng("fit", self.step):
-                parts = add_gradients(parameters, pieces, with_loss_metric(loss_of), self.threads)
+                parts = add_gradients(
+                    parameters, pieces, with_loss_metric(compute_loss), self.threads
+                )
             sum_gradients(parameters, self.processes.reduce_sum)
             norm = float(nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm))
             metrics = sum_metrics(parts, self.processes)
@@ -147,7 +148,7 @@ class SupervisedTrainer:
         self.optimizer.zero_grad()
 
     def _check(self, loss: float, norm: float) -> None:
-        """Refuse a step that would break the weights."""
+        """Raise FloatingPointError before a step with a loss or gradient that is not finite."""
         if math.isfinite(loss) and math.isfinite(norm):
             return
         self.optimizer.zero_grad()
@@ -159,12 +160,12 @@ class SupervisedTrainer:
         )
 
     def use_averaged_weights(self) -> None:
-        """Give the module its averaged weights for good, where there are any."""
+        """Copy the averaged weights into the module, where `ema_decay` is set."""
         if self.ema is not None:
             self.ema.copy_to(self.module)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs besides the weights."""
+        """Optimizer, counters and averaged weights, without the module's weights."""
         state = {
             "optimizer": self.optimizer.state_dict(),
             "state": {"step": self.step, "seconds": self.seconds},
@@ -172,7 +173,7 @@ class SupervisedTrainer:
         return state if self.ema is None else {**state, "ema": self.ema.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict`; the weights of the module are loaded before."""
+        """Restore `state_dict`; the caller loads the module's weights first."""
         self.step = state["state"]["step"]
         self.seconds = state["state"]["seconds"]
         if "optimizer" in state:
@@ -182,21 +183,20 @@ class SupervisedTrainer:
 
 
 def with_loss_metric[Piece](
-    loss_of: Callable[[Piece], tuple[Tensor, Metrics]],
+    compute_loss: Callable[[Piece], tuple[Tensor, Metrics]],
 ) -> Callable[[Piece], tuple[Tensor, Metrics]]:
-    """`loss_of` whose loss, as a number, stands among its metrics."""
+    """`compute_loss` with the loss as a number among its metrics."""
 
     def call(piece: Piece) -> tuple[Tensor, Metrics]:
-        loss, metrics = loss_of(piece)
+        loss, metrics = compute_loss(piece)
         return loss, {"loss": float(loss.detach()), **metrics}
 
     return call
 
 
 def sum_metrics(parts: Sequence[Metrics], processes: Processes) -> Metrics:
-    """Metrics of the whole batch: the sums over its pieces and processes. NaN in one is NaN in
-    all."""
-    # A process without a piece adds nothing to the loss, which is the one metric it must know of.
+    """Sums of metrics over pieces and processes; NaN in one process is NaN in all."""
+    # A process without a piece still takes part in the sum of the loss.
     names = list(parts[0]) if parts else ["loss"]
     sums = [sum(part[name] for part in parts) for name in names]
     if processes.num_processes > 1:
@@ -206,8 +206,9 @@ def sum_metrics(parts: Sequence[Metrics], processes: Processes) -> Metrics:
 
 @contextmanager
 def scaled_learning_rates(optimizer: CombinedOptimizer, scale: float) -> Iterator[None]:
-    """Learning rates scaled within the block. Outside it they are the settings', so that an
-    optimizer saved between two steps does not carry the schedule with it.
+    """Scale the learning rates within the block.
+
+    Outside it they are those of the settings, so a saved optimizer does not contain the schedule.
     """
     rates = [group["lr"] for group in optimizer.param_groups]
     try:

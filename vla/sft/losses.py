@@ -1,4 +1,4 @@
-"""Supervised losses as sums of per-token terms times weights fixed before the batch is cut."""
+"""Supervised losses of actions, plans and answers, correct over several processes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from vla.types import Observation
 
 
 def global_fraction(count: Tensor | int, reduce_sum: ReduceSum) -> Float[Tensor, ""] | float:
-    """What part of all that counts, in the batches of all processes together, counts here: the mean
-    over all is the sum of every process's own mean times its share.
+    """This process's fraction of the global count; 1 for a single process.
+
+    A local mean times this fraction, summed over processes, is the global mean.
     """
     if reduce_sum is single_process:
         return 1.0
@@ -29,8 +30,9 @@ def imitation_loss(
     action_mask: Bool[Tensor, "B H"],
     reduce_sum: ReduceSum = single_process,
 ) -> Float[Tensor, ""]:
-    """The policy's own terms (cross-entropy of tokens, squared error of a flow), a mean over those
-    that count; of many processes, this one's part of it.
+    """Masked mean of the policy's terms (cross-entropy of tokens, squared error of a flow).
+
+    With several processes, this one's part: the parts add up to the mean.
     """
     terms, mask = policy.imitation_terms(observation, actions, action_mask)
     return (terms * mask).sum() / mask.sum().clamp(min=1) * global_fraction(mask.sum(), reduce_sum)
@@ -44,12 +46,13 @@ def plan_loss(
     prefix: Float[Tensor, "B P d"] | None = None,
     reduce_sum: ReduceSum = single_process,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Every query of the plan head names every number that the instruction comes down to, as
-    location tokens from 0.
+    """Loss of the plan head, and its mean absolute error in tokens.
 
-    Cross-entropy plus the absolute error of the expected token over `EXPECTED_SCALE` (what a policy
-    reads of a plan is its expectation), means over queries and numbers; and that error in tokens.
-    `prefix` is the observation's, where it was computed already.
+    Every query predicts every target `numbers` [B, a] of the instruction, as location tokens from
+    0. The loss is cross-entropy plus the absolute error of the expected token divided by
+    `EXPECTED_SCALE`, averaged over queries and targets. Policies read the expectation of a plan,
+    hence the second term. `layers` receives the hidden states of all layers. `prefix` is the
+    observation's, where it has been computed already.
     """
     assert model.plan is not None, "this model has no plan head"
     prefix = model.prefix(observation) if prefix is None else prefix
@@ -57,17 +60,18 @@ def plan_loss(
         prefix, observation.tokens, observation.token_mask, model.plan.queries, layers=layers
     )
     logits = model.plan_logits(hidden)
-    wanted = numbers[:, None].expand(logits.shape[:-1])
-    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 2), wanted.flatten())
-    places = torch.arange(logits.shape[-1], dtype=logits.dtype, device=logits.device)
-    expected = logits.softmax(-1) @ places
-    distance = (expected - wanted).abs().mean()
-    share = global_fraction(len(numbers), reduce_sum)
-    return (loss + distance / EXPECTED_SCALE) * share, distance.detach() * share
+    # Every query has the same targets: [B, a] -> [B, queries, a].
+    targets = numbers[:, None].expand(logits.shape[:-1])
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 2), targets.flatten())
+    tokens = torch.arange(logits.shape[-1], dtype=logits.dtype, device=logits.device)
+    expected = logits.softmax(-1) @ tokens
+    distance = (expected - targets).abs().mean()
+    fraction = global_fraction(len(numbers), reduce_sum)
+    return (loss + distance / EXPECTED_SCALE) * fraction, distance.detach() * fraction
 
 
 EXPECTED_SCALE = 4.0
-"""An expectation this many tokens off costs one nat."""
+"""An expectation with an error of this many tokens costs one nat."""
 
 
 def answer_loss(
@@ -78,11 +82,11 @@ def answer_loss(
     prefix: Float[Tensor, "B P d"] | None = None,
     reduce_sum: ReduceSum = single_process,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Next-token cross-entropy and accuracy on the answer tokens of questions packed behind one
-    prefix.
+    """Next-token cross-entropy and accuracy on the answer tokens of packed questions.
 
-    `answers[b, i]`: token i belongs to an answer and is predicted from token i - 1. `segments`
-    numbers the questions. `prefix` is the observation's, where it was computed already.
+    `answers[b, i]` marks a token of an answer, which is predicted from token i - 1. `segments`
+    numbers the questions of a row. `prefix` is the observation's, where it has been computed
+    already.
     """
     prefix = model.prefix(observation) if prefix is None else prefix
     hidden, _ = model(prefix, observation.tokens, observation.token_mask, segments=segments)
@@ -90,5 +94,5 @@ def answer_loss(
     logits = model.backbone.logits(hidden[rows, columns])
     targets = observation.tokens[rows, columns + 1]
     loss = torch.nn.functional.cross_entropy(logits, targets)
-    share = global_fraction(len(targets), reduce_sum)
-    return loss * share, (logits.argmax(-1) == targets).float().mean() * share
+    fraction = global_fraction(len(targets), reduce_sum)
+    return loss * fraction, (logits.argmax(-1) == targets).float().mean() * fraction

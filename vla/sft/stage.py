@@ -1,4 +1,4 @@
-"""Supervised training as a stage of a run: shown, timed, logged, saved on the way, and resumed."""
+"""Supervised training as a stage of a run, with progress bar, log, checkpoints and resume."""
 
 from __future__ import annotations
 
@@ -16,30 +16,33 @@ class TrainingStage:
     """A stage of `num_steps` training steps.
 
     with TrainingStage(run, "sft", 40) as stage:
-        fit_examples(policy, examples, settings, seed, stage)
+        train_on_examples(policy, num_examples, compute_loss, settings, seed, stage)
 
-    A run that was stopped within the stage, or after it, loads the weights it had. `constants`: see
+    A resumed run loads the weights of its last checkpoint. `constants` are the tensors of
     `checkpointed_constant`.
+
+    Raises:
+        ValueError: the checkpoint is of an earlier version, in another format.
     """
 
     def __init__(self, run: Run, name: str, num_steps: int) -> None:
         self.run = run
         self.name = name
         self.num_steps = num_steps
-        self._within = run.stage(name)
+        self._run_stage = run.stage(name)
 
     def __enter__(self) -> TrainingStage:
-        self._within.__enter__()
+        self._run_stage.__enter__()
         self.saved = self.run.load(self.name)
         if self.saved is not None and "state" not in self.saved:
             raise ValueError(
-                f"{self.run.checkpoint_folder(self.name)} was written by an earlier version, in another "
-                "form: start the run anew, without resume"
+                f"{self.run.checkpoint_folder(self.name)} was written by an earlier version, in "
+                "another form: start the run anew, without resume"
             )
         self.constants: dict[str, Tensor] = {} if self.saved is None else self.saved["constants"]
         done = 0 if self.saved is None else self.saved["state"]["step"]
-        self._shown = self.run.progress.bar(self.name, self.num_steps, done)
-        self._bar = self._shown.__enter__()
+        self._bar_context = self.run.progress.bar(self.name, self.num_steps, done)
+        self._bar = self._bar_context.__enter__()
         return self
 
     def __exit__(
@@ -48,19 +51,18 @@ class TrainingStage:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._shown.__exit__(kind, error, trace)
-        self._within.__exit__(kind, error, trace)
+        self._bar_context.__exit__(kind, error, trace)
+        self._run_stage.__exit__(kind, error, trace)
 
     def resume(self, trainer: SupervisedTrainer) -> None:
-        """Put the trainer and its module back to the last checkpoint."""
+        """Load the last checkpoint into the trainer and its module."""
         self._trainer = trainer
         if self.saved is not None:
             trainer.module.load_state_dict(self.saved["module"])
             trainer.load_state_dict(self.saved)
 
     def record_step(self, step: int, loss: float) -> None:
-        """Log a step that was made, save where a checkpoint is due, and leave the run where someone
-        asked to stop."""
+        """Log a finished step, save where a checkpoint is due, and raise Interrupted on a stop."""
         self.run.log.write(self.name, step, {"loss": loss})
         self._bar.advance(loss=loss)
         is_over = self._trainer.is_over
@@ -76,7 +78,7 @@ class TrainingStage:
             "constants": self.constants,
             **self._trainer.state_dict(),
         }
-        if is_over:  # nothing moves the weights any more
+        if is_over:  # no further step needs the optimizer
             del state["optimizer"]
         self.run.save(self.name, self._trainer.step, state, keep=1 if is_over else None)
 
@@ -84,8 +86,10 @@ class TrainingStage:
 def checkpointed_constant(
     stage: TrainingStage | None, name: str, make: Callable[[], Tensor]
 ) -> Tensor:
-    """A tensor that follows from the weights a training begins with: made once, kept beside every
-    checkpoint of its stage."""
+    """A tensor computed from the initial weights: made once, saved in every checkpoint of the stage.
+
+    Without a stage, `make()`.
+    """
     if stage is None:
         return make()
     if name not in stage.constants:

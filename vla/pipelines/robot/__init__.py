@@ -1,1 +1,1 @@
-"""Recipes of robot runs."""
+"""The robot pipeline: demonstrations, grounding, SFT, RECAP, RL and evaluation."""

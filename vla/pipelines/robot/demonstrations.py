@@ -1,5 +1,4 @@
-"""Demonstrations for a run: opened where the settings name a dataset, made in the simulator where
-they do not."""
+"""Demonstrations of a robot run: opened from a dataset, or collected in the simulator."""
 
 from __future__ import annotations
 
@@ -7,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from vla.config.robot import RobotConfig
-from vla.data.collection import collect, dataset_spec
+from vla.data.collection import Environments, collect, dataset_spec
 from vla.data.dataset_checks import check_dataset_spec, select_cameras
 from vla.data.demonstrations import Demonstrations, open_demonstrations
 from vla.data.hub_datasets import local_dataset
@@ -19,106 +18,113 @@ from vla.training.run import Run
 from vla.training.synchronization import propagate_errors
 
 SEEDS_PER_RUN = 10_000
+"""Training seeds between the demonstrations of runs with consecutive seeds."""
 
 
 def load_or_collect_demonstrations(
-    run: Run, config: RobotConfig, world: Simulator
+    run: Run, config: RobotConfig, simulator: Simulator
 ) -> Demonstrations:
-    """The demonstrations of the run; collecting goes on where an interrupted run stopped."""
+    """Open `data.path`, or collect demonstrations; a resumed run continues collecting.
+
+    Raises:
+        Interrupted: the run was stopped while collecting.
+        ValueError: the dataset does not fit the simulator.
+    """
     if config.data.path is None:
         folder = run.folder.path / "demonstrations"
         with propagate_errors(run.processes), suppress(Interrupted):
             if run.processes.is_main and not (folder / "meta" / "info.json").exists():
-                _collect(run.for_main_process(), config, world, folder)
+                _collect(run.for_main_process(), config, simulator, folder)
         run.check_stop()
     else:
         folder = local_dataset(config.data.path)
-    found = _opened(run, config, world, folder)
-    for note in found.notes:
+    demonstrations = _open(run, config, simulator, folder)
+    for note in demonstrations.notes:
         run.progress.print_line(f"demonstrations: {note}")
     if not run.is_finished("demonstrations"):
-        counts = {"num_episodes": found.num_episodes, "num_frames": found.num_frames}
-        run.finish_stage(
-            "demonstrations",
-            {**counts, "num_failures": found.num_failures, "notes": list(found.notes)},
-        )
-    return found
+        values = {
+            "num_episodes": demonstrations.num_episodes,
+            "num_frames": demonstrations.num_frames,
+            "num_failures": demonstrations.num_failures,
+            "notes": list(demonstrations.notes),
+        }
+        run.finish_stage("demonstrations", values)
+    return demonstrations
 
 
-def check_dataset(config: RobotConfig, world: Simulator) -> None:
-    """Refuse a dataset by what it says of itself (cameras, names, rate, state) before a run has a
-    folder.
+def check_dataset(config: RobotConfig, simulator: Simulator) -> None:
+    """Check the metadata of `data.path` against the simulator, before the run has a folder.
 
-    The world is asked what its actions mean only after the cameras: an environment of gymnasium
-    must be made for that.
+    Raises:
+        ValueError: cameras, action names, control rate or state differ.
     """
     if config.data.path is not None:
         folder = local_dataset(config.data.path)
         info = read_info(folder)
-        select_cameras(folder, info, config.sim.cameras, world.cameras)
+        # Cameras first: the action spec of a gymnasium simulator creates an environment.
+        select_cameras(folder, info, config.sim.cameras, simulator.cameras)
         check_dataset_spec(
             info,
             read_action_spec(folder),
-            world.action_spec,
-            world.proprio_names,
+            simulator.action_spec,
+            simulator.proprio_names,
             f"the dataset {folder}",
         )
 
 
-def _opened(run: Run, config: RobotConfig, world: Simulator, folder: Path) -> Demonstrations:
-    """The dataset, opened by the main process first, which decodes its pictures into a file that
-    all read."""
-    found = None
-    for mine in (run.processes.is_main, not run.processes.is_main):
+def _open(run: Run, config: RobotConfig, simulator: Simulator, folder: Path) -> Demonstrations:
+    """Open the dataset, in the main process first: it decodes the images into a shared file."""
+    demonstrations = None
+    for is_own_turn in (run.processes.is_main, not run.processes.is_main):
         with propagate_errors(run.processes):
-            if mine:
-                found = open_demonstrations(
+            if is_own_turn:
+                demonstrations = open_demonstrations(
                     folder,
                     cameras=config.sim.cameras,
-                    drawable=world.cameras,
-                    action_spec=world.action_spec,
-                    proprio_names=world.proprio_names,
+                    drawable=simulator.cameras,
+                    action_spec=simulator.action_spec,
+                    proprio_names=simulator.proprio_names,
                     image_size=config.sim.image_size,
                     failures=config.data.failures,
                     max_outside_limits=config.data.max_outside_limits,
                 )
-    assert found is not None
-    return found
+    assert demonstrations is not None
+    return demonstrations
 
 
 def first_demonstration_seed(config: RobotConfig) -> int:
-    """Where demonstrations' starts begin in the training range; runs of different seeds get
-    different ones."""
+    """First seed of the demonstrations in the training range; it depends on `train.seed`."""
     seeds = config.evaluation.train_seeds
-    return seeds.first + config.train.seed * SEEDS_PER_RUN % max(
-        1, seeds.last - seeds.first - SEEDS_PER_RUN
-    )
+    num_first_seeds = max(1, seeds.last - seeds.first - SEEDS_PER_RUN)
+    return seeds.first + config.train.seed * SEEDS_PER_RUN % num_first_seeds
 
 
-def _collect(run: Run, config: RobotConfig, world: Simulator, folder: Path) -> None:
-    environment = world.environment()
+def _collect(run: Run, config: RobotConfig, simulator: Simulator, folder: Path) -> None:
+    environment = simulator.environment()
+    assert isinstance(environment, Environments)
     tasks = config.sim.tasks
     task = tasks[0] if len(tasks) == 1 else tasks
     source = {"task": task, "robot": config.sim.robot, "seed": config.train.seed}
     writer = LeRobotWriter(
         folder, dataset_spec(environment, config.sim.robot, config.data.image_format, source)
     )
-    wanted, known = config.data.num_demonstrations, len(writer.finished_seeds)
-    with run.progress.bar("demonstrations", wanted, known) as bar:
+    num_episodes = config.data.num_demonstrations
+    num_finished = len(writer.finished_seeds)
+    with run.progress.bar("demonstrations", num_episodes, num_finished) as bar:
 
-        def show(successes: int, failures: int) -> None:
-            bar.advance_to(successes, failures=failures)
+        def on_episode(num_successes: int, num_failures: int) -> None:
+            bar.advance_to(num_successes, failures=num_failures)
             run.check_stop()
 
-        expert = world.expert(
+        expert = simulator.expert(
             environment, config.train.seed, config.data.expert_perturbation_probability
         )
         collect(
             environment,
             expert,
             writer,
-            num_episodes=wanted,
+            num_episodes=num_episodes,
             first_seed=first_demonstration_seed(config),
-            on_episode=show,
+            on_episode=on_episode,
         )
     writer.finish()

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: a policy imitates demonstrations, and keeps its words while it does."""
+"""Imitation batches and their losses: demonstrations and auxiliary tasks in one step."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vla.collectives import ReduceSum, single_process
@@ -16,6 +17,7 @@ from vla.data.demonstrations import DemonstrationBatch, Demonstrations
 from vla.data.observations import Observer
 from vla.pipelines.robot.cotraining import AuxiliaryTask
 from vla.policies.vla_policy import VlaPolicy
+from vla.sft.loop import Metrics
 from vla.sft.losses import imitation_loss
 from vla.training.distributed import SINGLE_PROCESS, Processes, shard_rows
 from vla.types import Observation
@@ -23,34 +25,35 @@ from vla.types import Observation
 
 @dataclass(frozen=True)
 class ImitationBatch:
-    """Frames with the actions after them, and what is learned beside them: pictures with questions,
-    texts."""
+    """Frames with the action chunks that follow them, and the batches of auxiliary tasks."""
 
     observation: Observation
-    actions: Tensor
-    action_mask: Tensor
-    beside: tuple[Any, ...] = ()
+    actions: Float[Tensor, "B H A"]
+    action_mask: Bool[Tensor, "B H"]
+    auxiliary: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Largest shift in pixels, and largest change of light as a share."""
+    """Image augmentation: largest shift (pixels), largest relative change of light."""
 
     shift_pixels: int
     light: float
 
     def apply(self, observation: Observation) -> Observation:
+        """The observation with augmented images."""
         images = {
-            n: random_light(random_shift(i, self.shift_pixels), self.light)
-            for n, i in observation.images.items()
+            name: random_light(random_shift(image, self.shift_pixels), self.light)
+            for name, image in observation.images.items()
         }
         return replace(observation, images=images)
 
 
 @dataclass(frozen=True)
 class ImitationBatches:
-    """Batches by number: every epoch is all frames in a new order, with what is learned `beside`
-    them. Of many processes each has its share of the rows.
+    """Batches by step: every epoch visits all frames in a new order.
+
+    Each of several processes gets its share of the rows.
     """
 
     demonstrations: Demonstrations
@@ -59,43 +62,50 @@ class ImitationBatches:
     batch_size: int
     augmentation: Augmentation
     seed: int
-    beside: Sequence[AuxiliaryTask]
+    tasks: Sequence[AuxiliaryTask]
     processes: Processes = SINGLE_PROCESS
 
     def frames(self, step: int) -> np.ndarray:
-        """Which frames the batch of this step holds."""
+        """The frames in the batch of a step, int64 [batch_size]."""
         count = self.demonstrations.num_frames
-        at = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        indices = range(step * self.batch_size, (step + 1) * self.batch_size)
         orders = {
             epoch: np.random.default_rng([self.seed, epoch]).permutation(count)
-            for epoch in set(at // count)
+            for epoch in {index // count for index in indices}
         }
-        return np.array([orders[i // count][i % count] for i in at])
+        return np.array([orders[index // count][index % count] for index in indices])
 
     def __call__(self, step: int) -> ImitationBatch:
-        batch = self.demonstrations.batch(shard_rows(self.frames(step), self.processes), self.chunk)
-        beside = tuple(each.batch(step) for each in self.beside)
+        """The batch of a step."""
+        frames = shard_rows(self.frames(step), self.processes)
+        batch = self.demonstrations.batch(frames, self.chunk)
+        auxiliary = tuple(task.batch(step) for task in self.tasks)
         with self.processes.process_rng("augmentation", step):
-            seen = self.augmentation.apply(self.observer(batch))
-        return ImitationBatch(seen, *action_tensors(batch), beside)
+            observation = self.augmentation.apply(self.observer(batch))
+        actions, action_mask = action_tensors(batch)
+        return ImitationBatch(observation, actions, action_mask, auxiliary)
 
 
-def action_tensors(batch: DemonstrationBatch) -> tuple[Tensor, Tensor]:
+def action_tensors(
+    batch: DemonstrationBatch,
+) -> tuple[Float[Tensor, "B H A"], Bool[Tensor, "B H"]]:
+    """Actions of a batch, and the mask of those that count."""
     return torch.from_numpy(batch.actions), torch.from_numpy(batch.action_mask)
 
 
 def cotraining_loss(
     policy: VlaPolicy,
     batch: ImitationBatch,
-    beside: Sequence[AuxiliaryTask],
+    tasks: Sequence[AuxiliaryTask],
     reduce_sum: ReduceSum = single_process,
-) -> tuple[Tensor, dict[str, float]]:
-    """Loss of actions plus that of everything beside them, by its weight, in one step."""
-    action = imitation_loss(policy, batch.observation, batch.actions, batch.action_mask, reduce_sum)
-    loss, metrics = action, {"action_loss": float(action.detach())}
-    for each, part in zip(beside, batch.beside, strict=True):
-        other, other_metrics = each.loss(part)
-        loss, metrics = loss + each.weight * other, metrics | other_metrics
+) -> tuple[Tensor, Metrics]:
+    """Imitation loss plus the weighted losses of the auxiliary tasks."""
+    loss = imitation_loss(policy, batch.observation, batch.actions, batch.action_mask, reduce_sum)
+    metrics = {"action_loss": float(loss.detach())}
+    for task, part in zip(tasks, batch.auxiliary, strict=True):
+        task_loss, task_metrics = task.loss(part)
+        loss = loss + task.weight * task_loss
+        metrics |= task_metrics
     return loss, metrics
 
 
@@ -108,22 +118,23 @@ def held_out_loss(
     max_rows: int = 1024,
     processes: Processes = SINGLE_PROCESS,
 ) -> float:
-    """Mean action loss on evenly spaced frames of demonstrations that were not trained on.
+    """Mean action loss on evenly spaced frames of held-out demonstrations.
 
-    What a policy draws for its loss (noise, times) is the same at every call, and leaves the run's
-    own draws alone.
+    The random numbers in the loss (noise, times) are the same at every call, and the run's own
+    random state is left as it is.
     """
-    count = min(max_rows, demonstrations.num_frames)
-    frames = np.linspace(0, demonstrations.num_frames - 1, count).astype(np.int64)
-    total = counted = 0.0
+    num_rows = min(max_rows, demonstrations.num_frames)
+    frames = np.linspace(0, demonstrations.num_frames - 1, num_rows).astype(np.int64)
+    total = 0.0
+    count = 0.0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        for at in shard_rows(range(0, count, rows_at_once), processes):
-            batch = demonstrations.batch(frames[at : at + rows_at_once], policy.chunk)
-            terms, mask = policy.imitation_terms(observer(batch), *action_tensors(batch))
+        for start in shard_rows(range(0, num_rows, rows_at_once), processes):
+            batch = demonstrations.batch(frames[start : start + rows_at_once], policy.chunk)
+            actions, action_mask = action_tensors(batch)
+            terms, mask = policy.imitation_terms(observer(batch), actions, action_mask)
             total += float((terms * mask).sum())
-            counted += float(mask.sum())
-    total, counted = processes.reduce_sum(
-        torch.tensor([total, counted], dtype=torch.float64)
-    ).tolist()
-    return total / max(counted, 1.0)
+            count += float(mask.sum())
+    sums = processes.reduce_sum(torch.tensor([total, count], dtype=torch.float64))
+    total, count = sums.tolist()
+    return total / max(count, 1.0)

@@ -16,7 +16,7 @@ from vla.data.demonstrations import Demonstrations
 from vla.data.observations import Observer
 from vla.evaluation.starts import SeedRange, StartManifest
 from vla.interrupt import stop_on_interrupt
-from vla.pipelines.robot.cotraining import auxiliary_tasks
+from vla.pipelines.robot.cotraining import AuxiliaryTask, auxiliary_tasks
 from vla.pipelines.robot.cotraining_text import text_cotraining
 from vla.pipelines.robot.demonstrations import check_dataset, load_or_collect_demonstrations
 from vla.pipelines.robot.evaluation_stages import (
@@ -126,7 +126,7 @@ def fine_tune(
     trains_model = num_full_steps(config, policy) > 0
     if (trains_model or rl_trains_model(config)) and not run.is_finished("answers_before"):
         language_stage(run, "before", language)
-    tasks = []
+    tasks: list[AuxiliaryTask] = []
     if trains_model:
         tasks = auxiliary_tasks(
             config,

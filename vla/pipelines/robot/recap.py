@@ -1,9 +1,8 @@
-"""Advantage-conditioned training as a stage (RECAP, pi*0.6): rollouts, a value model, labels, and
-the head anew.
+"""Advantage-conditioned training as a stage of a robot run (RECAP; pi*0.6, 2025).
 
-Every round adds rollouts of the present policy; value model and head (from SFT's weights) are then
-fitted to all of them and the demonstrations, so no round forgets an earlier one. The
-vision-language model stands still: what it sees of every frame is computed once a round.
+Every round adds rollouts of the present policy. A value model and the head, which starts from SFT's
+weights, are then fitted to all rollouts and the demonstrations. The vision-language model is
+frozen: its features of every frame are computed once a round.
 """
 
 from __future__ import annotations
@@ -47,13 +46,12 @@ from vla.training.seed import derive_seed
 from vla.types import Observation, concatenate_rows, map_rows
 
 ROWS_AT_ONCE = 128
-NEGATIVE, POSITIVE = 0, 1
+POSITIVE = 1
 
 
 @dataclass(frozen=True)
 class Experience:
-    """Decisions [R] of N trajectories, without labels: what was seen and done, and whether it led
-    to success."""
+    """Decisions [R] of N trajectories, without advantage labels, and the trajectories' success."""
 
     observation: Observation
     actions: Float[Tensor, "R H A"]
@@ -62,8 +60,10 @@ class Experience:
 
 
 def conditioned_observer(policy: VlaPolicy, observer: Observer, settings: Settings) -> Observer:
-    """What a policy acts on after the stage: instructions with the label of good decisions, and
-    guidance."""
+    """The observer of a policy after RECAP, which adds the positive label to instructions.
+
+    Sets the policy's guidance. Without rounds, `observer` itself.
+    """
     if not settings.num_rounds:
         return observer
     policy.guidance = settings.guidance
@@ -71,7 +71,7 @@ def conditioned_observer(policy: VlaPolicy, observer: Observer, settings: Settin
 
 
 class RecapTrainer:
-    """The stage; `train` gives back the observer that asks for good decisions."""
+    """Runs the rounds of RECAP on a policy."""
 
     def __init__(
         self,
@@ -83,8 +83,12 @@ class RecapTrainer:
         starts: StartManifest,
         demonstrations: Demonstrations,
     ):
-        self.run, self.config, self.policy, self.environment = run, config, policy, environment
-        self.observer, self.starts = observer, starts
+        self.run = run
+        self.config = config
+        self.policy = policy
+        self.environment = environment
+        self.observer = observer
+        self.starts = starts
         self.demonstrations, _ = demonstrations.split(
             config.data.holdout_fraction, config.train.seed
         )
@@ -97,42 +101,45 @@ class RecapTrainer:
         )
 
     def train(self) -> Observer:
-        """All rounds; of a round that was stopped, what was collected is kept, and its fits begin
-        anew."""
-        settings, first = (
-            self.config.recap,
-            {k: v.clone() for k, v in self.policy.state_dict().items()},
-        )
-        saved, acting, done = self.run.load("recap"), self.observer, 0
+        """Run all rounds; the observer of the trained policy.
+
+        A resumed run keeps the finished rounds and the rollouts of the current one.
+        """
+        settings = self.config.recap
+        sft_weights = {name: value.clone() for name, value in self.policy.state_dict().items()}
+        saved = self.run.load("recap")
+        acting = self.observer
+        num_done = 0
         experience: list[Experience] = []
         if saved is not None:
-            done, first = saved["round"], saved["first"]
+            num_done = saved["round"]
+            sft_weights = saved["first"]
             self.policy.load_state_dict(saved["policy"])
             experience = [
                 Experience(Observation(**part.pop("observation")), **part)
                 for part in saved["experience"]
             ]
             acting = conditioned_observer(self.policy, self.observer, settings)
-        with self.run.progress.bar("RECAP", settings.num_rounds, done) as bar:
-            for number in range(done, settings.num_rounds):
+        with self.run.progress.bar("RECAP", settings.num_rounds, num_done) as bar:
+            for number in range(num_done, settings.num_rounds):
                 experience.append(self._collect(number, acting))
-                metrics = self._learn(number, first, experience)
-                acting = conditioned_observer(
-                    self.policy, self.observer, settings
-                )  # SFT had never seen a label
+                metrics = self._learn(number, sft_weights, experience)
+                # The first round acts without a label: SFT trains without labels.
+                acting = conditioned_observer(self.policy, self.observer, settings)
                 metrics["validation_success"] = self._validate(acting)
                 self.run.log.write("recap", number + 1, metrics)
                 bar.advance(
                     1, **{name: metrics[name] for name in ("rollout_success", "validation_success")}
                 )
-                kept = [vars(part) | {"observation": vars(part.observation)} for part in experience]
-                whole = {
+                state = {
                     "policy": self.policy.state_dict(),
-                    "first": first,
+                    "first": sft_weights,
                     "round": number + 1,
-                    "experience": kept,
+                    "experience": [
+                        vars(part) | {"observation": vars(part.observation)} for part in experience
+                    ],
                 }
-                self.run.save("recap", number + 1, whole)
+                self.run.save("recap", number + 1, state)
                 self.run.results.setdefault("recap", []).append(metrics)
                 self.run.check_stop()
         remove_finished_work(self.run, "recap")
@@ -140,7 +147,7 @@ class RecapTrainer:
         return acting
 
     def _collect(self, number: int, observe: Observer) -> Experience:
-        """Sampled episodes of the present policy, the labels it was asked with taken away."""
+        """Sample episodes of the present policy; their labels are removed."""
         seeds = self.seeds.draw(number, 0, self.config.recap.starts_per_round)
         pieces = ResumableWork(self.run, "recap", number)
         rollout = pieces.next_rollout(
@@ -159,105 +166,113 @@ class RecapTrainer:
         )
 
     @property
-    def _longest(self) -> int:
-        """The most decisions that an episode has."""
+    def _max_decisions(self) -> int:
+        """Most decisions of an episode."""
         return self.config.sim.max_steps // self.policy.chunk
 
     def _learn(
-        self, number: int, first: dict[str, Tensor], experience: list[Experience]
+        self, number: int, sft_weights: dict[str, Tensor], experience: list[Experience]
     ) -> dict[str, float]:
-        """Value model, labels and head, from all experience so far; what came of it."""
-        settings, rollouts = self.config.recap, concat_experience(experience)
-        self.policy.load_state_dict(first)
-        returns = returns_to_go(rollouts.trajectory, rollouts.success, self._longest)
+        """Fit value model and head to all experience so far; metrics of the round."""
+        settings = self.config.recap
+        rollouts = concat_experience(experience)
+        self.policy.load_state_dict(sft_weights)
+        returns = returns_to_go(rollouts.trajectory, rollouts.success, self._max_decisions)
         values, metrics = self._values(rollouts.observation, returns)
-        found = lookahead_advantages(values, returns, rollouts.trajectory, settings.lookahead)
-        good = select_positive(found, settings.positive_fraction)
+        advantages = lookahead_advantages(values, returns, rollouts.trajectory, settings.lookahead)
+        positive = select_positive(advantages, settings.positive_fraction)
         torch.manual_seed(derive_seed(self.config.train.seed, f"recap {number}") % 2**63)
-        self._imitate(rollouts, good)
+        self._imitate(rollouts, positive)
         in_success = rollouts.success[rollouts.trajectory]
         return metrics | {
             "rollout_success": float(experience[-1].success.float().mean()),
             "positive_in_successes": float(
-                good[in_success].float().sum() / in_success.sum().clamp(min=1)
+                positive[in_success].float().sum() / in_success.sum().clamp(min=1)
             ),
             "positive_in_failures": float(
-                good[~in_success].float().sum() / (~in_success).sum().clamp(min=1)
+                positive[~in_success].float().sum() / (~in_success).sum().clamp(min=1)
             ),
-            "num_decisions": float(len(good)),
+            "num_decisions": float(len(positive)),
         }
 
     def _values(
         self, observation: Observation, returns: Float[Tensor, "R"]
     ) -> tuple[Float[Tensor, "R"], dict[str, float]]:
-        """What a value model fitted to rollouts and demonstrations expects of each decision of the
-        rollouts."""
-        settings, model = self.config.recap, self.policy.model
-        seen = torch.cat([value_features(model, part) for part in split_rows(observation)])
-        shown, goals = self._demonstrated(model)
-        head = BinnedValue(seen.shape[1], settings.num_bins)
-        bins = nearest_bins(torch.cat([returns, goals]), settings.num_bins)
-        loss = fit_values(head, torch.cat([seen, shown]), bins, settings.value_steps)
+        """Values of the rollouts' decisions, by a model fitted to rollouts and demonstrations."""
+        settings = self.config.recap
+        model = self.policy.model
+        features = torch.cat([value_features(model, part) for part in split_rows(observation)])
+        demonstration_features, demonstration_returns = self._demonstration_values(model)
+        head = BinnedValue(features.shape[1], settings.num_bins)
+        loss = fit_values(
+            head,
+            torch.cat([features, demonstration_features]),
+            nearest_bins(torch.cat([returns, demonstration_returns]), settings.num_bins),
+            settings.value_steps,
+        )
         with torch.no_grad():
-            values = expected_value(head(seen))
+            values = expected_value(head(features))
         explained = 1 - (returns - values).var() / returns.var().clamp(min=1e-8)
         return values, {"value_loss": loss, "value_explained_variance": float(explained)}
 
-    def _demonstrated(
+    def _demonstration_values(
         self, model: VisionLanguageModel
     ) -> tuple[Float[Tensor, "M f"], Float[Tensor, "M"]]:
-        """Features and returns of demonstrations, at as many frames apart as decisions are."""
-        data, chunk = self.demonstrations, self.policy.chunk
+        """Features and returns of demonstrations, at every `chunk`-th frame."""
+        data = self.demonstrations
+        chunk = self.policy.chunk
         frames = np.arange(0, data.num_frames, chunk)
-        left = data.columns.episode_end[data.rows[frames]] - 1 - data.rows[frames]
+        num_left = data.columns.episode_end[data.rows[frames]] - 1 - data.rows[frames]
         batches = (
-            data.batch(frames[i : i + ROWS_AT_ONCE], chunk)
-            for i in range(0, len(frames), ROWS_AT_ONCE)
+            data.batch(frames[start : start + ROWS_AT_ONCE], chunk)
+            for start in range(0, len(frames), ROWS_AT_ONCE)
         )
         features = torch.cat([value_features(model, self.observer(batch)) for batch in batches])
-        returns = torch.from_numpy(-left / self.config.sim.max_steps).float().clamp(min=-1)
+        returns = torch.from_numpy(-num_left / self.config.sim.max_steps).float().clamp(min=-1)
         return features, returns
 
-    def _imitate(self, rollouts: Experience, good: Bool[Tensor, "R"]) -> None:
-        """Train the head on rollouts with their labels and demonstrations, which are all good; some
-        without a label."""
+    def _imitate(self, rollouts: Experience, positive: Bool[Tensor, "R"]) -> None:
+        """Train the head on labelled rollouts, and on demonstrations, which are all positive.
+
+        `recap.label_dropout` of the rows have no label.
+        """
         settings = self.config.recap
 
-        def with_labels(observation: Observation, which: Int[Tensor, "B"]) -> Observation:
-            keep = torch.rand(len(which)) >= settings.label_dropout
+        def with_labels(observation: Observation, labels: Int[Tensor, "B"]) -> Observation:
+            is_labelled = torch.rand(len(labels)) >= settings.label_dropout
             return with_advantage_token(
-                observation, self.labels, torch.where(keep, which, torch.tensor(-1))
+                observation, self.labels, torch.where(is_labelled, labels, torch.tensor(-1))
             )
 
         def batches() -> Iterator[tuple[Observation, Tensor, Tensor]]:
             data = self.demonstrations
-            for at in range(0, data.num_frames, ROWS_AT_ONCE):
-                batch = data.batch(
-                    np.arange(at, min(at + ROWS_AT_ONCE, data.num_frames)), self.policy.chunk
-                )
-                which = torch.full((len(batch.actions),), POSITIVE)
-                yield with_labels(self.observer(batch), which), *action_tensors(batch)
-            everything = torch.ones(rollouts.actions.shape[:2], dtype=torch.bool)
-            parts = (
+            for start in range(0, data.num_frames, ROWS_AT_ONCE):
+                frames = np.arange(start, min(start + ROWS_AT_ONCE, data.num_frames))
+                batch = data.batch(frames, self.policy.chunk)
+                labels = torch.full((len(batch.actions),), POSITIVE)
+                actions, action_mask = action_tensors(batch)
+                yield with_labels(self.observer(batch), labels), actions, action_mask
+            for observation, actions, labels in zip(
                 split_rows(rollouts.observation),
                 rollouts.actions.split(ROWS_AT_ONCE),
-                good.long().split(ROWS_AT_ONCE),
-            )
-            for seen, actions, which in zip(*parts, strict=True):
-                yield with_labels(seen, which), actions, everything[: len(actions)]
+                positive.long().split(ROWS_AT_ONCE),
+                strict=True,
+            ):
+                every_step = torch.ones(actions.shape[:2], dtype=torch.bool)
+                yield with_labels(observation, labels), actions, every_step
 
         features = extract_features(self.policy, batches())
-        training = head_settings(self.config, len(features))
-        # A stop leaves the run at once: half a head is never kept.
+        training = head_settings(self.config.sft, len(features))
+        # A stop leaves the run at once: a head that is half trained is not saved.
         train_head(self.policy, features, training, lambda step, metrics: self.run.check_stop())
 
     def _validate(self, acting: Observer) -> float:
-        seeds = self.starts.validation.take(self.config.evaluation.num_validation_starts).tolist()
-        return float(
-            evaluate_policy(
-                self.policy, self.environment, seeds, acting, temperature=None
-            ).success.mean()
+        """Greedy success rate on the validation starts."""
+        seeds = self.starts.validation.take(self.config.evaluation.num_validation_starts)
+        result = evaluate_policy(
+            self.policy, self.environment, seeds.tolist(), acting, temperature=None
         )
+        return float(result.success.mean())
 
 
 def recap_stage(
@@ -269,8 +284,7 @@ def recap_stage(
     starts: StartManifest,
     demonstrations: Demonstrations,
 ) -> Observer:
-    """The stage where `recap.num_rounds` asks for it; the observer that goes with the policy from
-    here on."""
+    """Run RECAP where `recap.num_rounds` is above 0; the observer for the policy afterwards."""
     if not config.recap.num_rounds:
         return observer
     with run.stage("recap"):
@@ -281,19 +295,19 @@ def recap_stage(
 
 def split_rows(observation: Observation) -> list[Observation]:
     """The observation in parts of `ROWS_AT_ONCE` rows."""
-    count = len(observation.tokens)
-    return [
-        map_rows(observation, lambda t, i=i: t[i : i + ROWS_AT_ONCE])
-        for i in range(0, count, ROWS_AT_ONCE)
-    ]
+
+    def part(start: int) -> Observation:
+        return map_rows(observation, lambda tensor: tensor[start : start + ROWS_AT_ONCE])
+
+    return [part(start) for start in range(0, len(observation.tokens), ROWS_AT_ONCE)]
 
 
 def concat_experience(experience: list[Experience]) -> Experience:
-    """All rounds as one; trajectories are numbered on."""
-    before = np.cumsum([0, *(len(part.success) for part in experience)])
+    """The experience of all rounds as one; trajectories are numbered consecutively."""
+    offsets = np.cumsum([0, *(len(part.success) for part in experience)])
     return Experience(
         concatenate_rows([part.observation for part in experience]),
         torch.cat([part.actions for part in experience]),
-        torch.cat([part.trajectory + int(n) for part, n in zip(experience, before)]),
+        torch.cat([part.trajectory + int(offset) for part, offset in zip(experience, offsets)]),
         torch.cat([part.success for part in experience]),
     )

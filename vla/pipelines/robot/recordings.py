@@ -1,8 +1,8 @@
-"""Keeping some episodes of a run to look at later: what was done, how likely it was, and what the
-update made of it."""
+"""Recordings of robot episodes: actions, log-probabilities and the effect of the update."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,33 +20,34 @@ from vla.rl.protocols import Algorithm, Policy, Reference
 from vla.rl.scoring import score_logprobs
 from vla.types import Rollout, map_rows
 
-EPISODES = 16
-"""Episodes kept of a rollout."""
+NUM_EPISODES = 16
+"""Recorded episodes of a rollout."""
 
 
 def trajectory_rows(rollout: Rollout, trajectories: Int[Tensor, "N"]) -> Int[Tensor, "D"]:
-    """The rows of some trajectories, one after another in their order, each trajectory's in the
-    order of time."""
+    """Rows of the given trajectories, in their order; rows of one trajectory in order of time."""
     return torch.cat([(rollout.trajectory == int(i)).nonzero().squeeze(1) for i in trajectories])
 
 
 def choose_trajectories(rollout: Rollout, count: int) -> Int[Tensor, "N"]:
-    """About `count` trajectories worth looking at: whole groups, those first in which some succeed
-    and some fail; of trajectories without siblings half wins and half failures, as far as there
-    are.
+    """Choose about `count` trajectories to record.
+
+    Whole groups are chosen, those with the largest spread of returns first. Without groups, half
+    of the trajectories are successes and half failures, as far as there are enough.
     """
     success = torch.zeros(rollout.num_trajectories) if rollout.success is None else rollout.success
     groups = torch.unique(rollout.group)
     if len(groups) == rollout.num_trajectories:
-        wins, failures = (success > 0.5).nonzero().squeeze(1), (success <= 0.5).nonzero().squeeze(1)
-        num_wins = min(len(wins), max(count // 2, count - len(failures)))
-        return torch.cat([wins[:num_wins], failures[: count - num_wins]])
+        successes = (success > 0.5).nonzero().squeeze(1)
+        failures = (success <= 0.5).nonzero().squeeze(1)
+        num_successes = min(len(successes), max(count // 2, count - len(failures)))
+        return torch.cat([successes[:num_successes], failures[: count - num_successes]])
     spread = {
-        int(g): float(rollout.returns[rollout.group == g].nan_to_num().std(correction=0))
-        for g in groups
+        int(group): float(rollout.returns[rollout.group == group].nan_to_num().std(correction=0))
+        for group in groups
     }
     chosen: list[Tensor] = []
-    for group in sorted(spread, key=lambda g: -spread[g]):
+    for group in sorted(spread, key=lambda group: -spread[group]):
         members = (rollout.group == group).nonzero().squeeze(1)
         if chosen and sum(map(len, chosen)) + len(members) > count:
             break
@@ -66,16 +67,19 @@ def record_trajectories(
     logprobs_after: Tensor | None = None,
     chain: Tensor | None = None,
 ) -> EpisodeRecording:
-    """Some trajectories of a rollout of a robot policy; what is given by name is of their rows
-    (`trajectory_rows`) already."""
+    """Record some trajectories of a rollout.
+
+    `advantages`, `logprobs_after` and `chain` hold the rows of these trajectories only, in the
+    order of `trajectory_rows`. `sim` is the section `sim` of the settings.
+    """
     assert rollout.action is not None
     assert rollout.success is not None
     rows = trajectory_rows(rollout, trajectories)
     number = torch.full((rollout.num_trajectories,), -1)
     number[trajectories] = torch.arange(len(trajectories))
     measures = {
-        name: v[trajectories].float().numpy()
-        for name, v in rollout.episodes.items()
+        name: values[trajectories].float().numpy()
+        for name, values in rollout.episodes.items()
         if name != "seed"
     }
     return EpisodeRecording(
@@ -102,31 +106,36 @@ def record_trajectories(
 def term_success_rates(
     rollout: Rollout, reduce_sum: ReduceSum = single_process
 ) -> dict[str, float]:
-    """Share of trajectories that ever fulfilled each term of the task (above one half): where they
-    stop short."""
+    """Fraction of trajectories in which each term of the task exceeded one half at some time.
+
+    The first term with a low rate shows where episodes fail.
+    """
     names = [
         name
         for name in rollout.episodes
         if name not in ("seed", "control_steps", "success") and "/" not in name
     ]
     values = [rollout.episodes[name] for name in names]
-    found = torch.tensor(
-        [[float((v > 0.5).sum()), float((~v.isnan()).sum())] for v in values]
+    # NaN marks a term that an episode's task does not have.
+    sums = torch.tensor(
+        [[float((term > 0.5).sum()), float((~term.isnan()).sum())] for term in values]
     ).reshape(-1, 2)
-    done, counts = reduce_sum(found).unbind(1)
-    shares = (done / counts).tolist()
+    num_reached, counts = reduce_sum(sums).unbind(1)
+    rates = (num_reached / counts).tolist()
     return {
-        f"reached_{name}": share
-        for name, share in zip(names, shares, strict=True)
-        if share == share
+        f"reached_{name}": rate
+        for name, rate in zip(names, rates, strict=True)
+        if not math.isnan(rate)
     }
 
 
 def denoising_chain(
     policy: Policy, rollout: Rollout, rows: Int[Tensor, "D"]
 ) -> Float[Tensor, "D K H A"] | None:
-    """The states of a denoising chain around the steps that were draws, as actions; None for other
-    policies."""
+    """States of the denoising chain before and after each stochastic step, as actions.
+
+    None for policies without a denoising chain.
+    """
     head = policy.head if isinstance(policy, VlaPolicy) else None
     if not isinstance(head, ChainHead):
         return None
@@ -144,17 +153,17 @@ def record_update(
     iteration: int,
     micro_batch_rows: int,
 ) -> Path:
-    """Some groups of the rollout that `policy` was just updated from, with the advantages that the
-    algorithm gave them and the log-probabilities after the update.
+    """Record some groups of the rollout that `policy` was updated from; the file.
+
+    The recording holds the algorithm's advantages and the log-probabilities after the update.
     """
-    chosen = choose_trajectories(rollout, EPISODES)
+    chosen = choose_trajectories(rollout, NUM_EPISODES)
     rows = trajectory_rows(rollout, chosen)
     batch = algorithm.prepare(rollout, None if reference is None else reference.logprobs(rollout))
-    observation, trace = (
-        map_rows(part, lambda tensor: tensor[rows]) for part in (rollout.observation, rollout.trace)
-    )
+    observation = map_rows(rollout.observation, lambda tensor: tensor[rows])
+    trace = map_rows(rollout.trace, lambda tensor: tensor[rows])
     after = score_logprobs(policy, observation, trace, len(rows), micro_batch_rows)
-    found = record_trajectories(
+    recording = record_trajectories(
         rollout,
         chosen,
         "rl",
@@ -165,14 +174,14 @@ def record_update(
         logprobs_after=after,
         chain=denoising_chain(policy, rollout, rows),
     )
-    return save_recording(folder, found)
+    return save_recording(folder, recording)
 
 
 def record_evaluation(
     folder: Path, sim: Simulation, policy: Policy, rollout: Rollout, name: str, decoding: str
 ) -> Path:
-    """Some wins and some failures of an evaluation."""
-    chosen = choose_trajectories(rollout, EPISODES)
+    """Record some successes and some failures of an evaluation; the file."""
+    chosen = choose_trajectories(rollout, NUM_EPISODES)
     chain = denoising_chain(policy, rollout, trajectory_rows(rollout, chosen))
     return save_recording(
         folder,

@@ -1,4 +1,4 @@
-"""Reinforcement learning of a robot policy: branches and their critic, validation, recordings.
+"""RL of a robot policy: branching with its critic, validation, and recordings.
 
 The loop itself is `vla.training.rl_trainer.RLTrainer`, which text shares.
 """
@@ -45,17 +45,17 @@ def train_robot_rl(
     observer: Observer,
     starts: StartManifest,
 ) -> RLTrainer:
-    """RL as a stage of a robot run; the trainer when it is over, the policy trained in place."""
+    """Train the policy in place by RL; the trainer after its last iteration.
+
+    Training falls back to whole episodes where the policy or the simulator cannot branch.
+    """
     freeze_for_rl(policy, config.model.freeze_in_rl)
     rl = config.rl
-    lack = (
-        missing_branch_support(policy, environment)
-        if rl.num_branches and rl.num_iterations
-        else None
-    )
-    if lack is not None:
-        config, note = whole_episodes(config, lack)
-        run.progress.print_line(note)
+    if rl.num_branches and rl.num_iterations:
+        obstacle = branching_obstacle(policy, environment)
+        if obstacle is not None:
+            config, note = whole_episodes(config, obstacle)
+            run.progress.print_line(note)
     algorithm = make_algorithm(**config.algorithm.model_dump())
     robot_rl = RobotRL(run, config, policy, algorithm, environment, observer, starts)
     trainer = RLTrainer(run, config.rl, algorithm, robot_rl.learner, robot_rl.task())
@@ -65,20 +65,21 @@ def train_robot_rl(
     return trainer
 
 
-def freeze_for_rl(policy: VlaPolicy, what: Literal["nothing", "prefix", "all"]) -> None:
-    """Leave out of RL what reads pictures (`prefix`), or all but the head where a policy has one
-    apart (`all`)."""
-    if what == "all" and policy.can_train_head:
+def freeze_for_rl(policy: VlaPolicy, part: Literal["nothing", "prefix", "all"]) -> None:
+    """Freeze the encoders of images and state (`prefix`), or all but the head (`all`).
+
+    `all` falls back to `prefix` where the head runs the language model for every draw.
+    """
+    if part == "all" and policy.can_train_head:
         policy.freeze_model()
-    elif what != "nothing":
+    elif part != "nothing":
         policy.freeze_prefix()
 
 
 class RobotRL:
-    """The task of a robot for `RLTrainer`: episodes from training starts, or branches of them.
+    """RL of a robot for `RLTrainer`: rollouts are episodes from training starts, or branches.
 
-    Its state is that of the branches: their critic, and the rollouts that only the critic learned
-    from.
+    Its checkpointed state belongs to branching: the critic, and the number of warm-up rollouts.
     """
 
     def __init__(
@@ -91,9 +92,14 @@ class RobotRL:
         observer: Observer,
         starts: StartManifest,
     ) -> None:
-        self.run, self.config, self.processes = run, config, run.processes
-        self.policy, self.algorithm, self.environment = policy, algorithm, environment
-        self.observer, self.starts = observer, starts
+        self.run = run
+        self.config = config
+        self.processes = run.processes
+        self.policy = policy
+        self.algorithm = algorithm
+        self.environment = environment
+        self.observer = observer
+        self.starts = starts
         rl = config.rl
         self.learner = with_critic(policy, rl.critic)
         self.branches: BranchCollector | None = None
@@ -118,6 +124,7 @@ class RobotRL:
         )
 
     def task(self) -> RLTask:
+        """The callbacks and settings for `RLTrainer`."""
         branches = {} if self.branches is None else {"branches": self.branches}
         return RLTask(
             sample=self.collector.collect,
@@ -134,14 +141,15 @@ class RobotRL:
         )
 
     def is_greedy(self, iteration: int) -> bool:
-        """Whether branches start from where greedy decisions lead: draws seldom come to where those
-        get stuck."""
+        """True where episodes of an iteration are greedy, and branches start from their states.
+
+        Greedy decisions get stuck in states that sampled ones seldom reach.
+        """
         every = self.config.rl.greedy_branching_every
         return self.branches is not None and every is not None and iteration % every == 0
 
     def collect(self, iteration: int, sample: Sample) -> Rollout:
-        """Episodes, or what was tried in branches of them; `self.episodes` holds the episodes in
-        either case."""
+        """Collect episodes, or branches from their states; `self.episodes` holds the episodes."""
         if self.branches is None:
             with self.run.timer("rollout"):
                 self.episodes = sample(iteration)
@@ -152,12 +160,12 @@ class RobotRL:
             self.branches.start(iteration)
             self.episodes = sample(iteration)
         with self.run.timer("critic"):
-            tried = self.branches.rollout(self.episodes)
-        assert tried is not None, "the critic is fitted"
-        return tried
+            branches = self.branches.rollout(self.episodes)
+        assert branches is not None, "the critic is fitted"
+        return branches
 
     def _fit_critic(self, branches: BranchCollector, sample: Sample) -> None:
-        """Some rollouts for the critic alone, from starts that no iteration draws."""
+        """Fit the critic to warm-up rollouts, from starts that no iteration uses."""
         rl = self.config.rl
         with self.run.timer("critic"):
             first = rl.num_iterations
@@ -169,20 +177,20 @@ class RobotRL:
             branches.critic.fit(FIRST_FIT)
 
     def metrics(self, iteration: int, rollout: Rollout) -> dict[str, float]:
-        """Success of the episodes of all processes, what the critic of branches came to, and which
-        terms of the task were reached."""
-        episodes, reduce_sum = self.episodes, self.processes.reduce_sum
+        """Success over all processes, metrics of the critic, and rates of the task's terms."""
+        episodes = self.episodes
+        reduce_sum = self.processes.reduce_sum
         assert episodes.success is not None
         greedy = self.is_greedy(iteration - 1)
         num_episodes = reduce_sum(torch.tensor(float(len(episodes.success))))
         success = float(reduce_sum(episodes.success.sum()) / num_episodes)
-        numbers = {} if self.branches is None else dict(self.branches.fit)
-        numbers["greedy_success" if greedy else "success"] = success
-        numbers["num_episodes"] = float(num_episodes)
-        return numbers if greedy else numbers | term_success_rates(episodes, reduce_sum)
+        metrics = {} if self.branches is None else dict(self.branches.fit)
+        metrics["greedy_success" if greedy else "success"] = success
+        metrics["num_episodes"] = float(num_episodes)
+        return metrics if greedy else metrics | term_success_rates(episodes, reduce_sum)
 
     def validate(self) -> SuccessRate:
-        """Greedy success on a few validation starts."""
+        """Greedy success on the validation starts."""
         seeds = self.starts.validation.take(self.config.evaluation.num_validation_starts)
         result = evaluate_policy(
             self.policy,
@@ -195,7 +203,7 @@ class RobotRL:
         return result.success_rate
 
     def record(self, iteration: int, reference: Reference | None) -> None:
-        """Keep some of the main process's sampled episodes for `vla-view`."""
+        """Record some sampled episodes of the main process, for `vla-view`."""
         if self.is_greedy(iteration - 1):
             return
         with self.run.timer("recordings"), propagate_errors(self.processes):
@@ -228,26 +236,28 @@ def make_branch_collector(
     environment: VectorEnvironment,
     processes: Processes = SINGLE_PROCESS,
 ) -> BranchCollector:
-    """What tries several decisions from a state (`rl.num_branches`)."""
+    """Make the collector that samples `rl.num_branches` decisions from a state."""
     rl = config.rl
     assert isinstance(policy, ResamplingPolicy)
     assert isinstance(environment, BranchingEnvironment)
     settings = BranchSettings(rl.num_branches, rl.branch_fraction, rl.branch_discount)
     critic = StateCritic(derive_seed(config.train.seed, "state critic"))
-    own = ("branches", processes.rank) if processes.rank else ("branches",)
+    seed_names = ("branches", processes.rank) if processes.rank else ("branches",)
     return BranchCollector(
         policy,
         environment,
         settings,
         critic,
-        derive_seed(config.train.seed, *own),
+        derive_seed(config.train.seed, *seed_names),
         processes.gather,
     )
 
 
-def missing_branch_support(policy: VlaPolicy, environment: VectorEnvironment) -> str | None:
-    """What policy or simulator lacks for branches; the settings alone tell of ours
-    (`vla.config.whole_episodes`)."""
+def branching_obstacle(policy: VlaPolicy, environment: VectorEnvironment) -> str | None:
+    """The reason why policy or simulator cannot branch, None where they can.
+
+    `vla.config.whole_episodes` finds the reasons that the settings alone decide.
+    """
     if not isinstance(environment, BranchingEnvironment):
         return "the simulator cannot be put back into an earlier state"
     if not isinstance(policy, ResamplingPolicy) or not policy.can_redraw:

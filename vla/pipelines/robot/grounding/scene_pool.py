@@ -44,8 +44,8 @@ class InstructionBatch:
     """Scenes with one instruction each, for the plan head.
 
     `numbers` [B, a] are the targets as location tokens from 0. `mentions` [B, m] are the last
-    tokens of object names, `places` [B, m, 3] the positions of those objects (metres from the
-    gripper) and `headings` [B, m, 2] their orientations (cosine, sine).
+    tokens of object names. `places` [B, m, 3] are the positions of those objects (metres from the
+    gripper), and `headings` [B, m, 2] their orientations (cosine, sine).
     """
 
     observation: Observation
@@ -82,8 +82,8 @@ class ScenePool:
     """Rendered scenes in memory, each used for several batches.
 
     New scenes replace the oldest ones once the pool holds `capacity` of them. `next_seed` is the
-    seed of the next scene, `added` counts all scenes rendered so far, and `blocks` holds the sizes
-    of the blocks they were added in.
+    seed of the next scene. `added` counts all scenes rendered so far, and `blocks` holds their
+    numbers by call of `add`.
     """
 
     def __init__(
