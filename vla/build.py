@@ -1,4 +1,4 @@
-"""From settings to objects: one `match` per choice."""
+"""Factories of models and policies from the settings of a robot run."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from vla.policies.vla_policy import VlaPolicy
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one."""
+    """The device of a setting; `auto` is CUDA where it is available."""
     return torch.device(
         ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
     )
@@ -52,8 +52,9 @@ def resolve_device(name: str) -> torch.device:
 def small_architecture(
     config: RobotConfig, proprio_size: int, num_plan_numbers: int
 ) -> SmallArchitecture | None:
-    """The numbers of a tiny model, or None when a part of it comes from the hub."""
-    vision, backbone = config.model.vision, config.model.backbone
+    """Architecture of a small model; None where a part of the model comes from the hub."""
+    vision = config.model.vision
+    backbone = config.model.backbone
     if not isinstance(vision, SmallVision) or not isinstance(backbone, SmallBackbone):
         return None
     return SmallArchitecture(
@@ -75,25 +76,27 @@ def small_architecture(
 
 
 def checkpoint_folder(checkpoint: str) -> Path:
-    """`data_uri` is the checkpoint that ships with the package."""
+    """Folder of a checkpoint; "embedded" is the one that ships with the package."""
     return EMBEDDED if checkpoint == "embedded" else Path(checkpoint)
 
 
 def build_vlm(
     config: RobotConfig, proprio_size: int, num_plan_numbers: int, texts: Sequence[str]
 ) -> tuple[VisionLanguageModel, Any]:
-    """The vision-language model and its tokenizer. `texts` train a tokenizer where the model brings
-    none.
+    """Build the vision-language model and its tokenizer.
 
-    Raises ValueError when a checkpoint is missing, broken, or made for other cameras, pixels or
-    sizes.
+    `texts` train a tokenizer where the model comes without one.
+
+    Raises:
+        ValueError: a checkpoint is missing, damaged, or made for other cameras, image sizes or
+            layer sizes.
     """
     architecture = small_architecture(config, proprio_size, num_plan_numbers)
     if config.model.checkpoint is not None:
-        model, found, tokenizer = load_vlm(checkpoint_folder(config.model.checkpoint))
-        check_architecture(config.model.checkpoint, found, architecture)
+        model, loaded_architecture, tokenizer = load_vlm(checkpoint_folder(config.model.checkpoint))
+        check_architecture(config.model.checkpoint, loaded_architecture, architecture)
     else:
-        vision, backbone, tokenizer = _build_halves(config, texts)
+        vision, backbone, tokenizer = _build_vision_and_backbone(config, texts)
         plan = ActionQueries(config.policy.chunk, num_plan_numbers, backbone.width)
         model = VisionLanguageModel(vision, backbone, config.sim.cameras, proprio_size, plan)
         backbone.order_embeddings(location_ids(backbone.vocabulary_size).start, NUM_LOCATIONS)
@@ -104,15 +107,15 @@ def build_vlm(
 
 
 def check_model(config: RobotConfig) -> None:
-    """Refuse a model that cannot be built, from its names and sizes, before data are read or made
-    for it.
+    """Check names and sizes of the model before data are read or collected for it.
 
-    Raises ValueError naming the setting.
+    Raises:
+        ValueError: the checkpoint or the vision tower does not fit the settings.
     """
     if config.model.checkpoint is not None:
-        found = read_architecture(checkpoint_folder(config.model.checkpoint))
-        wanted = small_architecture(config, found.proprio_size, found.num_plan_numbers)
-        check_architecture(config.model.checkpoint, found, wanted)
+        actual = read_architecture(checkpoint_folder(config.model.checkpoint))
+        expected = small_architecture(config, actual.proprio_size, actual.num_plan_numbers)
+        check_architecture(config.model.checkpoint, actual, expected)
     elif isinstance(config.model.vision, HubVision):
         check_tower(
             config.model.vision.repository, config.sim.image_size, config.model.vision.pretrained
@@ -120,38 +123,41 @@ def check_model(config: RobotConfig) -> None:
 
 
 def check_architecture(
-    checkpoint: str, found: SmallArchitecture, wanted: SmallArchitecture | None
+    checkpoint: str, actual: SmallArchitecture, expected: SmallArchitecture | None
 ) -> None:
-    """Hold a checkpoint against the model that the settings describe (None: one that is not
-    small)."""
-    if wanted is None:
+    """Compare a checkpoint's architecture with that of the settings (None: a model from the hub).
+
+    Raises:
+        ValueError: they differ.
+    """
+    if expected is None:
         raise ValueError(
-            f"model.checkpoint={checkpoint} holds a small model, but model.vision or model.backbone is not small: "
-            "set model.checkpoint=null, or choose model=tiny"
+            f"model.checkpoint={checkpoint} holds a small model, but model.vision or "
+            "model.backbone is not small: set model.checkpoint=null, or choose model=tiny"
         )
-    # Queries are interpolated when a policy's chunk is another.
-    for name in vars(wanted).keys() - {"num_queries"}:
-        if getattr(found, name) != getattr(wanted, name):
+    # The number of queries may differ: queries are interpolated to the policy's chunk.
+    for name in vars(expected).keys() - {"num_queries"}:
+        if getattr(actual, name) != getattr(expected, name):
             raise ValueError(
-                f"model.checkpoint={checkpoint} was made with {name}={getattr(found, name)}, the settings say "
-                f"{getattr(wanted, name)}: use the checkpoint's, or pretrain another with {command_name('vla-pretrain')}, or "
-                "begin with none (model.checkpoint=null)"
+                f"model.checkpoint={checkpoint} was made with {name}={getattr(actual, name)}, the "
+                f"settings say {getattr(expected, name)}: use the checkpoint's, or pretrain another "
+                f"with {command_name('vla-pretrain')}, or begin with none (model.checkpoint=null)"
             )
 
 
-def _build_halves(
+def _build_vision_and_backbone(
     config: RobotConfig, texts: Sequence[str]
 ) -> tuple[VisionEncoder | PretrainedVision, Backbone, Any]:
-    """What sees, what reads and writes, and the tokenizer; both halves of one model where it brings
-    its own eyes."""
+    """The vision encoder, the backbone and the tokenizer; a pretrained VLM provides all three."""
     model = config.model
     if isinstance(model.backbone, VlmBackbone):
         from transformers import AutoTokenizer
 
-        own, reader = load_pretrained_vlm(
+        vision, language_model = load_pretrained_vlm(
             model.backbone.repository, config.sim.image_size, torch.float32
         )
-        return own, reader, load_pretrained(AutoTokenizer, model.backbone.repository, BACKBONE)
+        tokenizer = load_pretrained(AutoTokenizer, model.backbone.repository, BACKBONE)
+        return vision, language_model, tokenizer
     backbone, tokenizer = _build_backbone(model, texts)
     return _build_vision(model, config.sim.image_size), backbone, tokenizer
 
@@ -189,13 +195,13 @@ def _build_backbone(model: Model, texts: Sequence[str]) -> tuple[Backbone, Any]:
         case HubBackbone() as hub:
             return _pretrained_backbone(hub.repository, model)
         case VlmBackbone():
-            raise AssertionError("both of its halves come from _build_halves")
+            raise AssertionError("_build_vision_and_backbone builds both parts")
         case other:
             assert_never(other)
 
 
 def _pretrained_backbone(name: str, model: Model) -> tuple[Backbone, Any]:
-    """In float32, as all of a robot policy is."""
+    """A pretrained backbone in float32, the precision of robot policies."""
     from transformers import AutoTokenizer
 
     tokenizer = load_pretrained(AutoTokenizer, name, BACKBONE)
@@ -212,7 +218,7 @@ def _freeze(settings: Model, model: VisionLanguageModel) -> None:
 
 
 def policy_settings(section: PolicySection) -> PolicySettings:
-    """The settings of a policy kind with the methods that need torch: its code and its head."""
+    """Settings of a policy kind, as the type that makes its action code and its head."""
     settings = load_target(find_target(policy_table(), "policy.name", section.name))
     return settings(**{field.name: getattr(section, field.name) for field in fields(settings)})
 
@@ -220,6 +226,6 @@ def policy_settings(section: PolicySection) -> PolicySettings:
 def make_policy(
     config: RobotConfig, model: VisionLanguageModel, code: ActionCode
 ) -> VlaPolicy[Any]:
-    """The policy that the settings name, on this model, with its code of actions."""
+    """Make the policy that the settings name, on a model, with an action code."""
     head = policy_settings(config.policy).make_head(model, code)
     return VlaPolicy(model, head, config.model.detach_critic)
