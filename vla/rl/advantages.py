@@ -1,9 +1,9 @@
-"""Credit along time: generalized advantage estimation and reward-to-go, along decisions (robots) or
-draws (text).
+"""Advantages over time: generalized advantage estimation and reward-to-go, along decisions (robots)
+or draws (text).
 
-Both run on the same positions. A position is a decision where values are [R], a draw where they are
-[R, L]. Positions that the policy did not choose are skipped: no time passes there, and a reward
-found there belongs to the last choice before it.
+A position is a decision where values are [R], a draw where they are [R, L]. Positions that the
+policy did not choose are skipped: no time passes there, and their rewards count for the last choice
+before them.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from vla.collectives import ReduceSum, single_process
 
 @dataclass(frozen=True)
 class Timeline:
-    """Counted positions of `R` rows packed as [N, T]: trajectory by rank in time. `shared_counts` lists
-    them in the flat order.
+    """Layout of the counted positions of `R` rows as [N, T]: trajectory by rank in time.
 
-    `carry` says for every position at which rank its reward counts; -1 stands before the first
-    choice and is dropped.
+    `counted` and `trajectory` are in flat order. `carry` is the rank at which the reward of a
+    position counts; -1 is before the first choice, where rewards are dropped.
     """
 
     counted: Bool[Tensor, "K"]
@@ -32,7 +31,7 @@ class Timeline:
     lengths: Int[Tensor, "N"]
 
     def pack_rewards(self, rewards: Float[Tensor, "K"]) -> Float[Tensor, "N T"]:
-        """Rewards by rank; several positions may pay into one."""
+        """Rewards by rank; the rewards of several positions may add up in one."""
         keep = self.carry >= 0
         dense = torch.zeros(self.shape, dtype=torch.float64)
         return dense.index_put(
@@ -40,7 +39,7 @@ class Timeline:
         )
 
     def pack(self, values: Float[Tensor, "K"]) -> Float[Tensor, "N T"]:
-        """Values by rank, zero past the end."""
+        """Values by rank, zero after the end."""
         dense = torch.zeros(self.shape, dtype=torch.float64)
         dense[self.trajectory[self.counted], self.carry[self.counted]] = values[
             self.counted
@@ -48,7 +47,7 @@ class Timeline:
         return dense
 
     def unpack(self, dense: Float[Tensor, "N T"]) -> Float[Tensor, "K"]:
-        """Back to positions; zero where the policy did not choose."""
+        """Values by position; zero where the policy did not choose."""
         flat = torch.zeros(len(self.counted), dtype=torch.float64)
         flat[self.counted] = dense[self.trajectory[self.counted], self.carry[self.counted]]
         return flat
@@ -61,12 +60,15 @@ class Timeline:
 def make_timeline(
     counted: Bool[Tensor, "R *L"], trajectory: Int[Tensor, "R"], num_trajectories: int
 ) -> Timeline:
-    """Lay out the positions of rows that may be interleaved; rows of one trajectory stand in the
-    order of time."""
+    """Lay out positions by trajectory and time.
+
+    Rows of several trajectories may be interleaved; rows of one trajectory are in order of time.
+    """
     per_row = counted.numel() // max(len(counted), 1)
     owner = trajectory.repeat_interleave(per_row)
     flat = counted.reshape(-1)
     order = torch.argsort(owner, stable=True)
+    # Rank of a position: counted positions up to it, minus those of earlier trajectories.
     running = flat[order].long().cumsum(0)
     lengths = torch.zeros(num_trajectories, dtype=torch.long).index_add(0, owner, flat.long())
     before = lengths.cumsum(0) - lengths
@@ -76,8 +78,9 @@ def make_timeline(
 
 
 def place_rewards(rewards: Float[Tensor, "R"], mask: Bool[Tensor, "R L"]) -> Float[Tensor, "R L"]:
-    """A row's reward at its last chosen draw; in a row without one at the end, from where it is
-    carried back in time.
+    """Place a row's reward at its last chosen draw, or at the last draw of a row without one.
+
+    `Timeline.carry` moves the latter back in time.
     """
     num_draws = mask.shape[1]
     last = (mask.long() * torch.arange(1, num_draws + 1)).amax(1) - 1
@@ -105,14 +108,13 @@ def generalized_advantages(
     only; elsewhere the results are 0.
     """
     timeline = make_timeline(counted, trajectory, len(bootstrap))
-    reward, value = timeline.pack_rewards(rewards.reshape(-1)), timeline.pack(values.reshape(-1))
+    reward = timeline.pack_rewards(rewards.reshape(-1))
+    value = timeline.pack(values.reshape(-1))
     advantage = torch.zeros_like(reward)
-    following_value, following = (
-        bootstrap.double(),
-        torch.zeros(len(bootstrap), dtype=torch.float64),
-    )
+    following_value = bootstrap.double()
+    following = torch.zeros(len(bootstrap), dtype=torch.float64)
     for step in reversed(range(reward.shape[1])):
-        exists = step < timeline.lengths
+        exists = step < timeline.lengths  # shorter trajectories keep their bootstrap until here
         delta = reward[:, step] + gamma * following_value - value[:, step]
         following = torch.where(exists, delta + gamma * gae_lambda * following, following)
         following_value = torch.where(exists, value[:, step], following_value)
@@ -128,19 +130,21 @@ def rewards_to_go(
     num_trajectories: int,
     gamma: float,
 ) -> Float[Tensor, "R *L"]:
-    """Discounted sum of the rewards from each counted position on: GAE with lambda 1 and no
-    critic."""
-    nothing = torch.zeros(num_trajectories, dtype=rewards.dtype)
+    """Discounted sum of rewards from each counted position on: GAE with lambda 1 and no critic."""
+    bootstrap = torch.zeros(num_trajectories, dtype=rewards.dtype)
     return generalized_advantages(
-        rewards, torch.zeros_like(rewards), counted, trajectory, nothing, gamma, 1.0
+        rewards, torch.zeros_like(rewards), counted, trajectory, bootstrap, gamma, 1.0
     )[0]
 
 
 def bootstrap_values(
     terminated: Bool[Tensor, "N"], final_values: Float[Tensor, "N"] | None
 ) -> Float[Tensor, "N"]:
-    """The value after a trajectory's last row: 0 where it terminated, the critic's where it was cut
-    off."""
+    """Value after a trajectory's last row: 0 where it terminated, the critic's where truncated.
+
+    Raises:
+        ValueError: for a truncated trajectory without `final_values`.
+    """
     if final_values is None:
         if not bool(terminated.all()):
             raise ValueError(
@@ -159,11 +163,10 @@ def whiten(
     epsilon: float = 1e-8,
     reduce_sum: ReduceSum = single_process,
 ) -> Float[Tensor, "R *L"]:
-    """Divide by the standard deviation (unbiased variance over counted positions of the global
-    batch), and centre.
+    """Whiten values over the counted positions of the global batch: mean 0, standard deviation 1.
 
-    With `shift_mean=False` the mean stays (Ziegler 2019, for rewards). Positions not counted become
-    0.
+    The variance is the unbiased one. `shift_mean=False` keeps the mean (Ziegler 2019, for rewards).
+    Positions not counted become 0.
     """
     exact = torch.where(counted, values, torch.zeros_like(values)).double()
     count, total = reduce_sum(torch.stack([counted.sum().double(), exact.sum()])).unbind()

@@ -1,4 +1,4 @@
-"""Algorithms made from their name and flat settings, and the runs they refuse."""
+"""Factory of algorithms by name and flat settings, and checks of a run's settings."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ def algorithm_type(name: str) -> type[Any]:
 
 
 def make_algorithm(name: str, **settings: Any) -> Algorithm:
-    """An algorithm from its name and settings.
+    """Make an algorithm from its name and settings.
 
-    Raises ValueError that names a setting it does not have, or lacks.
+    Raises:
+        ValueError: for an unknown name, an unknown setting or a missing one.
     """
     kind = algorithm_type(name)
     known = {field.name: field for field in fields(kind)}
@@ -49,8 +50,13 @@ def check_run(
     has_reference: bool,
     num_rows: int | None = None,
 ) -> None:
-    """Refuse a run that cannot work. `num_rows` is the number of decisions in a rollout where it is
-    fixed (text), else None.
+    """Check that the algorithm fits the run.
+
+    `num_rows` is the number of decisions in a rollout where it is fixed (text), else None.
+
+    Raises:
+        ValueError: for a group that is too small, a missing critic or reference, or a number of
+            epochs or minibatches that the algorithm does not support.
     """
     name = type(algorithm).__name__
     if group_size < 1 or (algorithm.needs_groups and group_size < 2):

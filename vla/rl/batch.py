@@ -1,7 +1,7 @@
-"""What an algorithm makes of a rollout, and how a loss is normalised.
+"""Training batch of an algorithm, its loss per row, and the weights that normalise a loss.
 
-Every loss is a sum of per-draw terms times `weights`, which are fixed over the global batch before
-it is cut. So micro-batches, gradient accumulation and the number of processes cannot change the
+Every loss is a sum of per-draw terms times `weights`. The weights are fixed over the global batch
+before it is split. So micro-batches, gradient accumulation and the number of processes cannot change the
 objective.
 """
 
@@ -22,11 +22,11 @@ from vla.types import Observation, Rollout, Trace, map_rows
 
 @dataclass(frozen=True)
 class Batch:
-    """`R` rows ready for a loss. Advantages and weights are constants: no gradient flows through
-    them.
+    """`R` rows with advantages and weights; both are constants without gradient.
 
-    `weights` [R, L] hold the reduction of policy, KL and entropy terms; a row that leaves the denominators has weight
-    0. `value_weights` hold the reduction of value terms and have the shape of `old_values` and `returns`.
+    `weights` [R, L] hold the reduction of policy, KL and entropy terms; an excluded
+    row has weight 0. `value_weights` hold the reduction of value terms and have the shape of
+    `old_values` and `returns`.
     """
 
     observation: Observation
@@ -45,17 +45,17 @@ class Batch:
         return len(self.mask)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
-        """The batch with `function` applied to every tensor of it."""
+        """Apply `function` to every tensor of the batch."""
         names = [f.name for f in fields(self) if f.name != "metrics"]
         return replace(self, **{name: map_rows(getattr(self, name), function) for name in names})
 
     def select(self, rows: Int[Tensor, "B"]) -> Batch:
-        """The rows with these numbers; weights keep their value."""
+        """Select rows by number; weights keep their value."""
         return self.map(lambda tensor: tensor[rows])
 
     @property
     def active_rows(self) -> Int[Tensor, "K"]:
-        """Numbers of the rows that carry any gradient; the others need no forward pass."""
+        """Numbers of the rows with a gradient; the others need no forward pass."""
         active = (self.weights != 0).any(1)
         if self.value_weights is not None:
             active = active | (self.value_weights.reshape(len(self), -1) != 0).any(1)
@@ -64,8 +64,9 @@ class Batch:
 
 @dataclass(frozen=True)
 class LossOutput:
-    """Weighted loss per row, policy and critic apart, so that a non-finite row can be named.
-    `metrics` are sums over draws.
+    """Weighted loss per row, separate for policy and critic.
+
+    Losses per row allow an error to name a non-finite row. `metrics` are sums over draws.
     """
 
     policy: Float[Tensor, "B"]
@@ -89,9 +90,9 @@ def reduction_weights(
     max_length: int | None = None,
     reduce_sum: ReduceSum = single_process,
 ) -> Float[Tensor, "R L"]:
-    """Weights that make a sum of per-draw terms the reduction asked for, over the global batch.
+    """Weights that turn a sum of per-draw terms into a reduction over the global batch.
 
-    A sequence is a trajectory (all its decisions); `keep` says which trajectories count.
+    A sequence is a trajectory (all its decisions); `keep` marks the trajectories that count.
     token     1 / number of counted draws                                   (DAPO, Yu 2025, eq. 8)
     sequence  1 / (sequences x counted draws of this sequence)              (GRPO, Shao 2024, eq. 3)
     constant  1 / (sequences x max_length)                                  (Dr. GRPO, Liu 2025)
@@ -120,9 +121,8 @@ def trajectory_batch(
     ref_logprobs: Float[Tensor, "R L"] | None = None,
     reduce_sum: ReduceSum = single_process,
 ) -> Batch:
-    """A batch in which every draw of a trajectory shares the trajectory's advantage (the group
-    methods without a critic).
-    """
+    """Make a batch where all draws of a trajectory share its advantage (group methods without a
+    critic)."""
     return Batch(
         observation=rollout.observation,
         trace=rollout.trace,

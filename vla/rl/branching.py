@@ -1,14 +1,12 @@
-"""Branches: from the states an episode comes through, several decisions are tried in the simulator
-and compared.
+"""Branches: several decisions executed from one simulator state and compared as a group.
 
-A trajectory's reward says little about any one of its decisions. A simulator that can be put back
-into an exact state says more: from one state it executes `num_branches` draws of the policy for one
-chunk each, and every draw is scored by what it earned and by what a critic expects from the state
-it led to. Draws from one state are a group, a branch is a trajectory of one decision, so every
-algorithm that compares within groups (GRPO, Dr. GRPO, RLOO, ...) learns from them as they are. It
-is the vine of TRPO (Schulman et al. 2015, section 5.2) and VinePPO (Kazemnejad et al. 2024) with a
-critic at the end of the first step in place of whole rollouts; no branch is rendered, because
-nobody looks.
+A trajectory's reward carries little information about a single decision. A simulator that restores
+an exact state carries more: it executes `num_branches` draws of the policy from one state, for one
+chunk each. The score of a draw is its reward plus a critic's value of the next state. Draws from one
+state are a group, and a branch is a trajectory of one decision. So every group algorithm (GRPO, Dr.
+GRPO, RLOO, ...) can learn from branches. The method is the vine of TRPO (Schulman et al. 2015,
+section 5.2) and VinePPO (Kazemnejad et al. 2024), with a critic after the first step in place of
+whole rollouts. Branches are not rendered.
 """
 
 from __future__ import annotations
@@ -25,16 +23,16 @@ from torch import Tensor
 
 from vla.rl.protocols import Policy, StepResult, VectorEnvironment
 from vla.rl.state_critic import StateCritic
-from vla.types import Decision, Observation, Rollout, Trace, concatenate_rows, map_rows
+from vla.types import Decision, Observation, Rollout, StateDict, Trace, concatenate_rows, map_rows
 
-FIRST_FIT, LATER_FIT = 1200, 120
+FIRST_FIT = 1200
+LATER_FIT = 120
 """Optimizer steps of the critic before the first branches, and after every rollout."""
 
 
 @runtime_checkable
 class BranchingEnvironment(VectorEnvironment, Protocol):
-    """An environment whose exact state can be taken and put back, and that tells a critic what a
-    policy cannot see."""
+    """An environment that saves and restores its exact state, with a privileged state for a critic."""
 
     def get_state(self, ids: np.ndarray) -> Any: ...
 
@@ -49,23 +47,22 @@ class BranchingEnvironment(VectorEnvironment, Protocol):
 
 @runtime_checkable
 class ResamplingPolicy(Policy, Protocol):
-    """A policy that draws again from what it has perceived, without looking again."""
+    """A policy that draws again from the perception cached in a trace."""
 
     @property
     def can_redraw(self) -> bool:
-        """Whether traces carry what was perceived."""
+        """True where traces hold the perception."""
         ...
 
     def redraw(self, observation: Observation, trace: Trace, count: int) -> Decision:
-        """`count` decisions for every row, those of a row one after another; their traces carry
-        what was perceived."""
+        """`count` decisions per row, consecutive for each row; their traces hold the
+        perception."""
         ...
 
 
 @dataclass(frozen=True)
 class BranchSettings:
-    """`num_branches` draws from a share `share` of the states; `check_discount` of what follows a
-    decision."""
+    """`num_branches` draws from a fraction `share` of the states; `discount` per decision."""
 
     num_branches: int
     share: float
@@ -73,10 +70,11 @@ class BranchSettings:
 
 
 class BranchCollector:
-    """Branches of the rollout that is being collected: `before_step` is called with every decision
-    before it is executed, `rollout` turns what was tried into a rollout to learn from. `gather`
-    gives what all processes have: the critic learns from all of it, in every process alike. `fit`
-    says how well it foresaw the last rollout.
+    """Collector of branches during a rollout.
+
+    `before_step` is called with every decision before its execution. `rollout` returns the branches
+    as a rollout. `gather` returns the values of all processes, so that the critic is the same in
+    every process. `fit` holds the critic's explained variance of the last rollout.
     """
 
     def __init__(
@@ -88,20 +86,24 @@ class BranchCollector:
         seed: int,
         gather: Callable[[Any], list[Any]] = lambda value: [value],
     ):
-        self.policy, self.environment, self.settings = policy, environment, settings
-        self.critic, self.seed, self.gather = critic, seed, gather
+        self.policy = policy
+        self.environment = environment
+        self.settings = settings
+        self.critic = critic
+        self.seed = seed
+        self.gather = gather
         self.fit: dict[str, float] = {}
         self.start(0)
 
     def start(self, iteration: int) -> None:
-        """Forget what was tried; which states are tried follows from the seed and the iteration."""
+        """Clear the branches. The seed and the iteration decide which states are branched."""
         self._rng = np.random.default_rng([self.seed, iteration])
         self._num_rows = 0
         self._states: list[Tensor] = []
         self._tried: list[tuple[Tensor, Observation, Decision, Tensor, Tensor, Tensor]] = []
 
-    def state_dict(self) -> dict[str, Any]:
-        """What was noted and tried since `start`."""
+    def state_dict(self) -> StateDict:
+        """States and branches since `start`."""
         tried = [
             (row, dict(vars(seen)), dict(vars(drawn)), *rest)
             for row, seen, drawn, *rest in self._tried
@@ -113,7 +115,7 @@ class BranchCollector:
         }
         return {**states, "tried": tried}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         self._rng.bit_generator.state = state["rng"]
         self._num_rows, self._states = state["num_rows"], list(state["states"])
         self._tried = [
@@ -122,7 +124,7 @@ class BranchCollector:
         ]
 
     def before_step(self, observation: Observation, decision: Decision, ids: np.ndarray) -> None:
-        """Note the states, and try some draws from some of them."""
+        """Record the states, and execute branches from some of them."""
         self._states.append(torch.from_numpy(self.environment.privileged(ids)))
         row, self._num_rows = self._num_rows, self._num_rows + len(ids)
         if not self.critic.ready:
@@ -132,16 +134,15 @@ class BranchCollector:
             self._try(observation, decision.trace, torch.from_numpy(chosen), ids[chosen], row)
 
     def rollout(self, base: Rollout) -> Rollout | None:
-        """The branches of `base`, the rollout just collected, which the critic learns from
-        afterwards.
+        """The branches of `base`, the rollout just collected; then fit the critic on `base`.
 
-        None when nothing was tried: the critic had to be fitted first.
+        None without branches: the critic must be fitted first.
         """
         branches = self._assembled(base) if self._tried else None
-        seen = self.gather(
+        experience = self.gather(
             (torch.cat(self._states), discounted_returns(base, self.settings.discount))
         )
-        states, returns = (torch.cat(parts) for parts in zip(*seen, strict=True))
+        states, returns = (torch.cat(parts) for parts in zip(*experience, strict=True))
         if self.critic.ready:
             error = (returns - self.critic(states)).var()
             self.fit = {
@@ -162,8 +163,7 @@ class BranchCollector:
         ids: np.ndarray,
         first_row: int,
     ) -> None:
-        """Draws from some rows, each executed from its row's state, which is put back in the
-        end."""
+        """Execute draws of some rows, each from its row's state, and restore that state."""
         count = self.settings.num_branches
         seen = map_rows(replace(observation, images={}), lambda tensor: tensor[chosen])
         draws = self.policy.redraw(seen, map_rows(trace, lambda tensor: tensor[chosen]), count)
@@ -179,8 +179,9 @@ class BranchCollector:
             self.environment.set_state(start, ids)
 
     def _assembled(self, base: Rollout) -> Rollout:
-        """One trajectory a branch: its reward is what the chunk earned plus what the critic expects
-        afterwards. Those of a state stand together, so that they are scored together.
+        """A rollout with one trajectory per branch: reward of the chunk plus the critic's value.
+
+        The branches of a state are consecutive, so that they are scored together.
         """
         rows, seen, drawn, reward, after, ended = (
             list(parts) for parts in zip(*self._tried, strict=True)
@@ -215,13 +216,16 @@ def take_every(tensor: Tensor, first: int, count: int) -> Tensor:
 
 
 def discounted_returns(rollout: Rollout, discount: float) -> Float[Tensor, "R"]:
-    """Reward to go of every decision, discounted decision by decision."""
+    """Reward-to-go of every decision, discounted per decision."""
     order = torch.argsort(rollout.trajectory, stable=True)
     rewards, trajectory = rollout.rewards[order].tolist(), rollout.trajectory[order].tolist()
-    found, following, last = [0.0] * len(rewards), 0.0, -1
+    to_go = [0.0] * len(rewards)
+    following = 0.0
+    last = -1
     for row in range(len(rewards) - 1, -1, -1):
         following = rewards[row] + discount * (following if trajectory[row] == last else 0.0)
-        found[row], last = following, trajectory[row]
+        to_go[row] = following
+        last = trajectory[row]
     returns = torch.empty(len(rewards))
-    returns[order] = torch.tensor(found)
+    returns[order] = torch.tensor(to_go)
     return returns

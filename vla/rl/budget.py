@@ -1,31 +1,32 @@
-"""When reinforcement learning ends: at a target or a plateau of validation success, after so many
-iterations, decisions or seconds, or where nothing is learned. Every limit is a setting of `rl` of
-the same name, and the run says which one it was.
+"""Limits of an RL run: validation success, plateau, iterations, decisions, seconds, idle updates.
 
-Only `max_seconds` depends on the machine. It is a guard: no iteration is begun that will not fit,
-and judging counts.
+Every limit is a setting of `rl` with the same name. The run reports the limit that ended it.
+
+Only `max_seconds` depends on the machine. An iteration starts only if it fits, with its validation
+and the evaluation at the end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+
+from vla.types import StateDict
 
 NUM_RECENT = 3
-"""Iterations whose longest stands for the next one."""
+"""Number of recent iterations; the longest one predicts the next."""
 IDLE_COUNTS = (
     "num_groups",
     "groups_singleton",
     "groups_without_variance",
     "trajectories_unscorable",
 )
-"""What an iteration without an optimizer step is explained by."""
+"""Metrics that explain an iteration without an optimizer step."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What ends the iterations; null is no limit."""
+    """Limits of the iterations; None is no limit."""
 
     num_iterations: int
     max_decisions: int | None = None
@@ -37,11 +38,11 @@ class Limits:
 
 @dataclass
 class Spent:
-    """What a run has used and reached so far, over all its sessions; it goes into the checkpoint.
+    """Amounts used by a run over all its sessions; part of the checkpoint.
 
     `num_steps` counts optimizer steps that moved the policy, `num_idle` the iterations since the
-    last one, `num_stale` the validations since the best one. `after_seconds` is what judging takes
-    when the iterations are over.
+    last one, `num_stale` the validations since the best one. `after_seconds` is the expected time
+    of the evaluation after the iterations.
     """
 
     seconds: float = 0.0
@@ -57,22 +58,25 @@ class Spent:
 
 
 class Budget:
-    """Limits, and what is spent of them."""
+    """Limits, and the amounts used of them."""
 
     def __init__(self, limits: Limits, after_seconds: float = 0.0) -> None:
-        self.limits, self.spent = limits, Spent(after_seconds=after_seconds)
+        self.limits = limits
+        self.spent = Spent(after_seconds=after_seconds)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         return asdict(self.spent)
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         self.spent = Spent(**state)
 
     def note_iteration(
         self, metrics: Mapping[str, float], seconds: float, critic_only: bool = False
     ) -> None:
-        """An iteration is over, `seconds` after the first began. `trainable_critic_parameters` ones are no reason
-        to stop."""
+        """Record an iteration that ended `seconds` after the first began.
+
+        `critic_only` iterations (value warm-up) do not count as idle.
+        """
         spent = self.spent
         spent.recent_seconds = [*spent.recent_seconds, seconds - spent.seconds][-NUM_RECENT:]
         spent.seconds = seconds
@@ -81,7 +85,9 @@ class Budget:
         if critic_only:
             return
         if moved:
-            spent.num_steps, spent.num_idle, spent.idle_counts = spent.num_steps + moved, 0, {}
+            spent.num_steps += moved
+            spent.num_idle = 0
+            spent.idle_counts = {}
             return
         spent.num_idle += 1
         spent.idle_counts = {
@@ -89,20 +95,23 @@ class Budget:
         }
 
     def note_validation(self, success: float, seconds: float, counts: bool = True) -> bool:
-        """A validation is over, `seconds` after the first iteration began; whether none before was
-        better. The one before the first iteration does not count as stale.
+        """Record a validation that ended `seconds` after the first iteration began.
+
+        Returns True where no earlier one was better. `counts` False (the validation before the first
+        iteration) never counts as stale.
         """
         spent = self.spent
-        spent.validation_seconds, spent.seconds = seconds - spent.seconds, seconds
-        better, as_good = success > spent.best_success, success >= spent.best_success
+        spent.validation_seconds = seconds - spent.seconds
+        spent.seconds = seconds
+        better = success > spent.best_success
+        as_good = success >= spent.best_success
         spent.num_stale = 0 if better or not counts else spent.num_stale + 1
         spent.best_success = max(success, spent.best_success)
         return as_good
 
     @property
     def next_seconds(self) -> float:
-        """What one more iteration would take, with a validation behind it and the judging at the
-        end."""
+        """Expected seconds of one more iteration, its validation and the evaluation at the end."""
         spent = self.spent
         return (
             max(spent.recent_seconds, default=0.0) + spent.validation_seconds + spent.after_seconds
@@ -110,7 +119,7 @@ class Budget:
 
     @property
     def share_of_seconds(self) -> float:
-        """The share of the seconds for iterations that is used up; 0 without a limit."""
+        """Used fraction of the seconds for iterations; 0 without a limit."""
         limit = self.limits.max_seconds
         if limit is None:
             return 0.0
@@ -118,8 +127,9 @@ class Budget:
         return min(1.0, self.spent.seconds / room) if room > 0 else 1.0
 
     def ended_by(self, num_iterations: int) -> str | None:
-        """The setting that ends the run after so many iterations; None while it may go on."""
-        limits, spent = self.limits, self.spent
+        """The limit reached after `num_iterations`; None while the run continues."""
+        limits = self.limits
+        spent = self.spent
         if limits.target_success is not None and spent.best_success >= limits.target_success:
             return "target_success"
         if limits.patience is not None and spent.num_stale >= limits.patience:
@@ -137,10 +147,11 @@ class Budget:
             return "max_seconds"
         return None
 
-    def summary(self, num_iterations: int) -> dict[str, Any]:
-        """What results.json says about the end of the iterations."""
-        name, spent = self.ended_by(num_iterations), self.spent
-        found: dict[str, Any] = {
+    def summary(self, num_iterations: int) -> StateDict:
+        """The end of the iterations for results.json: limit, text and counts."""
+        name = self.ended_by(num_iterations)
+        spent = self.spent
+        summary: StateDict = {
             "ended_by": name,
             "text": "stopped" if name is None else self._explained(name, num_iterations),
             "num_iterations": num_iterations,
@@ -148,21 +159,21 @@ class Budget:
             "num_decisions": int(spent.num_decisions),
         }
         if num_iterations and not spent.num_steps:
-            found["nothing_learned"] = "nothing was learned: " + self._idle()
-        return found
+            summary["nothing_learned"] = "nothing was learned: " + self._idle()
+        return summary
 
     def _explained(self, name: str, num_iterations: int) -> str:
         spent = self.spent
-        told = {
+        reason = {
             "target_success": f"{100 * spent.best_success:.1f} % of validation starts",
             "patience": f"{spent.num_stale} validations in a row no better than {100 * spent.best_success:.1f} %",
             "max_idle_iterations": self._idle(),
             "num_iterations": "all iterations are done",
             "max_decisions": f"{spent.num_decisions:.0f} decisions",
             "max_seconds": f"{spent.seconds:.0f} s are used and {self.next_seconds:.0f} s more would be needed for an "
-            "iteration with its judging and that at the end",
+            "iteration with its validation and the evaluation at the end",
         }[name]
-        return f"RL ended by rl.{name} ({getattr(self.limits, name)}) after {num_iterations} iterations: {told}"
+        return f"RL ended by rl.{name} ({getattr(self.limits, name)}) after {num_iterations} iterations: {reason}"
 
     def _idle(self) -> str:
         spent = self.spent

@@ -1,5 +1,4 @@
-"""A critic with weights of its own, beside a policy that has none or does not use its own (Ouyang
-2022; verl)."""
+"""A critic with its own weights next to a policy (Ouyang 2022; verl)."""
 
 from __future__ import annotations
 
@@ -19,23 +18,22 @@ CriticKind = Literal["shared", "separate"]
 
 
 def copy_trained(policy: Any) -> Any:
-    """A copy of a policy with trained weights of its own; what is frozen (the base under an
-    adapter, say) is shared."""
+    """Copy a policy's trainable weights; frozen ones (e.g. the base of an adapter) are shared."""
     shared = {id(p): p for p in policy.parameters() if not p.requires_grad}
     return copy.deepcopy(policy, shared)
 
 
 class ActorCritic(nn.Module):
-    """`actor` draws and says how likely its draws were; the values are those that `critic`, a
-    policy too, gives to the same draws. No gradient of the value loss reaches the actor, and none
-    of the policy loss the critic.
+    """A policy of two modules: `actor` draws and scores, `critic` (a policy too) estimates values.
 
-    Greedy decisions have no values: nobody learns from them.
+    The value loss has no gradient in the actor, and the policy loss none in the critic. Greedy
+    decisions have no values, because training does not use them.
     """
 
     def __init__(self, actor: Any, critic: Any) -> None:
         super().__init__()
-        self.actor, self.critic = actor, critic
+        self.actor = actor
+        self.critic = critic
 
     @torch.no_grad()
     def act(self, observation: Observation, *, greedy: bool = False) -> Decision:
@@ -56,21 +54,22 @@ class ActorCritic(nn.Module):
         return self.critic.value(observation)
 
     def critic_parameters(self) -> Iterator[Parameter]:
-        """All of the critic that is not the actor's too."""
+        """The critic's parameters that it does not share with the actor."""
         actors = {id(p) for p in self.actor.parameters()}
         return (p for p in self.critic.parameters() if id(p) not in actors)
 
 
 def with_critic(policy: Any, kind: CriticKind) -> Any:
-    """The policy as it is (`shared`: its value head reads its own hidden states), or with a critic
-    that starts as a copy of it (`separate`), whose value loss trains all that trains in the policy.
+    """The policy itself, or the policy with a separate critic.
+
+    shared    the value head reads the policy's hidden states
+    separate  the critic starts as a copy of the policy; the value loss trains all its weights
     """
     if kind == "shared":
         return policy
     critic = copy_trained(policy)
     for part in critic.modules():
-        if (
-            getattr(part, "detach", None) is True
-        ):  # a value head that would keep its gradient from the backbone
+        # A value head with `detach` would keep its gradient from the backbone.
+        if getattr(part, "detach", None) is True:
             part.detach = False
     return ActorCritic(policy, critic)

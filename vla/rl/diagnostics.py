@@ -1,4 +1,4 @@
-"""What an update reports, and the error that names the rows which broke it."""
+"""Metrics of an update, and the error that names rows with a non-finite loss or gradient."""
 
 from __future__ import annotations
 
@@ -18,19 +18,18 @@ from vla.types import ActionScores
 
 
 class NonFiniteError(FloatingPointError):
-    """A loss or a gradient was NaN or infinite. The optimizer step was not taken; `rows` number the
-    rollout's offending rows.
+    """A loss or gradient that is NaN or infinite. The optimizer step was not taken.
+
+    `rows` are the numbers of the rollout's rows that caused it.
     """
 
     def __init__(self, what: str, rows: Sequence[int], num_optimizer_steps: int) -> None:
-        self.what, self.rows, self.num_optimizer_steps = (
-            what,
-            tuple(sorted(rows)),
-            num_optimizer_steps,
-        )
-        shown = ", ".join(map(str, self.rows[:16])) + (", ..." if len(self.rows) > 16 else "")
+        self.what = what
+        self.rows = tuple(sorted(rows))
+        self.num_optimizer_steps = num_optimizer_steps
+        numbers = ", ".join(map(str, self.rows[:16])) + (", ..." if len(self.rows) > 16 else "")
         where = (
-            f"rollout rows {shown}"
+            f"rollout rows {numbers}"
             if self.rows
             else "no single row here (another process, or the sum overflowed)"
         )
@@ -45,28 +44,33 @@ SUMS = (
     *("draws", "policy_loss", "value_loss", "kl", "ratio", "ratio_squared"),
     *("clip_fraction", "kl_reference", "entropy"),
 )
-"""What is summed over draws, in the order in which processes exchange it; the last three come from
+"""Sums over draws, in the order of their exchange between processes. The last three come from
 `LossOutput.metrics`.
 """
 
 
 class Diagnostics:
-    """Sums over the draws of an update. A minibatch's sums become global when it is finished."""
+    """Sums over the draws of an update. The sums of a minibatch become global at its end."""
 
     def __init__(self, sampled_logprobs: Float[Tensor, "R L"]) -> None:
         self.sampled_logprobs = sampled_logprobs
         self.bad_rows: list[int] = []
-        self.num_optimizer_steps, self.rows_active = 0, 0.0
-        self.stopped_early, self.approx_kl = False, 0.0
-        self.ratio_min, self.ratio_max = math.inf, -math.inf
-        self.gap_max, self.gap_sum, self.gap_count = 0.0, 0.0, 0.0
+        self.num_optimizer_steps = 0
+        self.rows_active = 0.0
+        self.stopped_early = False
+        self.approx_kl = 0.0
+        self.ratio_min = math.inf
+        self.ratio_max = -math.inf
+        self.gap_max = 0.0
+        self.gap_sum = 0.0
+        self.gap_count = 0.0
         self.norms: list[float] = []
         self.finished: list[dict[str, float]] = []
         self.passes = 0.0
         self.start_minibatch()
 
     def start_minibatch(self) -> None:
-        """Forget the previous minibatch's sums."""
+        """Clear the sums of the previous minibatch."""
         self.sums = {name: torch.zeros((), dtype=torch.float64) for name in SUMS}
         self.present: set[str] = set()
 
@@ -95,24 +99,23 @@ class Diagnostics:
             self._observe_gap(rows, batch, scores)
 
     def _observe_gap(self, rows: Int[Tensor, "B"], batch: Batch, scores: ActionScores) -> None:
-        """Before any optimizer step the log-probabilities must be those the draws were made
-        with."""
+        """Compare log-probabilities with those of the rollout, equal before any optimizer step."""
         sampled = self.sampled_logprobs[rows].to(scores.logprobs.device)
         gap = (scores.logprobs - sampled)[batch.mask].abs()
         if gap.numel():
             self.gap_max = max(self.gap_max, float(gap.max()))
-            self.gap_sum, self.gap_count = (
-                self.gap_sum + float(gap.sum()),
-                self.gap_count + gap.numel(),
-            )
+            self.gap_sum += float(gap.sum())
+            self.gap_count += gap.numel()
 
     def _add(self, name: str, value: Tensor) -> None:
         self.sums[name] = self.sums[name] + value.detach().double().cpu()
         self.present.add(name)
 
     def finish_minibatch(self, fraction: float, reduce_sum: ReduceSum) -> bool:
-        """Sum over processes; whether any row of any of them is not finite. `fraction` of the
-        active rows were seen."""
+        """Sum over processes; True where a row of any process is not finite.
+
+        `fraction` is the minibatch's fraction of the active rows.
+        """
         local = [self.sums[name] for name in SUMS] + [
             torch.tensor(float(n in self.present)) for n in SUMS
         ]
@@ -128,7 +131,7 @@ class Diagnostics:
         return num_bad > 0
 
     def note_step(self, norm: float) -> None:
-        """Note an optimizer step and its gradient norm before clipping."""
+        """Record an optimizer step and its gradient norm before clipping."""
         self.num_optimizer_steps += 1
         self.norms.append(norm)
 
@@ -154,14 +157,13 @@ class Diagnostics:
             if p["ratio_squared"] > 0
         ]
         result["effective_sample_size"] = sum(sizes) / len(sizes) if sizes else math.nan
-        result["ratio_min"], result["ratio_max"] = self.ratio_min, self.ratio_max
+        result["ratio_min"] = self.ratio_min
+        result["ratio_max"] = self.ratio_max
         result["logprob_gap_max"] = self.gap_max
         result["logprob_gap_mean"] = self.gap_sum / max(self.gap_count, 1.0)
         if self.norms:
-            result["grad_norm"], result["grad_norm_max"] = (
-                sum(self.norms) / len(self.norms),
-                max(self.norms),
-            )
+            result["grad_norm"] = sum(self.norms) / len(self.norms)
+            result["grad_norm_max"] = max(self.norms)
         return result
 
 
@@ -172,10 +174,9 @@ def rows_with_bad_gradients(
     rows: Int[Tensor, "B"],
     parameters: Sequence[Parameter],
 ) -> list[int]:
-    """Which rows alone give a gradient that is not finite. Slow, one row at a time, and only called
-    when something broke.
-    """
-    found = []
+    """Numbers of the rows with a non-finite gradient, computed row by row (slow, only after an
+    error)."""
+    bad_rows = []
     for row in rows.split(1):
         part = batch.select(row).map(lambda tensor: tensor.to(parameters[0].device))
         loss = algorithm.loss(part, policy.score(part.observation, part.trace)).loss
@@ -183,5 +184,5 @@ def rows_with_bad_gradients(
             continue
         gradients = torch.autograd.grad(loss, list(parameters), allow_unused=True)
         if not all(bool(g.isfinite().all()) for g in gradients if g is not None):
-            found.append(int(row))
-    return found
+            bad_rows.append(int(row))
+    return bad_rows

@@ -1,12 +1,10 @@
-"""Choosing which trajectories to learn from: merging rollouts, dropping groups, dynamic sampling
-(Yu 2025, DAPO, eq. 11).
-"""
+"""Selection of trajectories: merged rollouts, dropped groups, dynamic sampling (Yu 2025, DAPO, eq.
+11)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -17,8 +15,7 @@ from vla.types import Rollout, concatenate_rows, map_rows
 
 
 def keep_trajectories(rollout: Rollout, keep: Bool[Tensor, "N"]) -> Rollout:
-    """The rollout of some of its trajectories, numbered anew; rows and trajectories keep their
-    order."""
+    """A rollout with some of the trajectories, renumbered in the same order."""
     rows = keep[rollout.trajectory].nonzero().squeeze(1)
     number = keep.long().cumsum(0) - 1
 
@@ -49,25 +46,26 @@ def keep_trajectories(rollout: Rollout, keep: Bool[Tensor, "N"]) -> Rollout:
 
 
 def mask_trajectories(rollout: Rollout, learned: Bool[Tensor, "N"]) -> Rollout:
-    """The rollout with only the draws of some trajectories to learn from. The others stay in the
-    statistics of their groups and leave every other average (DAPO's overlong filter; TRL's
+    """Exclude the draws of the other trajectories from the loss.
+
+    They stay in the statistics of their groups only (DAPO's overlong filter; TRL's
     mask_truncated_completions).
     """
     return replace(rollout, mask=rollout.mask & learned[rollout.trajectory][:, None])
 
 
 def merge_rollouts(rollouts: list[Rollout]) -> Rollout:
-    """One rollout of several; trajectories and groups are numbered on. Metrics that are numbers add
-    up."""
+    """Concatenate rollouts; trajectories and groups are renumbered, and metrics add up."""
     first = rollouts[0]
     num_before = torch.tensor([0, *[r.num_trajectories for r in rollouts]]).cumsum(0)
-    groups, next_group = [], 0
+    groups = []
+    next_group = 0
     for rollout in rollouts:
         names, numbers = torch.unique(rollout.group, return_inverse=True)
         groups.append(numbers + next_group)
         next_group += len(names)
 
-    def join(name: str) -> Any:
+    def join(name: str) -> Tensor | None:
         return (
             None
             if getattr(first, name) is None
@@ -101,17 +99,19 @@ def merge_rollouts(rollouts: list[Rollout]) -> Rollout:
         episodes={
             name: torch.cat([r.episodes[name] for r in rollouts]) for name in sorted(measured)
         },
-        **{name: join(name) for name in joined},
+        **{name: join(name) for name in joined},  # type: ignore[arg-type]
     )
 
 
 def informative_groups(
     rollout: Rollout, min_success: float | None = None, max_success: float | None = None
 ) -> Bool[Tensor, "N"]:
-    """Which trajectories belong to a group with at least two scorable, unequal returns.
+    """Mask of the trajectories in groups with at least two scorable, unequal returns.
 
-    `min_success` and `max_success` also bound the share of the group's trajectories that succeeded
-    (SimpleVLA-RL: .1 and .9).
+    `min_success` and `max_success` also bound a group's success rate (SimpleVLA-RL: .1 and .9).
+
+    Raises:
+        ValueError: for such a bound and a rollout without success.
     """
     statistics = group_statistics(rollout.returns, rollout.group)
     keep = statistics.scorable & statistics.varies
@@ -133,19 +133,21 @@ def collect_informative(
     *,
     informative: Callable[[Rollout], Bool[Tensor, "N"]] = informative_groups,
 ) -> Rollout:
-    """Sample groups, drop those that say nothing, and sample again until `num_groups` are left or
-    `max_resamples` are used up.
+    """Sample groups, drop uninformative ones, and resample until `num_groups` are left.
 
-    `sample(n)` gives a rollout of `n` new groups. Groups beyond `num_groups` are dropped. When all
-    refills are used up, what was found is returned; when nothing was found, the last rollout as it
-    came, so that its metrics are not lost (the algorithm gives its groups no weight). Metrics:
-    groups sampled, groups kept, refills.
+    `sample(n)` returns a rollout of `n` new groups. Groups beyond `num_groups` are dropped. After
+    `max_resamples` resamples the result has fewer groups. Without any informative group it is the
+    last rollout, so that its metrics are not lost; the algorithm gives its groups no weight.
+    Metrics: groups_sampled, groups_kept, refills.
+
+    Raises:
+        ValueError: for `num_groups` below 1 or a negative `max_resamples`.
     """
     if num_groups < 1 or max_resamples < 0:
         raise ValueError(
             f"num_groups ({num_groups}) must be at least 1 and max_resamples ({max_resamples}) at least 0"
         )
-    found: list[Rollout] = []
+    rollouts: list[Rollout] = []
     num_sampled = num_kept = 0
     refills = -1
     last = None
@@ -155,10 +157,10 @@ def collect_informative(
         num_sampled += len(torch.unique(last.group))
         keep = informative(last)
         if bool(keep.any()):
-            found.append(keep_trajectories(last, keep))
-            num_kept += len(torch.unique(found[-1].group))
+            rollouts.append(keep_trajectories(last, keep))
+            num_kept += len(torch.unique(rollouts[-1].group))
     assert last is not None
-    merged = merge_rollouts(found) if found else last
+    merged = merge_rollouts(rollouts) if rollouts else last
     merged = keep_trajectories(merged, first_groups(merged.group, num_groups))
     metrics = {
         **merged.metrics,
@@ -170,5 +172,5 @@ def collect_informative(
 
 
 def first_groups(group: Int[Tensor, "N"], num_groups: int) -> Bool[Tensor, "N"]:
-    """Which trajectories belong to the first `num_groups` groups by number."""
+    """Mask of the trajectories in the first `num_groups` groups by number."""
     return torch.unique(group, return_inverse=True)[1] < num_groups

@@ -1,10 +1,8 @@
-"""Credit among trajectories from one start: group-relative, leave-one-out and maximum-likelihood
-advantages.
+"""Group advantages of trajectories from one start: group-relative, leave-one-out, maximum likelihood.
 
-One rule for all: a trajectory whose return is NaN cannot be scored; a group left with one
-trajectory, or whose returns are all equal, says nothing. Their advantages are 0, and `keep` leaves
-them out of every denominator, unless `keep_equal_groups` asks for the scorable ones to stay: KL and
-entropy then act on them too.
+A trajectory with a NaN return is unscorable. A group with one scorable trajectory, or with equal
+returns, is uninformative. Their advantages are 0, and `keep` excludes them from every denominator.
+With `keep_equal_groups` the scorable ones stay, so that KL and entropy act on them too.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class GroupCredit:
-    """Advantages per trajectory, which trajectories count, and how many left and why."""
+    """Advantages per trajectory, the mask of those that count, and counts of the others by reason."""
 
     advantages: Float[Tensor, "N"]
     keep: Bool[Tensor, "N"]
@@ -28,8 +26,9 @@ class GroupCredit:
 
 @dataclass(frozen=True)
 class GroupStatistics:
-    """Moments over the scorable trajectories of a group, repeated for each trajectory `N`; returns
-    in float64, NaN made 0.
+    """Moments over the scorable trajectories of each group, repeated per trajectory [N].
+
+    Returns are float64, with 0 in place of NaN.
     """
 
     returns: Float[Tensor, "N"]
@@ -42,7 +41,8 @@ class GroupStatistics:
 
 
 def group_statistics(returns: Float[Tensor, "N"], group: Int[Tensor, "N"]) -> GroupStatistics:
-    """Count, mean, unbiased standard deviation, and whether returns differ at all, per group."""
+    """Count, mean and unbiased standard deviation per group, and a mask of groups with unequal
+    returns."""
     scorable = ~returns.isnan()
     exact = torch.where(scorable, returns, torch.zeros_like(returns)).double()
     index = torch.unique(group, return_inverse=True)[1]
@@ -73,10 +73,10 @@ def group_statistics(returns: Float[Tensor, "N"], group: Int[Tensor, "N"]) -> Gr
 def _credit(
     statistics: GroupStatistics, advantages: Float[Tensor, "N"], keep_equal_groups: bool = False
 ) -> GroupCredit:
-    says = statistics.scorable & statistics.varies
-    keep = statistics.scorable if keep_equal_groups else says
+    informative = statistics.scorable & statistics.varies
+    keep = statistics.scorable if keep_equal_groups else informative
     return GroupCredit(
-        torch.where(says, advantages, torch.zeros_like(advantages)).float(),
+        torch.where(informative, advantages, torch.zeros_like(advantages)).float(),
         keep,
         statistics.metrics,
     )
@@ -109,8 +109,13 @@ def leave_one_out(returns: Float[Tensor, "N"], group: Int[Tensor, "N"]) -> Group
 
 
 def maximum_likelihood(returns: Float[Tensor, "N"], group: Int[Tensor, "N"]) -> GroupCredit:
-    """(r - mean) / mean (MaxRL): the gradient of log E[r] instead of E[r], for r >= 0: [3, -1, -1,
-    -1]."""
+    """(r - mean) / mean (MaxRL): the gradient of log E[r] instead of E[r], for r >= 0.
+
+    [1, 0, 0, 0] gives [3, -1, -1, -1].
+
+    Raises:
+        ValueError: for a negative return.
+    """
     if bool((returns < 0).any()):
         raise ValueError(
             f"a return ({float(returns.nan_to_num(0).min())}) is negative: algorithm maxrl reads returns as "

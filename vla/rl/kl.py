@@ -1,6 +1,4 @@
-"""How far the policy has moved from its reference: estimators, the penalty in the reward, and the
-adaptive controller.
-"""
+"""KL divergence from the reference policy: estimators, and the adaptive coefficient."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ from torch import Tensor
 from vla.rl.choices import KLEstimator
 
 LOG_RATIO_LIMIT = 20.0
-"""e^20 = 4.9e8: a log-ratio beyond it is an accident, and its exponential would overflow."""
+"""e^20 = 4.9e8: a log-ratio beyond it is an outlier, and its exponential would overflow."""
 
 
 def kl_terms(log_ratio: Float[Tensor, "*shape"], estimator: KLEstimator) -> Float[Tensor, "*shape"]:
@@ -25,7 +23,7 @@ def kl_terms(log_ratio: Float[Tensor, "*shape"], estimator: KLEstimator) -> Floa
         k3 = e^-d - 1 + d   unbiased and never negative, low variance
 
     As a *loss*: the gradient of k1 is that of log pi, whatever the reference is, with expectation
-    0: it holds nothing back. k2 pulls towards the reference with the right gradient; k3's gradient
+    0: it restrains nothing. k2 pulls towards the reference with the right gradient; k3's gradient
     is that of KL(ref || pi). In the *reward* no gradient flows and k1 is the usual choice.
     """
     if estimator == "k1":
@@ -50,12 +48,12 @@ def masked_kl(
 
 @dataclass(frozen=True)
 class AdaptiveKL:
-    """Holds the KL of a trajectory (nats, summed over its draws) near `target` (Ziegler 2019,
-    section 2.2).
+    """Controller that keeps the KL of a trajectory (nats, summed over its draws) near `target`
+    (Ziegler 2019, section 2.2).
 
         beta <- beta (1 + clip(KL / target - 1, -.2, .2) n / horizon)
 
-    `n` trajectories were seen. OpenAI's values: beta .15 to start, target 6, horizon 10000.
+    `n` is the number of trajectories. OpenAI's values: beta .15 to start, target 6, horizon 10000.
     """
 
     coefficient: float

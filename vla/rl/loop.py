@@ -1,12 +1,13 @@
-"""Iterations: collect, ask the reference, update, steer the KL. It reads and writes no files:
-callbacks do."""
+"""The RL loop: collect, score by the reference, update, adapt the KL coefficient.
+
+It reads and writes no files; callbacks do.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 
@@ -18,16 +19,16 @@ from vla.rl.protocols import Algorithm, Optimizer, Policy, Reference, Scheduler
 from vla.rl.rewards import trajectory_kl
 from vla.rl.update import UpdateSettings, check_needs, update
 from vla.threads import SINGLE_THREAD, Threads
-from vla.types import Rollout
+from vla.types import Rollout, StateDict
 
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """How long, and what changes on the way.
+    """Number of iterations, value warm-up, refresh of the reference and adaptive KL.
 
-    `num_critic_warmup_iterations` first iterations train the critic alone. `reference_refresh_every` iterations
-    the reference becomes the present policy (iterative GRPO). With `kl_target` (nats a trajectory)
-    and `kl_horizon` the KL coefficient adapts.
+    The first `num_critic_warmup_iterations` train the critic alone. Every `reference_refresh_every`
+    iterations the reference becomes the present policy (iterative GRPO). With `kl_target` (nats per
+    trajectory) and `kl_horizon` the KL coefficient adapts.
     """
 
     num_iterations: int
@@ -68,15 +69,15 @@ class LoopSettings:
 
 @dataclass
 class LoopState:
-    """All that the loop itself must remember. Weights, optimizer, reference and global RNG are the
-    caller's to save."""
+    """State of the loop itself. The caller saves weights, optimizer, reference and global
+    generators."""
 
     generator: torch.Generator = field(default_factory=torch.Generator)
     iteration: int = 0
     kl_coefficient: float | None = None
     moments: RunningMoments = field(default_factory=RunningMoments)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         return {
             "generator": self.generator.get_state(),
             "iteration": self.iteration,
@@ -84,9 +85,10 @@ class LoopState:
             "moments": self.moments.state_dict(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         self.generator.set_state(state["generator"])
-        self.iteration, self.kl_coefficient = state["iteration"], state["kl_coefficient"]
+        self.iteration = state["iteration"]
+        self.kl_coefficient = state["kl_coefficient"]
         self.moments = RunningMoments(**state["moments"])
 
 
@@ -106,14 +108,20 @@ def train_rl(
     ] = lambda iteration, rollout, metrics: None,
     reduce_sum: ReduceSum = single_process,
     threads: Threads = SINGLE_THREAD,
-    timed: Callable[[str], AbstractContextManager[Any]] = nullcontext,
+    timed: Callable[[str], AbstractContextManager[object]] = nullcontext,
 ) -> None:
-    """Run from `state.iteration` to the last iteration. `collect(iteration)` makes the rollout of
-    that many updates' policy.
+    """Run the iterations from `state.iteration` to the last one.
 
-    `on_iteration(number of finished iterations, rollout, metrics)` logs, evaluates and saves; True
-    stops. A NonFiniteError passes through after the last good iteration was handed over, so the
-    last good checkpoint stands. `timed(name)` is a block whose time is wanted.
+    Args:
+        collect: makes the rollout of an iteration, by the policy after that many updates.
+        on_iteration: called with (number of finished iterations, rollout, metrics) to log, evaluate
+            and save; True stops the loop.
+        timed: context manager that times a named block.
+
+    Raises:
+        NonFiniteError: from an update. `on_iteration` has handled every iteration before it, so the
+            last checkpoint is good.
+        ValueError: for settings that the algorithm does not support.
     """
     check_loop(algorithm, settings, reference)
     while state.iteration < settings.num_iterations:
@@ -156,7 +164,7 @@ def run_iteration(
     reduce_sum: ReduceSum,
     threads: Threads,
 ) -> dict[str, float]:
-    """One update from one rollout, with its reference log-probs and the KL controller after it."""
+    """Update once from one rollout: reference log-probabilities, update, KL controller."""
     metrics = rollout_metrics(rollout, state.iteration, reduce_sum)
     if settings.normalize_rewards:
         state.moments = state.moments.update(rollout.returns, reduce_sum)
@@ -195,8 +203,7 @@ def run_iteration(
 
 
 def rollout_metrics(rollout: Rollout, iteration: int, reduce_sum: ReduceSum) -> dict[str, float]:
-    """Mean return and success of the global rollout, its size, and how many updates old its
-    decisions are."""
+    """Metrics of the global rollout: mean return, success, size and policy lag in updates."""
     returns = rollout.returns.double()
     scorable = ~returns.isnan()
     success = rollout.success.double() if rollout.success is not None else torch.zeros_like(returns)
@@ -225,7 +232,11 @@ def rollout_metrics(rollout: Rollout, iteration: int, reduce_sum: ReduceSum) -> 
 
 
 def check_loop(algorithm: Algorithm, settings: LoopSettings, reference: Reference | None) -> None:
-    """Refuse what cannot work before the first rollout."""
+    """Check the settings against algorithm and reference before the first rollout.
+
+    Raises:
+        ValueError: naming the setting.
+    """
     check_needs(algorithm, has_reference=reference is not None)
     if settings.reference_refresh_every is not None and reference is None:
         raise ValueError(

@@ -21,9 +21,7 @@ from vla.types import ActionScores
 def draw_log_ratio(
     logprobs: Float[Tensor, "B L"], old_logprobs: Float[Tensor, "B L"], mask: Bool[Tensor, "B L"]
 ) -> Float[Tensor, "B L"]:
-    """log pi - log pi_old of each draw, clamped to +-20, and 0 where the policy did not choose
-    (whatever stands there).
-    """
+    """log pi - log pi_old of each draw, clamped to +-20; 0 where the policy did not choose."""
     difference = torch.where(mask, logprobs, 0.0) - torch.where(mask, old_logprobs, 0.0)
     return difference.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
 
@@ -73,27 +71,28 @@ def clipped_terms(
     dual_clip: float | None = None,
 ) -> tuple[Float[Tensor, "B _"], Bool[Tensor, "B _"]]:
     """max(-A r, -A clip(r, 1 - low, 1 + high)) (Schulman 2017, eq. 7; asymmetric: Yu 2025), and
-    where the clip holds.
+    the mask of active clips.
 
-    The clip may be one for each draw. With a dual clip c, A < 0 gives min(that, -A c) (Ye 2020): a
-    bounded price, however likely a bad draw became.
+    The clip may differ per draw. With a dual clip c, A < 0 gives min(that, -A c) (Ye 2020), which
+    bounds the loss of a bad draw.
     """
     ratio = log_ratio.exp()
-    free, held = (
-        -advantages * ratio,
-        -advantages
-        * torch.clamp(ratio, torch.as_tensor(1 - clip_low), torch.as_tensor(1 + clip_high)),
-    )
-    terms, clipped = torch.maximum(free, held), held > free
+    low = torch.as_tensor(1 - clip_low)
+    high = torch.as_tensor(1 + clip_high)
+    free = -advantages * ratio
+    held = -advantages * torch.clamp(ratio, low, high)
+    terms = torch.maximum(free, held)
+    clipped = held > free
     if dual_clip is not None:
         limit = -advantages * dual_clip
         beyond = (advantages < 0) & (terms > limit)
-        terms, clipped = torch.where(beyond, limit, terms), clipped | beyond
+        terms = torch.where(beyond, limit, terms)
+        clipped = clipped | beyond
     return terms, clipped
 
 
 def clip_shares(num_draws: int, first: float) -> Float[Tensor, "L"]:
-    """What each draw has of the clip, from `first` at a decision's first draw to 1 at its last
+    """Fraction of the clip per draw, from `first` at a decision's first draw to 1 at its last
     (DPPO, Ren et al. 2024): first + (1 - first) (e^(3 j / (L - 1)) - 1) / (e^3 - 1). The first
     steps of a denoising chain move all later ones.
     """

@@ -1,5 +1,5 @@
-"""Running moments, and rewards on the scale of 1 (Stiennon 2020 for reward models; Engstrom 2020
-for control)."""
+"""Running moments, and rewards normalised to unit scale (Stiennon 2020 for reward models; Engstrom
+2020 for control)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from vla.types import Rollout
 
 @dataclass(frozen=True)
 class RunningMoments:
-    """Count, mean and sum of squared deviations of all values seen, merged batch by batch (Chan
-    1979)."""
+    """Count, mean and sum of squared deviations of all values so far, merged by batch (Chan 1979)."""
 
     count: float = 0.0
     mean: float = 0.0
@@ -24,14 +23,14 @@ class RunningMoments:
 
     @property
     def standard_deviation(self) -> float:
-        """Unbiased; 1 until two values were seen or while they are all equal."""
+        """Unbiased standard deviation; 1 for fewer than two values or equal ones."""
         variance = self.squares / (self.count - 1) if self.count > 1 else 0.0
         return variance**0.5 if variance > 0 else 1.0
 
     def update(
         self, values: Float[Tensor, "K"], reduce_sum: ReduceSum = single_process
     ) -> RunningMoments:
-        """The moments with these values (of all processes) added; NaN are left out."""
+        """Return the moments with the values of all processes added; NaN are left out."""
         exact = values[~values.isnan()].double()
         count, total = reduce_sum(
             torch.stack([torch.tensor(float(len(exact))).double(), exact.sum()])
@@ -40,7 +39,8 @@ class RunningMoments:
             return self
         mean = total / count
         squares = float(reduce_sum((exact - mean).square().sum()))
-        all_count, shift = self.count + count, mean - self.mean
+        all_count = self.count + count
+        shift = mean - self.mean
         return RunningMoments(
             all_count,
             self.mean + shift * count / all_count,
@@ -52,10 +52,10 @@ class RunningMoments:
 
 
 def normalize_rewards(rollout: Rollout, moments: RunningMoments, *, shift_mean: bool) -> Rollout:
-    """Rewards divided by the standard deviation of returns; with `shift_mean` the mean return is
-    taken off the last row.
+    """Divide rewards by the standard deviation of returns; `shift_mean` subtracts the mean return
+    from the last row.
 
-    Group baselines do not see the shift; a critic starts nearer to its target with it.
+    The shift does not change group advantages; it moves a critic's targets towards 0.
     """
     rewards = rollout.rewards
     if shift_mean:

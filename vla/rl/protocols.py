@@ -1,8 +1,7 @@
-"""The few things the reinforcement-learning core asks of a policy, an environment, a reference and
-an algorithm.
+"""Protocols of the RL core: policy, critic, environment, reference, algorithm and optimizer.
 
 `B` rows of a call, `R` rows of a rollout, `L` draws a decision, `N` trajectories, `H` control steps
-in a chunk, `A` action values, `n` environments asked for.
+in a chunk, `A` action values, `n` environments of a call.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from torch.nn import Parameter
 from vla.collectives import ReduceSum, single_process
 from vla.rl.batch import Batch, LossOutput
 from vla.rl.traits import AlgorithmTraits
-from vla.types import ActionScores, Decision, Observation, Rollout, Trace
+from vla.types import ActionScores, Decision, Observation, Rollout, StateDict, Trace
 
 
 @runtime_checkable
 class Policy(Protocol):
-    """Acts, and can say again how likely each of its draws was.
+    """A policy that decides, and scores its stored draws again.
 
     Contract: `policy.score(o, d.trace).logprobs == d.logprobs` where `d.mask`, for the weights that
     made `d`, in training mode and in evaluation mode alike (so no dropout), whatever other rows
@@ -31,7 +30,7 @@ class Policy(Protocol):
     """
 
     def act(self, observation: Observation, *, greedy: bool = False) -> Decision:
-        """Decide for every row, without gradient."""
+        """Make one decision per row, without gradient."""
         ...
 
     def score(self, observation: Observation, trace: Trace) -> ActionScores:
@@ -44,11 +43,10 @@ class Policy(Protocol):
 
 @runtime_checkable
 class Critic(Protocol):
-    """A policy that also estimates returns: when `Decision.values` are not None, this is there and
-    `Scores.values` too.
+    """A policy that also estimates returns. `Decision.values` and `ActionScores.values` are not None.
 
-    `critic_parameters` are those that only the critic uses (the value head): all that moves during
-    value warm-up, because a shared backbone trained on values alone forgets how to act.
+    `critic_parameters` are those that only the critic uses (the value head). Value warm-up trains no
+    others, because values alone would degrade the policy of a shared backbone.
     """
 
     def value(self, observation: Observation) -> Float[Tensor, "B"]: ...
@@ -58,10 +56,9 @@ class Critic(Protocol):
 
 @runtime_checkable
 class StepResult(Protocol):
-    """What one chunk of actions did, a row per environment asked for; images are rendered once, at
-    the end of the chunk.
+    """Result of one chunk of actions, one row per environment; images are rendered once, at its end.
 
-    `reward` sums over the control steps executed, `num_steps` counts them: an environment that ends
+    `reward` sums over the executed control steps, `num_steps` counts them. An environment that ends
     inside a chunk stops there.
     """
 
@@ -83,8 +80,8 @@ class StepResult(Protocol):
 
 @runtime_checkable
 class VectorEnvironment(Protocol):
-    """Many environments in one process. Rows of what goes in and comes out stand in the order of
-    `ids` (None: all)."""
+    """Several environments in one process. Rows of inputs and outputs are in the order of `ids` (None:
+    all)."""
 
     @property
     def num_envs(self) -> int: ...
@@ -96,34 +93,33 @@ class VectorEnvironment(Protocol):
 
 @runtime_checkable
 class RolloutSaver(Protocol):
-    """Where a rollout under way is kept, so that another process can go on with it."""
+    """Storage of an unfinished rollout, for a later session."""
 
-    def load(self) -> Any:
-        """What was kept of the rollout that begins; None: it begins at its starts."""
+    def load(self) -> StateDict | None:
+        """The saved state of the rollout; None where it starts from the beginning."""
         ...
 
-    def save_if_due(self, state: Callable[[], Any]) -> None:
-        """Between two decisions: maybe keep the state."""
+    def save_if_due(self, state: Callable[[], StateDict]) -> None:
+        """Save `state()` between two decisions if a checkpoint is due."""
         ...
 
 
 @runtime_checkable
 class Reference(Protocol):
-    """The policy that the KL penalty holds ours to. `refresh` makes it the present policy
-    (iterative GRPO)."""
+    """Reference policy of the KL penalty. `refresh` copies the present policy (iterative GRPO)."""
 
     def logprobs(self, rollout: Rollout) -> Float[Tensor, "R L"]: ...
 
     def refresh(self) -> None: ...
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> StateDict: ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def load_state_dict(self, state: StateDict) -> None: ...
 
 
 @runtime_checkable
 class Algorithm(AlgorithmTraits, Protocol):
-    """A frozen dataclass of flat settings with two functions.
+    """An RL algorithm: a frozen dataclass of flat settings with two functions.
 
     `prepare` turns a rollout into a batch: advantages, returns, and the weights of the *global*
     batch. `loss` is a sum over whatever rows it is given; sums over disjoint rows add up to the
@@ -142,20 +138,19 @@ class Algorithm(AlgorithmTraits, Protocol):
 
 @runtime_checkable
 class Optimizer(Protocol):
-    """Any torch optimizer, or several behind one face."""
+    """A torch optimizer, or several with the interface of one."""
 
-    def step(self) -> Any: ...
+    def step(self) -> object: ...
 
     def zero_grad(self) -> None: ...
 
 
 @runtime_checkable
 class Scheduler(Protocol):
-    """A learning-rate schedule, stepped once an iteration."""
+    """A learning-rate schedule, stepped once per iteration."""
 
-    def step(self) -> Any: ...
+    def step(self) -> object: ...
 
 
 Observe = Callable[[Any], Observation]
-"""Turns an environment's observation into a policy's; text must come out padded to one fixed
-width."""
+"""Converts an environment's observation to a policy's. Text must have one fixed padded width."""

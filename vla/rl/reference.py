@@ -1,6 +1,4 @@
-"""The policy that a KL penalty holds ours to: a frozen copy, the adapter switched off, or log-probs
-kept from elsewhere.
-"""
+"""Reference policies of the KL penalty: frozen copy, adapter switched off, cached log-probs."""
 
 from __future__ import annotations
 
@@ -15,19 +13,19 @@ from torch import Tensor
 from vla.rl.critic import copy_trained
 from vla.rl.protocols import Policy
 from vla.rl.scoring import score_logprobs
-from vla.types import Rollout
+from vla.types import Rollout, StateDict
 
 ReferenceKind = Literal["auto", "copy", "adapter_off", "rollout"]
 
 
 class FrozenCopy:
-    """A second copy of the weights that train, as they are now; those that do not (the base under
-    an adapter, a frozen eye) are the policy's own and take no memory. `refresh` copies the policy's
-    present weights.
+    """A copy of the trainable weights. Frozen weights (e.g. the base of an adapter) are shared with
+    the policy and take no memory.
     """
 
     def __init__(self, policy: Any, micro_batch_rows: int) -> None:
-        self.policy, self.micro_batch_rows = policy, micro_batch_rows
+        self.policy = policy
+        self.micro_batch_rows = micro_batch_rows
         self.frozen = copy_trained(policy).requires_grad_(False)
 
     def logprobs(self, rollout: Rollout) -> Float[Tensor, "R L"]:
@@ -41,11 +39,10 @@ class FrozenCopy:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """The reference becomes the policy as it is now (iterative GRPO, Shao 2024, algorithm
-        1)."""
+        """Copy the policy's present weights (iterative GRPO, Shao 2024, algorithm 1)."""
         self.frozen.load_state_dict(self.policy.state_dict())
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         shared = {name for name, p in self.policy.named_parameters() if not p.requires_grad}
         return {
             "weights": {
@@ -55,28 +52,26 @@ class FrozenCopy:
             }
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         self.frozen.load_state_dict(state["weights"], strict=False)
 
 
 class AdapterOff:
-    """The same weights with the adapter switched off: no second copy in memory.
+    """The policy with its adapter switched off, without a second copy in memory.
 
-    `without_adapter` gives a context in which the policy is its base, e.g. peft's
+    `without_adapter` returns a context in which the policy is its base, e.g. peft's
     `model.disable_adapter`.
     """
 
     def __init__(
         self,
         policy: Policy,
-        without_adapter: Callable[[], AbstractContextManager[Any]],
+        without_adapter: Callable[[], AbstractContextManager[object]],
         micro_batch_rows: int,
     ) -> None:
-        self.policy, self.without_adapter, self.micro_batch_rows = (
-            policy,
-            without_adapter,
-            micro_batch_rows,
-        )
+        self.policy = policy
+        self.without_adapter = without_adapter
+        self.micro_batch_rows = micro_batch_rows
 
     def logprobs(self, rollout: Rollout) -> Float[Tensor, "R L"]:
         with self.without_adapter():
@@ -94,16 +89,15 @@ class AdapterOff:
             "start a new one, or keep a frozen copy (rl.reference=copy)"
         )
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to restore: the base weights are the reference."""
+    def load_state_dict(self, state: StateDict) -> None:
+        """Do nothing: the base weights are the reference."""
 
 
 class CachedReference:
-    """Log-probs from elsewhere: kept with the rollout (`rollout_logprobs`), from another process,
-    or from a file."""
+    """Reference log-probs read from the rollout (`rollout_logprobs`), another process or a file."""
 
     def __init__(self, read: Callable[[Rollout], Float[Tensor, "R L"]]) -> None:
         self.read = read
@@ -122,16 +116,16 @@ class CachedReference:
             "reference_refresh_every cannot refresh cached log-probs: keep a frozen copy (rl.reference=copy)"
         )
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to restore."""
+    def load_state_dict(self, state: StateDict) -> None:
+        """Do nothing: there is no state."""
 
 
 def rollout_logprobs(rollout: Rollout) -> Float[Tensor, "R L"]:
-    """The policy that sampled: PPO's penalty on the KL of one update (Schulman 2017, section 4), at
-    no cost at all."""
+    """Log-probs of the acting policy: PPO's penalty on the KL of one update (Schulman 2017, section
+    4), without a forward pass."""
     return rollout.logprobs
 
 
@@ -139,12 +133,14 @@ def make_reference(
     kind: ReferenceKind,
     policy: Any,
     micro_batch_rows: int,
-    without_adapter: Callable[[], AbstractContextManager[Any]] | None = None,
+    without_adapter: Callable[[], AbstractContextManager[object]] | None = None,
 ) -> FrozenCopy | AdapterOff | CachedReference:
-    """The reference called `kind`; "auto" is the adapter off where `without_adapter` says how, else
-    a frozen copy.
+    """Make the reference policy of a kind.
 
-    Raises ValueError for "adapter_off" without an adapter.
+    "auto" switches the adapter off where `without_adapter` is given, else it makes a frozen copy.
+
+    Raises:
+        ValueError: for "adapter_off" without an adapter.
     """
     if kind == "rollout":
         return CachedReference(rollout_logprobs)

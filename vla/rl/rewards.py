@@ -1,6 +1,4 @@
-"""Rewards laid out along decisions or draws, with the KL penalty in them: what PPO, REINFORCE and
-REINFORCE++ start from.
-"""
+"""Rewards per decision or draw with the KL penalty, for PPO, REINFORCE and REINFORCE++."""
 
 from __future__ import annotations
 
@@ -21,8 +19,8 @@ from vla.types import ActionScores, Rollout
 
 @dataclass(frozen=True)
 class PositionRewards:
-    """Rewards per position ([R] along decisions, [R, L] along draws), which positions count, which
-    trajectories count.
+    """Rewards per position ([R] along decisions, [R, L] along draws), with masks of the positions and
+    trajectories that count.
     """
 
     rewards: Float[Tensor, "R *L"]
@@ -38,8 +36,8 @@ def rewards_with_kl(
     kl_coefficient: float = 0.0,
     kl_estimator: KLEstimator = "k1",
 ) -> PositionRewards:
-    """r - beta KL at every position (Ziegler 2019, eq. 2). A trajectory with a NaN reward is left
-    out whole."""
+    """r - beta KL at every position (Ziegler 2019, eq. 2). A trajectory with a NaN reward is
+    excluded."""
     keep = ~rollout.returns.isnan()
     kept_rows = keep[rollout.trajectory]
     rewards = torch.where(kept_rows, rollout.rewards, torch.zeros_like(rollout.rewards))
@@ -66,8 +64,8 @@ def rewards_with_kl(
 def trajectory_kl(
     rollout: Rollout, ref_logprobs: Float[Tensor, "R L"], reduce_sum: ReduceSum = single_process
 ) -> float:
-    """Mean over trajectories of the summed k1 estimate of KL(pi || ref), in nats: what the adaptive
-    controller steers.
+    """Mean over trajectories of the summed k1 estimate of KL(pi || ref), in nats: the input of
+    `AdaptiveKL`.
     """
     total = masked_kl(rollout.logprobs, ref_logprobs, rollout.mask, "k1").double().sum()
     count = torch.tensor(float(rollout.num_trajectories), dtype=torch.float64)
@@ -84,7 +82,8 @@ def explained_variance(
     """1 - Var(returns - values) / Var(returns): 1 is a perfect critic, 0 a constant one; NaN where
     returns do not vary.
     """
-    target, error = returns[counted].double(), (returns - values)[counted].double()
+    target = returns[counted].double()
+    error = (returns - values)[counted].double()
     sums = torch.stack(
         [torch.ones_like(target), target, target.square(), error, error.square()]
     ).sum(1)
@@ -103,14 +102,18 @@ def position_weights(
 
 
 def to_advantages(values: Float[Tensor, "R *L"]) -> Float[Tensor, "R _"]:
-    """Along decisions [R] becomes [R, 1]; along draws it stays [R, L]."""
+    """Reshape [R] (along decisions) to [R, 1]; [R, L] (along draws) stays."""
     return values.unsqueeze(1) if values.dim() == 1 else values
 
 
 def critic_loss_rows(
     batch: Batch, scores: ActionScores, value_clip: float | None
 ) -> Float[Tensor, "B"]:
-    """Weighted value loss of each row."""
+    """Weighted value loss per row.
+
+    Raises:
+        ValueError: for scores without values.
+    """
     if scores.values is None:
         raise ValueError(
             "scores.values (null): the policy acted with a critic but scores without one"

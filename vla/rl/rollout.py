@@ -1,18 +1,16 @@
-"""The act of collecting: a policy in many environments at once, chunk by chunk, always with every
-place taken."""
+"""Rollout collection: a policy in several environments at once, with every environment busy."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vla.rl.protocols import Critic, Observe, Policy, RolloutSaver, VectorEnvironment
+from vla.rl.protocols import Critic, Observe, Policy, RolloutSaver, StepResult, VectorEnvironment
 from vla.rl.rollout_state import RolloutBuffer, restore_rollout, rollout_state
 from vla.types import Decision, Observation, Rollout, concatenate_rows, map_rows
 
@@ -31,15 +29,20 @@ def collect_rollout(
     before_step: Callable[[Observation, Decision, np.ndarray], None] | None = None,
     saver: RolloutSaver | None = None,
 ) -> Rollout:
-    """Run `group_size` trajectories from every seed to their end; trajectory `i` starts from
-    `seeds[i // group_size]`.
+    """Run `group_size` trajectories from every seed to their end.
 
-    The policy decides for exactly the running environments; a place that falls free takes the next
-    start, so the batch stays full to the end. Rows of different trajectories are interleaved, each
-    trajectory's in the order of time. A policy with a critic is asked once more for the value of
-    the final observation of truncated trajectories. `on_decision` hears how many trajectories have
-    ended, `before_step` every decision before it is executed, with the environments' ids. `saver`
-    is told between two decisions, and knows of a rollout that another process began.
+    Trajectory `i` starts from `seeds[i // group_size]`. The policy decides for the running
+    environments only. A free environment takes the next start, so the batch stays full. Rows of
+    several trajectories are interleaved; those of one trajectory are in order of time. A critic also
+    estimates the final observation of truncated trajectories.
+
+    Args:
+        on_decision: called with the number of ended trajectories.
+        before_step: called with (observation, decision, environment ids) before each execution.
+        saver: saves the rollout between two decisions, and loads one of an earlier session.
+
+    Raises:
+        ValueError: for a `group_size` below 1, or no seeds.
     """
     if group_size < 1 or not len(seeds):
         raise ValueError(
@@ -47,14 +50,17 @@ def collect_rollout(
         )
     starts = np.repeat(np.asarray(seeds, dtype=np.int64), group_size)
     store = RolloutBuffer(torch.from_numpy(starts))
-    running = torch.arange(min(environment.num_envs, len(starts)))  # trajectory in each place
-    ids, pending = np.arange(len(running)), len(running)
-    kept = None if saver is None else saver.load()
-    if kept is None:
+    running = torch.arange(min(environment.num_envs, len(starts)))  # trajectory of each environment
+    ids = np.arange(len(running))
+    pending = len(running)
+    saved = None if saver is None else saver.load()
+    if saved is None:
         observation = observe(environment.reset(starts[: len(ids)].tolist(), ids))
     else:
-        observation = restore_rollout(kept, store, environment, next(policy.parameters()).device)
-        running, ids, pending = kept["running"], kept["ids"], kept["pending"]
+        observation = restore_rollout(saved, store, environment, next(policy.parameters()).device)
+        running = saved["running"]
+        ids = saved["ids"]
+        pending = saved["pending"]
     while len(running):
         decision = policy.act(observation, greedy=greedy)
         if before_step is not None:
@@ -62,7 +68,8 @@ def collect_rollout(
         result = environment.step(np.asarray(decision.action.float().cpu(), dtype=np.float32), ids)
         following = observe(result.observation)
         ended = _record(store, policy, observation, decision, result, following, running)
-        free, going = ids[ended.numpy()], (~ended).nonzero().squeeze(1)
+        free = ids[ended.numpy()]
+        going = (~ended).nonzero().squeeze(1)
         fresh = torch.arange(pending, min(pending + len(free), len(starts)))
         pending += len(fresh)
         observation = (
@@ -70,12 +77,14 @@ def collect_rollout(
             if len(going) == len(ended)
             else map_rows(following, partial(torch.index_select, dim=0, index=going))
         )
-        ids, running = ids[going.numpy()], running[going]
+        ids = ids[going.numpy()]
+        running = running[going]
         if len(fresh):
             places = free[: len(fresh)]
             reset = observe(environment.reset(starts[fresh.numpy()].tolist(), places))
             observation = concatenate_rows([observation, reset]) if len(going) else reset
-            ids, running = np.concatenate([ids, places]), torch.cat([running, fresh])
+            ids = np.concatenate([ids, places])
+            running = torch.cat([running, fresh])
         if on_decision is not None:
             on_decision(int((store.terminated | store.truncated).sum()))
         if saver is not None and len(running):
@@ -88,11 +97,11 @@ def _record(
     policy: Policy,
     observation: Observation,
     decision: Decision,
-    result: Any,
+    result: StepResult,
     following: Observation,
     running: Int[Tensor, "n"],
 ) -> Tensor:
-    """Append one call's rows; which environments ended."""
+    """Append the rows of one step; return the mask of ended environments."""
     store.observations.append(map_rows(observation, lambda tensor: tensor.cpu()))
     store.decisions.append(map_rows(decision, lambda tensor: tensor.cpu()))
     store.rewards.append(torch.as_tensor(np.asarray(result.reward), dtype=torch.float32))
@@ -106,7 +115,8 @@ def _record(
         store.measured.setdefault(name, torch.zeros(store.num_trajectories))
         store.measured[name][running] = torch.as_tensor(np.asarray(values), dtype=torch.float32)
     ended = terminated | truncated
-    store.terminated[running], store.truncated[running] = terminated, truncated
+    store.terminated[running] = terminated
+    store.truncated[running] = truncated
     store.success[running[ended]] = torch.as_tensor(
         np.asarray(result.success), dtype=torch.float32
     )[ended]
@@ -154,11 +164,13 @@ def collect_responses(
     greedy: bool = False,
     version: int = 0,
 ) -> Rollout:
-    """Trajectories of one decision: `group_size` answers to every row of `observation`, scored by
-    `reward(decision, row)`.
+    """Collect trajectories of one decision: `group_size` answers to every row of `observation`.
 
-    `row` says which observation each answer belongs to. Each answer terminates: the world ends
-    there.
+    `reward(decision, row)` scores the answers; `row` is the number of each answer's observation.
+    Every trajectory terminates.
+
+    Raises:
+        ValueError: for a `group_size` below 1.
     """
     if group_size < 1:
         raise ValueError(f"group_size ({group_size}) must be at least 1")

@@ -1,10 +1,8 @@
-"""A rollout between two decisions: what is kept of it, and how another process goes on with it."""
+"""State of an unfinished rollout: buffer, saved state, and restoring by replayed actions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,14 +10,14 @@ from jaxtyping import Int
 from torch import Tensor
 
 from vla.rl.protocols import VectorEnvironment
-from vla.types import Decision, Observation, Rollout, concatenate_rows, map_rows
+from vla.types import Decision, Observation, Rollout, StateDict, concatenate_rows, map_rows
 
 TENSORS = ("terminated", "truncated", "success", "final_values", "control_steps")
 
 
 @dataclass
 class RolloutBuffer:
-    """Rows as they come (one entry per call of the policy), and what is known per trajectory."""
+    """Rows of a rollout (one entry per call of the policy), and its values per trajectory."""
 
     seeds: Int[Tensor, "N"]
     observations: list[Observation] = field(default_factory=list)
@@ -36,8 +34,8 @@ class RolloutBuffer:
         self.final_values = torch.zeros(self.num_trajectories)
         self.control_steps = torch.zeros(self.num_trajectories)
 
-    def state_dict(self) -> dict[str, Any]:
-        """All of it, as a checkpoint can hold it."""
+    def state_dict(self) -> StateDict:
+        """The buffer in the types of a checkpoint."""
         return {
             "observation": observation_state(concatenate_rows(self.observations)),
             "decision": dict(vars(concatenate_rows(self.decisions))),
@@ -47,10 +45,11 @@ class RolloutBuffer:
             "of_trajectories": {name: getattr(self, name) for name in TENSORS},
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         self.observations = [Observation(**state["observation"])]
         self.decisions = [Decision(**state["decision"])]
-        self.rewards, self.trajectories = [state["rewards"]], [state["trajectories"]]
+        self.rewards = [state["rewards"]]
+        self.trajectories = [state["trajectories"]]
         self.measured = dict(state["measured"])
         for name in TENSORS:
             setattr(self, name, state["of_trajectories"][name])
@@ -62,22 +61,22 @@ def rollout_state(
     ids: np.ndarray,
     pending: int,
     observation: Observation,
-) -> dict[str, Any]:
-    """What another process needs to go on: all that was collected, and what runs where."""
+) -> StateDict:
+    """State to continue a rollout: the buffer, and the trajectory of each environment."""
     places = {"running": running, "ids": ids, "pending": pending}
     return {"store": store.state_dict(), "observation": observation_state(observation), **places}
 
 
 def restore_rollout(
-    kept: Mapping[str, Any],
+    state: StateDict,
     store: RolloutBuffer,
     environment: VectorEnvironment,
     device: torch.device,
 ) -> Observation:
-    """Put store and environments to what `rollout_state` told; what the policy sees next."""
-    store.load_state_dict(kept["store"])
-    replay(environment, store, kept["running"], kept["ids"])
-    return map_rows(Observation(**kept["observation"]), lambda tensor: tensor.to(device))
+    """Restore buffer and environments from `rollout_state`; return the next observation."""
+    store.load_state_dict(state["store"])
+    replay(environment, store, state["running"], state["ids"])
+    return map_rows(Observation(**state["observation"]), lambda tensor: tensor.to(device))
 
 
 def replay(
@@ -86,15 +85,13 @@ def replay(
     running: Int[Tensor, "n"],
     ids: Int[np.ndarray, "n"],
 ) -> None:
-    """Bring the environments `ids` to where the trajectories in them stand: from their starts, by
-    their actions. One start and the same actions lead to the same state, so that no environment has
-    to tell or take its state.
+    """Replay the unfinished trajectories in the environments `ids`, from their starts.
+
+    One start and the same actions lead to the same state, so environments need no saved state.
     """
     environment.reset(store.seeds[running].tolist(), ids)
-    trajectory, action = (
-        torch.cat(store.trajectories),
-        torch.cat([d.action.cpu() for d in store.decisions]),
-    )
+    trajectory = torch.cat(store.trajectories)
+    action = torch.cat([d.action.cpu() for d in store.decisions])
     done = [action[trajectory == int(number)] for number in running]
     for step in range(max(map(len, done))):
         going = [place for place, actions in enumerate(done) if step < len(actions)]
@@ -102,15 +99,15 @@ def replay(
         environment.step(np.asarray(chunk.float(), dtype=np.float32), ids[going])
 
 
-def observation_state(observation: Observation) -> dict[str, Any]:
+def observation_state(observation: Observation) -> StateDict:
     return dict(vars(map_rows(observation, lambda tensor: tensor.cpu())))
 
 
-def encode_rollout(rollout: Rollout) -> dict[str, Any]:
-    """A rollout as a checkpoint can hold it."""
+def encode_rollout(rollout: Rollout) -> StateDict:
+    """Encode a rollout in the types of a checkpoint."""
     values = {f.name: getattr(rollout, f.name) for f in fields(rollout)}
     return {**values, "observation": observation_state(rollout.observation)}
 
 
-def decode_rollout(state: Mapping[str, Any]) -> Rollout:
+def decode_rollout(state: StateDict) -> Rollout:
     return Rollout(**{**state, "observation": Observation(**state["observation"])})

@@ -1,4 +1,4 @@
-"""Scoring stored draws again, without gradient, a few rows at a time."""
+"""Log-probabilities of stored draws, without gradient, in micro-batches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vla.types import Observation, Trace, map_rows
 
 
 def module_device(policy: Policy) -> torch.device:
-    """Where the policy lives; rows are moved there as they are scored."""
+    """Device of a policy's parameters; CPU without parameters."""
     first = next(iter(policy.parameters()), None)
     return torch.device("cpu") if first is None else first.device
 
@@ -20,14 +20,14 @@ def module_device(policy: Policy) -> torch.device:
 def score_logprobs(
     policy: Policy, observation: Observation, trace: Trace, num_rows: int, micro_batch_rows: int
 ) -> Float[Tensor, "R L"]:
-    """Log-probabilities under the present weights, on the CPU."""
+    """Log-probabilities of stored draws under the present weights, on the CPU."""
     device = module_device(policy)
 
-    def rows_of(piece: Tensor) -> tuple[Observation, Trace]:
+    def select_rows(piece: Tensor) -> tuple[Observation, Trace]:
         def take(tensor: Tensor) -> Tensor:
             return tensor[piece].to(device)
 
         return map_rows(observation, take), map_rows(trace, take)
 
     pieces = torch.arange(num_rows).split(micro_batch_rows)
-    return torch.cat([policy.score(*rows_of(piece)).logprobs.float().cpu() for piece in pieces])
+    return torch.cat([policy.score(*select_rows(piece)).logprobs.float().cpu() for piece in pieces])

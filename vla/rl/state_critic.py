@@ -1,51 +1,55 @@
-"""A critic that sees what only the simulator knows: it helps to train and never acts (Pinto et al.
-2018, asymmetric actor-critic).
-"""
+"""Critic of privileged simulator states, used in training only (Pinto et al. 2018, asymmetric
+actor-critic)."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-NUM_MEMBERS, WIDTH = 3, 128
-LEARNING_RATE, WEIGHT_DECAY = 1e-3, 0.1
-BATCH_ROWS, NOISE = 256, 0.1
+from vla.types import StateDict
+
+NUM_MEMBERS = 3
+WIDTH = 128
+LEARNING_RATE = 1e-3
+WEIGHT_DECAY = 0.1
+BATCH_ROWS = 256
+NOISE = 0.1
 CAPACITY = 60_000
-"""Decisions remembered; older ones were made by a policy that no longer is."""
+"""Number of recent decisions in the training set; older policies differ too much."""
 
 
 class StateCritic:
     """Expected discounted return from a privileged state [s]: the mean of a few small MLPs.
 
-    They are fitted to the returns of all recent trajectories, not of the last rollout alone, by a
-    few steps after every rollout. Inputs are standardised by the first states seen and blurred a
-    little while fitting.
+    A few steps after every rollout fit them to the returns of all recent trajectories. Inputs are
+    standardised by the first states, and noise is added while fitting.
     """
 
     def __init__(self, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
-        self.states, self.returns = torch.zeros(0, 0), torch.zeros(0)
-        self.mean, self.scale = torch.zeros(0), torch.zeros(0)
+        self.states = torch.zeros(0, 0)
+        self.returns = torch.zeros(0)
+        self.mean = torch.zeros(0)
+        self.scale = torch.zeros(0)
         self.members: nn.ModuleList | None = None
 
     @property
     def ready(self) -> bool:
-        """Whether it has been fitted."""
+        """True after the first fit."""
         return self.members is not None
 
     def remember(self, states: Float[Tensor, "R s"], returns: Float[Tensor, "R"]) -> None:
-        """Add what a rollout has shown."""
+        """Add the states and returns of a rollout to the training set."""
         self.states = torch.cat([self.states, states] if len(self.states) else [states])[-CAPACITY:]
         self.returns = torch.cat([self.returns, returns])[-CAPACITY:]
 
     def fit(self, num_steps: int) -> None:
-        """Optimizer steps on what is remembered."""
+        """Take `num_steps` optimizer steps per member on the training set."""
         if self.members is None:
             self._build(self.states.shape[1])
-            self.mean, self.scale = self.states.mean(0), self.states.std(0) + 1e-2
+            self.mean = self.states.mean(0)
+            self.scale = self.states.std(0) + 1e-2
         inputs = self._standardized(self.states)
         for member, optimizer in zip(self._fitted(), self.optimizers, strict=True):
             for _ in range(num_steps):
@@ -60,16 +64,15 @@ class StateCritic:
 
     @torch.no_grad()
     def __call__(self, states: Float[Tensor, "R s"]) -> Float[Tensor, "R"]:
-        if (
-            self.returns.min() == self.returns.max()
-        ):  # nothing to expect but that: no policy learns from its errors
+        # Equal returns: predict exactly that value, so that no error of the MLPs becomes a reward.
+        if self.returns.min() == self.returns.max():
             return self.returns[:1].expand(len(states))
         inputs = self._standardized(states)
         return torch.stack([member(inputs).squeeze(-1) for member in self._fitted()]).mean(0)
 
-    def state_dict(self) -> dict[str, Any]:
-        """All that decides what it will say and learn."""
-        whole: dict[str, Any] = {
+    def state_dict(self) -> StateDict:
+        """Weights, optimizers, training set and generator."""
+        whole: StateDict = {
             "generator": self.generator.get_state(),
             "states": self.states,
             "returns": self.returns,
@@ -81,9 +84,11 @@ class StateCritic:
             whole["optimizers"] = [optimizer.state_dict() for optimizer in self.optimizers]
         return whole
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.states, self.returns = state["states"], state["returns"]
-        self.mean, self.scale = state["mean"], state["scale"]
+    def load_state_dict(self, state: StateDict) -> None:
+        self.states = state["states"]
+        self.returns = state["returns"]
+        self.mean = state["mean"]
+        self.scale = state["scale"]
         if "members" in state:
             self._build(len(self.mean))
             assert self.members is not None

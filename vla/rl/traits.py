@@ -1,4 +1,4 @@
-"""What an algorithm declares about itself; needs no tensors, so settings are checked by it."""
+"""Declared properties of an algorithm. The module imports no tensors, so settings checks can use it."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from vla.rl.choices import KLPlacement
 
 @runtime_checkable
 class AlgorithmTraits(Protocol):
-    """Class variables or properties of an algorithm's dataclass."""
+    """Properties of an algorithm, as class variables or properties of its dataclass."""
 
     @property
     def needs_groups(self) -> bool:
-        """Whether advantages compare the trajectories of one start."""
+        """True where advantages compare the trajectories of one start."""
         ...
 
     @property
     def needs_values(self) -> bool:
-        """Whether the policy must have a critic."""
+        """True where the policy must have a critic."""
         ...
 
     @property
     def needs_reference(self) -> bool:
-        """Whether a KL penalty to a reference policy is on."""
+        """True where a KL penalty to a reference policy is on."""
         ...
 
     @property
     def kl_placement(self) -> KLPlacement | None:
-        """Where that penalty enters; None for an algorithm that has no such setting."""
+        """Place of that penalty; None for an algorithm without it."""
         ...
 
     @property
     def uses_ratio(self) -> bool:
-        """Whether a likelihood ratio corrects for the optimizer steps already taken from a rollout;
-        without one, a rollout serves a single step."""
+        """True where a likelihood ratio corrects for earlier optimizer steps on a rollout. Without
+        one, a rollout serves a single step."""
         ...

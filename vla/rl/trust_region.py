@@ -1,4 +1,4 @@
-"""An optimizer step of a given length, measured where it matters: in what the policy does."""
+"""Optimizer steps of a given length, measured as KL divergence of the policy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from torch.nn import Parameter
 
 from vla.rl.protocols import Optimizer
 
-TRIES, TOLERANCE = 6, 0.15
+TRIES = 6
+TOLERANCE = 0.15
 
 
 def take_step(
@@ -18,8 +19,7 @@ def take_step(
     target_step_kl: float | None,
     kl: Callable[[], float],
 ) -> dict[str, float]:
-    """The optimizer's step, of its own length where `target_step_kl` is None; what there is to say about
-    its length."""
+    """Take an optimizer step, of length `target_step_kl` where that is not None; return its metrics."""
     if target_step_kl is None:
         optimizer.step()
         return {}
@@ -33,22 +33,22 @@ def step_to_kl(
     target_step_kl: float,
     kl: Callable[[], float],
 ) -> dict[str, float]:
-    """Take the optimizer's step, made longer or shorter until the policy has moved by `target_step_kl`,
-    and say by how much.
+    """Take an optimizer step and rescale it until the policy has moved by `target_step_kl`.
 
-    `kl()` measures how far the present weights are from those that acted. It grows with the square
-    of the length, so each try multiplies the length by sqrt(target_step_kl / kl). This is the step size of
-    TRPO (Schulman et al. 2015) along another direction: whatever the optimizer chose.
+    `kl()` measures the KL of the present weights from the acting ones. It grows with the square of
+    the length, so each try multiplies the length by sqrt(target_step_kl / kl). This is the step size
+    of TRPO (Schulman et al. 2015) along the optimizer's direction.
     """
     before = [parameter.detach().clone() for parameter in parameters]
     optimizer.step()
     moved = [parameter.detach() - old for parameter, old in zip(parameters, before, strict=True)]
-    scale, found = 1.0, kl()
+    scale = 1.0
+    step_kl = kl()
     for _ in range(TRIES):
-        if abs(found / target_step_kl - 1) < TOLERANCE:
+        if abs(step_kl / target_step_kl - 1) < TOLERANCE:
             break
-        scale *= min(max((target_step_kl / max(found, 1e-12)) ** 0.5, 0.1), 10.0)
+        scale *= min(max((target_step_kl / max(step_kl, 1e-12)) ** 0.5, 0.1), 10.0)
         for parameter, old, step in zip(parameters, before, moved, strict=True):
             parameter.copy_(old + scale * step)
-        found = kl()
-    return {"target_step_kl": found, "step_scale": scale}
+        step_kl = kl()
+    return {"target_step_kl": step_kl, "step_scale": scale}

@@ -1,7 +1,6 @@
-"""One update of a policy from one rollout: epochs of minibatches of micro-batches, with the norms
-and gaps that tell how it went.
+"""Update of a policy from one rollout: epochs, minibatches and micro-batches, with diagnostics.
 
-The rows that carry no gradient are never scored. A minibatch's loss is its share of the global loss
+Rows without a gradient are never scored. A minibatch's loss is its share of the global loss
 times the number of shares, so its expectation is the loss of the whole batch.
 """
 
@@ -9,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -30,19 +28,19 @@ from vla.threads import SINGLE_THREAD, Threads, add_gradients, split_evenly
 from vla.types import ActionScores, Rollout, map_rows
 
 STEP_KL_ROWS = 1024
-"""Rows on which the length of a step is measured."""
+"""Most rows to measure the length of a step on."""
 
 
 @dataclass(frozen=True)
 class UpdateSettings:
-    """How a batch is cut and when to stop.
+    """Split of a batch into steps, and limits of an update.
 
     `num_minibatches` optimizer steps per epoch; `micro_batch_rows` rows per forward pass, which
     changes memory and nothing else. `target_kl` stops before an optimizer step once the mean KL
-    (k3, nats per draw) from the acting policy exceeds it. `target_step_kl` makes every optimizer step as
-    long as moves the policy by that much: mean KL (k3) of a decision in nats, over some rows of the
-    batch. `importance_cap` scores the rollout again first and corrects for the gap to the acting
-    policy (truncated importance sampling).
+    (k3, nats per draw) from the acting policy exceeds it. `target_step_kl` scales every optimizer step to
+    that mean KL (k3) of a decision in nats, over some rows of the batch. `importance_cap` scores the
+    rollout again first and corrects for the gap to the acting policy (truncated importance
+    sampling).
     """
 
     epochs: int
@@ -87,12 +85,16 @@ def update(
     reduce_sum: ReduceSum = single_process,
     threads: Threads = SINGLE_THREAD,
 ) -> dict[str, float]:
-    """Improve the policy on a rollout; metrics of the update.
+    """Update the policy from a rollout; return metrics.
 
-    With `critic_warmup` only the value loss counts and only the critic's own parameters move.
-    Raises NonFiniteError before the optimizer step that a non-finite loss or gradient would spoil.
-    `generator` shuffles rows; it lives on the CPU. `threads` score pieces of a minibatch at once,
-    for policies that can be scored in several threads.
+    Args:
+        generator: CPU generator that shuffles rows.
+        critic_warmup: use the value loss only, and move the critic's own parameters only.
+        threads: micro-batches scored at once, for policies that several threads can score.
+
+    Raises:
+        NonFiniteError: before an optimizer step with a non-finite loss or gradient.
+        ValueError: for a missing reference or critic.
     """
     check_needs(
         algorithm,
@@ -105,13 +107,12 @@ def update(
         batch = correct_for_behaviour(policy, batch, settings, reduce_sum)
     parameters = [p for p in policy.parameters() if p.requires_grad]
     movable = trainable_critic_parameters(policy) if critic_warmup else parameters
-    rows, unit, diagnostics = (
-        batch.active_rows,
-        shuffle_units(rollout),
-        Diagnostics(rollout.logprobs),
-    )
+    rows = batch.active_rows
+    unit = shuffle_units(rollout)
+    diagnostics = Diagnostics(rollout.logprobs)
     num_active = float(reduce_sum(torch.tensor(float(len(rows)), dtype=torch.float64)))
-    diagnostics.rows_active, steps = num_active, dict[str, float]()
+    diagnostics.rows_active = num_active
+    steps: dict[str, float] = {}
     for _ in range(settings.epochs):
         if diagnostics.stopped_early or num_active == 0:
             break
@@ -121,6 +122,7 @@ def update(
             share = float(reduce_sum(torch.tensor(float(len(part)), dtype=torch.float64)))
             if share == 0:
                 continue
+            # The expectation of a minibatch's loss is then the loss of the whole batch.
             scale = num_active / share
             accumulate_gradients(
                 policy,
@@ -143,8 +145,8 @@ def update(
             norm = finish_gradients(parameters, movable, settings.max_grad_norm, reduce_sum)
             if not torch.isfinite(norm):
                 optimizer.zero_grad()
-                found = rows_with_bad_gradients(policy, algorithm, batch, part, movable)
-                raise NonFiniteError("gradient", found, diagnostics.num_optimizer_steps)
+                bad_rows = rows_with_bad_gradients(policy, algorithm, batch, part, movable)
+                raise NonFiniteError("gradient", bad_rows, diagnostics.num_optimizer_steps)
             kl = partial(
                 policy_shift_kl, policy, batch, rows[:: 1 + len(rows) // STEP_KL_ROWS], reduce_sum
             )
@@ -160,7 +162,7 @@ def update(
 def policy_shift_kl(
     policy: Policy, batch: Batch, rows: Int[Tensor, "K"], reduce_sum: ReduceSum = single_process
 ) -> float:
-    """Mean KL (k3 estimate) of a decision from the policy that acted, nats, over `rows`."""
+    """Mean KL (k3 estimate, nats) of a decision from the acting policy, over `rows`."""
     kl = torch.zeros((), dtype=torch.float64)
     if len(rows):  # another process may have rows where this one has none
         part = batch.select(rows).map(lambda tensor: tensor.to(module_device(policy)))
@@ -179,14 +181,18 @@ def check_needs(
     critic_warmup: bool = False,
     has_critic: bool = True,
 ) -> None:
-    """Refuse an algorithm whose reference or critic is missing."""
+    """Check that an algorithm has its reference and critic.
+
+    Raises:
+        ValueError: for a missing one.
+    """
     if algorithm.needs_reference and not has_reference:
         raise ValueError(
             "kl_coefficient is above 0 but there is no reference policy: give one, or set it to 0"
         )
     if critic_warmup and not algorithm.needs_values:
         raise ValueError(
-            "critic warm-up was asked for but the algorithm has no critic: set num_critic_warmup_iterations to 0"
+            "critic warm-up is on but the algorithm has no critic: set num_critic_warmup_iterations to 0"
         )
     if critic_warmup and not has_critic:
         raise ValueError(
@@ -195,26 +201,27 @@ def check_needs(
 
 
 def shuffle_units(rollout: Rollout) -> Int[Tensor, "R"]:
-    """What stays together when rows are shuffled: answers to one prompt and draws from one state,
-    which share most of the work of scoring them, where every trajectory is one decision; else each
-    row by itself.
+    """Unit number of each row; shuffling keeps the rows of a unit together.
+
+    Where every trajectory is one decision, a unit is a group (answers to one prompt, draws from one
+    state), because scoring shares most of its work. Otherwise each row is a unit.
     """
-    alone = torch.arange(len(rollout.trajectory))
-    return rollout.group[rollout.trajectory] if len(alone) == rollout.num_trajectories else alone
+    rows = torch.arange(len(rollout.trajectory))
+    return rollout.group[rollout.trajectory] if len(rows) == rollout.num_trajectories else rows
 
 
 def minibatches(
     rows: Int[Tensor, "K"], unit: Int[Tensor, "R"], count: int, generator: torch.Generator
 ) -> list[Tensor]:
-    """The rows in random order, cut into `count` parts of about as many units, which are left
-    whole."""
-    found, number = torch.unique(unit[rows], return_inverse=True)
-    place = torch.randperm(len(found), generator=generator)[number]
-    return [rows[place * count // max(len(found), 1) == part] for part in range(count)]
+    """Split rows at random into `count` parts of about equally many whole units."""
+    units, number = torch.unique(unit[rows], return_inverse=True)
+    place = torch.randperm(len(units), generator=generator)[number]
+    return [rows[place * count // max(len(units), 1) == part] for part in range(count)]
 
 
-def trainable_critic_parameters(policy: Any) -> list[Parameter]:
-    """What value warm-up may move."""
+def trainable_critic_parameters(policy: Policy) -> list[Parameter]:
+    """The critic's own trainable parameters, which value warm-up moves."""
+    assert isinstance(policy, Critic)
     return [p for p in policy.critic_parameters() if p.requires_grad]
 
 
@@ -230,11 +237,11 @@ def accumulate_gradients(
     parameters: list[Parameter],
     threads: Threads,
 ) -> None:
-    """Add the gradient of a minibatch, micro-batch by micro-batch. A non-finite loss adds nothing
-    and is remembered."""
+    """Add the gradient of a minibatch in micro-batches. A non-finite loss adds nothing; its rows go to
+    `diagnostics`."""
     device = module_device(policy)
 
-    def loss_of(
+    def compute_loss(
         piece: Tensor,
     ) -> tuple[Tensor | None, tuple[Batch, ActionScores, LossOutput, Tensor]]:
         part = batch.select(piece).map(lambda tensor: tensor.to(device))
@@ -243,15 +250,16 @@ def accumulate_gradients(
         lines = output.value if critic_warmup and output.value is not None else output.rows
         bad = piece[~torch.isfinite(lines.detach()).cpu()]
         learns = lines.requires_grad and not len(bad)
+        # Diagnostics need neither images nor traces: free their memory before the next piece.
         light = replace(part, observation=replace(part.observation, images={}), trace={})
-        seen = light, map_rows(scores, Tensor.detach), map_rows(output, Tensor.detach), bad
-        return lines.sum() * scale if learns else None, seen
+        result = light, map_rows(scores, Tensor.detach), map_rows(output, Tensor.detach), bad
+        return lines.sum() * scale if learns else None, result
 
-    # Within a minibatch the order is free; neighbours come from one start and may be scored
-    # together.
+    # The order within a minibatch is free. Sorted rows of one start are neighbours, which a policy
+    # can score together.
     pieces = split_evenly(rows.sort().values, settings.micro_batch_rows, threads)
     for piece, (part, scores, output, bad) in zip(
-        pieces, add_gradients(parameters, pieces, loss_of, threads), strict=True
+        pieces, add_gradients(parameters, pieces, compute_loss, threads), strict=True
     ):
         diagnostics.observe(piece, part, scores, output)
         diagnostics.bad_rows.extend(bad.tolist())
@@ -263,8 +271,10 @@ def finish_gradients(
     max_norm: float | None,
     reduce_sum: ReduceSum,
 ) -> Float[Tensor, ""]:
-    """Drop gradients that must not move, sum the others over processes, clip them; the norm before
-    clipping."""
+    """Drop the gradients of fixed parameters, sum the others over processes, and clip them.
+
+    Returns the norm before clipping.
+    """
     allowed = {id(p) for p in movable}
     for parameter in parameters:
         if id(parameter) not in allowed:
@@ -280,8 +290,8 @@ def finish_gradients(
 def correct_for_behaviour(
     policy: Policy, batch: Batch, settings: UpdateSettings, reduce_sum: ReduceSum = single_process
 ) -> Batch:
-    """Ratios start from the present policy; truncated importance weights carry the gap to the
-    policy that acted.
+    """Start ratios from the present policy, and weight by the gap to the acting policy (truncated
+    importance sampling).
 
     Every policy term is linear in a positive factor of its advantage, so the weights are folded
     into the advantages.

@@ -1,4 +1,4 @@
-"""Settings refused by name, with the value and the remedy, before anything heavy loads."""
+"""Checks of settings: errors with the setting, its value and the remedy."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def check_one_of(setting: str, value: str, choices: Sequence[str]) -> None:
 
 
 def check_clip_range(low: float, high: float, dual: float | None = None) -> None:
-    """The clip keeps the ratio in [1 - low, 1 + high]; a dual clip must lie above 1."""
+    """Check the clip [1 - low, 1 + high] of the ratio; a dual clip must be above 1."""
     check_within(
         "clip_low",
         low,
@@ -55,16 +55,16 @@ def check_clip_range(low: float, high: float, dual: float | None = None) -> None
 
 
 def check_per_draw_settings(ratio_level: str, clip_first_draw: float, draw_discount: float) -> None:
-    """What differs from draw to draw needs a ratio for each."""
+    """Refuse settings per draw with a ratio per decision."""
     if ratio_level == "decision" and (clip_first_draw < 1 or draw_discount < 1):
         raise ValueError(
-            f"ratio_level (decision) has one ratio for all draws, and clip_first_draw ({clip_first_draw}) and "
-            f"draw_discount ({draw_discount}) tell them apart: set both to 1, or ratio_level to draw"
+            f"ratio_level (decision) has one ratio for all draws, but clip_first_draw ({clip_first_draw}) and "
+            f"draw_discount ({draw_discount}) differ per draw: set both to 1, or ratio_level to draw"
         )
 
 
 def check_reduction(choice: str, max_length: int | None) -> None:
-    """`constant` divides by max_length, the others have none."""
+    """Check that `max_length` is given for reduction `constant`, and for no other."""
     check_one_of("reduction", choice, ("token", "sequence", "constant"))
     if choice == "constant":
         if max_length is None:
@@ -79,7 +79,7 @@ def check_reduction(choice: str, max_length: int | None) -> None:
 
 
 def check_penalty(kl_coefficient: float, kl_estimator: str, entropy_coefficient: float) -> None:
-    """Coefficients are prices, never rewards for drifting."""
+    """Check that the coefficients are not negative."""
     check_at_least(
         "kl_coefficient",
         kl_coefficient,
@@ -96,7 +96,7 @@ def check_penalty(kl_coefficient: float, kl_estimator: str, entropy_coefficient:
 
 
 def check_kl_cap(cap: float | None, kl_coefficient: float) -> None:
-    """A bound on a penalty that there is."""
+    """Check that a bound on the KL penalty is positive and the penalty is on."""
     if cap is None:
         return
     check_positive("kl_cap", cap, "10 is usual, null switches it off")
@@ -107,7 +107,7 @@ def check_kl_cap(cap: float | None, kl_coefficient: float) -> None:
 
 
 def check_discount(gamma: float, gae_lambda: float | None = None) -> None:
-    """Discounts lie in [0, 1]."""
+    """Check that discounts are in [0, 1]."""
     check_within("gamma", gamma, 0.0, 1.0, "1 is usual for text, .99 for robots")
     if gae_lambda is not None:
         check_within(

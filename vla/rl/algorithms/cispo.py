@@ -1,4 +1,4 @@
-"""CISPO (MiniMax 2025, "MiniMax-M1", eq. 4 and 5): clip the importance weight, never the
+"""CISPO (MiniMax 2025, "MiniMax-M1", eq. 4 and 5): clip the importance weight, not the
 gradient."""
 
 from __future__ import annotations

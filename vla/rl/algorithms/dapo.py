@@ -1,5 +1,5 @@
-"""DAPO (Yu 2025): clip-higher, token-level normalisation, overlong shaping. Dynamic sampling is
-`sampling.py`."""
+"""DAPO (Yu 2025): clip-higher, token-level normalisation, overlong shaping. Dynamic sampling is in
+`vla.rl.dynamic_sampling`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class DAPO:
     (eq. 8 to 12).
 
     The paper: clip .2/.28, `max_length` 20480 with `overlong_buffer` 4096. A buffer of 0 switches
-    the shaping off, as robots want it, and `max_length` is then null.
+    the shaping off (usual for robots), and `max_length` is then null.
     """
 
     clip_low: Fraction

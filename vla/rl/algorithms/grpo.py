@@ -1,4 +1,4 @@
-"""Group Relative Policy Optimization (Shao 2024, "DeepSeekMath", eq. 3 and 4) and its variations by
+"""Group Relative Policy Optimization (Shao 2024, "DeepSeekMath", eq. 3 and 4) and its variants by
 setting."""
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class GRPO:
         ref_logprobs: Float[Tensor, "R L"] | None = None,
         reduce_sum: ReduceSum = single_process,
     ) -> Batch:
-        """Group-relative advantages; groups that say nothing leave the denominators
-        (`keep_equal_groups`: stay)."""
+        """Group-relative advantages; uninformative groups leave the denominators unless
+        `keep_equal_groups`."""
         credit = group_relative(rollout.returns, rollout.group, self.scale, self.keep_equal_groups)
         return trajectory_batch(
             rollout, credit, self.reduction, self.max_length, ref_logprobs, reduce_sum

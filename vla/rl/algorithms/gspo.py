@@ -1,5 +1,4 @@
-"""Group Sequence Policy Optimization (Zheng 2025): the ratio and its clip belong to the whole
-answer."""
+"""Group Sequence Policy Optimization (Zheng 2025): ratio and clip of the whole sequence."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""MaxRL (Tajwar 2026, "Maximum likelihood reinforcement learning"): climb log E[r] instead of
-E[r]."""
+"""MaxRL (Tajwar 2026, "Maximum likelihood reinforcement learning"): maximise log E[r] instead
+of E[r]."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class MaxRL:
     """max(-A r, -A clip(r)) with A = (return - group mean) / group mean: a rare success weighs 1 /
     its frequency.
 
-    Returns must not be negative. The clip is PPO's; with one pass over each rollout it never acts.
+    Returns must not be negative. The clip is PPO's; with one pass over each rollout it is never active.
     """
 
     clip_low: Fraction

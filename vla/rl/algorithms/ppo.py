@@ -41,7 +41,7 @@ class PPO:
     """Clipped surrogate with GAE, a clipped value loss, and optionally a KL penalty in the reward
     or in the loss.
 
-    The shape of the critic's values decides where credit runs: [R] along decisions (robots, usually
+    The shape of the critic's values sets the axis of GAE: [R] along decisions (robots, usually
     gamma .99), [R, L] along draws (text, gamma 1). Advantages are whitened over the global batch,
     not over a minibatch.
 
@@ -165,7 +165,8 @@ class PPO:
         high: float | Tensor = self.clip_high
         if self.clip_first_draw < 1:
             shares = clip_shares(log_ratio.shape[1], self.clip_first_draw).to(log_ratio)
-            low, high = low * shares, high * shares
+            low = low * shares
+            high = high * shares
         terms, clipped = clipped_terms(log_ratio, batch.advantages, low, high, self.dual_clip)
         policy = combine(
             batch,
@@ -179,7 +180,7 @@ class PPO:
         return replace(policy, value=critic_loss_rows(batch, scores, self.value_clip))
 
     def _discounted(self, advantages: Float[Tensor, "R _"], num_draws: int) -> Float[Tensor, "R _"]:
-        """Advantages times the discount of the draws that follow in the same decision."""
+        """Multiply advantages by `draw_discount` for each later draw of the same decision."""
         if self.draw_discount == 1:
             return advantages
         return advantages * self.draw_discount ** torch.arange(num_draws - 1, -1, -1)

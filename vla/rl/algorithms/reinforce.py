@@ -30,12 +30,12 @@ from vla.types import ActionScores, Rollout
 
 @dataclass(frozen=True)
 class REINFORCE:
-    """-A log pi, A = discounted reward-to-go - baseline. On-policy: one epoch and one minibatch a
-    rollout, there is no ratio.
+    """-A log pi, A = discounted reward-to-go - baseline. On-policy: one epoch and one minibatch per
+    rollout, without a ratio.
 
     `baseline`: none; the mean reward-to-go of the batch; or a critic, trained by squared error
-    (`value_coefficient`), which also stands in for what a truncated trajectory had still to come.
-    `along` is where credit runs: decisions or draws.
+    (`value_coefficient`), which also bootstraps truncated trajectories. `along` is the axis of
+    rewards-to-go: decisions or draws.
     """
 
     gamma: Fraction
@@ -125,8 +125,7 @@ class REINFORCE:
     def _against_critic(
         self, rollout: Rollout, credit: PositionRewards, batch: Batch, reduce_sum: ReduceSum
     ) -> tuple[Float[Tensor, "R *L"], Batch]:
-        """Rewards-to-go minus the critic's values, and the batch with what the critic learns
-        from."""
+        """Rewards-to-go minus the critic's values, and the batch with the critic's targets."""
         if rollout.values is None or (rollout.values.dim() == 2) != (self.along == "draw"):
             raise ValueError(
                 f"rollout.values must hold one value a {self.along} for baseline 'critic' with along {self.along!r}: "

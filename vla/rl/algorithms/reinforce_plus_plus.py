@@ -27,9 +27,9 @@ class REINFORCEPlusPlus:
     """max(-A r, -A clip(r)) over all counted draws alike, A the whitened reward-to-go.
 
     baseline 'none': k1 KL in the reward of every draw; trajectories of one start need no group.
-    baseline 'group': the group's mean return is taken off first, and KL is a k2 loss ("REINFORCE++
-    with baseline"). Rewards-to-go run on through rows the policy did not choose; several peers
-    start again there.
+    baseline 'group': the group's mean return is subtracted first, and KL is a k2 loss ("REINFORCE++
+    with baseline"). Rewards-to-go continue through rows that the policy did not choose; several
+    peers restart there.
     """
 
     clip_low: Fraction
@@ -67,16 +67,19 @@ class REINFORCEPlusPlus:
         ref_logprobs: Float[Tensor, "R L"] | None = None,
         reduce_sum: ReduceSum = single_process,
     ) -> Batch:
-        """Rewards-to-go, minus the group's mean return if asked, whitened over the global batch."""
+        """Rewards-to-go, minus the group's mean return with baseline 'group', whitened over the global batch."""
         in_reward = self.kl_coefficient if self.baseline == "none" else 0.0
         credit = rewards_with_kl(rollout, self.along, ref_logprobs, in_reward, "k1")
-        keep, counted, metrics = credit.keep, credit.counted, credit.metrics
+        keep = credit.keep
+        counted = credit.counted
+        metrics = credit.metrics
         raw = rewards_to_go(
             credit.rewards, counted, rollout.trajectory, rollout.num_trajectories, self.gamma
         )
         if self.baseline == "group":
             statistics = group_statistics(rollout.returns, rollout.group)
-            keep, metrics = statistics.scorable & statistics.varies, statistics.metrics
+            keep = statistics.scorable & statistics.varies
+            metrics = statistics.metrics
             rows = rollout.trajectory if raw.dim() == 1 else rollout.trajectory.unsqueeze(1)
             counted = counted & keep[rows]
             raw = torch.where(

@@ -1,5 +1,5 @@
-"""REINFORCE leave-one-out (Kool 2019; Ahmadian 2024, "Back to basics"): one action, the whole
-answer."""
+"""REINFORCE leave-one-out (Kool 2019; Ahmadian 2024, "Back to basics"): one action is a
+whole answer."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from vla.types import ActionScores, Rollout
 
 @dataclass(frozen=True)
 class RLOO:
-    """max(-A r, -A clip(r)), r the ratio of a whole decision, A = return - beta KL - mean of the
-    other trajectories' same.
+    """max(-A r, -A clip(r)), r the ratio of a whole decision, A = return - beta KL - its mean
+    over the other trajectories.
 
     KL is k1 summed over the trajectory's draws, in the reward. At ratio 1 the gradient is
     REINFORCE's on the decision's log-prob (the sum over its draws), averaged over trajectories.
