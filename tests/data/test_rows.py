@@ -189,14 +189,14 @@ def test_problems_of_a_file_are_used_whole_and_once(tmp_path):
     )
     assert len(make_family(file, None, reader)) == 2500
     assert reader.lines() == [
-        f"{file}: 1 rows ask again what an earlier row asks; each is asked once"
+        f"{file}: 1 rows repeat the question of an earlier row; each question counts once"
     ]
     few = make_family(file, 40, reader := RowReader())
     assert few == make_family(file, 400)[:40]
     assert f"{file}: 40 of 2500 problems are used (text.num_problems)" in reader.lines()
     file = lines(tmp_path / "b.jsonl", *rows[:9], {"prompt": "7?", "answer": "8"})
     with pytest.raises(
-        ValueError, match=r"line 10: asks what .*line 8 asks, and gives another answer"
+        ValueError, match=r"line 10: repeats the question of .*line 8 with another answer"
     ):
         make_family(file, None)
     skipping = RowReader("skip")

@@ -175,7 +175,7 @@ def test_rows_that_are_too_long_or_become_equal_are_named_or_counted(tmp_path, c
     made = encode_comparisons(stripping, file, read(file, reader=reader), 300, reader)
     assert [c.key for c in made] == ["a"]
     assert [fault.split(": ")[1] for fault in list(reader.counts[file].left_out)[1:]] == [
-        "best and worst become the same tokens, so the row says nothing"
+        "best and worst become the same tokens, so nothing can be learned"
     ]
     thumb = {"prompt": "a", "completion": "x", "label": "1"}
     file = lines(tmp_path / "b.jsonl", thumb, {**thumb, "prompt": "Greet 0.", "label": "0"})

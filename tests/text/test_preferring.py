@@ -239,7 +239,7 @@ def told_apart(parts, discrimination, steps=30):
         held = made[48:]
         rows = [Example(prompt, sample.completion) for sample in held for prompt in sample.prompts]
         logprobs = sequence_logprobs(policy, rows).view(-1, 2)
-    own = torch.tensor([sample.own for sample in held])
+    own = torch.tensor([sample.code for sample in held])
     return float((logprobs.gather(1, own[:, None]) - logprobs.gather(1, 1 - own[:, None])).mean())
 
 

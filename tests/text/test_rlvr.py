@@ -315,9 +315,9 @@ def test_a_curriculum_opens_families_as_they_are_mastered():
     )
     assert max(curriculum.draw(0, 0, 8)) < 10
     for success in (0.9, 0.7, 0.7, 0.9):  # means of three: .77, .77
-        curriculum.learn(success)
+        curriculum.update(success)
         assert curriculum.num_open == 1
-    curriculum.learn(0.9)  # (.7 + .9 + .9) / 3 = .83
+    curriculum.update(0.9)  # (.7 + .9 + .9) / 3 = .83
     assert curriculum.num_open == 2
     drawn = curriculum.draw(5, 0, 8)
     assert sum(10 <= number < 20 for number in drawn) == 4
@@ -367,11 +367,11 @@ def test_more_problems_are_asked_the_less_they_cost():
     later = two_groups([[5, 9]] * 7 + [[6, 9]], [0.0] * 7 + [1.0])
     oversampling = AdaptiveBatchSize(8, 1.5)
     assert oversampling.count == 8
-    oversampling.learn(first)
+    oversampling.update(first)
     assert oversampling.count == 8
-    oversampling.learn(later)
+    oversampling.update(later)
     assert oversampling.count == 11
-    oversampling.learn(later)
+    oversampling.update(later)
     assert oversampling.count == 12
     resumed = AdaptiveBatchSize(8, 100.0)
     resumed.load_state_dict(oversampling.state_dict())

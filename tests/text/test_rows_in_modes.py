@@ -160,7 +160,7 @@ def test_of_one_pair_nothing_is_held_out_and_the_run_says_so(tmp_path, capsys):
         *OPEN,
     )
     assert (results["round 1"]["comparisons"], results["round 1"]["accuracy"]) == (1, None)
-    assert "all 1 comparisons have one prompt: none is held out" in capsys.readouterr().out
+    assert "all 1 comparisons share one prompt, so none is held out" in capsys.readouterr().out
 
 
 def test_comparisons_are_refused_before_anything_loads(tmp_path, monkeypatch):
@@ -193,7 +193,7 @@ def test_prompts_may_be_messages_and_long_ones_are_found_before_training(tmp_pat
     ]
     assert (
         next(iter(reader.counts[file].notes))
-        == "1 rows ask again what an earlier row asks; each is asked once"
+        == "1 rows repeat the prompt of an earlier row; each counts once"
     )
     assert list(reader.counts[file].notes)[1].startswith("9 of ")
     whole = make_prompt_sets(settings.model_copy(update={"num_train": None}), reader)

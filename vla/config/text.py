@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from vla.config.algorithm import Algorithm
+from vla.config.preference import Preference
 from vla.config.section import Section
 from vla.config.training import Lora, Rl, Train
 from vla.ranges import (
@@ -254,57 +255,10 @@ class Constitution(Section):
     fit: Fit
 
 
-class Dpo(Section):
-    """Direct preference optimization (Rafailov 2023)."""
-
-    name: Literal["dpo"]
-    beta: Positive
-    label_smoothing: BelowHalf
-
-
-class Ipo(Section):
-    """Identity preference optimization (Azar 2023)."""
-
-    name: Literal["ipo"]
-    beta: Positive
-    per_token: bool
-
-
-class Kto(Section):
-    """Kahneman-Tversky optimization (Ethayarajh 2024)."""
-
-    name: Literal["kto"]
-    beta: Positive
-    balance: bool
-
-
-class PlackettLuce(Section):
-    """DPO on whole rankings (Rafailov 2023, eq. 18)."""
-
-    name: Literal["plackett_luce"]
-    beta: Positive
-
-
-class Orpo(Section):
-    """Odds-ratio preference optimization (Hong 2024)."""
-
-    name: Literal["orpo"]
-    weight: Positive
-
-
-class SimPo(Section):
-    """Simple preference optimization (Meng 2024)."""
-
-    name: Literal["simpo"]
-    beta: Positive
-    target_margin: NonNegative
-
-
 TextMode = Annotated[
     Rlvr | TextSft | TextPreference | Rlhf | Rejection | Control | Constitution,
     Field(discriminator="name"),
 ]
-Preference = Annotated[Dpo | Ipo | Kto | PlackettLuce | Orpo | SimPo, Field(discriminator="name")]
 
 
 class TextConfig(Section):

@@ -1,4 +1,4 @@
-"""Losses on single completions that were liked or not (KTO): no pairs needed."""
+"""KTO (Ethayarajh 2024): a loss on single completions that were liked or not."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ def kto_terms(
     liked_weight: float = 1.0,
     disliked_weight: float = 1.0,
 ) -> Float[Tensor, "B"]:
-    """liked: w (1 - sigma(beta (r - z))), disliked: w (1 - sigma(beta (z - r))), with r = log pi -
-    log ref summed over the completion.
+    """Liked: w (1 - sigma(beta (r - z))); disliked: w (1 - sigma(beta (z - r))).
 
-    Ethayarajh 2024, eq. 8. `baseline` z (`kto_baseline`) carries no gradient.
+    Ethayarajh 2024, eq. 8. r = log pi - log ref is summed over the completion (nats). `baseline` z
+    (`kto_baseline`) carries no gradient.
+
+    Raises:
+        ValueError: `beta` is not positive.
     """
     check_beta(beta)
     gain = beta * (logprobs - ref_logprobs - baseline.detach())
@@ -35,45 +38,58 @@ def kto_terms(
 def kto_baseline(
     mismatched: Float[Tensor, "B"], ref_mismatched: Float[Tensor, "B"]
 ) -> Float[Tensor, ""]:
-    """z = max(0, mean of log pi - log ref) over completions put behind another prompt: an estimate
-    of the KL (section 4.1).
+    """z = max(0, mean of log pi - log ref) over completions behind another prompt.
 
-    Raises ValueError for a batch of one, in which there is no other prompt.
+    It estimates the KL divergence from the reference (section 4.1).
+
+    Raises:
+        ValueError: the batch has fewer than two rows.
     """
     if len(mismatched) < 2:
         raise ValueError(
-            f"batch_size ({len(mismatched)}) must be at least 2 for kto: its baseline pairs other prompts"
+            f"batch_size ({len(mismatched)}) must be at least 2 for kto: "
+            "its baseline pairs other prompts"
         )
     return (mismatched - ref_mismatched).mean().clamp(min=0).detach()
 
 
 def mismatched_prompts(prompts: Sequence[Hashable]) -> list[int]:
-    """Whose completion stands behind each prompt when the baseline is estimated: that of the first
-    row after it, going round, that has another prompt.
+    """For each prompt, the row whose completion follows it in the baseline.
 
-    Raises ValueError where all prompts are the same.
+    It is the next row with another prompt, cyclically.
+
+    Raises:
+        ValueError: all prompts are the same.
     """
     count = len(prompts)
     if len(set(prompts)) < 2:
         raise ValueError(
-            f"all {count} examples have the same prompt, and the baseline of kto puts a completion behind another"
-            " prompt: give examples of two prompts at least, or pairs and preference=dpo"
+            f"all {count} examples have the same prompt, and the baseline of kto puts a "
+            "completion behind another prompt: give examples of two prompts at least, or pairs "
+            "and preference=dpo"
         )
+    # One backward pass from the end of a run of equal prompts: a row takes its successor, or the
+    # partner of its successor where both have one prompt.
     start = next(i for i in range(count) if prompts[i] != prompts[(i + 1) % count])
-    found = [0] * count
+    partners = [0] * count
     for i in (j % count for j in range(start + count, start, -1)):
         after = (i + 1) % count
-        found[i] = after if prompts[after] != prompts[i] else found[after]
-    return found
+        partners[i] = after if prompts[after] != prompts[i] else partners[after]
+    return partners
 
 
 def balanced_weights(num_liked: int, num_disliked: int) -> tuple[float, float]:
-    """(liked, disliked) weights with liked_weight n_liked / (disliked_weight n_disliked) in [1,
-    4/3], the larger class at 1 (eq. 9).
+    """(liked, disliked) weights, with w_l n_l / (w_d n_d) in [1, 4/3] (Ethayarajh 2024, eq. 9).
+
+    The larger class has weight 1.
+
+    Raises:
+        ValueError: one class is empty.
     """
     if num_liked == 0 or num_disliked == 0:
         raise ValueError(
-            f"{num_liked} liked and {num_disliked} disliked completions: kto needs some of both to balance"
+            f"{num_liked} liked and {num_disliked} disliked completions: "
+            "kto needs some of both to balance"
         )
     ratio = num_liked / num_disliked
     if ratio < 1:

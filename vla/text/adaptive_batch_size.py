@@ -1,14 +1,11 @@
-"""How many problems an iteration asks: the cheaper they get, the more of them it can afford.
+"""Adaptive number of problems per RL iteration: cheaper problems allow more of them.
 
-What begins alike is computed once, and groups of one return are not computed again in the update. A
-policy that has learned something gives most answers several times, and most of its groups have one
-return, so what a problem costs and what it teaches fall together. Asking more problems keeps both
-up.
+Common prefixes are computed once, and the update skips groups whose returns are all equal. As a
+policy improves, its answers repeat and more groups have equal returns, so both the cost and the
+signal per problem fall. Drawing more problems keeps both up.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 
@@ -18,63 +15,66 @@ from vla.rl.dynamic_sampling import informative_groups
 from vla.types import Rollout
 
 UPDATE_COST = 2.0
-"""Of a token in the update, over that in the rollout: a backward pass is two forward passes."""
+"""Cost of a token in the update relative to the rollout: a backward pass is two forward passes."""
 
 
 class AdaptiveBatchSize:
-    """`num_starts` problems where they cost the most that they have cost so far; where they cost a
-    share of it, so many more, at most `limit` times `num_starts`. The cost is a running mean, half
-    of it the last rollout's.
+    """Adaptive number of problems per iteration.
+
+    The count starts at `num_starts`. When the cost per problem (distinct tokens forwarded, a
+    running mean with weight 1/2) drops below its maximum, the count grows in proportion, up to
+    `limit * num_starts`.
     """
 
     def __init__(self, num_starts: int, limit: float) -> None:
-        self.num_starts, self.limit = num_starts, limit
-        self.cost = self.most = 0.0
+        self.num_starts = num_starts
+        self.limit = limit
+        self.cost = 0.0
+        self.max_cost = 0.0
 
     @property
     def count(self) -> int:
-        """Problems to ask in the next iteration."""
-        return (
-            int(self.num_starts * min(self.limit, self.most / self.cost))
-            if self.cost
-            else self.num_starts
-        )
+        """Number of problems of the next iteration."""
+        if not self.cost:
+            return self.num_starts
+        return int(self.num_starts * min(self.limit, self.max_cost / self.cost))
 
-    def learn(self, rollout: Rollout, reduce_sum: ReduceSum = single_process) -> None:
-        """Hear what was answered, in all processes."""
+    def update(self, rollout: Rollout, reduce_sum: ReduceSum = single_process) -> None:
+        """Take the cost of a rollout into account, summed over all processes."""
         numbers = torch.tensor(
             [rollout_cost(rollout), len(torch.unique(rollout.group))], dtype=torch.float64
         )
         total, num_problems = reduce_sum(numbers).tolist()
-        found = total / num_problems
-        self.cost = 0.5 * (self.cost + found) if self.cost else found
-        self.most = max(self.most, found)
+        cost = total / num_problems
+        self.cost = 0.5 * (self.cost + cost) if self.cost else cost
+        self.max_cost = max(self.max_cost, cost)
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"cost": self.cost, "most": self.most}
+    def state_dict(self) -> dict[str, float]:
+        return {"cost": self.cost, "most": self.max_cost}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.cost, self.most = float(state["cost"]), float(state["most"])
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.cost = float(state["cost"])
+        self.max_cost = float(state["most"])
 
 
 def rollout_cost(rollout: Rollout) -> float:
-    """Tokens that pass through the model, those of groups that teach something counted for the
-    update as well."""
-    learned = informative_groups(rollout)[rollout.trajectory].tolist()
-    asked, asked_mask = (
-        rollout.observation.tokens.tolist(),
-        rollout.observation.token_mask.sum(1).tolist(),
+    """Tokens forwarded for a rollout and its update, each common prefix counted once.
+
+    Tokens of groups with differing returns count again in the update, times `UPDATE_COST`.
+    """
+    is_informative = informative_groups(rollout)[rollout.trajectory].tolist()
+    prompts = rollout.observation.tokens.tolist()
+    prompt_lengths = rollout.observation.token_mask.sum(1).tolist()
+    completions = rollout.trace["tokens"].tolist()
+    completion_lengths = rollout.trace.get("mask", rollout.mask).sum(1).tolist()
+    forwarded = PrefixTree()
+    updated = PrefixTree()
+    rows = zip(
+        prompts, prompt_lengths, completions, completion_lengths, is_informative, strict=True
     )
-    said, said_mask = (
-        rollout.trace["tokens"].tolist(),
-        rollout.trace.get("mask", rollout.mask).sum(1).tolist(),
-    )
-    every, again = PrefixTree(), PrefixTree()
-    for prompt, n, completion, length, teaches in zip(
-        asked, asked_mask, said, said_mask, learned, strict=True
-    ):
-        path = [*prompt[:n], *completion[:length]]
-        every.add(path)
-        if teaches:
-            again.add(path)
-    return len(every.tokens) + UPDATE_COST * len(again.tokens)
+    for prompt, prompt_length, completion, length, informative in rows:
+        path = [*prompt[:prompt_length], *completion[:length]]
+        forwarded.add(path)
+        if informative:
+            updated.add(path)
+    return len(forwarded.tokens) + UPDATE_COST * len(updated.tokens)

@@ -1,5 +1,4 @@
-"""A calculator a model can call: <calc>12 * (3 + 4)</calc>. Four operations on numbers, nothing
-else is evaluated."""
+"""A calculator as a tool: <calc>12 * (3 + 4)</calc>. It evaluates four operations on numbers."""
 
 from __future__ import annotations
 
@@ -12,9 +11,11 @@ CALL = re.compile(r"<calc>(.*?)</calc>", re.DOTALL)
 INSTRUCTION = (
     "You can calculate by writing <calc>expression</calc>, for example <calc>7 * 8</calc>."
 )
-MAX_LENGTH, MAX_VALUE = 100, 1e15
+MAX_LENGTH = 100
+"""Longest expression, in characters."""
+MAX_VALUE = 1e15
 LONGEST_RESULT = len(str(-int(MAX_VALUE)))
-"""Characters, and so the most tokens, of what the calculator answers."""
+"""Most characters of a result, and so an upper bound of its tokens."""
 
 _BINARY: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Add: operator.add,
@@ -25,15 +26,16 @@ _BINARY: dict[type[ast.operator], Callable[[float, float], float]] = {
 
 
 def evaluate_calls(text: str) -> str | None:
-    """The result of the last call in a text, "error" when it is no arithmetic; None without a
-    call."""
+    """The result of the last call in a text; None without a call (see `calculate`)."""
     calls = CALL.findall(text)
     return calculate(calls[-1]) if calls else None
 
 
 def calculate(expression: str) -> str:
-    """The value of + - * / and parentheses over numbers, as text; "error" for anything else or too
-    large."""
+    """The value of an expression of numbers, + - * / and parentheses, as text.
+
+    It is "error" for any other text, a division by zero, and values above `MAX_VALUE`.
+    """
     if len(expression) > MAX_LENGTH:
         return "error"
     try:

@@ -1,5 +1,4 @@
-"""From sampled completions to comparisons: who judges, who wins, and which comparisons are worth
-learning from."""
+"""Comparisons from sampled completions: the judge, its labels, and selection by margin."""
 
 from __future__ import annotations
 
@@ -7,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, assert_never
+from typing import assert_never
 
 import torch
 import yaml
+from typing_extensions import TypedDict
 
 from vla.config.text import JudgeSettings
 from vla.data.prefix_tree import pack_texts
@@ -54,27 +54,38 @@ BUILT_IN_RUBRIC = Rubric(
     ),
 )
 JUDGE_ROW_TOKENS = 1024
-"""Of the tree of a judge's questions: the attention mask of a row is square."""
+"""Tokens in a packed row of the judge's questions; the attention mask of a row is square."""
+
+
+class RankingRow(TypedDict):
+    """A ranking as a row of a preference file; lists run from best to worst."""
+
+    prompt: str
+    completions: list[str]
+    scores: list[float]
+    completion_ids: list[list[int]]
+    finished: list[bool]
 
 
 @dataclass(frozen=True)
 class LabelledComparisons:
-    """Comparisons with how many prompts gave none: all completions alike, a tie, or a judge that
-    could not say.
+    """Comparisons labelled by a judge, and the number of prompts without one.
 
-    `rows`: the whole ranking behind each comparison, a row of a preference file: texts, scores, the
-    token ids that were drawn and whether each completion ended by itself.
+    A prompt gives no comparison where all completions are alike, on a tie, and where the judge gave
+    no label. `rows` holds the whole ranking behind each comparison as a row of a preference file:
+    texts, scores, drawn token ids, and `finished`, False for truncated completions.
     """
 
     comparisons: list[Comparison]
     num_undecided: int
-    rows: list[dict[str, Any]]
+    rows: list[RankingRow]
 
 
 def make_judge(settings: JudgeSettings, gold: GoldReward, parts: LanguageParts, seed: int) -> Judge:
-    """The judge that the settings name; models and servers are asked in both orders.
+    """The judge of `text.judge`; models and servers compare every pair in both orders.
 
-    Raises ValueError for a server without url or model, or a rubric that cannot be read.
+    Raises:
+        ValueError: `url` or `model` of a server is missing, or the rubric cannot be read.
     """
     match settings.name:
         case "gold":
@@ -84,7 +95,8 @@ def make_judge(settings: JudgeSettings, gold: GoldReward, parts: LanguageParts, 
         case "url":
             if not settings.url or not settings.model:
                 raise ValueError(
-                    f"text.judge.url ({settings.url}) and model ({settings.model}) are needed for judge.name=url"
+                    f"text.judge.url ({settings.url}) and model ({settings.model}) are needed "
+                    "for judge.name=url"
                 )
             return BothOrders(UrlJudge(settings.url, settings.model, read_rubric(settings.rubric)))
         case other:
@@ -92,8 +104,13 @@ def make_judge(settings: JudgeSettings, gold: GoldReward, parts: LanguageParts, 
 
 
 def read_rubric(path: str | None) -> Rubric:
-    """Principles and examples from YAML: {principles: [...], examples: [{prompt, first, second,
-    better: A}]}."""
+    """Principles and examples of a YAML file; the built-in rubric where `path` is None.
+
+    The form is {principles: [...], examples: [{prompt, first, second, better: A}]}.
+
+    Raises:
+        ValueError: the file cannot be read or has another form.
+    """
     if path is None:
         return BUILT_IN_RUBRIC
     try:
@@ -109,26 +126,31 @@ def read_rubric(path: str | None) -> Rubric:
 
 
 class LetterScorer:
-    """Log-probabilities of "A" and "B" as the model's next token, behind questions put as a user's
-    message.
+    """Log-probabilities (nats) of the answers "A" and "B" to questions, by a language model.
 
-    The questions of a call go through the model as trees: the rubric, a prompt and a first answer
-    are read once.
+    The questions of a call are packed as prefix trees: rubric, prompt and first answer are encoded
+    once.
+
+    Raises:
+        ValueError: the vocabulary has no two tokens for the letters.
     """
 
     def __init__(self, parts: LanguageParts) -> None:
         self.parts = parts
-        # the space before a letter belongs to it in most vocabularies
+        # most vocabularies hold a letter together with the space before it
         self.letters = [parts.chat.encode(f" {letter}")[-1] for letter in ("A", "B")]
         if self.letters[0] == self.letters[1]:
             raise ValueError(
-                "judge.name=model: the vocabulary has no tokens for the letters A and B: choose another judge"
+                "judge.name=model: the vocabulary has no tokens for the letters A and B: "
+                "choose another judge"
             )
 
     @torch.no_grad()
     def __call__(self, questions: Sequence[str]) -> list[tuple[float, float]]:
-        chat, model = self.parts.chat, self.parts.model
-        beginning, letter = chat.encode("The better answer is"), self.letters[0]
+        chat = self.parts.chat
+        model = self.parts.model
+        beginning = chat.encode("The better answer is")
+        letter = self.letters[0]  # a stand-in: only the distribution before it is read
         texts = []
         for question in questions:
             ids = [*chat.prompt([{"role": "user", "content": question}]), *beginning, letter]
@@ -147,8 +169,8 @@ class LetterScorer:
                 0, 1
             )[rows.slots]
             logprobs = output_head(model)(hidden).float().log_softmax(-1)[:, self.letters]
-        found = torch.empty_like(logprobs).index_copy(0, packed.sequence, logprobs)
-        return [(a, b) for a, b in found.tolist()]
+        by_question = torch.empty_like(logprobs).index_copy(0, packed.sequence, logprobs)
+        return [(a, b) for a, b in by_question.tolist()]
 
 
 def compare_by_judge(
@@ -157,47 +179,47 @@ def compare_by_judge(
     whole: bool = False,
     pieces: ResumableWork | None = None,
 ) -> LabelledComparisons:
-    """The best and the worst completion of every prompt, with the difference of their scores as
-    margin.
+    """Comparisons of the best and the worst completion of every prompt, labelled by the judge.
 
-    `whole`: the ranking of all completions, of equally good ones the first. The scores of a prompt
-    are one of `pieces`.
+    The margin is the difference of their scores. With `whole` a comparison is the ranking of all
+    completions, the first of equal scores. The scores of a prompt are one of `pieces`.
     """
-    comparisons, undecided, rows = [], 0, []
+    comparisons: list[Comparison] = []
+    rows: list[RankingRow] = []
+    num_undecided = 0
     for completions in answers:
-        ranked = partial(
-            rank_by_judge, judge, completions[0].prompt, [said.text for said in completions]
-        )
+        texts = [completion.text for completion in completions]
+        ranked = partial(rank_by_judge, judge, completions[0].prompt, texts)
         scores = torch.tensor(
             ranked() if pieces is None else pieces.next_value(list[float], ranked)
         )
-        found = best_and_worst_index(scores)
-        if found is None or completions[found[0]].ids == completions[found[1]].ids:
-            undecided += 1
+        extremes = best_and_worst_index(scores)
+        if extremes is None or completions[extremes[0]].ids == completions[extremes[1]].ids:
+            num_undecided += 1
             continue
-        best, worst = found
+        best, worst = extremes
         margin = float(scores[best] - scores[worst])
+        # reversed, so that the first of equal scores stays; NaN is no score
         distinct = {
             float(score): i for i, score in reversed(list(enumerate(scores))) if score == score
         }
         order = [distinct[score] for score in sorted(distinct, reverse=True)]
-        row: dict[str, Any] = {
-            "prompt": completions[0].prompt,
-            "completions": [completions[i].text for i in order],
-        }
-        row |= {
-            "scores": sorted(distinct, reverse=True),
-            "completion_ids": [completions[i].ids for i in order],
-        }
-        rows.append({**row, "finished": [completions[i].finished for i in order]})
+        rows.append(
+            {
+                "prompt": completions[0].prompt,
+                "completions": [completions[i].text for i in order],
+                "scores": sorted(distinct, reverse=True),
+                "completion_ids": [completions[i].ids for i in order],
+                "finished": [completions[i].finished for i in order],
+            }
+        )
         ids = tuple(completions[i].ids for i in (order if whole else (best, worst)))
         comparisons.append(Comparison(completions[0].prompt_ids, ids, margin))
-    return LabelledComparisons(comparisons, undecided, rows)
+    return LabelledComparisons(comparisons, num_undecided, rows)
 
 
 def select_clearest(margins: Sequence[float], fraction: float) -> list[int]:
-    """The numbers of the share of the comparisons with the largest margins, in their own order; at
-    least one."""
+    """Indices, ascending, of the share `fraction` with the largest margins; at least one."""
     count = max(1, round(fraction * len(margins)))
     ranked = sorted(range(len(margins)), key=lambda i: -margins[i])
     return sorted(ranked[:count])

@@ -1,18 +1,16 @@
-"""Control codes: labels of how good a sample is, put behind the question. The model learns its own
-samples behind them, and is then asked for the best.
+"""Control codes: quality labels behind the question, on which the model is conditioned.
 
 Reward-conditioned fine-tuning as in Decision Transformer (Chen 2021), CTRL (Keskar 2019) and Quark
-(Lu 2022). What a sample owes to its label is little beside all else that it says, so the model
-learns besides to tell from a sample which label it had, by how likely it finds it behind each (the
-discriminative loss of GeDi, Krause 2021). Asked for a label, it is guided away from what the others
-would say (`text.guidance`).
+(Lu 2022): the model learns its own samples behind their codes, then answers behind the best code.
+A code explains little of a sample's likelihood. A discriminative loss (GeDi, Krause 2021) therefore
+classifies the code of a sample by its likelihood behind every code. In generation, classifier-free
+guidance contrasts a code with the others (`text.guidance`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -34,30 +32,28 @@ from vla.text.sft_losses import Example, sequence_logprobs
 
 
 def control_code(level: int, num_levels: int) -> str:
-    """The label of a level, 1 the worst."""
+    """The text of a code; level 1 is the worst."""
     return f"quality: {level} of {num_levels}"
 
 
 def with_control_code(chat: ChatFormat, level: int, num_levels: int) -> ChatFormat:
-    """A chat format that puts the label behind the question, so that one reading of it serves all
-    labels."""
+    """A chat format with the code behind the question, so that all codes share its prefix."""
     return replace(chat, closing=f"({control_code(level, num_levels)})")
 
 
 def reward_levels(rewards: Sequence[float], num_levels: int) -> list[int]:
-    """The quantile (1 worst ... num_levels best) that each reward falls into; equal rewards share a
-    level."""
+    """The quantile of each reward, 1 (worst) to `num_levels`; equal rewards share a level."""
     inner = np.quantile(rewards, np.arange(1, num_levels) / num_levels)
     return (np.searchsorted(inner, rewards, side="left") + 1).tolist()
 
 
 @dataclass(frozen=True)
 class LabelledCompletion:
-    """A completion, the prompts with every label, and the number of the label that is its own."""
+    """A completion, its prompt with every code, and the index of the code of its quality."""
 
     prompts: list[list[int]]
     completion: list[int]
-    own: int
+    code: int
 
 
 def fit_control_codes(
@@ -69,65 +65,69 @@ def fit_control_codes(
     seed: int,
     stage: TrainingStage | None = None,
 ) -> None:
-    """Cross-entropy per token behind the own label, a mean over samples, plus `discrimination`
-    times that of the own label among all, whose logits are `beta` times the log-probabilities of
-    the completion.
+    """Train the policy in place on completions behind their codes.
+
+    The loss of a sample is its cross-entropy per token behind its own code, plus `discrimination`
+    times the cross-entropy of that code among all. The logits of the codes are `beta` times the
+    log-probability of the completion behind each.
     """
 
-    def loss_of(rows: Sequence[int]) -> Float[Tensor, ""]:
+    def batch_loss(rows: Sequence[int]) -> Float[Tensor, ""]:
         batch = [samples[i] for i in rows]
-        shown = [
+        examples = [
             Example(prompt, sample.completion) for sample in batch for prompt in sample.prompts
         ]
-        logprobs = sequence_logprobs(policy, shown).view(len(batch), -1)
-        own = torch.tensor([sample.own for sample in batch], device=logprobs.device)
+        logprobs = sequence_logprobs(policy, examples).view(len(batch), -1)  # [samples, codes]
+        codes = torch.tensor([sample.code for sample in batch], device=logprobs.device)
         lengths = torch.tensor([len(sample.completion) for sample in batch], device=logprobs.device)
-        learned = -logprobs.gather(1, own[:, None])[:, 0] / lengths
-        return learned.sum() + discrimination * functional.cross_entropy(
-            beta * logprobs, own, reduction="sum"
-        )
+        generative = -logprobs.gather(1, codes[:, None])[:, 0] / lengths
+        discriminative = functional.cross_entropy(beta * logprobs, codes, reduction="sum")
+        return generative.sum() + discrimination * discriminative
 
-    train_on_examples(policy, len(samples), loss_of, settings, seed, stage, threads=policy.threads)
+    train_on_examples(
+        policy, len(samples), batch_loss, settings, seed, stage, threads=policy.threads
+    )
 
 
 def make_guided_engine(
-    mode: OpenEndedRun, chats: Sequence[ChatFormat], guidance: float
+    open_ended: OpenEndedRun, chats: Sequence[ChatFormat], guidance: float
 ) -> GuidedEngine:
-    """Who answers the held-out prompts behind one label against the others."""
-    others = {}
-    for question in mode.prompts.evaluation:
-        asked = [tuple(chat.prompt(mode.prompts.messages_for(question))) for chat in chats]
-        others |= {own: [ids for ids in asked if ids != own] for own in asked}
-    return GuidedEngine(mode.parts.model, others, guidance, mode.parts.autocast)
+    """The engine that contrasts each code with the others on the held-out prompts."""
+    others: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+    for question in open_ended.prompts.evaluation:
+        coded = [tuple(chat.prompt(open_ended.prompts.messages_for(question))) for chat in chats]
+        others |= {prompt: [ids for ids in coded if ids != prompt] for prompt in coded}
+    return GuidedEngine(open_ended.parts.model, others, guidance, open_ended.parts.autocast)
 
 
 def evaluate_control_codes(
-    mode: OpenEndedRun, chats: Sequence[ChatFormat], guidance: float
-) -> dict[str, Any]:
-    """Gold reward of the greedy answers to the held-out prompts behind every label, and of the best
-    label's against the worst's, prompt by prompt.
+    open_ended: OpenEndedRun, chats: Sequence[ChatFormat], guidance: float
+) -> dict[str, object]:
+    """Gold rewards of greedy answers to the held-out prompts, by code, as results of the run.
+
+    They include the paired comparison of the best code with the worst.
     """
-    how = "" if guidance == 1 else f", guidance {guidance:g}"
-    width = mode.generation.max_prompt_tokens
+    suffix = "" if guidance == 1 else f", guidance {guidance:g}"
+    width = open_ended.generation.max_prompt_tokens
     results: list[EvaluationResult] = []
     for level, chat in enumerate(chats, start=1):
-        said = sample_completions(
-            mode.sampling_policy,
+        answers = sample_completions(
+            open_ended.sampling_policy,
             chat,
-            mode.prompts.evaluation,
+            open_ended.prompts.evaluation,
             1,
             width,
             greedy=True,
-            messages_for=mode.prompts.messages_for,
+            messages_for=open_ended.prompts.messages_for,
         )
-        results.append(evaluate_open_answers(said, mode.gold))
-        mode.run.progress.print_line(
-            f"asked for {control_code(level, len(chats))}{how}: gold reward {results[-1]}"
+        results.append(evaluate_open_answers(answers, open_ended.gold))
+        open_ended.run.progress.print_line(
+            f"behind {control_code(level, len(chats))}{suffix}: gold reward {results[-1]}"
         )
     change = compare_results(results[0], results[-1], noun="prompts")
-    mode.run.progress.print_line(f"the best code against the worst{how}: {change}")
+    open_ended.run.progress.print_line(f"the best code against the worst{suffix}: {change}")
     by_code = {
         control_code(level, len(chats)): result.without_outputs()
         for level, result in enumerate(results, start=1)
     }
-    return {f"gold reward by code{how}": by_code, f"best code against worst{how}": change}
+    return {f"gold reward by code{suffix}": by_code, f"best code against worst{suffix}": change}

@@ -1,5 +1,4 @@
-"""Critique and revision (Constitutional AI, Bai 2022): a model criticizes and rewrites its own
-answers by given principles."""
+"""Critique and revision of answers by principles (Constitutional AI, Bai 2022)."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ from vla.training.resumable_work import ResumableWork
 
 @dataclass(frozen=True)
 class Principle:
-    """What a critique looks for, and what a revision is asked to do."""
+    """A request for a critique and a request for a revision."""
 
     critique: str
     revision: str
@@ -46,9 +45,12 @@ class Revision:
 
 
 def read_constitution(path: str | None) -> tuple[Principle, ...]:
-    """Principles from YAML: {principles: [{critique: ..., revision: ...}, ...]}.
+    """Principles of a YAML file: {principles: [{critique: ..., revision: ...}, ...]}.
 
-    Raises ValueError naming the file when it holds none or something else.
+    The built-in principles where `path` is None.
+
+    Raises:
+        ValueError: the file cannot be read, has another form, or holds no principles.
     """
     if path is None:
         return BUILT_IN_PRINCIPLES
@@ -70,47 +72,54 @@ def read_constitution(path: str | None) -> tuple[Principle, ...]:
 
 
 def revise(
-    mode: OpenEndedRun,
+    open_ended: OpenEndedRun,
     answers: list[Completion],
     principles: tuple[Principle, ...],
     rounds: int,
     pieces: ResumableWork,
 ) -> list[Revision]:
-    """`rounds` times: criticize every answer by a principle drawn for it, then rewrite it."""
-    rng = random.Random(mode.run.seed("principles"))
-    chat, width = mode.parts.chat, mode.generation.max_prompt_tokens
+    """`rounds` critiques and revisions of every answer, each by a principle drawn at random."""
+    rng = random.Random(open_ended.run.seed("principles"))
+    chat = open_ended.parts.chat
+    width = open_ended.generation.max_prompt_tokens
     requests = [
         text for principle in principles for text in (principle.critique, principle.revision)
     ]
     longest = max(len(chat.next_turn(_user(text), finished=False)) for text in requests)
-    room = width + 2 * (
-        mode.generation.max_new_tokens + longest
-    )  # question, answer, request, critique, request
-    _, asking = required_context(mode.generation)
-    mode.parts.check_context(
-        room + mode.generation.max_new_tokens, f"{asking} with critiques and revisions"
+    # a prompt holds question, answer, request, critique and request
+    room = width + 2 * (open_ended.generation.max_new_tokens + longest)
+    _, setting_names = required_context(open_ended.generation)
+    open_ended.parts.check_context(
+        room + open_ended.generation.max_new_tokens, f"{setting_names} with critiques and revisions"
     )
-    last, critiques = list(answers), [[] for _ in answers]
+    last = list(answers)
+    critiques: list[list[str]] = [[] for _ in answers]
     for _ in range(rounds):
         drawn = [rng.choice(principles) for _ in answers]
-        prompts = [said.prompt for said in last]
+        prompts = [answer.prompt for answer in last]
         ids = [
-            [*said.prompt_ids, *said.ids, *chat.next_turn(_user(principle.critique), said.finished)]
-            for said, principle in zip(last, drawn, strict=True)
+            [
+                *answer.prompt_ids,
+                *answer.ids,
+                *chat.next_turn(_user(principle.critique), answer.finished),
+            ]
+            for answer, principle in zip(last, drawn, strict=True)
         ]
-        said_critiques = continue_prompts(mode.sampling_policy, chat, prompts, ids, room, pieces)
+        new_critiques = continue_prompts(
+            open_ended.sampling_policy, chat, prompts, ids, room, pieces
+        )
         ids = [
             [
                 *critique.prompt_ids,
                 *critique.ids,
                 *chat.next_turn(_user(principle.revision), critique.finished),
             ]
-            for critique, principle in zip(said_critiques, drawn, strict=True)
+            for critique, principle in zip(new_critiques, drawn, strict=True)
         ]
-        revisions = continue_prompts(mode.sampling_policy, chat, prompts, ids, room, pieces)
-        for own, critique in zip(critiques, said_critiques, strict=True):
-            own.append(critique.text)
-        # the next round, and training, see the revision as the answer to the bare question
+        revisions = continue_prompts(open_ended.sampling_policy, chat, prompts, ids, room, pieces)
+        for texts, critique in zip(critiques, new_critiques, strict=True):
+            texts.append(critique.text)
+        # the next round, and training, take the revision as the answer to the bare question
         last = [
             Completion(
                 first.prompt, first.prompt_ids, revision.text, revision.ids, revision.finished
@@ -125,5 +134,5 @@ def _user(text: str) -> dict[str, str]:
 
 
 def complete_revisions(revisions: list[Revision]) -> list[Revision]:
-    """Revisions that ended by themselves and hold some text."""
+    """Revisions that are not truncated and not empty."""
     return [r for r in revisions if r.last.finished and r.last.text.strip()]

@@ -1,9 +1,8 @@
-"""Text models against each other: all answer the same held-out prompts, a judge prefers, Elo says
-who is stronger."""
+"""Elo tournament of text models: a judge compares their answers to the same held-out prompts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 
 from vla.config import TextConfig, freeze
 from vla.config.compose import read_settings
+from vla.config.text import Constitution, Control, Rlhf, TextPreference
 from vla.data.messages import prompt_key
 from vla.data.rows import RowReader
 from vla.evaluation.elo import CENTRE, PlayerRating, Preferences, rank_players
@@ -29,66 +29,82 @@ from vla.training.progress import Progress
 from vla.training.run_folder import describe_environment, to_plain
 
 NUM_SHOWN = 12
+"""Prompts in the report."""
+
+OpenSettings = TextPreference | Rlhf | Control | Constitution
+"""The settings of runs on open prompts."""
 
 
 @dataclass(frozen=True)
 class Player:
-    """A run on open prompts, or the model that such a run began with (`before`)."""
+    """The model that a run on open prompts ended with, or began with (`model` None)."""
 
     name: str
     config: TextConfig
+    text: OpenSettings
     model: Path | None
 
 
 def find_players(runs: Sequence[Path]) -> list[Player]:
     """The models that the runs ended with, and those that they began with, each once.
 
-    Raises ValueError for a folder that is no finished run on open prompts.
+    Raises:
+        ValueError: a folder is no finished run on open prompts.
     """
-    found: dict[str, Player] = {}
+    players: dict[str, Player] = {}
     for run in runs:
         values = read_settings(run) if (run / "config.yaml").exists() else {}
         if not {"prompts", "gold"} <= values.get("text", {}).keys():
             raise ValueError(
-                f"{run} is no run on open prompts: Elo is for text=rlhf and its like, where no answer is right"
+                f"{run} is no run on open prompts: Elo compares runs of text=rlhf, preference, "
+                "control and constitution"
             )
         if not (run / "model").is_dir():
             raise ValueError(f"{run} holds no model: finish the run")
         config = freeze({**values, "resume": None})
         assert isinstance(config, TextConfig)
+        text = config.text
+        assert isinstance(text, OpenSettings)
         start = config.language_model
         before = f"before: {getattr(start, 'repository', start.name)}"
-        found.setdefault(before, Player(before, config, None))
-        found[str(run)] = Player(str(run), config, run / "model")
-    return list(found.values())
+        players.setdefault(before, Player(before, config, text, None))
+        players[str(run)] = Player(str(run), config, text, run / "model")
+    return list(players.values())
 
 
 def held_out_prompts(players: Sequence[Player]) -> PromptSets:
-    """The first run's prompts, to judge by its held-out ones; ValueError where another run trained
-    on one of them."""
-    sets: list[PromptSets] = [
-        make_prompt_sets(player.config.text.prompts, RowReader(player.config.text.on_bad_row))
-        for player in players
-    ]
+    """The first run's prompts; its held-out prompts are those of the tournament.
+
+    Raises:
+        ValueError: another run trained on one of them.
+    """
+    sets = [load_prompts(player) for player in players]
     for player, own in zip(players, sets, strict=True):
-        judged_by = {
+        evaluated = {
             prompt_key(sets[0].messages_for(prompt)): prompt for prompt in sets[0].evaluation
         }
-        seen = {
-            judged_by[key]
+        shared = {
+            evaluated[key]
             for key in map(prompt_key, map(own.messages_for, own.train))
-            if key in judged_by
+            if key in evaluated
         }
-        if seen:
+        if shared:
             raise ValueError(
-                f"{player.name} trained on {min(seen)!r}, which the first run judges by: compare runs of one split"
+                f"{player.name} trained on {min(shared)!r}, a held-out prompt of the first run: "
+                "compare runs of one split"
             )
     return sets[0]
 
 
+def load_prompts(player: Player) -> PromptSets:
+    """The prompts of a player's run."""
+    return make_prompt_sets(player.text.prompts, RowReader(player.text.on_bad_row))
+
+
 def answer_prompts(player: Player, sets: PromptSets) -> list[str]:
     """One greedy answer to every held-out prompt."""
-    generation, settings = player.config.text.generation, player.config.language_model
+    generation = player.text.generation
+    settings = player.config.language_model
     if player.model is not None:
         values = {
             "name": "hub",
@@ -99,12 +115,13 @@ def answer_prompts(player: Player, sets: PromptSets) -> list[str]:
         loaded = freeze(
             {**player.config.model_dump(mode="json"), "language_model": {**values, "engine": "own"}}
         )
+        assert isinstance(loaded, TextConfig)
         settings = loaded.language_model
-    own = make_prompt_sets(player.config.text.prompts, RowReader(player.config.text.on_bad_row))
-    parts = load_language_parts(settings, player.config.train, generation.system, own.train)
-    speaker = parts.policy(Sampling(**generation.sampling.model_dump()), generation.max_new_tokens)
-    said = sample_completions(
-        speaker,
+    prompts = load_prompts(player)
+    parts = load_language_parts(settings, player.config.train, generation.system, prompts.train)
+    policy = parts.policy(Sampling(**generation.sampling.model_dump()), generation.max_new_tokens)
+    answers = sample_completions(
+        policy,
         parts.chat,
         sets.evaluation,
         1,
@@ -112,13 +129,17 @@ def answer_prompts(player: Player, sets: PromptSets) -> list[str]:
         greedy=True,
         messages_for=sets.messages_for,
     )
-    return [completions[0].text for completions in said]
+    return [completions[0].text for completions in answers]
 
 
 def compare_answers(
     answers: Sequence[Sequence[str]], prompts: Sequence[str], judge: Judge
 ) -> Preferences:
-    """Every pair of players on every prompt; what the judge cannot say is left out."""
+    """Preferences of the judge between every pair of players on every prompt, without NaN.
+
+    Raises:
+        ValueError: the judge gave no preference at all.
+    """
     rows = [
         (i, j, score, number)
         for number, prompt in enumerate(prompts)
@@ -126,63 +147,65 @@ def compare_answers(
         if (score := judge.prefer(prompt, answers[i][number], answers[j][number])) == score
     ]
     if not rows:
-        raise ValueError("the judge decided nothing: see that it answers")
-    first, second, scores, questions = zip(*rows, strict=True)
+        raise ValueError("the judge decided nothing: check that its server answers")
     return Preferences(
-        np.array(first), np.array(second), np.array(scores, np.float64), np.array(questions)
+        np.array([first for first, _, _, _ in rows]),
+        np.array([second for _, second, _, _ in rows]),
+        np.array([score for _, _, score, _ in rows], np.float64),
+        np.array([number for _, _, _, number in rows]),
     )
 
 
-def make_tournament_judge(url: str | None, model: str, config: TextConfig) -> Judge:
-    """The run's gold reward, or a server that speaks OpenAI's protocol, asked in both orders."""
+def make_tournament_judge(url: str | None, model: str, gold: str) -> Judge:
+    """A gold reward, or a server with OpenAI's protocol that compares pairs in both orders."""
     if url is None:
-        return GoldJudge(find_gold_reward(config.text.gold))
+        return GoldJudge(find_gold_reward(gold))
     return BothOrders(UrlJudge(url, model, read_rubric(None)))
 
 
 def run_tournament(runs: Sequence[Path], output: Path, url: str | None, model: str) -> Path:
-    """Judge the models of several runs against each other; the folder with elo.json and
-    elo.html."""
+    """Compare the models of several runs; returns the folder with elo.json and elo.html."""
     players = find_players(runs)
-    sets, progress = held_out_prompts(players), Progress()
+    sets = held_out_prompts(players)
+    progress = Progress()
     prompts = sets.evaluation
     progress.print_line(f"{len(players)} models answer {len(prompts)} held-out prompts")
     answers = [answer_prompts(player, sets) for player in players]
     preferences = compare_answers(
-        answers, prompts, make_tournament_judge(url, model, players[0].config)
+        answers, prompts, make_tournament_judge(url, model, players[0].text.gold)
     )
-    found = rank_players([player.name for player in players], preferences)
-    for standing in found:
+    ranking = rank_players([player.name for player in players], preferences)
+    for standing in ranking:
         progress.print_line(f"  {standing}")
     judge = (
-        f"gold reward {players[0].config.text.gold}"
-        if url is None
-        else f"{model} at {url}, both orders"
+        f"gold reward {players[0].text.gold}" if url is None else f"{model} at {url}, both orders"
     )
-    said = {player.name: said for player, said in zip(players, answers, strict=True)}
+    answers_by_name = {player.name: texts for player, texts in zip(players, answers, strict=True)}
     result = {
-        "standings": found,
+        "standings": ranking,
         "judge": judge,
         "prompts": prompts,
-        "answers": said,
+        "answers": answers_by_name,
         **describe_environment(),
     }
     output.mkdir(parents=True, exist_ok=True)
     write_json(output / "elo.json", to_plain(result))
-    write_atomically(output / "elo.html", elo_page(found, result))
+    write_atomically(output / "elo.html", elo_page(ranking, result))
     return output
 
 
-def elo_page(found: Sequence[PlayerRating], result: dict[str, Any]) -> str:
-    """Who is stronger, and what they said."""
-    shown = [
+def elo_page(ranking: Sequence[PlayerRating], result: Mapping[str, Any]) -> str:
+    """The HTML page with the ranking and the answers."""
+    intervals = [
         Interval(
             s.name,
             "chance",
-            *(expected_score(r) for r in (s.rating, *s.interval)),
+            expected_score(s.rating),
+            expected_score(s.interval[0]),
+            expected_score(s.interval[1]),
             f"{100 * expected_score(s.rating):.0f} %",
         )
-        for s in found
+        for s in ranking
     ]
     rows = [
         (
@@ -191,32 +214,37 @@ def elo_page(found: Sequence[PlayerRating], result: dict[str, Any]) -> str:
             f"{s.interval[0]:.0f} to {s.interval[1]:.0f}",
             f"{100 * s.win_rate:.1f} %",
         )
-        for s in found
+        for s in ranking
     ]
-    said = [
-        (prompt, *(result["answers"][s.name][i] for s in found))
+    answer_rows = [
+        (prompt, *(result["answers"][s.name][i] for s in ranking))
         for i, prompt in enumerate(result["prompts"][:NUM_SHOWN])
     ]
     head = ("model", "Elo", "95 % bootstrap interval", "preferred")
-    note = "400 points are odds of ten to one; 1000 is the mean. Whole prompts are resampled for the interval."
-    made = {
+    note = (
+        "400 points are odds of ten to one; 1000 is the mean. "
+        "The bootstrap resamples whole prompts."
+    )
+    facts = {
         "judge": result["judge"],
         "prompts": len(result["prompts"]),
         "machine": result["machine"],
     }
     parts = [
         section(
-            "Standing",
-            interval_chart("Chance to be preferred", "to one of Elo 1000; 95 % interval", shown),
+            "Ranking",
+            interval_chart(
+                "Chance to be preferred", "to a model of Elo 1000; 95 % interval", intervals
+            ),
             table(head, rows),
             note=note,
         ),
-        section("What they said", table(("prompt", *(s.name for s in found)), said)),
-        section("Reproduction", command_block(result["command"]), fact_list(made)),
+        section("Answers", table(("prompt", *(s.name for s in ranking)), answer_rows)),
+        section("Reproduction", command_block(result["command"]), fact_list(facts)),
     ]
-    return page("Elo", f"{len(found)} models on {len(result['prompts'])} held-out prompts", parts)
+    return page("Elo", f"{len(ranking)} models on {len(result['prompts'])} held-out prompts", parts)
 
 
 def expected_score(rating: float) -> float:
-    """How often one of this rating is preferred to one of the mean."""
+    """Probability that a player of this rating is preferred to one of the mean rating."""
     return 1 / (1 + 10 ** ((CENTRE - rating) / 400))

@@ -1,8 +1,8 @@
-"""Text as an environment: a prompt is a start, a completion an action, a verifier the reward.
+"""Text as an environment: a prompt is a start state, a completion an action, a verifier the reward.
 
-Both environments obey `vla.rl.protocols.VectorEnvironment`, so text is collected by the same
-function as a robot's episodes. A seed is the number of a problem. Rewards come when an episode
-ends; NaN is unscorable.
+It implements `vla.rl.protocols.VectorEnvironment`, so text and robot episodes are collected by the
+same function. A seed is the number of a problem. Rewards come when an episode ends; the reward of
+an answer that cannot be scored is NaN.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from vla.text.calculator import evaluate_calls
 from vla.text.problem import Problem
 
 ENDED_ITSELF = "ended itself"
-"""Among the metrics of an episode: 1 where its last completion stopped, 0 where the length limit
-cut it."""
+"""Metric of an episode: 1 where its last completion ended with a stop token, 0 where truncated."""
 Tool = Callable[[str], str | None]
-"""From what the model said to what the tool answers; None when it was not called."""
+"""Maps a completion to the answer of the tool; None where the tool was not called."""
 
 
 @dataclass(frozen=True)
 class TextResult:
-    """What a call of the policy led to; rows as asked for. `observation` holds the prompt ids of
-    the next decision, none where the episode has ended.
+    """The result of a step, one row per environment that acted.
+
+    `observation` holds the prompt ids of the next decision; they are empty where the episode ended.
     """
 
     observation: list[list[int]]
@@ -45,8 +45,7 @@ class TextResult:
 
 @dataclass(frozen=True)
 class TextEpisode:
-    """One finished episode, for metrics and reports: what was asked and said, the reward and its
-    parts."""
+    """A finished episode for metrics and reports: problem, transcript, reward and its parts."""
 
     problem: Problem
     transcript: str
@@ -64,7 +63,7 @@ EPISODES = TypeAdapter(list[TextEpisode])
 
 @dataclass
 class _Chat:
-    """An episode under way: the ids seen and said so far, and the texts."""
+    """An unfinished episode: all token ids so far, and the texts of its turns."""
 
     problem: Problem
     ids: list[int]
@@ -73,12 +72,14 @@ class _Chat:
 
 
 class TextEnvironment:
-    """Problems asked and verified. With a `tool` the model may call it up to `max_turns - 1` times;
-    without one an episode is one decision.
+    """Problems as episodes. With a `tool` an episode has up to `max_turns` turns, else one.
 
-    A completion that the length limit cut ends like any other: the limit is part of the task.
-    Success is what the problem's own verifier says, whatever the rewards are. `episodes` grows with
-    every episode that ends; `take_episodes` empties it.
+    A truncated completion terminates the episode like any other: the limit is part of the task.
+    Success is the result of the problem's own verifier, whatever the rewards are. `episodes` holds
+    the finished episodes until `take_episodes`.
+
+    Raises:
+        ValueError: there are no problems, or `max_turns` does not fit `tool`.
     """
 
     def __init__(
@@ -97,15 +98,19 @@ class TextEnvironment:
             raise ValueError(
                 f"max_turns ({max_turns}) must be 1 without a tool, and at least 1 with one"
             )
-        self.problems, self.chat, self.rewards = list(problems), chat, rewards
-        self.stop_ids, self.num_envs = frozenset(stop_ids), num_envs
-        self.tool, self.max_turns = tool, max_turns
+        self.problems = list(problems)
+        self.chat = chat
+        self.rewards = rewards
+        self.stop_ids = frozenset(stop_ids)
+        self.num_envs = num_envs
+        self.tool = tool
+        self.max_turns = max_turns
         self.episodes: list[TextEpisode] = []
         self._chats: dict[int, _Chat] = {}
         self._prompts: dict[int, list[int]] = {}
 
     def reset(self, seeds: Sequence[int], ids: np.ndarray | None = None) -> list[list[int]]:
-        """Ask problem number `seeds[i]` in environment `ids[i]`; the prompts' ids."""
+        """Start problem `seeds[i]` in environment `ids[i]`; returns the prompts' token ids."""
         for env, seed in zip(self._rows(ids), seeds, strict=True):
             if seed not in self._prompts:
                 self._prompts[seed] = self.chat.prompt(self.problems[seed].prompt_messages)
@@ -113,15 +118,17 @@ class TextEnvironment:
         return [self._chats[env].ids for env in self._rows(ids)]
 
     def step(self, actions: np.ndarray, ids: np.ndarray | None = None) -> TextResult:
-        """Take completions, token ids [n, L] right-padded; rows that have not ended get a new
-        prompt."""
+        """Apply completions, token ids [n, L] right-padded; unfinished rows get a new prompt."""
         rows = self._rows(ids)
-        ended, samples = np.zeros(len(rows), dtype=bool), {}
+        ended = np.zeros(len(rows), dtype=bool)
+        samples: dict[int, Sample] = {}
         for i, (env, action) in enumerate(zip(rows, actions, strict=True)):
             sample = self._read(self._chats[env], [int(token) for token in action])
             if sample is not None:
-                ended[i], samples[i] = True, sample
-        reward, success = np.zeros(len(rows), np.float32), np.zeros(len(rows), bool)
+                ended[i] = True
+                samples[i] = sample
+        reward = np.zeros(len(rows), np.float32)
+        success = np.zeros(len(rows), bool)
         parts: Mapping[str, np.ndarray] = {}
         finished = np.full(len(rows), np.nan, np.float32)
         if samples:
@@ -140,42 +147,49 @@ class TextEnvironment:
         observation = [
             [] if over else self._chats[env].ids for env, over in zip(rows, ended, strict=True)
         ]
-        truncated, one = np.zeros(len(rows), bool), np.ones(len(rows), np.int64)
         return TextResult(
-            observation, reward, ended, truncated, success, one, {**parts, ENDED_ITSELF: finished}
+            observation,
+            reward,
+            terminated=ended,
+            truncated=np.zeros(len(rows), bool),
+            success=success,
+            num_steps=np.ones(len(rows), np.int64),
+            metrics={**parts, ENDED_ITSELF: finished},
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """The episodes that ended since `take_episodes`; those under way are repeated by what was
-        said in them."""
+        """The finished episodes since `take_episodes`.
+
+        Unfinished episodes are not part of it: their actions are replayed.
+        """
         return {"episodes": EPISODES.dump_python(self.episodes, mode="json")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.episodes = EPISODES.validate_python(state["episodes"])
 
     def take_episodes(self) -> list[TextEpisode]:
-        """The episodes that ended since the last call."""
-        episodes, self.episodes = self.episodes, []
+        """Return the finished episodes since the last call, and clear them."""
+        episodes = self.episodes
+        self.episodes = []
         return episodes
 
     def _read(self, chat: _Chat, action: list[int]) -> Sample | None:
-        """Put a completion behind the chat; a sample when the episode ends with it, None when a
-        tool answered."""
+        """Append a completion to the chat; returns its sample, or None when the tool answers."""
         stop = next((i for i, token in enumerate(action) if token in self.stop_ids), None)
         finished = stop is not None
-        said = action if stop is None else action[: stop + 1]
-        asked, text = chat.ids, self.chat.completion_text(said)
-        chat.ids = [*chat.ids, *said]
+        completion = action if stop is None else action[: stop + 1]
+        prompt = chat.ids
+        text = self.chat.completion_text(completion)
+        chat.ids = [*prompt, *completion]
         chat.texts.append(text)
-        chat.num_tokens += len(said)
-        answer = (
-            self.tool(text)
-            if self.tool is not None and len(chat.texts) // 2 + 1 < self.max_turns
-            else None
-        )
+        chat.num_tokens += len(completion)
+        answer = None
+        # texts alternate between completions and tool answers, so len // 2 turns are over
+        if self.tool is not None and len(chat.texts) // 2 + 1 < self.max_turns:
+            answer = self.tool(text)
         if answer is None:
             sample = chat.problem.sample(text, finished, chat.num_tokens)
-            return replace(sample, prompt_ids=asked, completion_ids=said)
+            return replace(sample, prompt_ids=prompt, completion_ids=completion)
         chat.ids = [*chat.ids, *self.chat.next_turn({"role": "tool", "content": answer}, finished)]
         chat.texts.append(answer)
         return None
@@ -193,11 +207,12 @@ class TextEnvironment:
 
 
 def calculator_tool(text: str) -> str | None:
-    """Answers the last <calc>expression</calc> of a text."""
+    """The calculator as a `Tool`: the result of the last <calc>expression</calc> of a text."""
     return evaluate_calls(text)
 
 
 def _at(values: np.ndarray, rows: list[int], count: int) -> np.ndarray:
+    """Values of some rows as an array of `count` rows, NaN elsewhere."""
     full = np.full(count, np.nan, np.float32)
     full[rows] = values
     return full

@@ -1,4 +1,4 @@
-"""Metrics of the text episodes of an iteration, and a few of them to read."""
+"""Metrics of the text episodes of an iteration, and the log of samples."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from vla.training.run import Run
 
 
 def episode_metrics(episodes: Sequence[TextEpisode]) -> dict[str, float]:
-    """Means over the episodes: every part of the reward, completion length, the share that ended by
-    themselves, the share of distinct completions."""
+    """Means over episodes: reward parts, completion length, shares not truncated and distinct."""
     count = len(episodes)
     distinct = {(episode.problem.question, episode.transcript) for episode in episodes}
     metrics = {
@@ -20,13 +19,13 @@ def episode_metrics(episodes: Sequence[TextEpisode]) -> dict[str, float]:
     }
     for name in episodes[0].parts:
         values = [episode.parts[name] for episode in episodes]
-        scored = [value for value in values if value == value]  # NaN: could not be scored
+        scored = [value for value in values if value == value]  # NaN is unscorable
         metrics[f"reward/{name}"] = sum(scored) / len(scored) if scored else float("nan")
     return metrics
 
 
 def append_samples(run: Run, iteration: int, episodes: Sequence[TextEpisode]) -> None:
-    """Append episodes to samples.jsonl."""
+    """Append episodes to samples.jsonl of the run folder."""
     rows = [
         {
             "iteration": iteration,

@@ -1,5 +1,6 @@
-"""What a model is shown before RL because no reward reaches what it never says: tags around
-thoughts and answers, and calls of a tool.
+"""SFT on the answer format before RL: tags around thoughts and answers, and tool calls.
+
+A reward cannot reinforce a format that the model never samples.
 """
 
 from __future__ import annotations
@@ -22,19 +23,21 @@ BATCH_SIZE = 16
 
 
 def train_format(run: Run, setup: RlvrSetup) -> dict[str, EvaluationResult]:
-    """A short SFT on training problems answered in the format (`text.format_sft_steps`).
+    """Train on correct answers in the format for `text.format_sft_steps`; returns its results.
 
-    Its examples hold right answers, so what it alone does on held-out problems is a result.
+    Its examples hold correct answers, so its success on held-out problems is evaluated on its own.
 
-    Raises ValueError when an example is longer than RL lets a prompt or a completion be.
+    Raises:
+        ValueError: an example is longer than the limits of prompts or completions in RL.
     """
-    settings, chat = setup.settings, setup.parts.chat
+    settings = setup.settings
+    chat = setup.parts.chat
     if settings.format_sft_steps == 0:
         return {}
     make_examples = tag_examples if settings.tool is None else tool_call_examples
     examples = make_examples(setup.sets.train, chat)
-    room = max_completion_tokens(settings)
-    check_lengths(examples, room, max_prompt_tokens(settings, chat))
+    limit = max_completion_tokens(settings)
+    check_lengths(examples, limit, max_prompt_tokens(settings, chat))
     batch = min(BATCH_SIZE, len(examples))
     fitting = SupervisedSettings(
         num_steps=settings.format_sft_steps,
@@ -44,7 +47,7 @@ def train_format(run: Run, setup: RlvrSetup) -> dict[str, EvaluationResult]:
         warmup_steps=int(0.1 * settings.format_sft_steps),
         learning_rate_name="text.format_sft_learning_rate",
     )
-    policy = setup.parts.policy(Sampling(), room)  # temperature 1, whatever RL samples at
+    policy = setup.parts.policy(Sampling(), limit)  # temperature 1, whatever the temperature of RL
     with TrainingStage(run, "format", settings.format_sft_steps) as stage:
         fit_examples(policy, examples, fitting, run.seed("format"), stage, run.processes)
     result = load_or_evaluate(run, setup, "taught")
@@ -53,11 +56,12 @@ def train_format(run: Run, setup: RlvrSetup) -> dict[str, EvaluationResult]:
 
 
 def tag_examples(problems: Sequence[Problem], chat: ChatFormat) -> list[Example]:
-    """Right answers between <answer> and </answer>, behind a thought."""
+    """Correct answers between <answer> and </answer>, behind a thought."""
     examples = []
     for problem in problems:
-        thought = problem.facts.get("expression")
-        thought = f"{thought} = {problem.answer}" if thought else f"The answer is {problem.answer}."
+        thought = f"The answer is {problem.answer}."
+        if expression := problem.facts.get("expression"):
+            thought = f"{expression} = {problem.answer}"
         text = f"<think>{thought}</think>\n<answer>{problem.answer}</answer>"
         examples.append(
             Example(chat.prompt(problem.prompt_messages), chat.reply(problem.prompt_messages, text))
@@ -66,46 +70,46 @@ def tag_examples(problems: Sequence[Problem], chat: ChatFormat) -> list[Example]
 
 
 def tool_call_examples(problems: Sequence[Problem], chat: ChatFormat) -> list[Example]:
-    """Calls of the calculator and, as further examples, what is said once it has answered; its
-    words carry no loss.
+    """Calls of the calculator and, as further examples, the replies to its results.
 
-    Raises ValueError where no problem says what there is to calculate.
+    The tokens of the calculator are part of the prompt and carry no loss.
+
+    Raises:
+        ValueError: no problem holds an expression.
     """
     examples = []
     for problem in problems:
         expression = problem.facts.get("expression")
         if expression is None:
             continue
-        call, result = (
-            f"<calc>{expression}</calc>",
-            {"role": "tool", "content": calculate(str(expression))},
-        )
-        asked, called = (
-            chat.prompt(problem.prompt_messages),
-            chat.reply(problem.prompt_messages, call),
-        )
-        told = [*asked, *called, *chat.next_turn(result, finished=True)]
-        behind = [*problem.prompt_messages, {"role": "assistant", "content": call}, result]
-        examples += [Example(asked, called), Example(told, chat.reply(behind, problem.answer))]
+        call = f"<calc>{expression}</calc>"
+        result = {"role": "tool", "content": calculate(str(expression))}
+        prompt = chat.prompt(problem.prompt_messages)
+        call_ids = chat.reply(problem.prompt_messages, call)
+        next_prompt = [*prompt, *call_ids, *chat.next_turn(result, finished=True)]
+        messages = [*problem.prompt_messages, {"role": "assistant", "content": call}, result]
+        examples.append(Example(prompt, call_ids))
+        examples.append(Example(next_prompt, chat.reply(messages, problem.answer)))
     if not examples:
         raise ValueError(
-            "text.format_sft_steps with text.tool=calculator shows how to calculate, and no family of text.families says"
-            " what: add one of arithmetic (add2, mul3 ...), or set text.format_sft_steps=0"
+            "text.format_sft_steps with text.tool=calculator needs expressions, and no family of "
+            "text.families has any: add one of arithmetic (add2, mul3 ...), or set "
+            "text.format_sft_steps=0"
         )
     return examples
 
 
-def check_lengths(examples: Sequence[Example], room: int, width: int) -> None:
-    """Raises ValueError naming the setting where an example is longer than what RL would let the
-    model read or say."""
+def check_lengths(examples: Sequence[Example], max_completion: int, max_prompt: int) -> None:
+    """Raise ValueError naming the setting whose limit (tokens) an example exceeds."""
     longest = max(len(example.completion) for example in examples)
-    if longest > room:
+    if longest > max_completion:
         raise ValueError(
-            f"text.max_new_tokens ({room}) is too short for text.format_sft_steps: an example takes up to {longest} tokens"
+            f"text.max_new_tokens ({max_completion}) is too short for text.format_sft_steps: "
+            f"an example takes up to {longest} tokens"
         )
-    asked = max(len(example.prompt) for example in examples)
-    if asked > width:
+    longest = max(len(example.prompt) for example in examples)
+    if longest > max_prompt:
         raise ValueError(
-            f"text.max_prompt_tokens ({width}) is too short for text.format_sft_steps: an example's prompt, with what the"
-            f" tool answered, takes up to {asked} tokens"
+            f"text.max_prompt_tokens ({max_prompt}) is too short for text.format_sft_steps: an "
+            f"example's prompt, with the answer of the tool, takes up to {longest} tokens"
         )

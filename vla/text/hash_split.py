@@ -10,14 +10,12 @@ from vla.text.problem import Problem
 
 
 def is_held_out(question: str, fraction: float) -> bool:
-    """Whether a question belongs to evaluation: decided by the hash of its words, for this share of
-    all questions."""
+    """True for questions of the evaluation side: this fraction of all, by a hash of the words."""
     return split_position(question) < fraction
 
 
 def split_position(question: str) -> float:
-    """Where a question stands between 0 and 1: a hash of its words. Held-out questions stand below
-    their share."""
+    """A hash of the words of a question, in [0, 1); held-out questions have the lowest."""
     return int.from_bytes(digest("held out: " + normalize_for_split(question))[:8], "big") / 2**64
 
 
@@ -26,17 +24,20 @@ def split_problems(
 ) -> tuple[list[Problem], list[Problem]]:
     """(training, evaluation) problems.
 
-    Raises ValueError when one of them is empty.
+    Raises:
+        ValueError: one side is empty.
     """
     train = [problem for problem in problems if not is_held_out(problem.key, fraction)]
     held_out = [problem for problem in problems if is_held_out(problem.key, fraction)]
     if not train or not held_out:
         raise ValueError(
-            f"holdout_fraction ({fraction}) leaves {len(train)} training and {len(held_out)} evaluation problems of"
-            f" {len(problems)}: choose a fraction nearer to 0.5, or more problems"
+            f"holdout_fraction ({fraction}) leaves {len(train)} training and {len(held_out)} "
+            f"evaluation problems of {len(problems)}: choose a fraction nearer to 0.5, or more "
+            "problems"
         )
     return train, held_out
 
 
 def digest(text: str) -> bytes:
+    """SHA-256 of a text."""
     return hashlib.sha256(text.encode()).digest()

@@ -1,5 +1,4 @@
-"""Held-out texts of supervised fine-tuning: cross-entropy by source, and answers to a few of their
-questions."""
+"""Evaluation of text SFT on held-out texts: cross-entropy by source, and sample answers."""
 
 from __future__ import annotations
 
@@ -22,14 +21,19 @@ from vla.text.text_report import AnswerPair
 from vla.training.distributed import Processes
 
 NUM_SAMPLES = 8
+"""Questions that are answered."""
 SAMPLE_TOKENS = 32
+"""Most tokens of an answer."""
 SAMPLE_PROMPT_TOKENS = 512
+"""Longer prompts are not answered."""
 
 
 @dataclass(frozen=True)
 class TextEvaluation:
-    """Cross-entropy of the held-out texts by source, nats a token, and greedy answers to a few
-    held-out questions."""
+    """Cross-entropy of held-out texts by source (nats a token), and greedy answers.
+
+    `said` holds (question, answer) of a few held-out questions.
+    """
 
     losses: dict[str, float]
     said: list[tuple[str, str]]
@@ -43,20 +47,20 @@ def evaluate_texts(
     parts: LanguageParts,
     sources: Sequence[Source],
     held_out: Sequence[Sequence[EncodedConversation]],
-    logprobs_of: Callable[[Sequence[EncodedConversation]], tuple[Tensor, Tensor]],
+    compute_logprobs: Callable[[Sequence[EncodedConversation]], tuple[Tensor, Tensor]],
     texts_per_pass: int,
     processes: Processes,
 ) -> TextEvaluation:
-    """The evaluation of a model; the main process alone writes the answers."""
+    """Evaluate a model; only the main process samples answers."""
     losses = {
-        source.name: cross_entropy(logprobs_of, texts, texts_per_pass, processes)
+        source.name: cross_entropy(compute_logprobs, texts, texts_per_pass, processes)
         for source, texts in zip(sources, held_out, strict=True)
     }
     return TextEvaluation(losses, sample_answers(parts, sources) if processes.is_main else [])
 
 
 def pair_text_answers(before: TextEvaluation, after: TextEvaluation) -> list[AnswerPair]:
-    """Answers to the same questions side by side."""
+    """Pairs of answers to the same questions."""
     return [
         AnswerPair(question, "", answer, later, None, None)
         for (question, answer), (_, later) in zip(before.said, after.said, strict=True)
@@ -64,15 +68,16 @@ def pair_text_answers(before: TextEvaluation, after: TextEvaluation) -> list[Ans
 
 
 def sample_answers(parts: LanguageParts, sources: Sequence[Source]) -> list[tuple[str, str]]:
-    """Greedy answers to a few held-out questions that are not too long."""
-    asked: dict[str, Sequence[Message]] = {}
+    """(question, greedy answer) of a few held-out questions with short prompts."""
+    prompts: dict[str, Sequence[Message]] = {}
     for conversation in (c for source in sources for c in source.held_out):
         before = list(
             takewhile(lambda message: message["role"] != "assistant", conversation.messages)
         )
         if before and is_short(parts.chat, before):
-            asked[messages_to_text(before)] = before
-    questions = list(asked)
+            prompts[messages_to_text(before)] = before
+    questions = list(prompts)
+    # evenly spaced over all sources
     picked = [
         questions[i]
         for i in np.linspace(0, len(questions) - 1, min(NUM_SAMPLES, len(questions))).astype(int)
@@ -80,20 +85,23 @@ def sample_answers(parts: LanguageParts, sources: Sequence[Source]) -> list[tupl
     if not picked:
         return []
     policy = parts.policy(Sampling(), SAMPLE_TOKENS)
-    said = sample_completions(
+    answers = sample_completions(
         policy,
         parts.chat,
         picked,
         1,
         SAMPLE_PROMPT_TOKENS,
         greedy=True,
-        messages_for=asked.__getitem__,
+        messages_for=prompts.__getitem__,
     )
-    return [(question, answers[0].text) for question, answers in zip(picked, said, strict=True)]
+    return [
+        (question, completions[0].text)
+        for question, completions in zip(picked, answers, strict=True)
+    ]
 
 
 def is_short(chat: ChatFormat, messages: Sequence[Message]) -> bool:
-    """Whether the template takes the messages and makes few enough tokens of them."""
+    """True where the template accepts the messages in at most `SAMPLE_PROMPT_TOKENS`."""
     try:
         return len(chat.prompt(messages)) <= SAMPLE_PROMPT_TOKENS
     except ValueError:

@@ -1,6 +1,5 @@
-"""A language model, its tokenizer and what goes with them, from the settings; and back into an
-ordinary transformers folder.
-"""
+"""Loading of a language model with its tokenizer and chat format, and saving as a folder of
+transformers."""
 
 from __future__ import annotations
 
@@ -12,6 +11,7 @@ from typing import Any, assert_never
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vla.config.text import Generation, HubLanguageModel, LanguageModel, SmolLM2, TinyLanguageModel
 from vla.config.training import Train
@@ -30,16 +30,18 @@ from vla.text.tiny_language_model import tiny_language_model
 from vla.threads import SINGLE_THREAD, Threads, usable_threads
 
 MIN_WEIGHTS_FOR_THREADS = 20_000_000
-"""Weights from which on two batches at once are faster than one after the other."""
+"""Number of weights above which two batches in parallel are faster than in sequence."""
 
 
 @dataclass(frozen=True)
 class LanguageParts:
-    """What every text mode works with. `autocast` is the type of matrix products, None for that of
-    the weights."""
+    """A loaded language model with its tokenizer, chat format, device and generation engine.
+
+    `autocast` is the type of matrix products; None is the type of the weights.
+    """
 
     model: nn.Module
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     chat: ChatFormat
     stop_ids: tuple[int, ...]
     pad_id: int
@@ -50,27 +52,25 @@ class LanguageParts:
 
     @property
     def context(self) -> int | None:
-        """How many positions the model has; None where any number of tokens goes."""
-        return (
-            getattr(
-                plain_model(self.model).config.get_text_config(), "max_position_embeddings", None
-            )
-            or None
-        )
+        """Number of positions of the model; None where it is unlimited."""
+        config = plain_model(self.model).config.get_text_config()
+        return getattr(config, "max_position_embeddings", None) or None
 
     def check_context(self, num_tokens: int, settings: str) -> None:
-        """Raises ValueError where the model has fewer positions than prompt and completion may
-        take. `settings` says which settings ask for so many.
+        """Raise ValueError where prompt and completion may exceed the positions of the model.
+
+        `settings` names the settings that set `num_tokens`.
         """
         if self.context is not None and self.context < num_tokens:
             raise ValueError(
-                f"{settings} ask for {num_tokens} tokens of prompt and completion, and the language_model has"
-                f" {self.context} positions: lower one of them, or choose a model with a longer context"
+                f"{settings} ask for {num_tokens} tokens of prompt and completion, and the "
+                f"language_model has {self.context} positions: lower one of them, or choose a "
+                "model with a longer context"
             )
 
     @cached_property
     def tree_attention(self) -> bool:
-        """Whether a tree of tokens can go through the model by its branches."""
+        """True where the model can attend along the paths of a token tree."""
         return enable_tree_attention(self.model)
 
     def policy(
@@ -92,20 +92,23 @@ class LanguageParts:
 
 
 def required_context(generation: Generation) -> tuple[int, str]:
-    """The most tokens of a prompt and its completion, and the settings that say so."""
-    asked, said = generation.max_prompt_tokens, generation.max_new_tokens
-    return (
-        asked + said,
-        f"text.generation.max_prompt_tokens ({asked}) and text.generation.max_new_tokens ({said})",
+    """(most tokens of a prompt and its completion, text with the settings that set it)."""
+    prompt = generation.max_prompt_tokens
+    completion = generation.max_new_tokens
+    names = (
+        f"text.generation.max_prompt_tokens ({prompt}) and "
+        f"text.generation.max_new_tokens ({completion})"
     )
+    return prompt + completion, names
 
 
 def load_language_parts(
     settings: LanguageModel, train: Train, system: str | None, texts: Iterable[str]
 ) -> LanguageParts:
-    """Load the model on its device, in float32. `texts` train the tokenizer of a tiny model.
+    """Load the model in float32 on its device. `texts` train the tokenizer of a tiny model.
 
-    Raises ValueError when a model cannot be had or has no chat template.
+    Raises:
+        ValueError: the model cannot be loaded, or has no chat template.
     """
     automatic = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(automatic if train.device == "auto" else train.device)
@@ -126,22 +129,25 @@ def load_language_parts(
     chat = ChatFormat(tokenizer, system)
     autocast = autocast_type(train.precision, device)
     wrapped = wrapped.to(device)
-    engine, threads = make_engine(settings, wrapped), choose_threads(wrapped, device, settings)
+    engine = make_engine(settings, wrapped)
+    threads = choose_threads(wrapped, device, settings)
     return LanguageParts(wrapped, tokenizer, chat, ends, pad_id, device, autocast, engine, threads)
 
 
 def choose_threads(model: nn.Module, device: torch.device, settings: LanguageModel) -> Threads:
-    """How many batches the model may work on at once: one where Python takes longer than its
-    products, and where activations are computed again in the backward pass.
+    """Threads for batches in parallel: one for small models and with gradient checkpointing.
+
+    Python takes longer than the matrix products of a small model.
     """
     small = sum(parameter.numel() for parameter in model.parameters()) < MIN_WEIGHTS_FOR_THREADS
     return SINGLE_THREAD if small or settings.gradient_checkpointing else usable_threads(device)
 
 
 def make_engine(settings: LanguageModel, model: nn.Module) -> Engine | None:
-    """The engine that the settings name; None is our own generation.
+    """The engine of `language_model.engine`; None is our own generation.
 
-    Raises ValueError for vLLM where it is not installed.
+    Raises:
+        ValueError: vLLM is not installed.
     """
     if isinstance(settings, TinyLanguageModel) or settings.engine == "own":
         return None
@@ -154,9 +160,8 @@ def make_engine(settings: LanguageModel, model: nn.Module) -> Engine | None:
 
 def load_language_model(
     settings: LanguageModel, texts: Iterable[str], seed: int, system: str | None = None
-) -> tuple[Any, Any]:
-    """(model in float32, tokenizer); refused before the model loads where its chats cannot hold
-    `system`."""
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """(model in float32, tokenizer); the chat template is checked with `system` before loading."""
     match settings:
         case TinyLanguageModel() as tiny:
             return tiny_language_model(
@@ -172,11 +177,14 @@ def load_language_model(
             assert_never(other)
 
 
-def load_from_folder(name: str, system: str | None = None) -> tuple[Any, Any]:
-    """A causal language model and its tokenizer by hub name or folder.
+def load_from_folder(
+    name: str, system: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal language model and its tokenizer, by hub name or folder.
 
-    Raises ValueError when it is neither on this machine nor to be fetched, has no chat template, or
-    one that cannot hold the system message.
+    Raises:
+        ValueError: the model is neither on this machine nor can be fetched, has no chat template,
+            or its template has no place for the system message.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -193,7 +201,7 @@ def load_from_folder(name: str, system: str | None = None) -> tuple[Any, Any]:
 
 
 def autocast_type(precision: str, device: torch.device) -> torch.dtype | None:
-    """bfloat16 where the machine multiplies it faster than float32: GPUs, and CPUs with AMX."""
+    """bfloat16 where its products are faster than float32 (GPUs and CPUs with AMX), else None."""
     if precision == "auto":
         fast = device.type == "cuda" or torch.cpu._is_amx_tile_supported()
         return torch.bfloat16 if fast else None
@@ -201,15 +209,16 @@ def autocast_type(precision: str, device: torch.device) -> torch.dtype | None:
 
 
 def save_language_model(parts: LanguageParts, folder: Path) -> None:
-    """A folder that `AutoModelForCausalLM.from_pretrained` loads, or peft where the model has
-    adapters.
+    """Write a folder that `AutoModelForCausalLM.from_pretrained` loads, or peft with adapters.
 
-    Raises DiskFull where there is no room; a folder that was there stays as it was then.
+    Raises:
+        DiskFull: there is no room; an earlier folder then stays unchanged.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with atomic_folder(folder) as draft:
-            parts.model.save_pretrained(draft)
+            model: Any = parts.model
+            model.save_pretrained(draft)
             parts.tokenizer.save_pretrained(draft)
             write_manifest(
                 draft,
@@ -219,6 +228,6 @@ def save_language_model(parts: LanguageParts, folder: Path) -> None:
         if not is_disk_full(error):
             raise
         raise DiskFull(
-            f"the disk is full, the trained model was not written to {folder}; results and report are beside it: make "
-            "room and run again, or give another run_dir"
+            f"the disk is full, the trained model was not written to {folder}; results and report "
+            "are beside it: make room and run again, or give another run_dir"
         ) from None

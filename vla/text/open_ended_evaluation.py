@@ -1,10 +1,8 @@
-"""The evaluation of open-ended answers: the mean gold reward on held-out prompts, and how often an
-answer beats the one before."""
+"""Evaluation of open-ended answers: gold rewards on held-out prompts, before and after."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -15,29 +13,29 @@ from vla.text.text_report import AnswerPair
 
 WORDS = "words"
 FINISHED = "finished"
-"""Measures of an answer: its number of words, and whether it ended by itself."""
+"""Measures of an answer: its number of words, and 1 if it is not truncated."""
 
 
 def evaluate_open_answers(
     answers: Sequence[Sequence[Completion]], gold: GoldReward
 ) -> EvaluationResult:
-    """The gold rewards of the first answer to every prompt; the answers are greedy."""
+    """Gold rewards of the first answer to every prompt, which is greedy."""
     first = [completions[0] for completions in answers]
     return EvaluationResult(
         "score",
-        tuple(said.prompt for said in first),
-        tuple(float(gold(said.prompt, said.text)) for said in first),
+        tuple(answer.prompt for answer in first),
+        tuple(float(gold(answer.prompt, answer.text)) for answer in first),
         None,
-        outputs=tuple(said.text for said in first),
+        outputs=tuple(answer.text for answer in first),
         measures={
-            WORDS: tuple(float(len(said.text.split())) for said in first),
-            FINISHED: tuple(float(said.finished) for said in first),
+            WORDS: tuple(float(len(answer.text.split())) for answer in first),
+            FINISHED: tuple(float(answer.finished) for answer in first),
         },
     )
 
 
-def open_ended_results(before: EvaluationResult, after: EvaluationResult) -> dict[str, Any]:
-    """The numbers of a run on open prompts; the same prompts before and after."""
+def open_ended_results(before: EvaluationResult, after: EvaluationResult) -> dict[str, object]:
+    """Results of a run on open prompts, with the same prompts before and after."""
     change = after.scores - before.scores
     decided = np.flatnonzero(change != 0)
     wins = success_result(
@@ -58,15 +56,13 @@ def open_ended_results(before: EvaluationResult, after: EvaluationResult) -> dic
 
 
 def distinct_pairs(texts: Sequence[str]) -> float:
-    """Share of the pairs of neighbouring words that are different ones, over all texts: diversity
-    (Li 2016, distinct-2).
-    """
+    """Share of distinct bigrams among the word bigrams of all texts (distinct-2, Li 2016)."""
     pairs = [pair for text in texts for pair in zip(text.split(), text.split()[1:])]
     return len(set(pairs)) / len(pairs) if pairs else 0.0
 
 
 def pair_open_answers(before: EvaluationResult, after: EvaluationResult) -> list[AnswerPair]:
-    """Answers side by side, the largest changes first."""
+    """Pairs of answers, those with the largest changes first."""
     order = np.argsort(-np.abs(after.scores - before.scores))
     return [
         AnswerPair(

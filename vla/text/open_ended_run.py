@@ -1,11 +1,9 @@
-"""What the modes on open prompts share: model, prompts, sampling, and the evaluation before and after
-by the gold reward."""
+"""The common part of runs on open prompts: model, prompts, sampling and evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from vla.config.text import Generation, Prompts, TextConfig
 from vla.data.rows import RowReader
@@ -27,8 +25,10 @@ from vla.training.run import Run
 
 @dataclass
 class OpenEndedRun:
-    """A run on open prompts. `speaker` draws as the settings say; `learner` is the same model at
-    temperature 1, which is what supervised losses are about.
+    """A run on open prompts.
+
+    `sampling_policy` samples with the settings of the run. `training_policy` is the same model at
+    temperature 1, the distribution of supervised losses.
     """
 
     config: TextConfig
@@ -51,9 +51,14 @@ class OpenEndedRun:
         gold: str,
         reader: RowReader | None = None,
     ) -> OpenEndedRun:
-        """Load everything; `reader` counts the rows of files."""
+        """Read the prompts and load the model; `reader` counts the rows of files.
+
+        Raises:
+            ValueError: the prompts or the model do not fit the settings.
+        """
         reader = reader or RowReader(config.text.on_bad_row)
-        sets, reward = make_prompt_sets(prompts, reader), find_gold_reward(gold)
+        sets = make_prompt_sets(prompts, reader)
+        gold_reward = find_gold_reward(gold)
         with run.timer("load"):
             parts = load_language_parts(
                 config.language_model, config.train, generation.system, sets.train
@@ -66,39 +71,45 @@ class OpenEndedRun:
             training_policy = parts.policy(Sampling(), generation.max_new_tokens)
         reader.report_lines(run.progress.print_line)
         return cls(
-            config, run, generation, parts, sets, reward, sampling_policy, training_policy, reader
+            config,
+            run,
+            generation,
+            parts,
+            sets,
+            gold_reward,
+            sampling_policy,
+            training_policy,
+            reader,
         )
 
     def complete(
         self, prompts: Sequence[str], count: int, pieces: ResumableWork, greedy: bool = False
     ) -> list[list[Completion]]:
         """`count` completions of every prompt."""
-        width, asked = self.generation.max_prompt_tokens, self.prompts.messages_for
         return sample_completions(
             self.sampling_policy,
             self.parts.chat,
             prompts,
             count,
-            width,
+            self.generation.max_prompt_tokens,
             greedy=greedy,
-            messages_for=asked,
+            messages_for=self.prompts.messages_for,
             pieces=pieces,
         )
 
     def sample_answers(
         self, name: str, prompts: Sequence[str], count: int
     ) -> list[list[Completion]]:
-        """`count` completions of every prompt, drawn in a stage of their own and kept under its
-        name."""
+        """`count` completions of every prompt, in a stage of their own; stored under its name."""
 
-        def drawn(pieces: ResumableWork) -> list[list[Completion]]:
+        def sample(pieces: ResumableWork) -> list[list[Completion]]:
             with self.run.stage(name):
                 return self.complete(prompts, count, pieces)
 
-        return load_or_compute(self.run, name, list[list[Completion]], drawn)
+        return load_or_compute(self.run, name, list[list[Completion]], sample)
 
-    def evaluate(self, name: str, of: Any = None) -> EvaluationResult:
-        """The gold rewards of one greedy answer to every evaluation prompt, kept under the name."""
+    def evaluate(self, name: str, of: object = None) -> EvaluationResult:
+        """Gold rewards of greedy answers to the evaluation prompts, stored under `name`."""
 
         def answer(pieces: ResumableWork) -> EvaluationResult:
             with self.run.timer("evaluation"):
@@ -110,13 +121,13 @@ class OpenEndedRun:
         return result
 
     def finish(
-        self, title: str, before: EvaluationResult, more: dict[str, Any], of: Any = None
-    ) -> dict[str, Any]:
-        """Evaluate again, write results and report, and last the model: the largest, for which there
-        may be no room."""
+        self, title: str, before: EvaluationResult, more: Mapping[str, object], of: object = None
+    ) -> dict[str, object]:
+        """Evaluate again; write results, report and model; returns the results."""
         after = self.evaluate("after", of)
         results = {**open_ended_results(before, after), **more, **self.reader.results()}
-        change, wins = results["gold change"], results["wins among decided"]
+        change = results["gold change"]
+        wins = results["wins among decided"]
         decided = (
             "no answer is better or worse" if wins is None else f"better among decided: {wins}"
         )

@@ -1,4 +1,4 @@
-"""Training a policy, or a reward model, on comparisons and thumbs of token ids."""
+"""Preference training of a policy or a reward model, on comparisons and thumbs of token ids."""
 
 from __future__ import annotations
 
@@ -25,9 +25,11 @@ from vla.threads import SINGLE_THREAD, Threads
 
 @dataclass(frozen=True)
 class Comparison:
-    """Completions of one prompt from best to worst, as token ids; one that was not cut ends with
-    its stop token. `margin`: None or how much best and worst differ; `target_margin`: what the loss
-    asks for; `key`: what decides on which side of a split it falls.
+    """Completions of one prompt from best to worst, as token ids.
+
+    A completion that is not truncated ends with its stop token. `margin` is the difference of best
+    and worst, if known; `target_margin` is the margin the loss demands. `key` decides the side of a
+    split.
     """
 
     prompt: list[int]
@@ -36,56 +38,73 @@ class Comparison:
     target_margin: float | None = None
     key: str = ""
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the prompt with its longest completion."""
+        return len(self.prompt) + max(map(len, self.completions))
+
 
 @dataclass(frozen=True)
 class BinaryExample:
-    """A completion as token ids, liked or not. `key`: what decides on which side of a split it
-    falls."""
+    """A completion as token ids, liked or not (a thumb). `key` decides the side of a split."""
 
     prompt: list[int]
     completion: list[int]
     liked: bool
     key: str = ""
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the prompt with the completion."""
+        return len(self.prompt) + len(self.completion)
+
 
 def encode_ranking(chat: ChatFormat, ranking: Ranking) -> Comparison:
-    """Token ids of a ranking read from a file: those that were drawn where it holds them, else its
-    texts as the chat template writes them, with the end of the turn behind those that were not cut.
+    """Token ids of a ranking of a file.
 
-    Raises ValueError where the ids are those of another tokenizer, and where best and worst become
-    the same ids.
+    The ids that were drawn are used where the file holds them. Otherwise the chat template encodes
+    the texts, with the end of the turn behind those that were not truncated.
+
+    Raises:
+        ValueError: the ids are those of another tokenizer, or best and worst get the same ids.
     """
     count = len(ranking.completions)
     finished = ranking.finished or (True,) * count
     if ranking.ids is None:
-        said = [
+        completions = [
             chat.reply(ranking.prompt, text, ended)
             for text, ended in zip(ranking.completions, finished, strict=True)
         ]
     else:
-        said = [list(ids) for ids in ranking.ids]
+        completions = [list(ids) for ids in ranking.ids]
         spelled = [
-            chat.completion_text(ids) if max(ids) < len(chat.tokenizer) else None for ids in said
+            chat.completion_text(ids) if max(ids) < len(chat.tokenizer) else None
+            for ids in completions
         ]
         if spelled != list(ranking.completions):
             raise ValueError(
-                "completion_ids do not spell completions with this model's tokenizer: leave the column out to learn the"
-                " texts"
+                "completion_ids do not spell completions with this model's tokenizer: "
+                "leave the column out to learn the texts"
             )
-    if said[0] == said[-1]:
-        raise ValueError("best and worst become the same tokens, so the row says nothing")
-    prompt, target = chat.prompt(ranking.prompt), ranking.target_margin
-    return Comparison(prompt, tuple(said), ranking.margin, target, ranking.key)
+    if completions[0] == completions[-1]:
+        raise ValueError("best and worst become the same tokens, so nothing can be learned")
+    return Comparison(
+        chat.prompt(ranking.prompt),
+        tuple(completions),
+        ranking.margin,
+        ranking.target_margin,
+        ranking.key,
+    )
 
 
-def encode_feedback(chat: ChatFormat, thumb: BinaryFeedback) -> BinaryExample:
-    """Token ids of a thumb read from a file."""
-    said = chat.reply(thumb.prompt, thumb.completion)
-    return BinaryExample(chat.prompt(thumb.prompt), said, thumb.liked, thumb.key)
+def encode_feedback(chat: ChatFormat, feedback: BinaryFeedback) -> BinaryExample:
+    """Token ids of a thumb of a file."""
+    completion = chat.reply(feedback.prompt, feedback.completion)
+    return BinaryExample(chat.prompt(feedback.prompt), completion, feedback.liked, feedback.key)
 
 
 def to_binary_feedback(comparisons: Sequence[Comparison]) -> list[BinaryExample]:
-    """The best of each comparison liked, the worst disliked."""
+    """The best completion of each comparison as liked, the worst as disliked."""
     return [
         BinaryExample(c.prompt, c.completions[i], i == 0, c.key)
         for c in comparisons
@@ -94,27 +113,30 @@ def to_binary_feedback(comparisons: Sequence[Comparison]) -> list[BinaryExample]
 
 
 def keep_best_and_worst(comparison: Comparison) -> Comparison:
-    """All that a loss on pairs looks at."""
+    """The pair that losses on pairs use."""
     return replace(comparison, completions=(comparison.completions[0], comparison.completions[-1]))
 
 
 def comparison_logprobs(
     policy: TextPolicy, comparisons: Sequence[Comparison]
 ) -> tuple[Float[Tensor, "B K"], Int[Tensor, "B K"], Bool[Tensor, "B K"]]:
-    """(summed log-probabilities, lengths, which are present), columns from best to worst; every
-    prompt is read once."""
+    """(summed log-probabilities, lengths in tokens, mask of present completions).
+
+    Columns run from best to worst; absent completions have length 0. Every prompt is encoded once.
+    """
     width = max(len(c.completions) for c in comparisons)
     rows = [(b, k) for b, c in enumerate(comparisons) for k in range(len(c.completions))]
     examples = [Example(comparisons[b].prompt, comparisons[b].completions[k]) for b, k in rows]
     logprobs = sequence_logprobs(policy, examples)
+    # index_put scatters the flat rows into the [comparison, completion] grid and keeps the gradient
     at = tuple(torch.tensor(rows, device=logprobs.device).T)
     shape = (len(comparisons), width)
-    spread = torch.zeros(shape, device=logprobs.device).index_put(at, logprobs)
+    grid = torch.zeros(shape, device=logprobs.device).index_put(at, logprobs)
     lengths = torch.zeros(shape, dtype=torch.long, device=logprobs.device)
     lengths[at] = torch.tensor(
         [len(example.completion) for example in examples], device=logprobs.device
     )
-    return spread, lengths, lengths > 0
+    return grid, lengths, lengths > 0
 
 
 def fit_comparisons(
@@ -125,8 +147,10 @@ def fit_comparisons(
     seed: int,
     stage: TrainingStage | None = None,
 ) -> None:
-    """Move the policy towards what was preferred. The reference is the policy as it comes in: its
-    log-probabilities are computed once and kept, so one model is in memory.
+    """Train the policy in place by a preference objective.
+
+    The reference is the policy before training. Its log-probabilities are computed once, so only
+    one model is in memory. KTO takes the best and worst completion of each comparison as thumbs.
     """
     if isinstance(objective, KTO):
         fit_kto(policy, to_binary_feedback(comparisons), objective, settings, seed, stage)
@@ -138,24 +162,24 @@ def fit_comparisons(
     reference = torch.zeros(len(comparisons), width)
     if needs_reference(objective):
 
-        def scored(rows: Sequence[int]) -> Tensor:
+        def score(rows: Sequence[int]) -> Tensor:
             values = comparison_logprobs(policy, [comparisons[i] for i in rows])[0]
             return torch.nn.functional.pad(values, (0, width - values.shape[1]))
 
         reference = checkpointed_constant(
             stage,
             "reference",
-            lambda: evaluate_rows(len(comparisons), settings.rows_per_pass, scored, policy.threads),
+            lambda: evaluate_rows(len(comparisons), settings.rows_per_pass, score, policy.threads),
         )
 
-    def loss_of(rows: Sequence[int]) -> Tensor:
+    def batch_loss(rows: Sequence[int]) -> Tensor:
         logprobs, lengths, present = comparison_logprobs(policy, [comparisons[i] for i in rows])
         ref = reference[list(rows), : logprobs.shape[1]].to(logprobs.device)
-        asked = margins[list(rows)].to(logprobs.device)
-        return comparison_terms(objective, logprobs, lengths, ref, present, asked).sum()
+        target = margins[list(rows)].to(logprobs.device)
+        return comparison_terms(objective, logprobs, lengths, ref, present, target).sum()
 
     train_on_examples(
-        policy, len(comparisons), loss_of, settings, seed, stage, threads=policy.threads
+        policy, len(comparisons), batch_loss, settings, seed, stage, threads=policy.threads
     )
 
 
@@ -167,51 +191,67 @@ def fit_kto(
     seed: int,
     stage: TrainingStage | None = None,
 ) -> None:
-    """KTO. The baseline of a batch comes from its prompts with the completion of the next other
-    prompt behind them; which one that is is fixed, so the reference's log-probabilities are
-    computed once.
+    """Train the policy in place by KTO on thumbs.
 
-    Raises ValueError where all prompts are the same.
+    The baseline of a batch pairs each prompt with a completion of another prompt
+    (`mismatched_prompts`). The pairing is fixed, so the reference's log-probabilities are computed
+    once.
+
+    Raises:
+        ValueError: all prompts are the same, or `balance` is set and all thumbs are of one kind.
     """
     num_liked = sum(example.liked for example in examples)
-    weights = (
-        balanced_weights(num_liked, len(examples) - num_liked) if objective.balance else (1.0, 1.0)
-    )
-    own = [Example(e.prompt, e.completion) for e in examples]
-    others = mismatched_prompts([tuple(example.prompt) for example in examples])
-    other = [
-        Example(e.prompt, examples[i].completion) for e, i in zip(examples, others, strict=True)
+    liked_weight = 1.0
+    disliked_weight = 1.0
+    if objective.balance:
+        liked_weight, disliked_weight = balanced_weights(num_liked, len(examples) - num_liked)
+    matched = [Example(e.prompt, e.completion) for e in examples]
+    partners = mismatched_prompts([tuple(example.prompt) for example in examples])
+    mismatched = [
+        Example(e.prompt, examples[i].completion) for e, i in zip(examples, partners, strict=True)
     ]
-    size, baseline = settings.rows_per_pass, [torch.zeros(())]
+    baseline = torch.zeros(())
 
-    def scores(of: list[Example], rows: Sequence[int]) -> Tensor:
-        def said(part: Sequence[int]) -> Tensor:
-            return sequence_logprobs(policy, [of[rows[i]] for i in part])
+    def score(pairs: list[Example], rows: Sequence[int]) -> Tensor:
+        def score_part(part: Sequence[int]) -> Tensor:
+            return sequence_logprobs(policy, [pairs[rows[i]] for i in part])
 
-        return evaluate_rows(len(rows), size, said, policy.threads)
+        return evaluate_rows(len(rows), settings.rows_per_pass, score_part, policy.threads)
 
-    everyone = range(len(examples))
-    ref_own = checkpointed_constant(stage, "reference", lambda: scores(own, everyone))
-    ref_other = checkpointed_constant(stage, "reference of others", lambda: scores(other, everyone))
+    all_rows = range(len(examples))
+    ref_matched = checkpointed_constant(stage, "reference", lambda: score(matched, all_rows))
+    ref_mismatched = checkpointed_constant(
+        stage, "reference of others", lambda: score(mismatched, all_rows)
+    )
 
-    def before_batch(rows: Sequence[int]) -> None:
-        baseline[0] = kto_baseline(scores(other, rows), ref_other[list(rows)])
+    def update_baseline(rows: Sequence[int]) -> None:
+        nonlocal baseline  # of the whole batch, before it is cut into micro-batches
+        baseline = kto_baseline(score(mismatched, rows), ref_mismatched[list(rows)])
 
-    def loss_of(rows: Sequence[int]) -> Tensor:
-        logprobs = sequence_logprobs(policy, [own[i] for i in rows])
+    def batch_loss(rows: Sequence[int]) -> Tensor:
+        logprobs = sequence_logprobs(policy, [matched[i] for i in rows])
         device = logprobs.device
         liked = torch.tensor([examples[i].liked for i in rows], device=device)
-        ref, z = ref_own[list(rows)].to(device), baseline[0].to(device)
-        return kto_terms(logprobs, ref, liked, z, objective.beta, *weights).sum()
+        ref = ref_matched[list(rows)].to(device)
+        terms = kto_terms(
+            logprobs,
+            ref,
+            liked,
+            baseline.to(device),
+            objective.beta,
+            liked_weight,
+            disliked_weight,
+        )
+        return terms.sum()
 
     train_on_examples(
         policy,
         len(examples),
-        loss_of,
+        batch_loss,
         settings,
         seed,
         stage,
-        before_batch=before_batch,
+        before_batch=update_baseline,
         threads=policy.threads,
     )
 
@@ -223,20 +263,19 @@ def held_out_reference(
     settings: SupervisedSettings,
     stage: TrainingStage,
 ) -> Tensor | None:
-    """Log-probabilities of the held-out completions before the fit, where the objective has a
-    reference."""
+    """Log-probabilities of the held-out completions before training; None without a reference."""
     if not held_out or not needs_reference(objective):
         return None
     width = max(len(comparison.completions) for comparison in held_out)
 
-    def scored(rows: Sequence[int]) -> Tensor:
+    def score(rows: Sequence[int]) -> Tensor:
         logprobs = comparison_logprobs(policy, [held_out[i] for i in rows])[0]
         return torch.nn.functional.pad(logprobs, (0, width - logprobs.shape[1]))
 
     return checkpointed_constant(
         stage,
         "held-out reference",
-        lambda: evaluate_rows(len(held_out), settings.rows_per_pass, scored),
+        lambda: evaluate_rows(len(held_out), settings.rows_per_pass, score),
     )
 
 
@@ -247,12 +286,12 @@ def preference_accuracy(
     reference: Float[Tensor, "B K"] | None,
     batch_size: int,
 ) -> float:
-    """Share of comparisons whose best completion has the higher implicit reward (log pi - log ref)
-    than the worst.
+    """Share of comparisons whose best completion has a higher implicit reward than the worst.
 
-    Without a reference, the higher mean log-probability per token.
+    The implicit reward is log pi - log ref. Without a reference, the mean log-probability per token
+    takes its place.
     """
-    right = 0
+    num_correct = 0
     for start in range(0, len(comparisons), batch_size):
         part = comparisons[start : start + batch_size]
         logprobs, lengths, present = comparison_logprobs(policy, part)
@@ -263,15 +302,17 @@ def preference_accuracy(
                 logprobs.device
             )
         last = present.sum(1, keepdim=True) - 1
-        right += int((values[:, 0] > values.gather(1, last).squeeze(1)).sum())
-    return right / len(comparisons)
+        num_correct += int((values[:, 0] > values.gather(1, last).squeeze(1)).sum())
+    return num_correct / len(comparisons)
 
 
 def ranking_rewards(
     model: RewardModel, comparisons: Sequence[Comparison]
 ) -> tuple[Float[Tensor, "B K"], Bool[Tensor, "B K"]]:
-    """(the reward model's rewards, which are present), columns from best to worst; every prompt is
-    read once."""
+    """(rewards, mask of present completions), columns from best to worst.
+
+    Every prompt is encoded once.
+    """
     pairs = [(c.prompt, completion) for c in comparisons for completion in c.completions]
     rewards = completion_rewards(
         model, [prompt for prompt, _ in pairs], [completion for _, completion in pairs]
@@ -284,11 +325,11 @@ def ranking_rewards(
 def completion_rewards(
     model: RewardModel, prompts: Sequence[list[int]], completions: Sequence[list[int]]
 ) -> Float[Tensor, "B"]:
-    """The reward model's rewards of completions, token ids."""
+    """Rewards of completions by the reward model; prompts and completions are token ids."""
     device = next(model.parameters()).device
     observation = observe_prompts(prompts, max(map(len, prompts)), model.pad_id, device)
-    behind = observe_prompts(completions, max(map(len, completions)), model.pad_id, device)
-    return model(observation.tokens, observation.token_mask, behind.tokens, behind.token_mask)
+    following = observe_prompts(completions, max(map(len, completions)), model.pad_id, device)
+    return model(observation.tokens, observation.token_mask, following.tokens, following.token_mask)
 
 
 def fit_reward_model(
@@ -301,11 +342,12 @@ def fit_reward_model(
     stage: TrainingStage | None = None,
     threads: Threads = SINGLE_THREAD,
 ) -> None:
-    """Bradley-Terry on all pairs of every ranking, by the margin that it asks for. The head is new
-    and has a rate of its own.
+    """Train a reward model in place by Bradley-Terry on all pairs of every ranking.
+
+    A ranking's `target_margin` applies to all its pairs. The new head has its own learning rate.
     """
 
-    def loss_of(rows: Sequence[int]) -> Tensor:
+    def batch_loss(rows: Sequence[int]) -> Tensor:
         rewards, present = ranking_rewards(model, [comparisons[i] for i in rows])
         margins = rewards.new_tensor([comparisons[i].target_margin or 0.0 for i in rows])
         return pairwise_terms(rewards, present, reward_centering_weight, margins).sum()
@@ -313,7 +355,7 @@ def fit_reward_model(
     train_on_examples(
         model,
         len(comparisons),
-        loss_of,
+        batch_loss,
         settings,
         seed,
         stage,
@@ -326,12 +368,13 @@ def fit_reward_model(
 def reward_accuracy(
     model: RewardModel, comparisons: Sequence[Comparison], batch_size: int
 ) -> tuple[int, int]:
-    """(pairs that the reward model orders right, pairs), of all pairs of the rankings."""
-    right = total = 0
+    """(number of pairs that the reward model orders correctly, number of all pairs)."""
+    num_correct = 0
+    num_pairs = 0
     for start in range(0, len(comparisons), batch_size):
         better, worse, counts = ranked_pairs(
             *ranking_rewards(model, comparisons[start : start + batch_size])
         )
-        right += int(((better > worse) & counts).sum())
-        total += int(counts.sum())
-    return right, total
+        num_correct += int(((better > worse) & counts).sum())
+        num_pairs += int(counts.sum())
+    return num_correct, num_pairs

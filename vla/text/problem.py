@@ -1,10 +1,9 @@
-"""A verifiable problem: a question, the right answer, and the name of the verifier that compares."""
+"""A verifiable problem: question, correct answer, and the verifier that compares them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from vla.data.messages import Message, prompt_key, user_message
 from vla.rewards.sample import Sample
@@ -12,16 +11,18 @@ from vla.rewards.sample import Sample
 
 @dataclass(frozen=True)
 class Problem:
-    """`verifier` is a name that `vla.rewards.verifier_worker.find_verifier` knows, or `code`; `facts` is
-    what it needs. `messages`: what is asked, where a row gives messages; empty: the question, as a
-    user's. `where` names the row.
+    """A question with its answer, and the verifier of completions.
+
+    `verifier` is a name of `vla.rewards.verifier_worker.find_verifier`, or `code`; `facts` are its
+    further inputs. `messages` is the prompt where a row holds messages; where it is empty, the
+    question is a user's message. `where` names the row in errors.
     """
 
     question: str
     answer: str
     verifier: str
     family: str
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, object] = field(default_factory=dict)
     messages: tuple[Message, ...] = ()
     where: str = ""
 
@@ -32,10 +33,10 @@ class Problem:
 
     @property
     def key(self) -> str:
-        """What decides on which side of a split the problem falls."""
+        """The key that decides the side of a split."""
         return prompt_key(self.prompt_messages)
 
     def sample(self, completion: str, finished: bool, num_tokens: int) -> Sample:
-        """A completion of this problem, for a verifier."""
+        """A completion of this problem as input of a verifier."""
         facts = {"verifier": self.verifier, **self.facts}
         return Sample(self.question, completion, self.answer, finished, num_tokens, facts)

@@ -1,4 +1,4 @@
-"""The evaluation of a text policy on verified problems: greedy answers, and several sampled ones."""
+"""Evaluation of a text policy on verified problems: greedy answers and several sampled ones."""
 
 from __future__ import annotations
 
@@ -22,31 +22,29 @@ from vla.training.resumable_work import ResumableWork
 from vla.training.synchronization import propagate_errors
 
 EVALUATION_TOKENS = 2**15
-"""Tokens of the prompts and answers under way in an evaluation, at their longest."""
+"""Most tokens of prompts and answers in a batch of an evaluation."""
 
 
 def evaluation_batch_size(max_prompt_tokens: int, max_new_tokens: int) -> int:
-    """Problems that an evaluation asks at once: products of few rows use little of a processor."""
+    """Problems in a batch of an evaluation. Large batches use a processor better."""
     return max(1, EVALUATION_TOKENS // (max_prompt_tokens + max_new_tokens))
 
 
 ROLLOUT_TOKENS = 2**18
-"""Of prompts and completions that are drawn at once in a rollout: between two such batches it can
-be kept."""
+"""Most tokens of prompts and completions in a batch of a rollout, which is saved after each."""
 
 
 def rollout_batch_size(
     num_rows: int, group_size: int, max_prompt_tokens: int, max_new_tokens: int
 ) -> int:
-    """Completions of a rollout that are drawn at once: all, or as many whole groups as
-    `ROLLOUT_TOKENS` allow."""
+    """Completions in a batch of a rollout: whole groups of at most `ROLLOUT_TOKENS` tokens."""
     groups = ROLLOUT_TOKENS // ((max_prompt_tokens + max_new_tokens) * group_size)
     return min(num_rows, max(1, groups) * group_size)
 
 
 TOKENS = "tokens"
 PART = "reward/"
-"""Measures of an answer: its length, and the parts of its reward."""
+"""Names of the measures of an answer: its length, and the prefix of the parts of its reward."""
 
 
 def evaluate_problems(
@@ -58,15 +56,16 @@ def evaluate_problems(
     processes: Processes = SINGLE_PROCESS,
     pieces: ResumableWork | None = None,
 ) -> EvaluationResult:
-    """The successes of one greedy answer to each problem in `numbers`, by family.
+    """Success of one greedy answer to each problem in `numbers`, by family.
 
-    Each process asks its share of the problems, and all return the whole result. Finished shares
-    are kept among `pieces`, of which this is the first.
+    Each process evaluates its shard of the problems, and all return the whole result. A finished
+    shard is saved as the first of `pieces`.
     """
     environment.take_episodes()
     if pieces is not None:
         pieces.parts["environment"] = environment
-    share, own = shard_rows(numbers, processes), success_result((), (), None)
+    share = shard_rows(numbers, processes)
+    result = success_result((), (), None)
 
     def run_share() -> EvaluationResult:
         rollout = collect_rollout(policy, environment, share, 1, observe, greedy=True, saver=pieces)
@@ -87,33 +86,33 @@ def evaluate_problems(
             measures=measures,
         )
 
-    # The seeds of runs depend on the name of the draws.
+    # the name "judge" is part of the seed, so a better one would change results
     with propagate_errors(processes), processes.process_rng("judge"):
         if len(share):
-            own = (
+            result = (
                 run_share()
                 if pieces is None
                 else pieces.next_piece(
                     run_share, EvaluationResult.to_dict, EvaluationResult.from_dict
                 )
             )
-    return merge_shares(processes.gather(own))
+    return merge_shares(processes.gather(result))
 
 
 def count_unscorable(result: EvaluationResult) -> int:
-    """Problems on which the verifier failed; they count as not solved."""
+    """Number of problems on which the verifier failed; they count as not solved."""
     return int(np.isnan(result.measure(RETURN)).sum())
 
 
 def check_scorable(result: EvaluationResult, failures: Mapping[str, int]) -> None:
-    """Raises ValueError with the reasons where not one answer could be scored."""
+    """Raise ValueError with the reasons where the verifier failed on every answer."""
     if count_unscorable(result) == result.n:
         reasons = "; ".join(
             f"{reason} ({count} times)" for reason, count in Counter(failures).most_common(3)
         )
         raise ValueError(
-            f"not one of {result.n} answers could be scored, so nothing could be learned: mend text.rewards"
-            f" or the verifier that the problems name. {reasons}"
+            f"not one of {result.n} answers could be scored, so nothing could be learned: mend "
+            f"text.rewards or the verifier that the problems name. {reasons}"
         )
 
 
@@ -127,13 +126,16 @@ def evaluate_samples(
     processes: Processes = SINGLE_PROCESS,
     pieces: ResumableWork | None = None,
 ) -> dict[str, EvaluationResult]:
-    """The successes of `count` sampled answers to each problem: of every answer, of any of them
-    (pass@k, Chen 2021), and of the most frequent one (self-consistency, Wang 2022).
+    """Success of `count` sampled answers to each problem.
+
+    The results are those of every answer, of any of them (pass@k, Chen 2021), and of the most
+    frequent one (self-consistency, Wang 2022).
     """
     environment.take_episodes()
     if pieces is not None:
         pieces.parts["environment"] = environment
-    share, own = shard_rows(numbers, processes), []
+    share = shard_rows(numbers, processes)
+    sampled: list[TextEpisode] = []
 
     def run_share() -> list[TextEpisode]:
         collect_rollout(policy, environment, share, count, observe, saver=pieces)
@@ -141,11 +143,14 @@ def evaluate_samples(
 
     with propagate_errors(processes), processes.process_rng("samples"):
         if len(share):
-            own = run_share() if pieces is None else pieces.next_value(list[TextEpisode], run_share)
+            sampled = (
+                run_share() if pieces is None else pieces.next_value(list[TextEpisode], run_share)
+            )
     by_question: dict[str, list[TextEpisode]] = {}
-    for episode in chain(*processes.gather(own)):
+    for episode in chain(*processes.gather(sampled)):
         by_question.setdefault(episode.problem.question, []).append(episode)
-    sampled: list[tuple[str, bool]] = []
+    repeated: list[str] = []
+    successes: list[bool] = []
     passed: list[bool] = []
     elected: list[bool] = []
     for question, episodes in by_question.items():
@@ -153,12 +158,14 @@ def evaluate_samples(
             parse_final_answer(episode.sample.completion, episode.problem.answer)
             for episode in episodes
         ]
-        sampled += [(question, episode.success) for episode in episodes]
+        repeated += [question] * len(episodes)
+        successes += [episode.success for episode in episodes]
         passed.append(any(episode.success for episode in episodes))
-        elected.append(episodes[answers.index(majority_vote(answers))].success)
+        winner = majority_vote(answers)
+        elected.append(winner is not None and episodes[answers.index(winner)].success)
     questions = list(by_question)
     return {
-        "sampled": success_result(*zip(*sampled, strict=True), temperature),
+        "sampled": success_result(repeated, successes, temperature),
         f"any of {count}": success_result(questions, passed, temperature),
         f"majority of {count}": success_result(questions, elected, temperature),
     }

@@ -1,8 +1,6 @@
-"""Verifiable problems: a question, the right answer, and the name of the verifier that compares.
+"""Families of verifiable problems: arithmetic, words, JSON, tool calls, code, and files.
 
-A family makes all its problems, or a fixed number of them; which of them are held out is decided by
-a hash of the question, so that training and evaluation never share one, whatever the seed, the
-order or the number asked for.
+A family enumerates all its problems, or draws a fixed number of them, the same at every call.
 """
 
 from __future__ import annotations
@@ -19,20 +17,21 @@ from vla.text.problem import Problem
 from vla.text.problem_files import read_problems
 
 DEFAULT_NUM_PROBLEMS = 2000
-"""Problems of a family that is made, where nothing else is said."""
+"""Problems of a generated family without `text.num_problems`."""
 MAX_PROBLEMS = 20_000
-"""More than this many problems of a family are not enumerated but drawn."""
+"""Families with more problems than this are drawn instead of enumerated."""
 ARITHMETIC = re.compile(r"(add|sub|mul)([1-4])")
 WORD_FAMILIES = ("contains", "json", "sort3", "tool_call", "code")
 ANSWER_TOKENS = 48
-"""Room for an answer that is not a number: a short sentence, a JSON object, a function."""
+"""Most tokens of an answer that is not a number: a short sentence, a JSON object, a function."""
 GYM_PREFIX = "gym."
-"""`gym.chain_sum` is the family chain_sum of reasoning-gym."""
+"""Prefix of families of reasoning-gym: `gym.chain_sum` is its family chain_sum."""
 WORDS = (
-    "apple river chair cloud tiger bread music window garden pencil rabbit silver bridge candle forest hammer island"
-    " jacket kitchen ladder market needle orange pocket rocket saddle tunnel valley wagon yellow basket copper desert"
-    " engine feather guitar harbor insect jungle kettle lemon mirror night ocean paper queen robot summer table"
-    " umbrella village winter"
+    "apple river chair cloud tiger bread music window garden pencil rabbit silver bridge"
+    " candle forest hammer island jacket kitchen ladder market needle orange pocket rocket"
+    " saddle tunnel valley wagon yellow basket copper desert engine feather guitar harbor"
+    " insect jungle kettle lemon mirror night ocean paper queen robot summer table umbrella"
+    " village winter"
 )
 NAMES = (
     "Ada Ben Cleo Dan Eva Finn Gina Hugo Iris Jack Kira Liam Mona Nils Olga Paul Rosa Sven Tara Zoe"
@@ -42,18 +41,26 @@ NAMES = (
 def make_family(
     name: str, num_problems: int | None, reader: RowReader | None = None
 ) -> list[Problem]:
-    """At most `num_problems` different problems of a family, the same at every call; None: all rows
-    of a file, and `DEFAULT_NUM_PROBLEMS` of a family that is made. `reader` counts the rows of files.
+    """At most `num_problems` distinct problems of a family, the same at every call.
 
-    add1 ... mul4   arithmetic on numbers of that many digits. add2 and sub2 use 10 to 49, so that sums have two digits
-    contains        a sentence with a given word                json        an object with two keys
-    sort3           three numbers in order                      tool_call   a call of a named tool with an argument
-    code            a function of one number, run on tests      gym.FAMILY  a family of reasoning-gym
+    None means all rows of a file, and `DEFAULT_NUM_PROBLEMS` of a generated family. `reader` counts
+    the rows of files.
+
+    add1 ... mul4       arithmetic on numbers of so many digits; add2 and sub2 use 10 to 49, so that
+                        sums have two digits
+    contains            a sentence with a given word
+    json                an object with two keys
+    sort3               three numbers in order
+    tool_call           a call of a named tool with an argument
+    code                a function of one number, run on tests
+    gym.FAMILY          a family of reasoning-gym
     FILE or owner/name  a file or hub data set (`problem_files`)
 
-    Raises ValueError for an unknown name, or when reasoning-gym is asked for and missing.
+    Raises:
+        ValueError: the name is unknown, a row is faulty, or reasoning-gym is not installed.
     """
-    match, count = ARITHMETIC.fullmatch(name), num_problems or DEFAULT_NUM_PROBLEMS
+    match = ARITHMETIC.fullmatch(name)
+    count = num_problems or DEFAULT_NUM_PROBLEMS
     if match:
         problems = _arithmetic(name, match[1], int(match[2]), count)
     elif name in WORD_FAMILIES:
@@ -63,9 +70,9 @@ def make_family(
     elif is_source(name):
         return _problems_of_file(name, num_problems, reader or RowReader())
     else:
-        known = ", ".join(("add1 to add4", "sub1 to sub4", "mul1 to mul4", *WORD_FAMILIES))
+        names = ", ".join(("add1 to add4", "sub1 to sub4", "mul1 to mul4", *WORD_FAMILIES))
         raise ValueError(
-            f"family {name!r} is unknown: choose {known}, {GYM_PREFIX}NAME for a family of"
+            f"family {name!r} is unknown: choose {names}, {GYM_PREFIX}NAME for a family of"
             f" reasoning-gym, or a file ({', '.join(SUFFIXES)})"
         )
     unique = {problem.question: problem for problem in problems}
@@ -82,14 +89,15 @@ def _problems_of_file(name: str, num_problems: int | None, reader: RowReader) ->
 
 
 def sort_by_hash(problems: Sequence[Problem]) -> list[Problem]:
-    """The problems by the hash of their question, so that fewer of them are a part of more."""
+    """The problems sorted by a hash of their question; a prefix is a fixed random subset."""
     return sorted(problems, key=lambda problem: digest(problem.question))
 
 
 def max_answer_tokens(families: Sequence[str]) -> int:
-    """Tokens that an answer to any of these families may take. A model repeats a sum before its
-    result: 4 d + 5 for numbers of d digits, its stop token included. What is said beyond is paid
-    for in every rollout, and teaches nothing.
+    """Most tokens of an answer to any of these families.
+
+    4 d + 5 for numbers of d digits: the model repeats the sum before its result, then stops. Longer
+    completions cost time in every rollout without any use.
     """
     matches = [ARITHMETIC.fullmatch(name) for name in families]
     return max(4 * int(match[2]) + 5 if match else ANSWER_TOKENS for match in matches)
@@ -103,7 +111,7 @@ _OPERATION: dict[str, tuple[str, Callable[[int, int], int]]] = {
 
 
 def _arithmetic(family: str, operation: str, digits: int, num_problems: int) -> list[Problem]:
-    """All pairs where there are few enough, else a fixed draw; differences are not negative."""
+    """All pairs of numbers, or a fixed draw above `MAX_PROBLEMS`; differences are not negative."""
     lowest, highest = {1: (1, 9), 2: (10, 49)}.get(digits, (10 ** (digits - 1), 10**digits - 1))
     if operation == "mul" and digits == 1:
         lowest = 2
@@ -154,7 +162,10 @@ def _json() -> list[Problem]:
                 "additionalProperties": False,
                 "properties": {"name": {"const": name}, "age": {"const": age}},
             }
-            question = f'Answer with a JSON object with the keys "name" and "age" for {name}, who is {age}.'
+            question = (
+                'Answer with a JSON object with the keys "name" and "age" '
+                f"for {name}, who is {age}."
+            )
             answer = json.dumps({"name": name, "age": age})
             problems.append(Problem(question, answer, "json_value", "json", {"schema": schema}))
     return problems
@@ -202,7 +213,10 @@ def _code() -> list[Problem]:
     problems = []
     for sign, compute in _OPERATION.values():
         for number in range(2, 30):
-            question = f"Write a Python function f(x) that returns x {sign} {number}. Answer with code only."
+            question = (
+                f"Write a Python function f(x) that returns x {sign} {number}. "
+                "Answer with code only."
+            )
             tests = [
                 {"call": f"f({x})", "output": repr(compute(x, number))} for x in (0, 1, 7, -12)
             ]
@@ -225,7 +239,7 @@ def _reasoning_gym(name: str, num_problems: int) -> list[Problem]:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SyntaxWarning)  # of one of its dependencies
+            warnings.simplefilter("ignore", SyntaxWarning)  # from one of its dependencies
             import reasoning_gym
             from reasoning_gym.factory import DATASETS
     except ImportError as error:

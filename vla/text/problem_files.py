@@ -1,11 +1,14 @@
-"""Verifiable problems of a user: a file or a hub data set with a prompt, an answer, and how it is
-verified.
+"""Verifiable problems of a file or hub data set: prompt, answer, and the verifier of each row.
 
-prompt (or question)   a text, or messages           answer     a text or a number; 0.5 or "... #### 42" (GSM8K); also
-                                                                ground_truth, reward_model.ground_truth (verl), solution
-verifier               its name; without one, by what else the row has:
-tests                  code run in the sandbox       tools, call     a tool call      schema     JSON
-words                  all must occur                references      for bleu, chrf, rouge_l
+prompt (or question)   a text, or messages
+answer                 a text or a number: 0.5, or "... #### 42" (GSM8K); also the columns
+                       ground_truth, reward_model.ground_truth (verl) and solution
+verifier               name of the verifier; without it, the other columns select one:
+tests                  code, run in the sandbox
+tools, call            a tool call
+schema                 JSON
+words                  all must occur
+references             for bleu, chrf, rouge_l
 """
 
 from __future__ import annotations
@@ -30,31 +33,33 @@ FACTS = {
     "words": "contains",
     "references": "bleu",
 }
-"""Columns that a verifier reads, and the verifier that a row with one gets when it names none."""
+"""{column that a verifier reads: the verifier of a row with it that names none}."""
 QUESTIONS = ("prompt", "question", "problem")
 NEEDED = {CODE: "tests", "tool_call": "tools", "json_value": "schema"}
-"""What a row must have beside an answer when it names one of these verifiers."""
+"""{verifier: the column that its rows must have beside an answer}."""
 WITHOUT_ANSWER = (*NEEDED, "contains", "bleu", "chrf", "rouge_l", "think_format", "think_tags")
-"""Verifiers that can do without an answer."""
+"""Verifiers that need no answer."""
 
 
 def read_problems(
     source: str, num_problems: int | None, reader: RowReader | None = None
 ) -> list[Problem]:
-    """The problems of a source, at most `num_problems`; the source's name is the family. A question
-    that stands in several rows with one answer is asked once.
+    """At most `num_problems` problems of a source, whose name is the family.
 
-    Raises ValueError naming the row and what is wrong with it: also a question that an earlier row
-    answers otherwise.
+    A question that occurs in several rows with one answer counts once.
+
+    Raises:
+        ValueError: a row is faulty, or answers the question of an earlier row differently.
     """
-    reader, first = reader or RowReader(), dict[str, Problem]()
+    reader = reader or RowReader()
+    first: dict[str, Problem] = {}
 
     def use(row: Row) -> Problem:
         problem = parse_problem(row, source)
         earlier = first.setdefault(normalize_words(problem.question), problem)
         if _answers(earlier) != _answers(problem):
             raise ValueError(
-                f"{row.where}: asks what {earlier.where} asks, and gives another answer"
+                f"{row.where}: repeats the question of {earlier.where} with another answer"
             )
         return problem
 
@@ -63,18 +68,24 @@ def read_problems(
     if len(used) > len(problems):
         reader.note(
             source,
-            f"{len(used) - len(problems)} rows ask again what an earlier row asks; each is asked once",
+            f"{len(used) - len(problems)} rows repeat the question of an earlier row; "
+            "each question counts once",
         )
     return problems[:num_problems]
 
 
-def _answers(problem: Problem) -> tuple[Any, ...]:
+def _answers(problem: Problem) -> tuple[object, ...]:
     return problem.answer, problem.verifier, problem.facts
 
 
 def parse_problem(row: Row, family: str) -> Problem:
-    """A problem from a row of any of the kinds."""
-    values, where = row.values, row.where
+    """The problem of a row.
+
+    Raises:
+        ValueError: the row is faulty; the message names it and its column.
+    """
+    values = row.values
+    where = row.where
     column = next((name for name in QUESTIONS if name in values), None)
     if column is None:
         raise ValueError(f"{where}: has no text in the column prompt (or question)")
@@ -84,7 +95,8 @@ def parse_problem(row: Row, family: str) -> Problem:
     name, answer = find_answer(values)
     if answer is None and not facts:
         raise ValueError(
-            f"{where}: nothing says which completion is right; needed is one of answer, {', '.join(FACTS)}"
+            f"{where}: nothing says which completion is right; "
+            f"needed is one of answer, {', '.join(FACTS)}"
         )
     if not isinstance(answer, str | int | float | None) or (
         isinstance(answer, float) and not math.isfinite(answer)
@@ -104,8 +116,8 @@ def parse_problem(row: Row, family: str) -> Problem:
     )
 
 
-def check_choices(values: Mapping[str, Any], question: str, where: str) -> None:
-    """Refuse a row whose choices the model would not see: a column of its own is not shown."""
+def check_choices(values: Mapping[str, object], question: str, where: str) -> None:
+    """Raise ValueError where choices are not part of the prompt: their column is not shown."""
     for column in ("choices", "options"):
         choices = values.get(column)
         texts = choices.get("text", choices.values()) if isinstance(choices, Mapping) else choices
@@ -115,13 +127,16 @@ def check_choices(values: Mapping[str, Any], question: str, where: str) -> None:
             and not all(str(text) in question for text in texts)
         ):
             raise ValueError(
-                f"{where}: {column} do not stand in the prompt: write them there, and answer by a letter"
+                f"{where}: {column} do not stand in the prompt: "
+                "write them there, and answer by a letter"
             )
 
 
-def find_answer(values: Mapping[str, Any]) -> tuple[str, Any]:
-    """(column, what it holds) of the answer; verl has it in reward_model, a worked solution in its
-    last \\boxed{}."""
+def find_answer(values: Mapping[str, object]) -> tuple[str, object]:
+    """(column, value) of the answer.
+
+    Data sets of verl hold it in reward_model, worked solutions in their last \\boxed{}.
+    """
     for name in ("answer", "ground_truth"):
         if name in values:
             return name, values[name]
@@ -134,9 +149,8 @@ def find_answer(values: Mapping[str, Any]) -> tuple[str, Any]:
     return "solution", solution
 
 
-def choose_verifier(values: Any, answer: str, where: str) -> str:
-    """The verifier a row names, or the one that fits what it has: first its columns, then what the
-    answer is."""
+def choose_verifier(values: Mapping[str, object], answer: str, where: str) -> str:
+    """The verifier that a row names, else the one of its columns, else that of its answer."""
     named = values.get("verifier")
     if named is not None:
         if not isinstance(named, str):
@@ -148,15 +162,17 @@ def choose_verifier(values: Any, answer: str, where: str) -> str:
     return select_verifier(answer)
 
 
-def check_verifier(name: str, answer: str, facts: Mapping[str, Any], where: str) -> None:
-    """Refuse a verifier that does not exist, and one that the row lacks something for. Whether a
-    function of the user's can be imported is seen by the process that will run it.
+def check_verifier(name: str, answer: str, facts: Mapping[str, object], where: str) -> None:
+    """Raise ValueError for an unknown verifier, or one whose inputs the row lacks.
+
+    Functions of the user are imported later, by the verifier process.
     """
     plain = name.removeprefix(ANSWER_PREFIX)
-    known = (*verifier_table(), CODE)
-    if plain not in known and "." not in plain and ":" not in plain:
+    names = (*verifier_table(), CODE)
+    if plain not in names and "." not in plain and ":" not in plain:
         raise ValueError(
-            f"{where}: verifier {name!r} is unknown: choose one of {', '.join(known)}, or package.module.function"
+            f"{where}: verifier {name!r} is unknown: choose one of {', '.join(names)}, "
+            "or package.module.function"
         )
     column = NEEDED.get(plain)
     if column is not None and column not in facts:
@@ -165,51 +181,52 @@ def check_verifier(name: str, answer: str, facts: Mapping[str, Any], where: str)
         raise ValueError(f"{where}: verifier {name!r} needs an answer")
 
 
-def validate_facts(facts: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The columns that verifiers read, each of the form that they read; a text is one word, or one
-    reference.
+def validate_facts(facts: Mapping[str, object], where: str) -> dict[str, object]:
+    """The columns of verifiers in their final form: `words` and `references` become lists.
 
-    Raises ValueError naming the row, the column and the form.
+    Raises:
+        ValueError: a column has another form; the message names row, column and form.
     """
-    found = dict(facts)
+    valid: dict[str, Any] = dict(facts)
     for column in ("words", "references"):
-        if column in found:
-            texts = [found[column]] if isinstance(found[column], str) else found[column]
+        if column in valid:
+            texts = [valid[column]] if isinstance(valid[column], str) else valid[column]
             if not _is_list(texts) or not all(
                 isinstance(text, str) and text.strip() for text in texts
             ):
                 raise ValueError(
                     f"{where}: {column} ({facts[column]!r}) must be a text or a list of texts"
                 )
-            found[column] = list(texts)
-    if "tests" in found:
+            valid[column] = list(texts)
+    if "tests" in valid:
         try:
-            read_tests(found["tests"])
+            read_tests(valid["tests"])
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
-    if "schema" in found:
-        _check_schema(found["schema"], where, "schema")
-    if "tools" in found:
-        if not isinstance(found["tools"], Mapping) or not found["tools"]:
+    if "schema" in valid:
+        _check_schema(valid["schema"], where, "schema")
+    if "tools" in valid:
+        if not isinstance(valid["tools"], Mapping) or not valid["tools"]:
             raise ValueError(
-                f"{where}: tools ({facts['tools']!r}) must map each tool to the schema of its arguments"
+                f"{where}: tools ({facts['tools']!r}) must map each tool "
+                "to the schema of its arguments"
             )
-        for tool, schema in found["tools"].items():
+        for tool, schema in valid["tools"].items():
             _check_schema(schema, where, f"tools.{tool}")
-    if "call" in found and (
-        not isinstance(found["call"], Mapping) or set(found["call"]) != {"name", "arguments"}
+    if "call" in valid and (
+        not isinstance(valid["call"], Mapping) or set(valid["call"]) != {"name", "arguments"}
     ):
         raise ValueError(
             f"{where}: call ({facts['call']!r}) must be an object with name and arguments"
         )
-    return found
+    return valid
 
 
-def _is_list(value: Any) -> bool:
+def _is_list(value: object) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0
 
 
-def _check_schema(schema: Any, where: str, column: str) -> None:
+def _check_schema(schema: object, where: str, column: str) -> None:
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import SchemaError
 

@@ -1,5 +1,4 @@
-"""Problems for training, for a look during training, and for the numbers that are reported: three
-that share none."""
+"""Disjoint sets of problems for training, validation and evaluation."""
 
 from __future__ import annotations
 
@@ -7,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from vla.data.chat import ChatFormat
 from vla.data.rows import RowReader
@@ -19,8 +17,7 @@ from vla.text.problem_families import make_family
 
 @dataclass(frozen=True)
 class ProblemSets:
-    """Problems for training (by family), for a look during training, and for the numbers that are
-    reported."""
+    """Problems for training (by family), validation during training, and evaluation."""
 
     families: dict[str, list[Problem]]
     validation: list[Problem]
@@ -37,24 +34,28 @@ class ProblemSets:
     def keep_usable(
         self, chat: ChatFormat, max_tokens: int, setting: str, reader: RowReader
     ) -> ProblemSets:
-        """The problems whose prompt the template takes, in at most `max_tokens`; `setting` is what
-        people call it. The others are faults of their rows: RowError, or left out and counted.
+        """The problems whose prompt fits the chat template and `max_tokens`.
+
+        Others are faulty rows of `reader`. `setting` names the limit in messages.
+
+        Raises:
+            ValueError: no problem is left for training or evaluation.
         """
 
-        def kept(problems: Sequence[Problem]) -> list[Problem]:
+        def usable(problems: Sequence[Problem]) -> list[Problem]:
             return [
                 problem
                 for problem in problems
                 if self._fits(problem, chat, max_tokens, setting, reader)
             ]
 
-        families = {name: kept(problems) for name, problems in self.families.items()}
-        found = ProblemSets(families, kept(self.validation), kept(self.evaluation))
-        if not all([*families.values(), found.evaluation]):
+        families = {name: usable(problems) for name, problems in self.families.items()}
+        sets = ProblemSets(families, usable(self.validation), usable(self.evaluation))
+        if not all([*families.values(), sets.evaluation]):
             raise ValueError(
-                f"{setting} ({max_tokens}) leaves no problem to train or to judge on: raise it"
+                f"{setting} ({max_tokens}) leaves no problem for training or evaluation: raise it"
             )
-        return found
+        return sets
 
     @staticmethod
     def _fits(
@@ -73,19 +74,18 @@ class ProblemSets:
         return True
 
     def check_verifiers(self, rewards: Rewards) -> None:
-        """Raises ValueError naming the first row whose verifier cannot be imported, or the reward
-        that cannot be."""
+        """Raise ValueError naming the first row or reward without an importable verifier."""
         rewards.check()
-        for problem in {
-            problem.verifier: problem for problem in reversed(self.all_problems)
-        }.values():
+        # reversed, so that the first problem of each verifier stays
+        first = {problem.verifier: problem for problem in reversed(self.all_problems)}
+        for problem in first.values():
             try:
                 rewards.check_verifier(problem.verifier)
             except ValueError as error:
                 raise ValueError(f"{problem.where or problem.family}: {error}") from None
 
-    def manifest(self) -> dict[str, Any]:
-        """What the run was judged on, under a hash, and how much it may train on."""
+    def manifest(self) -> dict[str, object]:
+        """The evaluation questions with their hash, and the sizes of the other sets."""
         questions = [problem.question for problem in self.evaluation]
         return {
             "evaluation_sha256": hashlib.sha256(json.dumps(questions).encode()).hexdigest(),
@@ -95,13 +95,12 @@ class ProblemSets:
         }
 
 
-def describe_shortfalls(asked: Mapping[str, tuple[int, int]]) -> list[str]:
-    """A line for every setting that asks for more problems than there are: {setting: (its value,
-    their number)}."""
+def describe_shortfalls(counts: Mapping[str, tuple[int, int]]) -> list[str]:
+    """A line for every setting above the number of problems: {setting: (value, number)}."""
     return [
-        f"{setting} ({wanted}) is more than there are: {number} problems"
-        for setting, (wanted, number) in asked.items()
-        if wanted > number
+        f"{setting} ({value}) is more than there are: {number} problems"
+        for setting, (value, number) in counts.items()
+        if value > number
     ]
 
 
@@ -113,10 +112,16 @@ def make_problem_sets(
     num_evaluation: int,
     reader: RowReader | None = None,
 ) -> ProblemSets:
-    """Split every family; held-out problems of all families take turns, each question once.
-    Validation gets a fifth of them at most, and shares no prompt with evaluation.
+    """Split every family. Validation gets at most a fifth of the held-out problems.
+
+    Held-out problems alternate between families, each question once. Validation and evaluation
+    share no prompt.
+
+    Raises:
+        ValueError: no evaluation problem is left.
     """
-    families, held_out = {}, []
+    families = {}
+    held_out = []
     for name in names:
         families[name], rest = split_problems(
             make_family(name, num_problems, reader), holdout_fraction
@@ -126,8 +131,8 @@ def make_problem_sets(
     turns = [family[i] for i in range(longest) for family in held_out if i < len(family)]
     mixed = list({problem.question: problem for problem in reversed(turns)}.values())[::-1]
     count = max(1, min(num_validation, len(mixed) // 5)) if num_validation else 0
-    looked_at = {problem.key for problem in mixed[:count]}
-    evaluation = [problem for problem in mixed[count:] if problem.key not in looked_at][
+    validation_keys = {problem.key for problem in mixed[:count]}
+    evaluation = [problem for problem in mixed[count:] if problem.key not in validation_keys][
         :num_evaluation
     ]
     if not evaluation:

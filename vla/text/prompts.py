@@ -1,5 +1,4 @@
-"""Open prompts, which have no right answer: built in, or from a file; and what a model says to
-them."""
+"""Open prompts without a correct answer, built in or from a file, and sampling of completions."""
 
 from __future__ import annotations
 
@@ -37,9 +36,7 @@ REQUESTS = (
 
 @dataclass(frozen=True)
 class PromptSets:
-    """Prompts to train on, and prompts that only the reported numbers see. `rows`: the messages of
-    each prompt that a row of `source` gives, and where it stands.
-    """
+    """Training and evaluation prompts. `rows` maps prompts of a file to their messages."""
 
     train: list[str]
     evaluation: list[str]
@@ -51,9 +48,10 @@ class PromptSets:
         return self.rows[prompt].messages if prompt in self.rows else user_message(prompt)
 
     def keep_usable(self, chat: ChatFormat, width: int, reader: RowReader) -> PromptSets:
-        """The prompts that take at most `width` tokens; others are rows that cannot be used.
+        """The prompts that fit the chat template and `width` tokens; others are faulty rows.
 
-        Raises ValueError naming the first of them, and when none is left on one side.
+        Raises:
+            ValueError: no training or no evaluation prompt is left.
         """
 
         def fits(prompt: str) -> bool:
@@ -75,15 +73,15 @@ class PromptSets:
         )
         if not sets.train or not sets.evaluation:
             raise ValueError(
-                f"{self.source}: {len(sets.train)} training and {len(sets.evaluation)} held-out prompts take no more"
-                f" than text.generation.max_prompt_tokens ({width}): raise it"
+                f"{self.source}: {len(sets.train)} training and {len(sets.evaluation)} held-out "
+                f"prompts take no more than text.generation.max_prompt_tokens ({width}): raise it"
             )
         return sets
 
 
 @dataclass(frozen=True)
 class PromptRow:
-    """What a row of a file asks, and the row's name."""
+    """The messages of a row of a file, and the name of the row."""
 
     messages: tuple[Message, ...]
     where: str
@@ -91,8 +89,7 @@ class PromptRow:
 
 @dataclass(frozen=True)
 class Completion:
-    """One completion: the ids that were read and drawn, and the text they make. `finished`: it
-    ended by itself."""
+    """A completion: prompt and drawn token ids with their text; not `finished` if truncated."""
 
     prompt: str
     prompt_ids: list[int]
@@ -102,11 +99,13 @@ class Completion:
 
 
 def make_prompt_sets(settings: Prompts, reader: RowReader | None = None) -> PromptSets:
-    """Split prompts by a hash of their words. A prompt that stands in several rows is asked once.
+    """Prompts split by a hash of their words, each once.
 
-    Raises ValueError naming the row without a prompt, or when one side of the split is empty.
+    Raises:
+        ValueError: a row has no prompt, or one side of the split is empty.
     """
-    reader, rows = reader or RowReader(), dict[str, PromptRow]()
+    reader = reader or RowReader()
+    rows: dict[str, PromptRow] = {}
     if settings.path is None:
         prompts = [request.format(word) for word in WORDS.split() for request in REQUESTS]
     else:
@@ -119,8 +118,9 @@ def make_prompt_sets(settings: Prompts, reader: RowReader | None = None) -> Prom
         sides[is_held_out(key, settings.holdout_fraction)].append(prompt)
     if not sides[True] or not sides[False]:
         raise ValueError(
-            f"text.prompts.holdout_fraction ({settings.holdout_fraction}) leaves {len(sides[False])} training and"
-            f" {len(sides[True])} held-out prompts: choose another, or give more prompts"
+            f"text.prompts.holdout_fraction ({settings.holdout_fraction}) leaves "
+            f"{len(sides[False])} training and {len(sides[True])} held-out prompts: choose "
+            "another, or give more prompts"
         )
     if settings.path is not None:
         for limit, side, name in (
@@ -132,7 +132,7 @@ def make_prompt_sets(settings: Prompts, reader: RowReader | None = None) -> Prom
             (
                 settings.num_evaluation,
                 sides[True],
-                "held-out prompts are judged by (text.prompts.num_evaluation)",
+                "held-out prompts are used (text.prompts.num_evaluation)",
             ),
         ):
             if limit is not None and limit < len(side):
@@ -151,14 +151,14 @@ def _read_prompts(source: str, reader: RowReader) -> dict[str, PromptRow]:
             raise ValueError(f"{row.where}: has no text in the column prompt")
         return PromptRow(parse_prompt(row.values, row.where), row.where)
 
-    found = reader.read(source, use)
+    read = reader.read(source, use)
     unique: dict[str, PromptRow] = {}
-    for row in found:
+    for row in read:
         unique.setdefault(normalize_words(messages_to_text(row.messages)), row)
-    if len(unique) < len(found):
+    if len(unique) < len(read):
         reader.note(
             source,
-            f"{len(found) - len(unique)} rows ask again what an earlier row asks; each is asked once",
+            f"{len(read) - len(unique)} rows repeat the prompt of an earlier row; each counts once",
         )
     return {messages_to_text(row.messages): row for row in unique.values()}
 
@@ -175,8 +175,10 @@ def sample_completions(
     messages_for: Callable[[str], Sequence[Message]] = user_message,
     pieces: ResumableWork | None = None,
 ) -> list[list[Completion]]:
-    """`count` completions of every prompt; `messages_for` gives its messages. Every batch is one of
-    `pieces`."""
+    """`count` completions of every prompt; `messages_for` maps a prompt to its messages.
+
+    Every batch is one of `pieces`.
+    """
     device = next(policy.parameters()).device
     encoded = [chat.prompt(messages_for(prompt)) for prompt in prompts]
     return _complete(
@@ -192,12 +194,12 @@ def continue_prompts(
     width: int,
     pieces: ResumableWork | None = None,
 ) -> list[Completion]:
-    """One completion of each of the given ids; `prompts` name them."""
+    """One completion of each of the token ids `encoded`; `prompts` are their names."""
     device = next(policy.parameters()).device
-    said = _complete(
+    completions = _complete(
         policy, chat, list(prompts), list(encoded), 1, width, False, 64, device, pieces
     )
-    return [completions[0] for completions in said]
+    return [group[0] for group in completions]
 
 
 def _complete(
@@ -216,28 +218,30 @@ def _complete(
 
     def batch(start: int) -> list[list[Completion]]:
         part = encoded[start : start + step]
-        asked = [ids for ids in part for _ in range(count)]
-        decision = policy.act(observe_prompts(asked, width, policy.pad_id, device), greedy=greedy)
+        repeated = [ids for ids in part for _ in range(count)]
+        decision = policy.act(
+            observe_prompts(repeated, width, policy.pad_id, device), greedy=greedy
+        )
         drawn = [
             row[mask].tolist() for row, mask in zip(decision.action, decision.mask, strict=True)
         ]
         return [
             [
-                _said(chat, policy, prompts[start + i], ids, own)
-                for own in drawn[i * count : (i + 1) * count]
+                _make_completion(chat, policy, prompts[start + i], ids, completion)
+                for completion in drawn[i * count : (i + 1) * count]
             ]
             for i, ids in enumerate(part)
         ]
 
     batches = [partial(batch, start) for start in range(0, len(prompts), step)]
-    said = [
-        made() if pieces is None else pieces.next_value(list[list[Completion]], made)
-        for made in batches
+    completions = [
+        sample() if pieces is None else pieces.next_value(list[list[Completion]], sample)
+        for sample in batches
     ]
-    return list(chain.from_iterable(said))
+    return list(chain.from_iterable(completions))
 
 
-def _said(
+def _make_completion(
     chat: ChatFormat, policy: TextPolicy, prompt: str, prompt_ids: list[int], ids: list[int]
 ) -> Completion:
     return Completion(

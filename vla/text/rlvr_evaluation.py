@@ -1,9 +1,8 @@
-"""Evaluation of an RLVR run on held-out problems, and its results."""
+"""Evaluations of an RLVR run on held-out problems, and its results."""
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 from vla.evaluation.result import EvaluationResult, compare_results
 from vla.rewards.verifier_process import VerifierProcess
@@ -33,8 +32,10 @@ def evaluate_validation(run: Run, setup: RlvrSetup) -> SuccessRate:
 def load_or_evaluate(
     run: Run, setup: RlvrSetup, name: str, of: int | None = None
 ) -> EvaluationResult:
-    """Greedy answers to the evaluation problems, kept under a name; `of` is the number of RL
-    iterations before it."""
+    """Evaluate greedy answers to the evaluation problems, or load the result stored under `name`.
+
+    `of` is the number of RL iterations before the evaluation.
+    """
 
     def evaluate(pieces: ResumableWork) -> EvaluationResult:
         with run.stage("evaluation", seed_name="judge"):
@@ -52,7 +53,7 @@ def load_or_evaluate(
 
 
 def evaluate_sampled(run: Run, setup: RlvrSetup, of: int) -> dict[str, EvaluationResult]:
-    """Several sampled answers to every evaluation problem (`text.num_samples`), kept."""
+    """Results of `text.num_samples` sampled answers to every evaluation problem; stored."""
     settings = setup.settings
 
     def sample(pieces: ResumableWork) -> dict[str, EvaluationResult]:
@@ -77,16 +78,16 @@ def evaluate_sampled(run: Run, setup: RlvrSetup, of: int) -> dict[str, Evaluatio
 
 
 def verifier_failures(process: VerifierProcess, processes: Processes) -> dict[str, int]:
-    """How often verifiers failed in all processes, by reason."""
+    """Number of verifier failures in all processes, by reason."""
     counts = (Counter(failures) for failures in processes.gather(process.failures))
     return dict(sum(counts, Counter()))
 
 
 def rlvr_results(
     before: EvaluationResult, after: EvaluationResult, setup: RlvrSetup, failures: dict[str, int]
-) -> dict[str, Any]:
-    """The numbers of the run, by family where there are several."""
-    results: dict[str, Any] = {
+) -> dict[str, object]:
+    """Results of the run, by family where there are several."""
+    results: dict[str, object] = {
         "before": before.without_outputs(),
         "after": after.without_outputs(),
         "comparison": compare_results(before, after, noun="problems"),

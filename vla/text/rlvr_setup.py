@@ -1,4 +1,4 @@
-"""The parts of an RLVR run: problems, model, environments, curriculum."""
+"""The parts of an RLVR run: problems, model, environments and curriculum."""
 
 from __future__ import annotations
 
@@ -26,13 +26,12 @@ from vla.training.distributed import Processes, broadcast_weights, shard_rows
 from vla.training.run import Run
 
 CALL_TOKENS = 8
-"""Tokens of <calc> and </calc> beside the expression."""
+"""Tokens of <calc> and </calc> around the expression."""
 
 
 @dataclass(frozen=True)
 class RlvrSetup:
-    """The parts of a run. `held_out` asks the validation problems and after them the evaluation
-    problems."""
+    """The parts of a run; `held_out` holds the validation, then the evaluation problems."""
 
     settings: Rlvr
     sets: ProblemSets
@@ -59,8 +58,9 @@ class RlvrSetup:
 def set_up_rlvr(run: Run, config: TextConfig, reader: RowReader, rewards: Rewards) -> RlvrSetup:
     """Read the problems, load the model and build the rest; `reader` counts the rows of files.
 
-    Raises ValueError where a verifier cannot be loaded, a problem does not fit, or the model has too
-    few positions.
+    Raises:
+        ValueError: a verifier cannot be imported, no problem fits the settings, or the model has
+            too few positions.
     """
     settings = config.text
     assert isinstance(settings, Rlvr)
@@ -72,12 +72,12 @@ def set_up_rlvr(run: Run, config: TextConfig, reader: RowReader, rewards: Reward
         sets = sets.keep_usable(parts.chat, width, "text.max_prompt_tokens", reader)
         setup = make_setup(run, config, settings, sets, parts, rewards)
     reader.report_lines(run.progress.print_line)
-    asked = {
+    counts = {
         "text.num_evaluation": (settings.num_evaluation, len(sets.evaluation)),
         "text.num_validation": (settings.num_validation, len(sets.validation)),
         "rl.num_start_states": (config.rl.num_start_states, len(sets.train)),
     }
-    for line in describe_shortfalls(asked):
+    for line in describe_shortfalls(counts):
         run.progress.print_line(line)
     if run.processes.is_main:
         write_json(run.folder.path / "problems.json", sets.manifest())
@@ -97,7 +97,7 @@ def make_rlvr_problem_sets(settings: Rlvr, reader: RowReader) -> ProblemSets:
 
 
 def load_parts(config: TextConfig, settings: Rlvr, sets: ProblemSets) -> LanguageParts:
-    """The model and what belongs to it."""
+    """The language model; a tool adds its instruction to the system message."""
     system = settings.system
     if settings.tool == "calculator":
         system = f"{system} {INSTRUCTION}" if system else INSTRUCTION
@@ -113,20 +113,24 @@ def make_setup(
     parts: LanguageParts,
     rewards: Rewards,
 ) -> RlvrSetup:
-    """Policy, environments and curriculum. Raises ValueError where the model has too few
-    positions."""
-    room = max_completion_tokens(settings)
+    """Policy, environments and curriculum.
+
+    Raises:
+        ValueError: the model has too few positions.
+    """
+    max_new_tokens = max_completion_tokens(settings)
     width = max_prompt_tokens(settings, parts.chat)
     sampling = Sampling(**settings.sampling.model_dump())
     value_head = config.algorithm.traits.needs_values
-    policy = parts.policy(sampling, room, value_head, settings.num_beams)
+    policy = parts.policy(sampling, max_new_tokens, value_head, settings.num_beams)
     broadcast_weights(policy, run.processes)
     names = (
-        f"text.max_prompt_tokens ({settings.max_prompt_tokens}) and text.max_new_tokens ({room})"
+        f"text.max_prompt_tokens ({settings.max_prompt_tokens}) and "
+        f"text.max_new_tokens ({max_new_tokens})"
     )
     if settings.tool is not None:
         names += f" over text.max_turns ({settings.max_turns})"
-    parts.check_context(width + room, names)
+    parts.check_context(width + max_new_tokens, names)
     tool = calculator_tool if settings.tool == "calculator" else None
 
     def environment(problems: Sequence[Problem], num_envs: int) -> TextEnvironment:
@@ -136,7 +140,7 @@ def make_setup(
 
     group_size = config.rl.group_size
     num_starts = int(config.rl.num_start_states * settings.max_batch_growth)
-    num_rows = rollout_batch_size(num_starts * group_size, group_size, width, room)
+    num_rows = rollout_batch_size(num_starts * group_size, group_size, width, max_new_tokens)
     return RlvrSetup(
         settings=settings,
         sets=sets,
@@ -145,7 +149,7 @@ def make_setup(
         observe=partial(observe_prompts, width=width, pad_id=parts.pad_id, device=parts.device),
         training=environment(sets.train, num_rows),
         held_out=environment(
-            [*sets.validation, *sets.evaluation], evaluation_batch_size(width, room)
+            [*sets.validation, *sets.evaluation], evaluation_batch_size(width, max_new_tokens)
         ),
         curriculum=make_curriculum(sets, settings.curriculum_threshold, run.seed("problems")),
         processes=run.processes,
@@ -153,7 +157,7 @@ def make_setup(
 
 
 def make_curriculum(sets: ProblemSets, curriculum_threshold: float | None, seed: int) -> Curriculum:
-    """The families in their order, by the numbers of their problems."""
+    """The curriculum over the families in their order."""
     numbers = []
     start = 0
     for family in sets.families.values():
@@ -163,13 +167,13 @@ def make_curriculum(sets: ProblemSets, curriculum_threshold: float | None, seed:
 
 
 def max_completion_tokens(settings: Rlvr) -> int:
-    """Tokens that a completion may take; the tags of a call need some."""
+    """Most tokens of a completion, including the tags of a tool call."""
     tags = 0 if settings.tool is None else CALL_TOKENS
     return settings.max_new_tokens or max_answer_tokens(settings.families) + tags
 
 
 def max_prompt_tokens(settings: Rlvr, chat: ChatFormat) -> int:
-    """Tokens that a prompt may take. With a tool the earlier turns are part of it."""
+    """Most tokens of a prompt. With a tool it includes the earlier turns."""
     if settings.tool is None:
         return settings.max_prompt_tokens
     answer = len(chat.next_turn({"role": "tool", "content": "0"}, finished=False)) + LONGEST_RESULT

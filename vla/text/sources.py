@@ -1,5 +1,4 @@
-"""Texts that a language model learns from or is judged by: sources by name, split, as token ids, in
-a mixture."""
+"""Sources of texts for SFT: named, split by prompt, encoded and drawn as a mixture."""
 
 from __future__ import annotations
 
@@ -30,7 +29,7 @@ from vla.training.distributed import SINGLE_PROCESS, Processes, shard_rows
 
 @dataclass(frozen=True)
 class Source:
-    """One source, split: texts to learn, and texts for the perplexity that is reported."""
+    """A source, split into training texts and held-out texts for the perplexity."""
 
     name: str
     train: list[Conversation]
@@ -43,11 +42,13 @@ def read_source(
     setting: str = "text.holdout_fraction",
     reader: RowReader | None = None,
 ) -> Source:
-    """A problem family by name, or a file or hub data set; the split is by a hash of the prompt,
-    for a chat of its first user message. `setting` is what people call `fraction`; `reader` counts
-    the rows of files.
+    """Read a problem family, a file or a hub data set, and split it by a hash of the prompt.
 
-    Raises ValueError when one side of the split is empty.
+    The prompt of a chat is its first user message. `setting` names `fraction` in messages; `reader`
+    counts the rows of files.
+
+    Raises:
+        ValueError: one side of the split is empty.
     """
     if ARITHMETIC.fullmatch(name) or name in WORD_FAMILIES or name.startswith(GYM_PREFIX):
         conversations = [
@@ -67,8 +68,9 @@ def read_source(
     if not sides[True] or not sides[False]:
         num_prompts = len({conversation.key for conversation in conversations})
         raise ValueError(
-            f"{setting} ({fraction}) leaves {len(sides[False])} training and {len(sides[True])} held-out texts of"
-            f" {name}, which begin with {num_prompts} different prompts: choose another, or give more prompts"
+            f"{setting} ({fraction}) leaves {len(sides[False])} training and {len(sides[True])} "
+            f"held-out texts of {name}, which begin with {num_prompts} different prompts: choose "
+            "another, or give more prompts"
         )
     return Source(name, sides[False], sides[True])
 
@@ -80,10 +82,12 @@ def packed_logprobs(
     branches: bool = False,
     autocast: torch.dtype | None = None,
 ) -> tuple[Float[Tensor, "K"], Tensor]:
-    """(log-probability of every learned token, number of its text), several texts a row; a row each
-    for models with sliding windows; one row for those that go along `branches`.
+    """(log-probability of every token with loss, index of its text), several texts in a row.
+
+    Models with sliding windows get one text in a row, prefix trees (`branches`) are one row.
     """
-    device, pairs = next(model.parameters()).device, [(text.ids, text.learned) for text in texts]
+    device = next(model.parameters()).device
+    pairs = [(text.ids, text.learned) for text in texts]
     packed = pack_texts(pairs, row_tokens, uses_full_attention(model), device, branches)
     rows = packed.rows
     with torch.autocast(device.type, autocast, enabled=autocast is not None):
@@ -93,22 +97,21 @@ def packed_logprobs(
 
 
 def count_loss_tokens(texts: Sequence[EncodedConversation]) -> int:
-    """Tokens that carry loss; the first token of a text is predicted from nothing and carries
-    none."""
+    """Number of tokens with loss; the first token of a text has no prediction and no loss."""
     return sum(sum(text.learned[1:]) for text in texts)
 
 
 @torch.no_grad()
 def cross_entropy(
-    logprobs_of: Callable[[Sequence[EncodedConversation]], tuple[Tensor, Tensor]],
+    compute_logprobs: Callable[[Sequence[EncodedConversation]], tuple[Tensor, Tensor]],
     texts: Sequence[EncodedConversation],
-    at_once: int,
+    texts_per_pass: int,
     processes: Processes = SINGLE_PROCESS,
 ) -> float:
-    """Nats per learned token; `logprobs_of` gives what `packed_logprobs` does."""
+    """Mean cross-entropy (nats) per token with loss; `compute_logprobs` as `packed_logprobs`."""
     total = sum(
-        -float(logprobs_of(texts[i : i + at_once])[0].sum())
-        for i in shard_rows(range(0, len(texts), at_once), processes)
+        -float(compute_logprobs(texts[i : i + texts_per_pass])[0].sum())
+        for i in shard_rows(range(0, len(texts), texts_per_pass), processes)
     )
     return float(
         processes.reduce_sum(torch.tensor(total, dtype=torch.float64))
@@ -116,23 +119,23 @@ def cross_entropy(
 
 
 def training_texts(sources: Sequence[Source]) -> list[str]:
-    """Everything that stands in the training texts, for a vocabulary."""
+    """All strings of the training texts, to train a tokenizer on."""
     conversations = [conversation for source in sources for conversation in source.train]
-    said = [
+    contents = [
         message["content"] for conversation in conversations for message in conversation.messages
     ]
-    return [*said, *(conversation.text for conversation in conversations if conversation.text)]
+    return [*contents, *(conversation.text for conversation in conversations if conversation.text)]
 
 
 @dataclass(frozen=True)
 class TokenLimit:
-    """The most tokens that a text may take, and what people call that number."""
+    """The most tokens of a text, and the name of the limit in messages."""
 
     num_tokens: int
     name: str
 
     def within(self, context: int | None) -> TokenLimit:
-        """No more than the model has positions for; None: it has any number of them."""
+        """The limit, or the positions of the model if they are fewer (None: unlimited)."""
         if context is None or context >= self.num_tokens:
             return self
         return TokenLimit(context, "the number of positions of the model")
@@ -142,32 +145,36 @@ def encode_conversations(
     chat: ChatFormat,
     source: str,
     conversations: Sequence[Conversation],
-    room: TokenLimit,
+    limit: TokenLimit,
     reader: RowReader | None = None,
 ) -> list[EncodedConversation]:
-    """Token ids of conversations of a source; those that the template refuses, or that are too
-    long, are rows that cannot be used.
+    """Token ids of the conversations of a source.
 
-    Raises ValueError naming the first of them, and where none is left.
+    Conversations that the chat template refuses, or above the limit, are faulty rows of `reader`.
+
+    Raises:
+        ValueError: no conversation is left.
     """
-    reader, found = reader or RowReader(), list[EncodedConversation]()
+    reader = reader or RowReader()
+    texts: list[EncodedConversation] = []
     for conversation in conversations:
         try:
             encoded = encode_conversation(chat, conversation)
-            if len(encoded.ids) > room.num_tokens:
+            if len(encoded.ids) > limit.num_tokens:
                 raise ValueError(
-                    f"{conversation.where}: takes {len(encoded.ids)} tokens, {room.name} is {room.num_tokens}: raise"
-                    " it, or shorten the text"
+                    f"{conversation.where}: takes {len(encoded.ids)} tokens, {limit.name} is "
+                    f"{limit.num_tokens}: raise it, or shorten the text"
                 )
         except ValueError as error:
             reader.skip_row(source, str(error))
         else:
-            found.append(encoded)
-    if not found:
+            texts.append(encoded)
+    if not texts:
         raise ValueError(
-            f"{source}: none of {len(conversations)} texts fits ({room.name} is {room.num_tokens})"
+            f"{source}: none of {len(conversations)} texts fits "
+            f"({limit.name} is {limit.num_tokens})"
         )
-    return found
+    return texts
 
 
 def draw_mixture(
@@ -176,7 +183,7 @@ def draw_mixture(
     count: int,
     seed: int,
 ) -> list[EncodedConversation]:
-    """`count` texts of the sources, by weight; at least one."""
+    """`count` texts of the sources, drawn by weight; at least one."""
     order = mixture_order(
         [len(texts) for texts in train], weights or [1.0] * len(train), max(count, 1), seed
     )

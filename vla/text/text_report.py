@@ -1,5 +1,4 @@
-"""The report of a text run: one HTML page with the numbers, the curves, and what the model said
-before and after."""
+"""The report of a text run: an HTML page with numbers, curves, and answers before and after."""
 
 from __future__ import annotations
 
@@ -7,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
+from typing import Any, TypeGuard
 
 from vla.evaluation.result import EvaluationResult, ResultComparison
 from vla.files.reading import read_yaml
@@ -65,11 +64,10 @@ CURVES: tuple[tuple[str, str, Mapping[str, str]], ...] = (
         {"approx_kl": "to the acting policy", "kl_reference": "to the reference"},
     ),
 )
-"""Curves over iterations of RL: title, unit, {metric: name}; those whose metrics are not there are
-left out."""
+"""Charts over RL iterations: title, unit, {metric: name}. Charts without data are left out."""
 MIN_INFORMATIVE = {"open_families": 1.0, "approx_kl": 1e-6, "clip_fraction": 0.0}
-"""A metric that never passes this says nothing: one family all along, or rounding where every
-update is on-policy."""
+"""Curves that never rise above these values are left out: a single family, or rounding errors of
+on-policy updates."""
 NUM_ANSWERS = 12
 DATA_SETTINGS = (
     "name",
@@ -86,13 +84,12 @@ DATA_SETTINGS = (
     "rewards",
     "gold",
 )
-"""The settings of a text run that say what it learned from and was judged on."""
+"""Settings of a text run that describe its training and evaluation data."""
 
 
 @dataclass(frozen=True)
 class AnswerPair:
-    """What was said to one question before and after; whether it was right, where that means
-    something."""
+    """Answers to one question before and after training, and their correctness where defined."""
 
     question: str
     note: str
@@ -105,8 +102,9 @@ class AnswerPair:
 def write_report(
     folder: RunFolder, title: str, results: Mapping[str, Any], pairs: Sequence[AnswerPair]
 ) -> None:
-    """Write report.html, complete in itself. The first `pairs` are shown side by side."""
-    sessions, path = read_sessions(folder.path) or [{}], folder.path / "config.yaml"
+    """Write report.html without external files. It shows the first `pairs` side by side."""
+    sessions = read_sessions(folder.path) or [{}]
+    path = folder.path / "config.yaml"
     settings = read_yaml(path) if path.exists() else {}
     data = {
         name: value for name, value in settings.get("text", {}).items() if name in DATA_SETTINGS
@@ -115,7 +113,9 @@ def write_report(
         number_tiles(headline_tiles(results)),
         section(
             "Before and after",
-            interval_chart("Share that is right", "95 % Wilson interval", rate_intervals(results)),
+            interval_chart(
+                "Share of correct answers", "95 % Wilson interval", rate_intervals(results)
+            ),
             result_facts(results),
             note="The same held-out prompts before and after.",
         ),
@@ -135,59 +135,63 @@ def write_report(
 def finish_run(
     run: Run,
     title: str,
-    results: Mapping[str, Any],
+    results: Mapping[str, object],
     pairs: Sequence[AnswerPair],
     parts: LanguageParts,
-) -> dict[str, Any]:
-    """Write results and report, and last the model: the largest, for which there may be no room.
-    The results, with what all sessions of the run have cost.
+) -> dict[str, object]:
+    """Write results, report and model; returns the results with the costs of all sessions.
+
+    The model is last: it is the largest, and a full disk then leaves results and report.
     """
     run.results |= results
     run.write_results()
-    whole = {name: value for name, value in run.results.items() if name != "stages"}
+    final = {name: value for name, value in run.results.items() if name != "stages"}
     if run.processes.is_main:
-        write_report(run.folder, title, whole, pairs)
+        write_report(run.folder, title, final, pairs)
         save_language_model(parts, run.folder.path / "model")
-    return whole
+    return final
 
 
 def headline_tiles(results: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """The numbers that matter: success or gold reward after and before, the change, time and
-    memory."""
-    found = nothing_learned_tile(results)
+    """The main numbers: success or gold reward after and before, change, time and memory."""
+    tiles = nothing_learned_tile(results)
     for when in ("after", "before"):
-        rate, gold = results.get(when), results.get(f"gold {when}")
+        rate = results.get(when)
+        gold = results.get(f"gold {when}")
         if is_rate(rate):
             low, high = (100 * bound for bound in rate.interval)
             under = f"{rate.num_successes} of {rate.n}; 95 % interval {low:.1f} to {high:.1f} %"
-            found[f"Right {when}, {rate.decoding}"] = (f"{100 * rate.mean:.1f} %", under)
-        elif gold is not None:
+            tiles[f"Right {when}, {rate.decoding}"] = (f"{100 * rate.mean:.1f} %", under)
+        elif isinstance(gold, EvaluationResult):
             low, high = gold.interval
-            found[f"Gold reward {when}"] = (
+            tiles[f"Gold reward {when}"] = (
                 f"{gold.mean:.3f}",
                 f"{low:.3f} to {high:.3f}, n = {gold.n}",
             )
     test = results.get("comparison")
     if isinstance(test, ResultComparison):
-        found["Gained"] = (
+        tiles["Gained"] = (
             format_points(test.difference),
             f"points; McNemar exact p = {test.p_value:.2g}",
         )
     if isinstance(results.get("seconds"), Mapping):
-        found["Time"] = cost_tile(results["seconds"]["total"], results.get("peak_memory_bytes", 0))
-    return found
+        tiles["Time"] = cost_tile(results["seconds"]["total"], results.get("peak_memory_bytes", 0))
+    return tiles
 
 
-def rate_intervals(results: Mapping[str, Any]) -> list[Interval]:
-    """Every rate of before and after: of all problems, then of each family."""
-    pairs = {"all problems": {when: results.get(when) for when in ("before", "after")}}
+def rate_intervals(results: Mapping[str, object]) -> list[Interval]:
+    """Success rates before and after: of all problems, then of each family."""
+    pairs: dict[str, Mapping[str, object]] = {
+        "all problems": {when: results.get(when) for when in ("before", "after")}
+    }
     pairs |= {name: value for name, value in results.items() if is_rate_pair(value)}
     return [
         Interval(
             name.removeprefix("family "),
             when,
             rate.mean,
-            *rate.interval,
+            rate.interval[0],
+            rate.interval[1],
             f"{100 * rate.mean:.1f} %  ({rate.num_successes}/{rate.n})",
         )
         for name, pair in pairs.items()
@@ -196,46 +200,46 @@ def rate_intervals(results: Mapping[str, Any]) -> list[Interval]:
     ]
 
 
-def is_rate(value: Any) -> bool:
-    """Whether it is a result of successes."""
+def is_rate(value: object) -> TypeGuard[EvaluationResult]:
+    """True for an evaluation result of successes."""
     return isinstance(value, EvaluationResult) and value.metric == "success"
 
 
-def is_rate_pair(value: Any) -> bool:
-    """Whether it is a rate before and one after."""
+def is_rate_pair(value: object) -> TypeGuard[Mapping[str, object]]:
+    """True for success rates before and after."""
     return isinstance(value, Mapping) and any(map(is_rate, value.values()))
 
 
-def result_facts(results: Mapping[str, Any]) -> str:
-    """{name: value} in two columns; the time has a chart of its own."""
-    known = {name: value for name, value in results.items() if name not in ("seconds", "rl")}
+def result_facts(results: Mapping[str, object]) -> str:
+    """The results as {name: value} in two columns, without those that have a chart."""
+    facts = {name: value for name, value in results.items() if name not in ("seconds", "rl")}
     return fact_list(
         {
             name.removesuffix("_bytes").replace("_", " "): format_value(value, name)
-            for name, value in known.items()
+            for name, value in facts.items()
         }
     )
 
 
-def format_value(value: Any, name: str = "") -> Any:
-    """A value as it is read: before and after in one line, bytes as GiB."""
+def format_value(value: object, name: str = "") -> object:
+    """A value for the report: before and after in one line, bytes as GiB."""
     if isinstance(value, Mapping) and set(value) == {"before", "after"}:
         return Markup(f"{to_html(value['before'])} before, {to_html(value['after'])} after")
-    return f"{value / 2**30:.2f} GiB" if name.endswith("_bytes") else value
+    if name.endswith("_bytes") and isinstance(value, int | float):
+        return f"{value / 2**30:.2f} GiB"
+    return value
 
 
-def training_charts(records: Records, results: Mapping[str, Any]) -> list[str]:
-    """What there are at least two points of, and what says something: success first, losses
-    last."""
+def training_charts(records: Records, results: Mapping[str, object]) -> list[str]:
+    """Charts of the metrics with at least two points, success first, losses last."""
     rl = stage_records(records, "rl")
-    same = all(
-        r.get("return_mean") == r.get("success") for r in rl
-    )  # the reward is success: one chart says it all
+    # where the reward is success, one chart shows both
+    reward_is_success = all(r.get("return_mean") == r.get("success") for r in rl)
     drawn = [success_over_training(rl, results)]
     for title, unit, names in CURVES:
-        telling = {key: name for key, name in names.items() if is_informative(rl, key)}
-        if telling and not (title == "Reward" and same):
-            drawn.append(metric_chart(rl, title, unit, telling))
+        informative = {key: name for key, name in names.items() if is_informative(rl, key)}
+        if informative and not (title == "Reward" and reward_is_success):
+            drawn.append(metric_chart(rl, title, unit, informative))
     for stage in dict.fromkeys(str(record.get("stage")) for record in records if "loss" in record):
         rows = stage_records(records, stage)
         if stage != "rl" and len(rows) > 1:
@@ -244,35 +248,38 @@ def training_charts(records: Records, results: Mapping[str, Any]) -> list[str]:
                     rows, f"Loss: {stage.replace('_', ' ')}", "", {"loss": "training loss"}, "step"
                 )
             )
-    return [one for one in drawn if one]
+    return [svg for svg in drawn if svg]
 
 
 def is_informative(records: Records, key: str) -> bool:
-    """Whether a metric has a curve that passes the least it must."""
+    """True for a metric with two points or more, one of them above `MIN_INFORMATIVE`."""
     values = [record[key] for record in records if record.get(key) is not None]
     return len(values) > 1 and max(values) > MIN_INFORMATIVE.get(key, -math.inf)
 
 
-def success_over_training(rl: Records, results: Mapping[str, Any]) -> str:
-    """Success over training: sampled, on what is trained; greedy on validation; before and after on
-    held-out ones."""
-    told = [r for r in rl if "episodes" in r]
+def success_over_training(rl: Records, results: Mapping[str, object]) -> str:
+    """Success over training: sampled on training problems, greedy on the others."""
+    records = [r for r in rl if "episodes" in r]
     ends = [results.get("before"), results.get("after")]
-    if len(told) < 2 or not all(map(is_rate, ends)):
+    rates = [end for end in ends if is_rate(end)]
+    if len(records) < 2 or len(rates) < 2:
         return ""
     validated = [r for r in rl if r.get("validation_success") is not None]
     sizes = [round(r["validation_starts"]) for r in validated]
     return success_chart(
         [
             rate_curve(
-                "training problems, sampled", told, "success", [round(r["episodes"]) for r in told]
+                "training problems, sampled",
+                records,
+                "success",
+                [round(r["episodes"]) for r in records],
             ),
             rate_curve("validation, greedy", validated, "validation_success", sizes),
             rates_with_intervals(
                 "held-out, greedy, before and after",
                 [
-                    (step, end.success_rate)
-                    for step, end in zip((0.0, told[-1]["step"]), ends, strict=True)
+                    (step, rate.success_rate)
+                    for step, rate in zip((0.0, records[-1]["step"]), rates, strict=True)
                 ],
             ),
         ]
@@ -280,7 +287,7 @@ def success_over_training(rl: Records, results: Mapping[str, Any]) -> str:
 
 
 def answers_table(pairs: Sequence[AnswerPair]) -> str:
-    """Answers side by side."""
+    """A table of answers before and after."""
     rows = [
         (
             Markup(f"{escape(pair.question)}<br><small>{escape(pair.note)}</small>"),
@@ -293,7 +300,7 @@ def answers_table(pairs: Sequence[AnswerPair]) -> str:
 
 
 def answer_cell(text: str, right: bool | None) -> Markup:
-    """What was said, and whether it is right."""
+    """An answer with a mark of its correctness."""
     mark = (
         ""
         if right is None

@@ -1,5 +1,4 @@
-"""A tiny random Llama-style language model with a tokenizer of its own, for tests and smoke runs in
-seconds."""
+"""A tiny Llama-style language model with random weights and its own tokenizer, for tests."""
 
 from __future__ import annotations
 
@@ -22,12 +21,11 @@ def tiny_language_model(
     weight_scale: float = 0.02,
     seed: int = 0,
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
-    """(model, tokenizer): random weights that depend on `seed` alone; the tokenizer is trained on
-    `texts`.
+    """(model, tokenizer): weights by `seed` alone, and a tokenizer trained on `texts`.
 
-    `weight_scale` is the standard deviation of the weights; with .02 every next token is about as
-    likely as any other. Grouped queries (two query heads a key head) and tied embeddings, as in the
-    models it stands for.
+    `weight_scale` is the standard deviation of the weights; with .02 all next tokens are about
+    equally likely. Like real models it has grouped queries (two query heads per key head) and tied
+    embeddings.
     """
     tokenizer = train_tokenizer(texts, vocab_size)
     config = LlamaConfig(

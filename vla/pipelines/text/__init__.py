@@ -1,1 +1,1 @@
-"""The recipes of `mode=text`, one a file; run.py selects one."""
+"""The recipes of `mode=text`, one in each file; run.py selects one."""

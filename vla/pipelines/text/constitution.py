@@ -1,12 +1,9 @@
-"""Constitutional AI (Bai 2022): answers are criticized and revised by the model itself, then
-learned.
+"""Constitutional AI (Bai 2022): the model critiques and revises its own answers, then learns them.
 
-First SFT on the last revisions, then a preference for the revision over the first answer.
+SFT on the last revisions comes first, then preference training of revisions over first answers.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 from vla.config.text import Constitution, TextConfig
 from vla.preference.objective import make_objective
@@ -21,20 +18,28 @@ from vla.training.resumable_work import ResumableWork, load_or_compute
 from vla.training.run import Run
 
 
-def run_constitution(config: TextConfig, run: Run) -> dict[str, Any]:
-    """Answers, critiques and revisions; SFT and preference training on them; gold reward before and
-    after."""
+def run_constitution(config: TextConfig, run: Run) -> dict[str, object]:
+    """Sample answers, revise them, then train by SFT and by preferences; returns the results.
+
+    Raises:
+        ValueError: no revision differs from its answer.
+    """
     settings = config.text
     assert isinstance(settings, Constitution)
     objective = make_objective(**config.preference.model_dump())
     principles = read_constitution(settings.constitution)
-    mode = OpenEndedRun.start(config, run, settings.generation, settings.prompts, settings.gold)
-    before = mode.evaluate("before")
-    answers = [said[0] for said in mode.sample_answers("answers", mode.prompts.train, 1)]
+    open_ended = OpenEndedRun.start(
+        config, run, settings.generation, settings.prompts, settings.gold
+    )
+    before = open_ended.evaluate("before")
+    answers = [
+        completions[0]
+        for completions in open_ended.sample_answers("answers", open_ended.prompts.train, 1)
+    ]
 
     def make(pieces: ResumableWork) -> list[Revision]:
         with run.stage("revise"):
-            return revise(mode, answers, principles, settings.rounds, pieces)
+            return revise(open_ended, answers, principles, settings.rounds, pieces)
 
     revisions: list[Revision] = load_or_compute(run, "revised", list[Revision], make)
     examples = [Example(r.first.prompt_ids, r.last.ids) for r in complete_revisions(revisions)]
@@ -49,18 +54,22 @@ def run_constitution(config: TextConfig, run: Run) -> dict[str, Any]:
         )
     sft = example_settings(settings.sft, len(examples), "text.sft")
     with TrainingStage(run, "sft", sft.num_steps) as stage:
-        fit_examples(mode.training_policy, examples, sft, run.seed("sft"), stage)
+        fit_examples(open_ended.training_policy, examples, sft, run.seed("sft"), stage)
     fit = example_settings(settings.fit, len(comparisons), "text.fit")
     with TrainingStage(run, "fit", fit.num_steps) as stage:
-        fit_comparisons(mode.training_policy, comparisons, objective, fit, run.seed("fit"), stage)
+        fit_comparisons(
+            open_ended.training_policy, comparisons, objective, fit, run.seed("fit"), stage
+        )
     gold = {
-        "first": mean_gold(mode, [r.first for r in revisions]),
-        "last": mean_gold(mode, [r.last for r in revisions]),
+        "first": mean_gold(open_ended, [r.first for r in revisions]),
+        "last": mean_gold(open_ended, [r.last for r in revisions]),
     }
     results = {"revised answers": len(examples), "gold reward of answers": gold}
-    return mode.finish("Constitution: critique, revision, SFT and preference", before, results)
+    return open_ended.finish(
+        "Constitution: critique, revision, SFT and preference", before, results
+    )
 
 
-def mean_gold(mode: OpenEndedRun, answers: list[Completion]) -> float:
+def mean_gold(open_ended: OpenEndedRun, answers: list[Completion]) -> float:
     """Mean gold reward of answers."""
-    return sum(mode.gold(answer.prompt, answer.text) for answer in answers) / len(answers)
+    return sum(open_ended.gold(answer.prompt, answer.text) for answer in answers) / len(answers)

@@ -1,11 +1,11 @@
-"""Preference optimization: comparisons from a file, or sampled from the policy and judged, in
-rounds (iterative DPO).
+"""Preference optimization on comparisons of a file, or on sampled comparisons labelled by a judge.
+
+Sampled comparisons are drawn anew from the policy in every round (iterative DPO).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeGuard
 
 from vla.config.text import TextConfig, TextPreference
 from vla.data.rows import RowReader
@@ -26,78 +26,80 @@ from vla.text.preference_training import (
 from vla.training.run import Run
 
 DEFAULT_KEEP_FRACTION = 0.75
-"""Share of the sampled comparisons that are learned, those with the largest margins, where nothing
-else is said."""
+"""Share of sampled comparisons used for training where `text.keep_fraction` is null: those with the
+largest margins."""
 
 
-def run_preference(config: TextConfig, run: Run) -> dict[str, Any]:
-    """Evaluate, train in rounds, evaluate again."""
+def run_preference(config: TextConfig, run: Run) -> dict[str, object]:
+    """Evaluate, train in rounds, evaluate again; returns the results."""
     settings = config.text
     assert isinstance(settings, TextPreference)
     objective = make_objective(**config.preference.model_dump())
     reader = RowReader(settings.on_bad_row)
+    path = settings.comparisons
     rows = None
-    if settings.comparisons is not None:
-        held_out = settings.prompts.holdout_fraction
-        rows = read_comparisons(
-            settings.comparisons, objective, held_out, settings.keep_fraction, reader
-        )
-    mode = OpenEndedRun.start(
+    if path is not None:  # faults of the file are reported before the model is loaded
+        holdout = settings.prompts.holdout_fraction
+        rows = read_comparisons(path, objective, holdout, settings.keep_fraction, reader)
+    open_ended = OpenEndedRun.start(
         config, run, settings.generation, settings.prompts, settings.gold, reader
     )
-    given = None if rows is None else encode_file_rows(mode, settings.comparisons, rows)
-    before = mode.evaluate("before")
-    results = {}
+    stored: Sequence[Comparison | BinaryExample] | None = None
+    if path is not None and rows is not None:
+        stored = encode_file_rows(open_ended, path, rows)
+    before = open_ended.evaluate("before")
+    results: dict[str, object] = {}
     for number in range(settings.rounds):
-        comparisons, num_undecided = given, 0
+        comparisons = stored
+        num_undecided = 0
         if comparisons is None:
             comparisons, num_undecided = sample_comparisons(
-                mode,
+                open_ended,
                 settings.judge,
                 settings.samples_per_prompt,
                 number,
                 settings.keep_fraction or DEFAULT_KEEP_FRACTION,
                 whole=isinstance(objective, PlackettLuce),
             )
-        values = train_round(mode, comparisons, objective, settings, number)
-        results[f"round {number + 1}"] = {"undecided prompts": num_undecided, **values}
-        shown = ", ".join(f"{k} {v}" for k, v in results[f"round {number + 1}"].items())
-        run.progress.print_line(f"round {number + 1}: {shown}")
-    return mode.finish(f"Preferences: {config.preference.name}", before, results)
+        values = train_round(open_ended, comparisons, objective, settings, number)
+        values = {"undecided prompts": num_undecided, **values}
+        results[f"round {number + 1}"] = values
+        text = ", ".join(f"{name} {value}" for name, value in values.items())
+        run.progress.print_line(f"round {number + 1}: {text}")
+    return open_ended.finish(f"Preferences: {config.preference.name}", before, results)
 
 
 def train_round(
-    mode: OpenEndedRun,
-    comparisons: Sequence[Comparison] | Sequence[BinaryExample],
+    open_ended: OpenEndedRun,
+    rows: Sequence[Comparison | BinaryExample],
     objective: Objective,
     settings: TextPreference,
     number: int,
-) -> dict[str, Any]:
-    """Train one round; how many comparisons, and what share of the held-out ones the policy orders
-    right."""
-    run = mode.run
+) -> dict[str, object]:
+    """Train one round; returns the numbers of comparisons and the accuracy on those held out."""
+    run = open_ended.run
+    policy = open_ended.training_policy
     name = f"fit {number + 1}" if settings.rounds > 1 else "fit"
     seed = run.seed("fit", number)
-    if is_binary_feedback(comparisons):
-        assert isinstance(objective, KTO), "rows were checked"
-        training = example_settings(settings.fit, len(comparisons), "text.fit")
+    feedback = [row for row in rows if isinstance(row, BinaryExample)]
+    if feedback:
+        assert isinstance(objective, KTO), "read_comparisons refuses other objectives"
+        training = example_settings(settings.fit, len(feedback), "text.fit")
         with TrainingStage(run, name, training.num_steps) as stage:
-            fit_kto(mode.training_policy, comparisons, objective, training, seed, stage)
-        epochs = round(training.num_epochs(len(comparisons)), 3)
-        return {"thumbs": len(comparisons), "epochs": epochs}
-    train, held_out = split_by_prompt(comparisons, settings.prompts.holdout_fraction)  # type: ignore[type-var]
+            fit_kto(policy, feedback, objective, training, seed, stage)
+        return {"thumbs": len(feedback), "epochs": round(training.num_epochs(len(feedback)), 3)}
+    comparisons = [row for row in rows if isinstance(row, Comparison)]
+    train, held_out = split_by_prompt(comparisons, settings.prompts.holdout_fraction)
     training = example_settings(settings.fit, len(train), "text.fit")
     with TrainingStage(run, name, training.num_steps) as stage:
-        reference = held_out_reference(mode.training_policy, held_out, objective, training, stage)
-        fit_comparisons(mode.training_policy, train, objective, training, seed, stage)
+        reference = held_out_reference(policy, held_out, objective, training, stage)
+        fit_comparisons(policy, train, objective, training, seed, stage)
     accuracy = None
     if held_out:
-        accuracy = preference_accuracy(
-            mode.training_policy, held_out, reference, training.rows_per_pass
-        )
+        accuracy = preference_accuracy(policy, held_out, reference, training.rows_per_pass)
     else:
         run.progress.print_line(
-            f"all {len(train)} comparisons have one prompt: none is held out, there is no accuracy"
+            f"no accuracy: all {len(train)} comparisons share one prompt, so none is held out"
         )
     return {
         "comparisons": len(train),
@@ -105,10 +107,3 @@ def train_round(
         "held-out comparisons": len(held_out),
         "accuracy": accuracy,
     }
-
-
-def is_binary_feedback(
-    rows: Sequence[Comparison] | Sequence[BinaryExample],
-) -> TypeGuard[Sequence[BinaryExample]]:
-    """Whether the rows are single completions, liked or not."""
-    return isinstance(rows[0], BinaryExample)

@@ -1,7 +1,6 @@
-"""The InstructGPT pipeline (Ouyang 2022): SFT, a reward model from preferences, PPO against it with
-a KL penalty.
+"""RLHF (InstructGPT, Ouyang 2022): SFT, a reward model from preferences, then PPO against it.
 
-Every iteration shows the gold reward of the synthetic judge beside the reward model's (Gao 2023).
+Every iteration records the synthetic gold reward beside the reward model's (Gao 2023).
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from vla.data.rows import RowReader
 from vla.rewards.reward_model import RewardModel
 from vla.rl.algorithm_factory import make_algorithm
 from vla.rl.critic import with_critic
-from vla.text.comparison_rows import read_comparisons
+from vla.text.comparison_rows import read_rankings
 from vla.text.comparison_sources import encode_file_rows, sample_comparisons
 from vla.text.environment import TextEnvironment
 from vla.text.episode_metrics import append_samples, episode_metrics
@@ -32,44 +31,51 @@ from vla.training.run import Run
 from vla.types import Rollout
 
 
-def run_rlhf(config: TextConfig, run: Run) -> dict[str, Any]:
-    """SFT, reward model, PPO; gold reward before and after on held-out prompts."""
+def run_rlhf(config: TextConfig, run: Run) -> dict[str, object]:
+    """SFT, reward model, PPO; returns the results with the gold reward before and after."""
     settings = config.text
     assert isinstance(settings, Rlhf)
     reader = RowReader(settings.on_bad_row)
     path = settings.comparisons
-    read = None
-    if path is not None:
-        read = read_comparisons(path, None, settings.prompts.holdout_fraction, None, reader)
-    mode = OpenEndedRun.start(
+    rows = None
+    if path is not None:  # faults of the file are reported before the model is loaded
+        rows = read_rankings(path, settings.prompts.holdout_fraction, reader)
+    open_ended = OpenEndedRun.start(
         config, run, settings.generation, settings.prompts, settings.gold, reader
     )
-    comparisons = None if path is None or read is None else encode_file_rows(mode, path, read)
-    before = mode.evaluate("before")
+    comparisons = None
+    if path is not None and rows is not None:
+        comparisons = encode_file_rows(open_ended, path, rows)
+    before = open_ended.evaluate("before")
     if settings.demonstrations:
-        fit_demonstrations(mode, settings)
+        fit_demonstrations(open_ended, settings)
     undecided = 0
     if comparisons is None:
         comparisons, undecided = sample_comparisons(
-            mode, settings.judge, settings.samples_per_prompt, 0, whole=True
+            open_ended, settings.judge, settings.samples_per_prompt, 0, whole=True
         )
-    model, numbers = train_reward_model(mode, settings, comparisons)
+    model, numbers = train_reward_model(open_ended, settings, comparisons)
     with run.stage("rl"):
-        ended = train_rlhf(mode, settings, model)
-    more = {"rl": ended, "reward model": {**numbers, "undecided prompts": undecided}}
-    return mode.finish("RLHF: proxy and gold reward", before, more, of=ended["num_iterations"])
+        summary = train_rlhf(open_ended, settings, model)
+    more = {"rl": summary, "reward model": {**numbers, "undecided prompts": undecided}}
+    return open_ended.finish(
+        "RLHF: proxy and gold reward", before, more, of=summary["num_iterations"]
+    )
 
 
-def train_rlhf(mode: OpenEndedRun, settings: Rlhf, model: RewardModel) -> dict[str, Any]:
-    """RL against the reward model; what ended it."""
-    config, parts = mode.config, mode.parts
+def train_rlhf(open_ended: OpenEndedRun, settings: Rlhf, model: RewardModel) -> dict[str, Any]:
+    """RL against the reward model; returns the summary of the trainer."""
+    config = open_ended.config
+    parts = open_ended.parts
     rl = config.rl
     width = settings.generation.max_prompt_tokens
     problems = [
-        Problem(prompt, "", "exact", "open", messages=tuple(mode.prompts.messages_for(prompt)))
-        for prompt in mode.prompts.train
+        Problem(
+            prompt, "", "exact", "open", messages=tuple(open_ended.prompts.messages_for(prompt))
+        )
+        for prompt in open_ended.prompts.train
     ]
-    rewards = ProxyReward(model, mode.gold, settings.truncation_reward, rl.micro_batch_rows)
+    rewards = ProxyReward(model, open_ended.gold, settings.truncation_reward, rl.micro_batch_rows)
     num_rows = rollout_batch_size(
         rl.num_start_states * rl.group_size,
         rl.group_size,
@@ -77,7 +83,7 @@ def train_rlhf(mode: OpenEndedRun, settings: Rlhf, model: RewardModel) -> dict[s
         settings.generation.max_new_tokens,
     )
     environment = TextEnvironment(problems, parts.chat, rewards, parts.stop_ids, num_rows)
-    learner = with_critic(mode.sampling_policy, rl.critic)
+    learner = with_critic(open_ended.sampling_policy, rl.critic)
 
     def draw_prompts(iteration: int, attempt: int, count: int) -> list[int]:
         rng = np.random.default_rng([config.train.seed, iteration])
@@ -85,11 +91,11 @@ def train_rlhf(mode: OpenEndedRun, settings: Rlhf, model: RewardModel) -> dict[s
 
     def metrics(iteration: int, rollout: Rollout) -> dict[str, float]:
         episodes = environment.take_episodes()
-        append_samples(mode.run, iteration, episodes[:2])
-        found = episode_metrics(episodes)
-        means = {name: found.pop(f"reward/{name}") for name in ("proxy", "gold")}
+        append_samples(open_ended.run, iteration, episodes[:2])
+        values = episode_metrics(episodes)
+        means = {name: values.pop(f"reward/{name}") for name in ("proxy", "gold")}
         distinct = distinct_pairs([episode.transcript for episode in episodes])
-        return {**found, **means, "distinct_pairs": distinct}
+        return {**values, **means, "distinct_pairs": distinct}
 
     collector = RolloutCollector(
         learner,
@@ -99,7 +105,7 @@ def train_rlhf(mode: OpenEndedRun, settings: Rlhf, model: RewardModel) -> dict[s
         lambda: rl.num_start_states,
         rl.group_size,
     )
-    base: Any = mode.sampling_policy.model
+    base: Any = open_ended.sampling_policy.model
     adapter_is_new = config.language_model.lora is not None and not settings.demonstrations
     task = RLTask(
         sample=collector.collect,
@@ -109,7 +115,7 @@ def train_rlhf(mode: OpenEndedRun, settings: Rlhf, model: RewardModel) -> dict[s
         evaluation_timer="evaluation",
         rollout_parts={"environment": environment},
         without_adapter=base.disable_adapter if adapter_is_new else None,
-        threads=mode.sampling_policy.threads,
+        threads=open_ended.sampling_policy.threads,
     )
     algorithm = make_algorithm(**config.algorithm.model_dump())
-    return RLTrainer(mode.run, rl, algorithm, learner, task).train()
+    return RLTrainer(open_ended.run, rl, algorithm, learner, task).train()

@@ -1,4 +1,4 @@
-"""RL from verified rewards (RLVR): evaluate, train, evaluate again on the same held-out problems."""
+"""RL from verifiable rewards (RLVR), evaluated on the same held-out problems before and after."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from vla.training.run import Run
 from vla.types import Rollout
 
 
-def run_rlvr(config: TextConfig, run: Run) -> dict[str, Any]:
-    """The whole recipe; results, report and the trained model go into the run's folder."""
+def run_rlvr(config: TextConfig, run: Run) -> dict[str, object]:
+    """Evaluate, train and evaluate again; results, report and model go into the run folder."""
     settings = config.text
     assert isinstance(settings, Rlvr)
     reader = RowReader(settings.on_bad_row)
@@ -45,11 +45,11 @@ def run_rlvr(config: TextConfig, run: Run) -> dict[str, Any]:
         run.progress.print_line(f"before: {before} on held-out problems")
         formatted = train_format(run, setup)
         with run.stage("rl"):
-            ended = train_rlvr(run, config, setup)
-        after = load_or_evaluate(run, setup, "after", of=ended["num_iterations"])
-        sampled = evaluate_sampled(run, setup, of=ended["num_iterations"])
+            summary = train_rlvr(run, config, setup)
+        after = load_or_evaluate(run, setup, "after", of=summary["num_iterations"])
+        sampled = evaluate_sampled(run, setup, of=summary["num_iterations"])
         results = rlvr_results(before, after, setup, verifier_failures(process, run.processes))
-    results |= {**formatted, **reader.results(), "rl": ended}
+    results |= {**formatted, **reader.results(), "rl": summary}
     results |= {"after, sampled": sampled} if sampled else {}
     run.progress.print_line(f"after:  {after} on the same problems")
     run.progress.print_line(f"change: {results['comparison']}")
@@ -59,16 +59,16 @@ def run_rlvr(config: TextConfig, run: Run) -> dict[str, Any]:
 
 
 def train_rlvr(run: Run, config: TextConfig, setup: RlvrSetup) -> dict[str, Any]:
-    """The RL iterations; what ended them."""
+    """Run the RL iterations; returns the summary of the trainer."""
     rl = config.rl
     settings = setup.settings
     processes = run.processes
     environment = setup.training
     learner = with_critic(setup.policy, rl.critic)
-    oversampling = AdaptiveBatchSize(rl.num_start_states, settings.max_batch_growth)
+    batch_size = AdaptiveBatchSize(rl.num_start_states, settings.max_batch_growth)
 
     def num_problems() -> int:
-        total = rl.num_start_states if rl.max_resamples else oversampling.count
+        total = rl.num_start_states if rl.max_resamples else batch_size.count
         return total // processes.num_processes
 
     def mask_truncated(iteration: int, rollout: Rollout) -> Rollout:
@@ -77,12 +77,12 @@ def train_rlvr(run: Run, config: TextConfig, setup: RlvrSetup) -> dict[str, Any]
         return mask_trajectories(rollout, rollout.episodes[ENDED_ITSELF] > 0.5)
 
     def metrics(iteration: int, rollout: Rollout) -> dict[str, float]:
-        # Of all episodes: dynamic sampling leaves in the rollout only groups that differ.
+        # all episodes count: dynamic sampling leaves only groups with differing returns
         episodes = list(chain(*processes.gather(environment.take_episodes())))
         if not rl.max_resamples:
-            oversampling.learn(rollout, processes.reduce_sum)
+            batch_size.update(rollout, processes.reduce_sum)
         success = sum(episode.success for episode in episodes) / len(episodes)
-        setup.curriculum.learn(success)
+        setup.curriculum.update(success)
         append_samples(run, iteration, episodes[: 2 * rl.group_size : rl.group_size])
         return {
             **episode_metrics(episodes),
@@ -110,7 +110,7 @@ def train_rlvr(run: Run, config: TextConfig, setup: RlvrSetup) -> dict[str, Any]
         group_size=rl.group_size,
         minibatch_seed="minibatches",
         evaluation_timer="evaluation",
-        checkpoint_parts={"curriculum": setup.curriculum, "oversampling": oversampling},
+        checkpoint_parts={"curriculum": setup.curriculum, "oversampling": batch_size},
         rollout_parts={"environment": environment},
         without_adapter=base.disable_adapter if adapter_is_new else None,
         threads=setup.policy.threads,

@@ -1,8 +1,6 @@
-"""Text mode: the recipe that `text.name` selects, in its run folder."""
+"""Text mode: runs the recipe that `text.name` selects, in its run folder."""
 
 from __future__ import annotations
-
-from typing import Any, assert_never
 
 from vla.config.text import (
     Constitution,
@@ -15,11 +13,30 @@ from vla.config.text import (
     TextSft,
 )
 from vla.interrupt import stop_on_interrupt
+from vla.plugins import load_target
 from vla.training.distributed import SINGLE_PROCESS, Processes, init_processes
 from vla.training.progress import Progress
 from vla.training.run import Run, save_on_exit, start_run
 from vla.training.run_folder import RunFolder, open_run
 from vla.training.seed import seed_everything
+
+RECIPES: dict[type, str] = {
+    Rlvr: "vla.pipelines.text.rlvr:run_rlvr",
+    TextSft: "vla.pipelines.text.sft:run_sft",
+    TextPreference: "vla.pipelines.text.preference:run_preference",
+    Rlhf: "vla.pipelines.text.rlhf:run_rlhf",
+    Rejection: "vla.pipelines.text.rejection:run_rejection",
+    Control: "vla.pipelines.text.control:run_control",
+    Constitution: "vla.pipelines.text.constitution:run_constitution",
+}
+"""The function that runs each section `text`; its module is imported when it runs."""
+
+
+def run_text(config: TextConfig) -> dict[str, object]:
+    """Open the run folder of the settings and run their recipe in it; the results."""
+    processes = init_processes(config.train.device, config.train.precision)
+    folder = open_run(config, processes)
+    return run_in_folder(config, folder, None, processes)
 
 
 def run_in_folder(
@@ -27,11 +44,13 @@ def run_in_folder(
     folder: RunFolder,
     progress: Progress | None = None,
     processes: Processes = SINGLE_PROCESS,
-) -> dict[str, Any]:
-    """Do what `mode=text` was asked for; the results, which also stand in the folder with report
-    and trained model.
+) -> dict[str, object]:
+    """Run the recipe of the settings in an open folder.
 
-    Raises Interrupted where it was asked to stop; what it has by then is saved.
+    Returns the results. They also stand in the folder, with the report and the trained model.
+
+    Raises:
+        Interrupted: the run was stopped from outside; its state is saved.
     """
     import torch
     from transformers.utils import logging
@@ -46,43 +65,8 @@ def run_in_folder(
             return run_recipe(config, started)
 
 
-def run_recipe(config: TextConfig, run: Run) -> dict[str, Any]:
-    """The recipe of the settings; recipes are loaded only when they run."""
-    match config.text:
-        case Rlvr():
-            from vla.pipelines.text.rlvr import run_rlvr
-
-            return run_rlvr(config, run)
-        case TextSft():
-            from vla.pipelines.text.sft import run_sft
-
-            return run_sft(config, run)
-        case TextPreference():
-            from vla.pipelines.text.preference import run_preference
-
-            return run_preference(config, run)
-        case Rlhf():
-            from vla.pipelines.text.rlhf import run_rlhf
-
-            return run_rlhf(config, run)
-        case Rejection():
-            from vla.pipelines.text.rejection import run_rejection
-
-            return run_rejection(config, run)
-        case Control():
-            from vla.pipelines.text.control import run_control
-
-            return run_control(config, run)
-        case Constitution():
-            from vla.pipelines.text.constitution import run_constitution
-
-            return run_constitution(config, run)
-        case other:
-            assert_never(other)
-
-
-def run_text(config: TextConfig) -> dict[str, Any]:
-    """Open the run's folder and do what was asked for."""
-    processes = init_processes(config.train.device, config.train.precision)
-    folder = open_run(config, processes)
-    return run_in_folder(config, folder, None, processes)
+def run_recipe(config: TextConfig, run: Run) -> dict[str, object]:
+    """The results of the recipe of the settings, from `RECIPES`."""
+    recipe = load_target(RECIPES[type(config.text)])
+    results: dict[str, object] = recipe(config, run)
+    return results

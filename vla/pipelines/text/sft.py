@@ -1,11 +1,9 @@
-"""Supervised fine-tuning on conversations: mixtures by weight, packed rows, loss on what the
-assistant says only."""
+"""Supervised fine-tuning on conversations: weighted mixtures, packed rows, loss on replies."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 
@@ -31,9 +29,8 @@ from vla.training.resumable_work import ResumableWork, load_or_compute
 from vla.training.run import Run
 
 
-def run_sft(config: TextConfig, run: Run) -> dict[str, Any]:
-    """Learn the mixture; cross-entropy and perplexity of held-out texts before and after, by
-    source."""
+def run_sft(config: TextConfig, run: Run) -> dict[str, object]:
+    """Train on the mixture; returns the held-out perplexity before and after, by source."""
     settings = config.text
     assert isinstance(settings, TextSft)
     reader = RowReader(settings.on_bad_row)
@@ -44,13 +41,13 @@ def run_sft(config: TextConfig, run: Run) -> dict[str, Any]:
         parts = load_language_parts(
             config.language_model, config.train, settings.system, training_texts(sources)
         )
-        room = TokenLimit(settings.row_tokens, "text.row_tokens").within(parts.context)
+        limit = TokenLimit(settings.row_tokens, "text.row_tokens").within(parts.context)
         train = [
-            encode_conversations(parts.chat, source.name, source.train, room, reader)
+            encode_conversations(parts.chat, source.name, source.train, limit, reader)
             for source in sources
         ]
         held_out = [
-            encode_conversations(parts.chat, source.name, source.held_out, room, reader)
+            encode_conversations(parts.chat, source.name, source.held_out, limit, reader)
             for source in sources
         ]
     reader.report_lines(run.progress.print_line)
@@ -59,10 +56,10 @@ def run_sft(config: TextConfig, run: Run) -> dict[str, Any]:
     training = example_settings(settings.fit, num_texts, "text.fit")
     num_epochs = training.num_epochs(num_texts)
     run.progress.print_line(
-        f"{training.num_steps} steps see {num_texts} texts {num_epochs:.3g} times"
+        f"{training.num_steps} steps are {num_epochs:.3g} epochs of {num_texts} texts"
     )
 
-    def logprobs_of(texts: Sequence[EncodedConversation]) -> tuple[Tensor, Tensor]:
+    def compute_logprobs(texts: Sequence[EncodedConversation]) -> tuple[Tensor, Tensor]:
         return packed_logprobs(
             parts.model, texts, settings.row_tokens, parts.tree_attention, parts.autocast
         )
@@ -70,7 +67,7 @@ def run_sft(config: TextConfig, run: Run) -> dict[str, Any]:
     def evaluate(pieces: ResumableWork) -> TextEvaluation:
         with run.timer("evaluation"):
             return evaluate_texts(
-                parts, sources, held_out, logprobs_of, training.rows_per_pass, run.processes
+                parts, sources, held_out, compute_logprobs, training.rows_per_pass, run.processes
             )
 
     before: TextEvaluation = load_or_compute(run, "before", TextEvaluation, evaluate)
@@ -81,7 +78,7 @@ def run_sft(config: TextConfig, run: Run) -> dict[str, Any]:
         train_on_examples(
             parts.model,
             len(drawn),
-            lambda rows: -logprobs_of([drawn[i] for i in rows])[0].sum(),
+            lambda rows: -compute_logprobs([drawn[i] for i in rows])[0].sum(),
             training,
             seed,
             stage,
@@ -91,7 +88,7 @@ def run_sft(config: TextConfig, run: Run) -> dict[str, Any]:
         )
     after: TextEvaluation = load_or_compute(run, "after", TextEvaluation, evaluate)
     run.progress.print_line(f"after:  perplexity {after} on the same texts")
-    results: dict[str, Any] = {
+    results: dict[str, object] = {
         name: {
             "perplexity before": math.exp(loss),
             "perplexity after": math.exp(after.losses[name]),
