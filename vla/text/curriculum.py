@@ -16,8 +16,8 @@ class Curriculum:
 
     `families[k]` holds the problem numbers of family k, from easy to hard. The next family opens
     when the mean sampled success of the last three iterations reaches `curriculum_threshold`.
-    Without a threshold all are open and drawn evenly. The draws depend on the seed and the iteration
-    alone, so a resumed run repeats them.
+    Without a threshold all are open and drawn evenly. The draws depend on the seed and the
+    iteration alone, so a resumed run repeats them.
     """
 
     def __init__(

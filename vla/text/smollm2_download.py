@@ -120,7 +120,8 @@ def _remove_quantization_marks(model: PreTrainedModel) -> None:
 
     The weights are plain float32 already.
     """
-    setattr(model, "hf_quantizer", None)  # noqa: B010  # an attribute that its class does not declare
+    # its class does not declare the attribute
+    setattr(model, "hf_quantizer", None)  # noqa: B010
     for owner, name in (
         (model, "is_quantized"),
         (model, "quantization_method"),
