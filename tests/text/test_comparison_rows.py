@@ -129,7 +129,7 @@ def test_margins_are_used_or_refused_by_name(tmp_path, chat):
     for row, message in (
         (pair("a", margin=-1), "rejected is better than chosen by 1"),
         (pair("a", score_chosen=1, score_rejected=2), "rejected is better than chosen by 1"),
-        (pair("a", margin="much"), "margin holds 'much', which is not finite"),
+        (pair("a", margin="much"), "margin holds 'much', which is no finite number"),
         (pair("a", margin=True), "margin holds True"),
         (
             {"prompt": "a", "completions": ["b", "c"], "margin": 1},
