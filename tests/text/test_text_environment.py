@@ -164,7 +164,7 @@ def test_examples_of_calls_are_the_ids_of_an_episode(parts):
     ):
         check_lengths([call, answer], 99, 9)
     with pytest.raises(
-        ValueError, match=r"no family of text.families says what: add one of arithmetic"
+        ValueError, match=r"no family of text.families has any: add one of arithmetic"
     ):
         tool_call_examples(PROBLEMS, ChatFormat(tokenizer))
 
