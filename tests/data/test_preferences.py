@@ -88,7 +88,10 @@ def test_thumbs(label, liked):
         ),
         ({"prompt": "hi", "completions": ["a", "b"], "scores": [1]}, "2 completions with 1 scores"),
         ({"prompt": "hi", "completions": ["a", "b"], "scores": [1, 1]}, "scores hold equal values"),
-        ({"prompt": "hi", "completions": ["a", "b"], "scores": [1, float("nan")]}, "no finite number"),
+        (
+            {"prompt": "hi", "completions": ["a", "b"], "scores": [1, float("nan")]},
+            "no finite number",
+        ),
         (
             {"prompt": "hi", "completion": "x", "label": "maybe"},
             r"label \('maybe'\) must be true or false",
