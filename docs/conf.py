@@ -1,4 +1,5 @@
-"""Sphinx settings of the documentation; pages that come from the code are written when it is built."""
+"""Sphinx settings of the documentation; pages that come from the code are written when it is
+built."""
 
 import sys
 from pathlib import Path

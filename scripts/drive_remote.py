@@ -76,13 +76,15 @@ def drive(options: argparse.Namespace) -> None:
     ]
     took = policy.timing.get("infer_ms", float("nan"))
     print(
-        f"success {SuccessRate.from_outcomes(outcomes, None)}; {chunks.num_chunks} chunks, the last took {took:.0f} ms"
+        f"success {SuccessRate.from_outcomes(outcomes, None)}; {chunks.num_chunks} chunks, the "
+        f"last took {took:.0f} ms"
     )
     print(f"{chunks.num_waits} control steps waited for a chunk that was late")
     if chunks.seams:
         jump = 1000 * sum(seam[:3].mean() for seam in chunks.seams) / len(chunks.seams)
         print(
-            f"{len(chunks.seams)} new chunks differed from what was planned by {jump:.2f} mm a control step (mean)"
+            f"{len(chunks.seams)} new chunks differed from what was planned by {jump:.2f} mm a "
+            "control step (mean)"
         )
     policy.close()
 

@@ -275,8 +275,8 @@ def action_spec(env: gymnasium.Env[Any, Any]) -> ActionSpec:
 def resize_to_square(picture: np.ndarray, size: int) -> np.ndarray:
     """A uint8 picture [h, w, 3], its proportions kept, centred in a black square [size, size, 3].
 
-    `vla.data.image_fitting.fit_to_square` gives the same pixels for a dataset's picture. Neither package
-    imports the other, so both hold the code and a test compares them.
+    `vla.data.image_fitting.fit_to_square` gives the same pixels for a dataset's picture. Neither
+    package imports the other, so both hold the code and a test compares them.
     """
     height, width = picture.shape[:2]
     if height == width == size:

@@ -258,8 +258,8 @@ PLAN_NUMBERS = (
 
 Vectors (metres) from the gripper to the named block, and to the pad or block that it goes to (the
 first again where only one is named); the yaw left to turn (rad / 5); held (0.3) or not (-0.3); the
-block's heading from the gripper's (see `DetectedObject`) times 0.25. The heading has no jump where a turn
-either way is as long.
+block's heading from the gripper's (see `DetectedObject`) times 0.25. The heading has no jump where
+a turn either way is as long.
 """
 TURN_SCALE = 0.2
 HELD = 0.3

@@ -92,7 +92,10 @@ DEFAULT_ACTION_SPEC = ActionSpec(
     low=(-0.05, -0.05, -0.05, -0.2, -0.2, -0.2, OPEN),
     high=(0.05, 0.05, 0.05, 0.2, 0.2, 0.2, CLOSE),
     frame="robot base",
-    rotation="extrinsic xyz (roll, pitch, yaw) of the commanded hand, neutral = fingers pointing straight down",
+    rotation=(
+        "extrinsic xyz (roll, pitch, yaw) of the commanded hand, "
+        "neutral = fingers pointing straight down"
+    ),
     control_hz=20.0,
     gripper_sign="close",
 )

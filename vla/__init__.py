@@ -2,7 +2,7 @@
 
     import vla
 
-    policy = vla.load_policy("runs/NAME")              # or an exported folder, or user/name on the hub
+    policy = vla.load_policy("runs/NAME")       # or an exported folder, or user/name on the hub
     env = vla.make_env("pick_place", num_envs=4)
     observation, _ = env.reset(seed=2_000_000)
     action = policy.act(**observation)                 # the environment's units, float32 [4, 7]

@@ -84,7 +84,8 @@ class LoadedPolicy:
             instruction: a sentence; a list of B for a batch.
 
         Raises:
-            ValueError: a camera is missing or unknown; a shape or type is wrong; the state is not finite.
+            ValueError: a camera is missing or unknown; a shape or type is wrong; the state is not
+                finite.
         """
         rows, single = self._read(images, state, instruction)
         waiting = [row for row in range(len(rows.place)) if not self._pending.get(row)]

@@ -140,7 +140,8 @@ def check_architecture(
         if getattr(actual, name) != getattr(expected, name):
             raise ValueError(
                 f"model.checkpoint={checkpoint} was made with {name}={getattr(actual, name)}, the "
-                f"settings say {getattr(expected, name)}: use the checkpoint's, or pretrain another "
+                f"settings say {getattr(expected, name)}: use the checkpoint's, or pretrain "
+                "another "
                 f"with {command_name('vla-pretrain')}, or begin with none (model.checkpoint=null)"
             )
 

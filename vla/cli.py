@@ -141,7 +141,8 @@ def explain_error(error: Exception) -> str:
         or error.filename is None
     ):
         return str(error)
-    return f"{error.filename}: {error.strerror.lower()}; {REMEDIES.get(error.errno, 'check the path, then run again')}"
+    remedy = REMEDIES.get(error.errno, "check the path, then run again")
+    return f"{error.filename}: {error.strerror.lower()}; {remedy}"
 
 
 WRITABLE = "check the permissions of the folder, or choose another one"

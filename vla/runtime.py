@@ -3,10 +3,10 @@
     from vla import runtime
     runtime.prepare()
 
-Three defaults do not fit training on a small machine. OpenMP threads that spin while another process
-runs cost 5-10x in wall time. The C allocator returns large blocks to the system after every step
-and faults them in again. Requests to an unreachable hub take minutes. A variable that the user has
-set stays.
+Three defaults do not fit training on a small machine. OpenMP threads that spin while another
+process runs cost 5-10x in wall time. The C allocator returns large blocks to the system after every
+step and faults them in again. Requests to an unreachable hub take minutes. A variable that the user
+has set stays.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def prepare(num_threads: int | None = None, offline: bool = True) -> None:
     """
     if "torch" in sys.modules:
         raise RuntimeError(
-            "vla.runtime.prepare() must run before torch is imported: its settings would have no effect"
+            "vla.runtime.prepare() must run before torch is imported: its settings would have no "
+            "effect"
         )
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

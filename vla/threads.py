@@ -78,7 +78,8 @@ def add_gradients[Piece, Result](
     compute_loss: Callable[[Piece], tuple[Tensor | None, Result]],
     threads: Threads = SINGLE_THREAD,
 ) -> list[Result]:
-    """Add the gradients of all pieces' losses to `.grad`; return the results in order of the pieces.
+    """Add the gradients of all pieces' losses to `.grad`; return the results in order of the
+    pieces.
 
     `compute_loss(piece)` returns a loss and a result; the loss is None for a piece without a
     gradient. Each thread sums the gradients of fixed pieces, and the sums are added in a fixed

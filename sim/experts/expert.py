@@ -21,7 +21,8 @@ class Expert:
         env: the environments.
         seed: seed of the disturbances.
         noise: standard deviation of noise on every action, as a share of the action's limit.
-        expert_perturbation_probability: chance per control step that a disturbance begins: a few steps of random
+        expert_perturbation_probability: chance per control step that a disturbance begins: a
+            few steps of random
             motion, at times with the fingers moving the wrong way. `perturbed` marks these steps;
             a loss should leave them out.
         burst_steps: shortest and longest disturbance, control steps.

@@ -34,7 +34,8 @@ egl.eglCreateContext.argtypes = [P, P, P, P]
 egl.eglCreateContext.restype = P
 devices, count = (P * 16)(), I()
 query(16, devices, ctypes.byref(count))
-wanted = (I * 7)(0x3033, 1, 0x3040, 8, 0x3025, 24, 0x3038)  # pbuffer surfaces, desktop OpenGL, 24 bits of depth
+# Pbuffer surfaces, desktop OpenGL, 24 bits of depth.
+wanted = (I * 7)(0x3033, 1, 0x3040, 8, 0x3025, 24, 0x3038)
 for device in devices[: count.value]:
     display = display_of(0x313F, device, None)
     if not display or not egl.eglInitialize(display, None, None):

@@ -15,7 +15,8 @@ from vla.text.problem import Problem
 
 ASK = "{% if add_generation_prompt %}<turn>assistant\n{% endif %}"
 GEMMA = (
-    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}"
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not "
+    "supported') }}"
     "{% endif %}{% for m in messages %}<turn>{{ m['role'] }}\n{{ m['content'] }}<end>\n{% endfor %}"
     + ASK
 )
@@ -23,15 +24,16 @@ PHI = "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}<end>\n{% e
     "{% if add_generation_prompt %}<|assistant|>\n{% else %}{{ eos_token }}{% endif %}"
 )
 THINKING = (
-    "{% for m in messages %}<turn>{{ m['role'] }}\n{% if m['role'] == 'assistant' and loop.last %}<think>\n\n</think>"
+    "{% for m in messages %}<turn>{{ m['role'] }}\n{% if m['role'] == 'assistant' and loop.last "
+    "%}<think>\n\n</think>"
     "\n\n{% endif %}{{ m['content'] }}<end>\n{% endfor %}" + ASK
 )
 NO_END = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}" + (
     "{% if add_generation_prompt %}assistant: {% endif %}"
 )
 DROPS_SYSTEM = (
-    "{% for m in messages %}{% if m['role'] != 'system' %}<turn>{{ m['content'] }}<end>\n{% endif %}"
-    + ("{% endfor %}{% if add_generation_prompt %}<turn>{% endif %}")
+    "{% for m in messages %}{% if m['role'] != 'system' %}<turn>{{ m['content'] }}<end>\n{% endif "
+    "%}" + ("{% endfor %}{% if add_generation_prompt %}<turn>{% endif %}")
 )
 OPENS_THOUGHT = "{% for m in messages %}<turn>{{ m['content'] }}<end>{% endfor %}" + (
     "{% if add_generation_prompt %}<turn><think>\n{% endif %}"

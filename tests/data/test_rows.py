@@ -115,7 +115,8 @@ def test_bad_rows_are_left_out_and_counted(tmp_path):
     assert (found["rows"], found["left out"], len(found["first left out"])) == (6, 4, 4)
     assert found["first left out"][3] == f"{path}, line 5: n is negative"
     assert reader.lines() == [
-        f"{path}: 4 of 6 rows left out (text.on_bad_row=skip), the first: {path}, line 2: no JSON (Expecting value at"
+        f"{path}: 4 of 6 rows left out (text.on_bad_row=skip), the first: {path}, line 2: no JSON "
+        "(Expecting value at"
         " column 1)"
     ]
     path.write_text("broken\n")

@@ -80,7 +80,8 @@ def rename(folder):
         (cut, "model.safetensors cannot be read: .*not fully covered; make one with"),
         (
             widen,
-            r"model.safetensors cannot be read: the tensor .* has the shape \[2, 16\], the model expects \[2, 32\]",
+            r"model.safetensors cannot be read: the tensor .* has the shape \[2, 16\], the model "
+            r"expects \[2, 32\]",
         ),
         (scribble, "architecture.json cannot be read"),
         (rename, "architecture.json cannot be read.*depths"),

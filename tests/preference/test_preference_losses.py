@@ -168,8 +168,8 @@ def test_plackett_luce_sums_to_one_over_all_rankings_and_ignores_what_is_absent(
 
 
 def test_bradley_terry_by_hand():
-    # r_c - r_r = .5: log(1 + e^-.5) = .4740770; margin .5 makes it log 2; reward_centering_weight .01 (2 + 1.5)^2
-    # = .1225
+    # r_c - r_r = .5: log(1 + e^-.5) = .4740770; margin .5 makes it log 2; reward_centering_weight
+    # .01 (2 + 1.5)^2 = .1225
     torch.testing.assert_close(bradley_terry_terms(t(2.0), t(1.5)), t(0.4740770), rtol=1e-6, atol=0)
     torch.testing.assert_close(bradley_terry_terms(t(2.0), t(1.5), margin=t(0.5)), t(math.log(2)))
     torch.testing.assert_close(

@@ -138,7 +138,8 @@ def test_no_namespaces_mounts_tracing_or_privileges(jail):
 def test_host_paths_are_not_told(jail):
     if "overlay" not in Path("/proc/filesystems").read_text():
         pytest.skip(
-            "the Python installation is a bind mount here, and the kernel tells where one comes from"
+            "the Python installation is a bind mount here, and the kernel tells where one comes "
+            "from"
         )
     outcome = run_python("print(open('/proc/self/mountinfo').read())", LIMITS, jail=jail)
     prefix = sys.base_prefix.encode()

@@ -155,7 +155,8 @@ def test_code_is_scored_by_the_tests_it_passes(jail):
         "this is no program",
         "import sys\nprint('\\x02\"5\"'); sys.exit(0)",  # a forged verdict passes one test only if it guesses the value
         "import os\nos._exit(0)",
-        "class Yes(str):\n    __eq__ = lambda *a: True\n    __repr__ = lambda s: Yes()\nadd = lambda a, b: Yes()",
+        "class Yes(str):\n    __eq__ = lambda *a: True\n    __repr__ = lambda s: Yes()\nadd = "
+        "lambda a, b: Yes()",
     ]
     samples = [Sample("", program, "", facts=TESTS) for program in programs]
     scores = score_code(samples, LIMITS, jail=jail)

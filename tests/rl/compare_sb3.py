@@ -150,7 +150,8 @@ def main() -> None:
             finals.append(mean)
             shown = " ".join(f"{value:.0f}" for value in curve[:: max(1, num_iterations // 8)])
             print(
-                f"{name:18} seed {seed}  greedy {mean:8.1f} +- {error:.1f}  {spent:5.0f} CPU-s  curve {shown}",
+                f"{name:18} seed {seed}  greedy {mean:8.1f} +- {error:.1f}  {spent:5.0f} CPU-s  "
+                f"curve {shown}",
                 flush=True,
             )
         print(f"{name:18} mean of {len(finals)} seeds {np.mean(finals):8.1f}", flush=True)

@@ -90,8 +90,10 @@ def test_a_run_that_learned_nothing_says_why():
     told = run(Limits(2), [IDLE, IDLE]).summary(2)
     assert told["num_optimizer_steps"] == 0
     assert told["nothing_learned"] == (
-        "nothing was learned: no optimizer step moved the policy in the last 2 iterations; of 16 groups 12 had a "
-        "single trajectory that could be scored and 4 equal rewards, and 12 trajectories could not be scored"
+        "nothing was learned: no optimizer step moved the policy in the last 2 iterations; of 16 "
+        "groups 12 had a "
+        "single trajectory that could be scored and 4 equal rewards, and 12 trajectories could "
+        "not be scored"
     )
     assert "nothing_learned" not in run(Limits(2), [IDLE, STEP]).summary(2)
     assert set(IDLE_COUNTS) < set(IDLE)

@@ -124,7 +124,8 @@ def test_cut_completions_leave_every_average_but_that_of_their_group():
         ),
         (
             ["algorithm.keep_equal_groups=true", "rl.max_resamples=2"],
-            r"rl.max_resamples \(2\) drops the groups that algorithm.keep_equal_groups \(true\) keeps",
+            r"rl.max_resamples \(2\) drops the groups that algorithm.keep_equal_groups \(true\) "
+            r"keeps",
         ),
     ],
 )

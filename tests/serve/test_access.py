@@ -183,7 +183,8 @@ def read_both(options) -> None:
         ),
         (
             ["--max-message-mb", "0.01"],
-            "--max-message-mb 0.01 holds no observation of this policy, or has no end: give at least 0.10",
+            "--max-message-mb 0.01 holds no observation of this policy, or has no end: give at "
+            "least 0.10",
         ),
     ],
 )

@@ -87,11 +87,13 @@ def test_every_way_of_asking_gives_room_to_long_answers(tmp_path, overrides):
         ),
         (
             ["text=rejection", "text.generation.max_new_tokens=70000"],
-            "text.generation.max_prompt_tokens .* and text.generation.max_new_tokens .70000. ask for 70",
+            "text.generation.max_prompt_tokens .* and text.generation.max_new_tokens .70000. ask "
+            "for 70",
         ),
         (
             ["text=preference", "text.generation.max_new_tokens=70000"],
-            "text.generation.max_prompt_tokens .* and text.generation.max_new_tokens .70000. ask for 70",
+            "text.generation.max_prompt_tokens .* and text.generation.max_new_tokens .70000. ask "
+            "for 70",
         ),
     ],
 )

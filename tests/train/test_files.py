@@ -250,7 +250,8 @@ def test_folders_of_one_moment_are_different_ones(tmp_path: Path):
 def test_a_folder_belongs_to_the_process_that_lives(tmp_path: Path):
     """It is free again when the process has been killed."""
     script = (
-        "import sys, time; from pathlib import Path; from vla.training.run_lock import lock_run_folder; "
+        "import sys, time; from pathlib import Path; from vla.training.run_lock import "
+        "lock_run_folder; "
         "lock_run_folder(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen(

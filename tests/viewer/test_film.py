@@ -1,4 +1,5 @@
-"""Films of before and after: size, captions, and pictures that stand still after an episode's end."""
+"""Films of before and after: size, captions, and pictures that stand still after an episode's
+end."""
 
 import numpy as np
 import pytest

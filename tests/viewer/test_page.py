@@ -164,7 +164,8 @@ def test_scrubbing_shows_that_moment_in_every_view(page, tmp_path):
         moments = []
         for t in (0, 40):
             chrome.run(
-                f"t = document.getElementById('time'), t.value = {t}, t.dispatchEvent(new Event('input')), 0"
+                f"t = document.getElementById('time'), t.value = {t}, t.dispatchEvent(new "
+                "Event('input')), 0"
             )
             camera = chrome.run(f"{sum_of}(document.querySelector('.camera canvas'))")
             shown = chrome.run("document.querySelector('.readout b').textContent")

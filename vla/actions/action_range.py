@@ -43,8 +43,8 @@ class ActionRange:
 
     @property
     def reach(self) -> Float[np.ndarray, "A"]:
-        """Largest distance of an extreme from the middle of the quantiles, in halves of the distance
-        between the quantiles."""
+        """Largest distance of an extreme from the middle of the quantiles, in halves of the
+        distance between the quantiles."""
         middle = (self.high + self.low) / 2
         half = (self.high - self.low) / 2
         return np.maximum(self.most - middle, middle - self.least) / np.maximum(
@@ -99,13 +99,14 @@ def measure_action_range(actions: Num[np.ndarray, "N A"]) -> ActionRange:
 def describe_rare_jumps(
     actions: Num[np.ndarray, "N A"], names: Sequence[str], max_value: float
 ) -> list[tuple[str, float]]:
-    """Dimensions with extremes beyond `max_value` (on the scale of `ActionRange.reach`): a sentence,
-    and how many times beyond."""
+    """Dimensions with extremes beyond `max_value` (on the scale of `ActionRange.reach`): a
+    sentence, and how many times beyond."""
     spread = measure_action_range(actions)
     return [
         (
             f"{names[d]} spans {spread.low[d]:.3g} to {spread.high[d]:.3g} in 98 % of the "
-            f"frames and {spread.least[d]:.3g} to {spread.most[d]:.3g} in all (rare jumps, or faults of a sensor)",
+            f"frames and {spread.least[d]:.3g} to {spread.most[d]:.3g} in all (rare jumps, or "
+            "faults of a sensor)",
             float(spread.reach[d] / max_value),
         )
         for d in np.flatnonzero(spread.moves & ~spread.rare & (spread.reach > max_value))

@@ -161,7 +161,8 @@ def fit_fast(actions: Float[np.ndarray, "N H A"], num_tokens: int, scale: float)
         widest = normalizer.active[int(np.abs(integers).max(0).argmax()) % normalizer.num_active]
         raise ValueError(
             f"policy.num_tokens ({num_tokens}) is less than the {high - low + 1} integers that "
-            f"these actions become at a scale of {scale}, most of them in dimension {widest}: lower "
+            f"these actions become at a scale of {scale}, most of them in dimension {widest}: "
+            "lower "
             "policy.scale (policy.token_scale beside an expert), or raise policy.num_tokens (up to "
             "256)"
         )

@@ -1,4 +1,5 @@
-"""Composition of settings: `key=value` strings, presets, YAML groups and resumed runs as plain values.
+"""Composition of settings: `key=value` strings, presets, YAML groups and resumed runs as plain
+values.
 
 A misspelled name is refused with the nearest one that exists.
 """
@@ -36,7 +37,8 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
     )
     if empty is not None:
         raise ConfigError(
-            f"{empty}= is empty (an unset variable of the shell?): give a folder, or leave {empty} out"
+            f"{empty}= is empty (an unset variable of the shell?): give a folder, or leave "
+            f"{empty} out"
         )
     if given.get("resume", "null") != "null":
         return resumed_values(given.pop("resume"), given)
@@ -234,7 +236,8 @@ def setting_paths(values: Mapping[str, Any], prefix: str = "") -> set[str]:
 
 
 def suggest_setting(wrong: str, known: Sequence[str]) -> str:
-    """Suggest a setting with the same last name in any section, otherwise one of similar spelling."""
+    """Suggest a setting with the same last name in any section, otherwise one of similar
+    spelling."""
     last = wrong.rsplit(".", 1)[-1]
     same_last = [name for name in known if name.rsplit(".", 1)[-1] == last]
     near = same_last[0] if same_last else nearest_name(wrong, known)

@@ -52,7 +52,8 @@ def find_conflicts(config: RobotConfig | TextConfig) -> list[str]:
 
 
 def device_conflicts(train: Train) -> list[str]:
-    """Devices and precisions that robot policies do not support: they train on the CPU in float32."""
+    """Devices and precisions that robot policies do not support: they train on the CPU in
+    float32."""
     return [
         f"train.{setting} ({value}) is for mode=text: a robot policy trains on the CPU in float32; "
         f"set it to {usual}"
@@ -69,7 +70,8 @@ def zero_conflicts(setting: str, weights: dict[str, float]) -> list[str]:
     if any(weights.values()):
         return []
     return [
-        f"{setting} ({format_setting(weights)}) gives every reward the weight 0, so there is nothing to "
+        f"{setting} ({format_setting(weights)}) gives every reward the weight 0, so there is "
+        "nothing to "
         "learn: give one of them another weight"
     ]
 
@@ -146,23 +148,27 @@ def fit_conflicts(config: TextConfig) -> list[str]:
         and text.fit.batch_size < 2
     ):
         problems.append(
-            f"text.fit.batch_size ({text.fit.batch_size}) must be at least 2 under preference=kto: its "
+            f"text.fit.batch_size ({text.fit.batch_size}) must be at least 2 under "
+            "preference=kto: its "
             "baseline pairs each prompt with the completion of another one; raise it"
         )
     return problems
 
 
 def turn_conflicts(config: TextConfig) -> list[str]:
-    """A tool with a single turn, or several turns without a tool; a tool is called between turns."""
+    """A tool with a single turn, or several turns without a tool; a tool is called between
+    turns."""
     text = config.text
     if text.name != "rlvr" or (text.tool is None) == (text.max_turns == 1):
         return []
     if text.tool is None:
         return [
-            f"text.max_turns ({text.max_turns}) must be 1 without text.tool: set it to 1, or name a tool"
+            f"text.max_turns ({text.max_turns}) must be 1 without text.tool: set it to 1, or name "
+            "a tool"
         ]
     return [
-        f"text.max_turns (1) leaves no turn after a call of text.tool ({text.tool}): set it to 2 or more"
+        f"text.max_turns (1) leaves no turn after a call of text.tool ({text.tool}): set it to 2 "
+        "or more"
     ]
 
 
@@ -182,7 +188,8 @@ def sampling_conflicts(config: TextConfig) -> list[str]:
     if sampling.top_k != 1 or not learns:
         return []
     return [
-        f"{path}.top_k (1) leaves one token to sample, so all samples of a prompt are identical and "
+        f"{path}.top_k (1) leaves one token to sample, so all samples of a prompt are identical "
+        "and "
         "there is nothing to learn: set it to 0 (no limit)"
     ]
 
@@ -274,7 +281,8 @@ def recap_conflicts(config: RobotConfig) -> list[str]:
     if recap.num_rounds and not in_one_pass:
         problems.append(
             f"recap.num_rounds ({recap.num_rounds}) trains a separate head on features of the "
-            f"model, and policy={policy.name} has none: choose policy.decoding=parallel, or another "
+            f"model, and policy={policy.name} has none: choose policy.decoding=parallel, or "
+            "another "
             "policy"
         )
     sentence = config.data.sentence
@@ -285,7 +293,8 @@ def recap_conflicts(config: RobotConfig) -> list[str]:
         )
     if sentence is not None and "{instruction}" not in sentence:
         problems.append(
-            f"data.sentence ({sentence}) has no {{instruction}} in it: the policy would get no instruction; add it"
+            f"data.sentence ({sentence}) has no {{instruction}} in it: the policy would get no "
+            "instruction; add it"
         )
     if recap.guidance != 1 and not policy.traits.can_guide:
         problems.append(
@@ -300,7 +309,8 @@ def seed_conflicts(evaluation: Evaluation) -> list[str]:
     names = ("train_seeds", "validation_seeds", "eval_seeds")
     ranges = {name: getattr(evaluation, name) for name in names}
     problems = [
-        f"evaluation.{name} ({seeds.first} to {seeds.last}) is empty: raise `last` to `first` or above"
+        f"evaluation.{name} ({seeds.first} to {seeds.last}) is empty: raise `last` to `first` or "
+        "above"
         for name, seeds in ranges.items()
         if seeds.last < seeds.first
     ]

@@ -40,7 +40,8 @@ from vla.plugins import load_target
 
 
 class DeclaredSection(Section):
-    """Base of the sections of one kind of part; `name` discriminates, `group` is the settings group."""
+    """Base of the sections of one kind of part; `name` discriminates, `group` is the settings
+    group."""
 
     group: ClassVar[str]
     declaration: ClassVar[type[Any]]

@@ -1,7 +1,8 @@
 """Settings without effect in a run, and the reasons; one that the user gives is refused.
 
 The rules follow the choices of a run: its mode, its algorithm, its policy, and the stages that are
-switched off by a number. `tests/config/test_effects.py` compares them with the settings that runs read.
+switched off by a number. `tests/config/test_effects.py` compares them with the settings that runs
+read.
 """
 
 from __future__ import annotations

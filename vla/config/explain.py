@@ -51,7 +51,9 @@ def problem_line(problem: Mapping[str, Any], values: Any) -> str:
         return f"{'.'.join([*path, by])} ({tag}): no such kind{suggestion(tag, known)}"
     if problem["type"] == "literal_error":
         choices = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
-        return f"{name} ({format_setting(problem['input'])}): no such choice{suggestion(str(problem['input']), choices)}"
+        value = problem["input"]
+        hint = suggestion(str(value), choices)
+        return f"{name} ({format_setting(value)}): no such choice{hint}"
     if problem["type"] == "simulator":
         return str(problem["msg"])
     return f"{name or 'the settings'} ({format_setting(problem['input'])}) {explain_fault(problem)}"
@@ -64,7 +66,9 @@ def explain_fault(problem: Mapping[str, Any]) -> str:
             return "must not be empty: give a name, or null where the setting is optional"
         case "too_long" | "too_short":
             bound = "at most" if problem["type"] == "too_long" else "at least"
-            return f"must have {bound} {problem['ctx'].get('max_length', problem['ctx'].get('min_length'))} entries"
+            context = problem["ctx"]
+            length = context.get("max_length", context.get("min_length"))
+            return f"must have {bound} {length} entries"
         case "model_type" | "dict_type" | "model_attributes_type" | "union_tag_not_found":
             return "must be a section with settings of its own, name: value"
         case "tuple_type":

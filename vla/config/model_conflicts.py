@@ -21,7 +21,8 @@ def model_conflicts(config: RobotConfig) -> list[str]:
     backbone = config.model.backbone
     if (vision.name == "own") != (backbone.name == "vlm"):
         problems.append(
-            f"model.vision.name ({vision.name}) and model.backbone.name ({backbone.name}) belong together where one of "
+            f"model.vision.name ({vision.name}) and model.backbone.name ({backbone.name}) belong "
+            "together where one of "
             "them is own or vlm: choose model=smolvlm, paligemma or qwen2_5_vl, or model=hub"
         )
     if vision.name == "small":
@@ -34,17 +35,20 @@ def model_conflicts(config: RobotConfig) -> list[str]:
     if vision.name == "small" and config.sim.image_size % 2 ** len(vision.stem_channels):
         patch = 2 ** len(vision.stem_channels)
         problems.append(
-            f"sim.image_size ({config.sim.image_size}) must be a multiple of the patch size ({patch})"
+            f"sim.image_size ({config.sim.image_size}) must be a multiple of the patch size "
+            f"({patch})"
         )
     bins = getattr(config.policy, "num_bins", 0)
     if backbone.name == "small" and bins >= backbone.vocabulary_size:
         problems.append(
             f"policy.num_bins ({bins}) action ids do not fit beside words in "
-            f"model.backbone.vocabulary_size ({backbone.vocabulary_size}): use fewer bins or a larger vocabulary"
+            f"model.backbone.vocabulary_size ({backbone.vocabulary_size}): use fewer bins or a "
+            "larger vocabulary"
         )
     if config.model.lora is not None and config.model.freeze_backbone:
         problems.append(
-            "model.freeze_backbone (true) leaves nothing for model.lora to train: set one of them to false or null"
+            "model.freeze_backbone (true) leaves nothing for model.lora to train: set one of them "
+            "to false or null"
         )
     return problems
 
@@ -71,7 +75,8 @@ def vocabulary_conflicts(section: str, size: int, reserved: int) -> list[str]:
     if size >= smallest:
         return []
     return [
-        f"{section}.vocabulary_size ({size}) cannot hold bytes and special tokens: {smallest} is the least"
+        f"{section}.vocabulary_size ({size}) cannot hold bytes and special tokens: {smallest} is "
+        "the least"
     ]
 
 
@@ -91,7 +96,8 @@ def language_model_conflicts(model: LanguageModel) -> list[str]:
     problems = head_conflicts("language_model", model.width, model.num_heads, 2)
     if model.num_heads % 2:
         problems.append(
-            f"language_model.num_heads ({model.num_heads}) must be even, because two heads share their keys: "
+            f"language_model.num_heads ({model.num_heads}) must be even, because two heads share "
+            "their keys: "
             f"{model.num_heads + 1} is"
         )
     problems += vocabulary_conflicts("language_model", model.vocabulary_size, 0)

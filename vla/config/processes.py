@@ -22,24 +22,28 @@ def process_conflicts(config: RobotConfig | TextConfig) -> list[str]:
     for setting, count in shared_counts(config).items():
         if count < number:
             problems.append(
-                f"{setting} ({count}) is less than the number of processes ({number}): raise it to {number}"
+                f"{setting} ({count}) is less than the number of processes ({number}): raise it "
+                f"to {number}"
             )
     starts = config.rl.num_start_states
     if config.rl.num_iterations and starts % number:
         problems.append(
-            f"rl.num_start_states ({starts}) must be a multiple of the number of processes ({number}), which "
+            f"rl.num_start_states ({starts}) must be a multiple of the number of processes "
+            f"({number}), which "
             f"take equal shares of it: {number * max(1, round(starts / number))} is"
         )
     if isinstance(config, RobotConfig):
         if config.recap.num_rounds:
             problems.append(
-                f"recap.num_rounds ({config.recap.num_rounds}) runs in one process, and there are {number}: start it "
+                f"recap.num_rounds ({config.recap.num_rounds}) runs in one process, and there are "
+                f"{number}: start it "
                 "by python, or set it to 0"
             )
         return problems
     if config.text.name not in SHARING_MODES:
         problems.append(
-            f"text={config.text.name} runs in one process, and there are {number}: start it by python, or choose "
+            f"text={config.text.name} runs in one process, and there are {number}: start it by "
+            "python, or choose "
             f"text={' or '.join(SHARING_MODES)}"
         )
     if getattr(config.language_model, "engine", "own") != "own":
@@ -78,6 +82,7 @@ def launcher_conflicts(environment: Mapping[str, str]) -> list[str]:
     if not on_cpu or "MASTER_PORT" not in environment or "WORLD_SIZE" in environment:
         return []
     return [
-        "accelerate launch --cpu --num_processes N starts a single process (accelerate asks MPI for more): use "
+        "accelerate launch --cpu --num_processes N starts a single process (accelerate asks MPI "
+        "for more): use "
         "torchrun --nproc_per_node N -m vla.commands.train"
     ]

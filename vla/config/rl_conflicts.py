@@ -22,33 +22,40 @@ def rl_conflicts(rl: Rl, algorithm: AlgorithmSection) -> list[str]:
     problems = length_conflicts(rl)
     if traits.needs_groups and rl.group_size < 2 and not rl.num_branches:
         problems.append(
-            f"rl.group_size ({rl.group_size}) must be at least 2 under algorithm={algorithm.name}, which compares "
+            f"rl.group_size ({rl.group_size}) must be at least 2 under "
+            f"algorithm={algorithm.name}, which compares "
             "the trajectories of a group: raise it, or choose algorithm=ppo"
         )
     if rl.max_resamples and getattr(algorithm, "keep_equal_groups", False):
         problems.append(
-            f"rl.max_resamples ({rl.max_resamples}) drops the groups that algorithm.keep_equal_groups (true) keeps: set it "
+            f"rl.max_resamples ({rl.max_resamples}) drops the groups that "
+            "algorithm.keep_equal_groups (true) keeps: set it "
             "to 0, or algorithm.keep_equal_groups to false"
         )
     if rl.max_resamples and rl.group_size < 2 and not rl.num_branches:
         problems.append(
-            f"rl.max_resamples ({rl.max_resamples}) replaces groups of equal rewards, and groups of "
+            f"rl.max_resamples ({rl.max_resamples}) replaces groups of equal rewards, and groups "
+            "of "
             "rl.group_size (1) are always equal: set it to 0, or rl.group_size to 8"
         )
     if rl.num_critic_warmup_iterations and not traits.needs_values:
         problems.append(
-            f"rl.num_critic_warmup_iterations ({rl.num_critic_warmup_iterations}) needs a critic, and "
+            f"rl.num_critic_warmup_iterations ({rl.num_critic_warmup_iterations}) needs a critic, "
+            "and "
             f"algorithm={algorithm.name} has none: set it to 0, or choose algorithm=ppo"
         )
     if not traits.uses_ratio and (rl.epochs > 1 or rl.num_minibatches > 1):
         problems.append(
-            f"rl.epochs ({rl.epochs}) and rl.num_minibatches ({rl.num_minibatches}) must be 1 under "
-            f"algorithm={algorithm.name}, which has no ratio to correct for steps already taken: set both to 1, or choose "
+            f"rl.epochs ({rl.epochs}) and rl.num_minibatches ({rl.num_minibatches}) must be 1 "
+            "under "
+            f"algorithm={algorithm.name}, which has no ratio to correct for steps already taken: "
+            "set both to 1, or choose "
             "reinforce_plus_plus"
         )
     if (rl.kl_target is None) != (rl.kl_horizon is None):
         problems.append(
-            f"rl.kl_target ({format_setting(rl.kl_target)}) and rl.kl_horizon ({format_setting(rl.kl_horizon)}) belong together: "
+            f"rl.kl_target ({format_setting(rl.kl_target)}) and rl.kl_horizon "
+            f"({format_setting(rl.kl_horizon)}) belong together: "
             "give both (6 and 10000 are usual) or neither"
         )
     num_trajectories = rl.num_start_states * rl.group_size
@@ -72,7 +79,8 @@ def length_conflicts(rl: Rl) -> list[str]:
     problems = []
     if rl.warmup_iterations is not None and rl.warmup_iterations > rl.num_iterations:
         problems.append(
-            f"rl.warmup_iterations ({rl.warmup_iterations}) is more than rl.num_iterations ({rl.num_iterations}): the "
+            f"rl.warmup_iterations ({rl.warmup_iterations}) is more than rl.num_iterations "
+            f"({rl.num_iterations}): the "
             "learning rate would never be reached, give a hundredth of the iterations (null)"
         )
     if rl.num_critic_warmup_iterations > rl.num_iterations:
@@ -91,16 +99,19 @@ def branch_conflicts(config: RobotConfig) -> list[str]:
     problems = []
     if rl.num_branches < 2:
         problems.append(
-            f"rl.num_branches ({rl.num_branches}) must be at least 2, or 0 for whole episodes: 8 is usual"
+            f"rl.num_branches ({rl.num_branches}) must be at least 2, or 0 for whole episodes: 8 "
+            "is usual"
         )
     if rl.max_resamples:
         problems.append(
-            f"rl.max_resamples ({rl.max_resamples}) must be 0 with rl.num_branches ({rl.num_branches})"
+            f"rl.max_resamples ({rl.max_resamples}) must be 0 with rl.num_branches "
+            f"({rl.num_branches})"
         )
     why = explain_missing_branches(config)
     if why:
         problems.append(
-            f"rl.num_branches ({rl.num_branches}) is not possible: {why}. Learn from whole episodes: rl.num_branches=0 "
+            f"rl.num_branches ({rl.num_branches}) is not possible: {why}. Learn from whole "
+            "episodes: rl.num_branches=0 "
             "rl.group_size=8"
         )
     return problems
@@ -123,7 +134,8 @@ def missing_conflicts(rl: Rl, name: str, traits: AlgorithmTraits) -> list[str]:
     problems = []
     if not traits.needs_reference:
         problems = [
-            f"rl.{setting} ({format_setting(value)}) is about the reference of a KL penalty, and algorithm.kl_coefficient is 0 "
+            f"rl.{setting} ({format_setting(value)}) is about the reference of a KL penalty, and "
+            "algorithm.kl_coefficient is 0 "
             f"or no setting of algorithm={name}: start it above 0, or set rl.{setting} to null"
             for setting, value in (
                 ("kl_target", rl.kl_target),
@@ -133,7 +145,8 @@ def missing_conflicts(rl: Rl, name: str, traits: AlgorithmTraits) -> list[str]:
         ]
     if rl.critic == "separate" and not traits.needs_values:
         problems.append(
-            f"rl.critic (separate) needs an algorithm with a critic, and algorithm={name} has none: set it "
+            f"rl.critic (separate) needs an algorithm with a critic, and algorithm={name} has "
+            "none: set it "
             "to shared, or choose algorithm=ppo"
         )
     return problems
@@ -145,7 +158,8 @@ def reference_conflicts(rl: Rl, name: str, traits: AlgorithmTraits) -> list[str]
         return []
     if not traits.needs_reference:
         return [
-            f"rl.reference ({rl.reference}) is about a KL penalty, and algorithm.kl_coefficient is 0 or no setting of "
+            f"rl.reference ({rl.reference}) is about a KL penalty, and algorithm.kl_coefficient "
+            "is 0 or no setting of "
             f"algorithm={name}: start it above 0, or set rl.reference to auto"
         ]
     if rl.reference != "rollout":
@@ -153,8 +167,10 @@ def reference_conflicts(rl: Rl, name: str, traits: AlgorithmTraits) -> list[str]
     problems = []
     if traits.kl_placement != "loss":
         problems.append(
-            f"rl.reference (rollout) has no effect on the rewards of algorithm={name}: the policy that sampled "
-            "is its own reference; choose a KL in the loss (algorithm=grpo, or ppo with algorithm.kl_placement=loss), "
+            f"rl.reference (rollout) has no effect on the rewards of algorithm={name}: the policy "
+            "that sampled "
+            "is its own reference; choose a KL in the loss (algorithm=grpo, or ppo with "
+            "algorithm.kl_placement=loss), "
             "or rl.reference=copy"
         )
     if rl.kl_target is not None:
@@ -164,12 +180,14 @@ def reference_conflicts(rl: Rl, name: str, traits: AlgorithmTraits) -> list[str]
         )
     if rl.reference_refresh_every is not None:
         problems.append(
-            f"rl.reference_refresh_every ({rl.reference_refresh_every}) must be null under rl.reference=rollout, which "
+            f"rl.reference_refresh_every ({rl.reference_refresh_every}) must be null under "
+            "rl.reference=rollout, which "
             "follows the policy anyway"
         )
     if rl.epochs * rl.num_minibatches == 1:
         problems.append(
-            "rl.reference (rollout) has no effect in the first optimizer step after a rollout, and rl.epochs (1) x "
+            "rl.reference (rollout) has no effect in the first optimizer step after a rollout, "
+            "and rl.epochs (1) x "
             "rl.num_minibatches (1) makes no other: set either to 2 or more, or rl.reference=copy"
         )
     return problems

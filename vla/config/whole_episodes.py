@@ -19,14 +19,18 @@ def explain_missing_branches(config: RobotConfig) -> str | None:
     policy = config.policy
     frozen = config.model.freeze_in_rl
     if not config.sim.kind.restores_states:
-        return f"{config.sim.label} (sim.simulator={config.sim.simulator}) cannot restore an earlier state"
+        return (
+            f"{config.sim.label} (sim.simulator={config.sim.simulator}) "
+            "cannot restore an earlier state"
+        )
     cache = policy.traits.cache
     if cache is None:
         return f"policy={policy.name} with these settings runs the model again for every draw"
     enough = ("all", "prefix") if cache == "prefix" else ("all",)
     if frozen not in enough:
         return (
-            f"model.freeze_in_rl ({frozen}) keeps nothing to draw again from, policy={policy.name} needs "
+            f"model.freeze_in_rl ({frozen}) keeps nothing to draw again from, "
+            f"policy={policy.name} needs "
             f"{' or '.join(enough)}"
         )
     return None

@@ -57,7 +57,8 @@ def saved_settings(run: Path) -> dict[str, Any]:
     values = read_settings(run)
     if values["mode"] != "robot":
         raise ConfigError(
-            f"{run} is a run of mode={values['mode']}: only robot policies are evaluated in a simulator"
+            f"{run} is a run of mode={values['mode']}: only robot policies are evaluated in a "
+            "simulator"
         )
     return values
 

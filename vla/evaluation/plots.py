@@ -139,7 +139,8 @@ def plot_curves(
 
 
 def plot_time(path: Path, seconds: Mapping[str, float], title: str) -> None:
-    """Plot seconds (`vla.training.timing.Timer.seconds`): a bar for each stage, split into parts."""
+    """Plot seconds (`vla.training.timing.Timer.seconds`): a bar for each stage, split into
+    parts."""
     total = seconds["total"]
     digits = 0 if total >= 100 else 1
     stages = {name: value for name, value in seconds.items() if "/" not in name and name != "total"}

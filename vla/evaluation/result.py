@@ -294,7 +294,8 @@ def compare_results(
     same_items = first.ids == second.ids or not (first.ids and second.ids)
     if not same_items or first.n != second.n or first.metric != second.metric or not first.n:
         raise ValueError(
-            f"results on {first.n} and {second.n} items cannot be paired: evaluate both on the same "
+            f"results on {first.n} and {second.n} items cannot be paired: evaluate both on the "
+            "same "
             f"{noun}"
         )
     decoding: str = second.decoding

@@ -40,7 +40,8 @@ def write_video(
     lengths = {name: len(images) for name, images in frames.items()}
     if not lengths or 0 in lengths.values() or len(set(lengths.values())) != 1:
         raise ValueError(
-            f"a video needs the same number of frames, at least one, from each camera; got {lengths}"
+            "a video needs the same number of frames, at least one, from each camera; got "
+            f"{lengths}"
         )
     num_frames = next(iter(lengths.values()))
     pictures: list[np.ndarray] = []

@@ -136,7 +136,8 @@ class ActivationCache:
 
     @contextmanager
     def replay(self, places: Int[Tensor, "P S"]) -> Iterator[None]:
-        """Within the block, in this thread, the layers return their stored outputs of these slots."""
+        """Within the block, in this thread, the layers return their stored outputs of these
+        slots."""
         with self._lock:
             for layer, outputs in zip(self.layers, self._stored, strict=True):
                 if len(outputs) > 1 or outputs[0][1].dim() > 2:

@@ -73,11 +73,13 @@ class VllmEngine:
         pad_id: int,
         greedy: bool,
     ) -> Generation:
-        """Continue prompts as `Engine`; one request a row, equal prompts share vLLM's prefix cache."""
+        """Continue prompts as `Engine`; one request a row, equal prompts share vLLM's prefix
+        cache."""
         if sampling.filters:
             raise ValueError(
                 f"language_model.engine=vllm draws without filters: set top_k "
-                f"({sampling.top_k}) to 0 and top_p ({sampling.top_p}) to 1, or language_model.engine=own"
+                f"({sampling.top_k}) to 0 and top_p ({sampling.top_p}) to 1, or "
+                "language_model.engine=own"
             )
         self._copy_weights()
         settings = self._vllm.SamplingParams(

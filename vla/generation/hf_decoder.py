@@ -193,7 +193,8 @@ def check_model(model: nn.Module) -> None:
 
 
 def uses_full_attention(model: nn.Module) -> bool:
-    """True if every layer attends to all earlier tokens (no sliding windows, no recurrent state)."""
+    """True if every layer attends to all earlier tokens (no sliding windows, no recurrent
+    state)."""
     kinds = getattr(plain_model(model).config, "layer_types", None)
     window = getattr(plain_model(model).config, "sliding_window", None)
     return all(kind == "full_attention" for kind in kinds) if kinds else window is None

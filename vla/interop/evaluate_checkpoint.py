@@ -207,7 +207,8 @@ def run_evaluation(path: Path, request: EvaluationRequest, make_simulator: MakeS
         folder / "videos",
     )
     captions = {
-        f"{'win' if episode.success else 'failure'}, start {episode.seed}: {episode.instruction}": file
+        f"{'win' if episode.success else 'failure'}, "
+        f"start {episode.seed}: {episode.instruction}": file
         for episode, file in films
     }
     page = evaluation_page(
@@ -360,7 +361,8 @@ def evaluate_checkpoint(
 
 
 def new_folder(parent: Path) -> Path:
-    """Make a folder named by the time in a folder `evaluations`; any other `parent` is used itself."""
+    """Make a folder named by the time in a folder `evaluations`; any other `parent` is used
+    itself."""
     parent.mkdir(parents=True, exist_ok=True)
     if parent.name != "evaluations":
         return parent

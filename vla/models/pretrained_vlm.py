@@ -27,8 +27,8 @@ class PretrainedVision(nn.Module):
     """Images to tokens of the language model's width: uint8 [B, h, w, 3] -> float [B, tokens,
     width].
 
-    `tower` is the inner model of transformers without its language model. Pictures of `stored_image_size`
-    pixels are enlarged to `pixels`, a size that the tower supports.
+    `tower` is the inner model of transformers without its language model. Pictures of
+    `stored_image_size` pixels are enlarged to `pixels`, a size that the tower supports.
     """
 
     projected = True
@@ -96,7 +96,8 @@ def load_pretrained_vlm(
     config = load_pretrained(AutoConfig, name_or_path, BACKBONE)
     if config.model_type not in KINDS:
         raise ValueError(
-            f"model.backbone.repository ({name_or_path}) is a {config.model_type}, which is not supported: "
+            f"model.backbone.repository ({name_or_path}) is a {config.model_type}, which is not "
+            "supported: "
             f"choose one of {', '.join(KINDS)}"
         )
     model = load_pretrained(AutoModelForImageTextToText, name_or_path, BACKBONE, dtype=dtype)

@@ -76,7 +76,8 @@ class VisionEncoder(nn.Module):
             raise ValueError(
                 f"the vision encoder takes {self.image_size} x {self.image_size} pixels, "
                 f"got "
-                f"{tuple(images.shape[1:3])}: set sim.image_size to the model's, or train a model of "
+                f"{tuple(images.shape[1:3])}: set sim.image_size to the model's, or train a model "
+                "of "
                 "this size"
             )
         dtype = next(self.model.parameters()).dtype
@@ -164,13 +165,16 @@ def check_tower(name: str, image_size: int, pretrained: bool) -> None:
     except (TypeError, AttributeError, AssertionError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
-            f"model.vision.repository={name} cannot take {image_size} x {image_size} pixels (sim.image_size): {reason}; "
+            f"model.vision.repository={name} cannot take {image_size} x {image_size} pixels "
+            f"(sim.image_size): {reason}; "
             "choose another size or another model, as vit_small_patch14_dinov2.lvd142m"
         ) from error
     if tokens.shape[1] < 2 or math.isqrt(tokens.shape[1]) ** 2 != tokens.shape[1]:
         raise ValueError(
-            f"model.vision.repository={name} makes {tokens.shape[1]} tokens of {image_size} x {image_size} pixels "
-            "(sim.image_size), which are no grid of places: raise sim.image_size, or choose another model, as "
+            f"model.vision.repository={name} makes {tokens.shape[1]} tokens of {image_size} x "
+            f"{image_size} pixels "
+            "(sim.image_size), which are no grid of places: raise sim.image_size, or choose "
+            "another model, as "
             "vit_small_patch14_dinov2.lvd142m"
         )
 
@@ -210,7 +214,8 @@ def timm_config(name: str, pretrained: bool) -> Any:
         )
     if pretrained and not config.has_weights:
         raise ValueError(
-            f"timm has no weights of model.vision.repository={name}: set model.vision.pretrained=false"
+            f"timm has no weights of model.vision.repository={name}: set "
+            "model.vision.pretrained=false"
         )
     return config
 

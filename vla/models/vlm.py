@@ -178,8 +178,10 @@ class VisionLanguageModel(nn.Module):
             raise ValueError("the model takes proprioception and the observation has none")
         if observation.proprio.shape[-1] != len(self.proprio_mean):
             raise ValueError(
-                f"observation.state holds {observation.proprio.shape[-1]} numbers, the model was made "
-                f"for {len(self.proprio_mean)}: use data and an environment whose states are the same"
+                f"observation.state holds {observation.proprio.shape[-1]} numbers, the model was "
+                "made "
+                f"for {len(self.proprio_mean)}: use data and an environment whose states are the "
+                "same"
             )
         return (observation.proprio - self.proprio_mean) / self.proprio_std
 
@@ -288,8 +290,8 @@ class VisionLanguageModel(nn.Module):
     def with_advantage_label(
         self, hidden: Float[Tensor, "B q d"], observation: Observation
     ) -> Float[Tensor, "B q d"]:
-        """States of the queries plus the advantage label: the mean embedding of its words, scaled to
-        a root mean square of 1, as normalised states have."""
+        """States of the queries plus the advantage label: the mean embedding of its words, scaled
+        to a root mean square of 1, as normalised states have."""
         if observation.label_mask is None:
             return hidden
         words = (

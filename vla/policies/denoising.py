@@ -109,7 +109,8 @@ class DenoisingHead(nn.Module):
         if not 1 <= settings.num_stochastic_steps <= process.num_steps:
             raise ValueError(
                 f"policy.num_stochastic_steps ({settings.num_stochastic_steps}) must lie between "
-                f"1 and policy.num_steps ({process.num_steps}): it counts the last steps that may be draws"
+                f"1 and policy.num_steps ({process.num_steps}): it counts the last steps that may "
+                "be draws"
             )
         self.process = process
         self.normalizer = normalizer
@@ -283,8 +284,8 @@ class DenoisingHead(nn.Module):
         return state, trace, trace["surrogate"]
 
     def _surrogate(self, trace: Trace, inputs: HeadInput[ExpertContext]) -> Float[Tensor, "B 1"]:
-        """Minus the flow-matching loss, summed over a chunk's numbers, a mean over the trace's noise
-        and times."""
+        """Minus the flow-matching loss, summed over a chunk's numbers, a mean over the trace's
+        noise and times."""
         noised, target = self.process.corrupt(
             trace["action"][:, None], trace["noise"], trace["time"]
         )
@@ -304,8 +305,8 @@ class DenoisingHead(nn.Module):
         after = trace["after"]
         prediction, spread = self.predict(inputs, before, self.times[steps])
         logprobs = torch.zeros_like(self.times[steps])
-        # A transition takes its step as a constant, so every draw gets the transitions of all steps,
-        # and `where` picks its own.
+        # A transition takes its step as a constant, so every draw gets the transitions of all
+        # steps, and `where` picks its own.
         for k in range(self._first_drawn, self.process.num_steps):
             mean, std = self._transition(k, before, prediction, spread)
             logprobs = torch.where(steps == k, gaussian_logprob(after, mean, std), logprobs)

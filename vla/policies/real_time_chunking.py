@@ -105,7 +105,8 @@ def guided_velocity(
 
 
 def guidance_strength(time: float) -> float:
-    """The weight of the guidance at a time t: min(beta, (1 - t) / (t r^2)) with r^2 = (1 - t)^2 / (t^2 + (1 - t)^2)."""
+    """The weight of the guidance at a time t: min(beta, (1 - t) / (t r^2)) with r^2 = (1 - t)^2 /
+    (t^2 + (1 - t)^2)."""
     if time == 0:
         return MAX_GUIDANCE
     spread = (1 - time) ** 2 / (time**2 + (1 - time) ** 2)

@@ -4,8 +4,8 @@ Minus the L1 error is the log-likelihood of a Laplace distribution around the pr
 learned scale it becomes a policy for RL: log p(x) = -|x - mean| / scale - log(2 scale), one draw a
 number.
 
-Shapes: `B` decisions, `H` control steps a chunk, `A` action dimensions, `a` of them active, `L = H a` draws, `S`
-states, `d` width of the model.
+Shapes: `B` decisions, `H` control steps a chunk, `A` action dimensions, `a` of them active, `L = H
+a` draws, `S` states, `d` width of the model.
 """
 
 from __future__ import annotations

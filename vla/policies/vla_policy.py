@@ -154,7 +154,8 @@ class VlaPolicy(nn.Module, Generic[C]):
         action_mask: Bool[Tensor, "B H"],
         hidden: Tensor | None = None,
     ) -> tuple[Float[Tensor, "B _"], Bool[Tensor, "B _"]]:
-        """Terms of the supervised loss and their mask; `hidden` is a stored output of `perceive`."""
+        """Terms of the supervised loss and their mask; `hidden` is a stored output of
+        `perceive`."""
         perceived = self.perceive(observation) if hidden is None else hidden
         return self.head.imitation_terms(
             self.model, perceived, observation, actions, action_mask, trains_model=hidden is None

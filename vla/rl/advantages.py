@@ -148,8 +148,10 @@ def bootstrap_values(
     if final_values is None:
         if not bool(terminated.all()):
             raise ValueError(
-                "rollout.final_values (null) is needed: a critic bootstraps where a trajectory is truncated. "
-                "Give the critic's value of their final observations, or mark them terminated if the world ends there"
+                "rollout.final_values (null) is needed: a critic bootstraps where a trajectory is "
+                "truncated. "
+                "Give the critic's value of their final observations, or mark them terminated if "
+                "the world ends there"
             )
         return torch.zeros(len(terminated))
     return torch.where(terminated, torch.zeros_like(final_values), final_values)

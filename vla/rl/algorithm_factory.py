@@ -62,7 +62,8 @@ def check_run(
     if group_size < 1 or (algorithm.needs_groups and group_size < 2):
         least = 2 if algorithm.needs_groups else 1
         raise ValueError(
-            f"group_size ({group_size}) must be at least {least} for {name}: it compares trajectories of one start"
+            f"group_size ({group_size}) must be at least {least} for {name}: it compares "
+            "trajectories of one start"
         )
     if algorithm.needs_values and not has_critic:
         raise ValueError(
@@ -70,14 +71,18 @@ def check_run(
         )
     if algorithm.needs_reference and not has_reference:
         raise ValueError(
-            f"kl_coefficient of {name} is above 0 and there is no reference policy: give one or set it to 0"
+            f"kl_coefficient of {name} is above 0 and there is no reference policy: give one or "
+            "set it to 0"
         )
     if num_rows is not None and num_rows % update.num_minibatches:
         raise ValueError(
-            f"num_minibatches ({update.num_minibatches}) must divide the rows of a rollout ({num_rows})"
+            f"num_minibatches ({update.num_minibatches}) must divide the rows of a rollout "
+            f"({num_rows})"
         )
     if not algorithm.uses_ratio and (update.epochs > 1 or update.num_minibatches > 1):
         raise ValueError(
-            f"epochs ({update.epochs}) and num_minibatches ({update.num_minibatches}) must be 1 for {name}: it has "
-            "no ratio to correct for the steps already taken; use reinforce_plus_plus or ppo for more"
+            f"epochs ({update.epochs}) and num_minibatches ({update.num_minibatches}) must be 1 "
+            f"for {name}: it has "
+            "no ratio to correct for the steps already taken; use reinforce_plus_plus or ppo for "
+            "more"
         )

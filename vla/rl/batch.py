@@ -1,8 +1,8 @@
 """Training batch of an algorithm, its loss per row, and the weights that normalise a loss.
 
 Every loss is a sum of per-draw terms times `weights`. The weights are fixed over the global batch
-before it is split. So micro-batches, gradient accumulation and the number of processes cannot change the
-objective.
+before it is split. So micro-batches, gradient accumulation and the number of processes cannot
+change the objective.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 A trajectory's reward carries little information about a single decision. A simulator that restores
 an exact state carries more: it executes `num_branches` draws of the policy from one state, for one
-chunk each. The score of a draw is its reward plus a critic's value of the next state. Draws from one
-state are a group, and a branch is a trajectory of one decision. So every group algorithm (GRPO, Dr.
-GRPO, RLOO, ...) can learn from branches. The method is the vine of TRPO (Schulman et al. 2015,
+chunk each. The score of a draw is its reward plus a critic's value of the next state. Draws from
+one state are a group, and a branch is a trajectory of one decision. So every group algorithm (GRPO,
+Dr. GRPO, RLOO, ...) can learn from branches. The method is the vine of TRPO (Schulman et al. 2015,
 section 5.2) and VinePPO (Kazemnejad et al. 2024), with a critic after the first step in place of
 whole rollouts. Branches are not rendered.
 """
@@ -32,7 +32,8 @@ LATER_FIT = 120
 
 @runtime_checkable
 class BranchingEnvironment(VectorEnvironment, Protocol):
-    """An environment that saves and restores its exact state, with a privileged state for a critic."""
+    """An environment that saves and restores its exact state, with a privileged state for a
+    critic."""
 
     def get_state(self, ids: np.ndarray) -> Any: ...
 

@@ -97,8 +97,8 @@ class Budget:
     def note_validation(self, success: float, seconds: float, counts: bool = True) -> bool:
         """Record a validation that ended `seconds` after the first iteration began.
 
-        Returns True where no earlier one was better. `counts` False (the validation before the first
-        iteration) never counts as stale.
+        Returns True where no earlier one was better. `counts` False (the validation before the
+        first iteration) never counts as stale.
         """
         spent = self.spent
         spent.validation_seconds = seconds - spent.seconds
@@ -166,21 +166,28 @@ class Budget:
         spent = self.spent
         reason = {
             "target_success": f"{100 * spent.best_success:.1f} % of validation starts",
-            "patience": f"{spent.num_stale} validations in a row no better than {100 * spent.best_success:.1f} %",
+            "patience": (
+                f"{spent.num_stale} validations in a row "
+                f"no better than {100 * spent.best_success:.1f} %"
+            ),
             "max_idle_iterations": self._idle(),
             "num_iterations": "all iterations are done",
             "max_decisions": f"{spent.num_decisions:.0f} decisions",
-            "max_seconds": f"{spent.seconds:.0f} s are used and {self.next_seconds:.0f} s more would be needed for an "
+            "max_seconds": f"{spent.seconds:.0f} s are used and {self.next_seconds:.0f} s more "
+            "would be needed for an "
             "iteration with its validation and the evaluation at the end",
         }[name]
-        return f"RL ended by rl.{name} ({getattr(self.limits, name)}) after {num_iterations} iterations: {reason}"
+        limit = getattr(self.limits, name)
+        return f"RL ended by rl.{name} ({limit}) after {num_iterations} iterations: {reason}"
 
     def _idle(self) -> str:
         spent = self.spent
         counts = {name: f"{spent.idle_counts.get(name, 0):.0f}" for name in IDLE_COUNTS}
         return (
-            f"no optimizer step moved the policy in the last {spent.num_idle} iterations; of {counts['num_groups']} "
+            f"no optimizer step moved the policy in the last {spent.num_idle} iterations; of "
+            f"{counts['num_groups']} "
             f"groups {counts['groups_singleton']} had a single trajectory that could be scored and "
-            f"{counts['groups_without_variance']} equal rewards, and {counts['trajectories_unscorable']} trajectories "
+            f"{counts['groups_without_variance']} equal rewards, and "
+            f"{counts['trajectories_unscorable']} trajectories "
             "could not be scored"
         )

@@ -34,8 +34,10 @@ class NonFiniteError(FloatingPointError):
             else "no single row here (another process, or the sum overflowed)"
         )
         super().__init__(
-            f"{what} is not finite: {where}. The parameters are those after {num_optimizer_steps} good optimizer "
-            "steps of this update. Look at these rows' observations, log-probabilities and rewards; where the policy "
+            f"{what} is not finite: {where}. The parameters are those after {num_optimizer_steps} "
+            "good optimizer "
+            "steps of this update. Look at these rows' observations, log-probabilities and "
+            "rewards; where the policy "
             "diverged, lower the learning rate or max_grad_norm"
         )
 

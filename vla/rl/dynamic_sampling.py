@@ -118,7 +118,8 @@ def informative_groups(
     if min_success is not None or max_success is not None:
         if rollout.success is None:
             raise ValueError(
-                f"min_success ({min_success}) and max_success ({max_success}) need rollouts with success"
+                f"min_success ({min_success}) and max_success ({max_success}) need rollouts with "
+                "success"
             )
         share = group_statistics(rollout.success, rollout.group).mean
         keep &= share >= (0.0 if min_success is None else min_success) - 1e-9
@@ -145,7 +146,8 @@ def collect_informative(
     """
     if num_groups < 1 or max_resamples < 0:
         raise ValueError(
-            f"num_groups ({num_groups}) must be at least 1 and max_resamples ({max_resamples}) at least 0"
+            f"num_groups ({num_groups}) must be at least 1 and max_resamples ({max_resamples}) at "
+            "least 0"
         )
     rollouts: list[Rollout] = []
     num_sampled = num_kept = 0

@@ -1,4 +1,5 @@
-"""Group advantages of trajectories from one start: group-relative, leave-one-out, maximum likelihood.
+"""Group advantages of trajectories from one start: group-relative, leave-one-out, maximum
+likelihood.
 
 A trajectory with a NaN return is unscorable. A group with one scorable trajectory, or with equal
 returns, is uninformative. Their advantages are 0, and `keep` excludes them from every denominator.
@@ -17,7 +18,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class GroupCredit:
-    """Advantages per trajectory, the mask of those that count, and counts of the others by reason."""
+    """Advantages per trajectory, the mask of those that count, and counts of the others by
+    reason."""
 
     advantages: Float[Tensor, "N"]
     keep: Bool[Tensor, "N"]
@@ -118,7 +120,8 @@ def maximum_likelihood(returns: Float[Tensor, "N"], group: Int[Tensor, "N"]) -> 
     """
     if bool((returns < 0).any()):
         raise ValueError(
-            f"a return ({float(returns.nan_to_num(0).min())}) is negative: algorithm maxrl reads returns as "
+            f"a return ({float(returns.nan_to_num(0).min())}) is negative: algorithm maxrl reads "
+            "returns as "
             "probabilities of success. Use rewards in [0, 1], or another algorithm"
         )
     statistics = group_statistics(returns, group)

@@ -64,7 +64,8 @@ class AdaptiveKL:
         for setting in ("target", "horizon"):
             if not getattr(self, setting) > 0:
                 raise ValueError(
-                    f"kl_{setting} ({getattr(self, setting)}) must be greater than 0: 6 and 10000 are usual"
+                    f"kl_{setting} ({getattr(self, setting)}) must be greater than 0: 6 and 10000 "
+                    "are usual"
                 )
 
     def update(self, kl: float, num_trajectories: int) -> AdaptiveKL:

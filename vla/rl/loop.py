@@ -57,7 +57,8 @@ class LoopSettings:
             )
         if (self.kl_target is None) != (self.kl_horizon is None):
             raise ValueError(
-                f"kl_target ({self.kl_target}) and kl_horizon ({self.kl_horizon}) belong together: give both (6 and "
+                f"kl_target ({self.kl_target}) and kl_horizon ({self.kl_horizon}) belong "
+                "together: give both (6 and "
                 "10000 are OpenAI's) or neither"
             )
         for setting in ("kl_target", "kl_horizon"):
@@ -240,14 +241,17 @@ def check_loop(algorithm: Algorithm, settings: LoopSettings, reference: Referenc
     check_needs(algorithm, has_reference=reference is not None)
     if settings.reference_refresh_every is not None and reference is None:
         raise ValueError(
-            f"reference_refresh_every ({settings.reference_refresh_every}) needs a reference policy: give one or set it to null"
+            f"reference_refresh_every ({settings.reference_refresh_every}) needs a reference "
+            "policy: give one or set it to null"
         )
     if settings.kl_target is not None and not algorithm.needs_reference:
         raise ValueError(
-            f"kl_target ({settings.kl_target}) steers kl_coefficient, which is 0 or not a setting of this algorithm: "
+            f"kl_target ({settings.kl_target}) steers kl_coefficient, which is 0 or not a setting "
+            "of this algorithm: "
             "start it above 0 (.15 is OpenAI's) or set kl_target to null"
         )
     if settings.num_critic_warmup_iterations and not algorithm.needs_values:
         raise ValueError(
-            f"num_critic_warmup_iterations ({settings.num_critic_warmup_iterations}) needs a critic: set it to 0"
+            f"num_critic_warmup_iterations ({settings.num_critic_warmup_iterations}) needs a "
+            "critic: set it to 0"
         )

@@ -164,8 +164,8 @@ def combine(
     """Rows of sum(weights (terms + beta KL - c entropy)): one reduction for all three, folded into
     the weights.
 
-    `check_kl_cap` bounds the estimate of a draw (10 in verl, NeMo-RL and OpenRLHF); beyond it no gradient
-    flows.
+    `check_kl_cap` bounds the estimate of a draw (10 in verl, NeMo-RL and OpenRLHF); beyond it no
+    gradient flows.
     """
     counted = batch.weights != 0
     metrics: dict[str, Tensor] = {}
@@ -189,7 +189,8 @@ def combine(
             terms = terms - entropy_coefficient * entropy
     elif entropy_coefficient:
         raise ValueError(
-            f"entropy_coefficient ({entropy_coefficient}) needs a policy whose scores hold an entropy: set it to 0"
+            f"entropy_coefficient ({entropy_coefficient}) needs a policy whose scores hold an "
+            "entropy: set it to 0"
         )
     weighted = torch.where(counted, batch.weights * terms, 0.0)
     return LossOutput(policy=weighted.sum(1), metrics=metrics)

@@ -15,7 +15,8 @@ from vla.types import Rollout
 
 @dataclass(frozen=True)
 class RunningMoments:
-    """Count, mean and sum of squared deviations of all values so far, merged by batch (Chan 1979)."""
+    """Count, mean and sum of squared deviations of all values so far, merged by batch (Chan
+    1979)."""
 
     count: float = 0.0
     mean: float = 0.0

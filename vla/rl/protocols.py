@@ -43,10 +43,11 @@ class Policy(Protocol):
 
 @runtime_checkable
 class Critic(Protocol):
-    """A policy that also estimates returns. `Decision.values` and `ActionScores.values` are not None.
+    """A policy that also estimates returns. `Decision.values` and `ActionScores.values` are not
+    None.
 
-    `critic_parameters` are those that only the critic uses (the value head). Value warm-up trains no
-    others, because values alone would degrade the policy of a shared backbone.
+    `critic_parameters` are those that only the critic uses (the value head). Value warm-up trains
+    no others, because values alone would degrade the policy of a shared backbone.
     """
 
     def value(self, observation: Observation) -> Float[Tensor, "B"]: ...
@@ -56,7 +57,8 @@ class Critic(Protocol):
 
 @runtime_checkable
 class StepResult(Protocol):
-    """Result of one chunk of actions, one row per environment; images are rendered once, at its end.
+    """Result of one chunk of actions, one row per environment; images are rendered once, at its
+    end.
 
     `reward` sums over the executed control steps, `num_steps` counts them. An environment that ends
     inside a chunk stops there.
@@ -80,8 +82,8 @@ class StepResult(Protocol):
 
 @runtime_checkable
 class VectorEnvironment(Protocol):
-    """Several environments in one process. Rows of inputs and outputs are in the order of `ids` (None:
-    all)."""
+    """Several environments in one process. Rows of inputs and outputs are in the order of `ids`
+    (None: all)."""
 
     @property
     def num_envs(self) -> int: ...

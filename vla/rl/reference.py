@@ -85,7 +85,8 @@ class AdapterOff:
 
     def refresh(self) -> None:
         raise ValueError(
-            "reference_refresh_every cannot refresh a reference that is the policy without its adapter: merge the adapter and "
+            "reference_refresh_every cannot refresh a reference that is the policy without its "
+            "adapter: merge the adapter and "
             "start a new one, or keep a frozen copy (rl.reference=copy)"
         )
 
@@ -113,7 +114,8 @@ class CachedReference:
 
     def refresh(self) -> None:
         raise ValueError(
-            "reference_refresh_every cannot refresh cached log-probs: keep a frozen copy (rl.reference=copy)"
+            "reference_refresh_every cannot refresh cached log-probs: keep a frozen copy "
+            "(rl.reference=copy)"
         )
 
     def state_dict(self) -> StateDict:
@@ -146,7 +148,8 @@ def make_reference(
         return CachedReference(rollout_logprobs)
     if kind == "adapter_off" and without_adapter is None:
         raise ValueError(
-            "rl.reference (adapter_off) needs a policy that is its base without the adapter, a language model with "
+            "rl.reference (adapter_off) needs a policy that is its base without the adapter, a "
+            "language model with "
             "LoRA: set the model's lora, or rl.reference=copy"
         )
     if kind == "copy" or without_adapter is None:

@@ -19,8 +19,8 @@ from vla.types import ActionScores, Rollout
 
 @dataclass(frozen=True)
 class PositionRewards:
-    """Rewards per position ([R] along decisions, [R, L] along draws), with masks of the positions and
-    trajectories that count.
+    """Rewards per position ([R] along decisions, [R, L] along draws), with masks of the positions
+    and trajectories that count.
     """
 
     rewards: Float[Tensor, "R *L"]

@@ -33,8 +33,8 @@ def collect_rollout(
 
     Trajectory `i` starts from `seeds[i // group_size]`. The policy decides for the running
     environments only. A free environment takes the next start, so the batch stays full. Rows of
-    several trajectories are interleaved; those of one trajectory are in order of time. A critic also
-    estimates the final observation of truncated trajectories.
+    several trajectories are interleaved; those of one trajectory are in order of time. A critic
+    also estimates the final observation of truncated trajectories.
 
     Args:
         on_decision: called with the number of ended trajectories.

@@ -1,4 +1,5 @@
-"""Declared properties of an algorithm. The module imports no tensors, so settings checks can use it."""
+"""Declared properties of an algorithm. The module imports no tensors, so settings checks can use
+it."""
 
 from __future__ import annotations
 

@@ -19,7 +19,8 @@ def take_step(
     target_step_kl: float | None,
     kl: Callable[[], float],
 ) -> dict[str, float]:
-    """Take an optimizer step, of length `target_step_kl` where that is not None; return its metrics."""
+    """Take an optimizer step, of length `target_step_kl` where that is not None; return its
+    metrics."""
     if target_step_kl is None:
         optimizer.step()
         return {}
@@ -36,8 +37,8 @@ def step_to_kl(
     """Take an optimizer step and rescale it until the policy has moved by `target_step_kl`.
 
     `kl()` measures the KL of the present weights from the acting ones. It grows with the square of
-    the length, so each try multiplies the length by sqrt(target_step_kl / kl). This is the step size
-    of TRPO (Schulman et al. 2015) along the optimizer's direction.
+    the length, so each try multiplies the length by sqrt(target_step_kl / kl). This is the step
+    size of TRPO (Schulman et al. 2015) along the optimizer's direction.
     """
     before = [parameter.detach().clone() for parameter in parameters]
     optimizer.step()

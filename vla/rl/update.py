@@ -37,10 +37,10 @@ class UpdateSettings:
 
     `num_minibatches` optimizer steps per epoch; `micro_batch_rows` rows per forward pass, which
     changes memory and nothing else. `target_kl` stops before an optimizer step once the mean KL
-    (k3, nats per draw) from the acting policy exceeds it. `target_step_kl` scales every optimizer step to
-    that mean KL (k3) of a decision in nats, over some rows of the batch. `importance_cap` scores the
-    rollout again first and corrects for the gap to the acting policy (truncated importance
-    sampling).
+    (k3, nats per draw) from the acting policy exceeds it. `target_step_kl` scales every optimizer
+    step to that mean KL (k3) of a decision in nats, over some rows of the batch. `importance_cap`
+    scores the rollout again first and corrects for the gap to the acting policy (truncated
+    importance sampling).
     """
 
     epochs: int
@@ -192,7 +192,8 @@ def check_needs(
         )
     if critic_warmup and not algorithm.needs_values:
         raise ValueError(
-            "critic warm-up is on but the algorithm has no critic: set num_critic_warmup_iterations to 0"
+            "critic warm-up is on but the algorithm has no critic: set "
+            "num_critic_warmup_iterations to 0"
         )
     if critic_warmup and not has_critic:
         raise ValueError(
@@ -237,8 +238,8 @@ def accumulate_gradients(
     parameters: list[Parameter],
     threads: Threads,
 ) -> None:
-    """Add the gradient of a minibatch in micro-batches. A non-finite loss adds nothing; its rows go to
-    `diagnostics`."""
+    """Add the gradient of a minibatch in micro-batches. A non-finite loss adds nothing; its rows go
+    to `diagnostics`."""
     device = module_device(policy)
 
     def compute_loss(

@@ -58,8 +58,10 @@ def check_per_draw_settings(ratio_level: str, clip_first_draw: float, draw_disco
     """Refuse settings per draw with a ratio per decision."""
     if ratio_level == "decision" and (clip_first_draw < 1 or draw_discount < 1):
         raise ValueError(
-            f"ratio_level (decision) has one ratio for all draws, but clip_first_draw ({clip_first_draw}) and "
-            f"draw_discount ({draw_discount}) differ per draw: set both to 1, or ratio_level to draw"
+            "ratio_level (decision) has one ratio for all draws, but clip_first_draw "
+            f"({clip_first_draw}) and "
+            f"draw_discount ({draw_discount}) differ per draw: set both to 1, or ratio_level to "
+            "draw"
         )
 
 
@@ -69,7 +71,8 @@ def check_reduction(choice: str, max_length: int | None) -> None:
     if choice == "constant":
         if max_length is None:
             raise ValueError(
-                "max_length (null) is needed by reduction 'constant': give the most draws a trajectory can have"
+                "max_length (null) is needed by reduction 'constant': give the most draws a "
+                "trajectory can have"
             )
         check_at_least("max_length", max_length, 1, "it is the most draws a trajectory can have")
     elif max_length is not None:
@@ -102,7 +105,8 @@ def check_kl_cap(cap: float | None, kl_coefficient: float) -> None:
     check_positive("kl_cap", cap, "10 is usual, null switches it off")
     if not kl_coefficient:
         raise ValueError(
-            f"kl_cap ({cap}) bounds the KL penalty, and kl_coefficient is 0: raise it, or set kl_cap to null"
+            f"kl_cap ({cap}) bounds the KL penalty, and kl_coefficient is 0: raise it, or set "
+            "kl_cap to null"
         )
 
 

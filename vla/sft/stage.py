@@ -86,7 +86,8 @@ class TrainingStage:
 def checkpointed_constant(
     stage: TrainingStage | None, name: str, make: Callable[[], Tensor]
 ) -> Tensor:
-    """A tensor computed from the initial weights: made once, saved in every checkpoint of the stage.
+    """A tensor computed from the initial weights: made once, saved in every checkpoint of the
+    stage.
 
     Without a stage, `make()`.
     """

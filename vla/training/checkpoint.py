@@ -181,4 +181,7 @@ def disk_full_message(final: Path, error: Exception) -> str:
     older = last_checkpoint(final.parent)
     state = f"{older} is intact" if older else "there is no older one"
     reason = getattr(error, "strerror", None) or error
-    return f"the disk is full, checkpoint {final} was not written ({reason}); {state}: make room, then resume"
+    return (
+        f"the disk is full, checkpoint {final} was not written ({reason}); "
+        f"{state}: make room, then resume"
+    )

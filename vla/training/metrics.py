@@ -1,7 +1,7 @@
 """Metrics of a run: metrics.jsonl, TensorBoard and experiment trackers.
 
-A record is appended as one line, so a crash costs at most the last line. A resumed run truncates the
-file to the records of its checkpoint (`num_records`), so that no step occurs twice.
+A record is appended as one line, so a crash costs at most the last line. A resumed run truncates
+the file to the records of its checkpoint (`num_records`), so that no step occurs twice.
 """
 
 from __future__ import annotations

@@ -18,7 +18,8 @@ STEPS = 5
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
-    """Map the singular values of matrices [n, a, b] to about 1 by five quintic Newton-Schulz steps."""
+    """Map the singular values of matrices [n, a, b] to about 1 by five quintic Newton-Schulz
+    steps."""
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
@@ -44,7 +45,8 @@ class Muon(torch.optim.Optimizer):
         for parameter in parameters:
             if parameter.ndim != 2:
                 raise ValueError(
-                    f"Muon takes matrices only, got a parameter of shape {tuple(parameter.shape)}: give it to AdamW"
+                    "Muon takes matrices only, got a parameter of shape "
+                    f"{tuple(parameter.shape)}: give it to AdamW"
                 )
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 

@@ -116,7 +116,8 @@ def make_optimizer(
         optimizers.append(Muon(matrices, lr=muon_learning_rate, weight_decay=weight_decay))
     if not optimizers:
         raise ValueError(
-            "nothing is left to train: every part of the model is frozen, unfreeze one or add model.lora"
+            "nothing is left to train: every part of the model is frozen, unfreeze one or add "
+            "model.lora"
         )
     return CombinedOptimizer(optimizers)
 

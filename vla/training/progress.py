@@ -43,8 +43,8 @@ class Progress:
 
     @contextmanager
     def bar(self, name: str, total: int, done: int = 0) -> Iterator[ProgressBar]:
-        """A bar of `total` steps, `done` of them before a resume; call `bar.advance(loss=...)` after
-        each."""
+        """A bar of `total` steps, `done` of them before a resume; call `bar.advance(loss=...)`
+        after each."""
         if self.is_terminal:
             with rich_bars(self.stream) as bars:
                 task = bars.add_task(name, total=total, completed=done, numbers="")
@@ -122,7 +122,8 @@ class LineBar:
             else f"{format_seconds(left)} left"
         )
         self.print_line(
-            f"{self.name} {self.done}/{self.total}  {took_or_left}  {format_numbers(numbers)}".rstrip()
+            f"{self.name} {self.done}/{self.total}  {took_or_left}  "
+            f"{format_numbers(numbers)}".rstrip()
         )
 
     def advance_to(self, done: int, **numbers: float) -> None:

@@ -71,7 +71,8 @@ class RLTask:
         collect: composes an iteration's rollout of calls of `sample`; None: a single call.
         checkpoint_parts: further parts of a checkpoint.
         rollout_parts: parts whose state changes while a rollout is collected.
-        without_adapter: context in which the actor is its base model; None: the reference is a copy.
+        without_adapter: context in which the actor is its base model; None: the reference is a
+            copy.
         threads: micro-batches scored at once.
     """
 
@@ -325,7 +326,8 @@ class RLTrainer:
         return main_process_seconds(self.run.timer.clock() - self._started, self.processes)
 
     def _expected_iterations(self, done: int) -> int:
-        """Expected number of iterations: all, or as many as fit in `rl.max_seconds` at this pace."""
+        """Expected number of iterations: all, or as many as fit in `rl.max_seconds` at this
+        pace."""
         if self.over:
             return done
         share = self.budget.share_of_seconds
@@ -384,7 +386,8 @@ class RLTrainer:
             return
         if state.get("trainer", {}).get("layout") != LAYOUT:
             raise ValueError(
-                f"{self.run.checkpoint_folder(STAGE)} holds checkpoints of an older layout, which RL "
+                f"{self.run.checkpoint_folder(STAGE)} holds checkpoints of an older layout, which "
+                "RL "
                 "cannot resume: start a new run"
             )
         for name, part in self._parts().items():

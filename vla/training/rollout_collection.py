@@ -1,4 +1,5 @@
-"""Rollout collection of an iteration, for robots and text: seeded starts, groups, dynamic sampling."""
+"""Rollout collection of an iteration, for robots and text: seeded starts, groups, dynamic
+sampling."""
 
 from __future__ import annotations
 

@@ -188,7 +188,8 @@ class Run:
         self.write_results()
 
     def load(self, stage: str) -> StateDict | None:
-        """The last checkpoint of a stage, with the generators restored; None where there is none."""
+        """The last checkpoint of a stage, with the generators restored; None where there is
+        none."""
         path = broadcast_from_main(last_checkpoint(self.checkpoint_folder(stage)), self.processes)
         if path is None:
             return None

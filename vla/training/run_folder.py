@@ -84,7 +84,8 @@ def read_sessions(path: Path) -> list[dict[str, Any]]:
 
 
 def open_run(config: Config, processes: Processes = SINGLE_PROCESS) -> RunFolder:
-    """Make the run folder of a configuration, or open the folder it resumes, and write the settings.
+    """Make the run folder of a configuration, or open the folder it resumes, and write the
+    settings.
 
     The main process writes; every process gets the folder.
 
@@ -157,7 +158,10 @@ def describe_environment() -> dict[str, object]:
         "commit": git_output("rev-parse", "HEAD"),
         "uncommitted_changes": bool(git_output("status", "--porcelain", "--untracked-files=no")),
         "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}, {processor_name()}, {format_cores(available_cores())}",
+        "machine": (
+            f"{platform.system()} {platform.machine()}, "
+            f"{processor_name()}, {format_cores(available_cores())}"
+        ),
         "libraries": {name: text for name in LIBRARIES if (text := installed_version(name))},
     }
 

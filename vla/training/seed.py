@@ -68,7 +68,8 @@ def restore_rng(state: StateDict, generators: Mapping[str, Generator] | None = N
     generators = generators or {}
     if set(generators) != set(state["generators"]):
         raise ValueError(
-            f"generators {sorted(generators)} do not match the saved ones {sorted(state['generators'])}"
+            f"generators {sorted(generators)} do not match the saved ones "
+            f"{sorted(state['generators'])}"
         )
     random.setstate(state["python"])
     kind, keys, position, has_gauss, cached = state["numpy"]

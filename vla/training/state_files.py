@@ -42,8 +42,8 @@ class TensorCollector:
 
 
 def write_state(folder: Path, state: StateDict) -> None:
-    """Write a state to `folder`: tensors, arrays, numbers, strings, None, and lists, tuples and dicts
-    of them.
+    """Write a state to `folder`: tensors, arrays, numbers, strings, None, and lists, tuples and
+    dicts of them.
 
     Raises:
         TypeError: for a value of another type.

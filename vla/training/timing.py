@@ -45,7 +45,8 @@ class Timer:
             self.stack.pop()
 
     def seconds(self) -> dict[str, float]:
-        """Seconds so far by path: {"total": 9, "rollout": 8, "rollout/render": 3, "other": 1, ...}."""
+        """Seconds so far by path: {"total": 9, "rollout": 8, "rollout/render": 3, "other": 1,
+        ...}."""
         total = self.clock() - self.start
         return {"total": total, **flatten(self.root, "", total)}
 

@@ -49,23 +49,28 @@ def build_model_card(run: Path, num_parameters: int) -> str:
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
         f"# {title}, {config['policy']['name']} policy",
-        f"A vision-language-action policy of {num_parameters / 1e6:.2f} million parameters: {config['sim']['robot']} "
+        f"A vision-language-action policy of {num_parameters / 1e6:.2f} million parameters: "
+        f"{config['sim']['robot']} "
         f"in MuJoCo, demonstrations, supervised fine-tuning{describe_training(config)}.",
         "## Results",
         results_table(results, starts),
         "## What an action means",
         action_table(policy_spec["action_spec"]),
-        f"{policy_spec['chunk']} actions are predicted at once from {len(policy_spec['cameras'])} cameras "
+        f"{policy_spec['chunk']} actions are predicted at once from {len(policy_spec['cameras'])} "
+        "cameras "
         f"({', '.join(policy_spec['cameras'])}, {policy_spec['image_size']} pixels square, by "
-        f"{policy_spec.get('resize', 'a rule that is not named')} from other shapes), {describe_frame(policy_spec)}.",
+        f"{policy_spec.get('resize', 'a rule that is not named')} from other shapes), "
+        f"{describe_frame(policy_spec)}.",
         "## How to use it",
         "```\n"
         "vla-eval FOLDER     # on held-out starts\n"
         "vla-serve FOLDER    # actions over a websocket\n"
         "```",
-        "Loading compares the table above with the environment, and refuses one where a field differs.",
+        "Loading compares the table above with the environment, and refuses one where a field "
+        "differs.",
         "## Limits",
-        "Trained and evaluated in simulation only, on the scenes its settings describe (`config.yaml`). It was never run "
+        "Trained and evaluated in simulation only, on the scenes its settings describe "
+        "(`config.yaml`). It was never run "
         "on a real robot.",
         "## How it was made",
         describe_origin(run, starts),
@@ -97,7 +102,10 @@ def results_table(results: Mapping[str, Any], starts: Mapping[str, Any]) -> str:
     if not rows:
         return "Nothing was measured: the run was not evaluated on held-out starts."
     head = "| | decoding | success | n | 95 % Wilson interval |\n|---|---|---|---|---|"
-    caption = f"Held-out starts: seeds from {starts['evaluation'][0]}, sha256 `{starts['sha256'][:16]}`; none was trained on."
+    caption = (
+        f"Held-out starts: seeds from {starts['evaluation'][0]}, "
+        f"sha256 `{starts['sha256'][:16]}`; none was trained on."
+    )
     return "\n".join([head, *rows]) + f"\n\n{caption}"
 
 

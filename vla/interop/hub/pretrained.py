@@ -99,7 +99,8 @@ def local_folder(name: str) -> Path:
         return trained if (trained / "policy.json").is_file() else folder
     if not is_hub_name(name):
         raise ValueError(
-            f"{name} is neither a folder nor a repository on the hub (user/name){suggest_runs(folder)}"
+            f"{name} is neither a folder nor a repository on the hub "
+            f"(user/name){suggest_runs(folder)}"
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled

@@ -41,8 +41,8 @@ from vla.training.state_files import make_contiguous
 
 @dataclass(frozen=True)
 class PolicyBundle:
-    """A policy, what turns observations into its own, its settings and policy spec. `folder` is where
-    it was read from, `dataset` where its demonstrations stand.
+    """A policy, what turns observations into its own, its settings and policy spec. `folder` is
+    where it was read from, `dataset` where its demonstrations stand.
     """
 
     policy: VlaPolicy
@@ -54,8 +54,8 @@ class PolicyBundle:
     dataset: Path | None = None
 
     def check(self, config: VlaConfig) -> None:
-        """Hold the policy spec against what LeRobot's environment or dataset shows; ValueError names
-        what differs."""
+        """Hold the policy spec against what LeRobot's environment or dataset shows; ValueError
+        names what differs."""
         shown = {**(config.input_features or {}), **(config.output_features or {})}
         sizes = {STATE: self.proprio_size, ACTION: len(self.policy_spec["action_spec"]["names"])}
         for name in [*(IMAGES + camera for camera in self.policy_spec["cameras"]), *sizes]:
@@ -88,7 +88,8 @@ def bundle_from_dataset(config: VlaConfig, dataset: Any) -> PolicyBundle:
     """A policy to be trained on a LeRobot dataset (its metadata), by the settings that `config`
     holds.
 
-    Pictures become `sim.stored_image_size` pixels square when they are looked at (`VlaPolicy.observe`).
+    Pictures become `sim.stored_image_size` pixels square when they are looked at
+    (`VlaPolicy.observe`).
 
     Raises ValueError where there is no dataset, it holds numbers that cannot be learned, or its
     cameras are not those of the model's checkpoint.

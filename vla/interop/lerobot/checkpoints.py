@@ -55,7 +55,8 @@ class CheckpointSpec:
         sizes = {size for shape in self.cameras.values() for size in shape}
         if len(sizes) != 1:
             raise ValueError(
-                f"its cameras are {dict(self.cameras)} pixels: sim draws all of them square and of one size"
+                f"its cameras are {dict(self.cameras)} pixels: sim draws all of them square and "
+                "of one size"
             )
         told = [f"sim.cameras=[{','.join(self.cameras)}]", f"sim.image_size={sizes.pop()}"]
         return told if self.dataset is None else [*told, f"data.path={self.dataset}"]
@@ -67,11 +68,13 @@ class CheckpointSpec:
         names = list(action_spec["names"])
         if self.action_size != len(names):
             raise ValueError(
-                f"action: the policy decides {self.action_size} numbers, the simulation takes {names}"
+                f"action: the policy decides {self.action_size} numbers, the simulation takes "
+                f"{names}"
             )
         if self.state_size not in (0, proprio_size):
             raise ValueError(
-                f"{STATE}: the policy wants {self.state_size} numbers, the simulation has {proprio_size}"
+                f"{STATE}: the policy wants {self.state_size} numbers, the simulation has "
+                f"{proprio_size}"
             )
         stated = None if self.dataset is None else self.dataset / "meta" / "action_spec.json"
         if stated is not None and stated.exists():
@@ -264,7 +267,8 @@ def open_policy(
     config.device, config.pretrained_path = device, folder
     if getattr(config, "temporal_ensemble_coeff", None) is not None:
         raise ValueError(
-            f"{folder} averages over chunks (temporal_ensemble_coeff): set it to null in its config.json"
+            f"{folder} averages over chunks (temporal_ensemble_coeff): set it to null in its "
+            "config.json"
         )
     try:
         policy = get_policy_class(config.type).from_pretrained(folder, config=config)

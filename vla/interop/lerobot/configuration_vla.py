@@ -23,7 +23,8 @@ class VlaConfig(PreTrainedConfig):
     """Settings that `lerobot-train` and `lerobot-eval` may set.
 
     Attributes:
-        settings: our own settings in one string, e.g. "policy=flow policy.chunk=8"; for training from a dataset.
+        settings: our own settings in one string, e.g. "policy=flow policy.chunk=8"; for training
+            from a dataset.
         chunk: control steps decided at once; None: as the settings say.
         greedy: True takes the most likely actions, False samples them.
         num_parameters: size of an exported policy, for information.
@@ -76,7 +77,8 @@ class VlaConfig(PreTrainedConfig):
         ):
             there = ", ".join([*(self.input_features or {}), *(self.output_features or {})])
             raise RefusedInput(
-                f"policy.type=vla needs {IMAGES}NAME, {STATE} and {ACTION}; there are {there or 'none'}: record the "
+                f"policy.type=vla needs {IMAGES}NAME, {STATE} and {ACTION}; there are "
+                f"{there or 'none'}: record the "
                 "dataset again with them"
             )
 

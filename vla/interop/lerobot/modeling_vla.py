@@ -52,8 +52,8 @@ class VlaPolicy(PreTrainedPolicy):
     def from_pretrained(  # type: ignore[override]
         cls, pretrained_name_or_path: str | Path, *, config: VlaConfig | None = None, **_: Any
     ) -> VlaPolicy:
-        """The policy of a folder or of `user/name` on the hub; ValueError where its policy spec does
-        not fit."""
+        """The policy of a folder or of `user/name` on the hub; ValueError where its policy spec
+        does not fit."""
         with refuse_value_errors():
             bundle = load_bundle(str(pretrained_name_or_path))
             config = VlaConfig.from_pretrained(bundle.folder) if config is None else config
@@ -148,7 +148,9 @@ def check_finite_batch(values: Tensor, owner: str) -> Tensor:
     if bad.any():
         row, *_, dimension = bad.nonzero()[0].tolist()
         raise RefusedInput(
-            f"{owner} holds {int(bad.sum())} numbers that are NaN or infinite (the first in row {row} of the batch, "
-            f"dimension {dimension}): a policy neither learns from them nor acts by them; repair the dataset or sensor"
+            f"{owner} holds {int(bad.sum())} numbers that are NaN or infinite (the first in row "
+            f"{row} of the batch, "
+            f"dimension {dimension}): a policy neither learns from them nor acts by them; repair "
+            "the dataset or sensor"
         )
     return values

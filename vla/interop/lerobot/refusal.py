@@ -24,8 +24,8 @@ def refuse_value_errors() -> Iterator[None]:
 
 
 def install_one_line_refusals() -> None:
-    """Have the interpreter end on `RefusedInput` with its message alone; every other error is shown as
-    before."""
+    """Have the interpreter end on `RefusedInput` with its message alone; every other error is shown
+    as before."""
     shown_before = sys.excepthook
 
     def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

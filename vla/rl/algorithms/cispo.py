@@ -23,7 +23,8 @@ from vla.types import ActionScores, Rollout
 class CISPO:
     """-sg(clip(r, 1 - low, 1 + high)) A log pi over all counted draws alike, A as in GRPO, no KL.
 
-    Rare draws that a clip on the loss would silence keep a bounded gradient. The paper sets no lower limit: `clip_low`
+    Rare draws that a clip on the loss would silence keep a bounded gradient. The paper sets no
+    lower limit: `clip_low`
     1. `clip_high` is a distance from 1 here; TRL's `epsilon_high` is the limit itself.
     """
 

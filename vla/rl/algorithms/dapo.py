@@ -61,12 +61,14 @@ class DAPO:
             self.max_length is None or self.max_length < self.overlong_buffer
         ):
             raise ValueError(
-                f"max_length ({checks.format_value(self.max_length)}) must be at least overlong_buffer ({self.overlong_buffer}): "
+                f"max_length ({checks.format_value(self.max_length)}) must be at least "
+                f"overlong_buffer ({self.overlong_buffer}): "
                 "it is the most draws a trajectory can have"
             )
         if not self.overlong_buffer and self.max_length is not None:
             raise ValueError(
-                f"max_length ({self.max_length}) has no meaning while overlong_buffer is 0: set it to null"
+                f"max_length ({self.max_length}) has no meaning while overlong_buffer is 0: set "
+                "it to null"
             )
 
     def prepare(

@@ -24,7 +24,8 @@ class MaxRL:
     """max(-A r, -A clip(r)) with A = (return - group mean) / group mean: a rare success weighs 1 /
     its frequency.
 
-    Returns must not be negative. The clip is PPO's; with one pass over each rollout it is never active.
+    Returns must not be negative. The clip is PPO's; with one pass over each rollout it is never
+    active.
     """
 
     clip_low: Fraction

@@ -114,7 +114,8 @@ class PPO:
         denominators."""
         if rollout.values is None:
             raise ValueError(
-                "rollout.values (null): algorithm ppo needs a policy with a critic; choose one or use grpo"
+                "rollout.values (null): algorithm ppo needs a policy with a critic; choose one or "
+                "use grpo"
             )
         in_reward = self.kl_coefficient if self.kl_placement == "reward" else 0.0
         along: Along = "draw" if rollout.values.dim() == 2 else "decision"

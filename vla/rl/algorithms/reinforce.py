@@ -128,7 +128,8 @@ class REINFORCE:
         """Rewards-to-go minus the critic's values, and the batch with the critic's targets."""
         if rollout.values is None or (rollout.values.dim() == 2) != (self.along == "draw"):
             raise ValueError(
-                f"rollout.values must hold one value a {self.along} for baseline 'critic' with along {self.along!r}: "
+                f"rollout.values must hold one value a {self.along} for baseline 'critic' with "
+                f"along {self.along!r}: "
                 "give the policy such a critic, or change along or baseline"
             )
         assert self.value_coefficient is not None

@@ -67,7 +67,8 @@ class REINFORCEPlusPlus:
         ref_logprobs: Float[Tensor, "R L"] | None = None,
         reduce_sum: ReduceSum = single_process,
     ) -> Batch:
-        """Rewards-to-go, minus the group's mean return with baseline 'group', whitened over the global batch."""
+        """Rewards-to-go, minus the group's mean return with baseline 'group', whitened over the
+        global batch."""
         in_reward = self.kl_coefficient if self.baseline == "none" else 0.0
         credit = rewards_with_kl(rollout, self.along, ref_logprobs, in_reward, "k1")
         keep = credit.keep
