@@ -1,4 +1,4 @@
-"""The sentences that tasks are asked in, with the names of the objects filled in."""
+"""Instruction templates: names of objects filled into the sentences that stand in `sim.tasks`."""
 
 from __future__ import annotations
 

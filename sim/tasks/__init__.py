@@ -1,4 +1,4 @@
-"""The tasks by name: ours in one table, and those that users' packages register.
+"""Table of tasks; each file has instruction, success, rewards, controller and failure reasons.
 
 A task is one class, in one file with its instruction, success, reward terms, controller and
 diagnosis (`sim.task.Task`). A package adds one by an entry point of the group `vla.tasks`:

@@ -15,7 +15,7 @@ from vla.commands.train import main
 from vla.config import ConfigError, load
 from vla.data.rows import RowReader
 from vla.data.tokenizer import train_tokenizer
-from vla.pipelines.robot.cotraining_text import MOST_JUDGED, TextCoTraining
+from vla.pipelines.robot.cotraining_text import MAX_HELD_OUT_TEXTS, TextCoTraining
 from vla.text.sources import read_source
 from vla.training.distributed import Processes
 
@@ -101,7 +101,7 @@ def test_held_out_texts_are_judged_and_never_learned(told):
     learned = {tuple(text.ids) for step in range(400) for text in texts.batch(step)}
     assert held_out
     assert not held_out & learned
-    assert all(len(kept) <= MOST_JUDGED for kept in texts.held_out.values())
+    assert all(len(kept) <= MAX_HELD_OUT_TEXTS for kept in texts.held_out.values())
     found = texts.perplexity()
     assert list(found) == told
     assert all(math.isfinite(value) and value > 1 for value in found.values())

@@ -1,4 +1,4 @@
-"""The range of demonstrated actions: quantiles, extremes, and rare jumps far beyond the quantiles.
+"""Statistics of demonstrated actions: quantiles, extremes, and rare jumps beyond the quantiles.
 
 A rare jump of a dimension must neither dominate a loss nor be lost. Normalised values are kept
 within `MAX_NORMALIZED`, and bins give far values edges of their own.

@@ -1,4 +1,4 @@
-"""Start manifest of a run: disjoint seed ranges for training, validation and evaluation, hashed."""
+"""Start manifest: the seed ranges of `configs/evaluation`, checked to be disjoint, and hashed."""
 
 from __future__ import annotations
 

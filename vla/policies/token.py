@@ -1,4 +1,4 @@
-"""Discretised action tokens (RT-2): the last ids of the language model's own vocabulary.
+"""Discretised action tokens (RT-2): draws, scores and cross-entropy over the vocabulary's last ids.
 
 `decoding="parallel"` takes one query a control step and predicts all its action tokens in one pass
 (OpenVLA-OFT). `"autoregressive"` decodes token after token (`autoregressive_token.py`). Only ids

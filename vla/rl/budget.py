@@ -1,4 +1,4 @@
-"""Limits of an RL run: validation success, plateau, iterations, decisions, seconds, idle updates.
+"""Limits and best validation of an RL run: plateau, iterations, decisions, seconds, idle updates.
 
 Every limit is a setting of `rl` with the same name. The run reports the limit that ended it.
 

@@ -1,4 +1,4 @@
-"""Supervised losses of actions, plans and answers, correct over several processes."""
+"""Masked means of the heads' `imitation_terms`, and losses of plans and answers, over processes."""
 
 from __future__ import annotations
 

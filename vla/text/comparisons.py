@@ -1,4 +1,4 @@
-"""Comparisons from sampled completions: the judge, its labels, and selection by margin."""
+"""Comparisons from sampled completions: judge with built-in rubric, labels, selection by margin."""
 
 from __future__ import annotations
 

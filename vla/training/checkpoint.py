@@ -1,5 +1,4 @@
-"""Atomic checkpoints: written to a temporary folder, flushed, renamed, verified by checksum on
-reading.
+"""Atomic checkpoints: the last ones and the best, renamed into place and verified on reading.
 
     checkpoints/
       step-000020/  model.safetensors optimizer.safetensors ... state.json config.yaml manifest.json

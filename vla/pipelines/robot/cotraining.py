@@ -1,4 +1,4 @@
-"""Auxiliary tasks of SFT, trained in the same steps as the demonstrations: scenes and texts."""
+"""Auxiliary tasks of SFT (co-training) and their weights: questions about scenes, and texts."""
 
 from __future__ import annotations
 
