@@ -1,4 +1,4 @@
-"""RL trainer of robots and text: optimizer, limits, best weights by validation, checkpoints, resume.
+"""RL trainer of robots and text: optimizer, limits, best weights by validation, checkpoints.
 
 The core (`vla.rl.loop.train_rl`) collects rollouts, updates the policy and adapts the KL
 coefficient. The trainer adds optimizer, schedule, reference, limits, final weights, checkpoints,
