@@ -103,7 +103,7 @@ def recorded_reads(reads: Reads) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Section, "__getattribute__", get)
         patch.setattr(Section, "model_dump", dump)
-        patch.setattr(vla.config, "checked", checked)
+        patch.setattr(vla.config, "check_conflicts", checked)
         yield
 
 
