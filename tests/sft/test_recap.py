@@ -71,7 +71,8 @@ def test_labels_stand_behind_the_words_and_come_off_again():
     both = with_advantage_token(observation, labels, torch.tensor([1, 1, 1]))
     assert torch.equal(without_advantage_token(both).token_mask, observation.token_mask)
     with pytest.raises(
-        ValueError, match=r"policy.instruction_length \(7\) has no room for 4 tokens of a label"
+        ValueError,
+        match=r"policy.instruction_length \(7\) has no room for the 4 tokens of an advantage label",
     ):
         with_advantage_token(observation, [[1, 2, 3, 4]], torch.tensor([0, 0, 0]))
 

@@ -75,7 +75,7 @@ def test_what_was_found_is_said_and_kept(folder, tmp_path):
     assert demos.num_episodes == 3
     assert "demonstrations: 1 of 3 episodes" in said[0]
     assert "are imitated too; data.failures=drop leaves them out" in said[0]
-    assert "does not say units, kinds, frame, gripper sign" in said[1]
+    assert "does not state the units, kinds, frame, gripper sign" in said[1]
     assert (kept["num_failures"], kept["num_episodes"]) == (1, 3)
     assert [f"demonstrations: {note}" for note in kept["notes"]] == said
 

@@ -78,7 +78,7 @@ def test_rounds_go_on_where_they_stopped_and_the_policy_is_read_back(tmp_path: P
 def test_settings_that_cannot_go_together_are_refused():
     with pytest.raises(ConfigError, match=r"recap.guidance \(2.0\) combines predictions with and"):
         load(["policy=fast", "recap.num_rounds=1", "recap.guidance=2"])
-    with pytest.raises(ConfigError, match=r"policy=token has none apart"):
+    with pytest.raises(ConfigError, match=r"policy=token has none: choose"):
         load(["recap.num_rounds=1", "policy.decoding=autoregressive"])
     with pytest.raises(
         ConfigError, match=r"policy.token_weight \(1.0\) trains the vision-language model"

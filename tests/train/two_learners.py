@@ -58,7 +58,7 @@ class Asking(GroundingTrainer):
             asked.questions.segments,
         )
         cells = CellTargets(none, torch.zeros(ROWS, 4, 3), torch.zeros(ROWS, 4, 2), none > 0)
-        return self._own(asked.__class__(asked.observation, packed, cells))
+        return self._own_rows(asked.__class__(asked.observation, packed, cells))
 
 
 def imitate(
