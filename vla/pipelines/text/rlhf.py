@@ -69,20 +69,16 @@ def train_rlhf(open_ended: OpenEndedRun, settings: Rlhf, model: RewardModel) -> 
     parts = open_ended.parts
     rl = config.rl
     width = settings.generation.max_prompt_tokens
+    prompts = open_ended.prompts
     problems = [
-        Problem(
-            prompt, "", "exact", "open", messages=tuple(open_ended.prompts.messages_for(prompt))
-        )
-        for prompt in open_ended.prompts.train
+        Problem(prompt, "", "exact", "open", messages=tuple(prompts.messages_for(prompt)))
+        for prompt in prompts.train
     ]
     rewards = ProxyReward(model, open_ended.gold, settings.truncation_reward, rl.micro_batch_rows)
-    num_rows = rollout_batch_size(
-        rl.num_start_states * rl.group_size,
-        rl.group_size,
-        width,
-        settings.generation.max_new_tokens,
-    )
-    environment = TextEnvironment(problems, parts.chat, rewards, parts.stop_ids, num_rows)
+    num_rows = rl.num_start_states * rl.group_size
+    max_new_tokens = settings.generation.max_new_tokens
+    batch_size = rollout_batch_size(num_rows, rl.group_size, width, max_new_tokens)
+    environment = TextEnvironment(problems, parts.chat, rewards, parts.stop_ids, batch_size)
     learner = with_critic(open_ended.sampling_policy, rl.critic)
 
     def draw_prompts(iteration: int, attempt: int, count: int) -> list[int]:
