@@ -26,7 +26,7 @@ def test_a_setting_has_its_range_default_and_comment(capsys):
     assert (
         "rl.num_iterations=300\n"
         "    integer, 0 to 100,000,000\n"
-        "    a rollout and its updates; 0: no RL\n"
+        "    iterations of a rollout and its updates; 0: no RL\n"
     ) in text
     assert "rl.critic=shared\n    shared | separate\n" in text
     assert (
