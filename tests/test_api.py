@@ -145,4 +145,9 @@ def test_the_readme_runs_as_written(block, tmp_path, monkeypatch):
     """The blocks name the run `runs/NAME`, and run in a folder where it is a smoke run."""
     monkeypatch.chdir(tmp_path)
     vla.train("preset=smoke", run_dir="runs/NAME")
-    exec(compile(block, "README.md", "exec"), {"np": np, "numpy": np})
+    names = {"np": np, "numpy": np}
+    exec(compile(block, "README.md", "exec"), names)
+    action = names["action"]
+    assert isinstance(action, np.ndarray)
+    assert action.shape == (4, 7)
+    assert np.isfinite(action).all()

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from vla.config import ConfigError, freeze, load
-from vla.config.renamed import RENAMED, new_name
+from vla.config.renamed import RENAMED, new_name, with_new_names
 
 
 @pytest.fixture
@@ -54,3 +54,15 @@ def test_every_new_name_is_a_setting():
     known = {**load().model_dump(), **load(["mode=text"]).model_dump()}
     for new in RENAMED.values():
         assert new.split(".")[0] in known, new
+
+
+def test_the_settings_of_a_saved_policy_are_read_under_their_present_names(renamed):
+    now = load().model_dump(mode="json")
+    old = load().model_dump(mode="json")
+    old["rl"]["passes"] = old["rl"].pop("epochs")
+    old["sft"]["augment"]["lumen"] = old["sft"]["augment"].pop("light")
+    old["sft"]["jitter"] = old["sft"].pop("augment")
+    old["sft"]["jitter"]["light"] = old["sft"]["jitter"].pop("lumen")
+    old["rl"]["branch_share"] = old["rl"].pop("branch_fraction")
+    assert with_new_names(old) == now
+    assert "branch_share" in old["rl"], "the given values stay as they are"

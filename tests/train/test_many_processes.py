@@ -70,7 +70,7 @@ def test_numbers_are_those_of_the_whole(learned: list[dict]):
     for name in alone.keys() - own:
         assert shared_numbers[name] == pytest.approx(alone[name], rel=1e-3, abs=1e-6), name
     assert alone["num_trajectories"] == 24
-    assert alone["target_step_kl"] == pytest.approx(0.05, rel=0.2)
+    assert alone["step_kl"] == pytest.approx(0.05, rel=0.2)
 
 
 def test_an_evaluation_is_shared_and_known_to_all(learned: list[dict]):

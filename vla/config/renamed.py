@@ -1,9 +1,14 @@
 """Former names of settings; using one is an error that gives the new name.
 
-This covers the command line, YAML files and folders of earlier runs.
+This covers the command line, YAML files and folders that a run resumes. The settings saved with a
+finished policy are read under either name.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
 
 from vla.config.errors import ConfigError
 
@@ -63,3 +68,21 @@ def check_renamed(key: str, value: object) -> None:
     new = new_name(key)
     if new is not None:
         raise ConfigError(f"{key}={value}: this setting is now called {new}")
+
+
+def with_new_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Saved settings of a run under their present names, so that its policy still loads."""
+    renamed = deepcopy(dict(values))
+    for old, new in RENAMED.items():
+        *sections, name = old.split(".")
+        source: Any = renamed
+        for section in sections:
+            source = source.get(section) if isinstance(source, dict) else None
+        if not isinstance(source, dict) or name not in source:
+            continue
+        *sections, target_name = new.split(".")
+        target: Any = renamed
+        for section in sections:
+            target = target.setdefault(section, {})
+        target[target_name] = source.pop(name)
+    return renamed

@@ -15,6 +15,7 @@ from vla.config.compose import (
     read_settings,
     split_overrides,
 )
+from vla.config.renamed import with_new_names
 from vla.evaluation.starts import StartManifest
 from vla.spelling import nearest_name, suggestion
 
@@ -47,14 +48,14 @@ def checkpoint_settings(run: Path, overrides: Sequence[str] = ()) -> RobotConfig
 
 
 def saved_settings(run: Path) -> dict[str, Any]:
-    """Read config.yaml of a run of a robot policy.
+    """Read config.yaml of a run of a robot policy, of an earlier version too.
 
     Raises:
         ConfigError: the folder is not a run, or not one of a robot policy.
     """
     if not (run / "config.yaml").exists():
         raise ConfigError(f"{run} is no run: there is no config.yaml in it{suggest_runs(run)}")
-    values = read_settings(run)
+    values = with_new_names(read_settings(run))
     if values["mode"] != "robot":
         raise ConfigError(
             f"{run} is a run of mode={values['mode']}: only robot policies are evaluated in a "

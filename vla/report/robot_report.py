@@ -48,7 +48,7 @@ CURVES: tuple[tuple[str, str, dict[str, str]], ...] = (
         "KL, nats a draw",
         {"approx_kl": "to the acting policy", "kl_reference": "to the reference"},
     ),
-    ("Trust region", "KL, nats a decision", {"target_step_kl": "of a step"}),
+    ("Trust region", "KL, nats a decision", {"step_kl": "of a step"}),
     ("Clipped", "share of draws", {"clip_fraction": "clip fraction"}),
     ("Ratios", "after over before", {"ratio_max": "largest", "ratio_min": "smallest"}),
     (

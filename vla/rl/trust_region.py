@@ -52,4 +52,4 @@ def step_to_kl(
         for parameter, old, step in zip(parameters, before, moved, strict=True):
             parameter.copy_(old + scale * step)
         step_kl = kl()
-    return {"target_step_kl": step_kl, "step_scale": scale}
+    return {"step_kl": step_kl, "step_scale": scale}
