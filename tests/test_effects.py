@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.reads import Reads, recorded_reads, without_effect
+from tests.settings_read import Reads, recorded_reads, without_effect
 from vla.config import load
 from vla.pipelines.text.run import run_in_folder
 from vla.training.run_folder import open_run

@@ -20,7 +20,7 @@ import torch
 import vla.runtime
 from sim.simulator import TabletopSimulator
 from sim.vector import VectorEnvironment
-from tests.reads import Reads, recorded_reads, without_effect
+from tests.settings_read import Reads, recorded_reads, without_effect
 from vla.commands.train import main
 from vla.config import load
 from vla.evaluation.evaluate import evaluate_policy

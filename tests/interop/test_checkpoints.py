@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import vla.runtime
-from tests.lerobot.tiny import CHUNK, SIZE, make_checkpoint
+from tests.interop.tiny_checkpoints import CHUNK, SIZE, make_checkpoint
 from vla.commands import evaluate
 from vla.config import load
 from vla.interop.lerobot.checkpoints import lerobot_folder, open_policy, read_checkpoint_spec

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from tests.train.test_distributed import run_in
+from tests.training.test_distributed import run_in
 from vla.config import ConfigError, load
 from vla.config.processes import launcher_conflicts
 from vla.interrupt import StopRequest

@@ -53,7 +53,7 @@ def run_in(num_processes: int, folder: Path, script: str) -> None:
             "-c",
             START,
             str(ROOT / "tests"),
-            str(ROOT / "tests" / "train" / script),
+            str(ROOT / "tests" / "training" / script),
         ]
         started.append(
             subprocess.Popen(
