@@ -1,4 +1,4 @@
-"""The list of modules: every Python file of the source with its docstring's first sentence."""
+"""The list of modules and settings files, each with the first sentence of its description."""
 
 import ast
 import re
@@ -6,7 +6,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SOURCE_FOLDERS = ("vla", "sim", "scripts")
-SENTENCE = re.compile(r".+?[.?](?=\s|$)")
+SENTENCE = re.compile(r".+?(?<!\bal)(?<!\beq)(?<!\bDr)[.?](?=\s|$)")
+"""Up to a full stop or question mark that ends no abbreviation ("et al.", "eq.", "Dr.")."""
 
 
 def first_sentence(path: Path) -> str | None:
@@ -39,4 +40,15 @@ def module_list(root: Path = ROOT) -> str:
         if path.name != "__init__.py":
             sentence = (first_sentence(root / path) or "").replace("|", "\\|")
             lines.append(f"| `{path}` | {sentence} |")
+    lines += ["## configs/", "", "| settings file | what it sets |", "|---|---|"]
+    for path in sorted((root / "configs").rglob("*.yaml")):
+        lines.append(f"| `{path.relative_to(root)}` | {first_comment(path)} |")
     return "\n".join(lines) + "\n"
+
+
+def first_comment(path: Path) -> str:
+    """The first comment of a YAML file that is no directive to Hydra, or an empty string."""
+    for line in path.read_text().splitlines():
+        if not line.startswith("# @package"):
+            return line.removeprefix("#").strip().replace("|", "\\|") if line[:1] == "#" else ""
+    return ""

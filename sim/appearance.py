@@ -1,4 +1,4 @@
-"""Colours, shapes, friction, light and camera poses per environment.
+"""Colours, shapes, friction, light and offsets of the camera poses per environment.
 
 The functions write them into the expanded (per-environment) fields of MuJoCo's model.
 """

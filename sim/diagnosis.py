@@ -1,4 +1,4 @@
-"""Steps of which a task's `diagnose` is composed: reasons of failed episodes from hand and objects.
+"""Reasons of failed episodes with their sentences: the steps that a task's `diagnose` composes.
 
 A task composes its `diagnose` of these steps in the order of its motion: each answers with a
 reason, or None where the episode got past it. `Reason.kind` is counted over episodes, `Reason.text`

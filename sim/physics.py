@@ -23,7 +23,7 @@ from sim.appearance import (
 from sim.robots.rotations import quat_to_yaw, rpy_to_quat, wrap_angle
 from sim.scenes.objects import BLOCK_HALF_HEIGHT, BLOCK_SHAPES, PAD_HALF_HEIGHT, PAD_SHAPES
 from sim.scenes.tabletop import Tabletop
-from sim.spec import DEFAULT_ACTION_SPEC
+from sim.spec import CLOSE, DEFAULT_ACTION_SPEC
 from sim.workspace import CONTROL_SECONDS, MAX_OPENING, POSE_HIGH, POSE_LOW
 
 SYMMETRY = np.array([shape.symmetry for shape in BLOCK_SHAPES.values()])
@@ -223,7 +223,7 @@ class Physics:
         actions = np.clip(actions.astype(np.float64), spec.low, spec.high)
         pose = self.commanded[ids] + actions[:, :6] * self.robot.mask
         self.commanded[ids] = np.clip(pose, POSE_LOW, POSE_HIGH)
-        self.closing[ids] = actions[:, 6] > 0
+        self.closing[ids] = np.sign(actions[:, 6]) == CLOSE
         self._send_command(ids)
 
     def _send_command(self, ids: np.ndarray) -> None:

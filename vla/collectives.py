@@ -1,4 +1,4 @@
-"""Sums over processes: the reduction passed to the RL core, and its identity for one process."""
+"""Sums of gradients and counts over processes, by an all-reduce of `vla.training.distributed`."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Representations of actions: discretised, normalised, and drawn by generative processes."""

@@ -44,10 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--perturb",
         default="all",
-        help=(
-            "all, none, or some of the simulator's: "
-            "camera,light,texture,wording,start (default all)"
-        ),
+        help="all, none, or names with commas; a wrong name lists the simulator's (default all)",
     )
     parser.add_argument("--decoding", choices=["both", "greedy", "sampled"], default="both")
     parser.add_argument(

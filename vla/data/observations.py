@@ -1,4 +1,5 @@
-"""Conversion of raw observations to model inputs: text to tokens, arrays to tensors."""
+"""Conversion of raw observations to model inputs: text to tokens, arrays to tensors (images stay
+uint8)."""
 
 from __future__ import annotations
 

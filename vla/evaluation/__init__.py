@@ -1,0 +1,1 @@
+"""Held-out evaluation: start sets, results with intervals, perturbation sweeps, videos, plots."""

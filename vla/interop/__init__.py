@@ -1,0 +1,1 @@
+"""Checkpoints and commands of other projects: the Hugging Face hub and LeRobot."""

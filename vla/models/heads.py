@@ -1,4 +1,4 @@
-"""Value heads: a scalar, or a distribution over returns, from hidden states."""
+"""Value heads from hidden states: a scalar, or the distribution over returns of RECAP."""
 
 from __future__ import annotations
 

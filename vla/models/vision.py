@@ -1,4 +1,5 @@
-"""Vision encoders: timm models by name, and a small one that trains on a laptop."""
+"""Vision encoders, which scale uint8 pixels to the range of their weights: timm models and a small
+one that trains on a laptop."""
 
 from __future__ import annotations
 

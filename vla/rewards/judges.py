@@ -1,5 +1,6 @@
-"""Judges that compare two answers: a gold reward with noise, a language model, or a server with
-OpenAI's protocol.
+"""Judges that compare two answers, and the prompt of a language-model judge.
+
+A judge is a gold reward with noise, a language model, or a server with OpenAI's protocol.
 
 A language model prefers the answer that comes first (position bias); `BothOrders` averages over
 both orders.
@@ -100,6 +101,24 @@ class Rubric:
             f"Which answer is better? Judge by these principles:\n{rules}\n\n"
             f"{solved}{_format_pair(prompt, first, second)}"
         )
+
+
+BUILT_IN_RUBRIC = Rubric(
+    principles=(
+        "A better answer does what the question asks.",
+        "A better answer is kind and polite.",
+        "A better answer is short, clear and complete, and does not repeat itself.",
+    ),
+    examples=(
+        (
+            "What is a cup for?",
+            "A cup is for drinking, for example warm tea.",
+            "cup cup cup cup",
+            "A",
+        ),
+        ("Greet a friend.", "Go away.", "Hello! It is lovely to see you.", "B"),
+    ),
+)
 
 
 def _format_pair(prompt: str, first: str, second: str) -> str:

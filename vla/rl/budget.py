@@ -1,4 +1,4 @@
-"""Limits and best validation of an RL run: plateau, iterations, decisions, seconds, idle updates.
+"""Limits of an RL run, and the rule by which a validation is the best so far.
 
 Every limit is a setting of `rl` with the same name. The run reports the limit that ended it.
 

@@ -1,4 +1,4 @@
-"""Advantage-conditioned training (RECAP; Physical Intelligence 2025, pi*0.6): values and labels.
+"""Advantage-conditioned training (RECAP; Physical Intelligence 2025): value model and labels.
 
 A value model, a distribution over the time to success, is fitted to all episodes. Decisions with
 the largest advantages get a positive label behind their instruction, the others a negative one. The

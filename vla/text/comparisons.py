@@ -24,6 +24,7 @@ from vla.generation.hf_decoder import (
 from vla.preference.listwise import best_and_worst_index
 from vla.rewards.gold_rewards import GoldReward
 from vla.rewards.judges import (
+    BUILT_IN_RUBRIC,
     BothOrders,
     GoldJudge,
     Judge,
@@ -37,22 +38,6 @@ from vla.text.preference_training import Comparison
 from vla.text.prompts import Completion
 from vla.training.resumable_work import ResumableWork
 
-BUILT_IN_RUBRIC = Rubric(
-    principles=(
-        "A better answer does what the question asks.",
-        "A better answer is kind and polite.",
-        "A better answer is short, clear and complete, and does not repeat itself.",
-    ),
-    examples=(
-        (
-            "What is a cup for?",
-            "A cup is for drinking, for example warm tea.",
-            "cup cup cup cup",
-            "A",
-        ),
-        ("Greet a friend.", "Go away.", "Hello! It is lovely to see you.", "B"),
-    ),
-)
 JUDGE_ROW_TOKENS = 1024
 """Tokens in a packed row of the judge's questions; the attention mask of a row is square."""
 

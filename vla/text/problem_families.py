@@ -1,4 +1,4 @@
-"""Families of verifiable problems: arithmetic, words, JSON, tool calls, code, and files.
+"""Families of verifiable problems, each with the name of its verifier (`vla.rewards.verifiers`).
 
 A family enumerates all its problems, or draws a fixed number of them, the same at every call.
 """

@@ -1,4 +1,4 @@
-"""Atomic checkpoints: the last ones and the best, renamed into place and verified on reading.
+"""Atomic checkpoints on disk: the last ones and the best, renamed into place, verified on reading.
 
     checkpoints/
       step-000020/  model.safetensors optimizer.safetensors ... state.json config.yaml manifest.json

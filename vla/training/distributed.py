@@ -1,4 +1,4 @@
-"""Interface to one or many processes: device, precision, sums, gathered values and shards.
+"""Interface to one or many processes: device, precision, all-reduce, gathered values and shards.
 
 A loss is a sum of terms whose weights are fixed over the global batch. So gradients are summed over
 processes, never averaged. `accelerate launch` or `torchrun` starts several processes; accelerate is

@@ -1,4 +1,4 @@
-"""RL trainer of robots and text: optimizer, limits, best weights by validation, checkpoints.
+"""RL trainer of robots and text: optimizer, schedule, limits, best weights, checkpoints, stop.
 
 The core (`vla.rl.loop.train_rl`) collects rollouts, updates the policy and adapts the KL
 coefficient. The trainer adds optimizer, schedule, reference, limits, final weights, checkpoints,

@@ -1,0 +1,1 @@
+"""Exported policies as folders of the Hugging Face hub."""

@@ -1,4 +1,7 @@
-"""Auxiliary tasks of SFT (co-training) and their weights: questions about scenes, and texts."""
+"""Auxiliary tasks of SFT (co-training): questions about scenes, and texts.
+
+Their weights are settings of `configs/data`.
+"""
 
 from __future__ import annotations
 

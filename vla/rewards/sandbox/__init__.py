@@ -1,0 +1,1 @@
+"""Sandboxed execution of programs that a model wrote."""

@@ -1,4 +1,4 @@
-"""Verifiers that compare text or a number with the answer."""
+"""Verifiers that compare text or a number with the answer: exact, contains, last number."""
 
 from __future__ import annotations
 
