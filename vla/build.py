@@ -100,7 +100,7 @@ def build_vlm(
         plan = ActionQueries(config.policy.chunk, num_plan_numbers, backbone.width)
         model = VisionLanguageModel(vision, backbone, config.sim.cameras, proprio_size, plan)
         backbone.order_embeddings(location_ids(backbone.vocabulary_size).start, NUM_LOCATIONS)
-    _freeze(config.model, model)
+    freeze_parts(config.model, model)
     if config.model.gradient_checkpointing:
         enable_gradient_checkpointing(model.backbone)
     return model, tokenizer
@@ -112,6 +112,8 @@ def check_model(config: RobotConfig) -> None:
     Raises:
         ValueError: the checkpoint or the vision tower does not fit the settings.
     """
+    if config.policy.path is not None:
+        return  # the weights of the policy replace every other
     if config.model.checkpoint is not None:
         actual = read_architecture(checkpoint_folder(config.model.checkpoint))
         expected = small_architecture(config, actual.proprio_size, actual.num_plan_numbers)
@@ -209,7 +211,8 @@ def _pretrained_backbone(name: str, model: Model) -> tuple[Backbone, Any]:
     return hub_backbone(name, torch.float32, model.gradient_checkpointing), tokenizer
 
 
-def _freeze(settings: Model, model: VisionLanguageModel) -> None:
+def freeze_parts(settings: Model, model: VisionLanguageModel) -> None:
+    """Freeze what the settings freeze, and add their adapter."""
     if settings.freeze_vision:
         model.vision.requires_grad_(False)
     if settings.lora is not None:

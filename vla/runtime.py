@@ -24,12 +24,12 @@ M_ARENA_MAX = -8
 """Parameters of glibc's `mallopt` (malloc.h)."""
 
 
-REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
-"""Pattern of a hub repository: user/name."""
+REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
+"""Pattern of a hub repository: user/name, or user/name@revision."""
 
 
 def is_hub_name(name: str) -> bool:
-    """True for user/name where neither that path nor a folder `user` exists here."""
+    """True for user/name[@revision] where neither that path nor a folder `user` exists here."""
     return (
         REPOSITORY.fullmatch(name) is not None
         and not Path(name).exists()

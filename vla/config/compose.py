@@ -13,15 +13,18 @@ from typing import Any
 import yaml
 
 from vla.config.errors import ConfigError
+from vla.config.policy_start import SETTING, read_policy_start
 from vla.config.renamed import check_renamed
 from vla.config.resuming import incompatible_changes
 from vla.config.search_path import CONFIGS, added_folders, groups, option_files, options
+from vla.files.policy_folders import find_policy
 from vla.files.reading import DamagedFile, read_yaml
 from vla.files.secrets import find_masked_settings
 from vla.spelling import nearest_name, suggestion
 
 ROOT_CONFIG = "train_vla"
 EMPTY = ("", "''", '""')
+NEVER_EMPTY = ("resume", "run_dir", "preset", "policy.path", "language_model.path")
 
 
 def compose(overrides: Sequence[str]) -> dict[str, Any]:
@@ -32,7 +35,7 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
     """
     given = split_overrides(overrides)
     empty = next(
-        (key for key in ("resume", "run_dir", "preset") if given.get(key, "null").strip() in EMPTY),
+        (key for key in NEVER_EMPTY if given.get(key, "null").strip() in EMPTY),
         None,
     )
     if empty is not None:
@@ -42,11 +45,34 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
         )
     if given.get("resume", "null") != "null":
         return resumed_values(given.pop("resume"), given)
+    if given.get("policy.path", "null") != "null" and given.get("mode", "robot") == "robot":
+        return values_from_policy(given)
     if given.get("mode") == "text" and "preference" in given:
         given = {"text": "preference", **given}  # the text mode that takes a preference loss
     preset = given.pop("preset", "default")
     check_groups({"preset": preset, **given})
     return compose_with_hydra({**preset_values(preset, given.get("mode", "robot"), given), **given})
+
+
+def values_from_policy(given: Mapping[str, str]) -> dict[str, Any]:
+    """Plain values of a run that starts from the policy `policy.path`.
+
+    Raises:
+        ConfigError: there is no policy, or a given setting contradicts it.
+    """
+    start = read_policy_start(str(parse_overrides({SETTING: given[SETTING]})[SETTING]))
+    preset = given.get("preset", "default")
+    asked = {key: value for key, value in given.items() if key != "preset"}
+    check_groups({"preset": preset, **asked})
+    name = start.policy_name
+    chosen = {} if name is None or name not in options("policy") else {"policy": name}
+    combined = {**preset_values(preset, "robot", asked), **chosen, **asked}
+    own = {key for key in combined if "." in key and key.split(".")[0] in start.saved}
+    composed = compose_with_hydra({key: combined[key] for key in combined if key not in own})
+    start.check(composed, {key: asked[key] for key in asked if key in groups()})
+    values = apply_overrides(start.apply(composed, given), {key: combined[key] for key in own})
+    start.check(values, {key: asked[key] for key in own if key in asked})
+    return values
 
 
 def split_overrides(overrides: Sequence[str]) -> dict[str, str]:
@@ -297,10 +323,8 @@ def resumed_values(run: str, given: Mapping[str, str]) -> dict[str, Any]:
         raise ConfigError(
             f"resume ({run}) is no run: there is no config.yaml in it{suggestion(run, others)}"
         )
-    values = read_settings(Path(run))
-    # A run of an earlier version lacks the groups that were added since.
-    if any(name not in values for name in mode_groups(values["mode"])):
-        values = {**compose_with_hydra({"mode": values["mode"]}), **values}
+    check_is_run(Path(run))
+    values = fill_new_settings(read_settings(Path(run)))
     chosen = [f"{key}={value}" for key, value in given.items() if key in groups()]
     if chosen:
         raise ConfigError(
@@ -314,6 +338,47 @@ def resumed_values(run: str, given: Mapping[str, str]) -> dict[str, Any]:
         )
     check_fits(run, values, resumed)
     return resumed
+
+
+def check_is_run(folder: Path) -> None:
+    """Refuse a folder with settings that is no run: an export, or a checkpoint of a run.
+
+    Raises:
+        ConfigError: names what it is, and the setting that takes it.
+    """
+    found = find_policy(folder)
+    if found is not None and found[0] == "export":
+        raise ConfigError(
+            f"resume ({folder}) is an exported policy, not a run: policy.path={folder} starts a "
+            "new run from it"
+        )
+
+
+def fill_new_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Saved settings with today's defaults of groups and settings that their version lacked.
+
+    A section of another kind than today's default (its `name`, or its simulator) keeps its own.
+    """
+    chosen = {"mode": values["mode"]}
+    policy = values.get("policy", {}).get("name")
+    if policy in options("policy"):
+        chosen["policy"] = policy
+    today = compose_with_hydra(chosen)
+    filled = {**today, **values}
+    own = option_values("mode", values["mode"])
+    for name in mode_groups(values["mode"]):
+        saved = values.get(name)
+        if isinstance(saved, Mapping):
+            added = today[name] if is_same_kind(saved, today[name]) else own.get(name, {})
+            filled[name] = {**added, **saved}
+    return filled
+
+
+def is_same_kind(saved: Mapping[str, Any], today: Mapping[str, Any]) -> bool:
+    """True where a saved section has the kind of today's: name, simulator and task."""
+    if "task" in today and "task" not in saved:
+        return False
+    return all(saved.get(key, today.get(key)) == today.get(key) for key in ("name", "simulator"))
 
 
 def check_fits(run: str, values: Mapping[str, Any], resumed: Mapping[str, Any]) -> None:

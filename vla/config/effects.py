@@ -139,7 +139,9 @@ def grounding_rules(config: RobotConfig) -> Iterator[UnusedSetting]:
     """Settings of grounding without effect."""
     grounding = config.grounding
     checkpoint = config.model.checkpoint
-    if checkpoint is not None:
+    if config.policy.path is not None:
+        yield UnusedSetting("grounding", "the policy of policy.path has it behind it")
+    elif checkpoint is not None:
         yield UnusedSetting(
             "grounding", f"model.checkpoint={checkpoint} is pretrained already", "model.checkpoint"
         )
@@ -206,6 +208,11 @@ def sft_rules(config: RobotConfig) -> Iterator[UnusedSetting]:
 def data_rules(config: RobotConfig) -> Iterator[UnusedSetting]:
     """Settings of demonstrations, questions and texts without effect."""
     data = config.data
+    if not config.needs_demonstrations:
+        unread = (name for name in type(data).model_fields if name != "sentence")
+        why = "RL starts from policy.path at once (sft.num_steps is 0)"
+        yield from unused_settings("data", unread, why, "sft.num_steps")
+        return
     if data.path is not None:
         own = ("num_demonstrations", "image_format", "expert_perturbation_probability")
         yield from unused_settings(
@@ -230,6 +237,8 @@ def data_rules(config: RobotConfig) -> Iterator[UnusedSetting]:
 def policy_rules(config: RobotConfig) -> Iterator[UnusedSetting]:
     """Settings that another setting of the policy leaves without effect."""
     policy = config.policy
+    if policy.path is None:
+        yield UnusedSetting("policy.statistics", "policy.path is null", "policy.path")
     for cause, names in policy.traits.unused.items():
         value = getattr(policy, cause)
         shown = f"{value:g}" if isinstance(value, float) else value

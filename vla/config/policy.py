@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from vla.config.declarations import DeclaredSection, OneOf, named_sections
 from vla.policies import policy_table
 from vla.policies.traits import PolicyTraits
-from vla.ranges import InstructionLength, SmallCount
+from vla.ranges import InstructionLength, Name, SmallCount
 
 
 class PolicySection(DeclaredSection):
-    """Settings of a policy kind; the fields are those of its dataclass."""
+    """Settings of a policy kind; the fields are those of its dataclass.
+
+    `path` and `statistics` belong to every kind: the policy that a run starts from.
+    """
 
     group: ClassVar[str] = "policy"
+    path: Name | None
+    statistics: Literal["policy", "data"]
     chunk: SmallCount
     instruction_length: InstructionLength
 

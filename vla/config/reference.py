@@ -98,7 +98,10 @@ def settings(config: Any, group: str, option: str) -> Iterator[Setting]:
     """Yield the settings of a group, in the order of its section."""
     section = getattr(config, group)
     schema = type(section).model_json_schema()
-    texts = comments(group, option)
+    mode = {
+        name.removeprefix("mode."): text for name, text in comments("mode", config.mode).items()
+    }
+    texts = mode | comments(group, option)
     for name, value, of in leaves(
         section.model_dump(mode="json"), schema, schema.get("$defs", {}), group
     ):

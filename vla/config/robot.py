@@ -220,6 +220,17 @@ class RobotConfig(Section):
         return f"{self.sim.label}-{self.policy.name}-{self.algorithm.name}"
 
     @property
+    def needs_demonstrations(self) -> bool:
+        """True where a stage reads demonstrations: always, except for RL from a policy alone."""
+        return (
+            self.policy.path is None
+            or self.sft.num_steps > 0
+            or self.sft.head_steps > 0
+            or self.recap.num_rounds > 0
+            or self.policy.statistics == "data"
+        )
+
+    @property
     def needs_hub(self) -> bool:
         """True where a model or dataset is on the hub or in its local cache."""
         names = {self.model.vision.name, self.model.backbone.name}
@@ -230,5 +241,8 @@ class RobotConfig(Section):
         return (
             "hub" in names
             or named
-            or (self.data.path is not None and not Path(self.data.path).exists())
+            or any(
+                path is not None and not Path(path).exists()
+                for path in (self.data.path, self.policy.path)
+            )
         )

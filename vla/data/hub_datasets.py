@@ -1,9 +1,10 @@
-"""Datasets of the Hugging Face Hub: a name `user/name` in the place of a folder."""
+"""Datasets of the Hugging Face Hub: a name `user/name[@revision]` in the place of a folder."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from vla.files.policy_folders import split_revision
 from vla.runtime import is_hub_name
 
 
@@ -22,8 +23,9 @@ def local_dataset(name: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
+    repository, revision = split_revision(name)
     try:
-        return Path(snapshot_download(name, repo_type="dataset"))
+        return Path(snapshot_download(repository, revision=revision, repo_type="dataset"))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise ValueError(
             f"data.path={name} is no local folder, and its download from the hub failed: {error}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from vla.config.compose import (
     apply_overrides,
     check_groups,
     compose_with_hydra,
+    fill_new_settings,
     read_settings,
     split_overrides,
 )
@@ -75,26 +76,6 @@ def suggest_runs(wrong: Path) -> str:
         if runs
         else ""
     )
-
-
-def fill_new_settings(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Add today's defaults of settings that the run's version did not have."""
-    today = compose_with_hydra({"mode": values["mode"]})
-    sections = [
-        "data",
-        "sft",
-        "recap",
-        "rl",
-        "evaluation",
-        "train",
-        *(["sim"] if is_default_simulator(values["sim"], today["sim"]) else []),
-    ]
-    return {**values, **{name: {**today[name], **values.get(name, {})} for name in sections}}
-
-
-def is_default_simulator(sim: Mapping[str, Any], today: Mapping[str, Any]) -> bool:
-    """True where saved settings are of the default simulator."""
-    return "task" in sim and sim.get("simulator", today["simulator"]) == today["simulator"]
 
 
 def check_held_out(starts: StartManifest, run: Path, config: RobotConfig) -> StartManifest:

@@ -36,3 +36,13 @@ def add_lora(model: nn.Module, rank: int, alpha: float, *, wrap: bool = False) -
         parameter.requires_grad_(False)
     inject_adapter_in_model(config, model.get_decoder())
     return model
+
+
+def merge_lora(model: nn.Module) -> None:
+    """Add the adapters of a model to its weights, W + alpha / rank B A, and remove them."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    adapted = [(n, part) for n, part in model.named_modules() if isinstance(part, BaseTunerLayer)]
+    for name, layer in adapted:
+        layer.merge(safe_merge=True)
+        model.set_submodule(name, layer.get_base_layer())

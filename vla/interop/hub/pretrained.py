@@ -19,6 +19,7 @@ import yaml
 
 from vla.config.robot import RobotConfig
 from vla.evaluation.checkpoint_settings import checkpoint_settings, saved_settings, suggest_runs
+from vla.files.policy_folders import FILES, LAST_TRAINED, hub_folder
 from vla.files.policy_manifest import WEIGHTS, write_checksums
 from vla.files.secrets import mask_nested
 from vla.files.writing import atomic_file
@@ -27,11 +28,6 @@ from vla.interop.hub.lerobot_files import lerobot_files
 from vla.policy_spec import PROPRIO, read_policy_spec
 from vla.runtime import is_hub_name
 from vla.training.state_files import make_contiguous
-
-FILES = ("README.md", "*.json", "config.yaml", "*.safetensors", "tokenizer/*")
-"""Patterns of the files to download; none of them is executable."""
-LAST_TRAINED = "checkpoints/last/pretrained_model"
-"""Where `lerobot-train` leaves a policy in its output folder."""
 
 
 def save_pretrained(run: Path, folder: Path, make_simulator: Callable[[Any], Any]) -> Path:
@@ -70,6 +66,7 @@ def portable_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings without paths of this machine; the weights include those of model.checkpoint."""
     portable = {**settings, "run_dir": None, "resume": None}
     portable["model"] = {**settings["model"], "checkpoint": None}
+    portable["policy"] = {**settings["policy"], "path": None}
     portable["data"] = {**settings["data"], "path": None}
     return portable
 
@@ -102,15 +99,7 @@ def local_folder(name: str) -> Path:
             f"{name} is neither a folder nor a repository on the hub "
             f"(user/name){suggest_runs(folder)}"
         )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(FILES)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        raise ValueError(
-            f"{name} is no local folder, and cannot be downloaded from the hub: {error}"
-        ) from None
+    return hub_folder(name)
 
 
 def push_to_hub(folder: Path, repository: str, private: bool) -> str:

@@ -28,10 +28,16 @@ from vla.pipelines.robot.evaluation_stages import (
     plot_stage,
     video_stage,
 )
-from vla.pipelines.robot.policy import build_policy
+from vla.pipelines.robot.policy import PolicyParts, build_policy
 from vla.pipelines.robot.recap import recap_stage
 from vla.pipelines.robot.rl import train_robot_rl
 from vla.pipelines.robot.sft import num_full_steps, sft_stage
+from vla.pipelines.robot.start import (
+    STAGE,
+    check_start,
+    skip_sft,
+    start_policy,
+)
 from vla.policies.vla_policy import VlaPolicy
 from vla.report.robot_report import write_report
 from vla.simulator import Simulator
@@ -54,6 +60,7 @@ def run_robot(config: RobotConfig, simulator: Simulator) -> RunFolder:
     seed_everything(train.seed)
     check_model(config)
     check_dataset(config, simulator)
+    check_start(config, simulator, start_manifest(config))
     folder = open_run(config, processes)
     with stop_on_interrupt() as stop:
         run = start_run(folder, stop, processes, train)
@@ -73,16 +80,20 @@ def run_stages(run: Run, config: RobotConfig, simulator: Simulator) -> None:
     if run.processes.is_main:
         starts.save(run.folder.starts)
 
-    with run.timer("demonstrations"):
-        demonstrations = load_or_collect_demonstrations(run, config, simulator)
+    demonstrations, parts = load_or_build_policy(run, config, simulator)
+    policy = parts.policy
+    observer = parts.observer
+    encoder = parts.encoder
+    assert encoder is not None
     with run.timer("model"):
-        policy, observer, encoder = build_policy(run, config, simulator, demonstrations)
         texts = text_cotraining(config, policy.model, encoder.tokenizer, run.processes)
     language = LanguageEvaluation(policy.model, encoder, simulator, texts, config)
     environment = simulator.environment()
 
     if run.is_finished("sft"):
         load_sft_weights(run, policy)
+    elif demonstrations is None:
+        skip_sft(run)
     else:
         with run.stage("sft"):
             fine_tune(run, config, policy, demonstrations, observer, language)
@@ -94,7 +105,8 @@ def run_stages(run: Run, config: RobotConfig, simulator: Simulator) -> None:
     with run.timer("videos"), propagate_errors(run.processes):
         video_stage(run, "before", evaluation, simulator)
 
-    observer = recap_stage(run, config, policy, environment, observer, starts, demonstrations)
+    if demonstrations is not None:
+        observer = recap_stage(run, config, policy, environment, observer, starts, demonstrations)
     evaluation = replace(evaluation, observer=observer)
     with run.stage("rl"):
         trainer = train_robot_rl(run, config, policy, environment, observer, starts)
@@ -109,6 +121,21 @@ def run_stages(run: Run, config: RobotConfig, simulator: Simulator) -> None:
         title = f"{config.sim.label}: {config.algorithm.name}"
         plot_stage(run, trainer.validation_curve, title)
     run.progress.print_line(f"results: {run.folder.results}")
+
+
+def load_or_build_policy(
+    run: Run, config: RobotConfig, simulator: Simulator
+) -> tuple[Demonstrations | None, PolicyParts]:
+    """(demonstrations, None where no stage reads them; the policy before SFT)."""
+    demonstrations = None
+    if config.needs_demonstrations:
+        with run.timer("demonstrations"):
+            demonstrations = load_or_collect_demonstrations(run, config, simulator)
+    with run.timer("model"):
+        if config.policy.path is not None:
+            return demonstrations, start_policy(run, config, simulator, demonstrations)
+        assert demonstrations is not None
+        return demonstrations, build_policy(run, config, simulator, demonstrations)
 
 
 def fine_tune(
@@ -142,8 +169,8 @@ def fine_tune(
 
 
 def load_sft_weights(run: Run, policy: VlaPolicy) -> None:
-    """Load the policy that SFT of an earlier session ended with."""
-    saved = run.load("sft")
+    """Load the policy that SFT of an earlier session ended with, or that it started from."""
+    saved = run.load("sft") or run.load(STAGE)
     assert saved is not None
     policy.load_state_dict(saved["policy"])
 

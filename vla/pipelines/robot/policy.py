@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,25 @@ from vla.training.synchronization import broadcast_from_main
 
 SPEC_FILE = "policy.json"
 TOKENIZER_FOLDER = "tokenizer"
-STAGES_WITH_WEIGHTS = ("rl", "recap", "sft")
+STAGES_WITH_WEIGHTS = ("rl", "recap", "sft", "start")
 """Stages whose checkpoints hold the policy, the last one first."""
+
+
+@dataclass(frozen=True)
+class PolicyParts:
+    """A policy ready for SFT and RL, its observer, and the encoder of its questions.
+
+    `encoder` is None for a policy without a language model that answers questions.
+    """
+
+    policy: Any
+    observer: Observer
+    encoder: QuestionEncoder | None
 
 
 def build_policy(
     run: Run, config: RobotConfig, simulator: Simulator, demonstrations: Demonstrations
-) -> tuple[VlaPolicy, Observer, QuestionEncoder]:
+) -> PolicyParts:
     """Build the policy before SFT, its observer, and the encoder of its questions.
 
     A new run writes `policy.json` and `tokenizer/`, which a later process needs to load the policy.
@@ -70,7 +83,7 @@ def build_policy(
     if is_resumed:
         code = _read_code(path, config.policy, demonstrations)
     else:
-        code = _fit_code(run, config, demonstrations)
+        code = fit_action_code(run, config, demonstrations)
         if run.processes.is_main:
             tokenizer.save_pretrained(run.folder.path / TOKENIZER_FOLDER)
             write_json(path, to_plain(describe_policy(code, simulator, config)))
@@ -78,7 +91,7 @@ def build_policy(
     broadcast_weights(policy, run.processes)
     run.results["model"] = {"num_parameters": num_parameters(policy), "num_draws": policy.num_draws}
     observer = make_observer(config, tokenizer, config.policy.instruction_length, policy)
-    return policy, observer, encoder
+    return PolicyParts(policy, observer, encoder)
 
 
 def _read_code(path: Path, settings: PolicySection, demonstrations: Demonstrations) -> ActionCode:
@@ -90,7 +103,7 @@ def _read_code(path: Path, settings: PolicySection, demonstrations: Demonstratio
     return load_action_code(settings, spec, path)
 
 
-def _fit_code(run: Run, config: RobotConfig, demonstrations: Demonstrations) -> ActionCode:
+def fit_action_code(run: Run, config: RobotConfig, demonstrations: Demonstrations) -> ActionCode:
     """Fit the action code of a new run to its demonstrations."""
     training, _ = demonstrations.split(config.data.holdout_fraction, config.train.seed)
     chunks = undisturbed_chunks(training.columns, config.policy.chunk, training.rows)
@@ -143,8 +156,11 @@ def load_policy(
     config: RobotConfig,
     simulator: Simulator,
     weights: Mapping[str, torch.Tensor] | None = None,
+    code: ActionCode | None = None,
 ) -> tuple[VlaPolicy, Observer]:
     """Load the final policy of a run or an export; `weights` where they have been read already.
+
+    `code` replaces the action code of the folder.
 
     Raises:
         ValueError: the folder holds no policy, or one with other actions or another state than the
@@ -169,9 +185,13 @@ def load_policy(
     )
     match_query_count(model, weights)
     tokenizer = read_tokenizer(folder / TOKENIZER_FOLDER, REMEDY)
-    policy = make_policy(config, model, load_action_code(config.policy, spec, path))
+    policy = make_policy(config, model, code or load_action_code(config.policy, spec, path))
     load_weights(policy, rename_weights(policy.state_dict(), weights), folder)
     observer = make_observer(config, tokenizer, spec["instruction_length"], policy)
+    if "label" in spec and not config.recap.num_rounds:
+        # A run that started from a policy of RECAP acts under its label.
+        policy.guidance = spec["guidance"]
+        return policy, replace(observer, label=spec["label"])
     return policy, conditioned_observer(policy, observer, config.recap)
 
 

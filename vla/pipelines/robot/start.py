@@ -1,0 +1,229 @@
+"""The start of a robot run from a policy (`policy.path`): checks, loading and its record.
+
+`FOREIGN` names the loader of each kind of policy that is not ours. A loader takes the run, its
+settings, the simulator, the policy's folder, and the demonstrations (None where no stage needs
+them), and returns a `PolicyParts`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from vla.build import freeze_parts
+from vla.config.policy_start import PolicyStart, read_policy_start
+from vla.config.robot import Model, RobotConfig
+from vla.data.demonstrations import Demonstrations
+from vla.data.observations import Observer
+from vla.data.questions import QuestionEncoder
+from vla.data.spec_checks import check_action_spec, check_state
+from vla.evaluation.checkpoint_settings import check_held_out, checkpoint_settings
+from vla.evaluation.starts import StartManifest
+from vla.files.policy_folders import snapshot_commit
+from vla.files.reading import read_json
+from vla.files.writing import write_json
+from vla.models.checkpoint import num_parameters
+from vla.models.lora import merge_lora
+from vla.models.vlm import VisionLanguageModel
+from vla.pipelines.robot.policy import (
+    SPEC_FILE,
+    TOKENIZER_FOLDER,
+    PolicyParts,
+    describe_policy,
+    find_weights,
+    fit_action_code,
+    load_action_code,
+    load_policy,
+)
+from vla.plugins import load_target
+from vla.policies.vla_policy import VlaPolicy
+from vla.policy_spec import read_policy_spec
+from vla.simulator import Simulator
+from vla.training.checkpoint import last_checkpoint
+from vla.training.distributed import broadcast_weights
+from vla.training.run import Run
+from vla.training.run_folder import to_plain
+from vla.training.seed import derive_seed
+from vla.training.synchronization import broadcast_from_main
+
+RECORD = "start.json"
+"""File of a run folder with the origin of its weights."""
+STAGE = "start"
+"""Name of the checkpoint with the weights that a run started from."""
+FOREIGN: dict[str, str] = {}
+"""{kind of a policy folder: "module:function" that loads it}."""
+
+
+class StartLoader(Protocol):
+    """Loader of a policy that is not ours; `start` is None where a resumed run has its own copy."""
+
+    def __call__(
+        self,
+        run: Run,
+        config: RobotConfig,
+        simulator: Simulator,
+        start: PolicyStart | None,
+        demonstrations: Demonstrations | None,
+    ) -> PolicyParts: ...
+
+
+def check_start(config: RobotConfig, simulator: Simulator, starts: StartManifest) -> None:
+    """Hold the policy of `policy.path` against the simulator, before the run has a folder.
+
+    Raises:
+        ValueError: actions, rate or state differ, the policy was trained on an evaluation start, or
+            its kind has no loader.
+    """
+    if config.policy.path is None or config.resume is not None:
+        return
+    start = read_policy_start(config.policy.path)
+    if start.kind == "lerobot":
+        if start.kind not in FOREIGN:
+            raise ValueError(
+                f"policy.path={start.name} is a checkpoint of LeRobot, which this version can "
+                "evaluate (vla-eval), not train: give a run or an export of ours"
+            )
+        return
+    spec = read_policy_spec(start.folder)
+    owner = f"the policy of policy.path={start.name}"
+    check_action_spec(spec["action_spec"], simulator.action_spec, owner)
+    if spec.get("proprio_names"):
+        check_state(spec["proprio_names"], simulator.proprio_names, owner)
+    check_held_out(starts, start.folder, checkpoint_settings(start.folder))
+
+
+def start_policy(
+    run: Run, config: RobotConfig, simulator: Simulator, demonstrations: Demonstrations | None
+) -> PolicyParts:
+    """Load the policy of `policy.path` and record it; a resumed run reads its own copy.
+
+    Raises:
+        ValueError: the policy cannot be loaded, or does not fit the settings.
+    """
+    assert config.policy.path is not None
+    torch.manual_seed(derive_seed(config.train.seed, "model") % 2**63)
+    start = None if has_own_copy(run) else read_policy_start(config.policy.path)
+    kind = read_record(run)["kind"] if start is None else start.kind
+    if kind in FOREIGN:
+        load: StartLoader = load_target(FOREIGN[kind])
+        return load(run, config, simulator, start, demonstrations)
+    if start is None:
+        saved = run.load(STAGE)
+        assert saved is not None
+        policy, observer = load_policy(run.folder.path, config, simulator, saved["policy"])
+    else:
+        policy, observer = load_start(run, config, simulator, start, demonstrations)
+    run.results["model"] = {"num_parameters": num_parameters(policy), "num_draws": policy.num_draws}
+    tokenizer = observer.tokenizer
+    encoder = QuestionEncoder(tokenizer, policy.model.backbone.vocabulary_size)
+    return PolicyParts(policy, observer, encoder)
+
+
+def has_own_copy(run: Run) -> bool:
+    """True once the weights of the start are a checkpoint of the run itself."""
+    found = last_checkpoint(run.checkpoint_folder(STAGE)) is not None
+    return broadcast_from_main(found, run.processes)
+
+
+def load_start(
+    run: Run,
+    config: RobotConfig,
+    simulator: Simulator,
+    start: PolicyStart,
+    demonstrations: Demonstrations | None,
+) -> tuple[VlaPolicy, Observer]:
+    """The policy of a run or an export under this run's settings; the run keeps a copy of it."""
+    own = checkpoint_settings(start.folder)
+    weights = find_weights(start.folder)
+    if weights is None:
+        raise ValueError(f"policy.path={start.name} holds no weights: finish its run")
+    fitted = demonstrations if config.policy.statistics == "data" else None
+    path = start.folder / SPEC_FILE
+    spec = read_policy_spec(start.folder)
+    code = (
+        load_action_code(config.policy, spec, path)
+        if fitted is None
+        else fit_action_code(run, config, fitted)
+    )
+    # Weights are loaded under the adapter and the label that they were trained with.
+    model = config.model.model_copy(update={"lora": own.model.lora})
+    loadable = config.model_copy(update={"model": model, "recap": own.recap})
+    policy, observer = load_policy(start.folder, loadable, simulator, weights, code)
+    if fitted is not None:
+        policy.model.fit_proprio(torch.from_numpy(fitted.columns.proprio[fitted.rows]))
+    if config.model.lora != own.model.lora:
+        replace_adapter(config.model, policy.model)
+    broadcast_weights(policy, run.processes)
+    record_start(run, describe_start(start, weights))
+    if run.processes.is_main:
+        observer.tokenizer.save_pretrained(run.folder.path / TOKENIZER_FOLDER)
+        described = describe_policy(code, simulator, config)
+        if observer.label:
+            described |= {"label": observer.label, "guidance": policy.guidance}
+        write_json(run.folder.path / SPEC_FILE, to_plain(described))
+    run.save(STAGE, 0, {"policy": policy.state_dict()})
+    for line in describe_skipped_stages(config, start):
+        run.progress.print_line(line)
+    return policy, observer
+
+
+def describe_skipped_stages(config: RobotConfig, start: PolicyStart) -> list[str]:
+    """Sentences about the stages that the policy has behind it, and what repeats them."""
+    lines = [f"start: the {start.kind} {start.name}; grounding is skipped"]
+    if config.sft.num_steps == 0 and config.sft.head_steps == 0:
+        lines.append("SFT is skipped: sft.num_steps=N trains the policy on demonstrations again")
+    elif config.sft.head_steps == 0:
+        lines.append("head pretraining is skipped: sft.head_steps=N trains the head alone first")
+    return lines
+
+
+def skip_sft(run: Run) -> None:
+    """Record that no SFT ran: the policy is that of `policy.path`."""
+    left_out = "the policy of policy.path had it; sft.num_steps trains it again"
+    run.finish_stage("sft", {"num_steps": 0, "left_out": left_out})
+
+
+def replace_adapter(settings: Model, model: VisionLanguageModel) -> None:
+    """Merge the adapter of a loaded model into its weights, and add the one of the settings."""
+    merge_lora(model.backbone.model)
+    model.backbone.requires_grad_(True)
+    freeze_parts(settings, model)
+
+
+def weights_sha256(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names and values of weights, in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(weights[name].detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def describe_start(start: PolicyStart, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Where a run started: name without folders, revision, kind, and hash of the weights."""
+    is_folder = Path(start.name).exists()
+    return {
+        "name": Path(start.name).resolve().name if is_folder else start.name.partition("@")[0],
+        "revision": snapshot_commit(start.folder),
+        "kind": start.kind,
+        "policy": start.policy_name,
+        "weights_sha256": weights_sha256(weights),
+    }
+
+
+def read_record(run: Run) -> dict[str, Any]:
+    """The start.json of a run."""
+    record: dict[str, Any] = read_json(run.folder.path / RECORD)
+    return record
+
+
+def record_start(run: Run, record: Mapping[str, Any]) -> None:
+    """Write where the run started into start.json and results.json."""
+    run.results["start"] = dict(record)
+    if run.processes.is_main:
+        write_json(run.folder.path / RECORD, dict(record))
