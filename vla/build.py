@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, assert_never
 
 import torch
+from torch import Tensor
 
 from vla.command_names import command_name
 from vla.config.policy import PolicySection
@@ -22,6 +23,7 @@ from vla.config.robot import (
     SmolLM2Backbone,
     VlmBackbone,
 )
+from vla.config.training import Lora
 from vla.models.action_queries import ActionQueries
 from vla.models.backbone import (
     Backbone,
@@ -29,9 +31,10 @@ from vla.models.backbone import (
     hub_backbone,
     small_llama,
 )
+from vla.models.base_model import leave_out
 from vla.models.checkpoint import EMBEDDED, SmallArchitecture, load_vlm, read_architecture
 from vla.models.loading import BACKBONE, load_pretrained
-from vla.models.lora import add_lora
+from vla.models.lora import add_lora, merge_lora
 from vla.models.pretrained_vlm import PretrainedVision, load_pretrained_vlm
 from vla.models.vision import VisionEncoder, check_tower, hub_vit, small_vit
 from vla.models.vlm import VisionLanguageModel
@@ -40,6 +43,14 @@ from vla.plugins import find_target, load_target
 from vla.policies import policy_table
 from vla.policies.head import ActionCode, PolicySettings
 from vla.policies.vla_policy import VlaPolicy
+
+
+@dataclass(frozen=True)
+class MergedAdapter:
+    """A trained adapter that is part of a model's frozen weights; names are the backbone's."""
+
+    lora: Lora
+    weights: Mapping[str, Tensor]
 
 
 def resolve_device(name: str) -> torch.device:
@@ -81,11 +92,16 @@ def checkpoint_folder(checkpoint: str) -> Path:
 
 
 def build_vlm(
-    config: RobotConfig, proprio_size: int, num_plan_numbers: int, texts: Sequence[str]
+    config: RobotConfig,
+    proprio_size: int,
+    num_plan_numbers: int,
+    texts: Sequence[str],
+    merged: Sequence[MergedAdapter] = (),
 ) -> tuple[VisionLanguageModel, Any]:
     """Build the vision-language model and its tokenizer.
 
-    `texts` train a tokenizer where the model comes without one.
+    `texts` train a tokenizer where the model comes without one. `merged` are added to the weights
+    of the pretrained backbone.
 
     Raises:
         ValueError: a checkpoint is missing, damaged, or made for other cameras, image sizes or
@@ -100,6 +116,10 @@ def build_vlm(
         plan = ActionQueries(config.policy.chunk, num_plan_numbers, backbone.width)
         model = VisionLanguageModel(vision, backbone, config.sim.cameras, proprio_size, plan)
         backbone.order_embeddings(location_ids(backbone.vocabulary_size).start, NUM_LOCATIONS)
+    for adapter in merged:
+        add_lora(model.backbone.model, adapter.lora.rank, adapter.lora.alpha)
+        model.backbone.load_state_dict(adapter.weights, strict=False)
+        merge_lora(model.backbone.model)
     freeze_parts(config.model, model)
     if config.model.gradient_checkpointing:
         enable_gradient_checkpointing(model.backbone)
@@ -209,6 +229,38 @@ def _pretrained_backbone(name: str, model: Model) -> tuple[Backbone, Any]:
 
     tokenizer = load_pretrained(AutoTokenizer, name, BACKBONE)
     return hub_backbone(name, torch.float32, model.gradient_checkpointing), tokenizer
+
+
+def base_repository(settings: Model) -> str | None:
+    """Hub name or folder of the pretrained backbone; None where it has a fixed place, or is new."""
+    backbone = settings.backbone
+    return backbone.repository if isinstance(backbone, VlmBackbone | HubBackbone) else None
+
+
+def leave_out_base(settings: Model, model: VisionLanguageModel, own: Iterable[str] = ()) -> None:
+    """Leave the frozen weights of pretrained parts out of the state dict of a model.
+
+    `own` are names of weights that differ from those of the pretrained model, which are kept.
+    """
+    parts = [] if settings.backbone.name == "small" else ["backbone."]
+    if settings.vision.name == "own" or getattr(settings.vision, "pretrained", False):
+        parts.append("vision.")
+    frozen = {
+        name
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+        if not parameter.requires_grad and name.startswith(tuple(parts)) and "lora_" not in name
+    }
+    language: Any = model.backbone.model
+    ordered = {
+        id(language.get_input_embeddings().weight),
+        id(language.get_output_embeddings().weight),
+    }
+    first_rows = {
+        name: model.backbone.first_ordered_id
+        for name, parameter in model.named_parameters()
+        if id(parameter) in ordered
+    }
+    leave_out(model, frozen - {*own} if parts else (), first_rows)
 
 
 def freeze_parts(settings: Model, model: VisionLanguageModel) -> None:

@@ -55,12 +55,18 @@ def read_safetensors_with_metadata(
         return {name: opened.get_tensor(name) for name in names}, opened.metadata() or {}
 
 
+ROWS = ".rows"
+"""Suffix of a tensor with the last rows of a weight, whose other rows are those of a base model."""
+
+
 def load_weights(model: Any, weights: JsonMapping, path: Path, remedy: str = RESTORE) -> None:
     """Load weights that were read from `path` into a model.
 
     Raises DamagedFile unless they are complete, of the model's shapes, and finite.
     """
     state = model.state_dict()
+    # A checkpoint of an earlier version holds the weights of the base too.
+    known = {*state, *(name for name, _ in model.named_parameters(remove_duplicate=False))}
     storages = {state[name].data_ptr() for name in weights if name in state}
     for name, tensor in state.items():
         if name in weights and weights[name].shape != tensor.shape:
@@ -68,10 +74,11 @@ def load_weights(model: Any, weights: JsonMapping, path: Path, remedy: str = RES
             raise DamagedFile(path, f"the tensor {name} has the shape {shapes}", remedy)
         # Tied weights are stored once, under one of their names.
         is_tied = tensor.numel() > 0 and tensor.data_ptr() in storages
-        if name not in weights and not is_tied:
+        is_whole = name.removesuffix(ROWS) in weights
+        if not is_whole and not is_tied:
             raise DamagedFile(path, f"the tensor {name} is missing", remedy)
     for name, tensor in weights.items():
-        if name not in state:
+        if name not in known:
             raise DamagedFile(path, f"the tensor {name} is not of this model", remedy)
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise DamagedFile(path, f"the tensor {name} holds numbers that are not finite", remedy)

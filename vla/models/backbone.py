@@ -36,6 +36,8 @@ class Backbone(nn.Module):
         self.model = model
         self.width: int = model.get_input_embeddings().weight.shape[1]
         self.vocabulary_size: int = model.get_input_embeddings().weight.shape[0]
+        self.first_ordered_id = self.vocabulary_size
+        """The first id whose embedding is not the pretrained one."""
 
     @property
     def word_embeddings(self) -> Float[Tensor, "V d"]:
@@ -114,6 +116,7 @@ class Backbone(nn.Module):
         each id separately; with ordered ones it learns a position on a line. The embeddings are
         draws of a Gaussian process over the ids, with the standard deviation of the vocabulary.
         """
+        self.first_ordered_id = min(self.first_ordered_id, first)
         weight = self.model.get_input_embeddings().weight
         spread = weight.std()
         at = torch.linspace(0, 1, count, dtype=torch.float64)

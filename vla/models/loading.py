@@ -6,14 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from vla.files.manifest import MANIFEST, find_fault
+from vla.files.policy_folders import split_revision
 from vla.files.reading import DamagedFile, short_message
 
 BACKBONE = "model.backbone.repository"
+ARCHITECTURE = "architecture"
+"""Name of a folder with the configuration of a model, whose weights are elsewhere."""
 REMEDY = "copy or fetch it again, or give another one"
 
 
 def load_pretrained(kind: Any, name: str, setting: str, **options: Any) -> Any:
     """Load a hub name or folder by `kind.from_pretrained` (`kind` is an Auto class).
+
+    A name may end with a revision, `user/name@revision`. A folder `ARCHITECTURE` without weights
+    gives a model with random ones.
 
     Raises:
         ValueError: nothing has that name, a file is damaged, or weights are missing. The message
@@ -21,9 +27,16 @@ def load_pretrained(kind: Any, name: str, setting: str, **options: Any) -> Any:
     """
     check_manifest(Path(name), setting)
     is_model = "Model" in kind.__name__
+    repository, revision = split_revision(name)
+    if revision is not None:
+        options["revision"] = revision
     try:
+        if is_model and Path(name).name == ARCHITECTURE and not any(Path(name).glob("*.safe*")):
+            from transformers import AutoConfig
+
+            return kind.from_config(AutoConfig.from_pretrained(name), **options)
         loaded = kind.from_pretrained(
-            name, **options, **({"output_loading_info": True} if is_model else {})
+            repository, **options, **({"output_loading_info": True} if is_model else {})
         )
     except Exception as error:  # readers of every format raise errors of their own
         raise ValueError(

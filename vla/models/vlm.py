@@ -18,6 +18,7 @@ an answer, `d` hidden width.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -90,6 +91,10 @@ class VisionLanguageModel(nn.Module):
 
     proprio_mean: Tensor
     proprio_std: Tensor
+    left_out: frozenset[str] = frozenset()
+    """Names of the parameters that the state dict leaves out (`vla.models.base_model`)."""
+    first_rows: Mapping[str, int] = MappingProxyType({})
+    load_prefix: str = ""
 
     def __init__(
         self,

@@ -10,9 +10,17 @@ from typing import Any
 
 import torch
 
-from vla.build import build_vlm, make_policy, policy_settings
+from vla.build import (
+    MergedAdapter,
+    base_repository,
+    build_vlm,
+    leave_out_base,
+    make_policy,
+    policy_settings,
+)
 from vla.config.policy import PolicySection
-from vla.config.robot import RobotConfig
+from vla.config.robot import Model, RobotConfig
+from vla.config.training import Lora
 from vla.data.demonstrations import Demonstrations, undisturbed_chunks
 from vla.data.image_fitting import RESIZE, check_resize, describe_rule_mismatch
 from vla.data.observations import Observer
@@ -22,7 +30,10 @@ from vla.files.arrays import load_weights, read_safetensors, read_tokenizer
 from vla.files.policy_manifest import WEIGHTS, check_export
 from vla.files.reading import validating_file
 from vla.files.writing import write_json
+from vla.models.base_model import describe_base, find_base
 from vla.models.checkpoint import num_parameters
+from vla.models.loading import ARCHITECTURE, BACKBONE
+from vla.models.vlm import VisionLanguageModel
 from vla.pipelines.robot.grounding.stage import grounding_stage
 from vla.pipelines.robot.recap import conditioned_observer
 from vla.policies.head import ActionCode
@@ -45,6 +56,10 @@ from vla.training.synchronization import broadcast_from_main
 
 SPEC_FILE = "policy.json"
 TOKENIZER_FOLDER = "tokenizer"
+MODEL = "model."
+"""Prefix of the names of the model's weights in a policy."""
+MERGED_ADAPTERS = "merged_adapters.safetensors"
+"""File with the adapters that are part of the frozen weights, by number."""
 STAGES_WITH_WEIGHTS = ("rl", "recap", "sft", "start")
 """Stages whose checkpoints hold the policy, the last one first."""
 
@@ -70,12 +85,14 @@ def build_policy(
     A resumed run reads its action code from there.
     """
     torch.manual_seed(derive_seed(config.train.seed, "model") % 2**63)
+    path = run.folder.path / SPEC_FILE
+    is_resumed = broadcast_from_main(path.exists(), run.processes)
+    if is_resumed:
+        config = with_base(config, read_policy_spec(path.parent), path.parent)
     model, tokenizer = build_vlm(
         config, simulator.proprio_size, simulator.scenes().num_plan_numbers, simulator.texts()
     )
     encoder = QuestionEncoder(tokenizer, model.backbone.vocabulary_size)
-    path = run.folder.path / SPEC_FILE
-    is_resumed = broadcast_from_main(path.exists(), run.processes)
     if config.model.checkpoint is None:
         model.fit_proprio(torch.from_numpy(demonstrations.columns.proprio[demonstrations.rows]))
         if not run.is_finished("sft") and run.load("sft") is None:
@@ -84,10 +101,12 @@ def build_policy(
         code = _read_code(path, config.policy, demonstrations)
     else:
         code = fit_action_code(run, config, demonstrations)
-        if run.processes.is_main:
-            tokenizer.save_pretrained(run.folder.path / TOKENIZER_FOLDER)
-            write_json(path, to_plain(describe_policy(code, simulator, config)))
     policy = make_policy(config, model, code)
+    leave_out_base(config.model, model)
+    if not is_resumed and run.processes.is_main:
+        tokenizer.save_pretrained(run.folder.path / TOKENIZER_FOLDER)
+        described = describe_policy(code, simulator, config) | base_entry(config.model, model)
+        write_json(path, to_plain(described))
     broadcast_weights(policy, run.processes)
     run.results["model"] = {"num_parameters": num_parameters(policy), "num_draws": policy.num_draws}
     observer = make_observer(config, tokenizer, config.policy.instruction_length, policy)
@@ -177,15 +196,18 @@ def load_policy(
     mismatch = describe_rule_mismatch(spec, str(path))
     if mismatch and simulator.cameras is None:  # our own simulator renders squares
         logging.getLogger(__name__).warning(mismatch)
+    config = with_base(without_checkpoint(config), spec, folder)
     model, _ = build_vlm(
-        without_checkpoint(config),
+        config,
         simulator.proprio_size,
         num_plan_numbers(weights),
         simulator.texts(),
+        read_merged_adapters(folder, spec),
     )
     match_query_count(model, weights)
     tokenizer = read_tokenizer(folder / TOKENIZER_FOLDER, REMEDY)
     policy = make_policy(config, model, code or load_action_code(config.policy, spec, path))
+    leave_out_base(config.model, model, [name.removeprefix(MODEL) for name in weights])
     load_weights(policy, rename_weights(policy.state_dict(), weights), folder)
     observer = make_observer(config, tokenizer, spec["instruction_length"], policy)
     if "label" in spec and not config.recap.num_rounds:
@@ -193,6 +215,51 @@ def load_policy(
         policy.guidance = spec["guidance"]
         return policy, replace(observer, label=spec["label"])
     return policy, conditioned_observer(policy, observer, config.recap)
+
+
+def base_entry(settings: Model, model: VisionLanguageModel) -> dict[str, Any]:
+    """The entry `base` of a policy spec: the pretrained model whose weights are left out."""
+    repository = base_repository(settings)
+    if repository is None or not any(name.startswith("backbone.") for name in model.left_out):
+        return {}
+    return {"base": describe_base(repository)}
+
+
+def with_base(config: RobotConfig, spec: Mapping[str, Any], folder: Path) -> RobotConfig:
+    """The settings with the place of the policy's base on this machine.
+
+    Raises:
+        ValueError: the base is not here.
+    """
+    repository = base_repository(config.model)
+    if (folder / ARCHITECTURE).is_dir():
+        found = str(folder / ARCHITECTURE)
+    elif repository is None or "base" not in spec:
+        return config
+    else:
+        found = find_base(spec["base"], repository, folder, BACKBONE)
+    backbone = config.model.backbone.model_copy(update={"repository": found})
+    model = config.model.model_copy(update={"backbone": backbone})
+    return config.model_copy(update={"model": model})
+
+
+def read_merged_adapters(folder: Path, spec: Mapping[str, Any]) -> list[MergedAdapter]:
+    """Adapters that are part of the frozen weights of the policy in `folder`, the first first."""
+    settings = spec.get("merged_adapters", [])
+    if not settings:
+        return []
+    tensors = read_safetensors(folder / MERGED_ADAPTERS, REMEDY)
+    return [
+        MergedAdapter(
+            Lora.model_validate(lora),
+            {
+                name.removeprefix(f"{number}."): tensor
+                for name, tensor in tensors.items()
+                if name.startswith(f"{number}.")
+            },
+        )
+        for number, lora in enumerate(settings)
+    ]
 
 
 def find_weights(folder: Path) -> dict[str, torch.Tensor] | None:

@@ -8,14 +8,15 @@ them), and returns a `PolicyParts`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
-from vla.build import freeze_parts
+from vla.build import MergedAdapter, freeze_parts, leave_out_base
 from vla.config.policy_start import PolicyStart, read_policy_start
 from vla.config.robot import Model, RobotConfig
 from vla.data.demonstrations import Demonstrations
@@ -31,14 +32,18 @@ from vla.models.checkpoint import num_parameters
 from vla.models.lora import merge_lora
 from vla.models.vlm import VisionLanguageModel
 from vla.pipelines.robot.policy import (
+    MERGED_ADAPTERS,
+    MODEL,
     SPEC_FILE,
     TOKENIZER_FOLDER,
     PolicyParts,
+    base_entry,
     describe_policy,
     find_weights,
     fit_action_code,
     load_action_code,
     load_policy,
+    read_merged_adapters,
 )
 from vla.plugins import load_target
 from vla.policies.vla_policy import VlaPolicy
@@ -49,10 +54,12 @@ from vla.training.distributed import broadcast_weights
 from vla.training.run import Run
 from vla.training.run_folder import to_plain
 from vla.training.seed import derive_seed
+from vla.training.state_files import make_contiguous
 from vla.training.synchronization import broadcast_from_main
 
 RECORD = "start.json"
 """File of a run folder with the origin of its weights."""
+BACKBONE_WEIGHTS = f"{MODEL}backbone."
 STAGE = "start"
 """Name of the checkpoint with the weights that a run started from."""
 FOREIGN: dict[str, str] = {}
@@ -156,13 +163,16 @@ def load_start(
     policy, observer = load_policy(start.folder, loadable, simulator, weights, code)
     if fitted is not None:
         policy.model.fit_proprio(torch.from_numpy(fitted.columns.proprio[fitted.rows]))
+    merged: list[MergedAdapter] = []
     if config.model.lora != own.model.lora:
-        replace_adapter(config.model, policy.model)
+        merged = replace_adapter(config.model, own.model, policy.model, start.folder, weights)
     broadcast_weights(policy, run.processes)
     record_start(run, describe_start(start, weights))
     if run.processes.is_main:
         observer.tokenizer.save_pretrained(run.folder.path / TOKENIZER_FOLDER)
         described = describe_policy(code, simulator, config)
+        described |= base_entry(config.model, policy.model)
+        described |= write_merged_adapters(run.folder.path, merged)
         if observer.label:
             described |= {"label": observer.label, "guidance": policy.guidance}
         write_json(run.folder.path / SPEC_FILE, to_plain(described))
@@ -188,11 +198,57 @@ def skip_sft(run: Run) -> None:
     run.finish_stage("sft", {"num_steps": 0, "left_out": left_out})
 
 
-def replace_adapter(settings: Model, model: VisionLanguageModel) -> None:
-    """Merge the adapter of a loaded model into its weights, and add the one of the settings."""
+def replace_adapter(
+    settings: Model,
+    own: Model,
+    model: VisionLanguageModel,
+    folder: Path,
+    weights: Mapping[str, Tensor],
+) -> list[MergedAdapter]:
+    """Merge the adapter of a loaded model into its weights, and add the one of the settings.
+
+    Args:
+        settings: the model of this run.
+        own: the model of the policy in `folder`, whose `weights` were loaded.
+
+    Returns:
+        The adapters to add to the base's weights when the model is built again, where checkpoints
+        leave these out.
+    """
+    base = {without_layer(name) for name in model.left_out}
+    merged = read_merged_adapters(folder, read_policy_spec(folder))
+    if own.lora is not None:
+        adapter = {
+            name.removeprefix(BACKBONE_WEIGHTS): tensor
+            for name, tensor in weights.items()
+            if name.startswith(BACKBONE_WEIGHTS) and "lora_" in name
+        }
+        merged = [*merged, MergedAdapter(own.lora, adapter)]
     merge_lora(model.backbone.model)
     model.backbone.requires_grad_(True)
     freeze_parts(settings, model)
+    # What the policy itself had trained is not the base's, and stays in the checkpoints.
+    trained = [n for n, _ in model.named_parameters() if without_layer(n) not in base]
+    leave_out_base(settings, model, trained)
+    return merged if any(name.startswith("backbone.") for name in model.left_out) else []
+
+
+def without_layer(name: str) -> str:
+    """The name of a weight without an adapter around its layer."""
+    return name.replace(".base_layer.", ".")
+
+
+def write_merged_adapters(folder: Path, merged: Sequence[MergedAdapter]) -> dict[str, Any]:
+    """Write the adapters that are part of the frozen weights; their entry of the policy spec."""
+    if not merged:
+        return {}
+    tensors = {
+        f"{number}.{name}": tensor
+        for number, adapter in enumerate(merged)
+        for name, tensor in adapter.weights.items()
+    }
+    save_file(make_contiguous(tensors), folder / MERGED_ADAPTERS)
+    return {"merged_adapters": [adapter.lora.model_dump(mode="json") for adapter in merged]}
 
 
 def weights_sha256(weights: Mapping[str, Tensor]) -> str:
