@@ -10,7 +10,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, TypedDict
+from typing import Any, Protocol, TypedDict, runtime_checkable
 
 from vla.files.arrays import ROWS
 from vla.files.manifest import file_sha256
@@ -29,6 +29,7 @@ class BaseRecord(TypedDict):
     sha256: str | None
 
 
+@runtime_checkable
 class LeavesOutBase(Protocol):
     """A module whose state dict leaves weights out.
 

@@ -46,3 +46,6 @@ def merge_lora(model: nn.Module) -> None:
     for name, layer in adapted:
         layer.merge(safe_merge=True)
         model.set_submodule(name, layer.get_base_layer())
+    for part in model.modules():
+        if "peft_config" in vars(part):  # peft would take the next adapter for a second one
+            del part.peft_config
