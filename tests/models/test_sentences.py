@@ -85,6 +85,9 @@ def test_pictures_first_is_the_model_as_it_was():
     prefix = model.prefix(observation)[
         :, :4
     ]  # the picture alone: its patches see each other in both layouts
+    layout = PrefixLayout(FLAT, 1, 3)  # four tokens
+    layout.picture.zero_()
+    model.layout = layout
     slots = -1 - torch.arange(4).expand(2, -1)
     tokens = torch.cat([slots, observation.tokens], dim=1)
     mask = torch.cat([torch.ones(2, 4, dtype=torch.bool), observation.token_mask], dim=1)

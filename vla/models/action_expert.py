@@ -8,13 +8,15 @@ block-causal mask). The time of the denoising process enters through adaptive no
 
 Shapes: `B` rows, `S` samples of a row that do not attend to each other, `H` control steps, `a`
 values of an action, `T` tokens of the sequence, `q` queries, `l` layers, `d` width of the language
-model, `D` numbers of a packed token (d + 2 l g e), `w` width of the expert, `g` key-value heads,
+model, `W` numbers of a prefix token (`vla.models.backbone`), `D` numbers of a stored token
+(d + 2 l g e), `w` width of the expert, `g` key-value heads,
 `e` size of a head, `N` expert tokens (S H), `M` keys (T + N).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +27,7 @@ from torch.nn import functional
 from transformers import DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from vla.models.backbone import Rotation
 from vla.models.plan_head import ActionReadout
 from vla.models.vlm import VisionLanguageModel
 from vla.types import Observation, map_rows
@@ -38,14 +41,16 @@ LONGEST_PERIOD = 4.0
 class ExpertContext:
     """The expert's input from the language model, computed once a decision.
 
-    Rotated keys and values of every layer, a mask of the real tokens, the rotation (cosines, sines)
-    at the positions behind them, and the states of the queries.
+    Rotated keys and values of every layer, a mask of the real tokens, the rotations (cosines,
+    sines) at the positions behind them by layer type, the type of every layer, and the states of
+    the queries.
     """
 
     keys: Float[Tensor, "l B g T e"]
     values: Float[Tensor, "l B g T e"]
     visible: Bool[Tensor, "B T"]
-    rotation: tuple[Float[Tensor, "B H e"], Float[Tensor, "B H e"]]
+    rotations: Mapping[str, Rotation]
+    layer_types: tuple[str, ...]
     states: Float[Tensor, "B H d"]
 
 
@@ -94,7 +99,7 @@ def allow_checkpointing_with_cache(decoder: nn.Module) -> None:
 def build_prefix_cache(
     model: VisionLanguageModel,
     readout: ActionReadout,
-    prefix: Float[Tensor, "B P d"],
+    prefix: Float[Tensor, "B P W"],
     observation: Observation,
     *,
     dedup: bool = False,
@@ -121,7 +126,7 @@ def build_prefix_cache(
 
 
 def _unique_rows(
-    prefix: Float[Tensor, "B P d"], observation: Observation
+    prefix: Float[Tensor, "B P W"], observation: Observation
 ) -> tuple[Int[Tensor, "S"], Int[Tensor, "B"]]:
     """First row of each distinct (prefix, text), and the number of the distinct row of every
     row."""
@@ -139,13 +144,14 @@ def _unique_rows(
 class PrefixCache:
     """The unpacked output of `build_prefix_cache`.
 
-    Rotated keys and values of every layer, a mask of the real tokens, and the states of the queries
-    with label and plan added.
+    Rotated keys and values of every layer, a mask of the real tokens, the position behind them, and
+    the states of the queries with label and plan added.
     """
 
     keys: Float[Tensor, "l B g T e"]
     values: Float[Tensor, "l B g T e"]
     visible: Bool[Tensor, "B T"]
+    end: Int[Tensor, "B 1"]
     states: Float[Tensor, "B q d"]
 
     def frozen_cache(self, model: VisionLanguageModel) -> FrozenPrefixCache:
@@ -186,10 +192,13 @@ def unpack_prefix_cache(
     num_prefix = packed.shape[1] - mask.shape[1] - num_queries
     visible = torch.ones(packed.shape[:2], dtype=torch.bool, device=mask.device)
     visible[:, num_prefix : num_prefix + mask.shape[1]] = mask
+    span = model.layout.span if num_prefix else 0
+    text = model.layout.advances(observation.tokens, mask).sum(1, keepdim=True)
     return PrefixCache(
         both[0],
         both[1],
         visible,
+        span + text + num_queries,
         readout.interpret(model, hidden, observation, stop_gradient_to_vlm),
     )
 
@@ -204,11 +213,15 @@ def make_expert_context(
     """Unpack the output of `build_prefix_cache` for the action expert."""
     prefix = unpack_prefix_cache(model, readout, packed, observation, stop_gradient_to_vlm)
     # The expert's tokens take the positions of the queries again, behind the real tokens.
-    positions = prefix.visible.sum(1, keepdim=True) + torch.arange(
-        len(readout.queries), device=packed.device
+    positions = prefix.end + torch.arange(len(readout.queries), device=packed.device)
+    return ExpertContext(
+        prefix.keys,
+        prefix.values,
+        prefix.visible,
+        model.backbone.rotations(positions, prefix.states),
+        model.backbone.layer_types,
+        prefix.states,
     )
-    rotation = model.backbone.rotation(positions, prefix.states)
-    return ExpertContext(prefix.keys, prefix.values, prefix.visible, rotation, prefix.states)
 
 
 class ActionExpert(nn.Module):
@@ -248,15 +261,20 @@ class ActionExpert(nn.Module):
         samples, steps = noised.shape[1:3]
         hidden = self.enter(noised) + self.place + self.read(context.states)[:, None]
         condition = self.time(sinusoidal_embedding(time, self.width))[:, :, None]
-        rotation = tuple(part.repeat(1, samples, 1)[:, None] for part in context.rotation)
+        rotations = {
+            kind: tuple(part.repeat(1, samples, 1)[:, None] for part in rotation)
+            for kind, rotation in context.rotations.items()
+        }
         # All samples of a row go through in one sequence; a token attends to its own sample only.
         block = torch.arange(samples, device=noised.device).repeat_interleave(steps)
         own = (block[:, None] == block).expand(len(noised), -1, -1)
         attend = torch.cat([context.visible[:, None].expand(-1, len(block), -1), own], dim=2)[
             :, None
         ]
-        for layer, keys, values in zip(self.layers, context.keys, context.values, strict=True):
-            hidden = layer(hidden, condition, keys, values, rotation, attend)
+        for layer, kind, keys, values in zip(
+            self.layers, context.layer_types, context.keys, context.values, strict=True
+        ):
+            hidden = layer(hidden, condition, keys, values, rotations[kind], attend)
         hidden, _ = self.norm(hidden, condition)
         return self.leave(hidden), self.noise(hidden).sigmoid()
 

@@ -1,14 +1,20 @@
-"""Language backbones: a transformers causal LM, fed by embeddings and our own attention masks."""
+"""Language backbones: a transformers causal LM, fed by embeddings and our own attention masks.
+
+A packed token holds more than an embedding: behind it stand the features that deep-stacking adds to
+the states of the first layers (DeepStack, Meng et al. 2024; Qwen3-VL), one level after another.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 
 from vla.models.loading import BACKBONE, load_pretrained
 
@@ -27,13 +33,28 @@ class Heads:
     size: int
 
 
+Rotation = tuple[Float[Tensor, "B N e"], Float[Tensor, "B N e"]]
+"""Cosines and sines of a rotary embedding at N positions."""
+
+
+def join_tokens(parts: Sequence[Float[Tensor, "B _ _"]]) -> Float[Tensor, "B T W"]:
+    """Tokens behind each other; zeros are the deep-stacked features of tokens that have none."""
+    widest = max(part.shape[-1] for part in parts)
+    return torch.cat([functional.pad(part, (0, widest - part.shape[-1])) for part in parts], dim=1)
+
+
 class Backbone(nn.Module):
     """A causal LM of transformers: embeddings to hidden states, and logits of any part of the
-    vocabulary."""
+    vocabulary.
 
-    def __init__(self, model: nn.Module):
+    Sliding windows cut what a token attends to, except pairs of tokens that attend to each other
+    where `windows_cut_prompts` is False (PaliGemma 2).
+    """
+
+    def __init__(self, model: nn.Module, *, windows_cut_prompts: bool = True):
         super().__init__()
         self.model = model
+        self.windows_cut_prompts = windows_cut_prompts
         self.width: int = model.get_input_embeddings().weight.shape[1]
         self.vocabulary_size: int = model.get_input_embeddings().weight.shape[0]
         self.first_ordered_id = self.vocabulary_size
@@ -50,10 +71,19 @@ class Backbone(nn.Module):
         grouped = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         return Heads(config.num_hidden_layers, config.num_attention_heads, grouped, size)
 
-    def rotation(
+    @property
+    def layer_types(self) -> tuple[str, ...]:
+        """The kind of attention of every layer, which a rotary embedding may depend on."""
+        config = self.model.get_decoder().config
+        kinds = getattr(config, "layer_types", None)
+        return tuple(kinds or ["full_attention"] * config.num_hidden_layers)
+
+    def rotations(
         self, positions: Int[Tensor, "B T"], like: Float[Tensor, "B T d"]
-    ) -> tuple[Float[Tensor, "B T e"], Float[Tensor, "B T e"]]:
-        """Cosines and sines of the rotary embedding at these positions, in the type of `like`.
+    ) -> Mapping[str, Rotation]:
+        """Cosines and sines of the rotary embedding at these positions, for every layer type.
+
+        They are in the type of `like`. Gemma 3 rotates local and global layers differently.
 
         Raises:
             ValueError: the model has no rotary embedding.
@@ -70,43 +100,85 @@ class Backbone(nn.Module):
         ):
             # Time, row and column (Qwen2.5-VL): text has the same number in all three.
             positions = positions.expand(3, -1, -1)
-        return rotary(like, positions)
+        kinds = dict.fromkeys(self.layer_types)
+        if "layer_type" in inspect.signature(rotary.forward).parameters:
+            return {kind: rotary(like, positions, kind) for kind in kinds}
+        rotation = rotary(like, positions)
+        return dict.fromkeys(kinds, rotation)
 
     def embed(self, tokens: Int[Tensor, "*rows"]) -> Float[Tensor, "*rows d"]:
         return self.model.get_input_embeddings()(tokens)
 
     def forward(
         self,
-        embeddings: Float[Tensor, "B T d"],
+        embeddings: Float[Tensor, "B T W"],
         attend: Bool[Tensor, "B T S"],
-        positions: Int[Tensor, "B T"],
+        positions: Int[Tensor, "*axes B T"],
         cache: Any = None,
         layers: list[Tensor] | None = None,
     ) -> Float[Tensor, "B T d"]:
-        """Hidden states after the last norm.
+        """Hidden states after the last norm, of embeddings or packed tokens.
 
-        `attend[b, i, j]` is True where token i attends to token j; S includes cached tokens. The
-        input of every layer, and the output, is appended to `layers`, if given.
+        `attend[b, i, j]` is True where token i attends to token j; S includes cached tokens.
+        Positions may have three axes (M-RoPE). The input of every layer, and the output, is
+        appended to `layers`, if given.
         """
         decoder = self.model.get_decoder()
+        deep: dict[str, Any] = {}
+        if embeddings.shape[-1] > self.width:
+            embeddings, *levels = embeddings.split(self.width, dim=-1)
+            everywhere = torch.ones_like(attend[..., 0])
+            deep = {
+                "visual_pos_masks": everywhere,
+                "deepstack_visual_embeds": [level.flatten(0, 1) for level in levels],
+            }
         output = decoder(
             inputs_embeds=embeddings,
-            attention_mask=attend.unsqueeze(1),
+            attention_mask=self._layer_masks(attend, embeddings.dtype),
             position_ids=positions,
             past_key_values=cache,
             use_cache=cache is not None,
             output_hidden_states=layers is not None,
+            **deep,
         )
         if layers is not None:
             layers.extend(output.hidden_states)
         return output.last_hidden_state
+
+    def _layer_masks(
+        self, attend: Bool[Tensor, "B T S"], dtype: torch.dtype
+    ) -> Tensor | dict[str, Tensor]:
+        """The mask of the layers; one a layer type where a sliding window cuts the sequence."""
+        config = self.model.get_decoder().config
+        full = attend.unsqueeze(1)
+        window = getattr(config, "sliding_window", None)
+        length = attend.shape[2]
+        if window is None or length <= window:
+            return self._for_attention(full, dtype)
+        at = torch.arange(length, device=attend.device)
+        is_near = at[length - attend.shape[1] :, None] - at < window
+        if not self.windows_cut_prompts and attend.shape[1] == length:
+            is_near = is_near | full.mT
+        masks = {"full_attention": full, "sliding_attention": full & is_near}
+        kinds = {*(getattr(config, "layer_types", None) or ["sliding_attention"])}
+        chosen = {kind: self._for_attention(masks[kind], dtype) for kind in sorted(kinds)}
+        return chosen if len(chosen) > 1 else next(iter(chosen.values()))
+
+    def _for_attention(self, mask: Bool[Tensor, "B 1 T S"], dtype: torch.dtype) -> Tensor:
+        """The mask as the attention function takes it: eager attention adds it to its scores."""
+        if self.model.get_decoder().config._attn_implementation != "eager":
+            return mask
+        return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
 
     def logits(
         self, hidden: Float[Tensor, "*rows d"], first: int = 0, last: int | None = None
     ) -> Float[Tensor, "*rows v"]:
         """Next-token logits for the vocabulary ids `first..last` (all by default), in float32."""
         head = self.model.get_output_embeddings()
-        return nn.functional.linear(hidden, head.weight[first:last]).float()
+        logits = nn.functional.linear(hidden, head.weight[first:last]).float()
+        # Gemma 2 and PaliGemma 2 bound their logits.
+        cap = getattr(self.model.get_decoder().config, "final_logit_softcapping", None)
+        return logits if cap is None else cap * torch.tanh(logits / cap)
 
     @torch.no_grad()
     def order_embeddings(self, first: int, count: int) -> None:

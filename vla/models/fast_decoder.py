@@ -186,4 +186,4 @@ def _behind(
     attend = torch.cat(
         [prefix.visible[:, None].expand(-1, count, -1), own.expand(rows, -1, -1)], dim=2
     )
-    return model.backbone(embedded, attend, prefix.visible.sum(1, keepdim=True) + at, cache)
+    return model.backbone(embedded, attend, prefix.end + at, cache)

@@ -8,6 +8,7 @@ from typing import Any
 from vla.files.manifest import MANIFEST, find_fault
 from vla.files.policy_folders import split_revision
 from vla.files.reading import DamagedFile, short_message
+from vla.spelling import nearest_name
 
 BACKBONE = "model.backbone.repository"
 ARCHITECTURE = "architecture"
@@ -50,6 +51,24 @@ def load_pretrained(kind: Any, name: str, setting: str, **options: Any) -> Any:
             f"{setting} ({name}) lacks the weights {min(info['missing_keys'])}; {REMEDY}"
         )
     return model
+
+
+def check_folder(name: str, setting: str) -> None:
+    """Check that a name is a folder, or has the form of a hub name.
+
+    Raises:
+        ValueError: no such folder (with the nearest name beside it).
+    """
+    path = Path(name)
+    if path.is_file():
+        raise ValueError(f"{setting} ({name}) is a file: give the folder that it is in")
+    # A hub name is user/name; anything else is meant as a folder.
+    if path.is_dir() or not (path.is_absolute() or name.startswith(".") or name.count("/") > 1):
+        return
+    beside = [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
+    near = nearest_name(path.name, beside)
+    hint = "" if near is None else f"; did you mean {path.parent / near}?"
+    raise ValueError(f"{setting} ({name}): there is no such folder{hint}")
 
 
 def check_manifest(folder: Path, setting: str) -> None:

@@ -34,7 +34,7 @@ class ActionReadout(nn.Module):
     def encode(
         self,
         model: VisionLanguageModel,
-        prefix: Float[Tensor, "B P d"],
+        prefix: Float[Tensor, "B P W"],
         observation: Observation,
         cache: Any = None,
     ) -> Float[Tensor, "B q d"]:

@@ -24,11 +24,13 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
+from torch.nn import functional
 
 from vla.models.action_queries import ActionQueries
-from vla.models.backbone import Backbone
+from vla.models.backbone import Backbone, join_tokens
 from vla.models.pretrained_vlm import PretrainedVision
 from vla.models.projector import mlp_projector
+from vla.models.token_layout import FLAT, PrefixLayout
 from vla.models.vision import VisionEncoder
 from vla.models.vocabulary import NUM_ACTION_IDS, NUM_LOCATIONS, action_ids, location_ids
 from vla.types import Observation
@@ -44,21 +46,30 @@ def attention_mask(
     num_queries: int = 0,
     segments: Int[Tensor, "B n"] | None = None,
     instruction_mask: Bool[Tensor, "B n"] | None = None,
+    layout: PrefixLayout | None = None,
+    prompt: Bool[Tensor, "B n"] | None = None,
 ) -> Bool[Tensor, "B T T"]:
     """The attention mask of `[prefix | text | queries]`: True where token i attends to token j.
 
     With `segments`, text tokens attend within their segment only: several questions share one
-    prefix. Queries attend to the text of `instruction_mask` (None: `text_mask`).
+    prefix. Queries attend to the text of `instruction_mask` (None: `text_mask`). The prefix attends
+    to itself as its `layout` says (None: in both directions). Where that is the whole prompt
+    (PaliGemma), `prompt` marks the text in it.
     """
     batch, length = text_mask.shape
     total = num_prefix + length + num_queries
     attend = torch.zeros(batch, total, total, dtype=torch.bool, device=text_mask.device)
     attend[:, :, :num_prefix] = True
+    if layout is not None and num_prefix:
+        attend[:, :num_prefix, :num_prefix] = layout.attend
     text = slice(num_prefix, num_prefix + length)
     causal = torch.ones(length, length, dtype=torch.bool, device=text_mask.device).tril()
     visible = causal & text_mask[:, None, :]
     if segments is not None:
         visible = visible & (segments[:, :, None] == segments[:, None, :])
+    if layout is not None and layout.attention == "prompt" and prompt is not None:
+        visible = visible | (prompt[:, :, None] & prompt[:, None])
+        attend[:, :num_prefix, text] = prompt[:, None]
     attend[:, text, text] = visible
     attend[:, num_prefix + length :, text] = (
         text_mask if instruction_mask is None else instruction_mask
@@ -118,6 +129,11 @@ class VisionLanguageModel(nn.Module):
         projected = getattr(vision, "projected", False)
         self.projector = nn.Identity() if projected else mlp_projector(vision.width, backbone.width)
         self.camera_embedding = nn.Parameter(torch.randn(len(cameras), backbone.width) * 0.02)
+        image_layout = getattr(vision, "layout", FLAT)
+        self.layout = PrefixLayout(image_layout, len(cameras), vision.num_patches)
+        if image_layout != FLAT:
+            # The features of a pretrained model enter as they are; training may move them.
+            nn.init.zeros_(self.camera_embedding)
         self.proprio_projector = mlp_projector(proprio_size, backbone.width)
         # A LayerNorm over raw joint values would mix metres with radians; `fit_proprio` normalises
         # each number instead.
@@ -145,8 +161,8 @@ class VisionLanguageModel(nn.Module):
 
     def image_tokens(
         self, images: Mapping[str, UInt8[Tensor, "B h w 3"]]
-    ) -> Float[Tensor, "B p d"]:
-        """Projected patches of all cameras, camera after camera.
+    ) -> Float[Tensor, "B p W"]:
+        """Projected patches of all cameras, camera after camera; packed tokens, if deep-stacked.
 
         Raises:
             ValueError: a camera is missing.
@@ -162,16 +178,15 @@ class VisionLanguageModel(nn.Module):
         patches = self.projector(
             self.vision(torch.cat([images[camera] for camera in self.cameras]))
         )
-        patches = (
-            patches.view(len(self.cameras), rows, -1, self.width)
-            + self.camera_embedding[:, None, None]
-        )
-        return patches.transpose(0, 1).reshape(rows, -1, self.width)
+        # Packed tokens have deep-stacked features behind the embedding.
+        camera = functional.pad(self.camera_embedding, (0, patches.shape[-1] - self.width))
+        patches = patches.view(len(self.cameras), rows, -1, patches.shape[-1]) + camera[:, None, None]
+        return patches.transpose(0, 1).flatten(1, 2)
 
-    def prefix(self, observation: Observation) -> Float[Tensor, "B P d"]:
+    def prefix(self, observation: Observation) -> Float[Tensor, "B P W"]:
         """Prefix embeddings: image tokens, then one proprioception token."""
         proprio = self.proprio_projector(self.normalized_proprio(observation))
-        return torch.cat([self.image_tokens(observation.images), proprio[:, None]], dim=1)
+        return join_tokens([self.image_tokens(observation.images), proprio[:, None]])
 
     def normalized_proprio(self, observation: Observation) -> Float[Tensor, "B s"]:
         """Proprioception normalised by the mean and standard deviation of the data.
@@ -192,7 +207,7 @@ class VisionLanguageModel(nn.Module):
 
     def forward(
         self,
-        prefix: Float[Tensor, "B P d"],
+        prefix: Float[Tensor, "B P W"],
         tokens: Int[Tensor, "B n"],
         token_mask: Bool[Tensor, "B n"],
         queries: Float[Tensor, "q d"] | None = None,
@@ -212,20 +227,27 @@ class VisionLanguageModel(nn.Module):
             return self._forward_multimodal(
                 prefix, tokens, token_mask, queries, layers, cache, instruction_mask
             )
-        batch, length = tokens.shape
+        length = tokens.shape[1]
         parts = [prefix, self.backbone.embed(tokens)]
         num_prefix = prefix.shape[1]
         num_queries = 0 if queries is None else len(queries)
-        prefix_positions = torch.arange(num_prefix, device=tokens.device).expand(batch, -1)
-        positions = [prefix_positions, text_positions(num_prefix, token_mask, segments)]
+        text = text_positions(self.layout.span, token_mask, segments)
         if queries is not None:
-            parts.append(queries.to(prefix.dtype).expand(batch, -1, -1))
+            parts.append(queries.to(prefix.dtype).expand(len(tokens), -1, -1))
             # Queries follow the instruction directly: padding and labels take no positions.
-            first = num_prefix + instruction_mask.sum(1, keepdim=True)
-            positions.append(first + torch.arange(num_queries, device=tokens.device))
-        attend = attention_mask(num_prefix, token_mask, num_queries, segments, instruction_mask)
+            first = self.layout.span + instruction_mask.sum(1, keepdim=True)
+            text = torch.cat([text, first + torch.arange(num_queries, device=tokens.device)], dim=1)
+        attend = attention_mask(
+            num_prefix,
+            token_mask,
+            num_queries,
+            segments,
+            instruction_mask,
+            self.layout,
+            instruction_mask if segments is None else None,
+        )
         hidden = self.backbone(
-            torch.cat(parts, dim=1), attend, torch.cat(positions, dim=1), cache, layers
+            join_tokens(parts), attend, self.layout.positions(text), cache, layers
         )
         return hidden[:, num_prefix : num_prefix + length], hidden[:, num_prefix + length :]
 
@@ -240,7 +262,7 @@ class VisionLanguageModel(nn.Module):
 
     def _forward_multimodal(
         self,
-        prefix: Float[Tensor, "B P d"],
+        prefix: Float[Tensor, "B P W"],
         tokens: Int[Tensor, "B n"],
         token_mask: Bool[Tensor, "B n"],
         queries: Float[Tensor, "q d"] | None,
@@ -254,29 +276,29 @@ class VisionLanguageModel(nn.Module):
         # A token -1 - k becomes embedding k of the prefix; words index 0 here and are replaced.
         place = (-1 - tokens).clamp(min=0)
         embedded = prefix.gather(1, place[..., None].expand(-1, -1, prefix.shape[2]))
-        parts = [torch.where(slots[..., None], embedded, self.backbone.embed(tokens.clamp(min=0)))]
-        positions = [text_positions(0, token_mask, None)]
+        words = functional.pad(
+            self.backbone.embed(tokens.clamp(min=0)), (0, prefix.shape[2] - self.width)
+        )
+        parts = [torch.where(slots[..., None], embedded, words)]
+        positions = self.layout.slot_positions(tokens, token_mask)
         num_queries = 0
         if queries is not None:
             num_queries = len(queries)
             parts.append(queries.to(prefix.dtype).expand(len(tokens), -1, -1))
-            positions.append(
-                instruction_mask.sum(1, keepdim=True)
-                + torch.arange(num_queries, device=tokens.device)
-            )
+            first = self.layout.advances(tokens, instruction_mask).sum(1, keepdim=True)
+            behind = first + torch.arange(num_queries, device=tokens.device)
+            positions = torch.cat([positions, behind.expand(*positions.shape[:-1], -1)], dim=-1)
         attend = attention_mask(0, token_mask, num_queries, None, instruction_mask)
         length = tokens.shape[1]
-        picture = place // self.vision.num_patches
-        together = slots[:, :, None] & slots[:, None] & (picture[:, :, None] == picture[:, None])
-        attend[:, :length, :length] |= together & token_mask[:, None]
-        hidden = self.backbone(
-            torch.cat(parts, dim=1), attend, torch.cat(positions, dim=1), cache, layers
+        attend[:, :length, :length] |= self.layout.slot_attention(
+            tokens, token_mask if self.layout.attention != "prompt" else instruction_mask
         )
+        hidden = self.backbone(join_tokens(parts), attend, positions, cache, layers)
         return hidden[:, :length], hidden[:, length:]
 
     def encode_queries(
         self,
-        prefix: Float[Tensor, "B P d"],
+        prefix: Float[Tensor, "B P W"],
         observation: Observation,
         queries: Float[Tensor, "q d"],
         cache: Any = None,
@@ -324,15 +346,10 @@ class VisionLanguageModel(nn.Module):
         prefix = self.prefix(observation)
         mask = observation.token_mask
         cache = Backbone.new_cache()
-        embeddings = torch.cat([prefix, self.backbone.embed(observation.tokens)], dim=1)
-        positions = torch.cat(
-            [
-                torch.arange(prefix.shape[1]).expand(len(mask), -1),
-                text_positions(prefix.shape[1], mask, None),
-            ],
-            dim=1,
-        )
-        hidden = self.backbone(embeddings, attention_mask(prefix.shape[1], mask), positions, cache)
+        embeddings = join_tokens([prefix, self.backbone.embed(observation.tokens)])
+        positions = self.layout.positions(text_positions(self.layout.span, mask, None))
+        attend = attention_mask(prefix.shape[1], mask, layout=self.layout, prompt=mask)
+        hidden = self.backbone(embeddings, attend, positions, cache)
         last = prefix.shape[1] + mask.sum(1) - 1
         state = hidden[torch.arange(len(mask)), last]
         visible = torch.cat([torch.ones(prefix.shape[:2], dtype=torch.bool), mask], dim=1)
@@ -349,7 +366,6 @@ class VisionLanguageModel(nn.Module):
                 break
             visible = torch.cat([visible, torch.ones(len(mask), 1, dtype=torch.bool)], dim=1)
             embedded = self.backbone.embed(token)[:, None]
-            state = self.backbone(embedded, visible[:, None], (last + 1 + step)[:, None], cache)[
-                :, 0
-            ]
+            position = (self.layout.span + mask.sum(1) + step)[:, None]
+            state = self.backbone(embedded, visible[:, None], position, cache)[:, 0]
         return torch.stack(answers, dim=1)

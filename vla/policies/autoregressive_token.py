@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 
 from vla.actions.bins import ActionBins
-from vla.models.backbone import Backbone
+from vla.models.backbone import Backbone, join_tokens
 from vla.models.vlm import VisionLanguageModel, attention_mask, text_positions
 from vla.policies.action_tokens import (
     add_plan,
@@ -35,7 +36,7 @@ from vla.types import Observation, Trace
 class Prompt:
     """The sequence before the action tokens: prefix embeddings, and text in an observation."""
 
-    prefix: Float[Tensor, "B P d"]
+    prefix: Float[Tensor, "B P W"]
     observation: Observation
 
 
@@ -67,16 +68,16 @@ class AutoregressiveTokenHead(nn.Module):
     def perceive(
         self,
         model: VisionLanguageModel,
-        prefix: Float[Tensor, "B P d"],
+        prefix: Float[Tensor, "B P W"],
         observation: Observation,
         dedup: bool,
-    ) -> Float[Tensor, "B P d"]:
+    ) -> Float[Tensor, "B P W"]:
         return prefix
 
     def interpret(
         self,
         model: VisionLanguageModel,
-        perceived: Float[Tensor, "B P d"],
+        perceived: Float[Tensor, "B P W"],
         observation: Observation,
     ) -> Prompt:
         return Prompt(perceived, observation)
@@ -93,7 +94,7 @@ class AutoregressiveTokenHead(nn.Module):
     def imitation_terms(
         self,
         model: VisionLanguageModel,
-        perceived: Float[Tensor, "B P d"],
+        perceived: Float[Tensor, "B P W"],
         observation: Observation,
         actions: Float[Tensor, "B H A"],
         action_mask: Bool[Tensor, "B H"],
@@ -119,17 +120,16 @@ class AutoregressiveTokenHead(nn.Module):
         # The last token is no input, and the query is one more: inputs and draws are equally many.
         written = model.backbone.embed(ids[:, :-1] + self.first_id)
         start = self.head.queries.to(prefix.dtype).expand(rows, -1, -1)
-        embeddings = torch.cat(
-            [prefix, model.backbone.embed(observation.tokens), start, written], dim=1
+        embeddings = join_tokens(
+            [prefix, model.backbone.embed(observation.tokens), start, written]
         )
         extended = torch.cat(
             [mask, torch.ones(rows, draws, dtype=torch.bool, device=mask.device)], dim=1
         )
-        prefix_positions = torch.arange(prefix.shape[1], device=mask.device).expand(rows, -1)
-        positions = torch.cat(
-            [prefix_positions, text_positions(prefix.shape[1], extended, None)], dim=1
-        )
-        hidden = model.backbone(embeddings, attention_mask(prefix.shape[1], extended), positions)
+        positions = model.layout.positions(text_positions(model.layout.span, extended, None))
+        prompted = functional.pad(mask, (0, draws))
+        attend = attention_mask(prefix.shape[1], extended, layout=model.layout, prompt=prompted)
+        hidden = model.backbone(embeddings, attend, positions)
         hidden = hidden[:, -draws:]
         # Plan and label are added to the query's state; every later state gets the same offset, so
         # that drawing needs them once.
@@ -157,17 +157,17 @@ class AutoregressiveTokenHead(nn.Module):
         num_prefix = prefix.shape[1]
         length = mask.shape[1]
         cache = Backbone.new_cache()
-        embeddings = torch.cat([prefix, backbone.embed(prompt.observation.tokens)], dim=1)
-        prefix_positions = torch.arange(num_prefix, device=mask.device).expand(rows, -1)
-        positions = torch.cat([prefix_positions, text_positions(num_prefix, mask, None)], dim=1)
-        backbone(embeddings, attention_mask(num_prefix, mask), positions, cache)
+        embeddings = join_tokens([prefix, backbone.embed(prompt.observation.tokens)])
+        positions = model.layout.positions(text_positions(model.layout.span, mask, None))
+        attend = attention_mask(num_prefix, mask, layout=model.layout, prompt=mask)
+        backbone(embeddings, attend, positions, cache)
         visible = torch.ones(
             rows, num_prefix + length + self.num_draws, dtype=torch.bool, device=mask.device
         )
         visible[:, num_prefix : num_prefix + length] = mask
         embedded = self.head.queries.to(prefix.dtype).expand(rows, -1, -1)
         # Positions skip padding, as in `_teacher_forced`: both must give the same rotations.
-        position = num_prefix + mask.sum(1, keepdim=True)
+        position = model.layout.span + mask.sum(1, keepdim=True)
         ids = []
         logprobs = []
         offset = None

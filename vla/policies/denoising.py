@@ -146,7 +146,7 @@ class DenoisingHead(nn.Module):
     def perceive(
         self,
         model: VisionLanguageModel,
-        prefix: Float[Tensor, "B P d"],
+        prefix: Float[Tensor, "B P W"],
         observation: Observation,
         dedup: bool,
     ) -> Float[Tensor, "B T D"]:

@@ -89,7 +89,7 @@ class FastHead(nn.Module):
     def perceive(
         self,
         model: VisionLanguageModel,
-        prefix: Float[Tensor, "B P d"],
+        prefix: Float[Tensor, "B P W"],
         observation: Observation,
         dedup: bool,
     ) -> Float[Tensor, "B T D"]:

@@ -116,7 +116,7 @@ class Head(Protocol[C]):
     def perceive(
         self,
         model: VisionLanguageModel,
-        prefix: Float[Tensor, "B P d"],
+        prefix: Float[Tensor, "B P W"],
         observation: Observation,
         dedup: bool,
     ) -> Tensor:

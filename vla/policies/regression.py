@@ -104,7 +104,7 @@ class RegressionHead(nn.Module):
     def perceive(
         self,
         model: VisionLanguageModel,
-        prefix: Float[Tensor, "B P d"],
+        prefix: Float[Tensor, "B P W"],
         observation: Observation,
         dedup: bool,
     ) -> Float[Tensor, "B H d"]:

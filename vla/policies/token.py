@@ -102,7 +102,7 @@ class TokenHead(nn.Module):
     def perceive(
         self,
         model: VisionLanguageModel,
-        prefix: Float[Tensor, "B P d"],
+        prefix: Float[Tensor, "B P W"],
         observation: Observation,
         dedup: bool,
     ) -> Float[Tensor, "B q d"]:

@@ -43,7 +43,7 @@ def plan_loss(
     observation: Observation,
     numbers: Int[Tensor, "B a"],
     layers: list[Tensor] | None = None,
-    prefix: Float[Tensor, "B P d"] | None = None,
+    prefix: Float[Tensor, "B P W"] | None = None,
     reduce_sum: ReduceSum = single_process,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Loss of the plan head, and its mean absolute error in tokens.
@@ -79,7 +79,7 @@ def answer_loss(
     observation: Observation,
     answers: Bool[Tensor, "B n"],
     segments: Int[Tensor, "B n"],
-    prefix: Float[Tensor, "B P d"] | None = None,
+    prefix: Float[Tensor, "B P W"] | None = None,
     reduce_sum: ReduceSum = single_process,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Next-token cross-entropy and accuracy on the answer tokens of packed questions.

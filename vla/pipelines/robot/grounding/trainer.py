@@ -129,7 +129,7 @@ class GroundingTrainer:
     def object_loss(self, batch: GroundingBatch) -> tuple[Tensor, Metrics]:
         """Detection loss of phase 1; the language model is not run."""
         assert batch.cells is not None
-        tokens = self.model.image_tokens(batch.observation.images)
+        tokens = self.model.image_tokens(batch.observation.images)[..., : self.model.width]
         return self._detection_loss(tokens, batch.cells)
 
     def loss(self, batch: GroundingBatch | InstructionBatch) -> tuple[Tensor, Metrics]:
@@ -182,7 +182,7 @@ class GroundingTrainer:
         if not self.settings.detection_weight:
             return loss, metrics
         # The last token of the prefix is the proprioceptive state, the others are image tokens.
-        tokens = prefix[:, : self.model.num_prefix - 1]
+        tokens = prefix[:, : self.model.num_prefix - 1, : self.model.width]
         detection, detection_metrics = self._detection_loss(tokens, cells)
         return loss + self.settings.detection_weight * detection, metrics | detection_metrics
 
