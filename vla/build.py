@@ -27,6 +27,7 @@ from vla.config.training import Lora
 from vla.models.action_queries import ActionQueries
 from vla.models.backbone import (
     Backbone,
+    check_causal_lm,
     enable_gradient_checkpointing,
     hub_backbone,
     small_llama,
@@ -35,7 +36,7 @@ from vla.models.base_model import leave_out
 from vla.models.checkpoint import EMBEDDED, SmallArchitecture, load_vlm, read_architecture
 from vla.models.loading import BACKBONE, load_pretrained
 from vla.models.lora import add_lora, merge_lora
-from vla.models.pretrained_vlm import PretrainedVision, load_pretrained_vlm
+from vla.models.pretrained_vlm import PretrainedVision, check_vlm, load_pretrained_vlm
 from vla.models.vision import VisionEncoder, check_tower, hub_vit, small_vit
 from vla.models.vlm import VisionLanguageModel
 from vla.models.vocabulary import NUM_ACTION_IDS, NUM_LOCATIONS, location_ids
@@ -138,10 +139,18 @@ def check_model(config: RobotConfig) -> None:
         actual = read_architecture(checkpoint_folder(config.model.checkpoint))
         expected = small_architecture(config, actual.proprio_size, actual.num_plan_numbers)
         check_architecture(config.model.checkpoint, actual, expected)
-    elif isinstance(config.model.vision, HubVision):
-        check_tower(
-            config.model.vision.repository, config.sim.image_size, config.model.vision.pretrained
-        )
+        return
+    model = config.model
+    if isinstance(model.vision, HubVision):
+        pixels = model.vision.image_size or config.sim.image_size
+        check_tower(model.vision.repository, pixels, model.vision.pretrained)
+    match model.backbone:
+        case VlmBackbone() as backbone:
+            check_vlm(backbone.repository)
+        case HubBackbone() as backbone:
+            check_causal_lm(backbone.repository)
+        case _:
+            pass
 
 
 def check_architecture(
@@ -177,7 +186,12 @@ def _build_vision_and_backbone(
         from transformers import AutoTokenizer
 
         vision, language_model = load_pretrained_vlm(
-            model.backbone.repository, config.sim.image_size, torch.float32
+            model.backbone.repository,
+            config.sim.image_size,
+            torch.float32,
+            pixels=getattr(model.vision, "image_size", None),
+            num_tokens=getattr(model.vision, "num_tokens", None),
+            is_native=model.backbone.native_layout,
         )
         tokenizer = load_pretrained(AutoTokenizer, model.backbone.repository, BACKBONE)
         return vision, language_model, tokenizer
@@ -192,7 +206,9 @@ def _build_vision(model: Model, image_size: int) -> VisionEncoder:
                 image_size, small.width, small.depth, small.num_heads, small.stem_channels
             )
         case HubVision() as hub:
-            return hub_vit(hub.repository, image_size, hub.pretrained)
+            return hub_vit(
+                hub.repository, image_size, hub.pretrained, hub.image_size, hub.num_tokens
+            )
         case OwnVision():
             raise ValueError("model.vision.name (own) needs model.backbone.name=vlm")
         case other:

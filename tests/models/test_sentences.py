@@ -13,6 +13,7 @@ from tests.models.tiny import IMAGE_SIZE, tiny_observation, tiny_vlm
 from tests.policies.kinds import task_of
 from tests.policies.test_kinds import restless
 from vla.data.observations import Observer
+from vla.models.token_layout import FLAT, PrefixLayout
 
 
 class Words:

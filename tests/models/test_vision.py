@@ -3,6 +3,7 @@ is loaded."""
 
 import pytest
 import torch
+from transformers import LlamaConfig, SiglipVisionConfig
 
 from vla.build import check_model
 from vla.config import load
@@ -112,12 +113,21 @@ def test_what_cannot_see_here_is_refused_by_name(name, message):
     assert "\n" not in str(found.value)
 
 
-def test_the_model_is_checked_before_anything_is_made_for_it():
+def test_the_model_is_checked_before_anything_is_made_for_it(tmp_path):
     with pytest.raises(ValueError, match="no_such_model is no model of timm"):
         check_model(load(["model=hub", "model.vision.repository=no_such_model"]))
     with pytest.raises(
         ValueError, match=r"was made with cameras.*begin with none \(model.checkpoint=null\)"
     ):
         check_model(load(["sim.cameras=[front]"]))
-    check_model(load(["model=hub"]))
+    LlamaConfig().save_pretrained(tmp_path)
+    language = f"model.backbone.repository={tmp_path}"
+    check_model(load(["model=hub", language]))
+    with pytest.raises(
+        ValueError, match=r"is a llama, which takes no pictures.*use this one by model=hub"
+    ):
+        check_model(load(["model=vlm", language]))
+    SiglipVisionConfig().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"is a siglip_vision_model, which is no causal language"):
+        check_model(load(["model=hub", language]))
     check_model(load([]))

@@ -14,7 +14,7 @@ import yaml
 
 from vla.config.errors import ConfigError
 from vla.config.policy_start import SETTING, read_policy_start
-from vla.config.renamed import check_renamed
+from vla.config.renamed import check_renamed, with_model_parts
 from vla.config.resuming import incompatible_changes
 from vla.config.search_path import CONFIGS, added_folders, groups, option_files, options
 from vla.files.policy_folders import find_policy
@@ -364,6 +364,7 @@ def fill_new_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     if policy in options("policy"):
         chosen["policy"] = policy
     today = compose_with_hydra(chosen)
+    values = with_model_parts(values)
     filled = {**today, **values}
     own = option_values("mode", values["mode"])
     for name in mode_groups(values["mode"]):

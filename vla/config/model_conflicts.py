@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import isqrt
+
 from vla.config.robot import RobotConfig, SmallBackbone
 from vla.config.text import LanguageModel, TinyLanguageModel
 from vla.config.training import Lora
@@ -23,7 +25,13 @@ def model_conflicts(config: RobotConfig) -> list[str]:
         problems.append(
             f"model.vision.name ({vision.name}) and model.backbone.name ({backbone.name}) belong "
             "together where one of "
-            "them is own or vlm: choose model=smolvlm, paligemma or qwen2_5_vl, or model=hub"
+            "them is own or vlm: choose model=vlm (or a family, as model=qwen3_vl), or model=hub"
+        )
+    tokens = getattr(vision, "num_tokens", None)
+    if tokens is not None and isqrt(tokens) ** 2 != tokens:
+        problems.append(
+            f"model.vision.num_tokens ({tokens}) must be a square number, because the grid of a "
+            f"picture's tokens is averaged to a smaller square: {isqrt(tokens) ** 2} is"
         )
     if vision.name == "small":
         problems += head_conflicts("model.vision", vision.width, vision.num_heads, 1)

@@ -48,6 +48,13 @@ RENAMED = {
 }
 """{old dotted key: new dotted key}; a section stands for all its settings."""
 
+EARLIER_PARTS: dict[tuple[str, str], dict[str, Any]] = {
+    ("vision", "own"): {"image_size": None, "num_tokens": None},
+    ("vision", "hub"): {"image_size": None, "num_tokens": None},
+    ("backbone", "vlm"): {"native_layout": False},
+}
+"""Settings of parts of a model that earlier versions lacked, with the values they stood for."""
+
 
 def new_name(key: str) -> str | None:
     """The present name of a renamed setting; None for any other name."""
@@ -85,4 +92,17 @@ def with_new_names(values: Mapping[str, Any]) -> dict[str, Any]:
         for section in sections:
             target = target.setdefault(section, {})
         target[target_name] = source.pop(name)
-    return renamed
+    return with_model_parts(renamed)
+
+
+def with_model_parts(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Saved settings with those of the parts of a model that their version lacked."""
+    model = values.get("model")
+    if not isinstance(model, Mapping):
+        return dict(values)
+    parts = dict(model)
+    for (part, kind), added in EARLIER_PARTS.items():
+        saved = parts.get(part)
+        if isinstance(saved, Mapping) and saved.get("name") == kind:
+            parts[part] = {**added, **saved}
+    return {**values, "model": parts}

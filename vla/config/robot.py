@@ -10,7 +10,7 @@ from pydantic import Field
 from vla.config.algorithm import Algorithm
 from vla.config.policy import Policy
 from vla.config.section import Section
-from vla.config.simulation import AnySimulation
+from vla.config.simulation import AnySimulation, Pixels
 from vla.config.training import Evaluation, Lora, Rl, Train
 from vla.ranges import (
     Bins,
@@ -37,6 +37,7 @@ from vla.ranges import (
 )
 
 Vocabulary = Annotated[Integer, Field(ge=1, le=10**6)]
+ImageTokens = Annotated[Integer, Field(ge=1, le=10**4)]
 Scenes = Annotated[Integer, Field(ge=1, le=10**6)]
 
 
@@ -56,12 +57,16 @@ class HubVision(Section):
     name: Literal["hub"]
     repository: Name
     pretrained: bool
+    image_size: Pixels | None
+    num_tokens: ImageTokens | None
 
 
 class OwnVision(Section):
     """The vision half of the vision-language model that `backbone` names."""
 
     name: Literal["own"]
+    image_size: Pixels | None
+    num_tokens: ImageTokens | None
 
 
 class SmallBackbone(Section):
@@ -93,6 +98,7 @@ class VlmBackbone(Section):
 
     name: Literal["vlm"]
     repository: Name
+    native_layout: bool
 
 
 class Model(Section):

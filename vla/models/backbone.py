@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vla.models.loading import BACKBONE, load_pretrained
+from vla.models.loading import BACKBONE, check_folder, load_pretrained
 
 ORDER_SCALES = (0.02, 0.08, 0.3)
 """Length scales of the similarity of ordered ids, as fractions of the whole line."""
@@ -258,6 +258,28 @@ def small_llama(
         # 2023, "Mimetic initialization").
         layer.self_attn.k_proj.weight.data.copy_(layer.self_attn.q_proj.weight.data)
     return Backbone(model)
+
+
+def check_causal_lm(name_or_path: str) -> None:
+    """Check a causal LM by its configuration, before its weights are read.
+
+    Raises:
+        ValueError: there is no such folder, or it holds no causal LM.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    check_folder(name_or_path, BACKBONE)
+    config = load_pretrained(AutoConfig, name_or_path, BACKBONE)
+    if type(config) not in AutoModelForCausalLM._model_mapping:
+        remedy = (
+            "it has a vision tower of its own: use model=vlm"
+            if hasattr(config, "vision_config")
+            else "give a Llama-like one"
+        )
+        raise ValueError(
+            f"{BACKBONE} ({name_or_path}) is a {config.model_type}, which is no causal language "
+            f"model: {remedy}"
+        )
 
 
 def hub_backbone(name_or_path: str, dtype: torch.dtype, gradient_checkpointing: bool) -> Backbone:

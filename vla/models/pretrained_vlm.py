@@ -28,6 +28,7 @@ from vla.files.reading import short_message
 from vla.models.backbone import Backbone
 from vla.models.loading import BACKBONE, check_folder, load_pretrained
 from vla.models.token_layout import FLAT, ImageAttention, ImageLayout
+from vla.models.vision import pool_tokens
 
 FAMILIES: dict[str, ImageAttention] = {
     "gemma3": "image",
@@ -58,8 +59,9 @@ class PretrainedVision(nn.Module):
     """Images to tokens of the language model's width: uint8 [B, h, w, 3] -> float [B, p, W].
 
     `tower` is the inner model of transformers without its language model. Pictures of `image_size`
-    pixels are enlarged to `pixels`, a size that the tower supports. Deep-stacked features (Qwen3-VL)
-    are packed behind each token. `num_tokens` pools the grid of tokens to a smaller one.
+    pixels are enlarged to `pixels`, a size that the tower supports. Deep-stacked features
+    (Qwen3-VL) are packed behind each token. `num_tokens` averages the grid of tokens to a smaller
+    one.
 
     Raises:
         ValueError: the tower cannot take the size, or its tokens form no grid to pool.
@@ -90,13 +92,14 @@ class PretrainedVision(nn.Module):
         self.register_buffer("pixel_std", torch.tensor(std)[:, None, None], persistent=False)
         with torch.no_grad():
             try:
-                tokens = self(torch.zeros(1, image_size, image_size, 3, dtype=torch.uint8))
+                tokens = self._tokens(torch.zeros(1, image_size, image_size, 3, dtype=torch.uint8))
             except (RuntimeError, ValueError, IndexError, TypeError) as error:
                 raise ValueError(
                     f"{BACKBONE}: a {tower.config.model_type} cannot take pictures of "
                     f"{self.pixels} x {self.pixels} pixels (model.vision.image_size): "
                     f"{short_message(error)}"
                 ) from error
+        tokens = pool_tokens(tokens, num_tokens)
         self.num_patches = tokens.shape[1]
         self.width = tokens.shape[2]
         self.layout = FLAT
@@ -108,6 +111,10 @@ class PretrainedVision(nn.Module):
             )
 
     def forward(self, images: UInt8[Tensor, "B h w 3"]) -> Float[Tensor, "B p W"]:
+        return pool_tokens(self._tokens(images), self.num_tokens)
+
+    def _tokens(self, images: UInt8[Tensor, "B h w 3"]) -> Float[Tensor, "B p W"]:
+        """All tokens of pictures, with their deep-stacked features."""
         tower: Any = self.tower
         dtype = tower.dtype
         unit = images.permute(0, 3, 1, 2).to(dtype) / 255
@@ -129,7 +136,7 @@ class PretrainedVision(nn.Module):
             case "tiles":
                 found = self._features_by_tiles(unit)
         levels = [torch.stack(list(level)).to(dtype) for level in (found, *deep)]
-        return torch.cat([self._pool(level) for level in levels], dim=-1)
+        return torch.cat(levels, dim=-1)
 
     @property
     def _resizing(self) -> dict[str, bool]:
@@ -142,19 +149,6 @@ class PretrainedVision(nn.Module):
     @property
     def _inner_tower(self) -> nn.Module:
         return getattr(self.tower, "vision_tower", self.tower)
-
-    def _pool(self, tokens: Float[Tensor, "B p d"]) -> Float[Tensor, "B _ d"]:
-        """The means of `num_tokens` equal areas of the grid of tokens."""
-        if self.num_tokens is None or self.num_tokens == tokens.shape[1]:
-            return tokens
-        side = math.isqrt(tokens.shape[1])
-        if side**2 != tokens.shape[1] or self.num_tokens > tokens.shape[1]:
-            raise ValueError(
-                f"model.vision.num_tokens ({self.num_tokens}) cannot be pooled from "
-                f"{tokens.shape[1]} tokens a picture"
-            )
-        grid = tokens.transpose(1, 2).unflatten(2, (side, side))
-        return functional.adaptive_avg_pool2d(grid, math.isqrt(self.num_tokens)).flatten(2).mT
 
     def _features_by_patches(self, scaled: Float[Tensor, "B 3 s s"]) -> Any:
         """Features of Qwen's towers, which take flat patches: those of one token are adjacent."""
@@ -287,7 +281,7 @@ def _processor_class(names: Any) -> Any:
     return next((kind for kind in found if kind is not None), None)
 
 
-def check_vlm(name_or_path: str, image_size: int) -> None:
+def check_vlm(name_or_path: str) -> None:
     """Check a vision-language model by its configuration, before its weights are read.
 
     Raises:
@@ -354,7 +348,7 @@ def load_pretrained_vlm(
     """
     from transformers import AutoModelForImageTextToText
 
-    check_vlm(name_or_path, image_size)
+    check_vlm(name_or_path)
     model = load_pretrained(AutoModelForImageTextToText, name_or_path, BACKBONE, dtype=dtype)
     return split_vlm(
         model,

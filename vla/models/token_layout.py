@@ -68,7 +68,8 @@ class PrefixLayout(nn.Module):
         picture = torch.arange(num_pictures).repeat_interleave(num_tokens)
         self._register("advance", torch.cat([advance.repeat(num_pictures), torch.ones(1).long()]))
         self._register(
-            "offset", torch.cat([offset.repeat(1, num_pictures), offset.new_zeros(len(offset), 1)], 1)
+            "offset",
+            torch.cat([offset.repeat(1, num_pictures), offset.new_zeros(len(offset), 1)], 1),
         )
         self._register("picture", torch.cat([picture, torch.tensor([num_pictures])]))
         total = len(self.advance)
@@ -95,9 +96,7 @@ class PrefixLayout(nn.Module):
         prefix = (start + self.offset)[:, None].expand(-1, len(text), -1)
         return torch.cat([prefix, text.expand(3, -1, -1)], dim=2)
 
-    def advances(
-        self, tokens: Int[Tensor, "B n"], mask: Bool[Tensor, "B n"]
-    ) -> Int[Tensor, "B n"]:
+    def advances(self, tokens: Int[Tensor, "B n"], mask: Bool[Tensor, "B n"]) -> Int[Tensor, "B n"]:
         """How far the position moves on behind each token of a text with slots; 0 at padding."""
         place = (-1 - tokens).clamp(min=0)
         return torch.where(tokens < 0, self.advance[place], 1) * mask

@@ -42,8 +42,11 @@ class VisionEncoder(nn.Module):
 
     Pixels are scaled by the `mean` and `std` (of pixels in [0, 1]) of the timm model's training.
     Class and register tokens are dropped; the projector takes patches only. Maps of convolutional
-    models become tokens row by row. Pictures are enlarged to `pixels` where the model needs a whole
-    number of patches.
+    models become tokens row by row. Pictures are enlarged to `pixels`, e.g. where the model needs a
+    whole number of patches. `num_tokens` averages the grid of tokens to a smaller one.
+
+    Raises:
+        ValueError: the tokens cannot be averaged to `num_tokens`.
     """
 
     pixel_std: Tensor
@@ -56,9 +59,11 @@ class VisionEncoder(nn.Module):
         mean: Sequence[float] = HALF,
         std: Sequence[float] = HALF,
         pixels: int | None = None,
+        num_tokens: int | None = None,
     ):
         super().__init__()
         self.model = model
+        self.num_tokens = num_tokens
         self.image_size = image_size
         self.pixels = pixels or image_size
         spread = torch.tensor(std)
@@ -88,7 +93,8 @@ class VisionEncoder(nn.Module):
                 pixels, (self.pixels, self.pixels), mode="bilinear", align_corners=False
             )
         pixels = pixels.div(self.pixel_std.to(dtype)).sub(self.pixel_shift.to(dtype))
-        return patch_tokens(self.model, pixels.contiguous(memory_format=torch.channels_last))
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        return pool_tokens(patch_tokens(self.model, pixels), self.num_tokens)
 
     def train(self, mode: bool = True) -> VisionEncoder:
         """Set the mode, with batch normalisation always in evaluation mode.
@@ -109,6 +115,24 @@ def patch_tokens(model: nn.Module, pixels: Float[Tensor, "B 3 h w"]) -> Float[Te
         channels_last = str(getattr(model, "output_fmt", "NCHW")) == "NHWC"
         return features.flatten(1, 2) if channels_last else features.flatten(2).transpose(1, 2)
     return features[:, getattr(model, "num_prefix_tokens", 0) :]
+
+
+def pool_tokens(tokens: Float[Tensor, "B p d"], num_tokens: int | None) -> Float[Tensor, "B _ d"]:
+    """The means of `num_tokens` areas of a square grid of tokens; None keeps all.
+
+    Raises:
+        ValueError: the tokens form no square, or are fewer.
+    """
+    if num_tokens is None or num_tokens == tokens.shape[1]:
+        return tokens
+    side = math.isqrt(tokens.shape[1])
+    if side**2 != tokens.shape[1] or num_tokens > tokens.shape[1]:
+        raise ValueError(
+            f"model.vision.num_tokens ({num_tokens}) cannot be averaged from the "
+            f"{tokens.shape[1]} tokens of a picture: choose fewer, or null"
+        )
+    grid = tokens.transpose(1, 2).unflatten(2, (side, side))
+    return functional.adaptive_avg_pool2d(grid, math.isqrt(num_tokens)).flatten(2).mT
 
 
 def small_vit(
@@ -138,19 +162,30 @@ def small_vit(
     return VisionEncoder(model.to(memory_format=torch.channels_last), image_size)
 
 
-def hub_vit(name: str, image_size: int, pretrained: bool) -> VisionEncoder:
-    """Any timm model by name, with the pixels that it was trained on; `pretrained` downloads its
-    weights."""
+def hub_vit(
+    name: str,
+    image_size: int,
+    pretrained: bool,
+    pixels: int | None = None,
+    num_tokens: int | None = None,
+) -> VisionEncoder:
+    """Any timm model by name, with the pixels that it was trained on.
+
+    `pretrained` downloads its weights. `pixels` a side of its input are those of a picture (None),
+    in whole patches.
+    """
     import timm
 
     config = timm_config(name, pretrained)
-    arguments, pixels = timm_arguments(name, config, image_size)
+    arguments, pixels = timm_arguments(name, config, pixels or image_size)
     model = timm.create_model(name, pretrained=pretrained, num_classes=0, **arguments)
-    return VisionEncoder(model, image_size, config.mean, config.std, pixels)
+    return VisionEncoder(model, image_size, config.mean, config.std, pixels, num_tokens)
 
 
 def check_tower(name: str, image_size: int, pretrained: bool) -> None:
     """Check a timm model before its weights are downloaded.
+
+    `image_size` are the pixels a side of its input.
 
     Raises:
         ValueError: no such model (with the nearest name), or its output is no grid of patches.

@@ -180,7 +180,9 @@ class VisionLanguageModel(nn.Module):
         )
         # Packed tokens have deep-stacked features behind the embedding.
         camera = functional.pad(self.camera_embedding, (0, patches.shape[-1] - self.width))
-        patches = patches.view(len(self.cameras), rows, -1, patches.shape[-1]) + camera[:, None, None]
+        patches = (
+            patches.view(len(self.cameras), rows, -1, patches.shape[-1]) + camera[:, None, None]
+        )
         return patches.transpose(0, 1).flatten(1, 2)
 
     def prefix(self, observation: Observation) -> Float[Tensor, "B P W"]:

@@ -120,9 +120,7 @@ class AutoregressiveTokenHead(nn.Module):
         # The last token is no input, and the query is one more: inputs and draws are equally many.
         written = model.backbone.embed(ids[:, :-1] + self.first_id)
         start = self.head.queries.to(prefix.dtype).expand(rows, -1, -1)
-        embeddings = join_tokens(
-            [prefix, model.backbone.embed(observation.tokens), start, written]
-        )
+        embeddings = join_tokens([prefix, model.backbone.embed(observation.tokens), start, written])
         extended = torch.cat(
             [mask, torch.ones(rows, draws, dtype=torch.bool, device=mask.device)], dim=1
         )
