@@ -127,6 +127,24 @@ def build_vlm(
     return model, tokenizer
 
 
+def model_notes(config: RobotConfig, model: VisionLanguageModel) -> list[str]:
+    """What a run tells about its model: no grounding, pictures that are enlarged."""
+    notes = []
+    if config.model.checkpoint is None and config.grounding.num_steps == 0:
+        notes.append(
+            "grounding is left out: the model is pretrained and keeps its answers "
+            "(grounding.num_steps=4000 would train it on scenes first)"
+        )
+    vision = model.vision
+    if vision.pixels > vision.image_size:
+        notes.append(
+            f"pictures of {vision.image_size} x {vision.image_size} pixels are enlarged to "
+            f"{vision.pixels} x {vision.pixels} for the vision tower, {vision.num_patches} tokens "
+            f"each: sim.image_size={vision.pixels} renders them so"
+        )
+    return notes
+
+
 def check_model(config: RobotConfig) -> None:
     """Check names and sizes of the model before data are read or collected for it.
 

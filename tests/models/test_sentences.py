@@ -24,6 +24,9 @@ class Words:
     def __init__(self):
         self.known: dict[str, int] = {}
 
+    def get_vocab(self) -> dict[str, int]:
+        return {"<begin>": 2}
+
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
         return [self.known.setdefault(word, 10 + len(self.known)) for word in text.split()]
 
@@ -57,6 +60,9 @@ def test_an_observer_writes_slots_into_the_text():
     assert seen.token_mask.sum(1).tolist() == [10, 9]
     with pytest.raises(ValueError, match=r"names <side>; there are <front>, <wrist>, <state>"):
         Observer(Words(), 9, sentence="<side> {instruction}", slots=slots)(shown("go"))
+    # A special token of the tokenizer is a word: 10, then the state and "go".
+    special = Observer(Words(), 3, sentence="<begin> <state> {instruction}", slots=slots)
+    assert special(shown("go")).tokens.tolist() == [[1, 10, -9, 11]]
 
 
 def with_slots(observation, before: int):

@@ -41,6 +41,8 @@ class Observer:
     "{instruction}" and names `slots`, as "<front>": images and state take those positions in the
     text (`vla.models.vlm`), in addition to `length`.
 
+    Special tokens of the tokenizer, as "<start_of_image>", are words.
+
     Raises ValueError for an instruction longer than `length` and for an unknown slot.
     """
 
@@ -73,7 +75,7 @@ class Observer:
         for part in re.split(r"(<\w+>)", self.sentence or ""):
             if part[1:-1] in self.slots:
                 ids += [-1 - place for place in self.slots[part[1:-1]]]
-            elif re.fullmatch(r"<\w+>", part):
+            elif re.fullmatch(r"<\w+>", part) and part not in self.tokenizer.get_vocab():
                 slots = ", ".join(f"<{name}>" for name in self.slots)
                 raise ValueError(f"data.sentence ({self.sentence}) names {part}; there are {slots}")
             else:
@@ -84,7 +86,7 @@ class Observer:
     def _room(self) -> int:
         """Tokens of a row: those of the text and those of the slots in the sentence."""
         named = re.findall(r"<(\w+)>", self.sentence or "")
-        return self.length + sum(len(self.slots[name]) for name in named)
+        return self.length + sum(len(self.slots.get(name, ())) for name in named)
 
     def words(self, text: str) -> list[int]:
         """The tokens of a text, without special tokens."""

@@ -16,6 +16,7 @@ from vla.build import (
     build_vlm,
     leave_out_base,
     make_policy,
+    model_notes,
     policy_settings,
 )
 from vla.config.policy import PolicySection
@@ -92,6 +93,8 @@ def build_policy(
     model, tokenizer = build_vlm(
         config, simulator.proprio_size, simulator.scenes().num_plan_numbers, simulator.texts()
     )
+    for note in model_notes(config, model):
+        run.progress.print_line(f"model: {note}")
     encoder = QuestionEncoder(tokenizer, model.backbone.vocabulary_size)
     if config.model.checkpoint is None:
         model.fit_proprio(torch.from_numpy(demonstrations.columns.proprio[demonstrations.rows]))
