@@ -220,7 +220,7 @@ def test_a_run_writes_what_happened(finished):
     }
     assert any("value_head" in name for name in moved)
     assert any("reader" in name for name in moved)
-    assert not any("/model." in name for name in moved)  # model.freeze_in_rl=all: the head alone
+    assert not any("/model." in name for name in moved)  # rl.adapt=head
 
 
 def test_a_finished_run_does_nothing_twice(finished, monkeypatch, capsys):

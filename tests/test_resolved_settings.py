@@ -14,8 +14,8 @@ from vla.config import ConfigError, load
         (["model=smollm2", "algorithm=ppo"], 1, 128),
         (["sim=gym", "rl.group_size=4"], 4, 128),
         (["policy.decoding=autoregressive", "preset=smoke"], 4, 2),
-        (["policy=flow", "model.freeze_in_rl=nothing"], 8, 16),
-        (["policy=regression", "model.freeze_in_rl=prefix", "rl.num_start_states=10"], 8, 10),
+        (["policy=flow", "rl.adapt=weights"], 8, 16),
+        (["policy=regression", "rl.adapt=backbone", "rl.num_start_states=10"], 8, 10),
     ],
 )
 def test_whole_episodes_are_learned_from_where_branches_cannot_be_had(
@@ -66,7 +66,7 @@ def test_limits_that_need_a_validation_are_refused_where_there_is_none():
 def test_branches_stay_where_they_can_be_had():
     for given in (
         ["policy=token"],
-        ["policy=flow", "model.freeze_in_rl=prefix"],
+        ["policy=flow", "rl.adapt=backbone"],
         ["policy=fast"],
         ["sim=lift"],
     ):

@@ -42,6 +42,7 @@ from vla.models.vlm import VisionLanguageModel
 from vla.models.vocabulary import NUM_ACTION_IDS, NUM_LOCATIONS, location_ids
 from vla.plugins import find_target, load_target
 from vla.policies import policy_table
+from vla.policies.adapter import make_adapter
 from vla.policies.head import ActionCode, PolicySettings
 from vla.policies.vla_policy import VlaPolicy
 
@@ -318,4 +319,8 @@ def make_policy(
 ) -> VlaPolicy[Any]:
     """Make the policy that the settings name, on a model, with an action code."""
     head = policy_settings(config.policy).make_head(model, code)
-    return VlaPolicy(model, head, config.model.detach_critic)
+    rl = config.rl
+    adapter = None
+    if rl.adapt == "noise" or rl.adapt == "residual":
+        adapter = make_adapter(rl.adapt, model, head, code, rl.residual_scale, rl.noise_bound)
+    return VlaPolicy(model, head, config.model.detach_critic, adapter)

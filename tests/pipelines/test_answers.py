@@ -43,9 +43,9 @@ def test_a_world_that_asks_for_numbers_only_has_no_share_of_right_answers():
     assert summarize_answers(QuestionAnswers({}, {"where": [0.5]}), None) == {"error/where": 0.5}
 
 
-@pytest.mark.parametrize(("frozen", "asked"), [("nothing", ["before", "after_rl"]), ("all", [])])
+@pytest.mark.parametrize(("moved", "asked"), [("weights", ["before", "after_rl"]), ("head", [])])
 def test_answers_are_asked_before_the_first_stage_that_moves_the_model(
-    tmp_path, monkeypatch, frozen, asked
+    tmp_path, monkeypatch, moved, asked
 ):
     """SFT trains the head alone here; where RL moves the rest, what it did to answers is compared
     with before."""
@@ -57,7 +57,7 @@ def test_answers_are_asked_before_the_first_stage_that_moves_the_model(
         "grounding.num_steps=2",
         "evaluation.num_videos=0",
     ]
-    rl = ["rl.num_iterations=1", "evaluation.num_starts=2", f"model.freeze_in_rl={frozen}"]
+    rl = ["rl.num_iterations=1", "evaluation.num_starts=2", f"rl.adapt={moved}"]
     assert main([*TINY, *few, *rl, f"run_dir={folder}"]) == 0
     stages = json.loads((folder / "results.json").read_text())["stages"]
     assert [

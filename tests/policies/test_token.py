@@ -218,9 +218,7 @@ def test_what_cannot_be_built_says_so():
     ):
         tiny_vlm(vocabulary_size=4)
     policy = tiny_policy("autoregressive")
-    with pytest.raises(
-        ValueError, match=r"choose model.freeze_in_rl=prefix \(or, with policy=token"
-    ):
+    with pytest.raises(ValueError, match=r"choose rl.adapt=backbone \(or, with policy=token"):
         policy.freeze_model()
 
 

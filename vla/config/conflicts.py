@@ -13,6 +13,7 @@ from vla.config.explain import format_setting
 from vla.config.model_conflicts import language_model_conflicts, model_conflicts
 from vla.config.processes import process_conflicts
 from vla.config.rl_conflicts import (
+    adapt_conflicts,
     adapter_conflicts,
     branch_conflicts,
     rl_conflicts,
@@ -42,7 +43,8 @@ def find_conflicts(config: RobotConfig | TextConfig) -> list[str]:
         problems += reward_conflicts(config) + gold_conflicts(config) + fit_conflicts(config)
         problems += turn_conflicts(config) + sampling_conflicts(config)
     if isinstance(config, RobotConfig):
-        problems += branch_conflicts(config) + device_conflicts(config.train)
+        problems += branch_conflicts(config) + adapt_conflicts(config)
+        problems += device_conflicts(config.train)
         problems += scene_conflicts(config) + chunk_conflicts(config)
         problems += (
             model_conflicts(config) + seed_conflicts(config.evaluation) + recap_conflicts(config)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from vla.config.compose import ConfigError, compose, split_overrides, value_at
 from vla.config.robot import RobotConfig
 from vla.config.text import Rlhf, Rlvr, TextConfig, TextPreference, TextSft
+from vla.config.training import ADAPTERS
 
 BRANCHES = "rl.num_branches"
 NO_VALIDATION = "rl.evaluate_every is more than rl.num_iterations, so no validation runs"
@@ -22,6 +23,18 @@ BRANCH_SETTINGS = (
     "num_branch_warmup_iterations",
     "greedy_branching_every",
 )
+
+
+SAMPLING_SETTINGS = (
+    "temperature",
+    "exploration",
+    "num_stochastic_steps",
+    "noise_level",
+    "min_noise",
+    "max_noise",
+    "min_std",
+)
+"""Settings of a policy's own draws, which an adapter replaces."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +90,9 @@ def rl_rules(config: RobotConfig | TextConfig) -> Iterator[UnusedSetting]:
         yield from unused_settings("rl", BRANCH_SETTINGS, "rl.num_branches is 0", BRANCHES)
     if rl.optimizer != "muon":
         yield UnusedSetting("rl.muon_learning_rate", f"rl.optimizer is {rl.optimizer}")
+    for setting, adapt in (("residual_scale", "residual"), ("noise_bound", "noise")):
+        if rl.adapt != adapt:
+            yield UnusedSetting(f"rl.{setting}", f"rl.adapt is {rl.adapt}", "rl.adapt")
     if not algorithm.traits.needs_values:
         yield UnusedSetting(
             "rl.critic_learning_rate", f"algorithm={algorithm.name} has no critic here"
@@ -123,12 +139,10 @@ def robot_rules(config: RobotConfig) -> Iterator[UnusedSetting]:
     if not recap.num_rounds:
         others = (name for name in type(recap).model_fields if name != "num_rounds")
         yield from unused_settings("recap", others, "recap.num_rounds is 0", "recap.num_rounds")
-    if not rl.num_iterations:
-        yield UnusedSetting("model.freeze_in_rl", "rl.num_iterations is 0", "rl.num_iterations")
-        if not recap.num_rounds:
-            yield UnusedSetting(
-                "evaluation.num_validation_starts", "rl.num_iterations is 0", "rl.num_iterations"
-            )
+    if not rl.num_iterations and not recap.num_rounds:
+        yield UnusedSetting(
+            "evaluation.num_validation_starts", "rl.num_iterations is 0", "rl.num_iterations"
+        )
     if not rl.num_iterations or not config.algorithm.traits.needs_values:
         yield UnusedSetting(
             "model.detach_critic", f"algorithm={config.algorithm.name} trains no critic here"
@@ -239,6 +253,12 @@ def policy_rules(config: RobotConfig) -> Iterator[UnusedSetting]:
     policy = config.policy
     if policy.path is None:
         yield UnusedSetting("policy.statistics", "policy.path is null", "policy.path")
+    adapt = config.rl.adapt
+    if adapt in ADAPTERS:
+        sampled = (name for name in SAMPLING_SETTINGS if name in type(policy).model_fields)
+        why = f"the adapter samples the decisions (rl.adapt={adapt})"
+        yield from unused_settings("policy", sampled, why, "rl.adapt")
+        yield UnusedSetting("model.detach_critic", why, "rl.adapt")
     for cause, names in policy.traits.unused.items():
         value = getattr(policy, cause)
         shown = f"{value:g}" if isinstance(value, float) else value

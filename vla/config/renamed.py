@@ -45,8 +45,13 @@ RENAMED = {
     "text.centring": "text.reward_centering_weight",
     "text.unfinished_reward": "text.truncation_reward",
     "evaluation.num_quick_starts": "evaluation.num_validation_starts",
+    "model.freeze_in_rl": "rl.adapt",
 }
 """{old dotted key: new dotted key}; a section stands for all its settings."""
+RENAMED_VALUES = {
+    "model.freeze_in_rl": {"nothing": "weights", "prefix": "backbone", "all": "head"},
+}
+"""{old dotted key: {old value: new value}} of settings whose values have other names too."""
 
 EARLIER_PARTS: dict[tuple[str, str], dict[str, Any]] = {
     ("vision", "own"): {"image_size": None, "num_tokens": None},
@@ -74,7 +79,9 @@ def check_renamed(key: str, value: object) -> None:
     """
     new = new_name(key)
     if new is not None:
-        raise ConfigError(f"{key}={value}: this setting is now called {new}")
+        present = RENAMED_VALUES.get(key, {}).get(str(value))
+        written = "" if present is None else f", write {new}={present}"
+        raise ConfigError(f"{key}={value}: this setting is now called {new}{written}")
 
 
 def with_new_names(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,7 +98,8 @@ def with_new_names(values: Mapping[str, Any]) -> dict[str, Any]:
         target: Any = renamed
         for section in sections:
             target = target.setdefault(section, {})
-        target[target_name] = source.pop(name)
+        value = source.pop(name)
+        target[target_name] = RENAMED_VALUES.get(old, {}).get(str(value), value)
     return with_model_parts(renamed)
 
 

@@ -33,6 +33,9 @@ FREE = (
 FIXED = (
     "train.seed",
     "rl.optimizer",
+    "rl.adapt",
+    "rl.residual_scale",
+    "rl.noise_bound",
     "rl.critic",
     "rl.reference",
     "rl.load_best_at_end",

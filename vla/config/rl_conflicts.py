@@ -124,9 +124,36 @@ def text_rl_conflicts(rl: Rl) -> list[str]:
         for setting, value, off in (
             ("num_branches", rl.num_branches, 0),
             ("greedy_branching_every", rl.greedy_branching_every, "null"),
+            ("adapt", "" if rl.adapt == "weights" else rl.adapt, "weights"),
         )
         if value
     ]
+
+
+def adapt_conflicts(config: RobotConfig) -> list[str]:
+    """Weights to move that the model does not have, and noise that the policy does not start
+    from."""
+    adapt = config.rl.adapt
+    policy = config.policy
+    if not config.rl.num_iterations:
+        return []
+    if adapt == "lora" and config.model.lora is None:
+        return [
+            "rl.adapt (lora) moves an adapter, and model.lora is null: set model.lora, or "
+            "rl.adapt=backbone"
+        ]
+    if adapt == "backbone" and config.model.lora is not None:
+        return [
+            "rl.adapt (backbone) moves weights that model.lora keeps frozen: choose rl.adapt=lora, "
+            "which moves the adapter, or set model.lora to null"
+        ]
+    if adapt == "noise" and not getattr(policy.traits, "starts_from_noise", False):
+        return [
+            "rl.adapt (noise) steers the initial noise of a flow or diffusion policy, and "
+            f"policy={policy.name} starts from none: choose rl.adapt=residual, policy=flow or "
+            "policy=diffusion"
+        ]
+    return []
 
 
 def missing_conflicts(rl: Rl, name: str, traits: AlgorithmTraits) -> list[str]:

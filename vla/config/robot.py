@@ -114,7 +114,6 @@ class Model(Section):
     lora: Lora | None
     gradient_checkpointing: bool
     detach_critic: bool
-    freeze_in_rl: Literal["nothing", "prefix", "all"]
 
 
 class Data(Section):

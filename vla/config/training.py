@@ -27,6 +27,11 @@ from vla.ranges import (
     check_unique,
 )
 
+Adapt = Literal["weights", "backbone", "lora", "head", "noise", "residual"]
+"""What RL moves: weights of the policy, or a small policy on top of it (`noise`, `residual`)."""
+ADAPTERS = ("noise", "residual")
+"""The small policies, which leave every weight of the policy frozen."""
+
 
 class Lora(Section):
     """A low-rank adapter: its rank, and the scale alpha / rank of its output."""
@@ -45,6 +50,9 @@ class Rl(Section):
     num_minibatches: Count
     micro_batch_rows: Count
     learning_rate: LearningRate
+    adapt: Adapt
+    residual_scale: Positive
+    noise_bound: Positive
     critic: Literal["shared", "separate"]
     critic_learning_rate: LearningRate
     optimizer: Literal["adamw", "muon", "sgd"]

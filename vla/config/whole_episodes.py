@@ -17,20 +17,21 @@ GROUP_SIZE = 8
 def explain_missing_branches(config: RobotConfig) -> str | None:
     """The reason that rules out branches; None where they are possible."""
     policy = config.policy
-    frozen = config.model.freeze_in_rl
+    adapt = config.rl.adapt
     if not config.sim.kind.restores_states:
         return (
             f"{config.sim.label} (sim.simulator={config.sim.simulator}) "
             "cannot restore an earlier state"
         )
+    if adapt == "residual":
+        return None  # a correction is drawn again without a pass of the frozen policy
     cache = policy.traits.cache
     if cache is None:
         return f"policy={policy.name} with these settings runs the model again for every draw"
-    enough = ("all", "prefix") if cache == "prefix" else ("all",)
-    if frozen not in enough:
+    enough = ("head", "noise", "backbone", "lora") if cache == "prefix" else ("head",)
+    if adapt not in enough:
         return (
-            f"model.freeze_in_rl ({frozen}) keeps nothing to draw again from, "
-            f"policy={policy.name} needs "
+            f"rl.adapt ({adapt}) keeps nothing to draw again from, policy={policy.name} needs "
             f"{' or '.join(enough)}"
         )
     return None

@@ -267,13 +267,20 @@ class DenoisingHead(nn.Module):
         trace = {"step": steps, "before": chain[rows, steps], "after": chain[rows, steps + 1]}
         return state, trace, torch.stack(logprobs, dim=1)[rows, steps]
 
+    def denoise(
+        self, state: Float[Tensor, "B H a"], inputs: HeadInput[ExpertContext]
+    ) -> Float[Tensor, "B H a"]:
+        """The end of the chain from `state`, without further noise; on the normalised scale."""
+        for k, time in enumerate(self.times):
+            prediction, _ = self.predict(inputs, state[:, None], time.expand(len(state), 1))
+            state = self.process.move(k, state, prediction[:, 0])
+        return state
+
     def _match(
         self, state: Float[Tensor, "B H a"], inputs: HeadInput[ExpertContext]
     ) -> tuple[Float[Tensor, "B H a"], dict[str, Tensor], Float[Tensor, "B 1"]]:
         """Run the chain without noise; the trace holds noise and times of the surrogate."""
-        for k, time in enumerate(self.times):
-            prediction, _ = self.predict(inputs, state[:, None], time.expand(len(state), 1))
-            state = self.process.move(k, state, prediction[:, 0])
+        state = self.denoise(state, inputs)
         shape = (len(state), self.settings.samples)
         trace = {
             "action": state,

@@ -41,6 +41,7 @@ class DiffusionSettings:
 
     cache: ClassVar[Cache | None] = "prefix"
     can_guide: ClassVar[bool] = True
+    starts_from_noise: ClassVar[bool] = True
     chunk: SmallCount
     instruction_length: InstructionLength
     num_steps: SmallCount

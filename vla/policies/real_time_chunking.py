@@ -31,8 +31,8 @@ MAX_GUIDANCE = 5.0
 
 
 def can_continue(policy: object) -> TypeGuard[VlaPolicy[ExpertContext]]:
-    """True for policies of flow matching, whose chunks can be guided."""
-    head = policy.head if isinstance(policy, VlaPolicy) else None
+    """True for policies of flow matching without an adapter, whose chunks can be guided."""
+    head = policy.head if isinstance(policy, VlaPolicy) and policy.adapter is None else None
     return isinstance(head, DenoisingHead) and isinstance(head.process, FlowMatching)
 
 

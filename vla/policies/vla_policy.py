@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from vla.data.advantage_tokens import without_advantage_token
 from vla.models.heads import ValueHead
 from vla.models.vlm import VisionLanguageModel
+from vla.policies.adapter import NoiseAdapter, ResidualAdapter
 from vla.policies.head import Draws, Head, HeadInput, unique_consecutive_rows
 from vla.types import ActionScores, Decision, Observation, Trace, map_rows
 
@@ -34,14 +35,22 @@ class VlaPolicy(nn.Module, Generic[C]):
 
     With a `guidance` other than 1, predictions are extrapolated from those without the advantage
     label (`HeadInput.guide`), when acting and when scoring. `cached` is the computation that traces
-    store; freezing a part sets it.
+    store; freezing a part sets it. With an `adapter` the draws are the adapter's, and model and
+    head stay as they are in RL.
     """
 
-    def __init__(self, model: VisionLanguageModel, head: Head[C], detach_critic: bool) -> None:
+    def __init__(
+        self,
+        model: VisionLanguageModel,
+        head: Head[C],
+        detach_critic: bool,
+        adapter: NoiseAdapter | ResidualAdapter | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.head = head
         self.value_head = ValueHead(model.width, detach_critic)
+        self.adapter = adapter
         self.guidance = 1.0
         self.cached: Literal["nothing", "prefix", "perceived"] = "nothing"
 
@@ -51,11 +60,11 @@ class VlaPolicy(nn.Module, Generic[C]):
 
     @property
     def num_draws(self) -> int:
-        return self.head.num_draws
+        return self.head.num_draws if self.adapter is None else self.adapter.num_draws
 
     @property
     def temperature(self) -> float:
-        return self.head.temperature
+        return self.head.temperature if self.adapter is None else 1.0
 
     @property
     def can_train_head(self) -> bool:
@@ -65,7 +74,8 @@ class VlaPolicy(nn.Module, Generic[C]):
     @property
     def can_redraw(self) -> bool:
         """True if traces hold all that `redraw` needs."""
-        return self.cached == self.head.cache
+        redraws_alone = self.adapter is not None and self.adapter.redraws_alone
+        return redraws_alone or self.cached == self.head.cache
 
     def perceive(self, observation: Observation, trace: Trace | None = None) -> Tensor:
         """The head's input from the model; parts stored in the trace are not computed again."""
@@ -106,11 +116,19 @@ class VlaPolicy(nn.Module, Generic[C]):
         perceived = self.perceive(observation, {"prefix": prefix})
         inputs = self.head_input(perceived, observation)
         stored = {"nothing": {}, "prefix": {"prefix": prefix}, "perceived": {"hidden": perceived}}
-        return self._decide(inputs, self.head.draw(inputs, greedy), stored[self.cached])
+        return self._decide(inputs, self._draw(inputs, observation, greedy), stored[self.cached])
+
+    def _draw(self, inputs: HeadInput[C], observation: Observation, greedy: bool) -> Draws:
+        if self.adapter is None:
+            return self.head.draw(inputs, greedy)
+        return self.adapter.draw(self.head, inputs, observation, greedy)
 
     @torch.no_grad()
     def redraw(self, observation: Observation, trace: Trace, count: int) -> Decision:
         """`count` further decisions for every row, from its trace; those of a row are adjacent."""
+        if isinstance(self.adapter, ResidualAdapter):
+            draws = self.adapter.draw_again(trace, count)
+            return self._decision(draws, self.value_head(draws.summary), {})
         perceived = self.perceive(observation, trace)
         rows = torch.arange(len(perceived), device=perceived.device).repeat_interleave(count)
         if self.head.one_prediction:
@@ -119,22 +137,33 @@ class VlaPolicy(nn.Module, Generic[C]):
         else:
             again = map_rows(observation, lambda tensor: tensor[rows])
             inputs = self.head_input(perceived[rows], again, repeats=count)
+        if self.adapter is not None:
+            # Scores of an adapter need no perception: the traces of these draws stay small.
+            again = map_rows(observation, lambda tensor: tensor[rows])
+            return self._decide(inputs, self._draw(inputs, again, greedy=False), {})
         stored = {key: trace[key][rows] for key in TRACE_KEYS.values() if key in trace}
         return self._decide(inputs, self.head.draw(inputs, greedy=False), stored)
 
     def _decide(self, inputs: HeadInput[C], draws: Draws, stored: Trace) -> Decision:
+        values = inputs.expand_to_decisions(self.value_head(draws.summary))
+        return self._decision(draws, values, stored)
+
+    def _decision(self, draws: Draws, values: Float[Tensor, "B"], stored: Trace) -> Decision:
         return Decision(
             action=draws.action,
             trace=draws.trace | dict(stored),
             logprobs=draws.logprobs,
             mask=draws.mask,
-            values=inputs.expand_to_decisions(self.value_head(draws.summary)),
-            exact=self.head.exact,
+            values=values,
+            exact=self.adapter is not None or self.head.exact,
         )
 
     def score(self, observation: Observation, trace: Trace) -> ActionScores:
         """Log-probabilities [B, L], entropies [B, L] and values [B] of stored draws under the
         present weights."""
+        if self.adapter is not None:
+            scores = self.adapter.score(trace)
+            return ActionScores(scores.logprobs, scores.entropy, self.value_head(scores.summary))
         perceived = self.perceive(observation, trace)
         rows = None
         if self.head.one_prediction:
@@ -195,12 +224,20 @@ class VlaPolicy(nn.Module, Generic[C]):
         if self.head.cache is None:
             raise ValueError(
                 "the head of this policy runs the language model for every draw, so the model "
-                "cannot be frozen apart from it: choose model.freeze_in_rl=prefix (or, with "
+                "cannot be frozen apart from it: choose rl.adapt=backbone (or, with "
                 "policy=token, policy.decoding=parallel)"
             )
         for parameter in self.model_parameters():
             parameter.requires_grad_(False)
         self.cached = self.head.cache
+
+    def freeze_for_adapter(self) -> None:
+        """Freeze model and head, which leaves the adapter and the critic; traces store what a
+        further draw needs."""
+        assert self.adapter is not None
+        for part in (self.model, self.head):
+            part.requires_grad_(False)  # type: ignore[attr-defined]
+        self.cached = "nothing" if self.adapter.redraws_alone else self.head.cache or "nothing"
 
 
 def rename_weights(names: Mapping[str, Any], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -160,11 +160,13 @@ def headline_tiles(results: JsonMapping) -> dict[str, tuple[str, str]]:
     seconds = results.get("seconds", {}).get("total")
     if seconds:
         tiles["Time"] = cost_tile(seconds, results.get("peak_memory_bytes", 0))
-    size = results.get("model", {}).get("num_parameters")
-    if size:
+    model = results.get("model", {})
+    if model.get("num_parameters"):
+        adapter = model.get("num_adapter_parameters")
+        trained = f", of which RL trains an adapter of {adapter / 1e6:.2f} M" if adapter else ""
         tiles["Model"] = (
-            f"{size / 1e6:.1f} M",
-            f"parameters; {results['model']['num_draws']} draws a decision",
+            f"{model['num_parameters'] / 1e6:.1f} M",
+            f"parameters{trained}; {model['num_draws']} draws a decision",
         )
     return dict(list(tiles.items())[:5])
 

@@ -177,7 +177,7 @@ def load_sft_weights(run: Run, policy: VlaPolicy) -> None:
 
 def rl_trains_model(config: RobotConfig) -> bool:
     """True where RL trains more than the head, so that the model's answers can change."""
-    return config.rl.num_iterations > 0 and config.model.freeze_in_rl != "all"
+    return config.rl.num_iterations > 0 and config.rl.adapt in ("weights", "backbone", "lora")
 
 
 def final_evaluation_stage(

@@ -112,6 +112,8 @@ def build_policy(
         write_json(path, to_plain(described))
     broadcast_weights(policy, run.processes)
     run.results["model"] = {"num_parameters": num_parameters(policy), "num_draws": policy.num_draws}
+    if policy.adapter is not None:
+        run.results["model"]["num_adapter_parameters"] = num_parameters(policy.adapter)
     observer = make_observer(config, tokenizer, config.policy.instruction_length, policy)
     return PolicyParts(policy, observer, encoder)
 

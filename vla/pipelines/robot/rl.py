@@ -5,11 +5,12 @@ The loop itself is `vla.training.rl_trainer.RLTrainer`, which text shares.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from vla.config.robot import RobotConfig
+from vla.config.training import Adapt
 from vla.config.whole_episodes import whole_episodes
 from vla.data.observations import Observer
 from vla.evaluation.evaluate import evaluate_policy
@@ -49,7 +50,7 @@ def train_robot_rl(
 
     Training falls back to whole episodes where the policy or the simulator cannot branch.
     """
-    freeze_for_rl(policy, config.model.freeze_in_rl)
+    freeze_for_rl(policy, config.rl.adapt)
     rl = config.rl
     if rl.num_branches and rl.num_iterations:
         obstacle = branching_obstacle(policy, environment)
@@ -65,15 +66,22 @@ def train_robot_rl(
     return trainer
 
 
-def freeze_for_rl(policy: VlaPolicy, part: Literal["nothing", "prefix", "all"]) -> None:
-    """Freeze the encoders of images and state (`prefix`), or all but the head (`all`).
+def freeze_for_rl(policy: VlaPolicy, adapt: Adapt) -> None:
+    """Freeze the parameters that RL does not move (`rl.adapt`).
 
-    `all` falls back to `prefix` where the head runs the language model for every draw.
+    `backbone` and `lora` freeze the encoders of images and state, `head` all but the head, and an
+    adapter the whole policy below it. `head` falls back to `backbone` where the head runs the
+    language model for every draw.
     """
-    if part == "all" and policy.can_train_head:
-        policy.freeze_model()
-    elif part != "nothing":
-        policy.freeze_prefix()
+    match adapt:
+        case "weights":
+            pass
+        case "noise" | "residual":
+            policy.freeze_for_adapter()
+        case "head" if policy.can_train_head:
+            policy.freeze_model()
+        case "head" | "backbone" | "lora":
+            policy.freeze_prefix()
 
 
 class RobotRL:
