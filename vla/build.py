@@ -23,7 +23,7 @@ from vla.config.robot import (
     SmolLM2Backbone,
     VlmBackbone,
 )
-from vla.config.training import Lora
+from vla.config.training import Lora, Rl
 from vla.models.action_queries import ActionQueries
 from vla.models.backbone import (
     Backbone,
@@ -42,8 +42,8 @@ from vla.models.vlm import VisionLanguageModel
 from vla.models.vocabulary import NUM_ACTION_IDS, NUM_LOCATIONS, location_ids
 from vla.plugins import find_target, load_target
 from vla.policies import policy_table
-from vla.policies.adapter import make_adapter
-from vla.policies.head import ActionCode, PolicySettings
+from vla.policies.adapter import NoiseAdapter, ResidualAdapter, make_adapter
+from vla.policies.head import ActionCode, Head, PolicySettings
 from vla.policies.vla_policy import VlaPolicy
 
 
@@ -314,13 +314,19 @@ def policy_settings(section: PolicySection) -> PolicySettings:
     return settings(**{field.name: getattr(section, field.name) for field in fields(settings)})
 
 
+def make_policy_adapter(
+    rl: Rl, model: VisionLanguageModel, head: Head[Any], code: ActionCode
+) -> NoiseAdapter | ResidualAdapter | None:
+    """The adapter that `rl.adapt` names, with new weights; None where RL moves the policy's own."""
+    if rl.adapt == "noise" or rl.adapt == "residual":
+        return make_adapter(rl.adapt, model, head, code, rl.residual_scale, rl.noise_bound)
+    return None
+
+
 def make_policy(
     config: RobotConfig, model: VisionLanguageModel, code: ActionCode
 ) -> VlaPolicy[Any]:
     """Make the policy that the settings name, on a model, with an action code."""
     head = policy_settings(config.policy).make_head(model, code)
-    rl = config.rl
-    adapter = None
-    if rl.adapt == "noise" or rl.adapt == "residual":
-        adapter = make_adapter(rl.adapt, model, head, code, rl.residual_scale, rl.noise_bound)
+    adapter = make_policy_adapter(config.rl, model, head, code)
     return VlaPolicy(model, head, config.model.detach_critic, adapter)

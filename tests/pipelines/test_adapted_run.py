@@ -53,3 +53,26 @@ def test_an_adapted_policy_is_saved_resumed_exported_and_loaded(
         state = np.zeros(len(loaded.state_names), np.float32)
         chunks.append(loaded.act_chunk(images, state, "pick up the red cube"))
     assert np.array_equal(*chunks)
+
+
+def test_a_frozen_policy_is_the_start_of_an_adapted_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(vla.runtime, "prepare", lambda *arguments, **settings: None)
+    frozen, run = tmp_path / "frozen", tmp_path / "run"
+    only_sft = [one for one in FEW if not one.startswith("rl.")]
+    given = ["policy=regression", "evaluation.num_videos=0"]
+    tiny = [one for one in TINY if "num_bins" not in one and not one.startswith("rl.")]
+    assert train.main([*tiny, *only_sft, *given, "rl.num_iterations=0", f"run_dir={frozen}"]) == 0
+    again = [f"policy.path={frozen}", "rl.num_iterations=1", "rl.adapt=residual"]
+    few = ["evaluation.num_starts=3", "evaluation.num_videos=0", "rl.target_success=null"]
+    assert train.main(["preset=smoke", *again, *few, f"run_dir={run}"]) == 0
+    state = load_checkpoint(last_checkpoint(run / "checkpoints" / "rl"))["policy"]
+    base = load_checkpoint(last_checkpoint(frozen / "checkpoints" / "sft"))["policy"]
+    for name, tensor in base.items():
+        assert "value_head" in name or torch.equal(state[name], tensor), name
+    assert any(name.startswith("adapter.") for name in state)
+    # From there on the adapter stays.
+    other = [f"policy.path={run}", "rl.adapt=head", f"run_dir={tmp_path / 'other'}"]
+    with pytest.raises(SystemExit):
+        train.main(["preset=smoke", *other])
+    assert "rl.adapt (head) is not the one of the policy of policy.path" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()

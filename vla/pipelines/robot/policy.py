@@ -111,9 +111,7 @@ def build_policy(
         described = describe_policy(code, simulator, config) | base_entry(config.model, model)
         write_json(path, to_plain(described))
     broadcast_weights(policy, run.processes)
-    run.results["model"] = {"num_parameters": num_parameters(policy), "num_draws": policy.num_draws}
-    if policy.adapter is not None:
-        run.results["model"]["num_adapter_parameters"] = num_parameters(policy.adapter)
+    run.results["model"] = describe_size(policy)
     observer = make_observer(config, tokenizer, config.policy.instruction_length, policy)
     return PolicyParts(policy, observer, encoder)
 
@@ -173,6 +171,14 @@ def describe_policy(code: ActionCode, simulator: Simulator, config: RobotConfig)
         "policy": config.policy.name,
         "actions": code.to_dict(),
     }
+
+
+def describe_size(policy: VlaPolicy) -> dict[str, int]:
+    """Numbers of parameters and of draws a decision, for results.json."""
+    size = {"num_parameters": num_parameters(policy), "num_draws": policy.num_draws}
+    if policy.adapter is not None:
+        size["num_adapter_parameters"] = num_parameters(policy.adapter)
+    return size
 
 
 def load_policy(

@@ -16,9 +16,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vla.build import MergedAdapter, freeze_parts, leave_out_base
+from vla.build import MergedAdapter, freeze_parts, leave_out_base, make_policy_adapter
 from vla.config.policy_start import PolicyStart, read_policy_start
 from vla.config.robot import Model, RobotConfig
+from vla.config.training import ADAPTERS
 from vla.data.demonstrations import Demonstrations
 from vla.data.observations import Observer
 from vla.data.questions import QuestionEncoder
@@ -28,7 +29,6 @@ from vla.evaluation.starts import StartManifest
 from vla.files.policy_folders import snapshot_commit
 from vla.files.reading import read_json
 from vla.files.writing import write_json
-from vla.models.checkpoint import num_parameters
 from vla.models.lora import merge_lora
 from vla.models.vlm import VisionLanguageModel
 from vla.pipelines.robot.policy import (
@@ -39,6 +39,7 @@ from vla.pipelines.robot.policy import (
     PolicyParts,
     base_entry,
     describe_policy,
+    describe_size,
     find_weights,
     fit_action_code,
     load_action_code,
@@ -101,7 +102,26 @@ def check_start(config: RobotConfig, simulator: Simulator, starts: StartManifest
     check_action_spec(spec["action_spec"], simulator.action_spec, owner)
     if spec.get("proprio_names"):
         check_state(spec["proprio_names"], simulator.proprio_names, owner)
-    check_held_out(starts, start.folder, checkpoint_settings(start.folder))
+    own = checkpoint_settings(start.folder)
+    check_adapter(config, own, owner)
+    check_held_out(starts, start.folder, own)
+
+
+def check_adapter(config: RobotConfig, own: RobotConfig, owner: str) -> None:
+    """A policy that has an adapter keeps it; RL moves no weights below it.
+
+    Raises:
+        ValueError: `rl.adapt` or the bound of the adapter differ from the policy's.
+    """
+    if own.rl.adapt not in ADAPTERS:
+        return
+    for name in ("adapt", "residual_scale", "noise_bound"):
+        value = getattr(own.rl, name)
+        if getattr(config.rl, name) != value:
+            raise ValueError(
+                f"rl.{name} ({getattr(config.rl, name)}) is not the one of {owner}, which acts "
+                f"through its adapter: set rl.{name}={value}, or start from the frozen policy"
+            )
 
 
 def start_policy(
@@ -125,7 +145,7 @@ def start_policy(
         policy, observer = load_policy(run.folder.path, config, simulator, saved["policy"])
     else:
         policy, observer = load_start(run, config, simulator, start, demonstrations)
-    run.results["model"] = {"num_parameters": num_parameters(policy), "num_draws": policy.num_draws}
+    run.results["model"] = describe_size(policy)
     tokenizer = observer.tokenizer
     encoder = QuestionEncoder(tokenizer, policy.model.backbone.vocabulary_size)
     return PolicyParts(policy, observer, encoder)
@@ -159,13 +179,17 @@ def load_start(
     )
     # Weights are loaded under the adapter and the label that they were trained with.
     model = config.model.model_copy(update={"lora": own.model.lora})
-    loadable = config.model_copy(update={"model": model, "recap": own.recap})
+    is_adapted = own.rl.adapt in ADAPTERS
+    rl = config.rl if is_adapted else config.rl.model_copy(update={"adapt": own.rl.adapt})
+    loadable = config.model_copy(update={"model": model, "recap": own.recap, "rl": rl})
     policy, observer = load_policy(start.folder, loadable, simulator, weights, code)
     if fitted is not None:
         policy.model.fit_proprio(torch.from_numpy(fitted.columns.proprio[fitted.rows]))
     merged: list[MergedAdapter] = []
     if config.model.lora != own.model.lora:
         merged = replace_adapter(config.model, own.model, policy.model, start.folder, weights)
+    if not is_adapted:
+        policy.adapter = make_policy_adapter(config.rl, policy.model, policy.head, code)
     broadcast_weights(policy, run.processes)
     record_start(run, describe_start(start, weights))
     if run.processes.is_main:
