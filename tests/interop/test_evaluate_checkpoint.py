@@ -269,7 +269,9 @@ class FakeHub:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder_path / name, target)
 
-    def snapshot_download(self, repository: str, allow_patterns: list[str]) -> str:
+    def snapshot_download(
+        self, repository: str, allow_patterns: list[str], revision: str | None = None
+    ) -> str:
         if not (self.folder / repository).exists():
             raise LocalEntryNotFoundError(f"nobody has {repository}")
         return str(self.folder / repository)
