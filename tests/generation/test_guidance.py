@@ -98,6 +98,6 @@ def test_a_prompt_that_nobody_can_ask_otherwise_is_an_error(model):
 
 def test_it_does_not_go_with_another_engine():
     with pytest.raises(
-        ConfigError, match="text.guidance .3.0. combines several prompts at every token"
+        ConfigError, match="text.guidance .3. combines several prompts at every token"
     ):
         load(["mode=text", "text=control", "language_model.engine=vllm", "rl.importance_cap=2"])

@@ -9,6 +9,7 @@ import re
 from importlib.util import find_spec
 from itertools import combinations
 
+from vla.config.engine_conflicts import engine_conflicts
 from vla.config.explain import format_setting
 from vla.config.model_conflicts import language_model_conflicts, model_conflicts
 from vla.config.processes import process_conflicts
@@ -37,9 +38,7 @@ def find_conflicts(config: RobotConfig | TextConfig) -> list[str]:
     )
     if isinstance(config, TextConfig):
         problems += text_rl_conflicts(config.rl) + language_model_conflicts(config.language_model)
-        problems += (
-            engine_conflicts(config) + guidance_conflicts(config) + mixture_conflicts(config)
-        )
+        problems += engine_conflicts(config) + mixture_conflicts(config)
         problems += reward_conflicts(config) + gold_conflicts(config) + fit_conflicts(config)
         problems += turn_conflicts(config) + sampling_conflicts(config)
     if isinstance(config, RobotConfig):
@@ -193,40 +192,6 @@ def sampling_conflicts(config: TextConfig) -> list[str]:
         f"{path}.top_k (1) leaves one token to sample, so all samples of a prompt are identical "
         "and "
         "there is nothing to learn: set it to 0 (no limit)"
-    ]
-
-
-def engine_conflicts(config: TextConfig) -> list[str]:
-    """Settings that sampling by vLLM needs or excludes."""
-    model = config.language_model
-    if model.name == "tiny" or model.engine == "own":
-        return []
-    problems = []
-    if config.rl.importance_cap is None:
-        problems.append(
-            "rl.importance_cap (null) must be set under language_model.engine=vllm, whose "
-            "log-probabilities differ slightly from those of the update: 2 is usual"
-        )
-    if model.lora is not None:
-        problems.append(
-            "language_model.lora cannot be used with language_model.engine=vllm: set "
-            "language_model.lora to null, or language_model.engine to own"
-        )
-    return problems
-
-
-def guidance_conflicts(config: TextConfig) -> list[str]:
-    """Guidance of control codes with vLLM, which cannot combine prompts."""
-    text = config.text
-    if (
-        text.name != "control"
-        or text.guidance == 1
-        or getattr(config.language_model, "engine", "own") == "own"
-    ):
-        return []
-    return [
-        f"text.guidance ({text.guidance}) combines several prompts at every token, which "
-        "language_model.engine=vllm does not: set it to 1, or language_model.engine=own"
     ]
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from vla.config.compose import ConfigError, compose, split_overrides, value_at
+from vla.config.engine_conflicts import unused_engine_settings
 from vla.config.robot import RobotConfig
 from vla.config.text import Rlhf, Rlvr, TextConfig, TextPreference, TextSft
 from vla.config.training import ADAPTERS
@@ -271,6 +272,8 @@ def text_rules(config: TextConfig) -> Iterator[UnusedSetting]:
     text = config.text
     if text.name not in ("preference", "rlaif", "constitution"):
         yield UnusedSetting("preference", f"text={text.name} has no preference loss")
+    for path, why in unused_engine_settings(config):
+        yield UnusedSetting(path, why, "language_model.engine")
     match text:
         case Rlvr():
             yield from rlvr_rules(config, text)

@@ -46,9 +46,10 @@ def process_conflicts(config: RobotConfig | TextConfig) -> list[str]:
             "python, or choose "
             f"text={' or '.join(SHARING_MODES)}"
         )
-    if getattr(config.language_model, "engine", "own") != "own":
+    if config.language_model.name != "tiny" and config.language_model.engine != "own":
         problems.append(
-            f"language_model.engine=vllm runs in one process, and there are {number}: set it to own"
+            f"language_model.engine={config.language_model.engine} draws for one process, and "
+            f"there are {number}: start it by python, or set language_model.engine to own"
         )
     return problems
 

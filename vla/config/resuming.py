@@ -20,7 +20,7 @@ FREE = (
     "sim.num_envs",
     "sim.num_threads",
     "sim.renderer",
-    "language_model.engine",
+    "language_model.engine*",
     "text.verifier_timeout_seconds",
     "text.judge.url",
     "*learning_rate",

@@ -40,8 +40,19 @@ from vla.ranges import (
 Epochs = Annotated[Positive, Field(le=10**4)]
 Samples = Annotated[Integer, Field(ge=2, le=10**4)]
 MoreTokens = Annotated[Integer, Field(ge=1, le=10**6)]
+Url = Annotated[Name, Field(pattern="^https?://[^/]")]
 Timeout = Annotated[float, Field(gt=0, ge=0.1, le=3600)]
 """Seconds; a verifier process answers within hundredths of a second."""
+
+
+class ServedLanguageModel(Section):
+    """The engine that draws a model's completions: this process, or an inference server."""
+
+    engine: Literal["own", "vllm", "sglang"]
+    engine_url: Url | None
+    engine_transfer: Literal["folder", "nccl"]
+    engine_folder: Name | None
+    engine_timeout: Annotated[Positive, Field(ge=1)]
 
 
 class TinyLanguageModel(Section):
@@ -56,21 +67,19 @@ class TinyLanguageModel(Section):
     gradient_checkpointing: bool
 
 
-class SmolLM2(Section):
+class SmolLM2(ServedLanguageModel):
     """SmolLM2-135M-Instruct."""
 
     name: Literal["smollm2"]
-    engine: Literal["own", "vllm"]
     lora: Lora | None
     gradient_checkpointing: bool
 
 
-class HubLanguageModel(Section):
+class HubLanguageModel(ServedLanguageModel):
     """A causal language model with a chat template, by hub name or folder."""
 
     name: Literal["hub"]
     repository: Name
-    engine: Literal["own", "vllm"]
     lora: Lora | None
     gradient_checkpointing: bool
 

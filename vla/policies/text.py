@@ -14,7 +14,7 @@ from vla.finite_checks import check_finite
 from vla.generation.activation_cache import ActivationCache
 from vla.generation.beam import beam_search
 from vla.generation.engine import Engine
-from vla.generation.generate import generate, prefill
+from vla.generation.generate import Generation, generate, prefill
 from vla.generation.hf_decoder import (
     check_model,
     disable_dropout,
@@ -28,7 +28,12 @@ from vla.generation.hf_decoder import (
 from vla.generation.logprobs import token_logprobs
 from vla.generation.sampling import Sampling
 from vla.threads import SINGLE_THREAD, Threads
-from vla.types import ActionScores, Decision, Observation, Trace
+from vla.types import ActionScores, Decision, Observation, Trace, map_rows
+
+NUM_CHECKED_ROWS = 4
+"""Rows of another engine's draws whose log-probabilities are compared with the model's."""
+MAX_ENGINE_GAP = 0.1
+"""Mean difference of log-probabilities in nats a token, several times that of bfloat16."""
 
 
 class TextPolicy(nn.Module):
@@ -172,8 +177,30 @@ class TextPolicy(nn.Module):
         )
         check_finite("log-probabilities", drawn.logprobs)
         trace = {"tokens": drawn.tokens, "mask": drawn.mask}
+        if not greedy:
+            self._check_engine(observation, drawn)
         values = None if self.value_head is None else self.score(observation, trace).values
         return Decision(drawn.tokens, trace, drawn.logprobs, drawn.mask, values)
+
+    def _check_engine(self, observation: Observation, drawn: Generation) -> None:
+        """Compare the engine's log-probabilities with the model's on a few rows.
+
+        Raises:
+            ValueError: they differ by more than rounding.
+        """
+        rows = slice(NUM_CHECKED_ROWS)
+        mask = drawn.mask[rows]
+        trace = {"tokens": drawn.tokens[rows], "mask": mask}
+        own = self.score(map_rows(observation, lambda part: part[rows]), trace).logprobs
+        gap = float((own - drawn.logprobs[rows]).abs().sum() / mask.sum())
+        if gap > MAX_ENGINE_GAP:
+            raise ValueError(
+                f"the log-probabilities of language_model.engine differ from the model's by "
+                f"{gap:.3g} nats a token (rounding: below {MAX_ENGINE_GAP:g}). vllm must run with "
+                "--logprobs-mode processed_logprobs, sglang without "
+                "SGLANG_RETURN_ORIGINAL_LOGPROB, both without quantization; or the server holds "
+                "another model"
+            )
 
     @torch.no_grad()
     def _act_by_beams(self, observation: Observation) -> Decision:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any, assert_never
 
 import torch
@@ -19,9 +20,13 @@ from vla.data.chat import ChatFormat, stop_ids
 from vla.data.messages import user_message
 from vla.files.manifest import write_manifest
 from vla.files.writing import DiskFull, atomic_folder, is_disk_full
-from vla.generation.engine import Engine, VllmEngine
+from vla.generation.engine import Engine
 from vla.generation.hf_decoder import disable_dropout, enable_tree_attention, plain_model
+from vla.generation.http_client import HttpClient
+from vla.generation.inference_servers import SERVERS, VllmServer
 from vla.generation.sampling import Sampling
+from vla.generation.server_engine import ServerEngine
+from vla.generation.weight_transfer import FolderTransfer, NcclTransfer, WeightTransfer
 from vla.models.fused_ops import use_fused_ops
 from vla.models.loading import load_pretrained
 from vla.models.lora import add_lora
@@ -144,18 +149,25 @@ def choose_threads(model: nn.Module, device: torch.device, settings: LanguageMod
 
 
 def make_engine(settings: LanguageModel, model: nn.Module) -> Engine | None:
-    """The engine of `language_model.engine`; None is our own generation.
+    """The engine of `language_model.engine` with the present weights; None is our own generation.
 
     Raises:
-        ValueError: vLLM is not installed.
+        ValueError: the server cannot be reached, or does not take the weights.
     """
     if isinstance(settings, TinyLanguageModel) or settings.engine == "own":
         return None
-    if isinstance(settings, HubLanguageModel):
-        return VllmEngine(model, settings.repository)
-    from vla.text.smollm2_download import fetch_smollm2
-
-    return VllmEngine(model, str(fetch_smollm2()))
+    assert settings.engine_url is not None
+    server = SERVERS[settings.engine](HttpClient(settings.engine_url, settings.engine_timeout))
+    transfer: WeightTransfer
+    if settings.engine_transfer == "nccl":
+        assert isinstance(server, VllmServer)
+        transfer = NcclTransfer(server, next(model.parameters()).device)
+    else:
+        folder = settings.engine_folder or mkdtemp(prefix="engine-")
+        transfer = FolderTransfer(server, Path(folder))
+    engine = ServerEngine(model, server, transfer, settings.engine_timeout)
+    engine.push_weights()
+    return engine
 
 
 def load_language_model(
