@@ -13,6 +13,7 @@ from vla.generation.sampling import Sampling
 from vla.policies.text import TextPolicy
 from vla.text.tiny_language_model import tiny_language_model
 from vla.threads import Threads, add_gradients
+from vla.training.optim import make_optimizer
 from vla.types import concatenate_rows, map_rows
 
 PROMPTS = [[5, 6, 7, 8, 9], [5, 6, 7, 20], [5, 6, 30, 31, 32, 33, 34]]
@@ -131,12 +132,14 @@ def test_shares_keep_a_prompt_together():
     assert len(split_into_shares(prompt, 1)) == 1
 
 
-def test_forgotten_when_a_weight_changes():
+@pytest.mark.parametrize("kind", ["adamw", "muon", "sgd"])
+def test_forgotten_when_an_optimizer_changes_the_weights(kind):
     policy = make_policy()
+    optimizer = make_optimizer(policy, kind, 0.05, 0.0, muon_learning_rate=0.05)
     with policy.reuse_activations(PLENTY):
         observation, decision = ask(policy, PROMPTS)
-        with torch.no_grad():
-            policy.model.model.layers[0].mlp.up_proj.weight.mul_(3.0)
+        gradients(policy, observation, decision.trace)
+        optimizer.step()
         assert not policy.activation_cache.covers(decision.trace["places"][:, 0])
         now = policy.score(observation, decision.trace).logprobs
         torch.testing.assert_close(

@@ -20,6 +20,7 @@ from vla.generation.weight_transfer import FolderTransfer, NcclTransfer, merged_
 from vla.models.lora import add_lora
 from vla.policies.text import TextPolicy
 from vla.text.tiny_language_model import tiny_language_model
+from vla.training.optim import make_optimizer
 from vla.types import Observation
 
 STOP_IDS = range(2, 40)
@@ -66,9 +67,10 @@ def prompts(rows):
 
 
 def change(model):
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
+    """A step of the optimizer of a run."""
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    make_optimizer(model, "adamw", learning_rate=0.05, weight_decay=0.0).step()
 
 
 def test_draws_are_scored_alike_and_follow_the_weights(policy, observation):

@@ -43,6 +43,11 @@ class CombinedOptimizer:
     def step(self) -> None:
         for optimizer in self.optimizers:
             optimizer.step()
+        # Fused kernels change weights without counting it. Stored activations and inference
+        # servers notice new weights by this count.
+        torch.autograd.graph.increment_version(
+            [parameter for group in self.param_groups for parameter in group["params"]]
+        )
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         for optimizer in self.optimizers:
