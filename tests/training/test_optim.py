@@ -8,8 +8,19 @@ import pytest
 import torch
 from torch import nn
 
+from vla.models.backbone import small_llama
+from vla.models.lora import add_lora
+from vla.rl.critic import with_critic
+from vla.rl.reference import FrozenCopy
 from vla.training.muon import Muon, orthogonalise
-from vla.training.optim import EMA, Schedule, make_optimizer, schedule_scale, trainable_parameters
+from vla.training.optim import (
+    EMA,
+    Schedule,
+    copy_weights,
+    make_optimizer,
+    schedule_scale,
+    trainable_parameters,
+)
 
 
 class Model(nn.Module):
@@ -239,3 +250,27 @@ def test_moments_are_loaded_in_the_layout_of_their_weights():
         step(whole, optimizer)
         step(resumed, again)
     torch.testing.assert_close(resumed.weight, whole.weight, rtol=0, atol=0)
+
+
+def test_adapters_need_no_second_copy_of_their_base():
+    """Best weights, averaged weights, the reference of the KL penalty and a separate critic: each
+    adds at most the size of what is trained."""
+    torch.manual_seed(0)
+    policy = torch.nn.Module()
+    policy.backbone = small_llama(300, 64, 4, 4, 128)
+    add_lora(policy.backbone.model, 4, 8)
+    policy.value_head = torch.nn.Linear(64, 1)
+    trained = sum(p.numel() for p in policy.parameters() if p.requires_grad)
+    assert 5 * trained < sum(p.numel() for p in policy.parameters())
+    own = {p.untyped_storage().data_ptr() for p in policy.parameters()}
+
+    def added(tensors) -> int:
+        sizes = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+        return sum(size for address, size in sizes.items() if address not in own) // 4
+
+    average = EMA(policy, 0.5)
+    assert added(average.average.values()) == trained
+    assert added(average.averaged_weights(policy).values()) == trained
+    assert added(copy_weights(policy).values()) == trained
+    assert added(FrozenCopy(policy, 1).frozen.parameters()) == trained
+    assert added(with_critic(policy, "separate").critic.parameters()) == trained

@@ -2,7 +2,9 @@
 
     vla-export runs/NAME exported/pick_place
     vla-export runs/NAME exported/pick_place --push user/pick_place --private
+    vla-export runs/NAME exported/pick_place --merge    # adapters and their base as one model
 
+A run with adapters is exported as adapters and heads that name their base, unless --merge is given.
 vla-eval and vla-serve accept such a folder, or `user/name`, in place of a run.
 """
 
@@ -20,6 +22,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("run", type=Path, help="the folder of a run")
     parser.add_argument("folder", type=Path, help="folder to write to")
+    parser.add_argument(
+        "--merge", action="store_true", help="add adapters to the weights of their base"
+    )
     parser.add_argument(
         "--push", metavar="USER/NAME", help="upload to the hub; needs huggingface-cli login"
     )
@@ -40,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     from vla.interop.hub.pretrained import push_to_hub, save_pretrained
     from vla.simulator import make_simulator
 
-    save_pretrained(options.run, options.folder, make_simulator)
+    save_pretrained(options.run, options.folder, make_simulator, merge=options.merge)
     print(f"{options.folder}: weights, policy spec, tokenizer and model card")
     if options.push:
         print(push_to_hub(options.folder, options.push, options.private))

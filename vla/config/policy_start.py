@@ -21,6 +21,7 @@ from vla.files.reading import read_json, read_yaml
 from vla.runtime import is_hub_name
 
 SETTING = "policy.path"
+REPOSITORY = "model.backbone.repository"
 IMAGES = "observation.images."
 FREE = (
     "policy.path",
@@ -75,6 +76,11 @@ class PolicyStart:
         name: str | None = self.saved.get("policy", {}).get("name")
         return name
 
+    @property
+    def is_adapter(self) -> bool:
+        """True for adapters whose base is a model of its own: a setting says where it is."""
+        return self.kind != "lerobot" and "base" in read_json(self.folder / "policy.json")
+
     def apply(self, values: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
         """Composed values with the sections of the policy in the place of the defaults.
 
@@ -114,6 +120,7 @@ class PolicyStart:
             (name, cause)
             for name in sorted(own)
             if is_fixed(name)
+            and not (name == REPOSITORY and self.is_adapter)
             and asked.get(name) != own[name]
             and (cause := given_cause(name, given)) is not None
         ]

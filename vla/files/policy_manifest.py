@@ -9,7 +9,14 @@ from vla.files.manifest import MANIFEST, find_fault, write_manifest
 from vla.files.reading import DamagedFile
 
 WEIGHTS = "model.safetensors"
-CHECKED = (WEIGHTS, "policy.json", "starts.json", "tokenizer/*")
+CHECKED = (
+    WEIGHTS,
+    "merged_adapters.safetensors",
+    "policy.json",
+    "starts.json",
+    "tokenizer/*",
+    "architecture/*",
+)
 """Files that determine the actions; the card and the settings may be edited."""
 
 

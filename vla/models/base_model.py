@@ -50,7 +50,7 @@ def leave_out(model: Any, names: Iterable[str], first_rows: Mapping[str, int]) -
         names: names of parameters of the model.
         first_rows: {name: first row that is not the base's}; the rows from there on are kept.
     """
-    is_new = not model.left_out
+    is_new = not getattr(model, "left_out", None)
     model.left_out = frozenset(names)
     model.first_rows = {name: row for name, row in first_rows.items() if name in model.left_out}
     if is_new and model.left_out:
@@ -115,19 +115,26 @@ def folder_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def base_name(record: BaseRecord) -> str:
+    """The name of a base, with its revision of the hub."""
+    revision = record["revision"]
+    return record["name"] if revision is None else f"{record['name']}@{revision}"
+
+
 def find_base(record: BaseRecord, repository: str, policy: Path, setting: str) -> str:
     """The name or folder to load the base of the policy in `policy` from.
 
-    `repository` is the value of `setting`. Where it is no folder, one with the recorded hash is
-    searched beside the policy, in the working directory and in the folders of VLA_BASE_MODELS.
+    `repository` is the value of `setting`. A base of the hub is read from there (its cache), or
+    from that folder. A base that was a folder is known by its hash: where `repository` is no
+    folder, it is searched beside the policy, in the working directory and in the folders of
+    VLA_BASE_MODELS.
 
     Raises:
         ValueError: the folder holds other weights, or none is found.
     """
     sha256 = record["sha256"]
     if sha256 is None:
-        revision = record["revision"]
-        return record["name"] if revision is None else f"{record['name']}@{revision}"
+        return repository if Path(repository).is_dir() else base_name(record)
     if Path(repository).is_dir():
         found = folder_sha256(Path(repository))
         if found == sha256:

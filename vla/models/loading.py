@@ -20,7 +20,7 @@ def load_pretrained(kind: Any, name: str, setting: str, **options: Any) -> Any:
     """Load a hub name or folder by `kind.from_pretrained` (`kind` is an Auto class).
 
     A name may end with a revision, `user/name@revision`. A folder `ARCHITECTURE` without weights
-    gives a model with random ones.
+    gives a model with random ones; its tokenizer is in the folder `tokenizer` beside it.
 
     Raises:
         ValueError: nothing has that name, a file is damaged, or weights are missing. The message
@@ -31,8 +31,11 @@ def load_pretrained(kind: Any, name: str, setting: str, **options: Any) -> Any:
     repository, revision = split_revision(name)
     if revision is not None:
         options["revision"] = revision
+    is_architecture = Path(name).name == ARCHITECTURE and not any(Path(name).glob("*.safe*"))
+    if is_architecture and "Tokenizer" in kind.__name__:
+        repository = str(Path(name).parent / "tokenizer")
     try:
-        if is_model and Path(name).name == ARCHITECTURE and not any(Path(name).glob("*.safe*")):
+        if is_model and is_architecture:
             from transformers import AutoConfig
 
             return kind.from_config(AutoConfig.from_pretrained(name), **options)

@@ -27,6 +27,7 @@ from vla.generation.inference_servers import SERVERS, VllmServer
 from vla.generation.sampling import Sampling
 from vla.generation.server_engine import ServerEngine
 from vla.generation.weight_transfer import FolderTransfer, NcclTransfer, WeightTransfer
+from vla.models.base_model import leave_out
 from vla.models.fused_ops import use_fused_ops
 from vla.models.loading import load_pretrained
 from vla.models.lora import add_lora
@@ -131,6 +132,11 @@ def load_language_parts(
         if settings.lora is None
         else add_lora(model, settings.lora.rank, settings.lora.alpha, wrap=True)
     )
+    if settings.lora is not None and not isinstance(settings, TinyLanguageModel):
+        # A resumed run reads the base where it began: checkpoints hold the adapter alone.
+        named = wrapped.named_parameters(remove_duplicate=False)
+        frozen = [name for name, parameter in named if not parameter.requires_grad]
+        leave_out(wrapped, frozen, {})
     chat = ChatFormat(tokenizer, system)
     autocast = autocast_type(train.precision, device)
     wrapped = wrapped.to(device)

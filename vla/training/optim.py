@@ -254,15 +254,15 @@ class EMA:
         """Copy the averaged weights into the module."""
         load_weights(self.average, module)
 
-    def averaged_state_dict(self, module: nn.Module) -> dict[str, Tensor]:
-        """A copy of the module's state with the averaged weights; the module stays as it is."""
-        state = copy_weights(module)
-        names = {id(parameter): name for name, parameter in trainable_parameters(module)}
-        # Tied weights have several names in a state and one in the average.
-        for name, parameter in module.named_parameters(remove_duplicate=False):
-            if id(parameter) in names:
-                state[name] = self.average[names[id(parameter)]].clone()
-        return state
+    def averaged_weights(self, module: nn.Module) -> dict[str, Tensor]:
+        """A copy of the averaged weights by all names that the module has for them."""
+        own = {id(parameter): name for name, parameter in trainable_parameters(module)}
+        copies = {name: tensor.clone() for name, tensor in self.average.items()}
+        return {
+            name: copies[own[id(parameter)]]
+            for name, parameter in module.named_parameters(remove_duplicate=False)
+            if id(parameter) in own
+        }
 
     def state_dict(self) -> StateDict:
         return {"num_updates": self.num_updates, "average": self.average}
@@ -278,8 +278,13 @@ class EMA:
 
 
 def copy_weights(module: nn.Module) -> dict[str, Tensor]:
-    """A copy of all weights and buffers by name."""
-    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+    """A copy of the trainable weights by name; tied weights have several names and one copy."""
+    copies = {id(p): p.detach().clone() for _, p in trainable_parameters(module)}
+    return {
+        name: copies[id(parameter)]
+        for name, parameter in module.named_parameters(remove_duplicate=False)
+        if id(parameter) in copies
+    }
 
 
 @torch.no_grad()

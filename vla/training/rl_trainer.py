@@ -26,7 +26,7 @@ from vla.rl.reference import make_reference
 from vla.rl.update import UpdateSettings
 from vla.statistics import SuccessRate
 from vla.threads import SINGLE_THREAD, Threads
-from vla.training.optim import EMA, Schedule, copy_weights, make_optimizer
+from vla.training.optim import EMA, Schedule, copy_weights, load_weights, make_optimizer
 from vla.training.progress import ProgressBar
 from vla.training.resumable_work import ResumableWork, remove_finished_work
 from vla.training.run import Run, Stateful
@@ -205,7 +205,7 @@ class RLTrainer:
         remove_finished_work(run, STAGE)
         ending = self._ending_weights()
         if ending is not None:
-            self.actor.load_state_dict(ending)
+            load_weights(ending, self.actor)
         return self._summary()
 
     def _iterate(self, bar: ProgressBar) -> None:
@@ -309,13 +309,13 @@ class RLTrainer:
         return success, is_best
 
     def _candidate_weights(self) -> Weights:
-        """A copy of the weights that a validation evaluates."""
+        """A copy of the trained weights that a validation evaluates."""
         if self.average is None:
             return copy_weights(self.actor)
-        return self.average.averaged_state_dict(self.actor)
+        return self.average.averaged_weights(self.actor)
 
     def _ending_weights(self) -> Weights | None:
-        """The final weights if training ended now; None: the actor's own weights."""
+        """The final trained weights if training ended now; None: the actor's own."""
         if self.best is not None:
             return self.best
         return None if self.average is None else self._candidate_weights()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,27 @@ from vla.evaluation.result import stage_result
 from vla.evaluation.starts import StartManifest
 from vla.files.reading import validating_file
 from vla.files.secrets import mask_secrets
+from vla.models.base_model import BaseRecord, base_name
 from vla.policy_spec import read_policy_spec
 from vla.training.run_folder import RunFolder, read_sessions
 
+FOLDERS = re.compile(r"(?<![^\s=\[,'\"])/(?:[^\s/=,\]]+/)+(?=[^\s/])")
+"""The folders above the last name of an absolute path: they are those of one machine."""
 
-def model_card(run: Path, num_parameters: int) -> str:
+
+def model_card(run: Path, num_parameters: int, base: BaseRecord | None = None) -> str:
     """README.md for the hub: results with n and interval, what actions mean, how it was made, how
-    to use it."""
+    to use it.
+
+    `base` is the model whose adapters the parameters are; None for one model.
+    """
     with validating_file(
         f"{run} (config.yaml, results.json, run.json)", "restore the file that is damaged"
     ):
-        return build_model_card(run, num_parameters)
+        return build_model_card(run, num_parameters, base)
 
 
-def build_model_card(run: Path, num_parameters: int) -> str:
+def build_model_card(run: Path, num_parameters: int, base: BaseRecord | None) -> str:
     config, policy_spec = read_settings(run), read_policy_spec(run)
     results, starts = (
         RunFolder(run).read_results(),
@@ -49,7 +57,8 @@ def build_model_card(run: Path, num_parameters: int) -> str:
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
         f"# {title}, {config['policy']['name']} policy",
-        f"A vision-language-action policy of {num_parameters / 1e6:.2f} million parameters: "
+        f"A vision-language-action policy of {num_parameters / 1e6:.2f} million parameters"
+        f"{describe_adapters(base)}: "
         f"{config['sim']['robot']} "
         f"in MuJoCo, demonstrations, supervised fine-tuning{describe_training(config)}.",
         "## Results",
@@ -76,6 +85,15 @@ def build_model_card(run: Path, num_parameters: int) -> str:
         describe_origin(run, starts),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def describe_adapters(base: BaseRecord | None) -> str:
+    """The base of a policy of adapters, as text; empty for one model."""
+    if base is None:
+        return ""
+    sha256 = base["sha256"]
+    known_by = "" if sha256 is None else f", the folder of weights with the hash `{sha256[:12]}`"
+    return f", adapters and heads of the base `{base_name(base)}`{known_by}"
 
 
 def describe_training(config: Mapping[str, Any]) -> str:
@@ -131,8 +149,9 @@ def describe_origin(run: Path, starts: Mapping[str, Any]) -> str:
     libraries = ", ".join(
         f"{name} {version}" for name, version in last.get("libraries", {}).items()
     )
+    command = FOLDERS.sub("", mask_secrets(str(last.get("command", "unknown"))))
     return (
-        f"```\n{mask_secrets(str(last.get('command', 'unknown')))}\n```\n\n"
+        f"```\n{command}\n```\n\n"
         f"Commit `{last.get('commit')}`, {last.get('machine')}; {libraries}. "
         f"Training seeds {starts['train'][0]} to {starts['train'][1]}."
     )

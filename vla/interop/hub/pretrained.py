@@ -3,14 +3,17 @@ the policy spec that is held against the environment whenever the policy is load
 
     README.md  config.json  config.yaml  policy.json  starts.json  model.safetensors  tokenizer/
     manifest.json  policy_preprocessor.json  policy_postprocessor.json
+    architecture/  (of a pretrained model)  merged_adapters.safetensors  (part of frozen weights)
 
-The last two and config.json are what LeRobot reads: the folder is one of its checkpoints too
-(`vla.interop.lerobot`).
+An adapter stays an adapter: model.safetensors then holds it and the heads, and policy.json names
+the base. config.json, the preprocessor and the postprocessor are what LeRobot reads: the folder is
+one of its checkpoints too (`vla.interop.lerobot`).
 """
 
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,42 +25,70 @@ from vla.evaluation.checkpoint_settings import checkpoint_settings, saved_settin
 from vla.files.policy_folders import FILES, LAST_TRAINED, hub_folder
 from vla.files.policy_manifest import WEIGHTS, write_checksums
 from vla.files.secrets import mask_nested
-from vla.files.writing import atomic_file
+from vla.files.writing import atomic_file, write_json
 from vla.interop.hub.card import model_card
 from vla.interop.hub.lerobot_files import lerobot_files
+from vla.models.base_model import BaseRecord, base_name
+from vla.models.loading import ARCHITECTURE
 from vla.policy_spec import PROPRIO, read_policy_spec
 from vla.runtime import is_hub_name
 from vla.training.state_files import make_contiguous
 
 
-def save_pretrained(run: Path, folder: Path, make_simulator: Callable[[Any], Any]) -> Path:
+def save_pretrained(
+    run: Path, folder: Path, make_simulator: Callable[[Any], Any], *, merge: bool = False
+) -> Path:
     """Write the policy that `run` ended with into `folder`, with a model card of its results.
+
+    A policy with adapters is written as adapters and heads, with the name of its base; with `merge`
+    as one model.
 
     Raises:
         ValueError: the run holds no policy, or the folder holds other files.
     """
     from safetensors.torch import save_file
 
-    from vla.pipelines.robot.policy import load_policy
+    from vla.interop.hub.whole_model import (
+        is_whole,
+        merge_policy,
+        whole_settings,
+        write_architecture,
+    )
+    from vla.pipelines.robot.policy import MERGED_ADAPTERS, load_policy
 
     if folder.exists() and any(folder.iterdir()) and not (folder / WEIGHTS).exists():
         raise ValueError(f"{folder} holds other files: choose an empty folder")
     config = checkpoint_settings(run)
     policy, _ = load_policy(run, config, make_simulator(config.sim))
+    if merge and not merge_policy(policy):
+        print(f"{run}: nothing to merge, its policy is one model", file=sys.stderr)
     folder.mkdir(parents=True, exist_ok=True)
     weights = make_contiguous(policy.state_dict())
     with atomic_file(folder / WEIGHTS) as unfinished:
         save_file(weights, unfinished, {"format": "pt"})
-    for name in ("policy.json", "starts.json"):
-        shutil.copyfile(run / name, folder / name)
+    policy_spec = read_policy_spec(run)
+    settings = portable_settings(saved_settings(run))
+    base: BaseRecord | None = policy_spec.get("base")
+    shutil.rmtree(folder / ARCHITECTURE, ignore_errors=True)
+    (folder / MERGED_ADAPTERS).unlink(missing_ok=True)
+    if is_whole(weights):
+        settings["model"] = whole_settings(settings["model"], weights)
+        write_architecture(folder, config, policy_spec, run, policy.model.vision)
+        for name in ("base", "merged_adapters"):
+            policy_spec.pop(name, None)
+    else:
+        if base is not None:
+            settings["model"]["backbone"]["repository"] = base_name(base)
+        if (run / MERGED_ADAPTERS).exists():
+            shutil.copyfile(run / MERGED_ADAPTERS, folder / MERGED_ADAPTERS)
+    write_json(folder / "policy.json", policy_spec)
+    shutil.copyfile(run / "starts.json", folder / "starts.json")
     shutil.copytree(run / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
-    (folder / "config.yaml").write_text(
-        yaml.safe_dump(mask_nested(portable_settings(saved_settings(run))), sort_keys=False)
-    )
-    size, policy_spec = sum(tensor.numel() for tensor in weights.values()), read_policy_spec(run)
+    (folder / "config.yaml").write_text(yaml.safe_dump(mask_nested(settings), sort_keys=False))
+    size = sum(tensor.numel() for tensor in weights.values())
     for name, text in lerobot_files(policy_spec, len(weights[PROPRIO]), size).items():
         (folder / name).write_text(text)
-    (folder / "README.md").write_text(model_card(run, size))
+    (folder / "README.md").write_text(model_card(run, size, None if is_whole(weights) else base))
     write_checksums(folder)
     return folder
 
@@ -65,7 +96,8 @@ def save_pretrained(run: Path, folder: Path, make_simulator: Callable[[Any], Any
 def portable_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings without paths of this machine; the weights include those of model.checkpoint."""
     portable = {**settings, "run_dir": None, "resume": None}
-    portable["model"] = {**settings["model"], "checkpoint": None}
+    backbone = dict(settings["model"]["backbone"])
+    portable["model"] = {**settings["model"], "checkpoint": None, "backbone": backbone}
     portable["policy"] = {**settings["policy"], "path": None}
     portable["data"] = {**settings["data"], "path": None}
     return portable

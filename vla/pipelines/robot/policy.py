@@ -31,7 +31,7 @@ from vla.files.arrays import load_weights, read_safetensors, read_tokenizer
 from vla.files.policy_manifest import WEIGHTS, check_export
 from vla.files.reading import validating_file
 from vla.files.writing import write_json
-from vla.models.base_model import describe_base, find_base
+from vla.models.base_model import BaseRecord, describe_base, find_base
 from vla.models.checkpoint import num_parameters
 from vla.models.loading import ARCHITECTURE, BACKBONE
 from vla.models.vlm import VisionLanguageModel
@@ -228,12 +228,17 @@ def load_policy(
     return policy, conditioned_observer(policy, observer, config.recap)
 
 
-def base_entry(settings: Model, model: VisionLanguageModel) -> dict[str, Any]:
-    """The entry `base` of a policy spec: the pretrained model whose weights are left out."""
+def base_entry(
+    settings: Model, model: VisionLanguageModel, known: BaseRecord | None = None
+) -> dict[str, Any]:
+    """The entry `base` of a policy spec: the pretrained model whose weights are left out.
+
+    `known` is the record of the policy that the run started from.
+    """
     repository = base_repository(settings)
     if repository is None or not any(name.startswith("backbone.") for name in model.left_out):
         return {}
-    return {"base": describe_base(repository)}
+    return {"base": known or describe_base(repository)}
 
 
 def with_base(config: RobotConfig, spec: Mapping[str, Any], folder: Path) -> RobotConfig:
@@ -282,5 +287,6 @@ def find_weights(folder: Path) -> dict[str, torch.Tensor] | None:
         path = last_checkpoint(folder / "checkpoints" / stage)
         if path is not None:
             state = load_checkpoint(path)
-            return state.get("best", state["policy"])
+            # The best weights are the trained ones alone.
+            return {**state["policy"], **state.get("best", {})}
     return None

@@ -8,6 +8,7 @@ them), and returns a `PolicyParts`.
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,6 +30,7 @@ from vla.evaluation.starts import StartManifest
 from vla.files.policy_folders import snapshot_commit
 from vla.files.reading import read_json
 from vla.files.writing import write_json
+from vla.models.loading import ARCHITECTURE
 from vla.models.lora import merge_lora
 from vla.models.vlm import VisionLanguageModel
 from vla.pipelines.robot.policy import (
@@ -195,7 +197,8 @@ def load_start(
     if run.processes.is_main:
         observer.tokenizer.save_pretrained(run.folder.path / TOKENIZER_FOLDER)
         described = describe_policy(code, simulator, config)
-        described |= base_entry(config.model, policy.model)
+        described |= base_entry(config.model, policy.model, spec.get("base"))
+        copy_architecture(start.folder, run.folder.path)
         described |= write_merged_adapters(run.folder.path, merged)
         if observer.label:
             described |= {"label": observer.label, "guidance": policy.guidance}
@@ -204,6 +207,12 @@ def load_start(
     for line in describe_skipped_stages(config, start):
         run.progress.print_line(line)
     return policy, observer
+
+
+def copy_architecture(source: Path, folder: Path) -> None:
+    """Copy the architecture of an exported model, without which its weights cannot be loaded."""
+    if (source / ARCHITECTURE).is_dir():
+        shutil.copytree(source / ARCHITECTURE, folder / ARCHITECTURE, dirs_exist_ok=True)
 
 
 def describe_skipped_stages(config: RobotConfig, start: PolicyStart) -> list[str]:
