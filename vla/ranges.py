@@ -85,6 +85,8 @@ InstructionLength = Annotated[Integer, Field(ge=4, le=10**4)]
 ActionTokens = Annotated[Integer, Field(ge=2, le=256)]
 """Number of tokens of an action code; they take the vocabulary's last ids."""
 Bins = Annotated[Integer, Field(ge=2, le=10**4)]
+WorkerCount = Annotated[Integer, Field(ge=0, le=10**4)]
+"""Number of processes that collect rollouts; 0: none besides the run's own."""
 NumThreads = Annotated[Integer, Field(ge=0, le=1024)]
 Seed = Annotated[Integer, Field(ge=0, le=MAX_SEED)]
 

@@ -23,6 +23,7 @@ from vla.config.rl_conflicts import (
 from vla.config.robot import RobotConfig
 from vla.config.text import Constitution, TextConfig, TextPreference
 from vla.config.training import Evaluation, Train
+from vla.config.workers import worker_conflicts
 from vla.ranges import nearest_divisor
 from vla.rewards.gold_rewards import GOLD_REWARDS
 from vla.rewards.verifiers import ANSWER_PREFIX, verifier_table
@@ -35,6 +36,7 @@ def find_conflicts(config: RobotConfig | TextConfig) -> list[str]:
         rl_conflicts(config.rl, config.algorithm)
         + adapter_conflicts(config)
         + process_conflicts(config)
+        + worker_conflicts(config)
     )
     if isinstance(config, TextConfig):
         problems += text_rl_conflicts(config.rl) + language_model_conflicts(config.language_model)

@@ -12,6 +12,8 @@ from vla.ranges import (
     Count,
     CountOrZero,
     LearningRate,
+    Name,
+    NonNegative,
     NumThreads,
     Positive,
     PositiveFraction,
@@ -24,6 +26,7 @@ from vla.ranges import (
     SmallCount,
     SmallCountOrZero,
     WeightDecay,
+    WorkerCount,
     check_unique,
 )
 
@@ -85,6 +88,8 @@ class Rl(Section):
     max_idle_iterations: SmallCount | None
     max_decisions: Count | None
     max_seconds: Seconds | None
+    workers: WorkerCount
+    worker_resources: dict[Name, NonNegative]
 
     @property
     def num_warmup_iterations(self) -> int:

@@ -57,6 +57,14 @@ class Observer:
         # A client of a served policy must not fill its memory with instructions.
         self.encode = lru_cache(INSTRUCTION_CACHE_SIZE)(self._encode)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the cache, which does not pickle."""
+        return {name: value for name, value in vars(self).items() if name != "encode"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.__post_init__()
+
     def _encode(self, text: str) -> list[int]:
         words = self.words(text) if self.sentence is None else self._sentence_tokens(text)
         ids = [self.tokenizer.bos_token_id, *words]

@@ -129,6 +129,33 @@ class Rotation:
         return _Rotated.apply(q, cos, sin), _Rotated.apply(k, cos, sin)
 
 
+class RotatedForward:
+    """The code of a `forward` with another rotation among its globals.
+
+    The library's module keeps its own. A policy pickles with it: the copy is made again from the
+    function of the library.
+    """
+
+    def __init__(self, function: Any, rotation: Rotation) -> None:
+        self.function = function
+        self.rotation = rotation
+        self.rebound = FunctionType(
+            function.__code__,
+            {**function.__globals__, ROTATION: rotation},
+            function.__name__,
+            function.__defaults__,
+            function.__closure__,
+        )
+        self.rebound.__kwdefaults__ = function.__kwdefaults__
+        self.__wrapped__ = self.rebound  # `inspect.signature` is that of the function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.rebound(*args, **kwargs)
+
+    def __reduce__(self) -> tuple[type, tuple[Any, Rotation]]:
+        return RotatedForward, (self.function, self.rotation)
+
+
 @torch.no_grad()
 def use_fused_ops(model: nn.Module) -> list[str]:
     """Give the parts of a decoder fused forwards, and return the names of what changed.
@@ -146,7 +173,7 @@ def use_fused_ops(model: nn.Module) -> list[str]:
         if "forward" in vars(part):  # changed before
             continue
         if rotation is not None and _rotates(part):
-            part.forward = MethodType(_with_rotation(kind.forward, rotation), part)
+            part.forward = MethodType(RotatedForward(kind.forward, rotation), part)
             changed.add(ROTATION)
         fused = _fused_forward(part)
         if fused is None:
@@ -163,7 +190,7 @@ def remove_fused_ops(model: nn.Module) -> None:
     """Give the parts of a decoder the forwards of their classes again."""
     for part in plain_model(model).get_decoder().modules():
         function = getattr(vars(part).get("forward"), "__func__", None)
-        if function in (fused_norm, fused_mlp) or _has_rotation(function):
+        if function in (fused_norm, fused_mlp) or isinstance(function, RotatedForward):
             del part.forward
 
 
@@ -179,23 +206,6 @@ def _rotates(part: nn.Module) -> bool:
     """Whether the forward of a part calls the rotation of its modelling file."""
     function = type(part).forward
     return isinstance(function, FunctionType) and ROTATION in function.__code__.co_names
-
-
-def _with_rotation(function: Any, rotation: Rotation) -> FunctionType:
-    """The same code with another rotation among its globals: the library's module keeps its own."""
-    rebound = FunctionType(
-        function.__code__,
-        {**function.__globals__, ROTATION: rotation},
-        function.__name__,
-        function.__defaults__,
-        function.__closure__,
-    )
-    rebound.__kwdefaults__ = function.__kwdefaults__
-    return rebound
-
-
-def _has_rotation(function: Any) -> bool:
-    return isinstance(getattr(function, "__globals__", {}).get(ROTATION), Rotation)
 
 
 def _computes_as(part: nn.Module, fused: Callable[..., Tensor]) -> bool:

@@ -75,6 +75,28 @@ class VerifierProcess:
         if verifier not in self._ready:
             self._warm_up(verifier)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Limits and counts: a copy in another process starts verifiers of its own."""
+        return {**vars(self), "_process": None, "_ready": set(), "_unread": b""}
+
+    def shard_settings(self) -> dict[str, Any]:
+        """Nothing: a worker's verifiers are its own."""
+        return {}
+
+    def start_shard(self, iteration: int, number: int, settings: dict[str, Any]) -> None:
+        """Clear the failures in a worker, before a shard of a rollout."""
+        self.failures = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The failures of a shard."""
+        return {"failures": dict(self.failures)}
+
+    def add_shards(self, states: Sequence[dict[str, Any]]) -> None:
+        """Add the failures of the workers."""
+        for state in states:
+            for reason, count in state["failures"].items():
+                self.failures[reason] = self.failures.get(reason, 0) + count
+
     def _score_one(self, verifier: str, sample: Sample) -> float:
         self.check(verifier)
         reply = self._request(

@@ -11,7 +11,7 @@ whole rollouts. Branches are not rendered.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
@@ -94,11 +94,16 @@ class BranchCollector:
         self.seed = seed
         self.gather = gather
         self.fit: dict[str, float] = {}
+        self._branches: bool | None = None
         self.start(0)
 
-    def start(self, iteration: int) -> None:
-        """Clear the branches. The seed and the iteration decide which states are branched."""
-        self._rng = np.random.default_rng([self.seed, iteration])
+    def start(self, iteration: int, shard: int | None = None) -> None:
+        """Clear the branches. The seed and the iteration decide which states are branched.
+
+        In a worker the number of the `shard` does so too.
+        """
+        numbers = [] if shard is None else [shard]
+        self._rng = np.random.default_rng([self.seed, iteration, *numbers])
         self._num_rows = 0
         self._states: list[Tensor] = []
         self._tried: list[tuple[Tensor, Observation, Decision, Tensor, Tensor, Tensor]] = []
@@ -124,11 +129,31 @@ class BranchCollector:
             for row, seen, drawn, *rest in state["tried"]
         ]
 
+    def shard_settings(self) -> StateDict:
+        """Whether a worker branches: its own critic is never fitted."""
+        return {"ready": self.critic.ready}
+
+    def start_shard(self, iteration: int, number: int, settings: StateDict) -> None:
+        """Clear the branches in a worker, before a shard of the rollout."""
+        self.start(iteration, number)
+        self._branches = settings["ready"]
+
+    def add_shards(self, states: Sequence[StateDict]) -> None:
+        """Take over states and branches of the workers, in the order of their shards."""
+        for state in states:
+            first_row = self._num_rows
+            self._num_rows += state["num_rows"]
+            self._states += state["states"]
+            self._tried += [
+                (first_row + row, Observation(**seen), Decision(**drawn), *rest)
+                for row, seen, drawn, *rest in state["tried"]
+            ]
+
     def before_step(self, observation: Observation, decision: Decision, ids: np.ndarray) -> None:
         """Record the states, and execute branches from some of them."""
         self._states.append(torch.from_numpy(self.environment.privileged(ids)))
         row, self._num_rows = self._num_rows, self._num_rows + len(ids)
-        if not self.critic.ready:
+        if not (self.critic.ready if self._branches is None else self._branches):
             return
         chosen = np.flatnonzero(self._rng.random(len(ids)) < self.settings.share)
         if len(chosen):

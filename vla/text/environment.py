@@ -167,6 +167,19 @@ class TextEnvironment:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.episodes = EPISODES.validate_python(state["episodes"])
 
+    def shard_settings(self) -> dict[str, Any]:
+        """Nothing: the problems decide alone."""
+        return {}
+
+    def start_shard(self, iteration: int, number: int, settings: dict[str, Any]) -> None:
+        """Drop the finished episodes in a worker, before a shard of the rollout."""
+        self.episodes = []
+
+    def add_shards(self, states: Sequence[dict[str, Any]]) -> None:
+        """Take over the finished episodes of the workers."""
+        for state in states:
+            self.episodes += EPISODES.validate_python(state["episodes"])
+
     def take_episodes(self) -> list[TextEpisode]:
         """Return the finished episodes since the last call, and clear them."""
         episodes = self.episodes

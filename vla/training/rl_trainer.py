@@ -244,7 +244,10 @@ class RLTrainer:
             # empty cache, and both must draw the same.
             cache.clear()
             parts["recall"] = cache
-        pieces = ResumableWork(self.run, STAGE, self._num_rollouts, parts, self._save_before)
+        key: object = self._num_rollouts
+        if self.rl.workers:  # the shards of other workers are drawn from other seeds
+            key = [self._num_rollouts, self.rl.workers]
+        pieces = ResumableWork(self.run, STAGE, key, parts, self._save_before)
         with propagate_errors(self.processes), self.processes.process_rng("rollout", number):
             rollout = self.task.sample(number, pieces)
         self._num_rollouts += 1

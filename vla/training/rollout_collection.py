@@ -14,6 +14,7 @@ from vla.rl.protocols import Observe, Policy, VectorEnvironment
 from vla.rl.rollout import collect_rollout
 from vla.training.distributed import SINGLE_PROCESS, Processes, shard_rows
 from vla.training.resumable_work import ResumableWork
+from vla.training.rollout_shards import RolloutOrder, RolloutWorkers
 from vla.types import Decision, Observation, Rollout
 
 DrawStarts = Callable[[int, int, int], Sequence[int]]
@@ -47,6 +48,7 @@ class RolloutCollector:
             rollouts (dynamic sampling; Yu 2025, DAPO).
         finish: called with (iteration, rollout); checks or masks each rollout before it is saved.
         is_greedy: for an iteration, take the likeliest decisions instead of draws.
+        workers: collect the rollouts, in place of this process.
     """
 
     policy: Policy
@@ -59,6 +61,7 @@ class RolloutCollector:
     finish: Callable[[int, Rollout], Rollout] = lambda iteration, rollout: rollout
     before_step: Callable[[Observation, Decision, np.ndarray], None] | None = None
     is_greedy: Callable[[int], bool] = lambda iteration: False
+    workers: RolloutWorkers | None = None
 
     def collect(self, iteration: int, pieces: ResumableWork) -> Rollout:
         """The rollout of an iteration; `pieces` saves its finished parts and the unfinished one."""
@@ -68,14 +71,20 @@ class RolloutCollector:
             nonlocal attempt
             starts = self.draw_starts(iteration, attempt, count)
             attempt += 1
-            return pieces.next_rollout(lambda: self._roll_out(iteration, starts, pieces))
+            number = attempt - 1
+            return pieces.next_rollout(lambda: self._roll_out(iteration, number, starts, pieces))
 
         num_starts = self.num_starts()
         if not self.max_resamples:
             return sample(num_starts)
         return collect_informative(sample, num_starts, self.max_resamples)
 
-    def _roll_out(self, iteration: int, starts: Sequence[int], pieces: ResumableWork) -> Rollout:
+    def _roll_out(
+        self, iteration: int, attempt: int, starts: Sequence[int], pieces: ResumableWork
+    ) -> Rollout:
+        if self.workers is not None:
+            order = RolloutOrder(iteration, attempt, starts, iteration, self.is_greedy(iteration))
+            return self.finish(iteration, self.workers.collect(order, pieces))
         rollout = collect_rollout(
             self.policy,
             self.environment,

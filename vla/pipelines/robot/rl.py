@@ -5,6 +5,8 @@ The loop itself is `vla.training.rl_trainer.RLTrainer`, which text shares.
 
 from __future__ import annotations
 
+from contextlib import closing, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from vla.data.observations import Observer
 from vla.evaluation.evaluate import evaluate_policy
 from vla.evaluation.starts import StartManifest
 from vla.pipelines.robot.recordings import record_update, term_success_rates
+from vla.pipelines.robot.rollout_worker import BRANCHES, RobotWorkerPlan
 from vla.policies.vla_policy import VlaPolicy
 from vla.rl.algorithm_factory import make_algorithm
 from vla.rl.branching import (
@@ -32,6 +35,7 @@ from vla.statistics import SuccessRate
 from vla.training.distributed import SINGLE_PROCESS, Processes
 from vla.training.rl_trainer import RLTask, RLTrainer, Sample
 from vla.training.rollout_collection import RolloutCollector, SeededStarts, check_rewards
+from vla.training.rollout_shards import RolloutWorkers, start_ray_pool
 from vla.training.run import Run
 from vla.training.seed import derive_seed
 from vla.training.synchronization import propagate_errors
@@ -60,7 +64,8 @@ def train_robot_rl(
     algorithm = make_algorithm(**config.algorithm.model_dump())
     robot_rl = RobotRL(run, config, policy, algorithm, environment, observer, starts)
     trainer = RLTrainer(run, config.rl, algorithm, robot_rl.learner, robot_rl.task())
-    summary = trainer.train()
+    with closing(robot_rl.workers) if robot_rl.workers else nullcontext():
+        summary = trainer.train()
     if rl.num_iterations:
         run.results["rl"] = summary
     return trainer
@@ -118,6 +123,7 @@ class RobotRL:
             starts.train.first, starts.train.last, config.train.seed, run.processes
         )
         num_starts = rl.num_start_states // run.processes.num_processes
+        self.workers = self._make_workers() if rl.workers and rl.num_iterations else None
         self.collector = RolloutCollector(
             self.learner,
             environment,
@@ -129,6 +135,26 @@ class RobotRL:
             check_rewards,
             None if self.branches is None else self.branches.before_step,
             self.is_greedy,
+            self.workers,
+        )
+
+    def _make_workers(self) -> RolloutWorkers:
+        """Workers with copies of the policy, the observer and the simulator."""
+        settings = self.config
+        branches = self.branches
+        plan = RobotWorkerPlan(
+            settings.sim.model_dump(mode="json"),
+            self.learner,
+            self.observer,
+            settings.rl.group_size,
+            None if branches is None else (branches.settings, branches.seed),
+        )
+        return RolloutWorkers(
+            partial(start_ray_pool, settings.rl, plan, self.run.progress.print_line),
+            self.learner,
+            {} if branches is None else {BRANCHES: branches},
+            settings.rl.workers,
+            settings.train.seed,
         )
 
     def task(self) -> RLTask:
