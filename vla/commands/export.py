@@ -1,11 +1,13 @@
-"""Export the policy of a run to a folder with a model card, and optionally to the hub.
+"""Export the policy or the language model of a run to a folder, and to the hub.
 
     vla-export runs/NAME exported/pick_place
     vla-export runs/NAME exported/pick_place --push user/pick_place --private
     vla-export runs/NAME exported/pick_place --merge    # adapters and their base as one model
 
 A run with adapters is exported as adapters and heads that name their base, unless --merge is given.
-vla-eval and vla-serve accept such a folder, or `user/name`, in place of a run.
+A text run is exported as a folder of transformers, or of peft with the name of its base.
+
+vla-eval and vla-serve accept the folder of a policy, or `user/name`, in place of a run.
 """
 
 import argparse
@@ -43,10 +45,15 @@ def main(argv: list[str] | None = None) -> int:
 
     runtime.prepare(offline=options.push is None)
     from vla.interop.hub.pretrained import push_to_hub, save_pretrained
+    from vla.interop.hub.text_model import export_language_model, is_text_run
     from vla.simulator import make_simulator
 
-    save_pretrained(options.run, options.folder, make_simulator, merge=options.merge)
-    print(f"{options.folder}: weights, policy spec, tokenizer and model card")
+    if is_text_run(options.run):
+        export_language_model(options.run, options.folder, merge=options.merge)
+        print(f"{options.folder}: weights and tokenizer, a folder of transformers")
+    else:
+        save_pretrained(options.run, options.folder, make_simulator, merge=options.merge)
+        print(f"{options.folder}: weights, policy spec, tokenizer and model card")
     if options.push:
         print(push_to_hub(options.folder, options.push, options.private))
     return 0

@@ -13,10 +13,13 @@ from typing import Any
 import yaml
 
 from vla.config.errors import ConfigError
+from vla.config.language_model_start import SETTING as LANGUAGE_MODEL
+from vla.config.language_model_start import with_language_model
 from vla.config.policy_start import SETTING, read_policy_start
 from vla.config.renamed import check_renamed, with_model_parts
 from vla.config.resuming import incompatible_changes
 from vla.config.search_path import CONFIGS, added_folders, groups, option_files, options
+from vla.files.folder_kinds import describe_folder, is_checkpoint
 from vla.files.policy_folders import find_policy
 from vla.files.reading import DamagedFile, read_yaml
 from vla.files.secrets import find_masked_settings
@@ -45,6 +48,9 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
         )
     if given.get("resume", "null") != "null":
         return resumed_values(given.pop("resume"), given)
+    if given.get("language_model.path", "null") != "null":
+        path = parse_overrides({LANGUAGE_MODEL: given[LANGUAGE_MODEL]})[LANGUAGE_MODEL]
+        given = with_language_model(given, str(path))
     if given.get("policy.path", "null") != "null" and given.get("mode", "robot") == "robot":
         return values_from_policy(given)
     if given.get("mode") == "text" and "preference" in given:
@@ -318,11 +324,6 @@ def resumed_values(run: str, given: Mapping[str, str]) -> dict[str, Any]:
     Raises:
         ConfigError: RUN is no run, or a setting does not fit its checkpoints.
     """
-    if not (Path(run) / "config.yaml").exists():
-        others = sorted(str(path.parent) for path in Path(run).parent.glob("*/config.yaml"))
-        raise ConfigError(
-            f"resume ({run}) is no run: there is no config.yaml in it{suggestion(run, others)}"
-        )
     check_is_run(Path(run))
     values = fill_new_settings(read_settings(Path(run)))
     chosen = [f"{key}={value}" for key, value in given.items() if key in groups()]
@@ -341,17 +342,22 @@ def resumed_values(run: str, given: Mapping[str, str]) -> dict[str, Any]:
 
 
 def check_is_run(folder: Path) -> None:
-    """Refuse a folder with settings that is no run: an export, or a checkpoint of a run.
+    """Refuse what is no run.
 
     Raises:
         ConfigError: names what it is, and the setting that takes it.
     """
-    found = find_policy(folder)
-    if found is not None and found[0] == "export":
+    if not folder.exists():
+        others = sorted(str(path.parent) for path in folder.parent.glob("*/config.yaml"))
         raise ConfigError(
-            f"resume ({folder}) is an exported policy, not a run: policy.path={folder} starts a "
-            "new run from it"
+            f"resume ({folder}) is no run: there is no such folder{suggestion(str(folder), others)}"
         )
+    found = find_policy(folder) if folder.is_dir() else None
+    has_settings = (folder / "config.yaml").is_file()
+    if has_settings and (found is None or found[0] == "run") and not is_checkpoint(folder):
+        return
+    what, remedy = describe_folder(folder)
+    raise ConfigError(f"resume ({folder}) is no run, it is {what}: {remedy}")
 
 
 def fill_new_settings(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -360,9 +366,10 @@ def fill_new_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     A section of another kind than today's default (its `name`, or its simulator) keeps its own.
     """
     chosen = {"mode": values["mode"]}
-    policy = values.get("policy", {}).get("name")
-    if policy in options("policy"):
-        chosen["policy"] = policy
+    for group in ("policy", "language_model"):
+        name = values.get(group, {}).get("name")
+        if group in mode_groups(values["mode"]) and name in options(group):
+            chosen[group] = name
     today = compose_with_hydra(chosen)
     values = with_model_parts(values)
     filled = {**today, **values}

@@ -79,6 +79,7 @@ class HubLanguageModel(ServedLanguageModel):
     """A causal language model with a chat template, by hub name or folder."""
 
     name: Literal["hub"]
+    path: Name | None
     repository: Name
     lora: Lora | None
     gradient_checkpointing: bool

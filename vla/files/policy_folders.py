@@ -8,7 +8,15 @@ from typing import Literal
 from vla.files.reading import read_json
 from vla.runtime import is_hub_name
 
-FILES = ("README.md", "*.json", "config.yaml", "*.safetensors", "tokenizer/*", "architecture/*")
+FILES = (
+    "README.md",
+    "*.json",
+    "config.yaml",
+    "*.safetensors",
+    "*.jinja",
+    "tokenizer/*",
+    "architecture/*",
+)
 """Patterns of the files to download; none of them is executable."""
 LAST_TRAINED = "checkpoints/last/pretrained_model"
 """Where `lerobot-train` leaves a policy in its output folder."""

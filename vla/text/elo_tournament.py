@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vla.config import TextConfig, freeze
-from vla.config.compose import read_settings
+from vla.config.compose import option_values, read_settings
 from vla.config.text import Constitution, Control, Rlhf, TextPreference
 from vla.data.messages import prompt_key
 from vla.data.rows import RowReader
@@ -107,6 +107,7 @@ def answer_prompts(player: Player, sets: PromptSets) -> list[str]:
     settings = player.config.language_model
     if player.model is not None:
         values = {
+            **option_values("language_model", "hub"),
             "name": "hub",
             "repository": str(player.model),
             "lora": None,

@@ -3,6 +3,7 @@ transformers."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,12 +15,17 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from vla.config.language_model_start import BASE, REPOSITORY
+from vla.config.language_model_start import SETTING as START
 from vla.config.text import Generation, HubLanguageModel, LanguageModel, SmolLM2, TinyLanguageModel
 from vla.config.training import Train
 from vla.data.chat import ChatFormat, stop_ids
 from vla.data.messages import user_message
+from vla.files.base_models import BaseRecord, describe_base
+from vla.files.folder_kinds import ADAPTER
 from vla.files.manifest import write_manifest
-from vla.files.writing import DiskFull, atomic_folder, is_disk_full
+from vla.files.reading import short_message
+from vla.files.writing import DiskFull, atomic_folder, is_disk_full, write_json
 from vla.generation.engine import Engine
 from vla.generation.hf_decoder import disable_dropout, enable_tree_attention, plain_model
 from vla.generation.http_client import HttpClient
@@ -29,7 +35,7 @@ from vla.generation.server_engine import ServerEngine
 from vla.generation.weight_transfer import FolderTransfer, NcclTransfer, WeightTransfer
 from vla.models.base_model import leave_out
 from vla.models.fused_ops import use_fused_ops
-from vla.models.loading import load_pretrained
+from vla.models.loading import check_manifest, load_pretrained
 from vla.models.lora import add_lora
 from vla.policies.text import TextPolicy
 from vla.text.tiny_language_model import tiny_language_model
@@ -43,7 +49,8 @@ MIN_WEIGHTS_FOR_THREADS = 20_000_000
 class LanguageParts:
     """A loaded language model with its tokenizer, chat format, device and generation engine.
 
-    `autocast` is the type of matrix products; None is the type of the weights.
+    `autocast` is the type of matrix products; None is the type of the weights. `base` is the hub
+    name or folder of the weights that an adapter was added to; None where they are nowhere else.
     """
 
     model: nn.Module
@@ -53,6 +60,7 @@ class LanguageParts:
     pad_id: int
     device: torch.device
     autocast: torch.dtype | None
+    base: str | None = None
     engine: Engine | None = None
     threads: Threads = SINGLE_THREAD
 
@@ -142,7 +150,28 @@ def load_language_parts(
     wrapped = wrapped.to(device)
     engine = make_engine(settings, wrapped)
     threads = choose_threads(wrapped, device, settings)
-    return LanguageParts(wrapped, tokenizer, chat, ends, pad_id, device, autocast, engine, threads)
+    base = base_of_adapter(settings)
+    return LanguageParts(
+        wrapped, tokenizer, chat, ends, pad_id, device, autocast, base, engine, threads
+    )
+
+
+def base_of_adapter(settings: LanguageModel) -> str | None:
+    """Hub name or folder of a model as it is loaded; None where it is in no folder."""
+    match settings:
+        case SmolLM2():
+            from vla.text.smollm2_download import fetch_smollm2
+
+            return str(fetch_smollm2())
+        case HubLanguageModel() as hub if hub.path is None or not is_adapter(hub.path):
+            return hub.repository
+        case _:
+            return None
+
+
+def is_adapter(name: str) -> bool:
+    """True for a folder with an adapter of peft."""
+    return (Path(name) / ADAPTER).is_file()
 
 
 def choose_threads(model: nn.Module, device: torch.device, settings: LanguageModel) -> Threads:
@@ -190,9 +219,48 @@ def load_language_model(
 
             return load_from_folder(str(fetch_smollm2()), system)
         case HubLanguageModel() as hub:
-            return load_from_folder(hub.repository, system)
+            model, tokenizer = load_from_folder(hub.repository, system)
+            if hub.path is not None and is_adapter(hub.path):
+                check_manifest(Path(hub.path), START)
+                model = merge_adapter(model, Path(hub.path))
+                tokenizer = own_tokenizer(Path(hub.path), tokenizer)
+            return model, tokenizer
         case other:
             assert_never(other)
+
+
+def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """A model with the adapter of peft in `folder` added to its weights.
+
+    Raises:
+        ValueError: the adapter is not one of this model.
+    """
+    from peft import PeftModel
+
+    try:
+        with warnings.catch_warnings():
+            # peft 0.21 reads a property that transformers renames.
+            warnings.simplefilter("ignore", FutureWarning)
+            merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    except Exception as error:  # peft raises errors of many kinds
+        raise ValueError(
+            f"{START} ({folder}) cannot be added to {REPOSITORY}: {short_message(error)}; give the "
+            "base that it was trained on"
+        ) from error
+    for part in merged.modules():
+        if "peft_config" in vars(part):  # peft would take the next adapter for a second one
+            del part.peft_config
+    return merged.requires_grad_(True)
+
+
+def own_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer beside an adapter; that of the base where there is none."""
+    from transformers import AutoTokenizer
+
+    if not (folder / "tokenizer_config.json").is_file():
+        return tokenizer
+    loaded: PreTrainedTokenizerBase = load_pretrained(AutoTokenizer, str(folder), START)
+    return loaded
 
 
 def load_from_folder(
@@ -226,6 +294,24 @@ def autocast_type(precision: str, device: torch.device) -> torch.dtype | None:
     return torch.bfloat16 if precision == "bf16" else None
 
 
+def save_base(parts: LanguageParts, folder: Path) -> BaseRecord:
+    """The record of the base of an adapter in `folder`.
+
+    A base that is nowhere else (a tiny model, or one with a merged adapter) is written beside the
+    adapter.
+    """
+    if parts.base is not None:
+        return describe_base(parts.base)
+    plain: Any = plain_model(parts.model)
+    weights = {
+        name.replace(".base_layer.", "."): tensor
+        for name, tensor in plain.state_dict().items()
+        if "lora_" not in name
+    }
+    plain.save_pretrained(folder / "base", state_dict=weights)
+    return describe_base(str(folder / "base"))
+
+
 def save_language_model(parts: LanguageParts, folder: Path) -> None:
     """Write a folder that `AutoModelForCausalLM.from_pretrained` loads, or peft with adapters.
 
@@ -237,6 +323,8 @@ def save_language_model(parts: LanguageParts, folder: Path) -> None:
         with atomic_folder(folder) as draft:
             model: Any = parts.model
             model.save_pretrained(draft)
+            if (draft / ADAPTER).is_file():
+                write_json(draft / BASE, save_base(parts, draft))
             parts.tokenizer.save_pretrained(draft)
             write_manifest(
                 draft,

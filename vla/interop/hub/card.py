@@ -12,9 +12,9 @@ import yaml
 from vla.config.compose import read_settings
 from vla.evaluation.result import stage_result
 from vla.evaluation.starts import StartManifest
+from vla.files.base_models import BaseRecord, base_name
 from vla.files.reading import validating_file
 from vla.files.secrets import mask_secrets
-from vla.models.base_model import BaseRecord, base_name
 from vla.policy_spec import read_policy_spec
 from vla.training.run_folder import RunFolder, read_sessions
 

@@ -22,13 +22,13 @@ import yaml
 
 from vla.config.robot import RobotConfig
 from vla.evaluation.checkpoint_settings import checkpoint_settings, saved_settings, suggest_runs
+from vla.files.base_models import BaseRecord, base_name
 from vla.files.policy_folders import FILES, LAST_TRAINED, hub_folder
 from vla.files.policy_manifest import WEIGHTS, write_checksums
 from vla.files.secrets import mask_nested
 from vla.files.writing import atomic_file, write_json
 from vla.interop.hub.card import model_card
 from vla.interop.hub.lerobot_files import lerobot_files
-from vla.models.base_model import BaseRecord, base_name
 from vla.models.loading import ARCHITECTURE
 from vla.policy_spec import PROPRIO, read_policy_spec
 from vla.runtime import is_hub_name
@@ -144,8 +144,8 @@ def push_to_hub(folder: Path, repository: str, private: bool) -> str:
     """
     from huggingface_hub import HfApi
 
-    if not (folder / WEIGHTS).exists():
-        raise ValueError(f"{folder} holds no {WEIGHTS}: write it with save_pretrained first")
+    if not any(folder.glob("*.safetensors")):
+        raise ValueError(f"{folder} holds no weights: write them with save_pretrained first")
     api = HfApi()
     api.create_repo(repository, private=private, exist_ok=True)
     api.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=list(FILES))

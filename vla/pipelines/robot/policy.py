@@ -28,10 +28,10 @@ from vla.data.observations import Observer
 from vla.data.questions import QuestionEncoder
 from vla.data.spec_checks import check_action_spec, check_state
 from vla.files.arrays import load_weights, read_safetensors, read_tokenizer
+from vla.files.base_models import BaseRecord, describe_base, find_base
 from vla.files.policy_manifest import WEIGHTS, check_export
 from vla.files.reading import validating_file
 from vla.files.writing import write_json
-from vla.models.base_model import BaseRecord, describe_base, find_base
 from vla.models.checkpoint import num_parameters
 from vla.models.loading import ARCHITECTURE, BACKBONE
 from vla.models.vlm import VisionLanguageModel

@@ -5,6 +5,7 @@ from __future__ import annotations
 from vla.config.text import (
     Constitution,
     Control,
+    HubLanguageModel,
     Rejection,
     Rlhf,
     Rlvr,
@@ -12,6 +13,9 @@ from vla.config.text import (
     TextPreference,
     TextSft,
 )
+from vla.files.base_models import describe_base
+from vla.files.reading import read_json
+from vla.files.writing import write_json
 from vla.interrupt import stop_on_interrupt
 from vla.plugins import load_target
 from vla.training.distributed import SINGLE_PROCESS, Processes, init_processes
@@ -61,8 +65,33 @@ def run_in_folder(
     seed_everything(config.train.seed)
     with stop_on_interrupt() as stop:
         started = start_run(folder, stop, processes, config.train, progress)
+        record_start(config, started)
         with save_on_exit(started, lambda: folder.path / "report.html"):
             return run_recipe(config, started)
+
+
+def record_start(config: TextConfig, run: Run) -> None:
+    """Write the origin of the weights into start.json; a resumed run is held against it.
+
+    Raises:
+        ValueError: the folder or revision holds other weights than at the start of the run.
+    """
+    settings = config.language_model
+    if not isinstance(settings, HubLanguageModel):
+        return
+    name = settings.repository if settings.path is None else settings.path
+    record = dict(describe_base(name))
+    path = run.folder.path / "start.json"
+    if not path.exists():
+        if run.processes.is_main:
+            write_json(path, record)
+        return
+    before = read_json(path)
+    if any(before[key] != record[key] for key in ("revision", "sha256") if before[key] is not None):
+        raise ValueError(
+            f"language_model ({name}) holds other weights than when the run started: restore them, "
+            "or start a new run"
+        )
 
 
 def run_recipe(config: TextConfig, run: Run) -> dict[str, object]:
