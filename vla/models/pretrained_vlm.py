@@ -46,8 +46,8 @@ REFUSED = {
 """Families without a shared sequence of images and text, with the reason, in words."""
 
 TESTED = (
-    "gemma3, idefics3, internvl, llava, llava_next, paligemma, qwen2_vl, qwen2_5_vl, qwen3_vl, "
-    "smolvlm"
+    "gemma3, idefics3, internvl, llava, llava_next, openvla, paligemma, prismatic, qwen2_vl, "
+    "qwen2_5_vl, qwen3_vl, smolvlm"
 )
 
 PixelInput = Literal["pictures", "stacked", "patches", "tiles"]
@@ -122,7 +122,9 @@ class PretrainedVision(nn.Module):
             unit = functional.interpolate(
                 unit, (self.pixels, self.pixels), mode="bilinear", align_corners=False
             )
-        scaled = (unit - self.pixel_mean.to(dtype)) / self.pixel_std.to(dtype)
+        # Models of several towers take the picture once a tower, each with its own statistics.
+        each = unit.repeat(1, len(self.pixel_mean) // 3, 1, 1)
+        scaled = (each - self.pixel_mean.to(dtype)) / self.pixel_std.to(dtype)
         deep: list[Any] = []
         match self.kind:
             case "pictures":
@@ -232,6 +234,8 @@ def pixel_input(tower: Any) -> PixelInput:
 
 def own_pixels(tower: Any) -> int | None:
     """The pixels a side that a tower was trained with; None where it takes any size."""
+    if isinstance(getattr(tower.config, "image_sizes", None), list):
+        return tower.config.image_sizes[0]  # Prismatic
     size = getattr(tower.config.vision_config, "image_size", None)
     return size[0] if isinstance(size, list | tuple) else size
 
@@ -264,12 +268,18 @@ def pixel_statistics(
             values, _ = ImageProcessingMixin.get_image_processor_dict(name_or_path)
         except (OSError, ValueError):  # a model saved without its processor
             values = {}
+    if "means" in values and "stds" in values:  # Prismatic, a row a tower
+        return _flat(values["means"]), _flat(values["stds"])
     family = _processor_class(IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type))
     mean = values.get("image_mean", getattr(family, "image_mean", None))
     std = values.get("image_std", getattr(family, "image_std", None))
     if mean is None or std is None or not values.get("do_normalize", True):
         return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
     return mean, std
+
+
+def _flat(rows: Sequence[Sequence[float]]) -> list[float]:
+    return [value for row in rows for value in row]
 
 
 def _processor_class(names: Any) -> Any:
@@ -290,6 +300,9 @@ def check_vlm(name_or_path: str) -> None:
     """
     from transformers import AutoConfig, AutoModelForImageTextToText
 
+    from vla.models import prismatic
+
+    prismatic.register()
     check_folder(name_or_path, BACKBONE)
     config = load_pretrained(AutoConfig, name_or_path, BACKBONE)
     kind = config.model_type
@@ -374,6 +387,10 @@ def split_vlm(
     language = LanguageHalf(inner.get_decoder(), model.get_output_embeddings())
     inner.set_decoder(nn.Identity())
     mean, std = pixel_statistics(name_or_path, model.config.model_type)
+    if hasattr(model.config, "timm_model_ids") and len(mean) != 3 * len(model.config.image_sizes):
+        from vla.models.prismatic import pixel_statistics_of_towers
+
+        mean, std = pixel_statistics_of_towers(model.config)
     vision = PretrainedVision(
         inner,
         image_size,
