@@ -247,6 +247,11 @@ def test_it_loads_from_a_folder_and_refuses_what_it_cannot_use(tmp_path):
     MllamaConfig().save_pretrained(tmp_path / "mllama")
     with pytest.raises(ValueError, match="is a mllama, which is no backbone: its decoder attends"):
         check_vlm(str(tmp_path / "mllama"))
+    from transformers import AutoConfig
+
+    AutoConfig.for_model("florence2").save_pretrained(tmp_path / "florence2")
+    with pytest.raises(ValueError, match="is a florence2, whose decoder attends to an encoder"):
+        check_vlm(str(tmp_path / "florence2"))
 
 
 def test_another_mean_of_pixels_is_read_from_the_folder(tmp_path):

@@ -316,8 +316,19 @@ def check_vlm(name_or_path: str) -> None:
             f"{BACKBONE} ({name_or_path}) is a {kind}, which takes no pictures: give a "
             "vision-language model, or use this one by model=hub, which gives it a vision tower"
         )
-    with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config)
+    if getattr(config.get_text_config(), "is_encoder_decoder", False):
+        raise ValueError(
+            f"{BACKBONE} ({name_or_path}) is a {kind}, whose decoder attends to an encoder instead "
+            f"of a shared sequence: choose one of {TESTED}"
+        )
+    try:
+        with torch.device("meta"):
+            model = AutoModelForImageTextToText.from_config(config)
+    except Exception as error:  # classes raise errors of their own
+        raise ValueError(
+            f"{BACKBONE} ({name_or_path}) is a {kind} that its configuration cannot build: "
+            f"{short_message(error)}"
+        ) from error
     _check_halves(model, name_or_path)
 
 
