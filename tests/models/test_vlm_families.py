@@ -249,6 +249,11 @@ def test_it_loads_from_a_folder_and_refuses_what_it_cannot_use(tmp_path):
         check_vlm(str(tmp_path / "mllama"))
     from transformers import AutoConfig
 
+    AutoConfig.for_model("mistral3").save_pretrained(tmp_path / "mistral3")
+    with pytest.raises(
+        ValueError, match="a mistral3, which takes pictures with image_sizes, which"
+    ):
+        check_vlm(str(tmp_path / "mistral3"))
     AutoConfig.for_model("florence2").save_pretrained(tmp_path / "florence2")
     with pytest.raises(ValueError, match="is a florence2, whose decoder attends to an encoder"):
         check_vlm(str(tmp_path / "florence2"))

@@ -232,6 +232,21 @@ def pixel_input(tower: Any) -> PixelInput:
     return "tiles" if hasattr(tower.config, "image_grid_pinpoints") else "pictures"
 
 
+def unknown_inputs(tower: Any) -> list[str]:
+    """Arguments that the image features of a model need, and that no `PixelInput` gives."""
+    known = {"pixel_values", "image_grid_thw"}
+    if pixel_input(tower) == "tiles":
+        known.add("image_sizes")
+    arguments = inspect.signature(tower.get_image_features).parameters
+    needed = {
+        name
+        for name, one in arguments.items()
+        if one.default is one.empty and one.kind is not one.VAR_KEYWORD
+    }
+    # Video-LLaVA has two inputs of pixels, one of them for films.
+    return sorted((needed | ({"pixel_values_images"} & {*arguments})) - known)
+
+
 def own_pixels(tower: Any) -> int | None:
     """The pixels a side that a tower was trained with; None where it takes any size."""
     if isinstance(getattr(tower.config, "image_sizes", None), list):
@@ -349,6 +364,8 @@ def _check_halves(model: Any, name_or_path: str) -> None:
         problem = "gives no decoder"
     elif not kinds <= {"full_attention", "sliding_attention"}:
         problem = f"has layers of {', '.join(sorted(kinds))}, which take no attention mask of ours"
+    elif unknown := unknown_inputs(inner):
+        problem = f"takes pictures with {', '.join(unknown)}, which are not made here"
     if problem is not None:
         raise ValueError(
             f"{BACKBONE} ({name_or_path}) is a {model.config.model_type}, which {problem}: choose "
