@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from vla.actions.action_range import MAX_NORMALIZED, describe_rare_jumps
+from vla.actions.action_statistics import MAX_NORMALIZED, describe_rare_jumps
 from vla.actions.bins import ActionBins, fit_bins
 from vla.actions.fast import FastCode, fit_fast
 from vla.actions.normalize import ActionNormalizer, fit_normalizer

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
-from vla.actions.action_range import CONSTANT_RANGE, check_dimensions, measure_action_range
+from vla.actions.action_statistics import CONSTANT_RANGE, check_dimensions, measure_action_range
 
 OUTLIER_DISTANCE = 5.0
 """Distance from the middle of the quantiles beyond which a value is far, in halves of the distance

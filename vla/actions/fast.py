@@ -30,7 +30,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.fft import dct, idct
 from torch import Tensor
 
-from vla.actions.action_range import MAX_NORMALIZED
+from vla.actions.action_statistics import MAX_NORMALIZED
 from vla.actions.normalize import ActionNormalizer, fit_normalizer
 
 Pair = tuple[int, int]

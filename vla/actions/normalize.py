@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float, Num
 from torch import Tensor
 
-from vla.actions.action_range import MAX_NORMALIZED, check_dimensions, measure_action_range
+from vla.actions.action_statistics import MAX_NORMALIZED, check_dimensions, measure_action_range
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from vla.actions.action_range import MAX_NORMALIZED, describe_widened_scales
+from vla.actions.action_statistics import MAX_NORMALIZED, describe_widened_scales
 from vla.actions.fast import FastCode, fit_fast, max_normalized_value
 from vla.actions.generative_process import GenerativeProcess, gaussian_entropy, gaussian_logprob
 from vla.actions.normalize import ActionNormalizer, fit_normalizer

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from vla.actions.action_range import describe_widened_scales
+from vla.actions.action_statistics import describe_widened_scales
 from vla.actions.fast import FastCode, fit_fast, max_normalized_value
 from vla.models.action_expert import (
     PrefixCache,

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from vla.actions.action_range import MAX_NORMALIZED, describe_widened_scales
+from vla.actions.action_statistics import MAX_NORMALIZED, describe_widened_scales
 from vla.actions.normalize import ActionNormalizer, fit_normalizer
 from vla.finite_checks import check_finite
 from vla.models.plan_head import ActionReadout

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from vla.actions.action_range import describe_rare_jumps
+from vla.actions.action_statistics import describe_rare_jumps
 from vla.actions.bins import OUTLIER_DISTANCE, ActionBins, fit_bins
 from vla.models.vlm import VisionLanguageModel
 from vla.policies.action_tokens import (
