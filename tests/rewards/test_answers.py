@@ -7,8 +7,8 @@ import pytest
 from vla.rewards.code import extract_program
 from vla.rewards.sample import Sample
 from vla.rewards.verifier_worker import find_verifier
+from vla.rewards.verifiers.answer_matching import last_number
 from vla.rewards.verifiers.answer_types import extract_final_answer, select_verifier
-from vla.rewards.verifiers.exact_match import last_number
 from vla.rewards.verifiers.external_verifiers import math_equal
 from vla.rewards.verifiers.format_rewards import json_value
 from vla.rewards.verifiers.numbers import find_answer_number, parse_number

@@ -4,7 +4,7 @@ import math
 import pytest
 
 from vla.rewards.sample import Sample
-from vla.rewards.verifiers.exact_match import (
+from vla.rewards.verifiers.answer_matching import (
     contains,
     exact,
     find_answer_number,

@@ -11,10 +11,10 @@ from vla.plugins import extend_table
 GROUP = "vla.verifiers"
 """Entry points of users' verifiers."""
 VERIFIERS = {
-    "exact": "vla.rewards.verifiers.exact_match:exact",
-    "contains": "vla.rewards.verifiers.exact_match:contains",
-    "last_number": "vla.rewards.verifiers.exact_match:last_number",
-    "only_number": "vla.rewards.verifiers.exact_match:only_number",
+    "exact": "vla.rewards.verifiers.answer_matching:exact",
+    "contains": "vla.rewards.verifiers.answer_matching:contains",
+    "last_number": "vla.rewards.verifiers.answer_matching:last_number",
+    "only_number": "vla.rewards.verifiers.answer_matching:only_number",
     "choice": "vla.rewards.verifiers.answer_formats:choice",
     "date": "vla.rewards.verifiers.answer_formats:date",
     "quantity": "vla.rewards.verifiers.answer_formats:quantity",
